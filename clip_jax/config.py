@@ -1,0 +1,427 @@
+"""Every knob of a run and of a sweep, as frozen dataclasses that check themselves.
+
+This is the only module that knows ``ml_collections``: config files speak ConfigDict, everything
+inside the package speaks these dataclasses. Importing it loads neither jax nor numpy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+
+class UserError(ValueError):
+    """A mistake of the user's: one line that names what was wrong; the command exits with 2."""
+
+
+class ConfigError(UserError):
+    """A setting that is unknown, out of range, contradictory, or would be ignored."""
+
+
+T = TypeVar("T")
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{name}={value!r}: must be one of {', '.join(map(str, allowed))}")
+
+
+def _at_least(name: str, value: float, low: float) -> None:
+    if not value >= low:  # written so that NaN fails too
+        raise ConfigError(f"{name}={value!r}: must be at least {low}")
+
+
+def _between(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"{name}={value!r}: must lie between {low} and {high}")
+
+
+def _check_tower(name: str, tower: ImageTowerConfig | TextTowerConfig) -> None:
+    for field_name in ("width", "depth", "heads"):
+        _at_least(f"{name}.{field_name}", getattr(tower, field_name), 1)
+    if tower.width % tower.heads:
+        raise ConfigError(f"{name}.heads={tower.heads}: must divide {name}.width={tower.width}")
+    if not tower.mlp_ratio > 0:
+        raise ConfigError(f"{name}.mlp_ratio={tower.mlp_ratio}: must be above 0")
+
+
+@dataclass(frozen=True)
+class ImageTowerConfig:
+    """A vision transformer: square images cut into square patches, plus one class token."""
+
+    width: int = 64
+    depth: int = 2
+    heads: int = 4
+    mlp_ratio: float = 4.0
+    image_size: int = 32  # pixels a side
+    patch_size: int = 8  # pixels a side
+
+    def __post_init__(self) -> None:
+        _check_tower("model.image", self)
+        _at_least("model.image.patch_size", self.patch_size, 1)
+        if self.image_size < self.patch_size or self.image_size % self.patch_size:
+            raise ConfigError(
+                f"model.image.image_size={self.image_size}: must be a multiple of "
+                f"model.image.patch_size={self.patch_size}"
+            )
+
+    @property
+    def tokens(self) -> int:
+        """Patches plus the class token."""
+        return (self.image_size // self.patch_size) ** 2 + 1
+
+    @property
+    def mlp_width(self) -> int:
+        return int(self.width * self.mlp_ratio)
+
+
+@dataclass(frozen=True)
+class TextTowerConfig:
+    """A causal text transformer, read out at the end-of-text token."""
+
+    width: int = 64
+    depth: int = 2
+    heads: int = 4
+    mlp_ratio: float = 4.0
+    context_length: int = 24  # tokens, start and end tokens included
+    vocab_size: int = 1024
+
+    def __post_init__(self) -> None:
+        _check_tower("model.text", self)
+        _at_least("model.text.context_length", self.context_length, 3)
+        _at_least("model.text.vocab_size", self.vocab_size, 260)  # 256 bytes and the special tokens
+
+    @property
+    def mlp_width(self) -> int:
+        return int(self.width * self.mlp_ratio)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Two towers, one embedding space, one learned temperature."""
+
+    image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
+    text: TextTowerConfig = field(default_factory=TextTowerConfig)
+    embed_dim: int = 64
+    activation: str = "gelu"  # gelu (tanh form) | quick_gelu (the published models)
+    init_temperature: float = 0.07
+    max_logit_scale: float = 100.0
+    compute_dtype: str = "float32"
+    param_dtype: str = "float32"
+    remat: bool = False  # recompute each block in the backward pass
+    scan_layers: bool = True  # one compiled block for all layers; False unrolls (faster on CPU)
+
+    def __post_init__(self) -> None:
+        _at_least("model.embed_dim", self.embed_dim, 1)
+        _one_of("model.activation", self.activation, ("gelu", "quick_gelu"))
+        _one_of("model.compute_dtype", self.compute_dtype, DTYPES)
+        _one_of("model.param_dtype", self.param_dtype, DTYPES)
+        _between("model.init_temperature", self.init_temperature, 1e-3, 1e3)
+        _at_least("model.max_logit_scale", self.max_logit_scale, 1 / self.init_temperature)
+
+
+@dataclass(frozen=True)
+class ScenesConfig:
+    """The procedural world. Two runs with equal fields see the same pictures and captions."""
+
+    world_seed: int = 0
+    objects: int = 256  # classes with made-up names
+    zipf: float = 1.2  # frequency of object r is proportional to r**-zipf
+
+    def __post_init__(self) -> None:
+        _between("data.scenes.objects", self.objects, 8, 4096)
+        _between("data.scenes.zipf", self.zipf, 0.0, 4.0)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the pairs come from and what is done to them before the device."""
+
+    source: str = "scenes"  # scenes | webdataset | folder | tfds
+    paths: tuple[str, ...] = ()  # shards, folders or prepared TFDS directories; mixed in proportion
+    train_split: str = "train"
+    val_split: str = "val"
+    image_key: str = "image"  # tfds: the feature that holds the picture
+    caption_key: str = "caption"  # tfds: the feature that holds the text
+    unique_samples: int = 0  # train on the first N pairs only; 0 is all
+    augment: str = "none"  # none | square_crop | flip | random_resized_crop
+    max_broken: int = 10  # unreadable records passed over before the run stops
+    tokenizer_captions: int = 20_000  # captions the run's vocabulary is learned from
+    threads: int = 2
+    scenes: ScenesConfig = field(default_factory=ScenesConfig)
+
+    def __post_init__(self) -> None:
+        _one_of("data.source", self.source, ("scenes", "webdataset", "folder", "tfds"))
+        _one_of("data.augment", self.augment, ("none", "square_crop", "flip", "random_resized_crop"))
+        for name in ("unique_samples", "max_broken"):
+            _at_least(f"data.{name}", getattr(self, name), 0)
+        for name in ("tokenizer_captions", "threads"):
+            _at_least(f"data.{name}", getattr(self, name), 1)
+        if self.source == "scenes" and self.paths:
+            raise ConfigError("data.paths: the scenes source reads no files; drop it or set data.source")
+        if self.source != "scenes" and not self.paths:
+            raise ConfigError(f"data.paths: data.source={self.source!r} needs at least one path")
+        if self.source != "scenes" and self.scenes != ScenesConfig():
+            raise ConfigError(f"data.scenes: would be ignored with data.source={self.source!r}")
+        if self.source != "tfds" and (self.image_key, self.caption_key) != ("image", "caption"):
+            raise ConfigError(f"data.image_key, data.caption_key: ignored with data.source={self.source!r}")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW with warm-up and decay. Decay of weights leaves gains, biases and temperature alone."""
+
+    peak_lr: float = 1e-3
+    warmup_steps: int = 20
+    schedule: str = "cosine"  # cosine | wsd (warm-up, stable, linear decay)
+    decay_fraction: float = 0.2  # wsd: the share of the steps spent on the decay
+    weight_decay: float = 0.1
+    b1: float = 0.9
+    b2: float = 0.98
+    eps: float = 1e-6
+    clip_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        _one_of("optim.schedule", self.schedule, ("cosine", "wsd"))
+        for name in ("peak_lr", "eps", "clip_norm"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"optim.{name}={getattr(self, name)}: must be above 0")
+        for name in ("weight_decay", "warmup_steps"):
+            _at_least(f"optim.{name}", getattr(self, name), 0)
+        for name in ("b1", "b2", "decay_fraction"):
+            _between(f"optim.{name}", getattr(self, name), 0.0, 1.0)
+        if self.schedule != "wsd" and self.decay_fraction != 0.2:
+            raise ConfigError(f"optim.decay_fraction: ignored with optim.schedule={self.schedule!r}")
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each axis; -1 takes what is left."""
+
+    data: int = -1
+    fsdp: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("data", "fsdp"):
+            value = getattr(self, name)
+            if value != -1 and value < 1:
+                raise ConfigError(f"mesh.{name}={value}: must be -1 or at least 1")
+        if self.data == -1 and self.fsdp == -1:
+            raise ConfigError("mesh.data and mesh.fsdp: only one may be -1")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What is measured, on how much, and when."""
+
+    zero_shot: tuple[str, ...] = ("scenes",)  # the built-in tasks, or classification folders
+    examples: int = 500  # per zero-shot task at most; 0 is all
+    at_fractions: tuple[float, ...] = ()  # of the steps; the end is always evaluated
+    val_pairs: int = 1024  # negatives of val_loss, per partition
+    val_partitions: int = 2
+    retrieval_images: int = 512  # 0 is all of the held-out split
+    batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        for name in ("examples", "retrieval_images"):
+            _at_least(f"evals.{name}", getattr(self, name), 0)
+        for name in ("val_pairs", "val_partitions", "batch_size"):
+            _at_least(f"evals.{name}", getattr(self, name), 1)
+        for fraction in self.at_fractions:
+            if not 0 < fraction < 1:
+                raise ConfigError(f"evals.at_fractions={fraction}: each must lie strictly between 0 and 1")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run. Its hash (``run_id``) names its directory."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    evals: EvalConfig = field(default_factory=EvalConfig)
+    batch_size: int = 128  # global
+    steps: int = 100
+    seed: int = 0
+    log_every: int = 20  # steps
+    checkpoint_every: int = 500  # steps; the last step is always saved
+    wandb: str = "disabled"  # disabled | offline | online: a mirror, never the record
+
+    def __post_init__(self) -> None:
+        _one_of("wandb", self.wandb, ("disabled", "offline", "online"))
+        for name in ("batch_size", "steps", "log_every", "checkpoint_every"):
+            _at_least(name, getattr(self, name), 1)
+        _at_least("seed", self.seed, 0)
+        if self.optim.warmup_steps >= self.steps:
+            raise ConfigError(
+                f"optim.warmup_steps={self.optim.warmup_steps}: must be below steps={self.steps}"
+            )
+
+    @property
+    def samples_seen(self) -> int:
+        return self.batch_size * self.steps
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """A family: ladder rungs × FLOP budgets × seeds, planned before anything runs."""
+
+    name: str
+    base: RunConfig = field(default_factory=RunConfig)
+    rungs: tuple[float, ...] = (1, 2, 3, 4, 6, 8)  # numbers on the scaling ladder
+    budgets: tuple[float, ...] = (1e11, 1e12)  # training FLOPs a run
+    sizes_per_budget: int = 3  # kept around the guessed optimum; 0 keeps all that fit
+    optimum_samples_per_param: float = 0.5  # the guess that centres the kept sizes
+    seeds: tuple[int, ...] = (0,)
+    seeds_at_best: tuple[int, ...] = (1,)  # trained at each budget's best size once it is known
+    min_steps: int = 50
+    max_epochs: float = 0.0  # of the unique pairs; 0 sets no limit
+    base_lr: float = 4e-3  # at base_width; scaled by (base_width / width)**lr_width_power
+    base_width: int = 32
+    lr_width_power: float = 0.5
+    lr_checks: tuple[float, ...] = (0.5, 2.0)  # multiples of the rate tried at each budget's best
+    warmup_fraction: float = 0.1
+    metric: str = "error_mean"
+    slots: int = 1  # runs at once on this machine
+    gflops_per_second: float = 50.0  # assumed speed, for the time column of the plan only
+
+    def __post_init__(self) -> None:
+        if not self.name or any(c in self.name for c in "/\\ "):
+            raise ConfigError(f"name={self.name!r}: needs a name without spaces or slashes")
+        for name in ("rungs", "budgets", "seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) != len(values):
+                raise ConfigError(f"{name}={values}: needs at least one value and no repeats")
+        for budget in self.budgets:
+            _at_least("budgets", budget, 1.0)
+        if set(self.seeds) & set(self.seeds_at_best):
+            raise ConfigError("seeds_at_best: must not repeat a value of seeds")
+        for name in ("sizes_per_budget", "max_epochs"):
+            _at_least(name, getattr(self, name), 0)
+        for name in ("min_steps", "base_width", "slots"):
+            _at_least(name, getattr(self, name), 1)
+        _between("warmup_fraction", self.warmup_fraction, 0.0, 0.9)
+
+
+# ---------------------------------------------------------------------------------------------
+# dictionaries, JSON and ConfigDict in and out
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A dataclass of this module as plain JSON-able data (tuples become lists)."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
+    """The inverse of `to_dict`. Raises ConfigError on an unknown field or a wrong type."""
+    hints = typing.get_type_hints(cls)
+    known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ConfigError(
+            f"{prefix}{unknown[0]}: unknown field; known here: {', '.join(sorted(known))}"
+        )
+    kwargs = {k: _convert(hints[k], v, f"{prefix}{k}") for k, v in values.items()}
+    try:
+        return cls(**kwargs)
+    except TypeError as error:  # a field without default was not given
+        raise ConfigError(f"{prefix or cls.__name__}: {error}") from None
+
+
+def _convert(hint: Any, value: Any, name: str) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if isinstance(value, hint):
+            return value
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{name}={value!r}: must be a group of fields")
+        return from_dict(hint, value, f"{name}.")
+    if typing.get_origin(hint) is tuple:
+        if isinstance(value, str) or not hasattr(value, "__iter__"):
+            raise ConfigError(f"{name}={value!r}: must be a list")
+        return tuple(_convert(typing.get_args(hint)[0], v, name) for v in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
+        raise ConfigError(f"{name}={value!r}: must be of type {hint.__name__}")
+    return value
+
+
+def run_id(config: RunConfig) -> str:
+    """12 hex digits that name the run. The wandb mirror changes no number, so it is left out."""
+    values = to_dict(config)
+    del values["wandb"]
+    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def load(cls: type[T], path: str | Path, overrides: Mapping[str, str] | None = None) -> T:
+    """Read a config file (Python with ``get_config()`` -> ConfigDict, or JSON) and override fields.
+
+    Args:
+      cls: RunConfig or SweepConfig.
+      path: a ``.py`` file of the user's own (it is executed) or a ``.json`` file.
+      overrides: dotted field name -> text, read as JSON where it parses and as a string elsewhere.
+
+    Raises:
+      UserError: the file is missing or not a config. ConfigError: an unknown or wrong field.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such config file")
+    values = _read_json(path) if path.suffix == ".json" else _run_python(path)
+    for dotted, text in (overrides or {}).items():
+        _set_dotted(values, dotted, _parse(text))
+    return from_dict(cls, values)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: must hold a JSON object")
+    return values
+
+
+def _run_python(path: Path) -> dict[str, Any]:
+    import runpy
+
+    from ml_collections import ConfigDict
+
+    try:
+        get_config = runpy.run_path(str(path)).get("get_config")
+    except SyntaxError as error:
+        raise UserError(f"{path}: not Python ({error.msg}, line {error.lineno})") from None
+    if get_config is None:
+        raise UserError(f"{path}: defines no get_config()")
+    config = get_config()
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{path}: get_config() must return an ml_collections ConfigDict")
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return {"True": True, "False": False}.get(text, text)
+
+
+def _set_dotted(values: dict[str, Any], dotted: str, value: Any) -> None:
+    *groups, last = dotted.split(".")
+    for group in groups:
+        values = values.setdefault(group, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{dotted}: {group} is a value, not a group of fields")
+    values[last] = value
