@@ -1,0 +1,26 @@
+"""Scaling-law experiments with CLIP in JAX. Public names are resolved on first use, so importing is cheap."""
+
+from importlib import import_module
+from typing import Any
+
+_PUBLIC = {
+    "CLIP": "clip_jax.models.clip",
+    "ModelConfig": "clip_jax.config",
+    "RunConfig": "clip_jax.config",
+    "SweepConfig": "clip_jax.config",
+    "UserError": "clip_jax.config",
+    "preset": "clip_jax.presets",
+    "ladder": "clip_jax.presets",
+    "flops_per_sample": "clip_jax.flops",
+    "train": "clip_jax.train.loop",
+    "run_sweep": "clip_jax.sweep.run",
+    "write_report": "clip_jax.scaling.report",
+}
+__all__ = sorted(_PUBLIC)  # noqa: PLE0605
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"clip_jax has no public name {name!r}; it has {', '.join(__all__)}")

@@ -1,0 +1,68 @@
+"""The one pytree that training carries from step to step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from clip_jax.config import RunConfig
+from clip_jax.parallel import replicated
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """Updates done (int32 scalar, also the position in the data), parameters, optimiser state."""
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+
+
+def state_shardings(built: Any, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """A TrainState of NamedShardings: moments lie beside their parameters, counters on every device."""
+    everywhere = replicated(mesh)
+    abstract = jax.eval_shape(optimizer.init, built.abstract_params)
+    opt_state = optax.tree_utils.tree_map_params(
+        optimizer,
+        lambda _, sharding: sharding,
+        abstract,
+        built.shardings,
+        transform_non_params=lambda _: everywhere,
+    )
+    return TrainState(step=everywhere, params=built.shardings, opt_state=opt_state)
+
+
+def abstract_state(built: Any, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Shapes, dtypes and shardings of the state; no array is made. What a checkpoint is restored into."""
+
+    def make(params: Any) -> TrainState:
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+    shapes = jax.eval_shape(make, built.abstract_params)
+    return jax.tree.map(
+        lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
+        shapes,
+        state_shardings(built, optimizer, mesh),
+    )
+
+
+def init_state(
+    config: RunConfig, built: Any, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """A fresh state, made directly in its shardings. Equal for equal ``config.seed`` on any mesh."""
+    from clip_jax.models.clip import init_params
+
+    shardings = state_shardings(built, optimizer, mesh)
+    with jax.set_mesh(mesh):
+        params = jax.jit(
+            lambda: init_params(config.model, config.seed), out_shardings=shardings.params
+        )()
+        opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)
+        step = jax.jit(lambda: jnp.zeros((), jnp.int32), out_shardings=shardings.step)()
+    return TrainState(step=step, params=params, opt_state=opt_state)

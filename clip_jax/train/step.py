@@ -1,0 +1,77 @@
+"""One training step: a pure function of state and batch, compiled once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from clip_jax.config import RunConfig
+from clip_jax.data.transforms import normalise
+from clip_jax.losses.contrastive import sharded_contrastive_loss
+from clip_jax.optim import learning_rate
+from clip_jax.parallel import batch_sharding, replicated
+from clip_jax.train.state import TrainState, state_shardings
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+METRICS = ("loss", "learning_rate", "grad_norm", "logit_scale")
+
+
+def make_loss(built: Any, mesh: Mesh) -> Callable[[Any, Batch], tuple[jax.Array, jax.Array]]:
+    """The training loss: (params, batch of `make_train_step`) -> (loss over the global batch, logit scale)."""
+
+    def loss_fn(params: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        model = nnx.merge(built.graphdef, params)
+        image, text, scale = model(normalise(batch["images"]), batch["tokens"])
+        return sharded_contrastive_loss(image, text, scale, mesh=mesh), scale
+
+    return loss_fn
+
+
+def make_train_step(
+    config: RunConfig, built: Any, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The jitted step (state, batch) -> (state, metrics).
+
+    The batch holds ``images`` uint8 [B, H, W, C] and ``tokens`` int32 [B, T], sharded over the mesh; pixels are
+    normalised on the device. The old state's memory is reused: do not touch a state after passing it in.
+    Metrics are float32 scalars: loss, learning rate, gradient norm before clipping, logit scale.
+    """
+    loss_fn = make_loss(built, mesh)
+    shardings = state_shardings(built, optimizer, mesh)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        (loss, scale), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {
+            "loss": loss,
+            "learning_rate": learning_rate(config.optim, state.opt_state),
+            "grad_norm": optax.global_norm(grads),
+            "logit_scale": scale,
+        }
+        metrics = {k: jnp.asarray(v, jnp.float32) for k, v in metrics.items()}
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    everywhere = replicated(mesh)
+    return jax.jit(
+        train_step,
+        in_shardings=(shardings, {"images": batch_sharding(mesh), "tokens": batch_sharding(mesh)}),
+        out_shardings=(shardings, dict.fromkeys(METRICS, everywhere)),
+        donate_argnums=(0,),
+    )
+
+
+def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:
+    """Start the transfer of this process's share of a batch to its devices."""
+    sharding = batch_sharding(mesh)
+    if jax.process_count() == 1:
+        return {k: jax.device_put(batch[k], sharding) for k in ("images", "tokens")}
+    return {k: jax.make_array_from_process_local_data(sharding, batch[k]) for k in ("images", "tokens")}
