@@ -16,7 +16,7 @@ _PUBLIC = {
     "run_sweep": "clip_jax.sweep.run",
     "write_report": "clip_jax.scaling.report",
 }
-__all__ = sorted(_PUBLIC)  # noqa: PLE0605
+__all__ = sorted(_PUBLIC)
 __version__ = "0.1.0"
 
 

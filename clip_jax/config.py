@@ -326,9 +326,7 @@ def from_dict(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
     known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - known)
     if unknown:
-        raise ConfigError(
-            f"{prefix}{unknown[0]}: unknown field; known here: {', '.join(sorted(known))}"
-        )
+        raise ConfigError(f"{prefix}{unknown[0]}: unknown field; known here: {', '.join(sorted(known))}")
     kwargs = {k: _convert(hints[k], v, f"{prefix}{k}") for k, v in values.items()}
     try:
         return cls(**kwargs)

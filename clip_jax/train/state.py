@@ -60,9 +60,7 @@ def init_state(
 
     shardings = state_shardings(built, optimizer, mesh)
     with jax.set_mesh(mesh):
-        params = jax.jit(
-            lambda: init_params(config.model, config.seed), out_shardings=shardings.params
-        )()
+        params = jax.jit(lambda: init_params(config.model, config.seed), out_shardings=shardings.params)()
         opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)
         step = jax.jit(lambda: jnp.zeros((), jnp.int32), out_shardings=shardings.step)()
     return TrainState(step=step, params=params, opt_state=opt_state)

@@ -1,0 +1,97 @@
+"""The words of the procedural world: vocabularies, made-up names, and the grammar of its captions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "cyan", "pink", "brown", "lime")
+BACKGROUNDS = ("black", "white", "grey", "navy", "maroon", "olive")
+TEXTURES = ("solid", "striped", "banded", "checkered", "dotted", "hatched")
+SIZES = ("small", "large")
+NUMBERS = ("one", "two", "three", "four")
+CORNERS = ("top left", "top right", "bottom left", "bottom right")
+RELATIONS = ("left of", "right of", "above", "below")
+NOUNS = ("object", "thing", "item", "shape")
+
+OPENINGS = ("", "", "a picture of ", "a drawing of ", "this is ", "here we see ", "an image with ", "there is ")
+CLOSINGS = ("", "", "", ".")
+_ONSETS = ("b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "sh", "ch", "tr", "gl")
+_VOWELS = ("a", "e", "i", "o", "u", "ai", "oo")
+_CODAS = ("", "", "n", "r", "k", "l", "sh", "m")
+
+
+def made_up_names(count: int, seed: int, syllables: int) -> tuple[str, ...]:
+    """``count`` different pronounceable names; the first n do not depend on ``count``."""
+    rng = np.random.default_rng([seed, syllables])
+    names: dict[str, None] = {}
+    while len(names) < count:
+        parts = [_ONSETS[rng.integers(len(_ONSETS))] + _VOWELS[rng.integers(len(_VOWELS))] for _ in range(syllables)]
+        names["".join(parts) + _CODAS[rng.integers(len(_CODAS))]] = None
+    return tuple(names)
+
+
+def article(word: str) -> str:
+    """``a`` or ``an`` before ``word``."""
+    return "an" if word[0] in "aeiou" else "a"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is in one scene, as indices into the vocabularies. ``other`` is -1 unless two objects are related."""
+
+    object: int
+    colour: int
+    texture: int
+    size: int
+    count: int  # 0 is one
+    corner: int  # of a single object
+    background: int
+    other: int
+    other_colour: int
+    relation: int
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What one caption mentions, and in which form."""
+
+    name: int  # 0 its own name, 1 its family's, 2 a general noun
+    colour: bool
+    texture: bool
+    size: bool
+    place: bool
+    background: bool
+    opening: int
+    closing: int
+    noun: int
+
+
+def caption(facts: Facts, say: Choices, names: tuple[str, ...], families: tuple[str, ...]) -> str:
+    """One sentence about a scene; what it does not mention stays unsaid, nothing it says is wrong."""
+    per_family = len(names) // len(families)
+
+    def noun(of: int) -> str:
+        if say.name == 0:
+            return names[of]
+        return families[of // per_family] if say.name == 1 else NOUNS[say.noun]
+
+    words = []
+    if say.size:
+        words.append(SIZES[facts.size])
+    if say.colour:
+        words.append(COLOURS[facts.colour])
+    if say.texture:
+        words.append(TEXTURES[facts.texture])
+    words.append(noun(facts.object) + ("s" if facts.count else ""))
+    phrase = " ".join(words)
+    phrase = f"{NUMBERS[facts.count]} {phrase}" if facts.count else f"{article(phrase)} {phrase}"
+    if facts.other >= 0:
+        second = f"{COLOURS[facts.other_colour]} {noun(facts.other)}" if say.colour else noun(facts.other)
+        phrase += f" {RELATIONS[facts.relation]} {article(second)} {second}"
+    elif say.place and facts.count == 0:
+        phrase += f" in the {CORNERS[facts.corner]}"
+    if say.background:
+        phrase += f" on {BACKGROUNDS[facts.background]}"
+    return OPENINGS[say.opening] + phrase + CLOSINGS[say.closing]

@@ -1,0 +1,211 @@
+"""The files of a run directory: what is written, when, and by whom (process 0 only).
+
+``config.json`` never changes, ``status.json`` and ``result.json`` are replaced whole, ``*.jsonl`` only grow
+(and are cut back to the checkpoint's step when a run resumes). The checkpoints are `checkpoint.py`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from clip_jax.config import RunConfig, UserError, run_id, to_dict
+
+HEARTBEAT_S = 5.0
+ENGINE_JOB_VARIABLES = ("SLURM_JOB_ID", "SKYPILOT_TASK_ID", "JOB_ID")
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk, whoever met it, into one line. Raises UserError."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or "No space left on device" in str(error):
+            raise UserError(
+                f"{path}: the disk is full; free some space and run the same command again"
+            ) from error
+        raise
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Replace ``path`` by ``values`` in one move: a reader sees the old file or the new one. NaN becomes null."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with disk_errors(path):
+        try:
+            with partial.open("w") as file:
+                json.dump(_plain(values), file, indent=1, allow_nan=False)
+                file.write("\n")
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in ``path``; None when there is no such file. Raises UserError when it is not JSON."""
+    try:
+        values = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: must hold a JSON object")
+    return values
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a ``.jsonl`` file; a last line cut short by a kill is passed over."""
+    if not path.exists():
+        return []
+    rows = []
+    lines = path.read_text().split("\n")
+    for number, line in enumerate(lines, 1):
+        if not line:
+            continue
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            if number < len(lines):
+                raise UserError(f"{path}: line {number} is not JSON") from None
+    return rows
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, with dotted names."""
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return out
+
+
+class Record:
+    """One run's directory. Reading is open to every process; writing is done by the writer only."""
+
+    def __init__(self, run_dir: str | Path, config: RunConfig, *, writer: bool = True) -> None:
+        """Looks, and writes nothing. Raises UserError when the directory belongs to another config."""
+        self.dir = Path(run_dir)
+        self.writer = writer
+        self.config = config
+        self.started = time.monotonic()
+        self.last_beat = -math.inf
+        if self.dir.exists() and not self.dir.is_dir():
+            raise UserError(f"{self.dir}: is a file; a run needs a directory")
+        self._check_config()
+        before = read_json(self.dir / "status.json") or {}
+        self.wall_before = float(before.get("wall_s") or 0.0)
+        self.attempt = int(before.get("attempt") or 0) + 1
+        self.status: dict[str, Any] = {"first_started": before.get("first_started") or time.time()}
+
+    def _check_config(self) -> None:
+        there = read_json(self.dir / "config.json")
+        if there is None:
+            return
+        old, new = flat(there), flat(to_dict(self.config))
+        for name in sorted(old.keys() | new.keys()):
+            if name != "wandb" and old.get(name) != new.get(name):
+                raise UserError(
+                    f"{self.dir}: belongs to another config ({name} is {old.get(name)!r} there and "
+                    f"{new.get(name)!r} here); use another directory"
+                )
+
+    def result(self) -> dict[str, Any] | None:
+        """The result of a finished run, else None."""
+        return read_json(self.dir / "result.json")
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds spent on this run, over all attempts up to now."""
+        return self.wall_before + time.monotonic() - self.started
+
+    def begin(self, steps: int) -> None:
+        """Make the directory, write the config once, say that an attempt runs."""
+        self.status |= {
+            "run_id": run_id(self.config),
+            "state": "running",
+            "step": 0,
+            "steps": steps,
+            "attempt": self.attempt,
+            "engine_job": next((os.environ[v] for v in ENGINE_JOB_VARIABLES if v in os.environ), None),
+            "pid": os.getpid(),
+            "started": time.time(),
+            "reason": None,
+        }
+        if not self.writer:
+            return
+        with disk_errors(self.dir):
+            try:
+                self.dir.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError, PermissionError) as error:
+                raise UserError(f"{self.dir}: cannot make this directory ({error.strerror})") from None
+        if not (self.dir / "config.json").exists():
+            write_json(self.dir / "config.json", to_dict(self.config))
+        self.beat(force=True)
+
+    def beat(self, *, force: bool = False, **changes: Any) -> None:
+        """Update ``status.json``: at once when forced, else at most every few seconds."""
+        self.status |= changes
+        now = time.monotonic()
+        if not self.writer or not (force or now - self.last_beat >= HEARTBEAT_S):
+            return
+        self.last_beat = now
+        write_json(
+            self.dir / "status.json", self.status | {"heartbeat": time.time(), "wall_s": self.wall_s}
+        )
+
+    def end(self, state: str, reason: str) -> None:
+        """Say how the attempt ended: finished, stopped or failed."""
+        if state != "failed":
+            self.beat(force=True, state=state, reason=reason)
+            return
+        with contextlib.suppress(OSError, UserError):  # the disk may be what failed; keep the first reason
+            self.beat(force=True, state=state, reason=reason)
+
+    def append(self, name: str, *rows: dict[str, Any]) -> None:
+        """Add rows to ``name`` (a ``.jsonl`` file) in one write."""
+        if not self.writer or not rows:
+            return
+        text = "".join(json.dumps(_plain(row), allow_nan=False) + "\n" for row in rows)
+        with disk_errors(self.dir / name), (self.dir / name).open("a") as file:
+            file.write(text)
+
+    def cut_back(self, step: int) -> None:
+        """Forget every metric and evaluation after ``step``: they will be made again."""
+        if not self.writer:
+            return
+        for name in ("metrics.jsonl", "evals.jsonl"):
+            path = self.dir / name
+            if not path.exists():
+                continue
+            partial = path.with_name(f".{name}.{os.getpid()}")
+            rows = [row for row in read_lines(path) if row["step"] <= step]
+            with disk_errors(path):
+                partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
+                partial.replace(path)
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Write ``result.json``, once and last."""
+        if self.writer:
+            self.end(result["state"], result["exit_reason"])
+            write_json(self.dir / "result.json", result)
