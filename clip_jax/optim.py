@@ -22,7 +22,7 @@ NOT_DECAYED = ("bias", "scale", "gain", "logit_scale", "class_token", "class_emb
 class ScheduleState(NamedTuple):
     """Where the schedule stands: updates done (int32 scalar), and its numbers (float32 scalars)."""
 
-    count: jax.Array
+    updates: jax.Array
     peak: jax.Array
     warmup: jax.Array
     decay_start: jax.Array
@@ -66,7 +66,7 @@ def scale_by_stored_schedule(config: OptimConfig, steps: int) -> optax.GradientT
         del params
         rate = _rate(config.schedule, *state)
         updates = jax.tree.map(lambda u: -rate.astype(u.dtype) * u, updates)
-        return updates, state._replace(count=state.count + 1)
+        return updates, state._replace(updates=state.updates + 1)
 
     return optax.GradientTransformation(init, update)
 

@@ -102,14 +102,13 @@ def zero_shot_tasks(config: ScenesConfig, image_size: int, examples: int) -> lis
         s.colour = pairs[labels, 1]
         return s
 
-    grounds = _with(tuple("a " + noun + " on {c}" for noun in text.NOUNS))
-    corners = _with(tuple("a " + noun + " in the {c}" for noun in text.NOUNS))
+    grounds = _with(tuple(text.article(noun) + f" {noun} on {{c}}" for noun in text.NOUNS))
+    corners = _with(tuple(text.article(noun) + f" {noun} in the {{c}}" for noun in text.NOUNS))
     relations = _with(tuple("a red " + noun + " {c} a blue " + noun for noun in text.NOUNS))
-    numbers = [f"a{''} {{}}"] + [f"{n} {{}}s" for n in text.NUMBERS[1:]]
     add("background", list(text.BACKGROUNDS), grounds, setter("background"))
     add("colour", list(text.COLOURS), _SOME, setter("colour"))
     add("size", list(text.SIZES), _SOME, setter("size"))
-    add("count", [n.format(text.NOUNS[0]) for n in numbers], _PLAIN, put_count)
+    add("count", ["an object", *(f"{n} objects" for n in text.NUMBERS[1:])], _PLAIN, put_count)
     add("texture", list(text.TEXTURES), _SOME, setter("texture"))
     add("position", list(text.CORNERS), corners, setter("corner"))
     add("relation", list(text.RELATIONS), relations, put_relation)

@@ -1,0 +1,47 @@
+"""A folder of images with a CSV of captions."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from clip_jax.config import UserError
+from clip_jax.data.sources import BrokenRecord, Record
+
+
+class CaptionedFolder:
+    """``captions.csv`` with columns ``filename`` and ``caption``, in PATH/SPLIT/ or PATH/; repeated file names
+    give an image several captions. Raises UserError when the table or a column is missing."""
+
+    def __init__(self, path: Path, split: str) -> None:
+        self.root = path / split if (path / split).is_dir() else path
+        table = self.root / "captions.csv"
+        if not table.is_file():
+            raise UserError(f"{table}: no such file; a folder source needs columns filename,caption there")
+        self.rows: dict[str, list[str]] = {}
+        with table.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            missing = {"filename", "caption"} - set(reader.fieldnames or ())
+            if missing:
+                raise UserError(f"{table}: lacks the column {', '.join(sorted(missing))}")
+            for row in reader:
+                self.rows.setdefault(row["filename"], []).append((row["caption"] or "").strip())
+        self.names = list(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def captions(self, i: int) -> tuple[str, ...]:
+        """The captions of record ``i``. Raises BrokenRecord when all are empty."""
+        found = tuple(c for c in self.rows[self.names[i]] if c)
+        if not found:
+            raise BrokenRecord(f"{self.root / self.names[i]}: has no caption")
+        return found
+
+    def __getitem__(self, i: int) -> Record:
+        path = self.root / self.names[i]
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise BrokenRecord(f"{path}: {error.strerror}") from None
+        return Record(str(path), data, self.captions(i))

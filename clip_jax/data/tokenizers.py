@@ -1,0 +1,118 @@
+"""A byte-level BPE learned from the run's own captions (Sennrich et al., 2016; Radford et al., 2019)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from clip_jax.config import UserError
+
+PAD = 0
+FORMAT = "clip_jax byte-level BPE 1"
+CACHE = 100_000  # words
+
+
+class Tokenizer(Protocol):
+    """Text to rows of token ids; room for published vocabularies too."""
+
+    vocab_size: int
+    context_length: int
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        """int32 [N, T]: start, text, end, padding. A long text is cut, its end token kept."""
+        ...
+
+    def save(self, path: Path) -> None:
+        """Write it where `load_tokenizer` reads it."""
+        ...
+
+
+def clean(text: str) -> str:
+    """Lower case, single spaces."""
+    return " ".join(text.lower().split())
+
+
+class BytePairTokenizer:
+    """Ids: 0 pads, then bytes and merges; the last two are start and end of text, the end being the largest."""
+
+    def __init__(self, model: str, vocab_size: int, context_length: int) -> None:
+        from tokenizers import Tokenizer as Library
+
+        self._library: Any = Library.from_str(model)
+        self._model = model
+        self.vocab_size, self.context_length = vocab_size, context_length
+        self.start, self.end = vocab_size - 2, vocab_size - 1
+        self._words: dict[str, list[int]] = {}
+
+    def _word(self, word: str) -> list[int]:
+        ids = self._words.get(word)
+        if ids is None:
+            if len(self._words) >= CACHE:
+                self._words.clear()
+            ids = self._words[word] = [i + 1 for i in self._library.encode(word).ids]
+        return ids
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        """int32 [N, T]. Pre-tokens never cross a space, so words are encoded one by one and remembered."""
+        out = np.zeros((len(texts), self.context_length), np.int32)
+        room = self.context_length - 2
+        for row, text in enumerate(texts):
+            ids: list[int] = []
+            for word in text.lower().split():
+                ids += self._word(word)
+            ids = ids[:room]
+            out[row, 0] = self.start
+            out[row, 1 : 1 + len(ids)] = ids
+            out[row, 1 + len(ids)] = self.end
+        return out
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text of one row, for people."""
+        ids = [int(t) - 1 for t in tokens if PAD < int(t) < self.start]
+        return self._library.decode(ids).strip()
+
+    def save(self, path: Path) -> None:
+        """Write vocabulary, merges and sizes as JSON."""
+        values = {
+            "format": FORMAT,
+            "vocab_size": self.vocab_size,
+            "context_length": self.context_length,
+            "model": json.loads(self._model),
+        }
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text(json.dumps(values))
+        partial.replace(path)
+
+
+def train_tokenizer(captions: Iterable[str], vocab_size: int, context_length: int) -> BytePairTokenizer:
+    """Learn at most ``vocab_size`` - 3 bytes and merges. Equal captions give an equal tokenizer."""
+    from tokenizers import Tokenizer as Library
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    library: Any = Library(models.BPE())
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    library.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - 3,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    library.train_from_iterator((clean(c) for c in captions), trainer)
+    return BytePairTokenizer(library.to_str(), vocab_size, context_length)
+
+
+def load_tokenizer(path: Path) -> BytePairTokenizer:
+    """Raises UserError when the file is missing or not one of ours."""
+    try:
+        values = json.loads(path.read_text())
+        if values["format"] != FORMAT:
+            raise KeyError("format")
+        return BytePairTokenizer(json.dumps(values["model"]), values["vocab_size"], values["context_length"])
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such tokenizer file") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a tokenizer of clip_jax ({error})") from None

@@ -1,0 +1,94 @@
+"""From encoded images to uint8 squares on the host, and from uint8 to normalised floats on the device."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from clip_jax.data.sources import BrokenRecord
+
+if TYPE_CHECKING:
+    import jax
+    from PIL import Image
+
+# Of the published models' pictures (Radford et al., 2021, released code).
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+LARGER = 8 / 7  # random square crops are cut from an image whose short side is this much larger
+AREA = (0.5, 1.0)  # of the picture, kept by a random resized crop
+
+
+def _open(image: bytes | np.ndarray, size: int) -> Image.Image:
+    from PIL import Image
+
+    if isinstance(image, np.ndarray):
+        return Image.fromarray(image).convert("RGB")
+    try:
+        picture = Image.open(io.BytesIO(image))
+        if picture.format == "JPEG":
+            picture.draft("RGB", (2 * size, 2 * size))  # decode at a fraction where that loses nothing
+        return picture.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BrokenRecord(f"the image does not decode ({str(error).splitlines()[0]})") from None
+
+
+def _resize_short(picture: Image.Image, size: int) -> Image.Image:
+    from PIL import Image
+
+    w, h = picture.size
+    if min(w, h) == size:
+        return picture
+    scale = size / min(w, h)
+    shape = (max(size, round(w * scale)), max(size, round(h * scale)))
+    return picture.resize(shape, Image.Resampling.BICUBIC, reducing_gap=2.0)
+
+
+def _crop(picture: Image.Image, size: int, left: int, top: int) -> np.ndarray:
+    return np.asarray(picture.crop((left, top, left + size, top + size)), np.uint8)
+
+
+def decode(image: bytes | np.ndarray, size: int) -> np.ndarray:
+    """The centre square: short side resized to ``size`` (bicubic), then cropped. uint8 [size, size, 3].
+
+    Raises BrokenRecord when the bytes are no image.
+    """
+    picture = _resize_short(_open(image, size), size)
+    w, h = picture.size
+    return _crop(picture, size, (w - size) // 2, (h - size) // 2)
+
+
+def decode_augmented(image: bytes | np.ndarray, size: int, kind: str, rng: np.random.Generator) -> np.ndarray:
+    """A training view, uint8 [size, size, 3], as ``data.augment`` asks; all chance comes from ``rng``.
+
+    ``none``: `decode`. ``flip``: that, mirrored half the time. ``square_crop``: a random square of the resized
+    image, the paper's only augmentation. ``random_resized_crop``: a random part of half to all of the area and
+    3:4 to 4:3 in shape (Szegedy et al., 2015), resized. Raises BrokenRecord when the bytes are no image.
+    """
+    if kind == "none":
+        return decode(image, size)
+    if kind == "flip":
+        view = decode(image, size)
+        return np.ascontiguousarray(view[:, ::-1]) if rng.random() < 0.5 else view
+    if kind == "square_crop":
+        picture = _resize_short(_open(image, size), round(size * LARGER))
+        w, h = picture.size
+        return _crop(picture, size, int(rng.integers(w - size + 1)), int(rng.integers(h - size + 1)))
+    from PIL import Image
+
+    picture = _open(image, size)
+    w, h = picture.size
+    area, ratio = w * h * rng.uniform(*AREA), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+    cw, ch = min(w, max(1, round((area * ratio) ** 0.5))), min(h, max(1, round((area / ratio) ** 0.5)))
+    left, top = int(rng.integers(w - cw + 1)), int(rng.integers(h - ch + 1))
+    box = (left, top, left + cw, top + ch)
+    return np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC, box=box), np.uint8)
+
+
+def normalise(images: jax.Array) -> jax.Array:
+    """uint8 [B, H, W, 3] -> float32 [B, H, W, 3] of about zero mean and unit spread. Runs on the device."""
+    import jax.numpy as jnp
+
+    mean, std = (jnp.asarray(v, jnp.float32)[None, None, None] for v in (MEAN, STD))
+    return (images.astype(jnp.float32) / 255.0 - mean) / std

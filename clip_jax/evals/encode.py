@@ -1,0 +1,50 @@
+"""Embeddings of any number of images or texts, in batches of one shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from clip_jax.data.transforms import normalise
+from clip_jax.models.clip import normalise_features
+from clip_jax.parallel import batch_sharding, replicated
+
+
+class Encoder:
+    """Compiled once a tower. Inputs are host arrays, the same on every process; outputs float32 [N, E]."""
+
+    def __init__(self, built: Any, mesh: Mesh, batch_size: int) -> None:
+        self.batch_size = -(-batch_size // mesh.size) * mesh.size
+        self._sharding = batch_sharding(mesh)
+
+        def image(params: Any, images: jax.Array) -> jax.Array:
+            return normalise_features(nnx.merge(built.graphdef, params).encode_image(normalise(images)))
+
+        def text(params: Any, tokens: jax.Array) -> jax.Array:
+            return normalise_features(nnx.merge(built.graphdef, params).encode_text(tokens))
+
+        shardings = (built.shardings, self._sharding)
+        self._image = jax.jit(image, in_shardings=shardings, out_shardings=replicated(mesh))
+        self._text = jax.jit(text, in_shardings=shardings, out_shardings=replicated(mesh))
+
+    def _run(self, function: Any, params: Any, rows: np.ndarray) -> np.ndarray:
+        waiting = []
+        for start in range(0, len(rows), self.batch_size):
+            part = rows[start : start + self.batch_size]
+            missing = self.batch_size - len(part)
+            padded = np.concatenate([part, np.repeat(part[-1:], missing, 0)]) if missing else part
+            array = jax.make_array_from_callback(padded.shape, self._sharding, lambda i, p=padded: p[i])
+            waiting.append(function(params, array))
+        return np.concatenate([np.asarray(x) for x in waiting])[: len(rows)]
+
+    def images(self, params: Any, images: np.ndarray) -> np.ndarray:
+        """Image embeddings of uint8 [N, H, W, 3]."""
+        return self._run(self._image, params, images)
+
+    def texts(self, params: Any, tokens: np.ndarray) -> np.ndarray:
+        """Text embeddings of int32 [N, T]."""
+        return self._run(self._text, params, tokens)

@@ -1,0 +1,37 @@
+"""A loss that can be compared across batch sizes: fixed held-out pairs, fixed negatives."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from clip_jax.evals.zero_shot import Row
+
+
+def contrastive_loss(similarity: np.ndarray, log_scale: float) -> float:
+    """InfoNCE in nats of similarities [B, B] (cosines), both directions, at temperature exp(-log_scale)."""
+    logits = similarity.astype(np.float64) * np.exp(log_scale)
+    own = np.diagonal(logits)
+
+    def log_sum(axis: int) -> np.ndarray:
+        top = logits.max(axis=axis)
+        return top + np.log(np.exp(logits - np.expand_dims(top, axis)).sum(axis=axis))
+
+    return float(np.mean((log_sum(1) + log_sum(0)) / 2 - own))
+
+
+def validation_loss(images: np.ndarray, texts: np.ndarray, scale: float, pairs: int) -> list[Row]:
+    """Loss over partitions of ``pairs`` pairs, at the trained temperature and at the best one for these pairs.
+
+    Chance is ln(pairs). The refitted value takes the temperature out of comparisons between runs.
+    """
+    from scipy.optimize import minimize_scalar
+
+    parts = [images[i : i + pairs] @ texts[i : i + pairs].T for i in range(0, len(images) - pairs + 1, pairs)]
+
+    def mean_loss(log_scale: float) -> float:
+        return float(np.mean([contrastive_loss(part, log_scale) for part in parts]))
+
+    best = minimize_scalar(mean_loss, bounds=(0.0, float(np.log(1000.0))), method="bounded")
+    values = {"loss": mean_loss(float(np.log(scale))), "loss_refit": float(best.fun)}
+    common = {"task": "validation", "examples": pairs * len(parts), "chance": float(np.log(pairs))}
+    return [{**common, "metric": metric, "value": value} for metric, value in values.items()]

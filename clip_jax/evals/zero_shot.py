@@ -1,0 +1,56 @@
+"""Zero-shot classification with prompt ensembles (Radford et al., 2021, section 3.1)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from clip_jax.data.classification import ClassificationSet
+from clip_jax.data.tokenizers import Tokenizer
+
+Row = dict[str, Any]
+
+
+def wilson_interval(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:
+    """The 95 % score interval of a proportion (Wilson, 1927)."""
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def row(task: str, metric: str, value: float, examples: int, chance: float | None) -> Row:
+    """One measured proportion, with its 95 % interval."""
+    low, high = wilson_interval(value, examples)
+    return {
+        "task": task, "metric": metric, "value": value, "low": low, "high": high,
+        "examples": examples, "chance": chance,
+    }  # fmt: skip
+
+
+def prompt_tokens(task: ClassificationSet, tokenizer: Tokenizer) -> np.ndarray:
+    """Every class in every template, class by class: int32 [classes · templates, T]."""
+    return tokenizer.encode([t.replace("{c}", c) for c in task.class_names for t in task.templates])
+
+
+def class_embeddings(prompts: np.ndarray, classes: int) -> np.ndarray:
+    """Prompt embeddings [classes · templates, E] -> the normalised mean of each class [classes, E]."""
+    mean = prompts.reshape(classes, -1, prompts.shape[-1]).mean(axis=1)
+    return mean / np.maximum(np.linalg.norm(mean, axis=-1, keepdims=True), 1e-12)
+
+
+def classify(task: ClassificationSet, images: np.ndarray, classes: np.ndarray) -> list[Row]:
+    """Top-1, top-5 (of more than five classes) and mean per class, from embeddings [N, E] and [classes, E]."""
+    scores = images @ classes.T
+    own = scores[np.arange(len(scores)), task.labels][:, None]
+    # equal scores count against the model, so that a constant model scores nothing
+    rank = (scores >= own).sum(axis=1) - 1
+    hit = rank == 0
+    count, total = len(task.class_names), len(task.labels)
+    rows = [row(task.name, "top1", float(hit.mean()), total, 1 / count)]
+    if count > 5:
+        rows.append(row(task.name, "top5", float((rank < 5).mean()), total, 5 / count))
+    per_class = [hit[task.labels == c].mean() for c in np.unique(task.labels)]
+    rows.append(row(task.name, "mean_per_class", float(np.mean(per_class)), total, 1 / count))
+    return rows
