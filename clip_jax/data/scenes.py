@@ -20,6 +20,7 @@ from clip_jax.data.scene_text import Choices, Facts
 SIDE = 32  # pixels of the picture as drawn; larger sizes are enlargements
 CELL = 16  # pixels of a corner
 FAMILIES = 16
+JITTERS = 1  # places of an object within its corner
 TRAIN_RECORDS = 1 << 40
 VAL_RECORDS = 1 << 20
 _RGB = np.array(
@@ -64,8 +65,8 @@ class World:
 
 def _textures() -> np.ndarray:
     y, x = np.mgrid[:CELL, :CELL]
-    on = [np.ones_like(x, bool), x % 3 < 2, y % 3 < 2, (x // 2 + y // 2) % 2 == 0,
-          (x % 3 > 0) | (y % 3 > 0), (x + y) % 4 < 2]  # fmt: skip
+    on = [np.ones_like(x, bool), x % 2 == 0, y % 2 == 0, (x // 2 + y // 2) % 2 == 0,
+          (x % 4 > 0) | (y % 4 > 0), (x + y) % 4 < 2]  # fmt: skip
     return np.stack(on)
 
 
@@ -95,11 +96,11 @@ def world(config: ScenesConfig) -> World:
     """Everything fixed by the config. Cached; about a second for 4,096 objects."""
     rng = np.random.default_rng([config.world_seed, 7])
     glyphs = _glyphs(config.objects, rng)
-    sprites = np.zeros((config.objects, 2, 4, CELL, CELL), bool)
+    sprites = np.zeros((config.objects, 2, JITTERS, CELL, CELL), bool)
     for size, zoom in enumerate((2, 3)):
         big = glyphs.repeat(zoom, 1).repeat(zoom, 2)
         start = (CELL - 5 * zoom) // 2
-        for jitter in range(4):
+        for jitter in range(JITTERS):
             y, x = start + jitter // 2, start + jitter % 2
             sprites[:, size, jitter, y : y + 5 * zoom, x : x + 5 * zoom] = big
     order = rng.permutation(config.objects)
@@ -159,7 +160,7 @@ def sample(config: ScenesConfig, stream: int, index: np.ndarray) -> Scenes:
     return Scenes(
         object=first,
         colour=allowed_colour(w, first, (u(_COLOUR) * colours).astype(np.int64)),
-        texture=_pick(u(_TEXTURE), (4, 1, 1, 1, 1, 1)),
+        texture=_pick(u(_TEXTURE), (10, 1, 1, 1, 1, 1)),
         size=(u(_SIZE) < 0.6).astype(np.int64),
         count=np.where(related, 0, _pick(u(_COUNT), (5, 2, 1.5, 1.5))),
         corner=(u(_CORNER) * 4).astype(np.int64),
@@ -167,7 +168,7 @@ def sample(config: ScenesConfig, stream: int, index: np.ndarray) -> Scenes:
         other=np.where(related, second, -1),
         other_colour=allowed_colour(w, second, (u(_OTHER_COLOUR) * colours).astype(np.int64)),
         relation=(u(_RELATION) * 4).astype(np.int64),
-        jitter=(u(_JITTER) * 4).astype(np.int64),
+        jitter=(u(_JITTER) * JITTERS).astype(np.int64),
     )
 
 
@@ -250,9 +251,9 @@ class ScenesSource:
         columns = (
             _pick(u(_NAME), (6, 2, 2)),
             u(_S_COLOUR) < 0.6,
-            u(_S_TEXTURE) < 0.35,
-            u(_S_SIZE) < 0.35,
-            u(_S_PLACE) < 0.5,
+            (u(_S_TEXTURE) < 0.5) & ((s.texture > 0) | (u(_S_TEXTURE) < 0.2)),
+            u(_S_SIZE) < 0.4,
+            u(_S_PLACE) < 0.7,
             u(_S_GROUND) < 0.35,
             (u(_OPENING) * len(text.OPENINGS)).astype(np.int64),
             (u(_CLOSING) * len(text.CLOSINGS)).astype(np.int64),

@@ -1,0 +1,184 @@
+"""`clip-jax VERB …`: each verb parses, calls one function, prints. A user's mistake is one line and exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from clip_jax.config import RunConfig, SweepConfig, UserError, load, run_id
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog}: {message}; see {self.prog} --help")
+
+
+def _overrides(extra: list[str], allowed: bool) -> dict[str, str]:
+    """``--field.name=value`` for each field of the config."""
+    found = {}
+    for item in extra:
+        name, equals, value = item.partition("=")
+        if not (allowed and name.startswith("--") and equals):
+            raise UserError(f"{item}: unknown argument" + ("; fields are set as --name=value" if allowed else ""))
+        found[name[2:]] = value
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="clip-jax", description="Scaling-law experiments with CLIP.", allow_abbrev=False)
+    verbs = parser.add_subparsers(dest="verb", required=True, parser_class=_Parser)
+
+    def verb(name: str, text: str, parent: argparse._SubParsersAction = verbs) -> argparse.ArgumentParser:  # type: ignore[type-arg]
+        return parent.add_parser(name, help=text, description=text, allow_abbrev=False)
+
+    one = verb("train", "Train one model, or go on where it stopped. Fields: --optim.peak_lr=1e-3 …")
+    one.add_argument("--config", required=True, help="experiments/….py, or a run's config.json")
+    one.add_argument("--dir", help="run directory; default runs/RUN_ID")
+    one.add_argument("--quiet", action="store_true", help="no progress line")
+    sweep = verb("sweep", "Plan, run and watch a family of models.")
+    actions = sweep.add_subparsers(dest="action", required=True, parser_class=_Parser)
+    for name, text in (
+        ("plan", "Print every cell and what it costs; nothing runs."),
+        ("run", "Train what is missing, fit, report. Fields: --base.seed=1 --slots=2 …"),
+        ("status", "How each run stands."),
+        ("collect", "Write runs.csv and runs.parquet."),
+    ):
+        action = verb(name, text, actions)
+        action.add_argument("--config", required=name in ("plan", "run"), help="sweeps/….py")
+        action.add_argument("--dir", help="sweep directory; default runs/NAME")
+    fit = verb("fit", "Fit laws to a table of runs, ours or anyone's.")
+    fit.add_argument("table", metavar="TABLE.csv", help="columns run_id flops params samples_seen and the metric")
+    fit.add_argument("--metric", default="error_mean", help="the column to explain (default: error_mean)")
+    report = verb("report", "Collect a sweep and write its report again.")
+    report.add_argument("dir", metavar="SWEEP_DIR")
+    count = verb("flops", "Parameters and forward GFLOPs a pair (2 per multiply-add) of named models.")
+    count.add_argument("names", metavar="NAME", nargs="+", help="a preset, or rung:NUMBER of the ladder")
+    count.add_argument("--no-xla", action="store_true", help="leave out XLA's own number, which needs a compilation")
+    measure = verb("eval", "Evaluate a run's last checkpoint.")
+    measure.add_argument("dir", metavar="RUN_DIR")
+    return parser
+
+
+def _sweep_dir(args: argparse.Namespace, config: SweepConfig | None) -> Path:
+    if args.dir:
+        return Path(args.dir)
+    if config is None:
+        raise UserError(f"clip-jax sweep {args.action}: needs --dir=SWEEP_DIR or --config=sweeps/….py")
+    return Path("runs") / config.name
+
+
+def _sweep(args: argparse.Namespace, overrides: dict[str, str]) -> None:
+    config = load(SweepConfig, args.config, overrides) if args.config else None
+    if overrides and config is None:
+        raise UserError(f"--{next(iter(overrides))}: fields need --config")
+    root = _sweep_dir(args, config)
+    if args.action == "plan":
+        from clip_jax.sweep.run import plan_of
+
+        assert config is not None
+        print(plan_of(config).table())
+    elif args.action == "run":
+        from clip_jax.sweep.run import run_sweep
+
+        assert config is not None
+        run_sweep(config, root, echo=lambda line: print(line, flush=True))
+    elif args.action == "status":
+        from clip_jax.sweep.status import status_table
+
+        print(status_table(root))
+    else:
+        from clip_jax.sweep.collect import collect
+
+        df = collect(root)
+        print(f"{len(df)} runs, {int(df['final'].sum())} finished: {root / 'runs.csv'}, {root / 'runs.parquet'}")
+
+
+def _train(args: argparse.Namespace, overrides: dict[str, str]) -> None:
+    config = load(RunConfig, args.config, overrides)
+    from clip_jax.evals.suite import make_evaluator
+    from clip_jax.train.loop import train
+
+    run_dir = Path(args.dir) if args.dir else Path("runs") / run_id(config)
+    result = train(config, run_dir, make_evaluator, progress=not args.quiet)
+    print(f"{result['state']}: {run_dir}")
+    _print_evals(result.get("evals", []))
+
+
+def _print_evals(rows: list[dict]) -> None:  # type: ignore[type-arg]
+    if rows:
+        print(f"  {'task':22s} {'metric':24s} {'value':>8}  {'95 % interval':>16}  {'chance':>7}  examples")
+    for r in rows:
+        interval = f"[{r['low']:.3f}, {r['high']:.3f}]" if "low" in r else ""
+        chance = "" if r["chance"] is None else f"{r['chance']:.4f}"
+        print(f"  {r['task']:22s} {r['metric']:24s} {r['value']:8.4f}  {interval:>16}  {chance:>7}  {r['examples']:8d}")
+
+
+def _flops(args: argparse.Namespace) -> None:
+    from clip_jax import flops
+    from clip_jax.presets import ladder, preset
+
+    head = "model              parameters       image        text   GFLOPs/pair    image     text"
+    print(head + ("" if args.no_xla else "  XLA's count"))
+    models = []
+    for name in args.names:
+        if name.startswith("rung:"):
+            try:
+                models.append((name, ladder(float(name[5:]))))
+            except ValueError as error:
+                raise UserError(f"{name}: {error}") from None
+        else:
+            models.append((name, preset(name)))
+    for name, model in models:
+        p, f = flops.params(model), flops.flops_per_sample(model)
+        line = f"{name:16s} {p.total:12,d} {p.image:11,d} {p.text:11,d}  "
+        line += f"{f.total / 1e9:12.4g} {f.image / 1e9:8.4g} {f.text / 1e9:8.4g}"
+        if not args.no_xla:
+            theirs = flops.xla_flops(model)
+            line += f"  {theirs / 1e9:9.4g} ({theirs / f.total:.3f}×)"
+        print(line)
+
+
+def _eval(args: argparse.Namespace) -> None:
+    from clip_jax.evals.suite import make_evaluator
+    from clip_jax.train.evaluate import evaluate_run
+
+    _print_evals(evaluate_run(args.dir, make_evaluator))
+
+
+def _fit(args: argparse.Namespace) -> None:
+    from clip_jax.scaling.report import fit_table, text_summary
+
+    print(text_summary(fit_table(args.table, args.metric)))
+
+
+def _report(args: argparse.Namespace) -> None:
+    from clip_jax.sweep.run import report
+
+    report(args.dir)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns its exit code: 0, 2 for a user's mistake, 130 when interrupted."""
+    try:
+        args, extra = _parser().parse_known_args(argv)
+        takes_fields = args.verb == "train" or (args.verb == "sweep" and args.action in ("plan", "run"))
+        overrides = _overrides(extra, takes_fields)
+        if args.verb == "train":
+            _train(args, overrides)
+        elif args.verb == "sweep":
+            _sweep(args, overrides)
+        else:
+            {"fit": _fit, "report": _report, "flops": _flops, "eval": _eval}[args.verb](args)
+    except UserError as error:
+        print(f"clip-jax: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("clip-jax: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

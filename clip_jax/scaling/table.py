@@ -1,0 +1,74 @@
+"""The one table every fit starts from: one row a run. Knows columns, knows no model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clip_jax.config import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+REQUIRED = ("run_id", "flops", "params", "samples_seen")
+DEFAULTS: dict[str, object] = {"seed": 0, "final": True, "kind": "cell", "batch_size": 0}
+LR_CHECK = "lr_check"
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """A CSV or Parquet table of runs, from this framework or any other.
+
+    Raises UserError when the file is missing, unreadable or empty.
+    """
+    import pandas as pd
+
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such table")
+    try:
+        df = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype={"run_id": str})
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: not a readable table ({str(error).splitlines()[0]})") from None
+    if df.empty:
+        raise UserError(f"{path}: has no rows")
+    return df
+
+
+def prepare(df: pd.DataFrame, metric: str, name: str = "table") -> pd.DataFrame:
+    """Check the columns and add the optional ones with their defaults; ``budget`` defaults to ``flops``.
+
+    Raises UserError naming a missing column, or the run whose number is out of range.
+    """
+    missing = [c for c in (*REQUIRED, metric) if c not in df.columns]
+    if missing:
+        raise UserError(f"{name}: lacks the column {', '.join(missing)}; it has {', '.join(map(str, df.columns))}")
+    df = df.copy()
+    for column, value in {**DEFAULTS, "budget": df["flops"]}.items():
+        if column not in df.columns:
+            df[column] = value
+    if df["run_id"].duplicated().any():
+        raise UserError(f"{name}: run_id {df.loc[df['run_id'].duplicated(), 'run_id'].iloc[0]!r} stands twice")
+    for column in ("flops", "params", "samples_seen", "budget"):
+        bad = df[df["final"].astype(bool) & ~(df[column] > 0)]
+        if len(bad):
+            raise UserError(f"{name}: run {bad['run_id'].iloc[0]}: {column} must be above 0")
+    return df
+
+
+def fit_rows(df: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, list[dict[str, str]]]:
+    """(rows that may enter a fit, the others with the reason). Only finished, fully decayed runs enter."""
+    left_out = []
+    keep = []
+    for row in df.to_dict("records"):
+        value = row[metric]
+        reason = None
+        if not bool(row["final"]):
+            reason = "not finished"
+        elif row["kind"] == LR_CHECK:
+            reason = "a check of the learning rate"
+        elif not value > 0:  # NaN too
+            reason = f"{metric}={value} has no logarithm"
+        keep.append(reason is None)
+        if reason:
+            left_out.append({"run_id": str(row["run_id"]), "reason": reason})
+    return df[keep].copy(), left_out

@@ -1,0 +1,117 @@
+"""One tidy table from a directory of runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clip_jax.config import UserError
+from clip_jax.train.record import read_json, read_lines
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RESULT_COLUMNS = (
+    "flops", "flops_logits", "flops_per_sample", "params", "params_image", "params_text", "params_no_embed",
+    "samples_seen", "unique_samples", "batch_size", "seed", "steps", "peak_lr", "error_mean", "val_loss",
+    "val_loss_refit", "wall_s", "eval_s", "samples_per_s", "mfu", "attempts", "broken_records",
+)  # fmt: skip
+
+
+def cells_of(sweep_dir: Path) -> list[dict[str, Any]]:
+    """The rows of plan.json that run. Raises UserError when the directory holds no sweep."""
+    plan = read_json(sweep_dir / "plan.json")
+    if plan is None:
+        raise UserError(f"{sweep_dir}: holds no sweep (no plan.json); start one with `clip-jax sweep run`")
+    return [row for row in plan["cells"] if row["dropped"] is None]
+
+
+def _row(cell: dict[str, Any], run_dir: Path) -> dict[str, Any]:
+    row = {k: cell[k] for k in ("run_id", "kind", "rung", "budget", "seed", "width", "depth")}
+    result = read_json(run_dir / "result.json")
+    if result is None:
+        failure = read_json(run_dir / "failure.json")
+        planned = {k: cell[k] for k in ("params", "batch_size", "samples_seen", "flops", "peak_lr", "steps")}
+        state, reason = ("failed", failure["reason"]) if failure else ("missing", "not run yet")
+        return {**row, **planned, "state": state, "reason": reason, "final": False}
+    row |= {"state": result["state"], "reason": result["exit_reason"], "final": result["final"]}
+    row |= {k: result[k] for k in RESULT_COLUMNS}
+    row |= {"device": result["device"]["kind"], "jax": result["versions"]["jax"]}
+    for e in result["evals"]:
+        if e["metric"] == "top1":
+            row[f"error/{e['task']}"] = 1.0 - e["value"]
+        elif e["task"] == "retrieval":
+            row[e["metric"]] = e["value"]
+    return row
+
+
+def collect(sweep_dir: str | Path) -> pd.DataFrame:
+    """One row a planned run, also written to ``runs.csv`` and ``runs.parquet``.
+
+    Columns: identity (run_id kind rung budget seed width depth), state, counts, errors by task. Runs that failed
+    or have not run keep a row with the reason and ``final`` False. Raises UserError when there is no sweep.
+    """
+    import pandas as pd
+
+    root = Path(sweep_dir)
+    rows = [_row(cell, root / "runs" / cell["run_id"]) for cell in cells_of(root)]
+    df = pd.DataFrame(rows).sort_values(["budget", "params", "kind", "seed"], kind="stable").reset_index(drop=True)
+    for name, write in (("runs.csv", lambda p: df.to_csv(p, index=False)), ("runs.parquet", df.to_parquet)):
+        partial = root / f".{name}.partial"
+        write(partial)
+        partial.replace(root / name)
+    return df
+
+
+def curves(sweep_dir: str | Path, metric: str = "error_mean") -> pd.DataFrame | None:
+    """Mean error during training, rows (run_id, step, flops, error); None when it was not measured."""
+    import pandas as pd
+
+    root = Path(sweep_dir)
+    names = {"error_mean": ("zero_shot_mean", "error"), "val_loss_refit": ("validation", "loss_refit")}
+    if metric not in names:
+        return None
+    rows = []
+    for cell in cells_of(root):
+        for e in read_lines(root / "runs" / cell["run_id"] / "evals.jsonl"):
+            if (e["task"], e["metric"]) == names[metric]:
+                rows.append({"run_id": cell["run_id"], "step": e["step"], "flops": e["flops"], "error": e["value"]})
+    return pd.DataFrame(rows) if rows else None
+
+
+def lr_evidence(df: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Learning rates tried at each budget's size of the checks: rows (budget, params, peak_lr, error, verdict).
+
+    The verdict compares means over seeds: ``inside`` when the rate used is best or between the others, ``flat``
+    when the better edge wins by less than the noise of seeds, else ``edge: lower is better`` or ``higher``.
+    """
+    import numpy as np
+    import pandas as pd
+
+    done = df[df["final"].astype(bool)]
+    checks = done[done["kind"] == "lr_check"]
+    used = done[done["kind"] != "lr_check"]
+    spread = [g[metric].to_numpy() for _, g in used.groupby(["budget", "params"]) if len(g) > 1]
+    degrees = sum(len(v) - 1 for v in spread)
+    noise = 2 * float(np.sqrt(sum(((v - v.mean()) ** 2).sum() for v in spread) / degrees)) if degrees else 0.0
+    rows = []
+    for (budget, params), group in checks.groupby(["budget", "params"]):
+        own = used[(used["budget"] == budget) & (used["params"] == params)]
+        if own.empty:
+            continue
+        rate, error = float(own["peak_lr"].iloc[0]), float(own[metric].mean())
+        tried = {rate: error} | {float(r): float(e) for r, e in zip(group["peak_lr"], group[metric], strict=True)}
+        best = min(tried, key=lambda r: tried[r])
+        side = "lower" if best < rate else "higher"
+        if best == rate:
+            verdict = "inside"
+        elif error - tried[best] <= noise:
+            verdict = f"flat: {side} is better by less than the noise"
+        else:
+            verdict = f"edge: {side} is better"
+        for r in sorted(tried):
+            rows.append(
+                {"budget": budget, "params": int(params), "peak_lr": r, "error": tried[r],
+                 "verdict": verdict if r == rate else ""}  # fmt: skip
+            )
+    return pd.DataFrame(rows, columns=["budget", "params", "peak_lr", "error", "verdict"])

@@ -1,0 +1,169 @@
+"""A family on paper: every cell of a sweep, kept or dropped with the reason, before anything runs. Loads no jax."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from clip_jax import flops
+from clip_jax.config import ConfigError, RunConfig, SweepConfig, run_id
+from clip_jax.presets import ladder
+
+LINES_A_RUN = 50  # of the metrics log
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One (model, budget, seed). ``reason`` says why it was dropped; None keeps it."""
+
+    rung: float
+    budget: float
+    kind: str  # cell | second_seed | lr_check
+    config: RunConfig
+    flops: float
+    seconds: float  # estimated
+    reason: str | None = None
+
+    @property
+    def run_id(self) -> str:
+        """Names the run's directory."""
+        return run_id(self.config)
+
+    @property
+    def params(self) -> int:
+        """Parameters of the model."""
+        return flops.params(self.config.model).total
+
+
+def make_cell(
+    config: SweepConfig, rung: float, budget: float, seed: int, *, kind: str = "cell", lr_factor: float = 1.0
+) -> Cell:
+    """The run that spends ``budget`` FLOPs on a rung, to the nearest whole step."""
+    base = config.base
+    model = ladder(rung, base.model)
+    step_flops = flops.training_flops(model, base.batch_size, base.batch_size).total
+    steps = max(2, round(budget / step_flops))
+    warmup = min(max(1, round(config.warmup_fraction * steps)), steps - 1)
+    peak_lr = config.base_lr * lr_factor * (config.base_width / model.image.width) ** config.lr_width_power
+    run = dataclasses.replace(
+        base,
+        model=model,
+        steps=steps,
+        seed=seed,
+        optim=dataclasses.replace(base.optim, peak_lr=float(f"{peak_lr:.6g}"), warmup_steps=warmup),
+        log_every=max(1, steps // LINES_A_RUN),
+    )
+    total = steps * step_flops
+    reason = None
+    if budget / step_flops < config.min_steps:
+        reason = f"too few steps: {budget / step_flops:.0f} < min_steps={config.min_steps}"
+    return Cell(rung, budget, kind, run, total, total / (config.gflops_per_second * 1e9), reason)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All cells of a sweep, in the order they run."""
+
+    config: SweepConfig
+    cells: tuple[Cell, ...]
+
+    @property
+    def kept(self) -> list[Cell]:
+        """The cells that run."""
+        return [c for c in self.cells if c.reason is None]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One plain row a cell, as ``plan.json`` keeps them."""
+        return [
+            {
+                "run_id": c.run_id, "rung": c.rung, "budget": c.budget, "seed": c.config.seed, "kind": c.kind,
+                "width": c.config.model.image.width, "depth": c.config.model.image.depth, "params": c.params,
+                "batch_size": c.config.batch_size, "samples_seen": c.config.samples_seen, "steps": c.config.steps,
+                "flops": c.flops, "peak_lr": c.config.optim.peak_lr, "seconds": c.seconds, "dropped": c.reason,
+            }  # fmt: skip
+            for c in self.cells
+        ]
+
+    def table(self) -> str:
+        """The plan for a terminal of 120 columns."""
+        lines = ["   budget   rung  width depth      params     samples    steps     FLOPs  est. time"]
+        for r in self.rows():
+            line = (
+                f" {r['budget']:8.2e}  {r['rung']:5g}  {r['width']:5d} {r['depth']:5d}  {r['params']:10,d}  "
+                f"{r['samples_seen']:10,d}  {r['steps']:7,d}  {r['flops']:8.2e}  {_time(r['seconds']):>9}"
+            )
+            lines.append(line + (f"  seed {r['seed']}" if r["dropped"] is None else f"  dropped: {r['dropped']}"))
+        kept = self.kept
+        budgets = {c.budget for c in kept}
+        per_slot = sum(c.seconds for c in kept) / self.config.slots
+        extra = len(self.config.seeds_at_best) + len(self.config.lr_checks)
+        later = sum(max(c.seconds for c in kept if c.budget == b) for b in budgets) * extra / self.config.slots
+        lines.append(
+            f" {len(kept)} runs kept, {len(self.cells) - len(kept)} dropped; about {_time(per_slot)} at "
+            f"{self.config.gflops_per_second:g} GFLOP/s a slot, {self.config.slots} at once"
+        )
+        lines.append(
+            f" then up to {extra * len(budgets)} runs at each budget's best (seeds {list(self.config.seeds_at_best)}, "
+            f"learning rates × {list(self.config.lr_checks)}): at most {_time(later)} more"
+        )
+        return "\n".join(lines)
+
+
+def _time(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def make_plan(config: SweepConfig, train_records: int | None = None) -> Plan:
+    """Ladder × budgets × seeds. Deterministic.
+
+    A cell is dropped when it has fewer than ``min_steps`` steps, would pass ``max_epochs`` over the data, or lies
+    further from the guessed optimum than ``sizes_per_budget`` allows.
+
+    Args:
+      config: the family.
+      train_records: distinct training pairs, for ``max_epochs``; None where the data is endless.
+
+    Raises:
+      ConfigError: no cell is left, or ``max_epochs`` is set for endless data.
+    """
+    if config.max_epochs and train_records is None:
+        raise ConfigError("max_epochs: would be ignored, the training data is endless")
+    cells: list[Cell] = []
+    seen: set[str] = set()
+    for budget in sorted(config.budgets):
+        for seed in config.seeds:
+            column = [make_cell(config, rung, budget, seed) for rung in sorted(config.rungs)]
+            for i, cell in enumerate(column):
+                epochs = cell.config.samples_seen / train_records if train_records else 0.0
+                if cell.reason is None and config.max_epochs and epochs > config.max_epochs:
+                    reason = f"{epochs:.1f} epochs > max_epochs={config.max_epochs:g}"
+                    column[i] = dataclasses.replace(cell, reason=reason)
+                elif cell.run_id in seen:
+                    column[i] = dataclasses.replace(cell, reason="the same run stands above")
+                seen.add(cell.run_id)
+            cells += _near_optimum(config, column)
+    plan = Plan(config, tuple(cells))
+    if not plan.kept:
+        raise ConfigError(f"budgets, rungs: no cell is left; the first was dropped: {cells[0].reason}")
+    return plan
+
+
+def _near_optimum(config: SweepConfig, column: list[Cell]) -> list[Cell]:
+    """Keep the sizes whose samples per parameter are nearest to the guess, in logarithm."""
+    possible = [c for c in column if c.reason is None]
+    if not config.sizes_per_budget or len(possible) <= config.sizes_per_budget:
+        return column
+
+    def distance(cell: Cell) -> float:
+        ratio = cell.config.samples_seen / cell.params
+        return abs(math.log(ratio / config.optimum_samples_per_param))
+
+    near = {c.run_id for c in sorted(possible, key=distance)[: config.sizes_per_budget]}
+    return [
+        c if c.reason or c.run_id in near else dataclasses.replace(c, reason="away from the guessed optimum")
+        for c in column
+    ]

@@ -1,0 +1,44 @@
+"""The whole story in a quarter of an hour: six budgets over 100× of FLOPs, on rendered scenes.
+
+Command:  make quickstart   (clip-jax sweep run --config=sweeps/quickstart.py)
+Hardware: 2 CPU cores.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        {
+            "name": "quickstart",
+            "base": {
+                "model": {
+                    "scan_layers": False,  # unrolled layers are faster on a CPU
+                    "image": {"image_size": 32, "patch_size": 8},
+                    "text": {"context_length": 20, "vocab_size": 1024},
+                },
+                "data": {"source": "scenes", "threads": 1},
+                "evals": {
+                    "zero_shot": ("scenes",),
+                    "examples": 480,
+                    "at_fractions": (0.25, 0.5),
+                    "val_pairs": 1024,
+                    "val_partitions": 2,
+                },
+                "batch_size": 128,
+                "checkpoint_every": 2000,
+            },
+            "rungs": (0.5, 1, 1.5, 2, 3),
+            "budgets": (1.2e10, 3e10, 7.5e10, 1.9e11, 4.8e11, 1.2e12),
+            "sizes_per_budget": 4,
+            "optimum_samples_per_param": 4.0,
+            "seeds": (0,),
+            "seeds_at_best": (1,),
+            "base_lr": 4e-3,
+            "base_width": 32,
+            "lr_checks": (0.5, 2.0),
+            "min_steps": 30,
+            "slots": 2,  # one core each
+            "gflops_per_second": 14,
+        }
+    )
