@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from clip_jax.config import RunConfig, SweepConfig, UserError, load, run_id
+from clip_jax.config import RunConfig, SweepConfig, UserError
+from clip_jax.config_io import load, run_id
 
 
 class _Parser(argparse.ArgumentParser):
@@ -135,7 +136,9 @@ def _flops(args: argparse.Namespace) -> None:
         line = f"{name:16s} {p.total:12,d} {p.image:11,d} {p.text:11,d}  "
         line += f"{f.total / 1e9:12.4g} {f.image / 1e9:8.4g} {f.text / 1e9:8.4g}"
         if not args.no_xla:
-            theirs = flops.xla_flops(model)
+            from clip_jax.models.count import xla_flops
+
+            theirs = xla_flops(model)
             line += f"  {theirs / 1e9:9.4g} ({theirs / f.total:.3f}×)"
         print(line)
 

@@ -137,41 +137,6 @@ def _jaxprs(value: Any) -> list[Any]:
     return found
 
 
-def _forward(config: ModelConfig) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    import jax
-    import jax.numpy as jnp
-    from flax import nnx
-
-    from clip_jax.models.clip import CLIP
-
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: CLIP(config, rngs=nnx.Rngs(0))))
-    images = jax.ShapeDtypeStruct((1, config.image.image_size, config.image.image_size, 3), jnp.float32)
-    tokens = jax.ShapeDtypeStruct((1, config.text.context_length), jnp.int32)
-
-    def forward(params: Any, images: Any, tokens: Any) -> Any:
-        model = nnx.merge(graphdef, params)
-        return model.encode_image(images), model.encode_text(tokens)
-
-    return forward, (nnx.as_pure(state), images, tokens)
-
-
-def walked_flops(config: ModelConfig) -> int:
-    """Forward FLOPs of one pair, by `jaxpr_flops` over the model itself: the check on the closed form."""
-    forward, args = _forward(config)
-    return jaxpr_flops(forward, *args)
-
-
-def xla_flops(config: ModelConfig) -> float:
-    """XLA's own number for the forward pass of one pair. It adds elementwise work; layers are unrolled for it,
-    since it counts the body of a scan once."""
-    import dataclasses
-
-    import jax
-
-    forward, args = _forward(dataclasses.replace(config, scan_layers=False, remat=False))
-    return float(jax.jit(forward).lower(*args).compile().cost_analysis()["flops"])
-
-
 # Dense peaks of one device, FLOP/s, from the makers' data sheets: (bfloat16, float32). The float32 column of the
 # NVIDIA parts is TF32, which is what XLA uses for float32 products at default precision.
 PEAKS = (

@@ -9,12 +9,8 @@ from clip_jax.config import ConfigError, ImageTowerConfig, ModelConfig, TextTowe
 
 def _vit(width: int, depth: int, patch: int, text_width: int, embed: int, image_size: int = 224) -> ModelConfig:
     return ModelConfig(
-        image=ImageTowerConfig(
-            width=width, depth=depth, heads=width // 64, image_size=image_size, patch_size=patch
-        ),
-        text=TextTowerConfig(
-            width=text_width, depth=12, heads=text_width // 64, context_length=77, vocab_size=49408
-        ),
+        image=ImageTowerConfig(width=width, depth=depth, heads=width // 64, image_size=image_size, patch_size=patch),
+        text=TextTowerConfig(width=text_width, depth=12, heads=text_width // 64, context_length=77, vocab_size=49408),
         embed_dim=embed,
         activation="quick_gelu",
     )

@@ -1,6 +1,8 @@
 """Strict numerics for every test: eight virtual CPU devices, no silent rank promotion, one compile cache."""
 
+import io
 import os
+import tarfile
 import tempfile
 from pathlib import Path
 
@@ -10,7 +12,19 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("CLIP_JAX_CACHE", str(Path(tempfile.gettempdir()) / "clip_jax_test_cache"))
 
 import jax
+import pytest
 from hypothesis import settings
+from PIL import Image
+
+from clip_jax.config import (
+    DataConfig,
+    EvalConfig,
+    ImageTowerConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    TextTowerConfig,
+)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", os.environ["CLIP_JAX_CACHE"])
@@ -19,3 +33,64 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 settings.register_profile("tests", deadline=None, max_examples=25)
 settings.load_profile("tests")
+
+
+@pytest.fixture
+def tiny_run():
+    """A run that trains in seconds on eight virtual devices."""
+    text = TextTowerConfig(width=16, depth=1, heads=2, context_length=16, vocab_size=400)
+    image = ImageTowerConfig(width=16, depth=1, heads=2, image_size=32, patch_size=16)
+    return RunConfig(
+        model=ModelConfig(image=image, text=text, embed_dim=16, scan_layers=False),
+        data=DataConfig(tokenizer_captions=200, threads=1),
+        optim=OptimConfig(peak_lr=3e-3, warmup_steps=2),
+        evals=EvalConfig(examples=24, val_pairs=16, val_partitions=2, retrieval_images=16, batch_size=32),
+        batch_size=16,
+        steps=8,
+        log_every=2,
+        checkpoint_every=4,
+    )
+
+
+def _write_shard(path, samples):
+    """A WebDataset shard of {member name: bytes}."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in samples.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def _jpeg(colour=(200, 30, 30), size=(40, 48)):
+    """A one-colour JPEG, (width, height) pixels."""
+    out = io.BytesIO()
+    Image.new("RGB", size, colour).save(out, "JPEG")
+    return out.getvalue()
+
+
+@pytest.fixture
+def write_shard():
+    """The function that writes a shard."""
+    return _write_shard
+
+
+@pytest.fixture
+def jpeg():
+    """The function that makes a picture."""
+    return _jpeg
+
+
+@pytest.fixture
+def pairs_dir(tmp_path):
+    """A WebDataset folder: 20 training and 20 held-out pairs, in two shards each."""
+    for split in ("train", "val"):
+        for shard in range(2):
+            samples = {}
+            for i in range(10):
+                key = f"{split}{shard}{i}"
+                samples[f"{key}.jpg"] = _jpeg((25 * i, 10 * shard, 90))
+                samples[f"{key}.txt"] = f"picture {i} of shard {shard}\nanother line {i}".encode()
+            _write_shard(tmp_path / "pairs" / split / f"{shard}.tar", samples)
+    return tmp_path / "pairs"

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from clip_jax.config import ConfigError, RunConfig, UserError
-from clip_jax.data.sources import BrokenRecord, Record, Source
+from clip_jax.data.sources import BrokenRecord, Source
 from clip_jax.data.tokenizers import BytePairTokenizer, Tokenizer, train_tokenizer
-from clip_jax.data.transforms import decode, decode_augmented
+from clip_jax.data.transforms import crop, decode, prepare
 
 Arrays = dict[str, np.ndarray]
 
@@ -30,21 +30,7 @@ class BrokenRecords:
             self.reasons[index] = reason
             count = len(self.reasons)
         if count > self.limit:
-            raise UserError(
-                f"{reason}; {count} records are broken, more than data.max_broken={self.limit} allows"
-            )
-
-
-def _read(source: Source, index: int, size: int, broken: BrokenRecords) -> tuple[Record, int]:
-    """The record at ``index``, or the next one that can be read."""
-    for index in range(index, index + broken.limit + 2):
-        place = index % len(source)
-        if place not in broken.reasons:
-            try:
-                return source[place], place
-            except BrokenRecord as error:
-                broken.add(place, str(error))
-    raise UserError(f"{broken.limit + 2} records in a row are broken; the last: {list(broken.reasons.values())[-1]}")
+            raise UserError(f"{reason}; {count} records are broken, more than data.max_broken={self.limit} allows")
 
 
 class BatchOfStep:
@@ -57,6 +43,7 @@ class BatchOfStep:
 
         self.config, self.source, self.tokenizer = config, source, tokenizer
         self.broken = BrokenRecords(config.data.max_broken)
+        self.kept: dict[int, tuple[np.ndarray, tuple[str, ...]]] = {}
         share = config.batch_size // processes
         self.columns = np.arange(process * share, (process + 1) * share)
         self.endless = getattr(source, "infinite", False) and not config.data.unique_samples
@@ -86,15 +73,37 @@ class BatchOfStep:
         }
 
     def _pair(self, index: int, position: int) -> tuple[np.ndarray, str]:
-        size = self.config.model.image.image_size
-        while True:
-            record, place = _read(self.source, index, size, self.broken)
-            rng = np.random.default_rng([self.config.seed, position])
-            caption = record.captions[int(rng.integers(len(record.captions)))]
+        """One view and one of its captions, drawn by (seed, position)."""
+        picture, captions = self._read(index)
+        rng = np.random.default_rng([self.config.seed, position])
+        caption = captions[int(rng.integers(len(captions)))]
+        return crop(picture, self.config.model.image.image_size, self.config.data.augment, rng), caption
+
+    def _read(self, index: int) -> tuple[np.ndarray, tuple[str, ...]]:
+        """The prepared picture and captions of a record, or of the next one that can be read."""
+        data, count = self.config.data, len(self.source)
+        for step in range(data.max_broken + 2):
+            place = (index + step) % count
+            if place in self.kept:
+                return self.kept[place]
+            if place in self.broken.reasons:
+                continue
+            record = None
             try:
-                return decode_augmented(record.image, size, self.config.data.augment, rng), caption
+                record = self.source[place]
+                found = (
+                    prepare(record.image, self.config.model.image.image_size, data.augment),
+                    record.captions,
+                )
             except BrokenRecord as error:
-                self.broken.add(place, f"{record.key}: {error}")
+                self.broken.add(place, f"{record.key}: {error}" if record else str(error))
+                continue
+            if data.keep_decoded:
+                self.kept[place] = found
+            return found
+        raise UserError(
+            f"{data.max_broken + 2} records in a row are broken; the last: {list(self.broken.reasons.values())[-1]}"
+        )
 
 
 class Batches:

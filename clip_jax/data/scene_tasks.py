@@ -11,7 +11,7 @@ from clip_jax.data import scene_text as text
 from clip_jax.data.classification import ClassificationSet
 from clip_jax.data.scenes import FAMILIES, Scenes, allowed_colour, render, sample, world
 
-COMMON, MIDDLING = 16, 64  # ranks that end the common and the middling objects
+HEAD, COMMON, MIDDLING = 4, 16, 64  # ranks that end the bands of objects
 _PLAIN = ("{c}", "a picture of {c}", "a drawing of {c}", "this is {c}.")
 
 
@@ -32,15 +32,16 @@ def _single(s: Scenes) -> Scenes:
 def zero_shot_tasks(config: ScenesConfig, image_size: int, examples: int) -> list[ClassificationSet]:
     """Every task, each with ``examples`` pictures spread evenly over its classes. A pure function of its arguments.
 
-    ``background colour size count texture position relation family``, objects by frequency
-    (``object_common object_middling object_rare``), pairs of colour and family that training withheld
+    ``background colour count texture position relation family``, objects by frequency
+    (``object_head object_common object_middling object_rare``), pairs of colour and family that training withheld
     (``composition``), and common objects in another drawing style (``style_shift``).
     """
     w = world(config)
     ranks = config.objects
     by_rank = w.object_of_rank
     bands = {
-        "object_common": by_rank[: min(COMMON, ranks)],
+        "object_head": by_rank[: min(HEAD, ranks)],
+        "object_common": by_rank[HEAD : min(COMMON, ranks)],
         "object_middling": by_rank[COMMON : min(MIDDLING, ranks)],
         "object_rare": by_rank[MIDDLING:],
         "style_shift": by_rank[: min(COMMON, ranks)],
@@ -107,13 +108,12 @@ def zero_shot_tasks(config: ScenesConfig, image_size: int, examples: int) -> lis
     relations = _with(tuple("a red " + noun + " {c} a blue " + noun for noun in text.NOUNS))
     add("background", list(text.BACKGROUNDS), grounds, setter("background"))
     add("colour", list(text.COLOURS), _SOME, setter("colour"))
-    add("size", list(text.SIZES), _SOME, setter("size"))
     add("count", ["an object", *(f"{n} objects" for n in text.NUMBERS[1:])], _PLAIN, put_count)
     add("texture", list(text.TEXTURES), _SOME, setter("texture"))
     add("position", list(text.CORNERS), corners, setter("corner"))
     add("relation", list(text.RELATIONS), relations, put_relation)
     add("family", [w.families[f] for f in range(FAMILIES)], _OF_A, put_family)
-    for band in ("object_common", "object_middling", "object_rare"):
+    for band in ("object_head", "object_common", "object_middling", "object_rare"):
         add(band, [w.names[o] for o in bands[band]], _OF_A, put_object(bands[band]))
     add("composition", [f"{text.COLOURS[c]} {w.families[f]}" for f, c in pairs], _OF_A, put_pair)
     add(

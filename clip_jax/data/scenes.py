@@ -153,7 +153,7 @@ def sample(config: ScenesConfig, stream: int, index: np.ndarray) -> Scenes:
         rank = np.minimum(np.searchsorted(w.cumulative, u(field), side="right"), config.objects - 1)
         return w.object_of_rank[rank]
 
-    related = u(_RELATED) < 0.25
+    related = u(_RELATED) < 0.2
     first, second = draw_object(_OBJECT), draw_object(_OTHER)
     second = np.where(second == first, (second + 1) % config.objects, second)
     colours = len(text.COLOURS)
@@ -162,7 +162,7 @@ def sample(config: ScenesConfig, stream: int, index: np.ndarray) -> Scenes:
         colour=allowed_colour(w, first, (u(_COLOUR) * colours).astype(np.int64)),
         texture=_pick(u(_TEXTURE), (10, 1, 1, 1, 1, 1)),
         size=(u(_SIZE) < 0.6).astype(np.int64),
-        count=np.where(related, 0, _pick(u(_COUNT), (5, 2, 1.5, 1.5))),
+        count=np.where(related, 0, _pick(u(_COUNT), (6, 2, 1, 1))),
         corner=(u(_CORNER) * 4).astype(np.int64),
         background=_pick(u(_GROUND_F), (4, 2, 2, 1, 1, 1)),
         other=np.where(related, second, -1),
@@ -253,7 +253,7 @@ class ScenesSource:
             u(_S_COLOUR) < 0.6,
             (u(_S_TEXTURE) < 0.5) & ((s.texture > 0) | (u(_S_TEXTURE) < 0.2)),
             u(_S_SIZE) < 0.4,
-            u(_S_PLACE) < 0.7,
+            u(_S_PLACE) < 0.85,
             u(_S_GROUND) < 0.35,
             (u(_OPENING) * len(text.OPENINGS)).astype(np.int64),
             (u(_CLOSING) * len(text.CLOSINGS)).astype(np.int64),

@@ -59,31 +59,37 @@ def decode(image: bytes | np.ndarray, size: int) -> np.ndarray:
     return _crop(picture, size, (w - size) // 2, (h - size) // 2)
 
 
-def decode_augmented(image: bytes | np.ndarray, size: int, kind: str, rng: np.random.Generator) -> np.ndarray:
+def prepare(image: bytes | np.ndarray, size: int, kind: str) -> np.ndarray:
+    """What `crop` of that kind draws its views from, uint8 [h, w, 3]. Raises BrokenRecord."""
+    if kind in ("none", "flip"):
+        return decode(image, size)
+    # random crops want more picture than the view: a little more, or (resized crops) twice as much
+    short = round(size * LARGER) if kind == "square_crop" else 2 * size
+    return np.asarray(_resize_short(_open(image, short), short), np.uint8)
+
+
+def crop(prepared: np.ndarray, size: int, kind: str, rng: np.random.Generator) -> np.ndarray:
     """A training view, uint8 [size, size, 3], as ``data.augment`` asks; all chance comes from ``rng``.
 
-    ``none``: `decode`. ``flip``: that, mirrored half the time. ``square_crop``: a random square of the resized
-    image, the paper's only augmentation. ``random_resized_crop``: a random part of half to all of the area and
-    3:4 to 4:3 in shape (Szegedy et al., 2015), resized. Raises BrokenRecord when the bytes are no image.
+    ``none``: the centre square. ``flip``: that, mirrored half the time. ``square_crop``: a random square of the
+    resized image, the paper's only augmentation. ``random_resized_crop``: a random part of half to all of the
+    area and 3:4 to 4:3 in shape (Szegedy et al., 2015), resized.
     """
     if kind == "none":
-        return decode(image, size)
+        return prepared
     if kind == "flip":
-        view = decode(image, size)
-        return np.ascontiguousarray(view[:, ::-1]) if rng.random() < 0.5 else view
+        return np.ascontiguousarray(prepared[:, ::-1]) if rng.random() < 0.5 else prepared
+    h, w = prepared.shape[:2]
     if kind == "square_crop":
-        picture = _resize_short(_open(image, size), round(size * LARGER))
-        w, h = picture.size
-        return _crop(picture, size, int(rng.integers(w - size + 1)), int(rng.integers(h - size + 1)))
+        top, left = int(rng.integers(h - size + 1)), int(rng.integers(w - size + 1))
+        return prepared[top : top + size, left : left + size]
     from PIL import Image
 
-    picture = _open(image, size)
-    w, h = picture.size
     area, ratio = w * h * rng.uniform(*AREA), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
     cw, ch = min(w, max(1, round((area * ratio) ** 0.5))), min(h, max(1, round((area / ratio) ** 0.5)))
     left, top = int(rng.integers(w - cw + 1)), int(rng.integers(h - ch + 1))
     box = (left, top, left + cw, top + ch)
-    return np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC, box=box), np.uint8)
+    return np.asarray(Image.fromarray(prepared).resize((size, size), Image.Resampling.BICUBIC, box=box), np.uint8)
 
 
 def normalise(images: jax.Array) -> jax.Array:

@@ -37,7 +37,7 @@ class Encoder:
             part = rows[start : start + self.batch_size]
             missing = self.batch_size - len(part)
             padded = np.concatenate([part, np.repeat(part[-1:], missing, 0)]) if missing else part
-            array = jax.make_array_from_callback(padded.shape, self._sharding, lambda i, p=padded: p[i])
+            array = jax.make_array_from_callback(padded.shape, self._sharding, padded.__getitem__)
             waiting.append(function(params, array))
         return np.concatenate([np.asarray(x) for x in waiting])[: len(rows)]
 

@@ -73,7 +73,13 @@ def make_evaluator(config: RunConfig, built: Any, mesh: Mesh, held_out: Source, 
             chance = float(np.mean([1 - 1 / len(s.class_names) for s in sets]))
             examples = sum(len(s.labels) for s in sets)
             rows.append(
-                {"task": "zero_shot_mean", "metric": "error", "value": error, "examples": examples, "chance": chance}
+                {
+                    "task": "zero_shot_mean",
+                    "metric": "error",
+                    "value": error,
+                    "examples": examples,
+                    "chance": chance,
+                }
             )
         rows += recalls(
             encoder.images(params, retrieval["images"]),

@@ -23,9 +23,7 @@ def dense_contrastive_loss(image: jax.Array, text: jax.Array, logit_scale: jax.A
     return jnp.mean((rows + columns) / 2 - own)
 
 
-def sharded_contrastive_loss(
-    image: jax.Array, text: jax.Array, logit_scale: jax.Array, *, mesh: Mesh
-) -> jax.Array:
+def sharded_contrastive_loss(image: jax.Array, text: jax.Array, logit_scale: jax.Array, *, mesh: Mesh) -> jax.Array:
     """Equal to `dense_contrastive_loss`; each device forms only its own [B/devices, B] rows and columns.
 
     Embeddings [B, E] are split over both mesh axes; the other side is gathered, B·E numbers a device.

@@ -74,7 +74,9 @@ def build(config: ModelConfig, mesh: Mesh) -> Built:
         graphdef, state = nnx.split(nnx.eval_shape(lambda: CLIP(config, rngs=nnx.Rngs(0))))
         specs = nnx.as_pure(nnx.get_partition_spec(state))
     shardings = jax.tree.map(
-        lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec)
+        lambda spec: NamedSharding(mesh, spec),
+        specs,
+        is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec),
     )
     return Built(graphdef, nnx.as_pure(state), shardings)
 

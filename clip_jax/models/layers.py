@@ -104,7 +104,15 @@ class Stack(nnx.Module):
         )
         def create(r: nnx.Rngs) -> Block:
             return Block(
-                width, heads, mlp_width, depth, causal=causal, act=act, dtype=dtype, param_dtype=param_dtype, rngs=r
+                width,
+                heads,
+                mlp_width,
+                depth,
+                causal=causal,
+                act=act,
+                dtype=dtype,
+                param_dtype=param_dtype,
+                rngs=r,
             )
 
         self.blocks = create(rngs)

@@ -21,9 +21,7 @@ class TextTransformer(nnx.Module):
         c = config.text
         dtype, param_dtype = jnp.dtype(config.compute_dtype), jnp.dtype(config.param_dtype)
         self.token = named_param(normal(0.02), (c.vocab_size, c.width), ("vocab", "embed"), param_dtype, rngs)
-        self.position = named_param(
-            normal(0.01), (c.context_length, c.width), ("position", "embed"), param_dtype, rngs
-        )
+        self.position = named_param(normal(0.01), (c.context_length, c.width), ("position", "embed"), param_dtype, rngs)
         self.blocks = Stack(
             c.width, c.heads, c.mlp_width, c.depth, causal=True, act=config.activation, dtype=dtype,
             param_dtype=param_dtype, remat=config.remat, scan=config.scan_layers, rngs=rngs,

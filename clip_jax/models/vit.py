@@ -38,9 +38,7 @@ class VisionTransformer(nnx.Module):
             param_dtype=param_dtype, remat=config.remat, scan=config.scan_layers, rngs=rngs,
         )  # fmt: skip
         self.ln_post = layer_norm(c.width, param_dtype=param_dtype, rngs=rngs)
-        self.projection = named_param(
-            normal(std), (c.width, config.embed_dim), ("embed", "joint"), param_dtype, rngs
-        )
+        self.projection = named_param(normal(std), (c.width, config.embed_dim), ("embed", "joint"), param_dtype, rngs)
         self.size, self.dtype = c.image_size, dtype
 
     def __call__(self, images: jax.Array) -> jax.Array:

@@ -42,6 +42,15 @@ def _plain_ticks(axis: Any) -> None:
     axis.yaxis.set_minor_formatter(NullFormatter())
 
 
+def _size_ticks(axis: Any) -> None:
+    """Labels like 30 k on a logarithmic axis of parameters."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(EngFormatter(places=0))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+
+
 def _colour_of(df: pd.DataFrame) -> Any:
     from matplotlib import colormaps
     from matplotlib.colors import LogNorm
@@ -75,7 +84,15 @@ def error_against_flops(
                 part = part.sort_values("flops")
                 axis.plot(part["flops"], part["error"], color=cmap(norm(of[run_id])), alpha=0.3, linewidth=0.8)
     axis.scatter(df["flops"], df[metric], c=df["params"], cmap=cmap, norm=norm, s=22, edgecolor="white", linewidth=0.4)
-    axis.plot(frontier["flops"], frontier["error"], "o", mfc="none", mec="black", ms=9, label="best size of a budget")
+    axis.plot(
+        frontier["flops"],
+        frontier["error"],
+        "o",
+        mfc="none",
+        mec="black",
+        ms=9,
+        label="best size of a budget",
+    )
     if len(frontier):
         grid = np.geomspace(frontier["flops"].min() / 1.3, frontier["flops"].max() * 12, 200)
         for ensemble in ensembles:
@@ -87,7 +104,9 @@ def error_against_flops(
             )  # fmt: skip
             if best:
                 low, high = ensemble.band(grid, observation=False)
-                axis.fill_between(grid, low, high, color=FORM_COLOURS[name], alpha=0.15, linewidth=0, label="its 95 % band")
+                axis.fill_between(
+                    grid, low, high, color=FORM_COLOURS[name], alpha=0.15, linewidth=0, label="its 95 % band"
+                )
     for row in check:
         if row["form"] == winner:
             axis.errorbar(
@@ -139,7 +158,15 @@ def isoflop_parabolas(path: Path, df: pd.DataFrame, parabolas: list[dict[str, An
         part = sizes[sizes["budget"] == parabola["budget"]]
         label = f"{parabola['budget']:.2g}"
         fitted = parabola["coefficients"] is not None
-        axis.plot(part["params"], part["error"], "o" if fitted else "o--", color=colour, ms=5, linewidth=0.7, label=label)
+        axis.plot(
+            part["params"],
+            part["error"],
+            "o" if fitted else "o--",
+            color=colour,
+            ms=5,
+            linewidth=0.7,
+            label=label,
+        )
         if fitted:
             a, b, c, middle = parabola["coefficients"]
             x = np.linspace(np.log(part["params"].min()), np.log(part["params"].max()), 80)
@@ -148,7 +175,15 @@ def isoflop_parabolas(path: Path, df: pd.DataFrame, parabolas: list[dict[str, An
             axis.plot(parabola["params"], parabola["error"], "*", color=colour, ms=12, mec="white", mew=0.6)
     axis.set(xscale="log", yscale="log", xlabel="parameters", ylabel=_label(metric), title="IsoFLOP curves")
     _plain_ticks(axis)
-    axis.legend(title="FLOPs", fontsize=7.5, title_fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    _size_ticks(axis)
+    axis.legend(
+        title="FLOPs",
+        fontsize=7.5,
+        title_fontsize=8,
+        frameon=False,
+        loc="center left",
+        bbox_to_anchor=(1, 0.5),
+    )
     figure.savefig(path, dpi=DPI)
 
 
@@ -158,7 +193,15 @@ def residuals(path: Path, frontier: pd.DataFrame, ensembles: list[Ensemble]) -> 
     for ensemble in ensembles:
         name = ensemble.fit.law.name
         off = np.log(frontier["error"].to_numpy(float) / ensemble.fit.predict(frontier["flops"].to_numpy(float)))
-        axis.plot(frontier["flops"], off, "o" + FORM_DASHES[name], color=FORM_COLOURS[name], ms=4, linewidth=1, label=name)
+        axis.plot(
+            frontier["flops"],
+            off,
+            "o" + FORM_DASHES[name],
+            color=FORM_COLOURS[name],
+            ms=4,
+            linewidth=1,
+            label=name,
+        )
     axis.axhline(0, color="0.3", linewidth=0.8)
     axis.set(xscale="log", xlabel="training FLOPs", ylabel="ln(measured / fitted)", title="Residuals")
     if ensembles:

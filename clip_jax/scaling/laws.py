@@ -14,11 +14,24 @@ Array = np.ndarray
 class Law(Protocol):
     """A form with free parameters ``theta`` over x = ln(C / C_ref)."""
 
-    name: str
-    formula: str
-    parameters: tuple[str, ...]
-    asymptote: str | None  # the parameter that few points cannot tell
-    pinned: float  # and its value then
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def formula(self) -> str: ...
+
+    @property
+    def parameters(self) -> tuple[str, ...]: ...
+
+    @property
+    def asymptote(self) -> str | None:
+        """The parameter that few points cannot tell."""
+        ...
+
+    @property
+    def pinned(self) -> float:
+        """Its value then."""
+        ...
 
     def predict(self, theta: Array, x: Array) -> Array: ...
 
@@ -104,7 +117,11 @@ class SigmoidLogC:
         """Lower and upper limits of theta: the top lies between the highest error seen and 1."""
         width = float(np.ptp(x)) + 1.0
         top = min(float(np.max(y)) * 0.999, 0.999)
-        return [top, 0.0, float(x.min()) - 10 * width], [max(1.0, float(np.max(y)) * 1.5), 20.0, x.max() + 10 * width]
+        return [top, 0.0, float(x.min()) - 10 * width], [
+            max(1.0, float(np.max(y)) * 1.5),
+            20.0,
+            x.max() + 10 * width,
+        ]
 
     def starts(self, x: Array, y: Array) -> list[list[float]]:
         """Where to begin."""

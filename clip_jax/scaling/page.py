@@ -15,7 +15,18 @@ from clip_jax.scaling.uncertainty import Ensemble
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS = ("run_id", "budget", "flops", "params", "samples_seen", "batch_size", "seed", "peak_lr", "kind", "val_loss_refit")
+COLUMNS = (
+    "run_id",
+    "budget",
+    "flops",
+    "params",
+    "samples_seen",
+    "batch_size",
+    "seed",
+    "peak_lr",
+    "kind",
+    "val_loss_refit",
+)
 FIGURES = (
     ("learning_curves.png", "Learning curves"),
     ("isoflop.png", "IsoFLOP curves"),
@@ -101,7 +112,9 @@ def _plain_rows(df: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(k): v.item() if isinstance(v, np.generic) else v for k, v in r.items()} for r in rows]
 
 
-def _interactive(law: dict[str, Any], runs: list[dict[str, Any]], ensembles: list[Ensemble], curves: Any) -> dict[str, Any]:
+def _interactive(
+    law: dict[str, Any], runs: list[dict[str, Any]], ensembles: list[Ensemble], curves: Any
+) -> dict[str, Any]:
     from matplotlib import colormaps
     from matplotlib.colors import LogNorm, to_hex
 
@@ -130,16 +143,26 @@ def _interactive(law: dict[str, Any], runs: list[dict[str, Any]], ensembles: lis
                 lines.append({"colour": colour[run_id], "points": points})
     dots = [
         {
-            "x": r["flops"], "y": r[metric], "colour": colour[r["run_id"]],
+            "x": r["flops"],
+            "y": r[metric],
+            "colour": colour[r["run_id"]],
             "best": (r["budget"], r["params"]) in best,
             "tip": "\n".join(f"{c}: {_text(r[c])}" for c in (*COLUMNS, metric) if c in r),
-        }  # fmt: skip
+        }
         for r in runs
     ]
-    return {"metric": metric.replace("_", " "), "grid": grid.tolist(), "forms": forms, "runs": dots, "curves": lines}
+    return {
+        "metric": metric.replace("_", " "),
+        "grid": grid.tolist(),
+        "forms": forms,
+        "runs": dots,
+        "curves": lines,
+    }
 
 
-def write_page(path: Path, law: dict[str, Any], df: pd.DataFrame, ensembles: list[Ensemble], curves: Any = None) -> None:
+def write_page(
+    path: Path, law: dict[str, Any], df: pd.DataFrame, ensembles: list[Ensemble], curves: Any = None
+) -> None:
     """Write ``report.html`` beside the figures. Nothing is fetched from a network when it is opened."""
     runs = _plain_rows(df)
     data = json.dumps(_interactive(law, runs, ensembles, curves), allow_nan=False).replace("</", "<\\/")
@@ -154,28 +177,69 @@ def write_page(path: Path, law: dict[str, Any], df: pd.DataFrame, ensembles: lis
     parts.append("<h2>Forms</h2>")
     fits = [
         {
-            "form": f["form"], "law": f["formula"], "values": ", ".join(f"{k} = {v:.4g}" for k, v in f["values"].items()),
-            "exponent": f["exponent"]["value"], "low": f["exponent"]["low"], "high": f["exponent"]["high"],
-            "agreeing_starts": f"{f['agree']} of {f['starts']}", "status": "; ".join([f["status"], *f["notes"]]),
+            "form": f["form"],
+            "law": f["formula"],
+            "values": ", ".join(f"{k} = {v:.4g}" for k, v in f["values"].items()),
+            "exponent": f["exponent"]["value"],
+            "low": f["exponent"]["low"],
+            "high": f["exponent"]["high"],
+            "agreeing_starts": f"{f['agree']} of {f['starts']}",
+            "status": "; ".join([f["status"], *f["notes"]]),
             "extrapolation": next(
                 (s["mean_abs_log_error"] for s in law["extrapolation"] if s["form"] == f["form"]), None
             ),
-        }  # fmt: skip
+        }
         for f in law["fits"]
     ]
     parts.append(
-        _table(fits, ("form", "law", "values", "exponent", "low", "high", "agreeing_starts", "extrapolation", "status"))
+        _table(
+            fits,
+            (
+                "form",
+                "law",
+                "values",
+                "exponent",
+                "low",
+                "high",
+                "agreeing_starts",
+                "extrapolation",
+                "status",
+            ),
+        )
     )
     if law["forecast_check"]:
         parts.append("<h2>Forecast check: the largest budget, from the others</h2>")
-        columns = ("form", "predicted", "measured", "error", "low", "high", "width", "naive", "naive_error", "verdict")
+        columns = (
+            "form",
+            "predicted",
+            "measured",
+            "error",
+            "low",
+            "high",
+            "width",
+            "naive",
+            "naive_error",
+            "verdict",
+        )
         parts.append(_table(law["forecast_check"], columns))
     if law["next_budget"]:
         parts.append("<h2>Ten times more compute</h2>")
         parts.append(_table(law["next_budget"], ("form", "flops", "predicted", "low", "high")))
     parts.append("<h2>Best of each budget</h2>")
-    columns = ("budget", "params", "samples_seen", "seeds", "error", "sd", "drop", "noise", "falls", "sizes", "bracketed")
-    parts.append(_table(law["frontier"], columns))
+    best_columns = (
+        "budget",
+        "params",
+        "samples_seen",
+        "seeds",
+        "error",
+        "sd",
+        "drop",
+        "noise",
+        "falls",
+        "sizes",
+        "bracketed",
+    )
+    parts.append(_table(law["frontier"], best_columns))
     allocation = law["allocation"]
     if allocation["status"] == "identified":
         parts.append(

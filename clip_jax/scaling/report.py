@@ -16,7 +16,13 @@ from clip_jax.scaling.fit import fit_law
 from clip_jax.scaling.frontier import allocation, compute_optimal, isoflop, seed_noise
 from clip_jax.scaling.laws import LAWS
 from clip_jax.scaling.table import fit_rows, prepare, read_table
-from clip_jax.scaling.uncertainty import Ensemble, bootstrap, exponent_of, extrapolation_scores, forecast_check
+from clip_jax.scaling.uncertainty import (
+    Ensemble,
+    bootstrap,
+    exponent_of,
+    extrapolation_scores,
+    forecast_check,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,14 +30,16 @@ if TYPE_CHECKING:
 LEAST_BUDGETS = 3
 
 
-def _analyse(df: pd.DataFrame, metric: str, lr_evidence: pd.DataFrame | None) -> tuple[dict[str, Any], Any, list[Ensemble]]:
+def _analyse(
+    df: pd.DataFrame, metric: str, lr_evidence: pd.DataFrame | None
+) -> tuple[dict[str, Any], Any, list[Ensemble]]:
     rows, left_out = fit_rows(df, metric)
     if rows.empty:
         raise UserError(f"no run may enter the fit of {metric}; the first was left out: {left_out[0]['reason']}")
     frontier = compute_optimal(rows, metric)
     sd, degrees = seed_noise(rows, metric)
     per_point = sd / math.sqrt(float(frontier["seeds"].mean()))
-    noise = {"seed_sd": per_point, "seed_degrees": degrees}
+    noise: dict[str, Any] = {"seed_sd": per_point, "seed_degrees": degrees}
     c, y = frontier["flops"].to_numpy(float), frontier["error"].to_numpy(float)
     parabolas = isoflop(rows, metric)
     law: dict[str, Any] = {
@@ -71,24 +79,36 @@ def _analyse(df: pd.DataFrame, metric: str, lr_evidence: pd.DataFrame | None) ->
         fit = ensemble.fit
         law["fits"].append(
             {
-                "form": fit.law.name, "formula": fit.law.formula, "values": fit.values, "status": fit.status,
-                "notes": list(fit.notes), "starts": fit.starts, "agree": fit.agree, "points": fit.points,
-                "residual_sd": fit.residual_sd, "exponent": exponent_of(ensemble),
+                "form": fit.law.name,
+                "formula": fit.law.formula,
+                "values": fit.values,
+                "status": fit.status,
+                "notes": list(fit.notes),
+                "starts": fit.starts,
+                "agree": fit.agree,
+                "points": fit.points,
+                "residual_sd": fit.residual_sd,
+                "exponent": exponent_of(ensemble),
                 "intervals": {name: ensemble.interval(name) for name in fit.values},
-            }  # fmt: skip
+            }
         )
         target = float(c.max() * 10)
         low, high = ensemble.band(target)
         law["next_budget"].append(
-            {"form": fit.law.name, "flops": target, "predicted": float(fit.predict(target)), "low": float(low),
-             "high": float(high)}  # fmt: skip
+            {
+                "form": fit.law.name,
+                "flops": target,
+                "predicted": float(fit.predict(target)),
+                "low": float(low),
+                "high": float(high),
+            }
         )
     return law, frontier, ensembles
 
 
 def _with_drops(frontier: pd.DataFrame, sd: float, degrees: int) -> list[dict[str, Any]]:
     """Each budget's best, and whether the error falls to the next budget by more than twice its noise."""
-    rows = frontier.to_dict("records")
+    rows: list[Any] = frontier.to_dict("records")
     for now, after in zip(rows, [*rows[1:], None], strict=True):
         now["drop"] = now["noise"] = now["falls"] = None
         if after is not None:
@@ -130,7 +150,15 @@ def write_report(
     out.mkdir(parents=True, exist_ok=True)
     rows, _ = fit_rows(df, metric)
     figures.error_against_flops(
-        out / "error_vs_flops.png", rows, frontier, ensembles, law["winner"], metric, title, law["forecast_check"], curves
+        out / "error_vs_flops.png",
+        rows,
+        frontier,
+        ensembles,
+        law["winner"],
+        metric,
+        title,
+        law["forecast_check"],
+        curves,
     )
     figures.learning_curves(out / "learning_curves.png", rows, curves, metric)
     figures.isoflop_parabolas(out / "isoflop.png", rows, law["isoflop"], metric)
@@ -164,7 +192,10 @@ def fit_table(path: str | Path, metric: str = "error_mean") -> dict[str, Any]:
 
 def text_summary(law: dict[str, Any]) -> str:
     """The law for a terminal of 100 columns."""
-    lines = [f"{law['title']}  ({law['metric']}; {law['runs']} runs over {law['flops_span']:.0f}× of FLOPs)", ""]
+    lines = [
+        f"{law['title']}  ({law['metric']}; {law['runs']} runs over {law['flops_span']:.0f}× of FLOPs)",
+        "",
+    ]
     lines.append("   budget      params     samples  seeds   error     sd  drop to next  beyond noise  bracketed")
     for r in law["frontier"]:
         sd = "-" if r["sd"] is None else f"{r['sd']:.4f}"
@@ -182,16 +213,18 @@ def text_summary(law: dict[str, Any]) -> str:
         )
     else:
         lines.append(f"  exponents of optimal size and samples {a['status']}")
-    lines += ["", "  form                   law                                  exponent  95 % interval     extrapolation"]
+    lines += [
+        "",
+        "  form                   law                                  exponent  95 % interval     extrapolation",
+    ]
     scores = {s["form"]: s["mean_abs_log_error"] for s in law["extrapolation"]}
     for f in law["fits"]:
         e = f["exponent"]
         values = ", ".join(f"{k}={v:.3g}" for k, v in f["values"].items() if k != e["name"])
         score = f"{scores[f['form']]:.4f}" if f["form"] in scores else "-"
         mark = " *" if f["form"] == law["winner"] else ""
-        lines.append(
-            f"  {f['form']:21s}  {values:35s}  {e['name']}={e['value']:.4f}  [{e['low']:.4f}, {e['high']:.4f}]  {score}{mark}"
-        )
+        interval = f"[{e['low']:.4f}, {e['high']:.4f}]"
+        lines.append(f"  {f['form']:21s}  {values:35s}  {e['name']}={e['value']:.4f}  {interval}  {score}{mark}")
         if f["status"] != "converged" or f["notes"]:
             lines.append(f"      {'; '.join([f['status'], *f['notes']])}")
     lines.append(f"  {law['why']}")
@@ -209,9 +242,13 @@ def text_summary(law: dict[str, Any]) -> str:
             )
     for r in law["next_budget"]:
         if r["form"] == law["winner"]:
-            lines.append(f"  at {r['flops']:.1e} FLOPs it expects {r['predicted']:.4f} [{r['low']:.4f}, {r['high']:.4f}]")
+            lines.append(
+                f"  at {r['flops']:.1e} FLOPs it expects {r['predicted']:.4f} [{r['low']:.4f}, {r['high']:.4f}]"
+            )
     edges = [r for r in law["lr_evidence"] if str(r.get("verdict", "")).startswith("edge")]
     if law["lr_evidence"]:
         budgets = len({r["budget"] for r in law["lr_evidence"]})
-        lines.append(f"  learning rate: {budgets - len({r['budget'] for r in edges})} of {budgets} budgets inside the rates tried")
+        lines.append(
+            f"  learning rate: {budgets - len({r['budget'] for r in edges})} of {budgets} budgets inside the rates tried"
+        )
     return "\n".join(lines)

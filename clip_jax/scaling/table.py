@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clip_jax.config import UserError
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 REQUIRED = ("run_id", "flops", "params", "samples_seen")
-DEFAULTS: dict[str, object] = {"seed": 0, "final": True, "kind": "cell", "batch_size": 0}
+DEFAULTS: dict[str, Any] = {"seed": 0, "final": True, "kind": "cell", "batch_size": 0}
 LR_CHECK = "lr_check"
 
 

@@ -71,7 +71,10 @@ def bootstrap(
     fits = []
     for scatter in noise:
         errors = centre * np.exp(scatter * rng.standard_normal(len(x)))
-        starts = [fit.theta.tolist(), *fit.law.starts(x, errors)[:: max(1, len(fit.law.starts(x, errors)) // 2)]]
+        starts = [
+            fit.theta.tolist(),
+            *fit.law.starts(x, errors)[:: max(1, len(fit.law.starts(x, errors)) // 2)],
+        ]
         fits.append(fit_law(fit.law, flops, errors, starts=starts, pin=pinned))
     return Ensemble(fit, fits, noise)
 
@@ -107,12 +110,21 @@ def forecast_check(
             verdict = "beats the naive guess" if closer else "does not beat the naive guess"
         rows.append(
             {
-                "form": law.name, "flops": float(flops[-1]), "predicted": predicted, "measured": measured,
-                "error": predicted - measured, "low": low, "high": high, "width": high - low,
-                "inside": bool(low <= measured <= high), "naive": naive, "naive_error": naive - measured,
-                "beats_naive": bool(closer and high - low <= measured), "verdict": verdict,
+                "form": law.name,
+                "flops": float(flops[-1]),
+                "predicted": predicted,
+                "measured": measured,
+                "error": predicted - measured,
+                "low": low,
+                "high": high,
+                "width": high - low,
+                "inside": bool(low <= measured <= high),
+                "naive": naive,
+                "naive_error": naive - measured,
+                "beats_naive": bool(closer and high - low <= measured),
+                "verdict": verdict,
                 "notes": list(ensemble.fit.notes),
-            }  # fmt: skip
+            }
         )
     return rows
 

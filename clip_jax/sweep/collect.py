@@ -111,7 +111,12 @@ def lr_evidence(df: pd.DataFrame, metric: str) -> pd.DataFrame:
             verdict = f"edge: {side} is better"
         for r in sorted(tried):
             rows.append(
-                {"budget": budget, "params": int(params), "peak_lr": r, "error": tried[r],
-                 "verdict": verdict if r == rate else ""}  # fmt: skip
+                {
+                    "budget": budget,
+                    "params": params,
+                    "peak_lr": r,
+                    "error": tried[r],
+                    "verdict": verdict if r == rate else "",
+                }
             )
     return pd.DataFrame(rows, columns=["budget", "params", "peak_lr", "error", "verdict"])

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from clip_jax import flops
-from clip_jax.config import ConfigError, RunConfig, SweepConfig, run_id
+from clip_jax.config import ConfigError, RunConfig, SweepConfig
+from clip_jax.config_io import run_id
 from clip_jax.presets import ladder
 
 LINES_A_RUN = 50  # of the metrics log
@@ -78,11 +79,22 @@ class Plan:
         """One plain row a cell, as ``plan.json`` keeps them."""
         return [
             {
-                "run_id": c.run_id, "rung": c.rung, "budget": c.budget, "seed": c.config.seed, "kind": c.kind,
-                "width": c.config.model.image.width, "depth": c.config.model.image.depth, "params": c.params,
-                "batch_size": c.config.batch_size, "samples_seen": c.config.samples_seen, "steps": c.config.steps,
-                "flops": c.flops, "peak_lr": c.config.optim.peak_lr, "seconds": c.seconds, "dropped": c.reason,
-            }  # fmt: skip
+                "run_id": c.run_id,
+                "rung": c.rung,
+                "budget": c.budget,
+                "seed": c.config.seed,
+                "kind": c.kind,
+                "width": c.config.model.image.width,
+                "depth": c.config.model.image.depth,
+                "params": c.params,
+                "batch_size": c.config.batch_size,
+                "samples_seen": c.config.samples_seen,
+                "steps": c.config.steps,
+                "flops": c.flops,
+                "peak_lr": c.config.optim.peak_lr,
+                "seconds": c.seconds,
+                "dropped": c.reason,
+            }
             for c in self.cells
         ]
 

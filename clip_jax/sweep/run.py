@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clip_jax.config import SweepConfig, UserError, to_dict
+from clip_jax.config import SweepConfig, UserError
+from clip_jax.config_io import to_dict
 from clip_jax.sweep.collect import collect, curves, lr_evidence
 from clip_jax.sweep.launch.local import Job, LocalLauncher, Outcome, train_command
 from clip_jax.sweep.plan import Cell, Plan, make_cell, make_plan
@@ -74,7 +75,7 @@ def run_sweep(config: SweepConfig, sweep_dir: str | Path, echo: Echo = print, la
 
 def report(sweep_dir: str | Path, echo: Echo = print) -> dict[str, Any]:
     """Collect what is there, fit, write ``report/`` and print the summary. Raises UserError without a sweep."""
-    from clip_jax.config import from_dict
+    from clip_jax.config_io import from_dict
     from clip_jax.scaling.report import text_summary, write_report
 
     root = Path(sweep_dir)

@@ -99,9 +99,7 @@ def load_params(run_dir: str | Path, built: Any) -> tuple[int, Any]:
             built.shardings,
         )
         context = ocp.Context(
-            pytree=ocp.options.PyTreeOptions(
-                loading=ocp.options.PyTreeOptions.Loading(partial_load=True)
-            )
+            pytree=ocp.options.PyTreeOptions(loading=ocp.options.PyTreeOptions.Loading(partial_load=True))
         )
         with context:
             loaded = orbax.load_checkpointables(None, {"state": {"params": abstract}})

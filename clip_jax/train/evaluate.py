@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clip_jax.config import RunConfig, UserError, load
+from clip_jax.config import RunConfig, UserError
+from clip_jax.config_io import load
 from clip_jax.data.sources import open_source
 from clip_jax.data.tokenizers import load_tokenizer
 from clip_jax.models.clip import build

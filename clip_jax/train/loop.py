@@ -17,7 +17,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from clip_jax import flops
-from clip_jax.config import RunConfig, UserError, run_id, to_dict
+from clip_jax.config import RunConfig, UserError
+from clip_jax.config_io import run_id, to_dict
 from clip_jax.data.loader import Batches, learn_tokenizer, train_batches
 from clip_jax.data.sources import Source, open_source
 from clip_jax.data.tokenizers import Tokenizer, load_tokenizer
@@ -116,9 +117,7 @@ def _tokenizer(config: RunConfig, source: Source, record: Record) -> Tokenizer:
     return tokenizer
 
 
-def _run(
-    parts: Parts, source: Source, checkpoints: Checkpoints, stop_after: int | None, show: bool
-) -> dict[str, Any]:
+def _run(parts: Parts, source: Source, checkpoints: Checkpoints, stop_after: int | None, show: bool) -> dict[str, Any]:
     config, record = parts.config, parts.record
     optimizer = make_optimizer(config.optim, config.steps)
     start = checkpoints.latest_step or 0
@@ -145,7 +144,7 @@ def _run(
             if step in eval_at and step < config.steps:
                 meter.flush()
                 _evaluate(parts, state, step)
-            if step % config.checkpoint_every == 0 and step < config.steps or (pause and step < config.steps):
+            if (step % config.checkpoint_every == 0 and step < config.steps) or (pause and step < config.steps):
                 meter.flush()
                 checkpoints.save(step, state)
     meter.flush()
@@ -218,9 +217,10 @@ class Meter:
         record.append("metrics.jsonl", {"step": step, "samples_seen": step * size, **values, "wall_s": record.wall_s})
         record.beat(step=step)
         if not math.isfinite(values["loss"]):
+            optim = self.parts.config.optim
             raise Diverged(
-                f"{record.dir}: the loss is not finite at step {step}; lower optim.peak_lr="
-                f"{self.parts.config.optim.peak_lr:g} or lengthen optim.warmup_steps={self.parts.config.optim.warmup_steps}"
+                f"{record.dir}: the loss is not finite at step {step}; lower optim.peak_lr={optim.peak_lr:g} "
+                f"or lengthen optim.warmup_steps={optim.warmup_steps}"
             )
         self.parts.mirror.log({f"train/{k}": v for k, v in values.items()}, step)
         self.progress.show(step, values["loss"], self.speed, self.mfu(self.speed))
@@ -245,7 +245,17 @@ def _versions() -> dict[str, str]:
     import platform
     from importlib import metadata
 
-    names = ("clip-jax-scaling", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
+    names = (
+        "clip-jax-scaling",
+        "jax",
+        "jaxlib",
+        "flax",
+        "optax",
+        "orbax-checkpoint",
+        "grain",
+        "tokenizers",
+        "numpy",
+    )
     return {"python": platform.python_version(), **{n: metadata.version(n) for n in names}}
 
 

@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from clip_jax.config import RunConfig, UserError, run_id, to_dict
+from clip_jax.config import RunConfig, UserError
+from clip_jax.config_io import run_id, to_dict
 
 
 class Mirror(Protocol):

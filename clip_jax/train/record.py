@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from clip_jax.config import RunConfig, UserError, run_id, to_dict
+from clip_jax.config import RunConfig, UserError
+from clip_jax.config_io import run_id, to_dict
 
 HEARTBEAT_S = 5.0
 ENGINE_JOB_VARIABLES = ("SLURM_JOB_ID", "SKYPILOT_TASK_ID", "JOB_ID")
@@ -30,9 +31,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     except (OSError, ValueError, RuntimeError) as error:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         if full or "No space left on device" in str(error):
-            raise UserError(
-                f"{path}: the disk is full; free some space and run the same command again"
-            ) from error
+            raise UserError(f"{path}: the disk is full; free some space and run the same command again") from error
         raise
 
 
@@ -170,9 +169,7 @@ class Record:
         if not self.writer or not (force or now - self.last_beat >= HEARTBEAT_S):
             return
         self.last_beat = now
-        write_json(
-            self.dir / "status.json", self.status | {"heartbeat": time.time(), "wall_s": self.wall_s}
-        )
+        write_json(self.dir / "status.json", self.status | {"heartbeat": time.time(), "wall_s": self.wall_s})
 
     def end(self, state: str, reason: str) -> None:
         """Say how the attempt ended: finished, stopped or failed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ def state_shardings(built: Any, optimizer: optax.GradientTransformation, mesh: M
         built.shardings,
         transform_non_params=lambda _: everywhere,
     )
-    return TrainState(step=everywhere, params=built.shardings, opt_state=opt_state)
+    return TrainState(step=cast(Any, everywhere), params=built.shardings, opt_state=opt_state)
 
 
 def abstract_state(built: Any, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
@@ -52,9 +52,7 @@ def abstract_state(built: Any, optimizer: optax.GradientTransformation, mesh: Me
     )
 
 
-def init_state(
-    config: RunConfig, built: Any, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> TrainState:
+def init_state(config: RunConfig, built: Any, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """A fresh state, made directly in its shardings. Equal for equal ``config.seed`` on any mesh."""
     from clip_jax.models.clip import init_params
 

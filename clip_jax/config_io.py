@@ -1,0 +1,129 @@
+"""Configs in and out: plain dictionaries, JSON, and the user's ConfigDict files.
+
+This is the only module that knows ``ml_collections``: config files speak ConfigDict, everything inside the
+package speaks the dataclasses of `config`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from clip_jax.config import ConfigError, RunConfig, UserError
+
+T = TypeVar("T")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A dataclass of this module as plain JSON-able data (tuples become lists)."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
+    """The inverse of `to_dict`. Raises ConfigError on an unknown field or a wrong type."""
+    hints = typing.get_type_hints(cls)
+    known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ConfigError(f"{prefix}{unknown[0]}: unknown field; known here: {', '.join(sorted(known))}")
+    kwargs = {k: _convert(hints[k], v, f"{prefix}{k}") for k, v in values.items()}
+    try:
+        return cls(**kwargs)
+    except TypeError as error:  # a field without default was not given
+        raise ConfigError(f"{prefix or cls.__name__}: {error}") from None
+
+
+def _convert(hint: Any, value: Any, name: str) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if isinstance(value, hint):
+            return value
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{name}={value!r}: must be a group of fields")
+        return from_dict(hint, value, f"{name}.")
+    if typing.get_origin(hint) is tuple:
+        if isinstance(value, str) or not hasattr(value, "__iter__"):
+            raise ConfigError(f"{name}={value!r}: must be a list")
+        return tuple(_convert(typing.get_args(hint)[0], v, name) for v in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
+        raise ConfigError(f"{name}={value!r}: must be of type {hint.__name__}")
+    return value
+
+
+def run_id(config: RunConfig) -> str:
+    """12 hex digits that name the run. The wandb mirror changes no number, so it is left out."""
+    values = to_dict(config)
+    del values["wandb"]
+    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def load(cls: type[T], path: str | Path, overrides: Mapping[str, str] | None = None) -> T:
+    """Read a config file (Python with ``get_config()`` -> ConfigDict, or JSON) and override fields.
+
+    Args:
+      cls: RunConfig or SweepConfig.
+      path: a ``.py`` file of the user's own (it is executed) or a ``.json`` file.
+      overrides: dotted field name -> text, read as JSON where it parses and as a string elsewhere.
+
+    Raises:
+      UserError: the file is missing or not a config. ConfigError: an unknown or wrong field.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such config file")
+    values = _read_json(path) if path.suffix == ".json" else _run_python(path)
+    for dotted, text in (overrides or {}).items():
+        _set_dotted(values, dotted, _parse(text))
+    return from_dict(cls, values)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: must hold a JSON object")
+    return values
+
+
+def _run_python(path: Path) -> dict[str, Any]:
+    import runpy
+
+    from ml_collections import ConfigDict
+
+    try:
+        get_config = runpy.run_path(str(path)).get("get_config")
+    except SyntaxError as error:
+        raise UserError(f"{path}: not Python ({error.msg}, line {error.lineno})") from None
+    if get_config is None:
+        raise UserError(f"{path}: defines no get_config()")
+    config = get_config()
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{path}: get_config() must return an ml_collections ConfigDict")
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return {"True": True, "False": False}.get(text, text)
+
+
+def _set_dotted(values: dict[str, Any], dotted: str, value: Any) -> None:
+    *groups, last = dotted.split(".")
+    for group in groups:
+        values = values.setdefault(group, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{dotted}: {group} is a value, not a group of fields")
+    values[last] = value

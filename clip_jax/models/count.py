@@ -1,0 +1,41 @@
+"""Counting the model itself: two checks on the closed forms of `flops`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from clip_jax.config import ModelConfig
+from clip_jax.flops import jaxpr_flops
+from clip_jax.models.clip import CLIP
+
+
+def _forward(config: ModelConfig) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: CLIP(config, rngs=nnx.Rngs(0))))
+    images = jax.ShapeDtypeStruct((1, config.image.image_size, config.image.image_size, 3), jnp.float32)
+    tokens = jax.ShapeDtypeStruct((1, config.text.context_length), jnp.int32)
+
+    def forward(params: Any, images: Any, tokens: Any) -> Any:
+        model = nnx.merge(graphdef, params)
+        return model.encode_image(images), model.encode_text(tokens)
+
+    return forward, (nnx.as_pure(state), images, tokens)
+
+
+def walked_flops(config: ModelConfig) -> int:
+    """Forward FLOPs of one pair, by `flops.jaxpr_flops` over the model; no array is made."""
+    forward, args = _forward(config)
+    return jaxpr_flops(forward, *args)
+
+
+def xla_flops(config: ModelConfig) -> float:
+    """XLA's own number for the forward pass of one pair. It adds elementwise work; layers are unrolled for it,
+    since it counts the body of a scan once."""
+    forward, args = _forward(dataclasses.replace(config, scan_layers=False, remat=False))
+    analysis = jax.jit(forward).lower(*args).compile().cost_analysis()
+    return float((analysis or {})["flops"])

@@ -1,0 +1,33 @@
+"""Recall by hand."""
+
+import numpy as np
+import pytest
+
+from clip_jax.evals.retrieval import recalls
+
+
+def as_dict(rows):
+    return {r["metric"]: r for r in rows}
+
+
+def test_perfect_and_reversed():
+    x = np.eye(12)
+    rows = as_dict(recalls(x, x, np.arange(12)))
+    assert {r["value"] for r in rows.values()} == {1.0}
+    wrong = as_dict(recalls(x, np.roll(x, 1, axis=0), np.arange(12)))
+    assert wrong["text_to_image_recall@1"]["value"] == 0.0
+
+
+def test_any_caption_of_the_picture_is_a_hit():
+    images = np.eye(2)
+    texts = np.array([[1.0, 0], [0, 1], [0.2, 0.9], [0.1, 0.1]])
+    rows = as_dict(recalls(images, texts, np.array([0, 0, 1, 1])))
+    assert rows["image_to_text_recall@1"]["value"] == 0.5  # the second picture's best text belongs to the first
+    assert rows["text_to_image_recall@1"]["value"] == 0.5  # texts 0 and 2; equal scores do not count
+    assert rows["text_to_image_recall@1"]["chance"] == 0.5
+    assert rows["image_to_text_recall@1"]["chance"] == pytest.approx(0.5)
+
+
+def test_a_constant_model_scores_nothing_at_rank_one():
+    rows = as_dict(recalls(np.ones((12, 3)), np.ones((12, 3)), np.arange(12)))
+    assert rows["text_to_image_recall@10"]["value"] == rows["image_to_text_recall@1"]["value"] == 0.0

@@ -1,0 +1,71 @@
+"""Zero-shot classification on numbers one can do by hand."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clip_jax.data.classification import ClassificationSet
+from clip_jax.data.tokenizers import train_tokenizer
+from clip_jax.evals.zero_shot import class_embeddings, classify, prompt_tokens, wilson_interval
+
+
+def task(labels, classes=3):
+    n = len(labels)
+    names = tuple(f"thing {i}" for i in range(classes))
+    return ClassificationSet(
+        "t", np.zeros((n, 1, 1, 3), np.uint8), np.array(labels, np.int32), names, ("a {c}", "{c}!")
+    )
+
+
+def test_top1_and_mean_per_class():
+    images = np.eye(3)[[0, 0, 0, 1]]
+    rows = {r["metric"]: r for r in classify(task([0, 0, 1, 1]), images, np.eye(3))}
+    assert rows["top1"]["value"] == 0.75
+    assert rows["top1"]["chance"] == pytest.approx(1 / 3)
+    assert rows["top1"]["examples"] == 4
+    assert rows["mean_per_class"]["value"] == 0.75
+    assert "top5" not in rows
+
+
+def test_mean_per_class_weighs_classes_equally():
+    images = np.eye(3)[[0, 0, 0, 2]]
+    rows = {r["metric"]: r["value"] for r in classify(task([0, 0, 0, 1]), images, np.eye(3))}
+    assert (rows["top1"], rows["mean_per_class"]) == (0.75, 0.5)
+
+
+def test_top5_of_many_classes():
+    scores = np.zeros((1, 8))
+    scores[0, :5] = [5, 4, 3, 2, 1]
+    found = [
+        {r["metric"]: r["value"] for r in classify(task([label], 8), scores, np.eye(8))}["top5"] for label in (4, 5)
+    ]
+    assert found == [1.0, 0.0]
+
+
+def test_a_constant_model_scores_nothing():
+    rows = classify(task([0, 1, 2]), np.ones((3, 4)), np.ones((3, 4)))
+    assert rows[0]["value"] == 0.0
+
+
+def test_class_embeddings_are_normalised_means():
+    prompts = np.array([[1.0, 0], [0, 1], [0, 2], [0, 4]])
+    np.testing.assert_allclose(class_embeddings(prompts, 2), [[0.5**0.5] * 2, [0, 1]])
+
+
+def test_prompts_go_class_by_class():
+    tokenizer = train_tokenizer(["a thing 0 1 2 !"] * 3, 300, 16)
+    tokens = prompt_tokens(task([0]), tokenizer)
+    assert [tokenizer.decode(t) for t in tokens[:3]] == ["a thing 0", "thing 0!", "a thing 1"]
+
+
+@given(hits=st.integers(0, 50), extra=st.integers(1, 50))
+def test_wilson_interval_holds_the_share(hits, extra):
+    low, high = wilson_interval(hits / (hits + extra), hits + extra)
+    assert 0 <= low <= hits / (hits + extra) <= high <= 1
+    assert low < high
+
+
+def test_wilson_interval_known_value():
+    low, high = wilson_interval(0.1, 100)
+    assert (low, high) == (pytest.approx(0.0552, abs=1e-4), pytest.approx(0.1744, abs=1e-4))

@@ -1,0 +1,48 @@
+"""The closed forms against the model itself."""
+
+import dataclasses
+
+import jax
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clip_jax import flops
+from clip_jax.models.clip import CLIP
+from clip_jax.models.count import walked_flops, xla_flops
+from clip_jax.presets import ladder, preset
+
+
+@settings(max_examples=8)
+@given(rung=st.sampled_from([0.5, 1.0, 2.0, 5.0]), embed=st.integers(3, 40), mlp=st.sampled_from([2.0, 4.0]))
+def test_closed_forms_equal_the_model_itself(rung, embed, mlp):
+    model = ladder(rung)
+    model = dataclasses.replace(
+        model, embed_dim=embed, image=dataclasses.replace(model.image, mlp_ratio=mlp, patch_size=16)
+    )
+    state = nnx.state(nnx.eval_shape(lambda: CLIP(model, rngs=nnx.Rngs(0))))
+    sizes = {k: sum(x.size for x in jax.tree.leaves(state[k])) for k in ("image", "text")}
+    counted = flops.params(model)
+    assert (counted.image, counted.text, counted.total) == (
+        sizes["image"],
+        sizes["text"],
+        sum(sizes.values()) + 1,
+    )
+    assert flops.flops_per_sample(model).total == walked_flops(model)
+
+
+@pytest.mark.parametrize("change", [{"remat": True}, {"scan_layers": False}, {"compute_dtype": "bfloat16"}])
+def test_how_the_model_runs_changes_no_count(change):
+    model = ladder(4)
+    assert walked_flops(dataclasses.replace(model, **change)) == walked_flops(model)
+
+
+def test_xla_counts_nearly_the_same_at_width_768():
+    model = dataclasses.replace(
+        preset("ViT-B/32"),
+        image=dataclasses.replace(preset("ViT-B/32").image, depth=1),
+        text=dataclasses.replace(preset("ViT-B/32").text, depth=1, width=768, heads=12, vocab_size=512),
+    )
+    ratio = xla_flops(model) / flops.flops_per_sample(model).total
+    assert 1.0 <= ratio < 1.03

@@ -1,0 +1,72 @@
+"""Blocks and stacks: a plain twin for every way to run them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from clip_jax.models.layers import Stack, activation
+
+
+def make(**change):
+    options = {"causal": True, "act": "gelu", "dtype": jnp.float32, "param_dtype": jnp.float32, "remat": False,
+               "scan": True} | change  # fmt: skip
+    with nnx.use_eager_sharding(False):
+        return Stack(16, 2, 32, 3, rngs=nnx.Rngs(0), **options)
+
+
+def value_and_grads(stack):
+    graphdef, state = nnx.split(stack)
+    x = jax.random.normal(jax.random.key(1), (2, 5, 16))
+
+    def loss(params):
+        return jnp.sum(jnp.sin(nnx.merge(graphdef, params)(x)))
+
+    return jax.jit(jax.value_and_grad(loss))(nnx.as_pure(state))
+
+
+@pytest.mark.parametrize("change", [{"scan": False}, {"remat": True}, {"remat": True, "scan": False}])
+def test_unrolled_and_recomputed_stacks_equal_the_scanned_one(change):
+    value, grads = value_and_grads(make())
+    other, other_grads = value_and_grads(make(**change))
+    np.testing.assert_allclose(other, value, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), other_grads, grads)
+
+
+@pytest.mark.parametrize("change", [{"remat": True}, {"remat": True, "scan": False}])
+def test_the_recomputed_path_is_really_taken(change):
+    def text(stack):
+        graphdef, state = nnx.split(stack)
+        x = jnp.ones((1, 5, 16))
+        return str(jax.make_jaxpr(lambda s: nnx.merge(graphdef, s)(x))(nnx.as_pure(state)))
+
+    assert "remat" in text(make(**change)) or "checkpoint" in text(make(**change))
+    assert "remat" not in text(make())
+    assert "checkpoint" not in text(make())
+
+
+def test_layers_equal_a_loop_over_single_blocks():
+    stack = make()
+    x = jax.random.normal(jax.random.key(1), (2, 5, 16))
+    graphdef, state = nnx.split(stack.blocks)
+    expected = x
+    for i in range(3):
+        expected = nnx.merge(graphdef, jax.tree.map(lambda a, i=i: a[i], state))(expected)
+    np.testing.assert_allclose(stack(x), expected, rtol=1e-5, atol=1e-6)
+    kernels = state["qkv"]["kernel"][...]
+    assert not np.allclose(kernels[0], kernels[1]), "layers must not start equal"
+
+
+def test_causal_means_no_token_sees_a_later_one():
+    x = jax.random.normal(jax.random.key(1), (1, 5, 16))
+    jacobian = jax.jacobian(lambda x: make()(x)[0].sum(-1))(x)[:, 0]  # [out token, in token, D]
+    moved = np.abs(jacobian).sum(-1) > 1e-7
+    assert np.array_equal(moved, np.tril(np.ones((5, 5), bool)))
+    free = jax.jacobian(lambda x: make(causal=False)(x)[0].sum(-1))(x)[:, 0]
+    assert (np.abs(free).sum(-1) > 1e-7).all()
+
+
+def test_quick_gelu_is_its_formula():
+    x = jnp.linspace(-3, 3, 7)
+    np.testing.assert_allclose(activation("quick_gelu")(x), x / (1 + np.exp(-1.702 * x)), rtol=1e-6)

@@ -1,0 +1,42 @@
+"""Simulated tables of runs."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+
+def simulate(curve, budgets=7, sizes=5, seeds=2, noise=0.003, seed=0):
+    """IsoFLOP runs around an optimum N* = C^0.5 / 300, whose lowest error is ``curve(C)``."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for c in np.geomspace(1e10, 1e13, budgets):
+        for k in range(sizes):
+            params = c**0.5 / 3 * 2.0 ** (k - sizes // 2)
+            for s in range(seeds):
+                away = np.log(params / (c**0.5 / 3))
+                error = curve(c) * np.exp(0.05 * away**2 + noise * rng.standard_normal())
+                rows.append({
+                    "run_id": f"r{len(rows)}", "flops": c, "budget": c, "params": round(params),
+                    "samples_seen": c / params / 6,
+                    "seed": s, "batch_size": 64, "final": True, "kind": "cell", "error_mean": error, "peak_lr": 1e-3,
+                })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+CURVES = {
+    "power law": lambda c: 0.7 * (c / 1e10) ** -0.1,
+    "saturating power law": lambda c: 0.2 + 0.5 * (c / 1e10) ** -0.35,
+    "sigmoid in log C": lambda c: 0.9 / (1 + (c / 4e11) ** 0.6),
+}
+
+
+@pytest.fixture
+def runs():
+    """The function that simulates a table."""
+    return simulate
+
+
+@pytest.fixture
+def curves():
+    """A true curve of each form."""
+    return CURVES

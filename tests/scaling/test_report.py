@@ -1,0 +1,117 @@
+"""The report as files and as text."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from clip_jax.config import UserError
+from clip_jax.scaling.report import fit_table, text_summary, write_report
+
+
+def learning(df):
+    return pd.DataFrame(
+        [
+            {"run_id": r, "step": s, "flops": f * s / 4, "error": e * (5 - s) ** 0.2}
+            for r, f, e in zip(df["run_id"], df["flops"], df["error_mean"], strict=True)
+            for s in (1, 2, 4)
+        ]
+    )
+
+
+EVIDENCE = pd.DataFrame(
+    [{"budget": 1e10, "params": 9, "peak_lr": x, "error": 0.5, "verdict": v} for x, v in ((1, ""), (2, "inside"))]
+)
+
+
+@pytest.fixture
+def report(runs, curves, tmp_path):
+    df = runs(curves["power law"])
+    df.loc[0, "final"] = False
+    df.loc[1, "run_id"] = "<script>alert(1)</script>"
+    law = write_report(df, tmp_path / "report", curves=learning(df), lr_evidence=EVIDENCE, title="A & B")
+    return df, law, tmp_path / "report"
+
+
+def test_all_files_are_there_and_readable(report):
+    _, law, out = report
+    names = {
+        "law.json",
+        "report.html",
+        "error_vs_flops.png",
+        "learning_curves.png",
+        "isoflop.png",
+        "residuals.png",
+    }
+    assert {p.name for p in out.iterdir()} == names
+    for path in out.glob("*.png"):
+        with Image.open(path) as image:
+            assert min(image.size) > 400
+            assert np.asarray(image.convert("L")).std() > 5
+    assert json.loads((out / "law.json").read_text()) == law
+
+
+def test_the_law_is_the_planted_one_and_carries_its_evidence(report):
+    df, law, _ = report
+    assert law["winner"] == "power law"
+    (fit,) = [f for f in law["fits"] if f["form"] == "power law"]
+    assert fit["exponent"]["low"] < 0.1 < fit["exponent"]["high"]
+    assert fit["exponent"]["high"] - fit["exponent"]["low"] < 0.02
+    assert fit["agree"] == fit["starts"] > 5
+    assert law["left_out"] == [{"run_id": "r0", "reason": "not finished"}]
+    assert law["runs"] == len(df) - 1
+    assert all(r["falls"] for r in law["frontier"][:-1])
+    assert law["allocation"]["status"] == "identified"
+    assert {r["form"] for r in law["forecast_check"]} == {f["form"] for f in law["fits"]}
+
+
+def test_the_page_stands_alone_and_escapes(report):
+    html = (report[2] / "report.html").read_text()
+    assert "<script>alert" not in html
+    assert "http" not in html.replace("http://www.w3.org/2000/svg", "")
+    assert "A &amp; B" in html
+    start = html.index('id="data">') + 10
+    data = json.loads(html[start : html.index("</script>", start)])
+    assert len(data["runs"]) == len(report[0]) - 1
+    assert len(data["forms"]) == 3
+
+
+def test_the_summary_is_short_and_complete(report):
+    text = text_summary(report[1])
+    assert len(text.splitlines()) < 36
+    assert max(map(len, text.splitlines())) <= 120
+    for words in (
+        "power law",
+        "sigmoid in log C",
+        "95 % interval",
+        "naive guess",
+        "bracketed",
+        "beats the naive guess",
+    ):
+        assert words in text
+
+
+def test_two_budgets_give_no_law(runs, curves, tmp_path):
+    law = write_report(runs(curves["power law"], budgets=2), tmp_path)
+    assert law["fits"] == []
+    assert law["why"].startswith("no law: 2 budgets")
+    assert "no law" in text_summary(law)
+
+
+def test_no_finished_run_is_an_error(runs, curves, tmp_path):
+    df = runs(curves["power law"]).assign(final=False)
+    with pytest.raises(UserError, match="no run may enter the fit"):
+        write_report(df, tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_table_of_anyones_runs_is_fitted(runs, curves, tmp_path):
+    df = runs(curves["power law"], sizes=1, seeds=1, noise=0.0)
+    df = df.rename(columns={"error_mean": "imagenet"})[["run_id", "flops", "params", "samples_seen", "imagenet"]]
+    df.to_csv(tmp_path / "t.csv", index=False)
+    law = fit_table(tmp_path / "t.csv", "imagenet")
+    assert law["fits"][0]["values"]["b"] == pytest.approx(0.1, rel=1e-3)
+    with pytest.raises(UserError, match="lacks the column error_mean"):
+        fit_table(tmp_path / "t.csv")

@@ -1,0 +1,67 @@
+"""Planning: what is kept, what is dropped, and why."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clip_jax.config import ConfigError, DataConfig, RunConfig, SweepConfig
+from clip_jax.sweep.plan import make_plan
+
+SWEEP = SweepConfig(name="s", rungs=(0.5, 1, 2, 4), budgets=(1e10, 1e11), sizes_per_budget=0, min_steps=10)
+
+
+@given(st.lists(st.floats(1e10, 1e13), min_size=1, max_size=4, unique=True))
+def test_budgets_are_met_within_one_step(budgets):
+    for cell in make_plan(SweepConfig(name="s", budgets=tuple(budgets), min_steps=2)).kept:
+        step = cell.flops / cell.config.steps
+        assert abs(cell.flops - cell.budget) <= step / 2 * 1.001
+
+
+def test_the_same_config_plans_the_same_runs():
+    assert make_plan(SWEEP).rows() == make_plan(SWEEP).rows()
+    ids = [c.run_id for c in make_plan(SWEEP).kept]
+    assert len(set(ids)) == len(ids) == 8 - sum(c.reason is not None for c in make_plan(SWEEP).cells)
+
+
+def test_too_few_steps():
+    plan = make_plan(SweepConfig(name="s", rungs=(1, 8), budgets=(1e10,), min_steps=20, sizes_per_budget=0))
+    assert plan.cells[0].reason is None
+    assert plan.cells[1].reason.startswith("too few steps: ")
+    assert "min_steps=20" in plan.cells[1].reason
+
+
+def test_too_many_epochs():
+    base = RunConfig(data=DataConfig(unique_samples=1000), batch_size=64)
+    plan = make_plan(SweepConfig(name="s", base=base, rungs=(0.5, 4), budgets=(1e10,), max_epochs=5, min_steps=2), 1000)
+    assert "epochs > max_epochs=5" in plan.cells[0].reason
+    assert plan.cells[1].reason is None
+    with pytest.raises(ConfigError, match="max_epochs: would be ignored"):
+        make_plan(SweepConfig(name="s", max_epochs=5))
+
+
+def test_sizes_nearest_to_the_guess_are_kept():
+    plan = make_plan(SweepConfig(name="s", rungs=(0.5, 1, 2, 3, 4), budgets=(1e12,), sizes_per_budget=3,
+                                 optimum_samples_per_param=1.0, min_steps=2))  # fmt: skip
+    ratios = [abs(1 - (c.config.samples_seen / c.params)) for c in plan.kept]
+    assert len(ratios) == 3
+    dropped = [c for c in plan.cells if c.reason == "away from the guessed optimum"]
+    assert len(dropped) == 2
+
+
+def test_the_learning_rate_shrinks_with_width():
+    plan = make_plan(SWEEP)
+    rates = {c.config.model.image.width: c.config.optim.peak_lr for c in plan.cells}
+    assert rates[32] == pytest.approx(4e-3)
+    assert rates[8] == pytest.approx(8e-3)
+
+
+def test_nothing_left_is_an_error():
+    with pytest.raises(ConfigError, match="no cell is left; the first was dropped: too few steps"):
+        make_plan(SweepConfig(name="s", budgets=(1e6,)))
+
+
+def test_the_table_shows_every_cell_and_the_total():
+    text = make_plan(SWEEP).table()
+    assert text.count("\n") == len(make_plan(SWEEP).cells) + 2
+    assert "runs kept" in text
+    assert max(map(len, text.splitlines())) <= 130

@@ -1,0 +1,168 @@
+"""A sweep from plan to report, with a trainer that only pretends."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from clip_jax import flops
+from clip_jax.config import RunConfig, SweepConfig, UserError
+from clip_jax.config_io import from_dict, run_id, to_dict
+from clip_jax.sweep.collect import collect, lr_evidence
+from clip_jax.sweep.launch.local import Outcome
+from clip_jax.sweep.run import report, run_sweep
+from clip_jax.sweep.status import status_table
+from clip_jax.train.record import write_json
+
+SWEEP = SweepConfig(
+    name="fake", rungs=(0.5, 1, 1.5, 2, 3), budgets=tuple(np.geomspace(1e11, 1e13, 6)), sizes_per_budget=4,
+    optimum_samples_per_param=4.0, min_steps=5,
+)  # fmt: skip
+
+
+class FakeLauncher:
+    """Writes what training would have written: a power law with a best size and a little noise."""
+
+    def __init__(self, fail=()):
+        self.ran, self.fail = [], set(fail)
+
+    def run(self, jobs, report):
+        for job in jobs:
+            config = from_dict(RunConfig, json.loads((job.run_dir / "request.json").read_text()))
+            assert run_id(config) == job.run_dir.name
+            self.ran.append(job.run_dir.name)
+            if len(self.ran) in self.fail:
+                write_json(job.run_dir / "failure.json", {"code": 1, "reason": "exit code 1: boom", "log": ""})
+                report(Outcome(job, 1, "exit code 1: boom", 1.0))
+                continue
+            self.finish(job.run_dir, config)
+            report(Outcome(job, 0, "", 1.0))
+
+    def finish(self, run_dir, config):
+        counted = flops.params(config.model)
+        spent = flops.training_flops(config.model, config.samples_seen, config.batch_size)
+        away = np.log(config.samples_seen / counted.total / 4.0)
+        rate = np.log(config.optim.peak_lr / (4e-3 * (32 / config.model.image.width) ** 0.5))
+        noise = 0.004 * np.sin(int(run_id(config)[:6], 16))
+        error = float(0.8 * (spent.total / 1e11) ** -0.1 * np.exp(0.02 * away**2 + 0.05 * rate**2 + noise))
+        write_json(
+            run_dir / "result.json",
+            {
+                "run_id": run_id(config),
+                "state": "finished",
+                "exit_reason": "all steps done",
+                "final": True,
+                "config": to_dict(config),
+                "flops": spent.total,
+                "flops_logits": spent.logits,
+                "flops_per_sample": flops.flops_per_sample(config.model).total,
+                "params": counted.total,
+                "params_image": counted.image,
+                "params_text": counted.text,
+                "params_no_embed": counted.no_embed,
+                "samples_seen": config.samples_seen,
+                "unique_samples": config.samples_seen,
+                "batch_size": config.batch_size,
+                "seed": config.seed,
+                "steps": config.steps,
+                "peak_lr": config.optim.peak_lr,
+                "wall_s": 1.0,
+                "eval_s": 0.1,
+                "samples_per_s": 1.0,
+                "mfu": None,
+                "attempts": 1,
+                "device": {"kind": "cpu"},
+                "versions": {"jax": "0"},
+                "val_loss": 3.0,
+                "val_loss_refit": 3.0,
+                "error_mean": error,
+                "broken_records": 0,
+                "evals": [{"task": "colour", "metric": "top1", "value": 1 - error, "examples": 9, "chance": 0.1}],
+            },
+        )
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    launcher, lines = FakeLauncher(), []
+    law = run_sweep(SWEEP, tmp_path / "s", lines.append, launcher)
+    return tmp_path / "s", law, launcher, lines
+
+
+def test_cells_then_second_seeds_then_learning_rates(sweep):
+    root, law, launcher, lines = sweep
+    df = collect(root)
+    assert len(set(launcher.ran)) == len(launcher.ran) == len(df) == df["final"].sum()
+    counts = df["kind"].value_counts()
+    assert counts["lr_check"] == 12
+    assert counts["second_seed"] >= 6
+    best = law["frontier"]
+    assert len(best) == 6
+    assert all(b["seeds"] == 2 for b in best), "the best of every budget has its second seed"
+    assert all(r["falls"] for r in best[:-1])
+    assert law["winner"] == "power law"
+    assert law["forecast_check"][0]["beats_naive"]
+    evidence = lr_evidence(df, "error_mean")
+    assert len(evidence) == 18
+    assert {v for v in evidence["verdict"] if v} <= {"inside"} | {
+        v for v in evidence["verdict"] if v.startswith("flat")
+    }
+    text = "\n".join(lines)
+    assert "[  1/" in text
+    assert "forecast check" in text
+    assert (root / "report" / "report.html").exists()
+    assert (root / "runs.parquet").exists()
+    assert {"error/colour", "width", "rung", "budget"} <= set(df.columns)
+
+
+def test_the_same_command_repeats_nothing(sweep):
+    root, law, _, _ = sweep
+    again = FakeLauncher()
+    assert run_sweep(SWEEP, root, lambda line: None, again) == law
+    assert again.ran == []
+
+
+def test_what_is_missing_is_completed(sweep):
+    root, law, launcher, _ = sweep
+    lost = [launcher.ran[2], launcher.ran[-1]]
+    for name in lost:
+        (root / "runs" / name / "result.json").unlink()
+    again = FakeLauncher()
+    assert run_sweep(SWEEP, root, lambda line: None, again)["fits"] == law["fits"]
+    assert sorted(again.ran) == sorted(lost)
+
+
+def test_a_failed_run_is_left_out_told_and_tried_again(tmp_path):
+    lines = []
+    run_sweep(SWEEP, tmp_path, lines.append, FakeLauncher(fail={2}))
+    assert any("FAILED, exit code 1: boom" in line for line in lines)
+    df = collect(tmp_path)
+    (bad,) = df[~df["final"]].to_dict("records")
+    assert (bad["state"], bad["reason"]) == ("failed", "exit code 1: boom")
+    assert "1 failed" in status_table(tmp_path)
+    law = json.loads((tmp_path / "report" / "law.json").read_text())
+    assert {"run_id": bad["run_id"], "reason": "not finished"} in law["left_out"]
+    retry = FakeLauncher()
+    run_sweep(SWEEP, tmp_path, lambda line: None, retry)
+    assert bad["run_id"] in retry.ran
+
+
+def test_a_directory_of_another_sweep_is_refused(sweep):
+    root, *_ = sweep
+    other = dataclasses.replace(SWEEP, base=dataclasses.replace(SWEEP.base, seed=5))
+    with pytest.raises(UserError, match="base.seed is 0 there and 5 here"):
+        run_sweep(other, root, lambda line: None, FakeLauncher())
+    run_sweep(dataclasses.replace(SWEEP, slots=3), root, lambda line: None, FakeLauncher())
+
+
+def test_nothing_finished_is_an_error(tmp_path):
+    with pytest.raises(UserError, match=r"no run has finished; the first: exit code 1: boom"):
+        run_sweep(SWEEP, tmp_path, lambda line: None, FakeLauncher(fail=set(range(1000))))
+
+
+def test_reporting_again_gives_the_same_law(sweep):
+    root, law, *_ = sweep
+    assert report(root, lambda line: None) == law
+    with pytest.raises(UserError, match="holds no sweep"):
+        report(root / "nothing", lambda line: None)

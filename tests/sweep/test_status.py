@@ -1,0 +1,29 @@
+"""How runs stand."""
+
+import time
+
+import pytest
+
+from clip_jax.sweep.status import run_state
+from clip_jax.train.record import write_json
+
+
+@pytest.mark.parametrize(
+    ("files", "state"),
+    [
+        ({}, "waiting"),
+        ({"status": {"state": "running", "step": 4, "heartbeat": time.time()}}, "running"),
+        ({"status": {"state": "running", "step": 4, "heartbeat": time.time() - 500}}, "stale"),
+        ({"status": {"state": "stopped", "step": 4, "heartbeat": 0}}, "stopped"),
+        ({"status": {"state": "failed", "step": 4}, "failure": {"reason": "boom"}}, "failed"),
+        ({"failure": {"reason": "boom"}}, "failed"),
+        ({"status": {"state": "finished"}, "result": {"steps": 9, "error_mean": 0.5}}, "finished"),
+    ],
+)
+def test_states(tmp_path, files, state):
+    for name, values in files.items():
+        write_json(tmp_path / f"{name}.json", values)
+    found = run_state(tmp_path)
+    assert found["state"] == state
+    if state == "failed" and "failure" in files:
+        assert found["reason"] == "boom"

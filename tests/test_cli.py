@@ -1,0 +1,113 @@
+"""The command line: verbs, and one line for every mistake."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from clip_jax.cli import main
+from clip_jax.config_io import to_dict
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:Sharding info:UserWarning")
+
+
+@pytest.fixture
+def config_file(tmp_path, tiny_run):
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps(to_dict(tiny_run)))
+    return path
+
+
+def test_flops_prints_the_published_numbers(capsys):
+    assert main(["flops", "--no-xla", "ViT-B/32", "ViT-B/16", "ViT-L/14"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert [out[1].split()[1], out[1].split()[4]] == ["151,277,313", "14.78"]
+    assert out[2].split()[4] == "41.09"
+    assert out[3].split()[4] == "175.3"
+
+
+def test_flops_of_a_rung_with_xla_beside(capsys):
+    assert main(["flops", "rung:1"]) == 0
+    assert "×)" in capsys.readouterr().out
+
+
+def test_train_eval_and_go_on(capsys, tmp_path, config_file):
+    run = tmp_path / "run"
+    assert main(["train", f"--config={config_file}", f"--dir={run}", "--steps=6", "--quiet"]) == 0
+    first = capsys.readouterr().out
+    assert first.startswith(f"finished: {run}")
+    assert "object_rare" in first
+    assert json.loads((run / "config.json").read_text())["steps"] == 6
+    assert main(["eval", str(run)]) == 0
+    assert capsys.readouterr().out.splitlines() == first.splitlines()[1:]
+
+
+def test_sweep_plan_and_its_table(capsys, tmp_path):
+    sweep = tmp_path / "s.py"
+    sweep.write_text(
+        "from ml_collections import ConfigDict\n"
+        "def get_config():\n  return ConfigDict({'name': 's', 'budgets': (1e10, 1e11), 'min_steps': 10})\n"
+    )
+    assert main(["sweep", "plan", f"--config={sweep}", "--sizes_per_budget=2"]) == 0
+    assert "4 runs kept" in capsys.readouterr().out
+
+
+def test_fit_prints_a_law(capsys, tmp_path):
+    rows = "\n".join(f"r{i},{10.0 ** (10 + i / 2)},1000,100,{0.7 * 10 ** (-i / 20)}" for i in range(6))
+    (tmp_path / "t.csv").write_text("run_id,flops,params,samples_seen,error\n" + rows + "\n")
+    assert main(["fit", str(tmp_path / "t.csv"), "--metric=error"]) == 0
+    assert "b=0.1000" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["flops", "ViT-Q"], "'ViT-Q': no such preset"),
+        (["flops", "rung:zero"], "rung:zero"),
+        (["flops", "debug", "--fast"], "--fast: unknown argument"),
+        (["fit", "gone.csv"], "gone.csv: no such table"),
+        (["report", "gone"], "gone: holds no sweep"),
+        (["eval", "gone"], "gone: holds no run"),
+        (["train", "--config=gone.py"], "gone.py: no such config file"),
+        (["train", "--config=CONFIG", "--optim.lr=1"], "optim.lr: unknown field"),
+        (
+            ["train", "--config=CONFIG", "--steps"],
+            "--steps: unknown argument; fields are set as --name=value",
+        ),
+        (
+            ["train", "--config=CONFIG", "--batch_size=12"],
+            "batch_size=12: must be a multiple of the 8 devices",
+        ),
+        (["train", "--config=CONFIG", "--wandb=perhaps"], "wandb='perhaps'"),
+        (["train", "--config=CONFIG", "--mesh.data=3"], "mesh: data=3"),
+        (["sweep", "status"], "needs --dir"),
+        (["sweep", "status", "--dir=gone"], "gone: holds no sweep"),
+        (["sweep", "run", "--config=gone.py"], "gone.py: no such config file"),
+        (["sweep"], "action"),
+        (["dance"], "dance"),
+        ([], "verb"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(capsys, tmp_path, monkeypatch, config_file, argv, said):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(p.name for p in tmp_path.rglob("*"))
+    assert main([a.replace("CONFIG", str(config_file)) for a in argv]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("clip-jax: ")
+    assert err.count("\n") == 1
+    assert said in err
+    assert sorted(p.name for p in tmp_path.rglob("*")) == before, "nothing half-written"
+
+
+def test_help_loads_nothing_heavy_and_names_every_verb():
+    program = (
+        "import sys\nfrom clip_jax.cli import main\n"
+        "try:\n  main(['--help'])\nexcept SystemExit as e:\n  assert e.code == 0\n"
+        "heavy = {'jax', 'numpy', 'pandas', 'matplotlib', 'wandb', 'flax'} & set(sys.modules)\n"
+        "sys.exit(' '.join(heavy))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for verb in ("train", "sweep", "fit", "report", "flops", "eval"):
+        assert verb in done.stdout

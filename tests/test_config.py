@@ -1,0 +1,48 @@
+"""Config: what is checked."""
+
+import pytest
+
+from clip_jax import config as c
+from clip_jax.config_io import from_dict
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"batchsize": 4}, "batchsize: unknown field"),
+        ({"model": {"image": {"widht": 4}}}, "model.image.widht: unknown field"),
+        ({"steps": "many"}, "steps='many'"),
+        ({"steps": True}, "steps=True"),
+        ({"model": 3}, "model=3"),
+        ({"evals": {"zero_shot": "scenes"}}, "evals.zero_shot='scenes'"),
+        ({"optim": {"peak_lr": 0.0}}, "optim.peak_lr=0.0"),
+        ({"optim": {"peak_lr": float("nan")}}, "optim.peak_lr=nan"),
+        ({"optim": {"decay_fraction": 0.5}}, "optim.decay_fraction: ignored"),
+        ({"optim": {"warmup_steps": 100}}, "optim.warmup_steps=100"),
+        ({"data": {"paths": ["x"]}}, "data.paths"),
+        ({"data": {"source": "webdataset"}}, "data.paths"),
+        (
+            {"data": {"source": "folder", "paths": ["x"], "scenes": {"zipf": 2.0}}},
+            "data.scenes: would be ignored",
+        ),
+        ({"data": {"image_key": "picture"}}, "data.image_key"),
+        ({"model": {"image": {"heads": 3}}}, "model.image.heads=3"),
+        ({"model": {"image": {"patch_size": 7}}}, "model.image.image_size=32"),
+        ({"mesh": {"data": 0}}, "mesh.data=0"),
+        ({"mesh": {"data": -1, "fsdp": -1}}, "only one may be -1"),
+        ({"evals": {"at_fractions": [1.0]}}, "evals.at_fractions=1.0"),
+        ({"wandb": "yes"}, "wandb='yes'"),
+    ],
+)
+def test_a_wrong_setting_is_named_in_one_line(values, named):
+    with pytest.raises(c.ConfigError) as raised:
+        from_dict(c.RunConfig, values)
+    assert named in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_sweep_needs_a_name_and_distinct_seeds():
+    with pytest.raises(c.ConfigError, match="name"):
+        from_dict(c.SweepConfig, {})
+    with pytest.raises(c.ConfigError, match="seeds_at_best"):
+        c.SweepConfig(name="x", seeds=(0, 1), seeds_at_best=(1,))

@@ -1,0 +1,63 @@
+"""Schedules, AdamW, what decays."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from clip_jax import optim
+from clip_jax.config import OptimConfig
+from clip_jax.models.clip import init_params
+from clip_jax.presets import preset
+
+
+def test_cosine_equals_its_formula():
+    config = OptimConfig(peak_lr=2.0, warmup_steps=4)
+    rate = optim.schedule(config, 20)
+    np.testing.assert_allclose([rate(s) for s in range(4)], [0.5, 1.0, 1.5, 2.0], rtol=1e-6)
+    np.testing.assert_allclose(
+        [rate(s) for s in (4, 8, 12, 20)],
+        [1 + np.cos(np.pi * (s - 4) / 16) for s in (4, 8, 12, 20)],
+        atol=1e-6,
+    )
+
+
+def test_wsd_holds_and_then_falls_to_zero():
+    rate = optim.schedule(OptimConfig(peak_lr=1.0, warmup_steps=2, schedule="wsd", decay_fraction=0.25), 40)
+    np.testing.assert_allclose([rate(s) for s in (2, 15, 30, 35, 40)], [1, 1, 1, 0.5, 0], atol=1e-6)
+
+
+def test_optimizer_equals_optax_adamw():
+    config = OptimConfig(peak_lr=1e-2, warmup_steps=2, clip_norm=1.0, weight_decay=0.2)
+    params = {"kernel": jnp.arange(6.0).reshape(2, 3) / 7, "bias": jnp.ones(3)}
+    plain = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(
+            optim.schedule(config, 10), b1=0.9, b2=0.98, eps=1e-6, weight_decay=0.2,
+            mask={"kernel": True, "bias": False},
+        ),
+    )  # fmt: skip
+    ours = optim.make_optimizer(config, 10)
+    a, b, sa, sb = params, params, ours.init(params), plain.init(params)
+    for step in range(5):
+        grads = jax.tree.map(lambda p, s=step: jnp.sin(p + s) * 3, params)
+        assert float(optim.learning_rate(config, sa)) == pytest.approx(float(optim.schedule(config, 10)(step)))
+        ua, sa = ours.update(grads, sa, a)
+        ub, sb = plain.update(grads, sb, b)
+        a, b = optax.apply_updates(a, ua), optax.apply_updates(b, ub)
+    for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(left, right, rtol=2e-6)
+
+
+def test_gains_biases_and_temperature_do_not_decay():
+    mask = optim.decay_mask(jax.eval_shape(lambda: init_params(preset("debug"), 0)))
+    flat = {
+        jax.tree_util.keystr(k, simple=True, separator="."): v for k, v in jax.tree_util.tree_leaves_with_path(mask)
+    }
+    kept = {k for k, v in flat.items() if not v}
+    assert all(any(n in k for n in ("bias", "scale", "class_token")) for k in kept)
+    decayed = {k for k, v in flat.items() if v}
+    assert len(kept) + len(decayed) == len(flat)
+    assert not any("bias" in k or "ln_" in k or "logit_scale" in k for k in decayed)
+    assert any("token" in k for k in decayed)

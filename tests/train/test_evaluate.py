@@ -1,0 +1,20 @@
+"""Evaluating a run again gives the rows of its record."""
+
+import pytest
+
+from clip_jax.config import UserError
+from clip_jax.evals.suite import make_evaluator
+from clip_jax.train.evaluate import evaluate_run
+from clip_jax.train.loop import train
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:Sharding info:UserWarning")
+
+
+def test_rows_equal_those_of_the_record(tiny_run, tmp_path):
+    result = train(tiny_run, tmp_path / "run", make_evaluator, progress=False)
+    assert evaluate_run(tmp_path / "run", make_evaluator) == result["evals"]
+
+
+def test_a_directory_without_a_run_is_named(tmp_path):
+    with pytest.raises(UserError, match="holds no run"):
+        evaluate_run(tmp_path, make_evaluator)

@@ -1,0 +1,125 @@
+"""A run as a whole: its records, its end, and coming back after a kill."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from clip_jax.config import MeshConfig, UserError
+from clip_jax.config_io import run_id, to_dict
+from clip_jax.evals.suite import make_evaluator
+from clip_jax.models.clip import build
+from clip_jax.parallel import make_mesh
+from clip_jax.train.checkpoint import load_params
+from clip_jax.train.loop import Diverged, train
+from clip_jax.train.record import read_json, read_lines
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:Sharding info:UserWarning")
+
+
+def final_params(run, run_dir):
+    step, params = load_params(run_dir, build(run.model, make_mesh(run.mesh)))
+    assert step == run.steps
+    return params
+
+
+def strip(rows):
+    return [{k: v for k, v in r.items() if k not in ("wall_s", "samples_per_s")} for r in rows]
+
+
+@pytest.fixture
+def finished(tiny_run, tmp_path):
+    run = dataclasses.replace(tiny_run, evals=dataclasses.replace(tiny_run.evals, at_fractions=(0.5,)))
+    return run, tmp_path / "whole", train(run, tmp_path / "whole", make_evaluator, progress=False)
+
+
+def test_the_record_tells_all(finished):
+    run, run_dir, result = finished
+    assert read_json(run_dir / "result.json") == json.loads(json.dumps(result))
+    assert result["run_id"] == run_id(run)
+    assert (result["state"], result["final"], result["samples_seen"], result["unique_samples"]) == (
+        "finished",
+        True,
+        128,
+        128,
+    )
+    assert result["mfu"] is None  # a CPU's peak is unknown, never zero
+    assert 0 < result["error_mean"] < 1
+    assert [r["step"] for r in read_lines(run_dir / "metrics.jsonl")] == [2, 4, 6, 8]
+    assert {r["step"] for r in read_lines(run_dir / "evals.jsonl")} == {4, 8}
+    assert read_json(run_dir / "status.json")["state"] == "finished"
+    assert read_json(run_dir / "config.json") == to_dict(run)
+    assert train(run, run_dir, progress=False) == read_json(run_dir / "result.json"), "a finished run is left alone"
+
+
+def test_stopping_and_going_on_equals_never_stopping(finished, tmp_path):
+    run, run_dir, result = finished
+    other = tmp_path / "parts"
+    assert train(run, other, make_evaluator, stop_after=3, progress=False)["state"] == "stopped"
+    assert train(run, other, make_evaluator, stop_after=5, progress=False)["step"] == 5
+    again = train(run, other, make_evaluator, progress=False)
+    jax.tree.map(np.testing.assert_array_equal, final_params(run, run_dir), final_params(run, other))
+    assert strip(read_lines(other / "metrics.jsonl")) == strip(read_lines(run_dir / "metrics.jsonl"))
+    assert again["evals"] == result["evals"]
+    assert again["attempts"] == 3
+
+
+def test_another_mesh_gives_the_same_losses(finished, tmp_path):
+    run, run_dir, _ = finished
+    other = dataclasses.replace(run, mesh=MeshConfig(fsdp=4))
+    train(other, tmp_path / "mesh", progress=False)
+    a, b = ([r["loss"] for r in read_lines(d / "metrics.jsonl")] for d in (run_dir, tmp_path / "mesh"))
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_killed_at_any_moment_it_ends_the_same(tmp_path, tiny_run):
+    run = dataclasses.replace(tiny_run, steps=1500, checkpoint_every=150, log_every=50, evals=dataclasses.replace(
+        tiny_run.evals, zero_shot=(), val_pairs=16))  # fmt: skip
+    train(run, tmp_path / "whole", progress=False)
+    (tmp_path / "c.json").write_text(json.dumps(to_dict(run)))
+    command = [sys.executable, "-m", "clip_jax.cli", "train", f"--config={tmp_path / 'c.json'}",
+               f"--dir={tmp_path / 'killed'}", "--quiet"]  # fmt: skip
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    metrics = tmp_path / "killed" / "metrics.jsonl"
+    child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while len(read_lines(metrics)) < 5 and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(float(np.random.default_rng().uniform(0, 0.15)))
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert child.returncode == -signal.SIGKILL, child.stderr.read()
+    assert not (tmp_path / "killed" / "result.json").exists()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert read_json(tmp_path / "killed" / "result.json")["attempts"] == 2
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        final_params(run, tmp_path / "whole"),
+        final_params(run, tmp_path / "killed"),
+    )
+    steps = [r["step"] for r in read_lines(metrics)]
+    assert steps == list(range(50, 1501, 50)), "no step stands twice and none is missing"
+
+
+def test_a_loss_that_is_no_number_ends_the_run_as_failed(tiny_run, tmp_path):
+    run = dataclasses.replace(tiny_run, optim=dataclasses.replace(tiny_run.optim, peak_lr=1e30), steps=20)
+    with pytest.raises(Diverged, match=r"not finite at step \d+; lower optim.peak_lr=1e\+30"):
+        train(run, tmp_path / "run", progress=False)
+    status = read_json(tmp_path / "run" / "status.json")
+    assert (status["state"], "not finite" in status["reason"]) == ("failed", True)
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_what_cannot_work_leaves_nothing_behind(tiny_run, tmp_path):
+    run = dataclasses.replace(tiny_run, batch_size=12)
+    with pytest.raises(UserError, match="batch_size=12: must be a multiple of the 8 devices"):
+        train(run, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()

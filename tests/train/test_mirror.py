@@ -1,0 +1,40 @@
+"""Progress line and Weights & Biases."""
+
+import dataclasses
+import io
+
+import pytest
+
+from clip_jax.train.mirror import NoMirror, Progress, duration, open_mirror
+
+
+def test_the_line_says_all():
+    out = io.StringIO()
+    progress = Progress(100, 0, stream=out)
+    progress.show(50, 1.23456, 1234.0, 0.456)
+    assert "50/100" in out.getvalue()
+    assert all(word in out.getvalue() for word in ("loss 1.2346", "1,234 samples/s", "MFU 45.6%", "left"))
+    assert "MFU unknown" in progress.text(50, 1.0, None, None)
+
+
+def test_hidden_means_silent():
+    out = io.StringIO()
+    Progress(10, 0, stream=out, shown=False).show(5, 1.0, 1.0, None)
+    assert out.getvalue() == ""
+
+
+def test_durations():
+    assert (duration(59.9), duration(3661)) == ("0:00:59", "1:01:01")
+
+
+def test_disabled_is_nothing(tiny_run, tmp_path):
+    assert isinstance(open_mirror(tiny_run, tmp_path), NoMirror)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_offline_leaves_its_files_beside_the_run(tiny_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    mirror = open_mirror(dataclasses.replace(tiny_run, wandb="offline"), tmp_path)
+    mirror.log({"train/loss": 1.0}, 1)
+    mirror.close()
+    assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
