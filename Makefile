@@ -6,12 +6,15 @@ SEED   ?= 0
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test test-slow lint clean
 quickstart: $(READY)
 	$(BIN)/clip-jax sweep run --config=sweeps/quickstart.py --dir=$(OUT) --base.seed=$(SEED)
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

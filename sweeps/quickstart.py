@@ -14,7 +14,8 @@ def get_config() -> ConfigDict:
             "base": {
                 "model": {
                     "scan_layers": False,  # unrolled layers are faster on a CPU
-                    "image": {"image_size": 32, "patch_size": 8},
+                    "image": {"image_size": 32, "patch_size": 16},
+                    # patches of 16 hold one object each
                     "text": {"context_length": 20, "vocab_size": 1024},
                 },
                 "data": {"source": "scenes", "threads": 1},
@@ -25,15 +26,15 @@ def get_config() -> ConfigDict:
                     "val_pairs": 1024,
                     "val_partitions": 2,
                 },
-                "batch_size": 128,
-                "checkpoint_every": 2000,
+                "batch_size": 64,
+                "checkpoint_every": 4000,
             },
             "rungs": (0.5, 1, 1.5, 2, 3),
-            "budgets": (1.2e10, 3e10, 7.5e10, 1.9e11, 4.8e11, 1.2e12),
+            "budgets": (1e10, 2.5e10, 6.3e10, 1.6e11, 4e11, 1e12),
             "sizes_per_budget": 4,
-            "optimum_samples_per_param": 4.0,
+            "optimum_samples_per_param": 2.0,
             "seeds": (0,),
-            "seeds_at_best": (1,),
+            "seeds_at_best": (1, 2),
             "base_lr": 4e-3,
             "base_width": 32,
             "lr_checks": (0.5, 2.0),

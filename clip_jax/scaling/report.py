@@ -248,7 +248,6 @@ def text_summary(law: dict[str, Any]) -> str:
     edges = [r for r in law["lr_evidence"] if str(r.get("verdict", "")).startswith("edge")]
     if law["lr_evidence"]:
         budgets = len({r["budget"] for r in law["lr_evidence"]})
-        lines.append(
-            f"  learning rate: {budgets - len({r['budget'] for r in edges})} of {budgets} budgets inside the rates tried"
-        )
+        inside = budgets - len({r["budget"] for r in edges})
+        lines.append(f"  learning rate: {inside} of {budgets} budgets inside the rates tried")
     return "\n".join(lines)
