@@ -216,6 +216,7 @@ class EvalConfig:
     """What is measured, on how much, and when."""
 
     zero_shot: tuple[str, ...] = ("scenes",)  # the built-in tasks, or classification folders
+    controls: tuple[str, ...] = ()  # classification folders reported beside, in no mean
     examples: int = 500  # per zero-shot task at most; 0 is all
     at_fractions: tuple[float, ...] = ()  # of the steps; the end is always evaluated
     val_pairs: int = 1024  # negatives of val_loss, per partition
@@ -247,7 +248,7 @@ class RunConfig:
     seed: int = 0
     log_every: int = 20  # steps
     checkpoint_every: int = 500  # steps; the last step is always saved
-    wandb: str = "disabled"  # disabled | offline | online: a mirror, never the record
+    wandb: str = "offline"  # disabled | offline | online: a mirror, never the record
 
     def __post_init__(self) -> None:
         _one_of("wandb", self.wandb, ("disabled", "offline", "online"))

@@ -20,5 +20,6 @@ def get_config() -> ConfigDict:
             "optim": {"peak_lr": 4.6e-3, "warmup_steps": 40},
             "batch_size": 128,
             "steps": 400,
+            "wandb": "disabled",
         }
     )

@@ -28,6 +28,7 @@ def get_config() -> ConfigDict:
                 },
                 "batch_size": 64,
                 "checkpoint_every": 4000,
+                "wandb": "disabled",
             },
             "rungs": (0.5, 1, 1.5, 2, 3),
             "budgets": (1e10, 2.5e10, 6.3e10, 1.6e11, 4e11, 1e12),

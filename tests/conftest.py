@@ -49,6 +49,7 @@ def tiny_run():
         steps=8,
         log_every=2,
         checkpoint_every=4,
+        wandb="disabled",
     )
 
 

@@ -31,7 +31,7 @@ def test_round_trip_through_json_keeps_config_and_id(steps, lr, depth, fractions
 
 def test_the_mirror_does_not_change_the_run_but_everything_else_does():
     run = c.RunConfig()
-    assert io.run_id(dataclasses.replace(run, wandb="offline")) == io.run_id(run)
+    assert io.run_id(dataclasses.replace(run, wandb="disabled")) == io.run_id(run)
     assert io.run_id(dataclasses.replace(run, seed=1)) != io.run_id(run)
 
 

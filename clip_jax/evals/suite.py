@@ -23,41 +23,44 @@ from clip_jax.evals.zero_shot import Row, class_embeddings, classify, prompt_tok
 Evaluator = Callable[[Any], list[Row]]
 
 
-def zero_shot_sets(config: RunConfig) -> list[ClassificationSet]:
-    """The suite of ``evals.zero_shot``: the built-in tasks for "scenes", a folder for anything else.
+def zero_shot_sets(config: RunConfig, entries: tuple[str, ...]) -> list[ClassificationSet]:
+    """The built-in tasks for the entry "scenes", a folder for anything else.
 
     Raises UserError when two tasks share a name or a folder is missing.
     """
     size, limit = config.model.image.image_size, config.evals.examples
     sets: list[ClassificationSet] = []
-    for entry in config.evals.zero_shot:
+    for entry in entries:
         if entry == "scenes":
             from clip_jax.data.scene_tasks import zero_shot_tasks
 
             sets += zero_shot_tasks(config.data.scenes, size, limit or 2000)
         elif not Path(entry).is_dir():
-            raise UserError(f"evals.zero_shot: {entry}: no such folder (or the word scenes)")
+            raise UserError(f"evals.zero_shot, evals.controls: {entry}: no such folder (or the word scenes)")
         else:
             sets.append(load_classification_set(entry, size, limit))
-    names = [s.name for s in sets]
-    if len(set(names)) < len(names):
-        raise UserError(f"evals.zero_shot: two tasks share a name ({', '.join(names)})")
     return sets
 
 
-def mean_error(rows: list[Row]) -> float | None:
-    """1 - top-1, averaged over the zero-shot tasks; None without tasks."""
-    errors = [1.0 - r["value"] for r in rows if r["metric"] == "top1"]
+def mean_error(rows: list[Row], tasks: set[str]) -> float | None:
+    """1 - top-1, averaged over the named zero-shot tasks; None without tasks."""
+    errors = [1.0 - r["value"] for r in rows if r["metric"] == "top1" and r["task"] in tasks]
     return float(np.mean(errors)) if errors else None
 
 
 def make_evaluator(config: RunConfig, built: Any, mesh: Mesh, held_out: Source, tokenizer: Tokenizer) -> Evaluator:
     """parameters -> rows {task, metric, value, low, high, examples, chance}.
 
-    Zero-shot tasks, retrieval, the validation loss, and their summary: task ``zero_shot_mean``, metric ``error``.
-    Data is read and tokenised now, once. Raises UserError when some of it is missing.
+    Zero-shot tasks, controls, retrieval, the validation loss, and a summary of the tasks without the controls:
+    task ``zero_shot_mean``, metric ``error``. Data is read and tokenised now, once.
+
+    Raises UserError when some of it is missing, or two tasks share a name.
     """
-    sets = zero_shot_sets(config)
+    counted = zero_shot_sets(config, config.evals.zero_shot)
+    sets = counted + zero_shot_sets(config, config.evals.controls)
+    names = [s.name for s in sets]
+    if len(set(names)) < len(names):
+        raise UserError(f"evals.zero_shot, evals.controls: two tasks share a name ({', '.join(names)})")
     prompts = [prompt_tokens(s, tokenizer) for s in sets]
     pairs = validation_pairs(config, held_out, tokenizer)
     retrieval = retrieval_set(config, held_out, tokenizer)
@@ -68,10 +71,10 @@ def make_evaluator(config: RunConfig, built: Any, mesh: Mesh, held_out: Source, 
         for task, tokens in zip(sets, prompts, strict=True):
             classes = class_embeddings(encoder.texts(params, tokens), len(task.class_names))
             rows += classify(task, encoder.images(params, task.images), classes)
-        error = mean_error(rows)
+        error = mean_error(rows, {s.name for s in counted})
         if error is not None:
-            chance = float(np.mean([1 - 1 / len(s.class_names) for s in sets]))
-            examples = sum(len(s.labels) for s in sets)
+            chance = float(np.mean([1 - 1 / len(s.class_names) for s in counted]))
+            examples = sum(len(s.labels) for s in counted)
             rows.append(
                 {
                     "task": "zero_shot_mean",

@@ -1,4 +1,7 @@
-"""Forms of a scaling law: error as a function of training FLOPs. C is scaled to a reference before use."""
+"""Forms of a scaling law: error as a function of training FLOPs. C is scaled to a reference before use.
+
+``predict`` takes theta [..., p] and x [n] and gives [..., n]: many parameter vectors at once.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,7 @@ class PowerLaw:
 
     def predict(self, theta: Array, x: Array) -> Array:
         """Error at x."""
-        return np.exp(theta[0] - theta[1] * x)
+        return np.exp(theta[..., 0, None] - theta[..., 1, None] * x)
 
     def bounds(self, x: Array, y: Array) -> tuple[list[float], list[float]]:
         """Lower and upper limits of theta."""
@@ -81,7 +84,7 @@ class SaturatingPowerLaw:
 
     def predict(self, theta: Array, x: Array) -> Array:
         """Error at x."""
-        return theta[0] + np.exp(theta[1] - theta[2] * x)
+        return theta[..., 0, None] + np.exp(theta[..., 1, None] - theta[..., 2, None] * x)
 
     def bounds(self, x: Array, y: Array) -> tuple[list[float], list[float]]:
         """Lower and upper limits of theta: E lies between 0 and the lowest error seen."""
@@ -111,7 +114,8 @@ class SigmoidLogC:
 
     def predict(self, theta: Array, x: Array) -> Array:
         """Error at x."""
-        return theta[0] / (1.0 + np.exp(np.clip(theta[1] * (x - theta[2]), -60, 60)))
+        slope = np.clip(theta[..., 1, None] * (x - theta[..., 2, None]), -60, 60)
+        return theta[..., 0, None] / (1.0 + np.exp(slope))
 
     def bounds(self, x: Array, y: Array) -> tuple[list[float], list[float]]:
         """Lower and upper limits of theta: the top lies between the highest error seen and 1."""

@@ -165,7 +165,7 @@ def write_page(
 ) -> None:
     """Write ``report.html`` beside the figures. Nothing is fetched from a network when it is opened."""
     runs = _plain_rows(df)
-    data = json.dumps(_interactive(law, runs, ensembles, curves), allow_nan=False).replace("</", "<\\/")
+    data = json.dumps(_interactive(law, runs, ensembles, curves), allow_nan=False).replace("<", "\\u003c")
     parts = [f"<h1>{html.escape(law['title'])}</h1>"]
     batches = ", ".join(map(str, law["batch_sizes"]))
     parts.append(

@@ -8,35 +8,36 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.scaling.fit import Fit, fit_law
+from clip_jax.scaling.fit import TINY, Fit, fit_law, solve
 from clip_jax.scaling.laws import EXPONENT, LAWS, Law
 
-LEVEL = 0.95
+TAILS = (0.025, 0.975)
 LEAST_POINTS = 4  # to fit before anything is extrapolated
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """A fit and what it could as well have been."""
+    """A fit and what it could as well have been: ``replicas`` float [R, p], ``noise`` float [R], the standard
+    deviation of ln(error) of one point in each."""
 
     fit: Fit
-    replicas: list[Fit]
-    noise: np.ndarray  # sd of ln(error) of one point, one a replica
+    replicas: np.ndarray
+    noise: np.ndarray
 
     def interval(self, parameter: str) -> tuple[float, float]:
         """The 95 % interval of a parameter."""
-        values = [r.values[parameter] for r in self.replicas]
-        low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        values = [self.fit.law.describe(theta, self.fit.reference)[parameter] for theta in self.replicas]
+        low, high = np.quantile(values, TAILS)
         return float(low), float(high)
 
     def band(self, flops: np.ndarray | float, *, observation: bool = True, seed: int = 0) -> tuple[Any, Any]:
         """The 95 % band at ``flops`` (same shapes): of a new measurement, or of the law alone."""
-        c = np.atleast_1d(np.asarray(flops, float))
-        logs = np.stack([np.log(np.maximum(r.predict(c), 1e-12)) for r in self.replicas])
+        x = np.log(np.atleast_1d(np.asarray(flops, float)) / self.fit.reference)
+        logs = np.log(np.maximum(self.fit.law.predict(self.replicas, x), TINY))
         if observation:
             rng = np.random.default_rng(seed)
             logs = logs + self.noise[:, None] * rng.standard_normal(logs.shape)
-        low, high = np.exp(np.quantile(logs, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0))
+        low, high = np.exp(np.quantile(logs, TAILS, axis=0))
         shape = np.shape(flops)
         return low.reshape(shape), high.reshape(shape)
 
@@ -47,7 +48,7 @@ def bootstrap(
     *,
     seed_sd: float = 0.0,
     seed_degrees: int = 0,
-    replicas: int = 300,
+    replicas: int = 500,
     seed: int = 0,
 ) -> Ensemble:
     """Draw new points around the fitted curve and fit again.
@@ -58,25 +59,34 @@ def bootstrap(
 
     Args:
       fit: of `fit_law` on ``flops`` (float [n]).
+      flops: the points of the fit.
       seed_sd: standard deviation of ln(error) of one *point* between seeds; ``seed_degrees`` of freedom.
+      seed_degrees: 0 when seeds say nothing.
+      replicas: how many.
+      seed: of the draws.
     """
     rng = np.random.default_rng(seed)
-    x = np.log(flops / fit.reference)
-    centre = fit.law.predict(fit.theta, x)
+    law, x = fit.law, np.log(flops / fit.reference)
     sd, degrees = fit.residual_sd, max(fit.points - fit.free, 1)
     if seed_degrees and seed_sd > sd:
         sd, degrees = seed_sd, seed_degrees
-    noise = sd * np.sqrt(degrees / rng.chisquare(degrees, replicas))
-    pinned = fit.free < len(fit.law.parameters)
-    fits = []
-    for scatter in noise:
-        errors = centre * np.exp(scatter * rng.standard_normal(len(x)))
-        starts = [
-            fit.theta.tolist(),
-            *fit.law.starts(x, errors)[:: max(1, len(fit.law.starts(x, errors)) // 2)],
-        ]
-        fits.append(fit_law(fit.law, flops, errors, starts=starts, pin=pinned))
-    return Ensemble(fit, fits, noise)
+    # one degree of freedom has tails without end; a scatter above e-fold says only that nothing is known
+    noise = np.minimum(sd * np.sqrt(degrees / rng.chisquare(degrees, replicas)), 1.0)
+    centre = law.predict(fit.theta, x)
+    errors = centre * np.exp(noise[:, None] * rng.standard_normal((replicas, len(x))))
+    free = [i for i, p in enumerate(law.parameters) if not (fit.free < len(law.parameters) and p == law.asymptote)]
+    bounds = [law.bounds(x, y) for y in errors]
+    # bounds depend on the points drawn; the widest hold for all, and the narrower ones are met by clipping
+    low, high = np.min([b[0] for b in bounds], axis=0), np.max([b[1] for b in bounds], axis=0)
+    begins = [fit.theta, *law.starts(x, centre)[:: max(1, len(law.starts(x, centre)) // 3)]]
+    ends, costs = [], []
+    for begin in begins:
+        start = np.tile(np.where(np.isin(np.arange(len(fit.theta)), free), begin, fit.theta), (replicas, 1))
+        theta, cost, _ = solve(law, x, np.log(errors), np.clip(start, low, high), free, low, high, iterations=60)
+        ends.append(theta)
+        costs.append(cost)
+    best = np.argmin(costs, axis=0)
+    return Ensemble(fit, np.array(ends)[best, np.arange(replicas)], noise)
 
 
 def forecast(

@@ -168,8 +168,10 @@ class _Sweep:
             share = 1 - sum(left.values()) / all_flops
             eta = (time.monotonic() - began) * (1 - share) / max(share, 1e-9)
             result = read_json(outcome.job.run_dir / "result.json") or {}
-            found = result.get(self.config.metric)
-            said = f"FAILED, {outcome.reason}" if found is None else f"{self.config.metric} {found:.4f}"
+            found = result.get("error_mean")
+            said = "" if found is None else f"error_mean {found:.4f}"
+            if outcome.code:
+                said = f"FAILED, {outcome.reason}"
             self.echo(
                 f"[{ended:3d}/{total}] {cell.kind:11s} {cell.budget:8.2e} FLOPs  rung {cell.rung:4g}  seed "
                 f"{cell.config.seed}  lr {cell.config.optim.peak_lr:.2e}  {said}  {outcome.seconds:.0f} s  "
@@ -183,6 +185,8 @@ class _Sweep:
         """(rung, budget) of each budget's best size so far, by the mean over seeds."""
         df = collect(self.root)
         _needs_finished(df, self.root)
+        if self.config.metric not in df:
+            raise UserError(f"metric={self.config.metric!r}: no such column; there are {', '.join(df.columns)}")
         df = df[df["final"].astype(bool) & (df["kind"] != "lr_check") & df[self.config.metric].notna()]
         means = df.groupby(["budget", "rung"])[self.config.metric].mean().reset_index()
         rows = means.loc[means.groupby("budget")[self.config.metric].idxmin()]

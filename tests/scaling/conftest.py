@@ -30,13 +30,13 @@ CURVES = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def runs():
     """The function that simulates a table."""
     return simulate
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def curves():
     """A true curve of each form."""
     return CURVES

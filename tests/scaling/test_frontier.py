@@ -19,8 +19,7 @@ def test_the_best_size_is_by_the_mean_over_seeds(runs, curves):
 
 def test_the_edge_is_not_bracketed(runs, curves):
     df = runs(curves["power law"], noise=0.0)
-    smallest = df.groupby("budget")["params"].transform("min")
-    df = df[(df["params"] == smallest) | (df["params"] > df["budget"] ** 0.5 / 3 * 1.5)]
+    df = df[df["params"] > df["budget"] ** 0.5 / 3 * 0.9]  # the optimum and larger ones
     assert not compute_optimal(df, "error_mean")["bracketed"].any()
 
 

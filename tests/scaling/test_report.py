@@ -26,8 +26,9 @@ EVIDENCE = pd.DataFrame(
 )
 
 
-@pytest.fixture
-def report(runs, curves, tmp_path):
+@pytest.fixture(scope="module")
+def report(runs, curves, tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("report")
     df = runs(curves["power law"])
     df.loc[0, "final"] = False
     df.loc[1, "run_id"] = "<script>alert(1)</script>"
