@@ -273,8 +273,8 @@ class SweepConfig:
     budgets: tuple[float, ...] = (1e11, 1e12)  # training FLOPs a run
     sizes_per_budget: int = 3  # kept around the guessed optimum; 0 keeps all that fit
     optimum_samples_per_param: float = 0.5  # the guess that centres the kept sizes
-    seeds: tuple[int, ...] = (0,)
-    seeds_at_best: tuple[int, ...] = (1,)  # trained at each budget's best size once it is known
+    seeds: tuple[int, ...] = (0,)  # each is added to base.seed
+    seeds_at_best: tuple[int, ...] = (1,)  # likewise; trained at each budget's best size once it is known
     min_steps: int = 50
     max_epochs: float = 0.0  # of the unique pairs; 0 sets no limit
     base_lr: float = 4e-3  # at base_width; scaled by (base_width / width)**lr_width_power

@@ -63,6 +63,15 @@ class World:
         return len(self.names) // FAMILIES
 
 
+def _packed(rgb: np.ndarray) -> np.ndarray:
+    """Colours uint8 [N, 3] as one number each, whose first three bytes in memory they are."""
+    return np.concatenate([rgb, np.zeros_like(rgb[:, :1])], axis=1).view(np.uint32)[:, 0]
+
+
+def _pale(rgb: np.ndarray) -> np.ndarray:
+    return (rgb // 2 + 100).astype(np.uint8)
+
+
 def _textures() -> np.ndarray:
     y, x = np.mgrid[:CELL, :CELL]
     on = [np.ones_like(x, bool), x % 2 == 0, y % 2 == 0, (x // 2 + y // 2) % 2 == 0,
@@ -189,8 +198,6 @@ def render(config: ScenesConfig, scenes: Scenes, image_size: int = SIDE, *, shif
     if image_size % SIDE:
         raise ConfigError(f"model.image.image_size={image_size}: the scenes source draws multiples of {SIDE}")
     w, n = world(config), len(scenes.object)
-    canvas = np.empty((n, 2, CELL, 2, CELL, 3), np.uint8)
-    canvas[:] = _GROUND[scenes.background][:, None, None, None, None, :]
     corner, related = scenes.corner, scenes.other >= 0
     # related objects stand side by side in the row or column of ``corner``
     row, column = corner // 2, corner % 2
@@ -199,30 +206,27 @@ def render(config: ScenesConfig, scenes: Scenes, image_size: int = SIDE, *, shif
     first = np.where(horizontal, 2 * row + far, 2 * far + column)
     second = np.where(horizontal, 2 * row + 1 - far, 2 * (1 - far) + column)
     corner = np.where(related, first, corner)
+    ground = _packed(_GROUND)[scenes.background]
+    colours = [_packed(_pale(_RGB) if shifted else _RGB)[c] for c in (scenes.colour, scenes.other_colour)]
+    canvas = np.repeat(ground, 4 * CELL * CELL).reshape(n, 4, CELL, CELL)
+
+    def draw(take: np.ndarray, objects: np.ndarray, colour: np.ndarray) -> np.ndarray:
+        mask = w.sprites[objects[take], scenes.size[take], scenes.jitter[take]] & w.textures[scenes.texture[take]]
+        return np.where(mask, colour[take, None, None], ground[take, None, None])
+
+    drawn = draw(np.arange(n), scenes.object, colours[0])
     for k in range(4):
         take = np.flatnonzero(scenes.count >= k)
-        _paste(w, canvas, take, (corner[take] + k) % 4, scenes.object, scenes.colour, scenes, shifted)
+        canvas[take, (corner[take] + k) % 4] = drawn[take]
     take = np.flatnonzero(related)
-    _paste(w, canvas, take, second[take], scenes.other, scenes.other_colour, scenes, shifted)
-    images = canvas.reshape(n, SIDE, SIDE, 3)
+    canvas[take, second[take]] = draw(take, scenes.other, colours[1])
+    pixels = canvas.reshape(n, 2, 2, CELL, CELL).transpose(0, 1, 3, 2, 4).reshape(n, SIDE, SIDE, 1)
+    images = np.ascontiguousarray(pixels.view(np.uint8)[..., :3])
     if shifted:
         y, x = np.mgrid[:SIDE, :SIDE]
         images = np.where((((3 * x + 5 * y) % 7) == 0)[None, :, :, None], 255 - (255 - images) // 2, images)
     zoom = image_size // SIDE
     return images if zoom == 1 else images.repeat(zoom, 1).repeat(zoom, 2)
-
-
-def _paste(
-    w: World, canvas: np.ndarray, take: np.ndarray, corner: np.ndarray, objects: np.ndarray, colours: np.ndarray,
-    scenes: Scenes, shifted: bool,
-) -> None:  # fmt: skip
-    mask = w.sprites[objects[take], scenes.size[take], scenes.jitter[take]] & w.textures[scenes.texture[take]]
-    rgb = _RGB[colours[take]]
-    if shifted:
-        rgb = (rgb // 2 + 100).astype(np.uint8)
-    row, column = corner // 2, corner % 2
-    cell = canvas[take, row, :, column]  # [n, CELL, CELL, 3]
-    canvas[take, row, :, column] = np.where(mask[..., None], rgb[:, None, None, :], cell)
 
 
 class ScenesSource:

@@ -41,7 +41,7 @@ class Cell:
 def make_cell(
     config: SweepConfig, rung: float, budget: float, seed: int, *, kind: str = "cell", lr_factor: float = 1.0
 ) -> Cell:
-    """The run that spends ``budget`` FLOPs on a rung, to the nearest whole step."""
+    """The run that spends ``budget`` FLOPs on a rung, to the nearest whole step; its seed is base.seed + seed."""
     base = config.base
     model = ladder(rung, base.model)
     step_flops = flops.training_flops(model, base.batch_size, base.batch_size).total
@@ -52,7 +52,7 @@ def make_cell(
         base,
         model=model,
         steps=steps,
-        seed=seed,
+        seed=base.seed + seed,
         optim=dataclasses.replace(base.optim, peak_lr=float(f"{peak_lr:.6g}"), warmup_steps=warmup),
         log_every=max(1, steps // LINES_A_RUN),
     )

@@ -48,6 +48,7 @@ class WandbMirror:
                 mode=config.wandb,  # type: ignore[arg-type]
                 resume="allow" if config.wandb == "online" else None,
                 config=to_dict(config),
+                settings=wandb.Settings(silent=True, console="off"),
             )
         except wandb.errors.UsageError as error:
             reason = str(error).splitlines()[0]

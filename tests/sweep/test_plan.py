@@ -48,6 +48,12 @@ def test_sizes_nearest_to_the_guess_are_kept():
     assert len(dropped) == 2
 
 
+def test_seeds_are_added_to_the_bases():
+    base = RunConfig(seed=100)
+    plan = make_plan(SweepConfig(name="s", base=base, budgets=(1e10,), seeds=(0, 3), min_steps=2))
+    assert {c.config.seed for c in plan.cells} == {100, 103}
+
+
 def test_the_learning_rate_shrinks_with_width():
     plan = make_plan(SWEEP)
     rates = {c.config.model.image.width: c.config.optim.peak_lr for c in plan.cells}
