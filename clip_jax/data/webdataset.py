@@ -36,6 +36,7 @@ def shards_of(path: Path, split: str) -> list[Path]:
 def index_shard(path: Path, number: int) -> dict[str, dict[str, Place]]:
     """Key -> extension -> place, in file order. Raises UserError when it is not a whole tar."""
     samples: dict[str, dict[str, Place]] = {}
+    end = 0
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
@@ -47,6 +48,12 @@ def index_shard(path: Path, number: int) -> dict[str, dict[str, Place]]:
                 stem, _, extension = name.partition(".")
                 key = f"{folder}/{stem}" if folder else stem
                 samples.setdefault(key, {})[extension.lower()] = Place(number, member.offset_data, member.size)
+                end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        # a whole archive ends with blocks of zeros; a truncated one just stops, which tarfile takes for an end
+        with path.open("rb") as file:
+            file.seek(end)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("it ends early")
     except tarfile.ReadError as error:
         raise UserError(f"{path}: not a readable tar shard ({error})") from None
     return samples

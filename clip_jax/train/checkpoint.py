@@ -16,8 +16,9 @@ from clip_jax.train.state import TrainState
 KEEP = 2
 
 
-def _tree(state: TrainState) -> dict[str, Any]:
-    return {"step": state.step, "params": state.params, "opt_state": state.opt_state}
+def _parts(state: TrainState) -> dict[str, Any]:
+    # parameters lie apart, so that an evaluation can read them alone
+    return {"params": state.params, "rest": {"step": state.step, "opt_state": state.opt_state}}
 
 
 class Checkpoints:
@@ -65,7 +66,7 @@ class Checkpoints:
         if self.latest_step == step:
             return
         with disk_errors(self.dir):
-            self._pending = self._orbax.save_checkpointables_async(step, {"state": _tree(state)}, force=True)
+            self._pending = self._orbax.save_checkpointables_async(step, _parts(state), force=True)
 
     def wait(self) -> None:
         """Until the last save is on disk. Raises UserError on a full disk."""
@@ -76,8 +77,8 @@ class Checkpoints:
 
     def restore(self, abstract: TrainState) -> TrainState:
         """The newest state, in the shardings of ``abstract`` (`state.abstract_state`)."""
-        loaded = self._orbax.load_checkpointables(None, {"state": _tree(abstract)})["state"]
-        return TrainState(**loaded)
+        loaded = self._orbax.load_checkpointables(None, _parts(abstract))
+        return TrainState(params=loaded["params"], **loaded["rest"])
 
 
 def load_params(run_dir: str | Path, built: Any) -> tuple[int, Any]:
@@ -98,9 +99,5 @@ def load_params(run_dir: str | Path, built: Any) -> tuple[int, Any]:
             built.abstract_params,
             built.shardings,
         )
-        context = ocp.Context(
-            pytree=ocp.options.PyTreeOptions(loading=ocp.options.PyTreeOptions.Loading(partial_load=True))
-        )
-        with context:
-            loaded = orbax.load_checkpointables(None, {"state": {"params": abstract}})
-        return int(orbax.latest.step), loaded["state"]["params"]
+        loaded = orbax.load_checkpointables(None, {"params": abstract})
+        return int(orbax.latest.step), loaded["params"]

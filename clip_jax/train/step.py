@@ -54,7 +54,7 @@ def make_train_step(
         metrics = {
             "loss": loss,
             "learning_rate": learning_rate(config.optim, state.opt_state),
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
             "logit_scale": scale,
         }
         metrics = {k: jnp.asarray(v, jnp.float32) for k, v in metrics.items()}

@@ -80,7 +80,7 @@ def test_another_mesh_gives_the_same_losses(finished, tmp_path):
 
 
 def test_killed_at_any_moment_it_ends_the_same(tmp_path, tiny_run):
-    run = dataclasses.replace(tiny_run, steps=1500, checkpoint_every=150, log_every=50, evals=dataclasses.replace(
+    run = dataclasses.replace(tiny_run, steps=400, checkpoint_every=60, log_every=20, evals=dataclasses.replace(
         tiny_run.evals, zero_shot=(), val_pairs=16))  # fmt: skip
     train(run, tmp_path / "whole", progress=False)
     (tmp_path / "c.json").write_text(json.dumps(to_dict(run)))
@@ -88,14 +88,14 @@ def test_killed_at_any_moment_it_ends_the_same(tmp_path, tiny_run):
                f"--dir={tmp_path / 'killed'}", "--quiet"]  # fmt: skip
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     metrics = tmp_path / "killed" / "metrics.jsonl"
-    child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while len(read_lines(metrics)) < 5 and child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(float(np.random.default_rng().uniform(0, 0.15)))
     child.send_signal(signal.SIGKILL)
     child.wait()
-    assert child.returncode == -signal.SIGKILL, child.stderr.read()
+    assert child.returncode == -signal.SIGKILL
     assert not (tmp_path / "killed" / "result.json").exists()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -106,7 +106,7 @@ def test_killed_at_any_moment_it_ends_the_same(tmp_path, tiny_run):
         final_params(run, tmp_path / "killed"),
     )
     steps = [r["step"] for r in read_lines(metrics)]
-    assert steps == list(range(50, 1501, 50)), "no step stands twice and none is missing"
+    assert steps == list(range(20, 401, 20)), "no step stands twice and none is missing"
 
 
 def test_a_loss_that_is_no_number_ends_the_run_as_failed(tiny_run, tmp_path):

@@ -37,7 +37,7 @@ def test_loss_and_gradients_on_eight_devices_equal_one(tiny_run, config):
         (value, _), grads = loss(state.params, put_batch(batch_of(tiny_run), mesh))
         found.append((value, grads))
     np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found[0][1], found[1][1])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found[0][1], found[1][1])
 
 
 def test_it_compiles_once_and_learns_one_batch(tiny_run):

@@ -1,0 +1,42 @@
+"""Committed configs are valid, and the README's numbers are the records'."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from clip_jax.config import RunConfig, SweepConfig
+from clip_jax.config_io import from_dict, load
+from clip_jax.sweep.plan import make_plan
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.py")), ids=lambda p: p.stem)
+def test_experiments_load(path):
+    assert load(RunConfig, path).steps > 0
+    assert "Command:" in path.read_text()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.py")), ids=lambda p: p.stem)
+def test_sweeps_plan(path):
+    plan = make_plan(load(SweepConfig, path), 17_015 if path.stem == "photos" else None)
+    per_budget = [sum(c.budget == b for c in plan.kept) for b in plan.config.budgets]
+    assert len(per_budget) >= 5
+    assert min(per_budget) >= 3
+    assert "Command:" in path.read_text()
+
+
+@pytest.mark.parametrize("name", ["quickstart", "photos"])
+def test_committed_results_come_from_the_committed_sweep(name):
+    recorded = json.loads((ROOT / "experiments" / "results" / name / "sweep.json").read_text())
+    assert from_dict(SweepConfig, recorded) == load(SweepConfig, ROOT / "sweeps" / f"{name}.py")
+
+
+def test_the_readme_shows_the_recorded_law():
+    law = json.loads((ROOT / "experiments" / "results" / "quickstart" / "law.json").read_text())
+    readme = (ROOT / "README.md").read_text()
+    for row in law["frontier"]:
+        assert f"{row['error']:.4f}" in readme
+    for fit in law["fits"]:
+        assert f"{fit['exponent']['value']:.4f}" in readme
