@@ -55,7 +55,8 @@ for(let v=Math.ceil(a/(s*k))*s*k;v<=b;v+=s*k)o.push(v);return o}
 const o=[];for(let e=Math.floor(Math.log10(a));e<=Math.log10(b);e++)for(const m of Math.log10(b/a)>2?[1]:[1,2,3,4,5,6,7,8,9])
 {const v=m*Math.pow(10,e);if(v>=a&&v<=b)o.push(v)}return o}
 function draw(){S.innerHTML='';const xs=D.grid,xa=Math.min(...xs),xb=Math.max(...xs),ys=D.runs.map(r=>r.y);
-const ya=Math.min(...ys)*.6,yb=Math.max(...ys)*1.12,f=(v,a,b,log)=>log?Math.log(v/a)/Math.log(b/a):(v-a)/(b-a),
+const floor=D.forms.filter(g=>g.low).flatMap(g=>g.low),low=Math.min(...ys),
+ya=Math.max(low*.3,Math.min(low*.6,...floor)),yb=Math.max(...ys)*1.12,f=(v,a,b,log)=>log?Math.log(v/a)/Math.log(b/a):(v-a)/(b-a),
 X=v=>M.l+(W-M.l-M.r)*f(v,xa,xb,logx),Y=v=>H-M.b-(H-M.t-M.b)*f(v,ya,yb,logy);
 for(const t of ticks(xa,xb,logx)){el('line',{x1:X(t),x2:X(t),y1:M.t,y2:H-M.b,stroke:'#eee'});
 el('text',{x:X(t),y:H-M.b+18,'text-anchor':'middle','font-size':12},t.toExponential(0))}
@@ -126,7 +127,8 @@ def _interactive(
     colour = {r["run_id"]: to_hex(colormaps["viridis_r"](norm(r["params"]))) for r in runs}
     best = {(f["budget"], f["params"]) for f in law["frontier"]}
     flops = [r["flops"] for r in runs]
-    grid = np.geomspace(min(flops) / 1.5, max(flops) * 12, 90)
+    first = min(flops) if curves is None else min(min(flops), float(curves["flops"].min()))
+    grid = np.geomspace(first / 1.2, max(flops) * 12, 90)
     forms = []
     for ensemble in ensembles:
         name = ensemble.fit.law.name
