@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("dir", metavar="SWEEP_DIR")
     count = verb("flops", "Parameters and forward GFLOPs a pair (2 per multiply-add) of named models.")
     count.add_argument("names", metavar="NAME", nargs="+", help="a preset, or rung:NUMBER of the ladder")
-    count.add_argument("--no-xla", action="store_true", help="leave out XLA's own number, which needs a compilation")
+    count.add_argument("--no-xla", action="store_true", help="leave out XLA's own number, the slow part")
     measure = verb("eval", "Evaluate a run's last checkpoint.")
     measure.add_argument("dir", metavar="RUN_DIR")
     return parser
@@ -103,6 +103,8 @@ def _train(args: argparse.Namespace, overrides: dict[str, str]) -> None:
 
     run_dir = Path(args.dir) if args.dir else Path("runs") / run_id(config)
     result = train(config, run_dir, make_evaluator, progress=not args.quiet)
+    if result["state"] == "stopped":
+        raise KeyboardInterrupt
     print(f"{result['state']}: {run_dir}")
     _print_evals(result.get("evals", []))
 
@@ -134,13 +136,17 @@ def _flops(args: argparse.Namespace) -> None:
     for name, model in models:
         p, f = flops.params(model), flops.flops_per_sample(model)
         line = f"{name:16s} {p.total:12,d} {p.image:11,d} {p.text:11,d}  "
-        line += f"{f.total / 1e9:12.4g} {f.image / 1e9:8.4g} {f.text / 1e9:8.4g}"
+        line += f"{_giga(f.total):>12} {_giga(f.image):>8} {_giga(f.text):>8}"
         if not args.no_xla:
             from clip_jax.models.count import xla_flops
 
             theirs = xla_flops(model)
-            line += f"  {theirs / 1e9:9.4g} ({theirs / f.total:.3f}×)"
+            line += f"  {_giga(theirs):>9} ({theirs / f.total:.3f}×)"
         print(line)
+
+
+def _giga(count: float) -> str:
+    return f"{count / 1e9:.2f}" if count >= 1e9 else f"{count / 1e9:.3g}"
 
 
 def _eval(args: argparse.Namespace) -> None:

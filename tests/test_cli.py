@@ -24,7 +24,7 @@ def test_flops_prints_the_published_numbers(capsys):
     out = capsys.readouterr().out.splitlines()
     assert [out[1].split()[1], out[1].split()[4]] == ["151,277,313", "14.78"]
     assert out[2].split()[4] == "41.09"
-    assert out[3].split()[4] == "175.3"
+    assert out[3].split()[4] == "175.33"
 
 
 def test_flops_of_a_rung_with_xla_beside(capsys):
