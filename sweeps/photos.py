@@ -2,7 +2,7 @@
 
 Command:  CLIP_JAX_DATA=FOLDER clip-jax sweep run --config=sweeps/photos.py
           FOLDER holds pairs/{flickr8k,rsicd,openclipart} and eval/*, WebDataset shards as the README describes.
-Hardware: 2 CPU cores, about 25 minutes. Expect: see experiments/results/photos/.
+Hardware: 2 CPU cores, about 20 minutes. Expect: see experiments/results/photos/.
 
 The law is fitted to the mean zero-shot error of the three sets near the training pictures. The other sets are
 negative controls: at this scale they stand near chance, and they enter no mean.
@@ -49,7 +49,7 @@ def get_config() -> ConfigDict:
                 "wandb": "disabled",
             },
             "rungs": (1, 1.5, 2, 3, 4, 6),
-            "budgets": (1e11, 2.7e11, 7e11, 1.9e12, 5e12),
+            "budgets": (1e11, 2.2e11, 4.7e11, 1e12, 2.2e12),
             "sizes_per_budget": 3,
             "optimum_samples_per_param": 1.0,
             "seeds_at_best": (1,),

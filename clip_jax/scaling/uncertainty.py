@@ -75,14 +75,15 @@ def bootstrap(
     centre = law.predict(fit.theta, x)
     errors = centre * np.exp(noise[:, None] * rng.standard_normal((replicas, len(x))))
     free = [i for i, p in enumerate(law.parameters) if not (fit.free < len(law.parameters) and p == law.asymptote)]
-    bounds = [law.bounds(x, y) for y in errors]
-    # bounds depend on the points drawn; the widest hold for all, and the narrower ones are met by clipping
+    bounds = [law.bounds(x, y) for y in errors]  # they depend on the points drawn; the widest serve all
     low, high = np.min([b[0] for b in bounds], axis=0), np.max([b[1] for b in bounds], axis=0)
-    begins = [fit.theta, *law.starts(x, centre)[:: max(1, len(law.starts(x, centre)) // 3)]]
+    grid = law.starts(x, centre)
     ends, costs = [], []
-    for begin in begins:
-        start = np.tile(np.where(np.isin(np.arange(len(fit.theta)), free), begin, fit.theta), (replicas, 1))
-        theta, cost, _ = solve(law, x, np.log(errors), np.clip(start, low, high), free, low, high, iterations=60)
+    for begin in [fit.theta.tolist(), *grid[:: max(1, len(grid) // 3)]]:
+        start = fit.theta.copy()
+        start[free] = np.asarray(begin, float)[free]
+        start = np.tile(np.clip(start, low, high), (replicas, 1))
+        theta, cost, _ = solve(law, x, np.log(errors), start, free, low, high, iterations=60)
         ends.append(theta)
         costs.append(cost)
     best = np.argmin(costs, axis=0)
