@@ -91,7 +91,7 @@ def error_against_flops(
         mfc="none",
         mec="black",
         ms=9,
-        label="best size of a budget",
+        label="compute-optimal",
     )
     if len(frontier):
         grid = np.geomspace(frontier["flops"].min() / 1.3, frontier["flops"].max() * 12, 200)
@@ -116,7 +116,8 @@ def error_against_flops(
             )  # fmt: skip
     axis.set(xscale="log", yscale="log", xlabel="training FLOPs", ylabel=_label(metric), title=title)
     values = df[metric].to_numpy(float)
-    axis.set_ylim(max(values.min() * 0.6, 1e-4), min(values.max() * 1.15, 1.2))
+    top = values.max() * 1.15
+    axis.set_ylim(max(values.min() * 0.6, 1e-4), min(top, 1.2) if values.max() <= 1 else top)
     _plain_ticks(axis)
     axis.legend(fontsize=7.5, frameon=False, loc="lower left")
     _params_bar(figure, axis, df)

@@ -71,7 +71,7 @@ def fit_law(
     few = len(c) < len(law.parameters) + SPARE_POINTS
     pinned = law.asymptote is not None and (few if pin is None else pin)
     if pinned:
-        notes.append(f"asymptote not identified: {law.asymptote} pinned at {law.pinned:g} with {len(c)} points")
+        notes.append(f"asymptote not identified: {law.asymptote} pinned at {law.pin_at(y):g} with {len(c)} points")
     free = [i for i, p in enumerate(law.parameters) if not (pinned and p == law.asymptote)]
     if len(c) < len(free):
         raise UserError(f"fit: {law.name} needs at least {len(free)} points, there are {len(c)}")
@@ -80,7 +80,7 @@ def fit_law(
     low, high = (np.array(b, float) for b in law.bounds(x, y))
 
     def full(part: np.ndarray) -> np.ndarray:
-        theta = np.full(len(law.parameters), law.pinned)
+        theta = np.full(len(law.parameters), law.pin_at(y))
         theta[free] = part
         return theta
 

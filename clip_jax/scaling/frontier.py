@@ -43,11 +43,16 @@ def compute_optimal(df: pd.DataFrame, metric: str) -> pd.DataFrame:
     return best
 
 
+def unbeaten(best: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `compute_optimal` that no cheaper one equals or beats: the frontier where no budgets were planned."""
+    return best[best["error"] < best["error"].cummin().shift(fill_value=np.inf)].reset_index(drop=True)
+
+
 def seed_noise(df: pd.DataFrame, metric: str) -> tuple[float, int]:
     """(standard deviation of ln(error) between seeds of one cell, pooled; its degrees of freedom, 0 if unknown)."""
     total, degrees = 0.0, 0
     for _, group in df.groupby(["budget", "params"]):
-        if len(group) > 1:
+        if group["seed"].nunique() > 1:  # equal cells of one seed differ in something else
             logs = np.log(group[metric].to_numpy(float))
             total += float(((logs - logs.mean()) ** 2).sum())
             degrees += len(group) - 1

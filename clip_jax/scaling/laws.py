@@ -31,9 +31,8 @@ class Law(Protocol):
         """The parameter that few points cannot tell."""
         ...
 
-    @property
-    def pinned(self) -> float:
-        """Its value then."""
+    def pin_at(self, y: Array) -> float:
+        """Its value then, for errors y."""
         ...
 
     def predict(self, theta: Array, x: Array) -> Array: ...
@@ -53,7 +52,10 @@ class PowerLaw:
     formula: str = "a·C^-b"
     parameters: tuple[str, ...] = ("log_a", "b")
     asymptote: str | None = None
-    pinned: float = 0.0
+
+    def pin_at(self, y: Array) -> float:
+        """Nothing to hold: this form has no asymptote."""
+        return 0.0
 
     def predict(self, theta: Array, x: Array) -> Array:
         """Error at x."""
@@ -80,7 +82,10 @@ class SaturatingPowerLaw:
     formula: str = "E + a·C^-b"
     parameters: tuple[str, ...] = ("E", "log_a", "b")
     asymptote: str | None = "E"
-    pinned: float = 0.0
+
+    def pin_at(self, y: Array) -> float:
+        """No error that compute cannot remove."""
+        return 0.0
 
     def predict(self, theta: Array, x: Array) -> Array:
         """Error at x."""
@@ -110,7 +115,10 @@ class SigmoidLogC:
     formula: str = "top / (1 + (C/C_half)^k)"
     parameters: tuple[str, ...] = ("top", "k", "x_half")
     asymptote: str | None = "top"
-    pinned: float = 1.0
+
+    def pin_at(self, y: Array) -> float:
+        """An error of 1; for a loss, a little above the highest seen."""
+        return max(1.0, 1.05 * float(np.max(y))) if np.max(y) > 1 else 1.0
 
     def predict(self, theta: Array, x: Array) -> Array:
         """Error at x."""
@@ -140,5 +148,6 @@ class SigmoidLogC:
         return {"top": float(theta[0]), "k": float(theta[1]), "C_half": float(reference * np.exp(theta[2]))}
 
 
+# the simplest first: forms that tie in extrapolation are ranked in this order
 LAWS: tuple[Law, ...] = (PowerLaw(), SaturatingPowerLaw(), SigmoidLogC())
 EXPONENT = {"power law": "b", "saturating power law": "b", "sigmoid in log C": "k"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import numpy as np
 from clip_jax.config import UserError
 from clip_jax.scaling import figures
 from clip_jax.scaling.fit import fit_law
-from clip_jax.scaling.frontier import allocation, compute_optimal, isoflop, seed_noise
+from clip_jax.scaling.frontier import allocation, compute_optimal, isoflop, seed_noise, unbeaten
 from clip_jax.scaling.laws import LAWS
 from clip_jax.scaling.table import fit_rows, prepare, read_table
 from clip_jax.scaling.uncertainty import (
@@ -28,24 +29,31 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LEAST_BUDGETS = 3
+COLUMNS = 100  # of a terminal
+SHOWN = 10  # budgets in the summary
 
 
 def _analyse(
-    df: pd.DataFrame, metric: str, lr_evidence: pd.DataFrame | None
+    df: pd.DataFrame, metric: str, lr_evidence: pd.DataFrame | None, planned: bool = True
 ) -> tuple[dict[str, Any], Any, list[Ensemble]]:
     rows, left_out = fit_rows(df, metric)
     if rows.empty:
         raise UserError(f"no run may enter the fit of {metric}; the first was left out: {left_out[0]['reason']}")
-    frontier = compute_optimal(rows, metric)
+    if planned or rows["seed"].nunique() > 1:
+        frontier = compute_optimal(rows, metric)
+    else:  # runs of equal cost and size are no repeats of one another
+        frontier = compute_optimal(rows.sort_values(metric).drop_duplicates("budget"), metric)
+    if not planned:
+        frontier = unbeaten(frontier)
     sd, degrees = seed_noise(rows, metric)
-    per_point = sd / math.sqrt(float(frontier["seeds"].mean()))
-    noise: dict[str, Any] = {"seed_sd": per_point, "seed_degrees": degrees}
+    noise = _noise(rows, metric, frontier)
     c, y = frontier["flops"].to_numpy(float), frontier["error"].to_numpy(float)
     parabolas = isoflop(rows, metric)
     law: dict[str, Any] = {
         "metric": metric,
         "runs": len(rows),
         "left_out": left_out,
+        "frontier_rule": "best size of each budget" if planned else "runs that no cheaper run beats",
         "flops_span": float(c.max() / c.min()),
         "batch_sizes": sorted({int(b) for b in rows["batch_size"]}),
         "seed_sd_of_log_error": sd if degrees else None,
@@ -65,7 +73,8 @@ def _analyse(
         return law, frontier, []
     ensembles = [bootstrap(fit_law(form, c, y), c, **noise) for form in LAWS if len(c) >= len(form.parameters)]
     law["extrapolation"] = extrapolation_scores(c, y)
-    law["forecast_check"] = forecast_check(c, y, **noise)
+    before = rows[rows["budget"] < frontier["budget"].max()]  # the held-out budget tells nothing, its seeds neither
+    law["forecast_check"] = forecast_check(c, y, **_noise(before, metric, frontier.iloc[:-1]))
     if law["extrapolation"]:
         best = law["extrapolation"][0]
         law["winner"] = best["form"]
@@ -106,6 +115,12 @@ def _analyse(
     return law, frontier, ensembles
 
 
+def _noise(rows: pd.DataFrame, metric: str, frontier: pd.DataFrame) -> dict[str, Any]:
+    """What seeds say about the scatter of one point of the frontier, for `bootstrap`."""
+    sd, degrees = seed_noise(rows, metric)
+    return {"seed_sd": sd / math.sqrt(float(frontier["seeds"].mean())), "seed_degrees": degrees}
+
+
 def _with_drops(frontier: pd.DataFrame, sd: float, degrees: int) -> list[dict[str, Any]]:
     """Each budget's best, and whether the error falls to the next budget by more than twice its noise."""
     rows: list[Any] = frontier.to_dict("records")
@@ -134,7 +149,8 @@ def write_report(
       df: one row a run (see `table.prepare`).
       out_dir: made if missing.
       metric: the column to explain, an error in (0, 1] or a loss.
-      curves: rows (run_id, step, flops, error) of evaluations during training; drawn, never fitted.
+      curves: rows (run_id, step, flops, error) of evaluations during training; drawn, never fitted. Points
+        without a finite logarithm cannot be drawn and are left out.
       lr_evidence: rows (budget, peak_lr, error, verdict) of learning rates tried.
       title: of the page and of the main figure.
 
@@ -143,8 +159,13 @@ def write_report(
     """
     from clip_jax.scaling.page import write_page
 
+    planned = "budget" in df.columns
     df = prepare(df, metric)
-    law, frontier, ensembles = _analyse(df, metric, lr_evidence)
+    if curves is not None:
+        drawable = (curves[["flops", "error"]] > 0) & np.isfinite(curves[["flops", "error"]])
+        curves = curves[drawable.all(axis=1)]
+        curves = None if curves.empty else curves
+    law, frontier, ensembles = _analyse(df, metric, lr_evidence, planned)
     law = _plain({"title": title, **law})
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
@@ -185,19 +206,24 @@ def _plain(value: Any) -> Any:
 
 def fit_table(path: str | Path, metric: str = "error_mean") -> dict[str, Any]:
     """The law of a table on disk, without figures: what `clip-jax fit` prints. Raises UserError."""
-    df = prepare(read_table(path), metric, str(path))
-    law, _, _ = _analyse(df, metric, None)
+    table = read_table(path)
+    law, _, _ = _analyse(prepare(table, metric, str(path)), metric, None, "budget" in table.columns)
     return _plain({"title": str(path), **law})
 
 
 def text_summary(law: dict[str, Any]) -> str:
     """The law for a terminal of 100 columns."""
-    lines = [
-        f"{law['title']}  ({law['metric']}; {law['runs']} runs over {law['flops_span']:.0f}× of FLOPs)",
-        "",
-    ]
+    span = f"{law['flops_span']:.0f}× of FLOPs"
+    lines = [f"{law['title']}  ({law['metric']}; {law['runs']} runs over {span})", ""]
+    if law["frontier_rule"] != "best size of each budget":
+        lines.insert(1, f"  no column 'budget': the frontier is the {law['frontier_rule']}")
     lines.append("   budget      params     samples  seeds   error     sd  drop to next  beyond noise  bracketed")
-    for r in law["frontier"]:
+    hidden = max(len(law["frontier"]) - SHOWN, 0)
+    for i, r in enumerate(law["frontier"]):
+        if hidden and 3 <= i < 3 + hidden:
+            if i == 3:
+                lines.append(f"  … {hidden} more")
+            continue
         sd = "-" if r["sd"] is None else f"{r['sd']:.4f}"
         drop = "" if r["drop"] is None else f"{r['drop']:+.4f}"
         falls = "" if r["drop"] is None else {True: "yes", False: "NO", None: "unknown"}[r["falls"]]
@@ -215,7 +241,7 @@ def text_summary(law: dict[str, Any]) -> str:
         lines.append(f"  exponents of optimal size and samples {a['status']}")
     lines += [
         "",
-        "  form                   law                                  exponent  95 % interval     extrapolation",
+        "  form                   law                               exponent  95 % interval     extrapolation",
     ]
     scores = {s["form"]: s["mean_abs_log_error"] for s in law["extrapolation"]}
     for f in law["fits"]:
@@ -224,7 +250,7 @@ def text_summary(law: dict[str, Any]) -> str:
         score = f"{scores[f['form']]:.4f}" if f["form"] in scores else "-"
         mark = " *" if f["form"] == law["winner"] else ""
         interval = f"[{e['low']:.4f}, {e['high']:.4f}]"
-        lines.append(f"  {f['form']:21s}  {values:35s}  {e['name']}={e['value']:.4f}  {interval}  {score}{mark}")
+        lines.append(f"  {f['form']:21s}  {values:32s}  {e['name']}={e['value']:.4f}  {interval}  {score}{mark}")
         if f["status"] != "converged" or f["notes"]:
             lines.append(f"      {'; '.join([f['status'], *f['notes']])}")
     lines.append(f"  {law['why']}")
@@ -236,10 +262,13 @@ def text_summary(law: dict[str, Any]) -> str:
             f"  the naive guess 'same as the last budget' is {first['naive']:.4f} (off by {first['naive_error']:+.4f})",
         ]
         for r in law["forecast_check"]:
+            verdict = r["verdict"].split(":")[0].replace("does not beat the naive guess", "does not beat it")
             lines.append(
                 f"  {r['form']:21s}  {r['predicted']:.4f} [{r['low']:.4f}, {r['high']:.4f}] width {r['width']:.4f}  "
-                f"off by {r['error']:+.4f}: {r['verdict']}"
+                f"off by {r['error']:+.4f}: {verdict}"
             )
+        if any(r["verdict"].startswith("no forecast") for r in law["forecast_check"]):
+            lines.append("  no forecast: the band is wider than the remaining error")
     for r in law["next_budget"]:
         if r["form"] == law["winner"]:
             lines.append(
@@ -250,4 +279,5 @@ def text_summary(law: dict[str, Any]) -> str:
         budgets = len({r["budget"] for r in law["lr_evidence"]})
         inside = budgets - len({r["budget"] for r in edges})
         lines.append(f"  learning rate: {inside} of {budgets} budgets inside the rates tried")
-    return "\n".join(lines)
+    wrapped = [textwrap.wrap(line, COLUMNS, subsequent_indent="      ") or [""] for line in lines[1:]]
+    return "\n".join([lines[0], *(part for parts in wrapped for part in parts)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,13 +47,40 @@ def prepare(df: pd.DataFrame, metric: str, name: str = "table") -> pd.DataFrame:
     for column, value in {**DEFAULTS, "budget": df["flops"]}.items():
         if column not in df.columns:
             df[column] = value
+    df["final"] = [_is_final(value, run, name) for value, run in zip(df["final"], df["run_id"], strict=True)]
+    for column in ("flops", "params", "samples_seen", "budget", metric):
+        df[column] = _numbers(df, column, name)
+    df["batch_size"] = _numbers(df, "batch_size", name).fillna(DEFAULTS["batch_size"])
     if df["run_id"].duplicated().any():
         raise UserError(f"{name}: run_id {df.loc[df['run_id'].duplicated(), 'run_id'].iloc[0]!r} stands twice")
     for column in ("flops", "params", "samples_seen", "budget"):
-        bad = df[df["final"].astype(bool) & ~(df[column] > 0)]
+        bad = df[df["final"] & ~((df[column] > 0) & (df[column] < math.inf))]
         if len(bad):
-            raise UserError(f"{name}: run {bad['run_id'].iloc[0]}: {column} must be above 0")
+            run, value = bad["run_id"].iloc[0], bad[column].iloc[0]
+            raise UserError(f"{name}: run {run}: {column} must be above 0 and finite, it is {value:g}")
     return df
+
+
+def _is_final(value: Any, run: Any, name: str) -> bool:
+    """What a table may say in ``final``; nothing there means not finished."""
+    words = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+    words |= {"yes": True, "no": False, "nan": False, "none": False, "<na>": False, "": False}
+    found = words.get(str(value).strip().lower())
+    if found is None:
+        raise UserError(f"{name}: run {run}: final={value!r} must be true or false")
+    return found
+
+
+def _numbers(df: pd.DataFrame, column: str, name: str) -> pd.Series:
+    """A column as float64; what is missing becomes NaN, and a word is an error that names its run."""
+    import pandas as pd
+
+    numbers = pd.to_numeric(df[column], errors="coerce").astype(float)
+    words = df[numbers.isna() & df[column].notna()]
+    if len(words):
+        value = words[column].iloc[0]
+        raise UserError(f"{name}: run {words['run_id'].iloc[0]}: {column}={value!r} is not a number")
+    return numbers
 
 
 def fit_rows(df: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, list[dict[str, str]]]:
@@ -66,8 +94,8 @@ def fit_rows(df: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, list[dict[str
             reason = "not finished"
         elif row["kind"] == LR_CHECK:
             reason = "a check of the learning rate"
-        elif not value > 0:  # NaN too
-            reason = f"{metric}={value} has no logarithm"
+        elif not 0 < value < math.inf:  # NaN too
+            reason = f"{metric}={value} has no finite logarithm"
         keep.append(reason is None)
         if reason:
             left_out.append({"run_id": str(row["run_id"]), "reason": reason})

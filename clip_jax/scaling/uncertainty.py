@@ -12,6 +12,7 @@ from clip_jax.scaling.fit import TINY, Fit, fit_law, solve
 from clip_jax.scaling.laws import EXPONENT, LAWS, Law
 
 TAILS = (0.025, 0.975)
+TIE = 1e-5  # differences of mean |ln(predicted / measured)| below this tell nothing
 LEAST_POINTS = 4  # to fit before anything is extrapolated
 
 
@@ -143,7 +144,8 @@ def forecast_check(
 def extrapolation_scores(flops: np.ndarray, errors: np.ndarray, laws: Sequence[Law] = LAWS) -> list[dict[str, Any]]:
     """How well each form predicts the next budget from those before it: mean |ln(predicted/measured)|.
 
-    Every prefix of at least four budgets counts once. Best first; empty with fewer than five budgets.
+    Every prefix of at least four budgets counts once. Best first; a form whose pinned asymptote makes it equal to a
+    simpler one ties with it and stands behind it. Empty with fewer than five budgets.
     """
     rows = []
     for law in laws:
@@ -153,7 +155,7 @@ def extrapolation_scores(flops: np.ndarray, errors: np.ndarray, laws: Sequence[L
             misses.append(abs(float(np.log(fit.predict(flops[m]) / errors[m]))))
         if misses:
             rows.append({"form": law.name, "mean_abs_log_error": float(np.mean(misses)), "forecasts": len(misses)})
-    return sorted(rows, key=lambda r: r["mean_abs_log_error"])
+    return sorted(rows, key=lambda r: round(r["mean_abs_log_error"] / TIE))
 
 
 def exponent_of(ensemble: Ensemble) -> dict[str, float | str]:

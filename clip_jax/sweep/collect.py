@@ -45,8 +45,18 @@ def _row(cell: dict[str, Any], run_dir: Path) -> dict[str, Any]:
     return row
 
 
+def _measurements(root: Path) -> list[dict[str, Any]]:
+    rows = []
+    for cell in cells_of(root):
+        result = read_json(root / "runs" / cell["run_id"] / "result.json") or {"evals": []}
+        known = {k: cell[k] for k in ("run_id", "budget", "params", "seed", "kind")}
+        rows += [{**known, **e} for e in result["evals"]]
+    return rows
+
+
 def collect(sweep_dir: str | Path) -> pd.DataFrame:
-    """One row a planned run, also written to ``runs.csv`` and ``runs.parquet``.
+    """One row a planned run, also written to ``runs.csv`` and ``runs.parquet``; ``evals.csv`` has one row a final
+    measurement, with its interval, chance level and number of examples.
 
     Columns: identity (run_id kind rung budget seed width depth), state, counts, errors by task. Runs that failed
     or have not run keep a row with the reason and ``final`` False. Raises UserError when there is no sweep.
@@ -56,7 +66,13 @@ def collect(sweep_dir: str | Path) -> pd.DataFrame:
     root = Path(sweep_dir)
     rows = [_row(cell, root / "runs" / cell["run_id"]) for cell in cells_of(root)]
     df = pd.DataFrame(rows).sort_values(["budget", "params", "kind", "seed"], kind="stable").reset_index(drop=True)
-    for name, write in (("runs.csv", lambda p: df.to_csv(p, index=False)), ("runs.parquet", df.to_parquet)):
+    measured = pd.DataFrame(_measurements(root))
+    tables = (
+        ("runs.csv", lambda p: df.to_csv(p, index=False)),
+        ("runs.parquet", df.to_parquet),
+        ("evals.csv", lambda p: measured.to_csv(p, index=False)),
+    )
+    for name, write in tables:
         partial = root / f".{name}.partial"
         write(partial)
         partial.replace(root / name)

@@ -62,3 +62,10 @@ def test_bad_points_are_refused():
         fit_law(PowerLaw(), C, -C)
     with pytest.raises(UserError, match="needs at least 2 points"):
         fit_law(PowerLaw(), C[:1], C[:1])
+
+
+def test_few_points_of_a_loss_above_one_still_fit_a_sigmoid():
+    loss = 6.5 * (C[:5] / C[0]) ** -0.05
+    fit = fit_law(SigmoidLogC(), C[:5], loss)
+    assert fit.values["top"] == pytest.approx(1.05 * 6.5)
+    assert fit.residual_sd < 0.05

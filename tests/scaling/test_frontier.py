@@ -1,9 +1,12 @@
 """Frontier, parabolas, exponents."""
 
 import numpy as np
+import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from clip_jax.scaling.frontier import allocation, by_size, compute_optimal, isoflop, seed_noise
+from clip_jax.scaling.frontier import allocation, by_size, compute_optimal, isoflop, seed_noise, unbeaten
 
 
 def test_the_best_size_is_by_the_mean_over_seeds(runs, curves):
@@ -60,3 +63,17 @@ def test_sizes_average_their_seeds(runs, curves):
     table = by_size(runs(curves["power law"]), "error_mean")
     assert len(table) == 35
     assert (table["seeds"] == 2).all()
+
+
+@given(st.lists(st.floats(0.01, 1.0), min_size=1, max_size=12))
+def test_no_cheaper_run_beats_one_of_the_unbeaten(errors):
+    best = pd.DataFrame({"budget": np.arange(1.0, len(errors) + 1), "error": errors})
+    kept = unbeaten(best)
+    assert (np.diff(kept["error"]) < 0).all()
+    assert kept["error"].iloc[0] == errors[0]
+    assert kept["error"].iloc[-1] == min(errors)
+
+
+def test_equal_cells_of_one_seed_are_no_second_seeds(runs, curves):
+    df = runs(curves["power law"]).assign(seed=0)
+    assert seed_noise(df, "error_mean") == (0.0, 0)

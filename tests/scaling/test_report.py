@@ -82,7 +82,7 @@ def test_the_page_stands_alone_and_escapes(report):
 def test_the_summary_is_short_and_complete(report):
     text = text_summary(report[1])
     assert len(text.splitlines()) < 36
-    assert max(map(len, text.splitlines())) <= 120
+    assert max(map(len, text.splitlines())) <= 100
     for words in (
         "power law",
         "sigmoid in log C",
@@ -116,3 +116,51 @@ def test_a_table_of_anyones_runs_is_fitted(runs, curves, tmp_path):
     assert law["fits"][0]["values"]["b"] == pytest.approx(0.1, rel=1e-3)
     with pytest.raises(UserError, match="lacks the column error_mean"):
         fit_table(tmp_path / "t.csv")
+
+
+def test_without_budgets_only_unbeaten_runs_are_the_frontier(runs, curves, tmp_path):
+    df = runs(curves["power law"], sizes=1, seeds=1, noise=0.0)
+    badly_trained = df.iloc[::2].assign(flops=df["flops"] * 1.5, error_mean=df["error_mean"] * 1.02)
+    badly_trained["run_id"] = "bad" + badly_trained["run_id"]
+    other_data = df.assign(run_id="other" + df["run_id"], error_mean=df["error_mean"] * 1.1)  # equal cost and size
+    pd.concat([df, badly_trained, other_data]).drop(columns=["budget", "seed"]).to_csv(tmp_path / "t.csv", index=False)
+    law = fit_table(tmp_path / "t.csv")
+    assert [r["flops"] for r in law["frontier"]] == pytest.approx(df["flops"].tolist())
+    assert law["fits"][0]["values"]["b"] == pytest.approx(0.1, rel=1e-3)
+    assert [r["error"] for r in law["frontier"]] == pytest.approx(df["error_mean"].tolist())
+    assert law["seed_sd_of_log_error"] is None
+    assert "no cheaper run beats" in text_summary(law)
+
+
+def test_points_that_cannot_be_drawn_do_not_stop_a_report(runs, curves, tmp_path):
+    df = runs(curves["power law"], seeds=1)
+    points = learning(df)
+    points.loc[0, "error"], points.loc[1, "error"], points.loc[2, "flops"] = np.nan, 0.0, np.inf
+    write_report(df, tmp_path, curves=points)
+    html = (tmp_path / "report.html").read_text()
+    assert ">nan<" not in html.lower()
+    data = json.loads(html.split('id="data">')[1].split("</script>")[0])
+    drawn = [point for curve in data["curves"] for point in curve["points"]]
+    assert len(drawn) == len(points) - 3
+    assert all(np.isfinite(drawn).ravel())
+
+
+def test_the_seeds_of_the_held_out_budget_do_not_shape_its_forecast(runs, curves, tmp_path):
+    df = runs(curves["power law"], sizes=3)
+    wild = df["budget"] == df["budget"].max()
+    means = df[wild].groupby("params")["error_mean"].transform("mean")
+    spread = df.copy()
+    spread.loc[wild, "error_mean"] = means * np.where(df.loc[wild, "seed"] == 0, 0.8, 1.2)
+    checks = []
+    for i, table in enumerate((df, spread)):
+        table.to_csv(tmp_path / f"{i}.csv", index=False)
+        checks.append(fit_table(tmp_path / f"{i}.csv")["forecast_check"][0])
+    assert checks[0]["width"] == pytest.approx(checks[1]["width"], rel=1e-9)
+
+
+def test_many_budgets_and_wide_bands_keep_the_summary_short(runs, curves, tmp_path):
+    runs(curves["power law"], budgets=40, sizes=1, seeds=1, noise=0.3).to_csv(tmp_path / "t.csv", index=False)
+    lines = text_summary(fit_table(tmp_path / "t.csv")).splitlines()
+    assert len(lines) < 36
+    assert max(map(len, lines[1:])) <= 100  # the first line holds a path
+    assert any("30 more" in line for line in lines)

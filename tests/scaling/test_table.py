@@ -57,3 +57,44 @@ def test_a_missing_or_empty_file_is_named(tmp_path):
     (tmp_path / "t.parquet").write_text("junk")
     with pytest.raises(UserError, match="not a readable table"):
         read_table(tmp_path / "t.parquet")
+
+
+def test_words_for_final_are_read_and_silence_means_unfinished(runs, curves, tmp_path):
+    df = runs(curves["power law"])
+    df["final"] = ["no", "False", "0", None] + ["yes"] * (len(df) - 4)
+    df.to_csv(tmp_path / "t.csv", index=False)
+    _, left_out = fit_rows(prepare(read_table(tmp_path / "t.csv"), "error_mean"), "error_mean")
+    assert left_out == [{"run_id": f"r{i}", "reason": "not finished"} for i in range(4)]
+
+
+def test_an_endless_number_is_no_measurement(runs, curves):
+    df = runs(curves["power law"])
+    df.loc[0, "error_mean"] = np.inf
+    kept, left_out = fit_rows(prepare(df, "error_mean"), "error_mean")
+    assert len(kept) == len(df) - 1
+    assert left_out == [{"run_id": "r0", "reason": "error_mean=inf has no finite logarithm"}]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("error_mean", "n/k", "run r3: error_mean='n/k' is not a number"),
+        ("flops", "1e10 FLOP", "run r3: flops='1e10 FLOP' is not a number"),
+        ("final", "perhaps", "run r3: final='perhaps' must be true or false"),
+        ("samples_seen", np.inf, "run r3: samples_seen must be above 0 and finite, it is inf"),
+        ("params", None, "run r3: params must be above 0 and finite, it is nan"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_run(runs, curves, tmp_path, column, value, said):
+    df = runs(curves["power law"]).astype({column: object})
+    df.loc[3, column] = value
+    df.to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(UserError) as error:
+        prepare(read_table(tmp_path / "t.csv"), "error_mean", "t.csv")
+    assert str(error.value) == f"t.csv: {said}"
+
+
+def test_a_missing_batch_size_is_unknown_not_an_error(runs, curves):
+    df = runs(curves["power law"]).astype({"batch_size": float})
+    df.loc[0, "batch_size"] = np.nan
+    assert prepare(df, "error_mean")["batch_size"].tolist()[:2] == [0, 64]

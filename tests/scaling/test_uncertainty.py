@@ -75,3 +75,11 @@ def test_a_band_wider_than_the_error_is_no_forecast():
 def test_four_budgets_are_too_few_to_check():
     assert forecast_check(C[:4], C[:4] ** -0.1) == []
     assert extrapolation_scores(C[:4], C[:4] ** -0.1) == []
+
+
+def test_a_form_that_pins_itself_into_a_simpler_one_does_not_win():
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        errors = 0.7 * (C[:5] / C[0]) ** -0.1 * np.exp(0.01 * rng.standard_normal(5))
+        order = [r["form"] for r in extrapolation_scores(C[:5], errors)]  # E is pinned at 0: the same curve twice
+        assert order.index("power law") < order.index("saturating power law")

@@ -113,6 +113,7 @@ def test_cells_then_second_seeds_then_learning_rates(sweep):
     assert "forecast check" in text
     assert (root / "report" / "report.html").exists()
     assert (root / "runs.parquet").exists()
+    assert len((root / "evals.csv").read_text().splitlines()) == len(df) + 1
     assert {"error/colour", "width", "rung", "budget"} <= set(df.columns)
 
 
