@@ -106,7 +106,9 @@ def _train(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     if result["state"] == "stopped":
         raise KeyboardInterrupt
     print(f"{result['state']}: {run_dir}")
-    _print_evals(result.get("evals", []))
+    if result["broken_records"]:
+        print(f"  {result['broken_records']} broken records were passed over")
+    _print_evals(result["evals"])
 
 
 def _print_evals(rows: list[dict]) -> None:  # type: ignore[type-arg]
