@@ -7,115 +7,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from clip_jax.checks import ConfigError, UserError, at_least, between, one_of
+from clip_jax.model_config import DTYPES, DecoderConfig, ImageTowerConfig, ModelConfig, TextTowerConfig
 
-class UserError(ValueError):
-    """A mistake of the user's: one line that names what was wrong; the command exits with 2."""
-
-
-class ConfigError(UserError):
-    """A setting that is unknown, out of range, contradictory, or would be ignored."""
-
-
-DTYPES = ("float32", "bfloat16", "float16")
-
-
-def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
-    if value not in allowed:
-        raise ConfigError(f"{name}={value!r}: must be one of {', '.join(map(str, allowed))}")
-
-
-def _at_least(name: str, value: float, low: float) -> None:
-    if not value >= low:  # written so that NaN fails too
-        raise ConfigError(f"{name}={value!r}: must be at least {low}")
-
-
-def _between(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ConfigError(f"{name}={value!r}: must lie between {low} and {high}")
-
-
-def _check_tower(name: str, tower: ImageTowerConfig | TextTowerConfig) -> None:
-    for field_name in ("width", "depth", "heads"):
-        _at_least(f"{name}.{field_name}", getattr(tower, field_name), 1)
-    if tower.width % tower.heads:
-        raise ConfigError(f"{name}.heads={tower.heads}: must divide {name}.width={tower.width}")
-    if not tower.mlp_ratio > 0:
-        raise ConfigError(f"{name}.mlp_ratio={tower.mlp_ratio}: must be above 0")
-
-
-@dataclass(frozen=True)
-class ImageTowerConfig:
-    """A vision transformer: square images cut into square patches, plus one class token."""
-
-    width: int = 64
-    depth: int = 2
-    heads: int = 4
-    mlp_ratio: float = 4.0
-    image_size: int = 32  # pixels a side
-    patch_size: int = 8  # pixels a side
-
-    def __post_init__(self) -> None:
-        _check_tower("model.image", self)
-        _at_least("model.image.patch_size", self.patch_size, 1)
-        if self.image_size < self.patch_size or self.image_size % self.patch_size:
-            raise ConfigError(
-                f"model.image.image_size={self.image_size}: must be a multiple of "
-                f"model.image.patch_size={self.patch_size}"
-            )
-
-    @property
-    def tokens(self) -> int:
-        """Patches plus the class token."""
-        return (self.image_size // self.patch_size) ** 2 + 1
-
-    @property
-    def mlp_width(self) -> int:
-        return int(self.width * self.mlp_ratio)
-
-
-@dataclass(frozen=True)
-class TextTowerConfig:
-    """A causal text transformer, read out at the end-of-text token."""
-
-    width: int = 64
-    depth: int = 2
-    heads: int = 4
-    mlp_ratio: float = 4.0
-    context_length: int = 24  # tokens, start and end tokens included
-    vocab_size: int = 1024
-
-    def __post_init__(self) -> None:
-        _check_tower("model.text", self)
-        _at_least("model.text.context_length", self.context_length, 3)
-        _at_least("model.text.vocab_size", self.vocab_size, 260)  # 256 bytes and the special tokens
-
-    @property
-    def mlp_width(self) -> int:
-        return int(self.width * self.mlp_ratio)
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Two towers, one embedding space, one learned temperature."""
-
-    image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
-    text: TextTowerConfig = field(default_factory=TextTowerConfig)
-    embed_dim: int = 64
-    activation: str = "gelu"  # gelu (tanh form) | quick_gelu (the published models)
-    init_temperature: float = 0.07
-    max_logit_scale: float = 100.0
-    compute_dtype: str = "float32"
-    param_dtype: str = "float32"
-    remat: bool = False  # recompute each block in the backward pass
-    scan_layers: bool = True  # one compiled block for all layers; False unrolls (faster on CPU)
-
-    def __post_init__(self) -> None:
-        _at_least("model.embed_dim", self.embed_dim, 1)
-        _one_of("model.activation", self.activation, ("gelu", "quick_gelu"))
-        _one_of("model.compute_dtype", self.compute_dtype, DTYPES)
-        _one_of("model.param_dtype", self.param_dtype, DTYPES)
-        _between("model.init_temperature", self.init_temperature, 1e-3, 1e3)
-        _at_least("model.max_logit_scale", self.max_logit_scale, 1 / self.init_temperature)
+__all__ = [
+    "DTYPES",
+    "ConfigError",
+    "DataConfig",
+    "DecoderConfig",
+    "EvalConfig",
+    "ImageTowerConfig",
+    "MeshConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "RunConfig",
+    "ScenesConfig",
+    "SweepConfig",
+    "TextTowerConfig",
+    "UserError",
+]
 
 
 @dataclass(frozen=True)
@@ -127,8 +37,8 @@ class ScenesConfig:
     zipf: float = 1.2  # frequency of object r is proportional to r**-zipf
 
     def __post_init__(self) -> None:
-        _between("data.scenes.objects", self.objects, 8, 4096)
-        _between("data.scenes.zipf", self.zipf, 0.0, 4.0)
+        between("data.scenes.objects", self.objects, 8, 4096)
+        between("data.scenes.zipf", self.zipf, 0.0, 4.0)
 
 
 @dataclass(frozen=True)
@@ -150,12 +60,12 @@ class DataConfig:
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
 
     def __post_init__(self) -> None:
-        _one_of("data.source", self.source, ("scenes", "webdataset", "folder", "tfds"))
-        _one_of("data.augment", self.augment, ("none", "square_crop", "flip", "random_resized_crop"))
+        one_of("data.source", self.source, ("scenes", "webdataset", "folder", "tfds"))
+        one_of("data.augment", self.augment, ("none", "square_crop", "flip", "random_resized_crop"))
         for name in ("unique_samples", "max_broken"):
-            _at_least(f"data.{name}", getattr(self, name), 0)
+            at_least(f"data.{name}", getattr(self, name), 0)
         for name in ("tokenizer_captions", "threads"):
-            _at_least(f"data.{name}", getattr(self, name), 1)
+            at_least(f"data.{name}", getattr(self, name), 1)
         if self.source == "scenes" and self.keep_decoded:
             raise ConfigError("data.keep_decoded: the scenes source renders, there is nothing to keep")
         if self.source == "scenes" and self.paths:
@@ -183,14 +93,14 @@ class OptimConfig:
     clip_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        _one_of("optim.schedule", self.schedule, ("cosine", "wsd"))
+        one_of("optim.schedule", self.schedule, ("cosine", "wsd"))
         for name in ("peak_lr", "eps", "clip_norm"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"optim.{name}={getattr(self, name)}: must be above 0")
         for name in ("weight_decay", "warmup_steps"):
-            _at_least(f"optim.{name}", getattr(self, name), 0)
+            at_least(f"optim.{name}", getattr(self, name), 0)
         for name in ("b1", "b2", "decay_fraction"):
-            _between(f"optim.{name}", getattr(self, name), 0.0, 1.0)
+            between(f"optim.{name}", getattr(self, name), 0.0, 1.0)
         if self.schedule != "wsd" and self.decay_fraction != 0.2:
             raise ConfigError(f"optim.decay_fraction: ignored with optim.schedule={self.schedule!r}")
 
@@ -226,9 +136,9 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         for name in ("examples", "retrieval_images"):
-            _at_least(f"evals.{name}", getattr(self, name), 0)
+            at_least(f"evals.{name}", getattr(self, name), 0)
         for name in ("val_pairs", "val_partitions", "batch_size"):
-            _at_least(f"evals.{name}", getattr(self, name), 1)
+            at_least(f"evals.{name}", getattr(self, name), 1)
         for fraction in self.at_fractions:
             if not 0 < fraction < 1:
                 raise ConfigError(f"evals.at_fractions={fraction}: each must lie strictly between 0 and 1")
@@ -251,10 +161,11 @@ class RunConfig:
     wandb: str = "offline"  # disabled | offline | online: a mirror, never the record
 
     def __post_init__(self) -> None:
-        _one_of("wandb", self.wandb, ("disabled", "offline", "online"))
+        one_of("wandb", self.wandb, ("disabled", "offline", "online"))
         for name in ("batch_size", "steps", "log_every", "checkpoint_every"):
-            _at_least(name, getattr(self, name), 1)
-        _at_least("seed", self.seed, 0)
+            at_least(name, getattr(self, name), 1)
+        at_least("seed", self.seed, 0)
+        at_least("model.text.vocab_size", self.model.text.vocab_size, 260)  # 256 bytes and the special tokens
         if self.optim.warmup_steps >= self.steps:
             raise ConfigError(f"optim.warmup_steps={self.optim.warmup_steps}: must be below steps={self.steps}")
 
@@ -294,11 +205,11 @@ class SweepConfig:
             if not values or len(set(values)) != len(values):
                 raise ConfigError(f"{name}={values}: needs at least one value and no repeats")
         for budget in self.budgets:
-            _at_least("budgets", budget, 1.0)
+            at_least("budgets", budget, 1.0)
         if set(self.seeds) & set(self.seeds_at_best):
             raise ConfigError("seeds_at_best: must not repeat a value of seeds")
         for name in ("sizes_per_budget", "max_epochs"):
-            _at_least(name, getattr(self, name), 0)
+            at_least(name, getattr(self, name), 0)
         for name in ("min_steps", "base_width", "slots"):
-            _at_least(name, getattr(self, name), 1)
-        _between("warmup_fraction", self.warmup_fraction, 0.0, 0.9)
+            at_least(name, getattr(self, name), 1)
+        between("warmup_fraction", self.warmup_fraction, 0.0, 0.9)

@@ -16,7 +16,7 @@ import optax
 from clip_jax.config import OptimConfig
 
 # Leaves that never decay, by the last part of their name: layers are stacked, so the number of axes cannot tell.
-NOT_DECAYED = ("bias", "scale", "gain", "logit_scale", "class_token", "class_embedding", "cls", "cls_token")
+NOT_DECAYED = ("bias", "projection_bias", "scale", "scale_1", "scale_2", "logit_scale", "logit_bias", "class_token")
 
 
 class ScheduleState(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +12,31 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
 from clip_jax.config import ConfigError, ModelConfig
+from clip_jax.models.coca import MultimodalDecoder
+from clip_jax.models.resnet import ModifiedResNet
 from clip_jax.models.text import TextTransformer
 from clip_jax.models.vit import VisionTransformer
 from clip_jax.parallel import RULES
 
 
 def normalise_features(features: jax.Array) -> jax.Array:
-    """Features [B, E] -> embeddings [B, E] of length 1, float32. A zero row stays zero, with a finite gradient."""
-    x = features.astype(jnp.float32)
+    """Features [B, E] -> embeddings [B, E] of length 1, float32 or more.
+
+    A zero row stays zero, with a finite gradient.
+    """
+    x = features.astype(jnp.promote_types(jnp.float32, features.dtype))
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
+
+
+class Outputs(NamedTuple):
+    """Image and text embeddings [B, E], logit scale [], logit bias [] (zero without one), CoCa's caption logits
+    [B, T, V] (None without a decoder; row t predicts token t + 1)."""
+
+    image: jax.Array
+    text: jax.Array
+    scale: jax.Array
+    bias: jax.Array
+    captions: jax.Array | None
 
 
 class CLIP(nnx.Module):
@@ -30,26 +46,51 @@ class CLIP(nnx.Module):
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
+        dtype = jnp.promote_types(jnp.float32, jnp.dtype(config.param_dtype))
         with nnx.use_eager_sharding(False):
-            self.image = VisionTransformer(config, rngs=rngs)
+            tower = ModifiedResNet if config.image.stages else VisionTransformer
+            self.image = tower(config, rngs=rngs)
             self.text = TextTransformer(config, rngs=rngs)
             # log-parametrised, so that it stays positive whatever the step
-            self.logit_scale = nnx.Param(jnp.asarray(-math.log(config.init_temperature), jnp.float32))
-        self.max_logit_scale = config.max_logit_scale
+            self.logit_scale = nnx.Param(jnp.asarray(-math.log(config.init_temperature), dtype))
+            if config.logit_bias:
+                self.logit_bias = nnx.Param(jnp.asarray(-10.0, dtype))  # Zhai et al., 2023
+            if config.decoder.depth:
+                self.decoder = MultimodalDecoder(config, rngs=rngs)
+        self.config = config
 
-    def encode_image(self, images: jax.Array) -> jax.Array:
-        """Normalised images float [B, H, W, 3] -> image features [B, E] (not of unit length)."""
-        return self.image(images)
+    def encode_image(self, images: jax.Array, *, train: bool = False, rng: jax.Array | None = None) -> jax.Array:
+        """Normalised images float [B, H, W, 3] -> image features [B, E] (not of unit length).
+
+        ``train`` turns on patch dropout (which needs ``rng``) and batch statistics; the module's running statistics
+        are then new.
+        """
+        return self.image(images, train=train, rng=rng)
 
     def encode_text(self, tokens: jax.Array) -> jax.Array:
         """Tokens int32 [B, T] -> text features [B, E] (not of unit length)."""
         return self.text(tokens)
 
-    def __call__(self, images: jax.Array, tokens: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """-> image embeddings [B, E], text embeddings [B, E], logit scale [] = min(exp(parameter), maximum)."""
-        scale = jnp.minimum(jnp.exp(self.logit_scale[...]), self.max_logit_scale)
-        image = normalise_features(self.encode_image(images))
-        return image, normalise_features(self.encode_text(tokens)), scale
+    def caption_logits(self, images: jax.Array, tokens: jax.Array) -> jax.Array:
+        """CoCa: next-token logits [B, T, V]; row t predicts token t + 1."""
+        if not self.config.decoder.depth:
+            raise ValueError("this model has no decoder")
+        return self.decoder(self.text.features_and_tokens(tokens)[1], self.image.features_and_tokens(images)[1])
+
+    def __call__(
+        self, images: jax.Array, tokens: jax.Array, *, train: bool = False, rng: jax.Array | None = None
+    ) -> Outputs:
+        """Normalised images and tokens -> `Outputs`; the scale is min(exp(parameter), maximum)."""
+        scale = jnp.minimum(jnp.exp(self.logit_scale[...]), self.config.max_logit_scale)
+        bias = self.logit_bias[...] if self.config.logit_bias else jnp.zeros_like(scale)
+        captions = None
+        if self.config.decoder.depth:
+            image, seen = self.image.features_and_tokens(images, rng if train else None)
+            text, said = self.text.features_and_tokens(tokens)
+            captions = self.decoder(said, seen)
+        else:
+            image, text = self.encode_image(images, train=train, rng=rng), self.encode_text(tokens)
+        return Outputs(normalise_features(image), normalise_features(text), scale, bias, captions)
 
 
 @dataclass(frozen=True)
@@ -67,8 +108,9 @@ def build(config: ModelConfig, mesh: Mesh) -> Built:
     Raises ConfigError when the ``fsdp`` axis does not divide a width.
     """
     fsdp = mesh.shape["fsdp"]
+    multiple = {"image": 2 * fsdp if config.image.stages else fsdp, "text": fsdp}  # a ResNet's stem has half the width
     for name, width in (("image", config.image.width), ("text", config.text.width)):
-        if width % fsdp:
+        if width % multiple[name]:
             raise ConfigError(f"model.{name}.width={width}: must be a multiple of mesh.fsdp={fsdp}")
     with nnx.logical_axis_rules(RULES):
         graphdef, state = nnx.split(nnx.eval_shape(lambda: CLIP(config, rngs=nnx.Rngs(0))))
@@ -79,6 +121,21 @@ def build(config: ModelConfig, mesh: Mesh) -> Built:
         is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec),
     )
     return Built(graphdef, nnx.as_pure(state), shardings)
+
+
+def batch_statistics(model: CLIP) -> Any:
+    """The running statistics as a nested dictionary with the parameters' names; empty without batch norm."""
+    return nnx.as_pure(nnx.state(model, nnx.BatchStat))
+
+
+def with_statistics(params: Any, statistics: Any) -> Any:
+    """Parameters with the running statistics replaced. No array is copied."""
+
+    def name(path: tuple[Any, ...]) -> tuple[str, ...]:
+        return tuple(str(getattr(k, "key", getattr(k, "name", k))) for k in path)
+
+    new = {name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(statistics)}
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: new.get(name(path), leaf), params) if new else params
 
 
 def init_params(config: ModelConfig, seed: int) -> Any:

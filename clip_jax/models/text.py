@@ -1,4 +1,4 @@
-"""The causal text transformer (Radford et al., 2021), read out at the end-of-text token."""
+"""The text transformer (Radford et al., 2021), with the read-outs of SigLIP and CoCa."""
 
 from __future__ import annotations
 
@@ -6,37 +6,88 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from clip_jax.config import ModelConfig
-from clip_jax.models.layers import Stack, layer_norm, named_param, normal
+from clip_jax.model_config import ModelConfig
+from clip_jax.models.layers import Block, BlockSpec, Stack, layer_norm, named_param, normal
 
 
 class TextTransformer(nnx.Module):
     """Tokens int32 [B, T] -> text features [B, E].
 
-    The end-of-text token has the largest id of its row, as in the published vocabulary; features are read at
-    its first place, so what follows it (padding) cannot matter under the causal mask.
+    With ``pool="eot"`` features are read at the first place of the largest token id, which is the end of text in the
+    published vocabulary; what follows it (padding) cannot matter under the causal mask. ``last`` reads the last place
+    (SigLIP). ``cls`` reads a learned token appended to the text (CoCa).
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         c = config.text
         dtype, param_dtype = jnp.dtype(config.compute_dtype), jnp.dtype(config.param_dtype)
         self.token = named_param(normal(0.02), (c.vocab_size, c.width), ("vocab", "embed"), param_dtype, rngs)
-        self.position = named_param(normal(0.01), (c.context_length, c.width), ("position", "embed"), param_dtype, rngs)
-        self.blocks = Stack(
-            c.width, c.heads, c.mlp_width, c.depth, causal=True, act=config.activation, dtype=dtype,
-            param_dtype=param_dtype, remat=config.remat, scan=config.scan_layers, rngs=rngs,
+        self.position = named_param(normal(0.01), (c.tokens, c.width), ("position", "embed"), param_dtype, rngs)
+        if c.pool == "cls":
+            self.class_token = named_param(normal(0.01), (c.width,), (None,), param_dtype, rngs)
+        spec = BlockSpec(
+            c.width, c.heads, c.mlp_width, c.depth, config.activation, dtype, param_dtype,
+            causal=c.causal, eps=c.norm_eps, layer_scale=c.layer_scale,
         )  # fmt: skip
-        self.ln_final = layer_norm(c.width, param_dtype=param_dtype, rngs=rngs)
-        self.projection = named_param(
-            normal(c.width**-0.5), (c.width, config.embed_dim), ("embed", "joint"), param_dtype, rngs
-        )
-        self.length, self.dtype = c.context_length, dtype
+        self.blocks = Stack(lambda r: Block(spec, r), c.depth, remat=config.remat, scan=config.scan_layers, rngs=rngs)
+        self.ln_final = layer_norm(c.width, param_dtype=param_dtype, rngs=rngs, eps=c.norm_eps)
+        if c.projection:
+            self.projection = named_param(
+                normal(c.width**-0.5), (c.width, config.embed_dim), ("embed", "joint"), param_dtype, rngs
+            )
+        if c.projection_bias:
+            self.projection_bias = named_param(nnx.initializers.zeros, (config.embed_dim,), (None,), param_dtype, rngs)
+        self.config, self.dtype = c, dtype
+
+    def _embed(self, tokens: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+        c = self.config
+        if tokens.ndim != 2 or tokens.shape[1] != c.context_length:
+            raise ValueError(f"tokens of shape {tokens.shape}: expected [B, {c.context_length}]")
+        x = self.token[...][tokens].astype(self.dtype)
+        mask = None
+        if c.pool == "cls":
+            b = tokens.shape[0]
+            last = jnp.broadcast_to(self.class_token[...].astype(self.dtype)[None, None], (b, 1, c.width))
+            x = jnp.concatenate([x, last], axis=1)
+            # As released: the row of places with text is shifted by one, so that the first padding place is looked at
+            # and the appended token sees itself only when the text fills the context.
+            seen = jnp.concatenate([jnp.ones((b, 1), bool), tokens != c.pad_id], axis=1)
+            mask = jnp.broadcast_to(seen[:, None, None, :], (b, 1, c.tokens, c.tokens))
+        return x + self.position[...].astype(self.dtype)[None], mask
+
+    def _project(self, x: jax.Array) -> jax.Array:
+        if self.config.projection:
+            x = x @ self.projection[...].astype(self.dtype)
+        if self.config.projection_bias:
+            x = x + self.projection_bias[...].astype(self.dtype)[None]
+        return x
+
+    def features_and_tokens(self, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """-> features [B, E] and the raw states of the text's own places [B, T, D], which CoCa's decoder reads."""
+        x, mask = self._embed(tokens)
+        x = self.blocks(x, mask)
+        if self.config.pool == "eot":
+            end = jnp.argmax(tokens, axis=-1)
+            pooled = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
+        else:
+            pooled = x[:, -1]
+        features = self._project(self.ln_final(pooled).astype(self.dtype))
+        return features, x[:, : self.config.context_length]
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        if tokens.ndim != 2 or tokens.shape[1] != self.length:
-            raise ValueError(f"tokens of shape {tokens.shape}: expected [B, {self.length}]")
-        x = self.token[...][tokens].astype(self.dtype) + self.position[...].astype(self.dtype)[None]
-        x = self.blocks(x)
-        end = jnp.argmax(tokens, axis=-1)
-        x = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
-        return self.ln_final(x).astype(self.dtype) @ self.projection[...].astype(self.dtype)
+        return self.features_and_tokens(tokens)[0]
+
+    def hidden_states(self, tokens: jax.Array) -> jax.Array:
+        """Every state before the last norm, [depth + 1, B, T, D]; 0 is the input of the first block."""
+        return self.blocks.hidden(*self._embed(tokens))
+
+    def states(self, tokens: jax.Array, layer: int = -1, final_norm: bool = True) -> jax.Array:
+        """What image generators condition on: [B, T, D] after a block (-1 the last, -2 the last but one).
+
+        Raises ValueError for a layer that is not there.
+        """
+        depth = self.config.depth
+        if not -depth <= layer <= -1:
+            raise ValueError(f"layer={layer}: must lie between {-depth} and -1")
+        x = self.hidden_states(tokens)[layer]
+        return self.ln_final(x).astype(self.dtype) if final_norm else x

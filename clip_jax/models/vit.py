@@ -1,4 +1,7 @@
-"""The vision transformer (Dosovitskiy et al., 2021), as CLIP changed it: a norm before the blocks."""
+"""The vision transformer (Dosovitskiy et al., 2021), as CLIP changed it: a norm before the blocks.
+
+Options are those of its kin: average and attention pooling, layer scale, patch dropout.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from clip_jax.config import ModelConfig
-from clip_jax.models.layers import Stack, layer_norm, named_param, normal
+from clip_jax.model_config import ModelConfig
+from clip_jax.models.attention import AttentionalPooler, MapHead
+from clip_jax.models.layers import Block, BlockSpec, Stack, layer_norm, named_param, normal
 
 
 class VisionTransformer(nnx.Module):
-    """Normalised images [B, H, W, 3] -> image features [B, E], read from the class token."""
+    """Normalised images [B, H, W, 3] -> image features [B, E]."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         c = config.image
@@ -24,29 +28,90 @@ class VisionTransformer(nnx.Module):
             (c.patch_size, c.patch_size),
             strides=(c.patch_size, c.patch_size),
             padding="VALID",
-            use_bias=False,
+            use_bias=c.patch_bias,
             kernel_init=nnx.with_partitioning(normal(pixels**-0.5), (None, None, "pixels", "embed")),
+            bias_init=nnx.with_partitioning(nnx.initializers.zeros, (None,)),
             dtype=dtype,
             param_dtype=param_dtype,
             rngs=rngs,
         )
-        self.class_token = named_param(normal(std), (c.width,), (None,), param_dtype, rngs)
+        if c.class_token:
+            self.class_token = named_param(normal(std), (c.width,), (None,), param_dtype, rngs)
         self.position = named_param(normal(std), (c.tokens, c.width), ("position", "embed"), param_dtype, rngs)
-        self.ln_pre = layer_norm(c.width, param_dtype=param_dtype, rngs=rngs)
-        self.blocks = Stack(
-            c.width, c.heads, c.mlp_width, c.depth, causal=False, act=config.activation, dtype=dtype,
-            param_dtype=param_dtype, remat=config.remat, scan=config.scan_layers, rngs=rngs,
+        if c.norm_pre:
+            self.ln_pre = layer_norm(c.width, param_dtype=param_dtype, rngs=rngs, eps=c.norm_eps)
+        spec = BlockSpec(
+            c.width, c.heads, c.mlp_width, c.depth, config.activation, dtype, param_dtype,
+            eps=c.norm_eps, layer_scale=c.layer_scale,
         )  # fmt: skip
-        self.ln_post = layer_norm(c.width, param_dtype=param_dtype, rngs=rngs)
-        self.projection = named_param(normal(std), (c.width, config.embed_dim), ("embed", "joint"), param_dtype, rngs)
-        self.size, self.dtype = c.image_size, dtype
+        self.blocks = Stack(lambda r: Block(spec, r), c.depth, remat=config.remat, scan=config.scan_layers, rngs=rngs)
+        pooled = config.embed_dim if c.pool == "attentional" else c.width
+        if c.pool == "map":
+            self.head = MapHead(spec, rngs)
+        elif c.pool == "attentional":
+            pool = BlockSpec(pooled, c.pool_heads, 0, 1, config.activation, dtype, param_dtype, eps=c.norm_eps)
+            self.head = AttentionalPooler(pool, c.width, c.pool_queries, rngs)
+        self.ln_post = layer_norm(pooled, param_dtype=param_dtype, rngs=rngs, eps=c.norm_eps)
+        if c.projection:
+            self.projection = named_param(
+                normal(pooled**-0.5), (pooled, config.embed_dim), ("embed", "joint"), param_dtype, rngs
+            )
+        self.config, self.dtype = c, dtype
 
-    def __call__(self, images: jax.Array) -> jax.Array:
-        if images.shape[1:] != (self.size, self.size, 3):
-            raise ValueError(f"images of shape {images.shape}: expected [B, {self.size}, {self.size}, 3]")
+    def _embed(self, images: jax.Array, rng: jax.Array | None) -> jax.Array:
+        c = self.config
+        if images.shape[1:] != (c.image_size, c.image_size, 3):
+            raise ValueError(f"images of shape {images.shape}: expected [B, {c.image_size}, {c.image_size}, 3]")
         x = self.patch(images.astype(self.dtype))
         b, _, _, d = x.shape
-        first = jnp.broadcast_to(self.class_token[...].astype(self.dtype), (b, 1, d))
-        x = jnp.concatenate([first, x.reshape(b, -1, d)], axis=1) + self.position[...].astype(self.dtype)[None]
-        x = self.blocks(self.ln_pre(x).astype(self.dtype))
-        return self.ln_post(x[:, 0]).astype(self.dtype) @ self.projection[...].astype(self.dtype)
+        x = x.reshape(b, -1, d)
+        position = self.position[...].astype(self.dtype)[None]
+        first = position[:, : int(c.class_token)]
+        x = x + position[:, int(c.class_token) :]
+        if rng is not None and c.patch_dropout:
+            x = _drop(x, c.patch_dropout, rng)
+        if c.class_token:
+            token = self.class_token[...].astype(self.dtype)[None, None] + first
+            x = jnp.concatenate([jnp.broadcast_to(token, (b, 1, d)), x], axis=1)
+        return self.ln_pre(x).astype(self.dtype) if c.norm_pre else x
+
+    def _norm(self, x: jax.Array) -> jax.Array:
+        return self.ln_post(x).astype(self.dtype)
+
+    def features_and_tokens(self, images: jax.Array, rng: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        """-> features [B, E], and what CoCa's decoder reads: the pooler's other outputs [B, Q - 1, E].
+
+        With other poolings the second part is the last block's output. ``rng`` turns patch dropout on.
+        """
+        c = self.config
+        x = self.blocks(self._embed(images, rng))
+        if c.pool == "attentional":
+            x = self._norm(self.head(x))
+            pooled, x = x[:, 0], x[:, 1:]
+        elif c.pool == "map":
+            pooled = self.head(self._norm(x))
+        elif c.pool == "avg":
+            patches = x[:, int(c.class_token) :]
+            after = c.norm_after_pool
+            pooled = self._norm(patches.mean(axis=1)) if after else self._norm(patches).mean(axis=1)
+        else:
+            pooled = self._norm(x[:, 0])
+        return (pooled @ self.projection[...].astype(self.dtype) if c.projection else pooled), x
+
+    def __call__(self, images: jax.Array, *, train: bool = False, rng: jax.Array | None = None) -> jax.Array:
+        """Raises ValueError when training with patch dropout but without ``rng``."""
+        if train and self.config.patch_dropout and rng is None:
+            raise ValueError("patch dropout needs rng= in training")
+        return self.features_and_tokens(images, rng if train else None)[0]
+
+    def hidden_states(self, images: jax.Array) -> jax.Array:
+        """Every state before the last norm, [depth + 1, B, T, D]; 0 is the input of the first block."""
+        return self.blocks.hidden(self._embed(images, None))
+
+
+def _drop(patches: jax.Array, share: float, rng: jax.Array) -> jax.Array:
+    """Keep a random subset of each image's patches, the same number in all (Li et al., 2023, FLIP)."""
+    b, n, _ = patches.shape
+    keep = max(1, int(n * (1 - share)))
+    chosen = jax.lax.top_k(jax.random.uniform(rng, (b, n)), keep)[1]
+    return jnp.take_along_axis(patches, chosen[:, :, None], axis=1)

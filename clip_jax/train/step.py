@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from clip_jax.config import RunConfig
 from clip_jax.data.transforms import normalise
 from clip_jax.losses.contrastive import sharded_contrastive_loss
+from clip_jax.models.clip import batch_statistics, with_statistics
 from clip_jax.optim import learning_rate
 from clip_jax.parallel import batch_sharding, replicated
 from clip_jax.train.state import TrainState, state_shardings
@@ -24,13 +25,15 @@ Metrics = dict[str, jax.Array]
 METRICS = ("loss", "learning_rate", "grad_norm", "logit_scale")
 
 
-def make_loss(built: Any, mesh: Mesh) -> Callable[[Any, Batch], tuple[jax.Array, jax.Array]]:
-    """The training loss: (params, batch of `make_train_step`) -> (loss over the global batch, logit scale)."""
+def make_loss(built: Any, mesh: Mesh) -> Callable[[Any, Batch, jax.Array], tuple[jax.Array, tuple[jax.Array, Any]]]:
+    """The training loss: (params, batch of `make_train_step`, key) -> (loss over the global batch, (logit scale, new
+    running statistics of batch norm))."""
 
-    def loss_fn(params: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    def loss_fn(params: Any, batch: Batch, rng: jax.Array) -> tuple[jax.Array, tuple[jax.Array, Any]]:
         model = nnx.merge(built.graphdef, params)
-        image, text, scale = model(normalise(batch["images"]), batch["tokens"])
-        return sharded_contrastive_loss(image, text, scale, mesh=mesh), scale
+        out = model(normalise(batch["images"]), batch["tokens"], train=True, rng=rng)
+        loss = sharded_contrastive_loss(out.image, out.text, out.scale, mesh=mesh)
+        return loss, (out.scale, batch_statistics(model))
 
     return loss_fn
 
@@ -48,9 +51,10 @@ def make_train_step(
     shardings = state_shardings(built, optimizer, mesh)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        (loss, scale), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch)
+        rng = jax.random.fold_in(jax.random.key(config.seed), state.step)  # what is random is a function of the step
+        (loss, (scale, statistics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch, rng)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = with_statistics(optax.apply_updates(state.params, updates), statistics)
         metrics = {
             "loss": loss,
             "learning_rate": learning_rate(config.optim, state.opt_state),

@@ -18,7 +18,7 @@ def test_embeddings_are_unit_float32_and_the_scale_is_clamped():
     config = dataclasses.replace(preset("debug"), compute_dtype="bfloat16", max_logit_scale=20.0)
     model = CLIP(config, rngs=nnx.Rngs(0))
     model.logit_scale[...] = jnp.asarray(9.0)
-    image, text, scale = model(jnp.ones((2, 32, 32, 3)), jnp.full((2, 24), 3, jnp.int32))
+    image, text, scale, *_ = model(jnp.ones((2, 32, 32, 3)), jnp.full((2, 24), 3, jnp.int32))
     assert image.dtype == text.dtype == jnp.float32
     np.testing.assert_allclose(np.linalg.norm(image, axis=-1), 1, rtol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(text, axis=-1), 1, rtol=1e-5)

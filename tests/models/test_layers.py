@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from clip_jax.models.layers import Stack, activation
+from clip_jax.models.layers import Block, BlockSpec, Stack, activation
 
 
-def make(**change):
-    options = {"causal": True, "act": "gelu", "dtype": jnp.float32, "param_dtype": jnp.float32, "remat": False,
-               "scan": True} | change  # fmt: skip
+def make(remat=False, scan=True, **change):
+    spec = BlockSpec(16, 2, 32, 3, **({"act": "gelu", "dtype": jnp.float32, "param_dtype": jnp.float32,
+                                       "causal": True} | change))  # fmt: skip
     with nnx.use_eager_sharding(False):
-        return Stack(16, 2, 32, 3, rngs=nnx.Rngs(0), **options)
+        return Stack(lambda r: Block(spec, r), 3, remat=remat, scan=scan, rngs=nnx.Rngs(0))
 
 
 def value_and_grads(stack):

@@ -34,7 +34,7 @@ def test_loss_and_gradients_on_eight_devices_equal_one(tiny_run, config):
     for mesh_config, devices in ((config, None), (MeshConfig(), jax.devices()[:1])):
         mesh, built, _, state = parts(tiny_run, mesh_config, devices)
         loss = jax.jit(jax.value_and_grad(make_loss(built, mesh), has_aux=True))
-        (value, _), grads = loss(state.params, put_batch(batch_of(tiny_run), mesh))
+        (value, _), grads = loss(state.params, put_batch(batch_of(tiny_run), mesh), jax.random.key(0))
         found.append((value, grads))
     np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found[0][1], found[1][1])

@@ -1,0 +1,217 @@
+"""The shape of a model as frozen dataclasses that check themselves. Importing this module loads no jax."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from clip_jax.checks import ConfigError, at_least, between, one_of
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")  # the last needs jax's x64 mode
+ACTIVATIONS = ("gelu", "gelu_erf", "quick_gelu")
+IMAGE_POOLS = ("cls", "avg", "map", "attentional")
+TEXT_POOLS = ("eot", "last", "cls")
+
+
+def _check_tower(name: str, tower: ImageTowerConfig | TextTowerConfig | DecoderConfig) -> None:
+    for field_name in ("width", "depth", "heads"):
+        at_least(f"{name}.{field_name}", getattr(tower, field_name), 1)
+    if tower.width % tower.heads:
+        raise ConfigError(f"{name}.heads={tower.heads}: must divide {name}.width={tower.width}")
+    if not tower.mlp_ratio > 0:
+        raise ConfigError(f"{name}.mlp_ratio={tower.mlp_ratio}: must be above 0")
+
+
+def _mlp_width(width: int, ratio: float) -> int:
+    return int(width * ratio + 1e-6)  # a ratio read from weights must give the weights' width back
+
+
+def _ignored(name: str, condition: str, tower: object, defaults: object, fields: tuple[str, ...]) -> None:
+    for field_name in fields:
+        if getattr(tower, field_name) != getattr(defaults, field_name):
+            raise ConfigError(f"{name}.{field_name}={getattr(tower, field_name)!r}: ignored {condition}")
+
+
+@dataclass(frozen=True)
+class ImageTowerConfig:
+    """A vision transformer; or, when ``stages`` is set, CLIP's modified ResNet. Square images."""
+
+    width: int = 64  # of a token; ResNet: of the stem
+    depth: int = 2  # blocks; ResNet: the sum of stages
+    heads: int = 4  # ResNet: of the attention pooling
+    mlp_ratio: float = 4.0
+    image_size: int = 32  # pixels a side
+    patch_size: int = 8  # pixels a side; ResNet: 32, its stride
+    stages: tuple[int, ...] = ()  # bottleneck blocks of each stage makes it a ResNet: (3, 4, 6, 3) is RN50
+    pool: str = "cls"  # cls | avg | map (SigLIP's attention head) | attentional (CoCa's queries)
+    class_token: bool = True
+    norm_pre: bool = True  # a norm before the blocks
+    norm_after_pool: bool = False  # the last norm on the pooled vector, not on the tokens
+    norm_eps: float = 1e-5
+    patch_bias: bool = False
+    projection: bool = True  # to embed_dim; without it width must be embed_dim
+    layer_scale: float = 0.0  # initial gain of each residual branch; 0 has none
+    patch_dropout: float = 0.0  # share of patches left out in training
+    pool_heads: int = 0  # attentional pooling
+    pool_queries: int = 0  # attentional pooling; the first is the image feature, the others go to the decoder
+
+    def __post_init__(self) -> None:
+        name = "model.image"
+        object.__setattr__(self, "stages", tuple(self.stages))
+        at_least(f"{name}.patch_size", self.patch_size, 1)
+        if self.image_size < self.patch_size or self.image_size % self.patch_size:
+            raise ConfigError(
+                f"{name}.image_size={self.image_size}: must be a multiple of {name}.patch_size={self.patch_size}"
+            )
+        if self.stages:
+            self._check_resnet(name)
+            return
+        _check_tower(name, self)
+        one_of(f"{name}.pool", self.pool, IMAGE_POOLS)
+        if not self.norm_eps > 0:
+            raise ConfigError(f"{name}.norm_eps={self.norm_eps}: must be above 0")
+        at_least(f"{name}.layer_scale", self.layer_scale, 0)
+        between(f"{name}.patch_dropout", self.patch_dropout, 0.0, 0.95)
+        if self.pool == "cls" and not self.class_token:
+            raise ConfigError(f"{name}.class_token=False: {name}.pool='cls' reads the class token")
+        if self.pool == "attentional":
+            at_least(f"{name}.pool_heads", self.pool_heads, 1)
+            at_least(f"{name}.pool_queries", self.pool_queries, 1)
+        else:
+            _ignored(name, f"with {name}.pool={self.pool!r}", self, ImageTowerConfig, ("pool_heads", "pool_queries"))
+        if self.norm_after_pool and self.pool != "avg":
+            raise ConfigError(f"{name}.norm_after_pool=True: changes nothing unless {name}.pool='avg'")
+
+    def _check_resnet(self, name: str) -> None:
+        if len(self.stages) != 4 or min(self.stages) < 1:
+            raise ConfigError(f"{name}.stages={self.stages}: needs four numbers, each at least 1")
+        if self.depth != sum(self.stages):
+            raise ConfigError(f"{name}.depth={self.depth}: must be {sum(self.stages)}, the sum of {name}.stages")
+        if self.patch_size != 32:
+            raise ConfigError(f"{name}.patch_size={self.patch_size}: must be 32, the stride of a ResNet")
+        at_least(f"{name}.width", self.width, 2)
+        at_least(f"{name}.heads", self.heads, 1)
+        if self.width % 2 or 32 * self.width % self.heads:
+            raise ConfigError(f"{name}.width={self.width}: must be even, and {name}.heads must divide 32 times it")
+        fields = (
+            "mlp_ratio", "pool", "class_token", "norm_pre", "norm_after_pool", "norm_eps", "patch_bias", "projection",
+            "layer_scale", "patch_dropout", "pool_heads", "pool_queries",
+        )  # fmt: skip
+        _ignored(name, "by a ResNet", self, ImageTowerConfig, fields)
+
+    @property
+    def patches(self) -> int:
+        """Patches of an image; of a ResNet, cells of its last feature map."""
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def tokens(self) -> int:
+        """Patches plus the class token (of a ResNet, the mean) if there is one."""
+        return self.patches + int(self.class_token)
+
+    @property
+    def mlp_width(self) -> int:
+        """Hidden units of each block's MLP."""
+        return _mlp_width(self.width, self.mlp_ratio)
+
+
+@dataclass(frozen=True)
+class TextTowerConfig:
+    """A text transformer."""
+
+    width: int = 64
+    depth: int = 2
+    heads: int = 4
+    mlp_ratio: float = 4.0
+    context_length: int = 24  # tokens, start and end tokens included
+    vocab_size: int = 1024
+    causal: bool = True
+    pool: str = "eot"  # eot (the largest token id) | last (place) | cls (CoCa's appended token)
+    norm_eps: float = 1e-5
+    layer_scale: float = 0.0
+    projection: bool = True  # to embed_dim; without it width must be embed_dim
+    projection_bias: bool = False
+    pad_id: int = 0  # cls: tokens that the appended token does not look at; the caption loss skips them
+
+    def __post_init__(self) -> None:
+        name = "model.text"
+        _check_tower(name, self)
+        at_least(f"{name}.context_length", self.context_length, 3)
+        at_least(f"{name}.vocab_size", self.vocab_size, 4)
+        one_of(f"{name}.pool", self.pool, TEXT_POOLS)
+        if not self.norm_eps > 0:
+            raise ConfigError(f"{name}.norm_eps={self.norm_eps}: must be above 0")
+        at_least(f"{name}.layer_scale", self.layer_scale, 0)
+        between(f"{name}.pad_id", self.pad_id, 0, self.vocab_size - 1)
+        if self.projection_bias and not self.projection:
+            raise ConfigError(f"{name}.projection_bias: ignored with {name}.projection=False")
+        if self.pool == "cls" and not self.causal:
+            raise ConfigError(f"{name}.causal=False: the appended token of {name}.pool='cls' needs the causal mask")
+
+    @property
+    def tokens(self) -> int:
+        """Places of the sequence, the appended token included."""
+        return self.context_length + int(self.pool == "cls")
+
+    @property
+    def mlp_width(self) -> int:
+        """Hidden units of each block's MLP."""
+        return _mlp_width(self.width, self.mlp_ratio)
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """CoCa's multimodal decoder: causal blocks, each followed by cross-attention to the image; depth 0 has none."""
+
+    depth: int = 0
+    width: int = 64
+    heads: int = 4
+    mlp_ratio: float = 4.0
+
+    def __post_init__(self) -> None:
+        if self.depth:
+            _check_tower("model.decoder", self)
+        else:
+            _ignored(
+                "model.decoder", "without model.decoder.depth", self, DecoderConfig, ("width", "heads", "mlp_ratio")
+            )
+
+    @property
+    def mlp_width(self) -> int:
+        """Hidden units of each block's MLP."""
+        return _mlp_width(self.width, self.mlp_ratio)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Two towers, one embedding space, one learned temperature; for CoCa a decoder too."""
+
+    image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
+    text: TextTowerConfig = field(default_factory=TextTowerConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    embed_dim: int = 64
+    activation: str = "gelu"  # gelu (tanh form) | gelu_erf (exact) | quick_gelu (the published models)
+    init_temperature: float = 0.07
+    max_logit_scale: float = 100.0
+    logit_bias: bool = False  # SigLIP's learned bias of the logits, -10 at first
+    compute_dtype: str = "float32"
+    param_dtype: str = "float32"
+    remat: bool = False  # recompute each block in the backward pass
+    scan_layers: bool = True  # one compiled block for all layers; False unrolls (faster on CPU)
+
+    def __post_init__(self) -> None:
+        at_least("model.embed_dim", self.embed_dim, 1)
+        one_of("model.activation", self.activation, ACTIVATIONS)
+        one_of("model.compute_dtype", self.compute_dtype, DTYPES)
+        one_of("model.param_dtype", self.param_dtype, DTYPES)
+        between("model.init_temperature", self.init_temperature, 1e-3, 1e3)
+        at_least("model.max_logit_scale", self.max_logit_scale, 1 / self.init_temperature)
+        for name, tower in (("image", self.image), ("text", self.text)):
+            if not tower.projection and tower.width != self.embed_dim:
+                raise ConfigError(f"model.{name}.projection=False: needs model.{name}.width = model.embed_dim")
+        if self.image.pool == "attentional" and self.embed_dim % self.image.pool_heads:
+            raise ConfigError(f"model.image.pool_heads={self.image.pool_heads}: must divide model.embed_dim")
+        if self.decoder.depth:
+            if self.image.pool != "attentional" or self.image.pool_queries < 2:
+                raise ConfigError("model.decoder: needs model.image.pool='attentional' with two queries or more")
+            if not self.decoder.width == self.embed_dim == self.text.width:
+                raise ConfigError("model.decoder.width: must be model.embed_dim and model.text.width")

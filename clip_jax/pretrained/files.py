@@ -1,0 +1,84 @@
+"""Weight files in and out. Only safetensors is ever opened: a pickle runs code when it is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clip_jax.config import UserError
+
+PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
+
+
+def _refuse_pickle(path: Path, head: bytes) -> None:
+    if path.suffix not in PICKLES and head[:2] not in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        return
+    target = path.with_suffix(".safetensors").name
+    raise UserError(
+        f'{path}: a pickle, which can run code when read; convert it where you trust it: python -c "import torch, '
+        f"safetensors.torch as s; s.save_file({{k: v.contiguous() for k, v in torch.load('{path.name}', "
+        f"weights_only=True).items()}}, '{target}')\""
+    )
+
+
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """All tensors of a .safetensors file, or of the shards that a .safetensors.index.json names.
+
+    Raises UserError, one line, for a missing, truncated or foreign file, and for a pickle (with the command that
+    converts it).
+    """
+    if path.name.endswith(".index.json"):
+        names = read_json(path).get("weight_map")
+        if not isinstance(names, dict) or not names:
+            raise UserError(f"{path}: holds no weight_map")
+        out: dict[str, np.ndarray] = {}
+        for name in sorted(set(map(str, names.values()))):
+            if Path(name).name != name:
+                raise UserError(f"{path}: shard {name!r} must lie in the same folder")
+            out |= read_tensors(path.with_name(name))
+        return out
+    if not path.is_file():
+        raise UserError(f"{path}: no such weights file")
+    with path.open("rb") as file:
+        _refuse_pickle(path, file.read(8))
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dictionary)
+    except (SafetensorError, ValueError, TypeError, KeyError, OSError, OverflowError, AttributeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: not a whole safetensors file ({reason})") from None
+
+
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Write a .safetensors file, whole or not at all."""
+    from safetensors.numpy import save_file
+
+    partial = path.with_name(f".{path.name}.partial")
+    save_file({k: np.asarray(v, order="C") for k, v in tensors.items()}, partial, metadata={"format": "pt"})
+    partial.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises UserError when the file is missing or holds something else."""
+    try:
+        values = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: not JSON ({str(error).splitlines()[0]})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: must hold a JSON object")
+    return values
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON object, whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(values, indent=2) + "\n")
+    partial.replace(path)

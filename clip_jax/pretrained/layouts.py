@@ -1,0 +1,78 @@
+"""Whose weights are these? The one place that tells the layouts apart."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from clip_jax.config import ModelConfig, UserError
+from clip_jax.models.clip import CLIP
+from clip_jax.pretrained import mapping, open_clip, openai, transformers
+from clip_jax.pretrained.mapping import Entry
+
+LAYOUTS = ("openai", "open_clip", "transformers")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A model read from someone's files: its shape, its entries, and endings of keys that carry no parameter."""
+
+    name: str
+    config: ModelConfig
+    entries: list[Entry]
+    ignored: tuple[str, ...]
+
+
+def detect(tensors: Mapping[str, np.ndarray], config: Mapping[str, Any] | None, source: str) -> Layout:
+    """Find out whose layout it is, from the config file if there is one, else from the tensors.
+
+    Raises UserError when it is none of `LAYOUTS`, or when its config asks for what is not supported.
+    """
+    prefix = "text." if "text.token_embedding.weight" in tensors else ""
+    if config is not None and ("model_cfg" in config or "vision_cfg" in config):
+        shape = open_clip.config_of(config.get("model_cfg", config), source)
+        return Layout("open_clip", shape, open_clip.entries(shape, prefix), openai.IGNORED)
+    if config is not None and "model_type" in config:
+        shape = transformers.config_of(config, source)
+        return Layout("transformers", shape, transformers.entries(shape), transformers.IGNORED)
+    if any(key.startswith(("vision_model.", "text_model.")) for key in tensors):
+        raise UserError(f"{source}: weights of transformers need their config.json beside them")
+    shape = openai.infer(tensors, source)
+    return Layout("openai", shape, openai.entries(shape, prefix), openai.IGNORED)
+
+
+def abstract_params(config: ModelConfig) -> Any:
+    """Shapes and dtypes of a model's parameters; nothing is allocated."""
+    return nnx.as_pure(nnx.state(nnx.eval_shape(lambda: CLIP(config, rngs=nnx.Rngs(0)))))
+
+
+def read(tensors: Mapping[str, np.ndarray], layout: Layout, source: str) -> dict[str, Any]:
+    """The model's parameters as NumPy arrays. Raises UserError listing what does not fit."""
+    return mapping.read(tensors, layout.entries, abstract_params(layout.config), source, layout.ignored)
+
+
+def entries_for(name: str, config: ModelConfig) -> list[Entry]:
+    """The entries that `write` uses. Raises UserError for an unknown layout."""
+    if name == "open_clip":
+        return open_clip.entries(config, "")
+    if name == "transformers":
+        return transformers.entries(config)
+    if name == "openai":
+        return openai.entries(config)
+    raise UserError(f"layout {name!r}: must be one of {', '.join(LAYOUTS)}")
+
+
+def with_dtype(config: ModelConfig, dtype: str) -> ModelConfig:
+    """The same shape, computed and stored in another dtype."""
+    return dataclasses.replace(config, compute_dtype=dtype, param_dtype=dtype)
+
+
+def to_device(params: Any, shardings: Any) -> Any:
+    """NumPy parameters -> arrays that lie as ``shardings`` say."""
+    return jax.tree.map(jax.device_put, params, shardings)

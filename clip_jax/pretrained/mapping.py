@@ -1,0 +1,165 @@
+"""One mechanism for every layout: a list of entries says which of their tensors is which of our parameters.
+
+Reading and writing go through the same entries, so that a round trip is exact, key by key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from clip_jax.config import UserError
+
+LISTED = 8  # names in one error
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Their tensor(s) ``keys`` and our parameter ``path`` ("image/blocks/blocks/qkv/kernel").
+
+    Several keys are joined along their first axis. ``parts`` paths of ours may also share one key, cut along its first
+    axis. ``form`` says how the array is turned; ``layer`` picks a place of a stacked parameter.
+    """
+
+    path: str
+    keys: tuple[str, ...]
+    form: str = "same"  # same | linear ([out, in]) | conv (OIHW) | row ([1, …, 1, D]) | scalar
+    layer: int | None = None
+    part: tuple[int, int] = (0, 1)  # our share of the key: which, of how many
+
+
+def _turn(value: np.ndarray, form: str, want: tuple[int, ...]) -> np.ndarray:
+    if form == "linear":
+        return value.T if value.ndim == 2 else value
+    if form == "conv":
+        return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
+    if form == "row" and value.shape == (1,) * (value.ndim - len(want)) + want:
+        return value.reshape(want)
+    if form == "scalar" and value.size == 1:
+        return value.reshape(())
+    return value
+
+
+def _turn_back(value: np.ndarray, form: str, theirs: tuple[int, ...] | None) -> np.ndarray:
+    if form == "linear":
+        return value.T
+    if form == "conv":
+        return value.transpose(3, 2, 0, 1)
+    return value if theirs is None else value.reshape(theirs)
+
+
+def _leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, Mapping):
+        return {prefix: tree}
+    return {k: v for name, sub in tree.items() for k, v in _leaves(sub, f"{prefix}/{name}" if prefix else name).items()}
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """{"a/b": x} -> {"a": {"b": x}}."""
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        *groups, last = path.split("/")
+        at = tree
+        for group in groups:
+            at = at.setdefault(group, {})
+        at[last] = value
+    return tree
+
+
+def flatten(tree: Any) -> dict[str, Any]:
+    """{"a": {"b": x}} -> {"a/b": x}."""
+    return _leaves(tree)
+
+
+def _list(names: list[str]) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
+
+
+def read(
+    tensors: Mapping[str, np.ndarray], entries: list[Entry], abstract: Any, source: str, ignored: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Their tensors -> our parameters, a nested dictionary of NumPy arrays in the dtypes of ``abstract``.
+
+    Args:
+      tensors: their state dictionary.
+      entries: the layout.
+      abstract: shapes and dtypes of our parameters (`models.clip.Built.abstract_params`).
+      source: the file, for errors.
+      ignored: endings of keys that carry no parameter.
+
+    Raises:
+      UserError: one line that lists what is missing, unexpected or of another shape; nothing is made up.
+    """
+    shapes = flatten(abstract)
+    out: dict[str, np.ndarray] = {}
+    filled: dict[str, set[int | None]] = {}
+    missing: list[str] = []
+    wrong: list[str] = []
+    used = {key for entry in entries for key in entry.keys}
+    for entry in entries:
+        lacking = [k for k in entry.keys if k not in tensors]
+        if lacking:
+            missing += [k for k in lacking if k not in missing]
+            continue
+        whole = shapes[entry.path].shape
+        want = whole if entry.layer is None else whole[1:]
+        arrays = [np.asarray(tensors[k]) for k in entry.keys]
+        if len(arrays) > 1 and len({a.shape[1:] for a in arrays}) == 1 and arrays[0].ndim:
+            value = np.concatenate(arrays)
+        else:
+            value = arrays[0]
+        which, of = entry.part
+        if of > 1 and value.ndim and value.shape[0] % of == 0:
+            value = np.split(value, of)[which]
+        value = _turn(value, entry.form, want)
+        if value.shape != want:
+            theirs = " + ".join(str(list(a.shape)) for a in arrays)
+            wrong.append(f"{' + '.join(entry.keys)} is {theirs} where the model has {list(want)}")
+            continue
+        if entry.path not in out:
+            out[entry.path] = np.empty(whole, shapes[entry.path].dtype)
+        if entry.layer is None:
+            out[entry.path][...] = value
+        else:
+            out[entry.path][entry.layer] = value
+        filled.setdefault(entry.path, set()).add(entry.layer)
+    unexpected = sorted(k for k in tensors if k not in used and not k.endswith(ignored or ("\0",)))
+    problems = []
+    for title, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong)):
+        if names:
+            problems.append(f"{len(names)} {title}: {_list(names)}")
+    if problems:
+        raise UserError(f"{source}: the weights do not fit the model: {'; '.join(problems)}")
+    left = sorted(p for p in shapes if p not in out)
+    if left:  # a layout that forgets a parameter of ours is our mistake, not the user's
+        raise AssertionError(f"no entry fills {_list(left)}")
+    return nest(out)
+
+
+def write(
+    params: Any, entries: list[Entry], theirs: Mapping[str, tuple[int, ...]] | None = None
+) -> dict[str, np.ndarray]:
+    """Our parameters -> their tensors: the inverse of `read`. ``theirs`` gives shapes of "row" and "scalar" tensors."""
+    flat = {k: np.asarray(v) for k, v in flatten(params).items()}
+    out: dict[str, np.ndarray] = {}
+    shares: dict[str, dict[int, np.ndarray]] = {}
+    for entry in entries:
+        value = flat[entry.path] if entry.layer is None else flat[entry.path][entry.layer]
+        shape = (theirs or {}).get(entry.keys[0]) if entry.form in ("row", "scalar") else None
+        value = np.ascontiguousarray(_turn_back(value, entry.form, shape)).reshape(
+            _turn_back(value, entry.form, shape).shape  # ascontiguousarray makes a scalar a row
+        )
+        which, of = entry.part
+        if of > 1:
+            shares.setdefault(entry.keys[0], {})[which] = value
+            continue
+        pieces = np.split(value, len(entry.keys)) if len(entry.keys) > 1 else [value]
+        for key, piece in zip(entry.keys, pieces, strict=True):
+            out[key] = np.ascontiguousarray(piece) if piece.ndim else piece
+    for key, parts in shares.items():
+        out[key] = np.concatenate([parts[i] for i in range(len(parts))])
+    return out

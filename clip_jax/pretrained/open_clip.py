@@ -1,0 +1,219 @@
+"""open_clip's layout: its config file to and from ours, and its entries (CLIP, CustomTextCLIP, SigLIP, CoCa)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from clip_jax.config import DecoderConfig, ImageTowerConfig, ModelConfig, TextTowerConfig, UserError
+from clip_jax.pretrained import openai
+from clip_jax.pretrained.mapping import Entry
+from clip_jax.pretrained.openai import dense, norm
+
+# timm's vision transformers that open_clip's SigLIP configs name: width, depth, heads, MLP width (timm's registry).
+TRUNKS = {
+    "vit_base": (768, 12, 12, 3072),
+    "vit_large": (1024, 24, 16, 4096),
+    "vit_so400m": (1152, 27, 16, 4304),
+    "vit_giantopt": (1536, 40, 16, 6144),
+}
+VISION = {
+    "image_size", "layers", "width", "head_width", "mlp_ratio", "patch_size", "no_ln_pre", "pool_type",
+    "final_ln_after_pool", "ls_init_value", "attentional_pool", "attn_pooler_heads", "attn_pooler_queries",
+    "output_tokens", "patch_dropout", "norm_kwargs", "act_kwargs",
+}  # fmt: skip
+TRUNK = {
+    "image_size", "timm_model_name", "timm_model_pretrained", "timm_pool", "timm_proj", "timm_model_kwargs",
+}  # fmt: skip
+TEXT = {
+    "context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "ls_init_value", "no_causal_mask",
+    "pool_type", "proj_bias", "proj_type", "norm_kwargs", "act_kwargs", "embed_cls", "output_tokens", "pad_id",
+    "hf_tokenizer_name", "tokenizer_kwargs", "final_ln_after_pool", "eos_id",
+}  # fmt: skip
+DECODER = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "attn_pooler_heads"}
+TOP = {
+    "embed_dim", "quick_gelu", "custom_text", "init_logit_bias", "init_logit_scale", "vision_cfg", "text_cfg",
+    "multimodal_cfg",
+}  # fmt: skip
+
+
+def _known(name: str, values: Mapping[str, Any], known: set[str], source: str) -> None:
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise UserError(f"{source}: {name}{unknown[0]}={values[unknown[0]]!r} is not supported")
+
+
+def _activation(cfg: Mapping[str, Any], source: str) -> str:
+    if cfg.get("quick_gelu"):
+        return "quick_gelu"
+    vision, text = cfg["vision_cfg"], cfg["text_cfg"]
+    forms = []
+    for tower in (vision, text):
+        tanh = tower.get("act_kwargs", {}).get("approximate") == "tanh"
+        # timm gives the so400m and giant SigLIP trunks the tanh form
+        tanh |= any(n in tower.get("timm_model_name", "") for n in ("so400m_patch14_siglip", "giantopt"))
+        forms.append("gelu" if tanh else "gelu_erf")
+    if forms[0] != forms[1]:
+        raise UserError(f"{source}: towers with different activations ({forms[0]}, {forms[1]}) are not supported")
+    return forms[0]
+
+
+def _trunk(v: Mapping[str, Any], source: str) -> ImageTowerConfig:
+    _known("vision_cfg.", v, TRUNK, source)
+    name, kwargs = v["timm_model_name"], v.get("timm_model_kwargs", {})
+    size = name.split("_patch")[0]
+    if size not in TRUNKS or "siglip" not in name or v.get("timm_pool") != "map" or v.get("timm_proj") != "none":
+        raise UserError(
+            f"{source}: vision_cfg.timm_model_name={name!r}: only SigLIP's trunks with MAP pooling are known"
+        )
+    _known(
+        "vision_cfg.timm_model_kwargs.", kwargs, {"img_size", "patch_size", "embed_dim", "depth", "num_heads"}, source
+    )
+    width, depth, heads, mlp = TRUNKS[size]
+    ratio = mlp / width
+    return ImageTowerConfig(
+        width=kwargs.get("embed_dim", width), depth=kwargs.get("depth", depth), heads=kwargs.get("num_heads", heads),
+        mlp_ratio=ratio, image_size=kwargs.get("img_size", v["image_size"]),
+        patch_size=kwargs.get("patch_size", int(name.split("_patch")[1].split("_")[0])),
+        pool="map", class_token=False, norm_pre=False, norm_eps=1e-6, patch_bias=True, projection=False,
+    )  # fmt: skip
+
+
+def _vision(v: Mapping[str, Any], source: str) -> ImageTowerConfig:
+    if "timm_model_name" in v:
+        return _trunk(v, source)
+    _known("vision_cfg.", v, VISION, source)
+    layers, width = v.get("layers", 12), v.get("width", 768)
+    if not isinstance(layers, int):
+        stages = tuple(layers)
+        width = v.get("width", 64)
+        return ImageTowerConfig(
+            width=width, depth=sum(stages), heads=width * 32 // v.get("head_width", 64), patch_size=32,
+            image_size=v.get("image_size", 224), stages=stages,
+        )  # fmt: skip
+    pooled = bool(v.get("attentional_pool"))
+    pool = {"tok": "cls", "avg": "avg"}.get(v.get("pool_type", "tok"))
+    if pool is None or (pooled and pool != "cls"):
+        raise UserError(f"{source}: vision_cfg.pool_type={v['pool_type']!r} is not supported")
+    return ImageTowerConfig(
+        width=width, depth=layers, heads=width // v.get("head_width", 64), mlp_ratio=v.get("mlp_ratio", 4.0),
+        image_size=v.get("image_size", 224), patch_size=v.get("patch_size", 16),
+        pool="attentional" if pooled else pool, norm_pre=not v.get("no_ln_pre", False),
+        norm_after_pool=bool(v.get("final_ln_after_pool", False)), layer_scale=v.get("ls_init_value") or 0.0,
+        norm_eps=v.get("norm_kwargs", {}).get("eps", 1e-5), patch_dropout=float(v.get("patch_dropout", 0.0)),
+        pool_heads=v.get("attn_pooler_heads", 8) if pooled else 0,
+        pool_queries=v.get("attn_pooler_queries", 256) if pooled else 0,
+    )  # fmt: skip
+
+
+def _text(t: Mapping[str, Any], source: str) -> TextTowerConfig:
+    if "hf_model_name" in t:
+        raise UserError(
+            f"{source}: text_cfg.hf_model_name={t['hf_model_name']!r}: only CLIP's own text towers are known"
+        )
+    _known("text_cfg.", t, TEXT, source)
+    pool = "cls" if t.get("embed_cls") else {"argmax": "eot", "last": "last"}.get(t.get("pool_type", "argmax"))
+    if pool is None:
+        raise UserError(f"{source}: text_cfg.pool_type={t['pool_type']!r} is not supported")
+    vocab = t.get("vocab_size", 49408)
+    return TextTowerConfig(
+        width=t.get("width", 512), depth=t.get("layers", 12), heads=t.get("heads", 8),
+        mlp_ratio=t.get("mlp_ratio", 4.0), context_length=t.get("context_length", 77), vocab_size=vocab,
+        causal=not t.get("no_causal_mask", False), pool=pool, norm_eps=t.get("norm_kwargs", {}).get("eps", 1e-5),
+        layer_scale=t.get("ls_init_value") or 0.0, projection=t.get("proj_type", "linear") != "none",
+        projection_bias=bool(t.get("proj_bias", False)), pad_id=min(t.get("pad_id", 0), vocab - 1),
+    )  # fmt: skip
+
+
+def config_of(cfg: Mapping[str, Any], source: str) -> ModelConfig:
+    """A ``model_cfg`` block -> our config. Raises UserError naming what is not supported; nothing is passed over."""
+    try:
+        _known("", cfg, TOP, source)
+        decoder = DecoderConfig()
+        m = cfg.get("multimodal_cfg")
+        if m:
+            _known("multimodal_cfg.", m, DECODER, source)
+            decoder = DecoderConfig(
+                m.get("layers", 12), m.get("width", 512), m.get("heads", 8), m.get("mlp_ratio", 4.0)
+            )
+        bias = cfg.get("init_logit_bias") is not None
+        return ModelConfig(
+            image=_vision(cfg["vision_cfg"], source), text=_text(cfg["text_cfg"], source), decoder=decoder,
+            embed_dim=cfg["embed_dim"], activation=_activation(cfg, source), logit_bias=bias,
+            max_logit_scale=1e4 if bias else 100.0,
+        )  # fmt: skip
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{source}: not a model config of open_clip ({type(error).__name__}: {error})") from None
+
+
+def config_to(config: ModelConfig) -> dict[str, Any]:
+    """Our config -> a ``model_cfg`` block that gives it back. Raises UserError for what open_clip cannot express."""
+    i, t = config.image, config.text
+    if config.decoder.depth or i.pool in ("map", "attentional") or t.pool == "cls":
+        raise UserError("export to open_clip: CoCa and SigLIP towers are read but not written")
+    vision: dict[str, Any] = {"image_size": i.image_size, "width": i.width}
+    if i.stages:
+        vision |= {"layers": list(i.stages), "head_width": 32 * i.width // i.heads}
+    else:
+        if not i.class_token or i.patch_bias or not i.projection:
+            raise UserError("export to open_clip: needs a class token, a projection and no bias of the patches")
+        vision |= {"layers": i.depth, "head_width": i.width // i.heads, "patch_size": i.patch_size}
+        vision |= {"mlp_ratio": i.mlp_ratio} if i.mlp_ratio != 4.0 else {}
+        vision |= {"no_ln_pre": True} if not i.norm_pre else {}
+        vision |= {"pool_type": "avg"} if i.pool == "avg" else {}
+        vision |= {"final_ln_after_pool": True} if i.norm_after_pool else {}
+        vision |= {"ls_init_value": i.layer_scale} if i.layer_scale else {}
+        vision |= {"norm_kwargs": {"eps": i.norm_eps}} if i.norm_eps != 1e-5 else {}
+    if not t.projection:
+        raise UserError("export to open_clip: needs a projection of the text")
+    text: dict[str, Any] = {
+        "context_length": t.context_length, "vocab_size": t.vocab_size, "width": t.width, "heads": t.heads,
+        "layers": t.depth,
+    }  # fmt: skip
+    text |= {"mlp_ratio": t.mlp_ratio} if t.mlp_ratio != 4.0 else {}
+    text |= {"ls_init_value": t.layer_scale} if t.layer_scale else {}
+    text |= {"no_causal_mask": True} if not t.causal else {}
+    text |= {"pool_type": "last"} if t.pool == "last" else {}
+    text |= {"proj_bias": True} if t.projection_bias else {}
+    text |= {"norm_kwargs": {"eps": t.norm_eps}} if t.norm_eps != 1e-5 else {}
+    cfg: dict[str, Any] = {"embed_dim": config.embed_dim}
+    if config.activation == "quick_gelu":
+        cfg["quick_gelu"] = True
+    elif config.activation == "gelu":
+        vision["act_kwargs"] = text["act_kwargs"] = {"approximate": "tanh"}
+    if config.logit_bias:
+        cfg["init_logit_bias"] = -10.0
+    return {**cfg, "vision_cfg": vision, "text_cfg": text}
+
+
+def _trunk_entries(config: ModelConfig) -> list[Entry]:
+    root = "visual.trunk"
+    out = [
+        Entry("image/patch/kernel", (f"{root}.patch_embed.proj.weight",), "conv"),
+        Entry("image/patch/bias", (f"{root}.patch_embed.proj.bias",)),
+        Entry("image/position", (f"{root}.pos_embed",), "row"),
+    ]
+    names = (("qkv", "attn.qkv"), ("out", "attn.proj"), ("fc", "mlp.fc1"), ("proj", "mlp.fc2"))
+    for i in range(config.image.depth):
+        path, key = "image/blocks/blocks", f"{root}.blocks.{i}"
+        out += norm(f"{path}/ln_1", f"{key}.norm1", i) + norm(f"{path}/ln_2", f"{key}.norm2", i)
+        for ours, theirs in names:
+            out += dense(f"{path}/{ours}", f"{key}.{theirs}", i)
+    out += norm("image/ln_post", f"{root}.norm")
+    path, key = "image/head", f"{root}.attn_pool"
+    out.append(Entry(f"{path}/query", (f"{key}.latent",), "row"))
+    out += dense(f"{path}/attention/q", f"{key}.q") + dense(f"{path}/attention/out", f"{key}.proj")
+    for i, name in enumerate("kv"):
+        out.append(Entry(f"{path}/attention/{name}/kernel", (f"{key}.kv.weight",), "linear", None, (i, 2)))
+        out.append(Entry(f"{path}/attention/{name}/bias", (f"{key}.kv.bias",), part=(i, 2)))
+    out += norm(f"{path}/norm", f"{key}.norm")
+    return out + dense(f"{path}/mlp/fc", f"{key}.mlp.fc1") + dense(f"{path}/mlp/proj", f"{key}.mlp.fc2")
+
+
+def entries(config: ModelConfig, prefix: str) -> list[Entry]:
+    """Every tensor; ``prefix`` is "text." where the text tower is a module of its own (CustomTextCLIP, CoCa)."""
+    if config.image.pool != "map":
+        return openai.entries(config, prefix)
+    out = [*_trunk_entries(config), *openai.text_entries(config, prefix)]
+    out.append(Entry("logit_scale", ("logit_scale",), "scalar"))
+    return [*out, Entry("logit_bias", ("logit_bias",), "scalar")] if config.logit_bias else out

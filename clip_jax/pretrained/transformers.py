@@ -1,0 +1,153 @@
+"""The layout of the transformers library: CLIPModel and SiglipModel, config and entries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from clip_jax.config import ImageTowerConfig, ModelConfig, TextTowerConfig, UserError
+from clip_jax.pretrained.mapping import Entry
+from clip_jax.pretrained.openai import dense, norm, packed_attention
+
+ACTIVATIONS = {
+    "quick_gelu": "quick_gelu", "gelu": "gelu_erf", "gelu_pytorch_tanh": "gelu", "gelu_new": "gelu",
+}  # fmt: skip
+IGNORED = ("position_ids",)
+
+
+def _defaults(siglip: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the library assumes where a config file is silent."""
+    image: dict[str, Any] = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
+                             "num_attention_heads": 12, "image_size": 224, "patch_size": 32, "num_channels": 3,
+                             "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}  # fmt: skip
+    text: dict[str, Any] = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12,
+                            "num_attention_heads": 8, "max_position_embeddings": 77, "vocab_size": 49408,
+                            "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "eos_token_id": 49407}  # fmt: skip
+    if siglip:
+        image |= {"patch_size": 16, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
+        text |= {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "vocab_size": 32000,
+                 "max_position_embeddings": 64, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}  # fmt: skip
+    return image, text
+
+
+def config_of(cfg: Mapping[str, Any], source: str) -> ModelConfig:
+    """A ``config.json`` -> our config. Raises UserError naming what is not supported."""
+    kind = cfg.get("model_type")
+    if kind not in ("clip", "siglip"):
+        raise UserError(f"{source}: model_type={kind!r}: must be clip or siglip")
+    siglip = kind == "siglip"
+    image, text = _defaults(siglip)
+    try:
+        image |= cfg.get("vision_config") or {}
+        text |= cfg.get("text_config") or {}
+        if image["num_channels"] != 3 or not image.get("vision_use_head", True):
+            raise UserError(f"{source}: vision_config: needs three channels and the pooling head")
+        eos = text["eos_token_id"]
+        # 2 was written into early config files, and the library then reads at the largest token id
+        if not siglip and eos not in (2, text["vocab_size"] - 1):
+            raise UserError(
+                f"{source}: text_config.eos_token_id={eos}: must be the last token, {text['vocab_size'] - 1}"
+            )
+        if image["hidden_act"] != text["hidden_act"] or image["hidden_act"] not in ACTIVATIONS:
+            raise UserError(
+                f"{source}: hidden_act={image['hidden_act']!r}, {text['hidden_act']!r}: must be one known form"
+            )
+        common_image = {
+            "width": image["hidden_size"], "depth": image["num_hidden_layers"], "heads": image["num_attention_heads"],
+            "mlp_ratio": image["intermediate_size"] / image["hidden_size"], "image_size": image["image_size"],
+            "patch_size": image["patch_size"], "norm_eps": image["layer_norm_eps"],
+        }  # fmt: skip
+        common_text = {
+            "width": text["hidden_size"], "depth": text["num_hidden_layers"], "heads": text["num_attention_heads"],
+            "mlp_ratio": text["intermediate_size"] / text["hidden_size"],
+            "context_length": text["max_position_embeddings"], "vocab_size": text["vocab_size"],
+            "norm_eps": text["layer_norm_eps"],
+        }  # fmt: skip
+        if siglip:
+            return ModelConfig(
+                image=ImageTowerConfig(**common_image, pool="map", class_token=False, norm_pre=False, patch_bias=True,
+                                       projection=False),
+                text=TextTowerConfig(**common_text, causal=False, pool="last", projection_bias=True),
+                embed_dim=text.get("projection_size", text["hidden_size"]), logit_bias=True, max_logit_scale=1e4,
+                activation=ACTIVATIONS[image["hidden_act"]],
+            )  # fmt: skip
+        return ModelConfig(
+            image=ImageTowerConfig(**common_image), text=TextTowerConfig(**common_text),
+            embed_dim=cfg.get("projection_dim", 512), activation=ACTIVATIONS[image["hidden_act"]],
+        )  # fmt: skip
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{source}: not a config of CLIPModel or SiglipModel ({type(error).__name__}: {error})"
+        ) from None
+
+
+def config_to(config: ModelConfig) -> dict[str, Any]:
+    """Our config -> ``config.json`` of CLIPModel. Raises UserError for what that class cannot express."""
+    i, t = config.image, config.text
+    plain_image = ImageTowerConfig(
+        width=i.width, depth=i.depth, heads=i.heads, mlp_ratio=i.mlp_ratio, image_size=i.image_size,
+        patch_size=i.patch_size, norm_eps=i.norm_eps, patch_dropout=0.0 if i.stages else i.patch_dropout,
+    ) if not i.stages else None  # fmt: skip
+    plain_text = TextTowerConfig(
+        width=t.width, depth=t.depth, heads=t.heads, mlp_ratio=t.mlp_ratio, context_length=t.context_length,
+        vocab_size=t.vocab_size, norm_eps=t.norm_eps, pad_id=t.pad_id,
+    )  # fmt: skip
+    if i != plain_image or t != plain_text or config.decoder.depth or config.logit_bias:
+        raise UserError(
+            "export to transformers: CLIPModel has plain ViT and text towers only (class token, causal text)"
+        )
+    act = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}[config.activation]
+    common = {"hidden_act": act, "attention_dropout": 0.0, "projection_dim": config.embed_dim}
+    return {
+        "architectures": ["CLIPModel"], "model_type": "clip", "projection_dim": config.embed_dim,
+        "text_config": {
+            **common, "model_type": "clip_text_model", "hidden_size": t.width, "intermediate_size": t.mlp_width,
+            "num_hidden_layers": t.depth, "num_attention_heads": t.heads, "vocab_size": t.vocab_size,
+            "max_position_embeddings": t.context_length, "layer_norm_eps": t.norm_eps,
+            "bos_token_id": t.vocab_size - 2, "eos_token_id": t.vocab_size - 1, "pad_token_id": t.pad_id,
+        },
+        "vision_config": {
+            **common, "model_type": "clip_vision_model", "hidden_size": i.width, "intermediate_size": i.mlp_width,
+            "num_hidden_layers": i.depth, "num_attention_heads": i.heads, "image_size": i.image_size,
+            "patch_size": i.patch_size, "num_channels": 3, "layer_norm_eps": i.norm_eps,
+        },
+    }  # fmt: skip
+
+
+def _blocks(path: str, key: str, depth: int) -> list[Entry]:
+    out = []
+    for i in range(depth):
+        at = f"{key}.encoder.layers.{i}"
+        out += norm(f"{path}/ln_1", f"{at}.layer_norm1", i) + norm(f"{path}/ln_2", f"{at}.layer_norm2", i)
+        out += dense(f"{path}/qkv", tuple(f"{at}.self_attn.{n}_proj" for n in "qkv"), i)
+        out += dense(f"{path}/out", f"{at}.self_attn.out_proj", i)
+        out += dense(f"{path}/fc", f"{at}.mlp.fc1", i) + dense(f"{path}/proj", f"{at}.mlp.fc2", i)
+    return out
+
+
+def entries(config: ModelConfig) -> list[Entry]:
+    """Every tensor of CLIPModel, or of SiglipModel when the model has a logit bias."""
+    siglip = config.logit_bias
+    out = [
+        Entry("image/patch/kernel", ("vision_model.embeddings.patch_embedding.weight",), "conv"),
+        Entry("image/position", ("vision_model.embeddings.position_embedding.weight",)),
+        Entry("text/token", ("text_model.embeddings.token_embedding.weight",)),
+        Entry("text/position", ("text_model.embeddings.position_embedding.weight",)),
+        Entry("logit_scale", ("logit_scale",), "scalar"),
+    ]
+    out += _blocks("image/blocks/blocks", "vision_model", config.image.depth)
+    out += _blocks("text/blocks/blocks", "text_model", config.text.depth)
+    out += norm("image/ln_post", "vision_model.post_layernorm") + norm("text/ln_final", "text_model.final_layer_norm")
+    if not siglip:
+        out.append(Entry("image/class_token", ("vision_model.embeddings.class_embedding",)))
+        out += norm("image/ln_pre", "vision_model.pre_layrnorm")
+        out.append(Entry("image/projection", ("visual_projection.weight",), "linear"))
+        return [*out, Entry("text/projection", ("text_projection.weight",), "linear")]
+    out += [Entry("logit_bias", ("logit_bias",), "scalar")]
+    out += [Entry("image/patch/bias", ("vision_model.embeddings.patch_embedding.bias",))]
+    out += [Entry("text/projection", ("text_model.head.weight",), "linear")]
+    out += [Entry("text/projection_bias", ("text_model.head.bias",))]
+    path, key = "image/head", "vision_model.head"
+    out += [Entry(f"{path}/query", (f"{key}.probe",), "row")]
+    out += packed_attention(f"{path}/attention", f"{key}.attention") + norm(f"{path}/norm", f"{key}.layernorm")
+    return out + dense(f"{path}/mlp/fc", f"{key}.mlp.fc1") + dense(f"{path}/mlp/proj", f"{key}.mlp.fc2")
