@@ -17,18 +17,22 @@ from clip_jax.config import ModelConfig
 
 @dataclass(frozen=True)
 class ParamCounts:
-    """Parameters; ``_no_embed`` leaves out token, class and position embeddings. ``total`` has the temperature."""
+    """Parameters; ``_no_embed`` leaves out token, class and position embeddings. ``total`` has temperature and bias.
+
+    Running statistics of batch norm are no parameters.
+    """
 
     total: int
     image: int
     text: int
     image_no_embed: int
     text_no_embed: int
+    decoder: int = 0
 
     @property
     def no_embed(self) -> int:
-        """Both towers without embeddings."""
-        return self.image_no_embed + self.text_no_embed
+        """All without embeddings."""
+        return self.image_no_embed + self.text_no_embed + self.decoder
 
 
 @dataclass(frozen=True)
@@ -37,11 +41,12 @@ class FlopCounts:
 
     image: int
     text: int
+    decoder: int = 0
 
     @property
     def total(self) -> int:
-        """Both towers."""
-        return self.image + self.text
+        """Both towers and, for CoCa, the decoder."""
+        return self.image + self.text + self.decoder
 
 
 @dataclass(frozen=True)
@@ -52,46 +57,129 @@ class TrainingFlops:
     logits: float
 
 
-def _block_params(width: int, mlp: int) -> int:
-    attention = 4 * width * width + 4 * width
-    return attention + 2 * width * mlp + mlp + width + 4 * width  # the last: two norms
+def _mlp_params(width: int, mlp: int) -> int:
+    return 2 * width * mlp + mlp + width
+
+
+def _block_params(width: int, mlp: int, layer_scale: float = 0.0) -> int:
+    gains = 2 * width if layer_scale else 0
+    return 4 * width * width + 4 * width + _mlp_params(width, mlp) + 4 * width + gains  # 4·width: two norms
+
+
+def _cross_params(width: int, context: int) -> int:
+    return 2 * (width * width + width) + 2 * (context * width + width)
 
 
 def _block_flops(tokens: int, width: int, mlp: int) -> int:
     return 2 * tokens * (4 * width * width + 2 * width * mlp) + 4 * tokens * tokens * width
 
 
+def _cross_flops(queries: int, width: int, tokens: int, context: int) -> int:
+    return 4 * queries * width * width + 4 * tokens * context * width + 4 * queries * tokens * width
+
+
+def _vit_params(config: ModelConfig) -> tuple[int, int]:
+    i = config.image
+    pooled = config.embed_dim if i.pool == "attentional" else i.width
+    count = i.depth * _block_params(i.width, i.mlp_width, i.layer_scale)
+    count += 3 * i.patch_size**2 * i.width + i.width * int(i.patch_bias)
+    count += 2 * i.width * int(i.norm_pre) + 2 * pooled
+    if i.pool == "map":
+        count += i.width + _cross_params(i.width, i.width) + 2 * i.width + _mlp_params(i.width, i.mlp_width)
+    elif i.pool == "attentional":
+        count += i.pool_queries * pooled + _cross_params(pooled, i.width) + 2 * pooled + 2 * i.width
+    count += pooled * config.embed_dim * int(i.projection)
+    return count, i.tokens * i.width + i.width * int(i.class_token)
+
+
+def _vit_flops(config: ModelConfig, train: bool) -> int:
+    i = config.image
+    tokens = i.tokens
+    if train and i.patch_dropout:
+        tokens -= i.patches - max(1, int(i.patches * (1 - i.patch_dropout)))
+    pooled = config.embed_dim if i.pool == "attentional" else i.width
+    count = i.depth * _block_flops(tokens, i.width, i.mlp_width) + 2 * i.patches * 3 * i.patch_size**2 * i.width
+    if i.pool == "map":
+        count += _cross_flops(1, i.width, tokens, i.width) + 4 * i.width * i.mlp_width
+    elif i.pool == "attentional":
+        count += _cross_flops(i.pool_queries, pooled, tokens, i.width)
+    return count + 2 * pooled * config.embed_dim * int(i.projection)
+
+
+def _resnet_convolutions(config: ModelConfig) -> list[tuple[int, int, int, int]]:
+    """(kernel side, channels in, channels out, output side) of each convolution, as they run."""
+    i = config.image
+    half, side = i.width // 2, i.image_size // 2
+    out = [(3, 3, half, side), (3, half, half, side), (3, half, i.width, side)]
+    channels, side = i.width, i.image_size // 4
+    for stage, blocks in enumerate(i.stages):
+        width = i.width * 2**stage
+        for block in range(blocks):
+            after = side // 2 if stage and not block else side
+            out += [(1, channels, width, side), (3, width, width, side), (1, width, 4 * width, after)]
+            if not block:
+                out.append((1, channels, 4 * width, after))
+            channels, side = 4 * width, after
+    return out
+
+
+def _resnet_params(config: ModelConfig) -> tuple[int, int]:
+    count = sum(k * k * c_in * c_out + 2 * c_out for k, c_in, c_out, _ in _resnet_convolutions(config))
+    width = 32 * config.image.width
+    return count + 3 * (width * width + width) + (width + 1) * config.embed_dim, config.image.tokens * width
+
+
+def _resnet_flops(config: ModelConfig, all_queries: bool) -> int:
+    count = sum(2 * k * k * c_in * c_out * side**2 for k, c_in, c_out, side in _resnet_convolutions(config))
+    width, tokens = 32 * config.image.width, config.image.tokens
+    queries = tokens if all_queries else 1
+    count += 4 * tokens * width * width + 4 * queries * tokens * width
+    return count + 2 * queries * width * (width + config.embed_dim)
+
+
 def params(config: ModelConfig) -> ParamCounts:
     """Parameters of a model, in closed form (a test counts the arrays)."""
-    i, t = config.image, config.text
-    image = i.depth * _block_params(i.width, i.mlp_width) + 3 * i.patch_size**2 * i.width + 4 * i.width
-    image += i.width * config.embed_dim
-    image_embed = i.width + i.tokens * i.width
-    text = t.depth * _block_params(t.width, t.mlp_width) + 2 * t.width + t.width * config.embed_dim
-    text_embed = (t.vocab_size + t.context_length) * t.width
+    t, d = config.text, config.decoder
+    image, image_embed = (_resnet_params if config.image.stages else _vit_params)(config)
+    text = t.depth * _block_params(t.width, t.mlp_width, t.layer_scale) + 2 * t.width
+    text += t.width * config.embed_dim * int(t.projection) + config.embed_dim * int(t.projection_bias)
+    text_embed = (t.vocab_size + t.tokens) * t.width + t.width * int(t.pool == "cls")
+    decoder = 0
+    if d.depth:
+        cross = _cross_params(d.width, d.width) + _mlp_params(d.width, d.mlp_width) + 6 * d.width  # three norms
+        decoder = d.depth * (_block_params(d.width, d.mlp_width) + cross) + 2 * d.width + d.width * t.vocab_size
     return ParamCounts(
-        total=image + image_embed + text + text_embed + 1,
+        total=image + image_embed + text + text_embed + decoder + 1 + int(config.logit_bias),
         image=image + image_embed,
         text=text + text_embed,
         image_no_embed=image,
         text_no_embed=text,
+        decoder=decoder,
     )
 
 
-def flops_per_sample(config: ModelConfig) -> FlopCounts:
-    """Forward FLOPs of one image-text pair at the trained context length, in closed form."""
-    i, t = config.image, config.text
-    patches = i.tokens - 1
-    image = i.depth * _block_flops(i.tokens, i.width, i.mlp_width)
-    image += 2 * patches * 3 * i.patch_size**2 * i.width + 2 * i.width * config.embed_dim
-    text = t.depth * _block_flops(t.context_length, t.width, t.mlp_width) + 2 * t.width * config.embed_dim
-    return FlopCounts(image=image, text=text)
+def flops_per_sample(config: ModelConfig, *, train: bool = False, all_queries: bool = False) -> FlopCounts:
+    """Forward FLOPs of one image-text pair at the trained context length, in closed form.
+
+    ``train`` takes off the patches that patch dropout leaves out. A ResNet's attention pooling has one query, the mean
+    token; ``all_queries`` counts them all, as open_clip's published profile does.
+    """
+    t, d = config.text, config.decoder
+    image = _resnet_flops(config, all_queries) if config.image.stages else _vit_flops(config, train)
+    text = t.depth * _block_flops(t.tokens, t.width, t.mlp_width)
+    text += 2 * t.width * config.embed_dim * int(t.projection)
+    decoder = 0
+    if d.depth:
+        seen, said = config.image.pool_queries - 1, t.context_length
+        cross = _cross_flops(said, d.width, seen, d.width) + 4 * said * d.width * d.mlp_width
+        decoder = d.depth * (_block_flops(said, d.width, d.mlp_width) + cross) + 2 * said * d.width * t.vocab_size
+    return FlopCounts(image=image, text=text, decoder=decoder)
 
 
 def training_flops(config: ModelConfig, samples_seen: int, batch_size: int) -> TrainingFlops:
     """samples_seen · (3 · forward + 3·2·B·E), the second term being the logits, counted once."""
     logits = float(samples_seen) * 6 * batch_size * config.embed_dim
-    return TrainingFlops(3.0 * samples_seen * flops_per_sample(config).total + logits, logits)
+    return TrainingFlops(3.0 * samples_seen * flops_per_sample(config, train=True).total + logits, logits)
 
 
 def jaxpr_flops(function: Callable[..., Any], *args: Any) -> int:

@@ -4,30 +4,96 @@ from __future__ import annotations
 
 import dataclasses
 
-from clip_jax.config import ConfigError, ImageTowerConfig, ModelConfig, TextTowerConfig
+from clip_jax.config import ConfigError, DecoderConfig, ImageTowerConfig, ModelConfig, TextTowerConfig
 
 
-def _vit(width: int, depth: int, patch: int, text_width: int, embed: int, image_size: int = 224) -> ModelConfig:
-    return ModelConfig(
-        image=ImageTowerConfig(width=width, depth=depth, heads=width // 64, image_size=image_size, patch_size=patch),
-        text=TextTowerConfig(width=text_width, depth=12, heads=text_width // 64, context_length=77, vocab_size=49408),
-        embed_dim=embed,
-        activation="quick_gelu",
+def _text(width: int, depth: int = 12) -> TextTowerConfig:
+    return TextTowerConfig(width=width, depth=depth, heads=width // 64, context_length=77, vocab_size=49408)
+
+
+def _openai(image: ImageTowerConfig, text_width: int, embed: int) -> ModelConfig:
+    return ModelConfig(image=image, text=_text(text_width), embed_dim=embed, activation="quick_gelu")
+
+
+def _resnet(stages: tuple[int, ...], width: int, size: int, text_width: int, embed: int) -> ModelConfig:
+    image = ImageTowerConfig(
+        width=width, depth=sum(stages), heads=width // 2, patch_size=32, image_size=size, stages=stages
+    )
+    return _openai(image, text_width, embed)
+
+
+def _image(width: int, depth: int, patch: int, size: int = 224, head: int = 64, mlp: float = 4.0) -> ImageTowerConfig:
+    return ImageTowerConfig(
+        width=width, depth=depth, heads=width // head, mlp_ratio=mlp, image_size=size, patch_size=patch
     )
 
 
-# The four published ViT models (Radford et al., 2021, table 20), and a size to debug with.
+def _open_clip(image: ImageTowerConfig, text: TextTowerConfig, embed: int) -> ModelConfig:
+    return ModelConfig(image=image, text=text, embed_dim=embed, activation="gelu_erf")
+
+
+def _siglip(
+    width: int, depth: int, heads: int, mlp: float, patch: int, size: int, context: int, act: str = "gelu_erf"
+) -> ModelConfig:
+    shape = {"width": width, "depth": depth, "heads": heads, "mlp_ratio": mlp, "norm_eps": 1e-6}
+    return ModelConfig(
+        image=ImageTowerConfig(
+            **shape, image_size=size, patch_size=patch, pool="map", class_token=False, norm_pre=False, patch_bias=True,
+            projection=False,
+        ),
+        text=TextTowerConfig(
+            **shape, context_length=context, vocab_size=32000, causal=False, pool="last", projection_bias=True
+        ),
+        embed_dim=width,
+        activation=act,
+        logit_bias=True,
+        max_logit_scale=1e4,
+    )  # fmt: skip
+
+
+def _coca(image: ImageTowerConfig, width: int) -> ModelConfig:
+    text = dataclasses.replace(_text(width), context_length=76, pool="cls")
+    return ModelConfig(
+        image=dataclasses.replace(image, pool="attentional", pool_heads=8, pool_queries=256),
+        text=text,
+        decoder=DecoderConfig(depth=12, width=width, heads=width // 64),
+        embed_dim=width,
+        activation="gelu_erf",
+    )
+
+
+# The nine published models (Radford et al., 2021, tables 19 and 20), a size to debug with, and open_clip's own.
 PRESETS: dict[str, ModelConfig] = {
-    "ViT-B/32": _vit(768, 12, 32, 512, 512),
-    "ViT-B/16": _vit(768, 12, 16, 512, 512),
-    "ViT-L/14": _vit(1024, 24, 14, 768, 768),
-    "ViT-L/14@336px": _vit(1024, 24, 14, 768, 768, image_size=336),
+    "RN50": _resnet((3, 4, 6, 3), 64, 224, 512, 1024),
+    "RN101": _resnet((3, 4, 23, 3), 64, 224, 512, 512),
+    "RN50x4": _resnet((4, 6, 10, 6), 80, 288, 640, 640),
+    "RN50x16": _resnet((6, 8, 18, 8), 96, 384, 768, 768),
+    "RN50x64": _resnet((3, 15, 36, 10), 128, 448, 1024, 1024),
+    "ViT-B/32": _openai(_image(768, 12, 32), 512, 512),
+    "ViT-B/16": _openai(_image(768, 12, 16), 512, 512),
+    "ViT-L/14": _openai(_image(1024, 24, 14), 768, 768),
+    "ViT-L/14@336px": _openai(_image(1024, 24, 14, size=336), 768, 768),
+    "ViT-S/32": _open_clip(_image(384, 12, 32), _text(384), 384),
+    "ViT-S/32-alt": _open_clip(_image(384, 12, 32), _text(256, 10), 256),
+    "ViT-S/16": _open_clip(_image(384, 12, 16), _text(384), 384),
+    "ViT-S/16-alt": _open_clip(_image(384, 12, 16), _text(256, 10), 256),
+    "ViT-M/32": _open_clip(_image(512, 12, 32), _text(512), 512),
+    "ViT-M/32-alt": _open_clip(_image(512, 12, 32), _text(384), 384),
+    "ViT-H/14": _open_clip(_image(1280, 32, 14, head=80), _text(1024, 24), 1024),
+    "ViT-g/14": _open_clip(_image(1408, 40, 14, head=88, mlp=4.3637), _text(1024, 24), 1024),
+    "ViT-bigG/14": _open_clip(_image(1664, 48, 14, head=104, mlp=4.9231), _text(1280, 32), 1280),
+    "SigLIP-B/16": _siglip(768, 12, 12, 4.0, 16, 224, 64),
+    "SigLIP-L/16@256px": _siglip(1024, 24, 16, 4.0, 16, 256, 64),
+    "SigLIP-SO400M/14": _siglip(1152, 27, 16, 4304 / 1152, 14, 224, 16, act="gelu"),
+    "CoCa-B/32": _coca(_image(768, 12, 32), 512),
+    "CoCa-L/14": _coca(_image(1024, 24, 14), 768),
     "debug": ModelConfig(
         image=ImageTowerConfig(width=16, depth=2, heads=2, image_size=32, patch_size=16),
         text=TextTowerConfig(width=16, depth=2, heads=2, context_length=24, vocab_size=512),
         embed_dim=16,
     ),
 }
+PUBLISHED = tuple(PRESETS)[:9]  # the paper's own
 
 
 def preset(name: str) -> ModelConfig:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from clip_jax import flops
 from clip_jax.config import ConfigError, ImageTowerConfig, ModelConfig, TextTowerConfig
-from clip_jax.presets import PRESETS, ladder, preset
+from clip_jax.presets import PRESETS, PUBLISHED, ladder, preset
 
 
 def test_the_ladder_spans_three_orders_of_magnitude_and_never_steps_down():
@@ -50,4 +50,7 @@ def test_what_is_not_there_is_named():
 def test_presets_are_the_published_shapes():
     large = preset("ViT-L/14@336px")
     assert (large.image.tokens, large.image.depth, large.embed_dim) == (577, 24, 768)
-    assert {m.activation for n, m in PRESETS.items() if n != "debug"} == {"quick_gelu"}
+    assert PUBLISHED == (
+        "RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px",
+    )  # fmt: skip
+    assert {PRESETS[name].activation for name in PUBLISHED} == {"quick_gelu"}

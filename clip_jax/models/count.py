@@ -22,6 +22,8 @@ def _forward(config: ModelConfig) -> tuple[Callable[..., Any], tuple[Any, ...]]:
 
     def forward(params: Any, images: Any, tokens: Any) -> Any:
         model = nnx.merge(graphdef, params)
+        if config.decoder.depth:
+            return model(images, tokens)  # the decoder reads both towers' states
         return model.encode_image(images), model.encode_text(tokens)
 
     return forward, (nnx.as_pure(state), images, tokens)

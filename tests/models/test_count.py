@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from clip_jax import flops
 from clip_jax.models.clip import CLIP
 from clip_jax.models.count import walked_flops, xla_flops
-from clip_jax.presets import ladder, preset
+from clip_jax.presets import PRESETS, ladder, preset
 
 
 @settings(max_examples=8)
@@ -29,6 +29,17 @@ def test_closed_forms_equal_the_model_itself(rung, embed, mlp):
         sizes["text"],
         sum(sizes.values()) + 1,
     )
+    assert flops.flops_per_sample(model).total == walked_flops(model)
+
+
+@pytest.mark.parametrize("name", [n for n in PRESETS if n not in ("ViT-bigG/14", "RN50x64")])
+def test_every_preset_counts_as_its_own_arrays(name):
+    model = preset(name)
+    state = nnx.state(nnx.eval_shape(lambda: CLIP(model, rngs=nnx.Rngs(0))), nnx.Param)
+    counted = flops.params(model)
+    assert counted.total == sum(x.size for x in jax.tree.leaves(state))
+    for part in ("image", "text"):
+        assert getattr(counted, part) == sum(x.size for x in jax.tree.leaves(state[part]))
     assert flops.flops_per_sample(model).total == walked_flops(model)
 
 
