@@ -105,14 +105,26 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, context_length: in
     return BytePairTokenizer(library.to_str(), vocab_size, context_length)
 
 
-def load_tokenizer(path: Path) -> BytePairTokenizer:
-    """Raises UserError when the file is missing or not one of ours."""
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Whatever a tokenizer's ``save`` wrote. Raises UserError when the file is missing or not one of ours."""
+    from clip_jax.data import hf_tokenizer, published_tokenizer
+
     try:
         values = json.loads(path.read_text())
-        if values["format"] != FORMAT:
+        kind = values["format"]
+        if kind == published_tokenizer.FORMAT:
+            return published_tokenizer.PublishedTokenizer(values["context_length"])
+        if kind == hf_tokenizer.FORMAT:
+            model = json.dumps(values["tokenizer"])
+            return hf_tokenizer.HFTokenizer(
+                model, values["context_length"], pad_id=values["pad_id"], clean=values["clean"], source=str(path)
+            )
+        if kind != FORMAT:
             raise KeyError("format")
         return BytePairTokenizer(json.dumps(values["model"]), values["vocab_size"], values["context_length"])
     except FileNotFoundError:
         raise UserError(f"{path}: no such tokenizer file") from None
+    except UserError:
+        raise
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a tokenizer of clip_jax ({error})") from None

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clip_jax.data.sources import BrokenRecord
+from clip_jax.data.images import eight_bit, open_image
 
 if TYPE_CHECKING:
     import jax
@@ -21,17 +20,10 @@ AREA = (0.5, 1.0)  # of the picture, kept by a random resized crop
 
 
 def _open(image: bytes | np.ndarray, size: int) -> Image.Image:
-    from PIL import Image
-
-    if isinstance(image, np.ndarray):
-        return Image.fromarray(image).convert("RGB")
-    try:
-        picture = Image.open(io.BytesIO(image))
-        if picture.format == "JPEG":
-            picture.draft("RGB", (2 * size, 2 * size))  # decode at a fraction where that loses nothing
-        return picture.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BrokenRecord(f"the image does not decode ({str(error).splitlines()[0]})") from None
+    picture = open_image(image)
+    if picture.format == "JPEG":
+        picture.draft("RGB", (2 * size, 2 * size))  # decode at a fraction where that loses nothing
+    return eight_bit(picture).convert("RGB")
 
 
 def _resize_short(picture: Image.Image, size: int) -> Image.Image:
@@ -92,9 +84,9 @@ def crop(prepared: np.ndarray, size: int, kind: str, rng: np.random.Generator) -
     return np.asarray(Image.fromarray(prepared).resize((size, size), Image.Resampling.BICUBIC, box=box), np.uint8)
 
 
-def normalise(images: jax.Array) -> jax.Array:
+def normalise(images: jax.Array, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD) -> jax.Array:
     """uint8 [B, H, W, 3] -> float32 [B, H, W, 3] of about zero mean and unit spread. Runs on the device."""
     import jax.numpy as jnp
 
-    mean, std = (jnp.asarray(v, jnp.float32)[None, None, None] for v in (MEAN, STD))
-    return (images.astype(jnp.float32) / 255.0 - mean) / std
+    centre, spread = (jnp.asarray(v, jnp.float32)[None, None, None] for v in (mean, std))
+    return (images.astype(jnp.float32) / 255.0 - centre) / spread

@@ -1,6 +1,6 @@
-"""Every case of the golden numbers of the reference implementations, in float32: forward, gradients, optimiser.
+"""Every case of the reference implementations' golden numbers: forward, gradients, optimiser.
 
-The tolerances are those measured between float32 and float64 in the reference, with room (see the README beside the numbers).
+The tolerances are those measured between float32 and float64 in the reference, with room.
 """
 
 import dataclasses
@@ -16,6 +16,8 @@ import pytest
 from flax import nnx
 
 from clip_jax.losses.contrastive import dense_contrastive_loss as contrastive_loss
+from clip_jax.losses.predictive import caption_loss
+from clip_jax.losses.sigmoid import dense_sigmoid_loss as sigmoid_loss
 from clip_jax.models.clip import CLIP, batch_statistics, with_statistics
 from clip_jax.optim import decay_mask
 from clip_jax.pretrained import layouts, mapping
@@ -28,17 +30,6 @@ X64 = jax.config.jax_enable_x64  # tests/pretrained/test_parity_x64.py runs this
 NORM, HIDDEN, LOGITS, LOSS = (1e-10, 1e-9, 1e-9, 1e-10) if X64 else (2e-5, 5e-5, 1e-4, 2e-5)
 STORED = 2e-7 if X64 else 5e-5  # what was computed in float64 but is stored in float32
 GRAD, ADAM_LOSS, ADAM, ADAM_KEY = (2e-7, 1e-9, 5e-7, 5e-7) if X64 else (1e-4, 2e-4, 5e-4, 1.5e-3)
-
-
-def sigmoid_loss(a, b, scale, bias):
-    logits = scale * (a @ b.T) + bias
-    return -jnp.sum(jax.nn.log_sigmoid((2 * jnp.eye(len(a)) - 1) * logits)) / len(a)
-
-
-def coca_loss(a, b, scale, captions, labels):
-    keep = labels != 0
-    ce = optax.softmax_cross_entropy_with_integer_labels(captions, labels)
-    return contrastive_loss(a, b, scale) + 2 * jnp.sum(ce * keep) / jnp.sum(keep)
 
 
 class Case:
@@ -69,7 +60,7 @@ class Case:
             value = sigmoid_loss(out.image, out.text, out.scale, out.bias)
         elif self.kind == "coca":
             labels = self.tokens[:, 1:]
-            value = coca_loss(out.image, out.text, out.scale, out.captions[:, :-1], labels)
+            value = contrastive_loss(out.image, out.text, out.scale) + 2 * caption_loss(out.captions[:, :-1], labels)
         else:
             value = contrastive_loss(out.image, out.text, out.scale)
         return value, batch_statistics(model)
@@ -226,7 +217,7 @@ def test_five_steps_of_adamw(case):
 
 
 def reference_rule(case, params):
-    """The reference decays what has two dimensions or more *there*; ours is `decay_mask`, which differs in listed places."""
+    """The reference decays what has two dimensions or more *there*; `decay_mask` must agree, place by place."""
     flat = {entry.path: case.tensors[entry.keys[0]].ndim >= 2 for entry in case.layout.entries}
     ours = mapping.flatten(decay_mask(params))
     differ = {p for p in ours if ours[p] != flat[p]}

@@ -1,0 +1,115 @@
+"""The published preprocessing, exact to the level: resize in the picture's own mode, crop or pad, then to RGB.
+
+This is the reference path, for evaluation. Training reads pictures faster (`transforms`);
+``benchmarks/preprocessing.py`` prints by how much they differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clip_jax.config import ConfigError, UserError
+from clip_jax.data.images import eight_bit, open_image
+from clip_jax.data.transforms import MEAN, STD
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MODES = ("shortest", "squash", "longest")
+INTERPOLATIONS = ("bicubic", "bilinear")
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """From any picture to uint8 [size, size, 3]; ``mean`` and ``std`` are applied later, on the device.
+
+    ``shortest``: the short side becomes ``size``, the middle is kept. ``squash``: both sides become ``size``.
+    ``longest``: the long side becomes ``size``, the rest is filled with ``fill_color``.
+    """
+
+    size: int
+    resize_mode: str = "shortest"
+    interpolation: str = "bicubic"
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
+    fill_color: int = 0
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ConfigError(f"size={self.size}: must be at least 1")
+        for name, allowed in (("resize_mode", MODES), ("interpolation", INTERPOLATIONS)):
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name}={getattr(self, name)!r}: must be one of {', '.join(allowed)}")
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if len(value) != 3 or (name == "std" and not min(value) > 0):
+                raise ConfigError(f"{name}={value!r}: must be three numbers" + (" above 0" if name == "std" else ""))
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], size: int, source: str) -> Preprocess:
+        """Read a ``preprocess_cfg`` of open_clip. Raises UserError on what is unknown."""
+        known = {"size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color"}
+        unknown = sorted(set(config) - known)
+        if unknown:
+            raise UserError(f"{source}: preprocess_cfg.{unknown[0]} is not supported")
+        if config.get("mode", "RGB") != "RGB":
+            raise UserError(f"{source}: preprocess_cfg.mode={config['mode']!r}: must be RGB")
+        values = {k: v for k, v in config.items() if k in known - {"size", "mode"}}
+        for name in ("mean", "std"):
+            if name in values:
+                values[name] = tuple(map(float, values[name]))
+        try:
+            return cls(size=size, **values)
+        except ConfigError as error:
+            raise UserError(f"{source}: preprocess_cfg.{error}") from None
+
+    def to_config(self) -> dict[str, Any]:
+        """As ``preprocess_cfg`` of open_clip."""
+        return {
+            "size": self.size, "mode": "RGB", "mean": list(self.mean), "std": list(self.std),
+            "interpolation": self.interpolation, "resize_mode": self.resize_mode, "fill_color": self.fill_color,
+        }  # fmt: skip
+
+    def __call__(self, image: bytes | Path | np.ndarray | Image.Image) -> np.ndarray:
+        """uint8 [size, size, 3]. Raises BrokenRecord when it is no picture."""
+        from PIL import Image
+
+        picture = eight_bit(open_image(image))
+        n = self.size
+        method = Image.Resampling.BICUBIC if self.interpolation == "bicubic" else Image.Resampling.BILINEAR
+        width, height = picture.size
+        if self.resize_mode == "squash":
+            picture = picture.resize((n, n), method)
+        elif self.resize_mode == "shortest":
+            short, long = min(width, height), int(n * max(width, height) / min(width, height))
+            picture = picture.resize((n, long) if width == short else (long, n), method)
+        else:
+            ratio = max(width, height) / n
+            picture = picture.resize((max(1, round(width / ratio)), max(1, round(height / ratio))), method)
+        width, height = picture.size
+        if self.resize_mode == "longest" and (width, height) != (n, n):
+            background = Image.new("RGB", (n, n), (self.fill_color,) * 3)
+            background.paste(picture.convert("RGB"), ((n - width) // 2, (n - height) // 2))
+            picture = background
+        left, top = round((width - n) / 2), round((height - n) / 2)
+        if (width, height) != (n, n) and self.resize_mode != "longest":
+            picture = picture.crop((left, top, left + n, top + n))
+        return np.asarray(picture.convert("RGB"), np.uint8)
+
+    def batch(self, images: list[Any]) -> np.ndarray:
+        """uint8 [N, size, size, 3]. Raises UserError naming the first picture that cannot be read."""
+        from clip_jax.data.sources import BrokenRecord
+
+        out = np.empty((len(images), self.size, self.size, 3), np.uint8)
+        for i, image in enumerate(images):
+            try:
+                out[i] = self(image)
+            except BrokenRecord as error:
+                name = str(image) if isinstance(image, (str, Path)) else f"image {i}"
+                raise UserError(f"{name}: {error}") from None
+        return out

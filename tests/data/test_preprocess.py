@@ -1,0 +1,74 @@
+"""Preprocessing against the reference pipelines, to the level."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clip_jax.config import ConfigError, UserError
+from clip_jax.data.preprocess import Preprocess
+from clip_jax.data.transforms import decode
+
+ROOT = Path(__file__).parents[1] / "parity"
+GOLD = dict(np.load(ROOT / "preprocess.npz"))
+CASES = json.loads((ROOT / "preprocess.json").read_text())["cases"]
+HALF = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+PIPELINES = {
+    "openai_uint8": {},
+    "squash_half_uint8": {"resize_mode": "squash", **HALF},
+    "longest_uint8": {"resize_mode": "longest"},
+    "shortest_bilinear_uint8": {"interpolation": "bilinear"},
+}
+
+
+def picture(index):
+    if f"{index}/input_png" in GOLD:
+        return GOLD[f"{index}/input_png"].tobytes()
+    return GOLD[f"{index}/input_rgb"]
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_every_pipeline_is_exact(name):
+    compared = 0
+    for case in CASES:
+        index = case["index"]
+        if f"{index}/{name}" in GOLD and (f"{index}/input_rgb" in GOLD or f"{index}/input_png" in GOLD):
+            found = Preprocess(case["n_px"], **PIPELINES[name])(picture(index))
+            np.testing.assert_array_equal(found, GOLD[f"{index}/{name}"], err_msg=f"{index} {case['mode']}")
+            compared += 1
+    assert compared >= 10
+
+
+def test_normalised_floats_agree():
+    from clip_jax.data.transforms import normalise
+
+    found = normalise(Preprocess(32)(picture(0))[None])
+    np.testing.assert_allclose(np.asarray(found)[0].transpose(2, 0, 1), GOLD["0/openai_nchw"], atol=2e-6)
+
+
+def test_the_fast_path_is_near():
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 255, (24, 32, 3), np.uint8)
+    image = np.asarray(Image.fromarray(coarse).resize((320, 240), Image.Resampling.BICUBIC))
+    difference = np.abs(decode(image, 64).astype(int) - Preprocess(64)(image))
+    assert difference.mean() < 2.0
+
+
+def test_configs_of_open_clip_come_in_and_go_out():
+    there = Preprocess(32, "squash", "bilinear", (0.5,) * 3, (0.5,) * 3, 127)
+    assert Preprocess.from_config(there.to_config(), 32, "x.json") == there
+    with pytest.raises(UserError, match=r"x.json: preprocess_cfg.sharpen"):
+        Preprocess.from_config({"sharpen": 1}, 32, "x.json")
+    with pytest.raises(UserError, match=r"x.json: preprocess_cfg.resize_mode='crop'"):
+        Preprocess.from_config({"resize_mode": "crop"}, 32, "x.json")
+
+
+def test_a_batch_names_what_cannot_be_read(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"no")
+    with pytest.raises(UserError, match=r"a.jpg: the image does not decode"):
+        Preprocess(8).batch([np.zeros((9, 9, 3), np.uint8), tmp_path / "a.jpg"])
+    for change in ({"size": 0}, {"size": 8, "std": (1.0, 0.0, 1.0)}, {"size": 8, "interpolation": "lanczos"}):
+        with pytest.raises(ConfigError):
+            Preprocess(**change)
