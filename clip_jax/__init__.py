@@ -9,6 +9,7 @@ _PUBLIC = {
     "RunConfig": "clip_jax.config",
     "SweepConfig": "clip_jax.config",
     "UserError": "clip_jax.config",
+    "load_model": "clip_jax.loading",
     "preset": "clip_jax.presets",
     "ladder": "clip_jax.presets",
     "flops_per_sample": "clip_jax.flops",

@@ -59,7 +59,19 @@ def _parser() -> argparse.ArgumentParser:
     count.add_argument("--no-xla", action="store_true", help="leave out XLA's own number, the slow part")
     measure = verb("eval", "Evaluate a run's last checkpoint.")
     measure.add_argument("dir", metavar="RUN_DIR")
+    label = verb("classify", "Zero-shot classification of one's own images.")
+    label.add_argument("images", metavar="IMAGE", nargs="+")
+    label.add_argument("--labels", nargs="+", required=True, metavar="LABEL", help='"a dog" "a cat" …')
+    label.add_argument("--model", required=True, help=MODEL)
+    label.add_argument("--template", action="append", help='default "a photo of {c}."; repeat to average several')
+    out = verb("export", "Write a model's weights for open_clip or transformers.")
+    out.add_argument("model", metavar="MODEL", help=MODEL)
+    out.add_argument("dir", metavar="OUT_DIR")
+    out.add_argument("--layout", default="open_clip", choices=("open_clip", "transformers"))
     return parser
+
+
+MODEL = "openai/NAME, open_clip:MODEL/TAG, hf:OWNER/NAME, a weights file or folder, or a run directory"
 
 
 def _sweep_dir(args: argparse.Namespace, config: SweepConfig | None) -> Path:
@@ -102,7 +114,9 @@ def _train(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     from clip_jax.train.loop import train
 
     run_dir = Path(args.dir) if args.dir else Path("runs") / run_id(config)
-    result = train(config, run_dir, make_evaluator, progress=not args.quiet)
+    from clip_jax.loading import start_from
+
+    result = train(config, run_dir, make_evaluator, start_from=start_from, progress=not args.quiet)
     if result["state"] == "stopped":
         raise KeyboardInterrupt
     print(f"{result['state']}: {run_dir}")
@@ -158,6 +172,23 @@ def _eval(args: argparse.Namespace) -> None:
     _print_evals(evaluate_run(args.dir, make_evaluator))
 
 
+def _classify(args: argparse.Namespace) -> None:
+    from clip_jax.loading import load_model
+
+    model = load_model(args.model)
+    shares = model.classify([Path(i) for i in args.images], args.labels, args.template or ("a photo of {c}.",))
+    for image, row in zip(args.images, shares, strict=True):
+        best = sorted(zip(row.tolist(), args.labels, strict=True), reverse=True)[:5]
+        print(f"{image}  " + "  ".join(f"{label} {share:.1%}" for share, label in best))
+
+
+def _export(args: argparse.Namespace) -> None:
+    from clip_jax.loading import export
+
+    export(args.model, args.dir, args.layout)
+    print(args.dir)
+
+
 def _fit(args: argparse.Namespace) -> None:
     from clip_jax.scaling.report import fit_table, text_summary
 
@@ -181,7 +212,9 @@ def main(argv: list[str] | None = None) -> int:
         elif args.verb == "sweep":
             _sweep(args, overrides)
         else:
-            {"fit": _fit, "report": _report, "flops": _flops, "eval": _eval}[args.verb](args)
+            {"fit": _fit, "report": _report, "flops": _flops, "eval": _eval, "classify": _classify, "export": _export}[
+                args.verb
+            ](args)
     except UserError as error:
         print(f"clip-jax: {error}", file=sys.stderr)
         return 2

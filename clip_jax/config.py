@@ -17,6 +17,7 @@ __all__ = [
     "DecoderConfig",
     "EvalConfig",
     "ImageTowerConfig",
+    "InitConfig",
     "MeshConfig",
     "ModelConfig",
     "OptimConfig",
@@ -145,6 +146,23 @@ class EvalConfig:
 
 
 @dataclass(frozen=True)
+class InitConfig:
+    """Weights a run starts from, and the tower that training leaves as it is."""
+
+    source: str = ""  # a published name, a weights file or folder, a run directory; empty starts fresh
+    tower: str = "both"  # both | image | text: what is taken over
+    freeze: str = "none"  # none | image | text: locked, as in Zhai et al., 2022 (LiT)
+
+    def __post_init__(self) -> None:
+        one_of("init_from.tower", self.tower, ("both", "image", "text"))
+        one_of("init_from.freeze", self.freeze, ("none", "image", "text"))
+        if not self.source and (self.tower, self.freeze) != ("both", "none"):
+            raise ConfigError("init_from.tower, init_from.freeze: ignored without init_from.source")
+        if self.freeze not in ("none", self.tower) and self.tower != "both":
+            raise ConfigError(f"init_from.freeze={self.freeze!r}: that tower is not taken from init_from.source")
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """One training run. Its hash (``run_id``) names its directory."""
 
@@ -153,6 +171,7 @@ class RunConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     evals: EvalConfig = field(default_factory=EvalConfig)
+    init_from: InitConfig = field(default_factory=InitConfig)
     batch_size: int = 128  # global
     steps: int = 100
     seed: int = 0

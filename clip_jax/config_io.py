@@ -58,10 +58,29 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
     return value
 
 
+# Fields that came after the first runs: at their default they leave a run's name alone, so that no run is lost.
+_LATER = {
+    "": ("init_from",),
+    "model": ("decoder", "logit_bias"),
+    "model.image": (
+        "stages", "pool", "class_token", "norm_pre", "norm_after_pool", "norm_eps", "patch_bias", "projection",
+        "layer_scale", "patch_dropout", "pool_heads", "pool_queries",
+    ),
+    "model.text": ("causal", "pool", "norm_eps", "layer_scale", "projection", "projection_bias", "pad_id"),
+}  # fmt: skip
+
+
 def run_id(config: RunConfig) -> str:
     """12 hex digits that name the run. The wandb mirror changes no number, so it is left out."""
-    values = to_dict(config)
+    values, defaults = to_dict(config), to_dict(RunConfig())
     del values["wandb"]
+    for group, names in _LATER.items():
+        mine, usual = values, defaults
+        for part in filter(None, group.split(".")):
+            mine, usual = mine[part], usual[part]
+        for name in names:
+            if mine[name] == usual[name]:
+                del mine[name]
     canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 

@@ -176,10 +176,15 @@ def flops_per_sample(config: ModelConfig, *, train: bool = False, all_queries: b
     return FlopCounts(image=image, text=text, decoder=decoder)
 
 
-def training_flops(config: ModelConfig, samples_seen: int, batch_size: int) -> TrainingFlops:
-    """samples_seen · (3 · forward + 3·2·B·E), the second term being the logits, counted once."""
+def training_flops(config: ModelConfig, samples_seen: int, batch_size: int, freeze: str = "none") -> TrainingFlops:
+    """samples_seen · (3 · forward + 3·2·B·E), the second term being the logits, counted once.
+
+    The tower named by ``freeze`` runs forward only.
+    """
     logits = float(samples_seen) * 6 * batch_size * config.embed_dim
-    return TrainingFlops(3.0 * samples_seen * flops_per_sample(config, train=True).total + logits, logits)
+    forward = flops_per_sample(config, train=freeze != "image")
+    spared = 2.0 * getattr(forward, freeze) if freeze != "none" else 0.0
+    return TrainingFlops(samples_seen * (3.0 * forward.total - spared) + logits, logits)
 
 
 def jaxpr_flops(function: Callable[..., Any], *args: Any) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from clip_jax.config import ConfigError, DecoderConfig, ImageTowerConfig, ModelConfig, TextTowerConfig
 
@@ -35,7 +36,7 @@ def _open_clip(image: ImageTowerConfig, text: TextTowerConfig, embed: int) -> Mo
 def _siglip(
     width: int, depth: int, heads: int, mlp: float, patch: int, size: int, context: int, act: str = "gelu_erf"
 ) -> ModelConfig:
-    shape = {"width": width, "depth": depth, "heads": heads, "mlp_ratio": mlp, "norm_eps": 1e-6}
+    shape: dict[str, Any] = {"width": width, "depth": depth, "heads": heads, "mlp_ratio": mlp, "norm_eps": 1e-6}
     return ModelConfig(
         image=ImageTowerConfig(
             **shape, image_size=size, patch_size=patch, pool="map", class_token=False, norm_pre=False, patch_bias=True,

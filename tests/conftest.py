@@ -35,7 +35,7 @@ settings.register_profile("tests", deadline=None, max_examples=25)
 settings.load_profile("tests")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_run():
     """A run that trains in seconds on eight virtual devices."""
     text = TextTowerConfig(width=16, depth=1, heads=2, context_length=16, vocab_size=400)
@@ -95,3 +95,9 @@ def pairs_dir(tmp_path):
                 samples[f"{key}.txt"] = f"picture {i} of shard {shard}\nanother line {i}".encode()
             _write_shard(tmp_path / "pairs" / split / f"{shard}.tar", samples)
     return tmp_path / "pairs"
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Golden numbers of the reference implementations: small models with random weights."""
+    return Path(__file__).parent / "parity"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -103,6 +104,19 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, context_length: in
     )
     library.train_from_iterator((clean(c) for c in captions), trainer)
     return BytePairTokenizer(library.to_str(), vocab_size, context_length)
+
+
+def with_context(tokenizer: Tokenizer, length: int) -> Tokenizer:
+    """The same vocabulary with rows of another length. Raises UserError where the library fixes the length."""
+    from clip_jax.data.hf_tokenizer import HFTokenizer
+
+    if tokenizer.context_length == length:
+        return tokenizer
+    if isinstance(tokenizer, HFTokenizer):
+        raise UserError(f"context_length={length}: this tokenizer's rows are {tokenizer.context_length} long")
+    other = copy.copy(tokenizer)
+    other.context_length = length
+    return other
 
 
 def load_tokenizer(path: Path) -> Tokenizer:

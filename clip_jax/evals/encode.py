@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from clip_jax.data.transforms import normalise
+from clip_jax.data.transforms import MEAN, STD, normalise
 from clip_jax.models.clip import normalise_features
 from clip_jax.parallel import batch_sharding, replicated
 
@@ -17,12 +17,14 @@ from clip_jax.parallel import batch_sharding, replicated
 class Encoder:
     """Compiled once a tower. Inputs are host arrays, the same on every process; outputs float32 [N, E]."""
 
-    def __init__(self, built: Any, mesh: Mesh, batch_size: int) -> None:
+    def __init__(
+        self, built: Any, mesh: Mesh, batch_size: int, *, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD
+    ) -> None:
         self.batch_size = -(-batch_size // mesh.size) * mesh.size
         self._sharding = batch_sharding(mesh)
 
         def image(params: Any, images: jax.Array) -> jax.Array:
-            return normalise_features(nnx.merge(built.graphdef, params).encode_image(normalise(images)))
+            return normalise_features(nnx.merge(built.graphdef, params).encode_image(normalise(images, mean, std)))
 
         def text(params: Any, tokens: jax.Array) -> jax.Array:
             return normalise_features(nnx.merge(built.graphdef, params).encode_text(tokens))

@@ -49,7 +49,7 @@ class CLIP(nnx.Module):
         dtype = jnp.promote_types(jnp.float32, jnp.dtype(config.param_dtype))
         with nnx.use_eager_sharding(False):
             tower = ModifiedResNet if config.image.stages else VisionTransformer
-            self.image = tower(config, rngs=rngs)
+            self.image: Any = tower(config, rngs=rngs)
             self.text = TextTransformer(config, rngs=rngs)
             # log-parametrised, so that it stays positive whatever the step
             self.logit_scale = nnx.Param(jnp.asarray(-math.log(config.init_temperature), dtype))

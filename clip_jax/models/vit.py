@@ -46,6 +46,7 @@ class VisionTransformer(nnx.Module):
         )  # fmt: skip
         self.blocks = Stack(lambda r: Block(spec, r), c.depth, remat=config.remat, scan=config.scan_layers, rngs=rngs)
         pooled = config.embed_dim if c.pool == "attentional" else c.width
+        self.head: MapHead | AttentionalPooler
         if c.pool == "map":
             self.head = MapHead(spec, rngs)
         elif c.pool == "attentional":

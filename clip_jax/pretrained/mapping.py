@@ -74,6 +74,11 @@ def flatten(tree: Any) -> dict[str, Any]:
     return _leaves(tree)
 
 
+def path_name(path: tuple[Any, ...]) -> str:
+    """A key path of jax as "a/b"."""
+    return "/".join(str(getattr(k, "key", getattr(k, "name", k))) for k in path)
+
+
 def _list(names: list[str]) -> str:
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return ", ".join(names[:LISTED]) + more

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import math
 import signal
 import threading
@@ -36,6 +38,17 @@ Rows = list[dict[str, Any]]
 EvaluatorFactory = Callable[[RunConfig, Built, Mesh, Source, Tokenizer], Callable[[Any], Rows]]
 
 
+@dataclass(frozen=True)
+class Start:
+    """What a run begins with instead of chance: fresh parameters -> its own; a tokenizer if the text tower is taken."""
+
+    params: Callable[[Any], Any]
+    tokenizer: Tokenizer | None
+
+
+Begin = Callable[[], Start | None]
+
+
 class Diverged(UserError):
     """The loss is no longer a number."""
 
@@ -59,6 +72,7 @@ def train(
     run_dir: str | Path,
     make_evaluator: EvaluatorFactory | None = None,
     *,
+    start_from: Callable[[RunConfig], Start] | None = None,
     stop_after: int | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -71,6 +85,8 @@ def train(
       config: the run; its hash must match what the directory holds.
       run_dir: made if missing.
       make_evaluator: what to measure; none measures nothing.
+      start_from: reads what ``init_from`` names (`loading.start_from`); not called without it, nor when the run goes on
+        from a checkpoint.
       stop_after: end after so many steps with a checkpoint, as a job with a time limit would.
       progress: show a progress line on stderr.
 
@@ -90,12 +106,15 @@ def train(
     built = build(config.model, mesh)
     record.begin(config.steps)
     try:
-        tokenizer = _tokenizer(config, source, record)
+        if config.init_from.source and start_from is None:
+            raise UserError("init_from: needs train(..., start_from=clip_jax.loading.start_from)")
+        begin = functools.cache(lambda: start_from(config) if start_from and config.init_from.source else None)
+        tokenizer = _tokenizer(config, source, record, begin)
         evaluate = make_evaluator(config, built, mesh, held_out, tokenizer) if make_evaluator else _measure_nothing
         mirror = open_mirror(config, record.dir, writer=writer)
         parts = Parts(config, mesh, built, tokenizer, record, mirror, evaluate)
         with contextlib.closing(mirror), Checkpoints(record.dir) as checkpoints:
-            return _run(parts, source, checkpoints, stop_after, progress and writer)
+            return _run(parts, source, checkpoints, begin, stop_after, progress and writer)
     except BaseException as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         record.end("failed", reason)
@@ -106,18 +125,21 @@ def _measure_nothing(params: Any) -> Rows:
     return []
 
 
-def _tokenizer(config: RunConfig, source: Source, record: Record) -> Tokenizer:
-    """The run's vocabulary: learned at the first start, read back afterwards."""
+def _tokenizer(config: RunConfig, source: Source, record: Record, begin: Begin) -> Tokenizer:
+    """The run's vocabulary: that of a text tower taken over, else learned at the first start; then read back."""
     path = record.dir / "tokenizer.json"
     if path.exists():
         return load_tokenizer(path)
-    tokenizer = learn_tokenizer(config, source)
+    given = begin()
+    tokenizer = given.tokenizer if given and given.tokenizer else learn_tokenizer(config, source)
     if record.writer:
         tokenizer.save(path)
     return tokenizer
 
 
-def _run(parts: Parts, source: Source, checkpoints: Checkpoints, stop_after: int | None, show: bool) -> dict[str, Any]:
+def _run(
+    parts: Parts, source: Source, checkpoints: Checkpoints, begin: Begin, stop_after: int | None, show: bool
+) -> dict[str, Any]:
     config, record = parts.config, parts.record
     optimizer = make_optimizer(config.optim, config.steps)
     start = checkpoints.latest_step or 0
@@ -125,6 +147,8 @@ def _run(parts: Parts, source: Source, checkpoints: Checkpoints, stop_after: int
         state = checkpoints.restore(abstract_state(parts.built, optimizer, parts.mesh))
     else:
         state = init_state(config, parts.built, optimizer, parts.mesh)
+        if (given := begin()) is not None:
+            state = dataclasses.replace(state, params=given.params(state.params))
     record.cut_back(start)
     step_fn = make_train_step(config, parts.built, optimizer, parts.mesh)
     batches = train_batches(config, source, parts.tokenizer, start)
@@ -164,12 +188,18 @@ def _run(parts: Parts, source: Source, checkpoints: Checkpoints, stop_after: int
 def _evaluate(parts: Parts, state: TrainState, step: int) -> Rows:
     began = time.monotonic()
     rows = parts.evaluate(state.params)
-    spent = flops.training_flops(parts.config.model, step * parts.config.batch_size, parts.config.batch_size).total
+    config = parts.config
+    spent = training_flops(config, step * config.batch_size).total
     rows = [{"step": step, "flops": spent, **row} for row in rows]
     parts.record.append("evals.jsonl", *rows)
     parts.mirror.log({f"eval/{r['task']}/{r['metric']}": r["value"] for r in rows}, step)
     parts.seconds_of_evals += time.monotonic() - began
     return rows
+
+
+def training_flops(config: RunConfig, samples_seen: int) -> flops.TrainingFlops:
+    """What so many samples of this run cost."""
+    return flops.training_flops(config.model, samples_seen, config.batch_size, config.init_from.freeze)
 
 
 class Meter:
@@ -190,7 +220,7 @@ class Meter:
         if samples_per_s is None or self.peak is None:
             return None
         config = self.parts.config
-        per_sample = flops.training_flops(config.model, 1, config.batch_size).total
+        per_sample = training_flops(config, 1).total
         return samples_per_s * per_sample / (self.peak * self.parts.mesh.size)
 
     def hold(self, step: int, metrics: Any) -> None:
@@ -262,7 +292,7 @@ def _versions() -> dict[str, str]:
 def _result(parts: Parts, rows: Rows, meter: Meter, batches: Batches, source: Source) -> dict[str, Any]:
     config, record = parts.config, parts.record
     counted = flops.params(config.model)
-    spent = flops.training_flops(config.model, config.samples_seen, config.batch_size)
+    spent = training_flops(config, config.samples_seen)
     value = {(r["task"], r["metric"]): r["value"] for r in rows}
     endless = getattr(source, "infinite", False) and not config.data.unique_samples
     distinct = config.samples_seen if endless else min(config.samples_seen, config.data.unique_samples or len(source))

@@ -25,13 +25,24 @@ Metrics = dict[str, jax.Array]
 METRICS = ("loss", "learning_rate", "grad_norm", "logit_scale")
 
 
-def make_loss(built: Any, mesh: Mesh) -> Callable[[Any, Batch, jax.Array], tuple[jax.Array, tuple[jax.Array, Any]]]:
+def locked(params: Any, tower: str, function: Callable[[Any], Any]) -> Any:
+    """Parameters with ``function`` over the leaves of one tower ("none" leaves all alone)."""
+
+    def apply(path: tuple[Any, ...], leaf: Any) -> Any:
+        return function(leaf) if str(getattr(path[0], "key", path[0])) == tower else leaf
+
+    return params if tower == "none" else jax.tree_util.tree_map_with_path(apply, params)
+
+
+def make_loss(
+    built: Any, mesh: Mesh, freeze: str = "none"
+) -> Callable[[Any, Batch, jax.Array], tuple[jax.Array, tuple[jax.Array, Any]]]:
     """The training loss: (params, batch of `make_train_step`, key) -> (loss over the global batch, (logit scale, new
     running statistics of batch norm))."""
 
     def loss_fn(params: Any, batch: Batch, rng: jax.Array) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-        model = nnx.merge(built.graphdef, params)
-        out = model(normalise(batch["images"]), batch["tokens"], train=True, rng=rng)
+        model = nnx.merge(built.graphdef, locked(params, freeze, jax.lax.stop_gradient))
+        out = model(normalise(batch["images"]), batch["tokens"], train=freeze != "image", rng=rng)
         loss = sharded_contrastive_loss(out.image, out.text, out.scale, mesh=mesh)
         return loss, (out.scale, batch_statistics(model))
 
@@ -47,13 +58,15 @@ def make_train_step(
     normalised on the device. The old state's memory is reused: do not touch a state after passing it in.
     Metrics are float32 scalars: loss, learning rate, gradient norm before clipping, logit scale.
     """
-    loss_fn = make_loss(built, mesh)
+    freeze = config.init_from.freeze
+    loss_fn = make_loss(built, mesh, freeze)
     shardings = state_shardings(built, optimizer, mesh)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(jax.random.key(config.seed), state.step)  # what is random is a function of the step
         (loss, (scale, statistics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch, rng)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        updates = locked(updates, freeze, jnp.zeros_like)  # else a locked tower would still decay
         params = with_statistics(optax.apply_updates(state.params, updates), statistics)
         metrics = {
             "loss": loss,

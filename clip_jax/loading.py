@@ -1,0 +1,178 @@
+"""A model ready to use, from a published name, a path, or a run of ours; and starting a run from one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from clip_jax.config import ModelConfig, RunConfig, UserError
+from clip_jax.config_io import load
+from clip_jax.data.preprocess import Preprocess
+from clip_jax.data.tokenizers import Tokenizer, load_tokenizer, with_context
+from clip_jax.evals.encode import Encoder
+from clip_jax.evals.zero_shot import class_embeddings
+from clip_jax.models.clip import build
+from clip_jax.models.positions import resize_image_positions, resize_text_positions
+from clip_jax.parallel import enable_compile_cache, make_mesh
+from clip_jax.pretrained.load import Weights, load_weights, save_weights
+from clip_jax.pretrained.mapping import flatten, nest, path_name
+from clip_jax.pretrained.names import Fetch, hub_fetch
+from clip_jax.train.checkpoint import load_params
+from clip_jax.train.loop import Start
+
+
+class LoadedModel:
+    """A model with its preprocessing and its tokenizer. Embeddings are float32 and of length 1."""
+
+    def __init__(self, weights: Weights, batch_size: int = 64) -> None:
+        enable_compile_cache()
+        self.name, self.config, self.preprocess = weights.name, weights.config, weights.preprocess
+        self._tokenizer, self.digest = weights.tokenizer, weights.digest
+        mesh = make_mesh(RunConfig().mesh)
+        built = build(weights.config, mesh)
+        flat = flatten(weights.params)
+        self.params = jax.tree_util.tree_map_with_path(
+            lambda path, sharding: jax.device_put(flat[path_name(path)], sharding), built.shardings
+        )
+        self._encoder = Encoder(built, mesh, batch_size, mean=self.preprocess.mean, std=self.preprocess.std)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Raises UserError when the weights came without one."""
+        if self._tokenizer is None:
+            raise UserError(f"{self.name}: no tokenizer beside the weights (tokenizer.json); texts cannot be read")
+        return self._tokenizer
+
+    def embed_images(self, images: Sequence[Any]) -> np.ndarray:
+        """Paths, encoded bytes, PIL images or uint8 arrays [H, W, 3] -> [N, E]. Raises UserError naming a bad one."""
+        return self.embed_pixels(self.preprocess.batch(list(images)))
+
+    def embed_pixels(self, images: np.ndarray) -> np.ndarray:
+        """Preprocessed uint8 [N, size, size, 3] -> [N, E]."""
+        return self._encoder.images(self.params, images)
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Texts -> [N, E]."""
+        return self._encoder.texts(self.params, self.tokenizer.encode(list(texts)))
+
+    def classify(
+        self, images: Sequence[Any], labels: Sequence[str], templates: Sequence[str] = ("a photo of {c}.",)
+    ) -> np.ndarray:
+        """Probabilities [N, labels] of each image's label; several templates are averaged per label.
+
+        Raises UserError for fewer than two labels, a template without ``{c}``, or a picture that cannot be read.
+        """
+        if len(labels) < 2:
+            raise UserError(f"labels={list(labels)}: needs at least two to choose from")
+        for template in templates:
+            if "{c}" not in template:
+                raise UserError(f"template {template!r}: has no {{c}}")
+        prompts = self.embed_texts([t.replace("{c}", label) for label in labels for t in templates])
+        scores = self.scale * self.embed_images(images) @ class_embeddings(prompts, len(labels)).T
+        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+        return powers / powers.sum(axis=1, keepdims=True)
+
+    @property
+    def scale(self) -> float:
+        """The logit scale."""
+        return min(float(np.exp(np.asarray(self.params["logit_scale"]))), self.config.max_logit_scale)
+
+
+def is_run(name: str) -> bool:
+    """Whether the path is a training run's directory."""
+    return (Path(name) / "checkpoints").is_dir() and (Path(name) / "config.json").is_file()
+
+
+def read(name: str, *, fetch: Fetch = hub_fetch) -> Weights:
+    """Weights of a run of ours at its last checkpoint, of a path, or of a published name. Raises UserError."""
+    if not is_run(name):
+        return load_weights(name, fetch=fetch)
+    config = load(RunConfig, Path(name) / "config.json").model
+    built = build(config, make_mesh(RunConfig().mesh))
+    _, params = load_params(name, built)
+    arrays = nest({k: np.asarray(v) for k, v in flatten(params).items()})
+    tokenizer = load_tokenizer(Path(name) / "tokenizer.json")
+    return Weights(name, config, arrays, Preprocess(config.image.image_size), tokenizer)
+
+
+def load_model(name: str, *, batch_size: int = 64, fetch: Fetch = hub_fetch) -> LoadedModel:
+    """``openai/ViT-B-32``, ``open_clip:MODEL/TAG``, ``hf:OWNER/NAME``, a weights file or folder, or a run directory.
+
+    Computes in float32. Raises UserError, one line, when there is no such model or its files are broken.
+    """
+    weights = read(name, fetch=fetch)
+    shape = dataclasses.replace(weights.config, compute_dtype="float32")
+    return LoadedModel(dataclasses.replace(weights, config=shape), batch_size)
+
+
+def export(name: str, folder: str | Path, layout: str = "open_clip") -> None:
+    """Write any readable model in the layout of open_clip or transformers. Raises UserError."""
+    save_weights(read(name), folder, layout)
+
+
+# What may differ between the weights and the run that starts from them: size and length (positions are resized), and
+# how training treats the model.
+_FREE = {
+    "image": ("image_size", "patch_dropout"),
+    "text": ("context_length",),
+}
+
+
+def _check(ours: ModelConfig, theirs: ModelConfig, towers: tuple[str, ...], source: str) -> None:
+    for tower in towers:
+        a, b = dataclasses.asdict(getattr(ours, tower)), dataclasses.asdict(getattr(theirs, tower))
+        for field in a:
+            if field not in _FREE[tower] and a[field] != b[field]:
+                raise UserError(
+                    f"init_from.source={source}: its {tower}.{field} is {b[field]}, model.{tower}.{field} is {a[field]}"
+                )
+    for field in ("embed_dim", "activation"):
+        if getattr(ours, field) != getattr(theirs, field):
+            raise UserError(
+                f"init_from.source={source}: its {field} is {getattr(theirs, field)}, "
+                f"model.{field} is {getattr(ours, field)}"
+            )
+
+
+def start_from(config: RunConfig, *, fetch: Fetch = hub_fetch) -> Start:
+    """What ``init_from`` asks for: the parameters the run starts with, and the text tower's tokenizer.
+
+    Tensors of the towers taken over come from the source, positions resized to the run's resolution and context length;
+    taking both towers takes temperature, bias and decoder too.
+
+    Raises UserError when the source's shape differs from the run's.
+    """
+    source, chosen = config.init_from.source, config.init_from.tower
+    weights = read(source, fetch=fetch)
+    towers = ("image", "text") if chosen == "both" else (chosen,)
+    _check(config.model, weights.config, towers, source)
+    theirs = flatten(weights.params)
+
+    def take(path: tuple[Any, ...], value: Any) -> Any:
+        name = path_name(path)
+        tower = name.split("/")[0]
+        if tower not in towers and not (chosen == "both" and name in theirs):
+            return value
+        if name not in theirs:
+            raise UserError(f"init_from.source={source}: has no {name}")
+        array = np.asarray(theirs[name])
+        if name in ("image/position", "image/pool/position"):
+            image = config.model.image
+            array = resize_image_positions(array, image.image_size // image.patch_size, int(image.class_token))
+        elif name == "text/position":
+            array = resize_text_positions(array, config.model.text.tokens)
+        if array.shape != value.shape:
+            raise UserError(f"init_from.source={source}: {name} is {array.shape}, the run has {value.shape}")
+        return jax.device_put(array.astype(value.dtype), value.sharding)
+
+    tokenizer = None
+    if "text" in towers:
+        if weights.tokenizer is None:
+            raise UserError(f"init_from.source={source}: comes without a tokenizer, so its text tower cannot be used")
+        tokenizer = with_context(weights.tokenizer, config.model.text.context_length)
+    return Start(lambda fresh: jax.tree_util.tree_map_with_path(take, fresh), tokenizer)

@@ -1,0 +1,140 @@
+"""Published weights in, ours out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clip_jax.config import ModelConfig, UserError
+from clip_jax.data.hf_tokenizer import HFTokenizer
+from clip_jax.data.preprocess import Preprocess
+from clip_jax.data.published_tokenizer import VOCAB_SIZE, PublishedTokenizer
+from clip_jax.data.tokenizers import Tokenizer, load_tokenizer
+from clip_jax.pretrained import layouts, mapping, open_clip, transformers
+from clip_jax.pretrained.files import read_json, read_tensors, write_json, write_tensors
+from clip_jax.pretrained.names import Fetch, Files, find, hub_fetch
+
+HALF = (0.5, 0.5, 0.5)  # mean and spread of SigLIP's pictures
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model as files give it: shape, parameters (NumPy, nested), and what turns pictures and texts into input.
+
+    ``tokenizer`` is None when nothing says which one the model was trained with.
+    """
+
+    name: str
+    config: ModelConfig
+    params: dict[str, Any]
+    preprocess: Preprocess
+    tokenizer: Tokenizer | None
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits of the parameters themselves."""
+        return digest(self.params)
+
+
+def digest(params: Any) -> str:
+    """16 hex digits that change when a name, shape, dtype or number of the parameters does."""
+    sha = hashlib.sha256()
+    for name, value in sorted(mapping.flatten(params).items()):
+        array = np.asarray(value)
+        sha.update(f"{name} {array.shape} {array.dtype}\n".encode())
+        sha.update(np.ascontiguousarray(array).tobytes())
+    return sha.hexdigest()[:16]
+
+
+def load_weights(name: str, *, fetch: Fetch = hub_fetch) -> Weights:
+    """Read a published model, or weights from a path.
+
+    Args:
+      name: ``openai/ViT-B-32``, ``open_clip:ViT-B-16/laion2b_s34b_b88k``, ``hf:openai/clip-vit-base-patch32``, a
+        ``.safetensors`` file, or a folder with one, its config beside it.
+      fetch: where files of the hub come from; its cache by default.
+
+    Raises:
+      UserError: no such model, a file that is broken or a pickle, a config that asks for what is not supported, or
+        weights that do not fit (every missing, unexpected or differently shaped tensor is listed).
+    """
+    files = find(name, fetch)
+    tensors = read_tensors(files.weights)
+    config = read_json(files.config) if files.config else None
+    if config is not None and not {"model_cfg", "vision_cfg", "model_type"} & set(config):
+        config = None  # of something else, such as a run; the weights tell their shape themselves
+    layout = layouts.detect(tensors, config, str(files.config or files.weights))
+    params = layouts.read(tensors, layout, str(files.weights))
+    return Weights(
+        name, layout.config, params, _preprocess(layout, config or {}, files), _tokenizer(layout.config, files)
+    )
+
+
+def _preprocess(layout: layouts.Layout, config: Mapping[str, Any], files: Files) -> Preprocess:
+    size = layout.config.image.image_size
+    if "preprocess_cfg" in config:
+        return Preprocess.from_config(config["preprocess_cfg"], size, str(files.config))
+    usual = Preprocess(size, "squash", mean=HALF, std=HALF) if layout.config.logit_bias else Preprocess(size)
+    if layout.name != "transformers" or files.preprocessor is None:
+        return usual
+    values = read_json(files.preprocessor)
+    if "image_mean" not in values or "image_std" not in values:
+        return usual
+    return Preprocess.from_config(
+        {**usual.to_config(), "mean": values["image_mean"], "std": values["image_std"]}, size, str(files.preprocessor)
+    )
+
+
+def _tokenizer(config: ModelConfig, files: Files) -> Tokenizer | None:
+    text = config.text
+    if files.tokenizer is not None and "format" in read_json(files.tokenizer):
+        return load_tokenizer(files.tokenizer)
+    if text.vocab_size == VOCAB_SIZE:
+        return PublishedTokenizer(text.context_length)
+    if files.tokenizer is None:
+        return None
+    siglip = config.logit_bias
+    return HFTokenizer.from_file(
+        files.tokenizer, text.context_length, pad_id=1 if siglip else text.pad_id,
+        clean="canonicalize" if siglip else "none",
+    )  # fmt: skip
+
+
+def save_weights(weights: Weights, folder: str | Path, layout: str = "open_clip") -> None:
+    """Write safetensors and config that open_clip (``local-dir:FOLDER``) or transformers (``from_pretrained``) load.
+
+    The tokenizer goes beside them in our own format. Raises UserError when the layout cannot express the model.
+    """
+    folder = Path(folder)
+    if layout == "open_clip":
+        config: dict[str, Any] = {
+            "model_cfg": open_clip.config_to(weights.config), "preprocess_cfg": weights.preprocess.to_config(),
+        }  # fmt: skip
+        names = ("open_clip_config.json", "open_clip_model.safetensors")
+    elif layout == "transformers":
+        config = transformers.config_to(weights.config)
+        names = ("config.json", "model.safetensors")
+    else:
+        raise UserError(f"layout={layout!r}: must be open_clip or transformers")
+    tensors = mapping.write(weights.params, layouts.entries_for(layout, weights.config))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tensors(folder / names[1], tensors)
+    if layout == "transformers":
+        size, p = weights.config.image.image_size, weights.preprocess
+        write_json(
+            folder / "preprocessor_config.json",
+            {
+                "image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"shortest_edge": size},
+                "resample": 3, "do_center_crop": True, "crop_size": {"height": size, "width": size},
+                "do_rescale": True, "do_normalize": True, "do_convert_rgb": True,
+                "image_mean": list(p.mean), "image_std": list(p.std),
+            },
+        )  # fmt: skip
+    if weights.tokenizer is not None:
+        weights.tokenizer.save(folder / "clip_jax_tokenizer.json")
+    write_json(folder / names[0], config)

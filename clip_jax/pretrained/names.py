@@ -1,0 +1,134 @@
+"""From a model's name to files on this machine: a table that is data, the hub's cache, or a path."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from clip_jax.config import UserError
+
+WEIGHTS = ("open_clip_model.safetensors", "model.safetensors", "model.safetensors.index.json", "weights.safetensors")
+CONFIGS = ("open_clip_config.json", "config.json")
+TOKENIZERS = ("clip_jax_tokenizer.json", "tokenizer.json")
+
+Fetch = Callable[[str, str], Path]  # (repository, file) -> path; FileNotFoundError when there is no such file
+
+
+@dataclass(frozen=True)
+class Files:
+    """What was found for a name; only the weights are always there."""
+
+    weights: Path
+    config: Path | None = None
+    tokenizer: Path | None = None
+    preprocessor: Path | None = None
+
+
+def table() -> dict[str, dict[str, str]]:
+    """Names to repositories, for ``openai`` and ``open_clip``."""
+    values = json.loads(resources.files("clip_jax.pretrained").joinpath("names.json").read_text())
+    return {kind: values[kind] for kind in ("openai", "open_clip")}
+
+
+def repository(name: str) -> str | None:
+    """The hub repository of ``openai/…``, ``open_clip:MODEL/TAG`` or ``hf:OWNER/NAME``; None for anything else.
+
+    Raises UserError, with the nearest names, when the table has no such model.
+    """
+    for prefix, kind in (("openai/", "openai"), ("open_clip:", "open_clip")):
+        if name.startswith(prefix):
+            known = table()[kind]
+            short = name.removeprefix(prefix)
+            if short not in known:
+                near = difflib.get_close_matches(short, known, 4, 0.4) or list(known)[:4]
+                listed = ", ".join(prefix + n for n in near)
+                raise UserError(f"{name}: no such model among the {len(known)} of {kind}; near it: {listed}")
+            return known[short]
+    if name.startswith("hf:"):
+        repo = name.removeprefix("hf:")
+        if repo.count("/") != 1 or not all(repo.split("/")):
+            raise UserError(f"{name}: must be hf:OWNER/NAME")
+        return repo
+    return None
+
+
+def hub_fetch(repo: str, file: str) -> Path:
+    """One file through the hub's cache; ``HF_HUB_OFFLINE=1`` keeps to what is cached.
+
+    Raises FileNotFoundError when the repository has no such file, UserError when it cannot be reached.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(repo, file))
+    except LocalEntryNotFoundError:  # also an EntryNotFoundError, but it says "not cached", not "not there"
+        raise UserError(f"hf:{repo}: {file} is not in the cache and the hub cannot be reached") from None
+    except EntryNotFoundError:
+        raise FileNotFoundError(file) from None
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise UserError(f"hf:{repo}: {str(error).splitlines()[0]}") from None
+
+
+def _first(repo: str, names: tuple[str, ...], fetch: Fetch) -> Path | None:
+    for name in names:
+        try:
+            return fetch(repo, name)
+        except FileNotFoundError:
+            continue
+    return None
+
+
+def _in_folder(folder: Path, names: tuple[str, ...]) -> Path | None:
+    return next((folder / n for n in names if (folder / n).is_file()), None)
+
+
+def _local(path: Path) -> Files:
+    if path.is_dir():
+        weights = _in_folder(path, WEIGHTS)
+        if weights is None:
+            found = sorted(path.glob("*.safetensors")) or sorted(
+                p for p in path.iterdir() if p.suffix in (".bin", ".pt", ".pth")
+            )
+            if len(found) != 1:
+                raise UserError(f"{path}: holds no weights ({', '.join(WEIGHTS)}) and no run")
+            weights = found[0]
+    else:
+        weights = path
+    folder = weights.parent
+    return Files(
+        weights, _in_folder(folder, CONFIGS), _in_folder(folder, TOKENIZERS),
+        _in_folder(folder, ("preprocessor_config.json",)),
+    )  # fmt: skip
+
+
+def find(name: str, fetch: Fetch = hub_fetch) -> Files:
+    """The files of a named model or of a path to weights (or to their folder).
+
+    Raises UserError, one line, when there is nothing of that name.
+    """
+    path = Path(name)
+    if path.exists():
+        return _local(path)
+    repo = repository(name)
+    if repo is None:
+        raise UserError(
+            f"{name}: no such file, folder or model; models are openai/NAME, open_clip:MODEL/TAG or hf:OWNER/NAME"
+        )
+    config = _first(repo, CONFIGS, fetch)
+    if config is None:
+        raise UserError(f"hf:{repo}: has neither {' nor '.join(CONFIGS)}")
+    order = WEIGHTS if config.name == CONFIGS[0] else WEIGHTS[1:]
+    weights = _first(repo, order, fetch)
+    if weights is None:
+        raise UserError(f"hf:{repo}: has no safetensors weights; pickles are never read")
+    if weights.name.endswith(".index.json"):
+        for shard in sorted(set(json.loads(weights.read_text())["weight_map"].values())):
+            fetch(repo, shard)
+    return Files(
+        weights, config, _first(repo, TOKENIZERS[1:], fetch), _first(repo, ("preprocessor_config.json",), fetch)
+    )

@@ -1,0 +1,29 @@
+"""Resized positions against open_clip's."""
+
+import numpy as np
+import pytest
+
+from clip_jax.models.positions import resize_image_positions, resize_text_positions
+
+
+@pytest.fixture
+def gold(golden):
+    return dict(np.load(golden / "pos_embed_resize.npz"))
+
+
+def test_image_positions(gold):
+    for i in (0, 1, 3):  # the other goes to an oblong grid, which no model here has
+        side = int(gold[f"vision_{i}/grid"][0])
+        found = resize_image_positions(gold[f"vision_{i}/in"], side, 1)
+        np.testing.assert_allclose(found, gold[f"vision_{i}/out"], atol=2e-6)
+
+
+def test_text_positions(gold):
+    for i in range(3):
+        want = gold[f"text_{i}/out"]
+        np.testing.assert_allclose(resize_text_positions(gold[f"text_{i}/in"], len(want)), want, atol=2e-6)
+
+
+def test_what_is_no_square_is_told():
+    with pytest.raises(ValueError, match="no square"):
+        resize_image_positions(np.zeros((8, 4)), 5, 1)

@@ -1,0 +1,98 @@
+"""Whole models from folders, and back."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from clip_jax.config import UserError
+from clip_jax.pretrained import layouts
+from clip_jax.pretrained.files import read_tensors, write_tensors
+from clip_jax.pretrained.load import digest, load_weights, save_weights
+from clip_jax.pretrained.mapping import flatten
+
+
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [("openai_vit", "open_clip"), ("openai_rn", "open_clip"), ("openclip_vit_gelu", "open_clip"),
+     ("openclip_clipa", "open_clip"), ("openclip_vit_gelu", "transformers"), ("hf_clip", "transformers"),
+     ("hf_clip", "open_clip")],
+)  # fmt: skip
+def test_what_is_exported_loads_as_the_same_model(golden, tmp_path, name, layout):
+    weights = load_weights(str(golden / name))
+    save_weights(weights, tmp_path / "out", layout)
+    again = load_weights(str(tmp_path / "out"))
+    assert again.config == weights.config
+    assert again.digest == weights.digest
+    assert again.preprocess == weights.preprocess
+
+
+def test_open_clip_keys_are_written_as_they_were_read(golden, tmp_path):
+    save_weights(load_weights(str(golden / "openclip_vit_gelu")), tmp_path, "open_clip")
+    before = read_tensors(golden / "openclip_vit_gelu" / "weights.safetensors")
+    after = read_tensors(tmp_path / "open_clip_model.safetensors")
+    assert set(after) == set(before)
+    for key in before:
+        np.testing.assert_array_equal(after[key], before[key], err_msg=key)
+
+
+@pytest.mark.parametrize("name", ["openclip_siglip", "openclip_coca", "hf_siglip"])
+def test_what_cannot_be_written_is_told_and_nothing_is_left(golden, tmp_path, name):
+    weights = load_weights(str(golden / name))
+    for layout in ("open_clip", "transformers"):
+        with pytest.raises(UserError, match=f"export to {layout}"):
+            save_weights(weights, tmp_path / "out", layout)
+    with pytest.raises(UserError, match="layout='flax'"):
+        save_weights(weights, tmp_path / "out", "flax")
+    assert not (tmp_path / "out").exists()
+
+
+def test_siglip_squashes_and_centres_on_a_half(golden):
+    preprocess = load_weights(str(golden / "hf_siglip")).preprocess
+    assert (preprocess.resize_mode, preprocess.mean) == ("squash", (0.5, 0.5, 0.5))
+
+
+def test_settings_that_are_not_known_are_errors(golden, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(golden / "openclip_vit_gelu", folder)
+    config = json.loads((folder / "config.json").read_text())
+    for block, name in (("vision_cfg", "qk_norm"), ("text_cfg", "qk_norm")):
+        changed = json.loads(json.dumps(config))
+        changed["model_cfg"][block][name] = True
+        (folder / "config.json").write_text(json.dumps(changed))
+        with pytest.raises(UserError, match=rf"config.json: {block}.{name}=True is not supported"):
+            load_weights(str(folder))
+    for bad in ({"model_cfg": {"embed_dim": 8}}, {"model_type": "bert"}, {"model_type": "clip", "text_config": 3}):
+        (folder / "config.json").write_text(json.dumps(bad))
+        with pytest.raises(UserError, match=r"config.json: ") as error:
+            load_weights(str(folder))
+        assert "\n" not in str(error.value)
+
+
+def test_a_wrong_shape_names_tensor_and_both_shapes(golden, tmp_path):
+    tensors = read_tensors(golden / "openclip_vit_gelu" / "weights.safetensors")
+    tensors["visual.proj"] = tensors["visual.proj"][:-1]
+    write_tensors(tmp_path / "weights.safetensors", tensors)
+    shutil.copy(golden / "openclip_vit_gelu" / "config.json", tmp_path)
+    with pytest.raises(UserError, match=r"visual.proj is \[31, 24\] where the model has \[32, 24\]"):
+        load_weights(str(tmp_path))
+
+
+def test_weights_of_transformers_alone_ask_for_their_config(golden, tmp_path):
+    shutil.copy(golden / "hf_clip" / "model.safetensors", tmp_path)
+    with pytest.raises(UserError, match="need their config.json"):
+        load_weights(str(tmp_path))
+    write_tensors(tmp_path / "model.safetensors", {"encoder.weight": np.ones((2, 2), np.float32)})
+    with pytest.raises(UserError, match="no tensor token_embedding.weight"):
+        load_weights(str(tmp_path))
+
+
+def test_the_digest_sees_every_number(golden):
+    weights = load_weights(str(golden / "hf_clip"))
+    flat = flatten(weights.params)
+    name = sorted(flat)[3]
+    before = digest(weights.params)
+    flat[name].reshape(-1)[0] += 1e-3
+    assert digest(weights.params) != before
+    assert layouts.LAYOUTS == ("openai", "open_clip", "transformers")

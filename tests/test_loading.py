@@ -1,0 +1,160 @@
+"""Models ready to use, and runs that start from them."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import clip_jax
+from clip_jax import loading
+from clip_jax.cli import main
+from clip_jax.config import ConfigError, InitConfig, UserError
+from clip_jax.data.published_tokenizer import PublishedTokenizer
+from clip_jax.models.clip import build, init_params
+from clip_jax.parallel import make_mesh
+from clip_jax.pretrained.mapping import flatten
+from clip_jax.train.checkpoint import load_params
+from clip_jax.train.loop import train
+
+
+@pytest.fixture(scope="module")
+def base(tiny_run, tmp_path_factory):
+    """A small trained run's directory."""
+    path = tmp_path_factory.mktemp("base") / "run"
+    train(tiny_run, path, progress=False)
+    return path
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    paths = []
+    for name, colour in (("red", "red"), ("blue", "blue")):
+        Image.new("RGB", (40, 50), colour).save(tmp_path / f"{name}.png")
+        paths.append(tmp_path / f"{name}.png")
+    return paths
+
+
+def params_of(run_dir, config):
+    built = build(config.model, make_mesh(config.mesh))
+    return flatten(load_params(run_dir, built)[1])
+
+
+def test_a_run_is_a_model(base, pictures, tiny_run):
+    model = clip_jax.load_model(str(base))
+    images, texts = model.embed_images(pictures), model.embed_texts(["a red thing", "a blue thing"])
+    assert images.shape == texts.shape == (2, tiny_run.model.embed_dim)
+    np.testing.assert_allclose(np.linalg.norm(images, axis=1), 1, atol=1e-5)
+    shares = model.classify(pictures, ["red", "blue", "green"], ["a {c}.", "the {c}."])
+    np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-6)
+    with pytest.raises(UserError, match="at least two"):
+        model.classify(pictures, ["red"])
+    with pytest.raises(UserError, match=r"has no \{c\}"):
+        model.classify(pictures, ["red", "blue"], ["a photo."])
+
+
+def test_the_exported_run_is_the_same_model(base, pictures, tmp_path):
+    first = clip_jax.load_model(str(base))
+    for layout in ("open_clip", "transformers"):
+        assert main(["export", str(base), str(tmp_path / layout), f"--layout={layout}"]) == 0
+        again = clip_jax.load_model(str(tmp_path / layout))
+        assert again.digest == first.digest
+        np.testing.assert_array_equal(again.embed_images(pictures), first.embed_images(pictures))
+        np.testing.assert_array_equal(again.embed_texts(["a cat"]), first.embed_texts(["a cat"]))
+
+
+def test_classify_from_the_shell(base, pictures, capsys):
+    command = ["classify", *map(str, pictures), "--labels", "a dog", "a cat", f"--model={base}"]
+    assert main(command) == 0
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert len(lines) == 2
+    assert "a dog" in lines[0]
+    assert "%" in lines[0]
+    assert main(["classify", "nothing.jpg", "--labels", "a", "b", f"--model={base}"]) == 2
+    assert "nothing.jpg" in capsys.readouterr().err
+    assert main(["classify", str(pictures[0]), "--labels", "a", "b", "--model=nowhere"]) == 2
+
+
+def test_weights_without_a_tokenizer_still_see(golden, pictures):
+    model = clip_jax.load_model(str(golden / "hf_clip"))
+    assert model.embed_images(pictures).shape == (2, 24)
+    with pytest.raises(UserError, match="no tokenizer beside the weights"):
+        model.embed_texts(["a"])
+
+
+@pytest.mark.parametrize("tower", ["image", "text"])
+def test_a_locked_tower_stays_and_the_other_learns(base, tiny_run, tmp_path, tower):
+    config = dataclasses.replace(tiny_run, init_from=InitConfig(str(base), tower=tower, freeze=tower), seed=5)
+    result = train(config, tmp_path / "run", start_from=loading.start_from, progress=False)
+    before, after = params_of(base, tiny_run), params_of(tmp_path / "run", config)
+    other = {"image": "text", "text": "image"}[tower]
+    for name in before:
+        same = np.array_equal(before[name], after[name])
+        if name.startswith(tower):
+            assert same, name
+        elif name.startswith(other) and name.endswith("kernel"):
+            assert not same, name
+    free = dataclasses.replace(config, init_from=InitConfig())
+    assert result["flops"] < loading_flops(free)
+
+
+def loading_flops(config):
+    from clip_jax.train.loop import training_flops
+
+    return training_flops(config, config.samples_seen).total
+
+
+def test_another_resolution_and_context_start_from_resized_positions(base, tiny_run):
+    model = tiny_run.model
+    image = dataclasses.replace(model.image, image_size=2 * model.image.image_size)
+    text = dataclasses.replace(model.text, context_length=model.text.context_length + 6)
+    config = dataclasses.replace(
+        tiny_run, model=dataclasses.replace(model, image=image, text=text), init_from=InitConfig(str(base))
+    )
+    start = loading.start_from(config)
+    fresh = jax.jit(lambda: init_params(config.model, 0))()
+    found, source = flatten(start.params(fresh)), params_of(base, tiny_run)
+    assert found["image/position"].shape[0] == 4 * (source["image/position"].shape[0] - 1) + 1
+    np.testing.assert_array_equal(found["image/position"][0], source["image/position"][0])
+    assert found["text/position"].shape[0] == text.context_length
+    np.testing.assert_array_equal(found["image/projection"], source["image/projection"])
+    assert start.tokenizer.context_length == text.context_length
+
+
+def test_a_run_goes_on_without_its_source(base, tiny_run, tmp_path):
+    config = dataclasses.replace(tiny_run, init_from=InitConfig(str(base), freeze="image"))
+    train(config, tmp_path / "run", start_from=loading.start_from, stop_after=3, progress=False)
+
+    def gone(_):
+        raise AssertionError("the source is read only at the start")
+
+    train(config, tmp_path / "run", start_from=gone, progress=False)
+    train(config, tmp_path / "whole", start_from=loading.start_from, progress=False)
+    a, b = params_of(tmp_path / "run", config), params_of(tmp_path / "whole", config)
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_a_source_that_does_not_fit_is_told(base, tiny_run, golden, tmp_path):
+    model = dataclasses.replace(tiny_run.model, embed_dim=tiny_run.model.embed_dim * 2)
+    config = dataclasses.replace(tiny_run, model=model, init_from=InitConfig(str(base)))
+    with pytest.raises(UserError, match="its embed_dim is"):
+        loading.start_from(config)
+    with pytest.raises(UserError, match=r"its image\.width is|its image\.depth is|its image\."):
+        loading.start_from(dataclasses.replace(tiny_run, init_from=InitConfig(str(golden / "openai_rn"))))
+    with pytest.raises(UserError, match="start_from="):
+        train(dataclasses.replace(tiny_run, init_from=InitConfig(str(base))), tmp_path / "x", progress=False)
+    for bad in ({"tower": "image"}, {"source": "x", "tower": "image", "freeze": "text"}):
+        with pytest.raises(ConfigError):
+            InitConfig(**bad)
+
+
+def test_nothing_published_is_needed_to_name_it(monkeypatch, tmp_path):
+    def fetch(repo, file):
+        raise FileNotFoundError(file)
+
+    with pytest.raises(UserError, match="has neither"):
+        loading.load_model("openai/ViT-B-32", fetch=fetch)
+    assert json.dumps(PublishedTokenizer(8).encode(["a"]).tolist())
