@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -11,25 +12,41 @@ from clip_jax.evals.zero_shot import Row, row
 KS = (1, 5, 10)
 
 
-def recalls(images: np.ndarray, texts: np.ndarray, image_of_text: np.ndarray) -> list[Row]:
+def recalls(images: np.ndarray, texts: np.ndarray, image_of_text: np.ndarray, *, chunk: int = 4096) -> list[Row]:
     """Embeddings [N, E] and [M, E], owners int [M] -> recall in both directions.
 
     Image to text is a hit when *any* of the picture's captions is among the first k (Karpathy & Fei-Fei, 2015).
-    Equal scores count against the model.
+    Equal scores count against the model. Scores are formed ``chunk`` × ``chunk`` at a time, twice: once to find each
+    row's own, once to count what is as good; so that nothing of size N·M is ever held.
     """
-    scores = images @ texts.T
-    n, m = scores.shape
-    own = scores[image_of_text, np.arange(m)]
-    text_rank = (scores >= own[None, :]).sum(axis=0) - 1
-    mine = image_of_text[None, :] == np.arange(n)[:, None]
-    best = np.where(mine, scores, -np.inf).max(axis=1, keepdims=True)
-    image_rank = ((scores >= best) & ~mine).sum(axis=1)
-    captions = mine.sum(axis=1)
-    rows = []
+    n, m = len(images), len(texts)
+    dtype = np.result_type(images, texts)
+    own, best = np.empty(m, dtype), np.full(n, -np.inf, dtype)
+    for rows, columns, scores in _blocks(images, texts, chunk):
+        mine = image_of_text[columns][None, :] == np.arange(rows.start, rows.stop)[:, None]
+        i, j = np.nonzero(mine)
+        own[columns.start + j] = scores[i, j]
+        best[rows] = np.maximum(best[rows], np.where(mine, scores, -np.inf).max(axis=1))
+    text_rank, image_rank = np.full(m, -1), np.zeros(n, np.int64)  # a text's own picture is as good as itself
+    for rows, columns, scores in _blocks(images, texts, chunk):
+        mine = image_of_text[columns][None, :] == np.arange(rows.start, rows.stop)[:, None]
+        text_rank[columns] += (scores >= own[columns][None, :]).sum(axis=0)
+        image_rank[rows] += ((scores >= best[rows][:, None]) & ~mine).sum(axis=1)
+    captions = np.bincount(image_of_text, minlength=n)
+    rows_out = []
     for k in KS:
         if k < n:
-            rows.append(row("retrieval", f"text_to_image_recall@{k}", float((text_rank < k).mean()), m, k / n))
+            rows_out.append(row("retrieval", f"text_to_image_recall@{k}", float((text_rank < k).mean()), m, k / n))
         if k < m:
-            chance = float(np.mean([1 - math.comb(m - c, k) / math.comb(m, k) for c in captions.tolist()]))
-            rows.append(row("retrieval", f"image_to_text_recall@{k}", float((image_rank < k).mean()), n, chance))
-    return rows
+            counts, times = np.unique(captions, return_counts=True)
+            misses = [math.comb(m - c, k) / math.comb(m, k) for c in counts.tolist()]
+            chance = 1 - float(np.average(misses, weights=times))
+            rows_out.append(row("retrieval", f"image_to_text_recall@{k}", float((image_rank < k).mean()), n, chance))
+    return rows_out
+
+
+def _blocks(images: np.ndarray, texts: np.ndarray, chunk: int) -> Iterator[tuple[slice, slice, np.ndarray]]:
+    for i in range(0, len(images), chunk):
+        for j in range(0, len(texts), chunk):
+            rows, columns = slice(i, min(i + chunk, len(images))), slice(j, min(j + chunk, len(texts)))
+            yield rows, columns, images[rows] @ texts[columns].T

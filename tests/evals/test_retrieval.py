@@ -31,3 +31,26 @@ def test_any_caption_of_the_picture_is_a_hit():
 def test_a_constant_model_scores_nothing_at_rank_one():
     rows = as_dict(recalls(np.ones((12, 3)), np.ones((12, 3)), np.arange(12)))
     assert rows["text_to_image_recall@10"]["value"] == rows["image_to_text_recall@1"]["value"] == 0.0
+
+
+def dense(images, texts, owner):
+    """The plain twin: the whole matrix at once."""
+    scores = images @ texts.T
+    n, m = scores.shape
+    own = scores[owner, np.arange(m)]
+    text_rank = (scores >= own[None, :]).sum(axis=0) - 1
+    mine = owner[None, :] == np.arange(n)[:, None]
+    best = np.where(mine, scores, -np.inf).max(axis=1, keepdims=True)
+    return text_rank, ((scores >= best) & ~mine).sum(axis=1)
+
+
+@pytest.mark.parametrize("chunk", [3, 7, 100])
+def test_blocks_count_as_the_whole_matrix(chunk):
+    rng = np.random.default_rng(0)
+    images, texts = rng.integers(-2, 3, (23, 4)).astype(float), rng.integers(-2, 3, (61, 4)).astype(float)
+    owner = np.concatenate([np.arange(23), rng.integers(0, 23, 38)])
+    text_rank, image_rank = dense(images, texts, owner)
+    found = as_dict(recalls(images, texts, owner, chunk=chunk))
+    for k in (1, 5, 10):
+        assert found[f"text_to_image_recall@{k}"]["value"] == pytest.approx((text_rank < k).mean())
+        assert found[f"image_to_text_recall@{k}"]["value"] == pytest.approx((image_rank < k).mean())

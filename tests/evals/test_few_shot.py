@@ -1,0 +1,41 @@
+"""Few-shot draws and their spread."""
+
+import numpy as np
+import pytest
+
+from clip_jax.config import UserError
+from clip_jax.evals.few_shot import draw, few_shot
+
+
+def clouds(seed, examples=200):
+    rng = np.random.default_rng(seed)
+    labels = np.arange(examples) % 4
+    centres = np.random.default_rng(9).standard_normal((4, 8))
+    return centres[labels] + 0.8 * rng.standard_normal((examples, 8)), labels
+
+
+def test_a_draw_is_balanced_and_reproducible():
+    labels = np.arange(40) % 4
+    rows = draw(labels, 4, 3, 0)
+    assert np.bincount(labels[rows]).tolist() == [3, 3, 3, 3]
+    assert len(set(rows.tolist())) == 12
+    assert draw(labels, 4, 3, 0).tolist() == rows.tolist()
+    assert draw(labels, 4, 3, 1).tolist() != rows.tolist()
+    with pytest.raises(UserError, match="class 0 has 10 training examples, 11 are needed"):
+        draw(labels, 4, 11, 0)
+
+
+def test_more_shots_help_and_the_spread_is_told():
+    found = few_shot(clouds(0), clouds(1), 4, shots=(1, 4, 16), draws=3)
+    assert [f.shots for f in found] == [1, 4, 16]
+    assert found[-1].mean > found[0].mean
+    for f in found:
+        assert f.low <= f.mean <= f.high
+        assert f.draws == 3
+    assert found[0].std > 0
+
+
+def test_shots_that_a_class_cannot_give_are_left_out():
+    assert [f.shots for f in few_shot(clouds(0, 12), clouds(1), 4, shots=(1, 2, 4), draws=1)] == [1, 2]
+    with pytest.raises(UserError, match="the smallest class has 3"):
+        few_shot(clouds(0, 12), clouds(1), 4, shots=(4,), draws=1)

@@ -1,0 +1,43 @@
+"""Scores by hand and against scikit-learn."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from clip_jax.evals.metrics import clopper_pearson, eleven_point_map, hits_at, mean_per_class, roc_auc
+
+
+def test_clopper_pearson_by_hand():
+    assert clopper_pearson(0.0, 10) == (0.0, pytest.approx(1 - 0.025 ** (1 / 10)))
+    assert clopper_pearson(1.0, 10) == (pytest.approx(0.025 ** (1 / 10)), 1.0)
+    low, high = clopper_pearson(0.5, 10)
+    assert (low, high) == (pytest.approx(0.1871, abs=1e-4), pytest.approx(0.8129, abs=1e-4))
+    wide = clopper_pearson(0.5, 10, 0.995)
+    assert wide[0] < low < high < wide[1]
+
+
+def test_hits_count_ties_against_the_model():
+    scores = np.array([[3.0, 2, 1], [1, 1, 1], [1, 2, 3]])
+    assert hits_at(scores, np.array([0, 0, 1]), 1).tolist() == [True, False, False]
+    assert hits_at(scores, np.array([0, 0, 1]), 2).tolist() == [True, False, True]
+
+
+def test_mean_per_class_weighs_classes_alike():
+    assert mean_per_class(np.array([True, True, True, False]), np.array([0, 0, 0, 1])) == 0.5
+
+
+def test_eleven_points_by_hand():
+    # ranked: hit, miss, hit -> precision 1 up to recall 0.5, 2/3 after
+    scores = np.array([[0.9], [0.8], [0.7]])
+    truth = np.array([[True], [False], [True]])
+    assert eleven_point_map(scores, truth) == pytest.approx((6 * 1 + 5 * 2 / 3) / 11)
+    assert eleven_point_map(np.hstack([scores, scores]), np.hstack([truth, truth & False])) == pytest.approx(
+        (6 + 10 / 3) / 11
+    )
+
+
+def test_auc_is_scikit_learns_with_ties():
+    rng = np.random.default_rng(0)
+    scores, truth = rng.integers(0, 6, 200).astype(float), rng.random(200) < 0.4
+    assert roc_auc(scores, truth) == pytest.approx(roc_auc_score(truth, scores), abs=1e-12)
+    assert np.isnan(roc_auc(scores, np.ones(200, bool)))
