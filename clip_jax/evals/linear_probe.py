@@ -77,7 +77,7 @@ def _solve(features: Any, labels: Any, l2: Any, tolerance: Any, *, classes: int,
 
 
 def fit_probe(
-    features: np.ndarray, labels: np.ndarray, classes: int, l2: np.ndarray, *, tolerance: float = 1e-6,
+    features: np.ndarray, labels: np.ndarray, classes: int, l2: np.ndarray, *, tolerance: float = 1e-7,
     max_iterations: int = 1000,
 ) -> Probe:  # fmt: skip
     """Fit K probes at once, in float64.

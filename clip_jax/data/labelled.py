@@ -1,0 +1,188 @@
+"""Labelled image sets with splits, in the four forms they come in; pictures stay as they lie until they are asked for."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clip_jax.config import UserError
+from clip_jax.data.sources import BrokenRecord
+from clip_jax.data.webdataset import Shards, shards_of
+
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
+IDX_STEMS = {"train": ("train",), "test": ("t10k", "test")}
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split: ``picture(i)`` gives encoded bytes, a path or a uint8 array; ``labels`` is int32 [N]."""
+
+    labels: np.ndarray
+    picture: Callable[[int], Any]
+    name: Callable[[int], str]
+
+    def pixels(self, preprocess: Callable[[Any], np.ndarray], rows: np.ndarray) -> np.ndarray:
+        """uint8 [len(rows), size, size, 3]. Raises UserError naming the first picture that cannot be read."""
+        out = []
+        for i in rows.tolist():
+            try:
+                out.append(preprocess(self.picture(i)))
+            except BrokenRecord as error:
+                message = str(error)
+                raise UserError(message if self.name(i) in message else f"{self.name(i)}: {message}") from None
+        return np.stack(out)
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """A set by its path: how it is told from others, its splits, and what its files say of its classes."""
+
+    path: Path
+    splits: tuple[str, ...]
+    class_names: tuple[str, ...]
+    templates: tuple[str, ...]
+    _open: Callable[[str], Split] = field(repr=False)
+
+    def split(self, name: str) -> Split:
+        """Raises UserError when there is none of that name, or a label is no class."""
+        if name not in self.splits:
+            raise UserError(f"{self.path}: has no split {name!r}; it has {', '.join(self.splits)}")
+        return self._open(name)
+
+
+def lines_of(path: Path) -> tuple[str, ...]:
+    """The lines that hold something; () when there is no such file. Raises UserError when it is not text."""
+    if not path.is_file():
+        return ()
+    try:
+        return tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not UTF-8 text") from None
+
+
+def open_labelled(path: str | Path) -> LabelledSet:
+    """CLIP_benchmark's WebDataset folders, a folder of class folders, idx files, or a prepared TFDS directory.
+
+    The first two may have their splits as folders (``train``, ``test``, ``val``); a folder of class folders without is
+    one split, ``test``. ``classnames.txt`` and ``zeroshot_classification_templates.txt`` are read where they are.
+
+    Raises UserError, one line, when it is none of these.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise UserError(f"{path}: no such folder")
+    names = lines_of(path / "classnames.txt")
+    templates = lines_of(path / "zeroshot_classification_templates.txt")
+    for template in templates:
+        if "{c}" not in template:
+            raise UserError(f"{path}/zeroshot_classification_templates.txt: {template!r} has no {{c}}")
+    tars = sorted({p.parent.name for p in path.glob("*/*.tar")})
+    if tars:
+        return LabelledSet(path, tuple(tars), names, templates, lambda s: _webdataset(path, s, names))
+    idx = tuple(s for s in IDX_STEMS if _idx_files(path, s))
+    if idx:
+        digits = names or tuple(map(str, range(int(_idx(_idx_files(path, idx[0])[1]).max()) + 1)))
+        return LabelledSet(path, idx, digits, templates, lambda s: _idx_split(path, s))
+    if (path / "dataset_info.json").is_file():
+        return _tfds(path, names, templates)
+    folders = {s: path / s for s in ("train", "val", "test") if (path / s).is_dir()} or {"test": path}
+    classes = sorted({c.name for f in folders.values() for c in f.iterdir() if c.is_dir() and _pictures(c)})
+    if len(classes) < 2:
+        raise UserError(f"{path}: holds neither .tar shards, idx files, a prepared TFDS set nor folders of classes")
+    if names and len(names) != len(classes):
+        raise UserError(f"{path}/classnames.txt: {len(names)} names for {len(classes)} class folders")
+    shown = names or tuple(c.replace("_", " ") for c in classes)
+    return LabelledSet(path, tuple(folders), shown, templates, lambda s: _class_folders(folders[s], classes))
+
+
+def _labelled(labels: list[int], classes: int, name: Callable[[int], str]) -> np.ndarray:
+    for i, label in enumerate(labels):
+        if classes and not 0 <= label < classes:
+            raise UserError(f"{name(i)}: label {label} must be 0 to {classes - 1}")
+    return np.array(labels, np.int32)
+
+
+def _webdataset(path: Path, split: str, names: tuple[str, ...]) -> Split:
+    shards = Shards(shards_of(path, split))
+    labels = []
+    for i in range(len(shards.samples)):
+        try:
+            text = shards.member(i, "cls").strip()
+        except BrokenRecord as error:
+            raise UserError(str(error)) from None
+        if not text.isdigit():
+            raise UserError(f"{shards.name(i)}: label {text!r} is no number")
+        labels.append(int(text))
+    return Split(_labelled(labels, len(names), shards.name), shards.image, shards.name)
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES)
+
+
+def _class_folders(folder: Path, classes: list[str]) -> Split:
+    files = [(p, c) for c, name in enumerate(classes) if (folder / name).is_dir() for p in _pictures(folder / name)]
+    labels = np.array([c for _, c in files], np.int32)
+    return Split(labels, lambda i: files[i][0], lambda i: str(files[i][0]))
+
+
+def _idx_files(path: Path, split: str) -> tuple[Path, Path] | None:
+    for stem in IDX_STEMS[split]:
+        found = [sorted(path.glob(f"{stem}*-{kind}-idx{n}-ubyte*")) for kind, n in (("images", 3), ("labels", 1))]
+        if found[0] and found[1]:
+            return found[0][0], found[1][0]
+    return None
+
+
+def _idx(path: Path) -> np.ndarray:
+    """An idx file of bytes (LeCun's format), gzip-compressed or not. Raises UserError when it is broken."""
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        zero, kind, axes = struct.unpack_from(">HBB", data)
+        shape = struct.unpack_from(f">{axes}I", data, 4)
+        values = np.frombuffer(data, np.uint8, offset=4 + 4 * axes)
+    except (OSError, EOFError, ValueError, struct.error) as error:
+        raise UserError(f"{path}: not an idx file ({type(error).__name__})") from None
+    if zero or kind != 8:
+        raise UserError(f"{path}: not an idx file of unsigned bytes")
+    if values.size != int(np.prod(shape, dtype=np.int64)):
+        raise UserError(f"{path}: declares {' × '.join(map(str, shape))} bytes and holds {values.size}")
+    return values.reshape(shape)
+
+
+def _idx_split(path: Path, split: str) -> Split:
+    files = _idx_files(path, split)
+    assert files is not None
+    images, labels = _idx(files[0]), _idx(files[1])
+    if len(images) != len(labels):
+        raise UserError(f"{files[1]}: {len(labels)} labels for {len(images)} images")
+    return Split(labels.astype(np.int32), lambda i: images[i], lambda i: f"{files[0]}[{i}]")
+
+
+def _tfds(path: Path, names: tuple[str, ...], templates: tuple[str, ...]) -> LabelledSet:
+    import tensorflow_datasets as tfds
+
+    from clip_jax.data.tfds import TfdsSource
+
+    try:
+        info = tfds.builder_from_directory(path).info
+    except Exception as error:  # noqa: BLE001  (tfds raises many kinds; all mean the same to a user)
+        raise UserError(f"{path}: no prepared TFDS data set ({str(error).splitlines()[0]})") from None
+    shown = names or tuple(n.replace("_", " ") for n in getattr(info.features.get("label"), "names", []) or [])
+
+    def read(split: str) -> Split:
+        source = TfdsSource(path, split, "image", "label")
+        labels = [int(source.data[i]["label"]) for i in range(len(source))]
+
+        def name(i: int) -> str:
+            return f"{path}:{split}[{i}]"
+
+        return Split(_labelled(labels, len(shown), name), lambda i: source.data[i]["image"], name)
+
+    return LabelledSet(path, tuple(info.splits), shown, templates, read)

@@ -1,0 +1,107 @@
+"""Labelled sets in every form."""
+
+import gzip
+import io
+import struct
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clip_jax.config import UserError
+from clip_jax.data.labelled import open_labelled
+from clip_jax.data.preprocess import Preprocess
+
+COLOURS = ("red", "green", "blue")
+
+
+def picture(colour, size=(12, 10)):
+    out = io.BytesIO()
+    Image.new("RGB", size, colour).save(out, "PNG")
+    return out.getvalue()
+
+
+def write_idx(path, array):
+    head = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+    data = head + array.astype(np.uint8).tobytes()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+
+
+@pytest.fixture
+def shards(tmp_path):
+    (tmp_path / "classnames.txt").write_text("\n".join(COLOURS))
+    (tmp_path / "zeroshot_classification_templates.txt").write_text("a {c} thing\n")
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        with tarfile.open(tmp_path / split / "0.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+            for i, colour in enumerate(COLOURS):
+                for name, data in ((f"{split}{i}.png", picture(colour)), (f"{split}{i}.cls", str(i).encode())):
+                    info = tarfile.TarInfo(name)
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+    return tmp_path
+
+
+def colours_of(split):
+    return split.pixels(Preprocess(4), np.arange(len(split.labels)))[:, 0, 0].argmax(axis=1)
+
+
+def test_webdataset(shards):
+    found = open_labelled(shards)
+    assert found.splits == ("test", "train")
+    assert (found.class_names, found.templates) == (COLOURS, ("a {c} thing",))
+    split = found.split("train")
+    assert split.labels.tolist() == colours_of(split).tolist() == [0, 1, 2]
+    with pytest.raises(UserError, match="no split 'val'; it has test, train"):
+        found.split("val")
+    (shards / "classnames.txt").write_text("red\ngreen")
+    with pytest.raises(UserError, match="label 2 must be 0 to 1"):
+        open_labelled(shards).split("test")
+
+
+@pytest.mark.parametrize("splits", [("train", "test"), ("",)])
+def test_class_folders(tmp_path, splits):
+    for split in splits:
+        for colour in COLOURS:
+            folder = tmp_path / split / f"dark_{colour}"
+            folder.mkdir(parents=True)
+            (folder / "a.png").write_bytes(picture(colour))
+    found = open_labelled(tmp_path)
+    assert found.class_names == ("dark blue", "dark green", "dark red")
+    assert colours_of(found.split("test")).tolist() == [2, 1, 0]
+
+
+@pytest.mark.parametrize("end", ["", ".gz"])
+def test_idx(tmp_path, end):
+    images, labels = np.arange(3 * 25).reshape(3, 5, 5), np.array([2, 0, 1])
+    write_idx(tmp_path / f"t10k-images-idx3-ubyte{end}", images)
+    write_idx(tmp_path / f"t10k-labels-idx1-ubyte{end}", labels)
+    found = open_labelled(tmp_path)
+    assert (found.splits, found.class_names) == (("test",), ("0", "1", "2"))
+    split = found.split("test")
+    assert split.labels.tolist() == [2, 0, 1]
+    np.testing.assert_array_equal(split.pixels(Preprocess(5), np.arange(3))[..., 0], images)
+    (tmp_path / f"t10k-images-idx3-ubyte{end}").write_bytes(b"\x00\x00\x08")
+    with pytest.raises(UserError, match="not an idx file"):
+        open_labelled(tmp_path).split("test")
+
+
+def test_what_it_is_not(tmp_path, shards):
+    with pytest.raises(UserError, match="no such folder"):
+        open_labelled(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="neither .tar shards"):
+        open_labelled(tmp_path / "empty")
+    (shards / "zeroshot_classification_templates.txt").write_text("a thing\n")
+    with pytest.raises(UserError, match=r"'a thing' has no \{c\}"):
+        open_labelled(shards)
+
+
+def test_a_picture_that_does_not_decode_is_named(tmp_path):
+    for colour in COLOURS:
+        (tmp_path / colour).mkdir()
+        (tmp_path / colour / "a.png").write_bytes(b"no picture")
+    split = open_labelled(tmp_path).split("test")
+    with pytest.raises(UserError, match=r"blue/a.png: the image does not decode"):
+        split.pixels(Preprocess(4), np.arange(3))
