@@ -57,8 +57,13 @@ def _parser() -> argparse.ArgumentParser:
     count = verb("flops", "Parameters and forward GFLOPs a pair (2 per multiply-add) of named models.")
     count.add_argument("names", metavar="NAME", nargs="+", help="a preset, or rung:NUMBER of the ladder")
     count.add_argument("--no-xla", action="store_true", help="leave out XLA's own number, the slow part")
-    measure = verb("eval", "Evaluate a run's last checkpoint.")
-    measure.add_argument("dir", metavar="RUN_DIR")
+    measure = verb("eval", "Measure a model on a suite; without --suite, a run on its own tasks.")
+    measure.add_argument("model", metavar="MODEL", help=MODEL)
+    measure.add_argument("--suite", help="paper27, poster, or a JSON file that lists sets")
+    measure.add_argument("--data", help="folder of the sets")
+    measure.add_argument("--out", help="results and cached features; default runs/eval/MODEL")
+    measure.add_argument("--tasks", help="comma-separated; default all that a set can have")
+    measure.add_argument("--limit", type=int, default=0, help="examples a split at most, spread evenly; 0 is all")
     label = verb("classify", "Zero-shot classification of one's own images.")
     label.add_argument("images", metavar="IMAGE", nargs="+")
     label.add_argument("--labels", nargs="+", required=True, metavar="LABEL", help='"a dog" "a cat" …')
@@ -166,10 +171,24 @@ def _giga(count: float) -> str:
 
 
 def _eval(args: argparse.Namespace) -> None:
+    if args.suite:
+        from clip_jax.evals import transfer
+        from clip_jax.loading import load_model
+
+        out = args.out or Path("runs") / "eval" / args.model.strip("/").replace("/", "_").replace(":", "_")
+        tasks = tuple(args.tasks.split(",")) if args.tasks else transfer.TASKS
+        model = load_model(args.model)
+        found = transfer.run_suite(model, args.suite, out, data=args.data, tasks=tasks, limit=args.limit)
+        print(transfer.table(found))
+        print(f"{out}/results.json, {out}/results.csv")
+        return
+    for name in ("data", "out", "tasks", "limit"):
+        if getattr(args, name):
+            raise UserError(f"--{name}: ignored without --suite")
     from clip_jax.evals.suite import make_evaluator
     from clip_jax.train.evaluate import evaluate_run
 
-    _print_evals(evaluate_run(args.dir, make_evaluator))
+    _print_evals(evaluate_run(args.model, make_evaluator))
 
 
 def _classify(args: argparse.Namespace) -> None:

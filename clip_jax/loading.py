@@ -56,6 +56,10 @@ class LoadedModel:
         """Preprocessed uint8 [N, size, size, 3] -> [N, E]."""
         return self._encoder.images(self.params, images)
 
+    def embed_and_features(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Preprocessed uint8 [N, size, size, 3] -> embeddings [N, E], and what comes before the projection [N, D]."""
+        return self._encoder.images_and_features(self.params, images)
+
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Texts -> [N, E]."""
         return self._encoder.texts(self.params, self.tokenizer.encode(list(texts)))

@@ -1,4 +1,4 @@
-"""Labelled image sets with splits, in the four forms they come in; pictures stay as they lie until they are asked for."""
+"""Labelled image sets with splits, in the four forms they come in; pictures are read when they are asked for."""
 
 from __future__ import annotations
 
@@ -85,10 +85,10 @@ def open_labelled(path: str | Path) -> LabelledSet:
     tars = sorted({p.parent.name for p in path.glob("*/*.tar")})
     if tars:
         return LabelledSet(path, tuple(tars), names, templates, lambda s: _webdataset(path, s, names))
-    idx = tuple(s for s in IDX_STEMS if _idx_files(path, s))
+    idx = {s: files for s in IDX_STEMS if (files := _idx_files(path, s))}
     if idx:
-        digits = names or tuple(map(str, range(int(_idx(_idx_files(path, idx[0])[1]).max()) + 1)))
-        return LabelledSet(path, idx, digits, templates, lambda s: _idx_split(path, s))
+        digits = names or tuple(map(str, range(int(_idx(next(iter(idx.values()))[1]).max()) + 1)))
+        return LabelledSet(path, tuple(idx), digits, templates, lambda s: _idx_split(path, s))
     if (path / "dataset_info.json").is_file():
         return _tfds(path, names, templates)
     folders = {s: path / s for s in ("train", "val", "test") if (path / s).is_dir()} or {"test": path}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
@@ -26,14 +27,21 @@ class Encoder:
         def image(params: Any, images: jax.Array) -> jax.Array:
             return normalise_features(nnx.merge(built.graphdef, params).encode_image(normalise(images, mean, std)))
 
+        def both(params: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+            model, pixels = nnx.merge(built.graphdef, params), normalise(images, mean, std)
+            wide = model.image.penultimate(pixels)
+            features = wide if model.config.image.stages else model.image.project(wide)
+            return normalise_features(features), wide.astype(jnp.float32)
+
         def text(params: Any, tokens: jax.Array) -> jax.Array:
             return normalise_features(nnx.merge(built.graphdef, params).encode_text(tokens))
 
         shardings = (built.shardings, self._sharding)
         self._image = jax.jit(image, in_shardings=shardings, out_shardings=replicated(mesh))
+        self._both = jax.jit(both, in_shardings=shardings, out_shardings=replicated(mesh))
         self._text = jax.jit(text, in_shardings=shardings, out_shardings=replicated(mesh))
 
-    def _run(self, function: Any, params: Any, rows: np.ndarray) -> np.ndarray:
+    def _run(self, function: Any, params: Any, rows: np.ndarray) -> Any:
         waiting = []
         for start in range(0, len(rows), self.batch_size):
             part = rows[start : start + self.batch_size]
@@ -41,11 +49,15 @@ class Encoder:
             padded = np.concatenate([part, np.repeat(part[-1:], missing, 0)]) if missing else part
             array = jax.make_array_from_callback(padded.shape, self._sharding, padded.__getitem__)
             waiting.append(function(params, array))
-        return np.concatenate([np.asarray(x) for x in waiting])[: len(rows)]
+        return jax.tree.map(lambda *parts: np.concatenate([np.asarray(x) for x in parts])[: len(rows)], *waiting)
 
     def images(self, params: Any, images: np.ndarray) -> np.ndarray:
         """Image embeddings of uint8 [N, H, W, 3]."""
         return self._run(self._image, params, images)
+
+    def images_and_features(self, params: Any, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Image embeddings and, for probes, what comes before the projection, of uint8 [N, H, W, 3]."""
+        return self._run(self._both, params, images)
 
     def texts(self, params: Any, tokens: np.ndarray) -> np.ndarray:
         """Text embeddings of int32 [N, T]."""

@@ -17,6 +17,7 @@ import optax
 
 GRID = np.logspace(-6, 6, 97)  # 96 steps, eight a decade
 COARSE = 16  # every two decades
+ROUGH = 1e-5  # the gradient at which float32 hands over
 MEMORY = 10  # pairs that L-BFGS keeps, as scipy does
 
 
@@ -45,12 +46,15 @@ def objective(weights: Any, bias: Any, features: Any, labels: Any, l2: Any) -> A
     return jnp.mean(losses) + l2 / (2 * features.shape[0]) * jnp.sum(weights * weights)
 
 
-@functools.partial(jax.jit, static_argnames=("classes", "max_iterations"))
-def _solve(features: Any, labels: Any, l2: Any, tolerance: Any, *, classes: int, max_iterations: int) -> Any:
+@functools.partial(jax.jit, static_argnames=("max_iterations", "together"))
+def _solve(
+    features: Any, labels: Any, l2: Any, start: Any, tolerance: Any, *, max_iterations: int, together: bool
+) -> Any:
     solver = optax.lbfgs(memory_size=MEMORY)
-    shape = (features.shape[1], classes)
 
-    def one(strength: Any) -> Any:
+    def one(problem: Any) -> Any:
+        strength, start = problem
+
         def value(p: Any) -> Any:
             return objective(p[0], p[1], features, labels, strength)
 
@@ -68,19 +72,18 @@ def _solve(features: Any, labels: Any, l2: Any, tolerance: Any, *, classes: int,
             slope = jnp.max(jnp.array([jnp.max(jnp.abs(g)) for g in jax.tree.leaves(optax.tree.get(state, "grad"))]))
             return p, state, optax.tree.get(state, "value"), count + 1, slope
 
-        start = (jnp.zeros(shape, features.dtype), jnp.zeros((classes,), features.dtype))
         inf = jnp.asarray(jnp.inf, features.dtype)
         p, _, loss, count, slope = jax.lax.while_loop(more, step, (start, solver.init(start), inf, 0, inf))
         return p[0], p[1], loss, count, slope <= tolerance
 
-    return jax.vmap(one)(l2)
+    return jax.vmap(one)((l2, start)) if together else jax.lax.map(one, (l2, start))
 
 
 def fit_probe(
     features: np.ndarray, labels: np.ndarray, classes: int, l2: np.ndarray, *, tolerance: float = 1e-7,
-    max_iterations: int = 1000,
+    max_iterations: int = 1000, together: bool | None = None,
 ) -> Probe:  # fmt: skip
-    """Fit K probes at once, in float64.
+    """Fit K probes in one call: nearly there in float32, the rest of the way in float64.
 
     Args:
       features: [N, D].
@@ -88,15 +91,26 @@ def fit_probe(
       classes: C.
       l2: [K] strengths λ.
       tolerance: of the largest entry of the mean objective's gradient.
-      max_iterations: a fit that reaches it is returned as it stands, not converged.
+      max_iterations: of either part; a fit that reaches it is returned as it stands, not converged.
+      together: all strengths abreast (best on an accelerator) or one after the other (best on a CPU, where a batch
+        that waits for its slowest member only costs time); by default as the device is.
     """
+    together = jax.default_backend() != "cpu" if together is None else together
+    shape = (len(l2), features.shape[1], classes)
+    start: Any = (np.zeros(shape), np.zeros((len(l2), classes)))
+    total = np.zeros(len(l2), int)
     with jax.enable_x64(True):
-        found = _solve(
-            jnp.asarray(features, jnp.float64), jnp.asarray(labels, jnp.int32), jnp.asarray(l2, jnp.float64),
-            jnp.asarray(tolerance, jnp.float64), classes=classes, max_iterations=max_iterations,
-        )  # fmt: skip
-        weights, bias, loss, count, converged = (np.asarray(x) for x in found)
-    return Probe(weights, bias, np.asarray(l2, np.float64), loss, count, converged)
+        for dtype, goal in ((jnp.float32, max(tolerance, ROUGH)), (jnp.float64, tolerance)):
+            found = _solve(
+                jnp.asarray(features, dtype), jnp.asarray(labels, jnp.int32), jnp.asarray(l2, dtype),
+                jax.tree.map(lambda x, dtype=dtype: jnp.asarray(x, dtype), start), jnp.asarray(goal, dtype),
+                max_iterations=max_iterations, together=together,
+            )  # fmt: skip
+            weights, bias, loss, count, converged = (np.asarray(x) for x in found)
+            total += count
+            # a float32 search may end in a number that is none; then the second part starts afresh
+            start = tuple(np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0) for x in (weights, bias))
+    return Probe(weights, bias, np.asarray(l2, np.float64), loss, total, converged)
 
 
 def search_l2(

@@ -172,6 +172,10 @@ class ModifiedResNet(nnx.Module):
             maps.append(x)
         return maps
 
+    def penultimate(self, images: jax.Array) -> jax.Array:
+        """What linear probes read: the attention pool's output, for there is no other projection."""
+        return self(images)
+
     def __call__(self, images: jax.Array, *, train: bool = False, rng: jax.Array | None = None) -> jax.Array:
         del rng  # nothing here is random
         return self.pool(self.feature_maps(images, train=train)[-1])

@@ -79,11 +79,7 @@ class VisionTransformer(nnx.Module):
     def _norm(self, x: jax.Array) -> jax.Array:
         return self.ln_post(x).astype(self.dtype)
 
-    def features_and_tokens(self, images: jax.Array, rng: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        """-> features [B, E], and what CoCa's decoder reads: the pooler's other outputs [B, Q - 1, E].
-
-        With other poolings the second part is the last block's output. ``rng`` turns patch dropout on.
-        """
+    def _pooled(self, images: jax.Array, rng: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         c = self.config
         x = self.blocks(self._embed(images, rng))
         if c.pool == "attentional":
@@ -97,7 +93,23 @@ class VisionTransformer(nnx.Module):
             pooled = self._norm(patches.mean(axis=1)) if after else self._norm(patches).mean(axis=1)
         else:
             pooled = self._norm(x[:, 0])
-        return (pooled @ self.projection[...].astype(self.dtype) if c.projection else pooled), x
+        return pooled, x
+
+    def project(self, pooled: jax.Array) -> jax.Array:
+        """Pooled [B, D] -> features [B, E]."""
+        return pooled @ self.projection[...].astype(self.dtype) if self.config.projection else pooled
+
+    def features_and_tokens(self, images: jax.Array, rng: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        """-> features [B, E], and what CoCa's decoder reads: the pooler's other outputs [B, Q - 1, E].
+
+        With other poolings the second part is the last block's output. ``rng`` turns patch dropout on.
+        """
+        pooled, x = self._pooled(images, rng)
+        return self.project(pooled), x
+
+    def penultimate(self, images: jax.Array) -> jax.Array:
+        """What linear probes read: [B, D] before the projection to the embedding space."""
+        return self._pooled(images, None)[0]
 
     def __call__(self, images: jax.Array, *, train: bool = False, rng: jax.Array | None = None) -> jax.Array:
         """Raises ValueError when training with patch dropout but without ``rng``."""

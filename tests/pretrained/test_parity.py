@@ -15,10 +15,11 @@ import optax
 import pytest
 from flax import nnx
 
+from clip_jax.evals.zero_shot import class_embeddings
 from clip_jax.losses.contrastive import dense_contrastive_loss as contrastive_loss
 from clip_jax.losses.predictive import caption_loss
 from clip_jax.losses.sigmoid import dense_sigmoid_loss as sigmoid_loss
-from clip_jax.models.clip import CLIP, batch_statistics, with_statistics
+from clip_jax.models.clip import CLIP, batch_statistics, normalise_features, with_statistics
 from clip_jax.optim import decay_mask
 from clip_jax.pretrained import layouts, mapping
 from clip_jax.pretrained.files import read_json, read_tensors
@@ -223,3 +224,16 @@ def reference_rule(case, params):
     differ = {p for p in ours if ours[p] != flat[p]}
     assert differ == set(), differ
     return mapping.nest(flat)
+
+
+@pytest.mark.parametrize("case", ["openclip_vit_gelu"], indirect=True)
+def test_prompt_ensembles_make_the_references_classifier(case):
+    gold = dict(np.load(ROOT / "zero_shot.npz"))
+    tokens = gold["class_template_tokens"].astype(np.int32)
+    model = case.model(case.params)
+    prompts = normalise_features(model.encode_text(jnp.asarray(tokens.reshape(-1, tokens.shape[-1]))))
+    classes = class_embeddings(np.asarray(prompts), len(tokens))
+    np.testing.assert_allclose(classes.T, gold["classifier"], atol=2e-5)
+    images = np.asarray(normalise_features(model.encode_image(case.images)))
+    np.testing.assert_allclose(100 * images @ classes.T, gold["logits"], atol=2e-3)
+    np.testing.assert_array_equal((images @ classes.T).argmax(axis=1), gold["top1"])

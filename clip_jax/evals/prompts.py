@@ -1,0 +1,87 @@
+"""Published class names and prompt templates, as data (``prompt_data/``) with its source and its licence."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from clip_jax.config import UserError
+
+METRICS = ("accuracy", "mean_per_class", "11point_map", "roc_auc")
+
+# Radford et al., 2021, table 9; CIFAR is two sets.
+PAPER27 = (
+    "food101", "cifar10", "cifar100", "birdsnap", "sun397", "stanford_cars", "fgvc_aircraft", "voc2007", "dtd",
+    "oxford_pets", "caltech101", "flowers102", "mnist", "fer2013", "stl10", "eurosat", "resisc45", "gtsrb",
+    "kitti_distance", "country211", "patch_camelyon", "ucf101", "kinetics700", "clevr_counts", "hateful_memes",
+    "rendered_sst2", "imagenet",
+)  # fmt: skip
+POSTER = ("minerals", "food", "birds", "brain_tumour", "sports")
+SUITES = {"paper27": PAPER27, "poster": POSTER}
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Prompts of one data set. ``classes`` is () where the data set's own names are meant.
+
+    ``literal`` gives, for a class, its prompts in full instead of the templates.
+    """
+
+    name: str
+    metric: str
+    templates: tuple[str, ...]
+    classes: tuple[str, ...]
+    literal: dict[str, tuple[str, ...]]
+    source: str
+    licence: str
+
+    def prompts(self, class_names: tuple[str, ...] = ()) -> list[list[str]]:
+        """Every prompt, class by class; ``class_names`` where the set names none itself."""
+        return [
+            list(self.literal.get(c, tuple(t.replace("{c}", c) for t in self.templates)))
+            for c in self.classes or class_names
+        ]
+
+
+def parse(values: Any, source: str) -> PromptSet:
+    """Check one file's content. Raises UserError, one line, naming the field that is wrong."""
+    fields = {"name", "metric", "templates", "classes", "counts", "literal", "source", "licence"}
+    if not isinstance(values, dict):
+        raise UserError(f"{source}: must hold a JSON object")
+    for field in sorted(fields - {"literal"} - set(values)):
+        raise UserError(f"{source}: has no {field}")
+    for field in sorted(set(values) - fields):
+        raise UserError(f"{source}: {field} is not known")
+    if values["metric"] not in METRICS:
+        raise UserError(f"{source}: metric={values['metric']!r}: must be one of {', '.join(METRICS)}")
+    for field in ("templates", "classes"):
+        items = values[field]
+        if not isinstance(items, list) or not all(isinstance(i, str) and i for i in items):
+            raise UserError(f"{source}: {field} must be a list of texts")
+        if len(items) != values["counts"].get(field):
+            raise UserError(f"{source}: {len(items)} {field}, counts says {values['counts'].get(field)}")
+    for template in values["templates"]:
+        if template.count("{c}") != 1:
+            raise UserError(f"{source}: template {template!r} needs {{c}} once")
+    if len(set(values["templates"])) < len(values["templates"]):
+        raise UserError(f"{source}: a template occurs twice")
+    return PromptSet(
+        values["name"], values["metric"], tuple(values["templates"]), tuple(values["classes"]),
+        {k: tuple(v) for k, v in values.get("literal", {}).items()}, values["source"], values["licence"],
+    )  # fmt: skip
+
+
+def available() -> tuple[str, ...]:
+    """Names of the sets whose prompts are here."""
+    folder = resources.files("clip_jax.evals").joinpath("prompt_data")
+    return tuple(sorted(f.name.removesuffix(".json") for f in folder.iterdir() if f.name.endswith(".json")))
+
+
+def prompt_set(name: str) -> PromptSet:
+    """Raises UserError with the known names."""
+    if name not in available():
+        raise UserError(f"prompts {name!r}: not here; there are {', '.join(available())}")
+    file = resources.files("clip_jax.evals").joinpath("prompt_data", f"{name}.json")
+    return parse(json.loads(file.read_text()), f"prompt_data/{name}.json")

@@ -1,0 +1,328 @@
+"""The transfer benchmark: a suite of sets, each measured by zero-shot, probe, few-shot, neighbours or retrieval.
+
+One result a (set, task), in a file of its own, so that an interrupted benchmark goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from clip_jax.config import UserError
+from clip_jax.data.labelled import LabelledSet, Split, open_labelled
+from clip_jax.data.preprocess import Preprocess
+from clip_jax.data.webdataset import WebDataset
+from clip_jax.evals import metrics, prompts
+from clip_jax.evals.few_shot import SHOTS, few_shot
+from clip_jax.evals.knn import knn_scores
+from clip_jax.evals.linear_probe import linear_probe
+from clip_jax.evals.retrieval import recalls
+
+TASKS = ("zeroshot_classification", "linear_probe", "few_shot", "knn", "zeroshot_retrieval")
+BATCH = 512  # pictures held decoded at a time
+DRAWS = 5
+Result = dict[str, Any]
+
+
+class Model(Protocol):
+    """What the benchmark needs of a model; `loading.LoadedModel` is one."""
+
+    name: str
+    digest: str
+    preprocess: Preprocess
+
+    def embed_and_features(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
+    def embed_texts(self, texts: list[str]) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One set of a suite: where it lies, which prompts and metric it takes, which tasks it is for."""
+
+    name: str
+    path: str
+    kind: str = "classification"  # classification | retrieval
+    prompts: str = ""  # a name of `prompts`; else the set's own files
+    metric: str = ""  # of `prompts.METRICS`; else the prompts' or accuracy
+    train_split: str = "train"
+    test_split: str = "test"
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks this kind of set can have."""
+        return TASKS[:-1] if self.kind == "classification" else TASKS[-1:]
+
+
+def read_suite(name: str, data: str | None) -> list[Entry]:
+    """``paper27`` and ``poster`` look for DATA/SETNAME; anything else is a JSON file that lists its sets.
+
+    Raises UserError, one line, naming the field that is wrong.
+    """
+    if name in prompts.SUITES:
+        if data is None:
+            raise UserError(f"--suite={name}: needs --data=FOLDER, which holds one folder a set")
+        here = prompts.available()
+        return [Entry(s, str(Path(data) / s), prompts=s if s in here else "") for s in prompts.SUITES[name]]
+    path = Path(name)
+    if not path.is_file():
+        raise UserError(f"--suite={name}: no such file; the built-in suites are {', '.join(prompts.SUITES)}")
+    try:
+        values = json.loads(path.read_text())
+        sets, root = values["sets"], Path(data or values.get("data") or path.parent)
+        unknown = sorted(set(values) - {"sets", "data"})
+        if unknown:
+            raise UserError(f"{path}: {unknown[0]} is not known")
+        entries = []
+        for item in sets:
+            fields = set(Entry.__dataclass_fields__)
+            for field in sorted(set(item) - fields):
+                raise UserError(f"{path}: set {item.get('name')!r}: {field} is not known")
+            entries.append(Entry(**{**item, "path": str(root / item["path"])}))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a suite ({type(error).__name__}: {error})") from None
+    for entry in entries:
+        if entry.kind not in ("classification", "retrieval"):
+            raise UserError(f"{path}: set {entry.name!r}: kind={entry.kind!r}: must be classification or retrieval")
+        if entry.metric and entry.metric not in prompts.METRICS:
+            raise UserError(f"{path}: set {entry.name!r}: metric={entry.metric!r}: {', '.join(prompts.METRICS)}")
+    if len({e.name for e in entries}) < len(entries):
+        raise UserError(f"{path}: two sets share a name")
+    return entries
+
+
+def fingerprint(path: Path) -> str:
+    """Changes when a file of the folder does: names, sizes and times."""
+    sha = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        stat = file.stat()
+        sha.update(f"{file.relative_to(path)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return sha.hexdigest()[:16]
+
+
+class Bench:
+    """One model, one folder of results and cached features."""
+
+    def __init__(
+        self, model: Model, out: Path, *, limit: int = 0, seed: int = 0, echo: Callable[[str], None] = print
+    ) -> None:
+        self.echo = echo
+        self.model, self.out, self.limit, self.seed = model, out, limit, seed
+        (out / "features").mkdir(parents=True, exist_ok=True)
+
+    def _key(self, *parts: Any) -> str:
+        # everything a feature depends on: weights, preprocessing, precision, data, and how much of it
+        known = [self.model.digest, self.model.preprocess.to_config(), "float32", self.limit, *parts]
+        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:24]
+
+    def _cached(self, key: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        path = self.out / "features" / f"{key}.npz"
+        if path.is_file():
+            with np.load(path, allow_pickle=False) as file:
+                return dict(file)
+        values = make()
+        partial = path.with_name(f".{key}.partial.npz")
+        np.savez(partial, **values)  # type: ignore[arg-type]
+        partial.replace(path)
+        return values
+
+    def _rows(self, count: int) -> np.ndarray:
+        if not self.limit or self.limit >= count:
+            return np.arange(count)
+        return np.linspace(0, count - 1, self.limit).round().astype(int)
+
+    def features(self, path: str, split_name: str, open_split: Callable[[], Split]) -> dict[str, np.ndarray]:
+        """``embeddings`` [N, E], ``features`` [N, D], ``labels`` [N] of one split, from the cache if they are there."""
+
+        def make() -> dict[str, np.ndarray]:
+            split = open_split()
+            rows = self._rows(len(split.labels))
+            parts = [
+                self.model.embed_and_features(split.pixels(self.model.preprocess, rows[i : i + BATCH]))
+                for i in range(0, len(rows), BATCH)
+            ]
+            embeddings, features = (np.concatenate(x) for x in zip(*parts, strict=True))
+            return {"embeddings": embeddings, "features": features, "labels": split.labels[rows]}
+
+        return self._cached(self._key(fingerprint(Path(path)), split_name), make)
+
+    def run(self, entry: Entry, task: str) -> list[Result]:
+        """The results of one (set, task), from its file if nothing they depend on has changed."""
+        key = self._key(fingerprint(Path(entry.path)), asdict(entry), task, self.seed)
+        path = self.out / f"{entry.name}_{task}.json"
+        if path.is_file():
+            stored = json.loads(path.read_text())
+            if stored.get("key") == key:
+                return stored["results"]
+        found = self._retrieval(entry) if task == "zeroshot_retrieval" else self._classification(entry, task)
+        common = {"dataset": entry.name, "model": self.model.name, "pretrained": self.model.digest, "language": "en"}
+        results = [{**common, "task": t, "metrics": m} for t, m in found]
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text(json.dumps({"key": key, "results": results}, indent=1) + "\n")
+        partial.replace(path)
+        return results
+
+    def _classification(self, entry: Entry, task: str) -> list[tuple[str, dict[str, Any]]]:
+        data = open_labelled(entry.path)
+        test = self.features(entry.path, entry.test_split, lambda: data.split(entry.test_split))
+        texts, metric = class_prompts(entry, data)
+        classes = len(texts)
+        if int(test["labels"].max()) >= classes:
+            raise UserError(f"{entry.path}: a label of {classes} or more, for {classes} classes")
+        if task == "zeroshot_classification":
+            weights = []
+            flat = self.model.embed_texts([p for c in texts for p in c])
+            start = 0
+            for prompts_of in texts:  # normalised, averaged, normalised (Radford et al., 2021, section 3.1.4)
+                mean = flat[start : start + len(prompts_of)].mean(axis=0)
+                weights.append(mean / max(float(np.linalg.norm(mean)), 1e-12))
+                start += len(prompts_of)
+            return [(task, scored(test["embeddings"] @ np.stack(weights).T, test["labels"], metric))]
+        train = self.features(entry.path, entry.train_split, lambda: data.split(entry.train_split))
+        pair = (train["features"], train["labels"])
+        if task == "linear_probe":
+            scores, l2 = linear_probe(pair, test["features"], classes, seed=self.seed)
+            found = {f"lp_{k}": v for k, v in scored(scores, test["labels"], metric).items()}
+            return [(task, {**found, "weight_decay": l2, "fewshot_k": -1, "seed": self.seed})]
+        if task == "knn":
+            scores = knn_scores(train["embeddings"], train["labels"], test["embeddings"], classes)
+            return [(task, {f"knn_{k}": v for k, v in scored(scores, test["labels"], metric).items()})]
+        fewest = int(np.bincount(train["labels"], minlength=classes).min())
+        if fewest < min(SHOTS):
+            self.echo(f"{entry.name}: a class has {fewest} training examples, so no few_shot")
+            return []
+        shots = few_shot(pair, (test["features"], test["labels"]), classes, shots=SHOTS, draws=DRAWS, seed=self.seed)
+        return [
+            ("linear_probe", {"lp_acc1": f.mean, "lp_acc1_std": f.std, "lp_acc1_low": f.low, "lp_acc1_high": f.high,
+                              "fewshot_k": f.shots, "seed": self.seed})
+            for f in shots
+        ]  # fmt: skip
+
+    def _retrieval(self, entry: Entry) -> list[tuple[str, dict[str, Any]]]:
+        pairs = WebDataset(Path(entry.path), entry.test_split)
+        rows = self._rows(len(pairs))
+        owners = [i for i, r in enumerate(rows.tolist()) for _ in pairs.captions(r)]
+        texts = [c for r in rows.tolist() for c in pairs.captions(r)]
+        split = Split(np.zeros(len(pairs), np.int32), pairs.shards.image, pairs.shards.name)
+        images = self.features(entry.path, entry.test_split, lambda: split)["embeddings"]
+        found: dict[str, Any] = {}
+        for row in recalls(images, self.model.embed_texts(texts), np.array(owners)):
+            # CLIP_benchmark names what is fetched: image_retrieval is text to image
+            side, k = row["metric"].split("_recall@")
+            name = f"{'image' if side == 'text_to_image' else 'text'}_retrieval_recall@{k}"
+            low, high = metrics.clopper_pearson(row["value"], row["examples"])
+            found |= {name: row["value"], f"{name}_low": low, f"{name}_high": high}
+        return [("zeroshot_retrieval", {**found, "examples": len(images), "texts": len(texts)})]
+
+
+def class_prompts(entry: Entry, data: LabelledSet) -> tuple[list[list[str]], str]:
+    """Prompts class by class, and the metric. Raises UserError when nothing says how to name the classes."""
+    known = prompts.prompt_set(entry.prompts) if entry.prompts else None
+    names = (known.classes if known else ()) or data.class_names
+    if not names:
+        raise UserError(f"{entry.path}: no classnames.txt, and no prompts of its own")
+    metric = entry.metric or (known.metric if known else "accuracy")
+    if known:
+        here, there = len(data.class_names), len(known.classes)
+        if here and there and here != there:
+            raise UserError(f"{entry.path}: {here} classes, prompts {known.name} has {there}")
+        return known.prompts(tuple(names)), metric
+    templates = data.templates or ("a photo of a {c}.",)
+    return [[t.replace("{c}", c) for t in templates] for c in names], metric
+
+
+def scored(scores: np.ndarray, labels: np.ndarray, metric: str = "accuracy") -> dict[str, Any]:
+    """CLIP_benchmark's metrics, with the exact 95 % interval of acc1; and the set's own metric."""
+    hits, classes = metrics.hits_at(scores, labels, 1), scores.shape[1]
+    acc1 = float(hits.mean())
+    low, high = metrics.clopper_pearson(acc1, len(labels))
+    found: dict[str, Any] = {
+        "acc1": acc1, "acc1_low": low, "acc1_high": high,
+        "acc5": float(metrics.hits_at(scores, labels, 5).mean()) if classes > 5 else None,
+        "mean_per_class_recall": metrics.mean_per_class(hits, labels), "examples": len(labels), "classes": classes,
+    }  # fmt: skip
+    if metric == "roc_auc":
+        found["roc_auc"] = metrics.roc_auc(scores[:, 1] - scores[:, 0], labels == 1)
+    if metric == "11point_map":
+        found["mean_average_precision"] = metrics.eleven_point_map(scores, labels[:, None] == np.arange(classes)[None])
+    return found
+
+
+def run_suite(
+    model: Model, suite: str, out: str | Path, *, data: str | None = None, tasks: tuple[str, ...] = TASKS,
+    limit: int = 0, seed: int = 0, echo: Callable[[str], None] = print,
+) -> list[Result]:  # fmt: skip
+    """Measure a model on a suite; writes one JSON a (set, task), ``results.json`` and ``results.csv``.
+
+    A set that is not there is said and passed over. Raises UserError when none is there, or a file is broken.
+    """
+    entries = read_suite(suite, data)
+    for task in tasks:
+        if task not in TASKS:
+            raise UserError(f"--tasks={task}: must be among {', '.join(TASKS)}")
+    there = [e for e in entries if Path(e.path).is_dir()]
+    for entry in entries:
+        if entry not in there:
+            echo(f"not there, passed over: {entry.name} ({entry.path})")
+    if not there:
+        raise UserError(f"--suite={suite}: none of its {len(entries)} sets is there; looked for {entries[0].path} …")
+    bench = Bench(model, Path(out), limit=limit, seed=seed, echo=echo)
+    results: list[Result] = []
+    for entry, task in _plan(there, tasks, echo):
+        results += bench.run(entry, task)
+    write_results(Path(out), results)
+    return results
+
+
+def _plan(entries: list[Entry], tasks: tuple[str, ...], echo: Callable[[str], None]) -> Iterator[tuple[Entry, str]]:
+    for entry in entries:
+        splits = open_labelled(entry.path).splits if entry.kind == "classification" else ()
+        for task in entry.tasks:
+            if task not in tasks:
+                continue
+            if task in TASKS[1:4] and entry.train_split not in splits:
+                echo(f"{entry.name}: no {entry.train_split} split, so no {task}")
+                continue
+            yield entry, task
+
+
+def write_results(out: Path, results: list[Result]) -> None:
+    """``results.json``, and ``results.csv`` with the columns of CLIP_benchmark."""
+    import pandas as pd
+
+    partial = out / ".results.json.partial"
+    partial.write_text(json.dumps(results, indent=1) + "\n")
+    partial.replace(out / "results.json")
+    rows = [
+        {**r["metrics"], **{k: r[k] for k in ("dataset", "model", "pretrained", "task", "language")},
+         "model_fullname": f"{r['model']} {r['pretrained']}"}
+        for r in results
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_csv(out / ".results.csv.partial", index=False)
+    (out / ".results.csv.partial").replace(out / "results.csv")
+
+
+def table(results: list[Result]) -> str:
+    """The results for a terminal: one line a result, its main numbers with intervals."""
+    head = ("dataset", "task", "metric", "value", "interval", "classes", "examples")
+    lines = ["{:18s} {:26s} {:28s} {:>7s}  {:>16s}  {:>7s} {:>8s}".format(*head)]
+    for r in results:
+        m, task = r["metrics"], r["task"]
+        if m.get("fewshot_k", -1) > 0:
+            task = f"{m['fewshot_k']}-shot probe"
+        for name, value in m.items():
+            keep = name.endswith(("acc1", "mean_per_class_recall", "roc_auc", "mean_average_precision")) or "@" in name
+            if not keep or value is None or name.endswith(("_low", "_high", "_std")):
+                continue
+            prefix = name.split("_")[0] + "_" if name.startswith(("lp_", "knn_")) else ""
+            interval = f"[{m[f'{name}_low']:.3f}, {m[f'{name}_high']:.3f}]" if f"{name}_low" in m else ""
+            classes = str(m.get(f"{prefix}classes", ""))
+            examples = str(m.get(f"{prefix}examples", m.get("examples", "")))
+            line = f"{r['dataset']:18s} {task:26s} {name:28s} {value:7.4f}  {interval:>16s}"
+            lines.append(f"{line}  {classes:>7s} {examples:>8s}")
+    return "\n".join(lines)

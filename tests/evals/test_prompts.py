@@ -1,0 +1,78 @@
+"""Published prompts: counts from the paper's tables, and a checker that can fail."""
+
+import json
+
+import pytest
+
+from clip_jax.config import UserError
+from clip_jax.evals.prompts import PAPER27, POSTER, available, parse, prompt_set
+
+# classes and templates as published (Radford et al., 2021, released prompts); written down apart from the data
+COUNTS = {
+    "cifar10": (10, 18), "cifar100": (100, 18), "clevr_counts": (8, 1), "caltech101": (102, 34), "country211": (211, 5),
+    "dtd": (47, 8), "eurosat": (10, 3), "fgvc_aircraft": (100, 2), "fer2013": (7, 6), "flowers102": (102, 1),
+    "food101": (101, 1), "gtsrb": (43, 3), "hateful_memes": (2, 1), "kitti_distance": (4, 1), "mnist": (10, 1),
+    "oxford_pets": (37, 1), "voc2007": (20, 1), "patch_camelyon": (2, 1), "resisc45": (45, 18), "rendered_sst2": (2, 1),
+    "stl10": (10, 2), "sun397": (397, 2), "stanford_cars": (196, 8), "ucf101": (101, 48), "imagenet": (1000, 80),
+}  # fmt: skip
+NOT_HERE = {"birdsnap", "kinetics700"}
+
+
+def test_the_papers_sets():
+    assert len(PAPER27) == len(set(PAPER27)) == 27
+    assert set(PAPER27) - set(available()) == NOT_HERE
+    assert set(POSTER) <= set(available())
+    assert set(COUNTS) == set(PAPER27) - NOT_HERE
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_counts_are_the_published_ones(name):
+    found = prompt_set(name)
+    assert (len(found.classes), len(found.templates)) == COUNTS[name]
+    assert found.name == name
+    assert "MIT" in found.licence + found.source
+    # "crane" and "maillot" name two ImageNet classes each in some lists; the published one has no doubles but these
+    doubles = len(found.classes) - len(set(found.classes))
+    assert doubles <= (2 if name == "imagenet" else 0)
+
+
+def test_metrics_are_the_papers():
+    wanted = {"fgvc_aircraft": "mean_per_class", "oxford_pets": "mean_per_class", "caltech101": "mean_per_class",
+              "flowers102": "mean_per_class", "voc2007": "11point_map", "hateful_memes": "roc_auc"}  # fmt: skip
+    for name in COUNTS:
+        assert prompt_set(name).metric == wanted.get(name, "accuracy")
+
+
+def test_prompts_are_filled_class_by_class():
+    assert prompt_set("rendered_sst2").prompts() == [
+        ["a negative review of a movie."],
+        ["a positive review of a movie."],
+    ]
+    happy = prompt_set("fer2013").prompts()[3]
+    assert len(happy) == 12
+    assert "they look smiling." in happy
+    assert prompt_set("birds").prompts(("wren",)) == [["a picture of a wren bird."]]
+    assert prompt_set("brain_tumour").prompts(("no tumor", "glioma")) == [
+        ["a MRI scan of an healthy patient"], ["a MRI scan of a patient with glioma"],
+    ]  # fmt: skip
+
+
+def test_a_wrong_file_is_told_in_one_line():
+    good = {"name": "x", "metric": "accuracy", "source": "s", "licence": "l", "templates": ["a {c}"], "classes": ["b"],
+            "counts": {"classes": 1, "templates": 1}}  # fmt: skip
+    assert parse(good, "x.json").prompts() == [["a b"]]
+    for change, match in (
+        ({"metric": "f1"}, "metric='f1'"),
+        ({"counts": {"classes": 2, "templates": 1}}, "1 classes, counts says 2"),
+        ({"templates": ["a photo"]}, r"needs \{c\} once"),
+        ({"templates": ["a {c}", "a {c}"], "counts": {"classes": 1, "templates": 2}}, "occurs twice"),
+        ({"classes": [""]}, "classes must be a list of texts"),
+        ({"extra": 1}, "extra is not known"),
+    ):
+        with pytest.raises(UserError, match=match):
+            parse(good | change, "x.json")
+    with pytest.raises(UserError, match="has no source"):
+        parse({k: v for k, v in good.items() if k != "source"}, "x.json")
+    with pytest.raises(UserError, match="not here; there are"):
+        prompt_set("birdsnap")
+    assert json.dumps(good)

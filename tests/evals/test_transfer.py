@@ -1,0 +1,142 @@
+"""The benchmark with a model that sees colours."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from clip_jax.config import UserError
+from clip_jax.data.preprocess import Preprocess
+from clip_jax.evals import transfer
+
+COLOURS = {"red": (220, 20, 20), "green": (20, 220, 20), "blue": (20, 20, 220)}
+
+
+class Colours:
+    """Embeds a picture by its mean colour and a text by the colour word in it."""
+
+    name, digest, preprocess = "colours", "abc", Preprocess(4)
+    seen = 0
+
+    def embed_and_features(self, images):
+        self.seen += len(images)
+        features = images.reshape(len(images), -1, 3).mean(axis=1) / 255
+        return features / np.linalg.norm(features, axis=1, keepdims=True), features
+
+    def embed_texts(self, texts):
+        found = [next((c for w, c in COLOURS.items() if w in t), (1, 1, 1)) for t in texts]
+        found = np.array(found, float)
+        return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+def write_tar(path, members):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+def picture(colour, rng):
+    array = np.clip(np.array(colour) + rng.integers(-20, 20, (6, 6, 3)), 0, 255).astype(np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(array).save(out, "PNG")
+    return out.getvalue()
+
+
+@pytest.fixture
+def suite(tmp_path):
+    rng = np.random.default_rng(0)
+    root = tmp_path / "sets"
+    for split, count in (("train", 12), ("test", 9)):
+        members = []
+        for i in range(count):
+            word = list(COLOURS)[i % 3]
+            members += [(f"{split}{i}.png", picture(COLOURS[word], rng)), (f"{split}{i}.cls", str(i % 3).encode())]
+        write_tar(root / "colours" / split / "0.tar", members)
+    (root / "colours" / "classnames.txt").write_text("\n".join(COLOURS))
+    pairs = [m for i, w in enumerate(COLOURS) for m in
+             ((f"p{i}.png", picture(COLOURS[w], rng)), (f"p{i}.txt", f"a {w} thing\nso {w}".encode()))]  # fmt: skip
+    write_tar(root / "pairs" / "test" / "0.tar", pairs)
+    path = tmp_path / "suite.json"
+    sets = [{"name": "colours", "path": "colours"}, {"name": "pairs", "path": "pairs", "kind": "retrieval"},
+            {"name": "absent", "path": "absent"}]  # fmt: skip
+    path.write_text(json.dumps({"data": str(root), "sets": sets}))
+    return path
+
+
+def test_every_task_and_the_files_it_leaves(suite, tmp_path):
+    model, said = Colours(), []
+    found = transfer.run_suite(model, str(suite), tmp_path / "out", echo=said.append)
+    assert [line for line in said if "absent" in line]
+    by_task = {}
+    for r in found:
+        by_task.setdefault((r["dataset"], r["task"]), []).append(r["metrics"])
+    assert by_task["colours", "zeroshot_classification"][0]["acc1"] == 1.0
+    assert by_task["colours", "zeroshot_classification"][0]["acc5"] is None
+    probe, *shots = by_task["colours", "linear_probe"]
+    assert probe["lp_acc1"] == 1.0
+    assert probe["lp_acc1_low"] < 1.0
+    assert [s["fewshot_k"] for s in shots] == [1, 2, 4]
+    assert by_task["colours", "knn"][0]["knn_acc1"] == 1.0
+    assert by_task["pairs", "zeroshot_retrieval"][0]["text_retrieval_recall@1"] == 1.0
+    table = pd.read_csv(tmp_path / "out" / "results.csv")
+    assert {"dataset", "model", "pretrained", "task", "language", "model_fullname", "acc1", "lp_acc1"} <= set(table)
+    assert json.loads((tmp_path / "out" / "results.json").read_text()) == found
+    text = transfer.table(found)
+    assert "4-shot probe" in text
+    assert "text_retrieval_recall@1" in text
+    assert not list((tmp_path / "out").rglob("*partial*"))
+
+
+def test_it_goes_on_where_it_stopped_and_notices_change(suite, tmp_path):
+    model = Colours()
+    first = transfer.run_suite(model, str(suite), tmp_path / "out", echo=lambda _: None)
+    count = model.seen
+    assert count == 12 + 9 + 3  # each split is embedded once for all its tasks
+    again = transfer.run_suite(model, str(suite), tmp_path / "out", echo=lambda _: None)
+    assert again == first
+    assert model.seen == count
+    (tmp_path / "out" / "colours_knn.json").unlink()  # as if interrupted: features are still there
+    transfer.run_suite(model, str(suite), tmp_path / "out", echo=lambda _: None)
+    assert model.seen == count
+    other = Colours()
+    other.digest = "def"
+    transfer.run_suite(other, str(suite), tmp_path / "out", tasks=("knn",), echo=lambda _: None)
+    assert other.seen == 12 + 9
+
+
+def test_mistakes_are_one_line(suite, tmp_path):
+    def refused(match, name=str(suite), **options):
+        with pytest.raises(UserError, match=match) as error:
+            transfer.run_suite(Colours(), name, tmp_path / "x", echo=lambda _: None, **options)
+        assert "\n" not in str(error.value)
+
+    refused("--tasks=probe", tasks=("probe",))
+    refused("no such file; the built-in suites are paper27, poster", name="nothing.json")
+    refused("needs --data", name="paper27")
+    refused("none of its 27 sets is there", name="paper27", data=str(tmp_path))
+    for change, match in (
+        ({"sets": [{"name": "a", "path": "a", "metrics": "x"}]}, "metrics is not known"),
+        ({"sets": [{"name": "a", "path": "a", "kind": "audio"}]}, "kind='audio'"),
+        ({"sets": [{"name": "a", "path": "a", "metric": "f1"}]}, "metric='f1'"),
+        ({"sets": [{"name": "a", "path": "a"}, {"name": "a", "path": "b"}]}, "share a name"),
+        ({"sets": [{"name": "a"}]}, "not a suite"),
+        ({"sets": [], "speed": 1}, "speed is not known"),
+    ):
+        (tmp_path / "bad.json").write_text(json.dumps(change))
+        refused(match, name=str(tmp_path / "bad.json"))
+
+
+def test_the_papers_metrics():
+    scores = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]])
+    labels = np.array([1, 0, 0])
+    assert transfer.scored(scores, labels, "roc_auc")["roc_auc"] == 1.0
+    found = transfer.scored(scores, labels, "11point_map")
+    assert found["mean_average_precision"] == pytest.approx(1.0)
+    assert found["acc1"] == pytest.approx(2 / 3)
