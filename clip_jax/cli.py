@@ -69,6 +69,13 @@ def _parser() -> argparse.ArgumentParser:
     label.add_argument("--labels", nargs="+", required=True, metavar="LABEL", help='"a dog" "a cat" …')
     label.add_argument("--model", required=True, help=MODEL)
     label.add_argument("--template", action="append", help='default "a photo of {c}."; repeat to average several')
+    records = verb("data", "Look at data sets.")
+    looks = records.add_subparsers(dest="action", required=True, parser_class=_Parser)
+    same = verb("overlap", "Evaluation pictures with a near-duplicate in the training data.", looks)
+    same.add_argument("train", metavar="TRAIN", help="folder of shards, class folders or idx files; its train split")
+    same.add_argument("evals", metavar="EVAL", help="the same; its test split")
+    same.add_argument("--model", help="also zero-shot accuracy with and without them: " + MODEL)
+    same.add_argument("--max-distance", type=int, default=6, help="bits of 64 that may differ (default: 6)")
     out = verb("export", "Write a model's weights for open_clip or transformers.")
     out.add_argument("model", metavar="MODEL", help=MODEL)
     out.add_argument("dir", metavar="OUT_DIR")
@@ -201,6 +208,17 @@ def _classify(args: argparse.Namespace) -> None:
         print(f"{image}  " + "  ".join(f"{label} {share:.1%}" for share, label in best))
 
 
+def _data(args: argparse.Namespace) -> None:
+    from clip_jax.evals.leakage import overlap_report
+
+    model = None
+    if args.model:
+        from clip_jax.loading import load_model
+
+        model = load_model(args.model)
+    print(overlap_report(args.train, args.evals, model, max_distance=args.max_distance))
+
+
 def _export(args: argparse.Namespace) -> None:
     from clip_jax.loading import export
 
@@ -231,9 +249,15 @@ def main(argv: list[str] | None = None) -> int:
         elif args.verb == "sweep":
             _sweep(args, overrides)
         else:
-            {"fit": _fit, "report": _report, "flops": _flops, "eval": _eval, "classify": _classify, "export": _export}[
-                args.verb
-            ](args)
+            {
+                "fit": _fit,
+                "report": _report,
+                "flops": _flops,
+                "eval": _eval,
+                "classify": _classify,
+                "data": _data,
+                "export": _export,
+            }[args.verb](args)
     except UserError as error:
         print(f"clip-jax: {error}", file=sys.stderr)
         return 2

@@ -175,14 +175,7 @@ class Bench:
         if int(test["labels"].max()) >= classes:
             raise UserError(f"{entry.path}: a label of {classes} or more, for {classes} classes")
         if task == "zeroshot_classification":
-            weights = []
-            flat = self.model.embed_texts([p for c in texts for p in c])
-            start = 0
-            for prompts_of in texts:  # normalised, averaged, normalised (Radford et al., 2021, section 3.1.4)
-                mean = flat[start : start + len(prompts_of)].mean(axis=0)
-                weights.append(mean / max(float(np.linalg.norm(mean)), 1e-12))
-                start += len(prompts_of)
-            return [(task, scored(test["embeddings"] @ np.stack(weights).T, test["labels"], metric))]
+            return [(task, scored(test["embeddings"] @ classifier(self.model, texts).T, test["labels"], metric))]
         train = self.features(entry.path, entry.train_split, lambda: data.split(entry.train_split))
         pair = (train["features"], train["labels"])
         if task == "linear_probe":
@@ -234,6 +227,14 @@ def class_prompts(entry: Entry, data: LabelledSet) -> tuple[list[list[str]], str
         return known.prompts(tuple(names)), metric
     templates = data.templates or ("a photo of a {c}.",)
     return [[t.replace("{c}", c) for t in templates] for c in names], metric
+
+
+def classifier(model: Model, texts: list[list[str]]) -> np.ndarray:
+    """Prompts class by class -> [C, E]: normalised, averaged, normalised (Radford et al., 2021, section 3.1.4)."""
+    flat = model.embed_texts([p for prompts_of in texts for p in prompts_of])
+    parts = np.split(flat, np.cumsum([len(p) for p in texts])[:-1])
+    means = np.stack([p.mean(axis=0) for p in parts])
+    return means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
 
 
 def scored(scores: np.ndarray, labels: np.ndarray, metric: str = "accuracy") -> dict[str, Any]:
