@@ -64,7 +64,7 @@ class Overlap:
     distance: np.ndarray
 
     def accuracy(self, hits: np.ndarray) -> dict[str, float]:
-        """Per-example hits bool [M] -> accuracy on ``all``, ``clean`` and ``overlap``, the ``gain`` from the overlap, and
+        """Per-example hits bool [M] -> accuracy on ``all``, ``clean`` and ``overlap``, the ``gain`` from the overlap,
         the one-sided binomial ``p_value`` of its being no easier than the clean part (NaN where a part is empty)."""
         from scipy.stats import binomtest
 

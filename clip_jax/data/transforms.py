@@ -32,8 +32,8 @@ def _resize_short(picture: Image.Image, size: int) -> Image.Image:
     w, h = picture.size
     if min(w, h) == size:
         return picture
-    scale = size / min(w, h)
-    shape = (max(size, round(w * scale)), max(size, round(h * scale)))
+    long = int(size * max(w, h) / min(w, h))  # rounded as the published pipeline does
+    shape = (size, long) if w < h else (long, size)
     return picture.resize(shape, Image.Resampling.BICUBIC, reducing_gap=2.0)
 
 
@@ -48,7 +48,7 @@ def decode(image: bytes | np.ndarray, size: int) -> np.ndarray:
     """
     picture = _resize_short(_open(image, size), size)
     w, h = picture.size
-    return _crop(picture, size, (w - size) // 2, (h - size) // 2)
+    return _crop(picture, size, round((w - size) / 2), round((h - size) / 2))
 
 
 def prepare(image: bytes | np.ndarray, size: int, kind: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""How much of an evaluation set was trained on, and what the accuracy is without it (Radford et al., 2021, section 5)."""
+"""How much of an evaluation set was trained on, and the accuracy without it (Radford et al., 2021, section 5)."""
 
 from __future__ import annotations
 

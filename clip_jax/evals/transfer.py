@@ -191,7 +191,7 @@ class Bench:
             return []
         shots = few_shot(pair, (test["features"], test["labels"]), classes, shots=SHOTS, draws=DRAWS, seed=self.seed)
         return [
-            ("linear_probe", {"lp_acc1": f.mean, "lp_acc1_std": f.std, "lp_acc1_low": f.low, "lp_acc1_high": f.high,
+            ("linear_probe", {"lp_acc1": f.mean, "lp_acc1_std": f.std, "lp_acc1_min": f.low, "lp_acc1_max": f.high,
                               "fewshot_k": f.shots, "seed": self.seed})
             for f in shots
         ]  # fmt: skip
@@ -309,7 +309,8 @@ def write_results(out: Path, results: list[Result]) -> None:
 
 
 def table(results: list[Result]) -> str:
-    """The results for a terminal: one line a result, its main numbers with intervals."""
+    """The results for a terminal: one line a number, with its exact 95 % interval; of few-shot probes, which are means,
+    the lowest and highest draw."""
     head = ("dataset", "task", "metric", "value", "interval", "classes", "examples")
     lines = ["{:18s} {:26s} {:28s} {:>7s}  {:>16s}  {:>7s} {:>8s}".format(*head)]
     for r in results:
@@ -321,7 +322,8 @@ def table(results: list[Result]) -> str:
             if not keep or value is None or name.endswith(("_low", "_high", "_std")):
                 continue
             prefix = name.split("_")[0] + "_" if name.startswith(("lp_", "knn_")) else ""
-            interval = f"[{m[f'{name}_low']:.3f}, {m[f'{name}_high']:.3f}]" if f"{name}_low" in m else ""
+            ends = next((e for e in (("low", "high"), ("min", "max")) if f"{name}_{e[0]}" in m), None)
+            interval = f"[{m[f'{name}_{ends[0]}']:.3f}, {m[f'{name}_{ends[1]}']:.3f}]" if ends else ""
             classes = str(m.get(f"{prefix}classes", ""))
             examples = str(m.get(f"{prefix}examples", m.get("examples", "")))
             line = f"{r['dataset']:18s} {task:26s} {name:28s} {value:7.4f}  {interval:>16s}"

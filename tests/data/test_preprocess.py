@@ -1,5 +1,6 @@
 """Preprocessing against the reference pipelines, to the level."""
 
+import io
 import json
 from pathlib import Path
 
@@ -48,12 +49,15 @@ def test_normalised_floats_agree():
     np.testing.assert_allclose(np.asarray(found)[0].transpose(2, 0, 1), GOLD["0/openai_nchw"], atol=2e-6)
 
 
-def test_the_fast_path_is_near():
-    rng = np.random.default_rng(0)
-    coarse = rng.integers(0, 255, (24, 32, 3), np.uint8)
-    image = np.asarray(Image.fromarray(coarse).resize((320, 240), Image.Resampling.BICUBIC))
-    difference = np.abs(decode(image, 64).astype(int) - Preprocess(64)(image))
-    assert difference.mean() < 2.0
+@pytest.mark.parametrize(("size", "mean", "largest"), [((320, 240), 0.0, 0), ((1600, 1200), 0.5, 4)])
+def test_the_fast_path_is_near(size, mean, largest):
+    # only a JPEG much larger than what is wanted is decoded at a fraction; benchmarks/preprocessing.py measures it
+    coarse = np.random.default_rng(0).integers(0, 255, (12, 16, 3), np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(out, "JPEG", quality=90)
+    difference = np.abs(decode(out.getvalue(), 224).astype(int) - Preprocess(224)(out.getvalue()))
+    assert difference.mean() <= mean
+    assert difference.max() <= largest
 
 
 def test_configs_of_open_clip_come_in_and_go_out():
