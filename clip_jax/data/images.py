@@ -34,7 +34,7 @@ def open_image(image: bytes | Path | np.ndarray | Image.Image) -> Image.Image:
         else:
             picture = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
     except FileNotFoundError:
-        raise BrokenRecord(f"{image!s}: no such file") from None
+        raise BrokenRecord("no such file") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise BrokenRecord(f"the image declares more than {MAX_PIXELS:,} pixels") from None
     except (OSError, ValueError, SyntaxError, TypeError) as error:

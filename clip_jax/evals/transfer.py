@@ -224,9 +224,22 @@ def class_prompts(entry: Entry, data: LabelledSet) -> tuple[list[list[str]], str
         here, there = len(data.class_names), len(known.classes)
         if here and there and here != there:
             raise UserError(f"{entry.path}: {here} classes, prompts {known.name} has {there}")
-        return known.prompts(tuple(names)), metric
+        found = known.prompts(tuple(names))
+        return [found[i] for i in published_order(known.classes, data.class_names)], metric
     templates = data.templates or ("a photo of a {c}.",)
     return [[t.replace("{c}", c) for t in templates] for c in names], metric
+
+
+def published_order(published: tuple[str, ...], own: tuple[str, ...]) -> list[int]:
+    """Which published class each of the set's own is, by name; as they come where names differ or one is missing."""
+
+    def plain(name: str) -> str:
+        return name.lower().replace("_", " ")
+
+    place = {plain(name): i for i, name in enumerate(published)}
+    order = [place.get(plain(name), -1) for name in own]
+    count = len(published) or len(own)
+    return order if sorted(order) == list(range(count)) else list(range(count))
 
 
 def classifier(model: Model, texts: list[list[str]]) -> np.ndarray:

@@ -71,7 +71,7 @@ def load_weights(name: str, *, fetch: Fetch = hub_fetch) -> Weights:
     layout = layouts.detect(tensors, config, str(files.config or files.weights))
     params = layouts.read(tensors, layout, str(files.weights))
     return Weights(
-        name, layout.config, params, _preprocess(layout, config or {}, files), _tokenizer(layout.config, files)
+        name, layout.config, params, _preprocess(layout, config or {}, files), _tokenizer(layout, config or {}, files)
     )
 
 
@@ -90,18 +90,19 @@ def _preprocess(layout: layouts.Layout, config: Mapping[str, Any], files: Files)
     )
 
 
-def _tokenizer(config: ModelConfig, files: Files) -> Tokenizer | None:
-    text = config.text
+def _tokenizer(layout: layouts.Layout, config: Mapping[str, Any], files: Files) -> Tokenizer | None:
+    text = layout.config.text
     if files.tokenizer is not None and "format" in read_json(files.tokenizer):
         return load_tokenizer(files.tokenizer)
     if text.vocab_size == VOCAB_SIZE:
         return PublishedTokenizer(text.context_length)
     if files.tokenizer is None:
         return None
-    siglip = config.logit_bias
+    siglip = layout.config.logit_bias
+    asked = config.get("model_cfg", {}).get("text_cfg", {}).get("tokenizer_kwargs", {})
     return HFTokenizer.from_file(
         files.tokenizer, text.context_length, pad_id=1 if siglip else text.pad_id,
-        clean="canonicalize" if siglip else "none",
+        clean=asked.get("clean", "canonicalize" if siglip else "none"),
     )  # fmt: skip
 
 

@@ -140,3 +140,11 @@ def test_the_papers_metrics():
     found = transfer.scored(scores, labels, "11point_map")
     assert found["mean_average_precision"] == pytest.approx(1.0)
     assert found["acc1"] == pytest.approx(2 / 3)
+
+
+def test_published_prompts_follow_the_order_of_the_set():
+    published = ("forest", "sea or lake", "river")
+    assert transfer.published_order(published, ("River", "forest", "sea_or_lake")) == [2, 0, 1]
+    assert transfer.published_order(published, ("a", "b", "c")) == [0, 1, 2]
+    assert transfer.published_order((), ("a", "b")) == [0, 1]
+    assert transfer.published_order(published, ()) == [0, 1, 2]

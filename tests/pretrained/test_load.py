@@ -96,3 +96,19 @@ def test_the_digest_sees_every_number(golden):
     flat[name].reshape(-1)[0] += 1e-3
     assert digest(weights.params) != before
     assert layouts.LAYOUTS == ("openai", "open_clip", "transformers")
+
+
+def test_a_tokenizer_beside_the_weights_is_cleaned_as_its_config_says(golden, tmp_path):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    folder = tmp_path / "model"
+    shutil.copytree(golden / "openclip_siglip", folder)
+    library = Tokenizer(models.WordLevel({"<unk>": 0, "</s>": 1, "dog": 2, "Dog": 3}, unk_token="<unk>"))
+    library.pre_tokenizer = pre_tokenizers.Whitespace()
+    library.save(str(folder / "tokenizer.json"))
+    tokens = load_weights(str(folder)).tokenizer.encode(["Dog!"])
+    assert tokens.tolist() == [[2] + [1] * 15]
+    config = json.loads((folder / "config.json").read_text())
+    config["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = {"clean": "none"}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert load_weights(str(folder)).tokenizer.encode(["Dog"])[0, 0] == 3
