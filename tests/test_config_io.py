@@ -69,3 +69,10 @@ def test_an_override_through_a_value_is_refused(tmp_path):
     file.write_text('{"steps": 50}')
     with pytest.raises(c.ConfigError, match="steps is a value"):
         io.load(c.RunConfig, file, {"steps.more": "1"})
+
+
+def test_fields_that_came_later_rename_no_run():
+    # the names that 0.1.0 gave: a directory made then is still found
+    assert io.run_id(c.RunConfig()) == "14d70023c314"
+    assert io.run_id(c.RunConfig(steps=500, model=c.ModelConfig(embed_dim=32))) == "d370dad44709"
+    assert io.run_id(c.RunConfig(model=c.ModelConfig(logit_bias=True))) != "14d70023c314"

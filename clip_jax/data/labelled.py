@@ -174,7 +174,9 @@ def _tfds(path: Path, names: tuple[str, ...], templates: tuple[str, ...]) -> Lab
         info = tfds.builder_from_directory(path).info
     except Exception as error:  # noqa: BLE001  (tfds raises many kinds; all mean the same to a user)
         raise UserError(f"{path}: no prepared TFDS data set ({str(error).splitlines()[0]})") from None
-    shown = names or tuple(n.replace("_", " ") for n in getattr(info.features.get("label"), "names", []) or [])
+    if "image" not in info.features or "label" not in info.features:
+        raise UserError(f"{path}: needs the features image and label; it has {', '.join(info.features)}")
+    shown = names or tuple(n.replace("_", " ") for n in getattr(info.features["label"], "names", None) or [])
 
     def read(split: str) -> Split:
         source = TfdsSource(path, split, "image", "label")

@@ -9,7 +9,7 @@ from typing import Any
 
 from clip_jax.config import UserError
 
-METRICS = ("accuracy", "mean_per_class", "11point_map", "roc_auc")
+METRICS = ("accuracy", "mean_per_class", "11point_map", "roc_auc", "mean_top1_top5")
 
 # Radford et al., 2021, table 9; CIFAR is two sets.
 PAPER27 = (

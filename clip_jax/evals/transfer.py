@@ -260,6 +260,8 @@ def scored(scores: np.ndarray, labels: np.ndarray, metric: str = "accuracy") -> 
         "acc5": float(metrics.hits_at(scores, labels, 5).mean()) if classes > 5 else None,
         "mean_per_class_recall": metrics.mean_per_class(hits, labels), "examples": len(labels), "classes": classes,
     }  # fmt: skip
+    if metric == "mean_top1_top5":
+        found["mean_acc1_acc5"] = (acc1 + (found["acc5"] or 1.0)) / 2
     if metric == "roc_auc":
         found["roc_auc"] = metrics.roc_auc(scores[:, 1] - scores[:, 0], labels == 1)
     if metric == "11point_map":
@@ -331,7 +333,10 @@ def table(results: list[Result]) -> str:
         if m.get("fewshot_k", -1) > 0:
             task = f"{m['fewshot_k']}-shot probe"
         for name, value in m.items():
-            keep = name.endswith(("acc1", "mean_per_class_recall", "roc_auc", "mean_average_precision")) or "@" in name
+            keep = (
+                name.endswith(("acc1", "mean_per_class_recall", "roc_auc", "mean_average_precision", "mean_acc1_acc5"))
+                or "@" in name
+            )
             if not keep or value is None or name.endswith(("_low", "_high", "_std")):
                 continue
             prefix = name.split("_")[0] + "_" if name.startswith(("lp_", "knn_")) else ""

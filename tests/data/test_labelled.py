@@ -3,6 +3,7 @@
 import gzip
 import io
 import struct
+import sys
 import tarfile
 
 import numpy as np
@@ -105,3 +106,47 @@ def test_a_picture_that_does_not_decode_is_named(tmp_path):
     split = open_labelled(tmp_path).split("test")
     with pytest.raises(UserError, match=r"blue/a.png: the image does not decode"):
         split.pixels(Preprocess(4), np.arange(3))
+
+
+BUILDER = """
+import io
+from PIL import Image
+import tensorflow_datasets as tfds
+
+class Spots(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+    def _info(self):
+        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict({
+            "image": tfds.features.Image(shape=(8, 8, 3), encoding_format="png"),
+            "label": tfds.features.ClassLabel(names=["dark_red", "dark_green", "dark_blue"]),
+        }))
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(), "test": self._generate_examples()}
+    def _generate_examples(self):
+        for i in range(6):
+            out = io.BytesIO()
+            Image.new("RGB", (8, 8), [(9, 0, 0), (0, 9, 0), (0, 0, 9)][i % 3]).save(out, "PNG")
+            out.seek(0)
+            yield i, {"image": out, "label": i % 3}
+"""
+
+
+def test_a_prepared_tfds_set(tmp_path):
+    package = tmp_path / "tiny_labelled_sets"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "spots.py").write_text(BUILDER)
+    sys.path.insert(0, str(tmp_path))
+    try:
+        from tiny_labelled_sets.spots import Spots
+
+        builder = Spots(data_dir=tmp_path / "data", file_format="array_record")
+        builder.download_and_prepare()
+    finally:
+        sys.path.remove(str(tmp_path))
+    found = open_labelled(builder.data_path)
+    assert set(found.splits) == {"train", "test"}
+    assert found.class_names == ("dark red", "dark green", "dark blue")
+    split = found.split("test")
+    assert sorted(split.labels.tolist()) == [0, 0, 1, 1, 2, 2]
+    assert split.labels.tolist() == colours_of(split).tolist()

@@ -137,6 +137,9 @@ def test_the_papers_metrics():
     scores = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]])
     labels = np.array([1, 0, 0])
     assert transfer.scored(scores, labels, "roc_auc")["roc_auc"] == 1.0
+    many = np.eye(8) + 0.1 * np.arange(8)[None]
+    told = transfer.scored(many, np.array([1, 0, 2, 3, 4, 5, 6, 7]), "mean_top1_top5")
+    assert told["mean_acc1_acc5"] == pytest.approx((told["acc1"] + told["acc5"]) / 2)
     found = transfer.scored(scores, labels, "11point_map")
     assert found["mean_average_precision"] == pytest.approx(1.0)
     assert found["acc1"] == pytest.approx(2 / 3)
