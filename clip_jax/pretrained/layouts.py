@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
 
@@ -71,8 +70,3 @@ def entries_for(name: str, config: ModelConfig) -> list[Entry]:
 def with_dtype(config: ModelConfig, dtype: str) -> ModelConfig:
     """The same shape, computed and stored in another dtype."""
     return dataclasses.replace(config, compute_dtype=dtype, param_dtype=dtype)
-
-
-def to_device(params: Any, shardings: Any) -> Any:
-    """NumPy parameters -> arrays that lie as ``shardings`` say."""
-    return jax.tree.map(jax.device_put, params, shardings)

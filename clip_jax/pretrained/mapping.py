@@ -155,9 +155,8 @@ def write(
     for entry in entries:
         value = flat[entry.path] if entry.layer is None else flat[entry.path][entry.layer]
         shape = (theirs or {}).get(entry.keys[0]) if entry.form in ("row", "scalar") else None
-        value = np.ascontiguousarray(_turn_back(value, entry.form, shape)).reshape(
-            _turn_back(value, entry.form, shape).shape  # ascontiguousarray makes a scalar a row
-        )
+        value = _turn_back(value, entry.form, shape)
+        value = np.ascontiguousarray(value).reshape(value.shape)  # the first would make a scalar a row
         which, of = entry.part
         if of > 1:
             shares.setdefault(entry.keys[0], {})[which] = value
