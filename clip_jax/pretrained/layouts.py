@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -65,8 +64,3 @@ def entries_for(name: str, config: ModelConfig) -> list[Entry]:
     if name == "openai":
         return openai.entries(config)
     raise UserError(f"layout {name!r}: must be one of {', '.join(LAYOUTS)}")
-
-
-def with_dtype(config: ModelConfig, dtype: str) -> ModelConfig:
-    """The same shape, computed and stored in another dtype."""
-    return dataclasses.replace(config, compute_dtype=dtype, param_dtype=dtype)

@@ -101,7 +101,6 @@ def read(
     """
     shapes = flatten(abstract)
     out: dict[str, np.ndarray] = {}
-    filled: dict[str, set[int | None]] = {}
     missing: list[str] = []
     wrong: list[str] = []
     used = {key for entry in entries for key in entry.keys}
@@ -131,7 +130,6 @@ def read(
             out[entry.path][...] = value
         else:
             out[entry.path][entry.layer] = value
-        filled.setdefault(entry.path, set()).add(entry.layer)
     unexpected = sorted(k for k in tensors if k not in used and not k.endswith(ignored or ("\0",)))
     problems = []
     for title, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong)):

@@ -41,7 +41,7 @@ class Case:
         config = read_json(self.root / "config.json")
         self.layout = layouts.detect(self.tensors, None if config.get("family") == "openai" else config, str(weights))
         dtype = "float64" if X64 else "float32"
-        config = dataclasses.replace(layouts.with_dtype(self.layout.config, dtype), scan_layers=False)
+        config = dataclasses.replace(self.layout.config, compute_dtype=dtype, param_dtype=dtype, scan_layers=False)
         self.layout = dataclasses.replace(self.layout, config=config)
         self.params = jax.tree.map(jnp.asarray, layouts.read(self.tensors, self.layout, str(weights)))
         self.graphdef = nnx.split(nnx.eval_shape(lambda: CLIP(config, rngs=nnx.Rngs(0))))[0]
