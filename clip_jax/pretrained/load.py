@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,13 +38,15 @@ class Weights:
 
     @property
     def digest(self) -> str:
-        """16 hex digits of the parameters themselves."""
-        return digest(self.params)
+        """16 hex digits of the parameters and of the function they are used in."""
+        return digest(self.params, self.config)
 
 
-def digest(params: Any) -> str:
-    """16 hex digits that change when a name, shape, dtype or number of the parameters does."""
-    sha = hashlib.sha256()
+def digest(params: Any, config: ModelConfig) -> str:
+    """16 hex digits that change when a name, shape, dtype or number of the parameters does, or the model around them
+    (its activation, say); how it runs (scanned, recomputed) and how it began change nothing."""
+    shape = dataclasses.replace(config, scan_layers=True, remat=False, init_temperature=0.07, max_logit_scale=100.0)
+    sha = hashlib.sha256(f"{shape}\n".encode())
     for name, value in sorted(mapping.flatten(params).items()):
         array = np.asarray(value)
         sha.update(f"{name} {array.shape} {array.dtype}\n".encode())

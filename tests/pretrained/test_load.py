@@ -1,5 +1,6 @@
 """Whole models from folders, and back."""
 
+import dataclasses
 import json
 import shutil
 
@@ -92,9 +93,12 @@ def test_the_digest_sees_every_number(golden):
     weights = load_weights(str(golden / "hf_clip"))
     flat = flatten(weights.params)
     name = sorted(flat)[3]
-    before = digest(weights.params)
+    before = digest(weights.params, weights.config)
     flat[name].reshape(-1)[0] += 1e-3
-    assert digest(weights.params) != before
+    assert digest(weights.params, weights.config) != before
+    flat[name].reshape(-1)[0] -= 1e-3
+    other = dataclasses.replace(weights.config, activation="gelu_erf")
+    assert digest(weights.params, other) != digest(weights.params, weights.config)
     assert layouts.LAYOUTS == ("openai", "open_clip", "transformers")
 
 
