@@ -18,6 +18,7 @@ __all__ = [
     "EvalConfig",
     "ImageTowerConfig",
     "InitConfig",
+    "LossConfig",
     "MeshConfig",
     "ModelConfig",
     "OptimConfig",
@@ -92,9 +93,17 @@ class OptimConfig:
     b2: float = 0.98
     eps: float = 1e-6
     clip_norm: float = 1.0
+    layer_decay: float = 1.0  # factor on the rate a block further from the output; 1 gives all the same
+    state_dtype: str = "float32"  # of Adam's two moments; bfloat16 halves their memory
+    rounding: str = "stochastic"  # stochastic | nearest: of half-precision moments and parameters
+    loss_scale: float = 2.0**15  # float16 compute: the first factor on the loss; then halved and doubled as needed
 
     def __post_init__(self) -> None:
         one_of("optim.schedule", self.schedule, ("cosine", "wsd"))
+        one_of("optim.state_dtype", self.state_dtype, ("float32", "bfloat16"))
+        one_of("optim.rounding", self.rounding, ("stochastic", "nearest"))
+        at_least("optim.loss_scale", self.loss_scale, 1.0)
+        between("optim.layer_decay", self.layer_decay, 0.01, 1.0)
         for name in ("peak_lr", "eps", "clip_norm"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"optim.{name}={getattr(self, name)}: must be above 0")
@@ -108,18 +117,39 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """Devices along each axis; -1 takes what is left."""
+    """Devices along each axis; one may be -1 and takes what is left."""
 
-    data: int = -1
-    fsdp: int = 1
+    data: int = -1  # copies of the parameters; each has its part of the batch
+    fsdp: int = 1  # parts of the parameters; each has its part of the batch too
+    tensor: int = 1  # parts of heads and hidden units; all have the same rows of the batch
+    slices: int = 1  # groups of devices joined by a slow network only; each holds the other three axes
 
     def __post_init__(self) -> None:
-        for name in ("data", "fsdp"):
+        for name in ("data", "fsdp", "tensor"):
             value = getattr(self, name)
             if value != -1 and value < 1:
                 raise ConfigError(f"mesh.{name}={value}: must be -1 or at least 1")
-        if self.data == -1 and self.fsdp == -1:
-            raise ConfigError("mesh.data and mesh.fsdp: only one may be -1")
+        at_least("mesh.slices", self.slices, 1)
+        if (self.data, self.fsdp, self.tensor).count(-1) > 1:
+            raise ConfigError("mesh.data, mesh.fsdp, mesh.tensor: only one may be -1")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The contrastive loss over the global batch, and how it is computed; the way changes no number."""
+
+    kind: str = "softmax"  # softmax (InfoNCE) | sigmoid (SigLIP; wants model.logit_bias)
+    method: str = "auto"  # dense | gathered | ring; auto: the ring for batches of more than 4096 pairs
+    chunk: int = 256  # ring: rows of the logits a device holds at once
+    caption_weight: float = 2.0  # of CoCa's caption loss beside it (Yu et al., 2022)
+
+    def __post_init__(self) -> None:
+        one_of("loss.kind", self.kind, ("softmax", "sigmoid"))
+        one_of("loss.method", self.method, ("auto", "dense", "gathered", "ring"))
+        at_least("loss.chunk", self.chunk, 1)
+        at_least("loss.caption_weight", self.caption_weight, 0)
+        if self.method in ("dense", "gathered") and self.chunk != 256:
+            raise ConfigError(f"loss.chunk: ignored with loss.method={self.method!r}")
 
 
 @dataclass(frozen=True)
@@ -172,7 +202,9 @@ class RunConfig:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     evals: EvalConfig = field(default_factory=EvalConfig)
     init_from: InitConfig = field(default_factory=InitConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     batch_size: int = 128  # global
+    microbatch_size: int = 0  # pairs whose activations are held at once, over all devices; 0 holds the whole batch
     steps: int = 100
     seed: int = 0
     log_every: int = 20  # steps
@@ -187,6 +219,38 @@ class RunConfig:
         at_least("model.text.vocab_size", self.model.text.vocab_size, 260)  # 256 bytes and the special tokens
         if self.optim.warmup_steps >= self.steps:
             raise ConfigError(f"optim.warmup_steps={self.optim.warmup_steps}: must be below steps={self.steps}")
+        self._check_precision()
+        self._check_loss()
+
+    def _check_precision(self) -> None:
+        half = {"bfloat16", "float16"}
+        kept = {self.optim.state_dtype, self.model.param_dtype, self.model.text_param_dtype}
+        if self.optim.rounding != "stochastic" and not kept & half:
+            raise ConfigError("optim.rounding: ignored, nothing is kept in half precision")
+        if self.model.compute_dtype != "float16" and self.optim.loss_scale != OptimConfig.loss_scale:
+            raise ConfigError(f"optim.loss_scale: ignored with model.compute_dtype={self.model.compute_dtype!r}")
+        if self.optim.layer_decay < 1 and self.model.image.stages:
+            raise ConfigError("optim.layer_decay: a ResNet has no stack of equal blocks; use a vision transformer")
+
+    def _check_loss(self) -> None:
+        if (self.loss.kind == "sigmoid") != self.model.logit_bias:
+            raise ConfigError(
+                f"model.logit_bias={self.model.logit_bias}: the sigmoid loss needs the bias and the softmax loss "
+                f"ignores it (loss.kind={self.loss.kind!r})"
+            )
+        if not self.model.decoder.depth and self.loss.caption_weight != LossConfig.caption_weight:
+            raise ConfigError("loss.caption_weight: ignored without model.decoder.depth")
+        if not self.microbatch_size:
+            return
+        at_least("microbatch_size", self.microbatch_size, 1)
+        if self.batch_size % self.microbatch_size:
+            raise ConfigError(f"microbatch_size={self.microbatch_size}: must divide batch_size={self.batch_size}")
+        if self.model.image.stages:
+            raise ConfigError("microbatch_size: batch norm needs the whole batch at once; use a vision transformer")
+        if self.model.decoder.depth:
+            raise ConfigError(
+                "microbatch_size: not with model.decoder, whose caption loss is no function of embeddings"
+            )
 
     @property
     def samples_seen(self) -> int:

@@ -60,8 +60,10 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
 
 # Fields that came after the first runs: at their default they leave a run's name alone, so that no run is lost.
 _LATER = {
-    "": ("init_from",),
-    "model": ("decoder", "logit_bias"),
+    "": ("init_from", "loss", "microbatch_size"),
+    "mesh": ("tensor", "slices"),
+    "optim": ("state_dtype", "rounding", "loss_scale", "layer_decay"),
+    "model": ("decoder", "logit_bias", "text_param_dtype", "remat_policy"),
     "model.image": (
         "stages", "pool", "class_token", "norm_pre", "norm_after_pool", "norm_eps", "patch_bias", "projection",
         "layer_scale", "patch_dropout", "pool_heads", "pool_queries",

@@ -9,6 +9,7 @@ from clip_jax.checks import ConfigError, at_least, between, one_of
 DTYPES = ("float32", "bfloat16", "float16", "float64")  # the last needs jax's x64 mode
 ACTIVATIONS = ("gelu", "gelu_erf", "quick_gelu")
 IMAGE_POOLS = ("cls", "avg", "map", "attentional")
+REMAT_POLICIES = ("nothing", "attention", "dots")
 TEXT_POOLS = ("eot", "last", "cls")
 
 
@@ -195,7 +196,9 @@ class ModelConfig:
     logit_bias: bool = False  # SigLIP's learned bias of the logits, -10 at first
     compute_dtype: str = "float32"
     param_dtype: str = "float32"
+    text_param_dtype: str = ""  # of the text tower's parameters; empty: param_dtype
     remat: bool = False  # recompute each block in the backward pass
+    remat_policy: str = "nothing"  # remat: what is kept all the same: nothing | attention | dots
     scan_layers: bool = True  # one compiled block for all layers; False unrolls (faster on CPU)
 
     def __post_init__(self) -> None:
@@ -203,6 +206,12 @@ class ModelConfig:
         one_of("model.activation", self.activation, ACTIVATIONS)
         one_of("model.compute_dtype", self.compute_dtype, DTYPES)
         one_of("model.param_dtype", self.param_dtype, DTYPES)
+        one_of("model.text_param_dtype", self.text_param_dtype, ("", *DTYPES))
+        one_of("model.remat_policy", self.remat_policy, REMAT_POLICIES)
+        if not self.remat and self.remat_policy != "nothing":
+            raise ConfigError(f"model.remat_policy={self.remat_policy!r}: ignored with model.remat=False")
+        if self.image.stages and self.remat_policy == "attention":
+            raise ConfigError("model.remat_policy='attention': a ResNet's blocks have none; nothing or dots")
         between("model.init_temperature", self.init_temperature, 1e-3, 1e3)
         at_least("model.max_logit_scale", self.max_logit_scale, 1 / self.init_temperature)
         for name, tower in (("image", self.image), ("text", self.text)):

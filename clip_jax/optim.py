@@ -1,4 +1,4 @@
-"""Learning-rate schedules and AdamW with a decay mask.
+"""Learning-rate schedules and AdamW: decay mask, layer-wise rates, half-precision statistics, loss scaling.
 
 The numbers of the schedule (peak, warm-up, length) live in the optimiser's *state*, not in the compiled
 program, so runs of one shape that differ only in length or learning rate share one compilation.
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from clip_jax.config import OptimConfig
+from clip_jax.rounding import narrow, widen
 
 # Leaves that never decay, by the last part of their name: layers are stacked, so the number of axes cannot tell.
 NOT_DECAYED = ("bias", "projection_bias", "scale", "scale_1", "scale_2", "logit_scale", "logit_bias", "class_token")
@@ -73,8 +74,12 @@ def scale_by_stored_schedule(config: OptimConfig, steps: int) -> optax.GradientT
 
 def learning_rate(config: OptimConfig, opt_state: Any) -> jax.Array:
     """The rate the next update will use, read from an optimiser state of `make_optimizer`."""
-    (found,) = (s for s in opt_state if isinstance(s, ScheduleState))
-    return _rate(config.schedule, *found)
+    return _rate(config.schedule, *_find(opt_state, ScheduleState))
+
+
+def _find(opt_state: Any, kind: type) -> Any:
+    leaves = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, kind))
+    return next((s for s in leaves if isinstance(s, kind)), None)
 
 
 def decay_mask(params: Any) -> Any:
@@ -89,14 +94,126 @@ def decay_mask(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
-def make_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:
+def layer_multipliers(params: Any, decay: float) -> Any:
+    """Factors of the learning rate, broadcastable to each leaf: decay^(layers above it) (Bao et al., 2022, BEiT).
+
+    Of a tower with L blocks: block i (from 0) has decay^(L - i), what lies before the blocks decay^(L + 1), and what
+    comes after them, the temperature too, 1.
+    """
+    before = ("patch", "position", "token", "class_token", "ln_pre")
+    depth = {
+        names[0]: leaf.shape[0] for names, leaf in _named(params) if names[1:2] == ["blocks"]
+    }  # stacked on a leading axis
+
+    def factor(names: list[str], leaf: Any) -> Any:
+        if len(names) < 2 or names[0] not in depth:
+            return 1.0
+        layers = depth[names[0]]
+        if names[1] == "blocks":
+            powers = decay ** jnp.arange(layers, 0, -1, dtype=jnp.float32)
+            return powers.reshape(layers, *(1,) * (leaf.ndim - 1))
+        return decay ** (layers + 1) if names[1] in before else 1.0
+
+    factors = [factor(names, leaf) for names, leaf in _named(params)]
+    return jax.tree.unflatten(jax.tree.structure(params), factors)
+
+
+def _named(params: Any) -> list[tuple[list[str], Any]]:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return [([str(getattr(k, "key", getattr(k, "name", k))) for k in path], leaf) for path, leaf in leaves]
+
+
+def _scale_by_layer(decay: float) -> optax.GradientTransformation:
+    def scaled(updates: Any, params: Any) -> Any:
+        return jax.tree.map(lambda u, m: u * m, updates, layer_multipliers(params, decay))
+
+    return optax.stateless(scaled)
+
+
+def half_precision_state(
+    inner: optax.GradientTransformation, dtype: str, rounding: str
+) -> optax.GradientTransformationExtraArgs:
+    """``inner`` with its float32 arrays kept in ``dtype``, rounded stochastically or to the nearest after each update.
+
+    `update` takes ``key=``. With the nearest, a second moment whose step is below half a unit in the last place stalls.
+    """
+
+    def kept(state: Any) -> Any:
+        return jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.float32 and x.ndim else x, state)
+
+    def update(
+        updates: Any, state: Any, params: Any = None, *, key: jax.Array | None = None, **_: Any
+    ) -> tuple[Any, Any]:
+        updates, new = inner.update(updates, widen(state), params)
+        return updates, narrow(new, state, key if rounding == "stochastic" else None)
+
+    return optax.GradientTransformationExtraArgs(lambda params: kept(inner.init(params)), update)
+
+
+class LossScaleState(NamedTuple):
+    """The factor on the loss (float32 scalar), finite updates since it changed (int32 scalar), what it guards."""
+
+    scale: jax.Array
+    finite: jax.Array
+    inner: Any
+
+
+GROWTH_INTERVAL = 2000  # finite updates after which the loss scale doubles (Micikevicius et al., 2018)
+
+
+def skip_overflows(inner: optax.GradientTransformation, first_scale: float) -> optax.GradientTransformationExtraArgs:
+    """Leave out updates that are not finite, and steer the loss scale: half after one, double after many good ones.
+
+    Gradients come in already divided by the scale (`loss_scale`).
+    """
+    guarded = optax.with_extra_args_support(inner)
+
+    def init(params: Any) -> LossScaleState:
+        return LossScaleState(jnp.asarray(first_scale, jnp.float32), jnp.zeros((), jnp.int32), inner.init(params))
+
+    def update(updates: Any, state: LossScaleState, params: Any = None, **extra: Any) -> tuple[Any, LossScaleState]:
+        good = jnp.all(jnp.stack([jnp.all(jnp.isfinite(u)) for u in jax.tree.leaves(updates)]))
+        new, after = guarded.update(updates, state.inner, params, **extra)
+        new = jax.tree.map(lambda u: jnp.where(good, u, 0), new)
+        after = jax.tree.map(lambda a, b: jnp.where(good, a, b), after, state.inner)
+        count = jnp.where(good, state.finite + 1, 0)
+        grown = jnp.where(count == GROWTH_INTERVAL, state.scale * 2, state.scale)
+        scale = jnp.where(good, grown, jnp.maximum(state.scale / 2, 1.0))
+        return new, LossScaleState(scale, count % GROWTH_INTERVAL, after)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def loss_scale(opt_state: Any) -> jax.Array | None:
+    """What the loss is to be multiplied by, and its gradients divided by; None without `skip_overflows`."""
+    found = _find(opt_state, LossScaleState)
+    return None if found is None else found.scale
+
+
+def make_optimizer(config: OptimConfig, steps: int, *, float16: bool = False) -> optax.GradientTransformationExtraArgs:
     """Clip the global gradient norm, then AdamW (Loshchilov & Hutter, 2019) under `schedule`.
 
-    The decay is multiplied by the learning rate, as in optax and PyTorch.
+    The decay is multiplied by the learning rate, as in optax and PyTorch. Gradients and updates are float32 whatever
+    the parameters are. ``float16``: the compute dtype, which wants a loss scale. `update` takes ``key=``, which only
+    half-precision statistics use.
     """
-    return optax.chain(
+    plain = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
+    adam: Any = optax.GradientTransformation(lambda params: plain.init(widen(params)), plain.update)
+    if config.state_dtype != "float32":
+        adam = half_precision_state(adam, config.state_dtype, config.rounding)
+    parts = [
+        optax.stateless(lambda updates, _: widen(updates)),
         optax.clip_by_global_norm(config.clip_norm),
-        optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
+        adam,
         optax.add_decayed_weights(config.weight_decay, mask=decay_mask),
-        scale_by_stored_schedule(config, steps),
-    )
+    ]
+    if config.layer_decay < 1:
+        parts.append(_scale_by_layer(config.layer_decay))
+    whole = optax.chain(*parts, scale_by_stored_schedule(config, steps))
+    return skip_overflows(whole, config.loss_scale) if float16 else optax.with_extra_args_support(whole)
+
+
+def apply_updates(params: Any, updates: Any, key: jax.Array, rounding: str) -> Any:
+    """Parameters plus float32 updates, added in float32; half-precision ones are rounded as ``rounding`` says."""
+    moved = jax.tree.map(lambda p, u: p + u, widen(params), updates)
+    return narrow(moved, params, key if rounding == "stochastic" else None)

@@ -5,6 +5,7 @@ Models name the logical axes of their parameters; this module alone says where t
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +15,14 @@ from clip_jax.config import ConfigError, MeshConfig
 if TYPE_CHECKING:
     from jax.sharding import Mesh, NamedSharding
 
-AXES = ("data", "fsdp")
-BATCH_AXES = AXES  # a batch is split over every device; parameters over ``fsdp`` only
+AXES = ("slice", "data", "fsdp", "tensor")
+BATCH_AXES = AXES[:3]  # a batch is split over these; devices along ``tensor`` share rows and split widths
+# Logical axis -> mesh axis, for parameters and for activations. The only table of its kind.
 RULES = (
-    ("embed", "fsdp"),
-    ("heads", None),
-    ("mlp", None),
+    ("batch", BATCH_AXES),
+    ("embed", "fsdp"),  # of a parameter; activations keep their width whole
+    ("heads", "tensor"),
+    ("mlp", "tensor"),
     ("layers", None),
     ("vocab", None),
     ("position", None),
@@ -29,27 +32,68 @@ RULES = (
 
 
 def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
-    """The (data, fsdp) mesh over ``devices`` (all of them by default).
+    """The (slice, data, fsdp, tensor) mesh over ``devices`` (all of them by default).
 
-    Raises ConfigError when the axes do not multiply to the number of devices.
+    Slices are joined by the slow network, so only gradients and the ring of the loss cross them. Devices that know
+    their slice (TPU multi-slice) are grouped by it, others by their order. Raises ConfigError when the axes do not
+    multiply to the number of devices, or slices are unequal.
     """
     import jax
-    from jax.sharding import AxisType
+    import numpy as np
+    from jax.experimental.mesh_utils import create_device_mesh
+    from jax.sharding import AxisType, Mesh
 
     devices = jax.devices() if devices is None else devices
     count = len(devices)
-    data, fsdp = config.data, config.fsdp
-    if data == -1:
-        data = max(count // fsdp, 1)
-    if fsdp == -1:
-        fsdp = max(count // data, 1)
-    if data * fsdp != count:
-        raise ConfigError(f"mesh: data={data} × fsdp={fsdp} does not equal the {count} devices there are")
-    return jax.make_mesh((data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
+    shape = {axis: getattr(config, "slices" if axis == "slice" else axis) for axis in AXES}
+    fixed = math.prod(size for size in shape.values() if size != -1)
+    shape = {axis: max(count // fixed, 1) if size == -1 else size for axis, size in shape.items()}
+    if math.prod(shape.values()) != count:
+        sizes = " × ".join(f"{axis}={size}" for axis, size in shape.items())
+        raise ConfigError(f"mesh: {sizes} does not equal the {count} devices there are")
+    within = tuple(shape[axis] for axis in AXES[1:])
+    grid = np.stack([create_device_mesh(within, group) for group in _slices(devices, shape["slice"])])
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _slices(devices: list[Any], count: int) -> list[list[Any]]:
+    each = len(devices) // count
+    of = {getattr(d, "slice_index", 0) for d in devices}
+    if count == 1 or len(of) == 1:
+        return [devices[i * each : (i + 1) * each] for i in range(count)]
+    groups = [[d for d in devices if d.slice_index == index] for index in sorted(of)]
+    if len(groups) != count or {len(g) for g in groups} != {each}:
+        sizes = ", ".join(str(len(g)) for g in groups)
+        raise ConfigError(f"mesh.slices={count}: the devices form {len(groups)} slices of {sizes} devices")
+    return groups
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """Into how many parts a batch is split."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
+def constrain(x: Any, *names: str | None) -> Any:
+    """``x`` with its axes laid as `RULES` say, one logical name an axis; as it is outside `on_mesh`."""
+    import jax
+    from jax.sharding import PartitionSpec
+
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    rules = dict(RULES)
+    spec = PartitionSpec(*(rules[name] if name else None for name in names))
+    return jax.lax.with_sharding_constraint(x, spec)
+
+
+def on_mesh(mesh: Mesh) -> Any:
+    """A context, for use while tracing, in which `constrain` acts."""
+    import jax
+
+    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The first axis over all devices."""
+    """The first axis over `BATCH_AXES`."""
     from jax.sharding import NamedSharding, PartitionSpec
 
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
@@ -65,9 +109,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def check_batch(batch_size: int, mesh: Mesh) -> None:
     """Raises ConfigError when ``batch_size`` does not divide evenly over the mesh."""
     if batch_size % mesh.size:
+        sizes = " × ".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1)
         raise ConfigError(
-            f"batch_size={batch_size}: must be a multiple of the {mesh.size} devices of the mesh "
-            f"(data={mesh.shape['data']} × fsdp={mesh.shape['fsdp']})"
+            f"batch_size={batch_size}: must be a multiple of the {mesh.size} devices of the mesh ({sizes})"
         )
 
 

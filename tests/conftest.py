@@ -10,8 +10,9 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("MPLBACKEND", "Agg")
 # one cache a worker: jax writes an entry in place, so a neighbour could read half of one
-_CACHE = Path(tempfile.gettempdir()) / "clip_jax_test_cache" / os.environ.get("PYTEST_XDIST_WORKER", "main")
-os.environ["CLIP_JAX_CACHE"] = str(_CACHE)
+os.environ["CLIP_JAX_CACHE"] = str(
+    Path(tempfile.gettempdir()) / "clip_jax_test_cache" / os.environ.get("PYTEST_XDIST_WORKER", "main")
+)
 
 import jax
 import pytest

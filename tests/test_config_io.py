@@ -75,4 +75,4 @@ def test_fields_that_came_later_rename_no_run():
     # the names that 0.1.0 gave: a directory made then is still found
     assert io.run_id(c.RunConfig()) == "14d70023c314"
     assert io.run_id(c.RunConfig(steps=500, model=c.ModelConfig(embed_dim=32))) == "d370dad44709"
-    assert io.run_id(c.RunConfig(model=c.ModelConfig(logit_bias=True))) != "14d70023c314"
+    assert io.run_id(c.RunConfig(mesh=c.MeshConfig(tensor=2))) != "14d70023c314"

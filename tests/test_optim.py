@@ -74,3 +74,68 @@ def test_schedules_are_the_references(golden, theirs, ours):
     config = OptimConfig(peak_lr=record["base_lr"], warmup_steps=record["warmup"], schedule=ours, **extra)
     rate = optim.schedule(config, steps)
     np.testing.assert_allclose([rate(s) for s in range(steps)], record["lr"], rtol=2e-5, atol=1e-10)
+
+
+def test_half_precision_moments_follow_the_float32_ones_where_the_nearest_stalls():
+    config = dict(peak_lr=1e-2, warmup_steps=0, weight_decay=0.0, b2=0.999)
+    params = {"kernel": jnp.zeros((40, 50))}
+
+    def second_moment(**changes):
+        optimizer = optim.make_optimizer(OptimConfig(**config, **changes), 10**6)
+
+        def step(state, key):
+            # a little above the running mean: each update moves it by less than half a unit in the last place
+            grads = {"kernel": jnp.full((40, 50), 0.012)}
+            return optimizer.update(grads, state, params, key=key)[1], None
+
+        state = optimizer.init(params)
+        adam = optim._find(state, optax.ScaleByAdamState)
+        adam.nu["kernel"] = jnp.full((40, 50), 1.0e-4, adam.nu["kernel"].dtype)
+        state = jax.lax.scan(step, state, jax.random.split(jax.random.key(0), 400))[0]
+        return np.asarray(optim._find(state, optax.ScaleByAdamState).nu["kernel"], np.float64)
+
+    exact = second_moment()
+    stochastic = second_moment(state_dtype="bfloat16")
+    nearest = second_moment(state_dtype="bfloat16", rounding="nearest")
+    assert exact.mean() > 1.1e-4
+    np.testing.assert_allclose(stochastic.mean(), exact.mean(), rtol=3e-3)
+    assert nearest.mean() == pytest.approx(1e-4, rel=5e-3)
+
+
+def test_rates_fall_from_layer_to_layer():
+    params = jax.eval_shape(lambda: init_params(preset("ViT-S/32"), 0))
+    factors = optim.layer_multipliers(params, 0.5)
+    np.testing.assert_allclose(
+        np.ravel(factors["image"]["blocks"]["blocks"]["fc"]["kernel"]), 0.5 ** np.arange(12, 0, -1)
+    )
+    assert factors["image"]["blocks"]["blocks"]["fc"]["kernel"].shape == (12, 1, 1)
+    assert factors["text"]["token"] == factors["image"]["patch"]["kernel"] == 0.5**13
+    assert factors["image"]["ln_post"]["scale"] == factors["text"]["projection"] == factors["logit_scale"] == 1
+
+
+def test_layer_decay_scales_the_update_and_its_weight_decay():
+    params = {"image": {"blocks": {"kernel": jnp.ones((2, 3, 3))}, "projection": jnp.ones((3, 3))}}
+    grads = jax.tree.map(jnp.ones_like, params)
+    updates = []
+    for decay in (1.0, 0.5):
+        optimizer = optim.make_optimizer(OptimConfig(peak_lr=0.1, warmup_steps=0, layer_decay=decay), 10)
+        updates.append(optimizer.update(grads, optimizer.init(params), params)[0]["image"])
+    blocks = updates[1]["blocks"]["kernel"] / updates[0]["blocks"]["kernel"]
+    np.testing.assert_allclose(blocks[:, 0, 0], [0.25, 0.5], rtol=1e-6)
+    np.testing.assert_array_equal(updates[0]["projection"], updates[1]["projection"])
+
+
+def test_the_loss_scale_doubles_after_many_finite_updates_and_halves_after_one_that_is_not():
+    optimizer = optim.make_optimizer(OptimConfig(warmup_steps=0, loss_scale=8.0), 10**4, float16=True)
+    params = {"kernel": jnp.ones((2, 2))}
+    state = optimizer.init(params)
+    update = jax.jit(optimizer.update)
+    bad, good = {"kernel": jnp.full((2, 2), jnp.nan)}, {"kernel": jnp.ones((2, 2))}
+    updates, state = update(bad, state, params)
+    assert float(optim.loss_scale(state)) == 4.0
+    np.testing.assert_array_equal(updates["kernel"], 0)
+    assert int(optim._find(state, optim.ScheduleState).updates) == 0
+    for _ in range(optim.GROWTH_INTERVAL):
+        updates, state = update(good, state, params)
+    assert float(optim.loss_scale(state)) == 8.0
+    assert np.all(np.asarray(updates["kernel"]) < 0)

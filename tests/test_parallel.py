@@ -9,7 +9,13 @@ from clip_jax.config import ConfigError, MeshConfig
 
 @pytest.mark.parametrize(
     ("config", "shape"),
-    [(MeshConfig(), (8, 1)), (MeshConfig(fsdp=4), (2, 4)), (MeshConfig(data=2, fsdp=-1), (2, 4))],
+    [
+        (MeshConfig(), (1, 8, 1, 1)),
+        (MeshConfig(fsdp=4), (1, 2, 4, 1)),
+        (MeshConfig(data=2, fsdp=-1), (1, 2, 4, 1)),
+        (MeshConfig(data=1, fsdp=2, tensor=-1), (1, 1, 2, 4)),
+        (MeshConfig(slices=2, tensor=2), (2, 2, 1, 2)),
+    ],
 )
 def test_mesh_takes_what_is_left(config, shape):
     mesh = parallel.make_mesh(config)
@@ -22,7 +28,7 @@ def test_mesh_of_one_device():
 
 
 def test_a_mesh_that_does_not_fit_is_an_error():
-    with pytest.raises(ConfigError, match=r"data=3 × fsdp=1 .* 8 devices"):
+    with pytest.raises(ConfigError, match=r"data=3 × fsdp=1 × tensor=1 .* 8 devices"):
         parallel.make_mesh(MeshConfig(data=3))
     with pytest.raises(ConfigError, match="does not equal"):
         parallel.make_mesh(MeshConfig(fsdp=3))

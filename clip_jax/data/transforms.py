@@ -85,8 +85,12 @@ def crop(prepared: np.ndarray, size: int, kind: str, rng: np.random.Generator) -
 
 
 def normalise(images: jax.Array, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD) -> jax.Array:
-    """uint8 [B, H, W, 3] -> float32 [B, H, W, 3] of about zero mean and unit spread. Runs on the device."""
+    """uint8 [B, H, W, 3] -> [B, H, W, 3] of about zero mean and unit spread: float32, or float64 in jax's x64 mode.
+
+    Runs on the device.
+    """
     import jax.numpy as jnp
 
-    centre, spread = (jnp.asarray(v, jnp.float32)[None, None, None] for v in (mean, std))
-    return (images.astype(jnp.float32) / 255.0 - centre) / spread
+    wide = jnp.result_type(float)
+    centre, spread = (jnp.asarray(v, wide)[None, None, None] for v in (mean, std))
+    return (images.astype(wide) / 255.0 - centre) / spread

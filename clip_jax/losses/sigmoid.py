@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from clip_jax.parallel import BATCH_AXES
+from clip_jax.losses.ring import Axis, pairwise_softplus
+from clip_jax.parallel import AXES
 
 
 def dense_sigmoid_loss(image: jax.Array, text: jax.Array, logit_scale: jax.Array, logit_bias: jax.Array) -> jax.Array:
@@ -16,33 +17,37 @@ def dense_sigmoid_loss(image: jax.Array, text: jax.Array, logit_scale: jax.Array
     return -jnp.sum(jax.nn.log_sigmoid(signs * logits)) / len(image)
 
 
-def sharded_sigmoid_loss(
+def gathered_sigmoid_loss(
     image: jax.Array, text: jax.Array, logit_scale: jax.Array, logit_bias: jax.Array, *, mesh: Mesh
 ) -> jax.Array:
-    """Equal to `dense_sigmoid_loss`; texts go round the ring of devices, so that each forms one [B/n, B/n] block at a
-    time and nothing is gathered."""
+    """Equal to `dense_sigmoid_loss`; each device gathers the texts and forms its own [B/devices, B] rows."""
 
     def local(image: jax.Array, text: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-        mine, count = image.shape[0], jax.lax.axis_size(BATCH_AXES)
-        ring = [(i, (i + 1) % count) for i in range(count)]
+        logits = scale * (image @ jax.lax.all_gather(text, AXES, tiled=True).T) + bias
+        own = scale * jnp.sum(image * text, axis=-1) + bias
+        return jax.lax.pmean(jnp.mean(jnp.sum(jax.nn.softplus(logits), axis=1) - own), AXES)
 
-        def negatives(text: jax.Array) -> jax.Array:
-            return -jnp.sum(jax.nn.log_sigmoid(-(scale * (image @ text.T) + bias)))
+    split, whole = PartitionSpec(AXES), PartitionSpec()
+    sharded = jax.shard_map(local, mesh=mesh, in_specs=(split, split, whole, whole), out_specs=whole)
+    return sharded(image, text, logit_scale, logit_bias)
 
-        own = scale * (image @ text.T) + bias
-        signs = 2 * jnp.eye(mine, dtype=own.dtype) - 1
-        total = -jnp.sum(jax.nn.log_sigmoid(signs * own))
 
-        def turn(carry: tuple[jax.Array, jax.Array], _: None) -> tuple[tuple[jax.Array, jax.Array], None]:
-            text, total = carry
-            text = jax.lax.ppermute(text, BATCH_AXES, ring)
-            return (text, total + jax.checkpoint(negatives)(text)), None
+def ring_sigmoid_loss(
+    image: jax.Array, text: jax.Array, logit_scale: jax.Array, logit_bias: jax.Array, *, mesh: Mesh, chunk: int = 256
+) -> jax.Array:
+    """Equal to `dense_sigmoid_loss`; texts go round the ring, and a device holds ``chunk`` rows of one block at once.
 
-        (_, total), _ = jax.lax.scan(turn, (text, total), None, length=count - 1)
-        return jax.lax.psum(total, BATCH_AXES) / (mine * count)
+    With z the logit of a true pair, -log σ(z) = softplus(z) - z: all pairs count as negatives, then the diagonal's
+    logits are taken off.
+    """
+
+    def local(image: jax.Array, text: jax.Array, scale: jax.Array, bias: jax.Array, axis: Axis = AXES) -> jax.Array:
+        own = scale * jnp.sum(image * text, axis=-1) + bias
+        mean = jnp.mean(pairwise_softplus(image, text, scale, bias, chunk=chunk, axis=axis) - own)
+        return mean if axis is None else jax.lax.pmean(mean, axis)
 
     if mesh.size == 1:
-        return dense_sigmoid_loss(image, text, logit_scale, logit_bias)
-    split, whole = PartitionSpec(BATCH_AXES), PartitionSpec()
+        return local(image, text, logit_scale, logit_bias, None)
+    split, whole = PartitionSpec(AXES), PartitionSpec()
     sharded = jax.shard_map(local, mesh=mesh, in_specs=(split, split, whole, whole), out_specs=whole)
     return sharded(image, text, logit_scale, logit_bias)

@@ -62,8 +62,8 @@ class CLIP(nnx.Module):
     def encode_image(self, images: jax.Array, *, train: bool = False, rng: jax.Array | None = None) -> jax.Array:
         """Normalised images float [B, H, W, 3] -> image features [B, E] (not of unit length).
 
-        ``train`` turns on patch dropout (which needs ``rng``) and batch statistics; the module's running statistics
-        are then new.
+        ``train`` turns on patch dropout (which needs ``rng``, keys [B], one an image) and batch statistics; the
+        module's running statistics are then new.
         """
         return self.image(images, train=train, rng=rng)
 
@@ -77,12 +77,15 @@ class CLIP(nnx.Module):
             raise ValueError("this model has no decoder")
         return self.decoder(self.text.features_and_tokens(tokens)[1], self.image.features_and_tokens(images)[1])
 
+    def scale_and_bias(self) -> tuple[jax.Array, jax.Array]:
+        """The scale min(exp(parameter), maximum) [] and the bias [] of the logits, zero without one."""
+        scale = jnp.minimum(jnp.exp(self.logit_scale[...]), self.config.max_logit_scale)
+        return scale, self.logit_bias[...] if self.config.logit_bias else jnp.zeros_like(scale)
+
     def __call__(
         self, images: jax.Array, tokens: jax.Array, *, train: bool = False, rng: jax.Array | None = None
     ) -> Outputs:
-        """Normalised images and tokens -> `Outputs`; the scale is min(exp(parameter), maximum)."""
-        scale = jnp.minimum(jnp.exp(self.logit_scale[...]), self.config.max_logit_scale)
-        bias = self.logit_bias[...] if self.config.logit_bias else jnp.zeros_like(scale)
+        """Normalised images and tokens -> `Outputs`. ``train`` and ``rng`` as in `encode_image`."""
         captions = None
         if self.config.decoder.depth:
             image, seen = self.image.features_and_tokens(images, rng if train else None)
@@ -90,7 +93,7 @@ class CLIP(nnx.Module):
             captions = self.decoder(said, seen)
         else:
             image, text = self.encode_image(images, train=train, rng=rng), self.encode_text(tokens)
-        return Outputs(normalise_features(image), normalise_features(text), scale, bias, captions)
+        return Outputs(normalise_features(image), normalise_features(text), *self.scale_and_bias(), captions)
 
 
 @dataclass(frozen=True)
@@ -102,16 +105,26 @@ class Built:
     shardings: Any
 
 
+def _check_divides(config: ModelConfig, mesh: Mesh) -> None:
+    fsdp, tensor = mesh.shape["fsdp"], mesh.shape["tensor"]
+    stem = 2 if config.image.stages else 1  # a ResNet's stem has half the width
+    wanted = [("image.width", config.image.width, "fsdp", stem * fsdp), ("text.width", config.text.width, "fsdp", fsdp)]
+    towers: list[tuple[str, Any]] = [("image", config.image), ("text", config.text)]
+    for name, tower in towers + ([("decoder", config.decoder)] if config.decoder.depth else []):
+        wanted.append((f"{name}.heads", tower.heads, "tensor", tensor))
+        if name != "image" or not config.image.stages:
+            wanted.append((f"{name}.mlp_ratio × width", tower.mlp_width, "tensor", tensor))
+    for name, size, axis, multiple in wanted:
+        if size % multiple:
+            raise ConfigError(f"model.{name}={size}: must be a multiple of mesh.{axis}={mesh.shape[axis]}")
+
+
 def build(config: ModelConfig, mesh: Mesh) -> Built:
     """Shapes and shardings of a model's parameters; nothing is allocated.
 
-    Raises ConfigError when the ``fsdp`` axis does not divide a width.
+    Raises ConfigError when the ``fsdp`` axis does not divide a width, or ``tensor`` the heads or an MLP.
     """
-    fsdp = mesh.shape["fsdp"]
-    multiple = {"image": 2 * fsdp if config.image.stages else fsdp, "text": fsdp}  # a ResNet's stem has half the width
-    for name, width in (("image", config.image.width), ("text", config.text.width)):
-        if width % multiple[name]:
-            raise ConfigError(f"model.{name}.width={width}: must be a multiple of mesh.fsdp={fsdp}")
+    _check_divides(config, mesh)
     with nnx.logical_axis_rules(RULES):
         graphdef, state = nnx.split(nnx.eval_shape(lambda: CLIP(config, rngs=nnx.Rngs(0))))
         specs = nnx.as_pure(nnx.get_partition_spec(state))

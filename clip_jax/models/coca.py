@@ -18,9 +18,7 @@ class MultimodalDecoder(nnx.Module):
         c = config.decoder
         dtype, param_dtype = jnp.dtype(config.compute_dtype), jnp.dtype(config.param_dtype)
         spec = BlockSpec(c.width, c.heads, c.mlp_width, c.depth, config.activation, dtype, param_dtype, causal=True)
-        self.blocks = Stack(
-            lambda r: DecoderBlock(spec, r), c.depth, remat=config.remat, scan=config.scan_layers, rngs=rngs
-        )
+        self.blocks = Stack(lambda r: DecoderBlock(spec, r), c.depth, config, rngs)
         self.ln_final = layer_norm(c.width, param_dtype=param_dtype, rngs=rngs)
         self.projection = named_param(
             normal(c.width**-0.5), (c.width, config.text.vocab_size), ("embed", "vocab"), param_dtype, rngs

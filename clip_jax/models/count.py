@@ -38,6 +38,6 @@ def walked_flops(config: ModelConfig) -> int:
 def xla_flops(config: ModelConfig) -> float:
     """XLA's own number for the forward pass of one pair, before it optimises. It adds elementwise work; layers are
     unrolled for it, since it counts the body of a scan once."""
-    forward, args = _forward(dataclasses.replace(config, scan_layers=False, remat=False))
+    forward, args = _forward(dataclasses.replace(config, scan_layers=False, remat=False, remat_policy="nothing"))
     analysis = jax.jit(forward).lower(*args).cost_analysis()
     return float((analysis or {})["flops"])

@@ -9,6 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+
+from clip_jax.model_config import ModelConfig
+from clip_jax.parallel import constrain
 
 Init = Callable[..., jax.Array]
 
@@ -94,13 +98,23 @@ def split_heads(x: jax.Array, heads: int) -> jax.Array:
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = None, causal: bool = False) -> jax.Array:
-    """Softmax attention: [B, Q, N, K], [B, T, N, K] twice -> [B, Q, N, K]. ``mask``: bool [B, 1, Q, T]."""
-    if q.dtype != jnp.float64:
+    """Softmax attention: [B, Q, N, K], [B, T, N, K] twice -> [B, Q, N, K]. ``mask``: bool [B, 1, Q, T].
+
+    Accelerators take the library's kernels. On a CPU, whose batched products want the heads before the tokens, and in
+    float64, which those kernels do not keep, the equation is written out.
+    """
+    if jax.default_backend() != "cpu" and q.dtype != jnp.float64:
         return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal)
-    logits = jnp.einsum("bqnk,btnk->bnqt", q, k) / q.shape[-1] ** 0.5  # the library's softmax is float32 at most
-    seen = jnp.tril(jnp.ones(logits.shape[-2:], bool))[None, None] if causal else jnp.ones((1, 1, 1, 1), bool)
-    seen = seen if mask is None else seen & mask
-    return jnp.einsum("bnqt,btnk->bqnk", jax.nn.softmax(jnp.where(seen, logits, -jnp.inf), axis=-1), v)
+    wide = jnp.promote_types(jnp.float32, q.dtype)
+    q, k, v = (x.swapaxes(1, 2) for x in (q * q.shape[-1] ** -0.5, k, v))
+    products = None if q.dtype == jnp.float16 else wide  # a CPU has no float16 products that add up wider
+    logits = jnp.einsum("bnqk,bntk->bnqt", q, k, preferred_element_type=products).astype(wide)
+    if causal:
+        logits = jnp.where(jnp.tril(jnp.ones(logits.shape[-2:], bool))[None, None], logits, -jnp.inf)
+    if mask is not None:
+        logits = jnp.where(mask, logits, -jnp.inf)
+    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+    return jnp.einsum("bnqt,bntk->bnqk", weights, v).swapaxes(1, 2)
 
 
 class Mlp(nnx.Module):
@@ -115,6 +129,11 @@ class Mlp(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.proj(activation(self.act)(self.fc(x)))
+
+
+def residual(x: jax.Array) -> jax.Array:
+    """The residual stream [B, T, D] where it lies on a mesh: rows split, width whole."""
+    return constrain(x, "batch", None, None)
 
 
 class Block(nnx.Module):
@@ -146,24 +165,35 @@ class Block(nnx.Module):
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         s = self.spec
         qkv = jnp.split(self.qkv(self.ln_1(x).astype(s.dtype)), 3, axis=-1)
-        q, k, v = (split_heads(a, s.heads) for a in qkv)
-        a = attend(q, k, v, mask, s.causal)
-        x = x + self._scaled(self.out(a.reshape(x.shape)), "scale_1")
-        hidden = activation(s.act)(self.fc(self.ln_2(x).astype(s.dtype)))
-        return x + self._scaled(self.proj(hidden), "scale_2")
+        q, k, v = (constrain(split_heads(a, s.heads), "batch", None, "heads", None) for a in qkv)
+        a = checkpoint_name(attend(q, k, v, mask, s.causal).reshape(x.shape), "attention")
+        x = residual(x + self._scaled(self.out(a), "scale_1"))
+        hidden = constrain(self.fc(self.ln_2(x).astype(s.dtype)), "batch", None, "mlp")
+        return residual(x + self._scaled(self.proj(activation(s.act)(hidden)), "scale_2"))
+
+
+def remat_policy(name: str) -> Any:
+    """Which values of a block the backward pass finds kept instead of computing them again (`jax.checkpoint`).
+
+    ``nothing``; ``attention``: its weighted values, so that no softmax is repeated; ``dots``: every matrix product.
+    """
+    policies = jax.checkpoint_policies
+    return {
+        "nothing": policies.nothing_saveable,
+        "attention": policies.save_only_these_names("attention"),
+        "dots": policies.dots_saveable,
+    }[name]
 
 
 class Stack(nnx.Module):
     """``depth`` blocks whose parameters are stacked on a leading ``layers`` axis.
 
-    ``scan`` compiles one block for all; without it the same parameters run through an unrolled loop (larger
-    program, faster on a CPU). ``remat`` recomputes each block in the backward pass. None changes a number
-    beyond rounding. ``make`` builds one block from its random streams.
+    ``config.scan_layers`` compiles one block for all; without it the same parameters run through an unrolled loop
+    (larger program, faster on a CPU). ``config.remat`` recomputes each block in the backward pass. None changes a
+    number beyond rounding. ``make`` builds one block from its random streams.
     """
 
-    def __init__(
-        self, make: Callable[[nnx.Rngs], nnx.Module], depth: int, *, remat: bool, scan: bool, rngs: nnx.Rngs
-    ) -> None:
+    def __init__(self, make: Callable[[nnx.Rngs], nnx.Module], depth: int, config: ModelConfig, rngs: nnx.Rngs) -> None:
         @nnx.split_rngs(splits=depth)
         @nnx.vmap(
             in_axes=(0,),
@@ -176,7 +206,8 @@ class Stack(nnx.Module):
             return make(r)
 
         self.blocks = create(rngs)
-        self.depth, self.remat, self.scan = depth, remat, scan
+        self.depth, self.scan = depth, config.scan_layers
+        self.policy = config.remat_policy if config.remat else None
 
     def _run(self, x: jax.Array, shared: tuple[Any, ...], keep: bool) -> tuple[jax.Array, jax.Array | None]:
         graphdef, stacked = nnx.split(self.blocks)
@@ -185,8 +216,8 @@ class Stack(nnx.Module):
             y = nnx.merge(graphdef, layer)(x, *shared)
             return y, y if keep else None
 
-        if self.remat:
-            body = jax.checkpoint(body, prevent_cse=not self.scan)
+        if self.policy is not None:
+            body = jax.checkpoint(body, prevent_cse=not self.scan, policy=remat_policy(self.policy))
         return jax.lax.scan(body, x, stacked, unroll=1 if self.scan else self.depth)
 
     def __call__(self, x: jax.Array, *shared: Any) -> jax.Array:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from clip_jax.model_config import ModelConfig
-from clip_jax.models.layers import attend, linear, named_param, normal, split_heads
+from clip_jax.models.layers import attend, linear, named_param, normal, remat_policy, split_heads
 
 MOMENTUM = 0.1  # weight of the newest batch in the running statistics, as in PyTorch
 EPS = 1e-5
@@ -139,11 +139,12 @@ class ModifiedResNet(nnx.Module):
                 setattr(self, f"stage{stage + 1}_{block}", Bottleneck(channels, width, stride, config, rngs))
                 channels = 4 * width
         self.pool = AttentionPool(channels, config, rngs)
-        self.config, self.remat, self.dtype = c, config.remat, jnp.dtype(config.compute_dtype)
+        self.config, self.dtype = c, jnp.dtype(config.compute_dtype)
+        self.policy = config.remat_policy if config.remat else None
 
     def _block(self, name: str, x: jax.Array, train: bool) -> jax.Array:
         block = getattr(self, name)
-        if not (self.remat and train):
+        if self.policy is None or not train:
             return block(x, train)
         # statistics leave the recomputed part as values, for a write inside it would be lost
         graphdef, state = nnx.split(block)
@@ -152,7 +153,7 @@ class ModifiedResNet(nnx.Module):
             inner = nnx.merge(graphdef, state)
             return inner(x, train), nnx.state(inner, nnx.BatchStat)
 
-        y, stats = jax.checkpoint(body)(state, x)
+        y, stats = jax.checkpoint(body, policy=remat_policy(self.policy))(state, x)
         nnx.update(block, stats)
         return y
 

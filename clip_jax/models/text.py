@@ -20,7 +20,7 @@ class TextTransformer(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         c = config.text
-        dtype, param_dtype = jnp.dtype(config.compute_dtype), jnp.dtype(config.param_dtype)
+        dtype, param_dtype = jnp.dtype(config.compute_dtype), jnp.dtype(config.text_param_dtype or config.param_dtype)
         self.token = named_param(normal(0.02), (c.vocab_size, c.width), ("vocab", "embed"), param_dtype, rngs)
         self.position = named_param(normal(0.01), (c.tokens, c.width), ("position", "embed"), param_dtype, rngs)
         if c.pool == "cls":
@@ -29,7 +29,7 @@ class TextTransformer(nnx.Module):
             c.width, c.heads, c.mlp_width, c.depth, config.activation, dtype, param_dtype,
             causal=c.causal, eps=c.norm_eps, layer_scale=c.layer_scale,
         )  # fmt: skip
-        self.blocks = Stack(lambda r: Block(spec, r), c.depth, remat=config.remat, scan=config.scan_layers, rngs=rngs)
+        self.blocks = Stack(lambda r: Block(spec, r), c.depth, config, rngs)
         self.ln_final = layer_norm(c.width, param_dtype=param_dtype, rngs=rngs, eps=c.norm_eps)
         if c.projection:
             self.projection = named_param(

@@ -44,7 +44,7 @@ class VisionTransformer(nnx.Module):
             c.width, c.heads, c.mlp_width, c.depth, config.activation, dtype, param_dtype,
             eps=c.norm_eps, layer_scale=c.layer_scale,
         )  # fmt: skip
-        self.blocks = Stack(lambda r: Block(spec, r), c.depth, remat=config.remat, scan=config.scan_layers, rngs=rngs)
+        self.blocks = Stack(lambda r: Block(spec, r), c.depth, config, rngs)
         pooled = config.embed_dim if c.pool == "attentional" else c.width
         self.head: MapHead | AttentionalPooler
         if c.pool == "map":
@@ -102,7 +102,7 @@ class VisionTransformer(nnx.Module):
     def features_and_tokens(self, images: jax.Array, rng: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
         """-> features [B, E], and what CoCa's decoder reads: the pooler's other outputs [B, Q - 1, E].
 
-        With other poolings the second part is the last block's output. ``rng`` turns patch dropout on.
+        With other poolings the second part is the last block's output. ``rng``, keys [B], turns patch dropout on.
         """
         pooled, x = self._pooled(images, rng)
         return self.project(pooled), x
@@ -122,9 +122,13 @@ class VisionTransformer(nnx.Module):
         return self.blocks.hidden(self._embed(images, None))
 
 
-def _drop(patches: jax.Array, share: float, rng: jax.Array) -> jax.Array:
-    """Keep a random subset of each image's patches, the same number in all (Li et al., 2023, FLIP)."""
-    b, n, _ = patches.shape
+def _drop(patches: jax.Array, share: float, keys: jax.Array) -> jax.Array:
+    """Keep a random subset of each image's patches, the same number in all (Li et al., 2023, FLIP).
+
+    ``keys`` [B], one an image: what an image loses does not depend on what it is batched with.
+    """
+    n = patches.shape[1]
     keep = max(1, int(n * (1 - share)))
-    chosen = jax.lax.top_k(jax.random.uniform(rng, (b, n)), keep)[1]
+    scores = jax.vmap(lambda key: jax.random.uniform(key, (n,)))(keys)
+    chosen = jax.lax.top_k(scores, keep)[1]
     return jnp.take_along_axis(patches, chosen[:, :, None], axis=1)

@@ -45,7 +45,10 @@ class Weights:
 def digest(params: Any, config: ModelConfig) -> str:
     """16 hex digits that change when a name, shape, dtype or number of the parameters does, or the model around them
     (its activation, say); how it runs (scanned, recomputed) and how it began change nothing."""
-    shape = dataclasses.replace(config, scan_layers=True, remat=False, init_temperature=0.07, max_logit_scale=100.0)
+    shape = dataclasses.replace(
+        config, scan_layers=True, remat=False, remat_policy="nothing", text_param_dtype="",
+        init_temperature=0.07, max_logit_scale=100.0,
+    )  # fmt: skip
     sha = hashlib.sha256(f"{shape}\n".encode())
     for name, value in sorted(mapping.flatten(params).items()):
         array = np.asarray(value)

@@ -141,7 +141,7 @@ def _run(
     parts: Parts, source: Source, checkpoints: Checkpoints, begin: Begin, stop_after: int | None, show: bool
 ) -> dict[str, Any]:
     config, record = parts.config, parts.record
-    optimizer = make_optimizer(config.optim, config.steps)
+    optimizer = make_optimizer(config.optim, config.steps, float16=config.model.compute_dtype == "float16")
     start = checkpoints.latest_step or 0
     if start:
         state = checkpoints.restore(abstract_state(parts.built, optimizer, parts.mesh))

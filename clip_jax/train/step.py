@@ -14,36 +14,40 @@ from jax.sharding import Mesh
 
 from clip_jax.config import RunConfig
 from clip_jax.data.transforms import normalise
-from clip_jax.losses.contrastive import sharded_contrastive_loss
+from clip_jax.losses.pairs import make_pair_loss
+from clip_jax.losses.predictive import caption_loss
 from clip_jax.models.clip import batch_statistics, with_statistics
-from clip_jax.optim import learning_rate
-from clip_jax.parallel import batch_sharding, replicated
+from clip_jax.optim import apply_updates, learning_rate, loss_scale
+from clip_jax.parallel import batch_sharding, on_mesh, replicated
+from clip_jax.train.accumulate import (
+    Batch,
+    LossFunction,
+    example_keys,
+    locked,
+    make_accumulated_gradients,
+    whole_gradients,
+)
 from clip_jax.train.state import TrainState, state_shardings
 
-Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 METRICS = ("loss", "learning_rate", "grad_norm", "logit_scale")
+ROUNDING = 2**31 - 1  # the place in the step's random stream of what rounds; no example has it
 
 
-def locked(params: Any, tower: str, function: Callable[[Any], Any]) -> Any:
-    """Parameters with ``function`` over the leaves of one tower ("none" leaves all alone)."""
-
-    def apply(path: tuple[Any, ...], leaf: Any) -> Any:
-        return function(leaf) if str(getattr(path[0], "key", path[0])) == tower else leaf
-
-    return params if tower == "none" else jax.tree_util.tree_map_with_path(apply, params)
-
-
-def make_loss(
-    built: Any, mesh: Mesh, freeze: str = "none"
-) -> Callable[[Any, Batch, jax.Array], tuple[jax.Array, tuple[jax.Array, Any]]]:
+def make_loss(config: RunConfig, built: Any, mesh: Mesh) -> LossFunction:
     """The training loss: (params, batch of `make_train_step`, key) -> (loss over the global batch, (logit scale, new
-    running statistics of batch norm))."""
+    running statistics of batch norm)). A CoCa model adds its caption loss."""
+    freeze, pair_loss = config.init_from.freeze, make_pair_loss(config.loss, mesh)
 
     def loss_fn(params: Any, batch: Batch, rng: jax.Array) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-        model = nnx.merge(built.graphdef, locked(params, freeze, jax.lax.stop_gradient))
-        out = model(normalise(batch["images"]), batch["tokens"], train=freeze != "image", rng=rng)
-        loss = sharded_contrastive_loss(out.image, out.text, out.scale, mesh=mesh)
+        with on_mesh(mesh):
+            model = nnx.merge(built.graphdef, locked(params, freeze, jax.lax.stop_gradient))
+            keys = example_keys(rng, batch["images"].shape[0])
+            out = model(normalise(batch["images"]), batch["tokens"], train=freeze != "image", rng=keys)
+        loss = pair_loss(out.image, out.text, out.scale, out.bias)
+        if out.captions is not None:
+            captions = caption_loss(out.captions[:, :-1], batch["tokens"][:, 1:], config.model.text.pad_id)
+            loss = loss + config.loss.caption_weight * captions
         return loss, (out.scale, batch_statistics(model))
 
     return loss_fn
@@ -58,16 +62,21 @@ def make_train_step(
     normalised on the device. The old state's memory is reused: do not touch a state after passing it in.
     Metrics are float32 scalars: loss, learning rate, gradient norm before clipping, logit scale.
     """
-    freeze = config.init_from.freeze
-    loss_fn = make_loss(built, mesh, freeze)
+    freeze, rounding = config.init_from.freeze, config.optim.rounding
+    if config.microbatch_size:
+        gradients = make_accumulated_gradients(config, built, mesh)
+    else:
+        gradients = whole_gradients(make_loss(config, built, mesh))
     shardings = state_shardings(built, optimizer, mesh)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(jax.random.key(config.seed), state.step)  # what is random is a function of the step
-        (loss, (scale, statistics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch, rng)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        moments_key, weights_key = jax.random.split(jax.random.fold_in(rng, ROUNDING))
+        factor = loss_scale(state.opt_state)
+        (loss, (scale, statistics)), grads = gradients(state.params, batch, rng, factor)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, key=moments_key)
         updates = locked(updates, freeze, jnp.zeros_like)  # else a locked tower would still decay
-        params = with_statistics(optax.apply_updates(state.params, updates), statistics)
+        params = apply_updates(state.params, updates, weights_key, rounding)
         metrics = {
             "loss": loss,
             "learning_rate": learning_rate(config.optim, state.opt_state),
@@ -75,7 +84,7 @@ def make_train_step(
             "logit_scale": scale,
         }
         metrics = {k: jnp.asarray(v, jnp.float32) for k, v in metrics.items()}
-        return TrainState(state.step + 1, params, opt_state), metrics
+        return TrainState(state.step + 1, with_statistics(params, statistics), opt_state), metrics
 
     everywhere = replicated(mesh)
     return jax.jit(

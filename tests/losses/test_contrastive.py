@@ -1,4 +1,6 @@
-"""The sharded loss against the dense one, and the dense one against its definition."""
+"""Every form of the contrastive losses against its dense twin, in value and gradient."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -7,51 +9,115 @@ import optax
 import pytest
 
 from clip_jax.config import MeshConfig
-from clip_jax.losses.contrastive import dense_contrastive_loss, sharded_contrastive_loss
+from clip_jax.losses.contrastive import dense_contrastive_loss, gathered_contrastive_loss, ring_contrastive_loss
+from clip_jax.losses.sigmoid import dense_sigmoid_loss, gathered_sigmoid_loss, ring_sigmoid_loss
 from clip_jax.models.clip import normalise_features
-from clip_jax.parallel import batch_sharding, make_mesh
+from clip_jax.parallel import batch_sharding, make_mesh, replicated
+
+MESHES = [
+    (MeshConfig(), 1),
+    (MeshConfig(fsdp=2), 2),
+    (MeshConfig(data=2, tensor=2), 4),
+    (MeshConfig(), 8),
+    (MeshConfig(fsdp=4), 8),
+    (MeshConfig(data=2, fsdp=2, slices=2), 8),
+]
+PAIRS = {
+    "softmax": (dense_contrastive_loss, gathered_contrastive_loss, ring_contrastive_loss),
+    "sigmoid": (dense_sigmoid_loss, gathered_sigmoid_loss, ring_sigmoid_loss),
+}
 
 
-def embeddings(n=32, e=12):
+def arguments(kind, n=48, e=12, dtype=jnp.float32):
+    """Embeddings whose true pairs are alike, scale and (sigmoid) bias."""
     keys = jax.random.split(jax.random.key(0), 2)
-    return tuple(normalise_features(jax.random.normal(k, (n, e))) for k in keys)
+    image, noise = (jax.random.normal(k, (n, e), dtype) for k in keys)
+    extra = (jnp.asarray(14.3, dtype),) if kind == "softmax" else (jnp.asarray(7.0, dtype), jnp.asarray(-3.0, dtype))
+    return normalise_features(image), normalise_features(image + 2 * noise), *extra
+
+
+def both(kind, form, mesh, dtype, **options):
+    """(value, gradients) of a form on a mesh, and of the dense twin on one device."""
+    dense, *others = PAIRS[kind]
+    args = arguments(kind, dtype=dtype)
+    every = tuple(range(len(args)))
+    loss = functools.partial(others[form], mesh=mesh, **options)
+    spread = (*(jax.device_put(x, batch_sharding(mesh)) for x in args[:2]), *args[2:])
+    return jax.jit(jax.value_and_grad(loss, every))(*spread), jax.value_and_grad(dense, every)(*args)
+
+
+def assert_equal(found, wanted, tolerance):
+    np.testing.assert_allclose(found[0], wanted[0], rtol=tolerance)
+    for ours, theirs in zip(found[1], wanted[1], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * max(1.0, float(np.abs(theirs).max())))
+
+
+@pytest.mark.parametrize(("config", "devices"), MESHES)
+@pytest.mark.parametrize("kind", PAIRS)
+def test_every_form_equals_the_dense_one_in_float32(kind, config, devices):
+    mesh = make_mesh(config, jax.devices()[:devices])
+    for form, options in ((0, {}), (1, {"chunk": 256}), (1, {"chunk": 2})):
+        assert_equal(*both(kind, form, mesh, jnp.float32, **options), 1e-5)
+
+
+@pytest.mark.parametrize(("config", "devices"), [MESHES[0], MESHES[2], MESHES[3]])
+@pytest.mark.parametrize("kind", PAIRS)
+def test_every_form_equals_the_dense_one_in_float64(kind, config, devices):
+    with jax.enable_x64(True):
+        mesh = make_mesh(config, jax.devices()[:devices])
+        for form, options in ((0, {}), (1, {"chunk": 2})):
+            found = both(kind, form, mesh, jnp.float64, **options)
+            assert found[0][0].dtype == jnp.float64
+            assert_equal(*found, 1e-10)
 
 
 def test_dense_is_the_papers_figure_3():
-    image, text = embeddings()
+    image, text, _ = arguments("softmax")
     logits = 10.0 * image @ text.T
-    labels = jnp.arange(32)
+    labels = jnp.arange(48)
     both = [optax.softmax_cross_entropy_with_integer_labels(x, labels).mean() for x in (logits, logits.T)]
     np.testing.assert_allclose(dense_contrastive_loss(image, text, jnp.float32(10)), sum(both) / 2, rtol=1e-6)
 
 
-@pytest.mark.parametrize("mesh", [MeshConfig(), MeshConfig(fsdp=4), MeshConfig(data=1, fsdp=8)])
-def test_sharded_equals_dense_in_value_and_gradient(mesh):
-    mesh = make_mesh(mesh)
-    image, text = embeddings()
-    args = (image, text, jnp.float32(14.3))
-    spread = tuple(jax.device_put(x, batch_sharding(mesh)) for x in args[:2])
-    dense = jax.value_and_grad(dense_contrastive_loss, (0, 1, 2))(*args)
-    ring = jax.jit(jax.value_and_grad(lambda *a: sharded_contrastive_loss(*a, mesh=mesh), (0, 1, 2)))
-    sharded = ring(*spread, args[2])
-    np.testing.assert_allclose(sharded[0], dense[0], rtol=1e-6)
-    for ours, theirs in zip(sharded[1], dense[1], strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
-
-
 def test_negatives_of_other_devices_count():
     mesh = make_mesh(MeshConfig())
-    image, text = embeddings()
-    whole = sharded_contrastive_loss(image, text, jnp.float32(10), mesh=mesh)
-    parts = [dense_contrastive_loss(image[i : i + 4], text[i : i + 4], jnp.float32(10)) for i in range(0, 32, 4)]
+    image, text, scale = arguments("softmax")
+    whole = ring_contrastive_loss(image, text, scale, mesh=mesh)
+    parts = [dense_contrastive_loss(image[i : i + 6], text[i : i + 6], scale) for i in range(0, 48, 6)]
     assert float(whole) > float(np.mean(parts)) + 0.5
 
 
-def test_no_device_forms_the_whole_matrix():
+@pytest.mark.parametrize("kind", PAIRS)
+def test_a_device_holds_its_rows_and_with_the_ring_a_chunk_of_a_block(kind):
     mesh = make_mesh(MeshConfig())
-    image, text = embeddings()
-    jaxpr = str(
-        jax.make_jaxpr(lambda a, b, s: sharded_contrastive_loss(a, b, s, mesh=mesh))(image, text, jnp.float32(1))
-    )
-    assert "f32[32,32]" not in jaxpr
-    assert "f32[4,32]" in jaxpr
+    args = arguments(kind)
+    _, gathered, ring = PAIRS[kind]
+
+    def program(loss):
+        return str(jax.make_jaxpr(jax.value_and_grad(loss, tuple(range(len(args)))))(*args))
+
+    rows, block, part = (f"f32[{shape}]{{V" for shape in ("6,48", "6,6", "2,6"))
+    assert rows in program(functools.partial(gathered, mesh=mesh))
+    text = program(functools.partial(ring, mesh=mesh, chunk=2))
+    assert part in text
+    assert not any(larger in text for larger in (rows, block, "48,48"))
+
+
+def test_chunks_are_equal_and_none_is_larger_than_asked():
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    image, text, scale = arguments("softmax")
+    jaxpr = str(jax.make_jaxpr(lambda *a: ring_contrastive_loss(*a, mesh=mesh, chunk=10))(image, text, scale))
+    assert "f32[8,48]" in jaxpr  # 48 rows in chunks of at most 10 are six of 8
+
+
+def test_the_ring_needs_less_than_a_twentieth_of_the_memory_at_batch_32768():
+    mesh = make_mesh(MeshConfig())
+    spread, whole = batch_sharding(mesh), replicated(mesh)
+    pairs = [jax.ShapeDtypeStruct((32768, 512), jnp.float32, sharding=spread)] * 2
+    scale = jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)
+    needed = []
+    for form in (gathered_contrastive_loss, ring_contrastive_loss):
+        gradient = jax.value_and_grad(functools.partial(form, mesh=mesh), (0, 1, 2))
+        compiled = jax.jit(gradient, out_shardings=(whole, (spread, spread, whole))).lower(*pairs, scale).compile()
+        needed.append(compiled.memory_analysis().temp_size_in_bytes)
+    assert needed[1] < needed[0] / 20

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from clip_jax.config import ConfigError, DecoderConfig, ImageTowerConfig, MeshConfig, ModelConfig, TextTowerConfig
+from clip_jax.config import (
+    ConfigError,
+    DecoderConfig,
+    ImageTowerConfig,
+    MeshConfig,
+    ModelConfig,
+    RunConfig,
+    TextTowerConfig,
+)
 from clip_jax.models.clip import CLIP, build
 from clip_jax.models.layers import attend
 from clip_jax.parallel import make_mesh
@@ -62,7 +70,9 @@ def test_a_caption_does_not_see_what_it_predicts():
 def test_patch_dropout_is_random_in_training_and_off_elsewhere():
     image = dataclasses.replace(BASE.image, patch_size=8, patch_dropout=0.5)
     model = CLIP(dataclasses.replace(BASE, image=image), rngs=nnx.Rngs(0))
-    one, two = (model.encode_image(IMAGES, train=True, rng=jax.random.key(i)) for i in (1, 2))
+    one, two = (
+        model.encode_image(IMAGES, train=True, rng=jax.random.split(jax.random.key(i), len(IMAGES))) for i in (1, 2)
+    )
     assert not np.allclose(one, two)
     np.testing.assert_array_equal(model.encode_image(IMAGES), model.encode_image(IMAGES))
     with pytest.raises(ValueError, match="rng="):
@@ -73,7 +83,7 @@ def test_training_with_patch_dropout_is_a_function_of_seed_and_step():
     config = with_image(patch_size=8, patch_dropout=0.5)
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     built = build(config, mesh)
-    loss = make_loss(built, mesh)
+    loss = make_loss(RunConfig(model=config), built, mesh)
     params = nnx.as_pure(nnx.state(CLIP(config, rngs=nnx.Rngs(0))))
     batch = {"images": (IMAGES * 40 + 120).astype(jnp.uint8), "tokens": TOKENS}
     values = [float(loss(params, batch, jax.random.key(s))[0]) for s in (0, 0, 1)]

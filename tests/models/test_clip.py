@@ -40,8 +40,9 @@ def test_shardings_follow_the_names_of_the_axes():
     built = build(preset("debug"), mesh)
     specs = jax.tree.map(lambda s: tuple(s.spec), built.shardings)
     block = specs["image"]["blocks"]["blocks"]
-    assert block["qkv"]["kernel"] == (None, "fsdp", None)  # layers, embed, heads
-    assert block["out"]["kernel"] == (None, None, "fsdp")
+    assert block["qkv"]["kernel"] == (None, "fsdp", "tensor")  # layers, embed, heads
+    assert block["out"]["kernel"] == (None, "tensor", "fsdp")
+    assert block["proj"]["kernel"] == (None, "tensor", "fsdp")  # layers, mlp, embed
     assert block["fc"]["bias"] == (None, None)
     assert specs["text"]["token"] == (None, "fsdp")
     assert specs["logit_scale"] == ()
@@ -66,6 +67,8 @@ def test_a_width_that_does_not_divide_is_named():
     model = dataclasses.replace(model, image=dataclasses.replace(model.image, width=20))
     with pytest.raises(ConfigError, match=r"model.image.width=20: must be a multiple of mesh.fsdp=8"):
         build(model, make_mesh(MeshConfig(fsdp=8)))
+    with pytest.raises(ConfigError, match=r"model.image.heads=2: must be a multiple of mesh.tensor=8"):
+        build(ladder(1), make_mesh(MeshConfig(tensor=8)))
 
 
 def test_parameter_dtype_is_a_field():

@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from clip_jax.config import ModelConfig
+from clip_jax.flops import jaxpr_flops
 from clip_jax.models.layers import Block, BlockSpec, Stack, activation
 
 
-def make(remat=False, scan=True, **change):
+def make(remat=False, scan=True, policy="nothing", **change):
     spec = BlockSpec(16, 2, 32, 3, **({"act": "gelu", "dtype": jnp.float32, "param_dtype": jnp.float32,
                                        "causal": True} | change))  # fmt: skip
     with nnx.use_eager_sharding(False):
-        return Stack(lambda r: Block(spec, r), 3, remat=remat, scan=scan, rngs=nnx.Rngs(0))
+        config = ModelConfig(remat=remat, remat_policy=policy, scan_layers=scan)
+        return Stack(lambda r: Block(spec, r), 3, config, nnx.Rngs(0))
 
 
 def value_and_grads(stack):
@@ -26,7 +29,16 @@ def value_and_grads(stack):
     return jax.jit(jax.value_and_grad(loss))(nnx.as_pure(state))
 
 
-@pytest.mark.parametrize("change", [{"scan": False}, {"remat": True}, {"remat": True, "scan": False}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"scan": False},
+        {"remat": True},
+        {"remat": True, "scan": False},
+        {"remat": True, "policy": "attention"},
+        {"remat": True, "policy": "dots"},
+    ],
+)
 def test_unrolled_and_recomputed_stacks_equal_the_scanned_one(change):
     value, grads = value_and_grads(make())
     other, other_grads = value_and_grads(make(**change))
@@ -44,6 +56,16 @@ def test_the_recomputed_path_is_really_taken(change):
     assert "remat" in text(make(**change)) or "checkpoint" in text(make(**change))
     assert "remat" not in text(make())
     assert "checkpoint" not in text(make())
+
+
+def test_policies_keep_more_and_more():
+    def products(policy):
+        graphdef, state = nnx.split(make(remat=True, policy=policy))
+        x = jnp.ones((1, 5, 16))
+        return jaxpr_flops(jax.grad(lambda s: jnp.sum(nnx.merge(graphdef, s)(x))), nnx.as_pure(state))
+
+    nothing, attention, dots = (products(policy) for policy in ("nothing", "attention", "dots"))
+    assert nothing > attention > dots
 
 
 def test_layers_equal_a_loop_over_single_blocks():

@@ -1,15 +1,17 @@
 """The step: sharded equals single, compiled once, and it learns."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
 import pytest
 
-from clip_jax.config import MeshConfig
-from clip_jax.models.clip import build
-from clip_jax.optim import make_optimizer
+from clip_jax.config import ConfigError, DecoderConfig, InitConfig, LossConfig, MeshConfig, OptimConfig
+from clip_jax.models.clip import build, init_params
+from clip_jax.optim import loss_scale, make_optimizer
 from clip_jax.parallel import make_mesh
+from clip_jax.train.accumulate import make_accumulated_gradients, whole_gradients
 from clip_jax.train.state import init_state
 from clip_jax.train.step import make_loss, make_train_step, put_batch
 
@@ -24,20 +26,101 @@ def batch_of(run, seed=0):
 def parts(run, config, devices=None):
     mesh = make_mesh(config, devices)
     built = build(run.model, mesh)
-    optimizer = make_optimizer(run.optim, run.steps)
+    optimizer = make_optimizer(run.optim, run.steps, float16=run.model.compute_dtype == "float16")
     return mesh, built, optimizer, init_state(run, built, optimizer, mesh)
 
 
-@pytest.mark.parametrize("config", [MeshConfig(), MeshConfig(fsdp=4), MeshConfig(data=1, fsdp=8)])
-def test_loss_and_gradients_on_eight_devices_equal_one(tiny_run, config):
-    found = []
-    for mesh_config, devices in ((config, None), (MeshConfig(), jax.devices()[:1])):
-        mesh, built, _, state = parts(tiny_run, mesh_config, devices)
-        loss = jax.jit(jax.value_and_grad(make_loss(built, mesh), has_aux=True))
-        (value, _), grads = loss(state.params, put_batch(batch_of(tiny_run), mesh), jax.random.key(0))
-        found.append((value, grads))
-    np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found[0][1], found[1][1])
+ONE = MeshConfig()
+MESHES = [
+    MeshConfig(data=8),
+    MeshConfig(data=2, fsdp=4),
+    MeshConfig(data=2, fsdp=2, tensor=2),
+    MeshConfig(data=1, tensor=2, fsdp=2, slices=2),
+]
+
+
+@functools.cache
+def fresh(model):
+    return jax.tree.map(np.asarray, jax.jit(lambda: init_params(model, 0))())
+
+
+def value_and_gradients(run, mesh_config=ONE, devices=1):
+    mesh = make_mesh(mesh_config, jax.devices()[:devices])
+    built = build(run.model, mesh)
+    if run.microbatch_size:
+        gradients = make_accumulated_gradients(run, built, mesh)
+    else:
+        gradients = whole_gradients(make_loss(run, built, mesh))
+    params = jax.device_put(fresh(run.model), built.shardings)
+    (value, _), grads = jax.jit(gradients)(params, put_batch(batch_of(run), mesh), jax.random.key(0))
+    return value, grads
+
+
+def assert_close(found, wanted, tolerance):
+    np.testing.assert_allclose(found[0], wanted[0], atol=tolerance)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), found[1], wanted[1])
+
+
+def test_loss_and_gradients_on_eight_devices_equal_one(tiny_run):
+    one = value_and_gradients(tiny_run)
+    for config in MESHES:
+        assert_close(value_and_gradients(tiny_run, config, 8), one, 1e-5)
+
+
+def test_a_tensor_axis_splits_heads_and_hidden_units(tiny_run):
+    mesh, built, optimizer, state = parts(tiny_run, MeshConfig(data=2, fsdp=2, tensor=2))
+    block = state.params["image"]["blocks"]["blocks"]
+    assert block["fc"]["kernel"].sharding.shard_shape((1, 16, 64)) == (1, 8, 32)
+    (moments,) = (s for s in jax.tree.leaves(state.opt_state, is_leaf=lambda x: hasattr(x, "mu")) if hasattr(s, "mu"))
+    moment = moments.mu["image"]["blocks"]["blocks"]["fc"]["kernel"]
+    assert moment.sharding.is_equivalent_to(block["fc"]["kernel"].sharding, 3)
+    text = make_train_step(tiny_run, built, optimizer, mesh).lower(state, put_batch(batch_of(tiny_run), mesh)).as_text()
+    assert '{"tensor"}' in text  # activations are constrained, not left to chance
+
+
+VARIANTS = {
+    "softmax": {},
+    "ring": {"loss": LossConfig(method="ring", chunk=3)},
+    "sigmoid": {"loss": LossConfig(kind="sigmoid"), "model.logit_bias": True},
+    "patch dropout": {"image.patch_dropout": 0.5, "image.patch_size": 8},
+    "locked image tower": {"init_from": InitConfig(source="x", freeze="image")},
+    "recomputed": {"model.remat": True},
+}
+
+
+def variant(run, changes):
+    """The run with fields of it, its model ("model.x") or its image tower ("image.x") changed."""
+    group = {name.split(".")[-1]: value for name, value in changes.items()}
+    image = {k: group[k] for k in group if f"image.{k}" in changes}
+    model = {k: group[k] for k in group if f"model.{k}" in changes}
+    model["image"] = dataclasses.replace(run.model.image, **image)
+    rest = {k: v for k, v in changes.items() if "." not in k}
+    return dataclasses.replace(run, model=dataclasses.replace(run.model, **model), **rest)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_accumulated_gradients_equal_those_of_the_whole_batch(tiny_run, name):
+    run = variant(tiny_run, VARIANTS[name])
+    config, count = (MeshConfig(data=2, fsdp=2), 4) if name in ("ring", "patch dropout") else (ONE, 1)
+    whole = value_and_gradients(run, config, count)
+    pieces = value_and_gradients(dataclasses.replace(run, microbatch_size=4), config, count)
+    assert_close(pieces, whole, 1e-5)
+    assert any(np.abs(g).max() > 1e-4 for g in jax.tree.leaves(whole[1]))
+
+
+def test_accumulated_gradients_are_exact_in_float64(tiny_run):
+    with jax.enable_x64(True):
+        model = dataclasses.replace(tiny_run.model, compute_dtype="float64", param_dtype="float64")
+        run = dataclasses.replace(tiny_run, model=model)
+        found = [value_and_gradients(dataclasses.replace(run, microbatch_size=m)) for m in (0, 2)]
+        assert found[0][0].dtype == np.float64
+        assert_close(found[1], found[0], 1e-10)
+
+
+def test_averaging_the_losses_of_pieces_is_another_objective(tiny_run):
+    whole, _ = value_and_gradients(dataclasses.replace(tiny_run, microbatch_size=4))
+    small = dataclasses.replace(tiny_run, batch_size=4)
+    assert value_and_gradients(small)[0] < float(whole) - 0.5
 
 
 def test_it_compiles_once_and_learns_one_batch(tiny_run):
@@ -64,9 +147,71 @@ def test_runs_that_differ_in_length_and_rate_share_one_program(tiny_run):
     assert texts[0] == texts[1]
 
 
-def test_bfloat16_compute_keeps_float32_parameters(tiny_run):
-    run = dataclasses.replace(tiny_run, model=dataclasses.replace(tiny_run.model, compute_dtype="bfloat16"))
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_compute_keeps_float32_parameters(tiny_run, dtype):
+    run = dataclasses.replace(tiny_run, model=dataclasses.replace(tiny_run.model, compute_dtype=dtype))
     mesh, built, optimizer, state = parts(run, MeshConfig())
-    state, metrics = make_train_step(run, built, optimizer, mesh)(state, put_batch(batch_of(run), mesh))
+    step = make_train_step(run, built, optimizer, mesh)
+    losses = []
+    for _ in range(8):
+        state, metrics = step(state, put_batch(batch_of(run), mesh))
+        losses.append(float(metrics["loss"]))
     assert {str(x.dtype) for x in jax.tree.leaves(state.params)} == {"float32"}
+    assert losses[-1] < losses[0] - 0.1
+
+
+def test_a_float16_overflow_is_passed_over_and_halves_the_loss_scale(tiny_run):
+    model = dataclasses.replace(tiny_run.model, compute_dtype="float16")
+    run = dataclasses.replace(tiny_run, model=model, optim=dataclasses.replace(tiny_run.optim, loss_scale=2.0**40))
+    mesh, built, optimizer, state = parts(run, MeshConfig())
+    before = jax.tree.map(np.asarray, state.params)
+    state, metrics = make_train_step(run, built, optimizer, mesh)(state, put_batch(batch_of(run), mesh))
     assert np.isfinite(float(metrics["loss"]))
+    jax.tree.map(np.testing.assert_array_equal, state.params, before)
+    assert float(loss_scale(state.opt_state)) == 2.0**39
+
+
+def test_half_precision_text_weights_and_moments_train(tiny_run):
+    model = dataclasses.replace(tiny_run.model, text_param_dtype="bfloat16")
+    optim = dataclasses.replace(tiny_run.optim, state_dtype="bfloat16")
+    run = dataclasses.replace(tiny_run, model=model, optim=optim, steps=40)
+    mesh, built, optimizer, state = parts(run, MeshConfig(fsdp=2))
+    step = make_train_step(run, built, optimizer, mesh)
+    losses = []
+    for _ in range(30):
+        state, metrics = step(state, put_batch(batch_of(run), mesh))
+        losses.append(float(metrics["loss"]))
+    assert {str(x.dtype) for x in jax.tree.leaves(state.params["text"])} == {"bfloat16"}
+    assert {str(x.dtype) for x in jax.tree.leaves(state.params["image"])} == {"float32"}
+    assert losses[-1] < losses[0] / 2
+    assert step._cache_size() == 1
+
+
+def test_a_coca_model_learns_its_captions_too(tiny_run):
+    image = dataclasses.replace(tiny_run.model.image, pool="attentional", pool_heads=2, pool_queries=4)
+    text = dataclasses.replace(tiny_run.model.text, pool="cls")
+    decoder = DecoderConfig(depth=1, width=16, heads=2)
+    run = dataclasses.replace(
+        tiny_run, model=dataclasses.replace(tiny_run.model, image=image, text=text, decoder=decoder)
+    )
+    one = value_and_gradients(run)
+    no_captions = dataclasses.replace(run, loss=LossConfig(caption_weight=0.0))
+    bare = value_and_gradients(no_captions)
+    assert float(one[0]) > float(bare[0]) + 2 * 0.8 * np.log(400)  # an untrained decoder guesses among 400 tokens
+    assert np.abs(one[1]["decoder"]["projection"]).max() > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"microbatch_size": 5}, "microbatch_size=5: must divide batch_size=16"),
+        ({"loss": LossConfig(kind="sigmoid")}, "the sigmoid loss needs the bias"),
+        ({"model.logit_bias": True}, "the softmax loss ignores it"),
+        ({"loss": LossConfig(caption_weight=1.0)}, "caption_weight: ignored"),
+        ({"optim": OptimConfig(warmup_steps=1, rounding="nearest")}, "rounding: ignored"),
+        ({"optim": OptimConfig(warmup_steps=1, loss_scale=8.0)}, "loss_scale: ignored"),
+    ],
+)
+def test_settings_that_would_be_ignored_or_cannot_be_are_errors(tiny_run, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        variant(tiny_run, changes)

@@ -1,0 +1,177 @@
+"""Every pair of a batch, block by block: the engine under the contrastive losses that scale.
+
+Images stay on their device; texts travel once round the ring of devices, and with them whatever is summed over
+columns. Each device holds one chunk of one block of the logits at a time, and none is kept for the backward pass:
+that one makes the round again. Without a ring (one device) the same code runs over chunks alone.
+
+Written from the equations: with S = scale · image @ text.T + bias and the cotangents of what was summed,
+dS is known block by block, so dimage = scale · dS @ text and dtext = scale · dS.T @ image.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Axis = tuple[str, ...] | None  # mesh axes of the ring; None on one device
+Tree = Any
+
+
+def _round(
+    block: Callable[[Tree, Tree, Tree, Tree], tuple[Tree, Tree]],
+    fixed: Tree, rows: Tree, columns_fixed: Tree, columns: Tree, chunk: int, axis: Axis,
+) -> tuple[Tree, Tree]:  # fmt: skip
+    """Visit every block of the matrix of pairs once; returns what was gathered along rows and along columns.
+
+    Args:
+      block: (fixed rows, rows so far, fixed columns, columns so far) of a chunk -> (rows, columns).
+      fixed, rows: pytrees of [m, ...] that stay here: what the block reads, and what it adds up.
+      columns_fixed, columns: pytrees of [k, ...] that travel, likewise; scalars in ``columns`` travel too.
+    """
+    count = jax.tree.leaves(fixed)[0].shape[0]
+    chunk = min(chunk, count)
+    parts = -(-count // chunk)
+    while count % parts:  # equal chunks, none larger than asked for
+        parts += 1
+
+    def split(tree: Tree) -> Tree:
+        return jax.tree.map(lambda x: x.reshape(parts, count // parts, *x.shape[1:]), tree)
+
+    def visit(rows: Tree, columns_fixed: Tree, columns: Tree) -> tuple[Tree, Tree]:
+        def one(columns: Tree, part: tuple[Tree, Tree]) -> tuple[Tree, Tree]:
+            rows, columns = block(*part, columns_fixed, columns)
+            return columns, rows
+
+        columns, rows = jax.lax.scan(one, columns, (split_fixed, rows))
+        return rows, columns
+
+    split_fixed = split(fixed)
+    rows = split(rows)
+    if axis is None:
+        rows, columns = visit(rows, columns_fixed, columns)
+    else:
+        size = jax.lax.axis_size(axis)
+        ring = [(i, (i + 1) % size) for i in range(size)]
+
+        def turn(carry: tuple[Tree, Tree, Tree], _: None) -> tuple[tuple[Tree, Tree, Tree], None]:
+            rows, columns_fixed, columns = carry
+            onward = jax.lax.ppermute(columns_fixed, axis, ring)  # does not wait for the block
+            rows, columns = visit(rows, columns_fixed, columns)
+            return (rows, onward, jax.lax.ppermute(columns, axis, ring)), None
+
+        (rows, _, columns), _ = jax.lax.scan(turn, (rows, columns_fixed, columns), None, length=size)
+    return jax.tree.map(lambda x: x.reshape(count, *x.shape[2:]), rows), columns
+
+
+def _logits(image: jax.Array, text: jax.Array, scale: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array]:
+    cosines = image @ text.T
+    return cosines, scale * cosines + bias
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _logsumexp(
+    image: jax.Array, text: jax.Array, scale: jax.Array, bias: jax.Array, chunk: int, axis: Axis
+) -> tuple[jax.Array, jax.Array]:
+    def block(image: jax.Array, rows: jax.Array, text: jax.Array, columns: jax.Array) -> tuple[jax.Array, jax.Array]:
+        _, logits = _logits(image, text, scale, bias)
+        rows = jnp.logaddexp(rows, jax.nn.logsumexp(logits, axis=1))
+        return rows, jnp.logaddexp(columns, jax.nn.logsumexp(logits, axis=0))
+
+    nothing = jnp.full_like(image[:, 0], -jnp.inf), jnp.full_like(text[:, 0], -jnp.inf)
+    return _round(block, image, nothing[0], text, nothing[1], chunk, axis)
+
+
+def _logsumexp_fwd(image: Any, text: Any, scale: Any, bias: Any, chunk: int, axis: Axis) -> tuple[Any, Any]:
+    out = _logsumexp(image, text, scale, bias, chunk, axis)
+    return out, (image, text, scale, bias, *out)
+
+
+def _logsumexp_bwd(chunk: int, axis: Axis, saved: Any, cotangents: Any) -> tuple[Any, Any, Any, Any]:
+    image, text, scale, bias, rows, columns = saved
+    of_rows, of_columns = cotangents
+
+    def slope(fixed: Any, column: Any, logits: jax.Array) -> jax.Array:
+        _, rows, of_rows = fixed
+        _, columns, of_columns = column
+        return of_rows[:, None] * jnp.exp(logits - rows[:, None]) + of_columns[None] * jnp.exp(logits - columns[None])
+
+    return _backward(slope, (image, rows, of_rows), (text, columns, of_columns), scale, bias, chunk, axis)
+
+
+def _backward(
+    slope: Callable[[Any, Any, jax.Array], jax.Array], fixed: Any, columns: Any,
+    scale: jax.Array, bias: jax.Array, chunk: int, axis: Axis,
+) -> tuple[Any, Any, Any, Any]:  # fmt: skip
+    """Cotangents of image, text, scale and bias, from the slope dS of each block."""
+
+    def block(fixed: Any, dimage: jax.Array, column: Any, sums: Any) -> tuple[jax.Array, Any]:
+        image, text, (dtext, dscale, dbias) = fixed[0], column[0], sums
+        cosines, logits = _logits(image, text, scale, bias)
+        d = slope(fixed, column, logits)
+        sums = dtext + scale * (d.T @ image), dscale + jnp.sum(d * cosines), dbias + jnp.sum(d)
+        return dimage + scale * (d @ text), sums
+
+    sums = (jnp.zeros_like(columns[0]), jnp.zeros_like(scale), jnp.zeros_like(bias))
+    dimage, (dtext, dscale, dbias) = _round(block, fixed, jnp.zeros_like(fixed[0]), columns, sums, chunk, axis)
+    return dimage, dtext, dscale, dbias
+
+
+_logsumexp.defvjp(_logsumexp_fwd, _logsumexp_bwd)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _softplus_sums(
+    image: jax.Array, text: jax.Array, scale: jax.Array, bias: jax.Array, chunk: int, axis: Axis
+) -> jax.Array:
+    def block(image: jax.Array, rows: jax.Array, text: jax.Array, nothing: jax.Array) -> tuple[jax.Array, jax.Array]:
+        _, logits = _logits(image, text, scale, bias)
+        return rows + jnp.sum(jax.nn.softplus(logits), axis=1), nothing
+
+    return _round(block, image, jnp.zeros_like(image[:, 0]), text, jnp.zeros_like(bias), chunk, axis)[0]
+
+
+def _softplus_sums_fwd(image: Any, text: Any, scale: Any, bias: Any, chunk: int, axis: Axis) -> tuple[Any, Any]:
+    return _softplus_sums(image, text, scale, bias, chunk, axis), (image, text, scale, bias)
+
+
+def _softplus_sums_bwd(chunk: int, axis: Axis, saved: Any, of_rows: Any) -> tuple[Any, Any, Any, Any]:
+    image, text, scale, bias = saved
+
+    def slope(fixed: Any, column: Any, logits: jax.Array) -> jax.Array:
+        return fixed[1][:, None] * jax.nn.sigmoid(logits)
+
+    return _backward(slope, (image, of_rows), (text,), scale, bias, chunk, axis)
+
+
+_softplus_sums.defvjp(_softplus_sums_fwd, _softplus_sums_bwd)
+
+
+def _own(x: jax.Array, axis: Axis) -> jax.Array:
+    """A replicated value as one of this device's own, so that its cotangents are summed over the devices."""
+    return x if axis is None else jax.lax.pcast(x, axis, to="varying")
+
+
+def pairwise_logsumexp(
+    image: jax.Array, text: jax.Array, scale: jax.Array, *, chunk: int, axis: Axis = None
+) -> tuple[jax.Array, jax.Array]:
+    """log Σ exp of the logits scale · image @ text.T over all texts, and over all images.
+
+    Embeddings [m, E] (this device's), scale [] -> [m] of these images, [m] of these texts. ``chunk`` rows of logits
+    are held at once. ``axis``: the mesh axes over which the rows lie, inside `jax.shard_map`.
+    """
+    scale = _own(scale, axis)
+    return _logsumexp(image, text, scale, jnp.zeros_like(scale), chunk, axis)
+
+
+def pairwise_softplus(
+    image: jax.Array, text: jax.Array, scale: jax.Array, bias: jax.Array, *, chunk: int, axis: Axis = None
+) -> jax.Array:
+    """Σ log(1 + exp) of the logits scale · image @ text.T + bias over all texts: [m] of these images.
+
+    Arguments as in `pairwise_logsumexp`; bias [].
+    """
+    return _softplus_sums(image, text, _own(scale, axis), _own(bias, axis), chunk, axis)

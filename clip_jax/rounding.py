@@ -1,0 +1,54 @@
+"""Stochastic rounding: numbers kept in half precision that still move by less than half a unit in the last place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+HALF = (jnp.bfloat16, jnp.float16)
+
+
+def is_half(dtype: Any) -> bool:
+    """Whether ``dtype`` is one of the two 16-bit formats."""
+    return jnp.dtype(dtype) in HALF
+
+
+def stochastic_round(x: jax.Array, dtype: Any, key: jax.Array) -> jax.Array:
+    """``x`` float32 -> bfloat16 or float16, up or down with the probability that makes the mean equal to ``x``.
+
+    Random bits below the last kept one are added, then all below it are cut off. float16 has fewer exponents: below
+    2^-14 its steps are of one size, 2^-24, and beyond its largest number the result is that number. Not finite stays
+    as it is.
+    """
+    dtype = jnp.dtype(dtype)
+    cut = 16 if dtype == jnp.bfloat16 else 13
+    noise = jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32) >> (16 - cut)
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + noise
+    rounded = jax.lax.bitcast_convert_type(bits & jnp.uint32(0xFFFFFFFF << cut & 0xFFFFFFFF), jnp.float32)
+    if dtype == jnp.float16:
+        step = 2.0**-24
+        small = jnp.floor(x / step + noise.astype(jnp.float32) / 2**cut) * step
+        rounded = jnp.where(jnp.abs(x) < 2.0**-14, small, rounded)
+        rounded = jnp.clip(rounded, -65504.0, 65504.0)
+    return jnp.where(jnp.isfinite(x), rounded, x).astype(dtype)
+
+
+def narrow(tree: Any, like: Any, key: jax.Array | None) -> Any:
+    """Leaves in the dtypes of ``like``; to half precision by `stochastic_round`, or to the nearest without ``key``."""
+    leaves, structure = jax.tree.flatten(tree)
+    targets = jax.tree.leaves(like)
+
+    def one(index: int, leaf: jax.Array, dtype: Any) -> jax.Array:
+        if key is None or not is_half(dtype):
+            return leaf.astype(dtype)
+        return stochastic_round(leaf, dtype, jax.random.fold_in(key, index))
+
+    narrowed = [one(i, leaf, t.dtype) for i, (leaf, t) in enumerate(zip(leaves, targets, strict=True))]
+    return jax.tree.unflatten(structure, narrowed)
+
+
+def widen(tree: Any) -> Any:
+    """Half-precision leaves as float32, others as they are."""
+    return jax.tree.map(lambda x: x.astype(jnp.float32) if is_half(x.dtype) else x, tree)
