@@ -29,10 +29,11 @@ def made(count: int, width: int, height: int) -> list[bytes]:
 
 
 def stored(path: str, count: int) -> list[bytes]:
-    from clip_jax.data.webdataset import Shards, shards_of
+    from clip_jax.data.shards import shards_of
+    from clip_jax.data.webdataset import Shards
 
     shards = Shards(shards_of(Path(path), "train"))
-    return [shards.image(i) for i in range(min(count, len(shards.samples)))]
+    return [shards.image(i) for i in range(min(count, len(shards)))]
 
 
 def main() -> None:

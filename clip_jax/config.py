@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from clip_jax.checks import ConfigError, UserError, at_least, between, one_of
@@ -48,7 +49,9 @@ class DataConfig:
     """Where the pairs come from and what is done to them before the device."""
 
     source: str = "scenes"  # scenes | webdataset | folder | tfds
-    paths: tuple[str, ...] = ()  # shards, folders or prepared TFDS directories; mixed in proportion
+    paths: tuple[str, ...] = ()  # shards, folders (webdataset: also URLs and brace ranges), prepared TFDS directories
+    weights: tuple[float, ...] = ()  # share of each path in every stretch of the run; empty: in proportion to size
+    val_paths: tuple[str, ...] = ()  # where the held-out pairs are, if not in a split of ``paths``
     train_split: str = "train"
     val_split: str = "val"
     image_key: str = "image"  # tfds: the feature that holds the picture
@@ -57,27 +60,53 @@ class DataConfig:
     augment: str = "none"  # none | square_crop | flip | random_resized_crop
     max_broken: int = 10  # unreadable records passed over before the run stops
     tokenizer_captions: int = 20_000  # captions the run's vocabulary is learned from
-    threads: int = 2
+    threads: int = 2  # that read and decode, in each worker
+    workers: int = 0  # processes that do so; 0: threads of the training process
+    decoder: str = "pillow"  # pillow | simplejpeg: of training pictures; faster, about a level off (extra ``fast``)
     keep_decoded: bool = False  # hold the resized pictures in memory; for sets that fit
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
 
     def __post_init__(self) -> None:
         one_of("data.source", self.source, ("scenes", "webdataset", "folder", "tfds"))
         one_of("data.augment", self.augment, ("none", "square_crop", "flip", "random_resized_crop"))
-        for name in ("unique_samples", "max_broken"):
+        one_of("data.decoder", self.decoder, ("pillow", "simplejpeg"))
+        for name in ("unique_samples", "max_broken", "workers"):
             at_least(f"data.{name}", getattr(self, name), 0)
         for name in ("tokenizer_captions", "threads"):
             at_least(f"data.{name}", getattr(self, name), 1)
         if self.source == "scenes" and self.keep_decoded:
             raise ConfigError("data.keep_decoded: the scenes source renders, there is nothing to keep")
-        if self.source == "scenes" and self.paths:
-            raise ConfigError("data.paths: the scenes source reads no files; drop it or set data.source")
+        for name in ("paths", "val_paths"):
+            if self.source == "scenes" and getattr(self, name):
+                raise ConfigError(f"data.{name}: the scenes source reads no files; drop it or set data.source")
+            if self.source != "webdataset" and any("://" in p for p in getattr(self, name)):
+                raise ConfigError(f"data.{name}: only data.source='webdataset' reads from URLs")
+        if self.source == "scenes" and self.decoder != "pillow":
+            raise ConfigError("data.decoder: the scenes source renders, there is nothing to decode")
+        if self.keep_decoded and self.workers:
+            raise ConfigError("data.keep_decoded: each of data.workers would hold all pictures; use data.threads alone")
+        self._check_weights()
         if self.source != "scenes" and not self.paths:
             raise ConfigError(f"data.paths: data.source={self.source!r} needs at least one path")
         if self.source != "scenes" and self.scenes != ScenesConfig():
             raise ConfigError(f"data.scenes: would be ignored with data.source={self.source!r}")
         if self.source != "tfds" and (self.image_key, self.caption_key) != ("image", "caption"):
             raise ConfigError(f"data.image_key, data.caption_key: ignored with data.source={self.source!r}")
+
+    def _check_weights(self) -> None:
+        if not self.weights:
+            return
+        if len(self.weights) != len(self.paths) or len(self.paths) < 2:
+            raise ConfigError(
+                f"data.weights: {len(self.weights)} for {len(self.paths)} data.paths; needs one for each of two or more"
+            )
+        if self.unique_samples:
+            raise ConfigError("data.unique_samples: with data.weights it would not say how many pairs of which path")
+        total = sum(self.weights)
+        if not all(total * 1e-5 <= weight < math.inf for weight in self.weights) or total <= 0:
+            raise ConfigError(
+                f"data.weights={self.weights}: must be positive and finite, each at least 1e-5 of their sum"
+            )
 
 
 @dataclass(frozen=True)

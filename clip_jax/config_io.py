@@ -61,6 +61,7 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
 # Fields that came after the first runs: at their default they leave a run's name alone, so that no run is lost.
 _LATER = {
     "": ("init_from", "loss", "microbatch_size"),
+    "data": ("weights", "val_paths", "decoder"),
     "mesh": ("tensor", "slices"),
     "optim": ("state_dtype", "rounding", "loss_scale", "layer_decay"),
     "model": ("decoder", "logit_bias", "text_param_dtype", "remat_policy"),
@@ -73,9 +74,9 @@ _LATER = {
 
 
 def run_id(config: RunConfig) -> str:
-    """12 hex digits that name the run. The wandb mirror changes no number, so it is left out."""
+    """12 hex digits that name the run. The wandb mirror and the data workers change no number, so they are left out."""
     values, defaults = to_dict(config), to_dict(RunConfig())
-    del values["wandb"]
+    del values["wandb"], values["data"]["workers"]
     for group, names in _LATER.items():
         mine, usual = values, defaults
         for part in filter(None, group.split(".")):

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from clip_jax.config import UserError
+from clip_jax.data.shards import shards_of
 from clip_jax.data.sources import BrokenRecord
 from clip_jax.data.transforms import decode
-from clip_jax.data.webdataset import Shards, shards_of
+from clip_jax.data.webdataset import Shards
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def load_classification_set(path: str | Path, image_size: int, limit: int, split
         if "{c}" not in template:
             raise UserError(f"{path}/zeroshot_classification_templates.txt: {template!r} has no {{c}}")
     shards = Shards(shards_of(path, split))
-    count = len(shards.samples)
+    count = len(shards)
     take = np.arange(count) if not limit or limit >= count else np.linspace(0, count - 1, limit).round().astype(int)
     images = np.empty((len(take), image_size, image_size, 3), np.uint8)
     labels = np.empty(len(take), np.int32)

@@ -6,10 +6,10 @@ import csv
 from pathlib import Path
 
 from clip_jax.config import UserError
-from clip_jax.data.sources import BrokenRecord, Record
+from clip_jax.data.sources import BrokenRecord, Record, Source
 
 
-class CaptionedFolder:
+class CaptionedFolder(Source):
     """``captions.csv`` with columns ``filename`` and ``caption``, in PATH/SPLIT/ or PATH/; repeated file names
     give an image several captions. Raises UserError when the table or a column is missing."""
 
@@ -31,11 +31,14 @@ class CaptionedFolder:
     def __len__(self) -> int:
         return len(self.names)
 
+    def name(self, i: int) -> str:
+        return str(self.root / self.names[i])
+
     def captions(self, i: int) -> tuple[str, ...]:
         """The captions of record ``i``. Raises BrokenRecord when all are empty."""
         found = tuple(c for c in self.rows[self.names[i]] if c)
         if not found:
-            raise BrokenRecord(f"{self.root / self.names[i]}: has no caption")
+            raise BrokenRecord(f"{self.name(i)}: has no caption")
         return found
 
     def __getitem__(self, i: int) -> Record:
@@ -44,4 +47,4 @@ class CaptionedFolder:
             data = path.read_bytes()
         except OSError as error:
             raise BrokenRecord(f"{path}: {error.strerror}") from None
-        return Record(str(path), data, self.captions(i))
+        return Record(data, self.captions(i))

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from clip_jax.config import UserError
+from clip_jax.data.shards import shards_of
 from clip_jax.data.sources import BrokenRecord
-from clip_jax.data.webdataset import Shards, shards_of
+from clip_jax.data.webdataset import Shards
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
 IDX_STEMS = {"train": ("train",), "test": ("t10k", "test")}
@@ -111,7 +112,7 @@ def _labelled(labels: list[int], classes: int, name: Callable[[int], str]) -> np
 def _webdataset(path: Path, split: str, names: tuple[str, ...]) -> Split:
     shards = Shards(shards_of(path, split))
     labels = []
-    for i in range(len(shards.samples)):
+    for i in range(len(shards)):
         try:
             text = shards.member(i, "cls").strip()
         except BrokenRecord as error:

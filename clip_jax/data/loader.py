@@ -1,133 +1,180 @@
-"""Batches as a pure function of (seed, step), on a Grain pipeline."""
+"""Batches as a pure function of (seed, step), on a Grain pipeline of threads or worker processes."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
 from clip_jax.config import ConfigError, RunConfig, UserError
-from clip_jax.data.sources import BrokenRecord, Source
+from clip_jax.data.mixing import Endless, Order, Shuffled, Weighted
+from clip_jax.data.sources import BrokenRecord, Joined, Record, Source
 from clip_jax.data.tokenizers import BytePairTokenizer, Tokenizer, train_tokenizer
 from clip_jax.data.transforms import crop, decode, prepare
+from clip_jax.data.workers import Workers
 
 Arrays = dict[str, np.ndarray]
+Reasons = dict[int, str]  # index of a broken record -> why
+
+PIECE = 256  # pairs made by one thread at a time; a larger share of a batch is put together from pieces
 
 
 class BrokenRecords:
-    """Counts records that cannot be read, each once, from any thread."""
+    """Records that cannot be read, each counted once."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.reasons: dict[int, str] = {}
-        self._lock = threading.Lock()
+        self.reasons: Reasons = {}
 
-    def add(self, index: int, reason: str) -> None:
+    def add(self, reasons: Reasons) -> None:
         """Raises UserError when there are more than ``data.max_broken``."""
-        with self._lock:
-            self.reasons[index] = reason
-            count = len(self.reasons)
-        if count > self.limit:
-            raise UserError(f"{reason}; {count} records are broken, more than data.max_broken={self.limit} allows")
+        self.reasons |= reasons
+        if len(self.reasons) > self.limit:
+            last = list(self.reasons.values())[-1]
+            raise UserError(
+                f"{last}; {len(self.reasons)} records are broken, more than data.max_broken={self.limit} allows"
+            )
 
 
 class BatchOfStep:
-    """step -> this process's part of that step's batch, the same whatever the number of threads."""
+    """step -> this process's part of that step's batch, the same whatever the number of threads and workers."""
 
     def __init__(
         self, config: RunConfig, source: Source, tokenizer: Tokenizer, process: int = 0, processes: int = 1
     ) -> None:
-        import grain
-
         self.config, self.source, self.tokenizer = config, source, tokenizer
-        self.broken = BrokenRecords(config.data.max_broken)
-        self.kept: dict[int, tuple[np.ndarray, tuple[str, ...]]] = {}
+        self.known: Reasons = {}  # broken records that this process has met
+        self.kept: dict[int, Record] = {}
         share = config.batch_size // processes
-        self.columns = np.arange(process * share, (process + 1) * share)
-        self.endless = getattr(source, "infinite", False) and not config.data.unique_samples
-        count = config.data.unique_samples or len(source)
-        if not self.endless:
-            if count < config.batch_size:
-                raise ConfigError(
-                    f"batch_size={config.batch_size}: the training set has only {count} records, fewer than a batch"
-                )
-            # a new order every epoch
-            self.order: Any = grain.MapDataset.range(count).seed(config.seed).shuffle().repeat(None)
+        columns = np.arange(process * share, (process + 1) * share)
+        self.columns = np.array_split(columns, -(-share // PIECE))  # of the batch, by piece
+        self.order = _order(config, source)
+
+    @property
+    def pieces(self) -> int:
+        """Pieces of one batch."""
+        return len(self.columns)
 
     def __call__(self, step: int) -> Arrays:
-        positions = step * self.config.batch_size + self.columns
-        if self.endless:
-            index = positions + (self.config.seed << 32)
-        else:
-            index = np.array([self.order[int(p)] for p in positions])
+        """The plain form of what `Batches` does. Raises UserError on more than ``data.max_broken`` broken records."""
+        made = [self.piece(step * self.pieces + k) for k in range(self.pieces)]
+        return _joined(made, BrokenRecords(self.config.data.max_broken))
+
+    def piece(self, number: int) -> tuple[Arrays, Reasons]:
+        """Piece ``number`` of all steps, and the broken records met in it (no arrays, if one found no substitute)."""
+        step, k = divmod(number, self.pieces)
+        positions = step * self.config.batch_size + self.columns[k]
+        index = self.order(positions)
         batch = getattr(self.source, "batch", None)
         if batch is not None and self.config.data.augment == "none":
             images, captions = batch(index)
-            return {"images": images, "tokens": self.tokenizer.encode(captions)}
-        pairs = [self._pair(int(i), int(p)) for i, p in zip(index, positions, strict=True)]
+            return {"images": images, "tokens": self.tokenizer.encode(captions)}, {}
+        met: Reasons = {}
+        records = self._records(index.tolist(), met)
+        if records is None:
+            return {}, met
+        pairs = [self._pair(record, p) for record, p in zip(records, positions.tolist(), strict=True)]
         return {
             "images": np.stack([image for image, _ in pairs]),
             "tokens": self.tokenizer.encode([caption for _, caption in pairs]),
-        }
+        }, met
 
-    def _pair(self, index: int, position: int) -> tuple[np.ndarray, str]:
+    def _pair(self, record: Record, position: int) -> tuple[np.ndarray, str]:
         """One view and one of its captions, drawn by (seed, position)."""
-        picture, captions = self._read(index)
         rng = np.random.default_rng([self.config.seed, position])
-        caption = captions[int(rng.integers(len(captions)))]
-        return crop(picture, self.config.model.image.image_size, self.config.data.augment, rng), caption
+        caption = record.captions[int(rng.integers(len(record.captions)))]
+        assert isinstance(record.image, np.ndarray)
+        return crop(record.image, self.config.model.image.image_size, self.config.data.augment, rng), caption
 
-    def _read(self, index: int) -> tuple[np.ndarray, tuple[str, ...]]:
-        """The prepared picture and captions of a record, or of the next one that can be read."""
-        data, count = self.config.data, len(self.source)
-        for step in range(data.max_broken + 2):
-            place = (index + step) % count
-            if place in self.kept:
-                return self.kept[place]
-            if place in self.broken.reasons:
-                continue
-            record = None
-            try:
-                record = self.source[place]
-                found = (
-                    prepare(record.image, self.config.model.image.image_size, data.augment),
-                    record.captions,
-                )
-            except BrokenRecord as error:
-                self.broken.add(place, f"{record.key}: {error}" if record else str(error))
-                continue
-            if data.keep_decoded:
-                self.kept[place] = found
-            return found
-        raise UserError(
-            f"{data.max_broken + 2} records in a row are broken; the last: {list(self.broken.reasons.values())[-1]}"
-        )
+    def _records(self, rows: list[int], met: Reasons) -> list[Record] | None:
+        """The prepared records, each broken one replaced by the next that can be read and noted in ``met``.
+
+        None when more than ``data.max_broken`` in a row are broken.
+        """
+        wanted = [i for i in dict.fromkeys(rows) if i not in self.kept and i not in self.known]
+        ahead = dict(zip(wanted, self.source.many(wanted), strict=True))  # in one request, if the source is remote
+        found = [self._prepared(i, ahead, met) for i in rows]
+        return None if None in found else [r for r in found if r is not None]
+
+    def _prepared(self, index: int, ahead: dict[int, Record | BrokenRecord], met: Reasons) -> Record | None:
+        for step in range(self.config.data.max_broken + 2):
+            i = (index + step) % len(self.source)
+            if i in self.kept:
+                return self.kept[i]
+            if i not in self.known:
+                record = ahead[i] if i in ahead else self.source.many([i])[0]
+                prepared = self._prepare(i, record)
+                if isinstance(prepared, Record):
+                    return prepared
+                self.known[i] = prepared
+            met[i] = self.known[i]
+        return None
+
+    def _prepare(self, i: int, record: Record | BrokenRecord) -> Record | str:
+        """The record with what `crop` draws its views from, or what is wrong with it."""
+        if isinstance(record, BrokenRecord):
+            return str(record)
+        data, size = self.config.data, self.config.model.image.image_size
+        try:
+            prepared = Record(prepare(record.image, size, data.augment, data.decoder), record.captions)
+        except BrokenRecord as error:
+            return f"{self.source.name(i)}: {error}"
+        if data.keep_decoded:
+            self.kept[i] = prepared
+        return prepared
+
+
+def _order(config: RunConfig, source: Source) -> Order:
+    """Raises ConfigError when a batch would hold a record twice."""
+    data, batch = config.data, config.batch_size
+    if source.infinite and not data.unique_samples:
+        return Endless(config.seed)
+    if data.weights:
+        assert isinstance(source, Joined)
+        order = Weighted([len(p) for p in source.parts], data.weights, config.seed)
+        for path, part, drawn in zip(data.paths, source.parts, order.drawn(batch), strict=True):
+            if len(part) < drawn:
+                raise ConfigError(f"data.weights: {path} has {len(part)} records, its share of a batch is {drawn}")
+        return order
+    count = data.unique_samples or len(source)
+    if count < batch:
+        raise ConfigError(f"batch_size={batch}: the training set has only {count} records, fewer than a batch")
+    return Shuffled(count, config.seed)
+
+
+def _joined(made: list[tuple[Arrays, Reasons]], broken: BrokenRecords) -> Arrays:
+    for _, reasons in made:
+        broken.add(reasons)
+    parts = [arrays for arrays, _ in made]
+    return parts[0] if len(parts) == 1 else {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
 
 
 class Batches:
-    """An iterator over {"images": uint8 [B, H, W, 3], "tokens": int32 [B, T]} from ``start_step`` on."""
+    """An iterator over {"images": uint8 [B, H, W, 3], "tokens": int32 [B, T]} from ``start_step`` on.
 
-    def __init__(self, make: BatchOfStep, start_step: int, steps: int, threads: int) -> None:
-        import grain
+    Besides the batch in hand at most `Workers.held` pieces of `PIECE` pairs are in memory, whatever the batch size.
+    """
 
-        data = grain.MapDataset.range(steps).map(make)
-        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
-        self._iterator: Any = iter(data.to_iter_dataset(options))
-        self._iterator.set_state({"next_index": start_step})
-        self._make = make
+    def __init__(self, make: BatchOfStep, start_step: int, steps: int, threads: int, workers: int = 0) -> None:
+        self.order = make.order
+        self._pieces = make.pieces
+        self._broken = BrokenRecords(make.config.data.max_broken)
+        self._workers = Workers(make.piece, range(start_step * make.pieces, steps * make.pieces), threads, workers)
 
     def __iter__(self) -> Iterator[Arrays]:
         return self
 
     def __next__(self) -> Arrays:
-        return next(self._iterator)
+        return _joined([next(self._workers) for _ in range(self._pieces)], self._broken)
+
+    def close(self) -> None:
+        """End the worker processes; nothing can be drawn any more."""
+        self._workers.close()
 
     @property
     def broken_records(self) -> int:
-        """Records passed over so far, each counted once."""
-        return len(self._make.broken.reasons)
+        """Records passed over in the batches drawn so far, each counted once."""
+        return len(self._broken.reasons)
 
 
 def train_batches(config: RunConfig, source: Source, tokenizer: Tokenizer, start_step: int = 0) -> Batches:
@@ -137,18 +184,19 @@ def train_batches(config: RunConfig, source: Source, tokenizer: Tokenizer, start
     cannot be read gives way to the next one and is counted.
 
     Raises:
-      ConfigError: fewer records than a batch. UserError (while iterating): more than ``data.max_broken`` broken.
+      ConfigError: fewer records than a batch. UserError (while iterating): more than ``data.max_broken`` broken, or a
+        shard that cannot be read.
     """
     import jax
 
     make = BatchOfStep(config, source, tokenizer, jax.process_index(), jax.process_count())
-    return Batches(make, start_step, config.steps, config.data.threads)
+    return Batches(make, start_step, config.steps, config.data.threads, config.data.workers)
 
 
 def _spread(source: Source, count: int) -> list[int]:
     """At most ``count`` indices, evenly spread (0: all); of an endless source the first ones."""
     total = len(source)
-    if getattr(source, "infinite", False):
+    if source.infinite:
         return list(range(count or 4096))
     if not count or count >= total:
         return list(range(total))
@@ -164,11 +212,13 @@ def learn_tokenizer(config: RunConfig, source: Source) -> BytePairTokenizer:
     else:
         captions = []
         broken = BrokenRecords(config.data.max_broken)
-        for i in _spread(source, wanted):
-            try:
-                captions += source.captions(i)
-            except BrokenRecord as error:
-                broken.add(i, str(error))
+        rows = _spread(source, wanted)
+        for begin in range(0, len(rows), PIECE):
+            for i, found in zip(rows[begin:], source.many_captions(rows[begin : begin + PIECE]), strict=False):
+                if isinstance(found, BrokenRecord):
+                    broken.add({i: str(found)})
+                else:
+                    captions += found
         captions = captions[:wanted] if len(captions) < 2 * wanted else captions[:: len(captions) // wanted]
     text = config.model.text
     return train_tokenizer(captions, text.vocab_size, text.context_length)
@@ -178,12 +228,15 @@ def _held_out(config: RunConfig, source: Source, count: int) -> list[tuple[np.nd
     size = config.model.image.image_size
     broken = BrokenRecords(config.data.max_broken)
     found = []
-    for i in _spread(source, count):
-        try:
-            record = source[i]
-            found.append((decode(record.image, size), record.captions))
-        except BrokenRecord as error:
-            broken.add(i, str(error))
+    rows = _spread(source, count)
+    for begin in range(0, len(rows), PIECE):
+        for i, record in zip(rows[begin:], source.many(rows[begin : begin + PIECE]), strict=False):
+            try:
+                if isinstance(record, BrokenRecord):
+                    raise record
+                found.append((decode(record.image, size), record.captions))
+            except BrokenRecord as error:
+                broken.add({i: str(error)})
     return found
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from clip_jax.config import ConfigError, ScenesConfig
 from clip_jax.data import scene_text as text
 from clip_jax.data.scene_text import Choices, Facts
+from clip_jax.data.sources import Record, Source
 
 SIDE = 32  # pixels of the picture as drawn; larger sizes are enlargements
 CELL = 16  # pixels of a corner
@@ -229,11 +230,10 @@ def render(config: ScenesConfig, scenes: Scenes, image_size: int = SIDE, *, shif
     return images if zoom == 1 else images.repeat(zoom, 1).repeat(zoom, 2)
 
 
-class ScenesSource:
+class ScenesSource(Source):
     """The world as a source of records, endless for training. Raises ConfigError on an impossible size."""
 
     infinite = True
-    broken = 0
 
     def __init__(self, config: ScenesConfig, split: str, image_size: int) -> None:
         self.config, self.image_size = config, image_size
@@ -277,8 +277,9 @@ class ScenesSource:
         """The caption of record ``i``."""
         return tuple(self.batch_captions(np.array([i])))
 
-    def __getitem__(self, i: int):  # type: ignore[no-untyped-def]
-        from clip_jax.data.sources import Record
+    def name(self, i: int) -> str:
+        return f"scene {self.stream}/{i}"
 
+    def __getitem__(self, i: int) -> Record:
         images, captions = self.batch(np.array([i]))
-        return Record(key=f"{self.stream}/{i}", image=images[0], captions=tuple(captions))
+        return Record(images[0], tuple(captions))

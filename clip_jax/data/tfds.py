@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from clip_jax.config import UserError
-from clip_jax.data.sources import BrokenRecord, Record
+from clip_jax.data.sources import BrokenRecord, Record, Source
 
 
-class TfdsSource:
+class TfdsSource(Source):
     """One split of a prepared data set; images stay encoded until they are needed.
 
     Raises UserError when the folder holds no prepared set, lacks the split or a feature, or was prepared in a
@@ -47,17 +47,19 @@ class TfdsSource:
     def __len__(self) -> int:
         return len(self.data)
 
+    def name(self, i: int) -> str:
+        return f"{self.path}:{self.split}[{i}]"
+
     def captions(self, i: int) -> tuple[str, ...]:
         """The captions of record ``i``."""
         return self[i].captions
 
     def __getitem__(self, i: int) -> Record:
         row = self.data[i]
-        key = f"{self.path}:{self.split}[{i}]"
         value = row[self.caption_key]
         values = value if isinstance(value, (list, tuple, np.ndarray)) else [value]
         texts = tuple(v.decode() if isinstance(v, bytes) else str(v) for v in values)
         texts = tuple(t.strip() for t in texts if t.strip())
         if not texts:
-            raise BrokenRecord(f"{key}: has no caption")
-        return Record(key, row[self.image_key], texts)
+            raise BrokenRecord(f"{self.name(i)}: has no caption")
+        return Record(row[self.image_key], texts)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from clip_jax.data.fast_jpeg import resize_short
 from clip_jax.data.images import eight_bit, open_image
 
 if TYPE_CHECKING:
@@ -37,27 +38,29 @@ def _resize_short(picture: Image.Image, size: int) -> Image.Image:
     return picture.resize(shape, Image.Resampling.BICUBIC, reducing_gap=2.0)
 
 
-def _crop(picture: Image.Image, size: int, left: int, top: int) -> np.ndarray:
-    return np.asarray(picture.crop((left, top, left + size, top + size)), np.uint8)
+def _short(image: bytes | np.ndarray, size: int, decoder: str) -> np.ndarray:
+    """The whole picture, its short side at ``size``: uint8 [h, w, 3]."""
+    if decoder == "simplejpeg" and (found := resize_short(image, size)) is not None:
+        return found
+    return np.asarray(_resize_short(_open(image, size), size), np.uint8)
 
 
-def decode(image: bytes | np.ndarray, size: int) -> np.ndarray:
+def decode(image: bytes | np.ndarray, size: int, decoder: str = "pillow") -> np.ndarray:
     """The centre square: short side resized to ``size`` (bicubic), then cropped. uint8 [size, size, 3].
 
-    Raises BrokenRecord when the bytes are no image.
+    ``decoder`` simplejpeg: by area instead, see `fast_jpeg`. Raises BrokenRecord when the bytes are no image.
     """
-    picture = _resize_short(_open(image, size), size)
-    w, h = picture.size
-    return _crop(picture, size, round((w - size) / 2), round((h - size) / 2))
+    pixels = _short(image, size, decoder)
+    top, left = (round((side - size) / 2) for side in pixels.shape[:2])
+    return np.ascontiguousarray(pixels[top : top + size, left : left + size])
 
 
-def prepare(image: bytes | np.ndarray, size: int, kind: str) -> np.ndarray:
+def prepare(image: bytes | np.ndarray, size: int, kind: str, decoder: str = "pillow") -> np.ndarray:
     """What `crop` of that kind draws its views from, uint8 [h, w, 3]. Raises BrokenRecord."""
     if kind in ("none", "flip"):
-        return decode(image, size)
+        return decode(image, size, decoder)
     # random crops want more picture than the view: a little more, or (resized crops) twice as much
-    short = round(size * LARGER) if kind == "square_crop" else 2 * size
-    return np.asarray(_resize_short(_open(image, short), short), np.uint8)
+    return _short(image, round(size * LARGER) if kind == "square_crop" else 2 * size, decoder)
 
 
 def crop(prepared: np.ndarray, size: int, kind: str, rng: np.random.Generator) -> np.ndarray:

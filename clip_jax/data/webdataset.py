@@ -1,122 +1,166 @@
-"""WebDataset tar shards, indexed once and read at random places; nothing is extracted."""
+"""WebDataset tar shards, indexed once and read at random places; nothing is extracted, no shard is read whole."""
 
 from __future__ import annotations
 
-import os
+import hashlib
 import tarfile
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-from clip_jax.config import UserError
-from clip_jax.data.sources import BrokenRecord, Record
+import numpy as np
 
-IMAGES = ("jpg", "jpeg", "png", "webp")
+from clip_jax.data import remote, tar_index
+from clip_jax.data.shards import shards_of
+from clip_jax.data.sources import BrokenRecord, Record, Source
+from clip_jax.data.tar_index import BLOCK, IMAGES, MEMBERS
 
-
-class Place(NamedTuple):
-    """Bytes of one member: shard number, offset, length."""
-
-    shard: int
-    offset: int
-    size: int
-
-
-def shards_of(path: Path, split: str) -> list[Path]:
-    """The tar files of PATH/SPLIT/, or PATH itself when it is a file. Raises UserError when there are none."""
-    if path.is_file():
-        return [path]
-    shards = sorted((path / split).glob("*.tar"), key=lambda p: (len(p.name), p.name))
-    if not shards:
-        there = sorted({p.parent.name for p in path.glob("*/*.tar")}) or ["none"]
-        raise UserError(f"{path / split}: no .tar shards there; splits found: {', '.join(there)}")
-    return shards
-
-
-def index_shard(path: Path, number: int) -> dict[str, dict[str, Place]]:
-    """Key -> extension -> place, in file order. Raises UserError when it is not a whole tar."""
-    samples: dict[str, dict[str, Place]] = {}
-    end = 0
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                if not member.isfile():
-                    continue
-                if member.offset_data + member.size > path.stat().st_size:
-                    raise tarfile.ReadError("unexpected end of data")
-                folder, _, name = member.name.rpartition("/")
-                stem, _, extension = name.partition(".")
-                key = f"{folder}/{stem}" if folder else stem
-                samples.setdefault(key, {})[extension.lower()] = Place(number, member.offset_data, member.size)
-                end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-        # a whole archive ends with blocks of zeros; a truncated one just stops, which tarfile takes for an end
-        with path.open("rb") as file:
-            file.seek(end)
-            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError("it ends early")
-    except tarfile.ReadError as error:
-        raise UserError(f"{path}: not a readable tar shard ({error})") from None
-    return samples
+GAP = 16 * 1024  # bytes between two members of a sample that cost less to read than to ask twice
+SCANS = 16  # shards looked at abreast
 
 
 class Shards:
-    """Samples of a list of shards: ordered keys, and their members' bytes."""
+    """Samples of a list of shards, in file order, and their members' bytes.
 
-    def __init__(self, paths: list[Path]) -> None:
-        self.paths = paths
-        self.samples: list[tuple[str, dict[str, Place]]] = []
-        for number, path in enumerate(paths):
-            self.samples += index_shard(path, number).items()
-        self._files: dict[int, int] = {}
-        self._lock = threading.Lock()
+    The index takes 8 bytes a member (image and text: 16 bytes a sample), 8 a shard and the shards' names. Worker
+    processes map it from a file of the cache folder, so that it is in memory once more at most.
+    """
+
+    def __init__(self, shards: list[str]) -> None:
+        self.shards = shards
+        with ThreadPoolExecutor(SCANS) as pool:
+            parts = list(pool.map(tar_index.load_index, shards))
+        self.ends = np.cumsum([p.shape[1] for p in parts], dtype=np.int64)
+        used = [any(p[2 * m].any() for p in parts) for m in range(len(MEMBERS))]
+        self.members = tuple(m for m, there in zip(MEMBERS, used, strict=True) if there)
+        # offset and size of each member that occurs: uint32 [2 · members, N]
+        self.places = np.ascontiguousarray(np.concatenate([p[np.repeat(used, 2)] for p in parts], axis=1))
+
+    def __len__(self) -> int:
+        return self.places.shape[1]
+
+    @property
+    def index_bytes(self) -> int:
+        """Memory of the index."""
+        return self.places.nbytes + self.ends.nbytes + sum(map(len, self.shards))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For worker processes: the index by the name of a file to map, where one can be written."""
+        digest = hashlib.sha256(self.places.data).hexdigest()[:32]
+        path = tar_index.cache_folder() / f"joined-{digest}.npy"
+        if not path.exists() and not tar_index.keep(path, lambda file: np.save(file, self.places)):
+            return self.__dict__
+        return {**self.__dict__, "places": path}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = state
+        if isinstance(self.places, Path):
+            self.places = np.load(self.places, mmap_mode="r", allow_pickle=False)
+
+    def _shard(self, i: int) -> str:
+        return self.shards[int(np.searchsorted(self.ends, i, side="right"))]
+
+    def _place(self, i: int, member: str) -> tuple[int, int] | None:
+        """First byte and byte after the last, or None when the sample has no such member."""
+        if member not in self.members:
+            return None
+        row = 2 * self.members.index(member)
+        start = int(self.places[row, i]) * BLOCK
+        return (start, start + int(self.places[row + 1, i])) if start else None
 
     def name(self, i: int) -> str:
-        """The sample's name for messages: shard and key."""
-        key, members = self.samples[i]
-        return f"{self.paths[next(iter(members.values())).shard]}:{key}"
+        """The sample's name for messages, shard and key, read from the shard (a very long name is cut)."""
+        shard = self._shard(i)
+        places = [p for m in self.members if (p := self._place(i, m))]
+        if not places:
+            return f"{shard}[{i}]"
+        start = min(places)[0]
+        header = remote.read([remote.Range(shard, start - BLOCK, start)])[0]
+        folder, _, name = tarfile.TarInfo.frombuf(header, "utf-8", "replace").name.rpartition("/")
+        return f"{shard}:{folder}/{name.partition('.')[0]}" if folder else f"{shard}:{name.partition('.')[0]}"
 
-    def read(self, place: Place) -> bytes:
-        """The bytes of one member."""
-        with self._lock:
-            file = self._files.get(place.shard)
-            if file is None:
-                file = self._files[place.shard] = os.open(self.paths[place.shard], os.O_RDONLY)
-        return os.pread(file, place.size, place.offset)
+    def read(self, rows: list[int], members: tuple[str, ...]) -> list[dict[str, bytes]]:
+        """The bytes of those of ``members`` that each sample has, the near ones in one piece.
+
+        Raises UserError when a shard cannot be read.
+        """
+        ranges: list[remote.Range] = []
+        spans = []  # (row of the answer, member, number of the range, first byte in it, its end)
+        for answer, i in enumerate(rows):
+            shard, last = self._shard(i), None
+            for member, (start, end) in sorted(
+                ((m, p) for m in members if (p := self._place(i, m))), key=lambda found: found[1]
+            ):
+                if last is not None and start - last <= GAP:
+                    ranges[-1] = ranges[-1]._replace(end=end)
+                else:
+                    ranges.append(remote.Range(shard, start, end))
+                last = end
+                begin = start - ranges[-1].start
+                spans.append((answer, member, len(ranges) - 1, begin, begin + end - start))
+        data = remote.read(ranges)
+        out: list[dict[str, bytes]] = [{} for _ in rows]
+        for answer, member, number, begin, end in spans:
+            out[answer][member] = data[number][begin:end]
+        return out
 
     def image(self, i: int) -> bytes:
         """The encoded image of sample ``i``. Raises BrokenRecord when it has none."""
-        members = self.samples[i][1]
-        for extension in IMAGES:
-            if extension in members:
-                return self.read(members[extension])
-        raise BrokenRecord(f"{self.name(i)}: has no image ({', '.join(IMAGES)})")
+        return self.image_of(i, self.read([i], ("image",))[0])
 
     def member(self, i: int, extension: str) -> str:
-        """A text member of sample ``i``. Raises BrokenRecord when it is missing or no UTF-8."""
-        place = self.samples[i][1].get(extension)
-        if place is None:
+        """A text member of sample ``i``, txt or cls. Raises BrokenRecord when it is missing or no UTF-8."""
+        return self.text_of(i, extension, self.read([i], (extension,))[0])
+
+    def image_of(self, i: int, found: dict[str, bytes]) -> bytes:
+        """The image among what was read of sample ``i``. Raises BrokenRecord."""
+        if "image" not in found:
+            raise BrokenRecord(f"{self.name(i)}: has no image ({', '.join(IMAGES)})")
+        return found["image"]
+
+    def text_of(self, i: int, extension: str, found: dict[str, bytes]) -> str:
+        """The text among what was read of sample ``i``. Raises BrokenRecord."""
+        if extension not in found:
             raise BrokenRecord(f"{self.name(i)}: has no .{extension}")
         try:
-            return self.read(place).decode()
+            return found[extension].decode()
         except UnicodeDecodeError:
             raise BrokenRecord(f"{self.name(i)}: .{extension} is not UTF-8 text") from None
 
 
-class WebDataset:
+class WebDataset(Source):
     """Pairs KEY.jpg (or png, webp) + KEY.txt, one caption a line."""
 
-    def __init__(self, path: Path, split: str) -> None:
+    def __init__(self, path: str | Path, split: str) -> None:
         self.shards = Shards(shards_of(path, split))
 
     def __len__(self) -> int:
-        return len(self.shards.samples)
+        return len(self.shards)
 
-    def captions(self, i: int) -> tuple[str, ...]:
-        """The captions of record ``i``. Raises BrokenRecord when there are none."""
-        lines = tuple(line.strip() for line in self.shards.member(i, "txt").splitlines() if line.strip())
+    def name(self, i: int) -> str:
+        return self.shards.name(i)
+
+    def _captions(self, i: int, found: dict[str, bytes]) -> tuple[str, ...]:
+        text = self.shards.text_of(i, "txt", found)
+        lines = tuple(line.strip() for line in text.splitlines() if line.strip())
         if not lines:
-            raise BrokenRecord(f"{self.shards.name(i)}: its .txt is empty")
+            raise BrokenRecord(f"{self.name(i)}: its .txt is empty")
         return lines
 
-    def __getitem__(self, i: int) -> Record:
-        return Record(self.shards.name(i), self.shards.image(i), self.captions(i))
+    def many(self, rows: list[int]) -> list[Record | BrokenRecord]:
+        out: list[Record | BrokenRecord] = []
+        for i, found in zip(rows, self.shards.read(rows, ("image", "txt")), strict=True):
+            try:
+                out.append(Record(self.shards.image_of(i, found), self._captions(i, found)))
+            except BrokenRecord as error:
+                out.append(error)
+        return out
+
+    def many_captions(self, rows: list[int]) -> list[tuple[str, ...] | BrokenRecord]:
+        out: list[tuple[str, ...] | BrokenRecord] = []
+        for i, found in zip(rows, self.shards.read(rows, ("txt",)), strict=True):
+            try:
+                out.append(self._captions(i, found))
+            except BrokenRecord as error:
+                out.append(error)
+        return out

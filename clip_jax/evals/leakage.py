@@ -11,8 +11,9 @@ import numpy as np
 from clip_jax.config import UserError
 from clip_jax.data.labelled import open_labelled
 from clip_jax.data.overlap import find_overlap, perceptual_hash
+from clip_jax.data.shards import shards_of
 from clip_jax.data.sources import BrokenRecord
-from clip_jax.data.webdataset import Shards, shards_of
+from clip_jax.data.webdataset import Shards
 from clip_jax.evals import metrics, transfer
 
 SHOWN = 5
@@ -24,7 +25,7 @@ def _pictures(path: Path, split: str) -> tuple[int, Callable[[int], Any], Callab
         raise UserError(f"{path}: no such folder")
     if path.is_file() or list(path.glob("*/*.tar")):
         shards = Shards(shards_of(path, split))
-        return len(shards.samples), shards.image, shards.name
+        return len(shards), shards.image, shards.name
     found = open_labelled(path).split(split)
     return len(found.labels), found.picture, found.name
 

@@ -64,7 +64,7 @@ def test_every_record_once_an_epoch_in_a_new_order(tiny_run, pairs_dir):
     data = DataConfig(source="webdataset", paths=(str(pairs_dir),), threads=1)
     run = dataclasses.replace(tiny_run, data=data, batch_size=10)
     make = BatchOfStep(run, open_source(data, "train", 32), None)
-    epochs = [[int(make.order[e * 20 + i]) for i in range(20)] for e in range(2)]
+    epochs = [make.order(np.arange(20) + e * 20).tolist() for e in range(2)]
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(20))
     assert epochs[0] != epochs[1]
 

@@ -18,7 +18,7 @@ def test_paths_are_joined_and_can_be_cut(pairs_dir):
     source = open_source(config, "train", 32)
     assert len(source) == 30
     assert source[19].captions[0] == "picture 9 of shard 1"
-    assert source[20].key.endswith("val00")
+    assert source.name(20).endswith("val00")
     assert source.captions(29)[0] == "picture 9 of shard 0"
     cut = open_source(dataclasses.replace(config, unique_samples=5), "train", 32)
     assert len(cut) == 5

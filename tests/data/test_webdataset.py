@@ -13,7 +13,7 @@ def test_records_by_index_in_file_order(pairs_dir):
     source = WebDataset(pairs_dir, "train")
     assert len(source) == 20
     record = source[13]
-    assert record.key.endswith("1.tar:train13")
+    assert source.name(13).endswith("1.tar:train13")
     assert record.captions == source.captions(13) == ("picture 3 of shard 1", "another line 3")
     assert record.image[:2] == b"\xff\xd8"
 

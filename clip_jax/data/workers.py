@@ -1,0 +1,65 @@
+"""Elements made ahead of need, in order, by threads of this process or of worker processes (Grain)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+AHEAD = 2  # elements made ahead, per thread
+WORKER_BUFFER = 2  # finished elements that wait at each worker
+
+
+class Workers(Generic[T]):
+    """An iterator over ``make(n)`` for n of ``numbers``, the same at any number of threads and workers.
+
+    With ``workers`` processes each makes every ``workers``-th element with ``threads`` threads; ``make`` travels to
+    them. An exception of ``make`` is raised where its element would have come.
+    """
+
+    def __init__(self, make: Callable[[int], T], numbers: range, threads: int, workers: int) -> None:
+        import grain
+        from absl import flags
+
+        self.held = max(workers, 1) * (AHEAD + 1) * threads + workers * 2 * WORKER_BUFFER
+        data: Any = grain.MapDataset.range(numbers.start, numbers.stop).map(make)
+        data = data.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=AHEAD * threads))
+        if workers:
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()  # grain reads flags that only an absl program would have parsed
+            options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=WORKER_BUFFER)
+            data = data.mp_prefetch(options, worker_init_fn=Obedient(os.getpid()))
+        self._iterator: Any = iter(data)
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        return next(self._iterator)
+
+    def close(self) -> None:
+        """End threads and processes."""
+        self._iterator.close()
+
+
+class Obedient:
+    """Makes a worker live exactly as long as its parent: a signal to all is the parent's to answer, and a parent that
+    was killed leaves no orphan."""
+
+    def __init__(self, parent: int) -> None:
+        self.parent = parent
+
+    def __call__(self, worker: int, workers: int) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        while os.getppid() == self.parent:
+            time.sleep(1.0)
+        os._exit(1)
