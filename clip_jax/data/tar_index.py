@@ -50,11 +50,11 @@ def cache_folder() -> Path:
 def _cached(path: Path, identity: str) -> np.ndarray | None:
     """The entry, unless it is missing, of another content, or damaged (an archive has check sums)."""
     try:
-        with np.load(path, allow_pickle=False) as found:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
             if str(found["identity"]) != identity:
                 return None
             places = found["places"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None
     fits = places.dtype == np.uint32 and places.ndim == 2 and len(places) == 2 * len(MEMBERS)
     return places if fits else None

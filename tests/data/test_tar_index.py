@@ -1,0 +1,145 @@
+"""The index of a shard: what it says, what is read for it, and when it is made anew."""
+
+import io
+import tarfile
+
+import numpy as np
+import pytest
+
+from clip_jax.config import UserError
+from clip_jax.data import remote, tar_index
+from clip_jax.data.tar_index import AHEAD, BLOCK, MEMBERS, load_index, scan
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("CLIP_JAX_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "shards"
+
+
+def tar_bytes(members, form=tarfile.USTAR_FORMAT):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=form) as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
+SAMPLES = {
+    "a.png": b"second choice",
+    "a.jpg": b"picture",
+    "a.txt": b"text",
+    "a.json": b"{}",
+    "dir/b.TXT": b"",
+    "c.cls": b"7" * 600,
+}
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_places_lead_to_the_bytes_in_every_form_of_tar(tmp_path, form):
+    path = tmp_path / "0.tar"
+    data = (
+        tar_bytes({**SAMPLES, f"{'long/' * 40}d.jpg": b"far"}, form)
+        if form != tarfile.USTAR_FORMAT
+        else tar_bytes(SAMPLES)
+    )
+    path.write_bytes(data)
+    places = load_index(str(path)).astype(int).reshape(len(MEMBERS), 2, -1)
+    got = {
+        (member, i): data[BLOCK * start : BLOCK * start + size]
+        for member, (starts, sizes) in zip(MEMBERS, places, strict=True)
+        for i, (start, size) in enumerate(zip(starts, sizes, strict=True))
+        if start
+    }
+    want = {("image", 0): b"picture", ("txt", 0): b"text", ("txt", 1): b"", ("cls", 2): b"7" * 600}
+    assert got == (want if form == tarfile.USTAR_FORMAT else {**want, ("image", 3): b"far"})
+
+
+def test_only_headers_are_read_of_large_members(store):
+    large = {f"{i}.{e}": bytes(n) for i in range(20) for e, n in (("jpg", 100_000), ("txt", 50))}
+    data = tar_bytes(large)
+    store.pipe("/box/0.tar", data)
+    assert scan("slow://box/0.tar", len(data)).shape[1] == 20
+    read = sum(end - start for _, start, end in store.asked)
+    assert read <= 22 * AHEAD < len(data) / 10
+    assert len(store.asked) <= 22  # one request a sample: its small members come along
+
+
+def test_small_members_are_read_many_at_a_time(store):
+    data = tar_bytes({f"{i}.txt": b"x" for i in range(400)})
+    store.pipe("/box/0.tar", data)
+    assert scan("slow://box/0.tar", len(data)).shape[1] == 400
+    assert len(store.asked) <= len(data) / AHEAD + 2
+
+
+def test_a_second_look_reads_no_header(store, cache):
+    store.pipe("/box/0.tar", tar_bytes(SAMPLES))
+    first = load_index("slow://box/0.tar")
+    assert len(list(cache.iterdir())) == 1
+    store.asked.clear()
+    assert np.array_equal(load_index("slow://box/0.tar"), first)
+    assert not store.asked
+
+
+@pytest.mark.parametrize("how", ["cut", "junk", "flipped", "other arrays", "none"])
+def test_a_damaged_entry_is_made_anew(tmp_path, cache, how):
+    path = tmp_path / "0.tar"
+    path.write_bytes(tar_bytes(SAMPLES))
+    first = load_index(str(path))
+    (entry,) = cache.iterdir()
+    good = entry.read_bytes()
+    if how == "cut":
+        entry.write_bytes(good[:100])
+    elif how == "junk":
+        entry.write_bytes(b"junk" * 100)
+    elif how == "flipped":
+        where = good.index(first.tobytes()) + 3
+        entry.write_bytes(good[:where] + bytes([good[where] ^ 1]) + good[where + 1 :])
+    elif how == "other arrays":
+        with np.load(entry) as found:
+            identity = found["identity"]
+        with entry.open("wb") as file:
+            np.savez(file, identity=identity, places=np.zeros((2, 3)))
+    else:
+        entry.unlink()
+    assert np.array_equal(load_index(str(path)), first)
+    assert entry.read_bytes() == good
+
+
+def test_a_shard_that_changed_is_scanned_again(store):
+    store.pipe("/box/0.tar", tar_bytes(SAMPLES))
+    load_index("slow://box/0.tar")
+    changed = dict(reversed(SAMPLES.items()))  # as many bytes
+    store.pipe("/box/0.tar", tar_bytes(changed))
+    assert np.array_equal(
+        load_index("slow://box/0.tar"), scan("slow://box/0.tar", remote.stat("slow://box/0.tar").size)
+    )
+
+
+def test_without_a_folder_to_write_in_it_works_as_well(tmp_path, monkeypatch):
+    path = tmp_path / "0.tar"
+    path.write_bytes(tar_bytes(SAMPLES))
+    monkeypatch.setenv("CLIP_JAX_CACHE", str(path))  # a file, so no folder can be made in it
+    assert load_index(str(path)).shape == (2 * len(MEMBERS), 3)
+
+
+@pytest.mark.parametrize("cut", [100, 700, 3 * BLOCK, 6 * BLOCK])
+def test_what_is_no_whole_tar_is_named(tmp_path, cut, cache):
+    path = tmp_path / "0.tar"
+    path.write_bytes(tar_bytes({"a.jpg": bytes(600), "b.jpg": bytes(600)})[:cut])
+    with pytest.raises(UserError, match="0.tar: not a readable tar shard"):
+        load_index(str(path))
+    assert not cache.exists()
+
+
+def test_a_member_larger_than_the_index_can_say(tmp_path):
+    path = tmp_path / "0.tar"
+    info = tarfile.TarInfo("a.jpg")
+    info.size = 1 << 32
+    with path.open("wb") as file:
+        file.write(info.tobuf(tarfile.GNU_FORMAT))
+        file.truncate((1 << 32) + 4 * BLOCK)
+    with pytest.raises(UserError, match="a.jpg is larger than 4 GiB"):
+        tar_index.scan(str(path), path.stat().st_size)
