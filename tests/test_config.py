@@ -5,6 +5,8 @@ import pytest
 from clip_jax import config as c
 from clip_jax.config_io import from_dict
 
+PATHS = {"source": "webdataset", "paths": ["a", "b"]}
+
 
 @pytest.mark.parametrize(
     ("values", "named"),
@@ -26,6 +28,20 @@ from clip_jax.config_io import from_dict
             "data.scenes: would be ignored",
         ),
         ({"data": {"image_key": "picture"}}, "data.image_key"),
+        ({"data": {"source": "folder", "paths": ["gs://b"]}}, "data.paths: only data.source='webdataset'"),
+        ({"data": {"val_paths": ["x"]}}, "data.val_paths: the scenes source"),
+        ({"data": {"decoder": "simplejpeg"}}, "data.decoder: the scenes source"),
+        ({"data": {**PATHS, "decoder": "cv2"}}, "data.decoder='cv2'"),
+        ({"data": {**PATHS, "workers": -1}}, "data.workers=-1"),
+        ({"data": {**PATHS, "workers": 1, "keep_decoded": True}}, "data.keep_decoded: each of data.workers"),
+        ({"data": {**PATHS, "weights": [1.0]}}, "data.weights: 1 for 2 data.paths"),
+        ({"data": {**PATHS, "weights": [1.0, 0.0]}}, "data.weights=(1.0, 0.0): must be positive"),
+        ({"data": {**PATHS, "weights": [1.0, 1e-6]}}, "each at least 1e-5 of their sum"),
+        ({"data": {**PATHS, "weights": [1.0, float("nan")]}}, "data.weights=(1.0, nan)"),
+        ({"data": {**PATHS, "weights": [1.0, float("inf")]}}, "data.weights=(1.0, inf)"),
+        ({"data": {**PATHS, "weights": [0.0, 0.0]}}, "data.weights=(0.0, 0.0)"),
+        ({"data": {**PATHS, "weights": [1.0, 1.0], "unique_samples": 5}}, "data.unique_samples: with data.weights"),
+        ({"data": {"source": "folder", "paths": ["x"], "weights": [1.0]}}, "data.weights: 1 for 1 data.paths"),
         ({"model": {"image": {"heads": 3}}}, "model.image.heads=3"),
         ({"model": {"image": {"patch_size": 7}}}, "model.image.image_size=32"),
         ({"mesh": {"data": 0}}, "mesh.data=0"),

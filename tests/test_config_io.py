@@ -76,3 +76,7 @@ def test_fields_that_came_later_rename_no_run():
     assert io.run_id(c.RunConfig()) == "14d70023c314"
     assert io.run_id(c.RunConfig(steps=500, model=c.ModelConfig(embed_dim=32))) == "d370dad44709"
     assert io.run_id(c.RunConfig(mesh=c.MeshConfig(tensor=2))) != "14d70023c314"
+    assert io.run_id(c.RunConfig(data=c.DataConfig(workers=4))) == "14d70023c314"  # who makes the batches is no matter
+    pairs = c.DataConfig(source="webdataset", paths=("a", "b"))
+    later = ({}, {"weights": (1.0, 2.0)}, {"weights": (2.0, 1.0)}, {"val_paths": ("c",)}, {"decoder": "simplejpeg"})
+    assert len({io.run_id(c.RunConfig(data=dataclasses.replace(pairs, **fields))) for fields in later}) == 5

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import numpy as np
 
 from clip_jax.config import ConfigError
+from clip_jax.data.images import MAX_PIXELS
 
 
-def check_installed() -> None:
-    """Raises ConfigError when the packages of the extra ``fast`` are missing."""
+@functools.cache
+def libraries() -> tuple[Any, Any]:
+    """The modules cv2 and simplejpeg. Raises ConfigError when one of them, the extra ``fast``, is missing."""
     try:
         import cv2
-        import simplejpeg  # noqa: F401
+        import simplejpeg
     except ImportError as error:
-        raise ConfigError(
-            f"data.decoder='simplejpeg': the package {error.name} is not installed (extra fast)"
-        ) from None
+        raise ConfigError(f"data.decoder='simplejpeg': {error.name} is not installed (extra fast)") from None
     cv2.setNumThreads(1)  # the loader has threads of its own
+    return cv2, simplejpeg
 
 
 def resize_short(image: bytes | np.ndarray, size: int) -> np.ndarray | None:
@@ -24,15 +28,15 @@ def resize_short(image: bytes | np.ndarray, size: int) -> np.ndarray | None:
     Pillow then opens or refuses."""
     if not isinstance(image, bytes) or image[:2] != b"\xff\xd8":
         return None
-    import cv2
-    import simplejpeg
-
+    cv2, simplejpeg = libraries()
     try:
+        h, w, *_ = simplejpeg.decode_jpeg_header(image)
+        if h * w > MAX_PIXELS:
+            return None
         # decoded at a fraction, but twice as large as wanted, as Pillow's draft mode does
         pixels = simplejpeg.decode_jpeg(image, "RGB", min_height=2 * size, min_width=2 * size)
     except ValueError:
         return None
-    h, w = pixels.shape[:2]
     if min(h, w) == size:
         return pixels
     long = int(size * max(w, h) / min(w, h))

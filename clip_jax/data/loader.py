@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from clip_jax.config import ConfigError, RunConfig, UserError
+from clip_jax.data.fast_jpeg import libraries
 from clip_jax.data.mixing import Endless, Order, Shuffled, Weighted
 from clip_jax.data.sources import BrokenRecord, Joined, Record, Source
 from clip_jax.data.tokenizers import BytePairTokenizer, Tokenizer, train_tokenizer
@@ -42,6 +43,8 @@ class BatchOfStep:
     def __init__(
         self, config: RunConfig, source: Source, tokenizer: Tokenizer, process: int = 0, processes: int = 1
     ) -> None:
+        if config.data.decoder == "simplejpeg":
+            libraries()
         self.config, self.source, self.tokenizer = config, source, tokenizer
         self.known: Reasons = {}  # broken records that this process has met
         self.kept: dict[int, Record] = {}
@@ -171,6 +174,10 @@ class Batches:
         """End the worker processes; nothing can be drawn any more."""
         self._workers.close()
 
+    def drawn(self, samples: int) -> list[int]:
+        """How many of the first ``samples`` pairs came from each of ``data.paths``; empty without ``data.weights``."""
+        return self.order.drawn(samples) if isinstance(self.order, Weighted) else []
+
     @property
     def broken_records(self) -> int:
         """Records passed over in the batches drawn so far, each counted once."""
@@ -178,14 +185,14 @@ class Batches:
 
 
 def train_batches(config: RunConfig, source: Source, tokenizer: Tokenizer, start_step: int = 0) -> Batches:
-    """The batches of steps ``start_step`` to ``config.steps`` - 1: this process's share of each.
+    """The batches of steps ``start_step`` to ``config.steps`` - 1: this process's share of each. Close them at the end.
 
     Shuffled anew every epoch; a picture's caption and augmentation are drawn by (seed, position). A record that
     cannot be read gives way to the next one and is counted.
 
     Raises:
-      ConfigError: fewer records than a batch. UserError (while iterating): more than ``data.max_broken`` broken, or a
-        shard that cannot be read.
+      ConfigError: fewer records than a batch; a decoder that is not installed. UserError (while iterating): more than
+        ``data.max_broken`` broken; a shard that cannot be read.
     """
     import jax
 

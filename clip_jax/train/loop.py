@@ -151,11 +151,10 @@ def _run(
             state = dataclasses.replace(state, params=given.params(state.params))
     record.cut_back(start)
     step_fn = make_train_step(config, parts.built, optimizer, parts.mesh)
-    batches = train_batches(config, source, parts.tokenizer, start)
     eval_at = {max(1, round(f * config.steps)) for f in config.evals.at_fractions}
     last = config.steps if stop_after is None else min(config.steps, stop_after)
     meter = Meter(parts, start, show)
-    with stop_signals() as asked:
+    with contextlib.closing(train_batches(config, source, parts.tokenizer, start)) as batches, stop_signals() as asked:
         step = start
         while step < last and not asked:
             batch = put_batch(next(batches), parts.mesh)
@@ -180,7 +179,7 @@ def _run(
     rows = [r for r in read_lines(record.dir / "evals.jsonl") if r["step"] == step] or _evaluate(parts, state, step)
     checkpoints.save(step, state)
     checkpoints.wait()
-    result = _result(parts, rows, meter, batches, source)
+    result = _result(parts, rows, meter, batches)
     record.finish(result)
     return result
 
@@ -289,13 +288,11 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{n: metadata.version(n) for n in names}}
 
 
-def _result(parts: Parts, rows: Rows, meter: Meter, batches: Batches, source: Source) -> dict[str, Any]:
+def _result(parts: Parts, rows: Rows, meter: Meter, batches: Batches) -> dict[str, Any]:
     config, record = parts.config, parts.record
     counted = flops.params(config.model)
     spent = training_flops(config, config.samples_seen)
     value = {(r["task"], r["metric"]): r["value"] for r in rows}
-    endless = getattr(source, "infinite", False) and not config.data.unique_samples
-    distinct = config.samples_seen if endless else min(config.samples_seen, config.data.unique_samples or len(source))
     device = parts.mesh.devices.flat[0]
     return {
         "run_id": run_id(config),
@@ -311,7 +308,8 @@ def _result(parts: Parts, rows: Rows, meter: Meter, batches: Batches, source: So
         "params_text": counted.text,
         "params_no_embed": counted.no_embed,
         "samples_seen": config.samples_seen,
-        "unique_samples": distinct,
+        "unique_samples": batches.order.distinct(config.samples_seen),
+        "drawn_by_path": batches.drawn(config.samples_seen),
         "batch_size": config.batch_size,
         "seed": config.seed,
         "steps": config.steps,

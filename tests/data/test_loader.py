@@ -1,11 +1,15 @@
 """Batches as a pure function of (seed, step)."""
 
+import contextlib
 import dataclasses
+import sys
 
 import numpy as np
 import pytest
 
 from clip_jax.config import ConfigError, DataConfig, UserError
+from clip_jax.data import loader
+from clip_jax.data.fast_jpeg import libraries
 from clip_jax.data.loader import BatchOfStep, learn_tokenizer, retrieval_set, train_batches, validation_pairs
 from clip_jax.data.sources import open_source
 
@@ -27,8 +31,12 @@ def setup(request, tiny_run, pairs_dir):
 
 
 def take(run, source, tokenizer, start=0, count=None):
-    batches = train_batches(run, source, tokenizer, start)
-    return [next(batches) for _ in range(count or run.steps - start)]
+    with contextlib.closing(train_batches(run, source, tokenizer, start)) as batches:
+        return [next(batches) for _ in range(count or run.steps - start)]
+
+
+def with_data(run, **fields):
+    return dataclasses.replace(run, data=dataclasses.replace(run.data, **fields))
 
 
 def equal(a, b):
@@ -52,12 +60,88 @@ def test_the_seed_changes_the_batches(setup):
     assert not equal(take(run, source, tokenizer), other)
 
 
-def test_two_processes_make_the_batch_of_one(setup):
+@pytest.mark.parametrize("processes", [2, 4])
+def test_several_processes_make_the_batch_of_one(setup, processes):
     run, source, tokenizer = setup
     whole = BatchOfStep(run, source, tokenizer)(3)
-    parts = [BatchOfStep(run, source, tokenizer, process, 2)(3) for process in range(2)]
+    parts = [BatchOfStep(run, source, tokenizer, process, processes)(3) for process in range(processes)]
     for key in ("images", "tokens"):
         assert np.array_equal(np.concatenate([p[key] for p in parts]), whole[key])
+
+
+def test_a_batch_is_the_same_in_pieces(setup, monkeypatch):
+    run, source, tokenizer = setup
+    whole = take(run, source, tokenizer)
+    monkeypatch.setattr(loader, "PIECE", 5)
+    make = BatchOfStep(run, source, tokenizer)
+    assert [len(c) for c in make.columns] == [4, 4, 4, 4]
+    assert equal(whole, take(run, source, tokenizer))
+    assert equal(whole[5:], take(run, source, tokenizer, start=5))
+    assert equal(whole, [make(step) for step in range(run.steps)])
+
+
+def test_two_worker_processes_make_the_batches_of_none_also_after_a_resume(tiny_run, pairs_dir, write_shard, jpeg):
+    data = dataclasses.replace(damaged(pairs_dir, write_shard, jpeg, {3, 11}), augment="square_crop")
+    run = dataclasses.replace(tiny_run, data=data)
+    source = open_source(data, "train", 32)
+    tokenizer = learn_tokenizer(run, source)
+    whole = take(run, source, tokenizer)
+    workers = with_data(run, workers=2, threads=2)
+    with contextlib.closing(train_batches(workers, source, tokenizer, 3)) as batches:
+        assert equal(whole[3:], [next(batches) for _ in range(5)])
+        assert batches.broken_records == 2
+
+
+def test_what_a_worker_process_cannot_do_ends_the_run_with_one_line(tiny_run, pairs_dir, write_shard, jpeg):
+    data = damaged(pairs_dir, write_shard, jpeg, {3, 4, 11})
+    run = dataclasses.replace(tiny_run, data=dataclasses.replace(data, workers=1))
+    source = open_source(data, "train", 32)
+    tokenizer = learn_tokenizer(run, source)
+    with pytest.raises(UserError, match=r"0\.tar:\d\d: the image does not decode.*data.max_broken=2"):
+        take(run, source, tokenizer)
+    (pairs_dir / "train" / "0.tar").unlink()
+    with pytest.raises(UserError, match=r"train/0\.tar: No such file"):
+        take(run, source, tokenizer)
+
+
+def test_a_store_behind_a_url_makes_the_batches_of_a_folder(tiny_run, pairs_dir, store):
+    for shard in range(2):
+        store.pipe(f"/box/train/{shard}.tar", (pairs_dir / "train" / f"{shard}.tar").read_bytes())
+    data = DataConfig(source="webdataset", paths=(str(pairs_dir),), threads=2, tokenizer_captions=20)
+    run = dataclasses.replace(tiny_run, data=data)
+    here = open_source(data, "train", 32)
+    tokenizer = learn_tokenizer(run, here)
+    there = open_source(dataclasses.replace(data, paths=("slow://box",)), "train", 32)
+    assert learn_tokenizer(run, there).encode(["picture 3"]).tolist() == tokenizer.encode(["picture 3"]).tolist()
+    assert equal(take(run, here, tokenizer), take(run, there, tokenizer))
+
+
+def weighted(tiny_run, pairs_dir, weights, **fields):
+    paths = tuple(str(pairs_dir / split) + "/{0..1}.tar" for split in ("train", "val"))
+    data = DataConfig(source="webdataset", paths=paths, weights=weights, threads=1, tokenizer_captions=50)
+    return with_data(dataclasses.replace(tiny_run, data=data), **fields)
+
+
+def test_weights_give_every_batch_its_shares(tiny_run, pairs_dir):
+    run = weighted(tiny_run, pairs_dir, (3.0, 1.0))
+    source = open_source(run.data, "train", 32)
+    make = BatchOfStep(run, source, None)
+    shares = [(make.order(step * 16 + np.arange(16)) >= 20).sum() for step in range(6)]
+    assert shares == [4] * 6
+    assert make.order.distinct(96) == 40
+    tokenizer = learn_tokenizer(run, source)
+    whole = take(run, source, tokenizer)
+    assert equal(whole[2:], take(with_data(run, threads=3), source, tokenizer, start=2))
+    parts = [BatchOfStep(run, source, tokenizer, process, 4)(5) for process in range(4)]
+    assert np.array_equal(np.concatenate([p["images"] for p in parts]), whole[5]["images"])
+    with contextlib.closing(train_batches(run, source, tokenizer)) as batches:
+        assert batches.drawn(96) == [72, 24]
+
+
+def test_a_source_too_small_for_its_share_of_a_batch(tiny_run, pairs_dir):
+    run = dataclasses.replace(weighted(tiny_run, pairs_dir, (3.0, 1.0)), batch_size=32)
+    with pytest.raises(ConfigError, match=r"data.weights: .*train.* has 20 records, its share of a batch is 24"):
+        BatchOfStep(run, open_source(run.data, "train", 32), None)
 
 
 def test_every_record_once_an_epoch_in_a_new_order(tiny_run, pairs_dir):
@@ -92,6 +176,15 @@ def test_fewer_records_than_a_batch(tiny_run, pairs_dir):
     data = DataConfig(source="webdataset", paths=(str(pairs_dir),))
     run = dataclasses.replace(tiny_run, data=data, batch_size=32)
     with pytest.raises(ConfigError, match="batch_size=32: the training set has only 20 records"):
+        train_batches(run, open_source(data, "train", 32), None)
+
+
+def test_a_decoder_that_is_not_installed(tiny_run, pairs_dir, monkeypatch):
+    monkeypatch.setitem(sys.modules, "simplejpeg", None)
+    libraries.cache_clear()
+    data = DataConfig(source="webdataset", paths=(str(pairs_dir),), decoder="simplejpeg")
+    run = dataclasses.replace(tiny_run, data=data)
+    with pytest.raises(ConfigError, match="data.decoder='simplejpeg': simplejpeg is not installed"):
         train_batches(run, open_source(data, "train", 32), None)
 
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from clip_jax.config import MeshConfig, UserError
+from clip_jax.config import DataConfig, MeshConfig, UserError
 from clip_jax.config_io import run_id, to_dict
 from clip_jax.evals.suite import make_evaluator
 from clip_jax.models.clip import build
@@ -107,6 +107,19 @@ def test_killed_at_any_moment_it_ends_the_same(tmp_path, tiny_run):
     )
     steps = [r["step"] for r in read_lines(metrics)]
     assert steps == list(range(20, 401, 20)), "no step stands twice and none is missing"
+
+
+def test_worker_processes_and_weights_stand_in_the_record(tiny_run, pairs_dir, tmp_path):
+    data = DataConfig(source="webdataset", paths=tuple(str(pairs_dir / s / "{0..1}.tar") for s in ("train", "val")),
+                      weights=(3.0, 1.0), val_paths=(str(pairs_dir),), workers=1, tokenizer_captions=40)  # fmt: skip
+    run = dataclasses.replace(tiny_run, data=data)
+    result = train(run, tmp_path / "workers", progress=False)
+    assert (result["drawn_by_path"], result["unique_samples"]) == ([96, 32], 40)
+    threads = dataclasses.replace(run, data=dataclasses.replace(data, workers=0))
+    train(threads, tmp_path / "threads", progress=False)
+    jax.tree.map(
+        np.testing.assert_array_equal, final_params(run, tmp_path / "workers"), final_params(run, tmp_path / "threads")
+    )
 
 
 def test_a_loss_that_is_no_number_ends_the_run_as_failed(tiny_run, tmp_path):
