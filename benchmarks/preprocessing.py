@@ -1,4 +1,4 @@
-"""The training decoder against the reference preprocessing: time an image, and by how many levels they differ.
+"""The training decoders against the reference preprocessing: time an image, and by how many levels they differ.
 
     python benchmarks/preprocessing.py [SET …] [--size 224] [--images 400]
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import io
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -47,19 +48,24 @@ def main() -> None:
 
     reference = Preprocess(args.size)
     print(
-        f"to {args.size} pixels, one thread        reference ms   fast ms   ratio   mean difference   largest (levels)"
+        f"to {args.size} pixels, one thread    decoder      reference ms   fast ms   ratio   mean difference   largest (levels)"
     )
     for name in args.sets or ["500x375", "1600x1200"]:
         images = stored(name, args.images) if args.sets else made(args.images, *map(int, name.split("x")))
-        times, results = [], []
-        for read in (reference, lambda image: decode(image, args.size)):
-            read(images[0])
-            began = time.perf_counter()
-            results.append(np.stack([read(i) for i in images]).astype(int))
-            times.append(1e3 * (time.perf_counter() - began) / len(images))
-        off = np.abs(results[0] - results[1])
-        line = f"{Path(name).name:16s} {len(images):5d} images        {times[0]:12.2f} {times[1]:9.2f}"
-        print(f"{line}   {times[0] / times[1]:5.2f}   {off.mean():15.3f}   {off.max():7d}")
+        expected, usual = timed(reference, images)
+        for decoder in ("pillow", "simplejpeg"):  # as in data.decoder
+            found, spent = timed(lambda image, decoder=decoder: decode(image, args.size, decoder), images)
+            off = np.abs(expected - found)
+            line = f"{Path(name).name:16s} {len(images):5d} images   {decoder:10s}   {usual:12.2f} {spent:9.2f}"
+            print(f"{line}   {usual / spent:5.2f}   {off.mean():15.3f}   {off.max():7d}")
+
+
+def timed(read: Callable[[bytes], np.ndarray], images: list[bytes]) -> tuple[np.ndarray, float]:
+    """What is read, int [N, H, W, 3], and milliseconds an image."""
+    read(images[0])
+    began = time.perf_counter()
+    found = np.stack([read(i) for i in images]).astype(int)
+    return found, 1e3 * (time.perf_counter() - began) / len(images)
 
 
 if __name__ == "__main__":

@@ -155,12 +155,13 @@ def _joined(made: list[tuple[Arrays, Reasons]], broken: BrokenRecords) -> Arrays
 class Batches:
     """An iterator over {"images": uint8 [B, H, W, 3], "tokens": int32 [B, T]} from ``start_step`` on.
 
-    Besides the batch in hand at most `Workers.held` pieces of `PIECE` pairs are in memory, whatever the batch size.
+    Memory: the index of the source, the batch in hand, and `held_bytes` for what is made ahead of it, which does not
+    grow with the batch.
     """
 
     def __init__(self, make: BatchOfStep, start_step: int, steps: int, threads: int, workers: int = 0) -> None:
         self.order = make.order
-        self._pieces = make.pieces
+        self._make = make
         self._broken = BrokenRecords(make.config.data.max_broken)
         self._workers = Workers(make.piece, range(start_step * make.pieces, steps * make.pieces), threads, workers)
 
@@ -168,7 +169,7 @@ class Batches:
         return self
 
     def __next__(self) -> Arrays:
-        return _joined([next(self._workers) for _ in range(self._pieces)], self._broken)
+        return _joined([next(self._workers) for _ in range(self._make.pieces)], self._broken)
 
     def close(self) -> None:
         """End the worker processes; nothing can be drawn any more."""
@@ -177,6 +178,13 @@ class Batches:
     def drawn(self, samples: int) -> list[int]:
         """How many of the first ``samples`` pairs came from each of ``data.paths``; empty without ``data.weights``."""
         return self.order.drawn(samples) if isinstance(self.order, Weighted) else []
+
+    @property
+    def held_bytes(self) -> int:
+        """The most that pieces made ahead take, in this process and its workers."""
+        model = self._make.config.model
+        pair = 3 * model.image.image_size**2 + 4 * model.text.context_length
+        return self._workers.held * max(map(len, self._make.columns)) * pair
 
     @property
     def broken_records(self) -> int:

@@ -26,6 +26,7 @@ class Workers(Generic[T]):
         import grain
         from absl import flags
 
+        # the most elements that exist at a time, finished or being made
         self.held = max(workers, 1) * (AHEAD + 1) * threads + workers * 2 * WORKER_BUFFER
         data: Any = grain.MapDataset.range(numbers.start, numbers.stop).map(make)
         data = data.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=AHEAD * threads))

@@ -1,0 +1,226 @@
+"""How many pairs a second does a core decode and load, from where, and how much memory does it take?
+
+    python benchmarks/data_loading.py [--images 1024] [--batches 8] [--batch-size 256] [--indexed 50000]
+
+JPEGs of 256 pixels (smooth noise and grain, quality 90) are written to shards in a temporary folder. Each row of the
+second table is a process of its own, so that its peak memory is its own. Per core: pairs by second of processor time,
+of workers too; other programs on the machine change it less than pairs a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SHARD = 256  # samples
+SIZES = (64, 224)
+
+
+def photographs(count: int) -> list[bytes]:
+    """JPEGs of 256 × 256, about as many bytes as photographs have."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    out = []
+    for _ in range(count):
+        coarse = Image.fromarray(rng.integers(0, 255, (16, 16, 3), np.uint8))
+        smooth = np.asarray(coarse.resize((256, 256), Image.Resampling.BICUBIC), np.float32)
+        grain = np.clip(smooth + rng.normal(0, 4, (256, 256, 1)), 0, 255).astype(np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(grain).save(buffer, "JPEG", quality=90)
+        out.append(buffer.getvalue())
+    return out
+
+
+def write_shards(folder: Path, pictures: list[bytes]) -> None:
+    folder.mkdir(parents=True)
+    for shard in range(0, len(pictures), SHARD):
+        with tarfile.open(folder / f"{shard // SHARD:05d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+            for i, picture in enumerate(pictures[shard : shard + SHARD], shard):
+                for extension, data in (("jpg", picture), ("txt", f"picture number {i}".encode())):
+                    info = tarfile.TarInfo(f"{i:08d}.{extension}")
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+
+
+def installed(decoder: str) -> bool:
+    from clip_jax.config import ConfigError
+    from clip_jax.data.fast_jpeg import libraries
+
+    if decoder == "simplejpeg":
+        try:
+            libraries()
+        except ConfigError:
+            return False
+    return True
+
+
+def decoding(pictures: list[bytes]) -> None:
+    """Decoders alone, one thread."""
+    from clip_jax.data.transforms import decode
+
+    print(f"decoding {sum(map(len, pictures)) / len(pictures) / 1024:.0f} KB JPEGs of 256 pixels, one thread")
+    print("| to | decoder | pictures/s per core | ratio | mean difference (levels) | largest |")
+    print("|---|---|---|---|---|---|")
+    for size in SIZES:
+        reference, usual = None, 0.0
+        for decoder in filter(installed, ("pillow", "simplejpeg")):
+            decode(pictures[0], size, decoder)
+            speeds = []
+            for _ in range(3):
+                began = time.process_time()
+                found = np.stack([decode(p, size, decoder) for p in pictures])
+                speeds.append(len(pictures) / (time.process_time() - began))
+            reference = found if reference is None else reference
+            usual = usual or max(speeds)
+            off = np.abs(found.astype(int) - reference)
+            speed = f"{max(speeds):,.0f} | {max(speeds) / usual:.2f}"
+            print(f"| {size} | {decoder} | {speed} | {off.mean():.2f} | {off.max()} |")
+
+
+def run_config(paths: list[str], size: int, batch_size: int, **data: Any) -> Any:
+    from clip_jax.config import DataConfig, ImageTowerConfig, ModelConfig, RunConfig
+
+    image = ImageTowerConfig(image_size=size, patch_size=32)
+    return RunConfig(
+        model=ModelConfig(image=image),
+        data=DataConfig(source="webdataset", paths=tuple(paths), max_broken=0, **data),
+        batch_size=batch_size,
+        steps=1_000_000,
+    )
+
+
+def processor_seconds() -> float:
+    """Of this process and its children."""
+    import psutil
+
+    me = psutil.Process()
+    times = [p.cpu_times() for p in (me, *me.children(recursive=True))]
+    return sum(t.user + t.system for t in times)
+
+
+def peak_mib() -> float:
+    """Most memory this process has had (Linux)."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def loading(folder: str, size: int, batches: int, batch_size: int, data: dict[str, Any]) -> dict[str, float]:
+    """One row: in a process of its own."""
+    import psutil
+
+    from clip_jax.data.loader import learn_tokenizer, train_batches
+    from clip_jax.data.sources import open_source
+
+    if data.pop("remote", False):
+        import fsspec
+
+        memory = fsspec.filesystem("memory")
+        for path in Path(folder, "train").iterdir():
+            memory.pipe(f"/shards/train/{path.name}", path.read_bytes())
+        folder = "memory://shards"
+    config = run_config([folder], size, batch_size, **data)
+    source = open_source(config.data, "train", size)
+    tokenizer = learn_tokenizer(config, source)
+    before = peak_mib()
+    with contextlib.closing(train_batches(config, source, tokenizer)) as drawn:
+        for _ in range(max(2, batches // 4)):  # workers start, buffers fill
+            next(drawn)
+        began, spent = time.perf_counter(), processor_seconds()
+        for _ in range(batches):
+            next(drawn)
+        pairs = batches * batch_size
+        wall, spent = time.perf_counter() - began, processor_seconds() - spent
+        workers = [p.memory_info().rss / 2**20 for p in psutil.Process().children(recursive=True)]
+        held = drawn.held_bytes / 2**20
+    return {
+        "pairs_per_s": pairs / wall,
+        "per_core": pairs / spent,
+        "before": before,
+        "peak": peak_mib(),
+        "worker": max(workers, default=0.0),
+        "held": held,
+    }
+
+
+def loading_table(folder: Path, batches: int, batch_size: int) -> None:
+    print(f"\nloading batches of {batch_size}, {os.cpu_count()} cores; memory in MiB")
+    print(
+        "| to | from | decoder | threads | workers | pairs/s | per core | before | peak | a worker | bound of pieces |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    rows: list[dict[str, Any]] = [
+        {"threads": 1},
+        {"threads": 2},
+        {"threads": 1, "workers": 1},
+        {"threads": 1, "workers": 2},
+        {"threads": 2, "remote": True},
+        {"threads": 2, "decoder": "simplejpeg"},
+    ]
+    for size, data in itertools.product(SIZES, rows):
+        if not installed(data.get("decoder", "pillow")):
+            continue
+        job = json.dumps([str(folder), size, batches, batch_size, data])
+        done = subprocess.run([sys.executable, __file__, "--one", job], capture_output=True, text=True, check=False)
+        if done.returncode:
+            sys.exit(done.stderr)
+        r = json.loads(done.stdout.splitlines()[-1])
+        print(
+            f"| {size} | {'memory://' if data.get('remote') else 'disk'} | {data.get('decoder', 'pillow')} "
+            f"| {data['threads']} | {data.get('workers', 0)} | {r['pairs_per_s']:,.0f} | {r['per_core']:,.0f} "
+            f"| {r['before']:.0f} | {r['peak']:.0f} | {r['worker'] or '':.4} | {r['held']:.0f} |",
+            flush=True,
+        )
+
+
+def indexing(folder: Path, count: int) -> None:
+    """What the index of many pairs takes: made of small members, as its size does not depend on theirs."""
+    from clip_jax.data.webdataset import WebDataset
+
+    write_shards(folder / "train", [b"x"] * count)
+    times = []
+    for _ in range(2):
+        began = time.process_time()
+        source = WebDataset(folder, "train")
+        times.append(time.process_time() - began)
+    each = source.shards.index_bytes / count
+    print(f"\nindex of {count:,} pairs in {len(source.shards.shards)} shards, per core:")
+    print("| bytes a pair | GB for 100 million | scanned, pairs/s | from the cache, pairs/s |\n|---|---|---|---|")
+    print(f"| {each:.1f} | {each / 10:.2f} | {count / times[0]:,.0f} | {count / times[1]:,.0f} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=1024)
+    parser.add_argument("--batches", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--indexed", type=int, default=50_000)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(loading(*json.loads(args.one))))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["CLIP_JAX_CACHE"] = f"{folder}/cache"
+        pictures = photographs(args.images)
+        decoding(pictures)
+        write_shards(Path(folder, "pairs", "train"), pictures)
+        loading_table(Path(folder, "pairs"), args.batches, args.batch_size)
+        indexing(Path(folder, "index"), args.indexed)
+
+
+if __name__ == "__main__":
+    main()
