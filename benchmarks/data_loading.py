@@ -120,6 +120,8 @@ def peak_mib() -> float:
 
 def loading(folder: str, size: int, batches: int, batch_size: int, data: dict[str, Any]) -> dict[str, float]:
     """One row: in a process of its own."""
+    import grain  # noqa: F401  (so that its memory does not count as the loader's)
+    import jax  # noqa: F401
     import psutil
 
     from clip_jax.data.loader import learn_tokenizer, train_batches

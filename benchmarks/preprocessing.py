@@ -48,7 +48,7 @@ def main() -> None:
 
     reference = Preprocess(args.size)
     print(
-        f"to {args.size} pixels, one thread    decoder      reference ms   fast ms   ratio   mean difference   largest (levels)"
+        f"to {args.size} pixels, one thread  decoder       reference ms   fast ms   ratio   mean off   largest (levels)"
     )
     for name in args.sets or ["500x375", "1600x1200"]:
         images = stored(name, args.images) if args.sets else made(args.images, *map(int, name.split("x")))
@@ -56,8 +56,8 @@ def main() -> None:
         for decoder in ("pillow", "simplejpeg"):  # as in data.decoder
             found, spent = timed(lambda image, decoder=decoder: decode(image, args.size, decoder), images)
             off = np.abs(expected - found)
-            line = f"{Path(name).name:16s} {len(images):5d} images   {decoder:10s}   {usual:12.2f} {spent:9.2f}"
-            print(f"{line}   {usual / spent:5.2f}   {off.mean():15.3f}   {off.max():7d}")
+            line = f"{Path(name).name:16s} {len(images):5d} images {decoder:10s}   {usual:12.2f} {spent:9.2f}"
+            print(f"{line}   {usual / spent:5.2f}   {off.mean():8.3f}   {off.max():7d}")
 
 
 def timed(read: Callable[[bytes], np.ndarray], images: list[bytes]) -> tuple[np.ndarray, float]:

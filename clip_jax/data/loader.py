@@ -70,36 +70,32 @@ class BatchOfStep:
         index = self.order(positions)
         batch = getattr(self.source, "batch", None)
         if batch is not None and self.config.data.augment == "none":
-            images, captions = batch(index)
-            return {"images": images, "tokens": self.tokenizer.encode(captions)}, {}
+            rendered, texts = batch(index)
+            return {"images": rendered, "tokens": self.tokenizer.encode(texts)}, {}
         met: Reasons = {}
-        records = self._records(index.tolist(), met)
-        if records is None:
-            return {}, met
-        pairs = [self._pair(record, p) for record, p in zip(records, positions.tolist(), strict=True)]
-        return {
-            "images": np.stack([image for image, _ in pairs]),
-            "tokens": self.tokenizer.encode([caption for _, caption in pairs]),
-        }, met
+        captions: list[str] = []
+        size = self.config.model.image.image_size
+        images = np.empty((len(index), size, size, 3), np.uint8)
+        rows = [i for i in dict.fromkeys(index.tolist()) if i not in self.kept and i not in self.known]
+        ahead = dict(zip(rows, self.source.many(rows), strict=True))  # in one request, if the source is remote
+        for row, (i, position) in enumerate(zip(index.tolist(), positions.tolist(), strict=True)):
+            record = self._prepared(i, ahead, met)
+            if record is None:
+                return {}, met
+            images[row], caption = self._view(record, position)
+            captions.append(caption)
+        return {"images": images, "tokens": self.tokenizer.encode(captions)}, met
 
-    def _pair(self, record: Record, position: int) -> tuple[np.ndarray, str]:
-        """One view and one of its captions, drawn by (seed, position)."""
+    def _view(self, record: Record, position: int) -> tuple[np.ndarray, str]:
+        """One view of a prepared record and one of its captions, drawn by (seed, position)."""
         rng = np.random.default_rng([self.config.seed, position])
         caption = record.captions[int(rng.integers(len(record.captions)))]
         assert isinstance(record.image, np.ndarray)
         return crop(record.image, self.config.model.image.image_size, self.config.data.augment, rng), caption
 
-    def _records(self, rows: list[int], met: Reasons) -> list[Record] | None:
-        """The prepared records, each broken one replaced by the next that can be read and noted in ``met``.
-
-        None when more than ``data.max_broken`` in a row are broken.
-        """
-        wanted = [i for i in dict.fromkeys(rows) if i not in self.kept and i not in self.known]
-        ahead = dict(zip(wanted, self.source.many(wanted), strict=True))  # in one request, if the source is remote
-        found = [self._prepared(i, ahead, met) for i in rows]
-        return None if None in found else [r for r in found if r is not None]
-
     def _prepared(self, index: int, ahead: dict[int, Record | BrokenRecord], met: Reasons) -> Record | None:
+        """The record, or the next one that can be read; broken ones are noted in ``met``. None when more than
+        ``data.max_broken`` in a row are broken."""
         for step in range(self.config.data.max_broken + 2):
             i = (index + step) % len(self.source)
             if i in self.kept:
@@ -181,7 +177,7 @@ class Batches:
 
     @property
     def held_bytes(self) -> int:
-        """The most that pieces made ahead take, in this process and its workers."""
+        """The most that pieces made ahead take, in this process and its workers, besides their encoded records."""
         model = self._make.config.model
         pair = 3 * model.image.image_size**2 + 4 * model.text.context_length
         return self._workers.held * max(map(len, self._make.columns)) * pair

@@ -1,5 +1,6 @@
 """TFDS sets prepared as array_record, read without TensorFlow."""
 
+import contextlib
 import json
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 from clip_jax.config import UserError
 from clip_jax.data.tfds import TfdsSource
 from clip_jax.data.transforms import decode
+from clip_jax.data.workers import Workers
 
 BUILDER = """
 import io
@@ -88,3 +90,9 @@ def test_tfrecord_is_refused_with_the_command_that_converts_it(prepared, tmp_pat
     (copy / "dataset_info.json").write_text(json.dumps(info))
     with pytest.raises(UserError, match=r"prepared as tfrecord.*convert_format --dataset_dir="):
         TfdsSource(copy, "train", "image", "caption")
+
+
+def test_it_travels_to_worker_processes(prepared):
+    source = TfdsSource(prepared, "train", "image", "caption")
+    with contextlib.closing(Workers(source.captions, range(6), 1, 1)) as made:
+        assert list(made) == [source.captions(i) for i in range(6)]
