@@ -63,6 +63,7 @@ def test_each_source_goes_through_its_own_epochs_also_across_cycles():
     positions = np.arange(CYCLE - 100, CYCLE + 100)  # of the first source, records 49,950 to 50,050 of its own count
     index = order(positions)
     first = index[index < 10]
+    assert first.tolist() == order.orders[0](np.arange(49_950, 50_050)).tolist()
     for epoch in first.reshape(-1, 10):
         assert sorted(epoch) == list(range(10))
     assert len({tuple(e) for e in first.reshape(-1, 10)}) > 1
