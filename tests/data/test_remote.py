@@ -1,5 +1,6 @@
 """Byte ranges: here, behind a URL, and when the store fails."""
 
+import subprocess
 import sys
 
 import pytest
@@ -80,3 +81,11 @@ def test_glob_gives_whole_paths(tmp_path, store):
     assert sorted(remote.glob("slow://box/", "*/*.tar")) == ["slow:///box/x/1.tar", "slow:///box/y/3.tar"]
     assert sorted(remote.glob(str(tmp_path), "x/*")) == [str(tmp_path / "x/1.tar"), str(tmp_path / "x/2.txt")]
     assert remote.glob("slow://box/none", "*.tar") == remote.glob(str(tmp_path / "none"), "*.tar") == []
+
+
+def test_files_here_are_read_without_fsspec(pairs_dir):
+    code = (
+        "import sys; from clip_jax.data.webdataset import WebDataset;"
+        f"print(len(WebDataset({str(pairs_dir)!r}, 'train').many([3])), 'fsspec' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"1 False\n"
