@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
 import tarfile
-import tempfile
+import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -62,12 +63,15 @@ def _cached(path: Path, identity: str) -> np.ndarray | None:
 
 def keep(path: Path, write: Callable[[Any], None]) -> bool:
     """Write a file whole or not at all. False when the folder cannot be written: a cache is no duty."""
+    part = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        with part.open("wb") as file:
             write(file)
-        os.replace(file.name, path)
+        part.replace(path)
     except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink()
         return False
     return True
 

@@ -143,3 +143,12 @@ def test_a_member_larger_than_the_index_can_say(tmp_path):
         file.truncate((1 << 32) + 4 * BLOCK)
     with pytest.raises(UserError, match="a.jpg is larger than 4 GiB"):
         tar_index.scan(str(path), path.stat().st_size)
+
+
+def test_a_full_disk_leaves_no_half_an_entry(tmp_path):
+    def write(file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    assert not tar_index.keep(tmp_path / "shards" / "x.npz", write)
+    assert list((tmp_path / "shards").iterdir()) == []
