@@ -5,6 +5,8 @@ Options are those of its kin: average and attention pooling, layer scale, patch 
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -14,6 +16,26 @@ from clip_jax.models.attention import AttentionalPooler, MapHead
 from clip_jax.models.layers import Block, BlockSpec, Stack, layer_norm, named_param, normal
 
 
+class Patches(nnx.Module):
+    """Images [B, H, W, 3] -> a vector a patch [B, P, D].
+
+    A convolution whose stride is its size, and its kernel [p, p, 3, D] is kept as such; computed as the one matrix
+    product that it is.
+    """
+
+    def __init__(self, size: int, width: int, bias: bool, *, dtype: Any, param_dtype: Any, rngs: nnx.Rngs) -> None:
+        init = normal((3 * size**2) ** -0.5)
+        self.kernel = named_param(init, (size, size, 3, width), (None, None, "pixels", "embed"), param_dtype, rngs)
+        self.bias = named_param(nnx.initializers.zeros, (width,), (None,), param_dtype, rngs) if bias else None
+        self.size, self.dtype = size, dtype
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        (b, h, w, c), p = images.shape, self.size
+        cells = images.reshape(b, h // p, p, w // p, p, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, p * p * c)
+        x = cells @ self.kernel[...].astype(self.dtype).reshape(p * p * c, -1)
+        return x if self.bias is None else x + self.bias[...].astype(self.dtype)[None, None]
+
+
 class VisionTransformer(nnx.Module):
     """Normalised images [B, H, W, 3] -> image features [B, E]."""
 
@@ -21,20 +43,7 @@ class VisionTransformer(nnx.Module):
         c = config.image
         dtype, param_dtype = jnp.dtype(config.compute_dtype), jnp.dtype(config.param_dtype)
         std = c.width**-0.5
-        pixels = 3 * c.patch_size**2
-        self.patch = nnx.Conv(
-            3,
-            c.width,
-            (c.patch_size, c.patch_size),
-            strides=(c.patch_size, c.patch_size),
-            padding="VALID",
-            use_bias=c.patch_bias,
-            kernel_init=nnx.with_partitioning(normal(pixels**-0.5), (None, None, "pixels", "embed")),
-            bias_init=nnx.with_partitioning(nnx.initializers.zeros, (None,)),
-            dtype=dtype,
-            param_dtype=param_dtype,
-            rngs=rngs,
-        )
+        self.patch = Patches(c.patch_size, c.width, c.patch_bias, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         if c.class_token:
             self.class_token = named_param(normal(std), (c.width,), (None,), param_dtype, rngs)
         self.position = named_param(normal(std), (c.tokens, c.width), ("position", "embed"), param_dtype, rngs)
@@ -64,8 +73,7 @@ class VisionTransformer(nnx.Module):
         if images.shape[1:] != (c.image_size, c.image_size, 3):
             raise ValueError(f"images of shape {images.shape}: expected [B, {c.image_size}, {c.image_size}, 3]")
         x = self.patch(images.astype(self.dtype))
-        b, _, _, d = x.shape
-        x = x.reshape(b, -1, d)
+        b, _, d = x.shape
         position = self.position[...].astype(self.dtype)[None]
         first = position[:, : int(c.class_token)]
         x = x + position[:, int(c.class_token) :]
