@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("--data", help="folder of the sets")
     measure.add_argument("--out", help="results and cached features; default runs/eval/MODEL")
     measure.add_argument("--tasks", help="comma-separated; default all that a set can have")
+    measure.add_argument("--dtype", default="float32", help="the suite is computed in: float32, float16 or bfloat16")
     measure.add_argument("--limit", type=int, default=0, help="examples a split at most, spread evenly; 0 is all")
     label = verb("classify", "Zero-shot classification of one's own images.")
     label.add_argument("images", metavar="IMAGE", nargs="+")
@@ -181,17 +182,18 @@ def _giga(count: float) -> str:
 def _eval(args: argparse.Namespace) -> None:
     if args.suite:
         from clip_jax.evals import transfer
+        from clip_jax.evals.results import table
         from clip_jax.loading import load_model
 
         out = args.out or Path("runs") / "eval" / args.model.strip("/").replace("/", "_").replace(":", "_")
         tasks = tuple(args.tasks.split(",")) if args.tasks else transfer.TASKS
-        model = load_model(args.model)
+        model = load_model(args.model, compute_dtype=args.dtype)
         found = transfer.run_suite(model, args.suite, out, data=args.data, tasks=tasks, limit=args.limit)
-        print(transfer.table(found))
+        print(table(found))
         print(f"{out}/results.json, {out}/results.csv")
         return
-    for name in ("data", "out", "tasks", "limit"):
-        if getattr(args, name):
+    for name, default in (("data", None), ("out", None), ("tasks", None), ("limit", 0), ("dtype", "float32")):
+        if getattr(args, name) != default:
             raise UserError(f"--{name}: ignored without --suite")
     from clip_jax.evals.suite import make_evaluator
     from clip_jax.train.evaluate import evaluate_run

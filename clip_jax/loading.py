@@ -33,13 +33,17 @@ class LoadedModel:
         enable_compile_cache()
         self.name, self.config, self.preprocess = weights.name, weights.config, weights.preprocess
         self._tokenizer, self.digest = weights.tokenizer, weights.digest
+        self.precision = weights.config.compute_dtype
         mesh = make_mesh(RunConfig().mesh)
         built = build(weights.config, mesh)
         flat = flatten(weights.params)
         self.params = jax.tree_util.tree_map_with_path(
             lambda path, sharding: jax.device_put(flat[path_name(path)], sharding), built.shardings
         )
-        self._encoder = Encoder(built, mesh, batch_size, mean=self.preprocess.mean, std=self.preprocess.std)
+        self._encoder = Encoder(
+            built, mesh, batch_size, mean=self.preprocess.mean, std=self.preprocess.std,
+            exact=self.precision == "float32",
+        )  # fmt: skip
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -63,6 +67,13 @@ class LoadedModel:
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Texts -> [N, E]."""
         return self._encoder.texts(self.params, self.tokenizer.encode(list(texts)))
+
+    def text_states(self, texts: Sequence[str], layer: int = -1, *, final_norm: bool = True) -> np.ndarray:
+        """What image generators condition on: float32 [N, T, D] after a block, -1 the last, -2 the last but one.
+
+        Raises ValueError for a layer that is not there.
+        """
+        return self._encoder.text_states(self.params, self.tokenizer.encode(list(texts)), layer, final_norm)
 
     def classify(
         self, images: Sequence[Any], labels: Sequence[str], templates: Sequence[str] = ("a photo of {c}.",)
@@ -104,13 +115,16 @@ def read(name: str, *, fetch: Fetch = hub_fetch) -> Weights:
     return Weights(name, config, arrays, Preprocess(config.image.image_size), tokenizer)
 
 
-def load_model(name: str, *, batch_size: int = 64, fetch: Fetch = hub_fetch) -> LoadedModel:
+def load_model(
+    name: str, *, batch_size: int = 64, compute_dtype: str = "float32", fetch: Fetch = hub_fetch
+) -> LoadedModel:
     """``openai/ViT-B-32``, ``open_clip:MODEL/TAG``, ``hf:OWNER/NAME``, a weights file or folder, or a run directory.
 
-    Computes in float32. Raises UserError, one line, when there is no such model or its files are broken.
+    ``compute_dtype``: float32 (in full, on accelerators too) | bfloat16 | float16. Raises UserError, one line, when
+    there is no such model or its files are broken.
     """
     weights = read(name, fetch=fetch)
-    shape = dataclasses.replace(weights.config, compute_dtype="float32")
+    shape = dataclasses.replace(weights.config, compute_dtype=compute_dtype)
     return LoadedModel(dataclasses.replace(weights, config=shape), batch_size)
 
 

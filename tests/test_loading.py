@@ -137,6 +137,7 @@ def test_a_run_goes_on_without_its_source(base, tiny_run, tmp_path):
         np.testing.assert_array_equal(a[name], b[name])
 
 
+@pytest.mark.filterwarnings("ignore:.*no config beside it, so read as a released model")
 def test_a_source_that_does_not_fit_is_told(base, tiny_run, golden, tmp_path):
     model = dataclasses.replace(tiny_run.model, embed_dim=tiny_run.model.embed_dim * 2)
     config = dataclasses.replace(tiny_run, model=model, init_from=InitConfig(str(base)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,7 +23,8 @@ IDX_STEMS = {"train": ("train",), "test": ("t10k", "test")}
 
 @dataclass(frozen=True)
 class Split:
-    """One split: ``picture(i)`` gives encoded bytes, a path or a uint8 array; ``labels`` is int32 [N]."""
+    """One split: ``picture(i)`` gives encoded bytes, a path or a uint8 array; ``labels`` is int32 [N], or bool [N, C]
+    where a picture may show several classes."""
 
     labels: np.ndarray
     picture: Callable[[int], Any]
@@ -72,6 +74,8 @@ def open_labelled(path: str | Path) -> LabelledSet:
 
     The first two may have their splits as folders (``train``, ``test``, ``val``); a folder of class folders without is
     one split, ``test``. ``classnames.txt`` and ``zeroshot_classification_templates.txt`` are read where they are.
+    Several classes a picture: shards with ``multilabel`` in ``dataset_type.txt`` and KEY.npy, zeros and ones, in place
+    of KEY.cls; of TFDS, sets with the feature ``labels`` in place of ``label`` (VOC).
 
     Raises UserError, one line, when it is none of these.
     """
@@ -111,16 +115,35 @@ def _labelled(labels: list[int], classes: int, name: Callable[[int], str]) -> np
 
 def _webdataset(path: Path, split: str, names: tuple[str, ...]) -> Split:
     shards = Shards(shards_of(path, split))
+    several = "multilabel" in lines_of(path / "dataset_type.txt")
     labels = []
     for i in range(len(shards)):
         try:
-            text = shards.member(i, "cls").strip()
+            labels.append(_vector(shards, i, len(names)) if several else _number(shards.member(i, "cls"), shards.name(i)))
         except BrokenRecord as error:
             raise UserError(str(error)) from None
-        if not text.isdigit():
-            raise UserError(f"{shards.name(i)}: label {text!r} is no number")
-        labels.append(int(text))
-    return Split(_labelled(labels, len(names), shards.name), shards.image, shards.name)
+    found = np.stack(labels) if several else _labelled(labels, len(names), shards.name)
+    return Split(found, shards.image, shards.name)
+
+
+def _number(text: str, name: str) -> int:
+    if not text.strip().isdigit():
+        raise UserError(f"{name}: label {text.strip()!r} is no number")
+    return int(text)
+
+
+def _vector(shards: Shards, i: int, classes: int) -> np.ndarray:
+    """KEY.npy: a zero or a one for each class -> bool [C]. Raises UserError when it is something else."""
+    name, place = shards.name(i), shards.samples[i][1].get("npy")
+    if place is None:
+        raise UserError(f"{name}: has no .npy")
+    try:
+        values = np.load(io.BytesIO(shards.read(place)), allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(f"{name}: its .npy is no array ({type(error).__name__})") from None
+    if values.ndim != 1 or (classes and len(values) != classes) or not np.isin(values, (0, 1)).all():
+        raise UserError(f"{name}: its .npy must hold {classes or 'as many'} zeros and ones, one a class")
+    return values.astype(bool)
 
 
 def _pictures(folder: Path) -> list[Path]:
@@ -175,17 +198,25 @@ def _tfds(path: Path, names: tuple[str, ...], templates: tuple[str, ...]) -> Lab
         info = tfds.builder_from_directory(path).info
     except Exception as error:  # noqa: BLE001  (tfds raises many kinds; all mean the same to a user)
         raise UserError(f"{path}: no prepared TFDS data set ({str(error).splitlines()[0]})") from None
-    if "image" not in info.features or "label" not in info.features:
+    key = next((k for k in ("label", "labels") if k in info.features), None)
+    if "image" not in info.features or key is None:
         raise UserError(f"{path}: needs the features image and label; it has {', '.join(info.features)}")
-    shown = names or tuple(n.replace("_", " ") for n in getattr(info.features["label"], "names", None) or [])
+    kind = info.features[key] if key == "label" else getattr(info.features[key], "feature", None)
+    shown = names or tuple(n.replace("_", " ") for n in getattr(kind, "names", None) or [])
+    if key == "labels" and not shown:
+        raise UserError(f"{path}: its labels have no names; write them to classnames.txt")
 
     def read(split: str) -> Split:
-        source = TfdsSource(path, split, "image", "label")
-        labels = [int(source.data[i]["label"]) for i in range(len(source))]
+        source = TfdsSource(path, split, "image", key)
+        rows = [source.data[i][key] for i in range(len(source))]
 
         def name(i: int) -> str:
             return f"{path}:{split}[{i}]"
 
-        return Split(_labelled(labels, len(shown), name), lambda i: source.data[i]["image"], name)
+        if key == "label":
+            labels = _labelled(list(map(int, rows)), len(shown), name)
+        else:
+            labels = np.array([np.isin(np.arange(len(shown)), row) for row in rows])
+        return Split(labels, lambda i: source.data[i]["image"], name)
 
     return LabelledSet(path, tuple(info.splits), shown, templates, read)

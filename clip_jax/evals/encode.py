@@ -16,11 +16,17 @@ from clip_jax.parallel import batch_sharding, replicated
 
 
 class Encoder:
-    """Compiled once a tower. Inputs are host arrays, the same on every process; outputs float32 [N, E]."""
+    """Compiled once a tower. Inputs are host arrays, the same on every process; outputs float32 [N, E].
+
+    ``exact`` multiplies in full float32 on accelerators too.
+    """
 
     def __init__(
-        self, built: Any, mesh: Mesh, batch_size: int, *, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD
-    ) -> None:
+        self, built: Any, mesh: Mesh, batch_size: int, *, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD,
+        exact: bool = False,
+    ) -> None:  # fmt: skip
+        # accelerators round the factors of float32 products by default, which published numbers would feel
+        self._precision = "highest" if exact else None
         self.batch_size = -(-batch_size // mesh.size) * mesh.size
         self._sharding = batch_sharding(mesh)
 
@@ -36,10 +42,14 @@ class Encoder:
         def text(params: Any, tokens: jax.Array) -> jax.Array:
             return normalise_features(nnx.merge(built.graphdef, params).encode_text(tokens))
 
+        def states(params: Any, tokens: jax.Array, layer: int, final_norm: bool) -> jax.Array:
+            return nnx.merge(built.graphdef, params).text.states(tokens, layer, final_norm).astype(jnp.float32)
+
         shardings = (built.shardings, self._sharding)
         self._image = jax.jit(image, in_shardings=shardings, out_shardings=replicated(mesh))
         self._both = jax.jit(both, in_shardings=shardings, out_shardings=replicated(mesh))
         self._text = jax.jit(text, in_shardings=shardings, out_shardings=replicated(mesh))
+        self._states = jax.jit(states, static_argnums=(2, 3), out_shardings=replicated(mesh))
 
     def _run(self, function: Any, params: Any, rows: np.ndarray) -> Any:
         waiting = []
@@ -48,7 +58,8 @@ class Encoder:
             missing = self.batch_size - len(part)
             padded = np.concatenate([part, np.repeat(part[-1:], missing, 0)]) if missing else part
             array = jax.make_array_from_callback(padded.shape, self._sharding, padded.__getitem__)
-            waiting.append(function(params, array))
+            with jax.default_matmul_precision(self._precision):
+                waiting.append(function(params, array))
         return jax.tree.map(lambda *parts: np.concatenate([np.asarray(x) for x in parts])[: len(rows)], *waiting)
 
     def images(self, params: Any, images: np.ndarray) -> np.ndarray:
@@ -62,3 +73,7 @@ class Encoder:
     def texts(self, params: Any, tokens: np.ndarray) -> np.ndarray:
         """Text embeddings of int32 [N, T]."""
         return self._run(self._text, params, tokens)
+
+    def text_states(self, params: Any, tokens: np.ndarray, layer: int, final_norm: bool) -> np.ndarray:
+        """The text tower's states after a block (`TextTransformer.states`), float32 [N, T, D]."""
+        return self._run(lambda params, rows: self._states(params, rows, layer, final_norm), params, tokens)

@@ -11,6 +11,7 @@ def knn_scores(
 ) -> np.ndarray:  # fmt: skip
     """Embeddings of length 1, [N, E] and [M, E] -> votes [M, C]; a neighbour's vote is exp(cosine / temperature).
 
+    Labels are int [N], or bool [N, C]: then a neighbour votes for each of its classes.
     ``chunk`` test rows are compared at a time.
     """
     k = min(k, len(train))
@@ -19,6 +20,9 @@ def knn_scores(
         similar = test[start : start + chunk] @ train.T
         near = np.argpartition(-similar, k - 1, axis=1)[:, :k]
         weight = np.exp((np.take_along_axis(similar, near, axis=1) - 1.0) / temperature)
+        if labels.ndim == 2:
+            out[start : start + len(similar)] = np.einsum("qk,qkc->qc", weight, labels[near])
+            continue
         rows = np.repeat(np.arange(len(similar)), k)
         np.add.at(out, (start + rows, labels[near].ravel()), weight.ravel())
     return out

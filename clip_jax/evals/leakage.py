@@ -73,6 +73,8 @@ def overlap_report(
     if model is not None:
         data = open_labelled(evals)
         split = data.split(eval_split)
+        if split.labels.ndim == 2:
+            raise UserError(f"{evals}: several classes a picture, so no accuracy; leave --model out")
         texts, _ = transfer.class_prompts(transfer.Entry(evals.name, str(evals)), data)
         weights = transfer.classifier(model, texts)
         scores = np.concatenate([

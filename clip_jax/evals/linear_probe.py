@@ -1,7 +1,8 @@
 """Logistic regression on frozen features, by L-BFGS on the device, every regularisation strength at once.
 
 The objective is scikit-learn's: the sum of cross-entropies plus λ/2 times the squared weights, the intercept free
-(its C is 1/λ). The search for λ is that of Radford et al., 2021, appendix A.3.
+(its C is 1/λ). Where a picture may show several classes, each class is a yes-or-no question of its own, as in
+scikit-learn's one-versus-rest. The search for λ is that of Radford et al., 2021, appendix A.3.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+
+from clip_jax.evals.metrics import eleven_point_map
 
 GRID = np.logspace(-6, 6, 97)  # 96 steps, eight a decade
 COARSE = 16  # every two decades
@@ -39,10 +42,13 @@ class Probe:
 
 
 def objective(weights: Any, bias: Any, features: Any, labels: Any, l2: Any) -> Any:
-    """Mean cross-entropy plus λ/2N · |W|², nats: [D, C], [C], [N, D], int [N], [] -> []."""
+    """Mean cross-entropy plus λ/2N · |W|², nats: [D, C], [C], [N, D], int [N] or bool [N, C], [] -> []."""
     logits = features @ weights + bias[None]
-    own = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
-    losses = jax.nn.logsumexp(logits, axis=1) - own
+    if labels.ndim == 2:
+        losses = jnp.sum(jax.nn.softplus(jnp.where(labels, -logits, logits)), axis=1)
+    else:
+        own = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+        losses = jax.nn.logsumexp(logits, axis=1) - own
     return jnp.mean(losses) + l2 / (2 * features.shape[0]) * jnp.sum(weights * weights)
 
 
@@ -87,7 +93,7 @@ def fit_probe(
 
     Args:
       features: [N, D].
-      labels: int [N], 0 to classes - 1.
+      labels: int [N], 0 to classes - 1; or bool [N, C].
       classes: C.
       l2: [K] strengths λ.
       tolerance: of the largest entry of the mean objective's gradient.
@@ -102,7 +108,8 @@ def fit_probe(
     with jax.enable_x64(True):
         for dtype, goal in ((jnp.float32, max(tolerance, ROUGH)), (jnp.float64, tolerance)):
             found = _solve(
-                jnp.asarray(features, dtype), jnp.asarray(labels, jnp.int32), jnp.asarray(l2, dtype),
+                jnp.asarray(features, dtype), jnp.asarray(labels, bool if labels.ndim == 2 else jnp.int32),
+                jnp.asarray(l2, dtype),
                 jax.tree.map(lambda x, dtype=dtype: jnp.asarray(x, dtype), start), jnp.asarray(goal, dtype),
                 max_iterations=max_iterations, together=together,
             )  # fmt: skip
@@ -118,7 +125,8 @@ def search_l2(
 ) -> tuple[float, dict[float, float]]:
     """The paper's search: seven strengths two decades apart, then half the step around the best until an eighth of one.
 
-    Returns the best λ of `GRID` by validation accuracy (the stronger of equals) and all accuracies seen.
+    Returns the best λ of `GRID` by validation accuracy (of several classes a picture, by 11-point mAP; the stronger of
+    equals) and all that were seen.
     """
     seen: dict[int, float] = {}
 
@@ -126,8 +134,7 @@ def search_l2(
         new = [i for i in wanted if 0 <= i < len(GRID) and i not in seen]
         if new:
             probe = fit_probe(*train, classes, GRID[new])
-            hits = probe.scores(val[0]).argmax(axis=-1) == val[1][None]
-            seen.update(zip(new, hits.mean(axis=1).tolist(), strict=True))
+            seen.update(zip(new, (_quality(scores, val[1]) for scores in probe.scores(val[0])), strict=True))
         return max(seen, key=lambda i: (seen[i], i))
 
     best = look(list(range(0, len(GRID), COARSE)))
@@ -138,9 +145,20 @@ def search_l2(
     return float(GRID[best]), {float(GRID[i]): seen[i] for i in sorted(seen)}
 
 
+def _quality(scores: np.ndarray, labels: np.ndarray) -> float:
+    if labels.ndim == 2:
+        return eleven_point_map(scores, labels)
+    return float((scores.argmax(axis=1) == labels).mean())
+
+
 def split(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (train, validation), ``share`` of each class in validation, at least one where a class has two."""
+    """Indices (train, validation), ``share`` of each class in validation, at least one where a class has two; of
+    several classes a picture, ``share`` of the pictures."""
     rng = np.random.default_rng(seed)
+    if labels.ndim == 2:
+        rows = rng.permutation(len(labels))
+        cut = max(1, round(share * len(rows)))
+        return np.sort(rows[cut:]), np.sort(rows[:cut])
     held: list[int] = []
     for c in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels == c))
@@ -155,7 +173,7 @@ def linear_probe(
 ) -> tuple[np.ndarray, float]:  # fmt: skip
     """Search λ on a validation split (given, or cut from train), refit on both, score the test set.
 
-    Features [N, D] with labels int [N] -> scores [M, C] and the chosen λ.
+    Features [N, D] with labels int [N] or bool [N, C] -> scores [M, C] and the chosen λ.
     """
     if val is None:
         first, second = split(train[1], val_share, seed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 
@@ -26,6 +28,24 @@ def mean_per_class(hits: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean([hits[labels == c].mean() for c in np.unique(labels)]))
 
 
+def _ranked(scores: np.ndarray, truth: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Of each class that has an example: precision and recall after each rank, and which ranks are true."""
+    for column in range(scores.shape[1]):
+        positive = truth[:, column]
+        if positive.any():
+            hit = positive[np.argsort(-scores[:, column], kind="stable")]
+            found = np.cumsum(hit)
+            yield found / np.arange(1, len(hit) + 1), found / found[-1], hit
+
+
+def mean_average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
+    """Mean over classes of the precision at each true example's rank: scores [N, C], truth bool [N, C].
+
+    Classes without an example are left out.
+    """
+    return float(np.mean([precision[hit].mean() for precision, _, hit in _ranked(scores, truth)]))
+
+
 def eleven_point_map(scores: np.ndarray, truth: np.ndarray) -> float:
     """11-point interpolated mean average precision (Everingham et al., 2010; VOC 2007).
 
@@ -34,13 +54,7 @@ def eleven_point_map(scores: np.ndarray, truth: np.ndarray) -> float:
       truth: bool [N, C]; several classes of a row may be true. Classes without an example are left out.
     """
     values = []
-    for column in range(scores.shape[1]):
-        positive = truth[:, column]
-        if not positive.any():
-            continue
-        order = np.argsort(-scores[:, column], kind="stable")
-        found = np.cumsum(positive[order])
-        precision, recall = found / np.arange(1, len(order) + 1), found / positive.sum()
+    for precision, recall, _ in _ranked(scores, truth):
         # the epsilon keeps a recall of exactly 0.3 = 3/10 on the right side
         levels = [precision[recall >= level - 1e-12].max(initial=0.0) for level in np.linspace(0, 1, 11)]
         values.append(np.mean(levels))

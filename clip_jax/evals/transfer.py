@@ -22,12 +22,12 @@ from clip_jax.evals import metrics, prompts
 from clip_jax.evals.few_shot import SHOTS, few_shot
 from clip_jax.evals.knn import knn_scores
 from clip_jax.evals.linear_probe import linear_probe
+from clip_jax.evals.results import Result, scored, write_results
 from clip_jax.evals.retrieval import recalls
 
 TASKS = ("zeroshot_classification", "linear_probe", "few_shot", "knn", "zeroshot_retrieval")
 BATCH = 512  # pictures held decoded at a time
 DRAWS = 5
-Result = dict[str, Any]
 
 
 class Model(Protocol):
@@ -35,6 +35,7 @@ class Model(Protocol):
 
     name: str
     digest: str
+    precision: str
     preprocess: Preprocess
 
     def embed_and_features(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
@@ -51,6 +52,7 @@ class Entry:
     prompts: str = ""  # a name of `prompts`; else the set's own files
     metric: str = ""  # of `prompts.METRICS`; else the prompts' or accuracy
     train_split: str = "train"
+    val_split: str = ""  # the probe's λ is chosen on it; else on a fifth of the training split
     test_split: str = "test"
 
     @property
@@ -117,7 +119,7 @@ class Bench:
 
     def _key(self, *parts: Any) -> str:
         # everything a feature depends on: weights, preprocessing, precision, data, and how much of it
-        known = [self.model.digest, self.model.preprocess.to_config(), "float32", self.limit, *parts]
+        known = [self.model.digest, self.model.preprocess.to_config(), self.model.precision, self.limit, *parts]
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:24]
 
     def _cached(self, key: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -167,29 +169,38 @@ class Bench:
         partial.replace(path)
         return results
 
+    def _split(self, entry: Entry, data: LabelledSet, name: str) -> dict[str, np.ndarray]:
+        return self.features(entry.path, name, lambda: data.split(name))
+
     def _classification(self, entry: Entry, task: str) -> list[tuple[str, dict[str, Any]]]:
         data = open_labelled(entry.path)
-        test = self.features(entry.path, entry.test_split, lambda: data.split(entry.test_split))
+        test = self._split(entry, data, entry.test_split)
         texts, metric = class_prompts(entry, data)
-        classes = len(texts)
-        if int(test["labels"].max()) >= classes:
-            raise UserError(f"{entry.path}: a label of {classes} or more, for {classes} classes")
+        labels, classes = test["labels"], len(texts)
+        several = labels.ndim == 2
+        if labels.shape[1] != classes if several else int(labels.max()) >= classes:
+            raise UserError(f"{entry.path}: its labels do not fit the {classes} classes")
         if task == "zeroshot_classification":
-            return [(task, scored(test["embeddings"] @ classifier(self.model, texts).T, test["labels"], metric))]
-        train = self.features(entry.path, entry.train_split, lambda: data.split(entry.train_split))
+            return [(task, scored(test["embeddings"] @ classifier(self.model, texts).T, labels, metric))]
+        train = self._split(entry, data, entry.train_split)
         pair = (train["features"], train["labels"])
         if task == "linear_probe":
-            scores, l2 = linear_probe(pair, test["features"], classes, seed=self.seed)
-            found = {f"lp_{k}": v for k, v in scored(scores, test["labels"], metric).items()}
+            held = self._split(entry, data, entry.val_split) if entry.val_split else None
+            val = None if held is None else (held["features"], held["labels"])
+            scores, l2 = linear_probe(pair, test["features"], classes, val=val, seed=self.seed)
+            found = {f"lp_{k}": v for k, v in scored(scores, labels, metric).items()}
             return [(task, {**found, "weight_decay": l2, "fewshot_k": -1, "seed": self.seed})]
         if task == "knn":
             scores = knn_scores(train["embeddings"], train["labels"], test["embeddings"], classes)
-            return [(task, {f"knn_{k}": v for k, v in scored(scores, test["labels"], metric).items()})]
+            return [(task, {f"knn_{k}": v for k, v in scored(scores, labels, metric).items()})]
+        if several:
+            self.echo(f"{entry.name}: several classes a picture, so no few_shot")
+            return []
         fewest = int(np.bincount(train["labels"], minlength=classes).min())
         if fewest < min(SHOTS):
             self.echo(f"{entry.name}: a class has {fewest} training examples, so no few_shot")
             return []
-        shots = few_shot(pair, (test["features"], test["labels"]), classes, shots=SHOTS, draws=DRAWS, seed=self.seed)
+        shots = few_shot(pair, (test["features"], labels), classes, shots=SHOTS, draws=DRAWS, seed=self.seed)
         return [
             ("linear_probe", {"lp_acc1": f.mean, "lp_acc1_std": f.std, "lp_acc1_min": f.low, "lp_acc1_max": f.high,
                               "fewshot_k": f.shots, "seed": self.seed})
@@ -250,25 +261,6 @@ def classifier(model: Model, texts: list[list[str]]) -> np.ndarray:
     return means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
 
 
-def scored(scores: np.ndarray, labels: np.ndarray, metric: str = "accuracy") -> dict[str, Any]:
-    """CLIP_benchmark's metrics, with the exact 95 % interval of acc1; and the set's own metric."""
-    hits, classes = metrics.hits_at(scores, labels, 1), scores.shape[1]
-    acc1 = float(hits.mean())
-    low, high = metrics.clopper_pearson(acc1, len(labels))
-    found: dict[str, Any] = {
-        "acc1": acc1, "acc1_low": low, "acc1_high": high,
-        "acc5": float(metrics.hits_at(scores, labels, 5).mean()) if classes > 5 else None,
-        "mean_per_class_recall": metrics.mean_per_class(hits, labels), "examples": len(labels), "classes": classes,
-    }  # fmt: skip
-    if metric == "mean_top1_top5":
-        found["mean_acc1_acc5"] = (acc1 + (found["acc5"] or 1.0)) / 2
-    if metric == "roc_auc":
-        found["roc_auc"] = metrics.roc_auc(scores[:, 1] - scores[:, 0], labels == 1)
-    if metric == "11point_map":
-        found["mean_average_precision"] = metrics.eleven_point_map(scores, labels[:, None] == np.arange(classes)[None])
-    return found
-
-
 def run_suite(
     model: Model, suite: str, out: str | Path, *, data: str | None = None, tasks: tuple[str, ...] = TASKS,
     limit: int = 0, seed: int = 0, echo: Callable[[str], None] = print,
@@ -305,45 +297,3 @@ def _plan(entries: list[Entry], tasks: tuple[str, ...], echo: Callable[[str], No
                 echo(f"{entry.name}: no {entry.train_split} split, so no {task}")
                 continue
             yield entry, task
-
-
-def write_results(out: Path, results: list[Result]) -> None:
-    """``results.json``, and ``results.csv`` with the columns of CLIP_benchmark."""
-    import pandas as pd
-
-    partial = out / ".results.json.partial"
-    partial.write_text(json.dumps(results, indent=1) + "\n")
-    partial.replace(out / "results.json")
-    rows = [
-        {**r["metrics"], **{k: r[k] for k in ("dataset", "model", "pretrained", "task", "language")},
-         "model_fullname": f"{r['model']} {r['pretrained']}"}
-        for r in results
-    ]  # fmt: skip
-    pd.DataFrame(rows).to_csv(out / ".results.csv.partial", index=False)
-    (out / ".results.csv.partial").replace(out / "results.csv")
-
-
-def table(results: list[Result]) -> str:
-    """The results for a terminal: one line a number, with its exact 95 % interval; of few-shot probes, which are means,
-    the lowest and highest draw."""
-    head = ("dataset", "task", "metric", "value", "interval", "classes", "examples")
-    lines = ["{:18s} {:26s} {:28s} {:>7s}  {:>16s}  {:>7s} {:>8s}".format(*head)]
-    for r in results:
-        m, task = r["metrics"], r["task"]
-        if m.get("fewshot_k", -1) > 0:
-            task = f"{m['fewshot_k']}-shot probe"
-        for name, value in m.items():
-            keep = (
-                name.endswith(("acc1", "mean_per_class_recall", "roc_auc", "mean_average_precision", "mean_acc1_acc5"))
-                or "@" in name
-            )
-            if not keep or value is None or name.endswith(("_low", "_high", "_std")):
-                continue
-            prefix = name.split("_")[0] + "_" if name.startswith(("lp_", "knn_")) else ""
-            ends = next((e for e in (("low", "high"), ("min", "max")) if f"{name}_{e[0]}" in m), None)
-            interval = f"[{m[f'{name}_{ends[0]}']:.3f}, {m[f'{name}_{ends[1]}']:.3f}]" if ends else ""
-            classes = str(m.get(f"{prefix}classes", ""))
-            examples = str(m.get(f"{prefix}examples", m.get("examples", "")))
-            line = f"{r['dataset']:18s} {task:26s} {name:28s} {value:7.4f}  {interval:>16s}"
-            lines.append(f"{line}  {classes:>7s} {examples:>8s}")
-    return "\n".join(lines)

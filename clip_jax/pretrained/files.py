@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,26 @@ from clip_jax.config import UserError
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 
 
-def _refuse_pickle(path: Path, head: bytes) -> None:
-    if path.suffix not in PICKLES and head[:2] not in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-        return
-    target = path.with_suffix(".safetensors").name
-    raise UserError(
-        f'{path}: a pickle, which can run code when read; convert it where you trust it: python -c "import torch, '
-        f"safetensors.torch as s; s.save_file({{k: v.contiguous() for k, v in torch.load('{path.name}', "
-        f"weights_only=True).items()}}, '{target}')\""
+def conversion(path: Path) -> str:
+    """The command that turns a pickle into safetensors, for the user to run where they trust the file."""
+    name, target = path.name, path.with_suffix(".safetensors").name
+    load = f"torch.load('{name}', map_location='cpu', weights_only=True)"
+    if zipfile.is_zipfile(path):  # its list of names is read, no member of it
+        with zipfile.ZipFile(path) as archive:
+            if any("/code/" in member for member in archive.namelist()):  # TorchScript, as the released models are
+                load = f"torch.jit.load('{name}', map_location='cpu').state_dict()"
+    return (
+        f'python -c "import torch, safetensors.torch as s; d = {load}; d = d.get(\'state_dict\', d); '
+        "s.save_file({k.removeprefix('module.'): v.contiguous().clone() for k, v in d.items()}, "
+        f"'{target}')\""
     )
+
+
+def _refuse_pickle(path: Path, head: bytes) -> None:
+    if path.suffix in PICKLES or head[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        raise UserError(
+            f"{path}: a pickle, which can run code when read; convert it where you trust it: {conversion(path)}"
+        )
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:

@@ -58,7 +58,7 @@ def read(tensors: Mapping[str, np.ndarray], layout: Layout, source: str) -> dict
 def entries_for(name: str, config: ModelConfig) -> list[Entry]:
     """The entries that `write` uses. Raises UserError for an unknown layout."""
     if name == "open_clip":
-        return open_clip.entries(config, "")
+        return open_clip.entries(config, "text." if open_clip.custom_text(config) else "")
     if name == "transformers":
         return transformers.entries(config)
     if name == "openai":

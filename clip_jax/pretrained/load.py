@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from clip_jax.pretrained import layouts, mapping, open_clip, transformers
 from clip_jax.pretrained.files import read_json, read_tensors, write_json, write_tensors
 from clip_jax.pretrained.names import Fetch, Files, find, hub_fetch
 
+RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 HALF = (0.5, 0.5, 0.5)  # mean and spread of SigLIP's pictures
 
 
@@ -44,9 +46,9 @@ class Weights:
 
 def digest(params: Any, config: ModelConfig) -> str:
     """16 hex digits that change when a name, shape, dtype or number of the parameters does, or the model around them
-    (its activation, say); how it runs (scanned, recomputed) and how it began change nothing."""
+    (its activation, say); how it runs (scanned, recomputed, in which precision) and how it began change nothing."""
     shape = dataclasses.replace(
-        config, scan_layers=True, remat=False, remat_policy="nothing", text_param_dtype="",
+        config, scan_layers=True, remat=False, remat_policy="nothing", compute_dtype="float32", text_param_dtype="",
         init_temperature=0.07, max_logit_scale=100.0,
     )  # fmt: skip
     sha = hashlib.sha256(f"{shape}\n".encode())
@@ -75,6 +77,10 @@ def load_weights(name: str, *, fetch: Fetch = hub_fetch) -> Weights:
     if config is not None and not {"model_cfg", "vision_cfg", "model_type"} & set(config):
         config = None  # of something else, such as a run; the weights tell their shape themselves
     layout = layouts.detect(tensors, config, str(files.config or files.weights))
+    if layout.name == "openai" and "input_resolution" not in tensors:  # not the released archive, which has that key
+        warnings.warn(
+            f"{files.weights}: no config beside it, so read as a released model: QuickGELU, heads of 64", stacklevel=2
+        )
     params = layouts.read(tensors, layout, str(files.weights))
     return Weights(
         name, layout.config, params, _preprocess(layout, config or {}, files), _tokenizer(layout, config or {}, files)
@@ -89,11 +95,31 @@ def _preprocess(layout: layouts.Layout, config: Mapping[str, Any], files: Files)
     if layout.name != "transformers" or files.preprocessor is None:
         return usual
     values = read_json(files.preprocessor)
-    if "image_mean" not in values or "image_std" not in values:
-        return usual
-    return Preprocess.from_config(
-        {**usual.to_config(), "mean": values["image_mean"], "std": values["image_std"]}, size, str(files.preprocessor)
-    )
+    found = usual.to_config()
+    found |= {ours: values[theirs] for ours, theirs in (("mean", "image_mean"), ("std", "image_std")) if theirs in values}
+    if isinstance(values.get("size"), dict):
+        found["resize_mode"] = "shortest" if "shortest_edge" in values["size"] else "squash"
+    if values.get("resample") in RESAMPLE:
+        found["interpolation"] = RESAMPLE[values["resample"]]
+    return Preprocess.from_config(found, size, str(files.preprocessor))
+
+
+def _preprocessor(preprocess: Preprocess) -> dict[str, Any]:
+    """``preprocessor_config.json`` of transformers. Raises UserError for padding, which it has not."""
+    size, square = preprocess.size, {"height": preprocess.size, "width": preprocess.size}
+    if preprocess.resize_mode == "longest":
+        raise UserError("export to transformers: its preprocessing has no resize_mode='longest'")
+    if preprocess.resize_mode == "squash":
+        shape: dict[str, Any] = {"image_processor_type": "SiglipImageProcessor", "size": square}
+    else:
+        shape = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": size}}
+        shape |= {"do_center_crop": True, "crop_size": square}
+    codes = {name: code for code, name in RESAMPLE.items()}
+    return {
+        **shape, "do_resize": True, "resample": codes[preprocess.interpolation], "do_rescale": True,
+        "do_normalize": True, "do_convert_rgb": True, "image_mean": list(preprocess.mean),
+        "image_std": list(preprocess.std),
+    }  # fmt: skip
 
 
 def _tokenizer(layout: layouts.Layout, config: Mapping[str, Any], files: Files) -> Tokenizer | None:
@@ -119,29 +145,24 @@ def save_weights(weights: Weights, folder: str | Path, layout: str = "open_clip"
     """
     folder = Path(folder)
     if layout == "open_clip":
-        config: dict[str, Any] = {
-            "model_cfg": open_clip.config_to(weights.config), "preprocess_cfg": weights.preprocess.to_config(),
-        }  # fmt: skip
         names = ("open_clip_config.json", "open_clip_model.safetensors")
+        configs = {
+            names[0]: {
+                "model_cfg": open_clip.config_to(weights.config), "preprocess_cfg": weights.preprocess.to_config(),
+            }
+        }  # fmt: skip
     elif layout == "transformers":
-        config = transformers.config_to(weights.config)
         names = ("config.json", "model.safetensors")
+        configs = {
+            "preprocessor_config.json": _preprocessor(weights.preprocess),
+            names[0]: transformers.config_to(weights.config),
+        }
     else:
         raise UserError(f"layout={layout!r}: must be open_clip or transformers")
     tensors = mapping.write(weights.params, layouts.entries_for(layout, weights.config))
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder / names[1], tensors)
-    if layout == "transformers":
-        size, p = weights.config.image.image_size, weights.preprocess
-        write_json(
-            folder / "preprocessor_config.json",
-            {
-                "image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"shortest_edge": size},
-                "resample": 3, "do_center_crop": True, "crop_size": {"height": size, "width": size},
-                "do_rescale": True, "do_normalize": True, "do_convert_rgb": True,
-                "image_mean": list(p.mean), "image_std": list(p.std),
-            },
-        )  # fmt: skip
     if weights.tokenizer is not None:
         weights.tokenizer.save(folder / "clip_jax_tokenizer.json")
-    write_json(folder / names[0], config)
+    for name, config in configs.items():
+        write_json(folder / name, config)

@@ -26,7 +26,7 @@ class Entry:
 
     path: str
     keys: tuple[str, ...]
-    form: str = "same"  # same | linear ([out, in]) | conv (OIHW) | row ([1, …, 1, D]) | scalar
+    form: str = "same"  # same | linear ([out, in]) | conv (OIHW) | row ([1, …]: an axis more) | scalar | one ([1])
     layer: int | None = None
     part: tuple[int, int] = (0, 1)  # our share of the key: which, of how many
 
@@ -36,19 +36,19 @@ def _turn(value: np.ndarray, form: str, want: tuple[int, ...]) -> np.ndarray:
         return value.T if value.ndim == 2 else value
     if form == "conv":
         return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
-    if form == "row" and value.shape == (1,) * (value.ndim - len(want)) + want:
-        return value.reshape(want)
-    if form == "scalar" and value.size == 1:
+    if form == "row" and value.shape == (1, *want):
+        return value[0]
+    if form in ("scalar", "one") and value.size == 1:
         return value.reshape(())
     return value
 
 
-def _turn_back(value: np.ndarray, form: str, theirs: tuple[int, ...] | None) -> np.ndarray:
+def _turn_back(value: np.ndarray, form: str) -> np.ndarray:
     if form == "linear":
         return value.T
     if form == "conv":
         return value.transpose(3, 2, 0, 1)
-    return value if theirs is None else value.reshape(theirs)
+    return value[None] if form in ("row", "one") else value
 
 
 def _leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -124,6 +124,9 @@ def read(
             theirs = " + ".join(str(list(a.shape)) for a in arrays)
             wrong.append(f"{' + '.join(entry.keys)} is {theirs} where the model has {list(want)}")
             continue
+        if value.dtype.kind in "iub":
+            wrong.append(f"{' + '.join(entry.keys)} holds {value.dtype} where the model has numbers with a point")
+            continue
         if entry.path not in out:
             out[entry.path] = np.empty(whole, shapes[entry.path].dtype)
         if entry.layer is None:
@@ -132,7 +135,7 @@ def read(
             out[entry.path][entry.layer] = value
     unexpected = sorted(k for k in tensors if k not in used and not k.endswith(ignored or ("\0",)))
     problems = []
-    for title, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong)):
+    for title, names in (("missing", missing), ("unexpected", unexpected), ("of another shape or kind", wrong)):
         if names:
             problems.append(f"{len(names)} {title}: {_list(names)}")
     if problems:
@@ -143,17 +146,14 @@ def read(
     return nest(out)
 
 
-def write(
-    params: Any, entries: list[Entry], theirs: Mapping[str, tuple[int, ...]] | None = None
-) -> dict[str, np.ndarray]:
-    """Our parameters -> their tensors: the inverse of `read`. ``theirs`` gives shapes of "row" and "scalar" tensors."""
+def write(params: Any, entries: list[Entry]) -> dict[str, np.ndarray]:
+    """Our parameters -> their tensors: the inverse of `read`."""
     flat = {k: np.asarray(v) for k, v in flatten(params).items()}
     out: dict[str, np.ndarray] = {}
     shares: dict[str, dict[int, np.ndarray]] = {}
     for entry in entries:
         value = flat[entry.path] if entry.layer is None else flat[entry.path][entry.layer]
-        shape = (theirs or {}).get(entry.keys[0]) if entry.form in ("row", "scalar") else None
-        value = _turn_back(value, entry.form, shape)
+        value = _turn_back(value, entry.form)
         value = np.ascontiguousarray(value).reshape(value.shape)  # the first would make a scalar a row
         which, of = entry.part
         if of > 1:

@@ -125,7 +125,10 @@ def find(name: str, fetch: Fetch = hub_fetch) -> Files:
     order = WEIGHTS if config.name == CONFIGS[0] else WEIGHTS[1:]
     weights = _first(repo, order, fetch)
     if weights is None:
-        raise UserError(f"hf:{repo}: has no safetensors weights; pickles are never read")
+        raise UserError(
+            f"hf:{repo}: has no safetensors weights; pickles are never read: download one, and its path will tell the "
+            "command that converts it"
+        )
     if weights.name.endswith(".index.json"):
         for shard in sorted(set(json.loads(weights.read_text())["weight_map"].values())):
             fetch(repo, shard)

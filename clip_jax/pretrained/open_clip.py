@@ -146,24 +146,60 @@ def config_of(cfg: Mapping[str, Any], source: str) -> ModelConfig:
         raise UserError(f"{source}: not a model config of open_clip ({type(error).__name__}: {error})") from None
 
 
-def config_to(config: ModelConfig) -> dict[str, Any]:
-    """Our config -> a ``model_cfg`` block that gives it back. Raises UserError for what open_clip cannot express."""
-    i, t = config.image, config.text
-    if config.decoder.depth or i.pool in ("map", "attentional") or t.pool == "cls":
-        raise UserError("export to open_clip: CoCa and SigLIP towers are read but not written")
+def _trunk_to(config: ModelConfig) -> dict[str, Any]:
+    i = config.image
+    ratios = {"vit_base": "gelu_erf", "vit_so400m": "gelu"}  # trunks that differ in what no keyword sets
+    name = next((n for n, act in ratios.items() if config.activation == act and _same_mlp(i, n)), None)
+    plain = not i.class_token and not i.norm_pre and i.patch_bias and not i.projection and not i.layer_scale
+    if name is None or not plain or i.norm_eps != 1e-6:
+        raise UserError(
+            "export to open_clip: MAP pooling needs SigLIP's image tower: gelu_erf with mlp_ratio 4 (or gelu with "
+            "4304/1152), norm_eps 1e-6, a bias of the patches, no class token, first norm, layer scale or projection"
+        )
+    return {
+        "image_size": i.image_size, "timm_model_pretrained": False, "timm_pool": "map", "timm_proj": "none",
+        "timm_model_name": f"{name}_patch{14 if name == 'vit_so400m' else 16}_siglip_224",
+        "timm_model_kwargs": {
+            "img_size": i.image_size, "patch_size": i.patch_size, "embed_dim": i.width, "depth": i.depth,
+            "num_heads": i.heads,
+        },
+    }  # fmt: skip
+
+
+def _same_mlp(image: ImageTowerConfig, name: str) -> bool:
+    width, _, _, mlp = TRUNKS[name]
+    return int(image.width * (mlp / width)) == image.mlp_width
+
+
+def _vision_to(config: ModelConfig) -> dict[str, Any]:
+    i = config.image
+    if i.pool == "map":
+        return _trunk_to(config)
     vision: dict[str, Any] = {"image_size": i.image_size, "width": i.width}
     if i.stages:
-        vision |= {"layers": list(i.stages), "head_width": 32 * i.width // i.heads}
-    else:
-        if not i.class_token or i.patch_bias or not i.projection:
-            raise UserError("export to open_clip: needs a class token, a projection and no bias of the patches")
-        vision |= {"layers": i.depth, "head_width": i.width // i.heads, "patch_size": i.patch_size}
-        vision |= {"mlp_ratio": i.mlp_ratio} if i.mlp_ratio != 4.0 else {}
-        vision |= {"no_ln_pre": True} if not i.norm_pre else {}
-        vision |= {"pool_type": "avg"} if i.pool == "avg" else {}
-        vision |= {"final_ln_after_pool": True} if i.norm_after_pool else {}
-        vision |= {"ls_init_value": i.layer_scale} if i.layer_scale else {}
-        vision |= {"norm_kwargs": {"eps": i.norm_eps}} if i.norm_eps != 1e-5 else {}
+        return vision | {"layers": list(i.stages), "head_width": 32 * i.width // i.heads}
+    if not i.class_token or i.patch_bias or not i.projection:
+        raise UserError("export to open_clip: needs a class token, a projection and no bias of the patches")
+    vision |= {"layers": i.depth, "head_width": i.width // i.heads, "patch_size": i.patch_size}
+    vision |= {"mlp_ratio": i.mlp_ratio} if i.mlp_ratio != 4.0 else {}
+    vision |= {"no_ln_pre": True} if not i.norm_pre else {}
+    vision |= {"pool_type": "avg"} if i.pool == "avg" else {}
+    vision |= {"final_ln_after_pool": True} if i.norm_after_pool else {}
+    vision |= {"ls_init_value": i.layer_scale} if i.layer_scale else {}
+    vision |= {"norm_kwargs": {"eps": i.norm_eps}} if i.norm_eps != 1e-5 else {}
+    if i.pool == "attentional":
+        vision |= {"attentional_pool": True, "attn_pooler_heads": i.pool_heads, "attn_pooler_queries": i.pool_queries}
+    return vision
+
+
+def config_to(config: ModelConfig) -> dict[str, Any]:
+    """Our config -> a ``model_cfg`` block that gives it back. Raises UserError for what open_clip cannot express."""
+    i, t, d = config.image, config.text, config.decoder
+    if (t.pool == "cls") != bool(d.depth) or (i.pool == "attentional") != bool(d.depth):
+        raise UserError("export to open_clip: attentional pooling, the appended text token and the decoder go together")
+    if d.depth and config.logit_bias:
+        raise UserError("export to open_clip: CoCa has no logit bias")
+    vision = _vision_to(config)
     if not t.projection:
         raise UserError("export to open_clip: needs a projection of the text")
     text: dict[str, Any] = {
@@ -174,16 +210,31 @@ def config_to(config: ModelConfig) -> dict[str, Any]:
     text |= {"ls_init_value": t.layer_scale} if t.layer_scale else {}
     text |= {"no_causal_mask": True} if not t.causal else {}
     text |= {"pool_type": "last"} if t.pool == "last" else {}
+    text |= {"pad_id": t.pad_id} if t.pad_id else {}
     text |= {"proj_bias": True} if t.projection_bias else {}
     text |= {"norm_kwargs": {"eps": t.norm_eps}} if t.norm_eps != 1e-5 else {}
     cfg: dict[str, Any] = {"embed_dim": config.embed_dim}
     if config.activation == "quick_gelu":
         cfg["quick_gelu"] = True
     elif config.activation == "gelu":
-        vision["act_kwargs"] = text["act_kwargs"] = {"approximate": "tanh"}
+        for tower in (text,) if i.pool == "map" else (vision, text):
+            tower["act_kwargs"] = {"approximate": "tanh"}
     if config.logit_bias:
         cfg["init_logit_bias"] = -10.0
+    if custom_text(config):
+        cfg["custom_text"] = True
+    if d.depth:
+        vision["output_tokens"] = text["output_tokens"] = text["embed_cls"] = True
+        cfg["multimodal_cfg"] = {
+            "context_length": t.context_length, "vocab_size": t.vocab_size, "width": d.width, "heads": d.heads,
+            "layers": d.depth, "mlp_ratio": d.mlp_ratio, "attn_pooler_heads": i.pool_heads,
+        }  # fmt: skip
     return {**cfg, "vision_cfg": vision, "text_cfg": text}
+
+
+def custom_text(config: ModelConfig) -> bool:
+    """Whether open_clip holds the text tower as a module of its own: then its keys begin with "text."."""
+    return bool(config.decoder.depth) or config.image.pool == "map"
 
 
 def _trunk_entries(config: ModelConfig) -> list[Entry]:

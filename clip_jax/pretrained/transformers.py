@@ -65,9 +65,8 @@ def config_of(cfg: Mapping[str, Any], source: str) -> ModelConfig:
         }  # fmt: skip
         if siglip:
             return ModelConfig(
-                image=ImageTowerConfig(**common_image, pool="map", class_token=False, norm_pre=False, patch_bias=True,
-                                       projection=False),
-                text=TextTowerConfig(**common_text, causal=False, pool="last", projection_bias=True),
+                image=ImageTowerConfig(**common_image, **SIGLIP_IMAGE),
+                text=TextTowerConfig(**common_text, **SIGLIP_TEXT),
                 embed_dim=text.get("projection_size", text["hidden_size"]), logit_bias=True, max_logit_scale=1e4,
                 activation=ACTIVATIONS[image["hidden_act"]],
             )  # fmt: skip
@@ -81,33 +80,51 @@ def config_of(cfg: Mapping[str, Any], source: str) -> ModelConfig:
         ) from None
 
 
+SIGLIP_IMAGE: dict[str, Any] = {
+    "pool": "map", "class_token": False, "norm_pre": False, "patch_bias": True, "projection": False,
+}  # fmt: skip
+SIGLIP_TEXT: dict[str, Any] = {"causal": False, "pool": "last", "projection_bias": True}
+
+
 def config_to(config: ModelConfig) -> dict[str, Any]:
-    """Our config -> ``config.json`` of CLIPModel. Raises UserError for what that class cannot express."""
-    i, t = config.image, config.text
-    plain_image = ImageTowerConfig(
-        width=i.width, depth=i.depth, heads=i.heads, mlp_ratio=i.mlp_ratio, image_size=i.image_size,
-        patch_size=i.patch_size, norm_eps=i.norm_eps, patch_dropout=0.0 if i.stages else i.patch_dropout,
-    ) if not i.stages else None  # fmt: skip
-    plain_text = TextTowerConfig(
-        width=t.width, depth=t.depth, heads=t.heads, mlp_ratio=t.mlp_ratio, context_length=t.context_length,
-        vocab_size=t.vocab_size, norm_eps=t.norm_eps, pad_id=t.pad_id,
-    )  # fmt: skip
-    if i != plain_image or t != plain_text or config.decoder.depth or config.logit_bias:
+    """Our config -> ``config.json`` of CLIPModel, or of SiglipModel when the model has a logit bias.
+
+    Raises UserError for what neither class can express.
+    """
+    i, t, siglip = config.image, config.text, config.logit_bias
+    plain = not i.stages and not config.decoder.depth
+    if plain:
+        image = ImageTowerConfig(
+            width=i.width, depth=i.depth, heads=i.heads, mlp_ratio=i.mlp_ratio, image_size=i.image_size,
+            patch_size=i.patch_size, norm_eps=i.norm_eps, patch_dropout=i.patch_dropout,
+            **(SIGLIP_IMAGE if siglip else {}),
+        )  # fmt: skip
+        text = TextTowerConfig(
+            width=t.width, depth=t.depth, heads=t.heads, mlp_ratio=t.mlp_ratio, context_length=t.context_length,
+            vocab_size=t.vocab_size, norm_eps=t.norm_eps, pad_id=t.pad_id, **(SIGLIP_TEXT if siglip else {}),
+        )  # fmt: skip
+        plain = (i, t) == (image, text)
+    if not plain:
         raise UserError(
-            "export to transformers: CLIPModel has plain ViT and text towers only (class token, causal text)"
+            "export to transformers: it has plain ViT and text towers only: CLIPModel's (class token, causal text) or, "
+            "with a logit bias, SiglipModel's (MAP pooling, last token)"
         )
     act = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}[config.activation]
-    common = {"hidden_act": act, "attention_dropout": 0.0, "projection_dim": config.embed_dim}
+    common = {"hidden_act": act, "attention_dropout": 0.0}
+    kind = "siglip" if siglip else "clip"
+    common |= {} if siglip else {"projection_dim": config.embed_dim}
+    text_more = {"projection_size": config.embed_dim} if siglip else {}
     return {
-        "architectures": ["CLIPModel"], "model_type": "clip", "projection_dim": config.embed_dim,
+        "architectures": ["SiglipModel" if siglip else "CLIPModel"], "model_type": kind,
+        **({} if siglip else {"projection_dim": config.embed_dim}),
         "text_config": {
-            **common, "model_type": "clip_text_model", "hidden_size": t.width, "intermediate_size": t.mlp_width,
-            "num_hidden_layers": t.depth, "num_attention_heads": t.heads, "vocab_size": t.vocab_size,
-            "max_position_embeddings": t.context_length, "layer_norm_eps": t.norm_eps,
+            **common, **text_more, "model_type": f"{kind}_text_model", "hidden_size": t.width,
+            "intermediate_size": t.mlp_width, "num_hidden_layers": t.depth, "num_attention_heads": t.heads,
+            "vocab_size": t.vocab_size, "max_position_embeddings": t.context_length, "layer_norm_eps": t.norm_eps,
             "bos_token_id": t.vocab_size - 2, "eos_token_id": t.vocab_size - 1, "pad_token_id": t.pad_id,
         },
         "vision_config": {
-            **common, "model_type": "clip_vision_model", "hidden_size": i.width, "intermediate_size": i.mlp_width,
+            **common, "model_type": f"{kind}_vision_model", "hidden_size": i.width, "intermediate_size": i.mlp_width,
             "num_hidden_layers": i.depth, "num_attention_heads": i.heads, "image_size": i.image_size,
             "patch_size": i.patch_size, "num_channels": 3, "layer_norm_eps": i.norm_eps,
         },
@@ -133,7 +150,7 @@ def entries(config: ModelConfig) -> list[Entry]:
         Entry("image/position", ("vision_model.embeddings.position_embedding.weight",)),
         Entry("text/token", ("text_model.embeddings.token_embedding.weight",)),
         Entry("text/position", ("text_model.embeddings.position_embedding.weight",)),
-        Entry("logit_scale", ("logit_scale",), "scalar"),
+        Entry("logit_scale", ("logit_scale",), "one" if siglip else "scalar"),
     ]
     out += _blocks("image/blocks/blocks", "vision_model", config.image.depth)
     out += _blocks("text/blocks/blocks", "text_model", config.text.depth)
@@ -143,7 +160,7 @@ def entries(config: ModelConfig) -> list[Entry]:
         out += norm("image/ln_pre", "vision_model.pre_layrnorm")
         out.append(Entry("image/projection", ("visual_projection.weight",), "linear"))
         return [*out, Entry("text/projection", ("text_projection.weight",), "linear")]
-    out += [Entry("logit_bias", ("logit_bias",), "scalar")]
+    out += [Entry("logit_bias", ("logit_bias",), "one")]
     out += [Entry("image/patch/bias", ("vision_model.embeddings.patch_embedding.bias",))]
     out += [Entry("text/projection", ("text_model.head.weight",), "linear")]
     out += [Entry("text/projection_bias", ("text_model.head.bias",))]

@@ -6,6 +6,8 @@ import shutil
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from clip_jax.config import UserError
 from clip_jax.pretrained import layouts
@@ -13,12 +15,16 @@ from clip_jax.pretrained.files import read_tensors, write_tensors
 from clip_jax.pretrained.load import digest, load_weights, save_weights
 from clip_jax.pretrained.mapping import flatten
 
+RELEASED = pytest.mark.filterwarnings("ignore:.*no config beside it, so read as a released model")
 
+
+@RELEASED
 @pytest.mark.parametrize(
     ("name", "layout"),
     [("openai_vit", "open_clip"), ("openai_rn", "open_clip"), ("openclip_vit_gelu", "open_clip"),
      ("openclip_clipa", "open_clip"), ("openclip_vit_gelu", "transformers"), ("hf_clip", "transformers"),
-     ("hf_clip", "open_clip")],
+     ("hf_clip", "open_clip"), ("openclip_siglip", "open_clip"), ("openclip_coca", "open_clip"),
+     ("openclip_siglip", "transformers"), ("hf_siglip", "transformers")],
 )  # fmt: skip
 def test_what_is_exported_loads_as_the_same_model(golden, tmp_path, name, layout):
     weights = load_weights(str(golden / name))
@@ -29,23 +35,34 @@ def test_what_is_exported_loads_as_the_same_model(golden, tmp_path, name, layout
     assert again.preprocess == weights.preprocess
 
 
-def test_open_clip_keys_are_written_as_they_were_read(golden, tmp_path):
-    save_weights(load_weights(str(golden / "openclip_vit_gelu")), tmp_path, "open_clip")
-    before = read_tensors(golden / "openclip_vit_gelu" / "weights.safetensors")
-    after = read_tensors(tmp_path / "open_clip_model.safetensors")
+@pytest.mark.parametrize("name", ["openclip_vit_gelu", "openclip_siglip", "openclip_coca", "hf_clip", "hf_siglip"])
+def test_keys_are_written_as_they_were_read(golden, tmp_path, name):
+    layout = "transformers" if name.startswith("hf") else "open_clip"
+    save_weights(load_weights(str(golden / name)), tmp_path, layout)
+    before = read_tensors(next((golden / name).glob("*.safetensors")))
+    after = read_tensors(next(tmp_path.glob("*.safetensors")))
     assert set(after) == set(before)
     for key in before:
+        assert after[key].shape == before[key].shape, key
         np.testing.assert_array_equal(after[key], before[key], err_msg=key)
 
 
-@pytest.mark.parametrize("name", ["openclip_siglip", "openclip_coca", "hf_siglip"])
-def test_what_cannot_be_written_is_told_and_nothing_is_left(golden, tmp_path, name):
+@RELEASED
+@pytest.mark.parametrize(
+    ("name", "layout"), [("openclip_siglip", "transformers"), ("openclip_coca", "transformers"),
+                         ("openai_rn", "transformers"), ("hf_siglip", "open_clip")],
+)  # fmt: skip
+def test_what_cannot_be_written_is_told_and_nothing_is_left(golden, tmp_path, name, layout):
     weights = load_weights(str(golden / name))
-    for layout in ("open_clip", "transformers"):
-        with pytest.raises(UserError, match=f"export to {layout}"):
-            save_weights(weights, tmp_path / "out", layout)
+    if name == "openclip_siglip":  # the same towers, but no bias in its config
+        weights = dataclasses.replace(weights, config=dataclasses.replace(weights.config, logit_bias=False))
+    with pytest.raises(UserError, match=f"export to {layout}"):
+        save_weights(weights, tmp_path / "out", layout)
     with pytest.raises(UserError, match="layout='flax'"):
         save_weights(weights, tmp_path / "out", "flax")
+    padded = dataclasses.replace(weights.preprocess, resize_mode="longest")
+    with pytest.raises(UserError, match="no resize_mode='longest'"):
+        save_weights(dataclasses.replace(weights, preprocess=padded), tmp_path / "out", "transformers")
     assert not (tmp_path / "out").exists()
 
 
@@ -116,3 +133,58 @@ def test_a_tokenizer_beside_the_weights_is_cleaned_as_its_config_says(golden, tm
     config["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = {"clean": "none"}
     (folder / "config.json").write_text(json.dumps(config))
     assert load_weights(str(folder)).tokenizer.encode(["Dog"])[0, 0] == 3
+
+
+def test_preprocessing_of_transformers_comes_in_and_goes_out(golden, tmp_path):
+    weights = load_weights(str(golden / "hf_clip"))
+    for change in ({"resize_mode": "squash", "mean": (0.5,) * 3, "std": (0.5,) * 3}, {"interpolation": "bilinear"}):
+        preprocess = dataclasses.replace(weights.preprocess, **change)
+        save_weights(dataclasses.replace(weights, preprocess=preprocess), tmp_path, "transformers")
+        assert load_weights(str(tmp_path)).preprocess == preprocess
+
+
+def test_weights_without_a_config_say_what_they_are_taken_for(golden, tmp_path):
+    tensors = read_tensors(golden / "openai_vit" / "weights.safetensors")
+    write_tensors(tmp_path / "weights.safetensors", tensors)  # as released: it says so itself
+    assert load_weights(str(tmp_path)).config.activation == "quick_gelu"
+    del tensors["input_resolution"]
+    write_tensors(tmp_path / "weights.safetensors", tensors)
+    with pytest.warns(UserWarning, match=r"weights.safetensors: no config beside it, so read as .* QuickGELU"):
+        load_weights(str(tmp_path))
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(where=st.integers(0, 10**6), byte=st.integers(0, 255))
+def test_a_fuzzed_model_loads_whole_or_is_one_line(golden, tmp_path, where, byte):
+    data = bytearray((golden / "hf_clip" / "model.safetensors").read_bytes())
+    head = 8 + int.from_bytes(data[:8], "little")
+    data[where % head] = byte  # names, types, shapes and places
+    (tmp_path / "model.safetensors").write_bytes(bytes(data))
+    shutil.copy(golden / "hf_clip" / "config.json", tmp_path)
+    try:
+        found = flatten(load_weights(str(tmp_path)).params)
+    except UserError as error:
+        assert "\n" not in str(error)
+        assert "model.safetensors" in str(error)
+    else:
+        assert {v.dtype for v in found.values()} == {np.dtype(np.float32)}
+
+
+def test_whole_numbers_are_no_weights(golden, tmp_path):
+    tensors = read_tensors(golden / "hf_clip" / "model.safetensors")
+    tensors["visual_projection.weight"] = tensors["visual_projection.weight"].view(np.int32)
+    write_tensors(tmp_path / "model.safetensors", tensors)
+    shutil.copy(golden / "hf_clip" / "config.json", tmp_path)
+    with pytest.raises(UserError, match=r"visual_projection.weight holds int32"):
+        load_weights(str(tmp_path))
+
+
+def test_bfloat16_weights_are_read(golden, tmp_path):
+    import ml_dtypes
+
+    tensors = read_tensors(golden / "hf_clip" / "model.safetensors")
+    write_tensors(tmp_path / "model.safetensors", {k: v.astype(ml_dtypes.bfloat16) for k, v in tensors.items()})
+    shutil.copy(golden / "hf_clip" / "config.json", tmp_path)
+    found = load_weights(str(tmp_path)).params["image"]["projection"]
+    want = tensors["visual_projection.weight"].T
+    np.testing.assert_allclose(found, want, atol=0.01 * np.abs(want).max())

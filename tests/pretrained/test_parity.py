@@ -1,6 +1,7 @@
-"""Every case of the reference implementations' golden numbers: forward, gradients, optimiser.
+"""Every golden number of the reference implementations: forward, gradients, optimiser; nine small models.
 
-The tolerances are those measured between float32 and float64 in the reference, with room.
+Bounds are those of the reference between its own float32 and float64, with room. What is stored is read, all of it: a
+quantity of a case that no line here computes fails the case.
 """
 
 import dataclasses
@@ -30,10 +31,13 @@ CASES = ("openai_vit", "openai_rn", "openclip_vit_gelu", "openclip_customtext_qu
 X64 = jax.config.jax_enable_x64  # tests/pretrained/test_parity_x64.py runs this file again with it
 NORM, HIDDEN, LOGITS, LOSS = (1e-10, 1e-9, 1e-9, 1e-10) if X64 else (2e-5, 5e-5, 1e-4, 2e-5)
 STORED = 2e-7 if X64 else 5e-5  # what was computed in float64 but is stored in float32
-GRAD, ADAM_LOSS, ADAM, ADAM_KEY = (2e-7, 1e-9, 5e-7, 5e-7) if X64 else (1e-4, 2e-4, 5e-4, 1.5e-3)
+GRAD, GRAD_KEY = (2e-7, 1e-12) if X64 else (1e-4, 1e-5)
+ADAM_LOSS, ADAM, ADAM_KEY = (1e-9, 5e-7, 5e-7) if X64 else (2e-4, 5e-4, 1.5e-3)
 
 
 class Case:
+    """One model; what is compiled is compiled once for all tests of it."""
+
     def __init__(self, name):
         self.name, self.root = name, ROOT / name
         weights = next(self.root.glob("*.safetensors"))
@@ -49,6 +53,7 @@ class Case:
         self.images = jnp.asarray(inputs["image_nhwc"].astype(dtype))
         self.tokens = jnp.asarray(inputs["text"].astype(np.int32))
         self.want = dict(np.load(self.root / ("outputs_f64.npz" if X64 else "outputs.npz")))
+        self.siglip_bias = jnp.asarray(self.want.pop("siglip_bias_used"), dtype)  # an input of theirs
         self.kind = json.loads((self.root / "meta.json").read_text())["loss_kind"]
 
     def model(self, params):
@@ -60,16 +65,78 @@ class Case:
         if self.kind == "siglip":
             value = sigmoid_loss(out.image, out.text, out.scale, out.bias)
         elif self.kind == "coca":
-            labels = self.tokens[:, 1:]
-            value = contrastive_loss(out.image, out.text, out.scale) + 2 * caption_loss(out.captions[:, :-1], labels)
+            value = contrastive_loss(out.image, out.text, out.scale) + self.caption(out)
         else:
             value = contrastive_loss(out.image, out.text, out.scale)
         return value, batch_statistics(model)
 
+    def caption(self, out):
+        return 2 * caption_loss(out.captions[:, :-1], self.tokens[:, 1:])
+
+    @functools.cached_property
+    def outputs(self):
+        """All that the reference stored of a forward pass, by its names."""
+        return jax.jit(self._outputs)(self.params)
+
+    def _outputs(self, params):
+        model = self.model(params)
+        out = model(self.images, self.tokens)
+        logits = out.scale * (out.image @ out.text.T) + out.bias
+        clip = contrastive_loss(out.image, out.text, out.scale)
+        found = {
+            "image_features": model.encode_image(self.images), "text_features": model.encode_text(self.tokens),
+            "image_features_norm": out.image, "text_features_norm": out.text, "logit_scale_exp": out.scale,
+            "logits_per_image": logits, "logits_per_text": logits.T, "loss_clip": clip,
+            "loss_siglip": sigmoid_loss(out.image, out.text, out.scale, self.siglip_bias),
+            "loss_hf": self.loss(params)[0],
+        }  # fmt: skip
+        # the features go by another name too
+        found |= {"vision_pooler": found["image_features"], "text_pooler": found["text_features"]}
+        return found | self._texts(model) | self._images(model) | self._coca(model, out, clip)
+
+    def _texts(self, model):
+        hidden = model.text.hidden_states(self.tokens)
+        found = {f"text_hidden_{i}": x for i, x in enumerate(hidden)}
+        found["text_last_hidden"] = model.text.states(self.tokens)
+        found["text_penultimate"] = model.text.states(self.tokens, -2, final_norm=False)
+        found["text_penultimate_ln"] = model.text.states(self.tokens, -2)
+        return found
+
+    def _images(self, model):
+        if self.layout.config.image.stages:
+            maps = model.image.feature_maps(self.images)
+            return {f"vision_stage_{i}": x.transpose(0, 3, 1, 2) for i, x in enumerate(maps)}
+        hidden = model.image.hidden_states(self.images)
+        found = {f"vision_hidden_{i}": x for i, x in enumerate(hidden)}
+        pools_after_norm = self.layout.config.image.pool == "map"
+        found["vision_last_hidden"] = model.image.ln_post(hidden[-1]) if pools_after_norm else hidden[-1]
+        return found
+
+    def _coca(self, model, out, clip):
+        if self.kind != "coca":
+            return {}
+        return {
+            "vision_attn_pool": model.image.head(model.image.hidden_states(self.images)[-1]),
+            "image_embs": model.image.features_and_tokens(self.images)[1],
+            "token_embs": model.text.features_and_tokens(self.tokens)[1],
+            "caption_logits": out.captions, "loss_coca_contrastive": clip, "loss_coca_caption": self.caption(out),
+        }  # fmt: skip
+
+    @functools.cached_property
+    def step(self):
+        """Parameters -> (loss, new statistics), gradients."""
+        return jax.jit(jax.value_and_grad(self.loss, has_aux=True))
+
+    @functools.cached_property
+    def train_step(self):
+        """The same with batch statistics; without batch norm there is no difference."""
+        if not self.layout.config.image.stages:
+            return self.step
+        return jax.jit(jax.value_and_grad(functools.partial(self.loss, train=True), has_aux=True))
+
     def theirs(self, tree):
         """A tree like the parameters, in the names and shapes of the reference."""
-        shapes = {k: v.shape for k, v in self.tensors.items()}
-        return mapping.write(jax.device_get(tree), self.layout.entries, shapes)
+        return mapping.write(jax.device_get(tree), self.layout.entries)
 
 
 @pytest.fixture(params=CASES, scope="module")
@@ -84,104 +151,74 @@ def close(found, want, tolerance, name, relative=False):
     assert np.abs(found - want).max() <= bound, f"{name}: off by {np.abs(found - want).max():.2e}, allowed {bound:.2e}"
 
 
-def test_features_logits_and_losses(case):
-    image, text, out = jax.jit(
-        lambda p: (case.model(p).encode_image(case.images), case.model(p).encode_text(case.tokens),
-                   case.model(p)(case.images, case.tokens))
-    )(case.params)  # fmt: skip
-    close(image, case.want["image_features"], HIDDEN, "image_features", relative=True)
-    close(text, case.want["text_features"], HIDDEN, "text_features", relative=True)
-    close(out.image, case.want["image_features_norm"], NORM, "image_features_norm")
-    close(out.text, case.want["text_features_norm"], NORM, "text_features_norm")
-    logits = out.scale * (out.image @ out.text.T) + out.bias
-    close(logits, case.want["logits_per_image"], LOGITS, "logits_per_image")
-    close(logits.T, case.want["logits_per_text"], LOGITS, "logits_per_text")
-    close(out.scale, case.want["logit_scale_exp"], LOGITS, "logit_scale_exp")
-    clip = contrastive_loss(out.image, out.text, out.scale)
-    np.testing.assert_allclose(clip, case.want["loss_clip"], rtol=LOSS)
-    bias = (
-        jnp.asarray(-case.want["siglip_bias_used"])
-        if case.want["siglip_bias_used"] > 0
-        else jnp.asarray(case.want["siglip_bias_used"])
-    )
-    sigmoid = sigmoid_loss(out.image, out.text, out.scale, bias)
-    np.testing.assert_allclose(sigmoid, case.want["loss_siglip"], rtol=LOSS)
-    if case.kind == "coca":
-        total, _ = case.loss(case.params)
-        want = case.want["loss_coca_contrastive"] + case.want["loss_coca_caption"]
-        np.testing.assert_allclose(total, want, rtol=LOSS)
-        if not X64:  # of these there is no float64 record
-            close(out.captions, case.want["caption_logits"], HIDDEN, "caption_logits", relative=True)
-
-
-def test_hidden_states(case):
-    def states(params):
-        model = case.model(params)
-        depth = case.layout.config.text.depth
-        text = model.text.hidden_states(case.tokens)
-        found = {f"text_hidden_{i}": text[i] for i in range(depth + 1)}
-        found["text_last_hidden"] = model.text.states(case.tokens)
-        found["text_penultimate"] = model.text.states(case.tokens, -2, final_norm=False)
-        found["text_penultimate_ln"] = model.text.states(case.tokens, -2)
-        if case.layout.config.image.stages:
-            maps = model.image.feature_maps(case.images)
-            return found | {f"vision_stage_{i}": x.transpose(0, 3, 1, 2) for i, x in enumerate(maps)}
-        image = model.image.hidden_states(case.images)
-        found |= {f"vision_hidden_{i}": x for i, x in enumerate(image)}
-        if case.kind == "coca":
-            found["vision_attn_pool"] = model.image.head(image[-1])
-            found["image_embs"] = model.image.features_and_tokens(case.images)[1]
-            found["token_embs"] = model.text.features_and_tokens(case.tokens)[1]
-        return found
-
-    found = jax.jit(states)(case.params)
-    compared = 0
-    for name, value in found.items():
-        if name in case.want:
-            close(value, case.want[name], HIDDEN, name, relative=True)
-            compared += 1
-    assert compared >= (1 if X64 else 6)
-
-
-def compare_sampled(found, stored, tolerance, key_tolerance, relative):
-    """Whole or sampled tensors of the reference against ours; returns how many there were."""
-    names = sorted({k.split("@")[0] for k in stored})
-    for name in names:
-        value = np.asarray(found[name], np.float64)
-        if f"{name}@value" in stored:
-            want, value = stored[f"{name}@value"], value.reshape(-1)[stored[f"{name}@flat_index"]]
+def test_everything_stored_of_the_forward_pass(case):
+    assert {"image_features", "text_last_hidden", "logits_per_text", "loss_siglip"} <= set(case.want)
+    for name, want in case.want.items():
+        found = case.outputs[name]
+        if name.startswith("loss_"):
+            np.testing.assert_allclose(found, want, rtol=LOSS, err_msg=name)
+        elif "logit" in name:
+            close(found, want, LOGITS, name)
+        elif name.endswith("_norm"):
+            close(found, want, NORM, name)
         else:
-            want = stored[name]
-        off = np.abs(value.reshape(-1) - np.asarray(want, np.float64).reshape(-1))
-        scale = np.full(off.shape, np.abs(want).max() if relative else 1.0)
-        bound = tolerance * scale
-        if name.endswith(("k_proj.bias",)):
-            bound = np.maximum(bound, key_tolerance)
-        elif name.endswith(("in_proj_bias", "qkv.bias", "kv.bias")):
-            # a third (half) of it is the bias of the keys, whose gradient is zero in exact arithmetic
-            bound = np.maximum(bound, key_tolerance)
+            close(found, want, HIDDEN, name, relative=True)
+
+
+def keys_bias(name, size):
+    """Which numbers of a tensor are the bias of attention's keys. Softmax ignores it, so its gradient is zero in exact
+    arithmetic, and what float32 leaves of it AdamW turns into whole steps."""
+    mask = np.zeros(size, bool)
+    if name.endswith("k_proj.bias"):
+        mask[:] = True
+    elif name.endswith(("in_proj_bias", "qkv.bias")):
+        mask[size // 3 : 2 * size // 3] = True
+    elif name.endswith("kv.bias"):
+        mask[: size // 2] = True
+    return mask
+
+
+def compare(found, stored, tolerance, key_tolerance, relative):
+    """Whole or sampled tensors of the reference against ours; returns their names."""
+    names = {k.split("@")[0] for k in stored}
+    for name in sorted(names):
+        value = np.asarray(found[name], np.float64).reshape(-1)
+        largest, keys = np.abs(value).max(), keys_bias(name, value.size)
+        if f"{name}@value" in stored:
+            total, length, largest = stored[f"{name}@sum_l2_maxabs"]
+            summary = value.sum(), np.linalg.norm(value), np.abs(value).max()
+            room = tolerance * (largest if relative else 1.0) * np.array([value.size, np.sqrt(value.size), 1])
+            assert (np.abs(summary - np.array([total, length, largest])) <= room).all(), f"{name}: {summary}"
+            chosen = stored[f"{name}@flat_index"]
+            want, value, keys = stored[f"{name}@value"], value[chosen], keys[chosen]
+        else:
+            want = np.asarray(stored[name]).reshape(-1)
+            largest = np.abs(want).max()
+        off = np.abs(value - np.asarray(want, np.float64))
+        bound = np.where(keys, key_tolerance, tolerance * (largest if relative else 1.0))
         assert (off <= bound).all(), f"{name}: off by {off.max():.2e}, allowed {bound.max():.2e}"
-    return len(names)
+    return names
 
 
 def test_gradients(case):
-    grads = jax.jit(jax.grad(case.loss, has_aux=True))(case.params)[0]
-    stored = dict(np.load(case.root / "grads.npz"))
-    found = case.theirs(grads)
-    count = compare_sampled(found, stored, GRAD, 1e-5, relative=True)
-    statistics = sum(k.endswith(("running_mean", "running_var", *case.layout.ignored)) for k in case.tensors)
-    assert count == len(case.tensors) - statistics
+    grads = case.step(case.params)[1]
+    compared = compare(case.theirs(grads), dict(np.load(case.root / "grads.npz")), GRAD, GRAD_KEY, relative=True)
+    no_gradient = ("running_mean", "running_var", *case.layout.ignored)
+    assert compared == {k for k in case.tensors if not k.endswith(no_gradient)}
 
 
 @pytest.mark.parametrize("case", ["openai_rn"], indirect=True)
 def test_batch_norm_in_training(case):
-    grads, statistics = jax.jit(jax.grad(functools.partial(case.loss, train=True), has_aux=True))(case.params)
+    (_, statistics), grads = case.train_step(case.params)
     stored = dict(np.load(case.root / "grads_train_mode.npz"))
-    assert compare_sampled(case.theirs(grads), stored, GRAD, 1e-5, relative=True) > 30
+    compared = compare(case.theirs(grads), stored, GRAD, GRAD_KEY, relative=True)
+    running = ("running_mean", "running_var", "num_batches_tracked")
+    assert compared == {k for k in case.tensors if k.startswith("visual.") and not k.endswith(running)}
     after = case.theirs(with_statistics(case.params, statistics))
-    want = dict(np.load(case.root / "bn_after_one_train_step.npz"))
-    compared = [close(after[k], want[k], STORED, k, relative=True) for k in want if not k.endswith("tracked")]
-    assert len(compared) > 30
+    want = {k: v for k, v in np.load(case.root / "bn_after_one_train_step.npz").items() if not k.endswith("tracked")}
+    assert set(want) == {k for k in case.tensors if k.endswith(running[:2])}
+    for name, value in want.items():
+        close(after[name], value, STORED, name, relative=True)
 
 
 RULES = [(name, "ndim_rule") for name in CASES]
@@ -191,41 +228,37 @@ RULES += [(name, "open_clip_4_2_rule") for name in CASES if name.startswith("ope
 @pytest.mark.parametrize(("case", "rule"), RULES, indirect=["case"])
 def test_five_steps_of_adamw(case, rule):
     record = json.loads((case.root / "adamw.json").read_text())
+    hyper, want = record["hyper"], record[rule]["f64"]
     mask = functools.partial(reference_rule, case)
     if rule != "ndim_rule":  # it also spares positions and queries, which ours decays as the paper does
         mask = functools.partial(listed_rule, case, record[f"no_decay_{rule}"])
     optimizer = optax.chain(
-        optax.scale_by_adam(b1=0.9, b2=0.98, eps=1e-6),
-        optax.add_decayed_weights(0.2, mask=mask),
-        optax.scale(-1e-3),
+        optax.scale_by_adam(b1=hyper["beta1"], b2=hyper["beta2"], eps=hyper["eps"]),
+        optax.add_decayed_weights(hyper["weight_decay"], mask=mask),
+        optax.scale(-hyper["lr"]),
     )
-    train = bool(case.layout.config.image.stages)
 
     @jax.jit
-    def step(params, state):
-        (loss, statistics), grads = jax.value_and_grad(
-            functools.partial(case.loss, train=train), has_aux=True
-        )(params)  # fmt: skip
+    def update(params, state, grads, statistics):
         updates, state = optimizer.update(grads, state, params)
-        return with_statistics(optax.apply_updates(params, updates), statistics), state, loss, optax.tree.norm(grads)
+        return with_statistics(optax.apply_updates(params, updates), statistics), state, optax.tree.norm(grads)
 
     params, state = case.params, optimizer.init(case.params)
     losses, norms = [], []
-    for _ in range(5):
-        params, state, loss, norm = step(params, state)
+    for _ in range(hyper["steps"]):
+        (loss, statistics), grads = case.train_step(params)
+        params, state, norm = update(params, state, grads, statistics)
         losses.append(float(loss))
         norms.append(float(norm))
-    last, statistics = jax.jit(functools.partial(case.loss, train=train))(params)  # the reference looked once more
-    losses.append(float(last))
+    (last, statistics), _ = case.train_step(params)  # the reference looked once more
     params = with_statistics(params, statistics)
-    want = record[rule]["f64"]
-    np.testing.assert_allclose(losses, want["losses"], rtol=ADAM_LOSS)
-    np.testing.assert_allclose(norms, want["grad_norms"][:5], rtol=max(ADAM_LOSS, 2e-4 if not X64 else 1e-9))
-    final = dict(np.load(case.root / "adamw_final.npz"))
-    stored = {k: v for k, v in final.items() if "/" not in k and "tracked" not in k}
+    np.testing.assert_allclose([*losses, float(last)], want["losses"], rtol=ADAM_LOSS)
+    np.testing.assert_allclose(norms, want["grad_norms"][: len(norms)], rtol=ADAM_LOSS)
+    final = {k: v for k, v in np.load(case.root / "adamw_final.npz").items() if "tracked" not in k}
+    stored = {k: v for k, v in final.items() if "/" not in k}
     if rule != "ndim_rule":
         stored = {k.removeprefix(f"{rule}/"): v for k, v in final.items() if k.startswith(f"{rule}/")}
-    assert compare_sampled(case.theirs(params), stored, ADAM, ADAM_KEY, relative=False) >= len(stored) > 1
+    assert len(compare(case.theirs(params), stored, ADAM, ADAM_KEY, relative=False)) == len(stored) > 1
 
 
 def listed_rule(case, spared, params):
@@ -249,7 +282,7 @@ def test_prompt_ensembles_make_the_references_classifier(case):
     model = case.model(case.params)
     prompts = normalise_features(model.encode_text(jnp.asarray(tokens.reshape(-1, tokens.shape[-1]))))
     classes = class_embeddings(np.asarray(prompts), len(tokens))
-    np.testing.assert_allclose(classes.T, gold["classifier"], atol=2e-5)
-    images = np.asarray(normalise_features(model.encode_image(case.images)))
-    np.testing.assert_allclose(100 * images @ classes.T, gold["logits"], atol=2e-3)
+    images = np.asarray(case.outputs["image_features_norm"])
+    close(classes.T, gold["classifier"], max(NORM, STORED), "classifier")
+    close(100 * images @ classes.T, gold["logits"], max(LOGITS, 1e-5), "logits")
     np.testing.assert_array_equal((images @ classes.T).argmax(axis=1), gold["top1"])

@@ -10,8 +10,10 @@ def test_every_case_in_double_precision():
     env = {**os.environ, "JAX_ENABLE_X64": "1"}
     env.pop("PYTEST_ADDOPTS", None)
     env.pop("PYTEST_XDIST_WORKER", None)
-    command = [sys.executable, "-m", "pytest", "-n", "0", str(Path(__file__).with_name("test_parity.py"))]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    root = Path(__file__).parents[2]
+    files = ("tests/pretrained/test_parity.py", "tests/losses/test_golden.py")
+    command = [sys.executable, "-m", "pytest", "-n", "0", *files]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=root)
     assert done.returncode == 0, done.stdout[-4000:]
     assert "passed" in done.stdout
     assert "skipped" not in done.stdout

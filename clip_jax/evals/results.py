@@ -1,0 +1,81 @@
+"""What was measured, for machines and for people: CLIP_benchmark's metrics and columns, and a table for a terminal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clip_jax.evals import metrics
+
+Result = dict[str, Any]
+SHOWN = (
+    "acc1", "mean_per_class_recall", "roc_auc", "mean_average_precision", "mean_average_precision_11point",
+    "mean_acc1_acc5",
+)  # fmt: skip
+
+
+def scored(scores: np.ndarray, labels: np.ndarray, metric: str = "accuracy") -> dict[str, Any]:
+    """CLIP_benchmark's metrics, with the exact 95 % interval of acc1; and the set's own metric.
+
+    Args:
+      scores: [N, C].
+      labels: int [N], or bool [N, C] where a picture may show several classes: then average precision alone.
+      metric: one of `prompts.METRICS`.
+    """
+    classes = scores.shape[1]
+    truth = labels if labels.ndim == 2 else labels[:, None] == np.arange(classes)[None]
+    found: dict[str, Any] = {}
+    if labels.ndim == 1:
+        acc1, acc5 = (float(metrics.hits_at(scores, labels, k).mean()) for k in (1, 5))
+        low, high = metrics.clopper_pearson(acc1, len(labels))
+        found |= {"acc1": acc1, "acc1_low": low, "acc1_high": high, "acc5": acc5 if classes >= 5 else None}
+        found["mean_per_class_recall"] = metrics.mean_per_class(metrics.hits_at(scores, labels, 1), labels)
+        if metric == "mean_top1_top5":
+            found["mean_acc1_acc5"] = (acc1 + acc5) / 2
+        if metric == "roc_auc":
+            found["roc_auc"] = metrics.roc_auc(scores[:, 1] - scores[:, 0], labels == 1)
+    if labels.ndim == 2 or metric == "11point_map":
+        found["mean_average_precision"] = metrics.mean_average_precision(scores, truth)
+        found["mean_average_precision_11point"] = metrics.eleven_point_map(scores, truth)
+    return {**found, "examples": len(labels), "classes": classes}
+
+
+def write_results(out: Path, results: list[Result]) -> None:
+    """``results.json``, and ``results.csv`` with the columns of CLIP_benchmark."""
+    import pandas as pd
+
+    partial = out / ".results.json.partial"
+    partial.write_text(json.dumps(results, indent=1) + "\n")
+    partial.replace(out / "results.json")
+    rows = [
+        {**r["metrics"], **{k: r[k] for k in ("dataset", "model", "pretrained", "task", "language")},
+         "model_fullname": f"{r['model']} {r['pretrained']}"}
+        for r in results
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_csv(out / ".results.csv.partial", index=False)
+    (out / ".results.csv.partial").replace(out / "results.csv")
+
+
+def table(results: list[Result]) -> str:
+    """The results for a terminal: one line a number, with its exact 95 % interval; of few-shot probes, which are means,
+    the lowest and highest draw."""
+    head = ("dataset", "task", "metric", "value", "interval", "classes", "examples")
+    lines = ["{:18s} {:26s} {:28s} {:>7s}  {:>16s}  {:>7s} {:>8s}".format(*head)]
+    for r in results:
+        m, task = r["metrics"], r["task"]
+        if m.get("fewshot_k", -1) > 0:
+            task = f"{m['fewshot_k']}-shot probe"
+        for name, value in m.items():
+            if not (name.endswith(SHOWN) or "@" in name) or value is None or name.endswith(("_low", "_high", "_std")):
+                continue
+            prefix = name.split("_")[0] + "_" if name.startswith(("lp_", "knn_")) else ""
+            ends = next((e for e in (("low", "high"), ("min", "max")) if f"{name}_{e[0]}" in m), None)
+            interval = f"[{m[f'{name}_{ends[0]}']:.3f}, {m[f'{name}_{ends[1]}']:.3f}]" if ends else ""
+            classes = str(m.get(f"{prefix}classes", ""))
+            examples = str(m.get(f"{prefix}examples", m.get("examples", "")))
+            line = f"{r['dataset']:18s} {task:26s} {name:28s} {value:7.4f}  {interval:>16s}"
+            lines.append(f"{line}  {classes:>7s} {examples:>8s}")
+    return "\n".join(lines)
