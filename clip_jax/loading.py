@@ -180,8 +180,8 @@ def start_from(config: RunConfig, *, fetch: Fetch = hub_fetch) -> Start:
             raise UserError(f"init_from.source={source}: has no {name}")
         array = np.asarray(theirs[name])
         if name in ("image/position", "image/pool/position"):
-            image = config.model.image
-            array = resize_image_positions(array, image.image_size // image.patch_size, int(image.class_token))
+            side = config.model.image.image_size // config.model.image.patch_size
+            array = resize_image_positions(array, (side, side), int(config.model.image.class_token))
         elif name == "text/position":
             array = resize_text_positions(array, config.model.text.tokens)
         if array.shape != value.shape:

@@ -14,7 +14,9 @@ from clip_jax.cli import main
 from clip_jax.config import ConfigError, InitConfig, UserError
 from clip_jax.data.published_tokenizer import PublishedTokenizer
 from clip_jax.models.clip import build, init_params
+from clip_jax.models.positions import resize_image_positions
 from clip_jax.parallel import make_mesh
+from clip_jax.pretrained.load import load_weights
 from clip_jax.pretrained.mapping import flatten
 from clip_jax.train.checkpoint import load_params
 from clip_jax.train.loop import train
@@ -150,6 +152,61 @@ def test_a_source_that_does_not_fit_is_told(base, tiny_run, golden, tmp_path):
     for bad in ({"tower": "image"}, {"source": "x", "tower": "image", "freeze": "text"}):
         with pytest.raises(ConfigError):
             InitConfig(**bad)
+
+
+class Rows:
+    """A tokenizer that knows one batch."""
+
+    def __init__(self, tokens):
+        self.tokens = tokens
+
+    def encode(self, texts):
+        return self.tokens[: len(texts)]
+
+
+def test_text_states_are_the_references(golden):
+    model = clip_jax.load_model(str(golden / "hf_clip"))
+    inputs, want = np.load(golden / "hf_clip" / "inputs.npz"), np.load(golden / "hf_clip" / "outputs.npz")
+    model._tokenizer = Rows(inputs["text"])
+    texts = [""] * len(inputs["text"])
+    for name, found in (
+        ("text_last_hidden", model.text_states(texts)),
+        ("text_penultimate", model.text_states(texts, -2, final_norm=False)),
+        ("text_penultimate_ln", model.text_states(texts, -2)),
+    ):
+        np.testing.assert_allclose(found, want[name], atol=5e-5 * max(1, np.abs(want[name]).max()), err_msg=name)
+    with pytest.raises(ValueError, match="layer=-9"):
+        model.text_states(texts, -9)
+
+
+def test_the_precision_is_chosen_and_told(golden):
+    path = str(golden / "hf_clip")
+    full, half = clip_jax.load_model(path), clip_jax.load_model(path, compute_dtype="bfloat16")
+    assert (full.precision, half.precision) == ("float32", "bfloat16")
+    assert full.digest == half.digest
+    assert full._encoder._precision == "highest"  # on accelerators too; a CPU knows no other
+    pixels = np.random.default_rng(0).integers(0, 255, (8, 32, 32, 3), np.uint8)
+    a, b = full.embed_pixels(pixels), half.embed_pixels(pixels)
+    assert 1e-4 < np.abs(a - b).max() < 0.1
+    with pytest.raises(ConfigError, match="compute_dtype='int8'"):
+        clip_jax.load_model(path, compute_dtype="int8")
+
+
+def test_a_locked_published_tower_at_another_resolution(golden, tiny_run, tmp_path):
+    source = load_weights(str(golden / "openai_vit"))
+    image = dataclasses.replace(source.config.image, image_size=2 * source.config.image.image_size)
+    model = dataclasses.replace(
+        tiny_run.model, image=image, embed_dim=source.config.embed_dim, activation=source.config.activation
+    )
+    config = dataclasses.replace(
+        tiny_run, model=model, steps=2, init_from=InitConfig(str(golden / "openai_vit"), tower="image", freeze="image")
+    )
+    train(config, tmp_path / "run", start_from=loading.start_from, progress=False)
+    after, before = params_of(tmp_path / "run", config), flatten(source.params)
+    sides = (image.image_size // image.patch_size,) * 2
+    for name in (n for n in before if n.startswith("image")):
+        want = resize_image_positions(before[name], sides, 1) if name == "image/position" else before[name]
+        np.testing.assert_array_equal(after[name], want, err_msg=name)
 
 
 def test_nothing_published_is_needed_to_name_it(monkeypatch, tmp_path):

@@ -11,18 +11,24 @@ from typing import Any
 import numpy as np
 
 from clip_jax.config import UserError
+from clip_jax.data.published_tokenizer import repaired
 
 FORMAT = "tokenizer.json 1"
-CLEANINGS = ("none", "lower", "canonicalize")
+CLEANINGS = ("none", "lower", "canonicalize", "no_punctuation")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def clean_text(text: str, how: str) -> str:
-    """``none``; ``lower``: lower case and single spaces; ``canonicalize``: that without punctuation (SigLIP)."""
+    """``none``; ``lower``: repaired, lower case, single spaces; ``canonicalize``: that without punctuation (both as
+    open_clip names them); ``no_punctuation``: that without the repair, as transformers treats SigLIP's texts."""
     if how == "none":
         return text
+    if how != "no_punctuation":
+        text = repaired(text)
     if how == "canonicalize":
-        text = text.replace("_", " ").translate(_NO_PUNCTUATION)
+        text = text.replace("_", " ")
+    if how != "lower":
+        text = text.translate(_NO_PUNCTUATION)
     return " ".join(text.lower().split())
 
 

@@ -119,7 +119,9 @@ def _webdataset(path: Path, split: str, names: tuple[str, ...]) -> Split:
     labels = []
     for i in range(len(shards)):
         try:
-            labels.append(_vector(shards, i, len(names)) if several else _number(shards.member(i, "cls"), shards.name(i)))
+            labels.append(
+                _vector(shards, i, len(names)) if several else _number(shards.member(i, "cls"), shards.name(i))
+            )
         except BrokenRecord as error:
             raise UserError(str(error)) from None
     found = np.stack(labels) if several else _labelled(labels, len(names), shards.name)

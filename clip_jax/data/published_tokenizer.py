@@ -24,12 +24,16 @@ SPECIAL = {"<|startoftext|>": START, "<|endoftext|>": END}
 _SPLIT = re.compile("(" + "|".join(map(re.escape, SPECIAL)) + ")")
 
 
-def clean(text: str) -> str:
-    """As the released code: repaired, unescaped twice, single spaces, lower case."""
+def repaired(text: str) -> str:
+    """As the released code: wrong encodings undone, HTML unescaped twice."""
     import ftfy
 
-    text = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return " ".join(text.split()).lower()
+    return html.unescape(html.unescape(ftfy.fix_text(text)))
+
+
+def clean(text: str) -> str:
+    """Repaired, single spaces, lower case."""
+    return " ".join(repaired(text).split()).lower()
 
 
 class PublishedTokenizer:

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def resize_image_positions(table: np.ndarray, side: int, first: int) -> np.ndarray:
-    """Positions [first + n², D] -> [first + side², D]: bicubic with antialiasing, as open_clip does.
+def resize_image_positions(table: np.ndarray, shape: tuple[int, int], first: int) -> np.ndarray:
+    """Positions [first + n², D] -> [first + H·W, D] for ``shape`` (H, W): bicubic with antialiasing, as open_clip does.
 
     ``first`` rows (the class token's) are kept. Raises ValueError when the others form no square.
     """
@@ -16,11 +16,11 @@ def resize_image_positions(table: np.ndarray, side: int, first: int) -> np.ndarr
     old = round(len(grid) ** 0.5)
     if old * old != len(grid):
         raise ValueError(f"{len(grid)} positions form no square grid")
-    if old == side:
+    if shape == (old, old):
         return table
     square = jnp.asarray(grid).reshape(old, old, -1)
-    resized = jax.image.resize(square, (side, side, square.shape[-1]), "cubic", antialias=True)
-    return np.concatenate([kept, np.asarray(resized).reshape(side * side, -1)])
+    resized = jax.image.resize(square, (*shape, square.shape[-1]), "cubic", antialias=True)
+    return np.concatenate([kept, np.asarray(resized).reshape(shape[0] * shape[1], -1)])
 
 
 def resize_text_positions(table: np.ndarray, length: int) -> np.ndarray:

@@ -24,7 +24,7 @@ def conversion(path: Path) -> str:
             if any("/code/" in member for member in archive.namelist()):  # TorchScript, as the released models are
                 load = f"torch.jit.load('{name}', map_location='cpu').state_dict()"
     return (
-        f'python -c "import torch, safetensors.torch as s; d = {load}; d = d.get(\'state_dict\', d); '
+        f"python -c \"import torch, safetensors.torch as s; d = {load}; d = d.get('state_dict', d); "
         "s.save_file({k.removeprefix('module.'): v.contiguous().clone() for k, v in d.items()}, "
         f"'{target}')\""
     )

@@ -96,7 +96,9 @@ def _preprocess(layout: layouts.Layout, config: Mapping[str, Any], files: Files)
         return usual
     values = read_json(files.preprocessor)
     found = usual.to_config()
-    found |= {ours: values[theirs] for ours, theirs in (("mean", "image_mean"), ("std", "image_std")) if theirs in values}
+    found |= {
+        ours: values[theirs] for ours, theirs in (("mean", "image_mean"), ("std", "image_std")) if theirs in values
+    }
     if isinstance(values.get("size"), dict):
         found["resize_mode"] = "shortest" if "shortest_edge" in values["size"] else "squash"
     if values.get("resample") in RESAMPLE:
@@ -131,10 +133,11 @@ def _tokenizer(layout: layouts.Layout, config: Mapping[str, Any], files: Files) 
     if files.tokenizer is None:
         return None
     siglip = layout.config.logit_bias
+    usual = ("no_punctuation" if layout.name == "transformers" else "canonicalize") if siglip else "none"
     asked = config.get("model_cfg", {}).get("text_cfg", {}).get("tokenizer_kwargs", {})
     return HFTokenizer.from_file(
         files.tokenizer, text.context_length, pad_id=1 if siglip else text.pad_id,
-        clean=asked.get("clean", "canonicalize" if siglip else "none"),
+        clean=asked.get("clean", usual),
     )  # fmt: skip
 
 

@@ -30,6 +30,8 @@ def test_rows_are_cut_and_padded_with_the_end_kept(file):
 def test_cleaning():
     assert clean_text("A  Dog_run, now!", "canonicalize") == "a dog run now"
     assert clean_text("A  Dog!", "lower") == "a dog!"
+    assert clean_text("A_Dog &amp; schÃ¶n", "canonicalize") == "a dog schön"
+    assert clean_text("A_Dog &amp; Cat", "no_punctuation") == "adog amp cat"
     assert clean_text("A  Dog!", "none") == "A  Dog!"
 
 

@@ -108,6 +108,32 @@ def test_a_picture_that_does_not_decode_is_named(tmp_path):
         split.pixels(Preprocess(4), np.arange(3))
 
 
+def write_vectors(path, vectors):
+    (path / "dataset_type.txt").write_text("multilabel")
+    with tarfile.open(path / "test" / "0.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        for i, vector in enumerate(vectors):
+            out = io.BytesIO()
+            np.save(out, vector)
+            for name, data in ((f"{i}.png", picture("red")), (f"{i}.npy", out.getvalue())):
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+
+
+def test_several_classes_a_picture(shards):
+    write_vectors(shards, [np.array([0, 1, 1]), np.array([1.0, 0.0, 0.0])])
+    labels = open_labelled(shards).split("test").labels
+    assert labels.dtype == bool
+    assert labels.tolist() == [[False, True, True], [True, False, False]]
+    for wrong in (np.array([0, 1]), np.array([0, 1, 2]), np.array(1)):
+        write_vectors(shards, [wrong])
+        with pytest.raises(UserError, match=r"0.tar:0: its .npy must hold 3 zeros and ones"):
+            open_labelled(shards).split("test")
+    write_vectors(shards, [np.array([{}, 1, 1], object)])  # a pickle in an array's clothes
+    with pytest.raises(UserError, match="its .npy is no array"):
+        open_labelled(shards).split("test")
+
+
 BUILDER = """
 import io
 from PIL import Image

@@ -21,3 +21,10 @@ def test_votes_are_those_of_a_plain_loop():
 
 def test_more_neighbours_than_there_are():
     assert knn_scores(np.eye(3), np.arange(3), np.eye(3), 3, k=20).argmax(1).tolist() == [0, 1, 2]
+
+
+def test_a_neighbour_votes_for_each_of_its_classes():
+    rng = np.random.default_rng(0)
+    train, test, labels = rng.standard_normal((30, 4)), rng.standard_normal((7, 4)), rng.integers(0, 3, 30)
+    one = knn_scores(train, labels, test, 3, k=5, chunk=4)
+    np.testing.assert_allclose(knn_scores(train, labels[:, None] == np.arange(3), test, 3, k=5, chunk=4), one)

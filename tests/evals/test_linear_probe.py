@@ -74,3 +74,16 @@ def test_probe_learns_on_held_out_data():
     assert l2 in GRID
     other, _ = linear_probe.linear_probe(clouds(), clouds(seed=4)[0], 5, val=clouds(100, seed=8))
     assert other.shape == scores.shape
+
+
+def test_several_classes_a_picture_are_one_versus_rest():
+    x, y = clouds()
+    truth = np.stack([y == 0, y <= 1, x[:, 0] > 0], axis=1)
+    probe = fit_probe(x, truth, 3, np.array([0.5]), tolerance=1e-8)
+    for k in range(3):
+        theirs = LogisticRegression(C=2.0, tol=1e-10, max_iter=5000).fit(x.astype(np.float64), truth[:, k])
+        np.testing.assert_allclose(probe.weights[0][:, k], theirs.coef_[0], atol=1e-5)
+        np.testing.assert_allclose(probe.bias[0][k], theirs.intercept_[0], atol=1e-5)
+    first, second = split(truth, 0.2, 0)
+    assert sorted([*first, *second]) == list(range(300))
+    assert len(second) == 60

@@ -2,9 +2,16 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
-from clip_jax.evals.metrics import clopper_pearson, eleven_point_map, hits_at, mean_per_class, roc_auc
+from clip_jax.evals.metrics import (
+    clopper_pearson,
+    eleven_point_map,
+    hits_at,
+    mean_average_precision,
+    mean_per_class,
+    roc_auc,
+)
 
 
 def test_clopper_pearson_by_hand():
@@ -41,3 +48,10 @@ def test_auc_is_scikit_learns_with_ties():
     scores, truth = rng.integers(0, 6, 200).astype(float), rng.random(200) < 0.4
     assert roc_auc(scores, truth) == pytest.approx(roc_auc_score(truth, scores), abs=1e-12)
     assert np.isnan(roc_auc(scores, np.ones(200, bool)))
+
+
+def test_average_precision_is_scikit_learns():
+    rng = np.random.default_rng(0)
+    scores, truth = rng.standard_normal((80, 4)), rng.random((80, 4)) < 0.3
+    assert mean_average_precision(scores, truth) == pytest.approx(average_precision_score(truth, scores), abs=1e-12)
+    assert eleven_point_map(scores, truth) != pytest.approx(mean_average_precision(scores, truth), abs=1e-4)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from clip_jax.config import UserError
 from clip_jax.data.preprocess import Preprocess
-from clip_jax.evals import transfer
+from clip_jax.evals import results, transfer
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 220, 20), "blue": (20, 20, 220)}
 
@@ -19,7 +19,7 @@ COLOURS = {"red": (220, 20, 20), "green": (20, 220, 20), "blue": (20, 20, 220)}
 class Colours:
     """Embeds a picture by its mean colour and a text by the colour word in it."""
 
-    name, digest, preprocess = "colours", "abc", Preprocess(4)
+    name, digest, precision, preprocess = "colours", "abc", "float32", Preprocess(4)
     seen = 0
 
     def embed_and_features(self, images):
@@ -88,7 +88,7 @@ def test_every_task_and_the_files_it_leaves(suite, tmp_path):
     table = pd.read_csv(tmp_path / "out" / "results.csv")
     assert {"dataset", "model", "pretrained", "task", "language", "model_fullname", "acc1", "lp_acc1"} <= set(table)
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == found
-    text = transfer.table(found)
+    text = results.table(found)
     assert "4-shot probe" in text
     assert "text_retrieval_recall@1" in text
     assert not list((tmp_path / "out").rglob("*partial*"))
@@ -105,10 +105,11 @@ def test_it_goes_on_where_it_stopped_and_notices_change(suite, tmp_path):
     (tmp_path / "out" / "colours_knn.json").unlink()  # as if interrupted: features are still there
     transfer.run_suite(model, str(suite), tmp_path / "out", echo=lambda _: None)
     assert model.seen == count
-    other = Colours()
-    other.digest = "def"
-    transfer.run_suite(other, str(suite), tmp_path / "out", tasks=("knn",), echo=lambda _: None)
-    assert other.seen == 12 + 9
+    for field, value in (("digest", "def"), ("precision", "bfloat16"), ("preprocess", Preprocess(4, "squash"))):
+        other = Colours()
+        setattr(other, field, value)
+        transfer.run_suite(other, str(suite), tmp_path / "out", tasks=("knn",), echo=lambda _: None)
+        assert other.seen == 12 + 9, field
 
 
 def test_mistakes_are_one_line(suite, tmp_path):
@@ -136,12 +137,15 @@ def test_mistakes_are_one_line(suite, tmp_path):
 def test_the_papers_metrics():
     scores = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]])
     labels = np.array([1, 0, 0])
-    assert transfer.scored(scores, labels, "roc_auc")["roc_auc"] == 1.0
+    assert results.scored(scores, labels, "roc_auc")["roc_auc"] == 1.0
     many = np.eye(8) + 0.1 * np.arange(8)[None]
-    told = transfer.scored(many, np.array([1, 0, 2, 3, 4, 5, 6, 7]), "mean_top1_top5")
+    told = results.scored(many, np.array([1, 0, 2, 3, 4, 5, 6, 7]), "mean_top1_top5")
     assert told["mean_acc1_acc5"] == pytest.approx((told["acc1"] + told["acc5"]) / 2)
-    found = transfer.scored(scores, labels, "11point_map")
-    assert found["mean_average_precision"] == pytest.approx(1.0)
+    never = results.scored(np.arange(7.0)[None].repeat(2, axis=0), np.array([0, 1]), "mean_top1_top5")
+    assert (never["acc5"], never["mean_acc1_acc5"]) == (0.0, 0.0)
+    assert results.scored(np.eye(5), np.arange(5))["acc5"] == 1.0  # CLIP_benchmark leaves it out below five
+    found = results.scored(scores, labels, "11point_map")
+    assert found["mean_average_precision_11point"] == pytest.approx(1.0)
     assert found["acc1"] == pytest.approx(2 / 3)
 
 
@@ -151,3 +155,33 @@ def test_published_prompts_follow_the_order_of_the_set():
     assert transfer.published_order(published, ("a", "b", "c")) == [0, 1, 2]
     assert transfer.published_order((), ("a", "b")) == [0, 1]
     assert transfer.published_order(published, ()) == [0, 1, 2]
+
+
+def test_several_classes_a_picture(tmp_path):
+    rng, root = np.random.default_rng(0), tmp_path / "voc"
+    for split, count in (("train", 24), ("val", 8), ("test", 12)):
+        members = []
+        for i in range(count):
+            truth = np.array([i % 2, i % 3 == 0, i % 4 < 2])
+            colour = np.where(truth, 200, 10)
+            out = io.BytesIO()
+            np.save(out, truth.astype(np.int64))
+            members += [(f"{split}{i}.png", picture(colour, rng)), (f"{split}{i}.npy", out.getvalue())]
+        write_tar(root / split / "0.tar", members)
+    (root / "classnames.txt").write_text("\n".join(COLOURS))
+    (root / "dataset_type.txt").write_text("multilabel\n")
+    suite = tmp_path / "suite.json"
+    suite.write_text(
+        json.dumps({"sets": [{"name": "voc", "path": "voc", "metric": "11point_map", "val_split": "val"}]})
+    )
+    said, model = [], Colours()
+    found = transfer.run_suite(model, str(suite), tmp_path / "out", echo=said.append)
+    told = {r["task"]: r["metrics"] for r in found}
+    assert set(told) == {"zeroshot_classification", "linear_probe", "knn"}
+    assert said == ["voc: several classes a picture, so no few_shot"]
+    assert told["linear_probe"]["lp_mean_average_precision_11point"] == pytest.approx(1.0)
+    assert told["knn"]["knn_mean_average_precision"] > 0.75  # 20 of 24 vote
+    assert 0.7 < told["zeroshot_classification"]["mean_average_precision"] <= 1.0
+    assert "acc1" not in told["zeroshot_classification"]
+    assert model.seen == 24 + 8 + 12  # the set's own validation split is read for the probe
+    assert "lp_mean_average_precision_11point" in results.table(found)

@@ -173,7 +173,7 @@ def keys_bias(name, size):
         mask[:] = True
     elif name.endswith(("in_proj_bias", "qkv.bias")):
         mask[size // 3 : 2 * size // 3] = True
-    elif name.endswith("kv.bias"):
+    elif name.endswith(".kv.bias"):
         mask[: size // 2] = True
     return mask
 
@@ -283,6 +283,6 @@ def test_prompt_ensembles_make_the_references_classifier(case):
     prompts = normalise_features(model.encode_text(jnp.asarray(tokens.reshape(-1, tokens.shape[-1]))))
     classes = class_embeddings(np.asarray(prompts), len(tokens))
     images = np.asarray(case.outputs["image_features_norm"])
-    close(classes.T, gold["classifier"], max(NORM, STORED), "classifier")
-    close(100 * images @ classes.T, gold["logits"], max(LOGITS, 1e-5), "logits")
+    close(classes.T, gold["classifier"], 2e-5, "classifier")  # the record is float32
+    close(100 * images @ classes.T, gold["logits"], 1e-4, "logits")
     np.testing.assert_array_equal((images @ classes.T).argmax(axis=1), gold["top1"])

@@ -1,9 +1,14 @@
-"""What is exported here loads in open_clip and in transformers, and gives the same embeddings.
+"""What is exported here loads in open_clip and in transformers, and gives the same embeddings; what is written here of
+their names, sizes and texts is theirs.
 
 Needs the extra ``parity`` (torch, transformers, open_clip); skipped without.
 """
 
 import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +16,16 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from clip_jax.config import ImageTowerConfig, ModelConfig, TextTowerConfig
+from clip_jax import flops
+from clip_jax.config import DecoderConfig, ImageTowerConfig, ModelConfig, TextTowerConfig, UserError
+from clip_jax.data.hf_tokenizer import clean_text
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.models.clip import CLIP, init_params
+from clip_jax.pretrained.files import read_tensors
 from clip_jax.pretrained.load import Weights, save_weights
 from clip_jax.pretrained.mapping import flatten, nest
+from clip_jax.pretrained.names import table
+from clip_jax.pretrained.open_clip import config_of as open_clip_config_of
 
 torch = pytest.importorskip("torch", reason="needs the extra parity: pip install clip-jax-scaling[parity]")
 SIZE = 32
@@ -52,6 +62,21 @@ def inputs(config):
     return images, tokens
 
 
+SIGLIP = dataclasses.replace(
+    BASE,
+    image=dataclasses.replace(BASE.image, pool="map", class_token=False, norm_pre=False, patch_bias=True, norm_eps=1e-6,
+                              width=24, projection=False),
+    text=dataclasses.replace(BASE.text, causal=False, pool="last", projection_bias=True, norm_eps=1e-6),
+    activation="gelu_erf", logit_bias=True, max_logit_scale=1e4,
+)  # fmt: skip
+COCA = dataclasses.replace(
+    BASE,
+    image=dataclasses.replace(BASE.image, pool="attentional", pool_heads=4, pool_queries=5),
+    text=dataclasses.replace(BASE.text, pool="cls"),
+    decoder=DecoderConfig(depth=2, width=32, heads=4),
+    embed_dim=32,
+    activation="gelu_erf",
+)
 CONFIGS = {
     "tanh": BASE,
     "quick": dataclasses.replace(BASE, activation="quick_gelu"),
@@ -59,12 +84,13 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", [*CONFIGS, "siglip"])
 def test_transformers_loads_it(tmp_path, name):
     transformers = pytest.importorskip("transformers")
-    weights = made(CONFIGS[name])
+    weights = made(SIGLIP if name == "siglip" else CONFIGS[name])
     save_weights(weights, tmp_path, "transformers")
-    model, report = transformers.CLIPModel.from_pretrained(tmp_path, output_loading_info=True)
+    kind = transformers.SiglipModel if name == "siglip" else transformers.CLIPModel
+    model, report = kind.from_pretrained(tmp_path, output_loading_info=True)
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
     images, tokens = inputs(weights.config)
@@ -77,10 +103,10 @@ def test_transformers_loads_it(tmp_path, name):
     np.testing.assert_allclose(text, out.text_embeds.numpy(), atol=2e-5)
 
 
-@pytest.mark.parametrize("name", [*CONFIGS, "resnet", "bidirectional"])
+@pytest.mark.parametrize("name", [*CONFIGS, "resnet", "bidirectional", "siglip", "coca"])
 def test_open_clip_loads_it(tmp_path, name):
     open_clip = pytest.importorskip("open_clip")
-    config = CONFIGS.get(name, BASE)
+    config = (CONFIGS | {"siglip": SIGLIP, "coca": COCA}).get(name, BASE)
     if name == "resnet":
         config = dataclasses.replace(BASE, image=RESNET)
     if name == "bidirectional":
@@ -98,3 +124,55 @@ def test_open_clip_loads_it(tmp_path, name):
         )
     for mine, other in zip(ours(weights, images, tokens), theirs, strict=True):
         np.testing.assert_allclose(mine, other, atol=2e-5)
+
+
+def test_the_table_of_names_is_open_clips():
+    pytest.importorskip("open_clip")
+    from open_clip.pretrained import get_pretrained_cfg
+
+    for name, repo in table()["open_clip"].items():
+        assert get_pretrained_cfg(*name.split("/"))["hf_hub"].rstrip("/") == repo, name
+    for name, repo in table()["openai"].items():
+        theirs = name.removesuffix("px")
+        assert get_pretrained_cfg(theirs, "openai")["hf_hub"].rstrip("/") == repo, name
+
+
+def test_every_config_of_the_table_is_read_and_counts_the_same_parameters():
+    open_clip = pytest.importorskip("open_clip")
+    names = sorted({n.split("/")[0] for n in table()["open_clip"]})
+    names += [n.removesuffix("px") for n in table()["openai"]]
+    small = [n for n in dict.fromkeys(names) if not any(big in n for big in ("bigG", "giant", "RN50x"))]
+    assert len(small) > 15
+    for name in small:
+        config = open_clip_config_of(open_clip.get_model_config(name), name)
+        with torch.device("meta"):
+            model = open_clip.create_model(name, pretrained=None, load_weights=False)
+        assert flops.params(config).total == sum(p.numel() for p in model.parameters()), name
+
+
+def test_texts_are_cleaned_as_open_clip_does():
+    pytest.importorskip("open_clip")
+    from open_clip.tokenizer import _clean_canonicalize, _clean_lower
+
+    cases = json.loads((Path(__file__).parents[1] / "parity" / "tokenizer.json").read_text())["cases"]
+    for text in (c["text"] for c in cases):
+        assert clean_text(text, "canonicalize") == _clean_canonicalize(text)
+        assert clean_text(text, "lower") == _clean_lower(text)
+
+
+@pytest.mark.parametrize("kind", ["plain", "checkpoint", "script"])
+def test_the_command_that_a_pickle_is_refused_with_converts_it(tmp_path, kind):
+    linear = torch.nn.Linear(3, 2)
+    wanted, path = linear.state_dict(), tmp_path / "model.pt"
+    if kind == "plain":
+        torch.save(wanted, path)
+    elif kind == "checkpoint":
+        torch.save({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in wanted.items()}}, path)
+    else:
+        torch.jit.trace(linear, torch.zeros(1, 3)).save(str(path))
+    with pytest.raises(UserError) as error:
+        read_tensors(path)
+    command = str(error.value).split("trust it: ")[1].replace("python ", f"{sys.executable} -W ignore ", 1)
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+    found = read_tensors(tmp_path / "model.safetensors")
+    assert {k: v.tolist() for k, v in found.items()} == {k: v.tolist() for k, v in wanted.items()}
