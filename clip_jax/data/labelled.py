@@ -116,21 +116,21 @@ def _labelled(labels: list[int], classes: int, name: Callable[[int], str]) -> np
 def _webdataset(path: Path, split: str, names: tuple[str, ...]) -> Split:
     shards = Shards(shards_of(path, split))
     several = "multilabel" in lines_of(path / "dataset_type.txt")
-    labels = []
-    for i in range(len(shards)):
-        try:
-            labels.append(
-                _vector(shards, i, len(names)) if several else _number(shards.member(i, "cls"), shards.name(i))
-            )
-        except BrokenRecord as error:
-            raise UserError(str(error)) from None
-    found = np.stack(labels) if several else _labelled(labels, len(names), shards.name)
-    return Split(found, shards.image, shards.name)
+    rows = range(len(shards))
+    if several:
+        labels = np.stack([_vector(shards, i, len(names)) for i in rows])
+    else:
+        labels = _labelled([_number(shards, i) for i in rows], len(names), shards.name)
+    return Split(labels, shards.image, shards.name)
 
 
-def _number(text: str, name: str) -> int:
-    if not text.strip().isdigit():
-        raise UserError(f"{name}: label {text.strip()!r} is no number")
+def _number(shards: Shards, i: int) -> int:
+    try:
+        text = shards.member(i, "cls").strip()
+    except BrokenRecord as error:
+        raise UserError(str(error)) from None
+    if not text.isdigit():
+        raise UserError(f"{shards.name(i)}: label {text!r} is no number")
     return int(text)
 
 

@@ -96,9 +96,7 @@ def _preprocess(layout: layouts.Layout, config: Mapping[str, Any], files: Files)
         return usual
     values = read_json(files.preprocessor)
     found = usual.to_config()
-    found |= {
-        ours: values[theirs] for ours, theirs in (("mean", "image_mean"), ("std", "image_std")) if theirs in values
-    }
+    found |= {name: values[f"image_{name}"] for name in ("mean", "std") if f"image_{name}" in values}
     if isinstance(values.get("size"), dict):
         found["resize_mode"] = "shortest" if "shortest_edge" in values["size"] else "squash"
     if values.get("resample") in RESAMPLE:

@@ -17,6 +17,8 @@ TRUNKS = {
     "vit_so400m": (1152, 27, 16, 4304),
     "vit_giantopt": (1536, 40, 16, 6144),
 }
+# trunks that timm names: patch and image sizes
+NAMED = {"vit_base": (16, (224, 256, 384, 512)), "vit_large": (16, (256, 384)), "vit_so400m": (14, (224, 378))}
 VISION = {
     "image_size", "layers", "width", "head_width", "mlp_ratio", "patch_size", "no_ln_pre", "pool_type",
     "final_ln_after_pool", "ls_init_value", "attentional_pool", "attn_pooler_heads", "attn_pooler_queries",
@@ -148,27 +150,29 @@ def config_of(cfg: Mapping[str, Any], source: str) -> ModelConfig:
 
 def _trunk_to(config: ModelConfig) -> dict[str, Any]:
     i = config.image
-    ratios = {"vit_base": "gelu_erf", "vit_so400m": "gelu"}  # trunks that differ in what no keyword sets
-    name = next((n for n, act in ratios.items() if config.activation == act and _same_mlp(i, n)), None)
     plain = not i.class_token and not i.norm_pre and i.patch_bias and not i.projection and not i.layer_scale
-    if name is None or not plain or i.norm_eps != 1e-6:
+    like = {"gelu_erf": ("vit_base", 16), "gelu": ("vit_so400m", 14)}.get(config.activation)
+    if like is None or not plain or i.norm_eps != 1e-6:
         raise UserError(
-            "export to open_clip: MAP pooling needs SigLIP's image tower: gelu_erf with mlp_ratio 4 (or gelu with "
-            "4304/1152), norm_eps 1e-6, a bias of the patches, no class token, first norm, layer scale or projection"
+            "export to open_clip: MAP pooling needs SigLIP's image tower: gelu or gelu_erf, norm_eps 1e-6, a bias of the "
+            "patches, and no class token, first norm, layer scale or projection"
         )
-    return {
-        "image_size": i.image_size, "timm_model_pretrained": False, "timm_pool": "map", "timm_proj": "none",
-        "timm_model_name": f"{name}_patch{14 if name == 'vit_so400m' else 16}_siglip_224",
-        "timm_model_kwargs": {
-            "img_size": i.image_size, "patch_size": i.patch_size, "embed_dim": i.width, "depth": i.depth,
-            "num_heads": i.heads,
-        },
-    }  # fmt: skip
-
-
-def _same_mlp(image: ImageTowerConfig, name: str) -> bool:
+    cfg = {"image_size": i.image_size, "timm_model_pretrained": False, "timm_pool": "map", "timm_proj": "none"}
+    for name, (patch, sizes) in NAMED.items():
+        same = (i.width, i.depth, i.heads, i.mlp_width, i.patch_size) == (*TRUNKS[name], patch)
+        if same and i.image_size in sizes and (config.activation == "gelu") == (name == "vit_so400m"):
+            return {**cfg, "timm_model_name": f"{name}_patch{patch}_siglip_{i.image_size}"}
+    name, patch = like
     width, _, _, mlp = TRUNKS[name]
-    return int(image.width * (mlp / width)) == image.mlp_width
+    if int(i.width * (mlp / width)) != i.mlp_width:
+        raise UserError(
+            f"export to open_clip: SigLIP's image tower with {config.activation} has mlp_ratio {mlp}/{width}"
+        )
+    shape = {
+        "img_size": i.image_size, "patch_size": i.patch_size, "embed_dim": i.width, "depth": i.depth,
+        "num_heads": i.heads,
+    }  # fmt: skip
+    return {**cfg, "timm_model_name": f"{name}_patch{patch}_siglip_224", "timm_model_kwargs": shape}
 
 
 def _vision_to(config: ModelConfig) -> dict[str, Any]:

@@ -171,9 +171,8 @@ def test_several_classes_a_picture(tmp_path):
     (root / "classnames.txt").write_text("\n".join(COLOURS))
     (root / "dataset_type.txt").write_text("multilabel\n")
     suite = tmp_path / "suite.json"
-    suite.write_text(
-        json.dumps({"sets": [{"name": "voc", "path": "voc", "metric": "11point_map", "val_split": "val"}]})
-    )
+    entry = {"name": "voc", "path": "voc", "metric": "11point_map", "val_split": "val"}
+    suite.write_text(json.dumps({"sets": [entry]}))
     said, model = [], Colours()
     found = transfer.run_suite(model, str(suite), tmp_path / "out", echo=said.append)
     told = {r["task"]: r["metrics"] for r in found}
