@@ -199,7 +199,7 @@ def test_a_locked_published_tower_at_another_resolution(golden, tiny_run, tmp_pa
         tiny_run.model, image=image, embed_dim=source.config.embed_dim, activation=source.config.activation
     )
     config = dataclasses.replace(
-        tiny_run, model=model, steps=2, init_from=InitConfig(str(golden / "openai_vit"), tower="image", freeze="image")
+        tiny_run, model=model, steps=3, init_from=InitConfig(str(golden / "openai_vit"), tower="image", freeze="image")
     )
     train(config, tmp_path / "run", start_from=loading.start_from, progress=False)
     after, before = params_of(tmp_path / "run", config), flatten(source.params)

@@ -154,8 +154,8 @@ def _trunk_to(config: ModelConfig) -> dict[str, Any]:
     like = {"gelu_erf": ("vit_base", 16), "gelu": ("vit_so400m", 14)}.get(config.activation)
     if like is None or not plain or i.norm_eps != 1e-6:
         raise UserError(
-            "export to open_clip: MAP pooling needs SigLIP's image tower: gelu or gelu_erf, norm_eps 1e-6, a bias of the "
-            "patches, and no class token, first norm, layer scale or projection"
+            "export to open_clip: MAP pooling needs SigLIP's image tower: gelu or gelu_erf, norm_eps 1e-6, a bias of "
+            "the patches, and no class token, first norm, layer scale or projection"
         )
     cfg = {"image_size": i.image_size, "timm_model_pretrained": False, "timm_pool": "map", "timm_proj": "none"}
     for name, (patch, sizes) in NAMED.items():
