@@ -136,11 +136,11 @@ def _number(shards: Shards, i: int) -> int:
 
 def _vector(shards: Shards, i: int, classes: int) -> np.ndarray:
     """KEY.npy: a zero or a one for each class -> bool [C]. Raises UserError when it is something else."""
-    name, place = shards.name(i), shards.samples[i][1].get("npy")
-    if place is None:
+    name, found = shards.name(i), shards.read([i], ("npy",))[0]
+    if "npy" not in found:
         raise UserError(f"{name}: has no .npy")
     try:
-        values = np.load(io.BytesIO(shards.read(place)), allow_pickle=False)
+        values = np.load(io.BytesIO(found["npy"]), allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise UserError(f"{name}: its .npy is no array ({type(error).__name__})") from None
     if values.ndim != 1 or (classes and len(values) != classes) or not np.isin(values, (0, 1)).all():

@@ -19,10 +19,10 @@ from clip_jax.config import UserError
 from clip_jax.data import remote
 
 IMAGES = ("jpg", "jpeg", "png", "webp")  # in order of preference
-MEMBERS = ("image", "txt", "cls")  # what is indexed; other members are passed over
+MEMBERS = ("image", "txt", "cls", "npy")  # what is indexed; other members are passed over
 BLOCK = tarfile.BLOCKSIZE
 AHEAD = 16 * BLOCK  # bytes read at a header: those of small members come along
-FORMAT = 1
+FORMAT = 2
 
 
 def load_index(shard: str) -> np.ndarray:
@@ -106,7 +106,7 @@ def scan(shard: str, size: int) -> np.ndarray:
 
 def _row(members: dict[str, tuple[int, int]]) -> list[int]:
     picture = next((members[e] for e in IMAGES if e in members), (0, 0))
-    return [*picture, *members.get("txt", (0, 0)), *members.get("cls", (0, 0))]
+    return [*picture, *(number for name in MEMBERS[1:] for number in members.get(name, (0, 0)))]
 
 
 class _Headers(io.RawIOBase):
