@@ -1,160 +1,270 @@
-"""Fitting a law to points, robustly and from many starts, with the evidence of how that went."""
+"""Fitting a law to points, robustly and from thousands of starts, with the evidence of how that went."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from clip_jax.config import UserError
-from clip_jax.scaling.laws import Law
+from clip_jax.scaling.laws.base import Array, Law
+from clip_jax.scaling.loss import LOG_HUBER, NO_DELTA, Loss
+from clip_jax.scaling.points import Points, check_points, columns_of, copies
+from clip_jax.scaling.solver import CHUNK, finish_absolute, screen, solve
 
-# Residuals of the logarithm beyond this are treated as outliers (Huber, 1964). Hoffmann et al. (2022) use 1e-3 for
-# losses of hundreds of runs; errors of a few runs scatter by percents, and 1e-3 would fit two points and drop the rest.
-HUBER_DELTA = 0.02
-TINY = 1e-12  # a predicted error never goes below
 SPARE_POINTS = 3  # points beyond the parameters that an asymptote needs to be told
+SAME_OBJECTIVE = 1e-6  # starts whose objectives agree to this, relatively, ended at the same optimum
+ILL_CONDITIONED = 1e8  # of the normal matrix with unit diagonal, in centred logarithms
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted law. ``theta`` holds all parameters over ln(C / reference), pinned ones too."""
+    """A fitted law. ``theta`` float64 [p] holds all parameters over ln(column / reference), fixed ones too.
+
+    status: ``converged``, ``bound hit: NAMES`` or ``failed``. starts: how many were polished, out of ``screened``;
+    agree: how many of those ended at the best objective. objective: the loss's sum, never a mean. condition: of the
+    normal matrix (a large one: parameters that trade off). flat: parameters whose profile is flat to a side, with
+    that side; empty also when nobody looked (``profiled`` False). degrees: points minus free parameters.
+    """
 
     law: Law
-    theta: np.ndarray
-    reference: float
-    status: str  # converged | bound hit: NAME | failed
+    theta: Array
+    references: Mapping[str, float]
+    loss: Loss
+    data: Points
+    free_mask: Array
+    low: Array
+    high: Array
+    status: str
+    screened: int
     starts: int
-    agree: int  # starts that ended at the same objective
-    objective: float  # sum of Huber losses of ln(error), not a mean
-    points: int
-    residual_sd: float  # of ln(error), over the points minus the free parameters
-    free: int
-    notes: tuple[str, ...] = field(default=())
+    agree: int
+    objective: float
+    condition: float
+    flat: tuple[str, ...] = ()
+    profiled: bool = False
+    notes: tuple[str, ...] = ()
 
-    def predict(self, flops: np.ndarray | float) -> np.ndarray:
-        """Error at ``flops``, same shape."""
-        x = np.log(np.asarray(flops, float) / self.reference)
-        return self.law.predict(self.theta, x.ravel()).reshape(x.shape)
+    @property
+    def points(self) -> int:
+        """Rows."""
+        return len(self.data)
+
+    @property
+    def free(self) -> int:
+        """Parameters that were fitted."""
+        return int(self.free_mask.sum())
+
+    @property
+    def degrees(self) -> int:
+        """Rows beyond the free parameters, at least 1."""
+        return max(self.points - self.free, 1)
+
+    @property
+    def identified(self) -> bool:
+        """No bound hit, no flat profile, and a normal matrix that can be inverted."""
+        return self.status == "converged" and not self.flat and self.condition < ILL_CONDITIONED
+
+    @property
+    def logs(self) -> dict[str, Array]:
+        """Centred ln(columns), [n] each."""
+        return self.centred(self.data.columns)
+
+    def centred(self, columns: Any) -> dict[str, Array]:
+        """ln(column / reference) of any columns."""
+        return {c: np.log(v / self.references[c]) for c, v in columns_of(self.law, columns).items()}
+
+    def predict(self, columns: Any) -> Array:
+        """y at a dict of columns, or at the law's only column; the same shape."""
+        x = self.centred(columns)
+        shape = next(iter(x.values())).shape
+        return self.law.predict(self.theta, {c: v.ravel() for c, v in x.items()}).reshape(shape)
 
     @property
     def values(self) -> dict[str, float]:
-        """Parameters in units of FLOPs."""
-        return self.law.describe(self.theta, self.reference)
+        """Parameters in the units of the table."""
+        return self.law.describe(self.theta, self.references)
+
+    @property
+    def residuals(self) -> Array:
+        """predicted - measured in the loss's space, [n]."""
+        return self.loss.residuals(self.law.predict(self.theta, self.logs), self.data.y)
+
+    @property
+    def residual_sd(self) -> float:
+        """Standard deviation of the residuals over the degrees of freedom, in the loss's space."""
+        w = self.data.weights / self.data.weights.mean()
+        return float(np.sqrt(np.sum(w * self.residuals**2) / self.degrees))
+
+    def jacobian(self, thetas: Array | None = None) -> Array:
+        """Derivatives of the residuals by theta, central differences: [..., n, p] for thetas [..., p]."""
+        theta = self.theta if thetas is None else thetas
+        x, columns = self.logs, []
+        for i in range(theta.shape[-1]):
+            step = 1e-6 * (1 + np.abs(theta[..., i : i + 1]))
+            aside = np.eye(theta.shape[-1])[i] * step
+            up, down = (self.loss.residuals(self.law.predict(theta + s * aside, x), self.data.y) for s in (1, -1))
+            columns.append((up - down) / (2 * step))
+        return np.stack(columns, axis=-1)
+
+    def summary(self) -> str:
+        """One line: the formula with its numbers, and how the fit went."""
+        said = [self.status, f"{self.agree}/{self.starts} starts agree", f"{self.points} points"]
+        said += [f"profile flat: {', '.join(self.flat)}"] if self.flat else []
+        return f"{self.law.name}: {self.law.text(self.values)} ({'; '.join([*said, *self.notes])})"
 
 
 def fit_law(
     law: Law,
-    flops: np.ndarray,
-    errors: np.ndarray,
+    columns: Any,
+    y: Any,
     *,
-    delta: float = HUBER_DELTA,
-    starts: list[list[float]] | None = None,
-    pin: bool | None = None,
+    loss: Loss = LOG_HUBER,
+    weights: Array | None = None,
+    fixed: Mapping[str, float] | None = None,
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+    starts: Array | None = None,
+    profile: bool = True,
 ) -> Fit:
-    """Minimise the sum of Huber losses of ln(error) over a grid of starts.
+    """Minimise the loss: screen the law's starts by objective, polish the best ones, look how that went.
 
     Args:
       law: the form.
-      flops, errors: float [n], above 0.
-      delta: where the Huber loss turns linear, in ln(error).
-      starts: in place of the law's own grid (for resamples).
-      pin: hold the asymptote at its default; None does so with fewer than parameters + 3 points, and says so.
+      columns: dict or DataFrame with the law's columns, or an array for a law of one column; above 0.
+      y: float [n].
+      loss: Huber on logarithms by default.
+      weights: of the rows, float [n].
+      fixed: parameters held, in the table's units. None: the law's asymptote is held at its default when there are
+        fewer than parameters + 3 points, and a note says so; {}: nothing is held.
+      bounds: narrower limits of parameters, in the table's units.
+      starts: theta to polish in place of the law's grid, float [S, p] (centred as the fit will be).
+      profile: look for parameters whose profile is flat to a side (costs one more batch of fits).
 
     Raises:
-      UserError: fewer points than free parameters, or a number that is not above 0.
+      UserError: see `check_points`; fewer points than free parameters; an unknown parameter; a limit that is none.
     """
-    c, y = np.asarray(flops, float), np.asarray(errors, float)
-    if not (np.all(c > 0) and np.all(y > 0) and np.all(np.isfinite(y))):
-        raise UserError("fit: FLOPs and errors must be above 0 and finite")
+    data = check_points(law, columns, y, weights, positive=loss.space == "log")
     notes: list[str] = []
-    few = len(c) < len(law.parameters) + SPARE_POINTS
-    pinned = law.asymptote is not None and (few if pin is None else pin)
-    if pinned:
-        notes.append(f"asymptote not identified: {law.asymptote} pinned at {law.pin_at(y):g} with {len(c)} points")
-    free = [i for i, p in enumerate(law.parameters) if not (pinned and p == law.asymptote)]
-    if len(c) < len(free):
-        raise UserError(f"fit: {law.name} needs at least {len(free)} points, there are {len(c)}")
-    reference = float(np.exp(np.log(c).mean()))
-    x, target = np.log(c / reference), np.log(y)
-    low, high = (np.array(b, float) for b in law.bounds(x, y))
+    if fixed is None:
+        fixed = {}
+        if law.asymptote and len(data) < len(law.parameters) + SPARE_POINTS:
+            fixed = {law.asymptote: law.pin_at(data.y)}
+            notes.append(
+                f"asymptote not identified: {law.asymptote} pinned at {fixed[law.asymptote]:g} with {len(data)} points"
+            )
+    if n := copies(data):
+        notes.append(f"{n} rows are copies of others; they count, and make intervals too narrow if they are no repeats")
+    free = np.array([name not in fixed for name in law.names])
+    if len(data) < free.sum():
+        raise UserError(f"fit: {law.name} needs at least {free.sum()} points, there are {len(data)}")
+    if len(data) == free.sum():
+        notes.append(f"{len(data)} points and as many parameters: the curve passes through them and nothing is tested")
+    references = _references(law, data.columns, {*fixed, *(bounds or {})})
+    x = {c: np.log(v / references[c]) for c, v in data.columns.items()}
+    shown = np.maximum(data.y, 1e-3 * np.max(np.abs(data.y)))  # grids take logarithms
+    low, high = law.bounds(x, shown)
+    for name, (a, b) in (bounds or {}).items():
+        i = law.index(name)
+        limits = [_one(law, name, v, references) for v in (a, b)]
+        if not limits[0] < limits[1] or not np.isfinite(limits).all():
+            raise UserError(f"fit: bounds of {name}=({a}, {b}): must be finite, rising and inside its domain")
+        low[i], high[i] = limits
+    held = np.array([_one(law, n, fixed[n], references) if n in fixed else 0.0 for n in law.names])
+    for name in fixed:
+        law.index(name)
+    grid = law.starts(x, shown) if starts is None else np.asarray(starts, float)
+    grid = np.unique(
+        np.clip(np.where(free, grid, held), np.where(free, low, -np.inf), np.where(free, high, np.inf)), axis=0
+    )
+    begin = screen(law, x, data.y, grid, loss, data.weights, CHUNK)
+    ends = solve(law, x, data.y, begin, low, high, loss, weights=data.weights, free=free)
+    first = int(np.argmin(ends.objective))
+    best, objective, converged = ends.theta[first], float(ends.objective[first]), bool(ends.converged[first])
+    if loss.kind == "absolute":
+        best, objective = finish_absolute(law, x, data.y, best, free, low, high, loss, data.weights)
+    agree = int((ends.objective <= objective * (1 + SAME_OBJECTIVE) + 1e-14 * len(data)).sum())
+    hit = [
+        name
+        for i, name in enumerate(law.names)
+        if free[i] and np.isclose(best[i], (low[i], high[i]), rtol=1e-6, atol=1e-6).any()
+    ]
+    status = f"bound hit: {', '.join(hit)}" if hit else "converged" if converged else "failed"
+    fit = Fit(
+        law, best, references, loss, data, free, low, high, status, len(grid), len(begin), agree, objective,
+        np.inf, notes=tuple(notes),
+    )  # fmt: skip
+    fit = replace(fit, condition=_condition(fit))
+    if profile:
+        from clip_jax.scaling.profile import flat_sides
 
-    def full(part: np.ndarray) -> np.ndarray:
-        theta = np.full(len(law.parameters), law.pin_at(y))
-        theta[free] = part
-        return theta
+        fit = replace(fit, flat=flat_sides(fit), profiled=True)
+    return fit
 
-    grid = starts if starts is not None else law.starts(x, y)
-    begin = np.unique(np.clip(np.array([full(np.asarray(g, float)[free]) for g in grid]), low, high), axis=0)
-    ends, costs, done = solve(law, x, np.broadcast_to(target, (len(begin), len(x))), begin, free, low, high, delta)
-    first = int(np.argmin(costs))
-    agree = int((costs <= costs[first] * (1 + 1e-4) + 1e-10).sum())
-    theta = ends[first]
-    hit = [law.parameters[i] for i in free if np.isclose(theta[i], (low[i], high[i]), rtol=1e-6, atol=1e-6).any()]
-    status = "converged" if done[first] else "failed"
-    if hit:
-        status = f"bound hit: {', '.join(hit)}"
-    spread = np.log(np.maximum(law.predict(theta, x), TINY)) - target
-    degrees = max(len(c) - len(free), 1)
-    sd = float(np.sqrt(np.sum(spread**2) / degrees))
-    return Fit(
-        law, theta, reference, status, len(begin), agree, float(costs[first]), len(c), sd, len(free), tuple(notes)
+
+def fit_pinned_and_free(law: Law, columns: Any, y: Any, *, at: float | None = None, **options: Any) -> tuple[Fit, Fit]:
+    """Both fits of a law with an asymptote: held (at its default, or ``at``) and free. Raises as `fit_law`."""
+    if law.asymptote is None:
+        raise UserError(f"{law.name}: has no asymptote to pin")
+    value = law.pin_at(np.asarray(y, float)) if at is None else at
+    return fit_law(law, columns, y, fixed={law.asymptote: value}, **options), fit_law(
+        law, columns, y, fixed={}, **options
     )
 
 
-def solve(
-    law: Law, x: np.ndarray, target: np.ndarray, begin: np.ndarray, free: list[int], low: np.ndarray, high: np.ndarray,
-    delta: float = HUBER_DELTA, iterations: int = 300,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
-    """Many small robust fits at once: Levenberg-Marquardt with Huber weights, inside bounds.
+def _references(law: Law, columns: Mapping[str, Array], limited: set[str]) -> dict[str, float]:
+    """Geometric means; 1 for columns that a fixed or bounded parameter carries, so that it is held in its own unit."""
+    found = law.references(columns)
+    for p in law.parameters:
+        for column, power in p.carries:
+            if p.name in limited and isinstance(power, str):
+                found[column] = 1.0
+    shared = {c: found[law.same_unit.get(c, c)] for c in law.columns}
+    return {c: 1.0 if 1.0 in (found[c], shared[c]) else shared[c] for c in law.columns}
 
-    Args:
-      law: the form. x: float [n], ln(C / reference). target: float [R, n], ln(error).
-      begin: float [R, p], all parameters; those not in ``free`` stay.
-      low, high: float [p].
 
-    Returns:
-      (theta [R, p], sum of Huber losses [R], whether it converged [R]).
+def _one(law: Law, name: str, value: float, references: Mapping[str, float]) -> float:
+    """theta of one parameter given in the table's units (a parameter that carries another has reference 1)."""
+    i = law.index(name)
+    values = {p.name: 1.0 for p in law.parameters} | {name: float(value)}
+    return float(law.theta(values, references)[i])
+
+
+def normal_matrix(fit: Fit, jacobian: Array | None = None) -> Array:
+    """Jᵀ W J over the free parameters, [..., f, f]."""
+    j = (fit.jacobian() if jacobian is None else jacobian)[..., fit.free_mask]
+    return np.einsum("...nk,...nl,n->...kl", j, j, fit.data.weights)
+
+
+def _condition(fit: Fit) -> float:
+    matrix = normal_matrix(fit)
+    size = np.sqrt(np.maximum(np.diagonal(matrix), 1e-300))
+    return float(np.linalg.cond(matrix / np.outer(size, size)))
+
+
+def scale_of(fit: Fit, residuals: Array | None = None) -> tuple[float, float]:
+    """(mean square of the loss's derivative over the degrees of freedom, mean of its second derivative).
+
+    Their quotient turns twice a rise of the objective into an F statistic, and the first over the square of the
+    second times (Jᵀ W J)^-1 is the covariance (Huber, 1973). Where delta is so small that few residuals lie within
+    it, the second derivative is taken from the density of residuals around 0.
     """
-    theta, damping = begin.copy(), np.full(len(begin), 1e-2)
+    r = np.abs(fit.residuals if residuals is None else residuals)
+    w = fit.data.weights / fit.data.weights.mean()
+    delta = fit.loss.deltas[-1] if fit.loss.kind != "squares" else NO_DELTA
+    delta_of = 1.0 if fit.loss.kind == "absolute" else delta  # |r| is Huber's loss over delta
+    width = max(delta, float(np.median(r)), 1e-300)
+    pull = np.minimum(r, delta) / delta * delta_of if fit.loss.kind == "absolute" else np.minimum(r, delta)
+    square = float((w * pull**2).sum() / fit.degrees)
+    bend = float((w * (r <= width)).mean() / width * (min(delta, width) if fit.loss.kind != "absolute" else 1.0))
+    return square, bend
 
-    def residuals(theta: np.ndarray) -> np.ndarray:
-        return np.log(np.maximum(law.predict(theta, x), TINY)) - target
 
-    def cost(r: np.ndarray) -> np.ndarray:
-        size = np.abs(r)
-        return np.where(size <= delta, r * r / 2, delta * (size - delta / 2)).sum(axis=1)
-
-    r = residuals(theta)
-    now = cost(r)
-    settled, converged = np.zeros(len(begin), int), np.zeros(len(begin), bool)
-    for _ in range(iterations):
-        jacobian = np.empty((*r.shape, len(free)))
-        for k, i in enumerate(free):
-            step = 1e-6 * (1 + np.abs(theta[:, i]))
-            up, down = theta.copy(), theta.copy()
-            up[:, i], down[:, i] = theta[:, i] + step, theta[:, i] - step
-            jacobian[:, :, k] = (residuals(up) - residuals(down)) / (2 * step)[:, None]
-        weight = np.minimum(1.0, delta / np.maximum(np.abs(r), 1e-300))
-        slope = np.einsum("rnk,rn->rk", jacobian, weight * r)
-        # a parameter that rests on a bound and is pushed outward stands still this time
-        part = theta[:, free]
-        stuck = ((part <= low[free]) & (slope > 0)) | ((part >= high[free]) & (slope < 0))
-        jacobian = np.where(stuck[:, None, :], 0.0, jacobian)
-        slope = np.where(stuck, 0.0, slope)
-        normal = np.einsum("rnk,rnl,rn->rkl", jacobian, jacobian, weight)
-        diagonal = np.einsum("rkk->rk", normal)
-        diagonal += damping[:, None] * diagonal + 1e-14 + stuck
-        new = theta.copy()
-        new[:, free] = np.clip(part - np.linalg.solve(normal, slope[..., None])[..., 0], low[free], high[free])
-        new_r = residuals(new)
-        after = cost(new_r)
-        better = after <= now
-        small = better & (now - after <= 1e-12 * now + 1e-18)
-        settled = np.where(small | (damping > 1e10), settled + 1, 0)
-        converged |= small | (now < 1e-20)
-        theta[better], r[better], now[better] = new[better], new_r[better], after[better]
-        damping = np.clip(np.where(better, damping / 4, damping * 5), 1e-10, 1e12)
-        if (settled >= 3).all():
-            break
-    return theta, now, converged
+def covariance(fit: Fit) -> Array:
+    """Of theta, [p, p]; rows of fixed parameters are 0. The pseudo-inverse where parameters trade off."""
+    square, bend = scale_of(fit)
+    out = np.zeros((len(fit.theta), len(fit.theta)))
+    index = np.flatnonzero(fit.free_mask)
+    out[np.ix_(index, index)] = np.linalg.pinv(normal_matrix(fit), hermitian=True) * square / max(bend, 1e-12) ** 2
+    return out

@@ -14,16 +14,11 @@ import numpy as np
 from clip_jax.config import UserError
 from clip_jax.scaling import figures
 from clip_jax.scaling.fit import fit_law
+from clip_jax.scaling.forecast import exponent_of, extrapolation_scores, forecast_check
 from clip_jax.scaling.frontier import allocation, compute_optimal, isoflop, seed_noise, unbeaten
 from clip_jax.scaling.laws import LAWS
 from clip_jax.scaling.table import fit_rows, prepare, read_table
-from clip_jax.scaling.uncertainty import (
-    Ensemble,
-    bootstrap,
-    exponent_of,
-    extrapolation_scores,
-    forecast_check,
-)
+from clip_jax.scaling.uncertainty import Ensemble, bootstrap
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,7 +66,7 @@ def _analyse(
     if len(c) < LEAST_BUDGETS:
         law["why"] = f"no law: {len(c)} budgets, at least {LEAST_BUDGETS} are needed"
         return law, frontier, []
-    ensembles = [bootstrap(fit_law(form, c, y), c, **noise) for form in LAWS if len(c) >= len(form.parameters)]
+    ensembles = [bootstrap(fit_law(form, c, y), **noise) for form in LAWS if len(c) >= len(form.parameters)]
     law["extrapolation"] = extrapolation_scores(c, y)
     before = rows[rows["budget"] < frontier["budget"].max()]  # the held-out budget tells nothing, its seeds neither
     law["forecast_check"] = forecast_check(c, y, **_noise(before, metric, frontier.iloc[:-1]))

@@ -1,165 +1,232 @@
-"""Intervals and forecasts, by a parametric bootstrap that knows how little a few points tell."""
+"""What a fit could as well have been: bootstraps of several kinds, with bands for the curve and for a new run.
+
+Which to use. ``parametric`` draws points around the curve and, because a handful of points does not tell its own
+scatter, draws the scatter too; for a straight line this gives Student's intervals. ``cases`` draws rows with
+replacement: right for many rows of one kind (Chinchilla's), too narrow for a dozen; ``groups`` makes it hierarchical.
+`bootstrap_frontier` selects the frontier again in each resample of all runs. Profile intervals (`profile`) hold where a
+bent law has few points. ``benchmarks/fit_coverage.py`` simulates them all.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from clip_jax.scaling.fit import TINY, Fit, fit_law, solve
-from clip_jax.scaling.laws import EXPONENT, LAWS, Law
+from clip_jax.checks import one_of
+from clip_jax.config import UserError
+from clip_jax.scaling.fit import Fit, fit_law
+from clip_jax.scaling.laws.base import Array, Law
+from clip_jax.scaling.loss import TINY
+from clip_jax.scaling.points import Points, columns_of
+from clip_jax.scaling.solver import solve
 
 TAILS = (0.025, 0.975)
-TIE = 1e-5  # differences of mean |ln(predicted / measured)| below this tell nothing
-LEAST_POINTS = 4  # to fit before anything is extrapolated
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """A fit and what it could as well have been: ``replicas`` float [R, p], ``noise`` float [R], the standard
-    deviation of ln(error) of one point in each."""
+    """A fit and what it could as well have been.
+
+    replicas: float [R, p], theta of each. noise: float [R], the standard deviation of one point's residual in each
+    (of ln(y) for a loss in logarithms). errors: float [R, p] or None, standard errors of theta in each.
+    """
 
     fit: Fit
-    replicas: np.ndarray
-    noise: np.ndarray
+    replicas: Array
+    noise: Array
+    kind: str = "parametric"
+    failed: int = 0
 
-    def interval(self, parameter: str) -> tuple[float, float]:
-        """The 95 % interval of a parameter."""
-        values = [self.fit.law.describe(theta, self.fit.reference)[parameter] for theta in self.replicas]
-        low, high = np.quantile(values, TAILS)
+    @property
+    def draws(self) -> dict[str, Array]:
+        """Each parameter's values in the units of the table, [R] each."""
+        return self.fit.law.describe(self.replicas, self.fit.references)
+
+    def interval(self, parameter: str, tails: tuple[float, float] = TAILS) -> tuple[float, float]:
+        """The percentile interval of a parameter, 95 % by default."""
+        low, high = np.quantile(self.draws[parameter], tails)
         return float(low), float(high)
 
-    def band(self, flops: np.ndarray | float, *, observation: bool = True, seed: int = 0) -> tuple[Any, Any]:
-        """The 95 % band at ``flops`` (same shapes): of a new measurement, or of the law alone."""
-        x = np.log(np.atleast_1d(np.asarray(flops, float)) / self.fit.reference)
-        logs = np.log(np.maximum(self.fit.law.predict(self.replicas, x), TINY))
+    def spread(self, parameter: str) -> float:
+        """The standard error of a parameter."""
+        return float(np.std(self.draws[parameter], ddof=1))
+
+    def curves(self, columns: Any) -> Array:
+        """Every replica's curve: [R, ...] for columns [...]."""
+        x = self.fit.centred(columns)
+        shape = next(iter(x.values())).shape
+        flat = {c: v.ravel() for c, v in x.items()}
+        return self.fit.law.predict(self.replicas, flat).reshape(-1, *shape)
+
+    def band(
+        self, columns: Any, *, observation: bool = True, seed: int = 0, tails: tuple[float, float] = TAILS
+    ) -> tuple[Any, Any]:
+        """The 95 % band at columns (same shapes): of a new run (``observation``), or of the law alone."""
+        curves = self.curves(columns)
+        noise = self.noise.reshape(-1, *[1] * (curves.ndim - 1))
+        if self.fit.loss.space == "log":
+            curves = np.log(np.maximum(curves, TINY))
         if observation:
-            rng = np.random.default_rng(seed)
-            logs = logs + self.noise[:, None] * rng.standard_normal(logs.shape)
-        low, high = np.exp(np.quantile(logs, TAILS, axis=0))
-        shape = np.shape(flops)
-        return low.reshape(shape), high.reshape(shape)
+            curves = curves + noise * np.random.default_rng(seed).standard_normal(curves.shape)
+        low, high = np.quantile(curves, tails, axis=0)
+        return (np.exp(low), np.exp(high)) if self.fit.loss.space == "log" else (low, high)
 
 
 def bootstrap(
     fit: Fit,
-    flops: np.ndarray,
     *,
+    kind: str = "parametric",
+    groups: Any = None,
     seed_sd: float = 0.0,
     seed_degrees: int = 0,
     replicas: int = 500,
     seed: int = 0,
 ) -> Ensemble:
-    """Draw new points around the fitted curve and fit again.
-
-    The scatter of a point is the larger of what the fit leaves over and what seeds show. A handful of points
-    does not tell the scatter well, so each replica draws its own from the scaled inverse chi-squared
-    distribution; for a straight line this gives Student's intervals, and a test simulates the coverage.
+    """Draw the points again, fit again from where the fit ended.
 
     Args:
-      fit: of `fit_law` on ``flops`` (float [n]).
-      flops: the points of the fit.
-      seed_sd: standard deviation of ln(error) of one *point* between seeds; ``seed_degrees`` of freedom.
-      seed_degrees: 0 when seeds say nothing.
+      fit: of `fit_law`.
+      kind: ``parametric`` (points around the curve) or ``cases`` (rows with replacement).
+      groups: [n] labels for ``cases``: groups are drawn first (cells, budgets), then rows (seeds) within each.
+      seed_sd: parametric: standard deviation of ln(y) of one *point* that is known from seeds or from the size of the
+        evaluation set (`points.noise_floor`); the scatter is the larger of it and what the fit leaves over.
+      seed_degrees: of freedom of ``seed_sd``; 0 when seeds say nothing.
       replicas: how many.
       seed: of the draws.
+
+    Raises:
+      UserError: an unknown kind, or groups without ``cases``.
     """
+    one_of("bootstrap.kind", kind, ("parametric", "cases"))
+    if groups is not None and kind != "cases":
+        raise UserError("bootstrap: groups need kind='cases'")
     rng = np.random.default_rng(seed)
-    law, x = fit.law, np.log(flops / fit.reference)
-    sd, degrees = fit.residual_sd, max(fit.points - fit.free, 1)
+    if kind == "cases":
+        weights = case_weights(rng, fit.points, replicas, groups)
+        return from_weights(fit, weights)
+    sd, degrees = fit.residual_sd, fit.degrees
     if seed_degrees and seed_sd > sd:
         sd, degrees = seed_sd, seed_degrees
     # one degree of freedom has tails without end; a scatter above e-fold says only that nothing is known
-    noise = np.minimum(sd * np.sqrt(degrees / rng.chisquare(degrees, replicas)), 1.0)
-    centre = law.predict(fit.theta, x)
-    errors = centre * np.exp(noise[:, None] * rng.standard_normal((replicas, len(x))))
-    free = [i for i, p in enumerate(law.parameters) if not (fit.free < len(law.parameters) and p == law.asymptote)]
-    bounds = [law.bounds(x, y) for y in errors]  # they depend on the points drawn; the widest serve all
-    low, high = np.min([b[0] for b in bounds], axis=0), np.max([b[1] for b in bounds], axis=0)
-    grid = law.starts(x, centre)
-    ends, costs = [], []
-    for begin in [fit.theta.tolist(), *grid[:: max(1, len(grid) // 3)]]:
-        start = fit.theta.copy()
-        start[free] = np.asarray(begin, float)[free]
-        start = np.tile(np.clip(start, low, high), (replicas, 1))
-        theta, cost, _ = solve(law, x, np.log(errors), start, free, low, high, iterations=60)
-        ends.append(theta)
-        costs.append(cost)
-    best = np.argmin(costs, axis=0)
-    return Ensemble(fit, np.array(ends)[best, np.arange(replicas)], noise)
+    most = 1.0 if fit.loss.space == "log" else np.inf
+    noise = np.minimum(sd * np.sqrt(degrees / rng.chisquare(degrees, replicas)), most)
+    centre = fit.law.predict(fit.theta, fit.logs)
+    drawn = noise[:, None] * rng.standard_normal((replicas, fit.points))
+    y = centre * np.exp(drawn) if fit.loss.space == "log" else centre + drawn
+    theta, ok = _again(fit, y, fit.data.weights)
+    return Ensemble(fit, theta[ok], noise[ok], kind, int((~ok).sum()))
 
 
-def forecast(
-    law: Law, flops: np.ndarray, errors: np.ndarray, target: float, **noise: Any
-) -> tuple[Ensemble, float, float, float]:
-    """Fit on the points, predict at ``target``: (ensemble, predicted, low, high)."""
-    ensemble = bootstrap(fit_law(law, flops, errors), flops, **noise)
-    low, high = ensemble.band(target)
-    return ensemble, float(ensemble.fit.predict(target)), float(low), float(high)
-
-
-def forecast_check(
-    flops: np.ndarray, errors: np.ndarray, laws: Sequence[Law] = LAWS, **noise: Any
-) -> list[dict[str, Any]]:
-    """Fit every form without the largest budget, then look: one row a form.
-
-    ``error`` is predicted - measured. ``verdict`` is "no forecast" when the band is wider than the measured error
-    itself; otherwise it says whether the form beats the guess "same as the last budget". Empty with fewer than
-    five budgets.
-    """
-    if len(flops) <= LEAST_POINTS:
-        return []
-    known, measured, naive = slice(0, -1), float(errors[-1]), float(errors[-2])
-    rows = []
-    for law in laws:
-        ensemble, predicted, low, high = forecast(law, flops[known], errors[known], float(flops[-1]), **noise)
-        closer = abs(predicted - measured) < abs(naive - measured)
-        if high - low > measured:
-            verdict = "no forecast: the band is wider than the remaining error"
-        else:
-            verdict = "beats the naive guess" if closer else "does not beat the naive guess"
-        rows.append(
-            {
-                "form": law.name,
-                "flops": float(flops[-1]),
-                "predicted": predicted,
-                "measured": measured,
-                "error": predicted - measured,
-                "low": low,
-                "high": high,
-                "width": high - low,
-                "inside": bool(low <= measured <= high),
-                "naive": naive,
-                "naive_error": naive - measured,
-                "beats_naive": bool(closer and high - low <= measured),
-                "verdict": verdict,
-                "notes": list(ensemble.fit.notes),
-            }
+def case_weights(rng: np.random.Generator, rows: int, replicas: int, groups: Any = None) -> Array:
+    """How often each row is drawn, float [R, n]; with groups, groups first and then as many rows within each."""
+    if groups is None:
+        return np.stack([np.bincount(rng.integers(0, rows, rows), minlength=rows) for _ in range(replicas)]).astype(
+            float
         )
-    return rows
+    labels = np.unique(np.asarray(groups), return_inverse=True)[1]
+    members = [np.flatnonzero(labels == g) for g in range(labels.max() + 1)]
+    weights = np.zeros((replicas, rows))
+    for r in range(replicas):
+        for g in rng.integers(0, len(members), len(members)):
+            np.add.at(weights[r], rng.choice(members[g], len(members[g])), 1.0)
+    return weights
 
 
-def extrapolation_scores(flops: np.ndarray, errors: np.ndarray, laws: Sequence[Law] = LAWS) -> list[dict[str, Any]]:
-    """How well each form predicts the next budget from those before it: mean |ln(predicted/measured)|.
+def from_weights(fit: Fit, weights: Array) -> Ensemble:
+    """An ensemble of refits with rows weighted by ``weights`` [R, n]; resamples with too few rows are not used."""
+    enough = (weights > 0).sum(axis=1) > fit.free
+    weights = weights[enough]
+    theta, ok = _again(fit, fit.data.y, weights * fit.data.weights)
+    theta, weights = theta[ok], weights[ok]
+    r = fit.loss.residuals(fit.law.predict(theta, fit.logs), fit.data.y)
+    total = weights.sum(axis=1)
+    noise = np.sqrt((weights * r**2).sum(axis=1) / np.maximum(total - fit.free, 1))
+    return Ensemble(fit, theta, noise, "cases", int((~ok).sum() + (~enough).sum()))
 
-    Every prefix of at least four budgets counts once. Best first; a form whose pinned asymptote makes it equal to a
-    simpler one ties with it and stands behind it. Empty with fewer than five budgets.
+
+def _again(fit: Fit, y: Array, weights: Array) -> tuple[Array, Array]:
+    """Refits from the optimum, and from the optimum moved off its bounds: (theta [R, p], which ended well [R])."""
+    count = max(np.atleast_2d(y).shape[0], np.atleast_2d(weights).shape[0])
+    begin = np.tile(fit.theta, (count, 1))
+    found = solve(fit.law, fit.logs, y, begin, fit.low, fit.high, fit.loss, weights=weights, free=fit.free_mask)
+    theta, cost = found.theta.copy(), found.objective
+    bad = np.flatnonzero(~found.converged)
+    if len(bad) and fit.loss.kind != "absolute":
+        inside = np.clip(fit.theta, fit.low + 0.1 * (fit.high - fit.low) * fit.free_mask, fit.high)
+        ys, ws = np.broadcast_to(y, (count, fit.points))[bad], np.broadcast_to(weights, (count, fit.points))[bad]
+        more = solve(
+            fit.law, fit.logs, ys, np.tile(inside, (len(bad), 1)), fit.low, fit.high, fit.loss,
+            weights=ws, free=fit.free_mask,
+        )  # fmt: skip
+        better = more.objective < cost[bad]
+        theta[bad[better]] = more.theta[better]
+    return theta, np.isfinite(cost)
+
+
+def bootstrap_t(
+    fit: Fit, quantity: Callable[[Array], Array], ensemble: Ensemble, level: float = 0.95
+) -> tuple[float, float]:
+    """The studentised interval of a quantity of theta, from a ``cases`` ensemble.
+
+    Each replica's distance is measured in its own standard error, which repairs much of what a percentile interval of
+    few points lacks (Efron and Tibshirani, 1993, chapter 12).
+
+    Args:
+      fit: the fit.
+      quantity: theta [..., p] -> [...].
+      ensemble: of ``bootstrap(fit, kind="cases")``.
+      level: of the interval.
     """
-    rows = []
-    for law in laws:
-        misses = []
-        for m in range(LEAST_POINTS, len(flops)):
-            fit = fit_law(law, flops[:m], errors[:m])
-            misses.append(abs(float(np.log(fit.predict(flops[m]) / errors[m]))))
-        if misses:
-            rows.append({"form": law.name, "mean_abs_log_error": float(np.mean(misses)), "forecasts": len(misses)})
-    return sorted(rows, key=lambda r: round(r["mean_abs_log_error"] / TIE))
+    centre, drawn = float(quantity(fit.theta)), quantity(ensemble.replicas)
+    own = _standard_errors(fit, quantity, fit.theta[None], np.array([fit.residual_sd]))[0]
+    each = _standard_errors(fit, quantity, ensemble.replicas, ensemble.noise)
+    t = (drawn - centre) / np.maximum(each, 1e-12 * own)
+    low, high = np.quantile(t, [(1 - level) / 2, (1 + level) / 2])
+    return centre - own * float(high), centre - own * float(low)
 
 
-def exponent_of(ensemble: Ensemble) -> dict[str, float | str]:
-    """The exponent of a fitted form with its 95 % interval."""
-    name = EXPONENT[ensemble.fit.law.name]
-    low, high = ensemble.interval(name)
-    return {"name": name, "value": ensemble.fit.values[name], "low": low, "high": high}
+def _standard_errors(fit: Fit, quantity: Callable[[Array], Array], thetas: Array, noise: Array) -> Array:
+    free = np.flatnonzero(fit.free_mask)
+    out, parts = [], max(1, len(thetas) // 200)  # a Jacobian of thousands of replicas is large
+    for part, sd in zip(np.array_split(thetas, parts), np.array_split(noise, parts), strict=True):
+        j = fit.jacobian(part)[..., free]
+        inverse = np.linalg.pinv(np.einsum("rnk,rnl->rkl", j, j), hermitian=True)
+        slopes = []
+        for i in free:
+            step = np.zeros(part.shape[1])
+            step[i] = 1e-5
+            slopes.append((quantity(part + step) - quantity(part - step)) / 2e-5)
+        s = np.stack(slopes, axis=-1)
+        out.append(sd * np.sqrt(np.maximum(np.einsum("rk,rkl,rl->r", s, inverse, s), 0)))
+    return np.concatenate(out)
+
+
+def bootstrap_frontier(
+    law: Law, columns: Any, y: Array, select: Callable[[Array, Array], Array], *, replicas: int = 500, seed: int = 0,
+    groups: Any = None, **options: Any,
+) -> Ensemble:  # fmt: skip
+    """Resample all runs, select the frontier again in each resample, fit it: how much the selection itself adds.
+
+    Args:
+      law: of one column.
+      columns: dict with it, or an array [n] of all runs.
+      y: float [n].
+      select: (x [m], y [m]) -> indices of the frontier, such as `frontier.pareto`.
+      replicas, seed, groups: as in `bootstrap`.
+      options: of `fit_law`.
+    """
+    x, y = columns_of(law, columns)[law.columns[0]], np.asarray(y, float)
+    drawn = case_weights(np.random.default_rng(seed), len(y), replicas, groups) > 0
+    chosen = np.zeros((replicas, len(y)))
+    for r in range(replicas):
+        rows = np.flatnonzero(drawn[r])
+        chosen[r, rows[select(x[rows], y[rows])]] = 1.0
+    first = select(x, y)
+    used = np.union1d(np.flatnonzero(chosen.any(axis=0)), first)
+    fit = fit_law(law, x[first], y[first], **options)
+    # every resample is a weighting of the rows that stood on some frontier
+    union = replace(fit, data=Points({law.columns[0]: x[used]}, y[used], np.ones(len(used))))
+    return replace(from_weights(union, chosen[:, used]), fit=fit, kind="frontier")

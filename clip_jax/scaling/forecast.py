@@ -1,0 +1,176 @@
+"""Choosing a law by what it forecasts: fit on the cheap runs, predict the dear ones, for several cuts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from clip_jax.scaling.fit import SPARE_POINTS, fit_law
+from clip_jax.scaling.laws import LAWS, Law
+from clip_jax.scaling.points import columns_of
+from clip_jax.scaling.uncertainty import Ensemble, bootstrap
+
+TIE = 1e-5  # differences of mean |ln(predicted / measured)| below this tell nothing
+LEAST_POINTS = 4  # to fit before anything is extrapolated
+CUTS = 4  # places at which a table is divided into known and unknown
+EQUAL_SCORES = 0.5  # laws whose scores differ by less than this share are equally good: a few cuts scatter as much
+
+
+def forecast(
+    law: Law, flops: np.ndarray, errors: np.ndarray, target: float, **noise: Any
+) -> tuple[Ensemble, float, float, float]:
+    """Fit on the points, predict at ``target``: (ensemble, predicted, low, high)."""
+    ensemble = bootstrap(fit_law(law, flops, errors), **noise)
+    low, high = ensemble.band(target)
+    return ensemble, float(ensemble.fit.predict(target)), float(low), float(high)
+
+
+def forecast_check(
+    flops: np.ndarray, errors: np.ndarray, laws: Sequence[Law] = LAWS, **noise: Any
+) -> list[dict[str, Any]]:
+    """Fit every form without the largest budget, then look: one row a form.
+
+    ``error`` is predicted - measured. ``verdict`` is "no forecast" when the band is wider than the measured error
+    itself; otherwise it says whether the form beats the guess "same as the last budget". Empty with fewer than
+    five budgets.
+    """
+    if len(flops) <= LEAST_POINTS:
+        return []
+    known, measured, naive = slice(0, -1), float(errors[-1]), float(errors[-2])
+    rows = []
+    for law in laws:
+        ensemble, predicted, low, high = forecast(law, flops[known], errors[known], float(flops[-1]), **noise)
+        closer = abs(predicted - measured) < abs(naive - measured)
+        if high - low > measured:
+            verdict = "no forecast: the band is wider than the remaining error"
+        else:
+            verdict = "beats the naive guess" if closer else "does not beat the naive guess"
+        rows.append(
+            {
+                "form": law.name,
+                "flops": float(flops[-1]),
+                "predicted": predicted,
+                "measured": measured,
+                "error": predicted - measured,
+                "low": low,
+                "high": high,
+                "width": high - low,
+                "inside": bool(low <= measured <= high),
+                "naive": naive,
+                "naive_error": naive - measured,
+                "beats_naive": bool(closer and high - low <= measured),
+                "verdict": verdict,
+                "notes": list(ensemble.fit.notes),
+            }
+        )
+    return rows
+
+
+def extrapolation_scores(flops: np.ndarray, errors: np.ndarray, laws: Sequence[Law] = LAWS) -> list[dict[str, Any]]:
+    """How well each form predicts the next budget from those before it: mean |ln(predicted/measured)|.
+
+    Every prefix of at least four budgets counts once. Best first; a form whose pinned asymptote makes it equal to a
+    simpler one ties with it and stands behind it. Empty with fewer than five budgets.
+    """
+    rows = []
+    for law in laws:
+        misses = []
+        for m in range(LEAST_POINTS, len(flops)):
+            fit = fit_law(law, flops[:m], errors[:m], profile=False)
+            misses.append(abs(float(np.log(fit.predict(flops[m]) / errors[m]))))
+        if misses:
+            rows.append({"form": law.name, "mean_abs_log_error": float(np.mean(misses)), "forecasts": len(misses)})
+    return sorted(rows, key=lambda r: round(r["mean_abs_log_error"] / TIE))
+
+
+def rolling(
+    law: Law, columns: Any, y: np.ndarray, by: np.ndarray | None = None, *, cuts: int = CUTS, **options: Any
+) -> dict[str, Any]:
+    """Held-out extrapolation: fit below C, predict everything above, for several C.
+
+    Args:
+      law: the form; columns, y: of all rows.
+      by: what rows are ordered by, [n]; the law's only column by default (compute, for a law of size and data).
+      cuts: how many C, evenly over the distinct values in their order, each with enough rows below.
+      options: of `fit_law`.
+
+    Returns:
+      {form, score (root mean square of ln(predicted/measured) over all cuts, each weighing the same), bias (mean of
+      it: above 0 the law is pessimistic), cuts: [{below, rows_below, rows_above, rms, bias, reach}]}; score is None
+      when no cut has enough rows on both sides. ``reach`` is how far the predictions go: the largest ``by`` over the
+      largest of a known row.
+    """
+    found = columns_of(law, columns)
+    y = np.asarray(y, float)
+    order = found[law.columns[0]] if by is None else np.asarray(by, float)
+    levels = np.unique(order)
+    least = max(LEAST_POINTS, len(law.parameters) + (SPARE_POINTS if law.asymptote else 1))  # no law is pinned
+    possible = [c for c in levels[1:] if (order < c).sum() >= least and len(np.unique(order[order < c])) >= 3]
+    chosen = (
+        [possible[i] for i in np.unique(np.linspace(0, len(possible) - 1, cuts).round().astype(int))]
+        if possible
+        else []
+    )
+    rows = []
+    for cut in chosen:
+        below = order < cut
+        fit = fit_law(law, {c: v[below] for c, v in found.items()}, y[below], profile=False, **options)
+        off = np.log(np.maximum(fit.predict({c: v[~below] for c, v in found.items()}), 1e-12) / y[~below])
+        rows.append(
+            {
+                "below": float(cut), "rows_below": int(below.sum()), "rows_above": int((~below).sum()),
+                "rms": float(np.sqrt(np.mean(off**2))), "bias": float(off.mean()),
+                "reach": float(levels[-1] / order[below].max()),
+            }
+        )  # fmt: skip
+    score = float(np.sqrt(np.mean([r["rms"] ** 2 for r in rows]))) if rows else None
+    bias = float(np.mean([r["bias"] for r in rows])) if rows else None
+    return {"form": law.name, "score": score, "bias": bias, "cuts": rows}
+
+
+def compare_laws(
+    laws: Sequence[Law], columns: Any, y: np.ndarray, target: Any, by: np.ndarray | None = None, **options: Any
+) -> dict[str, Any]:
+    """Laws ranked by `rolling`, with what each says at ``target``, and a warning where equals disagree there.
+
+    Returns:
+      {ranking: [{form, score, bias, predicted, low, high}], best, warnings: [text]}; laws tie when their scores differ
+      by less than half, and disagree when one's prediction lies outside the other's 95 % band.
+    """
+    ranking: list[dict[str, Any]] = []
+    for law in laws:
+        row = rolling(law, columns, y, by, **options)
+        fit = fit_law(law, columns, y, **options)
+        low, high = bootstrap(fit, replicas=200).band(target, observation=False)
+        ranking.append(
+            {
+                "form": law.name, "score": row["score"], "bias": row["bias"],
+                "predicted": float(np.ravel(fit.predict(target))[0]),
+                "low": float(np.ravel(low)[0]), "high": float(np.ravel(high)[0]),
+                "identified": fit.identified, "status": fit.status,
+            }
+        )  # fmt: skip
+    ranking.sort(key=lambda r: np.inf if r["score"] is None else r["score"])
+    best, warnings = ranking[0], []
+    for other in ranking[1:]:
+        if best["score"] is None or other["score"] is None:
+            continue
+        equal = other["score"] <= best["score"] * (1 + EQUAL_SCORES) + TIE
+        inside = all(a["low"] <= b["predicted"] <= a["high"] for a, b in ((best, other), (other, best)))
+        if equal and not inside:
+            warnings.append(
+                f"{best['form']} and {other['form']} forecast held-out runs equally well ({best['score']:.4f}, "
+                f"{other['score']:.4f}) but disagree at the target: {best['predicted']:.4f}, {other['predicted']:.4f}"
+            )
+    if best["score"] is None:
+        warnings.append("too few rows to compare laws by held-out extrapolation")
+    return {"ranking": ranking, "best": best["form"], "warnings": warnings}
+
+
+def exponent_of(ensemble: Ensemble) -> dict[str, float | str]:
+    """The exponent of a fitted form with its 95 % interval."""
+    name = ensemble.fit.law.exponent_name
+    low, high = ensemble.interval(name)
+    return {"name": name, "value": ensemble.fit.values[name], "low": low, "high": high}

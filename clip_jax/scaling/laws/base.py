@@ -1,0 +1,186 @@
+"""What every law is: named parameters, one formula, and the change of units that centred logarithms need.
+
+A law is written once, as ``curve(p, x, xp)``: ``p`` holds its parameters by name, ``x`` the natural logarithm of each
+column, ``xp`` is numpy or jax.numpy (fits differentiate it). Fits run on columns divided by their geometric means.
+The formula must keep its form under that change of unit; how a parameter changes with it is said by ``carries``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, ClassVar
+
+import numpy as np
+
+from clip_jax.config import UserError
+
+Array = np.ndarray
+Logs = dict[str, Array]
+MOST_STARTS = 5000
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter. ``low`` and ``high`` bound its value in centred units (of ``max(y)`` where ``of_y``).
+
+    log: fitted as ln(value), so it stays above 0.
+    carries: (column, power) pairs: value = centred value · Π reference^power; a power may be another parameter.
+    latex: how a formula in LaTeX writes it.
+    """
+
+    name: str
+    meaning: str
+    low: float
+    high: float
+    log: bool = False
+    of_y: bool = False
+    carries: tuple[tuple[str, float | str], ...] = ()
+    latex: str = ""
+
+
+def amplitude(name: str, meaning: str, *carries: tuple[str, float | str], latex: str = "") -> Parameter:
+    """A factor above 0, fitted as its logarithm."""
+    return Parameter(name, meaning, 1e-26, 1e26, log=True, carries=carries, latex=latex)
+
+
+def exponent(name: str, meaning: str, low: float = 1e-3, high: float = 3.0, latex: str = "") -> Parameter:
+    """The power of a column, in its usual range."""
+    return Parameter(name, meaning, low, high, latex=latex)
+
+
+FLOOR = Parameter("E", "error that nothing removes", 0.0, 1.0, of_y=True)
+
+
+@dataclass(frozen=True)
+class Law:
+    """Base of all laws. A new one sets the class variables and writes ``curve`` and ``grid``.
+
+    key: its name on a command line. name: in words. columns: what it is a function of, by the table's words.
+    parameters: in the order of ``theta``. asymptote: the parameter that few points cannot tell, if there is one,
+    and ``pin_at`` its value then. exponent_name: the parameter that a summary shows with its interval.
+    template: the formula with ``{name}`` for each parameter; ``latex_template`` the same with ``<name>``.
+    same_unit: column -> the column whose reference it shares. slopes: for each column, the sign of its effect.
+    """
+
+    key: ClassVar[str]
+    name: ClassVar[str]
+    columns: ClassVar[tuple[str, ...]] = ("flops",)
+    parameters: ClassVar[tuple[Parameter, ...]]
+    asymptote: ClassVar[str | None] = None
+    exponent_name: ClassVar[str] = "b"
+    template: ClassVar[str]
+    latex_template: ClassVar[str]
+    same_unit: ClassVar[Mapping[str, str]] = {}
+
+    def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
+        """The law itself: parameters by name and ln(columns) to y, all of one shape or broadcast."""
+        raise NotImplementedError
+
+    def grid(self, x: Logs, y: Array) -> list[list[float]]:
+        """Candidate values a parameter, in centred units; their product is screened."""
+        raise NotImplementedError
+
+    def pin_at(self, y: Array) -> float:
+        """Where the asymptote is held when there are too few points for it."""
+        return 0.0
+
+    def inverse(self, values: Mapping[str, float], y: Array) -> Array:
+        """The column's value at which the law gives y. Raises UserError where a law has no inverse."""
+        raise UserError(f"{self.name}: has no inverse")
+
+    # what follows is the same for all laws
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Parameters by name, in the order of theta."""
+        return tuple(p.name for p in self.parameters)
+
+    @property
+    def formula(self) -> str:
+        """In text, with the parameters' names."""
+        return self.template.format(**{n: n for n in self.names})
+
+    @property
+    def latex(self) -> str:
+        """In LaTeX, with the parameters' symbols."""
+        out = self.latex_template
+        for p in self.parameters:
+            out = out.replace(f"<{p.name}>", p.latex or p.name)
+        return out
+
+    def text(self, values: Mapping[str, float], digits: int = 4) -> str:
+        """The formula with numbers in it."""
+        return self.template.format(**{n: f"{values[n]:.{digits}g}" for n in self.names})
+
+    def index(self, name: str) -> int:
+        """Where a parameter stands in theta. Raises UserError for a name the law lacks."""
+        if name not in self.names:
+            raise UserError(f"{self.name}: has no parameter {name!r}; it has {', '.join(self.names)}")
+        return self.names.index(name)
+
+    def unpack(self, theta: Any, xp: Any) -> dict[str, Any]:
+        """theta [..., p] -> values in centred units by name, each [...]."""
+        found = [theta[..., i] for i in range(len(self.parameters))]
+        return {p.name: xp.exp(t) if p.log else t for p, t in zip(self.parameters, found, strict=True)}
+
+    def predict(self, theta: Array, x: Mapping[str, Array]) -> Array:
+        """theta [..., p] and centred ln(columns) [n] -> y [..., n], in numpy."""
+        values = {k: v[..., None] for k, v in self.unpack(np.asarray(theta, float), np).items()}
+        with np.errstate(over="ignore"):
+            return self.curve(values, {c: np.asarray(x[c], float) for c in self.columns}, np)
+
+    def _carried(self, p: Parameter, values: Mapping[str, Any], references: Mapping[str, float]) -> Any:
+        powers = ((c, values[e] if isinstance(e, str) else e) for c, e in p.carries)
+        return sum((power * math.log(references[c]) for c, power in powers), 0.0)
+
+    def describe(self, theta: Array, references: Mapping[str, float]) -> dict[str, Any]:
+        """theta [..., p] -> values in the units of the table, each [...] (floats for one theta)."""
+        values = self.unpack(np.asarray(theta, float), np)
+        with np.errstate(over="ignore"):
+            out = {
+                p.name: values[p.name] * np.exp(self._carried(p, values, references)) if p.carries else values[p.name]
+                for p in self.parameters
+            }
+        return {k: float(v) if np.ndim(v) == 0 else v for k, v in out.items()}
+
+    def theta(self, values: Mapping[str, float], references: Mapping[str, float]) -> Array:
+        """The inverse of `describe`: float64 [p]."""
+        plain = {p.name: np.float64(values[p.name]) for p in self.parameters}
+        out = []
+        for p in self.parameters:
+            carried = self._carried(p, plain, references) if p.carries else 0.0
+            with np.errstate(divide="ignore"):
+                out.append(np.log(plain[p.name]) - carried if p.log else plain[p.name] * np.exp(-carried))
+        return np.array(out)
+
+    def references(self, columns: Mapping[str, Array]) -> dict[str, float]:
+        """The geometric mean of each column; columns of one unit share one."""
+        found = {c: float(np.exp(np.log(np.asarray(columns[c], float)).mean())) for c in self.columns}
+        return {c: found[self.same_unit.get(c, c)] for c in self.columns}
+
+    def bounds(self, x: Logs, y: Array) -> tuple[Array, Array]:
+        """Lower and upper limits of theta, float64 [p] each."""
+        top = float(np.max(y))
+        pairs = [(p.low * (top if p.of_y else 1), p.high * (top if p.of_y else 1), p.log) for p in self.parameters]
+        pick: Callable[[float, bool], float] = lambda v, log: math.log(v) if log else v  # noqa: E731
+        return np.array([pick(a, g) for a, _, g in pairs]), np.array([pick(b, g) for _, b, g in pairs])
+
+    def starts(self, x: Logs, y: Array) -> Array:
+        """Where fits begin: float64 [S, p], S <= `MOST_STARTS`, inside the bounds."""
+        grid = [np.asarray(values, float) for values in self.grid(x, y)]
+        grid = [np.log(g) if p.log else g for g, p in zip(grid, self.parameters, strict=True)]
+        every = np.array(list(product(*grid)))
+        if len(every) > MOST_STARTS:
+            every = every[np.random.default_rng(0).choice(len(every), MOST_STARTS, replace=False)]
+        return np.unique(np.clip(every, *self.bounds(x, y)), axis=0)
+
+
+def shares(y: Array, of_lowest: tuple[float, ...] = (0.01, 0.3, 0.6, 0.8, 0.95)) -> list[float]:
+    """Asymptotes worth trying: parts of the lowest y."""
+    return [s * float(np.min(y)) for s in of_lowest]
+
+
+EXPONENTS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.7, 1.0, 1.5)

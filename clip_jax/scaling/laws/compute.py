@@ -1,0 +1,214 @@
+"""Laws of one column: error against training compute (or data, or size: whatever the column holds)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from clip_jax.scaling.laws.base import EXPONENTS, FLOOR, Array, Law, Logs, Parameter, amplitude, exponent, shares
+
+
+def _spread(y: Array, factors: tuple[float, ...] = (0.3, 0.6, 1.0, 1.7)) -> list[float]:
+    return [f * float(np.exp(np.log(y).mean())) for f in factors]
+
+
+@dataclass(frozen=True)
+class PowerLaw(Law):
+    """error = a·C^-b: a straight line in log-log."""
+
+    key, name = "power", "power law"
+    parameters = (
+        amplitude("a", "error at C = 1", ("flops", "b")),
+        exponent("b", "how fast error falls with compute", -3.0),
+    )
+    template = "{a}·C^-{b}"
+    latex_template = r"<a>\,C^{-<b>}"
+
+    def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
+        """a·C^-b."""
+        return p["a"] * xp.exp(-p["b"] * x["flops"])
+
+    def grid(self, x: Logs, y: Array) -> list[list[float]]:
+        """Around the geometric mean, falling and rising."""
+        return [_spread(y), [-1.0, -0.3, *EXPONENTS]]
+
+    def inverse(self, values: Mapping[str, float], y: Array) -> Array:
+        """C = (a / y)^(1/b)."""
+        return (values["a"] / np.asarray(y, float)) ** (1 / values["b"])
+
+
+@dataclass(frozen=True)
+class SaturatingPowerLaw(Law):
+    """error = E + a·C^-b, never above ``ceiling`` (the error of guessing, 1 - 1/classes) where one is given."""
+
+    key, name = "saturating", "saturating power law"
+    parameters = (
+        FLOOR,
+        amplitude("a", "removable error at C = 1", ("flops", "b")),
+        exponent("b", "how fast it falls with compute"),
+    )
+    asymptote = "E"
+    template = "{E} + {a}·C^-{b}"
+    latex_template = r"<E> + <a>\,C^{-<b>}"
+    ceiling: float | None = None
+
+    def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
+        """E + a·C^-b, cut at the ceiling."""
+        y = p["E"] + p["a"] * xp.exp(-p["b"] * x["flops"])
+        return y if self.ceiling is None else xp.minimum(y, self.ceiling)
+
+    def grid(self, x: Logs, y: Array) -> list[list[float]]:
+        """Asymptotes below the lowest error."""
+        return [shares(y, (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 0.97)), _spread(y, (0.1, 0.3, 0.6, 1.0)), [*EXPONENTS]]
+
+    def inverse(self, values: Mapping[str, float], y: Array) -> Array:
+        """C = (a / (y - E))^(1/b); infinite at or below E."""
+        above = np.asarray(y, float) - values["E"]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(above > 0, (values["a"] / above) ** (1 / values["b"]), np.inf)
+
+
+@dataclass(frozen=True)
+class ShiftedPowerLaw(Law):
+    """error = E + a·(C + c)^-b: flat below c, a power law above it (Cherti et al.'s successors fit this form)."""
+
+    key, name = "shifted", "shifted power law"
+    parameters = (
+        FLOOR,
+        amplitude("a", "removable error at C + c = 1", ("flops", "b")),
+        exponent("b", "how fast it falls with compute"),
+        Parameter("c", "compute below which error hardly falls", 1e-9, 1e6, log=True, carries=(("flops", 1.0),)),
+    )
+    asymptote = "E"
+    template = "{E} + {a}·(C + {c})^-{b}"
+    latex_template = r"<E> + <a>\,(C + <c>)^{-<b>}"
+
+    def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
+        """E + a·(C + c)^-b."""
+        return p["E"] + p["a"] * xp.exp(-p["b"] * xp.logaddexp(x["flops"], xp.log(p["c"])))
+
+    def grid(self, x: Logs, y: Array) -> list[list[float]]:
+        """Bends from far below the data to its middle."""
+        low = float(np.exp(x["flops"].min()))
+        return [shares(y), _spread(y), [*EXPONENTS[1:]], [low * s for s in (1e-3, 0.1, 1.0, 3.0, 10.0, 30.0)]]
+
+    def inverse(self, values: Mapping[str, float], y: Array) -> Array:
+        """C = (a / (y - E))^(1/b) - c; infinite at or below E."""
+        above = np.asarray(y, float) - values["E"]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(above > 0, (values["a"] / above) ** (1 / values["b"]) - values["c"], np.inf)
+
+
+@dataclass(frozen=True)
+class PowerLawFromChance(Law):
+    """error = E + (ceiling - E)·(1 + C/c)^-b: the shifted law whose error without compute is that of guessing."""
+
+    key, name = "chance", "power law from chance"
+    parameters = (
+        FLOOR,
+        Parameter("c", "compute at which error leaves chance", 1e-9, 1e6, log=True, carries=(("flops", 1.0),)),
+        exponent("b", "how fast it falls with compute"),
+    )
+    asymptote = "E"
+    template = "{E} + (chance - {E})·(1 + C/{c})^-{b}"
+    latex_template = r"<E> + (y_0 - <E>)\,(1 + C/<c>)^{-<b>}"
+    ceiling: float = 1.0
+
+    def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
+        """From the ceiling down to E."""
+        return p["E"] + (self.ceiling - p["E"]) * xp.exp(-p["b"] * xp.logaddexp(0.0, x["flops"] - xp.log(p["c"])))
+
+    def grid(self, x: Logs, y: Array) -> list[list[float]]:
+        """Bends from far below the data to its end."""
+        return [shares(y), np.exp(np.linspace(x["flops"].min() - 9, x["flops"].max(), 20)).tolist(), [*EXPONENTS]]
+
+    def inverse(self, values: Mapping[str, float], y: Array) -> Array:
+        """C = c·(((ceiling - E)/(y - E))^(1/b) - 1); infinite at or below E."""
+        above = np.asarray(y, float) - values["E"]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = ((self.ceiling - values["E"]) / above) ** (1 / values["b"])
+        return np.where(above > 0, values["c"] * (share - 1), np.inf)
+
+
+@dataclass(frozen=True)
+class SigmoidLogC(Law):
+    """error = top / (1 + (C / C_half)^k): from ``top`` down to nothing, steepest at C_half."""
+
+    key, name = "sigmoid", "sigmoid in log C"
+    parameters = (
+        Parameter("top", "error without compute", 0.0, 1.0),
+        Parameter("k", "steepness", 0.0, 20.0),
+        Parameter("C_half", "compute at half the top", 1e-26, 1e26, log=True, carries=(("flops", 1.0),), latex="C_½"),
+    )
+    asymptote = "top"
+    exponent_name = "k"
+    template = "{top} / (1 + (C/{C_half})^{k})"
+    latex_template = r"\frac{<top>}{1 + (C/<C_half>)^{<k>}}"
+
+    def pin_at(self, y: Array) -> float:
+        """An error of 1; for a loss, a little above the highest seen."""
+        return max(1.0, 1.05 * float(np.max(y))) if np.max(y) > 1 else 1.0
+
+    def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
+        """top / (1 + (C/C_half)^k)."""
+        return p["top"] / (1.0 + xp.exp(xp.clip(p["k"] * (x["flops"] - xp.log(p["C_half"])), -60, 60)))
+
+    def bounds(self, x: Logs, y: Array) -> tuple[Array, Array]:
+        """The top lies between the highest error seen and 1 (1.5 times the highest for a loss)."""
+        low, high = super().bounds(x, y)
+        highest, width = float(np.max(y)), float(np.ptp(x["flops"])) + 1.0
+        low[0], high[0] = min(highest * 0.999, 0.999), max(1.0, highest * 1.5)
+        low[2], high[2] = x["flops"].min() - 10 * width, x["flops"].max() + 10 * width
+        return low, high
+
+    def grid(self, x: Logs, y: Array) -> list[list[float]]:
+        """Halves inside and far beyond the data."""
+        middle, width = float(x["flops"].mean()), float(np.ptp(x["flops"])) + 1.0
+        tops = [float(np.max(y)) * 1.01, max(1.0, float(np.max(y)) * 1.2)]
+        return [tops, [0.03, 0.1, 0.3, 0.6, 1.0, 2.0], np.exp(middle + width * np.linspace(-1, 6, 22)).tolist()]
+
+    def inverse(self, values: Mapping[str, float], y: Array) -> Array:
+        """C = C_half·(top/y - 1)^(1/k); 0 at or above the top."""
+        share = np.maximum(values["top"] / np.asarray(y, float) - 1, 0)
+        return values["C_half"] * share ** (1 / values["k"])
+
+
+@dataclass(frozen=True)
+class BrokenPowerLaw(Law):
+    """error = E + a·C^-b · (1 + (C/d)^(1/f))^(-s·f): a smooth change of slope by s at d (Caballero et al., 2023).
+
+    f is the width of the break in powers of e. One break; their form with several is a product of such factors.
+    """
+
+    key, name = "bnsl", "broken power law"
+    parameters = (
+        FLOOR,
+        amplitude("a", "removable error at C = 1 before the break", ("flops", "b")),
+        Parameter("b", "slope before the break", -1.0, 5.0),
+        Parameter("s", "slope added after it", -5.0, 30.0),
+        Parameter("d", "where the break is", 1e-26, 1e26, log=True, carries=(("flops", 1.0),)),
+        Parameter("f", "its width", 1e-3, 5.0, log=True),
+    )
+    asymptote = "E"
+    template = "{E} + {a}·C^-{b}·(1 + (C/{d})^(1/{f}))^(-{s}·{f})"
+    latex_template = r"<E> + <a>\,C^{-<b>}\left(1 + (C/<d>)^{1/<f>}\right)^{-<s><f>}"
+
+    def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
+        """E + a·C^-b (1 + (C/d)^(1/f))^(-s f)."""
+        past = xp.logaddexp(0.0, (x["flops"] - xp.log(p["d"])) / p["f"])
+        return p["E"] + p["a"] * xp.exp(-p["b"] * x["flops"] - p["s"] * p["f"] * past)
+
+    def bounds(self, x: Logs, y: Array) -> tuple[Array, Array]:
+        """The break lies where there is data."""
+        low, high = super().bounds(x, y)
+        low[4], high[4] = x["flops"].min(), x["flops"].max()
+        return low, high
+
+    def grid(self, x: Logs, y: Array) -> list[list[float]]:
+        """Breaks at any place, sharp or not; the factor is set by the first error."""
+        places = np.exp(np.quantile(x["flops"], np.linspace(0.1, 0.9, 7))).tolist()
+        slopes, added = [0.0, 0.05, 0.2, 0.5], [-0.3, 0.3, 1.0, 3.0, 6.0]
+        return [shares(y, (0.01, 0.6)), [float(np.max(y)) * s for s in (0.7, 1.0)], slopes, added, places, [0.05, 0.5]]

@@ -1,0 +1,210 @@
+"""Laws of model size and samples seen, with what they say about spending a budget.
+
+Columns: params (or params_image, params_text), samples_seen, unique_samples. "Samples" are tokens in a language model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from clip_jax.scaling.laws.base import EXPONENTS, FLOOR, Array, Law, Logs, Parameter, amplitude, exponent, shares
+
+FLOPS_PER_PARAM_SAMPLE = 6.0  # of a dense transformer; for CLIP it depends on the tokens of a pair: pass your own
+
+
+@dataclass(frozen=True)
+class Chinchilla(Law):
+    """L = E + A/N^alpha + B/D^beta (Hoffmann et al., 2022, approach 3)."""
+
+    key, name = "chinchilla", "Chinchilla"
+    columns = ("params", "samples_seen")
+    parameters = (
+        FLOOR,
+        amplitude("A", "error of a finite model at N = 1", ("params", "alpha")),
+        exponent("alpha", "how fast it falls with size", latex=r"\alpha"),
+        amplitude("B", "error of finite data at D = 1", ("samples_seen", "beta")),
+        exponent("beta", "how fast it falls with data", latex=r"\beta"),
+    )
+    asymptote = "E"
+    exponent_name = "alpha"
+    template = "{E} + {A}/N^{alpha} + {B}/D^{beta}"
+    latex_template = r"<E> + \frac{<A>}{N^{<alpha>}} + \frac{<B>}{D^{<beta>}}"
+
+    def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
+        """E + A/N^alpha + B/D^beta."""
+        size = p["A"] * xp.exp(-p["alpha"] * x["params"])
+        return p["E"] + size + p["B"] * xp.exp(-p["beta"] * x["samples_seen"])
+
+    def grid(self, x: Logs, y: Array) -> list[list[float]]:
+        """What is left above the asymptote, shared in several ways between size and data."""
+        left = [s * float(np.exp(np.log(y).mean())) for s in (0.03, 0.1, 0.3)]
+        powers = [*EXPONENTS[1::2], EXPONENTS[-1]]
+        return [shares(y, (0.01, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9)), left, powers, left, powers]
+
+    def optimum(
+        self, values: Mapping[str, Any], flops: Array | float, factor: float = FLOPS_PER_PARAM_SAMPLE
+    ) -> tuple[Array, Array]:
+        """(N*, D*) that minimise the law at C = factor·N·D: N* = G·(C/factor)^a, D* = (C/factor)^(1-a)/G.
+
+        a = beta/(alpha+beta), G = (alpha·A/(beta·B))^(1/(alpha+beta)). ``values`` may hold arrays (a bootstrap).
+        """
+        a, b = values["alpha"], values["beta"]
+        both = np.asarray(flops, float) / factor
+        g = (a * values["A"] / (b * values["B"])) ** (1 / (a + b))
+        return g * both ** (b / (a + b)), both ** (a / (a + b)) / g
+
+    def samples_per_param(
+        self, values: Mapping[str, Any], flops: Array | float, factor: float = FLOPS_PER_PARAM_SAMPLE
+    ) -> Array:
+        """D*/N* at a budget."""
+        size, data = self.optimum(values, flops, factor)
+        return data / size
+
+    def at_optimum(
+        self, values: Mapping[str, Any], flops: Array | float, factor: float = FLOPS_PER_PARAM_SAMPLE
+    ) -> Array:
+        """The lowest y that a budget can give."""
+        size, data = self.optimum(values, flops, factor)
+        return self.curve(values, {"params": np.log(size), "samples_seen": np.log(data)}, np)
+
+
+@dataclass(frozen=True)
+class OverTraining(Law):
+    """L = E + a·N^-eta + b·factor^(-eta/2)·D^-eta: Chinchilla with one exponent (Gadre et al., 2024).
+
+    At a fixed ratio M = D/N it is a power law of compute, (a' M^(eta/2) + b' M^(-eta/2))·C^(-eta/2), so a line for
+    each degree of over-training with one slope.
+    """
+
+    key, name = "overtraining", "over-training"
+    columns = ("params", "samples_seen")
+    parameters = (
+        FLOOR,
+        amplitude("a", "error of a finite model", ("params", "eta")),
+        amplitude("b", "error of finite data", ("samples_seen", "eta")),
+        exponent("eta", "how fast both fall", latex=r"\eta"),
+    )
+    asymptote = "E"
+    exponent_name = "eta"
+    template = "{E} + {a}·N^-{eta} + {b}·6^(-{eta}/2)·D^-{eta}"
+    latex_template = r"<E> + <a>\,N^{-<eta>} + <b>\,6^{-<eta>/2}\,D^{-<eta>}"
+
+    def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
+        """E + a·N^-eta + b·6^(-eta/2)·D^-eta."""
+        half = 0.5 * math.log(FLOPS_PER_PARAM_SAMPLE)
+        size = p["a"] * xp.exp(-p["eta"] * x["params"])
+        return p["E"] + size + p["b"] * xp.exp(-p["eta"] * (x["samples_seen"] + half))
+
+    def grid(self, x: Logs, y: Array) -> list[list[float]]:
+        """What is left above the asymptote, shared in several ways."""
+        left = [s * float(np.exp(np.log(y).mean())) for s in (0.03, 0.1, 0.3)]
+        return [shares(y, (0.01, 0.3, 0.5, 0.7, 0.9)), left, left, [*EXPONENTS]]
+
+
+@dataclass(frozen=True)
+class ClipTowers(Law):
+    """L = E + A/N_image^alpha + T/N_text^tau + B/D^beta: a CLIP model's two towers apart."""
+
+    key, name = "clip", "CLIP towers"
+    columns = ("params_image", "params_text", "samples_seen")
+    parameters = (
+        FLOOR,
+        amplitude("A", "error of a finite image tower", ("params_image", "alpha")),
+        exponent("alpha", "how fast it falls with the image tower", latex=r"\alpha"),
+        amplitude("T", "error of a finite text tower", ("params_text", "tau")),
+        exponent("tau", "how fast it falls with the text tower", latex=r"\tau"),
+        amplitude("B", "error of finite data", ("samples_seen", "beta")),
+        exponent("beta", "how fast it falls with data", latex=r"\beta"),
+    )
+    asymptote = "E"
+    exponent_name = "alpha"
+    template = "{E} + {A}/N_image^{alpha} + {T}/N_text^{tau} + {B}/D^{beta}"
+    latex_template = (
+        r"<E> + \frac{<A>}{N_\mathrm{image}^{<alpha>}} + \frac{<T>}{N_\mathrm{text}^{<tau>}} + \frac{<B>}{D^{<beta>}}"
+    )
+
+    def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
+        """E + A/N_image^alpha + T/N_text^tau + B/D^beta."""
+        image = p["A"] * xp.exp(-p["alpha"] * x["params_image"])
+        text = p["T"] * xp.exp(-p["tau"] * x["params_text"])
+        return p["E"] + image + text + p["B"] * xp.exp(-p["beta"] * x["samples_seen"])
+
+    def grid(self, x: Logs, y: Array) -> list[list[float]]:
+        """A coarse product: seven parameters leave no more."""
+        left = [s * float(np.exp(np.log(y).mean())) for s in (0.05, 0.25)]
+        powers = [0.1, 0.25, 0.5, 1.0]
+        return [shares(y, (0.1, 0.5, 0.8)), left, powers, left, powers, left, powers]
+
+    def optimum(
+        self, values: Mapping[str, float], flops: float, flops_per_sample: tuple[float, float, float]
+    ) -> tuple[float, float, float]:
+        """(N_image*, N_text*, D*) at C = D·(i·N_image + t·N_text + o), with ``flops_per_sample`` = (i, t, o).
+
+        No closed form with two towers; found by scipy in logarithms.
+        """
+        from scipy.optimize import minimize
+
+        image, text, other = flops_per_sample
+
+        def data(sizes: Array) -> float:
+            return math.log(flops) - math.log(image * math.exp(sizes[0]) + text * math.exp(sizes[1]) + other)
+
+        def loss(sizes: Array) -> float:
+            x = {"params_image": sizes[0], "params_text": sizes[1], "samples_seen": data(sizes)}
+            return float(self.curve(values, x, np))
+
+        tries = [
+            minimize(loss, [s, s + d], method="Nelder-Mead", options={"xatol": 1e-8, "fatol": 1e-14, "maxiter": 4000})
+            for s in np.log(np.geomspace(1e4, 1e10, 5))
+            for d in (-1.0, 1.0)
+        ]
+        best = min(tries, key=lambda r: r.fun).x
+        return math.exp(best[0]), math.exp(best[1]), math.exp(data(best))
+
+
+@dataclass(frozen=True)
+class DataRepetition(Law):
+    """L = E + A/N'^alpha + B/D'^beta, where repeated samples and excess parameters are worth less and less.
+
+    D' = U + U·R_data·(1 - e^(-(D/U - 1)/R_data)) for U unique samples, and the same for N with R_params, where U_N is
+    the size that would be optimal for U samples (Muennighoff et al., 2023, "Scaling data-constrained language models").
+    """
+
+    key, name = "repetition", "data repetition"
+    columns = ("params", "samples_seen", "unique_samples")
+    same_unit = {"unique_samples": "samples_seen"}  # noqa: RUF012 (a class variable that is never changed)
+    parameters = (
+        *Chinchilla.parameters,
+        Parameter("R_data", "repetitions until a sample has lost its worth", 1e-2, 1e4, log=True, latex="R_D"),
+        Parameter("R_params", "the same for excess parameters", 1e-2, 1e4, log=True, latex="R_N"),
+    )
+    asymptote = "E"
+    exponent_name = "beta"
+    template = "{E} + {A}/N'^{alpha} + {B}/D'^{beta}, R_data={R_data}, R_params={R_params}"
+    latex_template = r"<E> + \frac{<A>}{N'^{<alpha>}} + \frac{<B>}{D'^{<beta>}}"
+
+    def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
+        """Chinchilla's form at the effective size and data."""
+        a, b = p["alpha"], p["beta"]
+        unique = xp.minimum(x["unique_samples"], x["samples_seen"])
+        data = _effective(unique, x["samples_seen"], p["R_data"], xp)
+        best = (xp.log(a * p["A"]) - xp.log(b * p["B"]) + b * unique) / a  # alpha A N^-alpha = beta B U^-beta
+        size = _effective(xp.minimum(best, x["params"]), x["params"], p["R_params"], xp)
+        return p["E"] + p["A"] * xp.exp(-a * size) + p["B"] * xp.exp(-b * data)
+
+    def grid(self, x: Logs, y: Array) -> list[list[float]]:
+        """A coarse product: seven parameters leave no more."""
+        left = [s * float(np.exp(np.log(y).mean())) for s in (0.05, 0.25)]
+        powers = [0.1, 0.25, 0.4, 0.7]
+        return [shares(y, (0.1, 0.5, 0.8)), left, powers, left, powers, [2.0, 10.0, 50.0], [2.0, 10.0]]
+
+
+def _effective(unique: Any, seen: Any, worth: Any, xp: Any) -> Any:
+    """ln of what ``seen`` is worth, all logarithms: unique·(1 + worth·(1 - e^(-repeats/worth)))."""
+    repeats = xp.expm1(seen - unique)
+    return unique + xp.log1p(-worth * xp.expm1(-repeats / worth))

@@ -1,0 +1,235 @@
+"""Many small robust fits at once: a damped Newton method in float64, vmapped, inside bounds.
+
+Near an L1 loss Gauss-Newton with Huber weights only creeps. Each iteration therefore tries two damped steps and keeps
+the better: Gauss-Newton with Huber weights (safe far away) and Newton with the exact Hessian (fast at the end).
+
+Everything that differs between resamples is a weight: a row left out weighs 0, a row drawn twice weighs 2. So all fits
+of a table share one compiled program; rows are padded with weight 0, and fits run in chunks of one size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from clip_jax.scaling.laws.base import Array, Law
+from clip_jax.scaling.loss import Loss, space_of
+
+CHUNK = 64  # fits abreast; a chunk waits for its slowest
+LEAST_ROWS = 16  # rows are padded to powers of two from here, so that few programs are compiled
+ITERATIONS = 200
+DONE = 1e-13  # predicted relative gain at which a fit has converged
+
+
+class Solved(NamedTuple):
+    """theta [R, p], objective [R] (the loss's sum) and whether each converged [R]."""
+
+    theta: Array
+    objective: Array
+    converged: Array
+
+
+class _State(NamedTuple):
+    theta: Any
+    cost: Any
+    damping: Any
+    iteration: Any
+    still: Any
+    done: Any
+
+
+@cache
+def _program(law: Law, space: str) -> Any:
+    """The compiled solver of one law and residual space."""
+    import jax
+    import jax.numpy as jnp
+
+    def one(theta, free, low, high, delta, logs, y, w):  # type: ignore[no-untyped-def]
+        target = space_of(y, space, jnp)
+
+        def residuals(theta):  # type: ignore[no-untyped-def]
+            r = space_of(law.curve(law.unpack(theta, jnp), logs, jnp), space, jnp) - target
+            return jnp.where(w > 0, r, 0.0)
+
+        def cost(theta):  # type: ignore[no-untyped-def]
+            size = jnp.abs(residuals(theta))
+            value = jnp.sum(w * jnp.where(size <= delta, size * size / 2, delta * (size - delta / 2)))
+            return jnp.where(jnp.isfinite(value), value, jnp.inf)
+
+        def step(s):  # type: ignore[no-untyped-def]
+            r, jacobian = residuals(s.theta), jax.jacfwd(residuals)(s.theta)
+            jacobian = jnp.where(jnp.isfinite(jacobian), jacobian, 0.0)
+            pull = w * jnp.clip(r, -delta, delta)  # derivative of the loss by the residual
+            slope = jacobian.T @ pull
+            # a parameter that rests on a bound and is pushed outward stands still this time
+            stuck = ~free | ((s.theta <= low) & (slope > 0)) | ((s.theta >= high) & (slope < 0))
+            huber = w * jnp.minimum(1.0, delta / jnp.maximum(jnp.abs(r), 1e-300))
+            safe = jacobian.T @ (huber[:, None] * jacobian)
+            bend = jax.jacfwd(jax.grad(lambda t: jnp.sum(pull * residuals(t))))(s.theta)
+            exact = jacobian.T @ ((w * (jnp.abs(r) <= delta))[:, None] * jacobian)
+            exact = exact + jnp.where(jnp.isfinite(bend), bend, 0.0)
+            scale = jnp.sqrt(jnp.diagonal(safe) + 1e-300)
+            scale = jnp.where(stuck | (scale < 1e-100), 1.0, scale)
+            moves = (~stuck).astype(slope.dtype)
+            both = moves[:, None] * moves[None, :] / (scale[:, None] * scale[None, :])
+            still = jnp.diag(1.0 - moves)
+            slope = slope * moves / scale
+            safe, exact = safe * both + still, exact * both + still
+            ridge = jnp.diag(jnp.diagonal(safe)) + 1e-14 * jnp.eye(len(moves))
+            gauss = jnp.linalg.solve(safe + (s.damping + 1e-13) * ridge, slope)
+            newton = jnp.linalg.solve(exact + s.damping * safe + 1e-14 * jnp.eye(len(moves)), slope)
+            gain = jnp.maximum(jnp.abs(slope @ gauss), jnp.abs(slope @ newton))
+            tries = jnp.stack([jnp.clip(s.theta - d / scale, low, high) for d in (gauss, newton)])
+            tries = jnp.where(jnp.isfinite(tries), tries, s.theta[None])
+            costs = jax.vmap(cost)(tries)
+            best = jnp.argmin(costs)
+            better = costs[best] < s.cost
+            # twice in a row neither step moves anything that floating point can see
+            flat = s.cost - costs[best] <= 1e-15 * s.cost
+            still_now = jnp.where(flat & (s.damping > 1e6) | (gain <= DONE * s.cost + 1e-28), s.still + 1, 0)
+            return _State(
+                jnp.where(better, tries[best], s.theta),
+                jnp.where(better, costs[best], s.cost),
+                jnp.clip(jnp.where(better, s.damping / 8, s.damping * 6), 1e-12, 1e14),
+                s.iteration + 1,
+                still_now,
+                (still_now >= 2) & (gain <= 1e-6 * s.cost + 1e-26),
+            )
+
+        first = cost(theta)
+        start = _State(theta, first, jnp.ones_like(first) * 1e-2, 0, 0, jnp.array(False))
+        end = jax.lax.while_loop(lambda s: (s.still < 2) & (s.iteration < ITERATIONS), step, start)
+        return end.theta, end.cost, end.done
+
+    return jax.jit(jax.vmap(one, in_axes=(0, 0, None, None, None, None, 0, 0)))
+
+
+def _padded(a: Array, rows: int, value: float, axis: int = -1) -> Array:
+    width = [(0, 0)] * a.ndim
+    width[axis] = (0, rows - a.shape[axis])
+    return np.pad(a, width, constant_values=value)
+
+
+def solve(
+    law: Law,
+    x: Mapping[str, Array],
+    y: Array,
+    begin: Array,
+    low: Array,
+    high: Array,
+    loss: Loss,
+    *,
+    weights: Array | None = None,
+    free: Array | None = None,
+) -> Solved:
+    """Minimise the loss from each start.
+
+    Args:
+      law: the form.
+      x: centred ln(columns), [n] each.
+      y: measurements, [n] or [R, n].
+      begin: float [R, p], all parameters; those not ``free`` stay.
+      low, high: float [p].
+      loss: its kind, space and delta.
+      weights: of the rows, [n] or [R, n]; 1 by default.
+      free: bool [p] or [R, p]; all by default.
+    """
+    import jax
+
+    fits, n = len(begin), len(next(iter(x.values())))
+    rows = max(LEAST_ROWS, 1 << (n - 1).bit_length())
+    logs = {c: _padded(np.asarray(x[c], float), rows, 0.0) for c in law.columns}
+    w = np.ones(n) if weights is None else np.asarray(weights, float)
+    w = np.broadcast_to(_padded(w, rows, 0.0), (fits, rows))
+    ys = np.broadcast_to(_padded(np.asarray(y, float), rows, 1.0), (fits, rows))
+    free = np.broadcast_to(np.ones(begin.shape[1], bool) if free is None else free, begin.shape)
+    theta = np.clip(np.asarray(begin, float), np.where(free, low, -np.inf), np.where(free, high, np.inf))
+    cost, converged = np.full(fits, np.inf), np.zeros(fits, bool)
+    run = _program(law, loss.space)
+    # a pinned parameter may lie outside the bounds; they are widened for all, and free ones were clipped already
+    wide = ~free.all(axis=0)
+    low = np.where(wide, np.minimum(low, theta.min(axis=0)), low)
+    high = np.where(wide, np.maximum(high, theta.max(axis=0)), high)
+    with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
+        for delta in loss.deltas:
+            for first in range(0, fits, CHUNK):
+                part = np.arange(first, first + CHUNK).clip(max=fits - 1)
+                keep = slice(first, min(first + CHUNK, fits))
+                out = run(theta[part], free[part], low, high, delta, logs, ys[part], w[part])
+                theta, cost, converged = _put(theta, cost, converged, out, keep)
+    if loss.kind == "absolute":
+        r = loss.residuals(law.predict(theta, x), np.asarray(y, float))
+        cost = (w[:, :n] * loss.values(r)).sum(axis=1)
+    return Solved(theta, cost, converged)
+
+
+def _put(theta: Array, cost: Array, converged: Array, out: Any, keep: slice) -> tuple[Array, Array, Array]:
+    count = keep.stop - keep.start
+    for into, part in zip((theta, cost, converged), out, strict=True):
+        into[keep] = np.asarray(part)[:count]
+    return theta, cost, converged
+
+
+def screen(law: Law, x: Mapping[str, Array], y: Array, starts: Array, loss: Loss, weights: Array, most: int) -> Array:
+    """The ``most`` starts with the lowest objective, best first: [most, p]. Thousands take milliseconds."""
+    costs = []
+    for part in np.array_split(starts, max(1, len(starts) * len(y) // 500_000)):
+        r = loss.residuals(law.predict(part, x), y)
+        costs.append((weights * loss.values(np.nan_to_num(r, nan=1e6, posinf=1e6, neginf=-1e6))).sum(axis=1))
+    return starts[np.argsort(np.concatenate(costs), kind="stable")[:most]]
+
+
+def finish_absolute(
+    law: Law, x: Mapping[str, Array], y: Array, theta: Array, free: Array, low: Array, high: Array, loss: Loss,
+    weights: Array, iterations: int = 60,
+) -> tuple[Array, float]:  # fmt: skip
+    """The true optimum of least absolute deviations from a near one: linear programs inside a trust region.
+
+    At that optimum as many residuals as free parameters are 0, so the linearised problem ends on the same corner and
+    converges as Newton's method does. Returns (theta [p], objective).
+    """
+    import jax
+    import jax.numpy as jnp
+    from scipy.optimize import linprog
+
+    index, n = np.flatnonzero(free), len(y)
+
+    def residuals(theta: Any, xp: Any) -> Any:
+        return space_of(law.curve(law.unpack(theta, xp), x, xp), loss.space, xp) - space_of(y, loss.space, xp)
+
+    def objective(theta: Array) -> float:
+        return float((weights * np.abs(residuals(theta, np))).sum())
+
+    jacobian_of = jax.jit(jax.jacfwd(lambda t: residuals(t, jnp)))
+    now, radius = objective(theta), 1e-2
+    with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
+        for _ in range(iterations):
+            r, jacobian = residuals(theta, np), np.asarray(jacobian_of(theta))[:, index]
+            size = np.maximum(np.abs(jacobian).max(axis=0), 1e-12)
+            scaled = jacobian / size
+            # variables: the step, then |r + J step| from above
+            cost = np.concatenate([np.zeros(len(index)), weights])
+            rows = np.block([[scaled, -np.eye(n)], [-scaled, -np.eye(n)]])
+            room = [
+                (max(-radius, (low[i] - theta[i]) * s), min(radius, (high[i] - theta[i]) * s))
+                for i, s in zip(index, size, strict=True)
+            ]
+            found = linprog(cost, rows, np.concatenate([-r, r]), bounds=[*room, *[(0, None)] * n], method="highs")
+            if found.x is None:
+                break
+            new = theta.copy()
+            new[index] += found.x[: len(index)] / size
+            after = objective(new)
+            if after < now:
+                theta, gained, now = new, now - after, after
+                radius *= 2
+                if gained < 1e-14 * now:
+                    break
+            else:
+                radius /= 8
+                if radius < 1e-14:
+                    break
+    return theta, now

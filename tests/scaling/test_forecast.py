@@ -1,0 +1,91 @@
+"""Laws are chosen by what they forecast."""
+
+import numpy as np
+import pytest
+
+from clip_jax.scaling.forecast import compare_laws, extrapolation_scores, forecast_check, rolling
+from clip_jax.scaling.laws import LAWS, Chinchilla, PowerLaw, SaturatingPowerLaw
+
+C = np.geomspace(1e10, 1e12, 6)
+
+
+@pytest.mark.parametrize("form", ["power law", "sigmoid in log C"])
+def test_the_true_form_wins_by_extrapolation(curves, form):
+    c = np.geomspace(1e10, 1e13, 8)
+    assert extrapolation_scores(c, curves[form](c))[0]["form"] == form
+
+
+def test_forecasts_beat_the_naive_guess_on_a_law():
+    noise = np.array([1, -1, 1, 1, -1, 0.5]) * 0.003
+    rows = forecast_check(C, 0.7 * (C / C[0]) ** -0.1 * np.exp(noise))
+    row = rows[0]
+    assert row["form"] == "power law"
+    assert row["beats_naive"]
+    assert abs(row["error"]) < abs(row["naive_error"]) / 5
+    assert row["width"] == pytest.approx(row["high"] - row["low"])
+    assert row["error"] == pytest.approx(row["predicted"] - row["measured"])
+
+
+def test_no_law_no_win():
+    flat = 0.5 * np.exp([0.0, 0.05, -0.04, 0.03, -0.05, 0.05])
+    assert not forecast_check(C, np.append(flat[:5], flat[4]))[0]["beats_naive"]
+
+
+def test_a_band_wider_than_the_error_is_no_forecast():
+    wild = np.exp([0.0, -1.5, 0.7, -2.0, 0.5, -2.5]) * 0.3
+    row = forecast_check(C, wild)[0]
+    assert row["verdict"].startswith("no forecast")
+    assert not row["beats_naive"]
+
+
+def test_four_budgets_are_too_few_to_check():
+    assert forecast_check(C[:4], C[:4] ** -0.1) == []
+    assert extrapolation_scores(C[:4], C[:4] ** -0.1) == []
+
+
+def test_a_form_that_pins_itself_into_a_simpler_one_does_not_win():
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        errors = 0.7 * (C[:5] / C[0]) ** -0.1 * np.exp(0.01 * rng.standard_normal(5))
+        order = [r["form"] for r in extrapolation_scores(C[:5], errors)]  # E is pinned at 0: the same curve twice
+        assert order.index("power law") < order.index("saturating power law")
+
+
+def test_rolling_scores_find_the_form_that_was_planted(curves):
+    c = np.geomspace(1e10, 1e13, 16)
+    noise = np.exp(0.003 * np.random.default_rng(0).standard_normal(16))
+    for true, wrong in (("power law", "sigmoid in log C"), ("saturating power law", "power law")):
+        scores = {law.name: rolling(law, c, curves[true](c) * noise) for law in LAWS}
+        assert scores[true]["score"] < 0.6 * scores[wrong]["score"]
+        cuts = scores[true]["cuts"]
+        assert len(cuts) == 4
+        assert all(r["rows_below"] + r["rows_above"] == 16 for r in cuts)
+        assert cuts[0]["reach"] > cuts[-1]["reach"] > 1
+    assert scores["power law"]["bias"] < 0  # it forecasts on where the truth levels off: too low an error
+
+
+def test_a_law_of_size_and_data_is_cut_by_compute():
+    rng = np.random.default_rng(0)
+    columns = {"params": np.exp(rng.uniform(16, 23, 60)), "samples_seen": np.exp(rng.uniform(19, 27, 60))}
+    truth = {"E": 1.8, "A": 480.0, "alpha": 0.35, "B": 2100.0, "beta": 0.37}
+    y = Chinchilla().curve(truth, {c: np.log(v) for c, v in columns.items()}, np)
+    found = rolling(Chinchilla(), columns, y, by=6 * columns["params"] * columns["samples_seen"], cuts=2)
+    assert found["score"] < 1e-6
+    assert len(found["cuts"]) == 2
+
+
+def test_equal_scores_that_disagree_at_the_target_are_warned_of(curves):
+    c = np.geomspace(1e10, 3e11, 12)
+    y = curves["power law"](c) * np.exp(0.01 * np.random.default_rng(1).standard_normal(12))
+    far = compare_laws(LAWS, c, y, 1e16)
+    near = compare_laws(LAWS, c, y, 4e11)
+    assert any("disagree at the target" in w for w in far["warnings"])
+    assert not near["warnings"]
+    assert {r["form"] for r in far["ranking"]} == {law.name for law in LAWS}
+    assert far["ranking"][0]["form"] == far["best"]
+
+
+def test_too_few_rows_cannot_rank_laws():
+    few = compare_laws((PowerLaw(), SaturatingPowerLaw()), C[:4], C[:4] ** -0.1, 1e13)
+    assert few["ranking"][0]["score"] is None
+    assert "too few rows" in few["warnings"][0]

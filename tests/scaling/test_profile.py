@@ -1,0 +1,86 @@
+"""Profile intervals: exact on a line, open where data say nothing, one-sided where they say half."""
+
+import numpy as np
+import pytest
+from scipy.stats import linregress, t
+
+from clip_jax.config import UserError
+from clip_jax.scaling.fit import fit_law
+from clip_jax.scaling.laws import PowerLaw, SaturatingPowerLaw
+from clip_jax.scaling.loss import Loss
+from clip_jax.scaling.profile import (
+    parameter_interval,
+    parameter_statistic,
+    prediction_interval,
+    prediction_statistic,
+    threshold,
+)
+
+C = np.geomspace(1e10, 1e13, 8)
+NOISE = np.random.default_rng(0).standard_normal(8)
+LINE = 0.7 * (C / C[0]) ** -0.1 * np.exp(0.02 * NOISE)
+
+
+@pytest.fixture(scope="module")
+def line():
+    return fit_law(PowerLaw(), C, LINE, loss=Loss("squares"))
+
+
+def test_on_a_straight_line_they_are_students(line):
+    found, q = linregress(np.log(C), np.log(LINE)), t.ppf(0.975, 6)
+    b, a = parameter_interval(line, "b"), parameter_interval(line, "a")
+    assert (b.low, b.high) == pytest.approx(
+        (-found.slope - q * found.stderr, -found.slope + q * found.stderr), rel=1e-5
+    )
+    ends = np.exp(found.intercept + np.array([-q, q]) * found.intercept_stderr)
+    assert (a.low, a.high) == pytest.approx(tuple(ends), rel=1e-5)
+
+
+def test_of_a_prediction_too_and_a_new_run_adds_its_scatter(line):
+    x, q = np.log(C), t.ppf(0.975, 6)
+    for at in (1e14, 3e11):
+        leverage = 1 / 8 + (np.log(at) - x.mean()) ** 2 / ((x - x.mean()) ** 2).sum()
+        for new, more in ((False, 0), (True, 1)):
+            found = prediction_interval(line, at, new_run=new)
+            half = q * line.residual_sd * np.sqrt(leverage + more)
+            wanted = np.exp(np.log(line.predict(at)) + np.array([-half, half]))
+            assert (found.low, found.high) == pytest.approx(tuple(wanted), rel=1e-4)
+            assert line.predict(at) in found
+
+
+def test_the_ends_are_where_the_statistic_reaches_the_threshold(line):
+    b = parameter_interval(line, "b")
+    np.testing.assert_allclose(parameter_statistic(line, "b", [b.low, b.high]), threshold(line, 0.95), rtol=1e-3)
+    p = prediction_interval(line, 1e14)
+    np.testing.assert_allclose(prediction_statistic(line, 1e14, [p.low, p.high]), threshold(line, 0.95), rtol=1e-3)
+
+
+def test_an_asymptote_that_may_be_nothing_is_open_below():
+    fit = fit_law(SaturatingPowerLaw(), C, LINE, loss=Loss("squares"), fixed={})
+    found = parameter_interval(fit, "E")
+    assert (found.low, found.open_low, found.open_high) == (0.0, True, False)
+    assert 0.1 < found.high < 0.3
+
+
+@pytest.mark.parametrize("loss", [Loss("huber", delta=0.005), Loss("absolute")], ids=str)
+def test_robust_losses_have_wider_intervals_as_theory_says(loss):
+    c, ratios = np.geomspace(1e10, 1e13, 60), []
+    for seed in range(6):
+        y = 0.7 * (c / c[0]) ** -0.1 * np.exp(0.02 * np.random.default_rng(seed).standard_normal(60))
+        plain, robust = (
+            parameter_interval(fit_law(PowerLaw(), c, y, loss=kind), "b") for kind in (Loss("squares"), loss)
+        )
+        ratios.append(robust.width / plain.width)
+        assert 0.093 < robust.low < robust.value < robust.high < 0.107
+    assert 1.0 < np.mean(ratios) < 1.5  # a median needs pi/2 times the points of a mean: 1.25
+
+
+def test_a_known_scatter_is_a_floor(line):
+    assert parameter_interval(line, "b", floor=0.1).width > 3 * parameter_interval(line, "b").width
+    assert parameter_interval(line, "b", floor=1e-4) == parameter_interval(line, "b")
+
+
+def test_what_was_fixed_has_no_interval():
+    fit = fit_law(SaturatingPowerLaw(), C, LINE, fixed={"E": 0.0})
+    with pytest.raises(UserError, match="E was fixed"):
+        parameter_interval(fit, "E")
