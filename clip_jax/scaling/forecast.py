@@ -12,6 +12,7 @@ from clip_jax.scaling.laws import LAWS, Law
 from clip_jax.scaling.points import columns_of
 from clip_jax.scaling.uncertainty import Ensemble, bootstrap
 
+APART = 0.05  # predictions whose ratio is nearer to 1 do not disagree, however narrow the bands
 TIE = 1e-5  # differences of mean |ln(predicted / measured)| below this tell nothing
 LEAST_POINTS = 4  # to fit before anything is extrapolated
 CUTS = 4  # places at which a table is divided into known and unknown
@@ -137,7 +138,8 @@ def compare_laws(
 
     Returns:
       {ranking: [{form, score, bias, predicted, low, high}], best, warnings: [text]}; laws tie when their scores differ
-      by less than half, and disagree when one's prediction lies outside the other's 95 % band.
+      by less than half, and disagree when one's prediction lies outside the
+      other's 95 % band and differs by more than 5 %.
     """
     ranking: list[dict[str, Any]] = []
     for law in laws:
@@ -159,7 +161,8 @@ def compare_laws(
             continue
         equal = other["score"] <= best["score"] * (1 + EQUAL_SCORES) + TIE
         inside = all(a["low"] <= b["predicted"] <= a["high"] for a, b in ((best, other), (other, best)))
-        if equal and not inside:
+        apart = abs(np.log(best["predicted"] / other["predicted"])) > APART
+        if equal and apart and not inside:
             warnings.append(
                 f"{best['form']} and {other['form']} forecast held-out runs equally well ({best['score']:.4f}, "
                 f"{other['score']:.4f}) but disagree at the target: {best['predicted']:.4f}, {other['predicted']:.4f}"

@@ -1,17 +1,14 @@
-"""The compute-optimal frontier, IsoFLOP parabolas, and the exponents of optimal size and data."""
+"""The compute-optimal frontier of a table of runs, and of a cloud of points, by several rules."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     import pandas as pd
-
-SIZES_FOR_PARABOLA = 4
-BUDGETS_FOR_EXPONENT = 3
 
 
 def by_size(df: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -59,64 +56,86 @@ def seed_noise(df: pd.DataFrame, metric: str) -> tuple[float, int]:
     return (float(np.sqrt(total / degrees)) if degrees else 0.0), degrees
 
 
-def isoflop(df: pd.DataFrame, metric: str) -> list[dict[str, Any]]:
-    """A parabola of ln(error) in ln(params) for each budget (Hoffmann et al., 2022, approach 2).
+def pareto(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Indices of the strict Pareto frontier, by rising x: points that no other equals or beats at no more x."""
+    order = np.lexsort((y, x))
+    lowest = np.minimum.accumulate(y[order])
+    return order[y[order] < np.append(np.inf, lowest[:-1])]
 
-    ``status`` is ``accepted`` or the reason of refusal: too few sizes, opening downward, or a lowest point outside
-    the sizes tried. Accepted ones carry ``params`` and ``samples_seen`` at the lowest point.
+
+def binned(x: np.ndarray, y: np.ndarray, edges: np.ndarray, *, improving: bool = True) -> np.ndarray:
+    """Indices of the lowest y of each bin [edges[i], edges[i+1]) by rising x, and of the dearest point, its own bin.
+
+    improving: only those that improve on every cheaper one.
     """
-    out = []
-    for budget, group in by_size(df, metric).groupby("budget", sort=True):
-        x, y = np.log(group["params"].to_numpy(float)), np.log(group["error"].to_numpy(float))
-        row: dict[str, Any] = {"budget": float(np.float64(budget)), "sizes": len(x), "coefficients": None}  # type: ignore[arg-type]
-        if len(x) < SIZES_FOR_PARABOLA:
-            row["status"] = f"not identified: {len(x)} sizes, {SIZES_FOR_PARABOLA} are needed"
-        else:
-            middle = x.mean()
-            a, b, c = (float(v) for v in np.polyfit(x - middle, y, 2))
-            vertex = middle - b / (2 * a) if a else np.inf
-            row["coefficients"] = [a, b, c, float(middle)]
-            if a <= 0:
-                row["status"] = "not identified: the parabola opens downward"
-            elif not x.min() < vertex < x.max():
-                row["status"] = "not identified: the lowest point lies outside the sizes tried"
-            else:
-                samples = np.interp(vertex, x, np.log(group["samples_seen"].to_numpy(float)))
-                row |= {
-                    "status": "accepted",
-                    "params": float(np.exp(vertex)),
-                    "samples_seen": float(np.exp(samples)),
-                    "error": float(np.exp(np.polyval([a, b, c], vertex - middle))),
-                }
-        out.append(row)
-    return out
+    bins = np.searchsorted(edges, x, side="right") - 1
+    inside = [np.flatnonzero(bins == b) for b in range(len(edges) - 1)]
+    best = [int(rows[np.argmin(y[rows])]) for rows in (*inside, np.flatnonzero(x == x.max())) if len(rows)]
+    found = np.array(sorted(set(best), key=lambda i: x[i]), int)
+    return found[pareto(x[found], y[found])] if improving else found
 
 
-@dataclass(frozen=True)
-class Exponents:
-    """N* ~ C^a and D* ~ C^b with standard errors, or why they are not known."""
+def binned_centres(x: np.ndarray, y: np.ndarray, bins: int = 5, beyond: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
+    """(bin centres, lowest y in each): Cherti et al.'s frontier (2023), over [min, max + beyond] of log10 x.
 
-    status: str
-    params: float | None = None
-    params_se: float | None = None
-    samples: float | None = None
-    samples_se: float | None = None
-
-
-def allocation(parabolas: list[dict[str, Any]]) -> Exponents:
-    """Exponents of the optimal size and number of samples, from the accepted parabolas."""
-    accepted = [p for p in parabolas if p["status"] == "accepted"]
-    if len(accepted) < BUDGETS_FOR_EXPONENT:
-        return Exponents(
-            f"not identified: {len(accepted)} budgets have an accepted parabola, {BUDGETS_FOR_EXPONENT} are needed"
-        )
-    x = np.log([p["budget"] for p in accepted])
-    (a, a_se), (b, b_se) = (_slope(x, np.log([p[key] for p in accepted])) for key in ("params", "samples_seen"))
-    return Exponents("identified", a, a_se, b, b_se)
+    A bin's point stands at its centre, not where its run was; empty bins are left out.
+    """
+    logs = np.log10(x)
+    edges = np.linspace(logs.min(), logs.max() + beyond, bins + 1)
+    centres, lowest = [], []
+    for low, high in pairwise(edges):
+        inside = (logs >= low) & (logs < high)
+        if inside.any():
+            centres.append(10 ** ((low + high) / 2))
+            lowest.append(float(y[inside].min()))
+    return np.array(centres), np.array(lowest)
 
 
-def _slope(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    from scipy.stats import linregress
+def octaves(x: np.ndarray, least: float = 1500.0) -> np.ndarray:
+    """Edges of `binned`, geometric: int(log2(max(x) / least)) of them, at least 2 (a published analysis's choice)."""
+    return np.geomspace(x.min(), x.max(), max(int(np.log2(x.max() / least)), 2))
 
-    found = linregress(x, y)
-    return float(found.slope), float(found.stderr)
+
+def hull(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Indices of the lower convex hull in log-log that falls, by rising x: no mix of two powers beats a point of it."""
+    front = pareto(x, y)
+    logs = np.log(np.stack([x, y], axis=1)[front])
+    kept: list[int] = []
+    for i in range(len(front)):
+        while len(kept) > 1:
+            (ax, ay), (bx, by), (cx, cy) = logs[kept[-2]], logs[kept[-1]], logs[i]
+            if (by - ay) * (cx - ax) < (cy - ay) * (bx - ax):
+                break
+            kept.pop()
+        kept.append(i)
+    return front[kept]
+
+
+def envelope(curves: pd.DataFrame, points: int = 100) -> pd.DataFrame:
+    """Approach 1 (Hoffmann et al., 2022): which run has the lowest error at each of many computes.
+
+    Between its evaluations a curve is a straight line in log-log; outside them it is unknown. Learning rates have not
+    decayed inside a run, so its points lie above what a run planned for that compute would reach.
+
+    Args:
+      curves: run_id, flops and error of evaluations during training, and any column that is constant in a run.
+      points: how many computes, evenly in their logarithm.
+
+    Returns:
+      flops, error, run_id, and the constant columns of the best run, one row a compute.
+    """
+    import pandas as pd
+
+    grid = np.geomspace(curves["flops"].min(), curves["flops"].max(), points)
+    best, owner = np.full(points, np.inf), np.full(points, -1)
+    groups = [(run, part.sort_values("flops")) for run, part in curves.groupby("run_id", sort=True)]
+    for k, (_, part) in enumerate(groups):
+        f = part["flops"].to_numpy(float)
+        inside = (grid >= f[0] * (1 - 1e-12)) & (grid <= f[-1] * (1 + 1e-12))
+        along = np.exp(np.interp(np.log(grid), np.log(f), np.log(part["error"].to_numpy(float))))
+        better = inside & (along < best)
+        best[better], owner[better] = along[better], k
+    known = owner >= 0
+    same = [c for c in curves.columns if c not in ("run_id", "flops", "error")]
+    rows = [{"run_id": groups[k][0], **{c: groups[k][1][c].iloc[0] for c in same}} for k in owner[known]]
+    return pd.DataFrame({"flops": grid[known], "error": best[known]}).join(pd.DataFrame(rows))

@@ -15,7 +15,8 @@ from clip_jax.config import UserError
 from clip_jax.scaling import figures
 from clip_jax.scaling.fit import fit_law
 from clip_jax.scaling.forecast import exponent_of, extrapolation_scores, forecast_check
-from clip_jax.scaling.frontier import allocation, compute_optimal, isoflop, seed_noise, unbeaten
+from clip_jax.scaling.frontier import compute_optimal, seed_noise, unbeaten
+from clip_jax.scaling.isoflop import allocation, isoflop
 from clip_jax.scaling.laws import LAWS
 from clip_jax.scaling.table import fit_rows, prepare, read_table
 from clip_jax.scaling.uncertainty import Ensemble, bootstrap

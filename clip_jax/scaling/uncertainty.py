@@ -120,12 +120,14 @@ def bootstrap(
     return Ensemble(fit, theta[ok], noise[ok], kind, int((~ok).sum()))
 
 
-def case_weights(rng: np.random.Generator, rows: int, replicas: int, groups: Any = None) -> Array:
-    """How often each row is drawn, float [R, n]; with groups, groups first and then as many rows within each."""
+def case_weights(rng: np.random.Generator, rows: int, replicas: int, groups: Any = None, draw: int = 0) -> Array:
+    """How often each row is drawn, float [R, n]; with groups, groups first and then as many rows within each.
+
+    draw: rows to draw, n by default (without groups).
+    """
     if groups is None:
-        return np.stack([np.bincount(rng.integers(0, rows, rows), minlength=rows) for _ in range(replicas)]).astype(
-            float
-        )
+        drawn = rng.integers(0, rows, (replicas, draw or rows))
+        return np.stack([np.bincount(d, minlength=rows) for d in drawn]).astype(float)
     labels = np.unique(np.asarray(groups), return_inverse=True)[1]
     members = [np.flatnonzero(labels == g) for g in range(labels.max() + 1)]
     weights = np.zeros((replicas, rows))
@@ -206,9 +208,12 @@ def _standard_errors(fit: Fit, quantity: Callable[[Array], Array], thetas: Array
 
 def bootstrap_frontier(
     law: Law, columns: Any, y: Array, select: Callable[[Array, Array], Array], *, replicas: int = 500, seed: int = 0,
-    groups: Any = None, **options: Any,
+    groups: Any = None, share: float = 1.0, **options: Any,
 ) -> Ensemble:  # fmt: skip
     """Resample all runs, select the frontier again in each resample, fit it: how much the selection itself adds.
+
+    A frontier is made of extremes, for which a bootstrap that draws as many runs as there are is known to be too
+    narrow; drawing a ``share`` of them widens it (`benchmarks/fit_coverage.py` prints what both cover).
 
     Args:
       law: of one column.
@@ -216,10 +221,12 @@ def bootstrap_frontier(
       y: float [n].
       select: (x [m], y [m]) -> indices of the frontier, such as `frontier.pareto`.
       replicas, seed, groups: as in `bootstrap`.
+      share: of the runs drawn in a resample.
       options: of `fit_law`.
     """
     x, y = columns_of(law, columns)[law.columns[0]], np.asarray(y, float)
-    drawn = case_weights(np.random.default_rng(seed), len(y), replicas, groups) > 0
+    draw = max(1, round(share * len(y)))
+    drawn = case_weights(np.random.default_rng(seed), len(y), replicas, groups, draw) > 0
     chosen = np.zeros((replicas, len(y)))
     for r in range(replicas):
         rows = np.flatnonzero(drawn[r])
