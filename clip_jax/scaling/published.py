@@ -87,8 +87,12 @@ DATACOMP: dict[str, Expected] = {
     },
 }  # fmt: skip
 DATACOMP_RUNS: dict[str, Expected] = {
-    "clip, binned frontier of all runs": {**_shifted(59.48, 0.2280, 0.01269, 24), "forecast of the largest run": (0.260, 0.001, False, R)},
-    "mammut, binned frontier of all runs": {**_shifted(123.7, 0.2551, 0.00752, 26), "forecast of the largest run": (0.263, 0.001, False, R)},
+    "clip, binned frontier of all runs": {
+        **_shifted(59.48, 0.2280, 0.01269, 24), "forecast of the largest run": (0.260, 0.001, False, R),
+    },
+    "mammut, binned frontier of all runs": {
+        **_shifted(123.7, 0.2551, 0.00752, 26), "forecast of the largest run": (0.263, 0.001, False, R),
+    },
 }  # fmt: skip
 
 # Gadre et al. (2024), "Language models scale reliably with over-training and on downstream tasks"
@@ -123,8 +127,8 @@ PORIAN_ISOFLOP: dict[str, Expected] = {
 # Open-Athena's scaling-law analysis of Marin's IsoFLOP runs (2026), and the README of vpnls
 MARIN: dict[str, Expected] = {
     "Huber 1e-3 of the loss, 88 rows": {
-        "objective, mean": (2.260849e-05, 1e-5, True, P), "E": (2.53461, 1e-3, False, R), "A": (21.20572, 0.01, True, R),
-        "B": (0.93243, 0.01, True, R), "alpha": (0.64426, 1e-3, False, R), "beta": (0.40410, 1e-3, False, R),
+        "objective, mean": (2.260849e-05, 1e-5, True, P), "E": (2.53461, 1e-3, False, R),
+        "A": (21.20572, 0.01, True, R), "B": (0.93243, 0.01, True, R), "alpha": (0.64426, 1e-3, False, R), "beta": (0.40410, 1e-3, False, R),
     },
     "parabolas": {"exponent of N*": (0.4224, 1e-4, False, R), "exponent of D*": (0.5532, 1e-4, False, R)},
 }  # fmt: skip

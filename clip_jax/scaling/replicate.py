@@ -63,7 +63,7 @@ def chinchilla(df: pd.DataFrame) -> Found:
     first, second = fit(kept, NEAR_L1), fit(kept, Loss("absolute"))
     from clip_jax.scaling.uncertainty import from_weights
 
-    legacy = np.random.RandomState(42)  # noqa: NPY002 (the published resamples were drawn by this generator)
+    legacy = np.random.RandomState(42)  # the published resamples were drawn by this generator
     n = len(kept)
     weights = np.stack([np.bincount(legacy.choice(n, n), minlength=n) for _ in range(4000)]).astype(float)
     again = from_weights(first, weights)
@@ -151,7 +151,8 @@ def datacomp(df: pd.DataFrame) -> Found:
     low, high = np.log(1e10), np.log(1e12)
     crossing = brentq(lambda c: float(fits[3].predict(np.exp(c)) - fits[4].predict(np.exp(c))), low, high)
     found["N3 and N4"] = {
-        "crossing, GFLOPs": float(np.exp(crossing)), "N4 at 2.59e12 GFLOPs, accuracy": 1 - float(fits[4].predict(2.59e12)),
+        "crossing, GFLOPs": float(np.exp(crossing)),
+        "N4 at 2.59e12 GFLOPs, accuracy": 1 - float(fits[4].predict(2.59e12)),
     }  # fmt: skip
     return found
 

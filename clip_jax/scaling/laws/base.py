@@ -87,8 +87,8 @@ class Law:
         """Where the asymptote is held when there are too few points for it."""
         return 0.0
 
-    def inverse(self, values: Mapping[str, float], y: Array) -> Array:
-        """The column's value at which the law gives y. Raises UserError where a law has no inverse."""
+    def inverse(self, values: Mapping[str, Any], y: Array) -> Array:
+        """The column's value at which the law gives y (``values`` may hold arrays). Raises UserError where there is none."""
         raise UserError(f"{self.name}: has no inverse")
 
     # what follows is the same for all laws

@@ -35,7 +35,7 @@ class PowerLaw(Law):
         """Around the geometric mean, falling and rising."""
         return [_spread(y), [-1.0, -0.3, *EXPONENTS]]
 
-    def inverse(self, values: Mapping[str, float], y: Array) -> Array:
+    def inverse(self, values: Mapping[str, Any], y: Array) -> Array:
         """C = (a / y)^(1/b)."""
         return (values["a"] / np.asarray(y, float)) ** (1 / values["b"])
 
@@ -64,7 +64,7 @@ class SaturatingPowerLaw(Law):
         """Asymptotes below the lowest error."""
         return [shares(y, (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 0.97)), _spread(y, (0.1, 0.3, 0.6, 1.0)), [*EXPONENTS]]
 
-    def inverse(self, values: Mapping[str, float], y: Array) -> Array:
+    def inverse(self, values: Mapping[str, Any], y: Array) -> Array:
         """C = (a / (y - E))^(1/b); infinite at or below E."""
         above = np.asarray(y, float) - values["E"]
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -95,7 +95,7 @@ class ShiftedPowerLaw(Law):
         low = float(np.exp(x["flops"].min()))
         return [shares(y), _spread(y), [*EXPONENTS[1:]], [low * s for s in (1e-3, 0.1, 1.0, 3.0, 10.0, 30.0)]]
 
-    def inverse(self, values: Mapping[str, float], y: Array) -> Array:
+    def inverse(self, values: Mapping[str, Any], y: Array) -> Array:
         """C = (a / (y - E))^(1/b) - c; infinite at or below E."""
         above = np.asarray(y, float) - values["E"]
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -125,7 +125,7 @@ class PowerLawFromChance(Law):
         """Bends from far below the data to its end."""
         return [shares(y), np.exp(np.linspace(x["flops"].min() - 9, x["flops"].max(), 20)).tolist(), [*EXPONENTS]]
 
-    def inverse(self, values: Mapping[str, float], y: Array) -> Array:
+    def inverse(self, values: Mapping[str, Any], y: Array) -> Array:
         """C = c·(((ceiling - E)/(y - E))^(1/b) - 1); infinite at or below E."""
         above = np.asarray(y, float) - values["E"]
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -170,7 +170,7 @@ class SigmoidLogC(Law):
         tops = [float(np.max(y)) * 1.01, max(1.0, float(np.max(y)) * 1.2)]
         return [tops, [0.03, 0.1, 0.3, 0.6, 1.0, 2.0], np.exp(middle + width * np.linspace(-1, 6, 22)).tolist()]
 
-    def inverse(self, values: Mapping[str, float], y: Array) -> Array:
+    def inverse(self, values: Mapping[str, Any], y: Array) -> Array:
         """C = C_half·(top/y - 1)^(1/k); 0 at or above the top."""
         share = np.maximum(values["top"] / np.asarray(y, float) - 1, 0)
         return values["C_half"] * share ** (1 / values["k"])

@@ -35,7 +35,7 @@ class ExponentialLink(Law):
         tops = [float(np.max(y)) * s for s in (1.0, 1.02, 1.1, 1.3)]
         return [tops, np.geomspace(0.01, 300, 30).tolist(), np.geomspace(0.3, 20, 20).tolist()]
 
-    def inverse(self, values: Mapping[str, float], y: Array) -> Array:
+    def inverse(self, values: Mapping[str, Any], y: Array) -> Array:
         """loss = ln(k / (top - y)) / gamma; infinite at or above the top."""
         below = values["top"] - np.asarray(y, float)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -69,7 +69,7 @@ class SigmoidLink(Law):
         span = np.exp(np.linspace(x["loss"].min() - 0.3, x["loss"].max() + 0.3, 12)).tolist()
         return [lows, tops, np.geomspace(0.5, 60, 12).tolist(), span]
 
-    def inverse(self, values: Mapping[str, float], y: Array) -> Array:
+    def inverse(self, values: Mapping[str, Any], y: Array) -> Array:
         """loss = middle·(1 + ln((y - low)/(top - y))/k); infinite at or above the top."""
         y = np.asarray(y, float)
         with np.errstate(divide="ignore", invalid="ignore"):

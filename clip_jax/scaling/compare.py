@@ -1,0 +1,105 @@
+"""Two families against each other: the difference of their curves, where they cross, how much compute one saves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from clip_jax.config import UserError
+from clip_jax.scaling.laws.base import Array
+from clip_jax.scaling.uncertainty import TAILS, Ensemble
+
+GRID = 400  # places at which a crossing is looked for
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % interval. known: share of replica pairs that have a value at all. text: in words."""
+
+    value: float
+    low: float
+    high: float
+    known: float
+    text: str
+
+
+def _pairs(a: Ensemble, b: Ensemble, x: Array, seed: int) -> tuple[Array, Array]:
+    """ln of both families' curves at x, [R, n] each; replicas are paired at random, for the families are independent
+    though their bootstraps may have used one seed."""
+    for e in (a, b):
+        if len(e.fit.law.columns) != 1:
+            raise UserError(f"compare: {e.fit.law.name} has the columns {', '.join(e.fit.law.columns)}; one is needed")
+    first, second = (np.log(np.maximum(e.curves(x), 1e-12)) for e in (a, b))
+    count = min(len(first), len(second))
+    rng = np.random.default_rng(seed)
+    return first[rng.permutation(len(first))[:count]], second[rng.permutation(len(second))[:count]]
+
+
+def difference(a: Ensemble, b: Ensemble, x: Array, *, seed: int = 0) -> dict[str, Array]:
+    """How much lower b's error is, as a ratio b/a at each x [n]: {ratio, low, high, surely_lower, surely_higher}."""
+    first, second = _pairs(a, b, np.asarray(x, float), seed)
+    low, high = np.exp(np.quantile(second - first, TAILS, axis=0))
+    return {
+        "ratio": b.fit.predict(x) / a.fit.predict(x), "low": low, "high": high,
+        "surely_lower": high < 1, "surely_higher": low > 1,
+    }  # fmt: skip
+
+
+def crossing(a: Ensemble, b: Ensemble, low: float, high: float, *, seed: int = 0) -> Estimate:
+    """Where between ``low`` and ``high`` b's curve falls below a's.
+
+    Each pair of replicas has its own (the first, by rising x); pairs that do not cross there are counted, and the
+    interval is of the others. Raises UserError unless 0 < low < high.
+    """
+    if not 0 < low < high:
+        raise UserError(f"crossing: low={low!r} and high={high!r} must be above 0 and rising")
+    grid = np.geomspace(low, high, GRID)
+    first, second = _pairs(a, b, grid, seed)
+    found = _crossings(np.log(grid), second - first)
+    own = _crossings(np.log(grid), np.log(b.fit.predict(grid) / a.fit.predict(grid))[None])[0]
+    known = np.isfinite(found)
+    share = float(known.mean())
+    if not np.isfinite(own) or share < 0.025:
+        return Estimate(np.nan, np.nan, np.nan, share, f"no crossing between {low:.3g} and {high:.3g}")
+    ends = np.exp(np.quantile(found[known], TAILS))
+    text = f"crossing at {np.exp(own):.3g} ({ends[0]:.3g} to {ends[1]:.3g})"
+    if share < 0.975:
+        text += f"; {1 - share:.0%} of resamples do not cross between {low:.3g} and {high:.3g}"
+    return Estimate(float(np.exp(own)), float(ends[0]), float(ends[1]), share, text)
+
+
+def _crossings(x: Array, d: Array) -> Array:
+    """Where each row of d [R, n] first passes from above 0 to below, by straight lines: [R], NaN where it does not."""
+    down = (d[:, :-1] > 0) & (d[:, 1:] <= 0)
+    k = down.argmax(axis=1)
+    rows = np.arange(len(d))
+    before, after = d[rows, k], d[rows, k + 1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        at = x[k] + (x[k + 1] - x[k]) * before / (before - after)
+    return np.where(down.any(axis=1), at, np.nan)
+
+
+def compute_gain(a: Ensemble, b: Ensemble, at: float, *, seed: int = 0) -> Estimate:
+    """How many times less compute b needs for the error that a has at ``at``: a's compute over b's.
+
+    Infinite in a pair where b's curve never reaches that error counts as a gain of 0. Raises UserError for a law
+    without an inverse.
+    """
+    first, _ = _pairs(a, b, np.array([float(at)]), seed)
+    count = len(first)
+    order = np.random.default_rng(seed + 1).permutation(len(b.replicas))[:count]
+    draws = {k: v[order] for k, v in b.draws.items()}
+    target = np.exp(first[: len(order), 0])
+    gains = at / b.fit.law.inverse(draws, target)
+    own = float(at / b.fit.law.inverse(b.fit.values, np.array([float(a.fit.predict(at))]))[0])
+    low, high = (float(v) for v in np.quantile(gains, TAILS))
+    known = float((gains > 0).mean())
+    if own >= 1:
+        text = f"needs {own:.2f}× ({low:.2f} to {high:.2f}) less compute for the error at {at:.3g}"
+    elif own > 0:
+        most = 1 / low if low else np.inf
+        text = f"needs {1 / own:.2f}× ({1 / high:.2f} to {most:.3g}) more compute for the error at {at:.3g}"
+    else:
+        text = f"never reaches the error at {at:.3g}"
+    return Estimate(own, low, high, known, text)
