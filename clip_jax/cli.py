@@ -53,6 +53,22 @@ def _parser() -> argparse.ArgumentParser:
     fit = verb("fit", "Fit laws to a table of runs, ours or anyone's.")
     fit.add_argument("table", metavar="TABLE.csv", help="columns run_id flops params samples_seen and the metric")
     fit.add_argument("--metric", default="error_mean", help="the column to explain (default: error_mean)")
+    fit.add_argument("--law", help="any table, one law or several to compare: power,saturating,chinchilla … (see --y)")
+    fit.add_argument("--x", action="append", help="with --law: COLUMN, or LAW_COLUMN=COLUMN*UNIT, as flops=gflops*G")
+    fit.add_argument("--y", help="with --law: the column to explain")
+    fit.add_argument("--y-is", help="with --law: error (default; also a loss), error%%, accuracy or accuracy%%")
+    fit.add_argument("--where", action="append", help="with --law: COLUMN=VALUE, these rows only")
+    fit.add_argument("--frontier", help="with --law: all (default), pareto, binned or hull")
+    fit.add_argument("--loss", help="with --law: huber (default), squares or absolute")
+    fit.add_argument("--space", help="with --law: log (default), linear or log1p residuals")
+    fit.add_argument("--delta", type=float, help="with --law: Huber's delta (default: 0.02)")
+    fit.add_argument("--chance", type=float, help="with --law: the error of guessing; rows above it are left out")
+    fit.add_argument("--fix", action="append", help="with --law: NAME=VALUE held, or none to free the asymptote")
+    fit.add_argument("--at", action="append", help="with --law: forecast there: VALUE, or params=1e9,samples_seen=1e10")
+    fit.add_argument("--out", help="with --law: folder for fit.json and the checklist")
+    again = verb("replicate", "Published fits from a table that you have: expected, ours, difference.")
+    again.add_argument("name", help="chinchilla, cherti, datacomp, datacomp-runs, gadre, porian, marin, bnsl or all")
+    again.add_argument("table", metavar="TABLE.csv", help="its table; for all, a folder of them")
     report = verb("report", "Collect a sweep and write its report again.")
     report.add_argument("dir", metavar="SWEEP_DIR")
     count = verb("flops", "Parameters and forward GFLOPs a pair (2 per multiply-add) of named models.")
@@ -229,10 +245,29 @@ def _export(args: argparse.Namespace) -> None:
     print(args.dir)
 
 
+FIT_OPTIONS = ("x", "y", "y_is", "where", "frontier", "loss", "space", "delta", "chance", "fix", "at")
+
+
 def _fit(args: argparse.Namespace) -> None:
+    given = {name: getattr(args, name) for name in (*FIT_OPTIONS, "out") if getattr(args, name) is not None}
+    if args.law:
+        from clip_jax.scaling.tablefit import TableFit, fit_any
+
+        out = given.pop("out", None)
+        given = {{"fix": "fixed"}.get(k, k): tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+        print(fit_any(args.table, TableFit(laws=tuple(args.law.split(",")), **given), out))
+        return
+    if given:
+        raise UserError(f"--{next(iter(given)).replace('_', '-')}: ignored without --law")
     from clip_jax.scaling.report import fit_table, text_summary
 
     print(text_summary(fit_table(args.table, args.metric)))
+
+
+def _replicate(args: argparse.Namespace) -> None:
+    from clip_jax.scaling.replicate import replicate, table
+
+    print(table(replicate(args.name, args.table)))
 
 
 def _report(args: argparse.Namespace) -> None:
@@ -254,6 +289,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             {
                 "fit": _fit,
+                "replicate": _replicate,
                 "report": _report,
                 "flops": _flops,
                 "eval": _eval,

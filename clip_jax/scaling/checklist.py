@@ -118,7 +118,7 @@ def write_checklist(fit: Fit, out_dir: str | Path, answers: dict[str, str] | Non
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     for name, text in (
-        ("checklist.json", json.dumps(_json(found), indent=1) + "\n"),
+        ("checklist.json", json.dumps(plain_json(found), indent=1) + "\n"),
         ("checklist.txt", as_text(found)),
     ):
         partial = out / f".{name}.partial"
@@ -127,12 +127,12 @@ def write_checklist(fit: Fit, out_dir: str | Path, answers: dict[str, str] | Non
     return found
 
 
-def _json(value: Any) -> Any:
+def plain_json(value: Any) -> Any:
     """JSON's own types; what is infinite or missing becomes null."""
     if isinstance(value, dict):
-        return {str(k): _json(v) for k, v in value.items()}
+        return {str(k): plain_json(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_json(v) for v in value]
+        return [plain_json(v) for v in value]
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not np.isfinite(value) else value

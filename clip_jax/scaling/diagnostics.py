@@ -49,12 +49,13 @@ def influence(fit: Fit) -> list[Influence]:
     return sorted(out, key=lambda r: -abs(r.shift))
 
 
-def residual_checks(fit: Fit) -> dict[str, Any]:
+def residual_checks(fit: Fit, labels: Any = None) -> dict[str, Any]:
     """What is left over: {sd, robust_sd, outliers, trends, spread, curvature, runs_p, warnings}.
 
     outliers: rows beyond four robust standard deviations. trends: column -> (rank correlation of the residual with it,
     p). spread: the same of its size (scatter that changes with scale). curvature: the same of the residual with the
-    squared distance from the middle: what a wrong form leaves. warnings: each of these that is surely there, in words.
+    distance from the middle: what a wrong form leaves. warnings: each of these that is surely there, in words, with
+    rows by their ``labels`` (their numbers by default).
     """
     from scipy.stats import spearmanr
 
@@ -79,18 +80,25 @@ def residual_checks(fit: Fit) -> dict[str, Any]:
             if found.pvalue < SURE:
                 warnings.append(f"{said} (rank correlation {found.statistic:+.2f}, p {found.pvalue:.1g})")
     if outliers:
-        warnings.append(f"{len(outliers)} rows lie beyond {OUTLIER:g} robust standard deviations: {_some(outliers)}")
+        named = _some([_label(labels, i) for i in outliers])
+        warnings.append(f"{len(outliers)} rows lie beyond {OUTLIER:g} robust standard deviations: {named}")
     return out
 
 
-def _some(rows: list[int], most: int = 8) -> str:
+def _label(labels: Any, row: int) -> Any:
+    return row if labels is None else labels[row]
+
+
+def _some(rows: list[Any], most: int = 8) -> str:
     return ", ".join(map(str, rows[:most])) + (", …" if len(rows) > most else "")
 
 
-def moved_by_rows(fit: Fit) -> list[str]:
+def moved_by_rows(fit: Fit, labels: Any = None, most: int | None = None) -> list[str]:
     """A sentence for each row that alone moves a parameter by more than a standard error, most influential first."""
-    return [
-        f"row {r.row} moves {r.parameter} from {r.without:.4g} to {r.value:.4g} ({r.shift:+.1f} standard errors)"
-        for r in influence(fit)
-        if abs(r.shift) > MOVES
+    moved = [r for r in influence(fit) if abs(r.shift) > MOVES]
+    said = [
+        f"row {_label(labels, r.row)} moves {r.parameter} from {r.without:.4g} to {r.value:.4g} "
+        f"({-r.shift:+.1f} standard errors)"
+        for r in moved[:most]
     ]
+    return [*said, f"{len(moved) - len(said)} more rows move one as much"] if len(said) < len(moved) else said

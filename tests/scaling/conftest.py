@@ -1,5 +1,8 @@
 """Simulated tables of runs."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -40,3 +43,13 @@ def runs():
 def curves():
     """A true curve of each form."""
     return CURVES
+
+
+@pytest.fixture(scope="session")
+def tables():
+    """Published tables, not ours to commit: beside the checkout, or where CLIP_JAX_TABLES says."""
+    beside = Path(__file__).resolve().parents[3] / "shared" / "scaling_tables"
+    folder = Path(os.environ.get("CLIP_JAX_TABLES", beside))
+    if not folder.is_dir():
+        pytest.skip(f"no published tables at {folder}; CLIP_JAX_TABLES names their folder")
+    return folder

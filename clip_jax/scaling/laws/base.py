@@ -88,7 +88,7 @@ class Law:
         return 0.0
 
     def inverse(self, values: Mapping[str, Any], y: Array) -> Array:
-        """The column's value at which the law gives y (``values`` may hold arrays). Raises UserError where there is none."""
+        """The column's value at which the law gives y (``values`` may hold arrays). Raises UserError without one."""
         raise UserError(f"{self.name}: has no inverse")
 
     # what follows is the same for all laws
