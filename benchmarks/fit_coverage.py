@@ -111,7 +111,7 @@ def profile_coverage(case, replicates, seed=0):
 
 
 def percentile_coverage(case, replicates, resamples=200, seed=0):
-    """The same for percentile intervals of a case bootstrap, and how far the curve's 95 % band at 10x compute covers."""
+    """The same for percentile intervals of a case bootstrap."""
     law, truth, _, _, loss, _, names, _ = case
     first, theta, _, y = fits_of(case, replicates, seed)
     n, rng = y.shape[1], np.random.default_rng(seed + 1)

@@ -36,7 +36,7 @@ def rows(path):
 
 
 def scipy_fit(size, data, y, starts):
-    """(lowest objective, share of starts within 1e-3 of it, seconds): gradients given, sum of losses, tight tolerances."""
+    """(lowest objective, share of starts within 1e-3 of it, seconds); gradients are given, losses are summed."""
     n, d, target = np.log(size), np.log(data), np.log(y)
 
     def objective(theta):
@@ -51,15 +51,8 @@ def scipy_fit(size, data, y, starts):
         slope = [size_part.sum(), data_part.sum(), rest.sum(), -(size_part * n).sum(), -(data_part * d).sum()]
         return float(LOSS.values(r).sum()), np.array(slope)
 
-    grid = list(
-        product(
-            (0, 5, 10, 15, 20, 25),
-            (0, 5, 10, 15, 20, 25),
-            (-1, -0.5, 0, 0.5, 1),
-            (0, 0.5, 1, 1.5, 2),
-            (0, 0.5, 1, 1.5, 2),
-        )
-    )
+    amplitudes, exponents = (0, 5, 10, 15, 20, 25), (0, 0.5, 1, 1.5, 2)
+    grid = list(product(amplitudes, amplitudes, (-1, -0.5, 0, 0.5, 1), exponents, exponents))
     chosen = [grid[i] for i in np.linspace(0, len(grid) - 1, starts).astype(int)]
     begin = time.perf_counter()
     ends = [minimize(objective, s, jac=True, method="L-BFGS-B", options={"maxiter": 2000}).fun for s in chosen]

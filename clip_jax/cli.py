@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--space", help="with --law: log (default), linear or log1p residuals")
     fit.add_argument("--delta", type=float, help="with --law: Huber's delta (default: 0.02)")
     fit.add_argument("--chance", type=float, help="with --law: the error of guessing; rows above it are left out")
+    fit.add_argument("--examples", type=int, help="with --law: of the evaluation set; its scatter is a floor")
     fit.add_argument("--fix", action="append", help="with --law: NAME=VALUE held, or none to free the asymptote")
     fit.add_argument("--at", action="append", help="with --law: forecast there: VALUE, or params=1e9,samples_seen=1e10")
     fit.add_argument("--out", help="with --law: folder for fit.json and the checklist")
@@ -245,7 +246,7 @@ def _export(args: argparse.Namespace) -> None:
     print(args.dir)
 
 
-FIT_OPTIONS = ("x", "y", "y_is", "where", "frontier", "loss", "space", "delta", "chance", "fix", "at")
+FIT_OPTIONS = ("x", "y", "y_is", "where", "frontier", "loss", "space", "delta", "chance", "examples", "fix", "at")
 
 
 def _fit(args: argparse.Namespace) -> None:

@@ -130,6 +130,20 @@ def allocation(parabolas: list[dict[str, Any]]) -> Exponents:
     return Exponents("identified", a, a_se, b, b_se)
 
 
+def allocation_of_envelope(env: pd.DataFrame) -> Exponents:
+    """The same from `frontier.envelope` (approach 1) and its column params: a point a run, at the middle
+    of the stretch it leads. Neighbours on one curve are no measurements of their own."""
+    rows = [
+        {"flops": float(np.exp(np.log(part["flops"]).mean())), "params": float(part["params"].iloc[0])}
+        for _, part in env.groupby("run_id")
+    ]
+    if len(rows) < BUDGETS_FOR_EXPONENT:
+        return Exponents(f"not identified: {len(rows)} runs lead somewhere, {BUDGETS_FOR_EXPONENT} are needed")
+    x, n = np.log([r["flops"] for r in rows]), np.log([r["params"] for r in rows])
+    a, a_se = _slope(x, n)
+    return Exponents("identified", a, a_se, 1 - a, a_se)
+
+
 def _slope(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     from scipy.stats import linregress
 

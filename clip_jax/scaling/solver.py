@@ -9,7 +9,8 @@ of a table share one compiled program; rows are padded with weight 0, and fits r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -107,6 +108,19 @@ def _program(law: Law, space: str) -> Any:
     return jax.jit(jax.vmap(one, in_axes=(0, 0, None, None, None, None, 0, 0)))
 
 
+@contextmanager
+def exactly() -> Iterator[None]:
+    """float64, on the CPU where there is one: thousands of tiny fits gain nothing from an accelerator."""
+    import jax
+
+    try:
+        device = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS leaves the CPU out
+        device = jax.local_devices()[0]
+    with jax.enable_x64(True), jax.default_device(device):
+        yield
+
+
 def _padded(a: Array, rows: int, value: float, axis: int = -1) -> Array:
     width = [(0, 0)] * a.ndim
     width[axis] = (0, rows - a.shape[axis])
@@ -137,8 +151,6 @@ def solve(
       weights: of the rows, [n] or [R, n]; 1 by default.
       free: bool [p] or [R, p]; all by default.
     """
-    import jax
-
     fits, n = len(begin), len(next(iter(x.values())))
     rows = max(LEAST_ROWS, 1 << (n - 1).bit_length())
     logs = {c: _padded(np.asarray(x[c], float), rows, 0.0) for c in law.columns}
@@ -153,7 +165,7 @@ def solve(
     wide = ~free.all(axis=0)
     low = np.where(wide, np.minimum(low, theta.min(axis=0)), low)
     high = np.where(wide, np.maximum(high, theta.max(axis=0)), high)
-    with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
+    with exactly():
         for delta in loss.deltas:
             for first in range(0, fits, CHUNK):
                 part = np.arange(first, first + CHUNK).clip(max=fits - 1)
@@ -205,7 +217,7 @@ def finish_absolute(
 
     jacobian_of = jax.jit(jax.jacfwd(lambda t: residuals(t, jnp)))
     now, radius = objective(theta), 1e-2
-    with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
+    with exactly():
         for _ in range(iterations):
             r, jacobian = residuals(theta, np), np.asarray(jacobian_of(theta))[:, index]
             size = np.maximum(np.abs(jacobian).max(axis=0), 1e-12)

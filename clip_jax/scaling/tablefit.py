@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from clip_jax.scaling.forecast import compare_laws
 from clip_jax.scaling.frontier import binned, hull, octaves, pareto
 from clip_jax.scaling.laws import Law, law_named
 from clip_jax.scaling.loss import Loss
+from clip_jax.scaling.points import noise_floor
 from clip_jax.scaling.profile import Interval, parameter_interval, prediction_interval
 from clip_jax.scaling.table import read_table
 
@@ -34,7 +35,9 @@ FRONTIERS = ("all", "pareto", "binned", "hull")
 class TableFit:
     """What is to be fitted. law: keys, the first is reported in full. x: ``COLUMN``, ``LAW_COLUMN=COLUMN`` or
     ``LAW_COLUMN=COLUMN*UNIT`` (a number or k M G B T P E). y: a column; y_is: error, error%, accuracy or accuracy%
-    (a loss is an "error"). where: ``COLUMN=VALUE`` rows only. chance: the error of guessing. fixed: ``NAME=VALUE``,
+    (a loss is an "error"). where: ``COLUMN=VALUE`` rows only. chance: the error of guessing: rows
+    above it are left out, and laws that have a ceiling stop there. examples: of the evaluation set; its binomial
+    scatter is the least that intervals assume (0: unknown). fixed: ``NAME=VALUE``,
     or ``none`` to let few points tell the asymptote. at: ``LAW_COLUMN=VALUE,…`` points to forecast."""
 
     laws: tuple[str, ...] = ("saturating",)
@@ -47,15 +50,22 @@ class TableFit:
     space: str = "log"
     delta: float = 0.02
     chance: float | None = None
+    examples: int = 0
     fixed: tuple[str, ...] = ()
     at: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         one_of("y-is", self.y_is, tuple(MEANINGS))
         one_of("frontier", self.frontier, FRONTIERS)
+        if self.examples and (self.space != "log" or self.examples < 0):
+            raise UserError(f"examples={self.examples}: must be above 0, with space=log")
         Loss(self.loss, self.space, self.delta)
         for key in self.laws:
             law_named(key)
+
+
+def _with_ceiling(law: Law, chance: float | None) -> Law:
+    return replace(law, **{"ceiling": chance}) if chance is not None and hasattr(law, "ceiling") else law
 
 
 def _pairs(items: Sequence[str], option: str) -> dict[str, str]:
@@ -161,7 +171,7 @@ def fit_any(path: str | Path, what: TableFit, out_dir: str | Path | None = None)
     Raises UserError: see `rows_of` and `points.check_points`.
     """
     table = read_table(path)
-    laws = [law_named(key) for key in what.laws]
+    laws = [_with_ceiling(law_named(key), what.chance) for key in what.laws]
     law, loss = laws[0], Loss(what.loss, what.space, what.delta)
     columns, y, index, said = rows_of(table, what, law)
     fixed: dict[str, float] | None = None
@@ -169,8 +179,11 @@ def fit_any(path: str | Path, what: TableFit, out_dir: str | Path | None = None)
         asked = () if what.fixed == ("none",) else what.fixed
         fixed = {k: _number(v, f"--fix={k}") for k, v in _pairs(asked, "fix").items()}
     fit = fit_law(law, columns, y, loss=loss, fixed=fixed)
-    intervals = {n: parameter_interval(fit, n) for n, free in zip(law.names, fit.free_mask, strict=True) if free}
-    forecasts = [(point, *_forecast(fit, law, point)) for point in what.at]
+    floor = float(np.sqrt(np.mean(noise_floor(y, what.examples) ** 2))) if what.examples else 0.0
+    intervals = {
+        n: parameter_interval(fit, n, floor=floor) for n, free in zip(law.names, fit.free_mask, strict=True) if free
+    }
+    forecasts = [(point, *_forecast(fit, law, point, floor)) for point in what.at]
     lines = [f"{path}: {len(y)} rows", *(f"  {s}" for s in said), f"  {law.name}: {law.text(fit.values, 5)}"]
     lines += [f"    {_parameter(fit, n, intervals.get(n))}" for n in law.names]
     lines.append(
@@ -222,11 +235,11 @@ def _point(law: Law, text: str) -> dict[str, float]:
     return found
 
 
-def _forecast(fit: Fit, law: Law, text: str) -> tuple[Interval, Interval]:
+def _forecast(fit: Fit, law: Law, text: str, floor: float) -> tuple[Interval, Interval]:
     point = _point(law, text)
     if min(point.values()) <= 0:
         raise UserError(f"--at={text}: must be above 0")
-    return prediction_interval(fit, point), prediction_interval(fit, point, new_run=True)
+    return prediction_interval(fit, point, floor=floor), prediction_interval(fit, point, floor=floor, new_run=True)
 
 
 def _write(

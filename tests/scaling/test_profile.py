@@ -13,6 +13,7 @@ from clip_jax.scaling.profile import (
     parameter_statistic,
     prediction_interval,
     prediction_statistic,
+    statistic,
     threshold,
 )
 
@@ -84,3 +85,30 @@ def test_what_was_fixed_has_no_interval():
     fit = fit_law(SaturatingPowerLaw(), C, LINE, fixed={"E": 0.0})
     with pytest.raises(UserError, match="E was fixed"):
         parameter_interval(fit, "E")
+
+
+def test_intervals_of_a_bent_law_on_few_points_cover_95_percent():
+    """200 tables: a share of 95 % is between 181 and 198 of them in 999 of 1000 cases (binomial)."""
+    from dataclasses import replace
+
+    from clip_jax.scaling.points import Points
+    from clip_jax.scaling.solver import solve
+
+    law, count, truth = SaturatingPowerLaw(), 200, {"E": 0.15, "a": 0.5 * 1e10**0.25, "b": 0.25}
+    exact = law.curve(truth, {"flops": np.log(C)}, np)
+    y = exact * np.exp(0.02 * np.random.default_rng(5).standard_normal((count, 8)))
+    first = fit_law(law, C, exact, loss=Loss("squares"), fixed={"E": 0.15}, profile=False)
+    begin = np.tile(law.theta(truth, first.references), (count, 1))
+
+    def solved(free):
+        return solve(law, first.logs, y, begin, first.low, first.high, first.loss, free=np.array(free))
+
+    best, held = solved([False, True, True]), solved([False, True, False])
+    fits = [
+        replace(first, theta=t, objective=o, data=Points(first.data.columns, row, np.ones(8)))
+        for t, o, row in zip(best.theta, best.objective, y, strict=True)
+    ]
+    inside = [float(statistic(f, o)) <= threshold(f, 0.95) for f, o in zip(fits, held.objective, strict=True)]
+    assert 181 <= sum(inside) <= 198
+    for i in (0, 1):  # what inversion says is what the interval's ends say
+        assert (0.25 in parameter_interval(fits[i], "b")) == inside[i]

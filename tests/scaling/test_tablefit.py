@@ -81,7 +81,11 @@ def test_treatments_are_stated(table):
         (lambda d: d, {"fixed": ("E=0.1",)}, "no parameter 'E'"),
         (lambda d: d.assign(error=["bad", *d["error"][1:]]), {}, "row 0: error='bad' is not a number"),
         (lambda d: d, {"laws": ("chinchilla",), "x": ("params=gflops", "samples_seen=gflops")}, "along one line"),
-        (lambda d: d, {"laws": ("chinchilla",), "x": ("params=gflops", "samples_seen=acc"), "frontier": "hull"}, "'all'"),
+        (
+            lambda d: d,
+            {"laws": ("chinchilla",), "x": ("params=gflops", "samples_seen=acc"), "frontier": "hull"},
+            "only 'all' is possible",
+        ),
     ],
 )  # fmt: skip
 def test_what_cannot_be_fitted_is_refused_with_the_reason(table, change, options, said):
@@ -105,6 +109,25 @@ def test_forecasts_comparison_and_files(table, tmp_path):
         "frontier (pareto)"
         in json.loads((tmp_path / "out" / "checklist.json").read_text())["data"]["which rows were left out, and why"]
     )
+
+
+def test_a_small_evaluation_set_widens_intervals(table):
+    def width(**options):
+        (line,) = [
+            w for w in fit_any(table(), TableFit(**{**vars(POWER), **options})).splitlines() if w.startswith("    b ")
+        ]
+        low, high = line.split("[")[1].split("]")[0].split(", ")
+        return float(high) - float(low)
+
+    assert width(examples=1000) > 3 * width()
+    assert width(examples=10_000_000) == width()
+    with pytest.raises(UserError, match="examples=100: must be above 0, with space=log"):
+        TableFit(examples=100, space="linear")
+
+
+def test_chance_is_the_ceiling_of_laws_that_have_one(table):
+    what = TableFit(laws=("chance",), x=("flops=gflops*G",), chance=0.999, at=("1e3",))
+    assert "at 1e3: 0.99" in fit_any(table(), what)
 
 
 def test_the_command_takes_the_same_words(table, capsys):
