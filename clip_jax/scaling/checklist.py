@@ -78,7 +78,7 @@ def checklist(fit: Fit, answers: dict[str, str] | None = None, *, intervals: boo
             "objective": f"sum of {fit.loss.kind} losses of {fit.loss.space} residuals"
             + (f", delta {fit.loss.delta:g}" if fit.loss.kind == "huber" else ""),
             "objective at the optimum": fit.objective,
-            "optimiser": "screening by objective, then damped Newton in float64 with bounds",
+            "optimiser": "screening by objective, then damped Gauss-Newton in float64 with bounds",
             "starts": f"{fit.screened} screened, {fit.starts} polished, {fit.agree} ended at the best optimum",
             "status": fit.status, "condition": fit.condition,
             "flat profiles": list(fit.flat) if fit.profiled else NOT_STATED, "identified": fit.identified,

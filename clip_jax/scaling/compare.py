@@ -32,8 +32,7 @@ def _pairs(a: Ensemble, b: Ensemble, x: Array, seed: int) -> tuple[Array, Array]
             raise UserError(f"compare: {e.fit.law.name} has the columns {', '.join(e.fit.law.columns)}; one is needed")
     first, second = (np.log(np.maximum(e.curves(x), 1e-12)) for e in (a, b))
     count = min(len(first), len(second))
-    rng = np.random.default_rng(seed)
-    return first[rng.permutation(len(first))[:count]], second[rng.permutation(len(second))[:count]]
+    return first[:count], second[np.random.default_rng(seed).permutation(len(second))[:count]]
 
 
 def difference(a: Ensemble, b: Ensemble, x: Array, *, seed: int = 0) -> dict[str, Array]:

@@ -1,7 +1,8 @@
-"""Many small robust fits at once: a damped Newton method in float64, vmapped, inside bounds.
+"""Many small robust fits at once: damped Gauss-Newton (Levenberg and Marquardt) in float64, vmapped, inside bounds.
 
-Near an L1 loss Gauss-Newton with Huber weights only creeps. Each iteration therefore tries two damped steps and keeps
-the better: Gauss-Newton with Huber weights (safe far away) and Newton with the exact Hessian (fast at the end).
+Near an L1 loss Gauss-Newton with Huber weights only creeps, for almost all residuals lie on the linear part. Each
+iteration therefore tries two damped steps and keeps the better: one with Huber weights (safe far away), and one whose
+matrix holds the loss's own second derivative, the residuals within delta alone (fast at the end).
 
 Everything that differs between resamples is a weight: a row left out weighs 0, a row drawn twice weighs 2. So all fits
 of a table share one compiled program; rows are padded with weight 0, and fits run in chunks of one size.
@@ -26,11 +27,12 @@ DONE = 1e-13  # predicted relative gain at which a fit has converged
 
 
 class Solved(NamedTuple):
-    """theta [R, p], objective [R] (the loss's sum) and whether each converged [R]."""
+    """theta [R, p], objective [R] (the loss's sum), whether each converged [R], and in how many iterations [R]."""
 
     theta: Array
     objective: Array
     converged: Array
+    iterations: Array
 
 
 class _State(NamedTuple):
@@ -69,9 +71,7 @@ def _program(law: Law, space: str) -> Any:
             stuck = ~free | ((s.theta <= low) & (slope > 0)) | ((s.theta >= high) & (slope < 0))
             huber = w * jnp.minimum(1.0, delta / jnp.maximum(jnp.abs(r), 1e-300))
             safe = jacobian.T @ (huber[:, None] * jacobian)
-            bend = jax.jacfwd(jax.grad(lambda t: jnp.sum(pull * residuals(t))))(s.theta)
             exact = jacobian.T @ ((w * (jnp.abs(r) <= delta))[:, None] * jacobian)
-            exact = exact + jnp.where(jnp.isfinite(bend), bend, 0.0)
             scale = jnp.sqrt(jnp.diagonal(safe) + 1e-300)
             scale = jnp.where(stuck | (scale < 1e-100), 1.0, scale)
             moves = (~stuck).astype(slope.dtype)
@@ -81,9 +81,9 @@ def _program(law: Law, space: str) -> Any:
             safe, exact = safe * both + still, exact * both + still
             ridge = jnp.diag(jnp.diagonal(safe)) + 1e-14 * jnp.eye(len(moves))
             gauss = jnp.linalg.solve(safe + (s.damping + 1e-13) * ridge, slope)
-            newton = jnp.linalg.solve(exact + s.damping * safe + 1e-14 * jnp.eye(len(moves)), slope)
-            gain = jnp.maximum(jnp.abs(slope @ gauss), jnp.abs(slope @ newton))
-            tries = jnp.stack([jnp.clip(s.theta - d / scale, low, high) for d in (gauss, newton)])
+            close = jnp.linalg.solve(exact + s.damping * safe + 1e-14 * jnp.eye(len(moves)), slope)
+            gain = jnp.maximum(jnp.abs(slope @ gauss), jnp.abs(slope @ close))
+            tries = jnp.stack([jnp.clip(s.theta - d / scale, low, high) for d in (gauss, close)])
             tries = jnp.where(jnp.isfinite(tries), tries, s.theta[None])
             costs = jax.vmap(cost)(tries)
             best = jnp.argmin(costs)
@@ -103,7 +103,7 @@ def _program(law: Law, space: str) -> Any:
         first = cost(theta)
         start = _State(theta, first, jnp.ones_like(first) * 1e-2, 0, 0, jnp.array(False))
         end = jax.lax.while_loop(lambda s: (s.still < 2) & (s.iteration < ITERATIONS), step, start)
-        return end.theta, end.cost, end.done
+        return end.theta, end.cost, end.done, end.iteration
 
     return jax.jit(jax.vmap(one, in_axes=(0, 0, None, None, None, None, 0, 0)))
 
@@ -159,7 +159,7 @@ def solve(
     ys = np.broadcast_to(_padded(np.asarray(y, float), rows, 1.0), (fits, rows))
     free = np.broadcast_to(np.ones(begin.shape[1], bool) if free is None else free, begin.shape)
     theta = np.clip(np.asarray(begin, float), np.where(free, low, -np.inf), np.where(free, high, np.inf))
-    cost, converged = np.full(fits, np.inf), np.zeros(fits, bool)
+    into = (theta, np.full(fits, np.inf), np.zeros(fits, bool), np.zeros(fits, int))
     run = _program(law, loss.space)
     # a pinned parameter may lie outside the bounds; they are widened for all, and free ones were clipped already
     wide = ~free.all(axis=0)
@@ -169,20 +169,15 @@ def solve(
         for delta in loss.deltas:
             for first in range(0, fits, CHUNK):
                 part = np.arange(first, first + CHUNK).clip(max=fits - 1)
-                keep = slice(first, min(first + CHUNK, fits))
                 out = run(theta[part], free[part], low, high, delta, logs, ys[part], w[part])
-                theta, cost, converged = _put(theta, cost, converged, out, keep)
+                count = min(CHUNK, fits - first)
+                for whole, found in zip(into, out, strict=True):
+                    whole[first : first + count] = np.asarray(found)[:count]
+    theta, cost, converged, iterations = into
     if loss.kind == "absolute":
         r = loss.residuals(law.predict(theta, x), np.asarray(y, float))
         cost = (w[:, :n] * loss.values(r)).sum(axis=1)
-    return Solved(theta, cost, converged)
-
-
-def _put(theta: Array, cost: Array, converged: Array, out: Any, keep: slice) -> tuple[Array, Array, Array]:
-    count = keep.stop - keep.start
-    for into, part in zip((theta, cost, converged), out, strict=True):
-        into[keep] = np.asarray(part)[:count]
-    return theta, cost, converged
+    return Solved(theta, cost, converged, iterations)
 
 
 def screen(law: Law, x: Mapping[str, Array], y: Array, starts: Array, loss: Loss, weights: Array, most: int) -> Array:

@@ -14,7 +14,7 @@ SQUARES, SD = Loss("squares"), 0.01
 TRUTH = {"E": 0.15, "a": 0.5 * 1e10**0.25, "b": 0.25}
 KNOWN = np.geomspace(1e10, 1e11, 9)
 CANDIDATES = np.geomspace(1e10, 3e12, 12)
-TARGET, BUDGET = 1e14, 6e12
+TARGET, BUDGET = 1e15, 6e12
 
 
 def measure(c, rng):
@@ -45,8 +45,8 @@ def test_the_chosen_runs_shrink_the_interval_more_than_naive_ones():
         cheap[:4] = 8
         widths.append([width_with(r, y, np.random.default_rng(100 + seed)) for r in (plan.runs, even, cheap)])
     chosen, even, cheap = np.mean(widths, axis=0)
-    assert chosen < 0.9 * even
-    assert chosen < 0.8 * cheap
+    assert chosen < 0.85 * even
+    assert chosen < 0.5 * cheap
 
 
 def test_what_it_promises_is_what_comes():
