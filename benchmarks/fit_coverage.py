@@ -18,6 +18,7 @@ from clip_jax.scaling.loss import Loss
 from clip_jax.scaling.points import Points
 from clip_jax.scaling.profile import statistic, threshold
 from clip_jax.scaling.solver import solve
+from clip_jax.scaling.uncertainty import bootstrap, bootstrap_t
 
 POWER = {"a": 0.7 * 1e10**0.1, "b": 0.1}
 BENT = {"E": 0.15, "a": 0.5 * 1e10**0.25, "b": 0.25}
@@ -133,6 +134,21 @@ def percentile_coverage(case, replicates, resamples=200, seed=0):
     return {k: v / replicates for k, v in inside.items()}
 
 
+def studentised(case, replicates, seed=0):
+    """The same for bootstrap-t intervals (200 resamples)."""
+    law, truth, _, _, _, _, names, _ = case
+    first, theta, objective, y = fits_of(case, replicates, seed)
+    wanted, inside = law.theta(truth, first.references), dict.fromkeys(names, 0)
+    for r in range(replicates):
+        fit = one(first, theta[r], objective[r], y[r])
+        ensemble = bootstrap(fit, kind="cases", replicas=200, seed=seed + r)
+        for name in names:
+            i = law.index(name)
+            low, high = bootstrap_t(fit, lambda t, i=i: t[..., i], ensemble)
+            inside[name] += low <= wanted[i] <= high
+    return {k: v / replicates for k, v in inside.items()}
+
+
 def warned(case, count=40, seed=0):
     """Share of replicates in which the fit says that it is not identified."""
     law, _, columns, _, loss, held, _, _ = case
@@ -143,21 +159,25 @@ def warned(case, count=40, seed=0):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--replicates", type=int, default=2000)
-    parser.add_argument("--bootstrap", type=int, default=400, help="replicates of the percentile bootstrap; 0 skips it")
+    parser.add_argument("--bootstrap", type=int, default=400, help="replicates of the bootstraps; 0 skips them")
     parser.add_argument("--only", default="", help="cases whose name has this")
     args = parser.parse_args()
-    print(f"profile: {args.replicates} replicates; percentile case bootstrap: {args.bootstrap} of 200 resamples\n")
-    print("| law | parameter | profile | percentile bootstrap | fits that warn |\n|---|---|---|---|---|")
+    print(f"profile: {args.replicates} replicates; case bootstraps: {args.bootstrap} of 200 resamples\n")
+    print(
+        "| law | parameter | profile | percentile bootstrap | bootstrap-t | fits that warn |\n|---|---|---|---|---|---|"
+    )
     start = time.time()
     for name, case in CASES.items():
         if args.only not in name:
             continue
         profile = profile_coverage(case, args.replicates)
         percentile = percentile_coverage(case, args.bootstrap) if args.bootstrap else {}
+        t = studentised(case, args.bootstrap) if args.bootstrap and len(case[2][case[0].columns[0]]) < 20 else {}
         share = f"{warned(case):.0%}" if case[-1] else "-"
         for parameter, covered in profile.items():
             other = f"{percentile[parameter]:.1%}" if percentile else "-"
-            print(f"| {name} | {parameter} | {covered:.1%} | {other} | {share} |", flush=True)
+            third = f"{t[parameter]:.1%}" if t else "-"
+            print(f"| {name} | {parameter} | {covered:.1%} | {other} | {third} | {share} |", flush=True)
     print(f"\n{time.time() - start:.0f} s")
 
 
