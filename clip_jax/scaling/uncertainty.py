@@ -174,7 +174,8 @@ def bootstrap_t(
     """The studentised interval of a quantity of theta, from a ``cases`` ensemble.
 
     Each replica's distance is measured in its own standard error, which repairs much of what a percentile interval of
-    few points lacks (Efron and Tibshirani, 1993, chapter 12).
+    few points lacks (Efron and Tibshirani, 1993, chapter 12). Where a parameter is hardly identified it covers less
+    than percentiles do (`benchmarks/fit_coverage.py`): take a profile interval there.
 
     Args:
       fit: the fit.
@@ -213,7 +214,7 @@ def bootstrap_frontier(
     """Resample all runs, select the frontier again in each resample, fit it: how much the selection itself adds.
 
     A frontier is made of extremes, for which a bootstrap that draws as many runs as there are is known to be too
-    narrow; drawing a ``share`` of them widens it (`benchmarks/fit_coverage.py` prints what both cover).
+    narrow; drawing a ``share`` of them widens it (`benchmarks/fit_frontier.py` prints what both cover).
 
     Args:
       law: of one column.
