@@ -80,7 +80,7 @@ def test_fit_prints_a_law(capsys, tmp_path):
             "batch_size=12: must be a multiple of the 8 devices",
         ),
         (["train", "--config=CONFIG", "--wandb=perhaps"], "wandb='perhaps'"),
-        (["train", "--config=CONFIG", "--mesh.data=3"], "mesh: data=3"),
+        (["train", "--config=CONFIG", "--mesh.data=3"], "mesh: slice=1 × data=3"),
         (["sweep", "status"], "needs --dir"),
         (["sweep", "status", "--dir=gone"], "gone: holds no sweep"),
         (["sweep", "run", "--config=gone.py"], "gone.py: no such config file"),
