@@ -193,11 +193,14 @@ class EvalConfig:
     val_partitions: int = 2
     retrieval_images: int = 512  # 0 is all of the held-out split
     batch_size: int = 256
+    prior_images: int = 256  # predictive objectives: training pictures that a class's prior is averaged over
+    predictive_score: str = "prior"  # raw | prior (subtracted): what error_mean is of; both are reported
 
     def __post_init__(self) -> None:
+        one_of("evals.predictive_score", self.predictive_score, ("raw", "prior"))
         for name in ("examples", "retrieval_images"):
             at_least(f"evals.{name}", getattr(self, name), 0)
-        for name in ("val_pairs", "val_partitions", "batch_size"):
+        for name in ("val_pairs", "val_partitions", "batch_size", "prior_images"):
             at_least(f"evals.{name}", getattr(self, name), 1)
         for fraction in self.at_fractions:
             if not 0 < fraction < 1:
@@ -250,6 +253,7 @@ class RunConfig:
             raise ConfigError(f"optim.warmup_steps={self.optim.warmup_steps}: must be below steps={self.steps}")
         self._check_precision()
         self._check_loss()
+        self._check_objective()
 
     def _check_precision(self) -> None:
         half = {"bfloat16", "float16"}
@@ -280,6 +284,18 @@ class RunConfig:
             raise ConfigError(
                 "microbatch_size: not with model.decoder, whose caption loss is no function of embeddings"
             )
+
+    def _check_objective(self) -> None:
+        why, predictive = f"with model.objective={self.model.objective!r}", self.model.objective != "contrastive"
+        for name in ("retrieval_images",) if predictive else ("prior_images", "predictive_score"):
+            if getattr(self.evals, name) != getattr(EvalConfig, name):
+                raise ConfigError(f"evals.{name}={getattr(self.evals, name)!r}: ignored {why}")
+        if predictive and self.loss != LossConfig():
+            raise ConfigError(f"loss: ignored {why}")
+        if predictive and self.microbatch_size:
+            raise ConfigError(f"microbatch_size={self.microbatch_size}: not {why}; model.vocab_chunk saves memory")
+        if predictive and self.init_from.freeze == "text":
+            raise ConfigError(f"init_from.freeze='text': {why} only the image tower can be locked")
 
     @property
     def samples_seen(self) -> int:

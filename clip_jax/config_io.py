@@ -64,12 +64,15 @@ _LATER = {
     "data": ("weights", "val_paths", "decoder"),
     "mesh": ("tensor", "slices"),
     "optim": ("state_dtype", "rounding", "loss_scale", "layer_decay"),
-    "model": ("decoder", "logit_bias", "text_param_dtype", "remat_policy"),
+    "model": (
+        "decoder", "logit_bias", "text_param_dtype", "remat_policy", "objective", "prefix_tokens", "vocab_chunk",
+    ),
     "model.image": (
         "stages", "pool", "class_token", "norm_pre", "norm_after_pool", "norm_eps", "patch_bias", "projection",
         "layer_scale", "patch_dropout", "pool_heads", "pool_queries",
     ),
-    "model.text": ("causal", "pool", "norm_eps", "layer_scale", "projection", "projection_bias", "pad_id"),
+    "model.text": ("causal", "pool", "norm_eps", "layer_scale", "projection", "projection_bias", "pad_id", "encoder"),
+    "evals": ("prior_images", "predictive_score"),
 }  # fmt: skip
 
 

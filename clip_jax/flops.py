@@ -19,7 +19,9 @@ from clip_jax.config import ModelConfig
 class ParamCounts:
     """Parameters; ``_no_embed`` leaves out token, class and position embeddings. ``total`` has temperature and bias.
 
-    Running statistics of batch norm are no parameters.
+    ``text`` is the text tower or the predictive head: the caption language model with its prefix map (its output
+    matrix is the token embedding), or the bag-of-words classifier, which has no embedding. Running statistics of
+    batch norm are no parameters.
     """
 
     total: int
@@ -37,7 +39,7 @@ class ParamCounts:
 
 @dataclass(frozen=True)
 class FlopCounts:
-    """Forward FLOPs of one pair."""
+    """Forward FLOPs of one pair; ``text`` is the text tower or the predictive head, vocabulary product included."""
 
     image: int
     text: int
@@ -51,7 +53,7 @@ class FlopCounts:
 
 @dataclass(frozen=True)
 class TrainingFlops:
-    """Training FLOPs of a run, and the part of the contrastive logits in it."""
+    """Training FLOPs of a run, and the part of the contrastive logits in it (0 for predictive objectives)."""
 
     total: float
     logits: float
@@ -137,19 +139,49 @@ def _resnet_flops(config: ModelConfig, all_queries: bool) -> int:
     return count + 2 * queries * width * (width + config.embed_dim)
 
 
+def _text_params(config: ModelConfig) -> tuple[int, int]:
+    t, e = config.text, config.embed_dim
+    if config.objective == "bag_of_words":
+        return (e + 1) * t.vocab_size, 0
+    if t.encoder == "bag_of_words":
+        return t.width * e, t.vocab_size * t.width
+    count = t.depth * _block_params(t.width, t.mlp_width, t.layer_scale) + 2 * t.width
+    if config.objective == "caption":
+        return count + e * config.prefix_tokens * t.width, (t.vocab_size + config.caption_tokens) * t.width
+    count += t.width * e * int(t.projection) + e * int(t.projection_bias)
+    return count, (t.vocab_size + t.tokens) * t.width + t.width * int(t.pool == "cls")
+
+
+def _text_flops(config: ModelConfig) -> int:
+    t, e = config.text, config.embed_dim
+    if config.objective == "bag_of_words":
+        return 2 * e * t.vocab_size
+    if t.encoder == "bag_of_words":
+        return 2 * t.width * e
+    if config.objective == "caption":
+        return 2 * e * config.prefix_tokens * t.width + caption_flops(config, t.context_length)
+    return t.depth * _block_flops(t.tokens, t.width, t.mlp_width) + 2 * t.width * e * int(t.projection)
+
+
+def caption_flops(config: ModelConfig, length: int) -> int:
+    """Forward FLOPs of the caption language model over a prefix and a text of ``length`` tokens."""
+    t = config.text
+    places = config.prefix_tokens + length - 1
+    return t.depth * _block_flops(places, t.width, t.mlp_width) + 2 * (length - 1) * t.width * t.vocab_size
+
+
 def params(config: ModelConfig) -> ParamCounts:
     """Parameters of a model, in closed form (a test counts the arrays)."""
-    t, d = config.text, config.decoder
+    d = config.decoder
     image, image_embed = (_resnet_params if config.image.stages else _vit_params)(config)
-    text = t.depth * _block_params(t.width, t.mlp_width, t.layer_scale) + 2 * t.width
-    text += t.width * config.embed_dim * int(t.projection) + config.embed_dim * int(t.projection_bias)
-    text_embed = (t.vocab_size + t.tokens) * t.width + t.width * int(t.pool == "cls")
+    text, text_embed = _text_params(config)
     decoder = 0
     if d.depth:
         cross = _cross_params(d.width, d.width) + _mlp_params(d.width, d.mlp_width) + 6 * d.width  # three norms
-        decoder = d.depth * (_block_params(d.width, d.mlp_width) + cross) + 2 * d.width + d.width * t.vocab_size
+        decoder = d.depth * (_block_params(d.width, d.mlp_width) + cross) + (2 + config.text.vocab_size) * d.width
+    scalars = 1 + int(config.logit_bias) if config.objective == "contrastive" else 0
     return ParamCounts(
-        total=image + image_embed + text + text_embed + decoder + 1 + int(config.logit_bias),
+        total=image + image_embed + text + text_embed + decoder + scalars,
         image=image + image_embed,
         text=text + text_embed,
         image_no_embed=image,
@@ -166,8 +198,7 @@ def flops_per_sample(config: ModelConfig, *, train: bool = False, all_queries: b
     """
     t, d = config.text, config.decoder
     image = _resnet_flops(config, all_queries) if config.image.stages else _vit_flops(config, train)
-    text = t.depth * _block_flops(t.tokens, t.width, t.mlp_width)
-    text += 2 * t.width * config.embed_dim * int(t.projection)
+    text = _text_flops(config)
     decoder = 0
     if d.depth:
         seen, said = config.image.pool_queries - 1, t.context_length
@@ -177,11 +208,12 @@ def flops_per_sample(config: ModelConfig, *, train: bool = False, all_queries: b
 
 
 def training_flops(config: ModelConfig, samples_seen: int, batch_size: int, freeze: str = "none") -> TrainingFlops:
-    """samples_seen · (3 · forward + 3·2·B·E), the second term being the logits, counted once.
+    """samples_seen · (3 · forward + 3·2·B·E), the second term being the contrastive logits, counted once.
 
-    The tower named by ``freeze`` runs forward only.
+    A predictive objective compares no pairs and has no second term; its vocabulary logits are in the forward. The
+    tower named by ``freeze`` runs forward only.
     """
-    logits = float(samples_seen) * 6 * batch_size * config.embed_dim
+    logits = float(samples_seen) * 6 * batch_size * config.embed_dim if config.objective == "contrastive" else 0.0
     forward = flops_per_sample(config, train=freeze != "image")
     spared = 2.0 * getattr(forward, freeze) if freeze != "none" else 0.0
     return TrainingFlops(samples_seen * (3.0 * forward.total - spared) + logits, logits)

@@ -11,6 +11,8 @@ ACTIVATIONS = ("gelu", "gelu_erf", "quick_gelu")
 IMAGE_POOLS = ("cls", "avg", "map", "attentional")
 REMAT_POLICIES = ("nothing", "attention", "dots")
 TEXT_POOLS = ("eot", "last", "cls")
+TEXT_ENCODERS = ("transformer", "bag_of_words")
+OBJECTIVES = ("contrastive", "caption", "bag_of_words")
 
 
 def _check_tower(name: str, tower: ImageTowerConfig | TextTowerConfig | DecoderConfig) -> None:
@@ -115,10 +117,14 @@ class ImageTowerConfig:
         return _mlp_width(self.width, self.mlp_ratio)
 
 
+_BLOCKS = ("mlp_ratio", "causal", "pool", "norm_eps", "layer_scale", "projection", "projection_bias")
+
+
 @dataclass(frozen=True)
 class TextTowerConfig:
-    """A text transformer."""
+    """A text transformer, or a bag of words. With ``model.objective = "caption"`` it is the language model's shape."""
 
+    encoder: str = "transformer"  # transformer | bag_of_words: a sum over the distinct words, blind to their order
     width: int = 64
     depth: int = 2
     heads: int = 4
@@ -135,7 +141,12 @@ class TextTowerConfig:
 
     def __post_init__(self) -> None:
         name = "model.text"
-        _check_tower(name, self)
+        one_of(f"{name}.encoder", self.encoder, TEXT_ENCODERS)
+        if self.encoder == "bag_of_words":
+            _ignored(name, f"with {name}.encoder='bag_of_words'", self, TextTowerConfig, ("depth", "heads", *_BLOCKS))
+            at_least(f"{name}.width", self.width, 1)
+        else:
+            _check_tower(name, self)
         at_least(f"{name}.context_length", self.context_length, 3)
         at_least(f"{name}.vocab_size", self.vocab_size, 4)
         one_of(f"{name}.pool", self.pool, TEXT_POOLS)
@@ -184,8 +195,13 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Two towers, one embedding space, one learned temperature; for CoCa a decoder too."""
+    """Two towers, one embedding space, one learned temperature; for CoCa a decoder too.
 
+    ``objective`` chooses between them and the two predictive models of Radford et al., 2021, figure 2: an image tower
+    whose features become the first tokens of a caption language model, or give the caption's words in no order.
+    """
+
+    objective: str = "contrastive"  # contrastive | caption | bag_of_words
     image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
@@ -200,6 +216,8 @@ class ModelConfig:
     remat: bool = False  # recompute each block in the backward pass
     remat_policy: str = "nothing"  # remat: what is kept all the same: nothing | attention | dots
     scan_layers: bool = True  # one compiled block for all layers; False unrolls (faster on CPU)
+    prefix_tokens: int = 4  # caption: tokens made of the image features
+    vocab_chunk: int = 0  # caption, bag_of_words: rows of vocabulary logits formed at a time in training; 0 is all
 
     def __post_init__(self) -> None:
         at_least("model.embed_dim", self.embed_dim, 1)
@@ -224,3 +242,29 @@ class ModelConfig:
                 raise ConfigError("model.decoder: needs model.image.pool='attentional' with two queries or more")
             if not self.decoder.width == self.embed_dim == self.text.width:
                 raise ConfigError("model.decoder.width: must be model.embed_dim and model.text.width")
+        one_of("model.objective", self.objective, OBJECTIVES)
+        at_least("model.prefix_tokens", self.prefix_tokens, 1)
+        at_least("model.vocab_chunk", self.vocab_chunk, 0)
+        self._check_objective()
+
+    def _check_objective(self) -> None:
+        why, text = f"with model.objective={self.objective!r}", self.text
+        if self.objective != "caption":
+            _ignored("model", why, self, ModelConfig, ("prefix_tokens",))
+        if self.objective == "contrastive":
+            _ignored("model", why, self, ModelConfig, ("vocab_chunk",))
+            if self.decoder.depth and text.encoder != "transformer":
+                raise ConfigError(f"model.decoder: reads the states of a transformer, not of {text.encoder}")
+            return
+        _ignored("model", why, self, ModelConfig, ("init_temperature", "max_logit_scale", "logit_bias"))
+        if self.decoder.depth:
+            raise ConfigError(f"model.decoder.depth={self.decoder.depth}: ignored {why}")
+        fields: tuple[str, ...] = ("encoder", "causal", "pool", "projection", "projection_bias")
+        if self.objective == "bag_of_words":
+            fields = ("encoder", "width", "depth", "heads", *_BLOCKS)
+        _ignored("model.text", why, text, TextTowerConfig, fields)
+
+    @property
+    def caption_tokens(self) -> int:
+        """Places of the caption language model: the prefix and all tokens but the last, which predicts nothing."""
+        return self.prefix_tokens + self.text.context_length - 1

@@ -120,7 +120,8 @@ def ladder(rung: float, base: ModelConfig | None = None) -> ModelConfig:
     the same width and depth and grow together. Rungs 0.5 to 64 span more than five orders of magnitude of
     FLOPs per sample. ``base`` gives all else: image and patch size, vocabulary, context, dtypes.
 
-    Raises ConfigError for a rung below 0.5.
+    A text side without a transformer has no depth: the bag-of-words encoder takes the width, the bag-of-words objective
+    nothing. Raises ConfigError for a rung below 0.5.
     """
     if not rung >= 0.5:
         raise ConfigError(f"rung={rung}: the ladder begins at 0.5")
@@ -128,9 +129,13 @@ def ladder(rung: float, base: ModelConfig | None = None) -> ModelConfig:
     head = _head_size(16 * rung)
     width = head * max(1, round(16 * rung / head))
     shape = {"width": width, "depth": max(1, round(rung**0.65)), "heads": width // head}
+    if base.objective == "bag_of_words":
+        text = {}
+    else:
+        text = {"width": width} if base.text.encoder == "bag_of_words" else shape
     return dataclasses.replace(
         base,
         image=dataclasses.replace(base.image, **shape),
-        text=dataclasses.replace(base.text, **shape),
+        text=dataclasses.replace(base.text, **text),
         embed_dim=width,
     )

@@ -13,9 +13,8 @@ from jax.sharding import Mesh, NamedSharding
 
 from clip_jax.config import ConfigError, ModelConfig
 from clip_jax.models.coca import MultimodalDecoder
-from clip_jax.models.resnet import ModifiedResNet
-from clip_jax.models.text import TextTransformer
-from clip_jax.models.vit import VisionTransformer
+from clip_jax.models.predictive import Predictive
+from clip_jax.models.towers import image_tower, text_tower
 from clip_jax.parallel import RULES
 
 
@@ -42,15 +41,16 @@ class Outputs(NamedTuple):
 class CLIP(nnx.Module):
     """Both towers. Built and used without a mesh; `build` says how it lies on one.
 
-    Raises ConfigError (from the config) when a size is impossible.
+    Raises ConfigError when a size is impossible, or for a predictive objective.
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
+        if config.objective != "contrastive":
+            raise ConfigError(f"model.objective={config.objective!r}: is no CLIP; build it with make_model")
         dtype = jnp.promote_types(jnp.float32, jnp.dtype(config.param_dtype))
         with nnx.use_eager_sharding(False):
-            tower = ModifiedResNet if config.image.stages else VisionTransformer
-            self.image: Any = tower(config, rngs=rngs)
-            self.text = TextTransformer(config, rngs=rngs)
+            self.image: Any = image_tower(config, rngs)
+            self.text: Any = text_tower(config, rngs)
             # log-parametrised, so that it stays positive whatever the step
             self.logit_scale = nnx.Param(jnp.asarray(-math.log(config.init_temperature), dtype))
             if config.logit_bias:
@@ -96,6 +96,11 @@ class CLIP(nnx.Module):
         return Outputs(normalise_features(image), normalise_features(text), *self.scale_and_bias(), captions)
 
 
+def make_model(config: ModelConfig, *, rngs: nnx.Rngs) -> CLIP | Predictive:
+    """The model of ``config.objective``. Raises ConfigError when a size is impossible."""
+    return (CLIP if config.objective == "contrastive" else Predictive)(config, rngs=rngs)
+
+
 @dataclass(frozen=True)
 class Built:
     """A model without arrays: its structure, its parameters' shapes, and where they lie on a mesh."""
@@ -108,8 +113,12 @@ class Built:
 def _check_divides(config: ModelConfig, mesh: Mesh) -> None:
     fsdp, tensor = mesh.shape["fsdp"], mesh.shape["tensor"]
     stem = 2 if config.image.stages else 1  # a ResNet's stem has half the width
-    wanted = [("image.width", config.image.width, "fsdp", stem * fsdp), ("text.width", config.text.width, "fsdp", fsdp)]
-    towers: list[tuple[str, Any]] = [("image", config.image), ("text", config.text)]
+    bag = config.objective == "bag_of_words"  # has no text tower, but a kernel [embed_dim, V]
+    head = ("embed_dim", config.embed_dim) if bag else ("text.width", config.text.width)
+    wanted = [("image.width", config.image.width, "fsdp", stem * fsdp), (*head, "fsdp", fsdp)]
+    towers: list[tuple[str, Any]] = [("image", config.image)]
+    if not bag and config.text.encoder == "transformer":
+        towers.append(("text", config.text))
     for name, tower in towers + ([("decoder", config.decoder)] if config.decoder.depth else []):
         wanted.append((f"{name}.heads", tower.heads, "tensor", tensor))
         if name != "image" or not config.image.stages:
@@ -126,7 +135,7 @@ def build(config: ModelConfig, mesh: Mesh) -> Built:
     """
     _check_divides(config, mesh)
     with nnx.logical_axis_rules(RULES):
-        graphdef, state = nnx.split(nnx.eval_shape(lambda: CLIP(config, rngs=nnx.Rngs(0))))
+        graphdef, state = nnx.split(nnx.eval_shape(lambda: make_model(config, rngs=nnx.Rngs(0))))
         specs = nnx.as_pure(nnx.get_partition_spec(state))
     shardings = jax.tree.map(
         lambda spec: NamedSharding(mesh, spec),
@@ -136,7 +145,7 @@ def build(config: ModelConfig, mesh: Mesh) -> Built:
     return Built(graphdef, nnx.as_pure(state), shardings)
 
 
-def batch_statistics(model: CLIP) -> Any:
+def batch_statistics(model: CLIP | Predictive) -> Any:
     """The running statistics as a nested dictionary with the parameters' names; empty without batch norm."""
     return nnx.as_pure(nnx.state(model, nnx.BatchStat))
 
@@ -153,4 +162,4 @@ def with_statistics(params: Any, statistics: Any) -> Any:
 
 def init_params(config: ModelConfig, seed: int) -> Any:
     """Fresh parameters, a nested dictionary of arrays. Call it under `jax.jit` with ``out_shardings``."""
-    return nnx.as_pure(nnx.state(CLIP(config, rngs=nnx.Rngs(seed))))
+    return nnx.as_pure(nnx.state(make_model(config, rngs=nnx.Rngs(seed))))

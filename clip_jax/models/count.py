@@ -12,16 +12,18 @@ from flax import nnx
 
 from clip_jax.config import ModelConfig
 from clip_jax.flops import jaxpr_flops
-from clip_jax.models.clip import CLIP
+from clip_jax.models.clip import make_model
 
 
 def _forward(config: ModelConfig) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: CLIP(config, rngs=nnx.Rngs(0))))
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: make_model(config, rngs=nnx.Rngs(0))))
     images = jax.ShapeDtypeStruct((1, config.image.image_size, config.image.image_size, 3), jnp.float32)
     tokens = jax.ShapeDtypeStruct((1, config.text.context_length), jnp.int32)
 
     def forward(params: Any, images: Any, tokens: Any) -> Any:
         model = nnx.merge(graphdef, params)
+        if config.objective != "contrastive":
+            return model.logits(images, tokens)
         if config.decoder.depth:
             return model(images, tokens)  # the decoder reads both towers' states
         return model.encode_image(images), model.encode_text(tokens)

@@ -1,4 +1,4 @@
-"""The text transformer (Radford et al., 2021), with the read-outs of SigLIP and CoCa."""
+"""The text transformer (Radford et al., 2021), with the read-outs of SigLIP and CoCa; and the bag of words."""
 
 from __future__ import annotations
 
@@ -6,8 +6,23 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from clip_jax.model_config import ModelConfig
+from clip_jax.model_config import ModelConfig, TextTowerConfig
 from clip_jax.models.layers import Block, BlockSpec, Stack, layer_norm, named_param, normal
+
+
+def text_param_dtype(config: ModelConfig) -> jnp.dtype:
+    """Of the parameters on the text's side."""
+    return jnp.dtype(config.text_param_dtype or config.param_dtype)
+
+
+def text_blocks(config: ModelConfig, rngs: nnx.Rngs) -> Stack:
+    """The blocks of a text transformer, [B, T, D] -> [B, T, D]."""
+    c = config.text
+    spec = BlockSpec(
+        c.width, c.heads, c.mlp_width, c.depth, config.activation, jnp.dtype(config.compute_dtype),
+        text_param_dtype(config), causal=c.causal, eps=c.norm_eps, layer_scale=c.layer_scale,
+    )  # fmt: skip
+    return Stack(lambda r: Block(spec, r), c.depth, config, rngs)
 
 
 class TextTransformer(nnx.Module):
@@ -20,16 +35,12 @@ class TextTransformer(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         c = config.text
-        dtype, param_dtype = jnp.dtype(config.compute_dtype), jnp.dtype(config.text_param_dtype or config.param_dtype)
+        dtype, param_dtype = jnp.dtype(config.compute_dtype), text_param_dtype(config)
         self.token = named_param(normal(0.02), (c.vocab_size, c.width), ("vocab", "embed"), param_dtype, rngs)
         self.position = named_param(normal(0.01), (c.tokens, c.width), ("position", "embed"), param_dtype, rngs)
         if c.pool == "cls":
             self.class_token = named_param(normal(0.01), (c.width,), (None,), param_dtype, rngs)
-        spec = BlockSpec(
-            c.width, c.heads, c.mlp_width, c.depth, config.activation, dtype, param_dtype,
-            causal=c.causal, eps=c.norm_eps, layer_scale=c.layer_scale,
-        )  # fmt: skip
-        self.blocks = Stack(lambda r: Block(spec, r), c.depth, config, rngs)
+        self.blocks = text_blocks(config, rngs)
         self.ln_final = layer_norm(c.width, param_dtype=param_dtype, rngs=rngs, eps=c.norm_eps)
         if c.projection:
             self.projection = named_param(
@@ -91,3 +102,35 @@ class TextTransformer(nnx.Module):
             raise ValueError(f"layer={layer}: must lie between {-depth} and -1")
         x = self.hidden_states(tokens)[layer]
         return self.ln_final(x).astype(self.dtype) if final_norm else x
+
+
+def distinct_words(tokens: jax.Array, config: TextTowerConfig) -> jax.Array:
+    """Tokens int32 [B, T] -> bool [B, T], true at the first place of every token that is a word (or a piece of one).
+
+    Padding and the two largest ids, start and end of text in every vocabulary trained on here, are no words.
+    """
+    word = (tokens != config.pad_id) & (tokens < config.vocab_size - 2)
+    earlier = jnp.tril(jnp.ones((tokens.shape[1],) * 2, bool), -1)
+    repeated = jnp.any((tokens[:, :, None] == tokens[:, None, :]) & earlier[None], axis=2)
+    return word & ~repeated
+
+
+class BagOfWords(nnx.Module):
+    """Tokens int32 [B, T] -> text features [B, E]: the sum of the distinct words' embeddings, projected.
+
+    The text encoder of the contrastive arm of Radford et al., 2021, figure 2. Blind to order and repetition; a sum and
+    a mean have one direction, so the embeddings are those of a mean. A text without words has zero features.
+    """
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
+        c, param_dtype = config.text, text_param_dtype(config)
+        self.token = named_param(normal(0.02), (c.vocab_size, c.width), ("vocab", "embed"), param_dtype, rngs)
+        self.projection = named_param(
+            normal(c.width**-0.5), (c.width, config.embed_dim), ("embed", "joint"), param_dtype, rngs
+        )
+        self.config, self.dtype = c, jnp.dtype(config.compute_dtype)
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        words = distinct_words(tokens, self.config)[:, :, None]
+        total = jnp.sum(jnp.where(words, self.token[...][tokens].astype(self.dtype), 0), axis=1)
+        return total @ self.projection[...].astype(self.dtype)

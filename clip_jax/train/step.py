@@ -17,6 +17,7 @@ from clip_jax.data.transforms import normalise
 from clip_jax.losses.pairs import make_pair_loss
 from clip_jax.losses.predictive import caption_loss
 from clip_jax.models.clip import batch_statistics, with_statistics
+from clip_jax.models.predictive import Prediction
 from clip_jax.optim import apply_updates, learning_rate, loss_scale
 from clip_jax.parallel import batch_sharding, on_mesh, replicated
 from clip_jax.train.accumulate import (
@@ -27,6 +28,7 @@ from clip_jax.train.accumulate import (
     make_accumulated_gradients,
     whole_gradients,
 )
+from clip_jax.train.objectives import predictive_loss
 from clip_jax.train.state import TrainState, state_shardings
 
 Metrics = dict[str, jax.Array]
@@ -44,6 +46,8 @@ def make_loss(config: RunConfig, built: Any, mesh: Mesh) -> LossFunction:
             model = nnx.merge(built.graphdef, locked(params, freeze, jax.lax.stop_gradient))
             keys = example_keys(rng, batch["images"].shape[0])
             out = model(normalise(batch["images"]), batch["tokens"], train=freeze != "image", rng=keys)
+        if isinstance(out, Prediction):
+            return predictive_loss(model, out, mesh)
         loss = pair_loss(out.image, out.text, out.scale, out.bias)
         if out.captions is not None:
             captions = caption_loss(out.captions[:, :-1], batch["tokens"][:, 1:], config.model.text.pad_id)
