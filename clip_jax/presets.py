@@ -129,10 +129,9 @@ def ladder(rung: float, base: ModelConfig | None = None) -> ModelConfig:
     head = _head_size(16 * rung)
     width = head * max(1, round(16 * rung / head))
     shape = {"width": width, "depth": max(1, round(rung**0.65)), "heads": width // head}
+    text = shape if base.text.encoder == "transformer" else {"width": width}
     if base.objective == "bag_of_words":
         text = {}
-    else:
-        text = {"width": width} if base.text.encoder == "bag_of_words" else shape
     return dataclasses.replace(
         base,
         image=dataclasses.replace(base.image, **shape),

@@ -214,25 +214,35 @@ def _spread(source: Source, count: int) -> list[int]:
     return [int(i) for i in np.linspace(0, total - 1, count).round()]
 
 
-def learn_tokenizer(config: RunConfig, source: Source) -> BytePairTokenizer:
-    """A vocabulary from up to ``data.tokenizer_captions`` captions spread over the training source."""
+def sample_captions(config: RunConfig, source: Source) -> list[str]:
+    """Up to ``data.tokenizer_captions`` captions spread over the training source: what its words are known from."""
     wanted = config.data.tokenizer_captions
     batch_captions = getattr(source, "batch_captions", None)
     if batch_captions is not None:
-        captions = batch_captions(np.arange(wanted))
-    else:
-        captions = []
-        broken = BrokenRecords(config.data.max_broken)
-        rows = _spread(source, wanted)
-        for begin in range(0, len(rows), PIECE):
-            for i, found in zip(rows[begin:], source.many_captions(rows[begin : begin + PIECE]), strict=False):
-                if isinstance(found, BrokenRecord):
-                    broken.add({i: str(found)})
-                else:
-                    captions += found
-        captions = captions[:wanted] if len(captions) < 2 * wanted else captions[:: len(captions) // wanted]
+        return batch_captions(np.arange(wanted))
+    captions: list[str] = []
+    broken = BrokenRecords(config.data.max_broken)
+    rows = _spread(source, wanted)
+    for begin in range(0, len(rows), PIECE):
+        for i, found in zip(rows[begin:], source.many_captions(rows[begin : begin + PIECE]), strict=False):
+            if isinstance(found, BrokenRecord):
+                broken.add({i: str(found)})
+            else:
+                captions += found
+    return captions[:wanted] if len(captions) < 2 * wanted else captions[:: len(captions) // wanted]
+
+
+def learn_tokenizer(config: RunConfig, source: Source) -> BytePairTokenizer:
+    """A vocabulary from `sample_captions`."""
     text = config.model.text
-    return train_tokenizer(captions, text.vocab_size, text.context_length)
+    return train_tokenizer(sample_captions(config, source), text.vocab_size, text.context_length)
+
+
+def sample_images(config: RunConfig, source: Source, count: int) -> np.ndarray:
+    """At most ``count`` pictures spread over a source, without their captions: uint8 [N, H, W, 3]."""
+    if hasattr(source, "batch"):
+        return source.batch(np.arange(count))[0]
+    return np.stack([image for image, _ in _held_out(config, source, count)])
 
 
 def _held_out(config: RunConfig, source: Source, count: int) -> list[tuple[np.ndarray, tuple[str, ...]]]:

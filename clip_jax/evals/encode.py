@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,6 +14,22 @@ from jax.sharding import Mesh
 from clip_jax.data.transforms import MEAN, STD, normalise
 from clip_jax.models.clip import normalise_features
 from clip_jax.parallel import batch_sharding, replicated
+
+
+def in_batches(
+    function: Any, params: Any, take: Callable[[np.ndarray], tuple[np.ndarray, ...]], count: int, batch_size: int,
+    sharding: Any,
+) -> Any:  # fmt: skip
+    """``function(params, *take(rows))`` over the rows 0 to ``count`` - 1, ``batch_size`` at a time -> host arrays.
+
+    ``take`` gives host arrays of those rows. The last batch is filled up with its last row, so that one shape compiles.
+    """
+    waiting = []
+    for start in range(0, count, batch_size):
+        arrays = take(np.minimum(np.arange(start, start + batch_size), count - 1))
+        parts = [jax.make_array_from_callback(x.shape, sharding, x.__getitem__) for x in arrays]
+        waiting.append(function(params, *parts))
+    return jax.tree.map(lambda *parts: np.concatenate([np.asarray(x) for x in parts])[:count], *waiting)
 
 
 class Encoder:
@@ -52,15 +69,8 @@ class Encoder:
         self._states = jax.jit(states, static_argnums=(2, 3), out_shardings=replicated(mesh))
 
     def _run(self, function: Any, params: Any, rows: np.ndarray) -> Any:
-        waiting = []
-        for start in range(0, len(rows), self.batch_size):
-            part = rows[start : start + self.batch_size]
-            missing = self.batch_size - len(part)
-            padded = np.concatenate([part, np.repeat(part[-1:], missing, 0)]) if missing else part
-            array = jax.make_array_from_callback(padded.shape, self._sharding, padded.__getitem__)
-            with jax.default_matmul_precision(self._precision):
-                waiting.append(function(params, array))
-        return jax.tree.map(lambda *parts: np.concatenate([np.asarray(x) for x in parts])[: len(rows)], *waiting)
+        with jax.default_matmul_precision(self._precision):
+            return in_batches(function, params, lambda i: (rows[i],), len(rows), self.batch_size, self._sharding)
 
     def images(self, params: Any, images: np.ndarray) -> np.ndarray:
         """Image embeddings of uint8 [N, H, W, 3]."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,17 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from clip_jax import flops
 from clip_jax.config import RunConfig, UserError
 from clip_jax.data.classification import ClassificationSet, load_classification_set
 from clip_jax.data.loader import retrieval_set, validation_pairs
 from clip_jax.data.sources import Source
 from clip_jax.data.tokenizers import Tokenizer
 from clip_jax.evals.encode import Encoder
+from clip_jax.evals.predictive import PredictiveEvaluation
 from clip_jax.evals.retrieval import recalls
 from clip_jax.evals.validation import validation_loss
 from clip_jax.evals.zero_shot import Row, class_embeddings, classify, prompt_tokens
-
-Evaluator = Callable[[Any], list[Row]]
 
 
 def zero_shot_sets(config: RunConfig, entries: tuple[str, ...]) -> list[ClassificationSet]:
@@ -42,17 +43,83 @@ def zero_shot_sets(config: RunConfig, entries: tuple[str, ...]) -> list[Classifi
     return sets
 
 
-def mean_error(rows: list[Row], tasks: set[str]) -> float | None:
+def mean_error(rows: list[Row], tasks: set[str], metric: str = "top1") -> float | None:
     """1 - top-1, averaged over the named zero-shot tasks; None without tasks."""
-    errors = [1.0 - r["value"] for r in rows if r["metric"] == "top1" and r["task"] in tasks]
+    errors = [1.0 - r["value"] for r in rows if r["metric"] == metric and r["task"] in tasks]
     return float(np.mean(errors)) if errors else None
 
 
-def make_evaluator(config: RunConfig, built: Any, mesh: Mesh, held_out: Source, tokenizer: Tokenizer) -> Evaluator:
-    """parameters -> rows {task, metric, value, low, high, examples, chance}.
+def _summary(rows: list[Row], counted: list[ClassificationSet]) -> list[Row]:
+    found = []
+    for metric, name in (("top1", "error"), ("top1_raw", "error_raw"), ("top1_prior", "error_prior")):
+        error = mean_error(rows, {s.name for s in counted}, metric)
+        if error is not None:
+            chance = float(np.mean([1 - 1 / len(s.class_names) for s in counted]))
+            examples = sum(len(s.labels) for s in counted)
+            found.append({"task": "zero_shot_mean", "metric": name, "value": error, "examples": examples,
+                          "chance": chance})  # fmt: skip
+    return found
 
-    Zero-shot tasks, controls, retrieval, the validation loss, and a summary of the tasks without the controls:
-    task ``zero_shot_mean``, metric ``error``. Data is read and tokenised now, once.
+
+class ContrastiveEvaluation:
+    """Zero-shot tasks by class embeddings, retrieval, and the validation loss. Data is read when it is made."""
+
+    def __init__(
+        self, config: RunConfig, built: Any, mesh: Mesh, held_out: Source, tokenizer: Tokenizer,
+        sets: list[ClassificationSet],
+    ) -> None:  # fmt: skip
+        self.config, self.sets = config, sets
+        self.prompts = [prompt_tokens(s, tokenizer) for s in sets]
+        self.pairs = validation_pairs(config, held_out, tokenizer)
+        self.retrieval = retrieval_set(config, held_out, tokenizer)
+        self.encoder = Encoder(built, mesh, config.evals.batch_size)
+
+    @property
+    def flops(self) -> float:
+        """Forward FLOPs of one evaluation."""
+        per_pair, others = flops.flops_per_sample(self.config.model), (self.pairs, self.retrieval)
+        images = sum(len(s.images) for s in self.sets) + sum(len(o["images"]) for o in others)
+        texts = sum(len(p) for p in self.prompts) + sum(len(o["tokens"]) for o in others)
+        return float(images * per_pair.image + texts * per_pair.text)
+
+    def __call__(self, params: Any) -> tuple[list[Row], list[Row]]:
+        """Parameters -> rows of the zero-shot tasks, other rows."""
+        encoder, rows = self.encoder, []
+        for task, tokens in zip(self.sets, self.prompts, strict=True):
+            classes = class_embeddings(encoder.texts(params, tokens), len(task.class_names))
+            rows += classify(task, encoder.images(params, task.images), classes)
+        other = recalls(
+            encoder.images(params, self.retrieval["images"]),
+            encoder.texts(params, self.retrieval["tokens"]),
+            self.retrieval["image_of_text"],
+        )
+        scale = float(np.exp(np.asarray(jax.device_get(params["logit_scale"]))))
+        scale = min(scale, self.config.model.max_logit_scale)
+        other += validation_loss(
+            encoder.images(params, self.pairs["images"]), encoder.texts(params, self.pairs["tokens"]), scale,
+            self.config.evals.val_pairs,
+        )  # fmt: skip
+        return rows, other
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """parameters -> rows {task, metric, value, low, high, examples, chance}; ``flops`` of one call, forward."""
+
+    measure: Callable[[Any], tuple[list[Row], list[Row]]]
+    counted: list[ClassificationSet]  # without the controls
+    flops: float
+
+    def __call__(self, params: Any) -> list[Row]:
+        rows, other = self.measure(params)
+        return rows + _summary(rows, self.counted) + other
+
+
+def make_evaluator(config: RunConfig, built: Any, mesh: Mesh, held_out: Source, tokenizer: Tokenizer) -> Evaluator:
+    """All that is measured of a run with this config. Data is read and tokenised now, once.
+
+    Zero-shot tasks, controls, what the objective's evaluation adds, and a summary of the tasks without the controls:
+    task ``zero_shot_mean``, metric ``error`` (of a predictive objective also ``error_raw`` and ``error_prior``).
 
     Raises UserError when some of it is missing, or two tasks share a name.
     """
@@ -61,39 +128,6 @@ def make_evaluator(config: RunConfig, built: Any, mesh: Mesh, held_out: Source, 
     names = [s.name for s in sets]
     if len(set(names)) < len(names):
         raise UserError(f"evals.zero_shot, evals.controls: two tasks share a name ({', '.join(names)})")
-    prompts = [prompt_tokens(s, tokenizer) for s in sets]
-    pairs = validation_pairs(config, held_out, tokenizer)
-    retrieval = retrieval_set(config, held_out, tokenizer)
-    encoder = Encoder(built, mesh, config.evals.batch_size)
-
-    def evaluate(params: Any) -> list[Row]:
-        rows: list[Row] = []
-        for task, tokens in zip(sets, prompts, strict=True):
-            classes = class_embeddings(encoder.texts(params, tokens), len(task.class_names))
-            rows += classify(task, encoder.images(params, task.images), classes)
-        error = mean_error(rows, {s.name for s in counted})
-        if error is not None:
-            chance = float(np.mean([1 - 1 / len(s.class_names) for s in counted]))
-            examples = sum(len(s.labels) for s in counted)
-            rows.append(
-                {
-                    "task": "zero_shot_mean",
-                    "metric": "error",
-                    "value": error,
-                    "examples": examples,
-                    "chance": chance,
-                }
-            )
-        rows += recalls(
-            encoder.images(params, retrieval["images"]),
-            encoder.texts(params, retrieval["tokens"]),
-            retrieval["image_of_text"],
-        )
-        scale = min(float(np.exp(np.asarray(jax.device_get(params["logit_scale"])))), config.model.max_logit_scale)
-        rows += validation_loss(
-            encoder.images(params, pairs["images"]), encoder.texts(params, pairs["tokens"]), scale,
-            config.evals.val_pairs,
-        )  # fmt: skip
-        return rows
-
-    return evaluate
+    kind = ContrastiveEvaluation if config.model.objective == "contrastive" else PredictiveEvaluation
+    measure = kind(config, built, mesh, held_out, tokenizer, sets)
+    return Evaluator(measure, counted, measure.flops)

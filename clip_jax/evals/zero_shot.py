@@ -45,7 +45,11 @@ def class_embeddings(prompts: np.ndarray, classes: int) -> np.ndarray:
 
 def classify(task: ClassificationSet, images: np.ndarray, classes: np.ndarray) -> list[Row]:
     """Top-1, top-5 (of more than five classes) and mean per class, from embeddings [N, E] and [classes, E]."""
-    scores = images @ classes.T
+    return score_rows(task, images @ classes.T)
+
+
+def score_rows(task: ClassificationSet, scores: np.ndarray) -> list[Row]:
+    """The rows of `classify`, from scores [N, classes]; -inf is never predicted."""
     own = scores[np.arange(len(scores)), task.labels][:, None]
     # equal scores count against the model, so that a constant model scores nothing
     rank = (scores >= own).sum(axis=1) - 1

@@ -44,9 +44,7 @@ def row_losses(states: jax.Array, head: Head, labels: jax.Array, weights: jax.Ar
     return -jnp.sum(weights.astype(picked.dtype) * picked, axis=1)
 
 
-def chunked_row_losses(
-    states: jax.Array, head: Head, labels: jax.Array, weights: jax.Array, chunk: int
-) -> jax.Array:
+def chunked_row_losses(states: jax.Array, head: Head, labels: jax.Array, weights: jax.Array, chunk: int) -> jax.Array:
     """Equal to `row_losses`; the logits of ``chunk`` rows exist at a time, formed again in the backward pass."""
     rows = len(states)
     missing = -rows % chunk
@@ -74,12 +72,13 @@ def vocabulary_loss(
     """
 
     def local(states: jax.Array, head: Head, labels: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
-        rows = [x.reshape(-1, x.shape[-1]) for x in (states, labels, weights)]
-        losses = chunked_row_losses(rows[0], head, *rows[1:], chunk) if chunk else row_losses(rows[0], head, *rows[1:])
-        return jnp.sum(losses), jnp.sum(weights)
+        rows, of_rows, counts = (x.reshape(-1, x.shape[-1]) for x in (states, labels, weights))
+        if chunk:
+            return jnp.sum(chunked_row_losses(rows, head, of_rows, counts, chunk)), jnp.sum(weights)
+        return jnp.sum(row_losses(rows, head, of_rows, counts)), jnp.sum(weights)
 
-    def of_device(*args: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return jax.lax.psum(local(*args), BATCH_AXES)  # type: ignore[arg-type]
+    def of_device(states: jax.Array, head: Head, labels: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jax.lax.psum(local(states, head, labels, weights), BATCH_AXES)
 
     split, whole = PartitionSpec(BATCH_AXES), PartitionSpec()
     sharded = jax.shard_map(of_device, mesh=mesh, in_specs=(split, whole, split, split), out_specs=whole)

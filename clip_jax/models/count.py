@@ -21,7 +21,7 @@ def _forward(config: ModelConfig) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     tokens = jax.ShapeDtypeStruct((1, config.text.context_length), jnp.int32)
 
     def forward(params: Any, images: Any, tokens: Any) -> Any:
-        model = nnx.merge(graphdef, params)
+        model: Any = nnx.merge(graphdef, params)
         if config.objective != "contrastive":
             return model.logits(images, tokens)
         if config.decoder.depth:

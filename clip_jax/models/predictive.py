@@ -23,15 +23,14 @@ from clip_jax.models.towers import image_tower
 class Prediction(NamedTuple):
     """What is said of a batch, and what should have been said. R rows a pair, L labels a row.
 
-    The logits of a row are ``states @ kernel + bias``, over V tokens; ``weights`` [B, R, L] says how much each of the
-    ``labels`` int32 [B, R, L] counts. The loss is the weighted mean of -log softmax over all of them.
+    The logits of a row are ``states @ kernel + bias``, over V tokens; ``weights`` says how much each of its labels
+    counts. The loss is the weighted mean of -log softmax over all of them.
     """
 
     states: jax.Array  # [B, R, D]
-    kernel: jax.Array  # [D, V]
-    bias: jax.Array | None  # [V]
-    labels: jax.Array
-    weights: jax.Array  # float32
+    head: tuple[jax.Array, jax.Array | None]  # kernel [D, V], bias [V]
+    labels: jax.Array  # int32 [B, R, L]
+    weights: jax.Array  # float32 [B, R, L]
 
 
 class CaptionTransformer(nnx.Module):
@@ -73,8 +72,7 @@ class CaptionTransformer(nnx.Module):
         """Every token after the first that is no padding counts 1."""
         labels = tokens[:, 1:, None]
         weights = (labels != self.config.text.pad_id).astype(jnp.float32)
-        kernel = self.token[...].T.astype(self.dtype)
-        return Prediction(self.states(prefix, tokens), kernel, None, labels, weights)
+        return Prediction(self.states(prefix, tokens), (self.token[...].T.astype(self.dtype), None), labels, weights)
 
 
 class BagOfWordsHead(nnx.Module):
@@ -89,12 +87,15 @@ class BagOfWordsHead(nnx.Module):
         self.bias = named_param(nnx.initializers.zeros, (v,), ("vocab",), param_dtype, rngs)
         self.config, self.dtype = config.text, jnp.dtype(config.compute_dtype)
 
+    def head(self) -> tuple[jax.Array, jax.Array]:
+        """Kernel [E, V] and bias [V]."""
+        return self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
+
     def predict(self, features: jax.Array, tokens: jax.Array) -> Prediction:
         """The weights of a caption's words sum to 1; a caption without words has none."""
         words = distinct_words(tokens, self.config).astype(jnp.float32)
         weights = words / jnp.maximum(jnp.sum(words, axis=1, keepdims=True), 1)
-        kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
-        return Prediction(features[:, None], kernel, bias, tokens[:, None], weights[:, None])
+        return Prediction(features[:, None], self.head(), tokens[:, None], weights[:, None])
 
 
 class Predictive(nnx.Module):
@@ -129,6 +130,6 @@ class Predictive(nnx.Module):
 
     def logits(self, images: jax.Array, tokens: jax.Array) -> jax.Array:
         """All logits over the vocabulary, [B, T - 1, V] (row t predicts token t + 1), or [B, 1, V] of a bag."""
-        p = self(images, tokens)
-        logits = p.states @ p.kernel
-        return logits if p.bias is None else logits + p.bias[None, None]
+        states, (kernel, bias), *_ = self(images, tokens)
+        logits = states @ kernel
+        return logits if bias is None else logits + bias[None, None]

@@ -316,6 +316,8 @@ def _result(parts: Parts, rows: Rows, meter: Meter, batches: Batches) -> dict[st
         "peak_lr": config.optim.peak_lr,
         "wall_s": record.wall_s,
         "eval_s": parts.seconds_of_evals,
+        "eval_flops": len({r["step"] for r in read_lines(record.dir / "evals.jsonl")})
+        * getattr(parts.evaluate, "flops", 0.0),
         "samples_per_s": meter.speed,
         "mfu": meter.mfu(meter.speed),
         "device": {"kind": device.device_kind, "platform": device.platform, "count": parts.mesh.size},

@@ -21,7 +21,5 @@ def predictive_loss(
     A softmax over the vocabulary has no temperature, so its scale is 1.
     """
     said = model(images, tokens, train=train, rng=rng)
-    loss = vocabulary_loss(
-        said.states, (said.kernel, said.bias), said.labels, said.weights, mesh=mesh, chunk=model.config.vocab_chunk
-    )
+    loss = vocabulary_loss(*said, mesh=mesh, chunk=model.config.vocab_chunk)
     return loss, (jnp.ones((), loss.dtype), batch_statistics(model))

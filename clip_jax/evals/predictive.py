@@ -1,0 +1,210 @@
+"""Zero-shot classification by models that predict the caption, in two variants.
+
+``raw``: a class scores log p(its text | image); of a caption language model, the sum over a whole prompt, averaged over
+templates; of a bag of words, the mean over the words of its name. ``prior``: the same, minus what the class scores
+on average over unlabelled training pictures, which takes out that some texts are likelier than others whatever is seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from clip_jax import flops
+from clip_jax.config import RunConfig
+from clip_jax.data.classification import ClassificationSet
+from clip_jax.data.loader import sample_captions, sample_images, validation_pairs
+from clip_jax.data.sources import Source, open_source
+from clip_jax.data.tokenizers import Tokenizer
+from clip_jax.data.transforms import normalise
+from clip_jax.evals.encode import in_batches
+from clip_jax.evals.zero_shot import Row, prompt_tokens, score_rows
+from clip_jax.losses.predictive import log_softmax_rows, row_losses
+from clip_jax.models.predictive import Prediction
+from clip_jax.parallel import batch_sharding, replicated
+
+Scores = dict[str, np.ndarray]  # variant -> [N, classes]
+
+
+def pair_losses(said: Prediction) -> tuple[jax.Array, jax.Array]:
+    """-> each pair's summed loss [B] (nats) and the weight in it [B]."""
+    rows = [x.reshape(-1, x.shape[-1]) for x in (said.states, said.labels, said.weights)]
+    losses = row_losses(rows[0], said.head, *rows[1:])
+    return losses.reshape(len(said.states), -1).sum(axis=1), said.weights.sum(axis=(1, 2))
+
+
+class Predictor:
+    """A predictive model's functions, each compiled once. Host arrays in and out, float32."""
+
+    def __init__(self, built: Any, mesh: Mesh, batch_size: int) -> None:
+        self.batch_size = -(-batch_size // mesh.size) * mesh.size
+        self._sharding = batch_sharding(mesh)
+
+        def context(params: Any, images: jax.Array) -> jax.Array:
+            return nnx.merge(built.graphdef, params).context(normalise(images)).astype(jnp.float32)
+
+        def log_likelihood(params: Any, context: jax.Array, tokens: jax.Array) -> jax.Array:
+            head = nnx.merge(built.graphdef, params).text
+            return -pair_losses(head.predict(context.astype(head.dtype), tokens))[0]
+
+        def losses(params: Any, images: jax.Array, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return pair_losses(nnx.merge(built.graphdef, params)(normalise(images), tokens))
+
+        def words(params: Any, images: jax.Array, columns: jax.Array) -> jax.Array:
+            model = nnx.merge(built.graphdef, params)
+            return log_softmax_rows(model.context(normalise(images)), model.text.head())[:, columns]
+
+        rows, whole = self._sharding, replicated(mesh)
+
+        def compiled(function: Any, *arguments: Any) -> Any:
+            return jax.jit(function, in_shardings=(built.shardings, *arguments), out_shardings=whole)
+
+        self._context, self._words = compiled(context, rows), compiled(words, rows, whole)
+        self._log_likelihood, self._losses = compiled(log_likelihood, rows, rows), compiled(losses, rows, rows)
+
+    def _run(self, function: Any, params: Any, take: Any, count: int) -> Any:
+        return in_batches(function, params, take, count, self.batch_size, self._sharding)
+
+    def contexts(self, params: Any, images: np.ndarray) -> np.ndarray:
+        """What the caption language model sees of uint8 [N, H, W, 3]: prefix tokens [N, P, D]."""
+        return self._run(self._context, params, lambda i: (images[i],), len(images))
+
+    def prompt_scores(self, params: Any, contexts: np.ndarray, prompts: np.ndarray) -> np.ndarray:
+        """Caption: log p(prompt | image), [N, M], of `contexts` and int32 [M, T]. One forward pass a pair."""
+        n, m = len(contexts), len(prompts)
+        pairs = self._run(self._log_likelihood, params, lambda i: (contexts[i // m], prompts[i % m]), n * m)
+        return pairs.reshape(n, m)
+
+    def word_scores(self, params: Any, images: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Bag of words: log p(word | image) for the vocabulary entries ``columns`` int [K], [N, K]."""
+
+        def chosen(params: Any, images: jax.Array) -> jax.Array:
+            return self._words(params, images, columns)
+
+        return self._run(chosen, params, lambda i: (images[i],), len(images))
+
+    def loss(self, params: Any, images: np.ndarray, tokens: np.ndarray) -> float:
+        """The training objective's value on pairs, as if they were one batch."""
+        total, weight = self._run(self._losses, params, lambda i: (images[i], tokens[i]), len(images))
+        return float(total.sum(dtype=np.float64) / max(weight.sum(dtype=np.float64), 1.0))
+
+
+def word_weights(names: tuple[str, ...], tokenizer: Tokenizer, known: np.ndarray) -> np.ndarray:
+    """How much each vocabulary entry counts in each class: float32 [classes, V].
+
+    A class is the mean of its covered words, a word the mean of the tokens that spell it. A word is covered when all of
+    those are ``known`` (bool [V]); a class without a covered word has a row of zeros.
+    """
+    weights = np.zeros((len(names), len(known)), np.float32)
+    for row, name in zip(weights, names, strict=True):
+        spelled = [_word_tokens(tokenizer, word) for word in name.split()]
+        covered = [ids for ids in spelled if len(ids) and known[ids].all()]
+        for ids in covered:
+            np.add.at(row, ids, 1 / (len(ids) * len(covered)))
+    return weights
+
+
+def _word_tokens(tokenizer: Tokenizer, word: str) -> np.ndarray:
+    ids = tokenizer.encode([word])[0, 1:]  # without the start
+    return ids[: int(np.argmax(ids))]  # the end has the largest id
+
+
+def known_tokens(captions: list[str], tokenizer: Tokenizer) -> np.ndarray:
+    """bool [V]: the vocabulary entries that occur in the captions."""
+    known = np.zeros(tokenizer.vocab_size, bool)
+    known[np.unique(tokenizer.encode(captions))] = True
+    return known
+
+
+class PredictiveEvaluation:
+    """What `suite` measures of a predictive model. Data is read and tokenised when it is made.
+
+    ``error_mean`` is of ``evals.predictive_score``, whose rows are ``top1``, ``top5`` and ``mean_per_class``;
+    ``top1_raw`` and ``top1_prior`` are there whichever it is. Retrieval is not measured.
+    """
+
+    def __init__(
+        self, config: RunConfig, built: Any, mesh: Mesh, held_out: Source, tokenizer: Tokenizer,
+        sets: list[ClassificationSet],
+    ) -> None:  # fmt: skip
+        source = open_source(config.data, "train", config.model.image.image_size)
+        self.config, self.sets = config, sets
+        self.predictor = Predictor(built, mesh, config.evals.batch_size)
+        self.pairs = validation_pairs(config, held_out, tokenizer)
+        self.unlabelled = sample_images(config, source, config.evals.prior_images)
+        if config.model.objective == "caption":
+            prompts = [prompt_tokens(s, tokenizer) for s in sets]
+            used = max((int(p.argmax(axis=1).max()) + 1 for p in prompts), default=0)  # up to the last end of text
+            self.texts = [p[:, :used] for p in prompts]
+        else:
+            known = known_tokens(sample_captions(config, source), tokenizer)
+            self.texts = [word_weights(s.class_names, tokenizer, known) for s in sets]
+            self.columns = np.flatnonzero(sum(t.any(axis=0) for t in self.texts))
+
+    @property
+    def flops(self) -> float:
+        """Forward FLOPs of one evaluation."""
+        model, per_pair = self.config.model, flops.flops_per_sample(self.config.model)
+        total = float(len(self.pairs["images"]) * per_pair.total)
+        images = sum(len(s.images) for s in self.sets) + len(self.unlabelled) * bool(self.sets)
+        if model.objective == "bag_of_words":
+            return total + images * per_pair.total
+        total += images * (per_pair.image + 2 * model.embed_dim * model.prefix_tokens * model.text.width)
+        for task, prompts in zip(self.sets, self.texts, strict=True):
+            said = (len(task.images) + len(self.unlabelled)) * len(prompts)
+            total += said * flops.caption_flops(model, prompts.shape[1])
+        return total
+
+    def __call__(self, params: Any) -> tuple[list[Row], list[Row]]:
+        """Parameters -> rows of the zero-shot tasks, other rows."""
+        model, predictor, rows = self.config.model, self.predictor, []
+        if self.sets:
+            of_task = self._caption_scores(params) if model.objective == "caption" else self._word_scores(params)
+        for task, texts in zip(self.sets, self.texts, strict=True):
+            scores = of_task(task, texts)
+            rows += score_rows(task, scores[self.config.evals.predictive_score])
+            rows += [{**score_rows(task, scores[v])[0], "metric": f"top1_{v}"} for v in ("raw", "prior")]
+            if model.objective == "bag_of_words":
+                uncovered = float((~texts.any(axis=1)).sum())
+                rows.append({"task": task.name, "metric": "uncovered_classes", "value": uncovered,
+                             "examples": len(texts), "chance": None})  # fmt: skip
+        # under a name of its own: it is no InfoNCE and must not be compared with one
+        other = {
+            "task": "validation",
+            "metric": f"{model.objective}_loss",
+            "value": predictor.loss(params, self.pairs["images"], self.pairs["tokens"]),
+            "examples": len(self.pairs["images"]),
+            "chance": float(np.log(model.text.vocab_size)),
+        }
+        return rows, [other]
+
+    def _caption_scores(self, params: Any) -> Callable[[ClassificationSet, np.ndarray], Scores]:
+        def of_classes(contexts: np.ndarray, prompts: np.ndarray, classes: int) -> np.ndarray:
+            scores = self.predictor.prompt_scores(params, contexts, prompts)
+            return scores.reshape(len(contexts), classes, -1).mean(axis=2)
+
+        unlabelled = self.predictor.contexts(params, self.unlabelled)
+
+        def of_task(task: ClassificationSet, prompts: np.ndarray) -> Scores:
+            classes = len(task.class_names)
+            raw = of_classes(self.predictor.contexts(params, task.images), prompts, classes)
+            return {"raw": raw, "prior": raw - of_classes(unlabelled, prompts, classes).mean(axis=0)}
+
+        return of_task
+
+    def _word_scores(self, params: Any) -> Callable[[ClassificationSet, np.ndarray], Scores]:
+        prior = np.log(np.exp(self.predictor.word_scores(params, self.unlabelled, self.columns)).mean(axis=0))
+
+        def of_task(task: ClassificationSet, weights: np.ndarray) -> Scores:
+            said = self.predictor.word_scores(params, task.images, self.columns)
+            counts, covered = weights[:, self.columns].T, weights.any(axis=1)
+            variants = {"raw": said @ counts, "prior": (said - prior) @ counts}
+            return {name: np.where(covered, scores, -np.inf) for name, scores in variants.items()}
+
+        return of_task
