@@ -193,7 +193,7 @@ class EvalConfig:
     val_partitions: int = 2
     retrieval_images: int = 512  # 0 is all of the held-out split
     batch_size: int = 256
-    prior_images: int = 256  # predictive objectives: training pictures that a class's prior is averaged over
+    prior_images: int = 128  # predictive objectives: training pictures that a class's prior is averaged over
     predictive_score: str = "prior"  # raw | prior (subtracted): what error_mean is of; both are reported
 
     def __post_init__(self) -> None:

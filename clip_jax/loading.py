@@ -65,7 +65,12 @@ class LoadedModel:
         return self._encoder.images_and_features(self.params, images)
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Texts -> [N, E]."""
+        """Texts -> [N, E]. Raises UserError for a model that predicts captions: it has image embeddings only."""
+        if self.config.objective != "contrastive":
+            raise UserError(
+                f"{self.name}: predicts captions (objective={self.config.objective!r}) and has no text embeddings; "
+                f"linear_probe, few_shot and knn need none, and `clip-jax eval RUN_DIR` measures its zero-shot tasks"
+            )
         return self._encoder.texts(self.params, self.tokenizer.encode(list(texts)))
 
     def text_states(self, texts: Sequence[str], layer: int = -1, *, final_norm: bool = True) -> np.ndarray:
@@ -129,8 +134,16 @@ def load_model(
 
 
 def export(name: str, folder: str | Path, layout: str = "open_clip") -> None:
-    """Write any readable model in the layout of open_clip or transformers. Raises UserError."""
-    save_weights(read(name), folder, layout)
+    """Write any readable model in the layout of open_clip or transformers.
+
+    Raises UserError for a model that these libraries do not have: a predictive one, or a bag of words as text tower.
+    """
+    weights = read(name)
+    objective, encoder = weights.config.objective, weights.config.text.encoder
+    if objective != "contrastive" or encoder != "transformer":
+        what = f"model.objective={objective!r}, model.text.encoder={encoder!r}"
+        raise UserError(f"{name}: {what}: no layout holds such a model, only contrastive ones with a text transformer")
+    save_weights(weights, folder, layout)
 
 
 # What may differ between the weights and the run that starts from them: size and length (positions are resized), and
@@ -142,6 +155,11 @@ _FREE = {
 
 
 def _check(ours: ModelConfig, theirs: ModelConfig, towers: tuple[str, ...], source: str) -> None:
+    if "text" in towers and ours.objective != theirs.objective:
+        raise UserError(
+            f"init_from.source={source}: its objective is {theirs.objective!r}, model.objective is {ours.objective!r}; "
+            f"only init_from.tower='image' can be taken"
+        )
     for tower in towers:
         a, b = dataclasses.asdict(getattr(ours, tower)), dataclasses.asdict(getattr(theirs, tower))
         for field in a:
@@ -182,7 +200,7 @@ def start_from(config: RunConfig, *, fetch: Fetch = hub_fetch) -> Start:
         if name in ("image/position", "image/pool/position"):
             side = config.model.image.image_size // config.model.image.patch_size
             array = resize_image_positions(array, (side, side), int(config.model.image.class_token))
-        elif name == "text/position":
+        elif name == "text/position" and config.model.objective == "contrastive":
             array = resize_text_positions(array, config.model.text.tokens)
         if array.shape != value.shape:
             raise UserError(f"init_from.source={source}: {name} is {array.shape}, the run has {value.shape}")

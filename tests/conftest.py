@@ -1,5 +1,6 @@
 """Strict numerics for every test: eight virtual CPU devices, no silent rank promotion, one compile cache."""
 
+import dataclasses
 import io
 import os
 import tarfile
@@ -54,6 +55,23 @@ def tiny_run():
         checkpoint_every=4,
         wandb="disabled",
     )
+
+
+@pytest.fixture(scope="session")
+def run_of(tiny_run):
+    """(objective, text encoder) -> the tiny run with them; what the arm lacks stays at its default."""
+
+    def make(objective, encoder="transformer", **change):
+        text = tiny_run.model.text
+        if "bag_of_words" in (objective, encoder):
+            text = TextTowerConfig(encoder=encoder, context_length=16, vocab_size=400)
+        model = dataclasses.replace(tiny_run.model, objective=objective, text=text, **change)
+        evals = tiny_run.evals
+        if objective != "contrastive":
+            evals = dataclasses.replace(evals, retrieval_images=EvalConfig().retrieval_images, prior_images=4)
+        return dataclasses.replace(tiny_run, model=model, evals=evals)
+
+    return make
 
 
 def _write_shard(path, samples):

@@ -1,5 +1,7 @@
 """The one place that counts."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -52,6 +54,18 @@ def test_training_counts_three_forwards_and_the_logits_once():
     counted = flops.training_flops(model, samples_seen=1000, batch_size=32)
     assert counted.logits == 1000 * 6 * 32 * 16
     assert counted.total == 3 * 1000 * flops.flops_per_sample(model).total + counted.logits
+
+
+def test_a_predictive_objective_has_no_logits_of_pairs_and_all_of_the_vocabulary():
+    base = dataclasses.replace(preset("debug"), objective="caption")
+    counted = flops.training_flops(base, samples_seen=1000, batch_size=32)
+    assert counted.logits == 0
+    assert counted.total == 3 * 1000 * flops.flops_per_sample(base).total
+    frozen = flops.training_flops(base, samples_seen=1000, batch_size=32, freeze="image")
+    assert counted.total - frozen.total == 2 * 1000 * flops.flops_per_sample(base).image
+    # by hand: 4 + 23 places, 16 wide, 2 deep; the vocabulary's product at 23 places; the prefix
+    block = 2 * 27 * (4 * 16 * 16 + 2 * 16 * 64) + 4 * 27 * 27 * 16
+    assert flops.flops_per_sample(base).text == 2 * block + 2 * 23 * 16 * 512 + 2 * 16 * 4 * 16
 
 
 def test_walk_counts_scans_branches_and_refuses_unknown_loops():

@@ -11,7 +11,7 @@ from PIL import Image
 import clip_jax
 from clip_jax import loading
 from clip_jax.cli import main
-from clip_jax.config import ConfigError, InitConfig, UserError
+from clip_jax.config import ConfigError, InitConfig, OptimConfig, UserError
 from clip_jax.data.published_tokenizer import PublishedTokenizer
 from clip_jax.models.clip import build, init_params
 from clip_jax.models.positions import resize_image_positions
@@ -216,3 +216,41 @@ def test_nothing_published_is_needed_to_name_it(monkeypatch, tmp_path):
     with pytest.raises(UserError, match="has neither"):
         loading.load_model("openai/ViT-B-32", fetch=fetch)
     assert json.dumps(PublishedTokenizer(8).encode(["a"]).tolist())
+
+
+@pytest.fixture(scope="module")
+def captioner(run_of, tmp_path_factory):
+    """A run of the caption objective, one step long."""
+    path = tmp_path_factory.mktemp("captioner") / "run"
+    run = dataclasses.replace(run_of("caption"), optim=OptimConfig(warmup_steps=0), steps=1)
+    train(run, path, progress=False)
+    return run, path
+
+
+def test_a_predictive_model_has_image_embeddings_only(captioner, pictures, tmp_path):
+    model = clip_jax.load_model(str(captioner[1]))
+    assert model.embed_images(pictures).shape == (2, 16)
+    assert model.embed_and_features(np.zeros((2, 32, 32, 3), np.uint8))[1].shape == (2, 16)
+    for ask in (lambda: model.embed_texts(["a"]), lambda: model.classify(pictures, ["a", "b"])):
+        with pytest.raises(UserError, match=r"predicts captions \(objective='caption'\) and has no text embeddings"):
+            ask()
+    with pytest.raises(UserError, match="model.objective='caption'.*no layout holds such a model"):
+        loading.export(str(captioner[1]), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_towers_go_between_objectives(captioner, run_of, base):
+    run, path = captioner
+    for config, source in ((run_of("contrastive"), path), (run, base)):
+        config = dataclasses.replace(config, init_from=InitConfig(source=str(source), tower="image", freeze="image"))
+        fresh = jax.jit(lambda model=config.model: init_params(model, 5))()
+        begun = flatten(loading.start_from(config).params(fresh))
+        theirs = flatten(loading.read(str(source)).params)
+        for name, value in flatten(fresh).items():
+            np.testing.assert_array_equal(begun[name], theirs[name] if name.startswith("image/") else value)
+    whole = dataclasses.replace(run, init_from=InitConfig(source=str(path)))
+    begun = flatten(loading.start_from(whole).params(jax.jit(lambda: init_params(run.model, 5))()))
+    jax.tree.map(np.testing.assert_array_equal, begun, flatten(loading.read(str(path)).params))
+    other = dataclasses.replace(run, init_from=InitConfig(source=str(base)))
+    with pytest.raises(UserError, match=r"its objective is 'contrastive', model.objective is 'caption'.*tower='image'"):
+        loading.start_from(other)

@@ -7,7 +7,8 @@ on average over unlabelled training pictures, which takes out that some texts ar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import string
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -30,6 +31,7 @@ from clip_jax.models.predictive import Prediction
 from clip_jax.parallel import batch_sharding, replicated
 
 Scores = dict[str, np.ndarray]  # variant -> [N, classes]
+Spelling = tuple[int, ...]  # of a word, in tokens
 
 
 def pair_losses(said: Prediction) -> tuple[jax.Array, jax.Array]:
@@ -95,31 +97,34 @@ class Predictor:
         return float(total.sum(dtype=np.float64) / max(weight.sum(dtype=np.float64), 1.0))
 
 
-def word_weights(names: tuple[str, ...], tokenizer: Tokenizer, known: np.ndarray) -> np.ndarray:
+def spelled_words(texts: Iterable[str], tokenizer: Tokenizer) -> set[Spelling]:
+    """The different words of some texts, without the punctuation around them, each as the tokens that spell it."""
+    words = sorted({word for text in texts for word in _words(text)})
+    return set(_spellings(words, tokenizer))
+
+
+def _words(text: str) -> list[str]:
+    return [word for part in text.split() if (word := part.strip(string.punctuation))]
+
+
+def _spellings(words: list[str], tokenizer: Tokenizer) -> list[Spelling]:
+    rows = tokenizer.encode(words) if words else np.zeros((0, 2), np.int32)
+    # without the start, up to the end, which has the largest id
+    return [tuple(row[1 : int(row[1:].argmax()) + 1].tolist()) for row in rows]
+
+
+def word_weights(names: tuple[str, ...], tokenizer: Tokenizer, known: set[Spelling]) -> np.ndarray:
     """How much each vocabulary entry counts in each class: float32 [classes, V].
 
-    A class is the mean of its covered words, a word the mean of the tokens that spell it. A word is covered when all of
-    those are ``known`` (bool [V]); a class without a covered word has a row of zeros.
+    A class is the mean of the words of its name that are ``known`` (those of the training captions), a word the mean of
+    the tokens that spell it. A class without a known word has a row of zeros.
     """
-    weights = np.zeros((len(names), len(known)), np.float32)
+    weights = np.zeros((len(names), tokenizer.vocab_size), np.float32)
     for row, name in zip(weights, names, strict=True):
-        spelled = [_word_tokens(tokenizer, word) for word in name.split()]
-        covered = [ids for ids in spelled if len(ids) and known[ids].all()]
-        for ids in covered:
-            np.add.at(row, ids, 1 / (len(ids) * len(covered)))
+        covered = [tokens for tokens in _spellings(_words(name), tokenizer) if tokens in known]
+        for tokens in covered:
+            np.add.at(row, list(tokens), 1 / (len(tokens) * len(covered)))
     return weights
-
-
-def _word_tokens(tokenizer: Tokenizer, word: str) -> np.ndarray:
-    ids = tokenizer.encode([word])[0, 1:]  # without the start
-    return ids[: int(np.argmax(ids))]  # the end has the largest id
-
-
-def known_tokens(captions: list[str], tokenizer: Tokenizer) -> np.ndarray:
-    """bool [V]: the vocabulary entries that occur in the captions."""
-    known = np.zeros(tokenizer.vocab_size, bool)
-    known[np.unique(tokenizer.encode(captions))] = True
-    return known
 
 
 class PredictiveEvaluation:
@@ -143,7 +148,7 @@ class PredictiveEvaluation:
             used = max((int(p.argmax(axis=1).max()) + 1 for p in prompts), default=0)  # up to the last end of text
             self.texts = [p[:, :used] for p in prompts]
         else:
-            known = known_tokens(sample_captions(config, source), tokenizer)
+            known = spelled_words(sample_captions(config, source), tokenizer)
             self.texts = [word_weights(s.class_names, tokenizer, known) for s in sets]
             self.columns = np.flatnonzero(sum(t.any(axis=0) for t in self.texts))
 

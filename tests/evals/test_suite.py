@@ -6,6 +6,7 @@ import json
 import jax
 import pytest
 
+from clip_jax import flops
 from clip_jax.config import MeshConfig, UserError
 from clip_jax.data.loader import learn_tokenizer
 from clip_jax.data.sources import open_source
@@ -20,7 +21,12 @@ def test_every_task_is_measured_and_summed_up(tiny_run):
     params = jax.jit(lambda: init_params(tiny_run.model, 0), out_shardings=built.shardings)()
     tokenizer = learn_tokenizer(tiny_run, open_source(tiny_run.data, "train", 32))
     held_out = open_source(tiny_run.data, "val", 32)
-    rows = make_evaluator(tiny_run, built, mesh, held_out, tokenizer)(params)
+    evaluator = make_evaluator(tiny_run, built, mesh, held_out, tokenizer)
+    rows = evaluator(params)
+    per_pair = flops.flops_per_sample(tiny_run.model)
+    prompts = sum(len(s.class_names) * len(s.templates) for s in zero_shot_sets(tiny_run, ("scenes",)))
+    # tasks, validation pairs, retrieval: pictures of the last have a caption each
+    assert evaluator.flops == (13 * 24 + 32 + 16) * per_pair.image + (prompts + 32 + 16) * per_pair.text
     json.dumps(rows, allow_nan=False)
     tops = [r for r in rows if r["metric"] == "top1"]
     assert {r["task"] for r in tops} == {s.name for s in zero_shot_sets(tiny_run, ("scenes",))}

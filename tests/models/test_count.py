@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clip_jax import flops
-from clip_jax.models.clip import CLIP
+from clip_jax.config import ModelConfig, TextTowerConfig
+from clip_jax.models.clip import CLIP, make_model
 from clip_jax.models.count import walked_flops, xla_flops
 from clip_jax.presets import PRESETS, ladder, preset
 
@@ -40,6 +41,27 @@ def test_every_preset_counts_as_its_own_arrays(name):
     assert counted.total == sum(x.size for x in jax.tree.leaves(state))
     for part in ("image", "text"):
         assert getattr(counted, part) == sum(x.size for x in jax.tree.leaves(state[part]))
+    assert flops.flops_per_sample(model).total == walked_flops(model)
+
+
+@settings(max_examples=8)
+@given(
+    arm=st.sampled_from([("caption", "transformer"), ("bag_of_words", "transformer"), ("contrastive", "bag_of_words")]),
+    rung=st.sampled_from([0.5, 2.0, 5.0]), embed=st.integers(3, 40), vocab=st.integers(9, 99), prefix=st.integers(1, 6),
+)  # fmt: skip
+def test_every_arm_counts_as_its_own_arrays(arm, rung, embed, vocab, prefix):
+    base = ModelConfig(
+        objective=arm[0], prefix_tokens=prefix if arm[0] == "caption" else 4,
+        text=TextTowerConfig(encoder=arm[1], vocab_size=vocab, context_length=9),
+    )  # fmt: skip
+    model = dataclasses.replace(ladder(rung, base), embed_dim=embed)
+    state = nnx.state(nnx.eval_shape(lambda: make_model(model, rngs=nnx.Rngs(0))), nnx.Param)
+    counted = flops.params(model)
+    assert counted.total == sum(x.size for x in jax.tree.leaves(state))
+    for part in ("image", "text"):
+        assert getattr(counted, part) == sum(x.size for x in jax.tree.leaves(state[part]))
+    tables = [x.size for name, x in state["text"].items() if name in ("token", "position")]
+    assert counted.text - counted.text_no_embed == sum(tables)
     assert flops.flops_per_sample(model).total == walked_flops(model)
 
 

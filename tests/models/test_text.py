@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from clip_jax.models.clip import CLIP
+from clip_jax.models.clip import CLIP, make_model
 from clip_jax.presets import preset
 
 
@@ -32,3 +32,25 @@ def test_words_and_their_order_matter(tower):
 def test_wrong_length_is_named(tower):
     with pytest.raises(ValueError, match=r"expected \[B, 24\]"):
         tower(jnp.zeros((1, 7), jnp.int32))
+
+
+@pytest.fixture(scope="module")
+def bag(run_of):
+    return make_model(run_of("contrastive", "bag_of_words").model, rngs=nnx.Rngs(0)).text
+
+
+def bag_row(*ids):
+    return jnp.array([[398, *ids, 399] + [0] * (14 - len(ids))], jnp.int32)
+
+
+def test_a_bag_of_words_is_blind_to_order_and_repetition(bag):
+    same = bag(bag_row(5, 6, 7))
+    for other in (bag_row(7, 5, 6), bag_row(5, 6, 5, 7, 7), bag_row(6, 7, 5, 398, 0, 399)):
+        np.testing.assert_allclose(bag(other), same, rtol=1e-5)
+    assert not np.allclose(bag(bag_row(5, 6)), same, rtol=1e-2)
+
+
+def test_a_bag_of_words_sums_the_words_alone(bag):
+    want = (bag.token[...][5] + bag.token[...][6]) @ bag.projection[...]
+    np.testing.assert_allclose(bag(bag_row(5, 6))[0], want, rtol=1e-5)
+    assert not np.asarray(bag(bag_row())).any(), "padding, start and end of text are no words"

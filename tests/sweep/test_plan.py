@@ -1,10 +1,13 @@
 """Planning: what is kept, what is dropped, and why."""
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clip_jax.config import ConfigError, DataConfig, RunConfig, SweepConfig
+from clip_jax import flops
+from clip_jax.config import ConfigError, DataConfig, ModelConfig, RunConfig, SweepConfig, TextTowerConfig
 from clip_jax.sweep.plan import make_plan
 
 SWEEP = SweepConfig(name="s", rungs=(0.5, 1, 2, 4), budgets=(1e10, 1e11), sizes_per_budget=0, min_steps=10)
@@ -71,3 +74,20 @@ def test_the_table_shows_every_cell_and_the_total():
     assert text.count("\n") == len(make_plan(SWEEP).cells) + 2
     assert "runs kept" in text
     assert max(map(len, text.splitlines())) <= 130
+
+
+@pytest.mark.parametrize(
+    ("objective", "encoder"),
+    [("contrastive", "bag_of_words"), ("bag_of_words", "transformer"), ("caption", "transformer")],
+)
+def test_every_objective_is_planned_to_the_same_compute(objective, encoder):
+    model = ModelConfig(objective=objective, text=TextTowerConfig(encoder=encoder))
+    plan = make_plan(dataclasses.replace(SWEEP, base=RunConfig(model=model)))
+    for mine, usual in zip(plan.cells, make_plan(SWEEP).cells, strict=True):
+        assert mine.budget == usual.budget
+        assert abs(mine.flops - mine.budget) <= mine.flops / mine.config.steps / 2 * 1.001
+        assert mine.config.model.image == usual.config.model.image
+        cheaper = flops.flops_per_sample(mine.config.model).total < flops.flops_per_sample(usual.config.model).total
+        assert cheaper == (mine.config.steps > usual.config.steps)
+    tower = plan.cells[-1].config.model.text
+    assert (tower.width, tower.depth) == {"caption": (64, 2)}.get(objective, (64, TextTowerConfig.depth))

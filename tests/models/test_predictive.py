@@ -1,0 +1,108 @@
+"""The predictive models: what they see, what they are asked, and how they run."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from clip_jax.config import ConfigError
+from clip_jax.models.clip import CLIP, make_model
+from clip_jax.models.predictive import Predictive
+
+START, END = 398, 399
+TOKENS = np.array([[START, 7, 9, 7, 3, END] + [0] * 10, [START, 5, END] + [0] * 13], np.int32)
+IMAGES = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def caption(run_of):
+    return make_model(run_of("caption").model, rngs=nnx.Rngs(0))
+
+
+@pytest.fixture(scope="module")
+def bag(run_of):
+    return make_model(run_of("bag_of_words").model, rngs=nnx.Rngs(0))
+
+
+def test_a_row_sees_the_image_and_the_tokens_before_its_own(caption):
+    prefix = caption.context(IMAGES[:1])
+    words = caption.text.token[...][TOKENS[:1, :-1]]
+
+    def state(row, prefix, words):  # the sum of all would hide what the last norm's mean cancels
+        x = jnp.concatenate([prefix, words], axis=1) + caption.text.position[...][None]
+        return caption.text.ln_final(caption.text.blocks(x)[:, 4:])[0, row] @ jnp.arange(16.0)
+
+    for row in (0, 3):
+        to_prefix, to_words = jax.grad(lambda p, w, r=row: state(r, p, w), (0, 1))(prefix, words)
+        reached = np.abs(np.asarray(to_words[0])).max(axis=1) > 0
+        assert reached[: row + 1].all()
+        assert not reached[row + 1 :].any()
+        assert (np.abs(np.asarray(to_prefix[0])).max(axis=1) > 0).all(), "every prefix token is looked at"
+
+
+def test_the_image_is_the_first_tokens(caption, run_of):
+    assert caption.context(IMAGES).shape == (2, 4, 16)
+    assert make_model(run_of("caption", prefix_tokens=2).model, rngs=nnx.Rngs(0)).context(IMAGES).shape == (2, 2, 16)
+    assert not np.allclose(caption.logits(IMAGES, TOKENS)[0, 0], caption.logits(IMAGES[::-1], TOKENS)[0, 0], atol=1e-4)
+
+
+def test_a_captions_targets_are_the_tokens_after_the_first(caption):
+    said = caption(IMAGES, TOKENS)
+    np.testing.assert_array_equal(said.labels[..., 0], TOKENS[:, 1:])
+    np.testing.assert_array_equal(said.weights[..., 0], (TOKENS[:, 1:] > 0).astype(np.float32))
+    assert said.weights.sum() == 5 + 2
+    kernel, bias = said.head
+    np.testing.assert_array_equal(kernel, caption.text.token[...].T)
+    assert bias is None
+    assert caption.logits(IMAGES, TOKENS).shape == (2, 15, 400)
+
+
+def test_a_text_cut_after_its_end_has_the_same_states(caption):
+    prefix = caption.context(IMAGES)
+    whole, cut = caption.text.states(prefix, TOKENS), caption.text.states(prefix, TOKENS[:, :6])
+    np.testing.assert_allclose(cut, whole[:, :5], atol=1e-6)
+    with pytest.raises(ValueError, match="at most 16 a text"):
+        caption.text.states(prefix, np.zeros((2, 17), np.int32))
+
+
+def test_a_bags_target_is_spread_over_its_distinct_words(bag):
+    said = bag(IMAGES, TOKENS)
+    spread = np.zeros((2, 400))
+    for row, label, weight in zip(spread, said.labels[:, 0], said.weights[:, 0], strict=True):
+        np.add.at(row, np.asarray(label), np.asarray(weight))
+    assert dict(enumerate(spread[0][spread[0] > 0])) == pytest.approx({0: 1 / 3, 1: 1 / 3, 2: 1 / 3})
+    assert set(np.flatnonzero(spread[0])) == {3, 7, 9}
+    assert spread[1, 5] == 1
+    assert bag.logits(IMAGES, TOKENS).shape == (2, 1, 400)
+    none = bag(IMAGES, np.array([[START, END] + [0] * 14] * 2, np.int32))
+    assert not np.asarray(none.weights).any(), "a caption without words asks nothing"
+
+
+@pytest.mark.parametrize("change", [{"scan_layers": True}, {"remat": True}])
+def test_how_it_runs_changes_no_number(run_of, caption, change):
+    other = make_model(run_of("caption", **change).model, rngs=nnx.Rngs(0))
+    np.testing.assert_allclose(other.logits(IMAGES, TOKENS), caption.logits(IMAGES, TOKENS), atol=1e-5)
+
+
+@pytest.mark.parametrize("objective", ["caption", "bag_of_words"])
+def test_half_precision_computes_in_its_own_dtype(run_of, objective):
+    model = make_model(run_of(objective, compute_dtype="bfloat16").model, rngs=nnx.Rngs(0))
+    said = model(IMAGES, TOKENS)
+    assert said.states.dtype == said.head[0].dtype == jnp.bfloat16
+    assert said.weights.dtype == jnp.float32
+
+
+def test_the_image_tower_is_clips_own(run_of, bag):
+    theirs = CLIP(run_of("contrastive").model, rngs=nnx.Rngs(0))
+    ours, other = (jax.tree.map(jnp.shape, nnx.as_pure(nnx.state(m.image))) for m in (bag, theirs))
+    assert ours == other
+    assert bag.encode_image(IMAGES).shape == (2, 16)
+    assert bag.image.penultimate(IMAGES).shape == (2, 16)
+
+
+def test_each_class_refuses_the_others_objective(run_of):
+    with pytest.raises(ConfigError, match=r"model.objective='caption'.*make_model"):
+        CLIP(run_of("caption").model, rngs=nnx.Rngs(0))
+    with pytest.raises(ConfigError, match=r"model.objective='contrastive'.*make_model"):
+        Predictive(run_of("contrastive").model, rngs=nnx.Rngs(0))
