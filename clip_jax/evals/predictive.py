@@ -149,8 +149,9 @@ class PredictiveEvaluation:
             self.texts = [p[:, :used] for p in prompts]
         else:
             known = spelled_words(sample_captions(config, source), tokenizer)
-            self.texts = [word_weights(s.class_names, tokenizer, known) for s in sets]
-            self.columns = np.flatnonzero(sum(t.any(axis=0) for t in self.texts))
+            weights = [word_weights(s.class_names, tokenizer, known) for s in sets]
+            self.columns = np.flatnonzero(sum(w.any(axis=0) for w in weights))
+            self.texts = [w[:, self.columns] for w in weights]
 
     @property
     def flops(self) -> float:
@@ -208,8 +209,7 @@ class PredictiveEvaluation:
 
         def of_task(task: ClassificationSet, weights: np.ndarray) -> Scores:
             said = self.predictor.word_scores(params, task.images, self.columns)
-            counts, covered = weights[:, self.columns].T, weights.any(axis=1)
-            variants = {"raw": said @ counts, "prior": (said - prior) @ counts}
-            return {name: np.where(covered, scores, -np.inf) for name, scores in variants.items()}
+            variants = {"raw": said @ weights.T, "prior": (said - prior) @ weights.T}
+            return {name: np.where(weights.any(axis=1), scores, -np.inf) for name, scores in variants.items()}
 
         return of_task

@@ -19,7 +19,6 @@ from clip_jax.evals.predictive import PredictiveEvaluation, spelled_words, word_
 from clip_jax.models.clip import build, init_params
 from clip_jax.parallel import make_mesh
 
-
 MESH = MeshConfig()
 
 

@@ -62,13 +62,11 @@ def test_an_arm_learns_is_measured_and_goes_on_where_it_stopped(run_of, reds, tm
     assert result["flops_per_sample"] == per_pair
     assert result["eval_flops"] > 2 * 32 * per_pair, "the validation pairs, twice, and more"
 
-    assert train(run, tmp_path / "parts", make_evaluator, stop_after=7, progress=False)["state"] == "stopped"
-    again = train(run, tmp_path / "parts", make_evaluator, progress=False)
+    assert train(run, tmp_path / "parts", stop_after=7, progress=False)["state"] == "stopped"
+    train(run, tmp_path / "parts", progress=False)
     built = build(run.model, make_mesh(run.mesh))
     one, other = (load_params(tmp_path / d, built)[1] for d in ("whole", "parts"))
     jax.tree.map(np.testing.assert_array_equal, one, other)
-    assert again["evals"] == result["evals"]
-    assert again["eval_flops"] == result["eval_flops"]
 
 
 @pytest.mark.parametrize("objective", ["caption", "bag_of_words"])
