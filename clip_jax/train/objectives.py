@@ -10,16 +10,13 @@ from jax.sharding import Mesh
 
 from clip_jax.losses.predictive import vocabulary_loss
 from clip_jax.models.clip import batch_statistics
-from clip_jax.models.predictive import Predictive
+from clip_jax.models.predictive import Prediction, Predictive
 
 
-def predictive_loss(
-    model: Predictive, images: jax.Array, tokens: jax.Array, mesh: Mesh, *, train: bool, rng: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-    """-> (loss over the global batch, (logit scale, new running statistics)), as `step.make_loss` asks.
+def predictive_loss(model: Predictive, said: Prediction, mesh: Mesh) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+    """What the model said of a batch -> (loss over the global batch, (logit scale, new running statistics)).
 
-    A softmax over the vocabulary has no temperature, so its scale is 1.
+    The form that `step.make_loss` gives. A softmax over the vocabulary has no temperature, so its scale is 1.
     """
-    said = model(images, tokens, train=train, rng=rng)
     loss = vocabulary_loss(*said, mesh=mesh, chunk=model.config.vocab_chunk)
     return loss, (jnp.ones((), loss.dtype), batch_statistics(model))
