@@ -35,10 +35,13 @@ Spelling = tuple[int, ...]  # of a word, in tokens
 
 
 def pair_losses(said: Prediction) -> tuple[jax.Array, jax.Array]:
-    """-> each pair's summed loss [B] (nats) and the weight in it [B]."""
-    rows = [x.reshape(-1, x.shape[-1]) for x in (said.states, said.labels, said.weights)]
-    losses = row_losses(rows[0], said.head, *rows[1:])
-    return losses.reshape(len(said.states), -1).sum(axis=1), said.weights.sum(axis=(1, 2))
+    """-> each pair's summed loss [B] (nats) and the weight in it [B]; the logits of one row a pair exist at a time."""
+
+    def row(of: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        return row_losses(of[0], said.head, of[1], of[2])
+
+    rows = tuple(jnp.swapaxes(x, 0, 1) for x in (said.states, said.labels, said.weights))
+    return jax.lax.map(row, rows).sum(axis=0), said.weights.sum(axis=(1, 2))
 
 
 class Predictor:
