@@ -47,6 +47,7 @@ def row_losses(states: jax.Array, head: Head, labels: jax.Array, weights: jax.Ar
 def chunked_row_losses(states: jax.Array, head: Head, labels: jax.Array, weights: jax.Array, chunk: int) -> jax.Array:
     """Equal to `row_losses`; the logits of ``chunk`` rows exist at a time, formed again in the backward pass."""
     rows = len(states)
+    chunk = min(chunk, rows)
     missing = -rows % chunk
 
     def split(x: jax.Array) -> jax.Array:
