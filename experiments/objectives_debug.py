@@ -4,6 +4,9 @@ Command:  clip-jax train --config=experiments/objectives_debug.py               
           clip-jax train --config=experiments/objectives_debug.py --model.text.encoder=bag_of_words      the figure's
           clip-jax train --config=experiments/objectives_debug.py --model.objective=bag_of_words         predictive
           clip-jax train --config=experiments/objectives_debug.py --model.objective=caption              language model
+Hardware: 2 CPU cores. Time: 46, 18, 10 and 58 s of CPU, the last with --evals.examples=48 --evals.prior_images=24: a
+language model scores every prompt for every picture, which costs more than its training.
+Expect:   mean zero-shot error 0.63, 0.57, 0.72 and 0.79 (chance 0.87) for 706, 71, 79 and 1190 GFLOPs of training.
 """
 
 from ml_collections import ConfigDict

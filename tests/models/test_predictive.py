@@ -25,20 +25,18 @@ def bag(run_of):
     return make_model(run_of("bag_of_words").model, rngs=nnx.Rngs(0))
 
 
-def test_a_row_sees_the_image_and_the_tokens_before_its_own(caption):
+def test_a_row_sees_the_image_and_the_tokens_up_to_the_one_before_its_target(caption):
     prefix = caption.context(IMAGES[:1])
-    words = caption.text.token[...][TOKENS[:1, :-1]]
-
-    def state(row, prefix, words):  # the sum of all would hide what the last norm's mean cancels
-        x = jnp.concatenate([prefix, words], axis=1) + caption.text.position[...][None]
-        return caption.text.ln_final(caption.text.blocks(x)[:, 4:])[0, row] @ jnp.arange(16.0)
-
-    for row in (0, 3):
-        to_prefix, to_words = jax.grad(lambda p, w, r=row: state(r, p, w), (0, 1))(prefix, words)
-        reached = np.abs(np.asarray(to_words[0])).max(axis=1) > 0
-        assert reached[: row + 1].all()
-        assert not reached[row + 1 :].any()
-        assert (np.abs(np.asarray(to_prefix[0])).max(axis=1) > 0).all(), "every prefix token is looked at"
+    states = jax.jit(caption.text.states)
+    for place in (0, 3):
+        changed = TOKENS[:1].copy()
+        changed[0, place] = 11
+        moved = np.abs(np.asarray(states(prefix, changed) - states(prefix, TOKENS[:1]))[0]).max(axis=1) > 1e-6
+        assert not moved[:place].any()
+        assert moved[place:].all()
+        # a plain sum would hide what the last norm's mean cancels
+        reached = jax.grad(lambda p, row=place: states(p, TOKENS[:1])[0, row] @ jnp.arange(16.0))(prefix)
+        assert (np.abs(np.asarray(reached[0])).max(axis=1) > 0).all(), "every prefix token is looked at"
 
 
 def test_the_image_is_the_first_tokens(caption, run_of):
