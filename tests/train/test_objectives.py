@@ -78,13 +78,13 @@ def test_the_loss_is_of_the_global_batch(run_of, objective):
     batch = {"images": rng.integers(0, 255, (16, 32, 32, 3), np.uint8), "tokens": tokens}
     found = []
     for mesh_config, devices, chunk in (
-        (MeshConfig(), jax.devices()[:1], 0), (MeshConfig(), None, 0), (MeshConfig(fsdp=4), None, 5),
+        (MeshConfig(), jax.devices()[:1], 0), (MeshConfig(), None, 0), (MeshConfig(fsdp=2, tensor=2), None, 5),
     ):  # fmt: skip
         run = run_of(objective, vocab_chunk=chunk)
         mesh = make_mesh(mesh_config, devices)
         built = build(run.model, mesh)
         params = jax.jit(lambda run=run: init_params(run.model, 0), out_shardings=built.shardings)()
-        loss = jax.jit(jax.value_and_grad(make_loss(built, mesh), has_aux=True))
+        loss = jax.jit(jax.value_and_grad(make_loss(run, built, mesh), has_aux=True))
         (value, (scale, _)), grads = loss(params, put_batch(batch, mesh), jax.random.key(0))
         assert float(scale) == 1
         found.append((value, grads))
@@ -101,6 +101,6 @@ def test_patch_dropout_needs_and_gets_its_key(run_of):
     params = jax.jit(lambda: init_params(run.model, 0), out_shardings=built.shardings)()
     rng = np.random.default_rng(0)
     batch = {"images": rng.integers(0, 255, (16, 32, 32, 3), np.uint8), "tokens": np.full((16, 16), 5, np.int32)}
-    loss = jax.jit(make_loss(built, mesh))
+    loss = jax.jit(make_loss(run, built, mesh))
     a, b, c = (loss(params, put_batch(batch, mesh), jax.random.key(k))[0] for k in (0, 0, 1))
     assert float(a) == float(b) != float(c)
