@@ -16,7 +16,9 @@ __all__ = [
     "ConfigError",
     "DataConfig",
     "DecoderConfig",
+    "DistributedConfig",
     "EvalConfig",
+    "FaultConfig",
     "ImageTowerConfig",
     "InitConfig",
     "LossConfig",
@@ -225,6 +227,59 @@ class InitConfig:
 
 
 @dataclass(frozen=True)
+class FaultConfig:
+    """What to do when the logged loss is not a number, or jumps.
+
+    Rolling back restores the newest checkpoint made at a multiple of ``checkpoint_every`` and passes over the batches
+    that followed it, as for PaLM (Chowdhery et al., 2022).
+    """
+
+    on_nan: str = "stop"  # stop | rollback
+    on_spike: str = "ignore"  # ignore | stop | rollback
+    spike_factor: float = 2.0  # a spike is a loss above this multiple of the median of those before
+    spike_window: int = 10  # logged losses in that median
+    max_rollbacks: int = 3  # of the whole run; the next fault stops it
+
+    def __post_init__(self) -> None:
+        one_of("faults.on_nan", self.on_nan, ("stop", "rollback"))
+        one_of("faults.on_spike", self.on_spike, ("ignore", "stop", "rollback"))
+        for name in ("spike_window", "max_rollbacks"):
+            at_least(f"faults.{name}", getattr(self, name), 1)
+        if not self.spike_factor > 1:
+            raise ConfigError(f"faults.spike_factor={self.spike_factor}: must be above 1")
+        if self.on_spike == "ignore" and (self.spike_factor, self.spike_window) != (2.0, 10):
+            raise ConfigError("faults.spike_factor, faults.spike_window: ignored with faults.on_spike='ignore'")
+        if "rollback" not in (self.on_nan, self.on_spike) and self.max_rollbacks != 3:
+            raise ConfigError("faults.max_rollbacks: ignored unless faults.on_nan or faults.on_spike is 'rollback'")
+
+
+@dataclass(frozen=True)
+class DistributedConfig:
+    """How a process finds the others: part of how a run is launched, never of what it is, so in no `RunConfig`.
+
+    Nothing given means: what the environment says (`processes.find_processes`).
+    """
+
+    coordinator: str = ""  # host:port of process 0; or "auto", JAX's own detection
+    processes: int = 0  # how many there are
+    process: int = -1  # which one this is, from 0
+    heartbeat_s: int = 100  # a process silent for so long is lost, and the others end
+    start_s: int = 300  # to wait for all of them at the start
+
+    def __post_init__(self) -> None:
+        at_least("distributed.processes", self.processes, 0)
+        at_least("distributed.process", self.process, -1)
+        for name in ("heartbeat_s", "start_s"):
+            at_least(f"distributed.{name}", getattr(self, name), 1)
+        if self.coordinator not in ("", "auto") and not self.coordinator.rpartition(":")[2].isdigit():
+            raise ConfigError(f"distributed.coordinator={self.coordinator!r}: must be host:port, or auto")
+        if self.coordinator == "auto" and (self.processes, self.process) != (0, -1):
+            raise ConfigError("distributed.processes, distributed.process: ignored with distributed.coordinator='auto'")
+        if self.processes and self.process >= self.processes:
+            raise ConfigError(f"distributed.process={self.process}: must be below processes={self.processes}")
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """One training run. Its hash (``run_id``) names its directory."""
 
@@ -235,6 +290,7 @@ class RunConfig:
     evals: EvalConfig = field(default_factory=EvalConfig)
     init_from: InitConfig = field(default_factory=InitConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    faults: FaultConfig = field(default_factory=FaultConfig)
     batch_size: int = 128  # global
     microbatch_size: int = 0  # pairs whose activations are held at once, over all devices; 0 holds the whole batch
     steps: int = 100

@@ -38,6 +38,11 @@ def from_dict(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
         raise ConfigError(f"{prefix or cls.__name__}: {error}") from None
 
 
+def from_fields(cls: type[T], fields: Mapping[str, str], prefix: str) -> T:
+    """A dataclass from ``{prefix + name: text}``, texts read as in `load`. Raises ConfigError."""
+    return from_dict(cls, {name.removeprefix(prefix): _parse(text) for name, text in fields.items()}, prefix)
+
+
 def _convert(hint: Any, value: Any, name: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if isinstance(value, hint):
@@ -60,7 +65,7 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
 
 # Fields that came after the first runs: at their default they leave a run's name alone, so that no run is lost.
 _LATER = {
-    "": ("init_from", "loss", "microbatch_size"),
+    "": ("init_from", "loss", "microbatch_size", "faults"),
     "data": ("weights", "val_paths", "decoder"),
     "mesh": ("tensor", "slices"),
     "optim": ("state_dtype", "rounding", "loss_scale", "layer_decay"),

@@ -48,6 +48,11 @@ PATHS = {"source": "webdataset", "paths": ["a", "b"]}
         ({"mesh": {"data": -1, "fsdp": -1}}, "only one may be -1"),
         ({"evals": {"at_fractions": [1.0]}}, "evals.at_fractions=1.0"),
         ({"wandb": "yes"}, "wandb='yes'"),
+        ({"faults": {"on_nan": "ignore"}}, "faults.on_nan='ignore'"),
+        ({"faults": {"on_spike": "stop", "spike_factor": 1.0}}, "faults.spike_factor=1.0: must be above 1"),
+        ({"faults": {"spike_factor": 3.0}}, "ignored with faults.on_spike='ignore'"),
+        ({"faults": {"max_rollbacks": 9}}, "faults.max_rollbacks: ignored unless"),
+        ({"faults": {"on_nan": "rollback", "max_rollbacks": 0}}, "faults.max_rollbacks=0"),
     ],
 )
 def test_a_wrong_setting_is_named_in_one_line(values, named):

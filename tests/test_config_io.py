@@ -80,3 +80,4 @@ def test_fields_that_came_later_rename_no_run():
     pairs = c.DataConfig(source="webdataset", paths=("a", "b"))
     later = ({}, {"weights": (1.0, 2.0)}, {"weights": (2.0, 1.0)}, {"val_paths": ("c",)}, {"decoder": "simplejpeg"})
     assert len({io.run_id(c.RunConfig(data=dataclasses.replace(pairs, **fields))) for fields in later}) == 5
+    assert io.run_id(c.RunConfig(faults=c.FaultConfig(on_nan="rollback"))) != "14d70023c314"

@@ -1,0 +1,205 @@
+"""One program on many hosts: how a process finds the others, and what the first of them does alone.
+
+Everything else is ordinary single-program JAX over one global mesh. Importing this module loads no jax.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from clip_jax.config import ConfigError, DistributedConfig, UserError
+
+
+class LostProcess(Exception):
+    """Another process of the run is gone; the same command goes on from the last checkpoint."""
+
+
+VARIABLES = {
+    "coordinator": "CLIP_JAX_COORDINATOR",
+    "processes": "CLIP_JAX_PROCESSES",
+    "process": "CLIP_JAX_PROCESS",
+}
+_LOST = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED")
+# what JAX reads of a Slurm step; outside of one (a batch script without srun) some are missing
+_SLURM = ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
+
+
+def _number(name: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ConfigError(f"{name}={text!r}: must be a whole number") from None
+
+
+def _with_environment(settings: DistributedConfig, environment: Mapping[str, str]) -> DistributedConfig:
+    """Fields that were not set, from our own variables; the index of a Kubernetes job's pod will do as the process."""
+    coordinator = settings.coordinator or environment.get(VARIABLES["coordinator"], "")
+    if coordinator == "auto":
+        return dataclasses.replace(settings, coordinator=coordinator)
+    processes, process = settings.processes, settings.process
+    if not processes:
+        processes = _number(VARIABLES["processes"], environment.get(VARIABLES["processes"], "0"))
+    if process == -1:
+        index = environment.get("JOB_COMPLETION_INDEX", "-1") if coordinator else "-1"
+        process = _number(VARIABLES["process"], environment.get(VARIABLES["process"], index))
+    return dataclasses.replace(settings, coordinator=coordinator, processes=processes, process=process)
+
+
+def find_processes(settings: DistributedConfig, environment: Mapping[str, str]) -> dict[str, Any] | None:
+    """The arguments of ``jax.distributed.initialize``, or None for a process on its own.
+
+    In this order: explicit fields or ``CLIP_JAX_*`` variables; a Slurm step of several tasks; the hosts of a TPU
+    slice, or several slices, on GKE. JAX works out the rest of the latter two.
+
+    Raises ConfigError when some of what is needed is missing.
+    """
+    given = _with_environment(settings, environment)
+    if given.coordinator == "auto":
+        return {}
+    absent = [name for name in VARIABLES if getattr(given, name) == getattr(DistributedConfig, name)]
+    if len(absent) < 3:
+        if absent:
+            raise ConfigError(f"distributed.{absent[0]} (or {VARIABLES[absent[0]]}): missing; all three are needed")
+        if given.processes == 1:
+            return None
+        return {
+            "coordinator_address": given.coordinator,
+            "num_processes": given.processes,
+            "process_id": given.process,
+            "cluster_detection_method": "deactivate",
+        }
+    if "SLURM_STEP_NODELIST" in environment:
+        # an interactive shell is a step of one task in a job that may have many
+        tasks = environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", "1"))
+        if _number("SLURM_STEP_NUM_TASKS", tasks) > 1:
+            _need(_SLURM, environment, "this Slurm step has several tasks")
+            return {"cluster_detection_method": "slurm"}
+    hosts = environment.get("TPU_PROCESS_ADDRESSES", environment.get("TPU_WORKER_HOSTNAMES", ""))
+    if "," in hosts:
+        _need(("TPU_WORKER_ID",), environment, "this TPU slice has several hosts")
+        return {}
+    if _number("MEGASCALE_NUM_SLICES", environment.get("MEGASCALE_NUM_SLICES", "1")) > 1:
+        _need(("MEGASCALE_SLICE_ID", "MEGASCALE_COORDINATOR_ADDRESS"), environment, "there are several TPU slices")
+        return {}
+    return None
+
+
+def _need(names: tuple[str, ...], environment: Mapping[str, str], why: str) -> None:
+    for name in names:
+        if name not in environment:
+            raise ConfigError(f"{name}: {why} but this variable is not set, so the others cannot be found")
+
+
+@contextlib.contextmanager
+def together(settings: DistributedConfig, on_error: Callable[[BaseException], int]) -> Iterator[None]:
+    """Joined with the other processes, from before anything touches a device. A process on its own loads no jax here.
+
+    After an error this process ends at once, with the code that ``on_error`` gives: to wait for the others, as an
+    ordinary end does, could take for ever. They end by themselves: at once when it was process 0, else after
+    ``heartbeat_s``.
+
+    Raises UserError when they do not come together within ``start_s``, and ConfigError when settings are incomplete.
+    """
+    found = find_processes(settings, os.environ)
+    if found is None:
+        yield
+        return
+    _join(found, settings)
+    import jax
+
+    try:
+        yield
+    except BaseException as error:  # noqa: BLE001  # it goes no further
+        if lost_another(error):
+            error = LostProcess(f"lost another process ({str(error).splitlines()[0]})")
+        code = on_error(error)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    jax.distributed.shutdown()
+
+
+def lost_another(error: BaseException) -> bool:
+    """Whether it is what a collective operation raises when another process has gone away."""
+    return type(error).__name__ == "JaxRuntimeError" and any(sign in str(error) for sign in _LOST)
+
+
+def _wait_for(coordinator: str, seconds: int) -> None:
+    """Until process 0 can be reached. JAX would wait in silence, even for a name that does not exist, and abort."""
+    host, _, port = coordinator.rpartition(":")
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=seconds).close()
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                raise UserError(
+                    f"distributed.coordinator={coordinator}: not reached in {seconds} s ({error})"
+                ) from None
+            time.sleep(0.2)
+
+
+def _join(found: dict[str, Any], settings: DistributedConfig) -> None:
+    import jax
+
+    if found.get("process_id"):
+        _wait_for(found["coordinator_address"], settings.start_s)
+    try:
+        jax.distributed.initialize(
+            **found,
+            initialization_timeout=settings.start_s,
+            heartbeat_timeout_seconds=settings.heartbeat_s,
+            shutdown_timeout_seconds=settings.heartbeat_s,
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"distributed: the processes did not come together ({reason})") from error
+    if found.get("cluster_detection_method") == "slurm" and _one_task_a_node(os.environ):
+        # JAX gives a Slurm task one GPU; one task on its node means all of them
+        jax.config.update("jax_cuda_visible_devices", "all")
+        jax.config.update("jax_rocm_visible_devices", "all")
+
+
+def _one_task_a_node(environment: Mapping[str, str]) -> bool:
+    return environment.get("SLURM_STEP_TASKS_PER_NODE", "").partition("(")[0] == "1"
+
+
+def on_first(action: Callable[[], None]) -> None:
+    """Process 0 does it while the others wait. What it raises is raised there; the others raise UserError."""
+    import jax
+
+    done = False
+    try:
+        if jax.process_index() == 0:
+            action()
+        done = True
+    finally:
+        done = told_by_first(done)
+    if not done:
+        raise UserError("process 0 could not go on; its own message says why")
+
+
+def told_by_first(value: bool) -> bool:
+    """What process 0 thinks, on every process."""
+    import jax
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    return value if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+
+
+def everywhere(value: bool) -> bool:
+    """Whether it holds on all processes."""
+    import jax
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    return value if jax.process_count() == 1 else bool(np.all(multihost_utils.process_allgather(np.asarray(value))))
