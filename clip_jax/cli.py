@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import NoReturn
 
-from clip_jax.config import RunConfig, SweepConfig, UserError
-from clip_jax.config_io import load, run_id
+from clip_jax import exit_codes
+from clip_jax.config import DistributedConfig, RunConfig, SweepConfig, UserError
+from clip_jax.config_io import from_fields, load, run_id
+from clip_jax.processes import LostProcess, together
 
 
 class _Parser(argparse.ArgumentParser):
@@ -39,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--config", required=True, help="experiments/….py, or a run's config.json")
     one.add_argument("--dir", help="run directory; default runs/RUN_ID")
     one.add_argument("--quiet", action="store_true", help="no progress line")
+    one.add_argument("--profile", metavar="STEPS", help="trace FIRST:LAST, or so many steps after a warm-up")
     sweep = verb("sweep", "Plan, run and watch a family of models.")
     actions = sweep.add_subparsers(dest="action", required=True, parser_class=_Parser)
     for name, text in (
@@ -139,21 +143,31 @@ def _sweep(args: argparse.Namespace, overrides: dict[str, str]) -> None:
         print(f"{len(df)} runs, {int(df['final'].sum())} finished: {root / 'runs.csv'}, {root / 'runs.parquet'}")
 
 
-def _train(args: argparse.Namespace, overrides: dict[str, str]) -> None:
+def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
+    launch = {name: overrides.pop(name) for name in list(overrides) if name.startswith("distributed.")}
+    distributed = from_fields(DistributedConfig, launch, "distributed.")
     config = load(RunConfig, args.config, overrides)
-    from clip_jax.evals.suite import make_evaluator
-    from clip_jax.train.loop import train
+    with together(distributed, on_error=_tell):  # before anything looks at the devices
+        from clip_jax.evals.suite import make_evaluator
+        from clip_jax.loading import start_from
+        from clip_jax.train.loop import train
+        from clip_jax.train.profiler import parse_window
 
-    run_dir = Path(args.dir) if args.dir else Path("runs") / run_id(config)
-    from clip_jax.loading import start_from
-
-    result = train(config, run_dir, make_evaluator, start_from=start_from, progress=not args.quiet)
+        run_dir = Path(args.dir) if args.dir else Path("runs") / run_id(config)
+        window = parse_window(args.profile, config.steps) if args.profile else None
+        result = train(config, run_dir, make_evaluator, start_from=start_from, progress=not args.quiet, profile=window)
     if result["state"] == "stopped":
-        raise KeyboardInterrupt
+        reason = result["exit_reason"]
+        print(
+            f"clip-jax: stopped at step {result['step']} ({reason}); the same command goes on from here",
+            file=sys.stderr,
+        )
+        return exit_codes.INTERRUPTED if "SIGINT" in reason else exit_codes.STOPPED
     print(f"{result['state']}: {run_dir}")
     if result["broken_records"]:
         print(f"  {result['broken_records']} broken records were passed over")
     _print_evals(result["evals"])
+    return exit_codes.FINISHED
 
 
 def _print_evals(rows: list[dict]) -> None:  # type: ignore[type-arg]
@@ -278,14 +292,14 @@ def _report(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns its exit code: 0, 2 for a user's mistake, 130 when interrupted."""
+    """Run one command; returns its exit code (`exit_codes`)."""
     try:
         args, extra = _parser().parse_known_args(argv)
         takes_fields = args.verb == "train" or (args.verb == "sweep" and args.action in ("plan", "run"))
         overrides = _overrides(extra, takes_fields)
         if args.verb == "train":
-            _train(args, overrides)
-        elif args.verb == "sweep":
+            return _train(args, overrides)
+        if args.verb == "sweep":
             _sweep(args, overrides)
         else:
             {
@@ -298,13 +312,24 @@ def main(argv: list[str] | None = None) -> int:
                 "data": _data,
                 "export": _export,
             }[args.verb](args)
-    except UserError as error:
+    except (UserError, KeyboardInterrupt) as error:
+        return _tell(error)
+    return exit_codes.FINISHED
+
+
+def _tell(error: BaseException) -> int:
+    """Say what ended the command; returns its exit code."""
+    if isinstance(error, UserError):
         print(f"clip-jax: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
+        return exit_codes.MISTAKE
+    if isinstance(error, KeyboardInterrupt):
         print("clip-jax: interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
+        return exit_codes.INTERRUPTED
+    if isinstance(error, LostProcess):
+        print(f"clip-jax: {error}; the same command goes on from the last checkpoint", file=sys.stderr)
+        return exit_codes.STOPPED
+    traceback.print_exception(error)
+    return 1
 
 
 def command() -> None:

@@ -70,6 +70,12 @@ def test_fit_prints_a_law(capsys, tmp_path):
         (["report", "gone"], "gone: holds no sweep"),
         (["eval", "gone"], "gone: holds no run"),
         (["train", "--config=gone.py"], "gone.py: no such config file"),
+        (["train", "--config=CONFIG", "--profile=9:4"], "--profile=9:4: steps 9:4 do not lie in a run of 8 steps"),
+        (
+            ["train", "--config=CONFIG", "--distributed.processes=2"],
+            "distributed.coordinator (or CLIP_JAX_COORDINATOR)",
+        ),
+        (["train", "--config=CONFIG", "--distributed.port=2"], "distributed.port: unknown field"),
         (["train", "--config=CONFIG", "--optim.lr=1"], "optim.lr: unknown field"),
         (
             ["train", "--config=CONFIG", "--steps"],

@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import logging
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -10,10 +18,13 @@ from typing import Any
 import jax
 
 from clip_jax.config import UserError
-from clip_jax.train.record import disk_errors
+from clip_jax.processes import everywhere, on_first
+from clip_jax.train.record import disk_errors, read_json
+from clip_jax.train.seal import seals, seals_and_finite
 from clip_jax.train.state import TrainState
 
 KEEP = 2
+SETTLE_S = 0.5  # reads still under way when one has failed end in this time; their complaints are not shown
 
 
 def _parts(state: TrainState) -> dict[str, Any]:
@@ -21,22 +32,38 @@ def _parts(state: TrainState) -> dict[str, Any]:
     return {"params": state.params, "rest": {"step": state.step, "opt_state": state.opt_state}}
 
 
-class Checkpoints:
-    """The numbered checkpoints of one run; the newest two are kept.
+@dataclass(frozen=True)
+class _Newest:
+    """Which checkpoints stay: the newest, and the newest of those made at a multiple of ``every``.
 
-    A checkpoint becomes visible only when it is whole. The state's ``step`` is also the position in the data,
-    which is a pure function of it. A state may be restored onto another mesh than it was saved from.
+    A rollback goes to one of the latter, so that it leads to the same place however often the run was interrupted.
     """
 
-    def __init__(self, run_dir: str | Path) -> None:
+    every: int
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        steps = [c.step for c in checkpoints]
+        stay = set(sorted(steps)[-KEEP:]) | set(sorted(s for s in steps if s % self.every == 0)[-1:])
+        return [s in stay for s in steps]
+
+
+class Checkpoints:
+    """The numbered checkpoints of one run.
+
+    A checkpoint becomes visible only when it is whole. The state's ``step`` is also the position in the data,
+    which is a pure function of it. A state may be restored onto another mesh, and by another number of processes,
+    than it was saved from.
+    """
+
+    def __init__(self, run_dir: str | Path, every: int) -> None:
         from orbax.checkpoint import v1 as ocp
 
         self.dir = Path(run_dir).resolve() / "checkpoints"
-        policies = ocp.training.preservation_policies
+        self.every = every
         with disk_errors(self.dir):
             self.dir.mkdir(parents=True, exist_ok=True)
             self._orbax = ocp.training.Checkpointer(
-                self.dir, preservation_policy=policies.LatestN(KEEP), cleanup_tmp_directories=True
+                self.dir, preservation_policy=_Newest(every), cleanup_tmp_directories=True
             )
         self._pending: Any = None
 
@@ -51,22 +78,38 @@ class Checkpoints:
                 self.wait()
                 self._orbax.close()
                 return
+            if jax.process_count() > 1:
+                return  # closing would wait for the others, who may be gone
             with contextlib.suppress(OSError, ValueError, RuntimeError, UserError):  # the first error counts
                 self._orbax.close()
 
     @property
+    def steps(self) -> list[int]:
+        """The steps of the whole checkpoints, oldest first."""
+        return [int(c.step) for c in self._orbax.checkpoints]
+
+    @property
     def latest_step(self) -> int | None:
         """The step of the newest whole checkpoint, or None."""
-        latest = self._orbax.latest
-        return None if latest is None else int(latest.step)
+        return max(self.steps, default=None)
 
-    def save(self, step: int, state: TrainState) -> None:
-        """Begin to save; returns once the state may be overwritten. Raises UserError on a full disk."""
+    def save(self, step: int, state: TrainState) -> bool:
+        """Begin to save; returns once the state may be overwritten. Raises UserError on a full disk.
+
+        A state that holds NaN or infinity is not saved, and the answer is False.
+        """
         self.wait()
-        if self.latest_step == step:
-            return
+        if step in self.steps:
+            return True
+        parts = _parts(state)
+        sums, finite = seals_and_finite(parts)
+        if not finite:
+            return False
         with disk_errors(self.dir):
-            self._pending = self._orbax.save_checkpointables_async(step, _parts(state), force=True)
+            self._pending = self._orbax.save_checkpointables_async(
+                step, parts, force=True, custom_metadata={"seals": sums}
+            )
+        return True
 
     def wait(self) -> None:
         """Until the last save is on disk. Raises UserError on a full disk."""
@@ -75,29 +118,120 @@ class Checkpoints:
             with disk_errors(self.dir):
                 pending.result()
 
-    def restore(self, abstract: TrainState) -> TrainState:
-        """The newest state, in the shardings of ``abstract`` (`state.abstract_state`)."""
-        loaded = self._orbax.load_checkpointables(None, _parts(abstract))
-        return TrainState(params=loaded["params"], **loaded["rest"])
+    def restore(self, abstract: TrainState, *, regular: bool = False) -> tuple[int, TrainState, list[str]] | None:
+        """The newest state that can be read, in the shardings of ``abstract`` (`state.abstract_state`).
+
+        Args:
+          abstract: what to restore into.
+          regular: only of checkpoints made at a multiple of ``every``.
+
+        Returns:
+          Its step, the state, and why each newer checkpoint was moved aside, to ``RUN_DIR/corrupt``; None when there is
+          no checkpoint.
+
+        Raises:
+          UserError: there are checkpoints and none of them can be read. They are left where they are.
+        """
+        self.wait()
+        steps = [s for s in self.steps if not (regular and s % self.every)]
+        broken: dict[int, str] = {}
+        for step in reversed(steps):
+            loaded, reason = _load(self.dir / str(step), _parts(abstract))
+            if loaded is not None:
+                self._set_aside(list(broken))
+                state = TrainState(params=loaded["params"], **loaded["rest"])
+                return step, state, [f"checkpoint {s}: {why}" for s, why in broken.items()]
+            broken[step] = reason
+        if broken:
+            step, reason = next(iter(broken.items()))
+            raise UserError(
+                f"{self.dir}: none of its {len(broken)} checkpoints can be read (the newest, {step}: {reason}); "
+                f"move the folder away to train from the start"
+            )
+        return None
+
+    def forget_after(self, step: int) -> None:
+        """Delete the checkpoints of later steps."""
+        for later in [s for s in self.steps if s > step]:
+            self._orbax.delete(later)
+
+    def _set_aside(self, steps: list[int]) -> None:
+        def move() -> None:
+            aside = self.dir.parent / "corrupt"
+            aside.mkdir(exist_ok=True)
+            for step in steps:
+                shutil.rmtree(aside / str(step), ignore_errors=True)
+                (self.dir / str(step)).rename(aside / str(step))
+
+        if steps:
+            with disk_errors(self.dir):
+                on_first(move)
+            self._orbax.reload()
+
+
+def _root(error: BaseException) -> str:
+    """The first cause of an error, in one short line."""
+    while (before := error.__cause__ or error.__context__) is not None:
+        error = before
+    return f"{type(error).__name__}: {error}".splitlines()[0][:160]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Broken files make Orbax log pages and drop coroutines; what matters of it is told in one line by the caller."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    before, hook = [log.disabled for log in loggers], sys.unraisablehook
+    try:
+        for log in loggers:
+            log.disabled = True
+        sys.unraisablehook = lambda unraisable: None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+            gc.collect()
+    finally:
+        sys.unraisablehook = hook
+        for log, disabled in zip(loggers, before, strict=True):
+            log.disabled = disabled
+
+
+def _load(path: Path, abstract: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """The parts asked for, or None and why they cannot be had; alike on every process."""
+    from orbax.checkpoint import v1 as ocp
+
+    loaded, reason, sums = None, "another process cannot read it", {}
+    alone = ocp.Context()  # whoever fails must not leave the others waiting inside Orbax
+    alone.multiprocessing.primary_host = jax.process_index()
+    alone.multiprocessing.active_processes = {jax.process_index()}
+    with _quiet():
+        try:
+            sums = (read_json(path / "_CHECKPOINT_METADATA") or {})["custom_metadata"].get("seals", {})
+            with alone:
+                loaded = ocp.load_checkpointables(path, abstract)
+        except Exception as error:  # noqa: BLE001  # there is no end of what broken files make a reader raise
+            reason = _root(error)
+            time.sleep(SETTLE_S)
+    if not everywhere(loaded is not None) or loaded is None:
+        return None, reason
+    # checkpoints of 0.1 have no seals
+    if sums and seals(loaded) != {k: sums[k] for k in abstract}:
+        return None, "its numbers are not those that were saved"
+    return loaded, ""
 
 
 def load_params(run_dir: str | Path, built: Any) -> tuple[int, Any]:
-    """(step, parameters) of a run's newest checkpoint, in the shardings of ``built``.
+    """(step, parameters) of a run's newest checkpoint that can be read, in the shardings of ``built``; changes nothing.
 
-    Raises UserError when the run has no checkpoint.
+    A newer one that cannot be read is named on stderr. Raises UserError when the run has no checkpoint.
     """
-    from orbax.checkpoint import v1 as ocp
-
     root = Path(run_dir).resolve() / "checkpoints"
-    if not root.is_dir():
-        raise UserError(f"{run_dir}: has no checkpoint; train it first")
-    with ocp.training.Checkpointer(root) as orbax:
-        if orbax.latest is None:
-            raise UserError(f"{run_dir}: has no checkpoint; train it first")
-        abstract = jax.tree.map(
-            lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
-            built.abstract_params,
-            built.shardings,
-        )
-        loaded = orbax.load_checkpointables(None, {"params": abstract})
-        return int(orbax.latest.step), loaded["params"]
+    abstract = jax.tree.map(
+        lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), built.abstract_params, built.shardings
+    )
+    steps = sorted(int(p.name) for p in root.iterdir() if p.name.isdigit()) if root.is_dir() else []
+    for step in reversed(steps):
+        loaded, reason = _load(root / str(step), {"params": abstract})
+        if loaded is not None:
+            return step, loaded["params"]
+        print(f"clip-jax: {root / str(step)}: passed over ({reason})", file=sys.stderr)
+    raise UserError(f"{run_dir}: has no checkpoint{' that can be read' if steps else ''}; train it first")

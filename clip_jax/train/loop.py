@@ -5,33 +5,36 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import math
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
-from clip_jax import flops
 from clip_jax.config import RunConfig, UserError
-from clip_jax.config_io import run_id, to_dict
-from clip_jax.data.loader import Batches, learn_tokenizer, train_batches
+from clip_jax.data.loader import learn_tokenizer
 from clip_jax.data.sources import Source, open_source
 from clip_jax.data.tokenizers import Tokenizer, load_tokenizer
 from clip_jax.models.clip import Built, build
 from clip_jax.optim import make_optimizer
 from clip_jax.parallel import check_batch, enable_compile_cache, make_mesh
+from clip_jax.processes import lost_another, on_first, told_by_first
 from clip_jax.train.checkpoint import Checkpoints
-from clip_jax.train.mirror import Mirror, Progress, open_mirror
+from clip_jax.train.faults import Detours, Fault, Feed
+from clip_jax.train.meter import Meter, training_flops
+from clip_jax.train.mirror import Mirror, open_mirror
+from clip_jax.train.profiler import Profiler
 from clip_jax.train.record import Record, read_lines
+from clip_jax.train.result import make_result
 from clip_jax.train.state import TrainState, abstract_state, init_state
 from clip_jax.train.step import make_train_step, put_batch
+from clip_jax.train.stopping import StopRequest, stop_requests
+from clip_jax.train.timing import Clock
+
+__all__ = ["Diverged", "Start", "train", "training_flops"]
 
 Rows = list[dict[str, Any]]
 # (config, built, mesh, held-out source, tokenizer) -> (parameters -> rows); see evals.suite.make_evaluator
@@ -50,21 +53,7 @@ Begin = Callable[[], Start | None]
 
 
 class Diverged(UserError):
-    """The loss is no longer a number."""
-
-
-@dataclass
-class Parts:
-    """What a run works with, made once."""
-
-    config: RunConfig
-    mesh: Mesh
-    built: Built
-    tokenizer: Tokenizer
-    record: Record
-    mirror: Mirror
-    evaluate: Callable[[Any], Rows]
-    seconds_of_evals: float = 0.0
+    """The loss is no longer a number, or jumped."""
 
 
 def train(
@@ -75,258 +64,258 @@ def train(
     start_from: Callable[[RunConfig], Start] | None = None,
     stop_after: int | None = None,
     progress: bool = True,
+    profile: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """Train one model, or go on where it stopped; returns the run's result, also written to ``result.json``.
 
     The same call on the same directory picks up at the last checkpoint and ends with the same parameters as an
-    uninterrupted run, bit for bit on the same mesh. A finished run is returned as it is.
+    uninterrupted run, bit for bit on the same mesh. A finished run is returned as it is. With several processes
+    (`processes.start_processes`) each of them makes the same call; the first one writes.
 
     Args:
       config: the run; its hash must match what the directory holds.
-      run_dir: made if missing.
+      run_dir: made if missing; on a file system that all processes share.
       make_evaluator: what to measure; none measures nothing.
       start_from: reads what ``init_from`` names (`loading.start_from`); not called without it, nor when the run goes on
         from a checkpoint.
       stop_after: end after so many steps with a checkpoint, as a job with a time limit would.
       progress: show a progress line on stderr.
+      profile: trace the steps after the first number up to the second, into ``RUN_DIR/profile``.
 
     Raises:
-      UserError: bad data, a full disk, a directory of another run, a loss that is not finite.
+      UserError: bad data, a full disk, a directory of another run or in use, a loss that is not finite.
     """
+    clock = Clock()
     writer = jax.process_index() == 0
     record = Record(run_dir, config, writer=writer)
-    done = record.result()
-    if done is not None:
+    if told_by_first(record.result() is not None) and (done := record.result()) is not None:
         return done
-    mesh = make_mesh(config.mesh)
-    check_batch(config.batch_size, mesh)
-    enable_compile_cache()
-    source = open_source(config.data, "train", config.model.image.image_size)
-    held_out = open_source(config.data, "val", config.model.image.image_size)
-    built = build(config.model, mesh)
-    record.begin(config.steps)
-    try:
-        if config.init_from.source and start_from is None:
-            raise UserError("init_from: needs train(..., start_from=clip_jax.loading.start_from)")
-        begin = functools.cache(lambda: start_from(config) if start_from and config.init_from.source else None)
-        tokenizer = _tokenizer(config, source, record, begin)
-        evaluate = make_evaluator(config, built, mesh, held_out, tokenizer) if make_evaluator else _measure_nothing
-        mirror = open_mirror(config, record.dir, writer=writer)
-        parts = Parts(config, mesh, built, tokenizer, record, mirror, evaluate)
-        with contextlib.closing(mirror), Checkpoints(record.dir) as checkpoints:
-            return _run(parts, source, checkpoints, begin, stop_after, progress and writer)
-    except BaseException as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        record.end("failed", reason)
-        raise
+    with clock.measure("start"):
+        mesh = make_mesh(config.mesh)
+        check_batch(config.batch_size, mesh)
+        enable_compile_cache()
+        source = open_source(config.data, "train", config.model.image.image_size)
+        held_out = open_source(config.data, "val", config.model.image.image_size)
+        built = build(config.model, mesh)
+    with contextlib.closing(record.lock):
+        on_first(lambda: record.begin(config.steps))
+        if not (record.dir / "config.json").exists():
+            raise UserError(
+                f"{record.dir}: process 0 made it, but it is not there; use a file system all processes share"
+            )
+        clock.add(record.seconds_before)
+        try:
+            if config.init_from.source and start_from is None:
+                raise UserError("init_from: needs train(..., start_from=clip_jax.loading.start_from)")
+            begin = functools.cache(lambda: start_from(config) if start_from and config.init_from.source else None)
+            with clock.measure("start"):
+                tokenizer = _tokenizer(config, source, record, begin)
+                evaluate = make_evaluator(config, built, mesh, held_out, tokenizer) if make_evaluator else _no_rows
+                mirror = open_mirror(config, record.dir, writer=writer)
+            with (
+                contextlib.closing(mirror),
+                Checkpoints(record.dir, config.checkpoint_every) as checkpoints,
+                contextlib.closing(Profiler(record.dir / "profile", profile)) as profiler,
+                stop_requests() as stop,
+            ):
+                run = Run(
+                    config,
+                    mesh,
+                    built,
+                    tokenizer,
+                    source,
+                    evaluate,
+                    record,
+                    mirror,
+                    checkpoints,
+                    profiler,
+                    clock,
+                    begin,
+                )
+                run.start(show=progress and writer)
+                with contextlib.closing(run.feed):
+                    return run.to(config.steps if stop_after is None else min(config.steps, stop_after), stop)
+        except BaseException as error:
+            state = "stopped" if lost_another(error) else "failed"
+            record.end(state, f"{type(error).__name__}: {error}".splitlines()[0])
+            raise
 
 
-def _measure_nothing(params: Any) -> Rows:
+def _no_rows(params: Any) -> Rows:
     return []
 
 
 def _tokenizer(config: RunConfig, source: Source, record: Record, begin: Begin) -> Tokenizer:
     """The run's vocabulary: that of a text tower taken over, else learned at the first start; then read back."""
     path = record.dir / "tokenizer.json"
-    if path.exists():
-        return load_tokenizer(path)
-    given = begin()
-    tokenizer = given.tokenizer if given and given.tokenizer else learn_tokenizer(config, source)
-    if record.writer:
-        tokenizer.save(path)
-    return tokenizer
+
+    def write() -> None:
+        if not path.exists():
+            given = begin()
+            learned = given.tokenizer if given and given.tokenizer else learn_tokenizer(config, source)
+            learned.save(path)
+
+    on_first(write)
+    return load_tokenizer(path)
 
 
-def _run(
-    parts: Parts, source: Source, checkpoints: Checkpoints, begin: Begin, stop_after: int | None, show: bool
-) -> dict[str, Any]:
-    config, record = parts.config, parts.record
-    optimizer = make_optimizer(config.optim, config.steps, float16=config.model.compute_dtype == "float16")
-    start = checkpoints.latest_step or 0
-    if start:
-        state = checkpoints.restore(abstract_state(parts.built, optimizer, parts.mesh))
-    else:
-        state = init_state(config, parts.built, optimizer, parts.mesh)
-        if (given := begin()) is not None:
-            state = dataclasses.replace(state, params=given.params(state.params))
-    record.cut_back(start)
-    step_fn = make_train_step(config, parts.built, optimizer, parts.mesh)
-    eval_at = {max(1, round(f * config.steps)) for f in config.evals.at_fractions}
-    last = config.steps if stop_after is None else min(config.steps, stop_after)
-    meter = Meter(parts, start, show)
-    with contextlib.closing(train_batches(config, source, parts.tokenizer, start)) as batches, stop_signals() as asked:
-        step = start
-        while step < last and not asked:
-            batch = put_batch(next(batches), parts.mesh)
-            state, metrics = step_fn(state, batch)
-            step += 1
-            meter.flush()  # of an earlier step, now that the device has work
-            if step % config.log_every == 0 or step == config.steps:
-                meter.hold(step, metrics)
-            pause = step == last or bool(asked)
-            if step in eval_at and step < config.steps:
-                meter.flush()
-                _evaluate(parts, state, step)
-            if (step % config.checkpoint_every == 0 and step < config.steps) or (pause and step < config.steps):
-                meter.flush()
-                checkpoints.save(step, state)
-    meter.flush()
-    if step < config.steps:
-        checkpoints.wait()
-        reason = f"signal {asked[0]}" if asked else f"stop_after={stop_after}"
-        record.end("stopped", reason)
-        return {"run_id": run_id(config), "state": "stopped", "step": step, "exit_reason": reason}
-    rows = [r for r in read_lines(record.dir / "evals.jsonl") if r["step"] == step] or _evaluate(parts, state, step)
-    checkpoints.save(step, state)
-    checkpoints.wait()
-    result = _result(parts, rows, meter, batches)
-    record.finish(result)
-    return result
+@dataclass
+class Run:
+    """One attempt at a run: the state, and everything around it that has side effects."""
 
+    config: RunConfig
+    mesh: Mesh
+    built: Built
+    tokenizer: Tokenizer
+    source: Source
+    evaluator: Callable[[Any], Rows]
+    record: Record
+    mirror: Mirror
+    checkpoints: Checkpoints
+    profiler: Profiler
+    clock: Clock
+    begin: Begin
 
-def _evaluate(parts: Parts, state: TrainState, step: int) -> Rows:
-    began = time.monotonic()
-    rows = parts.evaluate(state.params)
-    config = parts.config
-    spent = training_flops(config, step * config.batch_size).total
-    rows = [{"step": step, "flops": spent, **row} for row in rows]
-    parts.record.append("evals.jsonl", *rows)
-    parts.mirror.log({f"eval/{r['task']}/{r['metric']}": r["value"] for r in rows}, step)
-    parts.seconds_of_evals += time.monotonic() - began
-    return rows
+    def __post_init__(self) -> None:
+        config = self.config
+        self.optimizer = make_optimizer(config.optim, config.steps, float16=config.model.compute_dtype == "float16")
+        self.step_fn = make_train_step(config, self.built, self.optimizer, self.mesh)
+        self.compiled = False
+        self.eval_at = {max(1, round(f * config.steps)) for f in config.evals.at_fractions}
+        self.step = 0  # updates done
+        self.state: TrainState
 
+    def start(self, *, show: bool) -> None:
+        """The newest state that can be read, or a fresh one; records cut back to it."""
+        with self.clock.measure("start"):
+            self._restore()
+            on_first(lambda: self.record.cut_back(self.step))
+            self.detours = Detours(self.record.events())
+            rows = read_lines(self.record.dir / "metrics.jsonl")
+            self.feed = Feed(self.config, self.source, self.tokenizer, self.detours, self.step)
+        self.meter = Meter(self.config, self.mesh, self.record, self.mirror, self.clock, self.step, rows, show=show)
+        self.record.event(
+            "attempt", step=self.step, mesh=dict(self.mesh.shape), devices=self.mesh.size, processes=jax.process_count()
+        )
 
-def training_flops(config: RunConfig, samples_seen: int) -> flops.TrainingFlops:
-    """What so many samples of this run cost."""
-    return flops.training_flops(config.model, samples_seen, config.batch_size, config.init_from.freeze)
-
-
-class Meter:
-    """Loss and speed, read from the device one step late so that it never waits."""
-
-    def __init__(self, parts: Parts, start: int, show: bool) -> None:
-        self.parts, self.start = parts, start
-        self.progress = Progress(parts.config.steps, start, shown=show)
-        self.held: tuple[int, Any] | None = None
-        self.mark: tuple[int, float, float] | None = None  # step, clock, seconds of evaluations
-        self.first: tuple[int, float, float] | None = None
-        device = parts.mesh.devices.flat[0]
-        self.peak = flops.peak_flops(device.device_kind, parts.config.model.compute_dtype)
-        self.speed: float | None = None
-
-    def mfu(self, samples_per_s: float | None) -> float | None:
-        """Model FLOPs utilisation (Chowdhery et al., 2022); None where the device's peak is unknown."""
-        if samples_per_s is None or self.peak is None:
-            return None
-        config = self.parts.config
-        per_sample = training_flops(config, 1).total
-        return samples_per_s * per_sample / (self.peak * self.parts.mesh.size)
-
-    def hold(self, step: int, metrics: Any) -> None:
-        """Remember a step's metrics without waiting for them."""
-        self.held = (step, metrics)
-
-    def flush(self) -> None:
-        """Record what was held. Raises Diverged when the loss is not finite."""
-        if self.held is None:
+    def _restore(self, *, regular: bool = False) -> None:
+        found = self.checkpoints.restore(abstract_state(self.built, self.optimizer, self.mesh), regular=regular)
+        if found is not None:
+            self.step, self.state, broken = found
+            for reason in broken:
+                self._report("corrupt_checkpoint", f"{reason}; moved to corrupt/, going on from step {self.step}")
             return
-        step, metrics = self.held
-        self.held = None
-        values = {k: float(np.asarray(v)) for k, v in metrics.items()}
-        now = (step, time.monotonic(), self.parts.seconds_of_evals)
-        self.first = self.first or now  # the time before it went into compiling
-        size = self.parts.config.batch_size
-        if self.mark is not None and now[1] > self.mark[1]:
-            values["samples_per_s"] = (step - self.mark[0]) * size / (now[1] - self.mark[1] - now[2] + self.mark[2])
-        if step > self.first[0]:
-            seconds = now[1] - self.first[1] - now[2] + self.first[2]
-            self.speed = (step - self.first[0]) * size / seconds
-        self.mark = now
-        record = self.parts.record
-        record.append("metrics.jsonl", {"step": step, "samples_seen": step * size, **values, "wall_s": record.wall_s})
-        record.beat(step=step)
-        if not math.isfinite(values["loss"]):
-            optim = self.parts.config.optim
-            raise Diverged(
-                f"{record.dir}: the loss is not finite at step {step}; lower optim.peak_lr={optim.peak_lr:g} "
-                f"or lengthen optim.warmup_steps={optim.warmup_steps}"
+        self.step, self.state = 0, init_state(self.config, self.built, self.optimizer, self.mesh)
+        if (given := self.begin()) is not None:
+            self.state = dataclasses.replace(self.state, params=given.params(self.state.params))
+
+    def _report(self, event: str, reason: str, **details: Any) -> None:
+        """An event, in ``events.jsonl``, in ``status.json`` and as a line on stderr."""
+        self.record.event(event, reason=reason, **details)
+        self.record.beat(force=True, last_event=f"{event}: {reason}")
+        if self.record.writer:
+            print(f"clip-jax: {self.record.dir}: {reason}", file=sys.stderr, flush=True)
+
+    def to(self, last: int, stop: StopRequest) -> dict[str, Any]:
+        """Train up to step ``last``, or until asked to stop, and end the attempt; returns what came out."""
+        while True:
+            try:
+                self._steps(last, stop)
+                return self._stopped(stop) if self.step < self.config.steps else self._finished()
+            except Fault as fault:
+                self._roll_back(fault)
+
+    def _steps(self, last: int, stop: StopRequest) -> None:
+        config, meter = self.config, self.meter
+        while self.step < last and not stop.now():
+            with self.clock.measure("data"):
+                batch = self.feed.batch(self.step)
+            with self.clock.measure("step" if self.compiled else "compile"):
+                self.profiler.begin_step(self.step)
+                with jax.profiler.StepTraceAnnotation("train", step_num=self.step):
+                    self.state, metrics = self.step_fn(self.state, put_batch(batch, self.mesh))
+                self.step += 1
+                self.compiled = True
+            with self.clock.measure("step"):
+                meter.flush()  # of an earlier step, now that the device has work
+                with self.clock.measure("other"):
+                    self.profiler.end_step(self.step, metrics)
+                if self.step % config.log_every == 0 or self.step == config.steps:
+                    meter.hold(self.step, metrics)
+                evaluate = self.step in self.eval_at and self.step < config.steps
+                save = self.step % config.checkpoint_every == 0 and self.step < config.steps
+                if evaluate or save or self.step == last:
+                    jax.block_until_ready(metrics)  # all of these wait anyway; so the wait counts as steps
+                    meter.flush()
+            if evaluate:
+                self._evaluate()
+            if save:
+                self._save()
+
+    def _save(self) -> None:
+        """Raises Fault when the state holds numbers that are none."""
+        with self.clock.measure("checkpoint"):
+            if not self.checkpoints.save(self.step, self.state):
+                raise Fault(self.step, "nan", f"the parameters are not finite at step {self.step}")
+
+    def _evaluate(self) -> Rows:
+        with self.clock.measure("evaluation"):
+            spent = training_flops(self.config, self.step * self.config.batch_size).total
+            rows = [{"step": self.step, "flops": spent, **row} for row in self.evaluator(self.state.params)]
+            self.record.append("evals.jsonl", *rows)
+            self.mirror.log({f"eval/{r['task']}/{r['metric']}": r["value"] for r in rows}, self.step)
+        return rows
+
+    def _roll_back(self, fault: Fault) -> None:
+        """Go back to the last regular checkpoint and around the batches since. Raises Diverged by the policy."""
+        faults, optim = self.config.faults, self.config.optim
+        policy = faults.on_nan if fault.kind == "nan" else faults.on_spike
+        advice = f"lower optim.peak_lr={optim.peak_lr:g} or lengthen optim.warmup_steps={optim.warmup_steps}"
+        if policy == "rollback" and self.detours.count == faults.max_rollbacks:
+            advice = f"faults.max_rollbacks={faults.max_rollbacks} are used up; {advice}"
+        elif policy == "rollback":
+            return self._go_around(fault)
+        self.record.event(fault.kind, step=fault.step, reason=fault.detail)
+        raise Diverged(f"{self.record.dir}: {fault.detail}; {advice}")
+
+    def _go_around(self, fault: Fault) -> None:
+        with self.clock.measure("start"):
+            self._restore(regular=True)
+            # first no later state, then the note, then no later rows: killed in between, the run comes here again
+            self.checkpoints.forget_after(self.step)
+            offset = self.detours.add(fault.step, self.step)
+            self._report(
+                "rollback",
+                f"{fault.detail}; back to step {self.step}, passing over {fault.step - self.step} batches",
+                kind=fault.kind,
+                step=fault.step,
+                to=self.step,
+                data_offset=offset,
             )
-        self.parts.mirror.log({f"train/{k}": v for k, v in values.items()}, step)
-        self.progress.show(step, values["loss"], self.speed, self.mfu(self.speed))
+            on_first(lambda: self.record.cut_back(self.step))
+        self.meter.go_on_from(self.step)
 
+    def _stopped(self, stop: StopRequest) -> dict[str, Any]:
+        self.meter.flush()
+        with self.clock.measure("checkpoint"):
+            saved = self.checkpoints.save(self.step, self.state)
+            self.checkpoints.wait()
+        reason = stop.reason or f"stop_after={self.step}"
+        if not saved:
+            # a fault is dealt with where an uninterrupted run would meet it
+            reason += f"; the state of step {self.step} is not finite and was not saved"
+        self.record.event("stopped", step=self.step, reason=reason)
+        self.record.beat(force=True, step=self.step, seconds=self.clock.seconds())
+        self.record.end("stopped", reason)
+        return {"run_id": self.record.run_id, "state": "stopped", "step": self.step, "exit_reason": reason}
 
-@contextlib.contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """A list that fills when SIGTERM or SIGINT asks to stop; the step under way is finished first."""
-    asked: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    before = {s: signal.signal(s, lambda number, frame: asked.append(number)) for s in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _versions() -> dict[str, str]:
-    import platform
-    from importlib import metadata
-
-    names = (
-        "clip-jax-scaling",
-        "jax",
-        "jaxlib",
-        "flax",
-        "optax",
-        "orbax-checkpoint",
-        "grain",
-        "tokenizers",
-        "numpy",
-    )
-    return {"python": platform.python_version(), **{n: metadata.version(n) for n in names}}
-
-
-def _result(parts: Parts, rows: Rows, meter: Meter, batches: Batches) -> dict[str, Any]:
-    config, record = parts.config, parts.record
-    counted = flops.params(config.model)
-    spent = training_flops(config, config.samples_seen)
-    value = {(r["task"], r["metric"]): r["value"] for r in rows}
-    device = parts.mesh.devices.flat[0]
-    return {
-        "run_id": run_id(config),
-        "state": "finished",
-        "exit_reason": "all steps done",
-        "final": True,
-        "config": to_dict(config),
-        "flops": spent.total,
-        "flops_logits": spent.logits,
-        "flops_per_sample": flops.flops_per_sample(config.model).total,
-        "params": counted.total,
-        "params_image": counted.image,
-        "params_text": counted.text,
-        "params_no_embed": counted.no_embed,
-        "samples_seen": config.samples_seen,
-        "unique_samples": batches.order.distinct(config.samples_seen),
-        "drawn_by_path": batches.drawn(config.samples_seen),
-        "batch_size": config.batch_size,
-        "seed": config.seed,
-        "steps": config.steps,
-        "peak_lr": config.optim.peak_lr,
-        "wall_s": record.wall_s,
-        "eval_s": parts.seconds_of_evals,
-        "eval_flops": len({r["step"] for r in read_lines(record.dir / "evals.jsonl")})
-        * getattr(parts.evaluate, "flops", 0.0),
-        "samples_per_s": meter.speed,
-        "mfu": meter.mfu(meter.speed),
-        "device": {"kind": device.device_kind, "platform": device.platform, "count": parts.mesh.size},
-        "mesh": dict(parts.mesh.shape),
-        "attempts": record.attempt,
-        "versions": _versions(),
-        "broken_records": batches.broken_records,
-        "error_mean": value.get(("zero_shot_mean", "error")),
-        "val_loss": value.get(("validation", "loss")),
-        "val_loss_refit": value.get(("validation", "loss_refit")),
-        "evals": [{k: v for k, v in r.items() if k not in ("step", "flops")} for r in rows],
-    }
+    def _finished(self) -> dict[str, Any]:
+        self.meter.flush()
+        measured = [r for r in read_lines(self.record.dir / "evals.jsonl") if r["step"] == self.step]
+        self._save()
+        rows = measured if told_by_first(bool(measured)) else self._evaluate()
+        with self.clock.measure("checkpoint"):
+            self.checkpoints.wait()
+        result = make_result(self.config, self.mesh, self.record, self.meter, rows, self.feed)
+        self.record.finish(result)
+        return result

@@ -1,23 +1,27 @@
 """The files of a run directory: what is written, when, and by whom (process 0 only).
 
-``config.json`` never changes, ``status.json`` and ``result.json`` are replaced whole, ``*.jsonl`` only grow
-(and are cut back to the checkpoint's step when a run resumes). The checkpoints are `checkpoint.py`'s.
+``config.json`` never changes, ``status.json`` and ``result.json`` are replaced whole, ``*.jsonl`` only grow. When a run
+resumes, ``metrics.jsonl`` and ``evals.jsonl`` are cut back to the checkpoint's step; ``events.jsonl`` (attempts,
+faults, rollbacks) never is. The checkpoints are `checkpoint.py`'s.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import json
 import math
 import os
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from clip_jax.config import RunConfig, UserError
-from clip_jax.config_io import run_id, to_dict
+from clip_jax.config import ConfigError, RunConfig, UserError
+from clip_jax.config_io import from_dict, run_id, to_dict
+from clip_jax.train.lock import Busy, RunLock, wait_for_silence
 
 HEARTBEAT_S = 5.0
 ENGINE_JOB_VARIABLES = ("SLURM_JOB_ID", "SKYPILOT_TASK_ID", "JOB_ID")
@@ -99,6 +103,11 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
+def _is_placement(name: str) -> bool:
+    """Fields that may change while a run goes on: where it runs, who makes its batches and who watches."""
+    return name in ("wandb", "data.workers") or name.startswith("mesh.")
+
+
 class Record:
     """One run's directory. Reading is open to every process; writing is done by the writer only."""
 
@@ -109,25 +118,40 @@ class Record:
         self.config = config
         self.started = time.monotonic()
         self.last_beat = -math.inf
+        self.lock = RunLock(self.dir)
         if self.dir.exists() and not self.dir.is_dir():
             raise UserError(f"{self.dir}: is a file; a run needs a directory")
-        self._check_config()
-        before = read_json(self.dir / "status.json") or {}
-        self.wall_before = float(before.get("wall_s") or 0.0)
-        self.attempt = int(before.get("attempt") or 0) + 1
-        self.status: dict[str, Any] = {"first_started": before.get("first_started") or time.time()}
+        self.run_id = self._check_config()
+        self._look_back()
 
-    def _check_config(self) -> None:
+    def _check_config(self) -> str:
+        """The run's id: that of the config it began with."""
         there = read_json(self.dir / "config.json")
         if there is None:
-            return
-        old, new = flat(there), flat(to_dict(self.config))
+            return run_id(self.config)
+        try:
+            first = from_dict(RunConfig, there)  # fields that came later are at their defaults
+        except ConfigError as error:
+            raise UserError(f"{self.dir}: belongs to another config ({error}); use another directory") from None
+        old, new = flat(to_dict(first)), flat(to_dict(self.config))
         for name in sorted(old.keys() | new.keys()):
-            if name != "wandb" and old.get(name) != new.get(name):
+            if not _is_placement(name) and old.get(name) != new.get(name):
                 raise UserError(
                     f"{self.dir}: belongs to another config ({name} is {old.get(name)!r} there and "
                     f"{new.get(name)!r} here); use another directory"
                 )
+        return run_id(dataclasses.replace(self.config, mesh=first.mesh))
+
+    def _look_back(self) -> None:
+        before = self.read_status()
+        self.wall_before = float(before.get("wall_s") or 0.0)
+        self.seconds_before: dict[str, float] = before.get("seconds") or {}
+        self.attempt = int(before.get("attempt") or 0) + 1
+        self.status: dict[str, Any] = {"first_started": before.get("first_started") or time.time()}
+
+    def read_status(self) -> dict[str, Any]:
+        """``status.json`` as it stands."""
+        return read_json(self.dir / "status.json") or {}
 
     def result(self) -> dict[str, Any] | None:
         """The result of a finished run, else None."""
@@ -139,18 +163,10 @@ class Record:
         return self.wall_before + time.monotonic() - self.started
 
     def begin(self, steps: int) -> None:
-        """Make the directory, write the config once, say that an attempt runs."""
-        self.status |= {
-            "run_id": run_id(self.config),
-            "state": "running",
-            "step": 0,
-            "steps": steps,
-            "attempt": self.attempt,
-            "engine_job": next((os.environ[v] for v in ENGINE_JOB_VARIABLES if v in os.environ), None),
-            "pid": os.getpid(),
-            "started": time.time(),
-            "reason": None,
-        }
+        """Make the directory, lock it, write the config once, say that an attempt runs.
+
+        Raises UserError when the directory cannot be made, and Busy when another process trains in it.
+        """
         if not self.writer:
             return
         with disk_errors(self.dir):
@@ -158,16 +174,38 @@ class Record:
                 self.dir.mkdir(parents=True, exist_ok=True)
             except (FileExistsError, NotADirectoryError, PermissionError) as error:
                 raise UserError(f"{self.dir}: cannot make this directory ({error.strerror})") from None
+            self.lock.acquire()
+        wait_for_silence(self.dir, self.read_status)
+        self._look_back()
+        self.status |= {
+            "run_id": self.run_id,
+            "state": "running",
+            "step": 0,
+            "steps": steps,
+            "attempt": self.attempt,
+            "engine_job": next((os.environ[v] for v in ENGINE_JOB_VARIABLES if v in os.environ), None),
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "started": time.time(),
+            "reason": None,
+        }
         if not (self.dir / "config.json").exists():
             write_json(self.dir / "config.json", to_dict(self.config))
+        self._rewrite("events.jsonl", read_lines(self.dir / "events.jsonl"))  # a kill may have cut the last line
         self.beat(force=True)
 
     def beat(self, *, force: bool = False, **changes: Any) -> None:
-        """Update ``status.json``: at once when forced, else at most every few seconds."""
+        """Update ``status.json``: at once when forced, else at most every few seconds.
+
+        Raises Busy when a later attempt has taken over: this one is a leftover and must touch nothing more.
+        """
         self.status |= changes
         now = time.monotonic()
         if not self.writer or not (force or now - self.last_beat >= HEARTBEAT_S):
             return
+        there = self.read_status()
+        if int(there.get("attempt") or 0) > self.attempt:
+            raise Busy(f"{self.dir}: attempt {there['attempt']} on {there.get('host')} has taken over from this one")
         self.last_beat = now
         write_json(self.dir / "status.json", self.status | {"heartbeat": time.time(), "wall_s": self.wall_s})
 
@@ -187,19 +225,31 @@ class Record:
         with disk_errors(self.dir / name), (self.dir / name).open("a") as file:
             file.write(text)
 
+    def event(self, event: str, **details: Any) -> None:
+        """Note in ``events.jsonl`` what befell the run; on disk when this returns."""
+        self.append("events.jsonl", {"event": event, "attempt": self.attempt, "time": time.time(), **details})
+        if self.writer:
+            with disk_errors(self.dir), (self.dir / "events.jsonl").open("a") as file:
+                os.fsync(file.fileno())
+
+    def events(self) -> list[dict[str, Any]]:
+        """All that was noted, oldest first."""
+        return read_lines(self.dir / "events.jsonl")
+
     def cut_back(self, step: int) -> None:
         """Forget every metric and evaluation after ``step``: they will be made again."""
-        if not self.writer:
+        if self.writer:
+            for name in ("metrics.jsonl", "evals.jsonl"):
+                self._rewrite(name, [row for row in read_lines(self.dir / name) if row["step"] <= step])
+
+    def _rewrite(self, name: str, rows: list[dict[str, Any]]) -> None:
+        path = self.dir / name
+        if not path.exists():
             return
-        for name in ("metrics.jsonl", "evals.jsonl"):
-            path = self.dir / name
-            if not path.exists():
-                continue
-            partial = path.with_name(f".{name}.{os.getpid()}")
-            rows = [row for row in read_lines(path) if row["step"] <= step]
-            with disk_errors(path):
-                partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
-                partial.replace(path)
+        partial = path.with_name(f".{name}.{os.getpid()}")
+        with disk_errors(path):
+            partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            partial.replace(path)
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write ``result.json``, once and last."""

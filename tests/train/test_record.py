@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from clip_jax.config import UserError
+from clip_jax.config import MeshConfig, UserError
+from clip_jax.config_io import run_id, to_dict
 from clip_jax.train import record as r
 
 
@@ -38,40 +39,92 @@ def test_a_line_cut_by_a_kill_is_passed_over_and_a_bad_one_is_named(tmp_path):
         r.read_lines(path)
 
 
-def test_another_config_is_refused_by_its_first_different_field(tmp_path, tiny_run):
-    record = r.Record(tmp_path / "run", tiny_run)
+@pytest.fixture
+def begin():
+    """Records that have begun; their locks are let go at the end."""
+    begun = []
+
+    def start(*args, **kwargs):
+        begun.append(r.Record(*args, **kwargs))
+        begun[-1].begin(8)
+        return begun[-1]
+
+    yield start
+    for record in begun:
+        record.lock.close()
+
+
+def test_another_config_is_refused_by_its_first_different_field(tmp_path, tiny_run, begin):
+    r.Record(tmp_path / "run", tiny_run)
     assert not (tmp_path / "run").exists()
-    record.begin(8)
+    begin(tmp_path / "run", tiny_run)
     with pytest.raises(UserError, match="optim.peak_lr is 0.003 there and 0.5 here"):
         r.Record(
             tmp_path / "run",
             dataclasses.replace(tiny_run, optim=dataclasses.replace(tiny_run.optim, peak_lr=0.5)),
         )
-    r.Record(tmp_path / "run", dataclasses.replace(tiny_run, wandb="offline"))
 
 
-def test_attempts_and_wall_time_add_up(tmp_path, tiny_run):
-    first = r.Record(tmp_path, tiny_run)
-    first.begin(8)
+def test_where_a_run_goes_on_may_change_and_its_name_stays(tmp_path, tiny_run, begin):
+    first = begin(tmp_path, tiny_run)
+    other = dataclasses.replace(tiny_run, wandb="offline", mesh=MeshConfig(fsdp=4))
+    assert r.Record(tmp_path, other).run_id == first.run_id == run_id(tiny_run) != run_id(other)
+
+
+def test_a_config_of_before_a_field_came_is_the_same(tmp_path, tiny_run):
+    values = to_dict(tiny_run)
+    del values["faults"]
+    r.write_json(tmp_path / "config.json", values)
+    assert r.Record(tmp_path, tiny_run).run_id == run_id(tiny_run)
+    r.write_json(tmp_path / "config.json", values | {"colour": 1})
+    with pytest.raises(UserError, match="belongs to another config .colour: unknown field"):
+        r.Record(tmp_path, tiny_run)
+
+
+def test_attempts_wall_time_and_its_parts_add_up(tmp_path, tiny_run, begin):
+    first = begin(tmp_path, tiny_run)
     first.started -= 100
-    first.beat(force=True, step=4)
+    first.beat(force=True, step=4, seconds={"step": 90.0})
     second = r.Record(tmp_path, tiny_run)
     assert second.attempt == 2
     assert second.wall_s >= 100
+    assert second.seconds_before == {"step": 90.0}
 
 
-def test_cut_back_forgets_later_steps(tmp_path, tiny_run):
-    record = r.Record(tmp_path, tiny_run)
-    record.begin(8)
-    record.append("metrics.jsonl", *({"step": s} for s in (2, 4, 6)))
+def test_cut_back_forgets_later_steps_and_no_event(tmp_path, tiny_run, begin):
+    record = begin(tmp_path, tiny_run)
+    for name in ("metrics.jsonl", "evals.jsonl"):
+        record.append(name, *({"step": s} for s in (2, 4, 6)))
+    record.event("spike", step=6)
     record.cut_back(4)
     assert [x["step"] for x in r.read_lines(tmp_path / "metrics.jsonl")] == [2, 4]
+    assert [x["step"] for x in r.read_lines(tmp_path / "evals.jsonl")] == [2, 4]
+    assert [(e["event"], e["step"], e["attempt"]) for e in record.events()] == [("spike", 6, 1)]
+
+
+def test_an_event_cut_by_a_kill_does_not_spoil_the_next(tmp_path, tiny_run, begin):
+    begin(tmp_path, tiny_run).lock.close()
+    (tmp_path / "events.jsonl").write_text('{"event": "attempt", "step": 0}\n{"event": "sp')
+    begin(tmp_path, tiny_run).event("attempt", step=2)
+    assert [e["step"] for e in r.read_lines(tmp_path / "events.jsonl")] == [0, 2]
+
+
+def test_a_leftover_of_an_earlier_attempt_touches_nothing(tmp_path, tiny_run, begin):
+    old = begin(tmp_path, tiny_run)
+    old.lock.close()  # as on a file system without locks
+    new = begin(tmp_path, tiny_run)
+    with pytest.raises(UserError, match="attempt 2 on .* has taken over"):
+        old.beat(force=True, step=3)
+    old.end("failed", "taken over")
+    status = r.read_json(tmp_path / "status.json")
+    assert (status["attempt"], status["state"], new.attempt) == (2, "running", 2)
 
 
 def test_only_the_writer_writes(tmp_path, tiny_run):
     record = r.Record(tmp_path / "run", tiny_run, writer=False)
     record.begin(8)
     record.append("metrics.jsonl", {"step": 1})
+    record.event("attempt")
     record.finish({"state": "finished", "exit_reason": ""})
     assert not (tmp_path / "run").exists()
 

@@ -1,0 +1,119 @@
+"""At most one training process a run directory."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from clip_jax.config import UserError
+
+FILE = ".lock"
+INHERITED = "CLIP_JAX_LOCK_FD"  # a launcher that holds the lock hands it to its child under this name
+SILENT_S = 60.0  # a run of another host that says nothing for so long is dead
+FORGOTTEN_S = 600.0  # and one whose last word is so old needs no watching
+_UNSUPPORTED = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL)
+
+
+class Busy(UserError):
+    """Another process trains in this directory."""
+
+
+class RunLock:
+    """An ``flock`` on ``RUN_DIR/.lock``: it goes with its owner, however that ends, SIGKILL included.
+
+    The file names the owner, for the message. A file system without such locks is passed over: `wait_for_silence` is
+    then all there is.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.path = run_dir / FILE
+        self._file: IO[str] | None = None
+
+    def acquire(self) -> None:
+        """Raises Busy, naming the owner, when another process holds it."""
+        file = self._inherited() or self.path.open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = self.owner()
+            file.close()
+            raise Busy(
+                f"{self.path.parent}: is being trained by process {owner.get('pid', '?')} on {owner.get('host', '?')}; "
+                f"wait for it or stop it"
+            ) from None
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
+        self._file = file
+        self.sign(os.getpid())
+
+    def _inherited(self) -> IO[str] | None:
+        number = os.environ.pop(INHERITED, None)
+        if number is None:
+            return None
+        try:
+            if os.fstat(int(number)).st_ino != self.path.stat().st_ino:
+                return None
+            os.set_inheritable(int(number), False)
+            return os.fdopen(int(number), "a+")
+        except OSError:
+            return None
+
+    def sign(self, pid: int) -> None:
+        """Say who holds it."""
+        assert self._file is not None
+        self._file.truncate(0)
+        self._file.write(json.dumps({"pid": pid, "host": socket.gethostname()}) + "\n")
+        self._file.flush()
+
+    def owner(self) -> dict[str, Any]:
+        """What the owner said of itself: ``pid`` and ``host``."""
+        try:
+            return dict(json.loads(self.path.read_text()))
+        except (OSError, ValueError):
+            return {}
+
+    def fileno(self) -> int:
+        """The descriptor to hand to a child."""
+        assert self._file is not None
+        return self._file.fileno()
+
+    def close(self) -> None:
+        """Let go. A child that inherited the lock keeps it."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
+            self._file = None
+
+
+def wait_for_silence(
+    run_dir: Path,
+    read_status: Callable[[], dict[str, Any]],
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.time,
+) -> None:
+    """Where locks do not reach across hosts: watch a run that another host says it trains.
+
+    Returns at once unless ``status.json`` says "running" on another host, lately. Then it looks for up to a minute
+    whether the heartbeat goes on. Raises Busy when it does.
+    """
+    seen = read_status()
+    elsewhere = seen.get("state") == "running" and seen.get("host") not in (None, socket.gethostname())
+    if not elsewhere or clock() - float(seen.get("heartbeat", 0.0)) > FORGOTTEN_S:
+        return
+    for _ in range(int(SILENT_S)):
+        sleep(1.0)
+        now = read_status()
+        if now.get("state") != "running":
+            return
+        if (now.get("heartbeat"), now.get("attempt")) != (seen.get("heartbeat"), seen.get("attempt")):
+            raise Busy(f"{run_dir}: is being trained by process {now.get('pid')} on {now.get('host')}; its heart beats")

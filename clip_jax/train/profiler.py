@@ -1,0 +1,58 @@
+"""A trace of a few steps, for TensorBoard, XProf or Perfetto."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from clip_jax.config import ConfigError
+
+WARM_UP = 10  # steps before a trace that was asked for by its length alone
+
+
+def parse_window(text: str, steps: int) -> tuple[int, int]:
+    """``"10:13"`` (steps 11 to 13) or ``"3"`` (three steps after ten of warm-up) as (10, 13).
+
+    Raises ConfigError for anything else, and for steps a run of ``steps`` does not have.
+    """
+    start, colon, stop = text.partition(":")
+    try:
+        window = (int(start), int(stop)) if colon else (WARM_UP, WARM_UP + int(start))
+    except ValueError:
+        raise ConfigError(f"--profile={text}: must be a number of steps, or FIRST:LAST") from None
+    if not 0 <= window[0] < window[1] <= steps:
+        raise ConfigError(f"--profile={text}: steps {window[0]}:{window[1]} do not lie in a run of {steps} steps")
+    return window
+
+
+class Profiler:
+    """Traces the steps of ``window`` into ``folder``, on process 0; without a window it does nothing.
+
+    Only the end of the window waits for the device. A run that goes on behind the window has nothing to trace.
+    """
+
+    def __init__(self, folder: Path, window: tuple[int, int] | None) -> None:
+        self.folder, self.window = folder, window if jax.process_index() == 0 else None
+        self.running = False
+
+    def begin_step(self, step: int) -> None:
+        """Before the update after ``step``."""
+        if self.window is not None and step == self.window[0]:
+            jax.profiler.start_trace(str(self.folder))
+            self.running = True
+
+    def end_step(self, step: int, metrics: Any) -> None:
+        """After it: ``step`` updates are done."""
+        if self.running and self.window is not None and step == self.window[1]:
+            jax.block_until_ready(metrics)
+            self.close()
+
+    def close(self) -> None:
+        """Write what there is."""
+        if self.running:
+            self.running = False
+            jax.profiler.stop_trace()
+            print(f"clip-jax: trace in {self.folder}", file=sys.stderr)

@@ -1,0 +1,93 @@
+"""What the tests of whole runs share."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from clip_jax.config_io import to_dict
+from clip_jax.models.clip import build
+from clip_jax.parallel import make_mesh
+from clip_jax.train.checkpoint import load_params
+from clip_jax.train.meter import TIMES
+
+
+def _final_params(run, run_dir):
+    step, params = load_params(run_dir, build(run.model, make_mesh(run.mesh)))
+    assert step == run.steps
+    return params
+
+
+@pytest.fixture
+def final_params():
+    """(run, directory) -> the parameters after its last step."""
+    return _final_params
+
+
+@pytest.fixture
+def same_params():
+    """Asserts that two directories of one run end with the same parameters: bit for bit, or within a tolerance."""
+
+    def compare(run, one, other, atol=0.0):
+        def equal(a, b):
+            np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=0, atol=atol)
+
+        jax.tree.map(equal, _final_params(run, one), _final_params(run, other))
+
+    return compare
+
+
+@pytest.fixture
+def without_times():
+    """Rows of metrics without what depends on the clock."""
+    return lambda rows: [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
+
+
+class Child:
+    """A ``clip-jax train`` in a process of its own."""
+
+    def __init__(self, config: Path, run_dir: Path, *flags: str, environment: dict[str, str] | None = None) -> None:
+        command = [sys.executable, "-m", "clip_jax.cli", "train", f"--config={config}", f"--dir={run_dir}", "--quiet"]
+        self.process = subprocess.Popen(
+            [*command, *flags], env=os.environ | (environment or {}), text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def wait_until(self, condition, seconds=180.0):
+        """Until the condition holds; an error when the child ends before."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert self.process.poll() is None, self.process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+
+    def end(self, seconds=180.0):
+        """(exit code, stderr)."""
+        try:
+            _, stderr = self.process.communicate(timeout=seconds)
+        finally:
+            self.process.kill()
+        return self.process.returncode, stderr
+
+
+@pytest.fixture
+def spawn(tmp_path):
+    """(run, directory, flags…) -> a Child that trains it."""
+    children = []
+
+    def start(run, run_dir, *flags, **kwargs):
+        config = tmp_path / f"config-{len(children)}.json"
+        config.write_text(json.dumps(to_dict(run)))
+        children.append(Child(config, run_dir, *flags, **kwargs))
+        return children[-1]
+
+    yield start
+    for child in children:
+        child.process.kill()
+        child.process.communicate()

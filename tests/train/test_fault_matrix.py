@@ -1,0 +1,223 @@
+"""What can happen to a process, and that nothing beyond the last checkpoint is lost.
+
+Each row ends with the parameters of an uninterrupted run, bit for bit. Losing one of several processes is in
+test_multi_process.py, NaN and spikes in test_faults.py, each way a checkpoint can be broken in test_checkpoint.py.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+
+import numpy as np
+import pytest
+
+from clip_jax.cli import main
+from clip_jax.config import UserError
+from clip_jax.config_io import to_dict
+from clip_jax.exit_codes import INTERRUPTED, MISTAKE, STOPPED
+from clip_jax.train import checkpoint, loop
+from clip_jax.train.loop import train
+from clip_jax.train.record import read_json, read_lines
+from clip_jax.train.step import put_batch
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:Sharding info:UserWarning")
+
+
+@pytest.fixture(scope="module")
+def run(tiny_run):
+    evals = dataclasses.replace(tiny_run.evals, zero_shot=(), val_pairs=16)
+    return dataclasses.replace(tiny_run, steps=240, checkpoint_every=20, log_every=10, evals=evals)
+
+
+@pytest.fixture(scope="module")
+def whole(run, tmp_path_factory):
+    """The directory of an uninterrupted run."""
+    root = tmp_path_factory.mktemp("whole") / "run"
+    assert train(run, root, progress=False)["state"] == "finished"
+    return root
+
+
+@pytest.fixture
+def as_if_nothing_had_happened(run, whole, same_params, without_times):
+    """Asserts that a directory holds what the uninterrupted run's does."""
+
+    def check(root):
+        same_params(run, whole, root)
+        rows, wanted = (without_times(read_lines(d / "metrics.jsonl")) for d in (root, whole))
+        assert rows == wanted, "no step stands twice and none is missing"
+
+    return check
+
+
+def test_stopped_refused_and_killed_while_saving(run, tmp_path, spawn, as_if_nothing_had_happened):
+    root = tmp_path / "run"
+    metrics, saves = root / "metrics.jsonl", root / "checkpoints"
+
+    first = spawn(run, root)
+    first.wait_until(lambda: len(read_lines(metrics)) >= 3)
+    with pytest.raises(UserError, match=f"is being trained by process {first.process.pid} on "):
+        train(run, root, progress=False)
+    assert read_json(root / "status.json")["pid"] == first.process.pid, "who is refused writes nothing"
+    first.process.send_signal(signal.SIGTERM)
+    code, stderr = first.end()
+    step = read_json(root / "status.json")["step"]
+    assert code == STOPPED
+    assert stderr.splitlines()[-1] == (
+        f"clip-jax: stopped at step {step} (signal SIGTERM); the same command goes on from here"
+    )
+    assert (saves / str(step)).is_dir(), "the step under way was finished and saved"
+
+    second = spawn(run, root)
+    # a save under way is a folder that has no plain number for a name yet
+    second.wait_until(lambda: any(not p.name.isdigit() for p in saves.iterdir()))
+    second.process.send_signal(signal.SIGKILL)
+    assert second.end()[0] == -signal.SIGKILL
+    assert not (root / "result.json").exists()
+
+    third = spawn(run, root)
+    code, stderr = third.end()
+    assert code == 0, stderr
+    result = read_json(root / "result.json")
+    assert result["attempts"] == 3
+    attempts = [e["step"] for e in result["events"] if e["event"] == "attempt"]
+    assert attempts[1] == step <= attempts[2]
+    as_if_nothing_had_happened(root)
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_random_moments(run, tmp_path, spawn, as_if_nothing_had_happened):
+    root = tmp_path / "run"
+    rng = np.random.default_rng()
+    metrics, kills, reached = root / "metrics.jsonl", 0, 0
+    while kills < 20:
+        child = spawn(run, root)
+        # a third at any moment from the start of the program on, the rest once it trains
+        if rng.uniform() < 2 / 3:
+            with contextlib.suppress(AssertionError):  # it ended
+                child.wait_until(lambda saved=reached: any(row["step"] > saved for row in read_lines(metrics)))
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.process.wait(float(rng.uniform(0, 2)))
+        child.process.send_signal(signal.SIGKILL)
+        code, stderr = child.end()
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL, stderr
+        kills += 1
+        steps = [int(p.name) for p in (root / "checkpoints").glob("*") if p.name.isdigit()]
+        assert max(steps, default=0) >= reached, "a kill never loses a checkpoint"
+        reached = max(steps, default=0)
+    print(f"{kills} kills, {reached} steps saved at the last")
+    assert spawn(run, root).end()[0] == 0 or code == 0
+    as_if_nothing_had_happened(root)
+
+
+@pytest.fixture
+def command(run, tmp_path):
+    """directory -> the arguments of `main` that train the run there."""
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(to_dict(run)))
+    return lambda root: ["train", f"--config={config}", f"--dir={root}", "--quiet"]
+
+
+def test_from_the_keyboard_too(tmp_path, command, capfd, monkeypatch):
+    calls = []
+
+    def put(batch, mesh):
+        calls.append(None)
+        if len(calls) == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+        return put_batch(batch, mesh)
+
+    monkeypatch.setattr(loop, "put_batch", put)
+    before = signal.getsignal(signal.SIGINT)
+    assert main(command(tmp_path / "run")) == INTERRUPTED
+    said = "clip-jax: stopped at step 7 (signal SIGINT); the same command goes on from here\n"
+    assert capfd.readouterr().err == said
+    assert signal.getsignal(signal.SIGINT) is before
+    assert (tmp_path / "run" / "checkpoints" / "7").is_dir()
+
+
+def test_a_broken_checkpoint(run, tmp_path, capfd, as_if_nothing_had_happened):
+    root = tmp_path / "run"
+    train(run, root, stop_after=45, progress=False)
+    newest = root / "checkpoints" / "45"
+    largest = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    os.truncate(largest, largest.stat().st_size // 2)
+    result = train(run, root, progress=False)
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert said[0].startswith(f"clip-jax: {root}: checkpoint 45: ")
+    assert said[0].endswith("moved to corrupt/, going on from step 40")
+    assert [e["reason"] in said[0] for e in result["events"] if e["event"] == "corrupt_checkpoint"] == [True]
+    assert (root / "corrupt" / "45").is_dir()
+    as_if_nothing_had_happened(root)
+
+
+def fill(path, leave):
+    """Write a file until the disk is full, then give back so many bytes."""
+    with path.open("wb") as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"\0" * 65536)
+            file.flush()
+    os.truncate(path, path.stat().st_size - leave)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A mounted file system of 8 MB."""
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("mounting a tmpfs needs root")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"this machine does not let root mount a tmpfs: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk(run, small_disk, command, capfd, as_if_nothing_had_happened):
+    root = small_disk / "run"
+    train(run, root, stop_after=40, progress=False)
+    fill(small_disk / "ballast", leave=200_000)
+    capfd.readouterr()
+    assert main(command(root)) == MISTAKE
+    said = capfd.readouterr().err
+    assert said.startswith("clip-jax: ")
+    assert said.endswith(": the disk is full; free some space and run the same command again\n")
+    assert said.count("\n") == 1
+    assert "40" in os.listdir(root / "checkpoints")
+    (small_disk / "ballast").unlink()
+    train(run, root, progress=False)
+    as_if_nothing_had_happened(root)
+
+
+def test_a_disk_that_fills_up_in_the_background(run, tmp_path, monkeypatch, as_if_nothing_had_happened):
+    class Late:
+        def result(self):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    save = checkpoint.Checkpoints.save
+
+    def full(self, step, state):
+        self.wait()
+        if step < 60:
+            return save(self, step, state)
+        self._pending = Late()
+        return True
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", full)
+    with pytest.raises(UserError, match="checkpoints: the disk is full; free some space"):
+        train(run, tmp_path / "run", progress=False)
+    status = read_json(tmp_path / "run" / "status.json")
+    assert (status["state"], "the disk is full" in status["reason"]) == ("failed", True)
+    monkeypatch.undo()
+    assert train(run, tmp_path / "run", progress=False)["events"][1]["step"] == 40
+    as_if_nothing_had_happened(tmp_path / "run")

@@ -1,0 +1,52 @@
+"""Traces of a few steps, and that the parts of the time add up over a run."""
+
+import dataclasses
+import itertools
+import time
+
+import pytest
+
+from clip_jax.config import ConfigError
+from clip_jax.evals.suite import make_evaluator
+from clip_jax.train.loop import train
+from clip_jax.train.profiler import parse_window
+from clip_jax.train.record import read_lines
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:Sharding info:UserWarning")
+
+
+def test_a_window_is_two_steps_or_a_length():
+    assert parse_window("3:6", 20) == (3, 6)
+    assert parse_window("4", 20) == (10, 14)
+
+
+@pytest.mark.parametrize("text", ["", "x", "6:3", "3:3", "-1:3", "0", "11", "3:21", "1:2:3"])
+def test_anything_else_is_refused(text):
+    with pytest.raises(ConfigError, match=f"--profile={text}"):
+        parse_window(text, 20)
+
+
+def test_a_trace_is_written_and_the_parts_add_up_to_the_wall_time(tiny_run, tmp_path, capfd):
+    run = dataclasses.replace(
+        tiny_run, steps=24, evals=dataclasses.replace(tiny_run.evals, zero_shot=(), at_fractions=(0.5,))
+    )
+    began = time.monotonic()
+    train(run, tmp_path / "run", make_evaluator, stop_after=10, progress=False, profile=(3, 6))
+    assert capfd.readouterr().err == f"clip-jax: trace in {tmp_path / 'run' / 'profile'}\n"
+    traces = list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
+    assert len(traces) == 1
+    assert traces[0].stat().st_size > 1000
+    result = train(run, tmp_path / "run", make_evaluator, progress=False, profile=(3, 6))  # lies behind: no trace
+    wall = time.monotonic() - began
+    assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb")) == traces
+    seconds = result["seconds"]
+    assert abs(sum(seconds.values()) - result["wall_s"]) < 0.02 * wall + 0.2
+    assert abs(result["wall_s"] - wall) < 0.02 * wall + 0.2
+    for part in ("start", "compile", "data", "step", "evaluation", "checkpoint"):
+        assert seconds[part] > 0
+    # useful are the steps that led to the result, and nothing else
+    rows = read_lines(tmp_path / "run" / "metrics.jsonl")
+    assert all(a["step_s"] < b["step_s"] for a, b in itertools.pairwise(rows))
+    assert rows[-1]["step_s"] <= seconds["step"]
+    assert result["goodput"] == pytest.approx(rows[-1]["step_s"] / result["wall_s"], rel=0.2)
+    assert 0 < result["goodput"] <= seconds["step"] / result["wall_s"] < 1
