@@ -12,10 +12,30 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RESULT_COLUMNS = (
-    "flops", "flops_logits", "flops_per_sample", "params", "params_image", "params_text", "params_no_embed",
-    "samples_seen", "unique_samples", "batch_size", "seed", "steps", "peak_lr", "error_mean", "val_loss",
-    "val_loss_refit", "wall_s", "eval_s", "samples_per_s", "mfu", "attempts", "broken_records",
-)  # fmt: skip
+    "flops",
+    "flops_logits",
+    "flops_per_sample",
+    "params",
+    "params_image",
+    "params_text",
+    "params_no_embed",
+    "samples_seen",
+    "unique_samples",
+    "batch_size",
+    "seed",
+    "steps",
+    "peak_lr",
+    "error_mean",
+    "val_loss",
+    "val_loss_refit",
+    "wall_s",
+    "eval_s",
+    "samples_per_s",
+    "mfu",
+    "attempts",
+    "broken_records",
+)
+LATER_COLUMNS = ("goodput",)  # that results of 0.1 lack  # fmt: skip
 
 
 def cells_of(sweep_dir: Path) -> list[dict[str, Any]]:
@@ -35,7 +55,7 @@ def _row(cell: dict[str, Any], run_dir: Path) -> dict[str, Any]:
         state, reason = ("failed", failure["reason"]) if failure else ("missing", "not run yet")
         return {**row, **planned, "state": state, "reason": reason, "final": False}
     row |= {"state": result["state"], "reason": result["exit_reason"], "final": result["final"]}
-    row |= {k: result[k] for k in RESULT_COLUMNS}
+    row |= {k: result[k] for k in RESULT_COLUMNS} | {k: result.get(k) for k in LATER_COLUMNS}
     row |= {"device": result["device"]["kind"], "jax": result["versions"]["jax"]}
     for e in result["evals"]:
         if e["metric"] == "top1":

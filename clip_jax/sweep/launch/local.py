@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 import subprocess
@@ -14,9 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from clip_jax.exit_codes import STOPPED
+from clip_jax.train.lock import INHERITED, Busy, RunLock
 from clip_jax.train.record import write_json
 
 POLL_S = 0.05
+RESUMES = 5  # of one job by one driver: what is preempted more often wants a person's look
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,11 @@ class _Running:
     log: Path
     began: float
 
+    @property
+    def stopped(self) -> bool:
+        """Whether it was asked to end, not by us, and the same command goes on."""
+        return self.process.returncode in (STOPPED, -signal.SIGTERM)
+
 
 def train_command(config_file: Path, run_dir: Path) -> tuple[str, ...]:
     """The command line of one run."""
@@ -74,7 +81,8 @@ def slot_cores(slot: int, slots: int) -> set[int] | None:
 
 @dataclass
 class LocalLauncher:
-    """Runs jobs in order, ``slots`` at a time. A job that fails is reported and the rest go on.
+    """Runs jobs in order, ``slots`` at a time. A job that fails is reported and the rest go on; one that was stopped
+    from outside (`exit_codes.STOPPED`) is started again, ``RESUMES`` times at most.
 
     A lock on the run directory is held by the child itself, so a child that outlives its driver is waited for
     and never doubled. When the driver is asked to stop, its children are asked too and save a checkpoint.
@@ -82,6 +90,7 @@ class LocalLauncher:
 
     slots: int = 1
     running: list[_Running] = field(default_factory=list)
+    resumed: dict[Path, int] = field(default_factory=dict)
 
     def run(self, jobs: list[Job], report: Callable[[Outcome], None] = lambda outcome: None) -> list[Outcome]:
         """Every job's outcome, in order of ending."""
@@ -100,6 +109,10 @@ class LocalLauncher:
                 time.sleep(POLL_S)
                 for child in [r for r in self.running if r.process.poll() is not None]:
                     self.running.remove(child)
+                    if child.stopped and self.resumed.get(child.job.run_dir, 0) < RESUMES:
+                        self.resumed[child.job.run_dir] = self.resumed.get(child.job.run_dir, 0) + 1
+                        waiting.insert(0, child.job)
+                        continue
                     outcome = self._end(child)
                     outcomes.append(outcome)
                     report(outcome)
@@ -108,15 +121,16 @@ class LocalLauncher:
     def _start(self, job: Job, slot: int) -> _Running | None:
         logs = job.run_dir / "logs"
         logs.mkdir(parents=True, exist_ok=True)
-        with open(job.run_dir / ".lock", "a") as lock:
+        with contextlib.closing(RunLock(job.run_dir)) as lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                lock.acquire()
+            except Busy:
                 return None
             log = logs / f"attempt-{len(list(logs.glob('attempt-*.log'))) + 1}.log"
             cores = slot_cores(slot, self.slots)
             with log.open("wb") as out:
                 process = _spawn(job, out, lock, slot_environment(slot, self.slots), cores)
+            lock.sign(process.pid)
         return _Running(job, process, slot, log, time.monotonic())
 
     def _end(self, child: _Running) -> Outcome:
@@ -133,7 +147,7 @@ class LocalLauncher:
 
 
 def _spawn(
-    job: Job, out: IO[bytes], lock: IO[str], environment: dict[str, str], cores: set[int] | None
+    job: Job, out: IO[bytes], lock: RunLock, environment: dict[str, str], cores: set[int] | None
 ) -> subprocess.Popen[bytes]:
     before: Any = os.sched_getaffinity(0) if cores else None
     try:
@@ -144,7 +158,7 @@ def _spawn(
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
-            env=environment,
+            env=environment | {INHERITED: str(lock.fileno())},
             pass_fds=(lock.fileno(),),
             start_new_session=True,
         )

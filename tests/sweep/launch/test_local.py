@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+from clip_jax.sweep.launch import local
 from clip_jax.sweep.launch.local import Job, LocalLauncher, slot_cores, slot_environment
 
 
@@ -37,6 +38,27 @@ def test_a_second_attempt_clears_the_failure(tmp_path):
     LocalLauncher(1).run([job(tmp_path, "a", "pass")])
     assert not (tmp_path / "a" / "failure.json").exists()
     assert len(list((tmp_path / "a" / "logs").iterdir())) == 2
+
+
+def test_what_was_stopped_from_outside_goes_on(tmp_path, monkeypatch):
+    program = (
+        "import pathlib, sys; mark = pathlib.Path(sys.argv[1])\n"
+        "tries = int(mark.read_text()) if mark.exists() else 0; mark.write_text(str(tries + 1))\n"
+        "sys.exit(75 if tries < int(sys.argv[2]) else 0)"
+    )
+    monkeypatch.setattr(local, "RESUMES", 2)
+    jobs = [
+        Job(tmp_path / name, (sys.executable, "-c", program, str(tmp_path / f"{name}.mark"), str(stops)))
+        for name, stops in (("twice", 2), ("always", 9))
+    ]
+    seen = []
+    outcomes = {o.job.run_dir.name: o for o in LocalLauncher(2).run(jobs, seen.append)}
+    assert len(seen) == 2, "a job is reported once, when it is over"
+    assert outcomes["twice"].code == 0
+    assert not (tmp_path / "twice" / "failure.json").exists()
+    assert len(list((tmp_path / "twice" / "logs").iterdir())) == 3
+    assert outcomes["always"].reason == "exit code 75"
+    assert len(list((tmp_path / "always" / "logs").iterdir())) == 3
 
 
 def test_slots_limit_how_many_run_at_once(tmp_path):
