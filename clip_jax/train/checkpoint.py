@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import inspect
 import logging
 import shutil
 import sys
@@ -24,7 +25,7 @@ from clip_jax.train.seal import seals, seals_and_finite
 from clip_jax.train.state import TrainState
 
 KEEP = 2
-SETTLE_S = 0.5  # reads still under way when one has failed end in this time; their complaints are not shown
+SETTLE_S = 0.5  # reads and writes still under way when one has failed end in this time
 
 
 def _parts(state: TrainState) -> dict[str, Any]:
@@ -47,6 +48,38 @@ class _Newest:
         return [s in stay for s in steps]
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Broken files and full disks make Orbax log pages and drop coroutines, some of them in other threads and later.
+
+    All of it is raised too, and told in one line by whoever catches that. Other complaints are let through.
+    """
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels, hook = [log.level for log in loggers], sys.unraisablehook
+
+    def listen(unraisable: Any) -> None:
+        if not (inspect.iscoroutine(unraisable.object) or "Event loop is closed" in str(unraisable.exc_value)):
+            hook(unraisable)
+
+    try:
+        for log in loggers:
+            log.setLevel(logging.CRITICAL)
+        sys.unraisablehook = listen
+        yield
+    finally:
+        sys.unraisablehook = hook
+        for log, level in zip(loggers, levels, strict=True):
+            log.setLevel(level)
+
+
+def _settle() -> None:
+    """After a failure: until what was under way beside it has failed too."""
+    time.sleep(SETTLE_S)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # coroutines that nobody will wait for
+        gc.collect()
+
+
 class Checkpoints:
     """The numbered checkpoints of one run.
 
@@ -66,22 +99,25 @@ class Checkpoints:
                 self.dir, preservation_policy=_Newest(every), cleanup_tmp_directories=True
             )
         self._pending: Any = None
+        self._hush = _quiet()
 
     def __enter__(self) -> Checkpoints:
+        self._hush.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with disk_errors(self.dir):
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._hush.__exit__, None, None, None)
+            stack.enter_context(disk_errors(self.dir))
             if kind is None:
                 self.wait()
                 self._orbax.close()
-                return
-            if jax.process_count() > 1:
-                return  # closing would wait for the others, who may be gone
-            with contextlib.suppress(OSError, ValueError, RuntimeError, UserError):  # the first error counts
-                self._orbax.close()
+            elif jax.process_count() == 1:  # else closing would wait for the others, who may be gone
+                with contextlib.suppress(OSError, ValueError, RuntimeError, UserError):  # the first error counts
+                    self._orbax.close()
+                _settle()
 
     @property
     def steps(self) -> list[int]:
@@ -176,25 +212,6 @@ def _root(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:160]
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Broken files make Orbax log pages and drop coroutines; what matters of it is told in one line by the caller."""
-    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    before, hook = [log.disabled for log in loggers], sys.unraisablehook
-    try:
-        for log in loggers:
-            log.disabled = True
-        sys.unraisablehook = lambda unraisable: None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-            gc.collect()
-    finally:
-        sys.unraisablehook = hook
-        for log, disabled in zip(loggers, before, strict=True):
-            log.disabled = disabled
-
-
 def _load(path: Path, abstract: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
     """The parts asked for, or None and why they cannot be had; alike on every process."""
     from orbax.checkpoint import v1 as ocp
@@ -210,7 +227,8 @@ def _load(path: Path, abstract: dict[str, Any]) -> tuple[dict[str, Any] | None, 
                 loaded = ocp.load_checkpointables(path, abstract)
         except Exception as error:  # noqa: BLE001  # there is no end of what broken files make a reader raise
             reason = _root(error)
-            time.sleep(SETTLE_S)
+        if loaded is None:
+            _settle()
     if not everywhere(loaded is not None) or loaded is None:
         return None, reason
     # checkpoints of 0.1 have no seals
