@@ -102,7 +102,7 @@ def test_killed_at_twenty_random_moments(run, tmp_path, spawn, same_params):
         if kill % 3:  # once it trains
             child.wait_until(lambda n=begun: len(read_lines(root / "events.jsonl")) > n)
             child.wait_until(lambda s=saved: any(row["step"] > s for row in read_lines(root / "metrics.jsonl")))
-            time.sleep(float(rng.uniform(0, 2)))
+            time.sleep(float(rng.uniform(0, 4)))
         else:  # at any moment, the start of the program included
             time.sleep(float(rng.uniform(0, 8)))
         child.process.send_signal(signal.SIGKILL)
