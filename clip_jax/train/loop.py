@@ -316,6 +316,7 @@ class Run:
         rows = measured if told_by_first(bool(measured)) else self._evaluate()
         with self.clock.measure("checkpoint"):
             self.checkpoints.wait()
-        result = make_result(self.config, self.mesh, self.record, self.meter, rows, self.feed)
+        cost = getattr(self.evaluator, "flops", 0.0)
+        result = make_result(self.config, self.mesh, self.record, self.meter, rows, self.feed, cost)
         self.record.finish(result)
         return result

@@ -13,7 +13,7 @@ from clip_jax.config import RunConfig
 from clip_jax.config_io import to_dict
 from clip_jax.train.faults import Feed
 from clip_jax.train.meter import Meter, training_flops
-from clip_jax.train.record import Record
+from clip_jax.train.record import Record, read_lines
 
 PACKAGES = (
     "clip-jax-scaling", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy",
@@ -31,8 +31,10 @@ def make_result(
     meter: Meter,
     rows: list[dict[str, Any]],
     feed: Feed,
+    flops_of_evaluation: float,
 ) -> dict[str, Any]:
-    """The result of a run that did all its steps; ``rows`` are its last evaluation."""
+    """The result of a run that did all its steps; ``rows`` are its last evaluation, ``flops_of_evaluation`` what one
+    costs."""
     counted = flops.params(config.model)
     spent = training_flops(config, config.samples_seen)
     value = {(r["task"], r["metric"]): r["value"] for r in rows}
@@ -60,6 +62,7 @@ def make_result(
         "peak_lr": config.optim.peak_lr,
         "wall_s": record.wall_s,
         "eval_s": seconds["evaluation"],
+        "eval_flops": len({r["step"] for r in read_lines(record.dir / "evals.jsonl")}) * flops_of_evaluation,
         "seconds": seconds,
         "goodput": meter.goodput,
         "samples_per_s": meter.speed,
