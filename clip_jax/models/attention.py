@@ -8,7 +8,18 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from clip_jax.models.layers import Block, BlockSpec, Mlp, attend, layer_norm, linear, named_param, normal, split_heads
+from clip_jax.models.layers import (
+    Block,
+    BlockSpec,
+    Mlp,
+    attend,
+    layer_norm,
+    linear,
+    named_param,
+    normal,
+    on_rows,
+    split_heads,
+)
 
 
 class CrossAttention(nnx.Module):
@@ -23,8 +34,11 @@ class CrossAttention(nnx.Module):
         self.heads = spec.heads
 
     def __call__(self, queries: jax.Array, context: jax.Array) -> jax.Array:
-        q, k, v = (split_heads(a, self.heads) for a in (self.q(queries), self.k(context), self.v(context)))
-        return self.out(attend(q, k, v).reshape(queries.shape))
+        q, k, v = (
+            split_heads(a, self.heads)
+            for a in (on_rows(self.q, queries), on_rows(self.k, context), on_rows(self.v, context))
+        )
+        return on_rows(self.out, attend(q, k, v).reshape(queries.shape))
 
 
 class MapHead(nnx.Module):

@@ -44,6 +44,12 @@ def linear(
     )
 
 
+def on_rows(layer: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    """A dense layer over [..., D] as one over [rows, D]: the same product, whose weight gradient is then a plain one
+    too, more than twice as fast on a CPU."""
+    return layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+
+
 def layer_norm(width: int, *, param_dtype: Any, rngs: nnx.Rngs, eps: float = 1e-5) -> nnx.LayerNorm:
     """Layer normalisation, computed in float32 (or more) whatever the compute dtype."""
     return nnx.LayerNorm(
@@ -128,7 +134,7 @@ class Mlp(nnx.Module):
         self.act = spec.act
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.proj(activation(self.act)(self.fc(x)))
+        return on_rows(self.proj, activation(self.act)(on_rows(self.fc, x)))
 
 
 def residual(x: jax.Array) -> jax.Array:
@@ -164,12 +170,12 @@ class Block(nnx.Module):
 
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         s = self.spec
-        qkv = jnp.split(self.qkv(self.ln_1(x).astype(s.dtype)), 3, axis=-1)
+        qkv = jnp.split(on_rows(self.qkv, self.ln_1(x).astype(s.dtype)), 3, axis=-1)
         q, k, v = (constrain(split_heads(a, s.heads), "batch", None, "heads", None) for a in qkv)
         a = checkpoint_name(attend(q, k, v, mask, s.causal).reshape(x.shape), "attention")
-        x = residual(x + self._scaled(self.out(a), "scale_1"))
-        hidden = constrain(self.fc(self.ln_2(x).astype(s.dtype)), "batch", None, "mlp")
-        return residual(x + self._scaled(self.proj(activation(s.act)(hidden)), "scale_2"))
+        x = residual(x + self._scaled(on_rows(self.out, a), "scale_1"))
+        hidden = constrain(on_rows(self.fc, self.ln_2(x).astype(s.dtype)), "batch", None, "mlp")
+        return residual(x + self._scaled(on_rows(self.proj, activation(s.act)(hidden)), "scale_2"))
 
 
 def remat_policy(name: str) -> Any:

@@ -13,7 +13,7 @@ from flax import nnx
 
 from clip_jax.model_config import ModelConfig
 from clip_jax.models.attention import AttentionalPooler, MapHead
-from clip_jax.models.layers import Block, BlockSpec, Stack, layer_norm, named_param, normal
+from clip_jax.models.layers import Block, BlockSpec, Stack, layer_norm, named_param, normal, on_rows
 
 
 class Patches(nnx.Module):
@@ -32,7 +32,8 @@ class Patches(nnx.Module):
     def __call__(self, images: jax.Array) -> jax.Array:
         (b, h, w, c), p = images.shape, self.size
         cells = images.reshape(b, h // p, p, w // p, p, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, p * p * c)
-        x = cells @ self.kernel[...].astype(self.dtype).reshape(p * p * c, -1)
+        kernel = self.kernel[...].astype(self.dtype).reshape(p * p * c, -1)
+        x = on_rows(lambda rows: rows @ kernel, cells)
         return x if self.bias is None else x + self.bias[...].astype(self.dtype)[None, None]
 
 
