@@ -1,4 +1,4 @@
-"""The one place that counts: parameters by tower, FLOPs, device peaks.
+"""The one place that counts: parameters by tower, FLOPs, bytes of matrix products.
 
 Convention (everywhere in this package): 2 FLOPs a multiply-add; matrix products, convolutions and attention;
 no discount for causal masks or padding; recomputation never counts; the backward pass costs twice the forward.
@@ -219,8 +219,28 @@ def training_flops(config: ModelConfig, samples_seen: int, batch_size: int, free
     return TrainingFlops(samples_seen * (3.0 * forward.total - spared) + logits, logits)
 
 
+@dataclass(frozen=True)
+class Work:
+    """FLOPs of the matrix products and convolutions of a program, and the bytes of their operands and results: what
+    must move between memory and arithmetic if all else is fused into them."""
+
+    flops: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.flops + other.flops, self.bytes + other.bytes)
+
+    def __mul__(self, times: int) -> Work:
+        return Work(self.flops * times, self.bytes * times)
+
+
 def jaxpr_flops(function: Callable[..., Any], *args: Any) -> int:
-    """FLOPs of the matrix products and convolutions in ``function(*args)``, by a walk over its jaxpr.
+    """FLOPs of `jaxpr_work`."""
+    return jaxpr_work(function, *args).flops
+
+
+def jaxpr_work(function: Callable[..., Any], *args: Any) -> Work:
+    """What ``function(*args)`` computes and moves, by a walk over its jaxpr: recomputation and pieces included.
 
     ``args`` may be abstract (`jax.ShapeDtypeStruct`). A scan counts its length times; inside shard_map one
     device's share is counted; a ``while`` of unknown length raises ValueError.
@@ -230,24 +250,26 @@ def jaxpr_flops(function: Callable[..., Any], *args: Any) -> int:
     return _walk(jax.make_jaxpr(function)(*args).jaxpr)
 
 
-def _walk(jaxpr: Any) -> int:
-    total = 0
+def _walk(jaxpr: Any) -> Work:
+    total = Work()
     for eqn in jaxpr.eqns:
         name, p = eqn.primitive.name, eqn.params
-        if name == "dot_general":
-            (contracted, _), _ = p["dimension_numbers"]
-            left = eqn.invars[0].aval.shape
-            total += 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(left[i] for i in contracted)
-        elif name == "conv_general_dilated":
-            kernel, spec = eqn.invars[1].aval.shape, p["dimension_numbers"].rhs_spec
-            total += 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(kernel[i] for i in spec[1:])
+        if name in ("dot_general", "conv_general_dilated"):
+            if name == "dot_general":
+                (contracted, _), _ = p["dimension_numbers"]
+                depth = [eqn.invars[0].aval.shape[i] for i in contracted]
+            else:
+                kernel, spec = eqn.invars[1].aval.shape, p["dimension_numbers"].rhs_spec
+                depth = [kernel[i] for i in spec[1:]]
+            moved = (v.aval.size * v.aval.dtype.itemsize for v in (*eqn.invars, *eqn.outvars))
+            total += Work(2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(depth), sum(moved))
         elif name == "scan":
-            total += p["length"] * _walk(p["jaxpr"].jaxpr)
+            total += _walk(p["jaxpr"].jaxpr) * p["length"]
         elif name == "cond":
-            total += max(_walk(branch.jaxpr) for branch in p["branches"])
+            total += max((_walk(branch.jaxpr) for branch in p["branches"]), key=lambda work: work.flops)
         else:
-            inner = sum(_walk(sub) for value in p.values() for sub in _jaxprs(value))
-            if name == "while" and inner:
+            inner = sum((_walk(sub) for value in p.values() for sub in _jaxprs(value)), Work())
+            if name == "while" and inner.flops:
                 raise ValueError("cannot count a while loop of unknown length")
             total += inner
     return total
@@ -260,30 +282,3 @@ def _jaxprs(value: Any) -> list[Any]:
         if hasattr(inner, "eqns"):
             found.append(inner)
     return found
-
-
-# Dense peaks of one device, FLOP/s, from the makers' data sheets: (bfloat16, float32). The float32 column of the
-# NVIDIA parts is TF32, which is what XLA uses for float32 products at default precision.
-PEAKS = (
-    ("b200", 2250e12, 1100e12),
-    ("h200", 989e12, 494e12),
-    ("h100", 989e12, 494e12),
-    ("a100", 312e12, 156e12),
-    ("l40s", 362e12, 183e12),
-    ("v100", 125e12, 15.7e12),
-    ("tpu v6 lite", 918e12, None),
-    ("tpu v5p", 459e12, None),
-    ("tpu v5 lite", 197e12, None),
-    ("tpu v5e", 197e12, None),
-    ("tpu v4", 275e12, None),
-    ("tpu v3", 61.5e12, None),  # a device is one of the chip's two cores
-)
-
-
-def peak_flops(device_kind: str, dtype: str) -> float | None:
-    """Peak FLOP/s of one device for a compute dtype; None when unknown (a CPU, a new part), never zero."""
-    kind = device_kind.lower()
-    for name, half, single in PEAKS:
-        if name in kind:
-            return single if dtype == "float32" else half
-    return None

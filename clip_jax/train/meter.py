@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from clip_jax import flops
 from clip_jax.config import RunConfig
+from clip_jax.devices import peak_flops
 from clip_jax.train.faults import Watch, losses_of
 from clip_jax.train.mirror import Mirror, Progress
 from clip_jax.train.record import Record
@@ -50,7 +51,7 @@ class Meter:
         self.watch = Watch(config.faults, losses_of(rows))
         self._step_s = [(0, 0.0)] + [(row["step"], row.get("step_s", 0.0)) for row in rows]
         device = mesh.devices.flat[0]
-        self.peak = flops.peak_flops(device.device_kind, config.model.compute_dtype)
+        self.peak = peak_flops(device.device_kind, config.model.compute_dtype)
         self.speed: float | None = None
         self.go_on_from(step)
 

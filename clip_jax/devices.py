@@ -1,0 +1,58 @@
+"""What one accelerator device can do, from the makers' data sheets. Loads no jax."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Device:
+    """Dense peaks in FLOP/s, memory in bytes, bandwidths in bytes/s; None where it is not known.
+
+    ``single`` of the NVIDIA parts is TF32, which XLA uses for float32 products at default precision. ``link`` is what
+    one device sends to its neighbours (all links, one way); ``slow_link`` its share of the network between slices or
+    hosts.
+    """
+
+    name: str
+    kind: str  # a part of JAX's ``device_kind``, lower case
+    half: float
+    single: float | None = None
+    memory: float | None = None
+    bandwidth: float | None = None
+    link: float | None = None
+    slow_link: float | None = None
+
+
+# The first whose kind is found in the device's own wins, so longer names stand before their beginnings.
+DEVICES = (
+    Device("b200", "b200", 2250e12, 1100e12, 180e9, 8.0e12, 900e9, 50e9),
+    Device("h200", "h200", 989e12, 494e12, 141e9, 4.8e12, 450e9, 50e9),
+    Device("h100", "h100", 989e12, 494e12, 80e9, 3.35e12, 450e9, 50e9),
+    Device("a100", "a100", 312e12, 156e12, 80e9, 2.0e12, 300e9, 25e9),
+    Device("l40s", "l40s", 362e12, 183e12, 48e9, 0.86e12, 32e9, 12.5e9),
+    Device("v100", "v100", 125e12, 15.7e12, 32e9, 0.9e12, 150e9, 12.5e9),
+    Device("v6e", "tpu v6 lite", 918e12, None, 31.25 * GIB, 1.64e12, 400e9, 12.5e9),
+    Device("v5p", "tpu v5p", 459e12, None, 95.74 * GIB, 2.77e12, 600e9, 6.25e9),
+    Device("v5e", "tpu v5 lite", 197e12, None, 15.75 * GIB, 0.82e12, 200e9, 3.1e9),
+    Device("v5e", "tpu v5e", 197e12, None, 15.75 * GIB, 0.82e12, 200e9, 3.1e9),
+    Device("v5p", "tpu v5", 459e12, None, 95.74 * GIB, 2.77e12, 600e9, 6.25e9),  # how JAX names it
+    Device("v4", "tpu v4", 275e12, None, 31.25 * GIB, 1.23e12, 300e9, 6.25e9),
+    Device("v3", "tpu v3", 61.5e12, None, 15.48 * GIB, 0.45e12, 80e9, None),  # one of the chip's two cores
+)
+
+
+def device_of(kind: str) -> Device | None:
+    """The entry for JAX's ``device_kind``; None when unknown (a CPU, a new part)."""
+    kind = kind.lower()
+    return next((d for d in DEVICES if d.kind in kind), None)
+
+
+def peak_flops(kind: str, dtype: str) -> float | None:
+    """Peak FLOP/s of one device for a compute dtype; None when unknown, never zero."""
+    device = device_of(kind)
+    if device is None:
+        return None
+    return device.single if dtype == "float32" else device.half

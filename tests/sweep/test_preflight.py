@@ -1,0 +1,147 @@
+"""Preflight: what fits, what is chosen, what is refused and why."""
+
+import dataclasses
+import re
+
+import jax
+import pytest
+
+from clip_jax import flops
+from clip_jax.config import ConfigError, MeshConfig, RunConfig, UserError
+from clip_jax.devices import GIB, device_of
+from clip_jax.presets import ladder, preset
+from clip_jax.sweep import preflight as pf
+from clip_jax.sweep.preflight import Step, Target, compile_step, find_target, judge, preflight, roofline, shape_of
+
+RUN = RunConfig(model=preset("debug"), batch_size=256, steps=40)
+V5E = device_of("TPU v5 lite")
+
+
+@pytest.fixture
+def here():
+    return dataclasses.replace(find_target(), devices=jax.devices()[:1], memory=8 * GIB)
+
+
+def test_memory_is_that_of_the_compiled_step(here):
+    step = compile_step(RUN, here)
+    parameters = 4 * flops.params(RUN.model).total
+    assert step.state == pytest.approx(3 * parameters, rel=0.01)  # weights and two moments
+    pictures = 256 * 32 * 32 * 3
+    assert step.needed > step.state + pictures
+    assert step.reason == ""
+    assert compile_step(dataclasses.replace(RUN, batch_size=512), here).needed > 1.5 * step.needed
+
+
+def test_what_is_short_of_memory_is_recomputed_then_cut_in_pieces(here):
+    whole = compile_step(RUN, here)
+    recomputed = compile_step(pf._recomputed(RUN, True, "nothing"), here)
+    assert recomputed.needed < whole.needed
+    between = dataclasses.replace(here, memory=(recomputed.needed + whole.needed) / 2)
+    found = judge("a", RUN, between)
+    assert found.fits
+    assert found.config.model.remat
+    assert found.config.microbatch_size == 0
+    assert found.step.needed <= between.memory
+    small = judge("a", RUN, dataclasses.replace(here, memory=recomputed.needed * 0.7))
+    assert small.fits
+    assert 0 < small.config.microbatch_size < 256
+    assert 256 % small.config.microbatch_size == 0
+
+
+def test_a_choice_is_kept_and_only_strengthened(here):
+    mine = pf._recomputed(RUN, True, "dots")
+    ways = list(pf._ways(dataclasses.replace(mine, microbatch_size=64), here, {}))
+    assert [(w.model.remat_policy, w.microbatch_size) for w in ways] == [("dots", 64), ("nothing", 64)]
+
+
+@pytest.mark.parametrize(
+    ("config", "memory", "reason"),
+    [
+        (RUN, 1000.0, "parameters and moments alone do not fit.*fsdp"),
+        (dataclasses.replace(RUN, mesh=MeshConfig(data=3)), GIB, "data=3.*does not equal the 1 devices"),
+    ],
+)
+def test_what_cannot_run_is_refused_with_the_reason(here, config, memory, reason):
+    target = dataclasses.replace(here, memory=memory)
+    lines = []
+    (verdict,) = preflight_on(target, [("cell", config, 1.0)], lines)
+    assert not verdict.fits
+    assert [line for line in lines if line.startswith("  refused: cell: ")]
+    assert re.search(reason, verdict.step.reason)
+
+
+def preflight_on(target, runs, lines, **options):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pf, "find_target", lambda name, slices: target)
+        return preflight(runs, "x", echo=lines.append, **options)
+
+
+def test_runs_of_one_shape_are_compiled_once_and_their_hours_added(here):
+    runs = [(f"seed {s}", dataclasses.replace(RUN, seed=s, steps=3600 * (s + 1)), 1.0) for s in range(3)]
+    lines = []
+    (verdict,) = preflight_on(here, runs, lines, flop_per_second=1e9, price=2.0)
+    assert "seed 0 × 3" in lines[2]
+    hours = verdict.time.seconds * 3600 * 6 / 3600
+    assert f"{hours:8.2f}" in lines[2]
+    assert lines[2].endswith(f"{2 * hours:9.0f}")
+
+
+def test_the_compiled_program_depends_on_the_shape_alone():
+    other = dataclasses.replace(
+        RUN, seed=3, steps=99, optim=dataclasses.replace(RUN.optim, peak_lr=0.5, weight_decay=0.0)
+    )
+    assert shape_of(other) == shape_of(RUN)
+    assert shape_of(dataclasses.replace(RUN, batch_size=128)) != shape_of(RUN)
+
+
+def test_the_share_of_a_device_is_the_formula_and_the_optimiser_nothing():
+    share = pf._share(RUN, 256, 1)
+    formula = flops.training_flops(RUN.model, 256, 256)
+    first = 2 * 3 * 16**2 * 16 * 4 * 256  # pixels need no gradient
+    assert share.flops == pytest.approx(formula.total - first, rel=1e-6)
+    quarter = pf._share(RUN, 64, 1)
+    assert 4 * quarter.flops == pytest.approx(share.flops, rel=1e-6)  # the logits of the other rows are in it
+    again = pf._share(pf._recomputed(RUN, True, "nothing"), 256, 1)
+    assert 1.2 < again.flops / share.flops < 4 / 3
+
+
+def test_the_roofline_says_what_limits():
+    config = RunConfig(model=ladder(8), batch_size=1024)
+    devices = jax.devices()[:1]
+    fast = roofline(config, Target("x", devices, V5E, 16e9))
+    assert fast.bound == "memory"  # a small model moves more than it computes
+    assert fast.network == 0
+    slow = roofline(config, Target("x", devices, dataclasses.replace(V5E, half=1e9, single=1e9), 16e9))
+    assert slow.bound == "compute"
+    assert slow.seconds == slow.compute
+    unknown = roofline(config, Target("x", devices, None, 16e9))
+    assert (unknown.seconds, unknown.bound) == (None, "unknown")
+    assert roofline(config, Target("x", devices, None, 16e9), 1e9).compute == pytest.approx(slow.compute)
+
+
+def test_the_network_carries_gradients_and_slices_the_slow_part():
+    params = 1e9
+    one = {"slice": 1, "data": 4, "fsdp": 1, "tensor": 1}
+    seconds = pf._network(RUN, V5E, one, 64, params)
+    assert seconds == pytest.approx(2 * 4e9 * 3 / 4 / V5E.link)
+    two = one | {"slice": 2}
+    assert pf._network(RUN, V5E, two, 64, params) == pytest.approx(2 * 4e9 / 2 / 4 / V5E.slow_link)
+
+
+def test_unknown_targets(monkeypatch):
+    with pytest.raises(UserError, match=r"--target=v5e: must be here, or a TPU topology such as"):
+        find_target("v5e")
+    with pytest.raises(UserError, match="nothing to compile"):
+        preflight([], "here")
+
+
+def test_pieces_divide_the_batch_evenly():
+    assert pf._piece(4096, 16, 0.3) == 64 * 16
+    assert pf._piece(4096, 16, 0.001) == 0
+    assert pf._piece(96, 1, 0.5) == 48
+
+
+def test_a_step_that_is_too_large_for_the_mesh_is_no_error(here):
+    assert isinstance(compile_step(dataclasses.replace(RUN, mesh=MeshConfig(tensor=3)), here), Step)
+    with pytest.raises(ConfigError):
+        dataclasses.replace(RUN, microbatch_size=100)
