@@ -8,19 +8,18 @@ roofline of our own FLOPs and bytes, the least that the device's data sheet allo
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from clip_jax import flops
 from clip_jax.config import ConfigError, OptimConfig, RunConfig, UserError
 from clip_jax.devices import GIB, Device, device_of
-
-if TYPE_CHECKING:
-    from jax.sharding import Mesh
+from clip_jax.sweep.roofline import Roofline, roofline
 
 HERE = "here"
 LEAST_PIECE = 8  # pairs a device works on at once; fewer leave it idle
@@ -46,7 +45,7 @@ def find_target(name: str = HERE, slices: int = 1) -> Target:
     import jax
 
     if name == HERE:
-        devices = jax.devices()
+        devices: list[Any] = jax.devices()
         stats = devices[0].memory_stats() or {} if devices[0].platform != "cpu" else {}
         memory = stats.get("bytes_limit") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / len(devices)
         return Target(name, devices, device_of(devices[0].device_kind), float(memory))
@@ -59,15 +58,16 @@ def find_target(name: str = HERE, slices: int = 1) -> Target:
 
     many = {"num_slices": slices} if slices > 1 else {}
     try:
-        devices = topologies.get_topology_desc(platform="tpu", topology_name=name, **many).devices
+        devices = list(topologies.get_topology_desc(platform="tpu", topology_name=name, **many).devices)
     except Exception as error:  # noqa: BLE001 - libtpu raises whatever it likes
         said = str(error).split("\n")[0]
         if "libtpu" in said and "not" in said.lower():
             raise UserError(f"--target={name}: needs libtpu: pip install 'clip-jax-scaling[preflight]'") from None
         raise UserError(f"--target={name}: {said}") from None
-    device = device_of(devices[0].device_kind)
+    kind = str(getattr(devices[0], "device_kind", ""))
+    device = device_of(kind)
     if device is None or device.memory is None:
-        raise UserError(f"--target={name}: the memory of {devices[0].device_kind!r} is not in clip_jax/devices.py")
+        raise UserError(f"--target={name}: the memory of {kind!r} is not in clip_jax/devices.py")
     return Target(f"{slices} × {name}" if slices > 1 else name, devices, device, device.memory)
 
 
@@ -111,7 +111,8 @@ def compile_step(config: RunConfig, target: Target) -> Step:
         ),
     }
     began = time.monotonic()
-    lowered = make_train_step(config, built, optimizer, mesh).lower(state, batch)
+    step: Any = make_train_step(config, built, optimizer, mesh)
+    lowered = step.lower(state, batch)
     try:
         memory = lowered.compile().memory_analysis()
     except jax.errors.JaxRuntimeError as error:
@@ -128,102 +129,7 @@ def compile_step(config: RunConfig, target: Target) -> Step:
 
 def _bytes_here(x: Any) -> int:
     """Of one array, on one device."""
-    import math
-
     return math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-
-
-@dataclass(frozen=True)
-class Roofline:
-    """The least time of one step by each limit, in seconds; None where the device's speed is not known."""
-
-    compute: float | None
-    memory: float | None = None
-    network: float | None = None
-
-    @property
-    def seconds(self) -> float | None:
-        """The largest: they overlap at best."""
-        known = [t for t in (self.compute, self.memory, self.network) if t is not None]
-        return max(known) if known else None
-
-    @property
-    def bound(self) -> str:
-        """What limits it."""
-        known = {name: t for name in ("compute", "memory", "network") if (t := getattr(self, name)) is not None}
-        return max(known, key=lambda name: known[name]) if known else "unknown"
-
-
-def roofline(config: RunConfig, target: Target, flop_per_second: float | None = None) -> Roofline:
-    """From the FLOPs and bytes of one device's share of the step, recomputation and pieces included.
-
-    The share is the step's own jaxpr at a device's rows of the batch. Bytes: operands and results of every product,
-    and the optimiser's passes over its state. Network: the gradients' sum over copies, the parameters gathered over
-    ``fsdp`` and the sums over ``tensor``. ``flop_per_second`` stands in for an unknown device's peak.
-    """
-    from clip_jax.parallel import make_mesh
-
-    shape = dict(make_mesh(config.mesh, target.devices).shape)
-    rows = config.batch_size * shape["tensor"] // len(target.devices)
-    work = _share(config, rows, shape["tensor"])
-    params = flops.params(config.model).total / (shape["fsdp"] * shape["tensor"])
-    peak = flop_per_second
-    device = target.device
-    if device is not None:
-        peak = device.single if config.model.compute_dtype == "float32" else device.half
-    compute = work.flops / peak if peak else None
-    if device is None or device.bandwidth is None or device.link is None:
-        return Roofline(compute)
-    moved = work.bytes + params * 4 * 8  # gradient, parameter and both moments, read and written
-    return Roofline(compute, moved / device.bandwidth, _network(config, device, shape, rows, params))
-
-
-def _share(config: RunConfig, rows: int, tensor: int) -> flops.Work:
-    """One device's work in a step: that of a batch of ``rows`` on one device, with all the batch's logits."""
-    import jax
-    import jax.numpy as jnp
-
-    from clip_jax.config import MeshConfig
-    from clip_jax.models.clip import build
-    from clip_jax.optim import make_optimizer
-    from clip_jax.parallel import make_mesh
-    from clip_jax.train.state import abstract_state
-    from clip_jax.train.step import make_train_step
-
-    piece = config.microbatch_size * rows // config.batch_size
-    alone = dataclasses.replace(config, batch_size=rows, microbatch_size=piece, mesh=MeshConfig())
-    mesh = make_mesh(alone.mesh, jax.local_devices(backend="cpu")[:1])
-    built, optimizer = build(config.model, mesh), make_optimizer(config.optim, config.steps)
-    size = config.model.image.image_size
-    batch = {
-        "images": jax.ShapeDtypeStruct((rows, size, size, 3), jnp.uint8),
-        "tokens": jax.ShapeDtypeStruct((rows, config.model.text.context_length), jnp.int32),
-    }
-    step = make_train_step(alone, built, optimizer, mesh)
-    work = flops.jaxpr_work(step, abstract_state(built, optimizer, mesh), batch)
-    others = 6 * rows * (config.batch_size - rows) * config.model.embed_dim
-    if config.model.objective != "contrastive":
-        others = 0
-    return flops.Work(work.flops // tensor + others, work.bytes // tensor)
-
-
-def _network(config: RunConfig, device: Device, shape: dict[str, int], rows: int, params: float) -> float:
-    assert device.link is not None
-
-    def ring(size: int, bytes_: float) -> float:  # what each sends in a reduce-scatter or an all-gather
-        return bytes_ * (size - 1) / size
-
-    gradients = 4 * params
-    sent = 2 * ring(shape["data"], gradients) + 3 * ring(shape["fsdp"], gradients * shape["fsdp"])
-    if shape["tensor"] > 1:
-        for tower in (config.model.image, config.model.text):
-            activations = rows * tower.tokens * tower.width * 4
-            sent += 4 * tower.depth * 2 * ring(shape["tensor"], activations)
-    seconds = sent / device.link
-    if shape["slice"] > 1:
-        between = 2 * ring(shape["slice"], gradients) / shape["data"]  # each copy of a slice carries its part across
-        seconds = max(seconds, between / (device.slow_link or device.link))
-    return seconds
 
 
 @dataclass(frozen=True)
@@ -255,7 +161,7 @@ def judge(label: str, config: RunConfig, target: Target, flop_per_second: float 
             peaks[one.model.remat, one.model.remat_policy] = step
         if not step.reason or "memory" not in step.reason:
             break
-    time_ = Roofline(None) if step.reason else roofline(one, target, flop_per_second)
+    time_ = Roofline(None) if step.reason else roofline(one, target.devices, target.device, flop_per_second)
     return Verdict(label, one, step, time_, tried)
 
 
@@ -296,8 +202,8 @@ def shape_of(config: RunConfig) -> RunConfig:
     """The config with all that does not change the compiled program at its default."""
     optim = dataclasses.replace(OptimConfig(), state_dtype=config.optim.state_dtype, rounding=config.optim.rounding)
     optim = dataclasses.replace(optim, warmup_steps=0, loss_scale=config.optim.loss_scale)
-    fixed = {"steps": 2, "seed": 0, "log_every": 1, "checkpoint_every": 1, "wandb": "disabled"}
-    return dataclasses.replace(config, optim=optim, data=RunConfig().data, evals=RunConfig().evals, **fixed)
+    shape = dataclasses.replace(config, optim=optim, data=RunConfig().data, evals=RunConfig().evals)
+    return dataclasses.replace(shape, steps=2, seed=0, log_every=1, checkpoint_every=1, wandb="disabled")
 
 
 Echo = Callable[[str], None]
