@@ -68,6 +68,19 @@ def _with_ceiling(law: Law, chance: float | None) -> Law:
     return replace(law, **{"ceiling": chance}) if chance is not None and hasattr(law, "ceiling") else law
 
 
+def law_of(what: TableFit, key: str = "") -> Law:
+    """One of its laws, the first by default, with the ceiling that ``chance`` gives."""
+    return _with_ceiling(law_named(key or what.laws[0]), what.chance)
+
+
+def fixed_values(what: TableFit) -> dict[str, float] | None:
+    """Parameters held; None leaves the choice to `fit_law`."""
+    if not what.fixed:
+        return None
+    asked = () if what.fixed == ("none",) else what.fixed
+    return {k: _number(v, f"--fix={k}") for k, v in _pairs(asked, "fix").items()}
+
+
 def _pairs(items: Sequence[str], option: str) -> dict[str, str]:
     out = {}
     for item in items:
@@ -171,14 +184,10 @@ def fit_any(path: str | Path, what: TableFit, out_dir: str | Path | None = None)
     Raises UserError: see `rows_of` and `points.check_points`.
     """
     table = read_table(path)
-    laws = [_with_ceiling(law_named(key), what.chance) for key in what.laws]
+    laws = [law_of(what, key) for key in what.laws]
     law, loss = laws[0], Loss(what.loss, what.space, what.delta)
     columns, y, index, said = rows_of(table, what, law)
-    fixed: dict[str, float] | None = None
-    if what.fixed:
-        asked = () if what.fixed == ("none",) else what.fixed
-        fixed = {k: _number(v, f"--fix={k}") for k, v in _pairs(asked, "fix").items()}
-    fit = fit_law(law, columns, y, loss=loss, fixed=fixed)
+    fit = fit_law(law, columns, y, loss=loss, fixed=fixed_values(what))
     floor = float(np.sqrt(np.mean(noise_floor(y, what.examples) ** 2))) if what.examples else 0.0
     intervals = {
         n: parameter_interval(fit, n, floor=floor) for n, free in zip(law.names, fit.free_mask, strict=True) if free
@@ -202,7 +211,7 @@ def fit_any(path: str | Path, what: TableFit, out_dir: str | Path | None = None)
     if len(laws) > 1:
         if any(w.columns != law.columns for w in laws):
             raise UserError("--law: laws of different columns cannot be compared")
-        target = _point(law, what.at[0]) if what.at else {c: np.max(v) * 10 for c, v in columns.items()}
+        target = point_of(law, what.at[0]) if what.at else {c: np.max(v) * 10 for c, v in columns.items()}
         by = np.prod(list(columns.values()), axis=0)  # compute, up to a factor
         compared = compare_laws(laws, columns, y, target, by, loss=loss)
         lines.append("  held-out extrapolation (fit below a cut, predict above): score, bias, forecast")
@@ -226,7 +235,8 @@ def _span(i: Interval) -> str:
     return f"[{low}, {high}]"
 
 
-def _point(law: Law, text: str) -> dict[str, float]:
+def point_of(law: Law, text: str) -> dict[str, float]:
+    """A place given as text: VALUE, or LAW_COLUMN=VALUE,… Raises UserError."""
     if "=" not in text and len(law.columns) == 1:
         return {law.columns[0]: _number(text, "--at")}
     found = {k: _number(v, f"--at={k}") for k, v in _pairs(text.split(","), "at").items()}
@@ -236,7 +246,7 @@ def _point(law: Law, text: str) -> dict[str, float]:
 
 
 def _forecast(fit: Fit, law: Law, text: str, floor: float) -> tuple[Interval, Interval]:
-    point = _point(law, text)
+    point = point_of(law, text)
     if min(point.values()) <= 0:
         raise UserError(f"--at={text}: must be above 0")
     return prediction_interval(fit, point, floor=floor), prediction_interval(fit, point, floor=floor, new_run=True)
