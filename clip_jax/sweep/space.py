@@ -1,7 +1,8 @@
 """A space of settings, written as lines of text: ``optim.peak_lr = log(1e-4, 1e-1)``.
 
 ``log(LOW, HIGH)``, ``uniform(LOW, HIGH)`` and ``integer(LOW, HIGH)`` take a third number, the points of a grid;
-``choice(A, B, …)`` lists values. A line may end in `` if FIELD = VALUE``: the field exists only where an earlier line chose that value.
+``choice(A, B, …)`` lists values. A line may end in `` if FIELD = VALUE``: the field exists only where an earlier line
+chose that value.
 """
 
 from __future__ import annotations
