@@ -50,7 +50,7 @@ def label_of(metric: str) -> str:
 
 def short_number(value: float) -> str:
     """12,500 -> 12.5k."""
-    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:.3g}{letter}"
     return f"{value:.3g}"

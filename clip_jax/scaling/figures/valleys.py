@@ -85,8 +85,7 @@ def _legends(figure: Any, axis: Any, found: Analysis, count: int) -> None:
         if is_there
     ]  # fmt: skip
     if count <= LISTED:
-        first = axis.legend(title="FLOPs", loc="upper left", bbox_to_anchor=(1.0, 1.0), title_fontsize=8)
-        axis.add_artist(first)
+        figure.legend(*axis.get_legend_handles_labels(), title="FLOPs", loc="outside right upper", title_fontsize=8)
     else:
         size_bar(figure, axis, pd.Series([v["budget"] for v in found.valleys]), "training FLOPs", "cividis")
     figure.legend(handles=kinds, loc="outside lower center", ncols=3)
