@@ -191,9 +191,7 @@ def _laws_data(found: Analysis, scores: list[dict[str, Any]]) -> dict[str, Any]:
     fitted = found.frontier.fitted
     forecasts = [f.forecast(found.target) for f in fitted.values()]
     score = {s["form"]: s["mean_abs_log_error"] for s in scores}
-    ranking = [
-        {**f, "score": score.get(f["form"]), "low": f["curve_low"], "high": f["curve_high"]} for f in forecasts
-    ]
+    ranking = [{**f, "score": score.get(f["form"]), "low": f["curve_low"], "high": f["curve_high"]} for f in forecasts]
     ranking.sort(key=lambda r: (r["form"] != found.best.fit.law.name, r["score"] or 0) if found.best else 0)
     warnings = disagreements(ranking) if ranking else []
     influential: list[dict[str, Any]] = []

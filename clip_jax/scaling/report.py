@@ -63,7 +63,9 @@ def _answers(found: Analysis) -> dict[str, str]:
         "left_out": left_out,
     }
     if found.law["lr_evidence"]:
-        answers["hyperparameters"] = "learning rates were checked at each budget's best size: see lr_evidence in law.json"
+        answers["hyperparameters"] = (
+            "learning rates were checked at each budget's best size: see lr_evidence in law.json"
+        )
     return {k: v or NOT_STATED for k, v in answers.items()}
 
 

@@ -71,9 +71,7 @@ def text_summary(law: dict[str, Any]) -> str:
             lines.append("  no forecast: the band is wider than the remaining error")
     for r in law["next_budget"]:
         if r["form"] == law["winner"]:
-            lines.append(
-                f"  at {r['flops']:.1e} FLOPs it expects {r['predicted']:.4f} {_span(r['low'], r['high'])}"
-            )
+            lines.append(f"  at {r['flops']:.1e} FLOPs it expects {r['predicted']:.4f} {_span(r['low'], r['high'])}")
     lines += [f"  note: {w}" for w in law["warnings"] if "disagree at the target" in w or "alone moves" in w][:3]
     edges = [r for r in law["lr_evidence"] if str(r.get("verdict", "")).startswith("edge")]
     if law["lr_evidence"]:

@@ -83,9 +83,7 @@ def _numbers(df: pd.DataFrame, column: str, name: str) -> pd.Series:
     return numbers
 
 
-def fit_rows(
-    df: pd.DataFrame, metric: str, chance: float | None = None
-) -> tuple[pd.DataFrame, list[dict[str, str]]]:
+def fit_rows(df: pd.DataFrame, metric: str, chance: float | None = None) -> tuple[pd.DataFrame, list[dict[str, str]]]:
     """(rows that may enter a fit, the others with the reason). Only finished, fully decayed runs enter, and only those
     that are no worse than guessing where the error of guessing, ``chance``, is known."""
     left_out = []

@@ -35,7 +35,9 @@ def contour(found: Analysis) -> Any:
     for budget in np.geomspace(flops.min(), flops.max(), 5):
         axis.plot(budget / (surface.cost * grid_n**surface.power), grid_n, ":", color=SOFT, lw=0.8)
     axis.plot([], [], ":", color=SOFT, lw=0.8, label="equal FLOPs")
-    axis.scatter(d, n, c=measured, cmap=colours, norm=norm, s=20, ec=INK, lw=0.6, zorder=4, label="runs (measured error)")
+    axis.scatter(
+        d, n, c=measured, cmap=colours, norm=norm, s=20, ec=INK, lw=0.6, zorder=4, label="runs (measured error)"
+    )
     best_n, best_d, _ = surface.path(np.geomspace(flops.min() / 100, flops.max() * 100, 200))
     axis.plot(best_d, best_n, color=ORANGE, lw=1.8, zorder=3, label="compute-optimal path")
     text = f"{surface.fit.points} runs; {surface.fit.status}" + ("" if surface.fit.identified else "; not identified")

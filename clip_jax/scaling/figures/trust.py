@@ -47,7 +47,9 @@ def _influence(axis: Any, best: Fitted, rows: list[dict[str, Any]]) -> None:
     if interval is not None and np.isfinite(interval.width):
         axis.axhspan(interval.low, interval.high, color=colour, alpha=0.12, lw=0, label="95 % interval")
     axis.axhline(value, color=colour, lw=1.2, ls=LAW_DASHES[best.key], label="all points")
-    axis.plot([r["flops"] for r in rows], [r["exponent"] for r in rows], "o", color=INK, ms=4, label="without this point")
+    axis.plot(
+        [r["flops"] for r in rows], [r["exponent"] for r in rows], "o", color=INK, ms=4, label="without this point"
+    )
     axis.set(xscale="log", xlabel="training FLOPs of the point", ylabel=f"{name} of the {best.fit.law.name}")
     axis.set_title("Influence")
     low, high = axis.get_ylim()
@@ -73,7 +75,7 @@ def cloud(found: Analysis) -> Any:
         raise NotDrawn(found.law["why"] if found.best is None else "fewer than two parameters were fitted")
     figure, axes = new_figure(3.3 * len(panels) + 0.2, 3.2, len(panels))
     for axis, (fit, (a, b), title, kind, intervals, colour) in zip(axes, panels, strict=True):
-        ensemble = bootstrap(fit, kind=kind, replicas=1000)
+        ensemble = bootstrap(fit, kind=kind, replicas=500)
         x, y = ensemble.draws[a], ensemble.draws[b]
         keep = np.ones(len(x), bool)
         for v in (x, y):

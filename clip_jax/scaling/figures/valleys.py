@@ -97,7 +97,9 @@ def allocation(found: Analysis) -> Any:
     leaning = [v for v in found.leaning if v["status"] == "accepted"] if is_planned(found) else []
     surface = found.surface if isinstance(found.surface, Surface) else None
     if len(accepted) < 2 and surface is None:
-        raise NotDrawn(f"{len(accepted)} budgets have an accepted parabola, 2 are needed, and no law of size and samples")
+        raise NotDrawn(
+            f"{len(accepted)} budgets have an accepted parabola, 2 are needed, and no law of size and samples"
+        )
     figure, axes = new_figure(6.4, 3.1, 2)
     points = found.frontier.points
     span = np.geomspace(points["flops"].min() / 1.5, points["flops"].max() * 10, 60)
@@ -123,7 +125,12 @@ def allocation(found: Analysis) -> Any:
         if path is not None:
             slope = np.polyfit(np.log(span), np.log(path[at]), 1)[0]
             axis.plot(
-                span, path[at], ls=(0, (6, 2)), color=ORANGE, lw=1.2, label=f"law of size and samples: $C^{{{slope:.2f}}}$"
+                span,
+                path[at],
+                ls=(0, (6, 2)),
+                color=ORANGE,
+                lw=1.2,
+                label=f"law of size and samples: $C^{{{slope:.2f}}}$",
             )
         axis.set(xscale="log", yscale="log", xlabel="training FLOPs", ylabel=f"compute-optimal {name}")
         _room(axis, np.concatenate([points[key].to_numpy(float), *([path[at]] if path is not None else [])]))
@@ -136,4 +143,3 @@ def allocation(found: Analysis) -> Any:
 def _room(axis: Any, values: np.ndarray) -> None:
     """Space above the data for the legend."""
     axis.set_ylim(values.min() / 2, values.max() * (values.max() / values.min()) ** 0.55 * 2)
-

@@ -14,7 +14,7 @@ import numpy as np
 
 from clip_jax.scaling.analysis import Analysis
 from clip_jax.scaling.checklist import as_text
-from clip_jax.scaling.evidence import RULES
+from clip_jax.scaling.evidence import REACH, RULES
 from clip_jax.scaling.laws import LAWS
 from clip_jax.scaling.page.data import TIP, embedded
 from clip_jax.scaling.page.tables import table
@@ -67,12 +67,16 @@ def _top(found: Analysis, law: dict[str, Any]) -> Iterator[str]:
         yield '<label><input type="checkbox" id="curves" checked> learning curves</label>'
     yield "</div>"
     flops = found.rows["flops"]
-    low, high = np.log10(flops.min() / 2), np.log10(flops.max() * 100)
+    # both ends on a step, so that the keyboard reaches them; the script stays inside its grid
+    low, high = (
+        np.floor(np.log10(flops.min() * REACH[0]) * 100) / 100,
+        np.ceil(np.log10(flops.max() * REACH[-1]) * 100) / 100,
+    )
     yield (
         '<svg id="plot" role="group" aria-label="Error of every run against training FLOPs, with the fitted law. '
         'Arrow keys walk from run to run."></svg><div id="tip" role="tooltip" hidden></div>'
         f'<div class="target"><label for="target">Target compute</label><input type="range" id="target" '
-        f'min="{low:.6f}" max="{high:.6f}" step="0.01"><output id="flops" for="target"></output></div>'
+        f'min="{low:.2f}" max="{high:.2f}" step="0.01"><output id="flops" for="target"></output></div>'
         '<p id="reading" role="status"></p><p id="fitted"></p><p id="said" class="warn"></p>'
         '<p class="note">Drag the dark handle, or use the slider, to read the forecast. Dark band: the law; light band: '
         "a new run; both 95 %, profile likelihood, interpolated between eight places.</p>"
