@@ -59,7 +59,7 @@ class Surface:
 
 
 def fit_surface(rows: pd.DataFrame, metric: str) -> Surface:
-    """Fit all runs. Raises UserError when there are too few rows, sizes or numbers of samples, or they lie on a line."""
+    """Fit all runs. Raises UserError: too few rows, sizes or numbers of samples, or all on one line."""
     for column, what in (("params", "sizes"), ("samples_seen", "numbers of samples")):
         if (found := rows[column].nunique()) < LEAST_VALUES:
             raise UserError(f"{found} {what}, at least {LEAST_VALUES} are needed")

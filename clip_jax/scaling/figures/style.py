@@ -15,8 +15,8 @@ INK, SOFT, PALE = "#222222", "#767676", "#e6e6e6"
 BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
 LAW_COLOURS = {"power": BLUE, "saturating": ORANGE, "sigmoid": GREEN, "shifted": PURPLE, "chance": YELLOW, "bnsl": SKY}
 LAW_DASHES: dict[str, Any] = {
-    "power": (0, (1, 1)), "saturating": (0, (6, 2)), "sigmoid": (0, (3, 1.5)), "shifted": "-.", "chance": (0, (8, 2, 2, 2)),
-    "bnsl": ":",
+    "power": (0, (1, 1)), "saturating": (0, (6, 2)), "sigmoid": (0, (3, 1.5)), "shifted": "-.",
+    "chance": (0, (8, 2, 2, 2)), "bnsl": ":",
 }  # fmt: skip
 SIZES = "viridis_r"
 HOUSE = {

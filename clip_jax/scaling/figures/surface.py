@@ -24,7 +24,8 @@ def contour(found: Analysis) -> Any:
     n, d = columns["params"], columns["samples_seen"]
     grid_n, grid_d = (np.geomspace(v.min() / 2, v.max() * 2, 120) for v in (n, d))
     z = surface.fit.predict({"params": grid_n[:, None], "samples_seen": grid_d[None]})
-    colours, norm = colormaps["YlGnBu"], LogNorm(min(measured.min(), z.min()), max(measured.max(), z.max()))
+    ends = float(min(measured.min(), z.min())), float(max(measured.max(), z.max()))
+    colours, norm = colormaps["YlGnBu"], LogNorm(*ends)
     figure, (axis,) = new_figure(5.6, 4.0)
     axis.grid(False)
     levels = np.geomspace(z.min(), z.max(), 13)
@@ -52,7 +53,7 @@ def contour(found: Analysis) -> Any:
     bar.outline.set_linewidth(0.4)
     bar.ax.minorticks_off()
     bar.ax.yaxis.set_minor_formatter(NullFormatter())
-    ticks = nice_ticks(norm.vmin, norm.vmax)
+    ticks = nice_ticks(*ends)
     bar.set_ticks(ticks, labels=[f"{t:.3g}" for t in ticks])
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure

@@ -24,6 +24,7 @@ from clip_jax.scaling.figures.style import (
 from clip_jax.scaling.frontier import by_size
 from clip_jax.scaling.surface import Surface
 
+HOLLOW = {"mfc": "white", "ms": 4}
 LISTED = 9  # budgets in a legend; more get a colour bar
 
 
@@ -74,16 +75,12 @@ def _legends(figure: Any, axis: Any, found: Analysis, count: int) -> None:
     def of(rows: list[dict[str, Any]], accepted: bool) -> bool:
         return any((v["status"] == "accepted") is accepted for v in rows)
 
-    kinds = [
-        Line2D([], [], color=INK, label=label, **look)
-        for is_there, label, look in (
-            (of(found.valleys, True), "parabola, its minimum", {"marker": "*", "ms": 8}),
-            (of(found.leaning, True), "cubic, its minimum",
-             {"ls": (0, (4, 2)), "lw": 0.9, "marker": "D", "mfc": "white", "ms": 4}),
-            (of(found.valleys, False), "refused", {"ls": ":", "lw": 0.9, "marker": "o", "mfc": "white", "ms": 4}),
-        )
-        if is_there
-    ]  # fmt: skip
+    looks: list[tuple[bool, str, dict[str, Any]]] = [
+        (of(found.valleys, True), "parabola, its minimum", {"marker": "*", "ms": 8}),
+        (of(found.leaning, True), "cubic, its minimum", {"ls": (0, (4, 2)), "lw": 0.9, "marker": "D", **HOLLOW}),
+        (of(found.valleys, False), "refused", {"ls": ":", "lw": 0.9, "marker": "o", **HOLLOW}),
+    ]
+    kinds = [Line2D([], [], color=INK, label=label, **look) for is_there, label, look in looks if is_there]
     if count <= LISTED:
         figure.legend(*axis.get_legend_handles_labels(), title="FLOPs", loc="outside right upper", title_fontsize=8)
     else:

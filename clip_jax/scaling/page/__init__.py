@@ -78,8 +78,8 @@ def _top(found: Analysis, law: dict[str, Any]) -> Iterator[str]:
         f'<div class="target"><label for="target">Target compute</label><input type="range" id="target" '
         f'min="{low:.2f}" max="{high:.2f}" step="0.01"><output id="flops" for="target"></output></div>'
         '<p id="reading" role="status"></p><p id="fitted"></p><p id="said" class="warn"></p>'
-        '<p class="note">Drag the dark handle, or use the slider, to read the forecast. Dark band: the law; light band: '
-        "a new run; both 95 %, profile likelihood, interpolated between eight places.</p>"
+        '<p class="note">Drag the dark handle, or use the slider, to read the forecast. Dark band: the law; light '
+        "band: a new run; both 95 %, profile likelihood, interpolated between eight places.</p>"
     )
 
 
@@ -102,7 +102,7 @@ def _evidence(law: dict[str, Any]) -> Iterator[str]:
     ]  # fmt: skip
     if forms:
         yield "<h2>Forms</h2>" + table(forms, FORM_COLUMNS)
-        yield '<p class="note">low, high: 95 % profile interval of the exponent; a dash: not bounded by the data, or held.</p>'
+        yield '<p class="note">low, high: 95 % interval of the exponent; a dash: held, or not bounded by the data.</p>'
     if law["forecast_check"]:
         yield "<h2>Forecast check: the largest budget, from the others</h2>"
         yield table(law["forecast_check"], CHECK_COLUMNS)
@@ -143,10 +143,13 @@ def _pictures(folder: Path, law: dict[str, Any]) -> Iterator[str]:
 
 def _rest(found: Analysis, law: dict[str, Any], checklist: dict[str, Any] | None) -> Iterator[str]:
     columns = tuple(c for c in (*TIP, found.metric) if c in found.rows.columns)
-    yield "<h2>Runs</h2>" + table(found.rows.to_dict("records"), columns, sortable=True)
+    yield "<h2>Runs</h2>" + table(
+        [{str(k): v for k, v in r.items()} for r in found.rows.to_dict("records")], columns, sortable=True
+    )
     if law["left_out"]:
         yield "<h2>Runs left out of the fit</h2>" + table(law["left_out"], ("run_id", "reason"))
     if checklist is not None:
         yield f"<details><summary>Checklist of the fit</summary><pre>{html.escape(as_text(checklist))}</pre></details>"
     versions = ", ".join(f"{k} {v}" for k, v in law["versions"].items())
-    yield f'<p class="note">Rows fitted, SHA-256: <code>{law["rows_sha256"]}</code>; {html.escape(versions)}.</p></main>'
+    yield f'<p class="note">Rows fitted, SHA-256: <code>{law["rows_sha256"]}</code>; {html.escape(versions)}.</p>'
+    yield "</main>"
