@@ -110,7 +110,7 @@ def analyse(
     candidates = by_size(candidates, metric)
     noise = _noise(rows, metric, reported)
     floor = noise["seed_sd"] if noise["seed_degrees"] else 0.0
-    frontiers = {}
+    frontiers: dict[str, Frontier] = {}
     for rule in rules_for(planned)[: None if full else 1]:
         first = not frontiers
         points = reported if first else select(rule, candidates)

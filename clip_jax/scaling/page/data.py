@@ -47,15 +47,17 @@ def embedded(found: Analysis) -> dict[str, Any]:
     runs = [
         {
             "id": str(r["run_id"]), "x": float(r["flops"]), "y": float(r[found.metric]),
-            "colour": colours[r["run_id"]], "tip": "\n".join(f"{c}: {text_of(r[c])}" for c in tips),
+            "colour": colours[str(r["run_id"])], "tip": "\n".join(f"{c}: {text_of(r[c])}" for c in tips),
         }
         for r in rows.to_dict("records")
     ]  # fmt: skip
     lines = []
     if found.curves is not None:
         for run_id, part in found.curves.sort_values("flops").groupby("run_id"):
-            if run_id in colours:
-                lines.append({"colour": colours[run_id], "points": part[["flops", "error"]].to_numpy(float).tolist()})
+            if str(run_id) in colours:
+                lines.append(
+                    {"colour": colours[str(run_id)], "points": part[["flops", "error"]].to_numpy(float).tolist()}
+                )
     return plain_json(
         {
             "metric": label_of(found.metric), "grid": grid.tolist(), "law": found.winner or LAWS[0].key,
@@ -69,4 +71,4 @@ def _colours(rows: pd.DataFrame) -> dict[str, str]:
     from matplotlib.colors import to_hex
 
     colours, norm = colour_scale(rows["params"])
-    return {run: to_hex(colours(norm(n))) for run, n in zip(rows["run_id"], rows["params"], strict=True)}
+    return {str(run): to_hex(colours(norm(n))) for run, n in zip(rows["run_id"], rows["params"], strict=True)}
