@@ -46,7 +46,7 @@ def error_vs_flops(found: Analysis) -> Any:
         axis.plot(
             grid, y, ls="-" if best else LAW_DASHES[key], color=LAW_COLOURS[key], lw=1.9 if best else 1.0,
             zorder=5 if best else 2,
-            label=fitted.fit.law.name + (" (extrapolates best)" if best and found.law["extrapolation"] else ""),
+            label=fitted.fit.law.name + _remark(found, y, grid, best),
         )  # fmt: skip
         if best:
             band = fitted.bands(grid)
@@ -65,6 +65,14 @@ def error_vs_flops(found: Analysis) -> Any:
     axis.legend(loc="lower left", labelspacing=0.35)
     size_bar(figure, axis, rows["params"])
     return figure
+
+
+def _remark(found: Analysis, y: np.ndarray, grid: np.ndarray, best: bool) -> str:
+    """That a law is the best one, or lies on it and so cannot be seen."""
+    if best:
+        return " (extrapolates best)" if found.law["extrapolation"] else ""
+    same = found.best is not None and np.allclose(y, found.best.fit.predict(grid), rtol=1e-3)
+    return " (the same curve)" if same else ""
 
 
 def _rule(found: Analysis) -> str:
