@@ -27,11 +27,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
     if not path.is_file():
         raise UserError(f"{path}: no such table")
     try:
-        df = (
-            pd.read_parquet(path)
-            if path.suffix == ".parquet"
-            else pd.read_csv(path, dtype={"run_id": str}, float_precision="round_trip")
-        )
+        df = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype={"run_id": str})
     except (ValueError, OSError) as error:
         raise UserError(f"{path}: not a readable table ({str(error).splitlines()[0]})") from None
     if df.empty:
