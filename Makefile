@@ -6,15 +6,30 @@ SEED   ?= 0
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: quickstart test test-slow lint clean
+.PHONY: quickstart test test-slow test-browser lint clean
 quickstart: $(READY)
 	$(BIN)/clip-jax sweep run --config=sweeps/quickstart.py --dir=$(OUT) --base.seed=$(SEED)
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist=loadfile -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist=loadfile -m "not slow and not browser"
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+# clicks through a report in Debian's Chromium; installed only as root where apt is, else what is there is used
+test-browser: $(READY)
+	@here() { command -v chromium && command -v chromedriver; } >/dev/null; \
+	root() { test "$$(id -u)" = 0 && command -v apt-get; } >/dev/null; \
+	if ! here && root; then \
+	  apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium chromium-driver >/dev/null; \
+	fi; \
+	if ! here; then \
+	  echo "test-browser: skipped: chromium and chromedriver are not here, and only root with apt can install them"; \
+	  exit 0; \
+	fi; \
+	$(BIN)/python -c "import selenium" 2>/dev/null || $(BIN)/python -m pip install --quiet \
+	  --disable-pip-version-check -e ".[browser]" -c requirements/constraints.txt || exit 1; \
+	$(BIN)/python -m pytest -m browser tests/scaling/page
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -155,6 +155,18 @@ def compare_laws(
             }
         )  # fmt: skip
     ranking.sort(key=lambda r: np.inf if r["score"] is None else r["score"])
+    warnings = disagreements(ranking)
+    if ranking[0]["score"] is None:
+        warnings.append("too few rows to compare laws by held-out extrapolation")
+    return {"ranking": ranking, "best": ranking[0]["form"], "warnings": warnings}
+
+
+def disagreements(ranking: Sequence[dict[str, Any]]) -> list[str]:
+    """A sentence for each law that scores as well as the first of ``ranking`` but says something else at the target.
+
+    Args:
+      ranking: {form, score (None: unknown), predicted, low, high}, the best first.
+    """
     best, warnings = ranking[0], []
     for other in ranking[1:]:
         if best["score"] is None or other["score"] is None:
@@ -167,9 +179,7 @@ def compare_laws(
                 f"{best['form']} and {other['form']} forecast held-out runs equally well ({best['score']:.4f}, "
                 f"{other['score']:.4f}) but disagree at the target: {best['predicted']:.4f}, {other['predicted']:.4f}"
             )
-    if best["score"] is None:
-        warnings.append("too few rows to compare laws by held-out extrapolation")
-    return {"ranking": ranking, "best": best["form"], "warnings": warnings}
+    return warnings
 
 
 def exponent_of(ensemble: Ensemble) -> dict[str, float | str]:

@@ -120,16 +120,20 @@ def prediction_interval(
         lambda values: statistic(fit, objective(back(values)), floor), float(forward(value)), error,
         (-np.inf, np.inf), threshold(fit, level), level,
     )  # fmt: skip
-    low, high = found.low, found.high
-    if new_run:
-        from scipy.stats import t
+    found = replace(found, value=value, low=float(back(found.low)), high=float(back(found.high)))
+    return with_scatter(fit, found, floor) if new_run else found
 
-        spread = max(fit.residual_sd, floor) * float(t.ppf((1 + level) / 2, fit.degrees))
-        low, high = (
-            found.value - np.hypot(found.value - low, spread),
-            found.value + np.hypot(high - found.value, spread),
-        )
-    return replace(found, value=value, low=float(back(low)), high=float(back(high)))
+
+def with_scatter(fit: Fit, curve: Interval, floor: float = 0.0) -> Interval:
+    """Where a run will land, from the interval of the curve there: the scatter of one run added in quadrature."""
+    from scipy.stats import t
+
+    forward, back = (np.log, np.exp) if fit.loss.space == "log" else (np.asarray, np.asarray)
+    spread = max(fit.residual_sd, floor) * float(t.ppf((1 + curve.level) / 2, fit.degrees))
+    with np.errstate(divide="ignore"):
+        value, low, high = (forward(v) for v in (curve.value, curve.low, curve.high))
+    low, high = value - np.hypot(value - low, spread), value + np.hypot(high - value, spread)
+    return replace(curve, low=float(back(low)), high=float(back(high)))
 
 
 def flat_sides(fit: Fit) -> tuple[str, ...]:

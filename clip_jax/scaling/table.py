@@ -83,8 +83,9 @@ def _numbers(df: pd.DataFrame, column: str, name: str) -> pd.Series:
     return numbers
 
 
-def fit_rows(df: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, list[dict[str, str]]]:
-    """(rows that may enter a fit, the others with the reason). Only finished, fully decayed runs enter."""
+def fit_rows(df: pd.DataFrame, metric: str, chance: float | None = None) -> tuple[pd.DataFrame, list[dict[str, str]]]:
+    """(rows that may enter a fit, the others with the reason). Only finished, fully decayed runs enter, and only those
+    that are no worse than guessing where the error of guessing, ``chance``, is known."""
     left_out = []
     keep = []
     for row in df.to_dict("records"):
@@ -96,6 +97,8 @@ def fit_rows(df: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, list[dict[str
             reason = "a check of the learning rate"
         elif not 0 < value < math.inf:  # NaN too
             reason = f"{metric}={value} has no finite logarithm"
+        elif chance is not None and value > chance:
+            reason = f"{metric}={value:.4g} is above that of guessing, {chance:g}"
         keep.append(reason is None)
         if reason:
             left_out.append({"run_id": str(row["run_id"]), "reason": reason})

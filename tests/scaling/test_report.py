@@ -8,7 +8,11 @@ import pytest
 from PIL import Image
 
 from clip_jax.config import UserError
+from clip_jax.scaling import analysis, forecast
+from clip_jax.scaling.page.data import embedded
+from clip_jax.scaling.provenance import rows_hash
 from clip_jax.scaling.report import fit_table, text_summary, write_report
+from clip_jax.scaling.table import fit_rows, prepare
 
 
 def learning(df):
@@ -29,7 +33,7 @@ EVIDENCE = pd.DataFrame(
 @pytest.fixture(scope="module")
 def report(runs, curves, tmp_path_factory):
     tmp_path = tmp_path_factory.mktemp("report")
-    df = runs(curves["power law"])
+    df = runs(curves["power law"], budgets=6)
     df.loc[0, "final"] = False
     df.loc[1, "run_id"] = "<script>alert(1)</script>"
     law = write_report(df, tmp_path / "report", curves=learning(df), lr_evidence=EVIDENCE, title="A & B")
@@ -38,15 +42,10 @@ def report(runs, curves, tmp_path_factory):
 
 def test_all_files_are_there_and_readable(report):
     _, law, out = report
-    names = {
-        "law.json",
-        "report.html",
-        "error_vs_flops.png",
-        "learning_curves.png",
-        "isoflop.png",
-        "residuals.png",
-    }
-    assert {p.name for p in out.iterdir()} == names
+    names = {"law.json", "report.html", "checklist.json", "checklist.txt"}
+    drawn = {f"{name}.png" for name, reason in law["figures"].items() if reason is None}
+    assert len(drawn) == len(law["figures"]) == 7
+    assert {p.name for p in out.iterdir()} == names | drawn
     for path in out.glob("*.png"):
         with Image.open(path) as image:
             assert min(image.size) > 400
@@ -71,12 +70,16 @@ def test_the_law_is_the_planted_one_and_carries_its_evidence(report):
 def test_the_page_stands_alone_and_escapes(report):
     html = (report[2] / "report.html").read_text()
     assert "<script>alert" not in html
-    assert "http" not in html.replace("http://www.w3.org/2000/svg", "")
+    assert "http:" not in html.replace("http://www.w3.org/2000/svg", "")
+    assert "https:" not in html
+    assert "eval(" not in html
     assert "A &amp; B" in html
     start = html.index('id="data">') + 10
     data = json.loads(html[start : html.index("</script>", start)])
     assert len(data["runs"]) == len(report[0]) - 1
-    assert len(data["forms"]) == 3
+    assert [len(rule["fits"]) for rule in data["rules"]] == [3, 3, 3, 3]
+    assert "default-src 'none'" in html
+    assert report[1]["rows_sha256"] in html
 
 
 def test_the_summary_is_short_and_complete(report):
@@ -95,10 +98,14 @@ def test_the_summary_is_short_and_complete(report):
 
 
 def test_two_budgets_give_no_law(runs, curves, tmp_path):
-    law = write_report(runs(curves["power law"], budgets=2), tmp_path)
+    law = write_report(runs(curves["power law"], budgets=2, sizes=1, seeds=1), tmp_path)
     assert law["fits"] == []
     assert law["why"].startswith("no law: 2 budgets")
     assert "no law" in text_summary(law)
+    assert law["figures"]["residuals"].startswith("no law: 2 budgets")
+    html = (tmp_path / "report.html").read_text()
+    assert "2 points, power law needs 3" in html
+    assert not (tmp_path / "checklist.json").exists()
 
 
 def test_no_finished_run_is_an_error(runs, curves, tmp_path):
@@ -132,14 +139,11 @@ def test_without_budgets_only_unbeaten_runs_are_the_frontier(runs, curves, tmp_p
     assert "no cheaper run beats" in text_summary(law)
 
 
-def test_points_that_cannot_be_drawn_do_not_stop_a_report(runs, curves, tmp_path):
-    df = runs(curves["power law"], seeds=1)
+def test_points_that_cannot_be_drawn_do_not_stop_a_report(runs, curves):
+    df = runs(curves["power law"], budgets=3, sizes=2, seeds=1)
     points = learning(df)
     points.loc[0, "error"], points.loc[1, "error"], points.loc[2, "flops"] = np.nan, 0.0, np.inf
-    write_report(df, tmp_path, curves=points)
-    html = (tmp_path / "report.html").read_text()
-    assert ">nan<" not in html.lower()
-    data = json.loads(html.split('id="data">')[1].split("</script>")[0])
+    data = embedded(analysis.analyse(df, curves=points, full=False))
     drawn = [point for curve in data["curves"] for point in curve["points"]]
     assert len(drawn) == len(points) - 3
     assert all(np.isfinite(drawn).ravel())
@@ -159,8 +163,67 @@ def test_the_seeds_of_the_held_out_budget_do_not_shape_its_forecast(runs, curves
 
 
 def test_many_budgets_and_wide_bands_keep_the_summary_short(runs, curves, tmp_path):
-    runs(curves["power law"], budgets=40, sizes=1, seeds=1, noise=0.3).to_csv(tmp_path / "t.csv", index=False)
+    runs(curves["power law"], budgets=13, sizes=1, seeds=1, noise=0.3).to_csv(tmp_path / "t.csv", index=False)
     lines = text_summary(fit_table(tmp_path / "t.csv")).splitlines()
     assert len(lines) < 36
     assert max(map(len, lines[1:])) <= 100  # the first line holds a path
-    assert any("30 more" in line for line in lines)
+    assert any("3 more" in line for line in lines)
+
+
+def test_law_json_says_how_each_fit_went_and_of_which_rows(report):
+    df, law, _ = report
+    assert law["rows_sha256"] == rows_hash(fit_rows(prepare(df, "error_mean"), "error_mean")[0])
+    assert law["versions"]["numpy"] == np.__version__
+    for fit in law["fits"]:
+        assert fit["values"].keys() >= fit["intervals"].keys()
+        assert 0 < fit["share_of_starts"] <= 1
+        assert fit["condition"] > 0
+        assert isinstance(fit["identified"], bool)
+        assert fit["loss"] == ["huber", "log", 0.02]
+    assert law["frontiers"].keys() == {"budget", "pareto", "binned", "hull"}
+    assert law["frontiers"]["budget"]["fits"] == law["fits"]
+    assert len(law["influence"]) == len(law["frontier"])
+    assert law["surface"]["status"]
+
+
+def test_laws_that_tie_and_disagree_are_warned_of(runs, monkeypatch, tmp_path):
+    df = runs(lambda c: 0.2 + 0.5 * (c / 1e10) ** -0.35, sizes=1, seeds=1, noise=0.0)
+    monkeypatch.setattr(forecast, "EQUAL_SCORES", 1e9)
+    monkeypatch.setattr(analysis, "TARGET", 1e4)
+    df.to_csv(tmp_path / "t.csv", index=False)
+    law = fit_table(tmp_path / "t.csv")
+    assert any("disagree at the target" in w for w in law["warnings"])
+    assert "disagree at the" in text_summary(law)
+
+
+def test_errors_above_guessing_are_left_out_by_name(runs, curves):
+    df = runs(curves["power law"], budgets=4, sizes=3, seeds=1)
+    df.loc[0, "error_mean"] = 0.95
+    law = analysis.analyse(df, chance=0.9, full=False).law
+    assert law["left_out"] == [{"run_id": "r0", "reason": "error_mean=0.95 is above that of guessing, 0.9"}]
+
+
+@pytest.mark.parametrize("value", [0.0, -0.1, np.nan])
+def test_errors_without_a_logarithm_are_left_out_by_name(runs, curves, value):
+    df = runs(curves["power law"], budgets=4, sizes=3, seeds=1)
+    df.loc[0, "error_mean"] = value
+    (gone,) = analysis.analyse(df, full=False).law["left_out"]
+    assert gone["run_id"] == "r0"
+    assert "no finite logarithm" in gone["reason"]
+
+
+def test_constant_sizes_and_copies_are_said(runs, curves, tmp_path):
+    df = runs(curves["power law"], budgets=5, sizes=1, seeds=1, noise=0.0).drop(columns="budget").assign(params=7e4)
+    law = write_report(df, tmp_path)
+    assert law["surface"]["status"] == "left out: 1 sizes, at least 3 are needed"
+    assert law["figures"]["contour"] == "1 sizes, at least 3 are needed"
+    assert "1 sizes, at least 3 are needed" in (tmp_path / "report.html").read_text()
+    with pytest.raises(UserError, match="stands twice"):
+        analysis.analyse(pd.concat([df, df.head(1)]))
+
+
+def test_two_units_in_one_column_are_refused(runs, curves):
+    df = runs(curves["power law"], budgets=5, sizes=1, seeds=1)
+    df["flops"] *= np.where(df.index < 3, 1e-9, 1.0)
+    with pytest.raises(UserError, match="two units in one column"):
+        analysis.analyse(df, full=False)

@@ -1,0 +1,191 @@
+"""A law on a frontier with what a report says of it: honest intervals, forecasts with bands, influence of each point.
+
+Intervals are profile likelihoods, which cover where a bootstrap of a handful of points does not. Where the frontier was
+picked from many runs of no planned budget, its points are extremes: then it is picked again in resamples of 70 % of the
+runs as well, and each end of an interval is the wider of the two (`benchmarks/RESULTS_scaling.md` has both coverages).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clip_jax.config import UserError
+from clip_jax.scaling.diagnostics import influence, residual_checks
+from clip_jax.scaling.fit import Fit, fit_law
+from clip_jax.scaling.frontier import binned, hull, octaves, pareto
+from clip_jax.scaling.laws import Law
+from clip_jax.scaling.laws.base import Array
+from clip_jax.scaling.profile import Interval, parameter_interval, prediction_interval, with_scatter
+from clip_jax.scaling.uncertainty import TAILS, Ensemble, bootstrap_frontier
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LEAST_POINTS = 3
+RESELECT_FROM = 20  # candidates; fewer leave too many resamples without a frontier
+RESELECT_SHARE = 0.7
+REPLICAS = 300
+BUDGET, PARETO, BINNED, HULL = "budget", "pareto", "binned", "hull"
+RULES = {
+    BUDGET: "best size of each budget",
+    PARETO: "runs that no cheaper run beats",
+    BINNED: "best of each doubling of FLOPs",
+    HULL: "lower convex hull in log-log",
+}
+SELECT: dict[str, Callable[[Array, Array], Array]] = {
+    PARETO: pareto,
+    BINNED: lambda x, y: binned(x, y, octaves(x, x.min())),
+    HULL: hull,
+}
+REACH = (0.5, 1.0, 3.0, 10.0, 30.0, 100.0)  # times the smallest and the largest FLOPs: where bands are computed
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """floor: a scatter of ln(error) that seeds show, the least that intervals assume."""
+
+    fit: Fit
+    floor: float = 0.0
+    reselected: Ensemble | None = None
+
+    @property
+    def key(self) -> str:
+        """Of the law."""
+        return self.fit.law.key
+
+    @cached_property
+    def intervals(self) -> dict[str, Interval]:
+        """95 %, of every free parameter, in the table's units."""
+        free = [n for n, is_free in zip(self.fit.law.names, self.fit.free_mask, strict=True) if is_free]
+        return {n: self._wider(parameter_interval(self.fit, n, floor=self.floor), n) for n in free}
+
+    def _wider(self, found: Interval, name: str) -> Interval:
+        return found if self.reselected is None else _union(found, *self.reselected.interval(name))
+
+    def curve_at(self, flops: float) -> Interval:
+        """Where the law itself lies at a compute, 95 %."""
+        found = prediction_interval(self.fit, float(flops), floor=self.floor)
+        if self.reselected is None:
+            return found
+        return _union(found, *np.quantile(self.reselected.curves(np.array([float(flops)]))[:, 0], TAILS))
+
+    def run_at(self, curve: Interval) -> Interval:
+        """Where a new run will land, from `curve_at`."""
+        return with_scatter(self.fit, curve, self.floor)
+
+    @cached_property
+    def _knots(self) -> tuple[Array, list[Interval]]:
+        c = self.fit.data.columns["flops"]
+        low, high = float(c.min()), float(c.max())
+        places = np.unique([0.5 * low, low, np.sqrt(low * high), *(high * r for r in REACH[1:])])
+        return places, [self.curve_at(p) for p in places]
+
+    def bands(self, grid: Array) -> dict[str, Array]:
+        """{y, low, high, run_low, run_high} over a grid of FLOPs [n]: bands of the law and of a new run.
+
+        Between the places where it was profiled the width of the band (in ln y) is interpolated; NaN where the data
+        do not bound it.
+        """
+        places, curve = self._knots
+        y, at = self.fit.predict(grid), np.log(grid)
+        out = {"y": y}
+        for prefix, known in (("", curve), ("run_", [self.run_at(i) for i in curve])):
+            for end in ("low", "high"):
+                ends = np.array([getattr(i, end) for i in known])
+                ends[[getattr(i, f"open_{end}") for i in known]] = np.nan
+                off = np.log(np.maximum(ends, 1e-300) / [i.value for i in known])
+                out[prefix + end] = y * np.exp(np.interp(at, np.log(places), off))
+        return out
+
+    def leave_one_out(self) -> list[dict[str, Any]]:
+        """What leaving each point out does: {flops, parameter, shift (standard errors), exponent}, by rising FLOPs."""
+        c, name = self.fit.data.columns["flops"], self.fit.law.exponent_name
+        found = sorted(influence(self.fit), key=lambda r: r.row)
+        return [
+            {"flops": float(c[r.row]), "parameter": r.parameter, "with": r.value, "without": r.without,
+             "shift": -r.shift, "exponent": r.all[name]}
+            for r in found
+        ]  # fmt: skip
+
+    def warnings(self) -> list[str]:
+        """What a reader must know of this fit, in words."""
+        said = [f"not identified: the profile of {f.split()[0]} is flat {f.split()[1]}" for f in self.fit.flat]
+        return [*self.fit.notes, *said, *residual_checks(self.fit)["warnings"]]
+
+    def as_data(self) -> dict[str, Any]:
+        """Everything about the fit, in full precision."""
+        fit, name = self.fit, self.fit.law.exponent_name
+        names = zip(fit.law.names, fit.free_mask, strict=True)
+        return {
+            "form": fit.law.name, "law": fit.law.key, "formula": fit.law.formula, "latex": fit.law.latex,
+            "values": fit.values, "fixed": [n for n, free in names if not free],
+            "intervals": {n: interval_data(i) for n, i in self.intervals.items()},
+            "exponent": {"name": name, "value": fit.values[name], **interval_data(self.intervals.get(name))},
+            "interval_kind": "profile likelihood"
+            + (", or the frontier selected again where that is wider" if self.reselected else ""),
+            "status": fit.status, "screened": fit.screened, "starts": fit.starts, "agree": fit.agree,
+            "share_of_starts": fit.agree / fit.starts, "objective": fit.objective,
+            "loss": [fit.loss.kind, fit.loss.space, fit.loss.delta], "condition": fit.condition,
+            "identified": fit.identified, "flat": list(fit.flat), "points": fit.points,
+            "residual_sd": fit.residual_sd, "seed_floor": self.floor, "notes": list(fit.notes),
+            "warnings": self.warnings(),
+        }  # fmt: skip
+
+    def forecast(self, flops: float) -> dict[str, Any]:
+        """{form, flops, predicted, low, high (of a new run), curve_low, curve_high}; an open end is infinite."""
+        curve = self.curve_at(flops)
+        run = self.run_at(curve)
+        return {
+            "form": self.fit.law.name, "flops": float(flops), "predicted": curve.value,
+            "low": run.low, "high": run.high, "curve_low": curve.low, "curve_high": curve.high,
+        }  # fmt: skip
+
+
+def _union(found: Interval, low: float, high: float) -> Interval:
+    return replace(found, low=min(found.low, float(low)), high=max(found.high, float(high)))
+
+
+def interval_data(found: Interval | None) -> dict[str, Any]:
+    """{low, high, open: sides that the data do not bound}; nothing of a fixed parameter."""
+    if found is None:
+        return {"low": None, "high": None, "open": []}
+    sides = [s for s, is_open in (("below", found.open_low), ("above", found.open_high)) if is_open]
+    return {"low": found.low, "high": found.high, "open": sides}
+
+
+def fit_frontier(
+    law: Law, points: pd.DataFrame, candidates: pd.DataFrame, *, rule: str, floor: float, planned: bool
+) -> Fitted:
+    """Fit a law to the points (flops, error) that a rule picked from candidates of the same columns.
+
+    Raises UserError: fewer points than the law has parameters, and as `fit_law`.
+    """
+    least = max(LEAST_POINTS, len(law.parameters))
+    if len(points) < least:
+        raise UserError(f"{len(points)} points, {law.name} needs {least}")
+    fit = fit_law(law, points["flops"].to_numpy(float), points["error"].to_numpy(float))
+    again = None
+    if not planned and len(candidates) >= RESELECT_FROM:
+        held = {n: fit.values[n] for n, free in zip(law.names, fit.free_mask, strict=True) if not free}
+        x, y = (candidates[c].to_numpy(float) for c in ("flops", "error"))
+        again = bootstrap_frontier(
+            law, x, y, SELECT[rule], replicas=REPLICAS, share=RESELECT_SHARE, fixed=held, profile=False
+        )
+        again = again if len(again.replicas) > REPLICAS / 2 else None
+    return Fitted(fit, floor, again)
+
+
+def select(rule: str, candidates: pd.DataFrame) -> pd.DataFrame:
+    """The frontier of candidates (flops, error) by a rule other than ``budget``, by rising FLOPs."""
+    x, y = (candidates[c].to_numpy(float) for c in ("flops", "error"))
+    return candidates.iloc[SELECT[rule](x, y)].sort_values("flops").reset_index(drop=True)
+
+
+def rules_for(planned: bool) -> Sequence[str]:
+    """Rules that apply; the first is the one that is reported."""
+    return tuple(RULES) if planned else tuple(r for r in RULES if r != BUDGET)

@@ -1,0 +1,56 @@
+"""Figures that a paper could print, one function each: an `Analysis` in, a matplotlib Figure out, or `NotDrawn`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from clip_jax.scaling.analysis import Analysis
+from clip_jax.scaling.figures.curves import error_vs_flops, learning_curves
+from clip_jax.scaling.figures.style import HOUSE, NotDrawn
+from clip_jax.scaling.figures.surface import contour
+from clip_jax.scaling.figures.trust import cloud, residuals
+from clip_jax.scaling.figures.valleys import allocation, isoflop
+
+# file name -> (its title, what draws it), in the order of a report
+FIGURES: dict[str, tuple[str, Callable[[Analysis], Any]]] = {
+    "error_vs_flops": ("Error against compute", error_vs_flops),
+    "learning_curves": ("Learning curves", learning_curves),
+    "isoflop": ("IsoFLOP valleys", isoflop),
+    "allocation": ("Allocation of compute", allocation),
+    "contour": ("Error over size and samples", contour),
+    "residuals": ("Residuals and influence", residuals),
+    "cloud": ("Bootstrap cloud", cloud),
+}
+
+__all__ = ["FIGURES", "NotDrawn", "draw", "draw_all"]
+
+
+def draw(name: str, found: Analysis) -> Any:
+    """One figure in the house style. Raises NotDrawn with the reason when the table cannot give it."""
+    from matplotlib import rc_context
+
+    with rc_context(HOUSE):  # type: ignore[arg-type]
+        figure = FIGURES[name][1](found)
+        figure.draw_without_rendering()
+        return figure
+
+
+def draw_all(found: Analysis, out_dir: Path) -> dict[str, str | None]:
+    """Write NAME.png for each; returns name -> None, or why it was left out (an older file of that name is removed)."""
+    from matplotlib import rc_context
+
+    reasons: dict[str, str | None] = {}
+    for name in FIGURES:
+        path = out_dir / f"{name}.png"
+        try:
+            figure = draw(name, found)
+        except NotDrawn as reason:
+            reasons[name] = str(reason)
+            path.unlink(missing_ok=True)
+            continue
+        with rc_context(HOUSE):  # type: ignore[arg-type]
+            figure.savefig(path)
+        reasons[name] = None
+    return reasons

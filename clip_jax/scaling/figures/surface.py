@@ -1,0 +1,59 @@
+"""The contour of error over size and samples, with the runs on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from clip_jax.scaling.analysis import Analysis
+from clip_jax.scaling.figures.style import INK, ORANGE, SOFT, NotDrawn, label_of, new_figure, nice_ticks, size_ticks
+
+
+def contour(found: Analysis) -> Any:
+    """L(N, D) as fitted to all runs, lines of equal FLOPs, the runs, and the path of least error."""
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LogNorm
+    from matplotlib.ticker import NullFormatter
+
+    surface = found.surface
+    if isinstance(surface, str):
+        raise NotDrawn(surface)
+    columns, measured = surface.fit.data.columns, surface.fit.data.y
+    n, d = columns["params"], columns["samples_seen"]
+    grid_n, grid_d = (np.geomspace(v.min() / 2, v.max() * 2, 120) for v in (n, d))
+    z = surface.fit.predict({"params": grid_n[:, None], "samples_seen": grid_d[None]})
+    ends = float(min(measured.min(), z.min())), float(max(measured.max(), z.max()))
+    colours, norm = colormaps["YlGnBu"], LogNorm(*ends)
+    figure, (axis,) = new_figure(5.6, 4.0)
+    axis.grid(False)
+    levels = np.geomspace(z.min(), z.max(), 13)
+    axis.contourf(grid_d, grid_n, z, levels=levels, cmap=colours, norm=norm, alpha=0.75)
+    lines = axis.contour(grid_d, grid_n, z, levels=nice_ticks(z.min(), z.max()), colors=INK, linewidths=0.5)
+    axis.clabel(lines, fmt=lambda v: f"{v:.3g}", fontsize=6.5)
+    flops = surface.cost * n**surface.power * d
+    for budget in np.geomspace(flops.min(), flops.max(), 5):
+        axis.plot(budget / (surface.cost * grid_n**surface.power), grid_n, ":", color=SOFT, lw=0.8)
+    axis.plot([], [], ":", color=SOFT, lw=0.8, label="equal FLOPs")
+    axis.scatter(
+        d, n, c=measured, cmap=colours, norm=norm, s=20, ec=INK, lw=0.6, zorder=4, label="runs (measured error)"
+    )
+    best_n, best_d, _ = surface.path(np.geomspace(flops.min() / 100, flops.max() * 100, 200))
+    axis.plot(best_d, best_n, color=ORANGE, lw=1.8, zorder=3, label="compute-optimal path")
+    text = f"{surface.fit.points} runs; {surface.fit.status}" + ("" if surface.fit.identified else "; not identified")
+    axis.set(
+        xscale="log", yscale="log", xlabel="samples seen", ylabel="parameters",
+        xlim=(grid_d[0], grid_d[-1]), ylim=(grid_n[0], grid_n[-1]),
+        title=f"$L = E + A/N^{{\\alpha}} + B/D^{{\\beta}}$  ({text})",
+    )  # fmt: skip
+    size_ticks(axis, "x")
+    size_ticks(axis, "y")
+    bar = figure.colorbar(ScalarMappable(norm, colours), ax=axis, label=label_of(found.metric), pad=0.02, aspect=28)
+    bar.outline.set_linewidth(0.4)
+    bar.ax.minorticks_off()
+    bar.ax.yaxis.set_minor_formatter(NullFormatter())
+    ticks = nice_ticks(*ends)
+    bar.set_ticks(ticks, labels=[f"{t:.3g}" for t in ticks])
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure

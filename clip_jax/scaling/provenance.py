@@ -1,0 +1,50 @@
+"""Which rows a law was fitted to, and with what."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PACKAGES = {"clip_jax": "clip-jax-scaling", "jax": "jax", "numpy": "numpy", "scipy": "scipy", "pandas": "pandas"}
+
+
+def rows_hash(rows: pd.DataFrame) -> str:
+    """SHA-256 of a table, whatever the order of its rows and columns.
+
+    Columns are sorted by name, each row becomes ``name=value`` pairs joined by tabs (numbers as the shortest text that
+    reads back as the same float64, so 1 and 1.0 are one number; what is missing as nothing), rows are sorted as text
+    and joined by newlines, in UTF-8.
+    """
+    columns = sorted(map(str, rows.columns))
+    lines = sorted(
+        "\t".join(f"{c}={_text(v)}" for c, v in zip(columns, row, strict=True))
+        for row in rows[columns].itertuples(index=False, name=None)
+    )
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _text(value: object) -> str:
+    import pandas as pd
+
+    if value is None or value is pd.NA or value != value:
+        return ""
+    try:
+        return repr(float(value))  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return str(value)
+
+
+def versions() -> dict[str, str]:
+    """Of this package and of those that compute."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name, distribution in PACKAGES.items():
+        try:
+            found[name] = version(distribution)
+        except PackageNotFoundError:
+            found[name] = "not installed as a distribution"
+    return found

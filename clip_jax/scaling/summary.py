@@ -1,0 +1,87 @@
+"""A law in a few lines for a terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+from clip_jax.scaling.evidence import BUDGET, RULES
+
+COLUMNS = 100  # of a terminal
+SHOWN = 10  # budgets
+
+
+def text_summary(law: dict[str, Any]) -> str:
+    """The law for a terminal of 100 columns."""
+    span = f"{law['flops_span']:.0f}× of FLOPs"
+    lines = [f"{law['title']}  ({law['metric']}; {law['runs']} runs over {span})", ""]
+    if law["frontier_rule"] != RULES[BUDGET]:
+        lines.insert(1, f"  no column 'budget': the frontier is the {law['frontier_rule']}")
+    lines.append("   budget      params     samples  seeds   error     sd  drop to next  beyond noise  bracketed")
+    hidden = max(len(law["frontier"]) - SHOWN, 0)
+    for i, r in enumerate(law["frontier"]):
+        if hidden and 3 <= i < 3 + hidden:
+            if i == 3:
+                lines.append(f"  … {hidden} more")
+            continue
+        sd = "-" if r["sd"] is None else f"{r['sd']:.4f}"
+        drop = "" if r["drop"] is None else f"{r['drop']:+.4f}"
+        falls = "" if r["drop"] is None else {True: "yes", False: "NO", None: "unknown"}[r["falls"]]
+        lines.append(
+            f"  {r['budget']:8.2e}  {r['params']:8,.0f}  {r['samples_seen']:10,.0f}  {r['seeds']:5d}  {r['error']:.4f} "
+            f"{sd:>7}  {drop:>12}  {falls:>12}  {'yes' if r['bracketed'] else 'no':>9}"
+        )
+    a = law["allocation"]
+    if a["status"] == "identified":
+        lines.append(
+            f"  optimal size ~ C^{a['params']:.2f} (se {a['params_se']:.2f}), samples ~ C^{a['samples']:.2f} "
+            f"(se {a['samples_se']:.2f})"
+        )
+    else:
+        lines.append(f"  exponents of optimal size and samples {a['status']}")
+    lines += [
+        "",
+        "  form                   law                               exponent  95 % interval     extrapolation",
+    ]
+    scores = {s["form"]: s["mean_abs_log_error"] for s in law["extrapolation"]}
+    for f in law["fits"]:
+        e = f["exponent"]
+        values = ", ".join(f"{k}={v:.3g}" for k, v in f["values"].items() if k != e["name"])
+        score = f"{scores[f['form']]:.4f}" if f["form"] in scores else "-"
+        mark = " *" if f["form"] == law["winner"] else ""
+        interval = _span(e["low"], e["high"])
+        lines.append(f"  {f['form']:21s}  {values:32s}  {e['name']}={e['value']:.4f}  {interval}  {score}{mark}")
+        if f["status"] != "converged" or f["notes"]:
+            lines.append(f"      {'; '.join([f['status'], *f['notes']])}")
+    lines.append(f"  {law['why']}")
+    if law["forecast_check"]:
+        first = law["forecast_check"][0]
+        lines += [
+            "",
+            f"  forecast check: fitted without {first['flops']:.2e} FLOPs, where {first['measured']:.4f} was measured;",
+            f"  the naive guess 'same as the last budget' is {first['naive']:.4f} (off by {first['naive_error']:+.4f})",
+        ]
+        for r in law["forecast_check"]:
+            verdict = r["verdict"].split(":")[0].replace("does not beat the naive guess", "does not beat it")
+            lines.append(
+                f"  {r['form']:21s}  {r['predicted']:.4f} [{r['low']:.4f}, {r['high']:.4f}] width {r['width']:.4f}  "
+                f"off by {r['error']:+.4f}: {verdict}"
+            )
+        if any(r["verdict"].startswith("no forecast") for r in law["forecast_check"]):
+            lines.append("  no forecast: the band is wider than the remaining error")
+    for r in law["next_budget"]:
+        if r["form"] == law["winner"]:
+            lines.append(f"  at {r['flops']:.1e} FLOPs it expects {r['predicted']:.4f} {_span(r['low'], r['high'])}")
+    lines += [f"  note: {w}" for w in law["warnings"] if "disagree at the target" in w or "alone moves" in w][:3]
+    edges = [r for r in law["lr_evidence"] if str(r.get("verdict", "")).startswith("edge")]
+    if law["lr_evidence"]:
+        budgets = len({r["budget"] for r in law["lr_evidence"]})
+        inside = budgets - len({r["budget"] for r in edges})
+        lines.append(f"  learning rate: {inside} of {budgets} budgets inside the rates tried")
+    wrapped = [textwrap.wrap(line, COLUMNS, subsequent_indent="      ") or [""] for line in lines[1:]]
+    return "\n".join([lines[0], *(part for parts in wrapped for part in parts)])
+
+
+def _span(low: float | None, high: float | None) -> str:
+    """An interval; an end that the data do not bound is ``none``."""
+    return "[" + ", ".join("none" if v is None else f"{v:.4f}" for v in (low, high)) + "]"

@@ -1,0 +1,89 @@
+"""Figures for tables that are hard to draw: a reason instead of an empty plot."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from clip_jax.scaling.analysis import analyse
+from clip_jax.scaling.figures import FIGURES, NotDrawn, draw, draw_all
+from clip_jax.scaling.figures.style import nice_ticks, short_number
+
+
+@pytest.fixture(scope="module")
+def rich(runs, curves):
+    """Six sizes at five budgets, with learning curves."""
+    df = runs(curves["power law"], budgets=5, sizes=6, seeds=1, noise=0.01)
+    learning = df[["run_id", "flops"]].assign(step=1, error=df["error_mean"] * 1.1, flops=df["flops"] / 2)
+    return analyse(df, curves=learning)
+
+
+def test_a_rich_table_gives_every_figure(rich, tmp_path):
+    assert draw_all(rich, tmp_path) == dict.fromkeys(FIGURES)
+    for name in FIGURES:
+        with Image.open(tmp_path / f"{name}.png") as image:
+            assert min(image.size) > 500
+            assert np.asarray(image.convert("L")).std() > 5
+
+
+def test_the_contour_holds_every_run_and_the_path(rich):
+    axis = draw("contour", rich).axes[0]
+    x, y = rich.rows["samples_seen"], rich.rows["params"]
+    assert axis.get_xlim()[0] < x.min() < x.max() < axis.get_xlim()[1]
+    assert axis.get_ylim()[0] < y.min() < y.max() < axis.get_ylim()[1]
+    path = next(line for line in axis.lines if line.get_label() == "compute-optimal path")
+    cost = path.get_xdata() * path.get_ydata() * 6  # of the simulated runs
+    best = np.interp(np.log(rich.frontier.points["flops"]), np.log(cost), np.log(path.get_ydata()))
+    assert np.abs(best - np.log(rich.frontier.points["params"])).max() < np.log(2.5)
+
+
+def test_a_refused_parabola_is_drawn_as_such(runs, curves):
+    df = runs(curves["power law"], budgets=4, sizes=5, seeds=1, noise=0.0)
+    first = df["budget"] == df["budget"].min()
+    df.loc[first, "error_mean"] = 0.7 - 0.02 * np.array([2, 1, 0, 1, 2])  # opens downward
+    found = analyse(df, full=False)
+    assert found.valleys[0]["status"].endswith("opens downward")
+    figure = draw("isoflop", found)
+    hollow = [line for line in figure.axes[0].lines if line.get_label() == f"{df['budget'].min():.2g}"]
+    assert hollow[0].get_markerfacecolor() == "white"
+    stars = [line for line in figure.axes[0].lines if line.get_marker() == "*"]
+    assert len(stars) == 3
+
+
+def test_a_table_without_budgets_says_why_it_has_no_valleys(runs, curves, tmp_path):
+    df = runs(curves["power law"], budgets=5, sizes=1, seeds=1).drop(columns="budget")
+    (tmp_path / "isoflop.png").write_text("of an earlier report")
+    reasons = draw_all(analyse(df), tmp_path)
+    assert reasons["isoflop"] == "the table has no column 'budget'"
+    assert "at least 8 are needed" in reasons["contour"]
+    assert reasons["learning_curves"].startswith("the table has no evaluations")
+    assert reasons["error_vs_flops"] is None
+    assert {p.stem for p in tmp_path.iterdir()} == {name for name, why in reasons.items() if why is None}
+
+
+def test_one_budget_is_drawn_without_a_law(runs, curves):
+    found = analyse(runs(curves["sigmoid in log C"], budgets=1))
+    assert draw("error_vs_flops", found).axes
+    for name in ("residuals", "cloud"):
+        with pytest.raises(NotDrawn, match="no law: 1 budgets|fewer than two"):
+            draw(name, found)
+
+
+def test_a_loss_above_one_is_inside_the_axes(runs):
+    df = runs(lambda c: 6.5 * (c / 1e10) ** -0.05, budgets=4, sizes=3, seeds=1)
+    low, high = draw("error_vs_flops", analyse(df, full=False)).axes[0].get_ylim()
+    assert low < df["error_mean"].min()
+    assert df["error_mean"].max() < high
+
+
+def test_curves_of_unknown_runs_are_no_figure(runs, curves):
+    df = runs(curves["power law"], budgets=3, sizes=1, seeds=1)
+    strange = pd.DataFrame({"run_id": ["?"], "step": [1], "flops": [1e10], "error": [0.5]})
+    with pytest.raises(NotDrawn):
+        draw("learning_curves", analyse(df, curves=strange, full=False))
+
+
+def test_ticks_and_numbers_read_well():
+    assert nice_ticks(0.28, 0.95) == pytest.approx([0.3, 0.4, 0.5, 0.7])
+    assert all(4 <= len(nice_ticks(low, high)) <= 12 for low, high in ((1, 1e4), (2.8, 3.9), (0.49, 0.52)))
+    assert [short_number(v) for v in (950, 12_500, 3e6, 1.2e9, 5e12)] == ["950", "12.5k", "3M", "1.2B", "5T"]

@@ -1,0 +1,200 @@
+"""The page as a reader uses it, in headless Chromium: `make test-browser`."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from clip_jax.scaling.laws import law_named
+from clip_jax.scaling.report import write_report
+
+pytestmark = pytest.mark.browser
+pytest.importorskip("selenium", reason="selenium is not installed (extra 'browser')")
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+if not (CHROMIUM and DRIVER):
+    pytest.skip("chromium and chromedriver are not installed", allow_module_level=True)
+
+from selenium import webdriver
+from selenium.webdriver import ActionChains, Keys
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import Select
+
+FLAGS = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def report(runs, curves, tmp_path_factory):
+    """(the law as written, the folder)"""
+    out = tmp_path_factory.mktemp("report")
+    df = runs(curves["saturating power law"], seeds=1, noise=0.04)
+    df.loc[0, "run_id"] = "<img src=x onerror=alert(1)>"
+    learning = df[["run_id", "flops"]].assign(step=1, error=df["error_mean"] * 1.2, flops=df["flops"] / 2)
+    write_report(df, out, curves=learning, title="A & B")
+    return json.loads((out / "law.json").read_text()), out
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}", "--window-size=1100,1000"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options, Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def page(report, browser):
+    """The page, freshly opened from its file; whatever a test did, nothing was complained of or asked of a network."""
+    browser.get("about:blank")
+    browser.get_log("performance")  # of the browser's own start page
+    browser.get((report[1] / "report.html").as_uri())
+    yield browser
+    assert browser.get_log("browser") == []
+    events = [json.loads(e["message"])["message"] for e in browser.get_log("performance")]
+    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    assert any(url.endswith("/report.html") for url in asked)
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+
+
+def found(page, name):
+    return page.find_element(By.ID, name)
+
+
+def reading(page):
+    """What the reading says, as numbers: flops, predicted, low, high, runLow, runHigh."""
+    data = page.execute_script("return {...document.getElementById('reading').dataset}")
+    return {k: float(v) for k, v in data.items()}
+
+
+def choose(page, name, value):
+    Select(found(page, name)).select_by_value(value)
+
+
+def expected(fit, flops):
+    """The prediction of a fit in law.json, by Python."""
+    return float(law_named(fit["law"]).curve(fit["values"], {"flops": np.log(flops)}, np))
+
+
+def test_hovering_a_run_says_what_it_was(page):
+    dot = page.execute_script(
+        """return [...document.querySelectorAll('.run')].find(d => {
+        const b = d.getBoundingClientRect();
+        return document.elementFromPoint((b.left + b.right) / 2, (b.top + b.bottom) / 2) === d})"""
+    )
+    assert not found(page, "tip").is_displayed()
+    ActionChains(page).move_to_element(dot).perform()
+    assert found(page, "tip").is_displayed()
+    assert f"run_id: {dot.get_attribute('data-run')}\n" in found(page, "tip").text
+    ActionChains(page).move_to_element(found(page, "law")).perform()
+    assert not found(page, "tip").is_displayed()
+
+
+def test_arrow_keys_walk_from_run_to_run(page):
+    first, second = page.find_elements(By.CSS_SELECTOR, ".run")[:2]
+    page.execute_script("arguments[0].focus()", first)
+    assert first.get_attribute("data-run") in found(page, "tip").text
+    ActionChains(page).send_keys(Keys.ARROW_RIGHT).perform()
+    assert f"run_id: {second.get_attribute('data-run')}\n" in found(page, "tip").text
+
+
+def test_switching_the_law_switches_curve_and_forecast(page, report):
+    law, seen = report[0], set()
+    assert Select(found(page, "law")).first_selected_option.text == law["winner"]
+    for fit, ahead in zip(law["fits"], law["next_budget"], strict=True):
+        choose(page, "law", fit["law"])
+        seen.add(found(page, "curve").get_attribute("d"))
+        now = reading(page)
+        assert now["flops"] == pytest.approx(ahead["flops"])
+        assert now["predicted"] == pytest.approx(ahead["predicted"], rel=1e-3)
+        assert now["low"] == pytest.approx(ahead["curve_low"], rel=5e-3)
+        assert now["runHigh"] == pytest.approx(ahead["high"], rel=5e-3)
+        assert f"the {fit['form']} expects" in found(page, "reading").text
+        for value in fit["values"].values():
+            assert f"{value:.4g}" in found(page, "fitted").text
+    assert len(seen) == len(law["fits"]) == 3
+
+
+def test_switching_the_frontier_looks_up_its_own_fit(page, report):
+    circles, forecasts = [], []
+    choose(page, "law", "power")
+    for rule, frontier in report[0]["frontiers"].items():
+        choose(page, "rule", rule)
+        (fit,) = [f for f in frontier["fits"] if f["law"] == "power"]
+        now = reading(page)
+        assert now["predicted"] == pytest.approx(expected(fit, now["flops"]), rel=1e-3)
+        circles.append(len(page.find_elements(By.CSS_SELECTOR, ".frontier")))
+        forecasts.append(now["predicted"])
+        assert circles[-1] == len(frontier["points"])
+    assert len(forecasts) == 4
+    assert max(forecasts) > min(forecasts) * 1.0001
+
+
+@pytest.mark.parametrize("law", ["power", "saturating", "sigmoid"])
+def test_dragging_the_target_reads_what_python_predicts(page, report, law):
+    choose(page, "law", law)
+    (fit,) = [f for f in report[0]["fits"] if f["law"] == law]
+    before = reading(page)["flops"]
+    places = [before]
+    for pixels in (-333, 200, 150):
+        ActionChains(page).click_and_hold(found(page, "grip")).move_by_offset(pixels, 5).release().perform()
+        now = reading(page)
+        assert (now["flops"] < places[-1]) == (pixels < 0)
+        assert now["predicted"] == pytest.approx(expected(fit, now["flops"]), rel=0.01)
+        assert now["runLow"] < now["low"] < now["predicted"] < now["high"] < now["runHigh"]
+        places.append(now["flops"])
+    ActionChains(page).move_by_offset(-100, 0).perform()  # released: moving on drags nothing
+    assert reading(page)["flops"] == places[-1]
+
+
+def test_the_slider_obeys_the_keyboard(page):
+    slider = found(page, "target")
+    assert page.find_element(By.CSS_SELECTOR, "label[for=target]").text == "Target compute"
+    before = reading(page)["flops"]
+    slider.send_keys(Keys.ARROW_RIGHT)
+    assert reading(page)["flops"] == pytest.approx(before * 10**0.01, rel=0.03)
+    slider.send_keys(Keys.HOME)
+    assert "inside the data" in found(page, "reading").text
+    slider.send_keys(Keys.END)
+    assert "100× the largest run" in found(page, "reading").text
+    assert found(page, "flops").text in slider.get_attribute("aria-valuetext")
+
+
+def test_boxes_hide_other_laws_and_learning_curves(page):
+    for name in ("others", "curves"):
+        before = len(page.find_elements(By.CSS_SELECTOR, "#plot path"))
+        found(page, name).click()
+        assert len(page.find_elements(By.CSS_SELECTOR, "#plot path")) < before
+
+
+def test_a_click_on_a_heading_sorts_runs(page):
+    heading = page.find_element(By.XPATH, "//table[@class='sort']//button[text()='params']")
+    column = "return [...document.querySelectorAll('table.sort tbody tr')].map(r => Number(r.cells[3].dataset.v))"
+    for order in (1, -1):
+        page.execute_script("arguments[0].click()", heading)
+        sizes = page.execute_script(column)
+        assert sizes == sorted(sizes, reverse=order < 0)
+
+
+def test_words_of_a_table_are_words(page):
+    assert "A & B" in found(page, "data").parent.title
+    assert page.find_elements(By.CSS_SELECTOR, "img[src=x]") == []
+    assert "<img src=x onerror=alert(1)>" in page.find_element(By.TAG_NAME, "main").text
+
+
+def test_a_narrow_screen_holds_it(page):
+    metrics = {"width": 380, "height": 900, "deviceScaleFactor": 1, "mobile": True}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        assert page.execute_script("return document.documentElement.scrollWidth") <= 380
+        assert found(page, "plot").size["width"] <= 380
+        assert len(page.find_elements(By.CSS_SELECTOR, ".run")) > 10
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

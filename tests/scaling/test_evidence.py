@@ -1,0 +1,93 @@
+"""Intervals, bands and influence that a report shows."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from clip_jax.config import UserError
+from clip_jax.scaling.evidence import BUDGET, HULL, PARETO, fit_frontier, rules_for, select
+from clip_jax.scaling.laws import PowerLaw, SaturatingPowerLaw
+from clip_jax.scaling.profile import parameter_interval
+
+C = np.geomspace(1e10, 1e13, 8)
+
+
+def points(noise=0.02, seed=0):
+    y = 0.7 * (C / C[0]) ** -0.1 * np.exp(noise * np.random.default_rng(seed).standard_normal(len(C)))
+    return pd.DataFrame({"flops": C, "error": y})
+
+
+def cloud(runs=60):
+    rng = np.random.default_rng(1)
+    x = np.exp(rng.uniform(np.log(1e10), np.log(1e13), runs))
+    return pd.DataFrame({"flops": x, "error": 0.7 * (x / 1e10) ** -0.1 * np.exp(rng.exponential(0.1, runs))})
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return fit_frontier(PowerLaw(), points(), points(), rule=BUDGET, floor=0.0, planned=True)
+
+
+def test_intervals_of_planned_budgets_are_profiles(fitted):
+    own = parameter_interval(fitted.fit, "b")
+    assert (fitted.intervals["b"].low, fitted.intervals["b"].high) == (own.low, own.high)
+    assert fitted.as_data()["interval_kind"] == "profile likelihood"
+
+
+def test_seeds_that_scatter_more_widen_them(fitted):
+    noisy = fit_frontier(PowerLaw(), points(), points(), rule=BUDGET, floor=0.2, planned=True)
+    assert noisy.intervals["b"].width > fitted.intervals["b"].width
+
+
+def test_picked_frontiers_get_the_wider_of_two_intervals():
+    df = cloud()
+    front = select(PARETO, df)
+    picked = fit_frontier(PowerLaw(), front, df, rule=PARETO, floor=0.0, planned=False)
+    own, again = parameter_interval(picked.fit, "b"), picked.reselected.interval("b")
+    assert picked.intervals["b"].low == min(own.low, again[0])
+    assert picked.intervals["b"].high == max(own.high, again[1])
+    assert picked.intervals["b"].width > own.width
+    assert "selected again" in picked.as_data()["interval_kind"]
+
+
+def test_bands_meet_the_intervals_where_they_were_computed(fitted):
+    grid = np.geomspace(5e9, 1e15, 50)
+    grid[20] = C.max() * 10
+    band = fitted.bands(grid)
+    curve = fitted.curve_at(C.max() * 10)
+    run = fitted.run_at(curve)
+    assert (band["low"][20], band["high"][20]) == pytest.approx((curve.low, curve.high))
+    assert (band["run_low"][20], band["run_high"][20]) == pytest.approx((run.low, run.high))
+    assert np.all(band["run_low"] < band["low"])
+    assert np.all(band["low"] < band["y"])
+    ahead = fitted.forecast(C.max() * 10)
+    assert (ahead["low"], ahead["high"], ahead["predicted"]) == (run.low, run.high, curve.value)
+
+
+def test_a_point_that_moves_the_law_is_found():
+    bent = points(0.002)
+    bent.loc[7, "error"] *= 1.5
+    rows = fit_frontier(PowerLaw(), bent, bent, rule=BUDGET, floor=0.0, planned=True).leave_one_out()
+    assert [r["flops"] for r in rows] == pytest.approx(C)
+    assert max(rows, key=lambda r: abs(r["shift"]))["flops"] == C[7]
+    assert rows[7]["exponent"] == pytest.approx(0.1, abs=0.003)
+
+
+def test_too_few_points_are_refused():
+    few = points().head(2)
+    with pytest.raises(UserError, match="2 points, power law needs 3"):
+        fit_frontier(PowerLaw(), few, few, rule=BUDGET, floor=0.0, planned=True)
+
+
+def test_a_held_asymptote_has_no_interval():
+    few = points().head(4)
+    held = fit_frontier(SaturatingPowerLaw(), few, few, rule=BUDGET, floor=0.0, planned=True)
+    assert held.as_data()["fixed"] == ["E"]
+    assert "E" not in held.intervals
+    assert any("pinned" in w for w in held.warnings())
+
+
+def test_rules_without_planned_budgets():
+    assert rules_for(True)[0] == BUDGET
+    assert BUDGET not in rules_for(False)
+    assert len(select(HULL, cloud())) <= len(select(PARETO, cloud()))
