@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from clip_jax import exit_codes
-from clip_jax.config import DistributedConfig, RunConfig, SweepConfig, UserError
+from clip_jax.config import DistributedConfig, RunConfig, UserError
 from clip_jax.config_io import from_fields, load, run_id
 from clip_jax.processes import LostProcess, together
+from clip_jax.sweep_config import SweepConfig
 
 
 class _Parser(argparse.ArgumentParser):
