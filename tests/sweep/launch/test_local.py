@@ -98,7 +98,8 @@ def test_a_job_of_several_runs_holds_the_locks_of_all(tmp_path):
     dirs = (tmp_path / "a", tmp_path / "b")
     program = (
         "import sys; from pathlib import Path; from clip_jax.train.lock import RunLock\n"
-        "for d in map(Path, sys.argv[1:]): lock = RunLock(d); lock.acquire(); lock.close(); (d / 'result.json').write_text('{}')"
+        "for d in map(Path, sys.argv[1:]):\n"
+        "  lock = RunLock(d); lock.acquire(); lock.close(); (d / 'result.json').write_text('{}')"
     )
     family = Job(dirs, (program, *map(str, dirs)))
     seen = []
