@@ -110,62 +110,51 @@ def columns(root):
     return table.drop(columns=["wall_s", "eval_s", "samples_per_s", "mfu", "attempts", "goodput"])
 
 
-def running(root):
-    """Runs that train, past their start."""
-    states = [read_json(path) or {} for path in root.glob("runs/*/status.json")]
-    return [s for s in states if s["state"] == "running" and s["step"] > 0]
+def training(root):
+    """Runs whose processes have begun, and that have not ended."""
+    return [path for path in root.glob("runs/*/status.json") if (read_json(path) or {})["state"] == "running"]
 
 
 def test_a_sweep_comes_through_preemption_a_lost_node_and_a_lost_driver(slurm, tmp_path, tiny_run):
     sweep = SweepConfig(
-        name="hard", base=dataclasses.replace(tiny_run, checkpoint_every=50), rungs=(0.5, 1), budgets=(3e9, 6e9, 9e9),
+        name="hard", base=dataclasses.replace(tiny_run, checkpoint_every=40), rungs=(0.5, 1), budgets=(5e8, 1e9, 2e9),
         sizes_per_budget=0, min_steps=2, seeds_at_best=(), lr_checks=(), slots=3, engine="slurm",
         resources=Resources(nodes=2, poll_s=1.0, setup=(COORDINATOR,)),
     )  # fmt: skip
-    root, config = tmp_path / "sweep", tmp_path / "s.json"
+    root, config, said = tmp_path / "sweep", tmp_path / "s.json", tmp_path / "driver.log"
     config.write_text(json.dumps(to_dict(sweep)))
     environment = slurm.environment | {"XLA_FLAGS": "", "CLIP_JAX_CACHE": str(tmp_path / "cache")}
     command = [sys.executable, "-m", "clip_jax.cli", "sweep", "run", f"--config={config}"]
-    log = (tmp_path / "driver.log").open("w")
 
     def drive():
-        return subprocess.Popen([*command, f"--dir={root}"], env=environment, stdout=log, stderr=log)
-
-    def urgent():
-        slurm.ask("sbatch", "-p", "urgent", "-N2", "--ntasks-per-node=1", "-c4", "--output=/dev/null", "--wrap=sleep 1")
+        with said.open("a") as log:
+            return subprocess.Popen([*command, f"--dir={root}"], env=environment, stdout=log, stderr=log)
 
     driver = drive()
     try:
-        Sandbox.until(lambda: len(running(root)) == 3, 120)
-        urgent()
+        Sandbox.until(lambda: len(training(root)) == 3 and any(root.glob("runs/*/metrics.jsonl")), 240)
+        slurm.ask("sbatch", "-p", "urgent", "-N2", "--ntasks-per-node=1", "-c4", "--output=/dev/null", "--wrap=sleep 1")
         Sandbox.until(lambda: slurm.log().count("has been requeued to reclaim") >= 3)
         driver.send_signal(signal.SIGKILL)
         driver.wait()
         driver = drive()
-        Sandbox.until(lambda: len(running(root)) >= 2, 120)
+        Sandbox.until(lambda: len(training(root)) >= 2, 240)
         slurm.kill("slurmd.n2", signal.SIGKILL)
-        Sandbox.until(lambda: "Node n2 now not responding" in slurm.log() or "Nodes n2 not responding" in slurm.log())
-        Sandbox.until(lambda: "down*" in slurm.ask("sinfo", "-h", "-n", "n2", "-o", "%t"), 60)
+        Sandbox.until(lambda: "*" in slurm.ask("sinfo", "-h", "-n", "n2", "-p", "main", "-o", "%t"), 90)
         slurm.start_node("n2")
-        assert driver.wait(300) == 0, (tmp_path / "driver.log").read_text()
+        assert driver.wait(600) == 0, said.read_text()
     finally:
         driver.kill()
         driver.wait()
-        log.close()
-    attempts = pd.read_csv(root / "runs.csv")["attempts"]
-    assert (attempts > 1).sum() >= 3
-    processes = {
-        e["processes"]
-        for path in root.glob("runs/*/result.json")
-        for e in read_json(path)["events"]
-        if e["event"] == "attempt"
-    }
-    assert processes == {2}
+    results = [read_json(path) for path in root.glob("runs/*/result.json")]
+    attempts = [e for result in results for e in result["events"] if e["event"] == "attempt"]
+    assert {e["processes"] for e in attempts} == {2}
+    assert len(attempts) > len(results) == 6
+    assert slurm.log().count("due to failure of node n2") >= 1
 
+    # one process with two devices does the same sums
     alone = environment | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    here = ["--engine=local", "--slots=2", "--resources.nodes=1", "--resources.setup=[]", "--resources.poll_s=10"]
-    done = subprocess.run(
-        [*command, f"--dir={tmp_path / 'local'}", *here], env=alone, capture_output=True, text=True, check=False
-    )
+    fields = ["--engine=local", "--slots=2", '--resources={"nodes": 1}']
+    done = subprocess.run([*command, f"--dir={tmp_path / 'local'}", *fields], env=alone, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     pd.testing.assert_frame_equal(columns(root), columns(tmp_path / "local"), check_exact=False, rtol=1e-5)

@@ -43,8 +43,8 @@ class Engine(Protocol):
     """One small adapter a queueing system. A job is known to the engine by the name of its submission and its place in
     it, both fixed before it is handed over, so a driver that dies in between finds it again.
 
-    ``name`` is the engine's in a config. At most ``at_once`` jobs are with it at a time (None: it limits itself), at most
-    ``batch`` are handed over in one call, and it is looked at every ``poll_s`` seconds.
+    ``name`` is the engine's in a config. At most ``at_once`` jobs are with it at a time (None: it limits itself), at
+    most ``batch`` are handed over in one call, and it is looked at every ``poll_s`` seconds.
     """
 
     name: str

@@ -72,7 +72,7 @@ class Slurm:
             f"--ntasks-per-node={r.processes_per_node}",
             "--requeue",
             "--open-mode=append",
-            f"--output={self.dir / name}-%a.out",
+            f"--output={_word(self.dir / name)}-%a.out",
         ]
         options += [f"--partition={r.partition}"] if r.partition else []
         options += [f"--cpus-per-task={r.cores}"] if r.cores else []
@@ -98,7 +98,8 @@ class Slurm:
                 f'srun --kill-on-bad-exit=1{cores} {shlex.join(self.program)} "${{arguments[@]}}"',
                 "code=$?",
                 'for run in "${runs[@]}"; do',
-                f'  printf \'{{"name": "%s", "code": %d}}\\n\' {name} $code >"$run/.{EXIT}" && mv "$run/.{EXIT}" "$run/{EXIT}"',
+                f'  echo "{{\\"name\\": \\"{name}\\", \\"code\\": $code}}" >"$run/.{EXIT}"',
+                f'  mv "$run/.{EXIT}" "$run/{EXIT}"',
                 "done",
                 "exit $code",
                 "",
