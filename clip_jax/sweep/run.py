@@ -139,28 +139,35 @@ def _needs_finished(df: pd.DataFrame, root: Path) -> None:
 
 def _claim(config: SweepConfig, root: Path) -> RunLock:
     """One driver a directory, and one sweep: writes sweep.json, returns the lock."""
-    there = read_json(root / "sweep.json")
-    mine = to_dict(config)
-    if there is not None:
-        old, new = flat(to_dict(from_dict(SweepConfig, there))), flat(mine)
-        for name in sorted(old.keys() | new.keys()):
-            if not name.startswith(IGNORED) and old.get(name) != new.get(name):
-                raise UserError(
-                    f"{root}: belongs to another sweep ({name} is {old.get(name)!r} there and {new.get(name)!r} here); "
-                    f"use another directory"
-                )
     lock = RunLock(root)
     try:
         root.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-        write_json(root / "sweep.json", mine)
+        _refuse_other_sweep(config, root)
+        write_json(root / "sweep.json", to_dict(config))
     except Busy:
         owner = lock.owner()
         who = f"process {owner.get('pid', '?')} on {owner.get('host', '?')}"
         raise UserError(f"{root}: {who} drives this sweep already; wait for it or stop it") from None
     except OSError as error:
         raise UserError(f"{root}: cannot be written ({error.strerror})") from None
+    except UserError:
+        lock.close()
+        raise
     return lock
+
+
+def _refuse_other_sweep(config: SweepConfig, root: Path) -> None:
+    there = read_json(root / "sweep.json")
+    if there is None:
+        return
+    old, new = flat(to_dict(from_dict(SweepConfig, there))), flat(to_dict(config))
+    for name in sorted(old.keys() | new.keys()):
+        if not name.startswith(IGNORED) and old.get(name) != new.get(name):
+            raise UserError(
+                f"{root}: belongs to another sweep ({name} is {old.get(name)!r} there and {new.get(name)!r} here); "
+                f"use another directory"
+            )
 
 
 class _Sweep:

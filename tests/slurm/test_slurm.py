@@ -140,7 +140,7 @@ def test_a_sweep_comes_through_preemption_a_lost_node_and_a_lost_driver(slurm, t
         driver = drive()
         Sandbox.until(lambda: len(training(root)) >= 2, 240)
         slurm.kill("slurmd.n2", signal.SIGKILL)
-        Sandbox.until(lambda: "*" in slurm.ask("sinfo", "-h", "-n", "n2", "-p", "main", "-o", "%t"), 90)
+        Sandbox.until(lambda: "down" in slurm.ask("sinfo", "-h", "-n", "n2", "-p", "main", "-o", "%t"), 90)
         slurm.start_node("n2")
         assert driver.wait(600) == 0, said.read_text()
     finally:

@@ -34,7 +34,8 @@ class JobSets:
 
     def __init__(self, sweep_dir: Path, slots: int, resources: Resources, program: tuple[str, ...] = PROGRAM) -> None:
         """Raises UserError when pods would not see the sweep's directory."""
-        self.at_once, self.resources, self.program = slots, resources, program
+        self.resources, self.program = resources, program
+        self.at_once: int | None = slots
         self.poll_s = resources.poll_s
         if Path(resources.mount) not in (sweep_dir, *sweep_dir.parents):
             raise UserError(

@@ -45,7 +45,9 @@ class Local:
         self, sweep_dir: Path, slots: int, resources: Resources | None = None, program: tuple[str, ...] = PROGRAM
     ) -> None:
         """Raises UserError when there are fewer GPUs than the slots were promised."""
-        self.dir, self.at_once, self.program = sweep_dir / "slots", slots, program
+        self.dir, self.program = sweep_dir / "slots", program
+        self.at_once: int | None = slots
+        self.slots = slots
         self.resources = resources or Resources()
         self.children: dict[str, _Child] = {}
         self.environments = [slot_environment(slot, slots, self.resources) for slot in range(slots)]
@@ -64,7 +66,7 @@ class Local:
                         lock.acquire()
                 except Busy as busy:
                     raise EngineDown(str(busy)) from None
-                with job.log.open("ab") as out, _on_cores(slot_cores(slot, self.at_once)):
+                with job.log.open("ab") as out, _on_cores(slot_cores(slot, self.slots)):
                     process = self._spawn(name, job, out, slot, [lock.fileno() for lock in locks], slot_lock.fileno())
                 for lock in locks:
                     lock.sign(process.pid)
@@ -85,7 +87,7 @@ class Local:
         )
 
     def _free_slot(self) -> tuple[int, RunLock]:
-        for slot in range(self.at_once):
+        for slot in range(self.slots):
             (self.dir / str(slot)).mkdir(parents=True, exist_ok=True)
             lock = RunLock(self.dir / str(slot))
             with contextlib.suppress(Busy):
@@ -117,7 +119,7 @@ class Local:
         """A shell line a job."""
         lines = []
         for i, job in enumerate(jobs):
-            own = [f"{k}={v}" for k, v in self.environments[i % self.at_once].items()]
+            own = [f"{k}={v}" for k, v in self.environments[i % self.slots].items()]
             lines.append(shlex.join([*own, "clip-jax", *job.arguments]))
         return "\n".join(lines)
 

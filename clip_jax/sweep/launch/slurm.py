@@ -26,7 +26,9 @@ WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT",
 class Slurm:
     """An engine of job arrays. ``slots`` is how many tasks of an array run at once."""
 
-    name, at_once, batch = "slurm", None, 1000  # 1001 is MaxArraySize where nobody changed it
+    name = "slurm"
+    at_once: int | None = None
+    batch = 1000  # 1001 is MaxArraySize where nobody changed it
 
     def __init__(self, sweep_dir: Path, slots: int, resources: Resources, program: tuple[str, ...] = PROGRAM) -> None:
         self.dir, self.slots, self.resources, self.program = sweep_dir / "slurm", slots, resources, program
