@@ -14,6 +14,7 @@ from clip_jax.config import DistributedConfig, RunConfig, UserError
 from clip_jax.config_io import from_fields, load, run_id
 from clip_jax.processes import LostProcess, together
 from clip_jax.sweep.verbs import add_actions, run_action
+from clip_jax.train.lock import Busy
 
 
 class _Parser(argparse.ArgumentParser):
@@ -279,7 +280,7 @@ def _tell(error: BaseException) -> int:
     """Say what ended the command; returns its exit code."""
     if isinstance(error, UserError):
         print(f"clip-jax: {error}", file=sys.stderr)
-        return exit_codes.MISTAKE
+        return exit_codes.STOPPED if isinstance(error, Busy) else exit_codes.MISTAKE
     if isinstance(error, KeyboardInterrupt):
         print("clip-jax: interrupted; the same command goes on from here", file=sys.stderr)
         return exit_codes.INTERRUPTED

@@ -72,7 +72,7 @@ def render(config: SweepConfig, sweep_dir: str | Path) -> str:
     plan = plan_of(config)
     engine = open_engine(config, root)
     jobs = [job for job, _ in jobs_of(plan.kept, root) if not finished(job)]
-    parts = [engine.render(f"clip-DRY-RUN-{i}", jobs[i : i + engine.batch]) for i in range(0, len(jobs), engine.batch)]
+    parts = [engine.render(f"clip-dry-run-{i}", jobs[i : i + engine.batch]) for i in range(0, len(jobs), engine.batch)]
     return plan.table() + "\n\n" + "\n".join(parts)
 
 

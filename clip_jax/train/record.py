@@ -176,8 +176,8 @@ class Record:
                 self.dir.mkdir(parents=True, exist_ok=True)
             except (FileExistsError, NotADirectoryError, PermissionError) as error:
                 raise UserError(f"{self.dir}: cannot make this directory ({error.strerror})") from None
+            self._refuse_late_start()
             self.lock.acquire()
-        self._refuse_late_start()
         wait_for_silence(self.dir, self.read_status)
         self._look_back()
         self.status |= {
