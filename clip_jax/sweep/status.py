@@ -65,7 +65,7 @@ def status_table(sweep_dir: str | Path, engine: Engine | None = None, price: flo
 
 
 def watch(
-    sweep_dir: str | Path, engine: Engine, price: float, every_s: float, echo: Callable[[str], None] = print
+    sweep_dir: str | Path, engine: Engine | None, price: float, every_s: float, echo: Callable[[str], None] = print
 ) -> None:
     """The table again and again, until every run is over."""
     while True:

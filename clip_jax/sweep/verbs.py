@@ -86,8 +86,13 @@ def _status(args: argparse.Namespace, root: Path) -> None:
     from clip_jax.sweep.status import status_table, watch
     from clip_jax.sweep.steer import config_of, engine_of
 
-    price, engine = config_of(root).resources.price_per_device_hour, engine_of(root)
+    price = config_of(root).resources.price_per_device_hour
+    engine, note = None, ""
+    try:
+        engine = engine_of(root)
+    except UserError as error:  # of another machine, say
+        note = f"\n  not known which jobs are queued: {error}"
     if args.watch is None:
-        print(status_table(root, engine, price))
+        print(status_table(root, engine, price) + note)
     else:
-        watch(root, engine, price, args.watch, echo=lambda line: print(line, flush=True))
+        watch(root, engine, price, args.watch, echo=lambda line: print(line + note, flush=True))

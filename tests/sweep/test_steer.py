@@ -4,6 +4,7 @@ import json
 import time
 
 import pytest
+import yaml
 
 from clip_jax.cli import main
 from clip_jax.config_io import to_dict
@@ -61,6 +62,17 @@ def test_the_table_says_how_runs_stand(sweep, monkeypatch, capsys):
     table = capsys.readouterr().out
     assert "gone" in line_of(table, runs)
     assert "queued" in line_of(table, rest)
+
+
+def test_the_table_comes_where_the_engine_does_not(sweep, monkeypatch, capsys):
+    root, _ = sweep
+    resources = to_dict(Resources(devices_per_process=8, price_per_device_hour=2.0))
+    write_json(root / "sweep.json", to_dict(SWEEP) | {"resources": resources})
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert main(["sweep", "status", f"--dir={root}"]) == 0
+    out = capsys.readouterr().out
+    assert "1 failed, 1 finished, 1 running, 1 waiting" in out
+    assert "not known which jobs are queued: slots=1: with these resources they need 8 GPUs" in out
 
 
 def test_watching_ends_when_all_is_over(sweep):
@@ -133,5 +145,7 @@ def test_a_dry_run_of_pods_prints_yaml(tmp_path, capsys):
     config.write_text(json.dumps(to_dict(SWEEP) | {"resources": {}}))
     pods = ["--engine=jobset", "--resources.image=i", "--resources.claim=c", f"--resources.mount={tmp_path}"]
     assert main(["sweep", "run", "--dry-run", f"--config={config}", f"--dir={tmp_path / 's'}", *pods]) == 0
-    assert capsys.readouterr().out.count("kind: JobSet") == 4
+    out = capsys.readouterr().out
+    documents = list(yaml.safe_load_all(out[out.index("---") :]))
+    assert [d["kind"] for d in documents] == ["JobSet"] * 4
     assert not (tmp_path / "s").exists()

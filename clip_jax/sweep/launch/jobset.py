@@ -77,7 +77,8 @@ class JobSets:
         """The YAML that ``kubectl apply`` reads."""
         import yaml
 
-        return yaml.safe_dump_all([self._jobset(name, job) for job in jobs], sort_keys=False, width=120)
+        documents = [self._jobset(name, job) for job in jobs]
+        return yaml.safe_dump_all(documents, explicit_start=True, sort_keys=False, width=120)
 
     def _jobset(self, name: str, job: Job) -> dict[str, Any]:
         r = self.resources
