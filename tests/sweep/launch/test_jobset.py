@@ -120,8 +120,9 @@ def test_states_by_conditions(cluster):
         root, status={"conditions": [{"type": "Failed", "status": "False"}, {"type": "Suspended", "status": "True"}]}
     )
     assert engine.poll([job]) == {"a": "queued"}
-    change(root, status={"conditions": [{"type": "Completed", "status": "True"}]})
-    assert engine.poll([job]) == {}
+    for end in ("Completed", "Failed"):
+        change(root, status={"conditions": [{"type": end, "status": "True"}]})
+        assert engine.poll([job]) == {}
     engine.cancel([job])
     assert json.loads((root / "there.json").read_text()) == {}
 
