@@ -159,7 +159,7 @@ class SweepConfig:
     metric: str = "error_mean"
     engine: str = "local"  # local | slurm | jobset: where the runs are trained
     resources: Resources = field(default_factory=Resources)  # what each of them gets there
-    slots: int = 1  # runs at once
+    slots: int = 1  # runs at once; under Slurm of each array, and what is submitted again is an array of its own
     gflops_per_second: float = 50.0  # assumed speed, for the time column of the plan only
 
     def __post_init__(self) -> None:
