@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -110,15 +111,15 @@ def columns(root):
     return table.drop(columns=["wall_s", "eval_s", "samples_per_s", "mfu", "attempts", "goodput"])
 
 
-def training(root, attempt=1):
-    """Runs whose processes have begun this attempt, or a later one, and have not ended it."""
+def training(root, since=0.0):
+    """Runs whose processes have begun after this moment, and have not ended."""
     states = [read_json(path) or {} for path in root.glob("runs/*/status.json")]
-    return [s for s in states if s["state"] == "running" and s["attempt"] >= attempt]
+    return [s for s in states if s["state"] == "running" and s["started"] > since]
 
 
 def test_a_sweep_comes_through_preemption_a_lost_node_and_a_lost_driver(slurm, tmp_path, tiny_run):
     sweep = SweepConfig(
-        name="hard", base=dataclasses.replace(tiny_run, checkpoint_every=20), rungs=(0.5, 1), budgets=(3e8, 6e8, 1.2e9),
+        name="hard", base=dataclasses.replace(tiny_run, checkpoint_every=20), rungs=(0.5, 1), budgets=(2e8, 4e8, 8e8),
         sizes_per_budget=0, min_steps=2, seeds_at_best=(), lr_checks=(), slots=3, engine="slurm",
         resources=Resources(nodes=2, poll_s=1.0, setup=(COORDINATOR,)),
     )  # fmt: skip
@@ -136,10 +137,11 @@ def test_a_sweep_comes_through_preemption_a_lost_node_and_a_lost_driver(slurm, t
         Sandbox.until(lambda: len(training(root)) == 3 and any(root.glob("runs/*/metrics.jsonl")), 240)
         slurm.ask("sbatch", "-p", "urgent", "-N2", "--ntasks-per-node=1", "-c4", "--output=/dev/null", "--wrap=sleep 1")
         Sandbox.until(lambda: slurm.log().count("has been requeued to reclaim") >= 3)
+        preempted = time.time()
         driver.send_signal(signal.SIGKILL)
         driver.wait()
         driver = drive()
-        Sandbox.until(lambda: training(root, attempt=2), 240)
+        Sandbox.until(lambda: len(training(root, preempted)) >= 2, 240)
         slurm.kill("slurmd.n2", signal.SIGKILL)
         slurm.ask("scontrol", "update", "nodename=n2", "state=down", "reason=lost")  # as it would find itself, later
         Sandbox.until(lambda: "due to failure of node n2" in slurm.log())
