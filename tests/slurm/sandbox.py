@@ -110,12 +110,15 @@ class Sandbox:
 
     def down(self) -> None:
         """Stop everything, jobs too."""
-        with contextlib.suppress(subprocess.SubprocessError):
+        with contextlib.suppress(subprocess.SubprocessError, TimeoutError):
             self.ask("scancel", "--partition=main")
             self.ask("scancel", "--partition=urgent")
             self.until(lambda: not self.ask("squeue", "-h"), 40)
-        for name in ("slurmctld", "slurmd.n1", "slurmd.n2", "munged"):
+        daemons = ("slurmctld", "slurmd.n1", "slurmd.n2", "munged")
+        for name in daemons:
             self.kill(name, signal.SIGTERM)
+        with contextlib.suppress(TimeoutError):  # they write to the last
+            self.until(lambda: not any((self.root / "run" / f"{name}.pid").exists() for name in daemons), 10)
 
     def start_node(self, node: str) -> None:
         self.ask("slurmd", "-N", node)
