@@ -112,13 +112,14 @@ def _reason(job: Job, code: int | None, last: dict[str, Any]) -> str:
 
 
 def last_line(log: Path) -> str:
-    """The last line of a log that says something."""
+    """The last line of a log that says something; what Slurm says of it afterwards does not count."""
     if not log.exists():
         return ""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 8192))
         lines = [x.strip() for x in file.read().decode(errors="replace").splitlines() if x.strip()]
-    return lines[-1] if lines else ""
+    own = [x for x in lines if not x.startswith(("srun:", "slurmstepd"))]
+    return (own or lines or [""])[-1]
 
 
 def leave_out(job: Job, why: dict[str, Any]) -> None:
