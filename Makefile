@@ -6,15 +6,27 @@ SEED   ?= 0
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: quickstart test test-slow test-browser lint clean
+.PHONY: quickstart test test-slow test-slurm test-engines test-browser lint clean
 quickstart: $(READY)
 	$(BIN)/clip-jax sweep run --config=sweeps/quickstart.py --dir=$(OUT) --base.seed=$(SEED)
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist=loadfile -m "not slow and not browser"
+	$(BIN)/python -m pytest -n 2 --dist=loadfile -m "not slow and not slurm and not browser"
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+# On a real Slurm of two nodes on this machine: installed where root has apt-get, else the one that is there, else skipped.
+test-slurm: $(READY)
+	@if ! PATH="$$PATH:/usr/sbin:/sbin" command -v slurmctld >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
+	then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge \
+	  || echo "test-slurm: slurm-wlm and munge could not be installed"; fi
+	$(BIN)/python -m pytest -rs -m slurm tests/slurm
+
+# What Kubernetes would say to our jobs; its schemas are too large for every developer's environment.
+test-engines: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[k8s]" -c requirements/constraints.txt
+	$(BIN)/python -m pytest tests/sweep/launch
 
 # clicks through a report in Debian's Chromium; installed only as root where apt is, else what is there is used
 test-browser: $(READY)

@@ -7,7 +7,7 @@ _PUBLIC = {
     "CLIP": "clip_jax.models.clip",
     "ModelConfig": "clip_jax.config",
     "RunConfig": "clip_jax.config",
-    "SweepConfig": "clip_jax.config",
+    "SweepConfig": "clip_jax.sweep_config",
     "UserError": "clip_jax.config",
     "load_model": "clip_jax.loading",
     "preset": "clip_jax.presets",

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from clip_jax import exit_codes
-from clip_jax.config import DistributedConfig, RunConfig, SweepConfig, UserError
+from clip_jax.config import DistributedConfig, RunConfig, UserError
 from clip_jax.config_io import from_fields, load, run_id
 from clip_jax.processes import LostProcess, together
+from clip_jax.sweep.verbs import add_actions, run_action
+from clip_jax.train.lock import Busy
 
 
 class _Parser(argparse.ArgumentParser):
@@ -44,16 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--quiet", action="store_true", help="no progress line")
     one.add_argument("--profile", metavar="STEPS", help="trace FIRST:LAST, or so many steps after a warm-up")
     sweep = verb("sweep", "Plan, run and watch a family of models.")
-    actions = sweep.add_subparsers(dest="action", required=True, parser_class=_Parser)
-    for name, text in (
-        ("plan", "Print every cell and what it costs; nothing runs."),
-        ("run", "Train what is missing, fit, report. Fields: --base.seed=1 --slots=2 …"),
-        ("status", "How each run stands."),
-        ("collect", "Write runs.csv and runs.parquet."),
-    ):
-        action = verb(name, text, actions)
-        action.add_argument("--config", required=name in ("plan", "run"), help="sweeps/….py")
-        action.add_argument("--dir", help="sweep directory; default runs/NAME")
+    add_actions(sweep.add_subparsers(dest="action", required=True, parser_class=_Parser), verb)
     fit = verb("fit", "Fit laws to a table of runs, ours or anyone's.")
     fit.add_argument("table", metavar="TABLE.csv", help="columns run_id flops params samples_seen and the metric")
     fit.add_argument("--metric", default="error_mean", help="the column to explain (default: error_mean)")
@@ -107,40 +100,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 MODEL = "openai/NAME, open_clip:MODEL/TAG, hf:OWNER/NAME, a weights file or folder, or a run directory"
-
-
-def _sweep_dir(args: argparse.Namespace, config: SweepConfig | None) -> Path:
-    if args.dir:
-        return Path(args.dir)
-    if config is None:
-        raise UserError(f"clip-jax sweep {args.action}: needs --dir=SWEEP_DIR or --config=sweeps/….py")
-    return Path("runs") / config.name
-
-
-def _sweep(args: argparse.Namespace, overrides: dict[str, str]) -> None:
-    config = load(SweepConfig, args.config, overrides) if args.config else None
-    if overrides and config is None:
-        raise UserError(f"--{next(iter(overrides))}: fields need --config")
-    root = _sweep_dir(args, config)
-    if args.action == "plan":
-        from clip_jax.sweep.run import plan_of
-
-        assert config is not None
-        print(plan_of(config).table())
-    elif args.action == "run":
-        from clip_jax.sweep.run import run_sweep
-
-        assert config is not None
-        run_sweep(config, root, echo=lambda line: print(line, flush=True))
-    elif args.action == "status":
-        from clip_jax.sweep.status import status_table
-
-        print(status_table(root))
-    else:
-        from clip_jax.sweep.collect import collect
-
-        df = collect(root)
-        print(f"{len(df)} runs, {int(df['final'].sum())} finished: {root / 'runs.csv'}, {root / 'runs.parquet'}")
 
 
 def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
@@ -300,7 +259,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.verb == "train":
             return _train(args, overrides)
         if args.verb == "sweep":
-            _sweep(args, overrides)
+            run_action(args, overrides)
         else:
             {
                 "fit": _fit,
@@ -321,7 +280,7 @@ def _tell(error: BaseException) -> int:
     """Say what ended the command; returns its exit code."""
     if isinstance(error, UserError):
         print(f"clip-jax: {error}", file=sys.stderr)
-        return exit_codes.MISTAKE
+        return exit_codes.STOPPED if isinstance(error, Busy) else exit_codes.MISTAKE
     if isinstance(error, KeyboardInterrupt):
         print("clip-jax: interrupted; the same command goes on from here", file=sys.stderr)
         return exit_codes.INTERRUPTED

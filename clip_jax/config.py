@@ -1,4 +1,4 @@
-"""Every knob of a run and of a sweep, as frozen dataclasses that check themselves.
+"""Every knob of a run, as frozen dataclasses that check themselves; those of a sweep are `sweep_config`'s.
 
 `config_io` reads and writes them. Importing this module loads neither jax nor numpy.
 """
@@ -27,7 +27,6 @@ __all__ = [
     "OptimConfig",
     "RunConfig",
     "ScenesConfig",
-    "SweepConfig",
     "TextTowerConfig",
     "UserError",
 ]
@@ -356,44 +355,3 @@ class RunConfig:
     @property
     def samples_seen(self) -> int:
         return self.batch_size * self.steps
-
-
-@dataclass(frozen=True)
-class SweepConfig:
-    """A family: ladder rungs × FLOP budgets × seeds, planned before anything runs."""
-
-    name: str
-    base: RunConfig = field(default_factory=RunConfig)
-    rungs: tuple[float, ...] = (1, 2, 3, 4, 6, 8)  # numbers on the scaling ladder
-    budgets: tuple[float, ...] = (1e11, 1e12)  # training FLOPs a run
-    sizes_per_budget: int = 3  # kept around the guessed optimum; 0 keeps all that fit
-    optimum_samples_per_param: float = 0.5  # the guess that centres the kept sizes
-    seeds: tuple[int, ...] = (0,)  # each is added to base.seed
-    seeds_at_best: tuple[int, ...] = (1,)  # likewise; trained at each budget's best size once it is known
-    min_steps: int = 50
-    max_epochs: float = 0.0  # of the unique pairs; 0 sets no limit
-    base_lr: float = 4e-3  # at base_width; scaled by (base_width / width)**lr_width_power
-    base_width: int = 32
-    lr_width_power: float = 0.5
-    lr_checks: tuple[float, ...] = (0.5, 2.0)  # multiples of the rate tried at each budget's best
-    warmup_fraction: float = 0.1
-    metric: str = "error_mean"
-    slots: int = 1  # runs at once on this machine
-    gflops_per_second: float = 50.0  # assumed speed, for the time column of the plan only
-
-    def __post_init__(self) -> None:
-        if not self.name or any(c in self.name for c in "/\\ "):
-            raise ConfigError(f"name={self.name!r}: needs a name without spaces or slashes")
-        for name in ("rungs", "budgets", "seeds"):
-            values = getattr(self, name)
-            if not values or len(set(values)) != len(values):
-                raise ConfigError(f"{name}={values}: needs at least one value and no repeats")
-        for budget in self.budgets:
-            at_least("budgets", budget, 1.0)
-        if set(self.seeds) & set(self.seeds_at_best):
-            raise ConfigError("seeds_at_best: must not repeat a value of seeds")
-        for name in ("sizes_per_budget", "max_epochs"):
-            at_least(name, getattr(self, name), 0)
-        for name in ("min_steps", "base_width", "slots"):
-            at_least(name, getattr(self, name), 1)
-        between("warmup_fraction", self.warmup_fraction, 0.0, 0.9)

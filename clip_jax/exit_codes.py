@@ -5,6 +5,6 @@ Anything else is a bug (1, with a traceback) or a signal that could not be answe
 
 FINISHED = 0
 MISTAKE = 2  # a setting, the data, a full disk, a diverged loss: repeated unchanged, it fails again
-STOPPED = 75  # EX_TEMPFAIL: preempted or asked to stop, with a checkpoint; the same command goes on
+STOPPED = 75  # EX_TEMPFAIL: preempted, asked to stop, or another process has the run; later the same command goes on
 INTERRUPTED = 130  # from the keyboard, with a checkpoint; the same command goes on, but nobody repeats it unasked
 ABORTED = 134  # SIGABRT, from JAX itself: another process never came, or fell silent; the same command goes on

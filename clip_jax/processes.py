@@ -173,7 +173,8 @@ def _one_task_a_node(environment: Mapping[str, str]) -> bool:
 
 
 def on_first(action: Callable[[], None]) -> None:
-    """Process 0 does it while the others wait. What it raises is raised there; the others raise UserError."""
+    """Process 0 does it while the others wait. What it raises is raised there; the others raise LostProcess, so
+    that the job's exit code is that of process 0 or says that the command is worth repeating."""
     import jax
 
     done = False
@@ -184,7 +185,7 @@ def on_first(action: Callable[[], None]) -> None:
     finally:
         done = told_by_first(done)
     if not done:
-        raise UserError("process 0 could not go on; its own message says why")
+        raise LostProcess("lost process 0, whose own message says why")
 
 
 def told_by_first(value: bool) -> bool:

@@ -6,8 +6,10 @@ import sys
 
 import pytest
 
-from clip_jax.cli import main
+from clip_jax.cli import _tell, main
 from clip_jax.config_io import to_dict
+from clip_jax.exit_codes import STOPPED
+from clip_jax.train.lock import Busy
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:Sharding info:UserWarning")
 
@@ -17,6 +19,11 @@ def config_file(tmp_path, tiny_run):
     path = tmp_path / "c.json"
     path.write_text(json.dumps(to_dict(tiny_run)))
     return path
+
+
+def test_a_run_that_another_process_has_is_worth_trying_later(capsys):
+    assert _tell(Busy("r: is being trained by process 7")) == STOPPED
+    assert capsys.readouterr().err == "clip-jax: r: is being trained by process 7\n"
 
 
 def test_flops_prints_the_published_numbers(capsys):

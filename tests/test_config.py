@@ -4,6 +4,7 @@ import pytest
 
 from clip_jax import config as c
 from clip_jax.config_io import from_dict
+from clip_jax.sweep_config import SweepConfig
 
 PATHS = {"source": "webdataset", "paths": ["a", "b"]}
 
@@ -64,6 +65,6 @@ def test_a_wrong_setting_is_named_in_one_line(values, named):
 
 def test_sweep_needs_a_name_and_distinct_seeds():
     with pytest.raises(c.ConfigError, match="name"):
-        from_dict(c.SweepConfig, {})
+        from_dict(SweepConfig, {})
     with pytest.raises(c.ConfigError, match="seeds_at_best"):
-        c.SweepConfig(name="x", seeds=(0, 1), seeds_at_best=(1,))
+        SweepConfig(name="x", seeds=(0, 1), seeds_at_best=(1,))

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from clip_jax.config import RunConfig, SweepConfig
+from clip_jax.config import RunConfig
 from clip_jax.config_io import from_dict, load
 from clip_jax.sweep.plan import make_plan
+from clip_jax.sweep_config import SweepConfig
 
 ROOT = Path(__file__).parents[1]
 

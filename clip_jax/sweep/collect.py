@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,11 +49,13 @@ def cells_of(sweep_dir: Path) -> list[dict[str, Any]]:
 
 def _row(cell: dict[str, Any], run_dir: Path) -> dict[str, Any]:
     row = {k: cell[k] for k in ("run_id", "kind", "rung", "budget", "seed", "width", "depth")}
-    result = read_json(run_dir / "result.json")
-    if result is None:
-        failure = read_json(run_dir / "failure.json")
-        planned = {k: cell[k] for k in ("params", "batch_size", "samples_seen", "flops", "peak_lr", "steps")}
+    try:
+        result, failure = read_json(run_dir / "result.json"), read_json(run_dir / "failure.json")
         state, reason = ("failed", failure["reason"]) if failure else ("missing", "not run yet")
+    except UserError as error:
+        result, state, reason = None, "failed", str(error)
+    if result is None:
+        planned = {k: cell[k] for k in ("params", "batch_size", "samples_seen", "flops", "peak_lr", "steps")}
         return {**row, **planned, "state": state, "reason": reason, "final": False}
     row |= {"state": result["state"], "reason": result["exit_reason"], "final": result["final"]}
     row |= {k: result[k] for k in RESULT_COLUMNS} | {k: result.get(k) for k in LATER_COLUMNS}
@@ -68,9 +71,10 @@ def _row(cell: dict[str, Any], run_dir: Path) -> dict[str, Any]:
 def _measurements(root: Path) -> list[dict[str, Any]]:
     rows = []
     for cell in cells_of(root):
-        result = read_json(root / "runs" / cell["run_id"] / "result.json") or {"evals": []}
         known = {k: cell[k] for k in ("run_id", "budget", "params", "seed", "kind")}
-        rows += [{**known, **e} for e in result["evals"]]
+        with contextlib.suppress(UserError):  # `_row` says so
+            result = read_json(root / "runs" / cell["run_id"] / "result.json") or {"evals": []}
+            rows += [{**known, **e} for e in result["evals"]]
     return rows
 
 

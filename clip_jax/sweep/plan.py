@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from clip_jax import flops
-from clip_jax.config import ConfigError, RunConfig, SweepConfig
+from clip_jax.config import ConfigError, RunConfig
 from clip_jax.config_io import run_id
 from clip_jax.presets import ladder
+from clip_jax.sweep_config import SweepConfig
 
 LINES_A_RUN = 50  # of the metrics log
 

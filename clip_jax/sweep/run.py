@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clip_jax.config import SweepConfig, UserError
-from clip_jax.config_io import to_dict
+from clip_jax.config import UserError
+from clip_jax.config_io import from_dict, to_dict
 from clip_jax.sweep.collect import collect, curves, lr_evidence
-from clip_jax.sweep.launch.local import Job, LocalLauncher, Outcome, train_command
+from clip_jax.sweep.launch.engine import Engine, Job, open_engine
 from clip_jax.sweep.plan import Cell, Plan, make_cell, make_plan
+from clip_jax.sweep.reconcile import Outcome, reconcile
+from clip_jax.sweep.submission import CANCELLED, finished, left_out, set_aside_corrupt, take_up
+from clip_jax.sweep_config import SweepConfig
+from clip_jax.train.lock import Busy, RunLock
 from clip_jax.train.record import flat, read_json, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Echo = Callable[[str], None]
-IGNORED = ("slots", "gflops_per_second", "base.wandb")  # change no number of any run
+IGNORED = ("slots", "engine", "resources.", "gflops_per_second", "base.wandb")  # change no number of any run
 
 
 def plan_of(config: SweepConfig) -> Plan:
@@ -33,26 +38,56 @@ def plan_of(config: SweepConfig) -> Plan:
     return make_plan(config, records)
 
 
-def run_sweep(config: SweepConfig, sweep_dir: str | Path, echo: Echo = print, launcher: Any = None) -> dict[str, Any]:
+def run_sweep(
+    config: SweepConfig, sweep_dir: str | Path, echo: Echo = print, engine: Engine | None = None
+) -> dict[str, Any]:
     """Train the family and report: cells, then second seeds and learning-rate checks at each budget's best.
+
+    A run that failed before is tried again, one that was cancelled is not (`submission.take_up`).
 
     Args:
       config: the family.
       sweep_dir: made if missing; the same call on it completes what is missing.
       echo: where progress lines go.
-      launcher: anything with ``run(jobs, report)``; `LocalLauncher` by default.
+      engine: what trains; by default the one that the config names.
 
     Returns:
       The law, as in ``report/law.json``.
 
     Raises:
-      UserError: the directory belongs to another sweep; or nothing finished.
+      UserError: the directory belongs to another sweep, another driver is at work in it, the engine refused, or nothing
+        finished.
     """
-    root = Path(sweep_dir)
+    root = Path(sweep_dir).absolute()
     plan = plan_of(config)
-    _claim(config, root)
-    echo(plan.table())
-    sweep = _Sweep(config, root, list(plan.cells), echo, launcher or LocalLauncher(config.slots))
+    engine = engine or open_engine(config, root)
+    with contextlib.closing(_claim(config, root)):
+        echo(plan.table())
+        return _stages(_Sweep(config, root, list(plan.cells), echo, engine), plan)
+
+
+def render(config: SweepConfig, sweep_dir: str | Path) -> str:
+    """The plan, and what the engine would be handed for those of its runs that are missing; nothing is written."""
+    root = Path(sweep_dir).absolute()
+    plan = plan_of(config)
+    engine = open_engine(config, root)
+    jobs = [job for job, _ in jobs_of(plan.kept, root) if not finished(job)]
+    parts = [engine.render(f"clip-dry-run-{i}", jobs[i : i + engine.batch]) for i in range(0, len(jobs), engine.batch)]
+    return plan.table() + "\n\n" + "\n".join(parts)
+
+
+def jobs_of(cells: list[Cell], root: Path) -> list[tuple[Job, list[Cell]]]:
+    """How cells are trained: each in a job of its own."""
+    jobs = []
+    for cell in cells:
+        run_dir = root / "runs" / cell.run_id
+        arguments = ("train", f"--config={run_dir / 'request.json'}", f"--dir={run_dir}", "--quiet")
+        jobs.append((Job((run_dir,), arguments), [cell]))
+    return jobs
+
+
+def _stages(sweep: _Sweep, plan: Plan) -> dict[str, Any]:
+    config = sweep.config
     sweep.save()
     sweep.train(plan.kept)
     # a second seed may show that another size is best, so look again until the best has all its seeds
@@ -70,12 +105,11 @@ def run_sweep(config: SweepConfig, sweep_dir: str | Path, echo: Echo = print, la
         for factor in config.lr_checks
     ]
     sweep.train(checks)
-    return report(root, echo)
+    return report(sweep.root, sweep.echo)
 
 
 def report(sweep_dir: str | Path, echo: Echo = print) -> dict[str, Any]:
     """Collect what is there, fit, write ``report/`` and print the summary. Raises UserError without a sweep."""
-    from clip_jax.config_io import from_dict
     from clip_jax.scaling.report import text_summary, write_report
 
     root = Path(sweep_dir)
@@ -103,36 +137,45 @@ def _needs_finished(df: pd.DataFrame, root: Path) -> None:
         raise UserError(f"{root}: no run has finished; the first: {first}")
 
 
-def _claim(config: SweepConfig, root: Path) -> None:
-    """Write sweep.json once; refuse a directory of another sweep."""
-    there = read_json(root / "sweep.json")
-    mine = to_dict(config)
-    if there is not None:
-        old, new = flat(there), flat(mine)
-        for name in sorted(old.keys() | new.keys()):
-            if name not in IGNORED and old.get(name) != new.get(name):
-                raise UserError(
-                    f"{root}: belongs to another sweep ({name} is {old.get(name)!r} there and {new.get(name)!r} here); "
-                    f"use another directory"
-                )
-        return
+def _claim(config: SweepConfig, root: Path) -> RunLock:
+    """One driver a directory, and one sweep: writes sweep.json, returns the lock."""
+    lock = RunLock(root)
     try:
         root.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+        _refuse_other_sweep(config, root)
+        write_json(root / "sweep.json", to_dict(config))
+    except Busy:
+        owner = lock.owner()
+        who = f"process {owner.get('pid', '?')} on {owner.get('host', '?')}"
+        raise UserError(f"{root}: {who} drives this sweep already; wait for it or stop it") from None
     except OSError as error:
-        raise UserError(f"{root}: cannot make this directory ({error.strerror})") from None
-    write_json(root / "sweep.json", mine)
+        raise UserError(f"{root}: cannot be written ({error.strerror})") from None
+    except UserError:
+        lock.close()
+        raise
+    return lock
+
+
+def _refuse_other_sweep(config: SweepConfig, root: Path) -> None:
+    there = read_json(root / "sweep.json")
+    if there is None:
+        return
+    old, new = flat(to_dict(from_dict(SweepConfig, there))), flat(to_dict(config))
+    for name in sorted(old.keys() | new.keys()):
+        if not name.startswith(IGNORED) and old.get(name) != new.get(name):
+            raise UserError(
+                f"{root}: belongs to another sweep ({name} is {old.get(name)!r} there and {new.get(name)!r} here); "
+                f"use another directory"
+            )
 
 
 class _Sweep:
     """The cells known so far, and what it takes to run them."""
 
-    def __init__(self, config: SweepConfig, root: Path, cells: list[Cell], echo: Echo, launcher: Any) -> None:
-        self.config, self.root, self.cells, self.echo, self.launcher = config, root, cells, echo, launcher
-        self.done = 0
+    def __init__(self, config: SweepConfig, root: Path, cells: list[Cell], echo: Echo, engine: Engine) -> None:
+        self.config, self.root, self.cells, self.echo, self.engine = config, root, cells, echo, engine
         self.known = {c.run_id for c in cells if c.reason is None}
-
-    def run_dir(self, cell: Cell) -> Path:
-        return self.root / "runs" / cell.run_id
 
     def save(self) -> None:
         write_json(self.root / "plan.json", {"cells": Plan(self.config, tuple(self.cells)).rows()})
@@ -144,42 +187,23 @@ class _Sweep:
         self.known |= {c.run_id for c in new}
         if new:
             self.save()
-        missing = [c for c in cells if not (self.run_dir(c) / "result.json").exists()]
-        if not missing:
-            return len(new)
         # what fails, fails early: small budgets before large ones, cells of one shape back to back
-        missing.sort(key=lambda c: (c.budget, c.rung, c.config.seed))
-        jobs, by_dir = [], {}
-        for cell in missing:
-            run_dir = self.run_dir(cell)
-            run_dir.mkdir(parents=True, exist_ok=True)
-            write_json(run_dir / "request.json", to_dict(cell.config))
-            jobs.append(Job(run_dir, train_command(run_dir / "request.json", run_dir)))
-            by_dir[run_dir] = cell
-        began, total, left = time.monotonic(), len(jobs), {c.run_id: c.flops for c in missing}
-        all_flops = sum(left.values())
-        ended = 0
-
-        def report(outcome: Outcome) -> None:
-            nonlocal ended
-            ended += 1
-            cell = by_dir[outcome.job.run_dir]
-            left.pop(cell.run_id, None)
-            share = 1 - sum(left.values()) / all_flops
-            eta = (time.monotonic() - began) * (1 - share) / max(share, 1e-9)
-            result = read_json(outcome.job.run_dir / "result.json") or {}
-            found = result.get("error_mean")
-            said = "" if found is None else f"error_mean {found:.4f}"
-            if outcome.code:
-                said = f"FAILED, {outcome.reason}"
-            self.echo(
-                f"[{ended:3d}/{total}] {cell.kind:11s} {cell.budget:8.2e} FLOPs  rung {cell.rung:4g}  seed "
-                f"{cell.config.seed}  lr {cell.config.optim.peak_lr:.2e}  {said}  {outcome.seconds:.0f} s  "
-                f"({eta / 60:.0f} min left of this stage)"
-            )
-
-        self.launcher.run(jobs, report)
+        cells = sorted(cells, key=lambda c: (c.budget, c.rung, c.config.seed))
+        missing = [(job, of) for job, of in jobs_of(cells, self.root) if not self._done(job)]
+        for job, of in missing:
+            for run_dir, cell in zip(job.run_dirs, of, strict=True):
+                run_dir.mkdir(parents=True, exist_ok=True)
+                write_json(run_dir / "request.json", to_dict(cell.config))
+            if (why := left_out(job)) and why["reason"] != CANCELLED:
+                take_up(job)
+        progress = _Progress(missing, self.echo)
+        reconcile(self.engine, [job for job, _ in missing], self.config.resources.max_attempts, progress, self.echo)
         return len(new)
+
+    def _done(self, job: Job) -> bool:
+        for run_dir in job.run_dirs:
+            set_aside_corrupt(run_dir, self.echo)
+        return finished(job)
 
     def best(self) -> list[tuple[float, float]]:
         """(rung, budget) of each budget's best size so far, by the mean over seeds."""
@@ -191,3 +215,31 @@ class _Sweep:
         means = df.groupby(["budget", "rung"])[self.config.metric].mean().reset_index()
         rows = means.loc[means.groupby("budget")[self.config.metric].idxmin()]
         return [(float(r), float(b)) for r, b in zip(rows["rung"], rows["budget"], strict=True)]
+
+
+class _Progress:
+    """A line for every job that ends."""
+
+    def __init__(self, jobs: list[tuple[Job, list[Cell]]], echo: Echo) -> None:
+        self.cells = {job.key: cells for job, cells in jobs}
+        self.echo, self.began, self.ended = echo, time.monotonic(), 0
+        self.left = {c.run_id: c.flops for _, cells in jobs for c in cells}
+        self.total, self.flops = len(self.left), sum(self.left.values())
+
+    def __call__(self, outcome: Outcome) -> None:
+        for run_dir, cell in zip(outcome.job.run_dirs, self.cells[outcome.job.key], strict=True):
+            self.ended += 1
+            self.left.pop(cell.run_id, None)
+            share = 1 - sum(self.left.values()) / self.flops
+            eta = (time.monotonic() - self.began) * (1 - share) / max(share, 1e-9)
+            result = read_json(run_dir / "result.json") or {}
+            found, wall = result.get("error_mean"), result.get("wall_s")
+            said = "" if found is None else f"error_mean {found:.4f}"
+            if outcome.reason:
+                said = f"FAILED, {outcome.reason}"
+            self.echo(
+                f"[{self.ended:3d}/{self.total}] {cell.kind:11s} {cell.budget:8.2e} FLOPs  rung {cell.rung:4g}  seed "
+                f"{cell.config.seed}  lr {cell.config.optim.peak_lr:.2e}  {said}  "
+                + (f"{wall:.0f} s  " if wall else "")
+                + f"({eta / 60:.0f} min left of this stage)"
+            )

@@ -1,44 +1,120 @@
-"""How a sweep stands, read from its directory alone."""
+"""How a sweep stands: from its directory, and from the engine's queue where it answers."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from clip_jax.config import UserError
 from clip_jax.sweep.collect import cells_of
-from clip_jax.train.record import read_json
+from clip_jax.sweep.launch.engine import Engine, Job
+from clip_jax.train.record import read_json, read_lines
 
 STALE_S = 120.0  # without a heartbeat
+OVER = ("finished", "failed", "cancelled")
 
 
-def run_state(run_dir: Path) -> dict[str, Any]:
-    """{state, step, reason} of one run: waiting, running, stale, stopped, failed or finished."""
+def run_state(run_dir: Path, queue: dict[str, str] | None = None) -> dict[str, Any]:
+    """{state, step, reason, error} of one run, and {loss, samples_per_s, mfu, attempts, device_s} where known.
+
+    The state is waiting, queued, starting, running, stale, stopped, gone, failed, cancelled, corrupt or finished.
+    ``queue`` is what the engine says (`Engine.poll`); None where nobody asked it.
+    """
+    try:
+        return _state(run_dir, queue) | _speed(run_dir)
+    except UserError as error:
+        return {"state": "corrupt", "step": 0, "reason": str(error), "error": None}
+
+
+def _state(run_dir: Path, queue: dict[str, str] | None) -> dict[str, Any]:
     result = read_json(run_dir / "result.json")
     if result:
         return {"state": "finished", "step": result["steps"], "reason": "", "error": result.get("error_mean")}
     status = read_json(run_dir / "status.json") or {}
     failure = read_json(run_dir / "failure.json")
+    live = (queue or {}).get(run_dir.name)
     state, reason = status.get("state", "waiting"), status.get("reason") or ""
     if failure and state != "running":
         state, reason = "failed", failure["reason"]
+        state = "cancelled" if reason == "cancelled" else state
+    elif live == "queued":
+        state, reason = "queued", ""
+    elif state == "running" and queue is not None and live is None:
+        state, reason = "gone", "its job ended without a result"
     elif state == "running" and time.time() - status.get("heartbeat", 0.0) > STALE_S:
         state, reason = "stale", f"no sign of life for {time.time() - status['heartbeat']:.0f} s"
+    elif live == "running" and state != "running":
+        state, reason = "starting", ""
     return {"state": state, "step": status.get("step", 0), "reason": reason, "error": None}
 
 
-def status_table(sweep_dir: str | Path) -> str:
-    """One line a run and a line of totals. Raises UserError when there is no sweep."""
+def _speed(run_dir: Path) -> dict[str, Any]:
+    status = read_json(run_dir / "status.json") or {}
+    last = (read_lines(run_dir / "metrics.jsonl") or [{}])[-1]
+    attempts = [e for e in read_lines(run_dir / "events.jsonl") if e["event"] == "attempt"]
+    found = {k: last.get(k) for k in ("loss", "samples_per_s", "mfu")}
+    devices = attempts[-1]["devices"] if attempts else 0
+    return found | {"attempts": status.get("attempt", 0), "device_s": devices * status.get("wall_s", 0.0)}
+
+
+def status_table(sweep_dir: str | Path, engine: Engine | None = None, price: float = 0.0) -> str:
+    """One line a run and a line of totals; ``price`` is for a device and hour. Raises UserError without a sweep."""
+    return _table(sweep_dir, engine, price)[0]
+
+
+def watch(
+    sweep_dir: str | Path, engine: Engine | None, price: float, every_s: float, echo: Callable[[str], None] = print
+) -> None:
+    """The table again and again, until every run is over."""
+    while True:
+        table, over = _table(sweep_dir, engine, price)
+        echo(f"\x1b[H\x1b[2J{table}")
+        if over:
+            return
+        time.sleep(every_s)
+
+
+def _table(sweep_dir: str | Path, engine: Engine | None, price: float) -> tuple[str, bool]:
     root = Path(sweep_dir)
-    lines = ["  run           kind           budget   rung  seed      step / steps       state     error"]
+    cells = cells_of(root)
+    queue, note = _ask(engine, [Job((root / "runs" / cell["run_id"],), ()) for cell in cells])
+    head = "  run           kind          budget   rung  seed     step/steps        state    loss  samples/s    MFU"
+    lines = [head + "   left  attempts   cost   error"]
     totals: dict[str, int] = {}
-    for cell in cells_of(root):
-        s = run_state(root / "runs" / cell["run_id"])
+    spent = 0.0
+    for cell in cells:
+        s = run_state(root / "runs" / cell["run_id"], queue)
         totals[s["state"]] = totals.get(s["state"], 0) + 1
-        error = "" if s["error"] is None else f"{s['error']:.4f}"
-        lines.append(
-            f"  {cell['run_id']}  {cell['kind']:12s} {cell['budget']:8.2e}  {cell['rung']:5g}  {cell['seed']:4d}  "
-            f"{s['step']:8,d} / {cell['steps']:<8,d}  {s['state']:>8}  {error:>8}  {s['reason']}".rstrip()
-        )
-    lines.append("  " + ", ".join(f"{n} {state}" for state, n in sorted(totals.items())))
-    return "\n".join(lines)
+        cost = s.get("device_s", 0.0) / 3600 * price
+        spent += cost
+        speed = s.get("samples_per_s") if s["state"] == "running" else None
+        left = _time((cell["steps"] - s["step"]) * cell["batch_size"] / speed) if speed else ""
+        identity = f"{cell['run_id']}  {cell['kind']:11s} {cell['budget']:8.2e}  {cell['rung']:5g}  {cell['seed']:4d}"
+        where = f"{s['step']:7,d}/{cell['steps']:<7,d}  {s['state']:>9}  {_number(s.get('loss'), '.3f'):>6}"
+        pace = f"{_number(speed, ',.0f'):>9}  {_number(s.get('mfu') if speed else None, '.1%'):>5}  {left:>5}"
+        paid = f"{s.get('attempts') or '':>8}  {_number(cost or None, '.2f'):>5}  {_number(s['error'], '.4f'):>6}"
+        lines.append(f"  {identity}  {where}  {pace}  {paid}  {s['reason']}".rstrip())
+    total = ", ".join(f"{n} {state}" for state, n in sorted(totals.items()))
+    lines.append(f"  {total}" + (f"; {spent:.2f} spent" if price else "") + note)
+    return "\n".join(lines), set(totals) <= set(OVER)
+
+
+def _ask(engine: Engine | None, jobs: list[Job]) -> tuple[dict[str, str] | None, str]:
+    if engine is None:
+        return None, ""
+    try:
+        return engine.poll(jobs), ""
+    except UserError as error:
+        return None, f"\n  not known which jobs are queued: {error}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _time(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f}s"
+    return f"{seconds / 60:.0f}m" if seconds < 7200 else f"{seconds / 3600:.1f}h"

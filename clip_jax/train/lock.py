@@ -16,7 +16,7 @@ from typing import IO, Any
 from clip_jax.config import UserError
 
 FILE = ".lock"
-INHERITED = "CLIP_JAX_LOCK_FD"  # a launcher that holds the lock hands it to its child under this name
+INHERITED = "CLIP_JAX_LOCK_FDS"  # a launcher that holds locks hands them to its child under this name, with commas
 SILENT_S = 60.0  # a run of another host that says nothing for so long is dead
 FORGOTTEN_S = 600.0  # and one whose last word is so old needs no watching
 _UNSUPPORTED = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL)
@@ -56,16 +56,14 @@ class RunLock:
         self.sign(os.getpid())
 
     def _inherited(self) -> IO[str] | None:
-        number = os.environ.pop(INHERITED, None)
-        if number is None:
-            return None
-        try:
-            if os.fstat(int(number)).st_ino != self.path.stat().st_ino:
-                return None
-            os.set_inheritable(int(number), False)
-            return os.fdopen(int(number), "a+")
-        except OSError:
-            return None
+        for number in filter(None, os.environ.get(INHERITED, "").split(",")):
+            with contextlib.suppress(OSError):  # a descriptor of that number may be another process's, or none
+                if os.path.samestat(os.fstat(int(number)), self.path.stat()):
+                    left = [n for n in os.environ.pop(INHERITED).split(",") if n != number]
+                    os.environ |= {INHERITED: ",".join(left)} if left else {}
+                    os.set_inheritable(int(number), False)
+                    return os.fdopen(int(number), "a+")
+        return None
 
     def sign(self, pid: int) -> None:
         """Say who holds it."""
@@ -92,6 +90,18 @@ class RunLock:
             with contextlib.suppress(OSError):
                 self._file.close()
             self._file = None
+
+
+def is_held(run_dir: Path) -> bool:
+    """Whether a process of this machine trains there, as far as locks tell."""
+    try:
+        with (run_dir / FILE).open("a+") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def wait_for_silence(

@@ -17,7 +17,7 @@ from clip_jax.train.record import Record
 from clip_jax.train.timing import Clock
 
 # what differs between two runs of the same numbers
-TIMES = ("wall_s", "samples_per_s", "step_s", "goodput")
+TIMES = ("wall_s", "samples_per_s", "mfu", "step_s", "goodput")
 
 
 def training_flops(config: RunConfig, samples_seen: int) -> flops.TrainingFlops:
@@ -106,7 +106,8 @@ class Meter:
         self.mark = now
         self._step_s.append((step, self.step_s))
         self._since = self._stepping()
-        times = {"wall_s": self.record.wall_s, "step_s": self.step_s, "goodput": self.goodput}
+        mfu = self.mfu(values.get("samples_per_s"))
+        times = {"mfu": mfu, "wall_s": self.record.wall_s, "step_s": self.step_s, "goodput": self.goodput}
         self.record.append("metrics.jsonl", {"step": step, "samples_seen": step * size, **values, **times})
         self.record.beat(step=step, seconds=self.clock.seconds())
         self.watch.see(step, values["loss"])

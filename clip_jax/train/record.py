@@ -24,6 +24,8 @@ from clip_jax.config_io import from_dict, run_id, to_dict
 from clip_jax.train.lock import Busy, RunLock, wait_for_silence
 
 HEARTBEAT_S = 5.0
+SUBMISSION = "CLIP_JAX_SUBMISSION"  # what a launcher calls the job this process belongs to
+SUBMISSION_FILE = "submission.json"  # and what it last handed to an engine for this run
 ENGINE_JOB_VARIABLES = ("SLURM_JOB_ID", "SKYPILOT_TASK_ID", "JOB_ID")
 
 
@@ -165,7 +167,7 @@ class Record:
     def begin(self, steps: int) -> None:
         """Make the directory, lock it, write the config once, say that an attempt runs.
 
-        Raises UserError when the directory cannot be made, and Busy when another process trains in it.
+        Raises UserError when the directory cannot be made, and Busy when another process trains in it or should.
         """
         if not self.writer:
             return
@@ -174,6 +176,7 @@ class Record:
                 self.dir.mkdir(parents=True, exist_ok=True)
             except (FileExistsError, NotADirectoryError, PermissionError) as error:
                 raise UserError(f"{self.dir}: cannot make this directory ({error.strerror})") from None
+            self._refuse_late_start()
             self.lock.acquire()
         wait_for_silence(self.dir, self.read_status)
         self._look_back()
@@ -193,6 +196,11 @@ class Record:
             write_json(self.dir / "config.json", to_dict(self.config))
         self._rewrite("events.jsonl", read_lines(self.dir / "events.jsonl"))  # a kill may have cut the last line
         self.beat(force=True)
+
+    def _refuse_late_start(self) -> None:
+        mine, last = os.environ.get(SUBMISSION), read_json(self.dir / SUBMISSION_FILE)
+        if mine and last and last["name"] != mine:
+            raise Busy(f"{self.dir}: this is job {mine}, given up since; {last['name']} has the run now")
 
     def beat(self, *, force: bool = False, **changes: Any) -> None:
         """Update ``status.json``: at once when forced, else at most every few seconds.

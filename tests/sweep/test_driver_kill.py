@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from clip_jax.config import SweepConfig
 from clip_jax.config_io import to_dict
+from clip_jax.sweep_config import SweepConfig
 from clip_jax.train.record import read_json
 
 

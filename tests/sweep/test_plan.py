@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clip_jax import flops
-from clip_jax.config import ConfigError, DataConfig, ModelConfig, RunConfig, SweepConfig, TextTowerConfig
+from clip_jax.config import ConfigError, DataConfig, ModelConfig, RunConfig, TextTowerConfig
 from clip_jax.sweep.plan import make_plan
+from clip_jax.sweep_config import SweepConfig
 
 SWEEP = SweepConfig(name="s", rungs=(0.5, 1, 2, 4), budgets=(1e10, 1e11), sizes_per_budget=0, min_steps=10)
 

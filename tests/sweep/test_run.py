@@ -1,18 +1,23 @@
 """A sweep from plan to report, with a trainer that only pretends."""
 
+import contextlib
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
 
 from clip_jax import flops
-from clip_jax.config import RunConfig, SweepConfig, UserError
+from clip_jax.config import RunConfig, UserError
 from clip_jax.config_io import from_dict, run_id, to_dict
 from clip_jax.sweep.collect import collect, lr_evidence
-from clip_jax.sweep.launch.local import Outcome
-from clip_jax.sweep.run import report, run_sweep
+from clip_jax.sweep.plan import make_plan
+from clip_jax.sweep.run import render, report, run_sweep
 from clip_jax.sweep.status import status_table
+from clip_jax.sweep.submission import note_exit
+from clip_jax.sweep_config import Resources, SweepConfig
+from clip_jax.train.lock import RunLock
 from clip_jax.train.record import write_json
 
 SWEEP = SweepConfig(
@@ -21,23 +26,28 @@ SWEEP = SweepConfig(
 )  # fmt: skip
 
 
-class FakeLauncher:
+class FakeEngine:
     """Writes what training would have written: a power law with a best size and a little noise."""
 
-    def __init__(self, fail=()):
-        self.ran, self.fail = [], set(fail)
+    name, at_once, batch, poll_s = "fake", None, 4, 0.0
 
-    def run(self, jobs, report):
+    def __init__(self, fail=(), crash=()):
+        self.ran, self.fail, self.crash = [], set(fail), set(crash)
+
+    def poll(self, jobs):
+        return {}
+
+    def submit(self, name, jobs):
         for job in jobs:
-            config = from_dict(RunConfig, json.loads((job.run_dir / "request.json").read_text()))
-            assert run_id(config) == job.run_dir.name
-            self.ran.append(job.run_dir.name)
-            if len(self.ran) in self.fail:
-                write_json(job.run_dir / "failure.json", {"code": 1, "reason": "exit code 1: boom", "log": ""})
-                report(Outcome(job, 1, "exit code 1: boom", 1.0))
-                continue
-            self.finish(job.run_dir, config)
-            report(Outcome(job, 0, "", 1.0))
+            (run_dir,) = job.run_dirs
+            config = from_dict(RunConfig, json.loads((run_dir / "request.json").read_text()))
+            assert run_id(config) == run_dir.name
+            self.ran.append(run_dir.name)
+            if len(self.ran) in self.fail or run_dir.name in self.crash:
+                job.log.write_text("boom\n")
+                note_exit(run_dir, name, 1 if run_dir.name in self.crash else 2)
+            else:
+                self.finish(run_dir, config)
 
     def finish(self, run_dir, config):
         counted = flops.params(config.model)
@@ -85,7 +95,7 @@ class FakeLauncher:
 
 @pytest.fixture
 def sweep(tmp_path):
-    launcher, lines = FakeLauncher(), []
+    launcher, lines = FakeEngine(), []
     law = run_sweep(SWEEP, tmp_path / "s", lines.append, launcher)
     return tmp_path / "s", law, launcher, lines
 
@@ -119,7 +129,7 @@ def test_cells_then_second_seeds_then_learning_rates(sweep):
 
 def test_the_same_command_repeats_nothing(sweep):
     root, law, _, _ = sweep
-    again = FakeLauncher()
+    again = FakeEngine()
     assert run_sweep(SWEEP, root, lambda line: None, again) == law
     assert again.ran == []
 
@@ -129,22 +139,22 @@ def test_what_is_missing_is_completed(sweep):
     lost = [launcher.ran[2], launcher.ran[-1]]
     for name in lost:
         (root / "runs" / name / "result.json").unlink()
-    again = FakeLauncher()
+    again = FakeEngine()
     assert run_sweep(SWEEP, root, lambda line: None, again)["fits"] == law["fits"]
     assert sorted(again.ran) == sorted(lost)
 
 
 def test_a_failed_run_is_left_out_told_and_tried_again(tmp_path):
     lines = []
-    run_sweep(SWEEP, tmp_path, lines.append, FakeLauncher(fail={2}))
-    assert any("FAILED, exit code 1: boom" in line for line in lines)
+    run_sweep(SWEEP, tmp_path, lines.append, FakeEngine(fail={2}))
+    assert any("FAILED, exit code 2: boom" in line for line in lines)
     df = collect(tmp_path)
     (bad,) = df[~df["final"]].to_dict("records")
-    assert (bad["state"], bad["reason"]) == ("failed", "exit code 1: boom")
+    assert (bad["state"], bad["reason"]) == ("failed", "exit code 2: boom")
     assert "1 failed" in status_table(tmp_path)
     law = json.loads((tmp_path / "report" / "law.json").read_text())
     assert {"run_id": bad["run_id"], "reason": "not finished"} in law["left_out"]
-    retry = FakeLauncher()
+    retry = FakeEngine()
     run_sweep(SWEEP, tmp_path, lambda line: None, retry)
     assert bad["run_id"] in retry.ran
 
@@ -153,13 +163,57 @@ def test_a_directory_of_another_sweep_is_refused(sweep):
     root, *_ = sweep
     other = dataclasses.replace(SWEEP, base=dataclasses.replace(SWEEP.base, seed=5))
     with pytest.raises(UserError, match="base.seed is 0 there and 5 here"):
-        run_sweep(other, root, lambda line: None, FakeLauncher())
-    run_sweep(dataclasses.replace(SWEEP, slots=3), root, lambda line: None, FakeLauncher())
+        run_sweep(other, root, lambda line: None, FakeEngine())
+    run_sweep(dataclasses.replace(SWEEP, slots=3), root, lambda line: None, FakeEngine())
+
+
+def test_a_cell_that_always_crashes_and_a_corrupt_record_leave_the_rest_alone(tmp_path):
+    always, corrupt = (cell.run_id for cell in make_plan(SWEEP).kept[3:5])
+    run_dir = tmp_path / "runs" / corrupt
+    run_dir.mkdir(parents=True)
+    (run_dir / "result.json").write_text('{"state": "fini')
+    lines, engine = [], FakeEngine(crash={always})
+    law = run_sweep(SWEEP, tmp_path, lines.append, engine)
+    assert engine.ran.count(always) == SWEEP.resources.max_attempts
+    assert engine.ran.count(corrupt) == 1
+    df = collect(tmp_path).set_index("run_id")
+    assert df.loc[always, "reason"] == "exit code 1, 4 times: boom"
+    assert df.loc[corrupt, "final"]
+    assert (~df["final"]).sum() == 1
+    assert {"run_id": always, "reason": "not finished"} in law["left_out"]
+    said = "\n".join(lines)
+    assert f"{corrupt}/result.json: not JSON" in said
+    assert f"left out, failed: {always}: exit code 1, 4 times: boom" in said
+    (run_dir / "result.json").write_text("{")
+    assert collect(tmp_path).set_index("run_id").loc[corrupt, "state"] == "failed", "the table comes all the same"
+    assert "1 corrupt" in status_table(tmp_path)
+
+
+def test_a_second_driver_is_refused_with_the_name_of_the_first(tmp_path):
+    with contextlib.closing(RunLock(tmp_path)) as lock:
+        lock.acquire()
+        with pytest.raises(UserError, match=rf"process {os.getpid()} on \S+ drives this sweep already; wait for it"):
+            run_sweep(SWEEP, tmp_path, lambda line: None, FakeEngine())
+
+
+def test_a_directory_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/s: cannot be written \(Not a directory\)"):
+        run_sweep(SWEEP, tmp_path / "file" / "s", lambda line: None, FakeEngine())
+
+
+def test_a_dry_run_writes_nothing(tmp_path):
+    config = dataclasses.replace(SWEEP, engine="slurm", slots=3, resources=Resources(nodes=2, partition="gpu"))
+    text = render(config, tmp_path / "s")
+    assert "runs kept" in text
+    assert f"#SBATCH --array=0-{len(make_plan(SWEEP).kept) - 1}%3\n" in text
+    assert "#SBATCH --nodes=2\n" in text
+    assert not (tmp_path / "s").exists()
 
 
 def test_nothing_finished_is_an_error(tmp_path):
-    with pytest.raises(UserError, match=r"no run has finished; the first: exit code 1: boom"):
-        run_sweep(SWEEP, tmp_path, lambda line: None, FakeLauncher(fail=set(range(1000))))
+    with pytest.raises(UserError, match=r"no run has finished; the first: exit code 2: boom"):
+        run_sweep(SWEEP, tmp_path, lambda line: None, FakeEngine(fail=set(range(1000))))
 
 
 def test_reporting_again_gives_the_same_law(sweep):

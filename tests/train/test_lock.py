@@ -1,5 +1,6 @@
 """One training process a run directory."""
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -13,7 +14,7 @@ from contextlib import closing
 import pytest
 
 from clip_jax.train import lock as lock_module
-from clip_jax.train.lock import FILE, INHERITED, SILENT_S, Busy, RunLock, wait_for_silence
+from clip_jax.train.lock import FILE, INHERITED, SILENT_S, Busy, RunLock, is_held, wait_for_silence
 
 
 def test_the_second_is_refused_by_name_and_the_lock_goes_with_its_owner(tmp_path):
@@ -48,6 +49,24 @@ def test_a_lock_is_taken_over_from_the_launcher(tmp_path, monkeypatch):
     with pytest.raises(Busy):
         RunLock(tmp_path).acquire()
     mine.close()
+
+
+def test_several_locks_are_taken_over_each_by_its_own(tmp_path, monkeypatch):
+    dirs = [tmp_path / name for name in "ab"]
+    with contextlib.ExitStack() as held:
+        numbers = []
+        for run_dir in dirs:
+            run_dir.mkdir()
+            lock = held.enter_context(closing(RunLock(run_dir)))
+            lock.acquire()
+            numbers.append(str(os.dup(lock.fileno())))
+        monkeypatch.setenv(INHERITED, ",".join(numbers))
+        for run_dir in reversed(dirs):
+            lock = held.enter_context(closing(RunLock(run_dir)))
+            lock.acquire()
+        assert INHERITED not in os.environ
+        assert all(map(is_held, dirs))
+    assert not any(map(is_held, dirs))
 
 
 def test_a_handed_over_descriptor_of_something_else_is_no_lock(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 from clip_jax.config import MeshConfig, UserError
 from clip_jax.config_io import run_id, to_dict
 from clip_jax.train import record as r
+from clip_jax.train.lock import Busy
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path, monkeypatch):
@@ -118,6 +119,16 @@ def test_a_leftover_of_an_earlier_attempt_touches_nothing(tmp_path, tiny_run, be
     old.end("failed", "taken over")
     status = r.read_json(tmp_path / "status.json")
     assert (status["attempt"], status["state"], new.attempt) == (2, "running", 2)
+
+
+def test_a_job_that_was_given_up_does_not_begin(tmp_path, tiny_run, begin, monkeypatch):
+    r.write_json(tmp_path / r.SUBMISSION_FILE, {"name": "clip-new"})
+    monkeypatch.setenv(r.SUBMISSION, "clip-old")
+    with pytest.raises(Busy, match="this is job clip-old, given up since; clip-new has the run now"):
+        begin(tmp_path, tiny_run)
+    assert not (tmp_path / "status.json").exists()
+    monkeypatch.setenv(r.SUBMISSION, "clip-new")
+    assert begin(tmp_path, tiny_run).attempt == 1
 
 
 def test_only_the_writer_writes(tmp_path, tiny_run):

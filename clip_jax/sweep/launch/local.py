@@ -1,74 +1,156 @@
-"""Runs on this machine: one subprocess a run, a fixed number of slots."""
+"""Runs on this machine: one subprocess a job, a fixed number of slots, each with its own devices and cores.
+
+All that a next driver needs is in locks, which go with their owner: a child holds those of its runs and of its slot.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from clip_jax.exit_codes import STOPPED
-from clip_jax.train.lock import INHERITED, Busy, RunLock
-from clip_jax.train.record import write_json
+from clip_jax.config import UserError
+from clip_jax.sweep.launch.engine import EngineDown, Job
+from clip_jax.sweep.submission import note_exit
+from clip_jax.sweep_config import Resources
+from clip_jax.train.lock import INHERITED, Busy, RunLock, is_held
+from clip_jax.train.record import SUBMISSION
 
-POLL_S = 0.05
-RESUMES = 5  # of one job by one driver: what is preempted more often wants a person's look
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run: its directory and the command that trains it (and resumes it)."""
-
-    run_dir: Path
-    command: tuple[str, ...]
-    label: str = ""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a job ended. ``reason`` is the last line of its log when it failed."""
-
-    job: Job
-    code: int
-    reason: str
-    seconds: float
+PROGRAM = (sys.executable, "-m", "clip_jax.cli")
+MEMORY_SHARE = 0.9  # of a GPU, over the runs that share it
+STOP_S = 120.0  # to save a checkpoint
 
 
 @dataclass
-class _Running:
+class _Child:
     job: Job
+    name: str
     process: subprocess.Popen[bytes]
-    slot: int
-    log: Path
-    began: float
-
-    @property
-    def stopped(self) -> bool:
-        """Whether it was asked to end, not by us, and the same command goes on."""
-        return self.process.returncode in (STOPPED, -signal.SIGTERM)
 
 
-def train_command(config_file: Path, run_dir: Path) -> tuple[str, ...]:
-    """The command line of one run."""
-    return (
-        sys.executable, "-m", "clip_jax.cli", "train", f"--config={config_file}", f"--dir={run_dir}", "--quiet",
-    )  # fmt: skip
+class Local:
+    """An engine of subprocesses. A child that outlives its driver goes on, is waited for and never doubled."""
+
+    name, batch, poll_s = "local", 1, 0.2
+
+    def __init__(
+        self, sweep_dir: Path, slots: int, resources: Resources | None = None, program: tuple[str, ...] = PROGRAM
+    ) -> None:
+        """Raises UserError when there are fewer GPUs than the slots were promised."""
+        self.dir, self.program = sweep_dir / "slots", program
+        self.at_once: int | None = slots
+        self.slots = slots
+        self.resources = resources or Resources()
+        self.children: dict[str, _Child] = {}
+        self.environments = [slot_environment(slot, slots, self.resources) for slot in range(slots)]
+
+    def submit(self, name: str, jobs: Sequence[Job]) -> None:
+        """Start it in a free slot."""
+        for job in jobs:
+            for run_dir in job.run_dirs:
+                (run_dir / "logs").mkdir(parents=True, exist_ok=True)
+            with contextlib.ExitStack() as held:
+                slot, slot_lock = self._free_slot()
+                held.enter_context(contextlib.closing(slot_lock))
+                locks = [held.enter_context(contextlib.closing(RunLock(run_dir))) for run_dir in job.run_dirs]
+                try:
+                    for lock in locks:
+                        lock.acquire()
+                except Busy as busy:
+                    raise EngineDown(str(busy)) from None
+                with job.log.open("ab") as out, _on_cores(slot_cores(slot, self.slots)):
+                    process = self._spawn(name, job, out, slot, [lock.fileno() for lock in locks], slot_lock.fileno())
+                for lock in locks:
+                    lock.sign(process.pid)
+            self.children[job.key] = _Child(job, name, process)
+
+    def _spawn(
+        self, name: str, job: Job, out: IO[bytes], slot: int, locks: list[int], slot_lock: int
+    ) -> subprocess.Popen[bytes]:
+        own = {SUBMISSION: name, INHERITED: ",".join(map(str, locks))}
+        return subprocess.Popen(
+            (*self.program, *job.arguments),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=os.environ | self.environments[slot] | own,
+            pass_fds=(*locks, slot_lock),
+            start_new_session=True,
+        )
+
+    def _free_slot(self) -> tuple[int, RunLock]:
+        for slot in range(self.slots):
+            (self.dir / str(slot)).mkdir(parents=True, exist_ok=True)
+            lock = RunLock(self.dir / str(slot))
+            with contextlib.suppress(Busy):
+                lock.acquire()
+                return slot, lock
+        raise EngineDown("local: every slot is taken by a run of an earlier driver")
+
+    def poll(self, jobs: Sequence[Job]) -> dict[str, str]:
+        """Those whose process lives, ours or an earlier driver's."""
+        for key, child in list(self.children.items()):
+            if (code := child.process.poll()) is not None:
+                del self.children[key]
+                for run_dir in child.job.run_dirs:
+                    note_exit(run_dir, child.name, code)
+        return {job.key: "running" for job in jobs if job.key in self.children or any(map(is_held, job.run_dirs))}
+
+    def cancel(self, jobs: Sequence[Job]) -> None:
+        """Ask them to save and stop, and wait until they have."""
+        for job in jobs:
+            owner = RunLock(job.run_dirs[0]).owner() if is_held(job.run_dirs[0]) else {}
+            if owner.get("pid"):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(int(owner["pid"]), signal.SIGTERM)
+        end = time.monotonic() + STOP_S
+        while self.poll(jobs) and time.monotonic() < end:
+            time.sleep(0.05)
+
+    def render(self, name: str, jobs: Sequence[Job]) -> str:
+        """A shell line a job."""
+        lines = []
+        for i, job in enumerate(jobs):
+            own = [f"{k}={v}" for k, v in self.environments[i % self.slots].items()]
+            lines.append(shlex.join([*own, "clip-jax", *job.arguments]))
+        return "\n".join(lines)
+
+    def leave(self) -> None:
+        """Ask our children to save and stop, and wait for them."""
+        for child in self.children.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.process.pid, signal.SIGTERM)
+        for child in self.children.values():
+            child.process.wait()
+        self.poll(())
 
 
-def slot_environment(slot: int, slots: int) -> dict[str, str]:
-    """What a child sees: with several slots, one GPU each where there are GPUs."""
-    environment = dict(os.environ)
-    visible = environment.get("CUDA_VISIBLE_DEVICES")
+def slot_environment(slot: int, slots: int, resources: Resources) -> dict[str, str]:
+    """What a child sees of the GPUs, where there are any: with several slots, one each unless told otherwise.
+
+    Raises UserError when there are fewer than ``resources`` asks for.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = visible.split(",") if visible else [p.name[6:] for p in sorted(Path("/dev").glob("nvidia[0-9]*"))]
-    if slots > 1 and gpus:
-        environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
-    return environment
+    each, sharing = resources.devices_per_process, resources.runs_per_device
+    needed = -(-slots // sharing) * max(each, 1)
+    if (each or sharing > 1) and needed > len(gpus):
+        raise UserError(f"slots={slots}: with these resources they need {needed} GPUs, and here are {len(gpus)}")
+    if not gpus or (slots == 1 and not each):
+        return {}
+    first = (slot // sharing) * max(each, 1) % len(gpus)
+    found = {"CUDA_VISIBLE_DEVICES": ",".join(gpus[first : first + max(each, 1)])}
+    if sharing > 1:
+        found["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{MEMORY_SHARE / sharing:.3f}"
+    return found
 
 
 def slot_cores(slot: int, slots: int) -> set[int] | None:
@@ -79,107 +161,14 @@ def slot_cores(slot: int, slots: int) -> set[int] | None:
     return set(cores[slot % len(cores) :: slots]) if len(cores) >= slots else None
 
 
-@dataclass
-class LocalLauncher:
-    """Runs jobs in order, ``slots`` at a time. A job that fails is reported and the rest go on; one that was stopped
-    from outside (`exit_codes.STOPPED`) is started again, ``RESUMES`` times at most.
-
-    A lock on the run directory is held by the child itself, so a child that outlives its driver is waited for
-    and never doubled. When the driver is asked to stop, its children are asked too and save a checkpoint.
-    """
-
-    slots: int = 1
-    running: list[_Running] = field(default_factory=list)
-    resumed: dict[Path, int] = field(default_factory=dict)
-
-    def run(self, jobs: list[Job], report: Callable[[Outcome], None] = lambda outcome: None) -> list[Outcome]:
-        """Every job's outcome, in order of ending."""
-        waiting, outcomes = list(jobs), []
-        with _children_stop_with_us(self.running):
-            while waiting or self.running:
-                free = [s for s in range(self.slots) if s not in {r.slot for r in self.running}]
-                while waiting and free:
-                    started = self._start(waiting[0], free[0])
-                    if started is None:  # a child of an earlier driver still holds it
-                        waiting.append(waiting.pop(0))
-                        break
-                    waiting.pop(0)
-                    free.pop(0)
-                    self.running.append(started)
-                time.sleep(POLL_S)
-                for child in [r for r in self.running if r.process.poll() is not None]:
-                    self.running.remove(child)
-                    if child.stopped and self.resumed.get(child.job.run_dir, 0) < RESUMES:
-                        self.resumed[child.job.run_dir] = self.resumed.get(child.job.run_dir, 0) + 1
-                        waiting.insert(0, child.job)
-                        continue
-                    outcome = self._end(child)
-                    outcomes.append(outcome)
-                    report(outcome)
-        return outcomes
-
-    def _start(self, job: Job, slot: int) -> _Running | None:
-        logs = job.run_dir / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
-        with contextlib.closing(RunLock(job.run_dir)) as lock:
-            try:
-                lock.acquire()
-            except Busy:
-                return None
-            log = logs / f"attempt-{len(list(logs.glob('attempt-*.log'))) + 1}.log"
-            cores = slot_cores(slot, self.slots)
-            with log.open("wb") as out:
-                process = _spawn(job, out, lock, slot_environment(slot, self.slots), cores)
-            lock.sign(process.pid)
-        return _Running(job, process, slot, log, time.monotonic())
-
-    def _end(self, child: _Running) -> Outcome:
-        code = child.process.returncode
-        reason = ""
-        if code:
-            lines = [x.strip() for x in child.log.read_text(errors="replace").splitlines() if x.strip()]
-            name = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            reason = f"{name}: {lines[-1]}" if lines else name
-            write_json(child.job.run_dir / "failure.json", {"code": code, "reason": reason, "log": child.log.name})
-        else:
-            (child.job.run_dir / "failure.json").unlink(missing_ok=True)
-        return Outcome(child.job, code, reason, time.monotonic() - child.began)
-
-
-def _spawn(
-    job: Job, out: IO[bytes], lock: RunLock, environment: dict[str, str], cores: set[int] | None
-) -> subprocess.Popen[bytes]:
-    before: Any = os.sched_getaffinity(0) if cores else None
-    try:
-        if cores:
-            os.sched_setaffinity(0, cores)  # inherited by the child
-        return subprocess.Popen(
-            job.command,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            env=environment | {INHERITED: str(lock.fileno())},
-            pass_fds=(lock.fileno(),),
-            start_new_session=True,
-        )
-    finally:
-        if cores:
-            os.sched_setaffinity(0, before)
-
-
 @contextlib.contextmanager
-def _children_stop_with_us(running: list[_Running]) -> Iterator[None]:
-    def forward(number: int, frame: Any) -> None:
-        for child in running:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.process.pid, signal.SIGTERM)
-        for child in running:
-            child.process.wait()
-        raise KeyboardInterrupt
-
-    before = {s: signal.signal(s, forward) for s in (signal.SIGTERM, signal.SIGINT)}
+def _on_cores(cores: set[int] | None) -> Iterator[None]:
+    if cores is None:
+        yield
+        return
+    before: Any = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)  # inherited by the child
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        os.sched_setaffinity(0, before)

@@ -1,6 +1,5 @@
 """Subprocesses in slots."""
 
-import fcntl
 import json
 import os
 import signal
@@ -8,12 +7,36 @@ import subprocess
 import sys
 import time
 
-from clip_jax.sweep.launch import local
-from clip_jax.sweep.launch.local import Job, LocalLauncher, slot_cores, slot_environment
+import pytest
+
+from clip_jax.config import UserError
+from clip_jax.sweep.launch.engine import EngineDown, Job
+from clip_jax.sweep.launch.local import Local, slot_cores, slot_environment
+from clip_jax.sweep.reconcile import reconcile
+from clip_jax.sweep_config import Resources
+
+PYTHON = (sys.executable, "-c")
 
 
-def job(tmp_path, name, program):
-    return Job(tmp_path / name, (sys.executable, "-c", program))
+def job(tmp_path, name, program, *arguments):
+    """One that ends with a result if its program does not fail."""
+    run_dir = tmp_path / name
+    program = f"{program}\nopen({str(run_dir / 'result.json')!r}, 'w').write('{{}}')"
+    return Job((run_dir,), (program, *arguments))
+
+
+def engine(tmp_path, slots=1):
+    local = Local(tmp_path, slots, program=PYTHON)
+    local.poll_s = 0.02
+    return local
+
+
+def run(tmp_path, jobs, slots=1, attempts=1):
+    """{run: why it was left out, empty if it was not}."""
+    seen = []
+    reconcile(engine(tmp_path, slots), jobs, attempts, seen.append)
+    assert len(seen) == len(jobs), "a job is reported once, when it is over"
+    return {o.job.key: o.reason for o in seen}
 
 
 def test_a_crash_is_recorded_and_the_rest_go_on(tmp_path):
@@ -22,43 +45,27 @@ def test_a_crash_is_recorded_and_the_rest_go_on(tmp_path):
         job(tmp_path, "good", "print('fine')"),
         job(tmp_path, "killed", "import os; os.kill(os.getpid(), 9)"),
     ]
-    seen = []
-    outcomes = {o.job.run_dir.name: o for o in LocalLauncher(2).run(jobs, seen.append)}
-    assert len(seen) == 3
-    assert (outcomes["good"].code, outcomes["good"].reason) == (0, "")
-    assert outcomes["bad"].reason == "exit code 1: it broke"
-    assert outcomes["killed"].reason == "killed by SIGKILL"
-    assert json.loads((tmp_path / "bad" / "failure.json").read_text())["log"] == "attempt-1.log"
+    outcomes = run(tmp_path, jobs, slots=2, attempts=2)
+    assert outcomes == {"good": "", "bad": "exit code 1, 2 times: it broke", "killed": "killed by SIGKILL, 2 times"}
+    assert json.loads((tmp_path / "bad" / "failure.json").read_text())["log"] == "attempt-2.log"
     assert (tmp_path / "good" / "logs" / "attempt-1.log").read_text() == "fine\n"
 
 
-def test_a_second_attempt_clears_the_failure(tmp_path):
-    LocalLauncher(1).run([job(tmp_path, "a", "raise SystemExit(3)")])
-    assert (tmp_path / "a" / "failure.json").exists()
-    LocalLauncher(1).run([job(tmp_path, "a", "pass")])
-    assert not (tmp_path / "a" / "failure.json").exists()
-    assert len(list((tmp_path / "a" / "logs").iterdir())) == 2
-
-
-def test_what_was_stopped_from_outside_goes_on(tmp_path, monkeypatch):
+def test_what_makes_progress_goes_on_and_what_does_not_is_left_out(tmp_path):
     program = (
-        "import pathlib, sys; mark = pathlib.Path(sys.argv[1])\n"
-        "tries = int(mark.read_text()) if mark.exists() else 0; mark.write_text(str(tries + 1))\n"
-        "sys.exit(75 if tries < int(sys.argv[2]) else 0)"
+        "import pathlib, sys; saved = pathlib.Path(sys.argv[1]) / 'checkpoints'\n"
+        "tries = len(list(saved.glob('*'))); stops, moves = int(sys.argv[2]), sys.argv[3] == 'moves'\n"
+        "(saved / str(tries if moves else 0)).mkdir(parents=True, exist_ok=True)\n"
+        "if tries < stops: sys.exit(75)"
     )
-    monkeypatch.setattr(local, "RESUMES", 2)
     jobs = [
-        Job(tmp_path / name, (sys.executable, "-c", program, str(tmp_path / f"{name}.mark"), str(stops)))
-        for name, stops in (("twice", 2), ("always", 9))
+        job(tmp_path, "moves", program, str(tmp_path / "moves"), "6", "moves"),
+        job(tmp_path, "stands", program, str(tmp_path / "stands"), "6", "stands"),
     ]
-    seen = []
-    outcomes = {o.job.run_dir.name: o for o in LocalLauncher(2).run(jobs, seen.append)}
-    assert len(seen) == 2, "a job is reported once, when it is over"
-    assert outcomes["twice"].code == 0
-    assert not (tmp_path / "twice" / "failure.json").exists()
-    assert len(list((tmp_path / "twice" / "logs").iterdir())) == 3
-    assert outcomes["always"].reason == "exit code 75"
-    assert len(list((tmp_path / "always" / "logs").iterdir())) == 3
+    outcomes = run(tmp_path, jobs, slots=2, attempts=3)
+    assert outcomes == {"moves": "", "stands": "exit code 75, 3 times"}
+    assert len(list((tmp_path / "moves" / "logs").iterdir())) == 7
+    assert len(list((tmp_path / "stands" / "logs").iterdir())) == 3
 
 
 def test_slots_limit_how_many_run_at_once(tmp_path):
@@ -67,23 +74,60 @@ def test_slots_limit_how_many_run_at_once(tmp_path):
         "f = p / (str(os.getpid()) + '.on'); f.touch(); time.sleep(.3); f.unlink(); print(n)"
     )
     jobs = [job(tmp_path, f"j{i}", program) for i in range(5)]
-    LocalLauncher(2).run(jobs)
-    counts = [int((j.run_dir / "logs" / "attempt-1.log").read_text()) for j in jobs]
+    run(tmp_path, jobs, slots=2)
+    counts = [int(j.log.read_text()) for j in jobs]
     assert max(counts) <= 1
     assert len(counts) == 5
 
 
 def test_a_child_that_still_runs_is_waited_for_and_not_doubled(tmp_path):
-    run_dir = tmp_path / "a"
-    run_dir.mkdir()
-    with open(run_dir / ".lock", "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        holder = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1)"], pass_fds=(lock.fileno(),))
+    first, second = engine(tmp_path), engine(tmp_path)
+    long = job(tmp_path, "a", "import time; print('once', flush=True); time.sleep(1)")
+    first.submit("clip-1", [long])
+    assert second.poll([long]) == {"a": "running"}
+    with pytest.raises(EngineDown, match="every slot is taken by a run of an earlier driver"):
+        second.submit("clip-2", [job(tmp_path, "b", "pass")])
     began = time.monotonic()
-    LocalLauncher(1).run([job(tmp_path, "a", "print('after')")])
+    reconcile(second, [long], 1)
     assert time.monotonic() - began > 0.5
-    assert holder.wait() == 0
-    assert [p.read_text() for p in (run_dir / "logs").iterdir()] == ["after\n"]
+    assert long.log.read_text() == "once\n"
+    assert first.poll([long]) == {}
+
+
+def test_a_job_of_several_runs_holds_the_locks_of_all(tmp_path):
+    dirs = (tmp_path / "a", tmp_path / "b")
+    program = (
+        "import sys; from pathlib import Path; from clip_jax.train.lock import RunLock\n"
+        "for d in map(Path, sys.argv[1:]):\n"
+        "  lock = RunLock(d); lock.acquire(); lock.close(); (d / 'result.json').write_text('{}')"
+    )
+    family = Job(dirs, (program, *map(str, dirs)))
+    seen = []
+    reconcile(engine(tmp_path), [family], 1, seen.append)
+    assert [o.reason for o in seen] == [""], family.log.read_text()
+    assert [json.loads((d / "submission.json").read_text())["attempt"] for d in dirs] == [1, 1]
+
+
+def test_a_run_is_cancelled_by_whoever_asks(tmp_path):
+    child = (
+        "import signal, time, pathlib\n"
+        f"def stop(*_): pathlib.Path({str(tmp_path / 'saved')!r}).touch(); raise SystemExit(75)\n"
+        f"signal.signal(15, stop); pathlib.Path({str(tmp_path / 'up')!r}).touch(); time.sleep(60)"
+    )
+    long = job(tmp_path, "a", child)
+    driver = engine(tmp_path)
+    driver.submit("clip-1", [long])
+    wait_for(tmp_path / "up")
+    engine(tmp_path).cancel([long])
+    assert (tmp_path / "saved").exists()
+    assert driver.poll([long]) == {}
+    assert json.loads((tmp_path / "a" / "exit.json").read_text()) == {"name": "clip-1", "code": 75}
+
+
+def wait_for(path):
+    deadline = time.monotonic() + 60
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def test_a_driver_that_is_asked_to_stop_stops_its_children(tmp_path):
@@ -93,13 +137,13 @@ def test_a_driver_that_is_asked_to_stop_stops_its_children(tmp_path):
         f"signal.signal(15, stop); open({str(tmp_path / 'up')!r}, 'w').close(); time.sleep(60)"
     )
     program = (
-        "import sys; from pathlib import Path; from clip_jax.sweep.launch.local import Job, LocalLauncher\n"
-        f"LocalLauncher(1).run([Job(Path({str(tmp_path / 'a')!r}), (sys.executable, '-c', {child!r}))])"
+        "import sys; from pathlib import Path; from clip_jax.sweep.launch.engine import Job\n"
+        "from clip_jax.sweep.launch.local import Local; from clip_jax.sweep.reconcile import reconcile\n"
+        f"local = Local(Path({str(tmp_path)!r}), 1, program=(sys.executable, '-c'))\n"
+        f"reconcile(local, [Job((Path({str(tmp_path / 'a')!r}),), ({child!r},))], 1)"
     )
     driver = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "up").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for(tmp_path / "up")
     driver.send_signal(signal.SIGTERM)
     assert driver.wait(30) != 0
     assert (tmp_path / "saved").exists()
@@ -114,5 +158,15 @@ def test_slots_share_cores_and_gpus(monkeypatch):
         None,
     )
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
-    assert [slot_environment(s, 2)["CUDA_VISIBLE_DEVICES"] for s in range(2)] == ["4", "7"]
-    assert slot_environment(0, 1)["CUDA_VISIBLE_DEVICES"] == "4,7"
+    free = Resources()
+    assert [slot_environment(s, 2, free)["CUDA_VISIBLE_DEVICES"] for s in range(2)] == ["4", "7"]
+    assert slot_environment(0, 1, free) == {}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    pairs = Resources(devices_per_process=2)
+    assert [slot_environment(s, 2, pairs)["CUDA_VISIBLE_DEVICES"] for s in range(2)] == ["0,1", "2,3"]
+    shared = Resources(runs_per_device=3)
+    found = [slot_environment(s, 6, shared) for s in range(6)]
+    assert [f["CUDA_VISIBLE_DEVICES"] for f in found] == ["0", "0", "0", "1", "1", "1"]
+    assert {f["XLA_PYTHON_CLIENT_MEM_FRACTION"] for f in found} == {"0.300"}
+    with pytest.raises(UserError, match=r"slots=3: with these resources they need 6 GPUs, and here are 4"):
+        slot_environment(0, 3, pairs)

@@ -1,0 +1,175 @@
+"""Runs on Kubernetes: one JobSet a run, queued by Kueue; TPU slices, GPU pods, or plain ones.
+
+Disruptions (a preempted, drained or lost node) restart the JobSet and cost no attempt; any other failure ends it, and
+the reconciler judges. ``kubectl`` is all that is used. Fields are those of JobSet v1alpha2 and of GKE's node labels.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from clip_jax.config import UserError
+from clip_jax.sweep.launch.engine import Job, ask
+from clip_jax.sweep.submission import submission
+from clip_jax.sweep_config import Resources
+from clip_jax.train.record import SUBMISSION
+
+PROGRAM = ("clip-jax",)
+PORT = 8476  # of process 0
+KEEP_S = 3600  # a finished JobSet, for its logs
+LABEL = "app.kubernetes.io/name"
+DOWN = (
+    "unable to connect to the server", "connection refused", "i/o timeout", "tls handshake timeout", "was refused",
+    "service unavailable", "serviceunavailable", "etcdserver", "too many requests", "no such host", "timed out",
+)  # fmt: skip
+
+
+class JobSets:
+    """An engine of JobSets. ``slots`` is how many are with the cluster at once, queued ones included."""
+
+    name, batch = "jobset", 1
+
+    def __init__(self, sweep_dir: Path, slots: int, resources: Resources, program: tuple[str, ...] = PROGRAM) -> None:
+        """Raises UserError when pods would not see the sweep's directory."""
+        self.resources, self.program = resources, program
+        self.at_once: int | None = slots
+        self.poll_s = resources.poll_s
+        if Path(resources.mount) not in (sweep_dir, *sweep_dir.parents):
+            raise UserError(
+                f"resources.mount={resources.mount!r}: the sweep's directory {sweep_dir} must lie in it, so that pods "
+                f"find it under the same name"
+            )
+
+    def submit(self, name: str, jobs: Sequence[Job]) -> None:
+        """``kubectl apply``, which does nothing where it is there already."""
+        ask(("kubectl", "apply", "-f", "-"), DOWN, self.render(name, jobs))
+
+    def poll(self, jobs: Sequence[Job]) -> dict[str, str]:
+        """What is neither completed nor failed; suspended means that Kueue has not let it start."""
+        out = ask((*self._kubectl("get"), "-l", f"{LABEL}=clip-jax", "-o", "json"), DOWN)
+        states = {item["metadata"]["name"]: _state(item) for item in json.loads(out)["items"]}
+        names = {job.key: _name(job) for job in jobs}
+        return {key: state for key, name in names.items() if (state := states.get(name, ""))}
+
+    def cancel(self, jobs: Sequence[Job]) -> None:
+        """``kubectl delete``; the pods have ``stop_before_s`` seconds to save."""
+        names = [name for job in jobs if (name := _name(job))]
+        if names:
+            ask((*self._kubectl("delete"), "--ignore-not-found", "--wait=false", *names), DOWN)
+
+    def log(self, job: Job) -> str:
+        """What its pods said lately."""
+        pods = f"jobset.sigs.k8s.io/jobset-name={_name(job)}"
+        return ask(
+            ("kubectl", "logs", f"--namespace={self.resources.namespace}", "-l", pods, "--prefix", "--tail=100"), DOWN
+        )
+
+    def leave(self) -> None:
+        """The JobSets go on without a driver."""
+
+    def _kubectl(self, verb: str) -> tuple[str, ...]:
+        return ("kubectl", verb, "jobsets.jobset.x-k8s.io", f"--namespace={self.resources.namespace}")
+
+    def render(self, name: str, jobs: Sequence[Job]) -> str:
+        """The YAML that ``kubectl apply`` reads."""
+        import yaml
+
+        documents = [self._jobset(name, job) for job in jobs]
+        return yaml.safe_dump_all(documents, explicit_start=True, sort_keys=False, width=120)
+
+    def _jobset(self, name: str, job: Job) -> dict[str, Any]:
+        r = self.resources
+        labels = {LABEL: "clip-jax", "clip-jax/run": f"run-{job.key}"}  # hex digits alone may read as a number
+        labels |= {"kueue.x-k8s.io/queue-name": r.queue} if r.queue else {}
+        labels |= {"kueue.x-k8s.io/priority-class": r.priority} if r.priority else {}
+        metadata: dict[str, Any] = {"name": name, "namespace": r.namespace, "labels": labels}
+        if r.topology:  # a slice is a node pool, and a pool holds one job
+            metadata["annotations"] = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
+        return {
+            "apiVersion": "jobset.x-k8s.io/v1alpha2",
+            "kind": "JobSet",
+            "metadata": metadata,
+            "spec": {
+                "ttlSecondsAfterFinished": KEEP_S,
+                "failurePolicy": {
+                    "maxRestarts": 0,
+                    "rules": [
+                        {
+                            "action": "RestartJobSetAndIgnoreMaxRestarts",
+                            "onJobFailureReasons": ["PodFailurePolicy"],
+                        }
+                    ],
+                },
+                "replicatedJobs": [
+                    {"name": "train", "replicas": r.slices, "template": {"spec": self._inner_job(name, job)}}
+                ],
+            },
+        }
+
+    def _inner_job(self, name: str, job: Job) -> dict[str, Any]:
+        hosts = self.resources.hosts
+        return {
+            "parallelism": hosts,
+            "completions": hosts,
+            "completionMode": "Indexed",
+            "backoffLimit": 0,
+            "podFailurePolicy": {
+                "rules": [{"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}]
+            },
+            "template": {"spec": self._pod(name, job)},
+        }
+
+    def _pod(self, name: str, job: Job) -> dict[str, Any]:
+        r = self.resources
+        environment = {SUBMISSION: name}
+        if not r.topology and r.nodes > 1:  # a TPU slice says by itself who is in it
+            environment |= {
+                "CLIP_JAX_COORDINATOR": f"{name}-train-0-0.{name}:{PORT}",
+                "CLIP_JAX_PROCESSES": str(r.nodes),
+            }
+        limits: dict[str, Any] = {}
+        if r.accelerator:
+            limits["google.com/tpu" if r.topology else "nvidia.com/gpu"] = r.devices_per_process
+        limits |= {"cpu": r.cores} if r.cores else {}
+        limits |= {"memory": r.memory} if r.memory else {}
+        container: dict[str, Any] = {
+            "name": "train",
+            "image": r.image,
+            "command": [*self.program, *job.arguments],
+            "env": [{"name": k, "value": v} for k, v in environment.items()],
+            "volumeMounts": [{"name": "shared", "mountPath": r.mount}],
+        }
+        volumes: list[dict[str, Any]] = [{"name": "shared", "persistentVolumeClaim": {"claimName": r.claim}}]
+        if limits:
+            container["resources"] = {"requests": dict(limits), "limits": limits}
+        pod: dict[str, Any] = {"restartPolicy": "Never", "terminationGracePeriodSeconds": r.stop_before_s}
+        if r.topology:
+            pod |= {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"}
+            pod["nodeSelector"] = {
+                "cloud.google.com/gke-tpu-accelerator": r.accelerator,
+                "cloud.google.com/gke-tpu-topology": r.topology,
+            }
+        elif r.accelerator:
+            pod["nodeSelector"] = {"cloud.google.com/gke-accelerator": r.accelerator}
+            pod["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+            container["volumeMounts"].append({"name": "shm", "mountPath": "/dev/shm"})
+            volumes.append({"name": "shm", "emptyDir": {"medium": "Memory"}})
+        return pod | {"containers": [container], "volumes": volumes}
+
+
+def _name(job: Job) -> str:
+    try:
+        last = submission(job.run_dirs[0])
+    except UserError:  # corrupt: its job, if any, will find that another has the run
+        last = None
+    return last["name"] if last else ""
+
+
+def _state(item: dict[str, Any]) -> str:
+    over = {c["type"] for c in item.get("status", {}).get("conditions", []) if c["status"] == "True"}
+    if over & {"Completed", "Failed"} or item["metadata"].get("deletionTimestamp"):
+        return ""
+    return "queued" if item["spec"].get("suspend") else "running"

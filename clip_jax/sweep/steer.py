@@ -1,0 +1,70 @@
+"""A sweep from outside, whether a driver is at work or not: its engine, its logs; runs left out and taken up again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from clip_jax.config import UserError
+from clip_jax.config_io import from_dict
+from clip_jax.sweep.collect import cells_of
+from clip_jax.sweep.launch.engine import Engine, Job, open_engine
+from clip_jax.sweep.submission import CANCELLED, finished, leave_out, left_out, submission, take_up
+from clip_jax.sweep_config import SweepConfig
+from clip_jax.train.record import read_json
+
+
+def config_of(sweep_dir: Path) -> SweepConfig:
+    """The config of a sweep that was started. Raises UserError when there is none."""
+    cells_of(sweep_dir)
+    return from_dict(SweepConfig, read_json(sweep_dir / "sweep.json") or {})
+
+
+def engine_of(sweep_dir: Path) -> Engine:
+    """The engine that it runs on."""
+    return open_engine(config_of(sweep_dir), sweep_dir.absolute())
+
+
+def jobs_named(sweep_dir: Path, runs: Sequence[str]) -> list[Job]:
+    """The runs whose ids begin so; all without any. Raises UserError when a name fits none, or several."""
+    ids = [cell["run_id"] for cell in cells_of(sweep_dir)]
+    chosen = []
+    for name in runs:
+        fitting = [i for i in ids if i.startswith(name)]
+        if len(fitting) != 1:
+            raise UserError(f"{name}: fits {len(fitting)} runs of {sweep_dir}; `clip-jax sweep status` lists them")
+        chosen += fitting
+    return [Job(((sweep_dir / "runs" / i).absolute(),), ()) for i in (chosen if runs else ids)]
+
+
+def cancel(sweep_dir: Path, runs: Sequence[str]) -> str:
+    """Stop these runs (all that are not finished without any) and leave them out until `retry`."""
+    jobs = [job for job in jobs_named(sweep_dir, runs) if not finished(job)]
+    for job in jobs:
+        leave_out(job, {"code": None, "reason": CANCELLED, "log": None})
+    engine_of(sweep_dir).cancel(jobs)
+    return f"{len(jobs)} runs cancelled; `clip-jax sweep retry` takes them up again"
+
+
+def retry(sweep_dir: Path, runs: Sequence[str]) -> str:
+    """Take up again what failed or was cancelled (all of it without any)."""
+    jobs = [job for job in jobs_named(sweep_dir, runs) if left_out(job)]
+    for job in jobs:
+        take_up(job)
+    return f"{len(jobs)} runs taken up; the driver hands them over, or `clip-jax sweep run` where none is at work"
+
+
+def log_of(sweep_dir: Path, run: str) -> str:
+    """What its newest attempt said. Raises UserError when there was none."""
+    (job,) = jobs_named(sweep_dir, [run])
+    logs = sorted((job.run_dirs[0] / "logs").glob("attempt-*.log"), key=lambda p: p.stat().st_mtime)
+    if logs:
+        return f"{logs[-1]}:\n{logs[-1].read_text(errors='replace')}"
+    last = submission(job.run_dirs[0])
+    if last and last["engine"] == "jobset":
+        from clip_jax.sweep.launch.jobset import JobSets
+
+        engine = engine_of(sweep_dir)
+        assert isinstance(engine, JobSets)
+        return engine.log(job)
+    raise UserError(f"{job.run_dirs[0]}: has no log yet")

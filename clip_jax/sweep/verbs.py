@@ -1,0 +1,98 @@
+"""`clip-jax sweep ACTION`: each parses, calls one function, prints."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from clip_jax.config import UserError
+from clip_jax.config_io import load
+from clip_jax.sweep_config import SweepConfig
+
+ACTIONS = {
+    "plan": "Print every cell and what it costs; nothing runs.",
+    "run": "Train what is missing, fit, report. Fields: --base.seed=1 --engine=slurm --slots=8 …",
+    "status": "How each run stands.",
+    "logs": "What a run's newest attempt said.",
+    "cancel": "Stop runs and leave them out; all that are not finished if none is named.",
+    "retry": "Take up again what failed or was cancelled.",
+    "collect": "Write runs.csv and runs.parquet.",
+}
+
+
+def add_actions(parent: Any, verb: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add them to the command line's ``sweep``."""
+    for name, text in ACTIONS.items():
+        action = verb(name, text, parent)
+        action.add_argument("--config", required=name in ("plan", "run"), help="sweeps/….py")
+        action.add_argument("--dir", help="sweep directory; default runs/NAME")
+        if name == "run":
+            action.add_argument("--dry-run", action="store_true", help="print what the engine would be handed")
+        elif name == "status":
+            action.add_argument(
+                "--watch", type=float, nargs="?", const=5.0, metavar="SECONDS", help="again and again until all is over"
+            )
+        elif name == "logs":
+            action.add_argument("run", metavar="RUN", help="its id, or how it begins")
+        elif name in ("cancel", "retry"):
+            action.add_argument("runs", metavar="RUN", nargs="*", help="ids, or how they begin")
+
+
+def _sweep_dir(args: argparse.Namespace, config: SweepConfig | None) -> Path:
+    if args.dir:
+        return Path(args.dir)
+    if config is None:
+        raise UserError(f"clip-jax sweep {args.action}: needs --dir=SWEEP_DIR or --config=sweeps/….py")
+    return Path("runs") / config.name
+
+
+def run_action(args: argparse.Namespace, overrides: dict[str, str]) -> None:
+    """Do what the parsed command line says. Raises UserError."""
+    config = load(SweepConfig, args.config, overrides) if args.config else None
+    root = _sweep_dir(args, config)
+    if args.action in ("plan", "run"):
+        assert config is not None
+        _plan_or_run(args, config, root)
+    elif args.action == "status":
+        _status(args, root)
+    elif args.action == "collect":
+        from clip_jax.sweep.collect import collect
+
+        df = collect(root)
+        print(f"{len(df)} runs, {int(df['final'].sum())} finished: {root / 'runs.csv'}, {root / 'runs.parquet'}")
+    else:
+        from clip_jax.sweep import steer
+
+        if args.action == "logs":
+            print(steer.log_of(root, args.run))
+        else:
+            print((steer.cancel if args.action == "cancel" else steer.retry)(root, args.runs))
+
+
+def _plan_or_run(args: argparse.Namespace, config: SweepConfig, root: Path) -> None:
+    from clip_jax.sweep.run import plan_of, render, run_sweep
+
+    if args.action == "plan":
+        print(plan_of(config).table())
+    elif args.dry_run:
+        print(render(config, root))
+    else:
+        run_sweep(config, root, echo=lambda line: print(line, flush=True))
+
+
+def _status(args: argparse.Namespace, root: Path) -> None:
+    from clip_jax.sweep.status import status_table, watch
+    from clip_jax.sweep.steer import config_of, engine_of
+
+    price = config_of(root).resources.price_per_device_hour
+    engine, note = None, ""
+    try:
+        engine = engine_of(root)
+    except UserError as error:  # of another machine, say
+        note = f"\n  not known which jobs are queued: {error}"
+    if args.watch is None:
+        print(status_table(root, engine, price) + note)
+    else:
+        watch(root, engine, price, args.watch, echo=lambda line: print(line + note, flush=True))

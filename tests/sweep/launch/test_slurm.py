@@ -1,0 +1,76 @@
+"""The script and the queue's lines, where there is no Slurm; `tests/slurm` has a real one."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from clip_jax.config import UserError
+from clip_jax.sweep.launch.engine import EngineDown, Job
+from clip_jax.sweep.launch.slurm import Slurm
+from clip_jax.sweep.submission import note_submission
+from clip_jax.sweep_config import Resources
+
+
+@pytest.fixture
+def programs(tmp_path, monkeypatch):
+    """Puts a pretended Slurm on the path: (name, shell text) each."""
+    bin_dir = tmp_path / "bin"
+    bin_dir.mkdir()
+    monkeypatch.setenv("PATH", f"{bin_dir}:{os.environ['PATH']}")
+
+    def put(name, text):
+        (bin_dir / name).write_text(f"#!/bin/bash\n{text}\n")
+        (bin_dir / name).chmod(0o755)
+
+    return put
+
+
+def test_the_script_asks_for_what_the_config_says_and_notes_how_it_ended(tmp_path, programs):
+    resources = Resources(
+        nodes=2, processes_per_node=4, devices_per_process=2, cores=6, gres="gpu:a100", partition="long",
+        time_limit_min=90, stop_before_s=60, sbatch=("--account=vision",), setup=("export MODE=fast",),
+    )  # fmt: skip
+    run_dirs = (tmp_path / "a run", tmp_path / "b")  # a family, and a name that needs quotes
+    for run_dir in run_dirs:
+        (run_dir / "logs").mkdir(parents=True)
+    jobs = [Job((Path("/other"),), ("x",)), Job(run_dirs, ("train", "--dir=a run"), attempt=3)]
+    script = Slurm(tmp_path / "s", 1, resources, program=("echo", "$MODE")).render("clip-1", jobs)
+    asked = [line.removeprefix("#SBATCH ") for line in script.splitlines() if line.startswith("#SBATCH")]
+    assert asked == [
+        "--job-name=clip-1", "--array=0-1%1", "--nodes=2", "--ntasks-per-node=4", "--requeue", "--open-mode=append",
+        f"--output={tmp_path}/s/slurm/clip-1-%a.out", "--partition=long", "--cpus-per-task=6", "--gres=gpu:a100:8",
+        "--time=90", "--signal=TERM@60", "--account=vision",
+    ]  # fmt: skip
+    programs("srun", 'printf "%s\\n" "$MODE" "$CLIP_JAX_SUBMISSION" "$@"; exit 75')
+    done = subprocess.run(["bash"], input=script, env=os.environ | {"SLURM_ARRAY_TASK_ID": "1"}, text=True, check=False)
+    assert done.returncode == 75
+    assert (run_dirs[0] / "logs" / "attempt-3.log").read_text().splitlines() == [
+        "fast", "clip-1", "--kill-on-bad-exit=1", "--cpus-per-task=6", "echo", "$MODE", "train", "--dir=a run",
+    ]  # fmt: skip
+    assert [json.loads((d / "exit.json").read_text()) for d in run_dirs] == [{"name": "clip-1", "code": 75}] * 2
+
+
+def test_the_queue_is_read_by_name_and_place(tmp_path, programs):
+    engine = Slurm(tmp_path, 1, Resources())
+    jobs = [Job((tmp_path / name,), ()) for name in "abcd"]
+    for i, job in enumerate(jobs[:3]):
+        note_submission(job, "slurm", "clip-1", i)
+    programs("squeue", "printf 'clip-1|7|0|PENDING\\nclip-1|7|1|RUNNING\\nclip-0|6|2|RUNNING\\nshell|9|N/A|RUNNING\\n'")
+    assert engine.poll(jobs) == {"a": "queued", "b": "running"}
+    programs("scancel", f'echo "$@" > {tmp_path}/cancelled')
+    engine.cancel(jobs)
+    assert (tmp_path / "cancelled").read_text() == "7_0 7_1\n"
+
+
+def test_away_is_not_refused(tmp_path, programs):
+    engine = Slurm(tmp_path, 1, Resources())
+    programs("squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller (connect failure)' >&2; exit 1")
+    with pytest.raises(EngineDown, match="squeue: slurm_load_jobs error: Unable to contact"):
+        engine.poll([])
+    programs("sbatch", "echo 'sbatch: error: invalid partition specified: long' >&2; exit 1")
+    with pytest.raises(UserError, match="invalid partition specified: long") as error:
+        engine.submit("clip-1", [Job((tmp_path / "a",), ())])
+    assert not isinstance(error.value, EngineDown)

@@ -1,0 +1,51 @@
+"""What a sweep's config refuses."""
+
+import pytest
+
+from clip_jax.config import ConfigError
+from clip_jax.config_io import from_dict
+from clip_jax.sweep_config import Resources, SweepConfig
+
+PODS = {"image": "i", "claim": "c", "mount": "/m"}
+TPU = PODS | {"accelerator": "tpu-v5p-slice", "devices_per_process": 4, "topology": "4x4x4"}
+
+
+@pytest.mark.parametrize(
+    ("engine", "resources", "named"),
+    [
+        ("sge", {}, "engine='sge': must be one of local, slurm, jobset"),
+        ("local", {"nodes": 2}, "resources.nodes: would be ignored with engine='local'; read by slurm and jobset"),
+        ("local", {"partition": "gpu"}, "resources.partition: would be ignored with engine='local'; read by slurm"),
+        ("slurm", {"topology": "2x4"}, "resources.topology: would be ignored with engine='slurm'; read by jobset"),
+        ("slurm", {"stop_before_s": 60}, "resources.stop_before_s: would be ignored without resources.time_limit_min"),
+        ("slurm", {"gres": "gpu:a100"}, "resources.gres: would be ignored with resources.devices_per_process=0"),
+        ("slurm", {"sbatch": ["account=x"]}, "resources.sbatch='account=x': must be an option"),
+        ("slurm", {"setup": ["a\nb"]}, "resources.setup: one line each"),
+        ("slurm", {"max_attempts": 0}, "resources.max_attempts=0"),
+        ("slurm", {"poll_s": 0.0}, "resources.poll_s=0.0"),
+        ("local", {"runs_per_device": 2, "devices_per_process": 2}, "runs that share a GPU have one each"),
+        ("jobset", {}, "resources.image: engine='jobset' needs it"),
+        ("jobset", PODS | {"mount": "m"}, "resources.mount='m': must be an absolute path"),
+        ("jobset", PODS | {"priority": "low"}, "resources.priority: would be ignored without resources.queue"),
+        ("jobset", PODS | {"accelerator": "nvidia-l4"}, "resources.devices_per_process: how many"),
+        ("jobset", PODS | {"devices_per_process": 4}, "resources.accelerator: of which kind"),
+        ("jobset", TPU | {"topology": ""}, "resources.topology: TPU slices need it"),
+        ("jobset", TPU | {"topology": "4by4"}, "resources.topology='4by4'"),
+        (
+            "jobset",
+            TPU | {"accelerator": "nvidia-l4"},
+            "resources.topology: would be ignored with resources.accelerator",
+        ),
+        ("jobset", TPU | {"nodes": 4}, "resources.nodes: would be ignored, the hosts of a slice follow"),
+        ("jobset", TPU | {"topology": "1x1"}, "resources.devices_per_process=4: must divide the 1 chips"),
+    ],
+)
+def test_what_would_be_ignored_or_is_missing_is_refused(engine, resources, named):
+    with pytest.raises(ConfigError) as error:
+        from_dict(SweepConfig, {"name": "s", "engine": engine, "resources": resources})
+    assert named in str(error.value)
+
+
+def test_every_field_that_is_not_for_all_engines_says_for_which():
+    for engine, resources in (("jobset", TPU | {"slices": 2}), ("slurm", {"partition": "p"}), ("local", {})):
+        assert SweepConfig("s", engine=engine, resources=from_dict(Resources, resources)).engine == engine
