@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from clip_jax import exit_codes
+from clip_jax.checks import between
 from clip_jax.config import DistributedConfig, RunConfig, UserError
 from clip_jax.config_io import from_fields, load, run_id
 from clip_jax.processes import LostProcess, together
@@ -44,6 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--config", required=True, help="experiments/….py, or a run's config.json")
     one.add_argument("--dir", help="run directory; default runs/RUN_ID")
     one.add_argument("--quiet", action="store_true", help="no progress line")
+    one.add_argument(
+        "--until", type=int, metavar="STEP", help="pause there with a checkpoint; the command goes on later"
+    )
     one.add_argument("--profile", metavar="STEPS", help="trace FIRST:LAST, or so many steps after a warm-up")
     sweep = verb("sweep", "Plan, run and watch a family of models.")
     add_actions(sweep.add_subparsers(dest="action", required=True, parser_class=_Parser), verb)
@@ -106,6 +110,8 @@ def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     launch = {name: overrides.pop(name) for name in list(overrides) if name.startswith("distributed.")}
     distributed = from_fields(DistributedConfig, launch, "distributed.")
     config = load(RunConfig, args.config, overrides)
+    if args.until is not None:
+        between("--until", args.until, 1, config.steps)
     with together(distributed, on_error=_tell):  # before anything looks at the devices
         from clip_jax.evals.suite import make_evaluator
         from clip_jax.loading import start_from
@@ -114,9 +120,13 @@ def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
 
         run_dir = Path(args.dir) if args.dir else Path("runs") / run_id(config)
         window = parse_window(args.profile, config.steps) if args.profile else None
-        result = train(config, run_dir, make_evaluator, start_from=start_from, progress=not args.quiet, profile=window)
+        given = {"start_from": start_from, "progress": not args.quiet, "profile": window, "stop_after": args.until}
+        result = train(config, run_dir, make_evaluator, **given)
     if result["state"] == "stopped":
         reason = result["exit_reason"]
+        if result["step"] == args.until:
+            print(f"paused at step {args.until}: {run_dir}")
+            return exit_codes.FINISHED
         print(
             f"clip-jax: stopped at step {result['step']} ({reason}); the same command goes on from here",
             file=sys.stderr,
@@ -254,7 +264,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code (`exit_codes`)."""
     try:
         args, extra = _parser().parse_known_args(argv)
-        takes_fields = args.verb == "train" or (args.verb == "sweep" and args.action in ("plan", "run"))
+        takes_fields = args.verb == "train" or (args.verb == "sweep" and args.action in ("plan", "run", "search"))
         overrides = _overrides(extra, takes_fields)
         if args.verb == "train":
             return _train(args, overrides)

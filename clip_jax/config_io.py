@@ -112,7 +112,7 @@ def load(cls: type[T], path: str | Path, overrides: Mapping[str, str] | None = N
         raise UserError(f"{path}: no such config file")
     values = _read_json(path) if path.suffix == ".json" else _run_python(path)
     for dotted, text in (overrides or {}).items():
-        _set_dotted(values, dotted, _parse(text))
+        set_dotted(values, dotted, _parse(text))
     return from_dict(cls, values)
 
 
@@ -150,7 +150,8 @@ def _parse(text: str) -> Any:
         return {"True": True, "False": False}.get(text, text)
 
 
-def _set_dotted(values: dict[str, Any], dotted: str, value: Any) -> None:
+def set_dotted(values: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set ``group.field`` in nested dictionaries. Raises ConfigError where a group is a value."""
     *groups, last = dotted.split(".")
     for group in groups:
         values = values.setdefault(group, {})

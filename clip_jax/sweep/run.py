@@ -10,20 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from clip_jax.config import UserError
 from clip_jax.config_io import from_dict, to_dict
+from clip_jax.sweep.claim import claim
 from clip_jax.sweep.collect import collect, curves, lr_evidence
 from clip_jax.sweep.launch.engine import Engine, Job, open_engine
 from clip_jax.sweep.plan import Cell, Plan, make_cell, make_plan
 from clip_jax.sweep.reconcile import Outcome, reconcile
 from clip_jax.sweep.submission import CANCELLED, finished, left_out, set_aside_corrupt, take_up
 from clip_jax.sweep_config import SweepConfig
-from clip_jax.train.lock import Busy, RunLock
-from clip_jax.train.record import flat, read_json, write_json
+from clip_jax.train.record import read_json, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Echo = Callable[[str], None]
-IGNORED = ("slots", "engine", "resources.", "gflops_per_second", "base.wandb")  # change no number of any run
 
 
 def plan_of(config: SweepConfig) -> Plan:
@@ -61,7 +60,7 @@ def run_sweep(
     root = Path(sweep_dir).absolute()
     plan = plan_of(config)
     engine = engine or open_engine(config, root)
-    with contextlib.closing(_claim(config, root)):
+    with contextlib.closing(claim(config, root)):
         echo(plan.table())
         return _stages(_Sweep(config, root, list(plan.cells), echo, engine), plan)
 
@@ -135,39 +134,6 @@ def _needs_finished(df: pd.DataFrame, root: Path) -> None:
     if not df["final"].any():
         first = df["reason"].iloc[0]
         raise UserError(f"{root}: no run has finished; the first: {first}")
-
-
-def _claim(config: SweepConfig, root: Path) -> RunLock:
-    """One driver a directory, and one sweep: writes sweep.json, returns the lock."""
-    lock = RunLock(root)
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-        _refuse_other_sweep(config, root)
-        write_json(root / "sweep.json", to_dict(config))
-    except Busy:
-        owner = lock.owner()
-        who = f"process {owner.get('pid', '?')} on {owner.get('host', '?')}"
-        raise UserError(f"{root}: {who} drives this sweep already; wait for it or stop it") from None
-    except OSError as error:
-        raise UserError(f"{root}: cannot be written ({error.strerror})") from None
-    except UserError:
-        lock.close()
-        raise
-    return lock
-
-
-def _refuse_other_sweep(config: SweepConfig, root: Path) -> None:
-    there = read_json(root / "sweep.json")
-    if there is None:
-        return
-    old, new = flat(to_dict(from_dict(SweepConfig, there))), flat(to_dict(config))
-    for name in sorted(old.keys() | new.keys()):
-        if not name.startswith(IGNORED) and old.get(name) != new.get(name):
-            raise UserError(
-                f"{root}: belongs to another sweep ({name} is {old.get(name)!r} there and {new.get(name)!r} here); "
-                f"use another directory"
-            )
 
 
 class _Sweep:

@@ -6,18 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clip_jax.config import UserError
-from clip_jax.config_io import from_dict
+from clip_jax.sweep.claim import config_in
 from clip_jax.sweep.collect import cells_of
 from clip_jax.sweep.launch.engine import Engine, Job, open_engine
+from clip_jax.sweep.search_config import SearchConfig
 from clip_jax.sweep.submission import CANCELLED, finished, leave_out, left_out, submission, take_up
 from clip_jax.sweep_config import SweepConfig
-from clip_jax.train.record import read_json
 
 
-def config_of(sweep_dir: Path) -> SweepConfig:
-    """The config of a sweep that was started. Raises UserError when there is none."""
+def config_of(sweep_dir: Path) -> SweepConfig | SearchConfig:
+    """The config of a sweep or search that was started. Raises UserError when there is none."""
     cells_of(sweep_dir)
-    return from_dict(SweepConfig, read_json(sweep_dir / "sweep.json") or {})
+    config = config_in(sweep_dir)
+    if config is None:
+        raise UserError(f"{sweep_dir}: has a plan but no sweep.json; start it again with `clip-jax sweep run`")
+    return config
 
 
 def engine_of(sweep_dir: Path) -> Engine:

@@ -7,6 +7,7 @@ written by whoever saw it end. ``failure.json``: why the run is left out.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import signal
 import time
 from collections.abc import Callable
@@ -40,13 +41,17 @@ def set_aside_corrupt(run_dir: Path, echo: Callable[[str], None]) -> None:
 
 
 def finished(job: Job) -> bool:
-    """Whether all its runs have their result."""
-    return all((d / "result.json").exists() for d in job.run_dirs)
+    """Whether all its runs have their result, or have come as far as it was to bring them."""
+    return all((d / "result.json").exists() or 0 < job.until <= _newest(d) for d in job.run_dirs)
 
 
 def checkpoint_step(job: Job) -> int:
     """The newest checkpoint of its runs; 0 without any."""
-    found = (p.name for run_dir in job.run_dirs for p in (run_dir / "checkpoints").glob("[0-9]*"))
+    return max(_newest(run_dir) for run_dir in job.run_dirs)
+
+
+def _newest(run_dir: Path) -> int:
+    found = (p.name for p in (run_dir / "checkpoints").glob("[0-9]*"))
     return max((int(name) for name in found if name.isdigit()), default=0)
 
 
@@ -56,7 +61,7 @@ def note_submission(job: Job, engine: str, name: str, index: int) -> Job:
     step, counts = checkpoint_step(job), before["accepted"]
     tries = 1 if step > before["step"] else before["tries"] + 1 if counts else max(before["tries"], 1)
     attempt = before["attempt"] + 1 if counts else max(before["attempt"], 1)
-    job = Job(job.run_dirs, job.arguments, attempt)
+    job = dataclasses.replace(job, attempt=attempt)
     for run_dir in job.run_dirs:
         (run_dir / "logs").mkdir(parents=True, exist_ok=True)
         (run_dir / EXIT).unlink(missing_ok=True)

@@ -9,11 +9,13 @@ from typing import Any
 
 from clip_jax.config import UserError
 from clip_jax.config_io import load
+from clip_jax.sweep.search_config import SearchConfig
 from clip_jax.sweep_config import SweepConfig
 
 ACTIONS = {
     "plan": "Print every cell and what it costs; nothing runs.",
     "run": "Train what is missing, fit, report. Fields: --base.seed=1 --engine=slurm --slots=8 …",
+    "search": "Try settings of one model and keep the best. Fields as of run.",
     "status": "How each run stands.",
     "logs": "What a run's newest attempt said.",
     "cancel": "Stop runs and leave them out; all that are not finished if none is named.",
@@ -26,7 +28,7 @@ def add_actions(parent: Any, verb: Callable[..., argparse.ArgumentParser]) -> No
     """Add them to the command line's ``sweep``."""
     for name, text in ACTIONS.items():
         action = verb(name, text, parent)
-        action.add_argument("--config", required=name in ("plan", "run"), help="sweeps/….py")
+        action.add_argument("--config", required=name in ("plan", "run", "search"), help="sweeps/….py")
         action.add_argument("--dir", help="sweep directory; default runs/NAME")
         if name == "run":
             action.add_argument("--dry-run", action="store_true", help="print what the engine would be handed")
@@ -40,7 +42,7 @@ def add_actions(parent: Any, verb: Callable[..., argparse.ArgumentParser]) -> No
             action.add_argument("runs", metavar="RUN", nargs="*", help="ids, or how they begin")
 
 
-def _sweep_dir(args: argparse.Namespace, config: SweepConfig | None) -> Path:
+def _sweep_dir(args: argparse.Namespace, config: SweepConfig | SearchConfig | None) -> Path:
     if args.dir:
         return Path(args.dir)
     if config is None:
@@ -50,9 +52,14 @@ def _sweep_dir(args: argparse.Namespace, config: SweepConfig | None) -> Path:
 
 def run_action(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     """Do what the parsed command line says. Raises UserError."""
-    config = load(SweepConfig, args.config, overrides) if args.config else None
+    cls: Any = SearchConfig if args.action == "search" else SweepConfig
+    config: Any = load(cls, args.config, overrides) if args.config else None
     root = _sweep_dir(args, config)
-    if args.action in ("plan", "run"):
+    if isinstance(config, SearchConfig):
+        from clip_jax.sweep.search import run_search
+
+        run_search(config, root, echo=lambda line: print(line, flush=True))
+    elif args.action in ("plan", "run"):
         assert config is not None
         _plan_or_run(args, config, root)
     elif args.action == "status":

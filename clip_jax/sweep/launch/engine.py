@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from clip_jax.config import UserError
-from clip_jax.sweep_config import SweepConfig
+from clip_jax.sweep_config import Resources
 
 ANSWER_S = 60.0  # an engine's program that says nothing for so long is not answering
 
@@ -22,11 +22,13 @@ class EngineDown(UserError):
 @dataclass(frozen=True)
 class Job:
     """What an engine runs as one: the directories of the runs it trains, often one, and the arguments of ``clip-jax``
-    that train them and go on with them. ``attempt`` counts its submissions."""
+    that train them and go on with them. ``attempt`` counts its submissions; ``until`` is the step at which it pauses
+    with a checkpoint, 0 for the end."""
 
     run_dirs: tuple[Path, ...]
     arguments: tuple[str, ...]
     attempt: int = 1
+    until: int = 0
 
     @property
     def key(self) -> str:
@@ -68,7 +70,18 @@ class Engine(Protocol):
         """The driver was asked to stop: end what cannot live without it."""
 
 
-def open_engine(config: SweepConfig, sweep_dir: Path) -> Engine:
+class Launched(Protocol):
+    """What a config says of where its runs are trained."""
+
+    @property
+    def engine(self) -> str: ...
+    @property
+    def resources(self) -> Resources: ...
+    @property
+    def slots(self) -> int: ...
+
+
+def open_engine(config: Launched, sweep_dir: Path) -> Engine:
     """The engine that the config names. Raises UserError where its programs are missing."""
     if config.engine == "local":
         from clip_jax.sweep.launch.local import Local

@@ -1,0 +1,54 @@
+"""One driver a directory, and one sweep or search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clip_jax.config import UserError
+from clip_jax.config_io import from_dict, to_dict
+from clip_jax.sweep.search_config import SearchConfig
+from clip_jax.sweep_config import SweepConfig
+from clip_jax.train.lock import Busy, RunLock
+from clip_jax.train.record import flat, read_json, write_json
+
+IGNORED = ("slots", "engine", "resources.", "gflops_per_second", "base.wandb")  # change no number of any run
+FILES: dict[str, type[SweepConfig] | type[SearchConfig]] = {"sweep.json": SweepConfig, "search.json": SearchConfig}
+
+
+def config_in(root: Path) -> SweepConfig | SearchConfig | None:
+    """What the directory was started with. Raises UserError when it cannot be read."""
+    for name, cls in FILES.items():
+        if (there := read_json(root / name)) is not None:
+            return from_dict(cls, there)
+    return None
+
+
+def claim(config: SweepConfig | SearchConfig, root: Path) -> RunLock:
+    """Write its file and return the lock, to be closed in the end.
+
+    Raises UserError when the directory is another sweep's, has a driver, or cannot be written.
+    """
+    there = config_in(root)
+    kinds = {SweepConfig: "sweep", SearchConfig: "search"}
+    if there is not None and type(there) is not type(config):
+        raise UserError(f"{root}: belongs to a {kinds[type(there)]}; use another directory")
+    if there is not None:
+        old, new = flat(to_dict(there)), flat(to_dict(config))
+        for name in sorted(old.keys() | new.keys()):
+            if not name.startswith(IGNORED) and old.get(name) != new.get(name):
+                raise UserError(
+                    f"{root}: belongs to another {kinds[type(config)]} ({name} is {old.get(name)!r} there and "
+                    f"{new.get(name)!r} here); use another directory"
+                )
+    lock = RunLock(root)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+        write_json(root / next(name for name, cls in FILES.items() if cls is type(config)), to_dict(config))
+    except Busy:
+        owner = lock.owner()
+        who = f"process {owner.get('pid', '?')} on {owner.get('host', '?')}"
+        raise UserError(f"{root}: {who} drives this {kinds[type(config)]} already; wait for it or stop it") from None
+    except OSError as error:
+        raise UserError(f"{root}: cannot be written ({error.strerror})") from None
+    return lock
