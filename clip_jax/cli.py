@@ -14,7 +14,8 @@ from clip_jax.checks import between
 from clip_jax.config import DistributedConfig, RunConfig, UserError
 from clip_jax.config_io import from_fields, load, run_id
 from clip_jax.processes import LostProcess, together
-from clip_jax.sweep.verbs import add_actions, run_action
+from clip_jax.scaling.verbs import add_verbs, run_verb
+from clip_jax.sweep.verbs import CONFIGURED, add_actions, run_action
 from clip_jax.train.lock import Busy
 
 
@@ -51,26 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--profile", metavar="STEPS", help="trace FIRST:LAST, or so many steps after a warm-up")
     sweep = verb("sweep", "Plan, run and watch a family of models.")
     add_actions(sweep.add_subparsers(dest="action", required=True, parser_class=_Parser), verb)
-    fit = verb("fit", "Fit laws to a table of runs, ours or anyone's.")
-    fit.add_argument("table", metavar="TABLE.csv", help="columns run_id flops params samples_seen and the metric")
-    fit.add_argument("--metric", default="error_mean", help="the column to explain (default: error_mean)")
-    fit.add_argument("--law", help="any table, one law or several to compare: power,saturating,chinchilla … (see --y)")
-    fit.add_argument("--x", action="append", help="with --law: COLUMN, or LAW_COLUMN=COLUMN*UNIT, as flops=gflops*G")
-    fit.add_argument("--y", help="with --law: the column to explain")
-    fit.add_argument("--y-is", help="with --law: error (default; also a loss), error%%, accuracy or accuracy%%")
-    fit.add_argument("--where", action="append", help="with --law: COLUMN=VALUE, these rows only")
-    fit.add_argument("--frontier", help="with --law: all (default), pareto, binned or hull")
-    fit.add_argument("--loss", help="with --law: huber (default), squares or absolute")
-    fit.add_argument("--space", help="with --law: log (default), linear or log1p residuals")
-    fit.add_argument("--delta", type=float, help="with --law: Huber's delta (default: 0.02)")
-    fit.add_argument("--chance", type=float, help="with --law: the error of guessing; rows above it are left out")
-    fit.add_argument("--examples", type=int, help="with --law: of the evaluation set; its scatter is a floor")
-    fit.add_argument("--fix", action="append", help="with --law: NAME=VALUE held, or none to free the asymptote")
-    fit.add_argument("--at", action="append", help="with --law: forecast there: VALUE, or params=1e9,samples_seen=1e10")
-    fit.add_argument("--out", help="with --law: folder for fit.json and the checklist")
-    again = verb("replicate", "Published fits from a table that you have: expected, ours, difference.")
-    again.add_argument("name", help="chinchilla, cherti, datacomp, datacomp-runs, gadre, porian, marin, bnsl or all")
-    again.add_argument("table", metavar="TABLE.csv", help="its table; for all, a folder of them")
+    add_verbs(verb)
     report = verb("report", "Collect a sweep and write its report again.")
     report.add_argument("dir", metavar="SWEEP_DIR")
     count = verb("flops", "Parameters and forward GFLOPs a pair (2 per multiply-add) of named models.")
@@ -229,31 +211,6 @@ def _export(args: argparse.Namespace) -> None:
     print(args.dir)
 
 
-FIT_OPTIONS = ("x", "y", "y_is", "where", "frontier", "loss", "space", "delta", "chance", "examples", "fix", "at")
-
-
-def _fit(args: argparse.Namespace) -> None:
-    given = {name: getattr(args, name) for name in (*FIT_OPTIONS, "out") if getattr(args, name) is not None}
-    if args.law:
-        from clip_jax.scaling.tablefit import TableFit, fit_any
-
-        out = given.pop("out", None)
-        given = {{"fix": "fixed"}.get(k, k): tuple(v) if isinstance(v, list) else v for k, v in given.items()}
-        print(fit_any(args.table, TableFit(laws=tuple(args.law.split(",")), **given), out))
-        return
-    if given:
-        raise UserError(f"--{next(iter(given)).replace('_', '-')}: ignored without --law")
-    from clip_jax.scaling.report import fit_table, text_summary
-
-    print(text_summary(fit_table(args.table, args.metric)))
-
-
-def _replicate(args: argparse.Namespace) -> None:
-    from clip_jax.scaling.replicate import replicate, table
-
-    print(table(replicate(args.name, args.table)))
-
-
 def _report(args: argparse.Namespace) -> None:
     from clip_jax.sweep.run import report
 
@@ -264,7 +221,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code (`exit_codes`)."""
     try:
         args, extra = _parser().parse_known_args(argv)
-        takes_fields = args.verb == "train" or (args.verb == "sweep" and args.action in ("plan", "run", "search"))
+        takes_fields = args.verb == "train" or (args.verb == "sweep" and args.action in CONFIGURED)
         overrides = _overrides(extra, takes_fields)
         if args.verb == "train":
             return _train(args, overrides)
@@ -272,8 +229,7 @@ def main(argv: list[str] | None = None) -> int:
             run_action(args, overrides)
         else:
             {
-                "fit": _fit,
-                "replicate": _replicate,
+                **dict.fromkeys(("fit", "compare", "design", "replicate"), run_verb),
                 "report": _report,
                 "flops": _flops,
                 "eval": _eval,

@@ -122,5 +122,33 @@ def test_help_loads_nothing_heavy_and_names_every_verb():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for verb in ("train", "sweep", "fit", "report", "flops", "eval"):
+    for verb in ("train", "sweep", "fit", "compare", "design", "replicate", "report", "flops", "eval"):
         assert verb in done.stdout
+
+
+def test_families_are_compared_and_runs_designed(capsys, tmp_path):
+    for name, scale in (("a", 1.0), ("b", 0.9)):
+        rows = "".join(f"1e{k},{scale * 10 * 10 ** (-0.1 * k)}\n" for k in range(10, 16))
+        (tmp_path / f"{name}.csv").write_text("flops,error\n" + rows)
+    a, b = str(tmp_path / "a.csv"), str(tmp_path / "b.csv")
+    assert main(["compare", a, b, "--at=1e14"]) == 0
+    assert "second needs 2.87× " in capsys.readouterr().out  # 0.9 ** (-1 / 0.1)
+    assert main(["design", a, "--at=1e18", "--candidate=1e16", "--budget=3e16"]) == 0
+    assert "run 3 × flops=1e+16" in capsys.readouterr().out
+    assert main(["compare", a, b, "--law=power,saturating"]) == 2
+    assert "takes one law" in capsys.readouterr().err
+
+
+def test_preflight_says_what_fits(capsys, tmp_path):
+    config = tmp_path / "s.json"
+    config.write_text(
+        '{"name": "p", "base": {"batch_size": 8, "steps": 30}, "rungs": [0.5], "budgets": [1e10], "min_steps": 2}'
+    )
+    run = ["sweep", "preflight", f"--config={config}", "--resources.price_per_device_hour=2"]
+    assert main(run) == 0
+    said = capsys.readouterr().out
+    assert "rung 0.5, 1.0e+10" in said
+    assert "yes" in said
+    assert "cost" in said
+    assert main([*run, "--base.batch_size=7", "--base.mesh.data=2"]) == 2
+    assert "1 of 1 shapes cannot run on here" in capsys.readouterr().err

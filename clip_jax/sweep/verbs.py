@@ -15,6 +15,7 @@ from clip_jax.sweep_config import SweepConfig
 ACTIONS = {
     "plan": "Print every cell and what it costs; nothing runs.",
     "run": "Train what is missing, fit, report. Fields: --base.seed=1 --engine=slurm --slots=8 …",
+    "preflight": "Compile every shape for a target it need not have: does it fit, how long will it take?",
     "search": "Try settings of one model and keep the best. Fields as of run.",
     "status": "How each run stands.",
     "logs": "What a run's newest attempt said.",
@@ -22,16 +23,19 @@ ACTIONS = {
     "retry": "Take up again what failed or was cancelled.",
     "collect": "Write runs.csv and runs.parquet.",
 }
+CONFIGURED = ("plan", "run", "preflight", "search")  # take --config and its fields
 
 
 def add_actions(parent: Any, verb: Callable[..., argparse.ArgumentParser]) -> None:
     """Add them to the command line's ``sweep``."""
     for name, text in ACTIONS.items():
         action = verb(name, text, parent)
-        action.add_argument("--config", required=name in ("plan", "run", "search"), help="sweeps/….py")
+        action.add_argument("--config", required=name in CONFIGURED, help="sweeps/….py")
         action.add_argument("--dir", help="sweep directory; default runs/NAME")
         if name == "run":
             action.add_argument("--dry-run", action="store_true", help="print what the engine would be handed")
+        elif name == "preflight":
+            action.add_argument("--target", default="here", help="here (default), or one TPU slice: v5p:8x8x16")
         elif name == "status":
             action.add_argument(
                 "--watch", type=float, nargs="?", const=5.0, metavar="SECONDS", help="again and again until all is over"
@@ -59,7 +63,7 @@ def run_action(args: argparse.Namespace, overrides: dict[str, str]) -> None:
         from clip_jax.sweep.search import run_search
 
         run_search(config, root, echo=lambda line: print(line, flush=True))
-    elif args.action in ("plan", "run"):
+    elif args.action in ("plan", "run", "preflight"):
         assert config is not None
         _plan_or_run(args, config, root)
     elif args.action == "status":
@@ -83,6 +87,16 @@ def _plan_or_run(args: argparse.Namespace, config: SweepConfig, root: Path) -> N
 
     if args.action == "plan":
         print(plan_of(config).table())
+    elif args.action == "preflight":
+        from clip_jax.sweep.preflight import preflight
+
+        runs = [(f"rung {c.rung:g}, {c.budget:.1e}", c.config, c.flops) for c in plan_of(config).kept]
+        speed, price = config.gflops_per_second * 1e9, config.resources.price_per_device_hour or None
+        verdicts = preflight(runs, args.target, flop_per_second=speed, price=price)
+        if not all(v.fits for v in verdicts):
+            raise UserError(
+                f"{sum(not v.fits for v in verdicts)} of {len(verdicts)} shapes cannot run on {args.target}"
+            )
     elif args.dry_run:
         print(render(config, root))
     else:

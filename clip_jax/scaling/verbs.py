@@ -1,0 +1,85 @@
+"""`clip-jax fit`, `compare`, `design` and `replicate`: each parses, calls one function, prints."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from clip_jax.config import UserError
+
+OPTIONS: dict[str, dict[str, Any]] = {  # of `tablefit.TableFit`
+    "x": {"action": "append", "help": "COLUMN, or LAW_COLUMN=COLUMN*UNIT, as flops=gflops*G"},
+    "y": {"help": "the column to explain"},
+    "y_is": {"help": "error (default; also a loss), error%%, accuracy or accuracy%%"},
+    "where": {"action": "append", "help": "COLUMN=VALUE, these rows only"},
+    "frontier": {"help": "all (default), pareto, binned or hull"},
+    "loss": {"help": "huber (default), squares or absolute"},
+    "space": {"help": "log (default), linear or log1p residuals"},
+    "delta": {"type": float, "help": "Huber's delta (default: 0.02)"},
+    "chance": {"type": float, "help": "the error of guessing; rows above it are left out"},
+    "examples": {"type": int, "help": "of the evaluation set; its scatter is a floor"},
+    "fix": {"action": "append", "help": "NAME=VALUE held, or none to free the asymptote"},
+    "at": {"action": "append", "help": "a point to forecast: VALUE, or params=1e9,samples_seen=1e10"},
+}
+
+
+def add_verbs(verb: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add them to the command line."""
+    fit = verb("fit", "Fit laws to a table of runs, ours or anyone's.")
+    fit.add_argument("table", metavar="TABLE.csv", help="columns run_id flops params samples_seen and the metric")
+    fit.add_argument("--metric", default="error_mean", help="the column to explain (default: error_mean)")
+    fit.add_argument("--law", help="any table, one law or several to compare: power,saturating,chinchilla … (see --y)")
+    fit.add_argument("--out", help="with --law: folder for fit.json and the checklist")
+    compare = verb("compare", "Two families' curves: their ratio, where they cross, the compute that one saves.")
+    compare.add_argument("first", metavar="FIRST.csv")
+    compare.add_argument("second", metavar="SECOND.csv")
+    compare.add_argument("--group", default="", help="column of cells or budgets that rows are drawn by first")
+    design = verb("design", "Which runs to do next for a sharper forecast.")
+    design.add_argument("table", metavar="TABLE.csv", help="what was run")
+    design.add_argument(
+        "--candidate", action="append", default=[], help="a point that may be run, VALUE[:COST]; repeat"
+    )
+    design.add_argument("--budget", type=float, default=0.0, help="FLOPs that may be spent; or")
+    design.add_argument("--precision", type=float, default=0.0, help="half width wanted, as 0.02 for ±2 %%")
+    for parser in (fit, compare, design):
+        if parser is not fit:
+            parser.add_argument("--law", default="power", help="a law of one column (default: power)")
+        for name, options in OPTIONS.items():
+            said = ("with --law: " if parser is fit else "") + options["help"]
+            parser.add_argument(f"--{name.replace('_', '-')}", **options | {"help": said})
+    again = verb("replicate", "Published fits from a table that you have: expected, ours, difference.")
+    again.add_argument("name", help="chinchilla, cherti, datacomp, datacomp-runs, gadre, porian, marin, bnsl or all")
+    again.add_argument("table", metavar="TABLE.csv", help="its table; for all, a folder of them")
+
+
+def run_verb(args: argparse.Namespace) -> None:
+    """Do what the parsed command line says. Raises UserError."""
+    from clip_jax.scaling.tablefit import TableFit, fit_any
+
+    if args.verb == "replicate":
+        from clip_jax.scaling.replicate import replicate, table
+
+        print(table(replicate(args.name, args.table)))
+        return
+    given = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
+    if args.verb == "fit" and not args.law:
+        from clip_jax.scaling.report import fit_table, text_summary
+
+        if ignored := next(iter(given), "out" if args.out else ""):
+            raise UserError(f"--{ignored.replace('_', '-')}: ignored without --law")
+        print(text_summary(fit_table(args.table, args.metric)))
+        return
+    given = {{"fix": "fixed"}.get(k, k): tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    what = TableFit(laws=tuple(args.law.split(",")), **given)
+    if args.verb == "fit":
+        print(fit_any(args.table, what, args.out))
+        return
+    from clip_jax.scaling.tablecompare import compare_tables, design_from_table
+
+    if len(what.laws) > 1:
+        raise UserError(f"--law={args.law}: `clip-jax {args.verb}` takes one law")
+    if args.verb == "compare":
+        print(compare_tables(args.first, args.second, what, group=args.group))
+    else:
+        print(design_from_table(args.table, what, args.candidate, budget=args.budget, precision=args.precision))
