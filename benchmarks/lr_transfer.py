@@ -1,4 +1,4 @@
-"""Does the best learning rate stay where it is as width grows? Short runs at every width and rate, both parametrisations.
+"""Does the best learning rate stay where it is as width grows? Short runs of all widths and rates, parametrised twice.
 
     python benchmarks/lr_transfer.py [--minutes 35 --out experiments/results/lr_transfer]
 

@@ -1,4 +1,4 @@
-"""Learning-rate schedules and AdamW: decay mask, layer-wise rates, half-precision statistics, loss scaling, rates by width.
+"""Learning-rate schedules and AdamW: decay mask, rates by layer and width, half-precision statistics, loss scaling.
 
 The numbers of the schedule (peak, warm-up, length) live in the optimiser's *state*, not in the compiled
 program, so runs of one shape that differ only in length or learning rate share one compilation.

@@ -14,9 +14,9 @@ parametrisation *at the model's own size*, whose hidden matrices already start a
   for every tensor at every size.
 * Epsilon follows the size of a tensor's gradient entries.
 * The projection to the embedding space is an output: µP starts it and moves it at 1/width. But embeddings are
-  normalised, so a factor on the features cancels, and only the ratio of first size to rate counts: it keeps the standard
-  first size, width**-0.5, and moves at width**-0.5. Its gradient is then no larger than the others', which the clipping
-  of the global norm needs. A bias beside it is added to features that are larger by sqrt(width).
+  normalised, so a factor on the features cancels and only the ratio of first size to rate counts: it keeps the
+  standard first size, width**-0.5, and moves at width**-0.5. Its gradient is then no larger than the others', which
+  the clipping of the global norm needs. A bias beside it is added to features that are larger by sqrt(width).
 * Temperature and logit bias know no width.
 
 Taken for granted: head size, embedding size, patches, vocabulary and MLP ratio stay as they are while width grows
