@@ -2,19 +2,19 @@
 
     python benchmarks/lr_transfer.py [--minutes 35 --out experiments/results/lr_transfer]
 
-Fixed before anything ran: rates on a grid of factor sqrt(2), three seeds each, four widths over a factor of 8; depth,
-head size, embedding size, data and length as they are. The grid is extended until the best rate, of the mean over
-seeds, has two rates on either side. The criterion: under mup the best rates of all widths lie within a factor of 2.
-The loss of a run is the mean of its last tenth; every pair is seen once, so that it is of pairs not seen before.
+Rates on a grid of factor sqrt(2), three seeds each, four widths over a factor of 8; depth, head size, embedding size,
+data and length as they are. The grid is extended until the best rate, of the mean over seeds, lies between others.
+Fixed before anything ran: under mup the best rates of all widths lie within a factor of 2. The data are a few fixed
+batches of rendered scenes, seen again and again; a run's loss is its mean over the last pass, so that a batch which
+happens to be easy helps no rate. (Fresh pairs at this length left more noise between seeds than rates made difference.)
 Each run is a row of runs.csv, written when it ends: started again, the script goes on. With --embed the embedding size
-is another, for the two outer widths.
+is another.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import dataclasses
 import functools
 import math
 import statistics
@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 WIDTHS = (32, 64, 128, 256)
-HEAD, DEPTH, STEPS, BATCH, CONTEXT, VOCAB = 16, 2, 150, 32, 12, 512
-FIRST = {"standard": 2**-9.5, "mup": 2**-8.5}  # where the search begins
+HEAD, DEPTH, PASSES, BATCHES, BATCH, CONTEXT, VOCAB = 16, 2, 8, 16, 32, 12, 512
+STEPS = PASSES * BATCHES
+FIRST = 2**-8.5  # where the search begins; then at the best rate of the width before
 COLUMNS = ("parametrisation", "width", "embed", "seed", "peak_lr", "loss", "seconds")
 
 
@@ -43,15 +44,15 @@ def model_of(kind: str, width: int, embed: int, depth: int = DEPTH) -> Any:
     )
 
 
-def run_of(kind: str, width: int, embed: int, seed: int, peak_lr: float, steps: int) -> Any:
+def run_of(kind: str, width: int, embed: int, seed: int, peak_lr: float) -> Any:
     from clip_jax.config import OptimConfig, RunConfig
 
-    optim = OptimConfig(peak_lr=peak_lr, warmup_steps=steps // 10)
-    return RunConfig(model=model_of(kind, width, embed), optim=optim, batch_size=BATCH, steps=steps, seed=seed)
+    optim = OptimConfig(peak_lr=peak_lr, warmup_steps=STEPS // 10)
+    return RunConfig(model=model_of(kind, width, embed), optim=optim, batch_size=BATCH, steps=STEPS, seed=seed)
 
 
 @functools.cache
-def batches(seed: int, steps: int) -> list[dict[str, Any]]:
+def batches(seed: int) -> list[dict[str, Any]]:
     """The batches of one seed, the same for all rates and widths."""
     import numpy as np
 
@@ -62,8 +63,8 @@ def batches(seed: int, steps: int) -> list[dict[str, Any]]:
     source = ScenesSource(ScenesConfig(), "train", 32)
     tokenizer = train_tokenizer(source.batch_captions(np.arange(5000)), VOCAB, CONTEXT)
     out = []
-    for step in range(steps):
-        images, captions = source.batch(np.arange(BATCH) + 10_000 + (seed * steps + step) * BATCH)
+    for i in range(BATCHES):
+        images, captions = source.batch(np.arange(BATCH) + 10_000 + (seed * BATCHES + i) * BATCH)
         out.append({"images": images, "tokens": tokenizer.encode(captions)})
     return out
 
@@ -71,40 +72,42 @@ def batches(seed: int, steps: int) -> list[dict[str, Any]]:
 class Shape:
     """One compiled program, for every rate and seed of a width."""
 
-    def __init__(self, kind: str, width: int, embed: int, steps: int) -> None:
+    def __init__(self, kind: str, width: int, embed: int) -> None:
         import jax
+        from flax import nnx
 
-        from clip_jax.models.clip import build
+        from clip_jax.models.clip import build, make_model
         from clip_jax.optim import make_optimizer
         from clip_jax.parallel import make_mesh
         from clip_jax.train.step import make_train_step
 
-        self.run = functools.partial(run_of, kind, width, embed, steps=steps)
+        self.run = functools.partial(run_of, kind, width, embed)
         config = self.run(seed=0, peak_lr=1e-3)
-        self.mesh, self.steps = make_mesh(config.mesh, jax.devices()[:1]), steps
-        self.built = build(config.model, self.mesh)
-        self.step = make_train_step(config, self.built, make_optimizer(config.optim, steps, config.model), self.mesh)
-        self.first: dict[int, Any] = {}  # parameters of a seed
+        self.mesh = make_mesh(config.mesh, jax.devices()[:1])
+        built = build(config.model, self.mesh)
+        self.step = make_train_step(config, built, make_optimizer(config.optim, STEPS, config.model), self.mesh)
+
+        def first(seed: Any) -> Any:  # one program for all seeds
+            return nnx.as_pure(nnx.state(make_model(config.model, rngs=nnx.Rngs(jax.random.key(seed)))))
+
+        self.first = jax.jit(first, out_shardings=built.shardings)
 
     def loss(self, seed: int, peak_lr: float) -> float:
         """Train once; infinite when it is not a number."""
-        import jax
+        import jax.numpy as jnp
 
         from clip_jax.optim import make_optimizer
-        from clip_jax.train.state import init_state
+        from clip_jax.train.state import TrainState
         from clip_jax.train.step import put_batch
 
         config = self.run(seed=seed, peak_lr=peak_lr)
-        optimizer = make_optimizer(config.optim, self.steps, config.model)
-        if seed not in self.first:
-            self.first[seed] = jax.device_get(init_state(config, self.built, optimizer, self.mesh))
-        state = jax.device_put(self.first[seed])
-        state = dataclasses.replace(state, opt_state=optimizer.init(state.params))
-        losses = []
-        for batch in batches(seed, self.steps):
-            state, metrics = self.step(state, put_batch(batch, self.mesh))
+        params = self.first(seed)
+        opt_state = make_optimizer(config.optim, STEPS, config.model).init(params)
+        state, losses = TrainState(jnp.zeros((), jnp.int32), params, opt_state), []
+        for step in range(STEPS):
+            state, metrics = self.step(state, put_batch(batches(seed)[step % BATCHES], self.mesh))
             losses.append(metrics["loss"])
-        end = statistics.fmean(float(x) for x in losses[-self.steps // 10 :])
+        end = statistics.fmean(float(x) for x in losses[-BATCHES:])
         return end if math.isfinite(end) else math.inf
 
 
@@ -132,7 +135,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=35, help="then stop; the same command goes on")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--embed", type=int, default=32)
     parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS)
     parser.add_argument("--kinds", nargs="+", default=("mup", "standard"))
@@ -141,28 +143,31 @@ def main() -> None:
 
     path, end = args.out / "runs.csv", time.monotonic() + 60 * args.minutes
     args.out.mkdir(parents=True, exist_ok=True)
-    rows = read(path)
+    rows, best = read(path), dict.fromkeys(args.kinds, FIRST)
     for width in args.widths:
-        for kind in args.kinds if width > WIDTHS[0] else args.kinds[:1]:
-            if time.monotonic() < end:
-                search(args, path, rows, kind, width, end)
+        for kind in args.kinds:
+            best[kind] = search(args, path, rows, kind, width, best[kind], end)
 
 
-def search(args: Any, path: Path, rows: list[dict[str, Any]], kind: str, width: int, end: float) -> None:
-    """Add runs until the best rate has two on either side, each with all seeds."""
-    shape = None
+def on_grid(lr: float, steps: int) -> float:
+    """The rate so many grid steps from another, always the same digits."""
+    return float(f"{2 ** (round(2 * math.log2(lr) + steps) / 2):.6g}")
+
+
+def search(args: Any, path: Path, rows: list[dict[str, Any]], kind: str, width: int, first: float, end: float) -> float:
+    """Add runs until the best rate lies between others, each with all seeds; the best rate."""
+    shape, best = None, first
     while time.monotonic() < end:
         found = curve(rows, kind, width, args.embed)
         means = {lr: statistics.fmean(v) for lr, v in found.items()}
-        best = min(means, key=means.__getitem__) if means else FIRST[kind]
-        wanted = [best * 2 ** (k / 2) for k in (0, 1, -1, 2, -2)]
-        wanted = [float(f"{lr:.6g}") for lr in wanted]
+        best = min(means, key=means.__getitem__) if means else on_grid(first, 0)
+        wanted = [on_grid(best, k) for k in (0, 1, -1)]
         missing = [(lr, s) for lr in wanted for s in range(args.seeds) if s >= len(found.get(lr, ()))]
         if not missing:
             print(f"{kind} width {width}: best {best:.5f}, loss {means[best]:.4f}", flush=True)
-            return
+            break
         lr, seed = missing[0]
-        shape = shape or Shape(kind, width, args.embed, args.steps)
+        shape = shape or Shape(kind, width, args.embed)
         start = time.monotonic()
         loss = shape.loss(seed, lr)
         values = (kind, width, args.embed, seed, lr, f"{loss:.5f}", f"{time.monotonic() - start:.2f}")
@@ -173,6 +178,7 @@ def search(args: Any, path: Path, rows: list[dict[str, Any]], kind: str, width: 
                 writer.writerow(COLUMNS)
             writer.writerow(values)
         rows.append({"parametrisation": kind, **{k: float(v) for k, v in zip(COLUMNS[1:], values[1:], strict=True)}})
+    return best
 
 
 if __name__ == "__main__":
