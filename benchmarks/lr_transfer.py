@@ -22,18 +22,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-WIDTHS = (32, 64, 128, 256)
+WIDTHS, BASE = (16, 32, 64, 128), 32  # at the base width both parametrisations are one
 HEAD, DEPTH, PASSES, BATCHES, BATCH, CONTEXT, VOCAB = 16, 2, 8, 16, 32, 12, 512
 STEPS = PASSES * BATCHES
 FIRST = 2**-8.5  # where the search begins; then at the best rate of the width before
+COLOURS = {"standard": "#b5473c", "mup": "#2f6f9f"}
 COLUMNS = ("parametrisation", "width", "embed", "seed", "peak_lr", "loss", "seconds")
 
 
 def model_of(kind: str, width: int, embed: int, depth: int = DEPTH) -> Any:
-    """Both towers of one width; base width is the smallest, where the parametrisations are the same."""
+    """Both towers of one width."""
     from clip_jax.config import ImageTowerConfig, ModelConfig, ParametrisationConfig, TextTowerConfig
 
-    base = ParametrisationConfig("mup", WIDTHS[0], WIDTHS[0]) if kind == "mup" else ParametrisationConfig()
+    base = ParametrisationConfig("mup", BASE, BASE) if kind == "mup" else ParametrisationConfig()
     shape: dict[str, Any] = {"width": width, "depth": depth, "heads": width // HEAD, "mlp_ratio": 2.0}
     return ModelConfig(
         image=ImageTowerConfig(**shape, image_size=32, patch_size=16),
@@ -123,7 +124,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def curve(rows: list[dict[str, Any]], kind: str, width: int, embed: int) -> dict[float, list[float]]:
     """Losses by rate; at the base width both parametrisations are one."""
-    kinds = ("standard", "mup") if width == WIDTHS[0] else (kind,)
+    kinds = COLOURS if width == BASE else (kind,)
     out: dict[float, list[float]] = {}
     for r in rows:
         if r["parametrisation"] in kinds and (r["width"], r["embed"]) == (width, embed):
@@ -147,6 +148,91 @@ def main() -> None:
     for width in args.widths:
         for kind in args.kinds:
             best[kind] = search(args, path, rows, kind, width, best[kind], end)
+    print("\n" + summary(rows, args.embed))
+    draw(args.out / "lr_transfer.png", rows, args.embed)
+
+
+def vertex(found: dict[float, list[float]]) -> tuple[float, float, float]:
+    """Best rate of the grid; that of a parabola through the best and up to two rates on either side; and the standard
+    deviation of its log2 when seeds are left out one by one (jackknife). The last two are NaN at an edge."""
+    import numpy as np
+
+    rates = sorted(found)
+    losses = np.array([found[lr] for lr in rates])  # [rates, seeds]
+    x = np.log2(rates)
+
+    def lowest(means: Any) -> float:
+        k = int(np.argmin(means))
+        if k in (0, len(rates) - 1):
+            return math.nan
+        near = slice(max(k - 2, 0), k + 3)
+        a, b, _ = np.polyfit(x[near] - x[k], means[near], 2)
+        return float(x[k] - b / (2 * a))
+
+    n = losses.shape[1]
+    left = np.array([lowest(np.delete(losses, s, axis=1).mean(axis=1)) for s in range(n)])
+    spread = float(np.sqrt((n - 1) / n * np.sum((left - left.mean()) ** 2)))
+    return rates[int(np.argmin(losses.mean(axis=1)))], 2 ** lowest(losses.mean(axis=1)), spread
+
+
+def complete(rows: list[dict[str, Any]], embed: int) -> dict[str, dict[int, dict[float, list[float]]]]:
+    """Curves by parametrisation and width: the rates that all seeds have."""
+    out: dict[str, dict[int, dict[float, list[float]]]] = {}
+    for kind in COLOURS:
+        for width in sorted({int(r["width"]) for r in rows}):
+            found = curve(rows, kind, width, embed)
+            seeds = max(map(len, found.values()), default=0)
+            found = {lr: v for lr, v in found.items() if len(v) == seeds}
+            if len(found) > 2:
+                out.setdefault(kind, {})[width] = found
+    return out
+
+
+def summary(rows: list[dict[str, Any]], embed: int) -> str:
+    """A table, and the verdict on the criterion."""
+    lines = [
+        "| parametrisation | width | best rate of the grid | of the parabola | ± octaves | loss | rates |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    verdicts = []
+    for kind, curves in complete(rows, embed).items():
+        bests = []
+        for width, found in curves.items():
+            best, smooth, spread = vertex(found)
+            loss = statistics.fmean(found[best])
+            bests.append((best, smooth))
+            lines.append(f"| {kind} | {width} | {best:.5f} | {smooth:.5f} | {spread:.2f} | {loss:.3f} | {len(found)} |")
+        grid, curved = (max(b) / min(b) for b in zip(*bests, strict=True))
+        widths = f"{min(curves)} to {max(curves)}"
+        verdicts.append(f"{kind}: over widths {widths} best rates differ by {grid:.2f} (grid), {curved:.2f} (parabola)")
+    return "\n".join([*lines, "", *verdicts])
+
+
+def draw(path: Path, rows: list[dict[str, Any]], embed: int) -> None:
+    """Loss over rate at each width, one panel a parametrisation."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    found = complete(rows, embed)
+    fig, axes = plt.subplots(1, len(found), figsize=(4.4 * len(found), 3.4), sharey=True, layout="constrained")
+    for ax, (kind, curves) in zip(axes, found.items(), strict=True):
+        for i, (width, points) in enumerate(curves.items()):
+            shade = matplotlib.colormaps["viridis"](0.85 - 0.75 * i / max(len(curves) - 1, 1))
+            means = {lr: statistics.fmean(v) for lr, v in points.items()}
+            ax.plot(means.keys(), means.values(), "o-", ms=3, color=shade, label=f"width {width}")
+            for lr, values in points.items():
+                ax.plot([lr] * len(values), values, ".", ms=3, alpha=0.35, color=shade)
+            best = min(means, key=means.__getitem__)
+            ax.plot(best, means[best], "o", ms=9, mfc="none", color=shade)
+        ax.set_xscale("log", base=2)
+        ax.set_xlabel("peak learning rate")
+        ax.set_title(kind)
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("training loss, last pass")
+    axes[-1].legend(frameon=False, fontsize=8)
+    fig.savefig(path, dpi=130)
 
 
 def on_grid(lr: float, steps: int) -> float:

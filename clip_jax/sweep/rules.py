@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 VALUES_FOR_BEST = 3  # of the setting, in one cell
 PLACES_FOR_RULE = 3  # distinct widths or budgets
+WIDEST = 1.0  # half of the interval of a power that says anything
 OTHERS = ("width", "budget", "batch_size")  # what a rule in one column silently mixes up, when it varies too
 
 
@@ -57,8 +58,8 @@ class Rule:
 
 
 def best_value(cell: pd.DataFrame, setting: str, x: str, metric: str) -> Best:
-    """The best value of ``setting`` in a cell: the vertex of the parabola, over its logarithm, through the lowest mean
-    over seeds and its two neighbours. Only seeds that every value has are compared, if there are any."""
+    """The best value of ``setting`` in a cell: the vertex of the parabola, over its logarithm, of the lowest mean over
+    seeds and up to two values on either side. Only seeds that every value has are compared, if there are any."""
     at = float(cell[x].iloc[0])
     seeds = set.intersection(*(set(part["seed"]) for _, part in cell.groupby(setting)))
     fair = cell[cell["seed"].isin(seeds)] if seeds else cell
@@ -69,22 +70,22 @@ def best_value(cell: pd.DataFrame, setting: str, x: str, metric: str) -> Best:
     k = int(np.argmin(errors))
     if k in (0, len(values) - 1):
         return Best(at, "the best is at the edge of what was tried")
-    middle = values[k]
-    a, b, _ = np.polyfit(values[k - 1 : k + 2] - middle, errors[k - 1 : k + 2], 2)
-    return Best(at, "found", float(np.exp(middle - b / (2 * a))) if a > 0 else float(np.exp(middle)))
+    near = slice(max(k - 2, 0), k + 3)
+    a, b, _ = np.polyfit(values[near] - values[k], errors[near], 2)
+    vertex = values[k] - b / (2 * a) if a > 0 else values[k]
+    return Best(at, "found", float(np.exp(np.clip(vertex, values[k - 1], values[k + 1]))))
 
 
 def fit_rule(
     df: pd.DataFrame, *, setting: str = "peak_lr", x: str = "width", metric: str = "error_mean", level: float = 0.95
 ) -> Rule:
     """Fit ``setting`` as a power of ``x`` to a table of runs (`collect`'s, or any with these columns, budget, params
-    and seed). Rows that are not final, and cells where nothing but the usual value was tried, tell nothing.
+    and seed): least squares in logarithms and Student's interval, for bests are few. Rows that are not final, and cells
+    where nothing but the usual value was tried, tell nothing.
 
     Raises UserError when the table lacks a column.
     """
-    from clip_jax.scaling.fit import fit_law
-    from clip_jax.scaling.laws import law_named
-    from clip_jax.scaling.profile import parameter_interval
+    from scipy.stats import linregress, t
 
     for column in (setting, x, metric, "budget", "params", "seed"):
         if column not in df.columns:
@@ -103,12 +104,11 @@ def fit_rule(
         c for c in OTHERS if c not in (x, setting) and len({cell[c].iloc[0] for cell, *_ in found if c in cell}) > 1
     ]
     notes = tuple(f"{c} varies too, and this power holds its part" for c in varying)
-    fit = fit_law(law_named("power"), {"flops": places}, np.array([value for *_, value in found]))
-    interval = parameter_interval(fit, "b", level=level)
-    if not fit.identified or interval.open_low or interval.open_high:
-        return Rule(setting, x, f"not identified: {fit.summary()}", bests, notes=notes)
-    middle = float(np.exp(np.log(places).mean()))
-    return Rule(
-        setting, x, "identified", bests, -interval.value, -interval.high, -interval.low, middle,
-        float(fit.predict(np.array([middle]))[0]), notes,
-    )  # fmt: skip
+    middle = float(np.log(places).mean())
+    line = linregress(np.log(places) - middle, np.log([value for *_, value in found]))
+    half = float(t.ppf((1 + level) / 2, len(found) - 2)) * float(line.stderr)
+    power, value = float(line.slope), float(np.exp(line.intercept))
+    if half > WIDEST:
+        status = f"not identified: the power is {power:.2f} ± {half:.2f}, known no better than to {WIDEST:g}"
+        return Rule(setting, x, status, bests, notes=notes)
+    return Rule(setting, x, "identified", bests, power, power - half, power + half, float(np.exp(middle)), value, notes)

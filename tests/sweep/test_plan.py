@@ -114,8 +114,7 @@ def test_settings_follow_the_budget():
     assert run.batch_size == 8 * plain.batch_size  # 10, to the nearest power of two
     assert run.optim.peak_lr == pytest.approx(plain.optim.peak_lr / 10)
     assert run.optim.weight_decay == pytest.approx(plain.optim.weight_decay * 10)
-    share = plain.optim.warmup_steps / plain.steps / 10**0.5
-    assert run.optim.warmup_steps / run.steps == pytest.approx(share, rel=0.02)
+    assert abs(run.optim.warmup_steps - sweep.warmup_fraction / 10**0.5 * run.steps) <= 0.5
     assert ruled[1].flops == pytest.approx(1e12, rel=0.01)
 
 
