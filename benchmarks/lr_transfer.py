@@ -216,10 +216,14 @@ def draw(path: Path, rows: list[dict[str, Any]], embed: int) -> None:
     import matplotlib.pyplot as plt
 
     found = complete(rows, embed)
-    fig, axes = plt.subplots(1, len(found), figsize=(4.4 * len(found), 3.4), sharey=True, layout="constrained")
+    fig, axes = plt.subplots(
+        1, len(found), figsize=(4.4 * len(found), 3.4), sharex=True, sharey=True, layout="constrained"
+    )
+    widths = sorted(set().union(*found.values()))
+    shades = matplotlib.colormaps["viridis"]([0.85 - 0.75 * i / max(len(widths) - 1, 1) for i in range(len(widths))])
     for ax, (kind, curves) in zip(axes, found.items(), strict=True):
-        for i, (width, points) in enumerate(curves.items()):
-            shade = matplotlib.colormaps["viridis"](0.85 - 0.75 * i / max(len(curves) - 1, 1))
+        for width, points in curves.items():
+            shade = shades[widths.index(width)]
             means = {lr: statistics.fmean(v) for lr, v in points.items()}
             ax.plot(means.keys(), means.values(), "o-", ms=3, color=shade, label=f"width {width}")
             for lr, values in points.items():
