@@ -49,7 +49,7 @@ def moved(config: ModelConfig, lr: float, batch: Mapping[str, Any], *, steps: in
     graphdef, state = nnx.split(make_model(config, rngs=nnx.Rngs(seed)))
 
     def loss(params: Any) -> tuple[Any, dict[str, Any]]:
-        model = nnx.merge(graphdef, params)
+        model: Any = nnx.merge(graphdef, params)
         out = model(images, tokens)
         return dense_contrastive_loss(out.image, out.text, out.scale), module_outputs(model, images, tokens)
 

@@ -8,8 +8,10 @@ import pytest
 from clip_jax.config import ImageTowerConfig, ModelConfig, ParametrisationConfig, TextTowerConfig
 from clip_jax.train.coordinates import moved, slopes
 
-WIDTHS = (32, 128, 512)
-MARGIN = 0.2  # of a power of the width: over 16 times the width a change may grow or fall by a factor of 1.75
+WIDTHS = (32, 64, 128, 256)
+# of a power of the width: over 8 times the width a stream may change by a factor of 1.23 more or less, an embedding, whose
+# projection is far from wide beside it, by 1.68
+MARGINS = {"stream": 0.1, "embedding": 0.25, "logits": 0.25}
 
 
 @functools.cache
@@ -30,20 +32,21 @@ def found(kind):
             scan_layers=False,
             parametrisation=base,
         )
-        rows.append(moved(model, 2**-9, batch, steps=3))
+        rows.append(moved(model, 2**-9, batch, steps=4))
     return slopes(WIDTHS, rows)
 
 
 def test_under_mup_no_module_moves_more_or_less_with_width():
     for module, (first, change) in found("mup").items():
-        assert abs(first) < MARGIN or module == "logits", (module, first)
-        assert abs(change) < MARGIN, (module, change)
+        margin = next(m for part, m in MARGINS.items() if part in module)
+        assert abs(first) < 0.15, (module, first)
+        assert abs(change) < margin, (module, change)
 
 
 def test_under_the_standard_parametrisation_they_do():
     changes = {module: change for module, (_, change) in found("standard").items()}
-    assert changes["image stream 1"] > 2 * MARGIN
-    assert changes["text stream 1"] > 2 * MARGIN
+    assert changes["image stream 1"] > 2 * MARGINS["stream"]
+    assert changes["text stream 1"] > 3 * MARGINS["stream"]
 
 
 def test_slopes_are_the_powers_of_what_is_planted():
