@@ -9,8 +9,8 @@ from clip_jax.config import ImageTowerConfig, ModelConfig, ParametrisationConfig
 from clip_jax.train.coordinates import moved, slopes
 
 WIDTHS = (32, 64, 128, 256)
-# of a power of the width: over 8 times the width a stream may change by a factor of 1.23 more or less, an embedding, whose
-# projection is far from wide beside it, by 1.68
+# of a power of the width: over 8 times the width a stream may change by a factor of 1.23 more or less, and an
+# embedding, whose projection is far from wide beside it, by 1.68
 MARGINS = {"stream": 0.1, "embedding": 0.25, "logits": 0.25}
 
 
