@@ -59,7 +59,7 @@ def main() -> None:
         micro = args.microbatch if args.microbatch < args.batch else 0
         run = RunConfig(model=model, optim=optim, batch_size=args.batch, microbatch_size=micro, steps=10)
         built = build(model, mesh)
-        optimizer = make_optimizer(optim, run.steps)
+        optimizer = make_optimizer(optim, run.steps, model)
         state = abstract_state(built, optimizer, mesh)
         size, spread = model.image.image_size, batch_sharding(mesh)
         batch = {

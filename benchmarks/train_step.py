@@ -90,7 +90,7 @@ def jax_worker(run: Any, count: int) -> dict[str, Any]:
         peak = max(peak, 2 * n**3 / best)
     mesh = make_mesh(run.mesh)
     built = build(run.model, mesh)
-    optimizer = make_optimizer(run.optim, run.steps, float16=run.model.compute_dtype == "float16")
+    optimizer = make_optimizer(run.optim, run.steps, run.model)
     state = init_state(run, built, optimizer, mesh)
     batch = put_batch(batch_of(run), mesh)
     began = time.perf_counter()

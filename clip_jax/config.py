@@ -9,7 +9,14 @@ import math
 from dataclasses import dataclass, field
 
 from clip_jax.checks import ConfigError, UserError, at_least, between, one_of
-from clip_jax.model_config import DTYPES, DecoderConfig, ImageTowerConfig, ModelConfig, TextTowerConfig
+from clip_jax.model_config import (
+    DTYPES,
+    DecoderConfig,
+    ImageTowerConfig,
+    ModelConfig,
+    ParametrisationConfig,
+    TextTowerConfig,
+)
 
 __all__ = [
     "DTYPES",
@@ -25,6 +32,7 @@ __all__ = [
     "MeshConfig",
     "ModelConfig",
     "OptimConfig",
+    "ParametrisationConfig",
     "RunConfig",
     "ScenesConfig",
     "TextTowerConfig",

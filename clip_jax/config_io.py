@@ -71,6 +71,7 @@ _LATER = {
     "optim": ("state_dtype", "rounding", "loss_scale", "layer_decay"),
     "model": (
         "decoder", "logit_bias", "text_param_dtype", "remat_policy", "objective", "prefix_tokens", "vocab_chunk",
+        "parametrisation",
     ),
     "model.image": (
         "stages", "pool", "class_token", "norm_pre", "norm_after_pool", "norm_eps", "patch_bias", "projection",

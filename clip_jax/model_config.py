@@ -13,6 +13,7 @@ REMAT_POLICIES = ("nothing", "attention", "dots")
 TEXT_POOLS = ("eot", "last", "cls")
 TEXT_ENCODERS = ("transformer", "bag_of_words")
 OBJECTIVES = ("contrastive", "caption", "bag_of_words")
+PARAMETRISATIONS = ("standard", "mup")
 
 
 def _check_tower(name: str, tower: ImageTowerConfig | TextTowerConfig | DecoderConfig) -> None:
@@ -194,6 +195,30 @@ class DecoderConfig:
 
 
 @dataclass(frozen=True)
+class ParametrisationConfig:
+    """How initial values and rates depend on width and depth; the table is in `parametrisation`.
+
+    ``mup`` keeps the best learning rate where it is at the base sizes, at which it equals ``standard``.
+    """
+
+    kind: str = "standard"  # standard | mup
+    base_image_width: int = 0  # mup: of the model whose settings are carried over
+    base_text_width: int = 0
+    base_image_depth: int = 0  # mup: residual branches shrink as base depth / depth; 0 leaves depth as in standard
+    base_text_depth: int = 0
+
+    def __post_init__(self) -> None:
+        name = "model.parametrisation"
+        one_of(f"{name}.kind", self.kind, PARAMETRISATIONS)
+        widths, depths = ("base_image_width", "base_text_width"), ("base_image_depth", "base_text_depth")
+        if self.kind == "standard":
+            _ignored(name, f"with {name}.kind='standard'", self, ParametrisationConfig, widths + depths)
+            return
+        for field_name in widths + depths:
+            at_least(f"{name}.{field_name}", getattr(self, field_name), int(field_name in widths))
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Two towers, one embedding space, one learned temperature; for CoCa a decoder too.
 
@@ -218,6 +243,7 @@ class ModelConfig:
     scan_layers: bool = True  # one compiled block for all layers; False unrolls (faster on CPU)
     prefix_tokens: int = 4  # caption: tokens made of the image features
     vocab_chunk: int = 0  # caption, bag_of_words: rows of vocabulary logits formed at a time in training; 0 is all
+    parametrisation: ParametrisationConfig = field(default_factory=ParametrisationConfig)
 
     def __post_init__(self) -> None:
         at_least("model.embed_dim", self.embed_dim, 1)
@@ -246,6 +272,8 @@ class ModelConfig:
         at_least("model.prefix_tokens", self.prefix_tokens, 1)
         at_least("model.vocab_chunk", self.vocab_chunk, 0)
         self._check_objective()
+        if self.parametrisation.kind == "mup":
+            self._check_mup()
 
     def _check_objective(self) -> None:
         why, text = f"with model.objective={self.objective!r}", self.text
@@ -263,6 +291,22 @@ class ModelConfig:
         if self.objective == "bag_of_words":
             fields = ("encoder", "width", "depth", "heads", *_BLOCKS)
         _ignored("model.text", why, text, TextTowerConfig, fields)
+
+    def _check_mup(self) -> None:
+        def refused(name: str, value: object, why: str) -> ConfigError:
+            return ConfigError(f"model.{name}={value!r}: model.parametrisation.kind='mup' {why}")
+
+        if self.objective != "contrastive":
+            raise refused("objective", self.objective, "has no table for the predictive heads; contrastive only")
+        if self.image.stages:
+            raise refused("image.stages", self.image.stages, "has no table for a ResNet; use a vision transformer")
+        if self.image.pool not in ("cls", "avg"):
+            raise refused("image.pool", self.image.pool, "has no table for pooling heads; cls or avg")
+        for name, tower in (("image", self.image), ("text", self.text)):
+            if not tower.projection:
+                raise refused(f"{name}.projection", False, "grows width at a fixed model.embed_dim")
+        if self.text.encoder == "bag_of_words" and self.parametrisation.base_text_depth:
+            raise ConfigError("model.parametrisation.base_text_depth: ignored, a bag of words has no blocks")
 
     @property
     def caption_tokens(self) -> int:

@@ -1,4 +1,4 @@
-"""Learning-rate schedules and AdamW: decay mask, layer-wise rates, half-precision statistics, loss scaling.
+"""Learning-rate schedules and AdamW: decay mask, rates by layer and width, half-precision statistics, loss scaling.
 
 The numbers of the schedule (peak, warm-up, length) live in the optimiser's *state*, not in the compiled
 program, so runs of one shape that differ only in length or learning rate share one compilation.
@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from clip_jax.config import OptimConfig
+from clip_jax.config import ModelConfig, OptimConfig
+from clip_jax.parametrisation import multipliers
 from clip_jax.rounding import narrow, widen
 
 # Leaves that never decay, by the last part of their name: layers are stacked, so the number of axes cannot tell.
@@ -123,11 +124,26 @@ def _named(params: Any) -> list[tuple[list[str], Any]]:
     return [([str(getattr(k, "key", getattr(k, "name", k))) for k in path], leaf) for path, leaf in leaves]
 
 
-def _scale_by_layer(decay: float) -> optax.GradientTransformation:
-    def scaled(updates: Any, params: Any) -> Any:
-        return jax.tree.map(lambda u, m: u * m, updates, layer_multipliers(params, decay))
+def _scale(factors: Callable[[Any], Any]) -> optax.GradientTransformation:
+    """Multiply updates by ``factors(params)``, a tree of numbers or arrays that broadcast."""
+    return optax.stateless(lambda updates, params: jax.tree.map(lambda u, m: u * m, updates, factors(params)))
 
-    return optax.stateless(scaled)
+
+def _width_stable(adam: optax.GradientTransformation, model: ModelConfig) -> list[optax.GradientTransformation]:
+    """Adam with the multipliers of `parametrisation`, each at the place where it is exact: dividing a gradient by the
+    multiplier of epsilon multiplies epsilon by it, and what is multiplied before the decay is added leaves learning
+    rate × decay alone."""
+
+    def factors(value: Callable[[Any], float]) -> Callable[[Any], Any]:
+        def tree(params: Any) -> Any:
+            scales = [value(multipliers(names, model)) for names, _ in _named(params)]
+            return jax.tree.unflatten(jax.tree.structure(params), scales)
+
+        return tree
+
+    if model.parametrisation.kind == "standard":
+        return [adam]
+    return [_scale(factors(lambda m: 1 / m.eps)), adam, _scale(factors(lambda m: m.lr))]
 
 
 def half_precision_state(
@@ -190,13 +206,17 @@ def loss_scale(opt_state: Any) -> jax.Array | None:
     return None if found is None else found.scale
 
 
-def make_optimizer(config: OptimConfig, steps: int, *, float16: bool = False) -> optax.GradientTransformationExtraArgs:
+def make_optimizer(
+    config: OptimConfig, steps: int, model: ModelConfig | None = None
+) -> optax.GradientTransformationExtraArgs:
     """Clip the global gradient norm, then AdamW (Loshchilov & Hutter, 2019) under `schedule`.
 
     The decay is multiplied by the learning rate, as in optax and PyTorch. Gradients and updates are float32 whatever
-    the parameters are. ``float16``: the compute dtype, which wants a loss scale. `update` takes ``key=``, which only
+    the parameters are. ``model`` (a default one, if none is given) says two things: float16 as its compute dtype wants
+    a loss scale, and its parametrisation gives each tensor its rate and epsilon. `update` takes ``key=``, which only
     half-precision statistics use.
     """
+    model = model or ModelConfig()
     plain = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
     adam: Any = optax.GradientTransformation(lambda params: plain.init(widen(params)), plain.update)
     if config.state_dtype != "float32":
@@ -204,13 +224,15 @@ def make_optimizer(config: OptimConfig, steps: int, *, float16: bool = False) ->
     parts = [
         optax.stateless(lambda updates, _: widen(updates)),
         optax.clip_by_global_norm(config.clip_norm),
-        adam,
+        *_width_stable(adam, model),
         optax.add_decayed_weights(config.weight_decay, mask=decay_mask),
     ]
     if config.layer_decay < 1:
-        parts.append(_scale_by_layer(config.layer_decay))
+        parts.append(_scale(lambda params: layer_multipliers(params, config.layer_decay)))
     whole = optax.chain(*parts, scale_by_stored_schedule(config, steps))
-    return skip_overflows(whole, config.loss_scale) if float16 else optax.with_extra_args_support(whole)
+    if model.compute_dtype == "float16":
+        return skip_overflows(whole, config.loss_scale)
+    return optax.with_extra_args_support(whole)
 
 
 def apply_updates(params: Any, updates: Any, key: jax.Array, rounding: str) -> Any:

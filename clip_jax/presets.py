@@ -120,21 +120,29 @@ def ladder(rung: float, base: ModelConfig | None = None) -> ModelConfig:
     the same width and depth and grow together. Rungs 0.5 to 64 span more than five orders of magnitude of
     FLOPs per sample. ``base`` gives all else: image and patch size, vocabulary, context, dtypes.
 
+    With the ``mup`` parametrisation, which takes them for granted, each tower keeps the head size of ``base`` and the
+    embedding its size: only width and depth grow.
+
     A text side without a transformer has no depth: the bag-of-words encoder takes the width, the bag-of-words objective
     nothing. Raises ConfigError for a rung below 0.5.
     """
     if not rung >= 0.5:
         raise ConfigError(f"rung={rung}: the ladder begins at 0.5")
     base = base or ModelConfig()
-    head = _head_size(16 * rung)
-    width = head * max(1, round(16 * rung / head))
-    shape = {"width": width, "depth": max(1, round(rung**0.65)), "heads": width // head}
-    text = shape if base.text.encoder == "transformer" else {"width": width}
+    mup = base.parametrisation.kind == "mup"
+
+    def shape(tower: ImageTowerConfig | TextTowerConfig) -> dict[str, Any]:
+        head = tower.width // tower.heads if mup else _head_size(16 * rung)
+        heads = max(1, round(16 * rung / head))
+        return {"width": head * heads, "depth": max(1, round(rung**0.65)), "heads": heads}
+
+    image = shape(base.image)
+    text = shape(base.text) if base.text.encoder == "transformer" else {"width": image["width"]}
     if base.objective == "bag_of_words":
         text = {}
     return dataclasses.replace(
         base,
-        image=dataclasses.replace(base.image, **shape),
+        image=dataclasses.replace(base.image, **image),
         text=dataclasses.replace(base.text, **text),
-        embed_dim=width,
+        embed_dim=base.embed_dim if mup else image["width"],
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 
 from clip_jax.checks import ConfigError, at_least, between, one_of
 from clip_jax.config import RunConfig
+from clip_jax.sweep_rules import BudgetRules, check_lr_rule
 
 ENGINES = ("local", "slurm", "jobset")
 # the engines that read a field of `Resources`; every one reads those that are not listed
@@ -151,9 +152,11 @@ class SweepConfig:
     seeds_at_best: tuple[int, ...] = (1,)  # likewise; trained at each budget's best size once it is known
     min_steps: int = 50
     max_epochs: float = 0.0  # of the unique pairs; 0 sets no limit
-    base_lr: float = 4e-3  # at base_width; scaled by (base_width / width)**lr_width_power
-    base_width: int = 32
+    lr_rule: str = "width_power"  # | constant | mup (constant too: the parametrisation's table does the rest)
+    base_lr: float = 4e-3
+    base_width: int = 32  # width_power: where base_lr holds; scaled by (base_width / width)**lr_width_power
     lr_width_power: float = 0.5
+    by_budget: BudgetRules = field(default_factory=BudgetRules)
     lr_checks: tuple[float, ...] = (0.5, 2.0)  # multiples of the rate tried at each budget's best
     warmup_fraction: float = 0.1
     metric: str = "error_mean"
@@ -178,5 +181,7 @@ class SweepConfig:
         for name in ("min_steps", "base_width", "slots"):
             at_least(name, getattr(self, name), 1)
         between("warmup_fraction", self.warmup_fraction, 0.0, 0.9)
+        usual = (self.base_width, self.lr_width_power) == (SweepConfig.base_width, SweepConfig.lr_width_power)
+        check_lr_rule(self.lr_rule, self.base.model.parametrisation.kind, usual)
         one_of("engine", self.engine, ENGINES)
         self.resources.check_for(self.engine)

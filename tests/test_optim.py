@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from clip_jax import optim
-from clip_jax.config import OptimConfig
+from clip_jax.config import ModelConfig, OptimConfig
 from clip_jax.models.clip import init_params
 from clip_jax.presets import preset
 
@@ -126,7 +126,9 @@ def test_layer_decay_scales_the_update_and_its_weight_decay():
 
 
 def test_the_loss_scale_doubles_after_many_finite_updates_and_halves_after_one_that_is_not():
-    optimizer = optim.make_optimizer(OptimConfig(warmup_steps=0, loss_scale=8.0), 10**4, float16=True)
+    optimizer = optim.make_optimizer(
+        OptimConfig(warmup_steps=0, loss_scale=8.0), 10**4, ModelConfig(compute_dtype="float16")
+    )
     params = {"kernel": jnp.ones((2, 2))}
     state = optimizer.init(params)
     update = jax.jit(optimizer.update)

@@ -16,6 +16,7 @@ from clip_jax.models.coca import MultimodalDecoder
 from clip_jax.models.predictive import Predictive
 from clip_jax.models.towers import image_tower, text_tower
 from clip_jax.parallel import RULES
+from clip_jax.parametrisation import multipliers
 
 
 def normalise_features(features: jax.Array) -> jax.Array:
@@ -58,6 +59,14 @@ class CLIP(nnx.Module):
             if config.decoder.depth:
                 self.decoder = MultimodalDecoder(config, rngs=rngs)
         self.config = config
+        if config.parametrisation.kind != "standard":
+            self._scale_initial_values()
+
+    def _scale_initial_values(self) -> None:
+        def scaled(path: tuple[Any, ...], param: Any) -> Any:
+            return param.replace(param[...] * multipliers(path, self.config).init)
+
+        nnx.update(self, nnx.map_state(scaled, nnx.state(self, nnx.Param)))
 
     def encode_image(self, images: jax.Array, *, train: bool = False, rng: jax.Array | None = None) -> jax.Array:
         """Normalised images float [B, H, W, 3] -> image features [B, E] (not of unit length).

@@ -28,7 +28,9 @@ def claim(config: SweepConfig | SearchConfig, root: Path) -> RunLock:
 
     Raises UserError when the directory is another sweep's, has a driver, or cannot be written.
     """
-    there = config_in(root)
+    if root.exists() and not root.is_dir():
+        raise UserError(f"{root}: cannot be written (it is a file)")
+    there = config_in(root) if root.is_dir() else None
     kinds = {SweepConfig: "sweep", SearchConfig: "search"}
     if there is not None and type(there) is not type(config):
         raise UserError(f"{root}: belongs to a {kinds[type(there)]}; use another directory")

@@ -42,19 +42,28 @@ class Cell:
 def make_cell(
     config: SweepConfig, rung: float, budget: float, seed: int, *, kind: str = "cell", lr_factor: float = 1.0
 ) -> Cell:
-    """The run that spends ``budget`` FLOPs on a rung, to the nearest whole step; its seed is base.seed + seed."""
-    base = config.base
+    """The run that spends ``budget`` FLOPs on a rung, to the nearest whole step; its seed is base.seed + seed.
+
+    Rates, batch, warm-up and decay follow ``lr_rule`` and ``by_budget``.
+    """
+    base, rules = config.base, config.by_budget
     model = ladder(rung, base.model)
-    step_flops = flops.training_flops(model, base.batch_size, base.batch_size).total
+    batch = max(1, round(base.batch_size * 2.0 ** round(math.log2(rules.factor("batch_power", budget)))))
+    step_flops = flops.training_flops(model, batch, batch).total
     steps = max(2, round(budget / step_flops))
-    warmup = min(max(1, round(config.warmup_fraction * steps)), steps - 1)
-    peak_lr = config.base_lr * lr_factor * (config.base_width / model.image.width) ** config.lr_width_power
+    share = min(config.warmup_fraction * rules.factor("warmup_power", budget), 0.9)
+    warmup = min(max(1, round(share * steps)), steps - 1)
+    peak_lr = config.base_lr * lr_factor * rules.factor("lr_power", budget)
+    if config.lr_rule == "width_power":
+        peak_lr *= (config.base_width / model.image.width) ** config.lr_width_power
+    decay = base.optim.weight_decay * rules.factor("decay_power", budget)
     run = dataclasses.replace(
         base,
         model=model,
         steps=steps,
+        batch_size=batch,
         seed=base.seed + seed,
-        optim=dataclasses.replace(base.optim, peak_lr=float(f"{peak_lr:.6g}"), warmup_steps=warmup),
+        optim=dataclasses.replace(base.optim, peak_lr=_six(peak_lr), warmup_steps=warmup, weight_decay=_six(decay)),
         log_every=max(1, steps // LINES_A_RUN),
     )
     total = steps * step_flops
@@ -62,6 +71,10 @@ def make_cell(
     if budget / step_flops < config.min_steps:
         reason = f"too few steps: {budget / step_flops:.0f} < min_steps={config.min_steps}"
     return Cell(rung, budget, kind, run, total, total / (config.gflops_per_second * 1e9), reason)
+
+
+def _six(value: float) -> float:
+    return float(f"{value:.6g}")  # digits that are read as they are written
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ def compile_step(config: RunConfig, target: Target) -> Step:
         built = build(config.model, mesh)
     except ConfigError as error:
         return Step(0, 0, 0, str(error))
-    optimizer = make_optimizer(config.optim, config.steps)
+    optimizer = make_optimizer(config.optim, config.steps, config.model)
     state = abstract_state(built, optimizer, mesh)
     kept = float(sum(_bytes_here(x) for x in jax.tree.leaves(state)))
     if kept > target.memory:

@@ -71,7 +71,7 @@ def _share(config: RunConfig, rows: int, tensor: int) -> flops.Work:
     piece = config.microbatch_size * rows // config.batch_size
     alone = dataclasses.replace(config, batch_size=rows, microbatch_size=piece, mesh=MeshConfig())
     mesh = make_mesh(alone.mesh, jax.local_devices(backend="cpu")[:1])
-    built, optimizer = build(config.model, mesh), make_optimizer(config.optim, config.steps)
+    built, optimizer = build(config.model, mesh), make_optimizer(config.optim, config.steps, config.model)
     size = config.model.image.image_size
     batch = {
         "images": jax.ShapeDtypeStruct((rows, size, size, 3), jnp.uint8),

@@ -178,7 +178,7 @@ class Run:
 
     def __post_init__(self) -> None:
         config = self.config
-        self.optimizer = make_optimizer(config.optim, config.steps, float16=config.model.compute_dtype == "float16")
+        self.optimizer = make_optimizer(config.optim, config.steps, config.model)
         self.step_fn = make_train_step(config, self.built, self.optimizer, self.mesh)
         self.compiled = False
         self.eval_at = {max(1, round(f * config.steps)) for f in config.evals.at_fractions}

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clip_jax import flops
-from clip_jax.config import ConfigError, DataConfig, ModelConfig, RunConfig, TextTowerConfig
+from clip_jax.config import ConfigError, DataConfig, ModelConfig, ParametrisationConfig, RunConfig, TextTowerConfig
 from clip_jax.sweep.plan import make_plan
 from clip_jax.sweep_config import SweepConfig
+from clip_jax.sweep_rules import BudgetRules
 
 SWEEP = SweepConfig(name="s", rungs=(0.5, 1, 2, 4), budgets=(1e10, 1e11), sizes_per_budget=0, min_steps=10)
 
@@ -63,6 +64,57 @@ def test_the_learning_rate_shrinks_with_width():
     rates = {c.config.model.image.width: c.config.optim.peak_lr for c in plan.cells}
     assert rates[32] == pytest.approx(4e-3)
     assert rates[8] == pytest.approx(8e-3)
+
+
+MUP = ModelConfig(embed_dim=24, parametrisation=ParametrisationConfig("mup", 32, 32))
+RULED = dataclasses.replace(SWEEP, base=RunConfig(model=MUP), lr_rule="mup")
+
+
+def test_under_mup_the_rate_is_one_and_only_width_and_depth_grow():
+    plan = make_plan(RULED)
+    assert {c.config.optim.peak_lr for c in plan.cells} == {4e-3}
+    models = [c.config.model for c in plan.cells]
+    assert {m.embed_dim for m in models} == {24}
+    assert {m.image.width // m.image.heads for m in models} == {64 // 4}
+    assert {m.image.width for m in models} == {16, 32, 64}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"lr_rule": "linear"}, "lr_rule='linear': must be one of width_power, constant, mup"),
+        ({"lr_rule": "width_power"}, "lr_rule='width_power': base.model.parametrisation.kind='mup'"),
+        ({"lr_width_power": 1.0}, "base_width, lr_width_power: ignored with lr_rule='mup'"),
+        ({"base": RunConfig()}, "lr_rule='mup': base.model.parametrisation.kind='standard'"),
+    ],
+)
+def test_a_rule_that_does_not_fit_is_an_error(changes, said):
+    with pytest.raises(ConfigError, match=said):
+        dataclasses.replace(RULED, **changes)
+
+
+def test_a_constant_rate():
+    plan = make_plan(dataclasses.replace(SWEEP, lr_rule="constant"))
+    assert {c.config.optim.peak_lr for c in plan.cells} == {4e-3}
+
+
+def test_settings_follow_the_budget():
+    rules = BudgetRules(1e10, lr_power=-0.5, batch_power=0.5, warmup_power=-0.25, decay_power=0.5)
+    sweep = dataclasses.replace(SWEEP, budgets=(1e10, 1e12), by_budget=rules, rungs=(2,))
+    usual, ruled = make_plan(dataclasses.replace(sweep, by_budget=BudgetRules())).cells, make_plan(sweep).cells
+    assert ruled[0].config == usual[0].config  # at the base budget
+    run, plain = ruled[1].config, usual[1].config
+    assert run.batch_size == 8 * plain.batch_size  # 10, to the nearest power of two
+    assert run.optim.peak_lr == pytest.approx(plain.optim.peak_lr / 10)
+    assert run.optim.weight_decay == pytest.approx(plain.optim.weight_decay * 10)
+    assert abs(run.optim.warmup_steps - sweep.warmup_fraction / 10**0.5 * run.steps) <= 0.5
+    assert ruled[1].flops == pytest.approx(1e12, rel=0.01)
+
+
+def test_a_power_needs_its_budget():
+    for wrong in ({"lr_power": 0.5}, {"base_budget": 1e9}):
+        with pytest.raises(ConfigError, match="by_budget.base_budget"):
+            BudgetRules(**wrong)
 
 
 def test_nothing_left_is_an_error():

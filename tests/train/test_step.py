@@ -26,7 +26,7 @@ def batch_of(run, seed=0):
 def parts(run, config, devices=None):
     mesh = make_mesh(config, devices)
     built = build(run.model, mesh)
-    optimizer = make_optimizer(run.optim, run.steps, float16=run.model.compute_dtype == "float16")
+    optimizer = make_optimizer(run.optim, run.steps, run.model)
     return mesh, built, optimizer, init_state(run, built, optimizer, mesh)
 
 

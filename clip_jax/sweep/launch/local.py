@@ -27,6 +27,7 @@ from clip_jax.train.record import SUBMISSION
 PROGRAM = (sys.executable, "-m", "clip_jax.cli")
 MEMORY_SHARE = 0.9  # of a GPU, over the runs that share it
 STOP_S = 120.0  # to save a checkpoint
+SLOT_S = 30.0  # for a slot to come free
 
 
 @dataclass
@@ -87,12 +88,16 @@ class Local:
         )
 
     def _free_slot(self) -> tuple[int, RunLock]:
-        for slot in range(self.slots):
-            (self.dir / str(slot)).mkdir(parents=True, exist_ok=True)
-            lock = RunLock(self.dir / str(slot))
-            with contextlib.suppress(Busy):
-                lock.acquire()
-                return slot, lock
+        """Waits a while: a run of an earlier driver lets go of its directory just before its process ends."""
+        until = time.monotonic() + SLOT_S
+        while time.monotonic() < until:
+            for slot in range(self.slots):
+                (self.dir / str(slot)).mkdir(parents=True, exist_ok=True)
+                lock = RunLock(self.dir / str(slot))
+                with contextlib.suppress(Busy):
+                    lock.acquire()
+                    return slot, lock
+            time.sleep(0.1)
         raise EngineDown("local: every slot is taken by a run of an earlier driver")
 
     def poll(self, jobs: Sequence[Job]) -> dict[str, str]:
