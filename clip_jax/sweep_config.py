@@ -133,6 +133,12 @@ class Resources:
         return math.prod(int(part) for part in self.topology.split("x"))
 
     @property
+    def devices(self) -> int:
+        """Of one job; 1 where none are asked for."""
+        chips = self.chips * self.slices if self.topology else self.nodes * self.processes_per_node
+        return chips if self.topology else chips * max(1, self.devices_per_process)
+
+    @property
     def hosts(self) -> int:
         """Of one slice, or of a job that has none."""
         return self.chips // self.devices_per_process if self.topology else self.nodes
@@ -145,6 +151,7 @@ class SweepConfig:
     name: str
     base: RunConfig = field(default_factory=RunConfig)
     rungs: tuple[float, ...] = (1, 2, 3, 4, 6, 8)  # numbers on the scaling ladder
+    models: tuple[str, ...] = ()  # named sizes in place of rungs; a rung is then a place in this list
     budgets: tuple[float, ...] = (1e11, 1e12)  # training FLOPs a run
     sizes_per_budget: int = 3  # kept around the guessed optimum; 0 keeps all that fit
     optimum_samples_per_param: float = 0.5  # the guess that centres the kept sizes
@@ -157,7 +164,8 @@ class SweepConfig:
     base_width: int = 32  # width_power: where base_lr holds; scaled by (base_width / width)**lr_width_power
     lr_width_power: float = 0.5
     by_budget: BudgetRules = field(default_factory=BudgetRules)
-    lr_checks: tuple[float, ...] = (0.5, 2.0)  # multiples of the rate tried at each budget's best
+    lr_checks: tuple[float, ...] = (0.5, 2.0)  # multiples of the rate that are tried
+    lr_checks_at: str = "best"  # best: at each budget's best size | rungs: at each size's smallest budget
     warmup_fraction: float = 0.1
     metric: str = "error_mean"
     engine: str = "local"  # local | slurm | jobset: where the runs are trained
@@ -172,6 +180,13 @@ class SweepConfig:
             values = getattr(self, name)
             if not values or len(set(values)) != len(values):
                 raise ConfigError(f"{name}={values}: needs at least one value and no repeats")
+        if self.models and self.rungs != SweepConfig.rungs:
+            raise ConfigError("rungs: ignored with models")
+        if len(set(self.models)) != len(self.models):
+            raise ConfigError(f"models={self.models}: no repeats")
+        one_of("lr_checks_at", self.lr_checks_at, ("best", "rungs"))
+        if not self.lr_checks and self.lr_checks_at != "best":
+            raise ConfigError("lr_checks_at: ignored without lr_checks")
         for budget in self.budgets:
             at_least("budgets", budget, 1.0)
         if set(self.seeds) & set(self.seeds_at_best):
@@ -185,3 +200,8 @@ class SweepConfig:
         check_lr_rule(self.lr_rule, self.base.model.parametrisation.kind, usual)
         one_of("engine", self.engine, ENGINES)
         self.resources.check_for(self.engine)
+
+    @property
+    def sizes(self) -> tuple[float, ...]:
+        """The rungs, rising; with ``models`` the places in that list."""
+        return tuple(range(len(self.models))) if self.models else tuple(sorted(self.rungs))

@@ -8,7 +8,12 @@ import tempfile
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# nearly all of a test's time is compilation, of programs that run a few times: do not optimise them
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8"
+    + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
 os.environ.setdefault("MPLBACKEND", "Agg")
 # one cache a worker: jax writes an entry in place, so a neighbour could read half of one
 os.environ["CLIP_JAX_CACHE"] = str(

@@ -71,7 +71,12 @@ def train(model, mesh=None, steps=2):
 def close(a, b, tolerance):
     assert a.keys() == b.keys()
     for path in a:
-        np.testing.assert_allclose(a[path], b[path], atol=tolerance, err_msg=str(path))
+        one, other = (np.array(x[path]) for x in (a, b))
+        if path[-2:] == ("qkv", "bias"):
+            # a key's bias moves all logits of a query alike: its gradient is rounding, of which Adam makes whole steps
+            width = one.shape[-1] // 3
+            one[..., width : 2 * width] = other[..., width : 2 * width] = 0
+        np.testing.assert_allclose(one, other, atol=tolerance, err_msg=str(path))
 
 
 @pytest.mark.parametrize("name", ["debug", "ViT-B/32", "ViT-S/16"])
@@ -179,7 +184,7 @@ def test_a_folded_residual_multiplier_is_one_in_the_forward_pass():
         folded = optax.apply_updates(folded, updates)
         updates, b = theirs.update(grad_plain(plain), b, plain)
         plain = optax.apply_updates(plain, updates)
-    close(by_path(folded), by_path(scaled(plain, factor)), 2e-5)
+    close(by_path(folded), by_path(scaled(plain, factor)), 2e-6)
 
 
 @pytest.mark.parametrize("how", ["scanned and recomputed", "sharded"])
@@ -191,7 +196,7 @@ def test_however_it_is_computed_it_trains_alike(how):
     else:
         other, its_losses = train(dataclasses.replace(model, scan_layers=True, remat=True))
     np.testing.assert_allclose(losses, its_losses, rtol=1e-5)
-    close(usual, other, 3e-5)
+    close(usual, other, 1e-5)
     moved = np.abs(
         usual["image", "blocks", "blocks", "fc", "kernel"]
         - init_params(model, 0)["image"]["blocks"]["blocks"]["fc"]["kernel"]

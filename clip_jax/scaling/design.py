@@ -100,7 +100,9 @@ def _plan(design: _Design, columns: Mapping[str, Array], costs: Array, runs: Arr
     return Plan(runs, float(runs @ costs), design.half_width(none), design.half_width(runs), chosen)
 
 
-def best_runs(fit: Fit, target: Any, candidates: Any, costs: Array, budget: float, *, floor: float = 0.0) -> Plan:
+def best_runs(
+    fit: Fit, target: Any, candidates: Any, costs: Array, budget: float, *, floor: float = 0.0, repeats: int = MOST_RUNS
+) -> Plan:
     """The runs whose costs fit in the budget and that shrink the interval at ``target`` most.
 
     Greedy by gain a cost and by gain alone, the better of both, then exchanges as long as they help; a candidate may be
@@ -111,6 +113,7 @@ def best_runs(fit: Fit, target: Any, candidates: Any, costs: Array, budget: floa
       target: dict of columns (or a number) that is to be forecast.
       candidates: dict of columns [K] (or an array).
       costs: [K], in the unit of the budget (FLOPs).
+      repeats: the most runs of one candidate.
 
     Raises:
       UserError: costs that are not above 0, or a budget below the cheapest candidate.
@@ -122,16 +125,16 @@ def best_runs(fit: Fit, target: Any, candidates: Any, costs: Array, budget: floa
     plans = []
     for power in (0.0, 0.5, 1.0):
         runs, left = np.zeros(len(costs), int), float(budget)
-        while (costs <= left).any() and runs.sum() < MOST_RUNS:
-            worth = np.where(costs <= left, design.gains(runs) / costs**power, -1.0)
+        while ((costs <= left) & (runs < repeats)).any() and runs.sum() < MOST_RUNS:
+            worth = np.where((costs <= left) & (runs < repeats), design.gains(runs) / costs**power, -1.0)
             k = int(np.argmax(worth))
             runs[k] += 1
             left -= costs[k]
-        plans.append(_exchange(design, costs, runs, budget))
+        plans.append(_exchange(design, costs, runs, budget, repeats))
     return _plan(design, columns, costs, min(plans, key=design.half_width))
 
 
-def _exchange(design: _Design, costs: Array, runs: Array, budget: float) -> Array:
+def _exchange(design: _Design, costs: Array, runs: Array, budget: float, repeats: int) -> Array:
     now = design.half_width(runs)
     for _ in range(50):
         best, best_value = None, now * (1 - 1e-9)
@@ -139,12 +142,13 @@ def _exchange(design: _Design, costs: Array, runs: Array, budget: float) -> Arra
             without = runs.copy()
             without[out] -= 1
             room = budget - without @ costs
-            gains = np.where(costs <= room, design.gains(without), -1.0)
+            gains = np.where((costs <= room) & (without < repeats), design.gains(without), -1.0)
             for k in np.argsort(-gains)[:3]:
                 if gains[k] <= 0:
                     continue
                 new = without.copy()
-                new[k] += max(1, min(int(room // costs[k]), 20)) if costs[k] < costs[out] else 1
+                more = max(1, min(int(room // costs[k]), 20)) if costs[k] < costs[out] else 1
+                new[k] += min(more, repeats - new[k])
                 value = design.half_width(new)
                 if value < best_value:
                     best, best_value = new, value
@@ -155,30 +159,35 @@ def _exchange(design: _Design, costs: Array, runs: Array, budget: float) -> Arra
 
 
 def cheapest_plan(
-    fit: Fit, target: Any, candidates: Any, costs: Array, half_width: float, *, floor: float = 0.0
-) -> Plan:
+    fit: Fit, target: Any, candidates: Any, costs: Array, half_width: float, *, floor: float = 0.0,
+    repeats: int = MOST_RUNS,
+) -> Plan:  # fmt: skip
     """The least that brings the forecast to ``half_width`` (a share of it: 0.02 is ±2 %): bisection over `best_runs`.
 
-    Raises UserError when 200 of the dearest candidates would not do.
+    ``repeats`` is the most runs of one candidate. Raises UserError when 200 of the dearest candidates would not do.
     """
     columns, costs = _checked(fit, candidates, costs)
     design = _design(fit, target, columns, floor)
+
+    def spend(budget: float) -> Plan:
+        return best_runs(fit, target, candidates, costs, budget, floor=floor, repeats=repeats)
+
     if design.half_width(np.zeros(len(costs), int)) <= half_width:
         return _plan(design, columns, costs, np.zeros(len(costs), int))
     low, high = 0.0, float(costs.min())
-    while best_runs(fit, target, candidates, costs, high, floor=floor).after > half_width:
+    while spend(high).after > half_width:
         low, high = high, 2 * high
         if high > MOST_RUNS * costs.max():
             raise UserError(f"design: no plan of up to {MOST_RUNS} runs reaches ±{half_width:.2%}")
     for _ in range(20):
         middle = (low + high) / 2
-        if middle < costs.min() or best_runs(fit, target, candidates, costs, middle, floor=floor).after > half_width:
+        if middle < costs.min() or spend(middle).after > half_width:
             low = middle
         else:
             high = middle
         if high - low < 0.01 * high:
             break
-    found = best_runs(fit, target, candidates, costs, high, floor=floor)
+    found = spend(high)
     runs = found.runs.copy()
     for k in np.argsort(-costs):  # drop what is not needed
         while runs[k] and design.half_width(runs - (np.arange(len(costs)) == k)) <= half_width:

@@ -12,6 +12,7 @@ from clip_jax.train.lock import Busy, RunLock
 from clip_jax.train.record import flat, read_json, write_json
 
 IGNORED = ("slots", "engine", "resources.", "gflops_per_second", "base.wandb")  # change no number of any run
+GROW = ("budgets", "rungs", "models", "seeds_at_best", "lr_checks")  # a sweep may get more of these later
 FILES: dict[str, type[SweepConfig] | type[SearchConfig]] = {"sweep.json": SweepConfig, "search.json": SearchConfig}
 
 
@@ -37,7 +38,8 @@ def claim(config: SweepConfig | SearchConfig, root: Path) -> RunLock:
     if there is not None:
         old, new = flat(to_dict(there)), flat(to_dict(config))
         for name in sorted(old.keys() | new.keys()):
-            if not name.startswith(IGNORED) and old.get(name) != new.get(name):
+            grown = name in GROW and set(old.get(name, ())) <= set(new.get(name, ()))
+            if not name.startswith(IGNORED) and old.get(name) != new.get(name) and not grown:
                 raise UserError(
                     f"{root}: belongs to another {kinds[type(config)]} ({name} is {old.get(name)!r} there and "
                     f"{new.get(name)!r} here); use another directory"

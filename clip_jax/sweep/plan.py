@@ -10,7 +10,7 @@ from typing import Any
 from clip_jax import flops
 from clip_jax.config import ConfigError, RunConfig
 from clip_jax.config_io import run_id
-from clip_jax.presets import ladder
+from clip_jax.presets import ladder, sized
 from clip_jax.sweep_config import SweepConfig
 
 LINES_A_RUN = 50  # of the metrics log
@@ -47,9 +47,9 @@ def make_cell(
     Rates, batch, warm-up and decay follow ``lr_rule`` and ``by_budget``.
     """
     base, rules = config.base, config.by_budget
-    model = ladder(rung, base.model)
+    model = sized(config.models[int(rung)], base.model) if config.models else ladder(rung, base.model)
     batch = max(1, round(base.batch_size * 2.0 ** round(math.log2(rules.factor("batch_power", budget)))))
-    step_flops = flops.training_flops(model, batch, batch).total
+    step_flops = flops.training_flops(model, batch, batch, base.init_from.freeze).total
     steps = max(2, round(budget / step_flops))
     share = min(config.warmup_fraction * rules.factor("warmup_power", budget), 0.9)
     warmup = min(max(1, round(share * steps)), steps - 1)
@@ -121,20 +121,33 @@ class Plan:
                 f"{r['samples_seen']:10,d}  {r['steps']:7,d}  {r['flops']:8.2e}  {_time(r['seconds']):>9}"
             )
             lines.append(line + (f"  seed {r['seed']}" if r["dropped"] is None else f"  dropped: {r['dropped']}"))
-        kept = self.kept
-        budgets = {c.budget for c in kept}
-        per_slot = sum(c.seconds for c in kept) / self.config.slots
-        extra = len(self.config.seeds_at_best) + len(self.config.lr_checks)
-        later = sum(max(c.seconds for c in kept if c.budget == b) for b in budgets) * extra / self.config.slots
-        lines.append(
-            f" {len(kept)} runs kept, {len(self.cells) - len(kept)} dropped; about {_time(per_slot)} at "
-            f"{self.config.gflops_per_second:g} GFLOP/s a slot, {self.config.slots} at once"
-        )
-        lines.append(
-            f" then up to {extra * len(budgets)} runs at each budget's best (seeds {list(self.config.seeds_at_best)}, "
-            f"learning rates × {list(self.config.lr_checks)}): at most {_time(later)} more"
-        )
+        lines += self._totals()
         return "\n".join(lines)
+
+    def _totals(self) -> list[str]:
+        config, kept = self.config, self.kept
+        dearest = {c.budget: max(k.seconds for k in kept if k.budget == c.budget) for c in kept}
+        cheapest = {c.rung: min(k.seconds for k in kept if k.rung == c.rung) for c in kept}
+        seeds, rates = len(config.seeds_at_best), len(config.lr_checks)
+        at_rungs = config.lr_checks_at == "rungs"
+        tried, where = list((cheapest if at_rungs else dearest).values()), "budget's best"
+        if at_rungs:
+            where = "size's smallest budget"
+        later = (seeds * sum(dearest.values()) + rates * sum(tried)) / config.slots
+        seconds, price = sum(c.seconds for c in kept), config.resources.price_per_device_hour
+        return [
+            f" {len(kept)} runs kept, {len(self.cells) - len(kept)} dropped; {sum(c.flops for c in kept):.3g} FLOPs, "
+            f"about {_time(seconds / config.slots)} at {config.gflops_per_second:g} GFLOP/s a slot, {config.slots} "
+            "at once" + (f"; {_cost(seconds, config.resources.devices, price)}" if price else ""),
+            f" then up to {seeds * len(dearest)} runs at each budget's best (seeds {list(config.seeds_at_best)}) and "
+            f"{rates * len(tried)} at each {where} "
+            f"(learning rates × {list(config.lr_checks)}): at most {_time(later)} more",
+        ]
+
+
+def _cost(seconds: float, devices: int, price: float) -> str:
+    hours = seconds / 3600 * devices
+    return f"{hours:.3g} device-hours, {hours * price:.3g} at {price:g} each"
 
 
 def _time(seconds: float) -> str:
@@ -162,7 +175,7 @@ def make_plan(config: SweepConfig, train_records: int | None = None) -> Plan:
     seen: set[str] = set()
     for budget in sorted(config.budgets):
         for seed in config.seeds:
-            column = [make_cell(config, rung, budget, seed) for rung in sorted(config.rungs)]
+            column = [make_cell(config, rung, budget, seed) for rung in config.sizes]
             for i, cell in enumerate(column):
                 epochs = cell.config.samples_seen / train_records if train_records else 0.0
                 if cell.reason is None and config.max_epochs and epochs > config.max_epochs:
@@ -174,7 +187,8 @@ def make_plan(config: SweepConfig, train_records: int | None = None) -> Plan:
             cells += _near_optimum(config, column)
     plan = Plan(config, tuple(cells))
     if not plan.kept:
-        raise ConfigError(f"budgets, rungs: no cell is left; the first was dropped: {cells[0].reason}")
+        sizes = "models" if config.models else "rungs"
+        raise ConfigError(f"budgets, {sizes}: no cell is left; the first was dropped: {cells[0].reason}")
     return plan
 
 

@@ -90,7 +90,7 @@ def _stages(sweep: _Sweep, plan: Plan) -> dict[str, Any]:
     sweep.save()
     sweep.train(plan.kept)
     # a second seed may show that another size is best, so look again until the best has all its seeds
-    for _ in range(len(config.rungs)):
+    for _ in config.sizes:
         extra = [
             make_cell(config, rung, budget, seed, kind="second_seed")
             for rung, budget in sweep.best()
@@ -98,9 +98,12 @@ def _stages(sweep: _Sweep, plan: Plan) -> dict[str, Any]:
         ]
         if not sweep.train(extra):
             break
+    places = sweep.best()
+    if config.lr_checks_at == "rungs":
+        places = [(rung, min(c.budget for c in plan.kept if c.rung == rung)) for rung in {c.rung for c in plan.kept}]
     checks = [
         make_cell(config, rung, budget, config.seeds[0], kind="lr_check", lr_factor=factor)
-        for rung, budget in sweep.best()
+        for rung, budget in sorted(places)
         for factor in config.lr_checks
     ]
     sweep.train(checks)

@@ -17,6 +17,7 @@ ACTIONS = {
     "run": "Train what is missing, fit, report. Fields: --base.seed=1 --engine=slurm --slots=8 …",
     "preflight": "Compile every shape for a target it need not have: does it fit, how long will it take?",
     "search": "Try settings of one model and keep the best. Fields as of run.",
+    "next": "What to train next so that the forecast at a compute becomes sharper.",
     "status": "How each run stands.",
     "logs": "What a run's newest attempt said.",
     "cancel": "Stop runs and leave them out; all that are not finished if none is named.",
@@ -36,6 +37,11 @@ def add_actions(parent: Any, verb: Callable[..., argparse.ArgumentParser]) -> No
             action.add_argument("--dry-run", action="store_true", help="print what the engine would be handed")
         elif name == "preflight":
             action.add_argument("--target", default="here", help="here (default), or one TPU slice: v5p:8x8x16")
+        elif name == "next":
+            action.add_argument("--at", type=float, required=True, metavar="FLOPS", help="where to forecast")
+            action.add_argument("--budget", type=float, default=0.0, metavar="FLOPS", help="that may be spent; or")
+            action.add_argument("--precision", type=float, default=0.0, help="half width wanted, as 0.02 for ±2 %%")
+            action.add_argument("--law", default="power", help="of compute (default: power)")
         elif name == "status":
             action.add_argument(
                 "--watch", type=float, nargs="?", const=5.0, metavar="SECONDS", help="again and again until all is over"
@@ -66,6 +72,10 @@ def run_action(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     elif args.action in ("plan", "run", "preflight"):
         assert config is not None
         _plan_or_run(args, config, root)
+    elif args.action == "next":
+        from clip_jax.sweep.next_runs import next_runs
+
+        print(next_runs(root, args.at, budget=args.budget, half_width=args.precision, law=args.law)[1])
     elif args.action == "status":
         _status(args, root)
     elif args.action == "collect":

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from clip_jax import flops
 from clip_jax.config import ConfigError, DataConfig, ModelConfig, ParametrisationConfig, RunConfig, TextTowerConfig
 from clip_jax.sweep.plan import make_plan
-from clip_jax.sweep_config import SweepConfig
+from clip_jax.sweep_config import Resources, SweepConfig
 from clip_jax.sweep_rules import BudgetRules
 
 SWEEP = SweepConfig(name="s", rungs=(0.5, 1, 2, 4), budgets=(1e10, 1e11), sizes_per_budget=0, min_steps=10)
@@ -144,3 +144,31 @@ def test_every_objective_is_planned_to_the_same_compute(objective, encoder):
         assert cheaper == (mine.config.steps > usual.config.steps)
     tower = plan.cells[-1].config.model.text
     assert (tower.width, tower.depth) == {"caption": (64, 2)}.get(objective, (64, TextTowerConfig.depth))
+
+
+def test_named_sizes_in_place_of_rungs():
+    base = RunConfig(model=ModelConfig(compute_dtype="bfloat16", remat=True), batch_size=1024)
+    config = SweepConfig(name="s", base=base, models=("ViT-B/32", "ViT-L/14"), budgets=(1e20,), sizes_per_budget=0)
+    small, large = make_plan(config).kept
+    assert (small.rung, large.rung) == (0, 1)
+    assert large.config.model.image.width == 1024
+    assert large.config.model.remat
+    assert large.config.model.compute_dtype == "bfloat16"
+    with pytest.raises(ConfigError, match="rungs: ignored with models"):
+        SweepConfig(name="s", models=("ViT-B/32",), rungs=(1, 2))
+    with pytest.raises(ConfigError, match="'ViT-B/33': no such preset"):
+        make_plan(SweepConfig(name="s", models=("ViT-B/33",)))
+
+
+def test_the_table_ends_in_what_it_costs():
+    config = dataclasses.replace(
+        SWEEP, resources=Resources(price_per_device_hour=2.0), gflops_per_second=1.0, lr_checks_at="rungs"
+    )
+    kept = make_plan(config).kept
+    hours = sum(c.flops for c in kept) / 1e9 / 3600
+    said = make_plan(config).table()
+    assert f"{sum(c.flops for c in kept):.3g} FLOPs" in said
+    assert f"{hours:.3g} device-hours, {2 * hours:.3g} at 2 each" in said
+    assert "8 at each size's smallest budget (learning rates × [0.5, 2.0])" in said
+    with pytest.raises(ConfigError, match="lr_checks_at: ignored without lr_checks"):
+        SweepConfig(name="s", lr_checks=(), lr_checks_at="rungs")
