@@ -27,14 +27,13 @@ if TYPE_CHECKING:
 # forks, successors and fonts made of each other
 KNOWN = (
     ("ic", "material-symbols", "mdi", "zmdi", "line-md"),
-    ("feather", "lucide", "vadivam"),
+    ("feather", "lucide"),
     ("ion", "famicons"),
     ("heroicons", "sidekickicons"),
-    ("fa", "fa7-solid", "la", "el"),
+    ("fa", "la"),
     ("mi", "mono-icons"),
-    ("maki", "temaki", "pinhead", "osmic", "roentgen"),
+    ("maki", "temaki", "pinhead"),
     ("simple-icons", "cib", "logos", "thesvg", "fa-brands", "bxl", "brandico"),
-    ("openmoji",), ("twemoji",),
 )  # fmt: skip
 SHARED_PATHS = 0.1  # of the smaller set's icons
 SHARED_LOOKS, LOOKS_ALIKE, NAMES = 0.5, 4, 20  # share of common names, bits that may differ, common names at least

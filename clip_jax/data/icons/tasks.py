@@ -74,7 +74,13 @@ def tasks(table: pd.DataFrame, common_sets: int) -> list[Task]:
 
 def _groups(emoji: pd.DataFrame) -> pd.Series:
     """What most emoji sets say of the group of an emoji: some call every face people."""
-    named = emoji["group"].str.lower().map(lambda g: next((v for k, v in _GROUPS.items() if g.startswith(k)), ""))
+    emoji = emoji.drop_duplicates(["set", "shown"])
+    named = (
+        emoji["group"]
+        .astype(str)
+        .str.lower()
+        .map(lambda g: next((v for k, v in _GROUPS.items() if g.startswith(k)), ""))
+    )
     named = named[named != ""]
     return named.groupby(emoji.loc[named.index, "shown"]).agg(lambda g: g.value_counts().sort_index().idxmax())
 

@@ -7,6 +7,9 @@ import tarfile
 
 import pytest
 
+from clip_jax.data.icons.build import IconsConfig, build
+from clip_jax.data.icons.package import parse_set
+
 DISC = '<circle cx="12" cy="12" r="9" fill="currentColor"/>'
 RING = '<circle cx="12" cy="12" r="9" fill="none" stroke="currentColor" stroke-width="2"/>'
 UP = '<path fill="currentColor" d="M12 3 4 13h5v8h6v-8h5Z"/>'
@@ -40,20 +43,22 @@ def icon_set(prefix, licence, icons, **info):
 
 
 def sets():
-    """Two of interface icons whose styles differ, a fork, a held-out one, emoji, flags, and two that may not be used."""
+    """Interface icons by three hands and a copy, emoji by two, flags, and two sets that may not be used."""
     shapes = {"house": HOUSE, "arrow-up": UP, "arrow-left": LEFT, "close": CROSS, "circle": RING}
     bold = {f"{n}-fill": b for n, b in shapes.items()} | {"arrow-left-circle": RING + LEFT}
-    held = {f"{n}-{s}": redrawn(f(b)) for n, b in shapes.items() for s, f in (("fill", str), ("outline", thin))}
-    held |= {"disc": redrawn(DISC)}
+    hands = (("fill", str), ("outline", thin), ("thin", lambda b: f'<g stroke-width=".5">{thin(b)}</g>'))
+    held = {f"{n}-{s}": redrawn(f(b)) for n, b in shapes.items() for s, f in hands}
+    held |= {"disc": DISC.replace('r="9"', 'r="8.9"')}  # by another hand, and yet the same
     other = {n: redrawn(thin(b), 0.9) for n, b in shapes.items()}
+    faulty = {"odd": "<path d=", "nothing": "<g/>", "moving": RING + "<animate/>"}
     return [
-        icon_set("alpha", "MIT", bold | {"odd": "<path d=", "nothing": "<g/>", "moving": RING + "<animate/>", "old": UP},
+        icon_set("alpha", "MIT", bold | faulty | {"old": UP},
                  category="General", hidden=("old",), aliases={"home-fill": {"parent": "house-fill"},
                  "arrow-right-fill": {"parent": "arrow-left-fill", "hFlip": True}}, suffixes={"fill": "Fill"},
                  categories={"Places": ["house-fill"]}),
         icon_set("beta", "CC-BY-4.0", other | {"dot": DISC}),
-        icon_set("copy", "Apache-2.0", {f"my-{n}": b for n, b in other.items()} | {"sun": CROSS + DISC}),
-        icon_set("gamma", "MIT", held, suffixes={"fill": "Fill", "outline": "Outline"}),
+        icon_set("copy", "Apache-2.0", {f"my-{n}": b for n, b in other.items()} | {"sun": redrawn(CROSS, 0.7) + DISC}),
+        icon_set("gamma", "MIT", held, suffixes={"fill": "Fill", "outline": "Outline", "thin": "Thin"}),
         icon_set("smile", "CC0-1.0", {"grinning-face": FACE, "sad-face": SAD}, category="Emoji",
                  categories={"Smileys & Emotion": ["grinning-face", "sad-face"]}),
         icon_set("grin", "CC0-1.0", {"grinning-face": redrawn(FACE), "sad-face": redrawn(SAD),
@@ -80,3 +85,33 @@ def write_package(path, contents):
 def package(tmp_path_factory):
     path = tmp_path_factory.mktemp("package") / "icons.tgz"
     return write_package(path, {"readme.md": b"# icons"} | {f"json/{s['prefix']}.json": s for s in sets()})
+
+
+@pytest.fixture(scope="session")
+def make_set():
+    """(prefix, licence, {name: body}, **more) -> an `IconSet`."""
+    return lambda *args, **info: parse_set(icon_set(*args, **info))
+
+
+@pytest.fixture(scope="session")
+def make_package():
+    """(path, {file name: content}) -> the path of an archive with these."""
+    return write_package
+
+
+@pytest.fixture(scope="session")
+def build_tiny(package):
+    """(out, **settings) -> the manifest of a corpus from the made-up package."""
+
+    def build_it(out, **settings):
+        given = {"held_out": ("gamma", "grin", "banner"), "common_sets": 3, "workers": 1, "size": 32} | settings
+        return build(IconsConfig(out, package, **given), echo=lambda line: None)
+
+    return build_it
+
+
+@pytest.fixture(scope="session")
+def tiny(build_tiny, tmp_path_factory):
+    """The made-up corpus: its folder and manifest."""
+    out = tmp_path_factory.mktemp("tiny")
+    return out, build_tiny(out)
