@@ -91,16 +91,22 @@ def build(config: IconsConfig, echo: Callable[[str], None] = print) -> dict[str,
             f"--held-out: {'all' if held else 'none'} of the sets {'are' if held else 'is'} held out; "
             f"families: {'; '.join(' '.join(g) for g in groups)[:300]}"
         )
-    near = np.zeros(len(table), bool)
-    hashes, side = table["hash"].to_numpy(), table["held_out"].to_numpy()
+    side = table["held_out"].to_numpy()
+    same, near = np.zeros((2, len(table)), bool)
+    digests, hashes = table["digest"].to_numpy(), table["hash"].to_numpy()
+    same[~side] = np.isin(digests[~side], digests[side])
     near[~side] = near_duplicates(hashes[~side], hashes[side], config.near_bits)
+    removed = {
+        "same_paths": int(same.sum()), "perceptual_hash": int((near & ~same).sum()), "within_bits": config.near_bits,
+    }  # fmt: skip
+    near |= same
     made = tasks(table, config.common_sets)
     reasons = Counter(why for _, why in left_out)
     manifest = identity | {
         "versions": identity["versions"] | {"clip-jax-scaling": version("clip-jax-scaling")},
         "icons": {
             "kept": len(table), "train": int((~side & ~near).sum()), "val": int(side.sum()),
-            "near_duplicates_removed": int(near.sum()), "near_bits": config.near_bits,
+            "near_duplicates_removed": removed,
             "left_out": dict(sorted(reasons.items())), "refused_licences": refused,
         },
         "licences": table["set"].map({s.prefix: s.licence for s in sets}).value_counts().sort_index().to_dict(),
@@ -208,12 +214,13 @@ def summary(manifest: dict[str, Any]) -> str:
     icons = manifest["icons"]
     refused = ", ".join(f"{count:,} {name}" for name, count in icons["refused_licences"].items()) or "none"
     left_out = ", ".join(f"{count:,} {why}" for why, count in icons["left_out"].items()) or "none"
+    removed = icons["near_duplicates_removed"]
     lines = [
         f"{icons['kept']:,} icons: " + ", ".join(f"{count:,} {name}" for name, count in manifest["licences"].items()),
         f"left out: {left_out} (left_out.txt); by licence: {refused}",
         f"held out, {len(manifest['held_out'])} sets, whole families: {' '.join(manifest['held_out'])}",
-        f"near-duplicates of them (within {icons['near_bits']} bits of 64), removed from train: "
-        f"{icons['near_duplicates_removed']:,}",
+        f"removed from train: {removed['same_paths']:,} with the path data of a held-out icon, "
+        f"{removed['perceptual_hash']:,} more within {removed['within_bits']} bits of 64 of one",
         f"train {icons['train']:,}, val {icons['val']:,} pairs",
         f"{'task':14} {'classes':>8} {'examples':>9} {'chance':>8}",
     ]

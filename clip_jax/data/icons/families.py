@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clip_jax.data.overlap import nearest
-
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -35,7 +33,7 @@ KNOWN = (
     ("maki", "temaki", "pinhead"),
     ("simple-icons", "cib", "logos", "thesvg", "fa-brands", "bxl", "brandico"),
 )  # fmt: skip
-SHARED_PATHS = 0.1  # of the smaller set's icons
+SHARED_PATHS, SHARED_LEAST = 0.1, 5  # of the smaller set's icons, and icons at least: a plain square proves nothing
 SHARED_LOOKS, LOOKS_ALIKE, NAMES = 0.5, 4, 20  # share of common names, bits that may differ, common names at least
 
 
@@ -75,7 +73,7 @@ def _measured(table: pd.DataFrame) -> list[Link]:
     found = []
     for (one, other), count in sorted(common.items()):
         share = count / min(sizes[one], sizes[other])
-        if share >= SHARED_PATHS:
+        if share >= SHARED_PATHS and count >= SHARED_LEAST:
             found.append(Link(one, other, f"{share:.0%} of path data"))
     looks = table.drop_duplicates(["set", "base"])[["set", "base", "hash"]]
     seen: Counter[tuple[str, str]] = Counter()
@@ -119,5 +117,7 @@ def families(prefixes: Iterable[str], found: list[Link]) -> list[tuple[str, ...]
 def near_duplicates(train: np.ndarray, held_out: np.ndarray, bits: int) -> np.ndarray:
     """Hashes uint64 [N], [M] -> bool [N]: which training pictures look like a held-out one."""
     unique, back = np.unique(train, return_inverse=True)
-    _, distance = nearest(np.unique(held_out), unique)
+    distance = np.full(len(unique), 65, np.uint8)
+    for value in np.unique(held_out):
+        np.minimum(distance, np.bitwise_count(unique ^ value), out=distance)
     return (distance <= bits)[back]

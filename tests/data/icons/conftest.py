@@ -16,6 +16,7 @@ UP = '<path fill="currentColor" d="M12 3 4 13h5v8h6v-8h5Z"/>'
 LEFT = '<path fill="currentColor" d="M3 12 13 4v5h8v6h-8v5Z"/>'
 HOUSE = '<path fill="currentColor" d="M12 2 2 11h3v10h14V11h3Z"/>'
 CROSS = '<path stroke="currentColor" stroke-width="3" d="M4 4 20 20M20 4 4 20"/>'
+HOOK = '<path d="M5 3h5v8h9v9H5z"/>'
 FACE = '<circle cx="12" cy="12" r="10" fill="#fc0"/><path d="M8 9h1v2H8zm7 0h1v2h-1zM7 15h10v2H7z"/>'
 SAD = '<circle cx="12" cy="12" r="10" fill="#fc0"/><path d="M8 9h1v2H8zm7 0h1v2h-1zM7 18q5-6 10 0z"/>'
 TRICOLOUR = '<path fill="{}" d="M0 4h8v16H0z"/><path fill="{}" d="M8 4h8v16H8z"/><path fill="{}" d="M16 4h8v16h-8z"/>'
@@ -48,9 +49,9 @@ def sets():
     bold = {f"{n}-fill": b for n, b in shapes.items()} | {"arrow-left-circle": RING + LEFT}
     hands = (("fill", str), ("outline", thin), ("thin", lambda b: f'<g stroke-width=".5">{thin(b)}</g>'))
     held = {f"{n}-{s}": redrawn(f(b)) for n, b in shapes.items() for s, f in hands}
-    held |= {"disc": DISC.replace('r="9"', 'r="8.9"')}  # by another hand, and yet the same
+    held |= {"crook": HOOK.replace("M5 3", "M5 3.1"), "disc": DISC}  # by another hand, and yet the same
     other = {n: redrawn(thin(b), 0.9) for n, b in shapes.items()}
-    faulty = {"odd": "<path d=", "nothing": "<g/>", "moving": RING + "<animate/>"}
+    faulty = {"odd": "<path d=", "nothing": "<g/>", "moving": RING + "<animate/>", "hook": HOOK}
     return [
         icon_set("alpha", "MIT", bold | faulty | {"old": UP},
                  category="General", hidden=("old",), aliases={"home-fill": {"parent": "house-fill"},

@@ -21,9 +21,9 @@ def icons(start, count, looks):
     return {f"n{i}": (looks + (i << 32), start + i) for i in range(count)}
 
 
-@pytest.mark.parametrize(("shared", "linked"), [(1, False), (2, True)])
-def test_a_tenth_of_the_path_data_makes_a_family(make_set, shared, linked):
-    one, other = icons(0, 40, 0), {f"m{i}": (0, 40 - shared + i) for i in range(20)}
+@pytest.mark.parametrize(("size", "shared", "linked"), [(60, 5, False), (50, 5, True), (40, 4, False)])
+def test_a_tenth_of_the_path_data_makes_a_family(make_set, size, shared, linked):
+    one, other = icons(0, 90, 0), {f"m{i}": (0, 90 - shared + i) for i in range(size)}
     found = whys(make_set, table(one=one, other=other), "one", "other")
     assert (("one", "other") in found) == linked
 
