@@ -107,6 +107,8 @@ def build(config: IconsConfig, echo: Callable[[str], None] = print) -> dict[str,
         "icons": {
             "kept": len(table), "train": int((~side & ~near).sum()), "val": int(side.sum()),
             "near_duplicates_removed": removed,
+            "repeats_in_train": int(table[~side & ~near].duplicated(["hash", "digest"]).sum()),
+            "withdrawn": sum(s.hidden for s in sets),
             "left_out": dict(sorted(reasons.items())), "refused_licences": refused,
         },
         "licences": table["set"].map({s.prefix: s.licence for s in sets}).value_counts().sort_index().to_dict(),
@@ -217,11 +219,11 @@ def summary(manifest: dict[str, Any]) -> str:
     removed = icons["near_duplicates_removed"]
     lines = [
         f"{icons['kept']:,} icons: " + ", ".join(f"{count:,} {name}" for name, count in manifest["licences"].items()),
-        f"left out: {left_out} (left_out.txt); by licence: {refused}",
+        f"left out: {left_out} (left_out.txt); by licence: {refused}; withdrawn by designers: {icons['withdrawn']:,}",
         f"held out, {len(manifest['held_out'])} sets, whole families: {' '.join(manifest['held_out'])}",
         f"removed from train: {removed['same_paths']:,} with the path data of a held-out icon, "
         f"{removed['perceptual_hash']:,} more within {removed['within_bits']} bits of 64 of one",
-        f"train {icons['train']:,}, val {icons['val']:,} pairs",
+        f"train {icons['train']:,} pairs, {icons['repeats_in_train']:,} of which repeat a picture; val {icons['val']:,}",
         f"{'task':14} {'classes':>8} {'examples':>9} {'chance':>8}",
     ]
     lines += [f"{n:14} {t['classes']:8,d} {t['examples']:9,d} {t['chance']:8.4f}" for n, t in manifest["tasks"].items()]

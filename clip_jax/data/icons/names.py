@@ -164,6 +164,8 @@ class Names:
         slug = re.sub(r"^flag-(for-)?", "", name)
         if slug != name and (country := _country_slugs().get(slug)):
             return Name(f"flag-{slug}", f"flag of {country}", country=country)
+        if slug.endswith(("-flag", "-flags")):  # flag-for-white-flag
+            name = slug
         skin = _SKIN.search(name)
         if skin and (skin[2] or name[: skin.start()] in self.bases):
             tone = skin[1].replace("-", " ")
@@ -177,6 +179,12 @@ class Names:
         first, last = words[0], words[-1]
         rest, tail = "-".join(words[:-1]), "-".join(words[1:])
         if len(words) > 1:
+            for i in range(1, len(words) - 1):  # arrow-circle-left
+                plain = "-".join(words[:i] + words[i + 1 :])
+                if words[i] in CONTAINERS and (
+                    plain in self.bases or (first in _HEADS and set(words[i + 1 :]) <= DIRECTIONS)
+                ):
+                    return f"{self.say(plain)} in {with_article(CONTAINERS[words[i]])}"
             if first == "brand":
                 return f"{self.say(tail)} logo"
             variant = re.fullmatch(r"0?\d", last) or last in ("alt", "r", "o")

@@ -49,7 +49,9 @@ class IconSet:
 
     @property
     def attribution(self) -> str:
-        return f"{self.title} by {self.author} ({self.author_url}), {self.licence_title} ({self.licence_url})"
+        """Who made it under which licence, with their addresses where they are known."""
+        parts = ((f"{self.title} by {self.author}", self.author_url), (self.licence_title, self.licence_url))
+        return ", ".join(f"{text} ({url})" if url else text for text, url in parts)
 
 
 def find_package(given: Path | None, folder: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,12 @@ def contact_sheet(
         sheet.paste(picture, (x + (WIDTH - side) // 2, y + 4))
         caption = contents.texts(row)[0].decode().splitlines()[0]
         for line, text in enumerate((caption, f"{row.set}, {licences[str(row.set)]}")):
-            pen.text((x + 4, y + side + 6 + 14 * line), text[:32], "black" if line == 0 else "gray", font)
-        pen.text((4, down * height + 6 + LINE * i), f"{row.set}: {attributions[str(row.set)]}", "gray", font)
+            pen.text((x + 4, y + side + 6 + 14 * line), _plain(text)[:32], "black" if line == 0 else "gray", font)
+        whose = f"{row.set}: {attributions[str(row.set)]}"
+        pen.text((4, down * height + 6 + LINE * i), _plain(whose), "gray", font)
     sheet.save(path)
+
+
+def _plain(text: str) -> str:
+    """Without the accents that Pillow's own font lacks."""
+    return "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))

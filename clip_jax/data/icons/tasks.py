@@ -5,11 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from clip_jax.data.icons.names import countries
+
 if TYPE_CHECKING:
     import pandas as pd
 
 COMMON_EACH, STYLE_EACH, GROUP_EACH = 12, 250, 150  # pictures a class at most
 LEAST = 3  # pictures a class of icons-common and of styles; fewer make no class
+LOGO_SETS = 3  # sets of logos that have a name: then it is a brand, whose logo is the same by every hand
+# the flags of Norway, the United States, Australia, France and Spain by other names
+SAME_FLAGS = ("bv", "sj", "um", "hm", "mf", "cp", "ea")
 EMOJI_SETS = 2  # that have an emoji by this name: the others are one designer's own
 
 _GROUPS = {
@@ -52,14 +57,16 @@ def tasks(table: pd.DataFrame, common_sets: int) -> list[Task]:
     held = table[table["held_out"]]
     icons, emoji = table[table["kind"] == "icon"], table[(table["kind"] == "emoji") & (table["skin"] == "")]
     spread = icons.groupby("shown")["set"].nunique()
-    common = held[(held["kind"] == "icon") & held["shown"].isin(spread.index[spread >= common_sets])]
+    logos = table[table["kind"] == "logo"].groupby("shown")["set"].nunique()
+    names = spread.index[spread >= common_sets].difference(logos.index[logos >= LOGO_SETS])
+    common = held[(held["kind"] == "icon") & held["shown"].isin(names)]
     styles = held[(held["kind"] == "icon") & (held["style"] != "")]
     emoji = emoji[emoji["country"] == ""]
     shared = emoji.groupby("shown")["set"].nunique()
     faces = emoji[emoji["held_out"] & emoji["shown"].isin(shared.index[shared >= EMOJI_SETS])]
     voted = _groups(table[(table["kind"] == "emoji") & (table["skin"] == "")])
     grouped = held[(held["kind"] == "emoji") & held["shown"].isin(voted.index)]
-    flags = held[held["country"] != ""]
+    flags = held[(held["country"] != "") & ~held["country"].isin([countries()[code] for code in SAME_FLAGS])]
     found = [
         _task("icons-common", common, common["shown"], COMMON_EACH, LEAST, _ICON),
         _task("emoji", faces, faces["shown"], 0, 1, ("{c}", "{c} emoji", "an emoji of {c}")),

@@ -38,6 +38,7 @@ def test_counts_and_what_was_left_out(tiny):
     assert icons["left_out"] == {"animated": 1, "broken": 1, "empty": 1, "nameless": 1}
     assert icons["refused_licences"] == {"CC-BY-NC-4.0": 2, "GPL-3.0": 1}
     assert manifest["licences"] == {"Apache-2.0": 6, "CC-BY-4.0": 6, "CC0-1.0": 5, "MIT": 26}
+    assert icons["withdrawn"] == 1
     assert "alpha/odd broken" in (out / "left_out.txt").read_text().splitlines()
     assert json.loads((out / "manifest.json").read_text()) == manifest
     assert "43 icons: 6 Apache-2.0" in summary(manifest)

@@ -8,6 +8,7 @@ SHOWN = {
     "arrow-left-circle-outline": "outline arrow left in a circle",
     "circle-arrow-left": "arrow left in a circle",
     "arrow-left": "arrow left",
+    "arrow-circle-left": "arrow left in a circle",
     "half-circle": "half circle",  # there is no "half"
     "user-plus": "user with a plus sign",
     "user-off": "user crossed out",
@@ -59,9 +60,12 @@ def test_flags_and_emoji(make_set):
     assert (flags.read("fr").country, flags.read("it-1x1").country) == ("France", "Italy")
     assert flags.read("it-1x1").styles == ("square",)
     assert (flags.read("us-ca").shown, flags.read("pirate").shown) == ("", "pirate flag")
-    faces = dict.fromkeys(("flag-for-cote-divoire", "hand", "hand-dark", "ear-medium-light-skin-tone"), "<g/>")
+    faces = dict.fromkeys(
+        ("flag-for-cote-divoire", "flag-for-white-flag", "hand", "hand-dark", "ear-medium-light-skin-tone"), "<g/>"
+    )
     emoji = Names(make_set("e", "MIT", faces, category="Emoji"))
     assert emoji.read("flag-for-cote-divoire").country == "Côte d'Ivoire"
+    assert emoji.read("flag-for-white-flag").shown == "white flag"
     assert emoji.read("hand-dark").shown == "hand, dark skin"
     assert emoji.read("ear-medium-light-skin-tone").skin == "medium light"
 

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from clip_jax.data.icons.tasks import COMMON_EACH, tasks
+from clip_jax.data.icons.tasks import COMMON_EACH, LOGO_SETS, tasks
 
 
 def table(rows):
@@ -19,6 +19,8 @@ def test_common_names_are_counted_in_sets_and_capped():
     rows = [{"set": s, "shown": w} for s in "ab" for w in ("cat", "dog")]
     rows += [{"set": "c", "shown": w, "held_out": True} for w in ("cat", "dog", "cow") for _ in range(COMMON_EACH + 3)]
     rows += [{"set": "c", "shown": "emu", "held_out": True}, {"set": "a", "shown": "emu"}]
+    rows += [{"set": s, "shown": "acme", "held_out": s == "c"} for s in "abccc"]
+    rows += [{"set": f"logos{i}", "kind": "logo", "shown": "acme"} for i in range(LOGO_SETS)]
     task = by_name(rows, common_sets=3)["icons-common"]
     assert task.classes == ("cat", "dog")  # cow is in one set; emu, in two, has one picture
     assert task.summary == {"classes": 2, "examples": 2 * COMMON_EACH, "chance": 0.5, "largest_class": 0.5}
@@ -52,7 +54,10 @@ def test_styles_and_flags():
         {"set": "z", "shown": "cat", "style": "bold", "held_out": True},
         {"set": "a", "shown": "cat", "style": "sharp"},
     ]
-    rows += [{"set": "y", "kind": "flag", "shown": "", "country": c, "held_out": True} for c in ("Peru", "Chad")]
+    rows += [
+        {"set": "y", "kind": "flag", "shown": "", "country": c, "held_out": True}
+        for c in ("Peru", "Chad", "Bouvet Island")
+    ]
     found = by_name(rows)
     assert found["styles"].classes == ("filled", "outline", "thin")
     assert found["flags"].classes == ("Chad", "Peru")
