@@ -4,8 +4,8 @@ Command:  clip-jax data icons data/icons   (once; 15 minutes of CPU time, shared
           CLIP_JAX_DATA=data/icons clip-jax sweep run --config=sweeps/icons.py
 Hardware: 2 CPU cores, about an hour.
 
-The law is fitted to the mean zero-shot error of common names, groups of emoji, flags and drawing styles, in the hands of
-designers that training never shows. Single emoji, some 1,700 classes, stand near chance at this scale: a control.
+The law is fitted to the mean zero-shot error of common names, groups of emoji, flags and drawing styles, in the hands
+of designers that training never shows. Single emoji, some 1,700 classes, stand near chance at this scale: a control.
 """
 
 import os

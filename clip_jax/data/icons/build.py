@@ -223,7 +223,7 @@ def summary(manifest: dict[str, Any]) -> str:
         f"held out, {len(manifest['held_out'])} sets, whole families: {' '.join(manifest['held_out'])}",
         f"removed from train: {removed['same_paths']:,} with the path data of a held-out icon, "
         f"{removed['perceptual_hash']:,} more within {removed['within_bits']} bits of 64 of one",
-        f"train {icons['train']:,} pairs, {icons['repeats_in_train']:,} of which repeat a picture; val {icons['val']:,}",
+        f"train {icons['train']:,} pairs, {icons['repeats_in_train']:,} repeat a picture; val {icons['val']:,} pairs",
         f"{'task':14} {'classes':>8} {'examples':>9} {'chance':>8}",
     ]
     lines += [f"{n:14} {t['classes']:8,d} {t['examples']:9,d} {t['chance']:8.4f}" for n, t in manifest["tasks"].items()]
