@@ -48,7 +48,7 @@ BADGES = {
     "settings": "gear", "cog": "gear", "key": "key", "user": "person", "dollar": "dollar sign", "bolt": "bolt",
     "percent": "percent sign", "info": "info sign",
 }  # fmt: skip
-CROSSED = {"off", "slash", "disabled"}
+CROSSED = {"off", "slash", "disabled", "disable"}
 _SWITCHES = {"toggle", "switch", "power", "log", "sign", "take", "cut", "turn", "time"}
 DIRECTIONS = {"up", "down", "left", "right", "north", "south", "east", "west"}
 _HEADS = {"arrow", "arrows", "chevron", "chevrons", "caret", "angle", "hand", "finger", "triangle"}
@@ -175,6 +175,9 @@ class Names:
 
     def say(self, base: str) -> str:
         """ "arrow-left-circle" -> "arrow left in a circle"."""
+        plain = re.sub(r"(?<=[a-z]{3})\d$", "", base)
+        if plain != base and plain in self.bases:  # sidebar-left2
+            return self.say(plain)
         words = base.split("-")
         first, last = words[0], words[-1]
         rest, tail = "-".join(words[:-1]), "-".join(words[1:])
@@ -188,7 +191,8 @@ class Names:
             if first == "brand":
                 return f"{self.say(tail)} logo"
             variant = re.fullmatch(r"0?\d", last) or last in ("alt", "r", "o")
-            if variant and words[-2] not in _COUNTED and (last.startswith("0") or rest in self.bases or last == "1"):
+            known = rest in self.bases or f"{rest}-1" in self.bases or last.startswith("0")
+            if variant and words[-2] not in _COUNTED and known:
                 return self.say(rest)
             if last in CONTAINERS and rest in self.bases and rest not in CONTAINERS:
                 return f"{self.say(rest)} in {with_article(CONTAINERS[last])}"

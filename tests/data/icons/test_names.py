@@ -16,6 +16,10 @@ SHOWN = {
     "user-2": "user",
     "number-2": "number 2",
     "tree-02": "tree",
+    "user2": "user",
+    "drawer-2": "drawer",
+    "drawer-1": "drawer",
+    "mp3": "mp3",
     "brand-acorn": "acorn logo",
     "user-24-filled": "filled user",
     "format-bold": "format bold",  # a letter's weight, no style
