@@ -49,7 +49,8 @@ def sets():
     bold = {f"{n}-fill": b for n, b in shapes.items()} | {"arrow-left-circle": RING + LEFT}
     hands = (("fill", str), ("outline", thin), ("thin", lambda b: f'<g stroke-width=".5">{thin(b)}</g>'))
     held = {f"{n}-{s}": redrawn(f(b)) for n, b in shapes.items() for s, f in hands}
-    held |= {"crook": HOOK.replace("M5 3", "M5 3.1"), "disc": DISC}  # by another hand, and yet the same
+    held |= {"crook": HOOK.replace("M5 3", "M5 3.1")}  # by another hand, and yet the same
+    held |= {"cottage": f'<g transform="translate(9 9) scale(.4)">{HOUSE}</g>'}  # paths copied, looks not
     other = {n: redrawn(thin(b), 0.9) for n, b in shapes.items()}
     faulty = {"odd": "<path d=", "nothing": "<g/>", "moving": RING + "<animate/>", "hook": HOOK}
     return [
