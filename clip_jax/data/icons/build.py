@@ -9,18 +9,16 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from clip_jax.checks import ConfigError, UserError, at_least, between
 from clip_jax.data.icons import package as packages
-from clip_jax.data.icons.families import families, links, near_duplicates
+from clip_jax.data.icons.families import Split, split
 from clip_jax.data.icons.package import IconSet
 from clip_jax.data.icons.render import Pen, draw_set
 from clip_jax.data.icons.sheet import contact_sheet
@@ -81,52 +79,33 @@ def build(config: IconsConfig, echo: Callable[[str], None] = print) -> dict[str,
     identity = _identity(config)
     work = _work_folder(config.out, identity)
     sets, tables, left_out, refused = _draw_all(config, work, echo)
+    (config.out / "manifest.json").unlink(missing_ok=True)  # what it told of is about to go
     table = shuffled(tables)
-    found = links(sets, table)
-    groups = families([s.prefix for s in sets], found)
-    held = sorted(p for g in groups if set(g) & set(config.held_out) for p in g)
-    table["held_out"] = table["set"].isin(held)
-    if table["held_out"].all() or not table["held_out"].any():
-        raise UserError(
-            f"--held-out: {'all' if held else 'none'} of the sets {'are' if held else 'is'} held out; "
-            f"families: {'; '.join(' '.join(g) for g in groups)[:300]}"
-        )
-    side = table["held_out"].to_numpy()
-    same, near = np.zeros((2, len(table)), bool)
-    digests, hashes = table["digest"].to_numpy(), table["hash"].to_numpy()
-    same[~side] = np.isin(digests[~side], digests[side])
-    near[~side] = near_duplicates(hashes[~side], hashes[side], config.near_bits)
-    removed = {
-        "same_paths": int(same.sum()), "perceptual_hash": int((near & ~same).sum()), "within_bits": config.near_bits,
-    }  # fmt: skip
-    near |= same
+    parts = split(sets, table, config.held_out, config.near_bits)
+    table["held_out"] = parts.held_out
     made = tasks(table, config.common_sets)
-    reasons = Counter(why for _, why in left_out)
     manifest = identity | {
         "versions": identity["versions"] | {"clip-jax-scaling": version("clip-jax-scaling")},
         "icons": {
-            "kept": len(table), "train": int((~side & ~near).sum()), "val": int(side.sum()),
-            "near_duplicates_removed": removed,
-            "repeats_in_train": int(table[~side & ~near].duplicated(["hash", "digest"]).sum()),
+            "kept": len(table), "train": int(parts.train.sum()), "val": int(parts.held_out.sum()),
+            "removed": {"same_paths": int(parts.copied.sum()), "perceptual_hash": int(parts.alike.sum()),
+                        "within_bits": config.near_bits},
+            "repeats_in_train": int(table[parts.train].duplicated(["hash", "digest"]).sum()),
             "withdrawn": sum(s.hidden for s in sets),
-            "left_out": dict(sorted(reasons.items())), "refused_licences": refused,
+            "left_out": dict(sorted(Counter(why for _, why in left_out).items())), "refused_licences": refused,
         },
         "licences": table["set"].map({s.prefix: s.licence for s in sets}).value_counts().sort_index().to_dict(),
         "sets": {s.prefix: s.attribution for s in sets},
-        "families": [list(g) for g in groups if len(g) > 1],
-        "held_out": held,
-        "links_of_held_out": [asdict(link) for link in found if {link.one, link.other} & set(held)],
+        "families": [list(g) for g in parts.families if len(g) > 1],
+        "held_out": parts.prefixes,
+        "links_of_held_out": [asdict(link) for link in parts.links if {link.one, link.other} & set(parts.prefixes)],
         "tasks": {t.name: t.summary for t in made},
     }  # fmt: skip
     (config.out / "left_out.txt").write_text("".join(f"{icon} {why}\n" for icon, why in sorted(left_out)), "utf-8")
-    contents = Contents(work)
-    try:
-        manifest["sha256"] = _write(config.out, table, near, made, contents)
-        contact_sheet(
-            config.out / "contact_sheet.png", table, contents, {s.prefix: s.licence for s in sets}, manifest["sets"]
-        )
-    finally:
-        contents.close()
+    with closing(Contents(work)) as contents:
+        manifest["sha256"] = _write(config.out, table, parts, made, contents)
+        licences = {s.prefix: s.licence for s in sets}
+        contact_sheet(config.out / "contact_sheet.png", table, contents, licences, manifest["sets"])
     (config.out / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", "utf-8")
     return manifest
 
@@ -145,7 +124,7 @@ def _identity(config: IconsConfig) -> dict[str, Any]:
 
 def _work_folder(out: Path, identity: dict[str, Any]) -> Path:
     work = out / ".work"
-    if not work.is_dir() and any((out / name).exists() for name in ("train", "val", "eval")):
+    if not (work / "identity").is_file() and any((out / name).exists() for name in ("train", "val", "eval")):
         raise UserError(f"{out}: holds train, val or eval of something else; give another folder")
     mark = work / "identity"
     text = json.dumps(identity, sort_keys=True)
@@ -164,7 +143,7 @@ def _draw_all(
     left out and why, and icons by refused licence."""
     assert config.package is not None
     sets, tables, left_out, refused, drawn = [], [], [], Counter[str](), 0
-    workers = config.workers or len(os.sched_getaffinity(0))
+    workers = config.workers or os.cpu_count() or 1
     with ExitStack() as stack:
         imap: Any = map
         if workers > 1:
@@ -180,17 +159,19 @@ def _draw_all(
             drawn += len(rows)
             echo(f"{drawn:8,d} icons  {icons.prefix} ({icons.licence})")
             sets.append(replace(icons, icons={}, aliases={}, categories={}))
-    if missing := set(config.sets) - {s.prefix for s in sets} - set(refused):
+    there = {s.prefix for s in sets}
+    if config.held_out != HELD_OUT and (missing := set(config.held_out) - there):
+        raise UserError(f"--held-out: {', '.join(sorted(missing))}: not among the sets")
+    if missing := set(config.sets) - there:
         raise UserError(f"--sets: {', '.join(sorted(missing))}: not in the package, or its licence is not allowed")
     if not tables or not drawn:
         raise UserError(f"--licences: no icon is left; {sum(refused.values())} are under {', '.join(sorted(refused))}")
     return sorted(sets, key=lambda s: s.prefix), tables, left_out, dict(sorted(refused.items()))
 
 
-def _write(out: Path, table: pd.DataFrame, near: np.ndarray, made: list[Task], contents: Contents) -> dict[str, str]:
+def _write(out: Path, table: pd.DataFrame, parts: Split, made: list[Task], contents: Contents) -> dict[str, str]:
     """Shards of both splits and of the tasks; returns their check sums by path."""
     sums: dict[str, str] = {}
-    held = table["held_out"].to_numpy()
 
     def pairs(rows: pd.DataFrame) -> Iterator[Sample]:
         for row in rows.itertuples():
@@ -201,9 +182,9 @@ def _write(out: Path, table: pd.DataFrame, near: np.ndarray, made: list[Task], c
         for row, label in zip(table.loc[task.rows].itertuples(), task.labels, strict=True):
             yield f"{row.set}/{row.name}", {"webp": contents.picture(row), "cls": str(label).encode()}
 
-    for split, chosen in (("train", ~held & ~near), ("val", held)):
-        found = write_shards(out / split, pairs(table[chosen]))
-        sums |= {f"{split}/{name}": value for name, value in found.items()}
+    for side, chosen in (("train", parts.train), ("val", parts.held_out)):
+        found = write_shards(out / side, pairs(table[chosen]))
+        sums |= {f"{side}/{name}": value for name, value in found.items()}
     shutil.rmtree(out / "eval", ignore_errors=True)
     for task in made:
         found = write_task(out / "eval" / task.name, labelled(task), task.classes, task.templates)
@@ -216,7 +197,7 @@ def summary(manifest: dict[str, Any]) -> str:
     icons = manifest["icons"]
     refused = ", ".join(f"{count:,} {name}" for name, count in icons["refused_licences"].items()) or "none"
     left_out = ", ".join(f"{count:,} {why}" for why, count in icons["left_out"].items()) or "none"
-    removed = icons["near_duplicates_removed"]
+    removed = icons["removed"]
     lines = [
         f"{icons['kept']:,} icons: " + ", ".join(f"{count:,} {name}" for name, count in manifest["licences"].items()),
         f"left out: {left_out} (left_out.txt); by licence: {refused}; withdrawn by designers: {icons['withdrawn']:,}",

@@ -11,11 +11,13 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from clip_jax.checks import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,6 +114,44 @@ def families(prefixes: Iterable[str], found: list[Link]) -> list[tuple[str, ...]
     for p in sorted(root):
         members.setdefault(top(p), []).append(p)
     return sorted(tuple(m) for m in members.values())
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows bool [N]: ``held_out``, and of the others ``copied`` (path data of a held-out icon) and ``alike`` (its looks
+    only); neither of those is trained on."""
+
+    families: list[tuple[str, ...]]
+    links: list[Link]
+    prefixes: list[str]  # held out
+    held_out: np.ndarray
+    copied: np.ndarray
+    alike: np.ndarray
+
+    @property
+    def train(self) -> np.ndarray:
+        return ~(self.held_out | self.copied | self.alike)
+
+
+def split(sets: list[IconSet], table: pd.DataFrame, held_out: Collection[str], bits: int) -> Split:
+    """Hold out the families of these prefixes. ``table``: columns set, base, hash, digest.
+
+    Raises UserError when that leaves nothing on one side.
+    """
+    found = links(sets, table)
+    groups = families([s.prefix for s in sets], found)
+    prefixes = sorted(p for g in groups if set(g) & set(held_out) for p in g)
+    held = table["set"].isin(prefixes).to_numpy()
+    if held.all() or not held.any():
+        raise UserError(
+            f"--held-out: {'all' if prefixes else 'none'} of the sets would be; families: "
+            + "; ".join(" ".join(g) for g in groups)[:300]
+        )
+    digests, hashes = table["digest"].to_numpy(), table["hash"].to_numpy()
+    copied, alike = np.zeros((2, len(table)), bool)
+    copied[~held] = np.isin(digests[~held], digests[held])
+    alike[~held] = near_duplicates(hashes[~held], hashes[held], bits)
+    return Split(groups, found, prefixes, held, copied, alike & ~copied)
 
 
 def near_duplicates(train: np.ndarray, held_out: np.ndarray, bits: int) -> np.ndarray:

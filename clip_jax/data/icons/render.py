@@ -47,6 +47,10 @@ class Pen:
             drawn = resvg_py.svg_to_bytes(svg_string=svg, background="#ffffff", skip_system_fonts=True)
         except ValueError:
             return "broken"
+        except BaseException as error:  # a panic of the Rust library is no Exception, and would end a worker silently
+            if type(error).__name__ != "PanicException":
+                raise
+            return "broken"
         picture = Image.open(io.BytesIO(drawn)).convert("RGB")
         if np.asarray(picture).min() > 250:
             return "empty"

@@ -72,7 +72,7 @@ def test_holding_out_one_set_takes_its_family_along(build_tiny, tmp_path):
 
 def test_nothing_in_train_looks_like_anything_held_out(build_tiny, tmp_path):
     manifest = build_tiny(tmp_path)
-    assert manifest["icons"]["near_duplicates_removed"] == {"same_paths": 1, "perceptual_hash": 1, "within_bits": 4}
+    assert manifest["icons"]["removed"] == {"same_paths": 1, "perceptual_hash": 1, "within_bits": 4}
     train, val = pairs(tmp_path, "train"), pairs(tmp_path, "val")
     assert not {"alpha/house-fill", "alpha/hook"} & set(train)  # gamma/cottage and gamma/crook, of another family
     sides = [hashes(record.image for record in side.values()) for side in (train, val)]
@@ -124,7 +124,7 @@ def test_an_interrupted_build_goes_on(build_tiny, tmp_path, monkeypatch):
 
 
 def test_some_sets_only(build_tiny, tmp_path):
-    manifest = build_tiny(tmp_path, sets=("alpha", "gamma"))
+    manifest = build_tiny(tmp_path, sets=("alpha", "gamma"), held_out=("gamma",))
     assert list(manifest["sets"]) == ["alpha", "gamma"]
     with pytest.raises(UserError, match="--sets: delta: not in the package"):
         build_tiny(tmp_path / "none", sets=("alpha", "delta"))
@@ -132,7 +132,8 @@ def test_some_sets_only(build_tiny, tmp_path):
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"held_out": ("smiley",)}, "--held-out: none of the sets"), ({"licences": ("W",)}, "--licences: no icon is left"),
+    [({"held_out": ("smiley",)}, "--held-out: smiley: not among the sets"),
+     ({"held_out": HELD_OUT}, "--held-out: none of the sets"), ({"licences": ("W",)}, "--licences: no icon is left"),
      ({"size": 8}, "--size=8: must lie"), ({"colour": "red"}, "--colour=red: must be #RRGGBB"),
      ({"held_out": ()}, "--held-out: needs at least one"), ({"near_bits": 65}, "--near-bits=65"),
      ({"held_out": ("alpha", "beta", "gamma", "smile", "grin", "banner")}, "--held-out: all of the sets")],

@@ -40,6 +40,22 @@ def test_a_plane_of_no_size_is_broken_or_drawn_and_never_fatal(view):
     assert found in ("broken", "empty") or pixels(found).shape == (16, 16, 3)
 
 
+def test_a_panic_of_the_renderer_is_a_broken_icon_and_an_interrupt_is_not(monkeypatch):
+    import resvg_py
+
+    for error, outcome in ((type("PanicException", (BaseException,), {}), "broken"), (KeyboardInterrupt, None)):
+
+        def fail(error=error, **_):
+            raise error
+
+        monkeypatch.setattr(resvg_py, "svg_to_bytes", fail)
+        if outcome:
+            assert Pen(16, "#000000")(Drawing(BOX, 0, 0, 24, 24)) == outcome
+        else:
+            with pytest.raises(error):
+                Pen(16, "#000000")(Drawing(BOX, 0, 0, 24, 24))
+
+
 def test_digest_is_of_the_paths():
     body = '<path fill="red" d="M0 0h1"/>'
     assert path_digest(body) == path_digest(body.replace("red", "blue")) != path_digest(body.replace("h1", "h2"))
