@@ -160,12 +160,12 @@ def _draw_all(
             echo(f"{drawn:8,d} icons  {icons.prefix} ({icons.licence})")
             sets.append(replace(icons, icons={}, aliases={}, categories={}))
     there = {s.prefix for s in sets}
-    if config.held_out != HELD_OUT and (missing := set(config.held_out) - there):
-        raise UserError(f"--held-out: {', '.join(sorted(missing))}: not among the sets")
     if missing := set(config.sets) - there:
         raise UserError(f"--sets: {', '.join(sorted(missing))}: not in the package, or its licence is not allowed")
     if not tables or not drawn:
         raise UserError(f"--licences: no icon is left; {sum(refused.values())} are under {', '.join(sorted(refused))}")
+    if config.held_out != HELD_OUT and (missing := set(config.held_out) - there):
+        raise UserError(f"--held-out: {', '.join(sorted(missing))}: not among the sets")
     return sorted(sets, key=lambda s: s.prefix), tables, left_out, dict(sorted(refused.items()))
 
 
