@@ -4,8 +4,9 @@ Command:  clip-jax data icons data/icons   (once; 15 minutes of CPU time, shared
           CLIP_JAX_DATA=data/icons clip-jax sweep run --config=sweeps/icons.py
 Hardware: 2 CPU cores, about an hour.
 
-The law is fitted to the mean zero-shot error of common names, groups of emoji, flags and drawing styles, in the hands
-of designers that training never shows. Single emoji, some 1,700 classes, stand near chance at this scale: a control.
+The law is fitted to the mean zero-shot error of common names, groups of emoji and drawing styles, in the hands of
+designers that training never shows. Flags and single emoji (250 and 1,700 classes) stand near chance at this scale:
+controls.
 """
 
 import os
@@ -32,10 +33,8 @@ def get_config() -> ConfigDict:
                     "threads": 1,
                 },
                 "evals": {
-                    "zero_shot": tuple(
-                        f"{root}/eval/{name}" for name in ("icons-common", "emoji-groups", "flags", "styles")
-                    ),
-                    "controls": (f"{root}/eval/emoji",),
+                    "zero_shot": tuple(f"{root}/eval/{name}" for name in ("icons-common", "emoji-groups", "styles")),
+                    "controls": (f"{root}/eval/flags", f"{root}/eval/emoji"),
                     "examples": 2000,
                     "val_pairs": 1024,
                     "val_partitions": 2,
