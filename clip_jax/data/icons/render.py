@@ -19,7 +19,7 @@ CHUNK = 200  # icons a task of a worker
 _PATHS = re.compile(r'\bd="([^"]*)"')
 _SVG = (
     '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-    'viewBox="{0.left} {0.top} {0.width} {0.height}" width="{1}" height="{1}" color="{2}">{3}</svg>'
+    'viewBox="{0.left} {0.top} {0.width} {0.height}" width="{1}" height="{1}">{2}</svg>'
 )
 
 
@@ -42,7 +42,7 @@ class Pen:
         if "<animate" in drawing.body or "<set " in drawing.body:
             return "animated"
         body = drawing.body.replace("currentColor", self.colour)
-        svg = _SVG.format(drawing, self.size, self.colour, body)
+        svg = _SVG.format(drawing, self.size, body)
         try:
             drawn = resvg_py.svg_to_bytes(svg_string=svg, background="#ffffff", skip_system_fonts=True)
         except ValueError:
