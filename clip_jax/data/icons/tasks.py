@@ -15,7 +15,6 @@ LEAST = 3  # pictures a class of icons-common and of styles; fewer make no class
 LOGO_SETS = 3  # sets of logos that have a name: then it is a brand, whose logo is the same by every hand
 # the flags of Norway, the United States, Australia, France and Spain by other names
 SAME_FLAGS = ("bv", "sj", "um", "hm", "mf", "cp", "ea")
-EMOJI_SETS = 2  # that have an emoji by this name: the others are one designer's own
 
 _GROUPS = {
     "activit": "activities", "animal": "animals and nature", "nature": "animals and nature", "flag": "flags",
@@ -23,14 +22,9 @@ _GROUPS = {
     "symbol": "symbols", "travel": "travel and places",
 }  # fmt: skip
 _ICON = (
-    "{c}",
-    "{c} icon",
-    "a black icon of {c}",
-    "an icon of {c}",
-    "outline {c}",
-    "filled {c}",
+    "{c}", "{c} icon", "a black icon of {c}", "an icon of {c}", "outline {c}", "filled {c}",
     "a black outline icon of {c}",
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,8 +46,10 @@ class Task:
 
 
 def tasks(table: pd.DataFrame, common_sets: int) -> list[Task]:
-    """All tasks that the held-out rows are enough for (two classes). ``table``, in shuffled order: columns set, kind,
-    shown, style, country, skin, group and held_out."""
+    """All tasks that the held-out rows are enough for (two classes); emoji only by names that training sets have too.
+
+    ``table``, in shuffled order: columns set, kind, shown, style, country, skin, group and held_out.
+    """
     held = table[table["held_out"]]
     icons, emoji = table[table["kind"] == "icon"], table[(table["kind"] == "emoji") & (table["skin"] == "")]
     spread = icons.groupby("shown")["set"].nunique()
@@ -62,8 +58,7 @@ def tasks(table: pd.DataFrame, common_sets: int) -> list[Task]:
     common = held[(held["kind"] == "icon") & held["shown"].isin(names)]
     styles = held[(held["kind"] == "icon") & (held["style"] != "")]
     emoji = emoji[emoji["country"] == ""]
-    shared = emoji.groupby("shown")["set"].nunique()
-    faces = emoji[emoji["held_out"] & emoji["shown"].isin(shared.index[shared >= EMOJI_SETS])]
+    faces = emoji[emoji["held_out"] & emoji["shown"].isin(emoji.loc[~emoji["held_out"], "shown"])]
     voted = _groups(table[(table["kind"] == "emoji") & (table["skin"] == "")])
     grouped = held[(held["kind"] == "emoji") & held["shown"].isin(voted.index)]
     flags = held[(held["country"] != "") & ~held["country"].isin([countries()[code] for code in SAME_FLAGS])]
