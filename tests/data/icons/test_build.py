@@ -119,6 +119,11 @@ def test_an_interrupted_build_goes_on(build_tiny, tmp_path, monkeypatch):
     assert {p: p.stat().st_mtime_ns for p in before} == before
     build_tiny(tmp_path / "whole")
     assert files(tmp_path / "broken") == files(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_shards", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            build_tiny(tmp_path / "broken")
+    assert not (tmp_path / "broken" / "manifest.json").exists()  # it would tell of shards that are gone
     build_tiny(tmp_path / "broken", size=16)  # other pictures: all are drawn again
     assert all(p.stat().st_mtime_ns > time for p, time in before.items())
 
@@ -145,6 +150,7 @@ def test_mistakes_are_one_line(build_tiny, tmp_path, settings, message):
 
 def test_a_folder_of_something_else_is_left_alone(build_tiny, tmp_path):
     (tmp_path / "train").mkdir()
+    (tmp_path / ".work").mkdir()  # where npm has put the package already
     (tmp_path / "train" / "mine.tar").write_text("mine")
     with pytest.raises(UserError, match="holds train, val or eval of something else"):
         build_tiny(tmp_path)

@@ -9,7 +9,7 @@ from clip_jax.data.icons.names import Names
 def test_captions_of_an_icon(make_set):
     icons = make_set(
         "pen", "MIT", dict.fromkeys(("arrow-left-circle-outline", "arrow-left", "arrow-left-24"), "<g/>"),
-        aliases={"back-circle-outline": {"parent": "arrow-left-circle-outline"},
+        suffixes={"24": "24"}, aliases={"back-circle-outline": {"parent": "arrow-left-circle-outline"},
                  "forward": {"parent": "arrow-left-circle-outline", "hFlip": True}},
         categories={"ArrowsDiagrams": ["arrow-left-circle-outline"], "Misc": ["arrow-left"]},
     )  # fmt: skip
@@ -24,6 +24,7 @@ def test_captions_of_an_icon(make_set):
         "outline arrow left in a circle, Pen",
         "arrow left circle outline",
     )
+    assert "arrow left, 24 pixels" in captions(icons, names, "arrow-left-24")
     plain = captions(icons, names, "arrow-left")
     assert len(set(plain)) == len(plain)
     assert not any("misc" in line for line in plain)
