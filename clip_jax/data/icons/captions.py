@@ -10,6 +10,7 @@ from clip_jax.data.icons.package import IconSet
 
 ALIASES, CATEGORIES = 3, 2  # used at most
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_SCALE = re.compile(r"\dx(-|$)")  # "house2x": the same at twice the size
 _DULL = re.compile(r"extras|regular|^$|general|misc|^base$|^common$", re.IGNORECASE)
 
 
@@ -27,7 +28,8 @@ def captions(icons: IconSet, names: Names, icon: str) -> tuple[str, ...]:
         return ()
     lines = _flag(name) if name.country else _emoji(name) if names.kind == "emoji" else _icon(icons, names, name)
     if not name.country:
-        lines += [names.read(alias).shown for alias in icons.aliases.get(icon, ())[:ALIASES]]
+        others = [alias for alias in icons.aliases.get(icon, ()) if not _SCALE.search(alias)]
+        lines += [names.read(alias).shown for alias in others[:ALIASES]]
         told = [words for c in icons.categories.get(icon, ())[:CATEGORIES] if (words := category_words(c))]
         lines += [f"{name.shown}, {words}" for words in told]
     lines.append(f"{_styled(name)}, {icons.title}")
