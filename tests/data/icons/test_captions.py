@@ -9,7 +9,8 @@ from clip_jax.data.icons.names import Names
 def test_captions_of_an_icon(make_set):
     icons = make_set(
         "pen", "MIT", dict.fromkeys(("arrow-left-circle-outline", "arrow-left", "arrow-left-24"), "<g/>"),
-        suffixes={"24": "24"}, aliases={"arrow2x": {"parent": "arrow-left-circle-outline"}, "back-circle-outline": {"parent": "arrow-left-circle-outline"},
+        suffixes={"24": "24"}, aliases={"arrow2x": {"parent": "arrow-left-circle-outline"},
+                 "back-circle-outline": {"parent": "arrow-left-circle-outline"},
                  "forward": {"parent": "arrow-left-circle-outline", "hFlip": True}},
         categories={"ArrowsDiagrams": ["arrow-left-circle-outline"], "Misc": ["arrow-left"]},
     )  # fmt: skip
