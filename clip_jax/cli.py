@@ -78,6 +78,17 @@ def _parser() -> argparse.ArgumentParser:
     same.add_argument("evals", metavar="EVAL", help="the same; its test split")
     same.add_argument("--model", help="also zero-shot accuracy with and without them: " + MODEL)
     same.add_argument("--max-distance", type=int, default=6, help="bits of 64 that may differ (default: 6)")
+    made = verb("icons", "A corpus of named icons from the npm package @iconify/json, with zero-shot tasks.", looks)
+    made.add_argument("out", metavar="OUT", help="gets train, val, eval, manifest.json")
+    made.add_argument("--package", type=Path, metavar="FILE.tgz", help="the package; default: npm pack fetches it")
+    made.add_argument("--size", type=int, default=64, help="pixels a side (default: 64)")
+    made.add_argument("--sets", help="comma-separated prefixes, as mdi,tabler; default all")
+    made.add_argument("--licences", help="SPDX names allowed; default permissive ones, no GPL, no non-commercial")
+    made.add_argument("--held-out", help="sets whose families are held out; default a list of each kind")
+    made.add_argument("--colour", default="#000000", help="of what leaves its colour open (default: #000000)")
+    made.add_argument("--near-bits", type=int, default=4, help="training icons so near a held-out one go (default: 4)")
+    made.add_argument("--common-sets", type=int, default=20, help="sets with a name of icons-common (default: 20)")
+    made.add_argument("--workers", type=int, default=0, help="processes that draw (default: one a core)")
     out = verb("export", "Write a model's weights for open_clip or transformers.")
     out.add_argument("model", metavar="MODEL", help=MODEL)
     out.add_argument("dir", metavar="OUT_DIR")
@@ -194,6 +205,9 @@ def _classify(args: argparse.Namespace) -> None:
 
 
 def _data(args: argparse.Namespace) -> None:
+    if args.action == "icons":
+        _icons(args)
+        return
     from clip_jax.evals.leakage import overlap_report
 
     model = None
@@ -202,6 +216,18 @@ def _data(args: argparse.Namespace) -> None:
 
         model = load_model(args.model)
     print(overlap_report(args.train, args.evals, model, max_distance=args.max_distance))
+
+
+def _icons(args: argparse.Namespace) -> None:
+    from clip_jax.data.icons.build import IconsConfig, build, summary
+
+    given = {k: v for k, v in vars(args).items() if k not in ("verb", "action") and v is not None}
+    for name in ("sets", "licences", "held_out"):
+        if name in given:
+            given[name] = tuple(given[name].split(","))
+    manifest = build(IconsConfig(**given | {"out": Path(args.out)}))
+    print(summary(manifest))
+    print(f"{args.out}/manifest.json, contact_sheet.png")
 
 
 def _export(args: argparse.Namespace) -> None:

@@ -21,7 +21,7 @@ def test_experiments_load(path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.py")), ids=lambda p: p.stem)
 def test_sweeps_plan(path):
-    plan = make_plan(load(SweepConfig, path), 17_015 if path.stem == "photos" else None)
+    plan = make_plan(load(SweepConfig, path), {"photos": 17_015, "icons": 328_415}.get(path.stem))
     per_budget = [sum(c.budget == b for c in plan.kept) for b in plan.config.budgets]
     assert len(per_budget) >= 5
     assert min(per_budget) >= 3
