@@ -27,13 +27,13 @@ Echo = Callable[[str], None]
 
 def plan_of(config: SweepConfig) -> Plan:
     """The plan, with the number of training pairs looked up where it limits the epochs."""
-    records = None
-    if config.base.data.source != "scenes":
+    records, data = None, config.base.data
+    if config.max_epochs and data.source != "scenes":  # without it a plan can be made where the data is not
         from clip_jax.data.sources import open_source
 
-        records = len(open_source(config.base.data, "train", config.base.model.image.image_size))
-    elif config.base.data.unique_samples:
-        records = config.base.data.unique_samples
+        records = len(open_source(data, "train", config.base.model.image.image_size))
+    elif data.source == "scenes" and data.unique_samples:
+        records = data.unique_samples
     return make_plan(config, records)
 
 
