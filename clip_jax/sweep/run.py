@@ -17,6 +17,7 @@ from clip_jax.sweep.plan import Cell, Plan, make_cell, make_plan
 from clip_jax.sweep.reconcile import Outcome, reconcile
 from clip_jax.sweep.submission import CANCELLED, finished, left_out, set_aside_corrupt, take_up
 from clip_jax.sweep_config import SweepConfig
+from clip_jax.train.mirror import mirror_law
 from clip_jax.train.record import read_json, write_json
 
 if TYPE_CHECKING:
@@ -127,10 +128,20 @@ def report(sweep_dir: str | Path, echo: Echo = print) -> dict[str, Any]:
         title=config.name.replace("_", " "),
     )
     echo("\n" + text_summary(law) + f"\n\n  {root / 'report' / 'report.html'}")
+    mirror_law(config.base.wandb, root, _numbers(law), root / "report" / "error_vs_flops.png")
     failed = df[df["state"] == "failed"]
     for row in failed.to_dict("records"):
         echo(f"  left out, failed: {row['run_id']}: {row['reason']}")
     return law
+
+
+def _numbers(law: dict[str, Any]) -> dict[str, float]:
+    """Of a law, for a table of sweeps: each form's parameters, and what the best expects of ten times the compute."""
+    numbers = {f"{f['form']}/{name}": value for f in law["fits"] for name, value in f["values"].items()}
+    for row in law["next_budget"]:
+        if row["form"] == law["winner"]:
+            numbers |= {f"next_budget/{name}": row[name] for name in ("flops", "predicted", "low", "high")}
+    return numbers
 
 
 def _needs_finished(df: pd.DataFrame, root: Path) -> None:

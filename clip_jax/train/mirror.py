@@ -44,6 +44,8 @@ class WandbMirror:
                 project="clip-jax",
                 id=name,
                 name=run_dir.name,
+                group=sweep_of(run_dir),
+                job_type="train",
                 dir=str(run_dir),
                 mode=config.wandb,  # type: ignore[arg-type]
                 resume="allow" if config.wandb == "online" else None,
@@ -61,6 +63,40 @@ class WandbMirror:
     def close(self) -> None:
         """Flush and end."""
         self._run.finish()
+
+
+def sweep_of(run_dir: Path) -> str | None:
+    """The name of the sweep's directory that a run lies in, by which its runs are grouped; None outside of one."""
+    root = run_dir.absolute().parent.parent
+    return root.name if run_dir.absolute().parent.name == "runs" and (root / "plan.json").exists() else None
+
+
+def mirror_law(mode: str, sweep_dir: Path, numbers: dict[str, float], figure: Path) -> None:
+    """Show the end of a sweep among its runs: a run of its own, ``law``, with some numbers and the main figure.
+
+    Raises UserError when ``online`` has no account to write to.
+    """
+    if mode == "disabled":
+        return
+    import wandb
+
+    try:
+        run = wandb.init(
+            project="clip-jax",
+            name="law",
+            group=sweep_dir.absolute().name,
+            job_type="law",
+            dir=str(sweep_dir),
+            mode=mode,  # type: ignore[arg-type]
+            reinit="create_new",
+            settings=wandb.Settings(silent=True, console="off"),
+        )
+    except wandb.errors.UsageError as error:
+        raise UserError(f"wandb={mode!r}: {str(error).splitlines()[0]} (offline needs no account)") from None
+    if figure.exists():
+        run.log({"error_vs_flops": wandb.Image(str(figure))})
+    run.summary.update(numbers)
+    run.finish()
 
 
 def open_mirror(config: RunConfig, run_dir: Path, *, writer: bool = True) -> Mirror:

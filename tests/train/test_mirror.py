@@ -4,8 +4,9 @@ import dataclasses
 import io
 
 import pytest
+from PIL import Image
 
-from clip_jax.train.mirror import NoMirror, Progress, duration, open_mirror
+from clip_jax.train.mirror import NoMirror, Progress, duration, mirror_law, open_mirror, sweep_of
 
 
 def test_the_line_says_all():
@@ -38,3 +39,23 @@ def test_offline_leaves_its_files_beside_the_run(tiny_run, tmp_path, monkeypatch
     mirror.log({"train/loss": 1.0}, 1)
     mirror.close()
     assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
+
+
+def test_runs_of_a_sweep_form_a_group(tmp_path):
+    run_dir = tmp_path / "family" / "runs" / "abc"
+    assert sweep_of(run_dir) is None
+    run_dir.mkdir(parents=True)
+    (tmp_path / "family" / "plan.json").write_text("{}")
+    assert sweep_of(run_dir) == "family"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_law_is_a_run_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    figure = tmp_path / "f.png"
+    Image.new("RGB", (4, 4)).save(figure)
+    mirror_law("disabled", tmp_path, {"a": 1.0}, figure)
+    assert not (tmp_path / "wandb").exists()
+    mirror_law("offline", tmp_path, {"power law/b": 0.1}, figure)
+    assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
+    assert list(tmp_path.glob("wandb/offline-run-*/files/media/images/error_vs_flops*.png"))
