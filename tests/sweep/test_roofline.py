@@ -1,6 +1,8 @@
 """The least time of a step, term by term."""
 
 import dataclasses
+import runpy
+from pathlib import Path
 
 import jax
 import pytest
@@ -48,3 +50,12 @@ def test_the_network_carries_gradients_and_slices_the_slow_part():
     assert seconds == pytest.approx(2 * 4e9 * 3 / 4 / V5E.link)
     two = one | {"slice": 2}
     assert _network(RUN, V5E, two, 64, params) == pytest.approx(2 * 4e9 / 2 / 4 / V5E.slow_link)
+
+
+def test_our_flops_of_an_unrolled_step_are_those_of_xla():
+    counts = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "step_flops.py"))["counts"]
+    model = preset("ViT-S/32")
+    towers = {"image": dataclasses.replace(model.image, depth=2), "text": dataclasses.replace(model.text, depth=2)}
+    formula, walk, xla = counts(dataclasses.replace(model, **towers), 8)
+    assert xla / formula == pytest.approx(1, abs=0.02)
+    assert walk == formula - 2 * 3 * 32**2 * 384 * 49 * 8  # pixels need no gradient
