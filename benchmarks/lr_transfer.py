@@ -4,8 +4,8 @@
 
 Rates on a grid of factor sqrt(2), three seeds each, four widths over a factor of 8; depth, head size, embedding size,
 data and length as they are. The grid is extended until the best rate, of the mean over seeds, lies between others.
-The criterion: under mup the best rates of all widths lie within a factor of 2; it was fixed before anything ran, the widths
-and the kind of data were not (see the results' README). The data are a few fixed
+The criterion: under mup the best rates of all widths lie within a factor of 2. It was fixed before anything ran; the
+widths and the kind of data were not (see the results' README). The data are a few fixed
 batches of rendered scenes, seen again and again; a run's loss is its mean over the last pass, so that a batch which
 happens to be easy helps no rate. (Fresh pairs at this length left more noise between seeds than rates made difference.)
 Each run is a row of runs.csv, written when it ends: started again, the script goes on. With --embed the embedding size
