@@ -1,0 +1,266 @@
+"""Runs in one program equal the same runs alone, in numbers and in records."""
+
+import dataclasses
+import json
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from clip_jax.config import FaultConfig, MeshConfig, UserError
+from clip_jax.config_io import to_dict
+from clip_jax.evals.suite import make_evaluator
+from clip_jax.models.clip import build
+from clip_jax.parallel import make_mesh
+from clip_jax.train import family as family_module
+from clip_jax.train import loop
+from clip_jax.train.checkpoint import load_params
+from clip_jax.train.family import FamilyStep, put_batches, stack, train_family, unstack
+from clip_jax.train.kinship import check_family, family_id, obstacle
+from clip_jax.train.loop import Diverged, open_ground, train
+from clip_jax.train.meter import TIMES
+from clip_jax.train.record import read_json, read_lines
+from clip_jax.train.state import init_state
+from clip_jax.train.step import make_train_step, put_batch
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:Sharding info:UserWarning")
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    monkeypatch.setattr(loop, "make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
+
+
+def changed(run, seed=0, **optim):
+    return dataclasses.replace(run, seed=seed, optim=dataclasses.replace(run.optim, **optim))
+
+
+def rates_and_decays(run):
+    return [
+        changed(run),
+        changed(run, peak_lr=1e-3, weight_decay=0.3),
+        changed(run, b1=0.8, b2=0.95, eps=1e-5, clip_norm=0.5),
+    ]
+
+
+def seeds(run):
+    return [changed(run, seed=s, peak_lr=r) for s, r in ((0, 3e-3), (5, 3e-3), (0, 1e-3))]
+
+
+def params_of(run, run_dir):
+    return load_params(run_dir, build(run.model, make_mesh(run.mesh, jax.devices()[:1])))
+
+
+def assert_same(one, other, rtol, atol=0.0):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=rtol, atol=atol), one, other
+    )
+
+
+def batch_of(run, step):
+    """Any batch that is a function of (seed, step)."""
+    rng = np.random.default_rng([run.seed, step])
+    tokens = rng.integers(1, 390, (run.batch_size, run.model.text.context_length)).astype(np.int32)
+    tokens[:, -1] = 399
+    return {"images": rng.integers(0, 255, (run.batch_size, 32, 32, 3), np.uint8), "tokens": tokens}
+
+
+def compare(configs, steps, form, check):
+    """Trains together and apart on the same batches; ``check(step, losses, losses apart)``, each [N]; final states."""
+    ground = open_ground(configs[0])
+    optimizers = [loop.make_optimizer(c.optim, c.steps) for c in configs]
+    apart = [init_state(c, ground.built, o, ground.mesh) for c, o in zip(configs, optimizers, strict=True)]
+    state = stack(apart)
+    together = FamilyStep(configs, ground.built, ground.mesh, form)
+    alone = [make_train_step(c, ground.built, o, ground.mesh) for c, o in zip(configs, optimizers, strict=True)]
+    examples = {c.seed: c for c in configs}
+    for step in range(steps):
+        made = {seed: batch_of(c, step) for seed, c in examples.items()}
+        state, metrics = together(state, put_batches([made[s] for s in together.seeds]), np.ones(len(configs), bool))
+        losses = []
+        for i, config in enumerate(configs):
+            apart[i], m = alone[i](apart[i], put_batch(made[config.seed], ground.mesh))
+            losses.append(float(m["loss"]))
+        check(step, [float(m["loss"]) for m in metrics], losses)
+    assert together.jitted._cache_size() == 1, "one compilation"
+    return unstack(state, len(configs)), apart
+
+
+@pytest.mark.parametrize(("make", "form"), [(rates_and_decays, "vmap"), (seeds, "vmap"), (seeds, "map")])
+def test_ten_steps_in_float32_equal_separate_runs(tiny_run, make, form):
+    def check(step, mine, theirs):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5)
+        assert len({round(x, 4) for x in mine}) == len(mine) or step == 0
+
+    together, apart = compare(make(tiny_run), 10, form, check)
+    assert_same([s.params for s in together], [s.params for s in apart], rtol=1e-4, atol=1e-5)
+
+
+def many_steps_in_float64(run, make, steps):
+    model = dataclasses.replace(run.model, compute_dtype="float64", param_dtype="float64")
+    run = dataclasses.replace(run, model=model, batch_size=8, steps=steps)
+
+    def check(step, mine, theirs):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-7)  # losses are recorded in float32
+
+    with jax.enable_x64(True):
+        together, apart = compare(make(run), steps, "vmap", check)
+        for mine, theirs in zip(together, apart, strict=True):
+            norm = sum(float(np.sum(np.square(x))) for x in jax.tree.leaves(theirs.params)) ** 0.5
+            gap = jax.tree.map(lambda a, b: float(np.sum(np.square(a - b))), mine.params, theirs.params)
+            assert sum(jax.tree.leaves(gap)) ** 0.5 <= 1e-8 * norm
+            assert jax.tree.leaves(mine.params)[0].dtype == np.float64
+
+
+@pytest.mark.parametrize("make", [rates_and_decays, seeds])
+def test_many_steps_in_float64_equal_separate_runs(tiny_run, make):
+    many_steps_in_float64(tiny_run, make, 40)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [rates_and_decays, seeds])
+def test_500_steps_in_float64_equal_separate_runs(tiny_run, make):
+    many_steps_in_float64(tiny_run, make, 500)
+
+
+def without_times(run_dir):
+    return [{k: v for k, v in r.items() if k not in TIMES} for r in read_lines(run_dir / "metrics.jsonl")]
+
+
+def close_rows(one, other):
+    assert len(one) == len(other)
+    for a, b in zip(one, other, strict=True):
+        assert a.keys() == b.keys()
+        assert [a[k] for k in a] == pytest.approx([b[k] for k in a], rel=1e-4)
+
+
+@pytest.fixture
+def members(tiny_run):
+    run = dataclasses.replace(tiny_run, evals=dataclasses.replace(tiny_run.evals, at_fractions=(0.5,)))
+    return [changed(run), changed(run, seed=3, peak_lr=1e-3)]
+
+
+def dirs(root, count):
+    return [root / str(i) for i in range(count)]
+
+
+def test_each_member_leaves_the_record_of_a_run_alone(members, tmp_path):
+    results = train_family(members, dirs(tmp_path, 2), make_evaluator, progress=False)
+    alone = train(members[1], tmp_path / "alone", make_evaluator, progress=False)
+    mine = tmp_path / "1"
+    assert {p.name for p in mine.iterdir()} == {p.name for p in (tmp_path / "alone").iterdir()}
+    assert read_json(mine / "result.json") == json.loads(json.dumps(results[1]))
+    assert read_json(mine / "config.json") == to_dict(members[1])
+    assert results[1].keys() == alone.keys()
+    close_rows(without_times(mine), without_times(tmp_path / "alone"))
+    assert [(r["step"], r["task"], r["metric"]) for r in read_lines(mine / "evals.jsonl")] == [
+        (r["step"], r["task"], r["metric"]) for r in read_lines(tmp_path / "alone" / "evals.jsonl")
+    ]
+    assert results[1]["val_loss"] == pytest.approx(alone["val_loss"], rel=1e-4)
+    assert results[0]["val_loss"] != results[1]["val_loss"]
+    assert {r["family_id"] for r in results} == {family_id(members)}
+    assert alone["family_id"] is None
+    assert (results[0]["unique_samples"], results[0]["state"]) == (128, "finished")
+    assert train_family(members, dirs(tmp_path, 2), progress=False) == [
+        read_json(d / "result.json") for d in dirs(tmp_path, 2)
+    ], "a finished family is left alone"
+
+
+def test_members_share_the_wall_time(members, tmp_path):
+    import time
+
+    began = time.monotonic()
+    results = train_family(members, dirs(tmp_path, 2), progress=False)
+    passed = time.monotonic() - began
+    assert 0.8 * passed < sum(r["wall_s"] for r in results) <= passed
+    assert all(sum(r["seconds"].values()) == pytest.approx(r["wall_s"], rel=0.2) for r in results)
+
+
+def test_a_family_that_stopped_goes_on_bit_for_bit(members, tmp_path):
+    whole, parts = dirs(tmp_path / "whole", 2), dirs(tmp_path / "parts", 2)
+    train_family(members, whole, progress=False)
+    assert [r["step"] for r in train_family(members, parts, stop_after=3, progress=False)] == [3, 3]
+    # a kill between the two saves of step 5 leaves one member behind the other
+    train(members[0], parts[0], stop_after=5, progress=False)
+    assert {r["state"] for r in train_family(members, parts, progress=False)} == {"finished"}
+    for run, a, b in zip(members, whole, parts, strict=True):
+        assert_same(params_of(run, a), params_of(run, b), rtol=0)
+        assert without_times(a) == without_times(b)
+
+
+def test_a_member_goes_on_alone(members, tmp_path):
+    train_family(members, dirs(tmp_path, 2), stop_after=4, progress=False)
+    result = train(members[1], tmp_path / "1", progress=False)
+    assert (result["state"], result["attempts"], result["family_id"]) == ("finished", 2, None)
+    train(members[1], tmp_path / "alone", progress=False)
+    close_rows(without_times(tmp_path / "1"), without_times(tmp_path / "alone"))
+
+
+def test_a_member_that_diverges_is_the_only_one_that_ends(tiny_run, tmp_path):
+    wild, tame = changed(tiny_run, peak_lr=1e30), changed(tiny_run)
+    found = train_family([wild, tame], dirs(tmp_path, 2), progress=False)
+    with pytest.raises(Diverged) as alone:
+        train(wild, tmp_path / "wild", progress=False)
+    assert (found[0]["state"], found[1]["state"]) == ("failed", "finished")
+    ours, theirs = (read_json(d / "status.json") for d in (tmp_path / "0", tmp_path / "wild"))
+    assert ours["state"] == theirs["state"] == "failed"
+    assert ours["reason"].split(": ")[2] == str(alone.value).split(": ")[1]  # the same step, the same advice
+    assert [e["step"] for e in read_lines(tmp_path / "0" / "events.jsonl") if e["event"] == "nan"] == [found[0]["step"]]
+    assert not (tmp_path / "0" / "result.json").exists()
+    close_rows(without_times(tmp_path / "0"), without_times(tmp_path / "wild"))
+    fine = train_family([changed(tiny_run, peak_lr=2e-3), tame], dirs(tmp_path / "fine", 2), progress=False)
+    assert_same(params_of(tame, tmp_path / "1"), params_of(tame, tmp_path / "fine" / "1"), rtol=0)
+    assert fine[1]["state"] == "finished"
+    assert train_family([wild, tame], dirs(tmp_path, 2), progress=False)[0] == found[0], "and stays failed"
+
+
+def test_a_member_that_is_not_alive_keeps_its_state(tiny_run):
+    configs = seeds(tiny_run)
+    ground = open_ground(tiny_run)
+    optimizer = loop.make_optimizer(tiny_run.optim, tiny_run.steps)
+    before = [init_state(c, ground.built, optimizer, ground.mesh) for c in configs]
+    step = FamilyStep(configs, ground.built, ground.mesh)
+    batches = put_batches([batch_of(c, 0) for c in configs[:2]])
+    after, _ = step(stack(before), batches, np.array([True, False, True]))
+    moved = [
+        any(np.any(np.asarray(a) != np.asarray(b)) for a, b in zip(*map(jax.tree.leaves, pair), strict=True))
+        for pair in zip(before, unstack(after, 3), strict=True)
+    ]
+    assert moved == [True, False, True]
+
+
+def test_sigterm_leaves_checkpoints_to_go_on_from(members, tmp_path, monkeypatch):
+    taken = []
+    put = family_module.put_batches
+    monkeypatch.setattr(
+        family_module, "put_batches",
+        lambda batches: (taken.append(1), len(taken) == 3 and signal.raise_signal(signal.SIGTERM), put(batches))[2],
+    )  # fmt: skip
+    found = train_family(members, dirs(tmp_path, 2), progress=False)
+    assert [(r["state"], r["step"], r["exit_reason"]) for r in found] == [("stopped", 3, "signal SIGTERM")] * 2
+    assert [params_of(c, d)[0] for c, d in zip(members, dirs(tmp_path, 2), strict=True)] == [3, 3]
+
+
+def test_what_cannot_be_a_family_is_one_line(tiny_run):
+    for other, said in (
+        (dataclasses.replace(tiny_run, batch_size=32), "batch_size is 16 and 32; only seed, optim.peak_lr"),
+        (tiny_run, "the same run stands twice"),
+        (dataclasses.replace(tiny_run, steps=9), "steps is 8 and 9"),
+    ):
+        with pytest.raises(UserError, match=said):
+            check_family([tiny_run, other])
+    for run, said in (
+        (dataclasses.replace(tiny_run, mesh=MeshConfig(fsdp=2)), "mesh.fsdp=2: a family trains on one device"),
+        (dataclasses.replace(tiny_run, microbatch_size=8), "microbatch_size=8"),
+        (dataclasses.replace(tiny_run, faults=FaultConfig(on_nan="rollback")), "faults.on_nan='rollback'"),
+    ):
+        with pytest.raises(UserError, match=said):
+            check_family([run])
+    assert obstacle(tiny_run) is None
+
+
+def test_several_devices_are_refused(members, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "make_mesh", make_mesh)
+    with pytest.raises(UserError, match="one device, and there are 8"):
+        train_family(members, dirs(tmp_path, 2), progress=False)
