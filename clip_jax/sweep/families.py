@@ -65,7 +65,7 @@ def keep_what_pays(
         gain = Gain(**row) if row else (measure or measured_gain)(configs, folder)
         whole = gain.whole(configs[0].steps)
         echo(
-            f"{len(group)} runs of rung {group[0].rung:g}, {group[0].budget:.2e} FLOPs in one program: gain {whole:.2f} "
+            f"{len(group)} runs in one program (rung {group[0].rung:g}, {group[0].budget:.2e} FLOPs): gain {whole:.2f} "
             f"(start {gain.start:.2f}, compilation {gain.compilation:.2f}, steps {gain.steady:.2f})"
             + (": used" if whole > 1 else ": not used")
         )

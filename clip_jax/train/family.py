@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -241,7 +242,7 @@ class Family:
             if due := any(any(run.due(last)) for _, run in self._living()):
                 self._hand_out()
             for i, run in self._living():
-                self._try(i, run, lambda run, i=i: run.after_step(metrics[i], last))
+                self._try(i, run, partial(Run.after_step, metrics=metrics[i], last=last))
             if due:
                 self._let_go()
         self._hand_out()
@@ -252,7 +253,7 @@ class Family:
             for _, run in self._living():
                 run.checkpoints.wait()
         for i, run in self._living():
-            self._try(i, run, lambda run, i=i: ends.__setitem__(i, run.end(stop)))
+            ends[i] = self._try(i, run, partial(Run.end, stop=stop))
         return ends | self.lost
 
     def _hand_out(self) -> None:
@@ -261,10 +262,10 @@ class Family:
         for i, run in self.runs.items():
             run.state = jax.device_put(states[i], state_shardings(run.built, run.optimizer, run.mesh))
 
-    def _try(self, i: int, run: Run, action: Callable[[Run], Any]) -> None:
+    def _try(self, i: int, run: Run, action: Callable[[Run], Any]) -> Any:
         """Do it for one member; a fault is the end of that one alone."""
         try:
-            action(run)
+            return action(run)
         except Fault as fault:
             self.alive[i] = False
             try:

@@ -1,4 +1,4 @@
-"""Which runs can train together in one program: what may differ between them, and what they are called. Loads no jax."""
+"""Which runs can train together in one program, and what they are called then. Loads no jax."""
 
 from __future__ import annotations
 

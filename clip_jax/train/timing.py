@@ -37,7 +37,7 @@ class Clock:
 
     def __init__(self, whole: Clock | None = None, runs: int = 1) -> None:
         self.before = dict.fromkeys(PARTS, 0.0)
-        self._watch = whole._watch if whole else _Stopwatch()
+        self._watch: _Stopwatch = whole._watch if whole else _Stopwatch()
         self._runs = runs
 
     @contextlib.contextmanager
