@@ -4,8 +4,8 @@
 
 Against the same runs one after the other in the same session: a process each, a compilation each (with the cache that
 runs of one machine share, so all but the first of equal programs are found there), their steps. `vmap` batches the
-members' kernels, `map` runs them one after the other inside the program. The members differ in seed; they see one
-batch, so that only the device is timed. ``--cores``: keep to so many, as a slot of a sweep does.
+members' kernels, `map` runs them one after the other inside the program. The members differ in seed, so each has a
+batch of its own; making batches is not timed. ``--cores``: keep to so many, as a slot of a sweep does.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def main() -> None:
     base = ModelConfig(image=image, text=text, scan_layers=jax.default_backend() != "cpu")
     print(f"{jax.devices()[0].device_kind}, {len(os.sched_getaffinity(0))} cores, batches of {args.batch}\n")
     print(
-        f"| rung | form | members | start s | compile s, alone (next) | compile s, family | gain: start | gain: compile | "
-        f"samples/s alone | samples/s family | gain: steps | gain: {args.steps} steps in all |\n|{'---|' * 12}"
+        "| rung | form | members | start s | compile s, alone (next) | compile s, family | gain: start | gain: compile "
+        f"| samples/s alone | samples/s family | gain: steps | gain: {args.steps} steps in all |\n|{'---|' * 12}"
     )
     start_s = min(start_seconds() for _ in range(2))
     for rung in map(float, args.rungs.split(",")):

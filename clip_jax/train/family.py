@@ -272,4 +272,4 @@ class Family:
                 run.roll_back(fault)
             except Diverged as error:
                 run.record.end("failed", f"Diverged: {error}")
-                self.lost[i] = _failed(run.record, fault.step, str(error))
+                self.lost[i] = _failed(run.record, fault.step, fault.detail)

@@ -102,7 +102,7 @@ def many_steps_in_float64(run, make, steps):
     run = dataclasses.replace(run, model=model, batch_size=8, steps=steps)
 
     def check(step, mine, theirs):
-        np.testing.assert_allclose(mine, theirs, rtol=1e-7)  # losses are recorded in float32
+        np.testing.assert_allclose(mine, theirs, rtol=3e-7)  # losses are recorded in float32
 
     with jax.enable_x64(True):
         together, apart = compare(make(run), steps, "vmap", check)
@@ -181,9 +181,10 @@ def test_a_family_that_stopped_goes_on_bit_for_bit(members, tmp_path):
     whole, parts = dirs(tmp_path / "whole", 2), dirs(tmp_path / "parts", 2)
     train_family(members, whole, progress=False)
     assert [r["step"] for r in train_family(members, parts, stop_after=3, progress=False)] == [3, 3]
-    # a kill between the two saves of step 5 leaves one member behind the other
-    train(members[0], parts[0], stop_after=5, progress=False)
-    assert {r["state"] for r in train_family(members, parts, progress=False)} == {"finished"}
+    # a kill between the two saves of step 4 leaves one member behind the other
+    train(members[0], parts[0], stop_after=4, progress=False)
+    results = train_family(members, parts, progress=False)
+    assert [(r["state"], r["events"][-1]["step"]) for r in results] == [("finished", 3)] * 2
     for run, a, b in zip(members, whole, parts, strict=True):
         assert_same(params_of(run, a), params_of(run, b), rtol=0)
         assert without_times(a) == without_times(b)
