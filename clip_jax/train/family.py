@@ -62,9 +62,9 @@ class FamilyStep:
             raise UserError(f"form={form!r}: must be one of {', '.join(FORMS)}")
         first, count = configs[0], len(configs)
         update = make_update(first, built, mesh)
-        numbers = {n: [getattr(c.optim, n) for c in configs] for n in TRACEABLE}
+        values = {n: [getattr(c.optim, n) for c in configs] for n in TRACEABLE}
         wide = jnp.promote_types(jnp.float32, first.model.param_dtype)
-        numbers = {n: np.asarray(v, wide) for n, v in numbers.items() if len(set(v)) > 1}
+        numbers = {n: np.asarray(v, wide) for n, v in values.items() if len(set(v)) > 1}
         self.seeds = tuple(dict.fromkeys(c.seed for c in configs))
         which = np.array([self.seeds.index(c.seed) for c in configs])
         keys = jnp.stack([jax.random.key(c.seed) for c in configs])
@@ -78,18 +78,14 @@ class FamilyStep:
             return jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, state), metrics
 
         def step(state: TrainState, batches: Any, alive: jax.Array, keys: jax.Array, numbers: Any) -> Any:
-            if len(self.seeds) == 1:  # one batch for all, held once
-                shared = jax.tree.map(lambda x: x[0], batches)
-                each: Any = (state, alive, keys, numbers)
+            shared = jax.tree.map(lambda x: x[0], batches) if len(self.seeds) == 1 else None  # held once for all
+            own = None if shared else jax.tree.map(lambda x: x[which], batches)
 
-                def one(state: TrainState, alive: jax.Array, key: jax.Array, traced: Any) -> Any:
-                    return member(state, shared, alive, key, traced)
-            else:
-                one, each = member, (state, jax.tree.map(lambda x: x[which], batches), alive, keys, numbers)
-            if form == "vmap":
-                state, metrics = jax.vmap(one)(*each)
-            else:
-                state, metrics = jax.lax.map(lambda row: one(*row), each)
+            def one(state: TrainState, own: Any, alive: jax.Array, key: jax.Array, traced: Any) -> Any:
+                return member(state, shared or own, alive, key, traced)
+
+            each = (state, own, alive, keys, numbers)
+            state, metrics = jax.vmap(one)(*each) if form == "vmap" else jax.lax.map(lambda row: one(*row), each)
             return state, _rows(metrics, count)
 
         here = replicated(mesh)

@@ -135,7 +135,7 @@ def measure(configs: Sequence[RunConfig], form: str = "vmap", *, start_s: float 
 
     start_s = start_seconds() if start_s is None else start_s
     with tempfile.TemporaryDirectory() as cache:
-        before = jax.config.jax_compilation_cache_dir
+        before = jax.config.values["jax_compilation_cache_dir"]
         jax.config.update("jax_compilation_cache_dir", cache)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

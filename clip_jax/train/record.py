@@ -120,7 +120,8 @@ class Record:
 
         ``family``: the id of the family that this attempt trains in, and how many runs share its wall time.
         """
-        self.family_id, self.sharing = family or (None, 1)
+        self.family_id: str | None = family[0] if family else None
+        self.sharing = family[1] if family else 1
         self.dir = Path(run_dir)
         self.writer = writer
         self.config = config

@@ -37,15 +37,11 @@ def changed(run, seed=0, **optim):
 
 
 def rates_and_decays(run):
-    return [
-        changed(run),
-        changed(run, peak_lr=1e-3, weight_decay=0.3),
-        changed(run, b1=0.8, b2=0.95, eps=1e-5, clip_norm=0.5),
-    ]
+    return [changed(run), changed(run, peak_lr=1e-3, weight_decay=0.3, b1=0.8, b2=0.95, eps=1e-5, clip_norm=0.5)]
 
 
 def seeds(run):
-    return [changed(run, seed=s, peak_lr=r) for s, r in ((0, 3e-3), (5, 3e-3), (0, 1e-3))]
+    return [changed(run), changed(run, seed=5), changed(run, peak_lr=1e-3)]
 
 
 def params_of(run, run_dir):
