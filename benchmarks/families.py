@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import time
 
 
 def main() -> None:
@@ -23,6 +24,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=500, help="of the runs in the last column")
     parser.add_argument("--cores", type=int, default=0)
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="count processor time, on a machine that others use too"
+    )
     args = parser.parse_args()
     if args.cores:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
@@ -31,7 +35,7 @@ def main() -> None:
 
     from clip_jax.config import ImageTowerConfig, ModelConfig, RunConfig, TextTowerConfig
     from clip_jax.presets import ladder
-    from clip_jax.train.family_gain import measure, start_seconds
+    from clip_jax.train.family_gain import cpu_seconds, measure, start_seconds
 
     image, text = ImageTowerConfig(image_size=32, patch_size=16), TextTowerConfig(context_length=20, vocab_size=1024)
     base = ModelConfig(image=image, text=text, scan_layers=jax.default_backend() != "cpu")
@@ -40,13 +44,14 @@ def main() -> None:
         "| rung | form | members | start s | compile s, alone (next) | compile s, family | gain: start | gain: compile "
         f"| samples/s alone | samples/s family | gain: steps | gain: {args.steps} steps in all |\n|{'---|' * 12}"
     )
-    start_s = min(start_seconds() for _ in range(2))
+    clock = cpu_seconds if args.cpu_time else time.perf_counter
+    start_s = min(start_seconds(clock) for _ in range(2))
     for rung in map(float, args.rungs.split(",")):
         run = RunConfig(model=ladder(rung, base), batch_size=args.batch, steps=args.steps, wandb="disabled")
         for form in args.forms.split(","):
             for members in map(int, args.members.split(",")):
                 configs = [dataclasses.replace(run, seed=seed) for seed in range(members)]
-                g = measure(configs, form, start_s=start_s)
+                g = measure(configs, form, start_s=start_s, clock=clock)
                 print(
                     f"| {rung:g} | {form} | {members} | {g.start_s:.1f} | {g.compile_first_s:.1f} "
                     f"({g.compile_next_s:.1f}) | {g.compile_family_s:.1f} | {g.start:.1f} | {g.compilation:.2f} | "
