@@ -29,7 +29,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     if args.cores:
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-args.cores :])
 
     import jax
 

@@ -1,7 +1,8 @@
 """Several runs of one shape in one program on one device: one start, one compilation, one step for all.
 
 Each run keeps its own directory, exactly as if it trained alone, and can go on alone from it. What they share is the
-process and the clock: each is charged an equal part of the time.
+process and the clock: each is charged an equal part of the time, so samples a second and MFU in its record are those of
+the device while all of them train.
 """
 
 from __future__ import annotations
