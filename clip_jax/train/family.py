@@ -69,12 +69,11 @@ class FamilyStep:
         self.seeds = tuple(dict.fromkeys(c.seed for c in configs))
         which = np.array([self.seeds.index(c.seed) for c in configs])
         keys = jnp.stack([jax.random.key(c.seed) for c in configs])
-        float16 = first.model.compute_dtype == "float16"
 
         def member(
             state: TrainState, batch: Any, alive: jax.Array, key: jax.Array, traced: Any
         ) -> tuple[TrainState, Metrics]:
-            optimizer = make_optimizer(first.optim, first.steps, float16=float16, traced=traced)
+            optimizer = make_optimizer(first.optim, first.steps, first.model, traced)
             new, metrics = update(state, batch, optimizer, key)
             return jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, state), metrics
 

@@ -139,8 +139,7 @@ def measure(
     }
 
     def fresh(config: RunConfig) -> tuple[Any, Any]:
-        float16 = config.model.compute_dtype == "float16"
-        optimizer = make_optimizer(config.optim, config.steps, float16=float16)
+        optimizer = make_optimizer(config.optim, config.steps, config.model)
         return optimizer, init_state(config, built, optimizer, mesh)
 
     def alone(config: RunConfig) -> _Timed:

@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
-from clip_jax.config import RunConfig, SweepConfig, UserError
+from clip_jax.config import RunConfig, UserError
 from clip_jax.sweep.families import family_arguments, group_cells, keep_what_pays, measured_gain
 from clip_jax.sweep.plan import make_cell
+from clip_jax.sweep_config import SweepConfig
 from clip_jax.train.family_gain import Gain
 
 
