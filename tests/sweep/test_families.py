@@ -13,6 +13,8 @@ from clip_jax.sweep.plan import make_cell
 from clip_jax.sweep_config import SweepConfig
 from clip_jax.train.family_gain import Gain
 
+SWEEP = SweepConfig(name="x")
+
 
 def cells(base=None):
     config = SweepConfig(name="x", base=base or RunConfig())
@@ -43,40 +45,40 @@ def test_what_cannot_train_with_others_stands_alone():
 
 def test_a_group_is_used_only_where_its_gain_is_above_one(tmp_path):
     groups, lines = group_cells(cells(), 8), []
-    assert keep_what_pays(groups, tmp_path, lines.append, lambda *_: gain(1.2)) == groups
+    assert keep_what_pays(groups, SWEEP, tmp_path, lines.append, lambda *_: gain(1.2)) == groups
     assert "gain 1.20" in lines[0]
     assert lines[0].endswith(": used")
-    apart = keep_what_pays(groups, tmp_path, lines.append, lambda *_: gain(0.7))
+    apart = keep_what_pays(groups, SWEEP, tmp_path, lines.append, lambda *_: gain(0.7))
     assert [len(g) for g in apart] == [1] * 7
     assert lines[1].endswith("steps 0.70): not used")
     # a slow step is made good by one start in place of two
-    assert keep_what_pays(groups, tmp_path, lines.append, lambda *_: gain(0.7, start_s=1e9)) == groups
+    assert keep_what_pays(groups, SWEEP, tmp_path, lines.append, lambda *_: gain(0.7, start_s=1e9)) == groups
 
 
 def test_a_measurement_is_made_once(tmp_path):
     asked = []
 
-    def measure(configs, folder):
+    def measure(configs, folder, config):
         asked.append(folder)
         folder.parent.mkdir(exist_ok=True)
         folder.with_suffix(".json").write_text(json.dumps(dataclasses.asdict(gain(1.5))))
         return gain(1.5)
 
     for _ in range(2):
-        keep_what_pays(group_cells(cells(), 8), tmp_path, lambda line: None, measure)
+        keep_what_pays(group_cells(cells(), 8), SWEEP, tmp_path, lambda line: None, measure)
     assert len(asked) == 1
-    keep_what_pays(group_cells(cells(), 3), tmp_path, lambda line: None, measure)
+    keep_what_pays(group_cells(cells(), 3), SWEEP, tmp_path, lambda line: None, measure)
     assert len(asked) == 3, "another number of members is another measurement"
 
 
 def test_the_measurement_is_one_of_this_machine(tiny_run, tmp_path):
     configs = [tiny_run, dataclasses.replace(tiny_run, seed=1)]
-    found = measured_gain(configs, tmp_path / "measured")
+    found = measured_gain(configs, tmp_path / "measured", SWEEP)
     assert (found.members, found.steps, found.form) == (2, 8, "vmap")
     assert min(found.start_s, found.compile_first_s, found.compile_family_s, found.step_s, found.step_family_s) > 0
     assert found.step_family_s > found.step_s
     with pytest.raises(UserError, match="timing 2 runs failed.*batch_size is 16 and 8"):
-        measured_gain([tiny_run, dataclasses.replace(tiny_run, batch_size=8)], tmp_path / "bad")
+        measured_gain([tiny_run, dataclasses.replace(tiny_run, batch_size=8)], tmp_path / "bad", SWEEP)
 
 
 def test_planning_loads_no_jax():
