@@ -128,7 +128,7 @@ def last_line(log: Path) -> str:
 
 
 def leave_out(job: Job, why: dict[str, Any]) -> None:
-    """Say in each of its unfinished runs why it is not tried again: a member of a family its own reason, if it has one."""
+    """Say in each of its unfinished runs why it is not tried again: its own reason, if it is one of a family."""
     for run_dir in job.run_dirs:
         if not (run_dir / "result.json").exists():
             run_dir.mkdir(parents=True, exist_ok=True)
