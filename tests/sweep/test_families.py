@@ -71,6 +71,7 @@ def test_a_measurement_is_made_once(tmp_path):
     assert len(asked) == 3, "another number of members is another measurement"
 
 
+@pytest.mark.slow
 def test_the_measurement_is_one_of_this_machine(tiny_run, tmp_path):
     configs = [tiny_run, dataclasses.replace(tiny_run, seed=1)]
     found = measured_gain(configs, tmp_path / "measured", SWEEP)
@@ -79,6 +80,14 @@ def test_the_measurement_is_one_of_this_machine(tiny_run, tmp_path):
     assert found.step_family_s > found.step_s
     with pytest.raises(UserError, match="timing 2 runs failed.*batch_size is 16 and 8"):
         measured_gain([tiny_run, dataclasses.replace(tiny_run, batch_size=8)], tmp_path / "bad", SWEEP)
+
+
+def test_a_group_that_cannot_be_timed_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.executable", "false")
+    lines = []
+    apart = keep_what_pays(group_cells(cells(), 8), SWEEP, tmp_path, lines.append)
+    assert [len(g) for g in apart] == [1] * 7
+    assert lines[0].endswith("not used; families: timing 5 runs failed (it said nothing)")
 
 
 def test_planning_loads_no_jax():

@@ -3,12 +3,13 @@
 import dataclasses
 import json
 import signal
+import time
 
 import jax
 import numpy as np
 import pytest
 
-from clip_jax.config import FaultConfig, MeshConfig, UserError
+from clip_jax.config import FaultConfig, MeshConfig, ParametrisationConfig, UserError
 from clip_jax.config_io import to_dict
 from clip_jax.evals.suite import make_evaluator
 from clip_jax.models.clip import build
@@ -27,9 +28,11 @@ from clip_jax.train.step import make_train_step, put_batch
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:Sharding info:UserWarning")
 
 
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-    monkeypatch.setattr(loop, "make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
+@pytest.fixture(autouse=True, scope="module")
+def one_device():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
+        yield
 
 
 def changed(run, seed=0, **optim):
@@ -42,6 +45,10 @@ def rates_and_decays(run):
 
 def seeds(run):
     return [changed(run), changed(run, seed=5), changed(run, peak_lr=1e-3)]
+
+
+def two_seeds(run):
+    return [changed(run), changed(run, seed=3, peak_lr=1e-3)]
 
 
 def params_of(run, run_dir):
@@ -65,7 +72,7 @@ def batch_of(run, step):
 def compare(configs, steps, form, check):
     """Trains together and apart on the same batches; ``check(step, losses, losses apart)``, each [N]; final states."""
     ground = open_ground(configs[0])
-    optimizers = [loop.make_optimizer(c.optim, c.steps) for c in configs]
+    optimizers = [loop.make_optimizer(c.optim, c.steps, c.model) for c in configs]
     apart = [init_state(c, ground.built, o, ground.mesh) for c, o in zip(configs, optimizers, strict=True)]
     state = stack(apart)
     together = FamilyStep(configs, ground.built, ground.mesh, form)
@@ -83,8 +90,19 @@ def compare(configs, steps, form, check):
     return unstack(state, len(configs)), apart
 
 
-@pytest.mark.parametrize(("make", "form"), [(rates_and_decays, "vmap"), (seeds, "vmap"), (seeds, "map")])
-def test_ten_steps_in_float32_equal_separate_runs(tiny_run, make, form):
+@pytest.mark.parametrize(
+    ("make", "form", "kind"),
+    [
+        (rates_and_decays, "vmap", "standard"),
+        (two_seeds, "map", "standard"),
+        pytest.param(seeds, "vmap", "mup", marks=pytest.mark.slow),
+    ],
+)
+def test_ten_steps_in_float32_equal_separate_runs(tiny_run, make, form, kind):
+    base = 8 if kind == "mup" else 0
+    rule = ParametrisationConfig(kind=kind, base_image_width=base, base_text_width=base)
+    tiny_run = dataclasses.replace(tiny_run, model=dataclasses.replace(tiny_run.model, parametrisation=rule))
+
     def check(step, mine, theirs):
         np.testing.assert_allclose(mine, theirs, rtol=1e-5)
         assert len({round(x, 4) for x in mine}) == len(mine) or step == 0
@@ -93,31 +111,22 @@ def test_ten_steps_in_float32_equal_separate_runs(tiny_run, make, form):
     assert_same([s.params for s in together], [s.params for s in apart], rtol=1e-4, atol=1e-5)
 
 
-def many_steps_in_float64(run, make, steps):
-    model = dataclasses.replace(run.model, compute_dtype="float64", param_dtype="float64")
-    run = dataclasses.replace(run, model=model, batch_size=8, steps=steps)
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [rates_and_decays, seeds])
+def test_500_steps_in_float64_equal_separate_runs(tiny_run, make):
+    model = dataclasses.replace(tiny_run.model, compute_dtype="float64", param_dtype="float64")
+    run = dataclasses.replace(tiny_run, model=model, batch_size=8, steps=500)
 
     def check(step, mine, theirs):
         np.testing.assert_allclose(mine, theirs, rtol=3e-7)  # losses are recorded in float32
 
     with jax.enable_x64(True):
-        together, apart = compare(make(run), steps, "vmap", check)
+        together, apart = compare(make(run), run.steps, "vmap", check)
         for mine, theirs in zip(together, apart, strict=True):
             norm = sum(float(np.sum(np.square(x))) for x in jax.tree.leaves(theirs.params)) ** 0.5
             gap = jax.tree.map(lambda a, b: float(np.sum(np.square(a - b))), mine.params, theirs.params)
             assert sum(jax.tree.leaves(gap)) ** 0.5 <= 1e-8 * norm
             assert jax.tree.leaves(mine.params)[0].dtype == np.float64
-
-
-@pytest.mark.parametrize("make", [rates_and_decays, seeds])
-def test_many_steps_in_float64_equal_separate_runs(tiny_run, make):
-    many_steps_in_float64(tiny_run, make, 40)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("make", [rates_and_decays, seeds])
-def test_500_steps_in_float64_equal_separate_runs(tiny_run, make):
-    many_steps_in_float64(tiny_run, make, 500)
 
 
 def without_times(run_dir):
@@ -131,102 +140,106 @@ def close_rows(one, other):
         assert mine == pytest.approx(theirs, rel=1e-4, nan_ok=True)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def members(tiny_run):
     run = dataclasses.replace(tiny_run, evals=dataclasses.replace(tiny_run.evals, at_fractions=(0.5,)))
-    return [changed(run), changed(run, seed=3, peak_lr=1e-3)]
+    return two_seeds(run)
 
 
 def dirs(root, count):
     return [root / str(i) for i in range(count)]
 
 
-def test_each_member_leaves_the_record_of_a_run_alone(members, tmp_path):
-    results = train_family(members, dirs(tmp_path, 2), make_evaluator, progress=False)
-    alone = train(members[1], tmp_path / "alone", make_evaluator, progress=False)
-    mine = tmp_path / "1"
-    assert {p.name for p in mine.iterdir()} == {p.name for p in (tmp_path / "alone").iterdir()}
+@pytest.fixture(scope="module")
+def whole(members, tmp_path_factory):
+    """(folder, results, seconds passed) of the members, trained together without a break."""
+    root, began = tmp_path_factory.mktemp("whole"), time.monotonic()
+    results = train_family(members, dirs(root, 2), make_evaluator, progress=False)
+    return root, results, time.monotonic() - began
+
+
+@pytest.fixture(scope="module")
+def alone(members, tmp_path_factory):
+    """(folder, result) of the second one, trained alone."""
+    root = tmp_path_factory.mktemp("alone")
+    return root, train(members[1], root, make_evaluator, progress=False)
+
+
+def test_each_member_leaves_the_record_of_a_run_alone(members, whole, alone):
+    root, results, _ = whole
+    mine, (theirs, result) = root / "1", alone
+    assert {p.name for p in mine.iterdir()} == {p.name for p in theirs.iterdir()}
     assert read_json(mine / "result.json") == json.loads(json.dumps(results[1]))
     assert read_json(mine / "config.json") == to_dict(members[1])
-    assert results[1].keys() == alone.keys()
-    close_rows(without_times(mine), without_times(tmp_path / "alone"))
+    assert results[1].keys() == result.keys()
+    close_rows(without_times(mine), without_times(theirs))
     assert [(r["step"], r["task"], r["metric"]) for r in read_lines(mine / "evals.jsonl")] == [
-        (r["step"], r["task"], r["metric"]) for r in read_lines(tmp_path / "alone" / "evals.jsonl")
+        (r["step"], r["task"], r["metric"]) for r in read_lines(theirs / "evals.jsonl")
     ]
-    assert results[1]["val_loss"] == pytest.approx(alone["val_loss"], rel=1e-4)
+    assert results[1]["val_loss"] == pytest.approx(result["val_loss"], rel=1e-4)
     assert results[0]["val_loss"] != results[1]["val_loss"]
     assert {r["family_id"] for r in results} == {family_id(members)}
-    assert alone["family_id"] is None
+    assert result["family_id"] is None
     assert (results[0]["unique_samples"], results[0]["state"]) == (128, "finished")
-    assert train_family(members, dirs(tmp_path, 2), progress=False) == [
-        read_json(d / "result.json") for d in dirs(tmp_path, 2)
+    assert train_family(members, dirs(root, 2), progress=False) == [
+        read_json(d / "result.json") for d in dirs(root, 2)
     ], "a finished family is left alone"
 
 
-def test_members_share_the_wall_time(members, tmp_path):
-    import time
-
-    began = time.monotonic()
-    results = train_family(members, dirs(tmp_path, 2), progress=False)
-    passed = time.monotonic() - began
+def test_members_share_the_wall_time(whole):
+    _, results, passed = whole
     assert 0.8 * passed < sum(r["wall_s"] for r in results) <= passed
     assert all(sum(r["seconds"].values()) == pytest.approx(r["wall_s"], rel=0.2) for r in results)
 
 
-def test_a_family_that_stopped_goes_on_bit_for_bit(members, tmp_path):
-    whole, parts = dirs(tmp_path / "whole", 2), dirs(tmp_path / "parts", 2)
-    train_family(members, whole, progress=False)
+def test_a_family_that_stopped_goes_on_bit_for_bit(members, whole, tmp_path):
+    parts = dirs(tmp_path, 2)
     assert [r["step"] for r in train_family(members, parts, stop_after=3, progress=False)] == [3, 3]
     # a kill between the two saves of step 4 leaves one member behind the other
     train(members[0], parts[0], stop_after=4, progress=False)
     results = train_family(members, parts, progress=False)
     assert [(r["state"], r["events"][-1]["step"]) for r in results] == [("finished", 3)] * 2
-    for run, a, b in zip(members, whole, parts, strict=True):
+    for run, a, b in zip(members, dirs(whole[0], 2), parts, strict=True):
         assert_same(params_of(run, a), params_of(run, b), rtol=0)
         assert without_times(a) == without_times(b)
 
 
-def test_a_member_goes_on_alone(members, tmp_path):
+def test_a_member_goes_on_alone(members, alone, tmp_path):
     train_family(members, dirs(tmp_path, 2), stop_after=4, progress=False)
     result = train(members[1], tmp_path / "1", progress=False)
     assert (result["state"], result["attempts"], result["family_id"]) == ("finished", 2, None)
-    train(members[1], tmp_path / "alone", progress=False)
-    close_rows(without_times(tmp_path / "1"), without_times(tmp_path / "alone"))
+    close_rows(without_times(tmp_path / "1"), without_times(alone[0]))
 
 
-def test_a_member_that_diverges_is_the_only_one_that_ends(tiny_run, tmp_path):
-    wild, tame = changed(tiny_run, peak_lr=1e30), changed(tiny_run)
-    found = train_family([wild, tame], dirs(tmp_path, 2), progress=False)
+def test_a_member_that_diverges_is_the_only_one_that_ends(members, whole, tmp_path):
+    pair = [members[0], changed(members[1], seed=3, peak_lr=1e30)]
+    found = train_family(pair, dirs(tmp_path, 2), progress=False)
     with pytest.raises(Diverged) as alone:
-        train(wild, tmp_path / "wild", progress=False)
-    assert (found[0]["state"], found[1]["state"]) == ("failed", "finished")
-    ours, theirs = (read_json(d / "status.json") for d in (tmp_path / "0", tmp_path / "wild"))
+        train(pair[1], tmp_path / "wild", progress=False)
+    assert (found[0]["state"], found[1]["state"]) == ("finished", "failed")
+    ours, theirs = (read_json(d / "status.json") for d in (tmp_path / "1", tmp_path / "wild"))
     assert ours["state"] == theirs["state"] == "failed"
     assert ours["reason"].split(": ")[2] == str(alone.value).split(": ")[1]  # the same step, the same advice
-    assert [e["step"] for e in read_lines(tmp_path / "0" / "events.jsonl") if e["event"] == "nan"] == [found[0]["step"]]
-    assert not (tmp_path / "0" / "result.json").exists()
-    losses = [[(r["step"], r["loss"]) for r in without_times(tmp_path / d)] for d in ("0", "wild")]
+    assert [e["step"] for e in read_lines(tmp_path / "1" / "events.jsonl") if e["event"] == "nan"] == [found[1]["step"]]
+    assert not (tmp_path / "1" / "result.json").exists()
+    losses = [[(r["step"], r["loss"]) for r in without_times(tmp_path / d)] for d in ("1", "wild")]
     assert [step for step, _ in losses[0]] == [step for step, _ in losses[1]]
-    assert losses[0][-1] == losses[1][-1] == (found[0]["step"], None)
-    fine = train_family([changed(tiny_run, peak_lr=2e-3), tame], dirs(tmp_path / "fine", 2), progress=False)
-    assert_same(params_of(tame, tmp_path / "1"), params_of(tame, tmp_path / "fine" / "1"), rtol=0)
-    assert fine[1]["state"] == "finished"
-    assert train_family([wild, tame], dirs(tmp_path, 2), progress=False)[0] == found[0], "and stays failed"
+    assert losses[0][-1] == losses[1][-1] == (found[1]["step"], None)
+    assert_same(params_of(pair[0], tmp_path / "0"), params_of(pair[0], whole[0] / "0"), rtol=0)
+    assert train_family(pair, dirs(tmp_path, 2), progress=False)[1] == found[1], "and stays failed"
 
 
 def test_a_member_that_is_not_alive_keeps_its_state(tiny_run):
-    configs = seeds(tiny_run)
+    configs = rates_and_decays(tiny_run)  # whose program is compiled by now
     ground = open_ground(tiny_run)
-    optimizer = loop.make_optimizer(tiny_run.optim, tiny_run.steps)
-    before = [init_state(c, ground.built, optimizer, ground.mesh) for c in configs]
+    before = [init_state(c, ground.built, loop.make_optimizer(c.optim, c.steps, c.model), ground.mesh) for c in configs]
     step = FamilyStep(configs, ground.built, ground.mesh)
-    batches = put_batches([batch_of(c, 0) for c in configs[:2]])
-    after, _ = step(stack(before), batches, np.array([True, False, True]))
+    after, _ = step(stack(before), put_batches([batch_of(tiny_run, 0)]), np.array([False, True]))
     moved = [
         any(np.any(np.asarray(a) != np.asarray(b)) for a, b in zip(*map(jax.tree.leaves, pair), strict=True))
-        for pair in zip(before, unstack(after, 3), strict=True)
+        for pair in zip(before, unstack(after, 2), strict=True)
     ]
-    assert moved == [True, False, True]
+    assert moved == [False, True]
 
 
 def test_sigterm_leaves_checkpoints_to_go_on_from(members, tmp_path, monkeypatch):
