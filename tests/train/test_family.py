@@ -47,10 +47,6 @@ def seeds(run):
     return [changed(run), changed(run, seed=5), changed(run, peak_lr=1e-3)]
 
 
-def two_seeds(run):
-    return [changed(run), changed(run, seed=3, peak_lr=1e-3)]
-
-
 def params_of(run, run_dir):
     return load_params(run_dir, build(run.model, make_mesh(run.mesh, jax.devices()[:1])))
 
@@ -94,7 +90,7 @@ def compare(configs, steps, form, check):
     ("make", "form", "kind"),
     [
         (rates_and_decays, "vmap", "standard"),
-        (two_seeds, "map", "standard"),
+        pytest.param(seeds, "map", "standard", marks=pytest.mark.slow),
         pytest.param(seeds, "vmap", "mup", marks=pytest.mark.slow),
     ],
 )
@@ -143,7 +139,7 @@ def close_rows(one, other):
 @pytest.fixture(scope="module")
 def members(tiny_run):
     run = dataclasses.replace(tiny_run, evals=dataclasses.replace(tiny_run.evals, at_fractions=(0.5,)))
-    return two_seeds(run)
+    return [changed(run), changed(run, seed=3, peak_lr=1e-3)]
 
 
 def dirs(root, count):
