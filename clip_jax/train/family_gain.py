@@ -168,7 +168,8 @@ def measure(
     for timed in (single, together):
         timed(2)
         times[timed] = max(1, round(ROUND_S / max(timed(3), 1e-6)))
-    best = {timed: min(timed(times[timed]) for _ in range(ROUNDS)) for timed in (single, together)}
+    rounds = [{timed: timed(times[timed]) for timed in (single, together)} for _ in range(ROUNDS)]
+    best = {timed: min(seconds[timed] for seconds in rounds) for timed in (single, together)}
     return Gain(
         count, form, first.steps, first.batch_size, start_s, compile_first, compile_next, compile_family,
         best[single], best[together],
