@@ -50,6 +50,13 @@ def _parser() -> argparse.ArgumentParser:
         "--until", type=int, metavar="STEP", help="pause there with a checkpoint; the command goes on later"
     )
     one.add_argument("--profile", metavar="STEPS", help="trace FIRST:LAST, or so many steps after a warm-up")
+    several = verb("family", "Train runs that differ in learning rate, decay or seed in one program on one device.")
+    several.add_argument("dirs", metavar="RUN_DIR", nargs="+", help="directories that hold request.json or config.json")
+    several.add_argument(
+        "--form", default="vmap", choices=("vmap", "map"), help="kernels batched, or one after another"
+    )
+    several.add_argument("--quiet", action="store_true", help="no progress line")
+    several.add_argument("--measure", metavar="FILE.json", help="train nothing: time it against separate runs")
     sweep = verb("sweep", "Plan, run and watch a family of models.")
     add_actions(sweep.add_subparsers(dest="action", required=True, parser_class=_Parser), verb)
     add_verbs(verb)
@@ -130,6 +137,38 @@ def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
         print(f"  {result['broken_records']} broken records were passed over")
     _print_evals(result["evals"])
     return exit_codes.FINISHED
+
+
+def _family(args: argparse.Namespace) -> int:
+    dirs = [Path(d) for d in args.dirs]
+    files = [
+        next((f for f in (d / "request.json", d / "config.json") if f.is_file()), d / "request.json") for d in dirs
+    ]
+    configs = [load(RunConfig, file) for file in files]
+    if args.measure:
+        import dataclasses
+
+        from clip_jax.train.family_gain import measure
+        from clip_jax.train.record import write_json
+
+        gain = measure(configs, args.form)
+        write_json(Path(args.measure), dataclasses.asdict(gain))
+        print(gain.table())
+        return exit_codes.FINISHED
+    from clip_jax.evals.suite import make_evaluator
+    from clip_jax.loading import start_from
+    from clip_jax.train.family import train_family
+
+    quiet = args.quiet
+    results = train_family(configs, dirs, make_evaluator, start_from=start_from, progress=not quiet, form=args.form)
+    for run_dir, result in zip(dirs, results, strict=True):
+        said = f": {result['exit_reason']}" if result["state"] != "finished" else ""
+        print(f"{result['state']}: {run_dir}{said}", file=sys.stderr if said else sys.stdout)
+    states, reasons = {r["state"] for r in results}, [r["exit_reason"] for r in results]
+    if "stopped" in states:
+        print("clip-jax: stopped; the same command goes on from here", file=sys.stderr)
+        return exit_codes.INTERRUPTED if any("SIGINT" in r for r in reasons) else exit_codes.STOPPED
+    return exit_codes.MISTAKE if "failed" in states else exit_codes.FINISHED
 
 
 def _print_evals(rows: list[dict]) -> None:  # type: ignore[type-arg]
@@ -251,6 +290,8 @@ def main(argv: list[str] | None = None) -> int:
         overrides = _overrides(extra, takes_fields)
         if args.verb == "train":
             return _train(args, overrides)
+        if args.verb == "family":
+            return _family(args)
         if args.verb == "sweep":
             run_action(args, overrides)
         else:
@@ -286,7 +327,7 @@ def _tell(error: BaseException) -> int:
 def command() -> None:
     """The console script. A verb that trains on a CPU starts over in a process whose memory lies in huge pages, which
     alone makes steps faster (benchmarks/RESULTS.md); set GLIBC_TUNABLES, to anything, and it does not."""
-    heavy = sys.argv[1:2] in (["train"], ["sweep"], ["eval"])
+    heavy = sys.argv[1:2] in (["train"], ["family"], ["sweep"], ["eval"])
     accelerator = any(Path("/dev", name).exists() for name in ("nvidia0", "accel0", "vfio"))
     if sys.platform == "linux" and heavy and not accelerator and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"

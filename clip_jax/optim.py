@@ -6,7 +6,7 @@ program, so runs of one shape that differ only in length or learning rate share 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -206,26 +206,32 @@ def loss_scale(opt_state: Any) -> jax.Array | None:
     return None if found is None else found.scale
 
 
+# What `make_optimizer` can take as arrays, so that runs which differ in them share a program. The numbers of the
+# schedule and of the loss scale are in the state anyway.
+TRACEABLE = ("clip_norm", "b1", "b2", "eps", "weight_decay")
+
+
 def make_optimizer(
-    config: OptimConfig, steps: int, model: ModelConfig | None = None
+    config: OptimConfig, steps: int, model: ModelConfig | None = None, traced: Mapping[str, Any] | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """Clip the global gradient norm, then AdamW (Loshchilov & Hutter, 2019) under `schedule`.
 
     The decay is multiplied by the learning rate, as in optax and PyTorch. Gradients and updates are float32 whatever
     the parameters are. ``model`` (a default one, if none is given) says two things: float16 as its compute dtype wants
     a loss scale, and its parametrisation gives each tensor its rate and epsilon. `update` takes ``key=``, which only
-    half-precision statistics use.
+    half-precision statistics use. ``traced``: fields among `TRACEABLE` as arrays, in place of the config's numbers.
     """
     model = model or ModelConfig()
-    plain = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
+    number: dict[str, Any] = {name: getattr(config, name) for name in TRACEABLE} | dict(traced or {})
+    plain = optax.scale_by_adam(b1=number["b1"], b2=number["b2"], eps=number["eps"])
     adam: Any = optax.GradientTransformation(lambda params: plain.init(widen(params)), plain.update)
     if config.state_dtype != "float32":
         adam = half_precision_state(adam, config.state_dtype, config.rounding)
     parts = [
         optax.stateless(lambda updates, _: widen(updates)),
-        optax.clip_by_global_norm(config.clip_norm),
+        optax.clip_by_global_norm(number["clip_norm"]),
         *_width_stable(adam, model),
-        optax.add_decayed_weights(config.weight_decay, mask=decay_mask),
+        optax.add_decayed_weights(number["weight_decay"], mask=decay_mask),
     ]
     if config.layer_decay < 1:
         parts.append(_scale(lambda params: layer_multipliers(params, config.layer_decay)))

@@ -171,6 +171,8 @@ class SweepConfig:
     engine: str = "local"  # local | slurm | jobset: where the runs are trained
     resources: Resources = field(default_factory=Resources)  # what each of them gets there
     slots: int = 1  # runs at once; under Slurm of each array, and what is submitted again is an array of its own
+    families: str = "off"  # | measured: runs of one shape share a program where timing says that it pays
+    family_size: int = 8  # members at most
     gflops_per_second: float = 50.0  # assumed speed, for the time column of the plan only
 
     def __post_init__(self) -> None:
@@ -200,6 +202,22 @@ class SweepConfig:
         check_lr_rule(self.lr_rule, self.base.model.parametrisation.kind, usual)
         one_of("engine", self.engine, ENGINES)
         self.resources.check_for(self.engine)
+        one_of("families", self.families, ("off", "measured"))
+        self._check_families()
+
+    def _check_families(self) -> None:
+        if self.families == "off":
+            if self.family_size != SweepConfig.family_size:
+                raise ConfigError("family_size: would be ignored with families='off'")
+            return
+        at_least("family_size", self.family_size, 2)
+        if self.engine != "local":
+            raise ConfigError(f"families: would be ignored with engine={self.engine!r}; read by local")
+        if self.resources.devices_per_process > 1:
+            raise ConfigError(
+                f"resources.devices_per_process={self.resources.devices_per_process}: with families="
+                f"{self.families!r} at most 1, a family trains on one device"
+            )
 
     @property
     def sizes(self) -> tuple[float, ...]:

@@ -98,6 +98,8 @@ def test_fit_prints_a_law(capsys, tmp_path):
         (["sweep", "status", "--dir=gone"], "gone: holds no sweep"),
         (["sweep", "run", "--config=gone.py"], "gone.py: no such config file"),
         (["sweep"], "action"),
+        (["family", "gone"], "gone/request.json: no such config file"),
+        (["family"], "RUN_DIR"),
         (["dance"], "dance"),
         ([], "verb"),
     ],

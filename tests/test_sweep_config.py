@@ -46,6 +46,22 @@ def test_what_would_be_ignored_or_is_missing_is_refused(engine, resources, named
     assert named in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"families": "on"}, "families='on': must be one of off, measured"),
+        ({"families": "measured", "engine": "slurm"}, "families: would be ignored with engine='slurm'"),
+        ({"families": "measured", "family_size": 1}, "family_size=1"),
+        ({"families": "measured", "resources": {"devices_per_process": 2}}, "a family trains on one device"),
+        ({"family_size": 4}, "family_size: would be ignored with families='off'"),
+    ],
+)
+def test_families_that_would_be_ignored_are_refused(fields, named):
+    with pytest.raises(ConfigError) as error:
+        from_dict(SweepConfig, {"name": "s"} | fields)
+    assert named in str(error.value)
+
+
 def test_every_field_that_is_not_for_all_engines_says_for_which():
     for engine, resources in (("jobset", TPU | {"slices": 2}), ("slurm", {"partition": "p"}), ("local", {})):
         assert SweepConfig("s", engine=engine, resources=from_dict(Resources, resources)).engine == engine

@@ -11,7 +11,8 @@ from clip_jax.sweep_config import SweepConfig
 from clip_jax.train.lock import Busy, RunLock
 from clip_jax.train.record import flat, read_json, write_json
 
-IGNORED = ("slots", "engine", "resources.", "gflops_per_second", "base.wandb")  # change no number of any run
+# change no number of any run
+IGNORED = ("slots", "engine", "resources.", "gflops_per_second", "base.wandb", "families", "family_size")
 GROW = ("budgets", "rungs", "models", "seeds_at_best", "lr_checks")  # a sweep may get more of these later
 FILES: dict[str, type[SweepConfig] | type[SearchConfig]] = {"sweep.json": SweepConfig, "search.json": SearchConfig}
 

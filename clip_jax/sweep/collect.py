@@ -36,7 +36,7 @@ RESULT_COLUMNS = (
     "attempts",
     "broken_records",
 )
-LATER_COLUMNS = ("goodput",)  # that results of 0.1 lack  # fmt: skip
+LATER_COLUMNS = ("goodput", "family_id")  # that results of 0.1 lack  # fmt: skip
 
 
 def cells_of(sweep_dir: Path) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from clip_jax.config import UserError
 from clip_jax.config_io import from_dict, to_dict
 from clip_jax.sweep.claim import claim
 from clip_jax.sweep.collect import collect, curves, lr_evidence
+from clip_jax.sweep.families import check_families, family_arguments, group_cells, keep_what_pays
 from clip_jax.sweep.launch.engine import Engine, Job, open_engine
 from clip_jax.sweep.plan import Cell, Plan, make_cell, make_plan
 from clip_jax.sweep.reconcile import Outcome, reconcile
@@ -59,6 +60,7 @@ def run_sweep(
         finished.
     """
     root = Path(sweep_dir).absolute()
+    check_families(config)
     plan = plan_of(config)
     engine = engine or open_engine(config, root)
     with contextlib.closing(claim(config, root)):
@@ -67,22 +69,26 @@ def run_sweep(
 
 
 def render(config: SweepConfig, sweep_dir: str | Path) -> str:
-    """The plan, and what the engine would be handed for those of its runs that are missing; nothing is written."""
+    """The plan, and what the engine would be handed for those of its runs that are missing; nothing is written.
+
+    Each run is shown in a job of its own: which of them form a family is timed when the sweep runs.
+    """
     root = Path(sweep_dir).absolute()
     plan = plan_of(config)
     engine = open_engine(config, root)
-    jobs = [job for job, _ in jobs_of(plan.kept, root) if not finished(job)]
+    check_families(config)
+    jobs = [job for job, _ in jobs_of([(cell,) for cell in plan.kept], root) if not finished(job)]
     parts = [engine.render(f"clip-dry-run-{i}", jobs[i : i + engine.batch]) for i in range(0, len(jobs), engine.batch)]
     return plan.table() + "\n\n" + "\n".join(parts)
 
 
-def jobs_of(cells: list[Cell], root: Path) -> list[tuple[Job, list[Cell]]]:
-    """How cells are trained: each in a job of its own."""
+def jobs_of(groups: Sequence[tuple[Cell, ...]], root: Path) -> list[tuple[Job, tuple[Cell, ...]]]:
+    """How cells are trained: a group is one job, a family if there are several in it."""
     jobs = []
-    for cell in cells:
-        run_dir = root / "runs" / cell.run_id
-        arguments = ("train", f"--config={run_dir / 'request.json'}", f"--dir={run_dir}", "--quiet")
-        jobs.append((Job((run_dir,), arguments), [cell]))
+    for cells in groups:
+        run_dirs = tuple(root / "runs" / cell.run_id for cell in cells)
+        alone = ("train", f"--config={run_dirs[0] / 'request.json'}", f"--dir={run_dirs[0]}", "--quiet")
+        jobs.append((Job(run_dirs, family_arguments(run_dirs) if len(cells) > 1 else alone), cells))
     return jobs
 
 
@@ -169,20 +175,37 @@ class _Sweep:
             self.save()
         # what fails, fails early: small budgets before large ones, cells of one shape back to back
         cells = sorted(cells, key=lambda c: (c.budget, c.rung, c.config.seed))
-        missing = [(job, of) for job, of in jobs_of(cells, self.root) if not self._done(job)]
-        for job, of in missing:
-            for run_dir, cell in zip(job.run_dirs, of, strict=True):
-                run_dir.mkdir(parents=True, exist_ok=True)
-                write_json(run_dir / "request.json", to_dict(cell.config))
+        missing = [cell for cell in cells if not self._done(cell)]
+        for cell in missing:
+            (run_dir,) = (job := self._alone(cell)).run_dirs
+            run_dir.mkdir(parents=True, exist_ok=True)
+            write_json(run_dir / "request.json", to_dict(cell.config))
             if (why := left_out(job)) and why["reason"] != CANCELLED:
                 take_up(job)
-        progress = _Progress(missing, self.echo)
-        reconcile(self.engine, [job for job, _ in missing], self.config.resources.max_attempts, progress, self.echo)
+        while missing:
+            jobs = jobs_of(self._groups(missing), self.root)
+            progress = _Progress(jobs, self.echo)
+            reconcile(self.engine, [job for job, _ in jobs], self.config.resources.max_attempts, progress, self.echo)
+            # a member that was cancelled ends its family: the others go on without it
+            missing = [c for c in missing if not self._done(c) and not left_out(self._alone(c))]
         return len(new)
 
-    def _done(self, job: Job) -> bool:
-        for run_dir in job.run_dirs:
-            set_aside_corrupt(run_dir, self.echo)
+    def _groups(self, cells: list[Cell]) -> list[tuple[Cell, ...]]:
+        """Those that train together; what is left out stands alone."""
+        if self.config.families == "off":
+            return [(cell,) for cell in cells]
+        out = [cell for cell in cells if left_out(self._alone(cell))]
+        rest = [cell for cell in cells if cell not in out]
+        size = min(self.config.family_size, -(-len(rest) // self.config.slots))  # and no slot stays empty
+        groups = group_cells(rest, max(size, 1))
+        return [*keep_what_pays(groups, self.config, self.root, self.echo), *((cell,) for cell in out)]
+
+    def _alone(self, cell: Cell) -> Job:
+        return Job((self.root / "runs" / cell.run_id,), ())
+
+    def _done(self, cell: Cell) -> bool:
+        job = self._alone(cell)
+        set_aside_corrupt(job.run_dirs[0], self.echo)
         return finished(job)
 
     def best(self) -> list[tuple[float, float]]:
@@ -198,9 +221,9 @@ class _Sweep:
 
 
 class _Progress:
-    """A line for every job that ends."""
+    """A line for every run that ends."""
 
-    def __init__(self, jobs: list[tuple[Job, list[Cell]]], echo: Echo) -> None:
+    def __init__(self, jobs: list[tuple[Job, tuple[Cell, ...]]], echo: Echo) -> None:
         self.cells = {job.key: cells for job, cells in jobs}
         self.echo, self.began, self.ended = echo, time.monotonic(), 0
         self.left = {c.run_id: c.flops for _, cells in jobs for c in cells}
@@ -208,6 +231,9 @@ class _Progress:
 
     def __call__(self, outcome: Outcome) -> None:
         for run_dir, cell in zip(outcome.job.run_dirs, self.cells[outcome.job.key], strict=True):
+            why = left_out(Job((run_dir,), ()))
+            if outcome.reason and not why and not (run_dir / "result.json").exists():
+                continue  # goes on without the one that was cancelled
             self.ended += 1
             self.left.pop(cell.run_id, None)
             share = 1 - sum(self.left.values()) / self.flops
@@ -215,8 +241,8 @@ class _Progress:
             result = read_json(run_dir / "result.json") or {}
             found, wall = result.get("error_mean"), result.get("wall_s")
             said = "" if found is None else f"error_mean {found:.4f}"
-            if outcome.reason:
-                said = f"FAILED, {outcome.reason}"
+            if why:
+                said = f"FAILED, {why['reason']}"
             self.echo(
                 f"[{self.ended:3d}/{self.total}] {cell.kind:11s} {cell.budget:8.2e} FLOPs  rung {cell.rung:4g}  seed "
                 f"{cell.config.seed}  lr {cell.config.optim.peak_lr:.2e}  {said}  "

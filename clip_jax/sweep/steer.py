@@ -60,10 +60,12 @@ def retry(sweep_dir: Path, runs: Sequence[str]) -> str:
 def log_of(sweep_dir: Path, run: str) -> str:
     """What its newest attempt said. Raises UserError when there was none."""
     (job,) = jobs_named(sweep_dir, [run])
-    logs = sorted((job.run_dirs[0] / "logs").glob("attempt-*.log"), key=lambda p: p.stat().st_mtime)
+    last = submission(job.run_dirs[0])
+    folders = {job.key, (last or {}).get("job", job.key)}  # a family's log lies with its first run
+    found = (log for name in folders for log in (sweep_dir / "runs" / name / "logs").glob("attempt-*.log"))
+    logs = sorted(found, key=lambda p: p.stat().st_mtime)
     if logs:
         return f"{logs[-1]}:\n{logs[-1].read_text(errors='replace')}"
-    last = submission(job.run_dirs[0])
     if last and last["engine"] == "jobset":
         from clip_jax.sweep.launch.jobset import JobSets
 

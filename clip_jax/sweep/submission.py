@@ -66,7 +66,7 @@ def note_submission(job: Job, engine: str, name: str, index: int) -> Job:
         (run_dir / "logs").mkdir(parents=True, exist_ok=True)
         (run_dir / EXIT).unlink(missing_ok=True)
         values = {"engine": engine, "name": name, "index": index, "attempt": attempt, "tries": tries, "step": step}
-        write_json(run_dir / SUBMISSION_FILE, values | {"accepted": False, "time": time.time()})
+        write_json(run_dir / SUBMISSION_FILE, values | {"job": job.key, "accepted": False, "time": time.time()})
     return job
 
 
@@ -128,11 +128,13 @@ def last_line(log: Path) -> str:
 
 
 def leave_out(job: Job, why: dict[str, Any]) -> None:
-    """Say in each of its unfinished runs why it is not tried again."""
+    """Say in each of its unfinished runs why it is not tried again: its own reason, if it is one of a family."""
     for run_dir in job.run_dirs:
         if not (run_dir / "result.json").exists():
             run_dir.mkdir(parents=True, exist_ok=True)
-            write_json(run_dir / FAILURE, why)
+            status = (read_json(run_dir / "status.json") or {}) if len(job.run_dirs) > 1 else {}
+            own = {"reason": status["reason"]} if status.get("state") == "failed" else {}
+            write_json(run_dir / FAILURE, why | own)
 
 
 def left_out(job: Job) -> dict[str, Any] | None:

@@ -154,12 +154,15 @@ class Checkpoints:
             with disk_errors(self.dir):
                 pending.result()
 
-    def restore(self, abstract: TrainState, *, regular: bool = False) -> tuple[int, TrainState, list[str]] | None:
+    def restore(
+        self, abstract: TrainState, *, regular: bool = False, last: int | None = None
+    ) -> tuple[int, TrainState, list[str]] | None:
         """The newest state that can be read, in the shardings of ``abstract`` (`state.abstract_state`).
 
         Args:
           abstract: what to restore into.
           regular: only of checkpoints made at a multiple of ``every``.
+          last: only of checkpoints up to that step.
 
         Returns:
           Its step, the state, and why each newer checkpoint was moved aside, to ``RUN_DIR/corrupt``; None when there is
@@ -169,7 +172,7 @@ class Checkpoints:
           UserError: there are checkpoints and none of them can be read. They are left where they are.
         """
         self.wait()
-        steps = [s for s in self.steps if not (regular and s % self.every)]
+        steps = [s for s in self.steps if not (regular and s % self.every) and (last is None or s <= last)]
         broken: dict[int, str] = {}
         for step in reversed(steps):
             loaded, reason = _load(self.dir / str(step), _parts(abstract))

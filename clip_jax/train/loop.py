@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from clip_jax.train.profiler import Profiler
 from clip_jax.train.record import Record, read_lines
 from clip_jax.train.result import make_result
 from clip_jax.train.state import TrainState, abstract_state, init_state
-from clip_jax.train.step import make_train_step, put_batch
+from clip_jax.train.step import Metrics, make_train_step, put_batch
 from clip_jax.train.stopping import StopRequest, stop_requests
 from clip_jax.train.timing import Clock
 
@@ -54,6 +54,25 @@ Begin = Callable[[], Start | None]
 
 class Diverged(UserError):
     """The loss is no longer a number, or jumped."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What a run stands on, and writes nothing of: devices, data, the model's structure."""
+
+    mesh: Mesh
+    built: Built
+    source: Source
+    held_out: Source
+
+
+def open_ground(config: RunConfig) -> Ground:
+    """Raises UserError for a mesh that does not fit, or bad data."""
+    mesh = make_mesh(config.mesh)
+    check_batch(config.batch_size, mesh)
+    enable_compile_cache()
+    source, held_out = (open_source(config.data, s, config.model.image.image_size) for s in ("train", "val"))
+    return Ground(mesh, build(config.model, mesh), source, held_out)
 
 
 def train(
@@ -91,12 +110,25 @@ def train(
     if told_by_first(record.result() is not None) and (done := record.result()) is not None:
         return done
     with clock.measure("start"):
-        mesh = make_mesh(config.mesh)
-        check_batch(config.batch_size, mesh)
-        enable_compile_cache()
-        source = open_source(config.data, "train", config.model.image.image_size)
-        held_out = open_source(config.data, "val", config.model.image.image_size)
-        built = build(config.model, mesh)
+        ground = open_ground(config)
+    with attempt(config, record, clock, ground, make_evaluator, start_from, profile) as run, stop_requests() as stop:
+        run.restore()
+        run.start(show=progress and writer)
+        with contextlib.closing(run.feed):
+            return run.to(config.steps if stop_after is None else min(config.steps, stop_after), stop)
+
+
+@contextlib.contextmanager
+def attempt(
+    config: RunConfig,
+    record: Record,
+    clock: Clock,
+    ground: Ground,
+    make_evaluator: EvaluatorFactory | None,
+    start_from: Callable[[RunConfig], Start] | None,
+    profile: tuple[int, int] | None = None,
+) -> Iterator[Run]:
+    """One attempt: the directory is locked and all is open that training needs; a bad end is noted in the record."""
     with contextlib.closing(record.lock):
         on_first(lambda: record.begin(config.steps))
         if not (record.dir / "config.json").exists():
@@ -109,32 +141,16 @@ def train(
                 raise UserError("init_from: needs train(..., start_from=clip_jax.loading.start_from)")
             begin = functools.cache(lambda: start_from(config) if start_from and config.init_from.source else None)
             with clock.measure("start"):
-                tokenizer = _tokenizer(config, source, record, begin)
-                evaluate = make_evaluator(config, built, mesh, held_out, tokenizer) if make_evaluator else _no_rows
-                mirror = open_mirror(config, record.dir, writer=writer)
+                tokenizer = _tokenizer(config, ground.source, record, begin)
+                given = (config, ground.built, ground.mesh, ground.held_out, tokenizer)
+                evaluate = make_evaluator(*given) if make_evaluator else _no_rows
+                mirror = open_mirror(config, record.dir, writer=record.writer)
             with (
                 contextlib.closing(mirror),
                 Checkpoints(record.dir, config.checkpoint_every) as checkpoints,
                 contextlib.closing(Profiler(record.dir / "profile", profile)) as profiler,
-                stop_requests() as stop,
             ):
-                run = Run(
-                    config,
-                    mesh,
-                    built,
-                    tokenizer,
-                    source,
-                    evaluate,
-                    record,
-                    mirror,
-                    checkpoints,
-                    profiler,
-                    clock,
-                    begin,
-                )
-                run.start(show=progress and writer)
-                with contextlib.closing(run.feed):
-                    return run.to(config.steps if stop_after is None else min(config.steps, stop_after), stop)
+                yield Run(config, ground, tokenizer, evaluate, record, mirror, checkpoints, profiler, clock, begin)
         except BaseException as error:
             state = "stopped" if lost_another(error) else "failed"
             record.end(state, f"{type(error).__name__}: {error}".splitlines()[0])
@@ -164,10 +180,8 @@ class Run:
     """One attempt at a run: the state, and everything around it that has side effects."""
 
     config: RunConfig
-    mesh: Mesh
-    built: Built
+    ground: Ground
     tokenizer: Tokenizer
-    source: Source
     evaluator: Callable[[Any], Rows]
     record: Record
     mirror: Mirror
@@ -177,7 +191,7 @@ class Run:
     begin: Begin
 
     def __post_init__(self) -> None:
-        config = self.config
+        config, self.mesh, self.built = self.config, self.ground.mesh, self.ground.built
         self.optimizer = make_optimizer(config.optim, config.steps, config.model)
         self.step_fn = make_train_step(config, self.built, self.optimizer, self.mesh)
         self.compiled = False
@@ -185,21 +199,26 @@ class Run:
         self.step = 0  # updates done
         self.state: TrainState
 
-    def start(self, *, show: bool) -> None:
-        """The newest state that can be read, or a fresh one; records cut back to it."""
+    def start(self, *, show: bool, feed: Feed | None = None) -> None:
+        """All but the state: records cut back to it, batches (those of ``feed``, if given), the meter."""
         with self.clock.measure("start"):
-            self._restore()
             on_first(lambda: self.record.cut_back(self.step))
             self.detours = Detours(self.record.events())
             rows = read_lines(self.record.dir / "metrics.jsonl")
-            self.feed = Feed(self.config, self.source, self.tokenizer, self.detours, self.step)
+            self.feed = feed or Feed(self.config, self.ground.source, self.tokenizer, self.detours, self.step)
         self.meter = Meter(self.config, self.mesh, self.record, self.mirror, self.clock, self.step, rows, show=show)
         self.record.event(
             "attempt", step=self.step, mesh=dict(self.mesh.shape), devices=self.mesh.size, processes=jax.process_count()
         )
 
-    def _restore(self, *, regular: bool = False) -> None:
-        found = self.checkpoints.restore(abstract_state(self.built, self.optimizer, self.mesh), regular=regular)
+    def restore(self, *, regular: bool = False, last: int | None = None) -> None:
+        """The newest state that can be read (see `Checkpoints.restore`), or a fresh one."""
+        with self.clock.measure("start"):
+            self._restore(regular, last)
+
+    def _restore(self, regular: bool, last: int | None) -> None:
+        abstract = abstract_state(self.built, self.optimizer, self.mesh)
+        found = self.checkpoints.restore(abstract, regular=regular, last=last)
         if found is not None:
             self.step, self.state, broken = found
             for reason in broken:
@@ -221,12 +240,11 @@ class Run:
         while True:
             try:
                 self._steps(last, stop)
-                return self._stopped(stop) if self.step < self.config.steps else self._finished()
+                return self.end(stop)
             except Fault as fault:
-                self._roll_back(fault)
+                self.roll_back(fault)
 
     def _steps(self, last: int, stop: StopRequest) -> None:
-        config, meter = self.config, self.meter
         while self.step < last and not stop.now():
             with self.clock.measure("data"):
                 batch = self.feed.batch(self.step)
@@ -236,23 +254,35 @@ class Run:
                     self.state, metrics = self.step_fn(self.state, put_batch(batch, self.mesh))
                 self.step += 1
                 self.compiled = True
-            with self.clock.measure("step"):
-                meter.flush()  # of an earlier step, now that the device has work
-                with self.clock.measure("other"):
-                    self.profiler.end_step(self.step, metrics)
-                if self.step % config.log_every == 0 or self.step == config.steps:
-                    meter.hold(self.step, metrics)
-                evaluate = self.step in self.eval_at and self.step < config.steps
-                save = self.step % config.checkpoint_every == 0 and self.step < config.steps
-                if evaluate or save or self.step == last:
-                    jax.block_until_ready(metrics)  # all of these wait anyway; so the wait counts as steps
-                    meter.flush()
-            if evaluate:
-                self._evaluate()
-            if save:
-                self._save()
+            self.after_step(metrics, last)
 
-    def _save(self) -> None:
+    def due(self, last: int) -> tuple[bool, bool, bool]:
+        """What comes after the present step and needs the state: an evaluation, a checkpoint, the end at ``last``."""
+        between = self.step < self.config.steps
+        return (
+            between and self.step in self.eval_at,
+            between and self.step % self.config.checkpoint_every == 0,
+            self.step == last,
+        )
+
+    def after_step(self, metrics: Metrics, last: int) -> None:
+        """What the host does once a step is under way. Raises Fault."""
+        evaluate, save, end = self.due(last)
+        with self.clock.measure("step"):
+            self.meter.flush()  # of an earlier step, now that the device has work
+            with self.clock.measure("other"):
+                self.profiler.end_step(self.step, metrics)
+            if self.step % self.config.log_every == 0 or self.step == self.config.steps:
+                self.meter.hold(self.step, metrics)
+            if evaluate or save or end:
+                jax.block_until_ready(metrics)  # all of these wait anyway; so the wait counts as steps
+                self.meter.flush()
+        if evaluate:
+            self._evaluate()
+        if save:
+            self.save()
+
+    def save(self) -> None:
         """Raises Fault when the state holds numbers that are none."""
         with self.clock.measure("checkpoint"):
             if not self.checkpoints.save(self.step, self.state):
@@ -266,7 +296,7 @@ class Run:
             self.mirror.log({f"eval/{r['task']}/{r['metric']}": r["value"] for r in rows}, self.step)
         return rows
 
-    def _roll_back(self, fault: Fault) -> None:
+    def roll_back(self, fault: Fault) -> None:
         """Go back to the last regular checkpoint and around the batches since. Raises Diverged by the policy."""
         faults, optim = self.config.faults, self.config.optim
         policy = faults.on_nan if fault.kind == "nan" else faults.on_spike
@@ -280,7 +310,7 @@ class Run:
 
     def _go_around(self, fault: Fault) -> None:
         with self.clock.measure("start"):
-            self._restore(regular=True)
+            self.restore(regular=True)
             # first no later state, then the note, then no later rows: killed in between, the run comes here again
             self.checkpoints.forget_after(self.step)
             offset = self.detours.add(fault.step, self.step)
@@ -295,8 +325,12 @@ class Run:
             on_first(lambda: self.record.cut_back(self.step))
         self.meter.go_on_from(self.step)
 
-    def _stopped(self, stop: StopRequest) -> dict[str, Any]:
+    def end(self, stop: StopRequest) -> dict[str, Any]:
+        """What came of the attempt: a result when all steps are done. Raises Fault."""
         self.meter.flush()
+        return self._stopped(stop) if self.step < self.config.steps else self._finished()
+
+    def _stopped(self, stop: StopRequest) -> dict[str, Any]:
         with self.clock.measure("checkpoint"):
             saved = self.checkpoints.save(self.step, self.state)
             self.checkpoints.wait()
@@ -310,9 +344,8 @@ class Run:
         return {"run_id": self.record.run_id, "state": "stopped", "step": self.step, "exit_reason": reason}
 
     def _finished(self) -> dict[str, Any]:
-        self.meter.flush()
         measured = [r for r in read_lines(self.record.dir / "evals.jsonl") if r["step"] == self.step]
-        self._save()
+        self.save()
         rows = measured if told_by_first(bool(measured)) else self._evaluate()
         with self.clock.measure("checkpoint"):
             self.checkpoints.wait()

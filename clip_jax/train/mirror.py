@@ -49,6 +49,7 @@ class WandbMirror:
                 dir=str(run_dir),
                 mode=config.wandb,  # type: ignore[arg-type]
                 resume="allow" if config.wandb == "online" else None,
+                reinit="create_new",  # a process may train several runs
                 config=to_dict(config),
                 settings=wandb.Settings(silent=True, console="off"),
             )

@@ -113,8 +113,15 @@ def _is_placement(name: str) -> bool:
 class Record:
     """One run's directory. Reading is open to every process; writing is done by the writer only."""
 
-    def __init__(self, run_dir: str | Path, config: RunConfig, *, writer: bool = True) -> None:
-        """Looks, and writes nothing. Raises UserError when the directory belongs to another config."""
+    def __init__(
+        self, run_dir: str | Path, config: RunConfig, *, writer: bool = True, family: tuple[str, int] | None = None
+    ) -> None:
+        """Looks, and writes nothing. Raises UserError when the directory belongs to another config.
+
+        ``family``: the id of the family that this attempt trains in, and how many runs share its wall time.
+        """
+        self.family_id: str | None = family[0] if family else None
+        self.sharing = family[1] if family else 1
         self.dir = Path(run_dir)
         self.writer = writer
         self.config = config
@@ -161,8 +168,8 @@ class Record:
 
     @property
     def wall_s(self) -> float:
-        """Seconds spent on this run, over all attempts up to now."""
-        return self.wall_before + time.monotonic() - self.started
+        """Seconds spent on this run, its share if they were a family's, over all attempts up to now."""
+        return self.wall_before + (time.monotonic() - self.started) / self.sharing
 
     def begin(self, steps: int) -> None:
         """Make the directory, lock it, write the config once, say that an attempt runs.
@@ -186,6 +193,7 @@ class Record:
             "step": 0,
             "steps": steps,
             "attempt": self.attempt,
+            "family_id": self.family_id,
             "engine_job": next((os.environ[v] for v in ENGINE_JOB_VARIABLES if v in os.environ), None),
             "pid": os.getpid(),
             "host": socket.gethostname(),
@@ -218,7 +226,9 @@ class Record:
         write_json(self.dir / "status.json", self.status | {"heartbeat": time.time(), "wall_s": self.wall_s})
 
     def end(self, state: str, reason: str) -> None:
-        """Say how the attempt ended: finished, stopped or failed."""
+        """Say how the attempt ended: finished, stopped or failed. The first word counts."""
+        if self.status.get("state") != "running":
+            return
         if state != "failed":
             self.beat(force=True, state=state, reason=reason)
             return

@@ -42,6 +42,7 @@ def make_result(
     seconds = meter.clock.seconds()
     return {
         "run_id": record.run_id,
+        "family_id": record.family_id,
         "state": "finished",
         "exit_reason": "all steps done",
         "final": True,

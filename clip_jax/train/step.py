@@ -57,24 +57,23 @@ def make_loss(config: RunConfig, built: Any, mesh: Mesh) -> LossFunction:
     return loss_fn
 
 
-def make_train_step(
-    config: RunConfig, built: Any, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The jitted step (state, batch) -> (state, metrics).
+# (state, batch, optimizer, the run's random key) -> (state, metrics)
+Update = Callable[[TrainState, Batch, optax.GradientTransformation, jax.Array], tuple[TrainState, Metrics]]
 
-    The batch holds ``images`` uint8 [B, H, W, C] and ``tokens`` int32 [B, T], sharded over the mesh; pixels are
-    normalised on the device. The old state's memory is reused: do not touch a state after passing it in.
-    Metrics are float32 scalars: loss, learning rate, gradient norm before clipping, logit scale.
-    """
+
+def make_update(config: RunConfig, built: Any, mesh: Mesh) -> Update:
+    """The step as a pure function, not yet compiled; see `make_train_step`. The optimizer and the key come with each
+    call because they may hold traced values (`family.make_family_step`)."""
     freeze, rounding = config.init_from.freeze, config.optim.rounding
     if config.microbatch_size:
         gradients = make_accumulated_gradients(config, built, mesh)
     else:
         gradients = whole_gradients(make_loss(config, built, mesh))
-    shardings = state_shardings(built, optimizer, mesh)
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        rng = jax.random.fold_in(jax.random.key(config.seed), state.step)  # what is random is a function of the step
+    def update(
+        state: TrainState, batch: Batch, optimizer: optax.GradientTransformation, key: jax.Array
+    ) -> tuple[TrainState, Metrics]:
+        rng = jax.random.fold_in(key, state.step)  # what is random is a function of the step
         moments_key, weights_key = jax.random.split(jax.random.fold_in(rng, ROUNDING))
         factor = loss_scale(state.opt_state)
         (loss, (scale, statistics)), grads = gradients(state.params, batch, rng, factor)
@@ -90,7 +89,24 @@ def make_train_step(
         metrics = {k: jnp.asarray(v, jnp.float32) for k, v in metrics.items()}
         return TrainState(state.step + 1, with_statistics(params, statistics), opt_state), metrics
 
-    everywhere = replicated(mesh)
+    return update
+
+
+def make_train_step(
+    config: RunConfig, built: Any, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The jitted step (state, batch) -> (state, metrics).
+
+    The batch holds ``images`` uint8 [B, H, W, C] and ``tokens`` int32 [B, T], sharded over the mesh; pixels are
+    normalised on the device. The old state's memory is reused: do not touch a state after passing it in.
+    Metrics are float32 scalars: loss, learning rate, gradient norm before clipping, logit scale.
+    """
+    update = make_update(config, built, mesh)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        return update(state, batch, optimizer, jax.random.key(config.seed))
+
+    shardings, everywhere = state_shardings(built, optimizer, mesh), replicated(mesh)
     return jax.jit(
         train_step,
         in_shardings=(shardings, {"images": batch_sharding(mesh), "tokens": batch_sharding(mesh)}),

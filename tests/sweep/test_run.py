@@ -11,12 +11,14 @@ import pytest
 from clip_jax import flops
 from clip_jax.config import RunConfig, UserError
 from clip_jax.config_io import from_dict, run_id, to_dict
+from clip_jax.sweep import steer
 from clip_jax.sweep.collect import collect, lr_evidence
 from clip_jax.sweep.plan import make_plan
 from clip_jax.sweep.run import render, report, run_sweep
 from clip_jax.sweep.status import status_table
 from clip_jax.sweep.submission import note_exit
 from clip_jax.sweep_config import Resources, SweepConfig
+from clip_jax.train.family_gain import Gain
 from clip_jax.train.lock import RunLock
 from clip_jax.train.record import write_json
 
@@ -31,14 +33,18 @@ class FakeEngine:
 
     name, at_once, batch, poll_s = "fake", None, 4, 0.0
 
-    def __init__(self, fail=(), crash=()):
-        self.ran, self.fail, self.crash = [], set(fail), set(crash)
+    def __init__(self, fail=(), crash=(), diverge=(), cancel=()):
+        self.ran, self.fail, self.crash, self.together = [], set(fail), set(crash), []
+        self.diverge, self.cancel = set(diverge), set(cancel)
 
     def poll(self, jobs):
         return {}
 
     def submit(self, name, jobs):
         for job in jobs:
+            if len(job.run_dirs) > 1:
+                self.submit_family(name, job)
+                continue
             (run_dir,) = job.run_dirs
             config = from_dict(RunConfig, json.loads((run_dir / "request.json").read_text()))
             assert run_id(config) == run_dir.name
@@ -48,6 +54,27 @@ class FakeEngine:
                 note_exit(run_dir, name, 1 if run_dir.name in self.crash else 2)
             else:
                 self.finish(run_dir, config)
+
+    def submit_family(self, name, job):
+        """Members of ``diverge`` fail and the others finish; one of ``cancel`` is cancelled halfway."""
+        assert job.arguments[:1] == ("family",)
+        assert job.arguments[1 : 1 + len(job.run_dirs)] == tuple(map(str, job.run_dirs))
+        names = [run_dir.name for run_dir in job.run_dirs]
+        self.together.append(names)
+        if set(names) & self.cancel:
+            (gone,) = self.cancel
+            steer.cancel(job.run_dirs[0].parent.parent, [gone])
+            for run_dir in job.run_dirs:
+                note_exit(run_dir, name, 75)
+            return
+        job.log.write_text("finished\n")
+        for run_dir in job.run_dirs:
+            if run_dir.name in self.diverge:
+                write_json(run_dir / "status.json", {"state": "failed", "reason": "Diverged: the loss"})
+            else:
+                self.finish(run_dir, from_dict(RunConfig, json.loads((run_dir / "request.json").read_text())))
+            self.ran.append(run_dir.name)
+            note_exit(run_dir, name, 2 if self.diverge & set(names) else 0)
 
     def finish(self, run_dir, config):
         counted = flops.params(config.model)
@@ -214,6 +241,70 @@ def test_a_dry_run_writes_nothing(tmp_path):
 def test_nothing_finished_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"no run has finished; the first: exit code 2: boom"):
         run_sweep(SWEEP, tmp_path, lambda line: None, FakeEngine(fail=set(range(1000))))
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """A sweep whose families gain by a factor of two; it ends with the table, without a report."""
+    gain = Gain(2, "vmap", 100, 64, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+    monkeypatch.setattr("clip_jax.sweep.families.measured_gain", lambda *_: gain)
+    monkeypatch.setattr("clip_jax.sweep.run.report", lambda root, echo: {})
+    return dataclasses.replace(SWEEP, budgets=SWEEP.budgets[:3], families="measured")
+
+
+def test_runs_of_one_shape_are_one_job_and_the_table_is_the_same(measured, tmp_path):
+    engine, alone, lines = FakeEngine(), FakeEngine(), []
+    run_sweep(measured, tmp_path / "f", lines.append, engine)
+    run_sweep(dataclasses.replace(measured, families="off"), tmp_path / "s", lambda line: None, alone)
+    assert sorted(engine.ran) == sorted(alone.ran)
+    assert [len(names) for names in engine.together] == [2] * 3, "the two rates beside each best"
+    assert alone.together == []
+    assert collect(tmp_path / "f").equals(collect(tmp_path / "s"))
+    assert sum(line.endswith(": used") for line in lines) == 3
+    assert "[  6/6] lr_check" in "\n".join(lines)
+    engine = FakeEngine()
+    wide = dataclasses.replace(measured, budgets=SWEEP.budgets[:1], slots=2)
+    run_sweep(wide, tmp_path / "wide", lines.append, engine)
+    assert engine.together == [], "two runs for two slots"
+
+
+def test_a_member_that_fails_is_the_only_one_left_out(measured, tmp_path):
+    checks = FakeEngine()
+    run_sweep(measured, tmp_path / "all", lambda line: None, checks)
+    bad, good = checks.together[0]
+    engine, lines = FakeEngine(diverge={bad}), []
+    run_sweep(measured, tmp_path / "s", lines.append, engine)
+    assert sorted(engine.ran) == sorted(checks.ran), "nothing is repeated"
+    df = collect(tmp_path / "s").set_index("run_id")
+    assert (df.loc[bad, "state"], df.loc[bad, "reason"]) == ("failed", "Diverged: the loss")
+    assert df["final"].sum() == len(df) - 1
+    assert sum("FAILED" in line for line in lines) == 1
+    again = FakeEngine()
+    run_sweep(measured, tmp_path / "s", lambda line: None, again)
+    assert (again.ran, again.together) == ([bad], []), "tried again by itself"
+    assert "finished" in steer.log_of(tmp_path / "s", good), "the log of its family"
+
+
+def test_a_member_that_is_cancelled_leaves_the_others_to_go_on(measured, tmp_path):
+    checks = FakeEngine()
+    run_sweep(measured, tmp_path / "all", lambda line: None, checks)
+    gone, other = checks.together[2]
+    lines = []
+    engine = FakeEngine(cancel={gone})
+    run_sweep(measured, tmp_path / "s", lines.append, engine)
+    df = collect(tmp_path / "s").set_index("run_id")
+    assert list(df.index[~df["final"]]) == [gone]
+    assert engine.ran.count(other) == 1
+    assert sum("FAILED, cancelled" in line for line in lines) == 1
+
+
+def test_families_that_cannot_be_are_refused(measured, tmp_path, monkeypatch):
+    base = dataclasses.replace(SWEEP.base, microbatch_size=8)
+    with pytest.raises(UserError, match="families: would be ignored, for microbatch_size=8"):
+        run_sweep(dataclasses.replace(measured, base=base), tmp_path / "s", lambda line: None, FakeEngine())
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    with pytest.raises(UserError, match="devices_per_process: must be 1 with families, for here are 2 GPUs"):
+        run_sweep(measured, tmp_path / "s", lambda line: None, FakeEngine())
 
 
 def test_reporting_again_gives_the_same_law(sweep):

@@ -67,7 +67,7 @@ class Local:
                         lock.acquire()
                 except Busy as busy:
                     raise EngineDown(str(busy)) from None
-                with job.log.open("ab") as out, _on_cores(slot_cores(slot, self.slots)):
+                with job.log.open("ab") as out, on_cores(slot_cores(slot, self.slots)):
                     process = self._spawn(name, job, out, slot, [lock.fileno() for lock in locks], slot_lock.fileno())
                 for lock in locks:
                     lock.sign(process.pid)
@@ -138,14 +138,18 @@ class Local:
         self.poll(())
 
 
+def visible_gpus() -> list[str]:
+    """The numbers of those that this process may use."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",") if visible else [p.name[6:] for p in sorted(Path("/dev").glob("nvidia[0-9]*"))]
+
+
 def slot_environment(slot: int, slots: int, resources: Resources) -> dict[str, str]:
     """What a child sees of the GPUs, where there are any: with several slots, one each unless told otherwise.
 
     Raises UserError when there are fewer than ``resources`` asks for.
     """
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = visible.split(",") if visible else [p.name[6:] for p in sorted(Path("/dev").glob("nvidia[0-9]*"))]
-    each, sharing = resources.devices_per_process, resources.runs_per_device
+    gpus, each, sharing = visible_gpus(), resources.devices_per_process, resources.runs_per_device
     needed = -(-slots // sharing) * max(each, 1)
     if (each or sharing > 1) and needed > len(gpus):
         raise UserError(f"slots={slots}: with these resources they need {needed} GPUs, and here are {len(gpus)}")
@@ -167,7 +171,8 @@ def slot_cores(slot: int, slots: int) -> set[int] | None:
 
 
 @contextlib.contextmanager
-def _on_cores(cores: set[int] | None) -> Iterator[None]:
+def on_cores(cores: set[int] | None) -> Iterator[None]:
+    """What is started meanwhile keeps to these; None leaves all."""
     if cores is None:
         yield
         return

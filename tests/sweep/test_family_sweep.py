@@ -1,0 +1,34 @@
+"""A sweep whose runs train together, by real processes, gives the table of one whose runs train apart."""
+
+import dataclasses
+
+import pandas as pd
+import pytest
+
+from clip_jax.sweep.collect import collect
+from clip_jax.sweep.run import run_sweep
+from clip_jax.sweep_config import SweepConfig
+from clip_jax.train.family_gain import Gain
+
+
+@pytest.mark.slow
+def test_the_table_is_that_of_runs_alone(tmp_path, tiny_run, monkeypatch):
+    gain = Gain(2, "vmap", 100, 16, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+    monkeypatch.setattr("clip_jax.sweep.families.measured_gain", lambda *_: gain)
+    monkeypatch.setattr("clip_jax.sweep.run.report", lambda root, echo: {})  # a law needs more than one budget
+    monkeypatch.delenv("XLA_FLAGS")  # one device
+    apart = SweepConfig(
+        name="f", base=tiny_run, rungs=(0.5,), budgets=(1e8,), sizes_per_budget=0, min_steps=2, seeds=(0, 1),
+        seeds_at_best=(), lr_checks=(0.5, 2.0),
+    )  # fmt: skip
+    lines = []
+    run_sweep(dataclasses.replace(apart, families="measured"), tmp_path / "together", lines.append)
+    run_sweep(apart, tmp_path / "apart", lines.append)
+    mine, theirs = (collect(tmp_path / name).set_index("run_id") for name in ("together", "apart"))
+    assert len(mine) == 4
+    assert mine["final"].all()
+    assert (mine["family_id"].nunique(), theirs["family_id"].count()) == (2, 0)
+    timed = {c for c in mine if c.endswith(("_s", "_frac")) or c in ("family_id", "mfu", "goodput")}
+    numbers = [c for c in mine.select_dtypes("number") if c not in timed]
+    assert {"val_loss", "val_loss_refit", "error_mean", "flops", "unique_samples"} <= set(numbers)
+    pd.testing.assert_frame_equal(mine[numbers], theirs[numbers], rtol=1e-5, atol=1e-8)
