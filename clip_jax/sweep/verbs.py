@@ -100,7 +100,8 @@ def _plan_or_run(args: argparse.Namespace, config: SweepConfig, root: Path) -> N
     elif args.action == "preflight":
         from clip_jax.sweep.preflight import preflight
 
-        runs = [(f"rung {c.rung:g}, {c.budget:.1e}", c.config, c.flops) for c in plan_of(config).kept]
+        name = (lambda rung: config.models[int(rung)]) if config.models else (lambda rung: f"rung {rung:g}")
+        runs = [(name(c.rung), c.config, c.flops) for c in plan_of(config).kept]
         speed, price = config.gflops_per_second * 1e9, config.resources.price_per_device_hour or None
         verdicts = preflight(runs, args.target, flop_per_second=speed, price=price)
         if not all(v.fits for v in verdicts):
