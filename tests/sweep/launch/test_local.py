@@ -10,6 +10,7 @@ import time
 import pytest
 
 from clip_jax.config import UserError
+from clip_jax.sweep.launch import local
 from clip_jax.sweep.launch.engine import EngineDown, Job
 from clip_jax.sweep.launch.local import Local, slot_cores, slot_environment
 from clip_jax.sweep.reconcile import reconcile
@@ -80,7 +81,8 @@ def test_slots_limit_how_many_run_at_once(tmp_path):
     assert len(counts) == 5
 
 
-def test_a_child_that_still_runs_is_waited_for_and_not_doubled(tmp_path):
+def test_a_child_that_still_runs_is_waited_for_and_not_doubled(tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "SLOT_S", 0.2)
     first, second = engine(tmp_path), engine(tmp_path)
     long = job(tmp_path, "a", "import time; print('once', flush=True); time.sleep(1)")
     first.submit("clip-1", [long])
