@@ -84,35 +84,21 @@ class Step:
 def compile_step(config: RunConfig, target: Target) -> Step:
     """Compile one training step. A config that the mesh cannot hold is a reason, not an error."""
     import jax
-    import jax.numpy as jnp
 
-    from clip_jax.models.clip import build
-    from clip_jax.optim import make_optimizer
-    from clip_jax.parallel import batch_sharding, check_batch, make_mesh
-    from clip_jax.train.state import abstract_state
-    from clip_jax.train.step import make_train_step
+    from clip_jax.parallel import check_batch, make_mesh
+    from clip_jax.train.step import abstract_step
 
     try:
         mesh = make_mesh(config.mesh, target.devices)
         check_batch(config.microbatch_size or config.batch_size, mesh)
-        built = build(config.model, mesh)
+        train_step, state, batch = abstract_step(config, mesh)
     except ConfigError as error:
         return Step(0, 0, 0, str(error))
-    optimizer = make_optimizer(config.optim, config.steps, config.model)
-    state = abstract_state(built, optimizer, mesh)
     kept = float(sum(_bytes_here(x) for x in jax.tree.leaves(state)))
     if kept > target.memory:
         return Step(kept, kept, 0, "parameters and moments alone do not fit: split them over more devices (mesh.fsdp)")
-    size, spread = config.model.image.image_size, batch_sharding(mesh)
-    batch = {
-        "images": jax.ShapeDtypeStruct((config.batch_size, size, size, 3), jnp.uint8, sharding=spread),
-        "tokens": jax.ShapeDtypeStruct(
-            (config.batch_size, config.model.text.context_length), jnp.int32, sharding=spread
-        ),
-    }
     began = time.monotonic()
-    step: Any = make_train_step(config, built, optimizer, mesh)
-    lowered = step.lower(state, batch)
+    lowered = train_step.lower(state, batch)
     try:
         memory = lowered.compile().memory_analysis()
     except jax.errors.JaxRuntimeError as error:

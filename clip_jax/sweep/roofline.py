@@ -60,25 +60,14 @@ def roofline(
 def _share(config: RunConfig, rows: int, tensor: int) -> flops.Work:
     """One device's work in a step: that of a batch of ``rows`` on one device, with all the batch's logits."""
     import jax
-    import jax.numpy as jnp
 
-    from clip_jax.models.clip import build
-    from clip_jax.optim import make_optimizer
     from clip_jax.parallel import make_mesh
-    from clip_jax.train.state import abstract_state
-    from clip_jax.train.step import make_train_step
+    from clip_jax.train.step import abstract_step
 
     piece = config.microbatch_size * rows // config.batch_size
     alone = dataclasses.replace(config, batch_size=rows, microbatch_size=piece, mesh=MeshConfig())
     mesh = make_mesh(alone.mesh, jax.local_devices(backend="cpu")[:1])
-    built, optimizer = build(config.model, mesh), make_optimizer(config.optim, config.steps, config.model)
-    size = config.model.image.image_size
-    batch = {
-        "images": jax.ShapeDtypeStruct((rows, size, size, 3), jnp.uint8),
-        "tokens": jax.ShapeDtypeStruct((rows, config.model.text.context_length), jnp.int32),
-    }
-    step = make_train_step(alone, built, optimizer, mesh)
-    work = flops.jaxpr_work(step, abstract_state(built, optimizer, mesh), batch)
+    work = flops.jaxpr_work(*abstract_step(alone, mesh))
     others = 6 * rows * (config.batch_size - rows) * config.model.embed_dim
     if config.model.objective != "contrastive":
         others = 0

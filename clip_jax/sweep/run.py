@@ -13,7 +13,7 @@ from clip_jax.config_io import from_dict, to_dict
 from clip_jax.sweep.claim import claim
 from clip_jax.sweep.collect import collect, curves, lr_evidence
 from clip_jax.sweep.families import check_families, family_arguments, group_cells, keep_what_pays
-from clip_jax.sweep.launch.engine import Engine, Job, open_engine
+from clip_jax.sweep.launch.engine import Engine, Job, open_engine, train_job
 from clip_jax.sweep.plan import Cell, Plan, make_cell, make_plan
 from clip_jax.sweep.reconcile import Outcome, reconcile
 from clip_jax.sweep.submission import CANCELLED, finished, left_out, set_aside_corrupt, take_up
@@ -87,8 +87,8 @@ def jobs_of(groups: Sequence[tuple[Cell, ...]], root: Path) -> list[tuple[Job, t
     jobs = []
     for cells in groups:
         run_dirs = tuple(root / "runs" / cell.run_id for cell in cells)
-        alone = ("train", f"--config={run_dirs[0] / 'request.json'}", f"--dir={run_dirs[0]}", "--quiet")
-        jobs.append((Job(run_dirs, family_arguments(run_dirs) if len(cells) > 1 else alone), cells))
+        family = len(cells) > 1
+        jobs.append((Job(run_dirs, family_arguments(run_dirs)) if family else train_job(run_dirs[0]), cells))
     return jobs
 
 

@@ -16,7 +16,7 @@ from clip_jax import flops
 from clip_jax.config import RunConfig, UserError
 from clip_jax.config_io import run_id, to_dict
 from clip_jax.sweep.claim import claim
-from clip_jax.sweep.launch.engine import Engine, Job, open_engine
+from clip_jax.sweep.launch.engine import Engine, open_engine, train_job
 from clip_jax.sweep.plan import Cell, Plan
 from clip_jax.sweep.propose import propose, survivors
 from clip_jax.sweep.reconcile import reconcile
@@ -106,9 +106,7 @@ def _train(config: SearchConfig, root: Path, engine: Engine, trials: list[Trial]
         run_dir = root / "runs" / run_id(run)
         run_dir.mkdir(parents=True, exist_ok=True)
         write_json(run_dir / "request.json", to_dict(run))
-        arguments = ["train", f"--config={run_dir / 'request.json'}", f"--dir={run_dir}", "--quiet"]
-        until = stage if stage < run.steps else 0
-        jobs.append(Job((run_dir,), (*arguments, *([f"--until={until}"] if until else [])), until=until))
+        jobs.append(train_job(run_dir, stage if stage < run.steps else 0))
     reconcile(engine, jobs, config.resources.max_attempts, echo=echo)
 
 

@@ -16,9 +16,9 @@ from clip_jax.config import RunConfig
 from clip_jax.data.transforms import normalise
 from clip_jax.losses.pairs import make_pair_loss
 from clip_jax.losses.predictive import caption_loss
-from clip_jax.models.clip import batch_statistics, with_statistics
+from clip_jax.models.clip import batch_statistics, build, with_statistics
 from clip_jax.models.predictive import Prediction
-from clip_jax.optim import apply_updates, learning_rate, loss_scale
+from clip_jax.optim import apply_updates, learning_rate, loss_scale, make_optimizer
 from clip_jax.parallel import batch_sharding, on_mesh, replicated
 from clip_jax.train.accumulate import (
     Batch,
@@ -29,7 +29,7 @@ from clip_jax.train.accumulate import (
     whole_gradients,
 )
 from clip_jax.train.objectives import predictive_loss
-from clip_jax.train.state import TrainState, state_shardings
+from clip_jax.train.state import TrainState, abstract_state, state_shardings
 
 Metrics = dict[str, jax.Array]
 METRICS = ("loss", "learning_rate", "grad_norm", "logit_scale")
@@ -121,3 +121,19 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:
     if jax.process_count() == 1:
         return {k: jax.device_put(batch[k], sharding) for k in ("images", "tokens")}
     return {k: jax.make_array_from_process_local_data(sharding, batch[k]) for k in ("images", "tokens")}
+
+
+def abstract_step(config: RunConfig, mesh: Mesh) -> tuple[Any, TrainState, dict[str, jax.ShapeDtypeStruct]]:
+    """The jitted step with its state and batch as shapes laid on ``mesh``: to be compiled or counted, not run.
+
+    Raises ConfigError when the mesh cannot hold the model.
+    """
+    model, spread = config.model, batch_sharding(mesh)
+    built = build(model, mesh)
+    optimizer = make_optimizer(config.optim, config.steps, model)
+    size, count = model.image.image_size, config.batch_size
+    batch = {
+        "images": jax.ShapeDtypeStruct((count, size, size, 3), jnp.uint8, sharding=spread),
+        "tokens": jax.ShapeDtypeStruct((count, model.text.context_length), jnp.int32, sharding=spread),
+    }
+    return make_train_step(config, built, optimizer, mesh), abstract_state(built, optimizer, mesh), batch

@@ -41,6 +41,12 @@ class Job:
         return self.run_dirs[0] / "logs" / f"attempt-{self.attempt}.log"
 
 
+def train_job(run_dir: Path, until: int = 0) -> Job:
+    """One run, trained as its ``request.json`` says, up to step ``until`` if given."""
+    arguments = ("train", f"--config={run_dir / 'request.json'}", f"--dir={run_dir}", "--quiet")
+    return Job((run_dir,), (*arguments, *((f"--until={until}",) if until else ())), until=until)
+
+
 class Engine(Protocol):
     """One small adapter a queueing system. A job is known to the engine by the name of its submission and its place in
     it, both fixed before it is handed over, so a driver that dies in between finds it again.
