@@ -72,7 +72,7 @@ class DataConfig:
     threads: int = 2  # that read and decode, in each worker
     workers: int = 0  # processes that do so; 0: threads of the training process
     decoder: str = "pillow"  # pillow | simplejpeg: of training pictures; faster, about a level off (extra ``fast``)
-    keep_decoded: bool = False  # hold the resized pictures in memory; for sets that fit
+    keep_decoded: bool = False  # hold the resized pictures: in the cache folder for all runs, else in memory
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from clip_jax.config import ConfigError, RunConfig, UserError
+from clip_jax.data.decoded import FIXED, Decoded
 from clip_jax.data.fast_jpeg import libraries
 from clip_jax.data.mixing import Endless, Order, Shuffled, Weighted
 from clip_jax.data.sources import BrokenRecord, Joined, Record, Source
@@ -48,6 +49,7 @@ class BatchOfStep:
         self.config, self.source, self.tokenizer = config, source, tokenizer
         self.known: Reasons = {}  # broken records that this process has met
         self.kept: dict[int, Record] = {}
+        self.decoded = _decoded(config, source)
         share = config.batch_size // processes
         columns = np.arange(process * share, (process + 1) * share)
         self.columns = np.array_split(columns, -(-share // PIECE))  # of the batch, by piece
@@ -77,9 +79,13 @@ class BatchOfStep:
         size = self.config.model.image.image_size
         images = np.empty((len(index), size, size, 3), np.uint8)
         rows = [i for i in dict.fromkeys(index.tolist()) if i not in self.kept and i not in self.known]
+        there: dict[int, Record] = {}
+        if self.decoded is not None:
+            there = {i: record for i in rows if (record := self.decoded.get(i)) is not None}
+            rows = [i for i in rows if i not in there]
         ahead = dict(zip(rows, self.source.many(rows), strict=True))  # in one request, if the source is remote
         for row, (i, position) in enumerate(zip(index.tolist(), positions.tolist(), strict=True)):
-            record = self._prepared(i, ahead, met)
+            record = there[i] if i in there else self._prepared(i, ahead, met)
             if record is None:
                 return {}, met
             images[row], caption = self._view(record, position)
@@ -118,9 +124,24 @@ class BatchOfStep:
             prepared = Record(prepare(record.image, size, data.augment, data.decoder), record.captions)
         except BrokenRecord as error:
             return f"{self.source.name(i)}: {error}"
-        if data.keep_decoded:
+        if self.decoded is not None:
+            assert isinstance(prepared.image, np.ndarray)
+            self.decoded.put(i, prepared.image)
+        elif data.keep_decoded:
             self.kept[i] = prepared
         return prepared
+
+
+def _decoded(config: RunConfig, source: Source) -> Decoded | None:
+    """The files that keep the pictures; None where only memory can: sizes that vary, records that may change unseen, or
+    no room for a cache."""
+    data = config.data
+    if not data.keep_decoded or data.augment not in FIXED or source.identity is None:
+        return None
+    try:
+        return Decoded(source, config.model.image.image_size, data.decoder)
+    except OSError:
+        return None
 
 
 def _order(config: RunConfig, source: Source) -> Order:

@@ -34,6 +34,11 @@ class Source:
 
     infinite = False
 
+    @property
+    def identity(self) -> str | None:
+        """A text that changes with any of the records; None where that is not known."""
+        return None
+
     def __len__(self) -> int:
         raise NotImplementedError
 
@@ -80,6 +85,11 @@ class Joined(Source):
 
     def __len__(self) -> int:
         return int(self.ends[-1])
+
+    @property
+    def identity(self) -> str | None:
+        found = [part.identity for part in self.parts]
+        return None if None in found else " | ".join(map(str, found))
 
     def _begin(self, part: int) -> int:
         return int(self.ends[part - 1]) if part else 0

@@ -137,6 +137,10 @@ class WebDataset(Source):
     def __len__(self) -> int:
         return len(self.shards)
 
+    @property
+    def identity(self) -> str:
+        return " ".join(f"{shard} {remote.stat(shard)}" for shard in self.shards.shards)
+
     def name(self, i: int) -> str:
         return self.shards.name(i)
 

@@ -18,6 +18,7 @@ ACTIONS = {
     "preflight": "Compile every shape for a target it need not have: does it fit, how long will it take?",
     "search": "Try settings of one model and keep the best. Fields as of run.",
     "next": "What to train next so that the forecast at a compute becomes sharper.",
+    "forecast": "Register what a budget that was not trained yet will give; afterwards hold it against its runs.",
     "status": "How each run stands.",
     "logs": "What a run's newest attempt said.",
     "cancel": "Stop runs and leave them out; all that are not finished if none is named.",
@@ -42,6 +43,10 @@ def add_actions(parent: Any, verb: Callable[..., argparse.ArgumentParser]) -> No
             action.add_argument("--budget", type=float, default=0.0, metavar="FLOPS", help="that may be spent; or")
             action.add_argument("--precision", type=float, default=0.0, help="half width wanted, as 0.02 for ±2 %%")
             action.add_argument("--law", default="power", help="of compute (default: power)")
+        elif name == "forecast":
+            action.add_argument(
+                "--at", type=float, metavar="FLOPS", help="the budget; left out: grade what is registered"
+            )
         elif name == "status":
             action.add_argument(
                 "--watch", type=float, nargs="?", const=5.0, metavar="SECONDS", help="again and again until all is over"
@@ -76,6 +81,10 @@ def run_action(args: argparse.Namespace, overrides: dict[str, str]) -> None:
         from clip_jax.sweep.next_runs import next_runs
 
         print(next_runs(root, args.at, budget=args.budget, half_width=args.precision, law=args.law)[1])
+    elif args.action == "forecast":
+        from clip_jax.sweep.forecast import grade_forecast, register_forecast
+
+        print(grade_forecast(root) if args.at is None else register_forecast(root, args.at))
     elif args.action == "status":
         _status(args, root)
     elif args.action == "collect":

@@ -1,0 +1,111 @@
+"""Pictures decoded once for all runs of a set: files of the cache folder, mapped by every process that trains on it.
+
+A sweep of small models would spend more time on decoding the same pictures in each of its runs than on training. What
+is kept is what `transforms.prepare` makes where its size is fixed, with the captions; nothing is read ahead of need.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clip_jax.data import tar_index
+from clip_jax.data.sources import BrokenRecord, Record, Source
+
+FORMAT = 1
+ABREAST = 4096  # records whose captions are read at once
+FIXED = ("none", "flip")  # of ``data.augment``: one size for every picture
+
+
+class Decoded:
+    """Prepared pictures of a source, uint8 [N, S, S, 3], and its captions.
+
+    A picture is written when it is first needed, and its check sum after it, so that a torn or lost write is seen and
+    the picture made again; two processes that make the same one write the same bytes.
+    """
+
+    def __init__(self, source: Source, size: int, decoder: str) -> None:
+        """Opens the files of this set, size and decoder, or makes them. Raises OSError when they cannot be written."""
+        assert source.identity is not None
+        told = f"{FORMAT} {source.identity} {len(source)} {size} {decoder}"
+        name = hashlib.sha256(told.encode()).hexdigest()[:32]
+        self.folder = tar_index.cache_folder().parent / "decoded" / name
+        self.shape = (len(source), size, size, 3)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not (self.folder / "ends.npy").exists():
+            self._write_captions(source)
+        for path, count in ((self._pictures, int(np.prod(self.shape))), (self._sums, 4 * len(source))):
+            self._make(path, count)
+        self._open()
+
+    @property
+    def _pictures(self) -> Path:
+        return self.folder / "pictures.u1"
+
+    @property
+    def _sums(self) -> Path:
+        return self.folder / "sums.u4"
+
+    def _make(self, path: Path, size: int) -> None:
+        """An empty file of ``size`` bytes, unless it is there; it takes room as it is filled."""
+        if path.exists():
+            return
+        part = path.with_name(f"{path.name}.{os.getpid()}")
+        with part.open("wb") as file:
+            file.truncate(size)
+        with contextlib.suppress(FileExistsError):
+            os.link(part, path)
+        part.unlink()
+
+    def _write_captions(self, source: Source) -> None:
+        texts: list[bytes] = []
+        for begin in range(0, len(source), ABREAST):
+            rows = list(range(begin, min(begin + ABREAST, len(source))))
+            for found in source.many_captions(rows):
+                texts.append(b"" if isinstance(found, BrokenRecord) else "\n".join(found).encode())
+        ends = np.cumsum([len(t) for t in texts], dtype=np.int64)
+        for name, write in (
+            ("captions.txt", lambda file: file.write(b"".join(texts))),
+            ("ends.npy", lambda file: np.save(file, ends)),  # last: it says that the others are whole
+        ):
+            if not tar_index.keep(self.folder / name, write):
+                raise OSError(f"{self.folder / name}: cannot be written")
+
+    def _open(self) -> None:
+        self.pictures = np.memmap(self._pictures, np.uint8, "r+", shape=self.shape)
+        self.sums = np.memmap(self._sums, np.uint32, "r+", shape=self.shape[:1])
+        self.ends = np.load(self.folder / "ends.npy", mmap_mode="r", allow_pickle=False)
+        self.texts = (self.folder / "captions.txt").read_bytes()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "shape": self.shape}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = state
+        self._open()
+
+    def get(self, i: int) -> Record | None:
+        """Record ``i`` with its prepared picture, or None when it is not there yet."""
+        kept = int(self.sums[i])
+        if not kept:
+            return None
+        picture = np.array(self.pictures[i])
+        text = self.texts[int(self.ends[i - 1]) if i else 0 : int(self.ends[i])]
+        if _sum(picture) != kept or not text:
+            return None
+        return Record(picture, tuple(text.decode().split("\n")))
+
+    def put(self, i: int, picture: np.ndarray) -> None:
+        """Keep the prepared picture of record ``i``, uint8 [S, S, 3]."""
+        self.pictures[i] = picture
+        self.sums[i] = _sum(picture)
+
+
+def _sum(picture: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(picture).data) or 1  # 0 means: not there

@@ -1,0 +1,50 @@
+"""A registered forecast and what came of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clip_jax.scaling.figures.style import BLUE, HOUSE, INK, ORANGE, SOFT, error_ticks, label_of, new_figure
+from clip_jax.scaling.laws import law_named
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def draw_forecast(registered: dict[str, Any], graded: dict[str, Any], runs: pd.DataFrame, path: Path) -> None:
+    """Write the figure: the points that the law was fitted to, the law, the band at the target, the runs there.
+
+    Args:
+      registered, graded: of `registration.register` and `registration.outcome`.
+      runs: the table, one row a run.
+      path: of the PNG.
+    """
+    from matplotlib import rc_context
+
+    with rc_context(HOUSE):  # type: ignore[arg-type]
+        figure, (axis,) = new_figure()
+        points, target, metric = registered["frontier"], graded["flops"], registered["metric"]
+        known = runs[runs["final"].astype(bool) & (runs["kind"] != "lr_check")]
+        below = known[known["budget"] < registered["target"] * 0.999]
+        axis.scatter(below["flops"], below[metric], s=9, color=SOFT, alpha=0.5, lw=0, label="runs before the forecast")
+        x, y = ([p[k] for p in points] for k in ("flops", "error"))
+        axis.plot(x, y, "o", mfc="none", mec=INK, mew=1, ms=7, label=registered["rule"])
+        law, values = law_named(registered["law"]), registered["fit"]["values"]
+        grid = np.geomspace(min(x) / 1.3, target * 1.3, 200)
+        axis.plot(grid, law.predict(law.theta(values, {"flops": 1.0}), {"flops": np.log(grid)}), color=BLUE,
+                  label=f"{registered['form']}, fitted before")  # fmt: skip
+        low, high = (v if v is not None else registered["predicted"] for v in registered["mean"])
+        middle = registered["predicted"]
+        axis.errorbar([target], [middle], yerr=[[middle - low], [high - middle]], fmt="s", color=BLUE, mfc="white",
+                      capsize=4, ms=5, zorder=5, label="registered forecast, 95 % band")  # fmt: skip
+        own = [s["measured"] for s in graded["seeds"]]
+        axis.plot([target * 1.1] * len(own), own, "_", color=ORANGE, ms=8, label="its seeds")
+        axis.plot([target * 1.1], [graded["measured"]], "D", color=ORANGE, ms=5, zorder=6, label="measured after")
+        axis.plot([x[-1], target], [registered["naive"]] * 2, ":", color=SOFT, label="same as the last budget")
+        axis.set(xscale="log", yscale="log", xlabel="training FLOPs", ylabel=label_of(metric), title="The forecast")
+        error_ticks(axis)
+        axis.legend(loc="lower left", labelspacing=0.35)
+        figure.savefig(path)

@@ -1,0 +1,140 @@
+"""A sweep's forecast of a budget it has not trained: registered before, graded after (`scaling.registration`)."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clip_jax.config import UserError
+from clip_jax.scaling.registration import ON_BUDGET, outcome, register
+from clip_jax.sweep.collect import collect
+from clip_jax.sweep.plan import make_cell
+from clip_jax.sweep.run import plan_of
+from clip_jax.sweep.steer import config_of
+from clip_jax.sweep_config import SweepConfig
+from clip_jax.train.record import read_json, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+REGISTERED, GRADED = "forecast.json", "outcome.json"
+
+
+def register_forecast(sweep_dir: str | Path, target: float) -> str:
+    """Forecast the best size of ``target`` FLOPs from what has finished, and write it to ``forecast.json``.
+
+    The file also holds the runs that will decide: sizes, seeds and settings as the sweep itself will plan them.
+
+    Returns:
+      A text: the forecast, its band, and the command that trains its runs.
+
+    Raises:
+      UserError: one is registered already, and as `scaling.registration.register`.
+    """
+    root, config = _sweep(sweep_dir)
+    path = root / REGISTERED
+    if path.exists():
+        raise UserError(f"{path}: holds a forecast already; it is made once, before its runs")
+    df = collect(root)
+    seeds = (*config.seeds, *config.seeds_at_best)
+    grown = dataclasses.replace(config, budgets=(target,))
+    cells = [cell for cell in plan_of(grown).kept if cell.config.seed == config.base.seed + config.seeds[0]]
+    runs = [make_cell(config, cell.rung, target, seed) for cell in cells for seed in seeds]
+    registered = register(
+        df, config.metric, target, seeds=len(seeds), eval_sd=_eval_sd(root, config.metric, df, config)
+    )
+    registered["runs"] = [
+        {"run_id": c.run_id, "rung": c.rung, "params": c.params, "steps": c.config.steps, "seed": c.config.seed,
+         "peak_lr": c.config.optim.peak_lr, "batch_size": c.config.batch_size, "flops": c.flops}
+        for c in runs
+    ]  # fmt: skip
+    write_json(path, registered)
+    return _text(registered, config, path)
+
+
+def grade_forecast(sweep_dir: str | Path) -> str:
+    """Hold the registered forecast against the runs trained since; write ``outcome.json`` and ``forecast.png``.
+
+    Raises:
+      UserError: nothing is registered, or the runs of its budget are not all there.
+    """
+    from clip_jax.scaling.figures.forecast import draw_forecast
+
+    root, _config = _sweep(sweep_dir)
+    registered = read_json(root / REGISTERED)
+    if registered is None:
+        raise UserError(f"{root}: no forecast was registered; `clip-jax sweep forecast --at=FLOPS` does it")
+    df = collect(root)
+    graded = outcome(registered, df)
+    planned = {run["run_id"] for run in registered["runs"]}
+    near = df[(df["budget"] / registered["target"] - 1).abs() <= ON_BUDGET]
+    graded["amendments"] += [
+        f"run {run} (rung {rung:g}, seed {seed}) was not registered"
+        for run, rung, seed in near[["run_id", "rung", "seed"]].itertuples(index=False)
+        if run not in planned
+    ]
+    write_json(root / GRADED, graded)
+    draw_forecast(registered, graded, df, root / "forecast.png")
+    return _verdict(graded)
+
+
+def _sweep(sweep_dir: str | Path) -> tuple[Path, SweepConfig]:
+    root = Path(sweep_dir)
+    config = config_of(root)
+    if not isinstance(config, SweepConfig):
+        raise UserError(f"{root}: holds a search, which has no law")
+    return root, config
+
+
+def _eval_sd(root: Path, metric: str, df: pd.DataFrame, config: SweepConfig) -> float:
+    """Of the metric, as a share of it, from the number of examples of its zero-shot tasks; 0 for another metric."""
+    import pandas as pd
+
+    measured = pd.read_csv(root / "evals.csv")
+    controls = {Path(path).name for path in config.base.evals.controls}
+    measured = measured[(measured["metric"] == "top1") & ~measured["task"].isin(controls)]
+    if metric != "error_mean":
+        measured = measured[measured["task"] == metric.removeprefix("error/")]
+    if measured.empty:
+        return 0.0
+    top = measured[measured["budget"] == measured["budget"].max()]
+    p, n = top["value"].to_numpy(float), top["examples"].to_numpy(float)
+    tasks = top["task"].nunique()
+    error = float(df.loc[df["budget"] == df["budget"].max(), metric].mean())
+    return float(np.sqrt(np.mean(p * (1 - p) / n) / tasks) / error)
+
+
+def _text(registered: dict[str, Any], config: SweepConfig, path: Path) -> str:
+    r, noise = registered, registered["noise"]
+    budgets = sorted({*config.budgets, r["target"]})
+    rehearsed = [row["inside"] for row in r["rehearsals"]]
+    lines = [
+        f"  {r['metric']} at {r['target']:.4g} FLOPs, {r['rule']}, mean of {noise['seeds']} seeds",
+        f"  {r['form']}: {r['predicted']:.4f}, 95 % band {_band(r['mean'])}; one run {_band(r['run'])}",
+        f"  the guess to beat, same as the last budget: {r['naive']:.4f}",
+        f"  rehearsed at {len(rehearsed)} earlier budgets: {sum(rehearsed)} inside their bands",
+        f"  scatter: seeds {noise['seed_sd']:.2%}, examples {noise['eval_sd']:.2%} of the error",
+        *(f"  {o['form']}: {o['predicted']:.4f} {_band(o['mean'])}" for o in r["others"] if o["form"] != r["form"]),
+        f"  {path}: commit it, then train with --budgets='{budgets}'",
+    ]
+    return "\n".join(lines)
+
+
+def _verdict(graded: dict[str, Any]) -> str:
+    g = graded
+    lines = [
+        f"  {g['metric']} at {g['flops']:.4g} FLOPs: measured {g['measured']:.4f}, forecast {g['predicted']:.4f} "
+        f"{_band(g['mean'])}: {'inside' if g['inside'] else 'OUTSIDE'} the band",
+        f"  same as the last budget would have said {g['naive']:.4f}: {'beaten' if g['beats_naive'] else 'NOT beaten'}",
+        "  seeds: " + ", ".join(f"{s['measured']:.4f}{'' if s['inside'] else ' (outside)'}" for s in g["seeds"]),
+        f"  {g['sizes']} sizes, the best {'between the others' if g['bracketed'] else 'on the EDGE'}",
+    ]
+    return "\n".join(lines + [f"  not as registered: {a}" for a in g["amendments"] or ["nothing"]])
+
+
+def _band(ends: list[float | None]) -> str:
+    low, high = ("open" if e is None else f"{e:.4f}" for e in ends)
+    return f"[{low}, {high}]"

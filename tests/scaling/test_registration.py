@@ -1,0 +1,111 @@
+"""A forecast registered before its runs: what it holds, how often it covers, what grading sees."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from clip_jax.config import UserError
+from clip_jax.scaling.figures.forecast import draw_forecast
+from clip_jax.scaling.registration import outcome, register
+
+
+def split(df):
+    """(the rows below the largest budget, that budget)."""
+    target = df["budget"].max()
+    return df[df["budget"] < target], float(target)
+
+
+@pytest.fixture(scope="module")
+def graded(runs, curves):
+    """(registered, outcome, all rows) of a planted power law with three seeds a cell."""
+    df = runs(curves["power law"], noise=0.01, seeds=3)
+    below, target = split(df)
+    registered = register(below, "error_mean", target, seeds=3, eval_sd=0.005)
+    registered = json.loads(json.dumps(registered))  # as it is read back
+    return registered, outcome(registered, df), df
+
+
+def test_a_planted_law_is_forecast_within_its_band(graded, curves):
+    registered, found, _df = graded
+    truth = curves["power law"](registered["target"])
+    low, high = registered["mean"]
+    assert low < truth < high
+    assert registered["predicted"] == pytest.approx(truth, rel=0.03)
+    assert found["inside"]
+    assert found["beats_naive"]
+    assert found["amendments"] == []
+    assert found["measured"] == pytest.approx(truth, rel=0.03)
+    assert len(found["seeds"]) == 3
+    assert found["flops"] == registered["target"]
+
+
+def test_bands_add_what_seeds_and_examples_scatter(graded):
+    registered, _, df = graded
+    below, target = split(df)
+    alone = register(below, "error_mean", target, seeds=3)
+    width = {k: np.log(registered[k][1] / registered[k][0]) for k in ("curve", "mean", "run")}
+    assert width["curve"] < width["mean"] <= width["run"]
+    assert np.log(alone["mean"][1] / alone["mean"][0]) < width["mean"]
+
+
+def test_each_earlier_budget_is_rehearsed_from_those_below_it(graded):
+    registered, _, _ = graded
+    frontier = registered["frontier"]
+    assert [r["flops"] for r in registered["rehearsals"]] == [p["flops"] for p in frontier[4:]]
+    assert [r["naive"] for r in registered["rehearsals"]] == [p["error"] for p in frontier[3:-1]]
+
+
+def test_what_was_changed_after_the_forecast_is_said(graded):
+    registered, _, df = graded
+    changed = df.copy()
+    changed.loc[0, "error_mean"] *= 1.01
+    assert "not those that the forecast was made from" in outcome(registered, changed)["amendments"][0]
+    target = df[df["budget"] == df["budget"].max()]
+    best = target[target["params"] == outcome(registered, df)["params"]].iloc[:1].assign(run_id="more", seed=9)
+    assert outcome(registered, pd.concat([df, best]))["amendments"] == ["4 seeds were trained, 3 were registered"]
+
+
+def test_a_miss_is_a_miss(graded):
+    registered, _, df = graded
+    worse = df.copy()
+    worse.loc[worse["budget"] == worse["budget"].max(), "error_mean"] *= 1.5
+    found = outcome(registered, worse)
+    assert not found["inside"]
+    assert not found["beats_naive"]
+    assert not any(s["inside"] for s in found["seeds"])
+
+
+def test_bands_cover_as_often_as_they_say(runs, curves):
+    inside = []
+    for seed in range(8):
+        df = runs(curves["power law"], noise=0.02, sizes=3, seeds=2, seed=seed)
+        below, target = split(df)
+        inside.append(outcome(register(below, "error_mean", target, seeds=2), df)["inside"])
+    assert sum(inside) >= 6  # 95 % wanted; of 95 %, fewer than six of eight is a chance of 1 in 170
+
+
+def test_what_cannot_be_forecast_is_refused(graded, runs, curves):
+    registered, _, df = graded
+    below, target = split(df)
+    with pytest.raises(UserError, match="is at or above .* a forecast is made before its runs"):
+        register(df, "error_mean", target, seeds=2)
+    with pytest.raises(UserError, match="4 budgets have finished, at least 5 are needed"):
+        register(below[below["budget"] < 4e11], "error_mean", target, seeds=2)
+    with pytest.raises(UserError, match="1 seeds; the scatter of the target needs at least 2"):
+        register(below, "error_mean", target, seeds=1)
+    with pytest.raises(UserError, match="no cell has a second seed"):
+        register(below[below["seed"] == 0], "error_mean", target, seeds=2)
+    with pytest.raises(UserError, match="eval_sd=2 must be a share"):
+        register(below, "error_mean", target, seeds=2, eval_sd=2)
+    with pytest.raises(UserError, match="no run of .* has finished"):
+        outcome(registered, below)
+    with pytest.raises(UserError, match="1 seeds of the best size .* 3 were registered"):
+        outcome(registered, pd.concat([below, df[(df["budget"] == target) & (df["seed"] == 0)]]))
+
+
+def test_the_figure_is_drawn(graded, tmp_path):
+    registered, found, df = graded
+    draw_forecast(registered, found, df, tmp_path / "forecast.png")
+    assert (tmp_path / "forecast.png").stat().st_size > 10_000
