@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from clip_jax import flops
 from clip_jax.config import RunConfig, UserError
 from clip_jax.config_io import from_dict, run_id, to_dict
+from clip_jax.scaling.analysis import analyse
 from clip_jax.sweep import steer
 from clip_jax.sweep.collect import collect, lr_evidence
 from clip_jax.sweep.plan import make_plan
@@ -120,11 +123,27 @@ class FakeEngine:
         )
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A sweep with its whole report."""
+    launcher, lines, root = FakeEngine(), [], tmp_path_factory.mktemp("sweep") / "s"
+    law = run_sweep(SWEEP, root, lines.append, launcher)
+    return root, law, launcher, lines
+
+
 @pytest.fixture
-def sweep(tmp_path):
-    launcher, lines = FakeEngine(), []
-    law = run_sweep(SWEEP, tmp_path / "s", lines.append, launcher)
-    return tmp_path / "s", law, launcher, lines
+def sweep(trained, tmp_path):
+    """A copy of it."""
+    root, *rest = trained
+    return shutil.copytree(root, tmp_path / "s"), *rest
+
+
+@pytest.fixture(autouse=True)
+def _fits_only(monkeypatch):
+    """Figures, page and other frontiers take longer than all the rest and are tested in scaling."""
+    monkeypatch.setattr("clip_jax.scaling.report.analyse", functools.partial(analyse, full=False))
+    monkeypatch.setattr("clip_jax.scaling.figures.draw_all", lambda found, out: {})
+    monkeypatch.setattr("clip_jax.scaling.page.write_page", lambda *args: None)
 
 
 def test_cells_then_second_seeds_then_learning_rates(sweep):
@@ -157,7 +176,7 @@ def test_cells_then_second_seeds_then_learning_rates(sweep):
 def test_the_same_command_repeats_nothing(sweep):
     root, law, _, _ = sweep
     again = FakeEngine()
-    assert run_sweep(SWEEP, root, lambda line: None, again) == law
+    assert run_sweep(SWEEP, root, lambda line: None, again)["fits"] == law["fits"]
     assert again.ran == []
 
 
@@ -309,6 +328,7 @@ def test_families_that_cannot_be_are_refused(measured, tmp_path, monkeypatch):
 
 def test_reporting_again_gives_the_same_law(sweep):
     root, law, *_ = sweep
-    assert report(root, lambda line: None) == law
+    assert report(root, lambda line: None) == report(root, lambda line: None)
+    assert report(root, lambda line: None)["fits"] == law["fits"]
     with pytest.raises(UserError, match="holds no sweep"):
         report(root / "nothing", lambda line: None)

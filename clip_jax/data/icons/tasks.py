@@ -10,7 +10,8 @@ from clip_jax.data.icons.names import countries
 if TYPE_CHECKING:
     import pandas as pd
 
-COMMON_EACH, STYLE_EACH, GROUP_EACH = 12, 250, 150  # pictures a class at most
+COMMON_EACH, BASIC_EACH, STYLE_EACH, GROUP_EACH = 12, 40, 250, 150  # pictures a class at most
+BASIC = 40  # classes of icons-basic
 LEAST = 3  # pictures a class of icons-common and of styles; fewer make no class
 LOGO_SETS = 3  # sets of logos that have a name: then it is a brand, whose logo is the same by every hand
 # the flags of Norway, the United States, Australia, France and Spain by other names
@@ -56,6 +57,8 @@ def tasks(table: pd.DataFrame, common_sets: int) -> list[Task]:
     logos = table[table["kind"] == "logo"].groupby("shown")["set"].nunique()
     names = spread.index[spread >= common_sets].difference(logos.index[logos >= LOGO_SETS])
     common = held[(held["kind"] == "icon") & held["shown"].isin(names)]
+    most = spread[names].sort_values(ascending=False, kind="stable").index[:BASIC]
+    basic = common[common["shown"].isin(most)]
     styles = held[(held["kind"] == "icon") & (held["style"] != "")]
     emoji = emoji[emoji["country"] == ""]
     faces = emoji[emoji["held_out"] & emoji["shown"].isin(emoji.loc[~emoji["held_out"], "shown"])]
@@ -64,6 +67,7 @@ def tasks(table: pd.DataFrame, common_sets: int) -> list[Task]:
     flags = held[(held["country"] != "") & ~held["country"].isin([countries()[code] for code in SAME_FLAGS])]
     found = [
         _task("icons-common", common, common["shown"], COMMON_EACH, LEAST, _ICON),
+        _task("icons-basic", basic, basic["shown"], BASIC_EACH, LEAST, _ICON),
         _task("emoji", faces, faces["shown"], 0, 1, ("{c}", "{c} emoji", "an emoji of {c}")),
         _task("emoji-groups", grouped, grouped["shown"].map(voted), GROUP_EACH, LEAST,
               ("{c}", "an emoji, {c}", "an emoji of {c}", "{c} emoji")),

@@ -34,6 +34,7 @@ def draw(name: str, found: Analysis) -> Any:
     with rc_context(HOUSE):  # type: ignore[arg-type]
         figure = FIGURES[name][1](found)
         figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # it is laid out: saving it need not do so twice more
         return figure
 
 
