@@ -112,6 +112,12 @@ def _head_size(width: float) -> int:
     return 64
 
 
+def _resnet_shape(rung: float) -> dict[str, Any]:
+    stages = tuple(max(1, round(blocks * (rung / 48) ** 0.65)) for blocks in (3, 4, 6, 3))
+    width = max(2, 2 * round(32 * (rung / 48) ** 0.7))
+    return {"width": width, "heads": width // 2, "stages": stages, "depth": sum(stages)}
+
+
 def ladder(rung: float, base: ModelConfig | None = None) -> ModelConfig:
     """One number -> a well-shaped model: the family that a sweep climbs.
 
@@ -124,7 +130,8 @@ def ladder(rung: float, base: ModelConfig | None = None) -> ModelConfig:
     embedding its size: only width and depth grow.
 
     A text side without a transformer has no depth: the bag-of-words encoder takes the width, the bag-of-words objective
-    nothing. Raises ConfigError for a rung below 0.5.
+    nothing. With ``stages``, whatever they are, the image tower is a ResNet that has RN50's shape at rung 48: its width
+    goes with rung^0.7 and its blocks with rung^0.65. Raises ConfigError for a rung below 0.5.
     """
     if not rung >= 0.5:
         raise ConfigError(f"rung={rung}: the ladder begins at 0.5")
@@ -136,15 +143,18 @@ def ladder(rung: float, base: ModelConfig | None = None) -> ModelConfig:
         heads = max(1, round(16 * rung / head))
         return {"width": head * heads, "depth": max(1, round(rung**0.65)), "heads": heads}
 
-    image = shape(base.image)
+    image = shape(base.image) if not base.image.stages else shape(ImageTowerConfig())
     text = shape(base.text) if base.text.encoder == "transformer" else {"width": image["width"]}
+    width = image["width"]
+    if base.image.stages:
+        image = _resnet_shape(rung)
     if base.objective == "bag_of_words":
         text = {}
     return dataclasses.replace(
         base,
         image=dataclasses.replace(base.image, **image),
         text=dataclasses.replace(base.text, **text),
-        embed_dim=base.embed_dim if mup else image["width"],
+        embed_dim=base.embed_dim if mup else width,
     )
 
 

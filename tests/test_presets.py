@@ -1,5 +1,7 @@
 """Named sizes and the ladder."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,3 +56,13 @@ def test_presets_are_the_published_shapes():
         "RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px",
     )  # fmt: skip
     assert {PRESETS[name].activation for name in PUBLISHED} == {"quick_gelu"}
+
+
+def test_the_ladder_of_resnets_passes_through_rn50_and_never_steps_down():
+    base = preset("RN50")
+    assert ladder(48, base).image == base.image
+    costs = [flops.flops_per_sample(ladder(r / 2, base)).total for r in range(1, 129)]
+    assert all(a <= b for a, b in pairwise(costs))
+    assert costs[-1] / costs[0] > 1000
+    small = ladder(1.5, base)
+    assert (small.image.width, small.image.stages, small.text.width, small.embed_dim) == (6, (1, 1, 1, 1), 24, 24)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from clip_jax.config import UserError
 from clip_jax.scaling.laws.base import Array
 from clip_jax.scaling.uncertainty import TAILS, Ensemble
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 GRID = 400  # places at which a crossing is looked for
 
@@ -102,3 +107,63 @@ def compute_gain(a: Ensemble, b: Ensemble, at: float, *, seed: int = 0) -> Estim
     else:
         text = f"never reaches the error at {at:.3g}"
     return Estimate(own, low, high, known, text)
+
+
+def compare_arms(
+    arms: Mapping[str, pd.DataFrame], metric: str = "error_mean", *, law: str = "power", replicas: int = 1000
+) -> list[dict[str, Any]]:
+    """Every arm of a comparison against the first, at the largest FLOPs that all have.
+
+    Args:
+      arms: name -> table of runs (see `table.prepare`); unfinished runs and checks of rates are left out.
+      metric: an error or a loss.
+      law: of compute alone, fitted to each arm's runs.
+      replicas: of each parametric bootstrap.
+
+    Returns:
+      {arm, runs, at, predicted, low, high (of the curve), ratio, ratio_low, ratio_high (of its error to the first
+      arm's), gain, gain_low, gain_high (the first arm's compute over its own for the first arm's error), text}; of the
+      first arm itself ratio and gain are None.
+
+    Raises:
+      UserError: no arm, an arm with too few runs, or FLOPs that no two have in common.
+    """
+    from clip_jax.scaling.fit import fit_law
+    from clip_jax.scaling.laws import law_named
+    from clip_jax.scaling.table import fit_rows, prepare
+    from clip_jax.scaling.uncertainty import bootstrap
+
+    if not arms:
+        raise UserError("compare: no arm")
+    found: dict[str, tuple[Ensemble, int, float]] = {}
+    for seed, (name, table) in enumerate(arms.items()):
+        rows, _ = fit_rows(prepare(table, metric, name), metric)
+        fit = fit_law(law_named(law), rows["flops"].to_numpy(float), rows[metric].to_numpy(float))
+        found[name] = bootstrap(fit, replicas=replicas, seed=seed), len(rows), float(rows["flops"].max())
+    at = min(top for _, _, top in found.values())
+    first = next(iter(found.values()))[0]
+    out: list[dict[str, Any]] = []
+    for name, (ensemble, runs, _) in found.items():
+        low, high = (float(np.ravel(v)[0]) for v in ensemble.band(at, observation=False))
+        row = {
+            "arm": name,
+            "runs": runs,
+            "at": at,
+            "predicted": float(ensemble.fit.predict(at)),
+            "low": low,
+            "high": high,
+        }
+        ratio = gain = None
+        if ensemble is not first:
+            ratio, gain = difference(first, ensemble, np.array([at])), compute_gain(first, ensemble, at)
+        row |= {
+            "ratio": None if ratio is None else float(ratio["ratio"][0]),
+            "ratio_low": None if ratio is None else float(ratio["low"][0]),
+            "ratio_high": None if ratio is None else float(ratio["high"][0]),
+            "gain": None if gain is None else gain.value,
+            "gain_low": None if gain is None else gain.low,
+            "gain_high": None if gain is None else gain.high,
+            "text": "" if gain is None else gain.text,
+        }
+        out.append(row)
+    return out

@@ -55,7 +55,9 @@ def make_cell(
     warmup = min(max(1, round(share * steps)), steps - 1)
     peak_lr = config.base_lr * lr_factor * rules.factor("lr_power", budget)
     if config.lr_rule == "width_power":
-        peak_lr *= (config.base_width / model.image.width) ** config.lr_width_power
+        # a ResNet's width counts the channels of its first stage, not of a transformer
+        width = model.text.width if model.image.stages else model.image.width
+        peak_lr *= (config.base_width / width) ** config.lr_width_power
     decay = base.optim.weight_decay * rules.factor("decay_power", budget)
     run = dataclasses.replace(
         base,

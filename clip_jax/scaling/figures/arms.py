@@ -1,0 +1,78 @@
+"""Arms of a comparison: error against compute for each, and what each needs against the first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clip_jax.scaling.figures.style import (
+    BLUE,
+    GREEN,
+    HOUSE,
+    INK,
+    ORANGE,
+    PURPLE,
+    SKY,
+    SOFT,
+    YELLOW,
+    error_ticks,
+    label_of,
+    new_figure,
+)
+from clip_jax.scaling.fit import fit_law
+from clip_jax.scaling.laws import law_named
+from clip_jax.scaling.table import fit_rows, prepare
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW, INK, SOFT)
+MARKS = "osD^vPX*"
+
+
+def draw_arms(
+    arms: Mapping[str, pd.DataFrame],
+    compared: Sequence[Mapping[str, Any]],
+    metric: str = "error_mean",
+    *,
+    law: str = "power",
+    title: str = "",
+) -> Any:
+    """The figure. arms, metric, law: as `compare.compare_arms` took them; compared: what it returned."""
+    from matplotlib import rc_context
+
+    with rc_context(HOUSE):  # type: ignore[arg-type]
+        figure, (left, right) = new_figure(8.2, 3.5, 2, width_ratios=(1.5, 1))
+        for k, (name, table) in enumerate(arms.items()):
+            rows, _ = fit_rows(prepare(table, metric, name), metric)
+            x, y = rows["flops"].to_numpy(float), rows[metric].to_numpy(float)
+            colour = COLOURS[k % len(COLOURS)]
+            left.plot(x, y, MARKS[k % len(MARKS)], color=colour, ms=4, mec="white", mew=0.4, label=name)
+            grid = np.geomspace(x.min(), x.max(), 60)
+            left.plot(grid, fit_law(law_named(law), x, y).predict(grid), color=colour)
+        left.set(xscale="log", yscale="log", xlabel="training FLOPs", ylabel=label_of(metric), title=title)
+        error_ticks(left)
+        left.legend(loc="lower left", labelspacing=0.3)
+        _gains(right, compared, list(arms))
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        return figure
+
+
+def _gains(axis: Any, compared: Sequence[Mapping[str, Any]], names: list[str]) -> None:
+    others = [r for r in compared if r["gain"] is not None]
+    values = [v for r in others for v in (r["gain"], r["gain_low"], r["gain_high"]) if 0 < v < np.inf]
+    low, high = (min([*values, 0.5]) / 1.5, max([*values, 2.0]) * 1.5)
+    axis.axvline(1, color=SOFT, lw=0.8)
+    for place, r in enumerate(reversed(others)):
+        colour = COLOURS[names.index(r["arm"]) % len(COLOURS)]
+        ends = np.clip([r["gain_low"], r["gain_high"]], low, high)
+        axis.plot(ends, [place, place], color=colour, lw=2)
+        if r["gain"] > 0:
+            axis.plot([r["gain"]], [place], MARKS[names.index(r["arm"]) % len(MARKS)], color=colour, ms=6)
+    axis.set(xscale="log", xlim=(low, high), ylim=(-0.6, len(others) - 0.4))
+    axis.set_yticks(range(len(others)), [r["arm"] for r in reversed(others)])
+    axis.set_xlabel(f"compute that {names[0]} needs\nover its own, for one error (95 %)")
+    axis.grid(axis="y", visible=False)
