@@ -28,8 +28,9 @@ def test_sweeps_plan(path):
         return
     plan = make_plan(load(SweepConfig, path), {"photos": 17_015, "icons": 328_415}.get(path.stem))
     per_budget = [sum(c.budget == b for c in plan.kept) for b in plan.config.budgets]
-    assert len(per_budget) >= (2 if path.stem == "pod" else 5)  # the pod's is there to be compiled
-    assert min(per_budget) >= 3
+    lawless = path.stem in ("pod", "icons_arms")  # to be compiled, to be compared
+    assert len(per_budget) >= (2 if lawless else 5)
+    assert min(per_budget) >= (2 if lawless else 3)
 
 
 @pytest.mark.parametrize(
