@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from clip_jax.model_config import ModelConfig
-from clip_jax.models.layers import attend, linear, named_param, normal, remat_policy, split_heads
+from clip_jax.models.layers import attend, linear, named_axes, named_param, normal, remat_policy, split_heads
 
 MOMENTUM = 0.1  # weight of the newest batch in the running statistics, as in PyTorch
 EPS = 1e-5
@@ -92,7 +92,7 @@ def _conv(c_in: int, c_out: int, size: int, config: ModelConfig, rngs: nnx.Rngs,
         strides=(stride, stride),
         padding=[(size // 2, size // 2)] * 2,
         use_bias=False,
-        kernel_init=nnx.with_partitioning(init, (None, None, None, "embed")),
+        kernel_init=named_axes(init, (None, None, None, "embed")),
         dtype=jnp.dtype(config.compute_dtype),
         param_dtype=jnp.dtype(config.param_dtype),
         rngs=rngs,
