@@ -46,6 +46,8 @@ class CLIP(nnx.Module):
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
+        if not isinstance(config, ModelConfig):
+            raise ConfigError(f"config={config!r}: must be a ModelConfig; preset(name) gives one of a published size")
         if config.objective != "contrastive":
             raise ConfigError(f"model.objective={config.objective!r}: is no CLIP; build it with make_model")
         dtype = jnp.promote_types(jnp.float32, jnp.dtype(config.param_dtype))

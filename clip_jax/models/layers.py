@@ -52,6 +52,17 @@ def linear(
     )
 
 
+def check_images(images: jax.Array, size: int) -> None:
+    """Raises ValueError for another shape than [B, size, size, 3], and for pixels of 0 to 255, which a tower would
+    take without a word and misread."""
+    if images.shape[1:] != (size, size, 3):
+        raise ValueError(f"images of shape {images.shape}: expected [B, {size}, {size}, 3]")
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            f"images of dtype {images.dtype}: expected floats, as clip_jax.data.transforms.normalise gives"
+        )
+
+
 def on_rows(layer: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
     """A dense layer over [..., D] as one over [rows, D]: the same product, whose weight gradient is then a plain one
     too, more than twice as fast on a CPU."""

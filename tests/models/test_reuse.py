@@ -1,5 +1,7 @@
 """The modules in another's code: a tower held by a module of their own, on no mesh or on a mesh of theirs."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from clip_jax import losses, models
+from clip_jax.config import ConfigError, ImageTowerConfig
 from clip_jax.presets import preset
 
 CONFIG = preset("debug")
@@ -64,3 +67,22 @@ def test_losses_split_over_whatever_axes_there_are(name):
     whole = losses.dense_contrastive_loss(image, text, scale), losses.dense_sigmoid_loss(image, text, scale, bias)
     assert softmax(*split, scale, mesh=mesh) == pytest.approx(float(whole[0]), rel=1e-5)
     assert sigmoid(*split, scale, bias, mesh=mesh) == pytest.approx(float(whole[1]), rel=1e-5)
+
+
+@pytest.mark.parametrize("tower", ["debug", "resnet"])
+def test_pixels_of_0_to_255_are_refused(tower):
+    image = {"debug": CONFIG.image, "resnet": ImageTowerConfig(
+        width=8, depth=4, heads=2, image_size=32, patch_size=32, stages=(1, 1, 1, 1))}[tower]  # fmt: skip
+    model = nnx.eval_shape(lambda: models.image_tower(dataclasses.replace(CONFIG, image=image), nnx.Rngs(0)))
+    with pytest.raises(ValueError, match="images of dtype uint8: expected floats, as clip_jax.data.transforms.norm"):
+        jax.eval_shape(model, jnp.zeros((2, 32, 32, 3), jnp.uint8))
+    with pytest.raises(ValueError, match=r"images of shape \(2, 28, 28, 3\): expected \[B, 32, 32, 3\]"):
+        jax.eval_shape(model, jnp.zeros((2, 28, 28, 3)))
+
+
+def test_what_is_no_token_and_no_config_is_named():
+    tower = models.TextTransformer(CONFIG, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="tokens of dtype float32: expected int32"):
+        tower(jnp.zeros((2, 24)))
+    with pytest.raises(ConfigError, match="config='ViT-B/32': must be a ModelConfig; preset"):
+        models.CLIP("ViT-B/32", rngs=nnx.Rngs(0))
