@@ -18,8 +18,8 @@ from clip_jax.data.tokenizers import Tokenizer, load_tokenizer, with_context
 from clip_jax.evals.encode import Encoder
 from clip_jax.evals.zero_shot import class_embeddings
 from clip_jax.models.clip import CLIP, build
-from clip_jax.models.predictive import Predictive
 from clip_jax.models.positions import resize_image_positions, resize_text_positions
+from clip_jax.models.predictive import Predictive
 from clip_jax.parallel import enable_compile_cache, make_mesh
 from clip_jax.pretrained.load import Weights, load_weights, save_weights
 from clip_jax.pretrained.mapping import flatten, nest, path_name
