@@ -5,9 +5,11 @@ from typing import Any
 
 _PUBLIC = {
     "CLIP": "clip_jax.models.clip",
+    "ImageTowerConfig": "clip_jax.config",
     "ModelConfig": "clip_jax.config",
     "RunConfig": "clip_jax.config",
     "SweepConfig": "clip_jax.sweep_config",
+    "TextTowerConfig": "clip_jax.config",
     "UserError": "clip_jax.config",
     "load_model": "clip_jax.loading",
     "preset": "clip_jax.presets",

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 
 from clip_jax.config import ModelConfig, RunConfig, UserError
 from clip_jax.config_io import load
@@ -16,8 +17,9 @@ from clip_jax.data.preprocess import Preprocess
 from clip_jax.data.tokenizers import Tokenizer, load_tokenizer, with_context
 from clip_jax.evals.encode import Encoder
 from clip_jax.evals.zero_shot import class_embeddings
-from clip_jax.models.clip import build
+from clip_jax.models.clip import CLIP, build
 from clip_jax.models.positions import resize_image_positions, resize_text_positions
+from clip_jax.models.predictive import Predictive
 from clip_jax.parallel import enable_compile_cache, make_mesh
 from clip_jax.pretrained.load import Weights, load_weights, save_weights
 from clip_jax.pretrained.mapping import flatten, nest, path_name
@@ -40,10 +42,17 @@ class LoadedModel:
         self.params = jax.tree_util.tree_map_with_path(
             lambda path, sharding: jax.device_put(flat[path_name(path)], sharding), built.shardings
         )
+        self._graphdef = built.graphdef
         self._encoder = Encoder(
             built, mesh, batch_size, mean=self.preprocess.mean, std=self.preprocess.std,
             exact=self.precision == "float32",
         )  # fmt: skip
+
+    @property
+    def module(self) -> CLIP | Predictive:
+        """The Flax module with these weights, for one's own JAX code: `CLIP`, or `Predictive` for its objectives. It
+        takes normalised floats; ``preprocess`` has the mean and the spread."""
+        return nnx.merge(self._graphdef, self.params)
 
     @property
     def tokenizer(self) -> Tokenizer:

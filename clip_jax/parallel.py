@@ -74,11 +74,12 @@ def batch_shards(mesh: Mesh) -> int:
 
 
 def constrain(x: Any, *names: str | None) -> Any:
-    """``x`` with its axes laid as `RULES` say, one logical name an axis; as it is outside `on_mesh`."""
+    """``x`` with its axes laid as `RULES` say, one logical name an axis; as it is outside `on_mesh`, and on a mesh
+    with other axes than ours, which is another's to lay out."""
     import jax
     from jax.sharding import PartitionSpec
 
-    if jax.sharding.get_abstract_mesh().empty:
+    if jax.sharding.get_abstract_mesh().axis_names != AXES:
         return x
     rules = dict(RULES)
     spec = PartitionSpec(*(rules[name] if name else None for name in names))

@@ -13,7 +13,8 @@ from clip_jax import loading
 from clip_jax.cli import main
 from clip_jax.config import ConfigError, InitConfig, OptimConfig, UserError
 from clip_jax.data.published_tokenizer import PublishedTokenizer
-from clip_jax.models.clip import build, init_params
+from clip_jax.data.transforms import normalise
+from clip_jax.models.clip import build, init_params, normalise_features
 from clip_jax.models.positions import resize_image_positions
 from clip_jax.parallel import make_mesh
 from clip_jax.pretrained.load import load_weights
@@ -49,6 +50,8 @@ def test_a_run_is_a_model(base, pictures, tiny_run):
     images, texts = model.embed_images(pictures), model.embed_texts(["a red thing", "a blue thing"])
     assert images.shape == texts.shape == (2, tiny_run.model.embed_dim)
     np.testing.assert_allclose(np.linalg.norm(images, axis=1), 1, atol=1e-5)
+    pixels = normalise(model.preprocess.batch(pictures), model.preprocess.mean, model.preprocess.std)
+    np.testing.assert_allclose(normalise_features(model.module.encode_image(pixels)), images, atol=1e-5)
     shares = model.classify(pictures, ["red", "blue", "green"], ["a {c}.", "the {c}."])
     np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-6)
     with pytest.raises(UserError, match="at least two"):

@@ -3,7 +3,10 @@
 import json
 from pathlib import Path
 
+import jax
 import pytest
+
+from clip_jax.evals.transfer import read_suite
 
 ROOT = Path(__file__).parents[1]
 
@@ -11,8 +14,8 @@ ROOT = Path(__file__).parents[1]
 def run(name, monkeypatch):
     """What a notebook's cells leave behind."""
     monkeypatch.chdir(ROOT / "notebooks")
-    for variable in ("CLIP_JAX_TABLES", "CLIP_JAX_SWEEP"):
-        monkeypatch.delenv(variable, raising=False)
+    for variable in ("TABLES", "SWEEP", "RESULTS", "CHECKPOINT", "DATA"):
+        monkeypatch.delenv(f"CLIP_JAX_{variable}", raising=False)
     names: dict = {}
     for cell in json.loads((ROOT / "notebooks" / name).read_text())["cells"]:
         assert cell["cell_type"] != "code" or not cell["outputs"], "notebooks are kept without outputs"
@@ -25,6 +28,8 @@ def test_each_notebook_is_tested():
     assert {p.name for p in (ROOT / "notebooks").glob("*.ipynb")} == {
         "scaling_curves.ipynb",
         "replicate_the_literature.ipynb",
+        "modules_tour.ipynb",
+        "zero_shot_transfer.ipynb",
     }
 
 
@@ -44,3 +49,37 @@ def test_replication_finds_the_known_law_again(monkeypatch):
     assert len(inside) == 5
     assert sum(inside) >= 4
     assert names["found"].law["allocation"]["params"] == pytest.approx(names["exponent"], abs=0.05)
+
+
+def test_the_tour_learns_and_its_twins_agree(monkeypatch):
+    names = run("modules_tour.ipynb", monkeypatch)
+    assert names["probe"][-1] < 0.5 * names["probe"][0]
+    assert max(jax.tree.leaves(names["apart"])) < 1e-5
+    assert names["mesh"].size == 8
+    assert names["there"] == pytest.approx(names["curve"][:5], rel=1e-4)
+    background = next(r for r in names["rows"] if r["task"] == "background" and r["prompts"] != "one prompt")
+    assert background["low"] > 2 * background["chance"]
+    assert names["walked"] == names["forward"].image
+
+
+def test_zero_shot_transfer_shows_the_committed_results(monkeypatch, capsys):
+    names = run("zero_shot_transfer.ipynb", monkeypatch)
+    said = capsys.readouterr().out
+    assert "read experiments/results/transfer/poster.csv" in said
+    assert "not measured here: set CLIP_JAX_CHECKPOINT" in said
+    five = names["five"].set_index(["dataset", "task"])["value"]
+    assert five["food10", "zero_shot"] == pytest.approx(0.0992, abs=1e-4)
+    assert five["food", "zero_shot"] == pytest.approx(0.0984, abs=1e-4)
+    suite = read_suite(str(names["SUITE"]), None)
+    path = {entry.name: entry.path for entry in suite}
+    assert set(path) == {name for pair in names["SETS"].values() for name in pair}
+    assert all(path[ensemble] == path[single] for ensemble, single in names["SETS"].values())
+    assert [e.prompts for e in suite if e.prompts] == [single for _, single in names["SETS"].values()]
+
+
+def test_a_result_file_that_is_not_there_is_passed_over(monkeypatch, capsys, tmp_path):
+    cells = json.loads((ROOT / "notebooks" / "zero_shot_transfer.ipynb").read_text())["cells"]
+    monkeypatch.chdir(ROOT / "notebooks")
+    monkeypatch.setenv("CLIP_JAX_RESULTS", str(tmp_path / "nothing.json"))
+    exec("".join(next(c for c in cells if c["cell_type"] == "code")["source"]), {})
+    assert [line for line in capsys.readouterr().out.splitlines() if "passed over" in line and "nothing.json" in line]

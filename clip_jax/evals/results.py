@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clip_jax.config import UserError
 from clip_jax.evals import metrics
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Result = dict[str, Any]
 SHOWN = (
     "acc1", "mean_per_class_recall", "roc_auc", "mean_average_precision", "mean_average_precision_11point",
     "mean_acc1_acc5",
 )  # fmt: skip
+PREFIXES = {"zeroshot_classification": "", "linear_probe": "lp_", "knn": "knn_"}  # of a task's metrics
+COLUMNS = ["model", "dataset", "task", "shots", "value", "low", "high", "examples", "classes", "chance"]
 
 
 def scored(scores: np.ndarray, labels: np.ndarray, metric: str = "accuracy") -> dict[str, Any]:
@@ -57,6 +63,44 @@ def write_results(out: Path, results: list[Result]) -> None:
     ]  # fmt: skip
     pd.DataFrame(rows).to_csv(out / ".results.csv.partial", index=False)
     (out / ".results.csv.partial").replace(out / "results.csv")
+
+
+def read_results(path: str | Path) -> pd.DataFrame:
+    """The accuracies in a ``results.json`` or ``results.csv`` of `write_results`, one row each.
+
+    Columns: ``model``, ``dataset``, ``task`` (zero_shot, few_shot, linear_probe or knn), ``shots`` (of few_shot, else
+    0), ``value``, ``low`` and ``high`` (exact 95 % interval; of few_shot the lowest and highest draw), ``examples``,
+    ``classes`` and ``chance`` (1 / classes); NaN where a file says nothing. Raises UserError when it is no such file.
+    """
+    import pandas as pd
+
+    path = Path(path)
+    try:
+        if path.suffix == ".csv":
+            found: list[Any] = pd.read_csv(path).to_dict("records")
+        else:
+            found = [{**r, **r["metrics"]} for r in json.loads(path.read_text())]
+        rows = [_accuracy(r) for r in found if r["task"] in PREFIXES]
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: no results of a transfer benchmark ({type(error).__name__}: {error})") from None
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    return table[table["value"].notna()].reset_index(drop=True)
+
+
+def _accuracy(row: dict[str, Any]) -> dict[str, Any]:
+    prefix, shots = PREFIXES[row["task"]], row.get("fewshot_k", -1)
+    few = shots == shots and shots > 0  # NaN in a CSV's other rows
+    ends = ("min", "max") if few else ("low", "high")
+    name = {"zeroshot_classification": "zero_shot"}.get(row["task"], row["task"])
+    classes = row.get(f"{prefix}classes", np.nan)
+    return {
+        "model": row["model"], "dataset": row["dataset"], "task": "few_shot" if few else name,
+        "shots": int(shots) if few else 0, "value": row.get(f"{prefix}acc1", np.nan),
+        "low": row.get(f"{prefix}acc1_{ends[0]}", np.nan), "high": row.get(f"{prefix}acc1_{ends[1]}", np.nan),
+        "examples": row.get(f"{prefix}examples", np.nan), "classes": classes, "chance": 1 / classes,
+    }  # fmt: skip
 
 
 def table(results: list[Result]) -> str:

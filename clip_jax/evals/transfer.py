@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -54,11 +54,13 @@ class Entry:
     train_split: str = "train"
     val_split: str = ""  # the probe's λ is chosen on it; else on a fifth of the training split
     test_split: str = "test"
+    only: tuple[str, ...] = ()  # tasks; else all that its kind can have
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The tasks this kind of set can have."""
-        return TASKS[:-1] if self.kind == "classification" else TASKS[-1:]
+        """The tasks this set is for."""
+        every = TASKS[:-1] if self.kind == "classification" else TASKS[-1:]
+        return tuple(t for t in every if t in self.only or not self.only)
 
 
 def read_suite(name: str, data: str | None) -> list[Entry]:
@@ -85,12 +87,16 @@ def read_suite(name: str, data: str | None) -> list[Entry]:
             fields = set(Entry.__dataclass_fields__)
             for field in sorted(set(item) - fields):
                 raise UserError(f"{path}: set {item.get('name')!r}: {field} is not known")
-            entries.append(Entry(**{**item, "path": str(root / item["path"])}))
+            entries.append(Entry(**{**item, "path": str(root / item["path"]), "only": tuple(item.get("only", ()))}))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a suite ({type(error).__name__}: {error})") from None
     for entry in entries:
         if entry.kind not in ("classification", "retrieval"):
             raise UserError(f"{path}: set {entry.name!r}: kind={entry.kind!r}: must be classification or retrieval")
+        for task in entry.only:
+            every = replace(entry, only=()).tasks
+            if task not in every:
+                raise UserError(f"{path}: set {entry.name!r}: only: {task!r} must be among {', '.join(every)}")
         if entry.metric and entry.metric not in prompts.METRICS:
             raise UserError(f"{path}: set {entry.name!r}: metric={entry.metric!r}: {', '.join(prompts.METRICS)}")
     if len({e.name for e in entries}) < len(entries):
@@ -155,7 +161,8 @@ class Bench:
 
     def run(self, entry: Entry, task: str) -> list[Result]:
         """The results of one (set, task), from its file if nothing they depend on has changed."""
-        key = self._key(fingerprint(Path(entry.path)), asdict(entry), task, self.seed)
+        what = {k: v for k, v in asdict(entry).items() if k != "only"}  # says whether, not what, is measured
+        key = self._key(fingerprint(Path(entry.path)), what, task, self.seed)
         path = self.out / f"{entry.name}_{task}.json"
         if path.is_file():
             stored = json.loads(path.read_text())

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from clip_jax.losses.ring import Axis, pairwise_logsumexp
-from clip_jax.parallel import AXES
 
 
 def dense_contrastive_loss(image: jax.Array, text: jax.Array, logit_scale: jax.Array) -> jax.Array:
@@ -33,12 +32,12 @@ def gathered_contrastive_loss(image: jax.Array, text: jax.Array, logit_scale: ja
 
     def local(image: jax.Array, text: jax.Array, scale: jax.Array) -> jax.Array:
         own = scale * jnp.sum(image * text, axis=-1)
-        all_image, all_text = (jax.lax.all_gather(x, AXES, tiled=True) for x in (image, text))
+        all_image, all_text = (jax.lax.all_gather(x, mesh.axis_names, tiled=True) for x in (image, text))
         rows = jax.nn.logsumexp(scale * (image @ all_text.T), axis=1)
         columns = jax.nn.logsumexp(scale * (text @ all_image.T), axis=1)
-        return jax.lax.pmean(jnp.mean((rows + columns) / 2 - own), AXES)
+        return jax.lax.pmean(jnp.mean((rows + columns) / 2 - own), mesh.axis_names)
 
-    split, whole = PartitionSpec(AXES), PartitionSpec()
+    split, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
     return jax.shard_map(local, mesh=mesh, in_specs=(split, split, whole), out_specs=whole)(image, text, logit_scale)
 
 
@@ -51,7 +50,7 @@ def ring_contrastive_loss(
     no logits are kept. Embeddings [B, E] are split over all mesh axes, ``tensor`` too.
     """
 
-    def local(image: jax.Array, text: jax.Array, scale: jax.Array, axis: Axis = AXES) -> jax.Array:
+    def local(image: jax.Array, text: jax.Array, scale: jax.Array, axis: Axis = mesh.axis_names) -> jax.Array:
         rows, columns = pairwise_logsumexp(image, text, scale, chunk=chunk, axis=axis)
         own = scale * jnp.sum(image * text, axis=-1)
         mean = jnp.mean((rows + columns) / 2 - own)
@@ -59,5 +58,5 @@ def ring_contrastive_loss(
 
     if mesh.size == 1:
         return local(image, text, logit_scale, None)
-    split, whole = PartitionSpec(AXES), PartitionSpec()
+    split, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
     return jax.shard_map(local, mesh=mesh, in_specs=(split, split, whole), out_specs=whole)(image, text, logit_scale)

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from clip_jax.losses.ring import Axis, pairwise_softplus
-from clip_jax.parallel import AXES
 
 
 def dense_sigmoid_loss(image: jax.Array, text: jax.Array, logit_scale: jax.Array, logit_bias: jax.Array) -> jax.Array:
@@ -23,11 +22,11 @@ def gathered_sigmoid_loss(
     """Equal to `dense_sigmoid_loss`; each device gathers the texts and forms its own [B/devices, B] rows."""
 
     def local(image: jax.Array, text: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-        logits = scale * (image @ jax.lax.all_gather(text, AXES, tiled=True).T) + bias
+        logits = scale * (image @ jax.lax.all_gather(text, mesh.axis_names, tiled=True).T) + bias
         own = scale * jnp.sum(image * text, axis=-1) + bias
-        return jax.lax.pmean(jnp.mean(jnp.sum(jax.nn.softplus(logits), axis=1) - own), AXES)
+        return jax.lax.pmean(jnp.mean(jnp.sum(jax.nn.softplus(logits), axis=1) - own), mesh.axis_names)
 
-    split, whole = PartitionSpec(AXES), PartitionSpec()
+    split, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
     sharded = jax.shard_map(local, mesh=mesh, in_specs=(split, split, whole, whole), out_specs=whole)
     return sharded(image, text, logit_scale, logit_bias)
 
@@ -41,13 +40,15 @@ def ring_sigmoid_loss(
     logits are taken off.
     """
 
-    def local(image: jax.Array, text: jax.Array, scale: jax.Array, bias: jax.Array, axis: Axis = AXES) -> jax.Array:
+    def local(
+        image: jax.Array, text: jax.Array, scale: jax.Array, bias: jax.Array, axis: Axis = mesh.axis_names
+    ) -> jax.Array:
         own = scale * jnp.sum(image * text, axis=-1) + bias
         mean = jnp.mean(pairwise_softplus(image, text, scale, bias, chunk=chunk, axis=axis) - own)
         return mean if axis is None else jax.lax.pmean(mean, axis)
 
     if mesh.size == 1:
         return local(image, text, logit_scale, logit_bias, None)
-    split, whole = PartitionSpec(AXES), PartitionSpec()
+    split, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
     sharded = jax.shard_map(local, mesh=mesh, in_specs=(split, split, whole, whole), out_specs=whole)
     return sharded(image, text, logit_scale, logit_bias)

@@ -46,18 +46,19 @@ class CLIP(nnx.Module):
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
+        if not isinstance(config, ModelConfig):
+            raise ConfigError(f"config={config!r}: must be a ModelConfig; preset(name) gives one of a published size")
         if config.objective != "contrastive":
             raise ConfigError(f"model.objective={config.objective!r}: is no CLIP; build it with make_model")
         dtype = jnp.promote_types(jnp.float32, jnp.dtype(config.param_dtype))
-        with nnx.use_eager_sharding(False):
-            self.image: Any = image_tower(config, rngs)
-            self.text: Any = text_tower(config, rngs)
-            # log-parametrised, so that it stays positive whatever the step
-            self.logit_scale = nnx.Param(jnp.asarray(-math.log(config.init_temperature), dtype))
-            if config.logit_bias:
-                self.logit_bias = nnx.Param(jnp.asarray(-10.0, dtype))  # Zhai et al., 2023
-            if config.decoder.depth:
-                self.decoder = MultimodalDecoder(config, rngs=rngs)
+        self.image: Any = image_tower(config, rngs)
+        self.text: Any = text_tower(config, rngs)
+        # log-parametrised, so that it stays positive whatever the step
+        self.logit_scale = nnx.Param(jnp.asarray(-math.log(config.init_temperature), dtype))
+        if config.logit_bias:
+            self.logit_bias = nnx.Param(jnp.asarray(-10.0, dtype))  # Zhai et al., 2023
+        if config.decoder.depth:
+            self.decoder = MultimodalDecoder(config, rngs=rngs)
         self.config = config
         if config.parametrisation.kind != "standard":
             self._scale_initial_values()

@@ -22,9 +22,17 @@ def normal(std: float) -> Init:
     return nnx.initializers.normal(std)
 
 
+def named_axes(init: Init, axes: tuple[str | None, ...]) -> Init:
+    """``init`` for a parameter that carries logical axis names, one an axis.
+
+    Names only: where they lie is for `clip.build` and a mesh to say, so that any module is built without one.
+    """
+    return nnx.with_partitioning(init, axes, eager_sharding=False)
+
+
 def named_param(init: Init, shape: tuple[int, ...], axes: tuple[str | None, ...], dtype: Any, rngs: nnx.Rngs) -> Any:
     """A parameter with logical axis names, one an axis."""
-    return nnx.Param(nnx.with_partitioning(init, axes)(rngs.params(), shape, dtype))
+    return nnx.Param(named_axes(init, axes)(rngs.params(), shape, dtype))
 
 
 def linear(
@@ -36,12 +44,23 @@ def linear(
         d_in,
         d_out,
         use_bias=bias,
-        kernel_init=nnx.with_partitioning(normal(std), axes),
-        bias_init=nnx.with_partitioning(nnx.initializers.zeros, (None,)),
+        kernel_init=named_axes(normal(std), axes),
+        bias_init=named_axes(nnx.initializers.zeros, (None,)),
         dtype=dtype,
         param_dtype=param_dtype,
         rngs=rngs,
     )
+
+
+def check_images(images: jax.Array, size: int) -> None:
+    """Raises ValueError for another shape than [B, size, size, 3], and for pixels of 0 to 255, which a tower would
+    take without a word and misread."""
+    if images.shape[1:] != (size, size, 3):
+        raise ValueError(f"images of shape {images.shape}: expected [B, {size}, {size}, 3]")
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            f"images of dtype {images.dtype}: expected floats, as clip_jax.data.transforms.normalise gives"
+        )
 
 
 def on_rows(layer: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
@@ -55,8 +74,8 @@ def layer_norm(width: int, *, param_dtype: Any, rngs: nnx.Rngs, eps: float = 1e-
     return nnx.LayerNorm(
         width,
         epsilon=eps,
-        scale_init=nnx.with_partitioning(nnx.initializers.ones, (None,)),
-        bias_init=nnx.with_partitioning(nnx.initializers.zeros, (None,)),
+        scale_init=named_axes(nnx.initializers.ones, (None,)),
+        bias_init=named_axes(nnx.initializers.zeros, (None,)),
         dtype=jnp.promote_types(jnp.float32, param_dtype),
         param_dtype=param_dtype,
         rngs=rngs,

@@ -107,10 +107,9 @@ class Predictive(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         if config.objective == "contrastive":
             raise ConfigError("model.objective='contrastive': is CLIP's; build it with make_model")
-        with nnx.use_eager_sharding(False):
-            self.image: Any = image_tower(config, rngs)
-            head = CaptionTransformer if config.objective == "caption" else BagOfWordsHead
-            self.text: Any = head(config, rngs=rngs)
+        self.image: Any = image_tower(config, rngs)
+        head = CaptionTransformer if config.objective == "caption" else BagOfWordsHead
+        self.text: Any = head(config, rngs=rngs)
         self.config = config
 
     def encode_image(self, images: jax.Array, *, train: bool = False, rng: jax.Array | None = None) -> jax.Array:

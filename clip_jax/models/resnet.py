@@ -13,7 +13,16 @@ import jax.numpy as jnp
 from flax import nnx
 
 from clip_jax.model_config import ModelConfig
-from clip_jax.models.layers import attend, linear, named_param, normal, remat_policy, split_heads
+from clip_jax.models.layers import (
+    attend,
+    check_images,
+    linear,
+    named_axes,
+    named_param,
+    normal,
+    remat_policy,
+    split_heads,
+)
 
 MOMENTUM = 0.1  # weight of the newest batch in the running statistics, as in PyTorch
 EPS = 1e-5
@@ -92,7 +101,7 @@ def _conv(c_in: int, c_out: int, size: int, config: ModelConfig, rngs: nnx.Rngs,
         strides=(stride, stride),
         padding=[(size // 2, size // 2)] * 2,
         use_bias=False,
-        kernel_init=nnx.with_partitioning(init, (None, None, None, "embed")),
+        kernel_init=named_axes(init, (None, None, None, "embed")),
         dtype=jnp.dtype(config.compute_dtype),
         param_dtype=jnp.dtype(config.param_dtype),
         rngs=rngs,
@@ -160,8 +169,7 @@ class ModifiedResNet(nnx.Module):
     def feature_maps(self, images: jax.Array, *, train: bool = False) -> list[jax.Array]:
         """The stem's output and each stage's, [B, h, w, C]."""
         c = self.config
-        if images.shape[1:] != (c.image_size, c.image_size, 3):
-            raise ValueError(f"images of shape {images.shape}: expected [B, {c.image_size}, {c.image_size}, 3]")
+        check_images(images, c.image_size)
         x = images.astype(self.dtype)
         for i in (1, 2, 3):
             x = nnx.relu(getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(x), train))

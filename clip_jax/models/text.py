@@ -54,6 +54,8 @@ class TextTransformer(nnx.Module):
         c = self.config
         if tokens.ndim != 2 or tokens.shape[1] != c.context_length:
             raise ValueError(f"tokens of shape {tokens.shape}: expected [B, {c.context_length}]")
+        if not jnp.issubdtype(tokens.dtype, jnp.integer):
+            raise ValueError(f"tokens of dtype {tokens.dtype}: expected int32, as a tokenizer gives")
         x = self.token[...][tokens].astype(self.dtype)
         mask = None
         if c.pool == "cls":

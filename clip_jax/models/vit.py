@@ -13,7 +13,7 @@ from flax import nnx
 
 from clip_jax.model_config import ModelConfig
 from clip_jax.models.attention import AttentionalPooler, MapHead
-from clip_jax.models.layers import Block, BlockSpec, Stack, layer_norm, named_param, normal, on_rows
+from clip_jax.models.layers import Block, BlockSpec, Stack, check_images, layer_norm, named_param, normal, on_rows
 
 
 class Patches(nnx.Module):
@@ -71,8 +71,7 @@ class VisionTransformer(nnx.Module):
 
     def _embed(self, images: jax.Array, rng: jax.Array | None) -> jax.Array:
         c = self.config
-        if images.shape[1:] != (c.image_size, c.image_size, 3):
-            raise ValueError(f"images of shape {images.shape}: expected [B, {c.image_size}, {c.image_size}, 3]")
+        check_images(images, c.image_size)
         x = self.patch(images.astype(self.dtype))
         b, _, d = x.shape
         position = self.position[...].astype(self.dtype)[None]

@@ -112,6 +112,34 @@ def test_it_goes_on_where_it_stopped_and_notices_change(suite, tmp_path):
         assert other.seen == 12 + 9, field
 
 
+def test_a_set_can_be_for_some_tasks_only(suite, tmp_path):
+    values = json.loads(suite.read_text())
+    values["sets"] = [{**values["sets"][0], "only": ["knn"]}]
+    suite.write_text(json.dumps(values))
+    found = transfer.run_suite(Colours(), str(suite), tmp_path / "out", echo=lambda _: None)
+    assert [r["task"] for r in found] == ["knn"]
+
+
+def test_what_is_written_is_read(suite, tmp_path):
+    found = transfer.run_suite(Colours(), str(suite), tmp_path / "out", echo=lambda _: None)
+    read = results.read_results(tmp_path / "out" / "results.json")
+    pd.testing.assert_frame_equal(read, results.read_results(tmp_path / "out" / "results.csv"), check_dtype=False)
+    assert list(read["task"]) == ["zero_shot", "linear_probe", *["few_shot"] * 3, "knn"]
+    assert list(read["shots"]) == [0, 0, 1, 2, 4, 0]
+    assert read["examples"].dropna().unique().tolist() == [9]
+    assert read["chance"].dropna().tolist() == [1 / 3] * 3
+    probe = next(r["metrics"] for r in found if r["task"] == "linear_probe")
+    assert tuple(read.loc[1, ["value", "low", "high"]]) == (
+        probe["lp_acc1"],
+        probe["lp_acc1_low"],
+        probe["lp_acc1_high"],
+    )
+    (tmp_path / "other.json").write_text('{"sets": []}')
+    for path in ("other.json", "nothing.csv"):
+        with pytest.raises(UserError, match=path):
+            results.read_results(tmp_path / path)
+
+
 def test_mistakes_are_one_line(suite, tmp_path):
     def refused(match, name=str(suite), **options):
         with pytest.raises(UserError, match=match) as error:
@@ -128,6 +156,7 @@ def test_mistakes_are_one_line(suite, tmp_path):
         ({"sets": [{"name": "a", "path": "a", "metric": "f1"}]}, "metric='f1'"),
         ({"sets": [{"name": "a", "path": "a"}, {"name": "a", "path": "b"}]}, "share a name"),
         ({"sets": [{"name": "a"}]}, "not a suite"),
+        ({"sets": [{"name": "a", "path": "a", "only": ["zeroshot_retrieval"]}]}, "only: 'zeroshot_retrieval' must be"),
         ({"sets": [], "speed": 1}, "speed is not known"),
     ):
         (tmp_path / "bad.json").write_text(json.dumps(change))

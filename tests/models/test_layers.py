@@ -14,9 +14,8 @@ from clip_jax.models.layers import Block, BlockSpec, Stack, activation
 def make(remat=False, scan=True, policy="nothing", **change):
     spec = BlockSpec(16, 2, 32, 3, **({"act": "gelu", "dtype": jnp.float32, "param_dtype": jnp.float32,
                                        "causal": True} | change))  # fmt: skip
-    with nnx.use_eager_sharding(False):
-        config = ModelConfig(remat=remat, remat_policy=policy, scan_layers=scan)
-        return Stack(lambda r: Block(spec, r), 3, config, nnx.Rngs(0))
+    config = ModelConfig(remat=remat, remat_policy=policy, scan_layers=scan)
+    return Stack(lambda r: Block(spec, r), 3, config, nnx.Rngs(0))
 
 
 def value_and_grads(stack):

@@ -67,8 +67,7 @@ def test_recomputing_blocks_changes_nothing(run):
 
 
 def test_batch_norm_by_hand():
-    with nnx.use_eager_sharding(False):
-        norm = BatchNorm(3, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
+    norm = BatchNorm(3, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(0), (4, 2, 2, 3)) * 3 + 1
     y = norm(x, True)
     np.testing.assert_allclose(np.asarray(y).mean(axis=(0, 1, 2)), 0, atol=1e-5)
