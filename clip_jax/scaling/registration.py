@@ -25,6 +25,15 @@ from clip_jax.scaling.table import fit_rows, prepare
 if TYPE_CHECKING:
     import pandas as pd
 
+READ = (
+    "run_id",
+    "budget",
+    "flops",
+    "params",
+    "samples_seen",
+    "seed",
+    "kind",
+)  # a forecast is made from, and the metric
 ON_BUDGET = 1e-6  # relative difference below which two budgets are one
 
 
@@ -72,7 +81,7 @@ def register(
     return plain_json(
         {
             "metric": metric, "chance": chance, "target": float(target),
-            "rule": RULES[BUDGET], "rows_sha256": rows_hash(rows),
+            "rule": RULES[BUDGET], "rows_sha256": rows_hash(rows[[*READ, metric]]),
             "rows": len(rows), "left_out": left_out, "versions": versions(), "noise": noise,
             "law": found.best.fit.law.key, "why": found.law["why"], "fit": found.best.as_data(),
             "extrapolation": found.law["extrapolation"], **chosen, "naive": float(y[-1]), "others": laws,
@@ -143,7 +152,7 @@ def outcome(registered: dict[str, Any], df: pd.DataFrame) -> dict[str, Any]:
         )
     below = rows[rows["budget"] < target * (1 - ON_BUDGET)]
     amendments = []
-    if rows_hash(below) != registered["rows_sha256"]:
+    if rows_hash(below[[*READ, metric]]) != registered["rows_sha256"]:
         amendments.append("the runs below the target are not those that the forecast was made from")
     if len(own) > registered["noise"]["seeds"]:
         amendments.append(f"{len(own)} seeds were trained, {registered['noise']['seeds']} were registered")
@@ -160,6 +169,6 @@ def outcome(registered: dict[str, Any], df: pd.DataFrame) -> dict[str, Any]:
                  "inside": bool(run[0] <= r[metric] <= run[1])}
                 for r in own.to_dict("records")
             ],
-            "amendments": amendments, "rows_sha256": rows_hash(rows),
+            "amendments": amendments, "rows_sha256": rows_hash(rows[[*READ, metric]]),
         }
     )  # fmt: skip
