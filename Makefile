@@ -6,12 +6,16 @@ SEED   ?= 0
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: quickstart test test-slow test-slurm test-engines test-browser lint clean
+.PHONY: quickstart test test-thorough test-slow test-slurm test-engines test-browser lint clean
 quickstart: $(READY)
 	$(BIN)/clip-jax sweep run --config=sweeps/quickstart.py --dir=$(OUT) --base.seed=$(SEED)
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist=loadfile -m "not slow and not slurm and not browser"
+	$(BIN)/python -m pytest -n 2 --dist=loadfile -m "not thorough and not slow and not slurm and not browser"
+
+# what takes longer than a few seconds: twins in float64, several processes, faults, whole reports, every notebook
+test-thorough: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist=load -m thorough
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
