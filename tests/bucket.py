@@ -80,6 +80,10 @@ class Bucket:
         """Of the objects under a prefix, without it."""
         return sorted(name.removeprefix(prefix) for name in self.objects if name.startswith(prefix))
 
+    def text(self, name: str) -> str:
+        """What an object holds."""
+        return self.objects[name][0].decode()
+
     def ask(self, method: str, target: str, headers: object, body: bytes) -> tuple[int, object]:
         """The answer to one request: (status, a dictionary, bytes, or (bytes, headers))."""
         if self.refuse:

@@ -34,7 +34,7 @@ def claim(config: SweepConfig | SearchConfig, root: Path) -> RunLock | Lease:
     """
     if not is_remote(root) and root.exists() and not root.is_dir():
         raise UserError(f"{root}: cannot be written (it is a file)")
-    there = config_in(root)
+    there = config_in(root) if is_remote(root) or root.is_dir() else None
     kinds = {SweepConfig: "sweep", SearchConfig: "search"}
     if there is not None and type(there) is not type(config):
         raise UserError(f"{root}: belongs to a {kinds[type(there)]}; use another directory")
