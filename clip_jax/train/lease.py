@@ -19,6 +19,7 @@ from clip_jax.train.lock import FORGOTTEN_S, SILENT_S, Busy, RunLock
 
 FOLDER = ".lease"
 BEAT_S = 10.0  # between two signs of life
+LOOK_S = 5.0  # between two looks for one
 
 
 class Lease:
@@ -126,8 +127,8 @@ class Lease:
             return not alive
         if self.clock() - float(there["heartbeat"]) > FORGOTTEN_S:
             return True
-        for _ in range(int(SILENT_S)):
-            self.sleep(1.0)
+        for _ in range(int(SILENT_S / LOOK_S)):
+            self.sleep(LOOK_S)
             now_number, now = self._newest()
             if now is None or now.get("released"):
                 return now_number == number

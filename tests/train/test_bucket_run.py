@@ -20,9 +20,7 @@ def rows(text):
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_killed_and_started_again_it_ends_as_a_run_here(
-    bucket, tiny_run, tmp_path, spawn, same_params, without_times
-):
+def test_killed_and_started_again_it_ends_as_a_run_here(bucket, tiny_run, tmp_path, spawn, same_params, without_times):
     here = tmp_path / "run"
     result = train(tiny_run, here, make_evaluator, progress=False)
     child = spawn(tiny_run, THERE)
@@ -79,7 +77,10 @@ def test_mistakes_are_one_line(bucket, tiny_run, tmp_path, record, capsys):
     code, line = said(THERE)
     assert (code, line.count("\n")) == (75, 1)
     assert line.startswith(f"clip-jax: {THERE}: is being trained by process ")
-    assert said("s3://b/run") == (2, "clip-jax: s3://b/run: a run or a sweep lies in a directory or under gs://BUCKET/\n")
+    assert said("s3://b/run") == (
+        2,
+        "clip-jax: s3://b/run: a run or a sweep lies in a directory or under gs://BUCKET/\n",
+    )
     code, line = said("gs://nowhere/run")
     assert (code, line) == (2, "clip-jax: gs://nowhere/run/.lease/000001.json: there is no bucket 'nowhere'\n")
     bucket.put("sweep/run/config.json", b"{", {})
