@@ -12,8 +12,8 @@ from clip_jax.places import place
 from clip_jax.sweep.claim import claim
 from clip_jax.sweep.collect import collect
 from clip_jax.sweep.run import run_sweep
-from clip_jax.sweep.submission import note_exit
-from clip_jax.sweep_config import Resources, SweepConfig
+from clip_jax.sweep.submission import note_exit, set_aside_corrupt
+from clip_jax.sweep_config import SweepConfig
 
 THERE = "gs://bucket/sweep"
 CLOCK = ("wall_s", "eval_s", "samples_per_s", "mfu", "goodput", "attempts")
@@ -79,6 +79,9 @@ def test_it_gives_what_a_sweep_here_gives(bucket, config, tmp_path, capsys):
     assert "corrupt" in (line := next(x for x in capsys.readouterr().out.splitlines() if "not JSON" in x))
     assert f"gs://bucket/{broken}: not JSON" in line
     assert collect(THERE)["state"].tolist().count("failed") == 1
+    set_aside_corrupt(place(f"gs://bucket/{broken}").parent, said.append)
+    assert said[-1].endswith("moved to result.json.corrupt")
+    assert bucket.text(f"{broken}.corrupt") == "{"
 
 
 def test_a_second_driver_is_refused_in_one_line(bucket, config):
