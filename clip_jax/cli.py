@@ -13,6 +13,7 @@ from clip_jax import exit_codes
 from clip_jax.checks import between
 from clip_jax.config import DistributedConfig, RunConfig, UserError
 from clip_jax.config_io import from_fields, load, run_id
+from clip_jax.places import exists, place
 from clip_jax.processes import LostProcess, together
 from clip_jax.scaling.verbs import add_verbs, run_verb
 from clip_jax.sweep.verbs import CONFIGURED, add_actions, run_action
@@ -118,7 +119,7 @@ def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
         from clip_jax.train.loop import train
         from clip_jax.train.profiler import parse_window
 
-        run_dir = Path(args.dir) if args.dir else Path("runs") / run_id(config)
+        run_dir = place(args.dir) if args.dir else Path("runs") / run_id(config)
         window = parse_window(args.profile, config.steps) if args.profile else None
         given = {"start_from": start_from, "progress": not args.quiet, "profile": window, "stop_after": args.until}
         result = train(config, run_dir, make_evaluator, **given)
@@ -140,10 +141,8 @@ def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 
 def _family(args: argparse.Namespace) -> int:
-    dirs = [Path(d) for d in args.dirs]
-    files = [
-        next((f for f in (d / "request.json", d / "config.json") if f.is_file()), d / "request.json") for d in dirs
-    ]
+    dirs = [place(d) for d in args.dirs]
+    files = [next((f for f in (d / "request.json", d / "config.json") if exists(f)), d / "request.json") for d in dirs]
     configs = [load(RunConfig, file) for file in files]
     if args.measure:
         import dataclasses
@@ -152,7 +151,7 @@ def _family(args: argparse.Namespace) -> int:
         from clip_jax.train.record import write_json
 
         gain = measure(configs, args.form)
-        write_json(Path(args.measure), dataclasses.asdict(gain))
+        write_json(place(args.measure), dataclasses.asdict(gain))
         print(gain.table())
         return exit_codes.FINISHED
     from clip_jax.evals.suite import make_evaluator

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from clip_jax.config import ConfigError, RunConfig, UserError
+from clip_jax.places import is_remote, place, read_text
 
 T = TypeVar("T")
 
@@ -102,14 +103,16 @@ def load(cls: type[T], path: str | Path, overrides: Mapping[str, str] | None = N
 
     Args:
       cls: RunConfig or SweepConfig.
-      path: a ``.py`` file of the user's own (it is executed) or a ``.json`` file.
+      path: a ``.py`` file of the user's own (it is executed) or a ``.json`` file, which may lie in a bucket.
       overrides: dotted field name -> text, read as JSON where it parses and as a string elsewhere.
 
     Raises:
       UserError: the file is missing or not a config. ConfigError: an unknown or wrong field.
     """
-    path = Path(path)
-    if not path.is_file():
+    path = place(path)
+    if is_remote(path) and path.suffix != ".json":
+        raise UserError(f"{path}: a config in a bucket must be a .json file")
+    if not (is_remote(path) or path.is_file()):
         raise UserError(f"{path}: no such config file")
     values = _read_json(path) if path.suffix == ".json" else _run_python(path)
     for dotted, text in (overrides or {}).items():
@@ -119,7 +122,9 @@ def load(cls: type[T], path: str | Path, overrides: Mapping[str, str] | None = N
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(read_text(path))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such config file") from None
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error})") from None
     if not isinstance(values, dict):

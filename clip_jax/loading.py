@@ -21,6 +21,7 @@ from clip_jax.models.clip import CLIP, build
 from clip_jax.models.positions import resize_image_positions, resize_text_positions
 from clip_jax.models.predictive import Predictive
 from clip_jax.parallel import enable_compile_cache, make_mesh
+from clip_jax.places import SCHEME, is_url, place
 from clip_jax.pretrained.load import Weights, load_weights, save_weights
 from clip_jax.pretrained.mapping import flatten, nest, path_name
 from clip_jax.pretrained.names import Fetch, hub_fetch
@@ -114,18 +115,20 @@ class LoadedModel:
 
 def is_run(name: str) -> bool:
     """Whether the path is a training run's directory."""
-    return (Path(name) / "checkpoints").is_dir() and (Path(name) / "config.json").is_file()
+    if is_url(name) and not name.startswith(SCHEME):
+        return False
+    return (place(name) / "checkpoints").is_dir() and (place(name) / "config.json").exists()
 
 
 def read(name: str, *, fetch: Fetch = hub_fetch) -> Weights:
     """Weights of a run of ours at its last checkpoint, of a path, or of a published name. Raises UserError."""
     if not is_run(name):
         return load_weights(name, fetch=fetch)
-    config = load(RunConfig, Path(name) / "config.json").model
+    config = load(RunConfig, place(name) / "config.json").model
     built = build(config, make_mesh(RunConfig().mesh))
     _, params = load_params(name, built)
     arrays = nest({k: np.asarray(v) for k, v in flatten(params).items()})
-    tokenizer = load_tokenizer(Path(name) / "tokenizer.json")
+    tokenizer = load_tokenizer(place(name) / "tokenizer.json")
     return Weights(name, config, arrays, Preprocess(config.image.image_size), tokenizer)
 
 

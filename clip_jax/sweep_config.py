@@ -62,7 +62,7 @@ class Resources:
     queue: str = ""  # Kueue's LocalQueue; empty: no Kueue
     priority: str = ""  # Kueue's WorkloadPriorityClass
     namespace: str = "default"
-    claim: str = ""  # PersistentVolumeClaim of the file system that all pods and this machine share
+    claim: str = ""  # PersistentVolumeClaim of the file system that all pods and this machine share; gs:// needs none
     mount: str = ""  # where it is mounted, on all of them; the sweep's directory lies in it
     poll_s: float = 10.0  # between two looks at the queue
     max_attempts: int = 4  # submissions without a new checkpoint in between; then the run is left out
@@ -102,10 +102,12 @@ class Resources:
             self._check_pods()
 
     def _check_pods(self) -> None:
-        for name in ("image", "claim", "mount"):
-            if not getattr(self, name):
-                raise ConfigError(f"resources.{name}: engine='jobset' needs it")
-        if not self.mount.startswith("/"):
+        if not self.image:
+            raise ConfigError("resources.image: engine='jobset' needs it")
+        for name, other in (("claim", "mount"), ("mount", "claim")):
+            if getattr(self, name) and not getattr(self, other):
+                raise ConfigError(f"resources.{other}: resources.{name} needs it")
+        if self.mount and not self.mount.startswith("/"):
             raise ConfigError(f"resources.mount={self.mount!r}: must be an absolute path")
         if self.priority and not self.queue:
             raise ConfigError("resources.priority: would be ignored without resources.queue")

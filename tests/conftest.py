@@ -124,6 +124,27 @@ def pairs_dir(tmp_path):
 
 
 @pytest.fixture(scope="session")
+def _buckets():
+    """The one store of this process's clients: they remember its address."""
+    from .bucket import Bucket
+
+    store = Bucket()
+    os.environ |= store.environment  # which gcsfs reads when it is imported
+    pytest.importorskip("gcsfs", reason="the extra gcs is not installed")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def bucket(_buckets, tmp_path, monkeypatch):
+    """An empty ``gs://bucket`` for this process and those it starts, and an empty cache folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    _buckets.objects.clear()
+    yield _buckets
+    _buckets.refuse = 0
+
+
+@pytest.fixture(scope="session")
 def golden():
     """Golden numbers of the reference implementations: small models with random weights."""
     return Path(__file__).parent / "parity"

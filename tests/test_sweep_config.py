@@ -25,6 +25,8 @@ TPU = PODS | {"accelerator": "tpu-v5p-slice", "devices_per_process": 4, "topolog
         ("slurm", {"poll_s": 0.0}, "resources.poll_s=0.0"),
         ("local", {"runs_per_device": 2, "devices_per_process": 2}, "runs that share a GPU have one each"),
         ("jobset", {}, "resources.image: engine='jobset' needs it"),
+        ("jobset", {"image": "i", "claim": "c"}, "resources.mount: resources.claim needs it"),
+        ("jobset", {"image": "i", "mount": "/m"}, "resources.claim: resources.mount needs it"),
         ("jobset", PODS | {"mount": "m"}, "resources.mount='m': must be an absolute path"),
         ("jobset", PODS | {"priority": "low"}, "resources.priority: would be ignored without resources.queue"),
         ("jobset", PODS | {"accelerator": "nvidia-l4"}, "resources.devices_per_process: how many"),

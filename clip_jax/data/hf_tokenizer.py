@@ -12,6 +12,7 @@ import numpy as np
 
 from clip_jax.config import UserError
 from clip_jax.data.published_tokenizer import repaired
+from clip_jax.places import write_text
 
 FORMAT = "tokenizer.json 1"
 CLEANINGS = ("none", "lower", "canonicalize", "no_punctuation")
@@ -78,6 +79,4 @@ class HFTokenizer:
             "format": FORMAT, "context_length": self.context_length, "pad_id": self.pad_id, "clean": self.clean,
             "tokenizer": json.loads(self._library.to_str()),
         }  # fmt: skip
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(json.dumps(values))
-        partial.replace(path)
+        write_text(path, json.dumps(values))

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from clip_jax.config import ConfigError
+from clip_jax.places import write_text
 
 FORMAT = "clip published BPE 1"
 VOCAB_SIZE = 49_408
@@ -76,6 +77,4 @@ class PublishedTokenizer:
 
     def save(self, path: Path) -> None:
         """Write what `tokenizers.load_tokenizer` needs: the vocabulary's name and the context length."""
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(json.dumps({"format": FORMAT, "context_length": self.context_length}))
-        partial.replace(path)
+        write_text(path, json.dumps({"format": FORMAT, "context_length": self.context_length}))

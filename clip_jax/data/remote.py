@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from clip_jax.config import UserError
+from clip_jax.places import is_url
 
 T = TypeVar("T")
 
@@ -30,11 +31,6 @@ class Stat(NamedTuple):
 
     size: int
     version: str
-
-
-def is_url(path: str) -> bool:
-    """Whether it names a store rather than a place on this machine."""
-    return "://" in path and not path.startswith("file://")
 
 
 def local_path(path: str) -> Path:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from clip_jax.config import UserError
+from clip_jax.places import read_text, write_text
 
 PAD = 0
 FORMAT = "clip_jax byte-level BPE 1"
@@ -84,9 +85,7 @@ class BytePairTokenizer:
             "context_length": self.context_length,
             "model": json.loads(self._model),
         }
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(json.dumps(values))
-        partial.replace(path)
+        write_text(path, json.dumps(values))
 
 
 def train_tokenizer(captions: Iterable[str], vocab_size: int, context_length: int) -> BytePairTokenizer:
@@ -124,7 +123,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
     from clip_jax.data import hf_tokenizer, published_tokenizer
 
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(read_text(path))
         kind = values["format"]
         if kind == published_tokenizer.FORMAT:
             return published_tokenizer.PublishedTokenizer(values["context_length"])

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from clip_jax.config import UserError
 from clip_jax.config_io import from_dict, to_dict
+from clip_jax.places import is_remote, make
 from clip_jax.sweep.search_config import SearchConfig
 from clip_jax.sweep_config import SweepConfig
+from clip_jax.train.lease import Lease, open_lock
 from clip_jax.train.lock import Busy, RunLock
 from clip_jax.train.record import flat, read_json, write_json
 
@@ -25,14 +27,14 @@ def config_in(root: Path) -> SweepConfig | SearchConfig | None:
     return None
 
 
-def claim(config: SweepConfig | SearchConfig, root: Path) -> RunLock:
+def claim(config: SweepConfig | SearchConfig, root: Path) -> RunLock | Lease:
     """Write its file and return the lock, to be closed in the end.
 
     Raises UserError when the directory is another sweep's, has a driver, or cannot be written.
     """
-    if root.exists() and not root.is_dir():
+    if not is_remote(root) and root.exists() and not root.is_dir():
         raise UserError(f"{root}: cannot be written (it is a file)")
-    there = config_in(root) if root.is_dir() else None
+    there = config_in(root) if is_remote(root) or root.is_dir() else None
     kinds = {SweepConfig: "sweep", SearchConfig: "search"}
     if there is not None and type(there) is not type(config):
         raise UserError(f"{root}: belongs to a {kinds[type(there)]}; use another directory")
@@ -45,9 +47,9 @@ def claim(config: SweepConfig | SearchConfig, root: Path) -> RunLock:
                     f"{root}: belongs to another {kinds[type(config)]} ({name} is {old.get(name)!r} there and "
                     f"{new.get(name)!r} here); use another directory"
                 )
-    lock = RunLock(root)
+    lock = open_lock(root)
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        make(root)
         lock.acquire()
         write_json(root / next(name for name, cls in FILES.items() if cls is type(config)), to_dict(config))
     except Busy:

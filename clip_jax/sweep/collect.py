@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clip_jax.config import UserError
+from clip_jax.places import place, write_bytes, write_text
 from clip_jax.train.record import read_json, read_lines
 
 if TYPE_CHECKING:
@@ -87,19 +88,13 @@ def collect(sweep_dir: str | Path) -> pd.DataFrame:
     """
     import pandas as pd
 
-    root = Path(sweep_dir)
+    root = place(sweep_dir)
     rows = [_row(cell, root / "runs" / cell["run_id"]) for cell in cells_of(root)]
     df = pd.DataFrame(rows).sort_values(["budget", "params", "kind", "seed"], kind="stable").reset_index(drop=True)
     measured = pd.DataFrame(_measurements(root))
-    tables = (
-        ("runs.csv", lambda p: df.to_csv(p, index=False)),
-        ("runs.parquet", df.to_parquet),
-        ("evals.csv", lambda p: measured.to_csv(p, index=False)),
-    )
-    for name, write in tables:
-        partial = root / f".{name}.partial"
-        write(partial)
-        partial.replace(root / name)
+    write_text(root / "runs.csv", df.to_csv(index=False))
+    write_bytes(root / "runs.parquet", df.to_parquet())
+    write_text(root / "evals.csv", measured.to_csv(index=False))
     return df
 
 
@@ -107,7 +102,7 @@ def curves(sweep_dir: str | Path, metric: str = "error_mean") -> pd.DataFrame | 
     """Mean error during training, rows (run_id, step, flops, error); None when it was not measured."""
     import pandas as pd
 
-    root = Path(sweep_dir)
+    root = place(sweep_dir)
     names = {"error_mean": ("zero_shot_mean", "error"), "val_loss_refit": ("validation", "loss_refit")}
     if metric not in names:
         return None

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from clip_jax.config import RunConfig, UserError
 from clip_jax.config_io import to_dict
+from clip_jax.places import make
 from clip_jax.sweep.launch.local import on_cores, slot_cores, slot_environment, visible_gpus
 from clip_jax.sweep.plan import Cell
 from clip_jax.sweep_config import SweepConfig
@@ -104,7 +105,7 @@ def measured_gain(configs: Sequence[RunConfig], folder: Path, config: SweepConfi
     """
     dirs = [folder / str(i) for i in range(len(configs))]
     for run_dir, run in zip(dirs, configs, strict=True):
-        run_dir.mkdir(parents=True, exist_ok=True)
+        make(run_dir)
         write_json(run_dir / "request.json", to_dict(dataclasses.replace(run, wandb="disabled")))
     out = folder.with_suffix(".json")
     command = [sys.executable, "-m", "clip_jax.cli", "family", *map(str, dirs), f"--measure={out}"]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from clip_jax.config import UserError
+from clip_jax.places import exists, place, read_text, write_bytes
 from clip_jax.scaling.registration import ON_BUDGET, outcome, register
 from clip_jax.sweep.collect import collect
 from clip_jax.sweep.plan import make_cell
@@ -36,7 +38,7 @@ def register_forecast(sweep_dir: str | Path, target: float) -> str:
     """
     root, config = _sweep(sweep_dir)
     path = root / REGISTERED
-    if path.exists():
+    if exists(path):
         raise UserError(f"{path}: holds a forecast already; it is made once, before its runs")
     df = collect(root)
     seeds = (*config.seeds, *config.seeds_at_best)
@@ -77,12 +79,12 @@ def grade_forecast(sweep_dir: str | Path) -> str:
         if run not in planned
     ]
     write_json(root / GRADED, graded)
-    draw_forecast(registered, graded, df, root / "forecast.png")
+    write_bytes(root / "forecast.png", draw_forecast(registered, graded, df))
     return _verdict(graded)
 
 
 def _sweep(sweep_dir: str | Path) -> tuple[Path, SweepConfig]:
-    root = Path(sweep_dir)
+    root = place(sweep_dir)
     config = config_of(root)
     if not isinstance(config, SweepConfig):
         raise UserError(f"{root}: holds a search, which has no law")
@@ -93,7 +95,7 @@ def _eval_sd(root: Path, metric: str, df: pd.DataFrame, config: SweepConfig) -> 
     """Of the metric, as a share of it, from the number of examples of its zero-shot tasks; 0 for another metric."""
     import pandas as pd
 
-    measured = pd.read_csv(root / "evals.csv")
+    measured = pd.read_csv(io.StringIO(read_text(root / "evals.csv")))
     controls = {Path(path).name for path in config.base.evals.controls}
     measured = measured[(measured["metric"] == "top1") & ~measured["task"].isin(controls)]
     if metric != "error_mean":

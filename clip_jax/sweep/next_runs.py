@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from clip_jax.config import UserError
+from clip_jax.places import place
 from clip_jax.scaling.design import Plan, best_runs, cheapest_plan
 from clip_jax.scaling.fit import fit_law
 from clip_jax.scaling.frontier import compute_optimal, seed_noise
@@ -44,7 +45,7 @@ def next_runs(
     """
     if (budget > 0) == (half_width > 0):
         raise UserError("sweep next: give --budget=FLOPS or --precision=SHARE, one of them")
-    root = Path(sweep_dir)
+    root = place(sweep_dir)
     config = config_of(root)
     if not isinstance(config, SweepConfig):
         raise UserError(f"{root}: holds a search, which has no law")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from clip_jax.config import UserError
 from clip_jax.config_io import from_dict, to_dict
+from clip_jax.places import absolute, exists, folder, make, place
 from clip_jax.sweep.claim import claim
 from clip_jax.sweep.collect import collect, curves, lr_evidence
 from clip_jax.sweep.families import check_families, family_arguments, group_cells, keep_what_pays
@@ -48,7 +49,7 @@ def run_sweep(
 
     Args:
       config: the family.
-      sweep_dir: made if missing; the same call on it completes what is missing.
+      sweep_dir: made if missing, or ``gs://BUCKET/…``; the same call on it completes what is missing.
       echo: where progress lines go.
       engine: what trains; by default the one that the config names.
 
@@ -59,7 +60,7 @@ def run_sweep(
       UserError: the directory belongs to another sweep, another driver is at work in it, the engine refused, or nothing
         finished.
     """
-    root = Path(sweep_dir).absolute()
+    root = absolute(place(sweep_dir))
     check_families(config)
     plan = plan_of(config)
     engine = engine or open_engine(config, root)
@@ -73,7 +74,7 @@ def render(config: SweepConfig, sweep_dir: str | Path) -> str:
 
     Each run is shown in a job of its own: which of them form a family is timed when the sweep runs.
     """
-    root = Path(sweep_dir).absolute()
+    root = absolute(place(sweep_dir))
     plan = plan_of(config)
     engine = open_engine(config, root)
     check_families(config)
@@ -121,20 +122,21 @@ def report(sweep_dir: str | Path, echo: Echo = print) -> dict[str, Any]:
     """Collect what is there, fit, write ``report/`` and print the summary. Raises UserError without a sweep."""
     from clip_jax.scaling.report import text_summary, write_report
 
-    root = Path(sweep_dir)
+    root = place(sweep_dir)
     df = collect(root)
     config = from_dict(SweepConfig, read_json(root / "sweep.json") or {})
     _needs_finished(df, root)
-    law = write_report(
-        df,
-        root / "report",
-        metric=config.metric,
-        curves=curves(root, config.metric),
-        lr_evidence=lr_evidence(df, config.metric),
-        title=config.name.replace("_", " "),
-    )
+    with folder(root / "report") as out:
+        law = write_report(
+            df,
+            out,
+            metric=config.metric,
+            curves=curves(root, config.metric),
+            lr_evidence=lr_evidence(df, config.metric),
+            title=config.name.replace("_", " "),
+        )
+        mirror_law(config.base.wandb, root, _numbers(law), out / "error_vs_flops.png")
     echo("\n" + text_summary(law) + f"\n\n  {root / 'report' / 'report.html'}")
-    mirror_law(config.base.wandb, root, _numbers(law), root / "report" / "error_vs_flops.png")
     failed = df[df["state"] == "failed"]
     for row in failed.to_dict("records"):
         echo(f"  left out, failed: {row['run_id']}: {row['reason']}")
@@ -178,7 +180,7 @@ class _Sweep:
         missing = [cell for cell in cells if not self._done(cell)]
         for cell in missing:
             (run_dir,) = (job := self._alone(cell)).run_dirs
-            run_dir.mkdir(parents=True, exist_ok=True)
+            make(run_dir)
             write_json(run_dir / "request.json", to_dict(cell.config))
             if (why := left_out(job)) and why["reason"] != CANCELLED:
                 take_up(job)
@@ -232,7 +234,7 @@ class _Progress:
     def __call__(self, outcome: Outcome) -> None:
         for run_dir, cell in zip(outcome.job.run_dirs, self.cells[outcome.job.key], strict=True):
             why = left_out(Job((run_dir,), ()))
-            if outcome.reason and not why and not (run_dir / "result.json").exists():
+            if outcome.reason and not why and not exists(run_dir / "result.json"):
                 continue  # goes on without the one that was cancelled
             self.ended += 1
             self.left.pop(cell.run_id, None)

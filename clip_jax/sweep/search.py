@@ -15,6 +15,7 @@ from typing import Any
 from clip_jax import flops
 from clip_jax.config import RunConfig, UserError
 from clip_jax.config_io import run_id, to_dict
+from clip_jax.places import absolute, exists, make, place, write_bytes, write_text
 from clip_jax.sweep.claim import claim
 from clip_jax.sweep.launch.engine import Engine, open_engine, train_job
 from clip_jax.sweep.plan import Cell, Plan
@@ -56,7 +57,7 @@ def run_search(
     Raises UserError: another config's directory, a driver at work there, an engine that refused, or no setting that
     trained to the end.
     """
-    root = Path(sweep_dir).absolute()
+    root = absolute(place(sweep_dir))
     engine = engine or open_engine(config, root)
     with contextlib.closing(claim(config, root)):
         trials: list[Trial] = []
@@ -104,14 +105,14 @@ def _train(config: SearchConfig, root: Path, engine: Engine, trials: list[Trial]
     jobs = []
     for run in (run for trial in trials for run in trial.runs):
         run_dir = root / "runs" / run_id(run)
-        run_dir.mkdir(parents=True, exist_ok=True)
+        make(run_dir)
         write_json(run_dir / "request.json", to_dict(run))
         jobs.append(train_job(run_dir, stage if stage < run.steps else 0))
     reconcile(engine, jobs, config.resources.max_attempts, echo=echo)
 
 
 def _value(run_dir: Path, config: SearchConfig, stage: int) -> float | None:
-    if (run_dir / "failure.json").exists() and not (run_dir / "result.json").exists():
+    if exists(run_dir / "failure.json") and not exists(run_dir / "result.json"):
         return None
     for e in read_lines(run_dir / "evals.jsonl"):
         if e["step"] == stage and (e["task"], e["metric"]) == METRICS[config.metric]:
@@ -142,9 +143,7 @@ def _finish(config: SearchConfig, root: Path, trials: list[Trial], echo: Echo) -
 
     rows = [_row(t) for t in trials]
     table = pd.DataFrame(rows).rename(columns={"mean": config.metric})
-    partial = root / ".search.csv.partial"
-    table.to_csv(partial, index=False)
-    partial.replace(root / "search.csv")
+    write_text(root / "search.csv", table.to_csv(index=False))
     ended = [t for t in trials if t.mean is not None and t.step == config.base.steps]
     if not ended:
         raise UserError(f"{root}: no setting trained to the end; `clip-jax sweep logs` says why")
@@ -163,7 +162,7 @@ def _finish(config: SearchConfig, root: Path, trials: list[Trial], echo: Echo) -
         "warnings": warnings,
     }
     write_json(root / "best.json", found)
-    draw(root / "search.png", config, trials, best)
+    write_bytes(root / "search.png", draw(config, trials, best))
     echo(f"\n  best of {len(trials)} settings: {config.metric} {best.mean:.4f} with {' '.join(found['fields'])}")
     for line in warnings:
         echo(f"  warning: {line}")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from clip_jax.scaling.figures.style import BLUE, HOUSE, ORANGE, SOFT, label_of, new_figure
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from clip_jax.sweep.search_config import SearchConfig
 
 
-def draw(path: Path, config: SearchConfig, trials: Sequence[Trial], best: Trial) -> None:
-    """One panel a field, written as PNG. Filled: trained to the end; hollow: dropped on the way, so at fewer steps."""
+def draw(config: SearchConfig, trials: Sequence[Trial], best: Trial) -> bytes:
+    """One panel a field, as PNG. Filled: trained to the end; hollow: dropped on the way, so at fewer steps."""
     import matplotlib
 
     with matplotlib.rc_context(cast(Any, HOUSE)):
@@ -25,7 +25,9 @@ def draw(path: Path, config: SearchConfig, trials: Sequence[Trial], best: Trial)
             _panel(axis, dimension, config, trials, best)
         axes[0].set_ylabel(label_of(config.metric))
         axes[0].set_title(f"{config.name}: {len(trials)} settings, {config.method}")
-        figure.savefig(path)
+        out = io.BytesIO()
+        figure.savefig(out, format="png")
+        return out.getvalue()
 
 
 def _panel(axis: Any, d: Dimension, config: SearchConfig, trials: Sequence[Trial], best: Trial) -> None:

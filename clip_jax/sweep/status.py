@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_jax.config import UserError
+from clip_jax.places import place
 from clip_jax.sweep.collect import cells_of
 from clip_jax.sweep.launch.engine import Engine, Job
 from clip_jax.train.record import read_json, read_lines
@@ -77,7 +78,7 @@ def watch(
 
 
 def _table(sweep_dir: str | Path, engine: Engine | None, price: float) -> tuple[str, bool]:
-    root = Path(sweep_dir)
+    root = place(sweep_dir)
     cells = cells_of(root)
     queue, note = _ask(engine, [Job((root / "runs" / cell["run_id"],), ()) for cell in cells])
     head = "  run           kind          budget   rung  seed     step/steps        state    loss  samples/s    MFU"

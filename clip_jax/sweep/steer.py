@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clip_jax.config import UserError
+from clip_jax.places import absolute, is_remote, scratch
 from clip_jax.sweep.claim import config_in
 from clip_jax.sweep.collect import cells_of
 from clip_jax.sweep.launch.engine import Engine, Job, open_engine
@@ -25,7 +26,7 @@ def config_of(sweep_dir: Path) -> SweepConfig | SearchConfig:
 
 def engine_of(sweep_dir: Path) -> Engine:
     """The engine that it runs on."""
-    return open_engine(config_of(sweep_dir), sweep_dir.absolute())
+    return open_engine(config_of(sweep_dir), absolute(sweep_dir))
 
 
 def jobs_named(sweep_dir: Path, runs: Sequence[str]) -> list[Job]:
@@ -37,7 +38,7 @@ def jobs_named(sweep_dir: Path, runs: Sequence[str]) -> list[Job]:
         if len(fitting) != 1:
             raise UserError(f"{name}: fits {len(fitting)} runs of {sweep_dir}; `clip-jax sweep status` lists them")
         chosen += fitting
-    return [Job(((sweep_dir / "runs" / i).absolute(),), ()) for i in (chosen if runs else ids)]
+    return [Job((absolute(sweep_dir / "runs" / i),), ()) for i in (chosen if runs else ids)]
 
 
 def cancel(sweep_dir: Path, runs: Sequence[str]) -> str:
@@ -62,7 +63,8 @@ def log_of(sweep_dir: Path, run: str) -> str:
     (job,) = jobs_named(sweep_dir, [run])
     last = submission(job.run_dirs[0])
     folders = {job.key, (last or {}).get("job", job.key)}  # a family's log lies with its first run
-    found = (log for name in folders for log in (sweep_dir / "runs" / name / "logs").glob("attempt-*.log"))
+    here = scratch(sweep_dir) / "runs"
+    found = (log for name in folders for log in (here / name / "logs").glob("attempt-*.log"))
     logs = sorted(found, key=lambda p: p.stat().st_mtime)
     if logs:
         return f"{logs[-1]}:\n{logs[-1].read_text(errors='replace')}"
@@ -72,4 +74,5 @@ def log_of(sweep_dir: Path, run: str) -> str:
         engine = engine_of(sweep_dir)
         assert isinstance(engine, JobSets)
         return engine.log(job)
-    raise UserError(f"{job.run_dirs[0]}: has no log yet")
+    elsewhere = f" on this machine, in {job.log.parent}" if is_remote(sweep_dir) else ""
+    raise UserError(f"{job.run_dirs[0]}: has no log yet{elsewhere}")

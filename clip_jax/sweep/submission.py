@@ -16,8 +16,9 @@ from typing import Any
 
 from clip_jax.config import UserError
 from clip_jax.exit_codes import MISTAKE
+from clip_jax.places import exists, make, remove, scratch
 from clip_jax.sweep.launch.engine import Job
-from clip_jax.train.record import SUBMISSION_FILE, read_json, write_json
+from clip_jax.train.record import SUBMISSION_FILE, checkpoints_in, read_json, write_json
 
 EXIT, FAILURE = "exit.json", "failure.json"
 CANCELLED = "cancelled"
@@ -42,7 +43,7 @@ def set_aside_corrupt(run_dir: Path, echo: Callable[[str], None]) -> None:
 
 def finished(job: Job) -> bool:
     """Whether all its runs have their result, or have come as far as it was to bring them."""
-    return all((d / "result.json").exists() or 0 < job.until <= _newest(d) for d in job.run_dirs)
+    return all(exists(d / "result.json") or 0 < job.until <= _newest(d) for d in job.run_dirs)
 
 
 def checkpoint_step(job: Job) -> int:
@@ -51,8 +52,7 @@ def checkpoint_step(job: Job) -> int:
 
 
 def _newest(run_dir: Path) -> int:
-    found = (p.name for p in (run_dir / "checkpoints").glob("[0-9]*"))
-    return max((int(name) for name in found if name.isdigit()), default=0)
+    return max(checkpoints_in(run_dir), default=0)
 
 
 def note_submission(job: Job, engine: str, name: str, index: int) -> Job:
@@ -63,8 +63,8 @@ def note_submission(job: Job, engine: str, name: str, index: int) -> Job:
     attempt = before["attempt"] + 1 if counts else max(before["attempt"], 1)
     job = dataclasses.replace(job, attempt=attempt)
     for run_dir in job.run_dirs:
-        (run_dir / "logs").mkdir(parents=True, exist_ok=True)
-        (run_dir / EXIT).unlink(missing_ok=True)
+        make(scratch(run_dir) / "logs")
+        remove(run_dir / EXIT)
         values = {"engine": engine, "name": name, "index": index, "attempt": attempt, "tries": tries, "step": step}
         write_json(run_dir / SUBMISSION_FILE, values | {"job": job.key, "accepted": False, "time": time.time()})
     return job
@@ -130,8 +130,8 @@ def last_line(log: Path) -> str:
 def leave_out(job: Job, why: dict[str, Any]) -> None:
     """Say in each of its unfinished runs why it is not tried again: its own reason, if it is one of a family."""
     for run_dir in job.run_dirs:
-        if not (run_dir / "result.json").exists():
-            run_dir.mkdir(parents=True, exist_ok=True)
+        if not exists(run_dir / "result.json"):
+            make(run_dir)
             status = (read_json(run_dir / "status.json") or {}) if len(job.run_dirs) > 1 else {}
             own = {"reason": status["reason"]} if status.get("state") == "failed" else {}
             write_json(run_dir / FAILURE, why | own)
@@ -141,7 +141,7 @@ def left_out(job: Job) -> dict[str, Any] | None:
     """Why it is not tried again; None when it may be."""
     for run_dir in job.run_dirs:
         with contextlib.suppress(UserError):  # a corrupt one is set aside before the next attempt
-            if (why := read_json(run_dir / FAILURE)) is not None and not (run_dir / "result.json").exists():
+            if (why := read_json(run_dir / FAILURE)) is not None and not exists(run_dir / "result.json"):
                 return why
     return None
 
@@ -150,7 +150,7 @@ def take_up(job: Job) -> None:
     """Forget that it was left out, count its tries afresh, and let any engine have it."""
     for run_dir in job.run_dirs:
         for name in (FAILURE, EXIT):
-            (run_dir / name).unlink(missing_ok=True)
+            remove(run_dir / name)
         last = submission(run_dir)
         if last:
             write_json(run_dir / SUBMISSION_FILE, last | {"engine": "", "tries": 0})

@@ -9,6 +9,7 @@ from typing import Any
 
 from clip_jax.config import UserError
 from clip_jax.config_io import load
+from clip_jax.places import place
 from clip_jax.sweep.search_config import SearchConfig
 from clip_jax.sweep_config import SweepConfig
 
@@ -33,7 +34,7 @@ def add_actions(parent: Any, verb: Callable[..., argparse.ArgumentParser]) -> No
     for name, text in ACTIONS.items():
         action = verb(name, text, parent)
         action.add_argument("--config", required=name in CONFIGURED, help="sweeps/….py")
-        action.add_argument("--dir", help="sweep directory; default runs/NAME")
+        action.add_argument("--dir", help="sweep directory, or gs://BUCKET/…; default runs/NAME")
         if name == "run":
             action.add_argument("--dry-run", action="store_true", help="print what the engine would be handed")
         elif name == "preflight":
@@ -59,7 +60,7 @@ def add_actions(parent: Any, verb: Callable[..., argparse.ArgumentParser]) -> No
 
 def _sweep_dir(args: argparse.Namespace, config: SweepConfig | SearchConfig | None) -> Path:
     if args.dir:
-        return Path(args.dir)
+        return place(args.dir)
     if config is None:
         raise UserError(f"clip-jax sweep {args.action}: needs --dir=SWEEP_DIR or --config=sweeps/….py")
     return Path("runs") / config.name

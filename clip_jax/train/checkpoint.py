@@ -6,7 +6,6 @@ import contextlib
 import gc
 import inspect
 import logging
-import shutil
 import sys
 import time
 import warnings
@@ -19,8 +18,9 @@ from typing import Any
 import jax
 
 from clip_jax.config import UserError
+from clip_jax.places import absolute, disk_errors, make, move_tree, place
 from clip_jax.processes import everywhere, on_first
-from clip_jax.train.record import disk_errors, read_json
+from clip_jax.train.record import checkpoints_in, read_json
 from clip_jax.train.seal import seals, seals_and_finite
 from clip_jax.train.state import TrainState
 
@@ -91,10 +91,10 @@ class Checkpoints:
     def __init__(self, run_dir: str | Path, every: int) -> None:
         from orbax.checkpoint import v1 as ocp
 
-        self.dir = Path(run_dir).resolve() / "checkpoints"
+        self.dir = absolute(place(run_dir)) / "checkpoints"
         self.every = every
         with disk_errors(self.dir):
-            self.dir.mkdir(parents=True, exist_ok=True)
+            make(self.dir)
             self._orbax = ocp.training.Checkpointer(
                 self.dir, preservation_policy=_Newest(every), cleanup_tmp_directories=True
             )
@@ -196,11 +196,8 @@ class Checkpoints:
 
     def _set_aside(self, steps: list[int]) -> None:
         def move() -> None:
-            aside = self.dir.parent / "corrupt"
-            aside.mkdir(exist_ok=True)
             for step in steps:
-                shutil.rmtree(aside / str(step), ignore_errors=True)
-                (self.dir / str(step)).rename(aside / str(step))
+                move_tree(self.dir / str(step), self.dir.parent / "corrupt" / str(step))
 
         if steps:
             with disk_errors(self.dir):
@@ -245,11 +242,12 @@ def load_params(run_dir: str | Path, built: Any) -> tuple[int, Any]:
 
     A newer one that cannot be read is named on stderr. Raises UserError when the run has no checkpoint.
     """
-    root = Path(run_dir).resolve() / "checkpoints"
+    run_dir = absolute(place(run_dir))
+    root = run_dir / "checkpoints"
     abstract = jax.tree.map(
         lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), built.abstract_params, built.shardings
     )
-    steps = sorted(int(p.name) for p in root.iterdir() if p.name.isdigit()) if root.is_dir() else []
+    steps = checkpoints_in(run_dir)
     for step in reversed(steps):
         loaded, reason = _load(root / str(step), {"params": abstract})
         if loaded is not None:

@@ -10,14 +10,15 @@ from clip_jax.data.sources import open_source
 from clip_jax.data.tokenizers import load_tokenizer
 from clip_jax.models.clip import build
 from clip_jax.parallel import enable_compile_cache, make_mesh
+from clip_jax.places import place
 from clip_jax.train.checkpoint import load_params
 from clip_jax.train.loop import EvaluatorFactory, Rows
 
 
 def evaluate_run(run_dir: str | Path, make_evaluator: EvaluatorFactory) -> Rows:
     """The rows of the run's own suite at its last checkpoint; writes nothing. Raises UserError when there is none."""
-    root = Path(run_dir)
-    if not (root / "config.json").is_file():
+    root = place(run_dir)
+    if not (root / "config.json").exists():
         raise UserError(f"{root}: holds no run (no config.json)")
     config = load(RunConfig, root / "config.json")
     mesh = make_mesh(config.mesh)

@@ -84,6 +84,9 @@ class RunLock:
         assert self._file is not None
         return self._file.fileno()
 
+    def check(self) -> None:
+        """Nothing to check: nobody takes a lock away. (`lease.Lease`)"""
+
     def close(self) -> None:
         """Let go. A child that inherited the lock keeps it."""
         if self._file is not None:

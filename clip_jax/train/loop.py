@@ -21,13 +21,14 @@ from clip_jax.data.tokenizers import Tokenizer, load_tokenizer
 from clip_jax.models.clip import Built, build
 from clip_jax.optim import make_optimizer
 from clip_jax.parallel import check_batch, enable_compile_cache, make_mesh
+from clip_jax.places import exists, scratch
 from clip_jax.processes import lost_another, on_first, told_by_first
 from clip_jax.train.checkpoint import Checkpoints
 from clip_jax.train.faults import Detours, Fault, Feed
 from clip_jax.train.meter import Meter, training_flops
 from clip_jax.train.mirror import Mirror, open_mirror
 from clip_jax.train.profiler import Profiler
-from clip_jax.train.record import Record, read_lines
+from clip_jax.train.record import Record
 from clip_jax.train.result import make_result
 from clip_jax.train.state import TrainState, abstract_state, init_state
 from clip_jax.train.step import Metrics, make_train_step, put_batch
@@ -93,13 +94,14 @@ def train(
 
     Args:
       config: the run; its hash must match what the directory holds.
-      run_dir: made if missing; on a file system that all processes share.
+      run_dir: made if missing; on a file system that all processes share, or ``gs://BUCKET/…``.
       make_evaluator: what to measure; none measures nothing.
       start_from: reads what ``init_from`` names (`loading.start_from`); not called without it, nor when the run goes on
         from a checkpoint.
       stop_after: end after so many steps with a checkpoint, as a job with a time limit would.
       progress: show a progress line on stderr.
-      profile: trace the steps after the first number up to the second, into ``RUN_DIR/profile``.
+      profile: trace the steps after the first number up to the second, into ``RUN_DIR/profile``
+        (of one in a bucket: `places.scratch`).
 
     Raises:
       UserError: bad data, a full disk, a directory of another run or in use, a loss that is not finite.
@@ -131,7 +133,7 @@ def attempt(
     """One attempt: the directory is locked and all is open that training needs; a bad end is noted in the record."""
     with contextlib.closing(record.lock):
         on_first(lambda: record.begin(config.steps))
-        if not (record.dir / "config.json").exists():
+        if not exists(record.dir / "config.json"):
             raise UserError(
                 f"{record.dir}: process 0 made it, but it is not there; use a file system all processes share"
             )
@@ -148,7 +150,7 @@ def attempt(
             with (
                 contextlib.closing(mirror),
                 Checkpoints(record.dir, config.checkpoint_every) as checkpoints,
-                contextlib.closing(Profiler(record.dir / "profile", profile)) as profiler,
+                contextlib.closing(Profiler(scratch(record.dir / "profile"), profile)) as profiler,
             ):
                 yield Run(config, ground, tokenizer, evaluate, record, mirror, checkpoints, profiler, clock, begin)
         except BaseException as error:
@@ -166,7 +168,7 @@ def _tokenizer(config: RunConfig, source: Source, record: Record, begin: Begin) 
     path = record.dir / "tokenizer.json"
 
     def write() -> None:
-        if not path.exists():
+        if not exists(path):
             given = begin()
             learned = given.tokenizer if given and given.tokenizer else learn_tokenizer(config, source)
             learned.save(path)
@@ -204,7 +206,7 @@ class Run:
         with self.clock.measure("start"):
             on_first(lambda: self.record.cut_back(self.step))
             self.detours = Detours(self.record.events())
-            rows = read_lines(self.record.dir / "metrics.jsonl")
+            rows = self.record.rows("metrics.jsonl")
             self.feed = feed or Feed(self.config, self.ground.source, self.tokenizer, self.detours, self.step)
         self.meter = Meter(self.config, self.mesh, self.record, self.mirror, self.clock, self.step, rows, show=show)
         self.record.event(
@@ -285,6 +287,7 @@ class Run:
     def save(self) -> None:
         """Raises Fault when the state holds numbers that are none."""
         with self.clock.measure("checkpoint"):
+            self.record.flush()  # a checkpoint never knows more than the lines
             if not self.checkpoints.save(self.step, self.state):
                 raise Fault(self.step, "nan", f"the parameters are not finite at step {self.step}")
 
@@ -293,6 +296,7 @@ class Run:
             spent = training_flops(self.config, self.step * self.config.batch_size).total
             rows = [{"step": self.step, "flops": spent, **row} for row in self.evaluator(self.state.params)]
             self.record.append("evals.jsonl", *rows)
+            self.record.flush()
             self.mirror.log({f"eval/{r['task']}/{r['metric']}": r["value"] for r in rows}, self.step)
         return rows
 
@@ -332,6 +336,7 @@ class Run:
 
     def _stopped(self, stop: StopRequest) -> dict[str, Any]:
         with self.clock.measure("checkpoint"):
+            self.record.flush()
             saved = self.checkpoints.save(self.step, self.state)
             self.checkpoints.wait()
         reason = stop.reason or f"stop_after={self.step}"
@@ -344,7 +349,7 @@ class Run:
         return {"run_id": self.record.run_id, "state": "stopped", "step": self.step, "exit_reason": reason}
 
     def _finished(self) -> dict[str, Any]:
-        measured = [r for r in read_lines(self.record.dir / "evals.jsonl") if r["step"] == self.step]
+        measured = [r for r in self.record.rows("evals.jsonl") if r["step"] == self.step]
         self.save()
         rows = measured if told_by_first(bool(measured)) else self._evaluate()
         with self.clock.measure("checkpoint"):

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TextIO
 
 from clip_jax.config import RunConfig, UserError
 from clip_jax.config_io import run_id, to_dict
+from clip_jax.places import absolute, make, scratch
 
 
 class Mirror(Protocol):
@@ -46,7 +47,7 @@ class WandbMirror:
                 name=run_dir.name,
                 group=sweep_of(run_dir),
                 job_type="train",
-                dir=str(run_dir),
+                dir=str(_here(run_dir)),
                 mode=config.wandb,  # type: ignore[arg-type]
                 resume="allow" if config.wandb == "online" else None,
                 reinit="create_new",  # a process may train several runs
@@ -66,10 +67,16 @@ class WandbMirror:
         self._run.finish()
 
 
+def _here(path: Path) -> Path:
+    """Where its files go: wandb writes to this machine only."""
+    make(scratch(path))
+    return scratch(path)
+
+
 def sweep_of(run_dir: Path) -> str | None:
     """The name of the sweep's directory that a run lies in, by which its runs are grouped; None outside of one."""
-    root = run_dir.absolute().parent.parent
-    return root.name if run_dir.absolute().parent.name == "runs" and (root / "plan.json").exists() else None
+    root = absolute(run_dir).parent.parent
+    return root.name if absolute(run_dir).parent.name == "runs" and (root / "plan.json").exists() else None
 
 
 def mirror_law(mode: str, sweep_dir: Path, numbers: dict[str, float], figure: Path) -> None:
@@ -85,9 +92,9 @@ def mirror_law(mode: str, sweep_dir: Path, numbers: dict[str, float], figure: Pa
         run = wandb.init(
             project="clip-jax",
             name="law",
-            group=sweep_dir.absolute().name,
+            group=absolute(sweep_dir).name,
             job_type="law",
-            dir=str(sweep_dir),
+            dir=str(_here(sweep_dir)),
             mode=mode,  # type: ignore[arg-type]
             reinit="create_new",
             settings=wandb.Settings(silent=True, console="off"),

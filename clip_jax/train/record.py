@@ -1,60 +1,41 @@
 """The files of a run directory: what is written, when, and by whom (process 0 only).
 
-``config.json`` never changes, ``status.json`` and ``result.json`` are replaced whole, ``*.jsonl`` only grow. When a run
-resumes, ``metrics.jsonl`` and ``evals.jsonl`` are cut back to the checkpoint's step; ``events.jsonl`` (attempts,
-faults, rollbacks) never is. The checkpoints are `checkpoint.py`'s.
+``config.json`` never changes, ``status.json`` and ``result.json`` are replaced whole, ``*.jsonl`` only grow (`lines`).
+When a run resumes, ``metrics.jsonl`` and ``evals.jsonl`` are cut back to the checkpoint's step; ``events.jsonl``
+(attempts, faults, rollbacks) never is. The checkpoints are `checkpoint.py`'s. The directory may lie in a bucket
+(`places`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import json
 import math
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from clip_jax.config import ConfigError, RunConfig, UserError
 from clip_jax.config_io import from_dict, run_id, to_dict
-from clip_jax.train.lock import Busy, RunLock, wait_for_silence
+from clip_jax.places import disk_errors, exists, is_remote, make, names, place, read_text, write_text
+from clip_jax.train.lease import open_lock
+from clip_jax.train.lines import Lines
+from clip_jax.train.lock import Busy, wait_for_silence
 
 HEARTBEAT_S = 5.0
 SUBMISSION = "CLIP_JAX_SUBMISSION"  # what a launcher calls the job this process belongs to
 SUBMISSION_FILE = "submission.json"  # and what it last handed to an engine for this run
+COMMITTED = "commit_success.txt"  # Orbax's mark
 ENGINE_JOB_VARIABLES = ("SLURM_JOB_ID", "SKYPILOT_TASK_ID", "JOB_ID")
-
-
-@contextlib.contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk, whoever met it, into one line. Raises UserError."""
-    try:
-        yield
-    except (OSError, ValueError, RuntimeError) as error:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or "No space left on device" in str(error):
-            raise UserError(f"{path}: the disk is full; free some space and run the same command again") from error
-        raise
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Replace ``path`` by ``values`` in one move: a reader sees the old file or the new one. NaN becomes null."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with disk_errors(path):
-        try:
-            with partial.open("w") as file:
-                json.dump(_plain(values), file, indent=1, allow_nan=False)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
+    write_text(path, json.dumps(_plain(values), indent=1, allow_nan=False) + "\n")
 
 
 def _plain(value: Any) -> Any:
@@ -70,7 +51,7 @@ def _plain(value: Any) -> Any:
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in ``path``; None when there is no such file. Raises UserError when it is not JSON."""
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(read_text(path))
     except FileNotFoundError:
         return None
     except ValueError as error:
@@ -82,10 +63,16 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The rows of a ``.jsonl`` file; a last line cut short by a kill is passed over."""
-    if not path.exists():
+    try:
+        text = read_text(path)
+    except FileNotFoundError:
         return []
+    return _rows(text, path)
+
+
+def _rows(text: str, path: Path) -> list[dict[str, Any]]:
     rows = []
-    lines = path.read_text().split("\n")
+    lines = text.split("\n")
     for number, line in enumerate(lines, 1):
         if not line:
             continue
@@ -95,6 +82,17 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
             if number < len(lines):
                 raise UserError(f"{path}: line {number} is not JSON") from None
     return rows
+
+
+def _text(rows: Iterable[dict[str, Any]]) -> str:
+    return "".join(json.dumps(_plain(row), allow_nan=False) + "\n" for row in rows)
+
+
+def checkpoints_in(run_dir: Path) -> list[int]:
+    """The steps of its whole checkpoints, rising. One being written has another name, and in a bucket no mark."""
+    folder = run_dir / "checkpoints"
+    steps = sorted(int(name) for name in names(folder) if name.isdigit())
+    return [s for s in steps if not is_remote(folder) or exists(folder / str(s) / COMMITTED)]
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -122,13 +120,14 @@ class Record:
         """
         self.family_id: str | None = family[0] if family else None
         self.sharing = family[1] if family else 1
-        self.dir = Path(run_dir)
+        self.dir = place(run_dir)
         self.writer = writer
         self.config = config
         self.started = time.monotonic()
         self.last_beat = -math.inf
-        self.lock = RunLock(self.dir)
-        if self.dir.exists() and not self.dir.is_dir():
+        self.lock = open_lock(self.dir)
+        self.lines = Lines(self.dir)
+        if not is_remote(self.dir) and self.dir.exists() and not self.dir.is_dir():
             raise UserError(f"{self.dir}: is a file; a run needs a directory")
         self.run_id = self._check_config()
         self._look_back()
@@ -180,12 +179,13 @@ class Record:
             return
         with disk_errors(self.dir):
             try:
-                self.dir.mkdir(parents=True, exist_ok=True)
+                make(self.dir)
             except (FileExistsError, NotADirectoryError, PermissionError) as error:
                 raise UserError(f"{self.dir}: cannot make this directory ({error.strerror})") from None
             self._refuse_late_start()
             self.lock.acquire()
-        wait_for_silence(self.dir, self.read_status)
+        if not is_remote(self.dir):  # a lease reaches everywhere
+            wait_for_silence(self.dir, self.read_status)
         self._look_back()
         self.status |= {
             "run_id": self.run_id,
@@ -200,7 +200,7 @@ class Record:
             "started": time.time(),
             "reason": None,
         }
-        if not (self.dir / "config.json").exists():
+        if not exists(self.dir / "config.json"):
             write_json(self.dir / "config.json", to_dict(self.config))
         self._rewrite("events.jsonl", read_lines(self.dir / "events.jsonl"))  # a kill may have cut the last line
         self.beat(force=True)
@@ -223,6 +223,8 @@ class Record:
         if int(there.get("attempt") or 0) > self.attempt:
             raise Busy(f"{self.dir}: attempt {there['attempt']} on {there.get('host')} has taken over from this one")
         self.last_beat = now
+        if force or self.lines.due:
+            self.flush()
         write_json(self.dir / "status.json", self.status | {"heartbeat": time.time(), "wall_s": self.wall_s})
 
     def end(self, state: str, reason: str) -> None:
@@ -239,35 +241,38 @@ class Record:
         """Add rows to ``name`` (a ``.jsonl`` file) in one write."""
         if not self.writer or not rows:
             return
-        text = "".join(json.dumps(_plain(row), allow_nan=False) + "\n" for row in rows)
-        with disk_errors(self.dir / name), (self.dir / name).open("a") as file:
-            file.write(text)
+        self.lines.add(name, _text(rows))
+
+    def flush(self) -> None:
+        """Have on disk, or in the bucket, what was appended. Raises Busy when another has taken over."""
+        if self.writer:
+            self.lock.check()
+            self.lines.flush()
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """Of a ``.jsonl`` file, as `read_lines` gives them, with those that are not flushed yet."""
+        return _rows(self.lines.text(name), self.dir / name)
 
     def event(self, event: str, **details: Any) -> None:
         """Note in ``events.jsonl`` what befell the run; on disk when this returns."""
-        self.append("events.jsonl", {"event": event, "attempt": self.attempt, "time": time.time(), **details})
         if self.writer:
-            with disk_errors(self.dir), (self.dir / "events.jsonl").open("a") as file:
-                os.fsync(file.fileno())
+            row = {"event": event, "attempt": self.attempt, "time": time.time(), **details}
+            self.lines.add("events.jsonl", _text([row]), sync=True)
+            self.flush()
 
     def events(self) -> list[dict[str, Any]]:
         """All that was noted, oldest first."""
-        return read_lines(self.dir / "events.jsonl")
+        return self.rows("events.jsonl")
 
     def cut_back(self, step: int) -> None:
         """Forget every metric and evaluation after ``step``: they will be made again."""
         if self.writer:
             for name in ("metrics.jsonl", "evals.jsonl"):
-                self._rewrite(name, [row for row in read_lines(self.dir / name) if row["step"] <= step])
+                self._rewrite(name, [row for row in self.rows(name) if row["step"] <= step])
 
     def _rewrite(self, name: str, rows: list[dict[str, Any]]) -> None:
-        path = self.dir / name
-        if not path.exists():
-            return
-        partial = path.with_name(f".{name}.{os.getpid()}")
-        with disk_errors(path):
-            partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
-            partial.replace(path)
+        if self.lines.text(name):
+            self.lines.replace(name, _text(rows))
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write ``result.json``, once and last."""

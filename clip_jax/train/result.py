@@ -13,7 +13,7 @@ from clip_jax.config import RunConfig
 from clip_jax.config_io import to_dict
 from clip_jax.train.faults import Feed
 from clip_jax.train.meter import Meter, training_flops
-from clip_jax.train.record import Record, read_lines
+from clip_jax.train.record import Record
 
 PACKAGES = (
     "clip-jax-scaling", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy",
@@ -63,7 +63,7 @@ def make_result(
         "peak_lr": config.optim.peak_lr,
         "wall_s": record.wall_s,
         "eval_s": seconds["evaluation"],
-        "eval_flops": len({r["step"] for r in read_lines(record.dir / "evals.jsonl")}) * flops_of_evaluation,
+        "eval_flops": len({r["step"] for r in record.rows("evals.jsonl")}) * flops_of_evaluation,
         "seconds": seconds,
         "goodput": meter.goodput,
         "samples_per_s": meter.speed,

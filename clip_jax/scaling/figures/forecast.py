@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,13 +14,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def draw_forecast(registered: dict[str, Any], graded: dict[str, Any], runs: pd.DataFrame, path: Path) -> None:
-    """Write the figure: the points that the law was fitted to, the law, the band at the target, the runs there.
+def draw_forecast(registered: dict[str, Any], graded: dict[str, Any], runs: pd.DataFrame) -> bytes:
+    """The figure as PNG: the points that the law was fitted to, the law, the band at the target, the runs there.
 
     Args:
       registered, graded: of `registration.register` and `registration.outcome`.
       runs: the table, one row a run.
-      path: of the PNG.
     """
     from matplotlib import rc_context
 
@@ -47,4 +46,6 @@ def draw_forecast(registered: dict[str, Any], graded: dict[str, Any], runs: pd.D
         axis.set(xscale="log", yscale="log", xlabel="training FLOPs", ylabel=label_of(metric), title="The forecast")
         error_ticks(axis)
         axis.legend(loc="lower left", labelspacing=0.35)
-        figure.savefig(path)
+        out = io.BytesIO()
+        figure.savefig(out, format="png")
+        return out.getvalue()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from clip_jax.config import UserError
+from clip_jax.places import scratch
 from clip_jax.sweep_config import Resources
 
 ANSWER_S = 60.0  # an engine's program that says nothing for so long is not answering
@@ -37,8 +38,8 @@ class Job:
 
     @property
     def log(self) -> Path:
-        """What the attempt says. Attempts that the engine itself repeats go on in the same file."""
-        return self.run_dirs[0] / "logs" / f"attempt-{self.attempt}.log"
+        """What the attempt says, on this machine. Attempts that the engine itself repeats go on in the same file."""
+        return scratch(self.run_dirs[0]) / "logs" / f"attempt-{self.attempt}.log"
 
 
 def train_job(run_dir: Path, until: int = 0) -> Job:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_jax.config import UserError
+from clip_jax.places import is_remote
 from clip_jax.sweep.launch.engine import Job, ask
 from clip_jax.sweep.submission import submission
 from clip_jax.sweep_config import Resources
@@ -37,6 +38,15 @@ class JobSets:
         self.resources, self.program = resources, program
         self.at_once: int | None = slots
         self.poll_s = resources.poll_s
+        if is_remote(sweep_dir):
+            if resources.mount:
+                raise UserError(f"resources.mount, resources.claim: would be ignored, {sweep_dir} is in a bucket")
+            return
+        if not resources.mount:
+            raise UserError(
+                f"resources.mount, resources.claim: engine='jobset' needs them for {sweep_dir}; a directory in a "
+                f"bucket (gs://…) needs none"
+            )
         if Path(resources.mount) not in (sweep_dir, *sweep_dir.parents):
             raise UserError(
                 f"resources.mount={resources.mount!r}: the sweep's directory {sweep_dir} must lie in it, so that pods "
@@ -140,9 +150,10 @@ class JobSets:
             "image": r.image,
             "command": [*self.program, *job.arguments],
             "env": [{"name": k, "value": v} for k, v in environment.items()],
-            "volumeMounts": [{"name": "shared", "mountPath": r.mount}],
+            "volumeMounts": [{"name": "shared", "mountPath": r.mount}] if r.mount else [],
         }
-        volumes: list[dict[str, Any]] = [{"name": "shared", "persistentVolumeClaim": {"claimName": r.claim}}]
+        claim = {"name": "shared", "persistentVolumeClaim": {"claimName": r.claim}}
+        volumes: list[dict[str, Any]] = [claim] if r.claim else []
         if limits:
             container["resources"] = {"requests": dict(limits), "limits": limits}
         pod: dict[str, Any] = {"restartPolicy": "Never", "terminationGracePeriodSeconds": r.stop_before_s}
@@ -157,7 +168,9 @@ class JobSets:
             pod["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
             container["volumeMounts"].append({"name": "shm", "mountPath": "/dev/shm"})
             volumes.append({"name": "shm", "emptyDir": {"medium": "Memory"}})
-        return pod | {"containers": [container], "volumes": volumes}
+        if not volumes:  # of a directory in a bucket
+            del container["volumeMounts"]
+        return pod | {"containers": [container]} | ({"volumes": volumes} if volumes else {})
 
 
 def _name(job: Job) -> str:

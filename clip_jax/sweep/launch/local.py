@@ -1,6 +1,7 @@
 """Runs on this machine: one subprocess a job, a fixed number of slots, each with its own devices and cores.
 
 All that a next driver needs is in locks, which go with their owner: a child holds those of its runs and of its slot.
+For a sweep in a bucket these locks and the logs lie on this machine (`places.scratch`).
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from clip_jax.config import UserError
+from clip_jax.places import is_remote, make, scratch
 from clip_jax.sweep.launch.engine import EngineDown, Job
 from clip_jax.sweep.submission import note_exit
 from clip_jax.sweep_config import Resources
+from clip_jax.train.lease import Lease
 from clip_jax.train.lock import INHERITED, Busy, RunLock, is_held
 from clip_jax.train.record import SUBMISSION
 
@@ -28,6 +31,7 @@ PROGRAM = (sys.executable, "-m", "clip_jax.cli")
 MEMORY_SHARE = 0.9  # of a GPU, over the runs that share it
 STOP_S = 120.0  # to save a checkpoint
 SLOT_S = 30.0  # for a slot to come free
+BUCKET_POLL_S = 3.0  # between two looks at runs in a bucket, where each look is a request
 
 
 @dataclass
@@ -40,13 +44,14 @@ class _Child:
 class Local:
     """An engine of subprocesses. A child that outlives its driver goes on, is waited for and never doubled."""
 
-    name, batch, poll_s = "local", 1, 0.2
+    name, batch = "local", 1
 
     def __init__(
         self, sweep_dir: Path, slots: int, resources: Resources | None = None, program: tuple[str, ...] = PROGRAM
     ) -> None:
         """Raises UserError when there are fewer GPUs than the slots were promised."""
-        self.dir, self.program = sweep_dir / "slots", program
+        self.dir, self.program = scratch(sweep_dir) / "slots", program
+        self.poll_s = BUCKET_POLL_S if is_remote(sweep_dir) else 0.2
         self.at_once: int | None = slots
         self.slots = slots
         self.resources = resources or Resources()
@@ -56,12 +61,13 @@ class Local:
     def submit(self, name: str, jobs: Sequence[Job]) -> None:
         """Start it in a free slot."""
         for job in jobs:
+            self._refuse_where_held(job)
             for run_dir in job.run_dirs:
-                (run_dir / "logs").mkdir(parents=True, exist_ok=True)
+                make(scratch(run_dir) / "logs")
             with contextlib.ExitStack() as held:
                 slot, slot_lock = self._free_slot()
                 held.enter_context(contextlib.closing(slot_lock))
-                locks = [held.enter_context(contextlib.closing(RunLock(run_dir))) for run_dir in job.run_dirs]
+                locks = [held.enter_context(contextlib.closing(_lock(run_dir))) for run_dir in job.run_dirs]
                 try:
                     for lock in locks:
                         lock.acquire()
@@ -72,6 +78,13 @@ class Local:
                 for lock in locks:
                     lock.sign(process.pid)
             self.children[job.key] = _Child(job, name, process)
+
+    def _refuse_where_held(self, job: Job) -> None:
+        """Raises EngineDown when a run in a bucket is trained, maybe from another machine."""
+        for run_dir in job.run_dirs:
+            if is_remote(run_dir) and (lease := Lease(run_dir)).is_held():
+                owner = lease.owner()
+                raise EngineDown(f"{run_dir}: is being trained by process {owner['pid']} on {owner['host']}")
 
     def _spawn(
         self, name: str, job: Job, out: IO[bytes], slot: int, locks: list[int], slot_lock: int
@@ -107,12 +120,12 @@ class Local:
                 del self.children[key]
                 for run_dir in child.job.run_dirs:
                     note_exit(run_dir, child.name, code)
-        return {job.key: "running" for job in jobs if job.key in self.children or any(map(is_held, job.run_dirs))}
+        return {job.key: "running" for job in jobs if job.key in self.children or _is_held(job)}
 
     def cancel(self, jobs: Sequence[Job]) -> None:
         """Ask them to save and stop, and wait until they have."""
         for job in jobs:
-            owner = RunLock(job.run_dirs[0]).owner() if is_held(job.run_dirs[0]) else {}
+            owner = _lock(job.run_dirs[0]).owner() if is_held(scratch(job.run_dirs[0])) else {}
             if owner.get("pid"):
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(int(owner["pid"]), signal.SIGTERM)
@@ -136,6 +149,15 @@ class Local:
         for child in self.children.values():
             child.process.wait()
         self.poll(())
+
+
+def _lock(run_dir: Path) -> RunLock:
+    """What a child holds for as long as it lives. Of a run in a bucket it takes the lease besides."""
+    return RunLock(scratch(run_dir))
+
+
+def _is_held(job: Job) -> bool:
+    return any(is_held(scratch(run_dir)) for run_dir in job.run_dirs)
 
 
 def visible_gpus() -> list[str]:

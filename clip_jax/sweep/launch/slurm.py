@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clip_jax.config import UserError
+from clip_jax.places import is_remote
 from clip_jax.sweep.launch.engine import Job, ask, user
 from clip_jax.sweep.submission import EXIT, submission
 from clip_jax.sweep_config import Resources
@@ -31,6 +32,12 @@ class Slurm:
     batch = 1000  # 1001 is MaxArraySize where nobody changed it
 
     def __init__(self, sweep_dir: Path, slots: int, resources: Resources, program: tuple[str, ...] = PROGRAM) -> None:
+        """Raises UserError for a directory in a bucket."""
+        if is_remote(sweep_dir):
+            raise UserError(
+                f"engine='slurm': {sweep_dir} is in a bucket; logs and exit codes need a directory that this machine "
+                f"and the nodes share"
+            )
         self.dir, self.slots, self.resources, self.program = sweep_dir / "slurm", slots, resources, program
         self.poll_s = resources.poll_s
 

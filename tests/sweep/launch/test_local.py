@@ -10,10 +10,11 @@ import time
 import pytest
 
 from clip_jax.config import UserError
+from clip_jax.places import place
 from clip_jax.sweep.launch import local
 from clip_jax.sweep.launch.engine import EngineDown, Job
 from clip_jax.sweep.launch.local import Local, slot_cores, slot_environment
-from clip_jax.sweep.reconcile import reconcile
+from clip_jax.sweep.reconcile import reconcile, submit
 from clip_jax.sweep_config import Resources
 
 PYTHON = (sys.executable, "-c")
@@ -172,3 +173,25 @@ def test_slots_share_cores_and_gpus(monkeypatch):
     assert {f["XLA_PYTHON_CLIENT_MEM_FRACTION"] for f in found} == {"0.300"}
     with pytest.raises(UserError, match=r"slots=3: with these resources they need 6 GPUs, and here are 4"):
         slot_environment(0, 3, pairs)
+
+
+def test_runs_in_a_bucket_keep_logs_and_locks_here_and_a_lease_elsewhere_is_respected(bucket, tmp_path):
+    root = place("gs://bucket/s")
+    program = (
+        "import sys; from clip_jax.places import place, write_text\n"
+        "print('said'); write_text(place(sys.argv[1]) / 'result.json', '{}')"
+    )
+    one, two = (Job((root / "runs" / name,), (program, f"{root}/runs/{name}")) for name in ("one", "two"))
+    there = Local(root, 1, program=PYTHON)
+    there.poll_s = 0.02
+    seen = []
+    reconcile(there, [one], 1, seen.append)
+    assert [o.reason for o in seen] == [""]
+    assert bucket.names("s/runs/one/") == ["exit.json", "result.json", "submission.json"]
+    here = tmp_path / "cache" / "clip_jax" / "gs" / "bucket" / "s"
+    assert (here / "runs" / "one" / "logs" / "attempt-1.log").read_text() == "said\n"
+    owner = {"pid": 7, "host": "elsewhere", "machine": "another", "heartbeat": time.time()}
+    bucket.put("s/runs/two/.lease/000001.json", json.dumps(owner).encode(), {})
+    with pytest.raises(EngineDown, match="gs://bucket/s/runs/two: is being trained by process 7 on elsewhere"):
+        submit(there, [two])
+    assert there.poll([two]) == {}

@@ -1,0 +1,110 @@
+"""A sweep whose directory is in a bucket, from plan to report."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from clip_jax.cli import main
+from clip_jax.config import UserError
+from clip_jax.config_io import to_dict
+from clip_jax.places import place
+from clip_jax.sweep.claim import claim
+from clip_jax.sweep.collect import collect
+from clip_jax.sweep.run import run_sweep
+from clip_jax.sweep.submission import note_exit, set_aside_corrupt
+from clip_jax.sweep_config import SweepConfig
+
+THERE = "gs://bucket/sweep"
+CLOCK = ("wall_s", "eval_s", "samples_per_s", "mfu", "goodput", "attempts")
+
+
+class InProcess:
+    """An engine that trains in this process; ``stop`` makes it pause the first run and the driver die."""
+
+    name, at_once, batch, poll_s = "in-process", None, 1, 0.0
+
+    def __init__(self, stop=False):
+        self.stop = stop
+
+    def poll(self, jobs):
+        return {}
+
+    def leave(self):
+        pass
+
+    def submit(self, name, jobs):
+        for job in jobs:
+            code = main([*job.arguments, *(["--until=2"] if self.stop else [])])
+            if self.stop:
+                raise KeyboardInterrupt
+            note_exit(job.run_dirs[0], name, code)
+
+
+@pytest.fixture
+def config(tiny_run):
+    return SweepConfig(
+        name="two", base=tiny_run, rungs=(0.5,), budgets=(1e8, 2e8), min_steps=2, seeds_at_best=(), lr_checks=()
+    )
+
+
+def test_it_gives_what_a_sweep_here_gives(bucket, config, tmp_path, capsys):
+    law = run_sweep(config, tmp_path / "s", lambda line: None, InProcess())
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(config, THERE, lambda line: None, InProcess(stop=True))
+    said = []
+    theirs = run_sweep(config, THERE, said.append, InProcess())
+    rows = {"rows_sha256": None}  # which holds times
+    assert theirs | rows == law | rows
+    pd.testing.assert_frame_equal(
+        collect(THERE).drop(columns=list(CLOCK)), collect(tmp_path / "s").drop(columns=list(CLOCK))
+    )
+    assert max(collect(THERE)["attempts"]) == 2, "the run that was paused went on"
+    folders = {name.partition("/")[0] for name in bucket.names("sweep/")}
+    assert folders == {p.name for p in (tmp_path / "s").iterdir()} - {".lock"} | {".lease"}
+    assert set(bucket.names("sweep/report/")) == {p.name for p in (tmp_path / "s" / "report").iterdir()}
+    assert said[-1].endswith(f"{THERE}/report/report.html")
+    capsys.readouterr()
+    tables = []
+    for root in (THERE, str(tmp_path / "s")):
+        assert main(["sweep", "status", f"--dir={root}"]) == 0
+        tables.append(capsys.readouterr().out)
+    assert "2 finished" in tables[0]
+    assert [line.split()[:8] for line in tables[0].splitlines()] == [
+        line.split()[:8] for line in tables[1].splitlines()
+    ]
+    broken = next(name for name in bucket.names("") if name.endswith("result.json"))
+    bucket.put(broken, b"{", {})
+    assert main(["sweep", "status", f"--dir={THERE}"]) == 0
+    assert "corrupt" in (line := next(x for x in capsys.readouterr().out.splitlines() if "not JSON" in x))
+    assert f"gs://bucket/{broken}: not JSON" in line
+    assert collect(THERE)["state"].tolist().count("failed") == 1
+    set_aside_corrupt(place(f"gs://bucket/{broken}").parent, said.append)
+    assert said[-1].endswith("moved to result.json.corrupt")
+    assert bucket.text(f"{broken}.corrupt") == "{"
+
+
+def test_a_second_driver_is_refused_in_one_line(bucket, config):
+    lease = claim(config, place(THERE))
+    with pytest.raises(UserError, match=r"^gs://bucket/sweep: process \d+ on \S+ drives this sweep already; wait for"):
+        run_sweep(config, THERE, lambda line: None, InProcess())
+    lease.close()
+    claim(config, place(THERE)).close()
+
+
+def test_slurm_needs_a_directory_and_pods_then_no_claim(bucket, config, tmp_path, capsys):
+    file = tmp_path / "c.json"
+    file.write_text(json.dumps(to_dict(config)))
+    dry = ["sweep", "run", f"--config={file}", "--dry-run"]
+    assert main([*dry, f"--dir={THERE}", "--engine=slurm"]) == 2
+    assert capsys.readouterr().err.startswith("clip-jax: engine='slurm': gs://bucket/sweep is in a bucket; logs and")
+    pods = [*dry, "--engine=jobset", "--resources.image=i"]
+    assert main([*pods, f"--dir={tmp_path}"]) == 2
+    assert "resources.mount, resources.claim: engine='jobset' needs them" in capsys.readouterr().err
+    assert main([*pods, f"--dir={THERE}", "--resources.claim=c", "--resources.mount=/c"]) == 2
+    assert "resources.mount, resources.claim: would be ignored" in capsys.readouterr().err
+    assert main([*pods, f"--dir={THERE}"]) == 0
+    written = capsys.readouterr().out
+    assert "- --dir=gs://bucket/sweep/runs/" in written
+    assert "olume" not in written
+    assert bucket.names("") == [], "a dry run writes nothing"

@@ -1,0 +1,95 @@
+"""A run in a bucket: the numbers of a run here, whatever befalls it."""
+
+import json
+import signal
+
+import pytest
+
+from clip_jax.cli import main
+from clip_jax.config import UserError
+from clip_jax.config_io import to_dict
+from clip_jax.evals.suite import make_evaluator
+from clip_jax.train import record as r
+from clip_jax.train.loop import train
+
+THERE = "gs://bucket/sweep/run"
+CLOCK = ("wall_s", "eval_s", "seconds", "goodput", "samples_per_s", "mfu", "attempts", "events")
+
+
+def rows(text):
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_killed_and_started_again_it_ends_as_a_run_here(bucket, tiny_run, tmp_path, spawn, same_params, without_times):
+    here = tmp_path / "run"
+    result = train(tiny_run, here, make_evaluator, progress=False)
+    child = spawn(tiny_run, THERE)
+    child.wait_until(lambda: "checkpoints/4/commit_success.txt" in bucket.names("sweep/run/"))
+    child.process.send_signal(signal.SIGKILL)
+    child.end()
+    assert "result.json" not in bucket.names("sweep/run/")
+    before = rows(bucket.text("sweep/run/metrics.jsonl"))
+    assert [x["step"] for x in before][:2] == [2, 4], "no checkpoint knows of steps that are not recorded"
+    again = train(tiny_run, THERE, make_evaluator, progress=False)
+    assert again["attempts"] == 2
+    same_params(tiny_run, here, THERE)
+    for name in ("metrics.jsonl", "evals.jsonl"):
+        mine = rows(bucket.text(f"sweep/run/{name}"))
+        assert without_times(mine) == without_times(rows((here / name).read_text()))
+    assert {k: v for k, v in again.items() if k not in CLOCK} == {k: v for k, v in result.items() if k not in CLOCK}
+    assert json.loads(bucket.text("sweep/run/result.json")) == json.loads(json.dumps(again))
+    files = {p.name for p in here.iterdir()} - {".lock"}
+    assert {name.partition("/")[0] for name in bucket.names("sweep/run/")} - {".lease"} == files
+
+
+@pytest.fixture
+def record(bucket, tiny_run):
+    """One that has begun."""
+    found = r.Record(THERE, tiny_run)
+    found.begin(8)
+    yield found
+    found.lock.close()
+
+
+def test_lines_are_there_before_the_checkpoint_that_knows_them_and_a_leftover_writes_none(
+    bucket, tiny_run, record, monkeypatch
+):
+    record.append("metrics.jsonl", {"step": 1})
+    assert "metrics.jsonl" not in bucket.names("sweep/run/"), "not a request a line"
+    assert [x["step"] for x in record.rows("metrics.jsonl")] == [1]
+    record.flush()
+    assert rows(bucket.text("sweep/run/metrics.jsonl")) == [{"step": 1}]
+    record.append("metrics.jsonl", {"step": 2})
+    bucket.put("sweep/run/.lease/000009.json", json.dumps({"pid": 7, "host": "elsewhere"}).encode(), {})
+    with pytest.raises(r.Busy, match="gs://bucket/sweep/run: process 7 on elsewhere has taken over from this one"):
+        record.flush()
+    assert rows(bucket.text("sweep/run/metrics.jsonl")) == [{"step": 1}]
+
+
+def test_mistakes_are_one_line(bucket, tiny_run, tmp_path, record, capsys):
+    config = tmp_path / "c.json"
+    config.write_text(json.dumps(to_dict(tiny_run)))
+
+    def said(run_dir):
+        code = main(["train", f"--config={config}", f"--dir={run_dir}"])
+        return code, capsys.readouterr().err
+
+    code, line = said(THERE)
+    assert (code, line.count("\n")) == (75, 1)
+    assert line.startswith(f"clip-jax: {THERE}: is being trained by process ")
+    assert said("s3://b/run") == (
+        2,
+        "clip-jax: s3://b/run: a run or a sweep lies in a directory or under gs://BUCKET/\n",
+    )
+    code, line = said("gs://nowhere/run")
+    assert (code, line) == (2, "clip-jax: gs://nowhere/run/.lease/000001.json: there is no bucket 'nowhere'\n")
+    bucket.put("sweep/run/config.json", b"{", {})
+    code, line = said(THERE)
+    assert (code, line.count("\n")) == (2, 1)
+    assert "config.json: not JSON" in line
+    bucket.refuse = 403
+    code, line = said("gs://bucket/other")
+    assert (code, line.count("\n")) == (2, 1)
+    assert "the bucket refuses" in line
+    with pytest.raises(UserError, match="the bucket refuses"):
+        r.read_json(record.dir / "status.json")
