@@ -61,8 +61,10 @@ def _parser() -> argparse.ArgumentParser:
     sweep = verb("sweep", "Plan, run and watch a family of models.")
     add_actions(sweep.add_subparsers(dest="action", required=True, parser_class=_Parser), verb)
     add_verbs(verb)
-    report = verb("report", "Collect a sweep and write its report again.")
-    report.add_argument("dir", metavar="SWEEP_DIR")
+    report = verb("report", "Collect a sweep and write its report again; or write one of a table of runs.")
+    report.add_argument("dir", metavar="SWEEP_DIR|TABLE.csv")
+    report.add_argument("--out", help="with a table: folder of the report (default: beside it, report/)")
+    report.add_argument("--metric", help="with a table: the column to explain (default: error_mean)")
     count = verb("flops", "Parameters and forward GFLOPs a pair (2 per multiply-add) of named models.")
     count.add_argument("names", metavar="NAME", nargs="+", help="a preset, or rung:NUMBER of the ladder")
     count.add_argument("--no-xla", action="store_true", help="leave out XLA's own number, the slow part")
@@ -276,8 +278,14 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
-    from clip_jax.sweep.run import report
+    from clip_jax.sweep.run import report, report_of_table
 
+    if Path(args.dir).suffix in (".csv", ".parquet"):
+        report_of_table(Path(args.dir), args.out, args.metric or "error_mean")
+        return
+    for name in ("out", "metric"):
+        if getattr(args, name) is not None:
+            raise UserError(f"--{name}: would be ignored, a sweep has its own")
     report(args.dir)
 
 

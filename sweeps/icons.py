@@ -48,7 +48,7 @@ def get_config() -> ConfigDict:
                 "wandb": "disabled",
             },
             "rungs": (0.5, 1, 1.5, 2, 3, 4, 5, 6, 8),
-            "budgets": (4.6e10, 1e11, 2.2e11, 4.6e11, 1e12, 2.2e12, 4.6e12),
+            "budgets": (4.6e10, 1e11, 2.2e11, 4.6e11, 1e12, 2.2e12, 4.6e12, 1e13),
             "sizes_per_budget": 4,
             "optimum_samples_per_param": 4.0,
             "seeds_at_best": (1, 2),

@@ -143,6 +143,20 @@ def report(sweep_dir: str | Path, echo: Echo = print) -> dict[str, Any]:
     return law
 
 
+def report_of_table(path: Path, out: str | None, metric: str, echo: Echo = print) -> dict[str, Any]:
+    """The report of a table of runs, a sweep's ``runs.csv`` or another's, into ``out`` (``report/`` beside it). Raises
+    UserError."""
+    from clip_jax.scaling.report import text_summary, write_report
+    from clip_jax.scaling.table import read_table
+
+    df = read_table(path)
+    evidence = lr_evidence(df, metric) if {"kind", "final", "peak_lr", metric} <= set(df.columns) else None
+    folder_of = Path(out) if out else path.parent / "report"
+    law = write_report(df, folder_of, metric=metric, lr_evidence=evidence, title=path.absolute().parent.name)
+    echo(text_summary(law) + f"\n\n  {folder_of / 'report.html'}")
+    return law
+
+
 def _numbers(law: dict[str, Any]) -> dict[str, float]:
     """Of a law, for a table of sweeps: each form's parameters, and what the best expects of ten times the compute."""
     numbers = {f"{f['form']}/{name}": value for f in law["fits"] for name, value in f["values"].items()}

@@ -1,5 +1,6 @@
 """A sweep from plan to report, with a trainer that only pretends."""
 
+import argparse
 import contextlib
 import dataclasses
 import functools
@@ -11,13 +12,14 @@ import numpy as np
 import pytest
 
 from clip_jax import flops
+from clip_jax.cli import _report
 from clip_jax.config import RunConfig, UserError
 from clip_jax.config_io import from_dict, run_id, to_dict
 from clip_jax.scaling.analysis import analyse
 from clip_jax.sweep import steer
 from clip_jax.sweep.collect import collect, lr_evidence
 from clip_jax.sweep.plan import make_plan
-from clip_jax.sweep.run import render, report, run_sweep
+from clip_jax.sweep.run import render, report, report_of_table, run_sweep
 from clip_jax.sweep.status import status_table
 from clip_jax.sweep.submission import note_exit
 from clip_jax.sweep_config import Resources, SweepConfig
@@ -332,3 +334,14 @@ def test_reporting_again_gives_the_same_law(sweep):
     assert report(root, lambda line: None)["fits"] == law["fits"]
     with pytest.raises(UserError, match="holds no sweep"):
         report(root / "nothing", lambda line: None)
+
+
+def test_the_table_alone_gives_the_same_law(sweep, tmp_path):
+    root, law, *_ = sweep
+    lines = []
+    found = report_of_table(root / "runs.csv", str(tmp_path / "out"), "error_mean", lines.append)
+    assert [f["values"] for f in found["fits"]] == [f["values"] for f in law["fits"]]
+    assert found["lr_evidence"] == law["lr_evidence"]
+    assert (tmp_path / "out" / "law.json").exists()
+    with pytest.raises(UserError, match="ignored, a sweep has its own"):
+        _report(argparse.Namespace(dir=str(root), out="x", metric=None))
