@@ -181,7 +181,7 @@ class Plan:
     def _settings_tried(self, dearest: list[float]) -> list[str]:
         """A line about the checks of other settings than the rate, if any; ``dearest`` in seconds, one a budget."""
         config = self.config
-        tried = {"weight decay": config.decay_checks, "warm-up": config.warmup_checks, "batch": config.batch_checks}
+        tried = {"batch": config.batch_checks, "warm-up": config.warmup_checks, "weight decay": config.decay_checks}
         count = sum(map(len, tried.values()))
         if not count:
             return []
