@@ -183,7 +183,8 @@ def test_checks_change_one_setting_and_are_counted():
     assert half.batch_size == usual.batch_size / 2
     assert half.steps == pytest.approx(2 * usual.steps, rel=0.02)
     assert cells[1].reason.startswith("too few steps"), "a batch 64 times as large"
-    assert [w.optim.warmup_steps for w in warm] == [1, 3 * usual.optim.warmup_steps], "both short ones are one step"
+    assert warm[0].optim.warmup_steps == 1, "as both short ones, so it stands once"
+    assert warm[1].optim.warmup_steps == pytest.approx(3 * usual.optim.warmup_steps, abs=2)
     assert (low.optim.weight_decay, high.optim.weight_decay) == (0.05, 0.4)
     assert dataclasses.replace(low, optim=usual.optim) == usual
     said = make_plan(config).table()
