@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, fields
 
 from clip_jax.checks import ConfigError, at_least, between, one_of
 from clip_jax.config import RunConfig
-from clip_jax.sweep_rules import BudgetRules, check_lr_rule
+from clip_jax.sweep_rules import RULED, BudgetRules, check_lr_rule, check_multiples
 
+LONGEST_WARMUP = 0.9  # of the steps
 ENGINES = ("local", "slurm", "jobset")
 # the engines that read a field of `Resources`; every one reads those that are not listed
 _READ_BY = {
@@ -148,7 +149,11 @@ class Resources:
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """A family: ladder rungs × FLOP budgets × seeds, planned before anything runs."""
+    """A family: ladder rungs × FLOP budgets × seeds, planned before anything runs.
+
+    Checks try multiples of one setting, all else as planned, on the first seed: of the rate where ``lr_checks_at``
+    says, of the other settings at each budget's best size. They enter no law; `sweep.rules` fits rules to them.
+    """
 
     name: str
     base: RunConfig = field(default_factory=RunConfig)
@@ -168,6 +173,9 @@ class SweepConfig:
     by_budget: BudgetRules = field(default_factory=BudgetRules)
     lr_checks: tuple[float, ...] = (0.5, 2.0)  # multiples of the rate that are tried
     lr_checks_at: str = "best"  # best: at each budget's best size | rungs: at each size's smallest budget
+    decay_checks: tuple[float, ...] = ()  # multiples of the weight decay
+    warmup_checks: tuple[float, ...] = ()  # of the warm-up's share of the steps
+    batch_checks: tuple[float, ...] = ()  # of the batch, powers of two; the budget stays, so the steps change
     warmup_fraction: float = 0.1
     metric: str = "error_mean"
     engine: str = "local"  # local | slurm | jobset: where the runs are trained
@@ -199,13 +207,26 @@ class SweepConfig:
             at_least(name, getattr(self, name), 0)
         for name in ("min_steps", "base_width", "slots"):
             at_least(name, getattr(self, name), 1)
-        between("warmup_fraction", self.warmup_fraction, 0.0, 0.9)
+        between("warmup_fraction", self.warmup_fraction, 0.0, LONGEST_WARMUP)
         usual = (self.base_width, self.lr_width_power) == (SweepConfig.base_width, SweepConfig.lr_width_power)
         check_lr_rule(self.lr_rule, self.base.model.parametrisation.kind, usual)
         one_of("engine", self.engine, ENGINES)
         self.resources.check_for(self.engine)
         one_of("families", self.families, ("off", "measured"))
         self._check_families()
+        self._check_checks()
+
+    def _check_checks(self) -> None:
+        for name in RULED:
+            check_multiples(f"{name}_checks", getattr(self, f"{name}_checks"), of_two=name == "batch")
+        if self.decay_checks and not self.base.optim.weight_decay:
+            raise ConfigError("decay_checks: base.optim.weight_decay is 0, and so is every multiple of it")
+        most = self.warmup_fraction * max(self.warmup_checks, default=0.0)
+        if self.warmup_checks and not 0 < most <= LONGEST_WARMUP:
+            raise ConfigError(
+                f"warmup_checks={self.warmup_checks}: multiples of warmup_fraction={self.warmup_fraction:g} must lie "
+                f"above 0 and reach at most {LONGEST_WARMUP}"
+            )
 
     def _check_families(self) -> None:
         if self.families == "off":

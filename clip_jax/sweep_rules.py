@@ -6,12 +6,14 @@ others by rules. `sweep.rules` fits their exponents to records.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from clip_jax.checks import ConfigError, at_least, between, one_of
 
 LR_RULES = ("width_power", "constant", "mup")
-POWERS = ("lr_power", "batch_power", "warmup_power", "decay_power")
+RULED = ("lr", "batch", "warmup", "decay")  # what has a power of the budget, NAME_power, and checks, NAME_checks
+POWERS = tuple(f"{name}_power" for name in RULED)
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,18 @@ class BudgetRules:
         """What the setting of the power ``name`` is multiplied by at ``budget``."""
         power = getattr(self, name)
         return (budget / self.base_budget) ** power if power else 1.0
+
+
+def check_multiples(name: str, values: tuple[float, ...], *, of_two: bool = False) -> None:
+    """Raises ConfigError unless these multiples of a setting can be tried: above 0, distinct, none of them 1; with
+    ``of_two`` powers of two."""
+    if len(set(values)) != len(values):
+        raise ConfigError(f"{name}={values}: no repeats")
+    for value in values:
+        if not 0 < value < math.inf or value == 1:
+            raise ConfigError(f"{name}={values}: multiples must be above 0 and finite, and 1 is the run itself")
+        if of_two and math.frexp(value)[0] != 0.5:
+            raise ConfigError(f"{name}={values}: must be powers of two, as 0.5 or 4")
 
 
 def check_lr_rule(rule: str, parametrisation: str, width_fields_at_default: bool) -> None:

@@ -96,6 +96,7 @@ def test_fit_prints_a_law(capsys, tmp_path):
         (["train", "--config=CONFIG", "--mesh.data=3"], "mesh: slice=1 × data=3"),
         (["sweep", "status"], "needs --dir"),
         (["sweep", "status", "--dir=gone"], "gone: holds no sweep"),
+        (["sweep", "rules", "--dir=gone"], "gone: holds no sweep"),
         (["sweep", "run", "--config=gone.py"], "gone.py: no such config file"),
         (["sweep"], "action"),
         (["family", "gone"], "gone/request.json: no such config file"),

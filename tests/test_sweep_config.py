@@ -67,3 +67,27 @@ def test_families_that_would_be_ignored_are_refused(fields, named):
 def test_every_field_that_is_not_for_all_engines_says_for_which():
     for engine, resources in (("jobset", TPU | {"slices": 2}), ("slurm", {"partition": "p"}), ("local", {})):
         assert SweepConfig("s", engine=engine, resources=from_dict(Resources, resources)).engine == engine
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        (
+            {"lr_checks": [0.5, 1.0]},
+            "lr_checks=(0.5, 1.0): multiples must be above 0 and finite, and 1 is the run itself",
+        ),
+        ({"decay_checks": [-2.0]}, "decay_checks=(-2.0,): multiples must be above 0"),
+        ({"decay_checks": [2.0, 2.0]}, "decay_checks=(2.0, 2.0): no repeats"),
+        ({"decay_checks": [2.0], "base": {"optim": {"weight_decay": 0.0}}}, "base.optim.weight_decay is 0, and so is"),
+        ({"batch_checks": [3.0]}, "batch_checks=(3.0,): must be powers of two"),
+        (
+            {"warmup_checks": [10.0]},
+            "warmup_checks=(10.0,): multiples of warmup_fraction=0.1 must lie above 0 and reach",
+        ),
+        ({"warmup_checks": [2.0], "warmup_fraction": 0.0}, "multiples of warmup_fraction=0 must lie above 0"),
+    ],
+)
+def test_multiples_that_cannot_be_tried_are_refused(fields, named):
+    with pytest.raises(ConfigError) as error:
+        from_dict(SweepConfig, {"name": "s", **fields})
+    assert named in str(error.value)

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 REQUIRED = ("run_id", "flops", "params", "samples_seen")
 DEFAULTS: dict[str, Any] = {"seed": 0, "final": True, "kind": "cell", "batch_size": 0}
 LR_CHECK = "lr_check"
+CHECKED = {  # by the kind of a run that tries another value of one setting
+    LR_CHECK: "learning rate",
+    "decay_check": "weight decay",
+    "warmup_check": "warm-up",
+    "batch_check": "batch size",
+}
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
@@ -83,6 +89,11 @@ def _numbers(df: pd.DataFrame, column: str, name: str) -> pd.Series:
     return numbers
 
 
+def is_check(kinds: pd.Series) -> pd.Series:
+    """Where a run only tried another value of a setting (`CHECKED`), bool; such runs enter no fit."""
+    return kinds.isin(list(CHECKED))
+
+
 def fit_rows(df: pd.DataFrame, metric: str, chance: float | None = None) -> tuple[pd.DataFrame, list[dict[str, str]]]:
     """(rows that may enter a fit, the others with the reason). Only finished, fully decayed runs enter, and only those
     that are no worse than guessing where the error of guessing, ``chance``, is known."""
@@ -93,8 +104,8 @@ def fit_rows(df: pd.DataFrame, metric: str, chance: float | None = None) -> tupl
         reason = None
         if not bool(row["final"]):
             reason = "not finished"
-        elif row["kind"] == LR_CHECK:
-            reason = "a check of the learning rate"
+        elif row["kind"] in CHECKED:
+            reason = f"a check of the {CHECKED[row['kind']]}"
         elif not 0 < value < math.inf:  # NaN too
             reason = f"{metric}={value} has no finite logarithm"
         elif chance is not None and value > chance:

@@ -9,13 +9,15 @@ from clip_jax.config_io import from_dict, to_dict
 from clip_jax.places import is_remote, make
 from clip_jax.sweep.search_config import SearchConfig
 from clip_jax.sweep_config import SweepConfig
+from clip_jax.sweep_rules import RULED
 from clip_jax.train.lease import Lease, open_lock
 from clip_jax.train.lock import Busy, RunLock
 from clip_jax.train.record import flat, read_json, write_json
 
 # change no number of any run
 IGNORED = ("slots", "engine", "resources.", "gflops_per_second", "base.wandb", "families", "family_size")
-GROW = ("budgets", "rungs", "models", "seeds_at_best", "lr_checks")  # a sweep may get more of these later
+# a sweep may get more of these later
+GROW = ("budgets", "rungs", "models", "seeds_at_best", *(f"{name}_checks" for name in RULED))
 FILES: dict[str, type[SweepConfig] | type[SearchConfig]] = {"sweep.json": SweepConfig, "search.json": SearchConfig}
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from clip_jax.config import UserError
 from clip_jax.places import place, write_bytes, write_text
+from clip_jax.scaling.table import LR_CHECK, is_check
 from clip_jax.train.record import read_json, read_lines
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ RESULT_COLUMNS = (
     "attempts",
     "broken_records",
 )
+SETTINGS = ("weight_decay", "warmup_fraction")  # of the run's config
 LATER_COLUMNS = ("goodput", "family_id")  # that results of 0.1 lack  # fmt: skip
 
 
@@ -60,6 +62,7 @@ def _row(cell: dict[str, Any], run_dir: Path) -> dict[str, Any]:
         return {**row, **planned, "state": state, "reason": reason, "final": False}
     row |= {"state": result["state"], "reason": result["exit_reason"], "final": result["final"]}
     row |= {k: result[k] for k in RESULT_COLUMNS} | {k: result.get(k) for k in LATER_COLUMNS}
+    row |= _settings(result.get("config") or {})
     row |= {"device": result["device"]["kind"], "jax": result["versions"]["jax"]}
     for e in result["evals"]:
         if e["metric"] == "top1":
@@ -67,6 +70,14 @@ def _row(cell: dict[str, Any], run_dir: Path) -> dict[str, Any]:
         elif e["task"] == "retrieval":
             row[e["metric"]] = e["value"]
     return row
+
+
+def _settings(config: dict[str, Any]) -> dict[str, float | None]:
+    """What a run was trained with and its record has no number of its own for; None where its config does not say."""
+    optim = config.get("optim") or {}
+    warmup, steps = optim.get("warmup_steps"), config.get("steps")
+    share = None if warmup is None or not steps else warmup / steps
+    return dict(zip(SETTINGS, (optim.get("weight_decay"), share), strict=True))
 
 
 def _measurements(root: Path) -> list[dict[str, Any]]:
@@ -83,7 +94,8 @@ def collect(sweep_dir: str | Path) -> pd.DataFrame:
     """One row a planned run, also written to ``runs.csv`` and ``runs.parquet``; ``evals.csv`` has one row a final
     measurement, with its interval, chance level and number of examples.
 
-    Columns: identity (run_id kind rung budget seed width depth), state, counts, errors by task. Runs that failed
+    Columns: identity (run_id kind rung budget seed width depth), state, counts, settings (batch_size peak_lr
+    weight_decay, and warmup_fraction of the steps), errors by task. Runs that failed
     or have not run keep a row with the reason and ``final`` False. Raises UserError when there is no sweep.
     """
     import pandas as pd
@@ -124,8 +136,8 @@ def lr_evidence(df: pd.DataFrame, metric: str) -> pd.DataFrame:
     import pandas as pd
 
     done = df[df["final"].astype(bool)]
-    checks = done[done["kind"] == "lr_check"]
-    used = done[done["kind"] != "lr_check"]
+    checks = done[done["kind"] == LR_CHECK]
+    used = done[~is_check(done["kind"])]
     spread = [g[metric].to_numpy() for _, g in used.groupby(["budget", "params"]) if len(g) > 1]
     degrees = sum(len(v) - 1 for v in spread)
     noise = 2 * float(np.sqrt(sum(((v - v.mean()) ** 2).sum() for v in spread) / degrees)) if degrees else 0.0

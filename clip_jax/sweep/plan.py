@@ -11,7 +11,8 @@ from clip_jax import flops
 from clip_jax.config import ConfigError, RunConfig
 from clip_jax.config_io import run_id
 from clip_jax.presets import ladder, sized
-from clip_jax.sweep_config import SweepConfig
+from clip_jax.sweep_config import LONGEST_WARMUP, SweepConfig
+from clip_jax.sweep_rules import RULED
 
 LINES_A_RUN = 50  # of the metrics log
 
@@ -22,7 +23,7 @@ class Cell:
 
     rung: float
     budget: float
-    kind: str  # cell | second_seed | lr_check
+    kind: str  # cell | second_seed | lr_check | decay_check | warmup_check | batch_check
     config: RunConfig
     flops: float
     seconds: float  # estimated
@@ -40,25 +41,37 @@ class Cell:
 
 
 def make_cell(
-    config: SweepConfig, rung: float, budget: float, seed: int, *, kind: str = "cell", lr_factor: float = 1.0
+    config: SweepConfig,
+    rung: float,
+    budget: float,
+    seed: int,
+    *,
+    kind: str = "cell",
+    lr_factor: float = 1.0,
+    decay_factor: float = 1.0,
+    warmup_factor: float = 1.0,
+    batch_factor: float = 1.0,
 ) -> Cell:
     """The run that spends ``budget`` FLOPs on a rung, to the nearest whole step; its seed is base.seed + seed.
 
-    Rates, batch, warm-up and decay follow ``lr_rule`` and ``by_budget``.
+    Rates, batch, warm-up and decay follow ``lr_rule`` and ``by_budget``, times the factor of each.
     """
     base, rules = config.base, config.by_budget
     model = sized(config.models[int(rung)], base.model) if config.models else ladder(rung, base.model)
     batch = max(1, round(base.batch_size * 2.0 ** round(math.log2(rules.factor("batch_power", budget)))))
+    if batch * batch_factor % 1:
+        raise ConfigError(f"a batch of {batch * batch_factor:g} is no whole number of pairs")
+    batch = int(batch * batch_factor)
     step_flops = flops.training_flops(model, batch, batch, base.init_from.freeze).total
     steps = max(2, round(budget / step_flops))
-    share = min(config.warmup_fraction * rules.factor("warmup_power", budget), 0.9)
+    share = min(config.warmup_fraction * rules.factor("warmup_power", budget) * warmup_factor, LONGEST_WARMUP)
     warmup = min(max(1, round(share * steps)), steps - 1)
     peak_lr = config.base_lr * lr_factor * rules.factor("lr_power", budget)
     if config.lr_rule == "width_power":
         # a ResNet's width counts the channels of its first stage, not of a transformer
         width = model.text.width if model.image.stages else model.image.width
         peak_lr *= (config.base_width / width) ** config.lr_width_power
-    decay = base.optim.weight_decay * rules.factor("decay_power", budget)
+    decay = base.optim.weight_decay * decay_factor * rules.factor("decay_power", budget)
     run = dataclasses.replace(
         base,
         model=model,
@@ -73,6 +86,24 @@ def make_cell(
     if budget / step_flops < config.min_steps:
         reason = f"too few steps: {budget / step_flops:.0f} < min_steps={config.min_steps}"
     return Cell(rung, budget, kind, run, total, total / (config.gflops_per_second * 1e9), reason)
+
+
+def setting_checks(config: SweepConfig, rung: float, budget: float) -> list[Cell]:
+    """What ``decay_checks``, ``warmup_checks`` and ``batch_checks`` try at one place, each run once.
+
+    A batch that leaves fewer than ``min_steps`` steps is dropped with that reason. Raises ConfigError for one that is
+    no whole number or that the base's other settings do not allow.
+    """
+    cells: dict[str, Cell] = {}  # short warm-ups may round to the same step
+    for name in RULED[1:]:
+        for factor in getattr(config, f"{name}_checks"):
+            factors = {f"{name}_factor": factor}
+            try:
+                cell = make_cell(config, rung, budget, config.seeds[0], kind=f"{name}_check", **factors)
+            except ConfigError as error:
+                raise ConfigError(f"{name}_checks: {factor:g} × the usual: {error}") from None
+            cells.setdefault(cell.run_id, cell)
+    return list(cells.values())
 
 
 def _six(value: float) -> float:
@@ -144,6 +175,20 @@ class Plan:
             f" then up to {seeds * len(dearest)} runs at each budget's best (seeds {list(config.seeds_at_best)}) and "
             f"{rates * len(tried)} at each {where} "
             f"(learning rates × {list(config.lr_checks)}): at most {_time(later)} more",
+            *self._settings_tried(list(dearest.values())),
+        ]
+
+    def _settings_tried(self, dearest: list[float]) -> list[str]:
+        """A line about the checks of other settings than the rate, if any; ``dearest`` in seconds, one a budget."""
+        config = self.config
+        tried = {"batch": config.batch_checks, "warm-up": config.warmup_checks, "weight decay": config.decay_checks}
+        count = sum(map(len, tried.values()))
+        if not count:
+            return []
+        said = ", ".join(f"{name} × {list(factors)}" for name, factors in tried.items() if factors)
+        return [
+            f" and up to {count * len(dearest)} runs at each budget's best ({said}): at most "
+            f"{_time(count * sum(dearest) / config.slots)} more"
         ]
 
 
@@ -169,7 +214,7 @@ def make_plan(config: SweepConfig, train_records: int | None = None) -> Plan:
       train_records: distinct training pairs, for ``max_epochs``; None where the data is endless.
 
     Raises:
-      ConfigError: no cell is left, or ``max_epochs`` is set for endless data.
+      ConfigError: no cell is left, ``max_epochs`` is set for endless data, or a check is impossible.
     """
     if config.max_epochs and train_records is None:
         raise ConfigError("max_epochs: would be ignored, the training data is endless")
@@ -191,6 +236,8 @@ def make_plan(config: SweepConfig, train_records: int | None = None) -> Plan:
     if not plan.kept:
         sizes = "models" if config.models else "rungs"
         raise ConfigError(f"budgets, {sizes}: no cell is left; the first was dropped: {cells[0].reason}")
+    for rung, budget in {(c.rung, c.budget) for c in plan.kept}:
+        setting_checks(config, rung, budget)  # any of them may turn out best: what is impossible is said before it runs
     return plan
 
 

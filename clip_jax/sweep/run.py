@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from clip_jax.config import UserError
 from clip_jax.config_io import from_dict, to_dict
 from clip_jax.places import absolute, exists, folder, make, place
+from clip_jax.scaling.table import LR_CHECK, is_check
 from clip_jax.sweep.claim import claim
 from clip_jax.sweep.collect import collect, curves, lr_evidence
 from clip_jax.sweep.families import check_families, family_arguments, group_cells, keep_what_pays
 from clip_jax.sweep.launch.engine import Engine, Job, open_engine, train_job
-from clip_jax.sweep.plan import Cell, Plan, make_cell, make_plan
+from clip_jax.sweep.plan import Cell, Plan, make_cell, make_plan, setting_checks
 from clip_jax.sweep.reconcile import Outcome, reconcile
 from clip_jax.sweep.submission import CANCELLED, finished, left_out, set_aside_corrupt, take_up
 from clip_jax.sweep_config import SweepConfig
@@ -43,7 +44,7 @@ def plan_of(config: SweepConfig) -> Plan:
 def run_sweep(
     config: SweepConfig, sweep_dir: str | Path, echo: Echo = print, engine: Engine | None = None
 ) -> dict[str, Any]:
-    """Train the family and report: cells, then second seeds and learning-rate checks at each budget's best.
+    """Train the family and report: cells, then second seeds and checks of settings at each budget's best.
 
     A run that failed before is tried again, one that was cancelled is not (`submission.take_up`).
 
@@ -106,15 +107,19 @@ def _stages(sweep: _Sweep, plan: Plan) -> dict[str, Any]:
         ]
         if not sweep.train(extra):
             break
-    places = sweep.best()
+    places = best = sweep.best()
     if config.lr_checks_at == "rungs":
         places = [(rung, min(c.budget for c in plan.kept if c.rung == rung)) for rung in {c.rung for c in plan.kept}]
     checks = [
-        make_cell(config, rung, budget, config.seeds[0], kind="lr_check", lr_factor=factor)
+        make_cell(config, rung, budget, config.seeds[0], kind=LR_CHECK, lr_factor=factor)
         for rung, budget in sorted(places)
         for factor in config.lr_checks
     ]
-    sweep.train(checks)
+    checks += [cell for rung, budget in sorted(best) for cell in setting_checks(config, rung, budget)]
+    for cell in checks:
+        if cell.reason:
+            sweep.echo(f"{cell.kind}, {cell.config.batch_size} pairs, {cell.budget:.2e} FLOPs: dropped, {cell.reason}")
+    sweep.train([cell for cell in checks if cell.reason is None])
     return report(sweep.root, sweep.echo)
 
 
@@ -230,7 +235,7 @@ class _Sweep:
         _needs_finished(df, self.root)
         if self.config.metric not in df:
             raise UserError(f"metric={self.config.metric!r}: no such column; there are {', '.join(df.columns)}")
-        df = df[df["final"].astype(bool) & (df["kind"] != "lr_check") & df[self.config.metric].notna()]
+        df = df[df["final"].astype(bool) & ~is_check(df["kind"]) & df[self.config.metric].notna()]
         means = df.groupby(["budget", "rung"])[self.config.metric].mean().reset_index()
         rows = means.loc[means.groupby("budget")[self.config.metric].idxmin()]
         return [(float(r), float(b)) for r, b in zip(rows["rung"], rows["budget"], strict=True)]
@@ -260,7 +265,7 @@ class _Progress:
             if why:
                 said = f"FAILED, {why['reason']}"
             self.echo(
-                f"[{self.ended:3d}/{self.total}] {cell.kind:11s} {cell.budget:8.2e} FLOPs  rung {cell.rung:4g}  seed "
+                f"[{self.ended:3d}/{self.total}] {cell.kind:12s} {cell.budget:8.2e} FLOPs  rung {cell.rung:4g}  seed "
                 f"{cell.config.seed}  lr {cell.config.optim.peak_lr:.2e}  {said}  "
                 + (f"{wall:.0f} s  " if wall else "")
                 + f"({eta / 60:.0f} min left of this stage)"

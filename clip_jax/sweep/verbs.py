@@ -20,6 +20,7 @@ ACTIONS = {
     "search": "Try settings of one model and keep the best. Fields as of run.",
     "next": "What to train next so that the forecast at a compute becomes sharper.",
     "forecast": "Register what a budget that was not trained yet will give; afterwards hold it against its runs.",
+    "rules": "How the best rate, decay, warm-up and batch go with width and budget, fitted to the checks.",
     "status": "How each run stands.",
     "logs": "What a run's newest attempt said.",
     "cancel": "Stop runs and leave them out; all that are not finished if none is named.",
@@ -86,6 +87,10 @@ def run_action(args: argparse.Namespace, overrides: dict[str, str]) -> None:
         from clip_jax.sweep.forecast import grade_forecast, register_forecast
 
         print(grade_forecast(root) if args.at is None else register_forecast(root, args.at))
+    elif args.action == "rules":
+        from clip_jax.sweep.rules import rules_text
+
+        print(rules_text(root))
     elif args.action == "status":
         _status(args, root)
     elif args.action == "collect":
@@ -108,10 +113,13 @@ def _plan_or_run(args: argparse.Namespace, config: SweepConfig, root: Path) -> N
     if args.action == "plan":
         print(plan_of(config).table())
     elif args.action == "preflight":
+        from clip_jax.sweep.plan import setting_checks
         from clip_jax.sweep.preflight import preflight
 
         name = (lambda rung: config.models[int(rung)]) if config.models else (lambda rung: f"rung {rung:g}")
-        runs = [(name(c.rung), c.config, c.flops) for c in plan_of(config).kept]
+        kept = plan_of(config).kept
+        kept += [c for cell in kept for c in setting_checks(config, cell.rung, cell.budget) if c.kind == "batch_check"]
+        runs = [(name(c.rung), c.config, c.flops) for c in kept if c.reason is None]
         speed, price = config.gflops_per_second * 1e9, config.resources.price_per_device_hour or None
         verdicts = preflight(runs, args.target, flop_per_second=speed, price=price)
         if not all(v.fits for v in verdicts):

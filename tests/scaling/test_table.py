@@ -29,10 +29,12 @@ def test_what_may_not_be_fitted_is_listed_with_the_reason(runs, curves):
     df.loc[1, "kind"] = "lr_check"
     df.loc[2, "error_mean"] = np.nan
     df.loc[3, "error_mean"] = 0.0
+    df.loc[4, "kind"] = "batch_check"
     kept, left_out = fit_rows(prepare(df, "error_mean"), "error_mean")
-    assert len(kept) == len(df) - 4
-    assert [x["run_id"] for x in left_out] == ["r0", "r1", "r2", "r3"]
+    assert len(kept) == len(df) - 5
+    assert [x["run_id"] for x in left_out] == ["r0", "r1", "r2", "r3", "r4"]
     assert [x["reason"] for x in left_out][:2] == ["not finished", "a check of the learning rate"]
+    assert left_out[4]["reason"] == "a check of the batch size"
 
 
 @pytest.mark.parametrize(

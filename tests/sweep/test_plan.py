@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from clip_jax import flops
 from clip_jax.config import ConfigError, DataConfig, ModelConfig, ParametrisationConfig, RunConfig, TextTowerConfig
-from clip_jax.sweep.plan import make_plan
+from clip_jax.sweep.plan import make_plan, setting_checks
 from clip_jax.sweep_config import Resources, SweepConfig
 from clip_jax.sweep_rules import BudgetRules
 
@@ -172,3 +172,31 @@ def test_the_table_ends_in_what_it_costs():
     assert "8 at each size's smallest budget (learning rates × [0.5, 2.0])" in said
     with pytest.raises(ConfigError, match="lr_checks_at: ignored without lr_checks"):
         SweepConfig(name="s", lr_checks=(), lr_checks_at="rungs")
+
+
+def test_checks_change_one_setting_and_are_counted():
+    config = dataclasses.replace(SWEEP, decay_checks=(0.5, 4), warmup_checks=(0.01, 0.02, 3), batch_checks=(0.5, 64))
+    usual = next(c for c in make_plan(config).kept if (c.rung, c.budget) == (0.5, 1e10)).config
+    cells = setting_checks(config, 0.5, 1e10)
+    assert [c.kind for c in cells] == ["batch_check"] * 2 + ["warmup_check"] * 2 + ["decay_check"] * 2
+    half, _, *warm, low, high = (c.config for c in cells)
+    assert half.batch_size == usual.batch_size / 2
+    assert half.steps == pytest.approx(2 * usual.steps, rel=0.02)
+    assert cells[1].reason.startswith("too few steps"), "a batch 64 times as large"
+    assert warm[0].optim.warmup_steps == 1, "as both short ones, so it stands once"
+    assert warm[1].optim.warmup_steps == pytest.approx(3 * usual.optim.warmup_steps, abs=2)
+    assert (low.optim.weight_decay, high.optim.weight_decay) == (0.05, 0.4)
+    assert dataclasses.replace(low, optim=usual.optim) == usual
+    said = make_plan(config).table()
+    assert (
+        "14 runs at each budget's best (batch × [0.5, 64], warm-up × [0.01, 0.02, 3], weight decay × [0.5, 4])" in said
+    )
+
+
+def test_a_batch_that_cannot_be_is_said_before_anything_runs():
+    base = RunConfig(batch_size=128, microbatch_size=64)
+    said = r"batch_checks: 0.25 × the usual: microbatch_size=64: must divide batch_size=32"
+    with pytest.raises(ConfigError, match=said):
+        make_plan(dataclasses.replace(SWEEP, base=base, batch_checks=(0.25,)))
+    with pytest.raises(ConfigError, match=r"a batch of 0.5 is no whole number of pairs"):
+        make_plan(dataclasses.replace(SWEEP, batch_checks=(2**-8,)))

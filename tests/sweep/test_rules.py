@@ -74,3 +74,47 @@ def test_unfinished_runs_and_missing_columns():
     assert fit_rule(df).bests == ()
     with pytest.raises(UserError, match="lacks the column weight_decay"):
         fit_rule(df, setting="weight_decay")
+
+
+def test_only_runs_that_agree_in_everything_else_are_compared():
+    """A learning-rate check with a large error must not stand beside the weight decays, nor a short warm-up."""
+    rows = []
+    for budget in (1e10, 1e11, 1e12, 1e13):
+        best, steps = 0.1 * (budget / 1e12) ** 0.3, 1000
+        usual = {"weight_decay": 0.1, "peak_lr": 1e-3, "warmup_fraction": 0.1, "batch_size": 64}
+        tried = [("cell", usual)] + [
+            ("decay_check", usual | {"weight_decay": 0.1 * 2.0**k}) for k in (-3, -2, -1, 1, 2, 3)
+        ]
+        for kind, run in tried:
+            error = 0.3 + 0.1 * np.log(run["weight_decay"] / best) ** 2
+            rows.append({"kind": kind, **run, "error_mean": error, "budget": budget})
+        rows.append({"kind": "lr_check", **usual, "peak_lr": 2e-3, "error_mean": 0.9, "budget": budget})
+        rows.append(
+            {"kind": "cell", **usual, "weight_decay": 0.2, "peak_lr": 5e-3, "error_mean": 0.0, "budget": budget}
+        )
+    df = pd.DataFrame(rows).assign(seed=0, params=5, width=8, steps=steps)
+    rule = fit_rule(df, setting="weight_decay", x="budget")
+    assert rule.power == pytest.approx(0.3, abs=1e-6)
+    assert rule.at(1e12) == pytest.approx(0.1)
+
+
+def test_warm_ups_of_other_batches_are_equal_to_within_a_step():
+    rows = []
+    for budget in (1e10, 1e11, 1e12, 1e13):
+        for batch in (16, 32, 64, 128, 256, 512):
+            steps = 7 * 1024 // batch
+            error = 0.3 + 0.1 * np.log(batch / (90 * (budget / 10**11.5) ** 0.2)) ** 2
+            share = round(0.1 * steps) / steps
+            rows.append(
+                {"batch_size": batch, "steps": steps, "warmup_fraction": share, "budget": budget, "error_mean": error}
+            )
+    df = pd.DataFrame(rows).assign(seed=0, params=5, width=8)
+    assert df["warmup_fraction"].nunique() > 1
+    assert fit_rule(df, setting="batch_size", x="budget").power == pytest.approx(0.2, abs=1e-6)
+    assert fit_rule(df, setting="batch_size", x="budget").notes == ()
+
+
+def test_a_power_that_may_be_0_is_said():
+    rules = [fit_rule(table(0.0, factors=WIDE, noise=0.01, seed=seed)) for seed in range(5)]
+    assert any("the interval holds 0" in str(rule) for rule in rules)
+    assert "the interval holds 0" not in str(fit_rule(table(-0.5, factors=WIDE, noise=0.01)))

@@ -14,11 +14,13 @@ import pytest
 from clip_jax import flops
 from clip_jax.cli import _report
 from clip_jax.config import RunConfig, UserError
-from clip_jax.config_io import from_dict, run_id, to_dict
+from clip_jax.config_io import from_dict, load, run_id, to_dict
 from clip_jax.scaling.analysis import analyse
+from clip_jax.scaling.table import fit_rows, prepare
 from clip_jax.sweep import steer
 from clip_jax.sweep.collect import collect, lr_evidence
 from clip_jax.sweep.plan import make_plan
+from clip_jax.sweep.rules import fit_rule, rules_text
 from clip_jax.sweep.run import render, report, report_of_table, run_sweep
 from clip_jax.sweep.status import status_table
 from clip_jax.sweep.submission import note_exit
@@ -81,13 +83,17 @@ class FakeEngine:
             self.ran.append(run_dir.name)
             note_exit(run_dir, name, 2 if self.diverge & set(names) else 0)
 
+    def worse(self, config, spent):
+        return 0.0
+
     def finish(self, run_dir, config):
         counted = flops.params(config.model)
         spent = flops.training_flops(config.model, config.samples_seen, config.batch_size)
         away = np.log(config.samples_seen / counted.total / 4.0)
         rate = np.log(config.optim.peak_lr / (4e-3 * (32 / config.model.image.width) ** 0.5))
         noise = 0.004 * np.sin(int(run_id(config)[:6], 16))
-        error = float(0.8 * (spent.total / 1e11) ** -0.1 * np.exp(0.02 * away**2 + 0.05 * rate**2 + noise))
+        worse = 0.02 * away**2 + 0.05 * rate**2 + noise + self.worse(config, spent.total)
+        error = float(0.8 * (spent.total / 1e11) ** -0.1 * np.exp(worse))
         write_json(
             run_dir / "result.json",
             {
@@ -326,6 +332,48 @@ def test_families_that_cannot_be_are_refused(measured, tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     with pytest.raises(UserError, match="devices_per_process: must be 1 with families, for here are 2 GPUs"):
         run_sweep(measured, tmp_path / "s", lambda line: None, FakeEngine())
+
+
+class Tuned(FakeEngine):
+    """The best decay grows with the budget and the best batch with its square root; a longer warm-up is worse."""
+
+    def worse(self, config, spent):
+        decay = np.log(config.optim.weight_decay / (0.1 * (spent / 1e12) ** 0.25))
+        batch = np.log(config.batch_size / (128 * (spent / 1e12) ** 0.5))
+        return 0.1 * decay**2 + 0.1 * batch**2 + config.optim.warmup_steps / config.steps
+
+
+def test_checks_of_settings_give_rules_and_enter_no_law(tmp_path, monkeypatch):
+    monkeypatch.setattr("clip_jax.sweep.run.report", lambda root, echo: {})
+    checked = dataclasses.replace(
+        SWEEP, rungs=(1, 2), lr_checks=(), decay_checks=(0.25, 0.5, 2, 4), warmup_checks=(0.5, 2),
+        batch_checks=(0.0625, 0.125, 0.25, 0.5, 2, 4, 8),
+    )  # fmt: skip
+    lines = []
+    run_sweep(checked, tmp_path, lines.append, Tuned())
+    df = collect(tmp_path)
+    counts = df["kind"].value_counts()
+    assert (counts["decay_check"], counts["warmup_check"]) == (24, 12)
+    assert counts["batch_check"] + sum(line.startswith("batch_check") for line in lines) == 42
+    fitted, left_out = fit_rows(prepare(df, "error_mean"), "error_mean")
+    assert set(fitted["kind"]) == {"cell", "second_seed"}
+    assert {"a check of the weight decay", "a check of the batch size"} <= {x["reason"] for x in left_out}
+    usual = df[df["kind"] == "cell"]
+    assert set(usual["weight_decay"]) == {0.1}
+    assert usual["warmup_fraction"].between(0.09, 0.11).all()
+    decay, batch = (fit_rule(df, setting=s, x="budget") for s in ("weight_decay", "batch_size"))
+    assert decay.power == pytest.approx(0.25, abs=0.03)
+    assert batch.power == pytest.approx(0.5, abs=0.05)
+    said = rules_text(tmp_path)
+    assert "peak_lr: only the usual value was tried; lr_checks tries others" in said
+    assert "warmup_fraction over budget: not identified: a best warmup_fraction is known at 0 values" in said
+    fields = dict(line.strip()[2:].split("=") for line in said.splitlines() if "--" in line)
+    assert fields["by_budget.decay_power"] == f"{decay.power:.3g}"
+    assert fields["base.batch_size"] == "128"
+    (tmp_path / "next.json").write_text('{"name": "next"}')
+    again = load(SweepConfig, tmp_path / "next.json", fields)
+    assert again.base.optim.weight_decay == pytest.approx(0.1, rel=0.1)
+    assert again.by_budget.base_budget == pytest.approx(1e12, rel=0.05)
 
 
 def test_reporting_again_gives_the_same_law(sweep):

@@ -9,6 +9,7 @@ import numpy as np
 
 from clip_jax.scaling.figures.style import BLUE, HOUSE, INK, ORANGE, SOFT, error_ticks, label_of, new_figure
 from clip_jax.scaling.laws import law_named
+from clip_jax.scaling.table import is_check
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +27,7 @@ def draw_forecast(registered: dict[str, Any], graded: dict[str, Any], runs: pd.D
     with rc_context(HOUSE):  # type: ignore[arg-type]
         figure, (axis,) = new_figure()
         points, target, metric = registered["frontier"], graded["flops"], registered["metric"]
-        known = runs[runs["final"].astype(bool) & (runs["kind"] != "lr_check")]
+        known = runs[runs["final"].astype(bool) & ~is_check(runs["kind"])]
         below = known[known["budget"] < registered["target"] * 0.999]
         axis.scatter(below["flops"], below[metric], s=9, color=SOFT, alpha=0.5, lw=0, label="runs before the forecast")
         x, y = ([p[k] for p in points] for k in ("flops", "error"))
