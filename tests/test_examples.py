@@ -50,3 +50,22 @@ def test_the_readme_shows_the_recorded_law():
         assert f"{row['error']:.4f}" in readme
     for fit in law["fits"]:
         assert f"{fit['exponent']['value']:.4f}" in readme
+
+
+def test_the_readme_shows_the_registered_forecast_and_what_came_of_it():
+    folder = ROOT / "experiments" / "results" / "icons"
+    law, registered, graded = (
+        json.loads((folder / f"{name}.json").read_text()) for name in ("law", "forecast", "outcome")
+    )
+    readme = (ROOT / "README.md").read_text()
+    for row in law["frontier"]:
+        assert f"| {row['error']:.3f} ({row['sd']:.3f}) |" in readme
+    (fit,) = [f for f in law["fits"] if f["form"] == law["winner"]]
+    assert f"{fit['exponent']['name']} = {fit['exponent']['value']:.3f} [{fit['exponent']['low']:.3f}" in readme
+    low, high = registered["mean"]
+    assert f"It said {registered['predicted']:.3f}, 95 % band [{low:.3f}, {high:.3f}]" in readme
+    assert f"Measured: **{graded['measured']:.3f}**, {'inside' if graded['inside'] else 'outside'}" in readme
+    assert graded["mean"] == registered["mean"]
+    assert not set(registered["frontier"][-1]) - set(law["frontier"][-1])
+    at_target = [row for row in law["frontier"] if row["budget"] == registered["target"]]
+    assert [row["error"] for row in at_target] == [graded["measured"]]
