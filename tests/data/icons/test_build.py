@@ -81,13 +81,15 @@ def test_nothing_in_train_looks_like_anything_held_out(build_tiny, tmp_path):
 
 def test_tasks_are_what_evaluation_reads(tiny):
     out, manifest = tiny
-    assert set(manifest["tasks"]) == {"icons-common", "emoji", "flags", "styles"}
+    assert set(manifest["tasks"]) == {"icons-basic", "icons-common", "emoji", "flags", "styles"}
     for name, told in manifest["tasks"].items():
         task = load_classification_set(out / "eval" / name, 32, 0)
         assert (len(task.class_names), len(task.labels)) == (told["classes"], told["examples"])
         assert told["chance"] == 1 / told["classes"]
         assert set(np.unique(task.labels)) == set(range(told["classes"]))
         assert open_labelled(out / "eval" / name).splits == ("test",)
+    basic, common = (load_classification_set(out / "eval" / f"icons-{name}", 32, 0) for name in ("basic", "common"))
+    assert set(basic.class_names) <= set(common.class_names)
     assert load_classification_set(out / "eval" / "flags", 32, 0).class_names == ("France", "Italy")
     assert load_classification_set(out / "eval" / "styles", 32, 0).class_names == ("filled", "outline", "thin")
 

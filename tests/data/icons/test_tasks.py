@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from clip_jax.data.icons import tasks as module
 from clip_jax.data.icons.tasks import COMMON_EACH, LOGO_SETS, tasks
 
 
@@ -28,6 +29,16 @@ def test_common_names_are_counted_in_sets_and_capped():
         rows[r].get("held_out") and rows[r]["shown"] == task.classes[k]
         for r, k in zip(task.rows, task.labels, strict=True)
     )
+
+
+def test_basic_names_are_those_that_most_sets_have(monkeypatch):
+    monkeypatch.setattr(module, "BASIC", 2)
+    sets = {"cat": "abcd", "dog": "abc", "emu": "ab", "fox": "ab"}
+    rows = [{"set": s, "shown": w} for w, names in sets.items() for s in names]
+    rows += [{"set": "z", "shown": w, "held_out": True} for w in sets for _ in range(module.BASIC_EACH + 1)]
+    task = by_name(rows, common_sets=3)["icons-basic"]
+    assert task.classes == ("cat", "dog")
+    assert len(task.rows) == 2 * module.BASIC_EACH
 
 
 def test_emoji_of_one_designer_only_and_skins_are_no_classes_and_groups_are_voted():
