@@ -91,22 +91,34 @@ def compute_gain(a: Ensemble, b: Ensemble, at: float, *, seed: int = 0) -> Estim
     without an inverse.
     """
     first, _ = _pairs(a, b, np.array([float(at)]), seed)
-    count = len(first)
-    order = np.random.default_rng(seed + 1).permutation(len(b.replicas))[:count]
-    draws = {k: v[order] for k, v in b.draws.items()}
+    order = np.random.default_rng(seed + 1).permutation(len(b.replicas))[: len(first)]
     target = np.exp(first[: len(order), 0])
-    gains = at / b.fit.law.inverse(draws, target)
-    own = float(at / b.fit.law.inverse(b.fit.values, np.array([float(a.fit.predict(at))]))[0])
+    here = b.curves(np.array([float(at)]))[order, 0]
+    own_target, own_here = (np.array([float(e.fit.predict(at))]) for e in (a, b))
+    with np.errstate(divide="ignore", over="ignore"):  # a flat curve reaches an error at no or any compute
+        needed = b.fit.law.inverse({k: v[order] for k, v in b.draws.items()}, target)
+        own_needed = b.fit.law.inverse(b.fit.values, own_target)
+    gains = _gain(at, here, target, needed)
+    own = float(_gain(at, own_here, own_target, own_needed)[0])
     low, high = (float(v) for v in np.quantile(gains, TAILS))
     known = float((gains > 0).mean())
     if own >= 1:
-        text = f"needs {own:.2f}× ({low:.2f} to {high:.2f}) less compute for the error at {at:.3g}"
+        text = f"needs {own:.2f}× ({low:.2f} to {high:.3g}) less compute for the error at {at:.3g}"
     elif own > 0:
-        most = 1 / low if low else np.inf
-        text = f"needs {1 / own:.2f}× ({1 / high:.2f} to {most:.3g}) more compute for the error at {at:.3g}"
+        least, most = (1 / v if v else np.inf for v in (high, low))
+        text = f"needs {1 / own:.2f}× ({least:.2f} to {most:.3g}) more compute for the error at {at:.3g}"
     else:
         text = f"never reaches the error at {at:.3g}"
     return Estimate(own, low, high, known, text)
+
+
+def _gain(at: float, here: Array, target: Array, needed: Any) -> Array:
+    """at / needed, where a curve that does not fall is taken at its word: one that lies at ``here`` above ``target``
+    never reaches it (0), one below was there from the start (infinite)."""
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        gain = at / np.asarray(needed, float)
+    falls = (here <= target) == (gain >= 1)
+    return np.where(falls & ~np.isnan(gain), gain, np.where(here > target, 0.0, np.inf))
 
 
 def compare_arms(

@@ -70,3 +70,13 @@ def test_an_error_below_the_asymptote_is_never_reached():
     found = compute_gain(a, b, 1e12)
     assert (found.value, found.known) == (0.0, 0.0)
     assert found.text == "never reaches the error at 1e+12"
+
+
+def test_a_family_that_does_not_improve_never_reaches_a_lower_error(pair):
+    flat = family(lambda c: 0.6 * (c / 1e12) ** 0.002, 2)
+    found = compute_gain(pair[0], flat, 1e12)
+    assert (found.value, found.low) == (0.0, 0.0)
+    assert found.high < 1e-3
+    assert found.text == "never reaches the error at 1e+12"
+    rising = family(lambda c: 0.6 * (c / 1e12) ** 0.1, 3)
+    assert compute_gain(pair[0], rising, 1e12).high == 0.0
