@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 def run(name, monkeypatch):
     """What a notebook's cells leave behind."""
     monkeypatch.chdir(ROOT / "notebooks")
-    for variable in ("TABLES", "SWEEP", "RESULTS", "CHECKPOINT", "DATA"):
+    for variable in ("TABLES", "SWEEP", "RESULTS", "CHECKPOINT", "DATA", "ARMS"):
         monkeypatch.delenv(f"CLIP_JAX_{variable}", raising=False)
     names: dict = {}
     for cell in json.loads((ROOT / "notebooks" / name).read_text())["cells"]:
@@ -30,6 +30,7 @@ def test_each_notebook_is_tested():
         "replicate_the_literature.ipynb",
         "modules_tour.ipynb",
         "zero_shot_transfer.ipynb",
+        "objectives.ipynb",
     }
 
 
@@ -83,3 +84,15 @@ def test_a_result_file_that_is_not_there_is_passed_over(monkeypatch, capsys, tmp
     monkeypatch.setenv("CLIP_JAX_RESULTS", str(tmp_path / "nothing.json"))
     exec("".join(next(c for c in cells if c["cell_type"] == "code")["source"]), {})
     assert [line for line in capsys.readouterr().out.splitlines() if "passed over" in line and "nothing.json" in line]
+
+
+def test_the_arms_are_compared_as_the_results_say(monkeypatch):
+    names = run("objectives.ipynb", monkeypatch)
+    told = (ROOT / "experiments" / "results" / "README.md").read_text()
+    gains = {row["arm"]: row for row in names["gains"] + names["tower_gains"]}
+    assert list(gains) == ["transformer", "bag", "predict_bag", "caption", "resnet"]
+    for arm, row in gains.items():
+        shown = "1" if row["gain"] is None else f"{row['gain']:.2f} [{row['gain_low']:.2f}, {row['gain_high']:.2f}]"
+        assert f"| `{arm}` | {row['predicted']:.3f} | {shown} |" in told
+    for unique, row in names["seen"].iterrows():
+        assert f"| {unique:,.0f} | {row['error_mean']:.3f} | {row['val_loss_refit']:.3f} |" in told

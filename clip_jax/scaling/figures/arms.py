@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW, INK, SOFT)
 MARKS = "osD^vPX*"
+FAR = 30.0  # gains beyond are drawn at the edge
 
 
 def draw_arms(
@@ -63,14 +64,18 @@ def draw_arms(
 
 def _gains(axis: Any, compared: Sequence[Mapping[str, Any]], names: list[str]) -> None:
     others = [r for r in compared if r["gain"] is not None]
-    values = [v for r in others for v in (r["gain"], r["gain_low"], r["gain_high"]) if 0 < v < np.inf]
-    low, high = (min([*values, 0.5]) / 1.5, max([*values, 2.0]) * 1.5)
+    values = [v for r in others for v in (r["gain"], r["gain_low"], r["gain_high"]) if 1 / FAR < v < FAR]
+    low, high = min([*values, 0.5]) / 1.5, max([*values, 2.0]) * 1.5
     axis.axvline(1, color=SOFT, lw=0.8)
     for place, r in enumerate(reversed(others)):
         colour = COLOURS[names.index(r["arm"]) % len(COLOURS)]
         ends = np.clip([r["gain_low"], r["gain_high"]], low, high)
         axis.plot(ends, [place, place], color=colour, lw=2)
-        if r["gain"] > 0:
+        if r["gain"] <= low:
+            axis.text(
+                low * 1.05, place + 0.08, "never reaches it" if r["gain"] == 0 else f"{r['gain']:.2g}", color=colour
+            )
+        else:
             axis.plot([r["gain"]], [place], MARKS[names.index(r["arm"]) % len(MARKS)], color=colour, ms=6)
     axis.set(xscale="log", xlim=(low, high), ylim=(-0.6, len(others) - 0.4))
     axis.set_yticks(range(len(others)), [r["arm"] for r in reversed(others)])
