@@ -40,6 +40,16 @@ jax.config.update("jax_compilation_cache_dir", os.environ["CLIP_JAX_CACHE"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
+THOROUGH = (Path(__file__).parent / "thorough.txt").read_text().split()
+
+
+def pytest_collection_modifyitems(items):
+    """Mark what ``thorough.txt`` lists, by file or test: what takes longer than a few seconds."""
+    for item in items:
+        if item.nodeid.startswith(tuple(THOROUGH)):
+            item.add_marker(pytest.mark.thorough)
+
+
 settings.register_profile("tests", deadline=None, max_examples=25)
 settings.load_profile("tests")
 

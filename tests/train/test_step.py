@@ -57,8 +57,14 @@ def value_and_gradients(run, mesh_config=ONE, devices=1):
 
 
 def assert_close(found, wanted, tolerance):
+    """Absolute for tensors below one, else relative to the largest entry: what rounding leaves of a sum is a share of
+    its terms, and those of an entry near zero are as large as its neighbours' (on some processors this shows)."""
     np.testing.assert_allclose(found[0], wanted[0], atol=tolerance)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), found[1], wanted[1])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(1.0, float(np.abs(b).max()))),
+        found[1],
+        wanted[1],
+    )
 
 
 def test_loss_and_gradients_on_eight_devices_equal_one(tiny_run):
