@@ -83,6 +83,15 @@ def grade_forecast(sweep_dir: str | Path) -> str:
     return _verdict(graded)
 
 
+def redraw_forecast(table: pd.DataFrame, beside: Path, out: Path) -> None:
+    """``forecast.png`` again into ``out``, where a registered forecast and its grading lie beside a table of runs."""
+    from clip_jax.scaling.figures.forecast import draw_forecast
+
+    registered, graded = (read_json(beside / name) for name in (REGISTERED, GRADED))
+    if registered is not None and graded is not None:
+        write_bytes(out / "forecast.png", draw_forecast(registered, graded, table))
+
+
 def _sweep(sweep_dir: str | Path) -> tuple[Path, SweepConfig]:
     root = place(sweep_dir)
     config = config_of(root)

@@ -149,15 +149,17 @@ def report(sweep_dir: str | Path, echo: Echo = print) -> dict[str, Any]:
 
 
 def report_of_table(path: Path, out: str | None, metric: str, echo: Echo = print) -> dict[str, Any]:
-    """The report of a table of runs, a sweep's ``runs.csv`` or another's, into ``out`` (``report/`` beside it). Raises
-    UserError."""
+    """The report of a table of runs, a sweep's ``runs.csv`` or another's, into ``out`` (``report/`` beside it), with
+    the figure of a graded forecast that lies there. Raises UserError."""
     from clip_jax.scaling.report import text_summary, write_report
     from clip_jax.scaling.table import read_table
+    from clip_jax.sweep.forecast import redraw_forecast
 
     df = read_table(path)
     evidence = lr_evidence(df, metric) if {"kind", "final", "peak_lr", metric} <= set(df.columns) else None
     folder_of = Path(out) if out else path.parent / "report"
     law = write_report(df, folder_of, metric=metric, lr_evidence=evidence, title=path.absolute().parent.name)
+    redraw_forecast(df, path.parent, folder_of)
     echo(text_summary(law) + f"\n\n  {folder_of / 'report.html'}")
     return law
 

@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -393,3 +394,14 @@ def test_the_table_alone_gives_the_same_law(sweep, tmp_path):
     assert (tmp_path / "out" / "law.json").exists()
     with pytest.raises(UserError, match="ignored, a sweep has its own"):
         _report(argparse.Namespace(dir=str(root), out="x", metric=None))
+
+
+def test_the_committed_table_gives_the_committed_law_and_forecast(tmp_path):
+    committed = Path(__file__).parents[2] / "experiments" / "results" / "icons"
+    found = report_of_table(committed / "runs.csv", str(tmp_path), "error_mean", lambda line: None)
+    law = json.loads((committed / "law.json").read_text())
+    assert found["winner"] == law["winner"]
+    assert found["rows_sha256"] == law["rows_sha256"]
+    for ours, there in zip(found["fits"], law["fits"], strict=True):
+        assert ours["values"] == pytest.approx(there["values"], rel=1e-4, abs=1e-9)
+    assert (tmp_path / "forecast.png").stat().st_size > 10_000
