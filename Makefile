@@ -15,7 +15,7 @@ test: $(READY)
 
 # what takes longer than a few seconds: twins in float64, several processes, faults, whole reports, every notebook
 test-thorough: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist=load -m "thorough and not slow"
+	$(BIN)/python -m pytest -n 2 --dist=loadfile -m "thorough and not slow"
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
