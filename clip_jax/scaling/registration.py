@@ -25,15 +25,8 @@ from clip_jax.scaling.table import fit_rows, prepare
 if TYPE_CHECKING:
     import pandas as pd
 
-READ = (
-    "run_id",
-    "budget",
-    "flops",
-    "params",
-    "samples_seen",
-    "seed",
-    "kind",
-)  # a forecast is made from, and the metric
+# what a forecast is made from, beside the metric
+READ = ["run_id", "budget", "flops", "params", "samples_seen", "seed", "kind"]
 ON_BUDGET = 1e-6  # relative difference below which two budgets are one
 
 
@@ -123,6 +116,12 @@ def _rehearsals(best: Fitted, c: np.ndarray, y: np.ndarray, noise: dict[str, Any
     return rows
 
 
+def _inside(band: list[float | None], value: float) -> bool:
+    """A side that the data leave open is written as null, and nothing lies beyond it."""
+    low, high = band
+    return bool((low is None or low <= value) and (high is None or value <= high))
+
+
 def outcome(registered: dict[str, Any], df: pd.DataFrame) -> dict[str, Any]:
     """Grade a registered forecast by the runs that were trained after it.
 
@@ -156,17 +155,17 @@ def outcome(registered: dict[str, Any], df: pd.DataFrame) -> dict[str, Any]:
         amendments.append("the runs below the target are not those that the forecast was made from")
     if len(own) > registered["noise"]["seeds"]:
         amendments.append(f"{len(own)} seeds were trained, {registered['noise']['seeds']} were registered")
-    measured, (low, high), run = float(best["error"]), registered["mean"], registered["run"]
+    measured, band, run = float(best["error"]), registered["mean"], registered["run"]
     return plain_json(
         {
             "metric": metric, "target": target, "flops": float(best["flops"]), "params": float(best["params"]),
             "sizes": int(best["sizes"]), "bracketed": bool(best["bracketed"]), "measured": measured,
-            "predicted": registered["predicted"], "mean": [low, high], "inside": bool(low <= measured <= high),
+            "predicted": registered["predicted"], "mean": band, "inside": _inside(band, measured),
             "error": registered["predicted"] - measured, "naive": registered["naive"],
             "beats_naive": bool(abs(registered["predicted"] - measured) < abs(registered["naive"] - measured)),
             "seeds": [
                 {"run_id": r["run_id"], "seed": int(r["seed"]), "measured": float(r[metric]),
-                 "inside": bool(run[0] <= r[metric] <= run[1])}
+                 "inside": _inside(run, r[metric])}
                 for r in own.to_dict("records")
             ],
             "amendments": amendments, "rows_sha256": rows_hash(rows[[*READ, metric]]),

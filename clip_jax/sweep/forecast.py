@@ -15,7 +15,7 @@ from clip_jax.scaling.registration import ON_BUDGET, outcome, register
 from clip_jax.sweep.collect import collect
 from clip_jax.sweep.plan import make_cell
 from clip_jax.sweep.run import plan_of
-from clip_jax.sweep.steer import config_of
+from clip_jax.sweep.steer import sweep_config_of
 from clip_jax.sweep_config import SweepConfig
 from clip_jax.train.record import read_json, write_json
 
@@ -36,7 +36,8 @@ def register_forecast(sweep_dir: str | Path, target: float) -> str:
     Raises:
       UserError: one is registered already, and as `scaling.registration.register`.
     """
-    root, config = _sweep(sweep_dir)
+    root = place(sweep_dir)
+    config = sweep_config_of(root)
     path = root / REGISTERED
     if exists(path):
         raise UserError(f"{path}: holds a forecast already; it is made once, before its runs")
@@ -65,7 +66,8 @@ def grade_forecast(sweep_dir: str | Path) -> str:
     """
     from clip_jax.scaling.figures.forecast import draw_forecast
 
-    root, _config = _sweep(sweep_dir)
+    root = place(sweep_dir)
+    sweep_config_of(root)  # a search has no forecast
     registered = read_json(root / REGISTERED)
     if registered is None:
         raise UserError(f"{root}: no forecast was registered; `clip-jax sweep forecast --at=FLOPS` does it")
@@ -90,14 +92,6 @@ def redraw_forecast(table: pd.DataFrame, beside: Path, out: Path) -> None:
     registered, graded = (read_json(beside / name) for name in (REGISTERED, GRADED))
     if registered is not None and graded is not None:
         write_bytes(out / "forecast.png", draw_forecast(registered, graded, table))
-
-
-def _sweep(sweep_dir: str | Path) -> tuple[Path, SweepConfig]:
-    root = place(sweep_dir)
-    config = config_of(root)
-    if not isinstance(config, SweepConfig):
-        raise UserError(f"{root}: holds a search, which has no law")
-    return root, config
 
 
 def _eval_sd(root: Path, metric: str, df: pd.DataFrame, config: SweepConfig) -> float:

@@ -17,7 +17,7 @@ from clip_jax.scaling.laws import law_named
 from clip_jax.scaling.table import fit_rows, prepare
 from clip_jax.sweep.collect import collect
 from clip_jax.sweep.plan import make_cell
-from clip_jax.sweep.steer import config_of
+from clip_jax.sweep.steer import sweep_config_of
 from clip_jax.sweep_config import SweepConfig
 
 STEP = 2.0  # between candidate budgets
@@ -46,9 +46,7 @@ def next_runs(
     if (budget > 0) == (half_width > 0):
         raise UserError("sweep next: give --budget=FLOPS or --precision=SHARE, one of them")
     root = place(sweep_dir)
-    config = config_of(root)
-    if not isinstance(config, SweepConfig):
-        raise UserError(f"{root}: holds a search, which has no law")
+    config = sweep_config_of(root)
     rows, _ = fit_rows(prepare(collect(root), config.metric), config.metric)
     if rows["budget"].nunique() < 3:
         raise UserError(f"{root}: {rows['budget'].nunique()} budgets have finished, at least 3 are needed")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clip_jax.config import UserError
+from clip_jax.places import place
 from clip_jax.scaling.table import is_check
 from clip_jax.sweep.collect import collect
 from clip_jax.sweep.plan import make_cell
@@ -163,7 +164,7 @@ def rules_text(sweep_dir: str | Path) -> str:
     The rate over budget is ``base_lr``: what `lr_rule` makes of the width is divided out. Raises UserError when the
     directory holds no sweep, or none of its runs has finished.
     """
-    root = Path(sweep_dir)
+    root = place(sweep_dir)
     config = config_of(root)
     if not isinstance(config, SweepConfig):
         raise UserError(f"{root}: holds a search, which tries settings at one size and budget only")

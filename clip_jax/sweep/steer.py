@@ -24,6 +24,14 @@ def config_of(sweep_dir: Path) -> SweepConfig | SearchConfig:
     return config
 
 
+def sweep_config_of(sweep_dir: Path) -> SweepConfig:
+    """`config_of` a sweep. Raises UserError for a search too."""
+    config = config_of(sweep_dir)
+    if not isinstance(config, SweepConfig):
+        raise UserError(f"{sweep_dir}: holds a search, which has no law")
+    return config
+
+
 def engine_of(sweep_dir: Path) -> Engine:
     """The engine that it runs on."""
     return open_engine(config_of(sweep_dir), absolute(sweep_dir))

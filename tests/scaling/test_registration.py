@@ -77,6 +77,15 @@ def test_a_miss_is_a_miss(graded):
     assert not any(s["inside"] for s in found["seeds"])
 
 
+def test_a_side_that_is_open_leaves_nothing_outside(graded):
+    registered, _, df = graded
+    low = registered["mean"][0]
+    assert outcome({**registered, "mean": [None, 1.0], "run": [None, None]}, df)["inside"]
+    found = outcome({**registered, "mean": [None, low], "run": [None, low]}, df)
+    assert not found["inside"]
+    assert not any(s["inside"] for s in found["seeds"])
+
+
 def test_bands_cover_as_often_as_they_say(runs, curves):
     inside = []
     for seed in range(8):
