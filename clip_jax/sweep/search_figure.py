@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from clip_jax.scaling.figures.style import BLUE, HOUSE, ORANGE, SOFT, label_of, new_figure
+from clip_jax.scaling.figures.style import BLUE, HOUSE, ORANGE, SOFT, label_of, new_figure, png
 from clip_jax.sweep.space import Dimension
 
 if TYPE_CHECKING:
@@ -25,9 +24,7 @@ def draw(config: SearchConfig, trials: Sequence[Trial], best: Trial) -> bytes:
             _panel(axis, dimension, config, trials, best)
         axes[0].set_ylabel(label_of(config.metric))
         axes[0].set_title(f"{config.name}: {len(trials)} settings, {config.method}")
-        out = io.BytesIO()
-        figure.savefig(out, format="png")
-        return out.getvalue()
+        return png(figure)
 
 
 def _panel(axis: Any, d: Dimension, config: SearchConfig, trials: Sequence[Trial], best: Trial) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clip_jax.scaling.figures.style import BLUE, HOUSE, INK, ORANGE, SOFT, error_ticks, label_of, new_figure
+from clip_jax.scaling.figures.style import BLUE, HOUSE, INK, ORANGE, SOFT, error_ticks, label_of, new_figure, png
 from clip_jax.scaling.laws import law_named
 from clip_jax.scaling.table import is_check
 
@@ -47,6 +46,4 @@ def draw_forecast(registered: dict[str, Any], graded: dict[str, Any], runs: pd.D
         axis.set(xscale="log", yscale="log", xlabel="training FLOPs", ylabel=label_of(metric), title="The forecast")
         error_ticks(axis)
         axis.legend(loc="lower left", labelspacing=0.35)
-        out = io.BytesIO()
-        figure.savefig(out, format="png")
-        return out.getvalue()
+        return png(figure)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,6 +42,13 @@ def new_figure(width: float = 5.6, height: float = 3.7, columns: int = 1, **opti
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     return figure, list(figure.subplots(1, columns, squeeze=False, **options)[0])
+
+
+def png(figure: Any) -> bytes:
+    """The figure as a file's content, to be written wherever the place is."""
+    out = io.BytesIO()
+    figure.savefig(out, format="png")
+    return out.getvalue()
 
 
 def label_of(metric: str) -> str:
