@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from clip_jax.config import UserError
+from clip_jax.scaling.averaging import AveragedForecast, average
 from clip_jax.scaling.checklist import plain_json
 from clip_jax.scaling.evidence import BUDGET, LEAST_POINTS, RULES, Fitted, fit_frontier, rules_for, select
+from clip_jax.scaling.forecast import LEAST_POINTS as LEAST_TO_EXTRAPOLATE
 from clip_jax.scaling.forecast import disagreements, extrapolation_scores, forecast_check
 from clip_jax.scaling.frontier import by_size, compute_optimal, seed_noise, unbeaten
 from clip_jax.scaling.isoflop import allocation, isoflop
-from clip_jax.scaling.laws import LAWS
+from clip_jax.scaling.laws import compared_laws, with_ceiling
+from clip_jax.scaling.laws.base import Array
+from clip_jax.scaling.profile import Noise
 from clip_jax.scaling.provenance import rows_hash, versions
+from clip_jax.scaling.selection import selection_bias, valley_scatter
 from clip_jax.scaling.surface import TESTED_ROWS, Surface, fit_surface
 from clip_jax.scaling.table import fit_rows, prepare
 
@@ -27,12 +34,21 @@ TARGET = 10.0  # times the largest FLOPs: where laws are compared
 
 @dataclass(frozen=True)
 class Frontier:
-    """Points that a rule picked (columns of `by_size`), a fit for each law by key, and why others have none."""
+    """Points that a rule picked (columns of `by_size`), a fit for each law by key, and why others have none.
+
+    chance: the error of guessing, or None.
+    """
 
     rule: str
     points: pd.DataFrame
     fitted: dict[str, Fitted] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
+    chance: float | None = None
+
+    @cached_property
+    def averaged(self) -> AveragedForecast | None:
+        """Return the forms averaged, or None where none was fitted."""
+        return average(self.fitted, self.chance)
 
 
 @dataclass(frozen=True)
@@ -62,6 +78,17 @@ class Analysis:
         return None if self.winner is None else self.frontier.fitted[self.winner]
 
     @property
+    def averaged(self) -> AveragedForecast | None:
+        """Return the forecast averaged over forms, on the reported frontier."""
+        return self.frontier.averaged
+
+    def averaged_bands(self, grid: Array) -> dict[str, Array]:
+        """Return {median, low, high, run_low, run_high} over FLOPs [n]. Raises UserError where no form was fitted."""
+        if self.averaged is None:
+            raise UserError("no form could be averaged")
+        return self.averaged.bands(grid)
+
+    @property
     def target(self) -> float:
         """FLOPs at which laws are compared."""
         return float(self.frontier.points["flops"].max() * TARGET)
@@ -87,7 +114,8 @@ def analyse(
       curves: evaluations during training; drawn, never fitted. Those without a finite logarithm are left out.
       lr_evidence: rows (budget, peak_lr, error, verdict) of learning rates tried.
       title: of the report.
-      chance: the error of guessing; runs above it are left out.
+      chance: the error of guessing: the top of every form that has one, and no curve exceeds it. Runs above it stay in
+        the fits of those forms and are left out of the others.
       name: of the table, in errors.
       full: False: the reported frontier's fits only, without surface and other rules.
 
@@ -95,7 +123,7 @@ def analyse(
       UserError: a missing column, a number out of range, two units in a column, or no run that may enter the fit.
     """
     planned = "budget" in df.columns
-    rows, left_out = fit_rows(prepare(df, metric, name), metric, chance)
+    rows, left_out = fit_rows(prepare(df, metric, name), metric, chance, keep_above_chance=True)
     if rows.empty:
         raise UserError(f"no run may enter the fit of {metric}; the first was left out: {left_out[0]['reason']}")
     if curves is not None:
@@ -108,24 +136,24 @@ def analyse(
     reported = compute_optimal(candidates, metric)
     reported = reported if planned else unbeaten(reported)
     candidates = by_size(candidates, metric)
-    noise = _noise(rows, metric, reported)
-    floor = noise["seed_sd"] if noise["seed_degrees"] else 0.0
+    noise = point_noise(rows, metric, reported, planned)
+    bias = winners_bias(rows, metric) if planned else {}
     frontiers: dict[str, Frontier] = {}
     for rule in rules_for(planned)[: None if full else 1]:
         first = not frontiers
-        points = reported if first else select(rule, candidates)
-        frontiers[rule] = _fit_all(Frontier(rule, points), candidates, floor, planned, strict=first)
+        frontier = Frontier(rule, reported if first else select(rule, candidates), chance=chance)
+        frontiers[rule] = fit_forms(frontier, candidates, noise, planned, bias if rule == BUDGET else {}, strict=first)
     valleys = isoflop(rows, metric)
     scores, check = [], []
     c, y = reported["flops"].to_numpy(float), reported["error"].to_numpy(float)
     main = next(iter(frontiers.values()))
     if main.fitted:
         laws = [f.fit.law for f in main.fitted.values()]
-        scores = extrapolation_scores(c, y, laws)
-        before = rows[rows["budget"] < reported["budget"].max()]  # what is held out tells nothing, its seeds neither
-        check = forecast_check(c, y, laws, **_noise(before, metric, reported.iloc[:-1]))
+        scores = extrapolation_scores(c, y, laws, known={w.key: with_ceiling(w, chance)[1] for w in laws})
+        check = _check_without_largest(rows, metric, main, candidates, planned)
     keys = {f.fit.law.name: key for key, f in main.fitted.items()}
-    winner = keys[scores[0]["form"]] if scores else next(iter(main.fitted), None)
+    tested = bool(scores) and scores[0]["mean_abs_log_error"] is not None
+    winner = keys[scores[0]["form"]] if tested else next(iter(main.fitted), None)
     surface: Surface | str = "not asked for"
     if full:
         try:
@@ -145,6 +173,7 @@ def analyse(
         "allocation": asdict(allocation(valleys)), "allocation_cubic": asdict(allocation(found.leaning)),
         "surface": _surface_data(surface), "winner": None if winner is None else main.fitted[winner].fit.law.name,
         "why": _why(scores, main), "extrapolation": scores, "forecast_check": check,
+        **_averaged_data(main, found.target),
         "lr_evidence": [] if lr_evidence is None else lr_evidence.to_dict("records"),
         **_laws_data(found, scores),
     }  # fmt: skip
@@ -159,14 +188,24 @@ def analyse(
     return found
 
 
-def _fit_all(frontier: Frontier, candidates: pd.DataFrame, floor: float, planned: bool, strict: bool) -> Frontier:
-    """Every law on a frontier. strict: what is wrong with the points themselves is the caller's error."""
+def fit_forms(
+    frontier: Frontier, candidates: pd.DataFrame, noise: Noise, planned: bool, bias: Mapping[float, float],
+    *, strict: bool = False,
+) -> Frontier:  # fmt: skip
+    """Fit every compared form to a frontier's points.
+
+    Args:
+      frontier: its rule and points; it is filled and returned.
+      candidates, noise, planned, bias: see `evidence.fit_frontier`.
+      strict: what is wrong with the points themselves is the caller's error.
+    """
     enough = len(frontier.points) >= LEAST_POINTS
-    for law in LAWS:
+    for law in compared_laws(frontier.chance):
         try:
             frontier.fitted[law.key] = fit_frontier(
-                law, frontier.points, candidates, rule=frontier.rule, floor=floor, planned=planned
-            )
+                law, frontier.points, candidates, rule=frontier.rule, noise=noise, planned=planned,
+                chance=frontier.chance, bias=bias,
+            )  # fmt: skip
         except UserError as error:
             if strict and enough and len(frontier.points) >= len(law.parameters):
                 raise
@@ -174,15 +213,70 @@ def _fit_all(frontier: Frontier, candidates: pd.DataFrame, floor: float, planned
     return frontier
 
 
+def _check_without_largest(
+    rows: pd.DataFrame, metric: str, main: Frontier, candidates: pd.DataFrame, planned: bool
+) -> list[dict[str, Any]]:
+    """Forecasts of the largest budget made without it; its seeds tell nothing of the scatter either."""
+    points = main.points
+    if len(points) <= LEAST_TO_EXTRAPOLATE:
+        return []
+    last, below = points.iloc[-1], points.iloc[:-1]
+    before = rows[rows["budget"] < last["budget"]]
+    cheaper = candidates[candidates["budget"] < last["budget"]]
+    bias = winners_bias(before, metric) if planned else {}
+    held_out = fit_forms(
+        Frontier(main.rule, below, chance=main.chance),
+        cheaper,
+        point_noise(before, metric, below, planned),
+        planned,
+        bias,
+    )
+    return forecast_check(
+        held_out.fitted, held_out.averaged, float(last["flops"]), float(last["error"]), float(below["error"].iloc[-1])
+    )
+
+
+def _averaged_data(frontier: Frontier, target: float) -> dict[str, Any]:
+    """The averaged forecast of law.json: at the largest compute seen and at the target."""
+    if frontier.averaged is None:
+        return {"averaged": [], "averaging": None}
+    places = (float(frontier.points["flops"].max()), target)
+    return {
+        "averaged": [frontier.averaged.forecast(p) for p in places],
+        "averaging": {"rule": frontier.averaged.rule, "left_out": dict(frontier.averaged.left_out)},
+    }
+
+
+def point_noise(rows: pd.DataFrame, metric: str, frontier: pd.DataFrame, planned: bool = True) -> Noise:
+    """Return the scatter of one point of the frontier, in ln(error).
+
+    From seeds where cells have several; else, for planned budgets, from the cells' distance to their budget's parabola.
+    """
+    sd, degrees = seed_noise(rows, metric)
+    if not degrees and planned:
+        sd, degrees = valley_scatter(rows, metric)
+    return Noise(sd / math.sqrt(float(frontier["seeds"].mean())), degrees)
+
+
+def winners_bias(rows: pd.DataFrame, metric: str) -> dict[float, float]:
+    """Return `selection.selection_bias` of planned budgets, with the scatter that seeds or valleys show."""
+    sd, degrees = seed_noise(rows, metric)
+    if not degrees:
+        sd, degrees = valley_scatter(rows, metric)
+    return selection_bias(rows, metric, sd) if degrees else {}
+
+
 def _why(scores: list[dict[str, Any]], frontier: Frontier) -> str:
     if not frontier.fitted:
         return f"no law: {len(frontier.points)} budgets, at least {LEAST_POINTS} are needed"
-    if not scores:
+    if not scores or scores[0]["mean_abs_log_error"] is None:
         return "too few budgets to compare forms by extrapolation"
     best = scores[0]
+    untested = [s["form"] for s in scores if s["mean_abs_log_error"] is None]
     return (
         f"{best['form']} forecasts the next budget best: mean |ln(predicted/measured)| "
         f"{best['mean_abs_log_error']:.4f} over {best['forecasts']} forecasts"
+        + (f"; too few budgets to test {', '.join(untested)}" if untested else "")
     )
 
 
@@ -192,7 +286,13 @@ def _laws_data(found: Analysis, scores: list[dict[str, Any]]) -> dict[str, Any]:
     forecasts = [f.forecast(found.target) for f in fitted.values()]
     score = {s["form"]: s["mean_abs_log_error"] for s in scores}
     ranking = [{**f, "score": score.get(f["form"]), "low": f["curve_low"], "high": f["curve_high"]} for f in forecasts]
-    ranking.sort(key=lambda r: (r["form"] != found.best.fit.law.name, r["score"] or 0) if found.best else 0)
+    ranking.sort(
+        key=lambda r: (
+            (r["form"] != found.best.fit.law.name, np.inf if r["score"] is None else r["score"])
+            if found.best
+            else (True, 0.0)
+        )
+    )
     warnings = disagreements(ranking) if ranking else []
     influential: list[dict[str, Any]] = []
     if found.best is not None:
@@ -226,12 +326,6 @@ def _surface_data(surface: Surface | str) -> dict[str, Any]:
         "residual_sd": fit.residual_sd,
         "flops": {"factor": surface.cost, "power_of_params": surface.power, "sd_of_log": surface.cost_sd},
     }  # fmt: skip
-
-
-def _noise(rows: pd.DataFrame, metric: str, frontier: pd.DataFrame) -> dict[str, Any]:
-    """What seeds say about the scatter of one point of the frontier."""
-    sd, degrees = seed_noise(rows, metric)
-    return {"seed_sd": sd / math.sqrt(float(frontier["seeds"].mean())), "seed_degrees": degrees}
 
 
 def _with_drops(frontier: pd.DataFrame, sd: float, degrees: int) -> list[dict[str, Any]]:

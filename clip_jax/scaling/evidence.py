@@ -7,7 +7,7 @@ runs as well, and each end of an interval is the wider of the two (`benchmarks/R
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -18,10 +18,19 @@ from clip_jax.config import UserError
 from clip_jax.scaling.diagnostics import influence, residual_checks
 from clip_jax.scaling.fit import Fit, fit_law
 from clip_jax.scaling.frontier import binned, hull, octaves, pareto
-from clip_jax.scaling.laws import Law
+from clip_jax.scaling.laws import Law, with_ceiling
 from clip_jax.scaling.laws.base import Array
-from clip_jax.scaling.profile import Interval, parameter_interval, prediction_interval, with_scatter
-from clip_jax.scaling.uncertainty import TAILS, Ensemble, bootstrap_frontier
+from clip_jax.scaling.profile import (
+    NO_NOISE,
+    Interval,
+    Noise,
+    Prediction,
+    parameter_interval,
+    prediction_profile,
+    scatter,
+    student_cdf,
+)
+from clip_jax.scaling.uncertainty import Ensemble, bootstrap_frontier
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +39,7 @@ LEAST_POINTS = 3
 RESELECT_FROM = 20  # candidates; fewer leave too many resamples without a frontier
 RESELECT_SHARE = 0.7
 REPLICAS = 300
+SELECTION_MATTERS = 0.2  # of a point's scatter: a bias below it changes no interval that could be seen
 BUDGET, PARETO, BINNED, HULL = "budget", "pareto", "binned", "hull"
 RULES = {
     BUDGET: "best size of each budget",
@@ -47,43 +57,75 @@ REACH = (0.5, 1.0, 3.0, 10.0, 30.0, 100.0)  # times the smallest and the largest
 
 @dataclass(frozen=True)
 class Fitted:
-    """floor: a scatter of ln(error) that seeds show, the least that intervals assume."""
+    """A law on a frontier.
+
+    noise: the scatter of a point that seeds show. reselected: fits of frontiers picked again from resamples of a cloud.
+    unselected: the fit of the points without the winner's curse (`selection`).
+    """
 
     fit: Fit
-    floor: float = 0.0
+    noise: Noise = NO_NOISE
     reselected: Ensemble | None = None
+    unselected: Fit | None = None
 
     @property
     def key(self) -> str:
-        """Of the law."""
+        """Return the law's key."""
         return self.fit.law.key
+
+    @property
+    def scatter(self) -> float:
+        """Return the standard deviation of a point of the frontier, in ln(error)."""
+        return scatter(self.fit, self.noise)
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:
         """95 %, of every free parameter, in the table's units."""
         free = [n for n, is_free in zip(self.fit.law.names, self.fit.free_mask, strict=True) if is_free]
-        return {n: self._wider(parameter_interval(self.fit, n, floor=self.floor), n) for n in free}
+        return {n: self._wider(parameter_interval(self.fit, n, noise=self.noise), n) for n in free}
 
     def _wider(self, found: Interval, name: str) -> Interval:
-        return found if self.reselected is None else _union(found, *self.reselected.interval(name))
+        if self.reselected is not None:
+            found = _union(found, *self.reselected.interval(name))
+        if self.unselected is not None:
+            other = parameter_interval(self.unselected, name, noise=self.noise)
+            found = _union(found, other.low, other.high)
+            found = replace(
+                found, open_low=found.open_low or other.open_low, open_high=found.open_high or other.open_high
+            )
+        return found
+
+    def prediction_at(self, flops: float) -> Prediction:
+        """Return the distribution of the law itself at a compute."""
+        at = float(flops)
+        if at not in self._predictions:
+            found = prediction_profile(self.fit, at, noise=self.noise)
+            if self.unselected is not None:
+                other = prediction_profile(self.unselected, at, noise=self.noise)
+                found = found.widened(lambda root: other.position(root)[0])
+            if self.reselected is not None:
+                drawn = np.sort(np.log(np.maximum(self.reselected.curves(np.array([at]))[:, 0], 1e-12)))
+                found = found.widened(lambda root: np.quantile(drawn, student_cdf(root, found.degrees)))
+            self._predictions[at] = found
+        return self._predictions[at]
+
+    @cached_property
+    def _predictions(self) -> dict[float, Prediction]:
+        return {}
 
     def curve_at(self, flops: float) -> Interval:
         """Where the law itself lies at a compute, 95 %."""
-        found = prediction_interval(self.fit, float(flops), floor=self.floor)
-        if self.reselected is None:
-            return found
-        return _union(found, *np.quantile(self.reselected.curves(np.array([float(flops)]))[:, 0], TAILS))
+        return replace(self.prediction_at(flops).interval(), value=float(self.fit.predict(float(flops))))
 
-    def run_at(self, curve: Interval) -> Interval:
-        """Where a new run will land, from `curve_at`."""
-        return with_scatter(self.fit, curve, self.floor)
+    def run_at(self, flops: float) -> Interval:
+        """Where a point of the frontier that was not measured yet will land, 95 %."""
+        found = self.prediction_at(flops).scattered(self.scatter).interval()
+        return replace(found, value=float(self.fit.predict(float(flops))))
 
     @cached_property
-    def _knots(self) -> tuple[Array, list[Interval]]:
-        c = self.fit.data.columns["flops"]
-        low, high = float(c.min()), float(c.max())
-        places = np.unique([0.5 * low, low, np.sqrt(low * high), *(high * r for r in REACH[1:])])
-        return places, [self.curve_at(p) for p in places]
+    def _knots(self) -> tuple[Array, list[Interval], list[Interval]]:
+        places = knots(self.fit.data.columns["flops"])
+        return places, [self.curve_at(p) for p in places], [self.run_at(p) for p in places]
 
     def bands(self, grid: Array) -> dict[str, Array]:
         """{y, low, high, run_low, run_high} over a grid of FLOPs [n]: bands of the law and of a new run.
@@ -91,16 +133,14 @@ class Fitted:
         Between the places where it was profiled the width of the band (in ln y) is interpolated; NaN where the data
         do not bound it.
         """
-        places, curve = self._knots
-        y, at = self.fit.predict(grid), np.log(grid)
-        out = {"y": y}
-        for prefix, known in (("", curve), ("run_", [self.run_at(i) for i in curve])):
-            for end in ("low", "high"):
-                ends = np.array([getattr(i, end) for i in known])
-                ends[[getattr(i, f"open_{end}") for i in known]] = np.nan
-                off = np.log(np.maximum(ends, 1e-300) / [i.value for i in known])
-                out[prefix + end] = y * np.exp(np.interp(at, np.log(places), off))
-        return out
+        places, curve, run = self._knots
+        y = self.fit.predict(grid)
+        at_knots = self.fit.predict(places)
+        return {
+            "y": y,
+            **interpolated(grid, y, places, at_knots, curve, ""),
+            **interpolated(grid, y, places, at_knots, run, "run_"),
+        }
 
     def leave_one_out(self) -> list[dict[str, Any]]:
         """What leaving each point out does: {flops, parameter, shift (standard errors), exponent}, by rising FLOPs."""
@@ -132,14 +172,13 @@ class Fitted:
             "share_of_starts": fit.agree / fit.starts, "objective": fit.objective,
             "loss": [fit.loss.kind, fit.loss.space, fit.loss.delta], "condition": fit.condition,
             "identified": fit.identified, "flat": list(fit.flat), "points": fit.points,
-            "residual_sd": fit.residual_sd, "seed_floor": self.floor, "notes": list(fit.notes),
+            "residual_sd": fit.residual_sd, "seed_floor": self.noise.sd, "pinned": fit.pinned, "notes": list(fit.notes),
             "warnings": self.warnings(),
         }  # fmt: skip
 
     def forecast(self, flops: float) -> dict[str, Any]:
         """{form, flops, predicted, low, high (of a new run), curve_low, curve_high}; an open end is infinite."""
-        curve = self.curve_at(flops)
-        run = self.run_at(curve)
+        curve, run = self.curve_at(flops), self.run_at(flops)
         return {
             "form": self.fit.law.name, "flops": float(flops), "predicted": curve.value,
             "low": run.low, "high": run.high, "curve_low": curve.low, "curve_high": curve.high,
@@ -158,18 +197,55 @@ def interval_data(found: Interval | None) -> dict[str, Any]:
     return {"low": found.low, "high": found.high, "open": sides}
 
 
+def knots(flops: Array) -> Array:
+    """Return the FLOPs at which bands are profiled, from those of the points."""
+    low, high = float(flops.min()), float(flops.max())
+    return np.unique([0.5 * low, low, np.sqrt(low * high), *(high * r for r in REACH[1:])])
+
+
+def interpolated(
+    grid: Array, y: Array, places: Array, at_places: Array, intervals: Sequence[Interval], prefix: str
+) -> dict[str, Array]:
+    """Return {prefix + low, prefix + high} over a grid [n] of FLOPs; the distance from y, in ln, is interpolated.
+
+    NaN where the data do not bound an end.
+    """
+    out = {}
+    for end in ("low", "high"):
+        ends = np.array([getattr(i, end) for i in intervals])
+        ends[[getattr(i, f"open_{end}") for i in intervals]] = np.nan
+        off = np.log(np.maximum(ends, 1e-300) / at_places)
+        out[prefix + end] = y * np.exp(np.interp(np.log(grid), np.log(places), off))
+    return out
+
+
 def fit_frontier(
-    law: Law, points: pd.DataFrame, candidates: pd.DataFrame, *, rule: str, floor: float, planned: bool
-) -> Fitted:
+    law: Law, points: pd.DataFrame, candidates: pd.DataFrame, *, rule: str, noise: Noise, planned: bool,
+    chance: float | None = None, bias: Mapping[float, float] | None = None,
+) -> Fitted:  # fmt: skip
     """Fit a law to the points (flops, error) that a rule picked from candidates of the same columns.
+
+    Args:
+      law: the form.
+      points: the frontier. Points above ``chance`` are noise for a law with a ceiling and left out of the others.
+      candidates: what the frontier was picked from.
+      rule: by which.
+      noise: the scatter of a point.
+      planned: whether budgets were planned; else the frontier is picked again in resamples.
+      chance: the error of guessing, held as the law's top.
+      bias: of planned points, by budget: `selection.selection_bias`.
 
     Raises UserError: fewer points than the law has parameters, and as `fit_law`.
     """
-    least = max(LEAST_POINTS, len(law.parameters))
+    law, known = with_ceiling(law, chance)
+    if chance is not None and not law.has_ceiling:
+        points = points[points["error"] <= chance]
+    least = max(LEAST_POINTS, len(law.parameters) - len(known))
     if len(points) < least:
         raise UserError(f"{len(points)} points, {law.name} needs {least}")
-    fit = fit_law(law, points["flops"].to_numpy(float), points["error"].to_numpy(float))
-    again = None
+    x, y = points["flops"].to_numpy(float), points["error"].to_numpy(float)
+    fit = fit_law(law, x, y, known=known)
+    again = unselected = None
     if not planned and len(candidates) >= RESELECT_FROM:
         held = {n: fit.values[n] for n, free in zip(law.names, fit.free_mask, strict=True) if not free}
         x, y = (candidates[c].to_numpy(float) for c in ("flops", "error"))
@@ -177,7 +253,11 @@ def fit_frontier(
             law, x, y, SELECT[rule], replicas=REPLICAS, share=RESELECT_SHARE, fixed=held, profile=False
         )
         again = again if len(again.replicas) > REPLICAS / 2 else None
-    return Fitted(fit, floor, again)
+    if bias:
+        shift = np.array([bias.get(float(b), 0.0) for b in points["budget"]])
+        if (shift < -SELECTION_MATTERS * max(noise.sd, fit.residual_sd)).any():
+            unselected = fit_law(law, x, y * np.exp(-shift), known=known, profile=False)
+    return Fitted(fit, noise, again, unselected)
 
 
 def select(rule: str, candidates: pd.DataFrame) -> pd.DataFrame:

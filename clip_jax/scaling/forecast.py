@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from clip_jax.scaling.averaging import AveragedForecast
+from clip_jax.scaling.evidence import Fitted
 from clip_jax.scaling.fit import SPARE_POINTS, fit_law
 from clip_jax.scaling.laws import LAWS, Law
 from clip_jax.scaling.points import columns_of
-from clip_jax.scaling.uncertainty import Ensemble, bootstrap
+from clip_jax.scaling.profile import Interval, prediction_interval
+
+AVERAGED = "averaged over forms"
 
 APART = 0.05  # predictions whose ratio is nearer to 1 do not disagree, however narrow the bands
 TIE = 1e-5  # differences of mean |ln(predicted / measured)| below this tell nothing
@@ -19,71 +23,84 @@ CUTS = 4  # places at which a table is divided into known and unknown
 EQUAL_SCORES = 0.5  # laws whose scores differ by less than this share are equally good: a few cuts scatter as much
 
 
-def forecast(
-    law: Law, flops: np.ndarray, errors: np.ndarray, target: float, **noise: Any
-) -> tuple[Ensemble, float, float, float]:
-    """Fit on the points, predict at ``target``: (ensemble, predicted, low, high)."""
-    ensemble = bootstrap(fit_law(law, flops, errors), **noise)
-    low, high = ensemble.band(target)
-    return ensemble, float(ensemble.fit.predict(target)), float(low), float(high)
-
-
 def forecast_check(
-    flops: np.ndarray, errors: np.ndarray, laws: Sequence[Law] = LAWS, **noise: Any
+    fitted: Mapping[str, Fitted], averaged: AveragedForecast | None, flops: float, measured: float, naive: float
 ) -> list[dict[str, Any]]:
-    """Fit every form without the largest budget, then look: one row a form.
+    """Hold forecasts made without the largest budget against it.
 
-    ``error`` is predicted - measured. ``verdict`` is "no forecast" when the band is wider than the measured error
-    itself; otherwise it says whether the form beats the guess "same as the last budget". Empty with fewer than
-    five budgets.
+    Args:
+      fitted: each form, fitted to the points below.
+      averaged: of them.
+      flops: of the largest budget.
+      measured: what it gave.
+      naive: the last point below it: the guess "same as before".
+
+    Returns:
+      One row a form, the averaged forecast first: {form, flops, predicted, low, high, measured, error (predicted -
+      measured), naive, naive_error, beats_naive, verdict, inside, notes}. ``verdict`` is "no forecast" where the band
+      is open or wider than the measured error itself.
     """
+    rows = [] if averaged is None else [(AVERAGED, averaged.run_at(flops).interval(), [averaged.rule])]
+    rows += [(f.fit.law.name, f.run_at(flops), list(f.fit.notes)) for f in fitted.values()]
+    return [_check_row(*row, flops, measured, naive) for row in rows]
+
+
+def _check_row(
+    form: str, band: Interval, notes: list[str], flops: float, measured: float, naive: float
+) -> dict[str, Any]:
+    closer = abs(band.value - measured) < abs(naive - measured)
+    wide = band.open_low or band.open_high or band.width > measured
+    if wide:
+        verdict = "no forecast: the band is wider than the remaining error"
+    else:
+        verdict = "beats the naive guess" if closer else "does not beat the naive guess"
+    low, high = band.bounded_ends
+    return {
+        "form": form, "flops": flops, "predicted": band.value, "measured": measured, "error": band.value - measured,
+        "low": low, "high": high, "width": high - low, "inside": measured in band, "naive": naive,
+        "naive_error": naive - measured, "beats_naive": bool(closer and not wide), "verdict": verdict, "notes": notes,
+    }  # fmt: skip
+
+
+def extrapolation_scores(
+    flops: np.ndarray, errors: np.ndarray, laws: Sequence[Law] = LAWS, *, known: Mapping[str, Mapping[str, float]] = {}
+) -> list[dict[str, Any]]:
+    """Score how well each form predicts the next budget from those before it: mean |ln(predicted/measured)|.
+
+    Every prefix of at least four budgets counts once, but only where no asymptote had to be held for want of points: a
+    form that was held at a simpler one's was not tested there. Forms are ranked over the prefixes that tested all of
+    those tested at all.
+
+    Args:
+      flops, errors: [n], by rising FLOPs.
+      laws: the simplest first; ties rank in this order.
+      known: law key -> parameters known from elsewhere.
+
+    Returns:
+      Best first: {form, mean_abs_log_error, forecasts}; None and 0 for forms that no prefix tested, which come last.
+      Empty with fewer than five budgets.
+    """
+    misses: dict[str, dict[int, float]] = {law.name: {} for law in laws}
+    for law in laws:
+        held = known.get(law.key, {})
+        for m in range(LEAST_POINTS, len(flops)):
+            if m <= len(law.parameters) - len(held):
+                continue
+            fit = fit_law(law, flops[:m], errors[:m], known=held, profile=False)
+            if not fit.pinned:
+                misses[law.name][m] = abs(float(np.log(fit.predict(flops[m]) / errors[m])))
+    tested = [set(m) for m in misses.values() if m]
+    common = set.intersection(*tested) if tested else set()
     if len(flops) <= LEAST_POINTS:
         return []
-    known, measured, naive = slice(0, -1), float(errors[-1]), float(errors[-2])
     rows = []
     for law in laws:
-        ensemble, predicted, low, high = forecast(law, flops[known], errors[known], float(flops[-1]), **noise)
-        closer = abs(predicted - measured) < abs(naive - measured)
-        if high - low > measured:
-            verdict = "no forecast: the band is wider than the remaining error"
-        else:
-            verdict = "beats the naive guess" if closer else "does not beat the naive guess"
-        rows.append(
-            {
-                "form": law.name,
-                "flops": float(flops[-1]),
-                "predicted": predicted,
-                "measured": measured,
-                "error": predicted - measured,
-                "low": low,
-                "high": high,
-                "width": high - low,
-                "inside": bool(low <= measured <= high),
-                "naive": naive,
-                "naive_error": naive - measured,
-                "beats_naive": bool(closer and high - low <= measured),
-                "verdict": verdict,
-                "notes": list(ensemble.fit.notes),
-            }
-        )
-    return rows
-
-
-def extrapolation_scores(flops: np.ndarray, errors: np.ndarray, laws: Sequence[Law] = LAWS) -> list[dict[str, Any]]:
-    """How well each form predicts the next budget from those before it: mean |ln(predicted/measured)|.
-
-    Every prefix of at least four budgets counts once. Best first; a form whose pinned asymptote makes it equal to a
-    simpler one ties with it and stands behind it. Empty with fewer than five budgets.
-    """
-    rows = []
-    for law in laws:
-        misses = []
-        for m in range(LEAST_POINTS, len(flops)):
-            fit = fit_law(law, flops[:m], errors[:m], profile=False)
-            misses.append(abs(float(np.log(fit.predict(flops[m]) / errors[m]))))
-        if misses:
-            rows.append({"form": law.name, "mean_abs_log_error": float(np.mean(misses)), "forecasts": len(misses)})
-    return sorted(rows, key=lambda r: round(r["mean_abs_log_error"] / TIE))
+        scores = [v for m, v in misses[law.name].items() if m in common]
+        score = float(np.mean(scores)) if scores else None
+        rows.append({"form": law.name, "mean_abs_log_error": score, "forecasts": len(scores)})
+    return sorted(
+        rows, key=lambda r: np.inf if r["mean_abs_log_error"] is None else round(r["mean_abs_log_error"] / TIE)
+    )
 
 
 def rolling(
@@ -145,13 +162,12 @@ def compare_laws(
     for law in laws:
         row = rolling(law, columns, y, by, **options)
         fit = fit_law(law, columns, y, **options)
-        low, high = bootstrap(fit, replicas=200).band(target, observation=False)
+        band = prediction_interval(fit, target)
+        low, high = band.bounded_ends
         ranking.append(
             {
-                "form": law.name, "score": row["score"], "bias": row["bias"],
-                "predicted": float(np.ravel(fit.predict(target))[0]),
-                "low": float(np.ravel(low)[0]), "high": float(np.ravel(high)[0]),
-                "identified": fit.identified, "status": fit.status,
+                "form": law.name, "score": row["score"], "bias": row["bias"], "predicted": band.value,
+                "low": low, "high": high, "identified": fit.identified, "status": fit.status,
             }
         )  # fmt: skip
     ranking.sort(key=lambda r: np.inf if r["score"] is None else r["score"])
@@ -180,10 +196,3 @@ def disagreements(ranking: Sequence[dict[str, Any]]) -> list[str]:
                 f"{other['score']:.4f}) but disagree at the target: {best['predicted']:.4f}, {other['predicted']:.4f}"
             )
     return warnings
-
-
-def exponent_of(ensemble: Ensemble) -> dict[str, float | str]:
-    """The exponent of a fitted form with its 95 % interval."""
-    name = ensemble.fit.law.exponent_name
-    low, high = ensemble.interval(name)
-    return {"name": name, "value": ensemble.fit.values[name], "low": low, "high": high}

@@ -46,69 +46,135 @@ class Interval:
         """high - low."""
         return self.high - self.low
 
+    @property
+    def bounded_ends(self) -> tuple[float, float]:
+        """(low, high), infinite on a side that the data leave open."""
+        return -np.inf if self.open_low else self.low, np.inf if self.open_high else self.high
+
     def __contains__(self, value: float) -> bool:
         return self.low <= value <= self.high
 
 
-def threshold(fit: Fit, level: float) -> float:
-    """F(1, n - p) at a level."""
+@dataclass(frozen=True)
+class Noise:
+    """A standard deviation of the residuals that is known from elsewhere.
+
+    sd: in the loss's space; 0: unknown. degrees: of freedom it was estimated with (seeds); 0: it is exact and a lower
+    limit only (the binomial scatter of a finite evaluation set).
+    """
+
+    sd: float = 0.0
+    degrees: int = 0
+
+
+NO_NOISE = Noise()
+SAME_SCATTER = 0.95  # quantile of F up to which residuals and seeds show one scatter
+
+
+def pooled(variance: float, degrees: int, noise: Noise) -> tuple[float, int]:
+    """Return (variance, degrees of freedom) of the residuals, from the fit and from what is known elsewhere.
+
+    Where the fit leaves no more over than the known scatter explains (an F test at 5 %), both are pooled, and the
+    result is never below the known one. Where it leaves more, the fit alone counts: something else scatters too.
+    """
     from scipy.stats import f
 
-    return float(f.ppf(level, 1, fit.degrees))
+    known = noise.sd**2
+    if not noise.degrees:
+        return max(variance, known), degrees
+    if variance > known * f.ppf(SAME_SCATTER, degrees, noise.degrees):
+        return variance, degrees
+    both = degrees + noise.degrees
+    return max((degrees * variance + noise.degrees * known) / both, known), both
 
 
-def statistic(fit: Fit, objectives: Array, floor: float = 0.0) -> Array:
-    """How much worse constrained fits are, as an F statistic.
+def student_cdf(root: Array, degrees: int) -> Array:
+    """Return the probability of each signed root."""
+    from scipy.stats import t
 
-    floor: a standard deviation of the residuals that is known (from seeds, or from the size of the evaluation set);
-    the residual scale is not taken to be smaller.
-    """
+    return np.asarray(t.cdf(root, degrees))
+
+
+def scatter(fit: Fit, noise: Noise = NO_NOISE) -> float:
+    """Return the standard deviation of one point around the curve, in the loss's space."""
+    return float(np.sqrt(pooled(fit.residual_sd**2, fit.degrees, noise)[0]))
+
+
+def _scale(fit: Fit, noise: Noise) -> tuple[float, float, int]:
+    """(mean square of the loss's derivative, mean of its second derivative, degrees of freedom)."""
     square, bend = scale_of(fit)
-    square = max(square, min(floor, fit.loss.deltas[-1]) ** 2)
+    square, degrees = pooled(square, fit.degrees, replace(noise, sd=min(noise.sd, fit.loss.deltas[-1])))
+    return square, bend, degrees
+
+
+def threshold(fit: Fit, level: float, noise: Noise = NO_NOISE) -> float:
+    """Return F(1, degrees of freedom) at a level."""
+    from scipy.stats import f
+
+    return float(f.ppf(level, 1, _scale(fit, noise)[2]))
+
+
+def statistic(fit: Fit, objectives: Array, noise: Noise = NO_NOISE) -> Array:
+    """Return how much worse constrained fits are, as an F statistic.
+
+    Args:
+      fit: the unconstrained optimum.
+      objectives: of the constrained fits, any shape.
+      noise: what is known of the scatter beside the residuals.
+    """
+    square, bend, _ = _scale(fit, noise)
     rise = np.maximum(np.asarray(objectives) - fit.objective, 0.0)
     tiny = 1e-12 * max(fit.objective, 1e-30) + 1e-22 * fit.points  # an exact fit has no scale
     return 2 * rise * bend / max(square, tiny)
 
 
-def parameter_statistic(fit: Fit, name: str, values: Array, *, floor: float = 0.0) -> Array:
+def parameter_statistic(fit: Fit, name: str, values: Array, *, noise: Noise = NO_NOISE) -> Array:
     """The statistic of a parameter held at each of ``values`` (table's units)."""
     fit = _own_unit(_smooth(fit), name)
     i = fit.law.index(name)
     held = np.asarray(values, float)
-    return statistic(fit, _held(fit, i, np.log(held) if fit.law.parameters[i].log else held), floor)
+    return statistic(fit, _held(fit, i, np.log(held) if fit.law.parameters[i].log else held), noise)
 
 
-def prediction_statistic(fit: Fit, at: Any, values: Array, *, floor: float = 0.0) -> Array:
+def prediction_statistic(fit: Fit, at: Any, values: Array, *, noise: Noise = NO_NOISE) -> Array:
     """Return the statistic of the curve held at each of ``values`` [K] at one point ``at`` (dict of columns, or a
     number); infinite where the law has no such curve."""
-    fit = _smooth(_freed(fit))
+    fit = _smooth(with_free_asymptote(fit))
     values = np.asarray(values, float)
     order = np.argsort(values)
     out = np.empty(len(values))
     normal, _ = _normal(fit, at)
-    out[order] = statistic(fit, held_fits(fit, at, normal)(values[order]).objective, floor)
+    out[order] = statistic(fit, held_fits(fit, at, normal)(values[order]).objective, noise)
     return out
 
 
-def parameter_interval(fit: Fit, name: str, *, level: float = 0.95, floor: float = 0.0) -> Interval:
-    """Where a parameter may lie, in the table's units. Raises UserError when it was fixed."""
+def parameter_interval(fit: Fit, name: str, *, level: float = 0.95, noise: Noise = NO_NOISE) -> Interval:
+    """Return where a parameter may lie, in the table's units.
+
+    Where an asymptote was held only because points are few, the interval is that of the law with the asymptote free.
+    Without a degree of freedom both sides are open. Raises UserError when the parameter was fixed.
+    """
     i = fit.law.index(name)
     if not fit.free_mask[i]:
         raise UserError(f"profile: {name} was fixed")
+    value = fit.values[name]
+    fit = with_free_asymptote(fit)
+    if fit.points <= fit.free:
+        p = fit.law.parameters[i]
+        limits = (0.0, np.inf) if p.log else (float(fit.low[i]), float(fit.high[i]))
+        return Interval(value, *limits, level, True, True)
     fit = _own_unit(_smooth(fit), name)
     log = fit.law.parameters[i].log
     found = _interval(
-        lambda values: statistic(fit, _held(fit, i, values), floor), float(fit.theta[i]), _error(fit, i),
-        (float(fit.low[i]), float(fit.high[i])), threshold(fit, level), level,
+        lambda values: statistic(fit, _held(fit, i, values), noise), float(fit.theta[i]), _error(fit, i),
+        (float(fit.low[i]), float(fit.high[i])), threshold(fit, level, noise), level,
     )  # fmt: skip
-    if not log:
-        return found
-    value, low, high = (float(np.exp(v)) for v in (found.value, found.low, found.high))
+    low, high = (float(np.exp(v)) if log else v for v in (found.low, found.high))
     return replace(found, value=value, low=low, high=high)
 
 
 def prediction_interval(
-    fit: Fit, at: Any, *, level: float = 0.95, floor: float = 0.0, new_run: bool = False
+    fit: Fit, at: Any, *, level: float = 0.95, noise: Noise = NO_NOISE, new_run: bool = False
 ) -> Interval:
     """Return where the curve lies at one point, or with ``new_run`` where a run will land.
 
@@ -117,13 +183,13 @@ def prediction_interval(
         the asymptote free: a guess is no knowledge.
       at: dict of columns, or a number.
       level: of the interval.
-      floor: see `statistic`.
+      noise: see `statistic`.
       new_run: add the scatter of one run in quadrature, in the loss's space.
     """
-    found = prediction_profile(fit, at, floor=floor)
+    found = prediction_profile(fit, at, noise=noise)
     if new_run:
-        found = found.scattered(max(fit.residual_sd, floor))
-    return found.interval(level)
+        found = found.scattered(scatter(fit, noise))
+    return replace(found.interval(level), value=float(np.ravel(fit.predict(at))[0]))
 
 
 @dataclass(frozen=True)
@@ -147,7 +213,7 @@ class Prediction:
     @property
     def center(self) -> float:
         """The value in the loss's space."""
-        return float(np.log(self.value)) if self.log else self.value
+        return float(np.log(max(self.value, 1e-300))) if self.log else self.value
 
     def position(self, root: Array) -> tuple[Array, Array]:
         """Return (position in the loss's space at each signed root, whether the data leave that side open)."""
@@ -166,6 +232,22 @@ class Prediction:
         high_open = (root > known[-1]) | ((root > 0) & (not self.converged[1]))
         return np.where(low_open, self.lowest, np.where(high_open, self.highest, inside)), low_open | high_open
 
+    def cdf(self, z: Array) -> Array:
+        """Return the probability of a position at or below each z [K]; what a side leaves open lies at its limit."""
+        from scipy.stats import t
+
+        z = np.asarray(z, float)
+        if len(self.z) < 2:
+            return np.where(z >= self.highest, 1.0, np.where(z >= self.lowest, 0.5, 0.0))
+        root = np.interp(z, self.z, self.root, left=self.root[0], right=self.root[-1])
+        low, high = t.cdf((self.root[0], self.root[-1]), self.degrees)
+        if not self.converged[0]:
+            root, low = np.where(z < self.center, 0.0, root), 0.5
+        if not self.converged[1]:
+            root, high = np.where(z > self.center, 0.0, root), 0.5
+        inside = np.clip(t.cdf(root, self.degrees), low, high)
+        return np.where(z >= self.highest, 1.0, np.where(z < self.lowest, 0.0, inside))
+
     def quantiles(self, probabilities: Array) -> tuple[Array, Array]:
         """Return (quantiles in the unit of y, whether each is open)."""
         from scipy.stats import t
@@ -178,34 +260,44 @@ class Prediction:
         (low, high), (open_low, open_high) = self.quantiles(np.array([(1 - level) / 2, (1 + level) / 2]))
         return Interval(self.value, float(low), float(high), level, bool(open_low), bool(open_high))
 
+    def widened(self, other: Callable[[Array], Array]) -> Prediction:
+        """Return the distribution whose every quantile is the further of this one's and of another's.
+
+        Args:
+          other: signed roots [K] -> positions in the loss's space [K].
+        """
+        if len(self.z) < 2:
+            return self
+        root = np.unique(np.concatenate([self.root, np.linspace(self.root[0], self.root[-1], 41)]))
+        own, theirs = self.position(root)[0], other(root)
+        z = np.where(root < 0, np.minimum(own, theirs), np.where(root > 0, np.maximum(own, theirs), own))
+        z = np.where(root < 0, np.minimum(z, self.center), np.maximum(z, self.center))
+        keep = np.isfinite(z)
+        return replace(self, z=np.maximum.accumulate(z[keep]), root=root[keep])
+
     def scattered(self, sd: float) -> Prediction:
         """Return where a measurement will land: the scatter ``sd`` (in the loss's space) added in quadrature.
 
         On a straight line this is exact: curve and scatter are estimated from the same residuals.
         """
         aside = np.sign(self.root) * np.hypot(self.z - self.center, sd * self.root)
-        lowest, highest = (e if np.isinf(e) else -np.inf if e < self.center else np.inf for e in self._limits)
-        return replace(self, z=self.center + aside, lowest=lowest, highest=highest)
-
-    @property
-    def _limits(self) -> tuple[float, float]:
-        return self.lowest, self.highest
+        return replace(self, z=self.center + aside, lowest=-np.inf, highest=np.inf)
 
     def _back(self, z: Array) -> Array:
         with np.errstate(over="ignore"):
             return np.exp(z) if self.log else np.asarray(z, float)
 
 
-def prediction_profile(fit: Fit, at: Any, *, floor: float = 0.0) -> Prediction:
+def prediction_profile(fit: Fit, at: Any, *, noise: Noise = NO_NOISE) -> Prediction:
     """Profile the curve at one point: hold it at many values on both sides, fit the rest (`constrained.held_fits`).
 
     Args:
       fit: of `fit_law`.
       at: dict of columns, or a number.
-      floor: see `statistic`.
+      noise: see `statistic`.
     """
+    fit = _smooth(with_free_asymptote(fit))
     value = float(np.ravel(fit.predict(at))[0])
-    fit = _smooth(_freed(fit))
     log = fit.loss.space == "log"
     lowest, highest = (-np.inf, np.inf)
     if fit.law.above:
@@ -214,19 +306,18 @@ def prediction_profile(fit: Fit, at: Any, *, floor: float = 0.0) -> Prediction:
     if not log and fit.law.below:
         i = fit.law.index(fit.law.below)
         lowest = float(fit.low[i] if fit.free_mask[i] else fit.theta[i])
-    nothing = Prediction(value, np.zeros(0), np.zeros(0), fit.degrees, lowest, highest, log)
+    nothing = Prediction(value, np.zeros(0), np.zeros(0), _scale(fit, noise)[2], lowest, highest, log)
     if fit.points <= fit.free:
         return nothing
-    best = float(np.ravel(fit.predict(at))[0])
-    center = float(np.log(max(best, 1e-300))) if log else best
+    center = nothing.center
     normal, error = _normal(fit, at)
     hold = held_fits(fit, at, normal)
 
     def roots(z: Array) -> tuple[Array, Array]:
         found = hold(np.exp(z) if log else z)
-        return np.sqrt(np.minimum(statistic(fit, found.objective, floor), 1e12)), found.converged
+        return np.sqrt(np.minimum(statistic(fit, found.objective, noise), 1e12)), found.converged
 
-    wanted = float(np.sqrt(threshold(fit, LEVEL)))
+    wanted = float(np.sqrt(threshold(fit, LEVEL, noise)))
     reach = np.geomspace(0.25, FAR, REACHES) * error
     ways = [(-1.0, lowest), (1.0, highest)]
     looked = np.concatenate([center + side * _toward(reach, abs(limit - center)) for side, limit in ways])
@@ -286,8 +377,8 @@ def _normal(fit: Fit, at: Any) -> tuple[Array, float]:
     return cov @ slope / variance, float(np.sqrt(variance))
 
 
-def _freed(fit: Fit) -> Fit:
-    """The fit with the asymptote free, where it was held only because points are few."""
+def with_free_asymptote(fit: Fit) -> Fit:
+    """Return the fit with the asymptote free, where it was held only because points are few."""
     if not fit.pinned:
         return fit
     from clip_jax.scaling.fit import fit_law
@@ -303,6 +394,13 @@ def _freed(fit: Fit) -> Fit:
 
 def flat_sides(fit: Fit) -> tuple[str, ...]:
     """Parameters that data do not bound on a side: ``"E below"`` (its own limit, or 40 standard errors, is as good)."""
+    if fit.points <= fit.free:
+        return tuple(
+            f"{n} {way}"
+            for n, is_free in zip(fit.law.names, fit.free_mask, strict=True)
+            if is_free
+            for way in ("below", "above")
+        )
     fit = _smooth(fit)
     ways = [(int(i), side) for i in np.flatnonzero(fit.free_mask) for side in (-1, 1)]
     reach = np.geomspace(1, FAR, max(2, 60 // len(ways)))

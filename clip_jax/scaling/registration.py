@@ -8,16 +8,17 @@ rule as every point of the fit was picked, and lists whatever was not as registe
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from clip_jax.config import UserError
-from clip_jax.scaling.analysis import analyse
+from clip_jax.scaling.analysis import Frontier, analyse, fit_forms, point_noise, winners_bias
+from clip_jax.scaling.averaging import AveragedForecast
 from clip_jax.scaling.checklist import plain_json
-from clip_jax.scaling.evidence import BUDGET, RULES, Fitted
-from clip_jax.scaling.fit import fit_law
-from clip_jax.scaling.forecast import LEAST_POINTS
+from clip_jax.scaling.evidence import BUDGET, RULES
+from clip_jax.scaling.forecast import AVERAGED, LEAST_POINTS
 from clip_jax.scaling.frontier import compute_optimal, seed_noise
 from clip_jax.scaling.provenance import rows_hash, versions
 from clip_jax.scaling.table import fit_rows, prepare
@@ -31,7 +32,13 @@ ON_BUDGET = 1e-6  # relative difference below which two budgets are one
 
 
 def register(
-    df: pd.DataFrame, metric: str, target: float, *, seeds: int, eval_sd: float = 0.0, chance: float | None = None
+    df: pd.DataFrame,
+    metric: str,
+    target: float,
+    *,
+    seeds: int,
+    pictures: Sequence[tuple[float, int]] = (),
+    chance: float | None = None,
 ) -> dict[str, Any]:
     """Forecast the best size of a budget that was not trained yet.
 
@@ -40,80 +47,109 @@ def register(
       metric: an error in (0, 1] or a loss.
       target: FLOPs of the budget that will be trained.
       seeds: how many the mean of the measured point will be over.
-      eval_sd: standard deviation of the metric from the finite number of examples, as a share of it.
-      chance: the error of guessing; runs above it are left out.
+      pictures: (error at the largest budget, number of pictures) of each task that the metric is the mean of; empty:
+        their scatter is not known, or the metric is a loss.
+      chance: the error of guessing (see `analysis.analyse`).
 
     Returns:
-      Plain data. ``mean``: the band, 95 %, of the mean over seeds of the best size; ``run``: of one run of it. Both add
-      to the law's own interval, in quadrature, the scatter of a point (residuals or seeds, the larger) and that of
-      the examples. ``rehearsals``: the same done at each earlier budget from those below it.
+      Plain data. ``predicted`` is the median of the forecast averaged over forms. ``mean``: its 95 % band for the mean
+      over seeds of the best size, ``run``: for one run of it, both measured on the pictures of the runs below;
+      ``mean_new_pictures``: for the mean on as many new ones. They add to the curve's distribution the scatter of a
+      point (residuals or seeds) and the binomial scatter of the pictures at the forecast error. ``forms``: what each
+      form says by itself. ``rehearsals``: the same done at each earlier budget from those below it.
 
     Raises:
       UserError: fewer than five budgets, a run at or above the target, or no law that can be fitted.
     """
     if seeds < 2:
         raise UserError(f"forecast: {seeds} seeds; the scatter of the target needs at least 2")
-    if not 0 <= eval_sd < 1:
-        raise UserError(f"forecast: eval_sd={eval_sd:g} must be a share of the metric, in [0, 1)")
     table = prepare(df, metric)
     if (table["budget"] >= target * (1 - ON_BUDGET)).any():
         there = table.loc[table["budget"] >= target * (1 - ON_BUDGET), "run_id"].iloc[0]
         raise UserError(f"forecast: run {there} is at or above {target:.4g} FLOPs; a forecast is made before its runs")
     found = analyse(df, metric, chance=chance, full=False)
     points = found.frontier.points
-    if found.best is None or len(points) <= LEAST_POINTS:
+    if found.best is None or found.averaged is None or len(points) <= LEAST_POINTS:
         raise UserError(f"forecast: {len(points)} budgets have finished, at least {LEAST_POINTS + 1} are needed")
-    rows, left_out = fit_rows(table, metric, chance)
+    rows, left_out = fit_rows(table, metric, chance, keep_above_chance=True)
     sd, degrees = seed_noise(rows, metric)
     if not degrees:
         raise UserError("forecast: no cell has a second seed, so the scatter of a run is not known")
-    c, y = points["flops"].to_numpy(float), points["error"].to_numpy(float)
-    noise = {"seed_sd": sd, "seed_degrees": degrees, "eval_sd": eval_sd, "seeds": seeds}
-    laws = [_at(fitted, target, noise) for fitted in found.frontier.fitted.values()]
-    chosen = next(r for r in laws if r["form"] == found.best.fit.law.name)
+    noise = {"seed_sd": sd, "seed_degrees": degrees, "seeds": seeds}
+    forecast = _at(found.averaged, target, noise, pictures)
     return plain_json(
         {
             "metric": metric, "chance": chance, "target": float(target),
             "rule": RULES[BUDGET], "rows_sha256": rows_hash(rows[[*READ, metric]]),
-            "rows": len(rows), "left_out": left_out, "versions": versions(), "noise": noise,
+            "rows": len(rows), "left_out": left_out, "versions": versions(),
+            "noise": noise | {"pictures": [list(p) for p in pictures]},
             "law": found.best.fit.law.key, "why": found.law["why"], "fit": found.best.as_data(),
-            "extrapolation": found.law["extrapolation"], **chosen, "naive": float(y[-1]), "others": laws,
-            "frontier": points.to_dict("records"), "rehearsals": _rehearsals(found.best, c, y, noise),
+            "averaging": found.law["averaging"], "extrapolation": found.law["extrapolation"], **forecast,
+            "naive": float(points["error"].iloc[-1]), "frontier": points.to_dict("records"),
+            "rehearsals": _rehearsals(rows, metric, points, noise, pictures, chance),
         }
     )  # fmt: skip
 
 
-def _at(fitted: Fitted, flops: float, noise: dict[str, Any]) -> dict[str, Any]:
-    """{form, predicted, curve, mean, run}: the law at a compute with its bands, each [low, high]."""
-    curve = fitted.curve_at(flops)
+def picture_scatter(ratio: float, pictures: Sequence[tuple[float, int]], *, same: bool) -> float:
+    """Return the standard deviation of ln(mean error) that a finite number of test pictures gives at a forecast.
+
+    Args:
+      ratio: the forecast error over the error that ``pictures`` were measured at.
+      pictures: (error, number of pictures) of each task.
+      same: on the same pictures, only those that were still wrong can become right: of each task's n·e wrong ones a
+        binomial share stays wrong. On new ones the count is binomial among all n.
+    """
+    if not pictures:
+        return 0.0
+    error, n = np.array([p[0] for p in pictures], float), np.array([p[1] for p in pictures], float)
+    ahead = np.clip(error * ratio, 1e-9, 1.0)
+    away = np.clip(1 - ahead / error, 0.0, 1.0) if same else 1 - ahead
+    return float(np.sqrt(np.sum(ahead * away / n)) / ahead.sum())
+
+
+def _at(
+    averaged: AveragedForecast, flops: float, noise: dict[str, Any], pictures: Sequence[tuple[float, int]]
+) -> dict[str, Any]:
+    """The averaged forecast at a compute with its bands, each [low, high], and what each form says."""
+    found = averaged.forecast(flops)
+    last = float(np.mean([p[0] for p in pictures])) if pictures else 1.0
+    same, new = (picture_scatter(found["median"] / last, pictures, same=s) for s in (True, False))
+    one, mean = noise["seed_sd"], noise["seed_sd"] / math.sqrt(noise["seeds"])
     bands = {
-        "mean": _scattered(fitted, curve, noise["seed_sd"] / math.sqrt(noise["seeds"]), noise["eval_sd"]),
-        "run": _scattered(fitted, curve, noise["seed_sd"], noise["eval_sd"]),
-    }
+        "mean": averaged.run_at(flops, mean, same), "run": averaged.run_at(flops, one, same),
+        "mean_new_pictures": averaged.run_at(flops, mean, new),
+    }  # fmt: skip
     return {
-        "form": fitted.fit.law.name, "predicted": curve.value, "curve": [curve.low, curve.high],
-        **{name: [band.low, band.high] for name, band in bands.items()},
+        "form": AVERAGED, "predicted": found["median"], "curve": found["curve"],
+        **{name: list(band.interval().bounded_ends) for name, band in bands.items()},
+        "picture_sd": {"same": same, "new": new}, "weights": found["weights"], "union": found["union"],
+        "forms": found["forms"],
     }  # fmt: skip
 
 
-def _scattered(fitted: Fitted, curve: Any, seed_sd: float, eval_sd: float) -> Any:
-    from clip_jax.scaling.profile import with_scatter
-
-    return with_scatter(fitted.fit, curve, math.hypot(max(fitted.fit.residual_sd, seed_sd), eval_sd))
-
-
-def _rehearsals(best: Fitted, c: np.ndarray, y: np.ndarray, noise: dict[str, Any]) -> list[dict[str, Any]]:
-    """The chosen law's forecast of each budget from at least four below it: {flops, measured, naive, inside, …}."""
-    rows = []
-    for m in range(LEAST_POINTS, len(c)):
-        law = best.fit.law
-        before = _at(Fitted(fit_law(law, c[:m], y[:m]), best.floor), float(c[m]), noise)
-        low, high = before["mean"]
-        rows.append(
-            {"flops": float(c[m]), **before, "measured": float(y[m]), "naive": float(y[m - 1]),
-             "inside": bool(low <= y[m] <= high)}
+def _rehearsals(
+    rows: pd.DataFrame, metric: str, points: pd.DataFrame, noise: dict[str, Any],
+    pictures: Sequence[tuple[float, int]], chance: float | None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """The averaged forecast of each budget from at least four below it: {flops, measured, naive, inside, …}."""
+    out = []
+    for m in range(LEAST_POINTS, len(points)):
+        ahead, below = points.iloc[m], points.iloc[:m]
+        before = rows[rows["budget"] < ahead["budget"]]
+        frontier = fit_forms(
+            Frontier(BUDGET, below, chance=chance), before, point_noise(before, metric, below), True,
+            winners_bias(before, metric),
         )  # fmt: skip
-    return rows
+        if frontier.averaged is None:
+            continue
+        found = _at(frontier.averaged, float(ahead["flops"]), noise, pictures)
+        out.append(
+            {"flops": float(ahead["flops"]), **{k: found[k] for k in ("form", "predicted", "curve", "mean", "run")},
+             "measured": float(ahead["error"]), "naive": float(below["error"].iloc[-1]),
+             "inside": _inside([None if np.isinf(e) else e for e in found["mean"]], float(ahead["error"]))}
+        )  # fmt: skip
+    return out
 
 
 def _inside(band: list[float | None], value: float) -> bool:
@@ -138,7 +174,7 @@ def outcome(registered: dict[str, Any], df: pd.DataFrame) -> dict[str, Any]:
       UserError: the target's runs are not all there.
     """
     metric, target = registered["metric"], registered["target"]
-    rows, _ = fit_rows(prepare(df, metric), metric, registered["chance"])
+    rows, _ = fit_rows(prepare(df, metric), metric, registered["chance"], keep_above_chance="weights" in registered)
     near = np.abs(rows["budget"] / target - 1) <= ON_BUDGET
     if not near.any():
         raise UserError(f"forecast: no run of {target:.4g} FLOPs has finished")

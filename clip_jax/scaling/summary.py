@@ -47,12 +47,14 @@ def text_summary(law: dict[str, Any]) -> str:
     for f in law["fits"]:
         e = f["exponent"]
         values = ", ".join(f"{k}={v:.3g}" for k, v in f["values"].items() if k != e["name"])
-        score = f"{scores[f['form']]:.4f}" if f["form"] in scores else "-"
+        score = "-" if scores.get(f["form"]) is None else f"{scores[f['form']]:.4f}"
         mark = " *" if f["form"] == law["winner"] else ""
         interval = _span(e["low"], e["high"])
         lines.append(f"  {f['form']:21s}  {values:32s}  {e['name']}={e['value']:.4f}  {interval}  {score}{mark}")
-        if f["status"] != "converged" or f["notes"]:
-            lines.append(f"      {'; '.join([f['status'], *f['notes']])}")
+        told = [f["status"]] if f["status"] != "converged" else []
+        told += ["not identified"] if not f["identified"] else []
+        if told or f["notes"]:
+            lines.append(f"      {'; '.join([*told, *f['notes']])}")
     lines.append(f"  {law['why']}")
     if law["forecast_check"]:
         first = law["forecast_check"][0]
@@ -64,14 +66,12 @@ def text_summary(law: dict[str, Any]) -> str:
         for r in law["forecast_check"]:
             verdict = r["verdict"].split(":")[0].replace("does not beat the naive guess", "does not beat it")
             lines.append(
-                f"  {r['form']:21s}  {r['predicted']:.4f} [{r['low']:.4f}, {r['high']:.4f}] width {r['width']:.4f}  "
+                f"  {r['form']:21s}  {r['predicted']:.4f} {_span(r['low'], r['high'])} width {_number(r['width'])}  "
                 f"off by {r['error']:+.4f}: {verdict}"
             )
         if any(r["verdict"].startswith("no forecast") for r in law["forecast_check"]):
             lines.append("  no forecast: the band is wider than the remaining error")
-    for r in law["next_budget"]:
-        if r["form"] == law["winner"]:
-            lines.append(f"  at {r['flops']:.1e} FLOPs it expects {r['predicted']:.4f} {_span(r['low'], r['high'])}")
+    lines += forecast_lines(law)
     lines += [f"  note: {w}" for w in law["warnings"] if "disagree at the target" in w or "alone moves" in w][:3]
     edges = [r for r in law["lr_evidence"] if str(r.get("verdict", "")).startswith("edge")]
     if law["lr_evidence"]:
@@ -80,6 +80,28 @@ def text_summary(law: dict[str, Any]) -> str:
         lines.append(f"  learning rate: {inside} of {budgets} budgets inside the rates tried")
     wrapped = [textwrap.wrap(line, COLUMNS, subsequent_indent="      ") or [""] for line in lines[1:]]
     return "\n".join([lines[0], *(part for parts in wrapped for part in parts)])
+
+
+def forecast_lines(law: dict[str, Any]) -> list[str]:
+    """Return the averaged forecast at the target, how far it extrapolates, and what each form says there."""
+    if not law["averaged"]:
+        return []
+    seen, ahead = law["averaged"][0], law["averaged"][-1]
+    lines = [
+        "",
+        f"  at {ahead['flops']:.1e} FLOPs it expects {ahead['median']:.4f}: curve {_span(*ahead['curve'])}, "
+        f"a new run {_span(*ahead['run'])}",
+        f"  (95 %, averaged over forms; it extrapolates {ahead['flops'] / seen['flops']:.0f}x beyond the runs, and "
+        "cannot know of a break beyond them)",
+    ]
+    for form in ahead["forms"]:
+        own = f"{form['predicted']:.4f} {_span(form['low'], form['high'])}"
+        lines.append(f"    {form['form']:24s} weight {form['weight']:.2f}  {own}")
+    return lines
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.4f}"
 
 
 def _span(low: float | None, high: float | None) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from clip_jax.config import UserError
 from clip_jax.scaling.laws.base import Law, Parameter
 from clip_jax.scaling.laws.compute import (
@@ -16,13 +18,11 @@ from clip_jax.scaling.laws.compute import (
 from clip_jax.scaling.laws.link import ExponentialLink, SigmoidLink
 from clip_jax.scaling.laws.size_data import BoundedChinchilla, Chinchilla, ClipTowers, DataRepetition, OverTraining
 
-# forms that a report compares, the simplest first: those that tie in extrapolation are ranked in this order
-LAWS: tuple[Law, ...] = (PowerLaw(), SaturatingPowerLaw(), SigmoidLogC())
+# forms that a report compares and averages, the simplest first: those that tie in extrapolation rank in this order
+LAWS: tuple[Law, ...] = (PowerLaw(), SaturatingPowerLaw(), SigmoidLogC(), BoundedPowerLaw(), ShiftedPowerLaw())
 EVERY: tuple[Law, ...] = (
     *LAWS,
-    ShiftedPowerLaw(),
     PowerLawFromChance(),
-    BoundedPowerLaw(),
     BrokenPowerLaw(),
     Chinchilla(),
     BoundedChinchilla(),
@@ -36,8 +36,22 @@ EVERY: tuple[Law, ...] = (
 __all__ = [
     "EVERY", "LAWS", "BoundedChinchilla", "BoundedPowerLaw", "BrokenPowerLaw", "Chinchilla", "ClipTowers",
     "DataRepetition", "ExponentialLink", "Law", "OverTraining", "Parameter", "PowerLaw", "PowerLawFromChance",
-    "SaturatingPowerLaw", "ShiftedPowerLaw", "SigmoidLink", "SigmoidLogC", "law_named",
+    "SaturatingPowerLaw", "ShiftedPowerLaw", "SigmoidLink", "SigmoidLogC", "compared_laws", "law_named", "with_ceiling",
 ]  # fmt: skip
+
+
+def compared_laws(chance: float | None) -> tuple[Law, ...]:
+    """Return the forms that a report compares: `LAWS`, and the power law from chance where chance is known."""
+    return LAWS if chance is None else (*LAWS, PowerLawFromChance(chance))
+
+
+def with_ceiling(law: Law, chance: float | None) -> tuple[Law, dict[str, float]]:
+    """Return (the law with its ceiling at the error of guessing, the parameters that are known by that)."""
+    if chance is None:
+        return law, {}
+    if isinstance(law, PowerLawFromChance):
+        law = replace(law, ceiling=chance)
+    return law, {law.above: chance} if law.above and law.has_ceiling else {}
 
 
 def law_named(key: str) -> Law:
