@@ -6,7 +6,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clip_jax.config import UserError
+from clip_jax.checks import UserError
+from clip_jax.scaling.table_files import read_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,21 +24,17 @@ CHECKED = {  # by the kind of a run that tries another value of one setting
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
-    """A CSV or Parquet table of runs, from this framework or any other.
+    """Read a CSV, JSON, JSON-lines or Parquet table of runs, from this framework or any other; rows are numbered from 0.
 
-    Raises UserError when the file is missing, unreadable or empty.
+    Raises:
+      UserError: a file that is missing, unreadable, empty or open to two readings (see `table_files.read_file`).
     """
-    import pandas as pd
-
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such table")
-    try:
-        df = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype={"run_id": str})
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path}: not a readable table ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{path}: no such table", field=str(path), reason="no such table")
+    df = read_file(path)
     if df.empty:
-        raise UserError(f"{path}: has no rows")
+        raise UserError(f"{path}: has no rows", field=str(path), reason="has no rows")
     return df
 
 
