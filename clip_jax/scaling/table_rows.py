@@ -25,6 +25,7 @@ UNITS = {"k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12, "P": 1e15, "E": 1e18
 MEANINGS = {"error": (0.0, 1.0), "error%": (0.0, 0.01), "accuracy": (1.0, -1.0), "accuracy%": (1.0, -0.01)}
 FRONTIERS = ("all", "pareto", "binned", "hull")
 Y_COLUMNS = ("error", "error_mean", "loss")  # what y is, where exactly one of them is there
+SCALES = {"flops", "params", "params_image", "params_text", "samples_seen", "unique_samples"}  # more of it: less error
 FAMILY_COLUMNS = ("family", "arm")
 FLOPS_NAME = re.compile(r"(^|[^a-z])flops?([^a-z]|$)", re.IGNORECASE)
 LOG_NAME = re.compile(r"(^|[^a-z])(log|ln)(10|2)?([^a-z]|$)", re.IGNORECASE)
@@ -404,7 +405,7 @@ def _rising(rows: Rows, what: TableFit, name: str) -> list[str]:
     from scipy.stats import spearmanr
 
     x = np.sum([np.log(v) for v in rows.columns.values()], axis=0)
-    if len(rows) < 5 or np.ptp(x) == 0:
+    if not set(rows.columns) <= SCALES or len(rows) < 5 or np.ptp(x) == 0:
         return []
     found = spearmanr(x, rows.y)
     if not (found.statistic > RISES and found.pvalue < 0.01):
