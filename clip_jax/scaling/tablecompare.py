@@ -28,8 +28,13 @@ def _fitted(path: str | Path, what: TableFit) -> tuple[Fit, Rows]:
     if what.below is not None:
         raise UserError(field="--below", value=what.below, reason="is of `clip-jax fit` alone")
     law = law_of(what)
-    rows = read_rows(read_table(path), what, law)
-    fit = fit_rows_of(rows, what, law)
+    table = read_table(path)
+    try:
+        rows = read_rows(table, what, law)
+        fit = fit_rows_of(rows, what, law)
+    except UserError as error:  # one of two tables
+        told = {"field": error.field, "value": error.value, "reason": error.reason, "hint": error.hint}
+        raise UserError(f"{path}: {error}", **told) from None  # type: ignore[arg-type]
     if fit.points <= fit.free:
         reason = f"{fit.points} rows for {fit.free} free parameters: nothing tells how far off the curve is"
         raise UserError(f"{path}: {reason}", field=str(path), value=fit.points, reason=reason, hint="add rows, or --fix")
