@@ -100,7 +100,9 @@ def compute_gain(a: Ensemble, b: Ensemble, at: float, *, seed: int = 0) -> Estim
         own_needed = b.fit.law.inverse(b.fit.values, own_target)
     gains = _gain(at, here, target, needed)
     own = float(_gain(at, own_here, own_target, own_needed)[0])
-    low, high = (float(v) for v in np.quantile(gains, TAILS))
+    # between a finite and an infinite gain nothing can be interpolated
+    method: Any = "linear" if np.isfinite(gains).all() else "nearest"
+    low, high = (float(v) for v in np.quantile(gains, TAILS, method=method))
     known = float((gains > 0).mean())
     if own >= 1:
         text = f"needs {own:.2f}× ({low:.2f} to {high:.3g}) less compute for the error at {at:.3g}"
