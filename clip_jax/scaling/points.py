@@ -113,7 +113,9 @@ def _one_unit(name: str, values: Array, gap: float) -> None:
         at = int(np.argmax(steps))
         reason = f"jumps from {order[at]:g} to {order[at + 1]:g}: are there two units in one column?"
         hint = "convert them first"
-        raise UserError(f"fit: {name} {reason} {hint}", field=name, value=float(order[at + 1]), reason=reason, hint=hint)
+        raise UserError(
+            f"fit: {name} {reason} {hint}", field=name, value=float(order[at + 1]), reason=reason, hint=hint
+        )
 
 
 def copies(points: Points) -> int:

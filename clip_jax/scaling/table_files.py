@@ -87,7 +87,9 @@ def _from_csv(path: Path, text: str) -> pd.DataFrame:
     if not records:
         raise UserError(f"{path}: has no rows", field=str(path), reason="has no rows")
     head, rows = records[0][1], records[1:]
-    trailing = not head[-1].strip() and len(head) > 1 and all(not any(map(str.strip, r[len(head) - 1 :])) for _, r in rows)
+    trailing = (
+        not head[-1].strip() and len(head) > 1 and all(not any(map(str.strip, r[len(head) - 1 :])) for _, r in rows)
+    )
     if trailing:  # a separator at the end of every line
         head = head[:-1]
     names = [name.strip() or f"Unnamed: {i}" for i, name in enumerate(head)]
@@ -95,7 +97,9 @@ def _from_csv(path: Path, text: str) -> pd.DataFrame:
     for line, fields in rows:
         if len(fields) < len(names) or any(map(str.strip, fields[len(names) :])):
             reason = f"line {line} has {len(fields)} fields, the header {len(names)}"
-            hint = "is the decimal sign a comma? write a point" if len(fields) > len(names) and separator == "," else None
+            hint = (
+                "is the decimal sign a comma? write a point" if len(fields) > len(names) and separator == "," else None
+            )
             line_text = f"{path}: {reason}" + (f"; {hint}" if hint else "")
             raise UserError(line_text, field=str(path), value=line, reason=reason, hint=hint)
     if any(len(fields) > len(names) for _, fields in rows) or trailing:

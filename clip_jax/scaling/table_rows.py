@@ -17,6 +17,7 @@ from clip_jax.scaling.frontier import binned, hull, octaves, pareto
 from clip_jax.scaling.laws import Law, law_named
 from clip_jax.scaling.laws.size_data import FLOPS_PER_PARAM_SAMPLE
 from clip_jax.scaling.loss import Loss
+from clip_jax.scaling.table import refuse_logarithms
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,9 +28,7 @@ FRONTIERS = ("all", "pareto", "binned", "hull")
 Y_COLUMNS = ("error", "error_mean", "loss")  # what y is, where exactly one of them is there
 SCALES = {"flops", "params", "params_image", "params_text", "samples_seen", "unique_samples"}  # more of it: less error
 FAMILY_COLUMNS = ("family", "arm")
-FLOPS_NAME = re.compile(r"(^|[^a-z])flops?([^a-z]|$)", re.IGNORECASE)
-LOG_NAME = re.compile(r"(^|[^a-z])(log|ln)(10|2)?([^a-z]|$)", re.IGNORECASE)
-LOGARITHMS = (3.0, 60.0)  # FLOPs of this size are logarithms: log10 of 1e3 to ln of 1e26
+UNIT_HINT = "write 10**value, or the unit, as --x=flops=flops*G"
 LEAST_DELTA = 1e-12  # Huber's; below it residuals drown in rounding
 RISES = 0.8  # rank correlation of an error with compute at which it may be an accuracy
 
@@ -187,24 +186,13 @@ def columns_from(df: pd.DataFrame, law: Law, x: Sequence[str]) -> dict[str, np.n
             raise UserError(field="--x", value=item, reason=f"{name} is given twice")
         found[name] = column_of(df, column) * factor
         if name == "flops" and not star:
-            refuse_logarithms(found[name], column)
+            refuse_logarithms(found[name], column, UNIT_HINT)
     for name in law.columns:
         if name not in found:
             found[name] = column_of(df, name)
             if name == "flops":
-                refuse_logarithms(found[name], name)
+                refuse_logarithms(found[name], name, UNIT_HINT)
     return found
-
-
-def refuse_logarithms(values: np.ndarray, name: str) -> None:
-    """Raise UserError where a column of FLOPs plainly holds their logarithms (18 to 23 for 1e18 to 1e23)."""
-    values = values[np.isfinite(values)]
-    low, high = LOGARITHMS
-    named = FLOPS_NAME.search(name) or LOG_NAME.search(name)
-    if named and len(values) and low <= values.min() and values.max() < high:
-        reason = f"{values.min():g} to {values.max():g} FLOPs look like logarithms"
-        hint = "write 10**value, or the unit, as --x=flops=flops*G"
-        raise UserError(f"{name}: {reason}; {hint}", field=name, value=float(values[0]), reason=reason, hint=hint)
 
 
 def column_of(df: pd.DataFrame, name: str) -> np.ndarray:
@@ -353,7 +341,10 @@ def _explained(df: pd.DataFrame, what: TableFit, name: str) -> tuple[np.ndarray,
     y = base + sign * raw
     finite = np.isfinite(raw)
     if what.y_is.endswith("%") and finite.any() and np.abs(raw[finite]).max() <= 1:
-        reason, hint = f"no value is above 1 %, the largest is {raw[finite].max():g}", f"fractions? --y-is={what.y_is[:-1]}"
+        reason, hint = (
+            f"no value is above 1 %, the largest is {raw[finite].max():g}",
+            f"fractions? --y-is={what.y_is[:-1]}",
+        )
         raise UserError(f"{name} read as {what.y_is}: {reason}; {hint}", field="--y-is", value=what.y_is, reason=reason, hint=hint)  # fmt: skip
     outside = finite & ((y < 0) | (y > 1))
     if what.y_is != "error" and outside.any():
@@ -373,9 +364,7 @@ def _labels(df: pd.DataFrame, column: str) -> np.ndarray | None:
     return np.where(df[column].isna(), "", df[column].astype(str)).astype(str)
 
 
-def _cut_values(
-    df: pd.DataFrame, columns: dict[str, np.ndarray], law: Law, said: list[str]
-) -> tuple[np.ndarray, str]:
+def _cut_values(df: pd.DataFrame, columns: dict[str, np.ndarray], law: Law, said: list[str]) -> tuple[np.ndarray, str]:
     """What ``below`` is compared with, and its name."""
     if len(columns) == 1:
         ((name, values),) = columns.items()

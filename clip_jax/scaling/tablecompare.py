@@ -37,7 +37,9 @@ def _fitted(path: str | Path, what: TableFit) -> tuple[Fit, Rows]:
         raise UserError(f"{path}: {error}", **told) from None  # type: ignore[arg-type]
     if fit.points <= fit.free:
         reason = f"{fit.points} rows for {fit.free} free parameters: nothing tells how far off the curve is"
-        raise UserError(f"{path}: {reason}", field=str(path), value=fit.points, reason=reason, hint="add rows, or --fix")
+        raise UserError(
+            f"{path}: {reason}", field=str(path), value=fit.points, reason=reason, hint="add rows, or --fix"
+        )
     return fit, rows
 
 

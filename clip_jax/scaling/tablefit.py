@@ -105,14 +105,20 @@ def fit_any(path: str | Path, what: TableFit, out_dir: str | Path | None = None)
     laws = [law_of(what, key) for key in what.laws]
     law = laws[0]
     if any(w.columns != law.columns for w in laws):
-        raise UserError("--law: laws of different columns cannot be compared", field="--law", reason="different columns")
+        raise UserError(
+            "--law: laws of different columns cannot be compared", field="--law", reason="different columns"
+        )
     rows = read_rows(table, what, law)
     points = [_checked_point(law, text) for text in what.at]
     fit = fit_rows_of(rows, what, law)
     spans = _intervals(fit, rows, what)
     intervals = {n: spans.parameter(n) for n, free in zip(law.names, fit.free_mask, strict=True) if free}
     forecasts = [(text, *spans.forecast(point)) for text, point in zip(what.at, points, strict=True)]
-    lines = [f"{path}: {len(rows)} rows", *(f"  {s}" for s in rows.treatment), f"  {law.name}: {law.text(fit.values, 5)}"]
+    lines = [
+        f"{path}: {len(rows)} rows",
+        *(f"  {s}" for s in rows.treatment),
+        f"  {law.name}: {law.text(fit.values, 5)}",
+    ]
     lines += [f"    {_parameter(fit, n, intervals.get(n))}" for n in law.names]
     lines.append(
         f"  {fit.status}; {fit.agree} of {fit.starts} polished starts agree ({fit.screened} screened); "
@@ -121,7 +127,9 @@ def fit_any(path: str | Path, what: TableFit, out_dir: str | Path | None = None)
     if what.group:
         lines.append(f"  95 % intervals: {spans.method}")
     if what.weights:
-        lines.append(f"  rows weigh by {what.weights}, relative to its mean; a new run is taken to have the mean weight")
+        lines.append(
+            f"  rows weigh by {what.weights}, relative to its mean; a new run is taken to have the mean weight"
+        )
     moved = moved_by_rows(fit, rows.index, most=3)
     warnings = [*rows.warnings, *fit.notes, *_flat(fit), *residual_checks(fit, rows.index)["warnings"], *moved]
     if spans.clusters and spans.clusters.groups < FEW_GROUPS:

@@ -17,14 +17,20 @@ OPTIONS: dict[str, dict[str, Any]] = {  # of `tablefit.TableFit`
     "loss": {"help": "huber (default), squares or absolute"},
     "space": {"help": "log (default), linear or log1p residuals"},
     "delta": {"type": float, "help": "Huber's delta (default: 0.02)"},
-    "chance": {"type": float, "help": "the error of guessing; laws with a ceiling stop there, others leave out rows above"},
+    "chance": {
+        "type": float,
+        "help": "the error of guessing; laws with a ceiling stop there, others leave out rows above",
+    },
     "examples": {"type": int, "help": "of the evaluation set; its scatter is a floor"},
     "fix": {"action": "append", "help": "NAME=VALUE held, or none to free the asymptote"},
     "at": {"action": "append", "help": "a point to forecast: VALUE, or params=1e9,samples_seen=1e10"},
     "weights": {"help": "column of weights of the rows, above 0; only their ratios count"},
 }
 FIT_OPTIONS: dict[str, dict[str, Any]] = {
-    "below": {"type": float, "help": "fit rows below so many FLOPs (or value of a law's only column), judge the others"},
+    "below": {
+        "type": float,
+        "help": "fit rows below so many FLOPs (or value of a law's only column), judge the others",
+    },
     "group": {"help": "column of groups that scatter together, 5 at least; intervals by a bootstrap of them"},
 }
 ROWS = "Messages number rows from 0, the first one below the header, whatever is left out."
@@ -33,7 +39,11 @@ ROWS = "Messages number rows from 0, the first one below the header, whatever is
 def add_verbs(verb: Callable[..., argparse.ArgumentParser]) -> None:
     """Add them to the command line."""
     fit = verb("fit", f"Fit laws to a table of runs, ours or anyone's. {ROWS}")
-    fit.add_argument("table", metavar="TABLE.csv", help="(.csv, .tsv, .json, .jsonl or .parquet) columns run_id flops params samples_seen and the metric")
+    fit.add_argument(
+        "table",
+        metavar="TABLE.csv",
+        help="(.csv, .tsv, .json, .jsonl or .parquet) columns run_id flops params samples_seen and the metric",
+    )
     fit.add_argument("--metric", default="error_mean", help="the column to explain (default: error_mean)")
     fit.add_argument("--law", help="any table, one law or several to compare: power,saturating,chinchilla … (see --y)")
     fit.add_argument("--out", help="with --law: folder for fit.json and the checklist")

@@ -98,7 +98,9 @@ def test_design_wrong_option_is_named(families, what, candidates, options, field
 def test_design_and_compare_without_a_row_to_spare_are_refused(tmp_path, families, verb, rows):
     path = tmp_path / "few.csv"
     pd.read_csv(families[0]).iloc[[0, 5, 11][:rows]].to_csv(path, index=False)
-    what = TableFit(laws=("power",) if rows == 2 else ("saturating",), at=("1e16",), fixed=() if rows == 2 else ("none",))
+    what = TableFit(
+        laws=("power",) if rows == 2 else ("saturating",), at=("1e16",), fixed=() if rows == 2 else ("none",)
+    )
     with pytest.raises(UserError) as caught:
         if verb == "design":
             design_from_table(path, what, ["1e12"], budget=1e13)
