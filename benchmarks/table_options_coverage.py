@@ -41,7 +41,7 @@ def _held(spans, run):
 
 
 def grouped(groups, each, one_budget, tables, replicas, seed=0):
-    """Coverage with the bootstrap of groups and with profile intervals that know no groups: two rows of three shares."""
+    """Coverage with the bootstrap of groups, and with profile intervals that know no groups: three shares each."""
     with_groups, without = [], []
     for table in range(tables):
         rng = np.random.default_rng((seed, table))
@@ -61,7 +61,7 @@ def grouped(groups, each, one_budget, tables, replicas, seed=0):
 
 
 def weighted(rows, tables, seed=0):
-    """Coverage with the true weights and with equal ones, and how much narrower b is: two rows of three shares, a ratio."""
+    """Coverage with the true weights and with equal ones, three shares each, and the ratio of the widths of b."""
     right, equal, widths = [], [], []
     for table in range(tables):
         rng = np.random.default_rng((seed, table))

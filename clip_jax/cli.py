@@ -282,7 +282,7 @@ def _export(args: argparse.Namespace) -> None:
 def _report(args: argparse.Namespace) -> None:
     from clip_jax.sweep.run import report, report_of_table
 
-    if is_table_name(args.dir) and not place(args.dir).is_dir() or Path(args.dir).is_file():
+    if (is_table_name(args.dir) and not place(args.dir).is_dir()) or Path(args.dir).is_file():
         report_of_table(Path(args.dir), args.out, args.metric or "error_mean")
         return
     for name in ("out", "metric"):

@@ -39,10 +39,10 @@ class ClusterIntervals:
         """Return the intervals at one point of the curve and of a new run of a new group."""
         value = float(np.ravel(self.ensemble.fit.predict(point))[0])
         curve, run = (
-            tuple(float(np.ravel(v)[0]) for v in self.ensemble.band(point, observation=seen, tails=self.tails))
+            [float(np.ravel(v)[0]) for v in self.ensemble.band(point, observation=seen, tails=self.tails)]
             for seen in (False, True)
         )
-        return Interval(value, *curve, LEVEL), Interval(value, *run, LEVEL)
+        return Interval(value, curve[0], curve[1], LEVEL), Interval(value, run[0], run[1], LEVEL)
 
 
 def cluster_intervals(fit: Fit, labels: Any, *, replicas: int = REPLICAS, seed: int = 0) -> ClusterIntervals:

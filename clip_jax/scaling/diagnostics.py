@@ -22,7 +22,7 @@ REFIT, ONE_STEP = "each row left out and the law fitted again", "one Newton step
 @dataclass(frozen=True)
 class Influence:
     """What leaving one row out does. row: its number. parameter: the one it moves most, from ``value`` to
-    ``without``; shift: in standard errors; all: each parameter's value without the row. method: `REFIT` or `ONE_STEP`."""
+    ``without``; shift: in standard errors; all: each parameter's value without it. method: `REFIT` or `ONE_STEP`."""
 
     row: int
     parameter: str
@@ -85,8 +85,8 @@ def _one_step(fit: Fit) -> np.ndarray:
     """theta without one row each by one Newton step from the optimum, [n, p].
 
     Without row i the gradient at the optimum is -w ψ(r) j and the curvature H - w ψ' j jᵀ, so theta moves by
-    (H - w ψ' j j')^-1 w ψ(r) j = H^-1 j · w ψ(r) / (1 - w ψ' jᵀ H^-1 j), with ψ the derivative of the loss and j that of
-    the residual (Cook and Weisberg, 1982; exact for least squares on a law that is linear in theta). A parameter on its
+    (H - w ψ' j jᵀ)^-1 w ψ(r) j = H^-1 j · w ψ(r) / (1 - w ψ' jᵀ H^-1 j), with ψ the derivative of the loss and j that
+    of the residual (Cook and Weisberg, 1982; exact for least squares on a law that is linear in theta). A parameter on its
     bound stays there. Least absolute deviations, whose optimum jumps from row to row, move by this on average only.
     """
     r, w = fit.residuals, fit.data.weights

@@ -66,7 +66,7 @@ def as_lines(found: dict[str, Any], name: str = "at") -> list[str]:
             where = "inside" if r["inside"] else "OUTSIDE"
             span = f"[{r['low']:.4g}, {r['high']:.4g}]"
             lines.append(
-                f"    row {r['row']:<6d} {r['at']:8.3g}  {r['measured']:8.4g}  {r['predicted']:9.4g}  {span:20s} {where}"
+                f"    row {r['row']:<6d} {r['at']:8.3g}  {r['measured']:8.4g}  {r['predicted']:9.4g}  {span:18s} {where}"
             )
     said = f"    {found['inside']} of {found['shown']} shown rows inside"
     if found["rows"] > found["shown"]:

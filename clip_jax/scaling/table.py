@@ -30,7 +30,7 @@ LOGARITHMS = (3.0, 60.0)  # log10 of 1e3 to ln of 1e26
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
-    """Read a CSV, JSON, JSON-lines or Parquet table of runs, from this framework or any other; rows are numbered from 0.
+    """Read a CSV, JSON, JSON-lines or Parquet table of runs, ours or any other's; rows are numbered from 0.
 
     Raises:
       UserError: a file that is missing, unreadable, empty or open to two readings (see `table_files.read_file`).

@@ -111,8 +111,10 @@ class Rows:
 
     def take(self, keep: np.ndarray) -> Rows:
         """Return the rows of a mask or of indices; words stay."""
-        some = {k: None if getattr(self, k) is None else getattr(self, k)[keep] for k in ("weights", "groups", "cut")}
-        return replace(self, columns={c: v[keep] for c, v in self.columns.items()}, y=self.y[keep], index=self.index[keep], **some)  # fmt: skip
+        weights, groups, cut = (None if v is None else v[keep] for v in (self.weights, self.groups, self.cut))
+        columns = {c: v[keep] for c, v in self.columns.items()}
+        y, index = self.y[keep], self.index[keep]
+        return replace(self, columns=columns, y=y, index=index, weights=weights, groups=groups, cut=cut)
 
 
 def law_of(what: TableFit, key: str = "") -> Law:
@@ -307,12 +309,13 @@ def read_rows(df: pd.DataFrame, what: TableFit, law: Law) -> Rows:
         reason = f"is {raw[keep][0]:g} in all {len(rows)} rows: there is no law in it"
         raise UserError(f"{name} {reason}", field=name, value=float(raw[keep][0]), reason=reason)
     rows = replace(rows, warnings=[*_families(df[keep], what), *_rising(rows, what, name)])
-    if what.below is None:
+    if what.below is None or rows.cut is None:
         return _frontier(rows, what, law)
-    fitted, rest = rows.take(rows.cut < what.below), rows.take(rows.cut >= what.below)  # type: ignore[operator]
+    under = np.asarray(rows.cut < what.below)
+    fitted, rest = rows.take(under), rows.take(~under)
     for part, side in ((fitted, "below"), (rest, "at or above")):
         if not len(part):
-            reason = f"no row is {side} it: {cut_name} is {rows.cut.min():.4g} to {rows.cut.max():.4g}"  # type: ignore[union-attr]
+            reason = f"no row is {side} it: {cut_name} is {rows.cut.min():.4g} to {rows.cut.max():.4g}"
             raise UserError(field="--below", value=f"{what.below:g}", reason=reason)
     said.append(f"fitted: the {len(fitted)} rows whose {cut_name} is below {what.below:g}; held out: {len(rest)}")
     return replace(_frontier(fitted, what, law), held_out=_frontier(replace(rest, treatment=[]), what, law))
@@ -345,12 +348,14 @@ def _explained(df: pd.DataFrame, what: TableFit, name: str) -> tuple[np.ndarray,
             f"no value is above 1 %, the largest is {raw[finite].max():g}",
             f"fractions? --y-is={what.y_is[:-1]}",
         )
-        raise UserError(f"{name} read as {what.y_is}: {reason}; {hint}", field="--y-is", value=what.y_is, reason=reason, hint=hint)  # fmt: skip
+        said = f"{name} read as {what.y_is}: {reason}; {hint}"
+        raise UserError(said, field="--y-is", value=what.y_is, reason=reason, hint=hint)
     outside = finite & ((y < 0) | (y > 1))
     if what.y_is != "error" and outside.any():
         row = int(np.argmax(outside))
         reason = f"read as {what.y_is} is an error of {y[row]:g}"
-        raise UserError(f"row {df.index[row]}: {name}={raw[row]:g} {reason}", field=name, value=float(raw[row]), reason=reason)  # fmt: skip
+        said = f"row {df.index[row]}: {name}={raw[row]:g} {reason}"
+        raise UserError(said, field=name, value=float(raw[row]), reason=reason)
     return raw, y
 
 

@@ -50,7 +50,7 @@ def _notes(fit: Fit, rows: Rows) -> list[str]:
 def compare_tables(
     first: str | Path, second: str | Path, what: TableFit, *, group: str = "", replicas: int = 1000
 ) -> str:
-    """Compare two tables, both fitted alike: the ratio of their errors, where they cross and the compute that the second saves, in text.
+    """Compare two tables, fitted alike: the ratio of their errors, where they cross, the compute that the second saves.
 
     Args:
       first, second: tables of the two families.

@@ -151,8 +151,8 @@ def fit_any(path: str | Path, what: TableFit, out_dir: str | Path | None = None)
     lines += _comparison_lines(compared) if compared else []
     if out_dir is not None:
         extra = {
-            "warnings": warnings, "treatment": rows.treatment, "rows": [int(i) for i in rows.index], "compared": compared,
-            "held_out": judged, "interval_method": spans.method, "influence_method": influence_method(fit),
+            "warnings": warnings, "treatment": rows.treatment, "rows": [int(i) for i in rows.index],
+            "compared": compared, "held_out": judged, "interval_method": spans.method, "influence_method": influence_method(fit),
             "weights": what.weights or None, "group": what.group or None,
         }  # fmt: skip
         answers = {"left_out": "; ".join(rows.treatment)} if rows.treatment else None
@@ -183,12 +183,13 @@ def _no_interval(point: dict[str, float]) -> Interval:
 def _compared(table: Any, what: TableFit, laws: list[Law], points: list[dict[str, float]]) -> dict[str, Any]:
     """The laws ranked by held-out extrapolation, on rows that all of them take."""
     every = [read_rows(table, what, law) for law in laws]
-    rows = min(every, key=len)
+    common = np.logical_and.reduce([np.isin(every[0].index, r.index) for r in every])
+    rows = every[0].take(common)
     columns, y = rows.columns, rows.y
     target = points[0] if points else {c: np.max(v) * 10 for c, v in columns.items()}
     by = np.prod(list(columns.values()), axis=0)  # compute, up to a factor
     compared = compare_laws(laws, columns, y, target, by, loss=Loss(what.loss, what.space, what.delta))
-    if len({len(r) for r in every}) > 1:
+    if any(len(r) > len(rows) for r in every):
         compared["warnings"].append(f"laws are compared on the {len(rows)} rows that all of them take")
     if what.weights:
         compared["warnings"].append("laws are compared with rows of equal weight")

@@ -10,6 +10,7 @@ from clip_jax.scaling.table import read_table
 from clip_jax.scaling.table_files import is_table_name
 
 PLAIN = "run_id,flops,loss\n01,1e17,3.4665\n02,2.5e17,3.25\n"
+OBJECTS = ['{"run_id": "01", "flops": 1e17, "loss": 3.4665}', '{"run_id": "02", "flops": 2.5e17, "loss": 3.25}']
 
 
 @pytest.fixture
@@ -39,8 +40,8 @@ def write(tmp_path):
         ("all_trailing.csv", PLAIN.replace("\n", ",\n")),
         ("rows_trailing.csv", PLAIN.replace("65\n", "65,,\n")),
         ("z.csv.gz", gzip.compress(PLAIN.encode())),
-        ("t.jsonl", '{"run_id": "01", "flops": 1e17, "loss": 3.4665}\n{"run_id": "02", "flops": 2.5e17, "loss": 3.25}\n'),
-        ("t.JSON", '[{"run_id": "01", "flops": 1e17, "loss": 3.4665}, {"run_id": "02", "flops": 2.5e17, "loss": 3.25}]'),
+        ("t.jsonl", "\n".join(OBJECTS)),
+        ("t.JSON", f"[{','.join(OBJECTS)}]"),
     ],
 )  # fmt: skip
 def test_read_table_dialect_gives_the_same_rows(write, name, text):

@@ -101,11 +101,12 @@ def test_design_and_compare_without_a_row_to_spare_are_refused(tmp_path, familie
     what = TableFit(
         laws=("power",) if rows == 2 else ("saturating",), at=("1e16",), fixed=() if rows == 2 else ("none",)
     )
+    run = {
+        "design": lambda: design_from_table(path, what, ["1e12"], budget=1e13),
+        "compare": lambda: compare_tables(families[0], path, what),
+    }[verb]
     with pytest.raises(UserError) as caught:
-        if verb == "design":
-            design_from_table(path, what, ["1e12"], budget=1e13)
-        else:
-            compare_tables(families[0], path, what)
+        run()
     assert (caught.value.field, caught.value.value) == (str(path), rows)
     assert caught.value.hint
 

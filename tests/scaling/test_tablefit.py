@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clip_jax.cli import main
 from clip_jax.checks import UserError
+from clip_jax.cli import main
 from clip_jax.scaling.tablefit import TableFit, fit_any
 
 GFLOPS = np.geomspace(1e1, 1e4, 12)
@@ -175,7 +175,8 @@ def test_fit_any_group_widens_intervals_of_rows_that_scatter_together(tmp_path):
         low, high = found["intervals_95"]["b"]
         assert low < 0.1 < high
         widths.append(high - low)
-        assert json.loads((tmp_path / "out" / "checklist.json").read_text())["form"]["parameters"]["b"]["interval_95"] == [low, high]  # fmt: skip
+        listed = json.loads((tmp_path / "out" / "checklist.json").read_text())["form"]["parameters"]["b"]
+        assert listed["interval_95"] == [low, high]
         forecast = found["forecasts"][0]
         assert forecast["new_run"][0] < forecast["curve"][0] < forecast["value"] < forecast["curve"][1]
         assert ("groups of cell" in text) == bool(group)
