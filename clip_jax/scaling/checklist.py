@@ -131,7 +131,7 @@ def _plain(answer: Any) -> str:
 def write_checklist(
     fit: Fit, out_dir: str | Path, answers: dict[str, str] | None = None, **options: Any
 ) -> dict[str, Any]:
-    """Write ``checklist.json`` and ``checklist.txt`` beside a fit; returns the data. Options are those of `checklist`."""
+    """Write ``checklist.json`` and ``checklist.txt`` beside a fit; returns the data. Options: of `checklist`."""
     found = checklist(fit, answers, **options)
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)

@@ -86,8 +86,8 @@ def _one_step(fit: Fit) -> np.ndarray:
 
     Without row i the gradient at the optimum is -w ψ(r) j and the curvature H - w ψ' j jᵀ, so theta moves by
     (H - w ψ' j jᵀ)^-1 w ψ(r) j = H^-1 j · w ψ(r) / (1 - w ψ' jᵀ H^-1 j), with ψ the derivative of the loss and j that
-    of the residual (Cook and Weisberg, 1982; exact for least squares on a law that is linear in theta). A parameter on its
-    bound stays there. Least absolute deviations, whose optimum jumps from row to row, move by this on average only.
+    of the residual (Cook and Weisberg, 1982): exact for least squares on a law that is linear in theta. A parameter on
+    its bound stays there. Least absolute deviations, whose optimum jumps from row to row, move by this on average only.
     """
     r, w = fit.residuals, fit.data.weights
     moves = fit.free_mask & ~(np.isclose(fit.theta, fit.low) | np.isclose(fit.theta, fit.high))

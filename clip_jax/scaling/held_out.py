@@ -65,9 +65,8 @@ def as_lines(found: dict[str, Any], name: str = "at") -> list[str]:
         if r["inside"] is not None:
             where = "inside" if r["inside"] else "OUTSIDE"
             span = f"[{r['low']:.4g}, {r['high']:.4g}]"
-            lines.append(
-                f"    row {r['row']:<6d} {r['at']:8.3g}  {r['measured']:8.4g}  {r['predicted']:9.4g}  {span:18s} {where}"
-            )
+            numbers = f"{r['at']:8.3g}  {r['measured']:8.4g}  {r['predicted']:9.4g}  {span:18s}"
+            lines.append(f"    row {r['row']:<6d} {numbers} {where}")
     said = f"    {found['inside']} of {found['shown']} shown rows inside"
     if found["rows"] > found["shown"]:
         said += f"; {found['rows'] - found['shown']} more rows not shown"

@@ -152,7 +152,8 @@ def fit_any(path: str | Path, what: TableFit, out_dir: str | Path | None = None)
     if out_dir is not None:
         extra = {
             "warnings": warnings, "treatment": rows.treatment, "rows": [int(i) for i in rows.index],
-            "compared": compared, "held_out": judged, "interval_method": spans.method, "influence_method": influence_method(fit),
+            "compared": compared, "held_out": judged, "interval_method": spans.method,
+            "influence_method": influence_method(fit),
             "weights": what.weights or None, "group": what.group or None,
         }  # fmt: skip
         answers = {"left_out": "; ".join(rows.treatment)} if rows.treatment else None
