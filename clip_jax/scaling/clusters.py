@@ -15,6 +15,8 @@ from clip_jax.scaling.uncertainty import Ensemble, bootstrap
 LEAST_GROUPS = 5  # fewer say nothing of how groups scatter
 FEW_GROUPS = 10  # below, a warning
 REPLICAS = 2000
+LEAST_REPLICAS = 400
+MOST_WEIGHTS = 50_000_000  # of all resamples together: 0.4 GB
 LEVEL = 0.95
 
 
@@ -55,7 +57,7 @@ def cluster_intervals(fit: Fit, labels: Any, *, replicas: int = REPLICAS, seed: 
     Args:
       fit: of `fit_law`.
       labels: [n], the group of each row.
-      replicas: how many.
+      replicas: how many; fewer above 25,000 rows.
       seed: of the draws.
 
     Raises:
@@ -69,6 +71,7 @@ def cluster_intervals(fit: Fit, labels: Any, *, replicas: int = REPLICAS, seed: 
         raise UserError(f"--group: {reason}", field="--group", value=count, reason=reason)
     degrees = count - fit.free
     tail = float(norm.cdf(np.sqrt(count / degrees) * t.ppf((1 - LEVEL) / 2, degrees)))
+    replicas = int(np.clip(MOST_WEIGHTS // fit.points, min(replicas, LEAST_REPLICAS), replicas))
     found = bootstrap(fit, kind="cases", groups=labels, replicas=replicas, seed=seed)
     if len(found.replicas) < replicas / 2:
         reason = f"only {len(found.replicas)} of {replicas} resamples could be fitted"

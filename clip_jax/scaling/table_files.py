@@ -25,6 +25,7 @@ SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 PARQUET, JSON, JSON_LINES = (".parquet", ".pq"), (".json",), (".jsonl", ".ndjson")
 SUFFIXES = (".csv", ".tsv", ".txt", *PARQUET, *JSON, *JSON_LINES)
 COMPRESSED: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # how a spreadsheet's "Unicode text" begins
 LONGEST = 308  # digits of a whole number that float64 holds
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?")
 WHOLE = re.compile(r"[+-]?\d+(?:[eE][+-]?\d+)?")
@@ -56,8 +57,9 @@ def read_file(path: Path) -> pd.DataFrame:
         if kind in PARQUET:
             return pd.read_parquet(path)
         opened = COMPRESSED.get(path.suffix.lower(), open)
-        with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
-            text = file.read()
+        with opened(path, "rb") as file:
+            raw = file.read()
+        text = raw.decode("utf-16" if raw[:2] in UTF_16 else "utf-8-sig")
         df = _from_json(path, text, lines=kind in JSON_LINES) if kind in JSON + JSON_LINES else _from_csv(path, text)
     except UserError:
         raise

@@ -300,6 +300,9 @@ def read_rows(df: pd.DataFrame, what: TableFit, law: Law) -> Rows:
     weights = None if not what.weights else column_of(df, what.weights)
     for column, values in columns.items():
         _refuse(df, keep & ~((values > 0) & (values < np.inf)), column, values)
+        if np.array_equal(values[keep], y[keep]):
+            reason = f"is {column} itself; there is no law in it"
+            raise UserError(f"--y={name}: {reason}", field="--y", value=name, reason=reason)
     if weights is not None:
         _refuse(df, keep & ~((weights > 0) & (weights < np.inf)), what.weights, weights)
     if what.space == "log":

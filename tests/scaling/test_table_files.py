@@ -30,6 +30,7 @@ def write(tmp_path):
         ("T.CSV", PLAIN.replace(",", "\t")),
         ("t.tsv", PLAIN.replace(",", "\t")),
         ("bom.csv", b"\xef\xbb\xbf" + PLAIN.encode()),
+        ("utf16.txt", PLAIN.replace(",", "\t").encode("utf-16")),
         ("crlf.csv", PLAIN.replace("\n", "\r\n")),
         ("cr.csv", PLAIN.replace("\n", "\r")),
         ("blank.csv", PLAIN.replace("\n", "\n\n")),
