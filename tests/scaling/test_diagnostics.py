@@ -110,3 +110,10 @@ def test_influence_above_two_thousand_rows_is_one_step_and_names_the_row():
     assert influence(fit, most=3)[0].row == 99
     assert len(influence(fit, most=3)) == 3
     assert moved_by_rows(fit)[0].startswith("row 99 moves b from about ")
+
+
+def test_one_step_influence_is_exact_for_least_squares_on_a_line():
+    fit = fit_law(PowerLaw(), C[:8], LINE[:8], loss=SQUARES, weights=np.arange(1.0, 9.0), profile=False)
+    exact, quick = ({r.row: r.all for r in influence(fit, method=m)} for m in (REFIT, ONE_STEP))
+    for row in exact:
+        assert quick[row]["b"] == pytest.approx(exact[row]["b"], rel=1e-6)
