@@ -4,7 +4,30 @@ from __future__ import annotations
 
 
 class UserError(ValueError):
-    """A mistake of the user's: one line that names what was wrong; the command exits with 2."""
+    """A mistake of the user's: one line that names what was wrong; the command exits with 2.
+
+    Args:
+      message: the line; composed from the others where it is empty, as ``FIELD=VALUE: REASON; HINT``.
+      field: the option, config field, column or file that is wrong.
+      value: what it was given.
+      reason: why that cannot be, in a few words.
+      hint: what to do instead.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        field: str | None = None,
+        value: object = None,
+        reason: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        if not message:
+            named = field if value is None or field is None else f"{field}={value}"
+            message = "; ".join(filter(None, (": ".join(filter(None, (named, reason))), hint)))
+        super().__init__(message)  # the only argument, so that pickle and copy find the attributes in __dict__
+        self.field, self.value, self.reason, self.hint = field, value, reason, hint
 
 
 class ConfigError(UserError):
@@ -14,16 +37,19 @@ class ConfigError(UserError):
 def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
     """Raises ConfigError unless ``value`` is among ``allowed``."""
     if value not in allowed:
-        raise ConfigError(f"{name}={value!r}: must be one of {', '.join(map(str, allowed))}")
+        reason = f"must be one of {', '.join(map(str, allowed))}"
+        raise ConfigError(f"{name}={value!r}: {reason}", field=name, value=value, reason=reason)
 
 
 def at_least(name: str, value: float, low: float) -> None:
     """Raises ConfigError unless ``value`` >= ``low``."""
     if not value >= low:  # written so that NaN fails too
-        raise ConfigError(f"{name}={value!r}: must be at least {low}")
+        reason = f"must be at least {low}"
+        raise ConfigError(f"{name}={value!r}: {reason}", field=name, value=value, reason=reason)
 
 
 def between(name: str, value: float, low: float, high: float) -> None:
     """Raises ConfigError unless ``low`` <= ``value`` <= ``high``."""
     if not low <= value <= high:
-        raise ConfigError(f"{name}={value!r}: must lie between {low} and {high}")
+        reason = f"must lie between {low} and {high}"
+        raise ConfigError(f"{name}={value!r}: {reason}", field=name, value=value, reason=reason)

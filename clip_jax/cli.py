@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import sys
 import traceback
 from pathlib import Path
@@ -15,6 +16,7 @@ from clip_jax.config import DistributedConfig, RunConfig, UserError
 from clip_jax.config_io import from_fields, load, run_id
 from clip_jax.places import exists, place
 from clip_jax.processes import LostProcess, together
+from clip_jax.scaling.table_files import is_table_name
 from clip_jax.scaling.verbs import add_verbs, run_verb
 from clip_jax.sweep.verbs import CONFIGURED, add_actions, run_action
 from clip_jax.train.lock import Busy
@@ -280,7 +282,7 @@ def _export(args: argparse.Namespace) -> None:
 def _report(args: argparse.Namespace) -> None:
     from clip_jax.sweep.run import report, report_of_table
 
-    if Path(args.dir).suffix in (".csv", ".parquet"):
+    if (is_table_name(args.dir) and not place(args.dir).is_dir()) or Path(args.dir).is_file():
         report_of_table(Path(args.dir), args.out, args.metric or "error_mean")
         return
     for name in ("out", "metric"):
@@ -292,28 +294,48 @@ def _report(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code (`exit_codes`)."""
     try:
-        args, extra = _parser().parse_known_args(argv)
-        takes_fields = args.verb == "train" or (args.verb == "sweep" and args.action in CONFIGURED)
-        overrides = _overrides(extra, takes_fields)
-        if args.verb == "train":
-            return _train(args, overrides)
-        if args.verb == "family":
-            return _family(args)
-        if args.verb == "sweep":
-            run_action(args, overrides)
-        else:
-            {
-                **dict.fromkeys(("fit", "compare", "design", "replicate"), run_verb),
-                "report": _report,
-                "flops": _flops,
-                "eval": _eval,
-                "classify": _classify,
-                "data": _data,
-                "export": _export,
-            }[args.verb](args)
+        code = _run(argv)
+        sys.stdout.flush()  # a reader that is gone is found here, not when the interpreter ends
+    except BrokenPipeError:
+        if not _reader_gone():
+            raise
+        return exit_codes.UNREAD
     except (UserError, KeyboardInterrupt) as error:
         return _tell(error)
+    return code
+
+
+def _run(argv: list[str] | None) -> int:
+    args, extra = _parser().parse_known_args(argv)
+    takes_fields = args.verb == "train" or (args.verb == "sweep" and args.action in CONFIGURED)
+    overrides = _overrides(extra, takes_fields)
+    if args.verb == "train":
+        return _train(args, overrides)
+    if args.verb == "family":
+        return _family(args)
+    if args.verb == "sweep":
+        run_action(args, overrides)
+    else:
+        {
+            **dict.fromkeys(("fit", "compare", "design", "replicate"), run_verb),
+            "report": _report,
+            "flops": _flops,
+            "eval": _eval,
+            "classify": _classify,
+            "data": _data,
+            "export": _export,
+        }[args.verb](args)
     return exit_codes.FINISHED
+
+
+def _reader_gone() -> bool:
+    """Tell whether what reads our output has stopped (``| head``), and if so discard what could not be written."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    if not output.poll(0):
+        return False  # the pipe was another one
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def _tell(error: BaseException) -> int:

@@ -8,7 +8,7 @@ import pytest
 
 from clip_jax.cli import _tell, main
 from clip_jax.config_io import to_dict
-from clip_jax.exit_codes import STOPPED
+from clip_jax.exit_codes import STOPPED, UNREAD
 from clip_jax.train.lock import Busy
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:Sharding info:UserWarning")
@@ -155,3 +155,50 @@ def test_preflight_says_what_fits(capsys, tmp_path):
     assert "cost" in said
     assert main([*run, "--base.batch_size=7", "--base.mesh.data=2"]) == 2
     assert "1 of 1 shapes cannot run on here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lines", [1, 0])
+def test_main_reader_that_stops_is_no_traceback(lines, tmp_path):
+    code = (
+        "import sys\nfrom clip_jax import cli\n"
+        "cli._flops = lambda args: [print('x' * 100) for _ in range(20_000)]\n"
+        "sys.exit(cli.main(['flops', 'ViT-B/32']))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        for _ in range(lines):
+            process.stdout.readline()
+        process.stdout.close()
+        said = process.stderr.read()
+    assert (said, process.returncode) == (b"", UNREAD)
+
+
+def test_main_another_broken_pipe_is_not_hidden(monkeypatch, capfd):
+    def breaks(args):
+        raise BrokenPipeError("a socket")
+
+    monkeypatch.setattr("clip_jax.cli._flops", breaks)
+    with pytest.raises(BrokenPipeError):
+        main(["flops", "ViT-B/32"])
+
+
+ROWS = "run_id\tflops\tparams\tsamples_seen\terror_mean\n" + "".join(
+    f"r{i}\t{1e17 * 3**i}\t{10**6 * (i + 1)}\t{2 * 10**6 * (i + 1)}\t{0.9 * 0.9**i}\n" for i in range(8)
+)
+
+
+@pytest.mark.parametrize("name", ["runs.tsv", "RUNS.CSV"])
+def test_report_and_fit_of_a_table_by_any_name_of_one(name, tmp_path, capsys):
+    (tmp_path / name).write_text(ROWS)
+    assert main(["report", str(tmp_path / name)]) == 0
+    assert (tmp_path / "report" / "report.html").is_file()
+    assert main(["fit", str(tmp_path / name)]) == 0
+    assert main(["fit", str(tmp_path / name), "--law=power"]) == 0
+    assert main(["design", str(tmp_path / name), "--at=1e22", "--candidate=1e21", "--budget=2e21"]) == 0
+    assert main(["compare", str(tmp_path / name), str(tmp_path / name)]) == 0
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("name", ["none.tsv", "none.CSV", "none.jsonl", "none"])
+def test_report_without_its_file_is_one_line(name, tmp_path, capsys):
+    assert main(["report", str(tmp_path / name)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

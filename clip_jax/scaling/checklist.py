@@ -7,16 +7,19 @@ What only the experimenter knows stands as ``not stated`` until it is given.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from clip_jax.scaling.diagnostics import moved_by_rows, residual_checks
+from clip_jax.checks import UserError
+from clip_jax.scaling.diagnostics import influence_method, moved_by_rows, residual_checks
 from clip_jax.scaling.fit import Fit
-from clip_jax.scaling.profile import parameter_interval
+from clip_jax.scaling.profile import Interval, parameter_interval
 
 NOT_STATED = "not stated"
+MOST_MOVED = 50  # rows that are named
 # what the fit cannot know; a caller may answer by these names
 QUESTIONS = {
     "training": (
@@ -35,20 +38,29 @@ QUESTIONS = {
 }
 
 
-def checklist(fit: Fit, answers: dict[str, str] | None = None, *, intervals: bool = True) -> dict[str, Any]:
-    """The checklist as plain data: {part: {question: answer}}.
+def checklist(
+    fit: Fit,
+    answers: dict[str, str] | None = None,
+    *,
+    intervals: bool | Mapping[str, Interval] = True,
+    moved: list[str] | None = None,
+    method: str = "",
+) -> dict[str, Any]:
+    """Return the checklist as plain data: {part: {question: answer}}.
 
     Args:
       fit: what was fitted.
       answers: to `QUESTIONS`, by name. An unknown name raises UserError.
-      intervals: profile intervals of the parameters (a second or so).
+      intervals: of the parameters by name, as they are shown elsewhere, so that a fit has one each; True: profile
+        intervals (a second or so); False: none.
+      moved: what `diagnostics.moved_by_rows` said of this fit, where it is known already.
+      method: how the intervals were made; empty: by profile likelihood.
     """
-    from clip_jax.config import UserError
-
     answers = dict(answers or {})
     known = {name for part in QUESTIONS.values() for name, _ in part}
     if unknown := sorted(set(answers) - known):
-        raise UserError(f"checklist: no question {unknown[0]!r}; there are {', '.join(sorted(known))}")
+        reason = f"no question {unknown[0]!r}; there are {', '.join(sorted(known))}"
+        raise UserError(f"checklist: {reason}", field="answers", value=unknown[0], reason=reason)
     told = {part: {text: answers.get(name, NOT_STATED) for name, text in rows} for part, rows in QUESTIONS.items()}
     spans = {
         c: f"{v.min():.4g} to {v.max():.4g} ({v.max() / v.min():.3g}×), {len(np.unique(v))} values"
@@ -58,7 +70,7 @@ def checklist(fit: Fit, answers: dict[str, str] | None = None, *, intervals: boo
     for p, free in zip(fit.law.parameters, fit.free_mask, strict=True):
         row: dict[str, Any] = {"value": fit.values[p.name], "meaning": p.meaning, "fixed": not free}
         if free and intervals:
-            found = parameter_interval(fit, p.name)
+            found = parameter_interval(fit, p.name) if intervals is True else intervals[p.name]  # type: ignore[index]
             row["interval_95"] = [found.low, found.high]
             row["open"] = [s for s, is_open in (("below", found.open_low), ("above", found.open_high)) if is_open]
         parameters[p.name] = row
@@ -83,7 +95,11 @@ def checklist(fit: Fit, answers: dict[str, str] | None = None, *, intervals: boo
             "status": fit.status, "condition": fit.condition,
             "flat profiles": list(fit.flat) if fit.profiled else NOT_STATED, "identified": fit.identified,
             "residual standard deviation": checks["sd"], "residual warnings": checks["warnings"],
-            "rows that move a parameter by a standard error": moved_by_rows(fit), "notes": list(fit.notes),
+            "rows that move a parameter by a standard error": moved_by_rows(fit, most=MOST_MOVED)
+            if moved is None
+            else moved,
+            "influence of rows": influence_method(fit), "intervals": method or "profile likelihood",
+            "notes": list(fit.notes),
         },
     }  # fmt: skip
 
@@ -112,9 +128,11 @@ def _plain(answer: Any) -> str:
     return f"{answer:.6g}" if isinstance(answer, float) else {True: "yes", False: "no"}.get(answer, str(answer))  # type: ignore[call-overload]
 
 
-def write_checklist(fit: Fit, out_dir: str | Path, answers: dict[str, str] | None = None) -> dict[str, Any]:
-    """Write ``checklist.json`` and ``checklist.txt`` beside a fit; returns the data. Raises as `checklist`."""
-    found = checklist(fit, answers)
+def write_checklist(
+    fit: Fit, out_dir: str | Path, answers: dict[str, str] | None = None, **options: Any
+) -> dict[str, Any]:
+    """Write ``checklist.json`` and ``checklist.txt`` beside a fit; returns the data. Options: of `checklist`."""
+    found = checklist(fit, answers, **options)
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     for name, text in (

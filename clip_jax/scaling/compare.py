@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clip_jax.config import UserError
+from clip_jax.checks import UserError
 from clip_jax.scaling.laws.base import Array
 from clip_jax.scaling.uncertainty import TAILS, Ensemble
 
@@ -34,7 +34,8 @@ def _pairs(a: Ensemble, b: Ensemble, x: Array, seed: int) -> tuple[Array, Array]
     though their bootstraps may have used one seed."""
     for e in (a, b):
         if len(e.fit.law.columns) != 1:
-            raise UserError(f"compare: {e.fit.law.name} has the columns {', '.join(e.fit.law.columns)}; one is needed")
+            reason = f"{e.fit.law.name} has the columns {', '.join(e.fit.law.columns)}; one is needed"
+            raise UserError(f"compare: {reason}", field="law", reason=reason)
     first, second = (np.log(np.maximum(e.curves(x), 1e-12)) for e in (a, b))
     count = min(len(first), len(second))
     return first[:count], second[np.random.default_rng(seed).permutation(len(second))[:count]]
@@ -57,7 +58,8 @@ def crossing(a: Ensemble, b: Ensemble, low: float, high: float, *, seed: int = 0
     interval is of the others. Raises UserError unless 0 < low < high.
     """
     if not 0 < low < high:
-        raise UserError(f"crossing: low={low!r} and high={high!r} must be above 0 and rising")
+        reason = "must be above 0 and rising"
+        raise UserError(f"crossing: low={low!r} and high={high!r} {reason}", field="low", value=low, reason=reason)
     grid = np.geomspace(low, high, GRID)
     first, second = _pairs(a, b, grid, seed)
     found = _crossings(np.log(grid), second - first)
@@ -100,7 +102,9 @@ def compute_gain(a: Ensemble, b: Ensemble, at: float, *, seed: int = 0) -> Estim
         own_needed = b.fit.law.inverse(b.fit.values, own_target)
     gains = _gain(at, here, target, needed)
     own = float(_gain(at, own_here, own_target, own_needed)[0])
-    low, high = (float(v) for v in np.quantile(gains, TAILS))
+    # between a finite and an infinite gain nothing can be interpolated
+    method: Any = "linear" if np.isfinite(gains).all() else "nearest"
+    low, high = (float(v) for v in np.quantile(gains, TAILS, method=method))
     known = float((gains > 0).mean())
     if own >= 1:
         text = f"needs {own:.2f}× ({low:.2f} to {high:.3g}) less compute for the error at {at:.3g}"
@@ -146,11 +150,14 @@ def compare_arms(
     from clip_jax.scaling.uncertainty import bootstrap
 
     if not arms:
-        raise UserError("compare: no arm")
+        raise UserError("compare: no arm", field="arms", reason="there is none")
     found: dict[str, tuple[Ensemble, int, float]] = {}
     for seed, (name, table) in enumerate(arms.items()):
         rows, _ = fit_rows(prepare(table, metric, name), metric)
         fit = fit_law(law_named(law), rows["flops"].to_numpy(float), rows[metric].to_numpy(float))
+        if fit.points <= fit.free:
+            reason = f"{fit.points} runs for {fit.free} free parameters: nothing tells how far off the curve is"
+            raise UserError(f"compare: {name}: {reason}", field=name, value=fit.points, reason=reason)
         found[name] = bootstrap(fit, replicas=replicas, seed=seed), len(rows), float(rows["flops"].max())
     at = min(top for _, _, top in found.values())
     first = next(iter(found.values()))[0]

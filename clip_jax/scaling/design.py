@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.config import UserError
+from clip_jax.checks import UserError
 from clip_jax.scaling.fit import Fit, normal_matrix, scale_of
 from clip_jax.scaling.laws.base import Array
 from clip_jax.scaling.loss import TINY
@@ -87,7 +87,12 @@ def _checked(fit: Fit, candidates: Any, costs: Array) -> tuple[dict[str, Array],
     columns = {c: np.atleast_1d(v) for c, v in columns_of(fit.law, candidates).items()}
     costs = np.asarray(costs, float)
     if costs.shape != next(iter(columns.values())).shape or not (costs > 0).all():
-        raise UserError("design: one cost above 0 a candidate is needed")
+        reason = "one cost above 0 per candidate is needed"
+        raise UserError(f"design: {reason}", field="costs", reason=reason)
+    if fit.points <= fit.free:
+        reason = f"{fit.points} rows for {fit.free} free parameters: nothing tells how far off the curve is"
+        hint = "add rows, or hold parameters"
+        raise UserError(f"design: {reason}; {hint}", field="fit", value=fit.points, reason=reason, hint=hint)
     return columns, costs
 
 
@@ -120,7 +125,8 @@ def best_runs(
     """
     columns, costs = _checked(fit, candidates, costs)
     if budget < costs.min():
-        raise UserError(f"design: the budget {budget:.3g} is below the cheapest candidate, {costs.min():.3g}")
+        reason = f"is below the cheapest candidate, {costs.min():.3g}"
+        raise UserError(f"design: the budget {budget:.3g} {reason}", field="budget", value=budget, reason=reason)
     design = _design(fit, target, columns, floor)
     plans = []
     for power in (0.0, 0.5, 1.0):
@@ -178,7 +184,8 @@ def cheapest_plan(
     while spend(high).after > half_width:
         low, high = high, 2 * high
         if high > MOST_RUNS * costs.max():
-            raise UserError(f"design: no plan of up to {MOST_RUNS} runs reaches ±{half_width:.2%}")
+            reason = f"no plan of up to {MOST_RUNS} runs reaches ±{half_width:.2%}"
+            raise UserError(f"design: {reason}", field="precision", value=half_width, reason=reason)
     for _ in range(20):
         middle = (low + high) / 2
         if middle < costs.min() or spend(middle).after > half_width:

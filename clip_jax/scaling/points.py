@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.config import UserError
+from clip_jax.checks import UserError
 from clip_jax.scaling.laws.base import Array, Law
 
 # neighbours in a sorted column that are further apart than this were likely written in two units (GFLOPs and FLOPs
@@ -40,18 +40,20 @@ def columns_of(law: Law, columns: Any) -> dict[str, Array]:
     """
     if not isinstance(columns, Mapping) and not hasattr(columns, "columns"):
         if len(law.columns) != 1:
-            raise UserError(f"{law.name}: needs the columns {', '.join(law.columns)}, not one array")
+            reason = f"needs the columns {', '.join(law.columns)}, not one array"
+            raise UserError(f"{law.name}: {reason}", field="columns", reason=reason)
         return {law.columns[0]: np.asarray(columns, float)}
     missing = [c for c in law.columns if c not in columns]
     if missing:
-        raise UserError(f"{law.name}: lacks the column {', '.join(missing)}; there are {', '.join(map(str, columns))}")
+        reason = f"lacks the column {', '.join(missing)}; there are {', '.join(map(str, columns))}"
+        raise UserError(f"{law.name}: {reason}", field=", ".join(missing), reason=reason)
     return dict(
         zip(law.columns, np.broadcast_arrays(*(np.asarray(columns[c], float) for c in law.columns)), strict=True)
     )
 
 
 def check_points(law: Law, columns: Any, y: Any, weights: Any = None, *, positive: bool = True) -> Points:
-    """Points fit for a fit.
+    """Check points before a fit.
 
     Args:
       law: whose columns are taken.
@@ -62,31 +64,25 @@ def check_points(law: Law, columns: Any, y: Any, weights: Any = None, *, positiv
 
     Raises:
       UserError: lengths that differ; a number that is missing, infinite, or not above 0 (named by its row); a column
-        that does not vary, columns that vary on one line only (a single budget), a value above the law's ceiling
-        (the error of guessing), numbers that seem to be in two units.
+        that does not vary, columns that vary on one line only (a single budget), numbers that seem to be in two units.
+        Values above a law's ceiling (the error of guessing) are noise, and stay.
     """
     found = columns_of(law, columns)
     target = np.asarray(y, float)
     w = np.ones(len(target)) if weights is None else np.asarray(weights, float)
     for name, values in {**found, "y": target, "weights": w}.items():
         if values.shape != target.shape or values.ndim != 1:
-            raise UserError(f"fit: {name} has shape {values.shape}, y has {target.shape}; one number a row is needed")
+            reason = f"has shape {values.shape}, y has {target.shape}; one number per row is needed"
+            raise UserError(f"fit: {name} {reason}", field=name, reason=reason)
         _finite(name, values, positive or name != "y")
     for name, values in found.items():
         if len(values) and np.ptp(np.log(values)) < SAME:
-            raise UserError(
-                f"fit: {name} is {values[0]:g} in all {len(values)} rows; {law.name} needs rows that differ in it"
-            )
+            reason = f"is {values[0]:g} in all {len(values)} rows; {law.name} needs rows that differ in it"
+            raise UserError(f"fit: {name} {reason}", field=name, value=float(values[0]), reason=reason)
     _not_on_one_line(law, found)
     for name, values, kind in [*((c, v, "x") for c, v in found.items()), ("y", target, "y")]:
         if (values > 0).all():
             _one_unit(name, values, UNIT_GAP[kind])
-    ceiling = getattr(law, "ceiling", None)
-    if ceiling is not None and (target > ceiling).any():
-        row = int(np.argmax(target > ceiling))
-        raise UserError(
-            f"fit: row {row}: y={target[row]:g} lies above the error of guessing, {ceiling:g}; leave it out"
-        )
     return Points(found, target, w)
 
 
@@ -94,8 +90,9 @@ def _finite(name: str, values: Array, positive: bool) -> None:
     bad = ~np.isfinite(values) | ((values <= 0) if positive else False)
     if bad.any():
         row = int(np.argmax(bad))
-        wanted = "above 0 and finite" if positive else "finite"
-        raise UserError(f"fit: row {row}: {name}={values[row]:g} must be {wanted} ({int(bad.sum())} such rows)")
+        reason = f"must be {'above 0 and finite' if positive else 'finite'}"
+        said = f"fit: row {row}: {name}={values[row]:g} {reason} ({int(bad.sum())} such rows)"
+        raise UserError(said, field=name, value=float(values[row]), reason=reason)
 
 
 def _not_on_one_line(law: Law, columns: Mapping[str, Array]) -> None:
@@ -105,9 +102,8 @@ def _not_on_one_line(law: Law, columns: Mapping[str, Array]) -> None:
         return
     spread = np.linalg.svd(logs - logs.mean(axis=1, keepdims=True), compute_uv=False)
     if spread[-1] < 1e-6 * spread[0]:
-        raise UserError(
-            f"fit: {', '.join(columns)} vary together along one line (a single budget or ratio); {law.name} needs more"
-        )
+        reason = f"vary together along one line (a single budget or ratio); {law.name} needs more"
+        raise UserError(f"fit: {', '.join(columns)} {reason}", field=", ".join(columns), reason=reason)
 
 
 def _one_unit(name: str, values: Array, gap: float) -> None:
@@ -115,9 +111,10 @@ def _one_unit(name: str, values: Array, gap: float) -> None:
     steps = order[1:] / order[:-1]
     if len(steps) and steps.max() > gap:
         at = int(np.argmax(steps))
+        reason = f"jumps from {order[at]:g} to {order[at + 1]:g}: are there two units in one column?"
+        hint = "convert them first"
         raise UserError(
-            f"fit: {name} jumps from {order[at]:g} to {order[at + 1]:g}: are there two units in one column? "
-            f"convert them first"
+            f"fit: {name} {reason} {hint}", field=name, value=float(order[at + 1]), reason=reason, hint=hint
         )
 
 
@@ -136,5 +133,6 @@ def noise_floor(errors: Array, examples: Array | int) -> Array:
     """
     e, n = np.asarray(errors, float), np.asarray(examples, float)
     if not (np.all(e > 0) and np.all(e < 1) and np.all(n > 0)):
-        raise UserError("noise_floor: errors must lie in (0, 1) and examples be above 0")
+        reason = "errors must lie in (0, 1) and examples be above 0"
+        raise UserError(f"noise_floor: {reason}", field="errors", reason=reason)
     return np.sqrt((1 - e) / (e * n))

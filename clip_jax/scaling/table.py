@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clip_jax.config import UserError
+import numpy as np
+
+from clip_jax.checks import UserError
+from clip_jax.scaling.table_files import read_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,35 +24,44 @@ CHECKED = {  # by the kind of a run that tries another value of one setting
     "warmup_check": "warm-up",
     "batch_check": "batch size",
 }
+FLOPS_NAME = re.compile(r"(^|[^a-z])flops?([^a-z]|$)", re.IGNORECASE)
+LOG_NAME = re.compile(r"(^|[^a-z])(log|ln)(10|2)?([^a-z]|$)", re.IGNORECASE)
+LOGARITHMS = (3.0, 60.0)  # log10 of 1e3 to ln of 1e26
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
-    """A CSV or Parquet table of runs, from this framework or any other.
+    """Read a CSV, JSON, JSON-lines or Parquet table of runs, ours or any other's; rows are numbered from 0.
 
-    Raises UserError when the file is missing, unreadable or empty.
+    Raises:
+      UserError: a file that is missing, unreadable, empty or open to two readings (see `table_files.read_file`).
     """
-    import pandas as pd
-
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such table")
-    try:
-        df = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype={"run_id": str})
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path}: not a readable table ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{path}: no such table", field=str(path), reason="no such table")
+    df = read_file(path)
     if df.empty:
-        raise UserError(f"{path}: has no rows")
+        raise UserError(f"{path}: has no rows", field=str(path), reason="has no rows")
     return df
 
 
 def prepare(df: pd.DataFrame, metric: str, name: str = "table") -> pd.DataFrame:
     """Check the columns and add the optional ones with their defaults; ``budget`` defaults to ``flops``.
 
-    Raises UserError naming a missing column, or the run whose number is out of range.
+    Args:
+      df: the table.
+      metric: the column to explain.
+      name: of the table, for messages.
+
+    Returns:
+      A copy with numbers as float64.
+
+    Raises:
+      UserError: a missing column, the run whose number is out of range, FLOPs that are plainly logarithms.
     """
     missing = [c for c in (*REQUIRED, metric) if c not in df.columns]
     if missing:
-        raise UserError(f"{name}: lacks the column {', '.join(missing)}; it has {', '.join(map(str, df.columns))}")
+        reason = f"lacks the column {', '.join(missing)}; it has {', '.join(map(str, df.columns))}"
+        raise UserError(f"{name}: {reason}", field=", ".join(missing), reason=reason)
     df = df.copy()
     for column, value in {**DEFAULTS, "budget": df["flops"]}.items():
         if column not in df.columns:
@@ -58,12 +71,15 @@ def prepare(df: pd.DataFrame, metric: str, name: str = "table") -> pd.DataFrame:
         df[column] = _numbers(df, column, name)
     df["batch_size"] = _numbers(df, "batch_size", name).fillna(DEFAULTS["batch_size"])
     if df["run_id"].duplicated().any():
-        raise UserError(f"{name}: run_id {df.loc[df['run_id'].duplicated(), 'run_id'].iloc[0]!r} stands twice")
+        twice = df.loc[df["run_id"].duplicated(), "run_id"].iloc[0]
+        raise UserError(f"{name}: run_id {twice!r} stands twice", field="run_id", value=twice, reason="stands twice")
     for column in ("flops", "params", "samples_seen", "budget"):
         bad = df[df["final"] & ~((df[column] > 0) & (df[column] < math.inf))]
         if len(bad):
             run, value = bad["run_id"].iloc[0], bad[column].iloc[0]
-            raise UserError(f"{name}: run {run}: {column} must be above 0 and finite, it is {value:g}")
+            reason = f"must be above 0 and finite, it is {value:g}"
+            raise UserError(f"{name}: run {run}: {column} {reason}", field=column, value=float(value), reason=reason)
+    refuse_logarithms(df["flops"].to_numpy(), "flops", hint="write 10**value")
     return df
 
 
@@ -73,7 +89,8 @@ def _is_final(value: Any, run: Any, name: str) -> bool:
     words |= {"yes": True, "no": False, "nan": False, "none": False, "<na>": False, "": False}
     found = words.get(str(value).strip().lower())
     if found is None:
-        raise UserError(f"{name}: run {run}: final={value!r} must be true or false")
+        reason = "must be true or false"
+        raise UserError(f"{name}: run {run}: final={value!r} {reason}", field="final", value=value, reason=reason)
     return found
 
 
@@ -85,7 +102,10 @@ def _numbers(df: pd.DataFrame, column: str, name: str) -> pd.Series:
     words = df[numbers.isna() & df[column].notna()]
     if len(words):
         value = words[column].iloc[0]
-        raise UserError(f"{name}: run {words['run_id'].iloc[0]}: {column}={value!r} is not a number")
+        run = words["run_id"].iloc[0]
+        raise UserError(
+            f"{name}: run {run}: {column}={value!r} is not a number", field=column, value=value, reason="not a number"
+        )
     return numbers
 
 
@@ -94,9 +114,44 @@ def is_check(kinds: pd.Series) -> pd.Series:
     return kinds.isin(list(CHECKED))
 
 
-def fit_rows(df: pd.DataFrame, metric: str, chance: float | None = None) -> tuple[pd.DataFrame, list[dict[str, str]]]:
-    """(rows that may enter a fit, the others with the reason). Only finished, fully decayed runs enter, and only those
-    that are no worse than guessing where the error of guessing, ``chance``, is known."""
+def refuse_logarithms(values: np.ndarray, name: str, hint: str = "") -> None:
+    """Refuse FLOPs that are plainly logarithms (18 to 23 for 1e18 to 1e23).
+
+    Args:
+      values: the column.
+      name: its name; only one that says FLOPs or log is looked at, for a column in another unit may hold small numbers.
+      hint: what to do instead.
+
+    Raises:
+      UserError: every value lies between the logarithms of 1e3 and 1e26 FLOPs.
+    """
+    values = values[np.isfinite(values)]
+    low, high = LOGARITHMS
+    if (
+        len(values)
+        and low <= values.min()
+        and values.max() < high
+        and (FLOPS_NAME.search(name) or LOG_NAME.search(name))
+    ):
+        reason = f"{values.min():g} to {values.max():g} FLOPs look like logarithms"
+        raise UserError(f"{name}: {reason}; {hint}", field=name, value=float(values[0]), reason=reason, hint=hint)
+
+
+def fit_rows(
+    df: pd.DataFrame, metric: str, chance: float | None = None, *, keep_above_chance: bool = False
+) -> tuple[pd.DataFrame, list[dict[str, str]]]:
+    """Separate the rows that may enter a fit: finished, fully decayed runs, no checks of a setting.
+
+    Args:
+      df: a table of `prepare`.
+      metric: the column to explain.
+      chance: the error of guessing, where it is known.
+      keep_above_chance: for a law with a ceiling, rows above ``chance`` stay (their excess is noise); for the others
+        they are left out.
+
+    Returns:
+      The rows, and the others as {run_id, reason}.
+    """
     left_out = []
     keep = []
     for row in df.to_dict("records"):
@@ -108,7 +163,7 @@ def fit_rows(df: pd.DataFrame, metric: str, chance: float | None = None) -> tupl
             reason = f"a check of the {CHECKED[row['kind']]}"
         elif not 0 < value < math.inf:  # NaN too
             reason = f"{metric}={value} has no finite logarithm"
-        elif chance is not None and value > chance:
+        elif chance is not None and value > chance and not keep_above_chance:
             reason = f"{metric}={value:.4g} is above that of guessing, {chance:g}"
         keep.append(reason is None)
         if reason:

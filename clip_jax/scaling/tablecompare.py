@@ -3,43 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from clip_jax.config import UserError
+from clip_jax.checks import UserError
 from clip_jax.scaling.compare import compute_gain, crossing, difference
 from clip_jax.scaling.design import Plan, best_runs, cheapest_plan
-from clip_jax.scaling.fit import Fit, fit_law
-from clip_jax.scaling.loss import Loss
+from clip_jax.scaling.fit import Fit
+from clip_jax.scaling.laws import Law
+from clip_jax.scaling.laws.size_data import FLOPS_PER_PARAM_SAMPLE
 from clip_jax.scaling.points import noise_floor
 from clip_jax.scaling.table import read_table
-from clip_jax.scaling.tablefit import TableFit, fixed_values, law_of, point_of, rows_of
+from clip_jax.scaling.table_rows import Rows, TableFit, law_of, point_of, read_rows
+from clip_jax.scaling.tablefit import fit_rows_of
 from clip_jax.scaling.uncertainty import bootstrap
 
 PLACES = 5  # at which the difference is printed
 
 
-def _fitted(path: str | Path, what: TableFit, group: str) -> tuple[Fit, list[str], np.ndarray | None]:
-    """The first law of ``what`` on a table, and the labels that its rows are drawn by."""
-    table = read_table(path)
+def _fitted(path: str | Path, what: TableFit) -> tuple[Fit, Rows]:
+    """The first law of ``what`` on a table with rows to spare, and its rows."""
+    if what.below is not None:
+        raise UserError(field="--below", value=what.below, reason="is of `clip-jax fit` alone")
     law = law_of(what)
-    columns, y, index, said = rows_of(table, what, law)
-    labels = None
-    if group:
-        if group not in table.columns:
-            raise UserError(f"--group={group}: {path} lacks this column")
-        labels = table[group].astype(str).loc[index].to_numpy()
-        if len(set(labels)) < 3:
-            raise UserError(f"--group={group}: {path} has {len(set(labels))} groups, at least 3 are needed")
-    fixed = fixed_values(what)
-    return fit_law(law, columns, y, loss=Loss(what.loss, what.space, what.delta), fixed=fixed), said, labels
+    table = read_table(path)
+    try:
+        rows = read_rows(table, what, law)
+        fit = fit_rows_of(rows, what, law)
+    except UserError as error:  # one of two tables
+        told = {"field": error.field, "value": error.value, "reason": error.reason, "hint": error.hint}
+        raise UserError(f"{path}: {error}", **told) from None  # type: ignore[arg-type]
+    if fit.points <= fit.free:
+        reason = f"{fit.points} rows for {fit.free} free parameters: nothing tells how far off the curve is"
+        raise UserError(
+            f"{path}: {reason}", field=str(path), value=fit.points, reason=reason, hint="add rows, or --fix"
+        )
+    return fit, rows
+
+
+def _notes(fit: Fit, rows: Rows) -> list[str]:
+    return [f"  note: {n}" for n in (*rows.warnings, *fit.notes)]
 
 
 def compare_tables(
     first: str | Path, second: str | Path, what: TableFit, *, group: str = "", replicas: int = 1000
 ) -> str:
-    """Both fitted alike; the ratio of their errors, where they cross and the compute that the second saves, in text.
+    """Compare two tables, fitted alike: the ratio of their errors, where they cross, the compute that the second saves.
 
     Args:
       first, second: tables of the two families.
@@ -50,26 +61,31 @@ def compare_tables(
       replicas: of each bootstrap.
 
     Raises:
-      UserError: as `tablefit.fit_any`; a law of more than one column; tables with no x in common.
+      UserError: as `tablefit.fit_any`; a law of more than one column; tables with no x in common; no more rows than
+        free parameters.
     """
+    group = group or what.group
     lines, ensembles = [], []
     for seed, path in enumerate((first, second)):
-        fit, said, labels = _fitted(path, what, group)
+        fit, rows = _fitted(path, replace(what, group=group))
+        labels = rows.groups
+        if labels is not None and len(set(labels)) < 3:
+            reason = f"{path} has {len(set(labels))} groups, at least 3 are needed"
+            raise UserError(field="--group", value=group, reason=reason)
         kind = "cases" if group else "parametric"
         ensembles.append(bootstrap(fit, kind=kind, groups=labels, replicas=replicas, seed=seed))
-        lines += [f"{path}: {fit.points} rows", *(f"  {s}" for s in said)]
-        lines += [
-            f"  {fit.law.name}: {fit.law.text(fit.values, 4)}  ({fit.status})",
-            *(f"  note: {n}" for n in fit.notes),
-        ]
+        lines += [f"{path}: {fit.points} rows", *(f"  {s}" for s in rows.treatment)]
+        lines += [f"  {fit.law.name}: {fit.law.text(fit.values, 4)}  ({fit.status})", *_notes(fit, rows)]
     a, b = ensembles
     (column,) = a.fit.law.columns if len(a.fit.law.columns) == 1 else ("",)
     if not column:
-        raise UserError(f"--law={what.laws[0]}: has more than one column; families are compared along one")
+        reason = "has more than one column; families are compared along one"
+        raise UserError(field="--law", value=what.laws[0], reason=reason)
     spans = [(float(e.fit.data.columns[column].min()), float(e.fit.data.columns[column].max())) for e in (a, b)]
     low, high = max(s[0] for s in spans), min(s[1] for s in spans)
     if not low < high:
-        raise UserError(f"compare: the tables have no {column} in common: {_spans(spans)}")
+        reason = f"the tables have no {column} in common: {_spans(spans)}"
+        raise UserError(f"compare: {reason}", field=column, reason=reason)
     x = np.geomspace(low, high, PLACES)
     found = difference(a, b, x)
     lines.append(f"  {column:>10s}  second/first  95 % interval")
@@ -106,27 +122,28 @@ def design_from_table(
       UserError: neither or both of budget and precision, and as `fit_any` and `design.best_runs`.
     """
     if (budget > 0) == (precision > 0):
-        raise UserError("design: give --budget=FLOPS or --precision=SHARE, one of them")
+        reason = "give --budget=FLOPS or --precision=SHARE, one of them"
+        raise UserError(f"design: {reason}", field="--budget", reason=reason)
     if len(what.at) != 1:
-        raise UserError("design: needs one --at, the point to forecast")
+        raise UserError("design: needs one --at, the point to forecast", field="--at", reason="one is needed")
     if not candidates:
-        raise UserError("design: needs --candidate=VALUE, once for each point that may be run")
-    fit, said, _ = _fitted(path, what, "")
-    law, points, costs = fit.law, [], []
-    for text in candidates:
-        place, _, cost = text.partition(":")
-        point = point_of(law, place)
-        points.append(point)
-        costs.append(float(cost) if cost else _cost(point, text))
+        reason = "once for each point that may be run"
+        raise UserError(f"design: needs --candidate=VALUE, {reason}", field="--candidate", reason=reason)
+    if what.group:
+        raise UserError(field="--group", value=what.group, reason="would be ignored by design")
+    law = law_of(what)
+    points, costs = zip(*(_candidate(law, text) for text in candidates), strict=True)
+    target = _point(law, what.at[0], "--at", what.at[0])
+    fit, rows = _fitted(path, what)
     columns = {c: np.array([p[c] for p in points]) for c in law.columns}
     floor = float(np.sqrt(np.mean(noise_floor(fit.data.y, what.examples) ** 2))) if what.examples else 0.0
-    target = point_of(law, what.at[0])
     plan: Plan
     if budget:
         plan = best_runs(fit, target, columns, np.array(costs), budget, floor=floor)
     else:
         plan = cheapest_plan(fit, target, columns, np.array(costs), precision, floor=floor)
-    lines = [f"{path}: {fit.points} rows", *(f"  {s}" for s in said), f"  {law.name}: {law.text(fit.values, 4)}"]
+    lines = [f"{path}: {fit.points} rows", *(f"  {s}" for s in rows.treatment)]
+    lines += [f"  {law.name}: {law.text(fit.values, 4)}", *_notes(fit, rows)]
     lines.append(f"  the forecast at {what.at[0]} is known to ±{plan.before:.2%} (95 %)")
     for r in plan.chosen:
         where = ", ".join(f"{c}={r[c]:.4g}" for c in law.columns)
@@ -135,9 +152,33 @@ def design_from_table(
     return "\n".join(lines)
 
 
-def _cost(point: dict[str, float], text: str) -> float:
+def _point(law: Law, text: str, option: str, whole: str) -> dict[str, float]:
+    """A point above 0; an error names the option and all that was given to it."""
+    try:
+        point = point_of(law, text)
+        if not 0 < min(point.values()) <= max(point.values()) < np.inf:
+            raise UserError(reason="must be above 0 and finite")
+    except UserError as error:
+        raise UserError(f"{option}={whole}: {error.reason}", field=option, value=whole, reason=error.reason) from None
+    return point
+
+
+def _candidate(law: Law, text: str) -> tuple[dict[str, float], float]:
+    """A point that may be run, and its cost in FLOPs."""
+    place, colon, cost_text = text.partition(":")
+    point = _point(law, place, "--candidate", text)
+    if colon:
+        try:
+            cost = float(cost_text)
+        except ValueError:
+            cost = np.nan
+        if not 0 < cost < np.inf:
+            reason = f"its cost {cost_text!r} must be a number of FLOPs above 0"
+            raise UserError(field="--candidate", value=text, reason=reason)
+        return point, cost
     if "flops" in point:
-        return point["flops"]
+        return point, point["flops"]
     if {"params", "samples_seen"} <= point.keys():
-        return 6 * point["params"] * point["samples_seen"]
-    raise UserError(f"--candidate={text}: its cost in FLOPs is not known; write {text}:COST")
+        return point, FLOPS_PER_PARAM_SAMPLE * point["params"] * point["samples_seen"]
+    reason = f"its cost in FLOPs is not known; write {text}:COST"
+    raise UserError(field="--candidate", value=text, reason=reason)

@@ -6,28 +6,44 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from clip_jax.config import UserError
+from clip_jax.checks import UserError
 
 OPTIONS: dict[str, dict[str, Any]] = {  # of `tablefit.TableFit`
-    "x": {"action": "append", "help": "COLUMN, or LAW_COLUMN=COLUMN*UNIT, as flops=gflops*G"},
-    "y": {"help": "the column to explain"},
+    "x": {"action": "append", "help": "COLUMN, or LAW_COLUMN=COLUMN*UNIT, as flops=gflops*G (default: the law's own)"},
+    "y": {"help": "the column to explain (default: error, error_mean or loss, whichever is there)"},
     "y_is": {"help": "error (default; also a loss), error%%, accuracy or accuracy%%"},
-    "where": {"action": "append", "help": "COLUMN=VALUE, these rows only"},
+    "where": {"action": "append", "help": "COLUMN=VALUE, these rows only; numbers match as numbers"},
     "frontier": {"help": "all (default), pareto, binned or hull"},
     "loss": {"help": "huber (default), squares or absolute"},
     "space": {"help": "log (default), linear or log1p residuals"},
     "delta": {"type": float, "help": "Huber's delta (default: 0.02)"},
-    "chance": {"type": float, "help": "the error of guessing; rows above it are left out"},
+    "chance": {
+        "type": float,
+        "help": "the error of guessing; laws with a ceiling stop there, others leave out rows above",
+    },
     "examples": {"type": int, "help": "of the evaluation set; its scatter is a floor"},
     "fix": {"action": "append", "help": "NAME=VALUE held, or none to free the asymptote"},
     "at": {"action": "append", "help": "a point to forecast: VALUE, or params=1e9,samples_seen=1e10"},
+    "weights": {"help": "column of weights of the rows, above 0; only their ratios count"},
 }
+FIT_OPTIONS: dict[str, dict[str, Any]] = {
+    "below": {
+        "type": float,
+        "help": "fit rows below so many FLOPs (or value of a law's only column), judge the others",
+    },
+    "group": {"help": "column of groups that scatter together, 5 at least; intervals by a bootstrap of them"},
+}
+ROWS = "Messages number rows from 0, the first one below the header, whatever is left out."
 
 
 def add_verbs(verb: Callable[..., argparse.ArgumentParser]) -> None:
     """Add them to the command line."""
-    fit = verb("fit", "Fit laws to a table of runs, ours or anyone's.")
-    fit.add_argument("table", metavar="TABLE.csv", help="columns run_id flops params samples_seen and the metric")
+    fit = verb("fit", f"Fit laws to a table of runs, ours or anyone's. {ROWS}")
+    fit.add_argument(
+        "table",
+        metavar="TABLE.csv",
+        help="(.csv, .tsv, .json, .jsonl or .parquet) columns run_id flops params samples_seen and the metric",
+    )
     fit.add_argument("--metric", default="error_mean", help="the column to explain (default: error_mean)")
     fit.add_argument("--law", help="any table, one law or several to compare: power,saturating,chinchilla … (see --y)")
     fit.add_argument("--out", help="with --law: folder for fit.json and the checklist")
@@ -45,7 +61,7 @@ def add_verbs(verb: Callable[..., argparse.ArgumentParser]) -> None:
     for parser in (fit, compare, design):
         if parser is not fit:
             parser.add_argument("--law", default="power", help="a law of one column (default: power)")
-        for name, options in OPTIONS.items():
+        for name, options in (OPTIONS | (FIT_OPTIONS if parser is fit else {})).items():
             said = ("with --law: " if parser is fit else "") + options["help"]
             parser.add_argument(f"--{name.replace('_', '-')}", **options | {"help": said})
     again = verb("replicate", "Published fits from a table that you have: expected, ours, difference.")
@@ -62,12 +78,12 @@ def run_verb(args: argparse.Namespace) -> None:
 
         print(table(replicate(args.name, args.table)))
         return
-    given = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
+    given = {n: getattr(args, n) for n in OPTIONS | FIT_OPTIONS if getattr(args, n, None) not in (None, "")}
     if args.verb == "fit" and not args.law:
         from clip_jax.scaling.report import fit_table, text_summary
 
         if ignored := next(iter(given), "out" if args.out else ""):
-            raise UserError(f"--{ignored.replace('_', '-')}: ignored without --law")
+            raise UserError(field=f"--{ignored.replace('_', '-')}", reason="ignored without --law")
         print(text_summary(fit_table(args.table, args.metric)))
         return
     given = {{"fix": "fixed"}.get(k, k): tuple(v) if isinstance(v, list) else v for k, v in given.items()}
@@ -78,8 +94,8 @@ def run_verb(args: argparse.Namespace) -> None:
     from clip_jax.scaling.tablecompare import compare_tables, design_from_table
 
     if len(what.laws) > 1:
-        raise UserError(f"--law={args.law}: `clip-jax {args.verb}` takes one law")
+        raise UserError(field="--law", value=args.law, reason=f"`clip-jax {args.verb}` takes one law")
     if args.verb == "compare":
-        print(compare_tables(args.first, args.second, what, group=args.group))
+        print(compare_tables(args.first, args.second, what))
     else:
         print(design_from_table(args.table, what, args.candidate, budget=args.budget, precision=args.precision))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from clip_jax.config import UserError
+from clip_jax.checks import UserError
 from clip_jax.scaling.design import best_runs, cheapest_plan
 from clip_jax.scaling.fit import fit_law
 from clip_jax.scaling.laws import PowerLaw, SaturatingPowerLaw
@@ -86,9 +86,14 @@ def test_the_cheapest_plan_reaches_the_precision_and_less_does_not():
 def test_bad_budgets_and_wishes_are_named():
     c = np.geomspace(1e10, 1e12, 8)
     fit = fit_law(PowerLaw(), c, 0.7 * (c / 1e10) ** -0.1 * np.exp(SD * np.array([1, -1, 1, -1, 1, -1, 1, -1])))
-    with pytest.raises(UserError, match="below the cheapest candidate, 1e.10"):
-        best_runs(fit, 1e14, c, c, 1e9)
-    with pytest.raises(UserError, match="one cost above 0"):
-        best_runs(fit, 1e14, c, -c, 1e12)
-    with pytest.raises(UserError, match="no plan of up to 200 runs"):
-        cheapest_plan(fit, 1e14, c[:1], c[:1], 1e-6)
+    exact = fit_law(PowerLaw(), c[:2], [0.7, 0.6])
+    for call, field in (
+        (lambda: best_runs(fit, 1e14, c, c, 1e9), "budget"),
+        (lambda: best_runs(fit, 1e14, c, -c, 1e12), "costs"),
+        (lambda: cheapest_plan(fit, 1e14, c[:1], c[:1], 1e-6), "precision"),
+        (lambda: best_runs(exact, 1e14, c, c, 1e13), "fit"),
+        (lambda: cheapest_plan(exact, 1e14, c, c, 0.5), "fit"),
+    ):
+        with pytest.raises(UserError) as caught:
+            call()
+        assert caught.value.field == field

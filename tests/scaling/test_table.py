@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from clip_jax.config import UserError
+from clip_jax.checks import UserError
 from clip_jax.scaling.table import fit_rows, prepare, read_table
 
 
@@ -38,27 +38,41 @@ def test_what_may_not_be_fitted_is_listed_with_the_reason(runs, curves):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "field", "value"),
     [
-        (lambda d: d.drop(columns="params"), "lacks the column params"),
-        (lambda d: d.assign(flops=-1.0), "run r0: flops must be above 0"),
-        (lambda d: d.assign(run_id="same"), "run_id 'same' stands twice"),
+        (lambda d: d.drop(columns="params"), "params", None),
+        (lambda d: d.assign(flops=-1.0), "flops", -1.0),
+        (lambda d: d.assign(run_id="same"), "run_id", "same"),
+        (lambda d: d.assign(flops=np.log10(d["flops"])), "flops", 10.0),
+        (lambda d: d.assign(flops=np.log(d["flops"])), "flops", np.log(1e10)),
     ],
 )
-def test_a_wrong_table_is_named(runs, curves, change, said):
-    with pytest.raises(UserError, match=said):
+def test_prepare_wrong_table_is_named(runs, curves, change, field, value):
+    with pytest.raises(UserError) as caught:
         prepare(change(runs(curves["power law"])), "error_mean")
+    assert caught.value.field == field
+    assert caught.value.value == (pytest.approx(value) if isinstance(value, float) else value)
 
 
-def test_a_missing_or_empty_file_is_named(tmp_path):
-    with pytest.raises(UserError, match="no such table"):
-        read_table(tmp_path / "t.csv")
-    (tmp_path / "t.csv").write_text("a,b\n")
-    with pytest.raises(UserError, match="has no rows"):
-        read_table(tmp_path / "t.csv")
-    (tmp_path / "t.parquet").write_text("junk")
-    with pytest.raises(UserError, match="not a readable table"):
-        read_table(tmp_path / "t.parquet")
+@pytest.mark.parametrize(
+    ("name", "text"), [("t.csv", None), ("t.csv", "a,b\n"), ("t.csv", ""), ("t.parquet", "junk"), ("t.jsonl", "")]
+)
+def test_read_table_missing_or_empty_file_is_named(tmp_path, name, text):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError) as caught:
+        read_table(tmp_path / name)
+    assert caught.value.field == str(tmp_path / name)
+    assert caught.value.reason
+
+
+def test_fit_rows_above_chance_are_left_out_unless_kept(runs, curves):
+    df = prepare(runs(curves["power law"]), "error_mean")
+    chance = float(df["error_mean"].median())
+    kept, left_out = fit_rows(df, "error_mean", chance)
+    assert (kept["error_mean"] <= chance).all()
+    assert len(kept) + len(left_out) == len(df)
+    assert len(fit_rows(df, "error_mean", chance, keep_above_chance=True)[0]) == len(df)
 
 
 def test_words_for_final_are_read_and_silence_means_unfinished(runs, curves, tmp_path):

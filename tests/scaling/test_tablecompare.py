@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clip_jax.config import UserError
+from clip_jax.checks import UserError
 from clip_jax.scaling.tablecompare import compare_tables, design_from_table
 from clip_jax.scaling.tablefit import TableFit
 
@@ -40,16 +40,19 @@ def test_rows_are_drawn_by_groups(tmp_path):
     a, b = (table(tmp_path / f"{i}.csv", 10.0, 0.12, seed=i, repeats=3) for i in range(2))
     grouped = compare_tables(a, b, POWER, group="cell")
     assert grouped != compare_tables(a, b, POWER)
-    with pytest.raises(UserError, match="--group=budget: .*0.csv lacks this column"):
+    with pytest.raises(UserError) as caught:
         compare_tables(a, b, POWER, group="budget")
+    assert (caught.value.field, caught.value.value) == ("--group", "budget")
+    assert "0.csv" in str(caught.value)  # which of the two
 
 
 def test_families_need_something_in_common(tmp_path, families):
     far = pd.read_csv(families[1])
     far["flops"] *= 1e6
     far.to_csv(tmp_path / "far.csv", index=False)
-    with pytest.raises(UserError, match="no flops in common: 1e.10 to 1e.14 and 1e.16 to 1e.20"):
+    with pytest.raises(UserError) as caught:
         compare_tables(families[0], tmp_path / "far.csv", POWER)
+    assert caught.value.field == "flops"
 
 
 def test_a_budget_is_spent_where_it_sharpens_the_forecast(families):
@@ -62,15 +65,63 @@ def test_a_budget_is_spent_where_it_sharpens_the_forecast(families):
     assert float(re.findall(r"±([\d.]+)%", precise)[1]) <= after + 0.005
 
 
+AT = TableFit(laws=("power",), at=("1e16",))
+
+
 @pytest.mark.parametrize(
-    ("what", "candidates", "options", "message"),
+    ("what", "candidates", "options", "field", "value"),
     [
-        (TableFit(laws=("power",), at=("1e16",)), ["1e12"], {}, "--budget=FLOPS or --precision=SHARE"),
-        (POWER, ["1e12"], {"budget": 1e13}, "needs one --at"),
-        (TableFit(laws=("power",), at=("1e16",)), [], {"budget": 1e13}, "needs --candidate=VALUE"),
-        (TableFit(laws=("power",), at=("1e16",)), ["x"], {"budget": 1e13}, "--at: .*'x'|--at=x"),
+        (AT, ["1e12"], {}, "--budget", None),
+        (POWER, ["1e12"], {"budget": 1e13}, "--at", None),
+        (AT, [], {"budget": 1e13}, "--candidate", None),
+        (AT, ["x"], {"budget": 1e13}, "--candidate", "x"),
+        (AT, ["2e12:xyz"], {"budget": 1e13}, "--candidate", "2e12:xyz"),
+        (AT, ["2e12:"], {"budget": 1e13}, "--candidate", "2e12:"),
+        (AT, ["2e12:-3"], {"budget": 1e13}, "--candidate", "2e12:-3"),
+        (AT, ["2e12:nan"], {"budget": 1e13}, "--candidate", "2e12:nan"),
+        (AT, ["-2e12"], {"budget": 1e13}, "--candidate", "-2e12"),
+        (AT, ["inf"], {"budget": 1e13}, "--candidate", "inf"),
+        (AT, ["params=3"], {"budget": 1e13}, "--candidate", "params=3"),
+        (TableFit(laws=("power",), at=("0",)), ["1e12"], {"budget": 1e13}, "--at", "0"),
+        (TableFit(laws=("power",), at=("1e16",), below=1e12), ["1e12"], {"budget": 1e13}, "--below", 1e12),
+        (TableFit(laws=("power",), at=("1e16",), group="cell"), ["1e12"], {"budget": 1e13}, "--group", "cell"),
     ],
 )
-def test_what_a_design_needs(families, what, candidates, options, message):
-    with pytest.raises(UserError, match=message):
+def test_design_wrong_option_is_named(families, what, candidates, options, field, value):
+    with pytest.raises(UserError) as caught:
         design_from_table(families[0], what, candidates, **options)
+    assert (caught.value.field, caught.value.value) == (field, value)
+
+
+@pytest.mark.parametrize("verb", ["design", "compare"])
+@pytest.mark.parametrize("rows", [2, 3])
+def test_design_and_compare_without_a_row_to_spare_are_refused(tmp_path, families, verb, rows):
+    path = tmp_path / "few.csv"
+    pd.read_csv(families[0]).iloc[[0, 5, 11][:rows]].to_csv(path, index=False)
+    what = TableFit(
+        laws=("power",) if rows == 2 else ("saturating",), at=("1e16",), fixed=() if rows == 2 else ("none",)
+    )
+    run = {
+        "design": lambda: design_from_table(path, what, ["1e12"], budget=1e13),
+        "compare": lambda: compare_tables(families[0], path, what),
+    }[verb]
+    with pytest.raises(UserError) as caught:
+        run()
+    assert (caught.value.field, caught.value.value) == (str(path), rows)
+    assert caught.value.hint
+
+
+def test_compare_and_design_weights_change_the_fit(tmp_path, families):
+    df = pd.read_csv(families[0])
+    df.loc[11, "error"] *= 1.5
+    df["n"] = [1.0] * 11 + [1e-6]
+    df.to_csv(tmp_path / "w.csv", index=False)
+    squares = TableFit(laws=("power",), loss="squares", at=("1e16",))
+    weighted = TableFit(laws=("power",), loss="squares", at=("1e16",), weights="n")
+    for verb in (
+        lambda w: design_from_table(tmp_path / "w.csv", w, ["1e12"], budget=1e13),
+        lambda w: compare_tables(tmp_path / "w.csv", tmp_path / "w.csv", w, replicas=50),
+    ):
+        slopes = [float(re.search(r"C\^-([\d.]+)", verb(w)).group(1)) for w in (squares, weighted)]
+        assert slopes[1] == pytest.approx(0.12, abs=0.005)
+        assert slopes[0] < 0.112

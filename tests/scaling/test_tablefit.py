@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from clip_jax.checks import UserError
 from clip_jax.cli import main
-from clip_jax.config import UserError
 from clip_jax.scaling.tablefit import TableFit, fit_any
 
 GFLOPS = np.geomspace(1e1, 1e4, 12)
@@ -65,32 +65,37 @@ def test_treatments_are_stated(table):
 
 
 @pytest.mark.parametrize(
-    ("change", "options", "said"),
+    ("change", "options", "field"),
     [
-        (lambda d: d, {"y": "loss"}, "lacks the column loss"),
-        (lambda d: d, {"x": ("compute=gflops",)}, "power law has no column 'compute'; it has flops"),
-        (lambda d: d, {"x": ("gflops*Q",)}, "'Q' is not a number"),
-        (lambda d: d, {"where": ("family=coca",)}, "no row has it"),
-        (lambda d: d, {"y": "acc", "y_is": "accuracy"}, "row 0: acc=.* read as accuracy is an error of"),
-        (lambda d: d.assign(error=-d["error"]), {}, "y=-.* must be above 0"),
-        (lambda d: d.assign(gflops=5.0), {}, "needs rows that differ"),
-        (lambda d: d.head(1), {}, "in all 1 rows"),
-        (lambda d: d.assign(gflops=np.where(np.arange(12) < 6, d["gflops"], d["gflops"] * 1e9)), {}, "two units"),
-        (lambda d: d, {"at": ("-3",)}, "must be above 0"),
-        (lambda d: d, {"at": ("params=3",)}, "must give flops"),
-        (lambda d: d, {"fixed": ("E=0.1",)}, "no parameter 'E'"),
-        (lambda d: d.assign(error=["bad", *d["error"][1:]]), {}, "row 0: error='bad' is not a number"),
-        (lambda d: d, {"laws": ("chinchilla",), "x": ("params=gflops", "samples_seen=gflops")}, "along one line"),
+        (lambda d: d, {"y": "loss"}, "loss"),
+        (lambda d: d, {"x": ("compute=gflops",)}, "--x"),
+        (lambda d: d, {"x": ("gflops*Q",)}, "--x=gflops*Q"),
+        (lambda d: d, {"where": ("family=coca",)}, "--where"),
+        (lambda d: d, {"y": "acc", "y_is": "accuracy"}, "acc"),
+        (lambda d: d.assign(error=-d["error"]), {}, "error"),
+        (lambda d: d.assign(gflops=5.0), {}, "flops"),
+        (lambda d: d.head(1), {}, "flops"),
+        (lambda d: d.assign(gflops=np.where(np.arange(12) < 6, d["gflops"], d["gflops"] * 1e9)), {}, "flops"),
+        (lambda d: d, {"at": ("-3",)}, "--at"),
+        (lambda d: d, {"at": ("inf",)}, "--at"),
+        (lambda d: d, {"at": ("params=3",)}, "--at"),
+        (lambda d: d.assign(error=["bad", *d["error"][1:]]), {}, "error"),
+        (lambda d: d, {"laws": ("chinchilla",), "x": ("params=gflops", "samples_seen=gflops")}, "params, samples_seen"),
+        (lambda d: d, {"laws": ("power", "chinchilla")}, "--law"),
+        (lambda d: d, {"group": "family"}, "--group"),
+        (lambda d: d, {"group": "model", "examples": 50}, "--examples"),
         (
             lambda d: d,
             {"laws": ("chinchilla",), "x": ("params=gflops", "samples_seen=acc"), "frontier": "hull"},
-            "only 'all' is possible",
+            "--frontier",
         ),
     ],
 )  # fmt: skip
-def test_what_cannot_be_fitted_is_refused_with_the_reason(table, change, options, said):
-    with pytest.raises(UserError, match=said):
+def test_fit_any_what_cannot_be_fitted_names_the_field(table, change, options, field):
+    with pytest.raises(UserError) as caught:
         fit_any(table(change), TableFit(**{"laws": ("power",), "x": ("gflops",), **options}))
+    assert caught.value.field == field
+    assert caught.value.reason
 
 
 def test_forecasts_comparison_and_files(table, tmp_path):
@@ -121,8 +126,6 @@ def test_a_small_evaluation_set_widens_intervals(table):
 
     assert width(examples=1000) > 3 * width()
     assert width(examples=10_000_000) == width()
-    with pytest.raises(UserError, match="examples=100: must be above 0, with space=log"):
-        TableFit(examples=100, space="linear")
 
 
 def test_chance_is_the_ceiling_of_laws_that_have_one(table):
@@ -140,3 +143,87 @@ def test_the_command_takes_the_same_words(table, capsys):
     assert "law='quadratic'" in capsys.readouterr().err
     assert main(["fit", path, "--law=power", "--x=gflops", "--frontier=best"]) == 2
     assert "frontier='best': must be one of all" in capsys.readouterr().err
+
+
+def test_fit_any_size_and_data_law_needs_no_option(tmp_path):
+    rng = np.random.default_rng(0)
+    n, d = (np.exp(rng.uniform(*np.log(ends), 40)) for ends in ((1e7, 1e10), (1e9, 1e11)))
+    loss = 1.7 + 400 / n**0.34 + 410 / d**0.28
+    pd.DataFrame({"params": n, "samples_seen": d, "loss": loss}).to_csv(tmp_path / "t.csv", index=False)
+    found = fit_any(tmp_path / "t.csv", TableFit(laws=("chinchilla",)))
+    (line,) = [w for w in found.splitlines() if w.startswith("    alpha ")]
+    assert float(line.split()[1]) == pytest.approx(0.34, abs=1e-3)
+
+
+def spread(tmp_path, groups=12, each=4, between=0.05, seed=0):
+    """A power law of exponent 0.1 whose groups scatter together."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(groups), each)
+    x = np.exp(rng.uniform(np.log(1e17), np.log(1e20), groups))[labels] * rng.uniform(0.9, 1.1, groups * each)
+    y = 50 * x**-0.1 * np.exp(between * rng.standard_normal(groups)[labels] + 0.005 * rng.standard_normal(len(x)))
+    path = tmp_path / f"g{groups}.csv"
+    pd.DataFrame({"flops": x, "error": y, "cell": [f"c{g}" for g in labels]}).to_csv(path, index=False)
+    return path
+
+
+def test_fit_any_group_widens_intervals_of_rows_that_scatter_together(tmp_path):
+    path, widths = spread(tmp_path), []
+    for group in ("", "cell"):
+        what = TableFit(laws=("power",), loss="squares", group=group, at=("1e21",))
+        text = fit_any(path, what, tmp_path / "out")
+        found = json.loads((tmp_path / "out" / "fit.json").read_text())
+        low, high = found["intervals_95"]["b"]
+        assert low < 0.1 < high
+        widths.append(high - low)
+        listed = json.loads((tmp_path / "out" / "checklist.json").read_text())["form"]["parameters"]["b"]
+        assert listed["interval_95"] == [low, high]
+        forecast = found["forecasts"][0]
+        assert forecast["new_run"][0] < forecast["curve"][0] < forecast["value"] < forecast["curve"][1]
+        assert ("groups of cell" in text) == bool(group)
+        assert ("groups of cell" in found["interval_method"]) == bool(group)
+    assert widths[1] > 1.5 * widths[0]
+
+
+def test_fit_any_few_groups_are_refused_or_warned_of(tmp_path):
+    what = TableFit(laws=("power",), group="cell")
+    with pytest.raises(UserError) as caught:
+        fit_any(spread(tmp_path, groups=4), what)
+    assert (caught.value.field, caught.value.value) == ("--group", 4)
+    assert "groups are few" in fit_any(spread(tmp_path, groups=6), what)
+    assert "groups are few" not in fit_any(spread(tmp_path, groups=12), what)
+
+
+def test_fit_any_weights_recover_the_law_from_noisy_rows_whatever_their_unit(table, tmp_path):
+    noise = np.where(np.arange(12) % 3 == 2, 0.5, 0.003)
+    spoilt = ERROR * np.exp(noise * np.random.default_rng(3).standard_normal(12))
+    found = {}
+    for name, weights in (("equal", None), ("known", noise**-2.0), ("scaled", 1e6 * noise**-2.0)):
+        path = table(lambda d, w=weights: d.assign(error=spoilt, w=1.0 if w is None else w))
+        what = TableFit(laws=("power",), x=("flops=gflops*G",), loss="squares", weights="w")
+        fit_any(path, what, tmp_path / name)
+        found[name] = json.loads((tmp_path / name / "fit.json").read_text())
+    assert found["known"]["values"]["b"] == pytest.approx(0.1, abs=0.003)
+    assert abs(found["equal"]["values"]["b"] - 0.1) > 0.01
+    width = {k: np.ptp(f["intervals_95"]["b"]) for k, f in found.items()}
+    assert width["known"] < 0.1 * width["equal"]
+    assert width["scaled"] == pytest.approx(width["known"], rel=1e-6)
+
+
+def test_fit_any_below_judges_the_rows_above(tmp_path):
+    rng = np.random.default_rng(0)
+    x = np.geomspace(1e17, 1e21, 40)
+    y = 50 * x**-0.1 * np.exp(0.01 * rng.standard_normal(40))
+    y[-1] *= 1.3
+    pd.DataFrame({"flops": x, "error": y}).to_csv(tmp_path / "t.csv", index=False)
+    what = TableFit(laws=("power", "saturating"), below=1e19, loss="squares")
+    text = fit_any(tmp_path / "t.csv", what, tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "fit.json").read_text())
+    judged = found["held_out"]
+    assert (len(found["rows"]), judged["rows"], judged["shown"]) == (20, 20, 10)
+    assert judged["table"][0]["row"] == 20
+    assert judged["table"][-1]["inside"] is False
+    assert judged["inside"] >= 8
+    expected = np.log([r["predicted"] / r["measured"] for r in judged["table"]])
+    assert judged["rms"] == pytest.approx(np.sqrt(np.mean(expected**2)))
+    assert set(judged["rms_of_laws"]) == {"power law", "saturating power law"}
+    assert text.count("inside") + text.count("OUTSIDE") == 11  # ten rows and their count
