@@ -155,9 +155,9 @@ def fit_law(
     pinned = False
     if fixed is None:
         fixed = dict(known or {})
-        told = law.asymptote is None or law.asymptote in fixed
-        if not told and len(data) < len(law.parameters) - len(fixed) + SPARE_POINTS:
-            pinned, fixed[law.asymptote] = True, law.pin_at(data.y)  # type: ignore[index]
+        few = len(data) < len(law.parameters) - len(fixed) + SPARE_POINTS
+        if few and law.asymptote is not None and law.asymptote not in fixed:
+            pinned, fixed[law.asymptote] = True, law.pin_at(data.y)
             notes.append(
                 f"asymptote not identified: {law.asymptote} pinned at {fixed[law.asymptote]:g} with {len(data)} points"
             )

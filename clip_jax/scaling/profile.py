@@ -234,18 +234,16 @@ class Prediction:
 
     def cdf(self, z: Array) -> Array:
         """Return the probability of a position at or below each z [K]; what a side leaves open lies at its limit."""
-        from scipy.stats import t
-
         z = np.asarray(z, float)
         if len(self.z) < 2:
             return np.where(z >= self.highest, 1.0, np.where(z >= self.lowest, 0.5, 0.0))
         root = np.interp(z, self.z, self.root, left=self.root[0], right=self.root[-1])
-        low, high = t.cdf((self.root[0], self.root[-1]), self.degrees)
+        low, high = student_cdf(self.root[[0, -1]], self.degrees)
         if not self.converged[0]:
             root, low = np.where(z < self.center, 0.0, root), 0.5
         if not self.converged[1]:
             root, high = np.where(z > self.center, 0.0, root), 0.5
-        inside = np.clip(t.cdf(root, self.degrees), low, high)
+        inside = np.clip(student_cdf(root, self.degrees), low, high)
         return np.where(z >= self.highest, 1.0, np.where(z < self.lowest, 0.0, inside))
 
     def quantiles(self, probabilities: Array) -> tuple[Array, Array]:

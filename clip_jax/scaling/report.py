@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clip_jax.scaling.analysis import Analysis, analyse
+from clip_jax.scaling.chance import chance_beside
 from clip_jax.scaling.checklist import NOT_STATED, write_checklist
 from clip_jax.scaling.summary import text_summary
 from clip_jax.scaling.table import read_table
@@ -71,4 +72,5 @@ def _answers(found: Analysis) -> dict[str, str]:
 
 def fit_table(path: str | Path, metric: str = "error_mean") -> dict[str, Any]:
     """The law of a table on disk, without figures: what `clip-jax fit` prints. Raises UserError."""
-    return analyse(read_table(path), metric, title=str(path), name=str(path), full=False).law
+    chance = chance_beside(Path(path).parent, metric)
+    return analyse(read_table(path), metric, title=str(path), name=str(path), chance=chance, full=False).law

@@ -140,7 +140,7 @@ def solve(
     *,
     weights: Array | None = None,
     free: Array | None = None,
-    at: Mapping[str, Array] | None = None,
+    at: Mapping[str, float] | None = None,
     value: Array | None = None,
     iterations: int = ITERATIONS,
 ) -> Solved:

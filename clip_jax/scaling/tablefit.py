@@ -19,7 +19,7 @@ from clip_jax.scaling.forecast import compare_laws
 from clip_jax.scaling.laws import Law
 from clip_jax.scaling.loss import Loss
 from clip_jax.scaling.points import noise_floor
-from clip_jax.scaling.profile import Interval, parameter_interval, prediction_interval
+from clip_jax.scaling.profile import Interval, Noise, parameter_interval, prediction_interval
 from clip_jax.scaling.table import read_table
 from clip_jax.scaling.table_rows import (
     FRONTIERS,
@@ -46,25 +46,25 @@ class _Intervals:
     """95 % intervals of one fit, all by one method."""
 
     fit: Fit
-    floor: float
+    noise: Noise
     clusters: ClusterIntervals | None
     method: str
 
     def parameter(self, name: str) -> Interval:
-        return self.clusters.parameter(name) if self.clusters else parameter_interval(self.fit, name, floor=self.floor)
+        return self.clusters.parameter(name) if self.clusters else parameter_interval(self.fit, name, noise=self.noise)
 
     def forecast(self, point: dict[str, float]) -> tuple[Interval, Interval]:
         """Of the curve, and of a new run."""
         if self.clusters:
             return self.clusters.forecast(point)
-        curve = prediction_interval(self.fit, point, floor=self.floor)
-        return curve, prediction_interval(self.fit, point, floor=self.floor, new_run=True)
+        curve = prediction_interval(self.fit, point, noise=self.noise)
+        return curve, prediction_interval(self.fit, point, noise=self.noise, new_run=True)
 
     def new_run(self, point: dict[str, float]) -> Interval:
         return (
             self.forecast(point)[1]
             if self.clusters
-            else prediction_interval(self.fit, point, floor=self.floor, new_run=True)
+            else prediction_interval(self.fit, point, noise=self.noise, new_run=True)
         )
 
 
@@ -81,10 +81,10 @@ def _intervals(fit: Fit, rows: Rows, what: TableFit) -> _Intervals:
         raise UserError(field="--examples", value=what.examples, reason=reason)
     floor = float(np.sqrt(np.mean(noise_floor(rows.y, what.examples) ** 2))) if what.examples else 0.0
     if not what.group:
-        return _Intervals(fit, floor, None, "profile likelihood")
+        return _Intervals(fit, Noise(floor), None, "profile likelihood")
     clusters = cluster_intervals(fit, rows.groups)
     method = f"bootstrap of {clusters.groups} groups of {what.group} ({len(clusters.ensemble.replicas)} resamples)"
-    return _Intervals(fit, floor, clusters, method)
+    return _Intervals(fit, Noise(floor), clusters, method)
 
 
 def fit_any(path: str | Path, what: TableFit, out_dir: str | Path | None = None) -> str:

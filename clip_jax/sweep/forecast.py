@@ -7,10 +7,9 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from clip_jax.config import UserError
 from clip_jax.places import exists, place, read_text, write_bytes
+from clip_jax.scaling.chance import chance_beside
 from clip_jax.scaling.registration import ON_BUDGET, outcome, register
 from clip_jax.sweep.collect import collect
 from clip_jax.sweep.plan import make_cell
@@ -47,8 +46,9 @@ def register_forecast(sweep_dir: str | Path, target: float) -> str:
     cells = [cell for cell in plan_of(grown).kept if cell.config.seed == config.base.seed + config.seeds[0]]
     runs = [make_cell(config, cell.rung, target, seed) for cell in cells for seed in seeds]
     registered = register(
-        df, config.metric, target, seeds=len(seeds), eval_sd=_eval_sd(root, config.metric, df, config)
-    )
+        df, config.metric, target, seeds=len(seeds), pictures=_pictures(root, config),
+        chance=chance_beside(root, config.metric),
+    )  # fmt: skip
     registered["runs"] = [
         {"run_id": c.run_id, "rung": c.rung, "params": c.params, "steps": c.config.steps, "seed": c.config.seed,
          "peak_lr": c.config.optim.peak_lr, "batch_size": c.config.batch_size, "flops": c.flops}
@@ -94,22 +94,21 @@ def redraw_forecast(table: pd.DataFrame, beside: Path, out: Path) -> None:
         write_bytes(out / "forecast.png", draw_forecast(registered, graded, table))
 
 
-def _eval_sd(root: Path, metric: str, df: pd.DataFrame, config: SweepConfig) -> float:
-    """Of the metric, as a share of it, from the number of examples of its zero-shot tasks; 0 for another metric."""
+def _pictures(root: Path, config: SweepConfig) -> list[tuple[float, int]]:
+    """(mean error at the largest budget, number of pictures) of each zero-shot task of the metric; none for a loss."""
     import pandas as pd
 
     measured = pd.read_csv(io.StringIO(read_text(root / "evals.csv")))
     controls = {Path(path).name for path in config.base.evals.controls}
     measured = measured[(measured["metric"] == "top1") & ~measured["task"].isin(controls)]
-    if metric != "error_mean":
-        measured = measured[measured["task"] == metric.removeprefix("error/")]
-    if measured.empty:
-        return 0.0
-    top = measured[measured["budget"] == measured["budget"].max()]
-    p, n = top["value"].to_numpy(float), top["examples"].to_numpy(float)
-    tasks = top["task"].nunique()
-    error = float(df.loc[df["budget"] == df["budget"].max(), metric].mean())
-    return float(np.sqrt(np.mean(p * (1 - p) / n) / tasks) / error)
+    if config.metric.startswith("error/"):
+        measured = measured[measured["task"] == config.metric.removeprefix("error/")]
+    elif config.metric != "error_mean":
+        return []
+    top = measured[measured["budget"] == measured["budget"].max()].groupby("task")
+    return [
+        (1 - float(rows["value"].mean()), int(rows["examples"].iloc[0])) for _, rows in top if (rows["value"] < 1).any()
+    ]
 
 
 def _text(registered: dict[str, Any], config: SweepConfig, path: Path) -> str:
@@ -119,10 +118,15 @@ def _text(registered: dict[str, Any], config: SweepConfig, path: Path) -> str:
     lines = [
         f"  {r['metric']} at {r['target']:.4g} FLOPs, {r['rule']}, mean of {noise['seeds']} seeds",
         f"  {r['form']}: {r['predicted']:.4f}, 95 % band {_band(r['mean'])}; one run {_band(r['run'])}",
+        f"  on as many new pictures: {_band(r['mean_new_pictures'])}",
         f"  the guess to beat, same as the last budget: {r['naive']:.4f}",
         f"  rehearsed at {len(rehearsed)} earlier budgets: {sum(rehearsed)} inside their bands",
-        f"  scatter: seeds {noise['seed_sd']:.2%}, examples {noise['eval_sd']:.2%} of the error",
-        *(f"  {o['form']}: {o['predicted']:.4f} {_band(o['mean'])}" for o in r["others"] if o["form"] != r["form"]),
+        f"  scatter: seeds {noise['seed_sd']:.2%}, pictures {r['picture_sd']['same']:.2%} of the error "
+        f"({r['picture_sd']['new']:.2%} on new ones)",
+        *(
+            f"  {o['form']}, weight {o['weight']:.2f}: {o['predicted']:.4f} {_band([o['low'], o['high']])}"
+            for o in r["forms"]
+        ),
         f"  {path}: commit it, then train with --budgets='{budgets}'",
     ]
     return "\n".join(lines)

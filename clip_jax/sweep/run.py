@@ -125,6 +125,7 @@ def _stages(sweep: _Sweep, plan: Plan) -> dict[str, Any]:
 
 def report(sweep_dir: str | Path, echo: Echo = print) -> dict[str, Any]:
     """Collect what is there, fit, write ``report/`` and print the summary. Raises UserError without a sweep."""
+    from clip_jax.scaling.chance import chance_beside
     from clip_jax.scaling.report import text_summary, write_report
 
     root = place(sweep_dir)
@@ -139,6 +140,7 @@ def report(sweep_dir: str | Path, echo: Echo = print) -> dict[str, Any]:
             curves=curves(root, config.metric),
             lr_evidence=lr_evidence(df, config.metric),
             title=config.name.replace("_", " "),
+            chance=chance_beside(root, config.metric),
         )
         mirror_law(config.base.wandb, root, _numbers(law), out / "error_vs_flops.png")
     echo("\n" + text_summary(law) + f"\n\n  {root / 'report' / 'report.html'}")
@@ -151,6 +153,7 @@ def report(sweep_dir: str | Path, echo: Echo = print) -> dict[str, Any]:
 def report_of_table(path: Path, out: str | None, metric: str, echo: Echo = print) -> dict[str, Any]:
     """The report of a table of runs, a sweep's ``runs.csv`` or another's, into ``out`` (``report/`` beside it), with
     the figure of a graded forecast that lies there. Raises UserError."""
+    from clip_jax.scaling.chance import chance_beside
     from clip_jax.scaling.report import text_summary, write_report
     from clip_jax.scaling.table import read_table
     from clip_jax.sweep.forecast import redraw_forecast
@@ -158,7 +161,9 @@ def report_of_table(path: Path, out: str | None, metric: str, echo: Echo = print
     df = read_table(path)
     evidence = lr_evidence(df, metric) if {"kind", "final", "peak_lr", metric} <= set(df.columns) else None
     folder_of = Path(out) if out else path.parent / "report"
-    law = write_report(df, folder_of, metric=metric, lr_evidence=evidence, title=path.absolute().parent.name)
+    chance = chance_beside(path.parent, metric)
+    title = path.absolute().parent.name
+    law = write_report(df, folder_of, metric=metric, lr_evidence=evidence, title=title, chance=chance)
     redraw_forecast(df, path.parent, folder_of)
     echo(text_summary(law) + f"\n\n  {folder_of / 'report.html'}")
     return law
@@ -167,9 +172,10 @@ def report_of_table(path: Path, out: str | None, metric: str, echo: Echo = print
 def _numbers(law: dict[str, Any]) -> dict[str, float]:
     """Of a law, for a table of sweeps: each form's parameters, and what the best expects of ten times the compute."""
     numbers = {f"{f['form']}/{name}": value for f in law["fits"] for name, value in f["values"].items()}
-    for row in law["next_budget"]:
-        if row["form"] == law["winner"]:
-            numbers |= {f"next_budget/{name}": row[name] for name in ("flops", "predicted", "low", "high")}
+    for row in law["averaged"][-1:]:
+        low, high = row["run"]
+        numbers |= {"next_budget/flops": row["flops"], "next_budget/predicted": row["median"]}
+        numbers |= {"next_budget/low": low, "next_budget/high": high}
     return numbers
 
 
