@@ -114,13 +114,12 @@ class Fitted:
         return {}
 
     def curve_at(self, flops: float) -> Interval:
-        """Where the law itself lies at a compute, 95 %."""
-        return replace(self.prediction_at(flops).interval(), value=float(self.fit.predict(float(flops))))
+        """Return where the law itself lies at a compute, 95 %; its value is that of the law with a free asymptote."""
+        return self.prediction_at(flops).interval()
 
     def run_at(self, flops: float) -> Interval:
         """Where a point of the frontier that was not measured yet will land, 95 %."""
-        found = self.prediction_at(flops).scattered(self.scatter).interval()
-        return replace(found, value=float(self.fit.predict(float(flops))))
+        return self.prediction_at(flops).scattered(self.scatter).interval()
 
     @cached_property
     def _knots(self) -> tuple[Array, list[Interval], list[Interval]]:

@@ -189,7 +189,12 @@ def prediction_interval(
     found = prediction_profile(fit, at, noise=noise)
     if new_run:
         found = found.scattered(scatter(fit, noise))
-    return replace(found.interval(level), value=float(np.ravel(fit.predict(at))[0]))
+    return _around(found.interval(level), float(np.ravel(fit.predict(at))[0]))
+
+
+def _around(found: Interval, value: float) -> Interval:
+    """The interval around another value: that of a law whose asymptote is held need not lie in that of the free one."""
+    return replace(found, value=value, low=min(found.low, value), high=max(found.high, value))
 
 
 @dataclass(frozen=True)
@@ -402,7 +407,7 @@ def flat_sides(fit: Fit) -> tuple[str, ...]:
     fit = _smooth(fit)
     ways = [(int(i), side) for i in np.flatnonzero(fit.free_mask) for side in (-1, 1)]
     reach = np.geomspace(1, FAR, max(2, 60 // len(ways)))
-    held = [(i, fit.theta[i] + side * s * _error(fit, i)) for i, side in ways for s in reach]
+    held = [(i, fit.theta[i] + side * s * e) for i, side in ways for e in [_error(fit, i)] for s in reach]
     index = np.array([i for i, _ in held])
     values = np.clip([v for _, v in held], fit.low[index], fit.high[index])
     objectives = _held(fit, index, values)
