@@ -28,7 +28,7 @@ from clip_jax.scaling.table import fit_rows, prepare
 if TYPE_CHECKING:
     import pandas as pd
 
-COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW, INK, SOFT)
+COLORS = (BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW, INK, SOFT)
 MARKS = "osD^vPX*"
 FAR = 30.0  # gains beyond are drawn at the edge
 
@@ -49,10 +49,10 @@ def draw_arms(
         for k, (name, table) in enumerate(arms.items()):
             rows, _ = fit_rows(prepare(table, metric, name), metric)
             x, y = rows["flops"].to_numpy(float), rows[metric].to_numpy(float)
-            colour = COLOURS[k % len(COLOURS)]
-            left.plot(x, y, MARKS[k % len(MARKS)], color=colour, ms=4, mec="white", mew=0.4, label=name)
+            color = COLORS[k % len(COLORS)]
+            left.plot(x, y, MARKS[k % len(MARKS)], color=color, ms=4, mec="white", mew=0.4, label=name)
             grid = np.geomspace(x.min(), x.max(), 60)
-            left.plot(grid, fit_law(law_named(law), x, y).predict(grid), color=colour)
+            left.plot(grid, fit_law(law_named(law), x, y).predict(grid), color=color)
         left.set(xscale="log", yscale="log", xlabel="training FLOPs", ylabel=label_of(metric), title=title)
         error_ticks(left)
         left.legend(loc="lower left", labelspacing=0.3)
@@ -68,15 +68,15 @@ def _gains(axis: Any, compared: Sequence[Mapping[str, Any]], names: list[str]) -
     low, high = min([*values, 0.5]) / 1.5, max([*values, 2.0]) * 1.5
     axis.axvline(1, color=SOFT, lw=0.8)
     for place, r in enumerate(reversed(others)):
-        colour = COLOURS[names.index(r["arm"]) % len(COLOURS)]
+        color = COLORS[names.index(r["arm"]) % len(COLORS)]
         ends = np.clip([r["gain_low"], r["gain_high"]], low, high)
-        axis.plot(ends, [place, place], color=colour, lw=2)
+        axis.plot(ends, [place, place], color=color, lw=2)
         if r["gain"] <= low:
             axis.text(
-                low * 1.05, place + 0.08, "never reaches it" if r["gain"] == 0 else f"{r['gain']:.2g}", color=colour
+                low * 1.05, place + 0.08, "never reaches it" if r["gain"] == 0 else f"{r['gain']:.2g}", color=color
             )
         else:
-            axis.plot([r["gain"]], [place], MARKS[names.index(r["arm"]) % len(MARKS)], color=colour, ms=6)
+            axis.plot([r["gain"]], [place], MARKS[names.index(r["arm"]) % len(MARKS)], color=color, ms=6)
     axis.set(xscale="log", xlim=(low, high), ylim=(-0.6, len(others) - 0.4))
     axis.set_yticks(range(len(others)), [r["arm"] for r in reversed(others)])
     axis.set_xlabel(f"compute that {names[0]} needs\nover its own, for one error (95 %)")

@@ -9,11 +9,11 @@ import numpy as np
 from clip_jax.scaling.analysis import Analysis
 from clip_jax.scaling.figures.style import (
     INK,
-    LAW_COLOURS,
+    LAW_COLORS,
     LAW_DASHES,
     SOFT,
     NotDrawn,
-    colour_scale,
+    color_scale,
     error_ticks,
     label_of,
     new_figure,
@@ -27,10 +27,10 @@ def error_vs_flops(found: Analysis) -> Any:
     """Every run, the frontier, each law, the band of the one that extrapolates best, and its forecasts."""
     rows, points = found.rows, found.frontier.points
     figure, (axis,) = new_figure()
-    colours, norm = colour_scale(rows["params"])
+    colors, norm = color_scale(rows["params"])
     _curves_behind(axis, found, alpha=0.25)
     axis.scatter(
-        rows["flops"], rows[found.metric], c=rows["params"], cmap=colours, norm=norm, s=16, lw=0.4, ec="white",
+        rows["flops"], rows[found.metric], c=rows["params"], cmap=colors, norm=norm, s=16, lw=0.4, ec="white",
         zorder=3,
     )  # fmt: skip
     axis.plot(
@@ -44,17 +44,17 @@ def error_vs_flops(found: Analysis) -> Any:
         best = key == found.winner
         y = fitted.fit.predict(grid)
         axis.plot(
-            grid, y, ls="-" if best else LAW_DASHES[key], color=LAW_COLOURS[key], lw=1.9 if best else 1.0,
+            grid, y, ls="-" if best else LAW_DASHES[key], color=LAW_COLORS[key], lw=1.9 if best else 1.0,
             zorder=5 if best else 2,
             label=fitted.fit.law.name + _remark(found, y, grid, best),
         )  # fmt: skip
         if best:
             band = fitted.bands(grid)
             a, b = (np.where(np.isfinite(band[e]), band[e], v) for e, v in (("low", 1e-9), ("high", 1e9)))
-            axis.fill_between(grid, a, b, color=LAW_COLOURS[key], alpha=0.14, lw=0, label="its 95 % band")
+            axis.fill_between(grid, a, b, color=LAW_COLORS[key], alpha=0.14, lw=0, label="its 95 % band")
             low = min(low, max(float(y[-1]) * 0.8, low * 0.3))
             forecast = next(r for r in found.law["next_budget"] if r["form"] == fitted.fit.law.name)
-            _bar(axis, forecast, LAW_COLOURS[key], "s", "forecast of a run at 10×")
+            _bar(axis, forecast, LAW_COLORS[key], "s", "forecast of a run at 10×")
     check = [r for r in found.law["forecast_check"] if found.best and r["form"] == found.best.fit.law.name]
     for row in check:
         _bar(axis, {**row, "flops": row["flops"] * 1.13}, INK, "D", "forecast without the largest budget")
@@ -79,27 +79,27 @@ def _rule(found: Analysis) -> str:
     return str(found.law["frontier_rule"])
 
 
-def _bar(axis: Any, row: dict[str, Any], colour: str, marker: str, label: str) -> None:
+def _bar(axis: Any, row: dict[str, Any], color: str, marker: str, label: str) -> None:
     middle = row["predicted"]
     low, high = (v if v is not None and np.isfinite(v) else far for v, far in ((row["low"], 0.0), (row["high"], 1e9)))
     axis.errorbar(
-        row["flops"], middle, yerr=[[max(middle - low, 0)], [max(high - middle, 0)]], fmt=marker, color=colour,
+        row["flops"], middle, yerr=[[max(middle - low, 0)], [max(high - middle, 0)]], fmt=marker, color=color,
         ms=4, capsize=2.5, lw=1.0, zorder=6, label=label,
     )  # fmt: skip
 
 
 def _curves_behind(axis: Any, found: Analysis, alpha: float, marker: str = "-") -> int:
-    """Learning curves in the colour of their size; how many there were."""
+    """Learning curves in the color of their size; how many there were."""
     if found.curves is None:
         return 0
-    colours, norm = colour_scale(found.rows["params"])
+    colors, norm = color_scale(found.rows["params"])
     params = dict(zip(found.rows["run_id"], found.rows["params"], strict=True))
     drawn = 0
     for run_id, part in found.curves.groupby("run_id"):
         if run_id in params:
             part = part.sort_values("flops")
             axis.plot(
-                part["flops"], part["error"], marker, color=colours(norm(params[run_id])), alpha=alpha, ms=2, lw=0.8
+                part["flops"], part["error"], marker, color=colors(norm(params[run_id])), alpha=alpha, ms=2, lw=0.8
             )
             drawn += 1
     return drawn

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 DPI = 220
 INK, SOFT, PALE = "#222222", "#767676", "#e6e6e6"
-# Okabe & Ito's palette, told apart by colour-blind readers, with a dash each for print without colour
+# Okabe & Ito's palette, told apart by color-blind readers, with a dash each for print without color
 BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
-LAW_COLOURS = {"power": BLUE, "saturating": ORANGE, "sigmoid": GREEN, "shifted": PURPLE, "chance": YELLOW, "bnsl": SKY}
+LAW_COLORS = {"power": BLUE, "saturating": ORANGE, "sigmoid": GREEN, "shifted": PURPLE, "chance": YELLOW, "bnsl": SKY}
 LAW_DASHES: dict[str, Any] = {
     "power": (0, (1, 1)), "saturating": (0, (6, 2)), "sigmoid": (0, (3, 1.5)), "shifted": "-.",
     "chance": (0, (8, 2, 2, 2)), "bnsl": ":",
@@ -103,8 +103,8 @@ def size_ticks(axis: Any, which: str = "x") -> None:
     side.set_minor_formatter(NullFormatter())
 
 
-def colour_scale(values: Any, name: str = SIZES) -> tuple[Any, Any]:
-    """(colour map, logarithmic norm) of positive values."""
+def color_scale(values: Any, name: str = SIZES) -> tuple[Any, Any]:
+    """(color map, logarithmic norm) of positive values."""
     from matplotlib import colormaps
     from matplotlib.colors import LogNorm
 
@@ -113,14 +113,14 @@ def colour_scale(values: Any, name: str = SIZES) -> tuple[Any, Any]:
 
 
 def size_bar(figure: Any, axis: Any, values: pd.Series, label: str = "parameters", name: str = SIZES) -> None:
-    """A colour bar with four plain labels; nothing where all sizes are one."""
+    """A color bar with four plain labels; nothing where all sizes are one."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.ticker import NullFormatter
 
     if values.nunique() < 2:
         return
-    colours, norm = colour_scale(values, name)
-    bar = figure.colorbar(ScalarMappable(norm, colours), ax=axis, label=label, pad=0.02, aspect=28)
+    colors, norm = color_scale(values, name)
+    bar = figure.colorbar(ScalarMappable(norm, colors), ax=axis, label=label, pad=0.02, aspect=28)
     bar.outline.set_linewidth(0.4)
     bar.ax.yaxis.set_minor_formatter(NullFormatter())
     ticks = np.geomspace(norm.vmin, norm.vmax, 4)

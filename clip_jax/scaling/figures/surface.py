@@ -25,11 +25,11 @@ def contour(found: Analysis) -> Any:
     grid_n, grid_d = (np.geomspace(v.min() / 2, v.max() * 2, 120) for v in (n, d))
     z = surface.fit.predict({"params": grid_n[:, None], "samples_seen": grid_d[None]})
     ends = float(min(measured.min(), z.min())), float(max(measured.max(), z.max()))
-    colours, norm = colormaps["YlGnBu"], LogNorm(*ends)
+    colors, norm = colormaps["YlGnBu"], LogNorm(*ends)
     figure, (axis,) = new_figure(5.6, 4.0)
     axis.grid(False)
     levels = np.geomspace(z.min(), z.max(), 13)
-    axis.contourf(grid_d, grid_n, z, levels=levels, cmap=colours, norm=norm, alpha=0.75)
+    axis.contourf(grid_d, grid_n, z, levels=levels, cmap=colors, norm=norm, alpha=0.75)
     lines = axis.contour(grid_d, grid_n, z, levels=nice_ticks(z.min(), z.max()), colors=INK, linewidths=0.5)
     axis.clabel(lines, fmt=lambda v: f"{v:.3g}", fontsize=6.5)
     flops = surface.cost * n**surface.power * d
@@ -37,7 +37,7 @@ def contour(found: Analysis) -> Any:
         axis.plot(budget / (surface.cost * grid_n**surface.power), grid_n, ":", color=SOFT, lw=0.8)
     axis.plot([], [], ":", color=SOFT, lw=0.8, label="equal FLOPs")
     axis.scatter(
-        d, n, c=measured, cmap=colours, norm=norm, s=20, ec=INK, lw=0.6, zorder=4, label="runs (measured error)"
+        d, n, c=measured, cmap=colors, norm=norm, s=20, ec=INK, lw=0.6, zorder=4, label="runs (measured error)"
     )
     best_n, best_d, _ = surface.path(np.geomspace(flops.min() / 100, flops.max() * 100, 200))
     axis.plot(best_d, best_n, color=ORANGE, lw=1.8, zorder=3, label="compute-optimal path")
@@ -49,7 +49,7 @@ def contour(found: Analysis) -> Any:
     )  # fmt: skip
     size_ticks(axis, "x")
     size_ticks(axis, "y")
-    bar = figure.colorbar(ScalarMappable(norm, colours), ax=axis, label=label_of(found.metric), pad=0.02, aspect=28)
+    bar = figure.colorbar(ScalarMappable(norm, colors), ax=axis, label=label_of(found.metric), pad=0.02, aspect=28)
     bar.outline.set_linewidth(0.4)
     bar.ax.minorticks_off()
     bar.ax.yaxis.set_minor_formatter(NullFormatter())

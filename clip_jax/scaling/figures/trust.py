@@ -8,7 +8,7 @@ import numpy as np
 
 from clip_jax.scaling.analysis import Analysis
 from clip_jax.scaling.evidence import Fitted
-from clip_jax.scaling.figures.style import INK, LAW_COLOURS, LAW_DASHES, ORANGE, SOFT, NotDrawn, new_figure
+from clip_jax.scaling.figures.style import INK, LAW_COLORS, LAW_DASHES, ORANGE, SOFT, NotDrawn, new_figure
 from clip_jax.scaling.fit import Fit
 from clip_jax.scaling.profile import Interval
 from clip_jax.scaling.surface import Surface
@@ -27,7 +27,7 @@ def residuals(found: Analysis) -> Any:
         fit, best = fitted.fit, key == found.winner
         axes[0].plot(
             fit.data.columns["flops"], np.log(fit.data.y / fit.predict(fit.data.columns)), ls=LAW_DASHES[key],
-            marker=MARKERS[key], color=LAW_COLOURS[key], ms=4, lw=1.3 if best else 0.7, label=fit.law.name,
+            marker=MARKERS[key], color=LAW_COLORS[key], ms=4, lw=1.3 if best else 0.7, label=fit.law.name,
         )  # fmt: skip
     axes[0].axhline(0, color=INK, lw=0.7)
     top = max(abs(v) for v in axes[0].get_ylim())
@@ -43,10 +43,10 @@ def residuals(found: Analysis) -> Any:
 def _influence(axis: Any, best: Fitted, rows: list[dict[str, Any]]) -> None:
     name = best.fit.law.exponent_name
     value, interval = best.fit.values[name], best.intervals.get(name)
-    colour = LAW_COLOURS[best.key]
+    color = LAW_COLORS[best.key]
     if interval is not None and np.isfinite(interval.width):
-        axis.axhspan(interval.low, interval.high, color=colour, alpha=0.12, lw=0, label="95 % interval")
-    axis.axhline(value, color=colour, lw=1.2, ls=LAW_DASHES[best.key], label="all points")
+        axis.axhspan(interval.low, interval.high, color=color, alpha=0.12, lw=0, label="95 % interval")
+    axis.axhline(value, color=color, lw=1.2, ls=LAW_DASHES[best.key], label="all points")
     axis.plot(
         [r["flops"] for r in rows], [r["exponent"] for r in rows], "o", color=INK, ms=4, label="without this point"
     )
@@ -65,7 +65,7 @@ def cloud(found: Analysis) -> Any:
         if names is not None:
             panels.append((
                 found.best.fit, names, found.best.fit.law.name, "parametric", found.best.intervals,
-                LAW_COLOURS[found.best.key],
+                LAW_COLORS[found.best.key],
             ))  # fmt: skip
     if isinstance(found.surface, Surface):
         panels.append((
@@ -74,18 +74,18 @@ def cloud(found: Analysis) -> Any:
     if not panels:
         raise NotDrawn(found.law["why"] if found.best is None else "fewer than two parameters were fitted")
     figure, axes = new_figure(3.3 * len(panels) + 0.2, 3.2, len(panels))
-    for axis, (fit, (a, b), title, kind, intervals, colour) in zip(axes, panels, strict=True):
+    for axis, (fit, (a, b), title, kind, intervals, color) in zip(axes, panels, strict=True):
         ensemble = bootstrap(fit, kind=kind, replicas=500)
         x, y = ensemble.draws[a], ensemble.draws[b]
         keep = np.ones(len(x), bool)
         for v in (x, y):
             low, high = np.quantile(v, (0.005, 0.995))
             keep &= (v >= low) & (v <= high)
-        axis.plot(x[keep], y[keep], ".", color=colour, ms=3, alpha=0.3, mew=0)
+        axis.plot(x[keep], y[keep], ".", color=color, ms=3, alpha=0.3, mew=0)
         for i, name in enumerate((a, b)):
-            interval, centre = intervals[name], (fit.values[a], fit.values[b])
+            interval, center = intervals[name], (fit.values[a], fit.values[b])
             ends = np.clip([interval.low, interval.high], -1e12, 1e12)
-            at = [ends, [centre[1]] * 2] if i == 0 else [[centre[0]] * 2, ends]
+            at = [ends, [center[1]] * 2] if i == 0 else [[center[0]] * 2, ends]
             axis.plot(*at, color=INK, lw=1, label="95 % profile intervals" if i == 0 else None)
         axis.plot(fit.values[a], fit.values[b], "o", color=INK, ms=4.5)
         log = [fit.law.parameters[fit.law.index(n)].log and np.ptp(np.log(v[keep])) > 1 for n, v in ((a, x), (b, y))]

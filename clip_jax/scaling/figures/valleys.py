@@ -14,7 +14,7 @@ from clip_jax.scaling.figures.style import (
     ORANGE,
     SOFT,
     NotDrawn,
-    colour_scale,
+    color_scale,
     error_ticks,
     label_of,
     new_figure,
@@ -25,7 +25,7 @@ from clip_jax.scaling.frontier import by_size
 from clip_jax.scaling.surface import Surface
 
 HOLLOW = {"mfc": "white", "ms": 4}
-LISTED = 9  # budgets in a legend; more get a colour bar
+LISTED = 9  # budgets in a legend; more get a color bar
 
 
 def isoflop(found: Analysis) -> Any:
@@ -37,30 +37,30 @@ def isoflop(found: Analysis) -> Any:
         why = f"at most {most} sizes at one budget, 3 are needed"
         raise NotDrawn(why if is_planned(found) else "the table has no column 'budget'")
     budgets = np.array([v["budget"] for v in shown])
-    colours, norm = colour_scale(budgets, "cividis")
+    colors, norm = color_scale(budgets, "cividis")
     figure, (axis,) = new_figure(5.8, 3.9)
     leaning = {v["budget"]: v for v in found.leaning}
     for valley in shown:
         part = sizes[sizes["budget"] == valley["budget"]]
-        colour = colours(norm(valley["budget"]) * 0.9)
+        color = colors(norm(valley["budget"]) * 0.9)
         x = np.linspace(np.log(part["params"].min()), np.log(part["params"].max()), 100)
         accepted = valley["status"] == "accepted"
         axis.plot(
-            part["params"], part["error"], "o", color=colour, mfc=colour if accepted else "white", ms=4, zorder=3,
+            part["params"], part["error"], "o", color=color, mfc=color if accepted else "white", ms=4, zorder=3,
             label=f"{valley['budget']:.2g}",
         )  # fmt: skip
         for row, style in ((valley, "-" if accepted else ":"), (leaning[valley["budget"]], (0, (4, 2)))):
             if row["coefficients"] is not None and (row is valley or row["status"] == "accepted"):
                 *poly, middle = row["coefficients"]
                 axis.plot(
-                    np.exp(x), np.exp(np.polyval(poly, x - middle)), ls=style, color=colour,
+                    np.exp(x), np.exp(np.polyval(poly, x - middle)), ls=style, color=color,
                     lw=1.3 if row is valley and accepted else 0.9,
                 )  # fmt: skip
         if accepted:
-            axis.plot(valley["params"], valley["error"], "*", color=colour, ms=11, mec="white", mew=0.7, zorder=5)
+            axis.plot(valley["params"], valley["error"], "*", color=color, ms=11, mec="white", mew=0.7, zorder=5)
         if leaning[valley["budget"]]["status"] == "accepted":
             row = leaning[valley["budget"]]
-            axis.plot(row["params"], row["error"], "D", mfc="white", mec=colour, ms=4, zorder=5)
+            axis.plot(row["params"], row["error"], "D", mfc="white", mec=color, ms=4, zorder=5)
     axis.set(xscale="log", yscale="log", xlabel="parameters", ylabel=label_of(found.metric), title="IsoFLOP valleys")
     error_ticks(axis)
     size_ticks(axis)
@@ -103,22 +103,22 @@ def allocation(found: Analysis) -> Any:
     path = surface.path(span) if surface else None
     for axis, key, name, at in ((axes[0], "params", "parameters", 0), (axes[1], "samples_seen", "samples seen", 1)):
         axis.plot(points["flops"], points[key], "o", mfc="none", mec=SOFT, ms=6, label="best run of the frontier")
-        for rows, law, marker, colour, label in (
+        for rows, law, marker, color, label in (
             (accepted, "allocation", "*", BLUE, "parabola"), (leaning, "allocation_cubic", "D", GREEN, "cubic"),
         ):  # fmt: skip
             if not rows:
                 continue
             x, y = (np.array([r[k] for r in rows]) for k in ("budget", key))
-            axis.plot(x, y, marker, color=colour, ms=8 if marker == "*" else 4, zorder=4)
+            axis.plot(x, y, marker, color=color, ms=8 if marker == "*" else 4, zorder=4)
             a = found.law[law]
             said = f"{label}: 1 budget" if len(rows) == 1 else f"{label}: {len(rows)} budgets"
             if a["status"] == "identified":
                 power, se = a["params" if at == 0 else "samples"], a["params_se" if at == 0 else "samples_se"]
                 middle = np.exp(np.log(y).mean()) * (span / np.exp(np.log(x).mean())) ** power
                 said = f"{label}: $C^{{{power:.2f} \\pm {se:.2f}}}$"
-                axis.plot(span, middle, color=colour, lw=1.2, label=said)
+                axis.plot(span, middle, color=color, lw=1.2, label=said)
             else:
-                axis.plot([], [], marker, color=colour, label=said)
+                axis.plot([], [], marker, color=color, label=said)
         if path is not None:
             slope = np.polyfit(np.log(span), np.log(path[at]), 1)[0]
             axis.plot(

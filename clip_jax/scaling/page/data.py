@@ -9,7 +9,7 @@ import numpy as np
 from clip_jax.scaling.analysis import Analysis
 from clip_jax.scaling.checklist import plain_json
 from clip_jax.scaling.evidence import REACH, RULES
-from clip_jax.scaling.figures.style import LAW_COLOURS, colour_scale, label_of
+from clip_jax.scaling.figures.style import LAW_COLORS, color_scale, label_of
 from clip_jax.scaling.laws import LAWS
 from clip_jax.scaling.page.tables import text_of
 
@@ -23,14 +23,14 @@ TIP = ("run_id", "budget", "flops", "params", "samples_seen", "batch_size", "see
 def embedded(found: Analysis) -> dict[str, Any]:
     """JSON for the page.
 
-    {metric, grid [G], law, rule (shown first), target, most (FLOPs of the largest run), runs: [{id, x, y, colour,
-    tip}], curves: [{colour, points}], rules: [{key, name, points: [[flops, error]], reasons, fits: {law: {name, text,
-    values, status, agree, warnings, colour, y, low, high, run_low, run_high [G]}}}]}; an end that the data do not bound
+    {metric, grid [G], law, rule (shown first), target, most (FLOPs of the largest run), runs: [{id, x, y, color,
+    tip}], curves: [{color, points}], rules: [{key, name, points: [[flops, error]], reasons, fits: {law: {name, text,
+    values, status, agree, warnings, color, y, low, high, run_low, run_high [G]}}}]}; an end that the data do not bound
     is null.
     """
     rows, flops = found.rows, found.rows["flops"].to_numpy(float)
     grid = np.geomspace(flops.min() * REACH[0], flops.max() * REACH[-1], GRID)
-    colours = _colours(rows)
+    colors = _colors(rows)
     rules = []
     for key, frontier in found.frontiers.items():
         fits = {}
@@ -39,7 +39,7 @@ def embedded(found: Analysis) -> dict[str, Any]:
             fits[law] = {
                 "name": fit.law.name, "text": fit.law.text(fit.values), "values": fit.values, "status": fit.status,
                 "agree": f"{fit.agree} of {fit.starts} starts agree", "warnings": fitted.warnings(),
-                "colour": LAW_COLOURS[law], **{k: v.tolist() for k, v in fitted.bands(grid).items()},
+                "color": LAW_COLORS[law], **{k: v.tolist() for k, v in fitted.bands(grid).items()},
             }  # fmt: skip
         points = frontier.points[["flops", "error"]].to_numpy(float).tolist()
         rules.append({"key": key, "name": RULES[key], "points": points, "reasons": frontier.reasons, "fits": fits})
@@ -47,16 +47,16 @@ def embedded(found: Analysis) -> dict[str, Any]:
     runs = [
         {
             "id": str(r["run_id"]), "x": float(r["flops"]), "y": float(r[found.metric]),
-            "colour": colours[str(r["run_id"])], "tip": "\n".join(f"{c}: {text_of(r[c])}" for c in tips),
+            "color": colors[str(r["run_id"])], "tip": "\n".join(f"{c}: {text_of(r[c])}" for c in tips),
         }
         for r in rows.to_dict("records")
     ]  # fmt: skip
     lines = []
     if found.curves is not None:
         for run_id, part in found.curves.sort_values("flops").groupby("run_id"):
-            if str(run_id) in colours:
+            if str(run_id) in colors:
                 lines.append(
-                    {"colour": colours[str(run_id)], "points": part[["flops", "error"]].to_numpy(float).tolist()}
+                    {"color": colors[str(run_id)], "points": part[["flops", "error"]].to_numpy(float).tolist()}
                 )
     return plain_json(
         {
@@ -67,8 +67,8 @@ def embedded(found: Analysis) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def _colours(rows: pd.DataFrame) -> dict[str, str]:
+def _colors(rows: pd.DataFrame) -> dict[str, str]:
     from matplotlib.colors import to_hex
 
-    colours, norm = colour_scale(rows["params"])
-    return {str(run): to_hex(colours(norm(n))) for run, n in zip(rows["run_id"], rows["params"], strict=True)}
+    colors, norm = color_scale(rows["params"])
+    return {str(run): to_hex(colors(norm(n))) for run, n in zip(rows["run_id"], rows["params"], strict=True)}

@@ -60,7 +60,7 @@
     const bottom = box.bottom / 10, top = box.top * 10;
     const edge = (values, missing) => D.grid.map((c, i) => [c, values[i] === null ? missing
       : Math.min(Math.max(values[i], bottom), top)]);
-    path(edge(high, top).concat(edge(low, bottom).reverse()), { fill: fit.colour, opacity, stroke: "none" }, parent);
+    path(edge(high, top).concat(edge(low, bottom).reverse()), { fill: fit.color, opacity, stroke: "none" }, parent);
   }
 
   function draw() {
@@ -82,14 +82,14 @@
     const middle = (box.h - box.b) / 2;
     add("text", { x: 14, y: middle, "text-anchor": "middle", transform: `rotate(-90 14 ${middle})` }, D.metric);
     const inside = add("g", { "clip-path": "url(#inside)" });
-    if (state.curves) for (const c of D.curves) path(c.points, { stroke: c.colour, opacity: 0.35 }, inside);
+    if (state.curves) for (const c of D.curves) path(c.points, { stroke: c.color, opacity: 0.35 }, inside);
     const fit = fitOf(state.law);
     if (fit) { band(fit, fit.run_low, fit.run_high, 0.1, inside); band(fit, fit.low, fit.high, 0.16, inside); }
     for (const [key, other] of Object.entries(rule().fits)) if (key !== state.law && state.others)
-      path(D.grid.map((c, i) => [c, other.y[i]]), { stroke: other.colour, "stroke-dasharray": "5 4" }, inside);
-    if (fit) path(D.grid.map((c, i) => [c, fit.y[i]]), { id: "curve", stroke: fit.colour, "stroke-width": 2.4 }, inside);
+      path(D.grid.map((c, i) => [c, other.y[i]]), { stroke: other.color, "stroke-dasharray": "5 4" }, inside);
+    if (fit) path(D.grid.map((c, i) => [c, fit.y[i]]), { id: "curve", stroke: fit.color, "stroke-width": 2.4 }, inside);
     D.runs.forEach((r, i) => {
-      const dot = add("circle", { class: "run", cx: X(r.x), cy: Y(r.y), r: 4.5, fill: r.colour, stroke: "#fff",
+      const dot = add("circle", { class: "run", cx: X(r.x), cy: Y(r.y), r: 4.5, fill: r.color, stroke: "#fff",
         "stroke-width": 0.7, tabindex: i ? -1 : 0, role: "img", "aria-label": r.tip.replace(/\n/g, ", "), "data-run": r.id });
       dot.addEventListener("pointerenter", (e) => show(r, e.clientX, e.clientY));
       dot.addEventListener("pointerleave", hide);
@@ -130,7 +130,7 @@
     Object.assign(reading.dataset, { flops: state.at }, read);
     $("fitted").textContent = `${D.metric} = ${fit.text}  (${fit.status}; ${fit.agree}; ${rule().points.length} points)`;
     $("said").textContent = fit.warnings.join("; ");
-    add("circle", { class: "handle", cx: x, cy: Y(Math.max(read.predicted, box.bottom)), r: 5.5, fill: fit.colour,
+    add("circle", { class: "handle", cx: x, cy: Y(Math.max(read.predicted, box.bottom)), r: 5.5, fill: fit.color,
       stroke: "#000", "pointer-events": "none" });
   }
 
