@@ -17,10 +17,10 @@ from clip_jax.scaling.figures.style import (
     SKY,
     SOFT,
     YELLOW,
-    error_ticks,
     label_of,
     new_figure,
 )
+from clip_jax.scaling.figures.ticks import error_ticks
 from clip_jax.scaling.fit import fit_law
 from clip_jax.scaling.laws import law_named
 from clip_jax.scaling.table import fit_rows, prepare

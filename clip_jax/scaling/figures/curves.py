@@ -14,11 +14,11 @@ from clip_jax.scaling.figures.style import (
     SOFT,
     NotDrawn,
     color_scale,
-    error_ticks,
     label_of,
     new_figure,
     size_bar,
 )
+from clip_jax.scaling.figures.ticks import error_ticks
 
 AHEAD = 12  # times the largest FLOPs: how far laws are drawn
 

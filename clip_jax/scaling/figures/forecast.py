@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clip_jax.scaling.figures.style import BLUE, HOUSE, INK, ORANGE, SOFT, error_ticks, label_of, new_figure, png
+from clip_jax.scaling.figures.style import BLUE, HOUSE, INK, ORANGE, SOFT, label_of, new_figure
+from clip_jax.scaling.figures.ticks import error_ticks
 from clip_jax.scaling.laws import law_named
 from clip_jax.scaling.table import is_check
 
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def draw_forecast(registered: dict[str, Any], graded: dict[str, Any], runs: pd.DataFrame) -> bytes:
-    """The figure as PNG: the points that the law was fitted to, the law, the band at the target, the runs there.
+def draw_forecast(registered: dict[str, Any], graded: dict[str, Any], runs: pd.DataFrame) -> Any:
+    """Draw the points that the law was fitted to, the law, the band at the target, the runs there; returns a Figure.
 
     Args:
       registered, graded: of `registration.register` and `registration.outcome`.
@@ -43,7 +44,11 @@ def draw_forecast(registered: dict[str, Any], graded: dict[str, Any], runs: pd.D
         axis.plot([target * 1.1] * len(own), own, "_", color=ORANGE, ms=8, label="its seeds")
         axis.plot([target * 1.1], [graded["measured"]], "D", color=ORANGE, ms=5, zorder=6, label="measured after")
         axis.plot([x[-1], target], [registered["naive"]] * 2, ":", color=SOFT, label="same as the last budget")
-        axis.set(xscale="log", yscale="log", xlabel="training FLOPs", ylabel=label_of(metric), title="The forecast")
+        axis.set(
+            xscale="log", yscale="log", xlabel="training FLOPs", ylabel=label_of(metric, known), title="The forecast"
+        )
         error_ticks(axis)
         axis.legend(loc="lower left", labelspacing=0.35)
-        return png(figure)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        return figure

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from clip_jax.scaling.analysis import Analysis
-from clip_jax.scaling.figures.style import INK, ORANGE, SOFT, NotDrawn, label_of, new_figure, nice_ticks, size_ticks
+from clip_jax.scaling.figures.style import INK, ORANGE, SOFT, NotDrawn, label_of, new_figure
+from clip_jax.scaling.figures.ticks import nice_ticks, size_ticks
 
 
 def contour(found: Analysis) -> Any:

@@ -15,12 +15,11 @@ from clip_jax.scaling.figures.style import (
     SOFT,
     NotDrawn,
     color_scale,
-    error_ticks,
     label_of,
     new_figure,
     size_bar,
-    size_ticks,
 )
+from clip_jax.scaling.figures.ticks import error_ticks, size_ticks
 from clip_jax.scaling.frontier import by_size
 from clip_jax.scaling.surface import Surface
 

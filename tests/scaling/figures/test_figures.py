@@ -7,7 +7,7 @@ from PIL import Image
 
 from clip_jax.scaling.analysis import analyse
 from clip_jax.scaling.figures import FIGURES, NotDrawn, draw, draw_all
-from clip_jax.scaling.figures.style import nice_ticks, short_number
+from clip_jax.scaling.figures.ticks import nice_ticks, short_number
 
 
 @pytest.fixture(scope="module")
