@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from clip_jax.scaling.analysis import Analysis
+from clip_jax.scaling.figures.cloud import cloud
 from clip_jax.scaling.figures.curves import error_vs_flops
 from clip_jax.scaling.figures.files import FORMATS, remove_figure, write_figure
 from clip_jax.scaling.figures.learning import learning_curves
 from clip_jax.scaling.figures.style import HOUSE, NotDrawn
 from clip_jax.scaling.figures.surface import contour
-from clip_jax.scaling.figures.trust import cloud, residuals
+from clip_jax.scaling.figures.trust import residuals
 from clip_jax.scaling.figures.valleys import allocation, isoflop
 
 # file name -> (its title, what draws it), in the order of a report

@@ -97,10 +97,10 @@ def _laws(axis: Any, found: Analysis, first: Headline, grid: np.ndarray) -> None
         best = key == first.key
         name = joint_name(fitted, group)
         weight = sum(first.weights.get(fitted[k].fit.law.name, 0) for k in group)
-        if found.winner in group and found.law["extrapolation"]:
-            name += " (extrapolates best)"
-        elif first.weights:
+        if first.weights:
             name += f" (weight {weight:.2f})"
+        elif found.winner in group and found.law["extrapolation"]:
+            name += " (extrapolates best)"
         answer = fitted[key].fit.predict(np.array([found.target]))[0]
         axis.plot(
             grid, fitted[key].fit.predict(grid), ls="-" if best else LAW_DASHES[key], color=LAW_COLORS[key],

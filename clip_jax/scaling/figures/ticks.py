@@ -17,13 +17,14 @@ def short_number(value: float) -> str:
 
 
 def interval_text(value: float, low: float | None, high: float | None) -> str:
-    """Write a number with its interval, all with the decimals that the interval's width calls for.
+    """Write a number with its interval, all with the decimals that show two digits of its width and of itself.
 
     0.07671, 0.06136, 0.1 -> "0.077 [0.061, 0.100]"; an end that is missing or not finite is "none".
     """
     ends = [v if v is not None and np.isfinite(v) else None for v in (low, high)]
     known = [v for v in (value, *ends) if v is not None]
-    decimals = decimals_for(max(known) - min(known) or abs(value))
+    width = max(known) - min(known) or abs(value)
+    decimals = decimals_for(min(width, abs(value)) if value else width)
     inside = ", ".join("none" if v is None else f"{v:.{decimals}f}" for v in ends)
     return f"{value:.{decimals}f} [{inside}]"
 

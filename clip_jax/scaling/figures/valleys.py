@@ -14,21 +14,26 @@ from clip_jax.scaling.figures.style import (
     ORANGE,
     SOFT,
     NotDrawn,
+    ceiling,
     color_scale,
     label_of,
     new_figure,
     size_bar,
 )
+from clip_jax.scaling.figures.surface import identified_surface
 from clip_jax.scaling.figures.ticks import error_ticks, size_ticks
+from clip_jax.scaling.figures.valley_errors import ends_of, valley_errors
 from clip_jax.scaling.frontier import by_size
-from clip_jax.scaling.surface import Surface
 
 HOLLOW = {"mfc": "white", "ms": 4}
+BARS, NO_BARS = "± 1 standard error", "no error known: one seed, no spare size"
+LEAST_PARABOLAS = 2  # of an allocation
 LISTED = 9  # budgets in a legend; more get a color bar
 
 
 def isoflop(found: Analysis) -> Any:
-    """Error over size at each budget: the parabola, a cubic that may lean, and what was refused."""
+    """Draw error over size at each budget: the parabola with the standard error of its minimum, a cubic that may lean,
+    and what was refused."""
     sizes = by_size(found.rows, found.metric)
     shown = [v for v in found.valleys if v["sizes"] >= 3]
     if not is_planned(found) or not shown:
@@ -39,6 +44,7 @@ def isoflop(found: Analysis) -> Any:
     colors, norm = color_scale(budgets, "cividis")
     figure, (axis,) = new_figure(5.8, 3.9)
     leaning = {v["budget"]: v for v in found.leaning}
+    errors = valley_errors(found)
     for valley in shown:
         part = sizes[sizes["budget"] == valley["budget"]]
         color = colors(norm(valley["budget"]) * 0.9)
@@ -56,18 +62,30 @@ def isoflop(found: Analysis) -> Any:
                     lw=1.3 if row is valley and accepted else 0.9,
                 )  # fmt: skip
         if accepted:
+            if se := errors.get(valley["budget"]):
+                ends = ends_of(valley, se, sizes, "params")
+                axis.plot(ends, [valley["error"]] * 2, "|-", color=color, ms=5, lw=1.0, zorder=4)
             axis.plot(valley["params"], valley["error"], "*", color=color, ms=11, mec="white", mew=0.7, zorder=5)
         if leaning[valley["budget"]]["status"] == "accepted":
             row = leaning[valley["budget"]]
             axis.plot(row["params"], row["error"], "D", mfc="white", mec=color, ms=4, zorder=5)
-    axis.set(xscale="log", yscale="log", xlabel="parameters", ylabel=label_of(found.metric), title="IsoFLOP valleys")
+    axis.set(
+        xscale="log",
+        yscale="log",
+        xlabel="parameters",
+        ylabel=label_of(found.metric, found.rows),
+        title="IsoFLOP valleys",
+    )
+    low, high = axis.get_ylim()
+    axis.set_ylim(low, min(high, ceiling(found.metric, sizes["error"], found.law["chance"]) * 1.005))
+    axis.set_xlim(sizes["params"].min() / 1.2, sizes["params"].max() * 1.2)
     error_ticks(axis)
     size_ticks(axis)
-    _legends(figure, axis, found, len(shown))
+    _legends(figure, axis, found, len(shown), bool(errors))
     return figure
 
 
-def _legends(figure: Any, axis: Any, found: Analysis, count: int) -> None:
+def _legends(figure: Any, axis: Any, found: Analysis, count: int, has_errors: bool) -> None:
     import pandas as pd
     from matplotlib.lines import Line2D
 
@@ -75,8 +93,16 @@ def _legends(figure: Any, axis: Any, found: Analysis, count: int) -> None:
         return any((v["status"] == "accepted") is accepted for v in rows)
 
     looks: list[tuple[bool, str, dict[str, Any]]] = [
-        (of(found.valleys, True), "parabola, its minimum", {"marker": "*", "ms": 8}),
-        (of(found.leaning, True), "cubic, its minimum", {"ls": (0, (4, 2)), "lw": 0.9, "marker": "D", **HOLLOW}),
+        (
+            of(found.valleys, True),
+            f"parabola, its minimum\n({BARS if has_errors else NO_BARS})",
+            {"marker": "*", "ms": 8},
+        ),
+        (
+            of(found.leaning, True),
+            "cubic, its minimum\n(no error known)",
+            {"ls": (0, (4, 2)), "lw": 0.9, "marker": "D", **HOLLOW},
+        ),
         (of(found.valleys, False), "refused", {"ls": ":", "lw": 0.9, "marker": "o", **HOLLOW}),
     ]
     kinds = [Line2D([], [], color=INK, label=label, **look) for is_there, label, look in looks if is_there]
@@ -88,14 +114,21 @@ def _legends(figure: Any, axis: Any, found: Analysis, count: int) -> None:
 
 
 def allocation(found: Analysis) -> Any:
-    """The best size and the best number of samples at each budget, with the laws through them."""
+    """Draw the best size and the best number of samples at each budget, with the laws through them.
+
+    Raises NotDrawn with fewer than two accepted parabolas and no identified law of size and samples.
+    """
     accepted = [v for v in found.valleys if v["status"] == "accepted"] if is_planned(found) else []
     leaning = [v for v in found.leaning if v["status"] == "accepted"] if is_planned(found) else []
-    surface = found.surface if isinstance(found.surface, Surface) else None
-    if len(accepted) < 2 and surface is None:
-        raise NotDrawn(
-            f"{len(accepted)} budgets have an accepted parabola, 2 are needed, and no law of size and samples"
-        )
+    surface = None
+    try:
+        surface = identified_surface(found)
+    except NotDrawn as reason:
+        if len(accepted) < LEAST_PARABOLAS:
+            raise NotDrawn(
+                f"{len(accepted)} budgets have an accepted parabola, {LEAST_PARABOLAS} are needed, and {reason}"
+            ) from None
+    errors, sizes = valley_errors(found), by_size(found.rows, found.metric)
     figure, axes = new_figure(6.4, 3.1, 2)
     points = found.frontier.points
     span = np.geomspace(points["flops"].min() / 1.5, points["flops"].max() * 10, 60)
@@ -109,6 +142,9 @@ def allocation(found: Analysis) -> Any:
                 continue
             x, y = (np.array([r[k] for r in rows]) for k in ("budget", key))
             axis.plot(x, y, marker, color=color, ms=8 if marker == "*" else 4, zorder=4)
+            if law == "allocation" and errors:
+                for r in rows:
+                    axis.plot([r["budget"]] * 2, ends_of(r, errors[r["budget"]], sizes, key), "_-", color=color, lw=1.0)
             a = found.law[law]
             said = f"{label}: 1 budget" if len(rows) == 1 else f"{label}: {len(rows)} budgets"
             if a["status"] == "identified":
@@ -132,10 +168,10 @@ def allocation(found: Analysis) -> Any:
         _room(axis, np.concatenate([points[key].to_numpy(float), *([path[at]] if path is not None else [])]))
         size_ticks(axis, "y")
         axis.legend(loc="upper left", fontsize=7)
-    axes[0].set_title("Allocation")
+    axes[0].set_title("Allocation" + (" (bars: ± 1 standard error)" if errors else ""))
     return figure
 
 
 def _room(axis: Any, values: np.ndarray) -> None:
-    """Space above the data for the legend."""
+    """Leave space above the data for the legend."""
     axis.set_ylim(values.min() / 2, values.max() * (values.max() / values.min()) ** 0.55 * 2)
