@@ -70,7 +70,8 @@ def embedded(found: Analysis) -> dict[str, Any]:
 def _rule(found: Analysis, key: str, grid: np.ndarray) -> dict[str, Any]:
     """Describe one frontier: its points with the standard error over seeds, and each law's fit."""
     frontier = found.frontiers[key]
-    names, lead = point_names(found, frontier.points), {}
+    names = point_names(found, frontier.points)
+    lead: dict[str, str] = {}
     for group in same_curves(frontier.fitted, grid, found.winner):
         lead |= dict.fromkeys(group, group[0])
     fits = {}

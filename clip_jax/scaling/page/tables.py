@@ -41,7 +41,7 @@ def column_texts(values: Sequence[Any]) -> list[str]:
         return [text_of(v) for v in values]
     least, most = min(sizes), max(sizes)
     if most >= HUGE or least < TINY:
-        form = "{:.3e}" if least >= HUGE / SPAN and most >= HUGE or most < TINY else ""
+        form = "{:.3e}" if (least >= HUGE / SPAN and most >= HUGE) or most < TINY else ""
     elif most / least > SPAN and most >= 1e3 and least < 1:
         form = ""
     elif all(float(v).is_integer() for v in numbers) or least >= 1e3:
@@ -72,7 +72,7 @@ def table(rows: list[dict[str, Any]], columns: tuple[str, ...], *, sortable: boo
         return ' class="words"' if column in WORDS and isinstance(value, str) and len(value) > 30 else ""
 
     def cell(column: str, i: int) -> str:
-        value = rows[i].get(column)
+        value: Any = rows[i].get(column)
         sort = f' data-v="{float(value)!r}"' if is_number(value) else ""
         return f"<td{kind_of(column, value)}{sort}>{html.escape(texts[column][i])}</td>"
 
