@@ -17,6 +17,7 @@ from clip_jax.scaling.figures.style import (
     SKY,
     SOFT,
     YELLOW,
+    ceiling,
     label_of,
     new_figure,
 )
@@ -46,6 +47,7 @@ def draw_arms(
 
     with rc_context(HOUSE):  # type: ignore[arg-type]
         figure, (left, right) = new_figure(8.2, 3.5, 2, width_ratios=(1.5, 1))
+        every = _together([fit_rows(prepare(table, metric, name), metric)[0] for name, table in arms.items()])
         for k, (name, table) in enumerate(arms.items()):
             rows, _ = fit_rows(prepare(table, metric, name), metric)
             x, y = rows["flops"].to_numpy(float), rows[metric].to_numpy(float)
@@ -53,13 +55,22 @@ def draw_arms(
             left.plot(x, y, MARKS[k % len(MARKS)], color=color, ms=4, mec="white", mew=0.4, label=name)
             grid = np.geomspace(x.min(), x.max(), 60)
             left.plot(grid, fit_law(law_named(law), x, y).predict(grid), color=color)
-        left.set(xscale="log", yscale="log", xlabel="training FLOPs", ylabel=label_of(metric), title=title)
+        left.set(xscale="log", yscale="log", xlabel="training FLOPs", ylabel=label_of(metric, every), title=title)
+        low, high = left.get_ylim()
+        left.set_ylim(low, min(high, ceiling(metric, every[metric])))
         error_ticks(left)
         left.legend(loc="lower left", labelspacing=0.3)
         _gains(right, compared, list(arms))
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
         return figure
+
+
+def _together(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """Stack the rows of all arms."""
+    import pandas as pd
+
+    return pd.concat(tables, ignore_index=True)
 
 
 def _gains(axis: Any, compared: Sequence[Mapping[str, Any]], names: list[str]) -> None:

@@ -24,11 +24,10 @@ from clip_jax.scaling.figures.style import (
     size_bar,
 )
 from clip_jax.scaling.figures.ticks import error_ticks, interval_text
+from clip_jax.scaling.figures.whisker import whisker
 
 AHEAD = 1.25  # times the target: how far laws are drawn
 ROOM_BELOW, ROOM_ABOVE = 0.09, 0.04  # shares of the y axis that nothing reaches, the lower for a label
-OPEN = 2.5  # factor from a forecast to the arrow of an end that nothing bounds
-FAR = 30.0  # factor from a forecast beyond which an end counts as unbounded
 BESIDE = 1.13  # factor in FLOPs that keeps a checked forecast off the point it forecasts
 
 
@@ -129,7 +128,7 @@ def _forecast(axis: Any, found: Analysis, first: Headline, top: float) -> list[f
     row = first.forecast
     times = f"extrapolates {times_beyond(found, row['flops']):.3g}×"
     said = interval_text(row["predicted"], row["low"], row["high"])
-    ends = _whisker(axis, row, first.color, "s", f"forecast of a run, {times}:\n{said}", top)
+    ends = whisker(axis, row, first.color, "s", f"forecast of a run, {times}:\n{said}", top)
     axis.annotate(
         times, (row["flops"], ends[1]), xytext=(8, -3), textcoords="offset points", ha="right", va="top", size=7,
         color=first.color, zorder=7,
@@ -143,23 +142,5 @@ def _check(axis: Any, found: Analysis, top: float) -> list[float]:
     for row in found.law["forecast_check"]:
         if found.best is not None and row["form"] == found.best.fit.law.name:
             moved = {**row, "flops": row["flops"] * BESIDE}
-            ends += _whisker(axis, moved, SOFT, "D", f"{row['form']} fitted without\nthe largest budget", top)
+            ends += whisker(axis, moved, SOFT, "D", f"{row['form']} fitted without\nthe largest budget", top)
     return ends
-
-
-def _whisker(axis: Any, row: dict[str, Any], color: str, marker: str, label: str, top: float) -> list[float]:
-    """Draw a forecast with its interval; an end that nothing bounds is an arrow. Returns what must be on the axis."""
-    middle = min(row["predicted"], top)
-    low, high = (v if v is not None and np.isfinite(v) else None for v in (row["low"], row["high"]))
-    is_open = (low is None or low < middle / FAR, high is None or high > middle * FAR)
-    bottom = middle / OPEN if is_open[0] or low is None else min(low, middle)
-    upper = min(middle * OPEN if is_open[1] or high is None else max(high, middle), top)
-    bars = axis.errorbar(
-        row["flops"], middle, yerr=[[middle - bottom], [upper - middle]], fmt=marker, color=color, ms=4.5, capsize=2.5,
-        lw=1.0, zorder=6, label=label, lolims=False, uplims=False,
-    )  # fmt: skip
-    bars[0].set_clip_on(False)
-    for end, arrow, opened in ((bottom, "v", is_open[0]), (upper, "^", is_open[1] and upper < top)):
-        if opened:
-            axis.plot(row["flops"], end, arrow, color=color, ms=5, zorder=6)
-    return [middle, bottom, upper]

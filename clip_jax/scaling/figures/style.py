@@ -38,7 +38,7 @@ class NotDrawn(Exception):
 
 
 def new_figure(width: float = 5.6, height: float = 3.7, columns: int = 1, **options: Any) -> tuple[Any, list[Any]]:
-    """(figure, its axes from left to right), in inches, without pyplot's global state."""
+    """Make a figure of a size in inches, without pyplot's global state; returns (figure, its axes from left to right)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -79,7 +79,7 @@ def ceiling(metric: str, values: Any, chance: float | None = None) -> float:
 
 
 def color_scale(values: Any, name: str = SIZES) -> tuple[Any, Any]:
-    """(color map, logarithmic norm) of positive values."""
+    """Return (color map, logarithmic norm) of positive values."""
     from matplotlib import colormaps
     from matplotlib.colors import LogNorm
 
@@ -88,7 +88,7 @@ def color_scale(values: Any, name: str = SIZES) -> tuple[Any, Any]:
 
 
 def size_bar(figure: Any, axis: Any, values: pd.Series, label: str = "parameters", name: str = SIZES) -> None:
-    """A color bar with four plain labels; nothing where all sizes are one."""
+    """Draw a color bar with four plain labels; nothing where all sizes are one."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.ticker import NullFormatter
 
