@@ -38,7 +38,7 @@ class NotDrawn(Exception):
 
 
 def new_figure(width: float = 5.6, height: float = 3.7, columns: int = 1, **options: Any) -> tuple[Any, list[Any]]:
-    """Make a figure of a size in inches, without pyplot's global state; returns (figure, its axes from left to right)."""
+    """Make (figure, its axes from left to right) of a size in inches, without pyplot's global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
