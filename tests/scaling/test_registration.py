@@ -116,4 +116,4 @@ def test_what_cannot_be_forecast_is_refused(graded, runs, curves):
 
 def test_the_figure_is_drawn(graded):
     registered, found, df = graded
-    assert len(draw_forecast(registered, found, df)) > 10_000
+    assert draw_forecast(registered, found, df).axes
