@@ -16,7 +16,8 @@ from clip_jax.scaling.laws import Law
 from clip_jax.scaling.laws.size_data import FLOPS_PER_PARAM_SAMPLE
 from clip_jax.scaling.points import noise_floor
 from clip_jax.scaling.table import read_table
-from clip_jax.scaling.table_rows import Rows, TableFit, law_of, point_of, read_rows
+from clip_jax.scaling.table_options import TableFit, law_of, point_of
+from clip_jax.scaling.table_rows import Rows, read_rows
 from clip_jax.scaling.tablefit import fit_rows_of
 from clip_jax.scaling.uncertainty import bootstrap
 
