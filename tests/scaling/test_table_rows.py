@@ -166,6 +166,12 @@ def test_read_rows_below_splits_by_the_laws_column_and_keeps_all_that_belongs_to
     assert rows.held_out.groups.tolist() == ["c", "d", "d"]
 
 
+def test_read_rows_below_with_a_frontier_chooses_one_on_each_side():
+    df = table(error=np.array([0.8, 0.85, 0.7, 0.72, 0.6, 0.65, 0.5, 0.55]))
+    rows = read_rows(df, TableFit(laws=("power",), below=C[5], frontier="pareto"), PowerLaw())
+    assert (rows.index.tolist(), rows.held_out.index.tolist()) == ([0, 2, 4], [5, 6])
+
+
 @pytest.mark.parametrize("with_flops", [True, False])
 def test_read_rows_below_of_size_and_data_takes_flops_or_six_n_d(with_flops):
     df = sizes()
