@@ -5,7 +5,8 @@ The optimum is found numerically along ``FLOPs = cost``, so it works for any law
 number of unique samples, and bounded forms. It is found for every bootstrap draw of the law's parameters at once.
 
 Intervals are percentiles of a bootstrap: rows with replacement from `MIN_ROWS_FOR_CASES` rows on (it needs no model of
-the scatter), points redrawn around the curve below that (`uncertainty.bootstrap`). ``benchmarks/fit_allocation.py``
+the scatter; percentiles expanded for the parameters spent, as Hesterberg, 2015, does for a mean), points redrawn around
+the curve below that (`uncertainty.bootstrap`). ``benchmarks/fit_allocation.py``
 simulates what they cover. They cover the law's parameters, not the choice of the law.
 
 Sources: Hoffmann et al. (2022), approach 3; Muennighoff et al. (2023) for repeated data; Besiroglu et al. (2024) for
@@ -14,7 +15,7 @@ the bootstrap of the exponent.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -135,7 +136,7 @@ class Allocation:
       optima: one per budget.
       method: of the intervals, ``cases`` or ``parametric``.
       draws: how many refits the intervals come from.
-      identified: False where the law's exponents or amplitudes are not bounded by the data; all intervals are open then.
+      identified: False where the data do not bound the law's exponents or amplitudes; all intervals are open then.
       notes: what a reader must know.
     """
 
@@ -192,7 +193,7 @@ def interval_data(found: Interval) -> dict[str, float | None]:
 
 def compute_optimal_allocation(
     fit: Fit,
-    flops: float | Iterable[float],
+    flops: float | Sequence[float] | Array,
     flops_per_param_sample: float | Mapping[str, float] | Cost = FLOPS_PER_PARAM_SAMPLE,
     *,
     held: Mapping[str, float] | None = None,
@@ -224,7 +225,7 @@ def compute_optimal_allocation(
     cost = flops_per_param_sample
     if not isinstance(cost, Cost):
         cost = dense_cost(law, cost)
-    budgets = np.atleast_1d(np.asarray(flops if np.ndim(flops) or np.isscalar(flops) else list(flops), float))
+    budgets = np.atleast_1d(np.asarray(flops, float))
     if not len(budgets) or not (np.isfinite(budgets) & (budgets > 0)).all():
         raise UserError(f"flops={flops!r}: must be above 0")
     if fit.status == "failed":
@@ -243,7 +244,8 @@ def compute_optimal_allocation(
         notes.append(f"the runs' FLOPs lie {cost.residual_sd:.0%} (sd) off the cost formula")
     if found.edge[0].any():
         notes.append("an optimum lies at the edge of the sizes searched: the law has none inside")
-    optima = tuple(_optimum(found, k, float(c), level, bool(reason)) for k, c in enumerate(budgets))
+    tail = expanded_tail(fit.points, fit.free, level) if kind == "cases" else (1 - level) / 2
+    optima = tuple(_optimum(found, k, float(c), (level, tail), bool(reason)) for k, c in enumerate(budgets))
     return Allocation(law.key, optima, kind, len(ensemble.replicas), not reason, tuple(notes))
 
 
@@ -346,11 +348,12 @@ def _search(
 
 
 def _not_identified(fit: Fit) -> str:
-    """Why the data do not bound the allocation; "" where they do. An asymptote may be unbounded: N*, D* lack it."""
-    asymptote = fit.law.asymptote
-    flat = [f for f in fit.flat if f.rsplit(" ", 1)[0] != asymptote]
+    """Explain why the data do not bound the allocation; "" where they do. N*, D* do not depend on floor and ceiling."""
+    # `below` and `above`: laws that lie between two values, which their size and data terms do not depend on
+    apart = {fit.law.asymptote, getattr(fit.law, "below", None), getattr(fit.law, "above", None)}
+    flat = [f for f in fit.flat if f.rsplit(" ", 1)[0] not in apart]
     bounds = fit.status.removeprefix("bound hit: ").split(", ") if fit.status.startswith("bound hit") else []
-    hit = [b for b in bounds if b != asymptote]
+    hit = [b for b in bounds if b not in apart]
     if hit:
         return f"{', '.join(hit)} at a bound"
     if flat:
@@ -358,17 +361,32 @@ def _not_identified(fit: Fit) -> str:
     return f"condition {fit.condition:.1e}" if not fit.condition < ILL_CONDITIONED else ""
 
 
-def _optimum(found: _Path, k: int, flops: float, level: float, opened: bool) -> Optimum:
-    """Read the intervals of one budget off the draws; row 0 is the fit itself. Edge draws count as unbounded."""
-    edge = found.edge[1:, k]
+def expanded_tail(rows: int, free: int, level: float) -> float:
+    """Return the share to cut at each end of case-bootstrap draws for an interval of a level.
+
+    Resampled rows scatter by sqrt((n - p)/n) too little, and percentiles know no Student's t; the tail is
+    Phi(-t·sqrt(n/(n - p))) with t of n - p degrees of freedom (Hesterberg, 2015, the American Statistician 69).
+    """
+    from scipy.stats import norm, t
+
+    spare = max(rows - free, 1)
+    return float(norm.cdf(-t.ppf((1 + level) / 2, spare) * np.sqrt(rows / spare)))
+
+
+def _optimum(found: _Path, k: int, flops: float, levels: tuple[float, float], opened: bool) -> Optimum:
+    """Read the intervals of one budget off the draws; row 0 is the fit itself. Edge draws count as unbounded.
+
+    levels: that of the interval, and the share of draws cut at each end.
+    """
+    edge, (level, tail) = found.edge[1:, k], levels
 
     def interval(draws: Array, *, exp: bool, sign: int = 0) -> Interval:
         """sign: +1 where a size at its upper edge makes the quantity unbounded above, -1 below, 0 to both sides."""
         value, rest = float(draws[0, k]), draws[1:, k]
         lower = np.where(edge == 0, rest, np.where(edge * sign == 1, np.inf, -np.inf))
         upper = np.where(edge == 0, rest, np.where(edge * sign == -1, -np.inf, np.inf))
-        low = float(np.quantile(lower, (1 - level) / 2, method="lower"))
-        high = float(np.quantile(upper, (1 + level) / 2, method="higher"))
+        low = float(np.quantile(lower, tail, method="lower"))
+        high = float(np.quantile(upper, 1 - tail, method="higher"))
         low, high = (-np.inf, np.inf) if opened else (low, high)
         back = np.exp if exp else float
         return Interval(float(back(value)), float(back(low)), float(back(high)), level, low == -np.inf, high == np.inf)
