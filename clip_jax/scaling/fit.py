@@ -27,6 +27,7 @@ class Fit:
     agree: how many of those ended at the best objective. objective: the loss's sum, never a mean. condition: of the
     normal matrix (a large one: parameters that trade off). flat: parameters whose profile is flat to a side, with
     that side; empty also when nobody looked (``profiled`` False). degrees: points minus free parameters.
+    pinned: the asymptote was held only because points are too few to tell it.
     """
 
     law: Law
@@ -46,6 +47,7 @@ class Fit:
     flat: tuple[str, ...] = ()
     profiled: bool = False
     notes: tuple[str, ...] = ()
+    pinned: bool = False
 
     @property
     def points(self) -> int:
@@ -124,6 +126,7 @@ def fit_law(
     loss: Loss = LOG_HUBER,
     weights: Array | None = None,
     fixed: Mapping[str, float] | None = None,
+    known: Mapping[str, float] | None = None,
     bounds: Mapping[str, tuple[float, float]] | None = None,
     starts: Array | None = None,
     profile: bool = True,
@@ -138,6 +141,8 @@ def fit_law(
       weights: of the rows, float [n].
       fixed: parameters held, in the table's units. None: the law's asymptote is held at its default when there are
         fewer than parameters + 3 points, and a note says so; {}: nothing is held.
+      known: parameters known from elsewhere (a top that is the error of guessing), held without that rule; not with
+        ``fixed``.
       bounds: narrower limits of parameters, in the table's units.
       starts: theta to polish in place of the law's grid, float [S, p] (centred as the fit will be).
       profile: look for parameters whose profile is flat to a side (costs one more batch of fits).
@@ -147,10 +152,12 @@ def fit_law(
     """
     data = check_points(law, columns, y, weights, positive=loss.space == "log")
     notes: list[str] = []
+    pinned = False
     if fixed is None:
-        fixed = {}
-        if law.asymptote and len(data) < len(law.parameters) + SPARE_POINTS:
-            fixed = {law.asymptote: law.pin_at(data.y)}
+        fixed = dict(known or {})
+        told = law.asymptote is None or law.asymptote in fixed
+        if not told and len(data) < len(law.parameters) - len(fixed) + SPARE_POINTS:
+            pinned, fixed[law.asymptote] = True, law.pin_at(data.y)  # type: ignore[index]
             notes.append(
                 f"asymptote not identified: {law.asymptote} pinned at {fixed[law.asymptote]:g} with {len(data)} points"
             )
@@ -193,7 +200,7 @@ def fit_law(
     status = f"bound hit: {', '.join(hit)}" if hit else "converged" if converged else "failed"
     fit = Fit(
         law, best, references, loss, data, free, low, high, status, len(grid), len(begin), agree, objective,
-        np.inf, notes=tuple(notes),
+        np.inf, notes=tuple(notes), pinned=pinned,
     )  # fmt: skip
     fit = replace(fit, condition=_condition(fit))
     if profile:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from clip_jax.config import UserError
+from clip_jax.scaling.constrained import held_fits
 from clip_jax.scaling.fit import Fit, covariance, scale_of
 from clip_jax.scaling.laws.base import Array
 from clip_jax.scaling.loss import Loss, space_of
@@ -22,7 +23,11 @@ from clip_jax.scaling.solver import solve
 
 STEPS = 30  # fits a side and round
 FAR = 40.0  # standard errors at which a side is called open
-HEAVY = 1e7  # weight of the row that holds a prediction
+LEVEL = 0.999  # to which a prediction is profiled: a mixture needs more than the ends of 95 %
+REACHES = 14  # positions a side at the first look
+TOO_FAR = 1e5  # a signed root that only says: no such curve
+INSIDE = 8  # positions a side that lie within that level
+REFINEMENTS = 4  # rounds of looking closer
 
 
 @dataclass(frozen=True)
@@ -74,9 +79,15 @@ def parameter_statistic(fit: Fit, name: str, values: Array, *, floor: float = 0.
 
 
 def prediction_statistic(fit: Fit, at: Any, values: Array, *, floor: float = 0.0) -> Array:
-    """The statistic of the curve held at each of ``values`` at one point ``at`` (dict of columns, or a number)."""
-    fit = _smooth(fit)
-    return statistic(fit, _through(fit, at)(np.asarray(values, float)), floor)
+    """Return the statistic of the curve held at each of ``values`` [K] at one point ``at`` (dict of columns, or a
+    number); infinite where the law has no such curve."""
+    fit = _smooth(_freed(fit))
+    values = np.asarray(values, float)
+    order = np.argsort(values)
+    out = np.empty(len(values))
+    normal, _ = _normal(fit, at)
+    out[order] = statistic(fit, held_fits(fit, at, normal)(values[order]).objective, floor)
+    return out
 
 
 def parameter_interval(fit: Fit, name: str, *, level: float = 0.95, floor: float = 0.0) -> Interval:
@@ -99,41 +110,195 @@ def parameter_interval(fit: Fit, name: str, *, level: float = 0.95, floor: float
 def prediction_interval(
     fit: Fit, at: Any, *, level: float = 0.95, floor: float = 0.0, new_run: bool = False
 ) -> Interval:
-    """Where the curve lies at one point (dict of columns, or a number), or with ``new_run`` where a run will land.
+    """Return where the curve lies at one point, or with ``new_run`` where a run will land.
 
-    For a run, the scatter of one run is added to the curve's interval in quadrature, in the loss's space.
+    Args:
+      fit: of `fit_law`. Where an asymptote was held only because points are few, the interval is that of the law with
+        the asymptote free: a guess is no knowledge.
+      at: dict of columns, or a number.
+      level: of the interval.
+      floor: see `statistic`.
+      new_run: add the scatter of one run in quadrature, in the loss's space.
     """
-    fit = _smooth(fit)
+    found = prediction_profile(fit, at, floor=floor)
+    if new_run:
+        found = found.scattered(max(fit.residual_sd, floor))
+    return found.interval(level)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The confidence distribution of a curve (or a run) at one point, from its profile.
+
+    value: the point forecast. z: positions in the loss's space, rising, [K]; root: the signed root of the statistic
+    at each, compared with Student's t of ``degrees``; lowest, highest: what no curve of the law can pass, in the loss's
+    space. log: whether that space is logarithmic. converged: of each side, whether its constrained fits were.
+    """
+
+    value: float
+    z: Array
+    root: Array
+    degrees: int
+    lowest: float
+    highest: float
+    log: bool
+    converged: tuple[bool, bool] = (True, True)
+
+    @property
+    def center(self) -> float:
+        """The value in the loss's space."""
+        return float(np.log(self.value)) if self.log else self.value
+
+    def position(self, root: Array) -> tuple[Array, Array]:
+        """Return (position in the loss's space at each signed root, whether the data leave that side open)."""
+        from scipy.interpolate import PchipInterpolator
+
+        root = np.asarray(root, float)
+        if len(self.z) < 2:
+            ends = np.where(root < 0, self.lowest, self.highest)
+            return np.where(root == 0, self.center, ends), root != 0
+        keep = np.concatenate([[True], np.diff(self.root) > 1e-12])
+        known, at = self.root[keep], self.z[keep]
+        inside = (
+            PchipInterpolator(known, at)(np.clip(root, known[0], known[-1])) if len(known) > 1 else at[0] + 0 * root
+        )
+        low_open = (root < known[0]) | ((root < 0) & (not self.converged[0]))
+        high_open = (root > known[-1]) | ((root > 0) & (not self.converged[1]))
+        return np.where(low_open, self.lowest, np.where(high_open, self.highest, inside)), low_open | high_open
+
+    def quantiles(self, probabilities: Array) -> tuple[Array, Array]:
+        """Return (quantiles in the unit of y, whether each is open)."""
+        from scipy.stats import t
+
+        at, is_open = self.position(t.ppf(probabilities, self.degrees))
+        return self._back(at), is_open
+
+    def interval(self, level: float = 0.95) -> Interval:
+        """Return the central interval."""
+        (low, high), (open_low, open_high) = self.quantiles(np.array([(1 - level) / 2, (1 + level) / 2]))
+        return Interval(self.value, float(low), float(high), level, bool(open_low), bool(open_high))
+
+    def scattered(self, sd: float) -> Prediction:
+        """Return where a measurement will land: the scatter ``sd`` (in the loss's space) added in quadrature.
+
+        On a straight line this is exact: curve and scatter are estimated from the same residuals.
+        """
+        aside = np.sign(self.root) * np.hypot(self.z - self.center, sd * self.root)
+        lowest, highest = (e if np.isinf(e) else -np.inf if e < self.center else np.inf for e in self._limits)
+        return replace(self, z=self.center + aside, lowest=lowest, highest=highest)
+
+    @property
+    def _limits(self) -> tuple[float, float]:
+        return self.lowest, self.highest
+
+    def _back(self, z: Array) -> Array:
+        with np.errstate(over="ignore"):
+            return np.exp(z) if self.log else np.asarray(z, float)
+
+
+def prediction_profile(fit: Fit, at: Any, *, floor: float = 0.0) -> Prediction:
+    """Profile the curve at one point: hold it at many values on both sides, fit the rest (`constrained.held_fits`).
+
+    Args:
+      fit: of `fit_law`.
+      at: dict of columns, or a number.
+      floor: see `statistic`.
+    """
     value = float(np.ravel(fit.predict(at))[0])
-    objective = _through(fit, at)
-    space = fit.loss.space if fit.loss.space != "log1p" else "linear"
-    forward, back = (np.log, np.exp) if space == "log" else (np.asarray, np.asarray)
+    fit = _smooth(_freed(fit))
+    log = fit.loss.space == "log"
+    lowest, highest = (-np.inf, np.inf)
+    if fit.law.above:
+        top = fit.high[fit.law.index(fit.law.above)] if _is_free(fit, fit.law.above) else _theta_of(fit, fit.law.above)
+        highest = float(np.log(top)) if log else float(top)
+    if not log and fit.law.below:
+        i = fit.law.index(fit.law.below)
+        lowest = float(fit.low[i] if fit.free_mask[i] else fit.theta[i])
+    nothing = Prediction(value, np.zeros(0), np.zeros(0), fit.degrees, lowest, highest, log)
+    if fit.points <= fit.free:
+        return nothing
+    best = float(np.ravel(fit.predict(at))[0])
+    center = float(np.log(max(best, 1e-300))) if log else best
+    normal, error = _normal(fit, at)
+    hold = held_fits(fit, at, normal)
+
+    def roots(z: Array) -> tuple[Array, Array]:
+        found = hold(np.exp(z) if log else z)
+        return np.sqrt(np.minimum(statistic(fit, found.objective, floor), 1e12)), found.converged
+
+    wanted = float(np.sqrt(threshold(fit, LEVEL)))
+    reach = np.geomspace(0.25, FAR, REACHES) * error
+    ways = [(-1.0, lowest), (1.0, highest)]
+    looked = np.concatenate([center + side * _toward(reach, abs(limit - center)) for side, limit in ways])
+    known: dict[float, tuple[float, bool]] = {}
+    for _ in range(1 + REFINEMENTS):
+        looked = np.unique(looked)
+        r, ok = roots(looked)
+        known |= {float(z): (float(a), bool(b)) for z, a, b in zip(looked, r, ok, strict=True)}
+        new = []
+        for side, _ in ways:
+            away = sorted((side * (z - center), a) for z, (a, _) in known.items() if side * (z - center) > 0)
+            past = next((d for d, a in away if a >= wanted), np.inf)
+            if np.isfinite(past) and sum(d < past for d, _ in away) < INSIDE:
+                new.append(center + side * past * (np.arange(INSIDE) + 0.5) / INSIDE)
+        if not new:
+            break
+        looked = np.concatenate(new)
+    ends, converged = [], []
+    for side, _ in ways:
+        z = np.array(sorted((z for z in known if side * (z - center) > 0), key=lambda z: side * z))
+        r = np.maximum.accumulate([known[v][0] for v in z])
+        used = int(np.searchsorted(r, wanted)) + 1
+        keep = (r < TOO_FAR)[:used]
+        converged.append(bool(np.mean([known[v][1] for v in z[:used]]) > 0.5))
+        ends.append((z[:used][keep], side * r[:used][keep]))
+    (z_low, r_low), (z_high, r_high) = ends
+    return replace(
+        nothing, z=np.concatenate([z_low[::-1], [center], z_high]),
+        root=np.concatenate([r_low[::-1], [0.0], r_high]), converged=(converged[0], converged[1]),
+    )  # fmt: skip
+
+
+def _toward(reach: Array, span: float) -> Array:
+    """Distances that begin as ``reach`` and never come to ``span``."""
+    return reach if np.isinf(span) else span * -np.expm1(-reach / max(span, 1e-12))
+
+
+def _is_free(fit: Fit, name: str) -> bool:
+    return bool(fit.free_mask[fit.law.index(name)])
+
+
+def _theta_of(fit: Fit, name: str) -> float:
+    return float(fit.theta[fit.law.index(name)])
+
+
+def _normal(fit: Fit, at: Any) -> tuple[Array, float]:
+    """How theta moves per unit of the curve at a point [p], and the curve's standard error there (loss's space)."""
     x = {c: np.atleast_1d(v) for c, v in fit.centred(at).items()}
     slopes = []
     for i in range(len(fit.theta)):
         step = np.zeros(len(fit.theta))
         step[i] = 1e-5 * (1 + abs(fit.theta[i]))
-        up, down = (forward(fit.law.predict(fit.theta + s * step, x)[0]) for s in (1, -1))
+        up, down = (space_of(fit.law.predict(fit.theta + s * step, x)[0], fit.loss.space, np) for s in (1, -1))
         slopes.append((up - down) / (2 * step[i]))
-    error = float(np.sqrt(max(np.array(slopes) @ covariance(fit) @ np.array(slopes), 1e-24)))
-    found = _interval(
-        lambda values: statistic(fit, objective(back(values)), floor), float(forward(value)), error,
-        (-np.inf, np.inf), threshold(fit, level), level,
-    )  # fmt: skip
-    found = replace(found, value=value, low=float(back(found.low)), high=float(back(found.high)))
-    return with_scatter(fit, found, floor) if new_run else found
+    slope, cov = np.array(slopes), covariance(fit)
+    variance = float(max(slope @ cov @ slope, 1e-24))
+    return cov @ slope / variance, float(np.sqrt(variance))
 
 
-def with_scatter(fit: Fit, curve: Interval, floor: float = 0.0) -> Interval:
-    """Where a run will land, from the interval of the curve there: the scatter of one run added in quadrature."""
-    from scipy.stats import t
+def _freed(fit: Fit) -> Fit:
+    """The fit with the asymptote free, where it was held only because points are few."""
+    if not fit.pinned:
+        return fit
+    from clip_jax.scaling.fit import fit_law
 
-    forward, back = (np.log, np.exp) if fit.loss.space == "log" else (np.asarray, np.asarray)
-    spread = max(fit.residual_sd, floor) * float(t.ppf((1 + curve.level) / 2, fit.degrees))
-    with np.errstate(divide="ignore"):
-        value, low, high = (forward(v) for v in (curve.value, curve.low, curve.high))
-    low, high = value - np.hypot(value - low, spread), value + np.hypot(high - value, spread)
-    return replace(curve, low=float(back(low)), high=float(back(high)))
+    held = {n: fit.values[n] for n, free in zip(fit.law.names, fit.free_mask, strict=True) if not free}
+    held.pop(fit.law.asymptote or "", None)
+    if len(fit.data) <= fit.free + 1:
+        return replace(fit, free_mask=fit.free_mask | (np.array(fit.law.names) == fit.law.asymptote))
+    return fit_law(
+        fit.law, fit.data.columns, fit.data.y, loss=fit.loss, weights=fit.data.weights, fixed=held, profile=False
+    )
 
 
 def flat_sides(fit: Fit) -> tuple[str, ...]:
@@ -208,26 +373,6 @@ def _held(fit: Fit, index: Array | int, values: Array) -> Array:
         for s in (begin, ridge)
     ]
     return np.minimum(*ends)
-
-
-def _through(fit: Fit, at: Any) -> Callable[[Array], Array]:
-    """The lowest objective of curves that pass through a value at one point: a heavy row holds them there."""
-    point = {c: np.atleast_1d(v) for c, v in fit.centred(at).items()}
-    x = {c: np.concatenate([v, point[c]]) for c, v in fit.logs.items()}
-
-    def objective(values: Array) -> Array:
-        count, n = len(values), fit.points
-        y = np.concatenate([np.tile(fit.data.y, (count, 1)), np.asarray(values)[:, None]], axis=1)
-        heavy = HEAVY * max(1.0, n)
-        w = np.tile(np.append(fit.data.weights, heavy), (count, 1))
-        begin = np.tile(fit.theta, (count, 1))
-        found = solve(fit.law, x, y, begin, fit.low, fit.high, fit.loss, weights=w, free=fit.free_mask)
-        predicted = fit.law.predict(found.theta, x)
-        r = space_of(predicted, fit.loss.space, np) - space_of(y, fit.loss.space, np)
-        off = np.abs(r[:, -1]) > 1e-4 + 0.01 * np.abs(r[:, :-1]).max(axis=1)  # the law cannot pass there
-        return np.where(off, np.inf, (fit.data.weights * fit.loss.values(r[:, :-1])).sum(axis=1))
-
-    return objective
 
 
 def _interval(

@@ -45,16 +45,18 @@ class _State(NamedTuple):
 
 
 @cache
-def _program(law: Law, space: str) -> Any:
-    """The compiled solver of one law and residual space."""
+def _program(law: Law, space: str, held: bool) -> Any:
+    """Compile the solver of one law and residual space; ``held``: for curves that pass through a given point."""
     import jax
     import jax.numpy as jnp
 
-    def one(theta, free, low, high, delta, logs, y, w):  # type: ignore[no-untyped-def]
+    def one(theta, free, low, high, delta, most, logs, y, w, at, value):  # type: ignore[no-untyped-def]
         target = space_of(y, space, jnp)
 
         def residuals(theta):  # type: ignore[no-untyped-def]
-            r = space_of(law.curve(law.unpack(theta, jnp), logs, jnp), space, jnp) - target
+            p = law.unpack(theta, jnp)
+            p = law.through(p, at, value, jnp) if held else p
+            r = space_of(law.curve(p, logs, jnp), space, jnp) - target
             return jnp.where(w > 0, r, 0.0)
 
         def cost(theta):  # type: ignore[no-untyped-def]
@@ -102,10 +104,10 @@ def _program(law: Law, space: str) -> Any:
 
         first = cost(theta)
         start = _State(theta, first, jnp.ones_like(first) * 1e-2, 0, 0, jnp.array(False))
-        end = jax.lax.while_loop(lambda s: (s.still < 2) & (s.iteration < ITERATIONS), step, start)
+        end = jax.lax.while_loop(lambda s: (s.still < 2) & (s.iteration < most) & jnp.isfinite(s.cost), step, start)
         return end.theta, end.cost, end.done, end.iteration
 
-    return jax.jit(jax.vmap(one, in_axes=(0, 0, None, None, None, None, 0, 0)))
+    return jax.jit(jax.vmap(one, in_axes=(0, 0, 0, 0, None, None, None, 0, 0, None, 0)))
 
 
 @contextmanager
@@ -138,18 +140,25 @@ def solve(
     *,
     weights: Array | None = None,
     free: Array | None = None,
+    at: Mapping[str, Array] | None = None,
+    value: Array | None = None,
+    iterations: int = ITERATIONS,
 ) -> Solved:
-    """Minimise the loss from each start.
+    """Minimize the loss from each start.
 
     Args:
       law: the form.
-      x: centred ln(columns), [n] each.
+      x: centered ln(columns), [n] each.
       y: measurements, [n] or [R, n].
       begin: float [R, p], all parameters; those not ``free`` stay.
-      low, high: float [p].
+      low, high: float [p] or [R, p].
       loss: its kind, space and delta.
       weights: of the rows, [n] or [R, n]; 1 by default.
       free: bool [p] or [R, p]; all by default.
+      at, value: hold the curve: it passes through ``value`` [R] at the point ``at`` (centered ln of each column, a
+        number each). `Law.through` replaces a parameter to that end, which must not be ``free``; ``theta`` comes back
+        with the replaced values.
+      iterations: at most.
     """
     fits, n = len(begin), len(next(iter(x.values())))
     rows = max(LEAST_ROWS, 1 << (n - 1).bit_length())
@@ -160,24 +169,47 @@ def solve(
     free = np.broadcast_to(np.ones(begin.shape[1], bool) if free is None else free, begin.shape)
     theta = np.clip(np.asarray(begin, float), np.where(free, low, -np.inf), np.where(free, high, np.inf))
     into = (theta, np.full(fits, np.inf), np.zeros(fits, bool), np.zeros(fits, int))
-    run = _program(law, loss.space)
-    # a pinned parameter may lie outside the bounds; they are widened for all, and free ones were clipped already
-    wide = ~free.all(axis=0)
-    low = np.where(wide, np.minimum(low, theta.min(axis=0)), low)
-    high = np.where(wide, np.maximum(high, theta.max(axis=0)), high)
+    run = _program(law, loss.space, at is not None)
+    # a pinned parameter may lie outside the bounds; they are widened for it
+    low = np.where(free, low, np.minimum(low, theta))
+    high = np.where(free, high, np.maximum(high, theta))
+    point = {c: 0.0 if at is None else float(at[c]) for c in law.columns}
+    goal = np.broadcast_to(1.0 if value is None else np.asarray(value, float), fits)
     with exactly():
         for delta in loss.deltas:
             for first in range(0, fits, CHUNK):
                 part = np.arange(first, first + CHUNK).clip(max=fits - 1)
-                out = run(theta[part], free[part], low, high, delta, logs, ys[part], w[part])
+                out = run(
+                    theta[part],
+                    free[part],
+                    low[part],
+                    high[part],
+                    delta,
+                    iterations,
+                    logs,
+                    ys[part],
+                    w[part],
+                    point,
+                    goal[part],
+                )
                 count = min(CHUNK, fits - first)
                 for whole, found in zip(into, out, strict=True):
                     whole[first : first + count] = np.asarray(found)[:count]
-    theta, cost, converged, iterations = into
+    theta, cost, converged, used = into
+    if at is not None:
+        theta = through(law, theta, point, goal)
     if loss.kind == "absolute":
         r = loss.residuals(law.predict(theta, x), np.asarray(y, float))
         cost = (w[:, :n] * loss.values(r)).sum(axis=1)
-    return Solved(theta, cost, converged, iterations)
+    return Solved(theta, cost, converged, used)
+
+
+def through(law: Law, theta: Array, at: Mapping[str, float], value: Array) -> Array:
+    """Replace a parameter of each theta [R, p] so that its curve passes through value [R] at the point ``at``."""
+    with np.errstate(all="ignore"):
+        p = law.through(law.unpack(theta, np), at, value, np)
+        columns = [np.log(p[q.name]) if q.log else p[q.name] for q in law.parameters]
+    return np.stack([np.broadcast_to(c, len(theta)) for c in columns], axis=-1)
 
 
 def screen(law: Law, x: Mapping[str, Array], y: Array, starts: Array, loss: Loss, weights: Array, most: int) -> Array:

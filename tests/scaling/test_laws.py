@@ -16,8 +16,10 @@ PLANTED = {
     "sigmoid": {"top": 0.9, "k": 0.6, "C_half": 4e11},
     "shifted": {"E": 0.1, "a": 3e3, "b": 0.33, "c": 3e10},
     "chance": {"E": 0.15, "c": 5e9, "b": 0.3},
+    "bounded": {"E": 0.1, "top": 0.95, "b": 0.6, "c": 4e11},
     "bnsl": {"E": 0.05, "a": 3.0, "b": 0.08, "s": 0.5, "d": 3e11, "f": 0.2},
     "chinchilla": {"E": 1.8, "A": 480.0, "alpha": 0.35, "B": 2100.0, "beta": 0.37},
+    "bounded-chinchilla": {"E": 0.1, "top": 0.97, "a": 40.0, "alpha": 0.3, "b": 900.0, "beta": 0.4},
     "overtraining": {"E": 1.5, "a": 110.0, "b": 190.0, "eta": 0.25},
     "clip": {"E": 0.4, "A": 30.0, "alpha": 0.3, "T": 200.0, "tau": 0.45, "B": 900.0, "beta": 0.36},
     "repetition": {

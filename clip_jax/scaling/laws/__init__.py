@@ -5,6 +5,7 @@ from __future__ import annotations
 from clip_jax.config import UserError
 from clip_jax.scaling.laws.base import Law, Parameter
 from clip_jax.scaling.laws.compute import (
+    BoundedPowerLaw,
     BrokenPowerLaw,
     PowerLaw,
     PowerLawFromChance,
@@ -13,7 +14,7 @@ from clip_jax.scaling.laws.compute import (
     SigmoidLogC,
 )
 from clip_jax.scaling.laws.link import ExponentialLink, SigmoidLink
-from clip_jax.scaling.laws.size_data import Chinchilla, ClipTowers, DataRepetition, OverTraining
+from clip_jax.scaling.laws.size_data import BoundedChinchilla, Chinchilla, ClipTowers, DataRepetition, OverTraining
 
 # forms that a report compares, the simplest first: those that tie in extrapolation are ranked in this order
 LAWS: tuple[Law, ...] = (PowerLaw(), SaturatingPowerLaw(), SigmoidLogC())
@@ -21,8 +22,10 @@ EVERY: tuple[Law, ...] = (
     *LAWS,
     ShiftedPowerLaw(),
     PowerLawFromChance(),
+    BoundedPowerLaw(),
     BrokenPowerLaw(),
     Chinchilla(),
+    BoundedChinchilla(),
     OverTraining(),
     ClipTowers(),
     DataRepetition(),
@@ -31,9 +34,9 @@ EVERY: tuple[Law, ...] = (
 )
 
 __all__ = [
-    "EVERY", "LAWS", "BrokenPowerLaw", "Chinchilla", "ClipTowers", "DataRepetition", "ExponentialLink", "Law",
-    "OverTraining", "Parameter", "PowerLaw", "PowerLawFromChance", "SaturatingPowerLaw", "ShiftedPowerLaw",
-    "SigmoidLink", "SigmoidLogC", "law_named",
+    "EVERY", "LAWS", "BoundedChinchilla", "BoundedPowerLaw", "BrokenPowerLaw", "Chinchilla", "ClipTowers",
+    "DataRepetition", "ExponentialLink", "Law", "OverTraining", "Parameter", "PowerLaw", "PowerLawFromChance",
+    "SaturatingPowerLaw", "ShiftedPowerLaw", "SigmoidLink", "SigmoidLogC", "law_named",
 ]  # fmt: skip
 
 

@@ -62,7 +62,10 @@ class Law:
     parameters: in the order of ``theta``. asymptote: the parameter that few points cannot tell, if there is one,
     and ``pin_at`` its value then. exponent_name: the parameter that a summary shows with its interval.
     template: the formula with ``{name}`` for each parameter; ``latex_template`` the same with ``<name>``.
-    same_unit: column -> the column whose reference it shares. slopes: for each column, the sign of its effect.
+    same_unit: column -> the column whose reference it shares.
+    offset, amplitudes: y = offset + terms, each proportional to its amplitude (what `through` needs).
+    below, above: parameters that lie below and above every y, without being reached.
+    has_ceiling: y never exceeds the error of guessing, so rows above it are noise.
     """
 
     key: ClassVar[str]
@@ -74,6 +77,11 @@ class Law:
     template: ClassVar[str]
     latex_template: ClassVar[str]
     same_unit: ClassVar[Mapping[str, str]] = {}
+    offset: ClassVar[str | None] = None
+    amplitudes: ClassVar[tuple[str, ...]] = ()
+    below: ClassVar[str | None] = None
+    above: ClassVar[str | None] = None
+    has_ceiling: ClassVar[bool] = False
 
     def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
         """The law itself: parameters by name and ln(columns) to y, all of one shape or broadcast."""
@@ -82,6 +90,29 @@ class Law:
     def grid(self, x: Logs, y: Array) -> list[list[float]]:
         """Candidate values a parameter, in centred units; their product is screened."""
         raise NotImplementedError
+
+    @property
+    def replaced(self) -> str:
+        """The parameter that `through` computes from the others; empty: the law has no such form."""
+        return self.amplitudes[0] if self.amplitudes else ""
+
+    def through(self, p: Mapping[str, Any], at: Mapping[str, Any], y: Any, xp: Any) -> dict[str, Any]:
+        """Change the parameters so that the curve passes through one point.
+
+        All amplitudes are multiplied by one factor, so the first may be held while the others are fitted.
+
+        Args:
+          p: parameters by name, as `curve` takes them.
+          at: ln(column) of the point.
+          y: the value there; NaN or infinite parameters come back where the form cannot reach it.
+          xp: numpy or jax.numpy.
+
+        Returns:
+          All parameters by name.
+        """
+        base = p[self.offset] if self.offset else 0.0
+        factor = (y - base) / (self.curve(p, at, xp) - base)
+        return {**p, **{name: p[name] * factor for name in self.amplitudes}}
 
     def pin_at(self, y: Array) -> float:
         """Where the asymptote is held when there are too few points for it."""

@@ -25,6 +25,7 @@ class PowerLaw(Law):
         exponent("b", "how fast error falls with compute", -3.0),
     )
     template = "{a}·C^-{b}"
+    amplitudes = ("a",)
     latex_template = r"<a>\,C^{-<b>}"
 
     def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
@@ -50,15 +51,25 @@ class SaturatingPowerLaw(Law):
         amplitude("a", "removable error at C = 1", ("flops", "b")),
         exponent("b", "how fast it falls with compute"),
     )
-    asymptote = "E"
+    asymptote = offset = below = "E"
+    amplitudes = ("a",)
     template = "{E} + {a}·C^-{b}"
     latex_template = r"<E> + <a>\,C^{-<b>}"
     ceiling: float | None = None
+
+    @property
+    def has_ceiling(self) -> bool:  # type: ignore[override]
+        """Whether a ceiling was given."""
+        return self.ceiling is not None
 
     def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
         """E + a·C^-b, cut at the ceiling."""
         y = p["E"] + p["a"] * xp.exp(-p["b"] * x["flops"])
         return y if self.ceiling is None else xp.minimum(y, self.ceiling)
+
+    def through(self, p: Mapping[str, Any], at: Mapping[str, Any], y: Any, xp: Any) -> dict[str, Any]:
+        """Replace a; what is cut at the ceiling does not count."""
+        return {**p, "a": (y - p["E"]) * xp.exp(p["b"] * at["flops"])}
 
     def grid(self, x: Logs, y: Array) -> list[list[float]]:
         """Asymptotes below the lowest error."""
@@ -82,7 +93,8 @@ class ShiftedPowerLaw(Law):
         exponent("b", "how fast it falls with compute"),
         Parameter("c", "compute below which error hardly falls", 1e-9, 1e6, log=True, carries=(("flops", 1.0),)),
     )
-    asymptote = "E"
+    asymptote = offset = below = "E"
+    amplitudes = ("a",)
     template = "{E} + {a}·(C + {c})^-{b}"
     latex_template = r"<E> + <a>\,(C + <c>)^{-<b>}"
 
@@ -112,7 +124,9 @@ class PowerLawFromChance(Law):
         Parameter("c", "compute at which error leaves chance", 1e-9, 1e6, log=True, carries=(("flops", 1.0),)),
         exponent("b", "how fast it falls with compute"),
     )
-    asymptote = "E"
+    asymptote = below = "E"
+    has_ceiling = True
+    replaced = "c"
     template = "{E} + (chance - {E})·(1 + C/{c})^-{b}"
     latex_template = r"<E> + (y_0 - <E>)\,(1 + C/<c>)^{-<b>}"
     ceiling: float = 1.0
@@ -120,6 +134,10 @@ class PowerLawFromChance(Law):
     def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
         """From the ceiling down to E."""
         return p["E"] + (self.ceiling - p["E"]) * xp.exp(-p["b"] * xp.logaddexp(0.0, x["flops"] - xp.log(p["c"])))
+
+    def through(self, p: Mapping[str, Any], at: Mapping[str, Any], y: Any, xp: Any) -> dict[str, Any]:
+        """Replace c: (C/c) = ((ceiling - E)/(y - E))^(1/b) - 1."""
+        return {**p, "c": xp.exp(at["flops"]) / xp.expm1(xp.log((self.ceiling - p["E"]) / (y - p["E"])) / p["b"])}
 
     def grid(self, x: Logs, y: Array) -> list[list[float]]:
         """Bends from far below the data to its end."""
@@ -143,7 +161,9 @@ class SigmoidLogC(Law):
         Parameter("k", "steepness", 0.0, 20.0),
         Parameter("C_half", "compute at half the top", 1e-26, 1e26, log=True, carries=(("flops", 1.0),), latex="C_½"),
     )
-    asymptote = "top"
+    asymptote = above = "top"
+    has_ceiling = True
+    replaced = "C_half"
     exponent_name = "k"
     template = "{top} / (1 + (C/{C_half})^{k})"
     latex_template = r"\frac{<top>}{1 + (C/<C_half>)^{<k>}}"
@@ -155,6 +175,10 @@ class SigmoidLogC(Law):
     def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
         """top / (1 + (C/C_half)^k)."""
         return p["top"] / (1.0 + xp.exp(xp.clip(p["k"] * (x["flops"] - xp.log(p["C_half"])), -60, 60)))
+
+    def through(self, p: Mapping[str, Any], at: Mapping[str, Any], y: Any, xp: Any) -> dict[str, Any]:
+        """Replace C_half: (C/C_half)^k = top/y - 1."""
+        return {**p, "C_half": xp.exp(at["flops"] - xp.log(p["top"] / y - 1) / p["k"])}
 
     def bounds(self, x: Logs, y: Array) -> tuple[Array, Array]:
         """The top lies between the highest error seen and 1 (1.5 times the highest for a loss)."""
@@ -177,6 +201,60 @@ class SigmoidLogC(Law):
 
 
 @dataclass(frozen=True)
+class BoundedPowerLaw(Law):
+    """error = E + (top - E)·h/(1 + h), h = (C/c)^-b: a power law between a ceiling and a floor.
+
+    With h small it is the saturating power law, with E = 0 as well the power law, and with E = 0 alone the sigmoid in
+    log C. ``top`` is the error of guessing where that is known.
+    """
+
+    key, name = "bounded", "bounded power law"
+    parameters = (
+        FLOOR,
+        Parameter("top", "error without compute", 0.0, 1.0),
+        Parameter("b", "how fast error leaves the top and nears E", 1e-3, 20.0),
+        Parameter("c", "compute halfway between top and E", 1e-26, 1e26, log=True, carries=(("flops", 1.0),)),
+    )
+    asymptote = below = "E"
+    above = "top"
+    has_ceiling = True
+    replaced = "c"
+    template = "{E} + ({top} - {E})/(1 + (C/{c})^{b})"
+    latex_template = r"<E> + \frac{<top> - <E>}{1 + (C/<c>)^{<b>}}"
+
+    def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
+        """E + (top - E)/(1 + (C/c)^b)."""
+        away = xp.clip(p["b"] * (x["flops"] - xp.log(p["c"])), -60, 60)
+        return p["E"] + (p["top"] - p["E"]) / (1.0 + xp.exp(away))
+
+    def through(self, p: Mapping[str, Any], at: Mapping[str, Any], y: Any, xp: Any) -> dict[str, Any]:
+        """Replace c: (C/c)^b = (top - y)/(y - E)."""
+        return {**p, "c": xp.exp(at["flops"] - xp.log((p["top"] - y) / (y - p["E"])) / p["b"])}
+
+    def bounds(self, x: Logs, y: Array) -> tuple[Array, Array]:
+        """The top lies between the highest error seen and 1 (1.5 times the highest for a loss)."""
+        low, high = super().bounds(x, y)
+        highest, width = float(np.max(y)), float(np.ptp(x["flops"])) + 1.0
+        low[1], high[1] = min(highest * 0.999, 0.999), max(1.0, highest * 1.5)
+        low[3], high[3] = x["flops"].min() - 20 * width, x["flops"].max() + 20 * width
+        return low, high
+
+    def grid(self, x: Logs, y: Array) -> list[list[float]]:
+        """Floors below the lowest error, halfway points inside, before and beyond the data."""
+        middle, width = float(x["flops"].mean()), float(np.ptp(x["flops"])) + 1.0
+        tops = [float(np.max(y)) * 1.01, max(1.0, float(np.max(y)) * 1.2)]
+        halfway = np.exp(middle + width * np.linspace(-6, 4, 21)).tolist()
+        return [shares(y, (0.0, 0.3, 0.6, 0.8, 0.95)), tops, [0.03, 0.07, 0.15, 0.3, 0.6, 1.0, 2.0], halfway]
+
+    def inverse(self, values: Mapping[str, Any], y: Array) -> Array:
+        """C = c·((top - y)/(y - E))^(1/b); 0 at or above the top, infinite at or below E."""
+        y = np.asarray(y, float)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = np.maximum(values["top"] - y, 0) / np.maximum(y - values["E"], 0)
+            return values["c"] * share ** (1 / values["b"])
+
+
+@dataclass(frozen=True)
 class BrokenPowerLaw(Law):
     """error = E + a·C^-b · (1 + (C/d)^(1/f))^(-s·f): a smooth change of slope by s at d (Caballero et al., 2023).
 
@@ -192,7 +270,8 @@ class BrokenPowerLaw(Law):
         Parameter("d", "where the break is", 1e-26, 1e26, log=True, carries=(("flops", 1.0),)),
         Parameter("f", "its width", 1e-3, 5.0, log=True),
     )
-    asymptote = "E"
+    asymptote = offset = below = "E"
+    amplitudes = ("a",)
     template = "{E} + {a}·C^-{b}·(1 + (C/{d})^(1/{f}))^(-{s}·{f})"
     latex_template = r"<E> + <a>\,C^{-<b>}\left(1 + (C/<d>)^{1/<f>}\right)^{-<s><f>}"
 

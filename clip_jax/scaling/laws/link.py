@@ -22,6 +22,8 @@ class ExponentialLink(Law):
         Parameter("k", "what a loss of 0 would remove", 1e-12, 1e12, log=True),
         Parameter("gamma", "how fast the error leaves the top", 1e-3, 1e3, log=True, carries=(("loss", -1.0),)),
     )
+    offset = above = "top"
+    amplitudes = ("k",)
     exponent_name = "gamma"
     template = "{top} - {k}·e^(-{gamma}·loss)"
     latex_template = r"<top> - <k>\,e^{-<gamma> L}"
@@ -54,6 +56,8 @@ class SigmoidLink(Law):
         Parameter("k", "steepness", 1e-2, 1e3, log=True),
         Parameter("middle", "loss halfway", 1e-2, 1e2, log=True, carries=(("loss", 1.0),)),
     )
+    below, above = "low", "top"
+    replaced = "middle"
     exponent_name = "k"
     template = "{low} + ({top} - {low})/(1 + e^(-{k}·(loss/{middle} - 1)))"
     latex_template = r"<low> + \frac{<top> - <low>}{1 + e^{-<k>(L/<middle> - 1)}}"
@@ -62,6 +66,11 @@ class SigmoidLink(Law):
         """From low to top."""
         away = xp.clip(p["k"] * (xp.exp(x["loss"]) / p["middle"] - 1), -60, 60)
         return p["low"] + (p["top"] - p["low"]) / (1 + xp.exp(-away))
+
+    def through(self, p: Mapping[str, Any], at: Mapping[str, Any], y: Any, xp: Any) -> dict[str, Any]:
+        """Replace middle: loss/middle = 1 + ln((y - low)/(top - y))/k, which must lie above 0."""
+        share = 1 + xp.log((y - p["low"]) / (p["top"] - y)) / p["k"]
+        return {**p, "middle": xp.exp(at["loss"]) / xp.where(share > 0, share, xp.nan)}
 
     def grid(self, x: Logs, y: Array) -> list[list[float]]:
         """Middles inside and around the data."""

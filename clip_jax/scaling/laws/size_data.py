@@ -30,7 +30,8 @@ class Chinchilla(Law):
         amplitude("B", "error of finite data at D = 1", ("samples_seen", "beta")),
         exponent("beta", "how fast it falls with data", latex=r"\beta"),
     )
-    asymptote = "E"
+    asymptote = offset = below = "E"
+    amplitudes = ("A", "B")
     exponent_name = "alpha"
     template = "{E} + {A}/N^{alpha} + {B}/D^{beta}"
     latex_template = r"<E> + \frac{<A>}{N^{<alpha>}} + \frac{<B>}{D^{<beta>}}"
@@ -74,6 +75,59 @@ class Chinchilla(Law):
 
 
 @dataclass(frozen=True)
+class BoundedChinchilla(Law):
+    """error = E + (top - E)·h/(1 + h), h = a/N^alpha + b/D^beta: Chinchilla's form between a ceiling and a floor.
+
+    With h small it is Chinchilla's law (A = a·(top - E)); ``top`` is the error of guessing where that is known.
+    """
+
+    key, name = "bounded-chinchilla", "bounded Chinchilla"
+    columns = ("params", "samples_seen")
+    parameters = (
+        FLOOR,
+        Parameter("top", "error without compute", 0.0, 1.0),
+        amplitude("a", "part of a finite model at N = 1", ("params", "alpha")),
+        exponent("alpha", "how fast it falls with size", latex=r"\alpha"),
+        amplitude("b", "part of finite data at D = 1", ("samples_seen", "beta")),
+        exponent("beta", "how fast it falls with data", latex=r"\beta"),
+    )
+    asymptote = below = "E"
+    above = "top"
+    has_ceiling = True
+    replaced = "a"
+    exponent_name = "alpha"
+    template = "{E} + ({top} - {E})·h/(1 + h), h = {a}/N^{alpha} + {b}/D^{beta}"
+    latex_template = r"<E> + (<top> - <E>)\frac{h}{1 + h},\; h = \frac{<a>}{N^{<alpha>}} + \frac{<b>}{D^{<beta>}}"
+
+    def _share(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
+        size = p["a"] * xp.exp(-p["alpha"] * x["params"])
+        return size + p["b"] * xp.exp(-p["beta"] * x["samples_seen"])
+
+    def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
+        """E + (top - E)·h/(1 + h)."""
+        h = self._share(p, x, xp)
+        return p["E"] + (p["top"] - p["E"]) * h / (1.0 + h)
+
+    def through(self, p: Mapping[str, Any], at: Mapping[str, Any], y: Any, xp: Any) -> dict[str, Any]:
+        """Multiply a and b by one factor, so that h = (y - E)/(top - y)."""
+        factor = (y - p["E"]) / (p["top"] - y) / self._share(p, at, xp)
+        return {**p, "a": p["a"] * factor, "b": p["b"] * factor}
+
+    def bounds(self, x: Logs, y: Array) -> tuple[Array, Array]:
+        """The top lies between the highest error seen and 1 (1.5 times the highest for a loss)."""
+        low, high = super().bounds(x, y)
+        highest = float(np.max(y))
+        low[1], high[1] = min(highest * 0.999, 0.999), max(1.0, highest * 1.5)
+        return low, high
+
+    def grid(self, x: Logs, y: Array) -> list[list[float]]:
+        """Odds of what is left above the floor, shared in several ways between size and data."""
+        tops = [float(np.max(y)) * 1.01, max(1.0, float(np.max(y)) * 1.2)]
+        left, powers = [0.03, 0.15, 0.6], [0.1, 0.2, 0.35, 0.5, 1.0]
+        return [shares(y, (0.0, 0.3, 0.6, 0.8, 0.95)), tops, left, powers, left, powers]
+
+
+@dataclass(frozen=True)
 class OverTraining(Law):
     """L = E + a·N^-eta + b·factor^(-eta/2)·D^-eta: Chinchilla with one exponent (Gadre et al., 2024).
 
@@ -89,7 +143,8 @@ class OverTraining(Law):
         amplitude("b", "error of finite data", ("samples_seen", "eta")),
         exponent("eta", "how fast both fall", latex=r"\eta"),
     )
-    asymptote = "E"
+    asymptote = offset = below = "E"
+    amplitudes = ("a", "b")
     exponent_name = "eta"
     template = "{E} + {a}·N^-{eta} + {b}·6^(-{eta}/2)·D^-{eta}"
     latex_template = r"<E> + <a>\,N^{-<eta>} + <b>\,6^{-<eta>/2}\,D^{-<eta>}"
@@ -121,7 +176,8 @@ class ClipTowers(Law):
         amplitude("B", "error of finite data", ("samples_seen", "beta")),
         exponent("beta", "how fast it falls with data", latex=r"\beta"),
     )
-    asymptote = "E"
+    asymptote = offset = below = "E"
+    amplitudes = ("A", "T", "B")
     exponent_name = "alpha"
     template = "{E} + {A}/N_image^{alpha} + {T}/N_text^{tau} + {B}/D^{beta}"
     latex_template = (
@@ -183,7 +239,8 @@ class DataRepetition(Law):
         Parameter("R_data", "repetitions until a sample has lost its worth", 1e-2, 1e4, log=True, latex="R_D"),
         Parameter("R_params", "the same for excess parameters", 1e-2, 1e4, log=True, latex="R_N"),
     )
-    asymptote = "E"
+    asymptote = offset = below = "E"
+    amplitudes = ("A", "B")
     exponent_name = "beta"
     template = "{E} + {A}/N'^{alpha} + {B}/D'^{beta}, R_data={R_data}, R_params={R_params}"
     latex_template = r"<E> + \frac{<A>}{N'^{<alpha>}} + \frac{<B>}{D'^{<beta>}}"
