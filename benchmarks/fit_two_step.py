@@ -75,7 +75,8 @@ def coverage(case, tables, method, *, draws=200, seed=0):
         for name, at in points.items():
             center = law.curve(truth, {c: np.log(v) for c, v in at.items()}, np)
             wanted = float(linked(center))
-            run = float(linked(center * np.exp(sd_loss * rng.standard_normal())) * np.exp(sd_error * rng.standard_normal()))
+            noise = rng.standard_normal(2)
+            run = float(linked(center * np.exp(sd_loss * noise[0])) * np.exp(sd_error * noise[1]))
             options = {"method": method, "draws": draws, "seed": int(rng.integers(1e9))}
             curve, new = both.forecast(at, **options), both.forecast(at, new_run=True, **options)
             row = wanted in curve.error, run in new.error, wanted in curve.fixed_loss, curve.error.width / wanted
@@ -92,7 +93,7 @@ def gadre(folder):
     second = first | ((df["N"] > 1e9) & (df["token_multiplier"] == 20) & (df["N"] < 2e9)).to_numpy()
     squares = (Loss("squares", "linear"), Loss("squares", "linear"))
     wide = ((df["N"] < 5e8) & (df["token_multiplier"] >= 20)).to_numpy()
-    for name, rows in (("the published rows", (first, second)), (f"{wide.sum()} runs below 5e8 parameters, M >= 20", (wide, wide))):
+    for name, rows in (("published rows", (first, second)), (f"{wide.sum()} runs, N < 5e8, M >= 20", (wide, wide))):
         both = fit_two_step(
             OverTraining(), columns, df["loss_c4_val"], ExponentialLink(), df["err_avg17"],
             first_rows=rows[0], second_rows=rows[1], objectives=squares, fixed=({}, {}),
@@ -101,14 +102,16 @@ def gadre(folder):
         for size, multiplier in ((1.4e9, 80), (6.9e9, 20)):
             run = df[(np.abs(df["N"] / size - 1) < 0.1) & (df["token_multiplier"] == multiplier)].iloc[0]
             at = {"params": run["N"], "samples_seen": run["D"]}
-            print(f"  N {size:.2g}, M {multiplier}: measured loss {run['loss_c4_val']:.4f}, error {run['err_avg17']:.4f}")
+            print(
+                f"  N {size:.2g}, M {multiplier}: measured loss {run['loss_c4_val']:.4f}, error {run['err_avg17']:.4f}"
+            )
             for method in ("profile", "parametric", *(["cases"] if rows[0] is wide else [])):
                 for new in (False, True):
                     print("   ", both.forecast(at, method=method, new_run=new).text)
 
 
 def clip(folder, batches=(8192, 16384)):
-    """Train contrastive loss to ImageNet error, by family and batch size, against the direct law; the dearest held out."""
+    """Contrastive loss to ImageNet error by family and batch size, against the direct law; the dearest is held out."""
     df = pd.read_csv(folder / "clip_mammut_runs_datacomp_imagenet.csv")
     df["error"] = 1 - df["imagenet1k_acc1"]
     print("| family | batch | runs | measured | two steps | direct |\n|---|---|---|---|---|---|")
@@ -145,7 +148,8 @@ def main():
             rows = len(next(iter(case[2].values())))
             if args.only in name and (method != "cases" or rows >= 24):
                 for at, (curve, new, fixed, width) in coverage(case, args.tables, method).items():
-                    print(f"| {name} | {method} | {at} | {curve:.1%} | {new:.1%} | {fixed:.1%} | {width:.2g} |", flush=True)
+                    shares = f"{curve:.1%} | {new:.1%} | {fixed:.1%}"
+                    print(f"| {name} | {method} | {at} | {shares} | {width:.2g} |", flush=True)
     print(f"\n{time.time() - start:.0f} s")
 
 

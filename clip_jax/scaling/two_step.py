@@ -1,14 +1,14 @@
-"""Two-step laws: loss from compute (or size and samples), then a task's error from the loss, with one interval for both.
+"""Two-step laws: loss from compute (or size and samples), then a task's error from the loss; one interval for both.
 
 The second step is conditional on measured losses: error_i = g(loss_i) + noise, whatever scatter the losses have. A
 forecast error(C) = g(loss(C)) therefore carries two independent uncertainties when rows scatter around the curves, and
 a joint one when rows are resampled.
 
 Three intervals. ``cases`` resamples rows, the same rows in both steps, and needs many of them; ``parametric`` redraws
-the points around each step's curve; ``profile`` combines the profile intervals of both steps: the ends of all g(l), where
-the squared normal deviates of l (first step) and of g at l (second step) add up to that of the level.
-``benchmarks/fit_two_step.py`` simulates what they cover. They hold for laws that are true; a link seen at high loss only
-may bend below it, which no interval here knows.
+the points around each step's curve; ``profile`` combines the profile intervals of both steps: the ends of all g(l),
+where the squared normal deviates of l (first step) and of g at l (second step) add up to that of the level.
+``benchmarks/fit_two_step.py`` simulates what they cover. They hold for laws that are true; a link seen at high loss
+only may bend below it, which no interval here knows.
 
 A contrastive loss depends on the batch size (its chance level is ln B), as does any loss on the data it is measured on:
 rows that differ in such a column must not be mixed, and `fit_two_step` refuses them.
@@ -101,7 +101,7 @@ class TwoStep:
         Args:
           at: dict of the first law's columns (a number for a law of one column).
           method: ``profile``, ``parametric`` or ``cases``; None takes ``cases`` where both steps have
-            `MIN_ROWS_FOR_CASES` rows and ``profile`` below.
+            `MIN_ROWS_FOR_CASES` rows and ``parametric`` below (``profile`` takes seconds).
           new_run: for one run, whose loss scatters around the first curve and error around the second.
           level: of the interval.
           draws: refits of a bootstrap.
@@ -111,7 +111,7 @@ class TwoStep:
           UserError: an unknown method, or columns that are missing.
         """
         enough = min(self.first.points, self.second.points) >= MIN_ROWS_FOR_CASES
-        method = method or ("cases" if enough else "profile")
+        method = method or ("cases" if enough else "parametric")
         one_of("two_step.method", method, METHODS)
         point = {c: np.atleast_1d(v) for c, v in columns_of(self.first.law, at).items()}
         if any(v.size != 1 for v in point.values()):
@@ -165,19 +165,18 @@ class TwoStep:
         error, tails = float(self.predict(point)[0]), []
         for fit in (self.first, self.second):
             tails.append(expanded_tail(fit.points, fit.free, level) if kind == "cases" else (1 - level) / 2)
-        ends = [
-            Interval(v, *(float(q) for q in np.quantile(d, [tail, 1 - tail])), level)
-            for v, d, tail in (
-                (center, losses, tails[0]), (error, errors, min(tails)), (error, alone, tails[1]),
-            )
-        ]  # fmt: skip
+        ends = []
+        for v, d, tail in ((center, losses, tails[0]), (error, errors, min(tails)), (error, alone, tails[1])):
+            low, high = np.quantile(d, [tail, 1 - tail])
+            ends.append(Interval(v, float(low), float(high), level))
         return TwoStepForecast(ends[0], ends[1], ends[2], kind, new_run)
 
     def _ensembles(self, kind: str, draws: int, seed: int) -> tuple[Ensemble, Ensemble]:
         """Refits of both steps; for ``cases`` draw k of one and of the other are of the same resampled rows."""
         if kind == "parametric":
             return tuple(  # type: ignore[return-value]
-                bootstrap(fit, kind=kind, replicas=draws, seed=seed + k) for k, fit in enumerate((self.first, self.second))
+                bootstrap(fit, kind=kind, replicas=draws, seed=seed + k)
+                for k, fit in enumerate((self.first, self.second))
             )
         weights = case_weights(np.random.default_rng(seed), self.rows, draws)
         parts = [(self.first, weights[:, self.first_rows]), (self.second, weights[:, self.second_rows])]
@@ -185,8 +184,7 @@ class TwoStep:
         first, second = (from_weights(fit, w[enough]) for fit, w in parts)
         if first.failed or second.failed:  # draws that do not end are rare, and would shift one list against the other
             first, second = (
-                Ensemble(f, r, n, "cases")
-                for f, r, n in ((e.fit, *_shuffled(e, seed)) for e in (first, second))
+                Ensemble(f, r, n, "cases") for f, r, n in ((e.fit, *_shuffled(e, seed)) for e in (first, second))
             )
         return first, second
 
