@@ -64,7 +64,7 @@ class Loss:
         return np.where(size <= self.delta, r * r / 2, self.delta * (size - self.delta / 2)) * self.sides(r)
 
     def sides(self, r: np.ndarray) -> np.ndarray | float:
-        """Return the weight of each residual's side, same shape: ``under`` below 0, else 1 (1.0 for a symmetric loss)."""
+        """Return the weight of each residual's side, same shape or 1.0: ``under`` below 0, else 1."""
         return 1.0 if self.under == 1 else np.where(r < 0, self.under, 1.0)
 
     def residuals(self, predicted: np.ndarray, y: np.ndarray) -> np.ndarray:
