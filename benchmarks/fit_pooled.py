@@ -18,7 +18,7 @@ TASKS, BUDGETS = 6, 8
 
 
 def table(rng, *, noise=0.02, spread=(0.4, 0.25), examples=0, together=0.0, chance=None, decades=3.0):
-    """(rows, truth): truth holds E, b by task and a function of flops. together: share of the scatter common to a run."""
+    """(rows, truth): truth holds E, b by task and the curve. together: share of the scatter common to a run."""
     x = np.geomspace(1e10, 10 ** (10 + decades), BUDGETS)
     e = 0.12 * np.exp(spread[0] * rng.standard_normal(TASKS))
     b = 0.25 * np.exp(spread[1] * rng.standard_normal(TASKS))
@@ -35,7 +35,7 @@ def table(rng, *, noise=0.02, spread=(0.4, 0.25), examples=0, together=0.0, chan
         y = np.maximum(rng.binomial(examples, np.minimum(y, 1)) / examples, 1 / examples)
     rows = pd.DataFrame({
         "task": np.tile([f"t{i}" for i in range(TASKS)], BUDGETS), "flops": np.repeat(x, TASKS), "error": y.ravel(),
-        "examples": examples or 1,
+        "examples": examples or 1, "run": np.repeat(np.arange(BUDGETS), TASKS),
     })  # fmt: skip
     return rows, {"E": e, "b": b, "curve": curve}
 
@@ -46,6 +46,8 @@ CASES = {
     "noise 1 %, 2,000 test examples": {"noise": 0.01, "examples": 2000},
     "bounded, chance 0.9": {"chance": 0.9},
     "noise 2 %, half of it common to a run": {"together": 0.5},
+    "the same, runs named": {"together": 0.5, "run": "run"},
+    "noise 2 %, runs named": {"run": "run"},
 }
 
 
@@ -53,10 +55,10 @@ def coverage(options, tables, *, draws=1000, seed=0, pool=True):
     """quantity -> (share of intervals that hold the truth, median relative width); and the worst mixing."""
     rng, out, mixing = np.random.default_rng(seed), {}, []
     for _ in range(tables):
-        rows, truth = table(rng, **options)
+        rows, truth = table(rng, **{k: v for k, v in options.items() if k != "run"})
         chance = options.get("chance")
         found = fit_pooled(
-            rows, pool=pool, draws=draws, seed=int(rng.integers(1e9)),
+            rows, pool=pool, run=options.get("run"), draws=draws, seed=int(rng.integers(1e9)),
             examples="examples" if options.get("examples") else None,
             chance=None if chance is None else {f"t{i}": chance for i in range(TASKS)},
         )  # fmt: skip
@@ -79,7 +81,8 @@ def main():
     parser.add_argument("--only", default="")
     args = parser.parse_args()
     start = time.time()
-    print("| tables | quantity | pooled covers | separate covers | pooled width | separate width |\n|---|---|---|---|---|---|")
+    print("| tables | quantity | pooled covers | separate covers | pooled width | separate width |")
+    print("|---|---|---|---|---|---|")
     for name, options in CASES.items():
         if args.only in name:
             pooled, share = coverage(options, args.tables, draws=args.draws)

@@ -11,8 +11,9 @@ three parameters, Gibbs steps of means, spreads and scatter, begun at the joint 
 are uniform a priori (`SPREADS`): with a handful of tasks an estimate of a spread is often 0, and intervals at 0 are too
 narrow (Gelman, 2006). ``benchmarks/fit_pooled.py`` simulates what the intervals cover.
 
-Scatter is taken to be independent between tasks. A run that is lucky on all tasks at once makes the interval of the
-mean over tasks too narrow; the benchmark has a row for it.
+A run that is lucky is so on many tasks at once. With a column ``run`` each run has an effect of its own on ln(error)
+of all tasks, normal with a spread that is estimated; without it scatter is taken to be independent between tasks, and
+the interval of the mean over tasks is then too narrow where it is not (the benchmark has both rows).
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ CENTER = {"b": (np.log(0.2), 1.5), "E": (np.log(0.3), 1.5)}  # weak priors of th
 AMPLITUDE_SD = 5.0  # of ln a_t, around the mean error
 SCATTERS = np.geomspace(0.4, 3.0, 40)  # times the scatter of the first fit
 CHAINS, SWEEPS, BURN_IN = 200, 500, 250
+SLOWER = 3  # times more sweeps with effects of runs, which move with all tasks' curves
 ITERATIONS = 60
 
 
@@ -121,6 +123,7 @@ def fit_pooled(
     flops: str = "flops",
     error: str = "error",
     examples: str | None = None,
+    run: str | None = None,
     chance: Mapping[str, float] | None = None,
     pool: bool = True,
     level: float = 0.95,
@@ -133,6 +136,7 @@ def fit_pooled(
       table: one row per task and run (or frontier point).
       task, flops, error: columns; error above 0.
       examples: column with the number of test examples, whose binomial scatter is added.
+      run: column that names the run (or frontier point) of a row; rows of one run share an effect.
       chance: error of guessing by task; turns on the bounded form.
       pool: False fits each task by itself, with priors too weak to matter (for comparison).
       level: of intervals. draws: kept. seed: of the draws.
@@ -142,7 +146,7 @@ def fit_pooled(
         task without chance, or an error not below chance at all its budgets on average.
     """
     columns = [task, flops, error, *([examples] if examples else [])]
-    if missing := [c for c in columns if c not in table.columns]:
+    if missing := [c for c in [*columns, *([run] if run else [])] if c not in table.columns]:
         raise UserError(f"pooled: the table lacks {', '.join(missing)}")
     numbers = table[columns[1:]].to_numpy(float)
     if not (np.isfinite(numbers) & (numbers > 0)).all():
@@ -166,7 +170,9 @@ def fit_pooled(
     if examples:
         binomial = (1 - np.minimum(y, 1 - 1e-6)) / (y * table[examples].to_numpy(float))  # variance of ln(error)
     center = float(np.exp(np.log(c).mean()))
+    runs = np.unique(table[run].to_numpy(), return_inverse=True)[1] if run else None
     model = _Model(np.log(c / center), np.log(y), index, len(names), binomial, ceiling)
+    model.runs = runs
     return _sample(model, names, center, pool, level, draws, seed)
 
 
@@ -176,6 +182,7 @@ class _Model:
     def __init__(self, x: Array, log_y: Array, index: Array, tasks: int, binomial: Array, chance: Array | None) -> None:
         self.x, self.log_y, self.index, self.tasks = x, log_y, index, tasks
         self.binomial, self.chance = binomial, chance
+        self.runs: Array | None = None
         self.size = 3 * tasks + 2
         rows = [index == t for t in range(tasks)]
         self.level = np.array([log_y[r].mean() for r in rows])
@@ -232,11 +239,14 @@ class _Model:
         quadratic = 0.5 * np.einsum("gi,gij,gj->g", z, matrix, z) - (linear * z).sum(axis=1)
         return fit + quadratic + self.tasks * np.log(hyper[:, :2]).sum(axis=1)
 
-    def by_task(self, z: Array, hyper: Array) -> Array:
-        """Log posterior of each task's parameters given the means and hyperparameters, but for constants, [G, T]."""
+    def by_task(self, z: Array, hyper: Array, effects: Array | float) -> Array:
+        """Log posterior of each task's parameters given all others, but for constants, [G, T].
+
+        effects: of the row's run on ln y, [G, n].
+        """
         t = self.tasks
         variance = hyper[:, 2:] ** 2 + self.binomial
-        fit = -0.5 * ((self.curve(z)[0] - self.log_y) ** 2 / variance) @ np.eye(t)[self.index]
+        fit = -0.5 * ((self.curve(z)[0] + effects - self.log_y) ** 2 / variance) @ np.eye(t)[self.index]
         e, la, lb = (z[:, k * t : (k + 1) * t] for k in range(3))
         about = [(e - z[:, 3 * t, None]) / hyper[:, :1], (lb - z[:, 3 * t + 1, None]) / hyper[:, 1:2]]
         return fit - 0.5 * (about[0] ** 2 + about[1] ** 2 + ((la - self.level) / AMPLITUDE_SD) ** 2)
@@ -295,13 +305,16 @@ def _sample(
     hyper = np.repeat(hyper, CHAINS, axis=0)
     blocks = np.stack([h[0][np.ix_(at, at)] for at in (np.array([k, t + k, 2 * t + k]) for k in range(t))])
     factor = np.linalg.inv(np.linalg.cholesky(blocks)).swapaxes(1, 2)  # [T, 3, 3]: a step of a task's three parameters
-    keep = np.unique(np.linspace(BURN_IN, SWEEPS - 1, max(1, -(-draws // CHAINS))).round().astype(int))
+    sweeps, burn_in = (n * (1 if model.runs is None else SLOWER) for n in (SWEEPS, BURN_IN))
+    keep = np.unique(np.linspace(burn_in, sweeps - 1, max(1, -(-draws // CHAINS))).round().astype(int))
     found, scale = [], np.array([0.2, 0.7, 1.4])
-    for sweep in range(SWEEPS):
+    shared, effects = np.full(CHAINS, scatters[0]), 0.0  # spread of the runs' effects, and the effects by row
+    onto = None if model.runs is None else np.eye(model.runs.max() + 1)[model.runs]  # [n, runs]
+    for sweep in range(sweeps):
         step = np.einsum("tij,gtj->git", factor, rng.standard_normal((CHAINS, t, 3))).reshape(CHAINS, 3 * t)
         new = z.copy()
         new[:, : 3 * t] += step * np.tile(rng.choice(scale, (CHAINS, t)), (1, 3))
-        gain = model.by_task(new, hyper) - model.by_task(z, hyper)
+        gain = model.by_task(new, hyper, effects) - model.by_task(z, hyper, effects)
         taken = np.tile(np.log(rng.random((CHAINS, t))) < gain, (1, 3))
         z[:, : 3 * t] = np.where(taken, new[:, : 3 * t], z[:, : 3 * t])
         for k, block in enumerate((0, 2)):  # means, then spreads, given the tasks
@@ -313,19 +326,27 @@ def _sample(
                 off = ((values - z[:, 3 * t + k, None]) ** 2).sum(axis=1)[:, None]
                 grid = SPREADS["Eb"[k]]
                 hyper[:, k] = _pick(rng, grid, -t * np.log(grid) - off / (2 * grid**2))
-        r = (model.curve(z)[0] - model.log_y) ** 2
+        off = model.log_y - model.curve(z)[0]
+        if onto is not None:  # effects given the tasks, then their spread (uniform on its grid)
+            w = 1 / (hyper[:, 2:] ** 2 + model.binomial)
+            precision = w @ onto + 1 / shared[:, None] ** 2
+            drawn = (w * off) @ onto / precision + rng.standard_normal(precision.shape) / np.sqrt(precision)
+            square = (drawn**2).sum(axis=1)[:, None]
+            grid = np.linspace(0.02, 3, 60) * scatters[-1] / SCATTERS[-1]
+            shared = _pick(rng, grid, -drawn.shape[1] * np.log(grid) - square / (2 * grid**2))
+            effects = drawn @ onto.T
+        r = (off - effects) ** 2
         variance = scatters[:, None] ** 2 + model.binomial
         hyper[:, 2] = _pick(rng, scatters, -0.5 * (r @ (1 / variance).T + np.log(variance).sum(axis=1)))
-        if sweep >= BURN_IN and sweep in keep:
+        if sweep in keep:
             found.append(np.concatenate([z, hyper], axis=1))
     every = np.array(found)  # [kept, chains, D + 3]
     out = every.reshape(-1, every.shape[-1])[-draws:]
     e, la, lb = (out[:, k * t : (k + 1) * t] for k in range(3))
     floor = np.exp(e) if model.chance is None else model.chance / (1 + np.exp(-e))
     spreads = {"E": out[:, -3], "b": out[:, -2]} if pool else {}
-    return PooledFit(
-        names, floor, np.exp(la), np.exp(lb), model.chance, center, out[:, -1], spreads, _mixing(every[..., : 3 * t]), level
-    )
+    mixing = _mixing(every[..., : 3 * t])
+    return PooledFit(names, floor, np.exp(la), np.exp(lb), model.chance, center, out[:, -1], spreads, mixing, level)
 
 
 def _pick(rng: np.random.Generator, grid: Array, log_mass: Array) -> Array:
