@@ -18,7 +18,7 @@ from clip_jax.scaling.allocation import (
     minimize_along_cost,
 )
 from clip_jax.scaling.fit import fit_law
-from clip_jax.scaling.laws import Chinchilla, ClipTowers, DataRepetition, OverTraining, PowerLaw
+from clip_jax.scaling.laws import BoundedChinchilla, Chinchilla, ClipTowers, DataRepetition, OverTraining, PowerLaw
 from clip_jax.scaling.loss import Loss
 from clip_jax.scaling.surface import fit_surface
 
@@ -54,6 +54,15 @@ def test_numerical_optimum_equals_the_closed_form(exact):
         path.exponents["params"], np.broadcast_to([[0.37 / 0.72], [0.5 / 0.7]], (2, 3)), rtol=1e-5
     )
     assert not path.edge.any()
+
+
+def test_bounded_law_has_the_optimum_of_its_two_terms():
+    law, values = BoundedChinchilla(), BENCHMARK["BOUNDED"]
+    fit = fitted(law, values, BENCHMARK["valleys"](42, 1e15, 1e19), profile=False)
+    path = minimize_along_cost(fit, fit.theta[None], BUDGETS[:2], dense_cost(law))
+    size, data = Chinchilla().optimum({**values, "A": values["a"], "B": values["b"]}, BUDGETS[:2])
+    np.testing.assert_allclose(np.exp(path.sizes["params"][0]), size, rtol=1e-4)
+    np.testing.assert_allclose(np.exp(path.samples[0]), data, rtol=1e-4)
 
 
 def test_two_towers_equal_the_closed_search():

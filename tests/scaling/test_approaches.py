@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from clip_jax.config import UserError
-from clip_jax.scaling.approaches import fit_envelope, fit_valleys, lowest_points
+from clip_jax.scaling.approaches import _line, fit_envelope, fit_valleys, lowest_points
 from clip_jax.scaling.isoflop import lowest_point
 
 BENCHMARK = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "fit_approaches.py"))
@@ -107,3 +107,19 @@ def test_published_exponents_lie_in_the_intervals(tables):
     marin = fit_valleys(pd.read_csv(tables / "isoflop_marin_nemotron.csv"), samples="tokens", space="linear")
     assert 0.4224 in marin.params.exponent
     assert 0.5532 in marin.samples.exponent
+
+
+def test_lowest_points_on_a_line_keep_their_own_errors():
+    x = np.linspace(40, 46, 5)
+    power, extra = _line(x, 0.5 * x - 1, np.full(5, 0.1), degrees=10_000, level=0.95)
+    assert extra == 0
+    assert power.exponent.value == pytest.approx(0.5)
+    assert power.exponent.width == pytest.approx(2 * 1.96 * 0.1 / np.sqrt(((x - x.mean()) ** 2).sum()), rel=1e-3)
+    assert power.at(np.exp(43.0)).value == pytest.approx(np.exp(20.5))
+
+
+def test_scatter_beyond_their_own_errors_widens_the_line(rng):
+    x = np.linspace(40, 46, 6)
+    power, extra = _line(x, 0.5 * x + 0.3 * rng.standard_normal(6), np.full(6, 0.01), degrees=50, level=0.95)
+    assert extra > 0.05
+    assert power.exponent.width > 5 * 2 * 1.96 * 0.01 / np.sqrt(((x - x.mean()) ** 2).sum())
