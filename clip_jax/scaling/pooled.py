@@ -56,7 +56,7 @@ class PooledFit:
       scatter: standard deviation of ln(error) beyond binomial noise, [draws].
       spreads: those of ln b and of ln E over tasks, [draws] each; empty where nothing was pooled.
       mixing: largest shift of a median between the first and second half of the kept draws, in standard deviations of
-        the parameter; above 0.2 the chains have not settled.
+        the parameter; up to 0.4 is chance with 200 chains, above 0.6 they have not settled.
       level: of all intervals.
     """
 
