@@ -25,6 +25,7 @@ import numpy as np
 from clip_jax.checks import one_of
 from clip_jax.config import UserError
 from clip_jax.scaling.fit import ILL_CONDITIONED, Fit
+from clip_jax.scaling.interval_format import interval_data, interval_text
 from clip_jax.scaling.laws.base import Array, Law
 from clip_jax.scaling.laws.size_data import FLOPS_PER_PARAM_SAMPLE
 from clip_jax.scaling.profile import Interval
@@ -176,19 +177,6 @@ class Allocation:
             for c, a in o.exponents.items():
                 lines.append(f"  {c} = G·C^a: a {interval_text(a)}, ln G {interval_text(o.log_factors[c])}")
         return "\n".join([*lines, *(f"note: {n}" for n in self.notes)])
-
-
-def interval_text(found: Interval) -> str:
-    """Format ``value [low, high]``; an open end is written ``open``."""
-    low = "open" if found.open_low else f"{found.low:.4g}"
-    high = "open" if found.open_high else f"{found.high:.4g}"
-    return f"{found.value:.4g} [{low}, {high}]"
-
-
-def interval_data(found: Interval) -> dict[str, float | None]:
-    """Return value, low and high; an open end is None."""
-    low, high = (None if o else float(v) for o, v in ((found.open_low, found.low), (found.open_high, found.high)))
-    return {"value": float(found.value), "low": low, "high": high, "level": found.level}
 
 
 def compute_optimal_allocation(

@@ -15,16 +15,16 @@ holds: a parabola is symmetric and valleys are not, so sizes tried to one side o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from clip_jax.config import UserError
-from clip_jax.scaling.allocation import interval_data, interval_text
+from clip_jax.scaling.interval_format import interval_data, interval_text
 from clip_jax.scaling.isoflop import BUDGETS_FOR_EXPONENT, lowest_point
 from clip_jax.scaling.laws.base import Array
 from clip_jax.scaling.profile import Interval
+from clip_jax.scaling.valleys import lowest_points, third_differences
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -200,7 +200,7 @@ def _scatter(data: pd.DataFrame, groups: list[Any], budget: str, params: str, wa
     for _, x, found in groups:
         values, w = found["y"].to_numpy(float), np.sqrt(found["runs"].to_numpy(float))
         if way == "akima":
-            rough = _roughness(x, values)
+            rough = third_differences(x, values)
             total, degrees = total + float((rough**2).sum()), degrees + len(rough)
         elif len(x) > order + 1:
             residual = values - np.polyval(np.polyfit(x - x.mean(), values, order, w=w), x - x.mean())
@@ -208,19 +208,6 @@ def _scatter(data: pd.DataFrame, groups: list[Any], budget: str, params: str, wa
     if not degrees:
         raise UserError("approach 2: no seeds and no valley with spare sizes: give noise_sd")
     return float(np.sqrt(total / degrees)), degrees
-
-
-def _roughness(x: Array, y: Array) -> Array:
-    """Third divided differences of y with unit variance per unit variance of y: free of any local parabola.
-
-    The difference-based scatter of Gasser, Sroka and Jennen-Steinmetz (1986), one order higher.
-    """
-    out = []
-    for i in range(len(x) - 3):
-        near = x[i : i + 4]
-        weights = np.array([1 / np.prod([a - b for b in near if b != a]) for a in near])
-        out.append(float(weights @ y[i : i + 4] / np.sqrt(weights @ weights)))
-    return np.array(out)
 
 
 def _valley(
@@ -245,34 +232,6 @@ def _valley(
     return ValleyPoint(
         flops, len(x), status, float(np.exp(found.x)), float(np.exp(samples)), value, se, samples_se, refused
     )
-
-
-def lowest_points(x: Array, ys: Array, way: str) -> Array:
-    """Find x of the lowest point of many valleys over the same x, as `isoflop.lowest_point` does one by one.
-
-    Args:
-      x: distinct and rising, [n].
-      ys: [draws, n].
-      way: ``parabola``, ``cubic`` or ``akima``.
-
-    Returns:
-      [draws]; NaN where there is no lowest point inside.
-    """
-    if way == "akima":
-        from scipy.interpolate import Akima1DInterpolator
-
-        grid = np.concatenate([np.linspace(a, b, 25, endpoint=False) for a, b in pairwise(x)] + [x[-1:]])
-        k = Akima1DInterpolator(x, ys.T)(grid).argmin(axis=0)
-        return np.where((k > 0) & (k < len(grid) - 1), grid[k], np.nan)
-    middle = x.mean()
-    c = np.polyfit(x - middle, ys.T, 2 if way == "parabola" else 3)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        if way == "parabola":
-            low = np.where(c[0] > 0, -c[1] / (2 * c[0]), np.nan)
-        else:
-            low = (-c[1] + np.sqrt(c[1] ** 2 - 3 * c[0] * c[2])) / (3 * c[0])
-        low = low + middle
-        return np.where((low > x[0]) & (low < x[-1]), low, np.nan)
 
 
 def _line(x: Array, y: Array, se: Array, degrees: int, level: float) -> tuple[PowerOfCompute, float]:

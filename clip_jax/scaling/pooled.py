@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clip_jax.config import UserError
-from clip_jax.scaling.allocation import interval_data, interval_text
+from clip_jax.scaling.interval_format import interval_data, interval_text
 from clip_jax.scaling.laws.base import Array
 from clip_jax.scaling.profile import Interval
 

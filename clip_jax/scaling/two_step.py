@@ -26,8 +26,9 @@ import numpy as np
 
 from clip_jax.checks import one_of
 from clip_jax.config import UserError
-from clip_jax.scaling.allocation import MIN_ROWS_FOR_CASES, expanded_tail, interval_data, interval_text
+from clip_jax.scaling.allocation import MIN_ROWS_FOR_CASES, expanded_tail
 from clip_jax.scaling.fit import Fit, fit_law
+from clip_jax.scaling.interval_format import interval_data, interval_text
 from clip_jax.scaling.laws.base import Array, Law
 from clip_jax.scaling.loss import LOG_HUBER, TINY, Loss
 from clip_jax.scaling.points import columns_of

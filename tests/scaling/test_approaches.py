@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 from clip_jax.config import UserError
-from clip_jax.scaling.approaches import _line, fit_envelope, fit_valleys, lowest_points
+from clip_jax.scaling.approaches import _line, fit_envelope, fit_valleys
 from clip_jax.scaling.isoflop import lowest_point
+from clip_jax.scaling.valleys import lowest_points
 
 BENCHMARK = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "fit_approaches.py"))
 
