@@ -52,7 +52,7 @@ SELECT: dict[str, Callable[[Array, Array], Array]] = {
     BINNED: lambda x, y: binned(x, y, octaves(x, x.min())),
     HULL: hull,
 }
-REACH = (0.5, 1.0, 3.0, 10.0, 30.0, 100.0)  # times the smallest and the largest FLOPs: where bands are computed
+REACH = (0.5, 1.0, 2.0, 4.0, 10.0, 30.0, 100.0)  # times the smallest and the largest FLOPs: where bands are computed
 
 
 @dataclass(frozen=True)
@@ -152,9 +152,10 @@ class Fitted:
         ]  # fmt: skip
 
     def warnings(self) -> list[str]:
-        """What a reader must know of this fit, in words."""
+        """Return what a reader must know of this fit, in words; points go by their FLOPs."""
         said = [f"not identified: the profile of {f.split()[0]} is flat {f.split()[1]}" for f in self.fit.flat]
-        return [*self.fit.notes, *said, *residual_checks(self.fit)["warnings"]]
+        names = [f"{c:.3g} FLOPs" for c in self.fit.data.columns["flops"]]
+        return [*self.fit.notes, *said, *residual_checks(self.fit, names)["warnings"]]
 
     def as_data(self) -> dict[str, Any]:
         """Everything about the fit, in full precision."""
@@ -237,13 +238,17 @@ def fit_frontier(
     Raises UserError: fewer points than the law has parameters, and as `fit_law`.
     """
     law, known = with_ceiling(law, chance)
+    above = 0
     if chance is not None and not law.has_ceiling:
+        above = int((points["error"] > chance).sum())
         points = points[points["error"] <= chance]
     least = max(LEAST_POINTS, len(law.parameters) - len(known))
     if len(points) < least:
         raise UserError(f"{len(points)} points, {law.name} needs {least}")
     x, y = points["flops"].to_numpy(float), points["error"].to_numpy(float)
     fit = fit_law(law, x, y, known=known)
+    if above:
+        fit = replace(fit, notes=(*fit.notes, f"{above} points above guessing, {chance:.4g}, are left out"))
     again = unselected = None
     if not planned and len(candidates) >= RESELECT_FROM:
         held = {n: fit.values[n] for n, free in zip(law.names, fit.free_mask, strict=True) if not free}
