@@ -75,11 +75,13 @@ def text_summary(law: dict[str, Any]) -> str:
             lines.append("  no forecast: the band is open, or wider than the remaining error")
     lines += forecast_lines(law)
     lines += [f"  note: {w}" for w in (*law["rivals"], *law["moved"])][:3]
-    edges = [r for r in law["lr_evidence"] if str(r.get("verdict", "")).startswith("edge")]
-    if law["lr_evidence"]:
-        budgets = len({r["budget"] for r in law["lr_evidence"]})
-        inside = budgets - len({r["budget"] for r in edges})
-        lines.append(f"  learning rate: {inside} of {budgets} budgets inside the rates tried")
+    verdicts = {r["budget"]: str(r["verdict"]) for r in law["lr_evidence"] if r.get("verdict")}
+    if verdicts:
+        inside = sum(v.startswith(("inside", "flat")) for v in verdicts.values())
+        lines.append(f"  learning rate: {inside} of {len(verdicts)} budgets inside the rates tried")
+        lines += [
+            f"    at {budget:.2e} FLOPs: {verdict}" for budget, verdict in verdicts.items() if verdict != "inside"
+        ]
     wrapped = [textwrap.wrap(line, COLUMNS, subsequent_indent="      ") or [""] for line in lines[1:]]
     return "\n".join([lines[0], *(part for parts in wrapped for part in parts)])
 
