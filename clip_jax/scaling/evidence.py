@@ -25,6 +25,7 @@ from clip_jax.scaling.profile import (
     Interval,
     Noise,
     Prediction,
+    flat_sides,
     parameter_interval,
     prediction_profile,
     scatter,
@@ -73,6 +74,11 @@ class Fitted:
         """Return the law's key."""
         return self.fit.law.key
 
+    @cached_property
+    def checked(self) -> Fit:
+        """Return the fit with the parameters whose profile is flat to a side."""
+        return replace(self.fit, flat=flat_sides(self.fit), profiled=True)
+
     @property
     def scatter(self) -> float:
         """Return the standard deviation of a point of the frontier, in ln(error)."""
@@ -100,9 +106,9 @@ class Fitted:
         at = float(flops)
         if at not in self._predictions:
             found = prediction_profile(self.fit, at, noise=self.noise)
-            if self.unselected is not None:
-                other = prediction_profile(self.unselected, at, noise=self.noise)
-                found = found.widened(lambda root: other.position(root)[0])
+            if self.unselected is not None:  # its profile has the same shape, elsewhere
+                shift = float(np.log(self.unselected.predict(at) / self.fit.predict(at)))
+                found = found.widened(lambda root: found.position(root)[0] + shift)
             if self.reselected is not None:
                 drawn = np.sort(np.log(np.maximum(self.reselected.curves(np.array([at]))[:, 0], 1e-12)))
                 found = found.widened(lambda root: np.quantile(drawn, student_cdf(root, found.degrees)))
@@ -153,13 +159,13 @@ class Fitted:
 
     def warnings(self) -> list[str]:
         """Return what a reader must know of this fit, in words; points go by their FLOPs."""
-        said = [f"not identified: the profile of {f.split()[0]} is flat {f.split()[1]}" for f in self.fit.flat]
+        said = [f"not identified: the profile of {f.split()[0]} is flat {f.split()[1]}" for f in self.checked.flat]
         names = [f"{c:.3g} FLOPs" for c in self.fit.data.columns["flops"]]
         return [*self.fit.notes, *said, *residual_checks(self.fit, names)["warnings"]]
 
     def as_data(self) -> dict[str, Any]:
         """Everything about the fit, in full precision."""
-        fit, name = self.fit, self.fit.law.exponent_name
+        fit, name = self.checked, self.fit.law.exponent_name
         names = zip(fit.law.names, fit.free_mask, strict=True)
         return {
             "form": fit.law.name, "law": fit.law.key, "formula": fit.law.formula, "latex": fit.law.latex,
@@ -246,7 +252,7 @@ def fit_frontier(
     if len(points) < least:
         raise UserError(f"{len(points)} points, {law.name} needs {least}")
     x, y = points["flops"].to_numpy(float), points["error"].to_numpy(float)
-    fit = fit_law(law, x, y, known=known)
+    fit = fit_law(law, x, y, known=known, profile=False)
     if above:
         fit = replace(fit, notes=(*fit.notes, f"{above} points above guessing, {chance:.4g}, are left out"))
     again = unselected = None

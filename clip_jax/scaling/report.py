@@ -47,7 +47,7 @@ def write_analysis(found: Analysis, out_dir: str | Path) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     checklist = None
     if found.best is not None:
-        checklist = write_checklist(found.best.fit, out, _answers(found), intervals=found.best.intervals)
+        checklist = write_checklist(found.best.checked, out, _answers(found), intervals=found.best.intervals)
     law = {**found.law, "figures": draw_all(found, out)}
     write_page(out / "report.html", found, law, checklist)
     partial = out / ".law.json.partial"
