@@ -362,6 +362,11 @@ def _toward(reach: Array, span: float) -> Array:
     return reach if np.isinf(span) else span * -np.expm1(-reach / max(span, 1e-12))
 
 
+def curve_error(fit: Fit, at: Any) -> float:
+    """Return the standard error of the curve at one point, to first order, in the loss's space."""
+    return min(_normal(fit, at)[1], MOST_ERROR)
+
+
 def _is_free(fit: Fit, name: str) -> bool:
     return bool(fit.free_mask[fit.law.index(name)])
 
