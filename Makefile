@@ -6,7 +6,7 @@ SEED   ?= 0
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: quickstart test test-thorough test-slow test-slurm test-engines test-browser lint clean
+.PHONY: quickstart test test-thorough test-slow test-slurm test-engines test-browser results coverage lint clean
 quickstart: $(READY)
 	$(BIN)/clip-jax sweep run --config=sweeps/quickstart.py --dir=$(OUT) --base.seed=$(SEED)
 
@@ -46,6 +46,17 @@ test-browser: $(READY)
 	$(BIN)/python -c "import selenium" 2>/dev/null || $(BIN)/python -m pip install --quiet \
 	  --disable-pip-version-check -e ".[browser]" -c requirements/constraints.txt || exit 1; \
 	$(BIN)/python -m pytest -m browser tests/scaling/page
+
+# the laws, figures and checklists of experiments/results again, from their tables; forecast.json is never touched
+RESULTS := icons photos quickstart quickstart_seed100
+results: $(READY)
+	for d in $(RESULTS); do \
+	  $(BIN)/clip-jax report experiments/results/$$d/runs.csv --out=out/results/$$d || exit $$?; \
+	  for f in $$(cd experiments/results/$$d && git ls-files); do \
+	    if [ -e out/results/$$d/$$f ]; then cp out/results/$$d/$$f experiments/results/$$d/$$f; fi; \
+	  done; \
+	done
+	$(BIN)/python experiments/icons_forecast_again.py
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

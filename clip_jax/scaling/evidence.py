@@ -106,9 +106,9 @@ class Fitted:
         at = float(flops)
         if at not in self._predictions:
             found = prediction_profile(self.fit, at, noise=self.noise)
-            if self.unselected is not None:  # its profile has the same shape, elsewhere
-                shift = float(np.log(self.unselected.predict(at) / self.fit.predict(at)))
-                found = found.widened(lambda root: found.position(root)[0] + shift)
+            if self.unselected is not None:
+                other = prediction_profile(self.unselected, at, noise=self.noise)
+                found = found.widened(lambda root: other.position(root)[0])
             if self.reselected is not None:
                 drawn = np.sort(np.log(np.maximum(self.reselected.curves(np.array([at]))[:, 0], 1e-12)))
                 found = found.widened(lambda root: np.quantile(drawn, student_cdf(root, found.degrees)))

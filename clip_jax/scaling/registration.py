@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 # what a forecast is made from, beside the metric
 READ = ["run_id", "budget", "flops", "params", "samples_seen", "seed", "kind"]
+MADE_AFTER = "made_after_its_runs"  # marks a forecast that no one may count as registered
 ON_BUDGET = 1e-6  # relative difference below which two budgets are one
 
 
@@ -173,6 +174,9 @@ def outcome(registered: dict[str, Any], df: pd.DataFrame) -> dict[str, Any]:
     Raises:
       UserError: the target's runs are not all there.
     """
+    if registered.get(MADE_AFTER):
+        reason = "was made after its runs; only a forecast made before them can be graded"
+        raise UserError(f"forecast: {reason}", field=MADE_AFTER, value=True, reason=reason)
     metric, target = registered["metric"], registered["target"]
     rows, _ = fit_rows(prepare(df, metric), metric, registered["chance"], keep_above_chance="weights" in registered)
     near = np.abs(rows["budget"] / target - 1) <= ON_BUDGET

@@ -36,6 +36,8 @@ def register_forecast(sweep_dir: str | Path, target: float) -> str:
     Raises:
       UserError: one is registered already, and as `scaling.registration.register`.
     """
+    import pandas as pd
+
     enable_compile_cache()
     root = place(sweep_dir)
     config = sweep_config_of(root)
@@ -48,7 +50,8 @@ def register_forecast(sweep_dir: str | Path, target: float) -> str:
     cells = [cell for cell in plan_of(grown).kept if cell.config.seed == config.base.seed + config.seeds[0]]
     runs = [make_cell(config, cell.rung, target, seed) for cell in cells for seed in seeds]
     registered = register(
-        df, config.metric, target, seeds=len(seeds), pictures=_pictures(root, config),
+        df, config.metric, target, seeds=len(seeds),
+        pictures=pictures_of(pd.read_csv(io.StringIO(read_text(root / "evals.csv"))), config),
         chance=chance_beside(root, config.metric),
     )  # fmt: skip
     registered["runs"] = [
@@ -98,11 +101,13 @@ def redraw_forecast(table: pd.DataFrame, beside: Path, out: Path) -> None:
         write_figure(out / "forecast.png", draw_forecast(registered, graded, table))
 
 
-def _pictures(root: Path, config: SweepConfig) -> list[tuple[float, int]]:
-    """(mean error at the largest budget, number of pictures) of each zero-shot task of the metric; none for a loss."""
-    import pandas as pd
+def pictures_of(measured: pd.DataFrame, config: SweepConfig) -> list[tuple[float, int]]:
+    """Return (mean error at the largest budget, number of pictures) of each zero-shot task of the metric.
 
-    measured = pd.read_csv(io.StringIO(read_text(root / "evals.csv")))
+    Args:
+      measured: evaluations, as ``evals.csv``.
+      config: names the metric and the tasks that it does not count. A loss has no pictures.
+    """
     controls = {Path(path).name for path in config.base.evals.controls}
     measured = measured[(measured["metric"] == "top1") & ~measured["task"].isin(controls)]
     if config.metric.startswith("error/"):
