@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,30 +23,31 @@ IGNORED = ("weights", "group", "below", "examples")
 CONSTANT = "batch_size"  # the column that is looked at unless --constant says otherwise
 
 
-def check_options(what: TableFit) -> None:
-    """Raise UserError for options that two steps would ignore."""
-    refuse_ignored(what, IGNORED, "--then")
-    if what.fixed and what.fixed != ("none",):
-        reason = "does not say which of the three fits holds it; only none is possible with --then"
-        raise UserError(field="--fix", value=",".join(what.fixed), reason=reason)
+@dataclass(frozen=True)
+class Steps:
+    """Both fits, and what was done to the rows, in words."""
+
+    both: TwoStep
+    treatment: tuple[str, ...]
 
 
-def forecast_in_two_steps(
-    table: pd.DataFrame, what: TableFit, law: Law, direct: TableIntervals, points: dict[str, dict[str, float]]
-) -> tuple[list[str], dict[str, Any]]:
-    """Fit both steps, and set their forecast beside that of the direct law.
+def fit_steps(table: pd.DataFrame, what: TableFit, law: Law) -> Steps:
+    """Fit both steps.
 
     Args:
       table: the whole table.
       what: ``then`` is the link, ``through`` the column of the loss; with ``frontier`` the first step sees the frontier
-        of the loss and the second every row.
+        of y, as the direct law does, and the second every row.
       law: of the first step.
-      direct: the law fitted to the error itself.
-      points: text of ``--at`` -> point.
 
     Raises:
-      UserError: losses that were measured at several values of a column of ``constant``; as `fit_two_step`.
+      UserError: an option that would be ignored; losses that were measured at several values of a column of
+        ``constant``; as `fit_two_step`.
     """
+    refuse_ignored(what, IGNORED, "--then")
+    if what.fixed and what.fixed != ("none",):
+        reason = "does not say which of the three fits holds it; only none is possible with --then"
+        raise UserError(field="--fix", value=",".join(what.fixed), reason=reason)
     rows = read_rows(table, replace(what, frontier="all"), law)
     loss = column_of(table, what.through)[places_of(table, rows)]
     usable = np.isfinite(loss) & (loss > 0)
@@ -54,19 +55,32 @@ def forecast_in_two_steps(
     if not usable.any():
         raise UserError(field="--through", value=what.through, reason="no row has a loss above 0")
     rows, loss = rows.take(usable), loss[usable]
-    first = None
-    if what.frontier != "all":
-        first = np.sort(SELECT[what.frontier](next(iter(rows.columns.values())), loss))
-        said.append(
-            f"step 1: frontier ({what.frontier}) of the loss, {len(first)} of {len(rows)} rows; step 2: all rows"
-        )
+    constant, first = _constant(table, what, rows), None
+    if what.frontier != "all":  # the link holds for other runs as well
+        first = np.sort(SELECT[what.frontier](next(iter(rows.columns.values())), rows.y))
+        said.append(f"step 1: the frontier ({what.frontier}), {len(first)} of {len(rows)} rows; step 2: all rows")
         said.append(NOT_RESELECTED)
     objectives = (what.loss_function, replace(what.loss_function, under=1.0))
     both = fit_two_step(
-        law, rows.columns, loss, law_named(what.then), rows.y, first_rows=first, constant=_constant(table, what, rows),
+        law, rows.columns, loss, law_named(what.then), rows.y, first_rows=first, constant=constant,
         objectives=objectives, fixed=({}, {}) if what.fixed == ("none",) else (None, None),
     )  # fmt: skip
-    lines = [f"  two steps through {what.through}:", *(f"    {s}" for s in said)]
+    return Steps(both, tuple(said))
+
+
+def compare_with_direct(
+    steps: Steps, what: TableFit, direct: TableIntervals, points: dict[str, dict[str, float]]
+) -> tuple[list[str], dict[str, Any]]:
+    """Set the forecast of two steps beside that of the direct law, in lines and as plain data.
+
+    Args:
+      steps: both fits.
+      what: the column of the loss.
+      direct: the law fitted to the error itself.
+      points: text of ``--at`` -> point.
+    """
+    both = steps.both
+    lines = [f"  two steps through {what.through}:", *(f"    {s}" for s in steps.treatment)]
     lines += [f"    {line}" for line in both.text.splitlines()]
     forecasts = []
     for text, point in points.items():
@@ -74,14 +88,16 @@ def forecast_in_two_steps(
         curve, run = direct.forecast(point)
         lines.append(f"    direct law: {interval_text(curve)}, of a new run {span_text(run)}")
         forecasts.append({"at": text, "curve": found.as_data(), "new_run": new.as_data()})
-    steps = [
+    data = [
         {
             "law": fit.law.key, "text": fit.law.text(fit.values, 8), "values": fit.values, "status": fit.status,
             "identified": fit.identified, "flat": list(fit.flat), "rows": fit.points, "residual_sd": fit.residual_sd,
         }
         for fit in (both.first, both.second)
     ]  # fmt: skip
-    return lines, {"through": what.through, "steps": steps, "forecasts": forecasts, "treatment": said}
+    return lines, {
+        "through": what.through, "steps": data, "forecasts": forecasts, "treatment": list(steps.treatment),
+    }  # fmt: skip
 
 
 def _forecast(both: TwoStep, point: dict[str, float], text: str, lines: list[str]) -> tuple[Any, Any]:

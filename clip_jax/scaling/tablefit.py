@@ -35,7 +35,7 @@ from clip_jax.scaling.table_options import (
 )
 from clip_jax.scaling.table_rows import columns_from, read_rows, rows_of
 from clip_jax.scaling.table_tasks import fit_tasks, names_several
-from clip_jax.scaling.table_two_step import check_options, forecast_in_two_steps
+from clip_jax.scaling.table_two_step import compare_with_direct, fit_steps
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,8 +79,7 @@ def _fit_laws(path: str | Path, table: pd.DataFrame, what: TableFit, out_dir: st
         raise UserError(
             "--law: laws of different columns cannot be compared", field="--law", reason="different columns"
         )
-    if what.then:
-        check_options(what)
+    steps = fit_steps(table, what, law) if what.then else None
     rows = read_rows(table, what, law)
     budgets = [text for text in what.at if asks_budget(law, text)]
     points = {text: _checked_point(law, text) for text in what.at if text not in budgets}
@@ -123,9 +122,9 @@ def _fit_laws(path: str | Path, table: pd.DataFrame, what: TableFit, out_dir: st
         lines += averaged.lines(points[point]["flops"]) if averaged.forecast else []
     lines += optima.lines
     two_steps = None
-    if what.then:
-        said, two_steps = forecast_in_two_steps(table, what, law, spans, points)
-        lines += said
+    if steps is not None:
+        compared_steps, two_steps = compare_with_direct(steps, what, spans, points)
+        lines += compared_steps
     judged = None
     if rows.held_out is not None:
         judged = held_out.judge(fit, rows.held_out, spans.new_run)
