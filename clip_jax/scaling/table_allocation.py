@@ -70,9 +70,8 @@ def cost_of(law: Law, rows: Rows, what: TableFit, table: pd.DataFrame) -> tuple[
     flops = flops_column(table, what.x)
     if flops is None:
         if len(sizes) > 1:
-            example = ",".join(f"{c}=…" for c in sizes)
-            reason = f"the table has no FLOPs, and towers differ in FLOPs per parameter and sample; give {example}"
-            raise UserError(field=OPTION, reason=reason)
+            reason = "the table has no FLOPs, and towers differ in FLOPs per parameter and sample"
+            raise UserError(field=OPTION, reason=reason, hint=f"give {_example(sizes)}")
         cost = dense_cost(law)
         return cost, f"{_formula(cost)}, for the table has no FLOPs ({OPTION} sets another factor)"
     flops = flops[places_of(table, rows)]
@@ -85,13 +84,17 @@ def cost_of(law: Law, rows: Rows, what: TableFit, table: pd.DataFrame) -> tuple[
     return cost, f"{_formula(cost)}, fitted to the table's FLOPs{left} (residual sd {cost.residual_sd:.2g})"
 
 
+def _example(sizes: tuple[str, ...]) -> str:
+    return ",".join(f"{c}=…" for c in sizes)
+
+
 def _given(law: Law, sizes: tuple[str, ...], text: str) -> tuple[Cost, str]:
     if "=" in text:
         factors = {k: number(v, f"{OPTION}={k}") for k, v in pairs(text.split(","), OPTION.lstrip("-")).items()}
     else:
         factors = dict.fromkeys(sizes[:1], number(text, OPTION))
     if set(factors) != set(sizes):
-        raise UserError(field=OPTION, value=text, reason=f"must give {', '.join(f'{c}=VALUE' for c in sizes)}")
+        raise UserError(field=OPTION, value=text, reason=f"must give {_example(sizes)}")
     if not all(0 < k < np.inf for k in factors.values()):
         raise UserError(field=OPTION, value=text, reason="must be above 0 and finite")
     cost = dense_cost(law, factors)
@@ -106,8 +109,8 @@ def _fit_towers(columns: dict[str, np.ndarray], flops: np.ndarray, sizes: tuple[
     shares = np.stack([columns[c] / per_sample for c in sizes], axis=1)
     factors = nnls(shares, np.ones(len(shares)))[0]
     if np.linalg.matrix_rank(shares) < len(sizes) or not (factors > 0).all():
-        reason = f"the table's FLOPs do not tell a factor for each of {', '.join(sizes)}; give one for each"
-        raise UserError(field=OPTION, reason=reason)
+        reason = f"the table's FLOPs do not tell a factor for each of {', '.join(sizes)}"
+        raise UserError(field=OPTION, reason=reason, hint=f"give {_example(sizes)}")
     return Cost(dict(zip(sizes, ((float(k), 1.0) for k in factors), strict=True)), 0.0, _sd(shares @ factors))
 
 

@@ -69,7 +69,7 @@ def fit_tasks(table: pd.DataFrame, what: TableFit) -> tuple[list[str], dict[str,
         lines += [f"    {name}: {interval_text(v)}" for name, v in each.items()]
         forecasts.append({"at": text, "tasks": {name: interval_data(v) for name, v in each.items()}})
     if budgets:
-        lines.append("  of the mean over tasks no interval was simulated that holds 95 %: none is given")
+        lines.append("  no interval of the mean over tasks was simulated to hold 95 %, so none is given")
     data = found.as_data() | {"rows": len(long), "forecasts": forecasts, "warnings": warnings}
     data["treatment"] = {name: rows.treatment for name, rows in parts.items()}
     return [*lines, *(f"  note: {w}" for w in warnings)], data

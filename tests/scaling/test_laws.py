@@ -194,3 +194,8 @@ def test_a_fixed_ratio_of_samples_to_size_gives_lines_of_one_slope():
         left = curve(law, values, {"params": size, "samples_seen": ratio * size}) - values["E"]
         slopes.append(np.polyfit(np.log(6 * ratio * size**2), np.log(left), 1)[0])
     np.testing.assert_allclose(slopes, -values["eta"] / 2, rtol=1e-9)
+
+
+def test_an_exponent_below_zero_has_one_sign():
+    assert law_named("power").text({"a": 2.0, "b": -0.14}) == "2·C^0.14"
+    assert law_named("power").text({"a": 2.0, "b": 0.14}) == "2·C^-0.14"
