@@ -16,6 +16,7 @@ import numpy as np
 from clip_jax.checks import UserError
 from clip_jax.scaling.diagnostics import influence_method, moved_by_rows, residual_checks
 from clip_jax.scaling.fit import Fit
+from clip_jax.scaling.interval_format import ends_text
 from clip_jax.scaling.profile import Interval, parameter_interval
 
 NOT_STATED = "not stated"
@@ -71,7 +72,7 @@ def checklist(
         row: dict[str, Any] = {"value": fit.values[p.name], "meaning": p.meaning, "fixed": not free}
         if free and intervals:
             found = parameter_interval(fit, p.name) if intervals is True else intervals[p.name]  # type: ignore[index]
-            row["interval_95"] = [found.low, found.high]
+            row["interval_95"] = list(found.bounded_ends)
             row["open"] = [s for s, is_open in (("below", found.open_low), ("above", found.open_high)) if is_open]
         parameters[p.name] = row
     checks = residual_checks(fit)
@@ -88,7 +89,8 @@ def checklist(
         },
         "fitting": {
             "objective": f"sum of {fit.loss.kind} losses of {fit.loss.space} residuals"
-            + (f", delta {fit.loss.delta:g}" if fit.loss.kind == "huber" else ""),
+            + (f", delta {fit.loss.delta:g}" if fit.loss.kind == "huber" else "")
+            + (f", rows above the curve weighing {fit.loss.under:g}" if fit.loss.under < 1 else ""),
             "objective at the optimum": fit.objective,
             "optimiser": "screening by objective, then damped Gauss-Newton in float64 with bounds",
             "starts": f"{fit.screened} screened, {fit.starts} polished, {fit.agree} ended at the best optimum",
@@ -113,7 +115,7 @@ def as_text(found: dict[str, Any]) -> str:
             if question == "parameters":
                 for name, p in answer.items():
                     low, high = p.get("interval_95", (np.nan, np.nan))
-                    span = "fixed" if p["fixed"] else f"95 % {low:.4g} to {high:.4g}" if np.isfinite(low + high) else ""
+                    span = "fixed" if p["fixed"] else "" if np.isnan(low) else f"95 % {ends_text(low, high)}"
                     lines.append(f"  {name} = {p['value']:.6g}  {span}  {p['meaning']}".rstrip())
                 continue
             lines.append(f"  {question}: {_plain(answer)}")

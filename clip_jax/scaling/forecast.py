@@ -105,7 +105,14 @@ def extrapolation_scores(
 
 
 def rolling(
-    law: Law, columns: Any, y: np.ndarray, by: np.ndarray | None = None, *, cuts: int = CUTS, **options: Any
+    law: Law,
+    columns: Any,
+    y: np.ndarray,
+    by: np.ndarray | None = None,
+    *,
+    cuts: int = CUTS,
+    weights: np.ndarray | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Held-out extrapolation: fit below C, predict everything above, for several C.
 
@@ -113,6 +120,7 @@ def rolling(
       law: the form; columns, y: of all rows.
       by: what rows are ordered by, [n]; the law's only column by default (compute, for a law of size and data).
       cuts: how many C, evenly over the distinct values in their order, each with enough rows below.
+      weights: of the rows, [n], in the fits and in the means of what they miss.
       options: of `fit_law`.
 
     Returns:
@@ -135,12 +143,14 @@ def rolling(
     rows = []
     for cut in chosen:
         below = order < cut
-        fit = fit_law(law, {c: v[below] for c, v in found.items()}, y[below], profile=False, **options)
+        known = None if weights is None else weights[below] / weights[below].mean()
+        fit = fit_law(law, {c: v[below] for c, v in found.items()}, y[below], profile=False, weights=known, **options)
         off = np.log(np.maximum(fit.predict({c: v[~below] for c, v in found.items()}), 1e-12) / y[~below])
+        above = None if weights is None else weights[~below]
         rows.append(
             {
                 "below": float(cut), "rows_below": int(below.sum()), "rows_above": int((~below).sum()),
-                "rms": float(np.sqrt(np.mean(off**2))), "bias": float(off.mean()),
+                "rms": float(np.sqrt(np.average(off**2, weights=above))), "bias": float(np.average(off, weights=above)),
                 "reach": float(levels[-1] / order[below].max()),
             }
         )  # fmt: skip
@@ -152,7 +162,9 @@ def rolling(
 def compare_laws(
     laws: Sequence[Law], columns: Any, y: np.ndarray, target: Any, by: np.ndarray | None = None, **options: Any
 ) -> dict[str, Any]:
-    """Laws ranked by `rolling`, with what each says at ``target``, and a warning where equals disagree there.
+    """Rank laws by `rolling`, with what each says at ``target``, and a warning where equals disagree there.
+
+    Options, ``weights`` of rows among them, are those of `rolling` and `fit_law`.
 
     Returns:
       {ranking: [{form, score, bias, predicted, low, high}], best, warnings: [text]}; laws tie when their scores differ

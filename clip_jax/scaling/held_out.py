@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from clip_jax.scaling.fit import Fit
+from clip_jax.scaling.interval_format import ends_text
 from clip_jax.scaling.loss import TINY
 from clip_jax.scaling.profile import Interval
 from clip_jax.scaling.table_rows import Rows
@@ -49,7 +50,8 @@ def judge(fit: Fit, rows: Rows, new_run: Callable[[dict[str, float]], Interval])
             if key not in known:
                 known[key] = new_run(point)
             span = known[key]
-            row |= {"low": span.low, "high": span.high, "inside": bool(span.low <= rows.y[i] <= span.high)}
+            low, high = span.bounded_ends
+            row |= {"low": low, "high": high, "inside": bool(low <= rows.y[i] <= high)}
         table.append(row)
     return {
         "rms": float(np.sqrt(np.mean(off**2))) if len(off) else None,
@@ -64,7 +66,7 @@ def as_lines(found: dict[str, Any], name: str = "at") -> list[str]:
     for r in found["table"]:
         if r["inside"] is not None:
             where = "inside" if r["inside"] else "OUTSIDE"
-            span = f"[{r['low']:.4g}, {r['high']:.4g}]"
+            span = ends_text(r["low"], r["high"])
             numbers = f"{r['at']:8.3g}  {r['measured']:8.4g}  {r['predicted']:9.4g}  {span:18s}"
             lines.append(f"    row {r['row']:<6d} {numbers} {where}")
     said = f"    {found['inside']} of {found['shown']} shown rows inside"

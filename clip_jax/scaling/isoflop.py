@@ -109,13 +109,18 @@ def isoflop(df: pd.DataFrame, metric: str, *, way: str = "parabola", space: str 
 
 @dataclass(frozen=True)
 class Exponents:
-    """N* ~ C^a and D* ~ C^b with standard errors, or why they are not known."""
+    """Powers N* = G·C^a and D* = H·C^b of the budget in FLOPs, or why they are not known.
+
+    params, samples: a and b, with standard errors ``_se``. params_intercept, samples_intercept: ln G and ln H.
+    """
 
     status: str
     params: float | None = None
     params_se: float | None = None
     samples: float | None = None
     samples_se: float | None = None
+    params_intercept: float | None = None
+    samples_intercept: float | None = None
 
 
 def allocation(parabolas: list[dict[str, Any]]) -> Exponents:
@@ -126,13 +131,14 @@ def allocation(parabolas: list[dict[str, Any]]) -> Exponents:
             f"not identified: {len(accepted)} budgets have an accepted parabola, {BUDGETS_FOR_EXPONENT} are needed"
         )
     x = np.log([p["budget"] for p in accepted])
-    (a, a_se), (b, b_se) = (_slope(x, np.log([p[key] for p in accepted])) for key in ("params", "samples_seen"))
-    return Exponents("identified", a, a_se, b, b_se)
+    (a, a_se, g), (b, b_se, h) = (_line(x, np.log([p[key] for p in accepted])) for key in ("params", "samples_seen"))
+    return Exponents("identified", a, a_se, b, b_se, g, h)
 
 
 def allocation_of_envelope(env: pd.DataFrame) -> Exponents:
     """The same from `frontier.envelope` (approach 1) and its column params: a point a run, at the middle
-    of the stretch it leads. Neighbours on one curve are no measurements of their own."""
+    of the stretch it leads. Neighbours on one curve are no measurements of their own. The intercept of the samples is
+    not known: an envelope says no FLOPs per sample."""
     rows = [
         {"flops": float(np.exp(np.log(part["flops"]).mean())), "params": float(part["params"].iloc[0])}
         for _, part in env.groupby("run_id")
@@ -140,12 +146,13 @@ def allocation_of_envelope(env: pd.DataFrame) -> Exponents:
     if len(rows) < BUDGETS_FOR_EXPONENT:
         return Exponents(f"not identified: {len(rows)} runs lead somewhere, {BUDGETS_FOR_EXPONENT} are needed")
     x, n = np.log([r["flops"] for r in rows]), np.log([r["params"] for r in rows])
-    a, a_se = _slope(x, n)
-    return Exponents("identified", a, a_se, 1 - a, a_se)
+    a, a_se, g = _line(x, n)
+    return Exponents("identified", a, a_se, 1 - a, a_se, g)
 
 
-def _slope(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
+    """(slope, its standard error, intercept)."""
     from scipy.stats import linregress
 
     found = linregress(x, y)
-    return float(found.slope), float(found.stderr)
+    return float(found.slope), float(found.stderr), float(found.intercept)

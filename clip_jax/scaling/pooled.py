@@ -93,6 +93,10 @@ class PooledFit:
         both = {"E": self.asymptotes, "b": self.exponents}
         return {t: {k: self._interval(v[:, i]) for k, v in both.items()} for i, t in enumerate(self.tasks)}
 
+    def spread_intervals(self) -> dict[str, Interval]:
+        """Return the spreads over tasks of ln E and ln b; empty where nothing was pooled."""
+        return {k: self._interval(v) for k, v in self.spreads.items()}
+
     def _interval(self, draws: Array) -> Interval:
         low, middle, high = np.quantile(draws, [(1 - self.level) / 2, 0.5, (1 + self.level) / 2])
         return Interval(float(middle), float(low), float(high), self.level)
@@ -101,7 +105,7 @@ class PooledFit:
         """Return plain dictionaries for JSON: parameters, spreads, and forecasts at a budget."""
         out: dict[str, Any] = {
             "tasks": {t: {k: interval_data(v) for k, v in p.items()} for t, p in self.parameters().items()},
-            "spreads": {k: interval_data(self._interval(v)) for k, v in self.spreads.items()},
+            "spreads": {k: interval_data(v) for k, v in self.spread_intervals().items()},
             "scatter": interval_data(self._interval(self.scatter)),
             "mixing": self.mixing,
         }

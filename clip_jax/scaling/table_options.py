@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
 from clip_jax.checks import UserError, one_of
-from clip_jax.scaling.laws import Law, law_named
+from clip_jax.scaling.laws import EVERY, Law, law_named
 from clip_jax.scaling.loss import Loss
 
 UNITS = {"k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
@@ -37,6 +37,15 @@ class TableFit:
       weights: a column of weights of the rows; empty: all count alike.
       below: fit only rows below this many FLOPs (or this value of a law's only column), judge the rest; None: fit all.
       group: a column of labels of rows that scatter together; intervals then come from a bootstrap of the groups.
+      under: weight of rows above the curve, of `loss.Loss`; below 1 the fit follows the lower edge of a cloud.
+      flops_per_param_sample: k of FLOPs = k · parameters · samples, or ``SIZE_COLUMN=k,…``; empty: fitted to the
+        table's FLOPs where it has them, else 6.
+      approach: 1 or 2 of Hoffmann et al. (2022) in place of a law; 0: a law.
+      then, through: key of a link law and the column of the loss that it starts from: a forecast in two steps.
+      constant: columns of which the two steps must see one value; none: ``batch_size`` where the table has it;
+        ``("none",)``: nothing is checked.
+      tasks: a column that names the task of a row: several tasks are fitted together. So they are where ``y`` names
+        several columns, separated by commas.
     """
 
     laws: tuple[str, ...] = ("saturating",)
@@ -55,6 +64,13 @@ class TableFit:
     weights: str = ""
     below: float | None = None
     group: str = ""
+    under: float = 1.0
+    flops_per_param_sample: str = ""
+    approach: int = 0
+    then: str = ""
+    through: str = ""
+    constant: tuple[str, ...] = ()
+    tasks: str = ""
 
     def __post_init__(self) -> None:
         one_of("y-is", self.y_is, tuple(MEANINGS))
@@ -70,8 +86,41 @@ class TableFit:
             raise UserError(field="--below", value=self.below, reason="must be above 0 and finite")
         if self.chance is not None and not 0 < self.chance < np.inf:
             raise UserError(field="--chance", value=self.chance, reason="must be above 0 and finite")
+        if not 0 < self.under <= 1:
+            raise UserError(field="--under", value=self.under, reason="must be above 0 and at most 1")
+        if self.under < 1 and self.loss == "absolute":
+            reason, hint = "has no form for absolute losses", "--loss=huber with a small --delta is nearly absolute"
+            raise UserError(field="--under", value=self.under, reason=reason, hint=hint)
+        one_of("approach", self.approach, (0, 1, 2))
+        if bool(self.then) != bool(self.through):
+            given, lacking = ("--then", "--through") if self.then else ("--through", "--then")
+            raise UserError(field=given, value=self.then or self.through, reason=f"needs {lacking}")
+        if self.then and law_named(self.then).columns != ("loss",):
+            links = ", ".join(law.key for law in EVERY if law.columns == ("loss",))
+            raise UserError(field="--then", value=self.then, reason=f"must be a law of a loss: {links}")
+        if self.constant and not self.then:
+            raise UserError(field="--constant", value=self.constant[0], reason="needs --then and --through")
+        modes = {"--approach": self.approach, "--then": self.then, "--tasks": self.tasks}
+        if len(chosen := [m for m, value in modes.items() if value]) > 1:
+            raise UserError(field=chosen[0], value=modes[chosen[0]], reason=f"excludes {chosen[1]}")
         for key in self.laws:
             law_named(key)
+
+    @property
+    def loss_function(self) -> Loss:
+        """Return the loss that a fit minimizes."""
+        return Loss(self.loss, self.space, self.delta, self.under)
+
+
+def refuse_ignored(what: TableFit, names: Sequence[str], mode: str) -> None:
+    """Raise UserError where an option of ``names`` (attributes of `TableFit`) was given that ``mode`` would ignore."""
+    options = {"laws": "law", "fixed": "fix"}
+    for f in fields(what):
+        value = getattr(what, f.name)
+        if f.name in names and value != f.default:
+            shown = ",".join(value) if isinstance(value, tuple) else value
+            option = f"--{options.get(f.name, f.name).replace('_', '-')}"
+            raise UserError(field=option, value=shown, reason=f"would be ignored with {mode}")
 
 
 def law_of(what: TableFit, key: str = "") -> Law:
@@ -117,3 +166,21 @@ def point_of(law: Law, text: str) -> dict[str, float]:
     if set(found) != set(law.columns):
         raise UserError(field="--at", value=text, reason=f"must give {', '.join(law.columns)}")
     return found
+
+
+def asks_budget(law: Law, text: str) -> bool:
+    """Return whether a point of ``--at`` is a budget in FLOPs for a law of sizes and samples."""
+    names = {item.partition("=")[0] for item in text.split(",")}
+    return "samples_seen" in law.columns and "flops" not in law.columns and "flops" in names
+
+
+def budget_of(law: Law, text: str) -> tuple[float, dict[str, float]]:
+    """Read ``flops=VALUE,…`` as (FLOPs, values of the columns that are neither sizes nor samples). Raises UserError."""
+    found = {k: number(v, f"--at={k}") for k, v in pairs(text.split(","), "at").items()}
+    others = [c for c in law.columns if c != "samples_seen" and not c.startswith("params")]
+    if set(found) != {"flops", *others}:
+        reason = f"must give {', '.join(['flops', *others])}, or {', '.join(law.columns)}"
+        raise UserError(field="--at", value=text, reason=reason)
+    if not 0 < min(found.values()) <= max(found.values()) < np.inf:
+        raise UserError(field="--at", value=text, reason="must be above 0 and finite")
+    return found.pop("flops"), found

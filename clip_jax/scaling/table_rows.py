@@ -8,12 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from clip_jax.checks import UserError
-from clip_jax.scaling.frontier import binned, hull, octaves, pareto
+from clip_jax.scaling.evidence import SELECT
 from clip_jax.scaling.laws import Law
 from clip_jax.scaling.laws.size_data import FLOPS_PER_PARAM_SAMPLE
 from clip_jax.scaling.table import refuse_logarithms
@@ -31,10 +31,18 @@ RISES = 0.8  # rank correlation of an error with compute at which it may be an a
 
 
 @dataclass(frozen=True)
+class NamedColumns:
+    """Columns to read where there is no law: ``name`` in messages, ``columns`` as a law's."""
+
+    name: str
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Rows:
     """Rows for a fit. columns: the law's, [n] each. y: [n]. index: their numbers in the file. weights, groups: [n], or
     None. cut: [n], what ``below`` is compared with, or None. treatment: what was done to the table, in words. warnings:
-    what looks wrong. held_out: the rows at or above ``below``, or None."""
+    what looks wrong. held_out: the rows at or above ``below``, or None. candidates: what a frontier was chosen from."""
 
     columns: dict[str, np.ndarray]
     y: np.ndarray
@@ -45,6 +53,7 @@ class Rows:
     treatment: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     held_out: Rows | None = None
+    candidates: Rows | None = None
 
     def __len__(self) -> int:
         return len(self.y)
@@ -57,7 +66,7 @@ class Rows:
         return replace(self, columns=columns, y=y, index=index, weights=weights, groups=groups, cut=cut)
 
 
-def columns_from(df: pd.DataFrame, law: Law, x: Sequence[str]) -> dict[str, np.ndarray]:
+def columns_from(df: pd.DataFrame, law: Law | NamedColumns, x: Sequence[str]) -> dict[str, np.ndarray]:
     """Return the law's columns from the table's, in the unit that was asked for.
 
     Args:
@@ -74,21 +83,41 @@ def columns_from(df: pd.DataFrame, law: Law, x: Sequence[str]) -> dict[str, np.n
         if not equals:
             source = name
             name = law.columns[0] if len(law.columns) == 1 else name.partition("*")[0]
-        column, star, unit = source.partition("*")
-        factor = UNITS[unit] if unit in UNITS else number(unit, f"--x={item}") if star else 1.0
+        if name == "flops" and name not in law.columns and "samples_seen" in law.columns:
+            continue  # what a run costs: `flops_column`
         if name not in law.columns:
             reason = f"{law.name} has no column {name!r}; it has {', '.join(law.columns)}"
             raise UserError(f"--x={item}: {reason}", field="--x", value=item, reason=reason)
         if name in found:
             raise UserError(field="--x", value=item, reason=f"{name} is given twice")
-        found[name] = column_of(df, column) * factor
-        if name == "flops" and not star:
-            refuse_logarithms(found[name], column, UNIT_HINT)
+        found[name] = _in_unit(df, source, item)
+        if name == "flops" and "*" not in source:
+            refuse_logarithms(found[name], source, UNIT_HINT)
     for name in law.columns:
         if name not in found:
             found[name] = column_of(df, name)
             if name == "flops":
                 refuse_logarithms(found[name], name, UNIT_HINT)
+    return found
+
+
+def _in_unit(df: pd.DataFrame, source: str, item: str) -> np.ndarray:
+    """A column given as ``COLUMN`` or ``COLUMN*UNIT`` in an item of ``--x``."""
+    column, star, unit = source.partition("*")
+    factor = UNITS[unit] if unit in UNITS else number(unit, f"--x={item}") if star else 1.0
+    return column_of(df, column) * factor
+
+
+def flops_column(df: pd.DataFrame, x: Sequence[str]) -> np.ndarray | None:
+    """Return what runs cost in FLOPs, from ``flops=COLUMN*UNIT`` in ``x`` or the column ``flops``; None without it."""
+    for item in x:
+        name, _, source = item.partition("=")
+        if name == "flops" and source:
+            return _in_unit(df, source, item)
+    if "flops" not in df.columns:
+        return None
+    found = column_of(df, "flops")
+    refuse_logarithms(found, "flops", UNIT_HINT)
     return found
 
 
@@ -130,7 +159,7 @@ def rows_where(df: pd.DataFrame, items: Sequence[str]) -> pd.DataFrame:
     return df
 
 
-def y_column(df: pd.DataFrame, what: TableFit, law: Law) -> str:
+def y_column(df: pd.DataFrame, what: TableFit, law: Law | NamedColumns) -> str:
     """Return the column to explain. Raises UserError where none or several of the usual ones are there."""
     if what.y:
         return what.y
@@ -142,7 +171,7 @@ def y_column(df: pd.DataFrame, what: TableFit, law: Law) -> str:
     raise UserError(f"{reason}; {hint}", field="--y", reason=reason, hint=hint)
 
 
-def read_rows(df: pd.DataFrame, what: TableFit, law: Law) -> Rows:
+def read_rows(df: pd.DataFrame, what: TableFit, law: Law | NamedColumns) -> Rows:
     """Choose the rows that a fit of one law takes.
 
     Args:
@@ -167,7 +196,7 @@ def read_rows(df: pd.DataFrame, what: TableFit, law: Law) -> Rows:
         df = df[~twice]
     columns, name = columns_from(df, law, what.x), y_column(df, what, law)
     raw, y = _explained(df, what, name)
-    cut, cut_name = (None, "") if what.below is None else _cut_values(df, columns, law, said)
+    cut, cut_name = (None, "") if what.below is None else _cut_values(df, columns, law, said, what.x)
     labels = _labels(df, what.group)
     weights = None if not what.weights else column_of(df, what.weights)
     not_there = {c: np.isnan(v) for c, v in columns.items()}
@@ -206,6 +235,13 @@ def read_rows(df: pd.DataFrame, what: TableFit, law: Law) -> Rows:
     return _split(chosen, what, law, cut_name)
 
 
+def places_of(df: pd.DataFrame, rows: Rows) -> np.ndarray:
+    """Return where the rows stand in the table they were read from, ints [n]."""
+    import pandas as pd
+
+    return np.asarray(df.index.get_indexer(pd.Index(rows.index)))
+
+
 def _refuse_no_law(rows: Rows, name: str) -> None:
     for column, values in rows.columns.items():
         if np.array_equal(values, rows.y):
@@ -216,7 +252,7 @@ def _refuse_no_law(rows: Rows, name: str) -> None:
         raise UserError(f"{name} {reason}", field=name, value=float(rows.y[0]), reason=reason)
 
 
-def _split(rows: Rows, what: TableFit, law: Law, cut_name: str) -> Rows:
+def _split(rows: Rows, what: TableFit, law: Law | NamedColumns, cut_name: str) -> Rows:
     """Rows below the cut, with those at or above it as ``held_out``; a frontier is chosen on each side."""
     assert rows.cut is not None
     assert what.below is not None
@@ -279,13 +315,15 @@ def _labels(df: pd.DataFrame, column: str) -> np.ndarray | None:
     return np.where(df[column].isna(), "", df[column].astype(str)).astype(str)
 
 
-def _cut_values(df: pd.DataFrame, columns: dict[str, np.ndarray], law: Law, said: list[str]) -> tuple[np.ndarray, str]:
+def _cut_values(
+    df: pd.DataFrame, columns: dict[str, np.ndarray], law: Law | NamedColumns, said: list[str], x: Sequence[str]
+) -> tuple[np.ndarray, str]:
     """What ``below`` is compared with, and its name."""
     if len(columns) == 1:
         ((name, values),) = columns.items()
         return values, name
-    if "flops" in df.columns:
-        return column_of(df, "flops"), "flops"
+    if (flops := flops_column(df, x)) is not None:
+        return flops, "flops"
     if {"params", "samples_seen"} <= set(columns):
         said.append("the table has no column flops: 6·params·samples_seen stands for it")
         return FLOPS_PER_PARAM_SAMPLE * columns["params"] * columns["samples_seen"], "6·params·samples_seen"
@@ -321,14 +359,13 @@ def _rising(rows: Rows, what: TableFit, name: str) -> list[str]:
     return [f"{said}: if it is an {other}, give --y-is={other}{percent}"]
 
 
-def _frontier(rows: Rows, what: TableFit, law: Law) -> Rows:
+def _frontier(rows: Rows, what: TableFit, law: Law | NamedColumns) -> Rows:
     if what.frontier == "all":
         return rows
     if len(law.columns) != 1:
         reason = f"{law.name} has more than one column; only 'all' is possible"
         raise UserError(field="--frontier", value=what.frontier, reason=reason)
     x = next(iter(rows.columns.values()))
-    choose: dict[str, Any] = {"pareto": pareto, "hull": hull, "binned": lambda a, b: binned(a, b, octaves(a, a.min()))}
-    chosen = choose[what.frontier](x, rows.y)
+    chosen = SELECT[what.frontier](x, rows.y)
     said = f"frontier ({what.frontier}): {len(chosen)} of {len(rows)} rows"
-    return replace(rows.take(chosen), treatment=[*rows.treatment, said])
+    return replace(rows.take(chosen), treatment=[*rows.treatment, said], candidates=rows)

@@ -3,26 +3,42 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from clip_jax.checks import UserError
 from clip_jax.scaling import held_out
 from clip_jax.scaling.checklist import plain_json, write_checklist
-from clip_jax.scaling.clusters import FEW_GROUPS, ClusterIntervals, cluster_intervals
+from clip_jax.scaling.clusters import FEW_GROUPS
 from clip_jax.scaling.diagnostics import REFIT, influence_method, moved_by_rows, residual_checks
-from clip_jax.scaling.fit import Fit, fit_law
+from clip_jax.scaling.fit import Fit
 from clip_jax.scaling.forecast import compare_laws
+from clip_jax.scaling.interval_format import ends_text, span_text
 from clip_jax.scaling.laws import Law
-from clip_jax.scaling.loss import Loss
-from clip_jax.scaling.points import noise_floor
-from clip_jax.scaling.profile import Interval, Noise, parameter_interval, prediction_interval
+from clip_jax.scaling.profile import Interval
 from clip_jax.scaling.table import read_table
-from clip_jax.scaling.table_options import FRONTIERS, MEANINGS, UNITS, TableFit, fixed_values, law_of, point_of
-from clip_jax.scaling.table_rows import Rows, columns_from, read_rows, rows_of
+from clip_jax.scaling.table_allocation import allocate
+from clip_jax.scaling.table_approaches import fit_approach
+from clip_jax.scaling.table_average import Averaged, average_forms
+from clip_jax.scaling.table_intervals import fit_rows_of, intervals_of
+from clip_jax.scaling.table_options import (
+    FRONTIERS,
+    MEANINGS,
+    UNITS,
+    TableFit,
+    asks_budget,
+    fixed_values,
+    law_of,
+    point_of,
+)
+from clip_jax.scaling.table_rows import columns_from, read_rows, rows_of
+from clip_jax.scaling.table_tasks import fit_tasks, names_several
+from clip_jax.scaling.table_two_step import compare_with_direct, fit_steps
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = [
     "FRONTIERS", "MEANINGS", "UNITS", "TableFit", "columns_from", "fit_any", "fit_rows_of", "fixed_values", "law_of",
@@ -30,54 +46,8 @@ __all__ = [
 ]  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _Intervals:
-    """95 % intervals of one fit, all by one method."""
-
-    fit: Fit
-    noise: Noise
-    clusters: ClusterIntervals | None
-    method: str
-
-    def parameter(self, name: str) -> Interval:
-        return self.clusters.parameter(name) if self.clusters else parameter_interval(self.fit, name, noise=self.noise)
-
-    def forecast(self, point: dict[str, float]) -> tuple[Interval, Interval]:
-        """Of the curve, and of a new run."""
-        if self.clusters:
-            return self.clusters.forecast(point)
-        curve = prediction_interval(self.fit, point, noise=self.noise)
-        return curve, prediction_interval(self.fit, point, noise=self.noise, new_run=True)
-
-    def new_run(self, point: dict[str, float]) -> Interval:
-        return (
-            self.forecast(point)[1]
-            if self.clusters
-            else prediction_interval(self.fit, point, noise=self.noise, new_run=True)
-        )
-
-
-def fit_rows_of(rows: Rows, what: TableFit, law: Law) -> Fit:
-    """Fit a law to rows; weights are relative (their mean is 1). Raises as `fit_law`."""
-    weights = None if rows.weights is None else rows.weights / rows.weights.mean()
-    loss = Loss(what.loss, what.space, what.delta)
-    return fit_law(law, rows.columns, rows.y, loss=loss, weights=weights, fixed=fixed_values(what))
-
-
-def _intervals(fit: Fit, rows: Rows, what: TableFit) -> _Intervals:
-    if what.group and what.examples:
-        reason = "would be ignored with --group, whose bootstrap sees the scatter of the rows alone"
-        raise UserError(field="--examples", value=what.examples, reason=reason)
-    floor = float(np.sqrt(np.mean(noise_floor(rows.y, what.examples) ** 2))) if what.examples else 0.0
-    if not what.group:
-        return _Intervals(fit, Noise(floor), None, "profile likelihood")
-    clusters = cluster_intervals(fit, rows.groups)
-    method = f"bootstrap of {clusters.groups} groups of {what.group} ({len(clusters.ensemble.replicas)} resamples)"
-    return _Intervals(fit, Noise(floor), clusters, method)
-
-
 def fit_any(path: str | Path, what: TableFit, out_dir: str | Path | None = None) -> str:
-    """Fit, and say so in text; with ``out_dir`` also write ``fit.json``, ``checklist.json`` and ``checklist.txt``.
+    """Fit, and say so in text; with ``out_dir`` also write ``fit.json`` and, of a law, the checklist.
 
     Args:
       path: the table.
@@ -88,21 +58,37 @@ def fit_any(path: str | Path, what: TableFit, out_dir: str | Path | None = None)
       The text.
 
     Raises:
-      UserError: see `table_rows.read_rows`, `points.check_points` and `clusters.cluster_intervals`.
+      UserError: see `table_rows.read_rows`, `points.check_points`, `clusters.cluster_intervals`, `table_allocation`,
+        `table_approaches`, `table_tasks` and `table_two_step`.
     """
     table = read_table(path)
+    if not (what.approach or what.tasks or names_several(what, table)):
+        return _fit_laws(path, table, what, out_dir)
+    lines, data = fit_approach(table, what) if what.approach else fit_tasks(table, what)
+    lines[0] = f"{path}: {lines[0]}"
+    if out_dir is not None:
+        _write(Path(out_dir), data)
+        lines.append(f"  {out_dir}/fit.json")
+    return "\n".join(lines)
+
+
+def _fit_laws(path: str | Path, table: pd.DataFrame, what: TableFit, out_dir: str | Path | None) -> str:
     laws = [law_of(what, key) for key in what.laws]
     law = laws[0]
     if any(w.columns != law.columns for w in laws):
         raise UserError(
             "--law: laws of different columns cannot be compared", field="--law", reason="different columns"
         )
+    steps = fit_steps(table, what, law) if what.then else None
     rows = read_rows(table, what, law)
-    points = [_checked_point(law, text) for text in what.at]
+    budgets = [text for text in what.at if asks_budget(law, text)]
+    points = {text: _checked_point(law, text) for text in what.at if text not in budgets}
     fit = fit_rows_of(rows, what, law)
-    spans = _intervals(fit, rows, what)
+    spans = intervals_of(fit, rows, what)
     intervals = {n: spans.parameter(n) for n, free in zip(law.names, fit.free_mask, strict=True) if free}
-    forecasts = [(text, *spans.forecast(point)) for text, point in zip(what.at, points, strict=True)]
+    forecasts = [(text, *spans.forecast(point)) for text, point in points.items()]
+    averaged = average_forms(table, what) if points and law.columns == ("flops",) else Averaged(None)
+    optima = allocate(fit, rows, what, table, budgets)
     lines = [
         f"{path}: {len(rows)} rows",
         *(f"  {s}" for s in rows.treatment),
@@ -115,6 +101,9 @@ def fit_any(path: str | Path, what: TableFit, out_dir: str | Path | None = None)
     )
     if what.group:
         lines.append(f"  95 % intervals: {spans.method}")
+    lines += [f"  {spans.selection}"] if spans.selection else []
+    if what.under < 1:
+        lines.append(f"  rows above the curve weigh {what.under:g}; what such intervals cover was not simulated")
     if what.weights:
         lines.append(
             f"  rows weigh by {what.weights}, relative to its mean; a new run is taken to have the mean weight"
@@ -125,29 +114,45 @@ def fit_any(path: str | Path, what: TableFit, out_dir: str | Path | None = None)
         warnings.append(f"{spans.clusters.groups} groups are few: intervals are wide, and rest on groups being alike")
     if influence_method(fit) != REFIT:
         lines.append(f"  influence of rows: {influence_method(fit)}, for there are many")
-    lines += [f"  note: {w}" for w in warnings]
+    lines += [f"  note: {w}" for w in (*warnings, averaged.reason) if w]
     for point, mean, run in forecasts:
-        lines.append(f"  at {point}: {mean.value:.4g}, 95 % of the curve {_span(mean)}, of a new run {_span(run)}")
+        lines.append(
+            f"  at {point}: {mean.value:.4g}, 95 % of the curve {span_text(mean)}, of a new run {span_text(run)}"
+        )
+        lines += averaged.lines(points[point]["flops"]) if averaged.forecast else []
+    lines += optima.lines
+    two_steps = None
+    if steps is not None:
+        compared_steps, two_steps = compare_with_direct(steps, what, spans, points)
+        lines += compared_steps
     judged = None
     if rows.held_out is not None:
         judged = held_out.judge(fit, rows.held_out, spans.new_run)
         lines += held_out.as_lines(judged, law.columns[0] if len(law.columns) == 1 else "flops")
         judged["rms_of_laws"] = _rms_of_laws(table, what, laws, judged["rms"])
         if len(laws) > 1:
-            said = ", ".join(f"{k} {v:.4f}" for k, v in judged["rms_of_laws"].items() if v is not None)
-            lines.append(f"    rms of each law: {said}")
-    compared = _compared(table, what, laws, points) if len(laws) > 1 else None
+            said = [f"{k} {v:.4f}" for k, v in judged["rms_of_laws"].items() if v is not None]
+            lines.append(f"    rms of each law: {', '.join(said)}")
+    compared = _compared(table, what, laws, list(points.values())) if len(laws) > 1 else None
     lines += _comparison_lines(compared) if compared else []
     if out_dir is not None:
         extra = {
+            "forecasts": [
+                {
+                    "at": p, "value": m.value, "curve": list(m.bounded_ends), "new_run": list(r.bounded_ends),
+                    "averaged": averaged.as_data(points[p]["flops"]) if averaged.forecast else None,
+                }
+                for p, m, r in forecasts
+            ],
             "warnings": warnings, "treatment": rows.treatment, "rows": [int(i) for i in rows.index],
             "compared": compared, "held_out": judged, "interval_method": spans.method,
-            "influence_method": influence_method(fit),
-            "weights": what.weights or None, "group": what.group or None,
+            "selection": spans.selection or None, "influence_method": influence_method(fit),
+            "weights": what.weights or None, "group": what.group or None, "allocation": optima.data,
+            "two_step": two_steps, "not_averaged": averaged.reason or None,
         }  # fmt: skip
         answers = {"left_out": "; ".join(rows.treatment)} if rows.treatment else None
         write_checklist(fit, out_dir, answers, intervals=intervals, moved=moved, method=spans.method)
-        _write(Path(out_dir), fit, intervals, forecasts, extra)
+        _write(Path(out_dir), _fit_data(fit, intervals) | extra)
         lines.append(f"  {out_dir}/fit.json, checklist.json, checklist.txt")
     return "\n".join(lines)
 
@@ -178,11 +183,10 @@ def _compared(table: Any, what: TableFit, laws: list[Law], points: list[dict[str
     columns, y = rows.columns, rows.y
     target = points[0] if points else {c: np.max(v) * 10 for c, v in columns.items()}
     by = np.prod(list(columns.values()), axis=0)  # compute, up to a factor
-    compared = compare_laws(laws, columns, y, target, by, loss=Loss(what.loss, what.space, what.delta))
+    weights = None if rows.weights is None else rows.weights / rows.weights.mean()
+    compared = compare_laws(laws, columns, y, target, by, loss=what.loss_function, weights=weights)
     if any(len(r) > len(rows) for r in every):
         compared["warnings"].append(f"laws are compared on the {len(rows)} rows that all of them take")
-    if what.weights:
-        compared["warnings"].append("laws are compared with rows of equal weight")
     return compared
 
 
@@ -190,18 +194,13 @@ def _comparison_lines(compared: dict[str, Any]) -> list[str]:
     lines = ["  held-out extrapolation (fit below a cut, predict above): score, bias, forecast"]
     for r in compared["ranking"]:
         score = "-" if r["score"] is None else f"{r['score']:.4f} {r['bias']:+.4f}"
-        lines.append(f"    {r['form']:24s} {score:16s} {r['predicted']:.4g} [{r['low']:.4g}, {r['high']:.4g}]")
+        lines.append(f"    {r['form']:24s} {score:16s} {r['predicted']:.4g} {ends_text(r['low'], r['high'])}")
     return [*lines, *(f"  note: {w}" for w in compared["warnings"])]
 
 
 def _parameter(fit: Fit, name: str, interval: Interval | None) -> str:
     meaning = fit.law.parameters[fit.law.index(name)].meaning
-    return f"{name:8s} {fit.values[name]:<12.6g} {'fixed' if interval is None else _span(interval):28s} {meaning}"
-
-
-def _span(i: Interval) -> str:
-    low, high = ("none" if is_open else f"{v:.4g}" for v, is_open in ((i.low, i.open_low), (i.high, i.open_high)))
-    return f"[{low}, {high}]"
+    return f"{name:8s} {fit.values[name]:<12.6g} {'fixed' if interval is None else span_text(interval):28s} {meaning}"
 
 
 def _checked_point(law: Law, text: str) -> dict[str, float]:
@@ -211,22 +210,21 @@ def _checked_point(law: Law, text: str) -> dict[str, float]:
     return point
 
 
-def _write(
-    out: Path, fit: Fit, intervals: dict[str, Interval], forecasts: list[tuple[str, Interval, Interval]],
-    extra: dict[str, Any],
-) -> None:  # fmt: skip
-    found = {
+def _fit_data(fit: Fit, intervals: dict[str, Interval]) -> dict[str, Any]:
+    """A fit as plain data; an open end of an interval is infinite, and null in JSON."""
+    loss = [fit.loss.kind, fit.loss.space, fit.loss.delta, *([fit.loss.under] if fit.loss.under < 1 else [])]
+    return {
         "law": fit.law.key, "formula": fit.law.formula, "latex": fit.law.latex, "text": fit.law.text(fit.values, 8),
-        "values": fit.values, "intervals_95": {k: [i.low, i.high] for k, i in intervals.items()},
+        "values": fit.values, "intervals_95": {k: list(i.bounded_ends) for k, i in intervals.items()},
         "open": {k: [i.open_low, i.open_high] for k, i in intervals.items()}, "status": fit.status,
         "identified": fit.identified, "flat": list(fit.flat), "condition": fit.condition,
-        "objective": fit.objective, "loss": [fit.loss.kind, fit.loss.space, fit.loss.delta],
+        "objective": fit.objective, "loss": loss,
         "screened": fit.screened, "starts": fit.starts, "agree": fit.agree, "residual_sd": fit.residual_sd,
-        "forecasts": [
-            {"at": p, "value": m.value, "curve": [m.low, m.high], "new_run": [r.low, r.high]} for p, m, r in forecasts
-        ],
-        **extra,
     }  # fmt: skip
+
+
+def _write(out: Path, found: dict[str, Any]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
     partial = out / ".fit.json.partial"
     partial.write_text(json.dumps(plain_json(found), indent=1, allow_nan=False) + "\n")
     partial.replace(out / "fit.json")

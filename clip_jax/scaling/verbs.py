@@ -23,7 +23,11 @@ OPTIONS: dict[str, dict[str, Any]] = {  # of `tablefit.TableFit`
     },
     "examples": {"type": int, "help": "of the evaluation set; its scatter is a floor"},
     "fix": {"action": "append", "help": "NAME=VALUE held, or none to free the asymptote"},
-    "at": {"action": "append", "help": "a point to forecast: VALUE, or params=1e9,samples_seen=1e10"},
+    "at": {
+        "action": "append",
+        "help": "a point to forecast: VALUE, or params=1e9,samples_seen=1e10; in `fit` also flops=VALUE: the optimum "
+        "of a law of sizes and samples",
+    },
     "weights": {"help": "column of weights of the rows, above 0; only their ratios count"},
 }
 FIT_OPTIONS: dict[str, dict[str, Any]] = {
@@ -32,6 +36,29 @@ FIT_OPTIONS: dict[str, dict[str, Any]] = {
         "help": "fit rows below so many FLOPs (or value of a law's only column), judge the others",
     },
     "group": {"help": "column of groups that scatter together, 5 at least; intervals by a bootstrap of them"},
+    "under": {"type": float, "help": "weight of rows above the curve, as 0.1 where runs are under-tuned (default: 1)"},
+    "flops_per_param_sample": {
+        "help": "k of FLOPs = k·params·samples_seen, or params_image=…,params_text=… (default: fitted to the table's "
+        "FLOPs, else 6)",
+    },
+    "then": {"help": "link from loss to error (link-exponential, link-sigmoid): the law is that of the loss"},
+    "through": {"help": "with --then: column of the loss"},
+    "constant": {
+        "action": "append",
+        "help": "with --then: column that must hold one value (default: batch_size, if there), or none",
+    },
+}
+ALONE_OPTIONS: dict[str, dict[str, Any]] = {  # in place of --law
+    "approach": {
+        "type": int,
+        "help": "without --law: optimal size and samples from the envelope of training curves (1, a row per "
+        "evaluation, run_id or --group) or from IsoFLOP valleys (2, a row per run, flops or budget); "
+        "columns as --x=params=COLUMN",
+    },
+    "tasks": {
+        "help": "without --law: column that names the task; all tasks' saturating laws are fitted together "
+        "(or --y=COLUMN,COLUMN,… for a column per task)",
+    },
 }
 ROWS = "Messages number rows from 0, the first one below the header, whatever is left out."
 
@@ -61,8 +88,8 @@ def add_verbs(verb: Callable[..., argparse.ArgumentParser]) -> None:
     for parser in (fit, compare, design):
         if parser is not fit:
             parser.add_argument("--law", default="power", help="a law of one column (default: power)")
-        for name, options in (OPTIONS | (FIT_OPTIONS if parser is fit else {})).items():
-            said = ("with --law: " if parser is fit else "") + options["help"]
+        for name, options in (OPTIONS | (FIT_OPTIONS | ALONE_OPTIONS if parser is fit else {})).items():
+            said = ("with --law: " if parser is fit and name not in ALONE_OPTIONS else "") + options["help"]
             parser.add_argument(f"--{name.replace('_', '-')}", **options | {"help": said})
     again = verb("replicate", "Published fits from a table that you have: expected, ours, difference.")
     again.add_argument("name", help="chinchilla, cherti, datacomp, datacomp-runs, gadre, porian, marin, bnsl or all")
@@ -78,8 +105,10 @@ def run_verb(args: argparse.Namespace) -> None:
 
         print(table(replicate(args.name, args.table)))
         return
-    given = {n: getattr(args, n) for n in OPTIONS | FIT_OPTIONS if getattr(args, n, None) not in (None, "")}
-    if args.verb == "fit" and not args.law:
+    every = OPTIONS | FIT_OPTIONS | ALONE_OPTIONS
+    given = {n: getattr(args, n) for n in every if getattr(args, n, None) not in (None, "")}
+    alone = "approach" in given or "tasks" in given or "," in given.get("y", "")
+    if args.verb == "fit" and not args.law and not alone:
         from clip_jax.scaling.report import fit_table, text_summary
 
         if ignored := next(iter(given), "out" if args.out else ""):
@@ -87,7 +116,9 @@ def run_verb(args: argparse.Namespace) -> None:
         print(text_summary(fit_table(args.table, args.metric)))
         return
     given = {{"fix": "fixed"}.get(k, k): tuple(v) if isinstance(v, list) else v for k, v in given.items()}
-    what = TableFit(laws=tuple(args.law.split(",")), **given)
+    if args.law:
+        given["laws"] = tuple(args.law.split(","))
+    what = TableFit(**given)
     if args.verb == "fit":
         print(fit_any(args.table, what, args.out))
         return

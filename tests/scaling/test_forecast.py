@@ -101,3 +101,16 @@ def test_too_few_rows_cannot_rank_laws():
     few = compare_laws((PowerLaw(), SaturatingPowerLaw()), C[:4], C[:4] ** -0.1, 1e13)
     assert few["ranking"][0]["score"] is None
     assert "too few rows" in few["warnings"][0]
+
+
+def test_laws_are_compared_with_the_weights_of_rows(curves):
+    c = np.geomspace(1e10, 3e11, 12)
+    y = curves["power law"](c)
+    wrong = y * np.where(np.arange(12) % 4 == 1, 1.3, 1.0)
+    weights = np.where(np.arange(12) % 4 == 1, 1e-6, 1.0)
+    forms = (PowerLaw(), law_named("shifted"))
+    weighed, plain = (compare_laws(forms, c, wrong, 1e12, weights=w)["ranking"] for w in (weights, None))
+    truth = float(curves["power law"](1e12))
+    off = [abs(next(r for r in rows if r["form"] == "power law")["predicted"] / truth - 1) for rows in (weighed, plain)]
+    assert off[0] < 1e-3 < off[1]
+    assert max(r["score"] for r in weighed) < 0.1 * max(r["score"] for r in plain)

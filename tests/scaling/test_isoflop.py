@@ -16,6 +16,16 @@ def test_parabolas_find_the_planted_optimum_and_exponents(runs, curves):
     np.testing.assert_allclose([p["params"] for p in parabolas], [p["budget"] ** 0.5 / 3 for p in parabolas], rtol=0.01)
     found = allocation(parabolas)
     assert (found.params, found.samples) == (pytest.approx(0.5, abs=0.01), pytest.approx(0.5, abs=0.01))
+    for p in parabolas:  # the valleys lie on the line, so its intercept gives them back
+        size, samples = (
+            np.exp(intercept + exponent * np.log(p["budget"]))
+            for exponent, intercept in (
+                (found.params, found.params_intercept),
+                (found.samples, found.samples_intercept),
+            )
+        )
+        assert size == pytest.approx(p["params"], rel=0.01)
+        assert samples == pytest.approx(p["samples_seen"], rel=0.02)
 
 
 @pytest.mark.parametrize(

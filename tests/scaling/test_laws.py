@@ -205,3 +205,8 @@ def test_through_makes_the_curve_pass_a_point(law):
     assert law.curve(changed, at, np) == pytest.approx(wanted, rel=1e-9)
     moved = {n for n, v in changed.items() if not np.isclose(v, values[n], rtol=1e-12)}
     assert moved <= {law.replaced, *law.amplitudes}
+
+
+def test_an_exponent_below_zero_has_one_sign():
+    assert law_named("power").text({"a": 2.0, "b": -0.14}) == "2·C^0.14"
+    assert law_named("power").text({"a": 2.0, "b": 0.14}) == "2·C^-0.14"

@@ -143,8 +143,8 @@ class Law:
         return out
 
     def text(self, values: Mapping[str, float], digits: int = 4) -> str:
-        """The formula with numbers in it."""
-        return self.template.format(**{n: f"{values[n]:.{digits}g}" for n in self.names})
+        """Return the formula with numbers in it; the minus of an exponent below 0 and the formula's own cancel."""
+        return self.template.format(**{n: f"{values[n]:.{digits}g}" for n in self.names}).replace("--", "")
 
     def index(self, name: str) -> int:
         """Where a parameter stands in theta. Raises UserError for a name the law lacks."""
