@@ -267,7 +267,11 @@ def scale_of(fit: Fit, residuals: Array | None = None) -> tuple[float, float]:
     width = max(delta, float(np.median(r[rest])), 1e-300)
     pull = np.minimum(r, delta) / delta * delta_of if fit.loss.kind == "absolute" else np.minimum(r, delta)
     square = float((w * pull**2).sum() / fit.degrees)
-    bend = float(np.average(r[rest] <= width, weights=w[rest]) / width * (min(delta, width) if fit.loss.kind != "absolute" else 1.0))
+    bend = float(
+        np.average(r[rest] <= width, weights=w[rest])
+        / width
+        * (min(delta, width) if fit.loss.kind != "absolute" else 1.0)
+    )
     return square, bend
 
 

@@ -132,4 +132,6 @@ def test_scale_of_residuals_drawn_to_zero_are_left_out():
     for loss, factor in ((Loss("huber", delta=1e-3), 1e-3), (Loss("absolute"), 1.0)):
         fit = fit_law(PowerLaw(), x, 6.5 * x**-0.1, loss=loss, profile=False)
         assert scale_of(fit, residuals)[1] == pytest.approx(factor * 0.5 / 0.015)
-    assert scale_of(fit_law(PowerLaw(), x, 6.5 * x**-0.1, loss=Loss("squares"), profile=False), residuals)[1] == pytest.approx(1.0)
+    assert scale_of(fit_law(PowerLaw(), x, 6.5 * x**-0.1, loss=Loss("squares"), profile=False), residuals)[
+        1
+    ] == pytest.approx(1.0)
