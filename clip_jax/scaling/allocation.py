@@ -28,7 +28,7 @@ from clip_jax.scaling.fit import ILL_CONDITIONED, Fit
 from clip_jax.scaling.interval_format import interval_data, interval_text
 from clip_jax.scaling.laws.base import Array, Law
 from clip_jax.scaling.laws.size_data import FLOPS_PER_PARAM_SAMPLE
-from clip_jax.scaling.profile import Interval
+from clip_jax.scaling.prediction import Interval
 from clip_jax.scaling.uncertainty import bootstrap
 
 MIN_ROWS_FOR_CASES = 24  # from which on rows are drawn with replacement

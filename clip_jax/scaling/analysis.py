@@ -20,7 +20,7 @@ from clip_jax.scaling.frontier import by_size, compute_optimal, seed_noise, unbe
 from clip_jax.scaling.isoflop import allocation, isoflop
 from clip_jax.scaling.laws import compared_laws, with_ceiling
 from clip_jax.scaling.laws.base import Array
-from clip_jax.scaling.profile import Noise
+from clip_jax.scaling.noise import Noise
 from clip_jax.scaling.provenance import rows_hash, versions
 from clip_jax.scaling.selection import selection_bias, valley_scatter
 from clip_jax.scaling.surface import TESTED_ROWS, Surface, fit_surface

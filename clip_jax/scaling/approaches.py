@@ -23,7 +23,7 @@ from clip_jax.config import UserError
 from clip_jax.scaling.interval_format import interval_data, interval_text
 from clip_jax.scaling.isoflop import BUDGETS_FOR_EXPONENT, lowest_point
 from clip_jax.scaling.laws.base import Array
-from clip_jax.scaling.profile import Interval
+from clip_jax.scaling.prediction import Interval
 from clip_jax.scaling.valleys import lowest_points, third_differences
 
 if TYPE_CHECKING:

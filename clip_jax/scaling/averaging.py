@@ -18,15 +18,9 @@ import numpy as np
 from clip_jax.scaling.evidence import Fitted, interpolated, knots
 from clip_jax.scaling.fit import SPARE_POINTS, Fit, fit_law
 from clip_jax.scaling.laws.base import Array
-from clip_jax.scaling.profile import (
-    NO_NOISE,
-    Interval,
-    Noise,
-    Prediction,
-    curve_error,
-    scatter,
-    with_free_asymptote,
-)
+from clip_jax.scaling.noise import NO_NOISE, Noise
+from clip_jax.scaling.prediction import Interval, Prediction
+from clip_jax.scaling.profile import curve_error, scatter, with_free_asymptote
 
 LEAST_WEIGHT = 0.1  # of a form that the data do not reject
 REJECTED = 0.01  # p below which they do

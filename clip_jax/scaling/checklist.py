@@ -17,7 +17,8 @@ from clip_jax.checks import UserError
 from clip_jax.scaling.diagnostics import influence_method, moved_by_rows, residual_checks
 from clip_jax.scaling.fit import Fit
 from clip_jax.scaling.interval_format import ends_text
-from clip_jax.scaling.profile import Interval, parameter_interval
+from clip_jax.scaling.prediction import Interval
+from clip_jax.scaling.profile import parameter_interval
 
 NOT_STATED = "not stated"
 MOST_MOVED = 50  # rows that are named

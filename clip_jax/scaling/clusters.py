@@ -9,7 +9,7 @@ import numpy as np
 
 from clip_jax.checks import UserError
 from clip_jax.scaling.fit import Fit
-from clip_jax.scaling.profile import Interval
+from clip_jax.scaling.prediction import Interval
 from clip_jax.scaling.uncertainty import Ensemble, bootstrap
 
 LEAST_GROUPS = 5  # fewer say nothing of how groups scatter

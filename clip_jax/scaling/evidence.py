@@ -20,17 +20,9 @@ from clip_jax.scaling.fit import Fit, fit_law
 from clip_jax.scaling.frontier import binned, hull, octaves, pareto
 from clip_jax.scaling.laws import Law, with_ceiling
 from clip_jax.scaling.laws.base import Array
-from clip_jax.scaling.profile import (
-    NO_NOISE,
-    Interval,
-    Noise,
-    Prediction,
-    flat_sides,
-    parameter_interval,
-    prediction_profile,
-    scatter,
-    student_cdf,
-)
+from clip_jax.scaling.noise import NO_NOISE, Noise
+from clip_jax.scaling.prediction import Interval, Prediction, student_cdf
+from clip_jax.scaling.profile import flat_sides, parameter_interval, prediction_profile, scatter
 from clip_jax.scaling.uncertainty import Ensemble, bootstrap_frontier
 
 if TYPE_CHECKING:

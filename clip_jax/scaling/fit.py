@@ -255,17 +255,21 @@ def scale_of(fit: Fit, residuals: Array | None = None) -> tuple[float, float]:
 
     Their quotient turns twice a rise of the objective into an F statistic, and the first over the square of the
     second times (Jᵀ W J)^-1 is the covariance (Huber, 1973). Where delta is so small that few residuals lie within
-    it, the second derivative is taken from the density of residuals around 0.
+    it, the second derivative is taken from the density of residuals around 0. A fit draws as many residuals as it has
+    parameters to 0 (with absolute deviations exactly: McKean and Schrader, 1987), so the smallest are left out there:
+    counting them makes intervals of few points too narrow.
     """
     r = fit.residuals if residuals is None else residuals
     w = fit.data.weights / fit.data.weights.mean()
-    side, r = fit.loss.sides(r), np.abs(r)
+    side, r = np.broadcast_to(fit.loss.sides(r), r.shape), np.abs(r)
     delta = fit.loss.deltas[-1] if fit.loss.kind != "squares" else NO_DELTA
     delta_of = 1.0 if fit.loss.kind == "absolute" else delta  # |r| is Huber's loss over delta
-    width = max(delta, float(np.median(r)), 1e-300)
+    rest = np.argsort(r, kind="stable")[len(r) - fit.degrees :]  # all but the smallest
+    width = max(delta, float(np.median(r[rest])), 1e-300)
     pull = np.minimum(r, delta) / delta * delta_of if fit.loss.kind == "absolute" else np.minimum(r, delta)
     square = float((w * (side * pull) ** 2).sum() / fit.degrees)
-    bend = float((w * side * (r <= width)).mean() / width * (min(delta, width) if fit.loss.kind != "absolute" else 1.0))
+    inside = np.average(side[rest] * (r[rest] <= width), weights=w[rest])
+    bend = float(inside / width * (min(delta, width) if fit.loss.kind != "absolute" else 1.0))
     return square, bend
 
 

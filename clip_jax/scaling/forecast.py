@@ -12,7 +12,8 @@ from clip_jax.scaling.evidence import Fitted
 from clip_jax.scaling.fit import SPARE_POINTS, fit_law
 from clip_jax.scaling.laws import LAWS, Law
 from clip_jax.scaling.points import columns_of
-from clip_jax.scaling.profile import Interval, prediction_interval
+from clip_jax.scaling.prediction import Interval
+from clip_jax.scaling.profile import prediction_interval
 
 AVERAGED = "averaged over forms"
 

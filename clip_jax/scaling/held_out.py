@@ -10,7 +10,7 @@ import numpy as np
 from clip_jax.scaling.fit import Fit
 from clip_jax.scaling.interval_format import ends_text
 from clip_jax.scaling.loss import TINY
-from clip_jax.scaling.profile import Interval
+from clip_jax.scaling.prediction import Interval
 from clip_jax.scaling.table_rows import Rows
 
 MOST_SHOWN = 10  # rows that are printed, each with an interval of its own

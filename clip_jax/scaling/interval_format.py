@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clip_jax.scaling.profile import Interval
+from clip_jax.scaling.prediction import Interval
 
 
 def ends_text(low: float | None, high: float | None) -> str:

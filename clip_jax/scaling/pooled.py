@@ -29,7 +29,7 @@ import numpy as np
 from clip_jax.config import UserError
 from clip_jax.scaling.interval_format import interval_data, interval_text
 from clip_jax.scaling.laws.base import Array
-from clip_jax.scaling.profile import Interval
+from clip_jax.scaling.prediction import Interval
 
 if TYPE_CHECKING:
     import pandas as pd

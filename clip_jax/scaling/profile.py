@@ -9,7 +9,7 @@ data do not bound the quantity there, and the end is infinite (or the parameter'
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from clip_jax.scaling.constrained import held_fits
 from clip_jax.scaling.fit import Fit, covariance, scale_of
 from clip_jax.scaling.laws.base import Array
 from clip_jax.scaling.loss import Loss, space_of
+from clip_jax.scaling.noise import NO_NOISE, Noise, pooled
+from clip_jax.scaling.prediction import Interval, Prediction
 from clip_jax.scaling.solver import MANY_ROWS, solve
 
 STEPS, FEW_STEPS = 30, 8  # fits a side and round; the second for tables of many rows
@@ -29,71 +31,6 @@ REACHES = 14  # positions a side at the first look
 TOO_FAR = 1e5  # a signed root that only says: no such curve
 INSIDE = 8  # positions a side that lie within that level
 REFINEMENTS = 4  # rounds of looking closer
-
-
-@dataclass(frozen=True)
-class Interval:
-    """low <= value <= high at ``level``; an open side was not bounded by the data."""
-
-    value: float
-    low: float
-    high: float
-    level: float
-    open_low: bool = False
-    open_high: bool = False
-
-    @property
-    def width(self) -> float:
-        """high - low."""
-        return self.high - self.low
-
-    @property
-    def bounded_ends(self) -> tuple[float, float]:
-        """(low, high), infinite on a side that the data leave open."""
-        return -np.inf if self.open_low else self.low, np.inf if self.open_high else self.high
-
-    def __contains__(self, value: float) -> bool:
-        return self.low <= value <= self.high
-
-
-@dataclass(frozen=True)
-class Noise:
-    """A standard deviation of the residuals that is known from elsewhere.
-
-    sd: in the loss's space; 0: unknown. degrees: of freedom it was estimated with (seeds); 0: it is exact and a lower
-    limit only (the binomial scatter of a finite evaluation set).
-    """
-
-    sd: float = 0.0
-    degrees: int = 0
-
-
-NO_NOISE = Noise()
-SAME_SCATTER = 0.95  # quantile of F up to which residuals and seeds show one scatter
-
-
-def pooled(variance: float, degrees: int, noise: Noise) -> tuple[float, int]:
-    """Return (variance, degrees of freedom) of the residuals, from the fit and from what is known elsewhere.
-
-    Where the fit leaves no more over than the known scatter explains (an F test at 5 %), both are pooled, and the
-    result is never below the known one. Where it leaves more, the fit alone counts: something else scatters too.
-    """
-    from scipy.stats import f
-
-    known = noise.sd**2
-    if not noise.degrees:
-        return max(variance, known), degrees
-    if variance > known * f.ppf(SAME_SCATTER, degrees, noise.degrees):
-        return variance, degrees
-    both = degrees + noise.degrees
-    return max((degrees * variance + noise.degrees * known) / both, known), both
-
-
-def student_cdf(root: Array, degrees: int) -> Array:
-    """Return the probability of each signed root."""
-    from scipy.stats import t
-
-    return np.asarray(t.cdf(root, degrees))
 
 
 def scatter(fit: Fit, noise: Noise = NO_NOISE) -> float:
@@ -197,100 +134,6 @@ def prediction_interval(
 def _around(found: Interval, value: float) -> Interval:
     """The interval around another value: that of a law whose asymptote is held need not lie in that of the free one."""
     return replace(found, value=value, low=min(found.low, value), high=max(found.high, value))
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The confidence distribution of a curve (or a run) at one point, from its profile.
-
-    value: the point forecast. z: positions in the loss's space, rising, [K]; root: the signed root of the statistic
-    at each, compared with Student's t of ``degrees``; lowest, highest: what no curve of the law can pass, in the loss's
-    space. log: whether that space is logarithmic. converged: of each side, whether its constrained fits were.
-    """
-
-    value: float
-    z: Array
-    root: Array
-    degrees: int
-    lowest: float
-    highest: float
-    log: bool
-    converged: tuple[bool, bool] = (True, True)
-
-    @property
-    def center(self) -> float:
-        """The value in the loss's space."""
-        return float(np.log(max(self.value, 1e-300))) if self.log else self.value
-
-    def position(self, root: Array) -> tuple[Array, Array]:
-        """Return (position in the loss's space at each signed root, whether the data leave that side open)."""
-        from scipy.interpolate import PchipInterpolator
-
-        root = np.asarray(root, float)
-        if len(self.z) < 2:
-            ends = np.where(root < 0, self.lowest, self.highest)
-            return np.where(root == 0, self.center, ends), root != 0
-        keep = np.concatenate([[True], np.diff(self.root) > 1e-12])
-        known, at = self.root[keep], self.z[keep]
-        inside = (
-            PchipInterpolator(known, at)(np.clip(root, known[0], known[-1])) if len(known) > 1 else at[0] + 0 * root
-        )
-        low_open = (root < known[0]) | ((root < 0) & (not self.converged[0]))
-        high_open = (root > known[-1]) | ((root > 0) & (not self.converged[1]))
-        return np.where(low_open, self.lowest, np.where(high_open, self.highest, inside)), low_open | high_open
-
-    def cdf(self, z: Array) -> Array:
-        """Return the probability of a position at or below each z [K]; what a side leaves open lies at its limit."""
-        z = np.asarray(z, float)
-        if len(self.z) < 2:
-            return np.where(z >= self.highest, 1.0, np.where(z >= self.lowest, 0.5, 0.0))
-        root = np.interp(z, self.z, self.root, left=self.root[0], right=self.root[-1])
-        low, high = student_cdf(self.root[[0, -1]], self.degrees)
-        if not self.converged[0]:
-            root, low = np.where(z < self.center, 0.0, root), 0.5
-        if not self.converged[1]:
-            root, high = np.where(z > self.center, 0.0, root), 0.5
-        inside = np.clip(student_cdf(root, self.degrees), low, high)
-        return np.where(z >= self.highest, 1.0, np.where(z < self.lowest, 0.0, inside))
-
-    def quantiles(self, probabilities: Array) -> tuple[Array, Array]:
-        """Return (quantiles in the unit of y, whether each is open)."""
-        from scipy.stats import t
-
-        at, is_open = self.position(t.ppf(probabilities, self.degrees))
-        return self._back(at), is_open
-
-    def interval(self, level: float = 0.95) -> Interval:
-        """Return the central interval."""
-        (low, high), (open_low, open_high) = self.quantiles(np.array([(1 - level) / 2, (1 + level) / 2]))
-        return Interval(self.value, float(low), float(high), level, bool(open_low), bool(open_high))
-
-    def widened(self, other: Callable[[Array], Array]) -> Prediction:
-        """Return the distribution whose every quantile is the further of this one's and of another's.
-
-        Args:
-          other: signed roots [K] -> positions in the loss's space [K].
-        """
-        if len(self.z) < 2:
-            return self
-        root = np.unique(np.concatenate([self.root, np.linspace(self.root[0], self.root[-1], 41)]))
-        own, theirs = self.position(root)[0], other(root)
-        z = np.where(root < 0, np.minimum(own, theirs), np.where(root > 0, np.maximum(own, theirs), own))
-        z = np.where(root < 0, np.minimum(z, self.center), np.maximum(z, self.center))
-        keep = np.isfinite(z)
-        return replace(self, z=np.maximum.accumulate(z[keep]), root=root[keep])
-
-    def scattered(self, sd: float) -> Prediction:
-        """Return where a measurement will land: the scatter ``sd`` (in the loss's space) added in quadrature.
-
-        On a straight line this is exact: curve and scatter are estimated from the same residuals.
-        """
-        aside = np.sign(self.root) * np.hypot(self.z - self.center, sd * self.root)
-        return replace(self, z=self.center + aside, lowest=-np.inf, highest=np.inf)
-
-    def _back(self, z: Array) -> Array:
-        with np.errstate(over="ignore"):
-            return np.exp(z) if self.log else np.asarray(z, float)
 
 
 def prediction_profile(fit: Fit, at: Any, *, noise: Noise = NO_NOISE) -> Prediction:

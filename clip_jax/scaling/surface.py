@@ -11,7 +11,8 @@ from clip_jax.config import UserError
 from clip_jax.scaling.fit import Fit, fit_law
 from clip_jax.scaling.laws import Chinchilla
 from clip_jax.scaling.laws.base import Array
-from clip_jax.scaling.profile import Interval, parameter_interval
+from clip_jax.scaling.prediction import Interval
+from clip_jax.scaling.profile import parameter_interval
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,8 +12,10 @@ from clip_jax.scaling.clusters import ClusterIntervals, cluster_intervals
 from clip_jax.scaling.evidence import REPLICAS, RESELECT_FROM, RESELECT_SHARE, SELECT, Fitted
 from clip_jax.scaling.fit import Fit, fit_law
 from clip_jax.scaling.laws import Law
+from clip_jax.scaling.noise import Noise
 from clip_jax.scaling.points import noise_floor
-from clip_jax.scaling.profile import Interval, Noise, parameter_interval, prediction_interval
+from clip_jax.scaling.prediction import Interval
+from clip_jax.scaling.profile import parameter_interval, prediction_interval
 from clip_jax.scaling.table_options import TableFit, fixed_values
 from clip_jax.scaling.table_rows import Rows
 from clip_jax.scaling.uncertainty import Ensemble, bootstrap_frontier

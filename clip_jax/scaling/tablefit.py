@@ -17,7 +17,7 @@ from clip_jax.scaling.fit import Fit
 from clip_jax.scaling.forecast import compare_laws
 from clip_jax.scaling.interval_format import ends_text, span_text
 from clip_jax.scaling.laws import Law
-from clip_jax.scaling.profile import Interval
+from clip_jax.scaling.prediction import Interval
 from clip_jax.scaling.table import read_table
 from clip_jax.scaling.table_allocation import allocate
 from clip_jax.scaling.table_approaches import fit_approach

@@ -32,7 +32,8 @@ from clip_jax.scaling.interval_format import interval_data, interval_text
 from clip_jax.scaling.laws.base import Array, Law
 from clip_jax.scaling.loss import LOG_HUBER, TINY, Loss
 from clip_jax.scaling.points import columns_of
-from clip_jax.scaling.profile import Interval, prediction_interval
+from clip_jax.scaling.prediction import Interval
+from clip_jax.scaling.profile import prediction_interval
 from clip_jax.scaling.uncertainty import Ensemble, bootstrap, case_weights, from_weights
 
 METHODS = ("profile", "parametric", "cases")

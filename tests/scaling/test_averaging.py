@@ -18,7 +18,8 @@ from clip_jax.scaling.averaging import (
 from clip_jax.scaling.evidence import Fitted
 from clip_jax.scaling.fit import fit_law
 from clip_jax.scaling.laws import LAWS, BoundedPowerLaw, PowerLaw, SaturatingPowerLaw, SigmoidLogC
-from clip_jax.scaling.profile import Noise, Prediction
+from clip_jax.scaling.noise import Noise
+from clip_jax.scaling.prediction import Prediction
 
 C = np.geomspace(1e10, 1e12, 8)
 

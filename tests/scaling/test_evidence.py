@@ -7,7 +7,8 @@ import pytest
 from clip_jax.config import UserError
 from clip_jax.scaling.evidence import BUDGET, HULL, PARETO, fit_frontier, rules_for, select
 from clip_jax.scaling.laws import BoundedPowerLaw, PowerLaw, SaturatingPowerLaw
-from clip_jax.scaling.profile import NO_NOISE, Noise, parameter_interval
+from clip_jax.scaling.noise import NO_NOISE, Noise
+from clip_jax.scaling.profile import parameter_interval
 
 C = np.geomspace(1e10, 1e13, 8)
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clip_jax.config import UserError
-from clip_jax.scaling.fit import covariance, fit_law, fit_pinned_and_free
+from clip_jax.scaling.fit import covariance, fit_law, fit_pinned_and_free, scale_of
 from clip_jax.scaling.laws import Chinchilla, PowerLaw, SaturatingPowerLaw, SigmoidLogC
 from clip_jax.scaling.loss import Loss
 
@@ -124,3 +124,14 @@ def test_the_covariance_of_least_squares_is_that_of_a_regression():
     errors = 0.7 * (C / C[0]) ** -0.1 * np.exp(0.05 * np.random.default_rng(2).standard_normal(8))
     fit = fit_law(PowerLaw(), C, errors, loss=Loss("squares"))
     assert np.sqrt(covariance(fit)[1, 1]) == pytest.approx(linregress(np.log(C), np.log(errors)).stderr, rel=1e-6)
+
+
+def test_scale_of_residuals_drawn_to_zero_are_left_out():
+    x = np.geomspace(1e10, 1e12, 6)
+    residuals = np.array([0.0, 0.0, 0.01, 0.01, 0.02, 0.02])  # two parameters pass through two points
+    for loss, factor in ((Loss("huber", delta=1e-3), 1e-3), (Loss("absolute"), 1.0)):
+        fit = fit_law(PowerLaw(), x, 6.5 * x**-0.1, loss=loss, profile=False)
+        assert scale_of(fit, residuals)[1] == pytest.approx(factor * 0.5 / 0.015)
+    assert scale_of(fit_law(PowerLaw(), x, 6.5 * x**-0.1, loss=Loss("squares"), profile=False), residuals)[
+        1
+    ] == pytest.approx(1.0)

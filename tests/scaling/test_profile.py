@@ -8,11 +8,10 @@ from clip_jax.config import UserError
 from clip_jax.scaling.fit import fit_law
 from clip_jax.scaling.laws import PowerLaw, SaturatingPowerLaw
 from clip_jax.scaling.loss import Loss
+from clip_jax.scaling.noise import Noise, pooled
 from clip_jax.scaling.profile import (
-    Noise,
     parameter_interval,
     parameter_statistic,
-    pooled,
     prediction_interval,
     prediction_statistic,
     statistic,

@@ -11,7 +11,7 @@ from clip_jax.checks import UserError
 from clip_jax.scaling.fit import fit_law
 from clip_jax.scaling.interval_format import interval_text, span_text
 from clip_jax.scaling.laws import law_named
-from clip_jax.scaling.profile import Interval
+from clip_jax.scaling.prediction import Interval
 from clip_jax.scaling.table_average import average_forms
 from clip_jax.scaling.table_intervals import (
     NOT_RESELECTED,

@@ -11,7 +11,7 @@ from clip_jax.scaling.analysis import Analysis
 from clip_jax.scaling.figures.style import INK, LAW_COLORS, ORANGE, SOFT, NotDrawn, new_figure
 from clip_jax.scaling.figures.ticks import nice_ticks, tick_labels
 from clip_jax.scaling.fit import Fit
-from clip_jax.scaling.profile import Interval
+from clip_jax.scaling.prediction import Interval
 from clip_jax.scaling.surface import Surface
 from clip_jax.scaling.uncertainty import bootstrap
 

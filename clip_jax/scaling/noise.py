@@ -1,0 +1,38 @@
+"""What is known of the scatter of a fit's rows beside its residuals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Noise:
+    """A standard deviation of the residuals that is known from elsewhere.
+
+    sd: in the loss's space; 0: unknown. degrees: of freedom it was estimated with (seeds); 0: it is exact and a lower
+    limit only (the binomial scatter of a finite evaluation set).
+    """
+
+    sd: float = 0.0
+    degrees: int = 0
+
+
+NO_NOISE = Noise()
+SAME_SCATTER = 0.95  # quantile of F up to which residuals and seeds show one scatter
+
+
+def pooled(variance: float, degrees: int, noise: Noise) -> tuple[float, int]:
+    """Return (variance, degrees of freedom) of the residuals, from the fit and from what is known elsewhere.
+
+    Where the fit leaves no more over than the known scatter explains (an F test at 5 %), both are pooled, and the
+    result is never below the known one. Where it leaves more, the fit alone counts: something else scatters too.
+    """
+    from scipy.stats import f
+
+    known = noise.sd**2
+    if not noise.degrees:
+        return max(variance, known), degrees
+    if variance > known * f.ppf(SAME_SCATTER, degrees, noise.degrees):
+        return variance, degrees
+    both = degrees + noise.degrees
+    return max((degrees * variance + noise.degrees * known) / both, known), both
