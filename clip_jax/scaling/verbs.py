@@ -60,6 +60,8 @@ ALONE_OPTIONS: dict[str, dict[str, Any]] = {  # in place of --law
         "(or --y=COLUMN,COLUMN,… for a column per task)",
     },
 }
+SHARED = ("x", "y", "y_is", "where", "chance", "at", "group")  # of a law, of approaches and of tasks
+WITH_ANY = "with --law, --approach or --tasks: "
 ROWS = "Messages number rows from 0, the first one below the header, whatever is left out."
 
 
@@ -89,7 +91,8 @@ def add_verbs(verb: Callable[..., argparse.ArgumentParser]) -> None:
         if parser is not fit:
             parser.add_argument("--law", default="power", help="a law of one column (default: power)")
         for name, options in (OPTIONS | (FIT_OPTIONS | ALONE_OPTIONS if parser is fit else {})).items():
-            said = ("with --law: " if parser is fit and name not in ALONE_OPTIONS else "") + options["help"]
+            needs = "" if parser is not fit or name in ALONE_OPTIONS else WITH_ANY if name in SHARED else "with --law: "
+            said = needs + options["help"]
             parser.add_argument(f"--{name.replace('_', '-')}", **options | {"help": said})
     again = verb("replicate", "Published fits from a table that you have: expected, ours, difference.")
     again.add_argument("name", help="chinchilla, cherti, datacomp, datacomp-runs, gadre, porian, marin, bnsl or all")
