@@ -16,7 +16,6 @@ from clip_jax.config import DistributedConfig, RunConfig, UserError
 from clip_jax.config_io import from_fields, load, run_id
 from clip_jax.places import exists, place
 from clip_jax.processes import LostProcess, together
-from clip_jax.scaling.table_files import is_table_name
 from clip_jax.scaling.verbs import add_verbs, run_verb
 from clip_jax.sweep.verbs import CONFIGURED, add_actions, run_action
 from clip_jax.train.lock import Busy
@@ -280,6 +279,7 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
+    from clip_jax.scaling.table_files import is_table_name
     from clip_jax.sweep.run import report, report_of_table
 
     if (is_table_name(args.dir) and not place(args.dir).is_dir()) or Path(args.dir).is_file():

@@ -19,7 +19,7 @@ import numpy as np
 from clip_jax.scaling.fit import Fit
 from clip_jax.scaling.laws.base import Array
 from clip_jax.scaling.loss import space_of
-from clip_jax.scaling.solver import solve, through
+from clip_jax.scaling.solver import MANY_ROWS, solve, through
 
 SCREENED = 200_000  # residuals computed to choose among the law's own starts, a batch of values
 CHOSEN = 2  # of them
@@ -58,6 +58,8 @@ def held_fits(fit: Fit, at: Any, normal: Array) -> Callable[[Array], Held]:
     def fits(values: Array) -> Held:
         moved = np.asarray(space_of(values, space, np)) - space_of(np.array(center), space, np)
         ridge = fit.theta + np.clip(moved[:, None] * normal, -30, 30)
+        if fit.points > MANY_ROWS:  # the objective is as good as quadratic
+            return _best_of(one, fit, point, values, [ridge], ITERATIONS)
         starts = [np.tile(fit.theta, (len(values), 1)), ridge, *_screened(fit, point, values, eliminates)]
         best = _best_of(one, fit, point, values, starts, FIRST_ITERATIONS)
         neighbors = [

@@ -12,7 +12,7 @@ from clip_jax.config import UserError
 from clip_jax.scaling.laws.base import Array, Law
 from clip_jax.scaling.loss import LOG_HUBER, NO_DELTA, Loss
 from clip_jax.scaling.points import Points, check_points, columns_of, copies
-from clip_jax.scaling.solver import CHUNK, finish_absolute, screen, solve
+from clip_jax.scaling.solver import abreast, finish_absolute, screen, solve
 
 SPARE_POINTS = 3  # points beyond the parameters that an asymptote needs to be told
 SAME_OBJECTIVE = 1e-6  # starts whose objectives agree to this, relatively, ended at the same optimum
@@ -185,7 +185,7 @@ def fit_law(
     grid = np.unique(
         np.clip(np.where(free, grid, held), np.where(free, low, -np.inf), np.where(free, high, np.inf)), axis=0
     )
-    begin = screen(law, x, data.y, grid, loss, data.weights, CHUNK)
+    begin = screen(law, x, data.y, grid, loss, data.weights, abreast(len(data)))
     ends = solve(law, x, data.y, begin, low, high, loss, weights=data.weights, free=free)
     first = int(np.argmin(ends.objective))
     best, objective, converged = ends.theta[first], float(ends.objective[first]), bool(ends.converged[first])

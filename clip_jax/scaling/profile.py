@@ -19,9 +19,9 @@ from clip_jax.scaling.constrained import held_fits
 from clip_jax.scaling.fit import Fit, covariance, scale_of
 from clip_jax.scaling.laws.base import Array
 from clip_jax.scaling.loss import Loss, space_of
-from clip_jax.scaling.solver import solve
+from clip_jax.scaling.solver import MANY_ROWS, solve
 
-STEPS = 30  # fits a side and round
+STEPS, FEW_STEPS = 30, 8  # fits a side and round; the second for tables of many rows
 FAR = 40.0  # standard errors at which a side is called open
 LEVEL = 0.999  # to which a prediction is profiled: a mixture needs more than the ends of 95 %
 REACHES = 14  # positions a side at the first look
@@ -168,6 +168,7 @@ def parameter_interval(fit: Fit, name: str, *, level: float = 0.95, noise: Noise
     found = _interval(
         lambda values: statistic(fit, _held(fit, i, values), noise), float(fit.theta[i]), _error(fit, i),
         (float(fit.low[i]), float(fit.high[i])), threshold(fit, level, noise), level,
+        STEPS if fit.points <= MANY_ROWS else FEW_STEPS,
     )  # fmt: skip
     low, high = (float(np.exp(v)) if log else v for v in (found.low, found.high))
     return replace(found, value=value, low=low, high=high)
@@ -321,11 +322,12 @@ def prediction_profile(fit: Fit, at: Any, *, noise: Noise = NO_NOISE) -> Predict
         return np.sqrt(np.minimum(statistic(fit, found.objective, noise), 1e12)), found.converged
 
     wanted = float(np.sqrt(threshold(fit, LEVEL, noise)))
-    reach = np.geomspace(0.25, FAR, REACHES) * error
+    many = fit.points > MANY_ROWS
+    reach = np.geomspace(0.5, 8.0, FEW_STEPS // 2) * error if many else np.geomspace(0.25, FAR, REACHES) * error
     ways = [(-1.0, lowest), (1.0, highest)]
     looked = np.concatenate([center + side * _toward(reach, abs(limit - center)) for side, limit in ways])
     known: dict[float, tuple[float, bool]] = {}
-    for _ in range(1 + REFINEMENTS):
+    for _ in range(1 if many else 1 + REFINEMENTS):
         looked = np.unique(looked)
         r, ok = roots(looked)
         known |= {float(z): (float(a), bool(b)) for z, a, b in zip(looked, r, ok, strict=True)}
@@ -406,7 +408,7 @@ def flat_sides(fit: Fit) -> tuple[str, ...]:
         )
     fit = _smooth(fit)
     ways = [(int(i), side) for i in np.flatnonzero(fit.free_mask) for side in (-1, 1)]
-    reach = np.geomspace(1, FAR, max(2, 60 // len(ways)))
+    reach = np.geomspace(1, FAR, max(2, (60 if fit.points <= MANY_ROWS else 16) // len(ways)))
     held = [(i, fit.theta[i] + side * s * e) for i, side in ways for e in [_error(fit, i)] for s in reach]
     index = np.array([i for i, _ in held])
     values = np.clip([v for _, v in held], fit.low[index], fit.high[index])
@@ -471,18 +473,19 @@ def _held(fit: Fit, index: Array | int, values: Array) -> Array:
     low, high = fit.low, fit.high
     ends = [
         solve(fit.law, fit.logs, fit.data.y, s, low, high, fit.loss, weights=fit.data.weights, free=free).objective
-        for s in (begin, ridge)
+        for s in ((begin, ridge) if fit.points <= MANY_ROWS else (ridge,))
     ]
-    return np.minimum(*ends)
+    return np.min(ends, axis=0)
 
 
 def _interval(
-    stat: Callable[[Array], Array], value: float, error: float, limits: tuple[float, float], wanted: float, level: float
-) -> Interval:
+    stat: Callable[[Array], Array], value: float, error: float, limits: tuple[float, float], wanted: float,
+    level: float, steps: int,
+) -> Interval:  # fmt: skip
     """Both ends: a wide look on both sides at once, then a close one inside the step where the threshold is passed."""
-    reach = np.geomspace(0.2, FAR, STEPS) * error
+    reach = np.geomspace(0.2, FAR, steps) * error
     sides = [np.clip(value + side * reach, *limits) for side in (-1, 1)]
-    found = np.sqrt(stat(np.concatenate(sides))).reshape(2, STEPS)
+    found = np.sqrt(stat(np.concatenate(sides))).reshape(2, steps)
     ends, opened = [np.nan, np.nan], [False, False]
     spans: list[tuple[float, float, float, float] | None] = [None, None]
     for s in (0, 1):
@@ -495,9 +498,9 @@ def _interval(
             inner = (value, 0.0) if k == 0 else (float(sides[s][k - 1]), float(found[s][k - 1]))
             spans[s] = (*inner, float(sides[s][k]), float(found[s][k]))
     if any(spans):
-        share = np.linspace(0, 1, STEPS + 2)[1:-1]
+        share = np.linspace(0, 1, steps + 2)[1:-1]
         close = np.concatenate([sp[0] + share * (sp[2] - sp[0]) for sp in spans if sp])
-        roots = iter(np.sqrt(stat(close)).reshape(-1, STEPS))
+        roots = iter(np.sqrt(stat(close)).reshape(-1, steps))
         for s, sp in enumerate(spans):
             if sp:
                 z = np.maximum.accumulate(

@@ -30,8 +30,9 @@ def write_report(
 ) -> dict[str, Any]:
     """Fit and write ``law.json``, ``checklist.json``, ``checklist.txt``, figures and ``report.html``; returns the law.
 
-    Args and errors are those of `analysis.analyse`; ``out_dir`` is made if missing. A figure that the table cannot give
-    is left out; ``law.json`` (``figures``) and the page say why.
+    Args and errors are those of `analysis.analyse`; ``out_dir`` is made if missing. Each figure is a PNG with a PDF and
+    an SVG of the same stem. ``figures`` of ``law.json`` maps its stem to null, or to the reason why the table cannot
+    give it; the page says the same.
     """
     found = analyse(df, metric, curves=curves, lr_evidence=lr_evidence, title=title, chance=chance)
     return write_analysis(found, out_dir)

@@ -21,6 +21,7 @@ from clip_jax.scaling.laws.base import Array, Law
 from clip_jax.scaling.loss import Loss, space_of
 
 CHUNK = 64  # fits abreast; a chunk waits for its slowest
+MANY_ROWS, FEW_FITS = 4096, 8  # rows from which on a fit costs so much that fewer run abreast, from fewer starts
 LEAST_ROWS = 16  # rows are padded to powers of two from here, so that few programs are compiled
 ITERATIONS = 200
 DONE = 1e-13  # predicted relative gain at which a fit has converged
@@ -123,6 +124,11 @@ def exactly() -> Iterator[None]:
         yield
 
 
+def abreast(rows: int) -> int:
+    """Return how many fits of so many rows run abreast, and how many starts are worth polishing."""
+    return CHUNK if rows <= MANY_ROWS else FEW_FITS
+
+
 def _padded(a: Array, rows: int, value: float, axis: int = -1) -> Array:
     width = [(0, 0)] * a.ndim
     width[axis] = (0, rows - a.shape[axis])
@@ -161,7 +167,7 @@ def solve(
       iterations: at most.
     """
     fits, n = len(begin), len(next(iter(x.values())))
-    rows = max(LEAST_ROWS, 1 << (n - 1).bit_length())
+    rows, chunk = max(LEAST_ROWS, 1 << (n - 1).bit_length()), abreast(n)
     logs = {c: _padded(np.asarray(x[c], float), rows, 0.0) for c in law.columns}
     w = np.ones(n) if weights is None else np.asarray(weights, float)
     w = np.broadcast_to(_padded(w, rows, 0.0), (fits, rows))
@@ -177,8 +183,8 @@ def solve(
     goal = np.broadcast_to(1.0 if value is None else np.asarray(value, float), fits)
     with exactly():
         for delta in loss.deltas:
-            for first in range(0, fits, CHUNK):
-                part = np.arange(first, first + CHUNK).clip(max=fits - 1)
+            for first in range(0, fits, chunk):
+                part = np.arange(first, first + chunk).clip(max=fits - 1)
                 out = run(
                     theta[part],
                     free[part],
@@ -192,7 +198,7 @@ def solve(
                     point,
                     goal[part],
                 )
-                count = min(CHUNK, fits - first)
+                count = min(chunk, fits - first)
                 for whole, found in zip(into, out, strict=True):
                     whole[first : first + count] = np.asarray(found)[:count]
     theta, cost, converged, used = into

@@ -99,11 +99,10 @@ def _from_csv(path: Path, text: str) -> pd.DataFrame:
     for line, fields in rows:
         if len(fields) < len(names) or any(map(str.strip, fields[len(names) :])):
             reason = f"line {line} has {len(fields)} fields, the header {len(names)}"
-            hint = (
-                "is the decimal sign a comma? write a point" if len(fields) > len(names) and separator == "," else None
-            )
-            line_text = f"{path}: {reason}" + (f"; {hint}" if hint else "")
-            raise UserError(line_text, field=str(path), value=line, reason=reason, hint=hint)
+            torn = len(fields) > len(names) and separator == "," and not any("." in cell for cell in fields)
+            hint = "is the decimal sign a comma? write a point" if torn else None
+            said = f"{path}: {reason}" + (f"; {hint}" if hint else "")
+            raise UserError(said, field=str(path), value=line, reason=reason, hint=hint)
     if any(len(fields) > len(names) for _, fields in rows) or trailing:
         cut = io.StringIO(newline="")
         csv.writer(cut, delimiter=separator).writerows([names, *(f[: len(names)] for _, f in rows)])

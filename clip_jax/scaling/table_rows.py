@@ -12,82 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clip_jax.checks import UserError, one_of
+from clip_jax.checks import UserError
 from clip_jax.scaling.frontier import binned, hull, octaves, pareto
-from clip_jax.scaling.laws import Law, law_named
+from clip_jax.scaling.laws import Law
 from clip_jax.scaling.laws.size_data import FLOPS_PER_PARAM_SAMPLE
-from clip_jax.scaling.loss import Loss
 from clip_jax.scaling.table import refuse_logarithms
+from clip_jax.scaling.table_options import MEANINGS, UNITS, TableFit, number, pairs
 
 if TYPE_CHECKING:
     import pandas as pd
 
-UNITS = {"k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
-MEANINGS = {"error": (0.0, 1.0), "error%": (0.0, 0.01), "accuracy": (1.0, -1.0), "accuracy%": (1.0, -0.01)}
-FRONTIERS = ("all", "pareto", "binned", "hull")
 Y_COLUMNS = ("error", "error_mean", "loss")  # what y is, where exactly one of them is there
 SCALES = {"flops", "params", "params_image", "params_text", "samples_seen", "unique_samples"}  # more of it: less error
 FAMILY_COLUMNS = ("family", "arm")
+SAME = 1e-12  # relative spread of a y that does not vary
 UNIT_HINT = "write 10**value, or the unit, as --x=flops=flops*G"
-LEAST_DELTA = 1e-12  # Huber's; below it residuals drown in rounding
 RISES = 0.8  # rank correlation of an error with compute at which it may be an accuracy
-
-
-@dataclass(frozen=True)
-class TableFit:
-    """What is to be fitted to a table.
-
-    Attributes:
-      laws: keys; the first is reported in full.
-      x: ``COLUMN``, ``LAW_COLUMN=COLUMN`` or ``LAW_COLUMN=COLUMN*UNIT`` (a number or k M G B T P E); none: the law's
-        own columns.
-      y: a column; empty: ``error``, ``error_mean`` or ``loss``, whichever is there.
-      y_is: error, error%, accuracy or accuracy% (a loss is an "error").
-      where: ``COLUMN=VALUE`` rows only; numbers are compared as numbers.
-      frontier: all, pareto, binned or hull.
-      loss, space, delta: of `loss.Loss`.
-      chance: the error of guessing. Laws with a ceiling stop there; for the others rows above it are left out.
-      examples: of the evaluation set; its binomial scatter is the least that intervals assume (0: unknown).
-      fixed: ``NAME=VALUE``, or ``none`` to let few points tell the asymptote.
-      at: ``LAW_COLUMN=VALUE,…`` points to forecast.
-      weights: a column of weights of the rows; empty: all count alike.
-      below: fit only rows below this many FLOPs (or this value of a law's only column), judge the rest; None: fit all.
-      group: a column of labels of rows that scatter together; intervals then come from a bootstrap of the groups.
-    """
-
-    laws: tuple[str, ...] = ("saturating",)
-    x: tuple[str, ...] = ()
-    y: str = ""
-    y_is: str = "error"
-    where: tuple[str, ...] = ()
-    frontier: str = "all"
-    loss: str = "huber"
-    space: str = "log"
-    delta: float = 0.02
-    chance: float | None = None
-    examples: int = 0
-    fixed: tuple[str, ...] = ()
-    at: tuple[str, ...] = ()
-    weights: str = ""
-    below: float | None = None
-    group: str = ""
-
-    def __post_init__(self) -> None:
-        one_of("y-is", self.y_is, tuple(MEANINGS))
-        one_of("frontier", self.frontier, FRONTIERS)
-        if self.examples and (self.space != "log" or self.examples < 0):
-            raise UserError(
-                f"examples={self.examples}: must be above 0, with space=log", field="--examples", value=self.examples
-            )
-        Loss(self.loss, self.space, self.delta)
-        if not LEAST_DELTA <= self.delta < np.inf:
-            raise UserError(field="--delta", value=self.delta, reason=f"must be at least {LEAST_DELTA:g} and finite")
-        if self.below is not None and not 0 < self.below < np.inf:
-            raise UserError(field="--below", value=self.below, reason="must be above 0 and finite")
-        if self.chance is not None and not 0 < self.chance < np.inf:
-            raise UserError(field="--chance", value=self.chance, reason="must be above 0 and finite")
-        for key in self.laws:
-            law_named(key)
 
 
 @dataclass(frozen=True)
@@ -115,51 +55,6 @@ class Rows:
         columns = {c: v[keep] for c, v in self.columns.items()}
         y, index = self.y[keep], self.index[keep]
         return replace(self, columns=columns, y=y, index=index, weights=weights, groups=groups, cut=cut)
-
-
-def law_of(what: TableFit, key: str = "") -> Law:
-    """Return one of its laws, the first by default, with the ceiling that ``chance`` gives."""
-    law = law_named(key or what.laws[0])
-    return replace(law, **{"ceiling": what.chance}) if what.chance is not None and hasattr(law, "ceiling") else law
-
-
-def fixed_values(what: TableFit) -> dict[str, float] | None:
-    """Return the parameters held; None leaves the choice to `fit_law`."""
-    if not what.fixed:
-        return None
-    asked = () if what.fixed == ("none",) else what.fixed
-    return {k: number(v, f"--fix={k}") for k, v in pairs(asked, "fix").items()}
-
-
-def pairs(items: Sequence[str], option: str) -> dict[str, str]:
-    """Split ``NAME=VALUE`` items of an option. Raises UserError."""
-    out: dict[str, str] = {}
-    for item in items:
-        name, equals, value = item.partition("=")
-        if not (name and equals and value):
-            raise UserError(field=f"--{option}", value=item, reason="must be NAME=VALUE")
-        if name in out:
-            raise UserError(field=f"--{option}", value=item, reason=f"{name} is given twice")
-        out[name] = value
-    return out
-
-
-def number(text: str, said: str) -> float:
-    """Read a number of an option, which ``said`` names. Raises UserError."""
-    try:
-        return float(text)
-    except ValueError:
-        raise UserError(f"{said}: {text!r} is not a number", field=said, value=text, reason="not a number") from None
-
-
-def point_of(law: Law, text: str) -> dict[str, float]:
-    """Read a point given as text: VALUE, or LAW_COLUMN=VALUE,… Raises UserError."""
-    if "=" not in text and len(law.columns) == 1:
-        return {law.columns[0]: number(text, "--at")}
-    found = {k: number(v, f"--at={k}") for k, v in pairs(text.split(","), "at").items()}
-    if set(found) != set(law.columns):
-        raise UserError(field="--at", value=text, reason=f"must give {', '.join(law.columns)}")
-    return found
 
 
 def columns_from(df: pd.DataFrame, law: Law, x: Sequence[str]) -> dict[str, np.ndarray]:
@@ -274,54 +169,66 @@ def read_rows(df: pd.DataFrame, what: TableFit, law: Law) -> Rows:
     raw, y = _explained(df, what, name)
     cut, cut_name = (None, "") if what.below is None else _cut_values(df, columns, law, said)
     labels = _labels(df, what.group)
-    keep = np.ones(len(y), bool)
-
-    def leave(rows: np.ndarray, why: str) -> None:
-        nonlocal keep
-        _leave(said, df, keep & rows, why)
-        keep = keep & ~rows
-
-    leave(np.isnan(y), f"{name} is missing")
-    leave(np.isinf(y), f"{name} is infinite")
-    for column, values in columns.items():
-        leave(np.isnan(values), f"{column} is missing")
-    if cut is not None and cut_name not in columns:
-        leave(np.isnan(cut), f"{cut_name} is missing")
+    weights = None if not what.weights else column_of(df, what.weights)
+    not_there = {c: np.isnan(v) for c, v in columns.items()}
+    if cut is not None:
+        not_there[cut_name] = np.isnan(cut)
     if labels is not None:
-        leave(labels == "", f"{what.group} is missing")
+        not_there[what.group] = labels == ""
+    unusable = [
+        (np.isnan(y), f"{name} is missing"),
+        (np.isinf(y), f"{name} is infinite"),
+        *((rows, f"{column} is missing") for column, rows in not_there.items()),
+    ]
     if what.chance is not None and not getattr(law, "has_ceiling", False):
-        leave(y > what.chance, f"error above that of guessing, {what.chance:g}")
+        unusable.append((y > what.chance, f"error above that of guessing, {what.chance:g}"))
     if what.space == "log":
-        leave(y == 0, "an error of 0 has no logarithm")
+        unusable.append((y == 0, "an error of 0 has no logarithm"))
+    keep = np.ones(len(y), bool)
+    for rows, why in unusable:
+        if (keep & rows).any():
+            first = df.index[int(np.argmax(keep & rows))]
+            said.append(f"{int((keep & rows).sum())} rows left out, the first is row {first}: {why}")
+        keep = keep & ~rows
     if not keep.any():
         above = what.chance is not None and bool((y > what.chance).any())
         wrong = {"field": "--chance", "value": what.chance} if above else {"field": name}
         raise UserError(f"no row is left to fit: {'; '.join(said)}", reason="no row is left", **wrong)
-    weights = None if not what.weights else column_of(df, what.weights)
-    for column, values in columns.items():
+    for column, values in {**columns, **({} if weights is None else {what.weights: weights})}.items():
         _refuse(df, keep & ~((values > 0) & (values < np.inf)), column, values)
-        if np.array_equal(values[keep], y[keep]):
-            reason = f"is {column} itself; there is no law in it"
-            raise UserError(f"--y={name}: {reason}", field="--y", value=name, reason=reason)
-    if weights is not None:
-        _refuse(df, keep & ~((weights > 0) & (weights < np.inf)), what.weights, weights)
     if what.space == "log":
         _refuse(df, keep & (y < 0), name, raw)
-    rows = Rows(columns, y, df.index.to_numpy(), weights, labels, cut, said).take(keep)
-    if len(rows) > 2 and np.ptp(rows.y) == 0:
-        reason = f"is {raw[keep][0]:g} in all {len(rows)} rows: there is no law in it"
-        raise UserError(f"{name} {reason}", field=name, value=float(raw[keep][0]), reason=reason)
-    rows = replace(rows, warnings=[*_families(df[keep], what), *_rising(rows, what, name)])
-    if what.below is None or rows.cut is None:
-        return _frontier(rows, what, law)
+    chosen = Rows(columns, y, df.index.to_numpy(), weights, labels, cut, said).take(keep)
+    _refuse_no_law(chosen, name)
+    chosen = replace(chosen, warnings=[*_families(df[keep], what), *_rising(chosen, what, name)])
+    if what.below is None:
+        return _frontier(chosen, what, law)
+    return _split(chosen, what, law, cut_name)
+
+
+def _refuse_no_law(rows: Rows, name: str) -> None:
+    for column, values in rows.columns.items():
+        if np.array_equal(values, rows.y):
+            reason = f"is {column} itself: there is no law in it"
+            raise UserError(f"--y={name}: {reason}", field="--y", value=name, reason=reason)
+    if len(rows) > 2 and np.ptp(rows.y) <= SAME * np.abs(rows.y).max():
+        reason = f"is the same in all {len(rows)} rows: there is no law in it"
+        raise UserError(f"{name} {reason}", field=name, value=float(rows.y[0]), reason=reason)
+
+
+def _split(rows: Rows, what: TableFit, law: Law, cut_name: str) -> Rows:
+    """Rows below the cut, with those at or above it as ``held_out``; a frontier is chosen on each side."""
+    assert rows.cut is not None
+    assert what.below is not None
     under = np.asarray(rows.cut < what.below)
-    fitted, rest = rows.take(under), rows.take(~under)
-    for part, side in ((fitted, "below"), (rest, "at or above")):
-        if not len(part):
+    for part, side in ((under, "below"), (~under, "at or above")):
+        if not part.any():
             reason = f"no row is {side} it: {cut_name} is {rows.cut.min():.4g} to {rows.cut.max():.4g}"
             raise UserError(field="--below", value=f"{what.below:g}", reason=reason)
-    said.append(f"fitted: the {len(fitted)} rows whose {cut_name} is below {what.below:g}; held out: {len(rest)}")
-    return replace(_frontier(fitted, what, law), held_out=_frontier(replace(rest, treatment=[]), what, law))
+    split = f"fitted: the {under.sum()} rows whose {cut_name} is below {what.below:g}; held out: {(~under).sum()}"
+    fitted = replace(rows.take(under), treatment=[*rows.treatment, split])
+    rest = replace(rows.take(~under), treatment=[])
+    return replace(_frontier(fitted, what, law), held_out=_frontier(rest, what, law))
 
 
 def _refuse(df: pd.DataFrame, bad: np.ndarray, column: str, values: np.ndarray) -> None:
@@ -425,8 +332,3 @@ def _frontier(rows: Rows, what: TableFit, law: Law) -> Rows:
     chosen = choose[what.frontier](x, rows.y)
     said = f"frontier ({what.frontier}): {len(chosen)} of {len(rows)} rows"
     return replace(rows.take(chosen), treatment=[*rows.treatment, said])
-
-
-def _leave(said: list[str], df: pd.DataFrame, rows: np.ndarray, why: str) -> None:
-    if rows.any():
-        said.append(f"{int(rows.sum())} rows left out, the first is row {df.index[int(np.argmax(rows))]}: {why}")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from clip_jax.checks import UserError
+from clip_jax.scaling.clusters import LEAST_REPLICAS, MOST_WEIGHTS
 from clip_jax.scaling.compare import compute_gain, crossing, difference
 from clip_jax.scaling.design import Plan, best_runs, cheapest_plan
 from clip_jax.scaling.fit import Fit
@@ -16,7 +17,8 @@ from clip_jax.scaling.laws import Law
 from clip_jax.scaling.laws.size_data import FLOPS_PER_PARAM_SAMPLE
 from clip_jax.scaling.points import noise_floor
 from clip_jax.scaling.table import read_table
-from clip_jax.scaling.table_rows import Rows, TableFit, law_of, point_of, read_rows
+from clip_jax.scaling.table_options import TableFit, law_of, point_of
+from clip_jax.scaling.table_rows import Rows, read_rows
 from clip_jax.scaling.tablefit import fit_rows_of
 from clip_jax.scaling.uncertainty import bootstrap
 
@@ -73,8 +75,10 @@ def compare_tables(
             reason = f"{path} has {len(set(labels))} groups, at least 3 are needed"
             raise UserError(field="--group", value=group, reason=reason)
         kind = "cases" if group else "parametric"
-        ensembles.append(bootstrap(fit, kind=kind, groups=labels, replicas=replicas, seed=seed))
+        count = min(replicas, max(LEAST_REPLICAS, MOST_WEIGHTS // fit.points))
+        ensembles.append(bootstrap(fit, kind=kind, groups=labels, replicas=count, seed=seed))
         lines += [f"{path}: {fit.points} rows", *(f"  {s}" for s in rows.treatment)]
+        lines += [f"  {count} resamples, for there are many rows"] if count < replicas else []
         lines += [f"  {fit.law.name}: {fit.law.text(fit.values, 4)}  ({fit.status})", *_notes(fit, rows)]
     a, b = ensembles
     (column,) = a.fit.law.columns if len(a.fit.law.columns) == 1 else ("",)

@@ -1,4 +1,4 @@
-"""Fit a law to any table, as `clip-jax fit --law=…` does, and say so in text. `table_rows` chooses the rows."""
+"""Fit a law to any table, as `clip-jax fit --law=…` does, and say so in text; `table_rows` chooses the rows."""
 
 from __future__ import annotations
 
@@ -21,19 +21,8 @@ from clip_jax.scaling.loss import Loss
 from clip_jax.scaling.points import noise_floor
 from clip_jax.scaling.profile import Interval, Noise, parameter_interval, prediction_interval
 from clip_jax.scaling.table import read_table
-from clip_jax.scaling.table_rows import (
-    FRONTIERS,
-    MEANINGS,
-    UNITS,
-    Rows,
-    TableFit,
-    columns_from,
-    fixed_values,
-    law_of,
-    point_of,
-    read_rows,
-    rows_of,
-)
+from clip_jax.scaling.table_options import FRONTIERS, MEANINGS, UNITS, TableFit, fixed_values, law_of, point_of
+from clip_jax.scaling.table_rows import Rows, columns_from, read_rows, rows_of
 
 __all__ = [
     "FRONTIERS", "MEANINGS", "UNITS", "TableFit", "columns_from", "fit_any", "fit_rows_of", "fixed_values", "law_of",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clip_jax.config import UserError
-from clip_jax.places import exists, place, read_text, write_bytes
+from clip_jax.places import exists, place, read_text
 from clip_jax.scaling.chance import chance_beside
 from clip_jax.scaling.registration import ON_BUDGET, outcome, register
 from clip_jax.sweep.collect import collect
@@ -64,6 +64,7 @@ def grade_forecast(sweep_dir: str | Path) -> str:
     Raises:
       UserError: nothing is registered, or the runs of its budget are not all there.
     """
+    from clip_jax.scaling.figures.files import write_figure
     from clip_jax.scaling.figures.forecast import draw_forecast
 
     root = place(sweep_dir)
@@ -81,17 +82,18 @@ def grade_forecast(sweep_dir: str | Path) -> str:
         if run not in planned
     ]
     write_json(root / GRADED, graded)
-    write_bytes(root / "forecast.png", draw_forecast(registered, graded, df))
+    write_figure(root / "forecast.png", draw_forecast(registered, graded, df))
     return _verdict(graded)
 
 
 def redraw_forecast(table: pd.DataFrame, beside: Path, out: Path) -> None:
     """``forecast.png`` again into ``out``, where a registered forecast and its grading lie beside a table of runs."""
+    from clip_jax.scaling.figures.files import write_figure
     from clip_jax.scaling.figures.forecast import draw_forecast
 
     registered, graded = (read_json(beside / name) for name in (REGISTERED, GRADED))
     if registered is not None and graded is not None:
-        write_bytes(out / "forecast.png", draw_forecast(registered, graded, table))
+        write_figure(out / "forecast.png", draw_forecast(registered, graded, table))
 
 
 def _pictures(root: Path, config: SweepConfig) -> list[tuple[float, int]]:

@@ -15,7 +15,7 @@ from typing import Any
 from clip_jax import flops
 from clip_jax.config import RunConfig, UserError
 from clip_jax.config_io import run_id, to_dict
-from clip_jax.places import absolute, exists, make, place, write_bytes, write_text
+from clip_jax.places import absolute, exists, make, place, write_text
 from clip_jax.sweep.claim import claim
 from clip_jax.sweep.launch.engine import Engine, open_engine, train_job
 from clip_jax.sweep.plan import Cell, Plan
@@ -139,6 +139,7 @@ def _save_plan(root: Path, trials: list[Trial]) -> None:
 def _finish(config: SearchConfig, root: Path, trials: list[Trial], echo: Echo) -> dict[str, Any]:
     import pandas as pd
 
+    from clip_jax.scaling.figures.files import write_figure
     from clip_jax.sweep.search_figure import draw
 
     rows = [_row(t) for t in trials]
@@ -162,7 +163,7 @@ def _finish(config: SearchConfig, root: Path, trials: list[Trial], echo: Echo) -
         "warnings": warnings,
     }
     write_json(root / "best.json", found)
-    write_bytes(root / "search.png", draw(config, trials, best))
+    write_figure(root / "search.png", draw(config, trials, best))
     echo(f"\n  best of {len(trials)} settings: {config.metric} {best.mean:.4f} with {' '.join(found['fields'])}")
     for line in warnings:
         echo(f"  warning: {line}")

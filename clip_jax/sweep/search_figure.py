@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from clip_jax.scaling.figures.style import BLUE, HOUSE, ORANGE, SOFT, label_of, new_figure, png
+from clip_jax.scaling.figures.style import BLUE, HOUSE, ORANGE, SOFT, label_of, new_figure
 from clip_jax.sweep.space import Dimension
 
 if TYPE_CHECKING:
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from clip_jax.sweep.search_config import SearchConfig
 
 
-def draw(config: SearchConfig, trials: Sequence[Trial], best: Trial) -> bytes:
-    """One panel a field, as PNG. Filled: trained to the end; hollow: dropped on the way, so at fewer steps."""
+def draw(config: SearchConfig, trials: Sequence[Trial], best: Trial) -> Any:
+    """Draw a Figure of one panel per field. Filled: trained to the end; hollow: dropped early."""
     import matplotlib
 
     with matplotlib.rc_context(cast(Any, HOUSE)):
@@ -24,7 +24,7 @@ def draw(config: SearchConfig, trials: Sequence[Trial], best: Trial) -> bytes:
             _panel(axis, dimension, config, trials, best)
         axes[0].set_ylabel(label_of(config.metric))
         axes[0].set_title(f"{config.name}: {len(trials)} settings, {config.method}")
-        return png(figure)
+        return figure
 
 
 def _panel(axis: Any, d: Dimension, config: SearchConfig, trials: Sequence[Trial], best: Trial) -> None:

@@ -28,7 +28,8 @@ CASES = {  # law, truth, rows, sd of ln(y), loss, the point as a multiple of the
     "shifted": (ShiftedPowerLaw(), {"E": 0.1, "a": 3e3, "b": 0.33, "c": 3e10}, 24, 0.02, SQUARES, 10.0),
     "bounded": (BoundedPowerLaw(), {"E": 0.1, "top": 0.97, "b": 0.5, "c": 1e11}, 24, 0.02, SQUARES, 10.0),
     "chance": (PowerLawFromChance(0.97), {"E": 0.1, "c": 3e10, "b": 0.4}, 12, 0.02, SQUARES, 10.0),
-    "broken": (BrokenPowerLaw(), {"E": 0.05, "a": 3.0, "b": 0.08, "s": 0.4, "d": 1e11, "f": 0.2}, 24, 0.01, SQUARES, 5.0),
+    "broken": (
+        BrokenPowerLaw(), {"E": 0.05, "a": 3.0, "b": 0.08, "s": 0.4, "d": 1e11, "f": 0.2}, 24, 0.01, SQUARES, 5.0),
     "Chinchilla": (
         Chinchilla(), {"E": 1.8, "A": 480.0, "alpha": 0.35, "B": 2100.0, "beta": 0.37}, 60, 0.005, SQUARES, 10.0),
     "bounded Chinchilla": (

@@ -6,8 +6,8 @@ import pytest
 
 from clip_jax.config import UserError
 from clip_jax.scaling.evidence import BUDGET, HULL, PARETO, fit_frontier, rules_for, select
-from clip_jax.scaling.laws import PowerLaw, SaturatingPowerLaw
-from clip_jax.scaling.profile import parameter_interval
+from clip_jax.scaling.laws import BoundedPowerLaw, PowerLaw, SaturatingPowerLaw
+from clip_jax.scaling.profile import NO_NOISE, Noise, parameter_interval
 
 C = np.geomspace(1e10, 1e13, 8)
 
@@ -25,7 +25,7 @@ def cloud(runs=60):
 
 @pytest.fixture(scope="module")
 def fitted():
-    return fit_frontier(PowerLaw(), points(), points(), rule=BUDGET, floor=0.0, planned=True)
+    return fit_frontier(PowerLaw(), points(), points(), rule=BUDGET, noise=NO_NOISE, planned=True)
 
 
 def test_intervals_of_planned_budgets_are_profiles(fitted):
@@ -35,14 +35,14 @@ def test_intervals_of_planned_budgets_are_profiles(fitted):
 
 
 def test_seeds_that_scatter_more_widen_them(fitted):
-    noisy = fit_frontier(PowerLaw(), points(), points(), rule=BUDGET, floor=0.2, planned=True)
+    noisy = fit_frontier(PowerLaw(), points(), points(), rule=BUDGET, noise=Noise(0.2), planned=True)
     assert noisy.intervals["b"].width > fitted.intervals["b"].width
 
 
 def test_picked_frontiers_get_the_wider_of_two_intervals():
     df = cloud()
     front = select(PARETO, df)
-    picked = fit_frontier(PowerLaw(), front, df, rule=PARETO, floor=0.0, planned=False)
+    picked = fit_frontier(PowerLaw(), front, df, rule=PARETO, noise=NO_NOISE, planned=False)
     own, again = parameter_interval(picked.fit, "b"), picked.reselected.interval("b")
     assert picked.intervals["b"].low == min(own.low, again[0])
     assert picked.intervals["b"].high == max(own.high, again[1])
@@ -55,7 +55,7 @@ def test_bands_meet_the_intervals_where_they_were_computed(fitted):
     grid[20] = C.max() * 10
     band = fitted.bands(grid)
     curve = fitted.curve_at(C.max() * 10)
-    run = fitted.run_at(curve)
+    run = fitted.run_at(C.max() * 10)
     assert (band["low"][20], band["high"][20]) == pytest.approx((curve.low, curve.high))
     assert (band["run_low"][20], band["run_high"][20]) == pytest.approx((run.low, run.high))
     assert np.all(band["run_low"] < band["low"])
@@ -67,7 +67,7 @@ def test_bands_meet_the_intervals_where_they_were_computed(fitted):
 def test_a_point_that_moves_the_law_is_found():
     bent = points(0.002)
     bent.loc[7, "error"] *= 1.5
-    rows = fit_frontier(PowerLaw(), bent, bent, rule=BUDGET, floor=0.0, planned=True).leave_one_out()
+    rows = fit_frontier(PowerLaw(), bent, bent, rule=BUDGET, noise=NO_NOISE, planned=True).leave_one_out()
     assert [r["flops"] for r in rows] == pytest.approx(C)
     assert max(rows, key=lambda r: abs(r["shift"]))["flops"] == C[7]
     assert rows[7]["exponent"] == pytest.approx(0.1, abs=0.003)
@@ -76,12 +76,12 @@ def test_a_point_that_moves_the_law_is_found():
 def test_too_few_points_are_refused():
     few = points().head(2)
     with pytest.raises(UserError, match="2 points, power law needs 3"):
-        fit_frontier(PowerLaw(), few, few, rule=BUDGET, floor=0.0, planned=True)
+        fit_frontier(PowerLaw(), few, few, rule=BUDGET, noise=NO_NOISE, planned=True)
 
 
 def test_a_held_asymptote_has_no_interval():
     few = points().head(4)
-    held = fit_frontier(SaturatingPowerLaw(), few, few, rule=BUDGET, floor=0.0, planned=True)
+    held = fit_frontier(SaturatingPowerLaw(), few, few, rule=BUDGET, noise=NO_NOISE, planned=True)
     assert held.as_data()["fixed"] == ["E"]
     assert "E" not in held.intervals
     assert any("pinned" in w for w in held.warnings())
@@ -91,3 +91,23 @@ def test_rules_without_planned_budgets():
     assert rules_for(True)[0] == BUDGET
     assert BUDGET not in rules_for(False)
     assert len(select(HULL, cloud())) <= len(select(PARETO, cloud()))
+
+
+def test_fit_frontier_known_chance_holds_the_top_and_drops_points_above_it_for_open_laws():
+    above = points().assign(budget=C)
+    above.loc[0, "error"] = 0.95
+    bounded = fit_frontier(BoundedPowerLaw(), above, above, rule=BUDGET, noise=NO_NOISE, planned=True, chance=0.9)
+    power = fit_frontier(PowerLaw(), above, above, rule=BUDGET, noise=NO_NOISE, planned=True, chance=0.9)
+    assert bounded.fit.points == 8
+    assert bounded.fit.values["top"] == 0.9
+    assert "top" in bounded.as_data()["fixed"]
+    assert power.fit.points == 7
+
+
+def test_fit_frontier_winners_bias_moves_the_upper_end_of_the_forecast():
+    df = points().assign(budget=C)
+    plain = fit_frontier(PowerLaw(), df, df, rule=BUDGET, noise=NO_NOISE, planned=True, bias={})
+    lucky = fit_frontier(PowerLaw(), df, df, rule=BUDGET, noise=NO_NOISE, planned=True, bias=dict.fromkeys(C, -0.03))
+    at = C.max() * 10
+    assert lucky.curve_at(at).high == pytest.approx(plain.curve_at(at).high * np.exp(0.03), rel=1e-3)
+    assert lucky.curve_at(at).low == pytest.approx(plain.curve_at(at).low, rel=1e-4)

@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 
-from clip_jax.scaling.forecast import compare_laws, extrapolation_scores, forecast_check, rolling
-from clip_jax.scaling.laws import LAWS, Chinchilla, PowerLaw, SaturatingPowerLaw
+from clip_jax.scaling.averaging import average
+from clip_jax.scaling.evidence import Fitted
+from clip_jax.scaling.fit import fit_law
+from clip_jax.scaling.forecast import AVERAGED, compare_laws, extrapolation_scores, forecast_check, rolling
+from clip_jax.scaling.laws import LAWS, Chinchilla, PowerLaw, SaturatingPowerLaw, law_named
 
 C = np.geomspace(1e10, 1e12, 6)
 
@@ -15,40 +18,49 @@ def test_the_true_form_wins_by_extrapolation(curves, form):
     assert extrapolation_scores(c, curves[form](c))[0]["form"] == form
 
 
-def test_forecasts_beat_the_naive_guess_on_a_law():
+def check(errors, laws=("power", "saturating", "sigmoid")):
+    """`forecast_check` of the last of six budgets from the others."""
+    fitted = {k: Fitted(fit_law(law_named(k), C[:5], errors[:5])) for k in laws}
+    return forecast_check(fitted, average(fitted), float(C[5]), float(errors[5]), float(errors[4]))
+
+
+def test_forecast_check_of_a_law_beats_the_naive_guess():
     noise = np.array([1, -1, 1, 1, -1, 0.5]) * 0.003
-    rows = forecast_check(C, 0.7 * (C / C[0]) ** -0.1 * np.exp(noise))
-    row = rows[0]
-    assert row["form"] == "power law"
+    rows = {r["form"]: r for r in check(0.7 * (C / C[0]) ** -0.1 * np.exp(noise))}
+    row = rows["power law"]
+    assert next(iter(rows)) == AVERAGED
     assert row["beats_naive"]
+    assert row["inside"]
     assert abs(row["error"]) < abs(row["naive_error"]) / 5
     assert row["width"] == pytest.approx(row["high"] - row["low"])
     assert row["error"] == pytest.approx(row["predicted"] - row["measured"])
 
 
-def test_no_law_no_win():
+def test_forecast_check_without_a_law_beats_nothing():
     flat = 0.5 * np.exp([0.0, 0.05, -0.04, 0.03, -0.05, 0.05])
-    assert not forecast_check(C, np.append(flat[:5], flat[4]))[0]["beats_naive"]
+    assert not any(r["beats_naive"] for r in check(np.append(flat[:5], flat[4])))
 
 
-def test_a_band_wider_than_the_error_is_no_forecast():
+def test_forecast_check_band_wider_than_the_error_is_no_forecast():
     wild = np.exp([0.0, -1.5, 0.7, -2.0, 0.5, -2.5]) * 0.3
-    row = forecast_check(C, wild)[0]
-    assert row["verdict"].startswith("no forecast")
-    assert not row["beats_naive"]
+    for row in check(wild):
+        assert row["verdict"].startswith("no forecast")
+        assert not row["beats_naive"]
 
 
-def test_four_budgets_are_too_few_to_check():
-    assert forecast_check(C[:4], C[:4] ** -0.1) == []
+def test_extrapolation_scores_of_four_budgets_are_empty():
     assert extrapolation_scores(C[:4], C[:4] ** -0.1) == []
 
 
-def test_a_form_that_pins_itself_into_a_simpler_one_does_not_win():
-    rng = np.random.default_rng(0)
-    for _ in range(10):
-        errors = 0.7 * (C[:5] / C[0]) ** -0.1 * np.exp(0.01 * rng.standard_normal(5))
-        order = [r["form"] for r in extrapolation_scores(C[:5], errors)]  # E is pinned at 0: the same curve twice
-        assert order.index("power law") < order.index("saturating power law")
+def test_extrapolation_scores_form_held_at_a_simpler_one_was_not_tested():
+    errors = 0.7 * (C / C[0]) ** -0.1 * np.exp(0.01 * np.random.default_rng(0).standard_normal(6))
+    scores = {r["form"]: r for r in extrapolation_scores(C, errors)}
+    assert scores["power law"]["forecasts"] == 2
+    for form in ("saturating power law", "bounded power law", "shifted power law"):
+        assert scores[form] == {"form": form, "mean_abs_log_error": None, "forecasts": 0}
+    assert next(iter(scores)) == "power law"  # the top of the sigmoid was held too
+    known = {r["form"]: r for r in extrapolation_scores(C, errors, known={"sigmoid": {"top": 0.95}})}
+    assert known["sigmoid in log C"]["forecasts"] == 2
 
 
 def test_rolling_scores_find_the_form_that_was_planted(curves):

@@ -9,8 +9,10 @@ from clip_jax.scaling.fit import fit_law
 from clip_jax.scaling.laws import PowerLaw, SaturatingPowerLaw
 from clip_jax.scaling.loss import Loss
 from clip_jax.scaling.profile import (
+    Noise,
     parameter_interval,
     parameter_statistic,
+    pooled,
     prediction_interval,
     prediction_statistic,
     statistic,
@@ -77,8 +79,31 @@ def test_robust_losses_have_wider_intervals_as_theory_says(loss):
 
 
 def test_a_known_scatter_is_a_floor(line):
-    assert parameter_interval(line, "b", floor=0.1).width > 3 * parameter_interval(line, "b").width
-    assert parameter_interval(line, "b", floor=1e-4) == parameter_interval(line, "b")
+    assert parameter_interval(line, "b", noise=Noise(0.1)).width > 3 * parameter_interval(line, "b").width
+    assert parameter_interval(line, "b", noise=Noise(1e-4)) == parameter_interval(line, "b")
+
+
+def test_pooled_seeds_that_agree_with_residuals_add_their_degrees():
+    assert pooled(4e-4, 4, Noise(0.02, 12)) == pytest.approx((4e-4, 16))
+    assert pooled(1e-4, 4, Noise(0.02, 12)) == pytest.approx((4e-4, 16))  # never below what seeds show
+    assert pooled(1e-2, 4, Noise(0.02, 12)) == (1e-2, 4)  # something else scatters too
+    assert pooled(1e-4, 4, Noise(0.02)) == pytest.approx((4e-4, 4))  # a known lower limit adds none
+
+
+def test_intervals_without_a_degree_of_freedom_are_open():
+    fit = fit_law(SaturatingPowerLaw(), C[:3], LINE[:3], fixed={})
+    b, ahead = parameter_interval(fit, "b"), prediction_interval(fit, C[-1] * 10)
+    assert b.open_low
+    assert b.open_high
+    assert ahead.bounded_ends == (-np.inf, np.inf)
+    assert not fit.identified
+
+
+def test_prediction_of_a_law_held_for_want_of_points_carries_the_free_asymptote():
+    c = np.geomspace(1e19, 1e21, 4)
+    y = 1.6 + 95.18 * c**-0.0941
+    held = prediction_interval(fit_law(SaturatingPowerLaw(), c, y * np.exp([1e-4, -1e-4, 1e-4, -1e-4])), 1e23)
+    assert held.low <= 1.6 + 95.18 * 1e23**-0.0941 <= held.high
 
 
 def test_what_was_fixed_has_no_interval():

@@ -8,7 +8,7 @@ import pytest
 
 from clip_jax.config import UserError
 from clip_jax.scaling.figures.forecast import draw_forecast
-from clip_jax.scaling.registration import outcome, register
+from clip_jax.scaling.registration import outcome, picture_scatter, register
 
 
 def split(df):
@@ -22,7 +22,7 @@ def graded(runs, curves):
     """(registered, outcome, all rows) of a planted power law with three seeds a cell."""
     df = runs(curves["power law"], noise=0.01, seeds=3)
     below, target = split(df)
-    registered = register(below, "error_mean", target, seeds=3, eval_sd=0.005)
+    registered = register(below, "error_mean", target, seeds=3, pictures=[(0.5, 20_000)])
     registered = json.loads(json.dumps(registered))  # as it is read back
     return registered, outcome(registered, df), df
 
@@ -45,8 +45,9 @@ def test_bands_add_what_seeds_and_examples_scatter(graded):
     registered, _, df = graded
     below, target = split(df)
     alone = register(below, "error_mean", target, seeds=3)
-    width = {k: np.log(registered[k][1] / registered[k][0]) for k in ("curve", "mean", "run")}
+    width = {k: np.log(registered[k][1] / registered[k][0]) for k in ("curve", "mean", "run", "mean_new_pictures")}
     assert width["curve"] < width["mean"] <= width["run"]
+    assert width["mean"] < width["mean_new_pictures"]
     assert np.log(alone["mean"][1] / alone["mean"][0]) < width["mean"]
 
 
@@ -106,8 +107,6 @@ def test_what_cannot_be_forecast_is_refused(graded, runs, curves):
         register(below, "error_mean", target, seeds=1)
     with pytest.raises(UserError, match="no cell has a second seed"):
         register(below[below["seed"] == 0], "error_mean", target, seeds=2)
-    with pytest.raises(UserError, match="eval_sd=2 must be a share"):
-        register(below, "error_mean", target, seeds=2, eval_sd=2)
     with pytest.raises(UserError, match="no run of .* has finished"):
         outcome(registered, below)
     with pytest.raises(UserError, match="1 seeds of the best size .* 3 were registered"):
@@ -116,4 +115,16 @@ def test_what_cannot_be_forecast_is_refused(graded, runs, curves):
 
 def test_the_figure_is_drawn(graded):
     registered, found, df = graded
-    assert len(draw_forecast(registered, found, df)) > 10_000
+    assert draw_forecast(registered, found, df).axes
+
+
+def test_picture_scatter_is_binomial_at_the_forecast_error():
+    one = [(0.5, 500)]
+    assert picture_scatter(0.4, one, same=False) == pytest.approx(np.sqrt(0.8 / (0.2 * 500)))
+    # of the 250 pictures still wrong at 0.5, a binomial number stays wrong at 0.2
+    rng = np.random.default_rng(0)
+    simulated = np.std(rng.binomial(250, 0.4, 100_000) / 500) / 0.2
+    assert picture_scatter(0.4, one, same=True) == pytest.approx(simulated, rel=0.02)
+    assert picture_scatter(1.0, one, same=True) == 0
+    assert picture_scatter(0.4, [(0.5, 500)] * 4, same=True) == pytest.approx(simulated / 2, rel=0.02)
+    assert picture_scatter(0.4, [], same=False) == 0

@@ -9,6 +9,7 @@ from PIL import Image
 
 from clip_jax.config import UserError
 from clip_jax.scaling import analysis, forecast
+from clip_jax.scaling.figures import FIGURES, FORMATS
 from clip_jax.scaling.page.data import embedded
 from clip_jax.scaling.provenance import rows_hash
 from clip_jax.scaling.report import fit_table, text_summary, write_report
@@ -43,8 +44,9 @@ def report(runs, curves, tmp_path_factory):
 def test_all_files_are_there_and_readable(report):
     _, law, out = report
     names = {"law.json", "report.html", "checklist.json", "checklist.txt"}
-    drawn = {f"{name}.png" for name, reason in law["figures"].items() if reason is None}
-    assert len(drawn) == len(law["figures"]) == 7
+    drawn = {f"{name}.{kind}" for name, why in law["figures"].items() for kind in FORMATS if why is None}
+    assert set(law["figures"]) == set(FIGURES)
+    assert {f"{name}.png" for name in FIGURES if name != "contour"} <= drawn
     assert {p.name for p in out.iterdir()} == names | drawn
     for path in out.glob("*.png"):
         with Image.open(path) as image:

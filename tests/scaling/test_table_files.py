@@ -103,6 +103,13 @@ def test_read_table_unreadable_file_is_one_line(write, name, text):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("row", "hinted"), [("1e17,3,1", True), ("1e17,3.1,0.5", False), ("1e17", False)])
+def test_read_table_ragged_row_hints_at_decimal_commas_only_without_points(write, row, hinted):
+    with pytest.raises(UserError) as caught:
+        read_table(write(f"flops,loss\n{row}\n"))
+    assert (caught.value.hint is not None) == hinted
+
+
 def test_read_table_the_word_inf_is_kept_and_grouped_digits_stay_text(write):
     assert read_table(write("flops,loss\n1,inf\n2,-Infinity\n"))["loss"].tolist() == [np.inf, -np.inf]
     assert read_table(write("flops;loss\n1;1,234\n2;2,345\n"))["loss"].tolist() == ["1,234", "2,345"]

@@ -8,7 +8,8 @@ import pytest
 
 from clip_jax.checks import UserError
 from clip_jax.scaling.laws import Chinchilla, ClipTowers, ExponentialLink, PowerLaw, PowerLawFromChance
-from clip_jax.scaling.table_rows import TableFit, columns_from, read_rows, rows_of, rows_where
+from clip_jax.scaling.table_options import TableFit
+from clip_jax.scaling.table_rows import columns_from, read_rows, rows_of, rows_where
 
 C = np.geomspace(1e17, 1e20, 8)
 Y = 0.8 * (C / C[0]) ** -0.1
@@ -165,6 +166,12 @@ def test_read_rows_below_splits_by_the_laws_column_and_keeps_all_that_belongs_to
     assert rows.held_out.groups.tolist() == ["c", "d", "d"]
 
 
+def test_read_rows_below_with_a_frontier_chooses_one_on_each_side():
+    df = table(error=np.array([0.8, 0.85, 0.7, 0.72, 0.6, 0.65, 0.5, 0.55]))
+    rows = read_rows(df, TableFit(laws=("power",), below=C[5], frontier="pareto"), PowerLaw())
+    assert (rows.index.tolist(), rows.held_out.index.tolist()) == ([0, 2, 4], [5, 6])
+
+
 @pytest.mark.parametrize("with_flops", [True, False])
 def test_read_rows_below_of_size_and_data_takes_flops_or_six_n_d(with_flops):
     df = sizes()
@@ -181,27 +188,6 @@ def test_read_rows_below_without_flops_is_refused_for_towers():
     with pytest.raises(UserError) as caught:
         read_rows(df, TableFit(laws=("clip",), below=1e18), ClipTowers())
     assert caught.value.field == "--below"
-
-
-@pytest.mark.parametrize(
-    ("options", "field"),
-    [
-        ({"delta": 1e-300}, "--delta"),
-        ({"delta": 9e-13}, "--delta"),
-        ({"delta": np.inf}, "--delta"),
-        ({"below": 0.0}, "--below"),
-        ({"below": np.nan}, "--below"),
-        ({"chance": -1.0}, "--chance"),
-        ({"examples": -1}, "--examples"),
-        ({"examples": 10, "space": "linear"}, "--examples"),
-        ({"y_is": "loss"}, "y-is"),
-    ],
-)
-def test_table_fit_option_out_of_range_is_named(options, field):
-    with pytest.raises(UserError) as caught:
-        TableFit(**options)
-    assert caught.value.field == field
-    TableFit(delta=1e-12)
 
 
 def test_rows_of_returns_columns_y_numbers_and_words():

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from clip_jax.scaling.analysis import Analysis
-from clip_jax.scaling.figures.curves import error_vs_flops, learning_curves
+from clip_jax.scaling.figures.cloud import cloud
+from clip_jax.scaling.figures.curves import error_vs_flops
+from clip_jax.scaling.figures.files import FORMATS, remove_figure, write_figure
+from clip_jax.scaling.figures.learning import learning_curves
 from clip_jax.scaling.figures.style import HOUSE, NotDrawn
 from clip_jax.scaling.figures.surface import contour
-from clip_jax.scaling.figures.trust import cloud, residuals
+from clip_jax.scaling.figures.trust import residuals
 from clip_jax.scaling.figures.valleys import allocation, isoflop
 
 # file name -> (its title, what draws it), in the order of a report
@@ -24,7 +27,7 @@ FIGURES: dict[str, tuple[str, Callable[[Analysis], Any]]] = {
     "cloud": ("Bootstrap cloud", cloud),
 }
 
-__all__ = ["FIGURES", "NotDrawn", "draw", "draw_all"]
+__all__ = ["FIGURES", "FORMATS", "NotDrawn", "draw", "draw_all"]
 
 
 def draw(name: str, found: Analysis) -> Any:
@@ -39,19 +42,17 @@ def draw(name: str, found: Analysis) -> Any:
 
 
 def draw_all(found: Analysis, out_dir: Path) -> dict[str, str | None]:
-    """Write NAME.png for each; returns name -> None, or why it was left out (an older file of that name is removed)."""
-    from matplotlib import rc_context
+    """Write NAME.png, NAME.pdf and NAME.svg for each; returns name -> None, or why it was left out.
 
+    Files of an earlier report under a name that is left out are removed.
+    """
     reasons: dict[str, str | None] = {}
     for name in FIGURES:
         path = out_dir / f"{name}.png"
         try:
-            figure = draw(name, found)
+            write_figure(path, draw(name, found))
+            reasons[name] = None
         except NotDrawn as reason:
             reasons[name] = str(reason)
-            path.unlink(missing_ok=True)
-            continue
-        with rc_context(HOUSE):  # type: ignore[arg-type]
-            figure.savefig(path)
-        reasons[name] = None
+            remove_figure(path)
     return reasons

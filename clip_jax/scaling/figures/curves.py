@@ -1,4 +1,4 @@
-"""Error against compute: the law with its band and forecast, and the learning curves behind it."""
+"""Error against compute: runs, the frontier with its seeds' error bars, laws with their answers, the forecast."""
 
 from __future__ import annotations
 
@@ -7,116 +7,140 @@ from typing import Any
 import numpy as np
 
 from clip_jax.scaling.analysis import Analysis
+from clip_jax.scaling.figures.headline import AVERAGED, Headline, headline, times_beyond
+from clip_jax.scaling.figures.learning import curves_behind
+from clip_jax.scaling.figures.same_curves import joint_name, same_curves
+from clip_jax.scaling.figures.seeds import standard_errors
 from clip_jax.scaling.figures.style import (
     INK,
-    LAW_COLOURS,
+    LAW_COLORS,
     LAW_DASHES,
+    PALE,
     SOFT,
-    NotDrawn,
-    colour_scale,
-    error_ticks,
+    ceiling,
+    color_scale,
     label_of,
     new_figure,
     size_bar,
 )
+from clip_jax.scaling.figures.ticks import error_ticks, interval_text
+from clip_jax.scaling.figures.whisker import whisker
 
-AHEAD = 12  # times the largest FLOPs: how far laws are drawn
+AHEAD = 1.25  # times the target: how far laws are drawn
+ROOM_BELOW, ROOM_ABOVE = 0.09, 0.04  # shares of the y axis that nothing reaches, the lower for a label
+BESIDE = 1.13  # factor in FLOPs that keeps a checked forecast off the point it forecasts
 
 
 def error_vs_flops(found: Analysis) -> Any:
-    """Every run, the frontier, each law, the band of the one that extrapolates best, and its forecasts."""
+    """Draw every run, the frontier, each law once, the band of the headline, and its forecasts."""
     rows, points = found.rows, found.frontier.points
-    figure, (axis,) = new_figure()
-    colours, norm = colour_scale(rows["params"])
-    _curves_behind(axis, found, alpha=0.25)
-    axis.scatter(
-        rows["flops"], rows[found.metric], c=rows["params"], cmap=colours, norm=norm, s=16, lw=0.4, ec="white",
-        zorder=3,
-    )  # fmt: skip
-    axis.plot(
-        points["flops"], points["error"], "o", mfc="none", mec=INK, mew=1, ms=7.5, zorder=4,
-        label=f"frontier: {_rule(found)}",
-    )  # fmt: skip
-    grid = np.geomspace(points["flops"].min() / 1.4, points["flops"].max() * AHEAD, 240)
+    figure, (axis,) = new_figure(5.8, 4.7)
     values = rows[found.metric].to_numpy(float)
-    low, high = values.min(), values.max()
-    for key, fitted in found.frontier.fitted.items():
-        best = key == found.winner
-        y = fitted.fit.predict(grid)
+    top = ceiling(found.metric, values, found.law["chance"])
+    first = headline(found)
+    last, right = points["flops"].max(), (found.target * AHEAD if first else points["flops"].max() * 2)
+    grid = np.geomspace(points["flops"].min() / 1.4, right, 240)
+
+    curves_behind(axis, found, alpha=0.25)
+    colors, norm = color_scale(rows["params"])
+    axis.scatter(
+        rows["flops"], values, c=rows["params"], cmap=colors, norm=norm, s=16, lw=0.4, ec="white", zorder=3,
+        clip_on=False,
+    )  # fmt: skip
+    ends = [*values, *_frontier(axis, found)]
+    if first is not None:
+        axis.axvspan(last, right, color=PALE, alpha=0.45, lw=0, zorder=0)
+        _laws(axis, found, first, grid)
+        _band(axis, first, grid, top)
+        ends += _forecast(axis, found, first, top)
+        ends += _check(axis, found, top)
+    axis.set(xscale="log", yscale="log", xlabel="training FLOPs", ylabel=label_of(found.metric, rows))
+    axis.set_title(found.title)
+    low, high = np.log(min(ends)), np.log(max(ends))
+    span = max(high - low, 0.05)
+    axis.set_ylim(np.exp(low - ROOM_BELOW * span), min(np.exp(high + ROOM_ABOVE * span), top))
+    axis.set_xlim(min(rows["flops"].min(), grid[0]) / 1.2, right)
+    error_ticks(axis)
+    figure.legend(loc="outside lower left", ncols=2, labelspacing=0.4, columnspacing=1.2)
+    size_bar(figure, axis, rows["params"])
+    return figure
+
+
+def _frontier(axis: Any, found: Analysis) -> list[float]:
+    """Draw the frontier with its error bars; returns the ends of the bars."""
+    points = found.frontier.points
+    x, y = points["flops"].to_numpy(float), points["error"].to_numpy(float)
+    se = standard_errors(found.rows, points)
+    known = np.isfinite(se)
+    said = "bars: ± 1 standard error over seeds" if known.any() else "one seed each: no error bars"
+    axis.plot(
+        x, y, "o", mfc="none", mec=INK, mew=1, ms=7.5, zorder=4, clip_on=False,
+        label=f"frontier: {found.law['frontier_rule']}\n({said})",
+    )  # fmt: skip
+    if known.any():
+        below = np.minimum(se[known], 0.99 * y[known])  # a logarithm has no 0
+        axis.errorbar(
+            x[known], y[known], yerr=[below, se[known]], fmt="none", ecolor=INK, elinewidth=0.9, capsize=2.5, zorder=4
+        )
+    return [*(y[known] - np.minimum(se[known], 0.99 * y[known])), *(y[known] + se[known])]
+
+
+def _laws(axis: Any, found: Analysis, first: Headline, grid: np.ndarray) -> None:
+    """Draw each curve once, labeled with its answer at the target; the headline is thick, rivals are thin."""
+    fitted = found.frontier.fitted
+    times = f"{times_beyond(found, found.target):.3g}×"
+    if first.key == AVERAGED:
+        axis.plot(grid, first.bands(grid)["y"], color=first.color, lw=1.9, zorder=5, label=first.name)
+    for group in same_curves(fitted, grid, found.winner):
+        key = group[0]
+        best = key == first.key
+        name = joint_name(fitted, group)
+        weight = sum(first.weights.get(fitted[k].fit.law.name, 0) for k in group)
+        if first.weights:
+            name += f" (weight {weight:.2f})"
+        elif found.winner in group and found.law["extrapolation"]:
+            name += " (extrapolates best)"
+        answer = fitted[key].fit.predict(np.array([found.target]))[0]
         axis.plot(
-            grid, y, ls="-" if best else LAW_DASHES[key], color=LAW_COLOURS[key], lw=1.9 if best else 1.0,
-            zorder=5 if best else 2,
-            label=fitted.fit.law.name + _remark(found, y, grid, best),
+            grid, fitted[key].fit.predict(grid), ls="-" if best else LAW_DASHES[key], color=LAW_COLORS[key],
+            lw=1.9 if best else 1.0, zorder=5 if best else 2, label=f"{name}:\n{answer:.3g} at {times}",
         )  # fmt: skip
-        if best:
-            band = fitted.bands(grid)
-            a, b = (np.where(np.isfinite(band[e]), band[e], v) for e, v in (("low", 1e-9), ("high", 1e9)))
-            axis.fill_between(grid, a, b, color=LAW_COLOURS[key], alpha=0.14, lw=0, label="its 95 % band")
-            low = min(low, max(float(y[-1]) * 0.8, low * 0.3))
-            forecast = next(r for r in found.law["next_budget"] if r["form"] == fitted.fit.law.name)
-            _bar(axis, forecast, LAW_COLOURS[key], "s", "forecast of a run at 10×")
-    check = [r for r in found.law["forecast_check"] if found.best and r["form"] == found.best.fit.law.name]
-    for row in check:
-        _bar(axis, {**row, "flops": row["flops"] * 1.13}, INK, "D", "forecast without the largest budget")
-    axis.set(xscale="log", yscale="log", xlabel="training FLOPs", ylabel=label_of(found.metric), title=found.title)
-    axis.set_ylim(low * 0.85, high * 1.12)
-    axis.set_xlim(rows["flops"].min() / 2, points["flops"].max() * (AHEAD if found.winner else 2))
-    error_ticks(axis)
-    axis.legend(loc="lower left", labelspacing=0.35)
-    size_bar(figure, axis, rows["params"])
-    return figure
 
 
-def _remark(found: Analysis, y: np.ndarray, grid: np.ndarray, best: bool) -> str:
-    """That a law is the best one, or lies on it and so cannot be seen."""
-    if best:
-        return " (extrapolates best)" if found.law["extrapolation"] else ""
-    same = found.best is not None and np.allclose(y, found.best.fit.predict(grid), rtol=1e-3)
-    return " (the same curve)" if same else ""
+def _band(axis: Any, first: Headline, grid: np.ndarray, top: float) -> None:
+    """Draw the band of a run and, inside it, that of the law; where they nearly agree the edges tell them apart."""
+    from matplotlib.colors import to_rgba
+
+    bands = first.bands(grid)
+    for prefix, alpha, dashes, label in (
+        ("run_", 0.10, (0, (2, 1.5)), "95 % band of a run (dashed edge)"),
+        ("", 0.16, "-", "95 % band of the curve (solid edge)"),
+    ):
+        low, high = bands[prefix + "low"], bands[prefix + "high"]
+        filled = (np.where(np.isfinite(e), e, v) for e, v in ((low, 1e-12), (high, 1e12)))
+        axis.fill_between(grid, *filled, fc=first.color, alpha=alpha, lw=0)
+        axis.fill_between([], [], [], fc=to_rgba(first.color, alpha), ec=first.color, lw=0.6, ls=dashes, label=label)
+        for end in (low, high):
+            axis.plot(grid, np.where(end <= top, end, np.nan), color=first.color, lw=0.6, ls=dashes, zorder=2)
 
 
-def _rule(found: Analysis) -> str:
-    return str(found.law["frontier_rule"])
-
-
-def _bar(axis: Any, row: dict[str, Any], colour: str, marker: str, label: str) -> None:
-    middle = row["predicted"]
-    low, high = (v if v is not None and np.isfinite(v) else far for v, far in ((row["low"], 0.0), (row["high"], 1e9)))
-    axis.errorbar(
-        row["flops"], middle, yerr=[[max(middle - low, 0)], [max(high - middle, 0)]], fmt=marker, color=colour,
-        ms=4, capsize=2.5, lw=1.0, zorder=6, label=label,
+def _forecast(axis: Any, found: Analysis, first: Headline, top: float) -> list[float]:
+    row = first.forecast
+    times = f"extrapolates {times_beyond(found, row['flops']):.3g}×"
+    said = interval_text(row["predicted"], row["low"], row["high"])
+    ends = whisker(axis, row, first.color, "s", f"forecast of a run, {times}:\n{said}", top)
+    axis.annotate(
+        times, (row["flops"], ends[1]), xytext=(8, -3), textcoords="offset points", ha="right", va="top", size=7,
+        color=first.color, zorder=7,
     )  # fmt: skip
+    return ends
 
 
-def _curves_behind(axis: Any, found: Analysis, alpha: float, marker: str = "-") -> int:
-    """Learning curves in the colour of their size; how many there were."""
-    if found.curves is None:
-        return 0
-    colours, norm = colour_scale(found.rows["params"])
-    params = dict(zip(found.rows["run_id"], found.rows["params"], strict=True))
-    drawn = 0
-    for run_id, part in found.curves.groupby("run_id"):
-        if run_id in params:
-            part = part.sort_values("flops")
-            axis.plot(
-                part["flops"], part["error"], marker, color=colours(norm(params[run_id])), alpha=alpha, ms=2, lw=0.8
-            )
-            drawn += 1
-    return drawn
-
-
-def learning_curves(found: Analysis) -> Any:
-    """Error during training. Drawn, not fitted: only the ends have a fully decayed learning rate."""
-    figure, (axis,) = new_figure()
-    if not _curves_behind(axis, found, alpha=0.9, marker="-o"):
-        raise NotDrawn("the table has no evaluations during training")
-    rows = found.rows
-    axis.plot(rows["flops"], rows[found.metric], "o", mfc="none", mec=SOFT, mew=0.6, ms=4.5, label="end of a run")
-    axis.set(
-        xscale="log", yscale="log", xlabel="training FLOPs so far", ylabel=label_of(found.metric),
-        title="Learning curves (drawn, not fitted)",
-    )  # fmt: skip
-    error_ticks(axis)
-    axis.legend(loc="lower left")
-    size_bar(figure, axis, rows["params"])
-    return figure
+def _check(axis: Any, found: Analysis, top: float) -> list[float]:
+    """Draw what the best form said of the largest budget before it was known."""
+    ends = []
+    for row in found.law["forecast_check"]:
+        if found.best is not None and row["form"] == found.best.fit.law.name:
+            moved = {**row, "flops": row["flops"] * BESIDE}
+            ends += whisker(axis, moved, SOFT, "D", f"{row['form']} fitted without\nthe largest budget", top)
+    return ends

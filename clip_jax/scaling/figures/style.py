@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from clip_jax.scaling.figures.ticks import short_number
 
 if TYPE_CHECKING:
     import pandas as pd
 
 DPI = 220
 INK, SOFT, PALE = "#222222", "#767676", "#e6e6e6"
-# Okabe & Ito's palette, told apart by colour-blind readers, with a dash each for print without colour
+# Okabe & Ito's palette, told apart by color-blind readers, with a dash each for print without color
 BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
-LAW_COLOURS = {"power": BLUE, "saturating": ORANGE, "sigmoid": GREEN, "shifted": PURPLE, "chance": YELLOW, "bnsl": SKY}
+WINE = "#882255"
+LAW_COLORS = {
+    "power": BLUE, "saturating": ORANGE, "sigmoid": GREEN, "bounded": WINE, "shifted": PURPLE, "chance": YELLOW,
+    "bnsl": SKY,
+}  # fmt: skip
 LAW_DASHES: dict[str, Any] = {
-    "power": (0, (1, 1)), "saturating": (0, (6, 2)), "sigmoid": (0, (3, 1.5)), "shifted": "-.",
+    "power": (0, (1, 1)), "saturating": (0, (6, 2)), "sigmoid": (0, (3, 1.5)), "bounded": "-", "shifted": "-.",
     "chance": (0, (8, 2, 2, 2)), "bnsl": ":",
 }  # fmt: skip
 SIZES = "viridis_r"
+TASK = "error/"  # columns of one task's error
 HOUSE = {
     "font.family": "DejaVu Sans", "font.size": 8, "axes.labelsize": 8.5, "axes.titlesize": 9, "legend.fontsize": 7.5,
     "axes.titlelocation": "left", "axes.titleweight": "bold", "axes.linewidth": 0.7, "axes.edgecolor": INK,
@@ -27,6 +33,7 @@ HOUSE = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": PALE, "grid.linewidth": 0.6,
     "axes.grid.which": "major", "legend.frameon": False, "legend.handlelength": 2.4, "lines.linewidth": 1.4,
     "mathtext.default": "regular", "savefig.dpi": DPI, "figure.constrained_layout.use": True,
+    "pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "clip_jax",
 }  # fmt: skip
 
 
@@ -35,7 +42,7 @@ class NotDrawn(Exception):
 
 
 def new_figure(width: float = 5.6, height: float = 3.7, columns: int = 1, **options: Any) -> tuple[Any, list[Any]]:
-    """(figure, its axes from left to right), in inches, without pyplot's global state."""
+    """Make (figure, its axes from left to right) of a size in inches, without pyplot's global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -44,67 +51,39 @@ def new_figure(width: float = 5.6, height: float = 3.7, columns: int = 1, **opti
     return figure, list(figure.subplots(1, columns, squeeze=False, **options)[0])
 
 
-def png(figure: Any) -> bytes:
-    """The figure as a file's content, to be written wherever the place is."""
-    out = io.BytesIO()
-    figure.savefig(out, format="png")
-    return out.getvalue()
+def label_of(metric: str, rows: pd.DataFrame | None = None) -> str:
+    """Name a metric for an axis.
+
+    Args:
+      metric: the column.
+      rows: the table it is of. Only its columns ``error/TASK`` tell whether ``error_mean`` is a mean over tasks; where
+        it equals one task's error in every row (others are controls), that task is named.
+    """
+    if metric.startswith(TASK):
+        return f"zero-shot error, {metric.removeprefix(TASK)}"
+    if metric != "error_mean":
+        return metric.replace("_", " ")
+    columns = [] if rows is None else [c for c in map(str, rows.columns) if c.startswith(TASK)]
+    tasks = [c for c in columns if rows is not None and rows[c].notna().any()]
+    if rows is None or not tasks:
+        return "zero-shot error"
+    same = [c for c in tasks if np.allclose(rows[c].astype(float), rows[metric].astype(float), rtol=1e-9, atol=0)]
+    if same:
+        return f"zero-shot error, {same[0].removeprefix(TASK)}"
+    return "zero-shot error, mean over tasks" if len(tasks) > 1 else "zero-shot error"
 
 
-def label_of(metric: str) -> str:
-    """A metric for an axis."""
-    return {"error_mean": "zero-shot error, mean over tasks"}.get(metric, metric.replace("_", " "))
+def ceiling(metric: str, values: Any, chance: float | None = None) -> float:
+    """Return the highest value that a metric can take: the error of guessing where known, 1 of an error, else infinity.
+
+    A column that stays within 1 and is not named a loss is an error.
+    """
+    is_error = "loss" not in metric and float(np.max(values)) <= 1
+    return min(1.0 if is_error else np.inf, np.inf if chance is None else chance)
 
 
-def short_number(value: float) -> str:
-    """12,500 -> 12.5k."""
-    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g}{letter}"
-    return f"{value:.3g}"
-
-
-def error_ticks(axis: Any) -> None:
-    """Plain decimals on a logarithmic axis of errors, as many as the range needs."""
-    from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, StrMethodFormatter
-
-    low, high = axis.get_ylim()
-    axis.yaxis.set_major_locator(FixedLocator(nice_ticks(low, high)))
-    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:.4g}"))
-    axis.yaxis.set_minor_locator(NullLocator())
-    axis.yaxis.set_minor_formatter(NullFormatter())
-    axis.set_ylim(low, high)
-
-
-def nice_ticks(low: float, high: float) -> list[float]:
-    """Four to nine round numbers between low and high, for a logarithmic axis."""
-    found: list[float] = []
-    for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
-        decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-        found = [s * 10.0**d for d in decades for s in steps if low <= s * 10.0**d <= high]
-        if len(found) >= 4:
-            return found
-    from matplotlib.ticker import MaxNLocator
-
-    return [float(v) for v in MaxNLocator(6).tick_values(low, high) if low <= v <= high]
-
-
-def size_ticks(axis: Any, which: str = "x") -> None:
-    """Labels like 30k on a logarithmic axis of parameters or samples."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
-
-    side = axis.xaxis if which == "x" else axis.yaxis
-    low, high = axis.get_xlim() if which == "x" else axis.get_ylim()
-    if high / low > 1e4:
-        side.set_major_locator(LogLocator(numticks=7))
-    else:
-        side.set_major_locator(FixedLocator(nice_ticks(low, high)))
-    side.set_major_formatter(FuncFormatter(lambda v, _: short_number(v)))
-    side.set_minor_formatter(NullFormatter())
-
-
-def colour_scale(values: Any, name: str = SIZES) -> tuple[Any, Any]:
-    """(colour map, logarithmic norm) of positive values."""
+def color_scale(values: Any, name: str = SIZES) -> tuple[Any, Any]:
+    """Return (color map, logarithmic norm) of positive values."""
     from matplotlib import colormaps
     from matplotlib.colors import LogNorm
 
@@ -113,14 +92,14 @@ def colour_scale(values: Any, name: str = SIZES) -> tuple[Any, Any]:
 
 
 def size_bar(figure: Any, axis: Any, values: pd.Series, label: str = "parameters", name: str = SIZES) -> None:
-    """A colour bar with four plain labels; nothing where all sizes are one."""
+    """Draw a color bar with four plain labels; nothing where all sizes are one."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.ticker import NullFormatter
 
     if values.nunique() < 2:
         return
-    colours, norm = colour_scale(values, name)
-    bar = figure.colorbar(ScalarMappable(norm, colours), ax=axis, label=label, pad=0.02, aspect=28)
+    colors, norm = color_scale(values, name)
+    bar = figure.colorbar(ScalarMappable(norm, colors), ax=axis, label=label, pad=0.02, aspect=28)
     bar.outline.set_linewidth(0.4)
     bar.ax.yaxis.set_minor_formatter(NullFormatter())
     ticks = np.geomspace(norm.vmin, norm.vmax, 4)

@@ -59,14 +59,14 @@ def _intervals(axis: Any, found: Mapping[str, dict[str, Any]]) -> None:
     for y, rows in enumerate(found.values()):
         chance = next(iter(rows.values()))["chance"]
         axis.plot([chance] * 2, [y - 0.36, y + 0.36], color=SOFT, ls=":", label="chance")
-        for side, (name, colour, marker) in enumerate(PROMPTS):
+        for side, (name, color, marker) in enumerate(PROMPTS):
             if name not in rows:
                 continue
             row, at = rows[name], y + 0.34 * side - 0.17
-            axis.plot([max(row["low"], 1e-9), row["high"]], [at] * 2, color=colour)  # a logarithm has no 0
-            axis.plot(row["value"], at, marker, color=colour, ms=4, label=name)
+            axis.plot([max(row["low"], 1e-9), row["high"]], [at] * 2, color=color)  # a logarithm has no 0
+            axis.plot(row["value"], at, marker, color=color, ms=4, label=name)
             text = f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]  {row['examples']:,.0f} pictures"
-            axis.annotate(text, (1.02, at), xycoords=("axes fraction", "data"), va="center", color=colour, size=7)
+            axis.annotate(text, (1.02, at), xycoords=("axes fraction", "data"), va="center", color=color, size=7)
     axis.set_yticks(range(len(found)), list(found))
     axis.set_ylim(len(found) - 0.5, -0.5)
     axis.grid(visible=False, axis="y")
@@ -125,13 +125,13 @@ def _panel(axis: Any, table: pd.DataFrame, pair: tuple[str, str]) -> None:
     own = table[table["dataset"] == pair[0]]
     few = own[own["task"] == "few_shot"].sort_values("shots")
     probe = own[own["task"] == "linear_probe"]
-    for (label, colour, _), dash in zip(PROMPTS, ("-", "--"), strict=True):
+    for (label, color, _), dash in zip(PROMPTS, ("-", "--"), strict=True):
         row = _zero_shot(table, pair).get(label)
         if row is None:
             continue
-        axis.axhline(row["value"], color=colour, ls=dash, label=f"zero-shot, {label}")
+        axis.axhline(row["value"], color=color, ls=dash, label=f"zero-shot, {label}")
         if dash == "-":
-            axis.axhspan(row["low"], row["high"], color=colour, alpha=0.12, lw=0)
+            axis.axhspan(row["low"], row["high"], color=color, alpha=0.12, lw=0)
         axis.axhline(row["chance"], color=SOFT, ls=":", label="chance")
         axis.annotate(
             f"{row['classes']:,.0f} classes\n{row['examples']:,.0f} pictures", (0.04, 0.97), xycoords="axes fraction",

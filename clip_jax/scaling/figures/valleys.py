@@ -14,22 +14,26 @@ from clip_jax.scaling.figures.style import (
     ORANGE,
     SOFT,
     NotDrawn,
-    colour_scale,
-    error_ticks,
+    ceiling,
+    color_scale,
     label_of,
     new_figure,
     size_bar,
-    size_ticks,
 )
+from clip_jax.scaling.figures.surface import identified_surface
+from clip_jax.scaling.figures.ticks import error_ticks, size_ticks
+from clip_jax.scaling.figures.valley_errors import ends_of, valley_errors
 from clip_jax.scaling.frontier import by_size
-from clip_jax.scaling.surface import Surface
 
 HOLLOW = {"mfc": "white", "ms": 4}
-LISTED = 9  # budgets in a legend; more get a colour bar
+BARS, NO_BARS = "± 1 standard error", "no error known: one seed, no spare size"
+LEAST_PARABOLAS = 2  # of an allocation
+LISTED = 9  # budgets in a legend; more get a color bar
 
 
 def isoflop(found: Analysis) -> Any:
-    """Error over size at each budget: the parabola, a cubic that may lean, and what was refused."""
+    """Draw error over size at each budget: the parabola with the standard error of its minimum, a cubic that may lean,
+    and what was refused."""
     sizes = by_size(found.rows, found.metric)
     shown = [v for v in found.valleys if v["sizes"] >= 3]
     if not is_planned(found) or not shown:
@@ -37,38 +41,51 @@ def isoflop(found: Analysis) -> Any:
         why = f"at most {most} sizes at one budget, 3 are needed"
         raise NotDrawn(why if is_planned(found) else "the table has no column 'budget'")
     budgets = np.array([v["budget"] for v in shown])
-    colours, norm = colour_scale(budgets, "cividis")
+    colors, norm = color_scale(budgets, "cividis")
     figure, (axis,) = new_figure(5.8, 3.9)
     leaning = {v["budget"]: v for v in found.leaning}
+    errors = valley_errors(found)
     for valley in shown:
         part = sizes[sizes["budget"] == valley["budget"]]
-        colour = colours(norm(valley["budget"]) * 0.9)
+        color = colors(norm(valley["budget"]) * 0.9)
         x = np.linspace(np.log(part["params"].min()), np.log(part["params"].max()), 100)
         accepted = valley["status"] == "accepted"
         axis.plot(
-            part["params"], part["error"], "o", color=colour, mfc=colour if accepted else "white", ms=4, zorder=3,
+            part["params"], part["error"], "o", color=color, mfc=color if accepted else "white", ms=4, zorder=3,
             label=f"{valley['budget']:.2g}",
         )  # fmt: skip
         for row, style in ((valley, "-" if accepted else ":"), (leaning[valley["budget"]], (0, (4, 2)))):
             if row["coefficients"] is not None and (row is valley or row["status"] == "accepted"):
                 *poly, middle = row["coefficients"]
                 axis.plot(
-                    np.exp(x), np.exp(np.polyval(poly, x - middle)), ls=style, color=colour,
+                    np.exp(x), np.exp(np.polyval(poly, x - middle)), ls=style, color=color,
                     lw=1.3 if row is valley and accepted else 0.9,
                 )  # fmt: skip
         if accepted:
-            axis.plot(valley["params"], valley["error"], "*", color=colour, ms=11, mec="white", mew=0.7, zorder=5)
+            if se := errors.get(valley["budget"]):
+                ends = ends_of(valley, se, sizes, "params")
+                axis.plot(ends, [valley["error"]] * 2, "|-", color=color, ms=5, lw=1.0, zorder=4)
+            axis.plot(valley["params"], valley["error"], "*", color=color, ms=11, mec="white", mew=0.7, zorder=5)
         if leaning[valley["budget"]]["status"] == "accepted":
             row = leaning[valley["budget"]]
-            axis.plot(row["params"], row["error"], "D", mfc="white", mec=colour, ms=4, zorder=5)
-    axis.set(xscale="log", yscale="log", xlabel="parameters", ylabel=label_of(found.metric), title="IsoFLOP valleys")
+            axis.plot(row["params"], row["error"], "D", mfc="white", mec=color, ms=4, zorder=5)
+    axis.set(
+        xscale="log",
+        yscale="log",
+        xlabel="parameters",
+        ylabel=label_of(found.metric, found.rows),
+        title="IsoFLOP valleys",
+    )
+    low, high = axis.get_ylim()
+    axis.set_ylim(low, min(high, ceiling(found.metric, sizes["error"], found.law["chance"]) * 1.005))
+    axis.set_xlim(sizes["params"].min() / 1.2, sizes["params"].max() * 1.2)
     error_ticks(axis)
     size_ticks(axis)
-    _legends(figure, axis, found, len(shown))
+    _legends(figure, axis, found, len(shown), bool(errors))
     return figure
 
 
-def _legends(figure: Any, axis: Any, found: Analysis, count: int) -> None:
+def _legends(figure: Any, axis: Any, found: Analysis, count: int, has_errors: bool) -> None:
     import pandas as pd
     from matplotlib.lines import Line2D
 
@@ -76,8 +93,16 @@ def _legends(figure: Any, axis: Any, found: Analysis, count: int) -> None:
         return any((v["status"] == "accepted") is accepted for v in rows)
 
     looks: list[tuple[bool, str, dict[str, Any]]] = [
-        (of(found.valleys, True), "parabola, its minimum", {"marker": "*", "ms": 8}),
-        (of(found.leaning, True), "cubic, its minimum", {"ls": (0, (4, 2)), "lw": 0.9, "marker": "D", **HOLLOW}),
+        (
+            of(found.valleys, True),
+            f"parabola, its minimum\n({BARS if has_errors else NO_BARS})",
+            {"marker": "*", "ms": 8},
+        ),
+        (
+            of(found.leaning, True),
+            "cubic, its minimum\n(no error known)",
+            {"ls": (0, (4, 2)), "lw": 0.9, "marker": "D", **HOLLOW},
+        ),
         (of(found.valleys, False), "refused", {"ls": ":", "lw": 0.9, "marker": "o", **HOLLOW}),
     ]
     kinds = [Line2D([], [], color=INK, label=label, **look) for is_there, label, look in looks if is_there]
@@ -89,36 +114,46 @@ def _legends(figure: Any, axis: Any, found: Analysis, count: int) -> None:
 
 
 def allocation(found: Analysis) -> Any:
-    """The best size and the best number of samples at each budget, with the laws through them."""
+    """Draw the best size and the best number of samples at each budget, with the laws through them.
+
+    Raises NotDrawn with fewer than two accepted parabolas and no identified law of size and samples.
+    """
     accepted = [v for v in found.valleys if v["status"] == "accepted"] if is_planned(found) else []
     leaning = [v for v in found.leaning if v["status"] == "accepted"] if is_planned(found) else []
-    surface = found.surface if isinstance(found.surface, Surface) else None
-    if len(accepted) < 2 and surface is None:
-        raise NotDrawn(
-            f"{len(accepted)} budgets have an accepted parabola, 2 are needed, and no law of size and samples"
-        )
+    surface = None
+    try:
+        surface = identified_surface(found)
+    except NotDrawn as reason:
+        if len(accepted) < LEAST_PARABOLAS:
+            raise NotDrawn(
+                f"{len(accepted)} budgets have an accepted parabola, {LEAST_PARABOLAS} are needed, and {reason}"
+            ) from None
+    errors, sizes = valley_errors(found), by_size(found.rows, found.metric)
     figure, axes = new_figure(6.4, 3.1, 2)
     points = found.frontier.points
     span = np.geomspace(points["flops"].min() / 1.5, points["flops"].max() * 10, 60)
     path = surface.path(span) if surface else None
     for axis, key, name, at in ((axes[0], "params", "parameters", 0), (axes[1], "samples_seen", "samples seen", 1)):
         axis.plot(points["flops"], points[key], "o", mfc="none", mec=SOFT, ms=6, label="best run of the frontier")
-        for rows, law, marker, colour, label in (
+        for rows, law, marker, color, label in (
             (accepted, "allocation", "*", BLUE, "parabola"), (leaning, "allocation_cubic", "D", GREEN, "cubic"),
         ):  # fmt: skip
             if not rows:
                 continue
             x, y = (np.array([r[k] for r in rows]) for k in ("budget", key))
-            axis.plot(x, y, marker, color=colour, ms=8 if marker == "*" else 4, zorder=4)
+            axis.plot(x, y, marker, color=color, ms=8 if marker == "*" else 4, zorder=4)
+            if law == "allocation" and errors:
+                for r in rows:
+                    axis.plot([r["budget"]] * 2, ends_of(r, errors[r["budget"]], sizes, key), "_-", color=color, lw=1.0)
             a = found.law[law]
             said = f"{label}: 1 budget" if len(rows) == 1 else f"{label}: {len(rows)} budgets"
             if a["status"] == "identified":
                 power, se = a["params" if at == 0 else "samples"], a["params_se" if at == 0 else "samples_se"]
                 middle = np.exp(np.log(y).mean()) * (span / np.exp(np.log(x).mean())) ** power
                 said = f"{label}: $C^{{{power:.2f} \\pm {se:.2f}}}$"
-                axis.plot(span, middle, color=colour, lw=1.2, label=said)
+                axis.plot(span, middle, color=color, lw=1.2, label=said)
             else:
-                axis.plot([], [], marker, color=colour, label=said)
+                axis.plot([], [], marker, color=color, label=said)
         if path is not None:
             slope = np.polyfit(np.log(span), np.log(path[at]), 1)[0]
             axis.plot(
@@ -133,10 +168,10 @@ def allocation(found: Analysis) -> Any:
         _room(axis, np.concatenate([points[key].to_numpy(float), *([path[at]] if path is not None else [])]))
         size_ticks(axis, "y")
         axis.legend(loc="upper left", fontsize=7)
-    axes[0].set_title("Allocation")
+    axes[0].set_title("Allocation" + (" (bars: ± 1 standard error)" if errors else ""))
     return figure
 
 
 def _room(axis: Any, values: np.ndarray) -> None:
-    """Space above the data for the legend."""
+    """Leave space above the data for the legend."""
     axis.set_ylim(values.min() / 2, values.max() * (values.max() / values.min()) ** 0.55 * 2)

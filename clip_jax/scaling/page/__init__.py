@@ -7,6 +7,7 @@ import html
 import json
 from collections.abc import Iterator
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,13 @@ import numpy as np
 from clip_jax.scaling.analysis import Analysis
 from clip_jax.scaling.checklist import as_text
 from clip_jax.scaling.evidence import REACH, RULES
+from clip_jax.scaling.figures.headline import AVERAGED, AVERAGED_NAME, averaged_bands, headline, times_beyond
+from clip_jax.scaling.figures.learning import known_curves
+from clip_jax.scaling.figures.same_curves import joint_name, same_curves
+from clip_jax.scaling.figures.seeds import point_names
+from clip_jax.scaling.figures.ticks import interval_text
 from clip_jax.scaling.laws import LAWS
-from clip_jax.scaling.page.data import TIP, embedded
+from clip_jax.scaling.page.data import TIP, embedded, named_warnings
 from clip_jax.scaling.page.tables import table
 
 # nothing may be fetched, whatever a table's words hold
@@ -34,7 +40,8 @@ def write_page(path: Path, found: Analysis, law: dict[str, Any], checklist: dict
     """Write ``report.html``; figures are taken from the same folder, those left out are named with the reason."""
     data = json.dumps(embedded(found), allow_nan=False).replace("<", "\\u003c")
     style, script = (files(__name__).joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
-    body = "\n".join([*_top(found, law), *_evidence(law), *_pictures(path.parent, law), *_rest(found, law, checklist)])
+    parts = (_top(found, law), _evidence(found, law), _pictures(path.parent, law), _rest(found, law, checklist))
+    body = "\n".join(chain.from_iterable(parts))
     page = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
@@ -56,14 +63,17 @@ def _top(found: Analysis, law: dict[str, Any]) -> Iterator[str]:
         + f". Circled: {html.escape(law['frontier_rule'])}; only those are fitted.</p>"
     )
     yield f"<p><b>{html.escape(law['why'])}.</b></p>"
+    yield from _headline(found)
     own = f"{law['winner']}: "  # said beside the curve
     if said := [w for w in law["warnings"] if not w.startswith(own)]:
         yield '<ul class="warn">' + "".join(f"<li>{html.escape(w)}</li>" for w in said) + "</ul>"
     laws = {w.key: w.name for w in LAWS}
+    if averaged_bands(found) is not None:
+        laws = {AVERAGED: AVERAGED_NAME, **laws}
     rules = {rule: RULES[rule] for rule in found.frontiers}
     yield f'<div class="controls">{_select("law", "Law", laws)}{_select("rule", "Frontier", rules)}'
     yield '<label><input type="checkbox" id="others" checked> other laws</label>'
-    if found.curves is not None:
+    if known_curves(found):
         yield '<label><input type="checkbox" id="curves" checked> learning curves</label>'
     yield "</div>"
     flops = found.rows["flops"]
@@ -77,9 +87,35 @@ def _top(found: Analysis, law: dict[str, Any]) -> Iterator[str]:
         'Arrow keys walk from run to run."></svg><div id="tip" role="tooltip" hidden></div>'
         f'<div class="target"><label for="target">Target compute</label><input type="range" id="target" '
         f'min="{low:.2f}" max="{high:.2f}" step="0.01"><output id="flops" for="target"></output></div>'
-        '<p id="reading" role="status"></p><p id="fitted"></p><p id="said" class="warn"></p>'
-        '<p class="note">Drag the dark handle, or use the slider, to read the forecast. Dark band: the law; light '
-        "band: a new run; both 95 %, profile likelihood, interpolated between eight places.</p>"
+        '<p id="reading" role="status"></p><ul id="rivals" aria-label="Other forms at this compute"></ul>'
+        '<p id="fitted"></p><p id="said" class="warn"></p>'
+        '<p class="note">Drag the dark handle, or use the slider, to read the forecast. Dark band with a solid edge: '
+        "the curve; light band with a dashed edge: a new run; both 95 %, interpolated between eight computes. Bars of "
+        "the circled points: ± 1 standard error over seeds. Gray: beyond the data.</p>"
+    )
+
+
+def _headline(found: Analysis) -> Iterator[str]:
+    """Say the forecast, how far it extrapolates, and what the other forms answer."""
+    first = headline(found)
+    if first is None:
+        return
+    row, fitted, target = first.forecast, found.frontier.fitted, np.array([found.target])
+    rivals = [
+        f"{fitted[group[0]].fit.predict(target)[0]:.3g} ({joint_name(fitted, group)})"
+        for group in same_curves(fitted, np.append(found.frontier.points["flops"], target), found.winner)
+        if first.key not in group
+    ]
+    yield (
+        f'<p id="headline">At {row["flops"]:.2e} FLOPs, which extrapolates '
+        f"{times_beyond(found, row['flops']):.3g}×, a run is expected at <b>"
+        f"{interval_text(row['predicted'], row['low'], row['high'])}</b> (95 %; {html.escape(first.name)}). "
+        + (
+            f"{'Its' if first.key == AVERAGED else 'Other'} forms say {html.escape(', '.join(rivals))}."
+            if rivals
+            else "No other form was fitted."
+        )
+        + "</p>"
     )
 
 
@@ -88,15 +124,17 @@ def _select(name: str, label: str, options: dict[str, str]) -> str:
     return f'<span><label for="{name}">{label}</label> <select id="{name}">{inside}</select></span>'
 
 
-def _evidence(law: dict[str, Any]) -> Iterator[str]:
+def _evidence(found: Analysis, law: dict[str, Any]) -> Iterator[str]:
     scores = {s["form"]: s["mean_abs_log_error"] for s in law["extrapolation"]}
+    names = point_names(found, found.frontier.points)
+    fits = {f.fit.law.name: f.fit for f in found.frontier.fitted.values()}
     forms = [
         {
             "form": f["form"],
             "law": ", ".join([f["formula"], *(f"{k} = {v:.4g}" for k, v in f["values"].items())]),
             "exponent": f["exponent"]["value"], "low": f["exponent"]["low"], "high": f["exponent"]["high"],
             "starts": f"{f['agree']} of {f['starts']}", "extrapolation": scores.get(f["form"]),
-            "status": "; ".join([f["status"], *f["warnings"]]),
+            "status": "; ".join([f["status"], *named_warnings(f["warnings"], fits[f["form"]], names)]),
         }
         for f in law["fits"]
     ]  # fmt: skip
@@ -107,10 +145,13 @@ def _evidence(law: dict[str, Any]) -> Iterator[str]:
         yield "<h2>Forecast check: the largest budget, from the others</h2>"
         yield table(law["forecast_check"], CHECK_COLUMNS)
     if law["next_budget"]:
-        yield "<h2>Ten times more compute</h2>" + table(law["next_budget"], NEXT_COLUMNS)
+        times = times_beyond(found, law["next_budget"][0]["flops"])
+        yield f"<h2>Every form at the target, which extrapolates {times:.3g}×</h2>"
+        yield table(law["next_budget"], NEXT_COLUMNS)
     if law["influence"]:
         yield "<h2>What leaving one point out does</h2>"
-        yield table(law["influence"], ("flops", "exponent", "parameter", "with", "without", "shift"))
+        influence = [{"point": name, **r} for name, r in zip(names, law["influence"], strict=True)]
+        yield table(influence, ("point", "flops", "exponent", "parameter", "with", "without", "shift"))
         yield '<p class="note">exponent: without the point; parameter: the one it moves most, in standard errors.</p>'
     yield "<h2>Best of each budget</h2>" + table(law["frontier"], BEST_COLUMNS)
     a = law["allocation"]

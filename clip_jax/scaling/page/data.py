@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from clip_jax.scaling.analysis import Analysis
 from clip_jax.scaling.checklist import plain_json
+from clip_jax.scaling.diagnostics import residual_checks
 from clip_jax.scaling.evidence import REACH, RULES
-from clip_jax.scaling.figures.style import LAW_COLOURS, colour_scale, label_of
+from clip_jax.scaling.figures.headline import AVERAGED, Headline, headline
+from clip_jax.scaling.figures.learning import known_curves
+from clip_jax.scaling.figures.same_curves import same_curves
+from clip_jax.scaling.figures.seeds import point_names, standard_errors
+from clip_jax.scaling.figures.style import LAW_COLORS, ceiling, color_scale, label_of
+from clip_jax.scaling.fit import Fit
 from clip_jax.scaling.laws import LAWS
 from clip_jax.scaling.page.tables import text_of
 
@@ -21,54 +28,87 @@ TIP = ("run_id", "budget", "flops", "params", "samples_seen", "batch_size", "see
 
 
 def embedded(found: Analysis) -> dict[str, Any]:
-    """JSON for the page.
+    """Collect what the page's script shows, as JSON.
 
-    {metric, grid [G], law, rule (shown first), target, most (FLOPs of the largest run), runs: [{id, x, y, colour,
-    tip}], curves: [{colour, points}], rules: [{key, name, points: [[flops, error]], reasons, fits: {law: {name, text,
-    values, status, agree, warnings, colour, y, low, high, run_low, run_high [G]}}}]}; an end that the data do not bound
-    is null.
+    Returns:
+      {metric, ceiling, grid [G], law, rule (shown first), target, most (FLOPs of the largest run), runs: [{id, x, y,
+      color, tip}], curves: [{color, points}], rules: [{key, name, points: [{x, y, se}], reasons, fits: {law: FIT}}]},
+      where FIT is {name, same (the law that leads those of its curve), text, status, agree, warnings, color, values,
+      y, low, high, run_low, run_high [G]}. On the reported frontier the first may be ``averaged`` over forms. An end
+      that the data do not bound, and the standard error of a point with one seed, are null.
     """
     rows, flops = found.rows, found.rows["flops"].to_numpy(float)
     grid = np.geomspace(flops.min() * REACH[0], flops.max() * REACH[-1], GRID)
-    colours = _colours(rows)
-    rules = []
-    for key, frontier in found.frontiers.items():
-        fits = {}
-        for law, fitted in frontier.fitted.items():
-            fit = fitted.fit
-            fits[law] = {
-                "name": fit.law.name, "text": fit.law.text(fit.values), "values": fit.values, "status": fit.status,
-                "agree": f"{fit.agree} of {fit.starts} starts agree", "warnings": fitted.warnings(),
-                "colour": LAW_COLOURS[law], **{k: v.tolist() for k, v in fitted.bands(grid).items()},
-            }  # fmt: skip
-        points = frontier.points[["flops", "error"]].to_numpy(float).tolist()
-        rules.append({"key": key, "name": RULES[key], "points": points, "reasons": frontier.reasons, "fits": fits})
+    colors = _colors(rows)
+    rules = [_rule(found, key, grid) for key in found.frontiers]
+    first = headline(found)
+    if first is not None and first.key == AVERAGED:
+        rules[0]["fits"] = {AVERAGED: _averaged(first, found, grid), **rules[0]["fits"]}
     tips = (*(c for c in TIP if c in rows.columns), found.metric)
     runs = [
         {
             "id": str(r["run_id"]), "x": float(r["flops"]), "y": float(r[found.metric]),
-            "colour": colours[str(r["run_id"])], "tip": "\n".join(f"{c}: {text_of(r[c])}" for c in tips),
+            "color": colors[str(r["run_id"])], "tip": "\n".join(f"{c}: {text_of(r[c])}" for c in tips),
         }
         for r in rows.to_dict("records")
     ]  # fmt: skip
-    lines = []
-    if found.curves is not None:
-        for run_id, part in found.curves.sort_values("flops").groupby("run_id"):
-            if str(run_id) in colours:
-                lines.append(
-                    {"colour": colours[str(run_id)], "points": part[["flops", "error"]].to_numpy(float).tolist()}
-                )
+    lines = [
+        {"color": colors[run], "points": part[["flops", "error"]].to_numpy(float).tolist()}
+        for run, part in known_curves(found)
+    ]
+    top = ceiling(found.metric, rows[found.metric], found.law["chance"])
     return plain_json(
         {
-            "metric": label_of(found.metric), "grid": grid.tolist(), "law": found.winner or LAWS[0].key,
+            "metric": label_of(found.metric, rows), "ceiling": top if np.isfinite(top) else None,
+            "grid": grid.tolist(), "law": LAWS[0].key if first is None else first.key,
             "rule": found.frontier.rule, "target": found.target, "most": float(flops.max()), "runs": runs,
             "curves": lines, "rules": rules,
         }
     )  # fmt: skip
 
 
-def _colours(rows: pd.DataFrame) -> dict[str, str]:
+def _rule(found: Analysis, key: str, grid: np.ndarray) -> dict[str, Any]:
+    """Describe one frontier: its points with the standard error over seeds, and each law's fit."""
+    frontier = found.frontiers[key]
+    names = point_names(found, frontier.points)
+    lead: dict[str, str] = {}
+    for group in same_curves(frontier.fitted, grid, found.winner):
+        lead |= dict.fromkeys(group, group[0])
+    fits = {}
+    for law, fitted in frontier.fitted.items():
+        fit = fitted.fit
+        fits[law] = {
+            "name": fit.law.name, "same": lead[law], "text": fit.law.text(fit.values), "values": fit.values,
+            "status": fit.status, "agree": f"{fit.agree} of {fit.starts} starts agree",
+            "warnings": named_warnings(fitted.warnings(), fitted.fit, names),
+            "color": LAW_COLORS[law], **{k: v.tolist() for k, v in fitted.bands(grid).items()},
+        }  # fmt: skip
+    se = standard_errors(found.rows, frontier.points)
+    points = [
+        {"x": float(x), "y": float(y), "se": float(e)}
+        for x, y, e in zip(frontier.points["flops"], frontier.points["error"], se, strict=True)
+    ]
+    return {"key": key, "name": RULES[key], "points": points, "reasons": frontier.reasons, "fits": fits}
+
+
+def _averaged(first: Headline, found: Analysis, grid: np.ndarray) -> dict[str, Any]:
+    shares = sorted(first.weights.items(), key=lambda w: -w[1])
+    return {
+        "name": first.name, "same": AVERAGED, "values": {}, "status": f"{len(found.frontier.fitted)} forms",
+        "text": " + ".join(f"{share:.2f} × {form}" for form, share in shares) or "the mean of all forms",
+        "agree": "", "warnings": [], "color": first.color, **{k: v.tolist() for k, v in first.bands(grid).items()},
+    }  # fmt: skip
+
+
+def named_warnings(warnings: Sequence[str], fit: Fit, names: Sequence[str]) -> list[str]:
+    """Replace what `residual_checks` says of points by number with the same of points by name."""
+    numbered, named = (residual_checks(fit, labels)["warnings"] for labels in (None, names))
+    said = dict(zip(numbered, named, strict=True))
+    return [said.get(w, w) for w in warnings]
+
+
+def _colors(rows: pd.DataFrame) -> dict[str, str]:
     from matplotlib.colors import to_hex
 
-    colours, norm = colour_scale(rows["params"])
-    return {str(run): to_hex(colours(norm(n))) for run, n in zip(rows["run_id"], rows["params"], strict=True)}
+    colors, norm = color_scale(rows["params"])
+    return {str(run): to_hex(colors(norm(n))) for run, n in zip(rows["run_id"], rows["params"], strict=True)}

@@ -9,7 +9,22 @@
 
   const rule = () => D.rules.find((r) => r.key === state.rule);
   const fitOf = (law) => rule().fits[law] || null;
-  const number = (v) => v === null || v === undefined ? "none" : String(+v.toPrecision(4));
+  const isKnown = (v) => v !== null && v !== undefined;
+  // numbers beside one another have as many decimals as show two digits of their spread, and of the first of them
+  function decimals(values) {
+    const known = values.filter(isKnown);
+    const spread = Math.max(...known) - Math.min(...known) || Math.abs(known[0]);
+    return Math.min(Math.max(1 - Math.floor(Math.log10(Math.min(spread, Math.abs(known[0]) || spread))), 0), 12);
+  }
+  const written = (values, digits) => values.map((v) => isKnown(v) ? v.toFixed(digits) : "none");
+  const short = (v) => String(+v.toPrecision(3));
+  // ticks within a factor of ten have as many decimals as the one that needs most
+  function tickTexts(found) {
+    const texts = found.map((t) => String(+t.toPrecision(3)));
+    if (!found.length || Math.max(...found) >= 10 * Math.min(...found) || texts.some((t) => t.includes("e"))) return texts;
+    const most = Math.max(...texts.map((t) => (t.split(".")[1] || "").length));
+    return found.map((t) => t.toFixed(most));
+  }
   const power = (v) => v.toExponential(2).replace("e+", "e");
 
   function node(name, attributes, text) {
@@ -43,9 +58,13 @@
     const width = plot.clientWidth || 1000, height = plot.clientHeight || 520;
     box = { l: 62, r: 22, t: 14, b: 46, w: width, h: height };
     const low = D.grid[0], high = D.grid[D.grid.length - 1];
-    const ys = D.runs.map((r) => r.y), least = Math.min(...ys);
+    const fit = fitOf(state.law), ys = D.runs.map((r) => r.y), least = Math.min(...ys);
+    const bars = rule().points.filter((p) => isKnown(p.se));
     const ends = Object.values(rule().fits).map((f) => f.y[f.y.length - 1]);
-    const bottom = Math.max(Math.min(least * 0.8, ...ends), least * 0.08), top = Math.max(...ys) * 1.15;
+    const ahead = fit ? [along(fit.y, D.target), along(fit.run_low, D.target)].filter(isKnown) : [];
+    const lows = [least, ...ends, ...ahead, ...bars.map((p) => p.y - p.se)].filter((v) => v > least / 1000);
+    const bottom = Math.min(...lows) / 1.15;
+    const top = Math.min(Math.max(...ys, ...bars.map((p) => p.y + p.se)) * 1.15, D.ceiling === null ? Infinity : D.ceiling);
     X = (v) => box.l + (width - box.l - box.r) * Math.log(v / low) / Math.log(high / low);
     fromX = (x) => low * (high / low) ** ((x - box.l) / (width - box.l - box.r));
     Y = (v) => height - box.b - (height - box.t - box.b) * Math.log(v / bottom) / Math.log(top / bottom);
@@ -56,11 +75,26 @@
     const d = points.map((p, i) => (i ? "L" : "M") + X(p[0]).toFixed(1) + " " + Y(p[1]).toFixed(1)).join("");
     return add("path", { d, fill: "none", ...attributes }, undefined, parent);
   }
-  function band(fit, low, high, opacity, parent) {
+  function band(fit, prefix, opacity, dashes, parent) {
     const bottom = box.bottom / 10, top = box.top * 10;
-    const edge = (values, missing) => D.grid.map((c, i) => [c, values[i] === null ? missing
-      : Math.min(Math.max(values[i], bottom), top)]);
-    path(edge(high, top).concat(edge(low, bottom).reverse()), { fill: fit.colour, opacity, stroke: "none" }, parent);
+    const ends = ["low", "high"].map((end, i) => D.grid.map((c, k) => {
+      const v = fit[prefix + end][k];
+      return [c, v === null ? (i ? top : bottom) : Math.min(Math.max(v, bottom), top)];
+    }));
+    path(ends[1].concat([...ends[0]].reverse()), { class: "band", fill: fit.color, opacity, stroke: "none" }, parent);
+    for (const end of ends) path(end, { class: "edge", stroke: fit.color, "stroke-width": 0.8, "stroke-dasharray": dashes },
+      parent);
+  }
+
+  // fits other than the chosen one, each curve once: [[fit that is drawn, names of all that are this curve]]
+  function rivals() {
+    const fits = rule().fits, own = fits[state.law] ? fits[state.law].same : null, found = new Map();
+    for (const fit of Object.values(fits)) {
+      if (fit.same === own) continue;
+      if (!found.has(fit.same)) found.set(fit.same, [fits[fit.same], []]);
+      found.get(fit.same)[1].push(fit.name);
+    }
+    return [...found.values()];
   }
 
   function draw() {
@@ -69,35 +103,45 @@
     plot.setAttribute("viewBox", `0 0 ${box.w} ${box.h}`);
     const clip = add("clipPath", { id: "inside" });
     add("rect", { x: box.l, y: box.t, width: box.w - box.l - box.r, height: box.h - box.t - box.b }, undefined, clip);
+    add("rect", { id: "beyond", x: X(D.most), y: box.t, width: X(box.high) - X(D.most), height: box.h - box.t - box.b,
+      fill: "#f4f4f4" });
+    add("text", { x: X(D.most) + 6, y: box.h - box.b - 8, class: "soft" }, "extrapolation");
     const most = box.w < 600 ? 6 : 14;
     for (const t of ticks(box.low, box.high, most)) {
       add("line", { x1: X(t), x2: X(t), y1: box.t, y2: box.h - box.b, stroke: "#e8e8e8" });
       add("text", { x: X(t), y: box.h - box.b + 16, "text-anchor": "middle" }, t.toExponential().replace("e+", "e"));
     }
-    for (const t of ticks(box.bottom, box.top, 10)) {
+    const levels = ticks(box.bottom, box.top, 10), texts = tickTexts(levels);
+    for (const [i, t] of levels.entries()) {
       add("line", { x1: box.l, x2: box.w - box.r, y1: Y(t), y2: Y(t), stroke: "#e8e8e8" });
-      add("text", { x: box.l - 6, y: Y(t) + 4, "text-anchor": "end" }, String(+t.toPrecision(3)));
+      add("text", { x: box.l - 6, y: Y(t) + 4, "text-anchor": "end" }, texts[i]);
     }
     add("text", { x: (box.w + box.l) / 2, y: box.h - 8, "text-anchor": "middle" }, "training FLOPs");
     const middle = (box.h - box.b) / 2;
     add("text", { x: 14, y: middle, "text-anchor": "middle", transform: `rotate(-90 14 ${middle})` }, D.metric);
     const inside = add("g", { "clip-path": "url(#inside)" });
-    if (state.curves) for (const c of D.curves) path(c.points, { stroke: c.colour, opacity: 0.35 }, inside);
+    if (state.curves) for (const c of D.curves) path(c.points, { stroke: c.color, opacity: 0.35 }, inside);
     const fit = fitOf(state.law);
-    if (fit) { band(fit, fit.run_low, fit.run_high, 0.1, inside); band(fit, fit.low, fit.high, 0.16, inside); }
-    for (const [key, other] of Object.entries(rule().fits)) if (key !== state.law && state.others)
-      path(D.grid.map((c, i) => [c, other.y[i]]), { stroke: other.colour, "stroke-dasharray": "5 4" }, inside);
-    if (fit) path(D.grid.map((c, i) => [c, fit.y[i]]), { id: "curve", stroke: fit.colour, "stroke-width": 2.4 }, inside);
+    if (fit) { band(fit, "run_", 0.1, "3 2", inside); band(fit, "", 0.18, "none", inside); }
+    if (state.others) for (const [other] of rivals())
+      path(D.grid.map((c, i) => [c, other.y[i]]), { class: "rival", stroke: other.color, "stroke-dasharray": "5 4" }, inside);
+    if (fit) path(D.grid.map((c, i) => [c, fit.y[i]]), { id: "curve", stroke: fit.color, "stroke-width": 2.4 }, inside);
     D.runs.forEach((r, i) => {
-      const dot = add("circle", { class: "run", cx: X(r.x), cy: Y(r.y), r: 4.5, fill: r.colour, stroke: "#fff",
+      const dot = add("circle", { class: "run", cx: X(r.x), cy: Y(r.y), r: 4.5, fill: r.color, stroke: "#fff",
         "stroke-width": 0.7, tabindex: i ? -1 : 0, role: "img", "aria-label": r.tip.replace(/\n/g, ", "), "data-run": r.id });
       dot.addEventListener("pointerenter", (e) => show(r, e.clientX, e.clientY));
       dot.addEventListener("pointerleave", hide);
       dot.addEventListener("focus", () => { const p = dot.getBoundingClientRect(); show(r, p.right, p.bottom); });
       dot.addEventListener("blur", hide);
     });
-    for (const p of rule().points) add("circle", { class: "frontier", cx: X(p[0]), cy: Y(p[1]), r: 8, fill: "none",
-      stroke: "#000", "stroke-width": 1.5, "pointer-events": "none" });
+    for (const p of rule().points) {
+      add("circle", { class: "frontier", cx: X(p.x), cy: Y(p.y), r: 8, fill: "none", stroke: "#000", "stroke-width": 1.5,
+        "pointer-events": "none" });
+      if (!isKnown(p.se)) continue;
+      const x = X(p.x), up = Y(Math.min(p.y + p.se, box.top)), down = Y(Math.max(p.y - p.se, box.bottom));
+      add("path", { class: "bar", d: `M${x} ${up}V${down}M${x - 3} ${up}h6M${x - 3} ${down}h6`, stroke: "#000", fill: "none",
+        "pointer-events": "none" });
+    }
     move();
   }
 
@@ -117,21 +161,40 @@
     for (const key of ["flops", "predicted", "low", "high", "runLow", "runHigh"]) delete reading.dataset[key];
     if (!fit) {
       reading.textContent = `No forecast: ${rule().reasons[state.law] || "there is no fit"}.`;
-      $("fitted").textContent = "";
+      $("rivals").textContent = $("fitted").textContent = "";
       $("said").textContent = "";
       return;
     }
     const read = { predicted: along(fit.y, state.at), low: along(fit.low, state.at), high: along(fit.high, state.at),
       runLow: along(fit.run_low, state.at), runHigh: along(fit.run_high, state.at) };
-    const times = state.at / D.most;
-    reading.textContent = `At ${power(state.at)} FLOPs (${times > 1 ? number(times) + "× the largest run" : "inside the data"})`
-      + ` the ${fit.name} expects ${number(read.predicted)}; 95 %: the law within ${number(read.low)} to ${number(read.high)},`
-      + ` a new run within ${number(read.runLow)} to ${number(read.runHigh)}.`;
+    const times = state.at / D.most, name = state.law === "averaged" ? "average over forms" : fit.name;
+    const digits = decimals([read.predicted, read.runLow, read.runHigh, read.low, read.high]);
+    const [middle, low, high, runLow, runHigh] =
+      written([read.predicted, read.low, read.high, read.runLow, read.runHigh], digits);
+    reading.textContent = `At ${power(state.at)} FLOPs (${times > 1 ? `extrapolates ${short(times)}×` : "inside the data"})`
+      + ` the ${name} expects ${middle}; 95 %: the curve within ${low} to ${high}, a new run within ${runLow} to ${runHigh}.`;
+    others(digits);
     Object.assign(reading.dataset, { flops: state.at }, read);
-    $("fitted").textContent = `${D.metric} = ${fit.text}  (${fit.status}; ${fit.agree}; ${rule().points.length} points)`;
+    const facts = [fit.status, fit.agree, `${rule().points.length} points`].filter((t) => t).join("; ");
+    $("fitted").textContent = `${D.metric} = ${fit.text}  (${facts})`;
     $("said").textContent = fit.warnings.join("; ");
-    add("circle", { class: "handle", cx: x, cy: Y(Math.max(read.predicted, box.bottom)), r: 5.5, fill: fit.colour,
+    add("circle", { class: "handle", cx: x, cy: Y(Math.max(read.predicted, box.bottom)), id: "forecast", r: 5.5, fill: fit.color,
       stroke: "#000", "pointer-events": "none" });
+  }
+
+  // what the other forms answer at the target, with the band of a run
+  function others(digits) {
+    const list = $("rivals");
+    list.textContent = "";
+    for (const [fit, names] of rivals()) {
+      const values = [along(fit.y, state.at), along(fit.run_low, state.at), along(fit.run_high, state.at)];
+      const [middle, low, high] = written(values, Math.max(digits, decimals(values)));
+      const item = list.appendChild(document.createElement("li")), swatch = item.appendChild(document.createElement("span"));
+      swatch.className = "swatch";
+      swatch.style.borderColor = fit.color;
+      item.append(`${names.join(" = ")}: ${middle} [${low}, ${high}]`);
+      item.dataset.predicted = values[0];
+    }
   }
 
   function target(flops) {

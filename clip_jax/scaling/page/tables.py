@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+HUGE, TINY, SPAN = 1e9, 1e-4, 1e4  # from, and below, which numbers are powers of ten; of one order of magnitude
 WORDS = ("status", "verdict", "reason", "law", "form")
 
 
 def text_of(value: Any) -> str:
-    """A value for a reader."""
+    """Write a value for a reader."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or (isinstance(value, float) and not np.isfinite(value)):
@@ -27,20 +29,54 @@ def text_of(value: Any) -> str:
     return str(value)
 
 
+def column_texts(values: Sequence[Any]) -> list[str]:
+    """Write a column: numbers of one order of magnitude with as many decimals as one another, so that points align.
+
+    The largest has four digits; whole numbers have thousands separated; computes and other columns that reach a
+    million million are in powers of ten. Columns that mix magnitudes are written value by value.
+    """
+    numbers = [v for v in values if is_number(v)]
+    sizes = [abs(float(v)) for v in numbers if v]
+    if not sizes:
+        return [text_of(v) for v in values]
+    least, most = min(sizes), max(sizes)
+    if most >= HUGE or least < TINY:
+        form = "{:.3e}" if (least >= HUGE / SPAN and most >= HUGE) or most < TINY else ""
+    elif most / least > SPAN and most >= 1e3 and least < 1:
+        form = ""
+    elif all(float(v).is_integer() for v in numbers) or least >= 1e3:
+        form = "{:,.0f}"
+    else:
+        form = f"{{:,.{max(0, 3 - int(np.floor(np.log10(most))))}f}}"
+    return [form.format(float(v)) if form and is_number(v) else text_of(v) for v in values]
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether a value is a finite number, not a yes or no."""
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and bool(np.isfinite(value))
+
+
 def table(rows: list[dict[str, Any]], columns: tuple[str, ...], *, sortable: bool = False) -> str:
-    """An HTML table; cells carry their numbers, so that a click sorts by value."""
+    """Write an HTML table; words stand left and numbers right, and cells carry their numbers, so that a click sorts."""
+    texts = {c: column_texts([r.get(c) for r in rows]) for c in columns}
+    words = {c for c in columns if any(isinstance(r.get(c), str) for r in rows)}
 
     def head(column: str) -> str:
-        words = html.escape(column.replace("_", " "))
-        return f'<th scope="col"><button type="button">{words}</button></th>' if sortable else f"<th>{words}</th>"
+        said = html.escape(column.replace("_", " "))
+        inside = f'<button type="button">{said}</button>' if sortable else said
+        return f'<th scope="col"{kind_of(column)}>{inside}</th>'
 
-    def cell(column: str, value: Any) -> str:
-        number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and np.isfinite(value)
-        sort = f' data-v="{float(value)!r}"' if number else ""
-        kind = ' class="words"' if column in WORDS and isinstance(value, str) and len(value) > 30 else ""
-        return f"<td{kind}{sort}>{html.escape(text_of(value))}</td>"
+    def kind_of(column: str, value: Any = None) -> str:
+        if column not in words:
+            return ' class="number"'
+        return ' class="words"' if column in WORDS and isinstance(value, str) and len(value) > 30 else ""
 
-    body = "".join("<tr>" + "".join(cell(c, r.get(c)) for c in columns) + "</tr>" for r in rows)
+    def cell(column: str, i: int) -> str:
+        value: Any = rows[i].get(column)
+        sort = f' data-v="{float(value)!r}"' if is_number(value) else ""
+        return f"<td{kind_of(column, value)}{sort}>{html.escape(texts[column][i])}</td>"
+
+    body = "".join("<tr>" + "".join(cell(c, i) for c in columns) + "</tr>" for i in range(len(rows)))
     kind = ' class="sort"' if sortable else ""
     headings = "".join(head(c) for c in columns)
     return f'<div class="scroll"><table{kind}><thead><tr>{headings}</tr></thead><tbody>{body}</tbody></table></div>'

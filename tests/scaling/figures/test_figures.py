@@ -1,5 +1,7 @@
 """Figures for tables that are hard to draw: a reason instead of an empty plot."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,15 +9,17 @@ from PIL import Image
 
 from clip_jax.scaling.analysis import analyse
 from clip_jax.scaling.figures import FIGURES, NotDrawn, draw, draw_all
-from clip_jax.scaling.figures.style import nice_ticks, short_number
 
 
 @pytest.fixture(scope="module")
 def rich(runs, curves):
     """Six sizes at five budgets, with learning curves."""
     df = runs(curves["power law"], budgets=5, sizes=6, seeds=1, noise=0.01)
-    learning = df[["run_id", "flops"]].assign(step=1, error=df["error_mean"] * 1.1, flops=df["flops"] / 2)
-    return analyse(df, curves=learning)
+    early, late = (
+        df[["run_id", "flops"]].assign(step=i, error=df["error_mean"] * worse, flops=df["flops"] * share)
+        for i, (worse, share) in enumerate(((1.2, 0.25), (1.1, 0.5)))
+    )
+    return analyse(df, curves=pd.concat([early, late]))
 
 
 def test_a_rich_table_gives_every_figure(rich, tmp_path):
@@ -56,6 +60,7 @@ def test_a_table_without_budgets_says_why_it_has_no_valleys(runs, curves, tmp_pa
     reasons = draw_all(analyse(df), tmp_path)
     assert reasons["isoflop"] == "the table has no column 'budget'"
     assert "at least 8 are needed" in reasons["contour"]
+    assert "at least 8 are needed" in reasons["allocation"]
     assert reasons["learning_curves"].startswith("the table has no evaluations")
     assert reasons["error_vs_flops"] is None
     assert {p.stem for p in tmp_path.iterdir()} == {name for name, why in reasons.items() if why is None}
@@ -83,7 +88,29 @@ def test_curves_of_unknown_runs_are_no_figure(runs, curves):
         draw("learning_curves", analyse(df, curves=strange, full=False))
 
 
-def test_ticks_and_numbers_read_well():
-    assert nice_ticks(0.28, 0.95) == pytest.approx([0.3, 0.4, 0.5, 0.7])
-    assert all(4 <= len(nice_ticks(low, high)) <= 12 for low, high in ((1, 1e4), (2.8, 3.9), (0.49, 0.52)))
-    assert [short_number(v) for v in (950, 12_500, 3e6, 1.2e9, 5e12)] == ["950", "12.5k", "3M", "1.2B", "5T"]
+def test_learning_curves_one_evaluation_each_is_no_figure(runs, curves):
+    df = runs(curves["power law"], budgets=3, sizes=1, seeds=1)
+    once = df[["run_id", "flops"]].assign(step=1, error=df["error_mean"])
+    with pytest.raises(NotDrawn):
+        draw("learning_curves", analyse(df, curves=once, full=False))
+
+
+@pytest.mark.parametrize("name", ["contour", "allocation"])
+def test_draw_unidentified_surface_is_left_out(rich, name):
+    flat = replace(rich.surface, fit=replace(rich.surface.fit, flat=("E below",)))
+    assert not flat.fit.identified
+    found = replace(rich, surface=flat, valleys=[])
+    with pytest.raises(NotDrawn, match="E is not bounded below"):
+        draw(name, found)
+
+
+def test_contour_error_never_above_one(runs):
+    found = analyse(runs(lambda c: 0.7 * (c / 1e10) ** -0.1, budgets=5, sizes=6, seeds=1, noise=0.01))
+    n, d = (found.rows[c].to_numpy() for c in ("params", "samples_seen"))
+    corner = found.surface.fit.predict({"params": n[:1] * 0 + n.min() / 2, "samples_seen": d[:1] * 0 + d.min() / 2})
+    assert found.rows["error_mean"].max() < 1 < corner[0]
+    axis = draw("contour", found).axes[0]
+    filled = next(c for c in axis.collections if getattr(c, "filled", False))
+    assert filled.zmax <= 1
+    assert np.ma.count_masked(filled.get_array()) == 0
+    assert axis.figure.axes[1].get_ylim()[1] <= 1

@@ -4,9 +4,14 @@ import json
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from clip_jax.scaling.analysis import Analysis, analyse
+from clip_jax.scaling.figures import FIGURES
+from clip_jax.scaling.figures.headline import AVERAGED_NAME
 from clip_jax.scaling.laws import law_named
+from clip_jax.scaling.page import write_page
 from clip_jax.scaling.report import write_report
 
 pytestmark = pytest.mark.browser
@@ -27,14 +32,30 @@ FLAGS = (
 )  # fmt: skip
 
 
+def averaged_bands(self, grid):
+    """Stand for an average over forms: their mean, and bands of a fifth and a third about it."""
+    y = np.mean([f.fit.predict(np.asarray(grid, float)) for f in self.frontier.fitted.values()], axis=0)
+    return {"median": y, "low": y / 1.2, "high": y * 1.2, "run_low": y / 1.3, "run_high": y * 1.3}
+
+
 @pytest.fixture(scope="module")
 def report(runs, curves, tmp_path_factory):
     """(the law as written, the folder)"""
     out = tmp_path_factory.mktemp("report")
     df = runs(curves["saturating power law"], seeds=1, noise=0.04)
     df.loc[0, "run_id"] = "<img src=x onerror=alert(1)>"
-    learning = df[["run_id", "flops"]].assign(step=1, error=df["error_mean"] * 1.2, flops=df["flops"] / 2)
+    learning = pd.concat(
+        df[["run_id", "flops"]].assign(step=i, error=df["error_mean"] * worse, flops=df["flops"] * share)
+        for i, (worse, share) in enumerate(((1.3, 0.25), (1.2, 0.5)))
+    )
     write_report(df, out, curves=learning, title="A & B")
+    unseen = dict.fromkeys(FIGURES, "not asked for")
+    seeds = analyse(runs(curves["power law"], seeds=2, sizes=3), full=False)
+    write_page(out / "seeds.html", seeds, {**seeds.law, "figures": unseen}, None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Analysis, "averaged_bands", averaged_bands, raising=False)
+        both = analyse(df)
+        write_page(out / "averaged.html", both, {**both.law, "figures": unseen}, None)
     return json.loads((out / "law.json").read_text()), out
 
 
@@ -46,6 +67,7 @@ def browser(tmp_path_factory):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options, Service(DRIVER))
+    driver.execute_cdp_cmd("Emulation.setFocusEmulationEnabled", {"enabled": True})  # some hosts focus no window
     yield driver
     driver.quit()
 
@@ -107,7 +129,8 @@ def test_arrow_keys_walk_from_run_to_run(page):
 
 def test_switching_the_law_switches_curve_and_forecast(page, report):
     law, seen = report[0], set()
-    assert Select(found(page, "law")).first_selected_option.text == law["winner"]
+    first = Select(found(page, "law")).first_selected_option.text
+    assert first == (AVERAGED_NAME if law.get("averaged") else law["winner"])
     for fit, ahead in zip(law["fits"], law["next_budget"], strict=True):
         choose(page, "law", fit["law"])
         seen.add(found(page, "curve").get_attribute("d"))
@@ -119,7 +142,7 @@ def test_switching_the_law_switches_curve_and_forecast(page, report):
         assert f"the {fit['form']} expects" in found(page, "reading").text
         for value in fit["values"].values():
             assert f"{value:.4g}" in found(page, "fitted").text
-    assert len(seen) == len(law["fits"]) == 3
+    assert len(seen) == len(law["fits"])
 
 
 def test_switching_the_frontier_looks_up_its_own_fit(page, report):
@@ -154,6 +177,52 @@ def test_dragging_the_target_reads_what_python_predicts(page, report, law):
     assert reading(page)["flops"] == places[-1]
 
 
+def test_rivals_answer_at_the_target_as_it_moves(page, report):
+    choose(page, "law", "sigmoid")
+    for pixels in (0, -150):
+        if pixels:
+            ActionChains(page).click_and_hold(found(page, "grip")).move_by_offset(pixels, 5).release().perform()
+        items = page.find_elements(By.CSS_SELECTOR, "#rivals li")
+        said = {i.text.split(":")[0]: float(i.get_attribute("data-predicted")) for i in items}
+        at = reading(page)["flops"]
+        for fit in report[0]["fits"]:
+            if fit["law"] != "sigmoid":
+                (value,) = [v for name, v in said.items() if fit["form"] in name.split(" = ")]
+                assert value == pytest.approx(expected(fit, at), rel=0.01)
+
+
+def test_the_forecast_stays_inside_the_chart(page):
+    slider, plot = found(page, "target"), found(page, "plot").rect
+    for law in ("power", "sigmoid"):
+        choose(page, "law", law)
+        for key in (Keys.HOME, Keys.END):
+            slider.send_keys(key)
+            dot = found(page, "forecast").rect
+            assert plot["y"] < dot["y"]
+            assert dot["y"] + dot["height"] < plot["y"] + plot["height"]
+
+
+def test_frontier_points_carry_bars_of_seeds(page, report):
+    assert page.find_elements(By.CSS_SELECTOR, "#plot path.bar") == []  # one seed each
+    page.get((report[1] / "seeds.html").as_uri())
+    bars = page.find_elements(By.CSS_SELECTOR, "#plot path.bar")
+    assert len(bars) == len(page.find_elements(By.CSS_SELECTOR, "#plot circle.frontier")) > 3
+    page.get((report[1] / "report.html").as_uri())
+
+
+def test_averaged_bands_come_first_and_obey_the_slider(page, report):
+    page.get((report[1] / "averaged.html").as_uri())
+    assert Select(found(page, "law")).first_selected_option.text == AVERAGED_NAME
+    assert reading(page)["low"] < reading(page)["predicted"] < reading(page)["high"]
+    assert len(page.find_elements(By.CSS_SELECTOR, "#rivals li")) >= 2
+    before = reading(page)["predicted"]
+    found(page, "target").send_keys(Keys.END)
+    assert reading(page)["predicted"] < before
+    choose(page, "rule", "hull")  # has no average
+    assert Select(found(page, "law")).first_selected_option.text != AVERAGED_NAME
+    page.get((report[1] / "report.html").as_uri())
+
+
 def test_the_slider_obeys_the_keyboard(page):
     slider = found(page, "target")
     assert page.find_element(By.CSS_SELECTOR, "label[for=target]").text == "Target compute"
@@ -163,7 +232,7 @@ def test_the_slider_obeys_the_keyboard(page):
     slider.send_keys(Keys.HOME)
     assert "inside the data" in found(page, "reading").text
     slider.send_keys(Keys.END)
-    assert "100× the largest run" in found(page, "reading").text
+    assert "extrapolates 100×" in found(page, "reading").text
     assert found(page, "flops").text in slider.get_attribute("aria-valuetext")
 
 

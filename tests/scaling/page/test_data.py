@@ -3,8 +3,12 @@
 import numpy as np
 import pytest
 
-from clip_jax.scaling.analysis import analyse
-from clip_jax.scaling.page.data import embedded
+from clip_jax.scaling.analysis import Analysis, analyse
+from clip_jax.scaling.diagnostics import residual_checks
+from clip_jax.scaling.fit import fit_law
+from clip_jax.scaling.page.data import embedded, named_warnings
+
+ENDS = {"low": 0.4, "high": 0.6, "run_low": 0.3, "run_high": 0.7}
 
 
 @pytest.fixture(scope="module")
@@ -46,3 +50,54 @@ def test_an_end_that_nothing_bounds_is_null(found, monkeypatch):
     fit = embedded(found)["rules"][0]["fits"]["power"]
     assert set(fit["low"]) == {None}
     assert None not in fit["high"]
+
+
+def test_embedded_points_carry_standard_errors(runs, curves):
+    repeated = analyse(runs(curves["power law"], budgets=4, sizes=1, seeds=3), full=False)
+    points = embedded(repeated)["rules"][0]["points"]
+    assert [p["se"] for p in points] == pytest.approx(list(repeated.frontier.points["sd"] / np.sqrt(3)))
+    assert {p["x"] for p in points} == set(repeated.frontier.points["flops"])
+
+
+def test_embedded_one_seed_has_no_standard_error(found):
+    assert {p["se"] for p in embedded(found)["rules"][0]["points"]} == {None}
+
+
+def test_embedded_equal_curves_name_their_leader(runs, curves):
+    few = analyse(runs(curves["power law"], budgets=4, sizes=1, seeds=1), full=False)  # so few that E is held at 0
+    fits = embedded(few)["rules"][0]["fits"]
+    assert fits["power"]["same"] == fits["saturating"]["same"]
+    assert fits["sigmoid"]["same"] == "sigmoid"
+
+
+def test_embedded_ceiling_of_error_and_loss(found, runs):
+    assert embedded(found)["ceiling"] == 1
+    loss = runs(lambda c: 6.5 * (c / 1e10) ** -0.05, budgets=4, sizes=1, seeds=1)
+    assert embedded(analyse(loss, full=False))["ceiling"] is None
+
+
+def test_embedded_averaged_first_on_the_reported_frontier(found, monkeypatch):
+    def averaged(self, grid):
+        return {"median": grid**0 * 0.5, **{k: grid**0 * v for k, v in ENDS.items()}}
+
+    monkeypatch.setattr(Analysis, "averaged_bands", averaged, raising=False)
+    data = embedded(found)
+    assert data["law"] == next(iter(data["rules"][0]["fits"])) == "averaged"
+    fit = data["rules"][0]["fits"]["averaged"]
+    assert {k: set(fit[k]) for k in ENDS} == {k: {v} for k, v in ENDS.items()}
+    assert set(fit["y"]) == {0.5}
+    assert all("averaged" not in rule["fits"] for rule in data["rules"][1:])
+
+
+def test_named_warnings_points_by_budget_not_by_number(found):
+    fit = found.frontier.fitted["power"].fit
+    off = fit.data.y * np.exp(np.array([0, 0, 0.5, 0, 0, 0, 0, 0])[: len(fit.data.y)])
+    y = np.concatenate([off, fit.data.y])
+    x = np.concatenate([fit.data.columns["flops"], fit.data.columns["flops"] * 1.1])
+    odd = fit_law(fit.law, x, y)
+    numbered = residual_checks(odd)["warnings"]
+    names = [f"budget {v:.3g}" for v in x]
+    named = named_warnings(["something else", *numbered], odd, names)
+    assert residual_checks(odd)["outliers"] == [2]
+    assert named[0] == "something else"
+    assert named[-1].endswith(names[2])
