@@ -14,7 +14,7 @@ Results are appended to a file as they come, and a second call goes on where the
 import argparse
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -66,8 +66,7 @@ class Case:
 CASES = {
     **{name: Case(name) for name in TRUTHS},
     "power, one budget 20 % high": Case("power", outlier=float(np.log(1.2))),
-    "power, 516 pictures": Case("power", pictures=516),
-    "saturating .25, 516 pictures": Case("saturating .25", pictures=516),
+    **{f"{name}, 516 pictures": replace(Case(name), pictures=516) for name in ("power", "saturating .25")},
     "power, flat valley, 1 seed": Case("power", sd=0.04, curvature=0.005, sizes=6, seeds=1),
 }
 
@@ -199,11 +198,12 @@ def table(records: list[dict]) -> str:
             if not here:
                 continue
             a, b = (summary(here, str(r)) for r in REACHES)
-            lines.append(
-                f"| {name} | {k} | {a['n']}, {b['n']} | {a['curve']:.1%} | {a['mean']:.1%} | {b['curve']:.1%} | "
-                f"{b['mean']:.1%} | {b['above']:.1%} / {b['below']:.1%} | {b['width']:.2f} | {b['ratio']:.2f} | {b['bias']:+.1%} | "
-                f"{b['open']:.1%} |"
-            )
+            cells = [
+                name, k, f"{a['n']}, {b['n']}", *(f"{x[c]:.1%}" for x in (a, b) for c in ("curve", "mean")),
+                f"{b['above']:.1%} / {b['below']:.1%}", f"{b['width']:.2f}", f"{b['ratio']:.2f}", f"{b['bias']:+.1%}",
+                f"{b['open']:.1%}",
+            ]  # fmt: skip
+            lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 
