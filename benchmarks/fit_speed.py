@@ -12,8 +12,10 @@ from itertools import product
 import numpy as np
 from scipy.optimize import minimize
 
+from clip_jax.scaling.averaging import average
+from clip_jax.scaling.evidence import Fitted
 from clip_jax.scaling.fit import fit_law
-from clip_jax.scaling.laws import Chinchilla
+from clip_jax.scaling.laws import LAWS, Chinchilla
 from clip_jax.scaling.loss import Loss
 from clip_jax.scaling.uncertainty import bootstrap
 
@@ -60,6 +62,24 @@ def scipy_fit(size, data, y, starts):
     return min(ends), float(np.mean(np.array(ends) <= min(ends) * 1.001)), seconds
 
 
+def averaged(rows=240):
+    """(seconds with compiling, seconds compiled) of a forecast averaged over forms from one column of 240 rows."""
+    rng = np.random.default_rng(0)
+    flops = np.sort(np.exp(rng.uniform(np.log(1e10), np.log(1e13), rows)))
+    error = (0.1 + 0.85 * (1 + flops / 3e10) ** -0.35) * np.exp(0.02 * rng.standard_normal(rows))
+
+    def forecast():
+        fitted = {law.key: Fitted(fit_law(law, flops, error, profile=False)) for law in LAWS}
+        return average(fitted).forecast(1e14)
+
+    seconds = []
+    for _ in range(4):
+        begin = time.perf_counter()
+        found = forecast()
+        seconds.append(time.perf_counter() - begin)
+    return seconds[0], min(seconds[1:]), found
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("table", nargs="?")
@@ -78,12 +98,18 @@ def main():
     )
     _, checked = timed(lambda: fit_law(law, columns, y, loss=LOSS))
     _, boot = timed(lambda: bootstrap(fit, kind="cases", replicas=4000))
+    with_compiling, warm, found = averaged()
     lowest, share, theirs = scipy_fit(size, data, y, args.starts)
     print(f"{len(y)} rows; {fit.screened} starts screened, {fit.starts} polished, {fit.agree} agree")
     print(f"point fit, compiled            {again:8.3f} s   objective {fit.objective:.14g}")
     print(f"point fit, first call          {first:8.3f} s")
     print(f"point fit with profile checks  {checked:8.3f} s")
     print(f"4,000 case bootstraps          {boot:8.3f} s")
+    low, high = found["curve"]
+    print(
+        f"averaged forecast, compiled    {warm:8.3f} s   {found['median']:.4f} [{low:.4f}, {high:.4f}] at 10x, 5 forms"
+    )
+    print(f"averaged forecast, first call  {with_compiling:8.3f} s")
     print(f"scipy L-BFGS-B, {args.starts} starts    {theirs:8.3f} s   objective {lowest:.14g}, reached by {share:.1%}")
     print(f"ratio, point fit               {theirs / again:8.0f} ×")
 

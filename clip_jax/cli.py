@@ -14,6 +14,7 @@ from clip_jax import exit_codes
 from clip_jax.checks import between
 from clip_jax.config import DistributedConfig, RunConfig, UserError
 from clip_jax.config_io import from_fields, load, run_id
+from clip_jax.parallel import enable_compile_cache
 from clip_jax.places import exists, place
 from clip_jax.processes import LostProcess, together
 from clip_jax.scaling.verbs import add_verbs, run_verb
@@ -282,6 +283,7 @@ def _report(args: argparse.Namespace) -> None:
     from clip_jax.scaling.table_files import is_table_name
     from clip_jax.sweep.run import report, report_of_table
 
+    enable_compile_cache()
     if (is_table_name(args.dir) and not place(args.dir).is_dir()) or Path(args.dir).is_file():
         report_of_table(Path(args.dir), args.out, args.metric or "error_mean")
         return
@@ -305,6 +307,11 @@ def main(argv: list[str] | None = None) -> int:
     return code
 
 
+def _fit(args: argparse.Namespace) -> None:
+    enable_compile_cache()
+    run_verb(args)
+
+
 def _run(argv: list[str] | None) -> int:
     args, extra = _parser().parse_known_args(argv)
     takes_fields = args.verb == "train" or (args.verb == "sweep" and args.action in CONFIGURED)
@@ -317,7 +324,7 @@ def _run(argv: list[str] | None) -> int:
         run_action(args, overrides)
     else:
         {
-            **dict.fromkeys(("fit", "compare", "design", "replicate"), run_verb),
+            **dict.fromkeys(("fit", "compare", "design", "replicate"), _fit),
             "report": _report,
             "flops": _flops,
             "eval": _eval,

@@ -15,7 +15,7 @@ from clip_jax.scaling.averaging import AveragedForecast, average
 from clip_jax.scaling.checklist import plain_json
 from clip_jax.scaling.evidence import BUDGET, LEAST_POINTS, RULES, Fitted, fit_frontier, rules_for, select
 from clip_jax.scaling.forecast import LEAST_POINTS as LEAST_TO_EXTRAPOLATE
-from clip_jax.scaling.forecast import disagreements, extrapolation_scores, forecast_check
+from clip_jax.scaling.forecast import extrapolation_scores, forecast_check, rival_forms
 from clip_jax.scaling.frontier import by_size, compute_optimal, seed_noise, unbeaten
 from clip_jax.scaling.isoflop import allocation, isoflop
 from clip_jax.scaling.laws import compared_laws, with_ceiling
@@ -284,29 +284,22 @@ def _laws_data(found: Analysis, scores: list[dict[str, Any]]) -> dict[str, Any]:
     """Fits of the reported frontier, their forecasts, what to be warned of, and what each point does to the best."""
     fitted = found.frontier.fitted
     forecasts = [f.forecast(found.target) for f in fitted.values()]
-    score = {s["form"]: s["mean_abs_log_error"] for s in scores}
-    ranking = [{**f, "score": score.get(f["form"]), "low": f["curve_low"], "high": f["curve_high"]} for f in forecasts]
-    ranking.sort(
-        key=lambda r: (
-            (r["form"] != found.best.fit.law.name, np.inf if r["score"] is None else r["score"])
-            if found.best
-            else (True, 0.0)
-        )
-    )
-    warnings = disagreements(ranking) if ranking else []
+    warnings: list[str] = []
     influential: list[dict[str, Any]] = []
+    moved: list[str] = []
+    rivals = [] if found.averaged is None else rival_forms(found.averaged.forecast(found.target))
     if found.best is not None:
         warnings += [f"{found.best.fit.law.name}: {w}" for w in found.best.warnings()]
         influential = found.best.leave_one_out()
         strong = [r for r in influential if abs(r["shift"]) > 1]
-        warnings += [
+        moved = [
             f"the point at {r['flops']:.3g} FLOPs alone moves {r['parameter']} from {r['without']:.4g} to "
             f"{r['with']:.4g} ({r['shift']:+.1f} standard errors)"
             for r in sorted(strong, key=lambda r: -abs(r["shift"]))[:3]
         ]
     return {
-        "fits": [f.as_data() for f in fitted.values()], "next_budget": forecasts, "warnings": warnings,
-        "influence": influential,
+        "fits": [f.as_data() for f in fitted.values()], "next_budget": forecasts,
+        "warnings": [*rivals, *warnings, *moved], "rivals": rivals, "moved": moved, "influence": influential,
     }  # fmt: skip
 
 

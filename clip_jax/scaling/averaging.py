@@ -23,7 +23,7 @@ from clip_jax.scaling.profile import (
     Interval,
     Noise,
     Prediction,
-    prediction_profile,
+    curve_error,
     scatter,
     with_free_asymptote,
 )
@@ -299,7 +299,9 @@ def held_out_densities(fitted: Mapping[str, Fitted]) -> Array | None:
 
 
 def _density(fitted: Fitted, m: int) -> float:
-    """The predictive density of ln(error) of point m from those before it: a small difference of the distribution."""
+    """The predictive density of ln(error) of point m from those before it: to first order, Student around the curve."""
+    from scipy.stats import t
+
     fit, x, y = fitted.fit, fitted.fit.data.columns["flops"], fitted.fit.data.y
     held = {
         n: fit.values[n]
@@ -307,8 +309,6 @@ def _density(fitted: Fitted, m: int) -> float:
         if not free and not (fit.pinned and n == fit.law.asymptote)
     }
     before = fit_law(fit.law, x[:m], y[:m], fixed=held, profile=False)
-    sd = scatter(before, fitted.noise)
-    run = prediction_profile(before, float(x[m]), noise=fitted.noise).scattered(sd)
-    z, h = float(np.log(y[m])), 0.25 * sd
-    low, high = run.cdf(np.array([z - h, z + h]))
-    return float(high - low) / (2 * h)
+    sd = float(np.hypot(curve_error(before, float(x[m])), scatter(before, fitted.noise)))
+    off = float(np.log(y[m] / before.predict(float(x[m]))))
+    return float(t.pdf(off / sd, before.degrees)) / sd

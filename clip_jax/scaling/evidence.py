@@ -25,6 +25,7 @@ from clip_jax.scaling.profile import (
     Interval,
     Noise,
     Prediction,
+    flat_sides,
     parameter_interval,
     prediction_profile,
     scatter,
@@ -52,7 +53,7 @@ SELECT: dict[str, Callable[[Array, Array], Array]] = {
     BINNED: lambda x, y: binned(x, y, octaves(x, x.min())),
     HULL: hull,
 }
-REACH = (0.5, 1.0, 3.0, 10.0, 30.0, 100.0)  # times the smallest and the largest FLOPs: where bands are computed
+REACH = (0.5, 1.0, 2.0, 4.0, 10.0, 30.0, 100.0)  # times the smallest and the largest FLOPs: where bands are computed
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,11 @@ class Fitted:
     def key(self) -> str:
         """Return the law's key."""
         return self.fit.law.key
+
+    @cached_property
+    def checked(self) -> Fit:
+        """Return the fit with the parameters whose profile is flat to a side."""
+        return replace(self.fit, flat=flat_sides(self.fit), profiled=True)
 
     @property
     def scatter(self) -> float:
@@ -100,9 +106,9 @@ class Fitted:
         at = float(flops)
         if at not in self._predictions:
             found = prediction_profile(self.fit, at, noise=self.noise)
-            if self.unselected is not None:
-                other = prediction_profile(self.unselected, at, noise=self.noise)
-                found = found.widened(lambda root: other.position(root)[0])
+            if self.unselected is not None:  # its profile has the same shape, elsewhere
+                shift = float(np.log(self.unselected.predict(at) / self.fit.predict(at)))
+                found = found.widened(lambda root: found.position(root)[0] + shift)
             if self.reselected is not None:
                 drawn = np.sort(np.log(np.maximum(self.reselected.curves(np.array([at]))[:, 0], 1e-12)))
                 found = found.widened(lambda root: np.quantile(drawn, student_cdf(root, found.degrees)))
@@ -152,13 +158,14 @@ class Fitted:
         ]  # fmt: skip
 
     def warnings(self) -> list[str]:
-        """What a reader must know of this fit, in words."""
-        said = [f"not identified: the profile of {f.split()[0]} is flat {f.split()[1]}" for f in self.fit.flat]
-        return [*self.fit.notes, *said, *residual_checks(self.fit)["warnings"]]
+        """Return what a reader must know of this fit, in words; points go by their FLOPs."""
+        said = [f"not identified: the profile of {f.split()[0]} is flat {f.split()[1]}" for f in self.checked.flat]
+        names = [f"{c:.3g} FLOPs" for c in self.fit.data.columns["flops"]]
+        return [*self.fit.notes, *said, *residual_checks(self.fit, names)["warnings"]]
 
     def as_data(self) -> dict[str, Any]:
         """Everything about the fit, in full precision."""
-        fit, name = self.fit, self.fit.law.exponent_name
+        fit, name = self.checked, self.fit.law.exponent_name
         names = zip(fit.law.names, fit.free_mask, strict=True)
         return {
             "form": fit.law.name, "law": fit.law.key, "formula": fit.law.formula, "latex": fit.law.latex,
@@ -237,13 +244,17 @@ def fit_frontier(
     Raises UserError: fewer points than the law has parameters, and as `fit_law`.
     """
     law, known = with_ceiling(law, chance)
+    above = 0
     if chance is not None and not law.has_ceiling:
+        above = int((points["error"] > chance).sum())
         points = points[points["error"] <= chance]
     least = max(LEAST_POINTS, len(law.parameters) - len(known))
     if len(points) < least:
         raise UserError(f"{len(points)} points, {law.name} needs {least}")
     x, y = points["flops"].to_numpy(float), points["error"].to_numpy(float)
-    fit = fit_law(law, x, y, known=known)
+    fit = fit_law(law, x, y, known=known, profile=False)
+    if above:
+        fit = replace(fit, notes=(*fit.notes, f"{above} points above guessing, {chance:.4g}, are left out"))
     again = unselected = None
     if not planned and len(candidates) >= RESELECT_FROM:
         held = {n: fit.values[n] for n, free in zip(law.names, fit.free_mask, strict=True) if not free}

@@ -257,14 +257,15 @@ def scale_of(fit: Fit, residuals: Array | None = None) -> tuple[float, float]:
     second times (Jᵀ W J)^-1 is the covariance (Huber, 1973). Where delta is so small that few residuals lie within
     it, the second derivative is taken from the density of residuals around 0.
     """
-    r = np.abs(fit.residuals if residuals is None else residuals)
+    r = fit.residuals if residuals is None else residuals
     w = fit.data.weights / fit.data.weights.mean()
+    side, r = fit.loss.sides(r), np.abs(r)
     delta = fit.loss.deltas[-1] if fit.loss.kind != "squares" else NO_DELTA
     delta_of = 1.0 if fit.loss.kind == "absolute" else delta  # |r| is Huber's loss over delta
     width = max(delta, float(np.median(r)), 1e-300)
     pull = np.minimum(r, delta) / delta * delta_of if fit.loss.kind == "absolute" else np.minimum(r, delta)
-    square = float((w * pull**2).sum() / fit.degrees)
-    bend = float((w * (r <= width)).mean() / width * (min(delta, width) if fit.loss.kind != "absolute" else 1.0))
+    square = float((w * (side * pull) ** 2).sum() / fit.degrees)
+    bend = float((w * side * (r <= width)).mean() / width * (min(delta, width) if fit.loss.kind != "absolute" else 1.0))
     return square, bend
 
 

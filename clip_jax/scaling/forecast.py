@@ -16,6 +16,7 @@ from clip_jax.scaling.profile import Interval, prediction_interval
 
 AVERAGED = "averaged over forms"
 
+WEIGHTY = 0.05  # weight in the average from which on a form counts as a rival
 APART = 0.05  # predictions whose ratio is nearer to 1 do not disagree, however narrow the bands
 TIE = 1e-5  # differences of mean |ln(predicted / measured)| below this tell nothing
 LEAST_POINTS = 4  # to fit before anything is extrapolated
@@ -196,3 +197,26 @@ def disagreements(ranking: Sequence[dict[str, Any]]) -> list[str]:
                 f"{other['score']:.4f}) but disagree at the target: {best['predicted']:.4f}, {other['predicted']:.4f}"
             )
     return warnings
+
+
+def rival_forms(forecast: Mapping[str, Any]) -> list[str]:
+    """Say which forms are consistent with the data but disagree at the target.
+
+    Args:
+      forecast: of `averaging.AveragedForecast.forecast`.
+
+    Returns:
+      At most one sentence, about the two weighty forms that lie furthest apart: each outside the other's 95 % band and
+      more than 5 % from it.
+    """
+    weighty = sorted((f for f in forecast["forms"] if f["weight"] >= WEIGHTY), key=lambda f: f["predicted"])
+    if len(weighty) < 2:
+        return []
+    low, high = weighty[0], weighty[-1]
+    inside = all(a["low"] <= b["predicted"] <= a["high"] for a, b in ((low, high), (high, low)))
+    if inside or np.log(high["predicted"] / low["predicted"]) <= APART:
+        return []
+    return [
+        f"{low['form']} (weight {low['weight']:.2f}) and {high['form']} ({high['weight']:.2f}) both fit the data but "
+        f"disagree at the target: {low['predicted']:.4f}, {high['predicted']:.4f}"
+    ]

@@ -27,17 +27,25 @@ class Loss:
     """kind: huber (r²/2 up to delta, then a line), squares (r²/2) or absolute (|r|).
 
     space: log (r = ln predicted - ln measured), linear (r = predicted - measured) or log1p (of 1 + y).
+    under: weight, at most 1, of rows whose measurement lies above the prediction (r < 0). A run can lie above the
+      frontier because it was badly tuned, but below it only by noise; a weight below 1 lets the fit follow the lower
+      edge of a cloud. Intervals are those of a symmetric loss: their coverage is not known below 1.
     """
 
     kind: str = "huber"
     space: str = "log"
     delta: float = HUBER_DELTA
+    under: float = 1.0
 
     def __post_init__(self) -> None:
         one_of("loss.kind", self.kind, ("huber", "squares", "absolute"))
         one_of("loss.space", self.space, ("log", "linear", "log1p"))
         if not self.delta > 0:
             raise UserError(f"loss.delta={self.delta!r}: must be above 0")
+        if not 0 < self.under <= 1:
+            raise UserError(f"loss.under={self.under!r}: must be above 0 and at most 1")
+        if self.under < 1 and self.kind == "absolute":
+            raise UserError("loss.under: needs kind huber or squares (huber with a small delta is nearly absolute)")
 
     @property
     def deltas(self) -> tuple[float, ...]:
@@ -52,8 +60,12 @@ class Loss:
         if self.kind == "absolute":
             return size
         if self.kind == "squares":
-            return r * r / 2
-        return np.where(size <= self.delta, r * r / 2, self.delta * (size - self.delta / 2))
+            return r * r / 2 * self.sides(r)
+        return np.where(size <= self.delta, r * r / 2, self.delta * (size - self.delta / 2)) * self.sides(r)
+
+    def sides(self, r: np.ndarray) -> np.ndarray | float:
+        """Return the weight of each residual's side, same shape or 1.0: ``under`` below 0, else 1."""
+        return 1.0 if self.under == 1 else np.where(r < 0, self.under, 1.0)
 
     def residuals(self, predicted: np.ndarray, y: np.ndarray) -> np.ndarray:
         """predicted - measured in the loss's space; arguments broadcast."""

@@ -24,6 +24,7 @@ from clip_jax.scaling.solver import MANY_ROWS, solve
 STEPS, FEW_STEPS = 30, 8  # fits a side and round; the second for tables of many rows
 FAR = 40.0  # standard errors at which a side is called open
 LEVEL = 0.999  # to which a prediction is profiled: a mixture needs more than the ends of 95 %
+MOST_ERROR = 5.0  # a standard error of ln(y) above it says that nothing is known
 REACHES = 14  # positions a side at the first look
 TOO_FAR = 1e5  # a signed root that only says: no such curve
 INSIDE = 8  # positions a side that lie within that level
@@ -315,6 +316,7 @@ def prediction_profile(fit: Fit, at: Any, *, noise: Noise = NO_NOISE) -> Predict
         return nothing
     center = nothing.center
     normal, error = _normal(fit, at)
+    error = min(error, MOST_ERROR) if log else error
     hold = held_fits(fit, at, normal)
 
     def roots(z: Array) -> tuple[Array, Array]:
@@ -358,6 +360,11 @@ def prediction_profile(fit: Fit, at: Any, *, noise: Noise = NO_NOISE) -> Predict
 def _toward(reach: Array, span: float) -> Array:
     """Distances that begin as ``reach`` and never come to ``span``."""
     return reach if np.isinf(span) else span * -np.expm1(-reach / max(span, 1e-12))
+
+
+def curve_error(fit: Fit, at: Any) -> float:
+    """Return the standard error of the curve at one point, to first order, in the loss's space."""
+    return min(_normal(fit, at)[1], MOST_ERROR)
 
 
 def _is_free(fit: Fit, name: str) -> bool:

@@ -45,7 +45,9 @@ def write_analysis(found: Analysis, out_dir: str | Path) -> dict[str, Any]:
 
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
-    checklist = None if found.best is None else write_checklist(found.best.fit, out, _answers(found))
+    checklist = None
+    if found.best is not None:
+        checklist = write_checklist(found.best.checked, out, _answers(found), intervals=found.best.intervals)
     law = {**found.law, "figures": draw_all(found, out)}
     write_page(out / "report.html", found, law, checklist)
     partial = out / ".law.json.partial"

@@ -21,25 +21,43 @@ DRAWS = 2000
 SIZES_FOR_VALLEY = 4  # for a parabola and one degree of freedom
 
 
+def _valleys(df: pd.DataFrame, metric: str) -> dict[float, tuple[pd.DataFrame, Array, Array, bool]]:
+    """Fit each budget's cells with a parabola whose curvature all budgets share.
+
+    Returns:
+      Budget -> (cells, ln(error) [k], its smooth value [k], whether the budget has enough sizes for a parabola; else
+      the smooth value is the measured one).
+    """
+    groups = {float(b): cells for b, cells in by_size(df, metric).groupby("budget")}  # type: ignore[arg-type]
+    parts = {}
+    numerator = denominator = 0.0
+    for budget, cells in groups.items():
+        x, y = np.log(cells["params"].to_numpy(float)), np.log(cells["error"].to_numpy(float))
+        x = x - x.mean()
+        bent = x**2 - np.polyval(np.polyfit(x, x**2, 1), x) if len(x) >= SIZES_FOR_VALLEY else np.zeros(len(x))
+        numerator, denominator = numerator + float(bent @ y), denominator + float(bent @ bent)
+        parts[budget] = (cells, x, y, bent)
+    curvature = numerator / denominator if denominator else 0.0
+    out = {}
+    for budget, (cells, x, y, bent) in parts.items():
+        enough = len(x) >= SIZES_FOR_VALLEY
+        smooth = curvature * bent + np.polyval(np.polyfit(x, y - curvature * bent, 1), x) if enough else y
+        out[budget] = (cells, y, smooth, enough)
+    return out
+
+
 def valley_scatter(df: pd.DataFrame, metric: str) -> tuple[float, int]:
     """Return (standard deviation of ln(error) of a cell around the parabola of its budget, degrees of freedom).
 
     It is all that single-seed sweeps tell of their scatter, and includes what the parabola misses; 0 degrees where no
     budget has at least `SIZES_FOR_VALLEY` sizes.
     """
-    total, degrees = 0.0, 0
-    for _, cells in by_size(df, metric).groupby("budget"):
-        if len(cells) >= SIZES_FOR_VALLEY:
-            y = np.log(cells["error"].to_numpy(float))
-            total += float(((y - _parabola(cells, y)) ** 2).sum())
-            degrees += len(cells) - 3
-    return (float(np.sqrt(total / degrees)) if degrees else 0.0), degrees
-
-
-def _parabola(cells: pd.DataFrame, y: Array) -> Array:
-    x = np.log(cells["params"].to_numpy(float))
-    x = x - x.mean()
-    return np.polyval(np.polyfit(x, y, 2), x)
+    total, degrees = 0.0, -1  # the shared curvature takes one
+    for _, y, smooth, enough in _valleys(df, metric).values():
+        if enough:
+            total += float(((y - smooth) ** 2).sum())
+            degrees += len(y) - 2
+    return (float(np.sqrt(total / degrees)), degrees) if degrees > 0 else (0.0, 0)
 
 
 def selection_bias(df: pd.DataFrame, metric: str, sd: float, *, seed: int = 0) -> dict[float, float]:
@@ -55,9 +73,7 @@ def selection_bias(df: pd.DataFrame, metric: str, sd: float, *, seed: int = 0) -
     mean.
     """
     rng, out = np.random.default_rng(seed), {}
-    for budget, cells in by_size(df, metric).groupby("budget"):
-        y = np.log(cells["error"].to_numpy(float))
-        truth = _parabola(cells, y) if len(cells) >= SIZES_FOR_VALLEY else y
-        drawn = truth + sd / np.sqrt(cells["seeds"].to_numpy(float)) * rng.standard_normal((DRAWS, len(cells)))
-        out[float(budget)] = float(min(drawn.min(axis=1).mean() - truth.min(), 0.0))  # type: ignore[arg-type]
+    for budget, (cells, _, truth, _) in _valleys(df, metric).items():
+        drawn = truth + sd / np.sqrt(cells["seeds"].to_numpy(float)) * rng.standard_normal((DRAWS, len(truth)))
+        out[budget] = float(min(drawn.min(axis=1).mean() - truth.min(), 0.0))
     return out

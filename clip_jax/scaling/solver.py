@@ -46,8 +46,11 @@ class _State(NamedTuple):
 
 
 @cache
-def _program(law: Law, space: str, held: bool) -> Any:
-    """Compile the solver of one law and residual space; ``held``: for curves that pass through a given point."""
+def _program(law: Law, space: str, held: bool, under: float = 1.0) -> Any:
+    """Compile the solver of one law and residual space.
+
+    ``held``: for curves that pass through a given point. ``under``: see `Loss`; at 1 the program has no trace of it.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -60,21 +63,26 @@ def _program(law: Law, space: str, held: bool) -> Any:
             r = space_of(law.curve(p, logs, jnp), space, jnp) - target
             return jnp.where(w > 0, r, 0.0)
 
+        def weighed(r):  # type: ignore[no-untyped-def]
+            return w if under == 1 else w * jnp.where(r < 0, under, 1.0)
+
         def cost(theta):  # type: ignore[no-untyped-def]
-            size = jnp.abs(residuals(theta))
-            value = jnp.sum(w * jnp.where(size <= delta, size * size / 2, delta * (size - delta / 2)))
+            r = residuals(theta)
+            size = jnp.abs(r)
+            value = jnp.sum(weighed(r) * jnp.where(size <= delta, size * size / 2, delta * (size - delta / 2)))
             return jnp.where(jnp.isfinite(value), value, jnp.inf)
 
         def step(s):  # type: ignore[no-untyped-def]
             r, jacobian = residuals(s.theta), jax.jacfwd(residuals)(s.theta)
             jacobian = jnp.where(jnp.isfinite(jacobian), jacobian, 0.0)
-            pull = w * jnp.clip(r, -delta, delta)  # derivative of the loss by the residual
+            side = weighed(r)
+            pull = side * jnp.clip(r, -delta, delta)  # derivative of the loss by the residual
             slope = jacobian.T @ pull
             # a parameter that rests on a bound and is pushed outward stands still this time
             stuck = ~free | ((s.theta <= low) & (slope > 0)) | ((s.theta >= high) & (slope < 0))
-            huber = w * jnp.minimum(1.0, delta / jnp.maximum(jnp.abs(r), 1e-300))
+            huber = side * jnp.minimum(1.0, delta / jnp.maximum(jnp.abs(r), 1e-300))
             safe = jacobian.T @ (huber[:, None] * jacobian)
-            exact = jacobian.T @ ((w * (jnp.abs(r) <= delta))[:, None] * jacobian)
+            exact = jacobian.T @ ((side * (jnp.abs(r) <= delta))[:, None] * jacobian)
             scale = jnp.sqrt(jnp.diagonal(safe) + 1e-300)
             scale = jnp.where(stuck | (scale < 1e-100), 1.0, scale)
             moves = (~stuck).astype(slope.dtype)
@@ -175,7 +183,7 @@ def solve(
     free = np.broadcast_to(np.ones(begin.shape[1], bool) if free is None else free, begin.shape)
     theta = np.clip(np.asarray(begin, float), np.where(free, low, -np.inf), np.where(free, high, np.inf))
     into = (theta, np.full(fits, np.inf), np.zeros(fits, bool), np.zeros(fits, int))
-    run = _program(law, loss.space, at is not None)
+    run = _program(law, loss.space, at is not None, loss.under)
     # a pinned parameter may lie outside the bounds; they are widened for it
     low = np.where(free, low, np.minimum(low, theta))
     high = np.where(free, high, np.maximum(high, theta))

@@ -6,6 +6,7 @@ import textwrap
 from typing import Any
 
 from clip_jax.scaling.evidence import BUDGET, RULES
+from clip_jax.scaling.forecast import AVERAGED
 
 COLUMNS = 100  # of a terminal
 SHOWN = 10  # budgets
@@ -52,7 +53,7 @@ def text_summary(law: dict[str, Any]) -> str:
         interval = _span(e["low"], e["high"])
         lines.append(f"  {f['form']:21s}  {values:32s}  {e['name']}={e['value']:.4f}  {interval}  {score}{mark}")
         told = [f["status"]] if f["status"] != "converged" else []
-        told += ["not identified"] if not f["identified"] else []
+        told += ["not identified"] if not f["identified"] and not f["pinned"] else []
         if told or f["notes"]:
             lines.append(f"      {'; '.join([*told, *f['notes']])}")
     lines.append(f"  {law['why']}")
@@ -63,21 +64,24 @@ def text_summary(law: dict[str, Any]) -> str:
             f"  forecast check: fitted without {first['flops']:.2e} FLOPs, where {first['measured']:.4f} was measured;",
             f"  the naive guess 'same as the last budget' is {first['naive']:.4f} (off by {first['naive_error']:+.4f})",
         ]
-        for r in law["forecast_check"]:
+        shown = [r for r in law["forecast_check"] if r["form"] in (AVERAGED, law["winner"])]
+        for r in shown:
             verdict = r["verdict"].split(":")[0].replace("does not beat the naive guess", "does not beat it")
             lines.append(
                 f"  {r['form']:21s}  {r['predicted']:.4f} {_span(r['low'], r['high'])} width {_number(r['width'])}  "
                 f"off by {r['error']:+.4f}: {verdict}"
             )
-        if any(r["verdict"].startswith("no forecast") for r in law["forecast_check"]):
-            lines.append("  no forecast: the band is wider than the remaining error")
+        if any(r["verdict"].startswith("no forecast") for r in shown):
+            lines.append("  no forecast: the band is open, or wider than the remaining error")
     lines += forecast_lines(law)
-    lines += [f"  note: {w}" for w in law["warnings"] if "disagree at the target" in w or "alone moves" in w][:3]
-    edges = [r for r in law["lr_evidence"] if str(r.get("verdict", "")).startswith("edge")]
-    if law["lr_evidence"]:
-        budgets = len({r["budget"] for r in law["lr_evidence"]})
-        inside = budgets - len({r["budget"] for r in edges})
-        lines.append(f"  learning rate: {inside} of {budgets} budgets inside the rates tried")
+    lines += [f"  note: {w}" for w in (*law["rivals"], *law["moved"])][:3]
+    verdicts = {r["budget"]: str(r["verdict"]) for r in law["lr_evidence"] if r.get("verdict")}
+    if verdicts:
+        inside = sum(v.startswith(("inside", "flat")) for v in verdicts.values())
+        lines.append(f"  learning rate: {inside} of {len(verdicts)} budgets inside the rates tried")
+        lines += [
+            f"    at {budget:.2e} FLOPs: {verdict}" for budget, verdict in verdicts.items() if verdict != "inside"
+        ]
     wrapped = [textwrap.wrap(line, COLUMNS, subsequent_indent="      ") or [""] for line in lines[1:]]
     return "\n".join([lines[0], *(part for parts in wrapped for part in parts)])
 
@@ -91,8 +95,8 @@ def forecast_lines(law: dict[str, Any]) -> list[str]:
         "",
         f"  at {ahead['flops']:.1e} FLOPs it expects {ahead['median']:.4f}: curve {_span(*ahead['curve'])}, "
         f"a new run {_span(*ahead['run'])}",
-        f"  (95 %, averaged over forms; it extrapolates {ahead['flops'] / seen['flops']:.0f}x beyond the runs, and "
-        "cannot know of a break beyond them)",
+        f"  (95 %, averaged over forms; it extrapolates {ahead['flops'] / seen['flops']:.0f}x and cannot know of a "
+        "break beyond the runs)",
     ]
     for form in ahead["forms"]:
         own = f"{form['predicted']:.4f} {_span(form['low'], form['high'])}"

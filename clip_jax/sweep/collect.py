@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clip_jax.config import UserError
 from clip_jax.places import place, write_bytes, write_text
 from clip_jax.scaling.table import LR_CHECK, is_check
+from clip_jax.sweep.tried_values import judge, noise_of
 from clip_jax.train.record import read_json, read_lines
 
 if TYPE_CHECKING:
@@ -127,43 +129,31 @@ def curves(sweep_dir: str | Path, metric: str = "error_mean") -> pd.DataFrame | 
 
 
 def lr_evidence(df: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Learning rates tried at each budget's size of the checks: rows (budget, params, peak_lr, error, verdict).
+    """Judge the learning rates tried at each budget's size of the checks (`tried_values.judge`, as `sweep rules` does).
 
-    The verdict compares means over seeds: ``inside`` when the rate used is best or between the others, ``flat``
-    when the better edge wins by less than the noise of seeds, else ``edge: lower is better`` or ``higher``.
+    Args:
+      df: runs, one row each.
+      metric: a column, lower is better.
+
+    Returns:
+      Rows (budget, params, peak_lr, error, verdict): errors are means over the seeds that all rates of the cell have,
+      and the verdict, with its reason, stands at the rate that the runs use.
     """
-    import numpy as np
     import pandas as pd
 
     done = df[df["final"].astype(bool)]
-    checks = done[done["kind"] == LR_CHECK]
-    used = done[~is_check(done["kind"])]
-    spread = [g[metric].to_numpy() for _, g in used.groupby(["budget", "params"]) if len(g) > 1]
-    degrees = sum(len(v) - 1 for v in spread)
-    noise = 2 * float(np.sqrt(sum(((v - v.mean()) ** 2).sum() for v in spread) / degrees)) if degrees else 0.0
-    rows = []
+    noise = noise_of(done, metric)
+    checks, used = done[done["kind"] == LR_CHECK], done[~is_check(done["kind"])]
+    rows: list[dict[str, Any]] = []
     for (budget, params), group in checks.groupby(["budget", "params"]):
         own = used[(used["budget"] == budget) & (used["params"] == params)]
         if own.empty:
             continue
-        rate, error = float(own["peak_lr"].iloc[0]), float(own[metric].mean())
-        tried = {rate: error} | {float(r): float(e) for r, e in zip(group["peak_lr"], group[metric], strict=True)}
-        best = min(tried, key=lambda r: tried[r])
-        side = "lower" if best < rate else "higher"
-        if best == rate:
-            verdict = "inside"
-        elif error - tried[best] <= noise:
-            verdict = f"flat: {side} is better by less than the noise"
-        else:
-            verdict = f"edge: {side} is better"
-        for r in sorted(tried):
-            rows.append(
-                {
-                    "budget": budget,
-                    "params": params,
-                    "peak_lr": r,
-                    "error": tried[r],
-                    "verdict": verdict if r == rate else "",
-                }
-            )
+        judged = judge(pd.concat([own, group]), "peak_lr", metric, noise)
+        usual = float(own["peak_lr"].iloc[0])
+        rows += [
+            {"budget": budget, "params": params, "peak_lr": rate, "error": error,
+             "verdict": judged.text if math.isclose(rate, usual) else ""}
+            for rate, error in zip(judged.values, judged.errors, strict=True)
+        ]  # fmt: skip
     return pd.DataFrame(rows, columns=["budget", "params", "peak_lr", "error", "verdict"])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clip_jax.config import UserError
+from clip_jax.parallel import enable_compile_cache
 from clip_jax.places import exists, place, read_text
 from clip_jax.scaling.chance import chance_beside
 from clip_jax.scaling.registration import ON_BUDGET, outcome, register
@@ -35,6 +36,7 @@ def register_forecast(sweep_dir: str | Path, target: float) -> str:
     Raises:
       UserError: one is registered already, and as `scaling.registration.register`.
     """
+    enable_compile_cache()
     root = place(sweep_dir)
     config = sweep_config_of(root)
     path = root / REGISTERED

@@ -20,12 +20,12 @@ from clip_jax.scaling.table import is_check
 from clip_jax.sweep.collect import collect
 from clip_jax.sweep.plan import make_cell
 from clip_jax.sweep.steer import config_of
+from clip_jax.sweep.tried_values import INSIDE, judge, noise_of
 from clip_jax.sweep_config import SweepConfig
 
 if TYPE_CHECKING:
     import pandas as pd
 
-VALUES_FOR_BEST = 3  # of the setting, in one cell
 PLACES_FOR_RULE = 3  # distinct widths or budgets
 WIDEST = 1.0  # half of the interval of a power that says anything
 OTHERS = ("width", "budget", "batch_size", "peak_lr")  # what a rule in one column mixes up, when it varies too
@@ -79,19 +79,17 @@ class Rule:
         return "; ".join([said, *self.notes])
 
 
-def best_value(cell: pd.DataFrame, setting: str, x: str, metric: str) -> Best:
-    """The best value of ``setting`` in a cell: the vertex of the parabola, over its logarithm, of the lowest mean over
-    seeds and up to two values on either side. Only seeds that every value has are compared, if there are any."""
-    at = float(cell[x].iloc[0])
-    seeds = set.intersection(*(set(part["seed"]) for _, part in cell.groupby(setting)))
-    fair = cell[cell["seed"].isin(seeds)] if seeds else cell
-    means = fair.groupby(setting)[metric].mean()
-    if len(means) < VALUES_FOR_BEST:
-        return Best(at, f"{len(means)} values tried, {VALUES_FOR_BEST} are needed")
-    values, errors = np.log(means.index.to_numpy(float)), means.to_numpy(float)
+def best_value(cell: pd.DataFrame, setting: str, x: str, metric: str, noise: float = 0.0) -> Best:
+    """Find the best value of ``setting`` in a cell.
+
+    It is the vertex of the parabola, over the setting's logarithm, of the lowest mean over seeds and up to two values
+    on either side; None where `tried_values.judge` does not find it inside what was tried.
+    """
+    at, judged = float(cell[x].iloc[0]), judge(cell, setting, metric, noise)
+    if judged.kind != INSIDE:
+        return Best(at, judged.text)
+    values, errors = np.log(judged.values), np.array(judged.errors)
     k = int(np.argmin(errors))
-    if k in (0, len(values) - 1):
-        return Best(at, "the best is at the edge of what was tried")
     near = slice(max(k - 2, 0), k + 3)
     a, b, _ = np.polyfit(values[near] - values[k], errors[near], 2)
     vertex = values[k] - b / (2 * a) if a > 0 else values[k]
@@ -115,7 +113,8 @@ def fit_rule(
             raise UserError(f"the table lacks the column {column}; it has {', '.join(map(str, df.columns))}")
     done = df[df["final"].astype(bool)] if "final" in df.columns else df
     cells = [part for part in _comparable(done[done[metric].notna()], setting) if part[setting].nunique() > 1]
-    bests = tuple(best_value(cell, setting, x, metric) for cell in cells)
+    noise = noise_of(done, metric)
+    bests = tuple(best_value(cell, setting, x, metric, noise) for cell in cells)
     found = [(cell, b.x, b.value) for cell, b in zip(cells, bests, strict=True) if b.value is not None]
     places = np.array([at for _, at, _ in found])
     if len(np.unique(places)) < PLACES_FOR_RULE:

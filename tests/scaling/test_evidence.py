@@ -111,3 +111,10 @@ def test_fit_frontier_winners_bias_moves_the_upper_end_of_the_forecast():
     at = C.max() * 10
     assert lucky.curve_at(at).high == pytest.approx(plain.curve_at(at).high * np.exp(0.03), rel=1e-3)
     assert lucky.curve_at(at).low == pytest.approx(plain.curve_at(at).low, rel=1e-4)
+
+
+def test_warnings_name_an_outlier_by_its_compute():
+    df = points(0.002)
+    df.loc[3, "error"] *= 1.3
+    found = fit_frontier(PowerLaw(), df, df, rule=BUDGET, noise=NO_NOISE, planned=True)
+    assert any(f"{C[3]:.3g} FLOPs" in w for w in found.warnings())

@@ -194,3 +194,14 @@ def test_a_fixed_ratio_of_samples_to_size_gives_lines_of_one_slope():
         left = curve(law, values, {"params": size, "samples_seen": ratio * size}) - values["E"]
         slopes.append(np.polyfit(np.log(6 * ratio * size**2), np.log(left), 1)[0])
     np.testing.assert_allclose(slopes, -values["eta"] / 2, rtol=1e-9)
+
+
+@pytest.mark.parametrize("law", EVERY, ids=lambda law: law.key)
+def test_through_makes_the_curve_pass_a_point(law):
+    values, columns = PLANTED[law.key], columns_for(law)
+    at = {c: float(np.log(v[5])) for c, v in columns.items()}
+    wanted = float(curve(law, values, columns)[5]) * 1.03
+    changed = law.through({**values, law.replaced: values[law.replaced] * 1.7}, at, wanted, np)
+    assert law.curve(changed, at, np) == pytest.approx(wanted, rel=1e-9)
+    moved = {n for n, v in changed.items() if not np.isclose(v, values[n], rtol=1e-12)}
+    assert moved <= {law.replaced, *law.amplitudes}

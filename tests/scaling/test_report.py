@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from clip_jax.config import UserError
-from clip_jax.scaling import analysis, forecast
+from clip_jax.scaling import analysis
 from clip_jax.scaling.figures import FIGURES, FORMATS
+from clip_jax.scaling.forecast import AVERAGED
 from clip_jax.scaling.page.data import embedded
 from clip_jax.scaling.provenance import rows_hash
 from clip_jax.scaling.report import fit_table, text_summary, write_report
@@ -66,7 +67,7 @@ def test_the_law_is_the_planted_one_and_carries_its_evidence(report):
     assert law["runs"] == len(df) - 1
     assert all(r["falls"] for r in law["frontier"][:-1])
     assert law["allocation"]["status"] == "identified"
-    assert {r["form"] for r in law["forecast_check"]} == {f["form"] for f in law["fits"]}
+    assert {r["form"] for r in law["forecast_check"]} == {AVERAGED, *(f["form"] for f in law["fits"])}
 
 
 def test_the_page_stands_alone_and_escapes(report):
@@ -79,14 +80,15 @@ def test_the_page_stands_alone_and_escapes(report):
     start = html.index('id="data">') + 10
     data = json.loads(html[start : html.index("</script>", start)])
     assert len(data["runs"]) == len(report[0]) - 1
-    assert [len(rule["fits"]) for rule in data["rules"]] == [3, 3, 3, 3]
+    fits = [len(f["fits"]) for f in report[1]["frontiers"].values()]
+    assert [len(rule["fits"]) for rule in data["rules"]] == [fits[0] + 1, *fits[1:]]  # the average leads the first
     assert "default-src 'none'" in html
     assert report[1]["rows_sha256"] in html
 
 
 def test_the_summary_is_short_and_complete(report):
     text = text_summary(report[1])
-    assert len(text.splitlines()) < 36
+    assert len(text.splitlines()) < 44
     assert max(map(len, text.splitlines())) <= 100
     for words in (
         "power law",
@@ -167,7 +169,7 @@ def test_the_seeds_of_the_held_out_budget_do_not_shape_its_forecast(runs, curves
 def test_many_budgets_and_wide_bands_keep_the_summary_short(runs, curves, tmp_path):
     runs(curves["power law"], budgets=13, sizes=1, seeds=1, noise=0.3).to_csv(tmp_path / "t.csv", index=False)
     lines = text_summary(fit_table(tmp_path / "t.csv")).splitlines()
-    assert len(lines) < 36
+    assert len(lines) < 40
     assert max(map(len, lines[1:])) <= 100  # the first line holds a path
     assert any("3 more" in line for line in lines)
 
@@ -188,21 +190,28 @@ def test_law_json_says_how_each_fit_went_and_of_which_rows(report):
     assert law["surface"]["status"]
 
 
-def test_laws_that_tie_and_disagree_are_warned_of(runs, monkeypatch, tmp_path):
-    df = runs(lambda c: 0.2 + 0.5 * (c / 1e10) ** -0.35, sizes=1, seeds=1, noise=0.0)
-    monkeypatch.setattr(forecast, "EQUAL_SCORES", 1e9)
-    monkeypatch.setattr(analysis, "TARGET", 1e4)
+def test_rivals_that_fit_and_disagree_at_the_target_are_warned_of(runs, tmp_path):
+    df = runs(lambda c: 0.2 + 0.5 * (c / 1e10) ** -0.35, sizes=1, noise=0.03)
     df.to_csv(tmp_path / "t.csv", index=False)
     law = fit_table(tmp_path / "t.csv")
-    assert any("disagree at the target" in w for w in law["warnings"])
-    assert "disagree at the" in text_summary(law)
+    assert len(law["rivals"]) == 1
+    assert law["rivals"][0] in law["warnings"]
+    weights = law["averaged"][-1]["weights"]
+    assert sum(weights.values()) == pytest.approx(1)
+    assert sum(w >= 0.05 for w in weights.values()) >= 2
 
 
-def test_errors_above_guessing_are_left_out_by_name(runs, curves):
-    df = runs(curves["power law"], budgets=4, sizes=3, seeds=1)
+def test_analyse_rows_above_chance_stay_where_the_law_has_a_ceiling(runs, curves):
+    df = runs(curves["power law"], budgets=6, sizes=1, seeds=1)
     df.loc[0, "error_mean"] = 0.95
     law = analysis.analyse(df, chance=0.9, full=False).law
-    assert law["left_out"] == [{"run_id": "r0", "reason": "error_mean=0.95 is above that of guessing, 0.9"}]
+    points = {f["law"]: f["points"] for f in law["fits"]}
+    assert law["left_out"] == []
+    assert {k: v for k, v in points.items() if v == 6}.keys() == {"sigmoid", "bounded", "chance"}
+    assert {k: v for k, v in points.items() if v == 5}.keys() == {"power", "saturating", "shifted"}
+    tops = {f["law"]: f["values"]["top"] for f in law["fits"] if "top" in f["values"]}
+    assert tops == {"sigmoid": 0.9, "bounded": 0.9}
+    assert law["averaged"][-1]["curve"][1] <= 0.9
 
 
 @pytest.mark.parametrize("value", [0.0, -0.1, np.nan])

@@ -5,34 +5,47 @@ import pytest
 
 from clip_jax.config import UserError
 from clip_jax.sweep.collect import collect, curves, lr_evidence
+from clip_jax.sweep.rules import best_value
+from clip_jax.sweep.tried_values import EDGE, FEW, FLAT, INSIDE, judge, noise_of
 from clip_jax.train.record import write_json
 
 
 def table(low, used, high):
     rows = [
-        ("cell", 1e-3, used),
-        ("second_seed", 1e-3, used + 0.002),
-        ("lr_check", 5e-4, low),
-        ("lr_check", 2e-3, high),
+        ("cell", 1e-3, used, 0),
+        ("second_seed", 1e-3, used + 0.002, 1),
+        ("lr_check", 5e-4, low, 0),
+        ("lr_check", 2e-3, high, 0),
     ]
     return pd.DataFrame(
-        [{"budget": 1e10, "params": 5, "kind": k, "peak_lr": r, "m": e, "final": True} for k, r, e in rows]
+        [
+            {"budget": 1e10, "params": 5, "kind": k, "peak_lr": r, "m": e, "final": True, "seed": s}
+            for k, r, e, s in rows
+        ]
     )
 
 
 @pytest.mark.parametrize(
-    ("errors", "verdict"),
-    [
-        ((0.6, 0.5, 0.6), "inside"),
-        ((0.4999, 0.5, 0.6), "flat: lower is better by less than the noise"),
-        ((0.4, 0.5, 0.6), "edge: lower is better"),
-        ((0.6, 0.5, 0.45), "edge: higher is better"),
-    ],
+    ("errors", "kind"),
+    [((0.6, 0.5, 0.6), INSIDE), ((0.4999, 0.5, 0.6), FLAT), ((0.4, 0.5, 0.6), EDGE), ((0.6, 0.5, 0.45), EDGE)],
 )
-def test_verdicts(errors, verdict):
-    found = lr_evidence(table(*errors), "m")
+def test_lr_evidence_verdict_is_the_judgment_that_rules_use(errors, kind):
+    runs = table(*errors)
+    found = lr_evidence(runs, "m")
+    judged = judge(runs, "peak_lr", "m", noise_of(runs, "m"))
     assert found["peak_lr"].tolist() == [5e-4, 1e-3, 2e-3]
-    assert found["verdict"].tolist() == ["", verdict, ""]
+    assert found["verdict"].tolist() == ["", judged.text, ""]
+    assert judged.kind == kind
+    best = best_value(runs.assign(width=8), "peak_lr", "width", "m", noise_of(runs, "m"))
+    assert (best.value is not None) == (kind == INSIDE)
+
+
+def test_judge_usual_value_best_at_an_edge_is_an_edge():
+    runs = table(0.4, 0.5, 0.6)
+    runs.loc[runs["kind"] == "lr_check", "peak_lr"] = [2e-3, 4e-3]
+    runs.loc[runs["kind"] == "lr_check", "m"] = [0.6, 0.7]
+    assert judge(runs, "peak_lr", "m", 0.0).kind == EDGE
+    assert judge(runs.iloc[:3], "peak_lr", "m", 0.0).kind == FEW
 
 
 def test_no_checks_no_evidence():

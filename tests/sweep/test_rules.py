@@ -46,14 +46,14 @@ def test_noise_that_tells_nothing_gives_no_number():
 def test_the_edge_is_no_optimum():
     rule = fit_rule(table(-0.5, offset=4.0))
     assert rule.power is None
-    assert {b.status for b in rule.bests} == {"the best is at the edge of what was tried"}
+    assert all(b.status.startswith("edge") for b in rule.bests)
     assert str(rule).startswith("peak_lr over width: not identified: a best peak_lr is known at 0 values of width")
 
 
 def test_two_widths_or_two_rates_are_too_few():
     assert fit_rule(table(-0.5, widths=(32, 64))).status.startswith("not identified: a best peak_lr is known at 2")
     rule = fit_rule(table(-0.5, factors=(1, 2)))
-    assert rule.bests[0].status == "2 values tried, 3 are needed"
+    assert rule.bests[0].status.endswith("2 values tried, 3 are needed")
 
 
 def test_only_seeds_that_every_rate_has_are_compared():

@@ -137,10 +137,9 @@ def _forecast(axis: Any, found: Analysis, first: Headline, top: float) -> list[f
 
 
 def _check(axis: Any, found: Analysis, top: float) -> list[float]:
-    """Draw what the best form said of the largest budget before it was known."""
+    """Draw what the headline's forecast of the largest budget was without it."""
     ends = []
-    for row in found.law["forecast_check"]:
-        if found.best is not None and row["form"] == found.best.fit.law.name:
-            moved = {**row, "flops": row["flops"] * BESIDE}
-            ends += whisker(axis, moved, SOFT, "D", f"{row['form']} fitted without\nthe largest budget", top)
+    for row in found.law["forecast_check"][:1]:
+        moved = {**row, "flops": row["flops"] * BESIDE}
+        ends += whisker(axis, moved, SOFT, "D", f"{row['form']}, fitted\nwithout the largest budget", top)
     return ends

@@ -10,9 +10,9 @@ import numpy as np
 
 from clip_jax.scaling.analysis import Analysis
 from clip_jax.scaling.figures.style import INK, LAW_COLORS
+from clip_jax.scaling.forecast import AVERAGED as AVERAGED_NAME
 
 AVERAGED = "averaged"  # its key among laws
-AVERAGED_NAME = "averaged over forms"
 AT_TARGET = 1e-3  # relative distance in FLOPs within which a row of law.json is the target's
 Bands = Callable[[Any], dict[str, Any]]
 
@@ -57,12 +57,11 @@ def headline(found: Analysis) -> Headline | None:
 
 def averaged_bands(found: Analysis) -> Bands | None:
     """Return the bands averaged over forms, with the names that a law's own bands have; None where there are none."""
-    compute = getattr(found, "averaged_bands", None)
-    if compute is None or found.best is None:
+    if found.best is None or found.averaged is None:
         return None
 
     def bands(grid: Any) -> dict[str, Any]:
-        known = compute(np.asarray(grid, float))
+        known = found.averaged_bands(np.asarray(grid, float))
         return {"y": known["median"], **{k: known[k] for k in ("low", "high", "run_low", "run_high")}}
 
     return bands

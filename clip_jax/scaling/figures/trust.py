@@ -11,7 +11,7 @@ from clip_jax.scaling.evidence import Fitted
 from clip_jax.scaling.figures.same_curves import joint_name, same_curves
 from clip_jax.scaling.figures.style import INK, LAW_COLORS, LAW_DASHES, NotDrawn, new_figure
 
-MARKERS = {"power": "o", "saturating": "s", "sigmoid": "^", "shifted": "D", "chance": "v", "bnsl": "P"}
+MARKERS = {"power": "o", "saturating": "s", "sigmoid": "^", "bounded": "X", "shifted": "D", "chance": "v", "bnsl": "P"}
 
 
 def residuals(found: Analysis) -> Any:

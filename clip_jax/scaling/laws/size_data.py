@@ -93,8 +93,8 @@ class BoundedChinchilla(Law):
     )
     asymptote = below = "E"
     above = "top"
+    amplitudes = ("a", "b")
     has_ceiling = True
-    replaced = "a"
     exponent_name = "alpha"
     template = "{E} + ({top} - {E})·h/(1 + h), h = {a}/N^{alpha} + {b}/D^{beta}"
     latex_template = r"<E> + (<top> - <E>)\frac{h}{1 + h},\; h = \frac{<a>}{N^{<alpha>}} + \frac{<b>}{D^{<beta>}}"

@@ -22,7 +22,7 @@ from clip_jax.scaling.figures.same_curves import joint_name, same_curves
 from clip_jax.scaling.figures.seeds import point_names
 from clip_jax.scaling.figures.ticks import interval_text
 from clip_jax.scaling.laws import LAWS
-from clip_jax.scaling.page.data import TIP, embedded, named_warnings
+from clip_jax.scaling.page.data import TIP, embedded
 from clip_jax.scaling.page.tables import table
 
 # nothing may be fetched, whatever a table's words hold
@@ -127,14 +127,13 @@ def _select(name: str, label: str, options: dict[str, str]) -> str:
 def _evidence(found: Analysis, law: dict[str, Any]) -> Iterator[str]:
     scores = {s["form"]: s["mean_abs_log_error"] for s in law["extrapolation"]}
     names = point_names(found, found.frontier.points)
-    fits = {f.fit.law.name: f.fit for f in found.frontier.fitted.values()}
     forms = [
         {
             "form": f["form"],
             "law": ", ".join([f["formula"], *(f"{k} = {v:.4g}" for k, v in f["values"].items())]),
             "exponent": f["exponent"]["value"], "low": f["exponent"]["low"], "high": f["exponent"]["high"],
             "starts": f"{f['agree']} of {f['starts']}", "extrapolation": scores.get(f["form"]),
-            "status": "; ".join([f["status"], *named_warnings(f["warnings"], fits[f["form"]], names)]),
+            "status": "; ".join([f["status"], *f["warnings"]]),
         }
         for f in law["fits"]
     ]  # fmt: skip

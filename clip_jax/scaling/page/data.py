@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from clip_jax.scaling.analysis import Analysis
 from clip_jax.scaling.checklist import plain_json
-from clip_jax.scaling.diagnostics import residual_checks
 from clip_jax.scaling.evidence import REACH, RULES
 from clip_jax.scaling.figures.headline import AVERAGED, Headline, headline
 from clip_jax.scaling.figures.learning import known_curves
 from clip_jax.scaling.figures.same_curves import same_curves
-from clip_jax.scaling.figures.seeds import point_names, standard_errors
+from clip_jax.scaling.figures.seeds import standard_errors
 from clip_jax.scaling.figures.style import LAW_COLORS, ceiling, color_scale, label_of
-from clip_jax.scaling.fit import Fit
 from clip_jax.scaling.laws import LAWS
 from clip_jax.scaling.page.tables import text_of
 
@@ -70,7 +67,6 @@ def embedded(found: Analysis) -> dict[str, Any]:
 def _rule(found: Analysis, key: str, grid: np.ndarray) -> dict[str, Any]:
     """Describe one frontier: its points with the standard error over seeds, and each law's fit."""
     frontier = found.frontiers[key]
-    names = point_names(found, frontier.points)
     lead: dict[str, str] = {}
     for group in same_curves(frontier.fitted, grid, found.winner):
         lead |= dict.fromkeys(group, group[0])
@@ -80,7 +76,7 @@ def _rule(found: Analysis, key: str, grid: np.ndarray) -> dict[str, Any]:
         fits[law] = {
             "name": fit.law.name, "same": lead[law], "text": fit.law.text(fit.values), "values": fit.values,
             "status": fit.status, "agree": f"{fit.agree} of {fit.starts} starts agree",
-            "warnings": named_warnings(fitted.warnings(), fitted.fit, names),
+            "warnings": fitted.warnings(),
             "color": LAW_COLORS[law], **{k: v.tolist() for k, v in fitted.bands(grid).items()},
         }  # fmt: skip
     se = standard_errors(found.rows, frontier.points)
@@ -98,13 +94,6 @@ def _averaged(first: Headline, found: Analysis, grid: np.ndarray) -> dict[str, A
         "text": " + ".join(f"{share:.2f} × {form}" for form, share in shares) or "the mean of all forms",
         "agree": "", "warnings": [], "color": first.color, **{k: v.tolist() for k, v in first.bands(grid).items()},
     }  # fmt: skip
-
-
-def named_warnings(warnings: Sequence[str], fit: Fit, names: Sequence[str]) -> list[str]:
-    """Replace what `residual_checks` says of points by number with the same of points by name."""
-    numbered, named = (residual_checks(fit, labels)["warnings"] for labels in (None, names))
-    said = dict(zip(numbered, named, strict=True))
-    return [said.get(w, w) for w in warnings]
 
 
 def _colors(rows: pd.DataFrame) -> dict[str, str]:
