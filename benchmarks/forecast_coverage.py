@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clip_jax.scaling import profile
 from clip_jax.scaling.analysis import Frontier, fit_forms, point_noise, winners_bias
 from clip_jax.scaling.averaging import AveragedForecast
 from clip_jax.scaling.evidence import BUDGET, PARETO
@@ -176,7 +175,7 @@ def summary(records: list[dict], reach: str) -> dict:
     found = [r["reaches"][reach] for r in records if reach in r["reaches"]]
     curve = np.array([inside(f["curve"], f["true"]) for f in found])
     mean = np.array([inside(f["mean"], f["measured"]) for f in found])
-    ratio = [width(f["mean"]) / width(f["own"]) for f in found]
+    ratio = [width(f["mean"]) / width(f["own"]) for f in found if None not in f["own"]]
     return {
         "n": len(found), "curve": np.mean(curve == 0), "mean": np.mean(mean == 0), "above": np.mean(mean > 0),
         "below": np.mean(mean < 0), "width": float(np.median([width(f["mean"]) for f in found])),
@@ -283,11 +282,6 @@ def read(path: Path) -> list[dict]:
     return out
 
 
-def without_warnings(fit):
-    """Stand in for `profile.flat_sides`, which forecasts do not read."""
-    return ()
-
-
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--sweeps", type=int, default=100, help="of each case and number of budgets")
@@ -300,7 +294,6 @@ def main():
     args = parser.parse_args()
     path = Path(args.results)
     if not args.print:
-        profile.flat_sides = without_warnings
         run_clouds(path, args.clouds) if args.clouds else run_sweeps(path, args.sweeps, args.only)
     records = read(path)
     print(cloud_table(records) if args.clouds else table([r for r in records if "case" in r]))

@@ -320,7 +320,7 @@ def prediction_profile(fit: Fit, at: Any, *, noise: Noise = NO_NOISE) -> Predict
     hold = held_fits(fit, at, normal)
 
     def roots(z: Array) -> tuple[Array, Array]:
-        found = hold(np.exp(np.clip(z, -700.0, 700.0)) if log else z)
+        found = hold(np.exp(z) if log else z)
         return np.sqrt(np.minimum(statistic(fit, found.objective, noise), 1e12)), found.converged
 
     wanted = float(np.sqrt(threshold(fit, LEVEL, noise)))
