@@ -73,13 +73,13 @@ def test_forecasts_one_sweep_equal_registered(bench, monkeypatch):  # thorough
 
 def test_registered_mean_of_a_plateau_from_six_budgets_covers(bench):  # thorough
     case = bench["CASES"]["saturating .25"]
-    found = [bench["plain"](bench["simulated"](case, 6, index, (10,))[10]) for index in range(12)]
+    found = [bench["plain"](bench["simulated"](case, 6, index, (10,))[10]) for index in range(20)]
     judged = bench["summary"]([{"reaches": {"10": f}} for f in found], "10")
     # the simplest form, which few budgets do not reject, is too hopeful
     alone = bench["summary"]([{"reaches": {"10": f | {"mean": f["own"]}}} for f in found], "10")
-    assert judged["mean"] >= 10 / 12
-    assert alone["mean"] <= 4 / 12
-    assert alone["above"] == 1 - alone["mean"]
+    assert judged["mean"] >= 0.85
+    assert alone["mean"] <= 0.3
+    assert alone["below"] == 0
 
 
 def test_cloud_runs_lie_above_the_frontier(bench):
