@@ -58,6 +58,13 @@ results: $(READY)
 	done
 	$(BIN)/python experiments/icons_forecast_again.py
 
+# how often forecasts hold, in simulation: hours on 2 cores; the tables are committed in benchmarks/RESULTS_scaling.md
+coverage: $(READY)
+	$(BIN)/python benchmarks/prediction_coverage.py
+	$(BIN)/python benchmarks/forecast_coverage.py --sweeps=400
+	$(BIN)/python benchmarks/forecast_coverage.py --clouds=150
+	$(BIN)/python benchmarks/table_options_coverage.py
+
 lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
