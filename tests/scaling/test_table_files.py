@@ -40,7 +40,7 @@ def write(tmp_path):
         ("tab_comma.tsv", PLAIN.replace(",", "\t").replace(".", ",")),
         ("all_trailing.csv", PLAIN.replace("\n", ",\n")),
         ("rows_trailing.csv", PLAIN.replace("65\n", "65,,\n")),
-        ("z.csv.gz", gzip.compress(PLAIN.encode())),
+        ("z.csv.gz", gzip.compress(PLAIN.encode(), mtime=0)),
         ("t.jsonl", "\n".join(OBJECTS)),
         ("t.JSON", f"[{','.join(OBJECTS)}]"),
     ],
