@@ -320,7 +320,7 @@ def main():
             continue
         begun = time.time()
         found[row] = cells = measure(row, args.tables, args.intervals)
-        wrong = np.array([d for c in cells.values() for d in c.disagreed]).reshape(-1, 2)
+        wrong = np.array([d for c in cells.values() for d in c.disagreed], bool).reshape(-1, 2)
         print("\n".join(lines_of(row, cells)))
         print(
             f"  inversion and interval disagree in {wrong[:, 0].sum()} curves and {wrong[:, 1].sum()} runs of "
