@@ -12,7 +12,7 @@ distance sqrt(d² - sd²t²) on the run's side is not worse by more than the thr
 themselves are computed, to count open sides and how often inversion and interval disagree.
 
 ok: the 99 % Wilson interval of each coverage meets [93 %, 97 %], and the mean of a law's positions lies in it.
-Where intervals hold more than they say, the row says how many fits rest on a bound (E >= 0) and how often the others hold.
+Where intervals hold too much, the row says how many fits rest on a bound (E >= 0) and how often the others hold.
 """
 
 import argparse
