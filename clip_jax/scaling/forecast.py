@@ -21,6 +21,7 @@ WEIGHTY = 0.05  # weight in the average from which on a form counts as a rival
 APART = 0.05  # predictions whose ratio is nearer to 1 do not disagree, however narrow the bands
 TIE = 1e-5  # differences of mean |ln(predicted / measured)| below this tell nothing
 LEAST_POINTS = 4  # to fit before anything is extrapolated
+LEAST_FORECASTS = 2  # of a form that may win
 CUTS = 4  # places at which a table is divided into known and unknown
 EQUAL_SCORES = 0.5  # laws whose scores differ by less than this share are equally good: a few cuts scatter as much
 
@@ -70,8 +71,8 @@ def extrapolation_scores(
     """Score how well each form predicts the next budget from those before it: mean |ln(predicted/measured)|.
 
     Every prefix of at least four budgets counts once, but only where no asymptote had to be held for want of points: a
-    form that was held at a simpler one's was not tested there. Forms are ranked over the prefixes that tested all of
-    those tested at all.
+    form that was held at a simpler one's was not tested there. A form counts as tested from two such prefixes on (one,
+    of five budgets), and forms are ranked over the prefixes that tested all of these.
 
     Args:
       flops, errors: [n], by rising FLOPs.
@@ -79,7 +80,7 @@ def extrapolation_scores(
       known: law key -> parameters known from elsewhere.
 
     Returns:
-      Best first: {form, mean_abs_log_error, forecasts}; None and 0 for forms that no prefix tested, which come last.
+      Best first: {form, mean_abs_log_error, forecasts}; None and 0 for forms that were not tested, which come last.
       Empty with fewer than five budgets.
     """
     misses: dict[str, dict[int, float]] = {law.name: {} for law in laws}
@@ -91,13 +92,14 @@ def extrapolation_scores(
             fit = fit_law(law, flops[:m], errors[:m], known=held, profile=False)
             if not fit.pinned:
                 misses[law.name][m] = abs(float(np.log(fit.predict(flops[m]) / errors[m])))
-    tested = [set(m) for m in misses.values() if m]
+    least = min(LEAST_FORECASTS, len(flops) - LEAST_POINTS)
+    tested = [set(m) for m in misses.values() if len(m) >= least]
     common = set.intersection(*tested) if tested else set()
     if len(flops) <= LEAST_POINTS:
         return []
     rows = []
     for law in laws:
-        scores = [v for m, v in misses[law.name].items() if m in common]
+        scores = [v for m, v in misses[law.name].items() if m in common] if len(misses[law.name]) >= least else []
         score = float(np.mean(scores)) if scores else None
         rows.append({"form": law.name, "mean_abs_log_error": score, "forecasts": len(scores)})
     return sorted(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DRAWS = 2000
+CELLS_OF_VALLEY = 5  # nearest to the best size; sizes 30 to 100 times apart are no parabola
 SIZES_FOR_VALLEY = 4  # for a parabola and one degree of freedom
 
 
@@ -28,7 +29,7 @@ def _valleys(df: pd.DataFrame, metric: str) -> dict[float, tuple[pd.DataFrame, A
       Budget -> (cells, ln(error) [k], its smooth value [k], whether the budget has enough sizes for a parabola; else
       the smooth value is the measured one).
     """
-    groups = {float(b): cells for b, cells in by_size(df, metric).groupby("budget")}  # type: ignore[arg-type]
+    groups = {float(b): _nearest(cells) for b, cells in by_size(df, metric).groupby("budget")}  # type: ignore[arg-type]
     parts = {}
     numerator = denominator = 0.0
     for budget, cells in groups.items():
@@ -44,6 +45,13 @@ def _valleys(df: pd.DataFrame, metric: str) -> dict[float, tuple[pd.DataFrame, A
         smooth = curvature * bent + np.polyval(np.polyfit(x, y - curvature * bent, 1), x) if enough else y
         out[budget] = (cells, y, smooth, enough)
     return out
+
+
+def _nearest(cells: pd.DataFrame) -> pd.DataFrame:
+    """The cells whose sizes are nearest to the best one's: over a wide range of sizes no valley is a parabola."""
+    logs = np.log(cells["params"].to_numpy(float))
+    away = np.abs(logs - logs[int(np.argmin(cells["error"].to_numpy(float)))])
+    return cells.iloc[np.sort(np.argsort(away, kind="stable")[:CELLS_OF_VALLEY])]
 
 
 def valley_scatter(df: pd.DataFrame, metric: str) -> tuple[float, int]:

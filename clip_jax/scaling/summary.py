@@ -50,7 +50,9 @@ def text_summary(law: dict[str, Any]) -> str:
         values = ", ".join(f"{k}={v:.3g}" for k, v in f["values"].items() if k != e["name"])
         score = "-" if scores.get(f["form"]) is None else f"{scores[f['form']]:.4f}"
         mark = " *" if f["form"] == law["winner"] else ""
-        interval = _span(e["low"], e["high"])
+        interval = _span(
+            *(None if side in e["open"] else e[end] for end, side in (("low", "below"), ("high", "above")))
+        )
         lines.append(f"  {f['form']:21s}  {values:32s}  {e['name']}={e['value']:.4f}  {interval}  {score}{mark}")
         told = [f["status"]] if f["status"] != "converged" else []
         told += ["not identified"] if not f["identified"] and not f["pinned"] else []
