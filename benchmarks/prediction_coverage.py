@@ -12,7 +12,7 @@ distance sqrt(d² - sd²t²) on the run's side is not worse by more than the thr
 themselves are computed, to count open sides and how often inversion and interval disagree.
 
 ok: the 99 % Wilson interval of each coverage meets [93 %, 97 %], and the mean of a law's positions lies in it.
-Where a fit rests on a bound that is true (E >= 0) its intervals hold more than they say, and the row says so.
+Where intervals hold too much, the row says how many fits rest on a bound (E >= 0) and how often the others hold.
 """
 
 import argparse
@@ -259,7 +259,7 @@ def told(hits):
 
 
 def verdict(cell):
-    """Return ok, or what is outside; intervals that hold too much are put down to fits that rest on a bound."""
+    """Return ok, or what is outside; where too much is held, also the share of tables whose fit rests on no bound."""
     said = []
     for name, hits in (("curve", cell.curve), ("run", cell.run)):
         if not is_ok(hits):
@@ -320,7 +320,7 @@ def main():
             continue
         begun = time.time()
         found[row] = cells = measure(row, args.tables, args.intervals)
-        wrong = np.array([d for c in cells.values() for d in c.disagreed]).reshape(-1, 2)
+        wrong = np.array([d for c in cells.values() for d in c.disagreed], bool).reshape(-1, 2)
         print("\n".join(lines_of(row, cells)))
         print(
             f"  inversion and interval disagree in {wrong[:, 0].sum()} curves and {wrong[:, 1].sum()} runs of "
