@@ -295,8 +295,8 @@ def main():
     path = Path(args.results)
     if not args.print:
         run_clouds(path, args.clouds) if args.clouds else run_sweeps(path, args.sweeps, args.only)
-    records = read(path)
-    print(cloud_table(records) if args.clouds else table([r for r in records if "case" in r]))
+    records = [r for r in read(path) if ("runs" in r) == bool(args.clouds)]
+    print(cloud_table(records) if args.clouds else table(records))
     print(f"\n{sum(r['seconds'] for r in records):.0f} s of processor time")
 
 
