@@ -6,7 +6,7 @@ import pytest
 from clip_jax.scaling.averaging import average
 from clip_jax.scaling.evidence import Fitted
 from clip_jax.scaling.fit import fit_law
-from clip_jax.scaling.forecast import AVERAGED, compare_laws, extrapolation_scores, forecast_check, rolling
+from clip_jax.scaling.forecast import AVERAGED, compare_laws, extrapolation_scores, forecast_check, rival_forms, rolling
 from clip_jax.scaling.laws import LAWS, Chinchilla, PowerLaw, SaturatingPowerLaw, law_named
 
 C = np.geomspace(1e10, 1e12, 6)
@@ -114,3 +114,15 @@ def test_laws_are_compared_with_the_weights_of_rows(curves):
     off = [abs(next(r for r in rows if r["form"] == "power law")["predicted"] / truth - 1) for rows in (weighed, plain)]
     assert off[0] < 1e-3 < off[1]
     assert max(r["score"] for r in weighed) < 0.1 * max(r["score"] for r in plain)
+
+
+def test_rival_forms_are_weighty_and_outside_each_other():
+    def form(name, weight, predicted, low, high):
+        return {"form": name, "weight": weight, "predicted": predicted, "low": low, "high": high}
+
+    low, high = form("a", 0.7, 0.2, 0.18, 0.22), form("b", 0.1, 0.3, 0.25, 0.35)
+    (said,) = rival_forms({"forms": [low, high]})
+    assert "a (weight 0.70)" in said
+    assert rival_forms({"forms": [low, {**high, "weight": 0.01}]}) == []
+    assert rival_forms({"forms": [{**low, "high": 0.4}, {**high, "low": 0.1}]}) == []
+    assert rival_forms({"forms": [low]}) == []

@@ -10,7 +10,7 @@ from PIL import Image
 from clip_jax.config import UserError
 from clip_jax.scaling import analysis
 from clip_jax.scaling.figures import FIGURES, FORMATS
-from clip_jax.scaling.forecast import AVERAGED
+from clip_jax.scaling.forecast import AVERAGED, rival_forms
 from clip_jax.scaling.page.data import embedded
 from clip_jax.scaling.provenance import rows_hash
 from clip_jax.scaling.report import fit_table, text_summary, write_report
@@ -190,15 +190,15 @@ def test_law_json_says_how_each_fit_went_and_of_which_rows(report):
     assert law["surface"]["status"]
 
 
-def test_rivals_that_fit_and_disagree_at_the_target_are_warned_of(runs, tmp_path):
+def test_law_json_averages_the_forms_and_warns_of_rivals(runs, tmp_path):
     df = runs(lambda c: 0.2 + 0.5 * (c / 1e10) ** -0.35, sizes=1, noise=0.03)
     df.to_csv(tmp_path / "t.csv", index=False)
     law = fit_table(tmp_path / "t.csv")
-    assert len(law["rivals"]) == 1
-    assert law["rivals"][0] in law["warnings"]
     weights = law["averaged"][-1]["weights"]
     assert sum(weights.values()) == pytest.approx(1)
     assert sum(w >= 0.05 for w in weights.values()) >= 2
+    assert law["rivals"] == rival_forms(law["averaged"][-1])
+    assert set(law["rivals"]) <= set(law["warnings"])
 
 
 def test_analyse_rows_above_chance_stay_where_the_law_has_a_ceiling(runs, curves):
