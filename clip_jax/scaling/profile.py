@@ -109,7 +109,7 @@ def parameter_interval(fit: Fit, name: str, *, level: float = 0.95, noise: Noise
         STEPS if fit.points <= MANY_ROWS else FEW_STEPS,
     )  # fmt: skip
     low, high = (float(np.exp(v)) if log else v for v in (found.low, found.high))
-    return replace(found, value=value, low=low, high=high)
+    return _around(replace(found, low=low, high=high), value)
 
 
 def prediction_interval(
