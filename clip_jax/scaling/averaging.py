@@ -225,7 +225,9 @@ class AveragedForecast:
             "run": list(run.interval().bounded_ends), "union": list(curve.union()),
             "weights": dict(zip(self.names, map(float, self.weights), strict=True)),
             "forms": [
-                {"form": n, "weight": float(w), "predicted": i.value, "low": i.low, "high": i.high} for n, w, i in own
+                {"form": n, "weight": float(w), "predicted": i.value, "low": low, "high": high}
+                for n, w, i in own
+                for low, high in [i.bounded_ends]
             ],
         }  # fmt: skip
 

@@ -131,13 +131,23 @@ def _plain(answer: Any) -> str:
     return f"{answer:.6g}" if isinstance(answer, float) else {True: "yes", False: "no"}.get(answer, str(answer))  # type: ignore[call-overload]
 
 
+def folder_for(out: str | Path) -> Path:
+    """Make a folder to write into, if missing. Raises UserError where it cannot be one."""
+    path = Path(out)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"cannot be made a folder ({error.strerror or error})"
+        raise UserError(f"{path}: {reason}", field="--out", value=str(path), reason=reason) from None
+    return path
+
+
 def write_checklist(
     fit: Fit, out_dir: str | Path, answers: dict[str, str] | None = None, **options: Any
 ) -> dict[str, Any]:
     """Write ``checklist.json`` and ``checklist.txt`` beside a fit; returns the data. Options: of `checklist`."""
     found = checklist(fit, answers, **options)
-    out = Path(out_dir)
-    out.mkdir(parents=True, exist_ok=True)
+    out = folder_for(out_dir)
     for name, text in (
         ("checklist.json", json.dumps(plain_json(found), indent=1) + "\n"),
         ("checklist.txt", as_text(found)),

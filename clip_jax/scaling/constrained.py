@@ -145,7 +145,7 @@ def _screened(fit: Fit, point: Mapping[str, float], values: Array, eliminates: b
     if len(grid) > most:
         grid = grid[np.random.default_rng(0).choice(len(grid), most, replace=False)]
     low, high = _limits(fit, values)
-    theta = np.clip(grid[None], low[:, None], high[:, None])  # [K, S, p]
+    theta = np.where(fit.free_mask, np.clip(grid[None], low[:, None], high[:, None]), fit.theta)  # [K, S, p]
     flat = theta.reshape(-1, theta.shape[-1])
     with np.errstate(all="ignore"):
         if eliminates:

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 LEAST_POINTS = 3
 RESELECT_FROM = 20  # candidates; fewer leave too many resamples without a frontier
 RESELECT_SHARE = 0.7
-REPLICAS = 300
+REPLICAS, LEAST_REPLICAS = 300, 40
+MOST_DRAWN = 1_500_000  # candidates in all resamples together
 SELECTION_MATTERS = 0.2  # of a point's scatter: a bias below it changes no interval that could be seen
 BUDGET, PARETO, BINNED, HULL = "budget", "pareto", "binned", "hull"
 RULES = {
@@ -179,7 +180,8 @@ class Fitted:
         curve, run = self.curve_at(flops), self.run_at(flops)
         return {
             "form": self.fit.law.name, "flops": float(flops), "predicted": curve.value,
-            "low": run.low, "high": run.high, "curve_low": curve.low, "curve_high": curve.high,
+            **dict(zip(("low", "high"), run.bounded_ends, strict=True)),
+            **dict(zip(("curve_low", "curve_high"), curve.bounded_ends, strict=True)),
         }  # fmt: skip
 
 
@@ -193,6 +195,11 @@ def interval_data(found: Interval | None) -> dict[str, Any]:
         return {"low": None, "high": None, "open": []}
     sides = [s for s, is_open in (("below", found.open_low), ("above", found.open_high)) if is_open]
     return {"low": found.low, "high": found.high, "open": sides}
+
+
+def replicas_for(candidates: int) -> int:
+    """Return in how many resamples a frontier of so many candidates is picked again: fewer of very many."""
+    return int(np.clip(MOST_DRAWN // max(candidates, 1), LEAST_REPLICAS, REPLICAS))
 
 
 def knots(flops: Array) -> Array:
@@ -242,7 +249,8 @@ def fit_frontier(
         points = points[points["error"] <= chance]
     least = max(LEAST_POINTS, len(law.parameters) - len(known))
     if len(points) < least:
-        raise UserError(f"{len(points)} points, {law.name} needs {least}")
+        beyond = f" ({above} above guessing, {chance:g}, are left out)" if above else ""
+        raise UserError(f"{len(points)} points, {law.name} needs {least}{beyond}")
     x, y = points["flops"].to_numpy(float), points["error"].to_numpy(float)
     fit = fit_law(law, x, y, known=known, profile=False)
     if above:
@@ -252,9 +260,9 @@ def fit_frontier(
         held = {n: fit.values[n] for n, free in zip(law.names, fit.free_mask, strict=True) if not free}
         x, y = (candidates[c].to_numpy(float) for c in ("flops", "error"))
         again = bootstrap_frontier(
-            law, x, y, SELECT[rule], replicas=REPLICAS, share=RESELECT_SHARE, fixed=held, profile=False
+            law, x, y, SELECT[rule], replicas=replicas_for(len(x)), share=RESELECT_SHARE, fixed=held, profile=False
         )
-        again = again if len(again.replicas) > REPLICAS / 2 else None
+        again = again if len(again.replicas) > replicas_for(len(x)) / 2 else None
     if bias:
         shift = np.array([bias.get(float(b), 0.0) for b in points["budget"]])
         if (shift < -SELECTION_MATTERS * max(noise.sd, fit.residual_sd)).any():

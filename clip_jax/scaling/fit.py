@@ -164,6 +164,9 @@ def fit_law(
     if n := copies(data):
         notes.append(f"{n} rows are copies of others; they count, and make intervals too narrow if they are no repeats")
     free = np.array([name not in fixed for name in law.names])
+    if not free.any():
+        reason = "every parameter is held, so nothing is fitted"
+        raise UserError(f"fit: {reason}", field="fixed", value=sorted(fixed), reason=reason)
     if len(data) < free.sum():
         raise UserError(f"fit: {law.name} needs at least {free.sum()} points, there are {len(data)}")
     if len(data) == free.sum():

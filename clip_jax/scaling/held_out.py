@@ -51,7 +51,8 @@ def judge(fit: Fit, rows: Rows, new_run: Callable[[dict[str, float]], Interval])
                 known[key] = new_run(point)
             span = known[key]
             low, high = span.bounded_ends
-            row |= {"low": low, "high": high, "inside": bool(low <= rows.y[i] <= high)}
+            bounded = bool(np.isfinite([low, high]).all())  # an open band holds anything
+            row |= {"low": low, "high": high, "inside": bool(low <= rows.y[i] <= high) if bounded else None}
         table.append(row)
     return {
         "rms": float(np.sqrt(np.mean(off**2))) if len(off) else None,
@@ -61,11 +62,11 @@ def judge(fit: Fit, rows: Rows, new_run: Callable[[dict[str, float]], Interval])
 
 
 def as_lines(found: dict[str, Any], name: str = "at") -> list[str]:
-    """Return the judgement for a reader: a line a shown row, then the counts."""
+    """Return the judgment for a reader: a line a shown row, then the counts."""
     lines = [f"  held out: {name:>9s}  measured  predicted  95 % of a new run"]
     for r in found["table"]:
-        if r["inside"] is not None:
-            where = "inside" if r["inside"] else "OUTSIDE"
+        if r["low"] is not None:
+            where = {True: "inside", False: "OUTSIDE", None: "open"}[r["inside"]]
             span = ends_text(r["low"], r["high"])
             numbers = f"{r['at']:8.3g}  {r['measured']:8.4g}  {r['predicted']:9.4g}  {span:18s}"
             lines.append(f"    row {r['row']:<6d} {numbers} {where}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from clip_jax.scaling.analysis import Analysis, analyse
 from clip_jax.scaling.chance import chance_beside
-from clip_jax.scaling.checklist import NOT_STATED, write_checklist
+from clip_jax.scaling.checklist import NOT_STATED, folder_for, write_checklist
 from clip_jax.scaling.summary import text_summary
 from clip_jax.scaling.table import read_table
 
@@ -43,8 +43,7 @@ def write_analysis(found: Analysis, out_dir: str | Path) -> dict[str, Any]:
     from clip_jax.scaling.figures import draw_all
     from clip_jax.scaling.page import write_page
 
-    out = Path(out_dir)
-    out.mkdir(parents=True, exist_ok=True)
+    out = folder_for(out_dir)
     checklist = None
     if found.best is not None:
         checklist = write_checklist(found.best.checked, out, _answers(found), intervals=found.best.intervals)

@@ -100,6 +100,9 @@ def forecast_lines(law: dict[str, Any]) -> list[str]:
         f"  (95 %, averaged over forms; it extrapolates {ahead['flops'] / seen['flops']:.0f}x and cannot know of a "
         "break beyond the runs)",
     ]
+    untested = (law["averaging"] or {}).get("left_out", {})
+    if untested:
+        lines.append(f"  too few points for {', '.join(untested)}: what they would say is in no band here")
     for form in ahead["forms"]:
         own = f"{form['predicted']:.4f} {_span(form['low'], form['high'])}"
         lines.append(f"    {form['form']:24s} weight {form['weight']:.2f}  {own}")

@@ -9,9 +9,9 @@ import numpy as np
 
 from clip_jax.checks import UserError
 from clip_jax.scaling.clusters import ClusterIntervals, cluster_intervals
-from clip_jax.scaling.evidence import REPLICAS, RESELECT_FROM, RESELECT_SHARE, SELECT, Fitted
+from clip_jax.scaling.evidence import RESELECT_FROM, RESELECT_SHARE, SELECT, Fitted, replicas_for
 from clip_jax.scaling.fit import Fit, fit_law
-from clip_jax.scaling.laws import Law
+from clip_jax.scaling.laws import Law, with_ceiling
 from clip_jax.scaling.noise import Noise
 from clip_jax.scaling.points import noise_floor
 from clip_jax.scaling.prediction import Interval
@@ -105,6 +105,9 @@ def fit_rows_of(rows: Rows, what: TableFit, law: Law, *, known: Mapping[str, flo
     """
     weights = None if rows.weights is None else rows.weights / rows.weights.mean()
     fixed = fixed_values(what) if known is None else None
+    known = with_ceiling(law, what.chance)[1] if known is None else known
+    if fixed is not None:  # what the user holds, and what chance tells
+        fixed, known = {**known, **fixed}, None
     return fit_law(law, rows.columns, rows.y, loss=what.loss_function, weights=weights, fixed=fixed, known=known)
 
 
@@ -154,10 +157,11 @@ def reselected(fit: Fit, rows: Rows, what: TableFit) -> tuple[Ensemble | None, s
     if len(candidates) < RESELECT_FROM:
         return None, f"{len(candidates)} runs are fewer than {RESELECT_FROM}"
     held = {n: fit.values[n] for n, free in zip(fit.law.names, fit.free_mask, strict=True) if not free}
+    count = replicas_for(len(candidates))
     again = bootstrap_frontier(
-        fit.law, candidates.columns, candidates.y, SELECT[what.frontier], replicas=REPLICAS, share=RESELECT_SHARE,
+        fit.law, candidates.columns, candidates.y, SELECT[what.frontier], replicas=count, share=RESELECT_SHARE,
         fixed=held, profile=False, loss=fit.loss,
     )  # fmt: skip
-    if len(again.replicas) <= REPLICAS / 2:
-        return None, f"only {len(again.replicas)} of {REPLICAS} resamples could be fitted"
+    if len(again.replicas) <= count / 2:
+        return None, f"only {len(again.replicas)} of {count} resamples could be fitted"
     return again, ""

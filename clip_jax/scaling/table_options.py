@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from clip_jax.checks import UserError, one_of
-from clip_jax.scaling.laws import EVERY, Law, law_named
+from clip_jax.scaling.laws import EVERY, Law, SaturatingPowerLaw, law_named, with_ceiling
 from clip_jax.scaling.loss import Loss
 
 UNITS = {"k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
@@ -125,8 +125,8 @@ def refuse_ignored(what: TableFit, names: Sequence[str], mode: str) -> None:
 
 def law_of(what: TableFit, key: str = "") -> Law:
     """Return one of its laws, the first by default, with the ceiling that ``chance`` gives."""
-    law = law_named(key or what.laws[0])
-    return replace(law, **{"ceiling": what.chance}) if what.chance is not None and hasattr(law, "ceiling") else law
+    law, _ = with_ceiling(law_named(key or what.laws[0]), what.chance)
+    return replace(law, ceiling=what.chance) if isinstance(law, SaturatingPowerLaw) else law
 
 
 def fixed_values(what: TableFit) -> dict[str, float] | None:

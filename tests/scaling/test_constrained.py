@@ -94,3 +94,16 @@ def test_held_fits_at_ends_and_standard_errors_not_above_slsqp(name):
     for value, objective, lowest in zip(values, held.objective, theirs, strict=True):
         # 1 % of the objective and 0.01 of the statistic's unit, the residual variance
         assert objective <= lowest * 1.01 + 0.01 * fit.residual_sd**2, (name, value)
+
+
+def test_held_fits_leave_a_known_top_where_it_is():
+    x = np.geomspace(1e10, 1e12, 8)
+    y = SigmoidLogC().curve({"top": 0.974, "k": 0.6, "C_half": 4e11}, {"flops": np.log(x)}, np)
+    y = y * np.exp([0.04, 0.03, -0.02, 0.01, -0.01, 0.02, -0.02, 0.01])  # the first points lie above the top
+    assert y.max() > 0.974
+    for law in (SigmoidLogC(), BoundedPowerLaw()):
+        fit = fit_law(law, x, y, known={"top": 0.974}, loss=SQUARES, profile=False)
+        normal, error = _normal(fit, 1e13)
+        held = held_fits(fit, 1e13, normal)(np.sort(float(fit.predict(1e13)) * np.exp(error * np.linspace(-3, 3, 13))))
+        assert held.theta[:, law.index("top")] == pytest.approx(0.974)
+        assert (held.objective >= fit.objective * (1 - 1e-6)).all()

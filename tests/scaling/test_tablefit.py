@@ -227,3 +227,27 @@ def test_fit_any_below_judges_the_rows_above(tmp_path):
     assert judged["rms"] == pytest.approx(np.sqrt(np.mean(expected**2)))
     assert set(judged["rms_of_laws"]) == {"power law", "saturating power law"}
     assert text.count("inside") + text.count("OUTSIDE") == 11  # ten rows and their count
+
+
+def test_fit_any_chance_is_the_top_of_every_law_that_has_one(tmp_path):
+    x = np.geomspace(1e10, 1e12, 8)
+    y = 0.9 / (1 + (x / 3e11) ** 0.6)
+    pd.DataFrame({"flops": x, "error": y}).to_csv(tmp_path / "t.csv", index=False)
+    for key in ("sigmoid", "bounded"):
+        fit_any(tmp_path / "t.csv", TableFit(laws=(key,), chance=0.9), tmp_path / key)
+        found = json.loads((tmp_path / key / "fit.json").read_text())
+        assert found["values"]["top"] == 0.9
+
+
+def test_fit_any_with_every_parameter_held_is_refused(tmp_path):
+    pd.DataFrame({"flops": [1e10, 1e11, 1e12], "error": [0.5, 0.4, 0.3]}).to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(UserError) as caught:
+        fit_any(tmp_path / "t.csv", TableFit(laws=("power",), fixed=("a=20", "b=0.1")))
+    assert caught.value.field == "fixed"
+
+
+def test_fit_any_out_that_is_a_file_is_refused(tmp_path):
+    pd.DataFrame({"flops": [1e10, 1e11, 1e12], "error": [0.5, 0.4, 0.3]}).to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(UserError) as caught:
+        fit_any(tmp_path / "t.csv", TableFit(laws=("power",)), tmp_path / "t.csv")
+    assert caught.value.field == "--out"
