@@ -56,7 +56,7 @@ results: $(READY)
 	    if [ -e out/results/$$d/$$f ]; then cp out/results/$$d/$$f experiments/results/$$d/$$f; fi; \
 	  done; \
 	done
-	$(BIN)/python experiments/icons_forecast_again.py
+	$(BIN)/python benchmarks/icons_forecast_again.py
 
 # how often forecasts hold, in simulation: hours on 2 cores; the tables are committed in benchmarks/RESULTS_scaling.md
 coverage: $(READY)

@@ -1,6 +1,7 @@
 """A forecast registered before its runs: what it holds, how often it covers, what grading sees."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ import pytest
 
 from clip_jax.config import UserError
 from clip_jax.scaling.figures.forecast import draw_forecast
-from clip_jax.scaling.registration import outcome, picture_scatter, register
+from clip_jax.scaling.registration import MADE_AFTER, outcome, picture_scatter, register
 
 
 def split(df):
@@ -128,3 +129,13 @@ def test_picture_scatter_is_binomial_at_the_forecast_error():
     assert picture_scatter(1.0, one, same=True) == 0
     assert picture_scatter(0.4, [(0.5, 500)] * 4, same=True) == pytest.approx(simulated / 2, rel=0.02)
     assert picture_scatter(0.4, [], same=False) == 0
+
+
+def test_outcome_of_a_forecast_made_after_its_runs_is_refused():
+    folder = Path(__file__).parents[2] / "experiments" / "results" / "icons"
+    later = json.loads((folder / "forecast_averaged.json").read_text())
+    with pytest.raises(UserError) as caught:
+        outcome(later, pd.read_csv(folder / "runs.csv", dtype={"run_id": str}))
+    assert caught.value.field == MADE_AFTER
+    registered, graded = (json.loads((folder / f"{name}.json").read_text()) for name in ("forecast", "outcome"))
+    assert outcome(registered, pd.read_csv(folder / "runs.csv", dtype={"run_id": str})) == graded

@@ -11,7 +11,7 @@ from clip_jax.scaling.figures import draw
 def test_cloud_interval_of_any_size_is_drawn(runs, scale):
     df = runs(lambda c: 0.95 / (1 + (c / 4e11) ** 0.6), budgets=7, sizes=1, seeds=2)
     df[["flops", "budget", "samples_seen"]] *= scale
-    found = analyse(df, full=False)
+    found = analyse(df, chance=0.95, full=False)
     assert found.winner == "sigmoid"
     fit, interval = found.best.fit, found.best.intervals["C_half"]
     axis = draw("cloud", found).axes[0]

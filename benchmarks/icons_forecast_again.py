@@ -1,6 +1,6 @@
 """What today's method says of the icons' largest budget from the seven below it.
 
-    python experiments/icons_forecast_again.py
+    python benchmarks/icons_forecast_again.py
 
 The runs of that budget were known when this was made, so it is no registered forecast: the file says so, and grading
 refuses it. `forecast.json` beside it is the one that was registered, by the method of its day.
@@ -17,7 +17,7 @@ from clip_jax.scaling.registration import MADE_AFTER, register
 from clip_jax.sweep.forecast import pictures_of
 from clip_jax.sweep_config import SweepConfig
 
-FOLDER = Path(__file__).parent / "results" / "icons"
+FOLDER = Path(__file__).parents[1] / "experiments" / "results" / "icons"
 OUT = FOLDER / "forecast_averaged.json"
 
 
