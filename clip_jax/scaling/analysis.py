@@ -29,6 +29,7 @@ from clip_jax.scaling.table import fit_rows, prepare
 if TYPE_CHECKING:
     import pandas as pd
 
+MOST_BUDGETS = 2000  # that valleys are looked for at
 TARGET = 10.0  # times the largest FLOPs: where laws are compared
 
 
@@ -143,7 +144,8 @@ def analyse(
         first = not frontiers
         frontier = Frontier(rule, reported if first else select(rule, candidates), chance=chance)
         frontiers[rule] = fit_forms(frontier, candidates, noise, planned, bias if rule == BUDGET else {}, strict=first)
-    valleys = isoflop(rows, metric)
+    few = planned or rows["budget"].nunique() <= MOST_BUDGETS  # without planned budgets each compute is one of its own
+    valleys = isoflop(rows, metric) if few else []
     scores, check = [], []
     c, y = reported["flops"].to_numpy(float), reported["error"].to_numpy(float)
     main = next(iter(frontiers.values()))
@@ -161,7 +163,16 @@ def analyse(
         except UserError as error:
             surface = str(error).removeprefix("fit: ")
     found = Analysis(
-        title, metric, rows, frontiers, valleys, isoflop(rows, metric, way="cubic"), surface, curves, winner, {}
+        title,
+        metric,
+        rows,
+        frontiers,
+        valleys,
+        isoflop(rows, metric, way="cubic") if few else [],
+        surface,
+        curves,
+        winner,
+        {},
     )
     sd, degrees = seed_noise(rows, metric)
     law = {

@@ -21,6 +21,7 @@ WEIGHTY = 0.05  # weight in the average from which on a form counts as a rival
 APART = 0.05  # predictions whose ratio is nearer to 1 do not disagree, however narrow the bands
 TIE = 1e-5  # differences of mean |ln(predicted / measured)| below this tell nothing
 LEAST_POINTS = 4  # to fit before anything is extrapolated
+MOST_PREFIXES = 24  # fitted to choose a form
 LEAST_FORECASTS = 2  # of a form that may win
 CUTS = 4  # places at which a table is divided into known and unknown
 EQUAL_SCORES = 0.5  # laws whose scores differ by less than this share are equally good: a few cuts scatter as much
@@ -70,7 +71,7 @@ def extrapolation_scores(
 ) -> list[dict[str, Any]]:
     """Score how well each form predicts the next budget from those before it: mean |ln(predicted/measured)|.
 
-    Every prefix of at least four budgets counts once, but only where no asymptote had to be held for want of points: a
+    Every prefix of at least four budgets counts once (of more than 24, as many evenly chosen ones), but only where no asymptote had to be held for want of points: a
     form that was held at a simpler one's was not tested there. A form counts as tested from two such prefixes on (one,
     of five budgets), and forms are ranked over the prefixes that tested all of these.
 
@@ -83,10 +84,13 @@ def extrapolation_scores(
       Best first: {form, mean_abs_log_error, forecasts}; None and 0 for forms that were not tested, which come last.
       Empty with fewer than five budgets.
     """
+    prefixes = np.arange(LEAST_POINTS, len(flops))
+    if len(prefixes) > MOST_PREFIXES:  # a frontier of a large cloud: evenly over its points, the last one included
+        prefixes = prefixes[np.unique(np.linspace(0, len(prefixes) - 1, MOST_PREFIXES).round().astype(int))]
     misses: dict[str, dict[int, float]] = {law.name: {} for law in laws}
     for law in laws:
         held = known.get(law.key, {})
-        for m in range(LEAST_POINTS, len(flops)):
+        for m in map(int, prefixes):
             if m <= len(law.parameters) - len(held):
                 continue
             fit = fit_law(law, flops[:m], errors[:m], known=held, profile=False)

@@ -31,12 +31,11 @@ def compute_optimal(df: pd.DataFrame, metric: str) -> pd.DataFrame:
     """
     sizes = by_size(df, metric)
     best = sizes.loc[sizes.groupby("budget")["error"].idxmin()].sort_values("budget").reset_index(drop=True)
-    counts, inside = [], []
-    for budget, params in zip(best["budget"], best["params"], strict=True):
-        tried = sizes.loc[sizes["budget"] == budget, "params"]
-        counts.append(len(tried))
-        inside.append(bool(len(tried) >= 3 and tried.min() < params < tried.max()))
-    best["sizes"], best["bracketed"] = counts, inside
+    tried = sizes.groupby("budget")["params"].agg(["size", "min", "max"]).loc[best["budget"]]
+    params = best["params"].to_numpy()
+    best["sizes"] = tried["size"].to_numpy()
+    between = (tried["min"].to_numpy() < params) & (params < tried["max"].to_numpy())
+    best["bracketed"] = (best["sizes"].to_numpy() >= 3) & between
     return best
 
 
@@ -47,13 +46,15 @@ def unbeaten(best: pd.DataFrame) -> pd.DataFrame:
 
 def seed_noise(df: pd.DataFrame, metric: str) -> tuple[float, int]:
     """(standard deviation of ln(error) between seeds of one cell, pooled; its degrees of freedom, 0 if unknown)."""
-    total, degrees = 0.0, 0
-    for _, group in df.groupby(["budget", "params"]):
-        if group["seed"].nunique() > 1:  # equal cells of one seed differ in something else
-            logs = np.log(group[metric].to_numpy(float))
-            total += float(((logs - logs.mean()) ** 2).sum())
-            degrees += len(group) - 1
-    return (float(np.sqrt(total / degrees)) if degrees else 0.0), degrees
+    cell = ["budget", "params"]
+    several = df[df.groupby(cell)["seed"].transform("nunique") > 1]  # equal cells of one seed differ in something else
+    if several.empty:
+        return 0.0, 0
+    logs = several[metric].astype(float).map(np.log)
+    cells = logs.groupby([several[c] for c in cell])
+    degrees = int(len(several) - cells.ngroups)
+    total = float(((logs - cells.transform("mean")) ** 2).sum())
+    return float(np.sqrt(total / degrees)), degrees
 
 
 def pareto(x: np.ndarray, y: np.ndarray) -> np.ndarray:
