@@ -71,9 +71,10 @@ def extrapolation_scores(
 ) -> list[dict[str, Any]]:
     """Score how well each form predicts the next budget from those before it: mean |ln(predicted/measured)|.
 
-    Every prefix of at least four budgets counts once (of more than 24, as many evenly chosen ones), but only where no asymptote had to be held for want of points: a
-    form that was held at a simpler one's was not tested there. A form counts as tested from two such prefixes on (one,
-    of five budgets), and forms are ranked over the prefixes that tested all of these.
+    Every prefix of at least four budgets counts once (of more than 24, as many evenly chosen ones), but only where no
+    asymptote had to be held for want of points: a form that was held at a simpler one's was not tested there. A form
+    counts as tested from two such prefixes on (one, of five budgets), and forms are ranked over the prefixes that
+    tested all of these.
 
     Args:
       flops, errors: [n], by rising FLOPs.
