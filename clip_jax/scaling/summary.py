@@ -10,6 +10,7 @@ from clip_jax.scaling.forecast import AVERAGED
 
 COLUMNS = 100  # of a terminal
 SHOWN = 10  # budgets
+SHOWN_WEIGHT = 0.005  # of a form whose answer is printed
 
 
 def text_summary(law: dict[str, Any]) -> str:
@@ -103,7 +104,7 @@ def forecast_lines(law: dict[str, Any]) -> list[str]:
     untested = (law["averaging"] or {}).get("left_out", {})
     if untested:
         lines.append(f"  too few points for {', '.join(untested)}: what they would say is in no band here")
-    for form in ahead["forms"]:
+    for form in (f for f in ahead["forms"] if f["weight"] >= SHOWN_WEIGHT):
         own = f"{form['predicted']:.4f} {_span(form['low'], form['high'])}"
         lines.append(f"    {form['form']:24s} weight {form['weight']:.2f}  {own}")
     return lines

@@ -58,7 +58,9 @@ def error_vs_flops(found: Analysis) -> Any:
     axis.set_title(found.title)
     low, high = np.log(min(ends)), np.log(max(ends))
     span = max(high - low, 0.05)
-    axis.set_ylim(np.exp(low - ROOM_BELOW * span), min(np.exp(high + ROOM_ABOVE * span), top))
+    # runs above guessing are noise, and on the axis all the same
+    most = min(max(top, float(values.max()) * 1.01), ceiling(found.metric, values))
+    axis.set_ylim(np.exp(low - ROOM_BELOW * span), min(np.exp(high + ROOM_ABOVE * span), most))
     axis.set_xlim(min(rows["flops"].min(), grid[0]) / 1.2, right)
     error_ticks(axis)
     figure.legend(loc="outside lower left", ncols=2, labelspacing=0.4, columnspacing=1.2)

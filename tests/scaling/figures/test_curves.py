@@ -80,7 +80,9 @@ def test_error_vs_flops_open_ends_are_arrows_inside_the_axis(found):
 def test_error_vs_flops_axis_ends_at_what_an_error_can_be(steep):
     assert axis_of(steep).get_ylim()[1] <= 1
     known = replace(steep, law={**steep.law, "chance": 0.975})
-    assert axis_of(known).get_ylim()[1] <= 0.975
+    highest = steep.rows["error_mean"].max()
+    assert highest > 0.975  # a run above guessing stays on the axis, and nothing lies higher
+    assert highest < axis_of(known).get_ylim()[1] <= highest * 1.01
 
 
 def test_ceiling_of_error_loss_and_chance():
