@@ -142,7 +142,8 @@ def test_switching_the_law_switches_curve_and_forecast(page, report):
         assert f"the {fit['form']} expects" in found(page, "reading").text
         for value in fit["values"].values():
             assert f"{value:.4g}" in found(page, "fitted").text
-    assert len(seen) == len(law["fits"])
+    # forms that say the same (a floor of 0) share a curve
+    assert len(law["fits"]) >= len(seen) >= len({f"{ahead['predicted']:.3g}" for ahead in law["next_budget"]}) > 1
 
 
 def test_switching_the_frontier_looks_up_its_own_fit(page, report):
