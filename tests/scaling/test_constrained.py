@@ -98,7 +98,7 @@ def test_held_fits_at_ends_and_standard_errors_not_above_slsqp(name):
 
 def test_held_fits_leave_a_known_top_where_it_is():
     x = np.geomspace(1e10, 1e12, 8)
-    y = SigmoidLogC().curve({"top": 0.974, "k": 0.6, "C_half": 4e11}, {"flops": np.log(x)}, np)
+    y = SigmoidLogC().curve({"top": 0.974, "k": 0.6, "C_half": 4e12}, {"flops": np.log(x)}, np)
     y = y * np.exp([0.04, 0.03, -0.02, 0.01, -0.01, 0.02, -0.02, 0.01])  # the first points lie above the top
     assert y.max() > 0.974
     for law in (SigmoidLogC(), BoundedPowerLaw()):
