@@ -11,7 +11,7 @@ from clip_jax.checks import UserError
 from clip_jax.scaling.approaches import ApproachResult, fit_envelope, fit_valleys
 from clip_jax.scaling.interval_format import interval_data, interval_text
 from clip_jax.scaling.laws.size_data import FLOPS_PER_PARAM_SAMPLE
-from clip_jax.scaling.table_options import TableFit, number, refuse_ignored
+from clip_jax.scaling.table_options import TableFit, flops_of, number, refuse_ignored
 from clip_jax.scaling.table_rows import NamedColumns, columns_from, read_rows
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def fit_approach(table: pd.DataFrame, what: TableFit) -> tuple[list[str], dict[s
     """
     mode = f"--approach={what.approach}"
     refuse_ignored(what, (*IGNORED, "group") if what.approach == 2 else (*IGNORED, "space"), mode)
-    budgets = [_budget(text) for text in what.at]
+    budgets = [flops_of(text) for text in what.at]
     said: list[str] = []
     mapped = {item.partition("=")[0].partition("*")[0] for item in what.x}
     if what.approach == 2 and "flops" not in mapped and "budget" in table.columns:
@@ -69,13 +69,6 @@ def fit_approach(table: pd.DataFrame, what: TableFit) -> tuple[list[str], dict[s
         forecasts.append({"at": text, "params": interval_data(size), "samples_seen": interval_data(samples)})
     data = {**found.as_data(), "optima": forecasts, "treatment": [*rows.treatment, *said], "warnings": rows.warnings}
     return lines, data
-
-
-def _budget(text: str) -> float:
-    value = number(text.removeprefix("flops="), "--at")
-    if not 0 < value < np.inf:
-        raise UserError(field="--at", value=text, reason="must be above 0 and finite")
-    return value
 
 
 def _with_samples(table: pd.DataFrame, what: TableFit, mapped: set[str]) -> tuple[pd.DataFrame, list[str]]:

@@ -137,6 +137,14 @@ def fixed_values(what: TableFit) -> dict[str, float] | None:
     return {k: number(v, f"--fix={k}") for k, v in pairs(asked, "fix").items()}
 
 
+def flops_of(text: str) -> float:
+    """Return the FLOPs of a ``--at`` given as VALUE or flops=VALUE. Raises UserError unless above 0 and finite."""
+    value = number(text.removeprefix("flops="), "--at")
+    if not 0 < value < np.inf:
+        raise UserError(field="--at", value=text, reason="must be above 0 and finite")
+    return value
+
+
 def pairs(items: Sequence[str], option: str) -> dict[str, str]:
     """Split ``NAME=VALUE`` items of an option. Raises UserError."""
     out: dict[str, str] = {}

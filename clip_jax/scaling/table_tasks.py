@@ -10,7 +10,7 @@ import numpy as np
 from clip_jax.checks import UserError
 from clip_jax.scaling.interval_format import interval_data, interval_text
 from clip_jax.scaling.pooled import PooledFit, fit_pooled
-from clip_jax.scaling.table_options import TableFit, number, refuse_ignored
+from clip_jax.scaling.table_options import TableFit, flops_of, refuse_ignored
 from clip_jax.scaling.table_rows import NamedColumns, Rows, column_of, read_rows
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def fit_tasks(table: pd.DataFrame, what: TableFit) -> tuple[list[str], dict[str,
     if wide and (what.tasks or what.group):
         option, value = ("--tasks", what.tasks) if what.tasks else ("--group", what.group)
         raise UserError(field=option, value=value, reason="excludes --y with several columns")
-    budgets = [_budget(text) for text in what.at]
+    budgets = [flops_of(text) for text in what.at]
     parts = _wide(table, what) if wide else _long(table, what)
     long, lines = _stacked(parts, what, wide), []
     for name, rows in parts.items():
@@ -112,10 +112,3 @@ def _task_lines(found: PooledFit) -> list[str]:
     ]
     spreads = ", ".join(f"of ln {k} {interval_text(v)}" for k, v in found.spread_intervals().items())
     return [*lines, f"  spread over tasks: {spreads}"] if spreads else lines
-
-
-def _budget(text: str) -> float:
-    value = number(text.removeprefix("flops="), "--at")
-    if not 0 < value < np.inf:
-        raise UserError(field="--at", value=text, reason="must be above 0 and finite")
-    return value
