@@ -13,7 +13,7 @@ import numpy as np
 from clip_jax.config import UserError
 from clip_jax.scaling.averaging import AveragedForecast, average
 from clip_jax.scaling.checklist import plain_json
-from clip_jax.scaling.evidence import BUDGET, LEAST_POINTS, RULES, Fitted, fit_frontier, rules_for, select
+from clip_jax.scaling.evidence import BUDGET, RULES, Fitted, TooFewPoints, fit_frontier, rules_for, select
 from clip_jax.scaling.forecast import LEAST_POINTS as LEAST_TO_EXTRAPOLATE
 from clip_jax.scaling.forecast import extrapolation_scores, forecast_check, rival_forms
 from clip_jax.scaling.frontier import by_size, compute_optimal, seed_noise, unbeaten
@@ -210,15 +210,16 @@ def fit_forms(
       candidates, noise, planned, bias: see `evidence.fit_frontier`.
       strict: what is wrong with the points themselves is the caller's error.
     """
-    enough = len(frontier.points) >= LEAST_POINTS
     for law in compared_laws(frontier.chance):
         try:
             frontier.fitted[law.key] = fit_frontier(
                 law, frontier.points, candidates, rule=frontier.rule, noise=noise, planned=planned,
                 chance=frontier.chance, bias=bias,
             )  # fmt: skip
+        except TooFewPoints as error:
+            frontier.reasons[law.key] = str(error)
         except UserError as error:
-            if strict and enough and len(frontier.points) >= len(law.parameters):
+            if strict:
                 raise
             frontier.reasons[law.key] = str(error).removeprefix("fit: ")
     return frontier
@@ -279,7 +280,7 @@ def winners_bias(rows: pd.DataFrame, metric: str) -> dict[float, float]:
 
 def _why(scores: list[dict[str, Any]], frontier: Frontier) -> str:
     if not frontier.fitted:
-        return f"no law: {len(frontier.points)} budgets, at least {LEAST_POINTS} are needed"
+        return "no law: " + next(iter(frontier.reasons.values()))
     if not scores or scores[0]["mean_abs_log_error"] is None:
         return "too few budgets to compare forms by extrapolation"
     best = scores[0]

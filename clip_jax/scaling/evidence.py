@@ -49,6 +49,11 @@ SELECT: dict[str, Callable[[Array, Array], Array]] = {
 REACH = (0.5, 1.0, 2.0, 4.0, 10.0, 30.0, 100.0)  # times the smallest and the largest FLOPs: where bands are computed
 
 
+class TooFewPoints(UserError):
+    """A frontier holds fewer points than a law needs."""
+
+
+
 @dataclass(frozen=True)
 class Fitted:
     """A law on a frontier.
@@ -240,7 +245,7 @@ def fit_frontier(
       chance: the error of guessing, held as the law's top.
       bias: of planned points, by budget: `selection.selection_bias`.
 
-    Raises UserError: fewer points than the law has parameters, and as `fit_law`.
+    Raises TooFewPoints: fewer points than the law has parameters, and UserError as `fit_law`.
     """
     law, known = with_ceiling(law, chance)
     above = 0
@@ -250,7 +255,7 @@ def fit_frontier(
     least = max(LEAST_POINTS, len(law.parameters) - len(known))
     if len(points) < least:
         beyond = f" ({above} above guessing, {chance:g}, are left out)" if above else ""
-        raise UserError(f"{len(points)} points, {law.name} needs {least}{beyond}")
+        raise TooFewPoints(f"{len(points)} points, {law.name} needs {least}{beyond}")
     x, y = points["flops"].to_numpy(float), points["error"].to_numpy(float)
     fit = fit_law(law, x, y, known=known, profile=False)
     if above:

@@ -191,7 +191,7 @@ def prediction_profile(fit: Fit, at: Any, *, noise: Noise = NO_NOISE) -> Predict
         r = np.maximum.accumulate([known[v][0] for v in z])
         used = int(np.searchsorted(r, wanted)) + 1
         keep = (r < TOO_FAR)[:used]
-        converged.append(bool(np.mean([known[v][1] for v in z[:used]]) > 0.5))
+        converged.append(2 * sum(known[v][1] for v in z[:used]) > len(z[:used]))
         ends.append((z[:used][keep], side * r[:used][keep]))
     (z_low, r_low), (z_high, r_high) = ends
     return replace(

@@ -238,3 +238,18 @@ def test_two_units_in_one_column_are_refused(runs, curves):
     df["flops"] *= np.where(df.index < 3, 1e-9, 1.0)
     with pytest.raises(UserError, match="two units in one column"):
         analysis.analyse(df, full=False)
+
+
+def test_a_sweep_with_budgets_above_guessing_has_a_report_and_says_which_forms_lack_points():
+    flops = np.repeat([2e8, 4e8, 8e8], 2) * ([1.0, 1.01] * 3)
+    rows = pd.DataFrame(
+        {
+            "run_id": list("abcdef"), "kind": "cell", "budget": np.repeat([2e8, 4e8, 8e8], 2), "flops": flops,
+            "params": [1e4, 2e4] * 3, "samples_seen": flops / 2e4, "width": [8, 16] * 3, "depth": 1, "seed": 0,
+            "final": True, "error_mean": [0.8718, 0.872, 0.8686, 0.8654, 0.8622, 0.8622],
+        }
+    )  # fmt: skip
+    for error in (rows["error_mean"], rows["error_mean"] + 0.01):  # one point above guessing, and all three
+        law = analysis.analyse(rows.assign(error_mean=error), "error_mean", chance=0.8693).law
+        assert "power" in law["frontiers"]["budget"]["left_out"]
+        assert law["fits"]
