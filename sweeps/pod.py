@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
         {
             "name": "pod",
             "base": {
-                "model": {"compute_dtype": "bfloat16", "remat": True, "remat_policy": "nothing"},
+                "model": {"compute_dtype": "bfloat16"},  # the blocks' products are kept; preflight says if that is too much
                 "data": {
                     "source": "webdataset",
                     "paths": (f"{root}/train-{{00000..09999}}.tar",),
