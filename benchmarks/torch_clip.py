@@ -1,4 +1,4 @@
-"""CLIP on PyTorch as fast as its own parts make it: fused attention, bfloat16 autocast, fused AdamW. For `on_device.py`."""
+"""CLIP on PyTorch as fast as its own parts make it, for `on_device.py`: fused attention and AdamW, autocast."""
 
 from __future__ import annotations
 
@@ -68,8 +68,11 @@ class Clip(nn.Module):
 
 
 def trainee(run: Any, arrays: dict[str, Any], compiled: bool, count: int) -> dict[str, Any]:
-    """Times ``count`` steps of a run on the first GPU, or on the CPU without one. Returns seconds a step, seconds until
-    the first was done, GiB at the peak, the device's name, the loss. Raises AssertionError when the model is not ours."""
+    """Times ``count`` steps of a run on the first GPU, or on the CPU without one.
+
+    Returns seconds a step, seconds until the first was done, GiB at the peak, the device's name, the loss. Raises
+    AssertionError when the model has not as many parameters as ours.
+    """
     from clip_jax import flops
 
     where = "cuda" if torch.cuda.is_available() else "cpu"

@@ -88,7 +88,7 @@ _BECAME_AUTO = {"remat_policy": "nothing"}
 
 def as_begun(config: RunConfig, first: RunConfig) -> RunConfig:
     """``config`` for a run begun as ``first``: what is ``auto`` by default now stays what it was by default then."""
-    stay = {
+    stay: dict[str, Any] = {
         name: old
         for name, old in _BECAME_AUTO.items()
         if getattr(config.model, name) == "auto" and getattr(first.model, name) == old

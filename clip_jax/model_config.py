@@ -239,7 +239,8 @@ class ModelConfig:
     compute_dtype: str = "float32"
     param_dtype: str = "float32"
     text_param_dtype: str = ""  # of the text tower's parameters; empty: param_dtype
-    # xla | cudnn (fused); auto: cudnn where the devices have it (`models.execution`). Not in the repr, which names models
+    # xla | cudnn (fused); auto: cudnn where the devices have it (`models.execution`). The repr, which names models in
+    # caches, goes without it
     attention: str = field(default="auto", repr=False)
     remat: bool = False  # recompute each block in the backward pass
     # remat: what is kept all the same: nothing | attention | dense (the dense layers' products and attention) | dots

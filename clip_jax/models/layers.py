@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -123,7 +123,7 @@ def split_heads(x: jax.Array, heads: int) -> jax.Array:
     return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads)
 
 
-FUSED = "cudnn"  # the library's name of the fused kernel; a test takes another in its place
+FUSED: Literal["cudnn", "xla"] = "cudnn"  # the library's name of the fused kernel; a test takes another in its place
 
 
 def attend(

@@ -24,7 +24,10 @@ from clip_jax.sweep.roofline import Roofline, roofline
 
 HERE = "here"
 # what keeps less than a policy does, to be tried where memory is short
-LESS = {"dots": ("dense", "nothing"), "dense": ("nothing",), "attention": ("nothing",), "nothing": ()}
+LESS: dict[str, tuple[str, ...]] = {
+    "everything": ("dense", "nothing"), "dots": ("dense", "nothing"),
+    "dense": ("nothing",), "attention": ("nothing",), "nothing": (),
+}  # fmt: skip
 LEAST_PIECE = 8  # pairs a device works on at once; fewer leave it idle
 # libtpu asks the machine what it is; these answer for a machine that has no TPU
 NO_TPU = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-16", "TPU_WORKER_HOSTNAMES": "localhost"}
@@ -160,10 +163,11 @@ def _ways(config: RunConfig, target: Target, peaks: dict[tuple[bool, str], Step]
     yield config
     kept = (config.model.remat, config.model.remat_policy)
     policies = [kept]
-    less = ("dots", "nothing") if config.model.image.stages else ("dense", "nothing")
-    if config.model.remat:
-        less = LESS[config.model.remat_policy]
-    for policy in less:
+    for policy in LESS[config.model.remat_policy if config.model.remat else "everything"]:
+        if policy == "dense" and config.model.image.stages:
+            policy = "dots"  # which knows convolutions
+        if kept == (True, policy):
+            continue
         policies.append((True, policy))
         yield _recomputed(config, True, policy)
     can_split = (

@@ -15,7 +15,9 @@ from clip_jax.models.layers import Block, BlockSpec, Stack, activation, attend
 def make(remat=False, scan=True, policy="nothing", attention="auto", **change):
     spec = BlockSpec(16, 2, 32, 3, **({"act": "gelu", "dtype": jnp.float32, "param_dtype": jnp.float32,
                                        "causal": True, "attention": attention} | change))  # fmt: skip
-    config = ModelConfig(remat=remat, remat_policy=policy, scan_layers=scan, attention=attention, compute_dtype="bfloat16")
+    config = ModelConfig(
+        remat=remat, remat_policy=policy, scan_layers=scan, attention=attention, compute_dtype="bfloat16"
+    )
     return Stack(lambda r: Block(spec, r), 3, config, nnx.Rngs(0))
 
 
