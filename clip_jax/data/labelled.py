@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from clip_jax.config import UserError
+from clip_jax.data import remote
+from clip_jax.data.remote import is_hidden
 from clip_jax.data.shards import shards_of
 from clip_jax.data.sources import BrokenRecord
 from clip_jax.data.webdataset import Shards
@@ -87,7 +89,7 @@ def open_labelled(path: str | Path) -> LabelledSet:
     for template in templates:
         if "{c}" not in template:
             raise UserError(f"{path}/zeroshot_classification_templates.txt: {template!r} has no {{c}}")
-    tars = sorted({p.parent.name for p in path.glob("*/*.tar")})
+    tars = sorted({p.split("/")[-2] for p in remote.glob(str(path), "*/*.tar")})
     if tars:
         return LabelledSet(path, tuple(tars), names, templates, lambda s: _webdataset(path, s, names))
     idx = {s: files for s in IDX_STEMS if (files := _idx_files(path, s))}
@@ -97,7 +99,7 @@ def open_labelled(path: str | Path) -> LabelledSet:
     if (path / "dataset_info.json").is_file():
         return _tfds(path, names, templates)
     folders = {s: path / s for s in ("train", "val", "test") if (path / s).is_dir()} or {"test": path}
-    classes = sorted({c.name for f in folders.values() for c in f.iterdir() if c.is_dir() and _pictures(c)})
+    classes = sorted({c.name for f in folders.values() for c in f.iterdir() if _is_class(c)})
     if len(classes) < 2:
         raise UserError(f"{path}: holds neither .tar shards, idx files, a prepared TFDS set nor folders of classes")
     if names and len(names) != len(classes):
@@ -148,8 +150,12 @@ def _vector(shards: Shards, i: int, classes: int) -> np.ndarray:
     return values.astype(bool)
 
 
+def _is_class(folder: Path) -> bool:
+    return folder.is_dir() and not is_hidden(folder.name) and bool(_pictures(folder))
+
+
 def _pictures(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES)
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES and not is_hidden(p.name))
 
 
 def _class_folders(folder: Path, classes: list[str]) -> Split:
