@@ -99,7 +99,7 @@ def keep(path: Path, write: Callable[[Any], None]) -> bool:
 
 
 def scan(shard: str, size: int) -> Index:
-    """Read the headers of a tar of ``size`` bytes. Raises UserError when it is no whole tar, or holds a member twice."""
+    """Read the headers of a tar of ``size`` bytes. Raises UserError: it is no whole tar, or holds a member twice."""
     members: list[_Member] = []
     sha = hashlib.sha256()
     try:
