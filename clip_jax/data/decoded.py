@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from clip_jax.config import UserError
 from clip_jax.data import tar_index
 from clip_jax.data.sources import BrokenRecord, Record, Source
 
-FORMAT = 1
+FORMAT = 2
 ABREAST = 4096  # records whose captions are read at once
 FIXED = ("none", "flip")  # of ``data.augment``: one size for every picture
 
@@ -38,7 +39,7 @@ class Decoded:
         self.folder = tar_index.cache_folder().parent / "decoded" / name
         self.shape = (len(source), size, size, 3)
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not (self.folder / "ends.npy").exists():
+        if self._read_captions() is None:
             self._write_captions(source)
         for path, count in ((self._pictures, int(np.prod(self.shape))), (self._sums, 4 * len(source))):
             self._make(path, count)
@@ -47,6 +48,10 @@ class Decoded:
     @property
     def _pictures(self) -> Path:
         return self.folder / "pictures.u1"
+
+    @property
+    def _captions(self) -> Path:
+        return self.folder / "captions.npz"
 
     @property
     def _sums(self) -> Path:
@@ -70,18 +75,22 @@ class Decoded:
             for found in source.many_captions(rows):
                 texts.append(b"" if isinstance(found, BrokenRecord) else "\n".join(found).encode())
         ends = np.cumsum([len(t) for t in texts], dtype=np.int64)
-        for name, write in (
-            ("captions.txt", lambda file: file.write(b"".join(texts))),
-            ("ends.npy", lambda file: np.save(file, ends)),  # last: it says that the others are whole
-        ):
-            if not tar_index.keep(self.folder / name, write):
-                raise OSError(f"{self.folder / name}: cannot be written")
+        joined = np.frombuffer(b"".join(texts), np.uint8)
+        if not tar_index.keep(self._captions, lambda file: np.savez(file, ends=ends, texts=joined)):
+            raise OSError(f"{self._captions}: cannot be written")
+
+    def _read_captions(self) -> tuple[np.ndarray, bytes] | None:
+        """Where each record's captions end, and all of them; None when the file is missing or damaged."""
+        found = tar_index.kept(self._captions)
+        return None if found is None else (found["ends"], found["texts"].tobytes())
 
     def _open(self) -> None:
         self.pictures = np.memmap(self._pictures, np.uint8, "r+", shape=self.shape)
         self.sums = np.memmap(self._sums, np.uint32, "r+", shape=self.shape[:1])
-        self.ends = np.load(self.folder / "ends.npy", mmap_mode="r", allow_pickle=False)
-        self.texts = (self.folder / "captions.txt").read_bytes()
+        found = self._read_captions()
+        if found is None:
+            raise UserError(f"{self._captions}: was damaged while it was in use; run the same command again")
+        self.ends, self.texts = found
 
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder, "shape": self.shape}

@@ -131,8 +131,8 @@ def _number(shards: Shards, i: int) -> int:
         text = shards.member(i, "cls").strip()
     except BrokenRecord as error:
         raise UserError(str(error)) from None
-    if not text.isdigit():
-        raise UserError(f"{shards.name(i)}: label {text!r} is no number")
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise UserError(f"{shards.name(i)}: label {text[:20]!r} is no number")
     return int(text)
 
 

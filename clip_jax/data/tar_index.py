@@ -9,7 +9,6 @@ import json
 import os
 import tarfile
 import threading
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,18 +68,25 @@ def cache_folder() -> Path:
 
 
 def _cached(path: Path, identity: str) -> Index | None:
-    """The entry, unless it is missing, of another content, or damaged (an archive has check sums)."""
+    """The entry, unless it is missing, of another content, or damaged."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
-            known, digest, passed = map(str, found["told"])
-            if known != identity:
-                return None
-            places = found["places"]
-            told = {kind: (int(count), str(name)) for kind, (count, name) in json.loads(passed).items()}
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        found = kept(path) or {}
+        known, digest, passed = map(str, found["told"])
+        places = found["places"]
+        told = {kind: (int(count), str(name)) for kind, (count, name) in json.loads(passed).items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
     fits = places.dtype == np.uint32 and places.ndim == 2 and len(places) == 2 * len(MEMBERS)
-    return Index(places, digest, told) if fits else None
+    return Index(places, digest, told) if fits and known == identity else None
+
+
+def kept(path: Path) -> dict[str, np.ndarray] | None:
+    """The arrays of an archive that `keep` wrote; None when it is missing or damaged (an archive has check sums)."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+            return dict(found)
+    except Exception:  # noqa: BLE001  (there is no end of what a damaged archive makes a reader raise)
+        return None
 
 
 def keep(path: Path, write: Callable[[Any], None]) -> bool:

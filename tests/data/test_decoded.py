@@ -52,6 +52,20 @@ def test_a_torn_picture_is_made_again(setup):
     assert again.decoded.get(int(again.order(np.arange(1))[0])) is not None
 
 
+def test_decoded_damaged_captions_are_made_again(setup):
+    _, source, _ = setup
+    file = Decoded(source, 32, "pillow").folder / "captions.npz"
+    good = file.read_bytes()
+    wanted = [source.captions(i) for i in range(len(source))]
+    damaged = [good[:90], b"junk", *(good[:i] + bytes([good[i] ^ 1]) + good[i + 1 :] for i in range(0, len(good), 97))]
+    for data in damaged:
+        file.write_bytes(data)
+        made = Decoded(source, 32, "pillow")
+        for i in range(len(source)):
+            made.put(i, np.zeros((32, 32, 3), np.uint8))
+        assert [made.get(i).captions for i in range(len(source))] == wanted
+
+
 def test_other_records_sizes_and_decoders_have_files_of_their_own(setup, write_shard, jpeg, pairs_dir):
     _, source, _ = setup
     folder = Decoded(source, 32, "pillow").folder
