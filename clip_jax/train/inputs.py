@@ -10,7 +10,7 @@ from typing import Any
 from clip_jax.config import ModelConfig, UserError
 from clip_jax.data.sources import Source
 from clip_jax.data.tokenizers import Tokenizer, load_tokenizer
-from clip_jax.places import read_text
+from clip_jax.places import exists, read_text
 from clip_jax.train.record import Record, noted
 
 DATA, TOKENIZER = "data", "tokenizer_sha256"  # fields of status.json and result.json
@@ -18,8 +18,11 @@ SPLITS = {"train": "training", "val": "held-out"}
 
 
 def file_sha256(path: Path) -> str:
-    """Of a text file's bytes, 64 hex digits."""
-    return hashlib.sha256(read_text(path).encode()).hexdigest()
+    """Of a text file's bytes, 64 hex digits; nothing of a file that is no text."""
+    try:
+        return hashlib.sha256(read_text(path).encode()).hexdigest()
+    except UnicodeDecodeError:
+        return ""
 
 
 def read_tokenizer(run_dir: Path, model: ModelConfig) -> Tokenizer:
@@ -28,14 +31,13 @@ def read_tokenizer(run_dir: Path, model: ModelConfig) -> Tokenizer:
     Raises UserError when ``tokenizer.json`` is missing or none of ours, was changed since the run began, or does not
     fit the model.
     """
-    path = run_dir / "tokenizer.json"
-    tokenizer, told = load_tokenizer(path), noted(run_dir).get(TOKENIZER)
-    reason, text = "", model.text
-    if told is not None and told != file_sha256(path):
+    path, text = run_dir / "tokenizer.json", model.text
+    told, reason = noted(run_dir).get(TOKENIZER), ""
+    if told is not None and exists(path) and told != file_sha256(path):
         reason = "it was changed since the run began"
-    elif tokenizer.context_length != text.context_length:
+    elif (tokenizer := load_tokenizer(path)).context_length != text.context_length:
         reason = f"its rows are {tokenizer.context_length} long, model.text.context_length is {text.context_length}"
-    elif not tokenizer.vocab_size <= text.vocab_size:
+    elif not 0 < tokenizer.vocab_size <= text.vocab_size:
         reason = f"it has {tokenizer.vocab_size} tokens, model.text.vocab_size is {text.vocab_size}"
     if reason:
         raise UserError(f"{path}: {reason}", field=str(path), reason=reason, hint="put it back as it was")

@@ -131,7 +131,7 @@ def read_config(run_dir: Path) -> RunConfig | None:
     if told.get("run_id") in (None, run_id(config)):
         return config
     reason = f"it was changed: its id is {run_id(config)}, the run's {told['run_id']}"
-    with contextlib.suppress(ConfigError, TypeError):
+    with contextlib.suppress(ConfigError, TypeError, KeyError, StopIteration):  # only result.json holds the config
         old, new = (flat(to_dict(c)) for c in (from_dict(RunConfig, told["config"]), config))
         name = next(n for n in sorted(old) if old[n] != new[n])
         reason += f"; {name} is {new[name]!r}, it was {old[name]!r}"
