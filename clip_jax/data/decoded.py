@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import zlib
 from pathlib import Path
@@ -20,6 +21,7 @@ from clip_jax.data import tar_index
 from clip_jax.data.sources import BrokenRecord, Record, Source
 
 FORMAT = 2
+CAPTIONS = ("captions.txt", "ends.npy", "captions.sha256")  # all captions, where each record's end, and the check sum
 ABREAST = 4096  # records whose captions are read at once
 FIXED = ("none", "flip")  # of ``data.augment``: one size for every picture
 
@@ -50,10 +52,6 @@ class Decoded:
         return self.folder / "pictures.u1"
 
     @property
-    def _captions(self) -> Path:
-        return self.folder / "captions.npz"
-
-    @property
     def _sums(self) -> Path:
         return self.folder / "sums.u4"
 
@@ -74,23 +72,31 @@ class Decoded:
             rows = list(range(begin, min(begin + ABREAST, len(source))))
             for found in source.many_captions(rows):
                 texts.append(b"" if isinstance(found, BrokenRecord) else "\n".join(found).encode())
-        ends = np.cumsum([len(t) for t in texts], dtype=np.int64)
-        joined = np.frombuffer(b"".join(texts), np.uint8)
-        if not tar_index.keep(self._captions, lambda file: np.savez(file, ends=ends, texts=joined)):
-            raise OSError(f"{self._captions}: cannot be written")
+        ends = io.BytesIO()
+        np.save(ends, np.cumsum([len(t) for t in texts], dtype=np.int64))
+        parts = (b"".join(texts), ends.getvalue())
+        sha = hashlib.sha256(b"".join(parts)).hexdigest().encode()
+        for name, data in zip(CAPTIONS, (*parts, sha), strict=True):  # the check sum last: it says that they are whole
+            if not tar_index.keep(self.folder / name, lambda file, data=data: file.write(data)):  # type: ignore[misc]
+                raise OSError(f"{self.folder / name}: cannot be written")
 
-    def _read_captions(self) -> tuple[np.ndarray, bytes] | None:
-        """Where each record's captions end, and all of them; None when the file is missing or damaged."""
-        found = tar_index.kept(self._captions)
-        return None if found is None else (found["ends"], found["texts"].tobytes())
+    def _read_captions(self) -> tuple[bytes, np.ndarray] | None:
+        """All captions, and where those of each record end; None when a file is missing or damaged."""
+        try:
+            texts, ends, sha = ((self.folder / name).read_bytes() for name in CAPTIONS)
+        except OSError:
+            return None
+        if hashlib.sha256(texts + ends).hexdigest().encode() != sha:
+            return None
+        return texts, np.load(io.BytesIO(ends), allow_pickle=False)
 
     def _open(self) -> None:
         self.pictures = np.memmap(self._pictures, np.uint8, "r+", shape=self.shape)
         self.sums = np.memmap(self._sums, np.uint32, "r+", shape=self.shape[:1])
         found = self._read_captions()
         if found is None:
-            raise UserError(f"{self._captions}: was damaged while it was in use; run the same command again")
-        self.ends, self.texts = found
+            raise UserError(f"{self.folder}: its captions were damaged while in use; run the same command again")
+        self.texts, self.ends = found
 
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder, "shape": self.shape}
