@@ -87,4 +87,5 @@ def test_sweep_an_old_one_is_read_claimed_and_completed(before):
     df = collect(root)
     assert df["final"].all()
     assert np.isfinite(df["error_mean"]).all()
+    assert df["train_records"].dropna().tolist() == [16]  # the two that ended before have none noted
     assert json.loads((stopped / "result.json").read_text())["attempts"] == 2
