@@ -95,7 +95,8 @@ def test_open_splits_with_val_fraction_holds_each_record_out_or_trains_on_it(sha
 def test_open_splits_records_that_come_later_leave_the_others_where_they_are(shared, pairs_dir, write_shard):
     config = dataclasses.replace(shared["shards"], paths=(f"{pairs_dir}/train/*.tar",), val_fraction=0.3)
     before = [{s.name(i) for i in range(len(s))} for s in open_splits(config, 32)]
-    write_shard(pairs_dir / "train" / "2.tar", {f"{i}.txt": b"x" for i in range(50)})
+    for name in ("-.tar", "2.tar"):  # before and behind the others
+        write_shard(pairs_dir / "train" / name, {f"{i}.txt": b"x" for i in range(50)})
     after = [{s.name(i) for i in range(len(s))} for s in open_splits(config, 32)]
     assert all(old < new for old, new in zip(before, after, strict=True))
 
@@ -114,6 +115,11 @@ def test_digest_changes_with_the_records_only(shared, pairs_dir, tmp_path):
     first = digests()
     for file in (pairs_dir / "train" / "0.tar", tmp_path / "flat" / "captions.csv"):
         os.utime(file, (0, 0))
+    assert digests() == first
+    table = tmp_path / "flat" / "captions.csv"
+    table.write_text(table.read_text().replace("caption 7\n", "caption 8\n"))
+    assert digests()[1] != first[1]
+    table.write_text(table.read_text().replace("7.jpg,caption 8\n", "7.jpg,caption 7\n"))
     assert digests() == first
     (tmp_path / "flat" / "7.jpg").write_bytes(b"x")
     write = dataclasses.replace(shared["shards"], paths=(f"{pairs_dir}/train/0.tar",))

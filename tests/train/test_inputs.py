@@ -108,6 +108,8 @@ def test_hold_data_other_records_are_refused_and_the_first_stay_noted(tmp_path, 
     record.lock.close()
     write_shard(pairs_dir / "train" / "2.tar", {"x.txt": b"later"})
     again = Record(tmp_path / "run", pairs_run)
+    again.begin(4)
+    again.lock.close()
     with pytest.raises(UserError) as raised:
         hold_data(again, now())
     assert (raised.value.field, raised.value.value) == ("data.paths", 21)
