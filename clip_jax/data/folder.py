@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from clip_jax.checks import one_line
 from clip_jax.config import UserError
 from clip_jax.data.sources import BrokenRecord, Record, Source
 from clip_jax.delimited import SEPARATORS, decode, records, separator_of
@@ -60,7 +61,7 @@ class CaptionedFolder(Source):
         for field, column in zip(("data.filename_column", "data.caption_column"), columns, strict=True):
             if head.count(column) != 1:
                 reason = f"{'lacks the column' if column not in head else 'has twice the column'} {column}"
-                hint = f"it has {', '.join(head) or 'none'}; set {field}"
+                hint = f"it has {one_line(', '.join(head)) or 'none'}; set {field}"
                 raise UserError(f"{self.table}: {reason}; {hint}", field=field, value=column, reason=reason, hint=hint)
         places = [head.index(column) for column in columns]
         for line, fields in rows:
@@ -73,8 +74,8 @@ class CaptionedFolder(Source):
     def _inside(self, name: str, line: int) -> str:
         """The name in its shortest form. Raises UserError when it leads out of the folder."""
         short = posixpath.normpath(name) if name else ""
-        if not short or "\0" in short or short.startswith(("/", "../")) or short in (".", ".."):
-            raise self._wrong(f"line {line}: {name!r} is no file of this folder", line)
+        if not short or any(c in short for c in "\0\r\n") or short.startswith(("/", "../")) or short in (".", ".."):
+            raise self._wrong(f"line {line}: {one_line(name)!r} is no file of this folder", line)
         return short
 
     @property

@@ -143,7 +143,7 @@ def _vector(shards: Shards, i: int, classes: int) -> np.ndarray:
         raise UserError(f"{name}: has no .npy")
     try:
         values = np.load(io.BytesIO(found["npy"]), allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, MemoryError, OverflowError) as error:
         raise UserError(f"{name}: its .npy is no array ({type(error).__name__})") from None
     if values.ndim != 1 or (classes and len(values) != classes) or not np.isin(values, (0, 1)).all():
         raise UserError(f"{name}: its .npy must hold {classes or 'as many'} zeros and ones, one a class")

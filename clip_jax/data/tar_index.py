@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from clip_jax.checks import one_line
 from clip_jax.config import UserError
 from clip_jax.data import remote
 
@@ -117,9 +118,9 @@ def scan(shard: str, size: int) -> Index:
                 if member.offset_data + member.size > size:
                     raise tarfile.ReadError("unexpected end of data")
                 if member.size >= 1 << 32:
-                    raise tarfile.ReadError(f"{member.name} is larger than 4 GiB")
+                    raise tarfile.ReadError(f"{one_line(member.name)} is larger than 4 GiB")
                 if member.issparse():
-                    raise tarfile.ReadError(f"{member.name} is a sparse file")
+                    raise tarfile.ReadError(f"{one_line(member.name)} is a sparse file")
                 sha.update(f"{member.name}\0{member.size}\n".encode("utf-8", "surrogateescape"))
                 if not remote.is_hidden(member.name):
                     members.append(_Member(member.name, member.offset_data // BLOCK, member.size))
@@ -183,16 +184,18 @@ def _samples(shard: str, members: list[_Member]) -> tuple[list[dict[str, _Member
         alone = found[key].isdisjoint(IMAGES) or found[key].isdisjoint(MEMBERS[1:])
         if short != key and alone and not found.get(short, set()).isdisjoint(KNOWN):
             # a.seg.png beside a.jpg and a.txt is a member of the sample a
-            passed["dotted"] = (passed.get("dotted", (0, ""))[0] + 1, member.name)
+            passed["dotted"] = (passed.get("dotted", (0, ""))[0] + 1, one_line(member.name))
             continue
         sample = samples.setdefault(key, {})
         if extension in sample and extension in KNOWN:
-            other, twice = sample[extension].name, f"{member.name} stands twice in it"
-            reason = twice if other == member.name else f"{other} and {member.name} are one member of one sample"
+            name, other = one_line(member.name), one_line(sample[extension].name)
+            reason = (
+                f"{name} stands twice in it" if name == other else f"{other} and {name} are one member of one sample"
+            )
             raise UserError(f"{shard}: {reason}", field=shard, value=member.name, reason=reason)
         sample[extension] = member
         if extension in IMAGES and sum(e in sample for e in IMAGES) == 2:
-            passed["pictures"] = (passed.get("pictures", (0, ""))[0] + 1, member.name)
+            passed["pictures"] = (passed.get("pictures", (0, ""))[0] + 1, one_line(member.name))
     return list(samples.values()), passed
 
 

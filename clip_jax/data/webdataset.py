@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from clip_jax.checks import one_line
 from clip_jax.data import remote, tar_index
 from clip_jax.data.shards import shards_of
 from clip_jax.data.sources import BrokenRecord, Record, Source, scattered
@@ -83,7 +84,8 @@ class Shards:
             return f"{shard}[{i}]"
         start = min(places)[0]
         header = remote.read([remote.Range(shard, start - BLOCK, start)])[0]
-        return f"{shard}:{tar_index.split_name(tarfile.TarInfo.frombuf(header, 'utf-8', 'replace').name)[0]}"
+        name = tarfile.TarInfo.frombuf(header, "utf-8", "replace").name
+        return f"{shard}:{one_line(tar_index.split_name(name)[0])}"
 
     def read(self, rows: list[int], members: tuple[str, ...]) -> list[dict[str, bytes]]:
         """The bytes of those of ``members`` that each sample has, the near ones in one piece.
