@@ -58,9 +58,7 @@ class DataConfig:
     """Where the pairs come from and what is done to them before the device."""
 
     source: str = "scenes"  # scenes | webdataset | folder | tfds
-    paths: tuple[
-        str, ...
-    ] = ()  # shards, folders (webdataset: also URLs, brace ranges and *), prepared TFDS directories
+    paths: tuple[str, ...] = ()  # shards, folders (webdataset: URLs, brace ranges, * too), prepared TFDS directories
     weights: tuple[float, ...] = ()  # share of each path in every stretch of the run; empty: in proportion to size
     val_paths: tuple[str, ...] = ()  # where the held-out pairs are, if not in a split of ``paths``
     train_split: str = "train"
