@@ -57,7 +57,7 @@ class Source:
         return ()
 
     def hashes(self) -> np.ndarray:
-        """uint64 [N], evenly scattered: by it `Part` tells which records are held out."""
+        """uint64 [N], evenly scattered: by it `part_of` tells which records are held out."""
         return scattered(len(self), "")
 
     def __len__(self) -> int:
