@@ -67,7 +67,7 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
 # Fields that came after the first runs: at their default they leave a run's name alone, so that no run is lost.
 _LATER = {
     "": ("init_from", "loss", "microbatch_size", "faults"),
-    "data": ("weights", "val_paths", "decoder"),
+    "data": ("weights", "val_paths", "decoder", "val_fraction", "filename_column", "caption_column"),
     "mesh": ("tensor", "slices"),
     "optim": ("state_dtype", "rounding", "loss_scale", "layer_decay"),
     "model": (

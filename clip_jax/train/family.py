@@ -141,7 +141,7 @@ def train_family(
     if not open_:
         return [outcome[i] for i in range(len(configs))]
     with clock.measure("start"):
-        ground = open_ground(configs[0])
+        ground = open_ground(configs[0], may_share=all(records[i].may_share for i in open_))
         if ground.mesh.size > 1:
             raise UserError(f"a family trains on one device, and there are {ground.mesh.size}; let it see only one")
         make = _once(make_evaluator) if make_evaluator else None
