@@ -118,15 +118,12 @@ def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     if args.until is not None:
         between("--until", args.until, 1, config.steps)
     with together(distributed, on_error=_tell):  # before anything looks at the devices
-        from clip_jax.evals.suite import make_evaluator
-        from clip_jax.loading import start_from
-        from clip_jax.train.loop import train
         from clip_jax.train.profiler import parse_window
+        from clip_jax.training import train_run
 
         run_dir = place(args.dir) if args.dir else Path("runs") / run_id(config)
         window = parse_window(args.profile, config.steps) if args.profile else None
-        given = {"start_from": start_from, "progress": not args.quiet, "profile": window, "stop_after": args.until}
-        result = train(config, run_dir, make_evaluator, **given)
+        result = train_run(config, run_dir, stop_after=args.until, progress=not args.quiet, profile=window)
     if result["state"] == "stopped":
         reason = result["exit_reason"]
         if result["step"] == args.until:
@@ -158,12 +155,9 @@ def _family(args: argparse.Namespace) -> int:
         write_json(place(args.measure), dataclasses.asdict(gain))
         print(gain.table())
         return exit_codes.FINISHED
-    from clip_jax.evals.suite import make_evaluator
-    from clip_jax.loading import start_from
-    from clip_jax.train.family import train_family
+    from clip_jax.training import train_runs
 
-    quiet = args.quiet
-    results = train_family(configs, dirs, make_evaluator, start_from=start_from, progress=not quiet, form=args.form)
+    results = train_runs(configs, dirs, progress=not args.quiet, form=args.form)
     for run_dir, result in zip(dirs, results, strict=True):
         said = f": {result['exit_reason']}" if result["state"] != "finished" else ""
         print(f"{result['state']}: {run_dir}{said}", file=sys.stderr if said else sys.stdout)
