@@ -13,10 +13,11 @@ from flax import nnx
 
 from clip_jax.config import ModelConfig, RunConfig, UserError
 from clip_jax.config_io import load
-from clip_jax.data.preprocess import Preprocess
+from clip_jax.data.preprocess import Preprocess, picture_name
 from clip_jax.data.tokenizers import Tokenizer, load_tokenizer, with_context
 from clip_jax.evals.encode import Encoder
 from clip_jax.evals.zero_shot import class_embeddings
+from clip_jax.finite import NotFinite, finite_tensors
 from clip_jax.models.clip import CLIP, build
 from clip_jax.models.positions import resize_image_positions, resize_text_positions
 from clip_jax.models.predictive import Predictive
@@ -63,8 +64,12 @@ class LoadedModel:
         return self._tokenizer
 
     def embed_images(self, images: Sequence[Any]) -> np.ndarray:
-        """Paths, encoded bytes, PIL images or uint8 arrays [H, W, 3] -> [N, E]. Raises UserError naming a bad one."""
-        return self.embed_pixels(self.preprocess.batch(list(images)))
+        """Paths, encoded bytes, PIL images or uint8 arrays [H, W, 3] -> [N, E]. Raises UserError naming one that cannot
+        be read, or whose embedding is not finite."""
+        try:
+            return self.embed_pixels(self.preprocess.batch(list(images)))
+        except NotFinite as error:
+            raise error.of(picture_name(images[error.row], error.row)) from None
 
     def embed_pixels(self, images: np.ndarray) -> np.ndarray:
         """Preprocessed uint8 [N, size, size, 3] -> [N, E]."""
@@ -81,7 +86,10 @@ class LoadedModel:
                 f"{self.name}: predicts captions (objective={self.config.objective!r}) and has no text embeddings; "
                 f"linear_probe, few_shot and knn need none, and `clip-jax eval RUN_DIR` measures its zero-shot tasks"
             )
-        return self._encoder.texts(self.params, self.tokenizer.encode(list(texts)))
+        try:
+            return self._encoder.texts(self.params, self.tokenizer.encode(list(texts)))
+        except NotFinite as error:
+            raise error.of(repr(texts[error.row])) from None
 
     def text_states(self, texts: Sequence[str], layer: int = -1, *, final_norm: bool = True) -> np.ndarray:
         """What image generators condition on: float32 [N, T, D] after a block, -1 the last, -2 the last but one.
@@ -127,9 +135,10 @@ def read(name: str, *, fetch: Fetch = hub_fetch) -> Weights:
     config = load(RunConfig, place(name) / "config.json").model
     built = build(config, make_mesh(RunConfig().mesh))
     _, params = load_params(name, built)
-    arrays = nest({k: np.asarray(v) for k, v in flatten(params).items()})
+    arrays = {k: np.asarray(v) for k, v in flatten(params).items()}
+    finite_tensors(name, arrays.items())
     tokenizer = load_tokenizer(place(name) / "tokenizer.json")
-    return Weights(name, config, arrays, Preprocess(config.image.image_size), tokenizer)
+    return Weights(name, config, nest(arrays), Preprocess(config.image.image_size), tokenizer)
 
 
 def load_model(

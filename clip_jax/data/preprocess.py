@@ -110,6 +110,10 @@ class Preprocess:
             try:
                 out[i] = self(image)
             except BrokenRecord as error:
-                name = str(image) if isinstance(image, (str, Path)) else f"image {i}"
-                raise UserError(f"{name}: {error}") from None
+                raise UserError(f"{picture_name(image, i)}: {error}") from None
         return out
+
+
+def picture_name(image: Any, row: int) -> str:
+    """The path of a picture that was given by one, else its number."""
+    return str(image) if isinstance(image, (str, Path)) else f"image {row}"

@@ -78,10 +78,10 @@ def overlap_report(
         texts, _ = transfer.class_prompts(transfer.Entry(evals.name, str(evals)), data)
         weights = transfer.classifier(model, texts)
         scores = np.concatenate([
-            model.embed_and_features(split.pixels(model.preprocess, rows))[0] @ weights.T
+            transfer.embedded(model, split, rows)[0] @ weights.T
             for rows in np.array_split(np.arange(len(here)), -(-len(here) // transfer.BATCH))
         ])  # fmt: skip
-        told = found.accuracy(metrics.hits_at(scores, split.labels, 1))
+        told = found.accuracy(metrics.hits_at(scores, split.labels, 1, metrics.first_alike([tuple(t) for t in texts])))
         lines.append(
             f"zero-shot accuracy: all {told['all']:.4f}, clean {told['clean']:.4f}, overlap {told['overlap']:.4f}; "
             f"the overlap adds {told['gain']:+.4f} (p = {told['p_value']:.3g})"

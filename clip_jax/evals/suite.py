@@ -86,18 +86,19 @@ class ContrastiveEvaluation:
         """Parameters -> rows of the zero-shot tasks, other rows."""
         encoder, rows = self.encoder, []
         for task, tokens in zip(self.sets, self.prompts, strict=True):
-            classes = class_embeddings(encoder.texts(params, tokens), len(task.class_names))
-            rows += classify(task, encoder.images(params, task.images), classes)
+            prompts = encoder.texts(params, tokens, f"{task.name}: ")
+            classes = class_embeddings(prompts, len(task.class_names))
+            rows += classify(task, encoder.images(params, task.images, f"{task.name}: "), classes)
         other = recalls(
-            encoder.images(params, self.retrieval["images"]),
-            encoder.texts(params, self.retrieval["tokens"]),
+            encoder.images(params, self.retrieval["images"], "retrieval: "),
+            encoder.texts(params, self.retrieval["tokens"], "retrieval: "),
             self.retrieval["image_of_text"],
         )
         scale = float(np.exp(np.asarray(jax.device_get(params["logit_scale"]))))
         scale = min(scale, self.config.model.max_logit_scale)
         other += validation_loss(
-            encoder.images(params, self.pairs["images"]), encoder.texts(params, self.pairs["tokens"]), scale,
-            self.config.evals.val_pairs,
+            encoder.images(params, self.pairs["images"], "validation: "),
+            encoder.texts(params, self.pairs["tokens"], "validation: "), scale, self.config.evals.val_pairs,
         )  # fmt: skip
         return rows, other
 

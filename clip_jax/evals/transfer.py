@@ -24,6 +24,7 @@ from clip_jax.evals.knn import knn_scores
 from clip_jax.evals.linear_probe import linear_probe
 from clip_jax.evals.results import Result, scored, write_results
 from clip_jax.evals.retrieval import recalls
+from clip_jax.finite import NotFinite, finite_rows
 
 TASKS = ("zeroshot_classification", "linear_probe", "few_shot", "knn", "zeroshot_retrieval")
 BATCH = 512  # pictures held decoded at a time
@@ -113,6 +114,17 @@ def fingerprint(path: Path) -> str:
     return sha.hexdigest()[:16]
 
 
+def embedded(model: Model, split: Split, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings and features of these pictures. Raises UserError naming the first that cannot be read or embedded."""
+    try:
+        found = model.embed_and_features(split.pixels(model.preprocess, rows))
+        for what, values in zip(("embedding", "features"), found, strict=True):
+            finite_rows(values, what, str)
+    except NotFinite as error:
+        raise error.of(split.name(int(rows[error.row]))) from None
+    return found
+
+
 class Bench:
     """One model, one folder of results and cached features."""
 
@@ -150,14 +162,14 @@ class Bench:
         def make() -> dict[str, np.ndarray]:
             split = open_split()
             rows = self._rows(len(split.labels))
-            parts = [
-                self.model.embed_and_features(split.pixels(self.model.preprocess, rows[i : i + BATCH]))
-                for i in range(0, len(rows), BATCH)
-            ]
+            parts = [embedded(self.model, split, rows[i : i + BATCH]) for i in range(0, len(rows), BATCH)]
             embeddings, features = (np.concatenate(x) for x in zip(*parts, strict=True))
             return {"embeddings": embeddings, "features": features, "labels": split.labels[rows]}
 
-        return self._cached(self._key(fingerprint(Path(path)), split_name), make)
+        found = self._cached(self._key(fingerprint(Path(path)), split_name), make)
+        for what in ("embeddings", "features"):  # of an earlier version, which did not look
+            finite_rows(found[what], what, lambda row: f"{path}: picture {row} of {split_name}")
+        return found
 
     def run(self, entry: Entry, task: str) -> list[Result]:
         """The results of one (set, task), from its file if nothing they depend on has changed."""
@@ -188,13 +200,17 @@ class Bench:
         if labels.shape[1] != classes if several else int(labels.max()) >= classes:
             raise UserError(f"{entry.path}: its labels do not fit the {classes} classes")
         if task == "zeroshot_classification":
-            return [(task, scored(test["embeddings"] @ classifier(self.model, texts).T, labels, metric))]
+            scores = test["embeddings"] @ classifier(self.model, texts).T
+            return [(task, scored(scores, labels, metric, metrics.first_alike([tuple(t) for t in texts])))]
         train = self._split(entry, data, entry.train_split)
         pair = (train["features"], train["labels"])
         if task == "linear_probe":
             held = self._split(entry, data, entry.val_split) if entry.val_split else None
             val = None if held is None else (held["features"], held["labels"])
             scores, l2 = linear_probe(pair, test["features"], classes, val=val, seed=self.seed)
+            finite_rows(
+                scores, "linear probe's scores", lambda row: f"{entry.path}: picture {row} of {entry.test_split}"
+            )
             found = {f"lp_{k}": v for k, v in scored(scores, labels, metric).items()}
             return [(task, {**found, "weight_decay": l2, "fewshot_k": -1, "seed": self.seed})]
         if task == "knn":
@@ -262,7 +278,8 @@ def published_order(published: tuple[str, ...], own: tuple[str, ...]) -> list[in
 
 def classifier(model: Model, texts: list[list[str]]) -> np.ndarray:
     """Prompts class by class -> [C, E]: normalised, averaged, normalised (Radford et al., 2021, section 3.1.4)."""
-    flat = model.embed_texts([p for prompts_of in texts for p in prompts_of])
+    asked = [p for prompts_of in texts for p in prompts_of]
+    flat = finite_rows(model.embed_texts(asked), "embedding", lambda row: repr(asked[row]))
     parts = np.split(flat, np.cumsum([len(p) for p in texts])[:-1])
     means = np.stack([p.mean(axis=0) for p in parts])
     return means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)

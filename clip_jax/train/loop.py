@@ -18,6 +18,7 @@ from clip_jax.config import RunConfig, UserError
 from clip_jax.data.loader import learn_tokenizer
 from clip_jax.data.sources import Source, open_source
 from clip_jax.data.tokenizers import Tokenizer, load_tokenizer
+from clip_jax.finite import NotFinite
 from clip_jax.models.clip import Built, build
 from clip_jax.optim import make_optimizer
 from clip_jax.parallel import check_batch, enable_compile_cache, make_mesh
@@ -294,7 +295,10 @@ class Run:
     def _evaluate(self) -> Rows:
         with self.clock.measure("evaluation"):
             spent = training_flops(self.config, self.step * self.config.batch_size).total
-            rows = [{"step": self.step, "flops": spent, **row} for row in self.evaluator(self.state.params)]
+            try:
+                rows = [{"step": self.step, "flops": spent, **row} for row in self.evaluator(self.state.params)]
+            except NotFinite as error:  # as a loss that is no number
+                raise Fault(self.step, "nan", f"the evaluation at step {self.step} stopped: {error}") from None
             self.record.append("evals.jsonl", *rows)
             self.record.flush()
             self.mirror.log({f"eval/{r['task']}/{r['metric']}": r["value"] for r in rows}, self.step)

@@ -13,6 +13,7 @@ from clip_jax.config import UserError
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.evals import results, transfer
 
+TASKS = ("zeroshot_classification",)
 COLOURS = {"red": (220, 20, 20), "green": (20, 220, 20), "blue": (20, 20, 220)}
 
 
@@ -213,3 +214,46 @@ def test_several_classes_a_picture(tmp_path):
     assert "acc1" not in told["zeroshot_classification"]
     assert model.seen == 24 + 8 + 12  # the set's own validation split is read for the probe
     assert "lp_mean_average_precision_11point" in results.table(found)
+
+
+class Broken(Colours):
+    """Embeds one picture, or every text, as what is no number."""
+
+    def __init__(self, what):
+        self.what = what
+
+    def embed_and_features(self, images):
+        found = super().embed_and_features(images)
+        if self.what in ("embedding", "features"):
+            found[self.what == "features"][4] = np.nan
+        return found
+
+    def embed_texts(self, texts):
+        return super().embed_texts(texts) * (np.inf if self.what == "texts" else 1)
+
+
+@pytest.mark.parametrize(
+    ("what", "field", "value"),
+    [("embedding", "embedding", "0.tar:test4"), ("features", "features", "0.tar:test4"),
+     ("texts", "embedding", "a photo of a red.")],
+)  # fmt: skip
+def test_a_model_that_gives_no_numbers_stops_with_the_name(suite, tmp_path, what, field, value):
+    with pytest.raises(UserError) as error:
+        transfer.run_suite(Broken(what), str(suite), tmp_path / "out", tasks=TASKS, echo=lambda _: None)
+    assert error.value.field == field
+    assert value in error.value.value
+    assert not list((tmp_path / "out").glob("colours_*.json"))
+
+
+def test_features_kept_by_an_earlier_version_are_looked_at(suite, tmp_path):
+    out = tmp_path / "out"
+    transfer.run_suite(Colours(), str(suite), out, tasks=TASKS, echo=lambda _: None)
+    for file in (out / "features").glob("*.npz"):
+        values = dict(np.load(file))
+        values["embeddings"][0] = np.nan
+        np.savez(file, **values)
+    for file in out.glob("*_*.json"):
+        file.unlink()
+    with pytest.raises(UserError) as error:
+        transfer.run_suite(Colours(), str(suite), out, tasks=TASKS, echo=lambda _: None)
+    assert error.value.field == "embeddings"

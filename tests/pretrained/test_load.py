@@ -190,3 +190,17 @@ def test_bfloat16_weights_are_read(golden, tmp_path):
     found = load_weights(str(tmp_path)).params["image"]["projection"]
     want = tensors["visual_projection.weight"].T
     np.testing.assert_allclose(found, want, atol=0.01 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
+def test_weights_that_are_not_finite_are_named(golden, tmp_path, bad):
+    tensors = read_tensors(golden / "hf_clip" / "model.safetensors")
+    name = "text_model.final_layer_norm.weight"
+    tensors[name] = tensors[name].astype(np.float64)
+    tensors[name][3] = bad
+    write_tensors(tmp_path / "model.safetensors", tensors)
+    shutil.copy(golden / "hf_clip" / "config.json", tmp_path)
+    with pytest.raises(UserError) as error:
+        load_weights(str(tmp_path))
+    assert error.value.field == name
+    assert error.value.value == str(tmp_path / "model.safetensors")
