@@ -90,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     same.add_argument("evals", metavar="EVAL", help="the same; its test split")
     same.add_argument("--model", help="also zero-shot accuracy with and without them: " + MODEL)
     same.add_argument("--max-distance", type=int, default=6, help="bits of 64 that may differ (default: 6)")
+    same.add_argument("--pair", default="name", help="classnames.txt and class folders pair by name (default) or place")
     made = verb("icons", "A corpus of named icons from the npm package @iconify/json, with zero-shot tasks.", looks)
     made.add_argument("out", metavar="OUT", help="gets train, val, eval, manifest.json")
     made.add_argument("--package", type=Path, metavar="FILE.tgz", help="the package; default: npm pack fetches it")
@@ -251,7 +252,7 @@ def _data(args: argparse.Namespace) -> None:
         from clip_jax.loading import load_model
 
         model = load_model(args.model)
-    print(overlap_report(args.train, args.evals, model, max_distance=args.max_distance))
+    print(overlap_report(args.train, args.evals, model, max_distance=args.max_distance, pair=args.pair))
 
 
 def _icons(args: argparse.Namespace) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from clip_jax.config import UserError
+from clip_jax.data.class_names import read_names, read_templates
 from clip_jax.data.shards import shards_of
 from clip_jax.data.sources import BrokenRecord
 from clip_jax.data.transforms import decode
@@ -25,11 +27,11 @@ class ClassificationSet:
     templates: tuple[str, ...]
 
 
-def _lines(path: Path) -> tuple[str, ...]:
+def _needed(path: Path, read: Callable[[Path], tuple[str, ...]]) -> tuple[str, ...]:
     if not path.is_file():
         raise UserError(f"{path}: no such file; a classification set needs it")
-    lines = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
-    if not lines:
+    lines = read(path)
+    if not any(lines):
         raise UserError(f"{path}: is empty")
     return lines
 
@@ -47,11 +49,8 @@ def load_classification_set(path: str | Path, image_size: int, limit: int, split
         decode. An evaluation has no broken records to spare, so the first one ends it.
     """
     path = Path(path)
-    names = _lines(path / "classnames.txt")
-    templates = _lines(path / "zeroshot_classification_templates.txt")
-    for template in templates:
-        if "{c}" not in template:
-            raise UserError(f"{path}/zeroshot_classification_templates.txt: {template!r} has no {{c}}")
+    names = _needed(path / "classnames.txt", read_names)
+    templates = _needed(path / "zeroshot_classification_templates.txt", read_templates)
     shards = Shards(shards_of(path, split))
     count = len(shards)
     take = np.arange(count) if not limit or limit >= count else np.linspace(0, count - 1, limit).round().astype(int)

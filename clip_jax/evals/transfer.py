@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from clip_jax.config import UserError
+from clip_jax.data.class_names import PAIRINGS, numbered, pair_names
 from clip_jax.data.labelled import LabelledSet, Split, open_labelled
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.data.webdataset import WebDataset
@@ -56,6 +57,7 @@ class Entry:
     val_split: str = ""  # the probe's λ is chosen on it; else on a fifth of the training split
     test_split: str = "test"
     only: tuple[str, ...] = ()  # tasks; else all that its kind can have
+    pair: str = "name"  # name | place: how class folders and TFDS labels find their classnames.txt or ``prompts``
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -78,7 +80,7 @@ def read_suite(name: str, data: str | None) -> list[Entry]:
     if not path.is_file():
         raise UserError(f"--suite={name}: no such file; the built-in suites are {', '.join(prompts.SUITES)}")
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
         sets, root = values["sets"], Path(data or values.get("data") or path.parent)
         unknown = sorted(set(values) - {"sets", "data"})
         if unknown:
@@ -98,6 +100,8 @@ def read_suite(name: str, data: str | None) -> list[Entry]:
             every = replace(entry, only=()).tasks
             if task not in every:
                 raise UserError(f"{path}: set {entry.name!r}: only: {task!r} must be among {', '.join(every)}")
+        if entry.pair not in PAIRINGS:
+            raise UserError(f"{path}: set {entry.name!r}: pair={entry.pair!r}: must be one of {', '.join(PAIRINGS)}")
         if entry.metric and entry.metric not in prompts.METRICS:
             raise UserError(f"{path}: set {entry.name!r}: metric={entry.metric!r}: {', '.join(prompts.METRICS)}")
     if len({e.name for e in entries}) < len(entries):
@@ -192,9 +196,9 @@ class Bench:
         return self.features(entry.path, name, lambda: data.split(name))
 
     def _classification(self, entry: Entry, task: str) -> list[tuple[str, dict[str, Any]]]:
-        data = open_labelled(entry.path)
+        data = open_labelled(entry.path, entry.pair)
         test = self._split(entry, data, entry.test_split)
-        texts, metric = class_prompts(entry, data)
+        texts, metric = class_prompts(entry, data, self.echo)
         labels, classes = test["labels"], len(texts)
         several = labels.ndim == 2
         if labels.shape[1] != classes if several else int(labels.max()) >= classes:
@@ -247,33 +251,30 @@ class Bench:
         return [("zeroshot_retrieval", {**found, "examples": len(images), "texts": len(texts)})]
 
 
-def class_prompts(entry: Entry, data: LabelledSet) -> tuple[list[list[str]], str]:
-    """Prompts class by class, and the metric. Raises UserError when nothing says how to name the classes."""
+def class_prompts(
+    entry: Entry, data: LabelledSet, echo: Callable[[str], None] = lambda _: None
+) -> tuple[list[list[str]], str]:
+    """Prompts class by class, and the metric; ``echo`` is told what stands on numbers or has no name.
+
+    Raises UserError when nothing says how to name the classes, or when the set's names and the prompts' do not pair.
+    """
     known = prompts.prompt_set(entry.prompts) if entry.prompts else None
     names = (known.classes if known else ()) or data.class_names
     if not names:
         raise UserError(f"{entry.path}: no classnames.txt, and no prompts of its own")
+    if blank := [i for i, name in enumerate(names) if not name]:
+        echo(f"{entry.name}: classes without a name: {', '.join(map(str, blank))}")
     metric = entry.metric or (known.metric if known else "accuracy")
     if known:
-        here, there = len(data.class_names), len(known.classes)
-        if here and there and here != there:
-            raise UserError(f"{entry.path}: {here} classes, prompts {known.name} has {there}")
-        found = known.prompts(tuple(names))
-        return [found[i] for i in published_order(known.classes, data.class_names)], metric
+        found, own = known.prompts(tuple(names)), data.class_names
+        if known.classes and (not own or numbered(own)):
+            echo(f"{entry.name}: its classes are numbers; class n is the n-th of prompts {known.name}")
+        if known.classes and own:
+            order = pair_names(own, known.classes, entry.path, labels=known.labels, by=entry.pair)
+            return [found[i] for i in order], metric
+        return found, metric
     templates = data.templates or ("a photo of a {c}.",)
     return [[t.replace("{c}", c) for t in templates] for c in names], metric
-
-
-def published_order(published: tuple[str, ...], own: tuple[str, ...]) -> list[int]:
-    """Which published class each of the set's own is, by name; as they come where names differ or one is missing."""
-
-    def plain(name: str) -> str:
-        return name.lower().replace("_", " ")
-
-    place = {plain(name): i for i, name in enumerate(published)}
-    order = [place.get(plain(name), -1) for name in own]
-    count = len(published) or len(own)
-    return order if sorted(order) == list(range(count)) else list(range(count))
 
 
 def classifier(model: Model, texts: list[list[str]]) -> np.ndarray:
@@ -313,7 +314,7 @@ def run_suite(
 
 def _plan(entries: list[Entry], tasks: tuple[str, ...], echo: Callable[[str], None]) -> Iterator[tuple[Entry, str]]:
     for entry in entries:
-        splits = open_labelled(entry.path).splits if entry.kind == "classification" else ()
+        splits = open_labelled(entry.path, entry.pair).splits if entry.kind == "classification" else ()
         for task in entry.tasks:
             if task not in tasks:
                 continue
