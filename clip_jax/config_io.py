@@ -66,7 +66,7 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
 
 # Fields that came after the first runs: at their default they leave a run's name alone, so that no run is lost.
 _LATER = {
-    "": ("init_from", "loss", "microbatch_size", "faults"),
+    "": ("init_from", "loss", "microbatch_size", "faults", "pixels"),
     "data": ("weights", "val_paths", "decoder"),
     "mesh": ("tensor", "slices"),
     "optim": ("state_dtype", "rounding", "loss_scale", "layer_decay"),

@@ -28,6 +28,7 @@ from clip_jax.pretrained.mapping import flatten, nest, path_name
 from clip_jax.pretrained.names import Fetch, hub_fetch
 from clip_jax.train.checkpoint import load_params
 from clip_jax.train.loop import Start
+from clip_jax.train.pixels import tell_old, with_pixels
 
 
 class LoadedModel:
@@ -132,13 +133,15 @@ def read(name: str, *, fetch: Fetch = hub_fetch) -> Weights:
     """Weights of a run of ours at its last checkpoint, of a path, or of a published name. Raises UserError."""
     if not is_run(name):
         return load_weights(name, fetch=fetch)
-    config = load(RunConfig, place(name) / "config.json").model
+    run = with_pixels(load(RunConfig, place(name) / "config.json"), place(name))
+    tell_old(run, place(name))
+    config = run.model
     built = build(config, make_mesh(RunConfig().mesh))
     _, params = load_params(name, built)
     arrays = {k: np.asarray(v) for k, v in flatten(params).items()}
     finite_tensors(name, arrays.items())
     tokenizer = load_tokenizer(place(name) / "tokenizer.json")
-    return Weights(name, config, nest(arrays), Preprocess(config.image.image_size), tokenizer)
+    return Weights(name, config, nest(arrays), Preprocess.of(config.image.image_size, run.pixels), tokenizer)
 
 
 def load_model(
@@ -197,7 +200,8 @@ def _check(ours: ModelConfig, theirs: ModelConfig, towers: tuple[str, ...], sour
 
 
 def start_from(config: RunConfig, *, fetch: Fetch = hub_fetch) -> Start:
-    """What ``init_from`` asks for: the parameters the run starts with, and the text tower's tokenizer.
+    """What ``init_from`` asks for: the parameters the run starts with, the text tower's tokenizer, and the pixel
+    normalization and resizing that the image tower was trained with.
 
     Tensors of the towers taken over come from the source, positions resized to the run's resolution and context length;
     taking both towers takes temperature, bias and decoder too.
@@ -232,4 +236,5 @@ def start_from(config: RunConfig, *, fetch: Fetch = hub_fetch) -> Start:
         if weights.tokenizer is None:
             raise UserError(f"init_from.source={source}: comes without a tokenizer, so its text tower cannot be used")
         tokenizer = with_context(weights.tokenizer, config.model.text.context_length)
-    return Start(lambda fresh: jax.tree_util.tree_map_with_path(take, fresh), tokenizer)
+    pixels = weights.preprocess.pixels if "image" in towers else None
+    return Start(lambda fresh: jax.tree_util.tree_map_with_path(take, fresh), tokenizer, pixels)

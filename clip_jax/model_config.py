@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from clip_jax.checks import ConfigError, at_least, between, one_of
 
@@ -14,6 +15,8 @@ TEXT_POOLS = ("eot", "last", "cls")
 TEXT_ENCODERS = ("transformer", "bag_of_words")
 OBJECTIVES = ("contrastive", "caption", "bag_of_words")
 PARAMETRISATIONS = ("standard", "mup")
+RESIZE_MODES = ("shortest", "squash", "longest")
+INTERPOLATIONS = ("bicubic", "bilinear")
 
 
 def _check_tower(name: str, tower: ImageTowerConfig | TextTowerConfig | DecoderConfig) -> None:
@@ -192,6 +195,35 @@ class DecoderConfig:
     def mlp_width(self) -> int:
         """Hidden units of each block's MLP."""
         return _mlp_width(self.width, self.mlp_ratio)
+
+
+def check_pixels(prefix: str, of: Any) -> None:
+    """Raises ConfigError for a wrong ``mean``, ``std``, ``resize_mode``, ``interpolation`` or ``fill_color``."""
+    one_of(f"{prefix}resize_mode", of.resize_mode, RESIZE_MODES)
+    one_of(f"{prefix}interpolation", of.interpolation, INTERPOLATIONS)
+    between(f"{prefix}fill_color", of.fill_color, 0, 255)
+    for name, low in (("mean", -1e3), ("std", 1e-6)):
+        value = getattr(of, name)
+        if len(value) != 3 or not all(low <= v <= 1e3 for v in value):  # written so that NaN fails too
+            reason = f"must be three numbers from {low:g} to 1000"
+            raise ConfigError(f"{prefix}{name}={value!r}: {reason}", field=prefix + name, value=value, reason=reason)
+
+
+@dataclass(frozen=True)
+class PixelConfig:
+    """From a picture to what the image tower sees: resized, and normalised a channel. Named as open_clip does.
+
+    At its default a run that takes its image tower from ``init_from`` has the source's.
+    """
+
+    mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)  # of the published models' pictures, 0 to 1
+    std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
+    resize_mode: str = "shortest"  # shortest (side, then a crop) | squash | longest (side, then filled up)
+    interpolation: str = "bicubic"  # bicubic | bilinear
+    fill_color: int = 0  # longest: of the rest
+
+    def __post_init__(self) -> None:
+        check_pixels("pixels.", self)
 
 
 @dataclass(frozen=True)

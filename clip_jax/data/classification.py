@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from clip_jax.config import UserError
+from clip_jax.config import PixelConfig, UserError
 from clip_jax.data.class_names import read_names, read_templates
 from clip_jax.data.shards import shards_of
 from clip_jax.data.sources import BrokenRecord
-from clip_jax.data.transforms import decode
+from clip_jax.data.transforms import USUAL, decode
 from clip_jax.data.webdataset import Shards
 
 
@@ -36,12 +36,16 @@ def _needed(path: Path, read: Callable[[Path], tuple[str, ...]]) -> tuple[str, .
     return lines
 
 
-def load_classification_set(path: str | Path, image_size: int, limit: int, split: str = "test") -> ClassificationSet:
+def load_classification_set(
+    path: str | Path, image_size: int, limit: int, split: str = "test", pixels: PixelConfig = USUAL
+) -> ClassificationSet:
     """Read PATH/test/*.tar (KEY.jpg, KEY.cls), PATH/classnames.txt, PATH/zeroshot_classification_templates.txt.
 
     Args:
       path: the folder; its name names the task.
       image_size: pixels a side of the images returned.
+      split: which of the set's splits.
+      pixels: how pictures are resized.
       limit: at most so many examples, spread evenly over the set; 0 takes all.
 
     Raises:
@@ -58,7 +62,7 @@ def load_classification_set(path: str | Path, image_size: int, limit: int, split
     labels = np.empty(len(take), np.int32)
     for row, i in enumerate(take.tolist()):
         try:
-            images[row] = decode(shards.image(i), image_size)
+            images[row] = decode(shards.image(i), image_size, pixels=pixels)
             text = shards.member(i, "cls")
         except BrokenRecord as error:
             message = str(error)

@@ -6,6 +6,7 @@ This is the reference path, for evaluation. Training reads pictures faster (`tra
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clip_jax.config import ConfigError, UserError
+from clip_jax.config import ConfigError, PixelConfig, UserError
 from clip_jax.data.images import eight_bit, open_image
 from clip_jax.data.transforms import MEAN, STD
+from clip_jax.model_config import check_pixels
 
 if TYPE_CHECKING:
     from PIL import Image
-
-MODES = ("shortest", "squash", "longest")
-INTERPOLATIONS = ("bicubic", "bilinear")
 
 
 @dataclass(frozen=True)
@@ -42,13 +41,17 @@ class Preprocess:
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ConfigError(f"size={self.size}: must be at least 1")
-        for name, allowed in (("resize_mode", MODES), ("interpolation", INTERPOLATIONS)):
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f"{name}={getattr(self, name)!r}: must be one of {', '.join(allowed)}")
-        for name in ("mean", "std"):
-            value = getattr(self, name)
-            if len(value) != 3 or (name == "std" and not min(value) > 0):
-                raise ConfigError(f"{name}={value!r}: must be three numbers" + (" above 0" if name == "std" else ""))
+        check_pixels("", self)
+
+    @property
+    def pixels(self) -> PixelConfig:
+        """All but the size, as a run's config has it."""
+        return PixelConfig(self.mean, self.std, self.resize_mode, self.interpolation, self.fill_color)
+
+    @classmethod
+    def of(cls, size: int, pixels: PixelConfig) -> Preprocess:
+        """Of a run with these pixels, for evaluation."""
+        return cls(size, **dataclasses.asdict(pixels))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], size: int, source: str) -> Preprocess:

@@ -18,12 +18,12 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from clip_jax import flops
-from clip_jax.config import RunConfig
+from clip_jax.config import PixelConfig, RunConfig
 from clip_jax.data.classification import ClassificationSet
 from clip_jax.data.loader import sample_captions, sample_images, validation_pairs
 from clip_jax.data.sources import Source, open_source
 from clip_jax.data.tokenizers import Tokenizer
-from clip_jax.data.transforms import normalise
+from clip_jax.data.transforms import USUAL, normalise
 from clip_jax.evals.encode import in_batches
 from clip_jax.evals.zero_shot import Row, prompt_tokens, score_rows
 from clip_jax.finite import finite_rows
@@ -49,23 +49,29 @@ class Predictor:
     """A predictive model's functions, each compiled once. Host arrays in and out, float32. Raises NotFinite, with the
     picture's row, when a result is not finite."""
 
-    def __init__(self, built: Any, mesh: Mesh, batch_size: int) -> None:
+    def __init__(self, built: Any, mesh: Mesh, batch_size: int, pixels: PixelConfig = USUAL) -> None:
         self.batch_size = -(-batch_size // mesh.size) * mesh.size
         self._sharding, self._dtype = batch_sharding(mesh), built.compute_dtype
 
         def context(params: Any, images: jax.Array) -> jax.Array:
-            return nnx.merge(built.graphdef, params).context(normalise(images)).astype(jnp.float32)
+            return (
+                nnx.merge(built.graphdef, params)
+                .context(normalise(images, pixels.mean, pixels.std))
+                .astype(jnp.float32)
+            )
 
         def log_likelihood(params: Any, context: jax.Array, tokens: jax.Array) -> jax.Array:
             head = nnx.merge(built.graphdef, params).text
             return -pair_losses(head.predict(context.astype(head.dtype), tokens))[0]
 
         def losses(params: Any, images: jax.Array, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return pair_losses(nnx.merge(built.graphdef, params)(normalise(images), tokens))
+            return pair_losses(nnx.merge(built.graphdef, params)(normalise(images, pixels.mean, pixels.std), tokens))
 
         def words(params: Any, images: jax.Array, columns: jax.Array) -> jax.Array:
             model = nnx.merge(built.graphdef, params)
-            return log_softmax_rows(model.context(normalise(images)), model.text.head())[:, columns]
+            return log_softmax_rows(model.context(normalise(images, pixels.mean, pixels.std)), model.text.head())[
+                :, columns
+            ]
 
         rows, whole = self._sharding, replicated(mesh)
 
@@ -150,7 +156,7 @@ class PredictiveEvaluation:
     ) -> None:  # fmt: skip
         source = open_source(config.data, "train", config.model.image.image_size)
         self.config, self.sets = config, sets
-        self.predictor = Predictor(built, mesh, config.evals.batch_size)
+        self.predictor = Predictor(built, mesh, config.evals.batch_size, config.pixels)
         self.pairs = validation_pairs(config, held_out, tokenizer)
         self.unlabelled = sample_images(config, source, config.evals.prior_images)
         if config.model.objective == "caption":

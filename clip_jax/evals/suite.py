@@ -39,7 +39,7 @@ def zero_shot_sets(config: RunConfig, entries: tuple[str, ...]) -> list[Classifi
         elif not Path(entry).is_dir():
             raise UserError(f"evals.zero_shot, evals.controls: {entry}: no such folder (or the word scenes)")
         else:
-            sets.append(load_classification_set(entry, size, limit))
+            sets.append(load_classification_set(entry, size, limit, pixels=config.pixels))
     return sets
 
 
@@ -72,7 +72,8 @@ class ContrastiveEvaluation:
         self.prompts = [prompt_tokens(s, tokenizer) for s in sets]
         self.pairs = validation_pairs(config, held_out, tokenizer)
         self.retrieval = retrieval_set(config, held_out, tokenizer)
-        self.encoder = Encoder(built, mesh, config.evals.batch_size)
+        mean, std = config.pixels.mean, config.pixels.std
+        self.encoder = Encoder(built, mesh, config.evals.batch_size, mean=mean, std=std)
 
     @property
     def flops(self) -> float:

@@ -13,6 +13,7 @@ from clip_jax.parallel import enable_compile_cache, make_mesh
 from clip_jax.places import place
 from clip_jax.train.checkpoint import load_params
 from clip_jax.train.loop import EvaluatorFactory, Rows
+from clip_jax.train.pixels import tell_old, with_pixels
 
 
 def evaluate_run(run_dir: str | Path, make_evaluator: EvaluatorFactory) -> Rows:
@@ -20,7 +21,8 @@ def evaluate_run(run_dir: str | Path, make_evaluator: EvaluatorFactory) -> Rows:
     root = place(run_dir)
     if not (root / "config.json").exists():
         raise UserError(f"{root}: holds no run (no config.json)")
-    config = load(RunConfig, root / "config.json")
+    config = with_pixels(load(RunConfig, root / "config.json"), root)
+    tell_old(config, root)
     mesh = make_mesh(config.mesh)
     enable_compile_cache()
     built = build(config.model, mesh)

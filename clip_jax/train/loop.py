@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from clip_jax.config import RunConfig, UserError
+from clip_jax.config import PixelConfig, RunConfig, UserError
 from clip_jax.data.loader import learn_tokenizer
 from clip_jax.data.sources import Source, open_source
 from clip_jax.data.tokenizers import Tokenizer, load_tokenizer
@@ -28,6 +28,7 @@ from clip_jax.train.checkpoint import Checkpoints
 from clip_jax.train.faults import Detours, Fault, Feed
 from clip_jax.train.meter import Meter, training_flops
 from clip_jax.train.mirror import Mirror, open_mirror
+from clip_jax.train.pixels import settle
 from clip_jax.train.profiler import Profiler
 from clip_jax.train.record import Record
 from clip_jax.train.result import make_result
@@ -45,10 +46,12 @@ EvaluatorFactory = Callable[[RunConfig, Built, Mesh, Source, Tokenizer], Callabl
 
 @dataclass(frozen=True)
 class Start:
-    """What a run begins with instead of chance: fresh parameters -> its own; a tokenizer if the text tower is taken."""
+    """What a run begins with instead of chance: fresh parameters -> its own; a tokenizer if the text tower is taken,
+    pixels if the image tower is."""
 
     params: Callable[[Any], Any]
     tokenizer: Tokenizer | None
+    pixels: PixelConfig | None = None
 
 
 Begin = Callable[[], Start | None]
@@ -144,6 +147,7 @@ def attempt(
                 raise UserError("init_from: needs train(..., start_from=clip_jax.loading.start_from)")
             begin = functools.cache(lambda: start_from(config) if start_from and config.init_from.source else None)
             with clock.measure("start"):
+                config = settle(config, record.dir, lambda: getattr(begin(), "pixels", None))
                 tokenizer = _tokenizer(config, ground.source, record, begin)
                 given = (config, ground.built, ground.mesh, ground.held_out, tokenizer)
                 evaluate = make_evaluator(*given) if make_evaluator else _no_rows
