@@ -60,7 +60,8 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
     if hint is int and isinstance(value, float) and value.is_integer():
         return int(value)
     if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
-        raise ConfigError(f"{name}={value!r}: must be of type {hint.__name__}")
+        reason = f"must be of type {hint.__name__}"
+        raise ConfigError(f"{name}={value!r}: {reason}", field=name, value=value, reason=reason)
     return value
 
 
@@ -72,7 +73,7 @@ _LATER = {
     "optim": ("state_dtype", "rounding", "loss_scale", "layer_decay"),
     "model": (
         "decoder", "logit_bias", "text_param_dtype", "remat_policy", "objective", "prefix_tokens", "vocab_chunk",
-        "parametrisation",
+        "parametrisation", "text_activation",
     ),
     "model.image": (
         "stages", "pool", "class_token", "norm_pre", "norm_after_pool", "norm_eps", "patch_bias", "projection",

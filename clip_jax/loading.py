@@ -14,7 +14,7 @@ from flax import nnx
 from clip_jax.config import ModelConfig, RunConfig, UserError
 from clip_jax.config_io import load
 from clip_jax.data.preprocess import Preprocess, picture_name
-from clip_jax.data.tokenizers import Tokenizer, load_tokenizer, with_context
+from clip_jax.data.tokenizers import Tokenizer, check_fits, load_tokenizer, with_context
 from clip_jax.evals.encode import Encoder
 from clip_jax.evals.zero_shot import class_embeddings
 from clip_jax.finite import NotFinite, finite_tensors
@@ -140,7 +140,8 @@ def read(name: str, *, fetch: Fetch = hub_fetch) -> Weights:
     _, params = load_params(name, built)
     arrays = {k: np.asarray(v) for k, v in flatten(params).items()}
     finite_tensors(name, arrays.items())
-    tokenizer = load_tokenizer(place(name) / "tokenizer.json")
+    path = place(name) / "tokenizer.json"
+    tokenizer = check_fits(load_tokenizer(path), config.text, str(path))
     return Weights(name, config, nest(arrays), Preprocess.of(config.image.image_size, run.pixels), tokenizer)
 
 
@@ -191,11 +192,16 @@ def _check(ours: ModelConfig, theirs: ModelConfig, towers: tuple[str, ...], sour
                 raise UserError(
                     f"init_from.source={source}: its {tower}.{field} is {b[field]}, model.{tower}.{field} is {a[field]}"
                 )
-    for field in ("embed_dim", "activation"):
+    of_text = ("activation_of_text",) if "text" in towers else ()
+    for field in ("embed_dim", *(("activation",) if "image" in towers else ()), *of_text):
         if getattr(ours, field) != getattr(theirs, field):
+            name = field.replace("activation_of_text", "text_activation")
             raise UserError(
-                f"init_from.source={source}: its {field} is {getattr(theirs, field)}, "
-                f"model.{field} is {getattr(ours, field)}"
+                f"init_from.source={source}: its {name} is {getattr(theirs, field)}, model.{name} is "
+                f"{getattr(ours, field)}",
+                field=f"model.{name}",
+                value=getattr(ours, field),
+                reason=f"the source has {getattr(theirs, field)}",
             )
 
 

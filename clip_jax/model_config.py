@@ -264,6 +264,7 @@ class ModelConfig:
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     embed_dim: int = 64
     activation: str = "gelu"  # gelu (tanh form) | gelu_erf (exact) | quick_gelu (the published models)
+    text_activation: str = field(default="", repr=False)  # of the text tower; empty: activation. In no old digest
     init_temperature: float = 0.07
     max_logit_scale: float = 100.0
     logit_bias: bool = False  # SigLIP's learned bias of the logits, -10 at first
@@ -280,6 +281,9 @@ class ModelConfig:
     def __post_init__(self) -> None:
         at_least("model.embed_dim", self.embed_dim, 1)
         one_of("model.activation", self.activation, ACTIVATIONS)
+        one_of("model.text_activation", self.text_activation, ("", *ACTIVATIONS))
+        if self.text_activation and (self.text.encoder != "transformer" or self.objective == "bag_of_words"):
+            raise ConfigError(f"model.text_activation={self.text_activation!r}: ignored, a bag of words has no blocks")
         one_of("model.compute_dtype", self.compute_dtype, DTYPES)
         one_of("model.param_dtype", self.param_dtype, DTYPES)
         one_of("model.text_param_dtype", self.text_param_dtype, ("", *DTYPES))
@@ -339,6 +343,11 @@ class ModelConfig:
                 raise refused(f"{name}.projection", False, "grows width at a fixed model.embed_dim")
         if self.text.encoder == "bag_of_words" and self.parametrisation.base_text_depth:
             raise ConfigError("model.parametrisation.base_text_depth: ignored, a bag of words has no blocks")
+
+    @property
+    def activation_of_text(self) -> str:
+        """The text tower's activation."""
+        return self.text_activation or self.activation
 
     @property
     def caption_tokens(self) -> int:

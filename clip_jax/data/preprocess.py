@@ -54,8 +54,13 @@ class Preprocess:
         return cls(size, **dataclasses.asdict(pixels))
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], size: int, source: str) -> Preprocess:
-        """Read a ``preprocess_cfg`` of open_clip. Raises UserError on what is unknown."""
+    def from_config(
+        cls, config: Mapping[str, Any], size: int, source: str, prefix: str = "preprocess_cfg."
+    ) -> Preprocess:
+        """Read a ``preprocess_cfg`` of open_clip; ``prefix`` is of the names in errors. Raises UserError on what is
+        unknown or wrong."""
+        if not isinstance(config, Mapping):
+            raise UserError(f"{source}: preprocess_cfg: must be a group of fields", field="preprocess_cfg")
         known = {"size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color"}
         unknown = sorted(set(config) - known)
         if unknown:
@@ -65,11 +70,21 @@ class Preprocess:
         values = {k: v for k, v in config.items() if k in known - {"size", "mode"}}
         for name in ("mean", "std"):
             if name in values:
-                values[name] = tuple(map(float, values[name]))
+                try:
+                    values[name] = tuple(map(float, values[name]))
+                except (TypeError, ValueError, OverflowError):
+                    reason = "must be three numbers"
+                    raise UserError(
+                        f"{source}: {prefix}{name}={values[name]!r}: {reason}", field=f"{prefix}{name}",
+                        value=values[name], reason=reason,
+                    ) from None  # fmt: skip
         try:
             return cls(size=size, **values)
-        except ConfigError as error:
-            raise UserError(f"{source}: preprocess_cfg.{error}") from None
+        except (ConfigError, TypeError) as error:
+            raise UserError(
+                f"{source}: {prefix}{error}", field=f"{prefix}{getattr(error, 'field', None) or ''}",
+                value=getattr(error, "value", None), reason=getattr(error, "reason", None),
+            ) from None  # fmt: skip
 
     def to_config(self) -> dict[str, Any]:
         """As ``preprocess_cfg`` of open_clip."""

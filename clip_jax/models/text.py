@@ -19,7 +19,7 @@ def text_blocks(config: ModelConfig, rngs: nnx.Rngs) -> Stack:
     """The blocks of a text transformer, [B, T, D] -> [B, T, D]."""
     c = config.text
     spec = BlockSpec(
-        c.width, c.heads, c.mlp_width, c.depth, config.activation, jnp.dtype(config.compute_dtype),
+        c.width, c.heads, c.mlp_width, c.depth, config.activation_of_text, jnp.dtype(config.compute_dtype),
         text_param_dtype(config), causal=c.causal, eps=c.norm_eps, layer_scale=c.layer_scale,
     )  # fmt: skip
     return Stack(lambda r: Block(spec, r), c.depth, config, rngs)

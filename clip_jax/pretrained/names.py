@@ -26,6 +26,7 @@ class Files:
     config: Path | None = None
     tokenizer: Path | None = None
     preprocessor: Path | None = None
+    tokenizer_config: Path | None = None
 
 
 def table() -> dict[str, dict[str, str]]:
@@ -102,7 +103,7 @@ def _local(path: Path) -> Files:
     folder = weights.parent
     return Files(
         weights, _in_folder(folder, CONFIGS), _in_folder(folder, TOKENIZERS),
-        _in_folder(folder, ("preprocessor_config.json",)),
+        _in_folder(folder, ("preprocessor_config.json",)), _in_folder(folder, ("tokenizer_config.json",)),
     )  # fmt: skip
 
 
@@ -133,5 +134,6 @@ def find(name: str, fetch: Fetch = hub_fetch) -> Files:
         for shard in sorted(set(json.loads(weights.read_text())["weight_map"].values())):
             fetch(repo, shard)
     return Files(
-        weights, config, _first(repo, TOKENIZERS[1:], fetch), _first(repo, ("preprocessor_config.json",), fetch)
-    )
+        weights, config, _first(repo, TOKENIZERS[1:], fetch), _first(repo, ("preprocessor_config.json",), fetch),
+        _first(repo, ("tokenizer_config.json",), fetch),
+    )  # fmt: skip

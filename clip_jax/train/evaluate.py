@@ -7,7 +7,7 @@ from pathlib import Path
 from clip_jax.config import RunConfig, UserError
 from clip_jax.config_io import load
 from clip_jax.data.sources import open_source
-from clip_jax.data.tokenizers import load_tokenizer
+from clip_jax.data.tokenizers import check_fits, load_tokenizer
 from clip_jax.models.clip import build
 from clip_jax.parallel import enable_compile_cache, make_mesh
 from clip_jax.places import place
@@ -26,7 +26,8 @@ def evaluate_run(run_dir: str | Path, make_evaluator: EvaluatorFactory) -> Rows:
     mesh = make_mesh(config.mesh)
     enable_compile_cache()
     built = build(config.model, mesh)
-    tokenizer = load_tokenizer(root / "tokenizer.json")
+    path = root / "tokenizer.json"
+    tokenizer = check_fits(load_tokenizer(path), config.model.text, str(path))
     held_out = open_source(config.data, "val", config.model.image.image_size)
     _, params = load_params(root, built)
     return make_evaluator(config, built, mesh, held_out, tokenizer)(params)

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from clip_jax.config import PixelConfig, RunConfig, UserError
 from clip_jax.data.loader import learn_tokenizer
 from clip_jax.data.sources import Source, open_source
-from clip_jax.data.tokenizers import Tokenizer, load_tokenizer
+from clip_jax.data.tokenizers import Tokenizer, check_fits, load_tokenizer
 from clip_jax.finite import NotFinite
 from clip_jax.models.clip import Built, build
 from clip_jax.optim import make_optimizer
@@ -179,7 +179,7 @@ def _tokenizer(config: RunConfig, source: Source, record: Record, begin: Begin) 
             learned.save(path)
 
     on_first(write)
-    return load_tokenizer(path)
+    return check_fits(load_tokenizer(path), config.model.text, str(path))
 
 
 @dataclass
