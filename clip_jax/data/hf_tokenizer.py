@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import string
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ FORMAT = "tokenizer.json 1"
 CLEANINGS = ("none", "whitespace", "lower", "lowercase", "canonicalize", "no_punctuation")
 MAX_CONTEXT = 1 << 16  # tokens of a row
 GROWTH = 64  # how many times longer the replacements of a file may make a text
+_NESTED = re.compile(r"\((?:[^()\\]|\\.)*[+*](?:[^()\\]|\\.)*\)[+*{]")  # a group with a repetition, repeated
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -56,14 +58,29 @@ def asked(source: str, ask: Callable[[], Any]) -> Any:
         ) from None
 
 
-def _replacements(values: Any) -> Iterator[str]:
+def _under(values: Any, name: str) -> Iterator[Any]:
+    """Every value of that name in nested JSON."""
     if isinstance(values, dict):
-        if values.get("type") == "Replace":
-            yield str(values.get("content", ""))
+        if name in values:
+            yield values[name]
         values = list(values.values())
     if isinstance(values, list):
         for value in values:
-            yield from _replacements(value)
+            yield from _under(value, name)
+
+
+def _check_rules(values: Any, source: str) -> None:
+    """Raises UserError for rules of a file that a short text can keep busy without end."""
+    if not isinstance(values, dict):
+        return
+    growth = float(np.prod([max(1, len(str(c))) for c in _under(values.get("normalizer"), "content")]))
+    if growth > GROWTH:
+        reason = f"its replacements make a text {growth:g} times longer"
+        raise UserError(f"{source}: normalizer: {reason}", field="normalizer", value=growth, reason=reason)
+    for pattern in _under([values.get("normalizer"), values.get("pre_tokenizer")], "Regex"):
+        if _NESTED.search(str(pattern)):
+            reason = "repeats what is itself repeated, which can take for ever"
+            raise UserError(f"{source}: Regex={pattern!r}: {reason}", field="Regex", value=pattern, reason=reason)
 
 
 class HFTokenizer:
@@ -97,10 +114,7 @@ class HFTokenizer:
                             value=context_length, reason=reason)  # fmt: skip
         self._source, self._model = source, model
         self._library: Any = asked(source, lambda: Library.from_str(model))
-        growth = float(np.prod([max(1, len(c)) for c in _replacements(json.loads(model).get("normalizer"))]))
-        if growth > GROWTH:
-            reason = f"its replacements make a text {growth:g} times longer"
-            raise UserError(f"{source}: normalizer: {reason}", field="normalizer", value=growth, reason=reason)
+        _check_rules(json.loads(model), source)
         self.vocab_size = self._library.get_vocab_size()
         self.context_length, self.pad_id, self.clean = context_length, pad_id, clean
         self.pad_side, self.zeroed_id = pad_side, zeroed_id

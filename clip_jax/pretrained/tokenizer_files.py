@@ -151,10 +151,18 @@ class _Files:
             )
 
     def _obey_ends(self) -> None:
-        if not {"add_bos_token", "add_eos_token"} & set(self.config):
+        """Start and end tokens: those that the rules of tokenizer.json add; where it has none, as the flags say."""
+        flags = {n: self.config[f"add_{n}_token"] for n in ("bos", "eos") if f"add_{n}_token" in self.config}
+        tokens = {name: _token(self.config, f"{name}_token") for name in flags}
+        if self.json.get("post_processor") is not None:
+            added = self.library.encode("").tokens
+            for name, flag in flags.items():
+                if tokens[name] is not None and bool(flag) != (tokens[name] in added):
+                    raise refused(self.source, f"add_{name}_token", flag, f"{self.path.name} adds {added}")
             return
-        ends = {name: _token(self.config, f"{name}_token") for name in ("bos", "eos")}
-        wanted = {name: token for name, token in ends.items() if token and self.config.get(f"add_{name}_token")}
+        wanted = {name: token for name, token in tokens.items() if token and flags[name]}
+        if not wanted:
+            return
         part: dict[str, Any] = {n: {"SpecialToken": {"id": token, "type_id": 0}} for n, token in wanted.items()}
         text = {"Sequence": {"id": "A", "type_id": 0}}
         self.json["post_processor"] = {
