@@ -84,6 +84,14 @@ def _first(repo: str, names: tuple[str, ...], fetch: Fetch) -> Path | None:
     return None
 
 
+def _if_reached(repo: str, name: str, fetch: Fetch) -> Path | None:
+    """A file that not every tokenizer needs; one that does says so (`tokenizer_files`)."""
+    try:
+        return _first(repo, (name,), fetch)
+    except UserError:  # a cache of before, and no way to the hub
+        return None
+
+
 def _in_folder(folder: Path, names: tuple[str, ...]) -> Path | None:
     return next((folder / n for n in names if (folder / n).is_file()), None)
 
@@ -135,5 +143,5 @@ def find(name: str, fetch: Fetch = hub_fetch) -> Files:
             fetch(repo, shard)
     return Files(
         weights, config, _first(repo, TOKENIZERS[1:], fetch), _first(repo, ("preprocessor_config.json",), fetch),
-        _first(repo, ("tokenizer_config.json",), fetch),
+        _if_reached(repo, "tokenizer_config.json", fetch),
     )  # fmt: skip

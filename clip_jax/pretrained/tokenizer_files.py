@@ -58,21 +58,23 @@ def tokenizer_of(layout: str, model: ModelConfig, config: Mapping[str, Any], fil
         return check_fits(load_tokenizer(files.tokenizer), model.text, str(files.tokenizer))
     of_library = layout == "transformers" or bool(text_cfg.get("hf_tokenizer_name"))
     if model.text.vocab_size == VOCAB_SIZE and not (of_library and files.tokenizer):
-        return _published(model, kwargs, source, files)
+        return _published(layout, model, kwargs, source, files)
     if files.tokenizer is None:
         return None
     found = _Files(files, layout, model, text_cfg)
     return check_fits(found.tokenizer(kwargs), model.text, str(files.tokenizer))
 
 
-def _published(model: ModelConfig, kwargs: Mapping[str, Any], source: str, files: Files) -> Tokenizer:
+def _published(layout: str, model: ModelConfig, kwargs: Mapping[str, Any], source: str, files: Files) -> Tokenizer:
     if kwargs.get("clean", "lower") != "lower":
         raise refused(
             source, "text_cfg.tokenizer_kwargs.clean", kwargs["clean"], "the published vocabulary takes lower"
         )
     if kwargs.get("strip_sep_token"):
         raise refused(source, "text_cfg.tokenizer_kwargs.strip_sep_token", True, "the published vocabulary has none")
-    pad = _token(read_json(files.tokenizer_config), "pad_token") if files.tokenizer_config else None
+    pad = None  # open_clip and the released code pad with 0, whatever transformers' files beside the weights say
+    if layout == "transformers" and files.tokenizer_config:
+        pad = _token(read_json(files.tokenizer_config), "pad_token")
     ids = {None: 0, "!": 0, "<|endoftext|>": END}
     if pad not in ids:
         raise refused(str(files.tokenizer_config), "pad_token", pad, f"must be one of {', '.join(map(str, ids))}")

@@ -1,5 +1,6 @@
 """What lies beside the weights says how texts become tokens."""
 
+import dataclasses
 import json
 import shutil
 
@@ -9,9 +10,10 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from clip_jax.config import UserError
 from clip_jax.data.hf_tokenizer import asked
-from clip_jax.data.published_tokenizer import END
+from clip_jax.data.published_tokenizer import END, VOCAB_SIZE
 from clip_jax.data.tokenizers import load_tokenizer, with_context
-from clip_jax.pretrained.load import load_weights
+from clip_jax.pretrained import layouts
+from clip_jax.pretrained.load import load_weights, save_weights
 
 
 def write_tokenizer(folder, words, end=None, bert=False):
@@ -132,6 +134,18 @@ def test_more_tokens_than_the_tower_has_are_refused(siglip2, tmp_path):
     with pytest.raises(UserError) as error:
         load_weights(path)
     assert (error.value.field, error.value.value) == ("vocab_size", 304)
+
+
+@pytest.mark.parametrize(("layout", "pad"), [("open_clip", 0), ("transformers", END)])
+def test_the_published_vocabulary_pads_as_its_library_does(golden, tmp_path, layout, pad):
+    weights = load_weights(str(golden / "hf_clip"))
+    text = dataclasses.replace(weights.config.text, vocab_size=VOCAB_SIZE)
+    config = dataclasses.replace(weights.config, text=text)
+    shape = layouts.abstract_params(config)["text"]["token"].shape
+    params = weights.params | {"text": weights.params["text"] | {"token": np.zeros(shape, np.float32)}}
+    save_weights(dataclasses.replace(weights, config=config, params=params), tmp_path, layout)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"pad_token": "<|endoftext|>"}))
+    assert load_weights(str(tmp_path)).tokenizer.encode(["a"])[0, -1] == pad
 
 
 def test_the_published_vocabulary_pads_as_its_files_say(tmp_path):
