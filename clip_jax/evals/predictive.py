@@ -53,25 +53,22 @@ class Predictor:
         self.batch_size = -(-batch_size // mesh.size) * mesh.size
         self._sharding, self._dtype = batch_sharding(mesh), built.compute_dtype
 
+        def seen(images: jax.Array) -> jax.Array:
+            return normalise(images, pixels.mean, pixels.std)
+
         def context(params: Any, images: jax.Array) -> jax.Array:
-            return (
-                nnx.merge(built.graphdef, params)
-                .context(normalise(images, pixels.mean, pixels.std))
-                .astype(jnp.float32)
-            )
+            return nnx.merge(built.graphdef, params).context(seen(images)).astype(jnp.float32)
 
         def log_likelihood(params: Any, context: jax.Array, tokens: jax.Array) -> jax.Array:
             head = nnx.merge(built.graphdef, params).text
             return -pair_losses(head.predict(context.astype(head.dtype), tokens))[0]
 
         def losses(params: Any, images: jax.Array, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return pair_losses(nnx.merge(built.graphdef, params)(normalise(images, pixels.mean, pixels.std), tokens))
+            return pair_losses(nnx.merge(built.graphdef, params)(seen(images), tokens))
 
         def words(params: Any, images: jax.Array, columns: jax.Array) -> jax.Array:
             model = nnx.merge(built.graphdef, params)
-            return log_softmax_rows(model.context(normalise(images, pixels.mean, pixels.std)), model.text.head())[
-                :, columns
-            ]
+            return log_softmax_rows(model.context(seen(images)), model.text.head())[:, columns]
 
         rows, whole = self._sharding, replicated(mesh)
 

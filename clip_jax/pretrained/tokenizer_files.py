@@ -49,6 +49,8 @@ def tokenizer_of(layout: str, model: ModelConfig, config: Mapping[str, Any], fil
     text_cfg = config.get("model_cfg", config).get("text_cfg", {}) if layout == "open_clip" else {}
     kwargs = text_cfg.get("tokenizer_kwargs") or {}
     source = str(files.config)
+    if not isinstance(kwargs, Mapping):
+        raise refused(source, "text_cfg.tokenizer_kwargs", kwargs, "must be a group of fields")
     for name, value in kwargs.items():
         if name not in ("clean", "strip_sep_token"):
             raise refused(source, f"text_cfg.tokenizer_kwargs.{name}", value, "is not supported")
@@ -99,6 +101,7 @@ class _Files:
         self.config = read_json(files.tokenizer_config) if files.tokenizer_config else {}
         self.source = str(files.tokenizer_config or files.tokenizer)
         self.library: Any = asked(str(self.path), lambda: Library.from_str(json.dumps(self.json)))
+        self.library.no_padding()
         self.told = self.kind = str(self.config.get("tokenizer_class") or "").removesuffix("Fast")
         if not self.kind and model.logit_bias and self.library.id_to_token(1) == "</s>":
             self.kind = "SiglipTokenizer"  # of SigLIP's first release, whose vocabulary is known by this

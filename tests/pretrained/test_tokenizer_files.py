@@ -105,6 +105,7 @@ def test_the_case_of_bert_is_that_of_its_config(siglip2, tmp_path, lower, rows):
      (GEMMA | {"add_eos_token": False}, {}, "add_eos_token"), (GEMMA | {"add_bos_token": True}, {}, "add_bos_token"),
      (GEMMA | {"padding_side": "middle"}, {}, "pad_side"),
      (GEMMA, {"tokenizer_kwargs": {"language": "de"}}, "text_cfg.tokenizer_kwargs.language"),
+     (GEMMA, {"tokenizer_kwargs": ["clean"]}, "text_cfg.tokenizer_kwargs"),
      (GEMMA, {"tokenizer_kwargs": {"clean": "all"}}, "text_cfg.tokenizer_kwargs.clean"),
      (GEMMA | {"sep_token": "<sep>"}, {"tokenizer_kwargs": {"strip_sep_token": True}}, "sep_token"),
      (GEMMA | {"tokenizer_class": "SiglipTokenizer"}, {"tokenizer_kwargs": {"clean": "lower"}}, "tokenizer_class")],
