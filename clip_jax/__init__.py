@@ -15,7 +15,7 @@ _PUBLIC = {
     "preset": "clip_jax.presets",
     "ladder": "clip_jax.presets",
     "flops_per_sample": "clip_jax.flops",
-    "train": "clip_jax.train.loop",
+    "train_run": "clip_jax.training",
     "run_sweep": "clip_jax.sweep.run",
     "write_report": "clip_jax.scaling.report",
 }
@@ -26,4 +26,6 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(import_module(_PUBLIC[name]), name)
+    if name == "train":  # was a function; the package says so when it is called, whatever was imported before
+        return import_module("clip_jax.train")
     raise AttributeError(f"clip_jax has no public name {name!r}; it has {', '.join(__all__)}")

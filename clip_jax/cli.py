@@ -90,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     same.add_argument("evals", metavar="EVAL", help="the same; its test split")
     same.add_argument("--model", help="also zero-shot accuracy with and without them: " + MODEL)
     same.add_argument("--max-distance", type=int, default=6, help="bits of 64 that may differ (default: 6)")
+    same.add_argument("--pair", default="name", help="classnames.txt and class folders pair by name (default) or place")
     made = verb("icons", "A corpus of named icons from the npm package @iconify/json, with zero-shot tasks.", looks)
     made.add_argument("out", metavar="OUT", help="gets train, val, eval, manifest.json")
     made.add_argument("--package", type=Path, metavar="FILE.tgz", help="the package; default: npm pack fetches it")
@@ -118,15 +119,12 @@ def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     if args.until is not None:
         between("--until", args.until, 1, config.steps)
     with together(distributed, on_error=_tell):  # before anything looks at the devices
-        from clip_jax.evals.suite import make_evaluator
-        from clip_jax.loading import start_from
-        from clip_jax.train.loop import train
         from clip_jax.train.profiler import parse_window
+        from clip_jax.training import train_run
 
         run_dir = place(args.dir) if args.dir else Path("runs") / run_id(config)
         window = parse_window(args.profile, config.steps) if args.profile else None
-        given = {"start_from": start_from, "progress": not args.quiet, "profile": window, "stop_after": args.until}
-        result = train(config, run_dir, make_evaluator, **given)
+        result = train_run(config, run_dir, stop_after=args.until, progress=not args.quiet, profile=window)
     if result["state"] == "stopped":
         reason = result["exit_reason"]
         if result["step"] == args.until:
@@ -158,12 +156,9 @@ def _family(args: argparse.Namespace) -> int:
         write_json(place(args.measure), dataclasses.asdict(gain))
         print(gain.table())
         return exit_codes.FINISHED
-    from clip_jax.evals.suite import make_evaluator
-    from clip_jax.loading import start_from
-    from clip_jax.train.family import train_family
+    from clip_jax.training import train_runs
 
-    quiet = args.quiet
-    results = train_family(configs, dirs, make_evaluator, start_from=start_from, progress=not quiet, form=args.form)
+    results = train_runs(configs, dirs, progress=not args.quiet, form=args.form)
     for run_dir, result in zip(dirs, results, strict=True):
         said = f": {result['exit_reason']}" if result["state"] != "finished" else ""
         print(f"{result['state']}: {run_dir}{said}", file=sys.stderr if said else sys.stdout)
@@ -257,7 +252,7 @@ def _data(args: argparse.Namespace) -> None:
         from clip_jax.loading import load_model
 
         model = load_model(args.model)
-    print(overlap_report(args.train, args.evals, model, max_distance=args.max_distance))
+    print(overlap_report(args.train, args.evals, model, max_distance=args.max_distance, pair=args.pair))
 
 
 def _icons(args: argparse.Namespace) -> None:

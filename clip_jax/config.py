@@ -15,6 +15,7 @@ from clip_jax.model_config import (
     ImageTowerConfig,
     ModelConfig,
     ParametrisationConfig,
+    PixelConfig,
     TextTowerConfig,
 )
 
@@ -33,6 +34,7 @@ __all__ = [
     "ModelConfig",
     "OptimConfig",
     "ParametrisationConfig",
+    "PixelConfig",
     "RunConfig",
     "ScenesConfig",
     "TextTowerConfig",
@@ -307,6 +309,7 @@ class RunConfig:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    pixels: PixelConfig = field(default_factory=PixelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     evals: EvalConfig = field(default_factory=EvalConfig)
@@ -329,6 +332,12 @@ class RunConfig:
         at_least("model.text.vocab_size", self.model.text.vocab_size, 260)  # 256 bytes and the special tokens
         if self.optim.warmup_steps >= self.steps:
             raise ConfigError(f"optim.warmup_steps={self.optim.warmup_steps}: must be below steps={self.steps}")
+        if (
+            self.data.source == "scenes"
+            and self.pixels.resize_mode != PixelConfig.resize_mode
+            and not self.init_from.source
+        ):
+            raise ConfigError(f"pixels.resize_mode={self.pixels.resize_mode!r}: the scenes source renders squares")
         self._check_precision()
         self._check_loss()
         self._check_objective()

@@ -60,19 +60,20 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
     if hint is int and isinstance(value, float) and value.is_integer():
         return int(value)
     if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
-        raise ConfigError(f"{name}={value!r}: must be of type {hint.__name__}")
+        reason = f"must be of type {hint.__name__}"
+        raise ConfigError(f"{name}={value!r}: {reason}", field=name, value=value, reason=reason)
     return value
 
 
 # Fields that came after the first runs: at their default they leave a run's name alone, so that no run is lost.
 _LATER = {
-    "": ("init_from", "loss", "microbatch_size", "faults"),
+    "": ("init_from", "loss", "microbatch_size", "faults", "pixels"),
     "data": ("weights", "val_paths", "decoder", "val_fraction", "filename_column", "caption_column"),
     "mesh": ("tensor", "slices"),
     "optim": ("state_dtype", "rounding", "loss_scale", "layer_decay"),
     "model": (
         "decoder", "logit_bias", "text_param_dtype", "remat_policy", "objective", "prefix_tokens", "vocab_chunk",
-        "parametrisation", "attention",
+        "parametrisation", "attention", "text_activation",
     ),
     "model.image": (
         "stages", "pool", "class_token", "norm_pre", "norm_after_pool", "norm_eps", "patch_bias", "projection",

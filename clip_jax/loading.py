@@ -12,10 +12,11 @@ import numpy as np
 from flax import nnx
 
 from clip_jax.config import ModelConfig, RunConfig, UserError
-from clip_jax.data.preprocess import Preprocess
+from clip_jax.data.preprocess import Preprocess, picture_name
 from clip_jax.data.tokenizers import Tokenizer, with_context
 from clip_jax.evals.encode import Encoder
 from clip_jax.evals.zero_shot import class_embeddings
+from clip_jax.finite import NotFinite, finite_tensors
 from clip_jax.models.clip import CLIP, build
 from clip_jax.models.positions import resize_image_positions, resize_text_positions
 from clip_jax.models.predictive import Predictive
@@ -27,6 +28,7 @@ from clip_jax.pretrained.names import Fetch, hub_fetch
 from clip_jax.train.checkpoint import load_params
 from clip_jax.train.inputs import read_tokenizer
 from clip_jax.train.loop import Start
+from clip_jax.train.pixels import tell_old, with_pixels
 from clip_jax.train.record import read_config
 
 
@@ -64,8 +66,12 @@ class LoadedModel:
         return self._tokenizer
 
     def embed_images(self, images: Sequence[Any]) -> np.ndarray:
-        """Paths, encoded bytes, PIL images or uint8 arrays [H, W, 3] -> [N, E]. Raises UserError naming a bad one."""
-        return self.embed_pixels(self.preprocess.batch(list(images)))
+        """Paths, encoded bytes, PIL images or uint8 arrays [H, W, 3] -> [N, E]. Raises UserError naming one that cannot
+        be read, or whose embedding is not finite."""
+        try:
+            return self.embed_pixels(self.preprocess.batch(list(images)))
+        except NotFinite as error:
+            raise error.of(picture_name(images[error.row], error.row)) from None
 
     def embed_pixels(self, images: np.ndarray) -> np.ndarray:
         """Preprocessed uint8 [N, size, size, 3] -> [N, E]."""
@@ -82,7 +88,10 @@ class LoadedModel:
                 f"{self.name}: predicts captions (objective={self.config.objective!r}) and has no text embeddings; "
                 f"linear_probe, few_shot and knn need none, and `clip-jax eval RUN_DIR` measures its zero-shot tasks"
             )
-        return self._encoder.texts(self.params, self.tokenizer.encode(list(texts)))
+        try:
+            return self._encoder.texts(self.params, self.tokenizer.encode(list(texts)))
+        except NotFinite as error:
+            raise error.of(repr(texts[error.row])) from None
 
     def text_states(self, texts: Sequence[str], layer: int = -1, *, final_norm: bool = True) -> np.ndarray:
         """What image generators condition on: float32 [N, T, D] after a block, -1 the last, -2 the last but one.
@@ -125,14 +134,17 @@ def read(name: str, *, fetch: Fetch = hub_fetch) -> Weights:
     """Weights of a run of ours at its last checkpoint, of a path, or of a published name. Raises UserError."""
     if not is_run(name):
         return load_weights(name, fetch=fetch)
-    run = read_config(place(name))
-    assert run is not None
+    begun = read_config(place(name))
+    assert begun is not None
+    run = with_pixels(begun, place(name))
+    tell_old(run, place(name))
     config = dataclasses.replace(run.model, attention="auto")  # of whatever device reads it
     built = build(config, make_mesh(RunConfig().mesh))
     _, params = load_params(name, built)
-    arrays = nest({k: np.asarray(v) for k, v in flatten(params).items()})
+    arrays = {k: np.asarray(v) for k, v in flatten(params).items()}
+    finite_tensors(name, arrays.items())
     tokenizer = read_tokenizer(place(name), config)
-    return Weights(name, config, arrays, Preprocess(config.image.image_size), tokenizer)
+    return Weights(name, config, nest(arrays), Preprocess.of(config.image.image_size, run.pixels), tokenizer)
 
 
 def load_model(
@@ -182,16 +194,22 @@ def _check(ours: ModelConfig, theirs: ModelConfig, towers: tuple[str, ...], sour
                 raise UserError(
                     f"init_from.source={source}: its {tower}.{field} is {b[field]}, model.{tower}.{field} is {a[field]}"
                 )
-    for field in ("embed_dim", "activation"):
+    of_text = ("activation_of_text",) if "text" in towers else ()
+    for field in ("embed_dim", *(("activation",) if "image" in towers else ()), *of_text):
         if getattr(ours, field) != getattr(theirs, field):
+            name = field.replace("activation_of_text", "text_activation")
             raise UserError(
-                f"init_from.source={source}: its {field} is {getattr(theirs, field)}, "
-                f"model.{field} is {getattr(ours, field)}"
+                f"init_from.source={source}: its {name} is {getattr(theirs, field)}, model.{name} is "
+                f"{getattr(ours, field)}",
+                field=f"model.{name}",
+                value=getattr(ours, field),
+                reason=f"the source has {getattr(theirs, field)}",
             )
 
 
 def start_from(config: RunConfig, *, fetch: Fetch = hub_fetch) -> Start:
-    """What ``init_from`` asks for: the parameters the run starts with, and the text tower's tokenizer.
+    """What ``init_from`` asks for: the parameters the run starts with, the text tower's tokenizer, and the pixel
+    normalization and resizing that the image tower was trained with.
 
     Tensors of the towers taken over come from the source, positions resized to the run's resolution and context length;
     taking both towers takes temperature, bias and decoder too.
@@ -226,4 +244,5 @@ def start_from(config: RunConfig, *, fetch: Fetch = hub_fetch) -> Start:
         if weights.tokenizer is None:
             raise UserError(f"init_from.source={source}: comes without a tokenizer, so its text tower cannot be used")
         tokenizer = with_context(weights.tokenizer, config.model.text.context_length)
-    return Start(lambda fresh: jax.tree_util.tree_map_with_path(take, fresh), tokenizer)
+    pixels = weights.preprocess.pixels if "image" in towers else None
+    return Start(lambda fresh: jax.tree_util.tree_map_with_path(take, fresh), tokenizer, pixels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from clip_jax.checks import ConfigError, at_least, between, one_of
 
@@ -15,6 +16,8 @@ TEXT_POOLS = ("eot", "last", "cls")
 TEXT_ENCODERS = ("transformer", "bag_of_words")
 OBJECTIVES = ("contrastive", "caption", "bag_of_words")
 PARAMETRISATIONS = ("standard", "mup")
+RESIZE_MODES = ("shortest", "squash", "longest")
+INTERPOLATIONS = ("bicubic", "bilinear")
 
 
 def _check_tower(name: str, tower: ImageTowerConfig | TextTowerConfig | DecoderConfig) -> None:
@@ -195,6 +198,35 @@ class DecoderConfig:
         return _mlp_width(self.width, self.mlp_ratio)
 
 
+def check_pixels(prefix: str, of: Any) -> None:
+    """Raises ConfigError for a wrong ``mean``, ``std``, ``resize_mode``, ``interpolation`` or ``fill_color``."""
+    one_of(f"{prefix}resize_mode", of.resize_mode, RESIZE_MODES)
+    one_of(f"{prefix}interpolation", of.interpolation, INTERPOLATIONS)
+    between(f"{prefix}fill_color", of.fill_color, 0, 255)
+    for name, low in (("mean", -1e3), ("std", 1e-6)):
+        value = getattr(of, name)
+        if len(value) != 3 or not all(low <= v <= 1e3 for v in value):  # written so that NaN fails too
+            reason = f"must be three numbers from {low:g} to 1000"
+            raise ConfigError(f"{prefix}{name}={value!r}: {reason}", field=prefix + name, value=value, reason=reason)
+
+
+@dataclass(frozen=True)
+class PixelConfig:
+    """From a picture to what the image tower sees: resized, and normalised a channel. Named as open_clip does.
+
+    At its default a run that takes its image tower from ``init_from`` has the source's.
+    """
+
+    mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)  # of the published models' pictures, 0 to 1
+    std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
+    resize_mode: str = "shortest"  # shortest (side, then a crop) | squash | longest (side, then filled up)
+    interpolation: str = "bicubic"  # bicubic | bilinear
+    fill_color: int = 0  # longest: of the rest
+
+    def __post_init__(self) -> None:
+        check_pixels("pixels.", self)
+
+
 @dataclass(frozen=True)
 class ParametrisationConfig:
     """How initial values and rates depend on width and depth; the table is in `parametrisation`.
@@ -233,6 +265,7 @@ class ModelConfig:
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     embed_dim: int = 64
     activation: str = "gelu"  # gelu (tanh form) | gelu_erf (exact) | quick_gelu (the published models)
+    text_activation: str = field(default="", repr=False)  # of the text tower; empty: activation. In no old digest
     init_temperature: float = 0.07
     max_logit_scale: float = 100.0
     logit_bias: bool = False  # SigLIP's learned bias of the logits, -10 at first
@@ -254,6 +287,9 @@ class ModelConfig:
     def __post_init__(self) -> None:
         at_least("model.embed_dim", self.embed_dim, 1)
         one_of("model.activation", self.activation, ACTIVATIONS)
+        one_of("model.text_activation", self.text_activation, ("", *ACTIVATIONS))
+        if self.text_activation and (self.text.encoder != "transformer" or self.objective == "bag_of_words"):
+            raise ConfigError(f"model.text_activation={self.text_activation!r}: ignored, a bag of words has no blocks")
         one_of("model.compute_dtype", self.compute_dtype, DTYPES)
         one_of("model.param_dtype", self.param_dtype, DTYPES)
         one_of("model.text_param_dtype", self.text_param_dtype, ("", *DTYPES))
@@ -322,6 +358,11 @@ class ModelConfig:
                 raise refused(f"{name}.projection", False, "grows width at a fixed model.embed_dim")
         if self.text.encoder == "bag_of_words" and self.parametrisation.base_text_depth:
             raise ConfigError("model.parametrisation.base_text_depth: ignored, a bag of words has no blocks")
+
+    @property
+    def activation_of_text(self) -> str:
+        """The text tower's activation."""
+        return self.text_activation or self.activation
 
     @property
     def caption_tokens(self) -> int:

@@ -13,7 +13,8 @@ from clip_jax import loading
 from clip_jax.cli import main
 from clip_jax.config import ConfigError, InitConfig, OptimConfig, UserError
 from clip_jax.data.published_tokenizer import PublishedTokenizer
-from clip_jax.data.transforms import normalise
+from clip_jax.data.transforms import decode, normalise
+from clip_jax.evals.encode import Encoder
 from clip_jax.models.clip import build, init_params, normalise_features
 from clip_jax.models.positions import resize_image_positions
 from clip_jax.parallel import make_mesh
@@ -21,6 +22,7 @@ from clip_jax.pretrained.load import load_weights
 from clip_jax.pretrained.mapping import flatten
 from clip_jax.train.checkpoint import load_params
 from clip_jax.train.loop import train
+from clip_jax.train.pixels import with_pixels
 
 
 @pytest.fixture(scope="module")
@@ -257,3 +259,41 @@ def test_towers_go_between_objectives(captioner, run_of, base):
     other = dataclasses.replace(run, init_from=InitConfig(source=str(base)))
     with pytest.raises(UserError, match=r"its objective is 'contrastive', model.objective is 'caption'.*tower='image'"):
         loading.start_from(other)
+
+
+def cosine(a, b):
+    return float((a * b).sum(axis=1).min())
+
+
+def test_a_locked_siglip_tower_sees_as_its_source_does(golden, tiny_run, pairs_dir, tmp_path, capsys):
+    """Trained as `train_run` does, it keeps the source's pixel normalization and resizing."""
+    source = str(golden / "openclip_siglip")
+    theirs = clip_jax.load_model(source)
+    model = dataclasses.replace(
+        tiny_run.model, image=theirs.config.image, embed_dim=theirs.config.embed_dim,
+        activation=theirs.config.activation,
+    )  # fmt: skip
+    config = dataclasses.replace(
+        tiny_run, model=model, steps=3, init_from=InitConfig(source, tower="image", freeze="image"),
+        data=dataclasses.replace(tiny_run.data, source="webdataset", paths=(str(pairs_dir),)),
+        evals=dataclasses.replace(tiny_run.evals, zero_shot=(), val_pairs=8),
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    shots = [np.asarray(Image.fromarray(rng.integers(0, 255, (5, 7, 3), np.uint8)).resize((90, 50))) for _ in range(6)]
+    want = theirs.embed_images(shots)
+    train(config, tmp_path / "run", start_from=loading.start_from, progress=False)
+    assert json.loads((tmp_path / "run" / "preprocess.json").read_text())["resize_mode"] == "squash"
+    assert cosine(clip_jax.load_model(str(tmp_path / "run")).embed_images(shots), want) > 0.9999
+    assert not capsys.readouterr().err
+
+    settled = with_pixels(config, tmp_path / "run")  # what training and its evaluations see
+    built = build(config.model, make_mesh(config.mesh))
+    params = load_params(tmp_path / "run", built)[1]
+    encoder = Encoder(built, make_mesh(config.mesh), 8, mean=settled.pixels.mean, std=settled.pixels.std)
+    size = config.model.image.image_size
+    seen = np.stack([decode(shot, size, pixels=settled.pixels) for shot in shots])
+    assert cosine(encoder.images(params, seen), want) > 0.9999
+
+    (tmp_path / "run" / "preprocess.json").unlink()  # as a run of before
+    assert clip_jax.load_model(str(tmp_path / "run")).preprocess.resize_mode == "shortest"
+    assert "init_from" in capsys.readouterr().err

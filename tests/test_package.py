@@ -1,5 +1,6 @@
 """The package as a whole: cheap to import, and layered."""
 
+import pkgutil
 import subprocess
 import sys
 
@@ -19,9 +20,29 @@ def test_planning_modules_leave_heavy_libraries_unloaded(module):
     assert done.returncode == 0, f"clip_jax.{module} loads {done.stderr}"
 
 
-def test_public_names_resolve():
+def test_public_names_resolve_to_what_can_be_called():
     for name in clip_jax.__all__:
-        assert getattr(clip_jax, name) is not None
+        assert callable(getattr(clip_jax, name)), name
+
+
+def test_no_public_name_is_a_module_too():
+    """Importing a module binds its name in the package, over whatever had it."""
+    modules = {module.name for module in pkgutil.iter_modules(clip_jax.__path__)}
+    assert not modules & set(clip_jax.__all__)
+
+
+@pytest.mark.parametrize("before", ["", "clip_jax.load_model;", "import clip_jax.train.loop;"])
+def test_train_is_the_package_whatever_was_imported_before(before):
+    program = (
+        f"import clip_jax, sys; {before} first, second = clip_jax.train, clip_jax.train\n"
+        "assert first is second is sys.modules['clip_jax.train'], first\n"
+        "try: first(None, 'run')\n"
+        "except clip_jax.UserError as error: print(error.field, error.hint)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("clip_jax.train ")
+    assert "clip_jax.train_run(" in done.stdout
 
 
 def test_unknown_public_name_is_named():

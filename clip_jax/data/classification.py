@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from clip_jax.config import UserError
+from clip_jax.config import PixelConfig, UserError
+from clip_jax.data.class_names import read_names, read_templates
 from clip_jax.data.shards import shards_of
 from clip_jax.data.sources import BrokenRecord
-from clip_jax.data.transforms import decode
+from clip_jax.data.transforms import USUAL, decode
 from clip_jax.data.webdataset import Shards
 
 
@@ -25,21 +27,25 @@ class ClassificationSet:
     templates: tuple[str, ...]
 
 
-def _lines(path: Path) -> tuple[str, ...]:
+def _needed(path: Path, read: Callable[[Path], tuple[str, ...]]) -> tuple[str, ...]:
     if not path.is_file():
         raise UserError(f"{path}: no such file; a classification set needs it")
-    lines = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
-    if not lines:
+    lines = read(path)
+    if not any(lines):
         raise UserError(f"{path}: is empty")
     return lines
 
 
-def load_classification_set(path: str | Path, image_size: int, limit: int, split: str = "test") -> ClassificationSet:
+def load_classification_set(
+    path: str | Path, image_size: int, limit: int, split: str = "test", pixels: PixelConfig = USUAL
+) -> ClassificationSet:
     """Read PATH/test/*.tar (KEY.jpg, KEY.cls), PATH/classnames.txt, PATH/zeroshot_classification_templates.txt.
 
     Args:
       path: the folder; its name names the task.
       image_size: pixels a side of the images returned.
+      split: which of the set's splits.
+      pixels: how pictures are resized.
       limit: at most so many examples, spread evenly over the set; 0 takes all.
 
     Raises:
@@ -47,11 +53,8 @@ def load_classification_set(path: str | Path, image_size: int, limit: int, split
         decode. An evaluation has no broken records to spare, so the first one ends it.
     """
     path = Path(path)
-    names = _lines(path / "classnames.txt")
-    templates = _lines(path / "zeroshot_classification_templates.txt")
-    for template in templates:
-        if "{c}" not in template:
-            raise UserError(f"{path}/zeroshot_classification_templates.txt: {template!r} has no {{c}}")
+    names = _needed(path / "classnames.txt", read_names)
+    templates = _needed(path / "zeroshot_classification_templates.txt", read_templates)
     shards = Shards(shards_of(path, split))
     count = len(shards)
     take = np.arange(count) if not limit or limit >= count else np.linspace(0, count - 1, limit).round().astype(int)
@@ -59,7 +62,7 @@ def load_classification_set(path: str | Path, image_size: int, limit: int, split
     labels = np.empty(len(take), np.int32)
     for row, i in enumerate(take.tolist()):
         try:
-            images[row] = decode(shards.image(i), image_size)
+            images[row] = decode(shards.image(i), image_size, pixels=pixels)
             text = shards.member(i, "cls")
         except BrokenRecord as error:
             message = str(error)

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.config import UserError
+from clip_jax.config import PixelConfig, UserError
 from clip_jax.data import tar_index
 from clip_jax.data.sources import BrokenRecord, Record, Source
+from clip_jax.data.transforms import USUAL
 
 FORMAT = 2
 CAPTIONS = ("captions.txt", "ends.npy", "captions.sha256")  # all captions, where each record's end, and the check sum
@@ -33,10 +34,13 @@ class Decoded:
     the picture made again; two processes that make the same one write the same bytes.
     """
 
-    def __init__(self, source: Source, size: int, decoder: str) -> None:
-        """Opens the files of this set, size and decoder, or makes them. Raises OSError when they cannot be written."""
+    def __init__(self, source: Source, size: int, decoder: str, pixels: PixelConfig = USUAL) -> None:
+        """Opens the files of this set, size, decoder and resizing, or makes them. Raises OSError when that fails."""
         assert source.identity is not None
         told = f"{FORMAT} {source.identity} {len(source)} {size} {decoder}"
+        resized = (pixels.resize_mode, pixels.interpolation, pixels.fill_color)
+        if resized != (USUAL.resize_mode, USUAL.interpolation, USUAL.fill_color):
+            told += " {} {} {}".format(*resized)
         name = hashlib.sha256(told.encode()).hexdigest()[:32]
         self.folder = tar_index.cache_folder().parent / "decoded" / name
         self.shape = (len(source), size, size, 3)

@@ -14,6 +14,7 @@ import numpy as np
 
 from clip_jax.config import UserError
 from clip_jax.data import remote
+from clip_jax.data.class_names import pair_names, read_lines, read_names, read_templates
 from clip_jax.data.remote import is_hidden
 from clip_jax.data.shards import shards_of
 from clip_jax.data.sources import BrokenRecord
@@ -61,17 +62,7 @@ class LabelledSet:
         return self._open(name)
 
 
-def lines_of(path: Path) -> tuple[str, ...]:
-    """The lines that hold something; () when there is no such file. Raises UserError when it is not text."""
-    if not path.is_file():
-        return ()
-    try:
-        return tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: is not UTF-8 text") from None
-
-
-def open_labelled(path: str | Path) -> LabelledSet:
+def open_labelled(path: str | Path, pair: str = "name") -> LabelledSet:
     """CLIP_benchmark's WebDataset folders, a folder of class folders, idx files, or a prepared TFDS directory.
 
     The first two may have their splits as folders (``train``, ``test``, ``val``); a folder of class folders without is
@@ -79,16 +70,16 @@ def open_labelled(path: str | Path) -> LabelledSet:
     Several classes a picture: shards with ``multilabel`` in ``dataset_type.txt`` and KEY.npy, zeros and ones, in place
     of KEY.cls; of TFDS, sets with the feature ``labels`` in place of ``label`` (VOC).
 
-    Raises UserError, one line, when it is none of these.
+    Lines of ``classnames.txt`` are the classes 0, 1, … of shards and idx files; with class folders and TFDS labels,
+    which have names, they pair as ``pair`` says (`class_names.pair_names`).
+
+    Raises UserError, one line, when it is none of these, or when names do not pair.
     """
     path = Path(path)
     if not path.is_dir():
         raise UserError(f"{path}: no such folder")
-    names = lines_of(path / "classnames.txt")
-    templates = lines_of(path / "zeroshot_classification_templates.txt")
-    for template in templates:
-        if "{c}" not in template:
-            raise UserError(f"{path}/zeroshot_classification_templates.txt: {template!r} has no {{c}}")
+    names = read_names(path / "classnames.txt")
+    templates = read_templates(path / "zeroshot_classification_templates.txt")
     tars = sorted({p.split("/")[-2] for p in remote.glob(str(path), "*/*.tar")})
     if tars:
         return LabelledSet(path, tuple(tars), names, templates, lambda s: _webdataset(path, s, names))
@@ -97,15 +88,20 @@ def open_labelled(path: str | Path) -> LabelledSet:
         digits = names or tuple(map(str, range(int(_idx(next(iter(idx.values()))[1]).max()) + 1)))
         return LabelledSet(path, tuple(idx), digits, templates, lambda s: _idx_split(path, s))
     if (path / "dataset_info.json").is_file():
-        return _tfds(path, names, templates)
+        return _tfds(path, names, templates, pair)
     folders = {s: path / s for s in ("train", "val", "test") if (path / s).is_dir()} or {"test": path}
     classes = sorted({c.name for f in folders.values() for c in f.iterdir() if _is_class(c)})
     if len(classes) < 2:
         raise UserError(f"{path}: holds neither .tar shards, idx files, a prepared TFDS set nor folders of classes")
-    if names and len(names) != len(classes):
-        raise UserError(f"{path}/classnames.txt: {len(names)} names for {len(classes)} class folders")
-    shown = names or tuple(c.replace("_", " ") for c in classes)
+    shown = _in_order(path, names, classes, pair)
     return LabelledSet(path, tuple(folders), shown, templates, lambda s: _class_folders(folders[s], classes))
+
+
+def _in_order(path: Path, names: tuple[str, ...], own: list[str], pair: str) -> tuple[str, ...]:
+    """The names of ``classnames.txt``, if it is there, in the order of the set's own; else those."""
+    if names:
+        return tuple(names[i] for i in pair_names(own, names, f"{path}/classnames.txt", by=pair))
+    return tuple(name.replace("_", " ") for name in own)
 
 
 def _labelled(labels: list[int], classes: int, name: Callable[[int], str]) -> np.ndarray:
@@ -117,7 +113,7 @@ def _labelled(labels: list[int], classes: int, name: Callable[[int], str]) -> np
 
 def _webdataset(path: Path, split: str, names: tuple[str, ...]) -> Split:
     shards = Shards(shards_of(path, split))
-    several = "multilabel" in lines_of(path / "dataset_type.txt")
+    several = "multilabel" in read_lines(path / "dataset_type.txt")
     rows = range(len(shards))
     if several:
         labels = np.stack([_vector(shards, i, len(names)) for i in rows])
@@ -197,7 +193,7 @@ def _idx_split(path: Path, split: str) -> Split:
     return Split(labels.astype(np.int32), lambda i: images[i], lambda i: f"{files[0]}[{i}]")
 
 
-def _tfds(path: Path, names: tuple[str, ...], templates: tuple[str, ...]) -> LabelledSet:
+def _tfds(path: Path, names: tuple[str, ...], templates: tuple[str, ...], pair: str) -> LabelledSet:
     import tensorflow_datasets as tfds
 
     from clip_jax.data.tfds import TfdsSource
@@ -210,7 +206,8 @@ def _tfds(path: Path, names: tuple[str, ...], templates: tuple[str, ...]) -> Lab
     if "image" not in info.features or key is None:
         raise UserError(f"{path}: needs the features image and label; it has {', '.join(info.features)}")
     kind = info.features[key] if key == "label" else getattr(info.features[key], "feature", None)
-    shown = names or tuple(n.replace("_", " ") for n in getattr(kind, "names", None) or [])
+    own = list(getattr(kind, "names", None) or [])
+    shown = _in_order(path, names, own, pair) if own else names
     if key == "labels" and not shown:
         raise UserError(f"{path}: its labels have no names; write them to classnames.txt")
 

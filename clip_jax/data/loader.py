@@ -47,6 +47,11 @@ class BatchOfStep:
     ) -> None:
         if config.data.decoder == "simplejpeg":
             libraries()
+            if config.pixels.resize_mode != "shortest" and config.data.augment != "random_resized_crop":
+                raise ConfigError(
+                    f"data.decoder='simplejpeg': resizes by the short side, and the run has resize_mode="
+                    f"{config.pixels.resize_mode!r} (pixels, or that of init_from.source); use pillow"
+                )
         self.config, self.source, self.tokenizer = config, source, tokenizer
         self.known: Reasons = {}  # broken records that this process has met
         self.kept: dict[int, Record] = {}
@@ -98,7 +103,8 @@ class BatchOfStep:
         rng = np.random.default_rng([self.config.seed, position])
         caption = record.captions[int(rng.integers(len(record.captions)))]
         assert isinstance(record.image, np.ndarray)
-        return crop(record.image, self.config.model.image.image_size, self.config.data.augment, rng), caption
+        size, augment = self.config.model.image.image_size, self.config.data.augment
+        return crop(record.image, size, augment, rng, self.config.pixels), caption
 
     def _prepared(self, index: int, ahead: dict[int, Record | BrokenRecord], met: Reasons) -> Record | None:
         """The record, or the next one that can be read; broken ones are noted in ``met``. None when more than
@@ -122,7 +128,9 @@ class BatchOfStep:
             return str(record)
         data, size = self.config.data, self.config.model.image.image_size
         try:
-            prepared = Record(prepare(record.image, size, data.augment, data.decoder), record.captions)
+            prepared = Record(
+                prepare(record.image, size, data.augment, data.decoder, self.config.pixels), record.captions
+            )
         except BrokenRecord as error:
             return f"{self.source.name(i)}: {error}"
         if self.decoded is not None:
@@ -140,7 +148,7 @@ def _decoded(config: RunConfig, source: Source) -> Decoded | None:
     if not data.keep_decoded or data.augment not in FIXED or source.identity is None:
         return None
     try:
-        return Decoded(source, config.model.image.image_size, data.decoder)
+        return Decoded(source, config.model.image.image_size, data.decoder, config.pixels)
     except OSError:
         return None
 
@@ -277,7 +285,7 @@ def _held_out(config: RunConfig, source: Source, count: int) -> list[tuple[np.nd
             try:
                 if isinstance(record, BrokenRecord):
                     raise record
-                found.append((decode(record.image, size), record.captions))
+                found.append((decode(record.image, size, pixels=config.pixels), record.captions))
             except BrokenRecord as error:
                 broken.add({i: str(error)})
     if broken.reasons:

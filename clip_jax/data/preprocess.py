@@ -6,6 +6,7 @@ This is the reference path, for evaluation. Training reads pictures faster (`tra
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clip_jax.config import ConfigError, UserError
+from clip_jax.config import ConfigError, PixelConfig, UserError
 from clip_jax.data.images import eight_bit, open_image
 from clip_jax.data.transforms import MEAN, STD
+from clip_jax.model_config import check_pixels
 
 if TYPE_CHECKING:
     from PIL import Image
-
-MODES = ("shortest", "squash", "longest")
-INTERPOLATIONS = ("bicubic", "bilinear")
 
 
 @dataclass(frozen=True)
@@ -42,17 +41,26 @@ class Preprocess:
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ConfigError(f"size={self.size}: must be at least 1")
-        for name, allowed in (("resize_mode", MODES), ("interpolation", INTERPOLATIONS)):
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f"{name}={getattr(self, name)!r}: must be one of {', '.join(allowed)}")
-        for name in ("mean", "std"):
-            value = getattr(self, name)
-            if len(value) != 3 or (name == "std" and not min(value) > 0):
-                raise ConfigError(f"{name}={value!r}: must be three numbers" + (" above 0" if name == "std" else ""))
+        check_pixels("", self)
+
+    @property
+    def pixels(self) -> PixelConfig:
+        """All but the size, as a run's config has it."""
+        return PixelConfig(self.mean, self.std, self.resize_mode, self.interpolation, self.fill_color)
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], size: int, source: str) -> Preprocess:
-        """Read a ``preprocess_cfg`` of open_clip. Raises UserError on what is unknown."""
+    def of(cls, size: int, pixels: PixelConfig) -> Preprocess:
+        """Of a run with these pixels, for evaluation."""
+        return cls(size, **dataclasses.asdict(pixels))
+
+    @classmethod
+    def from_config(
+        cls, config: Mapping[str, Any], size: int, source: str, prefix: str = "preprocess_cfg."
+    ) -> Preprocess:
+        """Read a ``preprocess_cfg`` of open_clip; ``prefix`` is of the names in errors. Raises UserError on what is
+        unknown or wrong."""
+        if not isinstance(config, Mapping):
+            raise UserError(f"{source}: preprocess_cfg: must be a group of fields", field="preprocess_cfg")
         known = {"size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color"}
         unknown = sorted(set(config) - known)
         if unknown:
@@ -62,11 +70,21 @@ class Preprocess:
         values = {k: v for k, v in config.items() if k in known - {"size", "mode"}}
         for name in ("mean", "std"):
             if name in values:
-                values[name] = tuple(map(float, values[name]))
+                try:
+                    values[name] = tuple(map(float, values[name]))
+                except (TypeError, ValueError, OverflowError):
+                    reason = "must be three numbers"
+                    raise UserError(
+                        f"{source}: {prefix}{name}={values[name]!r}: {reason}", field=f"{prefix}{name}",
+                        value=values[name], reason=reason,
+                    ) from None  # fmt: skip
         try:
             return cls(size=size, **values)
-        except ConfigError as error:
-            raise UserError(f"{source}: preprocess_cfg.{error}") from None
+        except (ConfigError, TypeError) as error:
+            raise UserError(
+                f"{source}: {prefix}{error}", field=f"{prefix}{getattr(error, 'field', None) or ''}",
+                value=getattr(error, "value", None), reason=getattr(error, "reason", None),
+            ) from None  # fmt: skip
 
     def to_config(self) -> dict[str, Any]:
         """As ``preprocess_cfg`` of open_clip."""
@@ -110,6 +128,10 @@ class Preprocess:
             try:
                 out[i] = self(image)
             except BrokenRecord as error:
-                name = str(image) if isinstance(image, (str, Path)) else f"image {i}"
-                raise UserError(f"{name}: {error}") from None
+                raise UserError(f"{picture_name(image, i)}: {error}") from None
         return out
+
+
+def picture_name(image: Any, row: int) -> str:
+    """The path of a picture that was given by one, else its number."""
+    return str(image) if isinstance(image, (str, Path)) else f"image {row}"

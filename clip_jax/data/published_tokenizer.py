@@ -38,17 +38,20 @@ def clean(text: str) -> str:
 
 
 class PublishedTokenizer:
-    """Rows are ``start, text, end, 0 …``; a long text is cut, its end token kept."""
+    """Rows are ``start, text, end, pad …``; a long text is cut, its end token kept. The released code pads with 0,
+    transformers' files of the same models with the end."""
 
     vocab_size = VOCAB_SIZE
 
-    def __init__(self, context_length: int = 77) -> None:
-        if context_length < 3:
-            raise ConfigError(f"context_length={context_length}: must be at least 3")
+    def __init__(self, context_length: int = 77, pad_id: int = 0) -> None:
+        for name, value, low, high in (("context_length", context_length, 3, 1 << 16), ("pad_id", pad_id, 0, END)):
+            if not isinstance(value, int) or not low <= value <= high:
+                reason = f"must be a whole number from {low} to {high}"
+                raise ConfigError(f"{name}={value!r}: {reason}", field=name, value=value, reason=reason)
         from instant_clip_tokenizer import Tokenizer as Library
 
         self._library: Any = Library()
-        self.context_length = context_length
+        self.context_length, self.pad_id = context_length, pad_id
 
     def _ids(self, text: str) -> list[int]:
         out: list[int] = []
@@ -58,7 +61,7 @@ class PublishedTokenizer:
 
     def encode(self, texts: list[str]) -> np.ndarray:
         """int32 [N, T]. Note that id 0, the padding, is also the token "!"."""
-        out = np.zeros((len(texts), self.context_length), np.int32)
+        out = np.full((len(texts), self.context_length), self.pad_id, np.int32)
         for row, text in enumerate(texts):
             ids = [START, *self._ids(text), END][: self.context_length]
             ids[-1] = END
@@ -77,4 +80,5 @@ class PublishedTokenizer:
 
     def save(self, path: Path) -> None:
         """Write what `tokenizers.load_tokenizer` needs: the vocabulary's name and the context length."""
-        write_text(path, json.dumps({"format": FORMAT, "context_length": self.context_length}))
+        padding = {"pad_id": self.pad_id} if self.pad_id else {}
+        write_text(path, json.dumps({"format": FORMAT, "context_length": self.context_length} | padding))

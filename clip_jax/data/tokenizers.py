@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from clip_jax.config import UserError
+from clip_jax.config import TextTowerConfig, UserError
 from clip_jax.places import read_text, write_text
 
 PAD = 0
@@ -42,10 +42,18 @@ def clean(text: str) -> str:
 class BytePairTokenizer:
     """Ids: 0 pads, then bytes and merges; the last two are start and end of text, the end being the largest."""
 
-    def __init__(self, model: str, vocab_size: int, context_length: int) -> None:
+    def __init__(self, model: str, vocab_size: int, context_length: int, source: str = "tokenizer.json") -> None:
+        """Raises UserError, naming ``source``, when the model is none or has more tokens than there is room for."""
         from tokenizers import Tokenizer as Library
 
-        self._library: Any = Library.from_str(model)
+        from clip_jax.data.hf_tokenizer import asked
+
+        self._library: Any = asked(source, lambda: Library.from_str(model))
+        held = self._library.get_vocab_size() + 3  # padding, start, end
+        if held > vocab_size:
+            reason = f"its model has {held} tokens"
+            raise UserError(f"{source}: vocab_size={vocab_size}: {reason}", field="vocab_size", value=vocab_size,
+                            reason=reason)  # fmt: skip
         self._model = model
         self.vocab_size, self.context_length = vocab_size, context_length
         self.start, self.end = vocab_size - 2, vocab_size - 1
@@ -107,16 +115,30 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, context_length: in
 
 
 def with_context(tokenizer: Tokenizer, length: int) -> Tokenizer:
-    """The same vocabulary with rows of another length. Raises UserError where the library fixes the length."""
+    """The same vocabulary with rows of another length."""
     from clip_jax.data.hf_tokenizer import HFTokenizer
 
     if tokenizer.context_length == length:
         return tokenizer
     if isinstance(tokenizer, HFTokenizer):
-        raise UserError(f"context_length={length}: this tokenizer's rows are {tokenizer.context_length} long")
+        return tokenizer.resized(length)
     other = copy.copy(tokenizer)
     other.context_length = length
     return other
+
+
+def check_fits(tokenizer: Tokenizer, text: TextTowerConfig, source: str) -> Tokenizer:
+    """The tokenizer, if it is one for a text tower of this shape.
+
+    Raises UserError: ids that no embedding has, and rows of another length, would be used in silence.
+    """
+    if not 0 < tokenizer.vocab_size <= text.vocab_size:
+        reason = f"it has {tokenizer.vocab_size} tokens, the text tower {text.vocab_size}"
+        raise UserError(f"{source}: {reason}", field="vocab_size", value=tokenizer.vocab_size, reason=reason)
+    if tokenizer.context_length != text.context_length:
+        reason = f"its rows are {tokenizer.context_length} long, those of the text tower {text.context_length}"
+        raise UserError(f"{source}: {reason}", field="context_length", value=tokenizer.context_length, reason=reason)
+    return tokenizer
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
@@ -127,18 +149,22 @@ def load_tokenizer(path: Path) -> Tokenizer:
         values = json.loads(read_text(path))
         kind = values["format"]
         if kind == published_tokenizer.FORMAT:
-            return published_tokenizer.PublishedTokenizer(values["context_length"])
+            return published_tokenizer.PublishedTokenizer(values["context_length"], values.get("pad_id", 0))
         if kind == hf_tokenizer.FORMAT:
             model = json.dumps(values["tokenizer"])
-            return hf_tokenizer.HFTokenizer(
-                model, values["context_length"], pad_id=values["pad_id"], clean=values["clean"], source=str(path)
-            )
+            settings = {k: values[k] for k in ("pad_id", "clean", "pad_side", "zeroed_id") if k in values}
+            return hf_tokenizer.HFTokenizer(model, values["context_length"], source=str(path), **settings)
         if kind != FORMAT:
             raise KeyError("format")
-        return BytePairTokenizer(json.dumps(values["model"]), values["vocab_size"], values["context_length"])
+        for name, low, high in (("vocab_size", 4, 1 << 31), ("context_length", 3, hf_tokenizer.MAX_CONTEXT)):
+            if not isinstance(values[name], int) or not low <= values[name] < high:
+                reason = f"must be a whole number from {low}"
+                raise UserError(f"{path}: {name}={values[name]!r}: {reason}", field=name, value=values[name],
+                                reason=reason)  # fmt: skip
+        return BytePairTokenizer(json.dumps(values["model"]), values["vocab_size"], values["context_length"], str(path))
     except FileNotFoundError:
         raise UserError(f"{path}: no such tokenizer file") from None
     except UserError:
         raise
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: not a tokenizer of clip_jax ({error})") from None

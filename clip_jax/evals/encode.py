@@ -12,6 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from clip_jax.data.transforms import MEAN, STD, normalise
+from clip_jax.finite import finite_rows
 from clip_jax.models.clip import normalise_features
 from clip_jax.parallel import batch_sharding, replicated
 
@@ -35,7 +36,8 @@ def in_batches(
 class Encoder:
     """Compiled once a tower. Inputs are host arrays, the same on every process; outputs float32 [N, E].
 
-    ``exact`` multiplies in full float32 on accelerators too.
+    ``exact`` multiplies in full float32 on accelerators too. Every method raises NotFinite, with the row, when a result
+    is not finite; ``of`` is the set that its name begins with.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Encoder:
     ) -> None:  # fmt: skip
         # accelerators round the factors of float32 products by default, which published numbers would feel
         self._precision = "highest" if exact else None
+        self._dtype = built.compute_dtype
         self.batch_size = -(-batch_size // mesh.size) * mesh.size
         self._sharding = batch_sharding(mesh)
 
@@ -68,22 +71,29 @@ class Encoder:
         self._text = jax.jit(text, in_shardings=shardings, out_shardings=replicated(mesh))
         self._states = jax.jit(states, static_argnums=(2, 3), out_shardings=replicated(mesh))
 
-    def _run(self, function: Any, params: Any, rows: np.ndarray) -> Any:
+    def _run(self, function: Any, params: Any, rows: np.ndarray, kind: str, of: str, *whats: str) -> Any:
         with jax.default_matmul_precision(self._precision):
-            return in_batches(function, params, lambda i: (rows[i],), len(rows), self.batch_size, self._sharding)
+            found = in_batches(function, params, lambda i: (rows[i],), len(rows), self.batch_size, self._sharding)
+        for what, values in zip(whats, found if isinstance(found, tuple) else (found,), strict=True):
+            finite_rows(values, what, lambda row: f"{of}{kind} {row}", dtype=self._dtype)
+        return found
 
-    def images(self, params: Any, images: np.ndarray) -> np.ndarray:
+    def images(self, params: Any, images: np.ndarray, of: str = "") -> np.ndarray:
         """Image embeddings of uint8 [N, H, W, 3]."""
-        return self._run(self._image, params, images)
+        return self._run(self._image, params, images, "picture", of, "embedding")
 
     def images_and_features(self, params: Any, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Image embeddings and, for probes, what comes before the projection, of uint8 [N, H, W, 3]."""
-        return self._run(self._both, params, images)
+        return self._run(self._both, params, images, "picture", "", "embedding", "features")
 
-    def texts(self, params: Any, tokens: np.ndarray) -> np.ndarray:
+    def texts(self, params: Any, tokens: np.ndarray, of: str = "") -> np.ndarray:
         """Text embeddings of int32 [N, T]."""
-        return self._run(self._text, params, tokens)
+        return self._run(self._text, params, tokens, "text", of, "embedding")
 
     def text_states(self, params: Any, tokens: np.ndarray, layer: int, final_norm: bool) -> np.ndarray:
         """The text tower's states after a block (`TextTransformer.states`), float32 [N, T, D]."""
-        return self._run(lambda params, rows: self._states(params, rows, layer, final_norm), params, tokens)
+
+        def states(params: Any, rows: Any) -> Any:
+            return self._states(params, rows, layer, final_norm)
+
+        return self._run(states, params, tokens, "text", "", "states")

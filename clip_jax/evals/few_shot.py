@@ -8,6 +8,7 @@ import numpy as np
 
 from clip_jax.config import UserError
 from clip_jax.evals.linear_probe import fit_probe
+from clip_jax.evals.metrics import hits_at
 
 SHOTS = (1, 2, 4, 8, 16)
 L2 = 1 / 0.316  # of the released example's logistic regression; too few examples to search by
@@ -54,7 +55,7 @@ def few_shot(
         for s in range(draws):
             rows = draw(train[1], classes, k, seed + s)
             probe = fit_probe(train[0][rows], train[1][rows], classes, np.array([l2]))
-            accuracies.append(float((probe.scores(test[0])[0].argmax(axis=1) == test[1]).mean()))
+            accuracies.append(float(hits_at(probe.scores(test[0])[0], test[1], 1).mean()))
         values = np.array(accuracies)
         std = float(values.std(ddof=1)) if draws > 1 else 0.0
         out.append(FewShot(k, float(values.mean()), std, float(values.min()), float(values.max()), draws))

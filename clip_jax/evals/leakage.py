@@ -26,7 +26,7 @@ def _pictures(path: Path, split: str) -> tuple[int, Callable[[int], Any], Callab
     if holds_shards(path):
         shards = Shards(shards_of(path, split))
         return len(shards), shards.image, shards.name
-    found = open_labelled(path).split(split)
+    found = open_labelled(path, "place").split(split)  # no name is needed here
     return len(found.labels), found.picture, found.name
 
 
@@ -47,10 +47,10 @@ def _hashes(path: Path, split: str) -> tuple[np.ndarray, Callable[[int], str], i
 
 def overlap_report(
     train: str | Path, evals: str | Path, model: transfer.Model | None = None, *, max_distance: int = 6,
-    train_split: str = "train", eval_split: str = "test",
+    train_split: str = "train", eval_split: str = "test", pair: str = "name",
 ) -> str:  # fmt: skip
     """A report for people: how many evaluation pictures have a near-duplicate, the nearest few, and, with a model, its
-    zero-shot accuracy on all of the set, on the clean part and on the overlap.
+    zero-shot accuracy on all of the set, on the clean part and on the overlap. ``pair`` is as in `open_labelled`.
 
     Raises UserError when a folder, a split or the class names are missing, or an evaluation picture cannot be read.
     """
@@ -71,17 +71,17 @@ def overlap_report(
     for i in np.argsort(found.distance, kind="stable")[: min(SHOWN, count)].tolist():
         lines.append(f"  {int(found.distance[i])} bits: {name_here(i)} ~ {name_there(int(found.index[i]))}")
     if model is not None:
-        data = open_labelled(evals)
+        data = open_labelled(evals, pair)
         split = data.split(eval_split)
         if split.labels.ndim == 2:
             raise UserError(f"{evals}: several classes a picture, so no accuracy; leave --model out")
         texts, _ = transfer.class_prompts(transfer.Entry(evals.name, str(evals)), data)
         weights = transfer.classifier(model, texts)
         scores = np.concatenate([
-            model.embed_and_features(split.pixels(model.preprocess, rows))[0] @ weights.T
+            transfer.embedded(model, split, rows)[0] @ weights.T
             for rows in np.array_split(np.arange(len(here)), -(-len(here) // transfer.BATCH))
         ])  # fmt: skip
-        told = found.accuracy(metrics.hits_at(scores, split.labels, 1))
+        told = found.accuracy(metrics.hits_at(scores, split.labels, 1, metrics.first_alike([tuple(t) for t in texts])))
         lines.append(
             f"zero-shot accuracy: all {told['all']:.4f}, clean {told['clean']:.4f}, overlap {told['overlap']:.4f}; "
             f"the overlap adds {told['gain']:+.4f} (p = {told['p_value']:.3g})"

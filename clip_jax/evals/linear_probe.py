@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from clip_jax.evals.metrics import eleven_point_map
+from clip_jax.evals.metrics import eleven_point_map, hits_at
 
 GRID = np.logspace(-6, 6, 97)  # 96 steps, eight a decade
 COARSE = 16  # every two decades
@@ -148,7 +148,7 @@ def search_l2(
 def _quality(scores: np.ndarray, labels: np.ndarray) -> float:
     if labels.ndim == 2:
         return eleven_point_map(scores, labels)
-    return float((scores.argmax(axis=1) == labels).mean())
+    return float(hits_at(scores, labels, 1).mean())
 
 
 def split(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

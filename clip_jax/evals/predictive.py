@@ -18,14 +18,15 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from clip_jax import flops
-from clip_jax.config import RunConfig
+from clip_jax.config import PixelConfig, RunConfig
 from clip_jax.data.classification import ClassificationSet
 from clip_jax.data.loader import sample_captions, sample_images, validation_pairs
 from clip_jax.data.sources import Source, open_source
 from clip_jax.data.tokenizers import Tokenizer
-from clip_jax.data.transforms import normalise
+from clip_jax.data.transforms import USUAL, normalise
 from clip_jax.evals.encode import in_batches
 from clip_jax.evals.zero_shot import Row, prompt_tokens, score_rows
+from clip_jax.finite import finite_rows
 from clip_jax.losses.predictive import log_softmax_rows, row_losses
 from clip_jax.models.predictive import Prediction
 from clip_jax.parallel import batch_sharding, replicated
@@ -45,25 +46,29 @@ def pair_losses(said: Prediction) -> tuple[jax.Array, jax.Array]:
 
 
 class Predictor:
-    """A predictive model's functions, each compiled once. Host arrays in and out, float32."""
+    """A predictive model's functions, each compiled once. Host arrays in and out, float32. Raises NotFinite, with the
+    picture's row, when a result is not finite."""
 
-    def __init__(self, built: Any, mesh: Mesh, batch_size: int) -> None:
+    def __init__(self, built: Any, mesh: Mesh, batch_size: int, pixels: PixelConfig = USUAL) -> None:
         self.batch_size = -(-batch_size // mesh.size) * mesh.size
-        self._sharding = batch_sharding(mesh)
+        self._sharding, self._dtype = batch_sharding(mesh), built.compute_dtype
+
+        def seen(images: jax.Array) -> jax.Array:
+            return normalise(images, pixels.mean, pixels.std)
 
         def context(params: Any, images: jax.Array) -> jax.Array:
-            return nnx.merge(built.graphdef, params).context(normalise(images)).astype(jnp.float32)
+            return nnx.merge(built.graphdef, params).context(seen(images)).astype(jnp.float32)
 
         def log_likelihood(params: Any, context: jax.Array, tokens: jax.Array) -> jax.Array:
             head = nnx.merge(built.graphdef, params).text
             return -pair_losses(head.predict(context.astype(head.dtype), tokens))[0]
 
         def losses(params: Any, images: jax.Array, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return pair_losses(nnx.merge(built.graphdef, params)(normalise(images), tokens))
+            return pair_losses(nnx.merge(built.graphdef, params)(seen(images), tokens))
 
         def words(params: Any, images: jax.Array, columns: jax.Array) -> jax.Array:
             model = nnx.merge(built.graphdef, params)
-            return log_softmax_rows(model.context(normalise(images)), model.text.head())[:, columns]
+            return log_softmax_rows(model.context(seen(images)), model.text.head())[:, columns]
 
         rows, whole = self._sharding, replicated(mesh)
 
@@ -73,17 +78,22 @@ class Predictor:
         self._context, self._words = compiled(context, rows), compiled(words, rows, whole)
         self._log_likelihood, self._losses = compiled(log_likelihood, rows, rows), compiled(losses, rows, rows)
 
-    def _run(self, function: Any, params: Any, take: Any, count: int) -> Any:
-        return in_batches(function, params, take, count, self.batch_size, self._sharding)
+    def _run(self, function: Any, params: Any, take: Any, count: int, what: str, per_picture: int = 1) -> Any:
+        found = in_batches(function, params, take, count, self.batch_size, self._sharding)
+        for values in found if isinstance(found, tuple) else (found,):
+            finite_rows(values, what, lambda row: f"picture {row // per_picture}", dtype=self._dtype)
+        return found
 
     def contexts(self, params: Any, images: np.ndarray) -> np.ndarray:
         """What the caption language model sees of uint8 [N, H, W, 3]: prefix tokens [N, P, D]."""
-        return self._run(self._context, params, lambda i: (images[i],), len(images))
+        return self._run(self._context, params, lambda i: (images[i],), len(images), "features")
 
     def prompt_scores(self, params: Any, contexts: np.ndarray, prompts: np.ndarray) -> np.ndarray:
         """Caption: log p(prompt | image), [N, M], of `contexts` and int32 [M, T]. One forward pass a pair."""
         n, m = len(contexts), len(prompts)
-        pairs = self._run(self._log_likelihood, params, lambda i: (contexts[i // m], prompts[i % m]), n * m)
+        pairs = self._run(
+            self._log_likelihood, params, lambda i: (contexts[i // m], prompts[i % m]), n * m, "scores", m
+        )
         return pairs.reshape(n, m)
 
     def word_scores(self, params: Any, images: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -92,11 +102,11 @@ class Predictor:
         def chosen(params: Any, images: jax.Array) -> jax.Array:
             return self._words(params, images, columns)
 
-        return self._run(chosen, params, lambda i: (images[i],), len(images))
+        return self._run(chosen, params, lambda i: (images[i],), len(images), "scores")
 
     def loss(self, params: Any, images: np.ndarray, tokens: np.ndarray) -> float:
         """The training objective's value on pairs, as if they were one batch."""
-        total, weight = self._run(self._losses, params, lambda i: (images[i], tokens[i]), len(images))
+        total, weight = self._run(self._losses, params, lambda i: (images[i], tokens[i]), len(images), "loss")
         return float(total.sum(dtype=np.float64) / max(weight.sum(dtype=np.float64), 1.0))
 
 
@@ -143,7 +153,7 @@ class PredictiveEvaluation:
     ) -> None:  # fmt: skip
         source = open_source(config.data, "train", config.model.image.image_size)
         self.config, self.sets = config, sets
-        self.predictor = Predictor(built, mesh, config.evals.batch_size)
+        self.predictor = Predictor(built, mesh, config.evals.batch_size, config.pixels)
         self.pairs = validation_pairs(config, held_out, tokenizer)
         self.unlabelled = sample_images(config, source, config.evals.prior_images)
         if config.model.objective == "caption":
@@ -208,7 +218,8 @@ class PredictiveEvaluation:
         return of_task
 
     def _word_scores(self, params: Any) -> Callable[[ClassificationSet, np.ndarray], Scores]:
-        prior = np.log(np.exp(self.predictor.word_scores(params, self.unlabelled, self.columns)).mean(axis=0))
+        logs = self.predictor.word_scores(params, self.unlabelled, self.columns)
+        prior = np.logaddexp.reduce(logs, axis=0) - np.log(len(logs))  # of the mean; no power underflows to zero
 
         def of_task(task: ClassificationSet, weights: np.ndarray) -> Scores:
             said = self.predictor.word_scores(params, task.images, self.columns)

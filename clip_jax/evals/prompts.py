@@ -9,6 +9,7 @@ from typing import Any
 
 from clip_jax.config import UserError
 
+OPTIONAL = {"literal", "labels", "labels_source"}
 METRICS = ("accuracy", "mean_per_class", "11point_map", "roc_auc", "mean_top1_top5")
 
 # Radford et al., 2021, table 9; CIFAR is two sets.
@@ -26,7 +27,8 @@ SUITES = {"paper27": PAPER27, "poster": POSTER}
 class PromptSet:
     """Prompts of one data set. ``classes`` is () where the data set's own names are meant.
 
-    ``literal`` gives, for a class, its prompts in full instead of the templates.
+    ``literal`` gives, for a class, its prompts in full instead of the templates. ``labels`` are what the set's own
+    files call the classes, in their order, where ``labels_source`` says so.
     """
 
     name: str
@@ -36,6 +38,8 @@ class PromptSet:
     literal: dict[str, tuple[str, ...]]
     source: str
     licence: str
+    labels: tuple[str, ...] = ()
+    labels_source: str = ""
 
     def prompts(self, class_names: tuple[str, ...] = ()) -> list[list[str]]:
         """Every prompt, class by class; ``class_names`` where the set names none itself."""
@@ -47,10 +51,10 @@ class PromptSet:
 
 def parse(values: Any, source: str) -> PromptSet:
     """Check one file's content. Raises UserError, one line, naming the field that is wrong."""
-    fields = {"name", "metric", "templates", "classes", "counts", "literal", "source", "licence"}
+    fields = {"name", "metric", "templates", "classes", "counts", "source", "licence"} | OPTIONAL
     if not isinstance(values, dict):
         raise UserError(f"{source}: must hold a JSON object")
-    for field in sorted(fields - {"literal"} - set(values)):
+    for field in sorted(fields - OPTIONAL - set(values)):
         raise UserError(f"{source}: has no {field}")
     for field in sorted(set(values) - fields):
         raise UserError(f"{source}: {field} is not known")
@@ -62,6 +66,11 @@ def parse(values: Any, source: str) -> PromptSet:
             raise UserError(f"{source}: {field} must be a list of texts")
         if len(items) != values["counts"].get(field):
             raise UserError(f"{source}: {len(items)} {field}, counts says {values['counts'].get(field)}")
+    labels = values.get("labels", [])
+    if not isinstance(labels, list) or len(labels) not in (0, len(values["classes"])):
+        raise UserError(f"{source}: labels must be a list with a label for each class")
+    if bool(labels) != bool(values.get("labels_source")):
+        raise UserError(f"{source}: labels_source must say whose labels they are")
     for template in values["templates"]:
         if template.count("{c}") != 1:
             raise UserError(f"{source}: template {template!r} needs {{c}} once")
@@ -70,6 +79,7 @@ def parse(values: Any, source: str) -> PromptSet:
     return PromptSet(
         values["name"], values["metric"], tuple(values["templates"]), tuple(values["classes"]),
         {k: tuple(v) for k, v in values.get("literal", {}).items()}, values["source"], values["licence"],
+        tuple(labels), values.get("labels_source", ""),
     )  # fmt: skip
 
 

@@ -23,22 +23,25 @@ PREFIXES = {"zeroshot_classification": "", "linear_probe": "lp_", "knn": "knn_"}
 COLUMNS = ["model", "dataset", "task", "shots", "value", "low", "high", "examples", "classes", "chance"]
 
 
-def scored(scores: np.ndarray, labels: np.ndarray, metric: str = "accuracy") -> dict[str, Any]:
+def scored(
+    scores: np.ndarray, labels: np.ndarray, metric: str = "accuracy", alike: np.ndarray | None = None
+) -> dict[str, Any]:
     """CLIP_benchmark's metrics, with the exact 95 % interval of acc1; and the set's own metric.
 
     Args:
       scores: [N, C].
       labels: int [N], or bool [N, C] where a picture may show several classes: then average precision alone.
       metric: one of `prompts.METRICS`.
+      alike: which classes have the same prompts, see `metrics.label_ranks`.
     """
     classes = scores.shape[1]
     truth = labels if labels.ndim == 2 else labels[:, None] == np.arange(classes)[None]
     found: dict[str, Any] = {}
     if labels.ndim == 1:
-        acc1, acc5 = (float(metrics.hits_at(scores, labels, k).mean()) for k in (1, 5))
+        acc1, acc5 = (float(metrics.hits_at(scores, labels, k, alike).mean()) for k in (1, 5))
         low, high = metrics.clopper_pearson(acc1, len(labels))
         found |= {"acc1": acc1, "acc1_low": low, "acc1_high": high, "acc5": acc5 if classes >= 5 else None}
-        found["mean_per_class_recall"] = metrics.mean_per_class(metrics.hits_at(scores, labels, 1), labels)
+        found["mean_per_class_recall"] = metrics.mean_per_class(metrics.hits_at(scores, labels, 1, alike), labels)
         if metric == "mean_top1_top5":
             found["mean_acc1_acc5"] = (acc1 + acc5) / 2
         if metric == "roc_auc":

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from clip_jax.evals.metrics import as_own, as_rival
 from clip_jax.evals.zero_shot import Row, row
 
 KS = (1, 5, 10)
@@ -25,13 +26,15 @@ def recalls(images: np.ndarray, texts: np.ndarray, image_of_text: np.ndarray, *,
     for rows, columns, scores in _blocks(images, texts, chunk):
         mine = image_of_text[columns][None, :] == np.arange(rows.start, rows.stop)[:, None]
         i, j = np.nonzero(mine)
-        own[columns.start + j] = scores[i, j]
-        best[rows] = np.maximum(best[rows], np.where(mine, scores, -np.inf).max(axis=1))
+        own[columns.start + j] = as_own(scores[i, j])
+        best[rows] = np.maximum(best[rows], np.where(mine, as_own(scores), -np.inf).max(axis=1))
     text_rank, image_rank = np.full(m, -1), np.zeros(n, np.int64)  # a text's own picture is as good as itself
     for rows, columns, scores in _blocks(images, texts, chunk):
         mine = image_of_text[columns][None, :] == np.arange(rows.start, rows.stop)[:, None]
-        text_rank[columns] += (scores >= own[columns][None, :]).sum(axis=0)
-        image_rank[rows] += ((scores >= best[rows][:, None]) & ~mine).sum(axis=1)
+        rivals = as_rival(scores)
+        text_rank[columns] += (rivals >= own[columns][None, :]).sum(axis=0)
+        image_rank[rows] += ((rivals >= best[rows][:, None]) & ~mine).sum(axis=1)
+    text_rank[own == -np.inf], image_rank[best == -np.inf] = n, m  # what is not finite is never a hit
     captions = np.bincount(image_of_text, minlength=n)
     rows_out = []
     for k in KS:

@@ -39,7 +39,7 @@ def zero_shot_sets(config: RunConfig, entries: tuple[str, ...]) -> list[Classifi
         elif not Path(entry).is_dir():
             raise UserError(f"evals.zero_shot, evals.controls: {entry}: no such folder (or the word scenes)")
         else:
-            sets.append(load_classification_set(entry, size, limit))
+            sets.append(load_classification_set(entry, size, limit, pixels=config.pixels))
     return sets
 
 
@@ -72,7 +72,8 @@ class ContrastiveEvaluation:
         self.prompts = [prompt_tokens(s, tokenizer) for s in sets]
         self.pairs = validation_pairs(config, held_out, tokenizer)
         self.retrieval = retrieval_set(config, held_out, tokenizer)
-        self.encoder = Encoder(built, mesh, config.evals.batch_size)
+        mean, std = config.pixels.mean, config.pixels.std
+        self.encoder = Encoder(built, mesh, config.evals.batch_size, mean=mean, std=std)
 
     @property
     def flops(self) -> float:
@@ -86,18 +87,19 @@ class ContrastiveEvaluation:
         """Parameters -> rows of the zero-shot tasks, other rows."""
         encoder, rows = self.encoder, []
         for task, tokens in zip(self.sets, self.prompts, strict=True):
-            classes = class_embeddings(encoder.texts(params, tokens), len(task.class_names))
-            rows += classify(task, encoder.images(params, task.images), classes)
+            prompts = encoder.texts(params, tokens, f"{task.name}: ")
+            classes = class_embeddings(prompts, len(task.class_names))
+            rows += classify(task, encoder.images(params, task.images, f"{task.name}: "), classes)
         other = recalls(
-            encoder.images(params, self.retrieval["images"]),
-            encoder.texts(params, self.retrieval["tokens"]),
+            encoder.images(params, self.retrieval["images"], "retrieval: "),
+            encoder.texts(params, self.retrieval["tokens"], "retrieval: "),
             self.retrieval["image_of_text"],
         )
         scale = float(np.exp(np.asarray(jax.device_get(params["logit_scale"]))))
         scale = min(scale, self.config.model.max_logit_scale)
         other += validation_loss(
-            encoder.images(params, self.pairs["images"]), encoder.texts(params, self.pairs["tokens"]), scale,
-            self.config.evals.val_pairs,
+            encoder.images(params, self.pairs["images"], "validation: "),
+            encoder.texts(params, self.pairs["tokens"], "validation: "), scale, self.config.evals.val_pairs,
         )  # fmt: skip
         return rows, other
 

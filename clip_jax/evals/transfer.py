@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from clip_jax.config import UserError
+from clip_jax.data.class_names import PAIRINGS, numbered, pair_names
 from clip_jax.data.labelled import LabelledSet, Split, open_labelled
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.data.tar_index import kept
@@ -25,6 +26,7 @@ from clip_jax.evals.knn import knn_scores
 from clip_jax.evals.linear_probe import linear_probe
 from clip_jax.evals.results import Result, scored, write_results
 from clip_jax.evals.retrieval import recalls
+from clip_jax.finite import NotFinite, finite_rows
 
 TASKS = ("zeroshot_classification", "linear_probe", "few_shot", "knn", "zeroshot_retrieval")
 BATCH = 512  # pictures held decoded at a time
@@ -56,6 +58,7 @@ class Entry:
     val_split: str = ""  # the probe's λ is chosen on it; else on a fifth of the training split
     test_split: str = "test"
     only: tuple[str, ...] = ()  # tasks; else all that its kind can have
+    pair: str = "name"  # name | place: how class folders and TFDS labels find their classnames.txt or ``prompts``
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -78,7 +81,7 @@ def read_suite(name: str, data: str | None) -> list[Entry]:
     if not path.is_file():
         raise UserError(f"--suite={name}: no such file; the built-in suites are {', '.join(prompts.SUITES)}")
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
         sets, root = values["sets"], Path(data or values.get("data") or path.parent)
         unknown = sorted(set(values) - {"sets", "data"})
         if unknown:
@@ -98,6 +101,8 @@ def read_suite(name: str, data: str | None) -> list[Entry]:
             every = replace(entry, only=()).tasks
             if task not in every:
                 raise UserError(f"{path}: set {entry.name!r}: only: {task!r} must be among {', '.join(every)}")
+        if entry.pair not in PAIRINGS:
+            raise UserError(f"{path}: set {entry.name!r}: pair={entry.pair!r}: must be one of {', '.join(PAIRINGS)}")
         if entry.metric and entry.metric not in prompts.METRICS:
             raise UserError(f"{path}: set {entry.name!r}: metric={entry.metric!r}: {', '.join(prompts.METRICS)}")
         if entry.val_split and entry.val_split in (entry.train_split, entry.test_split):
@@ -118,6 +123,17 @@ def fingerprint(path: Path) -> str:
         stat = file.stat()
         sha.update(f"{file.relative_to(path)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return sha.hexdigest()[:16]
+
+
+def embedded(model: Model, split: Split, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings and features of these pictures. Raises UserError naming the first that cannot be read or embedded."""
+    try:
+        found = model.embed_and_features(split.pixels(model.preprocess, rows))
+        for what, values in zip(("embedding", "features"), found, strict=True):
+            finite_rows(values, what, str)
+    except NotFinite as error:
+        raise error.of(split.name(int(rows[error.row]))) from None
+    return found
 
 
 class Bench:
@@ -156,14 +172,14 @@ class Bench:
         def make() -> dict[str, np.ndarray]:
             split = open_split()
             rows = self._rows(len(split.labels))
-            parts = [
-                self.model.embed_and_features(split.pixels(self.model.preprocess, rows[i : i + BATCH]))
-                for i in range(0, len(rows), BATCH)
-            ]
+            parts = [embedded(self.model, split, rows[i : i + BATCH]) for i in range(0, len(rows), BATCH)]
             embeddings, features = (np.concatenate(x) for x in zip(*parts, strict=True))
             return {"embeddings": embeddings, "features": features, "labels": split.labels[rows]}
 
-        return self._cached(self._key(fingerprint(Path(path)), split_name), make)
+        found = self._cached(self._key(fingerprint(Path(path)), split_name), make)
+        for what in ("embeddings", "features"):  # of an earlier version, which did not look
+            finite_rows(found[what], what, lambda row: f"{path}: picture {row} of {split_name}")
+        return found
 
     def run(self, entry: Entry, task: str) -> list[Result]:
         """The results of one (set, task), from its file if nothing they depend on has changed."""
@@ -186,21 +202,25 @@ class Bench:
         return self.features(entry.path, name, lambda: data.split(name))
 
     def _classification(self, entry: Entry, task: str) -> list[tuple[str, dict[str, Any]]]:
-        data = open_labelled(entry.path)
+        data = open_labelled(entry.path, entry.pair)
         test = self._split(entry, data, entry.test_split)
-        texts, metric = class_prompts(entry, data)
+        texts, metric = class_prompts(entry, data, self.echo)
         labels, classes = test["labels"], len(texts)
         several = labels.ndim == 2
         if labels.shape[1] != classes if several else int(labels.max()) >= classes:
             raise UserError(f"{entry.path}: its labels do not fit the {classes} classes")
         if task == "zeroshot_classification":
-            return [(task, scored(test["embeddings"] @ classifier(self.model, texts).T, labels, metric))]
+            scores = test["embeddings"] @ classifier(self.model, texts).T
+            return [(task, scored(scores, labels, metric, metrics.first_alike([tuple(t) for t in texts])))]
         train = self._split(entry, data, entry.train_split)
         pair = (train["features"], train["labels"])
         if task == "linear_probe":
             held = self._split(entry, data, entry.val_split) if entry.val_split else None
             val = None if held is None else (held["features"], held["labels"])
             scores, l2 = linear_probe(pair, test["features"], classes, val=val, seed=self.seed)
+            finite_rows(
+                scores, "linear probe's scores", lambda row: f"{entry.path}: picture {row} of {entry.test_split}"
+            )
             found = {f"lp_{k}": v for k, v in scored(scores, labels, metric).items()}
             return [(task, {**found, "weight_decay": l2, "fewshot_k": -1, "seed": self.seed})]
         if task == "knn":
@@ -238,38 +258,36 @@ class Bench:
         return [("zeroshot_retrieval", {**found, "examples": len(images), "texts": len(texts)})]
 
 
-def class_prompts(entry: Entry, data: LabelledSet) -> tuple[list[list[str]], str]:
-    """Prompts class by class, and the metric. Raises UserError when nothing says how to name the classes."""
+def class_prompts(
+    entry: Entry, data: LabelledSet, echo: Callable[[str], None] = lambda _: None
+) -> tuple[list[list[str]], str]:
+    """Prompts class by class, and the metric; ``echo`` is told what stands on numbers or has no name.
+
+    Raises UserError when nothing says how to name the classes, or when the set's names and the prompts' do not pair.
+    """
     known = prompts.prompt_set(entry.prompts) if entry.prompts else None
     names = (known.classes if known else ()) or data.class_names
     if not names:
         raise UserError(f"{entry.path}: no classnames.txt, and no prompts of its own")
+    if blank := [i for i, name in enumerate(names) if not name]:
+        echo(f"{entry.name}: classes without a name: {', '.join(map(str, blank))}")
     metric = entry.metric or (known.metric if known else "accuracy")
     if known:
-        here, there = len(data.class_names), len(known.classes)
-        if here and there and here != there:
-            raise UserError(f"{entry.path}: {here} classes, prompts {known.name} has {there}")
-        found = known.prompts(tuple(names))
-        return [found[i] for i in published_order(known.classes, data.class_names)], metric
+        found, own = known.prompts(tuple(names)), data.class_names
+        if known.classes and (not own or numbered(own)):
+            echo(f"{entry.name}: its classes are numbers; class n is the n-th of prompts {known.name}")
+        if known.classes and own:
+            order = pair_names(own, known.classes, entry.path, labels=known.labels, by=entry.pair)
+            return [found[i] for i in order], metric
+        return found, metric
     templates = data.templates or ("a photo of a {c}.",)
     return [[t.replace("{c}", c) for t in templates] for c in names], metric
 
 
-def published_order(published: tuple[str, ...], own: tuple[str, ...]) -> list[int]:
-    """Which published class each of the set's own is, by name; as they come where names differ or one is missing."""
-
-    def plain(name: str) -> str:
-        return name.lower().replace("_", " ")
-
-    place = {plain(name): i for i, name in enumerate(published)}
-    order = [place.get(plain(name), -1) for name in own]
-    count = len(published) or len(own)
-    return order if sorted(order) == list(range(count)) else list(range(count))
-
-
 def classifier(model: Model, texts: list[list[str]]) -> np.ndarray:
     """Prompts class by class -> [C, E]: normalised, averaged, normalised (Radford et al., 2021, section 3.1.4)."""
-    flat = model.embed_texts([p for prompts_of in texts for p in prompts_of])
+    asked = [p for prompts_of in texts for p in prompts_of]
+    flat = finite_rows(model.embed_texts(asked), "embedding", lambda row: repr(asked[row]))
     parts = np.split(flat, np.cumsum([len(p) for p in texts])[:-1])
     means = np.stack([p.mean(axis=0) for p in parts])
     return means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
@@ -303,7 +321,7 @@ def run_suite(
 
 def _plan(entries: list[Entry], tasks: tuple[str, ...], echo: Callable[[str], None]) -> Iterator[tuple[Entry, str]]:
     for entry in entries:
-        splits = open_labelled(entry.path).splits if entry.kind == "classification" else ()
+        splits = open_labelled(entry.path, entry.pair).splits if entry.kind == "classification" else ()
         for task in entry.tasks:
             if task not in tasks:
                 continue

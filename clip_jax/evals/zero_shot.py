@@ -9,6 +9,7 @@ import numpy as np
 
 from clip_jax.data.classification import ClassificationSet
 from clip_jax.data.tokenizers import Tokenizer
+from clip_jax.evals.metrics import first_alike, label_ranks
 
 Row = dict[str, Any]
 
@@ -50,9 +51,7 @@ def classify(task: ClassificationSet, images: np.ndarray, classes: np.ndarray) -
 
 def score_rows(task: ClassificationSet, scores: np.ndarray) -> list[Row]:
     """The rows of `classify`, from scores [N, classes]; -inf is never predicted."""
-    own = scores[np.arange(len(scores)), task.labels][:, None]
-    # equal scores count against the model, so that a constant model scores nothing
-    rank = (scores >= own).sum(axis=1) - 1
+    rank = label_ranks(scores, task.labels, first_alike(task.class_names))
     hit = rank == 0
     count, total = len(task.class_names), len(task.labels)
     rows = [row(task.name, "top1", float(hit.mean()), total, 1 / count)]

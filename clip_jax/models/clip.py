@@ -119,6 +119,7 @@ class Built:
     graphdef: Any
     abstract_params: Any
     shardings: Any
+    compute_dtype: str
 
 
 def _check_divides(config: ModelConfig, mesh: Mesh) -> None:
@@ -155,7 +156,7 @@ def build(config: ModelConfig, mesh: Mesh) -> Built:
         specs,
         is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec),
     )
-    return Built(graphdef, nnx.as_pure(state), shardings)
+    return Built(graphdef, nnx.as_pure(state), shardings, config.compute_dtype)
 
 
 def batch_statistics(model: CLIP | Predictive) -> Any:

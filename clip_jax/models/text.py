@@ -23,7 +23,7 @@ def text_blocks(config: ModelConfig, rngs: nnx.Rngs) -> Stack:
     if c.pool == "cls" and config.attention == "cudnn":
         config = dataclasses.replace(config, attention="xla")  # the fused kernel has no such mask
     spec = BlockSpec(
-        c.width, c.heads, c.mlp_width, c.depth, config.activation, jnp.dtype(config.compute_dtype),
+        c.width, c.heads, c.mlp_width, c.depth, config.activation_of_text, jnp.dtype(config.compute_dtype),
         text_param_dtype(config), causal=c.causal, eps=c.norm_eps, layer_scale=c.layer_scale,
         attention=config.attention,
     )  # fmt: skip

@@ -79,14 +79,20 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises UserError when the file is missing or holds something else."""
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({str(error).splitlines()[0]})") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: must hold a JSON object")
     return values
+
+
+def refused(source: str, field: str, value: object, reason: str, hint: str | None = None) -> UserError:
+    """The one line for a field of a file that is not obeyed."""
+    more = f"; {hint}" if hint else ""
+    return UserError(f"{source}: {field}={value!r}: {reason}{more}", field=field, value=value, reason=reason, hint=hint)
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -13,16 +13,13 @@ from typing import Any
 import numpy as np
 
 from clip_jax.config import ModelConfig, UserError
-from clip_jax.data.hf_tokenizer import HFTokenizer
 from clip_jax.data.preprocess import Preprocess
-from clip_jax.data.published_tokenizer import VOCAB_SIZE, PublishedTokenizer
-from clip_jax.data.tokenizers import Tokenizer, load_tokenizer
+from clip_jax.data.tokenizers import Tokenizer
 from clip_jax.pretrained import layouts, mapping, open_clip, transformers
 from clip_jax.pretrained.files import read_json, read_tensors, write_json, write_tensors
 from clip_jax.pretrained.names import Fetch, Files, find, hub_fetch
-
-RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
-HALF = (0.5, 0.5, 0.5)  # mean and spread of SigLIP's pictures
+from clip_jax.pretrained.preprocessor import HALF, read_preprocessor, write_preprocessor
+from clip_jax.pretrained.tokenizer_files import tokenizer_of
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ def digest(params: Any, config: ModelConfig) -> str:
         config, scan_layers=True, remat=False, remat_policy="nothing", compute_dtype="float32", text_param_dtype="",
         init_temperature=0.07, max_logit_scale=100.0,
     )  # fmt: skip
-    sha = hashlib.sha256(f"{shape}\n".encode())
+    sha = hashlib.sha256(f"{shape}{shape.text_activation}\n".encode())
     for name, value in sorted(mapping.flatten(params).items()):
         array = np.asarray(value)
         sha.update(f"{name} {array.shape} {array.dtype}\n".encode())
@@ -82,61 +79,27 @@ def load_weights(name: str, *, fetch: Fetch = hub_fetch) -> Weights:
             f"{files.weights}: no config beside it, so read as a released model: QuickGELU, heads of 64", stacklevel=2
         )
     params = layouts.read(tensors, layout, str(files.weights))
-    return Weights(
-        name, layout.config, params, _preprocess(layout, config or {}, files), _tokenizer(layout, config or {}, files)
-    )
+    _tell_scale(name, params, layout.config.max_logit_scale)
+    preprocess = _preprocess(layout, config or {}, files)
+    tokenizer = tokenizer_of(layout.name, layout.config, config or {}, files)
+    return Weights(name, layout.config, params, preprocess, tokenizer)
+
+
+def _tell_scale(name: str, params: Mapping[str, Any], highest: float) -> None:
+    scale = float(np.exp(np.float64(params["logit_scale"])))
+    if scale > highest * 1.001:  # the released models were trained up to the bound and lie on it
+        told = f"{name}: its logit scale {scale:.5g} is above {highest:g}, which is used in its place"
+        warnings.warn(told, stacklevel=3)
 
 
 def _preprocess(layout: layouts.Layout, config: Mapping[str, Any], files: Files) -> Preprocess:
     size = layout.config.image.image_size
     if "preprocess_cfg" in config:
         return Preprocess.from_config(config["preprocess_cfg"], size, str(files.config))
-    usual = Preprocess(size, "squash", mean=HALF, std=HALF) if layout.config.logit_bias else Preprocess(size)
-    if layout.name != "transformers" or files.preprocessor is None:
-        return usual
-    values = read_json(files.preprocessor)
-    found = usual.to_config()
-    found |= {name: values[f"image_{name}"] for name in ("mean", "std") if f"image_{name}" in values}
-    if isinstance(values.get("size"), dict):
-        found["resize_mode"] = "shortest" if "shortest_edge" in values["size"] else "squash"
-    if values.get("resample") in RESAMPLE:
-        found["interpolation"] = RESAMPLE[values["resample"]]
-    return Preprocess.from_config(found, size, str(files.preprocessor))
-
-
-def _preprocessor(preprocess: Preprocess) -> dict[str, Any]:
-    """``preprocessor_config.json`` of transformers. Raises UserError for padding, which it has not."""
-    size, square = preprocess.size, {"height": preprocess.size, "width": preprocess.size}
-    if preprocess.resize_mode == "longest":
-        raise UserError("export to transformers: its preprocessing has no resize_mode='longest'")
-    if preprocess.resize_mode == "squash":
-        shape: dict[str, Any] = {"image_processor_type": "SiglipImageProcessor", "size": square}
-    else:
-        shape = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": size}}
-        shape |= {"do_center_crop": True, "crop_size": square}
-    codes = {name: code for code, name in RESAMPLE.items()}
-    return {
-        **shape, "do_resize": True, "resample": codes[preprocess.interpolation], "do_rescale": True,
-        "do_normalize": True, "do_convert_rgb": True, "image_mean": list(preprocess.mean),
-        "image_std": list(preprocess.std),
-    }  # fmt: skip
-
-
-def _tokenizer(layout: layouts.Layout, config: Mapping[str, Any], files: Files) -> Tokenizer | None:
-    text = layout.config.text
-    if files.tokenizer is not None and "format" in read_json(files.tokenizer):
-        return load_tokenizer(files.tokenizer)
-    if text.vocab_size == VOCAB_SIZE:
-        return PublishedTokenizer(text.context_length)
-    if files.tokenizer is None:
-        return None
     siglip = layout.config.logit_bias
-    usual = ("no_punctuation" if layout.name == "transformers" else "canonicalize") if siglip else "none"
-    asked = config.get("model_cfg", {}).get("text_cfg", {}).get("tokenizer_kwargs", {})
-    return HFTokenizer.from_file(
-        files.tokenizer, text.context_length, pad_id=1 if siglip else text.pad_id,
-        clean=asked.get("clean", usual),
-    )  # fmt: skip
+    if layout.name != "transformers" or files.preprocessor is None:
+        return Preprocess(size, "squash", mean=HALF, std=HALF) if siglip else Preprocess(size)
+    return read_preprocessor(read_json(files.preprocessor), size, siglip, str(files.preprocessor))
 
 
 def save_weights(weights: Weights, folder: str | Path, layout: str = "open_clip") -> None:
@@ -155,7 +118,7 @@ def save_weights(weights: Weights, folder: str | Path, layout: str = "open_clip"
     elif layout == "transformers":
         names = ("config.json", "model.safetensors")
         configs = {
-            "preprocessor_config.json": _preprocessor(weights.preprocess),
+            "preprocessor_config.json": write_preprocessor(weights.preprocess),
             names[0]: transformers.config_to(weights.config),
         }
     else:

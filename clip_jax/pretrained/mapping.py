@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from clip_jax.config import UserError
+from clip_jax.finite import finite_tensors
 
 LISTED = 8  # names in one error
 
@@ -97,12 +98,14 @@ def read(
       ignored: endings of keys that carry no parameter.
 
     Raises:
-      UserError: one line that lists what is missing, unexpected or of another shape; nothing is made up.
+      UserError: one line that lists what is missing, unexpected or of another shape, or what is not finite; nothing is
+        made up.
     """
     shapes = flatten(abstract)
     out: dict[str, np.ndarray] = {}
     missing: list[str] = []
     wrong: list[str] = []
+    named: list[tuple[str, np.ndarray]] = []
     used = {key for entry in entries for key in entry.keys}
     for entry in entries:
         lacking = [k for k in entry.keys if k not in tensors]
@@ -129,10 +132,12 @@ def read(
             continue
         if entry.path not in out:
             out[entry.path] = np.empty(whole, shapes[entry.path].dtype)
-        if entry.layer is None:
-            out[entry.path][...] = value
-        else:
-            out[entry.path][entry.layer] = value
+        with np.errstate(over="ignore"):  # what no longer fits becomes infinite, and is told below
+            if entry.layer is None:
+                out[entry.path][...] = value
+            else:
+                out[entry.path][entry.layer] = value
+        named.append((" + ".join(entry.keys), out[entry.path] if entry.layer is None else out[entry.path][entry.layer]))
     unexpected = sorted(k for k in tensors if k not in used and not k.endswith(ignored or ("\0",)))
     problems = []
     for title, names in (("missing", missing), ("unexpected", unexpected), ("of another shape or kind", wrong)):
@@ -140,6 +145,7 @@ def read(
             problems.append(f"{len(names)} {title}: {_list(names)}")
     if problems:
         raise UserError(f"{source}: the weights do not fit the model: {'; '.join(problems)}")
+    finite_tensors(source, named)
     left = sorted(p for p in shapes if p not in out)
     if left:  # a layout that forgets a parameter of ours is our mistake, not the user's
         raise AssertionError(f"no entry fills {_list(left)}")

@@ -26,6 +26,7 @@ class Files:
     config: Path | None = None
     tokenizer: Path | None = None
     preprocessor: Path | None = None
+    tokenizer_config: Path | None = None
 
 
 def table() -> dict[str, dict[str, str]]:
@@ -83,6 +84,14 @@ def _first(repo: str, names: tuple[str, ...], fetch: Fetch) -> Path | None:
     return None
 
 
+def _if_reached(repo: str, name: str, fetch: Fetch) -> Path | None:
+    """A file that not every tokenizer needs; one that does says so (`tokenizer_files`)."""
+    try:
+        return _first(repo, (name,), fetch)
+    except UserError:  # a cache of before, and no way to the hub
+        return None
+
+
 def _in_folder(folder: Path, names: tuple[str, ...]) -> Path | None:
     return next((folder / n for n in names if (folder / n).is_file()), None)
 
@@ -102,7 +111,7 @@ def _local(path: Path) -> Files:
     folder = weights.parent
     return Files(
         weights, _in_folder(folder, CONFIGS), _in_folder(folder, TOKENIZERS),
-        _in_folder(folder, ("preprocessor_config.json",)),
+        _in_folder(folder, ("preprocessor_config.json",)), _in_folder(folder, ("tokenizer_config.json",)),
     )  # fmt: skip
 
 
@@ -133,5 +142,6 @@ def find(name: str, fetch: Fetch = hub_fetch) -> Files:
         for shard in sorted(set(json.loads(weights.read_text())["weight_map"].values())):
             fetch(repo, shard)
     return Files(
-        weights, config, _first(repo, TOKENIZERS[1:], fetch), _first(repo, ("preprocessor_config.json",), fetch)
-    )
+        weights, config, _first(repo, TOKENIZERS[1:], fetch), _first(repo, ("preprocessor_config.json",), fetch),
+        _if_reached(repo, "tokenizer_config.json", fetch),
+    )  # fmt: skip

@@ -18,7 +18,12 @@ TRUNKS = {
     "vit_giantopt": (1536, 40, 16, 6144),
 }
 # trunks that timm names: patch and image sizes
-NAMED = {"vit_base": (16, (224, 256, 384, 512)), "vit_large": (16, (256, 384)), "vit_so400m": (14, (224, 378))}
+NAMED = (
+    ("vit_base", 16, (224, 256, 384, 512)), ("vit_base", 32, (256,)), ("vit_large", 16, (256, 384, 512)),
+    ("vit_so400m", 14, (224, 378, 384)), ("vit_so400m", 16, (256, 384, 512)), ("vit_giantopt", 16, (256, 384)),
+)  # fmt: skip
+# with timm's gelu_tanh
+TANH_TRUNKS = ("base_patch32", "large_patch16_siglip_512", "so400m_patch16", "giantopt_patch16")
 VISION = {
     "image_size", "layers", "width", "head_width", "mlp_ratio", "patch_size", "no_ln_pre", "pool_type",
     "final_ln_after_pool", "ls_init_value", "attentional_pool", "attn_pooler_heads", "attn_pooler_queries",
@@ -45,19 +50,23 @@ def _known(name: str, values: Mapping[str, Any], known: set[str], source: str) -
         raise UserError(f"{source}: {name}{unknown[0]}={values[unknown[0]]!r} is not supported")
 
 
-def _activation(cfg: Mapping[str, Any], source: str) -> str:
-    if cfg.get("quick_gelu"):
+def _activation(name: str, tower: Mapping[str, Any], quick: bool, source: str) -> str:
+    """Of one tower. A trunk of timm has its own, whatever else the config says."""
+    if "timm_model_name" in tower:
+        return trunk_activation(tower["timm_model_name"])
+    kwargs = tower.get("act_kwargs") or {}
+    _known(f"{name}.act_kwargs.", kwargs, set() if quick else {"approximate"}, source)
+    if quick:
         return "quick_gelu"
-    vision, text = cfg["vision_cfg"], cfg["text_cfg"]
-    forms = []
-    for tower in (vision, text):
-        tanh = tower.get("act_kwargs", {}).get("approximate") == "tanh"
-        # timm gives the so400m and giant SigLIP trunks the tanh form
-        tanh |= any(n in tower.get("timm_model_name", "") for n in ("so400m_patch14_siglip", "giantopt"))
-        forms.append("gelu" if tanh else "gelu_erf")
-    if forms[0] != forms[1]:
-        raise UserError(f"{source}: towers with different activations ({forms[0]}, {forms[1]}) are not supported")
-    return forms[0]
+    form = kwargs.get("approximate", "none")
+    if form not in ("none", "tanh"):
+        raise UserError(f"{source}: {name}.act_kwargs.approximate={form!r}: must be none or tanh")
+    return "gelu" if form == "tanh" else "gelu_erf"
+
+
+def trunk_activation(name: str) -> str:
+    """What timm builds a SigLIP trunk of this name with: the exact form, or tanh where its registry says so."""
+    return "gelu" if any(part in name for part in TANH_TRUNKS) else "gelu_erf"
 
 
 def _trunk(v: Mapping[str, Any], source: str) -> ImageTowerConfig:
@@ -139,40 +148,45 @@ def config_of(cfg: Mapping[str, Any], source: str) -> ModelConfig:
                 m.get("layers", 12), m.get("width", 512), m.get("heads", 8), m.get("mlp_ratio", 4.0)
             )
         bias = cfg.get("init_logit_bias") is not None
+        quick = bool(cfg.get("quick_gelu"))
+        image, text = (_activation(n, cfg[n], quick, source) for n in ("vision_cfg", "text_cfg"))
+        if m and "gelu" in (image, text):
+            raise UserError(f"{source}: act_kwargs.approximate='tanh': open_clip's decoder has the exact form")
         return ModelConfig(
             image=_vision(cfg["vision_cfg"], source), text=_text(cfg["text_cfg"], source), decoder=decoder,
-            embed_dim=cfg["embed_dim"], activation=_activation(cfg, source), logit_bias=bias,
-            max_logit_scale=1e4 if bias else 100.0,
+            embed_dim=cfg["embed_dim"], activation=image, text_activation="" if text == image else text,
+            logit_bias=bias, max_logit_scale=1e4 if bias else 100.0,
         )  # fmt: skip
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise UserError(f"{source}: not a model config of open_clip ({type(error).__name__}: {error})") from None
 
 
 def _trunk_to(config: ModelConfig) -> dict[str, Any]:
     i = config.image
     plain = not i.class_token and not i.norm_pre and i.patch_bias and not i.projection and not i.layer_scale
-    like = {"gelu_erf": ("vit_base", 16), "gelu": ("vit_so400m", 14)}.get(config.activation)
-    if like is None or not plain or i.norm_eps != 1e-6:
+    if config.activation not in ("gelu", "gelu_erf") or not plain or i.norm_eps != 1e-6:
         raise UserError(
             "export to open_clip: MAP pooling needs SigLIP's image tower: gelu or gelu_erf, norm_eps 1e-6, a bias of "
             "the patches, and no class token, first norm, layer scale or projection"
         )
     cfg = {"image_size": i.image_size, "timm_model_pretrained": False, "timm_pool": "map", "timm_proj": "none"}
-    for name, (patch, sizes) in NAMED.items():
-        same = (i.width, i.depth, i.heads, i.mlp_width, i.patch_size) == (*TRUNKS[name], patch)
-        if same and i.image_size in sizes and (config.activation == "gelu") == (name == "vit_so400m"):
-            return {**cfg, "timm_model_name": f"{name}_patch{patch}_siglip_{i.image_size}"}
-    name, patch = like
-    width, _, _, mlp = TRUNKS[name]
-    if int(i.width * (mlp / width)) != i.mlp_width:
-        raise UserError(
-            f"export to open_clip: SigLIP's image tower with {config.activation} has mlp_ratio {mlp}/{width}"
-        )
-    shape = {
-        "img_size": i.image_size, "patch_size": i.patch_size, "embed_dim": i.width, "depth": i.depth,
-        "num_heads": i.heads,
-    }  # fmt: skip
-    return {**cfg, "timm_model_name": f"{name}_patch{patch}_siglip_224", "timm_model_kwargs": shape}
+    every = [(trunk, f"{trunk}_patch{p}_siglip_{size}", p, size) for trunk, p, sizes in NAMED for size in sizes]
+    alike = [entry for entry in every if trunk_activation(entry[1]) == config.activation]
+    for trunk, name, patch, size in alike:
+        if (i.width, i.depth, i.heads, i.mlp_width, i.patch_size, i.image_size) == (*TRUNKS[trunk], patch, size):
+            return {**cfg, "timm_model_name": name}
+    for trunk, name, *_ in alike:
+        width, _, _, mlp = TRUNKS[trunk]
+        if int(i.width * (mlp / width)) == i.mlp_width:
+            shape = {
+                "img_size": i.image_size, "patch_size": i.patch_size, "embed_dim": i.width, "depth": i.depth,
+                "num_heads": i.heads,
+            }  # fmt: skip
+            return {**cfg, "timm_model_name": name, "timm_model_kwargs": shape}
+    ratios = sorted({f"{TRUNKS[trunk][3]}/{TRUNKS[trunk][0]}" for trunk, *_ in alike})
+    raise UserError(
+        f"export to open_clip: SigLIP's image tower with {config.activation} has mlp_ratio {' or '.join(ratios)}"
+    )
 
 
 def _vision_to(config: ModelConfig) -> dict[str, Any]:
@@ -218,10 +232,15 @@ def config_to(config: ModelConfig) -> dict[str, Any]:
     text |= {"proj_bias": True} if t.projection_bias else {}
     text |= {"norm_kwargs": {"eps": t.norm_eps}} if t.norm_eps != 1e-5 else {}
     cfg: dict[str, Any] = {"embed_dim": config.embed_dim}
-    if config.activation == "quick_gelu":
+    forms = {"text_cfg": (text, config.activation_of_text)}
+    if i.pool != "map":  # a trunk's is in its name
+        forms["vision_cfg"] = (vision, config.activation)
+    if {form for _, form in forms.values()} == {"quick_gelu"}:
         cfg["quick_gelu"] = True
-    elif config.activation == "gelu":
-        for tower in (text,) if i.pool == "map" else (vision, text):
+    elif any(form == "quick_gelu" for _, form in forms.values()):
+        raise UserError("export to open_clip: quick_gelu is of both towers or of none")
+    for tower, form in forms.values():
+        if form == "gelu":
             tower["act_kwargs"] = {"approximate": "tanh"}
     if config.logit_bias:
         cfg["init_logit_bias"] = -10.0

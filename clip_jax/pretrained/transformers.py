@@ -48,10 +48,12 @@ def config_of(cfg: Mapping[str, Any], source: str) -> ModelConfig:
             raise UserError(
                 f"{source}: text_config.eos_token_id={eos}: must be the last token, {text['vocab_size'] - 1}"
             )
-        if image["hidden_act"] != text["hidden_act"] or image["hidden_act"] not in ACTIVATIONS:
-            raise UserError(
-                f"{source}: hidden_act={image['hidden_act']!r}, {text['hidden_act']!r}: must be one known form"
-            )
+        for name, values in (("vision_config", image), ("text_config", text)):
+            if values["hidden_act"] not in ACTIVATIONS:
+                reason = f"must be one of {', '.join(ACTIVATIONS)}"
+                raise UserError(f"{source}: {name}.hidden_act={values['hidden_act']!r}: {reason}")
+        act, of_text = ACTIVATIONS[image["hidden_act"]], ACTIVATIONS[text["hidden_act"]]
+        of_text = "" if of_text == act else of_text
         common_image = {
             "width": image["hidden_size"], "depth": image["num_hidden_layers"], "heads": image["num_attention_heads"],
             "mlp_ratio": image["intermediate_size"] / image["hidden_size"], "image_size": image["image_size"],
@@ -68,13 +70,13 @@ def config_of(cfg: Mapping[str, Any], source: str) -> ModelConfig:
                 image=ImageTowerConfig(**common_image, **SIGLIP_IMAGE),
                 text=TextTowerConfig(**common_text, **SIGLIP_TEXT),
                 embed_dim=text.get("projection_size", text["hidden_size"]), logit_bias=True, max_logit_scale=1e4,
-                activation=ACTIVATIONS[image["hidden_act"]],
+                activation=act, text_activation=of_text,
             )  # fmt: skip
         return ModelConfig(
             image=ImageTowerConfig(**common_image), text=TextTowerConfig(**common_text),
-            embed_dim=cfg.get("projection_dim", 512), activation=ACTIVATIONS[image["hidden_act"]],
+            embed_dim=cfg.get("projection_dim", 512), activation=act, text_activation=of_text,
         )  # fmt: skip
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise UserError(
             f"{source}: not a config of CLIPModel or SiglipModel ({type(error).__name__}: {error})"
         ) from None
@@ -109,8 +111,8 @@ def config_to(config: ModelConfig) -> dict[str, Any]:
             "export to transformers: it has plain ViT and text towers only: CLIPModel's (class token, causal text) or, "
             "with a logit bias, SiglipModel's (MAP pooling, last token)"
         )
-    act = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}[config.activation]
-    common = {"hidden_act": act, "attention_dropout": 0.0}
+    acts = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+    common: dict[str, Any] = {"attention_dropout": 0.0}
     kind = "siglip" if siglip else "clip"
     common |= {} if siglip else {"projection_dim": config.embed_dim}
     text_more = {"projection_size": config.embed_dim} if siglip else {}
@@ -118,13 +120,15 @@ def config_to(config: ModelConfig) -> dict[str, Any]:
         "architectures": ["SiglipModel" if siglip else "CLIPModel"], "model_type": kind,
         **({} if siglip else {"projection_dim": config.embed_dim}),
         "text_config": {
-            **common, **text_more, "model_type": f"{kind}_text_model", "hidden_size": t.width,
+            **common, **text_more, "hidden_act": acts[config.activation_of_text],
+            "model_type": f"{kind}_text_model", "hidden_size": t.width,
             "intermediate_size": t.mlp_width, "num_hidden_layers": t.depth, "num_attention_heads": t.heads,
             "vocab_size": t.vocab_size, "max_position_embeddings": t.context_length, "layer_norm_eps": t.norm_eps,
             "bos_token_id": t.vocab_size - 2, "eos_token_id": t.vocab_size - 1, "pad_token_id": t.pad_id,
         },
         "vision_config": {
-            **common, "model_type": f"{kind}_vision_model", "hidden_size": i.width, "intermediate_size": i.mlp_width,
+            **common, "hidden_act": acts[config.activation], "model_type": f"{kind}_vision_model",
+            "hidden_size": i.width, "intermediate_size": i.mlp_width,
             "num_hidden_layers": i.depth, "num_attention_heads": i.heads, "image_size": i.image_size,
             "patch_size": i.patch_size, "num_channels": 3, "layer_norm_eps": i.norm_eps,
         },

@@ -85,7 +85,7 @@ def make_accumulated_gradients(config: RunConfig, built: Any, mesh: Mesh) -> Gra
 
     def embed(params: Any, piece: Batch) -> tuple[jax.Array, jax.Array]:
         model = nnx.merge(built.graphdef, locked(params, freeze, jax.lax.stop_gradient))
-        images = normalise(piece["images"])
+        images = normalise(piece["images"], config.pixels.mean, config.pixels.std)
         image = model.encode_image(images, train=freeze != "image", rng=piece["keys"])
         return normalise_features(image), normalise_features(model.encode_text(piece["tokens"]))
 

@@ -14,6 +14,7 @@ from clip_jax.places import place
 from clip_jax.train.checkpoint import load_params
 from clip_jax.train.inputs import DATA, described, read_tokenizer, what_changed
 from clip_jax.train.loop import EvaluatorFactory, Rows
+from clip_jax.train.pixels import tell_old, with_pixels
 from clip_jax.train.record import noted, read_config
 
 
@@ -24,6 +25,8 @@ def evaluate_run(run_dir: str | Path, make_evaluator: EvaluatorFactory) -> Rows:
     config = read_config(root)
     if config is None:
         raise UserError(f"{root}: holds no run (no config.json)")
+    config = with_pixels(config, root)
+    tell_old(config, root)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, attention="auto"))  # on any device
     mesh = make_mesh(config.mesh)
     enable_compile_cache()

@@ -151,6 +151,12 @@ def train_family(
             records[i].sharing = len(open_)
             own = Clock(clock, len(open_))
             runs[i] = stack_.enter_context(attempt(configs[i], records[i], own, ground, make, start_from))
+        pixels = {run.config.pixels for run in runs.values()}
+        if len(pixels) > 1:
+            raise UserError(
+                "a family: some of its runs began without init_from's pixels and some with; train each alone"
+            )
+        configs = [dataclasses.replace(c, pixels=next(iter(pixels))) for c in configs]
         family = Family(configs, runs, FamilyStep(configs, ground.built, ground.mesh, form), clock)
         stack_.callback(family.close)
         family.start(show=progress)

@@ -9,7 +9,7 @@ from typing import Any
 
 from clip_jax.config import ModelConfig, UserError
 from clip_jax.data.sources import Source
-from clip_jax.data.tokenizers import Tokenizer, load_tokenizer
+from clip_jax.data.tokenizers import Tokenizer, check_fits, load_tokenizer
 from clip_jax.places import exists, read_text
 from clip_jax.train.record import Record, noted
 
@@ -31,17 +31,12 @@ def read_tokenizer(run_dir: Path, model: ModelConfig) -> Tokenizer:
     Raises UserError when ``tokenizer.json`` is missing or none of ours, was changed since the run began, or does not
     fit the model.
     """
-    path, text = run_dir / "tokenizer.json", model.text
-    told, reason = noted(run_dir).get(TOKENIZER), ""
+    path = run_dir / "tokenizer.json"
+    told = noted(run_dir).get(TOKENIZER)
     if told is not None and exists(path) and told != file_sha256(path):
         reason = "it was changed since the run began"
-    elif (tokenizer := load_tokenizer(path)).context_length != text.context_length:
-        reason = f"its rows are {tokenizer.context_length} long, model.text.context_length is {text.context_length}"
-    elif not 0 < tokenizer.vocab_size <= text.vocab_size:
-        reason = f"it has {tokenizer.vocab_size} tokens, model.text.vocab_size is {text.vocab_size}"
-    if reason:
         raise UserError(f"{path}: {reason}", field=str(path), reason=reason, hint="put it back as it was")
-    return tokenizer
+    return check_fits(load_tokenizer(path), model.text, str(path))
 
 
 def described(source: Source) -> dict[str, Any]:

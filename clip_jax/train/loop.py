@@ -14,10 +14,11 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from clip_jax.config import RunConfig, UserError
+from clip_jax.config import PixelConfig, RunConfig, UserError
 from clip_jax.data.loader import learn_tokenizer
 from clip_jax.data.sources import Source, notes_of, open_splits
 from clip_jax.data.tokenizers import Tokenizer
+from clip_jax.finite import NotFinite
 from clip_jax.models.clip import Built, build
 from clip_jax.optim import make_optimizer
 from clip_jax.parallel import check_batch, enable_compile_cache, make_mesh
@@ -37,6 +38,7 @@ from clip_jax.train.inputs import (
 )
 from clip_jax.train.meter import Meter, training_flops
 from clip_jax.train.mirror import Mirror, open_mirror
+from clip_jax.train.pixels import settle
 from clip_jax.train.profiler import Profiler
 from clip_jax.train.record import Record
 from clip_jax.train.result import make_result
@@ -54,10 +56,12 @@ EvaluatorFactory = Callable[[RunConfig, Built, Mesh, Source, Tokenizer], Callabl
 
 @dataclass(frozen=True)
 class Start:
-    """What a run begins with instead of chance: fresh parameters -> its own; a tokenizer if the text tower is taken."""
+    """What a run begins with instead of chance: fresh parameters -> its own; a tokenizer if the text tower is taken,
+    pixels if the image tower is."""
 
     params: Callable[[Any], Any]
     tokenizer: Tokenizer | None
+    pixels: PixelConfig | None = None
 
 
 Begin = Callable[[], Start | None]
@@ -168,6 +172,7 @@ def attempt(
                     raise UserError(f"{record.dir}: not all processes read the same data (data.paths)")
                 for note in ground.notes:
                     record.event("data", reason=note)
+                config = settle(config, record.dir, lambda: getattr(begin(), "pixels", None))
                 tokenizer = _tokenizer(config, ground.source, record, begin)
                 given = (config, ground.built, ground.mesh, ground.held_out, tokenizer)
                 evaluate = make_evaluator(*given) if make_evaluator else _no_rows
@@ -321,7 +326,10 @@ class Run:
     def _evaluate(self) -> Rows:
         with self.clock.measure("evaluation"):
             spent = training_flops(self.config, self.step * self.config.batch_size).total
-            rows = [{"step": self.step, "flops": spent, **row} for row in self.evaluator(self.state.params)]
+            try:
+                rows = [{"step": self.step, "flops": spent, **row} for row in self.evaluator(self.state.params)]
+            except NotFinite as error:  # as a loss that is no number
+                raise Fault(self.step, "nan", f"the evaluation at step {self.step} stopped: {error}") from None
             self.record.append("evals.jsonl", *rows)
             self.record.flush()
             self.mirror.log({f"eval/{r['task']}/{r['metric']}": r["value"] for r in rows}, self.step)

@@ -40,12 +40,13 @@ def make_loss(config: RunConfig, built: Any, mesh: Mesh) -> LossFunction:
     """The training loss: (params, batch of `make_train_step`, key) -> (loss over the global batch, (logit scale, new
     running statistics of batch norm)). A CoCa model adds its caption loss."""
     freeze, pair_loss = config.init_from.freeze, make_pair_loss(config.loss, mesh)
+    pixels = config.pixels.mean, config.pixels.std
 
     def loss_fn(params: Any, batch: Batch, rng: jax.Array) -> tuple[jax.Array, tuple[jax.Array, Any]]:
         with on_mesh(mesh):
             model = nnx.merge(built.graphdef, locked(params, freeze, jax.lax.stop_gradient))
             keys = example_keys(rng, batch["images"].shape[0])
-            out = model(normalise(batch["images"]), batch["tokens"], train=freeze != "image", rng=keys)
+            out = model(normalise(batch["images"], *pixels), batch["tokens"], train=freeze != "image", rng=keys)
         if isinstance(out, Prediction):
             return predictive_loss(model, out, mesh)
         loss = pair_loss(out.image, out.text, out.scale, out.bias)

@@ -57,3 +57,17 @@ def test_an_image_that_does_not_decode_is_named(folder, write_shard):
     write_shard(folder / "test" / "0.tar", {"x.jpg": b"junk", "x.cls": b"0"})
     with pytest.raises(UserError, match=r"0\.tar:x: the image does not decode"):
         load_classification_set(folder, 16, 0)
+
+
+def test_names_and_templates_are_utf8_with_or_without_a_mark(tmp_path, write_shard, jpeg):
+    root = tmp_path / "cafe"
+    write_shard(root / "test" / "0.tar", {"a.jpg": jpeg(), "a.cls": b"2"})
+    (root / "classnames.txt").write_bytes("\ufeffcafé\n\nbar\n".encode())
+    (root / "zeroshot_classification_templates.txt").write_text("\ufeffa {c}\n", encoding="utf-8")
+    found = load_classification_set(root, 32, 0)
+    assert found.class_names == ("café", "", "bar")
+    assert found.templates == ("a {c}",)
+    (root / "classnames.txt").write_bytes("café\n\nbar\n".encode("latin-1"))
+    with pytest.raises(UserError) as error:
+        load_classification_set(root, 32, 0)
+    assert error.value.field == str(root / "classnames.txt")

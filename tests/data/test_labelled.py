@@ -201,3 +201,28 @@ def test_a_prepared_tfds_set(tmp_path):
     split = found.split("test")
     assert sorted(split.labels.tolist()) == [0, 0, 1, 1, 2, 2]
     assert split.labels.tolist() == colours_of(split).tolist()
+
+
+def test_names_beside_class_folders_pair_by_name(tmp_path):
+    for colour in COLOURS:
+        (tmp_path / colour).mkdir()
+        (tmp_path / colour / "a.png").write_bytes(picture(colour))
+    names = tmp_path / "classnames.txt"
+    names.write_text("Red\nGreen\nBlue\n")
+    assert open_labelled(tmp_path).class_names == ("Blue", "Green", "Red")  # as the folders sort
+    names.write_text("rot\nGreen\nBlue\n")
+    with pytest.raises(UserError) as error:
+        open_labelled(tmp_path)
+    assert (error.value.field, error.value.value) == ("pair", ("red",))
+    assert open_labelled(tmp_path, "place").class_names == ("rot", "Green", "Blue")
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_numbered_folders_take_the_line_of_their_number(tmp_path, first):
+    for i in range(11):
+        (tmp_path / str(i + first)).mkdir()
+        (tmp_path / str(i + first) / "a.png").write_bytes(picture("red"))
+    names = [f"thing {i}" for i in range(11)]
+    (tmp_path / "classnames.txt").write_text("\n".join(names))
+    folders = sorted(str(i + first) for i in range(11))
+    assert open_labelled(tmp_path).class_names == tuple(names[int(f) - first] for f in folders)

@@ -1,12 +1,17 @@
 """Encoding in batches equals encoding at once."""
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from clip_jax.config import MeshConfig
 from clip_jax.data.transforms import normalise
 from clip_jax.evals.encode import Encoder
+from clip_jax.finite import NotFinite
 from clip_jax.models.clip import build, init_params, normalise_features
 from clip_jax.parallel import make_mesh
 from clip_jax.presets import preset
@@ -27,3 +32,22 @@ def test_batches_and_padding_change_nothing():
     )
     np.testing.assert_allclose(encoder.texts(params, tokens), normalise_features(model.encode_text(tokens)), atol=1e-5)
     assert encoder._image._cache_size() == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_an_embedding_that_is_not_finite_names_its_row(dtype):
+    config = dataclasses.replace(preset("debug"), compute_dtype=dtype, scan_layers=False)
+    mesh = make_mesh(MeshConfig())
+    built = build(config, mesh)
+    params = jax.jit(lambda: init_params(config, 0), out_shardings=built.shardings)()
+    table = params["text"]["token"]
+    big = jnp.nan if dtype == "float32" else 3e38  # float16 cannot hold it
+    params["text"]["token"] = table.at[7].set(jnp.asarray(big, table.dtype))
+    tokens = np.full((5, 24), 3, np.int32)
+    encoder = Encoder(built, mesh, batch_size=8)
+    assert np.isfinite(encoder.texts(params, tokens)).all()
+    tokens[3, 2] = 7
+    with pytest.raises(NotFinite) as error:
+        encoder.texts(params, tokens, "pets: ")
+    assert (error.value.field, error.value.value, error.value.row) == ("embedding", "pets: text 3", 3)
+    assert ("float16" in (error.value.hint or "")) == (dtype == "float16")

@@ -7,6 +7,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from clip_jax.evals.metrics import (
     clopper_pearson,
     eleven_point_map,
+    first_alike,
     hits_at,
     mean_average_precision,
     mean_per_class,
@@ -55,3 +56,37 @@ def test_average_precision_is_scikit_learns():
     scores, truth = rng.standard_normal((80, 4)), rng.random((80, 4)) < 0.3
     assert mean_average_precision(scores, truth) == pytest.approx(average_precision_score(truth, scores), abs=1e-12)
     assert eleven_point_map(scores, truth) != pytest.approx(mean_average_precision(scores, truth), abs=1e-4)
+
+
+NAN = np.nan
+
+
+@pytest.mark.parametrize("bad", [NAN, np.inf])
+def test_what_is_not_finite_is_never_a_hit(bad):
+    scores = np.array([[bad, 2, 1], [bad, bad, bad], [3, bad, 1], [3.0, 2, 1]])
+    labels = np.array([0, 0, 0, 0])
+    for k, want in ((1, [False, False, False, True]), (3, [False, False, True, True]), (5, [False, False, True, True])):
+        assert hits_at(scores, labels, k).tolist() == want, k
+    truth = np.array([[True], [False], [True], [False]])
+    for score in (mean_average_precision, eleven_point_map):
+        assert score(np.full((4, 1), bad), truth) == 0.0
+    half = np.array([[bad], [bad], [2.0], [1.0]])  # behind a false one that is no number
+    assert mean_average_precision(half, truth) == pytest.approx(0.25)
+    assert roc_auc(half[:, 0], truth[:, 0]) == pytest.approx(0.25)
+    assert roc_auc(np.full(4, bad), truth[:, 0]) == 0.0
+
+
+def test_never_predicted_is_behind_everything():
+    scores = np.array([[-np.inf, 0.0], [0.0, -np.inf]])
+    assert hits_at(scores, np.array([0, 0]), 1).tolist() == [False, True]
+
+
+def test_of_classes_with_the_same_prompts_the_first_wins():
+    alike = first_alike(["cat", "crane", "dog", "crane"])
+    assert alike.tolist() == [0, 1, 2, 1]
+    assert first_alike(["cat", "dog"]) is None
+    scores = np.array([[0.1, 0.9, 0.2, 0.9]] * 2)  # two cranes, as the model sees them
+    labels = np.array([1, 3])
+    assert hits_at(scores, labels, 1, alike).tolist() == (scores.argmax(axis=1) == labels).tolist() == [True, False]
+    assert hits_at(scores, labels, 2, alike).tolist() == [True, True]
+    assert hits_at(scores, labels, 1).tolist() == [False, False]

@@ -77,3 +77,24 @@ def test_a_wrong_file_is_told_in_one_line():
     with pytest.raises(UserError, match="not here; there are"):
         prompt_set("kinetics")
     assert json.dumps(good)
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "class_name"),
+    [("imagenet", "n02012849", "crane bird"), ("imagenet", "n03126707", "construction crane"),
+     ("sun397", "/a/apartment_building/outdoor", "apartment building outdoor"), ("eurosat", "SeaLake", "lake or sea"),
+     ("caltech101", "faces_easy", "centered face"), ("flowers102", "ball moss", "air plant")],
+)  # fmt: skip
+def test_what_a_sets_own_files_call_a_class_is_known_with_its_source(name, label, class_name):
+    known = prompt_set(name)
+    assert known.classes[known.labels.index(label)] == class_name
+    assert len(set(known.labels)) == len(known.labels) == len(known.classes)
+    assert "tensorflow-datasets" in known.labels_source
+
+
+def test_labels_that_do_not_fit_are_told():
+    values = {"name": "x", "metric": "accuracy", "templates": ["a {c}"], "classes": ["a", "b"], "source": "s",
+              "licence": "l", "counts": {"templates": 1, "classes": 2}}  # fmt: skip
+    for wrong in ({"labels": ["a"], "labels_source": "s"}, {"labels": ["a", "b"]}, {"labels_source": "s"}):
+        with pytest.raises(UserError, match="labels"):
+            parse(values | wrong, "x.json")

@@ -54,3 +54,14 @@ def test_blocks_count_as_the_whole_matrix(chunk):
     for k in (1, 5, 10):
         assert found[f"text_to_image_recall@{k}"]["value"] == pytest.approx((text_rank < k).mean())
         assert found[f"image_to_text_recall@{k}"]["value"] == pytest.approx((image_rank < k).mean())
+
+
+@pytest.mark.parametrize("side", ["images", "texts"])
+def test_what_is_no_number_is_a_miss(side):
+    x, y = np.eye(12), np.eye(12)
+    {"images": x, "texts": y}[side][3] = np.nan
+    rows = as_dict(recalls(x, y, np.arange(12)))
+    for name, row in rows.items():
+        assert row["value"] <= 11 / 12, name
+    one = as_dict(recalls(np.full((12, 3), np.nan), np.full((12, 3), np.nan), np.arange(12)))
+    assert {r["value"] for r in one.values()} == {0.0}

@@ -1,5 +1,6 @@
 """The benchmark with a model that sees colours."""
 
+import dataclasses
 import io
 import json
 import tarfile
@@ -10,9 +11,11 @@ import pytest
 from PIL import Image
 
 from clip_jax.config import UserError
+from clip_jax.data.labelled import open_labelled
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.evals import results, transfer
 
+TASKS = ("zeroshot_classification",)
 COLOURS = {"red": (220, 20, 20), "green": (20, 220, 20), "blue": (20, 20, 220)}
 
 
@@ -178,12 +181,69 @@ def test_the_papers_metrics():
     assert found["acc1"] == pytest.approx(2 / 3)
 
 
-def test_published_prompts_follow_the_order_of_the_set():
-    published = ("forest", "sea or lake", "river")
-    assert transfer.published_order(published, ("River", "forest", "sea_or_lake")) == [2, 0, 1]
-    assert transfer.published_order(published, ("a", "b", "c")) == [0, 1, 2]
-    assert transfer.published_order((), ("a", "b")) == [0, 1]
-    assert transfer.published_order(published, ()) == [0, 1, 2]
+def folders_of(root, names):
+    for name in names:
+        (root / "test" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(root / "test" / name / "0.png")
+    return root
+
+
+EUROSAT = {
+    "AnnualCrop": "annual crop land", "Forest": "forest", "HerbaceousVegetation": "brushland or shrubland",
+    "Highway": "highway or road", "Industrial": "industrial buildings or commercial buildings",
+    "Pasture": "pasture land", "PermanentCrop": "permanent crop land",
+    "Residential": "residential buildings or homes or apartments", "River": "river", "SeaLake": "lake or sea",
+}  # fmt: skip
+
+
+def test_a_sets_own_folders_take_the_prompts_of_their_names(tmp_path):
+    data = open_labelled(folders_of(tmp_path / "eurosat", EUROSAT))
+    found, metric = transfer.class_prompts(transfer.Entry("e", str(tmp_path / "eurosat"), prompts="eurosat"), data)
+    assert metric == "accuracy"
+    assert [p[0] for p in found] == [f"a centered satellite photo of {name}." for name in EUROSAT.values()]
+
+
+def test_a_folder_name_may_lack_a_sign(tmp_path):
+    classes = transfer.prompts.prompt_set("stanford_cars").classes
+    data = open_labelled(folders_of(tmp_path / "cars", [c.replace("/", "-") for c in classes]))
+    found, _ = transfer.class_prompts(transfer.Entry("c", str(tmp_path / "cars"), prompts="stanford_cars"), data)
+    for own, of_class in zip(data.class_names, found, strict=True):
+        assert own.replace("C-V", "C/V") in of_class[0]
+
+
+def test_numbered_folders_are_numbers_and_said(tmp_path):
+    published, said = transfer.prompts.prompt_set("gtsrb"), []
+    data = open_labelled(folders_of(tmp_path / "gtsrb", map(str, range(43))))
+    found, _ = transfer.class_prompts(transfer.Entry("g", str(tmp_path / "gtsrb"), prompts="gtsrb"), data, said.append)
+    assert [p[0] for p in found] == [published.prompts()[int(n)][0] for n in data.class_names]
+    assert len(said) == 1
+    assert "gtsrb" in said[0]
+
+
+def test_classes_that_pair_with_none_are_refused_unless_asked(tmp_path):
+    data = open_labelled(folders_of(tmp_path / "s", ["negative", "good"]))
+    entry = transfer.Entry("s", str(tmp_path / "s"), prompts="rendered_sst2")
+    with pytest.raises(UserError) as error:
+        transfer.class_prompts(entry, data)
+    assert (error.value.field, error.value.value) == ("pair", ("good",))
+    asked = dataclasses.replace(entry, pair="place")
+    assert len(transfer.class_prompts(asked, data)[0]) == 2
+    suite = tmp_path / "suite.json"
+    suite.write_text(json.dumps({"sets": [{"name": "s", "path": "s", "pair": "luck"}]}))
+    with pytest.raises(UserError, match="pair='luck'"):
+        transfer.read_suite(str(suite), None)
+
+
+def test_a_class_without_a_name_keeps_its_number_and_is_said(tmp_path):
+    write_tar(
+        tmp_path / "s" / "test" / "0.tar", [("a.png", picture((0, 0, 0), np.random.default_rng(0))), ("a.cls", b"4")]
+    )
+    (tmp_path / "s" / "classnames.txt").write_text("near\nby\n\nfar\nvery far\n")
+    data, said = open_labelled(tmp_path / "s"), []
+    found, _ = transfer.class_prompts(transfer.Entry("s", str(tmp_path / "s")), data, said.append)
+    assert data.split("test").labels.tolist() == [4]
+    assert [p[0] for p in found][2:4] == ["a photo of a .", "a photo of a far."]
+    assert said == ["s: classes without a name: 2"]
 
 
 def test_several_classes_a_picture(tmp_path):
@@ -251,3 +311,46 @@ def test_run_suite_no_probe_of_the_split_it_was_trained_on(suite, tmp_path):
     found = transfer.run_suite(Colours(), str(suite), tmp_path / "out", tasks=("knn",), echo=said.append)
     assert found == []
     assert [line for line in said if line.endswith("no knn")]
+
+
+class Broken(Colours):
+    """Embeds one picture, or every text, as what is no number."""
+
+    def __init__(self, what):
+        self.what = what
+
+    def embed_and_features(self, images):
+        found = super().embed_and_features(images)
+        if self.what in ("embedding", "features"):
+            found[self.what == "features"][4] = np.nan
+        return found
+
+    def embed_texts(self, texts):
+        return super().embed_texts(texts) * (np.inf if self.what == "texts" else 1)
+
+
+@pytest.mark.parametrize(
+    ("what", "field", "value"),
+    [("embedding", "embedding", "0.tar:test4"), ("features", "features", "0.tar:test4"),
+     ("texts", "embedding", "a photo of a red.")],
+)  # fmt: skip
+def test_a_model_that_gives_no_numbers_stops_with_the_name(suite, tmp_path, what, field, value):
+    with pytest.raises(UserError) as error:
+        transfer.run_suite(Broken(what), str(suite), tmp_path / "out", tasks=TASKS, echo=lambda _: None)
+    assert error.value.field == field
+    assert value in error.value.value
+    assert not list((tmp_path / "out").glob("colours_*.json"))
+
+
+def test_features_kept_by_an_earlier_version_are_looked_at(suite, tmp_path):
+    out = tmp_path / "out"
+    transfer.run_suite(Colours(), str(suite), out, tasks=TASKS, echo=lambda _: None)
+    for file in (out / "features").glob("*.npz"):
+        values = dict(np.load(file))
+        values["embeddings"][0] = np.nan
+        np.savez(file, **values)
+    for file in out.glob("*_*.json"):
+        file.unlink()
+    with pytest.raises(UserError) as error:
+        transfer.run_suite(Colours(), str(suite), out, tasks=TASKS, echo=lambda _: None)
+    assert error.value.field == "embeddings"

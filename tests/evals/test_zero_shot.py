@@ -69,3 +69,17 @@ def test_wilson_interval_holds_the_share(hits, extra):
 def test_wilson_interval_known_value():
     low, high = wilson_interval(0.1, 100)
     assert (low, high) == (pytest.approx(0.0552, abs=1e-4), pytest.approx(0.1744, abs=1e-4))
+
+
+def test_scores_that_are_no_numbers_are_misses():
+    for k in (3, 8):
+        rows = classify(task([0, 1, 2], k), np.full((3, k), np.nan), np.eye(k))
+        assert {r["value"] for r in rows} == {0.0}
+
+
+def test_of_two_classes_of_one_name_the_first_is_right():
+    twice = ClassificationSet(
+        "t", np.zeros((2, 1, 1, 3), np.uint8), np.array([1, 2], np.int32), ("cat", "crane", "crane"), ("{c}",)
+    )
+    classes = np.eye(3)[[0, 1, 1]]
+    assert classify(twice, np.eye(3)[[1, 1]], classes)[0]["value"] == 0.5

@@ -14,6 +14,7 @@ from clip_jax.pretrained import layouts
 from clip_jax.pretrained.files import read_tensors, write_tensors
 from clip_jax.pretrained.load import digest, load_weights, save_weights
 from clip_jax.pretrained.mapping import flatten
+from clip_jax.pretrained.open_clip import trunk_activation
 
 RELEASED = pytest.mark.filterwarnings("ignore:.*no config beside it, so read as a released model")
 
@@ -190,3 +191,70 @@ def test_bfloat16_weights_are_read(golden, tmp_path):
     found = load_weights(str(tmp_path)).params["image"]["projection"]
     want = tensors["visual_projection.weight"].T
     np.testing.assert_allclose(found, want, atol=0.01 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
+def test_weights_that_are_not_finite_are_named(golden, tmp_path, bad):
+    tensors = read_tensors(golden / "hf_clip" / "model.safetensors")
+    name = "text_model.final_layer_norm.weight"
+    tensors[name] = tensors[name].astype(np.float64)
+    tensors[name][3] = bad
+    write_tensors(tmp_path / "model.safetensors", tensors)
+    shutil.copy(golden / "hf_clip" / "config.json", tmp_path)
+    with pytest.raises(UserError) as error:
+        load_weights(str(tmp_path))
+    assert error.value.field == name
+    assert error.value.value == str(tmp_path / "model.safetensors")
+
+
+def test_a_scale_above_the_bound_is_said(golden, tmp_path):
+    shutil.copytree(golden / "hf_clip", tmp_path / "m")
+    tensors = read_tensors(tmp_path / "m" / "model.safetensors")
+    for scale, said in ((100.0001, False), (150.0, True)):
+        tensors["logit_scale"] = np.asarray(np.log(scale), np.float32)
+        write_tensors(tmp_path / "m" / "model.safetensors", tensors)
+        if said:
+            with pytest.warns(UserWarning, match="logit scale 150 is above 100"):
+                load_weights(str(tmp_path / "m"))
+        else:
+            load_weights(str(tmp_path / "m"))
+
+
+@pytest.mark.parametrize(
+    ("group", "field", "value", "named"),
+    [("vision_cfg", "width", 1e308, "model.image.width"), ("text_cfg", "width", "64", None),
+     ("text_cfg", "context_length", 10**9, "model.text.context_length"),
+     ("text_cfg", "layers", 10**6, "model.text.depth"),
+     ("text_cfg", "vocab_size", 2.5, "model.text.vocab_size")],
+)  # fmt: skip
+def test_numbers_of_a_config_that_no_model_has_are_one_line(golden, tmp_path, group, field, value, named):
+    shutil.copytree(golden / "openclip_vit_gelu", tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    config["model_cfg"][group][field] = value
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError) as error:
+        load_weights(str(tmp_path / "m"))
+    assert named is None or error.value.field == named
+
+
+def test_towers_keep_their_own_activations(golden, tmp_path):
+    """As SigLIP 2 has them: the exact form in the trunk of timm, the tanh form in the text tower."""
+    weights = load_weights(str(golden / "openclip_siglip"))
+    mixed = dataclasses.replace(weights, config=dataclasses.replace(weights.config, text_activation="gelu"))
+    assert mixed.digest != weights.digest
+    for layout in ("open_clip", "transformers"):
+        save_weights(mixed, tmp_path / layout, layout)
+        again = load_weights(str(tmp_path / layout))
+        assert (again.config.activation, again.config.activation_of_text) == ("gelu_erf", "gelu")
+        assert again.digest == mixed.digest
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [("vit_base_patch16_siglip_224", "gelu_erf"), ("vit_base_patch32_siglip_256", "gelu"),
+     ("vit_large_patch16_siglip_384", "gelu_erf"), ("vit_large_patch16_siglip_512", "gelu"),
+     ("vit_so400m_patch14_siglip_378", "gelu_erf"), ("vit_so400m_patch16_siglip_256", "gelu"),
+     ("vit_giantopt_patch16_siglip_384", "gelu")],
+)  # fmt: skip
+def test_a_trunk_has_the_activation_that_timm_builds(name, form):
+    assert trunk_activation(name) == form

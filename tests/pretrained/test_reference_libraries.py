@@ -22,10 +22,11 @@ from clip_jax.data.hf_tokenizer import clean_text
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.models.clip import CLIP, init_params
 from clip_jax.pretrained.files import read_tensors
-from clip_jax.pretrained.load import Weights, save_weights
+from clip_jax.pretrained.load import Weights, load_weights, save_weights
 from clip_jax.pretrained.mapping import flatten, nest
 from clip_jax.pretrained.names import table
 from clip_jax.pretrained.open_clip import config_of as open_clip_config_of
+from clip_jax.pretrained.open_clip import trunk_activation
 
 torch = pytest.importorskip("torch", reason="needs the extra parity: pip install clip-jax-scaling[parity]")
 SIZE = 32
@@ -182,3 +183,132 @@ def test_the_command_that_a_pickle_is_refused_with_converts_it(tmp_path, kind):
     subprocess.run(command, shell=True, cwd=tmp_path, check=True)
     found = read_tensors(tmp_path / "model.safetensors")
     assert {k: v.tolist() for k, v in found.items()} == {k: v.tolist() for k, v in wanted.items()}
+
+
+def write_tokenizer(folder, kind, **settings):
+    """A tiny ``tokenizer.json`` of that class of transformers, and its ``tokenizer_config.json``."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+    letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,!'_-"
+    if kind == "BertTokenizer":
+        words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{c}" for c in letters), "photo"]
+        library = Tokenizer(models.WordPiece({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+        library.normalizer = normalizers.BertNormalizer(lowercase=True)
+        library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        library.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        )
+        config = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]",
+                  "mask_token": "[MASK]", "do_lower_case": True}  # fmt: skip
+    else:
+        words = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<0x{i:02X}>" for i in range(256)), "▁", *letters]
+        vocab = {w: i for i, w in enumerate(words)} | {"▁a": len(words), "ph": len(words) + 1}
+        library = Tokenizer(models.BPE(vocab, [("▁", "a"), ("p", "h")], fuse_unk=True, unk_token="<unk>",
+                                       byte_fallback=True))  # fmt: skip
+        library.normalizer = normalizers.Replace(" ", "▁")
+        library.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+        single = "<bos> $A <eos>" if settings.get("add_bos_token") else "$A <eos>"
+        library.post_processor = processors.TemplateProcessing(
+            single=single, pair=f"{single} $B <eos>", special_tokens=[("<eos>", 1), ("<bos>", 2)]
+        )
+        library.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+        config = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>", "unk_token": "<unk>",
+                  "mask_token": "<mask>", "add_eos_token": True, "add_bos_token": False}  # fmt: skip
+    specials = [v for k, v in config.items() if k.endswith("_token") and isinstance(v, str)]
+    library.add_special_tokens(specials)
+    library.save(str(folder / "tokenizer.json"))
+    config |= {"tokenizer_class": kind, "model_max_length": 64, **settings}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+TEXTS = ["A photo of a Dog!", "a  cat_and &amp; two", "", "photo " * 30]
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [("GemmaTokenizer", {"padding_side": "right"}), ("GemmaTokenizer", {}),
+     ("GemmaTokenizer", {"padding_side": "right", "add_bos_token": True}),
+     ("Siglip2Tokenizer", {"padding_side": "right"}), ("BertTokenizer", {}),
+     ("BertTokenizer", {"do_lower_case": False})],
+)  # fmt: skip
+def test_tokens_are_those_of_transformers(tmp_path, kind, settings):
+    transformers = pytest.importorskip("transformers")
+    config = dataclasses.replace(SIGLIP, text=dataclasses.replace(SIGLIP.text, vocab_size=400))
+    save_weights(made(config), tmp_path, "transformers")
+    write_tokenizer(tmp_path, kind, **settings)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert type(theirs).__name__.removesuffix("Fast") == kind
+    want = theirs(TEXTS, padding="max_length", truncation=True, max_length=16, return_tensors="np")["input_ids"]
+    np.testing.assert_array_equal(load_weights(str(tmp_path)).tokenizer.encode(TEXTS), want)
+
+
+@pytest.mark.parametrize(
+    ("kind", "kwargs"),
+    [("GemmaTokenizer", {"clean": "canonicalize"}), ("Siglip2Tokenizer", {"clean": "canonicalize"}),
+     ("GemmaTokenizer", {}), ("BertTokenizer", {"strip_sep_token": True}), ("BertTokenizer", {"clean": "lower"})],
+)  # fmt: skip
+def test_tokens_are_those_of_open_clip(tmp_path, kind, kwargs):
+    """SigLIP 2's and CLIPA's."""
+    open_clip = pytest.importorskip("open_clip")
+    config = dataclasses.replace(SIGLIP, text=dataclasses.replace(SIGLIP.text, vocab_size=400))
+    save_weights(made(config), tmp_path, "open_clip")
+    write_tokenizer(tmp_path, kind, padding_side="right")
+    file = tmp_path / "open_clip_config.json"
+    values = json.loads(file.read_text())
+    values["model_cfg"]["text_cfg"] |= {"hf_tokenizer_name": "theirs", "tokenizer_kwargs": kwargs}
+    file.write_text(json.dumps(values))
+    want = open_clip.get_tokenizer(f"local-dir:{tmp_path}")(TEXTS).numpy()
+    np.testing.assert_array_equal(load_weights(str(tmp_path)).tokenizer.encode(TEXTS), want)
+
+
+def test_every_siglip_trunk_of_timm_has_the_activation_that_is_taken_for_it():
+    timm = pytest.importorskip("timm")
+    names = [n for n in timm.list_models("vit_*_siglip_*") if "gap" not in n]
+    assert len(names) > 10
+    for name in names:
+        with torch.device("meta"):
+            trunk = timm.create_model(name, num_classes=0)
+        for act in (trunk.blocks[0].mlp.act, trunk.attn_pool.mlp.act):
+            tanh = "Tanh" in type(act).__name__ or getattr(act, "approximate", "none") == "tanh"
+            assert trunk_activation(name) == ("gelu" if tanh else "gelu_erf"), name
+
+
+# SigLIP 2: the text tower has the tanh form, the trunk what timm builds by its name
+SIGLIP2 = {
+    "base16": dataclasses.replace(NAMED_SIGLIP, text_activation="gelu"),
+    "base32": dataclasses.replace(
+        NAMED_SIGLIP, activation="gelu",
+        image=dataclasses.replace(NAMED_SIGLIP.image, patch_size=32, image_size=256),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SIGLIP2)
+def test_siglip_2_is_open_clips(tmp_path, name):
+    open_clip = pytest.importorskip("open_clip")
+    weights = made(SIGLIP2[name])
+    save_weights(weights, tmp_path, "open_clip")
+    assert load_weights(str(tmp_path)).digest == weights.digest
+    model = open_clip.create_model(f"local-dir:{tmp_path}").eval()
+    images, tokens = inputs(weights.config)
+    with torch.no_grad():
+        theirs = (
+            model.encode_image(torch.tensor(images.transpose(0, 3, 1, 2)), normalize=True).numpy(),
+            model.encode_text(torch.tensor(tokens).long(), normalize=True).numpy(),
+        )
+    for mine, other in zip(ours(weights, images, tokens), theirs, strict=True):
+        np.testing.assert_allclose(mine, other, atol=2e-5)
+
+
+@pytest.mark.parametrize(("image", "text"), [("gelu_erf", "gelu"), ("gelu", "")])
+def test_siglip_2_is_transformers(tmp_path, image, text):
+    transformers = pytest.importorskip("transformers")
+    weights = made(dataclasses.replace(SIGLIP, activation=image, text_activation=text))
+    save_weights(weights, tmp_path, "transformers")
+    model = transformers.SiglipModel.from_pretrained(tmp_path).eval()
+    images, tokens = inputs(weights.config)
+    with torch.no_grad():
+        out = model(pixel_values=torch.tensor(images.transpose(0, 3, 1, 2)), input_ids=torch.tensor(tokens).long())
+    mine = ours(load_weights(str(tmp_path)), images, tokens)
+    np.testing.assert_allclose(mine[0], out.image_embeds.numpy(), atol=2e-5)
+    np.testing.assert_allclose(mine[1], out.text_embeds.numpy(), atol=2e-5)

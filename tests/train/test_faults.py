@@ -11,6 +11,7 @@ import pytest
 from clip_jax.config import FaultConfig
 from clip_jax.data.loader import learn_tokenizer, train_batches
 from clip_jax.data.sources import open_source
+from clip_jax.finite import NotFinite
 from clip_jax.models.clip import build
 from clip_jax.optim import make_optimizer
 from clip_jax.parallel import make_mesh
@@ -202,3 +203,19 @@ def test_a_spike_by_policy(run, poison, trained_on, final_params, tmp_path):
     assert read_lines(tmp_path / "stop" / "events.jsonl")[-1]["event"] == "spike"
     ignoring = dataclasses.replace(run, faults=FaultConfig())
     assert train(ignoring, tmp_path / "ignore", progress=False)["state"] == "finished"
+
+
+def test_an_evaluation_that_is_not_finite_is_a_fault_of_the_run(tiny_run, tmp_path):
+    def make_evaluator(*_):
+        def evaluate(params):
+            raise NotFinite.at("embedding", 3, "pets: picture 3")
+
+        return evaluate
+
+    short = dataclasses.replace(tiny_run, steps=3)
+    with pytest.raises(Diverged) as error:
+        train(short, tmp_path / "run", make_evaluator, progress=False)
+    assert "pets: picture 3" in str(error.value)
+    assert [e["step"] for e in read_lines(tmp_path / "run" / "events.jsonl") if e["event"] == "nan"] == [3]
+    assert read_json(tmp_path / "run" / "status.json")["state"] == "failed"
+    assert not (tmp_path / "run" / "result.json").exists()

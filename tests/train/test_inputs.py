@@ -93,8 +93,7 @@ def test_read_tokenizer_that_does_not_fit_the_model_is_refused(run_dir, tiny_run
     change(run_dir / "tokenizer.json", name, value=value)
     with pytest.raises(UserError) as raised:
         read_tokenizer(run_dir, tiny_run.model)
-    assert raised.value.field == str(run_dir / "tokenizer.json")
-    assert f"model.text.{name}" in raised.value.reason
+    assert raised.value.field == name
 
 
 def test_hold_data_other_records_are_refused_and_the_first_stay_noted(tmp_path, pairs_run, pairs_dir, write_shard):

@@ -1,0 +1,95 @@
+"""``preprocessor_config.json`` of transformers to and from ours: every field is obeyed, or refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from clip_jax.checks import UserError
+from clip_jax.config import PixelConfig
+from clip_jax.data.preprocess import Preprocess
+from clip_jax.pretrained.files import refused
+
+RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+HALF = (0.5, 0.5, 0.5)  # mean and spread of SigLIP's pictures
+CLASSES = {"CLIPImageProcessor": False, "CLIPFeatureExtractor": False, "SiglipImageProcessor": True}  # -> SigLIP's
+# what changes no pixel
+FREE = {
+    "image_processor_type", "feature_extractor_type", "processor_class", "data_format", "input_data_format", "device",
+    "return_tensors", "disable_grouping", "_valid_processor_keys", "auto_map", "use_fast", "_processor_class",
+    "model_input_names",
+}  # fmt: skip
+
+
+def read_preprocessor(values: Mapping[str, Any], size: int, siglip: bool, source: str) -> Preprocess:
+    """A ``preprocessor_config.json`` -> how pictures become ``size`` pixels a side.
+
+    Args:
+      values: the file.
+      size: pixels a side that the image tower takes.
+      siglip: whether the defaults of a file that names no class are SigLIP's.
+      source: the file, for errors.
+
+    Raises:
+      UserError: a field whose value is not supported, or that is not known; its ``field`` names it.
+    """
+    kind = str(values.get("image_processor_type") or values.get("feature_extractor_type") or "").removesuffix("Fast")
+    if kind and kind not in CLASSES:
+        raise refused(source, "image_processor_type", kind, f"must be one of {', '.join(CLASSES)}")
+    siglip = CLASSES.get(kind, siglip)
+    left = {k: v for k, v in values.items() if k not in FREE and v is not None}
+    for name in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"):
+        if left.pop(name, True) is not True:
+            raise refused(source, name, values[name], "only true is supported")
+    factor = left.pop("rescale_factor", 1 / 255)
+    if not isinstance(factor, (int, float)) or abs(factor * 255 - 1) > 1e-6:
+        raise refused(source, "rescale_factor", factor, "only 1/255 is supported")
+    resample = left.pop("resample", 3)
+    if resample not in RESAMPLE:
+        raise refused(source, "resample", resample, "only 2 (bilinear) and 3 (bicubic) are supported")
+    mode = _mode(left, size, siglip, source)
+    usual = (HALF, HALF) if siglip else (PixelConfig.mean, PixelConfig.std)
+    mean, std = (left.pop(f"image_{name}", value) for name, value in zip(("mean", "std"), usual, strict=True))
+    for name in sorted(n for n, value in left.items() if value is not False):  # what is off changes nothing
+        raise refused(source, name, left[name], "is not supported")
+    found = {"mean": mean, "std": std, "resize_mode": mode, "interpolation": RESAMPLE[resample]}
+    return Preprocess.from_config(found, size, source, "image_")
+
+
+def _mode(left: dict[str, Any], size: int, siglip: bool, source: str) -> str:
+    """How the sides are brought to ``size``. Takes ``size``, ``do_center_crop`` and ``crop_size`` out of ``left``."""
+    square = {"height": size, "width": size}
+    asked = left.pop("size", square if siglip else {"shortest_edge": size})
+    if isinstance(asked, int):  # as older files have it
+        asked = {"height": asked, "width": asked} if siglip else {"shortest_edge": asked}
+    if asked == {"shortest_edge": size}:
+        mode = "shortest"
+    elif asked == square:
+        mode = "squash"
+    else:
+        raise refused(source, "size", asked, f"must be {{'shortest_edge': {size}}} or {square}, as the model's")
+    cropped = left.pop("do_center_crop", not siglip)
+    crop = left.pop("crop_size", square)
+    if mode == "shortest" and cropped is not True:
+        raise refused(source, "do_center_crop", cropped, "must be true with size.shortest_edge")
+    if cropped and crop not in (size, square):
+        raise refused(source, "crop_size", crop, f"must be {square}, as the model's")
+    return mode
+
+
+def write_preprocessor(preprocess: Preprocess) -> dict[str, Any]:
+    """``preprocessor_config.json`` of transformers. Raises UserError for padding, which it has not."""
+    size, square = preprocess.size, {"height": preprocess.size, "width": preprocess.size}
+    if preprocess.resize_mode == "longest":
+        raise UserError("export to transformers: its preprocessing has no resize_mode='longest'")
+    if preprocess.resize_mode == "squash":
+        shape: dict[str, Any] = {"image_processor_type": "SiglipImageProcessor", "size": square}
+    else:
+        shape = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": size}}
+        shape |= {"do_center_crop": True, "crop_size": square}
+    codes = {name: code for code, name in RESAMPLE.items()}
+    return {
+        **shape, "do_resize": True, "resample": codes[preprocess.interpolation], "do_rescale": True,
+        "do_normalize": True, "do_convert_rgb": True, "image_mean": list(preprocess.mean),
+        "image_std": list(preprocess.std),
+    }  # fmt: skip

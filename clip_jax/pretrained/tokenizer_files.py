@@ -1,0 +1,199 @@
+"""The tokenizer beside published weights: what the files say of it is obeyed or refused by field."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from clip_jax.config import ModelConfig
+from clip_jax.data.hf_tokenizer import CLEANINGS, HFTokenizer, asked
+from clip_jax.data.published_tokenizer import END, VOCAB_SIZE, PublishedTokenizer
+from clip_jax.data.tokenizers import Tokenizer, check_fits, load_tokenizer
+from clip_jax.pretrained.files import read_json, refused
+from clip_jax.pretrained.names import Files
+
+# What transformers' classes do without being told: cleaning, the token that pads, on which side.
+CLASSES = {
+    "SiglipTokenizer": ("no_punctuation", "</s>", "right"),
+    "Siglip2Tokenizer": ("lowercase", "<pad>", "left"),
+    "GemmaTokenizer": ("none", "<pad>", "left"),
+    "BertTokenizer": ("none", "[PAD]", "right"),
+    "CLIPTokenizer": ("none", "<|endoftext|>", "right"),
+    "T5Tokenizer": ("none", "<pad>", "right"),
+}
+# open_clip's cleaning followed by that of transformers' class, as one
+BOTH = {
+    ("whitespace", "none"): "whitespace", ("whitespace", "lowercase"): "lower", ("lower", "none"): "lower",
+    ("lower", "lowercase"): "lower", ("canonicalize", "none"): "canonicalize",
+    ("canonicalize", "lowercase"): "canonicalize", ("canonicalize", "no_punctuation"): "canonicalize",
+    ("none", "none"): "none",
+}  # fmt: skip
+BERT_FIELDS = {
+    "do_lower_case": "lowercase", "strip_accents": "strip_accents", "tokenize_chinese_chars": "handle_chinese_chars",
+}  # fmt: skip
+
+
+def tokenizer_of(layout: str, model: ModelConfig, config: Mapping[str, Any], files: Files) -> Tokenizer | None:
+    """The tokenizer the weights were trained with; None when nothing lies beside them that says which.
+
+    Args:
+      layout: one of `layouts.LAYOUTS`.
+      model: what the weights fit.
+      config: their config file, {} without one.
+      files: what lies beside the weights.
+
+    Raises:
+      UserError: a setting that is not supported, or a tokenizer that does not fit the model; ``field`` names it.
+    """
+    text_cfg = config.get("model_cfg", config).get("text_cfg", {}) if layout == "open_clip" else {}
+    kwargs = text_cfg.get("tokenizer_kwargs") or {}
+    source = str(files.config)
+    if not isinstance(kwargs, Mapping):
+        raise refused(source, "text_cfg.tokenizer_kwargs", kwargs, "must be a group of fields")
+    for name, value in kwargs.items():
+        if name not in ("clean", "strip_sep_token"):
+            raise refused(source, f"text_cfg.tokenizer_kwargs.{name}", value, "is not supported")
+    if kwargs.get("clean", "lower") not in CLEANINGS:
+        raise refused(source, "text_cfg.tokenizer_kwargs.clean", kwargs["clean"], f"not of {', '.join(CLEANINGS)}")
+    if files.tokenizer is not None and "format" in read_json(files.tokenizer):
+        return check_fits(load_tokenizer(files.tokenizer), model.text, str(files.tokenizer))
+    of_library = layout == "transformers" or bool(text_cfg.get("hf_tokenizer_name"))
+    if model.text.vocab_size == VOCAB_SIZE and not (of_library and files.tokenizer):
+        return _published(layout, model, kwargs, source, files)
+    if files.tokenizer is None:
+        return None
+    found = _Files(files, layout, model, text_cfg)
+    return check_fits(found.tokenizer(kwargs), model.text, str(files.tokenizer))
+
+
+def _published(layout: str, model: ModelConfig, kwargs: Mapping[str, Any], source: str, files: Files) -> Tokenizer:
+    if kwargs.get("clean", "lower") != "lower":
+        raise refused(
+            source, "text_cfg.tokenizer_kwargs.clean", kwargs["clean"], "the published vocabulary takes lower"
+        )
+    if kwargs.get("strip_sep_token"):
+        raise refused(source, "text_cfg.tokenizer_kwargs.strip_sep_token", True, "the published vocabulary has none")
+    pad = None  # open_clip and the released code pad with 0, whatever transformers' files beside the weights say
+    if layout == "transformers" and files.tokenizer_config:
+        pad = _token(read_json(files.tokenizer_config), "pad_token")
+    ids = {None: 0, "!": 0, "<|endoftext|>": END}
+    if pad not in ids:
+        raise refused(str(files.tokenizer_config), "pad_token", pad, f"must be one of {', '.join(map(str, ids))}")
+    return PublishedTokenizer(model.text.context_length, ids[pad])
+
+
+def _token(values: Mapping[str, Any], name: str) -> str | None:
+    value = values.get(name)
+    value = value.get("content") if isinstance(value, dict) else value
+    return value if isinstance(value, str) else None
+
+
+class _Files:
+    """``tokenizer.json`` with ``tokenizer_config.json``, as transformers' AutoTokenizer puts them together."""
+
+    def __init__(self, files: Files, layout: str, model: ModelConfig, text_cfg: Mapping[str, Any]) -> None:
+        from tokenizers import Tokenizer as Library
+
+        assert files.tokenizer is not None
+        self.path, self.layout, self.model, self.text_cfg = files.tokenizer, layout, model, text_cfg
+        self.json = read_json(files.tokenizer)
+        self.config = read_json(files.tokenizer_config) if files.tokenizer_config else {}
+        self.source = str(files.tokenizer_config or files.tokenizer)
+        self.library: Any = asked(str(self.path), lambda: Library.from_str(json.dumps(self.json)))
+        self.library.no_padding()
+        self.told = self.kind = str(self.config.get("tokenizer_class") or "").removesuffix("Fast")
+        if not self.kind and model.logit_bias and self.library.id_to_token(1) == "</s>":
+            self.kind = "SiglipTokenizer"  # of SigLIP's first release, whose vocabulary is known by this
+
+    def tokenizer(self, kwargs: Mapping[str, Any]) -> HFTokenizer:
+        """Raises UserError naming the field that is not obeyed."""
+        for name, usual in (("truncation_side", "right"), ("split_special_tokens", False)):
+            if self.config.get(name, usual) != usual:
+                raise refused(self.source, name, self.config[name], f"only {usual!r} is supported")
+        self._obey_case()
+        self._obey_ends()
+        side = self.config.get("padding_side", CLASSES.get(self.kind, ("", "", "right"))[2])
+        zeroed = (
+            self._id("sep_token", _token(self.config, "sep_token") or "[SEP]") if kwargs.get("strip_sep_token") else -1
+        )
+        return HFTokenizer(
+            json.dumps(self.json), self.model.text.context_length, pad_id=self._pad(), clean=self._cleaning(kwargs),
+            pad_side=side, zeroed_id=zeroed, source=str(self.path),
+        )  # fmt: skip
+
+    def _id(self, field: str, token: str) -> int:
+        number = self.library.token_to_id(token)
+        if number is None:
+            raise refused(self.source, field, token, f"is not in the vocabulary of {self.path.name}")
+        return number
+
+    def _pad(self) -> int:
+        if (token := _token(self.config, "pad_token")) is not None:
+            return self._id("pad_token", token)
+        padding = self.json.get("padding")
+        if isinstance(padding, dict) and isinstance(padding.get("pad_id"), int):
+            return padding["pad_id"]
+        if self.kind in CLASSES:
+            return self._id("pad_token", CLASSES[self.kind][1])
+        if "pad_id" in self.text_cfg:
+            return self.model.text.pad_id
+        raise refused(
+            self.source,
+            "pad_token",
+            None,
+            "nothing says which token pads",
+            "put tokenizer_config.json beside the weights",
+        )
+
+    def _obey_case(self) -> None:
+        normalizer = self.json.get("normalizer")
+        if isinstance(normalizer, dict) and normalizer.get("type") == "BertNormalizer":
+            normalizer |= {ours: self.config[name] for name, ours in BERT_FIELDS.items() if name in self.config}
+        elif self.config.get("do_lower_case") not in (None, self.kind == "SiglipTokenizer"):
+            raise refused(
+                self.source, "do_lower_case", self.config["do_lower_case"], f"not supported for {self.kind!r}"
+            )
+
+    def _obey_ends(self) -> None:
+        """Start and end tokens: those that the rules of tokenizer.json add; where it has none, as the flags say."""
+        flags = {n: self.config[f"add_{n}_token"] for n in ("bos", "eos") if f"add_{n}_token" in self.config}
+        tokens = {name: _token(self.config, f"{name}_token") for name in flags}
+        if self.json.get("post_processor") is not None:
+            added = self.library.encode("").tokens
+            for name, flag in flags.items():
+                if tokens[name] is not None and bool(flag) != (tokens[name] in added):
+                    raise refused(self.source, f"add_{name}_token", flag, f"{self.path.name} adds {added}")
+            return
+        wanted = {name: token for name, token in tokens.items() if token and flags[name]}
+        if not wanted:
+            return
+        part: dict[str, Any] = {n: {"SpecialToken": {"id": token, "type_id": 0}} for n, token in wanted.items()}
+        text = {"Sequence": {"id": "A", "type_id": 0}}
+        self.json["post_processor"] = {
+            "type": "TemplateProcessing",
+            "single": [p for p in (part.get("bos"), text, part.get("eos")) if p],
+            "pair": [text, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {
+                token: {"id": token, "ids": [self._id(f"{name}_token", token)], "tokens": [token]}
+                for name, token in wanted.items()
+            },
+        }
+
+    def _cleaning(self, kwargs: Mapping[str, Any]) -> str:
+        of_class = CLASSES.get(self.kind if self.layout == "transformers" else self.told, ("none",))[0]
+        if self.layout == "transformers":
+            if self.model.logit_bias and not self.kind:
+                raise refused(
+                    self.source, "tokenizer_class", None, "nothing says how texts are cleaned",
+                    "put tokenizer_config.json beside the weights",
+                )  # fmt: skip
+            return of_class
+        # open_clip's default where it names a tokenizer; else what its SigLIP models are trained with
+        usual = "canonicalize" if self.model.logit_bias and not self.text_cfg.get("hf_tokenizer_name") else "whitespace"
+        asked_for = kwargs.get("clean", usual)
+        if asked_for == "none":
+            return of_class
+        if (asked_for, of_class) not in BOTH:
+            raise refused(self.source, "tokenizer_class", self.kind, f"not after open_clip's clean={asked_for!r}")
+        return BOTH[asked_for, of_class]

@@ -1,0 +1,54 @@
+"""Training as the commands do it: `train.loop` and `train.family` with evaluation and ``init_from`` wired in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from clip_jax.config import RunConfig
+from clip_jax.evals.suite import make_evaluator
+from clip_jax.loading import start_from
+from clip_jax.train.family import train_family
+from clip_jax.train.loop import train
+
+
+def train_run(
+    config: RunConfig,
+    run_dir: str | Path,
+    *,
+    stop_after: int | None = None,
+    progress: bool = True,
+    profile: tuple[int, int] | None = None,
+) -> dict[str, Any]:
+    """Train one model as ``clip-jax train`` does: what ``evals`` asks for is measured, ``init_from`` is read.
+
+    Args:
+      config: the run.
+      run_dir: made if missing; the same call on it goes on from the last checkpoint, and a finished run is returned.
+      stop_after: end after so many steps with a checkpoint.
+      progress: show a progress line on stderr.
+      profile: trace the steps after the first number up to the second.
+
+    Returns:
+      The run's result, as in ``result.json``.
+
+    Raises:
+      UserError: as `train.loop.train`, and a source of ``init_from`` or a set of ``evals`` that cannot be used.
+    """
+    return train(
+        config,
+        run_dir,
+        make_evaluator,
+        start_from=start_from,
+        stop_after=stop_after,
+        progress=progress,
+        profile=profile,
+    )
+
+
+def train_runs(
+    configs: Sequence[RunConfig], run_dirs: Sequence[str | Path], *, progress: bool = True, form: str = "vmap"
+) -> list[dict[str, Any]]:
+    """Train runs of one shape in one program as ``clip-jax family`` does; see `train.family.train_family`."""
+    return train_family(configs, run_dirs, make_evaluator, start_from=start_from, progress=progress, form=form)

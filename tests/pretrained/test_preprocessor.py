@@ -1,0 +1,49 @@
+"""preprocessor_config.json of transformers, field by field."""
+
+import pytest
+
+from clip_jax.config import UserError
+from clip_jax.data.preprocess import Preprocess
+from clip_jax.pretrained.preprocessor import HALF, read_preprocessor, write_preprocessor
+
+CLIP = write_preprocessor(Preprocess(16))
+SIGLIP = write_preprocessor(Preprocess(16, "squash", mean=HALF, std=HALF))
+
+
+def read(values, siglip=False):
+    return read_preprocessor(values, 16, siglip, "preprocessor_config.json")
+
+
+def test_what_is_written_is_read():
+    for found in (Preprocess(16), Preprocess(16, "squash", "bilinear", HALF, HALF)):
+        assert read(write_preprocessor(found)) == found
+    assert read({}) == Preprocess(16)
+    assert read({}, siglip=True) == Preprocess(16, "squash", mean=HALF, std=HALF)
+    assert read({"image_processor_type": "SiglipImageProcessorFast"}) == read(SIGLIP)
+    old = {"feature_extractor_type": "CLIPFeatureExtractor", "size": 16, "crop_size": 16, "do_center_crop": True}
+    assert read(old) == Preprocess(16)
+    assert read(SIGLIP | {"crop_size": None, "do_pad": None, "do_center_crop": None}) == read(SIGLIP)
+
+
+@pytest.mark.parametrize(
+    ("base", "change"),
+    [(CLIP, {"size": {"shortest_edge": 20}}), (CLIP, {"size": {"longest_edge": 16}}), (CLIP, {"resample": 1}),
+     (CLIP, {"resample": 0}), (CLIP, {"do_normalize": False}), (CLIP, {"do_center_crop": False}),
+     (CLIP, {"do_resize": False}), (CLIP, {"do_rescale": False}), (CLIP, {"rescale_factor": 1 / 127.5}),
+     (CLIP, {"crop_size": {"height": 8, "width": 8}}), (CLIP, {"image_processor_type": "ViTImageProcessor"}),
+     (CLIP, {"do_pad": True}), (CLIP, {"do_convert_rgb": False}), (CLIP, {"sharpen": 2}),
+     (SIGLIP, {"size": {"height": 16, "width": 20}}), (SIGLIP, {"do_center_crop": True, "crop_size": 8}),
+     (CLIP, {"image_mean": 5}), (CLIP, {"image_mean": ["a"] * 3}), (CLIP, {"image_std": [1, 1]}),
+     (CLIP, {"image_std": [1, 1, 0]})],
+)  # fmt: skip
+def test_what_is_not_obeyed_is_refused_by_field(base, change):
+    with pytest.raises(UserError) as error:
+        read(base | change)
+    assert error.value.field in change
+
+
+@pytest.mark.parametrize("mean", [5, [1], [1e400] * 3, None])
+def test_open_clips_preprocessing_is_refused_by_field(mean):
+    with pytest.raises(UserError) as error:
+        Preprocess.from_config({"mean": mean}, 16, "open_clip_config.json")
+    assert error.value.field == "preprocess_cfg.mean"
