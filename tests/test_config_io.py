@@ -81,3 +81,26 @@ def test_fields_that_came_later_rename_no_run():
     later = ({}, {"weights": (1.0, 2.0)}, {"weights": (2.0, 1.0)}, {"val_paths": ("c",)}, {"decoder": "simplejpeg"})
     assert len({io.run_id(c.RunConfig(data=dataclasses.replace(pairs, **fields))) for fields in later}) == 5
     assert io.run_id(c.RunConfig(faults=c.FaultConfig(on_nan="rollback"))) != "14d70023c314"
+
+
+def with_model(**fields):
+    return c.RunConfig(model=c.ModelConfig(**fields))
+
+
+def test_defaults_that_became_auto_name_runs_as_before():
+    old = "14d70023c314"
+    assert io.run_id(with_model(remat_policy="auto", attention="auto")) == old
+    assert io.run_id(with_model(remat_policy="nothing")) == old  # as written by those that began before
+    assert io.run_id(with_model(remat=True)) == io.run_id(with_model(remat=True, remat_policy="nothing")) != old
+    half = {"compute_dtype": "bfloat16"}
+    names = [{}, {"attention": "xla"}, {"attention": "cudnn"}, {"remat": True, "remat_policy": "dense"}]
+    assert len({io.run_id(with_model(**half, **fields)) for fields in names}) == 4
+
+
+def test_a_begun_run_keeps_what_became_auto():
+    now, then = with_model(), with_model(remat_policy="nothing")
+    assert io.as_begun(now, then) == then
+    assert io.as_begun(now, now) == now
+    other = with_model(remat=True, remat_policy="dots")
+    assert io.as_begun(now, other) == now  # another run's, and found to be so
+    assert io.as_begun(other, then) == other

@@ -82,6 +82,16 @@ def test_a_config_of_before_a_field_came_is_the_same(tmp_path, tiny_run):
         r.Record(tmp_path, tiny_run)
 
 
+def test_a_run_begun_before_a_default_became_auto_goes_on_as_it_began(tmp_path, tiny_run):
+    values = to_dict(tiny_run)
+    values["model"]["remat_policy"] = "nothing"
+    del values["model"]["attention"]
+    r.write_json(tmp_path / "config.json", values)
+    record = r.Record(tmp_path, tiny_run)
+    assert record.run_id == run_id(tiny_run)
+    assert (tiny_run.model.remat_policy, record.config.model.remat_policy) == ("auto", "nothing")
+
+
 def test_attempts_wall_time_and_its_parts_add_up(tmp_path, tiny_run, begin):
     first = begin(tmp_path, tiny_run)
     first.started -= 100
