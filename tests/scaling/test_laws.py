@@ -211,6 +211,23 @@ def test_bounded_law_with_repetitions_is_the_one_without_at_the_effective_data()
     assert curve(law, values, often) == pytest.approx(curve(plain, values, same), rel=1e-12)
 
 
+@pytest.mark.parametrize("fixed", [{"top": 0.974}, {}])
+@pytest.mark.parametrize("scale", [0.01, 1.0])
+def test_bounded_law_is_a_sigmoid_with_a_floor_and_a_saturating_law_only_far_below_its_top(scale, fixed):
+    x = np.geomspace(1e10, 1e12, 10)
+    noise = 0.02 * np.random.default_rng(1).standard_normal(10)
+    y = scale * (0.1 + 0.8 * (x / 1e10) ** -0.3) * np.exp(noise)
+    bounded, sigmoid, saturating = (
+        fit_law(law_named(key), x, y, loss=Loss("squares"), fixed=held, profile=False).objective
+        for key, held in (("bounded", fixed), ("sigmoid", fixed), ("saturating", {}))
+    )
+    assert bounded <= sigmoid * (1 + 1e-6)
+    if scale < 1:  # E and a power of compute, each a hundredth of the top
+        assert bounded == pytest.approx(saturating, rel=0.02)
+    elif fixed:  # the table begins at 0.9: a top of 0.974 bends the curve, a power law does not bend
+        assert bounded > 2 * saturating
+
+
 def test_a_fixed_ratio_of_samples_to_size_gives_lines_of_one_slope():
     law, values = OverTraining(), PLANTED["overtraining"]
     slopes = []

@@ -80,7 +80,8 @@ class Chinchilla(Law):
 class BoundedChinchilla(Law):
     """error = E + (top - E)·h/(1 + h), h = a/N^alpha + b/D^beta: Chinchilla's form between a ceiling and a floor.
 
-    With h small it is Chinchilla's law (A = a·(top - E)); ``top`` is the error of guessing where that is known.
+    Where h is small in every row it is Chinchilla's law (A = a·(top - E)), else it is no limit of this one.
+    ``top`` is the error of guessing where that is known.
     """
 
     key, name = "bounded-chinchilla", "bounded Chinchilla"
