@@ -226,6 +226,8 @@ def compute_optimal_allocation(
     notes, reason = [], _not_identified(fit)
     if reason:
         notes.append(f"not identified: {reason}; every interval is open")
+    elif not fit.loss.symmetric:
+        notes.append("no interval is claimed of an asymmetric loss")
     elif fit.flat:
         notes.append(f"profile flat: {', '.join(fit.flat)}")
     if cost.residual_sd > 0.1:
@@ -233,7 +235,8 @@ def compute_optimal_allocation(
     if found.edge[0].any():
         notes.append("an optimum lies at the edge of the sizes searched: the law has none inside")
     tail = expanded_tail(fit.points, fit.free, level) if kind == "cases" else (1 - level) / 2
-    optima = tuple(_optimum(found, k, float(c), (level, tail), bool(reason)) for k, c in enumerate(budgets))
+    opened = bool(reason) or not fit.loss.symmetric
+    optima = tuple(_optimum(found, k, float(c), (level, tail), opened) for k, c in enumerate(budgets))
     return Allocation(law.key, optima, kind, len(ensemble.replicas), not reason, tuple(notes))
 
 
