@@ -90,8 +90,8 @@ def parameter_interval(fit: Fit, name: str, *, level: float = 0.95, noise: Noise
     """Return where a parameter may lie, in the table's units.
 
     Where an asymptote was held only because points are few, the interval is that of the law with the asymptote free.
-    Without a degree of freedom, and of an asymmetric loss (`Loss.under`), both sides are open. Raises UserError when the
-    parameter was fixed.
+    Without a degree of freedom, and of an asymmetric loss (`Loss.under`), both sides are open. Raises UserError when
+    the parameter was fixed.
     """
     i = fit.law.index(name)
     if not fit.free_mask[i]:

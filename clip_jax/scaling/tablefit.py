@@ -103,7 +103,8 @@ def _fit_laws(path: str | Path, table: pd.DataFrame, what: TableFit, out_dir: st
         lines.append(f"  95 % intervals: {spans.method}")
     lines += [f"  {spans.selection}"] if spans.selection else []
     if what.under < 1:
-        lines.append(f"  rows above the curve weigh {what.under:g}: no interval is claimed (see fit_under.py)")
+        reason = "how far the frontier lies below them is not in the data"
+        lines.append(f"  rows above the curve weigh {what.under:g}; no interval is claimed: {reason}")
     if what.weights:
         lines.append(
             f"  rows weigh by {what.weights}, relative to its mean; a new run is taken to have the mean weight"
