@@ -88,7 +88,7 @@ def _fit_laws(path: str | Path, table: pd.DataFrame, what: TableFit, out_dir: st
     intervals = {n: spans.parameter(n) for n, free in zip(law.names, fit.free_mask, strict=True) if free}
     forecasts = [(text, *spans.forecast(point)) for text, point in points.items()]
     averaged = average_forms(table, what) if points and law.columns == ("flops",) else Averaged(None)
-    optima = allocate(fit, rows, what, table, budgets)
+    optima = allocate(spans, rows, what, table, budgets)
     lines = [
         f"{path}: {len(rows)} rows",
         *(f"  {s}" for s in rows.treatment),
