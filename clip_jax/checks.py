@@ -53,3 +53,9 @@ def between(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         reason = f"must lie between {low} and {high}"
         raise ConfigError(f"{name}={value!r}: {reason}", field=name, value=value, reason=reason)
+
+
+def one_line(text: str, longest: int = 120) -> str:
+    """What stands in a file, fit for a message: line breaks and other control characters escaped, a long text cut."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: longest + 1])
+    return shown if len(shown) <= longest else f"{shown[:longest]}…"

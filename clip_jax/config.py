@@ -58,11 +58,14 @@ class DataConfig:
     """Where the pairs come from and what is done to them before the device."""
 
     source: str = "scenes"  # scenes | webdataset | folder | tfds
-    paths: tuple[str, ...] = ()  # shards, folders (webdataset: also URLs and brace ranges), prepared TFDS directories
+    paths: tuple[str, ...] = ()  # shards, folders (webdataset: URLs, brace ranges, * too), prepared TFDS directories
     weights: tuple[float, ...] = ()  # share of each path in every stretch of the run; empty: in proportion to size
     val_paths: tuple[str, ...] = ()  # where the held-out pairs are, if not in a split of ``paths``
     train_split: str = "train"
     val_split: str = "val"
+    val_fraction: float = 0.0  # of the training split, held out by the hash of its records in place of a split
+    filename_column: str = "filename"  # folder: the column of captions.csv that names the picture
+    caption_column: str = "caption"  # folder: the column that holds the text
     image_key: str = "image"  # tfds: the feature that holds the picture
     caption_key: str = "caption"  # tfds: the feature that holds the text
     unique_samples: int = 0  # train on the first N pairs only; 0 is all
@@ -95,12 +98,24 @@ class DataConfig:
         if self.keep_decoded and self.workers:
             raise ConfigError("data.keep_decoded: each of data.workers would hold all pictures; use data.threads alone")
         self._check_weights()
+        self._check_held_out()
+        if self.source != "folder" and (self.filename_column, self.caption_column) != ("filename", "caption"):
+            raise ConfigError(f"data.filename_column, data.caption_column: ignored with data.source={self.source!r}")
         if self.source != "scenes" and not self.paths:
             raise ConfigError(f"data.paths: data.source={self.source!r} needs at least one path")
         if self.source != "scenes" and self.scenes != ScenesConfig():
             raise ConfigError(f"data.scenes: would be ignored with data.source={self.source!r}")
         if self.source != "tfds" and (self.image_key, self.caption_key) != ("image", "caption"):
             raise ConfigError(f"data.image_key, data.caption_key: ignored with data.source={self.source!r}")
+
+    def _check_held_out(self) -> None:
+        between("data.val_fraction", self.val_fraction, 0.0, 0.9)
+        if not self.val_fraction:
+            return
+        if self.source == "scenes":
+            raise ConfigError("data.val_fraction: the scenes source renders pairs of its own to hold out; drop it")
+        if self.val_paths or self.val_split != "val":
+            raise ConfigError("data.val_paths, data.val_split: ignored with data.val_fraction")
 
     def _check_weights(self) -> None:
         if not self.weights:

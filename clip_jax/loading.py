@@ -12,9 +12,8 @@ import numpy as np
 from flax import nnx
 
 from clip_jax.config import ModelConfig, RunConfig, UserError
-from clip_jax.config_io import load
 from clip_jax.data.preprocess import Preprocess
-from clip_jax.data.tokenizers import Tokenizer, load_tokenizer, with_context
+from clip_jax.data.tokenizers import Tokenizer, with_context
 from clip_jax.evals.encode import Encoder
 from clip_jax.evals.zero_shot import class_embeddings
 from clip_jax.models.clip import CLIP, build
@@ -26,7 +25,9 @@ from clip_jax.pretrained.load import Weights, load_weights, save_weights
 from clip_jax.pretrained.mapping import flatten, nest, path_name
 from clip_jax.pretrained.names import Fetch, hub_fetch
 from clip_jax.train.checkpoint import load_params
+from clip_jax.train.inputs import read_tokenizer
 from clip_jax.train.loop import Start
+from clip_jax.train.record import read_config
 
 
 class LoadedModel:
@@ -124,11 +125,13 @@ def read(name: str, *, fetch: Fetch = hub_fetch) -> Weights:
     """Weights of a run of ours at its last checkpoint, of a path, or of a published name. Raises UserError."""
     if not is_run(name):
         return load_weights(name, fetch=fetch)
-    config = load(RunConfig, place(name) / "config.json").model
+    run = read_config(place(name))
+    assert run is not None
+    config = dataclasses.replace(run.model, attention="auto")  # of whatever device reads it
     built = build(config, make_mesh(RunConfig().mesh))
     _, params = load_params(name, built)
     arrays = nest({k: np.asarray(v) for k, v in flatten(params).items()})
-    tokenizer = load_tokenizer(place(name) / "tokenizer.json")
+    tokenizer = read_tokenizer(place(name), config)
     return Weights(name, config, arrays, Preprocess(config.image.image_size), tokenizer)
 
 

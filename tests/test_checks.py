@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 
-from clip_jax.checks import ConfigError, UserError, at_least, between, one_of
+from clip_jax.checks import ConfigError, UserError, at_least, between, one_line, one_of
 
 
 @pytest.mark.parametrize("kind", [UserError, ConfigError])
@@ -44,3 +44,8 @@ def test_checks_out_of_range_name_field_and_value(check, value):
         check()
     assert (caught.value.field, caught.value.value) == ("a.b", value)
     assert caught.value.reason.startswith("must ")
+
+
+def test_one_line_escapes_and_cuts():
+    assert one_line("a\nb\0c\u2028é") == "a\\nb\\x00c\\u2028é"
+    assert one_line("x" * 500, 9) == "x" * 9 + "…"

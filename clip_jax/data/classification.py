@@ -64,7 +64,7 @@ def load_classification_set(path: str | Path, image_size: int, limit: int, split
         except BrokenRecord as error:
             message = str(error)
             raise UserError(message if str(path) in message else f"{shards.name(i)}: {message}") from None
-        if not text.strip().isdigit() or int(text) >= len(names):
+        if not (text.isascii() and text.strip().isdigit() and len(text) < 16) or int(text) >= len(names):
             raise UserError(f"{shards.name(i)}: label {text.strip()!r} must be 0 to {len(names) - 1}")
         labels[row] = int(text)
     return ClassificationSet(path.name, images, labels, names, templates)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import zlib
 from pathlib import Path
@@ -15,10 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from clip_jax.config import UserError
 from clip_jax.data import tar_index
 from clip_jax.data.sources import BrokenRecord, Record, Source
 
-FORMAT = 1
+FORMAT = 2
+CAPTIONS = ("captions.txt", "ends.npy", "captions.sha256")  # all captions, where each record's end, and the check sum
 ABREAST = 4096  # records whose captions are read at once
 FIXED = ("none", "flip")  # of ``data.augment``: one size for every picture
 
@@ -38,7 +41,7 @@ class Decoded:
         self.folder = tar_index.cache_folder().parent / "decoded" / name
         self.shape = (len(source), size, size, 3)
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not (self.folder / "ends.npy").exists():
+        if self._read_captions() is None:
             self._write_captions(source)
         for path, count in ((self._pictures, int(np.prod(self.shape))), (self._sums, 4 * len(source))):
             self._make(path, count)
@@ -69,19 +72,31 @@ class Decoded:
             rows = list(range(begin, min(begin + ABREAST, len(source))))
             for found in source.many_captions(rows):
                 texts.append(b"" if isinstance(found, BrokenRecord) else "\n".join(found).encode())
-        ends = np.cumsum([len(t) for t in texts], dtype=np.int64)
-        for name, write in (
-            ("captions.txt", lambda file: file.write(b"".join(texts))),
-            ("ends.npy", lambda file: np.save(file, ends)),  # last: it says that the others are whole
-        ):
-            if not tar_index.keep(self.folder / name, write):
+        ends = io.BytesIO()
+        np.save(ends, np.cumsum([len(t) for t in texts], dtype=np.int64))
+        parts = (b"".join(texts), ends.getvalue())
+        sha = hashlib.sha256(b"".join(parts)).hexdigest().encode()
+        for name, data in zip(CAPTIONS, (*parts, sha), strict=True):  # the check sum last: it says that they are whole
+            if not tar_index.keep(self.folder / name, lambda file, data=data: file.write(data)):  # type: ignore[misc]
                 raise OSError(f"{self.folder / name}: cannot be written")
+
+    def _read_captions(self) -> tuple[bytes, np.ndarray] | None:
+        """All captions, and where those of each record end; None when a file is missing or damaged."""
+        try:
+            texts, ends, sha = ((self.folder / name).read_bytes() for name in CAPTIONS)
+        except OSError:
+            return None
+        if hashlib.sha256(texts + ends).hexdigest().encode() != sha:
+            return None
+        return texts, np.load(io.BytesIO(ends), allow_pickle=False)
 
     def _open(self) -> None:
         self.pictures = np.memmap(self._pictures, np.uint8, "r+", shape=self.shape)
         self.sums = np.memmap(self._sums, np.uint32, "r+", shape=self.shape[:1])
-        self.ends = np.load(self.folder / "ends.npy", mmap_mode="r", allow_pickle=False)
-        self.texts = (self.folder / "captions.txt").read_bytes()
+        found = self._read_captions()
+        if found is None:
+            raise UserError(f"{self.folder}: its captions were damaged while in use; run the same command again")
+        self.texts, self.ends = found
 
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder, "shape": self.shape}

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from clip_jax.config import UserError
+from clip_jax.data import remote
+from clip_jax.data.remote import is_hidden
 from clip_jax.data.shards import shards_of
 from clip_jax.data.sources import BrokenRecord
 from clip_jax.data.webdataset import Shards
@@ -87,7 +89,7 @@ def open_labelled(path: str | Path) -> LabelledSet:
     for template in templates:
         if "{c}" not in template:
             raise UserError(f"{path}/zeroshot_classification_templates.txt: {template!r} has no {{c}}")
-    tars = sorted({p.parent.name for p in path.glob("*/*.tar")})
+    tars = sorted({p.split("/")[-2] for p in remote.glob(str(path), "*/*.tar")})
     if tars:
         return LabelledSet(path, tuple(tars), names, templates, lambda s: _webdataset(path, s, names))
     idx = {s: files for s in IDX_STEMS if (files := _idx_files(path, s))}
@@ -97,7 +99,7 @@ def open_labelled(path: str | Path) -> LabelledSet:
     if (path / "dataset_info.json").is_file():
         return _tfds(path, names, templates)
     folders = {s: path / s for s in ("train", "val", "test") if (path / s).is_dir()} or {"test": path}
-    classes = sorted({c.name for f in folders.values() for c in f.iterdir() if c.is_dir() and _pictures(c)})
+    classes = sorted({c.name for f in folders.values() for c in f.iterdir() if _is_class(c)})
     if len(classes) < 2:
         raise UserError(f"{path}: holds neither .tar shards, idx files, a prepared TFDS set nor folders of classes")
     if names and len(names) != len(classes):
@@ -129,8 +131,8 @@ def _number(shards: Shards, i: int) -> int:
         text = shards.member(i, "cls").strip()
     except BrokenRecord as error:
         raise UserError(str(error)) from None
-    if not text.isdigit():
-        raise UserError(f"{shards.name(i)}: label {text!r} is no number")
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise UserError(f"{shards.name(i)}: label {text[:20]!r} is no number")
     return int(text)
 
 
@@ -141,15 +143,19 @@ def _vector(shards: Shards, i: int, classes: int) -> np.ndarray:
         raise UserError(f"{name}: has no .npy")
     try:
         values = np.load(io.BytesIO(found["npy"]), allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, MemoryError, OverflowError) as error:
         raise UserError(f"{name}: its .npy is no array ({type(error).__name__})") from None
     if values.ndim != 1 or (classes and len(values) != classes) or not np.isin(values, (0, 1)).all():
         raise UserError(f"{name}: its .npy must hold {classes or 'as many'} zeros and ones, one a class")
     return values.astype(bool)
 
 
+def _is_class(folder: Path) -> bool:
+    return folder.is_dir() and not is_hidden(folder.name) and bool(_pictures(folder))
+
+
 def _pictures(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES)
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES and not is_hidden(p.name))
 
 
 def _class_folders(folder: Path, classes: list[str]) -> Split:

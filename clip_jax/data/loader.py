@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -279,6 +280,10 @@ def _held_out(config: RunConfig, source: Source, count: int) -> list[tuple[np.nd
                 found.append((decode(record.image, size), record.captions))
             except BrokenRecord as error:
                 broken.add({i: str(error)})
+    if broken.reasons:
+        first = next(iter(broken.reasons.values()))
+        told = f"clip-jax: {len(broken.reasons)} broken records are passed over in what is measured; the first: {first}"
+        print(told, file=sys.stderr, flush=True)
     return found
 
 

@@ -76,13 +76,26 @@ def stat(file: str) -> Stat:
     return Stat(found.st_size, f"{found.st_mtime_ns} {found.st_ino}")
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a path is none of a data set's own: ``.ipynb_checkpoints/0.jpg``, ``._0.jpg``, ``__MACOSX/0.jpg``.
+
+    Args:
+      name: relative to the set's folder or archive; ``./0.jpg`` is its own.
+    """
+    return any(part == "__MACOSX" or (part.startswith(".") and part not in (".", "..")) for part in name.split("/"))
+
+
 def glob(folder: str, pattern: str) -> list[str]:
-    """Files that match under a folder, as whole paths or URLs, in no order; none when there is no such folder."""
-    if not is_url(folder):
-        return [str(p) for p in local_path(folder).glob(pattern)]
-    store, path = _store(folder)
-    found = _retried(folder, lambda: store.glob(f"{path.rstrip('/')}/{pattern}"))
-    return [store.unstrip_protocol(p) for p in found]
+    """Files that match under a folder, as whole paths or URLs, in no order and without hidden ones (`is_hidden`); none
+    when there is no such folder."""
+    if is_url(folder):
+        store, path = _store(folder)
+        found = _retried(folder, lambda: store.glob(f"{path.rstrip('/')}/{pattern}"))
+        paths = [store.unstrip_protocol(p) for p in found]
+    else:
+        paths = [str(p) for p in local_path(folder).glob(pattern)]
+    below = pattern.count("/") + 1  # parts of a path that lie in the folder
+    return [p for p in paths if not is_hidden("/".join(p.split("/")[-below:]))]
 
 
 def _read_local(wanted: Range) -> bytes:

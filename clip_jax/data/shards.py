@@ -1,4 +1,4 @@
-"""Which shards a path names: a file, a folder of splits, or a brace range of either."""
+"""Which shards a path names: a file, a folder with splits or without, or a pattern of either."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from clip_jax.config import ConfigError, UserError
 from clip_jax.data import remote
@@ -67,36 +68,55 @@ def _range(text: str, whole: str) -> Iterator[str]:
 
 
 def shards_of(path: str | Path, split: str) -> list[str]:
-    """The tar files that a path or URL names: itself, when its name ends in ``.tar`` or it is a file; else those of
-    PATH/SPLIT/, shorter names first. Braces multiply the path.
+    """The tar files that a path or URL names, shorter names first: itself, when its name ends in ``.tar`` or it is a
+    file; else those of PATH/SPLIT/, or of PATH itself where it has no splits. Braces multiply a path, ``*`` matches.
 
     Raises UserError when a path names none; ConfigError on a wrong brace.
     """
     return [shard for one in _places(str(path)) for shard in _shards(one, split)]
 
 
-def names_files(path: str) -> bool:
-    """Whether a path of ``data.paths`` names shards themselves, which belong to no split."""
-    return any(_is_file(one) for one in _places(path))
+def holds_shards(path: str | Path) -> bool:
+    """Whether a path here is a shard, or a folder with some in it or in its splits."""
+    here = remote.local_path(str(path))
+    return here.is_file() or any(remote.glob(str(path), pattern) for pattern in ("*/*.tar", "*.tar"))
 
 
 def _places(path: str) -> list[str]:
-    here = not remote.is_url(path) and remote.local_path(path).exists()
-    return [path] if here else expand_braces(path)
+    if _is_here(path):
+        return [path]
+    return [place for one in expand_braces(path) for place in (_matching(one) if "*" in one else [one])]
 
 
-def _is_file(path: str) -> bool:
-    return path.endswith(".tar") or (not remote.is_url(path) and remote.local_path(path).is_file())
+def _matching(pattern: str) -> list[str]:
+    folder, slash, _ = pattern[: pattern.index("*")].rpartition("/")
+    found = _sorted(remote.glob(folder or slash or ".", pattern[len(folder + slash) :]))
+    return found or _none(pattern, "no file matches")
+
+
+def _is_here(path: str) -> bool:
+    return not remote.is_url(path) and remote.local_path(path).exists()
 
 
 def _shards(path: str, split: str) -> list[str]:
-    if _is_file(path):
+    if path.endswith(".tar") or (_is_here(path) and remote.local_path(path).is_file()):
         return [path]
-    if not remote.is_url(path) and not remote.local_path(path).exists():
+    if not remote.is_url(path) and not _is_here(path):
         raise UserError(f"{path}: no such file or folder (data.paths)")
-    folder = f"{path.rstrip('/')}/{split}"
-    shards = sorted(remote.glob(folder, "*.tar"), key=lambda p: (len(p), p))
-    if not shards:
-        there = sorted({p.split("/")[-2] for p in remote.glob(path, "*/*.tar")}) or ["none"]
-        raise UserError(f"{folder}: no .tar shards there; splits found: {', '.join(there)}")
-    return shards
+    whole = path.rstrip("/")
+    if shards := _sorted(remote.glob(f"{whole}/{split}", "*.tar")):
+        return shards
+    splits = sorted({p.split("/")[-2] for p in remote.glob(path, "*/*.tar")})
+    flat = _sorted(remote.glob(whole, "*.tar"))
+    if flat and not splits:
+        return flat
+    hint = f"; {len(flat)} shards lie in the folder itself: {whole}/*.tar names them" if flat else ""
+    return _none(f"{whole}/{split}", f"no .tar shards there; splits found: {', '.join(splits) or 'none'}{hint}")
+
+
+def _sorted(paths: list[str]) -> list[str]:
+    return sorted(paths, key=lambda p: (len(p), p))
+
+
+def _none(path: str, reason: str) -> NoReturn:
+    raise UserError(f"{path}: {reason}", field="data.paths", value=path, reason=reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,9 @@ from clip_jax.config import ConfigError, DataConfig, UserError
 T = TypeVar("T")
 
 
-class BrokenRecord(ValueError):
-    """One record that cannot be read; the loader counts it and passes over it, up to a limit."""
+class BrokenRecord(UserError):
+    """One record that cannot be read; the loader counts it and passes over it, up to a limit. Elsewhere it ends the
+    command in one line, as any mistake of the user's."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,25 @@ class Source:
     def identity(self) -> str | None:
         """A text that changes with any of the records; None where that is not known."""
         return None
+
+    @property
+    def digest(self) -> str | None:
+        """Names and sizes of what it holds, hashed: the same wherever a copy lies. None where that is not known."""
+        return None
+
+    @property
+    def files(self) -> frozenset[str]:
+        """What its records are read from, by whole paths: two sources that share one share records."""
+        return frozenset()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of how it was read, a line each."""
+        return ()
+
+    def hashes(self) -> np.ndarray:
+        """uint64 [N], evenly scattered: by it `part_of` tells which records are held out."""
+        return scattered(len(self), "")
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -76,6 +97,16 @@ def _tried(get: Callable[[int], T], i: int) -> T | BrokenRecord:
         return error
 
 
+def scattered(count: int, name: str) -> np.ndarray:
+    """uint64 [count]: the numbers from 0 on with a name, hashed (splitmix64; Steele et al., 2014)."""
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+    with np.errstate(over="ignore"):
+        z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
 class Joined(Source):
     """Several sources one after the other."""
 
@@ -90,6 +121,19 @@ class Joined(Source):
     def identity(self) -> str | None:
         found = [part.identity for part in self.parts]
         return None if None in found else " | ".join(map(str, found))
+
+    @property
+    def digest(self) -> str | None:
+        found = [part.digest for part in self.parts]
+        return None if None in found else hashlib.sha256(" ".join(map(str, found)).encode()).hexdigest()[:32]
+
+    @property
+    def files(self) -> frozenset[str]:
+        return frozenset[str]().union(*(part.files for part in self.parts))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return tuple(note for part in self.parts for note in part.notes)
 
     def _begin(self, part: int) -> int:
         return int(self.ends[part - 1]) if part else 0
@@ -116,27 +160,51 @@ class Joined(Source):
         return [found[n] for n in range(len(rows))]
 
 
-class First(Source):
-    """The first ``count`` records of a source."""
+class Chosen(Source):
+    """Some records of a source: ``rows``, int64 [N]."""
 
-    def __init__(self, source: Source, count: int) -> None:
-        self.source, self.count = source, count
+    def __init__(self, source: Source, rows: np.ndarray) -> None:
+        self.source, self.rows = source, rows
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.rows)
+
+    @property
+    def identity(self) -> str | None:
+        whole = self.source.identity
+        return None if whole is None else f"{whole} {hashlib.sha256(self.rows.tobytes()).hexdigest()}"
+
+    @property
+    def digest(self) -> str | None:
+        return self.source.digest
+
+    @property
+    def files(self) -> frozenset[str]:
+        return self.source.files
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.source.notes
 
     def name(self, i: int) -> str:
-        return self.source.name(i)
+        return self.source.name(int(self.rows[i]))
 
     def many(self, rows: list[int]) -> list[Record | BrokenRecord]:
-        return self.source.many(rows)
+        return self.source.many(self.rows[rows].tolist())
 
     def many_captions(self, rows: list[int]) -> list[tuple[str, ...] | BrokenRecord]:
-        return self.source.many_captions(rows)
+        return self.source.many_captions(self.rows[rows].tolist())
+
+
+def part_of(source: Source, fraction: float, *, held_out: bool) -> Chosen:
+    """The records whose hash lies in the first ``fraction`` of all values, or, to train on, the others."""
+    mine = source.hashes() < np.uint64(int(fraction * 2**64))
+    return Chosen(source, np.flatnonzero(mine if held_out else ~mine))
 
 
 def open_source(config: DataConfig, split: str, image_size: int) -> Source:
-    """The records of ``split`` (train | val), all ``data.paths`` joined; held-out ones of ``data.val_paths``, if given.
+    """The records of ``split`` (train | val), all ``data.paths`` joined; held-out ones of ``data.val_paths``, if given,
+    or that part of the training split that ``data.val_fraction`` says.
 
     Raises UserError naming the file or field when something is missing or malformed.
     """
@@ -144,32 +212,61 @@ def open_source(config: DataConfig, split: str, image_size: int) -> Source:
         from clip_jax.data.scenes import ScenesSource
 
         return ScenesSource(config.scenes, split, image_size)
-    name = config.train_split if split == "train" else config.val_split
-    paths = config.val_paths if split == "val" and config.val_paths else config.paths
-    if split == "val" and not config.val_paths and config.source == "webdataset":
-        _refuse_training_shards(config.paths)
+    held_out, fraction = split == "val", config.val_fraction
+    name = config.val_split if held_out and not fraction else config.train_split
+    paths = config.val_paths if held_out and config.val_paths else config.paths
     parts = [_open_path(config, p, name) for p in paths]
+    if fraction:
+        parts = [part_of(part, fraction, held_out=held_out) for part in parts]
     for path, part in zip(paths, parts, strict=True):
         if config.weights and len(part) == 0:
             raise UserError(f"{path}: split {name!r} has no records, so it can have no share (data.weights)")
     source: Source = parts[0] if len(parts) == 1 else Joined(parts)
     if len(source) == 0:
-        raise UserError(f"{', '.join(paths)}: split {name!r} has no records")
-    if split == "train" and config.unique_samples:
+        left = f" (data.val_fraction={fraction})" if fraction else ""
+        raise UserError(f"{', '.join(paths)}: split {name!r} has no records{left}")
+    if not held_out and config.unique_samples:
         if config.unique_samples > len(source):
             raise ConfigError(
                 f"data.unique_samples={config.unique_samples}: the training split has only {len(source)} records"
             )
-        source = First(source, config.unique_samples)
+        source = Chosen(source, np.arange(config.unique_samples))
     return source
 
 
-def _refuse_training_shards(paths: tuple[str, ...]) -> None:
-    from clip_jax.data.shards import names_files
+def open_splits(config: DataConfig, image_size: int, *, may_share: bool = False) -> tuple[Source, Source]:
+    """The training and the held-out records.
 
-    for path in paths:
-        if names_files(path):
-            raise UserError(f"{path}: names shards, which have no held-out split; name others in data.val_paths")
+    Args:
+      config: where they are.
+      image_size: pixels a side of what the scenes source renders.
+      may_share: let both be read from one file, as a run does that began when that was not refused.
+
+    Raises:
+      UserError: as `open_source`; or the held-out records are training records too.
+    """
+    train, held_out = (open_source(config, split, image_size) for split in ("train", "val"))
+    shared = train.files & held_out.files
+    if shared and not may_share and not config.val_fraction:
+        field, reason = "data.val_paths", "training reads it too, so nothing would be held out"
+        hint = "name others in data.val_paths, or hold a part out with data.val_fraction=0.05"
+        first = min(shared)
+        raise UserError(f"{first}: {reason}; {hint}", field=field, value=first, reason=reason, hint=hint)
+    return train, held_out
+
+
+def notes_of(config: DataConfig, train: Source, held_out: Source) -> list[str]:
+    """What a user should know of the data at the start of a run, a line each."""
+    lines = list(dict.fromkeys((*train.notes, *held_out.notes)))
+    if config.val_fraction:
+        both = len(train) + len(held_out) if not config.unique_samples else None
+        of = f" of {both:,}" if both else ""
+        lines.append(
+            f"{len(held_out):,}{of} records are held out by their hash (data.val_fraction={config.val_fraction})"
+        )
+    elif train.files & held_out.files:
+        lines.append("held-out records are training records too, as when this run began; data.val_fraction is newer")
+    return lines
 
 
 def _open_path(config: DataConfig, path: str, split: str) -> Source:
@@ -182,7 +279,7 @@ def _open_path(config: DataConfig, path: str, split: str) -> Source:
     if config.source == "folder":
         from clip_jax.data.folder import CaptionedFolder
 
-        return CaptionedFolder(Path(path), split)
+        return CaptionedFolder(Path(path), split, (config.filename_column, config.caption_column))
     from clip_jax.data.tfds import TfdsSource
 
     return TfdsSource(Path(path), split, config.image_key, config.caption_key)

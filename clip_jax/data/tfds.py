@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,15 @@ class TfdsSource(Source):
         self.data: Any = builder.as_data_source(split=split, decoders=decoders)
         self.path, self.split = path, split
         self.image_key, self.caption_key = image_key, caption_key
+        self._told = f"{builder.info.full_name} {split} {builder.info.splits[split].shard_lengths}"
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self._told.encode()).hexdigest()[:32]
+
+    @property
+    def files(self) -> frozenset[str]:
+        return frozenset({f"{self.path.resolve()}:{self.split}"})
 
     def __len__(self) -> int:
         return len(self.data)
@@ -58,7 +68,10 @@ class TfdsSource(Source):
         row = self.data[i]
         value = row[self.caption_key]
         values = value if isinstance(value, (list, tuple, np.ndarray)) else [value]
-        texts = tuple(v.decode() if isinstance(v, bytes) else str(v) for v in values)
+        try:
+            texts = tuple(v.decode() if isinstance(v, bytes) else str(v) for v in values)
+        except UnicodeDecodeError:
+            raise BrokenRecord(f"{self.name(i)}: its caption is not UTF-8 text") from None
         texts = tuple(t.strip() for t in texts if t.strip())
         if not texts:
             raise BrokenRecord(f"{self.name(i)}: has no caption")

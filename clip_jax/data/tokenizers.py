@@ -16,6 +16,7 @@ from clip_jax.places import read_text, write_text
 PAD = 0
 FORMAT = "clip_jax byte-level BPE 1"
 CACHE = 100_000  # words
+LEARNED = 4096  # characters of a caption that a vocabulary is learned from: a word costs the square of its length
 
 
 class Tokenizer(Protocol):
@@ -101,7 +102,7 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, context_length: in
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    library.train_from_iterator((clean(c) for c in captions), trainer)
+    library.train_from_iterator((clean(c[:LEARNED]) for c in captions), trainer)
     return BytePairTokenizer(library.to_str(), vocab_size, context_length)
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tarfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from clip_jax.checks import one_line
 from clip_jax.data import remote, tar_index
 from clip_jax.data.shards import shards_of
-from clip_jax.data.sources import BrokenRecord, Record, Source
+from clip_jax.data.sources import BrokenRecord, Record, Source, scattered
 from clip_jax.data.tar_index import BLOCK, IMAGES, MEMBERS
+from clip_jax.places import is_url
 
 GAP = 16 * 1024  # bytes between two members of a sample that cost less to read than to ask twice
 SCANS = 16  # shards looked at abreast
@@ -29,8 +33,12 @@ class Shards:
     def __init__(self, shards: list[str]) -> None:
         self.shards = shards
         with ThreadPoolExecutor(SCANS) as pool:
-            parts = list(pool.map(tar_index.load_index, shards))
+            found = list(pool.map(tar_index.load_index, shards))
+        parts = [index.places for index in found]
         self.ends = np.cumsum([p.shape[1] for p in parts], dtype=np.int64)
+        names = "".join(f"{s.rpartition('/')[2]} {index.digest}\n" for s, index in zip(shards, found, strict=True))
+        self.digest = hashlib.sha256(names.encode()).hexdigest()[:32]
+        self.notes = tuple(_notes(shards, [index.passed for index in found]))
         used = [any(p[2 * m].any() for p in parts) for m in range(len(MEMBERS))]
         self.members = tuple(m for m, there in zip(MEMBERS, used, strict=True) if there)
         # offset and size of each member that occurs: uint32 [2 · members, N]
@@ -76,8 +84,8 @@ class Shards:
             return f"{shard}[{i}]"
         start = min(places)[0]
         header = remote.read([remote.Range(shard, start - BLOCK, start)])[0]
-        folder, _, name = tarfile.TarInfo.frombuf(header, "utf-8", "replace").name.rpartition("/")
-        return f"{shard}:{folder}/{name.partition('.')[0]}" if folder else f"{shard}:{name.partition('.')[0]}"
+        name = tarfile.TarInfo.frombuf(header, "utf-8", "replace").name
+        return f"{shard}:{one_line(tar_index.split_name(name)[0])}"
 
     def read(self, rows: list[int], members: tuple[str, ...]) -> list[dict[str, bytes]]:
         """The bytes of those of ``members`` that each sample has, the near ones in one piece.
@@ -128,8 +136,16 @@ class Shards:
             raise BrokenRecord(f"{self.name(i)}: .{extension} is not UTF-8 text") from None
 
 
+def _notes(shards: list[str], passed: list[dict[str, tuple[int, str]]]) -> Iterator[str]:
+    for kind, said in tar_index.SAID.items():
+        there = [(shard, told[kind]) for shard, told in zip(shards, passed, strict=True) if kind in told]
+        if there:
+            shard, (_, name) = there[0]
+            yield f"{sum(count for _, (count, _) in there):,} {said} ({shard}: {name})"
+
+
 class WebDataset(Source):
-    """Pairs KEY.jpg (or png, webp) + KEY.txt, one caption a line."""
+    """Pairs KEY.jpg (or png, webp) + KEY.txt, one caption a line; a line ends at ``\\n`` alone."""
 
     def __init__(self, path: str | Path, split: str) -> None:
         self.shards = Shards(shards_of(path, split))
@@ -141,12 +157,32 @@ class WebDataset(Source):
     def identity(self) -> str:
         return " ".join(f"{shard} {remote.stat(shard)}" for shard in self.shards.shards)
 
+    @property
+    def digest(self) -> str:
+        return self.shards.digest
+
+    @property
+    def files(self) -> frozenset[str]:
+        return frozenset(s if is_url(s) else os.path.realpath(remote.local_path(s)) for s in self.shards.shards)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.shards.notes
+
+    def hashes(self) -> np.ndarray:
+        """By the shard's name and the place in it: shards that come later change no record's."""
+        ends = self.shards.ends.tolist()
+        return np.concatenate([
+            scattered(end - begin, shard.rpartition("/")[2])
+            for shard, begin, end in zip(self.shards.shards, [0, *ends], ends, strict=False)
+        ])  # fmt: skip
+
     def name(self, i: int) -> str:
         return self.shards.name(i)
 
     def _captions(self, i: int, found: dict[str, bytes]) -> tuple[str, ...]:
         text = self.shards.text_of(i, "txt", found)
-        lines = tuple(line.strip() for line in text.splitlines() if line.strip())
+        lines = tuple(line.strip() for line in text.split("\n") if line.strip())
         if not lines:
             raise BrokenRecord(f"{self.name(i)}: its .txt is empty")
         return lines

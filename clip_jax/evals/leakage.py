@@ -11,7 +11,7 @@ import numpy as np
 from clip_jax.config import UserError
 from clip_jax.data.labelled import open_labelled
 from clip_jax.data.overlap import find_overlap, perceptual_hash
-from clip_jax.data.shards import shards_of
+from clip_jax.data.shards import holds_shards, shards_of
 from clip_jax.data.sources import BrokenRecord
 from clip_jax.data.webdataset import Shards
 from clip_jax.evals import metrics, transfer
@@ -23,7 +23,7 @@ def _pictures(path: Path, split: str) -> tuple[int, Callable[[int], Any], Callab
     """Pictures with captions, labels or neither: how many, and the picture and name of each."""
     if not path.exists():
         raise UserError(f"{path}: no such folder")
-    if path.is_file() or list(path.glob("*/*.tar")):
+    if holds_shards(path):
         shards = Shards(shards_of(path, split))
         return len(shards), shards.image, shards.name
     found = open_labelled(path).split(split)

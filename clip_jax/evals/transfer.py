@@ -17,6 +17,7 @@ import numpy as np
 from clip_jax.config import UserError
 from clip_jax.data.labelled import LabelledSet, Split, open_labelled
 from clip_jax.data.preprocess import Preprocess
+from clip_jax.data.tar_index import kept
 from clip_jax.data.webdataset import WebDataset
 from clip_jax.evals import metrics, prompts
 from clip_jax.evals.few_shot import SHOTS, few_shot
@@ -99,6 +100,12 @@ def read_suite(name: str, data: str | None) -> list[Entry]:
                 raise UserError(f"{path}: set {entry.name!r}: only: {task!r} must be among {', '.join(every)}")
         if entry.metric and entry.metric not in prompts.METRICS:
             raise UserError(f"{path}: set {entry.name!r}: metric={entry.metric!r}: {', '.join(prompts.METRICS)}")
+        if entry.val_split and entry.val_split in (entry.train_split, entry.test_split):
+            reason = "the probe's λ would be chosen on the pictures that it is trained or measured on"
+            raise UserError(
+                f"{path}: set {entry.name!r}: val_split={entry.val_split}: {reason}", field="val_split",
+                value=entry.val_split, reason=reason,
+            )  # fmt: skip
     if len({e.name for e in entries}) < len(entries):
         raise UserError(f"{path}: two sets share a name")
     return entries
@@ -130,9 +137,8 @@ class Bench:
 
     def _cached(self, key: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         path = self.out / "features" / f"{key}.npz"
-        if path.is_file():
-            with np.load(path, allow_pickle=False) as file:
-                return dict(file)
+        if (there := kept(path)) is not None:
+            return there
         values = make()
         partial = path.with_name(f".{key}.partial.npz")
         np.savez(partial, **values)  # type: ignore[arg-type]
@@ -217,8 +223,9 @@ class Bench:
     def _retrieval(self, entry: Entry) -> list[tuple[str, dict[str, Any]]]:
         pairs = WebDataset(Path(entry.path), entry.test_split)
         rows = self._rows(len(pairs))
-        owners = [i for i, r in enumerate(rows.tolist()) for _ in pairs.captions(r)]
-        texts = [c for r in rows.tolist() for c in pairs.captions(r)]
+        captions = [pairs.captions(r) for r in rows.tolist()]
+        owners = [i for i, found in enumerate(captions) for _ in found]
+        texts = [c for found in captions for c in found]
         split = Split(np.zeros(len(pairs), np.int32), pairs.shards.image, pairs.shards.name)
         images = self.features(entry.path, entry.test_split, lambda: split)["embeddings"]
         found: dict[str, Any] = {}
@@ -302,5 +309,8 @@ def _plan(entries: list[Entry], tasks: tuple[str, ...], echo: Callable[[str], No
                 continue
             if task in TASKS[1:4] and entry.train_split not in splits:
                 echo(f"{entry.name}: no {entry.train_split} split, so no {task}")
+                continue
+            if task in TASKS[1:4] and entry.train_split == entry.test_split:
+                echo(f"{entry.name}: training and test split are both {entry.test_split}, so no {task}")
                 continue
             yield entry, task

@@ -10,22 +10,20 @@ import json
 import lzma
 import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from clip_jax.checks import UserError
+from clip_jax.delimited import decode, records, separator_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 PARQUET, JSON, JSON_LINES = (".parquet", ".pq"), (".json",), (".jsonl", ".ndjson")
 SUFFIXES = (".csv", ".tsv", ".txt", *PARQUET, *JSON, *JSON_LINES)
 COMPRESSED: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # how a spreadsheet's "Unicode text" begins
 LONGEST = 308  # digits of a whole number that float64 holds
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?")
 WHOLE = re.compile(r"[+-]?\d+(?:[eE][+-]?\d+)?")
@@ -59,7 +57,7 @@ def read_file(path: Path) -> pd.DataFrame:
         opened = COMPRESSED.get(path.suffix.lower(), open)
         with opened(path, "rb") as file:
             raw = file.read()
-        text = raw.decode("utf-16" if raw[:2] in UTF_16 else "utf-8-sig")
+        text = decode(path, raw)
         df = _from_json(path, text, lines=kind in JSON_LINES) if kind in JSON + JSON_LINES else _from_csv(path, text)
     except UserError:
         raise
@@ -76,19 +74,14 @@ def _suffix(path: Path) -> str:
     return suffixes[-1] if suffixes else ""
 
 
-def _records(text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Split CSV text into (line number, fields), blank lines left out as pandas does."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-    return ((reader.line_num, r) for r in reader if len(r) > 1 or (r and r[0].strip()))
-
-
 def _from_csv(path: Path, text: str) -> pd.DataFrame:
     import pandas as pd
 
-    separator, records = _separated(path, text)
-    if not records:
+    separator = separator_of(path, text)
+    split = list(records(text, separator))
+    if not split:
         raise UserError(f"{path}: has no rows", field=str(path), reason="has no rows")
-    head, rows = records[0][1], records[1:]
+    head, rows = split[0][1], split[1:]
     trailing = (
         not head[-1].strip() and len(head) > 1 and all(not any(map(str.strip, r[len(head) - 1 :])) for _, r in rows)
     )
@@ -117,21 +110,6 @@ def _from_csv(path: Path, text: str) -> pd.DataFrame:
             _read_decimal_commas(path, df, cells)
         _refuse_overflow(path, df, cells)
     return df
-
-
-def _separated(path: Path, text: str) -> tuple[str, list[tuple[int, list[str]]]]:
-    """Find the separator: the one of the header, or where the header has several, the one that fits every row."""
-    found = [s for s in SEPARATORS if len(next(_records(text, s), (0, []))[1]) > 1]
-    if len(found) < 2:
-        separator = found[0] if found else ","
-        return separator, list(_records(text, separator))
-    split = {s: list(_records(text, s)) for s in found}
-    even = [s for s, rows in split.items() if len({len(r) for _, r in rows}) == 1]
-    if len(even) > 1:
-        reason = f"columns may be separated by {' or '.join(SEPARATORS[s] for s in even)}"
-        raise UserError(f"{path}: {reason}", field=str(path), reason=reason)
-    separator = even[0] if even else max(found, key=lambda s: len(split[s][0][1]))
-    return separator, split[separator]
 
 
 def _unique(path: Path, names: list[str]) -> None:

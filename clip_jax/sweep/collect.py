@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,9 @@ def _row(cell: dict[str, Any], run_dir: Path) -> dict[str, Any]:
     row |= {"state": result["state"], "reason": result["exit_reason"], "final": result["final"]}
     row |= {k: result[k] for k in RESULT_COLUMNS} | {k: result.get(k) for k in LATER_COLUMNS}
     row |= _settings(result.get("config") or {})
+    train = (result.get("data") or {}).get("train") or {}
+    if train.get("digest"):
+        row |= {"train_records": train["records"], "train_digest": train["digest"]}
     row |= {"device": result["device"]["kind"], "jax": result["versions"]["jax"]}
     for e in result["evals"]:
         if e["metric"] == "top1":
@@ -72,6 +76,15 @@ def _row(cell: dict[str, Any], run_dir: Path) -> dict[str, Any]:
         elif e["task"] == "retrieval":
             row[e["metric"]] = e["value"]
     return row
+
+
+def several_data(df: pd.DataFrame) -> str | None:
+    """A line that says so where the finished runs of a table were trained on different data; None else."""
+    counts = Counter(df["train_digest"].dropna()) if "train_digest" in df else Counter()
+    if len(counts) < 2:
+        return None
+    told = ", ".join(f"{digest[:8]} ({count} runs)" for digest, count in counts.items())
+    return f"runs were trained on different data, see train_records and train_digest in runs.csv: {told}"
 
 
 def _settings(config: dict[str, Any]) -> dict[str, float | None]:
@@ -97,7 +110,8 @@ def collect(sweep_dir: str | Path) -> pd.DataFrame:
     measurement, with its interval, chance level and number of examples.
 
     Columns: identity (run_id kind rung budget seed width depth), state, counts, settings (batch_size peak_lr
-    weight_decay, and warmup_fraction of the steps), errors by task. Runs that failed
+    weight_decay, and warmup_fraction of the steps), errors by task, and what tells the training data
+    (train_records, train_digest). Runs that failed
     or have not run keep a row with the reason and ``final`` False. Raises UserError when there is no sweep.
     """
     import pandas as pd

@@ -13,7 +13,7 @@ from clip_jax.config_io import from_dict, to_dict
 from clip_jax.places import absolute, exists, folder, make, place
 from clip_jax.scaling.table import LR_CHECK, is_check
 from clip_jax.sweep.claim import claim
-from clip_jax.sweep.collect import collect, curves, lr_evidence
+from clip_jax.sweep.collect import collect, curves, lr_evidence, several_data
 from clip_jax.sweep.families import check_families, family_arguments, group_cells, keep_what_pays
 from clip_jax.sweep.launch.engine import Engine, Job, open_engine, train_job
 from clip_jax.sweep.plan import Cell, Plan, make_cell, make_plan, setting_checks
@@ -144,6 +144,8 @@ def report(sweep_dir: str | Path, echo: Echo = print) -> dict[str, Any]:
         )
         mirror_law(config.base.wandb, root, _numbers(law), out / "error_vs_flops.png")
     echo("\n" + text_summary(law) + f"\n\n  {root / 'report' / 'report.html'}")
+    if (note := several_data(df)) is not None:
+        echo(f"  {note}")
     failed = df[df["state"] == "failed"]
     for row in failed.to_dict("records"):
         echo(f"  left out, failed: {row['run_id']}: {row['reason']}")

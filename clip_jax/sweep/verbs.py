@@ -94,10 +94,12 @@ def run_action(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     elif args.action == "status":
         _status(args, root)
     elif args.action == "collect":
-        from clip_jax.sweep.collect import collect
+        from clip_jax.sweep.collect import collect, several_data
 
         df = collect(root)
         print(f"{len(df)} runs, {int(df['final'].sum())} finished: {root / 'runs.csv'}, {root / 'runs.parquet'}")
+        if (note := several_data(df)) is not None:
+            print(note)
     else:
         from clip_jax.sweep import steer
 

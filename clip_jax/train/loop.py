@@ -16,15 +16,25 @@ from jax.sharding import Mesh
 
 from clip_jax.config import RunConfig, UserError
 from clip_jax.data.loader import learn_tokenizer
-from clip_jax.data.sources import Source, open_source
-from clip_jax.data.tokenizers import Tokenizer, load_tokenizer
+from clip_jax.data.sources import Source, notes_of, open_splits
+from clip_jax.data.tokenizers import Tokenizer
 from clip_jax.models.clip import Built, build
 from clip_jax.optim import make_optimizer
 from clip_jax.parallel import check_batch, enable_compile_cache, make_mesh
 from clip_jax.places import exists, scratch
-from clip_jax.processes import lost_another, on_first, told_by_first
+from clip_jax.processes import everywhere, lost_another, on_first, told_by_first
 from clip_jax.train.checkpoint import Checkpoints
 from clip_jax.train.faults import Detours, Fault, Feed
+from clip_jax.train.inputs import (
+    DATA,
+    SPLITS,
+    TOKENIZER,
+    described,
+    file_sha256,
+    hold_data,
+    read_tokenizer,
+    what_changed,
+)
 from clip_jax.train.meter import Meter, training_flops
 from clip_jax.train.mirror import Mirror, open_mirror
 from clip_jax.train.profiler import Profiler
@@ -65,15 +75,23 @@ class Ground:
     built: Built
     source: Source
     held_out: Source
+    notes: list[str]
+    data: dict[str, Any]  # what of the data a run's records keep
 
 
-def open_ground(config: RunConfig) -> Ground:
-    """Raises UserError for a mesh that does not fit, or bad data."""
+def open_ground(config: RunConfig, *, may_share: bool = False) -> Ground:
+    """Look at what a run needs, and say on stderr what a user should know of its data (`sources.open_splits`, which
+    ``may_share`` is of). Raises UserError for a mesh that does not fit, or bad data."""
     mesh = make_mesh(config.mesh)
     check_batch(config.batch_size, mesh)
     enable_compile_cache()
-    source, held_out = (open_source(config.data, s, config.model.image.image_size) for s in ("train", "val"))
-    return Ground(mesh, build(config.model, mesh), source, held_out)
+    source, held_out = open_splits(config.data, config.model.image.image_size, may_share=may_share)
+    notes = notes_of(config.data, source, held_out)
+    if jax.process_index() == 0:
+        for note in notes:
+            print(f"clip-jax: {note}", file=sys.stderr, flush=True)
+    data = {"train": described(source), "val": described(held_out)}
+    return Ground(mesh, build(config.model, mesh), source, held_out, notes, data)
 
 
 def train(
@@ -109,10 +127,11 @@ def train(
     clock = Clock()
     writer = jax.process_index() == 0
     record = Record(run_dir, config, writer=writer)
+    config = record.config  # as it began
     if told_by_first(record.result() is not None) and (done := record.result()) is not None:
         return done
     with clock.measure("start"):
-        ground = open_ground(config)
+        ground = open_ground(config, may_share=record.may_share)
     with attempt(config, record, clock, ground, make_evaluator, start_from, profile) as run, stop_requests() as stop:
         run.restore()
         run.start(show=progress and writer)
@@ -143,6 +162,12 @@ def attempt(
                 raise UserError("init_from: needs train(..., start_from=clip_jax.loading.start_from)")
             begin = functools.cache(lambda: start_from(config) if start_from and config.init_from.source else None)
             with clock.measure("start"):
+                on_first(lambda: hold_data(record, ground.data))
+                told = record.read_status().get(DATA)
+                if not everywhere(not any(what_changed(told, ground.data, split) for split in SPLITS)):
+                    raise UserError(f"{record.dir}: not all processes read the same data (data.paths)")
+                for note in ground.notes:
+                    record.event("data", reason=note)
                 tokenizer = _tokenizer(config, ground.source, record, begin)
                 given = (config, ground.built, ground.mesh, ground.held_out, tokenizer)
                 evaluate = make_evaluator(*given) if make_evaluator else _no_rows
@@ -174,7 +199,9 @@ def _tokenizer(config: RunConfig, source: Source, record: Record, begin: Begin) 
             learned.save(path)
 
     on_first(write)
-    return load_tokenizer(path)
+    tokenizer = read_tokenizer(record.dir, config.model)
+    on_first(lambda: record.note_input(TOKENIZER, file_sha256(path)))
+    return tokenizer
 
 
 @dataclass

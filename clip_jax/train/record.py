@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from clip_jax.config import ConfigError, RunConfig, UserError
-from clip_jax.config_io import from_dict, run_id, to_dict
+from clip_jax.config_io import as_begun, from_dict, run_id, to_dict
 from clip_jax.places import disk_errors, exists, is_remote, make, names, place, read_text, write_text
 from clip_jax.train.lease import open_lock
 from clip_jax.train.lines import Lines
 from clip_jax.train.lock import Busy, wait_for_silence
 
 HEARTBEAT_S = 5.0
+INPUTS = ("data", "tokenizer_sha256")  # of status.json: what the run began with (`inputs`); no attempt changes them
 SUBMISSION = "CLIP_JAX_SUBMISSION"  # what a launcher calls the job this process belongs to
 SUBMISSION_FILE = "submission.json"  # and what it last handed to an engine for this run
 COMMITTED = "commit_success.txt"  # Orbax's mark
@@ -108,6 +109,37 @@ def _is_placement(name: str) -> bool:
     return name in ("wandb", "data.workers") or name.startswith("mesh.")
 
 
+def noted(run_dir: Path) -> dict[str, Any]:
+    """What a run's records say of it, ``result.json`` over ``status.json``; nothing of one that cannot be read."""
+    found: dict[str, Any] = {}
+    for name in ("status.json", "result.json"):
+        with contextlib.suppress(UserError):  # a damaged record is told where its own values are needed
+            found |= read_json(run_dir / name) or {}
+    return found
+
+
+def read_config(run_dir: Path) -> RunConfig | None:
+    """The config that a run began with, None where there is none.
+
+    Raises UserError when ``config.json`` is another than the one that the run's records are of; ConfigError when it is
+    none of ours.
+    """
+    there = read_json(run_dir / "config.json")
+    if there is None:
+        return None
+    config, told = from_dict(RunConfig, there), noted(run_dir)
+    if told.get("run_id") in (None, run_id(config)):
+        return config
+    reason = f"it was changed: its id is {run_id(config)}, the run's {told['run_id']}"
+    with contextlib.suppress(ConfigError, TypeError, KeyError, StopIteration):  # only result.json holds the config
+        old, new = (flat(to_dict(c)) for c in (from_dict(RunConfig, told["config"]), config))
+        name = next(n for n in sorted(old) if old[n] != new[n])
+        reason += f"; {name} is {new[name]!r}, it was {old[name]!r}"
+    hint = "put it back as it was; another config is another run"
+    path = str(run_dir / "config.json")
+    raise UserError(f"{path}: {reason}; {hint}", field=path, value=run_id(config), reason=reason, hint=hint)
+
+
 class Record:
     """One run's directory. Reading is open to every process; writing is done by the writer only."""
 
@@ -134,13 +166,13 @@ class Record:
 
     def _check_config(self) -> str:
         """The run's id: that of the config it began with."""
-        there = read_json(self.dir / "config.json")
-        if there is None:
-            return run_id(self.config)
         try:
-            first = from_dict(RunConfig, there)  # fields that came later are at their defaults
+            first = read_config(self.dir)  # fields that came later are at their defaults
         except ConfigError as error:
             raise UserError(f"{self.dir}: belongs to another config ({error}); use another directory") from None
+        if first is None:
+            return run_id(self.config)
+        self.config = as_begun(self.config, first)
         old, new = flat(to_dict(first)), flat(to_dict(self.config))
         for name in sorted(old.keys() | new.keys()):
             if not _is_placement(name) and old.get(name) != new.get(name):
@@ -150,11 +182,18 @@ class Record:
                 )
         return run_id(dataclasses.replace(self.config, mesh=first.mesh))
 
+    @property
+    def may_share(self) -> bool:
+        """Whether the run began when training records could be held-out ones too: before ``data.val_fraction``."""
+        there = read_json(self.dir / "config.json")
+        return there is not None and "val_fraction" not in there.get("data", {})
+
     def _look_back(self) -> None:
         before = self.read_status()
         self.wall_before = float(before.get("wall_s") or 0.0)
         self.seconds_before: dict[str, float] = before.get("seconds") or {}
         self.attempt = int(before.get("attempt") or 0) + 1
+        self.inputs = {name: before[name] for name in INPUTS if before.get(name) is not None}
         self.status: dict[str, Any] = {"first_started": before.get("first_started") or time.time()}
 
     def read_status(self) -> dict[str, Any]:
@@ -199,11 +238,18 @@ class Record:
             "host": socket.gethostname(),
             "started": time.time(),
             "reason": None,
+            **self.inputs,
         }
         if not exists(self.dir / "config.json"):
             write_json(self.dir / "config.json", to_dict(self.config))
         self._rewrite("events.jsonl", read_lines(self.dir / "events.jsonl"))  # a kill may have cut the last line
         self.beat(force=True)
+
+    def note_input(self, name: str, value: Any) -> None:
+        """Note one of `INPUTS`, unless it is noted."""
+        if name not in self.inputs:
+            self.inputs[name] = value
+            self.beat(force=True, **{name: value})
 
     def _refuse_late_start(self) -> None:
         mine, last = os.environ.get(SUBMISSION), read_json(self.dir / SUBMISSION_FILE)

@@ -74,6 +74,7 @@ def make_result(
         "events": record.events(),
         "versions": _versions(),
         "broken_records": feed.broken_records,
+        **record.inputs,
         "error_mean": value.get(("zero_shot_mean", "error")),
         "val_loss": value.get(("validation", "loss")),
         "val_loss_refit": value.get(("validation", "loss_refit")),

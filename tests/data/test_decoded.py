@@ -52,6 +52,24 @@ def test_a_torn_picture_is_made_again(setup):
     assert again.decoded.get(int(again.order(np.arange(1))[0])) is not None
 
 
+@pytest.mark.parametrize("name", ["captions.txt", "ends.npy", "captions.sha256"])
+@pytest.mark.parametrize("how", ["a bit", "cut", "junk", "gone"])
+def test_decoded_damaged_captions_are_made_again(setup, name, how):
+    _, source, _ = setup
+    file = Decoded(source, 32, "pillow").folder / name
+    good = file.read_bytes()
+    damaged = {"a bit": good[:9] + bytes([good[9] ^ 1]) + good[10:], "cut": good[:9], "junk": b"\xffjunk" * 9}
+    if how == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(damaged[how])
+    made = Decoded(source, 32, "pillow")
+    for i in range(len(source)):
+        made.put(i, np.zeros((32, 32, 3), np.uint8))
+    assert [made.get(i).captions for i in range(len(source))] == [source.captions(i) for i in range(len(source))]
+    assert file.read_bytes() == good
+
+
 def test_other_records_sizes_and_decoders_have_files_of_their_own(setup, write_shard, jpeg, pairs_dir):
     _, source, _ = setup
     folder = Decoded(source, 32, "pillow").folder

@@ -73,6 +73,31 @@ def test_class_folders(tmp_path, splits):
     assert colours_of(found.split("test")).tolist() == [2, 1, 0]
 
 
+def test_class_folders_hidden_ones_and_files_are_passed_over(tmp_path):
+    for name in ("cat/0.png", "dog/0.png", ".ipynb_checkpoints/0-checkpoint.png", "__MACOSX/0.png", "dog/._0.png"):
+        (tmp_path / "test" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "test" / name).write_bytes(picture("red"))
+    found = open_labelled(tmp_path)
+    assert found.class_names == ("cat", "dog")
+    assert found.split("test").labels.tolist() == [0, 1]
+
+
+def test_webdataset_hidden_folders_are_no_splits(shards):
+    (shards / "__MACOSX").mkdir()
+    (shards / "__MACOSX" / "._0.tar").write_bytes(b"junk")
+    (shards / "train" / "._0.tar").write_bytes(b"junk")
+    found = open_labelled(shards)
+    assert found.splits == ("test", "train")
+    assert len(found.split("train").labels) == 3
+
+
+@pytest.mark.parametrize("label", ["²", "9" * 5000, "-1", "1.0", ""])
+def test_webdataset_a_label_that_is_no_number_is_named(tmp_path, write_shard, label):
+    write_shard(tmp_path / "test" / "0.tar", {"a.png": picture("red"), "a.cls": label.encode()})
+    with pytest.raises(UserError, match=r"0\.tar:a: label"):
+        open_labelled(tmp_path).split("test")
+
+
 @pytest.mark.parametrize("end", ["", ".gz"])
 def test_idx(tmp_path, end):
     images, labels = np.arange(3 * 25).reshape(3, 5, 5), np.array([2, 0, 1])

@@ -4,7 +4,7 @@ import pytest
 
 from clip_jax.config import ConfigError, UserError
 from clip_jax.data import shards
-from clip_jax.data.shards import expand_braces, names_files, shards_of
+from clip_jax.data.shards import expand_braces, shards_of
 
 
 @pytest.mark.parametrize(
@@ -65,10 +65,46 @@ def test_shards_in_a_store(store):
         shards_of("slow://box/b", "test")
 
 
-def test_names_of_shards_are_told_from_folders(tmp_path):
-    (tmp_path / "plain").write_bytes(b"")
-    assert names_files("gs://b/x-{0..1}.tar")
-    assert names_files("gs://b/{a,x.tar}")
-    assert names_files(str(tmp_path / "plain"))
-    assert not names_files("gs://b/x")
-    assert not names_files(str(tmp_path))
+@pytest.fixture
+def flat(tmp_path):
+    """A folder of shards as img2dataset leaves it, and what other programs leave beside them."""
+    for name in ("00000.tar", "00001.tar", "00000_stats.json", "._00000.tar", "__MACOSX/00000.tar", ".cache/0.tar"):
+        (tmp_path / "flat" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "flat" / name).write_bytes(b"")
+    return tmp_path / "flat"
+
+
+@pytest.mark.parametrize("path", ["", "/", "/*.tar", "/{00000,00001}.tar", "/0*{0,1}.tar"])
+def test_shards_of_flat_folder_and_star_are_found_without_hidden_ones(flat, path):
+    assert shards_of(f"{flat}{path}", "train") == [f"{flat}/00000.tar", f"{flat}/00001.tar"]
+
+
+def test_shards_of_star_over_folders_takes_the_split_of_each(flat, tmp_path):
+    for name in ("p/a/train/0.tar", "p/b/train/0.tar", "p/b/val/0.tar"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert shards_of(f"{tmp_path}/p/*", "train") == [f"{tmp_path}/p/a/train/0.tar", f"{tmp_path}/p/b/train/0.tar"]
+
+
+def test_shards_of_flat_ones_beside_splits_are_not_taken_for_a_split(flat):
+    (flat / "train").mkdir()
+    (flat / "train" / "0.tar").write_bytes(b"")
+    assert shards_of(flat, "train") == [f"{flat}/train/0.tar"]
+    with pytest.raises(UserError) as raised:
+        shards_of(flat, "val")
+    assert raised.value.field == "data.paths"
+    assert f"{flat}/*.tar" in raised.value.reason
+
+
+def test_shards_of_star_without_match_is_refused(flat):
+    with pytest.raises(UserError) as raised:
+        shards_of(f"{flat}/x*.tar", "train")
+    assert (raised.value.field, raised.value.value) == ("data.paths", f"{flat}/x*.tar")
+
+
+def test_shards_of_flat_folder_in_a_store(store):
+    for name in ("00000.tar", "00001.tar", "._00000.tar"):
+        store.pipe(f"/box/flat/{name}", b"")
+    found = [s.replace(":///", "://") for s in shards_of("slow://box/flat", "train")]
+    assert found == ["slow://box/flat/00000.tar", "slow://box/flat/00001.tar"]
+    assert [s.replace(":///", "://") for s in shards_of("slow://box/flat/*.tar", "val")] == found

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clip_jax.config import UserError
-from clip_jax.data.tokenizers import clean, load_tokenizer, train_tokenizer
+from clip_jax.data.tokenizers import LEARNED, clean, load_tokenizer, train_tokenizer
 
 CAPTIONS = ["a red circle on a table", "two red circles", "the table is red", "naïve café"] * 5
 TOKENIZER = train_tokenizer(CAPTIONS, 320, 12)
@@ -62,3 +62,12 @@ def test_a_file_that_is_no_tokenizer_is_named(tmp_path, text):
         (tmp_path / "t.json").write_text(text)
     with pytest.raises(UserError, match=r"t\.json"):
         load_tokenizer(tmp_path / "t.json")
+
+
+def test_train_tokenizer_long_caption_is_cut_before_learning():
+    long = "".join(map(chr, np.random.default_rng(0).integers(97, 123, 5 * LEARNED)))
+    texts = [long[:2000] * 2, long]  # from the uncut one other merges would be learned
+    cut = train_tokenizer([t[:LEARNED] for t in texts], 400, 16)
+    assert np.array_equal(train_tokenizer(texts, 400, 16).encode([long]), cut.encode([long]))
+    whole = train_tokenizer([long[:2000], long[2000:6000]], 400, 16)
+    assert not np.array_equal(whole.encode([long]), cut.encode([long]))

@@ -134,3 +134,9 @@ def test_without_a_cache_folder_workers_get_the_index_itself(stored, tmp_path, m
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("CLIP_JAX_CACHE", str(tmp_path / "file"))
     assert shards.__getstate__()["places"] is shards.places
+
+
+@pytest.mark.parametrize("sign", ["\u2028", "\u0085", "\v", "\f", "\x1c"])
+def test_captions_end_at_a_line_feed_alone(tmp_path, write_shard, sign):
+    write_shard(tmp_path / "train" / "0.tar", {"a.txt": f"one{sign}caption\r\nanother\n".encode()})
+    assert WebDataset(tmp_path, "train").captions(0) == (f"one{sign}caption", "another")

@@ -213,3 +213,41 @@ def test_several_classes_a_picture(tmp_path):
     assert "acc1" not in told["zeroshot_classification"]
     assert model.seen == 24 + 8 + 12  # the set's own validation split is read for the probe
     assert "lp_mean_average_precision_11point" in results.table(found)
+
+
+def test_run_suite_a_bad_caption_of_a_retrieval_set_is_named(suite, tmp_path):
+    rng = np.random.default_rng(0)
+    members = [("s0.png", picture((9, 9, 9), rng)), ("s0.txt", b"one"), ("s1.png", picture((9, 9, 9), rng))]
+    write_tar(tmp_path / "sets" / "pairs" / "test" / "0.tar", [*members, ("s1.txt", b" \n")])
+    with pytest.raises(UserError, match=r"0\.tar:s1: "):
+        transfer.run_suite(Colours(), str(suite), tmp_path / "out", tasks=("zeroshot_retrieval",))
+
+
+def test_run_suite_a_damaged_cache_of_features_is_made_again(suite, tmp_path):
+    def measured():
+        return transfer.run_suite(Colours(), str(suite), tmp_path / "out", tasks=("zeroshot_retrieval",))
+
+    first = measured()
+    for file in (tmp_path / "out" / "features").iterdir():
+        file.write_bytes(file.read_bytes()[:-30])
+    (tmp_path / "out" / "pairs_zeroshot_retrieval.json").unlink()
+    assert measured() == first
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_read_suite_a_probe_is_not_chosen_on_its_own_pictures(suite, tmp_path, split):
+    values = json.loads(suite.read_text())
+    values["sets"][0]["val_split"] = split
+    suite.write_text(json.dumps(values))
+    with pytest.raises(UserError) as raised:
+        transfer.read_suite(str(suite), None)
+    assert (raised.value.field, raised.value.value) == ("val_split", split)
+
+
+def test_run_suite_no_probe_of_the_split_it_was_trained_on(suite, tmp_path):
+    values, said = json.loads(suite.read_text()), []
+    values["sets"][0]["train_split"] = "test"
+    suite.write_text(json.dumps(values))
+    found = transfer.run_suite(Colours(), str(suite), tmp_path / "out", tasks=("knn",), echo=said.append)
+    assert found == []
+    assert [line for line in said if line.endswith("no knn")]

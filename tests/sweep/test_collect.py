@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from clip_jax.config import UserError
-from clip_jax.sweep.collect import collect, curves, lr_evidence
+from clip_jax.sweep.collect import collect, curves, lr_evidence, several_data
 from clip_jax.sweep.rules import best_value
 from clip_jax.sweep.tried_values import EDGE, FEW, FLAT, INSIDE, judge, noise_of
 from clip_jax.train.record import write_json
@@ -69,3 +69,11 @@ def test_a_run_that_has_not_run_keeps_its_row(tmp_path):
 def test_no_sweep_is_named(tmp_path):
     with pytest.raises(UserError, match="holds no sweep"):
         collect(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("digests", "said"), [(["a", "a", None], False), (["a", "b", "a"], True), ([None, None], False), ([], False)]
+)
+def test_several_data_are_said(digests, said):
+    assert (several_data(pd.DataFrame({"train_digest": digests})) is not None) == said
+    assert several_data(pd.DataFrame({"final": digests})) is None  # as runs made before have it

@@ -32,7 +32,7 @@ def contact_sheet(
     for i, (row, picture) in enumerate(zip(rows, pictures, strict=True)):
         x, y = (i % COLUMNS) * WIDTH, (i // COLUMNS) * height
         sheet.paste(picture, (x + (WIDTH - side) // 2, y + 4))
-        caption = contents.texts(row)[0].decode().splitlines()[0]
+        caption = contents.texts(row)[0].decode().split("\n")[0]
         for line, text in enumerate((caption, f"{row.set}, {licences[str(row.set)]}")):
             pen.text((x + 4, y + side + 6 + 14 * line), _plain(text)[:32], "black" if line == 0 else "gray", font)
         whose = f"{row.set}: {attributions[str(row.set)]}"

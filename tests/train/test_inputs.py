@@ -1,0 +1,152 @@
+"""What a run was made from, held against what is there."""
+
+import dataclasses
+import json
+
+import pytest
+
+from clip_jax.config import DataConfig, RunConfig, UserError
+from clip_jax.config_io import load, run_id, to_dict
+from clip_jax.data.sources import open_source
+from clip_jax.data.tokenizers import train_tokenizer
+from clip_jax.evals.suite import make_evaluator
+from clip_jax.loading import load_model
+from clip_jax.train.evaluate import evaluate_run
+from clip_jax.train.inputs import TOKENIZER, described, file_sha256, hold_data, read_tokenizer, what_changed
+from clip_jax.train.loop import train
+from clip_jax.train.record import Record, read_config, read_json, read_lines, write_json
+
+
+@pytest.fixture
+def pairs_run(tiny_run, pairs_dir):
+    """A run on a folder of shards."""
+    evals = dataclasses.replace(tiny_run.evals, zero_shot=(), val_pairs=4)
+    data = DataConfig(source="webdataset", paths=(str(pairs_dir),), threads=1)
+    return dataclasses.replace(tiny_run, data=data, evals=evals, batch_size=8, steps=4, checkpoint_every=2)
+
+
+@pytest.fixture
+def run_dir(tmp_path, tiny_run):
+    """A run's directory as far as it says what it was made from, without checkpoints."""
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    write_json(folder / "config.json", to_dict(tiny_run))
+    text = tiny_run.model.text
+    train_tokenizer(["a red kettle"], text.vocab_size, text.context_length).save(folder / "tokenizer.json")
+    digest = file_sha256(folder / "tokenizer.json")
+    write_json(folder / "status.json", {"run_id": run_id(tiny_run), TOKENIZER: digest})
+    return folder
+
+
+def change(path, *names, value):
+    """Set a nested field of a JSON file."""
+    values = inner = json.loads(path.read_text())
+    for name in names[:-1]:
+        inner = inner[name]
+    inner[names[-1]] = value
+    path.write_text(json.dumps(values))
+
+
+READERS = {
+    "eval": lambda d, run: evaluate_run(d, make_evaluator),
+    "load_model": lambda d, run: load_model(str(d)),
+    "train": lambda d, run: train(run, d),
+    "train from its own file": lambda d, run: train(load(RunConfig, d / "config.json"), d),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("record", ["status.json", "result.json"])
+def test_read_config_an_edited_one_is_refused_by_every_reader(run_dir, tiny_run, reader, record):
+    values = {"run_id": run_id(tiny_run), "state": "finished"}
+    write_json(run_dir / record, values | ({"config": to_dict(tiny_run)} if record == "result.json" else {}))
+    change(run_dir / "config.json", "model", "activation", value="quick_gelu")
+    with pytest.raises(UserError) as raised:
+        READERS[reader](run_dir, tiny_run)
+    assert raised.value.field == str(run_dir / "config.json")
+    assert raised.value.value != run_id(tiny_run)
+    assert ("model.activation" in raised.value.reason) == (record == "result.json")
+
+
+def test_read_config_what_changes_no_id_may_change(run_dir, tiny_run):
+    change(run_dir / "config.json", "wandb", value="offline")
+    assert read_config(run_dir).wandb == "offline"
+    (run_dir / "status.json").write_text("{")  # a damaged record tells nothing
+    assert read_config(run_dir) is not None
+
+
+@pytest.mark.parametrize("reader", ["eval", "load_model"])
+def test_read_tokenizer_a_changed_one_is_refused(run_dir, tiny_run, reader, monkeypatch):
+    for module in ("clip_jax.loading", "clip_jax.train.evaluate"):
+        monkeypatch.setattr(f"{module}.load_params", lambda *a: (1, {}), raising=True)
+    path = run_dir / "tokenizer.json"
+    read_tokenizer(run_dir, tiny_run.model)
+    path.write_text(path.read_text().replace('"a"', '"~"', 1))
+    with pytest.raises(UserError) as raised:
+        READERS[reader](run_dir, tiny_run)
+    assert raised.value.field == str(path)
+
+
+@pytest.mark.parametrize(("name", "value"), [("context_length", 17), ("vocab_size", 10**9), ("context_length", -3)])
+def test_read_tokenizer_that_does_not_fit_the_model_is_refused(run_dir, tiny_run, name, value):
+    (run_dir / "status.json").unlink()  # as of a run that began without a digest
+    change(run_dir / "tokenizer.json", name, value=value)
+    with pytest.raises(UserError) as raised:
+        read_tokenizer(run_dir, tiny_run.model)
+    assert raised.value.field == str(run_dir / "tokenizer.json")
+    assert f"model.text.{name}" in raised.value.reason
+
+
+def test_hold_data_other_records_are_refused_and_the_first_stay_noted(tmp_path, pairs_run, pairs_dir, write_shard):
+    def now():
+        return {split: described(open_source(pairs_run.data, split, 32)) for split in ("train", "val")}
+
+    record = Record(tmp_path / "run", pairs_run)
+    record.begin(4)
+    first = now()
+    hold_data(record, first)
+    record.lock.close()
+    write_shard(pairs_dir / "train" / "2.tar", {"x.txt": b"later"})
+    again = Record(tmp_path / "run", pairs_run)
+    again.begin(4)
+    again.lock.close()
+    with pytest.raises(UserError) as raised:
+        hold_data(again, now())
+    assert (raised.value.field, raised.value.value) == ("data.paths", 21)
+    assert "20 when the run began" in raised.value.reason
+    (pairs_dir / "train" / "2.tar").unlink()
+    write_shard(pairs_dir / "val" / "0.tar", {f"{i}.txt": b"other" for i in range(10)})
+    with pytest.raises(UserError) as raised:
+        hold_data(again, now())
+    assert (raised.value.field, raised.value.value) == ("data.val_paths", 20)
+    assert read_json(tmp_path / "run" / "status.json")["data"] == first
+
+
+@pytest.mark.parametrize("told", [None, {}, {"train": None}, "junk", {"val": {"records": 1}}])
+def test_what_changed_records_that_say_nothing_hold_nothing(told):
+    assert what_changed(told, {"train": {"records": 3, "digest": "x"}}, "train") is None
+
+
+def test_train_does_not_go_on_with_other_data_and_does_with_its_own(tmp_path, pairs_run, pairs_dir, write_shard, capfd):
+    assert train(pairs_run, tmp_path / "run", make_evaluator, stop_after=2, progress=False)["step"] == 2
+    later = write_shard(pairs_dir / "train" / "2.tar", {"x.txt": b"later"})
+    with pytest.raises(UserError) as raised:
+        train(pairs_run, tmp_path / "run", make_evaluator, progress=False)
+    assert raised.value.field == "data.paths"
+    later.unlink()
+    result = train(pairs_run, tmp_path / "run", make_evaluator, progress=False)
+    assert result["data"]["train"]["records"] == 20
+    assert result[TOKENIZER] == file_sha256(tmp_path / "run" / "tokenizer.json")
+    assert not capfd.readouterr().err
+    write_shard(pairs_dir / "val" / "2.tar", {"x.jpg": b"later", "x.txt": b"later"})
+    evaluate_run(tmp_path / "run", make_evaluator)
+    assert "the held-out split changed: 21 records, 20 when the run began" in capfd.readouterr().err
+
+
+def test_train_says_at_the_start_what_is_held_out(tmp_path, pairs_run, pairs_dir, capfd):
+    data = dataclasses.replace(pairs_run.data, paths=(f"{pairs_dir}/*/*.tar",), val_fraction=0.4)
+    train(dataclasses.replace(pairs_run, data=data), tmp_path / "run", stop_after=1, progress=False)
+    notes = [e["reason"] for e in read_lines(tmp_path / "run" / "events.jsonl") if e["event"] == "data"]
+    assert [note for note in notes if "data.val_fraction=0.4" in note]
+    said = capfd.readouterr().err
+    assert all(f"clip-jax: {note}\n" in said for note in notes)
