@@ -119,7 +119,7 @@ def real(folder):
     df = df[df["excluded_by_published_fit"] == 0].rename(columns={"n_params": "params", "tokens": "samples_seen"})
     fit = fit_law(laws.Chinchilla(), df, df["loss"], loss=Loss(delta=1e-3))
     print("Chinchilla's runs (240), at the compute of Chinchilla 70B on 1.4e12 tokens:")
-    print(compute_optimal_allocation(fit, 6 * 70e9 * 1.4e12, draws=1000).text)
+    print(compute_optimal_allocation(fit, 6 * 70e9 * 1.4e12).text)
     runs = pd.read_csv(folder / "porian_isoflop_dev.csv").rename(columns={"n": "params", "tokens": "samples_seen"})
     for config, rows in runs.groupby("config"):
         fit = fit_law(laws.Chinchilla(), rows, rows["loss"], loss=Loss(delta=1e-3))

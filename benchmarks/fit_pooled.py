@@ -1,6 +1,6 @@
 """Do pooled intervals of several tasks' laws hold the truth, and how much narrower are they than separate fits?
 
-    python benchmarks/fit_pooled.py [--tables=200] [--draws=1000]
+    python benchmarks/fit_pooled.py [--tables=200] [--separate=200] [--draws=1000] [--only='runs named']
 
 Six tasks at eight budgets over three decades, with exponents and asymptotes that scatter over tasks. "separate" is the
 same fit with priors too weak to matter; widths are medians, relative to the truth.
@@ -51,14 +51,19 @@ CASES = {
 }
 
 
-def coverage(options, tables, *, draws=1000, seed=0, pool=True):
-    """quantity -> (share of intervals that hold the truth, median relative width); and the worst mixing."""
+def coverage(options, tables, *, draws=1000, seed=0, pool=True, skip=0):
+    """quantity -> (share of intervals that hold the truth, median relative width); and the worst mixing.
+
+    skip: tables that are drawn but not fitted, so that the rest of a longer run can be run alone.
+    """
     rng, out, mixing = np.random.default_rng(seed), {}, []
-    for _ in range(tables):
+    for number in range(tables):
         rows, truth = table(rng, **{k: v for k, v in options.items() if k != "run"})
-        chance = options.get("chance")
+        chance, chains = options.get("chance"), int(rng.integers(1e9))
+        if number < skip:
+            continue
         found = fit_pooled(
-            rows, pool=pool, run=options.get("run"), draws=draws, seed=int(rng.integers(1e9)),
+            rows, pool=pool, run=options.get("run"), draws=draws, seed=chains,
             examples="examples" if options.get("examples") else None,
             chance=None if chance is None else {f"t{i}": chance for i in range(TASKS)},
         )  # fmt: skip
@@ -77,20 +82,22 @@ def coverage(options, tables, *, draws=1000, seed=0, pool=True):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--tables", type=int, default=200)
+    parser.add_argument("--skip", type=int, default=0, help="tables that are drawn but not fitted, of --tables")
+    parser.add_argument("--separate", type=int, default=200, help="tables that are also fitted task by task")
     parser.add_argument("--draws", type=int, default=1000)
-    parser.add_argument("--only", default="")
+    parser.add_argument("--only", default="", help="the case of this name, or those whose name has this")
     args = parser.parse_args()
     start = time.time()
     print("| tables | quantity | pooled covers | separate covers | pooled width | separate width |")
     print("|---|---|---|---|---|---|")
     for name, options in CASES.items():
-        if args.only in name:
-            pooled, share = coverage(options, args.tables, draws=args.draws)
-            alone, _ = coverage(options, args.tables, draws=args.draws, pool=False)
+        if args.only in ("", name) or (args.only in name and args.only not in CASES):
+            pooled, share = coverage(options, args.tables, draws=args.draws, skip=args.skip)
+            alone = coverage(options, args.separate, draws=args.draws, pool=False)[0] if args.separate else {}
             for label, (held, width) in pooled.items():
-                other = alone[label]
-                print(f"| {name} | {label} | {held:.1%} | {other[0]:.1%} | {width:.2g} | {other[1]:.2g} |", flush=True)
-            print(f"worst shift of a median in the chains: {share:.2f} sd", flush=True)
+                other = (f"{alone[label][0]:.1%}", f"{alone[label][1]:.2g}") if alone else ("-", "-")
+                print(f"| {name} | {label} | {held:.1%} | {other[0]} | {width:.2g} | {other[1]} |", flush=True)
+            print(f"worst shift of a median in the chains: {share:.2f} sd; {time.time() - start:.0f} s", flush=True)
     print(f"\n{time.time() - start:.0f} s")
 
 

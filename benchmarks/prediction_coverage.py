@@ -31,6 +31,7 @@ from clip_jax.scaling.fit import fit_law
 from clip_jax.scaling.laws import (
     BoundedChinchilla,
     BoundedPowerLaw,
+    BoundedRepetition,
     BrokenPowerLaw,
     Chinchilla,
     ClipTowers,
@@ -73,10 +74,13 @@ SIZE_LAWS = {  # name: law, truth, known parameters, smallest and largest budget
     "chinchilla": (Chinchilla(), CHINCHILLA, {}, (1e18, 1e21), 0.005),
     "bounded-chinchilla": (BoundedChinchilla(), BOUNDED, {}, (1e14, 1e17), 0.01),
     "bounded-chinchilla, top known": (BoundedChinchilla(), BOUNDED, {"top": CHANCE}, (1e14, 1e17), 0.01),
+    "bounded-repetition": (BoundedRepetition(), BOUNDED | {"R_data": 8.0}, {}, (1e14, 1e17), 0.01),
+    "bounded-repetition, top known": (
+        BoundedRepetition(), BOUNDED | {"R_data": 8.0}, {"top": CHANCE}, (1e14, 1e17), 0.01),
     "overtraining": (OverTraining(), {"E": 1.5, "a": 110.0, "b": 190.0, "eta": 0.25}, {}, (1e18, 1e21), 0.005),
     "clip": (ClipTowers(), TOWERS, {}, (1e16, 1e19), 0.005),
     "repetition": (DataRepetition(), CHINCHILLA | {"R_data": 15.0, "R_params": 5.0}, {}, (1e18, 1e21), 0.005),
-}
+}  # fmt: skip
 LINKS = {
     "link-exponential": (ExponentialLink(), {"top": 0.85, "k": 2.1, "gamma": 0.75}),
     "link-sigmoid": (SigmoidLink(), {"low": 0.1, "top": 0.9, "k": 6.0, "middle": 2.8}),
@@ -150,7 +154,7 @@ def optimum(law, truth, flops):
         values |= {k: truth[k] for k in ("alpha", "beta")}
     size, data = Chinchilla().optimum(values, flops)
     found = {"params": float(size), "samples_seen": float(data)}
-    if isinstance(law, DataRepetition):
+    if "unique_samples" in law.columns:
         found["unique_samples"] = found["samples_seen"] / FORECAST_REPEATS
     return found
 
@@ -174,7 +178,7 @@ def size_row(name, n, loss, seed=0):
         size = best["params"] * np.exp(away)
         columns["params"].extend(size)
         columns["samples_seen"].extend(budget / 6 / size)
-        if isinstance(law, DataRepetition):
+        if "unique_samples" in law.columns:
             columns["unique_samples"].extend(budget / 6 / size / rng.permutation(np.resize(REPEATS, each)))
     points = {f"{k}x": optimum(law, truth, high * k) for k in BEYOND}
     return Row(name, law, truth, known, {c: np.array(v) for c, v in columns.items()}, points, sd, loss)

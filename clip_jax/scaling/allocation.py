@@ -6,8 +6,8 @@ number of unique samples, and bounded forms. It is found for every bootstrap dra
 
 Intervals are percentiles of a bootstrap: rows with replacement from `MIN_ROWS_FOR_CASES` rows on (it needs no model of
 the scatter; percentiles expanded for the parameters spent, as Hesterberg, 2015, does for a mean), points redrawn around
-the curve below that (`uncertainty.bootstrap`). ``benchmarks/fit_allocation.py``
-simulates what they cover. They cover the law's parameters, not the choice of the law.
+the curve below that (`uncertainty.bootstrap`). That of y is the curve's own at the optimum, which moves y to second
+order only. ``benchmarks/fit_allocation.py`` simulates what they cover: the law's parameters, not its choice.
 
 Sources: Hoffmann et al. (2022), approach 3; Muennighoff et al. (2023) for repeated data; Besiroglu et al. (2024) for
 the bootstrap of the exponent.
@@ -15,8 +15,8 @@ the bootstrap of the exponent.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -29,6 +29,7 @@ from clip_jax.scaling.interval_format import interval_data, interval_text
 from clip_jax.scaling.laws.base import Array, Law
 from clip_jax.scaling.laws.size_data import FLOPS_PER_PARAM_SAMPLE
 from clip_jax.scaling.prediction import Interval
+from clip_jax.scaling.profile import prediction_interval
 from clip_jax.scaling.uncertainty import bootstrap
 
 MIN_ROWS_FOR_CASES = 24  # from which on rows are drawn with replacement
@@ -187,6 +188,7 @@ def compute_optimal_allocation(
     held: Mapping[str, float] | None = None,
     kind: str | None = None,
     groups: Any = None,
+    curve: Callable[[dict[str, float]], Interval] | None = None,
     level: float = 0.95,
     draws: int = 500,
     seed: int = 0,
@@ -200,6 +202,7 @@ def compute_optimal_allocation(
       held: value of each further column of the law, such as ``unique_samples``.
       kind: of the bootstrap, ``cases`` or ``parametric``; None chooses by the number of rows.
       groups: [n] labels for ``cases``: groups are drawn first, then rows within each.
+      curve: the interval of the law's curve at a point; by default `prediction_interval`.
       level: of the intervals.
       draws: refits.
       seed: of the draws.
@@ -210,9 +213,7 @@ def compute_optimal_allocation(
     """
     law = fit.law
     size_columns(law)
-    cost = flops_per_param_sample
-    if not isinstance(cost, Cost):
-        cost = dense_cost(law, cost)
+    cost = k if isinstance(k := flops_per_param_sample, Cost) else dense_cost(law, k)
     budgets = np.atleast_1d(np.asarray(flops, float))
     if not len(budgets) or not (np.isfinite(budgets) & (budgets > 0)).all():
         raise UserError(f"flops={flops!r}: must be above 0")
@@ -226,6 +227,8 @@ def compute_optimal_allocation(
     notes, reason = [], _not_identified(fit)
     if reason:
         notes.append(f"not identified: {reason}; every interval is open")
+    elif not fit.loss.symmetric:
+        notes.append("no interval is claimed of an asymmetric loss")
     elif fit.flat:
         notes.append(f"profile flat: {', '.join(fit.flat)}")
     if cost.residual_sd > 0.1:
@@ -233,7 +236,12 @@ def compute_optimal_allocation(
     if found.edge[0].any():
         notes.append("an optimum lies at the edge of the sizes searched: the law has none inside")
     tail = expanded_tail(fit.points, fit.free, level) if kind == "cases" else (1 - level) / 2
-    optima = tuple(_optimum(found, k, float(c), (level, tail), bool(reason)) for k, c in enumerate(budgets))
+    opened = bool(reason) or not fit.loss.symmetric
+    optima = tuple(_optimum(found, k, float(c), (level, tail), opened) for k, c in enumerate(budgets))
+    if not opened:
+        curve = curve or (lambda at: prediction_interval(fit, at, level=level))
+        at = [{**{c: v.value for c, v in o.sizes.items()}, SAMPLES: o.samples.value, **(held or {})} for o in optima]
+        optima = tuple(replace(o, value=curve(point)) for o, point in zip(optima, at, strict=True))
     return Allocation(law.key, optima, kind, len(ensemble.replicas), not reason, tuple(notes))
 
 

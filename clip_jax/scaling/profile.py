@@ -90,14 +90,15 @@ def parameter_interval(fit: Fit, name: str, *, level: float = 0.95, noise: Noise
     """Return where a parameter may lie, in the table's units.
 
     Where an asymptote was held only because points are few, the interval is that of the law with the asymptote free.
-    Without a degree of freedom both sides are open. Raises UserError when the parameter was fixed.
+    Without a degree of freedom, and of an asymmetric loss (`Loss.under`), both sides are open. Raises UserError when
+    the parameter was fixed.
     """
     i = fit.law.index(name)
     if not fit.free_mask[i]:
         raise UserError(f"profile: {name} was fixed")
     value = fit.values[name]
     fit = with_free_asymptote(fit)
-    if fit.points <= fit.free:
+    if fit.points <= fit.free or not fit.loss.symmetric:
         p = fit.law.parameters[i]
         limits = (0.0, np.inf) if p.log else (float(fit.low[i]), float(fit.high[i]))
         return Interval(value, *limits, level, True, True)
@@ -139,6 +140,8 @@ def _around(found: Interval, value: float) -> Interval:
 def prediction_profile(fit: Fit, at: Any, *, noise: Noise = NO_NOISE) -> Prediction:
     """Profile the curve at one point: hold it at many values on both sides, fit the rest (`constrained.held_fits`).
 
+    Without a degree of freedom, and of an asymmetric loss (`Loss.under`), nothing is known and both sides are open.
+
     Args:
       fit: of `fit_law`.
       at: dict of columns, or a number.
@@ -155,7 +158,7 @@ def prediction_profile(fit: Fit, at: Any, *, noise: Noise = NO_NOISE) -> Predict
         i = fit.law.index(fit.law.below)
         lowest = float(fit.low[i] if fit.free_mask[i] else fit.theta[i])
     nothing = Prediction(value, np.zeros(0), np.zeros(0), _scale(fit, noise)[2], lowest, highest, log)
-    if fit.points <= fit.free:
+    if fit.points <= fit.free or not fit.loss.symmetric:
         return nothing
     center = nothing.center
     normal, error = _normal(fit, at)

@@ -9,8 +9,8 @@ import numpy as np
 
 from clip_jax.checks import UserError
 from clip_jax.scaling.allocation import SAMPLES, Cost, compute_optimal_allocation, dense_cost, fit_cost, size_columns
-from clip_jax.scaling.fit import Fit
 from clip_jax.scaling.laws import Law
+from clip_jax.scaling.table_intervals import TableIntervals
 from clip_jax.scaling.table_options import TableFit, budget_of, number, pairs
 from clip_jax.scaling.table_rows import Rows, flops_column, places_of
 
@@ -28,11 +28,13 @@ class AllocationReport:
     data: dict[str, Any] | None = None
 
 
-def allocate(fit: Fit, rows: Rows, what: TableFit, table: pd.DataFrame, budgets: list[str]) -> AllocationReport:
+def allocate(
+    spans: TableIntervals, rows: Rows, what: TableFit, table: pd.DataFrame, budgets: list[str]
+) -> AllocationReport:
     """Find the optimum at each budget of ``--at=flops=…``.
 
     Args:
-      fit: of a law of sizes and samples.
+      spans: the fit of a law of sizes and samples, with the intervals of its curve.
       rows: that were fitted; its groups are resampled as groups.
       what: the options.
       table: the whole table, whose FLOPs say what a run costs.
@@ -41,6 +43,7 @@ def allocate(fit: Fit, rows: Rows, what: TableFit, table: pd.DataFrame, budgets:
     Raises:
       UserError: no cost is known; as `table_options.budget_of` and `allocation.compute_optimal_allocation`.
     """
+    fit = spans.fit
     if not budgets:
         if what.flops_per_param_sample:
             reason = "would be ignored without --at=flops=VALUE for a law of sizes and samples"
@@ -50,8 +53,12 @@ def allocate(fit: Fit, rows: Rows, what: TableFit, table: pd.DataFrame, budgets:
     cost, said = cost_of(fit.law, rows, what, table)
     lines, every = [f"  cost: {said}"], []
     for text, flops, held in asked:
-        found = compute_optimal_allocation(fit, flops, cost, held=held, groups=rows.groups)
-        lines.append(f"  optimum of {text}; 95 % of a bootstrap ({found.method}, {found.draws} resamples)")
+        found = compute_optimal_allocation(
+            fit, flops, cost, held=held, groups=rows.groups, curve=lambda at: spans.forecast(at)[0]
+        )
+        lines.append(
+            f"  optimum of {text}; 95 % of a bootstrap ({found.method}, {found.draws} resamples), of y: {spans.method}"
+        )
         lines += [f"    {line.strip()}" for line in found.text.splitlines()[1:]]
         every.append({"at": text, "held": held, **found.as_data()})
     parts = {c: {"factor": k, "power": power} for c, (k, power) in cost.terms.items()}

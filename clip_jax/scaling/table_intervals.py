@@ -21,6 +21,7 @@ from clip_jax.scaling.table_rows import Rows
 from clip_jax.scaling.uncertainty import Ensemble, bootstrap_frontier
 
 PROFILE = "profile likelihood"
+NO_INTERVAL = "no interval is claimed where rows above the curve weigh less"
 RESELECTED = f"intervals include picking the frontier again in resamples of {RESELECT_SHARE:.0%} of the runs".replace(
     "%", " %"
 )
@@ -120,11 +121,16 @@ def intervals_of(fit: Fit, rows: Rows, what: TableFit) -> TableIntervals:
     """Choose the method: a bootstrap of groups, a frontier picked again in resamples, or the profile likelihood.
 
     Raises:
-      UserError: ``--examples`` with ``--group``; as `clusters.cluster_intervals`.
+      UserError: ``--examples`` or ``--under`` with ``--group``; as `clusters.cluster_intervals`.
     """
     if what.group and what.examples:
         reason = "would be ignored with --group, whose bootstrap sees the scatter of the rows alone"
         raise UserError(field="--examples", value=what.examples, reason=reason)
+    if what.under < 1:
+        if what.group:
+            reason = "would be ignored with --under, for which no interval is claimed"
+            raise UserError(field="--group", value=what.group, reason=reason)
+        return TableIntervals(fit, noise_of(rows, what), None, None, NO_INTERVAL)
     noise, chosen = noise_of(rows, what), rows.candidates is not None
     if what.group:
         clusters = cluster_intervals(fit, rows.groups)

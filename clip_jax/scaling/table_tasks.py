@@ -31,7 +31,8 @@ def fit_tasks(table: pd.DataFrame, what: TableFit) -> tuple[list[str], dict[str,
     """Fit all tasks together, and say so in lines and as plain data.
 
     In wide form (``y`` names the tasks' columns) the row is the run, whose luck is shared by its tasks; in long form
-    (``tasks`` names a column) it is what ``group`` says, and without it scatter is taken to be independent.
+    (``tasks`` names a column) it is what ``group`` says; without it scatter is taken to be independent, and the mean
+    over tasks has no interval.
 
     Raises:
       UserError: an option that would be ignored; both forms at once; as `table_rows.read_rows` and `fit_pooled`.
@@ -56,7 +57,10 @@ def fit_tasks(table: pd.DataFrame, what: TableFit) -> tuple[list[str], dict[str,
     head = f"{len(long)} rows of {len(parts)} tasks, fitted together; 95 % intervals of the posterior"
     lines = [head, *lines, *_task_lines(found)]
     if "run" not in long:
-        lines.append("  note: no run is named (--group=COLUMN): scatter is taken to be independent between tasks")
+        lines.append(
+            "  note: no run is named (--group=COLUMN): scatter is taken to be independent between tasks, and the mean"
+            " over tasks has no interval"
+        )
     if what.frontier != "all":
         lines.append("  note: intervals do not include the selection of the frontiers")
     warnings = []
@@ -67,9 +71,12 @@ def fit_tasks(table: pd.DataFrame, what: TableFit) -> tuple[list[str], dict[str,
         each = found.forecast(flops)
         lines.append(f"  at {text}:")
         lines += [f"    {name}: {interval_text(v)}" for name, v in each.items()]
-        forecasts.append({"at": text, "tasks": {name: interval_data(v) for name, v in each.items()}})
-    if budgets:
-        lines.append("  no interval of the mean over tasks was simulated to hold 95 %, so none is given")
+        mean = found.mean(flops)
+        if "run" not in long:  # what is common to a run does not average out over its tasks
+            mean = replace(mean, open_low=True, open_high=True)
+        lines.append(f"    mean over tasks: {interval_text(mean)}")
+        data_of_tasks = {name: interval_data(v) for name, v in each.items()}
+        forecasts.append({"at": text, "tasks": data_of_tasks, "mean": interval_data(mean)})
     data = found.as_data() | {"rows": len(long), "forecasts": forecasts, "warnings": warnings}
     data["treatment"] = {name: rows.treatment for name, rows in parts.items()}
     return [*lines, *(f"  note: {w}" for w in warnings)], data

@@ -88,7 +88,7 @@ def _fit_laws(path: str | Path, table: pd.DataFrame, what: TableFit, out_dir: st
     intervals = {n: spans.parameter(n) for n, free in zip(law.names, fit.free_mask, strict=True) if free}
     forecasts = [(text, *spans.forecast(point)) for text, point in points.items()]
     averaged = average_forms(table, what) if points and law.columns == ("flops",) else Averaged(None)
-    optima = allocate(fit, rows, what, table, budgets)
+    optima = allocate(spans, rows, what, table, budgets)
     lines = [
         f"{path}: {len(rows)} rows",
         *(f"  {s}" for s in rows.treatment),
@@ -103,7 +103,8 @@ def _fit_laws(path: str | Path, table: pd.DataFrame, what: TableFit, out_dir: st
         lines.append(f"  95 % intervals: {spans.method}")
     lines += [f"  {spans.selection}"] if spans.selection else []
     if what.under < 1:
-        lines.append(f"  rows above the curve weigh {what.under:g}; what such intervals cover was not simulated")
+        reason = "how far the frontier lies below them is not in the data"
+        lines.append(f"  rows above the curve weigh {what.under:g}; no interval is claimed: {reason}")
     if what.weights:
         lines.append(
             f"  rows weigh by {what.weights}, relative to its mean; a new run is taken to have the mean weight"

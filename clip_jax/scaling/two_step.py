@@ -19,7 +19,7 @@ Sources: Gadre et al. (2024), loss to error by an exponential link; Bhagia et al
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,13 +30,16 @@ from clip_jax.scaling.allocation import MIN_ROWS_FOR_CASES, expanded_tail
 from clip_jax.scaling.fit import Fit, fit_law
 from clip_jax.scaling.interval_format import interval_data, interval_text
 from clip_jax.scaling.laws.base import Array, Law
-from clip_jax.scaling.loss import LOG_HUBER, TINY, Loss
+from clip_jax.scaling.loss import LOG_HUBER, TINY, Loss, space_of
 from clip_jax.scaling.points import columns_of
 from clip_jax.scaling.prediction import Interval
-from clip_jax.scaling.profile import prediction_interval
+from clip_jax.scaling.profile import curve_error, prediction_interval
+from clip_jax.scaling.solver import solve
 from clip_jax.scaling.uncertainty import Ensemble, bootstrap, case_weights, from_weights
 
 METHODS = ("profile", "parametric", "cases")
+INSIDE = 0.1  # of a parameter's range, from the bound that it rests on
+MOVES = 0.05  # standard errors of the curve below which a parameter does not matter there
 ANGLES = 5  # ways of sharing the deviate between the two steps, from all in the first to all in the second
 
 
@@ -119,8 +122,27 @@ class TwoStep:
         if any(v.size != 1 for v in point.values()):
             raise UserError("two_step: forecast one point at a time")
         if method == "profile":
-            return self._profile(point, new_run, level)
-        return self._bootstrap(point, method, new_run, level, draws, seed)
+            found = self._profile(point, new_run, level)
+        else:
+            found = self._bootstrap(point, method, new_run, level, draws, seed)
+        return self._opened(found, point)
+
+    def _opened(self, found: TwoStepForecast, point: dict[str, Array]) -> TwoStepForecast:
+        """Open the sides on which a band ends only because a parameter of a step may go no further."""
+        center = np.ravel(self.first.predict(point))
+        loss, link = _open_sides(self.first, point), _open_sides(self.second, {"loss": center})
+        falls = float(self.second.predict(center * 1.001)[0]) < float(self.second.predict(center)[0])
+        carried = loss[::-1] if falls else loss
+
+        def opened(interval: Interval, sides: tuple[bool, bool]) -> Interval:
+            low, high = interval.open_low or sides[0], interval.open_high or sides[1]
+            return replace(interval, open_low=low, open_high=high)
+
+        either = link[0] or carried[0], link[1] or carried[1]
+        return replace(
+            found, loss=opened(found.loss, loss), error=opened(found.error, either),
+            fixed_loss=opened(found.fixed_loss, link),
+        )  # fmt: skip
 
     def _profile(self, point: dict[str, Array], new_run: bool, level: float) -> TwoStepForecast:
         from scipy.stats import chi2, norm
@@ -189,6 +211,34 @@ class TwoStep:
                 Ensemble(f, r, n, "cases") for f, r, n in ((e.fit, *_shuffled(e, seed)) for e in (first, second))
             )
         return first, second
+
+
+def _open_sides(fit: Fit, point: dict[str, Array]) -> tuple[bool, bool]:
+    """Whether the curve at a point could lie (lower, higher) if the bounds of the search were wider.
+
+    A parameter that rests on such a bound is held a little inside it: the way the curve goes from there to the optimum
+    is the way it would go on. That no error lies below 0 or above 1 is no bound of the search. Without a degree of
+    freedom, and of an asymmetric loss, both sides are open.
+    """
+    if fit.points <= fit.free or not fit.loss.symmetric:
+        return True, True
+    low = high = False
+    at, error = fit.centred(point), curve_error(fit, point)
+    for i in np.flatnonzero(fit.free_mask):
+        for bound, other in ((fit.low[i], fit.high[i]), (fit.high[i], fit.low[i])):
+            linear = not fit.law.parameters[i].log
+            if not np.isclose(fit.theta[i], bound, rtol=1e-6, atol=1e-6) or (linear and bound in (0.0, 1.0)):
+                continue
+            inside, free = fit.theta.copy(), fit.free_mask.copy()
+            inside[i], free[i] = bound + INSIDE * (other - bound), False
+            found = solve(
+                fit.law, fit.logs, fit.data.y, inside[None], fit.low, fit.high, fit.loss,
+                weights=fit.data.weights, free=free,
+            )  # fmt: skip
+            ends = fit.law.predict(np.stack([found.theta[0], fit.theta]), at)[:, 0]
+            before, now = space_of(ends, fit.loss.space, np)
+            low, high = low or now < before - MOVES * error, high or now > before + MOVES * error
+    return bool(low), bool(high)
 
 
 def _shuffled(ensemble: Ensemble, seed: int) -> tuple[Array, Array]:

@@ -127,6 +127,14 @@ def test_unidentified_surface_gives_open_intervals():
     assert found.as_data()["optima"][0]["params"]["low"] is None
 
 
+def test_an_asymmetric_loss_gives_open_intervals(exact):
+    found = compute_optimal_allocation(replace(exact, loss=Loss("squares", under=0.1)), 1e21, draws=20)
+    best = found.optima[0]
+    assert found.identified
+    assert all(i.open_low and i.open_high for i in (*best.sizes.values(), best.samples, best.value))
+    assert np.isfinite(best.samples.value)
+
+
 def test_kind_follows_the_number_of_rows(exact):
     few = fitted(Chinchilla(), VALUES, BENCHMARK["valleys"](18), noise=0.003, profile=False)
     assert compute_optimal_allocation(few, 1e21, draws=20).method == "parametric"

@@ -9,6 +9,7 @@ from clip_jax.scaling.fit import fit_law
 from clip_jax.scaling.laws import (
     BoundedChinchilla,
     BoundedPowerLaw,
+    BoundedRepetition,
     BrokenPowerLaw,
     Chinchilla,
     PowerLawFromChance,
@@ -35,6 +36,10 @@ CASES = {  # law, truth, rows, sd of ln(y), loss, the point as a multiple of the
     "bounded Chinchilla": (
         BoundedChinchilla(), {"E": 0.1, "top": 0.97, "a": 40.0, "alpha": 0.3, "b": 900.0, "beta": 0.4}, 60, 0.01,
         SQUARES, 10.0),
+    "bounded repetition": (
+        BoundedRepetition(),
+        {"E": 0.1, "top": 0.97, "a": 40.0, "alpha": 0.3, "b": 900.0, "beta": 0.4, "R_data": 8.0}, 60, 0.01,
+        SQUARES, 10.0),
 }  # fmt: skip
 QUICK = ("saturating", "sigmoid", "chance")
 
@@ -48,6 +53,8 @@ def table_of(name, seed=0):
     else:
         columns = {"params": np.exp(rng.uniform(np.log(1e7), np.log(1e9), n))}
         columns["samples_seen"] = np.exp(rng.uniform(np.log(1e9), np.log(1e11), n))
+        if "unique_samples" in law.columns:
+            columns["unique_samples"] = columns["samples_seen"] / np.exp(rng.uniform(0, np.log(40), n))
     y = law.curve(truth, {c: np.log(v) for c, v in columns.items()}, np) * np.exp(sd * rng.standard_normal(n))
     fit = fit_law(law, columns, y, loss=loss, fixed={}, profile=False)
     return fit, {c: float(v.max()) * beyond for c, v in columns.items()}

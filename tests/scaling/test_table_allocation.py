@@ -90,6 +90,18 @@ def test_the_command_prints_and_writes_the_optimum(tmp_path, capsys):
     assert found["forecasts"][0]["at"] == "params=1e9,samples_seen=1e11"
 
 
+@pytest.mark.parametrize("group", ["", "g"])
+def test_y_of_the_optimum_has_the_interval_of_the_curve_there(tmp_path, group):
+    runs().assign(g=np.arange(40) % 10).to_csv(tmp_path / "t.csv", index=False)
+    fit_any(tmp_path / "t.csv", TableFit(laws=("chinchilla",), at=("flops=1e22",), group=group), tmp_path)
+    best = json.loads((tmp_path / "fit.json").read_text())["allocation"]["budgets"][0]["optima"][0]
+    at = f"params={best['params']['value']!r},samples_seen={best['samples_seen']['value']!r}"
+    fit_any(tmp_path / "t.csv", TableFit(laws=("chinchilla",), at=(at,), group=group), tmp_path)
+    forecast = json.loads((tmp_path / "fit.json").read_text())["forecasts"][0]
+    assert best["value"]["value"] == pytest.approx(forecast["value"], rel=1e-9)
+    assert [best["value"]["low"], best["value"]["high"]] == pytest.approx(forecast["curve"], rel=1e-9)
+
+
 def test_a_factor_without_a_budget_is_refused(tmp_path):
     runs().to_csv(tmp_path / "t.csv", index=False)
     with pytest.raises(UserError) as caught:

@@ -14,6 +14,7 @@ from clip_jax.scaling.laws import law_named
 from clip_jax.scaling.prediction import Interval
 from clip_jax.scaling.table_average import average_forms
 from clip_jax.scaling.table_intervals import (
+    NO_INTERVAL,
     NOT_RESELECTED,
     PROFILE,
     RESELECTED,
@@ -124,6 +125,24 @@ def test_under_follows_the_lower_edge_and_is_written(tmp_path):
     assert found[0.1]["loss"] == ["huber", "log", 0.02, 0.1]
     curve = {k: f["values"]["a"] * 1e17 ** -f["values"]["b"] for k, f in found.items()}
     assert curve[0.1] < 0.97 * curve[1.0]
+
+
+@pytest.mark.parametrize("frontier", ["all", "pareto"])
+def test_no_interval_is_claimed_of_an_asymmetric_loss(tmp_path, frontier):
+    what = TableFit(laws=("power",), under=0.1, at=("1e19",), frontier=frontier)
+    text = fit_any(_csv(tmp_path, cloud()), what, tmp_path)
+    found = json.loads((tmp_path / "fit.json").read_text())
+    forecast = found["forecasts"][0]
+    assert [*forecast["curve"], *forecast["new_run"], *found["intervals_95"]["b"]] == [None] * 6
+    assert forecast["value"] > 0
+    assert "[none, none]" in text
+    assert found["interval_method"] == NO_INTERVAL
+
+
+def test_groups_with_an_asymmetric_loss_are_refused(tmp_path):
+    with pytest.raises(UserError) as caught:
+        fit_any(_csv(tmp_path, cloud()), TableFit(laws=("power",), under=0.1, group="g"))
+    assert caught.value.field == "--group"
 
 
 @pytest.mark.parametrize("options", [{"under": 0.0}, {"under": 2.0}, {"under": 0.1, "loss": "absolute"}])

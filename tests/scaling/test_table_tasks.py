@@ -32,7 +32,17 @@ def test_a_column_per_task_from_the_command_line(tmp_path, capsys):
         truth = floor + 0.5 * 1e4**-b
         interval = found["forecasts"][0]["tasks"][name]
         assert interval["low"] < truth < interval["high"]
-    assert "mean" not in found["forecasts"][0]
+    mean = found["forecasts"][0]["mean"]
+    assert mean["low"] < np.mean([floor + 0.5 * 1e4**-b for floor, b in TASKS.values()]) < mean["high"]
+
+
+def test_mean_over_tasks_has_no_interval_unless_runs_are_named():
+    flat = wide().reset_index(names="run").melt(["run", "flops"], var_name="task", value_name="error")
+    apart, named = (
+        fit_tasks(flat, TableFit(tasks="task", group=g, at=("1e22",)))[1]["forecasts"][0]["mean"] for g in ("", "run")
+    )
+    assert (apart["low"], apart["high"]) == (None, None)
+    assert named["low"] < apart["value"] < named["high"]
 
 
 def test_long_form_is_the_wide_one_when_runs_are_named():

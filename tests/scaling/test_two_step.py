@@ -1,6 +1,7 @@
 """Two-step forecasts: what the interval carries, planted tables, and losses that must not be mixed."""
 
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import pandas as pd
 import pytest
 
 from clip_jax.config import UserError
-from clip_jax.scaling.laws import ExponentialLink, OverTraining, PowerLaw
+from clip_jax.scaling.fit import fit_law
+from clip_jax.scaling.laws import ExponentialLink, OverTraining, PowerLaw, SaturatingPowerLaw
 from clip_jax.scaling.loss import Loss
 from clip_jax.scaling.profile import prediction_interval
 from clip_jax.scaling.two_step import fit_two_step
@@ -65,6 +67,53 @@ def test_new_run_is_wider_than_the_curve(both):
     curve, run = (both.forecast(1e22, new_run=n, draws=300) for n in (False, True))
     assert run.error.width > curve.error.width
     assert run.loss.width > curve.loss.width
+
+
+@pytest.mark.parametrize("method", ["parametric", "profile"])
+def test_a_step_at_a_bound_of_the_search_leaves_the_band_open(both, method):
+    loss, error = table()
+    bounds = {"top": (0.5, 0.75)}  # 0.85 was planted: with room, the curve at a small loss would lie higher
+    link = fit_law(ExponentialLink(), loss, error, loss=Loss("squares"), bounds=bounds, fixed={})
+    assert link.status == "bound hit: top"
+    found = replace(both, second=link).forecast(1e23, method=method, draws=100)
+    assert found.error.open_high
+    assert found.fixed_loss.open_high
+    assert method == "profile" or not found.error.open_low  # the profile also meets curves that reach 0
+    assert not found.loss.open_high
+    assert "none]" in found.text
+    assert found.as_data()["error"]["high"] is None
+    free = both.forecast(1e23, method=method, draws=100)
+    assert not free.error.open_high
+    assert free.error.value > found.error.value
+
+
+def test_a_first_step_at_a_bound_opens_the_loss_and_what_follows():
+    loss, _ = table()
+    first = fit_law(PowerLaw(), FLOPS, loss, loss=Loss("squares"), bounds={"b": (0.001, 0.05)}, fixed={})
+    assert first.status == "bound hit: b"
+    found = replace(fitted(), first=first).forecast(1e23, draws=100)
+    assert (found.loss.open_low, found.loss.open_high) == (True, False)  # steeper, it would lie lower
+    assert (found.error.open_low, found.error.open_high) == (True, False)
+    assert not found.fixed_loss.open_low
+
+
+def test_that_no_error_lies_below_zero_opens_nothing():
+    loss, error = table(seed=0)
+    squares = (Loss("squares"), Loss("squares"))
+    held = fit_two_step(SaturatingPowerLaw(), FLOPS, loss, ExponentialLink(), error, objectives=squares, fixed=({}, {}))
+    assert held.first.status == "bound hit: E"
+    assert not held.forecast(1e23, draws=100).loss.open_low
+
+
+def test_nothing_is_certain_of_steps_without_a_degree_of_freedom():
+    loss, error = table()
+    rows = np.arange(3)
+    found = fit_two_step(
+        PowerLaw(), FLOPS, loss, ExponentialLink(), error, second_rows=rows, fixed=({}, {})
+    ).forecast(1e22, draws=50)  # fmt: skip
+    assert found.error.open_low
+    assert found.error.open_high
+    assert not found.loss.open_low
 
 
 def test_planted_table_is_covered():

@@ -16,7 +16,14 @@ from clip_jax.scaling.laws.compute import (
     SigmoidLogC,
 )
 from clip_jax.scaling.laws.link import ExponentialLink, SigmoidLink
-from clip_jax.scaling.laws.size_data import BoundedChinchilla, Chinchilla, ClipTowers, DataRepetition, OverTraining
+from clip_jax.scaling.laws.size_data import (
+    BoundedChinchilla,
+    BoundedRepetition,
+    Chinchilla,
+    ClipTowers,
+    DataRepetition,
+    OverTraining,
+)
 
 # forms that a report compares and averages, the simplest first: those that tie in extrapolation rank in this order
 LAWS: tuple[Law, ...] = (PowerLaw(), SaturatingPowerLaw(), SigmoidLogC(), BoundedPowerLaw(), ShiftedPowerLaw())
@@ -26,6 +33,7 @@ EVERY: tuple[Law, ...] = (
     BrokenPowerLaw(),
     Chinchilla(),
     BoundedChinchilla(),
+    BoundedRepetition(),
     OverTraining(),
     ClipTowers(),
     DataRepetition(),
@@ -34,9 +42,10 @@ EVERY: tuple[Law, ...] = (
 )
 
 __all__ = [
-    "EVERY", "LAWS", "BoundedChinchilla", "BoundedPowerLaw", "BrokenPowerLaw", "Chinchilla", "ClipTowers",
-    "DataRepetition", "ExponentialLink", "Law", "OverTraining", "Parameter", "PowerLaw", "PowerLawFromChance",
-    "SaturatingPowerLaw", "ShiftedPowerLaw", "SigmoidLink", "SigmoidLogC", "compared_laws", "law_named", "with_ceiling",
+    "EVERY", "LAWS", "BoundedChinchilla", "BoundedPowerLaw", "BoundedRepetition", "BrokenPowerLaw", "Chinchilla",
+    "ClipTowers", "DataRepetition", "ExponentialLink", "Law", "OverTraining", "Parameter", "PowerLaw",
+    "PowerLawFromChance", "SaturatingPowerLaw", "ShiftedPowerLaw", "SigmoidLink", "SigmoidLogC", "compared_laws",
+    "law_named", "with_ceiling",
 ]  # fmt: skip
 
 

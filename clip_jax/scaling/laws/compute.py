@@ -204,8 +204,10 @@ class SigmoidLogC(Law):
 class BoundedPowerLaw(Law):
     """error = E + (top - E)·h/(1 + h), h = (C/c)^-b: a power law between a ceiling and a floor.
 
-    With h small it is the saturating power law, with E = 0 as well the power law, and with E = 0 alone the sigmoid in
-    log C. ``top`` is the error of guessing where that is known.
+    With E = 0 it is the sigmoid in log C. To the saturating power law it comes by a factor 1 + h, so as near as all
+    errors lie below the top: those of a table that begins near guessing are not within its reach, nor losses where an
+    unknown top stops at 1.5 times the highest (see `bounds`). Hence power laws stay forms of their own beside it.
+    ``top`` is the error of guessing where that is known.
     """
 
     key, name = "bounded", "bounded power law"

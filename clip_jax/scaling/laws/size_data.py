@@ -8,13 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from clip_jax.scaling.laws.base import EXPONENTS, FLOOR, Array, Law, Logs, Parameter, amplitude, exponent, shares
 
 FLOPS_PER_PARAM_SAMPLE = 6.0  # of a dense transformer; for CLIP it depends on the tokens of a pair: pass your own
+UNIQUE_UNIT = {"unique_samples": "samples_seen"}
+R_DATA = Parameter("R_data", "repetitions until a sample has lost its worth", 1e-2, 1e4, log=True, latex="R_D")
 
 
 @dataclass(frozen=True)
@@ -78,12 +80,13 @@ class Chinchilla(Law):
 class BoundedChinchilla(Law):
     """error = E + (top - E)·h/(1 + h), h = a/N^alpha + b/D^beta: Chinchilla's form between a ceiling and a floor.
 
-    With h small it is Chinchilla's law (A = a·(top - E)); ``top`` is the error of guessing where that is known.
+    Where h is small in every row it is Chinchilla's law (A = a·(top - E)), else it is no limit of this one.
+    ``top`` is the error of guessing where that is known.
     """
 
     key, name = "bounded-chinchilla", "bounded Chinchilla"
-    columns = ("params", "samples_seen")
-    parameters = (
+    columns: ClassVar[tuple[str, ...]] = ("params", "samples_seen")
+    parameters: ClassVar[tuple[Parameter, ...]] = (
         FLOOR,
         Parameter("top", "error without compute", 0.0, 1.0),
         amplitude("a", "part of a finite model at N = 1", ("params", "alpha")),
@@ -125,6 +128,31 @@ class BoundedChinchilla(Law):
         tops = [float(np.max(y)) * 1.01, max(1.0, float(np.max(y)) * 1.2)]
         left, powers = [0.03, 0.15, 0.6], [0.1, 0.2, 0.35, 0.5, 1.0]
         return [shares(y, (0.0, 0.3, 0.6, 0.8, 0.95)), tops, left, powers, left, powers]
+
+
+@dataclass(frozen=True)
+class BoundedRepetition(BoundedChinchilla):
+    """BoundedChinchilla at the effective data D' of `DataRepetition`: repeated samples are worth less and less.
+
+    D' = U + U·R_data·(1 - e^(-(D/U - 1)/R_data)) for U unique samples; N counts in full.
+    """
+
+    key, name = "bounded-repetition", "bounded data repetition"
+    columns = ("params", "samples_seen", "unique_samples")
+    same_unit = UNIQUE_UNIT
+    parameters = (*BoundedChinchilla.parameters, R_DATA)
+    exponent_name = "beta"
+    template = "{E} + ({top} - {E})·h/(1 + h), h = {a}/N^{alpha} + {b}/D'^{beta}, R_data={R_data}"
+    latex_template = r"<E> + (<top> - <E>)\frac{h}{1 + h},\; h = \frac{<a>}{N^{<alpha>}} + \frac{<b>}{D'^{<beta>}}"
+
+    def _share(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
+        unique = xp.minimum(x["unique_samples"], x["samples_seen"])
+        return super()._share(p, {**x, "samples_seen": _effective(unique, x["samples_seen"], p["R_data"], xp)}, xp)
+
+    def grid(self, x: Logs, y: Array) -> list[list[float]]:
+        """Fewer shares and powers than without repetitions, for their product is screened."""
+        floors, tops, left, powers, *_ = super().grid(x, y)
+        return [floors[::2], tops, left, powers, left, powers, [2.0, 10.0, 50.0]]
 
 
 @dataclass(frozen=True)
@@ -233,10 +261,10 @@ class DataRepetition(Law):
 
     key, name = "repetition", "data repetition"
     columns = ("params", "samples_seen", "unique_samples")
-    same_unit = {"unique_samples": "samples_seen"}  # noqa: RUF012 (a class variable that is never changed)
+    same_unit = UNIQUE_UNIT
     parameters = (
         *Chinchilla.parameters,
-        Parameter("R_data", "repetitions until a sample has lost its worth", 1e-2, 1e4, log=True, latex="R_D"),
+        R_DATA,
         Parameter("R_params", "the same for excess parameters", 1e-2, 1e4, log=True, latex="R_N"),
     )
     asymptote = offset = below = "E"
