@@ -69,11 +69,6 @@ def on_rows(layer: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
     return layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
 
 
-def dense(layer: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
-    """`on_rows`, named for `remat_policy`: kept with its bias, which the product's own kernel then adds."""
-    return checkpoint_name(on_rows(layer, x), "dense")
-
-
 def layer_norm(width: int, *, param_dtype: Any, rngs: nnx.Rngs, eps: float = 1e-5) -> nnx.LayerNorm:
     """Layer normalisation, computed in float32 (or more) whatever the compute dtype."""
     return nnx.LayerNorm(
@@ -213,21 +208,6 @@ class Block(nnx.Module):
             self.scale_2 = named_param(gain, (d,), (None,), spec.param_dtype, rngs)
         self.spec = spec
 
-    def _qkv(self, x: jax.Array) -> list[jax.Array]:
-        """Queries, keys and values, each [B, T, D].
-
-        One product for all three on a CPU. Elsewhere one each, of a third of the kernel: the activations would be
-        copied to be split, and their gradients to be joined.
-        """
-        y = self.ln_1(x).astype(self.spec.dtype)
-        if self.spec.attention == "auto":
-            return jnp.split(dense(self.qkv, y), 3, axis=-1)
-        assert self.qkv.bias is not None
-        kernels, biases = (jnp.split(p[...].astype(y.dtype), 3, axis=-1) for p in (self.qkv.kernel, self.qkv.bias))
-        rows = y.reshape(-1, y.shape[-1])
-        products = (rows @ w + b[None] for w, b in zip(kernels, biases, strict=True))
-        return [checkpoint_name(p, "dense").reshape(y.shape) for p in products]
-
     def _scaled(self, x: jax.Array, name: str) -> jax.Array:
         if not self.spec.layer_scale:
             return x
@@ -235,13 +215,14 @@ class Block(nnx.Module):
 
     def __call__(self, x: jax.Array, mask: jax.Array | None = None, *, length: int | None = None) -> jax.Array:
         s = self.spec
-        q, k, v = (constrain(split_heads(a, s.heads), "batch", None, "heads", None) for a in self._qkv(x))
+        qkv = jnp.split(on_rows(self.qkv, self.ln_1(x).astype(s.dtype)), 3, axis=-1)
+        q, k, v = (constrain(split_heads(a, s.heads), "batch", None, "heads", None) for a in qkv)
         a = attend(q, k, v, mask, s.causal, s.attention, length).reshape(x.shape)
         if s.attention != "cudnn":  # whose results the policies know by themselves
             a = checkpoint_name(a, "attention")
-        x = residual(x + self._scaled(dense(self.out, a), "scale_1"))
-        hidden = constrain(dense(self.fc, self.ln_2(x).astype(s.dtype)), "batch", None, "mlp")
-        return residual(x + self._scaled(dense(self.proj, activation(s.act)(hidden)), "scale_2"))
+        x = residual(x + self._scaled(on_rows(self.out, a), "scale_1"))
+        hidden = constrain(on_rows(self.fc, self.ln_2(x).astype(s.dtype)), "batch", None, "mlp")
+        return residual(x + self._scaled(on_rows(self.proj, activation(s.act)(hidden)), "scale_2"))
 
 
 def remat_policy(name: str) -> Any:
@@ -252,13 +233,11 @@ def remat_policy(name: str) -> Any:
     """
     policies = jax.checkpoint_policies
     attention = policies.save_from_both_policies(policies.save_only_these_names("attention"), _of_fused_attention)
-    named = policies.save_only_these_names("dense")
-    dense_layers = policies.save_from_both_policies(policies.dots_with_no_batch_dims_saveable, named)
     return {
         "auto": policies.nothing_saveable,  # on no device that were known
         "nothing": policies.nothing_saveable,
         "attention": attention,
-        "dense": policies.save_from_both_policies(dense_layers, attention),
+        "dense": policies.save_from_both_policies(policies.dots_with_no_batch_dims_saveable, attention),
         "dots": policies.save_from_both_policies(policies.dots_saveable, _of_fused_attention),
     }[name]
 
