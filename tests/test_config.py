@@ -31,6 +31,21 @@ PATHS = {"source": "webdataset", "paths": ["a", "b"]}
         ({"data": {"image_key": "picture"}}, "data.image_key"),
         ({"data": {"source": "folder", "paths": ["gs://b"]}}, "data.paths: only data.source='webdataset'"),
         ({"data": {"val_paths": ["x"]}}, "data.val_paths: the scenes source"),
+        ({"data": {"val_fraction": 0.1}}, "data.val_fraction: the scenes source"),
+        ({"data": {"source": "folder", "paths": ["x"], "val_fraction": 1.0}}, "must lie between 0.0 and 0.9"),
+        ({"data": {"source": "folder", "paths": ["x"], "val_fraction": float("nan")}}, "must lie between 0.0 and 0.9"),
+        (
+            {"data": {"source": "folder", "paths": ["x"], "val_fraction": 0.1, "val_paths": ["y"]}},
+            "data.val_paths, data.val_split: ignored with data.val_fraction",
+        ),
+        (
+            {"data": {"source": "folder", "paths": ["x"], "val_fraction": 0.1, "val_split": "dev"}},
+            "data.val_paths, data.val_split: ignored with data.val_fraction",
+        ),
+        (
+            {"data": {"source": "webdataset", "paths": ["x"], "caption_column": "title"}},
+            "data.filename_column, data.caption_column: ignored with data.source='webdataset'",
+        ),
         ({"data": {"decoder": "simplejpeg"}}, "data.decoder: the scenes source"),
         ({"data": {**PATHS, "decoder": "cv2"}}, "data.decoder='cv2'"),
         ({"data": {**PATHS, "workers": -1}}, "data.workers=-1"),

@@ -81,6 +81,11 @@ def test_fields_that_came_later_rename_no_run():
     later = ({}, {"weights": (1.0, 2.0)}, {"weights": (2.0, 1.0)}, {"val_paths": ("c",)}, {"decoder": "simplejpeg"})
     assert len({io.run_id(c.RunConfig(data=dataclasses.replace(pairs, **fields))) for fields in later}) == 5
     assert io.run_id(c.RunConfig(faults=c.FaultConfig(on_nan="rollback"))) != "14d70023c314"
+    folder = c.DataConfig(source="folder", paths=("a",))
+    later = ({}, {"val_fraction": 0.1}, {"filename_column": "image"}, {"caption_column": "title"})
+    ids = [io.run_id(c.RunConfig(data=dataclasses.replace(folder, **fields))) for fields in later]
+    assert ids[0] == "4ba7535fe1b1"
+    assert len(set(ids)) == 4
 
 
 def with_model(**fields):
