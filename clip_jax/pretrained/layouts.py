@@ -34,19 +34,28 @@ def detect(tensors: Mapping[str, np.ndarray], config: Mapping[str, Any] | None, 
 
     Raises UserError when it is none of `LAYOUTS`, or when its config asks for what is not supported.
     """
-    found = _detect(tensors, config, source)
-    checked(found.config, source)
-    return found
+    prefix = "text." if "text.token_embedding.weight" in tensors else ""
+    if config is not None and ("model_cfg" in config or "vision_cfg" in config):
+        shape = checked(open_clip.config_of(config.get("model_cfg", config), source), source)
+        return Layout("open_clip", shape, open_clip.entries(shape, prefix), openai.IGNORED)
+    if config is not None and "model_type" in config:
+        shape = checked(transformers.config_of(config, source), source)
+        return Layout("transformers", shape, transformers.entries(shape), transformers.IGNORED)
+    if any(key.startswith(("vision_model.", "text_model.")) for key in tensors):
+        raise UserError(f"{source}: weights of transformers need their config.json beside them")
+    shape = checked(openai.infer(tensors, source), source)
+    return Layout("openai", shape, openai.entries(shape, prefix), openai.IGNORED)
 
 
-def checked(config: ModelConfig, source: str) -> None:
-    """Raises UserError, naming the field, for a number of a config file that is of another type or beyond any model."""
+def checked(config: ModelConfig, source: str) -> ModelConfig:
+    """The config. Raises UserError, naming the field, for a number that is of another type or beyond any model."""
     try:
         from_dict(ModelConfig, to_dict(config), "model.")
         for name, value in _numbers(to_dict(config), "model."):
             between(name, value, 0, 10_000 if name.endswith((".depth", ".heads")) else 100_000_000)
     except ConfigError as error:
         raise UserError(f"{source}: {error}", field=error.field, value=error.value, reason=error.reason) from None
+    return config
 
 
 def _numbers(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
@@ -55,20 +64,6 @@ def _numbers(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, floa
             yield from _numbers(value, f"{prefix}{name}.")
         elif isinstance(value, (int, float)):
             yield prefix + name, value
-
-
-def _detect(tensors: Mapping[str, np.ndarray], config: Mapping[str, Any] | None, source: str) -> Layout:
-    prefix = "text." if "text.token_embedding.weight" in tensors else ""
-    if config is not None and ("model_cfg" in config or "vision_cfg" in config):
-        shape = open_clip.config_of(config.get("model_cfg", config), source)
-        return Layout("open_clip", shape, open_clip.entries(shape, prefix), openai.IGNORED)
-    if config is not None and "model_type" in config:
-        shape = transformers.config_of(config, source)
-        return Layout("transformers", shape, transformers.entries(shape), transformers.IGNORED)
-    if any(key.startswith(("vision_model.", "text_model.")) for key in tensors):
-        raise UserError(f"{source}: weights of transformers need their config.json beside them")
-    shape = openai.infer(tensors, source)
-    return Layout("openai", shape, openai.entries(shape, prefix), openai.IGNORED)
 
 
 def abstract_params(config: ModelConfig) -> Any:
