@@ -56,7 +56,7 @@ def test_a_measurement_is_a_row_and_is_made_once(bench, tmp_path):
 
 
 def test_it_runs_on_a_cpu(tmp_path):
-    asked = "env,attention 77,step tiny × 8 fused-kept,determinism,families"
+    asked = "env,attention 77,step tiny × 8 xla-kept,determinism,families"
     command = [sys.executable, str(SCRIPT), "--tiny", "--out", str(tmp_path), "--only", asked]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "on_device.jsonl").read_text().splitlines()]
@@ -64,8 +64,8 @@ def test_it_runs_on_a_cpu(tmp_path):
     assert not [row for row in rows if row.keys() & {"error", "skipped"}], rows
     assert found["env"]["matmul_tflops"] > 0
     assert all(found[f"attention 77 {kind}"]["agree"] for kind in ("causal", "full", "causal vmapped"))
-    assert found["step tiny × 8 fused-kept"]["ms"] > 0
+    assert found["step tiny × 8 xla-kept"]["ms"] > 0
     assert found["determinism no flag"]["same_in_process"]
     assert found["families rung 1 × 2"]["gain"] > 0
     assert len(found) == 7
-    assert "| step tiny × 8 fused-kept |" in done.stdout
+    assert "| step tiny × 8 xla-kept |" in done.stdout
