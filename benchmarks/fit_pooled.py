@@ -46,7 +46,7 @@ CASES = {
     "noise 1 %, 2,000 test examples": {"noise": 0.01, "examples": 2000},
     "bounded, chance 0.9": {"chance": 0.9},
     "noise 2 %, half of it common to a run": {"together": 0.5},
-    "the same, runs named": {"together": 0.5, "run": "run"},
+    "noise 2 %, half of it common to a run, runs named": {"together": 0.5, "run": "run"},
     "noise 2 %, runs named": {"run": "run"},
 }
 

@@ -43,6 +43,8 @@ def test_mean_over_tasks_has_no_interval_unless_runs_are_named():
     )
     assert (apart["low"], apart["high"]) == (None, None)
     assert named["low"] < apart["value"] < named["high"]
+    bounded = fit_tasks(flat, TableFit(tasks="task", group="run", at=("1e22",), chance=0.99))[1]["forecasts"][0]["mean"]
+    assert (bounded["low"], bounded["high"]) == (None, None)
 
 
 def test_long_form_is_the_wide_one_when_runs_are_named():
