@@ -9,15 +9,20 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
+import traceback
 import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from clip_jax.checks import parse_json, short
 from clip_jax.config import ConfigError, RunConfig, UserError
 from clip_jax.places import is_remote, place, read_text
 
 T = TypeVar("T")
+LONGEST_FIELD = 200  # characters of an unknown one that are told
+LARGEST = 10**15  # of whole numbers; fields that memory or time depend on have their own bounds
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -29,9 +34,11 @@ def from_dict(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
     """The inverse of `to_dict`. Raises ConfigError on an unknown field or a wrong type."""
     hints = typing.get_type_hints(cls)
     known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    unknown = sorted(set(values) - known)
+    unknown = sorted(map(str, set(values) - known))
     if unknown:
-        raise ConfigError(f"{prefix}{unknown[0]}: unknown field; known here: {', '.join(sorted(known))}")
+        known_here = f"known here: {', '.join(sorted(known))}"
+        name = f"{prefix}{str(unknown[0])[:LONGEST_FIELD]}"
+        raise ConfigError(field=name, reason="unknown field", hint=known_here)
     kwargs = {k: _convert(hints[k], v, f"{prefix}{k}") for k, v in values.items()}
     try:
         return cls(**kwargs)
@@ -49,19 +56,30 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
         if isinstance(value, hint):
             return value
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{name}={value!r}: must be a group of fields")
+            raise _wrong(name, value, "must be a group of fields")
         return from_dict(hint, value, f"{name}.")
     if typing.get_origin(hint) is tuple:
         if isinstance(value, str) or not hasattr(value, "__iter__"):
-            raise ConfigError(f"{name}={value!r}: must be a list")
+            raise _wrong(name, value, "must be a list")
         return tuple(_convert(typing.get_args(hint)[0], v, name) for v in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise _wrong(name, value, "must be a finite number") from None
     if hint is int and isinstance(value, float) and value.is_integer():
-        return int(value)
+        value = int(value)
     if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
-        raise ConfigError(f"{name}={value!r}: must be of type {hint.__name__}")
+        raise _wrong(name, value, f"must be of type {hint.__name__}")
+    if hint is float and not math.isfinite(value):
+        raise _wrong(name, value, "must be a finite number")
+    if hint is int and abs(value) > LARGEST:
+        raise _wrong(name, value, f"must lie between {-LARGEST:.0e} and {LARGEST:.0e}")
     return value
+
+
+def _wrong(name: str, value: Any, reason: str) -> ConfigError:
+    return ConfigError(f"{name}={short(value)}: {reason}", field=name, value=value, reason=reason)
 
 
 # Fields that came after the first runs: at their default they leave a run's name alone, so that no run is lost.
@@ -122,11 +140,9 @@ def load(cls: type[T], path: str | Path, overrides: Mapping[str, str] | None = N
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(read_text(path))
+        values = parse_json(read_text(path), path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such config file") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: must hold a JSON object")
     return values
@@ -137,22 +153,34 @@ def _run_python(path: Path) -> dict[str, Any]:
 
     from ml_collections import ConfigDict
 
+    def plain(value: Any) -> Any:
+        if callable(as_python := getattr(value, "item", None)):  # a number of NumPy's
+            return as_python()
+        raise UserError(f"{path}: holds a {type(value).__name__} ({short(value)}); only numbers, texts and lists")
+
     try:
         get_config = runpy.run_path(str(path)).get("get_config")
+        if get_config is None:
+            raise UserError(f"{path}: defines no get_config()")
+        config = get_config()
+        if not isinstance(config, ConfigDict):
+            raise UserError(f"{path}: get_config() must return an ml_collections ConfigDict")
+        return json.loads(json.dumps(config.to_dict(), default=plain))
     except SyntaxError as error:
         raise UserError(f"{path}: not Python ({error.msg}, line {error.lineno})") from None
-    if get_config is None:
-        raise UserError(f"{path}: defines no get_config()")
-    config = get_config()
-    if not isinstance(config, ConfigDict):
-        raise UserError(f"{path}: get_config() must return an ml_collections ConfigDict")
-    return json.loads(json.dumps(config.to_dict()))
+    except UserError:
+        raise
+    except Exception as error:  # a user's own program can raise anything
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+        where = f"line {lines[-1]}: " if lines else ""
+        said = (str(error).splitlines() or [""])[0]
+        raise UserError(f"{path}: {where}{type(error).__name__}: {said}") from error
 
 
 def _parse(text: str) -> Any:
     try:
-        return json.loads(text)
-    except ValueError:
+        return parse_json(text, "")
+    except UserError:
         return {"True": True, "False": False}.get(text, text)
 
 

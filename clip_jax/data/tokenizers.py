@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from clip_jax.checks import parse_json
 from clip_jax.config import UserError
 from clip_jax.places import read_text, write_text
 
@@ -123,7 +124,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
     from clip_jax.data import hf_tokenizer, published_tokenizer
 
     try:
-        values = json.loads(read_text(path))
+        values = parse_json(read_text(path), path)
         kind = values["format"]
         if kind == published_tokenizer.FORMAT:
             return published_tokenizer.PublishedTokenizer(values["context_length"])

@@ -17,6 +17,7 @@ from clip_jax.data.hf_tokenizer import HFTokenizer
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.data.published_tokenizer import VOCAB_SIZE, PublishedTokenizer
 from clip_jax.data.tokenizers import Tokenizer, load_tokenizer
+from clip_jax.places import disk_errors, make
 from clip_jax.pretrained import layouts, mapping, open_clip, transformers
 from clip_jax.pretrained.files import read_json, read_tensors, write_json, write_tensors
 from clip_jax.pretrained.names import Fetch, Files, find, hub_fetch
@@ -161,7 +162,8 @@ def save_weights(weights: Weights, folder: str | Path, layout: str = "open_clip"
     else:
         raise UserError(f"layout={layout!r}: must be open_clip or transformers")
     tensors = mapping.write(weights.params, layouts.entries_for(layout, weights.config))
-    folder.mkdir(parents=True, exist_ok=True)
+    with disk_errors(folder):
+        make(folder)
     write_tensors(folder / names[1], tensors)
     if weights.tokenizer is not None:
         weights.tokenizer.save(folder / "clip_jax_tokenizer.json")

@@ -53,7 +53,6 @@ class TooFewPoints(UserError):
     """A frontier holds fewer points than a law needs."""
 
 
-
 @dataclass(frozen=True)
 class Fitted:
     """A law on a frontier.

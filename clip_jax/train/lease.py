@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_jax import places
+from clip_jax.checks import parse_json
 from clip_jax.train.lock import FORGOTTEN_S, SILENT_S, Busy, RunLock
 
 FOLDER = ".lease"
@@ -116,7 +117,9 @@ class Lease:
     def _newest(self) -> tuple[int, dict[str, Any] | None]:
         number = self._newest_number()
         try:
-            return number, dict(json.loads(places.read_text(self._path(number)))) if number else None
+            return number, dict(
+                parse_json(places.read_text(self._path(number)), self._path(number))
+            ) if number else None
         except FileNotFoundError:  # superseded in this moment
             return self._newest()
 

@@ -19,6 +19,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from clip_jax.checks import parse_json
 from clip_jax.config import ConfigError, RunConfig, UserError
 from clip_jax.config_io import from_dict, run_id, to_dict
 from clip_jax.places import disk_errors, exists, is_remote, make, names, place, read_text, write_text
@@ -51,11 +52,9 @@ def _plain(value: Any) -> Any:
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in ``path``; None when there is no such file. Raises UserError when it is not JSON."""
     try:
-        values = json.loads(read_text(path))
+        values = parse_json(read_text(path), path)
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: must hold a JSON object")
     return values
@@ -77,10 +76,10 @@ def _rows(text: str, path: Path) -> list[dict[str, Any]]:
         if not line:
             continue
         try:
-            rows.append(json.loads(line))
-        except ValueError:
+            rows.append(parse_json(line, f"{path}: line {number}"))
+        except UserError:
             if number < len(lines):
-                raise UserError(f"{path}: line {number} is not JSON") from None
+                raise
     return rows
 
 

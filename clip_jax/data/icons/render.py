@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from clip_jax.checks import parse_json
 from clip_jax.data.icons.package import Drawing, IconSet
 from clip_jax.data.overlap import perceptual_hash
+from clip_jax.places import read_text
 
 CHUNK = 200  # icons a task of a worker
 _PATHS = re.compile(r'\bd="([^"]*)"')
@@ -109,7 +111,8 @@ def draw_set(
 
 def load_drawn(folder: Path, prefix: str) -> Drawn:
     """What `draw_set` left."""
-    found = json.loads((folder / f"{prefix}.json").read_text())
+    path = folder / f"{prefix}.json"
+    found = parse_json(read_text(path), path)
     names, ends, hashes, digests = zip(*found["kept"], strict=True) if found["kept"] else [()] * 4
     return Drawn(
         folder / f"{prefix}.pictures", names, np.array(ends, np.int64), np.array(hashes, np.uint64),
