@@ -26,6 +26,7 @@ from clip_jax.places import disk_errors, exists, is_remote, make, names, place, 
 from clip_jax.train.lease import open_lock
 from clip_jax.train.lines import Lines
 from clip_jax.train.lock import Busy, wait_for_silence
+from clip_jax.train.shapes import check_fields
 
 HEARTBEAT_S = 5.0
 SUBMISSION = "CLIP_JAX_SUBMISSION"  # what a launcher calls the job this process belongs to
@@ -50,13 +51,13 @@ def _plain(value: Any) -> Any:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in ``path``; None when there is no such file. Raises UserError when it is not JSON."""
+    """The object in ``path``; None when there is no such file. Raises UserError when it is not JSON, or a record of
+    another shape than `shapes.FIELDS` says."""
     try:
         values = parse_json(read_text(path), path)
     except FileNotFoundError:
         return None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: must hold a JSON object")
+    check_fields(path.name, values, path)
     return values
 
 
@@ -76,7 +77,9 @@ def _rows(text: str, path: Path) -> list[dict[str, Any]]:
         if not line:
             continue
         try:
-            rows.append(parse_json(line, f"{path}: line {number}"))
+            row = parse_json(line, where := f"{path}: line {number}")
+            check_fields(path.name, row, where)
+            rows.append(row)
         except UserError:
             if number < len(lines):
                 raise
