@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -122,6 +124,27 @@ def parse_json(text: str | bytes, source: object) -> Any:
         reason = str(error).splitlines()[0]
     reason = f"not JSON ({reason})"
     raise UserError(f"{source}: {reason}", field=str(source), reason=reason) from None
+
+
+@contextlib.contextmanager
+def foreign(source: object, what: str) -> Iterator[None]:
+    """Turn whatever content of others makes a reader raise into one line.
+
+    Args:
+      source: the file, for the message.
+      what: what the file is no such thing of, as ``"a config of open_clip"``.
+
+    Raises:
+      UserError: in place of any exception but a UserError, a missing file or a lack of memory.
+    """
+    try:
+        yield
+    except (UserError, MemoryError, FileNotFoundError):
+        raise
+    except Exception as error:
+        said = mask_secrets(str(error)).splitlines()
+        reason = f"not {what} ({type(error).__name__}{': ' + said[0][:200] if said else ''})"
+        raise UserError(f"{source}: {reason}", field=str(source), reason=reason) from error
 
 
 def name_within(field: str, name: object, *, folders: bool = False, allowed: str = "") -> str:

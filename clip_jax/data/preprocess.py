@@ -6,6 +6,7 @@ This is the reference path, for evaluation. Training reads pictures faster (`tra
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clip_jax.checks import short
 from clip_jax.config import ConfigError, UserError
-from clip_jax.data.images import eight_bit, open_image
+from clip_jax.data.images import broken_pictures, eight_bit, middle, open_image
 from clip_jax.data.transforms import MEAN, STD
 
 if TYPE_CHECKING:
@@ -47,22 +49,32 @@ class Preprocess:
                 raise ConfigError(f"{name}={getattr(self, name)!r}: must be one of {', '.join(allowed)}")
         for name in ("mean", "std"):
             value = getattr(self, name)
-            if len(value) != 3 or (name == "std" and not min(value) > 0):
+            if len(value) != 3 or not all(map(math.isfinite, value)) or (name == "std" and not min(value) > 0):
                 raise ConfigError(f"{name}={value!r}: must be three numbers" + (" above 0" if name == "std" else ""))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], size: int, source: str) -> Preprocess:
         """Read a ``preprocess_cfg`` of open_clip. Raises UserError on what is unknown."""
+        if not isinstance(config, Mapping):
+            raise UserError(f"{source}: preprocess_cfg={short(config)}: must be a group of fields")
         known = {"size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color"}
         unknown = sorted(set(config) - known)
         if unknown:
             raise UserError(f"{source}: preprocess_cfg.{unknown[0]} is not supported")
         if config.get("mode", "RGB") != "RGB":
-            raise UserError(f"{source}: preprocess_cfg.mode={config['mode']!r}: must be RGB")
+            raise UserError(f"{source}: preprocess_cfg.mode={short(config['mode'])}: must be RGB")
         values = {k: v for k, v in config.items() if k in known - {"size", "mode"}}
         for name in ("mean", "std"):
             if name in values:
-                values[name] = tuple(map(float, values[name]))
+                try:
+                    values[name] = tuple(map(float, values[name]))
+                except (TypeError, ValueError, OverflowError):
+                    raise UserError(
+                        f"{source}: preprocess_cfg.{name}={short(values[name])}: must be three numbers",
+                        field=f"preprocess_cfg.{name}",
+                    ) from None
+        if not isinstance(fill := values.get("fill_color", 0), int) or not 0 <= fill <= 255:
+            raise UserError(f"{source}: preprocess_cfg.fill_color={short(fill)}: must be a whole number up to 255")
         try:
             return cls(size=size, **values)
         except ConfigError as error:
@@ -77,15 +89,20 @@ class Preprocess:
 
     def __call__(self, image: bytes | Path | np.ndarray | Image.Image) -> np.ndarray:
         """uint8 [size, size, 3]. Raises BrokenRecord when it is no picture."""
+        with broken_pictures():
+            return self._pixels(eight_bit(open_image(image)))
+
+    def _pixels(self, picture: Image.Image) -> np.ndarray:
         from PIL import Image
 
-        picture = eight_bit(open_image(image))
         n = self.size
         method = Image.Resampling.BICUBIC if self.interpolation == "bicubic" else Image.Resampling.BILINEAR
         width, height = picture.size
         if self.resize_mode == "squash":
             picture = picture.resize((n, n), method)
         elif self.resize_mode == "shortest":
+            picture = middle(picture)
+            width, height = picture.size
             short, long = min(width, height), int(n * max(width, height) / min(width, height))
             picture = picture.resize((n, long) if width == short else (long, n), method)
         else:

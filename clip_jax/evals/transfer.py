@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from clip_jax.checks import name_within, parse_json, short
+from clip_jax.checks import foreign, name_within, parse_json, short
 from clip_jax.config import UserError
 from clip_jax.data.labelled import LabelledSet, Split, open_labelled
 from clip_jax.data.preprocess import Preprocess
@@ -81,7 +81,7 @@ def read_suite(name: str, data: str | None) -> list[Entry]:
     path = Path(name)
     if not path.is_file():
         raise UserError(f"--suite={name}: no such file; the built-in suites are {', '.join(prompts.SUITES)}")
-    try:
+    with foreign(path, "a suite"):
         values = parse_json(read_text(path), path)
         sets, root = values["sets"], Path(data or values.get("data") or path.parent)
         unknown = sorted(set(values) - {"sets", "data"})
@@ -93,10 +93,6 @@ def read_suite(name: str, data: str | None) -> list[Entry]:
             for field in sorted(set(item) - fields):
                 raise UserError(f"{path}: set {item.get('name')!r}: {field} is not known")
             entries.append(Entry(**{**item, "path": str(root / item["path"]), "only": tuple(item.get("only", ()))}))
-    except UserError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not a suite ({type(error).__name__}: {error})") from None
     for entry in entries:
         _check_texts(path, entry)
         if entry.kind not in ("classification", "retrieval"):

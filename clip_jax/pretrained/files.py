@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.checks import name_within, parse_json
+from clip_jax.checks import foreign, name_within, parse_json
 from clip_jax.config import UserError
 from clip_jax.places import disk_errors, read_text, write_text
 
@@ -57,14 +57,10 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: no such weights file")
     with path.open("rb") as file:
         _refuse_pickle(path, file.read(8))
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dictionary)
-    except (SafetensorError, ValueError, TypeError, KeyError, OSError, OverflowError, AttributeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not a whole safetensors file ({reason})") from None
+    with foreign(path, "a whole safetensors file"), safe_open(path, framework="numpy") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dictionary)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:

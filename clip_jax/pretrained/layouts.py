@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
+from clip_jax.checks import foreign
 from clip_jax.config import ModelConfig, UserError
+from clip_jax.config_io import from_dict, to_dict
 from clip_jax.models.clip import CLIP
 from clip_jax.pretrained import mapping, open_clip, openai, transformers
 from clip_jax.pretrained.mapping import Entry
@@ -33,6 +35,13 @@ def detect(tensors: Mapping[str, np.ndarray], config: Mapping[str, Any] | None, 
     Raises UserError when it is none of `LAYOUTS`, or when its config asks for what is not supported.
     """
     prefix = "text." if "text.token_embedding.weight" in tensors else ""
+    with foreign(source, "a config of a model that is known here"):
+        found = _detect(tensors, config, source, prefix)
+        from_dict(ModelConfig, to_dict(found.config), f"{source}: model.")  # every number of its type, and finite
+    return found
+
+
+def _detect(tensors: Mapping[str, np.ndarray], config: Mapping[str, Any] | None, source: str, prefix: str) -> Layout:
     if config is not None and ("model_cfg" in config or "vision_cfg" in config):
         shape = open_clip.config_of(config.get("model_cfg", config), source)
         return Layout("open_clip", shape, open_clip.entries(shape, prefix), openai.IGNORED)

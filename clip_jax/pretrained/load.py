@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from clip_jax.checks import foreign
 from clip_jax.config import ModelConfig, UserError
 from clip_jax.data.hf_tokenizer import HFTokenizer
 from clip_jax.data.preprocess import Preprocess
@@ -83,9 +84,11 @@ def load_weights(name: str, *, fetch: Fetch = hub_fetch) -> Weights:
             f"{files.weights}: no config beside it, so read as a released model: QuickGELU, heads of 64", stacklevel=2
         )
     params = layouts.read(tensors, layout, str(files.weights))
-    return Weights(
-        name, layout.config, params, _preprocess(layout, config or {}, files), _tokenizer(layout, config or {}, files)
-    )
+    with foreign(files.preprocessor or files.config, "a preprocessing that is known here"):
+        preprocess = _preprocess(layout, config or {}, files)
+    with foreign(files.tokenizer or files.config, "a tokenizer that is known here"):
+        tokenizer = _tokenizer(layout, config or {}, files)
+    return Weights(name, layout.config, params, preprocess, tokenizer)
 
 
 def _preprocess(layout: layouts.Layout, config: Mapping[str, Any], files: Files) -> Preprocess:
