@@ -7,6 +7,7 @@ For a sweep in a bucket these locks and the logs lie on this machine (`places.sc
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shlex
 import signal
@@ -24,7 +25,7 @@ from clip_jax.sweep.launch.engine import EngineDown, Job
 from clip_jax.sweep.submission import note_exit
 from clip_jax.sweep_config import Resources
 from clip_jax.train.lease import Lease
-from clip_jax.train.lock import INHERITED, Busy, RunLock, is_held
+from clip_jax.train.lock import INHERITED, Busy, RunLock, ask_to_stop, is_held
 from clip_jax.train.record import SUBMISSION
 
 PROGRAM = (sys.executable, "-m", "clip_jax.cli")
@@ -123,15 +124,21 @@ class Local:
         return {job.key: "running" for job in jobs if job.key in self.children or _is_held(job)}
 
     def cancel(self, jobs: Sequence[Job]) -> None:
-        """Ask them to save and stop, and wait until they have."""
+        """Ask them to save and stop, and wait until they have. Raises UserError naming one that this machine cannot
+        stop, once all others have been asked."""
+        asked, refused = [], []
         for job in jobs:
-            owner = _lock(job.run_dirs[0]).owner() if is_held(scratch(job.run_dirs[0])) else {}
-            if owner.get("pid"):
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(int(owner["pid"]), signal.SIGTERM)
+            try:
+                if is_held(scratch(job.run_dirs[0])):
+                    ask_to_stop(scratch(job.run_dirs[0]))
+                asked.append(job)
+            except UserError as error:
+                refused.append(error)
         end = time.monotonic() + STOP_S
-        while self.poll(jobs) and time.monotonic() < end:
+        while self.poll(asked) and time.monotonic() < end:
             time.sleep(0.05)
+        if refused:
+            raise refused[0]
 
     def render(self, name: str, jobs: Sequence[Job]) -> str:
         """A shell line a job."""
@@ -160,10 +167,16 @@ def _is_held(job: Job) -> bool:
     return any(is_held(scratch(run_dir)) for run_dir in job.run_dirs)
 
 
+_NO_GPU = ("", "-1", "none", "void", "NoDevFiles")
+
+
 def visible_gpus() -> list[str]:
-    """The numbers of those that this process may use."""
+    """The numbers of those that this process may use; none where ``CUDA_VISIBLE_DEVICES`` is set and empty."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible.split(",") if visible else [p.name[6:] for p in sorted(Path("/dev").glob("nvidia[0-9]*"))]
+    if visible is not None:
+        numbers = [number.strip() for number in visible.split(",")]
+        return list(itertools.takewhile(lambda n: n not in _NO_GPU, numbers))  # CUDA stops at the first that is none
+    return [p.name[6:] for p in sorted(Path("/dev").glob("nvidia[0-9]*"))]
 
 
 def slot_environment(slot: int, slots: int, resources: Resources) -> dict[str, str]:
