@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from clip_jax.cluster import check_devices
 from clip_jax.config import RunConfig, UserError
 from clip_jax.data.loader import learn_tokenizer
 from clip_jax.data.sources import Source, open_source
@@ -68,7 +70,8 @@ class Ground:
 
 
 def open_ground(config: RunConfig) -> Ground:
-    """Raises UserError for a mesh that does not fit, or bad data."""
+    """Raises UserError for devices other than the job asked for, a mesh that does not fit, or bad data."""
+    check_devices(os.environ)
     mesh = make_mesh(config.mesh)
     check_batch(config.batch_size, mesh)
     enable_compile_cache()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_jax.checks import parse_json
+from clip_jax.cluster import asked_of
 from clip_jax.config import UserError
 from clip_jax.places import is_remote
 from clip_jax.sweep.launch.engine import Job, ask
@@ -140,6 +141,7 @@ class JobSets:
                 "CLIP_JAX_COORDINATOR": f"{name}-train-0-0.{name}:{PORT}",
                 "CLIP_JAX_PROCESSES": str(r.nodes),
             }
+        environment |= asked_of("tpu" if r.topology else "gpu", r.devices_per_process, r.devices)
         limits: dict[str, Any] = {}
         if r.accelerator:
             limits["google.com/tpu" if r.topology else "nvidia.com/gpu"] = r.devices_per_process

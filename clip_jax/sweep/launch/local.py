@@ -7,7 +7,6 @@ For a sweep in a bucket these locks and the logs lie on this machine (`places.sc
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import shlex
 import signal
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from clip_jax.cluster import asked_of, visible_gpus
 from clip_jax.config import UserError
 from clip_jax.places import is_remote, make, scratch
 from clip_jax.sweep.launch.engine import EngineDown, Job
@@ -167,24 +167,12 @@ def _is_held(job: Job) -> bool:
     return any(is_held(scratch(run_dir)) for run_dir in job.run_dirs)
 
 
-_NO_GPU = ("", "-1", "none", "void", "NoDevFiles")
-
-
-def visible_gpus() -> list[str]:
-    """The numbers of those that this process may use; none where ``CUDA_VISIBLE_DEVICES`` is set and empty."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        numbers = [number.strip() for number in visible.split(",")]
-        return list(itertools.takewhile(lambda n: n not in _NO_GPU, numbers))  # CUDA stops at the first that is none
-    return [p.name[6:] for p in sorted(Path("/dev").glob("nvidia[0-9]*"))]
-
-
 def slot_environment(slot: int, slots: int, resources: Resources) -> dict[str, str]:
     """What a child sees of the GPUs, where there are any: with several slots, one each unless told otherwise.
 
     Raises UserError when there are fewer than ``resources`` asks for.
     """
-    gpus, each, sharing = visible_gpus(), resources.devices_per_process, resources.runs_per_device
+    gpus, each, sharing = visible_gpus(os.environ), resources.devices_per_process, resources.runs_per_device
     needed = -(-slots // sharing) * max(each, 1)
     if (each or sharing > 1) and needed > len(gpus):
         raise UserError(f"slots={slots}: with these resources they need {needed} GPUs, and here are {len(gpus)}")
@@ -192,6 +180,7 @@ def slot_environment(slot: int, slots: int, resources: Resources) -> dict[str, s
         return {}
     first = (slot // sharing) * max(each, 1) % len(gpus)
     found = {"CUDA_VISIBLE_DEVICES": ",".join(gpus[first : first + max(each, 1)])}
+    found |= asked_of("gpu", each, each)
     if sharing > 1:
         found["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{MEMORY_SHARE / sharing:.3f}"
     return found
