@@ -14,7 +14,7 @@ LONGEST_NAME = 200  # characters; file systems allow 255 bytes, and suffixes are
 _SECRETS = re.compile(
     r"(?P<userinfo>(?<=://)[^/@\s?#]+(?=@))"
     r"|(?P<parameter>(?<=[?&])(?:x-amz-(?:signature|credential|security-token)|x-goog-(?:signature|credential)"
-    r"|awsaccesskeyid|signature|sig|token|access_token|auth|api_?key|key|password|secret)=)[^&#\s'\"]+",
+    r"|awsaccesskeyid|signature|sig|token|access_token|auth|api_?key|key|password|secret)=)(?:(?!: )[^&#\s'\"])+",
     re.IGNORECASE,
 )
 

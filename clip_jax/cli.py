@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
+from clip_jax.interrupts import LINE, hold, listen
+
+if __name__ == "__main__" or sys.argv[0].endswith("clip-jax"):  # as a program, and before the slow imports
+    listen()
+
 import argparse
 import os
 import select
-import sys
 import traceback
 from pathlib import Path
 from typing import NoReturn
@@ -318,10 +324,8 @@ def _known(error: BaseException) -> BaseException | None:
     jax_memory = type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error)
     if isinstance(error, MemoryError) or jax_memory:
         said = (str(error).splitlines() or [""])[0][:200]
-        return UserError(
-            reason=f"out of memory ({said})" if said else "out of memory",
-            hint="a smaller batch_size, microbatch_size or model needs less",
-        )
+        hint = "a smaller batch_size, microbatch_size or model needs less"
+        return UserError(reason=f"out of memory ({said})" if said else "out of memory", hint=hint)
     return None
 
 
@@ -370,7 +374,7 @@ def _tell(error: BaseException) -> int:
         print(f"clip-jax: {error}", file=sys.stderr)
         return exit_codes.STOPPED if isinstance(error, Busy) else exit_codes.MISTAKE
     if isinstance(error, KeyboardInterrupt):
-        print("clip-jax: interrupted; the same command goes on from here", file=sys.stderr)
+        print(LINE, file=sys.stderr)
         return exit_codes.INTERRUPTED
     if isinstance(error, LostProcess):
         print(f"clip-jax: {error}; the same command goes on from the last checkpoint", file=sys.stderr)
@@ -386,6 +390,7 @@ def command() -> None:
     accelerator = any(Path("/dev", name).exists() for name in ("nvidia0", "accel0", "vfio"))
     if sys.platform == "linux" and heavy and not accelerator and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        hold()
         os.execv(sys.executable, [sys.executable, "-m", "clip_jax.cli", *sys.argv[1:]])
     sys.exit(main())
 

@@ -16,13 +16,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from clip_jax.checks import parse_json, short
+from clip_jax.checks import no_secret, parse_json, short
 from clip_jax.config import ConfigError, RunConfig, UserError
 from clip_jax.places import is_remote, place, read_text
 
 T = TypeVar("T")
 LONGEST_FIELD = 200  # characters of an unknown one that are told
-LARGEST = 10**15  # of whole numbers; fields that memory or time depend on have their own bounds
+LARGEST, LARGEST_FLOAT = 10**15, 1e38  # of whole numbers, and of others: what a float32 holds
+# fields that memory depends on, by their last names: far above what anybody trains, below what aborts the process
+_MOST = {
+    "width": 2**16, "depth": 1000, "stages": 1000, "heads": 2**14, "mlp_ratio": 1024, "image_size": 2**14,
+    "patch_size": 2**14, "context_length": 2**16, "vocab_size": 2**24, "embed_dim": 2**16, "pool_heads": 2**14,
+    "pool_queries": 2**16, "prefix_tokens": 2**14, "batch_size": 2**24, "evals.batch_size": 2**16,
+    "microbatch_size": 2**24, "chunk": 2**24,
+    "vocab_chunk": 2**24, "steps": 10**10, "seed": 2**32 - 1, "seeds": 2**32 - 1, "seeds_at_best": 2**32 - 1,
+    "world_seed": 2**32 - 1, "proposal_seed": 2**32 - 1, "examples": 10**8, "retrieval_images": 10**8,
+    "val_pairs": 10**7, "val_partitions": 10**7, "prior_images": 10**7, "threads": 4096, "workers": 4096,
+    "tokenizer_captions": 10**9, "slots": 10**6, "family_size": 10**5, "trials": 10**7, "together": 10**6,
+    "nodes": 10**6, "processes_per_node": 10**4, "devices_per_process": 10**4, "cores": 10**5, "slices": 10**5,
+    "runs_per_device": 10**4, "heartbeat_s": 10**7, "start_s": 10**7, "time_limit_min": 10**8, "rungs": 1000,
+    "sizes_per_budget": 10**6, "epochs": 10**9,
+}  # fmt: skip
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -73,8 +87,12 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
         raise _wrong(name, value, f"must be of type {hint.__name__}")
     if hint is float and not math.isfinite(value):
         raise _wrong(name, value, "must be a finite number")
-    if hint is int and abs(value) > LARGEST:
-        raise _wrong(name, value, f"must lie between {-LARGEST:.0e} and {LARGEST:.0e}")
+    *_, group, last = ["", *name.split(".")]
+    most = _MOST.get(f"{group}.{last}", _MOST.get(last, LARGEST if hint is int else LARGEST_FLOAT))
+    if hint in (int, float) and abs(value) > most:
+        raise _wrong(name, value, f"must be at most {most:,}")
+    if hint is str:
+        no_secret(name, value)
     return value
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+from clip_jax.checks import name_within
 from clip_jax.config import UserError
 from clip_jax.data.sources import BrokenRecord, Record, Source
 
@@ -25,6 +26,7 @@ class CaptionedFolder(Source):
             if missing:
                 raise UserError(f"{table}: lacks the column {', '.join(sorted(missing))}")
             for row in reader:
+                name_within(f"{table}: filename", row["filename"], folders=True)
                 self.rows.setdefault(row["filename"], []).append((row["caption"] or "").strip())
         self.names = list(self.rows)
 

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from clip_jax import flops
 from clip_jax.cluster import check_devices
 from clip_jax.config import RunConfig, UserError
 from clip_jax.data.loader import learn_tokenizer
@@ -74,9 +75,31 @@ def open_ground(config: RunConfig) -> Ground:
     check_devices(os.environ)
     mesh = make_mesh(config.mesh)
     check_batch(config.batch_size, mesh)
+    _check_memory(config, mesh)
     enable_compile_cache()
     source, held_out = (open_source(config.data, s, config.model.image.image_size) for s in ("train", "val"))
     return Ground(mesh, build(config.model, mesh), source, held_out)
+
+
+def _check_memory(config: RunConfig, mesh: Mesh) -> None:
+    """Raises UserError where parameters and Adam's moments alone exceed the memory of this machine's CPU devices.
+
+    XLA would abort, or the system would kill the process; other platforms say so themselves.
+    """
+    if mesh.devices.flat[0].platform != "cpu":
+        return
+    sizes = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+    each = sizes[config.model.param_dtype] + 2 * sizes[config.optim.state_dtype]
+    local = sum(d.process_index == jax.process_index() for d in mesh.devices.flat)
+    copies = max(1, local // (mesh.shape["fsdp"] * mesh.shape["tensor"]))
+    needed = flops.params(config.model).total * each * copies
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise UserError(
+            field="model",
+            reason=f"parameters and moments take {needed / 1e9:,.0f} GB, this machine has {there / 1e9:,.0f}",
+            hint="a smaller model, or more of mesh.fsdp",
+        )  # fmt: skip
 
 
 def train(
@@ -157,7 +180,7 @@ def attempt(
             ):
                 yield Run(config, ground, tokenizer, evaluate, record, mirror, checkpoints, profiler, clock, begin)
         except BaseException as error:
-            state = "stopped" if lost_another(error) else "failed"
+            state = "stopped" if lost_another(error) or isinstance(error, KeyboardInterrupt) else "failed"
             record.end(state, f"{type(error).__name__}: {error}".splitlines()[0])
             raise
 

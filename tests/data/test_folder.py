@@ -33,3 +33,11 @@ def test_what_is_missing_is_named(tmp_path):
     (tmp_path / "captions.csv").write_text("file,caption\n")
     with pytest.raises(UserError, match="lacks the column filename"):
         CaptionedFolder(tmp_path, "train")
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "/etc/hostname", "a/../../secret.png", "a\\b.png"])
+def test_a_name_that_leaves_the_folder_is_refused(tmp_path, name):
+    (tmp_path / "captions.csv").write_text(f"filename,caption\na/b.jpg,well\n{name},evil\n")
+    with pytest.raises(UserError) as caught:
+        CaptionedFolder(tmp_path, "train")
+    assert caught.value.value == name

@@ -213,3 +213,28 @@ def test_several_classes_a_picture(tmp_path):
     assert "acc1" not in told["zeroshot_classification"]
     assert model.seen == 24 + 8 + 12  # the set's own validation split is read for the probe
     assert "lp_mean_average_precision_11point" in results.table(found)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"name": "../../../escaped/evil"}, "name"), ({"name": "/tmp/evil"}, "name"), ({"name": 3}, "name"),
+        ({"train_split": "../other"}, "train_split"), ({"test_split": "a/b"}, "test_split"), ({"kind": []}, "kind"),
+    ],
+)  # fmt: skip
+def test_read_suite_names_that_leave_their_folder_are_refused(tmp_path, change, field):
+    path = tmp_path / "suite.json"
+    path.write_text(json.dumps({"sets": [{"name": "a", "path": "a"} | change]}))
+    with pytest.raises(UserError) as caught:
+        transfer.read_suite(str(path), str(tmp_path))
+    assert caught.value.field.endswith(field)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "[]", '{"sets": 3}', '{"sets": [3]}', '{"sets": [{"path": [], "name": "a"}]}']
+)
+def test_read_suite_damaged_is_one_line(tmp_path, text):
+    (tmp_path / "suite.json").write_text(text)
+    with pytest.raises(UserError) as caught:
+        transfer.read_suite(str(tmp_path / "suite.json"), str(tmp_path))
+    assert "\n" not in str(caught.value)
