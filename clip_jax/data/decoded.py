@@ -31,7 +31,7 @@ class Decoded:
     """
 
     def __init__(self, source: Source, size: int, decoder: str) -> None:
-        """Opens the files of this set, size and decoder, or makes them. Raises OSError when they cannot be written, or their room is not there."""
+        """Opens the files of this set, size and decoder, or makes them. Raises OSError when they cannot be written."""
         assert source.identity is not None
         told = f"{FORMAT} {source.identity} {len(source)} {size} {decoder}"
         name = hashlib.sha256(told.encode()).hexdigest()[:32]
