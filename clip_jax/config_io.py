@@ -108,7 +108,7 @@ _LATER = {
     "optim": ("state_dtype", "rounding", "loss_scale", "layer_decay"),
     "model": (
         "decoder", "logit_bias", "text_param_dtype", "remat_policy", "objective", "prefix_tokens", "vocab_chunk",
-        "parametrisation",
+        "parametrisation", "attention",
     ),
     "model.image": (
         "stages", "pool", "class_token", "norm_pre", "norm_after_pool", "norm_eps", "patch_bias", "projection",
@@ -118,11 +118,28 @@ _LATER = {
     "evals": ("prior_images", "predictive_score"),
 }  # fmt: skip
 
+# Fields of the model whose default became ``auto`` after the first runs, and what it was: it names a run as before.
+_BECAME_AUTO = {"remat_policy": "nothing"}
+
+
+def as_begun(config: RunConfig, first: RunConfig) -> RunConfig:
+    """``config`` for a run begun as ``first``: what is ``auto`` by default now stays what it was by default then."""
+    stay: dict[str, Any] = {
+        name: old
+        for name, old in _BECAME_AUTO.items()
+        if getattr(config.model, name) == "auto" and getattr(first.model, name) == old
+    }
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **stay)) if stay else config
+
 
 def run_id(config: RunConfig) -> str:
     """12 hex digits that name the run. The wandb mirror and the data workers change no number, so they are left out."""
     values, defaults = to_dict(config), to_dict(RunConfig())
     del values["wandb"], values["data"]["workers"]
+    for name, old in _BECAME_AUTO.items():
+        defaults["model"][name] = old
+        if values["model"][name] == "auto":
+            values["model"][name] = old
     for group, names in _LATER.items():
         mine, usual = values, defaults
         for part in filter(None, group.split(".")):

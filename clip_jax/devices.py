@@ -24,16 +24,17 @@ class Device:
     bandwidth: float | None = None
     link: float | None = None
     slow_link: float | None = None
+    capability: float | None = None  # CUDA compute capability
 
 
 # The first whose kind is found in the device's own wins, so longer names stand before their beginnings.
 DEVICES = (
-    Device("b200", "b200", 2250e12, 1100e12, 180e9, 8.0e12, 900e9, 50e9),
-    Device("h200", "h200", 989e12, 494e12, 141e9, 4.8e12, 450e9, 50e9),
-    Device("h100", "h100", 989e12, 494e12, 80e9, 3.35e12, 450e9, 50e9),
-    Device("a100", "a100", 312e12, 156e12, 80e9, 2.0e12, 300e9, 25e9),
-    Device("l40s", "l40s", 362e12, 183e12, 48e9, 0.86e12, 32e9, 12.5e9),
-    Device("v100", "v100", 125e12, 15.7e12, 32e9, 0.9e12, 150e9, 12.5e9),
+    Device("b200", "b200", 2250e12, 1100e12, 180e9, 8.0e12, 900e9, 50e9, 10.0),
+    Device("h200", "h200", 989e12, 494e12, 141e9, 4.8e12, 450e9, 50e9, 9.0),
+    Device("h100", "h100", 989e12, 494e12, 80e9, 3.35e12, 450e9, 50e9, 9.0),
+    Device("a100", "a100", 312e12, 156e12, 80e9, 2.0e12, 300e9, 25e9, 8.0),
+    Device("l40s", "l40s", 362e12, 183e12, 48e9, 0.86e12, 32e9, 12.5e9, 8.9),
+    Device("v100", "v100", 125e12, 15.7e12, 32e9, 0.9e12, 150e9, 12.5e9, 7.0),
     Device("v6e", "tpu v6 lite", 918e12, None, 31.25 * GIB, 1.64e12, 400e9, 12.5e9),
     Device("v5p", "tpu v5p", 459e12, None, 95.74 * GIB, 2.77e12, 600e9, 6.25e9),
     Device("v5e", "tpu v5 lite", 197e12, None, 15.75 * GIB, 0.82e12, 200e9, 3.1e9),

@@ -125,6 +125,7 @@ def read(name: str, *, fetch: Fetch = hub_fetch) -> Weights:
     if not is_run(name):
         return load_weights(name, fetch=fetch)
     config = load(RunConfig, place(name) / "config.json").model
+    config = dataclasses.replace(config, attention="auto")  # of whatever device reads it
     built = build(config, make_mesh(RunConfig().mesh))
     _, params = load_params(name, built)
     arrays = nest({k: np.asarray(v) for k, v in flatten(params).items()})

@@ -9,7 +9,8 @@ from clip_jax.checks import ConfigError, at_least, between, one_of
 DTYPES = ("float32", "bfloat16", "float16", "float64")  # the last needs jax's x64 mode
 ACTIVATIONS = ("gelu", "gelu_erf", "quick_gelu")
 IMAGE_POOLS = ("cls", "avg", "map", "attentional")
-REMAT_POLICIES = ("nothing", "attention", "dots")
+ATTENTIONS = ("auto", "xla", "cudnn")
+REMAT_POLICIES = ("auto", "nothing", "attention", "dense", "dots")
 TEXT_POOLS = ("eot", "last", "cls")
 TEXT_ENCODERS = ("transformer", "bag_of_words")
 OBJECTIVES = ("contrastive", "caption", "bag_of_words")
@@ -238,8 +239,13 @@ class ModelConfig:
     compute_dtype: str = "float32"
     param_dtype: str = "float32"
     text_param_dtype: str = ""  # of the text tower's parameters; empty: param_dtype
+    # xla | cudnn (fused); auto: cudnn where the devices have it (`models.execution`). The repr, which names models in
+    # caches, goes without it
+    attention: str = field(default="auto", repr=False)
     remat: bool = False  # recompute each block in the backward pass
-    remat_policy: str = "nothing"  # remat: what is kept all the same: nothing | attention | dots
+    # remat: what is kept all the same: nothing | attention | dense (the dense layers' products and attention) | dots
+    # (every product). auto: nothing with remat; without it, dense on accelerators and everything on a CPU
+    remat_policy: str = "auto"
     scan_layers: bool = True  # one compiled block for all layers; False unrolls (faster on CPU)
     prefix_tokens: int = 4  # caption: tokens made of the image features
     vocab_chunk: int = 0  # caption, bag_of_words: rows of vocabulary logits formed at a time in training; 0 is all
@@ -251,11 +257,7 @@ class ModelConfig:
         one_of("model.compute_dtype", self.compute_dtype, DTYPES)
         one_of("model.param_dtype", self.param_dtype, DTYPES)
         one_of("model.text_param_dtype", self.text_param_dtype, ("", *DTYPES))
-        one_of("model.remat_policy", self.remat_policy, REMAT_POLICIES)
-        if not self.remat and self.remat_policy != "nothing":
-            raise ConfigError(f"model.remat_policy={self.remat_policy!r}: ignored with model.remat=False")
-        if self.image.stages and self.remat_policy == "attention":
-            raise ConfigError("model.remat_policy='attention': a ResNet's blocks have none; nothing or dots")
+        self._check_execution()
         between("model.init_temperature", self.init_temperature, 1e-3, 1e3)
         at_least("model.max_logit_scale", self.max_logit_scale, 1 / self.init_temperature)
         for name, tower in (("image", self.image), ("text", self.text)):
@@ -274,6 +276,19 @@ class ModelConfig:
         self._check_objective()
         if self.parametrisation.kind == "mup":
             self._check_mup()
+
+    def _check_execution(self) -> None:
+        one_of("model.attention", self.attention, ATTENTIONS)
+        if self.attention == "cudnn" and self.compute_dtype not in ("bfloat16", "float16"):
+            reason = f"takes bfloat16 and float16, and model.compute_dtype is {self.compute_dtype}"
+            raise ConfigError(field="model.attention", value=self.attention, reason=reason)
+        if self.attention == "xla" and self.compute_dtype == "float64":
+            raise ConfigError(field="model.attention", value=self.attention, reason="does not keep float64; use auto")
+        one_of("model.remat_policy", self.remat_policy, REMAT_POLICIES)
+        if not self.remat and self.remat_policy not in ("auto", "nothing"):
+            raise ConfigError(f"model.remat_policy={self.remat_policy!r}: ignored with model.remat=False")
+        if self.image.stages and self.remat_policy in ("attention", "dense"):
+            raise ConfigError(f"model.remat_policy={self.remat_policy!r}: not of a ResNet's blocks; nothing or dots")
 
     def _check_objective(self) -> None:
         why, text = f"with model.objective={self.objective!r}", self.text

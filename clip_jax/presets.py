@@ -161,6 +161,6 @@ def ladder(rung: float, base: ModelConfig | None = None) -> ModelConfig:
 def sized(name: str, base: ModelConfig) -> ModelConfig:
     """A named size that computes as ``base`` does: precision, recomputation, scanning, dropout, parametrisation."""
     model = preset(name)
-    how = ("compute_dtype", "param_dtype", "text_param_dtype", "remat", "remat_policy", "scan_layers")
+    how = ("compute_dtype", "param_dtype", "text_param_dtype", "attention", "remat", "remat_policy", "scan_layers")
     image = dataclasses.replace(model.image, patch_dropout=base.image.patch_dropout)
     return dataclasses.replace(model, image=image, **{f: getattr(base, f) for f in (*how, "parametrisation")})

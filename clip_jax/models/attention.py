@@ -31,14 +31,14 @@ class CrossAttention(nnx.Module):
         self.k = linear(context_width, d, ("embed", "heads"), std=context_width**-0.5, rngs=rngs, **kw)
         self.v = linear(context_width, d, ("embed", "heads"), std=context_width**-0.5, rngs=rngs, **kw)
         self.out = linear(d, d, ("heads", "embed"), std=spec.out_std, rngs=rngs, **kw)
-        self.heads = spec.heads
+        self.heads, self.form = spec.heads, spec.attention
 
     def __call__(self, queries: jax.Array, context: jax.Array) -> jax.Array:
         q, k, v = (
             split_heads(a, self.heads)
             for a in (on_rows(self.q, queries), on_rows(self.k, context), on_rows(self.v, context))
         )
-        return on_rows(self.out, attend(q, k, v).reshape(queries.shape))
+        return on_rows(self.out, attend(q, k, v, form=self.form).reshape(queries.shape))
 
 
 class MapHead(nnx.Module):
@@ -99,5 +99,5 @@ class DecoderBlock(nnx.Module):
         self.own = Block(spec, rngs)
         self.cross = CrossBlock(spec, rngs)
 
-    def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
-        return self.cross(self.own(x), context)
+    def __call__(self, x: jax.Array, context: jax.Array, *, length: int | None = None) -> jax.Array:
+        return self.cross(self.own(x, length=length), context)

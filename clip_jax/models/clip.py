@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from clip_jax.config import ConfigError, ModelConfig
 from clip_jax.models.coca import MultimodalDecoder
+from clip_jax.models.execution import resolve
 from clip_jax.models.predictive import Predictive
 from clip_jax.models.towers import image_tower, text_tower
 from clip_jax.parallel import RULES
@@ -139,11 +140,13 @@ def _check_divides(config: ModelConfig, mesh: Mesh) -> None:
 
 
 def build(config: ModelConfig, mesh: Mesh) -> Built:
-    """Shapes and shardings of a model's parameters; nothing is allocated.
+    """Shapes and shardings of a model's parameters, and its form on the mesh's devices; nothing is allocated.
 
-    Raises ConfigError when the ``fsdp`` axis does not divide a width, or ``tensor`` the heads or an MLP.
+    Raises ConfigError when the ``fsdp`` axis does not divide a width, or ``tensor`` the heads or an MLP, and when the
+    devices lack the attention asked for.
     """
     _check_divides(config, mesh)
+    config = resolve(config, mesh.devices.flat[0])
     with nnx.logical_axis_rules(RULES):
         graphdef, state = nnx.split(nnx.eval_shape(lambda: make_model(config, rngs=nnx.Rngs(0))))
         specs = nnx.as_pure(nnx.get_partition_spec(state))

@@ -17,7 +17,10 @@ class MultimodalDecoder(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         c = config.decoder
         dtype, param_dtype = jnp.dtype(config.compute_dtype), jnp.dtype(config.param_dtype)
-        spec = BlockSpec(c.width, c.heads, c.mlp_width, c.depth, config.activation, dtype, param_dtype, causal=True)
+        spec = BlockSpec(
+            c.width, c.heads, c.mlp_width, c.depth, config.activation, dtype, param_dtype,
+            causal=True, attention=config.attention,
+        )  # fmt: skip
         self.blocks = Stack(lambda r: DecoderBlock(spec, r), c.depth, config, rngs)
         self.ln_final = layer_norm(c.width, param_dtype=param_dtype, rngs=rngs)
         self.projection = named_param(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -105,6 +105,7 @@ class BlockSpec:
     causal: bool = False
     eps: float = 1e-5
     layer_scale: float = 0.0  # 0 has none
+    attention: str = "auto"  # see `attend`
 
     @property
     def out_std(self) -> float:
@@ -122,14 +123,25 @@ def split_heads(x: jax.Array, heads: int) -> jax.Array:
     return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads)
 
 
-def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = None, causal: bool = False) -> jax.Array:
+FUSED: Literal["cudnn", "xla"] = "cudnn"  # the library's name of the fused kernel; a test takes another in its place
+
+
+def attend(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = None, causal: bool = False,
+    form: str = "auto", length: int | None = None,
+) -> jax.Array:  # fmt: skip
     """Softmax attention: [B, Q, N, K], [B, T, N, K] twice -> [B, Q, N, K]. ``mask``: bool [B, 1, Q, T].
 
-    Accelerators take the library's kernels. On a CPU, whose batched products want the heads before the tokens, and in
-    float64, which those kernels do not keep, the equation is written out.
+    Args:
+      form: ``auto`` is the equation, written out for a CPU, whose batched products want the heads before the tokens,
+        and for float64, which the others do not keep; ``xla`` the library's form of it; ``cudnn`` the fused kernel,
+        where there is no mask and both sequences have even lengths, else ``xla``.
+      length: places from there on are padding (of ``cudnn`` alone): they are attended by none and give zero.
     """
-    if jax.default_backend() != "cpu" and q.dtype != jnp.float64:
-        return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal)
+    if form == "cudnn" and mask is None and not (q.shape[1] % 2 or k.shape[1] % 2):
+        return _fused(q, k, v, causal, length)
+    if form != "auto":
+        return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal, implementation="xla")
     wide = jnp.promote_types(jnp.float32, q.dtype)
     q, k, v = (x.swapaxes(1, 2) for x in (q * q.shape[-1] ** -0.5, k, v))
     products = None if q.dtype == jnp.float16 else wide  # a CPU has no float16 products that add up wider
@@ -140,6 +152,19 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = No
         logits = jnp.where(mask, logits, -jnp.inf)
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
     return jnp.einsum("bnqt,bntk->bnqk", weights, v).swapaxes(1, 2)
+
+
+def _fused(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool, length: int | None) -> jax.Array:
+    if causal or length is None:  # the causal mask hides what is appended
+        return jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation=FUSED)
+    # nobody says what the kernel leaves at places beyond the length, forward or backward: no gradient may meet it
+    valid = (jnp.arange(q.shape[1]) < length)[None, :, None, None]
+    q, k, v = (jnp.where(valid, x, 0) for x in (q, k, v))
+    lengths = jnp.where(q[:, 0, 0, 0] == 0, length, length)  # batched by `jax.vmap` as q is, which older jax needs
+    out = jax.nn.dot_product_attention(
+        q, k, v, query_seq_lengths=lengths, key_value_seq_lengths=lengths, implementation=FUSED
+    )
+    return jnp.where(valid, out, 0)
 
 
 class Mlp(nnx.Module):
@@ -164,7 +189,8 @@ def residual(x: jax.Array) -> jax.Array:
 class Block(nnx.Module):
     """Pre-norm residual block (attention, then MLP), [B, T, D] -> [B, T, D].
 
-    ``mask``, bool [B, 1, T, T], says which keys a query sees, beside the causal mask.
+    ``mask``, bool [B, 1, T, T], says which keys a query sees, beside the causal mask; places from ``length`` on are
+    padding.
     """
 
     def __init__(self, spec: BlockSpec, rngs: nnx.Rngs) -> None:
@@ -187,11 +213,13 @@ class Block(nnx.Module):
             return x
         return x * getattr(self, name)[...].astype(x.dtype)[None, None]
 
-    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None, *, length: int | None = None) -> jax.Array:
         s = self.spec
         qkv = jnp.split(on_rows(self.qkv, self.ln_1(x).astype(s.dtype)), 3, axis=-1)
         q, k, v = (constrain(split_heads(a, s.heads), "batch", None, "heads", None) for a in qkv)
-        a = checkpoint_name(attend(q, k, v, mask, s.causal).reshape(x.shape), "attention")
+        a = attend(q, k, v, mask, s.causal, s.attention, length).reshape(x.shape)
+        if s.attention != "cudnn":  # whose results the policies know by themselves
+            a = checkpoint_name(a, "attention")
         x = residual(x + self._scaled(on_rows(self.out, a), "scale_1"))
         hidden = constrain(on_rows(self.fc, self.ln_2(x).astype(s.dtype)), "batch", None, "mlp")
         return residual(x + self._scaled(on_rows(self.proj, activation(s.act)(hidden)), "scale_2"))
@@ -200,21 +228,32 @@ class Block(nnx.Module):
 def remat_policy(name: str) -> Any:
     """Which values of a block the backward pass finds kept instead of computing them again (`jax.checkpoint`).
 
-    ``nothing``; ``attention``: its weighted values, so that no softmax is repeated; ``dots``: every matrix product.
+    ``nothing``; ``attention``: its weighted values, so that no softmax is repeated; ``dense``: those, and the products
+    of the dense layers, so that what is repeated has no matrix product beside attention's own; ``dots``: every product.
     """
     policies = jax.checkpoint_policies
+    attention = policies.save_from_both_policies(policies.save_only_these_names("attention"), _of_fused_attention)
     return {
+        "auto": policies.nothing_saveable,  # on no device that were known
         "nothing": policies.nothing_saveable,
-        "attention": policies.save_only_these_names("attention"),
-        "dots": policies.dots_saveable,
+        "attention": attention,
+        "dense": policies.save_from_both_policies(policies.dots_with_no_batch_dims_saveable, attention),
+        "dots": policies.save_from_both_policies(policies.dots_saveable, _of_fused_attention),
     }[name]
+
+
+def _of_fused_attention(primitive: Any, *_: Any, **__: Any) -> bool:
+    """The kernel's own results: its backward pass needs what the forward pass knows of the softmax too, and without it
+    the kernel would run again, whatever became of its output."""
+    return primitive.name.startswith("dot_product_attention_fwd")
 
 
 class Stack(nnx.Module):
     """``depth`` blocks whose parameters are stacked on a leading ``layers`` axis.
 
     ``config.scan_layers`` compiles one block for all; without it the same parameters run through an unrolled loop
-    (larger program, faster on a CPU). ``config.remat`` recomputes each block in the backward pass. None changes a
+    (larger program, faster on a CPU). ``config.remat`` recomputes each block in the backward pass. Fused attention
+    takes even lengths only, so with it an odd sequence goes through the blocks with one place more. None changes a
     number beyond rounding. ``make`` builds one block from its random streams.
     """
 
@@ -231,19 +270,24 @@ class Stack(nnx.Module):
             return make(r)
 
         self.blocks = create(rngs)
-        self.depth, self.scan = depth, config.scan_layers
+        self.depth, self.scan, self.fused = depth, config.scan_layers, config.attention == "cudnn"
         self.policy = config.remat_policy if config.remat else None
 
     def _run(self, x: jax.Array, shared: tuple[Any, ...], keep: bool) -> tuple[jax.Array, jax.Array | None]:
         graphdef, stacked = nnx.split(self.blocks)
+        length = x.shape[1]
+        padded = {"length": length} if self.fused and length % 2 else {}
+        if padded:
+            x = jnp.pad(x, ((0, 0), (0, 1), (0, 0)))
 
         def body(x: jax.Array, layer: Any) -> tuple[jax.Array, jax.Array | None]:
-            y = nnx.merge(graphdef, layer)(x, *shared)
-            return y, y if keep else None
+            y = nnx.merge(graphdef, layer)(x, *shared, **padded)
+            return y, y[:, :length] if keep else None
 
         if self.policy is not None:
             body = jax.checkpoint(body, prevent_cse=not self.scan, policy=remat_policy(self.policy))
-        return jax.lax.scan(body, x, stacked, unroll=1 if self.scan else self.depth)
+        x, kept = jax.lax.scan(body, x, stacked, unroll=1 if self.scan else self.depth)
+        return x[:, :length], kept
 
     def __call__(self, x: jax.Array, *shared: Any) -> jax.Array:
         """[B, T, D] -> [B, T, D]. ``shared`` goes to every block."""

@@ -120,14 +120,14 @@ class AttentionPool(nnx.Module):
         self.k = linear(width, width, ("embed", "heads"), **kw)
         self.v = linear(width, width, ("embed", "heads"), **kw)
         self.out = linear(width, config.embed_dim, ("embed", "joint"), **kw)
-        self.heads, self.dtype = c.heads, dtype
+        self.heads, self.dtype, self.form = c.heads, dtype, config.attention
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = x.reshape(x.shape[0], -1, x.shape[-1])
         x = jnp.concatenate([x.mean(axis=1, keepdims=True), x], axis=1)
         x = x + self.position[...].astype(self.dtype)[None]
         q, k, v = (split_heads(a, self.heads) for a in (self.q(x[:, :1]), self.k(x), self.v(x)))
-        return self.out(attend(q, k, v).reshape(x.shape[0], -1))
+        return self.out(attend(q, k, v, form=self.form).reshape(x.shape[0], -1))
 
 
 class ModifiedResNet(nnx.Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -18,9 +20,12 @@ def text_param_dtype(config: ModelConfig) -> jnp.dtype:
 def text_blocks(config: ModelConfig, rngs: nnx.Rngs) -> Stack:
     """The blocks of a text transformer, [B, T, D] -> [B, T, D]."""
     c = config.text
+    if c.pool == "cls" and config.attention == "cudnn":
+        config = dataclasses.replace(config, attention="xla")  # the fused kernel has no such mask
     spec = BlockSpec(
         c.width, c.heads, c.mlp_width, c.depth, config.activation, jnp.dtype(config.compute_dtype),
         text_param_dtype(config), causal=c.causal, eps=c.norm_eps, layer_scale=c.layer_scale,
+        attention=config.attention,
     )  # fmt: skip
     return Stack(lambda r: Block(spec, r), c.depth, config, rngs)
 

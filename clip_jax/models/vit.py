@@ -52,7 +52,7 @@ class VisionTransformer(nnx.Module):
             self.ln_pre = layer_norm(c.width, param_dtype=param_dtype, rngs=rngs, eps=c.norm_eps)
         spec = BlockSpec(
             c.width, c.heads, c.mlp_width, c.depth, config.activation, dtype, param_dtype,
-            eps=c.norm_eps, layer_scale=c.layer_scale,
+            eps=c.norm_eps, layer_scale=c.layer_scale, attention=config.attention,
         )  # fmt: skip
         self.blocks = Stack(lambda r: Block(spec, r), c.depth, config, rngs)
         pooled = config.embed_dim if c.pool == "attentional" else c.width
@@ -60,7 +60,10 @@ class VisionTransformer(nnx.Module):
         if c.pool == "map":
             self.head = MapHead(spec, rngs)
         elif c.pool == "attentional":
-            pool = BlockSpec(pooled, c.pool_heads, 0, 1, config.activation, dtype, param_dtype, eps=c.norm_eps)
+            pool = BlockSpec(
+                pooled, c.pool_heads, 0, 1, config.activation, dtype, param_dtype,
+                eps=c.norm_eps, attention=config.attention,
+            )  # fmt: skip
             self.head = AttentionalPooler(pool, c.width, c.pool_queries, rngs)
         self.ln_post = layer_norm(pooled, param_dtype=param_dtype, rngs=rngs, eps=c.norm_eps)
         if c.projection:

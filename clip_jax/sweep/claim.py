@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from clip_jax.config import UserError
-from clip_jax.config_io import from_dict, to_dict
+from clip_jax.config_io import as_begun, from_dict, to_dict
 from clip_jax.places import is_remote, make
 from clip_jax.sweep.search_config import SearchConfig
 from clip_jax.sweep_config import SweepConfig
@@ -41,7 +42,8 @@ def claim(config: SweepConfig | SearchConfig, root: Path) -> RunLock | Lease:
     if there is not None and type(there) is not type(config):
         raise UserError(f"{root}: belongs to a {kinds[type(there)]}; use another directory")
     if there is not None:
-        old, new = flat(to_dict(there)), flat(to_dict(config))
+        begun = dataclasses.replace(config, base=as_begun(config.base, there.base))
+        old, new = flat(to_dict(there)), flat(to_dict(begun))
         for name in sorted(old.keys() | new.keys()):
             grown = name in GROW and set(old.get(name, ())) <= set(new.get(name, ()))
             if not name.startswith(IGNORED) and old.get(name) != new.get(name) and not grown:

@@ -19,9 +19,15 @@ from typing import Any
 from clip_jax import flops
 from clip_jax.config import ConfigError, OptimConfig, RunConfig, UserError
 from clip_jax.devices import GIB, Device, device_of
+from clip_jax.models.execution import resolve
 from clip_jax.sweep.roofline import Roofline, roofline
 
 HERE = "here"
+# what keeps less than a policy does, to be tried where memory is short
+LESS: dict[str, tuple[str, ...]] = {
+    "everything": ("dense", "nothing"), "dots": ("dense", "nothing"),
+    "dense": ("nothing",), "attention": ("nothing",), "nothing": (),
+}  # fmt: skip
 LEAST_PIECE = 8  # pairs a device works on at once; fewer leave it idle
 # libtpu asks the machine what it is; these answer for a machine that has no TPU
 NO_TPU = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-16", "TPU_WORKER_HOSTNAMES": "localhost"}
@@ -135,7 +141,8 @@ class Verdict:
 
 
 def judge(label: str, config: RunConfig, target: Target, flop_per_second: float | None = None) -> Verdict:
-    """Compile the config as it is; if memory is short, with more recomputed, then in pieces, cheapest first."""
+    """Compile the config as it would run there; if memory is short, with more recomputed, then in pieces, cheapest
+    first."""
     tried, one = 0, config
     step = Step(0, 0, 0, "")
     peaks: dict[tuple[bool, str], Step] = {}
@@ -152,13 +159,17 @@ def judge(label: str, config: RunConfig, target: Target, flop_per_second: float 
 
 
 def _ways(config: RunConfig, target: Target, peaks: dict[tuple[bool, str], Step]) -> Iterator[RunConfig]:
+    config = dataclasses.replace(config, model=resolve(config.model, target.devices[0]))
     yield config
     kept = (config.model.remat, config.model.remat_policy)
     policies = [kept]
-    for policy in ("dots", "nothing"):
-        if kept not in ((True, policy), (True, "nothing")):
-            policies.append((True, policy))
-            yield _recomputed(config, True, policy)
+    for policy in LESS[config.model.remat_policy if config.model.remat else "everything"]:
+        if policy == "dense" and config.model.image.stages:
+            policy = "dots"  # which knows convolutions
+        if kept == (True, policy):
+            continue
+        policies.append((True, policy))
+        yield _recomputed(config, True, policy)
     can_split = (
         not (config.model.image.stages or config.model.decoder.depth) and config.model.objective == "contrastive"
     )

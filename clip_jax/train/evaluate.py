@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from clip_jax.config import RunConfig, UserError
@@ -21,6 +22,7 @@ def evaluate_run(run_dir: str | Path, make_evaluator: EvaluatorFactory) -> Rows:
     if not (root / "config.json").exists():
         raise UserError(f"{root}: holds no run (no config.json)")
     config = load(RunConfig, root / "config.json")
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, attention="auto"))  # on any device
     mesh = make_mesh(config.mesh)
     enable_compile_cache()
     built = build(config.model, mesh)

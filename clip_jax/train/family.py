@@ -8,6 +8,7 @@ the device while all of them train.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -133,6 +134,8 @@ def train_family(
     check_family(configs)
     clock, name = Clock(), family_id(configs)
     records = [Record(d, c, family=(name, 1)) for c, d in zip(configs, run_dirs, strict=True)]
+    begun = [r.config.model for r in records if r.config.model != configs[0].model]
+    configs = [dataclasses.replace(c, model=begun[0]) for c in configs] if begun else configs  # one program for all
     outcome = {i: done for i, r in enumerate(records) if (done := r.result() or _lost(r)) is not None}
     open_ = [i for i in range(len(records)) if i not in outcome]
     if not open_:

@@ -135,6 +135,7 @@ def train(
     clock = Clock()
     writer = jax.process_index() == 0
     record = Record(run_dir, config, writer=writer)
+    config = record.config  # as it began
     if told_by_first(record.result() is not None) and (done := record.result()) is not None:
         return done
     with clock.measure("start"):

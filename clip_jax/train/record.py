@@ -21,7 +21,7 @@ from typing import Any
 
 from clip_jax.checks import parse_json
 from clip_jax.config import ConfigError, RunConfig, UserError
-from clip_jax.config_io import from_dict, run_id, to_dict
+from clip_jax.config_io import as_begun, from_dict, run_id, to_dict
 from clip_jax.places import disk_errors, exists, is_remote, make, names, place, read_text, write_text
 from clip_jax.train.lease import open_lock
 from clip_jax.train.lines import Lines
@@ -143,6 +143,7 @@ class Record:
             first = from_dict(RunConfig, there)  # fields that came later are at their defaults
         except ConfigError as error:
             raise UserError(f"{self.dir}: belongs to another config ({error}); use another directory") from None
+        self.config = as_begun(self.config, first)
         old, new = flat(to_dict(first)), flat(to_dict(self.config))
         for name in sorted(old.keys() | new.keys()):
             if not _is_placement(name) and old.get(name) != new.get(name):

@@ -8,13 +8,16 @@ from flax import nnx
 
 from clip_jax.config import ModelConfig
 from clip_jax.flops import jaxpr_flops
-from clip_jax.models.layers import Block, BlockSpec, Stack, activation
+from clip_jax.models import layers
+from clip_jax.models.layers import Block, BlockSpec, Stack, activation, attend
 
 
-def make(remat=False, scan=True, policy="nothing", **change):
+def make(remat=False, scan=True, policy="nothing", attention="auto", **change):
     spec = BlockSpec(16, 2, 32, 3, **({"act": "gelu", "dtype": jnp.float32, "param_dtype": jnp.float32,
-                                       "causal": True} | change))  # fmt: skip
-    config = ModelConfig(remat=remat, remat_policy=policy, scan_layers=scan)
+                                       "causal": True, "attention": attention} | change))  # fmt: skip
+    config = ModelConfig(
+        remat=remat, remat_policy=policy, scan_layers=scan, attention=attention, compute_dtype="bfloat16"
+    )
     return Stack(lambda r: Block(spec, r), 3, config, nnx.Rngs(0))
 
 
@@ -35,6 +38,7 @@ def value_and_grads(stack):
         {"remat": True},
         {"remat": True, "scan": False},
         {"remat": True, "policy": "attention"},
+        {"remat": True, "policy": "dense"},
         {"remat": True, "policy": "dots"},
     ],
 )
@@ -63,8 +67,10 @@ def test_policies_keep_more_and_more():
         x = jnp.ones((1, 5, 16))
         return jaxpr_flops(jax.grad(lambda s: jnp.sum(nnx.merge(graphdef, s)(x))), nnx.as_pure(state))
 
-    nothing, attention, dots = (products(policy) for policy in ("nothing", "attention", "dots"))
-    assert nothing > attention > dots
+    nothing, attention, dense, dots = (products(policy) for policy in ("nothing", "attention", "dense", "dots"))
+    assert nothing > attention > dense > dots
+    logits = 3 * 2 * (2 * 5 * 5 * 16)  # in each of three layers, the products that make the softmax again
+    assert dense - dots <= logits
 
 
 def test_layers_equal_a_loop_over_single_blocks():
@@ -91,3 +97,111 @@ def test_causal_means_no_token_sees_a_later_one():
 def test_quick_gelu_is_its_formula():
     x = jnp.linspace(-3, 3, 7)
     np.testing.assert_allclose(activation("quick_gelu")(x), x / (1 + np.exp(-1.702 * x)), rtol=1e-6)
+
+
+def values_of(stack, params, x):
+    """Every state of the stack, and the gradients by parameters and input of a function of them all."""
+    graphdef = nnx.split(stack)[0]
+
+    def loss(params, x):
+        states = nnx.merge(graphdef, params).hidden(x)
+        return jnp.sum(jnp.sin(3 * states)), states
+
+    (_, states), grads = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, x)
+    return states, grads
+
+
+def close(found, expected):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5 * np.abs(b).max()), found, expected)
+
+
+@pytest.mark.parametrize(("length", "policy"), [(50, None), (77, "dense"), (77, None), (197, None), (257, "dense")])
+@pytest.mark.parametrize("causal", [True, False])
+def test_the_padded_call_equals_the_written_out_equation(length, causal, policy, monkeypatch):
+    monkeypatch.setattr(layers, "FUSED", "xla")
+    plain = make(causal=causal)
+    fused = make(causal=causal, attention="cudnn", remat=policy is not None, policy=policy or "nothing")
+    params = nnx.as_pure(nnx.split(plain)[1])
+    x = jax.random.normal(jax.random.key(1), (2, length, 16))
+    states, grads = values_of(fused, params, x)
+    assert states.shape == (4, 2, length, 16)
+    close((states, grads), values_of(plain, params, x))
+
+
+def test_the_padded_call_of_several_models_at_once(monkeypatch):
+    monkeypatch.setattr(layers, "FUSED", "xla")
+    for causal in (True, False):
+        plain, fused = make(causal=causal), make(causal=causal, attention="cudnn")
+        params = nnx.as_pure(nnx.split(plain)[1])
+        params = jax.tree.map(lambda a: jnp.stack([a, 1.1 * a]), params)
+        x = jax.random.normal(jax.random.key(1), (2, 3, 7, 16))
+        together = jax.vmap(lambda p, x, fused=fused: values_of(fused, p, x))(params, x)
+        close(together, jax.vmap(lambda p, x, plain=plain: values_of(plain, p, x))(params, x))
+
+
+def test_what_a_kernel_leaves_beyond_the_length_reaches_nothing(monkeypatch):
+    """One that writes NaN there, forward and backward, gives the numbers of one that does not."""
+
+    def spoilt(x, length):
+        return jnp.where((jnp.arange(x.shape[1]) < length)[None, :, None, None], x, jnp.nan)
+
+    @jax.custom_vjp
+    def barrier(x, length):  # NaN in the gradient
+        return x
+
+    barrier.defvjp(lambda x, length: (x, length), lambda length, g: (spoilt(g, length), None))
+
+    def kernel(q, k, v, *, is_causal=False, query_seq_lengths=None, key_value_seq_lengths=None, implementation):
+        assert implementation == "cudnn"
+        assert not q.shape[1] % 2
+        lengths = {"query_seq_lengths": query_seq_lengths, "key_value_seq_lengths": key_value_seq_lengths}
+        if is_causal:
+            return true(q, k, v, is_causal=True)
+        length = query_seq_lengths[0]
+        q, k, v = (barrier(x, length) for x in (q, k, v))
+        return spoilt(true(q, k, v, **lengths), length)
+
+    true = jax.nn.dot_product_attention
+    for causal in (True, False):
+        plain, fused = make(causal=causal), make(causal=causal, attention="cudnn")
+        params = nnx.as_pure(nnx.split(plain)[1])
+        x = jax.random.normal(jax.random.key(1), (2, 7, 16))
+        with monkeypatch.context() as patch:
+            patch.setattr(jax.nn, "dot_product_attention", kernel)
+            found = values_of(fused, params, x)
+        close(found, values_of(plain, params, x))
+
+
+def test_masks_and_odd_pairs_of_lengths_take_the_librarys_form(monkeypatch):
+    used = []
+    true = jax.nn.dot_product_attention
+
+    def noted(*args, implementation, **kwargs):
+        used.append(implementation)
+        return true(*args, **kwargs, implementation="xla")
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", noted)
+    q, k = (jax.random.normal(jax.random.key(i), (2, n, 2, 8)) for i, n in ((0, 6), (1, 10)))
+    mask = jnp.ones((2, 1, 6, 10), bool).at[:, :, :, 7:].set(False)
+    for query, keys, given in ((q, k, mask), (q[:, :1], k, None), (q, k[:, :7], None), (q, k, None)):
+        found = attend(query, keys, keys, given, form="cudnn")
+        np.testing.assert_allclose(found, attend(query, keys, keys, given), atol=1e-5)
+    assert used == ["xla", "xla", "xla", "cudnn"]
+
+
+def test_the_fused_kernel_runs_once_a_layer_forward_and_backward(monkeypatch):
+    """As it is lowered for a GPU; with nothing kept it runs again in the backward pass."""
+    monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91200)
+    x = jnp.ones((2, 7, 16), jnp.bfloat16)
+
+    def calls(causal, **change):
+        stack = make(attention="cudnn", scan=False, causal=causal, dtype=jnp.bfloat16, **change)
+        graphdef, state = nnx.split(stack)
+        loss = jax.grad(lambda s: jnp.sum(nnx.merge(graphdef, s)(x).astype(jnp.float32)))
+        text = str(jax.make_jaxpr(loss)(nnx.as_pure(state)))
+        return [text.count(f"= dot_product_attention_{way}_wrapper") for way in ("fwd", "bwd")]
+
+    for causal in (True, False):
+        for change in ({}, *({"remat": True, "policy": p} for p in ("dense", "attention", "dots"))):
+            assert calls(causal, **change) == [1, 1], change
+        assert calls(causal, remat=True) == [2, 1]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -48,9 +49,23 @@ def test_what_is_short_of_memory_is_recomputed_then_cut_in_pieces(here):
 
 
 def test_a_choice_is_kept_and_only_strengthened(here):
-    mine = pf._recomputed(RUN, True, "dots")
-    ways = list(pf._ways(dataclasses.replace(mine, microbatch_size=64), here, {}))
-    assert [(w.model.remat_policy, w.microbatch_size) for w in ways] == [("dots", 64), ("nothing", 64)]
+    mine = dataclasses.replace(pf._recomputed(RUN, True, "dots"), microbatch_size=64)
+    ways = [(w.model.remat_policy, w.microbatch_size) for w in pf._ways(mine, here, {})]
+    assert ways == [("dots", 64), ("dense", 64), ("nothing", 64)]
+
+
+def test_what_is_compiled_for_an_accelerator_is_what_it_runs(here):
+    kinds = {"gpu": "NVIDIA H100 80GB HBM3", "tpu": "TPU v5 lite", "cpu": "cpu"}
+    bf16 = dataclasses.replace(RUN, model=dataclasses.replace(RUN.model, compute_dtype="bfloat16"), microbatch_size=64)
+    found = {}
+    for platform, kind in kinds.items():
+        target = dataclasses.replace(here, devices=[SimpleNamespace(platform=platform, device_kind=kind)])
+        ways = [w.model for w in pf._ways(bf16, target, {})]
+        found[platform] = [(w.attention, w.remat, w.remat_policy) for w in ways]
+    kept, less = (True, "dense"), (True, "nothing")
+    assert found["gpu"] == [("cudnn", *kept), ("cudnn", *less)]
+    assert found["tpu"] == [("xla", *kept), ("xla", *less)]
+    assert found["cpu"] == [("auto", False, "nothing"), ("auto", *kept), ("auto", *less)]
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,13 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from clip_jax.config import ConfigError, DecoderConfig, InitConfig, LossConfig, MeshConfig, OptimConfig
+from clip_jax.models import execution, layers
 from clip_jax.models.clip import build, init_params
 from clip_jax.optim import loss_scale, make_optimizer
 from clip_jax.parallel import make_mesh
@@ -119,6 +122,41 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(tiny_run, name):
 def test_accumulated_gradients_equal_those_of_the_whole_batch_in_float32(tiny_run):
     pieces = value_and_gradients(dataclasses.replace(tiny_run, microbatch_size=4))
     assert_close(pieces, value_and_gradients(tiny_run), 1e-5)
+
+
+FUSED = {
+    "eight devices": ({}, MeshConfig(data=2, fsdp=2, tensor=2), 8),
+    "in pieces": ({"microbatch_size": 4}, ONE, 1),
+    "pooled by attention": ({"image.pool": "map", "image.class_token": False, "image.patch_size": 8}, ONE, 1),
+    "CoCa": (
+        {
+            "image.pool": "attentional", "image.pool_heads": 2, "image.pool_queries": 4, "image.width": 16,
+            "model.decoder": DecoderConfig(depth=1, width=16, heads=2),
+        }, ONE, 1,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_fused_attention_gives_the_gradients_of_the_written_out_equation(tiny_run, name, monkeypatch):
+    """Padded as for the kernel (five patches, 15 tokens), which the library's form stands in for; what is off may not
+    exceed what bfloat16 is off by itself."""
+    monkeypatch.setattr(execution, "no_fused_attention", lambda config, device: "")
+    monkeypatch.setattr(layers, "FUSED", "xla")
+    changes, mesh, count = FUSED[name]
+    run = variant(tiny_run, changes | {"model.text": dataclasses.replace(tiny_run.model.text, context_length=15)})
+
+    def found(**model):
+        return value_and_gradients(dataclasses.replace(run, model=dataclasses.replace(run.model, **model)), mesh, count)
+
+    true, written = found(), found(compute_dtype="bfloat16")
+    fused = found(compute_dtype="bfloat16", attention="cudnn", remat=True, remat_policy="dense")
+    assert abs(fused[0] - true[0]) < 0.02
+
+    def off(grads):
+        return optax.tree.norm(jax.tree.map(jnp.subtract, grads, true[1])) / optax.tree.norm(true[1])
+
+    assert off(fused[1]) < 1.5 * off(written[1]) < 0.1
 
 
 def test_averaging_the_losses_of_pieces_is_another_objective(tiny_run):

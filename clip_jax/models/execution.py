@@ -1,0 +1,67 @@
+"""How a model is computed on given devices: the form of attention, and what the backward pass finds kept.
+
+Both follow from the config and the mesh's devices, never from the process that traces, so that a step compiled ahead
+for devices that are not there is the step that runs on them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from clip_jax.config import ConfigError, ModelConfig
+from clip_jax.devices import device_of
+
+FUSED_FROM = 9.0  # compute capability, Hopper: older parts have cuDNN's kernels too, which nobody measured here
+LARGEST_HEAD = 128
+
+
+def compute_capability(device: Any) -> float | None:
+    """Of an NVIDIA GPU, at hand or only described; None of anything else."""
+    if device.platform not in ("gpu", "cuda"):
+        return None
+    try:
+        return float(device.compute_capability)
+    except (AttributeError, TypeError, ValueError):  # a description has none; another maker's is no number
+        known = device_of(str(device.device_kind))
+        return known.capability if known else None
+
+
+def no_fused_attention(config: ModelConfig, device: Any) -> str:
+    """Why cuDNN's fused attention cannot compute this model on this device; empty where it can."""
+    capability = compute_capability(device)
+    if capability is None or capability < FUSED_FROM:
+        return f"needs an NVIDIA GPU of compute capability {FUSED_FROM} or more, and there is {device.device_kind}"
+    if config.compute_dtype not in ("bfloat16", "float16"):
+        return f"takes bfloat16 and float16, and model.compute_dtype is {config.compute_dtype}"
+    towers: dict[str, Any] = {"decoder": config.decoder} if config.decoder.depth else {}
+    if not config.image.stages:
+        towers["image"] = config.image
+    if config.objective != "bag_of_words" and config.text.encoder == "transformer":
+        towers["text"] = config.text
+    for name, tower in towers.items():
+        size = tower.width // tower.heads
+        if size % 8 or size > LARGEST_HEAD:
+            return f"takes heads of a multiple of 8 up to {LARGEST_HEAD} wide, and those of model.{name} are {size}"
+    return ""
+
+
+def resolve(config: ModelConfig, device: Any) -> ModelConfig:
+    """The config with every ``auto`` of execution decided for ``device``, one of those that will run it.
+
+    ``attention`` stays ``auto`` where the equation is written out: on a CPU, and in float64.
+    Raises ConfigError when ``attention="cudnn"`` cannot run there.
+    """
+    attention, remat, policy = config.attention, config.remat, config.remat_policy
+    accelerator = device.platform != "cpu"
+    if attention != "xla":
+        obstacle = no_fused_attention(config, device)
+        if attention == "cudnn" and obstacle:
+            raise ConfigError(field="model.attention", value="cudnn", reason=obstacle, hint="auto takes what there is")
+        if accelerator and config.compute_dtype != "float64":
+            attention = "xla" if obstacle else "cudnn"
+    if policy == "auto":
+        policy = "nothing"
+        if accelerator and not remat and not config.image.stages:
+            remat, policy = True, "dense"
+    return dataclasses.replace(config, attention=attention, remat=remat, remat_policy=policy)
