@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from clip_jax.checks import name_within
+from clip_jax.checks import foreign, name_within
 from clip_jax.config import UserError
 from clip_jax.data.sources import BrokenRecord, Record, Source
 
@@ -20,7 +20,7 @@ class CaptionedFolder(Source):
         if not table.is_file():
             raise UserError(f"{table}: no such file; a folder source needs columns filename,caption there")
         self.rows: dict[str, list[str]] = {}
-        with table.open(newline="", encoding="utf-8") as file:
+        with foreign(table, "a table of captions"), table.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             missing = {"filename", "caption"} - set(reader.fieldnames or ())
             if missing:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from clip_jax.checks import parse_json
+from clip_jax.checks import parse_json, short
 from clip_jax.config import UserError
 from clip_jax.places import read_text, write_text
 
@@ -135,10 +135,14 @@ def load_tokenizer(path: Path) -> Tokenizer:
             )
         if kind != FORMAT:
             raise KeyError("format")
+        for name in ("vocab_size", "context_length"):
+            if type(values[name]) is not int or not 3 <= values[name] < 1 << 24:
+                raise UserError(f"{path}: {name}={short(values[name])}: must be a whole number", field=name)
         return BytePairTokenizer(json.dumps(values["model"]), values["vocab_size"], values["context_length"])
     except FileNotFoundError:
         raise UserError(f"{path}: no such tokenizer file") from None
     except UserError:
         raise
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a tokenizer of clip_jax ({error})") from None
+    except Exception as error:  # noqa: BLE001 (the library raises plain Exception)
+        said = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(f"{path}: not a tokenizer of clip_jax ({said})") from None
