@@ -116,7 +116,10 @@ def fuzz(name: str, seed: int, first: int, cases: int, out: Path) -> dict[str, A
             )
             assert process.stdout is not None
             lines: queue.Queue[str] = queue.Queue()
-            threading.Thread(target=lambda p=process, q=lines: [*map(q.put, p.stdout), q.put("")], daemon=True).start()
+            reading = threading.Thread(
+                target=lambda p=process, q=lines: [*map(q.put, p.stdout), q.put("")], daemon=True
+            )
+            reading.start()
             patience, last_peak = START_S, 0.0
             while True:
                 try:
@@ -145,12 +148,14 @@ def fuzz(name: str, seed: int, first: int, cases: int, out: Path) -> dict[str, A
                 number += 1
             process.kill()
             process.wait()
+            reading.join()
+            process.stdout.close()
         if outside := sorted(_listing(root) - before):
             failures.append((-1, f"written outside: {outside[:5]}"))
         samples = READERS[name].samples() if failures else []
         for case, said in failures:
             (out / name).mkdir(parents=True, exist_ok=True)
-            (out / name / f"{case}.txt").write_text(said)
+            (out / name / f"{case}.txt").write_text(said, errors="backslashreplace")
             if case >= 0:
                 for file, data in make_case(name, samples, seed, case, root).items():
                     (out / name / f"{case}-{file.replace('/', '_')}").write_bytes(data)
@@ -184,7 +189,7 @@ def main() -> int:
             f"{row['slowest']:6.1f} s {row['peak'] / 1e6:5.0f} MB {row['seconds']:5.0f} s",
             flush=True,
         )
-        kinds = Counter((said.strip().splitlines() or [""])[-1][:140] for _, said in row["failures"])
+        kinds = Counter(ascii((said.strip().splitlines() or [""])[-1][:140]) for _, said in row["failures"])
         for said, count in kinds.most_common(8):
             print(f"    {count} × {said}", flush=True)
     print(f"{failed} failures" + (f", kept in {args.out}" if failed else ""))

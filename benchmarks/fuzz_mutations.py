@@ -69,7 +69,7 @@ def mutate_json(rng: random.Random, data: bytes, root: str) -> bytes:
     )
     try:
         value = json.loads(data if which is None else lines[which])
-    except ValueError:
+    except (ValueError, RecursionError):
         return mutate_bytes(rng, data)
     places: list[tuple[Any, Any]] = []
     _places(value, places)

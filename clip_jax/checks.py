@@ -18,6 +18,8 @@ _SECRETS = re.compile(
     re.IGNORECASE,
 )
 
+_LINE_BREAKS = {ord(c): ascii(c)[1:-1] for c in "\0\n\r\v\f\x1b\x85\u2028\u2029"}
+
 
 def mask_secrets(text: str) -> str:
     """Replace user names, passwords and signatures in the URLs of a text by ``***``."""
@@ -56,7 +58,7 @@ class UserError(ValueError):
         if not message:
             named = field if value is None or field is None else f"{field}={value}"
             message = "; ".join(filter(None, (": ".join(filter(None, (named, reason))), hint)))
-        message = mask_secrets(message)
+        message = mask_secrets(message).translate(_LINE_BREAKS)  # a name in it may hold any character
         super().__init__(message)  # the only argument, so that pickle and copy find the attributes in __dict__
         self.field, self.reason, self.hint = field, reason, hint
         self.value = mask_secrets(value) if isinstance(value, str) else value

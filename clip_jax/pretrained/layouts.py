@@ -36,22 +36,25 @@ def detect(tensors: Mapping[str, np.ndarray], config: Mapping[str, Any] | None, 
     """
     prefix = "text." if "text.token_embedding.weight" in tensors else ""
     with foreign(source, "a config of a model that is known here"):
-        found = _detect(tensors, config, source, prefix)
-        from_dict(ModelConfig, to_dict(found.config), f"{source}: model.")  # every number of its type, and finite
-    return found
+        return _detect(tensors, config, source, prefix)
 
 
 def _detect(tensors: Mapping[str, np.ndarray], config: Mapping[str, Any] | None, source: str, prefix: str) -> Layout:
     if config is not None and ("model_cfg" in config or "vision_cfg" in config):
-        shape = open_clip.config_of(config.get("model_cfg", config), source)
+        shape = _plausible(open_clip.config_of(config.get("model_cfg", config), source), source)
         return Layout("open_clip", shape, open_clip.entries(shape, prefix), openai.IGNORED)
     if config is not None and "model_type" in config:
-        shape = transformers.config_of(config, source)
+        shape = _plausible(transformers.config_of(config, source), source)
         return Layout("transformers", shape, transformers.entries(shape), transformers.IGNORED)
     if any(key.startswith(("vision_model.", "text_model.")) for key in tensors):
         raise UserError(f"{source}: weights of transformers need their config.json beside them")
     shape = openai.infer(tensors, source)
     return Layout("openai", shape, openai.entries(shape, prefix), openai.IGNORED)
+
+
+def _plausible(config: ModelConfig, source: str) -> ModelConfig:
+    """The config, if every number is of its type, finite and not absurd; its entries are listed by them."""
+    return from_dict(ModelConfig, to_dict(config), f"{source}: model.")
 
 
 def abstract_params(config: ModelConfig) -> Any:
