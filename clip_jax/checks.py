@@ -116,10 +116,14 @@ def parse_json(text: str | bytes, source: object) -> Any:
       source: names the file in the message.
 
     Raises:
-      UserError: it is not JSON, not UTF-8, nested too deep to read, or holds a number of more than 4,300 digits.
+      UserError: it is not JSON, not UTF-8, nested too deep to read, or holds a number of more than 4,300 digits or half a
+        character.
     """
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        if (b"\\u" if isinstance(text, bytes) else "\\u") in text:  # type: ignore[operator]
+            json.dumps(value, ensure_ascii=False).encode()  # half a character of two cannot be written to any file
+        return value
     except RecursionError:
         reason = "nested too deep"
     except ValueError as error:

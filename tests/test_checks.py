@@ -103,7 +103,7 @@ def test_name_within_gives_the_name():
             name_within("f", name, **given)
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, b"\xff", "9" * 5000, "", "{", '{"a": 1} x'])
+@pytest.mark.parametrize("text", ["[" * 100_000, b"\xff", "9" * 5000, '["\\ud800"]', "", "{", '{"a": 1} x'])
 def test_parse_json_what_is_none_is_one_line_with_its_source(text):
     with pytest.raises(UserError) as caught:
         parse_json(text, "a.json")
