@@ -116,8 +116,8 @@ def parse_json(text: str | bytes, source: object) -> Any:
       source: names the file in the message.
 
     Raises:
-      UserError: it is not JSON, not UTF-8, nested too deep to read, or holds a number of more than 4,300 digits or half a
-        character.
+      UserError: it is not JSON, not UTF-8, nested too deep to read, or holds a number of more than 4,300 digits or half
+        of a character.
     """
     try:
         value = json.loads(text)
