@@ -48,6 +48,8 @@ class HFTokenizer:
         except Exception as error:  # noqa: BLE001 (the library raises plain Exception)
             raise UserError(f"{source or 'tokenizer.json'}: not a tokenizer ({str(error).splitlines()[0]})") from None
         self.vocab_size = self._library.get_vocab_size()
+        if max(self._library.get_vocab().values(), default=0) >= 2**31:
+            raise UserError(f"{source or 'tokenizer.json'}: ids beyond 2**31", field="vocab_size")
         self.context_length, self.pad_id, self.clean = context_length, pad_id, clean
         token = self._library.id_to_token(pad_id)
         if token is None:

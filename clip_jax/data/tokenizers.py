@@ -126,6 +126,11 @@ def load_tokenizer(path: Path) -> Tokenizer:
     try:
         values = parse_json(read_text(path), path)
         kind = values["format"]
+        for name, low, high in (("vocab_size", 3, 1 << 24), ("context_length", 3, 1 << 16), ("pad_id", 0, 1 << 24)):
+            value = values.get(name, low)
+            if type(value) is not int or not low <= value < high:
+                reason = f"must be a whole number from {low} to {high - 1}"
+                raise UserError(f"{path}: {name}={short(value)}: {reason}", field=name, value=value, reason=reason)
         if kind == published_tokenizer.FORMAT:
             return published_tokenizer.PublishedTokenizer(values["context_length"])
         if kind == hf_tokenizer.FORMAT:
@@ -135,14 +140,16 @@ def load_tokenizer(path: Path) -> Tokenizer:
             )
         if kind != FORMAT:
             raise KeyError("format")
-        for name in ("vocab_size", "context_length"):
-            if type(values[name]) is not int or not 3 <= values[name] < 1 << 24:
-                raise UserError(f"{path}: {name}={short(values[name])}: must be a whole number", field=name)
-        return BytePairTokenizer(json.dumps(values["model"]), values["vocab_size"], values["context_length"])
+        own = BytePairTokenizer(json.dumps(values["model"]), values["vocab_size"], values["context_length"])
+        if max(own._library.get_vocab().values(), default=0) >= own.vocab_size - 3:
+            raise UserError(f"{path}: its model has ids beyond vocab_size={own.vocab_size}", field="vocab_size")
+        return own
     except FileNotFoundError:
         raise UserError(f"{path}: no such tokenizer file") from None
     except UserError:
         raise
-    except Exception as error:  # noqa: BLE001 (the library raises plain Exception)
+    except BaseException as error:  # the library raises plain Exception, and panics that are none
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         said = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(f"{path}: not a tokenizer of clip_jax ({said})") from None
