@@ -205,6 +205,9 @@ class SweepConfig:
             raise ConfigError("seeds_at_best: must not repeat a value of seeds")
         for name in ("sizes_per_budget", "max_epochs"):
             at_least(name, getattr(self, name), 0)
+        for name in ("base_lr", "gflops_per_second"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(field=name, value=getattr(self, name), reason="must be above 0")
         for name in ("min_steps", "base_width", "slots"):
             at_least(name, getattr(self, name), 1)
         between("warmup_fraction", self.warmup_fraction, 0.0, LONGEST_WARMUP)

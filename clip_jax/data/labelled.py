@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import math
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from clip_jax.checks import foreign
 from clip_jax.config import UserError
 from clip_jax.data import remote
 from clip_jax.data.class_names import pair_names, read_lines, read_names, read_templates
@@ -137,10 +139,8 @@ def _vector(shards: Shards, i: int, classes: int) -> np.ndarray:
     name, found = shards.name(i), shards.read([i], ("npy",))[0]
     if "npy" not in found:
         raise UserError(f"{name}: has no .npy")
-    try:
+    with foreign(f"{name}: its .npy", "an array"):
         values = np.load(io.BytesIO(found["npy"]), allow_pickle=False)
-    except (ValueError, OSError, EOFError, MemoryError, OverflowError) as error:
-        raise UserError(f"{name}: its .npy is no array ({type(error).__name__})") from None
     if values.ndim != 1 or (classes and len(values) != classes) or not np.isin(values, (0, 1)).all():
         raise UserError(f"{name}: its .npy must hold {classes or 'as many'} zeros and ones, one a class")
     return values.astype(bool)
@@ -170,16 +170,14 @@ def _idx_files(path: Path, split: str) -> tuple[Path, Path] | None:
 
 def _idx(path: Path) -> np.ndarray:
     """An idx file of bytes (LeCun's format), gzip-compressed or not. Raises UserError when it is broken."""
-    try:
+    with foreign(path, "an idx file"):
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         zero, kind, axes = struct.unpack_from(">HBB", data)
         shape = struct.unpack_from(f">{axes}I", data, 4)
         values = np.frombuffer(data, np.uint8, offset=4 + 4 * axes)
-    except (OSError, EOFError, ValueError, struct.error) as error:
-        raise UserError(f"{path}: not an idx file ({type(error).__name__})") from None
     if zero or kind != 8:
         raise UserError(f"{path}: not an idx file of unsigned bytes")
-    if values.size != int(np.prod(shape, dtype=np.int64)):
+    if values.size != math.prod(shape):
         raise UserError(f"{path}: declares {' × '.join(map(str, shape))} bytes and holds {values.size}")
     return values.reshape(shape)
 
