@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from clip_jax.checks import short
 from clip_jax.config import UserError
 from clip_jax.data.shards import shards_of
 from clip_jax.data.sources import BrokenRecord
@@ -64,7 +65,8 @@ def load_classification_set(path: str | Path, image_size: int, limit: int, split
         except BrokenRecord as error:
             message = str(error)
             raise UserError(message if str(path) in message else f"{shards.name(i)}: {message}") from None
-        if not text.strip().isdigit() or int(text) >= len(names):
-            raise UserError(f"{shards.name(i)}: label {text.strip()!r} must be 0 to {len(names) - 1}")
+        text = text.strip()
+        if not (text.isdecimal() and len(text) < 10) or int(text) >= len(names):
+            raise UserError(f"{shards.name(i)}: label {short(text)} must be 0 to {len(names) - 1}")
         labels[row] = int(text)
     return ClassificationSet(path.name, images, labels, names, templates)
