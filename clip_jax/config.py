@@ -298,7 +298,7 @@ class DistributedConfig:
         at_least("distributed.process", self.process, -1)
         for name in ("heartbeat_s", "start_s"):
             at_least(f"distributed.{name}", getattr(self, name), 1)
-        if self.coordinator not in ("", "auto") and not self.coordinator.rpartition(":")[2].isdigit():
+        if self.coordinator not in ("", "auto") and not self.coordinator.rpartition(":")[2].isdecimal():
             raise ConfigError(f"distributed.coordinator={self.coordinator!r}: must be host:port, or auto")
         if self.coordinator == "auto" and (self.processes, self.process) != (0, -1):
             raise ConfigError("distributed.processes, distributed.process: ignored with distributed.coordinator='auto'")

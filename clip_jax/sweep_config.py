@@ -82,7 +82,7 @@ class Resources:
         for line in self.sbatch:
             if not line.startswith("--"):
                 raise ConfigError(f"resources.sbatch={line!r}: must be an option of sbatch, as --account=vision")
-        if self.topology and not all(part.isdigit() and int(part) for part in self.topology.split("x")):
+        if self.topology and not all(part.isdecimal() and int(part) for part in self.topology.split("x")):
             raise ConfigError(f"resources.topology={self.topology!r}: must be chips along each axis, as 2x4 or 8x8x16")
 
     def check_for(self, engine: str) -> None:

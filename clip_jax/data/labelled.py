@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.checks import foreign
+from clip_jax.checks import foreign, short
 from clip_jax.config import UserError
 from clip_jax.data import remote
 from clip_jax.data.class_names import pair_names, read_lines, read_names, read_templates
@@ -23,6 +23,7 @@ from clip_jax.data.sources import BrokenRecord
 from clip_jax.data.webdataset import Shards
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
+LARGEST_IDX = 1 << 33  # bytes
 IDX_STEMS = {"train": ("train",), "test": ("t10k", "test")}
 
 
@@ -130,7 +131,7 @@ def _number(shards: Shards, i: int) -> int:
     except BrokenRecord as error:
         raise UserError(str(error)) from None
     if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise UserError(f"{shards.name(i)}: label {text[:20]!r} is no number")
+        raise UserError(f"{shards.name(i)}: label {short(text)} is no number")
     return int(text)
 
 
@@ -170,11 +171,11 @@ def _idx_files(path: Path, split: str) -> tuple[Path, Path] | None:
 
 def _idx(path: Path) -> np.ndarray:
     """An idx file of bytes (LeCun's format), gzip-compressed or not. Raises UserError when it is broken."""
-    with foreign(path, "an idx file"):
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        zero, kind, axes = struct.unpack_from(">HBB", data)
-        shape = struct.unpack_from(f">{axes}I", data, 4)
-        values = np.frombuffer(data, np.uint8, offset=4 + 4 * axes)
+    with foreign(path, "an idx file"), (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+        zero, kind, axes = struct.unpack(">HBB", file.read(4))
+        shape = struct.unpack(f">{axes}I", file.read(4 * axes))
+        # no more than it declares, and one: of a small file that unpacks to a huge one too
+        values = np.frombuffer(file.read(min(math.prod(shape), LARGEST_IDX) + 1), np.uint8)
     if zero or kind != 8:
         raise UserError(f"{path}: not an idx file of unsigned bytes")
     if values.size != math.prod(shape):

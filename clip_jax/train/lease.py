@@ -16,6 +16,7 @@ from typing import Any
 from clip_jax import places
 from clip_jax.checks import parse_json
 from clip_jax.train.lock import FORGOTTEN_S, SILENT_S, Busy, RunLock, machine, process_began
+from clip_jax.train.shapes import check_fields
 
 FOLDER = ".lease"
 BEAT_S = 10.0  # between two signs of life
@@ -108,7 +109,7 @@ class Lease:
         return self.folder / f"{number:06d}.json"
 
     def _names(self) -> list[str]:
-        return [name for name in places.names(self.folder) if name.removesuffix(".json").isdigit()]
+        return [name for name in places.names(self.folder) if name.removesuffix(".json").isdecimal()]
 
     def _newest_number(self) -> int:
         return max((int(name.removesuffix(".json")) for name in self._names()), default=0)
@@ -116,9 +117,11 @@ class Lease:
     def _newest(self) -> tuple[int, dict[str, Any] | None]:
         number = self._newest_number()
         try:
-            return number, dict(
-                parse_json(places.read_text(self._path(number)), self._path(number))
-            ) if number else None
+            if not number:
+                return number, None
+            path = self._path(number)
+            check_fields("lease.json", found := parse_json(places.read_text(path), path), path)
+            return number, found
         except FileNotFoundError:  # superseded in this moment
             return self._newest()
 

@@ -87,7 +87,7 @@ class Ground:
 
 def open_ground(config: RunConfig, *, may_share: bool = False) -> Ground:
     """Look at what a run needs, and say on stderr what a user should know of its data (``may_share``: see
-    `sources.open_splits`). Raises UserError for bad data, and devices that the job did not ask for or that do not fit."""
+    `sources.open_splits`). Raises UserError for bad data, and for devices not asked for or that do not fit."""
     check_devices(os.environ)
     mesh = make_mesh(config.mesh)
     check_batch(config.batch_size, mesh)

@@ -94,7 +94,7 @@ def _text(rows: Iterable[dict[str, Any]]) -> str:
 def checkpoints_in(run_dir: Path) -> list[int]:
     """The steps of its whole checkpoints, rising. One being written has another name, and in a bucket no mark."""
     folder = run_dir / "checkpoints"
-    steps = sorted(int(name) for name in names(folder) if name.isdigit())
+    steps = sorted(int(name) for name in names(folder) if name.isdecimal())
     return [s for s in steps if not is_remote(folder) or exists(folder / str(s) / COMMITTED)]
 
 

@@ -44,6 +44,8 @@ FIELDS: dict[str, dict[str, Kind]] = {
         "name": "text", "engine": "text", "index": "whole", "attempt": "whole", "tries": "whole", "step": "whole",
         "accepted": "flag", "job": "name",
     },
+    "lease.json": {"pid": "whole", "host": "text", "machine": "text?", "began": "text?", "heartbeat": "number",
+                   "released": "flag", "token": "text"},
     "exit.json": {"name": "text", "code": "whole"},
     "failure.json": {"reason": "text", "code": "whole?", "log": "text?"},
     "plan.json": {"cells": [_CELL]},
@@ -56,6 +58,7 @@ FIELDS: dict[str, dict[str, Kind]] = {
 REQUIRED: dict[str, tuple[str, ...]] = {
     "submission.json": ("name", "engine", "index", "attempt", "tries", "step", "accepted"),
     "exit.json": ("name", "code"),
+    "lease.json": ("pid", "host", "heartbeat"),
     "failure.json": ("reason",),
     "plan.json": ("cells",),
     "metrics.jsonl": ("step",),
