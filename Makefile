@@ -6,7 +6,7 @@ SEED   ?= 0
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: quickstart test test-thorough test-slow test-slurm test-engines test-browser results coverage lint clean
+.PHONY: quickstart test test-thorough test-slow fuzz soak test-slurm test-engines test-browser results coverage lint clean
 quickstart: $(READY)
 	$(BIN)/clip-jax sweep run --config=sweeps/quickstart.py --dir=$(OUT) --base.seed=$(SEED)
 
@@ -19,6 +19,15 @@ test-thorough: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+# damaged input for every reader of files from outside: 2,000 cases each, a few minutes; kept under out/fuzz where one fails
+CASES ?= 2000
+fuzz: $(READY)
+	$(BIN)/python benchmarks/fuzz.py --cases=$(CASES) --seed=$(SEED)
+
+# commands killed at random moments until they end by themselves: train 50 times, sweep, eval and icons 5 times each
+soak: $(READY)
+	$(BIN)/python benchmarks/soak.py --seed=$(SEED)
 
 # On a real Slurm of two nodes on this machine: installed where root has apt-get, else the one that is there, else skipped.
 test-slurm: $(READY)

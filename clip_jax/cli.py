@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
+from clip_jax.interrupts import LINE, hold, listen
+
+if __name__ == "__main__" or sys.argv[0].endswith("clip-jax"):  # as a program, and before the slow imports
+    listen()
+
 import argparse
 import os
 import select
-import sys
 import traceback
 from pathlib import Path
 from typing import NoReturn
@@ -15,7 +21,7 @@ from clip_jax.checks import between
 from clip_jax.config import DistributedConfig, RunConfig, UserError
 from clip_jax.config_io import from_fields, load, run_id
 from clip_jax.parallel import enable_compile_cache
-from clip_jax.places import exists, place
+from clip_jax.places import disk_error, exists, place
 from clip_jax.processes import LostProcess, together
 from clip_jax.scaling.verbs import add_verbs, run_verb
 from clip_jax.sweep.verbs import CONFIGURED, add_actions, run_action
@@ -297,9 +303,25 @@ def main(argv: list[str] | None = None) -> int:
         if not _reader_gone():
             raise
         return exit_codes.UNREAD
-    except (UserError, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as error:
+        if _known(error) is None:
+            raise
         return _tell(error)
     return code
+
+
+def _known(error: BaseException) -> BaseException | None:
+    """What ended the command, if it is no bug of ours: a disk or the memory that is full gives a UserError."""
+    if isinstance(error, (UserError, KeyboardInterrupt, LostProcess)):
+        return error
+    if (told := disk_error(error)) is not None:
+        return told
+    jax_memory = type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error)
+    if isinstance(error, MemoryError) or jax_memory:
+        said = (str(error).splitlines() or [""])[0][:200]
+        hint = "a smaller batch_size, microbatch_size or model needs less"
+        return UserError(reason=f"out of memory ({said})" if said else "out of memory", hint=hint)
+    return None
 
 
 def _fit(args: argparse.Namespace) -> None:
@@ -342,11 +364,12 @@ def _reader_gone() -> bool:
 
 def _tell(error: BaseException) -> int:
     """Say what ended the command; returns its exit code."""
+    error = _known(error) or error
     if isinstance(error, UserError):
         print(f"clip-jax: {error}", file=sys.stderr)
         return exit_codes.STOPPED if isinstance(error, Busy) else exit_codes.MISTAKE
     if isinstance(error, KeyboardInterrupt):
-        print("clip-jax: interrupted; the same command goes on from here", file=sys.stderr)
+        print(LINE, file=sys.stderr)
         return exit_codes.INTERRUPTED
     if isinstance(error, LostProcess):
         print(f"clip-jax: {error}; the same command goes on from the last checkpoint", file=sys.stderr)
@@ -362,6 +385,7 @@ def command() -> None:
     accelerator = any(Path("/dev", name).exists() for name in ("nvidia0", "accel0", "vfio"))
     if sys.platform == "linux" and heavy and not accelerator and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        hold()
         os.execv(sys.executable, [sys.executable, "-m", "clip_jax.cli", *sys.argv[1:]])
     sys.exit(main())
 

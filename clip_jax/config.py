@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from clip_jax.checks import ConfigError, UserError, at_least, between, one_of
+from clip_jax.checks import ConfigError, UserError, at_least, between, no_secret, one_of
 from clip_jax.model_config import (
     DTYPES,
     DecoderConfig,
@@ -51,6 +51,7 @@ class ScenesConfig:
     zipf: float = 1.2  # frequency of object r is proportional to r**-zipf
 
     def __post_init__(self) -> None:
+        between("data.scenes.world_seed", self.world_seed, 0, 2**32 - 1)
         between("data.scenes.objects", self.objects, 8, 4096)
         between("data.scenes.zipf", self.zipf, 0.0, 4.0)
 
@@ -91,6 +92,8 @@ class DataConfig:
         if self.source == "scenes" and self.keep_decoded:
             raise ConfigError("data.keep_decoded: the scenes source renders, there is nothing to keep")
         for name in ("paths", "val_paths"):
+            for path in getattr(self, name):
+                no_secret(f"data.{name}", path)
             if self.source == "scenes" and getattr(self, name):
                 raise ConfigError(f"data.{name}: the scenes source reads no files; drop it or set data.source")
             if self.source != "webdataset" and any("://" in p for p in getattr(self, name)):
@@ -295,7 +298,7 @@ class DistributedConfig:
         at_least("distributed.process", self.process, -1)
         for name in ("heartbeat_s", "start_s"):
             at_least(f"distributed.{name}", getattr(self, name), 1)
-        if self.coordinator not in ("", "auto") and not self.coordinator.rpartition(":")[2].isdigit():
+        if self.coordinator not in ("", "auto") and not self.coordinator.rpartition(":")[2].isdecimal():
             raise ConfigError(f"distributed.coordinator={self.coordinator!r}: must be host:port, or auto")
         if self.coordinator == "auto" and (self.processes, self.process) != (0, -1):
             raise ConfigError("distributed.processes, distributed.process: ignored with distributed.coordinator='auto'")
@@ -328,7 +331,7 @@ class RunConfig:
         one_of("wandb", self.wandb, ("disabled", "offline", "online"))
         for name in ("batch_size", "steps", "log_every", "checkpoint_every"):
             at_least(name, getattr(self, name), 1)
-        at_least("seed", self.seed, 0)
+        between("seed", self.seed, 0, 2**32 - 1)
         at_least("model.text.vocab_size", self.model.text.vocab_size, 260)  # 256 bytes and the special tokens
         if self.optim.warmup_steps >= self.steps:
             raise ConfigError(f"optim.warmup_steps={self.optim.warmup_steps}: must be below steps={self.steps}")

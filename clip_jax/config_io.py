@@ -9,15 +9,34 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
+import traceback
 import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from clip_jax.checks import no_secret, parse_json, short
 from clip_jax.config import ConfigError, RunConfig, UserError
 from clip_jax.places import is_remote, place, read_text
 
 T = TypeVar("T")
+LONGEST_FIELD = 200  # characters of an unknown one that are told
+LARGEST, LARGEST_FLOAT = 10**15, 1e38  # of whole numbers, and of others: what a float32 holds
+# fields that memory depends on, by their last names: far above what anybody trains, below what aborts the process
+_MOST = {
+    "width": 2**16, "depth": 1000, "stages": 1000, "heads": 2**14, "mlp_ratio": 1024, "image_size": 2**14,
+    "patch_size": 2**14, "context_length": 2**16, "vocab_size": 2**24, "embed_dim": 2**16, "pool_heads": 2**14,
+    "pool_queries": 2**16, "prefix_tokens": 2**14, "batch_size": 2**24, "evals.batch_size": 2**16,
+    "microbatch_size": 2**24, "chunk": 2**24,
+    "vocab_chunk": 2**24, "steps": 10**10, "seed": 2**32 - 1, "seeds": 2**32 - 1, "seeds_at_best": 2**32 - 1,
+    "world_seed": 2**32 - 1, "proposal_seed": 2**32 - 1, "examples": 10**8, "retrieval_images": 10**8,
+    "val_pairs": 10**7, "val_partitions": 10**7, "prior_images": 10**7, "threads": 4096, "workers": 4096,
+    "tokenizer_captions": 10**9, "slots": 10**6, "family_size": 10**5, "trials": 10**7, "together": 10**6,
+    "nodes": 10**6, "processes_per_node": 10**4, "devices_per_process": 10**4, "cores": 10**5, "slices": 10**5,
+    "runs_per_device": 10**4, "heartbeat_s": 10**7, "start_s": 10**7, "time_limit_min": 10**8, "rungs": 1000,
+    "sizes_per_budget": 10**6, "epochs": 10**9,
+}  # fmt: skip
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -29,9 +48,11 @@ def from_dict(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
     """The inverse of `to_dict`. Raises ConfigError on an unknown field or a wrong type."""
     hints = typing.get_type_hints(cls)
     known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    unknown = sorted(set(values) - known)
+    unknown = sorted(map(str, set(values) - known))
     if unknown:
-        raise ConfigError(f"{prefix}{unknown[0]}: unknown field; known here: {', '.join(sorted(known))}")
+        known_here = f"known here: {', '.join(sorted(known))}"
+        name = f"{prefix}{str(unknown[0])[:LONGEST_FIELD]}"
+        raise ConfigError(field=name, reason="unknown field", hint=known_here)
     kwargs = {k: _convert(hints[k], v, f"{prefix}{k}") for k, v in values.items()}
     try:
         return cls(**kwargs)
@@ -49,20 +70,34 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
         if isinstance(value, hint):
             return value
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{name}={value!r}: must be a group of fields")
+            raise _wrong(name, value, "must be a group of fields")
         return from_dict(hint, value, f"{name}.")
     if typing.get_origin(hint) is tuple:
         if isinstance(value, str) or not hasattr(value, "__iter__"):
-            raise ConfigError(f"{name}={value!r}: must be a list")
+            raise _wrong(name, value, "must be a list")
         return tuple(_convert(typing.get_args(hint)[0], v, name) for v in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise _wrong(name, value, "must be a finite number") from None
     if hint is int and isinstance(value, float) and value.is_integer():
-        return int(value)
+        value = int(value)
     if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
-        reason = f"must be of type {hint.__name__}"
-        raise ConfigError(f"{name}={value!r}: {reason}", field=name, value=value, reason=reason)
+        raise _wrong(name, value, f"must be of type {hint.__name__}")
+    if hint is float and not math.isfinite(value):
+        raise _wrong(name, value, "must be a finite number")
+    *_, group, last = ["", *name.split(".")]
+    most = _MOST.get(f"{group}.{last}", _MOST.get(last, LARGEST if hint is int else LARGEST_FLOAT))
+    if hint in (int, float) and abs(value) > most:
+        raise _wrong(name, value, f"must be at most {most:,}")
+    if hint is str:
+        no_secret(name, value)
     return value
+
+
+def _wrong(name: str, value: Any, reason: str) -> ConfigError:
+    return ConfigError(f"{name}={short(value)}: {reason}", field=name, value=value, reason=reason)
 
 
 # Fields that came after the first runs: at their default they leave a run's name alone, so that no run is lost.
@@ -140,11 +175,9 @@ def load(cls: type[T], path: str | Path, overrides: Mapping[str, str] | None = N
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(read_text(path))
+        values = parse_json(read_text(path), path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such config file") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: must hold a JSON object")
     return values
@@ -155,22 +188,34 @@ def _run_python(path: Path) -> dict[str, Any]:
 
     from ml_collections import ConfigDict
 
+    def plain(value: Any) -> Any:
+        if callable(as_python := getattr(value, "item", None)):  # a number of NumPy's
+            return as_python()
+        raise UserError(f"{path}: holds a {type(value).__name__} ({short(value)}); only numbers, texts and lists")
+
     try:
         get_config = runpy.run_path(str(path)).get("get_config")
+        if get_config is None:
+            raise UserError(f"{path}: defines no get_config()")
+        config = get_config()
+        if not isinstance(config, ConfigDict):
+            raise UserError(f"{path}: get_config() must return an ml_collections ConfigDict")
+        return json.loads(json.dumps(config.to_dict(), default=plain))
     except SyntaxError as error:
         raise UserError(f"{path}: not Python ({error.msg}, line {error.lineno})") from None
-    if get_config is None:
-        raise UserError(f"{path}: defines no get_config()")
-    config = get_config()
-    if not isinstance(config, ConfigDict):
-        raise UserError(f"{path}: get_config() must return an ml_collections ConfigDict")
-    return json.loads(json.dumps(config.to_dict()))
+    except UserError:
+        raise
+    except Exception as error:  # a user's own program can raise anything
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+        where = f"line {lines[-1]}: " if lines else ""
+        said = (str(error).splitlines() or [""])[0]
+        raise UserError(f"{path}: {where}{type(error).__name__}: {said}") from error
 
 
 def _parse(text: str) -> Any:
     try:
-        return json.loads(text)
-    except ValueError:
+        return parse_json(text, "")
+    except UserError:
         return {"True": True, "False": False}.get(text, text)
 
 

@@ -94,15 +94,47 @@ def _asked(path: Path) -> Iterator[Any]:
         raise OSError(errno.EIO, f"the bucket does not answer ({said})", str(path)) from error
 
 
+_DISK = {
+    errno.ENOSPC: ("the disk is full", "free some space and run the same command again"),
+    errno.EDQUOT: ("the quota of this disk is used up", "free some space and run the same command again"),
+    errno.EROFS: ("lies on a read-only file system", "give a folder that can be written"),
+    errno.EACCES: ("permission denied", "give a folder that can be written"),
+    errno.EPERM: ("operation not permitted", "give a folder that can be written"),
+    errno.ENOTDIR: ("is a file, or lies below one", "give a folder"),
+    errno.EISDIR: ("is a folder", "give a file"),
+    errno.EEXIST: ("is there already and is no folder", "give another one"),
+    errno.ENAMETOOLONG: ("the name is too long", "give a shorter one"),
+}
+
+
+def disk_error(error: BaseException, path: Path | None = None) -> UserError | None:
+    """The one line for a disk that is full, read-only or closed to this user, whoever met it; None for anything else.
+
+    Args:
+      error: what was raised, by Python or by a library that only keeps the system's words.
+      path: what was being written, for errors that name no file.
+    """
+    if isinstance(error, UserError) or not isinstance(error, Exception):
+        return None
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None:
+        said = str(error)
+        number = next((n for n in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) if os.strerror(n) in said), None)
+    if number not in _DISK:
+        return None
+    reason, hint = _DISK[number]
+    named = path or getattr(error, "filename", None)
+    return UserError(field=str(named) if named else None, reason=reason, hint=hint)
+
+
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk, whoever met it, into one line. Raises UserError."""
+    """Turn what `disk_error` knows into its one line. Raises UserError."""
     try:
         yield
-    except (OSError, ValueError, RuntimeError) as error:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or "No space left on device" in str(error):
-            raise UserError(f"{path}: the disk is full; free some space and run the same command again") from error
+    except Exception as error:
+        if (told := disk_error(error, path)) is not None:
+            raise told from error
         raise
 
 
@@ -134,11 +166,21 @@ def remove(path: Path) -> None:
 
 
 def read_text(path: Path) -> str:
-    """The file, as it was at one moment. Raises FileNotFoundError."""
+    """The file, as it was at one moment. Raises FileNotFoundError, and UserError when it is no UTF-8 text."""
     if not is_remote(path):
-        return path.read_text()
-    with _asked(path) as store:
-        return store.cat_file(str(path)).decode()  # one request: two could meet two versions
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})", field=str(path)) from None
+    else:
+        with _asked(path) as store:
+            data = store.cat_file(str(path))  # one request: two could meet two versions
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not UTF-8 text", field=str(path), reason="is not UTF-8 text") from None
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from clip_jax.cluster import listen_at, need, not_reached, number_of, slurm_step
 from clip_jax.config import ConfigError, DistributedConfig, UserError
 
 
@@ -27,15 +28,6 @@ VARIABLES = {
     "process": "CLIP_JAX_PROCESS",
 }
 _LOST = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED")
-# what JAX reads of a Slurm step; outside of one (a batch script without srun) some are missing
-_SLURM = ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
-
-
-def _number(name: str, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ConfigError(f"{name}={text!r}: must be a whole number") from None
 
 
 def _with_environment(settings: DistributedConfig, environment: Mapping[str, str]) -> DistributedConfig:
@@ -45,18 +37,18 @@ def _with_environment(settings: DistributedConfig, environment: Mapping[str, str
         return dataclasses.replace(settings, coordinator=coordinator)
     processes, process = settings.processes, settings.process
     if not processes:
-        processes = _number(VARIABLES["processes"], environment.get(VARIABLES["processes"], "0"))
+        processes = number_of(VARIABLES["processes"], environment.get(VARIABLES["processes"], "0"))
     if process == -1:
         index = environment.get("JOB_COMPLETION_INDEX", "-1") if coordinator else "-1"
-        process = _number(VARIABLES["process"], environment.get(VARIABLES["process"], index))
+        process = number_of(VARIABLES["process"], environment.get(VARIABLES["process"], index))
     return dataclasses.replace(settings, coordinator=coordinator, processes=processes, process=process)
 
 
 def find_processes(settings: DistributedConfig, environment: Mapping[str, str]) -> dict[str, Any] | None:
     """The arguments of ``jax.distributed.initialize``, or None for a process on its own.
 
-    In this order: explicit fields or ``CLIP_JAX_*`` variables; a Slurm step of several tasks; the hosts of a TPU
-    slice, or several slices, on GKE. JAX works out the rest of the latter two.
+    In this order: explicit fields or ``CLIP_JAX_*`` variables; a Slurm step of several tasks, each with its part of the
+    node's GPUs; the hosts of a TPU slice, or several slices, on GKE. JAX works out the rest of the latter.
 
     Raises ConfigError when some of what is needed is missing.
     """
@@ -75,26 +67,16 @@ def find_processes(settings: DistributedConfig, environment: Mapping[str, str]) 
             "process_id": given.process,
             "cluster_detection_method": "deactivate",
         }
-    if "SLURM_STEP_NODELIST" in environment:
-        # an interactive shell is a step of one task in a job that may have many
-        tasks = environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", "1"))
-        if _number("SLURM_STEP_NUM_TASKS", tasks) > 1:
-            _need(_SLURM, environment, "this Slurm step has several tasks")
-            return {"cluster_detection_method": "slurm"}
+    if (step := slurm_step(environment)) is not None:
+        return step
     hosts = environment.get("TPU_PROCESS_ADDRESSES", environment.get("TPU_WORKER_HOSTNAMES", ""))
     if "," in hosts:
-        _need(("TPU_WORKER_ID",), environment, "this TPU slice has several hosts")
+        need(("TPU_WORKER_ID",), environment, "this TPU slice has several hosts")
         return {}
-    if _number("MEGASCALE_NUM_SLICES", environment.get("MEGASCALE_NUM_SLICES", "1")) > 1:
-        _need(("MEGASCALE_SLICE_ID", "MEGASCALE_COORDINATOR_ADDRESS"), environment, "there are several TPU slices")
+    if number_of("MEGASCALE_NUM_SLICES", environment.get("MEGASCALE_NUM_SLICES", "1")) > 1:
+        need(("MEGASCALE_SLICE_ID", "MEGASCALE_COORDINATOR_ADDRESS"), environment, "there are several TPU slices")
         return {}
     return None
-
-
-def _need(names: tuple[str, ...], environment: Mapping[str, str], why: str) -> None:
-    for name in names:
-        if name not in environment:
-            raise ConfigError(f"{name}: {why} but this variable is not set, so the others cannot be found")
 
 
 @contextlib.contextmanager
@@ -137,21 +119,22 @@ def _wait_for(coordinator: str, seconds: int) -> None:
     end = time.monotonic() + seconds
     while True:
         try:
-            socket.create_connection((host, int(port)), timeout=seconds).close()
+            socket.create_connection((host.strip("[]"), int(port)), timeout=seconds).close()
             return
         except OSError as error:
             if time.monotonic() > end:
-                raise UserError(
-                    f"distributed.coordinator={coordinator}: not reached in {seconds} s ({error})"
-                ) from None
+                raise not_reached(coordinator, os.environ, seconds, error) from None
             time.sleep(0.2)
 
 
 def _join(found: dict[str, Any], settings: DistributedConfig) -> None:
     import jax
 
-    if found.get("process_id"):
-        _wait_for(found["coordinator_address"], settings.start_s)
+    if "coordinator_address" in found:  # else JAX finds it out, and listens on every interface
+        process = int(found["process_id"])
+        found = found | listen_at(found["coordinator_address"], process, os.environ, settings.start_s)
+        if process:
+            _wait_for(found["coordinator_address"], settings.start_s)
     try:
         jax.distributed.initialize(
             **found,
@@ -162,14 +145,6 @@ def _join(found: dict[str, Any], settings: DistributedConfig) -> None:
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"distributed: the processes did not come together ({reason})") from error
-    if found.get("cluster_detection_method") == "slurm" and _one_task_a_node(os.environ):
-        # JAX gives a Slurm task one GPU; one task on its node means all of them
-        jax.config.update("jax_cuda_visible_devices", "all")
-        jax.config.update("jax_rocm_visible_devices", "all")
-
-
-def _one_task_a_node(environment: Mapping[str, str]) -> bool:
-    return environment.get("SLURM_STEP_TASKS_PER_NODE", "").partition("(")[0] == "1"
 
 
 def on_first(action: Callable[[], None]) -> None:

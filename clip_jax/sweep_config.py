@@ -82,7 +82,7 @@ class Resources:
         for line in self.sbatch:
             if not line.startswith("--"):
                 raise ConfigError(f"resources.sbatch={line!r}: must be an option of sbatch, as --account=vision")
-        if self.topology and not all(part.isdigit() and int(part) for part in self.topology.split("x")):
+        if self.topology and not all(part.isdecimal() and int(part) for part in self.topology.split("x")):
             raise ConfigError(f"resources.topology={self.topology!r}: must be chips along each axis, as 2x4 or 8x8x16")
 
     def check_for(self, engine: str) -> None:
@@ -205,6 +205,9 @@ class SweepConfig:
             raise ConfigError("seeds_at_best: must not repeat a value of seeds")
         for name in ("sizes_per_budget", "max_epochs"):
             at_least(name, getattr(self, name), 0)
+        for name in ("base_lr", "gflops_per_second"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(field=name, value=getattr(self, name), reason="must be above 0")
         for name in ("min_steps", "base_width", "slots"):
             at_least(name, getattr(self, name), 1)
         between("warmup_fraction", self.warmup_fraction, 0.0, LONGEST_WARMUP)

@@ -1,14 +1,16 @@
 """The command line: verbs, and one line for every mistake."""
 
+import errno
 import json
 import subprocess
 import sys
 
 import pytest
 
+from clip_jax import cli
 from clip_jax.cli import _tell, main
 from clip_jax.config_io import to_dict
-from clip_jax.exit_codes import STOPPED, UNREAD
+from clip_jax.exit_codes import MISTAKE, STOPPED, UNREAD
 from clip_jax.train.lock import Busy
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:Sharding info:UserWarning")
@@ -210,3 +212,36 @@ def test_verbs_of_tables_take_one_by_any_name(tmp_path, capsys):
 def test_report_without_its_file_is_one_line(name, tmp_path, capsys):
     assert main(["report", str(tmp_path / name)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
+        (OSError(errno.EROFS, "Read-only file system", "/a"), "lies on a read-only file system"),
+        (PermissionError(errno.EACCES, "Permission denied", "/a"), "permission denied"),
+        (MemoryError("Unable to allocate 9 TiB"), "out of memory (Unable to allocate 9 TiB)"),
+    ],
+)
+def test_a_disk_or_memory_that_is_full_is_one_line_of_every_verb(monkeypatch, capsys, error, reason):
+    def fail(*_):
+        raise error
+
+    for verb, arguments in (
+        ("_report", ["report", "a.csv"]),
+        ("_export", ["export", "m", "d"]),
+        ("_fit", ["fit", "t"]),
+    ):
+        monkeypatch.setattr(cli, verb, fail)
+        assert main(arguments) == MISTAKE
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert reason in said
+
+
+def test_output_that_nobody_reads_ends_quietly():
+    command = [sys.executable, "-m", "clip_jax.cli", "flops", "ViT-B/32", "--no-xla"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()  # before anything is written
+        assert process.stderr.read() == b""
+    assert process.returncode == UNREAD

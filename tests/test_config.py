@@ -3,7 +3,7 @@
 import pytest
 
 from clip_jax import config as c
-from clip_jax.config_io import from_dict
+from clip_jax.config_io import from_dict, load
 from clip_jax.sweep_config import SweepConfig
 
 PATHS = {"source": "webdataset", "paths": ["a", "b"]}
@@ -53,8 +53,8 @@ PATHS = {"source": "webdataset", "paths": ["a", "b"]}
         ({"data": {**PATHS, "weights": [1.0]}}, "data.weights: 1 for 2 data.paths"),
         ({"data": {**PATHS, "weights": [1.0, 0.0]}}, "data.weights=(1.0, 0.0): must be positive"),
         ({"data": {**PATHS, "weights": [1.0, 1e-6]}}, "each at least 1e-5 of their sum"),
-        ({"data": {**PATHS, "weights": [1.0, float("nan")]}}, "data.weights=(1.0, nan)"),
-        ({"data": {**PATHS, "weights": [1.0, float("inf")]}}, "data.weights=(1.0, inf)"),
+        ({"data": {**PATHS, "weights": [1.0, float("nan")]}}, "data.weights=nan"),
+        ({"data": {**PATHS, "weights": [1.0, float("inf")]}}, "data.weights=inf"),
         ({"data": {**PATHS, "weights": [0.0, 0.0]}}, "data.weights=(0.0, 0.0)"),
         ({"data": {**PATHS, "weights": [1.0, 1.0], "unique_samples": 5}}, "data.unique_samples: with data.weights"),
         ({"data": {"source": "folder", "paths": ["x"], "weights": [1.0]}}, "data.weights: 1 for 1 data.paths"),
@@ -83,3 +83,46 @@ def test_sweep_needs_a_name_and_distinct_seeds():
         from_dict(SweepConfig, {})
     with pytest.raises(c.ConfigError, match="seeds_at_best"):
         SweepConfig(name="x", seeds=(0, 1), seeds_at_best=(1,))
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ("steps", "1e300"), ("seed", "4294967296"), ("seed", "9" * 23), ("optim.peak_lr", "9" * 400),
+        ("optim.peak_lr", "9" * 5000), ("model.image.width", "1e9"), ("model.text.vocab_size", "1e15"),
+        ("evals.examples", "1e18"), ("evals.batch_size", "1e18"), ("evals.batch_size", "1e6"),
+        ("model.image.image_size", "1e9"), ("model.image.mlp_ratio", "Infinity"), ("optim.eps", "NaN"),
+        ("optim.weight_decay", "1e999"), ("data.scenes.world_seed", "-5"), ("model.remat", "[" * 100_000),
+        ("data.weights", "[1, 1e400]"), ("model.image.depth", "1e6"), ("wandb", "[" * 100_000),
+        ("init_from.source", "https://user:SECRET@host/x"),
+    ],
+)  # fmt: skip
+def test_an_override_that_no_machine_can_hold_is_refused_by_field(tmp_path, field, text):
+    config = tmp_path / "c.json"
+    config.write_text("{}")
+    with pytest.raises(c.ConfigError) as caught:
+        load(c.RunConfig, config, {field: text})
+    assert caught.value.field == field
+    assert len(str(caught.value)) < 400
+    assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("import numpy as np\n    return ConfigDict({'steps': np.int64(100), 'seed': np.uint8(3)})", None),
+        ("return ConfigDict({'steps': object()})", "object"),
+        ("return ConfigDict({'steps': 1 / 0})", "ZeroDivisionError"),
+        ("return 3", "ConfigDict"),
+    ],
+)
+def test_a_python_config_that_holds_something_else_is_one_line(tmp_path, body, said):
+    config = tmp_path / "c.py"
+    config.write_text(f"from ml_collections import ConfigDict\ndef get_config():\n    {body}\n")
+    if said is None:
+        found = load(c.RunConfig, config)
+        assert (found.steps, found.seed) == (100, 3)
+        return
+    with pytest.raises(c.UserError, match=said) as caught:
+        load(c.RunConfig, config)
+    assert "\n" not in str(caught.value)

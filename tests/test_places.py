@@ -1,5 +1,6 @@
 """Where runs and sweeps lie: a directory here, or one in a bucket."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 
 from clip_jax import places
 from clip_jax.config import UserError
-from clip_jax.places import place
+from clip_jax.places import disk_error, disk_errors, place
 
 
 @pytest.fixture(params=["here", "bucket"])
@@ -99,3 +100,21 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="the disk is full"):
         places.write_text(tmp_path / "x", "new")
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("x", "old")]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR])
+def test_disk_error_is_one_line_whoever_met_it(tmp_path, number):
+    error = OSError(number, os.strerror(number), str(tmp_path / "a"))
+    told = disk_error(error)
+    assert told.field == str(tmp_path / "a")
+    assert told.hint
+    with pytest.raises(UserError) as caught, disk_errors(tmp_path):
+        raise error
+    assert caught.value.field == str(tmp_path)
+    for other in (ValueError("a bug"), OSError(errno.EIO, "broken"), KeyboardInterrupt(), UserError("mine")):
+        assert disk_error(other) is None
+
+
+def test_disk_error_of_a_library_that_keeps_the_words_alone():
+    told = disk_error(RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"))
+    assert told.reason == "the disk is full"

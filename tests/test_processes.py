@@ -43,7 +43,7 @@ def explicit(coordinator, processes, process):
         (NOTHING, {**OURS, "CLIP_JAX_COORDINATOR": "auto"}, {}),
         (DistributedConfig("h:1", 4), {"JOB_COMPLETION_INDEX": "2"}, explicit("h:1", 4, 2)),
         (NOTHING, {"JOB_COMPLETION_INDEX": "2"}, None),  # any indexed job has it
-        (NOTHING, SLURM, {"cluster_detection_method": "slurm"}),
+        (NOTHING, SLURM, explicit("n1:61447", 2, 0) | {"local_device_ids": None}),
         (NOTHING, {k: v for k, v in SLURM.items() if "STEP" not in k}, None),  # a batch script outside of srun
         (NOTHING, {**SLURM, "SLURM_STEP_NUM_TASKS": "1"}, None),  # an interactive shell in a job of two tasks
         (NOTHING, POD, {}),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from clip_jax.checks import short
 from clip_jax.config import PixelConfig, UserError
 from clip_jax.data.class_names import read_names, read_templates
 from clip_jax.data.shards import shards_of
@@ -67,7 +68,8 @@ def load_classification_set(
         except BrokenRecord as error:
             message = str(error)
             raise UserError(message if str(path) in message else f"{shards.name(i)}: {message}") from None
-        if not (text.isascii() and text.strip().isdigit() and len(text) < 16) or int(text) >= len(names):
-            raise UserError(f"{shards.name(i)}: label {text.strip()!r} must be 0 to {len(names) - 1}")
+        text = text.strip()
+        if not (text.isascii() and text.isdigit() and len(text) < 10) or int(text) >= len(names):
+            raise UserError(f"{shards.name(i)}: label {short(text)} must be 0 to {len(names) - 1}")
         labels[row] = int(text)
     return ClassificationSet(path.name, images, labels, names, templates)

@@ -60,15 +60,20 @@ class Decoded:
         return self.folder / "sums.u4"
 
     def _make(self, path: Path, size: int) -> None:
-        """An empty file of ``size`` bytes, unless it is there; it takes room as it is filled."""
-        if path.exists():
-            return
-        part = path.with_name(f"{path.name}.{os.getpid()}")
-        with part.open("wb") as file:
-            file.truncate(size)
-        with contextlib.suppress(FileExistsError):
-            os.link(part, path)
-        part.unlink()
+        """A file of ``size`` bytes of zeros, unless it is there, with all of its room taken: on a disk that gets full
+        meanwhile, to write into a hole of a mapped file would kill the process (SIGBUS). Raises OSError."""
+        if not path.exists():
+            part = path.with_name(f"{path.name}.{os.getpid()}")
+            try:
+                with part.open("wb") as file:
+                    _take_room(file.fileno(), size)
+                with contextlib.suppress(FileExistsError):
+                    os.link(part, path)
+            finally:
+                part.unlink(missing_ok=True)
+        elif path.stat().st_blocks * 512 < size:  # made by an older version, or with holes by a copy
+            with path.open("r+b") as file:
+                _take_room(file.fileno(), size)
 
     def _write_captions(self, source: Source) -> None:
         texts: list[bytes] = []
@@ -124,6 +129,13 @@ class Decoded:
         """Keep the prepared picture of record ``i``, uint8 [S, S, 3]."""
         self.pictures[i] = picture
         self.sums[i] = _sum(picture)
+
+
+def _take_room(file: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
+    else:
+        os.truncate(file, size)
 
 
 def _sum(picture: np.ndarray) -> int:

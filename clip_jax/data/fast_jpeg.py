@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from clip_jax.config import ConfigError
-from clip_jax.data.images import MAX_PIXELS
+from clip_jax.data.images import MAX_ASPECT, MAX_PIXELS
 
 
 @functools.cache
@@ -31,11 +31,11 @@ def resize_short(image: bytes | np.ndarray, size: int) -> np.ndarray | None:
     cv2, simplejpeg = libraries()
     try:
         h, w, *_ = simplejpeg.decode_jpeg_header(image)
-        if h * w > MAX_PIXELS:
+        if h * w > MAX_PIXELS or max(h, w) > MAX_ASPECT * min(h, w):
             return None
         # decoded at a fraction, but twice as large as wanted, as Pillow's draft mode does
         pixels = simplejpeg.decode_jpeg(image, "RGB", min_height=2 * size, min_width=2 * size)
-    except ValueError:
+    except Exception:  # noqa: BLE001  # Pillow says what is wrong
         return None
     if min(h, w) == size:
         return pixels

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clip_jax.checks import one_line
+from clip_jax.checks import name_within, one_line
 from clip_jax.config import UserError
 from clip_jax.data.sources import BrokenRecord, Record, Source
 from clip_jax.delimited import SEPARATORS, decode, records, separator_of
@@ -73,10 +73,10 @@ class CaptionedFolder(Source):
 
     def _inside(self, name: str, line: int) -> str:
         """The name in its shortest form. Raises UserError when it leads out of the folder."""
-        short = posixpath.normpath(name) if name else ""
-        if not short or any(c in short for c in "\0\r\n") or short.startswith(("/", "../")) or short in (".", ".."):
-            raise self._wrong(f"line {line}: {one_line(name)!r} is no file of this folder", line)
-        return short
+        try:
+            return name_within("filename", posixpath.normpath(name), folders=True)
+        except UserError as error:
+            raise self._wrong(f"line {line}: {one_line(name)!r} {error.reason}", line) from None
 
     @property
     def digest(self) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import string
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from clip_jax.checks import foreign
 from clip_jax.config import UserError
 from clip_jax.data.published_tokenizer import repaired
 from clip_jax.places import write_text
@@ -43,19 +44,6 @@ def clean_text(text: str, how: str) -> str:
     if how != "lower":
         text = text.translate(_NO_PUNCTUATION)
     return " ".join(text.lower().split())
-
-
-def asked(source: str, ask: Callable[[], Any]) -> Any:
-    """What the library answers; whatever it raises, its panics too, is one line."""
-    try:
-        return ask()
-    except BaseException as error:
-        if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
-            raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(
-            f"{source}: not a tokenizer ({reason})", field=source, reason=f"not a tokenizer ({reason})"
-        ) from None
 
 
 def _under(values: Any, name: str) -> Iterator[Any]:
@@ -113,9 +101,12 @@ class HFTokenizer:
             raise UserError(f"{source}: context_length={context_length!r}: {reason}", field="context_length",
                             value=context_length, reason=reason)  # fmt: skip
         self._source, self._model = source, model
-        self._library: Any = asked(source, lambda: Library.from_str(model))
+        with foreign(source, "a tokenizer"):
+            self._library: Any = Library.from_str(model)
         _check_rules(json.loads(model), source)
-        self.vocab_size = self._library.get_vocab_size()
+        self.vocab_size = max(self._library.get_vocab().values(), default=-1) + 1  # ids need not be one after another
+        if self.vocab_size > 2**31:
+            raise UserError(f"{source}: ids beyond 2**31", field="vocab_size", value=self.vocab_size)
         self.context_length, self.pad_id, self.clean = context_length, pad_id, clean
         self.pad_side, self.zeroed_id = pad_side, zeroed_id
         token = self._library.id_to_token(pad_id) if isinstance(pad_id, int) and 0 <= pad_id < 1 << 31 else None
@@ -145,7 +136,8 @@ class HFTokenizer:
     def encode(self, texts: list[str]) -> np.ndarray:
         """int32 [N, T]. Raises UserError for a text that the file's rules cannot take apart."""
         cleaned = [clean_text(t, self.clean) for t in texts]
-        rows = asked(self._source, lambda: self._library.encode_batch(cleaned))
+        with foreign(self._source, "a tokenizer"):
+            rows = self._library.encode_batch(cleaned)
         out = np.array([r.ids for r in rows], np.int32).reshape(len(texts), self.context_length)
         return np.where(out == self.zeroed_id, 0, out) if self.zeroed_id >= 0 else out
 

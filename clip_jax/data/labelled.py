@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import math
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from clip_jax.checks import foreign, short
 from clip_jax.config import UserError
 from clip_jax.data import remote
 from clip_jax.data.class_names import pair_names, read_lines, read_names, read_templates
@@ -21,6 +23,7 @@ from clip_jax.data.sources import BrokenRecord
 from clip_jax.data.webdataset import Shards
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
+LARGEST_IDX = 1 << 33  # bytes
 IDX_STEMS = {"train": ("train",), "test": ("t10k", "test")}
 
 
@@ -128,7 +131,7 @@ def _number(shards: Shards, i: int) -> int:
     except BrokenRecord as error:
         raise UserError(str(error)) from None
     if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise UserError(f"{shards.name(i)}: label {text[:20]!r} is no number")
+        raise UserError(f"{shards.name(i)}: label {short(text)} is no number")
     return int(text)
 
 
@@ -137,10 +140,8 @@ def _vector(shards: Shards, i: int, classes: int) -> np.ndarray:
     name, found = shards.name(i), shards.read([i], ("npy",))[0]
     if "npy" not in found:
         raise UserError(f"{name}: has no .npy")
-    try:
+    with foreign(f"{name}: its .npy", "an array"):
         values = np.load(io.BytesIO(found["npy"]), allow_pickle=False)
-    except (ValueError, OSError, EOFError, MemoryError, OverflowError) as error:
-        raise UserError(f"{name}: its .npy is no array ({type(error).__name__})") from None
     if values.ndim != 1 or (classes and len(values) != classes) or not np.isin(values, (0, 1)).all():
         raise UserError(f"{name}: its .npy must hold {classes or 'as many'} zeros and ones, one a class")
     return values.astype(bool)
@@ -170,16 +171,14 @@ def _idx_files(path: Path, split: str) -> tuple[Path, Path] | None:
 
 def _idx(path: Path) -> np.ndarray:
     """An idx file of bytes (LeCun's format), gzip-compressed or not. Raises UserError when it is broken."""
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        zero, kind, axes = struct.unpack_from(">HBB", data)
-        shape = struct.unpack_from(f">{axes}I", data, 4)
-        values = np.frombuffer(data, np.uint8, offset=4 + 4 * axes)
-    except (OSError, EOFError, ValueError, struct.error) as error:
-        raise UserError(f"{path}: not an idx file ({type(error).__name__})") from None
+    with foreign(path, "an idx file"), (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+        zero, kind, axes = struct.unpack(">HBB", file.read(4))
+        shape = struct.unpack(f">{axes}I", file.read(4 * axes))
+        # no more than it declares, and one: of a small file that unpacks to a huge one too
+        values = np.frombuffer(file.read(min(math.prod(shape), LARGEST_IDX) + 1), np.uint8)
     if zero or kind != 8:
         raise UserError(f"{path}: not an idx file of unsigned bytes")
-    if values.size != int(np.prod(shape, dtype=np.int64)):
+    if values.size != math.prod(shape):
         raise UserError(f"{path}: declares {' × '.join(map(str, shape))} bytes and holds {values.size}")
     return values.reshape(shape)
 

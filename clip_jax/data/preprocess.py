@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clip_jax.checks import short
 from clip_jax.config import ConfigError, PixelConfig, UserError
-from clip_jax.data.images import eight_bit, open_image
+from clip_jax.data.images import broken_pictures, eight_bit, middle, open_image
 from clip_jax.data.transforms import MEAN, STD
 from clip_jax.model_config import check_pixels
 
@@ -60,13 +61,17 @@ class Preprocess:
         """Read a ``preprocess_cfg`` of open_clip; ``prefix`` is of the names in errors. Raises UserError on what is
         unknown or wrong."""
         if not isinstance(config, Mapping):
-            raise UserError(f"{source}: preprocess_cfg: must be a group of fields", field="preprocess_cfg")
+            reason = "must be a group of fields"
+            raise UserError(
+                f"{source}: preprocess_cfg={short(config)}: {reason}", field="preprocess_cfg", value=config,
+                reason=reason,
+            )  # fmt: skip
         known = {"size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color"}
         unknown = sorted(set(config) - known)
         if unknown:
             raise UserError(f"{source}: preprocess_cfg.{unknown[0]} is not supported")
         if config.get("mode", "RGB") != "RGB":
-            raise UserError(f"{source}: preprocess_cfg.mode={config['mode']!r}: must be RGB")
+            raise UserError(f"{source}: preprocess_cfg.mode={short(config['mode'])}: must be RGB")
         values = {k: v for k, v in config.items() if k in known - {"size", "mode"}}
         for name in ("mean", "std"):
             if name in values:
@@ -75,9 +80,15 @@ class Preprocess:
                 except (TypeError, ValueError, OverflowError):
                     reason = "must be three numbers"
                     raise UserError(
-                        f"{source}: {prefix}{name}={values[name]!r}: {reason}", field=f"{prefix}{name}",
+                        f"{source}: {prefix}{name}={short(values[name])}: {reason}", field=f"{prefix}{name}",
                         value=values[name], reason=reason,
                     ) from None  # fmt: skip
+        if not isinstance(fill := values.get("fill_color", 0), int):
+            reason = "must be a whole number"
+            raise UserError(
+                f"{source}: {prefix}fill_color={short(fill)}: {reason}", field=f"{prefix}fill_color", value=fill,
+                reason=reason,
+            )  # fmt: skip
         try:
             return cls(size=size, **values)
         except (ConfigError, TypeError) as error:
@@ -95,15 +106,20 @@ class Preprocess:
 
     def __call__(self, image: bytes | Path | np.ndarray | Image.Image) -> np.ndarray:
         """uint8 [size, size, 3]. Raises BrokenRecord when it is no picture."""
+        with broken_pictures():
+            return self._pixels(eight_bit(open_image(image)))
+
+    def _pixels(self, picture: Image.Image) -> np.ndarray:
         from PIL import Image
 
-        picture = eight_bit(open_image(image))
         n = self.size
         method = Image.Resampling.BICUBIC if self.interpolation == "bicubic" else Image.Resampling.BILINEAR
         width, height = picture.size
         if self.resize_mode == "squash":
             picture = picture.resize((n, n), method)
         elif self.resize_mode == "shortest":
+            picture = middle(picture)
+            width, height = picture.size
             short, long = min(width, height), int(n * max(width, height) / min(width, height))
             picture = picture.resize((n, long) if width == short else (long, n), method)
         else:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from clip_jax.checks import foreign, parse_json, short
 from clip_jax.config import TextTowerConfig, UserError
 from clip_jax.places import read_text, write_text
 
@@ -46,12 +47,11 @@ class BytePairTokenizer:
         """Raises UserError, naming ``source``, when the model is none or has more tokens than there is room for."""
         from tokenizers import Tokenizer as Library
 
-        from clip_jax.data.hf_tokenizer import asked
-
-        self._library: Any = asked(source, lambda: Library.from_str(model))
-        held = self._library.get_vocab_size() + 3  # padding, start, end
+        with foreign(source, "a tokenizer"):
+            self._library: Any = Library.from_str(model)
+        held = max(self._library.get_vocab().values(), default=-1) + 4  # padding before, start and end behind
         if held > vocab_size:
-            reason = f"its model has {held} tokens"
+            reason = f"its model has ids for {held} tokens"
             raise UserError(f"{source}: vocab_size={vocab_size}: {reason}", field="vocab_size", value=vocab_size,
                             reason=reason)  # fmt: skip
         self._model = model
@@ -146,25 +146,25 @@ def load_tokenizer(path: Path) -> Tokenizer:
     from clip_jax.data import hf_tokenizer, published_tokenizer
 
     try:
-        values = json.loads(read_text(path))
-        kind = values["format"]
-        if kind == published_tokenizer.FORMAT:
-            return published_tokenizer.PublishedTokenizer(values["context_length"], values.get("pad_id", 0))
-        if kind == hf_tokenizer.FORMAT:
-            model = json.dumps(values["tokenizer"])
-            settings = {k: values[k] for k in ("pad_id", "clean", "pad_side", "zeroed_id") if k in values}
-            return hf_tokenizer.HFTokenizer(model, values["context_length"], source=str(path), **settings)
-        if kind != FORMAT:
-            raise KeyError("format")
-        for name, low, high in (("vocab_size", 4, 1 << 31), ("context_length", 3, hf_tokenizer.MAX_CONTEXT)):
-            if not isinstance(values[name], int) or not low <= values[name] < high:
-                reason = f"must be a whole number from {low}"
-                raise UserError(f"{path}: {name}={values[name]!r}: {reason}", field=name, value=values[name],
-                                reason=reason)  # fmt: skip
-        return BytePairTokenizer(json.dumps(values["model"]), values["vocab_size"], values["context_length"], str(path))
+        with foreign(path, "a tokenizer of clip_jax"):
+            values = parse_json(read_text(path), path)
+            kind = values["format"]
+            most = {"vocab_size": 1 << 24, "context_length": hf_tokenizer.MAX_CONTEXT, "pad_id": 1 << 24}
+            for name, high in most.items():
+                low = 0 if name == "pad_id" else 3
+                value = values.get(name, low)
+                if type(value) is not int or not low <= value < high:
+                    reason = f"must be a whole number from {low} to {high - 1}"
+                    raise UserError(f"{path}: {name}={short(value)}: {reason}", field=name, value=value, reason=reason)
+            if kind == published_tokenizer.FORMAT:
+                return published_tokenizer.PublishedTokenizer(values["context_length"], values.get("pad_id", 0))
+            if kind == hf_tokenizer.FORMAT:
+                model = json.dumps(values["tokenizer"])
+                settings = {k: values[k] for k in ("pad_id", "clean", "pad_side", "zeroed_id") if k in values}
+                return hf_tokenizer.HFTokenizer(model, values["context_length"], source=str(path), **settings)
+            if kind != FORMAT:
+                raise KeyError("format")
+            model, sizes = json.dumps(values["model"]), (values["vocab_size"], values["context_length"])
+            return BytePairTokenizer(model, *sizes, str(path))
     except FileNotFoundError:
         raise UserError(f"{path}: no such tokenizer file") from None
-    except UserError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path}: not a tokenizer of clip_jax ({error})") from None

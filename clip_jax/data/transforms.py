@@ -8,7 +8,7 @@ import numpy as np
 
 from clip_jax.config import PixelConfig
 from clip_jax.data.fast_jpeg import resize_short
-from clip_jax.data.images import eight_bit, open_image
+from clip_jax.data.images import broken_pictures, eight_bit, middle, open_image
 
 if TYPE_CHECKING:
     import jax
@@ -23,9 +23,10 @@ AREA = (0.5, 1.0)  # of the picture, kept by a random resized crop
 
 def _open(image: bytes | np.ndarray, size: int) -> Image.Image:
     picture = open_image(image)
-    if picture.format == "JPEG":
-        picture.draft("RGB", (2 * size, 2 * size))  # decode at a fraction where that loses nothing
-    return eight_bit(picture).convert("RGB")
+    with broken_pictures():
+        if picture.format == "JPEG":
+            picture.draft("RGB", (2 * size, 2 * size))  # decode at a fraction where that loses nothing
+        return middle(eight_bit(picture)).convert("RGB")
 
 
 def resampling(interpolation: str) -> Image.Resampling:

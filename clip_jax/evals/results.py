@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clip_jax.checks import parse_json
 from clip_jax.config import UserError
 from clip_jax.evals import metrics
+from clip_jax.places import read_text, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,16 +58,13 @@ def write_results(out: Path, results: list[Result]) -> None:
     """``results.json``, and ``results.csv`` with the columns of CLIP_benchmark."""
     import pandas as pd
 
-    partial = out / ".results.json.partial"
-    partial.write_text(json.dumps(results, indent=1) + "\n")
-    partial.replace(out / "results.json")
+    write_text(out / "results.json", json.dumps(results, indent=1) + "\n")
     rows = [
         {**r["metrics"], **{k: r[k] for k in ("dataset", "model", "pretrained", "task", "language")},
          "model_fullname": f"{r['model']} {r['pretrained']}"}
         for r in results
     ]  # fmt: skip
-    pd.DataFrame(rows).to_csv(out / ".results.csv.partial", index=False)
-    (out / ".results.csv.partial").replace(out / "results.csv")
+    write_text(out / "results.csv", pd.DataFrame(rows).to_csv(index=False))
 
 
 def read_results(path: str | Path) -> pd.DataFrame:
@@ -82,7 +81,7 @@ def read_results(path: str | Path) -> pd.DataFrame:
         if path.suffix == ".csv":
             found: list[Any] = pd.read_csv(path).to_dict("records")
         else:
-            found = [{**r, **r["metrics"]} for r in json.loads(path.read_text())]
+            found = [{**r, **r["metrics"]} for r in parse_json(read_text(path), path)]
         rows = [_accuracy(r) for r in found if r["task"] in PREFIXES]
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None

@@ -5,6 +5,7 @@ One result a (set, task), in a file of its own, so that an interrupted benchmark
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from clip_jax.checks import foreign, name_within, parse_json, short
 from clip_jax.config import UserError
 from clip_jax.data.class_names import PAIRINGS, numbered, pair_names
 from clip_jax.data.labelled import LabelledSet, Split, open_labelled
@@ -27,6 +29,7 @@ from clip_jax.evals.linear_probe import linear_probe
 from clip_jax.evals.results import Result, scored, write_results
 from clip_jax.evals.retrieval import recalls
 from clip_jax.finite import NotFinite, finite_rows
+from clip_jax.places import disk_errors, make, read_text, write_text
 
 TASKS = ("zeroshot_classification", "linear_probe", "few_shot", "knn", "zeroshot_retrieval")
 BATCH = 512  # pictures held decoded at a time
@@ -80,8 +83,8 @@ def read_suite(name: str, data: str | None) -> list[Entry]:
     path = Path(name)
     if not path.is_file():
         raise UserError(f"--suite={name}: no such file; the built-in suites are {', '.join(prompts.SUITES)}")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
+    with foreign(path, "a suite"):
+        values = parse_json(read_text(path), path)
         sets, root = values["sets"], Path(data or values.get("data") or path.parent)
         unknown = sorted(set(values) - {"sets", "data"})
         if unknown:
@@ -92,9 +95,8 @@ def read_suite(name: str, data: str | None) -> list[Entry]:
             for field in sorted(set(item) - fields):
                 raise UserError(f"{path}: set {item.get('name')!r}: {field} is not known")
             entries.append(Entry(**{**item, "path": str(root / item["path"]), "only": tuple(item.get("only", ()))}))
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a suite ({type(error).__name__}: {error})") from None
     for entry in entries:
+        _check_texts(path, entry)
         if entry.kind not in ("classification", "retrieval"):
             raise UserError(f"{path}: set {entry.name!r}: kind={entry.kind!r}: must be classification or retrieval")
         for task in entry.only:
@@ -114,6 +116,17 @@ def read_suite(name: str, data: str | None) -> list[Entry]:
     if len({e.name for e in entries}) < len(entries):
         raise UserError(f"{path}: two sets share a name")
     return entries
+
+
+def _check_texts(path: Path, entry: Entry) -> None:
+    """Raises UserError for a field of a suite's entry that is no text, or a name that would leave its folder."""
+    for field in ("kind", "prompts", "metric", "train_split", "val_split", "test_split"):
+        if not isinstance(getattr(entry, field), str):
+            raise UserError(f"{path}: set {short(entry.name)}: {field} must be a text", field=field)
+    name_within(f"{path}: name", entry.name)  # of its files of results
+    for field in ("train_split", "val_split", "test_split"):
+        if getattr(entry, field):
+            name_within(f"{path}: {field}", getattr(entry, field))
 
 
 def fingerprint(path: Path) -> str:
@@ -144,7 +157,8 @@ class Bench:
     ) -> None:
         self.echo = echo
         self.model, self.out, self.limit, self.seed = model, out, limit, seed
-        (out / "features").mkdir(parents=True, exist_ok=True)
+        with disk_errors(out):
+            make(out / "features")
 
     def _key(self, *parts: Any) -> str:
         # everything a feature depends on: weights, preprocessing, precision, data, and how much of it
@@ -157,8 +171,13 @@ class Bench:
             return there
         values = make()
         partial = path.with_name(f".{key}.partial.npz")
-        np.savez(partial, **values)  # type: ignore[arg-type]
-        partial.replace(path)
+        with disk_errors(path):
+            try:
+                np.savez(partial, **values)  # type: ignore[arg-type]
+                partial.replace(path)
+            except OSError:
+                partial.unlink(missing_ok=True)
+                raise
         return values
 
     def _rows(self, count: int) -> np.ndarray:
@@ -187,15 +206,14 @@ class Bench:
         key = self._key(fingerprint(Path(entry.path)), what, task, self.seed)
         path = self.out / f"{entry.name}_{task}.json"
         if path.is_file():
-            stored = json.loads(path.read_text())
-            if stored.get("key") == key:
-                return stored["results"]
+            with contextlib.suppress(UserError):  # damaged: measured again
+                stored = parse_json(read_text(path), path)
+                if isinstance(stored, dict) and stored.get("key") == key:
+                    return stored["results"]
         found = self._retrieval(entry) if task == "zeroshot_retrieval" else self._classification(entry, task)
         common = {"dataset": entry.name, "model": self.model.name, "pretrained": self.model.digest, "language": "en"}
         results = [{**common, "task": t, "metrics": m} for t, m in found]
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(json.dumps({"key": key, "results": results}, indent=1) + "\n")
-        partial.replace(path)
+        write_text(path, json.dumps({"key": key, "results": results}, indent=1) + "\n")
         return results
 
     def _split(self, entry: Entry, data: LabelledSet, name: str) -> dict[str, np.ndarray]:

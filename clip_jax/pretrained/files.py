@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from clip_jax.checks import foreign, name_within, parse_json, short
 from clip_jax.config import UserError
+from clip_jax.places import disk_errors, read_text, write_text
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 
@@ -49,41 +51,41 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
             raise UserError(f"{path}: holds no weight_map")
         out: dict[str, np.ndarray] = {}
         for name in sorted(set(map(str, names.values()))):
-            if Path(name).name != name:
-                raise UserError(f"{path}: shard {name!r} must lie in the same folder")
-            out |= read_tensors(path.with_name(name))
+            out |= read_tensors(path.with_name(name_within(f"{path}: shard", name)))
         return out
     if not path.is_file():
         raise UserError(f"{path}: no such weights file")
     with path.open("rb") as file:
         _refuse_pickle(path, file.read(8))
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dictionary)
-    except (SafetensorError, ValueError, TypeError, KeyError, OSError, OverflowError, AttributeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not a whole safetensors file ({reason})") from None
+    with foreign(path, "a whole safetensors file"), safe_open(path, framework="numpy") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dictionary)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Write a .safetensors file, whole or not at all."""
+    """Write a .safetensors file, whole or not at all, with the mode that the umask gives. Raises UserError."""
     from safetensors.numpy import save_file
 
     partial = path.with_name(f".{path.name}.partial")
-    save_file({k: np.asarray(v, order="C") for k, v in tensors.items()}, partial, metadata={"format": "pt"})
-    partial.replace(path)
+    with disk_errors(path):
+        try:
+            partial.touch()
+            mode = partial.stat().st_mode & 0o777  # by the umask; the library would leave 0600
+            save_file({k: np.asarray(v, order="C") for k, v in tensors.items()}, partial, metadata={"format": "pt"})
+            partial.chmod(mode)
+            partial.replace(path)
+        except Exception:
+            partial.unlink(missing_ok=True)
+            raise
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises UserError when the file is missing or holds something else."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
+        values = parse_json(read_text(path), path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (ValueError, OSError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({str(error).splitlines()[0]})") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: must hold a JSON object")
     return values
@@ -92,11 +94,11 @@ def read_json(path: Path) -> dict[str, Any]:
 def refused(source: str, field: str, value: object, reason: str, hint: str | None = None) -> UserError:
     """The one line for a field of a file that is not obeyed."""
     more = f"; {hint}" if hint else ""
-    return UserError(f"{source}: {field}={value!r}: {reason}{more}", field=field, value=value, reason=reason, hint=hint)
+    return UserError(
+        f"{source}: {field}={short(value)}: {reason}{more}", field=field, value=value, reason=reason, hint=hint
+    )
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a JSON object, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(values, indent=2) + "\n")
-    partial.replace(path)
+    """Write a JSON object, whole or not at all. Raises UserError when the disk is full."""
+    write_text(path, json.dumps(values, indent=2) + "\n")

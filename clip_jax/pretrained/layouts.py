@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from flax import nnx
 
-from clip_jax.checks import between
+from clip_jax.checks import foreign
 from clip_jax.config import ConfigError, ModelConfig, UserError
 from clip_jax.config_io import from_dict, to_dict
 from clip_jax.models.clip import CLIP
@@ -35,35 +35,30 @@ def detect(tensors: Mapping[str, np.ndarray], config: Mapping[str, Any] | None, 
     Raises UserError when it is none of `LAYOUTS`, or when its config asks for what is not supported.
     """
     prefix = "text." if "text.token_embedding.weight" in tensors else ""
+    with foreign(source, "a config of a model that is known here"):
+        return _detect(tensors, config, source, prefix)
+
+
+def _detect(tensors: Mapping[str, np.ndarray], config: Mapping[str, Any] | None, source: str, prefix: str) -> Layout:
     if config is not None and ("model_cfg" in config or "vision_cfg" in config):
-        shape = checked(open_clip.config_of(config.get("model_cfg", config), source), source)
+        shape = _plausible(open_clip.config_of(config.get("model_cfg", config), source), source)
         return Layout("open_clip", shape, open_clip.entries(shape, prefix), openai.IGNORED)
     if config is not None and "model_type" in config:
-        shape = checked(transformers.config_of(config, source), source)
+        shape = _plausible(transformers.config_of(config, source), source)
         return Layout("transformers", shape, transformers.entries(shape), transformers.IGNORED)
     if any(key.startswith(("vision_model.", "text_model.")) for key in tensors):
         raise UserError(f"{source}: weights of transformers need their config.json beside them")
-    shape = checked(openai.infer(tensors, source), source)
+    shape = _plausible(openai.infer(tensors, source), source)
     return Layout("openai", shape, openai.entries(shape, prefix), openai.IGNORED)
 
 
-def checked(config: ModelConfig, source: str) -> ModelConfig:
-    """The config. Raises UserError, naming the field, for a number that is of another type or beyond any model."""
+def _plausible(config: ModelConfig, source: str) -> ModelConfig:
+    """Return the config whose entries are listed by its numbers. Raises UserError, naming the field, for a number that
+    is of another type, not finite or beyond any model."""
     try:
-        from_dict(ModelConfig, to_dict(config), "model.")
-        for name, value in _numbers(to_dict(config), "model."):
-            between(name, value, 0, 10_000 if name.endswith((".depth", ".heads")) else 100_000_000)
+        return from_dict(ModelConfig, to_dict(config), "model.")
     except ConfigError as error:
         raise UserError(f"{source}: {error}", field=error.field, value=error.value, reason=error.reason) from None
-    return config
-
-
-def _numbers(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _numbers(value, f"{prefix}{name}.")
-        elif isinstance(value, (int, float)):
-            yield prefix + name, value
 
 
 def abstract_params(config: ModelConfig) -> Any:

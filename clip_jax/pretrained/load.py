@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from clip_jax.checks import foreign
 from clip_jax.config import ModelConfig, UserError
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.data.tokenizers import Tokenizer
+from clip_jax.places import disk_errors, make
 from clip_jax.pretrained import layouts, mapping, open_clip, transformers
 from clip_jax.pretrained.files import read_json, read_tensors, write_json, write_tensors
 from clip_jax.pretrained.names import Fetch, Files, find, hub_fetch
@@ -80,8 +82,10 @@ def load_weights(name: str, *, fetch: Fetch = hub_fetch) -> Weights:
         )
     params = layouts.read(tensors, layout, str(files.weights))
     _tell_scale(name, params, layout.config.max_logit_scale)
-    preprocess = _preprocess(layout, config or {}, files)
-    tokenizer = tokenizer_of(layout.name, layout.config, config or {}, files)
+    with foreign(files.preprocessor or files.config or files.weights, "a preprocessing that is known here"):
+        preprocess = _preprocess(layout, config or {}, files)
+    with foreign(files.tokenizer or files.config or files.weights, "a tokenizer that is known here"):
+        tokenizer = tokenizer_of(layout.name, layout.config, config or {}, files)
     return Weights(name, layout.config, params, preprocess, tokenizer)
 
 
@@ -124,7 +128,8 @@ def save_weights(weights: Weights, folder: str | Path, layout: str = "open_clip"
     else:
         raise UserError(f"layout={layout!r}: must be open_clip or transformers")
     tensors = mapping.write(weights.params, layouts.entries_for(layout, weights.config))
-    folder.mkdir(parents=True, exist_ok=True)
+    with disk_errors(folder):
+        make(folder)
     write_tensors(folder / names[1], tensors)
     if weights.tokenizer is not None:
         weights.tokenizer.save(folder / "clip_jax_tokenizer.json")

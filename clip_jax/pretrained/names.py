@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from clip_jax.checks import name_within
 from clip_jax.config import UserError
+from clip_jax.pretrained.files import read_json
 
 WEIGHTS = ("open_clip_model.safetensors", "model.safetensors", "model.safetensors.index.json", "weights.safetensors")
 CONFIGS = ("open_clip_config.json", "config.json")
@@ -139,8 +141,9 @@ def find(name: str, fetch: Fetch = hub_fetch) -> Files:
             "command that converts it"
         )
     if weights.name.endswith(".index.json"):
-        for shard in sorted(set(json.loads(weights.read_text())["weight_map"].values())):
-            fetch(repo, shard)
+        names = read_json(weights).get("weight_map")
+        for shard in sorted(set(map(str, names.values()))) if isinstance(names, dict) else ():
+            fetch(repo, name_within(f"{weights}: shard", shard))
     return Files(
         weights, config, _first(repo, TOKENIZERS[1:], fetch), _first(repo, ("preprocessor_config.json",), fetch),
         _if_reached(repo, "tokenizer_config.json", fetch),

@@ -6,8 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from clip_jax.checks import foreign
 from clip_jax.config import ModelConfig
-from clip_jax.data.hf_tokenizer import CLEANINGS, HFTokenizer, asked
+from clip_jax.data.hf_tokenizer import CLEANINGS, HFTokenizer
 from clip_jax.data.published_tokenizer import END, VOCAB_SIZE, PublishedTokenizer
 from clip_jax.data.tokenizers import Tokenizer, check_fits, load_tokenizer
 from clip_jax.pretrained.files import read_json, refused
@@ -100,7 +101,8 @@ class _Files:
         self.json = read_json(files.tokenizer)
         self.config = read_json(files.tokenizer_config) if files.tokenizer_config else {}
         self.source = str(files.tokenizer_config or files.tokenizer)
-        self.library: Any = asked(str(self.path), lambda: Library.from_str(json.dumps(self.json)))
+        with foreign(self.path, "a tokenizer"):
+            self.library: Any = Library.from_str(json.dumps(self.json))
         self.library.no_padding()
         self.told = self.kind = str(self.config.get("tokenizer_class") or "").removesuffix("Fast")
         if not self.kind and model.logit_bias and self.library.id_to_token(1) == "</s>":

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from clip_jax.checks import UserError
+from clip_jax.places import write_text
 from clip_jax.scaling.diagnostics import influence_method, moved_by_rows, residual_checks
 from clip_jax.scaling.fit import Fit
 from clip_jax.scaling.interval_format import ends_text
@@ -152,9 +153,7 @@ def write_checklist(
         ("checklist.json", json.dumps(plain_json(found), indent=1) + "\n"),
         ("checklist.txt", as_text(found)),
     ):
-        partial = out / f".{name}.partial"
-        partial.write_text(text)
-        partial.replace(out / name)
+        write_text(out / name, text)
     return found
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clip_jax.places import write_text
 from clip_jax.scaling.analysis import Analysis, analyse
 from clip_jax.scaling.chance import chance_beside
 from clip_jax.scaling.checklist import NOT_STATED, folder_for, write_checklist
@@ -49,9 +50,7 @@ def write_analysis(found: Analysis, out_dir: str | Path) -> dict[str, Any]:
         checklist = write_checklist(found.best.checked, out, _answers(found), intervals=found.best.intervals)
     law = {**found.law, "figures": draw_all(found, out)}
     write_page(out / "report.html", found, law, checklist)
-    partial = out / ".law.json.partial"
-    partial.write_text(json.dumps(law, indent=1, allow_nan=False) + "\n")
-    partial.replace(out / "law.json")
+    write_text(out / "law.json", json.dumps(law, indent=1, allow_nan=False) + "\n")
     return law
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clip_jax.checks import UserError
+from clip_jax.places import write_text
 from clip_jax.scaling import held_out
-from clip_jax.scaling.checklist import plain_json, write_checklist
+from clip_jax.scaling.checklist import folder_for, plain_json, write_checklist
 from clip_jax.scaling.clusters import FEW_GROUPS
 from clip_jax.scaling.diagnostics import REFIT, influence_method, moved_by_rows, residual_checks
 from clip_jax.scaling.fit import Fit
@@ -225,7 +226,4 @@ def _fit_data(fit: Fit, intervals: dict[str, Interval]) -> dict[str, Any]:
 
 
 def _write(out: Path, found: dict[str, Any]) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    partial = out / ".fit.json.partial"
-    partial.write_text(json.dumps(plain_json(found), indent=1, allow_nan=False) + "\n")
-    partial.replace(out / "fit.json")
+    write_text(folder_for(out) / "fit.json", json.dumps(plain_json(found), indent=1, allow_nan=False) + "\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from clip_jax.places import place, write_bytes, write_text
 from clip_jax.scaling.table import LR_CHECK, is_check
 from clip_jax.sweep.tried_values import judge, noise_of
 from clip_jax.train.record import read_json, read_lines
+from clip_jax.train.shapes import check_result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,6 +59,8 @@ def _row(cell: dict[str, Any], run_dir: Path) -> dict[str, Any]:
     row = {k: cell[k] for k in ("run_id", "kind", "rung", "budget", "seed", "width", "depth")}
     try:
         result, failure = read_json(run_dir / "result.json"), read_json(run_dir / "failure.json")
+        if result is not None:
+            check_result(result, run_dir / "result.json")
         state, reason = ("failed", failure["reason"]) if failure else ("missing", "not run yet")
     except UserError as error:
         result, state, reason = None, "failed", str(error)
@@ -100,8 +104,10 @@ def _measurements(root: Path) -> list[dict[str, Any]]:
     for cell in cells_of(root):
         known = {k: cell[k] for k in ("run_id", "budget", "params", "seed", "kind")}
         with contextlib.suppress(UserError):  # `_row` says so
-            result = read_json(root / "runs" / cell["run_id"] / "result.json") or {"evals": []}
-            rows += [{**known, **e} for e in result["evals"]]
+            result = read_json(path := root / "runs" / cell["run_id"] / "result.json")
+            if result is not None:
+                check_result(result, path)
+                rows += [{**known, **e} for e in result["evals"]]
     return rows
 
 
@@ -136,7 +142,12 @@ def curves(sweep_dir: str | Path, metric: str = "error_mean") -> pd.DataFrame | 
         return None
     rows = []
     for cell in cells_of(root):
-        for e in read_lines(root / "runs" / cell["run_id"] / "evals.jsonl"):
+        try:
+            found = read_lines(root / "runs" / cell["run_id"] / "evals.jsonl")
+        except UserError as error:
+            print(f"clip-jax: {error}; its learning curve is left out", file=sys.stderr)
+            continue
+        for e in found:
             if (e["task"], e["metric"]) == names[metric]:
                 rows.append({"run_id": cell["run_id"], "step": e["step"], "flops": e["flops"], "error": e["value"]})
     return pd.DataFrame(rows) if rows else None

@@ -12,10 +12,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from clip_jax.cluster import visible_gpus
 from clip_jax.config import RunConfig, UserError
 from clip_jax.config_io import to_dict
 from clip_jax.places import make
-from clip_jax.sweep.launch.local import on_cores, slot_cores, slot_environment, visible_gpus
+from clip_jax.sweep.launch.local import on_cores, slot_cores, slot_environment
 from clip_jax.sweep.plan import Cell
 from clip_jax.sweep_config import SweepConfig
 from clip_jax.train.family_gain import Gain
@@ -32,7 +33,8 @@ def check_families(config: SweepConfig) -> None:
         return
     if (why := obstacle(config.base)) is not None:
         raise UserError(f"families: would be ignored, for {why}")
-    if config.slots == 1 and not config.resources.devices_per_process and (count := len(visible_gpus())) > 1:
+    count = len(visible_gpus(os.environ))
+    if config.slots == 1 and not config.resources.devices_per_process and count > 1:
         raise UserError(f"resources.devices_per_process: must be 1 with families, for here are {count} GPUs")
 
 

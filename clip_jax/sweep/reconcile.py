@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clip_jax.config import UserError
+from clip_jax.interrupts import was_asked
 from clip_jax.sweep import submission as files
 from clip_jax.sweep.launch.engine import Engine, EngineDown, Job
 
@@ -134,6 +135,8 @@ class _Contact(contextlib.AbstractContextManager):  # type: ignore[type-arg]
 @contextlib.contextmanager
 def _asked_to_stop() -> Iterator[threading.Event]:
     stop = threading.Event()
+    if was_asked():
+        stop.set()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return

@@ -236,7 +236,7 @@ class _Sweep:
 
     def _done(self, cell: Cell) -> bool:
         job = self._alone(cell)
-        set_aside_corrupt(job.run_dirs[0], self.echo)
+        set_aside_corrupt(job.run_dirs[0], self.echo, whole_result=True)
         return finished(job)
 
     def best(self) -> list[tuple[float, float]]:
@@ -269,7 +269,9 @@ class _Progress:
             self.left.pop(cell.run_id, None)
             share = 1 - sum(self.left.values()) / self.flops
             eta = (time.monotonic() - self.began) * (1 - share) / max(share, 1e-9)
-            result = read_json(run_dir / "result.json") or {}
+            result: dict[str, Any] = {}
+            with contextlib.suppress(UserError):  # the table of the sweep says so
+                result = read_json(run_dir / "result.json") or {}
             found, wall = result.get("error_mean"), result.get("wall_s")
             said = "" if found is None else f"error_mean {found:.4f}"
             if why:

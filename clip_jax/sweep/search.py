@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import statistics
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +115,12 @@ def _train(config: SearchConfig, root: Path, engine: Engine, trials: list[Trial]
 def _value(run_dir: Path, config: SearchConfig, stage: int) -> float | None:
     if exists(run_dir / "failure.json") and not exists(run_dir / "result.json"):
         return None
-    for e in read_lines(run_dir / "evals.jsonl"):
+    try:
+        found = read_lines(run_dir / "evals.jsonl")
+    except UserError as error:
+        print(f"clip-jax: {error}; its trial counts as failed", file=sys.stderr)
+        return None
+    for e in found:
         if e["step"] == stage and (e["task"], e["metric"]) == METRICS[config.metric]:
             return e["value"]
     raise UserError(f"metric={config.metric!r}: {run_dir} has no such measurement at step {stage}")

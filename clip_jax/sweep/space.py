@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clip_jax.checks import ConfigError
+from clip_jax.checks import ConfigError, UserError, parse_json
 
 KINDS = ("log", "uniform", "integer", "choice")
 EDGE = 0.05  # of a dimension's range, on its own scale, counts as its edge
@@ -116,8 +116,8 @@ def _range(line: str, field: str, kind: str, values: tuple[Any, ...], parent: st
 
 def _value(text: str) -> Any:
     try:
-        return json.loads(text)
-    except ValueError:
+        return parse_json(text, "space")
+    except UserError:
         return {"True": True, "False": False}.get(text.strip(), text.strip().strip("'\""))
 
 

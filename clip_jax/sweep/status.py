@@ -23,16 +23,21 @@ def run_state(run_dir: Path, queue: dict[str, str] | None = None) -> dict[str, A
     The state is waiting, queued, starting, running, stale, stopped, gone, failed, cancelled, corrupt or finished.
     ``queue`` is what the engine says (`Engine.poll`); None where nobody asked it.
     """
+    damaged = {"state": "corrupt", "step": 0, "error": None}
     try:
-        return _state(run_dir, queue) | _speed(run_dir)
+        found = _state(run_dir, queue)
     except UserError as error:
-        return {"state": "corrupt", "step": 0, "reason": str(error), "error": None}
+        return damaged | {"reason": str(error)}
+    try:
+        return found | _speed(run_dir)
+    except UserError as error:
+        return (found if found["state"] == "finished" else damaged) | {"reason": str(error)}
 
 
 def _state(run_dir: Path, queue: dict[str, str] | None) -> dict[str, Any]:
     result = read_json(run_dir / "result.json")
     if result:
-        return {"state": "finished", "step": result["steps"], "reason": "", "error": result.get("error_mean")}
+        return {"state": "finished", "step": result.get("steps", 0), "reason": "", "error": result.get("error_mean")}
     status = read_json(run_dir / "status.json") or {}
     failure = read_json(run_dir / "failure.json")
     live = (queue or {}).get(run_dir.name)
@@ -45,7 +50,7 @@ def _state(run_dir: Path, queue: dict[str, str] | None) -> dict[str, Any]:
     elif state == "running" and queue is not None and live is None:
         state, reason = "gone", "its job ended without a result"
     elif state == "running" and time.time() - status.get("heartbeat", 0.0) > STALE_S:
-        state, reason = "stale", f"no sign of life for {time.time() - status['heartbeat']:.0f} s"
+        state, reason = "stale", f"no sign of life for {time.time() - status.get('heartbeat', 0.0):.0f} s"
     elif live == "running" and state != "running":
         state, reason = "starting", ""
     return {"state": state, "step": status.get("step", 0), "reason": reason, "error": None}
@@ -56,7 +61,7 @@ def _speed(run_dir: Path) -> dict[str, Any]:
     last = (read_lines(run_dir / "metrics.jsonl") or [{}])[-1]
     attempts = [e for e in read_lines(run_dir / "events.jsonl") if e["event"] == "attempt"]
     found = {k: last.get(k) for k in ("loss", "samples_per_s", "mfu")}
-    devices = attempts[-1]["devices"] if attempts else 0
+    devices = attempts[-1].get("devices", 0) if attempts else 0
     return found | {"attempts": status.get("attempt", 0), "device_s": devices * status.get("wall_s", 0.0)}
 
 

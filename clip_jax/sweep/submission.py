@@ -16,9 +16,10 @@ from typing import Any
 
 from clip_jax.config import UserError
 from clip_jax.exit_codes import MISTAKE
-from clip_jax.places import exists, make, remove, scratch
+from clip_jax.places import exists, make, move_tree, remove, scratch
 from clip_jax.sweep.launch.engine import Job
 from clip_jax.train.record import SUBMISSION_FILE, checkpoints_in, read_json, write_json
+from clip_jax.train.shapes import check_result
 
 EXIT, FAILURE = "exit.json", "failure.json"
 CANCELLED = "cancelled"
@@ -30,14 +31,17 @@ def submission(run_dir: Path) -> dict[str, Any] | None:
     return read_json(run_dir / SUBMISSION_FILE)
 
 
-def set_aside_corrupt(run_dir: Path, echo: Callable[[str], None]) -> None:
-    """Move records that are not JSON out of the way, and say so: the next attempt writes them again."""
+def set_aside_corrupt(run_dir: Path, echo: Callable[[str], None], *, whole_result: bool = False) -> None:
+    """Move records that are no JSON, or of another shape, out of the way, and say so: the next attempt writes them
+    again. With ``whole_result`` a result that lacks what the table of its sweep needs goes too."""
     for name in OURS:
         path = run_dir / name
         try:
-            read_json(path)
+            found = read_json(path)
+            if found is not None and whole_result and name == "result.json":
+                check_result(found, path)
         except UserError as error:
-            path.replace(path.with_name(f"{name}.corrupt"))
+            move_tree(path, path.with_name(f"{name}.corrupt"))
             echo(f"  {error}; moved to {name}.corrupt")
 
 
@@ -132,7 +136,9 @@ def leave_out(job: Job, why: dict[str, Any]) -> None:
     for run_dir in job.run_dirs:
         if not exists(run_dir / "result.json"):
             make(run_dir)
-            status = (read_json(run_dir / "status.json") or {}) if len(job.run_dirs) > 1 else {}
+            status: dict[str, Any] = {}
+            with contextlib.suppress(UserError):
+                status = (read_json(run_dir / "status.json") or {}) if len(job.run_dirs) > 1 else {}
             own = {"reason": status["reason"]} if status.get("state") == "failed" else {}
             write_json(run_dir / FAILURE, why | own)
 
@@ -151,6 +157,8 @@ def take_up(job: Job) -> None:
     for run_dir in job.run_dirs:
         for name in (FAILURE, EXIT):
             remove(run_dir / name)
-        last = submission(run_dir)
+        last = None
+        with contextlib.suppress(UserError):  # a damaged one is set aside before the next attempt
+            last = submission(run_dir)
         if last:
             write_json(run_dir / SUBMISSION_FILE, last | {"engine": "", "tries": 0})

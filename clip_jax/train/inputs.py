@@ -18,11 +18,8 @@ SPLITS = {"train": "training", "val": "held-out"}
 
 
 def file_sha256(path: Path) -> str:
-    """Of a text file's bytes, 64 hex digits; nothing of a file that is no text."""
-    try:
-        return hashlib.sha256(read_text(path).encode()).hexdigest()
-    except UnicodeDecodeError:
-        return ""
+    """Of a text file's bytes, 64 hex digits. Raises UserError when it is no text."""
+    return hashlib.sha256(read_text(path).encode()).hexdigest()
 
 
 def read_tokenizer(run_dir: Path, model: ModelConfig) -> Tokenizer:

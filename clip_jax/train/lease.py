@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import socket
@@ -15,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from clip_jax import places
-from clip_jax.train.lock import FORGOTTEN_S, SILENT_S, Busy, RunLock
+from clip_jax.checks import parse_json
+from clip_jax.train.lock import FORGOTTEN_S, SILENT_S, Busy, RunLock, machine, process_began
+from clip_jax.train.shapes import check_fields
 
 FOLDER = ".lease"
 BEAT_S = 10.0  # between two signs of life
@@ -45,7 +46,7 @@ class Lease:
         self.number = 0
         self._said = {
             "token": uuid.uuid4().hex, "pid": os.getpid(), "host": socket.gethostname(),
-            "machine": _machine(), "began": _began(os.getpid()),
+            "machine": machine(), "began": process_began(os.getpid()),
         }  # fmt: skip
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
@@ -108,7 +109,7 @@ class Lease:
         return self.folder / f"{number:06d}.json"
 
     def _names(self) -> list[str]:
-        return [name for name in places.names(self.folder) if name.removesuffix(".json").isdigit()]
+        return [name for name in places.names(self.folder) if name.removesuffix(".json").isdecimal()]
 
     def _newest_number(self) -> int:
         return max((int(name.removesuffix(".json")) for name in self._names()), default=0)
@@ -116,7 +117,11 @@ class Lease:
     def _newest(self) -> tuple[int, dict[str, Any] | None]:
         number = self._newest_number()
         try:
-            return number, dict(json.loads(places.read_text(self._path(number)))) if number else None
+            if not number:
+                return number, None
+            path = self._path(number)
+            check_fields("lease.json", found := parse_json(places.read_text(path), path), path)
+            return number, found
         except FileNotFoundError:  # superseded in this moment
             return self._newest()
 
@@ -146,26 +151,8 @@ def open_lock(run_dir: Path) -> RunLock | Lease:
     return Lease(run_dir) if places.is_remote(run_dir) else RunLock(run_dir)
 
 
-@functools.cache
-def _machine() -> str | None:
-    """Names what process ids are of: a boot of a machine, and a container in it. None where that is not known."""
-    try:
-        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return None
-
-
-def _began(pid: int) -> str | None:
-    """When a process of this machine began, in its clock; None when it is gone."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else fields[19]
-
-
 def _lives(there: dict[str, Any]) -> bool | None:
     """Whether the holder's process is here; None when it is, or may be, of another machine."""
-    if there.get("machine") is None or there["machine"] != _machine():
+    if there.get("machine") is None or there["machine"] != machine():
         return None
-    return there["began"] is not None and _began(int(there["pid"])) == there["began"]
+    return there["began"] is not None and process_began(int(there["pid"])) == there["began"]

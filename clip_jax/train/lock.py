@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import json
 import os
+import signal
 import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+from clip_jax.checks import parse_json, short
 from clip_jax.config import UserError
 
 FILE = ".lock"
@@ -69,14 +72,15 @@ class RunLock:
         """Say who holds it."""
         assert self._file is not None
         self._file.truncate(0)
-        self._file.write(json.dumps({"pid": pid, "host": socket.gethostname()}) + "\n")
+        about = {"pid": pid, "host": socket.gethostname(), "machine": machine(), "began": process_began(pid)}
+        self._file.write(json.dumps(about) + "\n")
         self._file.flush()
 
     def owner(self) -> dict[str, Any]:
-        """What the owner said of itself: ``pid`` and ``host``."""
+        """What the owner said of itself: ``pid``, ``host``, ``machine`` and when its process ``began``."""
         try:
-            return dict(json.loads(self.path.read_text()))
-        except (OSError, ValueError):
+            return dict(parse_json(self.path.read_bytes(), self.path))
+        except (OSError, ValueError, TypeError):
             return {}
 
     def fileno(self) -> int:
@@ -93,6 +97,58 @@ class RunLock:
             with contextlib.suppress(OSError):
                 self._file.close()
             self._file = None
+
+
+def ask_to_stop(run_dir: Path) -> None:
+    """Send SIGTERM to the process that holds the lock, if it is the one that signed it.
+
+    A lock may reach across hosts (NFS, Lustre, GPFS), and process numbers are used again: only a process of this
+    machine that began when the lock says is signalled.
+
+    Raises UserError naming the host and process where that is not so, or the lock does not tell.
+    """
+    owner = RunLock(run_dir).owner()
+    pid, host, began = owner.get("pid"), owner.get("host"), owner.get("began")
+    if not isinstance(pid, int) or isinstance(pid, bool) or not 1 < pid < 2**31:
+        raise UserError(f"{run_dir}: is being trained, and its {FILE} does not say by which process; stop it by hand")
+    who = f"{run_dir}: is being trained by process {pid} on {short(host)}"
+    if host != socket.gethostname() or owner.get("machine", machine()) != machine():
+        raise UserError(field=str(run_dir), value=host, reason=who.partition(": ")[2], hint="cancel it there")
+    if "began" not in owner:
+        raise UserError(f"{who}, as an older version noted; stop that process by hand")
+    try:
+        handle = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
+    except OSError:
+        return  # it has ended
+    try:
+        if process_began(pid) != began:
+            raise UserError(f"{who}, but process {pid} here began at another time, so it is another one")
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if handle is None:
+                os.kill(pid, signal.SIGTERM)
+            else:
+                signal.pidfd_send_signal(handle, signal.SIGTERM)
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+@functools.cache
+def machine() -> str | None:
+    """Names what process ids are of: a boot of a machine, and a container in it. None where that is not known."""
+    try:
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return None
+
+
+def process_began(pid: int) -> str | None:
+    """When a process of this machine began, in its clock; None when it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else fields[19]
 
 
 def is_held(run_dir: Path) -> bool:

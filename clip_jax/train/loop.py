@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from clip_jax.cluster import check_devices
 from clip_jax.config import PixelConfig, RunConfig, UserError
 from clip_jax.data.loader import learn_tokenizer
 from clip_jax.data.sources import Source, notes_of, open_splits
@@ -42,7 +44,7 @@ from clip_jax.train.pixels import settle
 from clip_jax.train.profiler import Profiler
 from clip_jax.train.record import Record
 from clip_jax.train.result import make_result
-from clip_jax.train.state import TrainState, abstract_state, init_state
+from clip_jax.train.state import TrainState, abstract_state, check_memory, init_state
 from clip_jax.train.step import Metrics, make_train_step, put_batch
 from clip_jax.train.stopping import StopRequest, stop_requests
 from clip_jax.train.timing import Clock
@@ -84,10 +86,12 @@ class Ground:
 
 
 def open_ground(config: RunConfig, *, may_share: bool = False) -> Ground:
-    """Look at what a run needs, and say on stderr what a user should know of its data (`sources.open_splits`, which
-    ``may_share`` is of). Raises UserError for a mesh that does not fit, or bad data."""
+    """Look at what a run needs, and say on stderr what a user should know of its data (``may_share``: see
+    `sources.open_splits`). Raises UserError for bad data, and for devices not asked for or that do not fit."""
+    check_devices(os.environ)
     mesh = make_mesh(config.mesh)
     check_batch(config.batch_size, mesh)
+    check_memory(config, mesh)
     enable_compile_cache()
     source, held_out = open_splits(config.data, config.model.image.image_size, may_share=may_share)
     notes = notes_of(config.data, source, held_out)
@@ -184,7 +188,7 @@ def attempt(
             ):
                 yield Run(config, ground, tokenizer, evaluate, record, mirror, checkpoints, profiler, clock, begin)
         except BaseException as error:
-            state = "stopped" if lost_another(error) else "failed"
+            state = "stopped" if lost_another(error) or isinstance(error, KeyboardInterrupt) else "failed"
             record.end(state, f"{type(error).__name__}: {error}".splitlines()[0])
             raise
 

@@ -19,12 +19,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from clip_jax.checks import parse_json
 from clip_jax.config import ConfigError, RunConfig, UserError
 from clip_jax.config_io import as_begun, from_dict, run_id, to_dict
 from clip_jax.places import disk_errors, exists, is_remote, make, names, place, read_text, write_text
 from clip_jax.train.lease import open_lock
 from clip_jax.train.lines import Lines
 from clip_jax.train.lock import Busy, wait_for_silence
+from clip_jax.train.shapes import check_fields
 
 HEARTBEAT_S = 5.0
 INPUTS = ("data", "tokenizer_sha256")  # of status.json: what the run began with (`inputs`); no attempt changes them
@@ -50,15 +52,13 @@ def _plain(value: Any) -> Any:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in ``path``; None when there is no such file. Raises UserError when it is not JSON."""
+    """The object in ``path``; None when there is no such file. Raises UserError when it is not JSON, or a record of
+    another shape than `shapes.FIELDS` says."""
     try:
-        values = json.loads(read_text(path))
+        values = parse_json(read_text(path), path)
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: must hold a JSON object")
+    check_fields(path.name, values, path)
     return values
 
 
@@ -78,10 +78,12 @@ def _rows(text: str, path: Path) -> list[dict[str, Any]]:
         if not line:
             continue
         try:
-            rows.append(json.loads(line))
-        except ValueError:
+            row = parse_json(line, where := f"{path}: line {number}")
+            check_fields(path.name, row, where)
+            rows.append(row)
+        except UserError:
             if number < len(lines):
-                raise UserError(f"{path}: line {number} is not JSON") from None
+                raise
     return rows
 
 
@@ -92,7 +94,7 @@ def _text(rows: Iterable[dict[str, Any]]) -> str:
 def checkpoints_in(run_dir: Path) -> list[int]:
     """The steps of its whole checkpoints, rising. One being written has another name, and in a bucket no mark."""
     folder = run_dir / "checkpoints"
-    steps = sorted(int(name) for name in names(folder) if name.isdigit())
+    steps = sorted(int(name) for name in names(folder) if name.isdecimal())
     return [s for s in steps if not is_remote(folder) or exists(folder / str(s) / COMMITTED)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -10,7 +11,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from clip_jax.config import RunConfig
+from clip_jax import flops
+from clip_jax.config import RunConfig, UserError
 from clip_jax.parallel import replicated
 
 
@@ -22,6 +24,27 @@ class TrainState:
     step: jax.Array
     params: Any
     opt_state: Any
+
+
+def check_memory(config: RunConfig, mesh: Mesh) -> None:
+    """Raises UserError where parameters and Adam's moments alone exceed the memory of this machine's CPU devices.
+
+    XLA would abort, or the system would kill the process; other platforms say so themselves.
+    """
+    if mesh.devices.flat[0].platform != "cpu":
+        return
+    sizes = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+    each = sizes[config.model.param_dtype] + 2 * sizes[config.optim.state_dtype]
+    local = sum(d.process_index == jax.process_index() for d in mesh.devices.flat)
+    copies = max(1, local // (mesh.shape["fsdp"] * mesh.shape["tensor"]))
+    needed = flops.params(config.model).total * each * copies
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise UserError(
+            field="model",
+            reason=f"parameters and moments take {needed / 1e9:,.0f} GB, this machine has {there / 1e9:,.0f}",
+            hint="a smaller model, or more of mesh.fsdp",
+        )  # fmt: skip
 
 
 def state_shardings(built: Any, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:

@@ -11,12 +11,14 @@ from typing import Any
 
 import jax
 
+from clip_jax.interrupts import was_asked
+
 
 class StopRequest:
     """Whether, and why, the run should stop after the present step with a checkpoint."""
 
     def __init__(self) -> None:
-        self.reason: str | None = None
+        self.reason: str | None = "signal SIGINT" if was_asked() else None
         self._calls = 0
 
     def heard(self, number: int, frame: Any = None) -> None:

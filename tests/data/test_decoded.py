@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import errno
 
 import numpy as np
 import pytest
@@ -104,3 +105,32 @@ def test_what_cannot_be_kept_in_files_stays_in_memory(setup, monkeypatch):
     make(0)
     assert make.decoded is None
     assert len(make.kept) > 0
+
+
+def test_a_disk_without_room_is_told_before_anything_is_mapped(setup, monkeypatch):
+    """To write into a hole of a mapped file would kill the process with SIGBUS."""
+    run, source, tokenizer = setup
+    plain = dataclasses.replace(run, data=dataclasses.replace(run.data, keep_decoded=False))
+    wanted = BatchOfStep(plain, source, tokenizer)(0)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.os, "posix_fallocate", full)
+        with pytest.raises(OSError, match="No space"):
+            Decoded(source, 32, "pillow")
+        without = BatchOfStep(run, source, tokenizer)
+        assert without.decoded is None  # it goes on without the files
+        assert equal(without(0), wanted)
+    files = Decoded(source, 32, "pillow")
+    for path in (files._pictures, files._sums):
+        assert path.stat().st_blocks * 512 >= path.stat().st_size
+    size = files._pictures.stat().st_size
+    del files
+    path = Decoded(source, 32, "pillow")._pictures
+    path.unlink()
+    with path.open("wb") as file:
+        file.truncate(size)  # as an older version left it
+    Decoded(source, 32, "pillow")
+    assert path.stat().st_blocks * 512 >= size

@@ -77,6 +77,8 @@ def test_captions_in_columns_of_other_names(tmp_path):
         (b"filename,caption\na.jpg,caf\xe9\n", 2),
         (b"filename,caption\n../secret.png,x\n", 2),
         (b"filename,caption\na.jpg,x\n/abs/path.png,x\n", 3),
+        (b"filename,caption\na/b.jpg,x\na/../../secret.png,x\n", 3),
+        (b"filename,caption\na\\b.png,x\n", 2),
         (b"filename,caption\nb/../../a.png,x\n", 2),
         (b"filename,caption\n,x\n", 2),
         (b"filename,caption\na\0.png,x\n", 2),

@@ -7,11 +7,12 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
-from clip_jax.data.images import MAX_PIXELS, eight_bit, open_image
+from clip_jax.data.images import FORMATS, MAX_ASPECT, MAX_PIXELS, eight_bit, middle, open_image
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.data.sources import BrokenRecord
-from clip_jax.data.transforms import decode
+from clip_jax.data.transforms import decode, prepare
 
 RED = (200, 30, 40)
 BLUE = Image.new("RGB", (20, 20), "blue")
@@ -89,3 +90,51 @@ def test_one_bit_and_grey_alpha(tmp_path):
 
 def test_a_float_picture_is_clipped():
     assert np.asarray(eight_bit(Image.fromarray(np.full((2, 2), 300.0, np.float32)))).max() == 255
+
+
+@pytest.mark.parametrize("kind", ["none", "square_crop", "random_resized_crop"])
+@pytest.mark.parametrize("size", [(2_000_000, 1), (1, 2_000_000), (400_000, 100)])
+def test_a_thin_picture_costs_what_its_output_does(size, kind):
+    import tracemalloc
+
+    data = encoded(Image.new("L", size, 128))
+    tracemalloc.start()
+    try:
+        found = prepare(data, 64, kind)
+        assert Preprocess(64)(data).shape == (64, 64, 3)
+        assert tracemalloc.get_traced_memory()[1] < 200e6
+    finally:
+        tracemalloc.stop()
+    short, long = sorted(found.shape[:2])
+    assert long <= MAX_ASPECT * short
+    assert (found == 128).all()
+
+
+def test_a_picture_of_the_longest_aspect_is_read_whole():
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (2, 2 * MAX_ASPECT, 3), np.uint8))
+    assert middle(picture) is picture
+    assert middle(picture.resize((2 * MAX_ASPECT + 1, 2))).size == (2 * MAX_ASPECT + 1 - 2 * (1 // 2), 2)
+
+
+@pytest.mark.parametrize("kind", ["EPS", "TGA", "PCX", "ICO", "DDS"])
+def test_formats_that_are_not_named_are_not_opened(kind):
+    with pytest.raises(BrokenRecord):
+        open_image(encoded(Image.new("RGB", (16, 16), RED), kind))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_formats_that_are_named_are_opened(kind):
+    assert open_image(encoded(Image.new("RGB", (16, 16), RED), kind)).size == (16, 16)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, NotImplementedError, KeyError, struct.error, AssertionError])
+@pytest.mark.parametrize("read", [Preprocess(8), lambda image: decode(image, 8)])
+def test_any_exception_of_a_plugin_is_a_broken_record(read, error, monkeypatch):
+    def fail(*_):
+        raise error("two\nlines")
+
+    data = encoded(Image.new("RGB", (16, 16), RED))
+    monkeypatch.setattr(PngImageFile, "load_prepare", fail)
+    with pytest.raises(BrokenRecord) as caught:
+        read(data)
+    assert "\n" not in str(caught.value)

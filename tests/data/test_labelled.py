@@ -155,7 +155,7 @@ def test_several_classes_a_picture(shards):
         with pytest.raises(UserError, match=r"0.tar:0: its .npy must hold 3 zeros and ones"):
             open_labelled(shards).split("test")
     write_vectors(shards, [np.array([{}, 1, 1], object)])  # a pickle in an array's clothes
-    with pytest.raises(UserError, match="its .npy is no array"):
+    with pytest.raises(UserError, match="its .npy: not an array"):
         open_labelled(shards).split("test")
 
 

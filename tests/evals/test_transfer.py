@@ -354,3 +354,28 @@ def test_features_kept_by_an_earlier_version_are_looked_at(suite, tmp_path):
     with pytest.raises(UserError) as error:
         transfer.run_suite(Colours(), str(suite), out, tasks=TASKS, echo=lambda _: None)
     assert error.value.field == "embeddings"
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"name": "../../../escaped/evil"}, "name"), ({"name": "/tmp/evil"}, "name"), ({"name": 3}, "name"),
+        ({"train_split": "../other"}, "train_split"), ({"test_split": "a/b"}, "test_split"), ({"kind": []}, "kind"),
+    ],
+)  # fmt: skip
+def test_read_suite_names_that_leave_their_folder_are_refused(tmp_path, change, field):
+    path = tmp_path / "suite.json"
+    path.write_text(json.dumps({"sets": [{"name": "a", "path": "a"} | change]}))
+    with pytest.raises(UserError) as caught:
+        transfer.read_suite(str(path), str(tmp_path))
+    assert caught.value.field.endswith(field)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "[]", '{"sets": 3}', '{"sets": [3]}', '{"sets": [{"path": [], "name": "a"}]}']
+)
+def test_read_suite_damaged_is_one_line(tmp_path, text):
+    (tmp_path / "suite.json").write_text(text)
+    with pytest.raises(UserError) as caught:
+        transfer.read_suite(str(tmp_path / "suite.json"), str(tmp_path))
+    assert "\n" not in str(caught.value)

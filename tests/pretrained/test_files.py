@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import pickle
 import struct
 import zipfile
@@ -82,7 +83,7 @@ def test_shards(tmp_path):
     index.write_text(json.dumps({"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}))
     assert set(read_tensors(index)) == {"a", "b"}
     index.write_text(json.dumps({"weight_map": {"a": "../one.safetensors"}}))
-    refused(index, "must lie in the same folder")
+    refused(index, "leads out of its folder")
     index.write_text("{}")
     refused(index, "no weight_map")
 
@@ -94,3 +95,13 @@ def test_json_that_is_none(tmp_path):
             read_json(tmp_path / "x.json")
     with pytest.raises(UserError, match="no such file"):
         read_json(tmp_path / "y.json")
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_weights_have_the_mode_that_the_umask_gives(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        write_tensors(tmp_path / "a.safetensors", {"a": np.zeros(2)})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == 0o666 & ~mask

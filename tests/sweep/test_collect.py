@@ -4,8 +4,9 @@ import pandas as pd
 import pytest
 
 from clip_jax.config import UserError
-from clip_jax.sweep.collect import collect, curves, lr_evidence, several_data
+from clip_jax.sweep.collect import RESULT_COLUMNS, collect, curves, lr_evidence, several_data
 from clip_jax.sweep.rules import best_value
+from clip_jax.sweep.status import status_table
 from clip_jax.sweep.tried_values import EDGE, FEW, FLAT, INSIDE, judge, noise_of
 from clip_jax.train.record import write_json
 
@@ -77,3 +78,34 @@ def test_no_sweep_is_named(tmp_path):
 def test_several_data_are_said(digests, said):
     assert (several_data(pd.DataFrame({"train_digest": digests})) is not None) == said
     assert several_data(pd.DataFrame({"final": digests})) is None  # as runs made before have it
+
+
+def test_one_damaged_run_takes_down_neither_status_nor_table(tmp_path, capsys):
+    cell = {
+        "kind": "cell", "rung": 1.0, "budget": 1e10, "seed": 0, "width": 16, "depth": 1, "params": 5,
+        "batch_size": 8, "samples_seen": 80, "flops": 1e10, "peak_lr": 1e-3, "steps": 10, "dropped": None,
+    }  # fmt: skip
+    runs = ("lacking", "evals", "deep", "status", "well")
+    write_json(tmp_path / "plan.json", {"cells": [{"run_id": name} | cell for name in runs]})
+    write_json(tmp_path / "sweep.json", {})
+    columns = dict.fromkeys(RESULT_COLUMNS, 1.0) | {"steps": 10}
+    about = {"state": "finished", "exit_reason": "", "final": True, "device": {"kind": "cpu"}, "versions": {"jax": "1"}}
+    rows = [{"task": "a", "metric": "top1", "value": 0.5}]
+    for name in runs:
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    write_json(tmp_path / "runs/well/result.json", columns | about | {"evals": rows})
+    write_json(tmp_path / "runs/lacking/result.json", {"steps": 10})
+    write_json(tmp_path / "runs/evals/result.json", columns | about | {"evals": [{"task": []}]})
+    for name, data in (("deep/result.json", b"[" * 100_000), ("status/status.json", b'{"wall_s": [[]]}')):
+        (tmp_path / "runs" / name).write_bytes(data)
+    (tmp_path / "runs/well/evals.jsonl").write_bytes(b"\xff\n")
+    df = collect(tmp_path).set_index("run_id")
+    assert df["state"].to_dict() == {
+        "well": "finished", "lacking": "failed", "evals": "failed", "deep": "failed", "status": "missing",
+    }  # fmt: skip
+    assert df.loc["well", "error/a"] == 0.5
+    assert curves(tmp_path) is None
+    assert "evals.jsonl" in capsys.readouterr().err
+    table = status_table(tmp_path)
+    assert "2 corrupt" not in table
+    assert "3 corrupt, 2 finished" in table

@@ -11,6 +11,7 @@ import pytest
 
 from clip_jax.places import place
 from clip_jax.train import lease as lease_module
+from clip_jax.train import lock as lock_module
 from clip_jax.train.lease import Lease
 from clip_jax.train.lock import FORGOTTEN_S, SILENT_S, Busy
 
@@ -109,7 +110,7 @@ def test_of_two_who_find_it_free_one_gets_it(bucket, monkeypatch):
 
 
 def test_a_process_id_that_was_given_again_is_not_the_holder(monkeypatch):
-    there = {"pid": os.getpid(), "machine": lease_module._machine(), "began": lease_module._began(os.getpid())}
+    there = {"pid": os.getpid(), "machine": lock_module.machine(), "began": lock_module.process_began(os.getpid())}
     assert lease_module._lives(there) is True
     assert lease_module._lives(there | {"began": "1"}) is False
     assert lease_module._lives(there | {"machine": None}) is None

@@ -13,8 +13,9 @@ from contextlib import closing
 
 import pytest
 
+from clip_jax.checks import UserError
 from clip_jax.train import lock as lock_module
-from clip_jax.train.lock import FILE, INHERITED, SILENT_S, Busy, RunLock, is_held, wait_for_silence
+from clip_jax.train.lock import FILE, INHERITED, SILENT_S, Busy, RunLock, ask_to_stop, is_held, wait_for_silence
 
 
 def test_the_second_is_refused_by_name_and_the_lock_goes_with_its_owner(tmp_path):
@@ -126,3 +127,41 @@ def test_a_heart_that_beats_on_another_host_refuses(tmp_path):
 )
 def test_a_silent_one_is_waited_for_once(tmp_path, other, waited):
     assert other.watch(tmp_path) == waited
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"host": "gpu-node-17"}, "gpu-node-17"),
+        ({"machine": "another boot"}, socket.gethostname()),
+        ({"began": "1"}, None),
+        ({"began": None}, None),
+        ({"pid": "all"}, None),
+        ({"pid": -1}, None),
+        ({"pid": 10**30}, None),
+    ],
+)
+def test_ask_to_stop_signals_no_process_but_the_one_that_signed(tmp_path, change, named):
+    """A lock reaches across hosts, and a process number is given again: an innocent process must not be met."""
+    innocent = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    with closing(RunLock(tmp_path)) as held, innocent:
+        try:
+            held.acquire()
+            held.sign(innocent.pid)
+            signed = held.owner()
+            (tmp_path / FILE).write_text(json.dumps(signed | change))
+            with pytest.raises(UserError) as caught:
+                ask_to_stop(tmp_path)
+            assert "\n" not in str(caught.value)
+            assert named is None or caught.value.value == named
+            older = {k: v for k, v in signed.items() if k in ("pid", "host")}
+            (tmp_path / FILE).write_text(json.dumps(older))
+            with pytest.raises(UserError):
+                ask_to_stop(tmp_path)
+            assert innocent.poll() is None
+            (tmp_path / FILE).write_text(json.dumps(signed))
+            ask_to_stop(tmp_path)
+            assert innocent.wait(10) == -signal.SIGTERM
+            ask_to_stop(tmp_path)  # it is gone
+        finally:
+            innocent.kill()

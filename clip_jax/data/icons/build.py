@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import re
 import shutil
@@ -20,11 +19,13 @@ from clip_jax.checks import ConfigError, UserError, at_least, between
 from clip_jax.data.icons import package as packages
 from clip_jax.data.icons.families import Split, split
 from clip_jax.data.icons.package import IconSet
+from clip_jax.data.icons.pool import Pool
 from clip_jax.data.icons.render import Pen, draw_set
 from clip_jax.data.icons.sheet import contact_sheet
 from clip_jax.data.icons.table import Contents, describe, shuffled
 from clip_jax.data.icons.tasks import Task, tasks
 from clip_jax.data.icons.write import Sample, write_shards, write_task
+from clip_jax.places import disk_errors, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,6 +73,11 @@ def build(config: IconsConfig, echo: Callable[[str], None] = print) -> dict[str,
 
     Raises UserError when there is no package, OUT holds something else, or nothing is left to train or to hold out.
     """
+    with disk_errors(config.out):
+        return _build(config, echo)
+
+
+def _build(config: IconsConfig, echo: Callable[[str], None]) -> dict[str, Any]:
     if find_spec("resvg_py") is None:
         raise UserError("clip-jax data icons: needs resvg_py to draw with; pip install 'clip-jax-scaling[icons]'")
     config = replace(config, package=packages.find_package(config.package, config.out / ".work"))
@@ -101,12 +107,12 @@ def build(config: IconsConfig, echo: Callable[[str], None] = print) -> dict[str,
         "links_of_held_out": [asdict(link) for link in parts.links if {link.one, link.other} & set(parts.prefixes)],
         "tasks": {t.name: t.summary for t in made},
     }  # fmt: skip
-    (config.out / "left_out.txt").write_text("".join(f"{icon} {why}\n" for icon, why in sorted(left_out)), "utf-8")
+    write_text(config.out / "left_out.txt", "".join(f"{icon} {why}\n" for icon, why in sorted(left_out)))
     with closing(Contents(work)) as contents:
         manifest["sha256"] = _write(config.out, table, parts, made, contents)
         licences = {s.prefix: s.licence for s in sets}
         contact_sheet(config.out / "contact_sheet.png", table, contents, licences, manifest["sets"])
-    (config.out / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    write_text(config.out / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     return manifest
 
 
@@ -132,7 +138,7 @@ def _work_folder(out: Path, identity: dict[str, Any]) -> Path:
     if not mark.exists() or mark.read_text() != text:
         for path in (*work.glob("*.json"), *work.glob("*.pictures")):
             path.unlink()
-        mark.write_text(text)
+        write_text(mark, text)
     return work
 
 
@@ -145,9 +151,7 @@ def _draw_all(
     sets, tables, left_out, refused, drawn = [], [], [], Counter[str](), 0
     workers = config.workers or os.cpu_count() or 1
     with ExitStack() as stack:
-        imap: Any = map
-        if workers > 1:
-            imap = stack.enter_context(multiprocessing.get_context("spawn").Pool(workers)).imap
+        imap = stack.enter_context(closing(Pool(workers))).imap
         for icons in packages.icon_sets(config.package, config.sets):
             if icons.licence not in config.licences:
                 refused[icons.licence or "none stated"] += len(icons.icons)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import subprocess
 import tarfile
@@ -12,20 +11,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from clip_jax.checks import foreign, name_within, parse_json, short
 from clip_jax.config import UserError
 
 NAME = "@iconify/json"
+LARGEST_SET = 1 << 28  # bytes of one set's JSON; the largest has a tenth
 PACK_S = 1800  # patience with a download of 100 MB
 
 
+ICON_NAME = "[a-z0-9-]+"  # as Iconify demands of prefixes and icons
+
+
 class Drawing(NamedTuple):
-    """An SVG without its root element, and the part of the plane that is seen."""
+    """An SVG without its root element, and the part of the plane that is seen; ``name`` is for messages."""
 
     body: str
     left: float
     top: float
     width: float
     height: float
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,27 +96,41 @@ def icon_sets(package: Path, only: tuple[str, ...] = ()) -> Iterator[IconSet]:
     Raises UserError when it is no such archive.
     """
     sets = 0
-    try:
-        with tarfile.open(package, "r|gz") as tar:
-            for member in tar:
-                folder, _, file = member.name.partition("/")[2].rpartition("/")
-                if not member.isfile() or folder != "json" or not file.endswith(".json"):
-                    continue
-                sets += 1
-                if only and file.removesuffix(".json") not in only:
-                    continue
-                data = tar.extractfile(member)
-                assert data is not None
-                yield parse_set(json.load(data))
-    except (tarfile.TarError, OSError, EOFError, ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"--package: {package}: no archive of {NAME} ({type(error).__name__}: {error})") from None
+    with foreign(f"--package: {package}", f"an archive of {NAME}"), tarfile.open(package, "r|gz") as tar:
+        for member in tar:
+            folder, _, file = member.name.partition("/")[2].rpartition("/")
+            if not member.isfile() or folder != "json" or not file.endswith(".json"):
+                continue
+            sets += 1
+            if only and file.removesuffix(".json") not in only:
+                continue
+            data = tar.extractfile(member)
+            assert data is not None
+            if member.size > LARGEST_SET:
+                raise UserError(f"--package: {package}: {short(member.name)} is larger than {LARGEST_SET:,} bytes")
+            found = parse_set(parse_json(data.read(), where := f"--package: {package}: {member.name}"), where)
+            if found.prefix != file.removesuffix(".json"):
+                raise UserError(
+                    f"--package: {package}: {short(member.name)}: prefix={found.prefix}: must be the file's name"
+                )
+            yield found
     if not sets:
         raise UserError(f"--package: {package}: holds no json/SET.json; is it {NAME}?")
 
 
-def parse_set(data: Any) -> IconSet:
+def parse_set(data: Any, source: str = "--package") -> IconSet:
     """The content of json/PREFIX.json -> a set. Aliases that turn or mirror their icon are no names of it: left out."""
+    with foreign(source, f"a set of {NAME}"):
+        return _parse_set(data)
+
+
+def _parse_set(data: Any) -> IconSet:
     info, icons = data.get("info", {}), data["icons"]
+    prefix = name_within("prefix", data["prefix"], allowed=ICON_NAME)
+    for name, icon in icons.items():
+        name_within(f"{prefix}: icon", name, allowed=ICON_NAME)
+        if not isinstance(icon["body"], str):
+            raise UserError(f"{prefix}/{name}: body: must be a text")
     author, licence = info.get("author", {}), info.get("license", {})
     aliases: dict[str, tuple[str, ...]] = {}
     for name, alias in data.get("aliases", {}).items():
@@ -123,20 +142,27 @@ def parse_set(data: Any) -> IconSet:
             categories[name] = (*categories.get(name, ()), category)
     seen = {name: icon for name, icon in icons.items() if not icon.get("hidden")}
     return IconSet(
-        prefix=data["prefix"], title=info.get("name", data["prefix"]),
-        author=author.get("name", ""), author_url=author.get("url", ""),
-        licence=licence.get("spdx", ""), licence_title=licence.get("title", ""), licence_url=licence.get("url", ""),
-        category=info.get("category", ""), colour=bool(info.get("palette")),
+        prefix=prefix, title=_text(info, "name", prefix),
+        author=_text(author, "name"), author_url=_text(author, "url"),
+        licence=_text(licence, "spdx"), licence_title=_text(licence, "title"), licence_url=_text(licence, "url"),
+        category=_text(info, "category"), colour=bool(info.get("palette")),
         icons={
             name: Drawing(
                 icon["body"],
                 *(icon.get(k, data.get(k, default)) for k, default in _VIEW),
-            )
+            )._replace(name=f"{prefix}/{name}")
             for name, icon in sorted(seen.items())
         },
         hidden=len(icons) - len(seen), aliases=aliases, categories=categories,
         affixes=(tuple(filter(None, data.get("prefixes") or {})), tuple(filter(None, data.get("suffixes") or {}))),
     )  # fmt: skip
+
+
+def _text(values: Any, name: str, default: str = "") -> str:
+    found = values.get(name, default)
+    if not isinstance(found, str):
+        raise TypeError(f"{name} must be a text")
+    return found
 
 
 _VIEW = (("left", 0), ("top", 0), ("width", 16), ("height", 16))

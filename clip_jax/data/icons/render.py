@@ -5,17 +5,25 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from xml.parsers import expat
 
 import numpy as np
 
+from clip_jax.checks import parse_json
 from clip_jax.data.icons.package import Drawing, IconSet
 from clip_jax.data.overlap import perceptual_hash
+from clip_jax.places import disk_errors, read_text, write_text
 
 CHUNK = 200  # icons a task of a worker
+LONGEST_BODY = 1_000_000  # characters
+DEEPEST = 64  # elements inside one another
+_INSIDE = re.compile(r"#|data:image/(png|jpe?g|gif|webp)[;,]")  # what an href may begin with
 _PATHS = re.compile(r'\bd="([^"]*)"')
 _SVG = (
     '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
@@ -39,14 +47,20 @@ class Pen:
         import resvg_py
         from PIL import Image
 
+        if len(drawing.body) > LONGEST_BODY or not all(_is_finite(v) for v in drawing[1:5]):
+            return "broken"
         if "<animate" in drawing.body or "<set " in drawing.body:
             return "animated"
         body = drawing.body.replace("currentColor", self.colour)
         svg = _SVG.format(drawing, self.size, body)
+        if not _is_harmless(svg):
+            return "broken"
         try:
             drawn = resvg_py.svg_to_bytes(svg_string=svg, background="#ffffff", skip_system_fonts=True)
         except ValueError:
             return "broken"
+        except MemoryError:
+            raise
         except BaseException as error:  # a panic of the Rust library is no Exception, and would end a worker silently
             if type(error).__name__ != "PanicException":
                 raise
@@ -57,6 +71,36 @@ class Pen:
         out = io.BytesIO()
         picture.save(out, "WEBP", lossless=True, quality=0, method=2)
         return out.getvalue(), int(perceptual_hash(picture))
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _is_harmless(svg: str) -> bool:
+    """Whether an SVG is XML, refers to nothing but its own elements and pictures inside it, and is nested no deeper
+    than `DEEPEST`: the renderer would open files that it names, and follow elements on its stack."""
+    parser = expat.ParserCreate()
+    depth, harmless = 0, True
+
+    def start(_: str, attributes: dict[str, str]) -> None:
+        nonlocal depth, harmless
+        depth += 1
+        harmless &= depth <= DEEPEST
+        for name, value in attributes.items():
+            if name.rpartition(":")[2].lower() == "href":
+                harmless &= bool(_INSIDE.match(value.strip()))
+
+    def end(_: str) -> None:
+        nonlocal depth
+        depth -= 1
+
+    parser.StartElementHandler, parser.EndElementHandler = start, end
+    try:
+        parser.Parse(svg.encode(), True)
+    except (expat.ExpatError, UnicodeEncodeError):
+        return False
+    return harmless
 
 
 def path_digest(body: str) -> int:
@@ -77,15 +121,21 @@ class Drawn:
     left_out: dict[str, str]  # name -> reason
 
 
-def _draw(task: tuple[Pen, list[Drawing]]) -> list[tuple[bytes, int] | str]:
-    pen, drawings = task
-    return [pen(d) for d in drawings]
+Task = tuple[Pen, list[Drawing]]
+
+
+def _here(tasks: Iterable[Task]) -> Iterator[list[tuple[bytes, int] | str]]:
+    return ([pen(d) for d in drawings] for pen, drawings in tasks)
 
 
 def draw_set(
-    icons: IconSet, pen: Pen, folder: Path, imap: Callable[..., Iterable[list[tuple[bytes, int] | str]]] = map
+    icons: IconSet,
+    pen: Pen,
+    folder: Path,
+    imap: Callable[[Iterable[Task]], Iterable[list[tuple[bytes, int] | str]]] = _here,
 ) -> None:
-    """Draw a set into FOLDER/PREFIX.pictures and PREFIX.json, unless they are there; ``imap`` may be a pool's."""
+    """Draw a set into FOLDER/PREFIX.pictures and PREFIX.json, unless they are there; ``imap`` may be a `pool.Pool`'s.
+    Raises UserError when the disk is full."""
     index = folder / f"{icons.prefix}.json"
     if index.exists():
         return
@@ -94,22 +144,21 @@ def draw_set(
     kept: list[tuple[str, int, int, int]] = []
     left_out: dict[str, str] = {}
     end = 0
-    with (folder / f"{icons.prefix}.pictures").open("wb") as file:
-        for start, results in zip(range(0, len(names), CHUNK), imap(_draw, tasks), strict=True):
+    with disk_errors(folder), (folder / f"{icons.prefix}.pictures").open("wb") as file:
+        for start, results in zip(range(0, len(names), CHUNK), imap(tasks), strict=True):
             for name, result in zip(names[start : start + CHUNK], results, strict=True):
                 if isinstance(result, str):
                     left_out[name] = result
                     continue
                 end += file.write(result[0])
                 kept.append((name, end, result[1], path_digest(icons.icons[name].body)))
-    part = index.with_suffix(".part")
-    part.write_text(json.dumps({"kept": kept, "left_out": left_out}))
-    part.replace(index)
+    write_text(index, json.dumps({"kept": kept, "left_out": left_out}))
 
 
 def load_drawn(folder: Path, prefix: str) -> Drawn:
     """What `draw_set` left."""
-    found = json.loads((folder / f"{prefix}.json").read_text())
+    path = folder / f"{prefix}.json"
+    found = parse_json(read_text(path), path)
     names, ends, hashes, digests = zip(*found["kept"], strict=True) if found["kept"] else [()] * 4
     return Drawn(
         folder / f"{prefix}.pictures", names, np.array(ends, np.int64), np.array(hashes, np.uint64),

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from clip_jax.places import write_text
 from clip_jax.scaling.analysis import Analysis
 from clip_jax.scaling.checklist import as_text
 from clip_jax.scaling.evidence import REACH, RULES
@@ -49,9 +50,7 @@ def write_page(path: Path, found: Analysis, law: dict[str, Any], checklist: dict
         f"<title>{html.escape(law['title'])}</title><style>{style}</style></head><body>{body}"
         f'<script type="application/json" id="data">{data}</script><script>{script}</script></body></html>'
     )
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(page, "utf-8")
-    partial.replace(path)
+    write_text(path, page)
 
 
 def _top(found: Analysis, law: dict[str, Any]) -> Iterator[str]:

@@ -6,11 +6,12 @@ the reconciler judges. ``kubectl`` is all that is used. Fields are those of JobS
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from clip_jax.checks import parse_json
+from clip_jax.cluster import asked_of
 from clip_jax.config import UserError
 from clip_jax.places import is_remote
 from clip_jax.sweep.launch.engine import Job, ask
@@ -60,7 +61,7 @@ class JobSets:
     def poll(self, jobs: Sequence[Job]) -> dict[str, str]:
         """What is neither completed nor failed; suspended means that Kueue has not let it start."""
         out = ask((*self._kubectl("get"), "-l", f"{LABEL}=clip-jax", "-o", "json"), DOWN)
-        states = {item["metadata"]["name"]: _state(item) for item in json.loads(out)["items"]}
+        states = {item["metadata"]["name"]: _state(item) for item in parse_json(out, "kubectl")["items"]}
         names = {job.key: _name(job) for job in jobs}
         return {key: state for key, name in names.items() if (state := states.get(name, ""))}
 
@@ -140,6 +141,7 @@ class JobSets:
                 "CLIP_JAX_COORDINATOR": f"{name}-train-0-0.{name}:{PORT}",
                 "CLIP_JAX_PROCESSES": str(r.nodes),
             }
+        environment |= asked_of("tpu" if r.topology else "gpu", r.devices_per_process, r.devices)
         limits: dict[str, Any] = {}
         if r.accelerator:
             limits["google.com/tpu" if r.topology else "nvidia.com/gpu"] = r.devices_per_process

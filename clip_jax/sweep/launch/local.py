@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from clip_jax.cluster import asked_of, visible_gpus
 from clip_jax.config import UserError
 from clip_jax.places import is_remote, make, scratch
 from clip_jax.sweep.launch.engine import EngineDown, Job
 from clip_jax.sweep.submission import note_exit
 from clip_jax.sweep_config import Resources
 from clip_jax.train.lease import Lease
-from clip_jax.train.lock import INHERITED, Busy, RunLock, is_held
+from clip_jax.train.lock import INHERITED, Busy, RunLock, ask_to_stop, is_held
 from clip_jax.train.record import SUBMISSION
 
 PROGRAM = (sys.executable, "-m", "clip_jax.cli")
@@ -123,15 +124,21 @@ class Local:
         return {job.key: "running" for job in jobs if job.key in self.children or _is_held(job)}
 
     def cancel(self, jobs: Sequence[Job]) -> None:
-        """Ask them to save and stop, and wait until they have."""
+        """Ask them to save and stop, and wait until they have. Raises UserError naming one that this machine cannot
+        stop, once all others have been asked."""
+        asked, refused = [], []
         for job in jobs:
-            owner = _lock(job.run_dirs[0]).owner() if is_held(scratch(job.run_dirs[0])) else {}
-            if owner.get("pid"):
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(int(owner["pid"]), signal.SIGTERM)
+            try:
+                if is_held(scratch(job.run_dirs[0])):
+                    ask_to_stop(scratch(job.run_dirs[0]))
+                asked.append(job)
+            except UserError as error:
+                refused.append(error)
         end = time.monotonic() + STOP_S
-        while self.poll(jobs) and time.monotonic() < end:
+        while self.poll(asked) and time.monotonic() < end:
             time.sleep(0.05)
+        if refused:
+            raise refused[0]
 
     def render(self, name: str, jobs: Sequence[Job]) -> str:
         """A shell line a job."""
@@ -160,18 +167,12 @@ def _is_held(job: Job) -> bool:
     return any(is_held(scratch(run_dir)) for run_dir in job.run_dirs)
 
 
-def visible_gpus() -> list[str]:
-    """The numbers of those that this process may use."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible.split(",") if visible else [p.name[6:] for p in sorted(Path("/dev").glob("nvidia[0-9]*"))]
-
-
 def slot_environment(slot: int, slots: int, resources: Resources) -> dict[str, str]:
     """What a child sees of the GPUs, where there are any: with several slots, one each unless told otherwise.
 
     Raises UserError when there are fewer than ``resources`` asks for.
     """
-    gpus, each, sharing = visible_gpus(), resources.devices_per_process, resources.runs_per_device
+    gpus, each, sharing = visible_gpus(os.environ), resources.devices_per_process, resources.runs_per_device
     needed = -(-slots // sharing) * max(each, 1)
     if (each or sharing > 1) and needed > len(gpus):
         raise UserError(f"slots={slots}: with these resources they need {needed} GPUs, and here are {len(gpus)}")
@@ -179,6 +180,7 @@ def slot_environment(slot: int, slots: int, resources: Resources) -> dict[str, s
         return {}
     first = (slot // sharing) * max(each, 1) % len(gpus)
     found = {"CUDA_VISIBLE_DEVICES": ",".join(gpus[first : first + max(each, 1)])}
+    found |= asked_of("gpu", each, each)
     if sharing > 1:
         found["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{MEMORY_SHARE / sharing:.3f}"
     return found

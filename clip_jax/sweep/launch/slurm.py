@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from clip_jax.cluster import asked_of
 from clip_jax.config import UserError
 from clip_jax.places import is_remote
 from clip_jax.sweep.launch.engine import Job, ask, user
@@ -102,18 +103,35 @@ class Slurm:
                 *tasks,
                 "esac",
                 'exec >>"$log" 2>&1',
-                *r.setup,
+                "ended() {",  # note the exit code and end with it
+                '  for run in "${runs[@]}"; do',
+                f'    echo "{{\\"name\\": \\"{name}\\", \\"code\\": $1}}" >"$run/.{EXIT}"',
+                f'    mv "$run/.{EXIT}" "$run/{EXIT}"',
+                "  done",
+                "  trap - EXIT",
+                '  exit "$1"',
+                "}",
+                *_setup(r.setup),
                 f"export {SUBMISSION}={name}",
+                *(f"export {k}={v}" for k, v in asked_of(_platform(r.gres), r.devices_per_process, r.devices).items()),
                 f'srun --kill-on-bad-exit=1{cores} {shlex.join(self.program)} "${{arguments[@]}}"',
-                "code=$?",
-                'for run in "${runs[@]}"; do',
-                f'  echo "{{\\"name\\": \\"{name}\\", \\"code\\": $code}}" >"$run/.{EXIT}"',
-                f'  mv "$run/.{EXIT}" "$run/{EXIT}"',
-                "done",
-                "exit $code",
+                "ended $?",
                 "",
             ]
         )
+
+
+def _platform(gres: str) -> str:
+    """What JAX calls the devices of a generic resource; empty where its name does not tell."""
+    return "gpu" if gres.partition(":")[0] == "gpu" else ""
+
+
+def _setup(lines: Sequence[str]) -> list[str]:
+    """Shell lines of the user's, of which the first that fails ends the job."""
+    if not lines:
+        return []
+    failed = 'echo "clip-jax: resources.setup: a line of it failed with exit code $code"'
+    return [f"trap 'code=$?; {failed}; ended $code' EXIT", "set -e", *lines, "set +e", "trap - EXIT"]
 
 
 def _word(path: Path) -> str:

@@ -26,9 +26,29 @@ def test_an_archive_of_something_else(tmp_path, make_package, content):
         list(icon_sets(make_package(tmp_path / "a.tgz", content)))
 
 
+@pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "Evil", "a/b", "a_b", "", "a.b"])
+def test_icon_sets_names_that_would_leave_their_folder_are_refused(tmp_path, make_package, name):
+    well = {"prefix": "a", "icons": {"b": {"body": "<g/>"}}}
+    list(icon_sets(make_package(tmp_path / "well.tgz", {"json/a.json": well})))
+    for field, content in (("prefix", well | {"prefix": name}), ("a: icon", well | {"icons": {name: {"body": ""}}})):
+        with pytest.raises(UserError) as caught:
+            list(icon_sets(make_package(tmp_path / "evil.tgz", {"json/a.json": content})))
+        assert (caught.value.field, caught.value.value) == (field, name)
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" * 100_000, b"\xff", b"[]", b'{"prefix": "a", "icons": []}', b'{"prefix": "a", "icons": {"b": 1}}',
+                b'{"prefix": "a", "icons": {"b": {"body": 1}}}', b'{"prefix": "a", "info": [], "icons": {}}'],
+)  # fmt: skip
+def test_icon_sets_damaged_json_is_one_line(tmp_path, make_package, content):
+    with pytest.raises(UserError) as caught:
+        list(icon_sets(make_package(tmp_path / "a.tgz", {"json/a.json": content})))
+    assert "\n" not in str(caught.value)
+
+
 def test_no_archive(tmp_path):
     (tmp_path / "a.tgz").write_text("nothing")
-    with pytest.raises(UserError, match="no archive of @iconify/json"):
+    with pytest.raises(UserError, match="not an archive of @iconify/json"):
         list(icon_sets(tmp_path / "a.tgz"))
     with pytest.raises(UserError, match="no such file"):
         find_package(tmp_path / "b.tgz", tmp_path)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from clip_jax.data.icons.package import Drawing
-from clip_jax.data.icons.render import Pen, draw_set, load_drawn, path_digest
+from clip_jax.data.icons.render import DEEPEST, LONGEST_BODY, Pen, draw_set, load_drawn, path_digest
 
 BOX = '<path fill="currentColor" d="M0 0h24v24H0z"/>'
 
@@ -73,3 +73,47 @@ def test_a_drawn_set_is_not_drawn_again(tmp_path, make_set):
         raise AssertionError
 
     draw_set(icons, Pen(16, "#000000"), tmp_path, never)
+
+
+INSIDE = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+)
+
+
+@pytest.mark.parametrize("attribute", ["href", "xlink:href", "HREF", "x:href"])
+@pytest.mark.parametrize(
+    "target", ["{0}", "file://{0}", "&#47;{0}", "http://host/a.png", "", "data:image/svg+xml,<svg/>"]
+)
+def test_what_refers_to_a_file_is_broken(tmp_path, attribute, target):
+    """A file that is drawn into a corpus may be anybody's; a device or a pipe would never end."""
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "secret.png")
+    spaces = 'xmlns:x="http://www.w3.org/1999/xlink"'
+    target = target.format(tmp_path / "secret.png").replace("<", "&lt;")
+    body = f'<image {spaces} {attribute}="{target}" width="24" height="24"/>'
+    assert Pen(16, "#000000")(Drawing(body, 0, 0, 24, 24)) == "broken"
+
+
+def test_what_refers_to_itself_is_drawn():
+    image = f'<image href="{INSIDE}" width="4" height="4"/>'
+    body = f'<defs><path id="a" d="M0 0h9v9H0z"/></defs><use xlink:href="#a"/>{image}'
+    assert not isinstance(Pen(16, "#000000")(Drawing(body, 0, 0, 24, 24)), str)
+
+
+@pytest.mark.parametrize(
+    "drawing",
+    [
+        Drawing("<g>" * 100_000 + BOX + "</g>" * 100_000, 0, 0, 24, 24),
+        Drawing("<g>" * DEEPEST + BOX + "</g>" * DEEPEST, 0, 0, 24, 24),
+        Drawing(BOX + " " * LONGEST_BODY, 0, 0, 24, 24),
+        Drawing(BOX, 0, 0, float("inf"), 24),
+        Drawing(BOX, 0, 0, '1"><image href="/etc/passwd"/><g id="', 24),
+    ],
+    ids=["deep", "deeper", "long", "infinite", "view"],
+)
+def test_what_is_deep_or_long_or_no_number_is_broken(drawing):
+    assert Pen(16, "#000000")(drawing) == "broken"
+
+
+def test_as_deep_as_is_allowed_is_drawn():
+    body = "<g>" * (DEEPEST - 2) + BOX + "</g>" * (DEEPEST - 2)
+    assert not isinstance(Pen(16, "#000000")(Drawing(body, 0, 0, 24, 24)), str)

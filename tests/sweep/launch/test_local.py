@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from clip_jax import cluster
 from clip_jax.config import UserError
 from clip_jax.places import place
 from clip_jax.sweep.launch import local
@@ -195,3 +196,12 @@ def test_runs_in_a_bucket_keep_logs_and_locks_here_and_a_lease_elsewhere_is_resp
     with pytest.raises(EngineDown, match="gs://bucket/s/runs/two: is being trained by process 7 on elsewhere"):
         submit(there, [two])
     assert there.poll([two]) == {}
+
+
+@pytest.mark.parametrize("hidden", ["", "-1", "NoDevFiles", " ,0"])
+def test_no_gpu_is_given_where_all_are_hidden(monkeypatch, hidden):
+    monkeypatch.setattr(cluster, "Path", lambda *_: pytest.fail("it looked for devices"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    assert [slot_environment(s, 2, Resources()) for s in range(2)] == [{}, {}]
+    with pytest.raises(UserError):
+        slot_environment(0, 2, Resources(devices_per_process=1))

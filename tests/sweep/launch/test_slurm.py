@@ -12,6 +12,7 @@ from clip_jax.sweep.launch.engine import EngineDown, Job
 from clip_jax.sweep.launch.slurm import Slurm
 from clip_jax.sweep.submission import note_submission
 from clip_jax.sweep_config import Resources
+from clip_jax.train.record import read_json
 
 
 @pytest.fixture
@@ -74,3 +75,29 @@ def test_away_is_not_refused(tmp_path, programs):
     with pytest.raises(UserError, match="invalid partition specified: long") as error:
         engine.submit("clip-1", [Job((tmp_path / "a",), ())])
     assert not isinstance(error.value, EngineDown)
+
+
+@pytest.mark.parametrize(
+    ("lines", "code"), [(("true",), 0), (("false",), 1), (("no-such-command-of-ours",), 127), (("exit 3",), 3),
+                        (("if true; then", "sh -c 'exit 5'", "fi"), 5)],
+)  # fmt: skip
+def test_a_setup_line_that_fails_stops_the_job_and_is_told(tmp_path, lines, code):
+    run_dir = tmp_path / "runs" / "a"
+    (run_dir / "logs").mkdir(parents=True)
+    engine = Slurm(tmp_path, 1, Resources(setup=lines), program=("trained",))
+    (tmp_path / "srun").write_text('#!/bin/sh\ntouch "$0.ran"\n')
+    (tmp_path / "srun").chmod(0o755)
+    job = Job((run_dir,), ("train",))
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_ARRAY_TASK_ID": "0"}
+    done = subprocess.run(["bash"], input=engine.render("clip-x", [job]), text=True, env=environment, check=False)
+    assert done.returncode == code
+    assert read_json(run_dir / "exit.json") == {"name": "clip-x", "code": code}
+    assert (tmp_path / "srun.ran").exists() == (code == 0)
+    assert ("resources.setup" in job.log.read_text()) == (code != 0)
+
+
+def test_the_job_tells_its_processes_which_devices_it_asked_for(tmp_path):
+    asked = Resources(nodes=2, processes_per_node=4, devices_per_process=2, gres="gpu:h100")
+    script = Slurm(tmp_path, 1, asked).render("clip-x", [Job((tmp_path / "a",), ("train",))])
+    for line in ("CLIP_JAX_PLATFORM=gpu", "CLIP_JAX_DEVICES_PER_PROCESS=2", "CLIP_JAX_DEVICES=16"):
+        assert f"export {line}\n" in script

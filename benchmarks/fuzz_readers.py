@@ -1,0 +1,392 @@
+"""Every reader of files from outside, with well-formed samples of what it reads; `fuzz` damages them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import tarfile
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fuzz_mutations import Files, tgz
+
+
+@dataclass(frozen=True)
+class Reader:
+    """``samples()`` gives well-formed inputs, each some files; ``read(folder)`` reads what has become of them."""
+
+    samples: Callable[[], list[Files]]
+    read: Callable[[Path], Any]
+
+
+def _picture(kind: str, mode: str = "RGB", size: tuple[int, int] = (24, 18), **options: Any) -> bytes:
+    import numpy as np
+    from PIL import Image
+
+    pixels = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(out, kind, **options)
+    return out.getvalue()
+
+
+def _shard() -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for key in range(3):
+            for end, content in (("jpg", _picture("JPEG")), ("txt", b"a red\na dog"), ("cls", b"1"), ("json", b"{}")):
+                member = tarfile.TarInfo(f"k/{key}.{end}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    return out.getvalue()
+
+
+def tar_samples() -> list[Files]:
+    return [{"a.tar": _shard()}]
+
+
+def read_tar(folder: Path) -> None:
+    from clip_jax.data.transforms import prepare
+    from clip_jax.data.webdataset import WebDataset
+
+    source = WebDataset(folder / "a.tar", "train")
+    rows = list(range(min(len(source), 5)))
+    source.many_captions(rows)
+    for record in source.many(rows):
+        if not isinstance(record, ValueError):
+            prepare(record.image, 16, "none")
+
+
+def image_samples() -> list[Files]:
+    kinds = [
+        ("JPEG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK"), ("PNG", "RGBA"), ("PNG", "P"), ("PNG", "I;16"),
+        ("WEBP", "RGB"), ("GIF", "P"), ("BMP", "RGB"), ("TIFF", "RGB"), ("TIFF", "F"), ("PPM", "RGB"), ("PNG", "1"),
+        ("MPO", "RGB"),
+    ]  # fmt: skip
+    out = [{"a.jpg": _picture(kind, mode)} for kind, mode in kinds]
+    for kind in ("AVIF", "DDS", "TGA", "ICO", "PCX", "EPS"):  # that nothing should open
+        try:
+            out.append({"a.jpg": _picture(kind)})
+        except (OSError, KeyError, ValueError):
+            continue
+    return [*out, {"a.jpg": _picture("PNG", "L", (20_000, 1))}]
+
+
+def read_image(folder: Path) -> None:
+    from clip_jax.data.overlap import perceptual_hash
+    from clip_jax.data.preprocess import Preprocess
+    from clip_jax.data.transforms import prepare
+
+    data = (folder / "a.jpg").read_bytes()
+    failed: Exception | None = None
+    for read in (
+        lambda: prepare(data, 32, "none"), lambda: prepare(data, 32, "square_crop", "simplejpeg"),
+        lambda: Preprocess(32)(data), lambda: Preprocess(32, "longest")(folder / "a.jpg"),
+        lambda: Preprocess(32, "squash")(data), lambda: perceptual_hash(data),
+    ):  # fmt: skip
+        try:
+            read()
+        except ValueError as error:
+            if type(error).__name__ != "BrokenRecord":
+                raise
+            failed = error
+    if failed is not None:
+        raise failed
+
+
+def captions_samples() -> list[Files]:
+    rows = 'filename,caption\na.jpg,a red dog\nb/c.jpg,"two, words"\na.jpg,again\n'
+    return [{"captions.csv": rows.encode(), "a.jpg": _picture("JPEG")},
+            {"captions.csv": b"filename,caption\na.jpg,\xc3\xa9\n", "a.jpg": b"x"}]  # fmt: skip
+
+
+def read_captions(folder: Path) -> None:
+    from clip_jax.data.folder import CaptionedFolder
+
+    source = CaptionedFolder(folder, "train")
+    rows = list(range(min(len(source), 5)))
+    source.many(rows)
+    source.many_captions(rows)
+
+
+def table_samples() -> list[Files]:
+    import pandas as pd
+
+    rows = [{"run_id": f"r{i}", "flops": 1e10 * 2.5**i, "params": 1e4 * (i + 1), "samples_seen": 1e5 * (i + 1),
+             "error_mean": 0.9 * 0.8**i, "seed": 0, "final": True} for i in range(6)]  # fmt: skip
+    df = pd.DataFrame(rows)
+    parquet = io.BytesIO()
+    df.to_parquet(parquet)
+    return [
+        {"t.csv": df.to_csv(index=False).encode()}, {"t.tsv": df.to_csv(index=False, sep="\t").encode()},
+        {"t.json": json.dumps(rows).encode()}, {"t.jsonl": "".join(json.dumps(r) + "\n" for r in rows).encode()},
+        {"t.parquet": parquet.getvalue()},
+    ]  # fmt: skip
+
+
+def read_runs_table(folder: Path) -> None:
+    from clip_jax.scaling.table import read_table
+
+    read_table(next(folder.glob("t.*")))
+
+
+def _model() -> Files:
+    config = {
+        "model_cfg": {
+            "embed_dim": 16,
+            "vision_cfg": {"image_size": 32, "width": 16, "layers": 1, "head_width": 8, "patch_size": 16},
+            "text_cfg": {"context_length": 12, "vocab_size": 300, "width": 16, "heads": 2, "layers": 1},
+        },
+        "preprocess_cfg": {"size": 32, "mode": "RGB", "mean": [0.5, 0.5, 0.5], "std": [0.3, 0.3, 0.3],
+                           "interpolation": "bicubic", "resize_mode": "shortest", "fill_color": 0},
+    }  # fmt: skip
+    import jax
+    import numpy as np
+
+    from clip_jax.config_io import from_dict
+    from clip_jax.model_config import ModelConfig
+    from clip_jax.pretrained import mapping, open_clip
+    from clip_jax.pretrained.files import write_tensors
+    from clip_jax.pretrained.layouts import abstract_params, entries_for
+
+    shape = open_clip.config_of(config["model_cfg"], "sample")
+    assert from_dict(ModelConfig, {})
+    params = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), abstract_params(shape))
+    with tempfile.TemporaryDirectory() as here:
+        path = Path(here) / "a.safetensors"
+        write_tensors(path, mapping.write(params, entries_for("open_clip", shape)))
+        return {"open_clip_config.json": json.dumps(config).encode(), "open_clip_model.safetensors": path.read_bytes()}
+
+
+def safetensors_samples() -> list[Files]:
+    weights = _model()["open_clip_model.safetensors"]
+    index = {"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}
+    return [
+        {"m.safetensors": weights},
+        {
+            "m.safetensors.index.json": json.dumps(index).encode(),
+            "one.safetensors": weights,
+            "two.safetensors": weights,
+        },
+    ]
+
+
+def read_safetensors(folder: Path) -> None:
+    from clip_jax.pretrained.files import read_tensors
+
+    index = folder / "m.safetensors.index.json"
+    read_tensors(index if index.exists() else folder / "m.safetensors")
+
+
+def model_samples() -> list[Files]:
+    return [_model()]
+
+
+def read_model(folder: Path) -> None:
+    import warnings
+
+    from clip_jax.pretrained.load import load_weights
+
+    warnings.simplefilter("ignore")
+    load_weights(str(folder))
+
+
+def config_samples() -> list[Files]:
+    from clip_jax.config import RunConfig
+    from clip_jax.config_io import to_dict
+    from clip_jax.sweep_config import SweepConfig
+
+    return [{"run.json": json.dumps(to_dict(RunConfig())).encode()},
+            {"sweep.json": json.dumps(to_dict(SweepConfig("s"))).encode()}]  # fmt: skip
+
+
+def read_config(folder: Path) -> None:
+    from clip_jax.config import RunConfig
+    from clip_jax.config_io import load
+    from clip_jax.sweep.plan import make_plan
+    from clip_jax.sweep_config import SweepConfig
+
+    if (folder / "run.json").exists():
+        load(RunConfig, folder / "run.json")
+    else:
+        make_plan(load(SweepConfig, folder / "sweep.json"), None)
+
+
+def overrides_samples() -> list[Files]:
+    from clip_jax.config import RunConfig
+    from clip_jax.config_io import to_dict
+    from clip_jax.train.record import flat
+
+    fields = flat(to_dict(RunConfig()))
+    return [{"o.json": json.dumps([name, value]).encode()} for name, value in fields.items()]
+
+
+def read_overrides(folder: Path) -> None:
+    from clip_jax.config import RunConfig
+    from clip_jax.config_io import load
+
+    text = (folder / "o.json").read_bytes().decode("utf-8", "surrogateescape")
+    try:
+        name, value = json.loads(text)
+        given = {str(name): value if isinstance(value, str) else json.dumps(value)}
+    except (ValueError, TypeError, RecursionError):
+        given = {"optim.peak_lr": text, text[:50] or "x": text}
+    (folder / "base.json").write_text("{}")
+    load(RunConfig, folder / "base.json", given)
+
+
+def records_samples() -> list[Files]:
+    from clip_jax.config import RunConfig
+    from clip_jax.config_io import run_id, to_dict
+    from clip_jax.sweep_config import SweepConfig
+    from clip_jax.train.shapes import FIELDS
+
+    samples = {"text": "a", "name": "a", "flag": True, "object": {}, "whole": 3, "number": 0.5, "numbers": {"a": 1.5}}
+
+    def make(kind: Any) -> Any:
+        if isinstance(kind, dict):
+            return {key: make(value) for key, value in kind.items()}
+        return [make(kind[0])] if isinstance(kind, list) else samples[kind.rstrip("?")]
+
+    config = RunConfig()
+    name = run_id(config)
+    files: Files = {"sweep.json": json.dumps(to_dict(SweepConfig("s"))).encode()}
+    for file in FIELDS:
+        line = json.dumps(make(FIELDS[file])).encode()
+        files[f"runs/{name}/{file}"] = line + b"\n" + line + b"\n" if file.endswith("l") else line
+    cell = make(FIELDS["plan.json"]["cells"][0]) | {"run_id": name, "dropped": None}  # type: ignore[index]
+    del files[f"runs/{name}/plan.json"]
+    files["plan.json"] = json.dumps({"cells": [cell, cell | {"run_id": "b"}]}).encode()
+    files[f"runs/{name}/config.json"] = json.dumps(to_dict(config)).encode()
+    files[f"runs/{name}/.lock"] = b'{"pid": 1, "host": "h", "machine": "m", "began": "3"}'
+    running = {k: v for k, v in files.items() if not k.endswith("result.json")}
+    return [files, running]
+
+
+def read_records(folder: Path) -> None:
+    from clip_jax.checks import UserError
+    from clip_jax.config import RunConfig
+    from clip_jax.sweep.collect import cells_of, collect, curves
+    from clip_jax.sweep.launch.engine import Job
+    from clip_jax.sweep.status import status_table
+    from clip_jax.sweep.submission import finished, left_out, set_aside_corrupt, take_up, verdict
+    from clip_jax.train.lock import RunLock, ask_to_stop
+    from clip_jax.train.record import Record
+
+    failed: UserError | None = None
+    cells_of(folder)
+    run_dir = next(p for p in (folder / "runs").iterdir() if p.is_dir())
+    job = Job((run_dir,), ())
+
+    def go_on() -> None:
+        set_aside_corrupt(run_dir, lambda line: None, whole_result=True)
+        finished(job), left_out(job), verdict(job, 2), take_up(job)
+
+    def asked() -> None:
+        with contextlib.suppress(UserError):  # nobody of that number signed it
+            ask_to_stop(run_dir)
+
+    for read in (
+        lambda: status_table(folder), lambda: collect(folder), lambda: curves(folder), lambda: RunLock(run_dir).owner(),
+        lambda: Record(run_dir, RunConfig()).rows("metrics.jsonl"), asked, go_on,
+    ):  # fmt: skip
+        try:
+            read()
+        except UserError as error:
+            failed = error
+    if failed is not None:
+        raise failed
+
+
+def tokenizer_samples() -> list[Files]:
+    from clip_jax.data.published_tokenizer import PublishedTokenizer
+    from clip_jax.data.tokenizers import train_tokenizer
+
+    learned = train_tokenizer(["a red dog", "two blue cats"] * 3, 300, 12)
+    with tempfile.TemporaryDirectory() as here:
+        path = Path(here) / "t.json"
+        out = []
+        for tokenizer in (learned, PublishedTokenizer(12)):
+            tokenizer.save(path)
+            out.append({"tokenizer.json": path.read_bytes()})
+    own = json.loads(out[0]["tokenizer.json"])
+    foreign = {
+        "format": "tokenizer.json 1",
+        "context_length": 12,
+        "pad_id": 0,
+        "clean": "lower",
+        "tokenizer": own["model"],
+    }
+    return [out[0], out[0], out[1], {"tokenizer.json": json.dumps(foreign).encode()}]
+
+
+def read_tokenizer(folder: Path) -> None:
+    from clip_jax.data.tokenizers import load_tokenizer
+
+    tokenizer = load_tokenizer(folder / "tokenizer.json")
+    tokenizer.encode(["a red dog", "", "x" * 200, "é 猫 \0"])
+
+
+def suite_samples() -> list[Files]:
+    suite = {"data": ".", "sets": [
+        {"name": "pets", "path": "pets", "kind": "classification", "prompts": "", "metric": "accuracy",
+         "test_split": "test", "only": ["knn"]},
+        {"name": "pairs", "path": "pairs", "kind": "retrieval"}]}  # fmt: skip
+    picture = _picture("PNG")
+    common = {"suite.json": json.dumps(suite).encode(), "pets/classnames.txt": b"cat\ndog\n"}
+    templates = {"pets/zeroshot_classification_templates.txt": b"a {c}\n"}
+    return [
+        common | templates | {"pets/test/cat/0.png": picture, "pets/test/dog/0.png": picture},
+        common | {"pets/test/0.tar": _shard()},
+    ]
+
+
+def read_suite(folder: Path) -> None:
+    from clip_jax.data.labelled import open_labelled
+    from clip_jax.data.preprocess import Preprocess
+    from clip_jax.evals import transfer
+    from clip_jax.places import write_text
+
+    for entry in transfer.read_suite(str(folder / "suite.json"), str(folder)):
+        write_text(folder / f"{entry.name}_{entry.tasks[0] if entry.tasks else ''}.json", "{}")
+        data = open_labelled(folder / "pets")
+        for split in data.splits:
+            found = data.split(split)
+            for i in range(min(len(found.labels), 3)):
+                Preprocess(16)(found.picture(i))
+
+
+def package_samples() -> list[Files]:
+    path = '<path fill="currentColor" d="M12 2 2 11h3v10h14V11h3Z"/>'
+    one = {
+        "prefix": "ph", "width": 24, "height": 24, "lastModified": 1,
+        "info": {"name": "P", "author": {"name": "A", "url": "u"}, "category": "General", "palette": False,
+                 "license": {"title": "MIT", "spdx": "MIT", "url": "u"}},
+        "icons": {"home": {"body": path}, "home-fill": {"body": f"<g>{path}</g>", "width": 32, "left": 2},
+                  "use": {"body": '<defs><path id="a" d="M0 0h9v9H0z"/></defs><use xlink:href="#a"/>'}},
+        "aliases": {"house": {"parent": "home"}}, "categories": {"Places": ["home"]}, "suffixes": {"fill": "Fill"},
+    }  # fmt: skip
+    return [{"p.tgz": tgz({"package/json/ph.json": json.dumps(one).encode(), "package/readme.md": b"x"})}]
+
+
+def read_package(folder: Path) -> None:
+    from clip_jax.data.icons.package import icon_sets
+    from clip_jax.data.icons.render import Pen, draw_set
+    from clip_jax.data.icons.table import describe
+
+    for icons in icon_sets(folder / "p.tgz"):
+        draw_set(icons, Pen(24, "#000000"), folder)
+        describe(icons, folder)
+
+
+READERS = {
+    "tar": Reader(tar_samples, read_tar), "image": Reader(image_samples, read_image),
+    "captions": Reader(captions_samples, read_captions), "table": Reader(table_samples, read_runs_table),
+    "safetensors": Reader(safetensors_samples, read_safetensors), "model": Reader(model_samples, read_model),
+    "config": Reader(config_samples, read_config), "overrides": Reader(overrides_samples, read_overrides),
+    "records": Reader(records_samples, read_records), "tokenizer": Reader(tokenizer_samples, read_tokenizer),
+    "suite": Reader(suite_samples, read_suite), "package": Reader(package_samples, read_package),
+}  # fmt: skip
