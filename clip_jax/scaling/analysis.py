@@ -23,6 +23,7 @@ from clip_jax.scaling.laws.base import Array
 from clip_jax.scaling.noise import Noise
 from clip_jax.scaling.provenance import rows_hash, versions
 from clip_jax.scaling.selection import selection_bias, valley_scatter
+from clip_jax.scaling.statistic import ONE_STEP, interval_method
 from clip_jax.scaling.surface import TESTED_ROWS, Surface, fit_surface
 from clip_jax.scaling.table import fit_rows, prepare
 
@@ -321,6 +322,8 @@ def _surface_data(surface: Surface | str) -> dict[str, Any]:
         return {"status": f"left out: {surface}"}
     fit = surface.fit
     notes = list(fit.notes)
+    if interval_method(fit) == ONE_STEP:
+        notes.append(f"intervals: {ONE_STEP}")
     if fit.points < TESTED_ROWS:
         notes.append(f"{fit.points} rows: the coverage of its intervals was simulated from {TESTED_ROWS} rows on")
     return {

@@ -23,6 +23,7 @@ from clip_jax.scaling.laws.base import Array
 from clip_jax.scaling.noise import NO_NOISE, Noise
 from clip_jax.scaling.prediction import Interval, Prediction, student_cdf
 from clip_jax.scaling.profile import flat_sides, parameter_interval, prediction_profile, scatter
+from clip_jax.scaling.statistic import interval_method
 from clip_jax.scaling.uncertainty import Ensemble, bootstrap_frontier
 
 if TYPE_CHECKING:
@@ -51,7 +52,6 @@ REACH = (0.5, 1.0, 2.0, 4.0, 10.0, 30.0, 100.0)  # times the smallest and the la
 
 class TooFewPoints(UserError):
     """A frontier holds fewer points than a law needs."""
-
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class Fitted:
             "values": fit.values, "fixed": [n for n, free in names if not free],
             "intervals": {n: interval_data(i) for n, i in self.intervals.items()},
             "exponent": {"name": name, "value": fit.values[name], **interval_data(self.intervals.get(name))},
-            "interval_kind": "profile likelihood"
+            "interval_kind": interval_method(fit)
             + (", or the frontier selected again where that is wider" if self.reselected else ""),
             "status": fit.status, "screened": fit.screened, "starts": fit.starts, "agree": fit.agree,
             "share_of_starts": fit.agree / fit.starts, "objective": fit.objective,

@@ -12,7 +12,7 @@ from clip_jax.config import UserError
 from clip_jax.scaling.laws.base import Array, Law
 from clip_jax.scaling.loss import LOG_HUBER, NO_DELTA, Loss
 from clip_jax.scaling.points import Points, check_points, columns_of, copies
-from clip_jax.scaling.solver import abreast, finish_absolute, screen, solve
+from clip_jax.scaling.solver import CHUNK, FEW_FITS, MANY_ROWS, finish_absolute, screen, solve
 
 SPARE_POINTS = 3  # points beyond the parameters that an asymptote needs to be told
 SAME_OBJECTIVE = 1e-6  # starts whose objectives agree to this, relatively, ended at the same optimum
@@ -188,13 +188,23 @@ def fit_law(
     grid = np.unique(
         np.clip(np.where(free, grid, held), np.where(free, low, -np.inf), np.where(free, high, np.inf)), axis=0
     )
-    begin = screen(law, x, data.y, grid, loss, data.weights, abreast(len(data)))
-    ends = solve(law, x, data.y, begin, low, high, loss, weights=data.weights, free=free)
-    first = int(np.argmin(ends.objective))
-    best, objective, converged = ends.theta[first], float(ends.objective[first]), bool(ends.converged[first])
-    if loss.kind == "absolute":
+    some = np.arange(len(data))
+    if len(data) > MANY_ROWS:
+        some = np.sort(np.random.default_rng(0).choice(len(data), MANY_ROWS, replace=False))
+        notes.append(f"starts were compared on {MANY_ROWS} of the {len(data)} rows, the best one was fitted to all")
+    x_some, y_some, w_some = {c: v[some] for c, v in x.items()}, data.y[some], data.weights[some]
+    begin = screen(law, x_some, y_some, grid, loss, w_some, CHUNK if len(some) == len(data) else FEW_FITS)
+    ends = solve(law, x_some, y_some, begin, low, high, loss, weights=w_some, free=free)
+    last, first = ends, int(np.argmin(ends.objective))
+    if len(some) < len(data):
+        last = solve(law, x, data.y, ends.theta[[first]], low, high, loss, weights=data.weights, free=free)
+    end = int(np.argmin(last.objective))
+    best, objective, converged = last.theta[end], float(last.objective[end]), bool(last.converged[end])
+    lowest = float(ends.objective[first])
+    if loss.kind == "absolute" and len(some) == len(data):  # its linear programs are of the square of the rows
         best, objective = finish_absolute(law, x, data.y, best, free, low, high, loss, data.weights)
-    agree = int((ends.objective <= objective * (1 + SAME_OBJECTIVE) + 1e-14 * len(data)).sum())
+        lowest = objective
+    agree = int((ends.objective <= lowest * (1 + SAME_OBJECTIVE) + 1e-14 * len(some)).sum())
     hit = [
         name
         for i, name in enumerate(law.names)

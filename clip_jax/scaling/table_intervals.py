@@ -16,11 +16,11 @@ from clip_jax.scaling.noise import Noise
 from clip_jax.scaling.points import noise_floor
 from clip_jax.scaling.prediction import Interval
 from clip_jax.scaling.profile import parameter_interval, prediction_interval
+from clip_jax.scaling.statistic import interval_method
 from clip_jax.scaling.table_options import TableFit, fixed_values
 from clip_jax.scaling.table_rows import Rows
 from clip_jax.scaling.uncertainty import Ensemble, bootstrap_frontier
 
-PROFILE = "profile likelihood"
 RESELECTED = f"intervals include picking the frontier again in resamples of {RESELECT_SHARE:.0%} of the runs".replace(
     "%", " %"
 )
@@ -131,11 +131,11 @@ def intervals_of(fit: Fit, rows: Rows, what: TableFit) -> TableIntervals:
         method = f"bootstrap of {clusters.groups} groups of {what.group} ({len(clusters.ensemble.replicas)} resamples)"
         return TableIntervals(fit, noise, clusters, None, method, NOT_RESELECTED if chosen else "")
     if not chosen:
-        return TableIntervals(fit, noise, None, None, PROFILE)
+        return TableIntervals(fit, noise, None, None, interval_method(fit))
     again, reason = reselected(fit, rows, what)
     if again is None:
-        return TableIntervals(fit, noise, None, None, PROFILE, f"{NOT_RESELECTED}: {reason}")
-    method = f"{PROFILE}, or the frontier selected again where that is wider"
+        return TableIntervals(fit, noise, None, None, interval_method(fit), f"{NOT_RESELECTED}: {reason}")
+    method = f"{interval_method(fit)}, or the frontier selected again where that is wider"
     return TableIntervals(fit, noise, None, Fitted(fit, noise, again), method, RESELECTED)
 
 

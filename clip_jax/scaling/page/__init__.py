@@ -16,6 +16,7 @@ import numpy as np
 from clip_jax.scaling.analysis import Analysis
 from clip_jax.scaling.checklist import as_text
 from clip_jax.scaling.evidence import REACH, RULES
+from clip_jax.scaling.figures.drawn import MOST_DRAWN, drawn_rows, drawn_text
 from clip_jax.scaling.figures.headline import AVERAGED, AVERAGED_NAME, averaged_bands, headline, times_beyond
 from clip_jax.scaling.figures.learning import known_curves
 from clip_jax.scaling.figures.same_curves import joint_name, same_curves
@@ -183,11 +184,13 @@ def _pictures(folder: Path, law: dict[str, Any]) -> Iterator[str]:
 
 def _rest(found: Analysis, law: dict[str, Any], checklist: dict[str, Any] | None) -> Iterator[str]:
     columns = tuple(c for c in (*TIP, found.metric) if c in found.rows.columns)
-    yield "<h2>Runs</h2>" + table(
-        [{str(k): v for k, v in r.items()} for r in found.rows.to_dict("records")], columns, sortable=True
-    )
+    shown = drawn_rows(found)[list(columns)]
+    yield "<h2>Runs</h2>" + (f'<p class="note">{said}; all are fitted.</p>' if (said := drawn_text(found)) else "")
+    yield table([{str(k): v for k, v in r.items()} for r in shown.to_dict("records")], columns, sortable=True)
     if law["left_out"]:
-        yield "<h2>Runs left out of the fit</h2>" + table(law["left_out"], ("run_id", "reason"))
+        yield "<h2>Runs left out of the fit</h2>" + table(law["left_out"][:MOST_DRAWN], ("run_id", "reason"))
+        if (more := len(law["left_out"]) - MOST_DRAWN) > 0:
+            yield f'<p class="note">… {more:,} more; law.json has all.</p>'
     if checklist is not None:
         yield f"<details><summary>Checklist of the fit</summary><pre>{html.escape(as_text(checklist))}</pre></details>"
     versions = ", ".join(f"{k} {v}" for k, v in law["versions"].items())
