@@ -103,4 +103,5 @@ def _colors(rows: pd.DataFrame, sizes: pd.Series) -> dict[str, str]:
     from matplotlib.colors import to_hex
 
     colors, norm = color_scale(sizes)
-    return {str(run): to_hex(colors(norm(n))) for run, n in zip(rows["run_id"], rows["params"], strict=True)}
+    found = colors(norm(rows["params"].to_numpy(float)))
+    return {str(run): to_hex(color) for run, color in zip(rows["run_id"], found, strict=True)}
