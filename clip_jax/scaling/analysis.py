@@ -17,6 +17,7 @@ from clip_jax.scaling.evidence import BUDGET, RULES, Fitted, TooFewPoints, fit_f
 from clip_jax.scaling.forecast import LEAST_POINTS as LEAST_TO_EXTRAPOLATE
 from clip_jax.scaling.forecast import extrapolation_scores, forecast_check, rival_forms
 from clip_jax.scaling.frontier import by_size, compute_optimal, seed_noise, unbeaten
+from clip_jax.scaling.interval_format import ends_data
 from clip_jax.scaling.isoflop import allocation, isoflop
 from clip_jax.scaling.laws import compared_laws, with_ceiling
 from clip_jax.scaling.laws.base import Array
@@ -328,7 +329,7 @@ def _surface_data(surface: Surface | str) -> dict[str, Any]:
         notes.append(f"{fit.points} rows: the coverage of its intervals was simulated from {TESTED_ROWS} rows on")
     return {
         "formula": fit.law.formula, "values": fit.values, "status": fit.status, "identified": fit.identified,
-        "intervals": {n: {"low": i.low, "high": i.high} for n, i in surface.intervals.items()},
+        "intervals": {n: dict(zip(("low", "high"), ends_data(i), strict=True)) for n, i in surface.intervals.items()},
         "flat": list(fit.flat), "starts": fit.starts, "agree": fit.agree, "screened": fit.screened,
         "condition": fit.condition, "objective": fit.objective, "rows": fit.points, "notes": notes,
         "residual_sd": fit.residual_sd,

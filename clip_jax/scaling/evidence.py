@@ -18,6 +18,7 @@ from clip_jax.config import UserError
 from clip_jax.scaling.diagnostics import influence, residual_checks
 from clip_jax.scaling.fit import Fit, fit_law
 from clip_jax.scaling.frontier import binned, hull, octaves, pareto
+from clip_jax.scaling.interval_format import ends_data
 from clip_jax.scaling.laws import Law, with_ceiling
 from clip_jax.scaling.laws.base import Array
 from clip_jax.scaling.noise import NO_NOISE, Noise
@@ -168,8 +169,8 @@ class Fitted:
         return {
             "form": fit.law.name, "law": fit.law.key, "formula": fit.law.formula, "latex": fit.law.latex,
             "values": fit.values, "fixed": [n for n, free in names if not free],
-            "intervals": {n: interval_data(i) for n, i in self.intervals.items()},
-            "exponent": {"name": name, "value": fit.values[name], **interval_data(self.intervals.get(name))},
+            "intervals": {n: _sides(i) for n, i in self.intervals.items()},
+            "exponent": {"name": name, "value": fit.values[name], **_sides(self.intervals.get(name))},
             "interval_kind": interval_method(fit)
             + (", or the frontier selected again where that is wider" if self.reselected else ""),
             "status": fit.status, "screened": fit.screened, "starts": fit.starts, "agree": fit.agree,
@@ -190,16 +191,16 @@ class Fitted:
         }  # fmt: skip
 
 
-def _union(found: Interval, low: float, high: float) -> Interval:
-    return replace(found, low=min(found.low, float(low)), high=max(found.high, float(high)))
-
-
-def interval_data(found: Interval | None) -> dict[str, Any]:
-    """{low, high, open: sides that the data do not bound}; nothing of a fixed parameter."""
+def _sides(found: Interval | None) -> dict[str, Any]:
+    """{low, high (null where open), open: sides that the data do not bound}; nothing of a fixed parameter."""
     if found is None:
         return {"low": None, "high": None, "open": []}
     sides = [s for s, is_open in (("below", found.open_low), ("above", found.open_high)) if is_open]
-    return {"low": found.low, "high": found.high, "open": sides}
+    return {**dict(zip(("low", "high"), ends_data(found), strict=True)), "open": sides}
+
+
+def _union(found: Interval, low: float, high: float) -> Interval:
+    return replace(found, low=min(found.low, float(low)), high=max(found.high, float(high)))
 
 
 def replicas_for(candidates: int) -> int:

@@ -22,6 +22,11 @@ def interval_text(found: Interval) -> str:
 
 
 def interval_data(found: Interval) -> dict[str, float | None]:
-    """Return value, low and high; an open end is None."""
-    low, high = (None if o else float(v) for o, v in ((found.open_low, found.low), (found.open_high, found.high)))
+    """Return value, low, high and level; an open end is None."""
+    low, high = ends_data(found)
     return {"value": float(found.value), "low": low, "high": high, "level": found.level}
+
+
+def ends_data(found: Interval) -> tuple[float | None, float | None]:
+    """Return (low, high); an open end is None."""
+    return None if found.open_low else float(found.low), None if found.open_high else float(found.high)

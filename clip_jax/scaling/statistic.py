@@ -84,5 +84,5 @@ def interval_method(fit: Fit) -> str:
     if fit.points <= MANY_ROWS:
         return PROFILED
     root, free = float(np.sqrt(threshold(fit, 0.95))), np.flatnonzero(fit.free_mask)
-    quadratic = all(is_quadratic(fit, along_parameter(fit, i, NO_NOISE), root, NO_NOISE) for i in free)
+    quadratic = all(is_quadratic(fit, along_parameter(fit, int(i), NO_NOISE), root, NO_NOISE) for i in free)
     return ONE_STEP if quadratic else PROFILED

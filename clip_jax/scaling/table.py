@@ -60,6 +60,9 @@ def prepare(df: pd.DataFrame, metric: str, name: str = "table") -> pd.DataFrame:
     Raises:
       UserError: a missing column, the run whose number is out of range, FLOPs that are plainly logarithms.
     """
+    if metric in (*REQUIRED, "budget"):
+        reason = "is a scale, no error or loss"
+        raise UserError(f"{name}: {metric} {reason}", field="--metric", value=metric, reason=reason)
     missing = [c for c in (*REQUIRED, metric) if c not in df.columns]
     if missing:
         reason = f"lacks the column {', '.join(missing)}; it has {', '.join(map(str, df.columns))}"

@@ -35,7 +35,7 @@ from clip_jax.scaling.table_options import (
     law_of,
     point_of,
 )
-from clip_jax.scaling.table_rows import columns_from, read_rows, rows_of
+from clip_jax.scaling.table_rows import columns_from, read_rows
 from clip_jax.scaling.table_tasks import fit_tasks, names_several
 from clip_jax.scaling.table_two_step import compare_with_direct, fit_steps
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FRONTIERS", "MEANINGS", "UNITS", "TableFit", "columns_from", "fit_any", "fit_rows_of", "fixed_values", "law_of",
-    "point_of", "rows_of",
+    "point_of",
 ]  # fmt: skip
 
 

@@ -132,7 +132,8 @@ def _evidence(found: Analysis, law: dict[str, Any]) -> Iterator[str]:
         {
             "form": f["form"],
             "law": ", ".join([f["formula"], *(f"{k} = {v:.4g}" for k, v in f["values"].items())]),
-            "exponent": f["exponent"]["value"], "low": f["exponent"]["low"], "high": f["exponent"]["high"],
+            "exponent": f["exponent"]["value"],
+            **{e: f["exponent"][e] if f["identified"] or f["pinned"] else None for e in ("low", "high")},
             "starts": f"{f['agree']} of {f['starts']}", "extrapolation": scores.get(f["form"]),
             "status": "; ".join([f["status"], *f["warnings"]]),
         }
@@ -140,7 +141,10 @@ def _evidence(found: Analysis, law: dict[str, Any]) -> Iterator[str]:
     ]  # fmt: skip
     if forms:
         yield "<h2>Forms</h2>" + table(forms, FORM_COLUMNS)
-        yield '<p class="note">low, high: 95 % interval of the exponent; a dash: held, or not bounded by the data.</p>'
+        yield (
+            '<p class="note">low, high: 95 % interval of the exponent; a dash: held, not bounded by the data, or of a '
+            "fit that is not identified.</p>"
+        )
     if law["forecast_check"]:
         yield "<h2>Forecast check: the largest budget, from the others</h2>"
         yield table(law["forecast_check"], CHECK_COLUMNS)
