@@ -107,7 +107,7 @@ def compute_gain(a: Ensemble, b: Ensemble, at: float, *, seed: int = 0) -> Estim
     low, high = (float(v) for v in np.quantile(gains, TAILS, method=method))
     known = float((gains > 0).mean())
     if np.isinf(own):
-        text = f"lies below the error at {at:.3g} at any compute (gain at least {low:.2f}×)"
+        text = f"lies below the error at {at:.3g} at any compute"
     elif own >= 1:
         text = f"needs {own:.2f}× ({low:.2f} to {_most(high)}) less compute for the error at {at:.3g}"
     elif own > 0:

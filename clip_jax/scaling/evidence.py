@@ -203,9 +203,24 @@ def _union(found: Interval, low: float, high: float) -> Interval:
     return replace(found, low=min(found.low, float(low)), high=max(found.high, float(high)))
 
 
-def replicas_for(candidates: int) -> int:
-    """Return in how many resamples a frontier of so many candidates is picked again: fewer of very many."""
-    return int(np.clip(MOST_DRAWN // max(candidates, 1), LEAST_REPLICAS, REPLICAS))
+def reselect(fit: Fit, x: Array, y: Array, rule: str) -> tuple[Ensemble | None, str]:
+    """Fit frontiers that are picked again in resamples of a cloud; or None and why not.
+
+    Args:
+      fit: of the frontier.
+      x, y: of all candidates, [n].
+      rule: key of `SELECT`.
+    """
+    if len(y) < RESELECT_FROM:
+        return None, f"{len(y)} runs are fewer than {RESELECT_FROM}"
+    held = {n: fit.values[n] for n, free in zip(fit.law.names, fit.free_mask, strict=True) if not free}
+    count = int(np.clip(MOST_DRAWN // len(y), LEAST_REPLICAS, REPLICAS))
+    again = bootstrap_frontier(
+        fit.law, x, y, SELECT[rule], replicas=count, share=RESELECT_SHARE, fixed=held, profile=False, loss=fit.loss
+    )
+    if len(again.replicas) <= count / 2:
+        return None, f"only {len(again.replicas)} of {count} resamples could be fitted"
+    return again, ""
 
 
 def knots(flops: Array) -> Array:
@@ -262,13 +277,8 @@ def fit_frontier(
     if above:
         fit = replace(fit, notes=(*fit.notes, f"{above} points above guessing, {chance:.4g}, are left out"))
     again = unselected = None
-    if not planned and len(candidates) >= RESELECT_FROM:
-        held = {n: fit.values[n] for n, free in zip(law.names, fit.free_mask, strict=True) if not free}
-        x, y = (candidates[c].to_numpy(float) for c in ("flops", "error"))
-        again = bootstrap_frontier(
-            law, x, y, SELECT[rule], replicas=replicas_for(len(x)), share=RESELECT_SHARE, fixed=held, profile=False
-        )
-        again = again if len(again.replicas) > replicas_for(len(x)) / 2 else None
+    if not planned:
+        again, _ = reselect(fit, candidates["flops"].to_numpy(float), candidates["error"].to_numpy(float), rule)
     if bias:
         shift = np.array([bias.get(float(b), 0.0) for b in points["budget"]])
         if (shift < -SELECTION_MATTERS * max(noise.sd, fit.residual_sd)).any():

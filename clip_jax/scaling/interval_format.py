@@ -5,9 +5,9 @@ from __future__ import annotations
 from clip_jax.scaling.prediction import Interval
 
 
-def ends_text(low: float | None, high: float | None) -> str:
+def ends_text(low: float | None, high: float | None, form: str = ".4g") -> str:
     """Format ``[low, high]``; an end that is missing or infinite is written ``none``."""
-    ends = ("none" if v is None or v in (float("-inf"), float("inf")) else f"{v:.4g}" for v in (low, high))
+    ends = ("none" if v is None or v in (float("-inf"), float("inf")) else f"{v:{form}}" for v in (low, high))
     return f"[{', '.join(ends)}]"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from clip_jax.scaling.evidence import BUDGET, RULES
 from clip_jax.scaling.forecast import AVERAGED
+from clip_jax.scaling.interval_format import ends_text
 
 COLUMNS = 100  # of a terminal
 SHOWN = 10  # budgets
@@ -116,5 +117,4 @@ def _number(value: float | None) -> str:
 
 
 def _span(low: float | None, high: float | None) -> str:
-    """An interval; an end that the data do not bound is ``none``."""
-    return "[" + ", ".join("none" if v is None else f"{v:.4f}" for v in (low, high)) + "]"
+    return ends_text(low, high, ".4f")
