@@ -88,7 +88,7 @@ class Analysis:
     def averaged_bands(self, grid: Array) -> dict[str, Array]:
         """Return {median, low, high, run_low, run_high} over FLOPs [n]. Raises UserError where no form was fitted."""
         if self.averaged is None:
-            raise UserError("no form could be averaged")
+            raise UserError("no form could be averaged", field="forms", reason="none could be averaged")
         return self.averaged.bands(grid)
 
     @property
@@ -128,7 +128,8 @@ def analyse(
     planned = "budget" in df.columns
     rows, left_out = fit_rows(prepare(df, metric, name), metric, chance, keep_above_chance=True)
     if rows.empty:
-        raise UserError(f"no run may enter the fit of {metric}; the first was left out: {left_out[0]['reason']}")
+        reason = f"no run may enter the fit; the first was left out: {left_out[0]['reason']}"
+        raise UserError(f"{metric}: {reason}", field=metric, reason=reason)
     if curves is not None:
         drawable = (curves[["flops", "error"]] > 0) & np.isfinite(curves[["flops", "error"]])
         curves = curves[drawable.all(axis=1)]

@@ -271,7 +271,8 @@ def fit_frontier(
     least = max(LEAST_POINTS, len(law.parameters) - len(known))
     if len(points) < least:
         beyond = f" ({above} above guessing, {chance:g}, are left out)" if above else ""
-        raise TooFewPoints(f"{len(points)} points, {law.name} needs {least}{beyond}")
+        reason = f"{len(points)} points, {law.name} needs {least}{beyond}"
+        raise TooFewPoints(reason, field="points", value=len(points), reason=reason)
     x, y = points["flops"].to_numpy(float), points["error"].to_numpy(float)
     fit = fit_law(law, x, y, known=known, profile=False)
     if above:

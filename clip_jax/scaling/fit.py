@@ -168,7 +168,8 @@ def fit_law(
         reason = "every parameter is held, so nothing is fitted"
         raise UserError(f"fit: {reason}", field="fixed", value=sorted(fixed), reason=reason)
     if len(data) < free.sum():
-        raise UserError(f"fit: {law.name} needs at least {free.sum()} points, there are {len(data)}")
+        reason = f"{law.name} needs at least {free.sum()} points, there are {len(data)}"
+        raise UserError(f"fit: {reason}", field="points", value=len(data), reason=reason)
     if len(data) == free.sum():
         notes.append(f"{len(data)} points and as many parameters: the curve passes through them and nothing is tested")
     references = _references(law, data.columns, {*fixed, *(bounds or {})})
@@ -179,7 +180,8 @@ def fit_law(
         i = law.index(name)
         limits = [_one(law, name, v, references) for v in (a, b)]
         if not limits[0] < limits[1] or not np.isfinite(limits).all():
-            raise UserError(f"fit: bounds of {name}=({a}, {b}): must be finite, rising and inside its domain")
+            reason = "must be finite, rising and inside its domain"
+            raise UserError(f"fit: bounds of {name}=({a}, {b}): {reason}", field=name, value=(a, b), reason=reason)
         low[i], high[i] = limits
     held = np.array([_one(law, n, fixed[n], references) if n in fixed else 0.0 for n in law.names])
     for name in fixed:
@@ -226,7 +228,9 @@ def fit_law(
 def fit_pinned_and_free(law: Law, columns: Any, y: Any, *, at: float | None = None, **options: Any) -> tuple[Fit, Fit]:
     """Both fits of a law with an asymptote: held (at its default, or ``at``) and free. Raises as `fit_law`."""
     if law.asymptote is None:
-        raise UserError(f"{law.name}: has no asymptote to pin")
+        raise UserError(
+            f"{law.name}: has no asymptote to pin", field="law", value=law.key, reason="has no asymptote to pin"
+        )
     value = law.pin_at(np.asarray(y, float)) if at is None else at
     return fit_law(law, columns, y, fixed={law.asymptote: value}, **options), fit_law(
         law, columns, y, fixed={}, **options

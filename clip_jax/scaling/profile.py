@@ -75,7 +75,7 @@ def parameter_interval(fit: Fit, name: str, *, level: float = 0.95, noise: Noise
     """
     i = fit.law.index(name)
     if not fit.free_mask[i]:
-        raise UserError(f"profile: {name} was fixed")
+        raise UserError(f"profile: {name} was fixed", field=name, reason="was fixed")
     value = fit.values[name]
     fit = with_free_asymptote(fit)
     if fit.points <= fit.free:

@@ -71,13 +71,15 @@ def fit_surface(rows: pd.DataFrame, metric: str) -> Surface:
     """Fit all runs. Raises UserError: too few rows, sizes or numbers of samples, or all on one line."""
     for column, what in (("params", "sizes"), ("samples_seen", "numbers of samples")):
         if (found := rows[column].nunique()) < LEAST_VALUES:
-            raise UserError(f"{found} {what}, at least {LEAST_VALUES} are needed")
+            reason = f"{found} {what}, at least {LEAST_VALUES} are needed"
+            raise UserError(reason, field=column, value=found, reason=reason)
     if len(rows) < LEAST_ROWS:
-        raise UserError(f"{len(rows)} runs, at least {LEAST_ROWS} are needed")
+        reason = f"{len(rows)} runs, at least {LEAST_ROWS} are needed"
+        raise UserError(reason, field="runs", value=len(rows), reason=reason)
     columns = {c: rows[c].to_numpy(float) for c in ("params", "samples_seen")}
     fit = fit_law(Chinchilla(), columns, rows[metric].to_numpy(float))
     if fit.status == "failed":
-        raise UserError("the fit did not converge")
+        raise UserError("the fit did not converge", field="status", value=fit.status, reason="the fit did not converge")
     n, per_sample = np.log(columns["params"]), np.log(rows["flops"].to_numpy(float) / columns["samples_seen"])
     power, constant = np.polyfit(n - n.mean(), per_sample, 1)
     cost = float(np.exp(constant - power * n.mean()))
