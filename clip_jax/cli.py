@@ -73,6 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("dir", metavar="SWEEP_DIR|TABLE.csv")
     report.add_argument("--out", help="with a table: folder of the report (default: beside it, report/)")
     report.add_argument("--metric", help="with a table: the column to explain (default: error_mean)")
+    report.add_argument(
+        "--chance", type=float, help="with a table: the error of guessing (default: of evals.csv beside it)"
+    )
     count = verb("flops", "Parameters and forward GFLOPs a pair (2 per multiply-add) of named models.")
     count.add_argument("names", metavar="NAME", nargs="+", help="a preset, or rung:NUMBER of the ladder")
     count.add_argument("--no-xla", action="store_true", help="leave out XLA's own number, the slow part")
@@ -286,11 +289,11 @@ def _report(args: argparse.Namespace) -> None:
 
     enable_compile_cache()
     if (is_table_name(args.dir) and not place(args.dir).is_dir()) or Path(args.dir).is_file():
-        report_of_table(Path(args.dir), args.out, args.metric or "error_mean")
+        report_of_table(Path(args.dir), args.out, args.metric or "error_mean", chance=args.chance)
         return
-    for name in ("out", "metric"):
-        if getattr(args, name) is not None:
-            raise UserError(f"--{name}: would be ignored, a sweep has its own")
+    for name in ("out", "metric", "chance"):
+        if (value := getattr(args, name)) is not None:
+            raise UserError(field=f"--{name}", value=value, reason="would be ignored, a sweep has its own")
     report(args.dir)
 
 

@@ -17,12 +17,14 @@ from clip_jax.scaling.evidence import BUDGET, RULES, Fitted, TooFewPoints, fit_f
 from clip_jax.scaling.forecast import LEAST_POINTS as LEAST_TO_EXTRAPOLATE
 from clip_jax.scaling.forecast import extrapolation_scores, forecast_check, rival_forms
 from clip_jax.scaling.frontier import by_size, compute_optimal, seed_noise, unbeaten
+from clip_jax.scaling.interval_format import ends_data
 from clip_jax.scaling.isoflop import allocation, isoflop
 from clip_jax.scaling.laws import compared_laws, with_ceiling
 from clip_jax.scaling.laws.base import Array
 from clip_jax.scaling.noise import Noise
 from clip_jax.scaling.provenance import rows_hash, versions
 from clip_jax.scaling.selection import selection_bias, valley_scatter
+from clip_jax.scaling.statistic import ONE_STEP, interval_method
 from clip_jax.scaling.surface import TESTED_ROWS, Surface, fit_surface
 from clip_jax.scaling.table import fit_rows, prepare
 
@@ -86,7 +88,7 @@ class Analysis:
     def averaged_bands(self, grid: Array) -> dict[str, Array]:
         """Return {median, low, high, run_low, run_high} over FLOPs [n]. Raises UserError where no form was fitted."""
         if self.averaged is None:
-            raise UserError("no form could be averaged")
+            raise UserError("no form could be averaged", field="forms", reason="none could be averaged")
         return self.averaged.bands(grid)
 
     @property
@@ -126,7 +128,8 @@ def analyse(
     planned = "budget" in df.columns
     rows, left_out = fit_rows(prepare(df, metric, name), metric, chance, keep_above_chance=True)
     if rows.empty:
-        raise UserError(f"no run may enter the fit of {metric}; the first was left out: {left_out[0]['reason']}")
+        reason = f"no run may enter the fit; the first was left out: {left_out[0]['reason']}"
+        raise UserError(f"{metric}: {reason}", field=metric, reason=reason)
     if curves is not None:
         drawable = (curves[["flops", "error"]] > 0) & np.isfinite(curves[["flops", "error"]])
         curves = curves[drawable.all(axis=1)]
@@ -321,11 +324,13 @@ def _surface_data(surface: Surface | str) -> dict[str, Any]:
         return {"status": f"left out: {surface}"}
     fit = surface.fit
     notes = list(fit.notes)
+    if interval_method(fit) == ONE_STEP:
+        notes.append(f"intervals: {ONE_STEP}")
     if fit.points < TESTED_ROWS:
         notes.append(f"{fit.points} rows: the coverage of its intervals was simulated from {TESTED_ROWS} rows on")
     return {
         "formula": fit.law.formula, "values": fit.values, "status": fit.status, "identified": fit.identified,
-        "intervals": {n: {"low": i.low, "high": i.high} for n, i in surface.intervals.items()},
+        "intervals": {n: dict(zip(("low", "high"), ends_data(i), strict=True)) for n, i in surface.intervals.items()},
         "flat": list(fit.flat), "starts": fit.starts, "agree": fit.agree, "screened": fit.screened,
         "condition": fit.condition, "objective": fit.objective, "rows": fit.points, "notes": notes,
         "residual_sd": fit.residual_sd,

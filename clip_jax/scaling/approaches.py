@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clip_jax.config import UserError
+from clip_jax.checks import UserError, at_least, one_of
 from clip_jax.scaling.interval_format import interval_data, interval_text
 from clip_jax.scaling.isoflop import BUDGETS_FOR_EXPONENT, lowest_point
 from clip_jax.scaling.laws.base import Array
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 MAX_REFUSED = 0.1  # share of a valley's redraws without a lowest point, from which on the valley is refused
 MIN_RUNS_FOR_ENVELOPE = 6
+LEAST_DRAWS = 50
 ROOM = 2.0  # factor between the best size and the smallest and largest ones trained at a compute
 
 
@@ -155,16 +156,10 @@ def fit_valleys(
     Raises:
       UserError: a missing column, a number not above 0, an unknown way or space, or a scatter that nothing tells.
     """
+    one_of("space", space, ("log", "linear"))
+    at_least("draws", draws, LEAST_DRAWS)
     columns = [budget, params, samples, y]
-    if missing := [c for c in columns if c not in runs.columns]:
-        raise UserError(f"approach 2: the table lacks {', '.join(missing)}")
-    if space not in ("log", "linear"):
-        raise UserError(f"approach 2: space={space!r}: must be log or linear")
-    data = runs[columns].astype(float)
-    if not (np.isfinite(data) & (data > 0)).all(axis=None):
-        raise UserError(f"approach 2: {', '.join(columns)} must be finite and above 0 in every row")
-    if draws < 50:
-        raise UserError(f"approach 2: draws={draws}: at least 50 are needed")
+    data = _numbers(runs, columns, columns)
     data = data.assign(y=np.log(data[y]) if space == "log" else data[y])
     groups = []
     for flops, rows in data.groupby(budget, sort=True):
@@ -190,6 +185,21 @@ def fit_valleys(
     return ApproachResult(2, "identified", size, data_line, tuple(valleys), float(sd), extra)
 
 
+def _numbers(table: pd.DataFrame, needed: list[str], columns: list[str]) -> pd.DataFrame:
+    """The columns as float64. Raises UserError where one of ``needed`` is missing, or a number is not above 0."""
+    if missing := [c for c in needed if c not in table.columns]:
+        reason = f"the table lacks {', '.join(missing)}"
+        raise UserError(reason, field=missing[0], reason=reason)
+    data = table[columns].astype(float)
+    for column in columns:
+        values = data[column].to_numpy(float)
+        if (wrong := ~(np.isfinite(values) & (values > 0))).any():
+            row, reason = int(np.argmax(wrong)), "must be finite and above 0"
+            said = f"row {data.index[row]}: {column}={values[row]:g} {reason}"
+            raise UserError(said, field=column, value=float(values[row]), reason=reason)
+    return data
+
+
 def _scatter(data: pd.DataFrame, groups: list[Any], budget: str, params: str, way: str) -> tuple[float, int]:
     """(standard deviation of one run, its degrees of freedom), from seeds, else from the valleys' residuals."""
     cells = data.groupby([budget, params])["y"]
@@ -206,7 +216,8 @@ def _scatter(data: pd.DataFrame, groups: list[Any], budget: str, params: str, wa
             residual = values - np.polyval(np.polyfit(x - x.mean(), values, order, w=w), x - x.mean())
             total, degrees = total + float((w**2 * residual**2).sum()), degrees + len(x) - order - 1
     if not degrees:
-        raise UserError("approach 2: no seeds and no valley with spare sizes: give noise_sd")
+        reason, hint = "no seeds and no valley with spare sizes tell the scatter of runs", "add seeds, or sizes"
+        raise UserError(f"approach 2: {reason}; {hint}", field=params, reason=reason, hint=hint)
     return float(np.sqrt(total / degrees)), degrees
 
 
@@ -299,16 +310,13 @@ def fit_envelope(
     Raises:
       UserError: a missing column, a number not above 0, or fewer than `MIN_RUNS_FOR_ENVELOPE` runs.
     """
-    columns = [run_id, flops, params, samples, y]
-    if missing := [c for c in columns if c not in curves.columns]:
-        raise UserError(f"approach 1: the table lacks {', '.join(missing)}")
-    numbers = curves[columns[1:]].to_numpy(float)
-    if not (np.isfinite(numbers) & (numbers > 0)).all():
-        raise UserError(f"approach 1: {', '.join(columns[1:])} must be finite and above 0 in every row")
-    logs = {k: np.log(curves[c].to_numpy(float)) for k, c in zip(("c", "n", "d", "y"), columns[1:], strict=True)}
+    columns = [flops, params, samples, y]
+    numbers = _numbers(curves, [run_id, *columns], columns)
+    logs = {k: np.log(numbers[c].to_numpy(float)) for k, c in zip(("c", "n", "d", "y"), columns, strict=True)}
     runs = [np.flatnonzero(curves[run_id].to_numpy() == name) for name in curves[run_id].unique()]
     if len(runs) < MIN_RUNS_FOR_ENVELOPE:
-        raise UserError(f"approach 1: {len(runs)} runs, at least {MIN_RUNS_FOR_ENVELOPE} are needed")
+        reason = f"{len(runs)} runs, at least {MIN_RUNS_FOR_ENVELOPE} are needed"
+        raise UserError(f"approach 1: {reason}", field=run_id, value=len(runs), reason=reason)
     grid = np.linspace(logs["c"].min(), logs["c"].max(), points)
     along, seen = np.full((2, len(runs), points), np.inf)
     for i, rows in enumerate(runs):

@@ -48,6 +48,23 @@ def chance_of(evals: pd.DataFrame, metric: str) -> float | None:
     return float(values[0])
 
 
+def chance_of_table(df: pd.DataFrame, metric: str, folder: Path, given: float | None = None) -> float | None:
+    """Return the error of guessing of a table: the one ``given``, or `chance_beside` it.
+
+    Raises:
+      UserError: one given that is not above 0 and finite, or below every row, where no law could be told.
+    """
+    if given is None:
+        return chance_beside(folder, metric)
+    if not 0 < given < np.inf:
+        raise UserError(field="--chance", value=given, reason="must be above 0 and finite")
+    import pandas as pd
+
+    if metric in df.columns and pd.to_numeric(df[metric], errors="coerce").min() > given:
+        raise UserError(field="--chance", value=given, reason=f"every {metric} lies above it")
+    return given
+
+
 def chance_beside(folder: Path, metric: str) -> float | None:
     """Return `chance_of` the ``evals.csv`` in a folder (or bucket), or None where there is none."""
     import pandas as pd

@@ -20,6 +20,7 @@ from clip_jax.scaling.fit import Fit
 from clip_jax.scaling.interval_format import ends_text
 from clip_jax.scaling.prediction import Interval
 from clip_jax.scaling.profile import parameter_interval
+from clip_jax.scaling.statistic import interval_method
 
 NOT_STATED = "not stated"
 MOST_MOVED = 50  # rows that are named
@@ -102,7 +103,7 @@ def checklist(
             "rows that move a parameter by a standard error": moved_by_rows(fit, most=MOST_MOVED)
             if moved is None
             else moved,
-            "influence of rows": influence_method(fit), "intervals": method or "profile likelihood",
+            "influence of rows": influence_method(fit), "intervals": method or interval_method(fit),
             "notes": list(fit.notes),
         },
     }  # fmt: skip

@@ -106,14 +106,20 @@ def compute_gain(a: Ensemble, b: Ensemble, at: float, *, seed: int = 0) -> Estim
     method: Any = "linear" if np.isfinite(gains).all() else "nearest"
     low, high = (float(v) for v in np.quantile(gains, TAILS, method=method))
     known = float((gains > 0).mean())
-    if own >= 1:
-        text = f"needs {own:.2f}× ({low:.2f} to {high:.3g}) less compute for the error at {at:.3g}"
+    if np.isinf(own):
+        text = f"lies below the error at {at:.3g} at any compute"
+    elif own >= 1:
+        text = f"needs {own:.2f}× ({low:.2f} to {_most(high)}) less compute for the error at {at:.3g}"
     elif own > 0:
         least, most = (1 / v if v else np.inf for v in (high, low))
-        text = f"needs {1 / own:.2f}× ({least:.2f} to {most:.3g}) more compute for the error at {at:.3g}"
+        text = f"needs {1 / own:.2f}× ({least:.2f} to {_most(most)}) more compute for the error at {at:.3g}"
     else:
         text = f"never reaches the error at {at:.3g}"
     return Estimate(own, low, high, known, text)
+
+
+def _most(value: float) -> str:
+    return "no limit" if np.isinf(value) else f"{value:.3g}"
 
 
 def _gain(at: float, here: Array, target: Array, needed: Any) -> Array:

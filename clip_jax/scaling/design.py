@@ -80,6 +80,9 @@ def _design(fit: Fit, target: Any, candidates: Mapping[str, Array], floor: float
     forecast = _slopes(fit, one)[0]
     if fit.loss.space != "log":
         forecast = forecast / max(float(fit.predict(one)[0]), TINY)
+    if not np.abs(forecast).max() > 0:
+        reason = "the curve lies at the error of guessing there, whatever the parameters are"
+        raise UserError(f"design: {reason}", field="--at", value=fit.law.key, reason=reason)
     return _Design(information, forecast, _slopes(fit, candidates) / sd, fit.degrees)
 
 

@@ -18,11 +18,13 @@ from clip_jax.config import UserError
 from clip_jax.scaling.diagnostics import influence, residual_checks
 from clip_jax.scaling.fit import Fit, fit_law
 from clip_jax.scaling.frontier import binned, hull, octaves, pareto
+from clip_jax.scaling.interval_format import ends_data
 from clip_jax.scaling.laws import Law, with_ceiling
 from clip_jax.scaling.laws.base import Array
 from clip_jax.scaling.noise import NO_NOISE, Noise
 from clip_jax.scaling.prediction import Interval, Prediction, student_cdf
 from clip_jax.scaling.profile import flat_sides, parameter_interval, prediction_profile, scatter
+from clip_jax.scaling.statistic import interval_method
 from clip_jax.scaling.uncertainty import Ensemble, bootstrap_frontier
 
 if TYPE_CHECKING:
@@ -167,9 +169,9 @@ class Fitted:
         return {
             "form": fit.law.name, "law": fit.law.key, "formula": fit.law.formula, "latex": fit.law.latex,
             "values": fit.values, "fixed": [n for n, free in names if not free],
-            "intervals": {n: interval_data(i) for n, i in self.intervals.items()},
-            "exponent": {"name": name, "value": fit.values[name], **interval_data(self.intervals.get(name))},
-            "interval_kind": "profile likelihood"
+            "intervals": {n: _sides(i) for n, i in self.intervals.items()},
+            "exponent": {"name": name, "value": fit.values[name], **_sides(self.intervals.get(name))},
+            "interval_kind": interval_method(fit)
             + (", or the frontier selected again where that is wider" if self.reselected else ""),
             "status": fit.status, "screened": fit.screened, "starts": fit.starts, "agree": fit.agree,
             "share_of_starts": fit.agree / fit.starts, "objective": fit.objective,
@@ -189,21 +191,36 @@ class Fitted:
         }  # fmt: skip
 
 
+def _sides(found: Interval | None) -> dict[str, Any]:
+    """{low, high (null where open), open: sides that the data do not bound}; nothing of a fixed parameter."""
+    if found is None:
+        return {"low": None, "high": None, "open": []}
+    sides = [s for s, is_open in (("below", found.open_low), ("above", found.open_high)) if is_open]
+    return {**dict(zip(("low", "high"), ends_data(found), strict=True)), "open": sides}
+
+
 def _union(found: Interval, low: float, high: float) -> Interval:
     return replace(found, low=min(found.low, float(low)), high=max(found.high, float(high)))
 
 
-def interval_data(found: Interval | None) -> dict[str, Any]:
-    """{low, high, open: sides that the data do not bound}; nothing of a fixed parameter."""
-    if found is None:
-        return {"low": None, "high": None, "open": []}
-    sides = [s for s, is_open in (("below", found.open_low), ("above", found.open_high)) if is_open]
-    return {"low": found.low, "high": found.high, "open": sides}
+def reselect(fit: Fit, x: Array, y: Array, rule: str) -> tuple[Ensemble | None, str]:
+    """Fit frontiers that are picked again in resamples of a cloud; or None and why not.
 
-
-def replicas_for(candidates: int) -> int:
-    """Return in how many resamples a frontier of so many candidates is picked again: fewer of very many."""
-    return int(np.clip(MOST_DRAWN // max(candidates, 1), LEAST_REPLICAS, REPLICAS))
+    Args:
+      fit: of the frontier.
+      x, y: of all candidates, [n].
+      rule: key of `SELECT`.
+    """
+    if len(y) < RESELECT_FROM:
+        return None, f"{len(y)} runs are fewer than {RESELECT_FROM}"
+    held = {n: fit.values[n] for n, free in zip(fit.law.names, fit.free_mask, strict=True) if not free}
+    count = int(np.clip(MOST_DRAWN // len(y), LEAST_REPLICAS, REPLICAS))
+    again = bootstrap_frontier(
+        fit.law, x, y, SELECT[rule], replicas=count, share=RESELECT_SHARE, fixed=held, profile=False, loss=fit.loss
+    )
+    if len(again.replicas) <= count / 2:
+        return None, f"only {len(again.replicas)} of {count} resamples could be fitted"
+    return again, ""
 
 
 def knots(flops: Array) -> Array:
@@ -254,19 +271,15 @@ def fit_frontier(
     least = max(LEAST_POINTS, len(law.parameters) - len(known))
     if len(points) < least:
         beyond = f" ({above} above guessing, {chance:g}, are left out)" if above else ""
-        raise TooFewPoints(f"{len(points)} points, {law.name} needs {least}{beyond}")
+        reason = f"{len(points)} points, {law.name} needs {least}{beyond}"
+        raise TooFewPoints(reason, field="points", value=len(points), reason=reason)
     x, y = points["flops"].to_numpy(float), points["error"].to_numpy(float)
     fit = fit_law(law, x, y, known=known, profile=False)
     if above:
         fit = replace(fit, notes=(*fit.notes, f"{above} points above guessing, {chance:.4g}, are left out"))
     again = unselected = None
-    if not planned and len(candidates) >= RESELECT_FROM:
-        held = {n: fit.values[n] for n, free in zip(law.names, fit.free_mask, strict=True) if not free}
-        x, y = (candidates[c].to_numpy(float) for c in ("flops", "error"))
-        again = bootstrap_frontier(
-            law, x, y, SELECT[rule], replicas=replicas_for(len(x)), share=RESELECT_SHARE, fixed=held, profile=False
-        )
-        again = again if len(again.replicas) > replicas_for(len(x)) / 2 else None
+    if not planned:
+        again, _ = reselect(fit, candidates["flops"].to_numpy(float), candidates["error"].to_numpy(float), rule)
     if bias:
         shift = np.array([bias.get(float(b), 0.0) for b in points["budget"]])
         if (shift < -SELECTION_MATTERS * max(noise.sd, fit.residual_sd)).any():

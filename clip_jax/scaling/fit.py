@@ -12,7 +12,7 @@ from clip_jax.config import UserError
 from clip_jax.scaling.laws.base import Array, Law
 from clip_jax.scaling.loss import LOG_HUBER, NO_DELTA, Loss
 from clip_jax.scaling.points import Points, check_points, columns_of, copies
-from clip_jax.scaling.solver import abreast, finish_absolute, screen, solve
+from clip_jax.scaling.solver import CHUNK, FEW_FITS, MANY_ROWS, finish_absolute, screen, solve
 
 SPARE_POINTS = 3  # points beyond the parameters that an asymptote needs to be told
 SAME_OBJECTIVE = 1e-6  # starts whose objectives agree to this, relatively, ended at the same optimum
@@ -168,7 +168,8 @@ def fit_law(
         reason = "every parameter is held, so nothing is fitted"
         raise UserError(f"fit: {reason}", field="fixed", value=sorted(fixed), reason=reason)
     if len(data) < free.sum():
-        raise UserError(f"fit: {law.name} needs at least {free.sum()} points, there are {len(data)}")
+        reason = f"{law.name} needs at least {free.sum()} points, there are {len(data)}"
+        raise UserError(f"fit: {reason}", field="points", value=len(data), reason=reason)
     if len(data) == free.sum():
         notes.append(f"{len(data)} points and as many parameters: the curve passes through them and nothing is tested")
     references = _references(law, data.columns, {*fixed, *(bounds or {})})
@@ -179,7 +180,8 @@ def fit_law(
         i = law.index(name)
         limits = [_one(law, name, v, references) for v in (a, b)]
         if not limits[0] < limits[1] or not np.isfinite(limits).all():
-            raise UserError(f"fit: bounds of {name}=({a}, {b}): must be finite, rising and inside its domain")
+            reason = "must be finite, rising and inside its domain"
+            raise UserError(f"fit: bounds of {name}=({a}, {b}): {reason}", field=name, value=(a, b), reason=reason)
         low[i], high[i] = limits
     held = np.array([_one(law, n, fixed[n], references) if n in fixed else 0.0 for n in law.names])
     for name in fixed:
@@ -188,13 +190,23 @@ def fit_law(
     grid = np.unique(
         np.clip(np.where(free, grid, held), np.where(free, low, -np.inf), np.where(free, high, np.inf)), axis=0
     )
-    begin = screen(law, x, data.y, grid, loss, data.weights, abreast(len(data)))
-    ends = solve(law, x, data.y, begin, low, high, loss, weights=data.weights, free=free)
-    first = int(np.argmin(ends.objective))
-    best, objective, converged = ends.theta[first], float(ends.objective[first]), bool(ends.converged[first])
-    if loss.kind == "absolute":
+    some = np.arange(len(data))
+    if len(data) > MANY_ROWS:
+        some = np.sort(np.random.default_rng(0).choice(len(data), MANY_ROWS, replace=False))
+        notes.append(f"starts were compared on {MANY_ROWS} of the {len(data)} rows, the best one was fitted to all")
+    x_some, y_some, w_some = {c: v[some] for c, v in x.items()}, data.y[some], data.weights[some]
+    begin = screen(law, x_some, y_some, grid, loss, w_some, CHUNK if len(some) == len(data) else FEW_FITS)
+    ends = solve(law, x_some, y_some, begin, low, high, loss, weights=w_some, free=free)
+    last, first = ends, int(np.argmin(ends.objective))
+    if len(some) < len(data):
+        last = solve(law, x, data.y, ends.theta[[first]], low, high, loss, weights=data.weights, free=free)
+    end = int(np.argmin(last.objective))
+    best, objective, converged = last.theta[end], float(last.objective[end]), bool(last.converged[end])
+    lowest = float(ends.objective[first])
+    if loss.kind == "absolute" and len(some) == len(data):  # its linear programs are of the square of the rows
         best, objective = finish_absolute(law, x, data.y, best, free, low, high, loss, data.weights)
-    agree = int((ends.objective <= objective * (1 + SAME_OBJECTIVE) + 1e-14 * len(data)).sum())
+        lowest = objective
+    agree = int((ends.objective <= lowest * (1 + SAME_OBJECTIVE) + 1e-14 * len(some)).sum())
     hit = [
         name
         for i, name in enumerate(law.names)
@@ -216,7 +228,9 @@ def fit_law(
 def fit_pinned_and_free(law: Law, columns: Any, y: Any, *, at: float | None = None, **options: Any) -> tuple[Fit, Fit]:
     """Both fits of a law with an asymptote: held (at its default, or ``at``) and free. Raises as `fit_law`."""
     if law.asymptote is None:
-        raise UserError(f"{law.name}: has no asymptote to pin")
+        raise UserError(
+            f"{law.name}: has no asymptote to pin", field="law", value=law.key, reason="has no asymptote to pin"
+        )
     value = law.pin_at(np.asarray(y, float)) if at is None else at
     return fit_law(law, columns, y, fixed={law.asymptote: value}, **options), fit_law(
         law, columns, y, fixed={}, **options

@@ -209,14 +209,18 @@ def disagreements(ranking: Sequence[dict[str, Any]]) -> list[str]:
         if best["score"] is None or other["score"] is None:
             continue
         equal = other["score"] <= best["score"] * (1 + EQUAL_SCORES) + TIE
-        inside = all(a["low"] <= b["predicted"] <= a["high"] for a, b in ((best, other), (other, best)))
-        apart = abs(np.log(best["predicted"] / other["predicted"])) > APART
-        if equal and apart and not inside:
+        if equal and _disagree(best, other):
             warnings.append(
                 f"{best['form']} and {other['form']} forecast held-out runs equally well ({best['score']:.4f}, "
                 f"{other['score']:.4f}) but disagree at the target: {best['predicted']:.4f}, {other['predicted']:.4f}"
             )
     return warnings
+
+
+def _disagree(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether one of two predictions lies outside the other's band, and they differ by more than `APART`."""
+    inside = all(p["low"] <= q["predicted"] <= p["high"] for p, q in ((a, b), (b, a)))
+    return not inside and abs(float(np.log(a["predicted"] / b["predicted"]))) > APART
 
 
 def rival_forms(forecast: Mapping[str, Any]) -> list[str]:
@@ -233,8 +237,7 @@ def rival_forms(forecast: Mapping[str, Any]) -> list[str]:
     if len(weighty) < 2:
         return []
     low, high = weighty[0], weighty[-1]
-    inside = all(a["low"] <= b["predicted"] <= a["high"] for a, b in ((low, high), (high, low)))
-    if inside or np.log(high["predicted"] / low["predicted"]) <= APART:
+    if not _disagree(low, high):
         return []
     return [
         f"{low['form']} (weight {low['weight']:.2f}) and {high['form']} ({high['weight']:.2f}) both fit the data but "

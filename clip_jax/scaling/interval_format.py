@@ -5,9 +5,9 @@ from __future__ import annotations
 from clip_jax.scaling.prediction import Interval
 
 
-def ends_text(low: float | None, high: float | None) -> str:
+def ends_text(low: float | None, high: float | None, form: str = ".4g") -> str:
     """Format ``[low, high]``; an end that is missing or infinite is written ``none``."""
-    ends = ("none" if v is None or v in (float("-inf"), float("inf")) else f"{v:.4g}" for v in (low, high))
+    ends = ("none" if v is None or v in (float("-inf"), float("inf")) else f"{v:{form}}" for v in (low, high))
     return f"[{', '.join(ends)}]"
 
 
@@ -22,6 +22,11 @@ def interval_text(found: Interval) -> str:
 
 
 def interval_data(found: Interval) -> dict[str, float | None]:
-    """Return value, low and high; an open end is None."""
-    low, high = (None if o else float(v) for o, v in ((found.open_low, found.low), (found.open_high, found.high)))
+    """Return value, low, high and level; an open end is None."""
+    low, high = ends_data(found)
     return {"value": float(found.value), "low": low, "high": high, "level": found.level}
+
+
+def ends_data(found: Interval) -> tuple[float | None, float | None]:
+    """Return (low, high); an open end is None."""
+    return None if found.open_low else float(found.low), None if found.open_high else float(found.high)

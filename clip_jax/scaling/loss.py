@@ -42,11 +42,12 @@ class Loss:
         one_of("loss.kind", self.kind, ("huber", "squares", "absolute"))
         one_of("loss.space", self.space, ("log", "linear", "log1p"))
         if not self.delta > 0:
-            raise UserError(f"loss.delta={self.delta!r}: must be above 0")
+            raise UserError(field="loss.delta", value=self.delta, reason="must be above 0")
         if not 0 < self.under <= 1:
-            raise UserError(f"loss.under={self.under!r}: must be above 0 and at most 1")
+            raise UserError(field="loss.under", value=self.under, reason="must be above 0 and at most 1")
         if self.under < 1 and self.kind == "absolute":
-            raise UserError("loss.under: needs kind huber or squares (huber with a small delta is nearly absolute)")
+            reason, hint = "needs kind huber or squares", "huber with a small delta is nearly absolute"
+            raise UserError(field="loss.under", value=self.under, reason=reason, hint=hint)
 
     @property
     def deltas(self) -> tuple[float, ...]:

@@ -4,6 +4,9 @@ Twice the rise of the objective over the residual scale is compared with Fisher'
 is exact on a line and holds where a percentile bootstrap covers far too little (few points, a bent law). For robust
 losses the scale is Huber's (see `fit.scale_of`). A side on which the rise never reaches the threshold is open: the
 data do not bound the quantity there, and the end is infinite (or the parameter's own limit).
+
+Of many rows the one-step form takes the constrained fits' place, where it is right: the objective is as good as
+quadratic, and was looked at along the first-order path of the constrained optima.
 """
 
 from __future__ import annotations
@@ -16,12 +19,23 @@ import numpy as np
 
 from clip_jax.config import UserError
 from clip_jax.scaling.constrained import held_fits
-from clip_jax.scaling.fit import Fit, covariance, scale_of
+from clip_jax.scaling.fit import Fit, covariance
 from clip_jax.scaling.laws.base import Array
 from clip_jax.scaling.loss import Loss, space_of
-from clip_jax.scaling.noise import NO_NOISE, Noise, pooled
+from clip_jax.scaling.noise import NO_NOISE, Noise
 from clip_jax.scaling.prediction import Interval, Prediction
 from clip_jax.scaling.solver import MANY_ROWS, solve
+from clip_jax.scaling.statistic import (
+    ONE_STEP,
+    along_parameter,
+    interval_method,
+    is_quadratic,
+    pooled_scale,
+    scatter,
+    statistic,
+    threshold,
+    wider_by,
+)
 
 STEPS, FEW_STEPS = 30, 8  # fits a side and round; the second for tables of many rows
 FAR = 40.0  # standard errors at which a side is called open
@@ -31,39 +45,6 @@ REACHES = 14  # positions a side at the first look
 TOO_FAR = 1e5  # a signed root that only says: no such curve
 INSIDE = 8  # positions a side that lie within that level
 REFINEMENTS = 4  # rounds of looking closer
-
-
-def scatter(fit: Fit, noise: Noise = NO_NOISE) -> float:
-    """Return the standard deviation of one point around the curve, in the loss's space."""
-    return float(np.sqrt(pooled(fit.residual_sd**2, fit.degrees, noise)[0]))
-
-
-def _scale(fit: Fit, noise: Noise) -> tuple[float, float, int]:
-    """(mean square of the loss's derivative, mean of its second derivative, degrees of freedom)."""
-    square, bend = scale_of(fit)
-    square, degrees = pooled(square, fit.degrees, replace(noise, sd=min(noise.sd, fit.loss.deltas[-1])))
-    return square, bend, degrees
-
-
-def threshold(fit: Fit, level: float, noise: Noise = NO_NOISE) -> float:
-    """Return F(1, degrees of freedom) at a level."""
-    from scipy.stats import f
-
-    return float(f.ppf(level, 1, _scale(fit, noise)[2]))
-
-
-def statistic(fit: Fit, objectives: Array, noise: Noise = NO_NOISE) -> Array:
-    """Return how much worse constrained fits are, as an F statistic.
-
-    Args:
-      fit: the unconstrained optimum.
-      objectives: of the constrained fits, any shape.
-      noise: what is known of the scatter beside the residuals.
-    """
-    square, bend, _ = _scale(fit, noise)
-    rise = np.maximum(np.asarray(objectives) - fit.objective, 0.0)
-    tiny = 1e-12 * max(fit.objective, 1e-30) + 1e-22 * fit.points  # an exact fit has no scale
-    return 2 * rise * bend / max(square, tiny)
 
 
 def parameter_statistic(fit: Fit, name: str, values: Array, *, noise: Noise = NO_NOISE) -> Array:
@@ -95,7 +76,7 @@ def parameter_interval(fit: Fit, name: str, *, level: float = 0.95, noise: Noise
     """
     i = fit.law.index(name)
     if not fit.free_mask[i]:
-        raise UserError(f"profile: {name} was fixed")
+        raise UserError(f"profile: {name} was fixed", field=name, reason="was fixed")
     value = fit.values[name]
     fit = with_free_asymptote(fit)
     if fit.points <= fit.free or not fit.loss.symmetric:
@@ -104,11 +85,15 @@ def parameter_interval(fit: Fit, name: str, *, level: float = 0.95, noise: Noise
         return Interval(value, *limits, level, True, True)
     fit = _own_unit(_smooth(fit), name)
     log = fit.law.parameters[i].log
-    found = _interval(
-        lambda values: statistic(fit, _held(fit, i, values), noise), float(fit.theta[i]), _error(fit, i),
-        (float(fit.low[i]), float(fit.high[i])), threshold(fit, level, noise), level,
-        STEPS if fit.points <= MANY_ROWS else FEW_STEPS,
-    )  # fmt: skip
+    wanted, direction = threshold(fit, level, noise), along_parameter(fit, i, noise)
+    if is_quadratic(fit, direction, float(np.sqrt(wanted)), noise):
+        half = float(np.sqrt(wanted) * direction[i])
+        found = Interval(value, float(fit.theta[i]) - half, float(fit.theta[i]) + half, level)
+    else:
+        found = _interval(
+            lambda values: statistic(fit, _held(fit, i, values), noise), float(fit.theta[i]), _error(fit, i),
+            (float(fit.low[i]), float(fit.high[i])), wanted, level, STEPS if fit.points <= MANY_ROWS else FEW_STEPS,
+        )  # fmt: skip
     low, high = (float(np.exp(v)) if log else v for v in (found.low, found.high))
     return _around(replace(found, low=low, high=high), value)
 
@@ -157,19 +142,23 @@ def prediction_profile(fit: Fit, at: Any, *, noise: Noise = NO_NOISE) -> Predict
     if not log and fit.law.below:
         i = fit.law.index(fit.law.below)
         lowest = float(fit.low[i] if fit.free_mask[i] else fit.theta[i])
-    nothing = Prediction(value, np.zeros(0), np.zeros(0), _scale(fit, noise)[2], lowest, highest, log)
+    nothing = Prediction(value, np.zeros(0), np.zeros(0), pooled_scale(fit, noise)[2], lowest, highest, log)
     if fit.points <= fit.free or not fit.loss.symmetric:
         return nothing
     center = nothing.center
     normal, error = _normal(fit, at)
     error = min(error, MOST_ERROR) if log else error
+    wanted = float(np.sqrt(threshold(fit, LEVEL, noise)))
+    wider = error * wider_by(fit, noise)
+    if is_quadratic(fit, normal * wider, wanted, noise):
+        root = wanted * np.linspace(-1, 1, 2 * INSIDE + 1)
+        return replace(nothing, z=center + wider * root, root=root)
     hold = held_fits(fit, at, normal)
 
     def roots(z: Array) -> tuple[Array, Array]:
         found = hold(np.exp(z) if log else z)
         return np.sqrt(np.minimum(statistic(fit, found.objective, noise), 1e12)), found.converged
 
-    wanted = float(np.sqrt(threshold(fit, LEVEL, noise)))
     many = fit.points > MANY_ROWS
     reach = np.geomspace(0.5, 8.0, FEW_STEPS // 2) * error if many else np.geomspace(0.25, FAR, REACHES) * error
     ways = [(-1.0, lowest), (1.0, highest)]
@@ -260,6 +249,8 @@ def flat_sides(fit: Fit) -> tuple[str, ...]:
             for way in ("below", "above")
         )
     fit = _smooth(fit)
+    if interval_method(fit) == ONE_STEP:
+        return ()
     ways = [(int(i), side) for i in np.flatnonzero(fit.free_mask) for side in (-1, 1)]
     reach = np.geomspace(1, FAR, max(2, (60 if fit.points <= MANY_ROWS else 16) // len(ways)))
     held = [(i, fit.theta[i] + side * s * e) for i, side in ways for e in [_error(fit, i)] for s in reach]

@@ -19,11 +19,18 @@ def rows_hash(rows: pd.DataFrame) -> str:
     and joined by newlines, in UTF-8.
     """
     columns = sorted(map(str, rows.columns))
-    lines = sorted(
-        "\t".join(f"{c}={_text(v)}" for c, v in zip(columns, row, strict=True))
-        for row in rows[columns].itertuples(index=False, name=None)
-    )
+    texts = [[f"{c}={t}" for t in _texts(rows[c])] for c in columns]
+    lines = sorted(map("\t".join, zip(*texts, strict=True)))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _texts(column: pd.Series) -> list[str]:
+    """`_text` of every value."""
+    import pandas as pd
+
+    if pd.api.types.is_float_dtype(column.dtype) and not column.isna().any():
+        return list(map(repr, column.to_numpy(float).tolist()))
+    return [_text(v) for v in column]
 
 
 def _text(value: object) -> str:

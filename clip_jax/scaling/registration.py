@@ -63,19 +63,24 @@ def register(
       UserError: fewer than five budgets, a run at or above the target, or no law that can be fitted.
     """
     if seeds < 2:
-        raise UserError(f"forecast: {seeds} seeds; the scatter of the target needs at least 2")
+        reason = "the scatter of the target needs at least 2"
+        raise UserError(f"forecast: {seeds} seeds; {reason}", field="seeds", value=seeds, reason=reason)
     table = prepare(df, metric)
     if (table["budget"] >= target * (1 - ON_BUDGET)).any():
         there = table.loc[table["budget"] >= target * (1 - ON_BUDGET), "run_id"].iloc[0]
-        raise UserError(f"forecast: run {there} is at or above {target:.4g} FLOPs; a forecast is made before its runs")
+        reason = f"run {there} is at or above {target:.4g} FLOPs"
+        hint = "a forecast is made before its runs"
+        raise UserError(f"forecast: {reason}; {hint}", field="target", value=target, reason=reason, hint=hint)
     found = analyse(df, metric, chance=chance, full=False)
     points = found.frontier.points
     if found.best is None or found.averaged is None or len(points) <= LEAST_POINTS:
-        raise UserError(f"forecast: {len(points)} budgets have finished, at least {LEAST_POINTS + 1} are needed")
+        reason = f"{len(points)} budgets have finished, at least {LEAST_POINTS + 1} are needed"
+        raise UserError(f"forecast: {reason}", field="budget", value=len(points), reason=reason)
     rows, left_out = fit_rows(table, metric, chance, keep_above_chance=True)
     sd, degrees = seed_noise(rows, metric)
     if not degrees:
-        raise UserError("forecast: no cell has a second seed, so the scatter of a run is not known")
+        reason = "no cell has a second seed, so the scatter of a run is not known"
+        raise UserError(f"forecast: {reason}", field="seed", reason=reason)
     noise = {"seed_sd": sd, "seed_degrees": degrees, "seeds": seeds}
     forecast = _at(found.averaged, target, noise, pictures)
     return plain_json(
@@ -181,14 +186,16 @@ def outcome(registered: dict[str, Any], df: pd.DataFrame) -> dict[str, Any]:
     rows, _ = fit_rows(prepare(df, metric), metric, registered["chance"], keep_above_chance="weights" in registered)
     near = np.abs(rows["budget"] / target - 1) <= ON_BUDGET
     if not near.any():
-        raise UserError(f"forecast: no run of {target:.4g} FLOPs has finished")
+        reason = f"no run of {target:.4g} FLOPs has finished"
+        raise UserError(f"forecast: {reason}", field="target", value=target, reason=reason)
     best = compute_optimal(rows[near], metric).iloc[0]
     own = rows[near & (rows["params"] == best["params"])].sort_values("seed")
     if len(own) < registered["noise"]["seeds"]:
-        raise UserError(
-            f"forecast: {len(own)} seeds of the best size at {target:.4g} FLOPs have finished, "
+        reason = (
+            f"{len(own)} seeds of the best size at {target:.4g} FLOPs have finished, "
             f"{registered['noise']['seeds']} were registered"
         )
+        raise UserError(f"forecast: {reason}", field="seeds", value=len(own), reason=reason)
     below = rows[rows["budget"] < target * (1 - ON_BUDGET)]
     amendments = []
     if rows_hash(below[[*READ, metric]]) != registered["rows_sha256"]:

@@ -47,7 +47,8 @@ class Row:
 def _columns(df: pd.DataFrame, needed: tuple[str, ...]) -> None:
     missing = [c for c in needed if c not in df.columns]
     if missing:
-        raise UserError(f"replicate: the table lacks the column {', '.join(missing)}; it has {', '.join(df.columns)}")
+        reason = f"the table lacks the column {', '.join(missing)}; it has {', '.join(df.columns)}"
+        raise UserError(f"replicate: {reason}", field=missing[0], reason=reason)
 
 
 def chinchilla(df: pd.DataFrame) -> Found:
@@ -287,10 +288,12 @@ def replicate(name: str, path: str | Path) -> list[Row]:
     if name == "all":
         there = [(n, Path(path) / file) for n, (file, _, _) in EVERY.items() if (Path(path) / file).is_file()]
         if not there:
-            raise UserError(f"{path}: holds none of {', '.join(file for file, _, _ in EVERY.values())}")
+            reason = f"holds none of {', '.join(file for file, _, _ in EVERY.values())}"
+            raise UserError(field=str(path), reason=reason)
         return [row for n, file in there for row in replicate(n, file)]
     if name not in EVERY:
-        raise UserError(f"replicate {name}: must be one of {', '.join(EVERY)}, all")
+        reason = f"must be one of {', '.join(EVERY)}, all"
+        raise UserError(f"replicate {name}: {reason}", field="name", value=name, reason=reason)
     _, compute, expected = EVERY[name]
     found = compute(read_table(path))
     return [

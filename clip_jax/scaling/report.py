@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from clip_jax.places import write_text
 from clip_jax.scaling.analysis import Analysis, analyse
-from clip_jax.scaling.chance import chance_beside
+from clip_jax.scaling.chance import chance_of_table
 from clip_jax.scaling.checklist import NOT_STATED, folder_for, write_checklist
+from clip_jax.scaling.solver import fewer_programs
 from clip_jax.scaling.summary import text_summary
 from clip_jax.scaling.table import read_table
 
@@ -35,8 +36,9 @@ def write_report(
     an SVG of the same stem. ``figures`` of ``law.json`` maps its stem to null, or to the reason why the table cannot
     give it; the page says the same.
     """
-    found = analyse(df, metric, curves=curves, lr_evidence=lr_evidence, title=title, chance=chance)
-    return write_analysis(found, out_dir)
+    with fewer_programs(len(df)):
+        found = analyse(df, metric, curves=curves, lr_evidence=lr_evidence, title=title, chance=chance)
+        return write_analysis(found, out_dir)
 
 
 def write_analysis(found: Analysis, out_dir: str | Path) -> dict[str, Any]:
@@ -71,7 +73,15 @@ def _answers(found: Analysis) -> dict[str, str]:
     return {k: v or NOT_STATED for k, v in answers.items()}
 
 
-def fit_table(path: str | Path, metric: str = "error_mean") -> dict[str, Any]:
-    """The law of a table on disk, without figures: what `clip-jax fit` prints. Raises UserError."""
-    chance = chance_beside(Path(path).parent, metric)
-    return analyse(read_table(path), metric, title=str(path), name=str(path), chance=chance, full=False).law
+def fit_table(path: str | Path, metric: str = "error_mean", chance: float | None = None) -> dict[str, Any]:
+    """The law of a table on disk, without figures: what `clip-jax fit` prints. Raises UserError.
+
+    Args:
+      path: the table.
+      metric: the column to explain.
+      chance: the error of guessing; None: what the evaluations beside the table say.
+    """
+    table = read_table(path)
+    chance = chance_of_table(table, metric, Path(path).parent, chance)
+    with fewer_programs(len(table)):
+        return analyse(table, metric, title=str(path), name=str(path), chance=chance, full=False).law

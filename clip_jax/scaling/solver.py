@@ -5,13 +5,14 @@ iteration therefore tries two damped steps and keeps the better: one with Huber 
 matrix holds the loss's own second derivative, the residuals within delta alone (fast at the end).
 
 Everything that differs between resamples is a weight: a row left out weighs 0, a row drawn twice weighs 2. So all fits
-of a table share one compiled program; rows are padded with weight 0, and fits run in chunks of one size.
+of a table share one compiled program; rows are padded with weight 0 to a few sizes, and fits run in chunks of one size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -21,8 +22,8 @@ from clip_jax.scaling.laws.base import Array, Law
 from clip_jax.scaling.loss import Loss, space_of
 
 CHUNK = 64  # fits abreast; a chunk waits for its slowest
-MANY_ROWS, FEW_FITS = 4096, 8  # rows from which on a fit costs so much that fewer run abreast, from fewer starts
-LEAST_ROWS = 16  # rows are padded to powers of two from here, so that few programs are compiled
+MANY_ROWS, FEW_FITS = 4096, 8  # rows above which a fit costs so much that it runs alone, from few compared starts
+LEAST_ROWS, OF_MANY = 16, 64  # rows of the smallest compiled program; of a table of many rows
 ITERATIONS = 200
 DONE = 1e-13  # predicted relative gain at which a fit has converged
 
@@ -132,9 +133,28 @@ def exactly() -> Iterator[None]:
         yield
 
 
-def abreast(rows: int) -> int:
-    """Return how many fits of so many rows run abreast, and how many starts are worth polishing."""
-    return CHUNK if rows <= MANY_ROWS else FEW_FITS
+_least_rows: ContextVar[int] = ContextVar("least_rows", default=LEAST_ROWS)
+
+
+@contextmanager
+def fewer_programs(rows: int) -> Iterator[None]:
+    """Pad the frontiers of a table of many ``rows`` more, so that fewer programs are compiled for them."""
+    before = _least_rows.set(OF_MANY if rows > MANY_ROWS else LEAST_ROWS)
+    try:
+        yield
+    finally:
+        _least_rows.reset(before)
+
+
+def padded_rows(rows: int) -> int:
+    """Return the rows of the program that fits so many: powers of four, and of two above `MANY_ROWS`.
+
+    From 32 rows on the sums do not depend on the padding, to the last digit (a test).
+    """
+    size = _least_rows.get()
+    while size < rows:
+        size *= 4 if size < MANY_ROWS else 2
+    return size
 
 
 def _padded(a: Array, rows: int, value: float, axis: int = -1) -> Array:
@@ -175,7 +195,7 @@ def solve(
       iterations: at most.
     """
     fits, n = len(begin), len(next(iter(x.values())))
-    rows, chunk = max(LEAST_ROWS, 1 << (n - 1).bit_length()), abreast(n)
+    rows, chunk = padded_rows(n), CHUNK if n <= MANY_ROWS else 1
     logs = {c: _padded(np.asarray(x[c], float), rows, 0.0) for c in law.columns}
     w = np.ones(n) if weights is None else np.asarray(weights, float)
     w = np.broadcast_to(_padded(w, rows, 0.0), (fits, rows))

@@ -7,6 +7,7 @@ from typing import Any
 
 from clip_jax.scaling.evidence import BUDGET, RULES
 from clip_jax.scaling.forecast import AVERAGED
+from clip_jax.scaling.interval_format import ends_text
 
 COLUMNS = 100  # of a terminal
 SHOWN = 10  # budgets
@@ -51,12 +52,13 @@ def text_summary(law: dict[str, Any]) -> str:
         values = ", ".join(f"{k}={v:.3g}" for k, v in f["values"].items() if k != e["name"])
         score = "-" if scores.get(f["form"]) is None else f"{scores[f['form']]:.4f}"
         mark = " *" if f["form"] == law["winner"] else ""
+        loose = not f["identified"] and not f["pinned"]
         interval = _span(
-            *(None if side in e["open"] else e[end] for end, side in (("low", "below"), ("high", "above")))
+            *(None if loose or side in e["open"] else e[end] for end, side in (("low", "below"), ("high", "above")))
         )
         lines.append(f"  {f['form']:21s}  {values:32s}  {e['name']}={e['value']:.4f}  {interval}  {score}{mark}")
         told = [f["status"]] if f["status"] != "converged" else []
-        told += ["not identified"] if not f["identified"] and not f["pinned"] else []
+        told += ["not identified"] if loose else []
         if told or f["notes"]:
             lines.append(f"      {'; '.join([*told, *f['notes']])}")
     lines.append(f"  {law['why']}")
@@ -115,5 +117,4 @@ def _number(value: float | None) -> str:
 
 
 def _span(low: float | None, high: float | None) -> str:
-    """An interval; an end that the data do not bound is ``none``."""
-    return "[" + ", ".join("none" if v is None else f"{v:.4f}" for v in (low, high)) + "]"
+    return ends_text(low, high, ".4f")

@@ -13,6 +13,7 @@ from clip_jax.scaling.laws import Chinchilla
 from clip_jax.scaling.laws.base import Array
 from clip_jax.scaling.prediction import Interval
 from clip_jax.scaling.profile import parameter_interval
+from clip_jax.scaling.solver import MANY_ROWS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,20 +60,29 @@ class Surface:
         return np.exp(best), samples, error(best[:, None])[:, 0]
 
 
+def _interval(fit: Fit, name: str) -> Interval:
+    """Of a parameter; open where the law is not identified in so many rows that its profile would take minutes."""
+    if fit.points > MANY_ROWS and not fit.identified:
+        return Interval(fit.values[name], -np.inf, np.inf, 0.95, True, True)
+    return parameter_interval(fit, name)
+
+
 def fit_surface(rows: pd.DataFrame, metric: str) -> Surface:
     """Fit all runs. Raises UserError: too few rows, sizes or numbers of samples, or all on one line."""
     for column, what in (("params", "sizes"), ("samples_seen", "numbers of samples")):
         if (found := rows[column].nunique()) < LEAST_VALUES:
-            raise UserError(f"{found} {what}, at least {LEAST_VALUES} are needed")
+            reason = f"{found} {what}, at least {LEAST_VALUES} are needed"
+            raise UserError(reason, field=column, value=found, reason=reason)
     if len(rows) < LEAST_ROWS:
-        raise UserError(f"{len(rows)} runs, at least {LEAST_ROWS} are needed")
+        reason = f"{len(rows)} runs, at least {LEAST_ROWS} are needed"
+        raise UserError(reason, field="runs", value=len(rows), reason=reason)
     columns = {c: rows[c].to_numpy(float) for c in ("params", "samples_seen")}
     fit = fit_law(Chinchilla(), columns, rows[metric].to_numpy(float))
     if fit.status == "failed":
-        raise UserError("the fit did not converge")
+        raise UserError("the fit did not converge", field="status", value=fit.status, reason="the fit did not converge")
     n, per_sample = np.log(columns["params"]), np.log(rows["flops"].to_numpy(float) / columns["samples_seen"])
     power, constant = np.polyfit(n - n.mean(), per_sample, 1)
     cost = float(np.exp(constant - power * n.mean()))
     off = per_sample - np.log(cost) - power * n
     free = [name for name, is_free in zip(fit.law.names, fit.free_mask, strict=True) if is_free]
-    return Surface(fit, {name: parameter_interval(fit, name) for name in free}, cost, float(power), float(off.std()))
+    return Surface(fit, {name: _interval(fit, name) for name in free}, cost, float(power), float(off.std()))

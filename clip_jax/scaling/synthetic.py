@@ -43,10 +43,12 @@ def isoflop_runs(
     """
     import pandas as pd
 
-    if spread <= 1 or sizes < 1 or noise < 0:
-        raise UserError(
-            f"isoflop_runs: spread={spread}, sizes={sizes}, noise={noise}: must be above 1, at least 1, at least 0"
-        )
+    for field, value, fits, reason in (
+        ("spread", spread, spread > 1, "must be above 1"), ("sizes", sizes, sizes >= 1, "must be at least 1"),
+        ("noise", noise, noise >= 0, "must be at least 0"),
+    ):  # fmt: skip
+        if not fits:
+            raise UserError(f"isoflop_runs: {field}={value}: {reason}", field=field, value=value, reason=reason)
     best, _ = law.optimum(values, np.array(budgets))
     params = best[:, None] * np.geomspace(1 / spread, spread, sizes)
     flops = np.repeat(np.array(budgets), sizes)

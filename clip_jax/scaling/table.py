@@ -24,6 +24,8 @@ CHECKED = {  # by the kind of a run that tries another value of one setting
     "warmup_check": "warm-up",
     "batch_check": "batch size",
 }
+FINAL = dict.fromkeys(("true", "1", "1.0", "yes"), True)
+FINAL |= dict.fromkeys(("false", "0", "0.0", "no", "nan", "none", "<na>", ""), False)
 FLOPS_NAME = re.compile(r"(^|[^a-z])flops?([^a-z]|$)", re.IGNORECASE)
 LOG_NAME = re.compile(r"(^|[^a-z])(log|ln)(10|2)?([^a-z]|$)", re.IGNORECASE)
 LOGARITHMS = (3.0, 60.0)  # log10 of 1e3 to ln of 1e26
@@ -58,6 +60,9 @@ def prepare(df: pd.DataFrame, metric: str, name: str = "table") -> pd.DataFrame:
     Raises:
       UserError: a missing column, the run whose number is out of range, FLOPs that are plainly logarithms.
     """
+    if metric in (*REQUIRED, "budget"):
+        reason = "is a scale, no error or loss"
+        raise UserError(f"{name}: {metric} {reason}", field="--metric", value=metric, reason=reason)
     missing = [c for c in (*REQUIRED, metric) if c not in df.columns]
     if missing:
         reason = f"lacks the column {', '.join(missing)}; it has {', '.join(map(str, df.columns))}"
@@ -85,9 +90,7 @@ def prepare(df: pd.DataFrame, metric: str, name: str = "table") -> pd.DataFrame:
 
 def _is_final(value: Any, run: Any, name: str) -> bool:
     """What a table may say in ``final``; nothing there means not finished."""
-    words = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
-    words |= {"yes": True, "no": False, "nan": False, "none": False, "<na>": False, "": False}
-    found = words.get(str(value).strip().lower())
+    found = FINAL.get(str(value).strip().lower())
     if found is None:
         reason = "must be true or false"
         raise UserError(f"{name}: run {run}: final={value!r} {reason}", field="final", value=value, reason=reason)
@@ -152,20 +155,20 @@ def fit_rows(
     Returns:
       The rows, and the others as {run_id, reason}.
     """
+    values = df[metric].to_numpy(float)
+    keep = df["final"].to_numpy(bool) & ~is_check(df["kind"]).to_numpy(bool) & (values > 0) & (values < math.inf)
+    if chance is not None and not keep_above_chance:
+        keep &= values <= chance
     left_out = []
-    keep = []
-    for row in df.to_dict("records"):
+    for row in df[~keep].to_dict("records"):
         value = row[metric]
-        reason = None
-        if not bool(row["final"]):
+        if not row["final"]:
             reason = "not finished"
         elif row["kind"] in CHECKED:
             reason = f"a check of the {CHECKED[row['kind']]}"
         elif not 0 < value < math.inf:  # NaN too
             reason = f"{metric}={value} has no finite logarithm"
-        elif chance is not None and value > chance and not keep_above_chance:
+        else:
             reason = f"{metric}={value:.4g} is above that of guessing, {chance:g}"
-        keep.append(reason is None)
-        if reason:
-            left_out.append({"run_id": str(row["run_id"]), "reason": reason})
+        left_out.append({"run_id": str(row["run_id"]), "reason": reason})
     return df[keep].copy(), left_out

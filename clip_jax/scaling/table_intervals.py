@@ -9,18 +9,18 @@ import numpy as np
 
 from clip_jax.checks import UserError
 from clip_jax.scaling.clusters import ClusterIntervals, cluster_intervals
-from clip_jax.scaling.evidence import RESELECT_FROM, RESELECT_SHARE, SELECT, Fitted, replicas_for
+from clip_jax.scaling.evidence import RESELECT_SHARE, Fitted, reselect
 from clip_jax.scaling.fit import Fit, fit_law
 from clip_jax.scaling.laws import Law, with_ceiling
 from clip_jax.scaling.noise import Noise
 from clip_jax.scaling.points import noise_floor
 from clip_jax.scaling.prediction import Interval
 from clip_jax.scaling.profile import parameter_interval, prediction_interval
+from clip_jax.scaling.statistic import interval_method
 from clip_jax.scaling.table_options import TableFit, fixed_values
 from clip_jax.scaling.table_rows import Rows
-from clip_jax.scaling.uncertainty import Ensemble, bootstrap_frontier
+from clip_jax.scaling.uncertainty import Ensemble
 
-PROFILE = "profile likelihood"
 NO_INTERVAL = "no interval is claimed where rows above the curve weigh less"
 RESELECTED = f"intervals include picking the frontier again in resamples of {RESELECT_SHARE:.0%} of the runs".replace(
     "%", " %"
@@ -137,11 +137,11 @@ def intervals_of(fit: Fit, rows: Rows, what: TableFit) -> TableIntervals:
         method = f"bootstrap of {clusters.groups} groups of {what.group} ({len(clusters.ensemble.replicas)} resamples)"
         return TableIntervals(fit, noise, clusters, None, method, NOT_RESELECTED if chosen else "")
     if not chosen:
-        return TableIntervals(fit, noise, None, None, PROFILE)
+        return TableIntervals(fit, noise, None, None, interval_method(fit))
     again, reason = reselected(fit, rows, what)
     if again is None:
-        return TableIntervals(fit, noise, None, None, PROFILE, f"{NOT_RESELECTED}: {reason}")
-    method = f"{PROFILE}, or the frontier selected again where that is wider"
+        return TableIntervals(fit, noise, None, None, interval_method(fit), f"{NOT_RESELECTED}: {reason}")
+    method = f"{interval_method(fit)}, or the frontier selected again where that is wider"
     return TableIntervals(fit, noise, None, Fitted(fit, noise, again), method, RESELECTED)
 
 
@@ -160,14 +160,4 @@ def reselected(fit: Fit, rows: Rows, what: TableFit) -> tuple[Ensemble | None, s
         return None, "rows have weights"
     if what.space != "log":
         return None, f"residuals are {what.space}"
-    if len(candidates) < RESELECT_FROM:
-        return None, f"{len(candidates)} runs are fewer than {RESELECT_FROM}"
-    held = {n: fit.values[n] for n, free in zip(fit.law.names, fit.free_mask, strict=True) if not free}
-    count = replicas_for(len(candidates))
-    again = bootstrap_frontier(
-        fit.law, candidates.columns, candidates.y, SELECT[what.frontier], replicas=count, share=RESELECT_SHARE,
-        fixed=held, profile=False, loss=fit.loss,
-    )  # fmt: skip
-    if len(again.replicas) <= count / 2:
-        return None, f"only {len(again.replicas)} of {count} resamples could be fitted"
-    return again, ""
+    return reselect(fit, candidates.columns[fit.law.columns[0]], candidates.y, what.frontier)

@@ -91,7 +91,9 @@ class TableFit:
         if self.under < 1 and self.loss == "absolute":
             reason, hint = "has no form for absolute losses", "--loss=huber with a small --delta is nearly absolute"
             raise UserError(field="--under", value=self.under, reason=reason, hint=hint)
-        one_of("approach", self.approach, (0, 1, 2))
+        if self.approach not in (0, 1, 2):
+            third = "approach 3 is a law: --law=chinchilla" if self.approach == 3 else None
+            raise UserError(field="--approach", value=self.approach, reason="must be 1 or 2", hint=third)
         if bool(self.then) != bool(self.through):
             given, lacking = ("--then", "--through") if self.then else ("--through", "--then")
             raise UserError(field=given, value=self.then or self.through, reason=f"needs {lacking}")
@@ -170,6 +172,9 @@ def point_of(law: Law, text: str) -> dict[str, float]:
     """Read a point given as text: VALUE, or LAW_COLUMN=VALUE,… Raises UserError."""
     if "=" not in text and len(law.columns) == 1:
         return {law.columns[0]: number(text, "--at")}
+    if "=" not in text:
+        hint = f"for its optimum at a budget, --at=flops={text}" if "samples_seen" in law.columns else None
+        raise UserError(field="--at", value=text, reason=f"must give {', '.join(law.columns)}", hint=hint)
     found = {k: number(v, f"--at={k}") for k, v in pairs(text.split(","), "at").items()}
     if set(found) != set(law.columns):
         raise UserError(field="--at", value=text, reason=f"must give {', '.join(law.columns)}")

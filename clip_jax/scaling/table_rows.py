@@ -223,6 +223,9 @@ def read_rows(df: pd.DataFrame, what: TableFit, law: Law | NamedColumns) -> Rows
         above = what.chance is not None and bool((y > what.chance).any())
         wrong = {"field": "--chance", "value": what.chance} if above else {"field": name}
         raise UserError(f"no row is left to fit: {'; '.join(said)}", reason="no row is left", **wrong)
+    if what.chance is not None and (y[keep] > what.chance).all():
+        reason = f"every {name} lies above it: no law is told from guessing"
+        raise UserError(field="--chance", value=what.chance, reason=reason)
     for column, values in {**columns, **({} if weights is None else {what.weights: weights})}.items():
         _refuse(df, keep & ~((values > 0) & (values < np.inf)), column, values)
     if what.space == "log":
@@ -273,14 +276,6 @@ def _refuse(df: pd.DataFrame, bad: np.ndarray, column: str, values: np.ndarray) 
         reason = "must be above 0 and finite"
         said = f"row {df.index[row]}: {column}={values[row]:g} {reason} ({int(bad.sum())} such rows)"
         raise UserError(said, field=column, value=float(values[row]), reason=reason)
-
-
-def rows_of(
-    df: pd.DataFrame, what: TableFit, law: Law
-) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, list[str]]:
-    """Return (columns, y, row numbers in the file, what was left out and why). Raises as `read_rows`."""
-    rows = read_rows(df, what, law)
-    return rows.columns, rows.y, rows.index, rows.treatment
 
 
 def _explained(df: pd.DataFrame, what: TableFit, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ from clip_jax.scaling.interval_format import interval_text, span_text
 from clip_jax.scaling.laws import Law, law_named
 from clip_jax.scaling.table_intervals import NOT_RESELECTED, TableIntervals
 from clip_jax.scaling.table_options import TableFit, refuse_ignored
-from clip_jax.scaling.table_rows import Rows, column_of, places_of, read_rows
+from clip_jax.scaling.table_rows import Rows, column_of, places_of, read_rows, y_column
 from clip_jax.scaling.two_step import TwoStep, fit_two_step
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ def fit_steps(table: pd.DataFrame, what: TableFit, law: Law) -> Steps:
     if what.fixed and what.fixed != ("none",):
         reason = "does not say which of the three fits holds it; only none is possible with --then"
         raise UserError(field="--fix", value=",".join(what.fixed), reason=reason)
+    if y_column(table, what, law) == what.through:
+        raise UserError(field="--through", value=what.through, reason="is what the second step explains: no link in it")
     rows = read_rows(table, replace(what, frontier="all"), law)
     loss = column_of(table, what.through)[places_of(table, rows)]
     usable = np.isfinite(loss) & (loss > 0)

@@ -19,6 +19,8 @@ from clip_jax.scaling.forecast import compare_laws
 from clip_jax.scaling.interval_format import ends_text, span_text
 from clip_jax.scaling.laws import Law
 from clip_jax.scaling.prediction import Interval
+from clip_jax.scaling.solver import fewer_programs
+from clip_jax.scaling.statistic import ONE_STEP
 from clip_jax.scaling.table import read_table
 from clip_jax.scaling.table_allocation import allocate
 from clip_jax.scaling.table_approaches import fit_approach
@@ -34,7 +36,7 @@ from clip_jax.scaling.table_options import (
     law_of,
     point_of,
 )
-from clip_jax.scaling.table_rows import columns_from, read_rows, rows_of
+from clip_jax.scaling.table_rows import columns_from, read_rows
 from clip_jax.scaling.table_tasks import fit_tasks, names_several
 from clip_jax.scaling.table_two_step import compare_with_direct, fit_steps
 
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FRONTIERS", "MEANINGS", "UNITS", "TableFit", "columns_from", "fit_any", "fit_rows_of", "fixed_values", "law_of",
-    "point_of", "rows_of",
+    "point_of",
 ]  # fmt: skip
 
 
@@ -64,7 +66,8 @@ def fit_any(path: str | Path, what: TableFit, out_dir: str | Path | None = None)
     """
     table = read_table(path)
     if not (what.approach or what.tasks or names_several(what, table)):
-        return _fit_laws(path, table, what, out_dir)
+        with fewer_programs(len(table)):
+            return _fit_laws(path, table, what, out_dir)
     lines, data = fit_approach(table, what) if what.approach else fit_tasks(table, what)
     lines[0] = f"{path}: {lines[0]}"
     if out_dir is not None:
@@ -100,7 +103,7 @@ def _fit_laws(path: str | Path, table: pd.DataFrame, what: TableFit, out_dir: st
         f"  {fit.status}; {fit.agree} of {fit.starts} polished starts agree ({fit.screened} screened); "
         f"sum of {fit.loss.kind} losses ({fit.loss.space}) {fit.objective:.8g}; residual sd {fit.residual_sd:.4g}"
     )
-    if what.group:
+    if what.group or spans.method.startswith(ONE_STEP):
         lines.append(f"  95 % intervals: {spans.method}")
     lines += [f"  {spans.selection}"] if spans.selection else []
     if what.under < 1:

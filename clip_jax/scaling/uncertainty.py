@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from clip_jax.checks import one_of
 from clip_jax.config import UserError
-from clip_jax.scaling.fit import Fit, fit_law
+from clip_jax.scaling.fit import Fit, covariance, fit_law
 from clip_jax.scaling.laws.base import Array, Law
 from clip_jax.scaling.loss import TINY
 from clip_jax.scaling.points import Points, columns_of
@@ -102,7 +103,7 @@ def bootstrap(
     """
     one_of("bootstrap.kind", kind, ("parametric", "cases"))
     if groups is not None and kind != "cases":
-        raise UserError("bootstrap: groups need kind='cases'")
+        raise UserError("bootstrap: groups need kind='cases'", field="kind", value=kind, reason="groups need cases")
     rng = np.random.default_rng(seed)
     if kind == "cases":
         weights = case_weights(rng, fit.points, replicas, groups)
@@ -118,6 +119,13 @@ def bootstrap(
     y = centre * np.exp(drawn) if fit.loss.space == "log" else centre + drawn
     theta, ok = _again(fit, y, fit.data.weights)
     return Ensemble(fit, theta[ok], noise[ok], kind, int((~ok).sum()))
+
+
+def from_covariance(fit: Fit, *, replicas: int = 500, seed: int = 0) -> Ensemble:
+    """Draw theta from a normal distribution around the optimum: the one-step form, for fits of many rows."""
+    drawn = np.random.default_rng(seed).multivariate_normal(fit.theta, covariance(fit), replicas, method="eigh")
+    low, high = (np.where(fit.free_mask, b, fit.theta) for b in (fit.low, fit.high))
+    return Ensemble(fit, np.clip(drawn, low, high), np.full(replicas, fit.residual_sd), "one-step")
 
 
 def case_weights(rng: np.random.Generator, rows: int, replicas: int, groups: Any = None, draw: int = 0) -> Array:
@@ -226,15 +234,33 @@ def bootstrap_frontier(
       options: of `fit_law`.
     """
     x, y = columns_of(law, columns)[law.columns[0]], np.asarray(y, float)
-    draw = max(1, round(share * len(y)))
-    drawn = case_weights(np.random.default_rng(seed), len(y), replicas, groups, draw) > 0
-    chosen = np.zeros((replicas, len(y)))
-    for r in range(replicas):
-        rows = np.flatnonzero(drawn[r])
-        chosen[r, rows[select(x[rows], y[rows])]] = 1.0
-    first = select(x, y)
-    used = np.union1d(np.flatnonzero(chosen.any(axis=0)), first)
+    labels = None if groups is None else tuple(groups)
+    first, used, chosen = _frontiers(x.tobytes(), y.tobytes(), select, replicas, seed, labels, share)
     fit = fit_law(law, x[first], y[first], **options)
     # every resample is a weighting of the rows that stood on some frontier
     union = replace(fit, data=Points({law.columns[0]: x[used]}, y[used], np.ones(len(used))))
-    return replace(from_weights(union, chosen[:, used]), fit=fit, kind="frontier")
+    return replace(from_weights(union, chosen), fit=fit, kind="frontier")
+
+
+@lru_cache(maxsize=8)
+def _frontiers(
+    x_bytes: bytes, y_bytes: bytes, select: Callable[[Array, Array], Array], replicas: int, seed: int, groups: Any,
+    share: float,
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    """(rows of the frontier, rows that stand on it in some resample [u], which of these do so in each [R, u]).
+
+    The same for every law, and kept for the next one.
+    """
+    x, y = np.frombuffer(x_bytes), np.frombuffer(y_bytes)
+    draw = max(1, round(share * len(y)))
+    drawn = case_weights(np.random.default_rng(seed), len(y), replicas, groups, draw) > 0
+    chosen = []
+    for row in drawn:
+        rows = np.flatnonzero(row)
+        chosen.append(rows[select(x[rows], y[rows])])
+    first = select(x, y)
+    used = np.unique(np.concatenate([*chosen, first]))
+    weights = np.zeros((replicas, len(used)))
+    for r, rows in enumerate(chosen):
+        weights[r, np.searchsorted(used, rows)] = 1.0
+    return first, used, weights

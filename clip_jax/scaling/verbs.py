@@ -60,7 +60,8 @@ ALONE_OPTIONS: dict[str, dict[str, Any]] = {  # in place of --law
         "(or --y=COLUMN,COLUMN,… for a column per task)",
     },
 }
-SHARED = ("x", "y", "y_is", "where", "chance", "at", "group")  # of a law, of approaches and of tasks
+SHARED = ("x", "y", "y_is", "where", "at", "group")  # of a law, of approaches and of tasks
+WITHOUT = (*ALONE_OPTIONS, "chance")  # a law
 WITH_ANY = "with --law, --approach or --tasks: "
 ROWS = "Messages number rows from 0, the first one below the header, whatever is left out."
 
@@ -91,7 +92,11 @@ def add_verbs(verb: Callable[..., argparse.ArgumentParser]) -> None:
         if parser is not fit:
             parser.add_argument("--law", default="power", help="a law of one column (default: power)")
         for name, options in (OPTIONS | (FIT_OPTIONS | ALONE_OPTIONS if parser is fit else {})).items():
-            needs = "" if parser is not fit or name in ALONE_OPTIONS else WITH_ANY if name in SHARED else "with --law: "
+            needs = "with --law: "
+            if parser is not fit or name in WITHOUT:
+                needs = ""
+            elif name in SHARED:
+                needs = WITH_ANY
             said = needs + options["help"]
             parser.add_argument(f"--{name.replace('_', '-')}", **options | {"help": said})
     again = verb("replicate", "Published fits from a table that you have: expected, ours, difference.")
@@ -110,13 +115,15 @@ def run_verb(args: argparse.Namespace) -> None:
         return
     every = OPTIONS | FIT_OPTIONS | ALONE_OPTIONS
     given = {n: getattr(args, n) for n in every if getattr(args, n, None) not in (None, "")}
+    if given.get("approach") == 0:
+        raise UserError(field="--approach", value=0, reason="must be 1 or 2")
     alone = "approach" in given or "tasks" in given or "," in given.get("y", "")
     if args.verb == "fit" and not args.law and not alone:
         from clip_jax.scaling.report import fit_table, text_summary
 
-        if ignored := next(iter(given), "out" if args.out else ""):
+        if ignored := next((n for n in given if n != "chance"), "out" if args.out else ""):
             raise UserError(field=f"--{ignored.replace('_', '-')}", reason="ignored without --law")
-        print(text_summary(fit_table(args.table, args.metric)))
+        print(text_summary(fit_table(args.table, args.metric, args.chance)))
         return
     given = {{"fix": "fixed"}.get(k, k): tuple(v) if isinstance(v, list) else v for k, v in given.items()}
     if args.law:

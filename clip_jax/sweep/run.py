@@ -152,10 +152,12 @@ def report(sweep_dir: str | Path, echo: Echo = print) -> dict[str, Any]:
     return law
 
 
-def report_of_table(path: Path, out: str | None, metric: str, echo: Echo = print) -> dict[str, Any]:
+def report_of_table(
+    path: Path, out: str | None, metric: str, echo: Echo = print, *, chance: float | None = None
+) -> dict[str, Any]:
     """The report of a table of runs, a sweep's ``runs.csv`` or another's, into ``out`` (``report/`` beside it), with
     the figure of a graded forecast that lies there. Raises UserError."""
-    from clip_jax.scaling.chance import chance_beside
+    from clip_jax.scaling.chance import chance_of_table
     from clip_jax.scaling.report import text_summary, write_report
     from clip_jax.scaling.table import read_table
     from clip_jax.sweep.forecast import redraw_forecast
@@ -163,7 +165,7 @@ def report_of_table(path: Path, out: str | None, metric: str, echo: Echo = print
     df = read_table(path)
     evidence = lr_evidence(df, metric) if {"kind", "final", "peak_lr", metric} <= set(df.columns) else None
     folder_of = Path(out) if out else path.parent / "report"
-    chance = chance_beside(path.parent, metric)
+    chance = chance_of_table(df, metric, path.parent, chance)
     title = path.absolute().parent.name
     law = write_report(df, folder_of, metric=metric, lr_evidence=evidence, title=title, chance=chance)
     redraw_forecast(df, path.parent, folder_of)

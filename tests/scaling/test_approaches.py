@@ -124,3 +124,21 @@ def test_scatter_beyond_their_own_errors_widens_the_line(rng):
     power, extra = _line(x, 0.5 * x + 0.3 * rng.standard_normal(6), np.full(6, 0.01), degrees=50, level=0.95)
     assert extra > 0.05
     assert power.exponent.width > 5 * 2 * 1.96 * 0.01 / np.sqrt(((x - x.mean()) ** 2).sum())
+
+
+def test_what_an_approach_cannot_take_is_named():
+    df = pd.DataFrame({"budget": 1e18, "params": [1e6, 1e7, -1e8], "samples_seen": 1e9, "loss": [3.0, 2.5, 2.8]})
+    for table, options, field, value in (
+        (df.drop(columns="loss"), {}, "loss", None),
+        (df, {}, "params", -1e8),
+        (df.abs(), {"draws": 3}, "draws", 3),
+        (df.abs(), {"space": "log1p"}, "space", "log1p"),
+        (df.abs(), {}, "params", None),  # no seeds, no spare size
+    ):
+        with pytest.raises(UserError) as caught:
+            fit_valleys(table, **options)
+        assert (caught.value.field, caught.value.value) == (field, value)
+    curves = pd.DataFrame({"run_id": "a", "flops": [1e18], "params": 1e6, "samples_seen": 1e9, "loss": 3.0})
+    with pytest.raises(UserError) as caught:
+        fit_envelope(curves)
+    assert (caught.value.field, caught.value.value) == ("run_id", 1)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from clip_jax.checks import UserError
-from clip_jax.scaling.chance import chance_beside, chance_of
+from clip_jax.scaling.chance import chance_beside, chance_of, chance_of_table
 
 EVALS = pd.DataFrame(
     [
@@ -35,3 +35,14 @@ def test_chance_beside_a_table(tmp_path):
     assert chance_beside(tmp_path, "error_mean") is None
     EVALS.to_csv(tmp_path / "evals.csv", index=False)
     assert chance_beside(tmp_path, "error_mean") == 0.974
+
+
+def test_a_given_chance_comes_before_that_of_the_evaluations(tmp_path):
+    df = pd.DataFrame({"error_mean": [0.99, 0.9]})
+    EVALS.to_csv(tmp_path / "evals.csv", index=False)
+    assert chance_of_table(df, "error_mean", tmp_path) == 0.974
+    assert chance_of_table(df, "error_mean", tmp_path, 0.95) == 0.95
+    for wrong in (-1.0, np.nan, np.inf, 0.5):  # 0.5: below every row
+        with pytest.raises(UserError) as caught:
+            chance_of_table(df, "error_mean", tmp_path, wrong)
+        assert (caught.value.field, str(caught.value.value)) == ("--chance", str(wrong))

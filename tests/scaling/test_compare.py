@@ -81,3 +81,10 @@ def test_a_family_that_does_not_improve_never_reaches_a_lower_error(pair):
     assert found.text == "never reaches the error at 1e+12"
     rising = family(lambda c: 0.6 * (c / 1e12) ** 0.1, 3)
     assert compute_gain(pair[0], rising, 1e12).high == 0.0
+
+
+def test_an_endless_gain_is_said_in_words(pair):
+    below = family(lambda c: 0.1 * (c / 1e12) ** 0.002, 2)
+    found = compute_gain(pair[0], below, 1e12)
+    assert np.isinf(found.value)
+    assert "inf" not in found.text

@@ -97,3 +97,11 @@ def test_bad_budgets_and_wishes_are_named():
         with pytest.raises(UserError) as caught:
             call()
         assert caught.value.field == field
+
+
+def test_a_forecast_that_no_parameter_moves_is_refused():
+    c = np.geomspace(1e10, 1e12, 8)
+    fit = fit_law(SaturatingPowerLaw(ceiling=0.9), c, 0.2 + 0.6 * (c / 1e10) ** -0.3, fixed={})
+    with pytest.raises(UserError) as caught:
+        best_runs(fit, 1e2, c, c, 1e12)
+    assert caught.value.field == "--at"

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from clip_jax.scaling.laws import Chinchilla, PowerLaw, SaturatingPowerLaw
+from clip_jax.scaling import solver
+from clip_jax.scaling.fit import fit_law
+from clip_jax.scaling.laws import BoundedPowerLaw, BrokenPowerLaw, Chinchilla, PowerLaw, SaturatingPowerLaw
 from clip_jax.scaling.loss import Loss
-from clip_jax.scaling.solver import finish_absolute, screen, solve
+from clip_jax.scaling.solver import fewer_programs, finish_absolute, padded_rows, screen, solve
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +102,27 @@ def test_one_program_serves_resamples_of_any_count():
         compiled = _program(law, "log", False, 1.0)._cache_size()  # one for each number of rows, of other tests too
         assert before in (None, compiled)
         before = compiled
+
+
+@pytest.mark.parametrize("law", [PowerLaw(), SaturatingPowerLaw(), BoundedPowerLaw(), BrokenPowerLaw()], ids=str)
+def test_padding_beyond_32_rows_changes_no_digit(law):
+    rng = np.random.default_rng(0)
+    c = np.sort(np.exp(rng.uniform(np.log(1e10), np.log(1e13), 24)))
+    y = (0.1 + 0.85 * (1 + c / 3e10) ** -0.35) * np.exp(0.02 * rng.standard_normal(24))
+    assert padded_rows(24) == 64
+    fits = [fit_law(law, c, y, fixed={}, profile=False)]
+    with fewer_programs(100_000):
+        assert padded_rows(7) == 64
+        fits.append(fit_law(law, c, y, fixed={}, profile=False))
+    padded = solver._least_rows.set(256)
+    fits.append(fit_law(law, c, y, fixed={}, profile=False))
+    solver._least_rows.reset(padded)
+    for fit in fits[1:]:
+        assert np.array_equal(fit.theta, fits[0].theta)
+        assert fit.objective == fits[0].objective
+
+
+def test_many_rows_share_few_programs():
+    assert [padded_rows(n) for n in (3, 16, 17, 65, 240, 300, 4096, 4097, 100_000)] == [
+        16, 16, 64, 256, 256, 1024, 4096, 8192, 131072,
+    ]  # fmt: skip

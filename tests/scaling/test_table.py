@@ -41,6 +41,7 @@ def test_what_may_not_be_fitted_is_listed_with_the_reason(runs, curves):
     ("change", "field", "value"),
     [
         (lambda d: d.drop(columns="params"), "params", None),
+        (lambda d: d.drop(columns="error_mean"), "error_mean", None),
         (lambda d: d.assign(flops=-1.0), "flops", -1.0),
         (lambda d: d.assign(run_id="same"), "run_id", "same"),
         (lambda d: d.assign(flops=np.log10(d["flops"])), "flops", 10.0),
@@ -114,3 +115,10 @@ def test_a_missing_batch_size_is_unknown_not_an_error(runs, curves):
     df = runs(curves["power law"]).astype({"batch_size": float})
     df.loc[0, "batch_size"] = np.nan
     assert prepare(df, "error_mean")["batch_size"].tolist()[:2] == [0, 64]
+
+
+@pytest.mark.parametrize("metric", ["flops", "params", "samples_seen", "budget"])
+def test_a_scale_is_no_metric(runs, curves, metric):
+    with pytest.raises(UserError) as caught:
+        prepare(runs(curves["power law"]), metric)
+    assert (caught.value.field, caught.value.value) == ("--metric", metric)

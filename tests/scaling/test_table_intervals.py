@@ -12,11 +12,11 @@ from clip_jax.scaling.fit import fit_law
 from clip_jax.scaling.interval_format import interval_text, span_text
 from clip_jax.scaling.laws import law_named
 from clip_jax.scaling.prediction import Interval
+from clip_jax.scaling.statistic import PROFILED
 from clip_jax.scaling.table_average import average_forms
 from clip_jax.scaling.table_intervals import (
     NO_INTERVAL,
     NOT_RESELECTED,
-    PROFILE,
     RESELECTED,
     fit_rows_of,
     intervals_of,
@@ -61,7 +61,7 @@ def test_selection_is_said_not_to_be_in_other_intervals(change):
 def test_all_rows_and_few_runs_have_plain_intervals():
     assert spans(cloud(), replace(POWER, frontier="all")).selection == ""
     few = spans(cloud(12), POWER)
-    assert few.method == PROFILE
+    assert few.method == PROFILED
     assert few.selection.startswith(NOT_RESELECTED)
 
 

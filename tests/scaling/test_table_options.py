@@ -20,6 +20,7 @@ from clip_jax.scaling.table_options import TableFit, fixed_values, law_of, pairs
         ({"examples": -1}, "--examples"),
         ({"examples": 10, "space": "linear"}, "--examples"),
         ({"y_is": "loss"}, "y-is"),
+        ({"approach": 3}, "--approach"),
     ],
 )
 def test_table_fit_option_out_of_range_is_named(options, field):
@@ -55,3 +56,13 @@ def test_fixed_values_none_frees_and_nothing_leaves_the_choice():
 def test_law_of_takes_chance_as_its_ceiling():
     assert law_of(TableFit(chance=0.9)) == SaturatingPowerLaw(ceiling=0.9)
     assert law_of(TableFit(chance=0.9), "power") == PowerLaw()
+
+
+def test_approach_3_and_a_budget_without_its_name_hint_at_what_was_meant():
+    with pytest.raises(UserError) as caught:
+        TableFit(approach=3)
+    assert "--law=chinchilla" in caught.value.hint
+    with pytest.raises(UserError) as caught:
+        point_of(Chinchilla(), "1e22")
+    assert (caught.value.field, caught.value.value) == ("--at", "1e22")
+    assert "--at=flops=1e22" in caught.value.hint

@@ -9,7 +9,7 @@ import pytest
 from clip_jax.checks import UserError
 from clip_jax.scaling.laws import Chinchilla, ClipTowers, ExponentialLink, PowerLaw, PowerLawFromChance
 from clip_jax.scaling.table_options import TableFit
-from clip_jax.scaling.table_rows import columns_from, read_rows, rows_of, rows_where
+from clip_jax.scaling.table_rows import columns_from, read_rows, rows_where
 
 C = np.geomspace(1e17, 1e20, 8)
 Y = 0.8 * (C / C[0]) ** -0.1
@@ -188,9 +188,3 @@ def test_read_rows_below_without_flops_is_refused_for_towers():
     with pytest.raises(UserError) as caught:
         read_rows(df, TableFit(laws=("clip",), below=1e18), ClipTowers())
     assert caught.value.field == "--below"
-
-
-def test_rows_of_returns_columns_y_numbers_and_words():
-    columns, y, index, said = rows_of(table(), TableFit(laws=("power",)), PowerLaw())
-    np.testing.assert_array_equal(columns["flops"], C)
-    assert (len(y), index.tolist(), said) == (8, list(range(8)), [])

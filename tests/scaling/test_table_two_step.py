@@ -68,3 +68,10 @@ def test_a_link_and_its_loss_are_given_together(options):
     with pytest.raises(UserError) as caught:
         TableFit(**options)
     assert caught.value.field in ("--then", "--through")
+
+
+def test_a_loss_that_is_explained_itself_is_no_link(tmp_path):
+    table().to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(UserError) as caught:
+        fit_any(tmp_path / "t.csv", TableFit(**TWO, y="ce"))
+    assert (caught.value.field, caught.value.value) == ("--through", "ce")

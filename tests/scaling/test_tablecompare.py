@@ -125,3 +125,10 @@ def test_compare_and_design_weights_change_the_fit(tmp_path, families):
         slopes = [float(re.search(r"C\^-([\d.]+)", verb(w)).group(1)) for w in (squares, weighted)]
         assert slopes[1] == pytest.approx(0.12, abs=0.005)
         assert slopes[0] < 0.112
+
+
+@pytest.mark.parametrize("law", ["power", "sigmoid", "saturating"])
+def test_design_of_rows_above_guessing_is_refused(families, law):
+    with pytest.raises(UserError) as caught:
+        design_from_table(families[0], TableFit(laws=(law,), at=("1e16",), chance=1e-3), ["1e12"], budget=1e13)
+    assert caught.value.field == "--chance"

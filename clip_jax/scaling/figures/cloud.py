@@ -12,8 +12,9 @@ from clip_jax.scaling.figures.style import INK, LAW_COLORS, ORANGE, SOFT, NotDra
 from clip_jax.scaling.figures.ticks import nice_ticks, tick_labels
 from clip_jax.scaling.fit import Fit
 from clip_jax.scaling.prediction import Interval
+from clip_jax.scaling.solver import MANY_ROWS
 from clip_jax.scaling.surface import Surface
-from clip_jax.scaling.uncertainty import bootstrap
+from clip_jax.scaling.uncertainty import bootstrap, from_covariance
 
 INNER = (0.005, 0.995)  # quantiles of the resamples that are drawn
 DECADES = 4  # of ratios from which on only powers of ten are named
@@ -81,7 +82,8 @@ def cloud(found: Analysis) -> Any:
 
 
 def _panel(axis: Any, x: Coordinate, y: Coordinate, kind: str, color: str) -> None:
-    ensemble = bootstrap(x.fit, kind=kind, replicas=500)
+    many = x.fit.points > MANY_ROWS
+    ensemble = from_covariance(x.fit) if many else bootstrap(x.fit, kind=kind, replicas=500)
     points = [c.shown(ensemble.draws[c.name]) for c in (x, y)]
     keep = np.ones(len(points[0]), bool)
     for v in points:
@@ -103,7 +105,8 @@ def _panel(axis: Any, x: Coordinate, y: Coordinate, kind: str, color: str) -> No
                 axis.plot(*where, arrow, color=INK, ms=4, clip_on=False)
         _scale(axis, "y" if i else "x", c, limits)
     axis.plot(*middle, "o", color=INK, ms=4.5)
-    axis.text(0.98, 0.02, f"{len(points[0])} resamples", transform=axis.transAxes, ha="right", fontsize=6.5, color=SOFT)
+    drawn = f"{len(points[0])} {'draws, one-step form' if many else 'resamples'}"
+    axis.text(0.98, 0.02, drawn, transform=axis.transAxes, ha="right", fontsize=6.5, color=SOFT)
     axis.legend(loc="upper left", fontsize=6.5)
 
 

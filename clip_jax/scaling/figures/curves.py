@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from clip_jax.scaling.analysis import Analysis
+from clip_jax.scaling.figures.drawn import drawn_rows, drawn_text
 from clip_jax.scaling.figures.headline import AVERAGED, Headline, headline, times_beyond
 from clip_jax.scaling.figures.learning import curves_behind
 from clip_jax.scaling.figures.same_curves import joint_name, same_curves
@@ -33,7 +34,7 @@ BESIDE = 1.13  # factor in FLOPs that keeps a checked forecast off the point it 
 
 def error_vs_flops(found: Analysis) -> Any:
     """Draw every run, the frontier, each law once, the band of the headline, and its forecasts."""
-    rows, points = found.rows, found.frontier.points
+    rows, points, drawn = found.rows, found.frontier.points, drawn_rows(found)
     figure, (axis,) = new_figure(5.8, 4.7)
     values = rows[found.metric].to_numpy(float)
     top = ceiling(found.metric, values, found.law["chance"])
@@ -44,8 +45,8 @@ def error_vs_flops(found: Analysis) -> Any:
     curves_behind(axis, found, alpha=0.25)
     colors, norm = color_scale(rows["params"])
     axis.scatter(
-        rows["flops"], values, c=rows["params"], cmap=colors, norm=norm, s=16, lw=0.4, ec="white", zorder=3,
-        clip_on=False,
+        drawn["flops"], drawn[found.metric], c=drawn["params"], cmap=colors, norm=norm, s=16, lw=0.4, ec="white",
+        zorder=3, clip_on=False,
     )  # fmt: skip
     ends = [*values, *_frontier(axis, found)]
     if first is not None:
@@ -54,7 +55,8 @@ def error_vs_flops(found: Analysis) -> Any:
         _band(axis, first, grid, top)
         ends += _forecast(axis, found, first, top)
         ends += _check(axis, found, top)
-    axis.set(xscale="log", yscale="log", xlabel="training FLOPs", ylabel=label_of(found.metric, rows))
+    flops = " — ".join(["training FLOPs", *filter(None, [drawn_text(found)])])
+    axis.set(xscale="log", yscale="log", xlabel=flops, ylabel=label_of(found.metric, rows))
     axis.set_title(found.title)
     low, high = np.log(min(ends)), np.log(max(ends))
     span = max(high - low, 0.05)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from clip_jax.scaling.analysis import Analysis
+from clip_jax.scaling.figures.drawn import drawn_rows, drawn_text
 from clip_jax.scaling.figures.style import SOFT, NotDrawn, ceiling, color_scale, label_of, new_figure, size_bar
 from clip_jax.scaling.figures.ticks import error_ticks
 
@@ -12,10 +13,10 @@ LEAST_EVALUATIONS = 2  # of a run: one is a point, no curve
 
 
 def known_curves(found: Analysis) -> list[tuple[str, Any]]:
-    """Return (run_id, its evaluations by rising FLOPs) of each fitted run that was evaluated at least twice."""
+    """Return (run_id, its evaluations by rising FLOPs) of each drawn run that was evaluated at least twice."""
     if found.curves is None:
         return []
-    runs = set(found.rows["run_id"].astype(str))
+    runs = set(drawn_rows(found)["run_id"].astype(str))
     parts = [(str(run), part.sort_values("flops")) for run, part in found.curves.groupby("run_id")]
     return [(run, part) for run, part in parts if run in runs and len(part) >= LEAST_EVALUATIONS]
 
@@ -39,8 +40,9 @@ def learning_curves(found: Analysis) -> Any:
         raise NotDrawn(why if found.curves is None else f"no run of the fit has {LEAST_EVALUATIONS} evaluations")
     figure, (axis,) = new_figure()
     curves_behind(axis, found, alpha=0.9, marker="-o")
-    rows = found.rows
-    axis.plot(rows["flops"], rows[found.metric], "o", mfc="none", mec=SOFT, mew=0.6, ms=4.5, label="end of a run")
+    rows, drawn = found.rows, drawn_rows(found)
+    said = ", ".join(filter(None, ["end of a run", drawn_text(found)]))
+    axis.plot(drawn["flops"], drawn[found.metric], "o", mfc="none", mec=SOFT, mew=0.6, ms=4.5, label=said)
     axis.set(
         xscale="log", yscale="log", xlabel="training FLOPs so far", ylabel=label_of(found.metric, rows),
         title="Learning curves (drawn, not fitted)",

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from clip_jax.scaling.analysis import Analysis
+from clip_jax.scaling.figures.drawn import drawn_rows, drawn_text
 from clip_jax.scaling.figures.style import INK, ORANGE, SOFT, NotDrawn, ceiling, label_of, new_figure
 from clip_jax.scaling.figures.ticks import nice_ticks, size_ticks, tick_labels
 from clip_jax.scaling.surface import Surface
@@ -58,10 +59,15 @@ def contour(found: Analysis) -> Any:
     for budget in np.geomspace(flops.min(), flops.max(), 5):
         axis.plot(budget / (surface.cost * grid_n**surface.power), grid_n, ":", color=SOFT, lw=0.8)
     axis.plot([], [], ":", color=SOFT, lw=0.8, label="equal FLOPs")
-    axis.scatter(d, n, c=measured, cmap=colors, norm=norm, s=20, ec=INK, lw=0.6, zorder=4, label="runs (measured)")
+    drawn = drawn_rows(found)
+    axis.scatter(
+        drawn["samples_seen"], drawn["params"], c=drawn[found.metric], cmap=colors, norm=norm, s=20, ec=INK, lw=0.6,
+        zorder=4, label="runs (measured)",
+    )  # fmt: skip
     best_n, best_d, _ = surface.path(np.geomspace(flops.min() / 100, flops.max() * 100, 200))
     axis.plot(best_d, best_n, color=ORANGE, lw=1.8, zorder=3, label="compute-optimal path")
-    text = f"{surface.fit.points} runs" + (f"; blank: above {top:g}" if np.isnan(z).any() else "")
+    text = drawn_text(found) or f"{surface.fit.points} runs"
+    text += f"; blank: above {top:g}" if np.isnan(z).any() else ""
     axis.set(
         xscale="log", yscale="log", xlabel="samples seen", ylabel="parameters",
         xlim=(grid_d[0], grid_d[-1]), ylim=(grid_n[0], grid_n[-1]),

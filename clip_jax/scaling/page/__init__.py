@@ -17,6 +17,7 @@ from clip_jax.places import write_text
 from clip_jax.scaling.analysis import Analysis
 from clip_jax.scaling.checklist import as_text
 from clip_jax.scaling.evidence import REACH, RULES
+from clip_jax.scaling.figures.drawn import MOST_DRAWN, drawn_rows, drawn_text
 from clip_jax.scaling.figures.headline import AVERAGED, AVERAGED_NAME, averaged_bands, headline, times_beyond
 from clip_jax.scaling.figures.learning import known_curves
 from clip_jax.scaling.figures.same_curves import joint_name, same_curves
@@ -130,7 +131,8 @@ def _evidence(found: Analysis, law: dict[str, Any]) -> Iterator[str]:
         {
             "form": f["form"],
             "law": ", ".join([f["formula"], *(f"{k} = {v:.4g}" for k, v in f["values"].items())]),
-            "exponent": f["exponent"]["value"], "low": f["exponent"]["low"], "high": f["exponent"]["high"],
+            "exponent": f["exponent"]["value"],
+            **{e: f["exponent"][e] if f["identified"] or f["pinned"] else None for e in ("low", "high")},
             "starts": f"{f['agree']} of {f['starts']}", "extrapolation": scores.get(f["form"]),
             "status": "; ".join([f["status"], *f["warnings"]]),
         }
@@ -138,7 +140,10 @@ def _evidence(found: Analysis, law: dict[str, Any]) -> Iterator[str]:
     ]  # fmt: skip
     if forms:
         yield "<h2>Forms</h2>" + table(forms, FORM_COLUMNS)
-        yield '<p class="note">low, high: 95 % interval of the exponent; a dash: held, or not bounded by the data.</p>'
+        yield (
+            '<p class="note">low, high: 95 % interval of the exponent; a dash: held, not bounded by the data, or of a '
+            "fit that is not identified.</p>"
+        )
     if law["forecast_check"]:
         yield "<h2>Forecast check: the largest budget, from the others</h2>"
         yield table(law["forecast_check"], CHECK_COLUMNS)
@@ -182,11 +187,13 @@ def _pictures(folder: Path, law: dict[str, Any]) -> Iterator[str]:
 
 def _rest(found: Analysis, law: dict[str, Any], checklist: dict[str, Any] | None) -> Iterator[str]:
     columns = tuple(c for c in (*TIP, found.metric) if c in found.rows.columns)
-    yield "<h2>Runs</h2>" + table(
-        [{str(k): v for k, v in r.items()} for r in found.rows.to_dict("records")], columns, sortable=True
-    )
+    shown = drawn_rows(found)[list(columns)]
+    yield "<h2>Runs</h2>" + (f'<p class="note">{said}; all are fitted.</p>' if (said := drawn_text(found)) else "")
+    yield table([{str(k): v for k, v in r.items()} for r in shown.to_dict("records")], columns, sortable=True)
     if law["left_out"]:
-        yield "<h2>Runs left out of the fit</h2>" + table(law["left_out"], ("run_id", "reason"))
+        yield "<h2>Runs left out of the fit</h2>" + table(law["left_out"][:MOST_DRAWN], ("run_id", "reason"))
+        if (more := len(law["left_out"]) - MOST_DRAWN) > 0:
+            yield f'<p class="note">… {more:,} more; law.json has all.</p>'
     if checklist is not None:
         yield f"<details><summary>Checklist of the fit</summary><pre>{html.escape(as_text(checklist))}</pre></details>"
     versions = ", ".join(f"{k} {v}" for k, v in law["versions"].items())

@@ -9,6 +9,7 @@ import numpy as np
 from clip_jax.scaling.analysis import Analysis
 from clip_jax.scaling.checklist import plain_json
 from clip_jax.scaling.evidence import REACH, RULES
+from clip_jax.scaling.figures.drawn import drawn_rows
 from clip_jax.scaling.figures.headline import AVERAGED, Headline, headline
 from clip_jax.scaling.figures.learning import known_curves
 from clip_jax.scaling.figures.same_curves import same_curves
@@ -36,7 +37,8 @@ def embedded(found: Analysis) -> dict[str, Any]:
     """
     rows, flops = found.rows, found.rows["flops"].to_numpy(float)
     grid = np.geomspace(flops.min() * REACH[0], flops.max() * REACH[-1], GRID)
-    colors = _colors(rows)
+    shown = drawn_rows(found)
+    colors = _colors(shown, rows["params"])
     rules = [_rule(found, key, grid) for key in found.frontiers]
     first = headline(found)
     if first is not None and first.key == AVERAGED:
@@ -47,7 +49,7 @@ def embedded(found: Analysis) -> dict[str, Any]:
             "id": str(r["run_id"]), "x": float(r["flops"]), "y": float(r[found.metric]),
             "color": colors[str(r["run_id"])], "tip": "\n".join(f"{c}: {text_of(r[c])}" for c in tips),
         }
-        for r in rows.to_dict("records")
+        for r in shown.to_dict("records")
     ]  # fmt: skip
     lines = [
         {"color": colors[run], "points": part[["flops", "error"]].to_numpy(float).tolist()}
@@ -96,8 +98,10 @@ def _averaged(first: Headline, found: Analysis, grid: np.ndarray) -> dict[str, A
     }  # fmt: skip
 
 
-def _colors(rows: pd.DataFrame) -> dict[str, str]:
+def _colors(rows: pd.DataFrame, sizes: pd.Series) -> dict[str, str]:
+    """The color of each run on the scale of all sizes."""
     from matplotlib.colors import to_hex
 
-    colors, norm = color_scale(rows["params"])
-    return {str(run): to_hex(colors(norm(n))) for run, n in zip(rows["run_id"], rows["params"], strict=True)}
+    colors, norm = color_scale(sizes)
+    found = colors(norm(rows["params"].to_numpy(float)))
+    return {str(run): to_hex(color) for run, color in zip(rows["run_id"], found, strict=True)}

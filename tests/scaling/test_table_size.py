@@ -1,0 +1,110 @@
+"""Tables of many rows: one-step intervals against the profile, what is drawn, the smallest form of the benchmark."""
+
+import runpy
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from clip_jax.scaling import profile
+from clip_jax.scaling.figures.drawn import MOST_DRAWN, drawn_rows, drawn_text
+from clip_jax.scaling.fit import fit_law
+from clip_jax.scaling.frontier import pareto
+from clip_jax.scaling.laws import PowerLaw, SaturatingPowerLaw
+from clip_jax.scaling.profile import parameter_interval, prediction_interval
+from clip_jax.scaling.solver import MANY_ROWS
+from clip_jax.scaling.statistic import ONE_STEP, PROFILED, interval_method
+from clip_jax.scaling.uncertainty import bootstrap_frontier, from_covariance
+
+BENCHMARK = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "table_size.py"))
+
+
+def planted(rows, floor=0.2):
+    rng = np.random.default_rng(0)
+    c = np.exp(rng.uniform(np.log(1e10), np.log(1e14), rows))
+    return c, (floor + 0.6 * (c / 1e10) ** -0.3) * np.exp(0.02 * rng.standard_normal(rows))
+
+
+@pytest.fixture(scope="module")
+def many():
+    return fit_law(SaturatingPowerLaw(), *planted(MANY_ROWS + 904), fixed={})
+
+
+def test_one_step_intervals_agree_with_the_profile(many, monkeypatch):
+    assert interval_method(many) == ONE_STEP
+    assert many.flat == ()
+    at = 1e15
+    quick = [parameter_interval(many, n) for n in many.law.names] + [prediction_interval(many, at)]
+    monkeypatch.setattr(profile, "is_quadratic", lambda *_: False)
+    slow = [parameter_interval(many, n) for n in many.law.names] + [prediction_interval(many, at)]
+    for a, b in zip(quick, slow, strict=True):
+        assert a.low == pytest.approx(b.low, abs=0.04 * b.width)
+        assert a.high == pytest.approx(b.high, abs=0.04 * b.width)
+
+
+def test_an_unidentified_fit_of_many_rows_is_profiled():
+    rng = np.random.default_rng(1)
+    c = np.exp(rng.uniform(np.log(1e10), np.log(1e14), MANY_ROWS + 1))
+    fit = fit_law(SaturatingPowerLaw(), c, 0.9 * (c / 1e10) ** -0.2 * np.exp(0.05 * rng.standard_normal(len(c))))
+    assert interval_method(fit) == PROFILED or not fit.flat
+    few = fit_law(PowerLaw(), c[:50], c[:50] ** -0.1)
+    assert interval_method(few) == PROFILED
+
+
+def test_starts_of_many_rows_are_compared_on_some_and_end_at_the_optimum_of_all(many):
+    c, y = planted(MANY_ROWS + 904)
+    again = fit_law(SaturatingPowerLaw(), c, y, fixed={}, starts=many.theta[None] + 1e-3, profile=False)
+    assert many.objective == pytest.approx(again.objective, rel=1e-9)
+    assert any(f"{MANY_ROWS} of the {len(c)} rows" in note for note in many.notes)
+
+
+def test_draws_of_the_one_step_form_have_its_covariance(many):
+    spread = from_covariance(many, replicas=4000).spread("b")
+    found = parameter_interval(many, "b")
+    assert spread == pytest.approx(found.width / 2 / 1.96, rel=0.05)
+
+
+def test_a_frontier_is_picked_again_once_for_all_laws():
+    c, y = planted(400)
+    calls = []
+
+    def lowest(x, y):
+        calls.append(len(x))
+        return np.argsort(y)[:20]
+
+    for law in (PowerLaw(), SaturatingPowerLaw()):
+        bootstrap_frontier(law, c, y, lowest, replicas=10, share=0.7, profile=False)
+    assert len(calls) == 11  # ten resamples and the table itself
+
+
+def cloud(rows):
+    """What drawing looks at: rows, and the frontier they hold."""
+    df = BENCHMARK["table"](rows).assign(budget=lambda d: d["flops"])
+    points = df.iloc[pareto(df["flops"].to_numpy(), df["error_mean"].to_numpy())]
+    return SimpleNamespace(rows=df, frontier=SimpleNamespace(points=points))
+
+
+def test_of_many_runs_some_are_drawn_with_the_whole_frontier():
+    found = cloud(MOST_DRAWN + 500)
+    shown = drawn_rows(found)
+    assert MOST_DRAWN <= len(shown) <= MOST_DRAWN + len(found.frontier.points)
+    assert set(found.frontier.points["flops"]) <= set(shown["flops"])
+    assert {found.rows["flops"].min(), found.rows["flops"].max()} <= set(shown["flops"])
+    assert drawn_text(found).endswith(f"of {MOST_DRAWN + 500:,} runs drawn")
+
+
+def test_all_of_few_runs_are_drawn():
+    found = cloud(30)
+    assert drawn_rows(found) is found.rows
+    assert drawn_text(found) == ""
+
+
+def test_the_benchmark_measures_a_process(tmp_path):
+    seconds, cpu, gb = BENCHMARK["measured"]([sys.executable, "-c", "print(sum(range(10**6)))"], tmp_path)
+    assert 0 < cpu < 20
+    assert seconds > 0
+    assert 0.001 < gb < 1
+    with pytest.raises(RuntimeError, match="no such"):
+        BENCHMARK["measured"]([sys.executable, "-c", "raise SystemExit('no such')"], tmp_path)
