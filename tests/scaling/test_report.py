@@ -104,9 +104,9 @@ def test_the_summary_is_short_and_complete(report):
 def test_two_budgets_give_no_law(runs, curves, tmp_path):
     law = write_report(runs(curves["power law"], budgets=2, sizes=1, seeds=1), tmp_path)
     assert law["fits"] == []
-    assert law["why"].startswith("no law: 2 budgets")
+    assert law["why"].startswith("no law: 2 points")
     assert "no law" in text_summary(law)
-    assert law["figures"]["residuals"].startswith("no law: 2 budgets")
+    assert law["figures"]["residuals"].startswith("no law: 2 points")
     html = (tmp_path / "report.html").read_text()
     assert "2 points, power law needs 3" in html
     assert not (tmp_path / "checklist.json").exists()
