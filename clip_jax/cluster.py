@@ -247,6 +247,7 @@ def listen_at(address: str, process: int, environment: Mapping[str, str], second
     found = _addresses(address, environment, seconds)
     loops = [ipaddress.ip_address(a.partition("%")[0]).is_loopback for a in found]
     named_so = host in _THIS_HOST or (host == found[0] and loops[0])
+    outward = ""
     if all(loops) and (several or not named_so):
         others = environment.get("SLURM_STEP_NODELIST", "")
         outward = _towards(first_host(others.rpartition(",")[2])) if others and process == 0 else ""
@@ -259,7 +260,7 @@ def listen_at(address: str, process: int, environment: Mapping[str, str], second
             )
             found = [outward]
     if process != 0:
-        return {"coordinator_address": _joined(found[0], port) if all(loops) else address}
+        return {"coordinator_address": _joined(outward, port) if outward else address}
     if environment.get("JAX_COORDINATOR_BIND_ADDRESS"):
         return {"coordinator_address": address}
     ours = [a for a in found if _is_ours(a)]

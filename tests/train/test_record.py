@@ -105,7 +105,7 @@ def test_attempts_wall_time_and_its_parts_add_up(tmp_path, tiny_run, begin):
 def test_cut_back_forgets_later_steps_and_no_event(tmp_path, tiny_run, begin):
     record = begin(tmp_path, tiny_run)
     for name in ("metrics.jsonl", "evals.jsonl"):
-        record.append(name, *({"step": s} for s in (2, 4, 6)))
+        record.append(name, *({"step": s, "task": "t", "metric": "m", "value": 0.5} for s in (2, 4, 6)))
     record.event("spike", step=6)
     record.cut_back(4)
     assert [x["step"] for x in r.read_lines(tmp_path / "metrics.jsonl")] == [2, 4]
@@ -132,7 +132,8 @@ def test_a_leftover_of_an_earlier_attempt_touches_nothing(tmp_path, tiny_run, be
 
 
 def test_a_job_that_was_given_up_does_not_begin(tmp_path, tiny_run, begin, monkeypatch):
-    r.write_json(tmp_path / r.SUBMISSION_FILE, {"name": "clip-new"})
+    about = {"engine": "local", "index": 0, "attempt": 1, "tries": 1, "step": 0, "accepted": True}
+    r.write_json(tmp_path / r.SUBMISSION_FILE, about | {"name": "clip-new"})
     monkeypatch.setenv(r.SUBMISSION, "clip-old")
     with pytest.raises(Busy, match="this is job clip-old, given up since; clip-new has the run now"):
         begin(tmp_path, tiny_run)
