@@ -142,11 +142,11 @@ def main() -> int:
         (out / "sets" / "suite.json").write_text(json.dumps(suite))
         commands: dict[str, tuple[list[str], int, Callable[[Path], Any]]] = {
             "train": (["train", f"--config={out}/run.json", "--dir={out}", "--quiet"], args.train, of_run),
-            "sweep": (["sweep", "run", f"--config={out}/sweep.json", "--dir={out}"], args.others, of_sweep),
             "eval": (["eval", f"{out}/train-whole", f"--suite={out}/sets/suite.json", "--out={out}"],
                      args.others, of_eval),
             "icons": (["data", "icons", "{out}", f"--package={out}/icons.tgz", "--size=64", "--common-sets=2",
                        "--held-out=b"], args.others, of_icons),
+            "sweep": (["sweep", "run", f"--config={out}/sweep.json", "--dir={out}"], args.others, of_sweep),
         }  # fmt: skip
         (out / "icons.tgz").write_bytes(_package())
         for name, (command, kills, of) in commands.items():
