@@ -40,14 +40,14 @@ def model_of(name: str) -> tuple[Any, int]:
 def run_of(name: str, batch: int, settings: list[str]) -> Any:
     """The RunConfig of a shape with fields set as on the command line."""
     from clip_jax.config import OptimConfig, RunConfig
-    from clip_jax.config_io import _parse, _set_dotted, from_dict, to_dict
+    from clip_jax.config_io import from_dict, parse_value, set_dotted, to_dict
 
     model, usual = model_of(name)
     size = batch or usual
     values = to_dict(RunConfig(model=model, optim=OptimConfig(warmup_steps=10), batch_size=size, steps=1000))
     for item in settings:
         dotted, _, text = item.partition("=")
-        _set_dotted(values, dotted, _parse(text))
+        set_dotted(values, dotted, parse_value(text))
     return from_dict(RunConfig, values)
 
 

@@ -62,7 +62,7 @@ def from_dict(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
 
 def from_fields(cls: type[T], fields: Mapping[str, str], prefix: str) -> T:
     """A dataclass from ``{prefix + name: text}``, texts read as in `load`. Raises ConfigError."""
-    return from_dict(cls, {name.removeprefix(prefix): _parse(text) for name, text in fields.items()}, prefix)
+    return from_dict(cls, {name.removeprefix(prefix): parse_value(text) for name, text in fields.items()}, prefix)
 
 
 def _convert(hint: Any, value: Any, name: str) -> Any:
@@ -169,7 +169,7 @@ def load(cls: type[T], path: str | Path, overrides: Mapping[str, str] | None = N
         raise UserError(f"{path}: no such config file")
     values = _read_json(path) if path.suffix == ".json" else _run_python(path)
     for dotted, text in (overrides or {}).items():
-        set_dotted(values, dotted, _parse(text))
+        set_dotted(values, dotted, parse_value(text))
     return from_dict(cls, values)
 
 
@@ -212,7 +212,8 @@ def _run_python(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: {where}{type(error).__name__}: {said}") from error
 
 
-def _parse(text: str) -> Any:
+def parse_value(text: str) -> Any:
+    """Read a value of the command line: JSON where it parses, True and False, else the text itself."""
     try:
         return parse_json(text, "")
     except UserError:
