@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 
 from clip_jax.config import UserError
-from clip_jax.scaling.evidence import BUDGET, HULL, PARETO, fit_frontier, rules_for, select
+from clip_jax.scaling.evidence import BUDGET, HULL, PARETO, _sides, fit_frontier, rules_for, select
 from clip_jax.scaling.laws import BoundedPowerLaw, PowerLaw, SaturatingPowerLaw
 from clip_jax.scaling.noise import NO_NOISE, Noise
+from clip_jax.scaling.prediction import Interval
 from clip_jax.scaling.profile import parameter_interval
 
 C = np.geomspace(1e10, 1e13, 8)
@@ -119,3 +120,9 @@ def test_warnings_name_an_outlier_by_its_compute():
     df.loc[3, "error"] *= 1.3
     found = fit_frontier(PowerLaw(), df, df, rule=BUDGET, noise=NO_NOISE, planned=True)
     assert any(f"{C[3]:.3g} FLOPs" in w for w in found.warnings())
+
+
+def test_an_open_end_is_no_number():
+    found = _sides(Interval(1.0, 0.0, 2.0, 0.95, open_low=True))
+    assert found == {"low": None, "high": 2.0, "open": ["below"]}
+    assert _sides(None) == {"low": None, "high": None, "open": []}

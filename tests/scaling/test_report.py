@@ -1,6 +1,7 @@
 """The report as files and as text."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -253,3 +254,12 @@ def test_a_sweep_with_budgets_above_guessing_has_a_report_and_says_which_forms_l
         law = analysis.analyse(rows.assign(error_mean=error), "error_mean", chance=0.8693).law
         assert "power" in law["frontiers"]["budget"]["left_out"]
         assert law["fits"]
+
+
+def test_a_fit_that_is_not_identified_has_no_tight_interval_in_the_summary():
+    law = json.loads((Path(__file__).parents[2] / "experiments" / "results" / "icons" / "law.json").read_text())
+    loose = {f["form"] for f in law["fits"] if not f["identified"] and not f["pinned"]}
+    assert loose
+    told = [line for line in text_summary(law).splitlines() if f"  {law['fits'][0]['exponent']['name']}=" in line]
+    for line in told:
+        assert ("[none, none]" in line) == any(line.strip().startswith(form) for form in loose)
