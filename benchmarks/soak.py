@@ -91,20 +91,21 @@ def soak(
 
     whole = out / f"{name}-whole"
     assert start(whole).wait() == 0, f"{name} fails undisturbed; see {out}/{name}.log"
-    lasts = time.monotonic() - began
-    wanted = of(whole)
+    wanted, begun = of(whole), time.monotonic()
+    assert start(out / f"{name}-warm").wait() == 0  # with compiled programs at hand, as all that follow
+    lasts = time.monotonic() - begun
     done = rounds = 0
     while done < kills:
         root, rounds = out / f"{name}-{rounds}", rounds + 1
-        limit = lasts  # less and less, so that early moments are met too
         while True:
             process = start(root)
             try:
-                code = process.wait(rng.uniform(0, limit) if done < kills else None)
+                code = process.wait(rng.uniform(0, lasts) if done < kills else None)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
                 done += 1
+                print(f"\r{name}: {done} kills, {rounds} rounds", end="", file=sys.stderr, flush=True)
                 continue
             assert code in (0, 75), f"{name} ended with {code} after {done} kills; see {out}/{name}.log"
             if code == 0:
