@@ -100,7 +100,8 @@ def read_image(folder: Path) -> None:
 def captions_samples() -> list[Files]:
     rows = 'filename,caption\na.jpg,a red dog\nb/c.jpg,"two, words"\na.jpg,again\n'
     return [{"captions.csv": rows.encode(), "a.jpg": _picture("JPEG")},
-            {"captions.csv": b"filename,caption\na.jpg,\xc3\xa9\n", "a.jpg": b"x"}]  # fmt: skip
+            {"captions.csv": b"filename,caption\na.jpg,\xc3\xa9\n", "a.jpg": b"x"},
+            {"captions.csv": 'filename;caption\na.jpg;"a red; dog"\n'.encode("utf-16"), "a.jpg": b"x"}]  # fmt: skip
 
 
 def read_captions(folder: Path) -> None:

@@ -72,7 +72,7 @@ def _row(cell: dict[str, Any], run_dir: Path) -> dict[str, Any]:
     row |= _settings(result.get("config") or {})
     train = (result.get("data") or {}).get("train") or {}
     if train.get("digest"):
-        row |= {"train_records": train["records"], "train_digest": train["digest"]}
+        row |= {"train_records": train.get("records"), "train_digest": train["digest"]}
     row |= {"device": result["device"]["kind"], "jax": result["versions"]["jax"]}
     for e in result["evals"]:
         if e["metric"] == "top1":

@@ -29,16 +29,19 @@ _CELL: dict[str, Kind] = {
     "depth": "whole", "params": "whole", "batch_size": "whole", "samples_seen": "whole", "flops": "number",
     "peak_lr": "number", "steps": "whole", "dropped": "text?",
 }  # fmt: skip
+_SPLIT: Kind = {"records": "whole", "digest": "text"}
+_INPUTS: dict[str, Kind] = {"data": {"train": _SPLIT, "val": _SPLIT}, "tokenizer_sha256": "text"}  # `inputs`
 FIELDS: dict[str, dict[str, Kind]] = {
     "result.json": {
         "run_id": "text", "family_id": "text?", "state": "text", "exit_reason": "text", "final": "flag",
         **dict.fromkeys(_NUMBER_COLUMNS, "number?"), "steps": "whole", "goodput": "number?", "config": "object",
-        "device": {"kind": "text"}, "versions": {"jax": "text"}, "evals": [_MEASUREMENT],
+        "device": {"kind": "text"}, "versions": {"jax": "text"}, "evals": [_MEASUREMENT], **_INPUTS,
     },
     "status.json": {
         "state": "text", "step": "whole", "steps": "whole", "attempt": "whole", "reason": "text?", "host": "text?",
         "pid": "whole?", "heartbeat": "number", "wall_s": "number", "started": "number", "first_started": "number",
         "seconds": "numbers", "run_id": "text", "last_event": "text?", "family_id": "text?",
+        **_INPUTS,
     },
     "submission.json": {
         "name": "text", "engine": "text", "index": "whole", "attempt": "whole", "tries": "whole", "step": "whole",

@@ -15,6 +15,8 @@ from clip_jax.train.loop import train
 THERE = "gs://bucket/sweep/run"
 CLOCK = ("wall_s", "eval_s", "seconds", "goodput", "samples_per_s", "mfu", "attempts", "events")
 
+ELSEWHERE = {"pid": 7, "host": "elsewhere", "heartbeat": 0.0}  # a lease
+
 
 def rows(text):
     return [json.loads(line) for line in text.splitlines()]
@@ -60,7 +62,7 @@ def test_lines_are_there_before_the_checkpoint_that_knows_them_and_a_leftover_wr
     record.flush()
     assert rows(bucket.text("sweep/run/metrics.jsonl")) == [{"step": 1}]
     record.append("metrics.jsonl", {"step": 2})
-    bucket.put("sweep/run/.lease/000009.json", json.dumps({"pid": 7, "host": "elsewhere"}).encode(), {})
+    bucket.put("sweep/run/.lease/000009.json", json.dumps(ELSEWHERE).encode(), {})
     with pytest.raises(r.Busy, match="gs://bucket/sweep/run: process 7 on elsewhere has taken over from this one"):
         record.flush()
     assert rows(bucket.text("sweep/run/metrics.jsonl")) == [{"step": 1}]
