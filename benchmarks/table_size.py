@@ -7,6 +7,7 @@ all its threads; peak memory is resident. Rows are simulated: errors of a cloud 
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -53,19 +54,27 @@ def table(rows, seed=0):
     )  # fmt: skip
 
 
+# a process's highest memory starts at that of who started it: this one is small
+STARTER = """
+import json, resource, subprocess, sys
+done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([done.returncode, done.stderr[-500:], used.ru_utime + used.ru_stime, used.ru_maxrss / 1e6]))
+"""
+
+
 def measured(command, cache):
     """(seconds, CPU seconds, peak GB) of a process. Raises RuntimeError where it fails."""
     begin = time.perf_counter()
-    process = subprocess.Popen(
-        command, env=os.environ | {"CLIP_JAX_CACHE": str(cache)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    with process.stderr:
-        said = process.stderr.read().decode()
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = status
-    if status:
-        raise RuntimeError(f"{' '.join(command)}: {said[-500:]}")
-    return time.perf_counter() - begin, used.ru_utime + used.ru_stime, used.ru_maxrss / 1e6
+    starter = [sys.executable, "-I", "-S", "-c", STARTER, *command]
+    found = subprocess.run(
+        starter, env=os.environ | {"CLIP_JAX_CACHE": str(cache)}, stdout=subprocess.PIPE, check=True
+    ).stdout
+    seconds = time.perf_counter() - begin
+    code, said, cpu, gb = json.loads(found)
+    if code:
+        raise RuntimeError(f"{' '.join(command)}: {said}")
+    return seconds, cpu, gb
 
 
 def measure(rows, folder):

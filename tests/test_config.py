@@ -33,7 +33,7 @@ PATHS = {"source": "webdataset", "paths": ["a", "b"]}
         ({"data": {"val_paths": ["x"]}}, "data.val_paths: the scenes source"),
         ({"data": {"val_fraction": 0.1}}, "data.val_fraction: the scenes source"),
         ({"data": {"source": "folder", "paths": ["x"], "val_fraction": 1.0}}, "must lie between 0.0 and 0.9"),
-        ({"data": {"source": "folder", "paths": ["x"], "val_fraction": float("nan")}}, "must lie between 0.0 and 0.9"),
+        ({"data": {"source": "folder", "paths": ["x"], "val_fraction": float("nan")}}, "must be a finite number"),
         (
             {"data": {"source": "folder", "paths": ["x"], "val_fraction": 0.1, "val_paths": ["y"]}},
             "data.val_paths, data.val_split: ignored with data.val_fraction",

@@ -70,7 +70,7 @@ def test_one_budget_is_drawn_without_a_law(runs, curves):
     found = analyse(runs(curves["sigmoid in log C"], budgets=1))
     assert draw("error_vs_flops", found).axes
     for name in ("residuals", "cloud"):
-        with pytest.raises(NotDrawn, match="no law: 1 budgets|fewer than two"):
+        with pytest.raises(NotDrawn, match="no law: 1 points|fewer than two"):
             draw(name, found)
 
 
