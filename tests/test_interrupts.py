@@ -11,7 +11,7 @@ from clip_jax.exit_codes import INTERRUPTED
 from clip_jax.interrupts import LINE
 
 # each waits for the signal at the place of its name; a module that swallows the exception, as extension modules do
-WAIT = "print('up', flush=True)\nimport time\ntry: time.sleep(60)\n"
+WAIT = "import time\ntry: print('up', flush=True), time.sleep(60)\n"
 PROGRAMS = {"import": "import slow", "elsewhere": f"{WAIT}except KeyboardInterrupt: print(was_asked())"}
 SLOW = f"{WAIT}except BaseException: raise ImportError('numpy') from None"
 
