@@ -256,7 +256,8 @@ def records_samples() -> list[Files]:
     name = run_id(config)
     files: Files = {"sweep.json": json.dumps(to_dict(SweepConfig("s"))).encode()}
     for file in FIELDS:
-        line = json.dumps(make(FIELDS[file])).encode()
+        values = make(FIELDS[file])
+        line = json.dumps(values | {"run_id": name} if "run_id" in values else values).encode()
         files[f"runs/{name}/{file}"] = line + b"\n" + line + b"\n" if file.endswith("l") else line
     cell = make(FIELDS["plan.json"]["cells"][0]) | {"run_id": name, "dropped": None}  # type: ignore[index]
     del files[f"runs/{name}/plan.json"]
