@@ -20,6 +20,8 @@ import sys
 import time
 from typing import Any
 
+from device_arms import arrays_of
+
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
@@ -49,16 +51,6 @@ def run_of(name: str, batch: int, settings: list[str]) -> Any:
         dotted, _, text = item.partition("=")
         set_dotted(values, dotted, parse_value(text))
     return from_dict(RunConfig, values)
-
-
-def batch_of(run: Any) -> dict[str, Any]:
-    import numpy as np
-
-    rng = np.random.default_rng(0)
-    size, text = run.model.image.image_size, run.model.text
-    tokens = rng.integers(1, text.vocab_size - 2, (run.batch_size, text.context_length)).astype(np.int32)
-    tokens[:, -1] = text.vocab_size - 1
-    return {"images": rng.integers(0, 255, (run.batch_size, size, size, 3), np.uint8), "tokens": tokens}
 
 
 def timed(step: Any, count: int) -> list[float]:
@@ -92,7 +84,7 @@ def jax_worker(run: Any, count: int) -> dict[str, Any]:
     built = build(run.model, mesh)
     optimizer = make_optimizer(run.optim, run.steps, run.model)
     state = init_state(run, built, optimizer, mesh)
-    batch = put_batch(batch_of(run), mesh)
+    batch = put_batch(arrays_of(run), mesh)
     began = time.perf_counter()
     step = make_train_step(run, built, optimizer, mesh).lower(state, batch).compile()
     compile_s = time.perf_counter() - began
@@ -131,7 +123,7 @@ def torch_worker(run: Any, count: int, compiled: bool) -> dict[str, Any]:
     plain = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": decay, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.98), eps=1e-6, fused=True)
-    arrays = batch_of(run)
+    arrays = arrays_of(run)
     images, tokens = torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["tokens"]).long()
 
     def once() -> None:

@@ -94,13 +94,6 @@ def between(name: str, value: float, low: float, high: float) -> None:
         raise ConfigError(f"{name}={short(value)}: {reason}", field=name, value=value, reason=reason)
 
 
-def at_most(name: str, value: float, high: float) -> None:
-    """Raises ConfigError unless ``value`` <= ``high``."""
-    if not value <= high:
-        reason = f"must be at most {high:,}"
-        raise ConfigError(f"{name}={short(value)}: {reason}", field=name, value=value, reason=reason)
-
-
 def no_secret(name: str, value: str) -> None:
     """Raises ConfigError where a path or URL holds a password or a signature.
 

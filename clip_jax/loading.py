@@ -18,6 +18,7 @@ from clip_jax.evals.encode import Encoder
 from clip_jax.evals.zero_shot import class_embeddings
 from clip_jax.finite import NotFinite, finite_tensors
 from clip_jax.models.clip import CLIP, build
+from clip_jax.models.execution import on_any_device
 from clip_jax.models.positions import resize_image_positions, resize_text_positions
 from clip_jax.models.predictive import Predictive
 from clip_jax.parallel import enable_compile_cache, make_mesh
@@ -138,7 +139,7 @@ def read(name: str, *, fetch: Fetch = hub_fetch) -> Weights:
     assert begun is not None
     run = with_pixels(begun, place(name))
     tell_old(run, place(name))
-    config = dataclasses.replace(run.model, attention="auto")  # of whatever device reads it
+    config = on_any_device(run.model)
     built = build(config, make_mesh(RunConfig().mesh))
     _, params = load_params(name, built)
     arrays = {k: np.asarray(v) for k, v in flatten(params).items()}

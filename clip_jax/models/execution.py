@@ -65,3 +65,8 @@ def resolve(config: ModelConfig, device: Any) -> ModelConfig:
         if accelerator and not remat and not config.image.stages:
             remat, policy = True, "dense"
     return dataclasses.replace(config, attention=attention, remat=remat, remat_policy=policy)
+
+
+def on_any_device(config: ModelConfig) -> ModelConfig:
+    """Leave the form of attention of a trained model to whatever device reads it."""
+    return dataclasses.replace(config, attention="auto")

@@ -9,6 +9,7 @@ from pathlib import Path
 from clip_jax.config import UserError
 from clip_jax.data.sources import open_source
 from clip_jax.models.clip import build
+from clip_jax.models.execution import on_any_device
 from clip_jax.parallel import enable_compile_cache, make_mesh
 from clip_jax.places import place
 from clip_jax.train.checkpoint import load_params
@@ -27,7 +28,7 @@ def evaluate_run(run_dir: str | Path, make_evaluator: EvaluatorFactory) -> Rows:
         raise UserError(f"{root}: holds no run (no config.json)")
     config = with_pixels(config, root)
     tell_old(config, root)
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, attention="auto"))  # on any device
+    config = dataclasses.replace(config, model=on_any_device(config.model))
     mesh = make_mesh(config.mesh)
     enable_compile_cache()
     built = build(config.model, mesh)

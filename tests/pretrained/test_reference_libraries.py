@@ -109,9 +109,22 @@ def test_transformers_loads_it(tmp_path, name):
     np.testing.assert_allclose(text, out.text_embeds.numpy(), atol=2e-5)
 
 
+def agrees_with_open_clip(weights, folder):
+    """Assert that open_clip, loading the folder, gives the embeddings that ours gives."""
+    model = pytest.importorskip("open_clip").create_model(f"local-dir:{folder}").eval()
+    images, tokens = inputs(weights.config)
+    with torch.no_grad():
+        theirs = (
+            model.encode_image(torch.tensor(images.transpose(0, 3, 1, 2)), normalize=True).numpy(),
+            model.encode_text(torch.tensor(tokens).long(), normalize=True).numpy(),
+        )
+    for mine, other in zip(ours(weights, images, tokens), theirs, strict=True):
+        np.testing.assert_allclose(mine, other, atol=2e-5)
+
+
 @pytest.mark.parametrize("name", [*CONFIGS, "resnet", "bidirectional", "siglip", "coca"])
 def test_open_clip_loads_it(tmp_path, name):
-    open_clip = pytest.importorskip("open_clip")
+    pytest.importorskip("open_clip")
     config = (CONFIGS | {"siglip": NAMED_SIGLIP, "coca": COCA}).get(name, BASE)
     if name == "resnet":
         config = dataclasses.replace(BASE, image=RESNET)
@@ -121,15 +134,7 @@ def test_open_clip_loads_it(tmp_path, name):
         config = dataclasses.replace(BASE, text=text, image=image)
     weights = made(config)
     save_weights(weights, tmp_path, "open_clip")
-    model = open_clip.create_model(f"local-dir:{tmp_path}").eval()
-    images, tokens = inputs(config)
-    with torch.no_grad():
-        theirs = (
-            model.encode_image(torch.tensor(images.transpose(0, 3, 1, 2)), normalize=True).numpy(),
-            model.encode_text(torch.tensor(tokens).long(), normalize=True).numpy(),
-        )
-    for mine, other in zip(ours(weights, images, tokens), theirs, strict=True):
-        np.testing.assert_allclose(mine, other, atol=2e-5)
+    agrees_with_open_clip(weights, tmp_path)
 
 
 def test_the_table_of_names_is_open_clips():
@@ -285,19 +290,11 @@ SIGLIP2 = {
 
 @pytest.mark.parametrize("name", SIGLIP2)
 def test_siglip_2_is_open_clips(tmp_path, name):
-    open_clip = pytest.importorskip("open_clip")
+    pytest.importorskip("open_clip")
     weights = made(SIGLIP2[name])
     save_weights(weights, tmp_path, "open_clip")
     assert load_weights(str(tmp_path)).digest == weights.digest
-    model = open_clip.create_model(f"local-dir:{tmp_path}").eval()
-    images, tokens = inputs(weights.config)
-    with torch.no_grad():
-        theirs = (
-            model.encode_image(torch.tensor(images.transpose(0, 3, 1, 2)), normalize=True).numpy(),
-            model.encode_text(torch.tensor(tokens).long(), normalize=True).numpy(),
-        )
-    for mine, other in zip(ours(weights, images, tokens), theirs, strict=True):
-        np.testing.assert_allclose(mine, other, atol=2e-5)
+    agrees_with_open_clip(weights, tmp_path)
 
 
 @pytest.mark.parametrize(("image", "text"), [("gelu_erf", "gelu"), ("gelu", "")])
