@@ -201,13 +201,10 @@ def _tokenizer(config: RunConfig, source: Source, record: Record, begin: Begin) 
     """The run's vocabulary: that of a text tower taken over, else learned at the first start; then read back."""
     path = record.dir / "tokenizer.json"
 
-    def write() -> None:
-        if not exists(path):
-            given = begin()
-            learned = given.tokenizer if given and given.tokenizer else learn_tokenizer(config, source)
-            learned.save(path)
-
-    on_first(write)
+    if not told_by_first(exists(path)):
+        given = begin()  # on every process, since reading a run's checkpoint is a collective operation
+        own = given.tokenizer if given else None
+        on_first(lambda: (own or learn_tokenizer(config, source)).save(path))
     tokenizer = read_tokenizer(record.dir, config.model)
     on_first(lambda: record.note_input(TOKENIZER, file_sha256(path)))
     return tokenizer

@@ -10,7 +10,7 @@ from pathlib import Path
 from clip_jax.config import PixelConfig, RunConfig
 from clip_jax.config_io import from_dict, to_dict
 from clip_jax.places import exists
-from clip_jax.processes import on_first
+from clip_jax.processes import on_first, told_by_first
 from clip_jax.train.record import read_json, write_json
 
 FILE = "preprocess.json"
@@ -19,18 +19,16 @@ FILE = "preprocess.json"
 def settle(config: RunConfig, run_dir: Path, of_source: Callable[[], PixelConfig | None]) -> RunConfig:
     """The run's config with the pixels it has, written to ``preprocess.json`` at its first start.
 
-    They are those of ``init_from``'s source (``of_source``, called at that start only) where its image tower is taken
-    and ``pixels`` is left at its default, else the config's. A run that began without this file keeps the config's.
+    They are those of ``init_from``'s source (``of_source``, called at that start only, by every process) where its image
+    tower is taken and ``pixels`` is left at its default, else the config's. A run that began without this file keeps the
+    config's.
     """
     path = run_dir / FILE
-
-    def write() -> None:
-        if exists(path) or exists(run_dir / "tokenizer.json"):  # the latter is written next: the run began without
-            return
+    # tokenizer.json is written next: a run that has it without pixels began without
+    if not told_by_first(exists(path) or exists(run_dir / "tokenizer.json")):
+        # on every process, since reading a run's checkpoint is a collective operation
         theirs = of_source() if config.pixels == PixelConfig() else None
-        write_json(path, to_dict(theirs or config.pixels))
-
-    on_first(write)
+        on_first(lambda: write_json(path, to_dict(theirs or config.pixels)))
     return with_pixels(config, run_dir)
 
 

@@ -13,10 +13,11 @@ import jax
 import numpy as np
 import pytest
 
-from clip_jax.config import FaultConfig, MeshConfig
+from clip_jax.config import FaultConfig, InitConfig, MeshConfig
 from clip_jax.config_io import to_dict
 from clip_jax.evals.suite import make_evaluator
 from clip_jax.exit_codes import MISTAKE, STOPPED
+from clip_jax.loading import start_from
 from clip_jax.train.loop import Diverged, train
 from clip_jax.train.record import read_json, read_lines
 
@@ -33,11 +34,13 @@ with together(DistributedConfig(sys.argv[1], 2, int(sys.argv[2]), heartbeat_s=20
     import jax
     assert (jax.process_count(), jax.local_device_count(), jax.device_count()) == (2, 4, 8)
     from clip_jax.evals.suite import make_evaluator
+    from clip_jax.loading import start_from
     from clip_jax.train.loop import Diverged, train
     for config, run_dir, stop_after, measure in json.loads(sys.argv[3]):
         config = from_dict(RunConfig, config)
         try:
-            train(config, run_dir, make_evaluator if measure else None, stop_after=stop_after, progress=False)
+            given = make_evaluator if measure else None
+            train(config, run_dir, given, start_from=start_from, stop_after=stop_after, progress=False)
         except Diverged as error:
             print(f"Diverged: {error}")
 """
@@ -57,7 +60,7 @@ def run(tiny_run):
     return dataclasses.replace(tiny_run, optim=optim, evals=evals)
 
 
-def two(jobs):
+def two(jobs, seconds=500):
     """Both processes' exit codes and output."""
     jobs = [(to_dict(config), str(run_dir), *rest) for config, run_dir, *rest in jobs]
     address = f"localhost:{free_port()}"
@@ -69,7 +72,7 @@ def two(jobs):
         for process in range(2)
     ]  # fmt: skip
     try:
-        said = [child.communicate(timeout=500)[0] for child in pair]
+        said = [child.communicate(timeout=seconds)[0] for child in pair]
     finally:
         for child in pair:
             child.kill()
@@ -121,6 +124,17 @@ def test_two_processes_are_one(tiny_run, run, tmp_path, same_params, without_tim
     assert ours == theirs
     assert [event for event, *_ in ours] == ["attempt", "rollback", "rollback", "spike"]
     assert all(text.count("Diverged") == 1 for text in said)
+
+
+def test_two_processes_start_from_a_run(run, tmp_path, same_params):
+    train(run, tmp_path / "source", stop_after=2, progress=False)
+    begun = dataclasses.replace(run, init_from=InitConfig(str(tmp_path / "source"), freeze="image"), steps=3)
+    sharded = dataclasses.replace(begun, mesh=MeshConfig(data=2, fsdp=4))
+    train(begun, tmp_path / "one", start_from=start_from, progress=False)
+    codes, said = two([(begun, tmp_path / "two", None, False), (sharded, tmp_path / "sharded", None, False)], 300)
+    assert codes == [0, 0], "\n".join(text[-3000:] for text in said)
+    for name in ("two", "sharded"):
+        same_params(begun, tmp_path / "one", tmp_path / name, atol=1e-5)
 
 
 @pytest.fixture
