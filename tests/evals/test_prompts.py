@@ -5,6 +5,7 @@ import json
 import pytest
 
 from clip_jax.config import UserError
+from clip_jax.data.class_names import pair_names
 from clip_jax.evals.prompts import PAPER27, POSTER, available, parse, prompt_set
 
 # classes and templates as published (Radford et al., 2021, released prompts); written down apart from the data
@@ -80,16 +81,38 @@ def test_a_wrong_file_is_told_in_one_line():
 
 
 @pytest.mark.parametrize(
-    ("name", "label", "class_name"),
-    [("imagenet", "n02012849", "crane bird"), ("imagenet", "n03126707", "construction crane"),
-     ("sun397", "/a/apartment_building/outdoor", "apartment building outdoor"), ("eurosat", "SeaLake", "lake or sea"),
-     ("caltech101", "faces_easy", "centered face"), ("flowers102", "ball moss", "air plant")],
+    ("name", "label", "class_name", "source"),
+    [("imagenet", "n02012849", "crane bird", "tensorflow-datasets"),
+     ("imagenet", "n03126707", "construction crane", "tensorflow-datasets"),
+     ("sun397", "/a/apartment_building/outdoor", "apartment building outdoor", "tensorflow-datasets"),
+     ("eurosat", "SeaLake", "lake or sea", "tensorflow-datasets"),
+     ("caltech101", "faces_easy", "centered face", "tensorflow-datasets"),
+     ("flowers102", "ball moss", "air plant", "tensorflow-datasets"),
+     ("fer2013", "disgust", "disgusted", "Kaggle"), ("clevr_counts", "ten", "10", "CLIP_benchmark"),
+     ("country211", "CD", "DR Congo", "country211.md"), ("country211", "CH", "Switzerland", "country211.md")],
 )  # fmt: skip
-def test_what_a_sets_own_files_call_a_class_is_known_with_its_source(name, label, class_name):
+def test_what_a_sets_own_files_call_a_class_is_known_with_its_source(name, label, class_name, source):
     known = prompt_set(name)
     assert known.classes[known.labels.index(label)] == class_name
     assert len(set(known.labels)) == len(known.labels) == len(known.classes)
-    assert "tensorflow-datasets" in known.labels_source
+    assert source in known.labels_source
+    backwards = known.labels[::-1]
+    found = pair_names(backwards, known.classes, name, labels=known.labels)
+    assert [known.labels[i] for i in found] == list(backwards)
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "class_name"),
+    [("ucf101", "ApplyEyeMakeup", "Apply Eye Makeup"), ("birdsnap", "Allen's Hummingbird", "Allens Hummingbird"),
+     ("kinetics700", "massaging_person's_head", "massaging person's head"),
+     ("fgvc_aircraft", "F-A-18", "F/A-18"), ("voc2007", "tv_monitor", "tvmonitor")],
+)  # fmt: skip
+def test_where_a_sets_own_names_differ_in_signs_alone_no_labels_are_needed(name, own, class_name):
+    known = prompt_set(name)
+    assert not known.labels
+    classes = [own if c == class_name else c for c in known.classes]
+    assert own in classes
+    assert pair_names(classes[::-1], known.classes, name) == list(range(len(classes)))[::-1]
 
 
 def test_labels_that_do_not_fit_are_told():
