@@ -20,7 +20,7 @@ from clip_jax.places import disk_errors, make
 from clip_jax.pretrained import layouts, mapping, open_clip, transformers
 from clip_jax.pretrained.files import read_json, read_tensors, write_json, write_tensors
 from clip_jax.pretrained.names import Fetch, Files, find, hub_fetch
-from clip_jax.pretrained.preprocessor import HALF, read_preprocessor, write_preprocessor
+from clip_jax.pretrained.preprocessor import HALF, find_preprocessor, read_preprocessor, write_preprocessor
 from clip_jax.pretrained.tokenizer_files import tokenizer_of
 
 
@@ -82,7 +82,8 @@ def load_weights(name: str, *, fetch: Fetch = hub_fetch) -> Weights:
         )
     params = layouts.read(tensors, layout, str(files.weights))
     _tell_scale(name, params, layout.config.max_logit_scale)
-    with foreign(files.preprocessor or files.config or files.weights, "a preprocessing that is known here"):
+    of_pictures = files.processor or files.preprocessor or files.config or files.weights
+    with foreign(of_pictures, "a preprocessing that is known here"):
         preprocess = _preprocess(layout, config or {}, files)
     with foreign(files.tokenizer or files.config or files.weights, "a tokenizer that is known here"):
         tokenizer = tokenizer_of(layout.name, layout.config, config or {}, files)
@@ -101,9 +102,11 @@ def _preprocess(layout: layouts.Layout, config: Mapping[str, Any], files: Files)
     if "preprocess_cfg" in config:
         return Preprocess.from_config(config["preprocess_cfg"], size, str(files.config))
     siglip = layout.config.logit_bias
-    if layout.name != "transformers" or files.preprocessor is None:
+    found = find_preprocessor(files) if layout.name == "transformers" else None
+    if found is None:
         return Preprocess(size, "squash", mean=HALF, std=HALF) if siglip else Preprocess(size)
-    return read_preprocessor(read_json(files.preprocessor), size, siglip, str(files.preprocessor))
+    values, source = found
+    return read_preprocessor(values, size, siglip, source)
 
 
 def save_weights(weights: Weights, folder: str | Path, layout: str = "open_clip") -> None:

@@ -29,6 +29,7 @@ class Files:
     tokenizer: Path | None = None
     preprocessor: Path | None = None
     tokenizer_config: Path | None = None
+    processor: Path | None = None
 
 
 def table() -> dict[str, dict[str, str]]:
@@ -87,7 +88,7 @@ def _first(repo: str, names: tuple[str, ...], fetch: Fetch) -> Path | None:
 
 
 def _if_reached(repo: str, name: str, fetch: Fetch) -> Path | None:
-    """A file that not every tokenizer needs; one that does says so (`tokenizer_files`)."""
+    """A file that not every model needs; a tokenizer that does says so (`tokenizer_files`)."""
     try:
         return _first(repo, (name,), fetch)
     except UserError:  # a cache of before, and no way to the hub
@@ -114,6 +115,7 @@ def _local(path: Path) -> Files:
     return Files(
         weights, _in_folder(folder, CONFIGS), _in_folder(folder, TOKENIZERS),
         _in_folder(folder, ("preprocessor_config.json",)), _in_folder(folder, ("tokenizer_config.json",)),
+        _in_folder(folder, ("processor_config.json",)),
     )  # fmt: skip
 
 
@@ -146,5 +148,5 @@ def find(name: str, fetch: Fetch = hub_fetch) -> Files:
             fetch(repo, name_within(f"{weights}: shard", shard))
     return Files(
         weights, config, _first(repo, TOKENIZERS[1:], fetch), _first(repo, ("preprocessor_config.json",), fetch),
-        _if_reached(repo, "tokenizer_config.json", fetch),
+        _if_reached(repo, "tokenizer_config.json", fetch), _if_reached(repo, "processor_config.json", fetch),
     )  # fmt: skip

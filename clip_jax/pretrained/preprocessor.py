@@ -1,4 +1,5 @@
-"""``preprocessor_config.json`` of transformers to and from ours: every field is obeyed, or refused by name."""
+"""``preprocessor_config.json`` of transformers, or that part of its ``processor_config.json``, to and from ours: every
+field is obeyed, or refused by name."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from typing import Any
 from clip_jax.checks import UserError
 from clip_jax.config import PixelConfig
 from clip_jax.data.preprocess import Preprocess
-from clip_jax.pretrained.files import refused
+from clip_jax.pretrained.files import read_json, refused
+from clip_jax.pretrained.names import Files
 
 RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 HALF = (0.5, 0.5, 0.5)  # mean and spread of SigLIP's pictures
@@ -19,6 +21,18 @@ FREE = {
     "return_tensors", "disable_grouping", "_valid_processor_keys", "auto_map", "use_fast", "_processor_class",
     "model_input_names",
 }  # fmt: skip
+
+
+def find_preprocessor(files: Files) -> tuple[dict[str, Any], str] | None:
+    """The fields that say how pictures are prepared, and their file: ``image_processor`` of ``processor_config.json``,
+    where transformers writes them since its version 5 and looks first, else ``preprocessor_config.json``."""
+    if files.processor is not None:
+        values = read_json(files.processor).get("image_processor")
+        if isinstance(values, dict):
+            return values, str(files.processor)
+        if values is not None:
+            raise refused(str(files.processor), "image_processor", values, "must be a group of fields")
+    return None if files.preprocessor is None else (read_json(files.preprocessor), str(files.preprocessor))
 
 
 def read_preprocessor(values: Mapping[str, Any], size: int, siglip: bool, source: str) -> Preprocess:
@@ -57,11 +71,14 @@ def read_preprocessor(values: Mapping[str, Any], size: int, siglip: bool, source
 
 
 def _mode(left: dict[str, Any], size: int, siglip: bool, source: str) -> str:
-    """How the sides are brought to ``size``. Takes ``size``, ``do_center_crop`` and ``crop_size`` out of ``left``."""
+    """How the sides are brought to ``size``. Takes what says so out of ``left``."""
     square = {"height": size, "width": size}
     asked = left.pop("size", square if siglip else {"shortest_edge": size})
+    to_square = left.pop("default_to_square", siglip)  # what a size that is one number means
+    if not isinstance(to_square, bool):
+        raise refused(source, "default_to_square", to_square, "must be true or false")
     if isinstance(asked, int):  # as older files have it
-        asked = {"height": asked, "width": asked} if siglip else {"shortest_edge": asked}
+        asked = {"height": asked, "width": asked} if to_square else {"shortest_edge": asked}
     if asked == {"shortest_edge": size}:
         mode = "shortest"
     elif asked == square:

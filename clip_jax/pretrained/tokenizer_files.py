@@ -104,6 +104,7 @@ class _Files:
         with foreign(self.path, "a tokenizer"):
             self.library: Any = Library.from_str(json.dumps(self.json))
         self.library.no_padding()
+        self.lower = False
         self.told = self.kind = str(self.config.get("tokenizer_class") or "").removesuffix("Fast")
         if not self.kind and model.logit_bias and self.library.id_to_token(1) == "</s>":
             self.kind = "SiglipTokenizer"  # of SigLIP's first release, whose vocabulary is known by this
@@ -149,13 +150,17 @@ class _Files:
         )
 
     def _obey_case(self) -> None:
-        normalizer = self.json.get("normalizer")
+        """Whether texts become lower case before the library sees them (`lower`), where its own rules do not do it."""
+        normalizer, asked = self.json.get("normalizer"), self.config.get("do_lower_case")
         if isinstance(normalizer, dict) and normalizer.get("type") == "BertNormalizer":
             normalizer |= {ours: self.config[name] for name, ours in BERT_FIELDS.items() if name in self.config}
-        elif self.config.get("do_lower_case") not in (None, self.kind == "SiglipTokenizer"):
-            raise refused(
-                self.source, "do_lower_case", self.config["do_lower_case"], f"not supported for {self.kind!r}"
-            )
+            return
+        rules = self.library.normalizer
+        lowers = self.kind == "SiglipTokenizer" or (rules is not None and "A" not in rules.normalize_str("A"))
+        if asked not in (None, True, False) or (asked is False and lowers):
+            reason = "must be true or false" if asked is not False else "its rules are for lower case"
+            raise refused(self.source, "do_lower_case", asked, reason)
+        self.lower = asked is True and not lowers
 
     def _obey_ends(self) -> None:
         """Start and end tokens: those that the rules of tokenizer.json add; where it has none, as the flags say."""
@@ -184,6 +189,8 @@ class _Files:
 
     def _cleaning(self, kwargs: Mapping[str, Any]) -> str:
         of_class = CLASSES.get(self.kind if self.layout == "transformers" else self.told, ("none",))[0]
+        if self.lower and of_class == "none":
+            of_class = "lowercase"
         if self.layout == "transformers":
             if self.model.logit_bias and not self.kind:
                 raise refused(

@@ -19,9 +19,9 @@ FILE = "preprocess.json"
 def settle(config: RunConfig, run_dir: Path, of_source: Callable[[], PixelConfig | None]) -> RunConfig:
     """The run's config with the pixels it has, written to ``preprocess.json`` at its first start.
 
-    They are those of ``init_from``'s source (``of_source``, called at that start only, by every process) where its image
-    tower is taken and ``pixels`` is left at its default, else the config's. A run that began without this file keeps the
-    config's.
+    They are those of ``init_from``'s source (``of_source``, called by every process at that start only) where its
+    image tower is taken and ``pixels`` is left at its default, else the config's. A run that began without this file
+    keeps the config's.
     """
     path = run_dir / FILE
     # tokenizer.json is written next: a run that has it without pixels began without

@@ -1,9 +1,13 @@
 """preprocessor_config.json of transformers, field by field."""
 
+import json
+import shutil
+
 import pytest
 
 from clip_jax.config import UserError
 from clip_jax.data.preprocess import Preprocess
+from clip_jax.pretrained.load import load_weights
 from clip_jax.pretrained.preprocessor import HALF, read_preprocessor, write_preprocessor
 
 CLIP = write_preprocessor(Preprocess(16))
@@ -22,6 +26,11 @@ def test_what_is_written_is_read():
     assert read({"image_processor_type": "SiglipImageProcessorFast"}) == read(SIGLIP)
     old = {"feature_extractor_type": "CLIPFeatureExtractor", "size": 16, "crop_size": 16, "do_center_crop": True}
     assert read(old) == Preprocess(16)
+    assert read(old | {"default_to_square": False}) == Preprocess(16)
+    assert read({"size": 16, "default_to_square": True, "image_processor_type": "SiglipImageProcessorFast"}) == read(
+        SIGLIP
+    )
+    assert read(SIGLIP | {"default_to_square": True}) == read(SIGLIP)  # said by every file of a Fast class
     assert read(SIGLIP | {"crop_size": None, "do_pad": None, "do_center_crop": None}) == read(SIGLIP)
 
 
@@ -32,6 +41,7 @@ def test_what_is_written_is_read():
      (CLIP, {"do_resize": False}), (CLIP, {"do_rescale": False}), (CLIP, {"rescale_factor": 1 / 127.5}),
      (CLIP, {"crop_size": {"height": 8, "width": 8}}), (CLIP, {"image_processor_type": "ViTImageProcessor"}),
      (CLIP, {"do_pad": True}), (CLIP, {"do_convert_rgb": False}), (CLIP, {"sharpen": 2}),
+     (CLIP, {"default_to_square": "yes"}),
      (SIGLIP, {"size": {"height": 16, "width": 20}}), (SIGLIP, {"do_center_crop": True, "crop_size": 8}),
      (CLIP, {"image_mean": 5}), (CLIP, {"image_mean": ["a"] * 3}), (CLIP, {"image_std": [1, 1]}),
      (CLIP, {"image_std": [1, 1, 0]})],
@@ -47,3 +57,21 @@ def test_open_clips_preprocessing_is_refused_by_field(mean):
     with pytest.raises(UserError) as error:
         Preprocess.from_config({"mean": mean}, 16, "open_clip_config.json")
     assert error.value.field == "preprocess_cfg.mean"
+
+
+def test_the_part_of_processor_config_comes_first(golden, tmp_path):
+    """As transformers 5 writes and reads it."""
+    folder = tmp_path / "m"
+    shutil.copytree(golden / "hf_siglip", folder)
+    assert load_weights(str(folder)).preprocess.interpolation == "bicubic"
+    size = load_weights(str(folder)).preprocess.size
+    fields = write_preprocessor(Preprocess(size, "squash", "bilinear", HALF, HALF))
+    (folder / "processor_config.json").write_text(json.dumps({"processor_class": "x", "image_processor": fields}))
+    assert load_weights(str(folder)).preprocess.interpolation == "bilinear"
+    for values, field in ((fields | {"resample": 1}, "resample"), ([1], "image_processor")):
+        (folder / "processor_config.json").write_text(json.dumps({"image_processor": values}))
+        with pytest.raises(UserError) as error:
+            load_weights(str(folder))
+        assert error.value.field == field
+    (folder / "processor_config.json").write_text(json.dumps({"processor_class": "x"}))  # as version 4 writes it
+    assert load_weights(str(folder)).preprocess.interpolation == "bicubic"

@@ -16,12 +16,14 @@ from clip_jax.pretrained import layouts
 from clip_jax.pretrained.load import load_weights, save_weights
 
 
-def write_tokenizer(folder, words, end=None, bert=False):
+def write_tokenizer(folder, words, end=None, bert=False, lower=False):
     vocab = {word: i for i, word in enumerate(words)}
     library = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     library.pre_tokenizer = pre_tokenizers.Whitespace()
     if bert:
         library.normalizer = normalizers.BertNormalizer(lowercase=True)
+    if lower:
+        library.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     if end:
         library.post_processor = processors.TemplateProcessing(single=f"$A {end}", special_tokens=[(end, vocab[end])])
     library.save(str(folder / "tokenizer.json"))
@@ -96,12 +98,43 @@ def test_the_case_of_bert_is_that_of_its_config(siglip2, tmp_path, lower, rows):
     assert rows_of(path, "Dog") == rows
 
 
+# what tokenizer_config.json of the published models says, but for their words
+PUBLISHED_SIGLIP2 = GEMMA | {
+    "tokenizer_class": "GemmaTokenizer", "do_lower_case": True, "add_bos_token": False, "add_eos_token": True,
+    "padding_side": "right", "model_input_names": ["input_ids"], "unk_token": "<unk>", "sp_model_kwargs": {},
+    "clean_up_tokenization_spaces": False, "spaces_between_special_tokens": False, "extra_special_tokens": {},
+    "model_max_length": 10**30, "processor_class": "SiglipProcessor", "use_default_system_prompt": False,
+}  # fmt: skip
+PUBLISHED_CLIP = {
+    "tokenizer_class": "CLIPTokenizer", "do_lower_case": True, "pad_token": "<pad>", "eos_token": "<eos>",
+    "bos_token": "<bos>", "unk_token": "<unk>", "errors": "replace", "add_prefix_space": False, "model_max_length": 77,
+}  # fmt: skip
+
+
+def test_the_settings_of_published_models_are_obeyed(siglip2, golden, tmp_path):
+    assert rows_of(siglip2(PUBLISHED_SIGLIP2, hf_tokenizer_name="x"), "DOG") == [4, 1, 0]
+    assert rows_of(siglip2(PUBLISHED_SIGLIP2 | {"do_lower_case": False}, hf_tokenizer_name="x"), "Dog") == [5, 1, 0]
+    for kwargs, row in (({"clean": "canonicalize"}, [4, 1, 0]), ({}, [4, 6, 1, 0]), ({"clean": "none"}, [4, 6, 1, 0])):
+        assert rows_of(siglip2(PUBLISHED_SIGLIP2, hf_tokenizer_name="x", tokenizer_kwargs=kwargs), "Dog!") == row
+    for source, config in (("hf_siglip", PUBLISHED_SIGLIP2), ("hf_clip", PUBLISHED_CLIP)):
+        folder = tmp_path / source
+        shutil.copytree(golden / source, folder)
+        for lower in (False, True):  # by a rule of the published CLIP's file; of SigLIP 2's there is none
+            write_tokenizer(folder, ("<pad>", "<eos>", "<bos>", "<unk>", "dog", "Dog"), "<eos>", lower=lower)
+            (folder / "tokenizer_config.json").write_text(json.dumps(config))
+            assert rows_of(str(folder), "DOG") == [4, 1, 0]
+        (folder / "tokenizer_config.json").write_text(json.dumps(config | {"do_lower_case": False}))
+        with pytest.raises(UserError) as error:
+            load_weights(str(folder))
+        assert error.value.field == "do_lower_case"
+
+
 @pytest.mark.parametrize(
     ("tokenizer_config", "text_cfg", "field"),
     [(GEMMA | {"pad_token": "<none>"}, {}, "pad_token"), (None, {}, "pad_token"),
      (GEMMA | {"truncation_side": "left"}, {}, "truncation_side"),
      (GEMMA | {"split_special_tokens": True}, {}, "split_special_tokens"),
-     (GEMMA | {"do_lower_case": True}, {}, "do_lower_case"),
+     (GEMMA | {"do_lower_case": "yes"}, {}, "do_lower_case"),
      (GEMMA | {"add_eos_token": False}, {}, "add_eos_token"), (GEMMA | {"add_bos_token": True}, {}, "add_bos_token"),
      (GEMMA | {"padding_side": "middle"}, {}, "pad_side"),
      (GEMMA, {"tokenizer_kwargs": {"language": "de"}}, "text_cfg.tokenizer_kwargs.language"),
