@@ -10,9 +10,10 @@ from pathlib import PurePosixPath
 from typing import Any
 
 LONGEST_NAME = 200  # characters; file systems allow 255 bytes, and suffixes are added
-# the password of user:password@host, and the values of parameters by which signed URLs are known
+# the password of user:password@host, and the values of parameters by which signed URLs are known; also of a URL that
+# was read as a path, which leaves one slash
 _SECRETS = re.compile(
-    r"(?P<userinfo>(?<=://)[^/@\s?#]+(?=@))"
+    r"(?P<userinfo>(?:(?<=://)|(?<=:/))[^/@\s?#]+(?=@))"
     r"|(?P<parameter>(?<=[?&])(?:x-amz-(?:signature|credential|security-token)|x-goog-(?:signature|credential)"
     r"|awsaccesskeyid|signature|sig|token|access_token|auth|api_?key|key|password|secret)=)(?:(?!: )[^&#\s'\"])+",
     re.IGNORECASE,
@@ -21,7 +22,7 @@ _SECRETS = re.compile(
 
 def mask_secrets(text: str) -> str:
     """Replace user names, passwords and signatures in the URLs of a text by ``***``."""
-    return _SECRETS.sub(lambda found: (found["parameter"] or "") + "***", text) if "://" in text else text
+    return _SECRETS.sub(lambda found: (found["parameter"] or "") + "***", text) if ":/" in text else text
 
 
 def one_line(text: str, longest: int | None = 120) -> str:

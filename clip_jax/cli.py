@@ -21,7 +21,7 @@ from clip_jax.checks import between
 from clip_jax.config import DistributedConfig, RunConfig, UserError
 from clip_jax.config_io import from_fields, load, run_id
 from clip_jax.parallel import enable_compile_cache
-from clip_jax.places import disk_error, exists, place
+from clip_jax.places import NoAnswer, disk_error, exists, place
 from clip_jax.processes import LostProcess, together
 from clip_jax.scaling.verbs import add_verbs, run_verb
 from clip_jax.sweep.verbs import CONFIGURED, add_actions, run_action
@@ -315,7 +315,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _known(error: BaseException) -> BaseException | None:
     """What ended the command, if it is no bug of ours: a disk or the memory that is full gives a UserError."""
-    if isinstance(error, (UserError, KeyboardInterrupt, LostProcess)):
+    if isinstance(error, (UserError, KeyboardInterrupt, LostProcess, NoAnswer)):
         return error
     if (told := disk_error(error)) is not None:
         return told
@@ -376,6 +376,10 @@ def _tell(error: BaseException) -> int:
         return exit_codes.INTERRUPTED
     if isinstance(error, LostProcess):
         print(f"clip-jax: {error}; the same command goes on from the last checkpoint", file=sys.stderr)
+        return exit_codes.STOPPED
+    if isinstance(error, NoAnswer):
+        told = UserError(field=error.filename, reason=error.strerror, hint="later the same command goes on")
+        print(f"clip-jax: {told}", file=sys.stderr)
         return exit_codes.STOPPED
     traceback.print_exception(error)
     return 1

@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from clip_jax.checks import UserError
+from clip_jax.checks import UserError, no_secret
 
 SCHEME = "gs://"
 
@@ -34,12 +35,14 @@ def is_remote(path: Path) -> bool:
 def place(path: str | Path) -> Path:
     """The path as an object: of pathlib, or for ``gs://`` of etils.epath, which answers to the same calls.
 
-    Raises UserError for another kind of URL, one without a bucket, or when the package that knows buckets is missing.
+    Raises UserError for another kind of URL, one without a bucket or with a password, or when the package that knows
+    buckets is missing.
     """
     if not is_url(path):
         return path if isinstance(path, Path) else Path(str(path).removeprefix("file://"))
     if not str(path).startswith(SCHEME) or not str(path).removeprefix(SCHEME).strip("/"):
         raise UserError(f"{path}: a run or a sweep lies in a directory or under gs://BUCKET/")
+    no_secret("path", str(path))
     _store(str(path))
     from etils import epath
 
@@ -62,13 +65,26 @@ def scratch(path: Path) -> Path:
     return Path(home) / "clip_jax" / "gs" / str(path).removeprefix(SCHEME)
 
 
+class NoAnswer(OSError):
+    """The bucket does not answer now; later the same command goes on."""
+
+
 @functools.cache
 def _opened() -> Any:
     import fsspec
 
     # others write too, so a listing of a while ago says nothing; epath's and Orbax's own stores go by this as well
     fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
-    return fsspec.filesystem("gcs")
+    store = fsspec.filesystem("gcs")
+    hush()
+    return store
+
+
+def hush() -> None:
+    """Keep gcsfs from logging the traceback of what it raises, unless ``GCSFS_DEBUG`` asked for its log."""
+    logger = logging.getLogger("gcsfs")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.CRITICAL)
 
 
 def _store(path: str) -> Any:
@@ -80,7 +96,7 @@ def _store(path: str) -> Any:
 
 @contextlib.contextmanager
 def _asked(path: Path) -> Iterator[Any]:
-    """The store. What it raises becomes FileNotFoundError, UserError where it refuses, or OSError with one line."""
+    """The store. What it raises becomes FileNotFoundError, UserError where it refuses, or `NoAnswer`."""
     store = _store(str(path))
     try:
         yield store
@@ -91,7 +107,7 @@ def _asked(path: Path) -> Iterator[Any]:
         denied = getattr(error, "code", None) in (401, 403) or isinstance(error, PermissionError)
         if denied or said.startswith("Forbidden"):
             raise UserError(f"{path}: the bucket refuses ({said})") from None
-        raise OSError(errno.EIO, f"the bucket does not answer ({said})", str(path)) from error
+        raise NoAnswer(errno.EIO, f"the bucket does not answer ({said})", str(path)) from error
 
 
 _DISK = {

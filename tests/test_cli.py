@@ -11,6 +11,7 @@ from clip_jax import cli
 from clip_jax.cli import _tell, main
 from clip_jax.config_io import to_dict
 from clip_jax.exit_codes import MISTAKE, STOPPED, UNREAD
+from clip_jax.places import NoAnswer
 from clip_jax.train.lock import Busy
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:Sharding info:UserWarning")
@@ -237,6 +238,17 @@ def test_a_disk_or_memory_that_is_full_is_one_line_of_every_verb(monkeypatch, ca
         said = capsys.readouterr().err
         assert said.count("\n") == 1
         assert reason in said
+
+
+def test_a_bucket_that_does_not_answer_is_one_line_and_worth_repeating(monkeypatch, capsys):
+    def fail(*_):
+        raise NoAnswer(5, "the bucket does not answer (no way there)", "gs://SECRET@bucket/x")
+
+    monkeypatch.setattr(cli, "_report", fail)
+    assert main(["report", "a.csv"]) == STOPPED
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.startswith("clip-jax: gs://***@bucket/x: the bucket does not answer (no way there)")
 
 
 def test_output_that_nobody_reads_ends_quietly():

@@ -1,6 +1,7 @@
 """Where runs and sweeps lie: a directory here, or one in a bucket."""
 
 import errno
+import logging
 import os
 import subprocess
 import sys
@@ -89,6 +90,34 @@ def test_what_a_bucket_says_is_one_line(bucket):
     for call in (places.read_text, places.exists, places.names):
         with pytest.raises(UserError, match="^gs://bucket/x: the bucket refuses "):
             call(place("gs://bucket/x"))
+
+
+def test_a_bucket_that_does_not_answer_is_told_from_other_errors(monkeypatch):
+    class Silent:
+        def info(self, path):
+            raise RuntimeError("no way there\nand more")
+
+    monkeypatch.setattr(places, "_store", lambda path: Silent())
+    with pytest.raises(places.NoAnswer) as error:
+        places.exists(place("gs://bucket/x"))
+    assert error.value.filename == "gs://bucket/x"
+    assert error.value.strerror == "the bucket does not answer (no way there)"
+    with pytest.raises(UserError) as refused:
+        place("gs://user:SECRET@bucket/x?sig=SECRET")
+    assert refused.value.field == "path"
+    assert "SECRET" not in f"{refused.value}{refused.value.value}"
+
+
+@pytest.mark.parametrize(("level", "told"), [(logging.NOTSET, False), (logging.DEBUG, True)])
+def test_the_log_of_the_buckets_package_is_shown_where_asked_for(level, told):
+    logger = logging.getLogger("gcsfs")
+    before = logger.level
+    try:
+        logger.setLevel(level)
+        places.hush()
+        assert logger.isEnabledFor(logging.ERROR) is told
+    finally:
+        logger.setLevel(before)
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from clip_jax.config import UserError
-from clip_jax.places import is_url
+from clip_jax.places import hush, is_url
 
 T = TypeVar("T")
 
@@ -119,7 +119,9 @@ def _store(url: str) -> tuple[Any, str]:
     try:
         import fsspec
 
-        return fsspec.core.url_to_fs(url)
+        found = fsspec.core.url_to_fs(url)
+        hush()
+        return found
     except ImportError as error:
         name = "fsspec" if error.name == "fsspec" else _PACKAGES.get(protocol, str(error))
         raise UserError(f"{url}: reading {protocol}:// needs the package {name}") from None

@@ -27,6 +27,7 @@ from clip_jax.pretrained.mapping import flatten, nest
 from clip_jax.pretrained.names import table
 from clip_jax.pretrained.open_clip import config_of as open_clip_config_of
 from clip_jax.pretrained.open_clip import trunk_activation
+from clip_jax.pretrained.preprocessor import HALF
 
 torch = pytest.importorskip("torch", reason="needs the extra parity: pip install clip-jax-scaling[parity]")
 SIZE = 32
@@ -245,6 +246,22 @@ def test_tokens_are_those_of_transformers(tmp_path, kind, settings):
     assert type(theirs).__name__.removesuffix("Fast") == kind
     want = theirs(TEXTS, padding="max_length", truncation=True, max_length=16, return_tensors="np")["input_ids"]
     np.testing.assert_array_equal(load_weights(str(tmp_path)).tokenizer.encode(TEXTS), want)
+
+
+def test_what_the_library_writes_itself_is_read(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = dataclasses.replace(SIGLIP, text=dataclasses.replace(SIGLIP.text, vocab_size=400))
+    save_weights(made(config), tmp_path, "transformers")
+    (tmp_path / "first").mkdir()
+    write_tokenizer(tmp_path / "first", "GemmaTokenizer", padding_side="right", do_lower_case=True)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "first")
+    pictures = transformers.SiglipImageProcessor(size={"height": SIZE, "width": SIZE}, resample=2)
+    transformers.SiglipProcessor(pictures, tokenizer).save_pretrained(tmp_path)
+    found = load_weights(str(tmp_path))
+    assert found.preprocess == Preprocess(SIZE, "squash", "bilinear", HALF, HALF)
+    # as SigLIP 2 was trained and as its file says; the library passes over do_lower_case
+    want = tokenizer([t.lower() for t in TEXTS], padding="max_length", truncation=True, max_length=16)["input_ids"]
+    np.testing.assert_array_equal(found.tokenizer.encode(TEXTS), want)
 
 
 @pytest.mark.parametrize(
