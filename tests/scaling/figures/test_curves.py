@@ -52,6 +52,16 @@ def test_error_vs_flops_bars_are_standard_errors(found):
     assert any("standard error" in label for label in labels_of(axis))
 
 
+def test_marker_size_shrinks_with_many_points(runs, curves):
+    sizes = [
+        axis_of(analyse(runs(curves["power law"], budgets=n, sizes=1, seeds=1, noise=0.01), full=False))
+        .lines[0]
+        .get_markersize()
+        for n in (8, 90)
+    ]
+    assert sizes == pytest.approx([7.5, 5.0])
+
+
 def test_error_vs_flops_one_seed_says_no_bars(runs, curves):
     axis = axis_of(analyse(runs(curves["power law"], budgets=4, sizes=1, seeds=1), full=False))
     assert any("no error bars" in label for label in labels_of(axis))
