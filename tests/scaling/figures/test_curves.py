@@ -52,7 +52,7 @@ def test_error_vs_flops_bars_are_standard_errors(found):
     assert any("standard error" in label for label in labels_of(axis))
 
 
-@pytest.mark.parametrize(("copies", "size"), [(1, 7.5), (20, 4.0)])
+@pytest.mark.parametrize(("copies", "size"), [(1, 7.5), (20, 4.33)])
 def test_error_vs_flops_many_points_have_small_markers(found, copies, size):
     frontier = found.frontier
     points = pd.concat([frontier.points] * copies, ignore_index=True)
