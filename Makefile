@@ -5,17 +5,19 @@ OUT    ?= runs/quickstart
 SEED   ?= 0
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+# a worker that dies ends the tests: given to a new one, its tests are never begun (pytest-xdist 3.8)
+TWO    := -n 2 --dist=loadfile --max-worker-restart=0
 
 .PHONY: quickstart test test-thorough test-slow fuzz soak test-slurm test-engines test-browser results coverage lint clean
 quickstart: $(READY)
 	$(BIN)/clip-jax sweep run --config=sweeps/quickstart.py --dir=$(OUT) --base.seed=$(SEED)
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist=loadfile -m "not thorough and not slow and not slurm and not browser"
+	$(BIN)/python -m pytest $(TWO) -m "not thorough and not slow and not slurm and not browser"
 
 # what takes longer than a few seconds: twins in float64, several processes, faults, whole reports, every notebook
 test-thorough: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist=loadfile -m "thorough and not slow"
+	$(BIN)/python -m pytest $(TWO) -m "thorough and not slow"
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

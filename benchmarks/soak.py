@@ -157,13 +157,14 @@ def main() -> int:
 
 
 def _package() -> bytes:
-    """Three sets of a few hundred icons."""
+    """Three sets of a few hundred icons, whose drawings differ: sets that share them would be of one family."""
     from fuzz_mutations import tgz
 
     files = {}
-    for prefix in ("a", "b", "c"):
+    shapes = {"a": "h9v9z", "b": "v-5h3v12h-3z", "c": "l-6 3l9 1l-2 -9z"}
+    for prefix, shape in shapes.items():
         icons = {
-            f"icon-{word}-{i}": {"body": f'<path d="M{i % 20} {i % 7}h{3 + i % 9}v{4 + len(prefix + word)}h-4z"/>'}
+            f"icon-{word}-{i}": {"body": f'<path d="M{8 + i % 12} {9 + i % 7}{shape}m{len(word)} {i // 20}h2v2z"/>'}
             for word in ("home", "user", "star") for i in range(100)
         }  # fmt: skip
         about = {"name": prefix, "author": {"name": prefix}, "license": {"title": "MIT", "spdx": "MIT"}}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,6 +115,34 @@ def check_batch(batch_size: int, mesh: Mesh) -> None:
         raise ConfigError(
             f"batch_size={batch_size}: must be a multiple of the {mesh.size} devices of the mesh ({sizes})"
         )
+
+
+class InFlight:
+    """Bounds how many calls of compiled functions are under way on the devices.
+
+    JAX returns before a call is done. On several CPU devices some hundred calls with collectives in flight take every
+    thread, each waits for one that has none, and XLA ends the process after a minute; on an accelerator the inputs of
+    calls far ahead fill its memory. Two calls ahead keep a device busy.
+    """
+
+    def __init__(self, most: int = 2) -> None:
+        self.most = most
+        self._waiting: deque[Any] = deque()
+
+    def add(self, outputs: Any) -> list[Any]:
+        """Take the outputs of a call (not to be donated), wait for the call ``most`` before it and return its outputs:
+        a list of one, or of none at the beginning."""
+        import jax
+
+        self._waiting.append(outputs)
+        return [jax.block_until_ready(self._waiting.popleft())] if len(self._waiting) > self.most else []
+
+    def rest(self) -> list[Any]:
+        """Wait for the calls that are left, and return their outputs."""
+        import jax
+
+        rest, self._waiting = list(self._waiting), deque()
+        return jax.block_until_ready(rest)
 
 
 def enable_compile_cache() -> Path:

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from clip_jax.data.transforms import MEAN, STD, normalise
 from clip_jax.finite import finite_rows
 from clip_jax.models.clip import normalise_features
-from clip_jax.parallel import batch_sharding, replicated
+from clip_jax.parallel import InFlight, batch_sharding, replicated
 
 
 def in_batches(
@@ -25,12 +25,13 @@ def in_batches(
 
     ``take`` gives host arrays of those rows. The last batch is filled up with its last row, so that one shape compiles.
     """
-    waiting = []
+    in_flight, done = InFlight(), []
     for start in range(0, count, batch_size):
         arrays = take(np.minimum(np.arange(start, start + batch_size), count - 1))
         parts = [jax.make_array_from_callback(x.shape, sharding, x.__getitem__) for x in arrays]
-        waiting.append(function(params, *parts))
-    return jax.tree.map(lambda *parts: np.concatenate([np.asarray(x) for x in parts])[:count], *waiting)
+        done += jax.device_get(in_flight.add(function(params, *parts)))
+    done += jax.device_get(in_flight.rest())
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *done)
 
 
 class Encoder:

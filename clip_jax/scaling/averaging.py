@@ -20,7 +20,8 @@ from clip_jax.scaling.fit import SPARE_POINTS, Fit, fit_law
 from clip_jax.scaling.laws.base import Array
 from clip_jax.scaling.noise import NO_NOISE, Noise
 from clip_jax.scaling.prediction import Interval, Prediction
-from clip_jax.scaling.profile import curve_error, scatter, with_free_asymptote
+from clip_jax.scaling.profile import curve_error
+from clip_jax.scaling.statistic import pooled_scale, scatter, wider_by
 
 LEAST_WEIGHT = 0.1  # of a form that the data do not reject
 REJECTED = 0.01  # p below which they do
@@ -245,17 +246,15 @@ def average(fitted: Mapping[str, Fitted], chance: float | None = None) -> Averag
     """
     kept: dict[str, Fitted] = {}
     left_out: dict[str, str] = {}
-    freed: dict[str, Fit] = {}
     rows = min((f.fit.points for f in fitted.values()), default=0)
     for key, f in fitted.items():
-        freed[key] = with_free_asymptote(f.fit)
-        if f.fit.points <= freed[key].free:
+        if f.fit.points <= f.fit.free:
             left_out[key] = f"{f.fit.points} points and as many parameters: nothing of it is tested"
         else:
             kept[key] = f
     if not kept:
         return None
-    fits = [_on_common_rows(freed[k], rows, chance) for k in kept]
+    fits = [_on_common_rows(f.fit, rows, chance) for f in kept.values()]
     noise = next(iter(kept.values())).noise
     statistics = fit_statistics(fits, noise)
     accepted = np.array([s["p"] >= REJECTED for s in statistics])
@@ -279,15 +278,15 @@ def _on_common_rows(fit: Fit, rows: int, chance: float | None) -> Fit:
 def held_out_densities(fitted: Mapping[str, Fitted]) -> Array | None:
     """Return each form's predictive density of held-out points, or None where some form was not tested.
 
-    A prefix of the points, by FLOPs, predicts the next point. It tests a form only where the asymptote need not be held
-    for want of points; at least `LEAST_PREFIXES` must test every form.
+    A prefix of the points, by FLOPs, predicts the next point. It tests a form only where its points are enough to tell
+    the asymptote; at least `LEAST_PREFIXES` must test every form.
 
     Returns:
       float [M, H], densities of ln(error).
     """
     fits = [f.fit for f in fitted.values()]
     count = fits[0].points
-    first = max(f.free + f.pinned for f in fits) + SPARE_POINTS
+    first = max(f.free for f in fits) + SPARE_POINTS
     prefixes = list(range(first, count))[-MOST_PREFIXES:]
     if len(prefixes) < LEAST_PREFIXES or any(f.points != count for f in fits):
         return None
@@ -299,12 +298,9 @@ def _density(fitted: Fitted, m: int) -> float:
     from scipy.stats import t
 
     fit, x, y = fitted.fit, fitted.fit.data.columns["flops"], fitted.fit.data.y
-    held = {
-        n: fit.values[n]
-        for n, free in zip(fit.law.names, fit.free_mask, strict=True)
-        if not free and not (fit.pinned and n == fit.law.asymptote)
-    }
-    before = fit_law(fit.law, x[:m], y[:m], fixed=held, profile=False)
-    sd = float(np.hypot(curve_error(before, float(x[m])), scatter(before, fitted.noise)))
-    off = float(np.log(y[m] / before.predict(float(x[m]))))
-    return float(t.pdf(off / sd, before.degrees)) / sd
+    held = {n: fit.values[n] for n, free in zip(fit.law.names, fit.free_mask, strict=True) if not free}
+    before = fit_law(fit.law, x[:m], y[:m], loss=fit.loss, fixed=held, profile=False)
+    at, noise = float(x[m]), fitted.noise
+    sd = float(np.hypot(curve_error(before, at) * wider_by(before, noise), scatter(before, noise)))
+    off = float(np.log(y[m] / before.predict(at)))
+    return float(t.pdf(off / sd, pooled_scale(before, noise)[2])) / sd

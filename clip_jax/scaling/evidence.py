@@ -119,7 +119,7 @@ class Fitted:
         return {}
 
     def curve_at(self, flops: float) -> Interval:
-        """Return where the law itself lies at a compute, 95 %; its value is that of the law with a free asymptote."""
+        """Return where the law itself lies at a compute, 95 %."""
         return self.prediction_at(flops).interval()
 
     def run_at(self, flops: float) -> Interval:
@@ -177,7 +177,7 @@ class Fitted:
             "share_of_starts": fit.agree / fit.starts, "objective": fit.objective,
             "loss": [fit.loss.kind, fit.loss.space, fit.loss.delta], "condition": fit.condition,
             "identified": fit.identified, "flat": list(fit.flat), "points": fit.points,
-            "residual_sd": fit.residual_sd, "seed_floor": self.noise.sd, "pinned": fit.pinned, "notes": list(fit.notes),
+            "residual_sd": fit.residual_sd, "seed_floor": self.noise.sd, "notes": list(fit.notes),
             "warnings": self.warnings(),
         }  # fmt: skip
 
@@ -274,7 +274,7 @@ def fit_frontier(
         reason = f"{len(points)} points, {law.name} needs {least}{beyond}"
         raise TooFewPoints(reason, field="points", value=len(points), reason=reason)
     x, y = points["flops"].to_numpy(float), points["error"].to_numpy(float)
-    fit = fit_law(law, x, y, known=known, profile=False)
+    fit = fit_law(law, x, y, fixed=known, profile=False)
     if above:
         fit = replace(fit, notes=(*fit.notes, f"{above} points above guessing, {chance:.4g}, are left out"))
     again = unselected = None
@@ -283,7 +283,7 @@ def fit_frontier(
     if bias:
         shift = np.array([bias.get(float(b), 0.0) for b in points["budget"]])
         if (shift < -SELECTION_MATTERS * max(noise.sd, fit.residual_sd)).any():
-            unselected = fit_law(law, x, y * np.exp(-shift), known=known, profile=False)
+            unselected = fit_law(law, x, y * np.exp(-shift), fixed=known, profile=False)
     return Fitted(fit, noise, again, unselected)
 
 

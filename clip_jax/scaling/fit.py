@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +27,6 @@ class Fit:
     agree: how many of those ended at the best objective. objective: the loss's sum, never a mean. condition: of the
     normal matrix (a large one: parameters that trade off). flat: parameters whose profile is flat to a side, with
     that side; empty also when nobody looked (``profiled`` False). degrees: points minus free parameters.
-    pinned: the asymptote was held only because points are too few to tell it.
     """
 
     law: Law
@@ -47,7 +46,6 @@ class Fit:
     flat: tuple[str, ...] = ()
     profiled: bool = False
     notes: tuple[str, ...] = ()
-    pinned: bool = False
 
     @property
     def points(self) -> int:
@@ -126,7 +124,6 @@ def fit_law(
     loss: Loss = LOG_HUBER,
     weights: Array | None = None,
     fixed: Mapping[str, float] | None = None,
-    known: Mapping[str, float] | None = None,
     bounds: Mapping[str, tuple[float, float]] | None = None,
     starts: Array | None = None,
     profile: bool = True,
@@ -139,10 +136,7 @@ def fit_law(
       y: float [n].
       loss: Huber on logarithms by default.
       weights: of the rows, float [n].
-      fixed: parameters held, in the table's units. None: the law's asymptote is held at its default when there are
-        fewer than parameters + 3 points, and a note says so; {}: nothing is held.
-      known: parameters known from elsewhere (a top that is the error of guessing), held without that rule; not with
-        ``fixed``.
+      fixed: parameters held, in the table's units. Where points are too few to tell a free asymptote, a note says so.
       bounds: narrower limits of parameters, in the table's units.
       starts: theta to polish in place of the law's grid, float [S, p] (centred as the fit will be).
       profile: look for parameters whose profile is flat to a side (costs one more batch of fits).
@@ -152,15 +146,9 @@ def fit_law(
     """
     data = check_points(law, columns, y, weights, positive=loss.space == "log")
     notes: list[str] = []
-    pinned = False
-    if fixed is None:
-        fixed = dict(known or {})
-        few = len(data) < len(law.parameters) - len(fixed) + SPARE_POINTS
-        if few and law.asymptote is not None and law.asymptote not in fixed:
-            pinned, fixed[law.asymptote] = True, law.pin_at(data.y)
-            notes.append(
-                f"asymptote not identified: {law.asymptote} pinned at {fixed[law.asymptote]:g} with {len(data)} points"
-            )
+    fixed = dict(fixed or {})
+    if len(data) < (least := least_to_tell(law, fixed)):
+        notes.append(f"{len(data)} points are too few to tell {law.asymptote}, at least {least} are needed")
     if n := copies(data):
         notes.append(f"{n} rows are copies of others; they count, and make intervals too narrow if they are no repeats")
     free = np.array([name not in fixed for name in law.names])
@@ -215,7 +203,7 @@ def fit_law(
     status = f"bound hit: {', '.join(hit)}" if hit else "converged" if converged else "failed"
     fit = Fit(
         law, best, references, loss, data, free, low, high, status, len(grid), len(begin), agree, objective,
-        np.inf, notes=tuple(notes), pinned=pinned,
+        np.inf, notes=tuple(notes),
     )  # fmt: skip
     fit = replace(fit, condition=_condition(fit))
     if profile:
@@ -225,16 +213,16 @@ def fit_law(
     return fit
 
 
-def fit_pinned_and_free(law: Law, columns: Any, y: Any, *, at: float | None = None, **options: Any) -> tuple[Fit, Fit]:
-    """Both fits of a law with an asymptote: held (at its default, or ``at``) and free. Raises as `fit_law`."""
-    if law.asymptote is None:
-        raise UserError(
-            f"{law.name}: has no asymptote to pin", field="law", value=law.key, reason="has no asymptote to pin"
-        )
-    value = law.pin_at(np.asarray(y, float)) if at is None else at
-    return fit_law(law, columns, y, fixed={law.asymptote: value}, **options), fit_law(
-        law, columns, y, fixed={}, **options
-    )
+def least_to_tell(law: Law, fixed: Collection[str] = ()) -> int:
+    """Return how many points the asymptote of a law needs to be told; 0 where it has none, or a held one.
+
+    Args:
+      law: the form.
+      fixed: names of the parameters that are held.
+    """
+    if law.asymptote is None or law.asymptote in fixed:
+        return 0
+    return len(law.parameters) - len(fixed) + SPARE_POINTS
 
 
 def _references(law: Law, columns: Mapping[str, Array], limited: set[str]) -> dict[str, float]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from clip_jax.scaling.averaging import AveragedForecast
 from clip_jax.scaling.evidence import Fitted
-from clip_jax.scaling.fit import SPARE_POINTS, fit_law
+from clip_jax.scaling.fit import fit_law, least_to_tell
 from clip_jax.scaling.laws import LAWS, Law
 from clip_jax.scaling.points import columns_of
 from clip_jax.scaling.prediction import Interval
@@ -71,9 +71,9 @@ def extrapolation_scores(
 ) -> list[dict[str, Any]]:
     """Score how well each form predicts the next budget from those before it: mean |ln(predicted/measured)|.
 
-    Every prefix of at least four budgets counts once (of more than 12, as many evenly chosen ones), but only where no
-    asymptote had to be held for want of points: a form that was held at a simpler one's was not tested there. A form
-    counts as tested from two such prefixes on (one, of five budgets), and forms are ranked over the prefixes that
+    Every prefix of at least four budgets counts once (of more than 12, as many evenly chosen ones), but only where the
+    points are enough to tell the asymptote: a form whose asymptote is a guess was not tested there. A
+    form counts as tested from two such prefixes on (one, of five budgets), and forms are ranked over the prefixes that
     tested all of these.
 
     Args:
@@ -92,11 +92,10 @@ def extrapolation_scores(
     for law in laws:
         held = known.get(law.key, {})
         for m in map(int, prefixes):
-            if m <= len(law.parameters) - len(held):
+            if m < max(least_to_tell(law, held), len(law.parameters) - len(held) + 1):
                 continue
-            fit = fit_law(law, flops[:m], errors[:m], known=held, profile=False)
-            if not fit.pinned:
-                misses[law.name][m] = abs(float(np.log(fit.predict(flops[m]) / errors[m])))
+            fit = fit_law(law, flops[:m], errors[:m], fixed=held, profile=False)
+            misses[law.name][m] = abs(float(np.log(fit.predict(flops[m]) / errors[m])))
     least = min(LEAST_FORECASTS, len(flops) - LEAST_POINTS)
     tested = [set(m) for m in misses.values() if len(m) >= least]
     common = set.intersection(*tested) if tested else set()
@@ -141,7 +140,7 @@ def rolling(
     y = np.asarray(y, float)
     order = found[law.columns[0]] if by is None else np.asarray(by, float)
     levels = np.unique(order)
-    least = max(LEAST_POINTS, len(law.parameters) + (SPARE_POINTS if law.asymptote else 1))  # no law is pinned
+    least = max(LEAST_POINTS, least_to_tell(law), len(law.parameters) + 1)
     possible = [c for c in levels[1:] if (order < c).sum() >= least and len(np.unique(order[order < c])) >= 3]
     chosen = (
         [possible[i] for i in np.unique(np.linspace(0, len(possible) - 1, cuts).round().astype(int))]

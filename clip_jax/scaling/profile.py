@@ -58,7 +58,7 @@ def parameter_statistic(fit: Fit, name: str, values: Array, *, noise: Noise = NO
 def prediction_statistic(fit: Fit, at: Any, values: Array, *, noise: Noise = NO_NOISE) -> Array:
     """Return the statistic of the curve held at each of ``values`` [K] at one point ``at`` (dict of columns, or a
     number); infinite where the law has no such curve."""
-    fit = _smooth(with_free_asymptote(fit))
+    fit = _smooth(fit)
     values = np.asarray(values, float)
     order = np.argsort(values)
     out = np.empty(len(values))
@@ -70,7 +70,6 @@ def prediction_statistic(fit: Fit, at: Any, values: Array, *, noise: Noise = NO_
 def parameter_interval(fit: Fit, name: str, *, level: float = 0.95, noise: Noise = NO_NOISE) -> Interval:
     """Return where a parameter may lie, in the table's units.
 
-    Where an asymptote was held only because points are few, the interval is that of the law with the asymptote free.
     Without a degree of freedom, and of an asymmetric loss (`Loss.under`), both sides are open. Raises UserError when
     the parameter was fixed.
     """
@@ -78,7 +77,6 @@ def parameter_interval(fit: Fit, name: str, *, level: float = 0.95, noise: Noise
     if not fit.free_mask[i]:
         raise UserError(f"profile: {name} was fixed", field=name, reason="was fixed")
     value = fit.values[name]
-    fit = with_free_asymptote(fit)
     if fit.points <= fit.free or not fit.loss.symmetric:
         p = fit.law.parameters[i]
         limits = (0.0, np.inf) if p.log else (float(fit.low[i]), float(fit.high[i]))
@@ -95,7 +93,7 @@ def parameter_interval(fit: Fit, name: str, *, level: float = 0.95, noise: Noise
             (float(fit.low[i]), float(fit.high[i])), wanted, level, STEPS if fit.points <= MANY_ROWS else FEW_STEPS,
         )  # fmt: skip
     low, high = (float(np.exp(v)) if log else v for v in (found.low, found.high))
-    return _around(replace(found, low=low, high=high), value)
+    return replace(found, value=value, low=low, high=high)
 
 
 def prediction_interval(
@@ -104,8 +102,7 @@ def prediction_interval(
     """Return where the curve lies at one point, or with ``new_run`` where a run will land.
 
     Args:
-      fit: of `fit_law`. Where an asymptote was held only because points are few, the interval is that of the law with
-        the asymptote free: a guess is no knowledge.
+      fit: of `fit_law`.
       at: dict of columns, or a number.
       level: of the interval.
       noise: see `statistic`.
@@ -114,12 +111,7 @@ def prediction_interval(
     found = prediction_profile(fit, at, noise=noise)
     if new_run:
         found = found.scattered(scatter(fit, noise))
-    return _around(found.interval(level), float(np.ravel(fit.predict(at))[0]))
-
-
-def _around(found: Interval, value: float) -> Interval:
-    """The interval around another value: that of a law whose asymptote is held need not lie in that of the free one."""
-    return replace(found, value=value, low=min(found.low, value), high=max(found.high, value))
+    return found.interval(level)
 
 
 def prediction_profile(fit: Fit, at: Any, *, noise: Noise = NO_NOISE) -> Prediction:
@@ -132,8 +124,8 @@ def prediction_profile(fit: Fit, at: Any, *, noise: Noise = NO_NOISE) -> Predict
       at: dict of columns, or a number.
       noise: see `statistic`.
     """
-    fit = _smooth(with_free_asymptote(fit))
     value = float(np.ravel(fit.predict(at))[0])
+    fit = _smooth(fit)
     log = fit.loss.space == "log"
     lowest, highest = (-np.inf, np.inf)
     if fit.law.above:
@@ -222,21 +214,6 @@ def _normal(fit: Fit, at: Any) -> tuple[Array, float]:
     slope, cov = np.array(slopes), covariance(fit)
     variance = float(max(slope @ cov @ slope, 1e-24))
     return cov @ slope / variance, float(np.sqrt(variance))
-
-
-def with_free_asymptote(fit: Fit) -> Fit:
-    """Return the fit with the asymptote free, where it was held only because points are few."""
-    if not fit.pinned:
-        return fit
-    from clip_jax.scaling.fit import fit_law
-
-    held = {n: fit.values[n] for n, free in zip(fit.law.names, fit.free_mask, strict=True) if not free}
-    held.pop(fit.law.asymptote or "", None)
-    if len(fit.data) <= fit.free + 1:
-        return replace(fit, free_mask=fit.free_mask | (np.array(fit.law.names) == fit.law.asymptote))
-    return fit_law(
-        fit.law, fit.data.columns, fit.data.y, loss=fit.loss, weights=fit.data.weights, fixed=held, profile=False
-    )
 
 
 def flat_sides(fit: Fit) -> tuple[str, ...]:

@@ -52,7 +52,7 @@ def text_summary(law: dict[str, Any]) -> str:
         values = ", ".join(f"{k}={v:.3g}" for k, v in f["values"].items() if k != e["name"])
         score = "-" if scores.get(f["form"]) is None else f"{scores[f['form']]:.4f}"
         mark = " *" if f["form"] == law["winner"] else ""
-        loose = not f["identified"] and not f["pinned"]
+        loose = not f["identified"]
         interval = _span(
             *(None if loose or side in e["open"] else e[end] for end, side in (("low", "below"), ("high", "above")))
         )

@@ -69,9 +69,7 @@ class TableIntervals:
     def _at(self, point: dict[str, float], *, new_run: bool) -> Interval:
         if self.fitted:
             ((_, at),) = point.items()
-            found = self.fitted.run_at(at) if new_run else self.fitted.curve_at(at)
-            value = float(np.ravel(self.fit.predict(point))[0])  # of the law that is printed
-            return replace(found, value=value, low=min(found.low, value), high=max(found.high, value))
+            return self.fitted.run_at(at) if new_run else self.fitted.curve_at(at)
         if not self.clusters:
             return prediction_interval(self.fit, point, noise=self.noise, new_run=new_run)
         found = self.clusters.forecast(point)[new_run]
@@ -102,14 +100,11 @@ def fit_rows_of(rows: Rows, what: TableFit, law: Law, *, known: Mapping[str, flo
       rows: of `table_rows.read_rows`.
       what: the loss and the parameters held.
       law: the form.
-      known: parameters known from elsewhere, held in place of those of ``what``.
+      known: parameters known from elsewhere, held in place of those of ``what``; None: those, and what chance tells.
     """
     weights = None if rows.weights is None else rows.weights / rows.weights.mean()
-    fixed = fixed_values(what) if known is None else None
-    known = with_ceiling(law, what.chance)[1] if known is None else known
-    if fixed is not None:  # what the user holds, and what chance tells
-        fixed, known = {**known, **fixed}, None
-    return fit_law(law, rows.columns, rows.y, loss=what.loss_function, weights=weights, fixed=fixed, known=known)
+    fixed = {**with_ceiling(law, what.chance)[1], **fixed_values(what)} if known is None else known
+    return fit_law(law, rows.columns, rows.y, loss=what.loss_function, weights=weights, fixed=fixed)
 
 
 def noise_of(rows: Rows, what: TableFit) -> Noise:

@@ -32,7 +32,7 @@ class TableFit:
       loss, space, delta: of `loss.Loss`.
       chance: the error of guessing. Laws with a ceiling stop there; for the others rows above it are left out.
       examples: of the evaluation set; its binomial scatter is the least that intervals assume (0: unknown).
-      fixed: ``NAME=VALUE``, or ``none`` to let few points tell the asymptote.
+      fixed: ``NAME=VALUE`` each; ``none`` is the same as nothing.
       at: ``LAW_COLUMN=VALUE,…`` points to forecast.
       weights: a column of weights of the rows; empty: all count alike.
       below: fit only rows below this many FLOPs (or this value of a law's only column), judge the rest; None: fit all.
@@ -131,10 +131,8 @@ def law_of(what: TableFit, key: str = "") -> Law:
     return replace(law, ceiling=what.chance) if isinstance(law, SaturatingPowerLaw) else law
 
 
-def fixed_values(what: TableFit) -> dict[str, float] | None:
-    """Return the parameters held; None leaves the choice to `fit_law`."""
-    if not what.fixed:
-        return None
+def fixed_values(what: TableFit) -> dict[str, float]:
+    """Return the parameters held."""
     asked = () if what.fixed == ("none",) else what.fixed
     return {k: number(v, f"--fix={k}") for k, v in pairs(asked, "fix").items()}
 

@@ -64,9 +64,15 @@ def fit_steps(table: pd.DataFrame, what: TableFit, law: Law) -> Steps:
         said.append(NOT_RESELECTED)
     objectives = (what.loss_function, replace(what.loss_function, under=1.0))
     both = fit_two_step(
-        law, rows.columns, loss, law_named(what.then), rows.y, first_rows=first, constant=constant,
-        objectives=objectives, fixed=({}, {}) if what.fixed == ("none",) else (None, None),
-    )  # fmt: skip
+        law,
+        rows.columns,
+        loss,
+        law_named(what.then),
+        rows.y,
+        first_rows=first,
+        constant=constant,
+        objectives=objectives,
+    )
     return Steps(both, tuple(said))
 
 

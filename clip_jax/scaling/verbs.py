@@ -22,7 +22,7 @@ OPTIONS: dict[str, dict[str, Any]] = {  # of `tablefit.TableFit`
         "help": "the error of guessing; laws with a ceiling stop there, others leave out rows above",
     },
     "examples": {"type": int, "help": "of the evaluation set; its scatter is a floor"},
-    "fix": {"action": "append", "help": "NAME=VALUE held, or none to free the asymptote"},
+    "fix": {"action": "append", "help": "NAME=VALUE held (none: nothing, as without it)"},
     "at": {
         "action": "append",
         "help": "a point to forecast: VALUE, or params=1e9,samples_seen=1e10; in `fit` also flops=VALUE: the optimum "

@@ -23,7 +23,7 @@ from clip_jax.data.tokenizers import Tokenizer
 from clip_jax.finite import NotFinite
 from clip_jax.models.clip import Built, build
 from clip_jax.optim import make_optimizer
-from clip_jax.parallel import check_batch, enable_compile_cache, make_mesh
+from clip_jax.parallel import InFlight, check_batch, enable_compile_cache, make_mesh
 from clip_jax.places import exists, scratch
 from clip_jax.processes import everywhere, lost_another, on_first, told_by_first
 from clip_jax.train.checkpoint import Checkpoints
@@ -229,7 +229,7 @@ class Run:
     begin: Begin
 
     def __post_init__(self) -> None:
-        config, self.mesh, self.built = self.config, self.ground.mesh, self.ground.built
+        config, self.mesh, self.built, self.in_flight = self.config, self.ground.mesh, self.ground.built, InFlight()
         self.optimizer = make_optimizer(config.optim, config.steps, config.model)
         self.step_fn = make_train_step(config, self.built, self.optimizer, self.mesh)
         self.compiled = False
@@ -307,6 +307,7 @@ class Run:
         """What the host does once a step is under way. Raises Fault."""
         evaluate, save, end = self.due(last)
         with self.clock.measure("step"):
+            self.in_flight.add(metrics)
             self.meter.flush()  # of an earlier step, now that the device has work
             with self.clock.measure("other"):
                 self.profiler.end_step(self.step, metrics)

@@ -10,10 +10,10 @@ from flax import nnx
 
 from clip_jax.config import MeshConfig
 from clip_jax.data.transforms import normalise
-from clip_jax.evals.encode import Encoder
+from clip_jax.evals.encode import Encoder, in_batches
 from clip_jax.finite import NotFinite
 from clip_jax.models.clip import build, init_params, normalise_features
-from clip_jax.parallel import make_mesh
+from clip_jax.parallel import batch_sharding, make_mesh
 from clip_jax.presets import preset
 
 
@@ -32,6 +32,26 @@ def test_batches_and_padding_change_nothing():
     )
     np.testing.assert_allclose(encoder.texts(params, tokens), normalise_features(model.encode_text(tokens)), atol=1e-5)
     assert encoder._image._cache_size() == 1
+
+
+def test_no_more_than_three_batches_are_under_way(monkeypatch):
+    under_way, most = [], [0]
+    wait = jax.block_until_ready
+
+    def waited(outputs):
+        under_way.pop(0)
+        return wait(outputs)
+
+    def double(params, rows):
+        under_way.append(rows)
+        most[0] = max(most[0], len(under_way))
+        return rows * 2
+
+    monkeypatch.setattr(jax, "block_until_ready", waited)
+    rows = np.arange(100, dtype=np.int32)
+    found = in_batches(double, None, lambda i: (rows[i],), 100, 8, batch_sharding(make_mesh(MeshConfig())))
+    np.testing.assert_array_equal(found, rows * 2)
+    assert most[0] == 3
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

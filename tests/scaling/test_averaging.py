@@ -11,6 +11,7 @@ from clip_jax.scaling.averaging import (
     Mixture,
     average,
     fit_statistics,
+    held_out_densities,
     weights_by_bic,
     weights_by_stacking,
     with_least,
@@ -18,10 +19,14 @@ from clip_jax.scaling.averaging import (
 from clip_jax.scaling.evidence import Fitted
 from clip_jax.scaling.fit import fit_law
 from clip_jax.scaling.laws import LAWS, BoundedPowerLaw, PowerLaw, SaturatingPowerLaw, SigmoidLogC
+from clip_jax.scaling.loss import Loss
 from clip_jax.scaling.noise import Noise
 from clip_jax.scaling.prediction import Prediction
+from clip_jax.scaling.profile import prediction_profile
+from clip_jax.scaling.statistic import scatter
 
 C = np.geomspace(1e10, 1e12, 8)
+SQUARES = Loss("squares")
 
 
 def normal(center, sd, degrees=10_000):
@@ -112,6 +117,18 @@ def test_weights_by_stacking_maximize_the_held_out_log_score():
     grid = np.linspace(0, 1, 1001)
     scores = [np.log(w * densities[0] + (1 - w) * densities[1]).sum() for w in grid]
     assert found[0] == pytest.approx(grid[int(np.argmax(scores))], abs=0.01)
+
+
+def test_held_out_densities_are_those_of_the_bands_with_the_degrees_of_residuals_and_seeds_together():
+    noise, aside = Noise(0.02, 30), np.array([1, -1, 1, -1, 1, 3, -3, 3])
+    y = 0.6 * (C / C[0]) ** -0.15 * np.exp(0.015 * aside)
+    found = held_out_densities({"power": Fitted(fit_law(PowerLaw(), C, y, loss=SQUARES, profile=False), noise)})[0]
+    for m, density in zip(range(5, 8), found, strict=True):
+        before = fit_law(PowerLaw(), C[:m], y[:m], loss=SQUARES)
+        run = prediction_profile(before, C[m], noise=noise).scattered(scatter(before, noise))
+        assert run.degrees == m - 2 + 30
+        rise = np.diff(run.cdf(np.log(y[m]) + np.array([-0.005, 0.005])))[0] / 0.01
+        assert density == pytest.approx(rise, rel=0.05)
 
 
 def test_average_uses_stacking_only_where_every_form_was_tested():

@@ -109,7 +109,7 @@ def test_held_fits_leave_a_known_top_where_it_is():
     y = y * np.exp([0.04, 0.03, -0.02, 0.01, -0.01, 0.02, -0.02, 0.01])  # the first points lie above the top
     assert y.max() > 0.974
     for law in (SigmoidLogC(), BoundedPowerLaw()):
-        fit = fit_law(law, x, y, known={"top": 0.974}, loss=SQUARES, profile=False)
+        fit = fit_law(law, x, y, fixed={"top": 0.974}, loss=SQUARES, profile=False)
         normal, error = _normal(fit, 1e13)
         held = held_fits(fit, 1e13, normal)(np.sort(float(fit.predict(1e13)) * np.exp(error * np.linspace(-3, 3, 13))))
         assert held.theta[:, law.index("top")] == pytest.approx(0.974)

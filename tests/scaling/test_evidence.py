@@ -81,12 +81,26 @@ def test_too_few_points_are_refused():
         fit_frontier(PowerLaw(), few, few, rule=BUDGET, noise=NO_NOISE, planned=True)
 
 
-def test_a_held_asymptote_has_no_interval():
-    few = points().head(4)
-    held = fit_frontier(SaturatingPowerLaw(), few, few, rule=BUDGET, noise=NO_NOISE, planned=True)
-    assert held.as_data()["fixed"] == ["E"]
-    assert "E" not in held.intervals
-    assert any("pinned" in w for w in held.warnings())
+@pytest.mark.parametrize("count", [4, 5])
+def test_few_points_print_one_form_values_intervals_and_forecasts(count):
+    few = points().head(count)
+    found = fit_frontier(SaturatingPowerLaw(), few, few, rule=BUDGET, noise=NO_NOISE, planned=True)
+    data, ahead = found.as_data(), found.forecast(C.max())
+    assert data["fixed"] == []
+    assert set(data["intervals"]) == {"E", "a", "b"}
+    assert all(i.value == data["values"][n] for n, i in found.intervals.items())
+    assert ahead["predicted"] == found.fit.predict(C.max()) == found.bands(C)["y"][-1]
+    assert any("too few to tell E" in w for w in data["warnings"])
+
+
+def test_as_many_points_as_parameters_leave_every_interval_open():
+    few = points().head(3)
+    found = fit_frontier(SaturatingPowerLaw(), few, few, rule=BUDGET, noise=NO_NOISE, planned=True)
+    data, ahead = found.as_data(), found.forecast(C.max())
+    assert all(i["open"] == ["below", "above"] for i in data["intervals"].values())
+    assert not data["identified"]
+    assert (ahead["low"], ahead["high"]) == (-np.inf, np.inf)
+    assert any("nothing is tested" in w for w in data["warnings"])
 
 
 def test_rules_without_planned_budgets():

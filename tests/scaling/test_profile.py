@@ -98,11 +98,23 @@ def test_intervals_without_a_degree_of_freedom_are_open():
     assert not fit.identified
 
 
-def test_prediction_of_a_law_held_for_want_of_points_carries_the_free_asymptote():
+def test_prediction_from_few_points_carries_the_free_asymptote_and_its_value_is_the_fits():
     c = np.geomspace(1e19, 1e21, 4)
     y = 1.6 + 95.18 * c**-0.0941
-    held = prediction_interval(fit_law(SaturatingPowerLaw(), c, y * np.exp([1e-4, -1e-4, 1e-4, -1e-4])), 1e23)
-    assert held.low <= 1.6 + 95.18 * 1e23**-0.0941 <= held.high
+    fit = fit_law(SaturatingPowerLaw(), c, y * np.exp([1e-4, -1e-4, 1e-4, -1e-4]))
+    found = prediction_interval(fit, 1e23)
+    assert found.low <= 1.6 + 95.18 * 1e23**-0.0941 <= found.high
+    assert found.value == float(fit.predict(1e23))
+
+
+@pytest.mark.parametrize("kind", ["huber", "absolute"])
+def test_the_value_beside_an_interval_is_that_of_the_fit(kind):
+    y = (0.1 + LINE) * np.exp(0.02 * np.random.default_rng(3).standard_normal(len(C)))
+    fit = fit_law(SaturatingPowerLaw(), C, y, loss=Loss(kind, delta=1e-3))
+    ahead, b = prediction_interval(fit, 1e13), parameter_interval(fit, "b")
+    assert (ahead.value, b.value) == (float(fit.predict(1e13)), fit.values["b"])
+    assert ahead.value in ahead
+    assert b.value in b
 
 
 def test_what_was_fixed_has_no_interval():

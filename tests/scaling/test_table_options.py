@@ -47,8 +47,8 @@ def test_point_of_text_is_a_value_or_one_of_each_column():
         assert caught.value.field.startswith("--at")
 
 
-def test_fixed_values_none_frees_and_nothing_leaves_the_choice():
-    assert fixed_values(TableFit()) is None
+def test_fixed_values_none_is_the_same_as_nothing():
+    assert fixed_values(TableFit()) == {}
     assert fixed_values(TableFit(fixed=("none",))) == {}
     assert fixed_values(TableFit(fixed=("E=0.1",))) == {"E": 0.1}
 

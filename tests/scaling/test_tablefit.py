@@ -47,6 +47,28 @@ def test_columns_units_and_percent_are_mapped(table):
     assert fit_any(table(name="t.parquet"), POWER).splitlines()[1:] == plain.splitlines()[1:]
 
 
+@pytest.mark.parametrize("count", [3, 5])
+def test_fit_any_few_rows_state_values_and_intervals_of_one_form(table, tmp_path, count):
+    what = TableFit(laws=("saturating",), x=("flops=gflops*G",), at=("flops=1e15",), space="linear")  # not averaged
+    text = fit_any(table(lambda d: d.head(count)), what, tmp_path)
+    found = json.loads((tmp_path / "fit.json").read_text())
+    listed = json.loads((tmp_path / "checklist.json").read_text())["form"]
+    assert set(found["intervals_95"]) == {"E", "a", "b"}
+    assert listed["fixed parameters"] == []
+    v, (ahead,) = found["values"], found["forecasts"]
+    assert ahead["value"] == pytest.approx(v["E"] + v["a"] * 1e15 ** -v["b"], rel=1e-6)
+    assert f"{count} rows" in text
+    assert any("too few to tell E" in w for w in found["warnings"])
+    if count == 3:  # no degree of freedom
+        assert all(ends == [True, True] for ends in found["open"].values())
+        assert ahead["curve"] == ahead["new_run"] == [None, None]
+        assert any("nothing is tested" in w for w in found["warnings"])
+    else:
+        low, high = ahead["curve"]
+        assert low is None or low <= ahead["value"]
+        assert high is None or ahead["value"] <= high
+
+
 def test_treatments_are_stated(table):
     def spoil(df):
         df = pd.concat([df, df.iloc[[3]]])  # an exact copy

@@ -59,8 +59,9 @@ def test_profile_agrees_with_the_parametric_bootstrap(both):
     assert profile.low == pytest.approx(redrawn.low, rel=0.02)
     assert profile.high == pytest.approx(redrawn.high, rel=0.02)
     alone = prediction_interval(both.second, float(both.first.predict(1e22)))
-    assert profile.low < alone.low
-    assert alone.high < profile.high
+    # the loss is nearly known here: never narrower than the second step alone, up to the last digit
+    assert profile.low <= alone.low * (1 + 1e-9)
+    assert profile.high >= alone.high * (1 - 1e-9)
 
 
 def test_new_run_is_wider_than_the_curve(both):

@@ -59,8 +59,8 @@ class Law:
     """Base of all laws. A new one sets the class variables and writes ``curve`` and ``grid``.
 
     key: its name on a command line. name: in words. columns: what it is a function of, by the table's words.
-    parameters: in the order of ``theta``. asymptote: the parameter that few points cannot tell, if there is one,
-    and ``pin_at`` its value then. exponent_name: the parameter that a summary shows with its interval.
+    parameters: in the order of ``theta``. asymptote: the parameter that few points cannot tell, if there is one.
+    exponent_name: the parameter that a summary shows with its interval.
     template: the formula with ``{name}`` for each parameter; ``latex_template`` the same with ``<name>``.
     same_unit: column -> the column whose reference it shares.
     offset, amplitudes: y = offset + terms, each proportional to its amplitude (what `through` needs).
@@ -113,10 +113,6 @@ class Law:
         base = p[self.offset] if self.offset else 0.0
         factor = (y - base) / (self.curve(p, at, xp) - base)
         return {**p, **{name: p[name] * factor for name in self.amplitudes}}
-
-    def pin_at(self, y: Array) -> float:
-        """Where the asymptote is held when there are too few points for it."""
-        return 0.0
 
     def inverse(self, values: Mapping[str, Any], y: Array) -> Array:
         """The column's value at which the law gives y (``values`` may hold arrays). Raises UserError without one."""

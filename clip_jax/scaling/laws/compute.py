@@ -168,10 +168,6 @@ class SigmoidLogC(Law):
     template = "{top} / (1 + (C/{C_half})^{k})"
     latex_template = r"\frac{<top>}{1 + (C/<C_half>)^{<k>}}"
 
-    def pin_at(self, y: Array) -> float:
-        """An error of 1; for a loss, a little above the highest seen."""
-        return max(1.0, 1.05 * float(np.max(y))) if np.max(y) > 1 else 1.0
-
     def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
         """top / (1 + (C/C_half)^k)."""
         return p["top"] / (1.0 + xp.exp(xp.clip(p["k"] * (x["flops"] - xp.log(p["C_half"])), -60, 60)))

@@ -133,7 +133,7 @@ def _evidence(found: Analysis, law: dict[str, Any]) -> Iterator[str]:
             "form": f["form"],
             "law": ", ".join([f["formula"], *(f"{k} = {v:.4g}" for k, v in f["values"].items())]),
             "exponent": f["exponent"]["value"],
-            **{e: f["exponent"][e] if f["identified"] or f["pinned"] else None for e in ("low", "high")},
+            **{e: f["exponent"][e] if f["identified"] else None for e in ("low", "high")},
             "starts": f"{f['agree']} of {f['starts']}", "extrapolation": scores.get(f["form"]),
             "status": "; ".join([f["status"], *f["warnings"]]),
         }
