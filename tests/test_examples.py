@@ -2,17 +2,21 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from clip_jax.config import RunConfig
 from clip_jax.config_io import as_begun, from_dict, load
+from clip_jax.scaling.summary import text_summary
 from clip_jax.sweep.plan import make_plan
 from clip_jax.sweep.search_config import SearchConfig
 from clip_jax.sweep_config import SweepConfig
 
 ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "experiments" / "results"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.py")), ids=lambda p: p.stem)
@@ -45,13 +49,43 @@ def test_committed_results_come_from_a_committed_sweep(path, monkeypatch):
     assert recorded == dataclasses.replace(there, base=as_begun(there.base, recorded.base))
 
 
-def test_the_readme_shows_the_recorded_law():
-    law = json.loads((ROOT / "experiments" / "results" / "quickstart" / "law.json").read_text())
-    readme = (ROOT / "README.md").read_text()
-    for row in law["frontier"]:
-        assert f"{row['error']:.4f}" in readme
-    for fit in law["fits"]:
-        assert f"{fit['exponent']['value']:.4f}" in readme
+def test_the_readme_shows_the_summary_of_the_recorded_law():
+    law = json.loads((RESULTS / "quickstart" / "law.json").read_text())
+    assert text_summary(law) in (ROOT / "README.md").read_text()
+
+
+def recorded_ends():
+    """Ends [low, high] of every interval of the committed records, as numbers."""
+
+    def inside(found):
+        if isinstance(found, dict):
+            for prefix in ("", "curve_"):
+                yield found.get(prefix + "low"), found.get(prefix + "high")
+            for value in found.values():
+                yield from inside(value)
+        elif isinstance(found, list):
+            if len(found) == 2:
+                yield tuple(found)
+            for value in found:
+                yield from inside(value)
+
+    for path in RESULTS.glob("*/*.json"):
+        yield from inside(json.loads(path.read_text()))
+    for path in RESULTS.glob("*/evals.csv"):
+        yield from pd.read_csv(path)[["low", "high"]].itertuples(index=False, name=None)
+
+
+@pytest.mark.parametrize("page", ["README.md", "experiments/results/README.md"])
+def test_every_interval_told_is_one_of_the_records(page):
+    told = re.findall(r"\[(-?\d+\.\d+), (-?\d+\.\d+)\]", (ROOT / page).read_text())
+    # gains of arms are held by test_notebooks.test_the_arms_are_compared_as_the_results_say
+    gains = {("3.51", "15.11"), ("0.01", "1.97"), ("0.00", "0.00"), ("0.01", "3.46")}
+    told = [ends for ends in told if ends not in gains]
+    known = [ends for ends in recorded_ends() if all(isinstance(e, float) for e in ends)]
+    texts = {d: {tuple(f"{e:.{d}f}" for e in ends) for ends in known} for d in (2, 3, 4)}
+    assert len(told) > 8
+    for low, high in told:
+        assert (low, high) in texts[len(low.partition(".")[2])], (low, high)
 
 
 def test_the_readme_shows_the_registered_forecast_and_what_came_of_it():

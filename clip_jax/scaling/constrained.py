@@ -25,6 +25,7 @@ SCREENED = 200_000  # residuals computed to choose among the law's own starts, a
 CHOSEN = 2  # of them
 WEIGHTS = 10.0 ** np.arange(8)  # of the row that holds the curve, times the number of rows
 FIRST_ITERATIONS, ITERATIONS = 40, 120  # of each start, and of the last fits
+ROUNDS = 3  # of last fits, at most; only those that have not settled are fitted again
 EDGE = 1e-9  # relative distance kept from a parameter that the curve may not touch
 SETTLED = 1e-3  # relative fall of the objective in a last fit, above which a constrained fit has not converged
 
@@ -62,18 +63,12 @@ def held_fits(fit: Fit, at: Any, normal: Array) -> Callable[[Array], Held]:
             return _best_of(one, fit, point, values, [ridge], ITERATIONS)
         starts = [np.tile(fit.theta, (len(values), 1)), ridge, *_screened(fit, point, values, eliminates)]
         best = _best_of(one, fit, point, values, starts, FIRST_ITERATIONS)
-        neighbors = [
-            np.concatenate([best.theta[:1], best.theta[:-1]]),
-            np.concatenate([best.theta[1:], best.theta[-1:]]),
-        ]
-        last = _best_of(one, fit, point, values, [best.theta, *neighbors], ITERATIONS)
-        settled = last.objective >= best.objective * (1 - SETTLED)
-        lower = last.objective < best.objective
-        return Held(
-            np.where(lower[:, None], last.theta, best.theta),
-            np.minimum(last.objective, best.objective),
-            np.where(lower, last.converged, best.converged) | settled,
-        )
+        moving = np.ones(len(values), bool)
+        for _ in range(ROUNDS):
+            best, moving = _again(one, fit, point, values, best, moving)
+            if not moving.any():
+                break
+        return best
 
     return fits
 
@@ -87,6 +82,29 @@ def _best_of(
     objective = found.objective.reshape(count, -1)
     first = objective.argmin(axis=0) * len(values) + np.arange(len(values))
     return Held(found.theta[first], found.objective[first], found.converged[first])
+
+
+def _again(
+    one: Callable[..., Held], fit: Fit, point: Mapping[str, float], values: Array, best: Held, moving: Array
+) -> tuple[Held, Array]:
+    """Fit the values ``moving`` bool [K] again, from their ends and their neighbors': the fits, and which still move.
+
+    A fit whose objective hardly falls any more has converged, whatever its solver says.
+    """
+    neighbors = [
+        np.concatenate([best.theta[:1], best.theta[:-1]]),
+        np.concatenate([best.theta[1:], best.theta[-1:]]),
+    ]
+    starts = [theta[moving] for theta in (best.theta, *neighbors)]
+    last = _best_of(one, fit, point, values[moving], starts, ITERATIONS)
+    theta, objective, converged = (a.copy() for a in best)
+    before = objective[moving]
+    lower = last.objective < before
+    settled = last.objective >= before * (1 - SETTLED)
+    theta[moving] = np.where(lower[:, None], last.theta, theta[moving])
+    objective[moving] = np.minimum(last.objective, before)
+    converged[moving] = np.where(lower, last.converged, converged[moving]) | settled
+    return Held(theta, objective, converged), ~converged
 
 
 def _limits(fit: Fit, values: Array) -> tuple[Array, Array]:

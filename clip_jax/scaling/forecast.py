@@ -21,7 +21,7 @@ WEIGHTY = 0.05  # weight in the average from which on a form counts as a rival
 APART = 0.05  # predictions whose ratio is nearer to 1 do not disagree, however narrow the bands
 TIE = 1e-5  # differences of mean |ln(predicted / measured)| below this tell nothing
 LEAST_POINTS = 4  # to fit before anything is extrapolated
-MOST_PREFIXES = 24  # fitted to choose a form
+MOST_PREFIXES = 12  # fitted to choose a form
 LEAST_FORECASTS = 2  # of a form that may win
 CUTS = 4  # places at which a table is divided into known and unknown
 EQUAL_SCORES = 0.5  # laws whose scores differ by less than this share are equally good: a few cuts scatter as much
@@ -71,7 +71,7 @@ def extrapolation_scores(
 ) -> list[dict[str, Any]]:
     """Score how well each form predicts the next budget from those before it: mean |ln(predicted/measured)|.
 
-    Every prefix of at least four budgets counts once (of more than 24, as many evenly chosen ones), but only where the
+    Every prefix of at least four budgets counts once (of more than 12, as many evenly chosen ones), but only where the
     points are enough to tell the asymptote: a form whose asymptote is a guess was not tested there. A
     form counts as tested from two such prefixes on (one, of five budgets), and forms are ranked over the prefixes that
     tested all of these.

@@ -30,3 +30,8 @@ def interval_data(found: Interval) -> dict[str, float | None]:
 def ends_data(found: Interval) -> tuple[float | None, float | None]:
     """Return (low, high); an open end is None."""
     return None if found.open_low else float(found.low), None if found.open_high else float(found.high)
+
+
+def times_text(factor: float) -> str:
+    """Format a factor: 1.51×, 100×, 3,200×."""
+    return f"{factor:,.0f}×" if factor >= 10 else f"{factor:.3g}×"

@@ -47,20 +47,22 @@ class _State(NamedTuple):
 
 
 @cache
-def _program(law: Law, space: str, held: bool, under: float = 1.0) -> Any:
-    """Compile the solver of one law and residual space.
+def _program(law: Law, space: str, under: float = 1.0) -> Any:
+    """Compile the solver of one law and residual space, for free curves and for those that pass through a point.
 
-    ``held``: for curves that pass through a given point. ``under``: see `Loss`; at 1 the program has no trace of it.
+    ``under``: see `Loss`; at 1 the program has no trace of it.
     """
     import jax
     import jax.numpy as jnp
 
-    def one(theta, free, low, high, delta, most, logs, y, w, at, value):  # type: ignore[no-untyped-def]
+    def one(theta, free, low, high, delta, most, logs, y, w, held, at, value):  # type: ignore[no-untyped-def]
         target = space_of(y, space, jnp)
 
         def residuals(theta):  # type: ignore[no-untyped-def]
             p = law.unpack(theta, jnp)
-            p = law.through(p, at, value, jnp) if held else p
+            if law.replaced:  # one program for both takes half the compiling
+                through = law.through(p, at, value, jnp)
+                p = {name: jnp.where(held, through[name], p[name]) for name in p}
             r = space_of(law.curve(p, logs, jnp), space, jnp) - target
             return jnp.where(w > 0, r, 0.0)
 
@@ -117,7 +119,7 @@ def _program(law: Law, space: str, held: bool, under: float = 1.0) -> Any:
         end = jax.lax.while_loop(lambda s: (s.still < 2) & (s.iteration < most) & jnp.isfinite(s.cost), step, start)
         return end.theta, end.cost, end.done, end.iteration
 
-    return jax.jit(jax.vmap(one, in_axes=(0, 0, 0, 0, None, None, None, 0, 0, None, 0)))
+    return jax.jit(jax.vmap(one, in_axes=(0, 0, 0, 0, None, None, None, 0, 0, None, None, 0)))
 
 
 @contextmanager
@@ -203,7 +205,7 @@ def solve(
     free = np.broadcast_to(np.ones(begin.shape[1], bool) if free is None else free, begin.shape)
     theta = np.clip(np.asarray(begin, float), np.where(free, low, -np.inf), np.where(free, high, np.inf))
     into = (theta, np.full(fits, np.inf), np.zeros(fits, bool), np.zeros(fits, int))
-    run = _program(law, loss.space, at is not None, loss.under)
+    run = _program(law, loss.space, loss.under)
     # a pinned parameter may lie outside the bounds; they are widened for it
     low = np.where(free, low, np.minimum(low, theta))
     high = np.where(free, high, np.maximum(high, theta))
@@ -223,6 +225,7 @@ def solve(
                     logs,
                     ys[part],
                     w[part],
+                    at is not None,
                     point,
                     goal[part],
                 )

@@ -7,7 +7,7 @@ from typing import Any
 
 from clip_jax.scaling.evidence import BUDGET, RULES
 from clip_jax.scaling.forecast import AVERAGED
-from clip_jax.scaling.interval_format import ends_text
+from clip_jax.scaling.interval_format import ends_text, times_text
 
 COLUMNS = 100  # of a terminal
 SHOWN = 10  # budgets
@@ -16,7 +16,7 @@ SHOWN_WEIGHT = 0.005  # of a form whose answer is printed
 
 def text_summary(law: dict[str, Any]) -> str:
     """The law for a terminal of 100 columns."""
-    span = f"{law['flops_span']:.0f}× of FLOPs"
+    span = f"{times_text(law['flops_span'])} of FLOPs"
     lines = [f"{law['title']}  ({law['metric']}; {law['runs']} runs over {span})", ""]
     if law["frontier_rule"] != RULES[BUDGET]:
         lines.insert(1, f"  no column 'budget': the frontier is the {law['frontier_rule']}")
@@ -106,10 +106,12 @@ def forecast_lines(law: dict[str, Any]) -> list[str]:
     untested = (law["averaging"] or {}).get("left_out", {})
     if untested:
         lines.append(f"  too few points for {', '.join(untested)}: what they would say is in no band here")
-    for form in (f for f in ahead["forms"] if f["weight"] >= SHOWN_WEIGHT):
+    shown = [f for f in ahead["forms"] if f["weight"] >= SHOWN_WEIGHT]
+    for form in shown:
         own = f"{form['predicted']:.4f} {_span(form['low'], form['high'])}"
         lines.append(f"    {form['form']:24s} weight {form['weight']:.2f}  {own}")
-    return lines
+    others = [f"{f['form']} {f['predicted']:.4f}" for f in ahead["forms"] if f not in shown]
+    return [*lines, *([f"    next to no weight: {', '.join(others)}"] if others else [])]
 
 
 def _number(value: float | None) -> str:

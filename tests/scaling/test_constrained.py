@@ -114,3 +114,12 @@ def test_held_fits_leave_a_known_top_where_it_is():
         held = held_fits(fit, 1e13, normal)(np.sort(float(fit.predict(1e13)) * np.exp(error * np.linspace(-3, 3, 13))))
         assert held.theta[:, law.index("top")] == pytest.approx(0.974)
         assert (held.objective >= fit.objective * (1 - 1e-6)).all()
+
+
+def test_held_fits_of_a_slow_valley_go_on_until_they_settle():
+    flops = [9.99e9, 1.00e10, 2.495e10, 6.30e10, 1.5996e11, 1.5999e11, 3.99995e11, 4.0005e11, 1.00001e12, 1.00002e12]
+    error = [0.793109, 0.770833, 0.750641, 0.633333, 0.608333, 0.564744, 0.551923, 0.504808, 0.422756, 0.372756]
+    fit = fit_law(ShiftedPowerLaw(), np.array(flops), np.array(error), profile=False)
+    found = prediction_interval(fit, 1e13)
+    assert not found.open_high  # the data bound it: one round of last fits left this side open
+    assert found.high < 0.6

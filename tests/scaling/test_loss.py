@@ -49,7 +49,7 @@ def test_symmetric_loss_uses_the_program_without_sides(cloud):
     fit = fit_law(PowerLaw(), *cloud, profile=False)
     assert Loss(under=1.0) == Loss()
     assert Loss().sides(R) == 1.0
-    assert _program(fit.law, "log", False, Loss().under) is _program(fit.law, "log", False, 1.0)
+    assert _program(fit.law, "log", Loss().under) is _program(fit.law, "log", 1.0)
 
 
 def test_scale_of_an_asymmetric_loss_counts_sides(cloud):

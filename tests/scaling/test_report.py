@@ -12,6 +12,7 @@ from clip_jax.config import UserError
 from clip_jax.scaling import analysis
 from clip_jax.scaling.figures import FIGURES, FORMATS
 from clip_jax.scaling.forecast import AVERAGED, rival_forms
+from clip_jax.scaling.interval_format import times_text
 from clip_jax.scaling.page.data import embedded
 from clip_jax.scaling.provenance import rows_hash
 from clip_jax.scaling.report import fit_table, text_summary, write_report
@@ -100,6 +101,20 @@ def test_the_summary_is_short_and_complete(report):
         "beats the naive guess",
     ):
         assert words in text
+
+
+def test_the_summary_has_the_answer_of_every_form_at_the_target(report):
+    law = report[1]
+    ahead = law["averaged"][-1]
+    assert any(f["weight"] < 0.005 for f in ahead["forms"])
+    text = text_summary(law).replace("\n", " ")
+    for form in ahead["forms"]:
+        assert f"{form['predicted']:.4f}" in text.split("it expects")[1]
+
+
+@pytest.mark.parametrize(("factor", "text"), [(1.512, "1.51×"), (99.8, "100×"), (218.2, "218×"), (9907.3, "9,907×")])
+def test_times_text_is_no_power_of_ten(factor, text):
+    assert times_text(factor) == text
 
 
 def test_two_budgets_give_no_law(runs, curves, tmp_path):

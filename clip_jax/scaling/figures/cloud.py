@@ -98,7 +98,7 @@ def _panel(axis: Any, x: Coordinate, y: Coordinate, kind: str, color: str) -> No
         ends = np.clip(ends, *limits)
         across = [middle[1 - i]] * 2
         at = [across, ends] if i else [ends, across]
-        axis.plot(*at, color=INK, lw=1, label=None if i else "95 % profile intervals")
+        axis.plot(*at, color=INK, lw=1, label=None if i else "95 % intervals")
         for end, arrow, is_beyond in zip(ends, "v^" if i else "<>", beyond, strict=True):
             if is_beyond:  # a triangle at the edge: the interval goes on
                 where = (middle[0], end) if i else (end, middle[1])

@@ -21,6 +21,7 @@ from clip_jax.scaling.figures.style import (
     ceiling,
     color_scale,
     label_of,
+    marker_size,
     new_figure,
     size_bar,
 )
@@ -78,7 +79,7 @@ def _frontier(axis: Any, found: Analysis) -> list[float]:
     known = np.isfinite(se)
     said = "bars: ± 1 standard error over seeds" if known.any() else "one seed each: no error bars"
     axis.plot(
-        x, y, "o", mfc="none", mec=INK, mew=1, ms=7.5, zorder=4, clip_on=False,
+        x, y, "o", mfc="none", mec=INK, mew=1, ms=marker_size(7.5, len(x)), zorder=4, clip_on=False,
         label=f"frontier: {found.law['frontier_rule']}\n({said})",
     )  # fmt: skip
     if known.any():
@@ -135,7 +136,7 @@ def _forecast(axis: Any, found: Analysis, first: Headline, top: float) -> list[f
     ends = whisker(axis, row, first.color, "s", f"forecast of a run, {times}:\n{said}", top)
     axis.annotate(
         times, (row["flops"], ends[1]), xytext=(8, -3), textcoords="offset points", ha="right", va="top", size=7,
-        color=first.color, zorder=7,
+        color=first.color, zorder=7, bbox={"fc": "white", "alpha": 0.8, "lw": 0, "pad": 0.8},
     )  # fmt: skip
     return ends
 

@@ -26,6 +26,7 @@ LAW_DASHES: dict[str, Any] = {
 }  # fmt: skip
 SIZES = "viridis_r"
 TASK = "error/"  # columns of one task's error
+MANY_MARKERS = 40  # points from which their markers shrink
 HOUSE = {
     "font.family": "DejaVu Sans", "font.size": 8, "axes.labelsize": 8.5, "axes.titlesize": 9, "legend.fontsize": 7.5,
     "axes.titlelocation": "left", "axes.titleweight": "bold", "axes.linewidth": 0.7, "axes.edgecolor": INK,
@@ -80,6 +81,11 @@ def ceiling(metric: str, values: Any, chance: float | None = None) -> float:
     """
     is_error = "loss" not in metric and float(np.max(values)) <= 1
     return min(1.0 if is_error else np.inf, np.inf if chance is None else chance)
+
+
+def marker_size(size: float, count: int) -> float:
+    """Return the size of ``count`` markers that are ``size`` where they are few: many must leave the curve visible."""
+    return size * max(min(1.0, (MANY_MARKERS / max(count, 1)) ** 0.5), 0.3)
 
 
 def color_scale(values: Any, name: str = SIZES) -> tuple[Any, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 from clip_jax.scaling.analysis import Analysis
 from clip_jax.scaling.evidence import Fitted
 from clip_jax.scaling.figures.same_curves import joint_name, same_curves
-from clip_jax.scaling.figures.style import INK, LAW_COLORS, LAW_DASHES, NotDrawn, new_figure
+from clip_jax.scaling.figures.style import INK, LAW_COLORS, LAW_DASHES, NotDrawn, marker_size, new_figure
 
 MARKERS = {"power": "o", "saturating": "s", "sigmoid": "^", "bounded": "X", "shifted": "D", "chance": "v", "bnsl": "P"}
 
@@ -21,11 +21,12 @@ def residuals(found: Analysis) -> Any:
     left_out = found.law["influence"]
     figure, axes = new_figure(6.4 if left_out else 4.6, 2.9, 2 if left_out else 1)
     fitted, flops = found.frontier.fitted, found.frontier.points["flops"].to_numpy(float)
+    size = marker_size(4, len(flops))
     for group in same_curves(fitted, np.append(flops, found.target), found.winner):
         key, fit = group[0], fitted[group[0]].fit
         axes[0].plot(
             fit.data.columns["flops"], np.log(fit.data.y / fit.predict(fit.data.columns)), ls=LAW_DASHES[key],
-            marker=MARKERS[key], color=LAW_COLORS[key], ms=4, lw=1.3 if key == found.winner else 0.7,
+            marker=MARKERS[key], color=LAW_COLORS[key], ms=size, lw=1.3 if key == found.winner else 0.7,
             label=joint_name(fitted, group),
         )  # fmt: skip
     axes[0].axhline(0, color=INK, lw=0.7)
@@ -47,8 +48,9 @@ def _influence(axis: Any, best: Fitted, rows: list[dict[str, Any]]) -> None:
         axis.axhspan(interval.low, interval.high, color=color, alpha=0.12, lw=0, label="95 % interval")
     axis.axhline(value, color=color, lw=1.2, ls=LAW_DASHES[best.key], label="all points")
     axis.plot(
-        [r["flops"] for r in rows], [r["exponent"] for r in rows], "o", color=INK, ms=4, label="without this point"
-    )
+        [r["flops"] for r in rows], [r["exponent"] for r in rows], "o", color=INK, ms=marker_size(4, len(rows)),
+        label="without this point",
+    )  # fmt: skip
     axis.set(xscale="log", xlabel="training FLOPs of the point", ylabel=f"{name} of the {best.fit.law.name}")
     axis.set_title("Influence")
     low, high = axis.get_ylim()

@@ -23,6 +23,7 @@ from clip_jax.scaling.figures.learning import known_curves
 from clip_jax.scaling.figures.same_curves import joint_name, same_curves
 from clip_jax.scaling.figures.seeds import point_names
 from clip_jax.scaling.figures.ticks import interval_text
+from clip_jax.scaling.interval_format import times_text
 from clip_jax.scaling.laws import LAWS
 from clip_jax.scaling.page.data import TIP, embedded
 from clip_jax.scaling.page.tables import table
@@ -58,7 +59,7 @@ def _top(found: Analysis, law: dict[str, Any]) -> Iterator[str]:
     yield f"<main><h1>{html.escape(law['title'])}</h1>"
     batches = ", ".join(map(str, law["batch_sizes"]))
     yield (
-        f'<p class="note">{law["runs"]} runs, {law["flops_span"]:.3g}× of training FLOPs'
+        f'<p class="note">{law["runs"]} runs, {times_text(law["flops_span"])} of training FLOPs'
         + (f", batch size {batches}" if batches != "0" else "")
         + f". Circled: {html.escape(law['frontier_rule'])}; only those are fitted.</p>"
     )

@@ -15,7 +15,7 @@ def test_cloud_interval_of_any_size_is_drawn(runs, scale):
     assert found.winner == "sigmoid"
     fit, interval = found.best.fit, found.best.intervals["C_half"]
     axis = draw("cloud", found).axes[0]
-    bar = next(line for line in axis.lines if line.get_label() == "95 % profile intervals")
+    bar = next(line for line in axis.lines if line.get_label() == "95 % intervals")
     assert list(bar.get_xdata()) == pytest.approx([v / fit.values["C_half"] for v in (interval.low, interval.high)])
     low, high = axis.get_xlim()
     assert low < bar.get_xdata()[0] < 1 < bar.get_xdata()[1] < high

@@ -52,6 +52,15 @@ def test_error_vs_flops_bars_are_standard_errors(found):
     assert any("standard error" in label for label in labels_of(axis))
 
 
+@pytest.mark.parametrize(("copies", "size"), [(1, 7.5), (20, 4.33)])
+def test_error_vs_flops_many_points_have_small_markers(found, copies, size):
+    frontier = found.frontier
+    points = pd.concat([frontier.points] * copies, ignore_index=True)
+    many = replace(found, frontiers={frontier.rule: replace(frontier, points=points)})
+    (line,) = [v for v in axis_of(many).lines if str(v.get_label()).startswith("frontier")]
+    assert line.get_markersize() == pytest.approx(size, rel=0.05)
+
+
 def test_error_vs_flops_one_seed_says_no_bars(runs, curves):
     axis = axis_of(analyse(runs(curves["power law"], budgets=4, sizes=1, seeds=1), full=False))
     assert any("no error bars" in label for label in labels_of(axis))
