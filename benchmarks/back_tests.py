@@ -24,10 +24,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clip_jax.checks import UserError
-from clip_jax.scaling.analysis import analyse
-from clip_jax.scaling.frontier import compute_optimal, unbeaten
-from clip_jax.scaling.table import fit_rows, prepare
+from clip_jax.errors import UserError
+from clip_jax.scaling.analysis.analyze import analyse
+from clip_jax.scaling.data.runs_table import fit_rows, prepare
+from clip_jax.scaling.frontier.frontier import compute_optimal, unbeaten
 
 CUTS = (3, 10, 30)  # times below the largest compute
 LEVELS = 5  # distinct computes that a table needs
@@ -281,11 +281,11 @@ def back_tests(series: list[Series], old: str = "") -> None:
 
 def chinchilla_band(df: pd.DataFrame, replicas: int = 1000) -> None:
     """Print the curve of Chinchilla's law beyond its data: profile interval, and bootstrap of cases."""
-    from clip_jax.scaling.fit import fit_law
+    from clip_jax.scaling.fit.loss import Loss
+    from clip_jax.scaling.fit_law import fit_law
     from clip_jax.scaling.laws import Chinchilla
-    from clip_jax.scaling.loss import Loss
-    from clip_jax.scaling.profile import prediction_interval
-    from clip_jax.scaling.uncertainty import bootstrap
+    from clip_jax.scaling.profile.profile_likelihood import prediction_interval
+    from clip_jax.scaling.uncertainty.bootstrap import bootstrap
 
     df = df[df["excluded_by_published_fit"] == 0]
     columns = {"params": df["n_params"].to_numpy(float), "samples_seen": df["tokens"].to_numpy(float)}

@@ -64,7 +64,7 @@ def main() -> None:
 
     import numpy as np
 
-    from clip_jax.train.coordinates import moved, slopes
+    from clip_jax.train.coord_check import moved, slopes
 
     rng = np.random.default_rng(0)
     batch = {

@@ -57,8 +57,8 @@ def write_shards(folder: Path, pictures: list[bytes]) -> None:
 
 
 def installed(decoder: str) -> bool:
-    from clip_jax.config import ConfigError
-    from clip_jax.data.fast_jpeg import libraries
+    from clip_jax.data.images.fast_jpeg import libraries
+    from clip_jax.errors import ConfigError
 
     if decoder == "simplejpeg":
         try:
@@ -70,7 +70,7 @@ def installed(decoder: str) -> bool:
 
 def decoding(pictures: list[bytes]) -> None:
     """Decoders alone, one thread."""
-    from clip_jax.data.transforms import decode
+    from clip_jax.data.images.train_transforms import decode
 
     print(f"decoding {sum(map(len, pictures)) / len(pictures) / 1024:.0f} KB JPEGs of 256 pixels, one thread")
     print("| to | decoder | pictures/s per core | ratio | mean difference (levels) | largest |")
@@ -124,8 +124,8 @@ def loading(folder: str, size: int, batches: int, batch_size: int, data: dict[st
     import jax  # noqa: F401
     import psutil
 
-    from clip_jax.data.loader import learn_tokenizer, train_batches
-    from clip_jax.data.sources import open_source
+    from clip_jax.data.open import open_source
+    from clip_jax.data.pipeline.loader import learn_tokenizer, train_batches
 
     if data.pop("remote", False):
         import fsspec
@@ -190,7 +190,7 @@ def loading_table(folder: Path, batches: int, batch_size: int) -> None:
 
 def indexing(folder: Path, count: int) -> None:
     """What the index of many pairs takes: made of small members, as its size does not depend on theirs."""
-    from clip_jax.data.webdataset import WebDataset
+    from clip_jax.data.sources.webdataset import WebDataset
 
     write_shards(folder / "train", [b"x"] * count)
     times = []

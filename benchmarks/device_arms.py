@@ -70,7 +70,7 @@ def seconds_of(once: Callable[[], Any], count: int) -> float:
 def run_of(name: str, batch: int, **fields: Any) -> Any:
     """The run of a preset, of ``tiny``, or of ``small``, whose towers are 256 wide and 4 deep."""
     from clip_jax.config import ImageTowerConfig, ModelConfig, OptimConfig, RunConfig, TextTowerConfig
-    from clip_jax.presets import preset
+    from clip_jax.config.presets import preset
 
     if name in ("tiny", "small"):
         width, depth = (32, 1) if name == "tiny" else (256, 4)
@@ -99,7 +99,7 @@ def arrays_of(run: Any) -> dict[str, Any]:
 def speed(run: Any, seconds: float, device: str) -> dict[str, Any]:
     """What a step of so many seconds is in samples, FLOP/s and MFU, of the nominal peak where the card is known."""
     from clip_jax import flops
-    from clip_jax.devices import peak_flops
+    from clip_jax.flops.devices import peak_flops
 
     work = flops.training_flops(run.model, run.batch_size, run.batch_size).total
     peak = peak_flops(device, "bfloat16")
@@ -115,9 +115,9 @@ class Trainee:
     def __init__(self, run: Any) -> None:
         import jax
 
+        from clip_jax.distributed.mesh import make_mesh
         from clip_jax.models.clip import build
-        from clip_jax.optim import make_optimizer
-        from clip_jax.parallel import make_mesh
+        from clip_jax.optim.optimizer import make_optimizer
         from clip_jax.train.state import init_state
         from clip_jax.train.step import make_train_step, put_batch
 
@@ -323,8 +323,8 @@ def torch(section: Section) -> None:
 
 def families(section: Section) -> None:
     from clip_jax.config import ImageTowerConfig, ModelConfig, TextTowerConfig
-    from clip_jax.presets import ladder
-    from clip_jax.train.family_gain import measure
+    from clip_jax.config.presets import ladder
+    from clip_jax.train.vmapped.benchmark import measure
 
     base = ModelConfig(
         image=ImageTowerConfig(image_size=32, patch_size=16), compute_dtype="bfloat16",

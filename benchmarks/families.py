@@ -34,8 +34,8 @@ def main() -> None:
     import jax
 
     from clip_jax.config import ImageTowerConfig, ModelConfig, RunConfig, TextTowerConfig
-    from clip_jax.presets import ladder
-    from clip_jax.train.family_gain import cpu_seconds, measure, start_seconds
+    from clip_jax.config.presets import ladder
+    from clip_jax.train.vmapped.benchmark import cpu_seconds, measure, start_seconds
 
     image, text = ImageTowerConfig(image_size=32, patch_size=16), TextTowerConfig(context_length=20, vocab_size=1024)
     base = ModelConfig(image=image, text=text, scan_layers=jax.default_backend() != "cpu")

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clip_jax.scaling.approaches import fit_envelope, fit_valleys
+from clip_jax.scaling.frontier.approaches import fit_envelope, fit_valleys
 from clip_jax.scaling.laws import Chinchilla
 
 TRUTH = {"E": 1.8, "A": 480.0, "alpha": 0.35, "B": 2100.0, "beta": 0.37}

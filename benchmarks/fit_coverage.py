@@ -12,13 +12,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from clip_jax.scaling.fit import Fit, fit_law
+from clip_jax.scaling.data.observations import Points
+from clip_jax.scaling.fit.loss import Loss
+from clip_jax.scaling.fit.result import Fit
+from clip_jax.scaling.fit.solver import solve
+from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import Chinchilla, PowerLaw, SaturatingPowerLaw
-from clip_jax.scaling.loss import Loss
-from clip_jax.scaling.points import Points
-from clip_jax.scaling.profile import statistic, threshold
-from clip_jax.scaling.solver import solve
-from clip_jax.scaling.uncertainty import bootstrap, bootstrap_t
+from clip_jax.scaling.profile.profile_likelihood import statistic, threshold
+from clip_jax.scaling.uncertainty.bootstrap import bootstrap, bootstrap_t
 
 POWER = {"a": 0.7 * 1e10**0.1, "b": 0.1}
 BENT = {"E": 0.15, "a": 0.5 * 1e10**0.25, "b": 0.25}

@@ -10,11 +10,11 @@ import argparse
 import numpy as np
 import pandas as pd
 
-from clip_jax.scaling.fit import fit_law
-from clip_jax.scaling.forecast import rolling
-from clip_jax.scaling.frontier import binned, octaves
+from clip_jax.scaling.analysis.extrapolation import rolling
+from clip_jax.scaling.fit.loss import Loss
+from clip_jax.scaling.fit_law import fit_law
+from clip_jax.scaling.frontier.frontier import binned, octaves
 from clip_jax.scaling.laws import BrokenPowerLaw, PowerLaw, PowerLawFromChance, ShiftedPowerLaw, SigmoidLogC
-from clip_jax.scaling.loss import Loss
 
 LOSSES = {"squares of errors": Loss("squares", "linear"), "squares of logs": Loss("squares"), "Huber of logs": Loss()}
 LAWS = (PowerLaw(), ShiftedPowerLaw(), PowerLawFromChance(0.999), SigmoidLogC(), BrokenPowerLaw())

@@ -10,11 +10,11 @@ import argparse
 
 import numpy as np
 
-from clip_jax.scaling.fit import fit_law
-from clip_jax.scaling.frontier import binned, binned_centres, hull, octaves, pareto
-from clip_jax.scaling.isoflop import WAYS, lowest_point
+from clip_jax.scaling.fit_law import fit_law
+from clip_jax.scaling.frontier.frontier import binned, binned_centres, hull, octaves, pareto
+from clip_jax.scaling.frontier.isoflop import WAYS, lowest_point
 from clip_jax.scaling.laws import Chinchilla, PowerLaw
-from clip_jax.scaling.uncertainty import bootstrap, bootstrap_frontier
+from clip_jax.scaling.uncertainty.bootstrap import bootstrap, bootstrap_frontier
 
 B, LEVEL, LOW, HIGH = 0.1, 0.7, 1e10, 1e13
 

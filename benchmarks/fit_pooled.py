@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pandas as pd
 
-from clip_jax.scaling.pooled import fit_pooled
+from clip_jax.scaling.analysis.pooled import fit_pooled
 
 TASKS, BUDGETS = 6, 8
 

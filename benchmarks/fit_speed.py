@@ -15,12 +15,12 @@ from itertools import product
 import numpy as np
 from scipy.optimize import minimize
 
-from clip_jax.scaling.averaging import average
-from clip_jax.scaling.evidence import Fitted
-from clip_jax.scaling.fit import fit_law
+from clip_jax.scaling.analysis.averaging import average
+from clip_jax.scaling.analysis.frontier_fit import Fitted
+from clip_jax.scaling.fit.loss import Loss
+from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import LAWS, Chinchilla
-from clip_jax.scaling.loss import Loss
-from clip_jax.scaling.uncertainty import bootstrap
+from clip_jax.scaling.uncertainty.bootstrap import bootstrap
 
 LOSS = Loss("huber", "log", 1e-3)
 CLOCKS = {False: time.perf_counter, True: time.process_time}

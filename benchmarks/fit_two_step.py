@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clip_jax.scaling.fit import fit_law
-from clip_jax.scaling.frontier import pareto
+from clip_jax.scaling.analysis.two_step import fit_two_step
+from clip_jax.scaling.fit.loss import Loss
+from clip_jax.scaling.fit_law import fit_law
+from clip_jax.scaling.frontier.frontier import pareto
 from clip_jax.scaling.laws import (
     Chinchilla,
     ExponentialLink,
@@ -24,9 +26,7 @@ from clip_jax.scaling.laws import (
     ShiftedPowerLaw,
     SigmoidLink,
 )
-from clip_jax.scaling.loss import Loss
-from clip_jax.scaling.profile import prediction_interval
-from clip_jax.scaling.two_step import fit_two_step
+from clip_jax.scaling.profile.profile_likelihood import prediction_interval
 
 EXPONENTIAL = {"top": 0.85, "k": 2.08, "gamma": 0.756}
 SIGMOID = {"low": 0.1, "top": 0.95, "k": 8.0, "middle": 3.0}

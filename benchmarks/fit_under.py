@@ -12,11 +12,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from clip_jax.scaling.fit import fit_law
+from clip_jax.scaling.fit.loss import Loss
+from clip_jax.scaling.fit.solver import solve
+from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import PowerLaw
-from clip_jax.scaling.loss import Loss
-from clip_jax.scaling.profile import parameter_statistic, prediction_statistic, threshold
-from clip_jax.scaling.solver import solve
+from clip_jax.scaling.profile.profile_likelihood import parameter_statistic, prediction_statistic, threshold
 
 B, LEVEL, LOW, HIGH = 0.1, 0.7, 1e10, 1e13
 WEIGHTS, TWO = (1.0, 0.3, 0.1, 0.03, 0.01), (0.1, 0.03)

@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clip_jax.scaling.analysis import Frontier, fit_forms, point_noise, winners_bias
-from clip_jax.scaling.averaging import AveragedForecast
-from clip_jax.scaling.evidence import BUDGET, PARETO
-from clip_jax.scaling.frontier import by_size, compute_optimal, seed_noise, unbeaten
-from clip_jax.scaling.registration import _at
-from clip_jax.scaling.table import fit_rows, prepare
+from clip_jax.scaling.analysis.analyze import Frontier, fit_forms, point_noise, winners_bias
+from clip_jax.scaling.analysis.averaging import AveragedForecast
+from clip_jax.scaling.analysis.frontier_fit import BUDGET, PARETO
+from clip_jax.scaling.data.runs_table import fit_rows, prepare
+from clip_jax.scaling.frontier.frontier import by_size, compute_optimal, seed_noise, unbeaten
+from clip_jax.scaling.planning.preregistration import _at
 
 METRIC, CHANCE = "error_mean", 0.974
 LOW, HIGH = 1e10, 1e12  # FLOPs of the smallest and the largest budget

@@ -48,8 +48,8 @@ def make_case(name: str, samples: list[Files], seed: int, number: int, root: Pat
 
 def read_case(reader: Reader, folder: Path) -> tuple[str, str]:
     """What came of it: ``read``, ``refused`` with its line, or ``failed`` with a traceback."""
-    from clip_jax.checks import UserError
-    from clip_jax.data.sources import BrokenRecord
+    from clip_jax.data.sources.base import BrokenRecord
+    from clip_jax.errors import UserError
 
     try:
         reader.read(folder)

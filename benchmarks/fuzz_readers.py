@@ -49,8 +49,8 @@ def tar_samples() -> list[Files]:
 
 
 def read_tar(folder: Path) -> None:
-    from clip_jax.data.transforms import prepare
-    from clip_jax.data.webdataset import WebDataset
+    from clip_jax.data.images.train_transforms import prepare
+    from clip_jax.data.sources.webdataset import WebDataset
 
     source = WebDataset(folder / "a.tar", "train")
     rows = list(range(min(len(source), 5)))
@@ -76,9 +76,9 @@ def image_samples() -> list[Files]:
 
 
 def read_image(folder: Path) -> None:
-    from clip_jax.data.overlap import perceptual_hash
-    from clip_jax.data.preprocess import Preprocess
-    from clip_jax.data.transforms import prepare
+    from clip_jax.data.images.eval_preprocess import Preprocess
+    from clip_jax.data.images.train_transforms import prepare
+    from clip_jax.data.labeled.perceptual_hash import perceptual_hash
 
     data = (folder / "a.jpg").read_bytes()
     failed: Exception | None = None
@@ -105,7 +105,7 @@ def captions_samples() -> list[Files]:
 
 
 def read_captions(folder: Path) -> None:
-    from clip_jax.data.folder import CaptionedFolder
+    from clip_jax.data.sources.folder import CaptionedFolder
 
     source = CaptionedFolder(folder, "train")
     rows = list(range(min(len(source), 5)))
@@ -129,7 +129,7 @@ def table_samples() -> list[Files]:
 
 
 def read_runs_table(folder: Path) -> None:
-    from clip_jax.scaling.table import read_table
+    from clip_jax.scaling.data.runs_table import read_table
 
     read_table(next(folder.glob("t.*")))
 
@@ -147,8 +147,8 @@ def _model() -> Files:
     import jax
     import numpy as np
 
-    from clip_jax.config_io import from_dict
-    from clip_jax.model_config import ModelConfig
+    from clip_jax.config.io import from_dict
+    from clip_jax.config.model import ModelConfig
     from clip_jax.pretrained import mapping, open_clip
     from clip_jax.pretrained.files import write_tensors
     from clip_jax.pretrained.layouts import abstract_params, entries_for
@@ -197,8 +197,8 @@ def read_model(folder: Path) -> None:
 
 def config_samples() -> list[Files]:
     from clip_jax.config import RunConfig
-    from clip_jax.config_io import to_dict
-    from clip_jax.sweep_config import SweepConfig
+    from clip_jax.config.io import to_dict
+    from clip_jax.config.sweep import SweepConfig
 
     return [{"run.json": json.dumps(to_dict(RunConfig())).encode()},
             {"sweep.json": json.dumps(to_dict(SweepConfig("s"))).encode()}]  # fmt: skip
@@ -206,9 +206,9 @@ def config_samples() -> list[Files]:
 
 def read_config(folder: Path) -> None:
     from clip_jax.config import RunConfig
-    from clip_jax.config_io import load
+    from clip_jax.config.io import load
+    from clip_jax.config.sweep import SweepConfig
     from clip_jax.sweep.plan import make_plan
-    from clip_jax.sweep_config import SweepConfig
 
     if (folder / "run.json").exists():
         load(RunConfig, folder / "run.json")
@@ -218,8 +218,8 @@ def read_config(folder: Path) -> None:
 
 def overrides_samples() -> list[Files]:
     from clip_jax.config import RunConfig
-    from clip_jax.config_io import to_dict
-    from clip_jax.train.record import flat
+    from clip_jax.config.io import to_dict
+    from clip_jax.storage.json_files import flat
 
     fields = flat(to_dict(RunConfig()))
     return [{"o.json": json.dumps([name, value]).encode()} for name, value in fields.items()]
@@ -227,7 +227,7 @@ def overrides_samples() -> list[Files]:
 
 def read_overrides(folder: Path) -> None:
     from clip_jax.config import RunConfig
-    from clip_jax.config_io import load
+    from clip_jax.config.io import load
 
     text = (folder / "o.json").read_bytes().decode("utf-8", "surrogateescape")
     try:
@@ -241,9 +241,9 @@ def read_overrides(folder: Path) -> None:
 
 def records_samples() -> list[Files]:
     from clip_jax.config import RunConfig
-    from clip_jax.config_io import run_id, to_dict
-    from clip_jax.sweep_config import SweepConfig
-    from clip_jax.train.shapes import FIELDS
+    from clip_jax.config.io import run_id, to_dict
+    from clip_jax.config.sweep import SweepConfig
+    from clip_jax.storage.record_fields import FIELDS
 
     samples = {"text": "a", "name": "a", "flag": True, "object": {}, "whole": 3, "number": 0.5, "numbers": {"a": 1.5}}
 
@@ -269,14 +269,14 @@ def records_samples() -> list[Files]:
 
 
 def read_records(folder: Path) -> None:
-    from clip_jax.checks import UserError
     from clip_jax.config import RunConfig
+    from clip_jax.errors import UserError
+    from clip_jax.storage.lock import RunLock, ask_to_stop
     from clip_jax.sweep.collect import cells_of, collect, curves
-    from clip_jax.sweep.launch.engine import Job
+    from clip_jax.sweep.launch.base import Job
+    from clip_jax.sweep.launch.submission import finished, left_out, set_aside_corrupt, take_up, verdict
     from clip_jax.sweep.status import status_table
-    from clip_jax.sweep.submission import finished, left_out, set_aside_corrupt, take_up, verdict
-    from clip_jax.train.lock import RunLock, ask_to_stop
-    from clip_jax.train.record import Record
+    from clip_jax.train.run_directory import Record
 
     failed: UserError | None = None
     cells_of(folder)
@@ -304,8 +304,8 @@ def read_records(folder: Path) -> None:
 
 
 def tokenizer_samples() -> list[Files]:
-    from clip_jax.data.published_tokenizer import PublishedTokenizer
-    from clip_jax.data.tokenizers import train_tokenizer
+    from clip_jax.data.tokenizers.clip_bpe import PublishedTokenizer
+    from clip_jax.data.tokenizers.learned_bpe import train_tokenizer
 
     learned = train_tokenizer(["a red dog", "two blue cats"] * 3, 300, 12)
     with tempfile.TemporaryDirectory() as here:
@@ -326,7 +326,7 @@ def tokenizer_samples() -> list[Files]:
 
 
 def read_tokenizer(folder: Path) -> None:
-    from clip_jax.data.tokenizers import load_tokenizer
+    from clip_jax.data.tokenizers.learned_bpe import load_tokenizer
 
     tokenizer = load_tokenizer(folder / "tokenizer.json")
     tokenizer.encode(["a red dog", "", "x" * 200, "é 猫 \0"])
@@ -347,10 +347,10 @@ def suite_samples() -> list[Files]:
 
 
 def read_suite(folder: Path) -> None:
-    from clip_jax.data.labelled import open_labelled
-    from clip_jax.data.preprocess import Preprocess
-    from clip_jax.evals import transfer
-    from clip_jax.places import write_text
+    from clip_jax.data.images.eval_preprocess import Preprocess
+    from clip_jax.data.labeled.open import open_labelled
+    from clip_jax.evals import benchmark as transfer
+    from clip_jax.storage.paths import write_text
 
     for entry in transfer.read_suite(str(folder / "suite.json"), str(folder)):
         write_text(folder / f"{entry.name}_{entry.tasks[0] if entry.tasks else ''}.json", "{}")
@@ -375,9 +375,9 @@ def package_samples() -> list[Files]:
 
 
 def read_package(folder: Path) -> None:
-    from clip_jax.data.icons.package import icon_sets
-    from clip_jax.data.icons.render import Pen, draw_set
-    from clip_jax.data.icons.table import describe
+    from clip_jax.datasets.icons.package import icon_sets
+    from clip_jax.datasets.icons.render import Pen, draw_set
+    from clip_jax.datasets.icons.table import describe
 
     for icons in icon_sets(folder / "p.tgz"):
         draw_set(icons, Pen(24, "#000000"), folder)

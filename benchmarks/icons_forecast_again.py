@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from clip_jax.config_io import from_dict
-from clip_jax.scaling.chance import chance_of
-from clip_jax.scaling.registration import MADE_AFTER, register
-from clip_jax.sweep.forecast import pictures_of
-from clip_jax.sweep_config import SweepConfig
+from clip_jax.config.io import from_dict
+from clip_jax.config.sweep import SweepConfig
+from clip_jax.scaling.data.chance import chance_of
+from clip_jax.scaling.planning.preregistration import MADE_AFTER, register
+from clip_jax.sweep.analysis.forecast import pictures_of
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "results" / "icons"
 OUT = FOLDER / "forecast_averaged.json"

@@ -18,7 +18,7 @@ def temporaries(loss, mesh, batch: int, embed: int, scalars: int) -> int:
     import jax.numpy as jnp
     from jax.sharding import NamedSharding, PartitionSpec
 
-    from clip_jax.parallel import AXES
+    from clip_jax.distributed.mesh import AXES
 
     split, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((AXES,), ()))
     pairs = [jax.ShapeDtypeStruct((batch, embed), jnp.float32, sharding=split)] * 2
@@ -38,8 +38,8 @@ def main() -> None:
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={args.devices}"
 
     from clip_jax.config import MeshConfig
+    from clip_jax.distributed.mesh import make_mesh
     from clip_jax.losses import contrastive, sigmoid
-    from clip_jax.parallel import make_mesh
 
     mesh = make_mesh(MeshConfig())
     print(

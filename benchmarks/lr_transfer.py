@@ -59,8 +59,8 @@ def batches(seed: int) -> list[dict[str, Any]]:
     import numpy as np
 
     from clip_jax.config import ScenesConfig
-    from clip_jax.data.scenes import ScenesSource
-    from clip_jax.data.tokenizers import train_tokenizer
+    from clip_jax.data.scenes.scenes import ScenesSource
+    from clip_jax.data.tokenizers.learned_bpe import train_tokenizer
 
     source = ScenesSource(ScenesConfig(), "train", 32)
     tokenizer = train_tokenizer(source.batch_captions(np.arange(5000)), VOCAB, CONTEXT)
@@ -78,9 +78,9 @@ class Shape:
         import jax
         from flax import nnx
 
+        from clip_jax.distributed.mesh import make_mesh
         from clip_jax.models.clip import build, make_model
-        from clip_jax.optim import make_optimizer
-        from clip_jax.parallel import make_mesh
+        from clip_jax.optim.optimizer import make_optimizer
         from clip_jax.train.step import make_train_step
 
         self.run = functools.partial(run_of, kind, width, embed)
@@ -98,7 +98,7 @@ class Shape:
         """Train once; infinite when it is not a number."""
         import jax.numpy as jnp
 
-        from clip_jax.optim import make_optimizer
+        from clip_jax.optim.optimizer import make_optimizer
         from clip_jax.train.state import TrainState
         from clip_jax.train.step import put_batch
 

@@ -36,7 +36,7 @@ TRICKS: dict[str, dict[str, Any]] = {
 
 def base(steps: int) -> Any:
     from clip_jax.config import EvalConfig, OptimConfig, RunConfig
-    from clip_jax.presets import ladder
+    from clip_jax.config.presets import ladder
 
     model = dataclasses.replace(ladder(2), scan_layers=False)
     return RunConfig(
@@ -62,8 +62,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/precision"))
     args = parser.parse_args()
 
-    from clip_jax.config_io import run_id
-    from clip_jax.evals.suite import make_evaluator
+    from clip_jax.config.io import run_id
+    from clip_jax.evals.in_training import make_evaluator
     from clip_jax.train.loop import train
 
     losses: dict[str, list[float]] = {}

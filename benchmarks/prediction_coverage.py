@@ -26,8 +26,9 @@ from pathlib import Path
 import numpy as np
 
 from clip_jax.evals.zero_shot import wilson_interval
-from clip_jax.scaling import solver
-from clip_jax.scaling.fit import fit_law
+from clip_jax.scaling.fit import solver
+from clip_jax.scaling.fit.loss import Loss
+from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import (
     BoundedChinchilla,
     BoundedPowerLaw,
@@ -46,8 +47,12 @@ from clip_jax.scaling.laws import (
     SigmoidLink,
     SigmoidLogC,
 )
-from clip_jax.scaling.loss import Loss
-from clip_jax.scaling.profile import prediction_profile, prediction_statistic, scatter, threshold
+from clip_jax.scaling.profile.profile_likelihood import (
+    prediction_profile,
+    prediction_statistic,
+    scatter,
+    threshold,
+)
 
 LEVEL, NEAR, Z99 = 0.95, (0.93, 0.97), 2.5758
 BEYOND = (1, 2, 5, 10, 100)

@@ -30,8 +30,8 @@ def made(count: int, width: int, height: int) -> list[bytes]:
 
 
 def stored(path: str, count: int) -> list[bytes]:
-    from clip_jax.data.shards import shards_of
-    from clip_jax.data.webdataset import Shards
+    from clip_jax.data.sources.shard_list import shards_of
+    from clip_jax.data.sources.webdataset import Shards
 
     shards = Shards(shards_of(Path(path), "train"))
     return [shards.image(i) for i in range(min(count, len(shards)))]
@@ -43,8 +43,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--images", type=int, default=400)
     args = parser.parse_args()
-    from clip_jax.data.preprocess import Preprocess
-    from clip_jax.data.transforms import decode
+    from clip_jax.data.images.eval_preprocess import Preprocess
+    from clip_jax.data.images.train_transforms import decode
 
     reference = Preprocess(args.size)
     print(

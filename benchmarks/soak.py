@@ -35,8 +35,8 @@ from clip_jax.config import (
     RunConfig,
     TextTowerConfig,
 )
-from clip_jax.config_io import to_dict
-from clip_jax.sweep_config import SweepConfig
+from clip_jax.config.io import to_dict
+from clip_jax.config.sweep import SweepConfig
 
 PROGRAM = (sys.executable, "-m", "clip_jax.cli")
 

@@ -21,9 +21,9 @@ def counts(model: ModelConfig, batch: int) -> tuple[float, float, float]:
 
     from clip_jax import flops
     from clip_jax.config import OptimConfig, RunConfig
+    from clip_jax.distributed.mesh import make_mesh
     from clip_jax.models.clip import build
-    from clip_jax.optim import make_optimizer
-    from clip_jax.parallel import make_mesh
+    from clip_jax.optim.optimizer import make_optimizer
     from clip_jax.train.state import abstract_state
     from clip_jax.train.step import make_train_step
 
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     args = parser.parse_args()
 
-    from clip_jax.presets import preset
+    from clip_jax.config.presets import preset
 
     print("| model | batch | formula | walk / formula | XLA / formula |\n|---|---|---|---|---|")
     for name in args.names:

@@ -36,10 +36,10 @@ def main() -> None:
     import jax.numpy as jnp
 
     from clip_jax.config import OptimConfig, RunConfig
+    from clip_jax.config.presets import preset
+    from clip_jax.distributed.mesh import batch_sharding, make_mesh
     from clip_jax.models.clip import build
-    from clip_jax.optim import make_optimizer
-    from clip_jax.parallel import batch_sharding, make_mesh
-    from clip_jax.presets import preset
+    from clip_jax.optim.optimizer import make_optimizer
     from clip_jax.train.state import abstract_state
     from clip_jax.train.step import make_train_step
 

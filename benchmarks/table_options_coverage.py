@@ -11,11 +11,11 @@ import argparse
 
 import numpy as np
 
-from clip_jax.scaling.clusters import cluster_intervals
-from clip_jax.scaling.fit import fit_law
+from clip_jax.scaling.fit.loss import Loss
+from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import PowerLaw
-from clip_jax.scaling.loss import Loss
-from clip_jax.scaling.profile import parameter_interval, prediction_interval
+from clip_jax.scaling.profile.profile_likelihood import parameter_interval, prediction_interval
+from clip_jax.scaling.uncertainty.clusters import cluster_intervals
 
 LAW, SQUARES = PowerLaw(), Loss("squares")
 TRUTH = {"a": 0.7 * 1e10**0.1, "b": 0.1}

@@ -27,9 +27,9 @@ COMMANDS = {
 INFLUENCE = """
 import sys
 import pandas as pd
-from clip_jax.parallel import enable_compile_cache
-from clip_jax.scaling.diagnostics import influence
-from clip_jax.scaling.fit import fit_law
+from clip_jax.distributed.mesh import enable_compile_cache
+from clip_jax.scaling.uncertainty.diagnostics import influence
+from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import law_named
 enable_compile_cache()
 df = pd.read_csv(sys.argv[1])

@@ -28,7 +28,7 @@ HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 def model_of(name: str) -> tuple[Any, int]:
     """(model, batch size) of a preset, a rung of the ladder, or ``tiny``."""
     from clip_jax.config import ImageTowerConfig, ModelConfig, TextTowerConfig
-    from clip_jax.presets import ladder, preset
+    from clip_jax.config.presets import ladder, preset
 
     if name == "tiny":
         image = ImageTowerConfig(width=192, depth=6, heads=3, patch_size=8, image_size=64)
@@ -42,7 +42,7 @@ def model_of(name: str) -> tuple[Any, int]:
 def run_of(name: str, batch: int, settings: list[str]) -> Any:
     """The RunConfig of a shape with fields set as on the command line."""
     from clip_jax.config import OptimConfig, RunConfig
-    from clip_jax.config_io import from_dict, parse_value, set_dotted, to_dict
+    from clip_jax.config.io import from_dict, parse_value, set_dotted, to_dict
 
     model, usual = model_of(name)
     size = batch or usual
@@ -66,9 +66,9 @@ def jax_worker(run: Any, count: int) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
 
+    from clip_jax.distributed.mesh import make_mesh
     from clip_jax.models.clip import build
-    from clip_jax.optim import make_optimizer
-    from clip_jax.parallel import make_mesh
+    from clip_jax.optim.optimizer import make_optimizer
     from clip_jax.train.state import init_state
     from clip_jax.train.step import make_train_step, put_batch
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from clip_jax.checks import UserError
+from clip_jax.errors import UserError
 
 REASON = "holds numbers that are not finite"
 OVERFLOW = "float16 ends at 65504 and this overflows it; evaluate in float32 or bfloat16"

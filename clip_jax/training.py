@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from clip_jax.config import RunConfig
-from clip_jax.evals.suite import make_evaluator
-from clip_jax.loading import start_from
-from clip_jax.train.family import train_family
+from clip_jax.evals.in_training import make_evaluator
+from clip_jax.inference import start_from
 from clip_jax.train.loop import train
+from clip_jax.train.vmapped.trainer import train_family
 
 
 def train_run(

@@ -6,8 +6,8 @@ Hardware: 2 CPU cores, a few minutes. Expect: best.json with a rate inside the r
 
 from ml_collections import ConfigDict
 
-from clip_jax.config_io import to_dict
-from clip_jax.presets import ladder
+from clip_jax.config.io import to_dict
+from clip_jax.config.presets import ladder
 
 
 def get_config() -> ConfigDict:

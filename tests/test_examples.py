@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 
 from clip_jax.config import RunConfig
-from clip_jax.config_io import as_begun, from_dict, load
-from clip_jax.scaling.summary import text_summary
+from clip_jax.config.io import as_begun, from_dict, load
+from clip_jax.config.sweep import SweepConfig
+from clip_jax.scaling.report.summary import text_summary
 from clip_jax.sweep.plan import make_plan
-from clip_jax.sweep.search_config import SearchConfig
-from clip_jax.sweep_config import SweepConfig
+from clip_jax.sweep.search.config import SearchConfig
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"

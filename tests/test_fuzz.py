@@ -54,7 +54,7 @@ def test_each_kind_of_failure_is_noticed(tmp_path, body, said):
         shutil.copy(Path(BENCHMARKS) / file, tmp_path)
     (tmp_path / "fuzz_readers.py").write_text(
         "import os, time\nfrom dataclasses import dataclass\nfrom typing import Any\n"
-        "from clip_jax.checks import UserError\n"
+        "from clip_jax.errors import UserError\n"
         "@dataclass\nclass Reader:\n    samples: Any\n    read: Any\n"
         f"def read(folder):\n    {body}\n"
         "READERS = {'tar': Reader(lambda: [{'a.tar': b'x'}], read)}\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from clip_jax.evals.transfer import read_suite
+from clip_jax.evals.benchmark import read_suite
 
 ROOT = Path(__file__).parents[1]
 

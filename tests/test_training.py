@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 import clip_jax
-from clip_jax.config import InitConfig, UserError
+from clip_jax.config import InitConfig
+from clip_jax.distributed.mesh import make_mesh
+from clip_jax.errors import UserError
 from clip_jax.models.clip import build
-from clip_jax.parallel import make_mesh
 from clip_jax.pretrained.mapping import flatten
 from clip_jax.train.checkpoint import load_params
 

@@ -11,10 +11,10 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from clip_jax.data.transforms import MEAN, STD, normalise
+from clip_jax.data.images.train_transforms import MEAN, STD, normalise
+from clip_jax.distributed.mesh import InFlight, batch_sharding, replicated
 from clip_jax.finite import finite_rows
 from clip_jax.models.clip import normalise_features
-from clip_jax.parallel import InFlight, batch_sharding, replicated
 
 
 def in_batches(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clip_jax.config import UserError
+from clip_jax.errors import UserError
 from clip_jax.evals.linear_probe import fit_probe
 from clip_jax.evals.metrics import hits_at
 

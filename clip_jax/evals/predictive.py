@@ -19,17 +19,18 @@ from jax.sharding import Mesh
 
 from clip_jax import flops
 from clip_jax.config import PixelConfig, RunConfig
-from clip_jax.data.classification import ClassificationSet
-from clip_jax.data.loader import sample_captions, sample_images, validation_pairs
-from clip_jax.data.sources import Source, open_source
-from clip_jax.data.tokenizers import Tokenizer
-from clip_jax.data.transforms import USUAL, normalise
+from clip_jax.data.images.train_transforms import USUAL, normalise
+from clip_jax.data.labeled.classification import ClassificationSet
+from clip_jax.data.open import open_source
+from clip_jax.data.pipeline.loader import sample_captions, sample_images, validation_pairs
+from clip_jax.data.sources.base import Source
+from clip_jax.data.tokenizers.learned_bpe import Tokenizer
+from clip_jax.distributed.mesh import batch_sharding, replicated
 from clip_jax.evals.encode import in_batches
 from clip_jax.evals.zero_shot import Row, prompt_tokens, score_rows
 from clip_jax.finite import finite_rows
 from clip_jax.losses.predictive import log_softmax_rows, row_losses
 from clip_jax.models.predictive import Prediction
-from clip_jax.parallel import batch_sharding, replicated
 
 Scores = dict[str, np.ndarray]  # variant -> [N, classes]
 Spelling = tuple[int, ...]  # of a word, in tokens

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from clip_jax.config import UserError
+from clip_jax.errors import UserError
 
 OPTIONAL = {"literal", "labels", "labels_source"}
 METRICS = ("accuracy", "mean_per_class", "11point_map", "roc_auc", "mean_top1_top5")

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clip_jax.checks import parse_json
-from clip_jax.config import UserError
+from clip_jax.errors import UserError, parse_json
 from clip_jax.evals import metrics
-from clip_jax.places import read_text, write_text
+from clip_jax.storage.paths import read_text, write_text
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.data.classification import ClassificationSet
-from clip_jax.data.tokenizers import Tokenizer
+from clip_jax.data.labeled.classification import ClassificationSet
+from clip_jax.data.tokenizers.learned_bpe import Tokenizer
 from clip_jax.evals.metrics import first_alike, label_ranks
 
 Row = dict[str, Any]

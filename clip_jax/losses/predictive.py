@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from clip_jax.parallel import BATCH_AXES
+from clip_jax.distributed.mesh import BATCH_AXES
 
 Head = tuple[jax.Array, jax.Array | None]  # kernel [D, V], bias [V] or None
 

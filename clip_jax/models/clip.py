@@ -11,13 +11,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
-from clip_jax.config import ConfigError, ModelConfig
+from clip_jax.config import ModelConfig
+from clip_jax.config.mup import multipliers
+from clip_jax.distributed.mesh import RULES
+from clip_jax.errors import ConfigError
 from clip_jax.models.coca import MultimodalDecoder
 from clip_jax.models.execution import resolve
 from clip_jax.models.predictive import Predictive
 from clip_jax.models.towers import image_tower, text_tower
-from clip_jax.parallel import RULES
-from clip_jax.parametrisation import multipliers
 
 
 def normalise_features(features: jax.Array) -> jax.Array:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from clip_jax.model_config import ModelConfig
+from clip_jax.config.model import ModelConfig
 from clip_jax.models.attention import DecoderBlock
 from clip_jax.models.layers import BlockSpec, Stack, layer_norm, named_param, normal
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from clip_jax.config import ConfigError, ModelConfig
-from clip_jax.devices import device_of
+from clip_jax.config import ModelConfig
+from clip_jax.errors import ConfigError
+from clip_jax.flops.devices import device_of
 
 FUSED_FROM = 9.0  # compute capability, Hopper: older parts have cuDNN's kernels too, which nobody measured here
 LARGEST_HEAD = 128

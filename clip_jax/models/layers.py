@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from clip_jax.model_config import ModelConfig
-from clip_jax.parallel import constrain
+from clip_jax.config.model import ModelConfig
+from clip_jax.distributed.mesh import constrain
 
 Init = Callable[..., jax.Array]
 
@@ -59,7 +59,7 @@ def check_images(images: jax.Array, size: int) -> None:
         raise ValueError(f"images of shape {images.shape}: expected [B, {size}, {size}, 3]")
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(
-            f"images of dtype {images.dtype}: expected floats, as clip_jax.data.transforms.normalise gives"
+            f"images of dtype {images.dtype}: expected floats, as clip_jax.data.images.train_transforms.normalise gives"
         )
 
 

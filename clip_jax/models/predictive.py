@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from clip_jax.config import ConfigError, ModelConfig
+from clip_jax.config import ModelConfig
+from clip_jax.errors import ConfigError
 from clip_jax.models.layers import layer_norm, named_param, normal
 from clip_jax.models.text import distinct_words, text_blocks, text_param_dtype
 from clip_jax.models.towers import image_tower

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from clip_jax.model_config import ModelConfig
+from clip_jax.config.model import ModelConfig
 from clip_jax.models.layers import (
     attend,
     check_images,

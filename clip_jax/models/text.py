@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from clip_jax.model_config import ModelConfig, TextTowerConfig
+from clip_jax.config.model import ModelConfig, TextTowerConfig
 from clip_jax.models.layers import Block, BlockSpec, Stack, layer_norm, named_param, normal
 
 

@@ -11,9 +11,18 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from clip_jax.model_config import ModelConfig
+from clip_jax.config.model import ModelConfig
 from clip_jax.models.attention import AttentionalPooler, MapHead
-from clip_jax.models.layers import Block, BlockSpec, Stack, check_images, layer_norm, named_param, normal, on_rows
+from clip_jax.models.layers import (
+    Block,
+    BlockSpec,
+    Stack,
+    check_images,
+    layer_norm,
+    named_param,
+    normal,
+    on_rows,
+)
 
 
 class Patches(nnx.Module):

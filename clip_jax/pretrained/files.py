@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.checks import foreign, name_within, parse_json, short
-from clip_jax.config import UserError
-from clip_jax.places import disk_errors, read_text, write_text
+from clip_jax.errors import UserError, foreign, name_within, parse_json, short
+from clip_jax.storage.paths import disk_errors, read_text, write_text
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from clip_jax.checks import foreign
-from clip_jax.config import ConfigError, ModelConfig, UserError
-from clip_jax.config_io import from_dict, to_dict
+from clip_jax.config import ModelConfig
+from clip_jax.config.io import from_dict, to_dict
+from clip_jax.errors import ConfigError, UserError, foreign
 from clip_jax.models.clip import CLIP
 from clip_jax.pretrained import mapping, open_clip, openai, transformers
 from clip_jax.pretrained.mapping import Entry

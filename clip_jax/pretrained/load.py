@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.checks import foreign
-from clip_jax.config import ModelConfig, UserError
-from clip_jax.data.preprocess import Preprocess
-from clip_jax.data.tokenizers import Tokenizer
-from clip_jax.places import disk_errors, make
+from clip_jax.config import ModelConfig
+from clip_jax.data.images.eval_preprocess import Preprocess
+from clip_jax.data.tokenizers.learned_bpe import Tokenizer
+from clip_jax.errors import UserError, foreign
 from clip_jax.pretrained import layouts, mapping, open_clip, transformers
 from clip_jax.pretrained.files import read_json, read_tensors, write_json, write_tensors
 from clip_jax.pretrained.names import Fetch, Files, find, hub_fetch
 from clip_jax.pretrained.preprocessor import HALF, find_preprocessor, read_preprocessor, write_preprocessor
 from clip_jax.pretrained.tokenizer_files import tokenizer_of
+from clip_jax.storage.paths import disk_errors, make
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.config import UserError
+from clip_jax.errors import UserError
 from clip_jax.finite import finite_tensors
 
 LISTED = 8  # names in one error

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from clip_jax.checks import name_within
-from clip_jax.config import UserError
+from clip_jax.errors import UserError, name_within
 from clip_jax.pretrained.files import read_json
 
 WEIGHTS = ("open_clip_model.safetensors", "model.safetensors", "model.safetensors.index.json", "weights.safetensors")

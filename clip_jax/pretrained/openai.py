@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from clip_jax.config import DecoderConfig, ImageTowerConfig, ModelConfig, TextTowerConfig, UserError
+from clip_jax.config import DecoderConfig, ImageTowerConfig, ModelConfig, TextTowerConfig
+from clip_jax.errors import UserError
 from clip_jax.pretrained.mapping import Entry
 
 IGNORED = ("input_resolution", "context_length", "vocab_size", "num_batches_tracked")

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from clip_jax.checks import UserError
 from clip_jax.config import PixelConfig
-from clip_jax.data.preprocess import Preprocess
+from clip_jax.data.images.eval_preprocess import Preprocess
+from clip_jax.errors import UserError
 from clip_jax.pretrained.files import read_json, refused
 from clip_jax.pretrained.names import Files
 

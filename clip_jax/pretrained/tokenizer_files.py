@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from clip_jax.checks import foreign
 from clip_jax.config import ModelConfig
-from clip_jax.data.hf_tokenizer import CLEANINGS, HFTokenizer
-from clip_jax.data.published_tokenizer import END, VOCAB_SIZE, PublishedTokenizer
-from clip_jax.data.tokenizers import Tokenizer, check_fits, load_tokenizer
+from clip_jax.data.tokenizers.clip_bpe import END, VOCAB_SIZE, PublishedTokenizer
+from clip_jax.data.tokenizers.huggingface import CLEANINGS, HFTokenizer
+from clip_jax.data.tokenizers.learned_bpe import Tokenizer, check_fits, load_tokenizer
+from clip_jax.errors import foreign
 from clip_jax.pretrained.files import read_json, refused
 from clip_jax.pretrained.names import Files
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from clip_jax.config import ImageTowerConfig, ModelConfig, TextTowerConfig, UserError
+from clip_jax.config import ImageTowerConfig, ModelConfig, TextTowerConfig
+from clip_jax.errors import UserError
 from clip_jax.pretrained.mapping import Entry
 from clip_jax.pretrained.openai import dense, norm, packed_attention
 

@@ -1,0 +1,1 @@
+"""The scaling laboratory: it knows tables, never models."""

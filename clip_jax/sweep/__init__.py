@@ -1,0 +1,1 @@
+"""Sweeps and searches: plan, run on an engine, look, report."""

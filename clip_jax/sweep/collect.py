@@ -9,12 +9,12 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clip_jax.config import UserError
-from clip_jax.places import place, write_bytes, write_text
-from clip_jax.scaling.table import LR_CHECK, is_check
+from clip_jax.errors import UserError
+from clip_jax.scaling.data.runs_table import LR_CHECK, is_check
+from clip_jax.storage.json_files import read_json, read_lines
+from clip_jax.storage.paths import place, write_bytes, write_text
+from clip_jax.storage.record_fields import check_result
 from clip_jax.sweep.tried_values import judge, noise_of
-from clip_jax.train.record import read_json, read_lines
-from clip_jax.train.shapes import check_result
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,14 +5,18 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clip_jax import flops
-from clip_jax.config import ConfigError, RunConfig
-from clip_jax.config_io import run_id
-from clip_jax.presets import ladder, sized
-from clip_jax.sweep_config import LONGEST_WARMUP, SweepConfig
-from clip_jax.sweep_rules import RULED
+from clip_jax.config import RunConfig
+from clip_jax.config.hyperparameter_rules import RULED
+from clip_jax.config.io import run_id
+from clip_jax.config.presets import ladder, sized
+from clip_jax.config.sweep import LONGEST_WARMUP, SweepConfig
+from clip_jax.errors import ConfigError
+
+if TYPE_CHECKING:
+    pass
 
 LINES_A_RUN = 50  # of the metrics log
 
@@ -256,3 +260,15 @@ def _near_optimum(config: SweepConfig, column: list[Cell]) -> list[Cell]:
         c if c.reason or c.run_id in near else dataclasses.replace(c, reason="away from the guessed optimum")
         for c in column
     ]
+
+
+def plan_of(config: SweepConfig) -> Plan:
+    """The plan, with the number of training pairs looked up where it limits the epochs."""
+    records, data = None, config.base.data
+    if config.max_epochs and data.source != "scenes":  # without it a plan can be made where the data is not
+        from clip_jax.data.open import open_source
+
+        records = len(open_source(data, "train", config.base.model.image.image_size))
+    elif data.source == "scenes" and data.unique_samples:
+        records = data.unique_samples
+    return make_plan(config, records)

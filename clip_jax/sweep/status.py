@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from clip_jax.config import UserError
-from clip_jax.places import place
+from clip_jax.errors import UserError
+from clip_jax.storage.json_files import read_json, read_lines
+from clip_jax.storage.paths import place
 from clip_jax.sweep.collect import cells_of
-from clip_jax.sweep.launch.engine import Engine, Job
-from clip_jax.train.record import read_json, read_lines
+from clip_jax.sweep.launch.base import Engine, Job
 
 STALE_S = 120.0  # without a heartbeat
 OVER = ("finished", "failed", "cancelled")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clip_jax.scaling.frontier import seed_noise
-from clip_jax.scaling.table import is_check
+from clip_jax.scaling.data.runs_table import is_check
+from clip_jax.scaling.frontier.frontier import seed_noise
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,7 +4,7 @@ import sys
 import types
 from typing import Any, NoReturn
 
-from clip_jax.checks import UserError
+from clip_jax.errors import UserError
 
 
 class _Package(types.ModuleType):

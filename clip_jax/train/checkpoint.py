@@ -17,11 +17,12 @@ from typing import Any
 
 import jax
 
-from clip_jax.config import UserError
-from clip_jax.places import absolute, disk_errors, make, move_tree, place
-from clip_jax.processes import everywhere, on_first
-from clip_jax.train.record import checkpoints_in, read_json
-from clip_jax.train.seal import seals, seals_and_finite
+from clip_jax.distributed.processes import everywhere, on_first
+from clip_jax.errors import UserError
+from clip_jax.storage.json_files import read_json
+from clip_jax.storage.paths import absolute, disk_errors, make, move_tree, place
+from clip_jax.train.checksum import seals, seals_and_finite
+from clip_jax.train.run_directory import checkpoints_in
 from clip_jax.train.state import TrainState
 
 KEEP = 2

@@ -6,17 +6,17 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from clip_jax.config import UserError
-from clip_jax.data.sources import open_source
+from clip_jax.data.open import open_source
+from clip_jax.distributed.mesh import enable_compile_cache, make_mesh
+from clip_jax.errors import UserError
 from clip_jax.models.clip import build
 from clip_jax.models.execution import on_any_device
-from clip_jax.parallel import enable_compile_cache, make_mesh
-from clip_jax.places import place
+from clip_jax.storage.paths import place
 from clip_jax.train.checkpoint import load_params
 from clip_jax.train.inputs import DATA, described, read_tokenizer, what_changed
 from clip_jax.train.loop import EvaluatorFactory, Rows
 from clip_jax.train.pixels import tell_old, with_pixels
-from clip_jax.train.record import noted, read_config
+from clip_jax.train.run_directory import noted, read_config
 
 
 def evaluate_run(run_dir: str | Path, make_evaluator: EvaluatorFactory) -> Rows:

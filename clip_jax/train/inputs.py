@@ -7,11 +7,12 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from clip_jax.config import ModelConfig, UserError
-from clip_jax.data.sources import Source
-from clip_jax.data.tokenizers import Tokenizer, check_fits, load_tokenizer
-from clip_jax.places import exists, read_text
-from clip_jax.train.record import Record, noted
+from clip_jax.config import ModelConfig
+from clip_jax.data.sources.base import Source
+from clip_jax.data.tokenizers.learned_bpe import Tokenizer, check_fits, load_tokenizer
+from clip_jax.errors import UserError
+from clip_jax.storage.paths import exists, read_text
+from clip_jax.train.run_directory import Record, noted
 
 DATA, TOKENIZER = "data", "tokenizer_sha256"  # fields of status.json and result.json
 SPLITS = {"train": "training", "val": "held-out"}

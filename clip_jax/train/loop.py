@@ -15,19 +15,21 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from clip_jax.cluster import check_devices
-from clip_jax.config import PixelConfig, RunConfig, UserError
-from clip_jax.data.loader import learn_tokenizer
-from clip_jax.data.sources import Source, notes_of, open_splits
-from clip_jax.data.tokenizers import Tokenizer
+from clip_jax.config import PixelConfig, RunConfig
+from clip_jax.data.open import notes_of, open_splits
+from clip_jax.data.pipeline.loader import learn_tokenizer
+from clip_jax.data.sources.base import Source
+from clip_jax.data.tokenizers.learned_bpe import Tokenizer
+from clip_jax.distributed.cluster import check_devices
+from clip_jax.distributed.mesh import InFlight, check_batch, enable_compile_cache, make_mesh
+from clip_jax.distributed.processes import everywhere, lost_another, on_first, told_by_first
+from clip_jax.errors import UserError
 from clip_jax.finite import NotFinite
 from clip_jax.models.clip import Built, build
-from clip_jax.optim import make_optimizer
-from clip_jax.parallel import InFlight, check_batch, enable_compile_cache, make_mesh
-from clip_jax.places import exists, scratch
-from clip_jax.processes import everywhere, lost_another, on_first, told_by_first
+from clip_jax.optim.optimizer import make_optimizer
+from clip_jax.storage.paths import exists, scratch
+from clip_jax.train.anomalies import Detours, Fault, Feed
 from clip_jax.train.checkpoint import Checkpoints
-from clip_jax.train.faults import Detours, Fault, Feed
 from clip_jax.train.inputs import (
     DATA,
     SPLITS,
@@ -38,16 +40,16 @@ from clip_jax.train.inputs import (
     read_tokenizer,
     what_changed,
 )
-from clip_jax.train.meter import Meter, training_flops
-from clip_jax.train.mirror import Mirror, open_mirror
+from clip_jax.train.metrics import Meter, training_flops
 from clip_jax.train.pixels import settle
+from clip_jax.train.preemption import StopRequest, stop_requests
 from clip_jax.train.profiler import Profiler
-from clip_jax.train.record import Record
 from clip_jax.train.result import make_result
+from clip_jax.train.run_directory import Record
 from clip_jax.train.state import TrainState, abstract_state, check_memory, init_state
 from clip_jax.train.step import Metrics, make_train_step, put_batch
-from clip_jax.train.stopping import StopRequest, stop_requests
-from clip_jax.train.timing import Clock
+from clip_jax.train.timer import Clock
+from clip_jax.train.trackers import Mirror, open_mirror
 
 __all__ = ["Diverged", "Start", "train", "training_flops"]
 
@@ -167,7 +169,7 @@ def attempt(
         clock.add(record.seconds_before)
         try:
             if config.init_from.source and start_from is None:
-                raise UserError("init_from: needs train(..., start_from=clip_jax.loading.start_from)")
+                raise UserError("init_from: needs train(..., start_from=clip_jax.inference.start_from)")
             begin = functools.cache(lambda: start_from(config) if start_from and config.init_from.source else None)
             with clock.measure("start"):
                 on_first(lambda: hold_data(record, ground.data))

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from clip_jax.config import PixelConfig, RunConfig
-from clip_jax.config_io import from_dict, to_dict
-from clip_jax.places import exists
-from clip_jax.processes import on_first, told_by_first
-from clip_jax.train.record import read_json, write_json
+from clip_jax.config.io import from_dict, to_dict
+from clip_jax.distributed.processes import on_first, told_by_first
+from clip_jax.storage.json_files import read_json, write_json
+from clip_jax.storage.paths import exists
 
 FILE = "preprocess.json"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from clip_jax.config import ConfigError
+from clip_jax.errors import ConfigError
 
 WARM_UP = 10  # steps before a trace that was asked for by its length alone
 

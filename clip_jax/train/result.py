@@ -10,10 +10,10 @@ from jax.sharding import Mesh
 
 from clip_jax import flops
 from clip_jax.config import RunConfig
-from clip_jax.config_io import to_dict
-from clip_jax.train.faults import Feed
-from clip_jax.train.meter import Meter, training_flops
-from clip_jax.train.record import Record
+from clip_jax.config.io import to_dict
+from clip_jax.train.anomalies import Feed
+from clip_jax.train.metrics import Meter, training_flops
+from clip_jax.train.run_directory import Record
 
 PACKAGES = (
     "clip-jax-scaling", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy",

@@ -12,8 +12,9 @@ import optax
 from jax.sharding import Mesh
 
 from clip_jax import flops
-from clip_jax.config import RunConfig, UserError
-from clip_jax.parallel import replicated
+from clip_jax.config import RunConfig
+from clip_jax.distributed.mesh import replicated
+from clip_jax.errors import UserError
 
 
 @jax.tree_util.register_dataclass

@@ -13,14 +13,14 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from clip_jax.config import RunConfig
-from clip_jax.data.transforms import normalise
+from clip_jax.data.images.train_transforms import normalise
+from clip_jax.distributed.mesh import batch_sharding, on_mesh, replicated
 from clip_jax.losses.pairs import make_pair_loss
 from clip_jax.losses.predictive import caption_loss
 from clip_jax.models.clip import batch_statistics, build, with_statistics
 from clip_jax.models.predictive import Prediction
-from clip_jax.optim import apply_updates, learning_rate, loss_scale, make_optimizer
-from clip_jax.parallel import batch_sharding, on_mesh, replicated
-from clip_jax.train.accumulate import (
+from clip_jax.optim.optimizer import apply_updates, learning_rate, loss_scale, make_optimizer
+from clip_jax.train.grad_cache import (
     Batch,
     LossFunction,
     example_keys,

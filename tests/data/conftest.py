@@ -4,7 +4,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from clip_jax.data import remote
+from clip_jax.storage import range_reads as remote
 
 
 class SlowStore(MemoryFileSystem):

@@ -9,12 +9,12 @@ import pytest
 from flax import nnx
 
 from clip_jax.config import MeshConfig
-from clip_jax.data.transforms import normalise
+from clip_jax.config.presets import preset
+from clip_jax.data.images.train_transforms import normalise
+from clip_jax.distributed.mesh import batch_sharding, make_mesh
 from clip_jax.evals.encode import Encoder, in_batches
 from clip_jax.finite import NotFinite
 from clip_jax.models.clip import build, init_params, normalise_features
-from clip_jax.parallel import batch_sharding, make_mesh
-from clip_jax.presets import preset
 
 
 def test_batches_and_padding_change_nothing():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from clip_jax.config import UserError
+from clip_jax.errors import UserError
 from clip_jax.evals.few_shot import draw, few_shot
 
 

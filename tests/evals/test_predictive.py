@@ -10,14 +10,14 @@ from flax import nnx
 
 from clip_jax import flops
 from clip_jax.config import MeshConfig
-from clip_jax.data.classification import ClassificationSet
-from clip_jax.data.loader import learn_tokenizer
-from clip_jax.data.sources import open_source
-from clip_jax.data.transforms import normalise
-from clip_jax.evals import suite
+from clip_jax.data.images.train_transforms import normalise
+from clip_jax.data.labeled.classification import ClassificationSet
+from clip_jax.data.open import open_source
+from clip_jax.data.pipeline.loader import learn_tokenizer
+from clip_jax.distributed.mesh import make_mesh
+from clip_jax.evals import in_training as suite
 from clip_jax.evals.predictive import PredictiveEvaluation, spelled_words, word_weights
 from clip_jax.models.clip import build, init_params
-from clip_jax.parallel import make_mesh
 
 MESH = MeshConfig()
 

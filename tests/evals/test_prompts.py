@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from clip_jax.config import UserError
-from clip_jax.data.class_names import pair_names
+from clip_jax.data.labeled.class_names import pair_names
+from clip_jax.errors import UserError
 from clip_jax.evals.prompts import PAPER27, POSTER, available, parse, prompt_set
 
 # classes and templates as published (Radford et al., 2021, released prompts); written down apart from the data

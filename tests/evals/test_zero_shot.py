@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clip_jax.data.classification import ClassificationSet
-from clip_jax.data.tokenizers import train_tokenizer
+from clip_jax.data.labeled.classification import ClassificationSet
+from clip_jax.data.tokenizers.learned_bpe import train_tokenizer
 from clip_jax.evals.zero_shot import class_embeddings, classify, prompt_tokens, wilson_interval
 
 

@@ -9,10 +9,10 @@ import optax
 import pytest
 
 from clip_jax.config import MeshConfig
+from clip_jax.distributed.mesh import batch_sharding, make_mesh, replicated
 from clip_jax.losses.contrastive import dense_contrastive_loss, gathered_contrastive_loss, ring_contrastive_loss
 from clip_jax.losses.sigmoid import dense_sigmoid_loss, gathered_sigmoid_loss, ring_sigmoid_loss
 from clip_jax.models.clip import normalise_features
-from clip_jax.parallel import batch_sharding, make_mesh, replicated
 
 MESHES = [
     (MeshConfig(), 1),

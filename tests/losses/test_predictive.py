@@ -7,8 +7,8 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from clip_jax.config import MeshConfig
+from clip_jax.distributed.mesh import batch_sharding, make_mesh
 from clip_jax.losses.predictive import caption_loss, chunked_row_losses, row_losses, vocabulary_loss
-from clip_jax.parallel import batch_sharding, make_mesh
 
 B, R, D, V, LABELS = 16, 3, 8, 50, 2
 

@@ -8,19 +8,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from clip_jax.config import (
-    ConfigError,
-    DecoderConfig,
-    ImageTowerConfig,
-    MeshConfig,
-    ModelConfig,
-    RunConfig,
-    TextTowerConfig,
-)
+from clip_jax.config import DecoderConfig, ImageTowerConfig, MeshConfig, ModelConfig, RunConfig, TextTowerConfig
+from clip_jax.config.presets import preset
+from clip_jax.distributed.mesh import make_mesh
+from clip_jax.errors import ConfigError
 from clip_jax.models.clip import CLIP, build
 from clip_jax.models.layers import attend
-from clip_jax.parallel import make_mesh
-from clip_jax.presets import preset
 from clip_jax.train.step import make_loss
 
 BASE = preset("debug")

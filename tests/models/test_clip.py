@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from clip_jax.config import ConfigError, MeshConfig
+from clip_jax.config import MeshConfig
+from clip_jax.config.presets import ladder, preset
+from clip_jax.distributed.mesh import make_mesh
+from clip_jax.errors import ConfigError
 from clip_jax.models.clip import CLIP, build, init_params, normalise_features
-from clip_jax.parallel import make_mesh
-from clip_jax.presets import ladder, preset
 
 
 def test_embeddings_are_unit_float32_and_the_scale_is_clamped():

@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from clip_jax.config import ImageTowerConfig, ModelConfig, RunConfig, TextTowerConfig
-from clip_jax.config_io import to_dict
+from clip_jax.config.io import to_dict
 
 FIGURES = {
     "threads_per_block_limit": 1024, "threads_per_warp": 32, "shared_memory_per_block": 49152,
@@ -43,8 +43,8 @@ import json, sys
 from jax._src.cudnn import fused_attention_stablehlo
 from jax.experimental import topologies
 from clip_jax.config import RunConfig
-from clip_jax.config_io import from_dict
-from clip_jax.parallel import make_mesh
+from clip_jax.config.io import from_dict
+from clip_jax.distributed.mesh import make_mesh
 from clip_jax.train.step import abstract_step
 
 fused_attention_stablehlo.check_cudnn_version = lambda: 91200  # of the target; there is no library to ask

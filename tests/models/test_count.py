@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from clip_jax import flops
 from clip_jax.config import ModelConfig, TextTowerConfig
+from clip_jax.config.presets import PRESETS, ladder, preset
 from clip_jax.models.clip import CLIP, make_model
 from clip_jax.models.count import walked_flops, xla_flops
-from clip_jax.presets import PRESETS, ladder, preset
 
 
 @settings(max_examples=8)

@@ -6,11 +6,12 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from clip_jax.config import ConfigError, MeshConfig, ModelConfig
+from clip_jax.config import MeshConfig, ModelConfig
+from clip_jax.config.presets import preset
+from clip_jax.distributed.mesh import make_mesh
+from clip_jax.errors import ConfigError
 from clip_jax.models.clip import build
 from clip_jax.models.execution import resolve
-from clip_jax.parallel import make_mesh
-from clip_jax.presets import preset
 
 HALF = ModelConfig(compute_dtype="bfloat16")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from clip_jax.config import ConfigError
+from clip_jax.errors import ConfigError
 from clip_jax.models.clip import CLIP, make_model
 from clip_jax.models.predictive import Predictive
 

@@ -9,10 +9,10 @@ import pytest
 from flax import nnx
 
 from clip_jax.config import ImageTowerConfig, MeshConfig
+from clip_jax.distributed.mesh import make_mesh
 from clip_jax.models.clip import batch_statistics, build, init_params, with_statistics
 from clip_jax.models.resnet import BatchNorm
-from clip_jax.optim import make_optimizer
-from clip_jax.parallel import make_mesh
+from clip_jax.optim.optimizer import make_optimizer
 from clip_jax.pretrained.mapping import flatten
 from clip_jax.train.state import init_state
 from clip_jax.train.step import make_train_step, put_batch

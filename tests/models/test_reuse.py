@@ -11,8 +11,9 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from clip_jax import losses, models
-from clip_jax.config import ConfigError, ImageTowerConfig
-from clip_jax.presets import preset
+from clip_jax.config import ImageTowerConfig
+from clip_jax.config.presets import preset
+from clip_jax.errors import ConfigError
 
 CONFIG = preset("debug")
 IMAGES = jax.random.normal(jax.random.key(0), (8, 32, 32, 3))
@@ -74,7 +75,9 @@ def test_pixels_of_0_to_255_are_refused(tower):
     image = {"debug": CONFIG.image, "resnet": ImageTowerConfig(
         width=8, depth=4, heads=2, image_size=32, patch_size=32, stages=(1, 1, 1, 1))}[tower]  # fmt: skip
     model = nnx.eval_shape(lambda: models.image_tower(dataclasses.replace(CONFIG, image=image), nnx.Rngs(0)))
-    with pytest.raises(ValueError, match="images of dtype uint8: expected floats, as clip_jax.data.transforms.norm"):
+    with pytest.raises(
+        ValueError, match="images of dtype uint8: expected floats, as clip_jax.data.images.train_transforms.norm"
+    ):
         jax.eval_shape(model, jnp.zeros((2, 32, 32, 3), jnp.uint8))
     with pytest.raises(ValueError, match=r"images of shape \(2, 28, 28, 3\): expected \[B, 32, 32, 3\]"):
         jax.eval_shape(model, jnp.zeros((2, 28, 28, 3)))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from clip_jax.config.presets import preset
 from clip_jax.models.clip import CLIP
-from clip_jax.presets import preset
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clip_jax.config import UserError
+from clip_jax.errors import UserError
 from clip_jax.pretrained.files import read_json, read_tensors, write_tensors
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clip_jax.config import UserError
+from clip_jax.errors import UserError
 from clip_jax.pretrained import layouts
 from clip_jax.pretrained.files import read_tensors, write_tensors
 from clip_jax.pretrained.load import digest, load_weights, save_weights

@@ -2,7 +2,7 @@
 
 import pytest
 
-from clip_jax.config import UserError
+from clip_jax.errors import UserError
 from clip_jax.pretrained.names import find, repository, table
 
 

@@ -21,7 +21,7 @@ from clip_jax.losses.contrastive import dense_contrastive_loss as contrastive_lo
 from clip_jax.losses.predictive import caption_loss
 from clip_jax.losses.sigmoid import dense_sigmoid_loss as sigmoid_loss
 from clip_jax.models.clip import CLIP, batch_statistics, normalise_features, with_statistics
-from clip_jax.optim import decay_mask
+from clip_jax.optim.optimizer import decay_mask
 from clip_jax.pretrained import layouts, mapping
 from clip_jax.pretrained.files import read_json, read_tensors
 

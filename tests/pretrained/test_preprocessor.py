@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from clip_jax.config import UserError
-from clip_jax.data.preprocess import Preprocess
+from clip_jax.data.images.eval_preprocess import Preprocess
+from clip_jax.errors import UserError
 from clip_jax.pretrained.load import load_weights
 from clip_jax.pretrained.preprocessor import HALF, read_preprocessor, write_preprocessor
 

@@ -17,9 +17,10 @@ import pytest
 from flax import nnx
 
 from clip_jax import flops
-from clip_jax.config import DecoderConfig, ImageTowerConfig, ModelConfig, TextTowerConfig, UserError
-from clip_jax.data.hf_tokenizer import clean_text
-from clip_jax.data.preprocess import Preprocess
+from clip_jax.config import DecoderConfig, ImageTowerConfig, ModelConfig, TextTowerConfig
+from clip_jax.data.images.eval_preprocess import Preprocess
+from clip_jax.data.tokenizers.huggingface import clean_text
+from clip_jax.errors import UserError
 from clip_jax.models.clip import CLIP, init_params
 from clip_jax.pretrained.files import read_tensors
 from clip_jax.pretrained.load import Weights, load_weights, save_weights

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from clip_jax.config import UserError
-from clip_jax.data import hf_tokenizer
-from clip_jax.data.published_tokenizer import END, VOCAB_SIZE
-from clip_jax.data.tokenizers import load_tokenizer, with_context
+from clip_jax.data.tokenizers import huggingface as hf_tokenizer
+from clip_jax.data.tokenizers.clip_bpe import END, VOCAB_SIZE
+from clip_jax.data.tokenizers.learned_bpe import load_tokenizer, with_context
+from clip_jax.errors import UserError
 from clip_jax.pretrained import layouts
 from clip_jax.pretrained.load import load_weights, save_weights
 
@@ -183,7 +183,7 @@ def test_the_published_vocabulary_pads_as_its_library_does(golden, tmp_path, lay
 
 
 def test_the_published_vocabulary_pads_as_its_files_say(tmp_path):
-    from clip_jax.data.published_tokenizer import PublishedTokenizer
+    from clip_jax.data.tokenizers.clip_bpe import PublishedTokenizer
 
     plain, end = PublishedTokenizer(8), PublishedTokenizer(8, END)
     assert plain.encode(["a"])[0, -1] == 0
@@ -199,7 +199,7 @@ def test_the_published_vocabulary_pads_as_its_files_say(tmp_path):
      ({"vocab_size": 1.5}, "vocab_size"), ({"vocab_size": 258}, "vocab_size"), ({"model": [[]]}, None)],
 )  # fmt: skip
 def test_a_runs_own_tokenizer_is_checked(tmp_path, change, field):
-    from clip_jax.data.tokenizers import train_tokenizer
+    from clip_jax.data.tokenizers.learned_bpe import train_tokenizer
 
     path = tmp_path / "tokenizer.json"
     train_tokenizer(["a dog"] * 3, 300, 12).save(path)

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clip_jax.scaling import registration
-from clip_jax.scaling.frontier import compute_optimal
+from clip_jax.scaling.frontier.frontier import compute_optimal
+from clip_jax.scaling.planning import preregistration as registration
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from clip_jax.config import UserError
-from clip_jax.scaling.fit import fit_law
+from clip_jax.errors import UserError
+from clip_jax.scaling.fit.loss import Loss
+from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import (
     EVERY,
     LAWS,
@@ -17,7 +18,6 @@ from clip_jax.scaling.laws import (
     law_named,
 )
 from clip_jax.scaling.laws.base import Law
-from clip_jax.scaling.loss import Loss
 
 # a true curve of each law, in the units of a table
 PLANTED = {

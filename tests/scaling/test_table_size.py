@@ -8,15 +8,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from clip_jax.scaling import profile
-from clip_jax.scaling.figures.drawn import MOST_DRAWN, drawn_rows, drawn_text
-from clip_jax.scaling.fit import fit_law
-from clip_jax.scaling.frontier import pareto
+from clip_jax.scaling.fit.solver import MANY_ROWS
+from clip_jax.scaling.fit_law import fit_law
+from clip_jax.scaling.frontier.frontier import pareto
 from clip_jax.scaling.laws import PowerLaw, SaturatingPowerLaw
-from clip_jax.scaling.profile import parameter_interval, prediction_interval
-from clip_jax.scaling.solver import MANY_ROWS
-from clip_jax.scaling.statistic import ONE_STEP, PROFILED, interval_method
-from clip_jax.scaling.uncertainty import bootstrap_frontier, from_covariance
+from clip_jax.scaling.profile import profile_likelihood as profile
+from clip_jax.scaling.profile.profile_likelihood import parameter_interval, prediction_interval
+from clip_jax.scaling.profile.statistic import ONE_STEP, PROFILED, interval_method
+from clip_jax.scaling.report.figures.drawn import MOST_DRAWN, drawn_rows, drawn_text
+from clip_jax.scaling.uncertainty.bootstrap import bootstrap_frontier, from_covariance
 
 BENCHMARK = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "table_size.py"))
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from clip_jax.config_io import to_dict
-from clip_jax.sweep.launch.engine import Job
+from clip_jax.config.io import to_dict
+from clip_jax.config.sweep import Resources, SweepConfig
+from clip_jax.storage.json_files import read_json
+from clip_jax.sweep.launch.base import Job
+from clip_jax.sweep.launch.reconcile import reconcile, submit
 from clip_jax.sweep.launch.slurm import Slurm
-from clip_jax.sweep.reconcile import reconcile, submit
-from clip_jax.sweep_config import Resources, SweepConfig
-from clip_jax.train.record import read_json
 
 from .sandbox import Sandbox, missing
 

@@ -5,15 +5,15 @@ import json
 import pandas as pd
 import pytest
 
-from clip_jax.cli import main
-from clip_jax.config import UserError
-from clip_jax.config_io import to_dict
-from clip_jax.places import place
-from clip_jax.sweep.claim import claim
+from clip_jax.cli.main import main
+from clip_jax.config.io import to_dict
+from clip_jax.config.sweep import SweepConfig
+from clip_jax.errors import UserError
+from clip_jax.storage.paths import place
 from clip_jax.sweep.collect import collect
-from clip_jax.sweep.run import run_sweep
-from clip_jax.sweep.submission import note_exit, set_aside_corrupt
-from clip_jax.sweep_config import SweepConfig
+from clip_jax.sweep.directory import claim
+from clip_jax.sweep.driver import run_sweep
+from clip_jax.sweep.launch.submission import note_exit, set_aside_corrupt
 
 THERE = "gs://bucket/sweep"
 CLOCK = ("wall_s", "eval_s", "samples_per_s", "mfu", "goodput", "attempts")

@@ -3,12 +3,12 @@
 import pandas as pd
 import pytest
 
-from clip_jax.config import UserError
+from clip_jax.errors import UserError
+from clip_jax.storage.json_files import write_json
+from clip_jax.sweep.analysis.hyperparameter_scaling import best_value
 from clip_jax.sweep.collect import RESULT_COLUMNS, collect, curves, lr_evidence, several_data
-from clip_jax.sweep.rules import best_value
 from clip_jax.sweep.status import status_table
 from clip_jax.sweep.tried_values import EDGE, FEW, FLAT, INSIDE, judge, noise_of
-from clip_jax.train.record import write_json
 
 
 def table(low, used, high):

@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from clip_jax.config_io import to_dict
-from clip_jax.sweep_config import SweepConfig
-from clip_jax.train.record import read_json
+from clip_jax.config.io import to_dict
+from clip_jax.config.sweep import SweepConfig
+from clip_jax.storage.json_files import read_json
 
 
 @pytest.mark.slow

@@ -5,17 +5,17 @@ import dataclasses
 import pandas as pd
 import pytest
 
+from clip_jax.config.sweep import SweepConfig
 from clip_jax.sweep.collect import collect
-from clip_jax.sweep.run import run_sweep
-from clip_jax.sweep_config import SweepConfig
-from clip_jax.train.family_gain import Gain
+from clip_jax.sweep.driver import run_sweep
+from clip_jax.train.vmapped.benchmark import Gain
 
 
 @pytest.mark.slow
 def test_the_table_is_that_of_runs_alone(tmp_path, tiny_run, monkeypatch):
     gain = Gain(2, "vmap", 100, 16, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0)
-    monkeypatch.setattr("clip_jax.sweep.families.measured_gain", lambda *_: gain)
-    monkeypatch.setattr("clip_jax.sweep.run.report", lambda root, echo: {})  # a law needs more than one budget
+    monkeypatch.setattr("clip_jax.sweep.batching.measured_gain", lambda *_: gain)
+    monkeypatch.setattr("clip_jax.sweep.driver.report", lambda root, echo: {})  # a law needs more than one budget
     monkeypatch.delenv("XLA_FLAGS")  # one device
     apart = SweepConfig(
         name="f", base=tiny_run, rungs=(0.5,), budgets=(1e8,), sizes_per_budget=0, min_steps=2, seeds=(0, 1),

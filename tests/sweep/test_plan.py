@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clip_jax import flops
-from clip_jax.config import ConfigError, DataConfig, ModelConfig, ParametrisationConfig, RunConfig, TextTowerConfig
+from clip_jax.config import DataConfig, ModelConfig, ParametrisationConfig, RunConfig, TextTowerConfig
+from clip_jax.config.hyperparameter_rules import BudgetRules
+from clip_jax.config.sweep import Resources, SweepConfig
+from clip_jax.errors import ConfigError
 from clip_jax.sweep.plan import make_plan, setting_checks
-from clip_jax.sweep_config import Resources, SweepConfig
-from clip_jax.sweep_rules import BudgetRules
 
 SWEEP = SweepConfig(name="s", rungs=(0.5, 1, 2, 4), budgets=(1e10, 1e11), sizes_per_budget=0, min_steps=10)
 

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
+from clip_jax.storage.json_files import write_json
 from clip_jax.sweep.status import run_state
-from clip_jax.train.record import write_json
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ import jax
 import numpy as np
 import pytest
 
-from clip_jax.config_io import to_dict
+from clip_jax.config.io import to_dict
+from clip_jax.distributed.mesh import make_mesh
 from clip_jax.models.clip import build
-from clip_jax.parallel import make_mesh
 from clip_jax.train.checkpoint import load_params
-from clip_jax.train.meter import TIMES
+from clip_jax.train.metrics import TIMES
 
 
 def _final_params(run, run_dir):

@@ -13,18 +13,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clip_jax.config import RunConfig, UserError
-from clip_jax.config_io import load
-from clip_jax.evals.suite import make_evaluator
-from clip_jax.loading import load_model
-from clip_jax.sweep.claim import claim
+from clip_jax.config import RunConfig
+from clip_jax.config.io import load
+from clip_jax.config.sweep import SweepConfig
+from clip_jax.errors import UserError
+from clip_jax.evals.in_training import make_evaluator
+from clip_jax.inference import load_model
+from clip_jax.storage.json_files import read_json, read_lines
 from clip_jax.sweep.collect import collect
-from clip_jax.sweep.run import plan_of
+from clip_jax.sweep.directory import claim
+from clip_jax.sweep.plan import plan_of
 from clip_jax.sweep.status import status_table
-from clip_jax.sweep_config import SweepConfig
 from clip_jax.train.evaluate import evaluate_run
 from clip_jax.train.loop import train
-from clip_jax.train.record import Record, read_json, read_lines
+from clip_jax.train.run_directory import Record
 
 STORED = Path(__file__).parents[1] / "before" / "before.tar.gz"
 

@@ -5,11 +5,11 @@ import signal
 
 import pytest
 
-from clip_jax.cli import main
-from clip_jax.config import UserError
-from clip_jax.config_io import to_dict
-from clip_jax.evals.suite import make_evaluator
-from clip_jax.train import record as r
+from clip_jax.cli.main import main
+from clip_jax.config.io import to_dict
+from clip_jax.errors import UserError
+from clip_jax.evals.in_training import make_evaluator
+from clip_jax.train import run_directory as r
 from clip_jax.train.loop import train
 
 THERE = "gs://bucket/sweep/run"

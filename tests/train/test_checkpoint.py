@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from clip_jax.config import MeshConfig, UserError
+from clip_jax.config import MeshConfig
+from clip_jax.distributed.mesh import make_mesh
+from clip_jax.errors import UserError
 from clip_jax.models.clip import build
-from clip_jax.optim import make_optimizer
-from clip_jax.parallel import make_mesh
+from clip_jax.optim.optimizer import make_optimizer
 from clip_jax.train import checkpoint as c
 from clip_jax.train.checkpoint import Checkpoints, load_params
 from clip_jax.train.state import TrainState, abstract_state, init_state

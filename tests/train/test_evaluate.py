@@ -2,8 +2,8 @@
 
 import pytest
 
-from clip_jax.config import UserError
-from clip_jax.evals.suite import make_evaluator
+from clip_jax.errors import UserError
+from clip_jax.evals.in_training import make_evaluator
 from clip_jax.train.evaluate import evaluate_run
 from clip_jax.train.loop import train
 

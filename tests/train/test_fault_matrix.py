@@ -17,13 +17,13 @@ import time
 import numpy as np
 import pytest
 
-from clip_jax.cli import main
-from clip_jax.config import UserError
-from clip_jax.config_io import to_dict
+from clip_jax.cli.main import main
+from clip_jax.config.io import to_dict
+from clip_jax.errors import UserError
 from clip_jax.exit_codes import INTERRUPTED, MISTAKE, STOPPED
+from clip_jax.storage.json_files import read_json, read_lines
 from clip_jax.train import checkpoint, loop
 from clip_jax.train.loop import train
-from clip_jax.train.record import read_json, read_lines
 from clip_jax.train.step import put_batch
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:Sharding info:UserWarning")

@@ -5,16 +5,18 @@ import json
 
 import pytest
 
-from clip_jax.config import DataConfig, RunConfig, UserError
-from clip_jax.config_io import load, run_id, to_dict
-from clip_jax.data.sources import open_source
-from clip_jax.data.tokenizers import train_tokenizer
-from clip_jax.evals.suite import make_evaluator
-from clip_jax.loading import load_model
+from clip_jax.config import DataConfig, RunConfig
+from clip_jax.config.io import load, run_id, to_dict
+from clip_jax.data.open import open_source
+from clip_jax.data.tokenizers.learned_bpe import train_tokenizer
+from clip_jax.errors import UserError
+from clip_jax.evals.in_training import make_evaluator
+from clip_jax.inference import load_model
+from clip_jax.storage.json_files import read_json, read_lines, write_json
 from clip_jax.train.evaluate import evaluate_run
 from clip_jax.train.inputs import TOKENIZER, described, file_sha256, hold_data, read_tokenizer, what_changed
 from clip_jax.train.loop import train
-from clip_jax.train.record import Record, read_config, read_json, read_lines, write_json
+from clip_jax.train.run_directory import Record, read_config
 
 
 @pytest.fixture
@@ -77,7 +79,7 @@ def test_read_config_what_changes_no_id_may_change(run_dir, tiny_run):
 
 @pytest.mark.parametrize("reader", ["eval", "load_model"])
 def test_read_tokenizer_a_changed_one_is_refused(run_dir, tiny_run, reader, monkeypatch):
-    for module in ("clip_jax.loading", "clip_jax.train.evaluate"):
+    for module in ("clip_jax.inference", "clip_jax.train.evaluate"):
         monkeypatch.setattr(f"{module}.load_params", lambda *a: (1, {}), raising=True)
     path = run_dir / "tokenizer.json"
     read_tokenizer(run_dir, tiny_run.model)

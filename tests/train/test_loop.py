@@ -7,12 +7,13 @@ import shutil
 import numpy as np
 import pytest
 
-from clip_jax.config import DataConfig, MeshConfig, UserError
-from clip_jax.config_io import run_id, to_dict
-from clip_jax.evals.suite import make_evaluator
+from clip_jax.config import DataConfig, MeshConfig
+from clip_jax.config.io import run_id, to_dict
+from clip_jax.errors import UserError
+from clip_jax.evals.in_training import make_evaluator
+from clip_jax.storage.json_files import read_json, read_lines
 from clip_jax.train.loop import Diverged, train
-from clip_jax.train.record import read_json, read_lines
-from clip_jax.train.timing import PARTS
+from clip_jax.train.timer import PARTS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:Sharding info:UserWarning")
 

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from clip_jax.config import FaultConfig, InitConfig, MeshConfig
-from clip_jax.config_io import to_dict
-from clip_jax.evals.suite import make_evaluator
+from clip_jax.config.io import to_dict
+from clip_jax.evals.in_training import make_evaluator
 from clip_jax.exit_codes import MISTAKE, STOPPED
-from clip_jax.loading import start_from
+from clip_jax.inference import start_from
+from clip_jax.storage.json_files import read_json, read_lines
 from clip_jax.train.loop import Diverged, train
-from clip_jax.train.record import read_json, read_lines
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:Sharding info:UserWarning")
 
@@ -28,13 +28,13 @@ FOUR = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
 SEVERAL_RUNS = """
 import json, sys
 from clip_jax.config import DistributedConfig, RunConfig
-from clip_jax.config_io import from_dict
-from clip_jax.processes import together
+from clip_jax.config.io import from_dict
+from clip_jax.distributed.processes import together
 with together(DistributedConfig(sys.argv[1], 2, int(sys.argv[2]), heartbeat_s=20), on_error=lambda e: print(e) or 1):
     import jax
     assert (jax.process_count(), jax.local_device_count(), jax.device_count()) == (2, 4, 8)
-    from clip_jax.evals.suite import make_evaluator
-    from clip_jax.loading import start_from
+    from clip_jax.evals.in_training import make_evaluator
+    from clip_jax.inference import start_from
     from clip_jax.train.loop import Diverged, train
     for config, run_dir, stop_after, measure in json.loads(sys.argv[3]):
         config = from_dict(RunConfig, config)

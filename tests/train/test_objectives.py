@@ -8,12 +8,12 @@ import pytest
 
 from clip_jax import flops
 from clip_jax.config import MeshConfig
-from clip_jax.evals.suite import make_evaluator
+from clip_jax.distributed.mesh import make_mesh
+from clip_jax.evals.in_training import make_evaluator
 from clip_jax.models.clip import build, init_params
-from clip_jax.parallel import make_mesh
+from clip_jax.storage.json_files import read_lines
 from clip_jax.train.checkpoint import load_params
 from clip_jax.train.loop import train
-from clip_jax.train.record import read_lines
 from clip_jax.train.step import make_loss, put_batch
 
 ARMS = [

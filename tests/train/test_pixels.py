@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from clip_jax.config import ConfigError, InitConfig, PixelConfig
-from clip_jax.config_io import run_id, to_dict
+from clip_jax.config import InitConfig, PixelConfig
+from clip_jax.config.io import run_id, to_dict
+from clip_jax.errors import ConfigError
 from clip_jax.train.pixels import FILE, settle, tell_old, with_pixels
 
 HALF = PixelConfig((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "squash")

@@ -6,11 +6,11 @@ import time
 
 import pytest
 
-from clip_jax.config import ConfigError
-from clip_jax.evals.suite import make_evaluator
+from clip_jax.errors import ConfigError
+from clip_jax.evals.in_training import make_evaluator
+from clip_jax.storage.json_files import read_lines
 from clip_jax.train.loop import train
 from clip_jax.train.profiler import parse_window
-from clip_jax.train.record import read_lines
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:Sharding info:UserWarning")
 

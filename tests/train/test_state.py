@@ -4,9 +4,9 @@ import jax
 import numpy as np
 
 from clip_jax.config import MeshConfig
+from clip_jax.distributed.mesh import make_mesh
 from clip_jax.models.clip import build
-from clip_jax.optim import make_optimizer
-from clip_jax.parallel import make_mesh
+from clip_jax.optim.optimizer import make_optimizer
 from clip_jax.train.state import abstract_state, init_state, state_shardings
 
 

@@ -9,12 +9,13 @@ import numpy as np
 import optax
 import pytest
 
-from clip_jax.config import ConfigError, DecoderConfig, InitConfig, LossConfig, MeshConfig, OptimConfig
+from clip_jax.config import DecoderConfig, InitConfig, LossConfig, MeshConfig, OptimConfig
+from clip_jax.distributed.mesh import make_mesh
+from clip_jax.errors import ConfigError
 from clip_jax.models import execution, layers
 from clip_jax.models.clip import build, init_params
-from clip_jax.optim import loss_scale, make_optimizer
-from clip_jax.parallel import make_mesh
-from clip_jax.train.accumulate import make_accumulated_gradients, whole_gradients
+from clip_jax.optim.optimizer import loss_scale, make_optimizer
+from clip_jax.train.grad_cache import make_accumulated_gradients, whole_gradients
 from clip_jax.train.state import init_state
 from clip_jax.train.step import make_loss, make_train_step, put_batch
 

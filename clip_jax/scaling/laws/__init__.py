@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from clip_jax.config import UserError
+from clip_jax.errors import UserError
 from clip_jax.scaling.laws.base import Law, Parameter
 from clip_jax.scaling.laws.compute import (
     BoundedPowerLaw,

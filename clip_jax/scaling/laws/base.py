@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from clip_jax.config import UserError
+from clip_jax.errors import UserError
 
 Array = np.ndarray
 Logs = dict[str, Array]

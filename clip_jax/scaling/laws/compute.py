@@ -8,7 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.scaling.laws.base import EXPONENTS, FLOOR, Array, Law, Logs, Parameter, amplitude, exponent, shares
+from clip_jax.scaling.laws.base import (
+    EXPONENTS,
+    FLOOR,
+    Array,
+    Law,
+    Logs,
+    Parameter,
+    amplitude,
+    exponent,
+    shares,
+)
 
 
 def _spread(y: Array, factors: tuple[float, ...] = (0.3, 0.6, 1.0, 1.7)) -> list[float]:

@@ -12,7 +12,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from clip_jax.scaling.laws.base import EXPONENTS, FLOOR, Array, Law, Logs, Parameter, amplitude, exponent, shares
+from clip_jax.scaling.laws.base import (
+    EXPONENTS,
+    FLOOR,
+    Array,
+    Law,
+    Logs,
+    Parameter,
+    amplitude,
+    exponent,
+    shares,
+)
 
 FLOPS_PER_PARAM_SAMPLE = 6.0  # of a dense transformer; for CLIP it depends on the tokens of a pair: pass your own
 UNIQUE_UNIT = {"unique_samples": "samples_seen"}

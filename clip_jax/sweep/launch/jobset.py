@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clip_jax.checks import parse_json
-from clip_jax.cluster import asked_of
-from clip_jax.config import UserError
-from clip_jax.places import is_remote
-from clip_jax.sweep.launch.engine import Job, ask
-from clip_jax.sweep.submission import submission
-from clip_jax.sweep_config import Resources
-from clip_jax.train.record import SUBMISSION
+from clip_jax.config.sweep import Resources
+from clip_jax.distributed.cluster import asked_of
+from clip_jax.errors import UserError, parse_json
+from clip_jax.storage.paths import is_remote
+from clip_jax.sweep.launch.base import Job, ask
+from clip_jax.sweep.launch.submission import submission
+from clip_jax.train.run_directory import SUBMISSION
 
 PROGRAM = ("clip-jax",)
 PORT = 8476  # of process 0

@@ -18,15 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from clip_jax.cluster import asked_of, visible_gpus
-from clip_jax.config import UserError
-from clip_jax.places import is_remote, make, scratch
-from clip_jax.sweep.launch.engine import EngineDown, Job
-from clip_jax.sweep.submission import note_exit
-from clip_jax.sweep_config import Resources
-from clip_jax.train.lease import Lease
-from clip_jax.train.lock import INHERITED, Busy, RunLock, ask_to_stop, is_held
-from clip_jax.train.record import SUBMISSION
+from clip_jax.config.sweep import Resources
+from clip_jax.distributed.cluster import asked_of, visible_gpus
+from clip_jax.errors import UserError
+from clip_jax.storage.lease import Lease
+from clip_jax.storage.lock import INHERITED, Busy, RunLock, ask_to_stop, is_held
+from clip_jax.storage.paths import is_remote, make, scratch
+from clip_jax.sweep.launch.base import EngineDown, Job
+from clip_jax.sweep.launch.submission import note_exit
+from clip_jax.train.run_directory import SUBMISSION
 
 PROGRAM = (sys.executable, "-m", "clip_jax.cli")
 MEMORY_SHARE = 0.9  # of a GPU, over the runs that share it

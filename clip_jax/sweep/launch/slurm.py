@@ -11,13 +11,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from clip_jax.cluster import asked_of
-from clip_jax.config import UserError
-from clip_jax.places import is_remote
-from clip_jax.sweep.launch.engine import Job, ask, user
-from clip_jax.sweep.submission import EXIT, submission
-from clip_jax.sweep_config import Resources
-from clip_jax.train.record import SUBMISSION
+from clip_jax.config.sweep import Resources
+from clip_jax.distributed.cluster import asked_of
+from clip_jax.errors import UserError
+from clip_jax.storage.paths import is_remote
+from clip_jax.sweep.launch.base import Job, ask, user
+from clip_jax.sweep.launch.submission import EXIT, submission
+from clip_jax.train.run_directory import SUBMISSION
 
 PROGRAM = (sys.executable, "-m", "clip_jax.cli")
 # said when the controller is away, not when it refuses

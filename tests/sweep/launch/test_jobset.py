@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from clip_jax.config import UserError
-from clip_jax.sweep.launch.engine import EngineDown, Job
+from clip_jax.config.sweep import Resources
+from clip_jax.errors import UserError
+from clip_jax.sweep.launch.base import EngineDown, Job
 from clip_jax.sweep.launch.jobset import JobSets
-from clip_jax.sweep.reconcile import reconcile
-from clip_jax.sweep_config import Resources
+from clip_jax.sweep.launch.reconcile import reconcile
 
 GOLDEN = Path(__file__).parent / "golden"
 POD = {"image": "example.org/clip-jax:1", "claim": "sweeps", "mount": "/sweeps", "queue": "research"}
@@ -107,7 +107,7 @@ def change(root, **fields):
 
 
 def test_states_by_conditions(cluster):
-    from clip_jax.sweep.reconcile import submit
+    from clip_jax.sweep.launch.reconcile import submit
 
     engine, root = cluster
     job = Job((root / "runs" / "a",), ("train",))

@@ -9,14 +9,14 @@ import time
 
 import pytest
 
-from clip_jax import cluster
-from clip_jax.config import UserError
-from clip_jax.places import place
+from clip_jax.config.sweep import Resources
+from clip_jax.distributed import cluster
+from clip_jax.errors import UserError
+from clip_jax.storage.paths import place
 from clip_jax.sweep.launch import local
-from clip_jax.sweep.launch.engine import EngineDown, Job
+from clip_jax.sweep.launch.base import EngineDown, Job
 from clip_jax.sweep.launch.local import Local, slot_cores, slot_environment
-from clip_jax.sweep.reconcile import reconcile, submit
-from clip_jax.sweep_config import Resources
+from clip_jax.sweep.launch.reconcile import reconcile, submit
 
 PYTHON = (sys.executable, "-c")
 
@@ -101,7 +101,7 @@ def test_a_child_that_still_runs_is_waited_for_and_not_doubled(tmp_path, monkeyp
 def test_a_job_of_several_runs_holds_the_locks_of_all(tmp_path):
     dirs = (tmp_path / "a", tmp_path / "b")
     program = (
-        "import sys; from pathlib import Path; from clip_jax.train.lock import RunLock\n"
+        "import sys; from pathlib import Path; from clip_jax.storage.lock import RunLock\n"
         "for d in map(Path, sys.argv[1:]):\n"
         "  lock = RunLock(d); lock.acquire(); lock.close(); (d / 'result.json').write_text('{}')"
     )
@@ -141,8 +141,8 @@ def test_a_driver_that_is_asked_to_stop_stops_its_children(tmp_path):
         f"signal.signal(15, stop); open({str(tmp_path / 'up')!r}, 'w').close(); time.sleep(60)"
     )
     program = (
-        "import sys; from pathlib import Path; from clip_jax.sweep.launch.engine import Job\n"
-        "from clip_jax.sweep.launch.local import Local; from clip_jax.sweep.reconcile import reconcile\n"
+        "import sys; from pathlib import Path; from clip_jax.sweep.launch.base import Job\n"
+        "from clip_jax.sweep.launch.local import Local; from clip_jax.sweep.launch.reconcile import reconcile\n"
         f"local = Local(Path({str(tmp_path)!r}), 1, program=(sys.executable, '-c'))\n"
         f"reconcile(local, [Job((Path({str(tmp_path / 'a')!r}),), ({child!r},))], 1)"
     )
@@ -179,7 +179,7 @@ def test_slots_share_cores_and_gpus(monkeypatch):
 def test_runs_in_a_bucket_keep_logs_and_locks_here_and_a_lease_elsewhere_is_respected(bucket, tmp_path):
     root = place("gs://bucket/s")
     program = (
-        "import sys; from clip_jax.places import place, write_text\n"
+        "import sys; from clip_jax.storage.paths import place, write_text\n"
         "print('said'); write_text(place(sys.argv[1]) / 'result.json', '{}')"
     )
     one, two = (Job((root / "runs" / name,), (program, f"{root}/runs/{name}")) for name in ("one", "two"))

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from clip_jax.config import UserError
-from clip_jax.sweep.launch.engine import EngineDown, Job
+from clip_jax.config.sweep import Resources
+from clip_jax.errors import UserError
+from clip_jax.storage.json_files import read_json
+from clip_jax.sweep.launch.base import EngineDown, Job
 from clip_jax.sweep.launch.slurm import Slurm
-from clip_jax.sweep.submission import note_submission
-from clip_jax.sweep_config import Resources
-from clip_jax.train.record import read_json
+from clip_jax.sweep.launch.submission import note_submission
 
 
 @pytest.fixture

@@ -1,0 +1,397 @@
+"""`clip-jax VERB …`: each verb parses, calls one function, prints. A user's mistake is one line and exit code 2."""
+
+from __future__ import annotations
+
+import sys
+
+from clip_jax.interrupts import LINE, hold, listen
+
+if __name__ == "__main__" or sys.argv[0].endswith("clip-jax"):  # as a program, and before the slow imports
+    listen()
+
+import argparse
+import os
+import select
+import traceback
+from pathlib import Path
+from typing import NoReturn
+
+from clip_jax import exit_codes
+from clip_jax.cli.scaling import add_verbs, run_verb
+from clip_jax.cli.sweep import CONFIGURED, add_actions, run_action
+from clip_jax.config import DistributedConfig, RunConfig
+from clip_jax.config.io import from_fields, load, run_id
+from clip_jax.distributed.mesh import enable_compile_cache
+from clip_jax.distributed.processes import LostProcess, together
+from clip_jax.errors import UserError, between
+from clip_jax.storage.lock import Busy
+from clip_jax.storage.paths import NoAnswer, disk_error, exists, place
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog}: {message}; see {self.prog} --help")
+
+
+def _overrides(extra: list[str], allowed: bool) -> dict[str, str]:
+    """``--field.name=value`` for each field of the config."""
+    found = {}
+    for item in extra:
+        name, equals, value = item.partition("=")
+        if not (allowed and name.startswith("--") and equals):
+            raise UserError(f"{item}: unknown argument" + ("; fields are set as --name=value" if allowed else ""))
+        found[name[2:]] = value
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="clip-jax", description="Scaling-law experiments with CLIP.", allow_abbrev=False)
+    verbs = parser.add_subparsers(dest="verb", required=True, parser_class=_Parser)
+
+    def verb(name: str, text: str, parent: argparse._SubParsersAction = verbs) -> argparse.ArgumentParser:  # type: ignore[type-arg]
+        return parent.add_parser(name, help=text, description=text, allow_abbrev=False)
+
+    one = verb("train", "Train one model, or go on where it stopped. Fields: --optim.peak_lr=1e-3 …")
+    one.add_argument("--config", required=True, help="experiments/….py, or a run's config.json")
+    one.add_argument("--dir", help="run directory; default runs/RUN_ID")
+    one.add_argument("--quiet", action="store_true", help="no progress line")
+    one.add_argument(
+        "--until", type=int, metavar="STEP", help="pause there with a checkpoint; the command goes on later"
+    )
+    one.add_argument("--profile", metavar="STEPS", help="trace FIRST:LAST, or so many steps after a warm-up")
+    several = verb("family", "Train runs that differ in learning rate, decay or seed in one program on one device.")
+    several.add_argument("dirs", metavar="RUN_DIR", nargs="+", help="directories that hold request.json or config.json")
+    several.add_argument(
+        "--form", default="vmap", choices=("vmap", "map"), help="kernels batched, or one after another"
+    )
+    several.add_argument("--quiet", action="store_true", help="no progress line")
+    several.add_argument("--measure", metavar="FILE.json", help="train nothing: time it against separate runs")
+    sweep = verb("sweep", "Plan, run and watch a family of models.")
+    add_actions(sweep.add_subparsers(dest="action", required=True, parser_class=_Parser), verb)
+    add_verbs(verb)
+    report = verb("report", "Collect a sweep and write its report again; or write one of a table of runs.")
+    report.add_argument("dir", metavar="SWEEP_DIR|TABLE.csv")
+    report.add_argument("--out", help="with a table: folder of the report (default: beside it, report/)")
+    report.add_argument("--metric", help="with a table: the column to explain (default: error_mean)")
+    report.add_argument(
+        "--chance", type=float, help="with a table: the error of guessing (default: of evals.csv beside it)"
+    )
+    count = verb("flops", "Parameters and forward GFLOPs a pair (2 per multiply-add) of named models.")
+    count.add_argument("names", metavar="NAME", nargs="+", help="a preset, or rung:NUMBER of the ladder")
+    count.add_argument("--no-xla", action="store_true", help="leave out XLA's own number, the slow part")
+    measure = verb("eval", "Measure a model on a suite; without --suite, a run on its own tasks.")
+    measure.add_argument("model", metavar="MODEL", help=MODEL)
+    measure.add_argument("--suite", help="paper27, poster, or a JSON file that lists sets")
+    measure.add_argument("--data", help="folder of the sets")
+    measure.add_argument("--out", help="results and cached features; default runs/eval/MODEL")
+    measure.add_argument("--tasks", help="comma-separated; default all that a set can have")
+    measure.add_argument("--dtype", default="float32", help="the suite is computed in: float32, float16 or bfloat16")
+    measure.add_argument("--limit", type=int, default=0, help="examples a split at most, spread evenly; 0 is all")
+    label = verb("classify", "Zero-shot classification of one's own images.")
+    label.add_argument("images", metavar="IMAGE", nargs="+")
+    label.add_argument("--labels", nargs="+", required=True, metavar="LABEL", help='"a dog" "a cat" …')
+    label.add_argument("--model", required=True, help=MODEL)
+    label.add_argument("--template", action="append", help='default "a photo of {c}."; repeat to average several')
+    records = verb("data", "Look at data sets.")
+    looks = records.add_subparsers(dest="action", required=True, parser_class=_Parser)
+    same = verb("overlap", "Evaluation pictures with a near-duplicate in the training data.", looks)
+    same.add_argument("train", metavar="TRAIN", help="folder of shards, class folders or idx files; its train split")
+    same.add_argument("evals", metavar="EVAL", help="the same; its test split")
+    same.add_argument("--model", help="also zero-shot accuracy with and without them: " + MODEL)
+    same.add_argument("--max-distance", type=int, default=6, help="bits of 64 that may differ (default: 6)")
+    same.add_argument("--pair", default="name", help="classnames.txt and class folders pair by name (default) or place")
+    made = verb("icons", "A corpus of named icons from the npm package @iconify/json, with zero-shot tasks.", looks)
+    made.add_argument("out", metavar="OUT", help="gets train, val, eval, manifest.json")
+    made.add_argument("--package", type=Path, metavar="FILE.tgz", help="the package; default: npm pack fetches it")
+    made.add_argument("--size", type=int, default=64, help="pixels a side (default: 64)")
+    made.add_argument("--sets", help="comma-separated prefixes, as mdi,tabler; default all")
+    made.add_argument("--licences", help="SPDX names allowed; default permissive ones, no GPL, no non-commercial")
+    made.add_argument("--held-out", help="sets whose families are held out; default a list of each kind")
+    made.add_argument("--colour", default="#000000", help="of what leaves its colour open (default: #000000)")
+    made.add_argument("--near-bits", type=int, default=4, help="training icons so near a held-out one go (default: 4)")
+    made.add_argument("--common-sets", type=int, default=20, help="sets with a name of icons-common (default: 20)")
+    made.add_argument("--workers", type=int, default=0, help="processes that draw (default: one a core)")
+    out = verb("export", "Write a model's weights for open_clip or transformers.")
+    out.add_argument("model", metavar="MODEL", help=MODEL)
+    out.add_argument("dir", metavar="OUT_DIR")
+    out.add_argument("--layout", default="open_clip", choices=("open_clip", "transformers"))
+    return parser
+
+
+MODEL = "openai/NAME, open_clip:MODEL/TAG, hf:OWNER/NAME, a weights file or folder, or a run directory"
+
+
+def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
+    launch = {name: overrides.pop(name) for name in list(overrides) if name.startswith("distributed.")}
+    distributed = from_fields(DistributedConfig, launch, "distributed.")
+    config = load(RunConfig, args.config, overrides)
+    if args.until is not None:
+        between("--until", args.until, 1, config.steps)
+    with together(distributed, on_error=_tell):  # before anything looks at the devices
+        from clip_jax.train.profiler import parse_window
+        from clip_jax.training import train_run
+
+        run_dir = place(args.dir) if args.dir else Path("runs") / run_id(config)
+        window = parse_window(args.profile, config.steps) if args.profile else None
+        result = train_run(config, run_dir, stop_after=args.until, progress=not args.quiet, profile=window)
+    if result["state"] == "stopped":
+        reason = result["exit_reason"]
+        if result["step"] == args.until:
+            print(f"paused at step {args.until}: {run_dir}")
+            return exit_codes.FINISHED
+        print(
+            f"clip-jax: stopped at step {result['step']} ({reason}); the same command goes on from here",
+            file=sys.stderr,
+        )
+        return exit_codes.INTERRUPTED if "SIGINT" in reason else exit_codes.STOPPED
+    print(f"{result['state']}: {run_dir}")
+    if result["broken_records"]:
+        print(f"  {result['broken_records']} broken records were passed over")
+    _print_evals(result["evals"])
+    return exit_codes.FINISHED
+
+
+def _family(args: argparse.Namespace) -> int:
+    dirs = [place(d) for d in args.dirs]
+    files = [next((f for f in (d / "request.json", d / "config.json") if exists(f)), d / "request.json") for d in dirs]
+    configs = [load(RunConfig, file) for file in files]
+    if args.measure:
+        import dataclasses
+
+        from clip_jax.storage.json_files import write_json
+        from clip_jax.train.vmapped.benchmark import measure
+
+        gain = measure(configs, args.form)
+        write_json(place(args.measure), dataclasses.asdict(gain))
+        print(gain.table())
+        return exit_codes.FINISHED
+    from clip_jax.training import train_runs
+
+    results = train_runs(configs, dirs, progress=not args.quiet, form=args.form)
+    for run_dir, result in zip(dirs, results, strict=True):
+        said = f": {result['exit_reason']}" if result["state"] != "finished" else ""
+        print(f"{result['state']}: {run_dir}{said}", file=sys.stderr if said else sys.stdout)
+    states, reasons = {r["state"] for r in results}, [r["exit_reason"] for r in results]
+    if "stopped" in states:
+        print("clip-jax: stopped; the same command goes on from here", file=sys.stderr)
+        return exit_codes.INTERRUPTED if any("SIGINT" in r for r in reasons) else exit_codes.STOPPED
+    return exit_codes.MISTAKE if "failed" in states else exit_codes.FINISHED
+
+
+def _print_evals(rows: list[dict]) -> None:  # type: ignore[type-arg]
+    if rows:
+        print(f"  {'task':22s} {'metric':24s} {'value':>8}  {'95 % interval':>16}  {'chance':>7}  examples")
+    for r in rows:
+        interval = f"[{r['low']:.3f}, {r['high']:.3f}]" if "low" in r else ""
+        chance = "" if r["chance"] is None else f"{r['chance']:.4f}"
+        print(f"  {r['task']:22s} {r['metric']:24s} {r['value']:8.4f}  {interval:>16}  {chance:>7}  {r['examples']:8d}")
+
+
+def _flops(args: argparse.Namespace) -> None:
+    from clip_jax import flops
+    from clip_jax.config.presets import ladder, preset
+
+    head = "model              parameters       image        text   GFLOPs/pair    image     text"
+    print(head + ("" if args.no_xla else "  XLA's count"))
+    models = []
+    for name in args.names:
+        if name.startswith("rung:"):
+            try:
+                models.append((name, ladder(float(name[5:]))))
+            except ValueError as error:
+                raise UserError(f"{name}: {error}") from None
+        else:
+            models.append((name, preset(name)))
+    for name, model in models:
+        p, f = flops.params(model), flops.flops_per_sample(model)
+        line = f"{name:16s} {p.total:12,d} {p.image:11,d} {p.text:11,d}  "
+        line += f"{_giga(f.total):>12} {_giga(f.image):>8} {_giga(f.text):>8}"
+        if not args.no_xla:
+            from clip_jax.models.count import xla_flops
+
+            theirs = xla_flops(model)
+            line += f"  {_giga(theirs):>9} ({theirs / f.total:.3f}×)"
+        print(line)
+
+
+def _giga(count: float) -> str:
+    return f"{count / 1e9:.2f}" if count >= 1e9 else f"{count / 1e9:.3g}"
+
+
+def _eval(args: argparse.Namespace) -> None:
+    if args.suite:
+        from clip_jax.evals import benchmark as transfer
+        from clip_jax.evals.results import table
+        from clip_jax.inference import load_model
+
+        out = args.out or Path("runs") / "eval" / args.model.strip("/").replace("/", "_").replace(":", "_")
+        tasks = tuple(args.tasks.split(",")) if args.tasks else transfer.TASKS
+        model = load_model(args.model, compute_dtype=args.dtype)
+        found = transfer.run_suite(model, args.suite, out, data=args.data, tasks=tasks, limit=args.limit)
+        print(table(found))
+        print(f"{out}/results.json, {out}/results.csv")
+        return
+    for name, default in (("data", None), ("out", None), ("tasks", None), ("limit", 0), ("dtype", "float32")):
+        if getattr(args, name) != default:
+            raise UserError(f"--{name}: ignored without --suite")
+    from clip_jax.evals.in_training import make_evaluator
+    from clip_jax.train.evaluate import evaluate_run
+
+    _print_evals(evaluate_run(args.model, make_evaluator))
+
+
+def _classify(args: argparse.Namespace) -> None:
+    from clip_jax.inference import load_model
+
+    model = load_model(args.model)
+    shares = model.classify([Path(i) for i in args.images], args.labels, args.template or ("a photo of {c}.",))
+    for image, row in zip(args.images, shares, strict=True):
+        best = sorted(zip(row.tolist(), args.labels, strict=True), reverse=True)[:5]
+        print(f"{image}  " + "  ".join(f"{label} {share:.1%}" for share, label in best))
+
+
+def _data(args: argparse.Namespace) -> None:
+    if args.action == "icons":
+        _icons(args)
+        return
+    from clip_jax.evals.contamination import overlap_report
+
+    model = None
+    if args.model:
+        from clip_jax.inference import load_model
+
+        model = load_model(args.model)
+    print(overlap_report(args.train, args.evals, model, max_distance=args.max_distance, pair=args.pair))
+
+
+def _icons(args: argparse.Namespace) -> None:
+    from clip_jax.datasets.icons.build import IconsConfig, build, summary
+
+    given = {k: v for k, v in vars(args).items() if k not in ("verb", "action") and v is not None}
+    for name in ("sets", "licences", "held_out"):
+        if name in given:
+            given[name] = tuple(given[name].split(","))
+    manifest = build(IconsConfig(**given | {"out": Path(args.out)}))
+    print(summary(manifest))
+    print(f"{args.out}/manifest.json, contact_sheet.png")
+
+
+def _export(args: argparse.Namespace) -> None:
+    from clip_jax.inference import export
+
+    export(args.model, args.dir, args.layout)
+    print(args.dir)
+
+
+def _report(args: argparse.Namespace) -> None:
+    from clip_jax.scaling.data.table_files import is_table_name
+    from clip_jax.sweep.analysis.report import report, report_of_table
+
+    enable_compile_cache()
+    if (is_table_name(args.dir) and not place(args.dir).is_dir()) or Path(args.dir).is_file():
+        report_of_table(Path(args.dir), args.out, args.metric or "error_mean", chance=args.chance)
+        return
+    for name in ("out", "metric", "chance"):
+        if (value := getattr(args, name)) is not None:
+            raise UserError(field=f"--{name}", value=value, reason="would be ignored, a sweep has its own")
+    report(args.dir)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns its exit code (`exit_codes`)."""
+    try:
+        code = _run(argv)
+        sys.stdout.flush()  # a reader that is gone is found here, not when the interpreter ends
+    except BrokenPipeError:
+        if not _reader_gone():
+            raise
+        return exit_codes.UNREAD
+    except (Exception, KeyboardInterrupt) as error:
+        if _known(error) is None:
+            raise
+        return _tell(error)
+    return code
+
+
+def _known(error: BaseException) -> BaseException | None:
+    """What ended the command, if it is no bug of ours: a disk or the memory that is full gives a UserError."""
+    if isinstance(error, (UserError, KeyboardInterrupt, LostProcess, NoAnswer)):
+        return error
+    if (told := disk_error(error)) is not None:
+        return told
+    jax_memory = type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error)
+    if isinstance(error, MemoryError) or jax_memory:
+        said = (str(error).splitlines() or [""])[0][:200]
+        hint = "a smaller batch_size, microbatch_size or model needs less"
+        return UserError(reason=f"out of memory ({said})" if said else "out of memory", hint=hint)
+    return None
+
+
+def _fit(args: argparse.Namespace) -> None:
+    enable_compile_cache()
+    run_verb(args)
+
+
+def _run(argv: list[str] | None) -> int:
+    args, extra = _parser().parse_known_args(argv)
+    takes_fields = args.verb == "train" or (args.verb == "sweep" and args.action in CONFIGURED)
+    overrides = _overrides(extra, takes_fields)
+    if args.verb == "train":
+        return _train(args, overrides)
+    if args.verb == "family":
+        return _family(args)
+    if args.verb == "sweep":
+        run_action(args, overrides)
+    else:
+        {
+            **dict.fromkeys(("fit", "compare", "design", "replicate"), _fit),
+            "report": _report,
+            "flops": _flops,
+            "eval": _eval,
+            "classify": _classify,
+            "data": _data,
+            "export": _export,
+        }[args.verb](args)
+    return exit_codes.FINISHED
+
+
+def _reader_gone() -> bool:
+    """Tell whether what reads our output has stopped (``| head``), and if so discard what could not be written."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    if not output.poll(0):
+        return False  # the pipe was another one
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
+
+
+def _tell(error: BaseException) -> int:
+    """Say what ended the command; returns its exit code."""
+    error = _known(error) or error
+    if isinstance(error, UserError):
+        print(f"clip-jax: {error}", file=sys.stderr)
+        return exit_codes.STOPPED if isinstance(error, Busy) else exit_codes.MISTAKE
+    if isinstance(error, KeyboardInterrupt):
+        print(LINE, file=sys.stderr)
+        return exit_codes.INTERRUPTED
+    if isinstance(error, LostProcess):
+        print(f"clip-jax: {error}; the same command goes on from the last checkpoint", file=sys.stderr)
+        return exit_codes.STOPPED
+    if isinstance(error, NoAnswer):
+        told = UserError(field=error.filename, reason=error.strerror, hint="later the same command goes on")
+        print(f"clip-jax: {told}", file=sys.stderr)
+        return exit_codes.STOPPED
+    traceback.print_exception(error)
+    return 1
+
+
+def command() -> None:
+    """The console script. A verb that trains on a CPU starts over in a process whose memory lies in huge pages, which
+    alone makes steps faster (benchmarks/RESULTS.md); set GLIBC_TUNABLES, to anything, and it does not."""
+    heavy = sys.argv[1:2] in (["train"], ["family"], ["sweep"], ["eval"])
+    accelerator = any(Path("/dev", name).exists() for name in ("nvidia0", "accel0", "vfio"))
+    if sys.platform == "linux" and heavy and not accelerator and "GLIBC_TUNABLES" not in os.environ:
+        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        hold()
+        os.execv(sys.executable, [sys.executable, "-m", "clip_jax.cli", *sys.argv[1:]])
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""`clip-jax fit`, `compare`, `design` and `replicate`: each parses, calls one function, prints."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from clip_jax.errors import UserError
+
+OPTIONS: dict[str, dict[str, Any]] = {  # of `tablefit.TableFit`
+    "x": {"action": "append", "help": "COLUMN, or LAW_COLUMN=COLUMN*UNIT, as flops=gflops*G (default: the law's own)"},
+    "y": {"help": "the column to explain (default: error, error_mean or loss, whichever is there)"},
+    "y_is": {"help": "error (default; also a loss), error%%, accuracy or accuracy%%"},
+    "where": {"action": "append", "help": "COLUMN=VALUE, these rows only; numbers match as numbers"},
+    "frontier": {"help": "all (default), pareto, binned or hull"},
+    "loss": {"help": "huber (default), squares or absolute"},
+    "space": {"help": "log (default), linear or log1p residuals"},
+    "delta": {"type": float, "help": "Huber's delta (default: 0.02)"},
+    "chance": {
+        "type": float,
+        "help": "the error of guessing; laws with a ceiling stop there, others leave out rows above",
+    },
+    "examples": {"type": int, "help": "of the evaluation set; its scatter is a floor"},
+    "fix": {"action": "append", "help": "NAME=VALUE held (none: nothing, as without it)"},
+    "at": {
+        "action": "append",
+        "help": "a point to forecast: VALUE, or params=1e9,samples_seen=1e10; in `fit` also flops=VALUE: the optimum "
+        "of a law of sizes and samples",
+    },
+    "weights": {"help": "column of weights of the rows, above 0; only their ratios count"},
+}
+FIT_OPTIONS: dict[str, dict[str, Any]] = {
+    "below": {
+        "type": float,
+        "help": "fit rows below so many FLOPs (or value of a law's only column), judge the others",
+    },
+    "group": {"help": "column of groups that scatter together, 5 at least; intervals by a bootstrap of them"},
+    "under": {"type": float, "help": "weight of rows above the curve, as 0.1 where runs are under-tuned (default: 1)"},
+    "flops_per_param_sample": {
+        "help": "k of FLOPs = k·params·samples_seen, or params_image=…,params_text=… (default: fitted to the table's "
+        "FLOPs, else 6)",
+    },
+    "then": {"help": "link from loss to error (link-exponential, link-sigmoid): the law is that of the loss"},
+    "through": {"help": "with --then: column of the loss"},
+    "constant": {
+        "action": "append",
+        "help": "with --then: column that must hold one value (default: batch_size, if there), or none",
+    },
+}
+ALONE_OPTIONS: dict[str, dict[str, Any]] = {  # in place of --law
+    "approach": {
+        "type": int,
+        "help": "without --law: optimal size and samples from the envelope of training curves (1, a row per "
+        "evaluation, run_id or --group) or from IsoFLOP valleys (2, a row per run, flops or budget); "
+        "columns as --x=params=COLUMN",
+    },
+    "tasks": {
+        "help": "without --law: column that names the task; all tasks' saturating laws are fitted together "
+        "(or --y=COLUMN,COLUMN,… for a column per task)",
+    },
+}
+SHARED = ("x", "y", "y_is", "where", "at", "group")  # of a law, of approaches and of tasks
+WITHOUT = (*ALONE_OPTIONS, "chance")  # a law
+WITH_ANY = "with --law, --approach or --tasks: "
+ROWS = "Messages number rows from 0, the first one below the header, whatever is left out."
+
+
+def add_verbs(verb: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add them to the command line."""
+    fit = verb("fit", f"Fit laws to a table of runs, ours or anyone's. {ROWS}")
+    fit.add_argument(
+        "table",
+        metavar="TABLE.csv",
+        help="(.csv, .tsv, .json, .jsonl or .parquet) columns run_id flops params samples_seen and the metric",
+    )
+    fit.add_argument("--metric", default="error_mean", help="the column to explain (default: error_mean)")
+    fit.add_argument("--law", help="any table, one law or several to compare: power,saturating,chinchilla … (see --y)")
+    fit.add_argument("--out", help="with --law: folder for fit.json and the checklist")
+    compare = verb("compare", "Two families' curves: their ratio, where they cross, the compute that one saves.")
+    compare.add_argument("first", metavar="FIRST.csv")
+    compare.add_argument("second", metavar="SECOND.csv")
+    compare.add_argument("--group", default="", help="column of cells or budgets that rows are drawn by first")
+    design = verb("design", "Which runs to do next for a sharper forecast.")
+    design.add_argument("table", metavar="TABLE.csv", help="what was run")
+    design.add_argument(
+        "--candidate", action="append", default=[], help="a point that may be run, VALUE[:COST]; repeat"
+    )
+    design.add_argument("--budget", type=float, default=0.0, help="FLOPs that may be spent; or")
+    design.add_argument("--precision", type=float, default=0.0, help="half width wanted, as 0.02 for ±2 %%")
+    for parser in (fit, compare, design):
+        if parser is not fit:
+            parser.add_argument("--law", default="power", help="a law of one column (default: power)")
+        for name, options in (OPTIONS | (FIT_OPTIONS | ALONE_OPTIONS if parser is fit else {})).items():
+            needs = "with --law: "
+            if parser is not fit or name in WITHOUT:
+                needs = ""
+            elif name in SHARED:
+                needs = WITH_ANY
+            said = needs + options["help"]
+            parser.add_argument(f"--{name.replace('_', '-')}", **options | {"help": said})
+    again = verb("replicate", "Published fits from a table that you have: expected, ours, difference.")
+    again.add_argument("name", help="chinchilla, cherti, datacomp, datacomp-runs, gadre, porian, marin, bnsl or all")
+    again.add_argument("table", metavar="TABLE.csv", help="its table; for all, a folder of them")
+
+
+def run_verb(args: argparse.Namespace) -> None:
+    """Do what the parsed command line says. Raises UserError."""
+    from clip_jax.scaling.any_table.fit import TableFit, fit_any
+
+    if args.verb == "replicate":
+        from clip_jax.scaling.literature.replicate import replicate, table
+
+        print(table(replicate(args.name, args.table)))
+        return
+    every = OPTIONS | FIT_OPTIONS | ALONE_OPTIONS
+    given = {n: getattr(args, n) for n in every if getattr(args, n, None) not in (None, "")}
+    if given.get("approach") == 0:
+        raise UserError(field="--approach", value=0, reason="must be 1 or 2")
+    alone = "approach" in given or "tasks" in given or "," in given.get("y", "")
+    if args.verb == "fit" and not args.law and not alone:
+        from clip_jax.scaling.report.write import fit_table, text_summary
+
+        if ignored := next((n for n in given if n != "chance"), "out" if args.out else ""):
+            raise UserError(field=f"--{ignored.replace('_', '-')}", reason="ignored without --law")
+        print(text_summary(fit_table(args.table, args.metric, args.chance)))
+        return
+    given = {{"fix": "fixed"}.get(k, k): tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    if args.law:
+        given["laws"] = tuple(args.law.split(","))
+    what = TableFit(**given)
+    if args.verb == "fit":
+        print(fit_any(args.table, what, args.out))
+        return
+    from clip_jax.scaling.any_table.compare import compare_tables, design_from_table
+
+    if len(what.laws) > 1:
+        raise UserError(field="--law", value=args.law, reason=f"`clip-jax {args.verb}` takes one law")
+    if args.verb == "compare":
+        print(compare_tables(args.first, args.second, what))
+    else:
+        print(design_from_table(args.table, what, args.candidate, budget=args.budget, precision=args.precision))

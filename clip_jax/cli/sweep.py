@@ -1,0 +1,151 @@
+"""`clip-jax sweep ACTION`: each parses, calls one function, prints."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from clip_jax.config.io import load
+from clip_jax.config.sweep import SweepConfig
+from clip_jax.errors import UserError
+from clip_jax.storage.paths import place
+from clip_jax.sweep.search.config import SearchConfig
+
+ACTIONS = {
+    "plan": "Print every cell and what it costs; nothing runs.",
+    "run": "Train what is missing, fit, report. Fields: --base.seed=1 --engine=slurm --slots=8 …",
+    "preflight": "Compile every shape for a target it need not have: does it fit, how long will it take?",
+    "search": "Try settings of one model and keep the best. Fields as of run.",
+    "next": "What to train next so that the forecast at a compute becomes sharper.",
+    "forecast": "Register what a budget that was not trained yet will give; afterwards hold it against its runs.",
+    "rules": "How the best rate, decay, warm-up and batch go with width and budget, fitted to the checks.",
+    "status": "How each run stands.",
+    "logs": "What a run's newest attempt said.",
+    "cancel": "Stop runs and leave them out; all that are not finished if none is named.",
+    "retry": "Take up again what failed or was cancelled.",
+    "collect": "Write runs.csv and runs.parquet.",
+}
+CONFIGURED = ("plan", "run", "preflight", "search")  # take --config and its fields
+
+
+def add_actions(parent: Any, verb: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add them to the command line's ``sweep``."""
+    for name, text in ACTIONS.items():
+        action = verb(name, text, parent)
+        action.add_argument("--config", required=name in CONFIGURED, help="sweeps/….py")
+        action.add_argument("--dir", help="sweep directory, or gs://BUCKET/…; default runs/NAME")
+        if name == "run":
+            action.add_argument("--dry-run", action="store_true", help="print what the engine would be handed")
+        elif name == "preflight":
+            action.add_argument("--target", default="here", help="here (default), or one TPU slice: v5p:8x8x16")
+        elif name == "next":
+            action.add_argument("--at", type=float, required=True, metavar="FLOPS", help="where to forecast")
+            action.add_argument("--budget", type=float, default=0.0, metavar="FLOPS", help="that may be spent; or")
+            action.add_argument("--precision", type=float, default=0.0, help="half width wanted, as 0.02 for ±2 %%")
+            action.add_argument("--law", default="power", help="of compute (default: power)")
+        elif name == "forecast":
+            action.add_argument(
+                "--at", type=float, metavar="FLOPS", help="the budget; left out: grade what is registered"
+            )
+        elif name == "status":
+            action.add_argument(
+                "--watch", type=float, nargs="?", const=5.0, metavar="SECONDS", help="again and again until all is over"
+            )
+        elif name == "logs":
+            action.add_argument("run", metavar="RUN", help="its id, or how it begins")
+        elif name in ("cancel", "retry"):
+            action.add_argument("runs", metavar="RUN", nargs="*", help="ids, or how they begin")
+
+
+def _sweep_dir(args: argparse.Namespace, config: SweepConfig | SearchConfig | None) -> Path:
+    if args.dir:
+        return place(args.dir)
+    if config is None:
+        raise UserError(f"clip-jax sweep {args.action}: needs --dir=SWEEP_DIR or --config=sweeps/….py")
+    return Path("runs") / config.name
+
+
+def run_action(args: argparse.Namespace, overrides: dict[str, str]) -> None:
+    """Do what the parsed command line says. Raises UserError."""
+    cls: Any = SearchConfig if args.action == "search" else SweepConfig
+    config: Any = load(cls, args.config, overrides) if args.config else None
+    root = _sweep_dir(args, config)
+    if isinstance(config, SearchConfig):
+        from clip_jax.sweep.search_driver import run_search
+
+        run_search(config, root, echo=lambda line: print(line, flush=True))
+    elif args.action in ("plan", "run", "preflight"):
+        assert config is not None
+        _plan_or_run(args, config, root)
+    elif args.action == "next":
+        from clip_jax.sweep.analysis.next_runs import next_runs
+
+        print(next_runs(root, args.at, budget=args.budget, half_width=args.precision, law=args.law)[1])
+    elif args.action == "forecast":
+        from clip_jax.sweep.analysis.forecast import grade_forecast, register_forecast
+
+        print(grade_forecast(root) if args.at is None else register_forecast(root, args.at))
+    elif args.action == "rules":
+        from clip_jax.sweep.analysis.hyperparameter_scaling import rules_text
+
+        print(rules_text(root))
+    elif args.action == "status":
+        _status(args, root)
+    elif args.action == "collect":
+        from clip_jax.sweep.collect import collect, several_data
+
+        df = collect(root)
+        print(f"{len(df)} runs, {int(df['final'].sum())} finished: {root / 'runs.csv'}, {root / 'runs.parquet'}")
+        if (note := several_data(df)) is not None:
+            print(note)
+    else:
+        from clip_jax.sweep import control as steer
+
+        if args.action == "logs":
+            print(steer.log_of(root, args.run))
+        else:
+            print((steer.cancel if args.action == "cancel" else steer.retry)(root, args.runs))
+
+
+def _plan_or_run(args: argparse.Namespace, config: SweepConfig, root: Path) -> None:
+    from clip_jax.sweep.driver import render, run_sweep
+    from clip_jax.sweep.plan import plan_of
+
+    if args.action == "plan":
+        print(plan_of(config).table())
+    elif args.action == "preflight":
+        from clip_jax.sweep.plan import setting_checks
+        from clip_jax.sweep.preflight.preflight import preflight
+
+        name = (lambda rung: config.models[int(rung)]) if config.models else (lambda rung: f"rung {rung:g}")
+        kept = plan_of(config).kept
+        kept += [c for cell in kept for c in setting_checks(config, cell.rung, cell.budget) if c.kind == "batch_check"]
+        runs = [(name(c.rung), c.config, c.flops) for c in kept if c.reason is None]
+        speed, price = config.gflops_per_second * 1e9, config.resources.price_per_device_hour or None
+        verdicts = preflight(runs, args.target, flop_per_second=speed, price=price)
+        if not all(v.fits for v in verdicts):
+            raise UserError(
+                f"{sum(not v.fits for v in verdicts)} of {len(verdicts)} shapes cannot run on {args.target}"
+            )
+    elif args.dry_run:
+        print(render(config, root))
+    else:
+        run_sweep(config, root, echo=lambda line: print(line, flush=True))
+
+
+def _status(args: argparse.Namespace, root: Path) -> None:
+    from clip_jax.sweep.control import config_of, engine_of
+    from clip_jax.sweep.status import status_table, watch
+
+    price = config_of(root).resources.price_per_device_hour
+    engine, note = None, ""
+    try:
+        engine = engine_of(root)
+    except UserError as error:  # of another machine, say
+        note = f"\n  not known which jobs are queued: {error}"
+    if args.watch is None:
+        print(status_table(root, engine, price) + note)
+    else:
+        watch(root, engine, price, args.watch, echo=lambda line: print(line + note, flush=True))

@@ -1,0 +1,68 @@
+"""Every setting of a model and of a run, as frozen dataclasses. Loads neither jax nor numpy."""
+
+from clip_jax._moved import names_of
+from clip_jax.config.model import (
+    ACTIVATIONS,
+    ATTENTIONS,
+    DTYPES,
+    IMAGE_POOLS,
+    INTERPOLATIONS,
+    OBJECTIVES,
+    PARAMETRISATIONS,
+    REMAT_POLICIES,
+    RESIZE_MODES,
+    TEXT_ENCODERS,
+    TEXT_POOLS,
+    DecoderConfig,
+    ImageTowerConfig,
+    ModelConfig,
+    ParametrisationConfig,
+    PixelConfig,
+    TextTowerConfig,
+    check_pixels,
+)
+from clip_jax.config.run import (
+    DataConfig,
+    DistributedConfig,
+    EvalConfig,
+    FaultConfig,
+    InitConfig,
+    LossConfig,
+    MeshConfig,
+    OptimConfig,
+    RunConfig,
+    ScenesConfig,
+)
+
+__getattr__ = names_of(__name__, "errors")
+
+__all__ = [
+    "ACTIVATIONS",
+    "ATTENTIONS",
+    "DTYPES",
+    "IMAGE_POOLS",
+    "INTERPOLATIONS",
+    "OBJECTIVES",
+    "PARAMETRISATIONS",
+    "REMAT_POLICIES",
+    "RESIZE_MODES",
+    "TEXT_ENCODERS",
+    "TEXT_POOLS",
+    "DataConfig",
+    "DecoderConfig",
+    "DistributedConfig",
+    "EvalConfig",
+    "FaultConfig",
+    "ImageTowerConfig",
+    "InitConfig",
+    "LossConfig",
+    "MeshConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "ParametrisationConfig",
+    "PixelConfig",
+    "RunConfig",
+    "ScenesConfig",
+    "TextTowerConfig",
+    "check_pixels",
+]

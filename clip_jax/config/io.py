@@ -1,0 +1,230 @@
+"""Configs in and out: plain dictionaries, JSON, and the user's ConfigDict files.
+
+This is the only module that knows ``ml_collections``: config files speak ConfigDict, everything inside the
+package speaks the dataclasses of `config`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import traceback
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from clip_jax.config.run import RunConfig
+from clip_jax.errors import ConfigError, UserError, no_secret, parse_json, short
+from clip_jax.storage.paths import is_remote, place, read_text
+
+T = TypeVar("T")
+LONGEST_FIELD = 200  # characters of an unknown one that are told
+LARGEST, LARGEST_FLOAT = 10**15, 1e38  # of whole numbers, and of others: what a float32 holds
+# fields that memory depends on, by their last names: far above what anybody trains, below what aborts the process
+_MOST = {
+    "width": 2**16, "depth": 1000, "stages": 1000, "heads": 2**14, "mlp_ratio": 1024, "image_size": 2**14,
+    "patch_size": 2**14, "context_length": 2**16, "vocab_size": 2**24, "embed_dim": 2**16, "pool_heads": 2**14,
+    "pool_queries": 2**16, "prefix_tokens": 2**14, "batch_size": 2**24, "evals.batch_size": 2**16,
+    "microbatch_size": 2**24, "chunk": 2**24,
+    "vocab_chunk": 2**24, "steps": 10**10, "seed": 2**32 - 1, "seeds": 2**32 - 1, "seeds_at_best": 2**32 - 1,
+    "world_seed": 2**32 - 1, "proposal_seed": 2**32 - 1, "examples": 10**8, "retrieval_images": 10**8,
+    "val_pairs": 10**7, "val_partitions": 10**7, "prior_images": 10**7, "threads": 4096, "workers": 4096,
+    "tokenizer_captions": 10**9, "slots": 10**6, "family_size": 10**5, "trials": 10**7, "together": 10**6,
+    "nodes": 10**6, "processes_per_node": 10**4, "devices_per_process": 10**4, "cores": 10**5, "slices": 10**5,
+    "runs_per_device": 10**4, "heartbeat_s": 10**7, "start_s": 10**7, "time_limit_min": 10**8, "rungs": 1000,
+    "sizes_per_budget": 10**6, "epochs": 10**9,
+}  # fmt: skip
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A dataclass of this module as plain JSON-able data (tuples become lists)."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
+    """The inverse of `to_dict`. Raises ConfigError on an unknown field or a wrong type."""
+    hints = typing.get_type_hints(cls)
+    known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    unknown = sorted(map(str, set(values) - known))
+    if unknown:
+        known_here = f"known here: {', '.join(sorted(known))}"
+        name = f"{prefix}{str(unknown[0])[:LONGEST_FIELD]}"
+        raise ConfigError(field=name, reason="unknown field", hint=known_here)
+    kwargs = {k: _convert(hints[k], v, f"{prefix}{k}") for k, v in values.items()}
+    try:
+        return cls(**kwargs)
+    except TypeError as error:  # a field without default was not given
+        raise ConfigError(f"{prefix or cls.__name__}: {error}") from None
+
+
+def from_fields(cls: type[T], fields: Mapping[str, str], prefix: str) -> T:
+    """A dataclass from ``{prefix + name: text}``, texts read as in `load`. Raises ConfigError."""
+    return from_dict(cls, {name.removeprefix(prefix): parse_value(text) for name, text in fields.items()}, prefix)
+
+
+def _convert(hint: Any, value: Any, name: str) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if isinstance(value, hint):
+            return value
+        if not isinstance(value, Mapping):
+            raise _wrong(name, value, "must be a group of fields")
+        return from_dict(hint, value, f"{name}.")
+    if typing.get_origin(hint) is tuple:
+        if isinstance(value, str) or not hasattr(value, "__iter__"):
+            raise _wrong(name, value, "must be a list")
+        return tuple(_convert(typing.get_args(hint)[0], v, name) for v in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except OverflowError:
+            raise _wrong(name, value, "must be a finite number") from None
+    if hint is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
+        raise _wrong(name, value, f"must be of type {hint.__name__}")
+    if hint is float and not math.isfinite(value):
+        raise _wrong(name, value, "must be a finite number")
+    *_, group, last = ["", *name.split(".")]
+    most = _MOST.get(f"{group}.{last}", _MOST.get(last, LARGEST if hint is int else LARGEST_FLOAT))
+    if hint in (int, float) and abs(value) > most:
+        raise _wrong(name, value, f"must be at most {most:,}")
+    if hint is str:
+        no_secret(name, value)
+    return value
+
+
+def _wrong(name: str, value: Any, reason: str) -> ConfigError:
+    return ConfigError(f"{name}={short(value)}: {reason}", field=name, value=value, reason=reason)
+
+
+# Fields that came after the first runs: at their default they leave a run's name alone, so that no run is lost.
+_LATER = {
+    "": ("init_from", "loss", "microbatch_size", "faults", "pixels"),
+    "data": ("weights", "val_paths", "decoder", "val_fraction", "filename_column", "caption_column"),
+    "mesh": ("tensor", "slices"),
+    "optim": ("state_dtype", "rounding", "loss_scale", "layer_decay"),
+    "model": (
+        "decoder", "logit_bias", "text_param_dtype", "remat_policy", "objective", "prefix_tokens", "vocab_chunk",
+        "parametrisation", "attention", "text_activation",
+    ),
+    "model.image": (
+        "stages", "pool", "class_token", "norm_pre", "norm_after_pool", "norm_eps", "patch_bias", "projection",
+        "layer_scale", "patch_dropout", "pool_heads", "pool_queries",
+    ),
+    "model.text": ("causal", "pool", "norm_eps", "layer_scale", "projection", "projection_bias", "pad_id", "encoder"),
+    "evals": ("prior_images", "predictive_score"),
+}  # fmt: skip
+
+# Fields of the model whose default became ``auto`` after the first runs, and what it was: it names a run as before.
+_BECAME_AUTO = {"remat_policy": "nothing"}
+
+
+def as_begun(config: RunConfig, first: RunConfig) -> RunConfig:
+    """``config`` for a run begun as ``first``: what is ``auto`` by default now stays what it was by default then."""
+    stay: dict[str, Any] = {
+        name: old
+        for name, old in _BECAME_AUTO.items()
+        if getattr(config.model, name) == "auto" and getattr(first.model, name) == old
+    }
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **stay)) if stay else config
+
+
+def run_id(config: RunConfig) -> str:
+    """12 hex digits that name the run. The wandb mirror and the data workers change no number, so they are left out."""
+    values, defaults = to_dict(config), to_dict(RunConfig())
+    del values["wandb"], values["data"]["workers"]
+    for name, old in _BECAME_AUTO.items():
+        defaults["model"][name] = old
+        if values["model"][name] == "auto":
+            values["model"][name] = old
+    for group, names in _LATER.items():
+        mine, usual = values, defaults
+        for part in filter(None, group.split(".")):
+            mine, usual = mine[part], usual[part]
+        for name in names:
+            if mine[name] == usual[name]:
+                del mine[name]
+    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def load(cls: type[T], path: str | Path, overrides: Mapping[str, str] | None = None) -> T:
+    """Read a config file (Python with ``get_config()`` -> ConfigDict, or JSON) and override fields.
+
+    Args:
+      cls: RunConfig or SweepConfig.
+      path: a ``.py`` file of the user's own (it is executed) or a ``.json`` file, which may lie in a bucket.
+      overrides: dotted field name -> text, read as JSON where it parses and as a string elsewhere.
+
+    Raises:
+      UserError: the file is missing or not a config. ConfigError: an unknown or wrong field.
+    """
+    path = place(path)
+    if is_remote(path) and path.suffix != ".json":
+        raise UserError(f"{path}: a config in a bucket must be a .json file")
+    if not (is_remote(path) or path.is_file()):
+        raise UserError(f"{path}: no such config file")
+    values = _read_json(path) if path.suffix == ".json" else _run_python(path)
+    for dotted, text in (overrides or {}).items():
+        set_dotted(values, dotted, parse_value(text))
+    return from_dict(cls, values)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = parse_json(read_text(path), path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such config file") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: must hold a JSON object")
+    return values
+
+
+def _run_python(path: Path) -> dict[str, Any]:
+    import runpy
+
+    from ml_collections import ConfigDict
+
+    def plain(value: Any) -> Any:
+        if callable(as_python := getattr(value, "item", None)):  # a number of NumPy's
+            return as_python()
+        raise UserError(f"{path}: holds a {type(value).__name__} ({short(value)}); only numbers, texts and lists")
+
+    try:
+        get_config = runpy.run_path(str(path)).get("get_config")
+        if get_config is None:
+            raise UserError(f"{path}: defines no get_config()")
+        config = get_config()
+        if not isinstance(config, ConfigDict):
+            raise UserError(f"{path}: get_config() must return an ml_collections ConfigDict")
+        return json.loads(json.dumps(config.to_dict(), default=plain))
+    except SyntaxError as error:
+        raise UserError(f"{path}: not Python ({error.msg}, line {error.lineno})") from None
+    except UserError:
+        raise
+    except Exception as error:  # a user's own program can raise anything
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+        where = f"line {lines[-1]}: " if lines else ""
+        said = (str(error).splitlines() or [""])[0]
+        raise UserError(f"{path}: {where}{type(error).__name__}: {said}") from error
+
+
+def parse_value(text: str) -> Any:
+    """Read a value of the command line: JSON where it parses, True and False, else the text itself."""
+    try:
+        return parse_json(text, "")
+    except UserError:
+        return {"True": True, "False": False}.get(text, text)
+
+
+def set_dotted(values: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set ``group.field`` in nested dictionaries. Raises ConfigError where a group is a value."""
+    *groups, last = dotted.split(".")
+    for group in groups:
+        values = values.setdefault(group, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{dotted}: {group} is a value, not a group of fields")
+    values[last] = value

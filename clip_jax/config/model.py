@@ -1,0 +1,370 @@
+"""The shape of a model as frozen dataclasses that check themselves. Importing this module loads no jax."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from clip_jax.errors import ConfigError, at_least, between, one_of
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")  # the last needs jax's x64 mode
+ACTIVATIONS = ("gelu", "gelu_erf", "quick_gelu")
+IMAGE_POOLS = ("cls", "avg", "map", "attentional")
+ATTENTIONS = ("auto", "xla", "cudnn")
+REMAT_POLICIES = ("auto", "nothing", "attention", "dense", "dots")
+TEXT_POOLS = ("eot", "last", "cls")
+TEXT_ENCODERS = ("transformer", "bag_of_words")
+OBJECTIVES = ("contrastive", "caption", "bag_of_words")
+PARAMETRISATIONS = ("standard", "mup")
+RESIZE_MODES = ("shortest", "squash", "longest")
+INTERPOLATIONS = ("bicubic", "bilinear")
+
+
+def _check_tower(name: str, tower: ImageTowerConfig | TextTowerConfig | DecoderConfig) -> None:
+    for field_name in ("width", "depth", "heads"):
+        at_least(f"{name}.{field_name}", getattr(tower, field_name), 1)
+    if tower.width % tower.heads:
+        raise ConfigError(f"{name}.heads={tower.heads}: must divide {name}.width={tower.width}")
+    if not tower.mlp_ratio > 0:
+        raise ConfigError(f"{name}.mlp_ratio={tower.mlp_ratio}: must be above 0")
+
+
+def _mlp_width(width: int, ratio: float) -> int:
+    return int(width * ratio + 1e-6)  # a ratio read from weights must give the weights' width back
+
+
+def _ignored(name: str, condition: str, tower: object, defaults: object, fields: tuple[str, ...]) -> None:
+    for field_name in fields:
+        if getattr(tower, field_name) != getattr(defaults, field_name):
+            raise ConfigError(f"{name}.{field_name}={getattr(tower, field_name)!r}: ignored {condition}")
+
+
+@dataclass(frozen=True)
+class ImageTowerConfig:
+    """A vision transformer; or, when ``stages`` is set, CLIP's modified ResNet. Square images."""
+
+    width: int = 64  # of a token; ResNet: of the stem
+    depth: int = 2  # blocks; ResNet: the sum of stages
+    heads: int = 4  # ResNet: of the attention pooling
+    mlp_ratio: float = 4.0
+    image_size: int = 32  # pixels a side
+    patch_size: int = 8  # pixels a side; ResNet: 32, its stride
+    stages: tuple[int, ...] = ()  # bottleneck blocks of each stage makes it a ResNet: (3, 4, 6, 3) is RN50
+    pool: str = "cls"  # cls | avg | map (SigLIP's attention head) | attentional (CoCa's queries)
+    class_token: bool = True
+    norm_pre: bool = True  # a norm before the blocks
+    norm_after_pool: bool = False  # the last norm on the pooled vector, not on the tokens
+    norm_eps: float = 1e-5
+    patch_bias: bool = False
+    projection: bool = True  # to embed_dim; without it width must be embed_dim
+    layer_scale: float = 0.0  # initial gain of each residual branch; 0 has none
+    patch_dropout: float = 0.0  # share of patches left out in training
+    pool_heads: int = 0  # attentional pooling
+    pool_queries: int = 0  # attentional pooling; the first is the image feature, the others go to the decoder
+
+    def __post_init__(self) -> None:
+        name = "model.image"
+        object.__setattr__(self, "stages", tuple(self.stages))
+        at_least(f"{name}.patch_size", self.patch_size, 1)
+        if self.image_size < self.patch_size or self.image_size % self.patch_size:
+            raise ConfigError(
+                f"{name}.image_size={self.image_size}: must be a multiple of {name}.patch_size={self.patch_size}"
+            )
+        if self.stages:
+            self._check_resnet(name)
+            return
+        _check_tower(name, self)
+        one_of(f"{name}.pool", self.pool, IMAGE_POOLS)
+        if not self.norm_eps > 0:
+            raise ConfigError(f"{name}.norm_eps={self.norm_eps}: must be above 0")
+        at_least(f"{name}.layer_scale", self.layer_scale, 0)
+        between(f"{name}.patch_dropout", self.patch_dropout, 0.0, 0.95)
+        if self.pool == "cls" and not self.class_token:
+            raise ConfigError(f"{name}.class_token=False: {name}.pool='cls' reads the class token")
+        if self.pool == "attentional":
+            at_least(f"{name}.pool_heads", self.pool_heads, 1)
+            at_least(f"{name}.pool_queries", self.pool_queries, 1)
+        else:
+            _ignored(name, f"with {name}.pool={self.pool!r}", self, ImageTowerConfig, ("pool_heads", "pool_queries"))
+        if self.norm_after_pool and self.pool != "avg":
+            raise ConfigError(f"{name}.norm_after_pool=True: changes nothing unless {name}.pool='avg'")
+
+    def _check_resnet(self, name: str) -> None:
+        if len(self.stages) != 4 or min(self.stages) < 1:
+            raise ConfigError(f"{name}.stages={self.stages}: needs four numbers, each at least 1")
+        if self.depth != sum(self.stages):
+            raise ConfigError(f"{name}.depth={self.depth}: must be {sum(self.stages)}, the sum of {name}.stages")
+        if self.patch_size != 32:
+            raise ConfigError(f"{name}.patch_size={self.patch_size}: must be 32, the stride of a ResNet")
+        at_least(f"{name}.width", self.width, 2)
+        at_least(f"{name}.heads", self.heads, 1)
+        if self.width % 2 or 32 * self.width % self.heads:
+            raise ConfigError(f"{name}.width={self.width}: must be even, and {name}.heads must divide 32 times it")
+        fields = (
+            "mlp_ratio", "pool", "class_token", "norm_pre", "norm_after_pool", "norm_eps", "patch_bias", "projection",
+            "layer_scale", "patch_dropout", "pool_heads", "pool_queries",
+        )  # fmt: skip
+        _ignored(name, "by a ResNet", self, ImageTowerConfig, fields)
+
+    @property
+    def patches(self) -> int:
+        """Patches of an image; of a ResNet, cells of its last feature map."""
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def tokens(self) -> int:
+        """Patches plus the class token (of a ResNet, the mean) if there is one."""
+        return self.patches + int(self.class_token)
+
+    @property
+    def mlp_width(self) -> int:
+        """Hidden units of each block's MLP."""
+        return _mlp_width(self.width, self.mlp_ratio)
+
+
+_BLOCKS = ("mlp_ratio", "causal", "pool", "norm_eps", "layer_scale", "projection", "projection_bias")
+
+
+@dataclass(frozen=True)
+class TextTowerConfig:
+    """A text transformer, or a bag of words. With ``model.objective = "caption"`` it is the language model's shape."""
+
+    encoder: str = "transformer"  # transformer | bag_of_words: a sum over the distinct words, blind to their order
+    width: int = 64
+    depth: int = 2
+    heads: int = 4
+    mlp_ratio: float = 4.0
+    context_length: int = 24  # tokens, start and end tokens included
+    vocab_size: int = 1024
+    causal: bool = True
+    pool: str = "eot"  # eot (the largest token id) | last (place) | cls (CoCa's appended token)
+    norm_eps: float = 1e-5
+    layer_scale: float = 0.0
+    projection: bool = True  # to embed_dim; without it width must be embed_dim
+    projection_bias: bool = False
+    pad_id: int = 0  # cls: tokens that the appended token does not look at; the caption loss skips them
+
+    def __post_init__(self) -> None:
+        name = "model.text"
+        one_of(f"{name}.encoder", self.encoder, TEXT_ENCODERS)
+        if self.encoder == "bag_of_words":
+            _ignored(name, f"with {name}.encoder='bag_of_words'", self, TextTowerConfig, ("depth", "heads", *_BLOCKS))
+            at_least(f"{name}.width", self.width, 1)
+        else:
+            _check_tower(name, self)
+        at_least(f"{name}.context_length", self.context_length, 3)
+        at_least(f"{name}.vocab_size", self.vocab_size, 4)
+        one_of(f"{name}.pool", self.pool, TEXT_POOLS)
+        if not self.norm_eps > 0:
+            raise ConfigError(f"{name}.norm_eps={self.norm_eps}: must be above 0")
+        at_least(f"{name}.layer_scale", self.layer_scale, 0)
+        between(f"{name}.pad_id", self.pad_id, 0, self.vocab_size - 1)
+        if self.projection_bias and not self.projection:
+            raise ConfigError(f"{name}.projection_bias: ignored with {name}.projection=False")
+        if self.pool == "cls" and not self.causal:
+            raise ConfigError(f"{name}.causal=False: the appended token of {name}.pool='cls' needs the causal mask")
+
+    @property
+    def tokens(self) -> int:
+        """Places of the sequence, the appended token included."""
+        return self.context_length + int(self.pool == "cls")
+
+    @property
+    def mlp_width(self) -> int:
+        """Hidden units of each block's MLP."""
+        return _mlp_width(self.width, self.mlp_ratio)
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """CoCa's multimodal decoder: causal blocks, each followed by cross-attention to the image; depth 0 has none."""
+
+    depth: int = 0
+    width: int = 64
+    heads: int = 4
+    mlp_ratio: float = 4.0
+
+    def __post_init__(self) -> None:
+        if self.depth:
+            _check_tower("model.decoder", self)
+        else:
+            _ignored(
+                "model.decoder", "without model.decoder.depth", self, DecoderConfig, ("width", "heads", "mlp_ratio")
+            )
+
+    @property
+    def mlp_width(self) -> int:
+        """Hidden units of each block's MLP."""
+        return _mlp_width(self.width, self.mlp_ratio)
+
+
+def check_pixels(prefix: str, of: Any) -> None:
+    """Raises ConfigError for a wrong ``mean``, ``std``, ``resize_mode``, ``interpolation`` or ``fill_color``."""
+    one_of(f"{prefix}resize_mode", of.resize_mode, RESIZE_MODES)
+    one_of(f"{prefix}interpolation", of.interpolation, INTERPOLATIONS)
+    between(f"{prefix}fill_color", of.fill_color, 0, 255)
+    for name, low in (("mean", -1e3), ("std", 1e-6)):
+        value = getattr(of, name)
+        if len(value) != 3 or not all(low <= v <= 1e3 for v in value):  # written so that NaN fails too
+            reason = f"must be three numbers from {low:g} to 1000"
+            raise ConfigError(f"{prefix}{name}={value!r}: {reason}", field=prefix + name, value=value, reason=reason)
+
+
+@dataclass(frozen=True)
+class PixelConfig:
+    """From a picture to what the image tower sees: resized, and normalised a channel. Named as open_clip does.
+
+    At its default a run that takes its image tower from ``init_from`` has the source's.
+    """
+
+    mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)  # of the published models' pictures, 0 to 1
+    std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
+    resize_mode: str = "shortest"  # shortest (side, then a crop) | squash | longest (side, then filled up)
+    interpolation: str = "bicubic"  # bicubic | bilinear
+    fill_color: int = 0  # longest: of the rest
+
+    def __post_init__(self) -> None:
+        check_pixels("pixels.", self)
+
+
+@dataclass(frozen=True)
+class ParametrisationConfig:
+    """How initial values and rates depend on width and depth; the table is in `parametrisation`.
+
+    ``mup`` keeps the best learning rate where it is at the base sizes, at which it equals ``standard``.
+    """
+
+    kind: str = "standard"  # standard | mup
+    base_image_width: int = 0  # mup: of the model whose settings are carried over
+    base_text_width: int = 0
+    base_image_depth: int = 0  # mup: residual branches shrink as base depth / depth; 0 leaves depth as in standard
+    base_text_depth: int = 0
+
+    def __post_init__(self) -> None:
+        name = "model.parametrisation"
+        one_of(f"{name}.kind", self.kind, PARAMETRISATIONS)
+        widths, depths = ("base_image_width", "base_text_width"), ("base_image_depth", "base_text_depth")
+        if self.kind == "standard":
+            _ignored(name, f"with {name}.kind='standard'", self, ParametrisationConfig, widths + depths)
+            return
+        for field_name in widths + depths:
+            at_least(f"{name}.{field_name}", getattr(self, field_name), int(field_name in widths))
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Two towers, one embedding space, one learned temperature; for CoCa a decoder too.
+
+    ``objective`` chooses between them and the two predictive models of Radford et al., 2021, figure 2: an image tower
+    whose features become the first tokens of a caption language model, or give the caption's words in no order.
+    """
+
+    objective: str = "contrastive"  # contrastive | caption | bag_of_words
+    image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
+    text: TextTowerConfig = field(default_factory=TextTowerConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    embed_dim: int = 64
+    activation: str = "gelu"  # gelu (tanh form) | gelu_erf (exact) | quick_gelu (the published models)
+    text_activation: str = field(default="", repr=False)  # of the text tower; empty: activation. In no old digest
+    init_temperature: float = 0.07
+    max_logit_scale: float = 100.0
+    logit_bias: bool = False  # SigLIP's learned bias of the logits, -10 at first
+    compute_dtype: str = "float32"
+    param_dtype: str = "float32"
+    text_param_dtype: str = ""  # of the text tower's parameters; empty: param_dtype
+    # xla | cudnn (fused); auto: cudnn where the devices have it (`models.execution`). The repr, which names models in
+    # caches, goes without it
+    attention: str = field(default="auto", repr=False)
+    remat: bool = False  # recompute each block in the backward pass
+    # remat: what is kept all the same: nothing | attention | dense (the dense layers' products and attention) | dots
+    # (every product). auto: nothing with remat; without it, dense on accelerators and everything on a CPU
+    remat_policy: str = "auto"
+    scan_layers: bool = True  # one compiled block for all layers; False unrolls (faster on CPU)
+    prefix_tokens: int = 4  # caption: tokens made of the image features
+    vocab_chunk: int = 0  # caption, bag_of_words: rows of vocabulary logits formed at a time in training; 0 is all
+    parametrisation: ParametrisationConfig = field(default_factory=ParametrisationConfig)
+
+    def __post_init__(self) -> None:
+        at_least("model.embed_dim", self.embed_dim, 1)
+        one_of("model.activation", self.activation, ACTIVATIONS)
+        one_of("model.text_activation", self.text_activation, ("", *ACTIVATIONS))
+        if self.text_activation and (self.text.encoder != "transformer" or self.objective == "bag_of_words"):
+            raise ConfigError(f"model.text_activation={self.text_activation!r}: ignored, a bag of words has no blocks")
+        one_of("model.compute_dtype", self.compute_dtype, DTYPES)
+        one_of("model.param_dtype", self.param_dtype, DTYPES)
+        one_of("model.text_param_dtype", self.text_param_dtype, ("", *DTYPES))
+        self._check_execution()
+        between("model.init_temperature", self.init_temperature, 1e-3, 1e3)
+        at_least("model.max_logit_scale", self.max_logit_scale, 1 / self.init_temperature)
+        for name, tower in (("image", self.image), ("text", self.text)):
+            if not tower.projection and tower.width != self.embed_dim:
+                raise ConfigError(f"model.{name}.projection=False: needs model.{name}.width = model.embed_dim")
+        if self.image.pool == "attentional" and self.embed_dim % self.image.pool_heads:
+            raise ConfigError(f"model.image.pool_heads={self.image.pool_heads}: must divide model.embed_dim")
+        if self.decoder.depth:
+            if self.image.pool != "attentional" or self.image.pool_queries < 2:
+                raise ConfigError("model.decoder: needs model.image.pool='attentional' with two queries or more")
+            if not self.decoder.width == self.embed_dim == self.text.width:
+                raise ConfigError("model.decoder.width: must be model.embed_dim and model.text.width")
+        one_of("model.objective", self.objective, OBJECTIVES)
+        at_least("model.prefix_tokens", self.prefix_tokens, 1)
+        at_least("model.vocab_chunk", self.vocab_chunk, 0)
+        self._check_objective()
+        if self.parametrisation.kind == "mup":
+            self._check_mup()
+
+    def _check_execution(self) -> None:
+        one_of("model.attention", self.attention, ATTENTIONS)
+        if self.attention == "cudnn" and self.compute_dtype not in ("bfloat16", "float16"):
+            reason = f"takes bfloat16 and float16, and model.compute_dtype is {self.compute_dtype}"
+            raise ConfigError(field="model.attention", value=self.attention, reason=reason)
+        if self.attention == "xla" and self.compute_dtype == "float64":
+            raise ConfigError(field="model.attention", value=self.attention, reason="does not keep float64; use auto")
+        one_of("model.remat_policy", self.remat_policy, REMAT_POLICIES)
+        if not self.remat and self.remat_policy not in ("auto", "nothing"):
+            raise ConfigError(f"model.remat_policy={self.remat_policy!r}: ignored with model.remat=False")
+        if self.image.stages and self.remat_policy in ("attention", "dense"):
+            raise ConfigError(f"model.remat_policy={self.remat_policy!r}: not of a ResNet's blocks; nothing or dots")
+
+    def _check_objective(self) -> None:
+        why, text = f"with model.objective={self.objective!r}", self.text
+        if self.objective != "caption":
+            _ignored("model", why, self, ModelConfig, ("prefix_tokens",))
+        if self.objective == "contrastive":
+            _ignored("model", why, self, ModelConfig, ("vocab_chunk",))
+            if self.decoder.depth and text.encoder != "transformer":
+                raise ConfigError(f"model.decoder: reads the states of a transformer, not of {text.encoder}")
+            return
+        _ignored("model", why, self, ModelConfig, ("init_temperature", "max_logit_scale", "logit_bias"))
+        if self.decoder.depth:
+            raise ConfigError(f"model.decoder.depth={self.decoder.depth}: ignored {why}")
+        fields: tuple[str, ...] = ("encoder", "causal", "pool", "projection", "projection_bias")
+        if self.objective == "bag_of_words":
+            fields = ("encoder", "width", "depth", "heads", *_BLOCKS)
+        _ignored("model.text", why, text, TextTowerConfig, fields)
+
+    def _check_mup(self) -> None:
+        def refused(name: str, value: object, why: str) -> ConfigError:
+            return ConfigError(f"model.{name}={value!r}: model.parametrisation.kind='mup' {why}")
+
+        if self.objective != "contrastive":
+            raise refused("objective", self.objective, "has no table for the predictive heads; contrastive only")
+        if self.image.stages:
+            raise refused("image.stages", self.image.stages, "has no table for a ResNet; use a vision transformer")
+        if self.image.pool not in ("cls", "avg"):
+            raise refused("image.pool", self.image.pool, "has no table for pooling heads; cls or avg")
+        for name, tower in (("image", self.image), ("text", self.text)):
+            if not tower.projection:
+                raise refused(f"{name}.projection", False, "grows width at a fixed model.embed_dim")
+        if self.text.encoder == "bag_of_words" and self.parametrisation.base_text_depth:
+            raise ConfigError("model.parametrisation.base_text_depth: ignored, a bag of words has no blocks")
+
+    @property
+    def activation_of_text(self) -> str:
+        """The text tower's activation."""
+        return self.text_activation or self.activation
+
+    @property
+    def caption_tokens(self) -> int:
+        """Places of the caption language model: the prefix and all tokens but the last, which predicts nothing."""
+        return self.prefix_tokens + self.text.context_length - 1

@@ -1,0 +1,118 @@
+"""Rates and initial values that keep their best setting as width and depth grow. Loads no jax.
+
+Width follows µP (Yang et al., 2022, "Tensor Programs V", table 8) in the form with no multipliers in the forward pass:
+what a tensor wants is said by its initial size, its learning rate and Adam's epsilon alone. Depth, a knob of its own,
+follows CompleteP (Dey et al., 2025; before it Yang et al., 2023, "Tensor Programs VI", with 1/sqrt(depth)): residual
+branches are multiplied by base depth / depth. That factor is folded into the branch's last matrix and bias, where Adam
+makes a factor and a smaller initial size with a smaller rate the same thing, once epsilon follows (Everett et al.,
+2024). So a model computes what its weights say, and is saved, exported and counted like any other.
+
+`TABLE` is all there is. Its numbers are powers of the width's and the depth's ratio to the base, on top of the standard
+parametrisation *at the model's own size*, whose hidden matrices already start at width**-0.5.
+
+* Weight decay: its multiplier is 1 / that of the rate, so rate × decay, by which a step shrinks a weight, is the same
+  for every tensor at every size.
+* Epsilon follows the size of a tensor's gradient entries.
+* The projection to the embedding space is an output: µP starts it and moves it at 1/width. But embeddings are
+  normalised, so a factor on the features cancels and only the ratio of first size to rate counts: it keeps the
+  standard first size, width**-0.5, and moves at width**-0.5. Its gradient is then no larger than the others', which
+  the clipping of the global norm needs. A bias beside it is added to features that are larger by sqrt(width).
+* Temperature and logit bias know no width.
+
+Taken for granted: head size, embedding size, patches, vocabulary and MLP ratio stay as they are while width grows
+(`presets.ladder` sees to it). With a fixed head size attention's 1/sqrt(head) is a constant and µP's 1/head another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from clip_jax.config.model import ModelConfig
+
+
+@dataclass(frozen=True)
+class Multipliers:
+    """Of one tensor: its first size (standard deviation), its learning rate, and Adam's epsilon."""
+
+    init: float = 1.0
+    lr: float = 1.0
+    eps: float = 1.0
+
+    @property
+    def weight_decay(self) -> float:
+        """Of a decay that is multiplied by the rate, as AdamW's is: rate × decay stays."""
+        return 1 / self.lr
+
+
+@dataclass(frozen=True)
+class Powers:
+    """Exponents of (width / base width, depth / base depth)."""
+
+    init: tuple[float, float] = (0.0, 0.0)
+    lr: tuple[float, float] = (0.0, 0.0)
+    eps: tuple[float, float] = (0.0, 0.0)
+
+    def at(self, width: float, depth: float) -> Multipliers:
+        """The multipliers for two ratios."""
+        return Multipliers(*(width**w * depth**d for w, d in (self.init, self.lr, self.eps)))
+
+
+TABLE = {
+    # patch and token embeddings; the text's positions and class token, whose first size is a constant
+    "embedding": Powers(eps=(-1, 0)),
+    # the image's positions and class token: the standard first size falls as width**-0.5, beside patches that do not
+    "image_place": Powers(init=(0.5, 0), eps=(-1, 0)),
+    "norm": Powers(eps=(-1, 0)),  # outside the blocks
+    "branch_in": Powers(lr=(-1, 0), eps=(-1, -1)),  # hidden matrices at the start of a residual branch: qkv, fc
+    "branch_vector": Powers(eps=(-1, -1)),  # norms and gains of a block, biases of qkv and fc
+    # hidden matrices back into the stream: out, proj; the standard first size falls as depth**-0.5 already
+    "branch_out": Powers(init=(0, -0.5), lr=(-1, -1), eps=(-1, 0)),
+    "branch_out_bias": Powers(lr=(0, -1), eps=(-1, 0)),
+    "projection": Powers(lr=(-0.5, 0), eps=(-0.5, 0)),
+    "projection_bias": Powers(lr=(0.5, 0), eps=(-0.5, 0)),
+    "logits": Powers(),  # temperature and bias
+}
+
+
+def kind_of(path: Sequence[str]) -> str:
+    """The row of `TABLE` for a parameter, by its path: ("image", "blocks", "blocks", "qkv", "kernel").
+
+    Raises KeyError for a tensor that has no row.
+    """
+    name = path[0]
+    if name in ("logit_scale", "logit_bias"):
+        return "logits"
+    part = path[1]
+    if part == "blocks":
+        layer, leaf = path[-2:]
+        if layer in ("out", "proj") and leaf in ("kernel", "bias"):
+            return "branch_out" if leaf == "kernel" else "branch_out_bias"
+        if layer in ("qkv", "fc") and leaf in ("kernel", "bias"):
+            return "branch_in" if leaf == "kernel" else "branch_vector"
+        if layer in ("ln_1", "ln_2") or leaf in ("scale_1", "scale_2"):
+            return "branch_vector"
+    if part in ("projection", "projection_bias"):
+        return part
+    if part.startswith("ln_"):
+        return "norm"
+    if part in ("position", "class_token"):
+        return "image_place" if name == "image" else "embedding"
+    if part in ("patch", "token"):
+        return "embedding"
+    raise KeyError(f"{'.'.join(path)}: no row in the table")
+
+
+def multipliers(path: Sequence[str], model: ModelConfig) -> Multipliers:
+    """Of the parameter at ``path`` of a CLIP model; all 1 in the standard parametrisation and at the base sizes."""
+    base = model.parametrisation
+    if base.kind == "standard":
+        return Multipliers()
+    kind = kind_of(path)
+    if kind == "logits":
+        return Multipliers()
+    if path[0] == "image":
+        tower, width, depth = model.image, base.base_image_width, base.base_image_depth
+        return TABLE[kind].at(tower.width / width, tower.depth / (depth or tower.depth))
+    width, depth = base.base_text_width, base.base_text_depth
+    return TABLE[kind].at(model.text.width / width, model.text.depth / (depth or model.text.depth))

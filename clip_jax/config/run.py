@@ -1,0 +1,392 @@
+"""Every knob of a run, as frozen dataclasses that check themselves; those of a sweep are `sweep_config`'s.
+
+`config_io` reads and writes them. Importing this module loads neither jax nor numpy.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from clip_jax.config.model import (
+    DTYPES,
+    DecoderConfig,
+    ImageTowerConfig,
+    ModelConfig,
+    ParametrisationConfig,
+    PixelConfig,
+    TextTowerConfig,
+)
+from clip_jax.errors import ConfigError, UserError, at_least, between, no_secret, one_of
+
+__all__ = [
+    "DTYPES",
+    "ConfigError",
+    "DataConfig",
+    "DecoderConfig",
+    "DistributedConfig",
+    "EvalConfig",
+    "FaultConfig",
+    "ImageTowerConfig",
+    "InitConfig",
+    "LossConfig",
+    "MeshConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "ParametrisationConfig",
+    "PixelConfig",
+    "RunConfig",
+    "ScenesConfig",
+    "TextTowerConfig",
+    "UserError",
+]
+
+
+@dataclass(frozen=True)
+class ScenesConfig:
+    """The procedural world. Two runs with equal fields see the same pictures and captions."""
+
+    world_seed: int = 0
+    objects: int = 256  # classes with made-up names
+    zipf: float = 1.2  # frequency of object r is proportional to r**-zipf
+
+    def __post_init__(self) -> None:
+        between("data.scenes.world_seed", self.world_seed, 0, 2**32 - 1)
+        between("data.scenes.objects", self.objects, 8, 4096)
+        between("data.scenes.zipf", self.zipf, 0.0, 4.0)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the pairs come from and what is done to them before the device."""
+
+    source: str = "scenes"  # scenes | webdataset | folder | tfds
+    paths: tuple[str, ...] = ()  # shards, folders (webdataset: URLs, brace ranges, * too), prepared TFDS directories
+    weights: tuple[float, ...] = ()  # share of each path in every stretch of the run; empty: in proportion to size
+    val_paths: tuple[str, ...] = ()  # where the held-out pairs are, if not in a split of ``paths``
+    train_split: str = "train"
+    val_split: str = "val"
+    val_fraction: float = 0.0  # of the training split, held out by the hash of its records in place of a split
+    filename_column: str = "filename"  # folder: the column of captions.csv that names the picture
+    caption_column: str = "caption"  # folder: the column that holds the text
+    image_key: str = "image"  # tfds: the feature that holds the picture
+    caption_key: str = "caption"  # tfds: the feature that holds the text
+    unique_samples: int = 0  # train on the first N pairs only; 0 is all
+    augment: str = "none"  # none | square_crop | flip | random_resized_crop
+    max_broken: int = 10  # unreadable records passed over before the run stops
+    tokenizer_captions: int = 20_000  # captions the run's vocabulary is learned from
+    threads: int = 2  # that read and decode, in each worker
+    workers: int = 0  # processes that do so; 0: threads of the training process
+    decoder: str = "pillow"  # pillow | simplejpeg: of training pictures; faster, about a level off (extra ``fast``)
+    keep_decoded: bool = False  # hold the resized pictures: in the cache folder for all runs, else in memory
+    scenes: ScenesConfig = field(default_factory=ScenesConfig)
+
+    def __post_init__(self) -> None:
+        one_of("data.source", self.source, ("scenes", "webdataset", "folder", "tfds"))
+        one_of("data.augment", self.augment, ("none", "square_crop", "flip", "random_resized_crop"))
+        one_of("data.decoder", self.decoder, ("pillow", "simplejpeg"))
+        for name in ("unique_samples", "max_broken", "workers"):
+            at_least(f"data.{name}", getattr(self, name), 0)
+        for name in ("tokenizer_captions", "threads"):
+            at_least(f"data.{name}", getattr(self, name), 1)
+        if self.source == "scenes" and self.keep_decoded:
+            raise ConfigError("data.keep_decoded: the scenes source renders, there is nothing to keep")
+        for name in ("paths", "val_paths"):
+            for path in getattr(self, name):
+                no_secret(f"data.{name}", path)
+            if self.source == "scenes" and getattr(self, name):
+                raise ConfigError(f"data.{name}: the scenes source reads no files; drop it or set data.source")
+            if self.source != "webdataset" and any("://" in p for p in getattr(self, name)):
+                raise ConfigError(f"data.{name}: only data.source='webdataset' reads from URLs")
+        if self.source == "scenes" and self.decoder != "pillow":
+            raise ConfigError("data.decoder: the scenes source renders, there is nothing to decode")
+        if self.keep_decoded and self.workers:
+            raise ConfigError("data.keep_decoded: each of data.workers would hold all pictures; use data.threads alone")
+        self._check_weights()
+        self._check_held_out()
+        if self.source != "folder" and (self.filename_column, self.caption_column) != ("filename", "caption"):
+            raise ConfigError(f"data.filename_column, data.caption_column: ignored with data.source={self.source!r}")
+        if self.source != "scenes" and not self.paths:
+            raise ConfigError(f"data.paths: data.source={self.source!r} needs at least one path")
+        if self.source != "scenes" and self.scenes != ScenesConfig():
+            raise ConfigError(f"data.scenes: would be ignored with data.source={self.source!r}")
+        if self.source != "tfds" and (self.image_key, self.caption_key) != ("image", "caption"):
+            raise ConfigError(f"data.image_key, data.caption_key: ignored with data.source={self.source!r}")
+
+    def _check_held_out(self) -> None:
+        between("data.val_fraction", self.val_fraction, 0.0, 0.9)
+        if not self.val_fraction:
+            return
+        if self.source == "scenes":
+            raise ConfigError("data.val_fraction: the scenes source renders pairs of its own to hold out; drop it")
+        if self.val_paths or self.val_split != "val":
+            raise ConfigError("data.val_paths, data.val_split: ignored with data.val_fraction")
+
+    def _check_weights(self) -> None:
+        if not self.weights:
+            return
+        if len(self.weights) != len(self.paths) or len(self.paths) < 2:
+            raise ConfigError(
+                f"data.weights: {len(self.weights)} for {len(self.paths)} data.paths; needs one for each of two or more"
+            )
+        if self.unique_samples:
+            raise ConfigError("data.unique_samples: with data.weights it would not say how many pairs of which path")
+        total = sum(self.weights)
+        if not all(total * 1e-5 <= weight < math.inf for weight in self.weights) or total <= 0:
+            raise ConfigError(
+                f"data.weights={self.weights}: must be positive and finite, each at least 1e-5 of their sum"
+            )
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW with warm-up and decay. Decay of weights leaves gains, biases and temperature alone."""
+
+    peak_lr: float = 1e-3
+    warmup_steps: int = 20
+    schedule: str = "cosine"  # cosine | wsd (warm-up, stable, linear decay)
+    decay_fraction: float = 0.2  # wsd: the share of the steps spent on the decay
+    weight_decay: float = 0.1
+    b1: float = 0.9
+    b2: float = 0.98
+    eps: float = 1e-6
+    clip_norm: float = 1.0
+    layer_decay: float = 1.0  # factor on the rate a block further from the output; 1 gives all the same
+    state_dtype: str = "float32"  # of Adam's two moments; bfloat16 halves their memory
+    rounding: str = "stochastic"  # stochastic | nearest: of half-precision moments and parameters
+    loss_scale: float = 2.0**15  # float16 compute: the first factor on the loss; then halved and doubled as needed
+
+    def __post_init__(self) -> None:
+        one_of("optim.schedule", self.schedule, ("cosine", "wsd"))
+        one_of("optim.state_dtype", self.state_dtype, ("float32", "bfloat16"))
+        one_of("optim.rounding", self.rounding, ("stochastic", "nearest"))
+        at_least("optim.loss_scale", self.loss_scale, 1.0)
+        between("optim.layer_decay", self.layer_decay, 0.01, 1.0)
+        for name in ("peak_lr", "eps", "clip_norm"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"optim.{name}={getattr(self, name)}: must be above 0")
+        for name in ("weight_decay", "warmup_steps"):
+            at_least(f"optim.{name}", getattr(self, name), 0)
+        for name in ("b1", "b2", "decay_fraction"):
+            between(f"optim.{name}", getattr(self, name), 0.0, 1.0)
+        if self.schedule != "wsd" and self.decay_fraction != 0.2:
+            raise ConfigError(f"optim.decay_fraction: ignored with optim.schedule={self.schedule!r}")
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each axis; one may be -1 and takes what is left."""
+
+    data: int = -1  # copies of the parameters; each has its part of the batch
+    fsdp: int = 1  # parts of the parameters; each has its part of the batch too
+    tensor: int = 1  # parts of heads and hidden units; all have the same rows of the batch
+    slices: int = 1  # groups of devices joined by a slow network only; each holds the other three axes
+
+    def __post_init__(self) -> None:
+        for name in ("data", "fsdp", "tensor"):
+            value = getattr(self, name)
+            if value != -1 and value < 1:
+                raise ConfigError(f"mesh.{name}={value}: must be -1 or at least 1")
+        at_least("mesh.slices", self.slices, 1)
+        if (self.data, self.fsdp, self.tensor).count(-1) > 1:
+            raise ConfigError("mesh.data, mesh.fsdp, mesh.tensor: only one may be -1")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The contrastive loss over the global batch, and how it is computed; the way changes no number."""
+
+    kind: str = "softmax"  # softmax (InfoNCE) | sigmoid (SigLIP; wants model.logit_bias)
+    method: str = "auto"  # dense | gathered | ring; auto: the ring for batches of more than 4096 pairs
+    chunk: int = 256  # ring: rows of the logits a device holds at once
+    caption_weight: float = 2.0  # of CoCa's caption loss beside it (Yu et al., 2022)
+
+    def __post_init__(self) -> None:
+        one_of("loss.kind", self.kind, ("softmax", "sigmoid"))
+        one_of("loss.method", self.method, ("auto", "dense", "gathered", "ring"))
+        at_least("loss.chunk", self.chunk, 1)
+        at_least("loss.caption_weight", self.caption_weight, 0)
+        if self.method in ("dense", "gathered") and self.chunk != 256:
+            raise ConfigError(f"loss.chunk: ignored with loss.method={self.method!r}")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What is measured, on how much, and when."""
+
+    zero_shot: tuple[str, ...] = ("scenes",)  # the built-in tasks, or classification folders
+    controls: tuple[str, ...] = ()  # classification folders reported beside, in no mean
+    examples: int = 500  # per zero-shot task at most; 0 is all
+    at_fractions: tuple[float, ...] = ()  # of the steps; the end is always evaluated
+    val_pairs: int = 1024  # negatives of val_loss, per partition
+    val_partitions: int = 2
+    retrieval_images: int = 512  # 0 is all of the held-out split
+    batch_size: int = 256
+    prior_images: int = 128  # predictive objectives: training pictures that a class's prior is averaged over
+    predictive_score: str = "prior"  # raw | prior (subtracted): what error_mean is of; both are reported
+
+    def __post_init__(self) -> None:
+        one_of("evals.predictive_score", self.predictive_score, ("raw", "prior"))
+        for name in ("examples", "retrieval_images"):
+            at_least(f"evals.{name}", getattr(self, name), 0)
+        for name in ("val_pairs", "val_partitions", "batch_size", "prior_images"):
+            at_least(f"evals.{name}", getattr(self, name), 1)
+        for fraction in self.at_fractions:
+            if not 0 < fraction < 1:
+                raise ConfigError(f"evals.at_fractions={fraction}: each must lie strictly between 0 and 1")
+
+
+@dataclass(frozen=True)
+class InitConfig:
+    """Weights a run starts from, and the tower that training leaves as it is."""
+
+    source: str = ""  # a published name, a weights file or folder, a run directory; empty starts fresh
+    tower: str = "both"  # both | image | text: what is taken over
+    freeze: str = "none"  # none | image | text: locked, as in Zhai et al., 2022 (LiT)
+
+    def __post_init__(self) -> None:
+        one_of("init_from.tower", self.tower, ("both", "image", "text"))
+        one_of("init_from.freeze", self.freeze, ("none", "image", "text"))
+        if not self.source and (self.tower, self.freeze) != ("both", "none"):
+            raise ConfigError("init_from.tower, init_from.freeze: ignored without init_from.source")
+        if self.freeze not in ("none", self.tower) and self.tower != "both":
+            raise ConfigError(f"init_from.freeze={self.freeze!r}: that tower is not taken from init_from.source")
+
+
+@dataclass(frozen=True)
+class FaultConfig:
+    """What to do when the logged loss is not a number, or jumps.
+
+    Rolling back restores the newest checkpoint made at a multiple of ``checkpoint_every`` and passes over the batches
+    that followed it, as for PaLM (Chowdhery et al., 2022).
+    """
+
+    on_nan: str = "stop"  # stop | rollback
+    on_spike: str = "ignore"  # ignore | stop | rollback
+    spike_factor: float = 2.0  # a spike is a loss above this multiple of the median of those before
+    spike_window: int = 10  # logged losses in that median
+    max_rollbacks: int = 3  # of the whole run; the next fault stops it
+
+    def __post_init__(self) -> None:
+        one_of("faults.on_nan", self.on_nan, ("stop", "rollback"))
+        one_of("faults.on_spike", self.on_spike, ("ignore", "stop", "rollback"))
+        for name in ("spike_window", "max_rollbacks"):
+            at_least(f"faults.{name}", getattr(self, name), 1)
+        if not self.spike_factor > 1:
+            raise ConfigError(f"faults.spike_factor={self.spike_factor}: must be above 1")
+        if self.on_spike == "ignore" and (self.spike_factor, self.spike_window) != (2.0, 10):
+            raise ConfigError("faults.spike_factor, faults.spike_window: ignored with faults.on_spike='ignore'")
+        if "rollback" not in (self.on_nan, self.on_spike) and self.max_rollbacks != 3:
+            raise ConfigError("faults.max_rollbacks: ignored unless faults.on_nan or faults.on_spike is 'rollback'")
+
+
+@dataclass(frozen=True)
+class DistributedConfig:
+    """How a process finds the others: part of how a run is launched, never of what it is, so in no `RunConfig`.
+
+    Nothing given means: what the environment says (`processes.find_processes`).
+    """
+
+    coordinator: str = ""  # host:port of process 0; or "auto", JAX's own detection
+    processes: int = 0  # how many there are
+    process: int = -1  # which one this is, from 0
+    heartbeat_s: int = 100  # a process silent for so long is lost, and the others end
+    start_s: int = 300  # to wait for all of them at the start
+
+    def __post_init__(self) -> None:
+        at_least("distributed.processes", self.processes, 0)
+        at_least("distributed.process", self.process, -1)
+        for name in ("heartbeat_s", "start_s"):
+            at_least(f"distributed.{name}", getattr(self, name), 1)
+        if self.coordinator not in ("", "auto") and not self.coordinator.rpartition(":")[2].isdecimal():
+            raise ConfigError(f"distributed.coordinator={self.coordinator!r}: must be host:port, or auto")
+        if self.coordinator == "auto" and (self.processes, self.process) != (0, -1):
+            raise ConfigError("distributed.processes, distributed.process: ignored with distributed.coordinator='auto'")
+        if self.processes and self.process >= self.processes:
+            raise ConfigError(f"distributed.process={self.process}: must be below processes={self.processes}")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run. Its hash (``run_id``) names its directory."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    pixels: PixelConfig = field(default_factory=PixelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    evals: EvalConfig = field(default_factory=EvalConfig)
+    init_from: InitConfig = field(default_factory=InitConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    faults: FaultConfig = field(default_factory=FaultConfig)
+    batch_size: int = 128  # global
+    microbatch_size: int = 0  # pairs whose activations are held at once, over all devices; 0 holds the whole batch
+    steps: int = 100
+    seed: int = 0
+    log_every: int = 20  # steps
+    checkpoint_every: int = 500  # steps; the last step is always saved
+    wandb: str = "offline"  # disabled | offline | online: a mirror, never the record
+
+    def __post_init__(self) -> None:
+        one_of("wandb", self.wandb, ("disabled", "offline", "online"))
+        for name in ("batch_size", "steps", "log_every", "checkpoint_every"):
+            at_least(name, getattr(self, name), 1)
+        between("seed", self.seed, 0, 2**32 - 1)
+        at_least("model.text.vocab_size", self.model.text.vocab_size, 260)  # 256 bytes and the special tokens
+        if self.optim.warmup_steps >= self.steps:
+            raise ConfigError(f"optim.warmup_steps={self.optim.warmup_steps}: must be below steps={self.steps}")
+        if (
+            self.data.source == "scenes"
+            and self.pixels.resize_mode != PixelConfig.resize_mode
+            and not self.init_from.source
+        ):
+            raise ConfigError(f"pixels.resize_mode={self.pixels.resize_mode!r}: the scenes source renders squares")
+        self._check_precision()
+        self._check_loss()
+        self._check_objective()
+
+    def _check_precision(self) -> None:
+        half = {"bfloat16", "float16"}
+        kept = {self.optim.state_dtype, self.model.param_dtype, self.model.text_param_dtype}
+        if self.optim.rounding != "stochastic" and not kept & half:
+            raise ConfigError("optim.rounding: ignored, nothing is kept in half precision")
+        if self.model.compute_dtype != "float16" and self.optim.loss_scale != OptimConfig.loss_scale:
+            raise ConfigError(f"optim.loss_scale: ignored with model.compute_dtype={self.model.compute_dtype!r}")
+        if self.optim.layer_decay < 1 and self.model.image.stages:
+            raise ConfigError("optim.layer_decay: a ResNet has no stack of equal blocks; use a vision transformer")
+
+    def _check_loss(self) -> None:
+        if (self.loss.kind == "sigmoid") != self.model.logit_bias:
+            raise ConfigError(
+                f"model.logit_bias={self.model.logit_bias}: the sigmoid loss needs the bias and the softmax loss "
+                f"ignores it (loss.kind={self.loss.kind!r})"
+            )
+        if not self.model.decoder.depth and self.loss.caption_weight != LossConfig.caption_weight:
+            raise ConfigError("loss.caption_weight: ignored without model.decoder.depth")
+        if not self.microbatch_size:
+            return
+        at_least("microbatch_size", self.microbatch_size, 1)
+        if self.batch_size % self.microbatch_size:
+            raise ConfigError(f"microbatch_size={self.microbatch_size}: must divide batch_size={self.batch_size}")
+        if self.model.image.stages:
+            raise ConfigError("microbatch_size: batch norm needs the whole batch at once; use a vision transformer")
+        if self.model.decoder.depth:
+            raise ConfigError(
+                "microbatch_size: not with model.decoder, whose caption loss is no function of embeddings"
+            )
+
+    def _check_objective(self) -> None:
+        why, predictive = f"with model.objective={self.model.objective!r}", self.model.objective != "contrastive"
+        for name in ("retrieval_images",) if predictive else ("prior_images", "predictive_score"):
+            if getattr(self.evals, name) != getattr(EvalConfig, name):
+                raise ConfigError(f"evals.{name}={getattr(self.evals, name)!r}: ignored {why}")
+        if predictive and self.loss != LossConfig():
+            raise ConfigError(f"loss: ignored {why}")
+        if predictive and self.microbatch_size:
+            raise ConfigError(f"microbatch_size={self.microbatch_size}: not {why}; model.vocab_chunk saves memory")
+        if predictive and self.init_from.freeze == "text":
+            raise ConfigError(f"init_from.freeze='text': {why} only the image tower can be locked")
+
+    @property
+    def samples_seen(self) -> int:
+        return self.batch_size * self.steps

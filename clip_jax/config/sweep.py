@@ -1,0 +1,251 @@
+"""Every knob of a sweep: what is trained, and what each job gets from the engine that runs it.
+
+Importing this module loads neither jax nor numpy.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+
+from clip_jax.config.hyperparameter_rules import RULED, BudgetRules, check_lr_rule, check_multiples
+from clip_jax.config.run import RunConfig
+from clip_jax.errors import ConfigError, at_least, between, one_of
+
+LONGEST_WARMUP = 0.9  # of the steps
+ENGINES = ("local", "slurm", "jobset")
+# the engines that read a field of `Resources`; every one reads those that are not listed
+_READ_BY = {
+    "nodes": ("slurm", "jobset"),
+    "processes_per_node": ("slurm",),
+    "cores": ("slurm", "jobset"),
+    "runs_per_device": ("local",),
+    "setup": ("slurm",),
+    "partition": ("slurm",),
+    "gres": ("slurm",),
+    "time_limit_min": ("slurm",),
+    "stop_before_s": ("slurm", "jobset"),
+    "sbatch": ("slurm",),
+    "image": ("jobset",),
+    "accelerator": ("jobset",),
+    "topology": ("jobset",),
+    "slices": ("jobset",),
+    "memory": ("jobset",),
+    "queue": ("jobset",),
+    "priority": ("jobset",),
+    "namespace": ("jobset",),
+    "claim": ("jobset",),
+    "mount": ("jobset",),
+    "poll_s": ("slurm", "jobset"),
+}
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one job gets. A field that the sweep's engine does not read must stay at its default."""
+
+    nodes: int = 1  # hosts of a job; of a TPU slice they follow from ``topology``
+    processes_per_node: int = 1
+    devices_per_process: int = 0  # GPUs, or TPU chips a host; 0: none asked for (local: the slots share what there is)
+    cores: int = 0  # per process; 0 leaves it to the cluster
+    runs_per_device: int = 1  # local: small runs that share a GPU and its memory
+    setup: tuple[str, ...] = ()  # shell lines before training: "module load cuda"
+    partition: str = ""
+    gres: str = "gpu"  # the name the cluster gives its devices, with a type if wanted: gpu:a100
+    time_limit_min: int = 0  # of one attempt; 0 leaves it to the partition
+    stop_before_s: int = 120  # a run is asked to save and stop so long before it would be killed
+    sbatch: tuple[str, ...] = ()  # further options as they are: "--account=vision", "--constraint=a100"
+    image: str = ""  # container with clip-jax in it
+    accelerator: str = ""  # GKE's name: tpu-v5p-slice, nvidia-h100-80gb; empty: CPU
+    topology: str = ""  # of a TPU slice: 2x4, 8x8x16
+    slices: int = 1  # of TPU
+    memory: str = ""  # a pod: 64Gi
+    queue: str = ""  # Kueue's LocalQueue; empty: no Kueue
+    priority: str = ""  # Kueue's WorkloadPriorityClass
+    namespace: str = "default"
+    claim: str = ""  # PersistentVolumeClaim of the file system that all pods and this machine share; gs:// needs none
+    mount: str = ""  # where it is mounted, on all of them; the sweep's directory lies in it
+    poll_s: float = 10.0  # between two looks at the queue
+    max_attempts: int = 4  # submissions without a new checkpoint in between; then the run is left out
+    price_per_device_hour: float = 0.0  # of any currency; 0: not known
+
+    def __post_init__(self) -> None:
+        for name in ("nodes", "processes_per_node", "runs_per_device", "slices", "max_attempts"):
+            at_least(f"resources.{name}", getattr(self, name), 1)
+        for name in ("devices_per_process", "cores", "time_limit_min", "price_per_device_hour"):
+            at_least(f"resources.{name}", getattr(self, name), 0)
+        between("resources.poll_s", self.poll_s, 0.05, 3600)
+        between("resources.stop_before_s", self.stop_before_s, 1, 65535)
+        for name in ("sbatch", "setup"):
+            if any("\n" in line for line in getattr(self, name)):
+                raise ConfigError(f"resources.{name}: one line each")
+        for line in self.sbatch:
+            if not line.startswith("--"):
+                raise ConfigError(f"resources.sbatch={line!r}: must be an option of sbatch, as --account=vision")
+        if self.topology and not all(part.isdecimal() and int(part) for part in self.topology.split("x")):
+            raise ConfigError(f"resources.topology={self.topology!r}: must be chips along each axis, as 2x4 or 8x8x16")
+
+    def check_for(self, engine: str) -> None:
+        """Raises ConfigError for a field that this engine ignores, or lacks."""
+        for f in fields(self):
+            if engine not in _READ_BY.get(f.name, ENGINES) and getattr(self, f.name) != f.default:
+                raise ConfigError(
+                    f"resources.{f.name}: would be ignored with engine={engine!r}; read by "
+                    f"{' and '.join(_READ_BY[f.name])}"
+                )
+        if engine == "local" and self.runs_per_device > 1 and self.devices_per_process > 1:
+            raise ConfigError("resources.runs_per_device: runs that share a GPU have one each")
+        if engine == "slurm" and not self.time_limit_min and self.stop_before_s != Resources.stop_before_s:
+            raise ConfigError("resources.stop_before_s: would be ignored without resources.time_limit_min")
+        if engine == "slurm" and not self.devices_per_process and self.gres != Resources.gres:
+            raise ConfigError("resources.gres: would be ignored with resources.devices_per_process=0")
+        if engine == "jobset":
+            self._check_pods()
+
+    def _check_pods(self) -> None:
+        if not self.image:
+            raise ConfigError("resources.image: engine='jobset' needs it")
+        for name, other in (("claim", "mount"), ("mount", "claim")):
+            if getattr(self, name) and not getattr(self, other):
+                raise ConfigError(f"resources.{other}: resources.{name} needs it")
+        if self.mount and not self.mount.startswith("/"):
+            raise ConfigError(f"resources.mount={self.mount!r}: must be an absolute path")
+        if self.priority and not self.queue:
+            raise ConfigError("resources.priority: would be ignored without resources.queue")
+        if self.accelerator and not self.devices_per_process:
+            raise ConfigError("resources.devices_per_process: how many of resources.accelerator has a host?")
+        if self.devices_per_process and not self.accelerator:
+            raise ConfigError("resources.accelerator: of which kind are the resources.devices_per_process?")
+        if not self.topology:
+            if self.slices > 1 or self.accelerator.startswith("tpu-"):
+                raise ConfigError("resources.topology: TPU slices need it")
+            return
+        if not self.accelerator.startswith("tpu-"):
+            raise ConfigError(f"resources.topology: would be ignored with resources.accelerator={self.accelerator!r}")
+        if self.nodes != 1:
+            raise ConfigError("resources.nodes: would be ignored, the hosts of a slice follow from resources.topology")
+        if self.chips % self.devices_per_process:
+            raise ConfigError(
+                f"resources.devices_per_process={self.devices_per_process}: must divide the {self.chips} chips of "
+                f"resources.topology={self.topology!r}"
+            )
+
+    @property
+    def chips(self) -> int:
+        """Of one TPU slice."""
+        return math.prod(int(part) for part in self.topology.split("x"))
+
+    @property
+    def devices(self) -> int:
+        """Of one job; 1 where none are asked for."""
+        chips = self.chips * self.slices if self.topology else self.nodes * self.processes_per_node
+        return chips if self.topology else chips * max(1, self.devices_per_process)
+
+    @property
+    def hosts(self) -> int:
+        """Of one slice, or of a job that has none."""
+        return self.chips // self.devices_per_process if self.topology else self.nodes
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """A family: ladder rungs × FLOP budgets × seeds, planned before anything runs.
+
+    Checks try multiples of one setting, all else as planned, on the first seed: of the rate where ``lr_checks_at``
+    says, of the other settings at each budget's best size. They enter no law; `sweep.rules` fits rules to them.
+    """
+
+    name: str
+    base: RunConfig = field(default_factory=RunConfig)
+    rungs: tuple[float, ...] = (1, 2, 3, 4, 6, 8)  # numbers on the scaling ladder
+    models: tuple[str, ...] = ()  # named sizes in place of rungs; a rung is then a place in this list
+    budgets: tuple[float, ...] = (1e11, 1e12)  # training FLOPs a run
+    sizes_per_budget: int = 3  # kept around the guessed optimum; 0 keeps all that fit
+    optimum_samples_per_param: float = 0.5  # the guess that centres the kept sizes
+    seeds: tuple[int, ...] = (0,)  # each is added to base.seed
+    seeds_at_best: tuple[int, ...] = (1,)  # likewise; trained at each budget's best size once it is known
+    min_steps: int = 50
+    max_epochs: float = 0.0  # of the unique pairs; 0 sets no limit
+    lr_rule: str = "width_power"  # | constant | mup (constant too: the parametrisation's table does the rest)
+    base_lr: float = 4e-3
+    base_width: int = 32  # width_power: where base_lr holds; scaled by (base_width / width)**lr_width_power
+    lr_width_power: float = 0.5
+    by_budget: BudgetRules = field(default_factory=BudgetRules)
+    lr_checks: tuple[float, ...] = (0.5, 2.0)  # multiples of the rate that are tried
+    lr_checks_at: str = "best"  # best: at each budget's best size | rungs: at each size's smallest budget
+    decay_checks: tuple[float, ...] = ()  # multiples of the weight decay
+    warmup_checks: tuple[float, ...] = ()  # of the warm-up's share of the steps
+    batch_checks: tuple[float, ...] = ()  # of the batch, powers of two; the budget stays, so the steps change
+    warmup_fraction: float = 0.1
+    metric: str = "error_mean"
+    engine: str = "local"  # local | slurm | jobset: where the runs are trained
+    resources: Resources = field(default_factory=Resources)  # what each of them gets there
+    slots: int = 1  # runs at once; under Slurm of each array, and what is submitted again is an array of its own
+    families: str = "off"  # | measured: runs of one shape share a program where timing says that it pays
+    family_size: int = 8  # members at most
+    gflops_per_second: float = 50.0  # assumed speed, for the time column of the plan only
+
+    def __post_init__(self) -> None:
+        if not self.name or any(c in self.name for c in "/\\ "):
+            raise ConfigError(f"name={self.name!r}: needs a name without spaces or slashes")
+        for name in ("rungs", "budgets", "seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) != len(values):
+                raise ConfigError(f"{name}={values}: needs at least one value and no repeats")
+        if self.models and self.rungs != SweepConfig.rungs:
+            raise ConfigError("rungs: ignored with models")
+        if len(set(self.models)) != len(self.models):
+            raise ConfigError(f"models={self.models}: no repeats")
+        one_of("lr_checks_at", self.lr_checks_at, ("best", "rungs"))
+        if not self.lr_checks and self.lr_checks_at != "best":
+            raise ConfigError("lr_checks_at: ignored without lr_checks")
+        for budget in self.budgets:
+            at_least("budgets", budget, 1.0)
+        if set(self.seeds) & set(self.seeds_at_best):
+            raise ConfigError("seeds_at_best: must not repeat a value of seeds")
+        for name in ("sizes_per_budget", "max_epochs"):
+            at_least(name, getattr(self, name), 0)
+        for name in ("base_lr", "gflops_per_second"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(field=name, value=getattr(self, name), reason="must be above 0")
+        for name in ("min_steps", "base_width", "slots"):
+            at_least(name, getattr(self, name), 1)
+        between("warmup_fraction", self.warmup_fraction, 0.0, LONGEST_WARMUP)
+        usual = (self.base_width, self.lr_width_power) == (SweepConfig.base_width, SweepConfig.lr_width_power)
+        check_lr_rule(self.lr_rule, self.base.model.parametrisation.kind, usual)
+        one_of("engine", self.engine, ENGINES)
+        self.resources.check_for(self.engine)
+        one_of("families", self.families, ("off", "measured"))
+        self._check_families()
+        self._check_checks()
+
+    def _check_checks(self) -> None:
+        for name in RULED:
+            check_multiples(f"{name}_checks", getattr(self, f"{name}_checks"), of_two=name == "batch")
+        if self.decay_checks and not self.base.optim.weight_decay:
+            raise ConfigError("decay_checks: base.optim.weight_decay is 0, and so is every multiple of it")
+        most = self.warmup_fraction * max(self.warmup_checks, default=0.0)
+        if self.warmup_checks and not 0 < most <= LONGEST_WARMUP:
+            raise ConfigError(
+                f"warmup_checks={self.warmup_checks}: multiples of warmup_fraction={self.warmup_fraction:g} must lie "
+                f"above 0 and reach at most {LONGEST_WARMUP}"
+            )
+
+    def _check_families(self) -> None:
+        if self.families == "off":
+            if self.family_size != SweepConfig.family_size:
+                raise ConfigError("family_size: would be ignored with families='off'")
+            return
+        at_least("family_size", self.family_size, 2)
+        if self.engine != "local":
+            raise ConfigError(f"families: would be ignored with engine={self.engine!r}; read by local")
+        if self.resources.devices_per_process > 1:
+            raise ConfigError(
+                f"resources.devices_per_process={self.resources.devices_per_process}: with families="
+                f"{self.families!r} at most 1, a family trains on one device"
+            )
+
+    @property
+    def sizes(self) -> tuple[float, ...]:
+        """The rungs, rising; with ``models`` the places in that list."""
+        return tuple(range(len(self.models))) if self.models else tuple(sorted(self.rungs))

@@ -1,0 +1,153 @@
+"""The published preprocessing, exact to the level: resize in the picture's own mode, crop or pad, then to RGB.
+
+This is the reference path, for evaluation. Training reads pictures faster (`transforms`);
+``benchmarks/preprocessing.py`` prints by how much they differ.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clip_jax.config import PixelConfig
+from clip_jax.config.model import check_pixels
+from clip_jax.data.images.open import broken_pictures, eight_bit, middle, open_image
+from clip_jax.data.images.train_transforms import MEAN, STD
+from clip_jax.errors import ConfigError, UserError, short
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """From any picture to uint8 [size, size, 3]; ``mean`` and ``std`` are applied later, on the device.
+
+    ``shortest``: the short side becomes ``size``, the middle is kept. ``squash``: both sides become ``size``.
+    ``longest``: the long side becomes ``size``, the rest is filled with ``fill_color``.
+    """
+
+    size: int
+    resize_mode: str = "shortest"
+    interpolation: str = "bicubic"
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
+    fill_color: int = 0
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ConfigError(f"size={self.size}: must be at least 1")
+        check_pixels("", self)
+
+    @property
+    def pixels(self) -> PixelConfig:
+        """All but the size, as a run's config has it."""
+        return PixelConfig(self.mean, self.std, self.resize_mode, self.interpolation, self.fill_color)
+
+    @classmethod
+    def of(cls, size: int, pixels: PixelConfig) -> Preprocess:
+        """Of a run with these pixels, for evaluation."""
+        return cls(size, **dataclasses.asdict(pixels))
+
+    @classmethod
+    def from_config(
+        cls, config: Mapping[str, Any], size: int, source: str, prefix: str = "preprocess_cfg."
+    ) -> Preprocess:
+        """Read a ``preprocess_cfg`` of open_clip; ``prefix`` is of the names in errors. Raises UserError on what is
+        unknown or wrong."""
+        if not isinstance(config, Mapping):
+            reason = "must be a group of fields"
+            raise UserError(
+                f"{source}: preprocess_cfg={short(config)}: {reason}", field="preprocess_cfg", value=config,
+                reason=reason,
+            )  # fmt: skip
+        known = {"size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color"}
+        unknown = sorted(set(config) - known)
+        if unknown:
+            raise UserError(f"{source}: preprocess_cfg.{unknown[0]} is not supported")
+        if config.get("mode", "RGB") != "RGB":
+            raise UserError(f"{source}: preprocess_cfg.mode={short(config['mode'])}: must be RGB")
+        values = {k: v for k, v in config.items() if k in known - {"size", "mode"}}
+        for name in ("mean", "std"):
+            if name in values:
+                try:
+                    values[name] = tuple(map(float, values[name]))
+                except (TypeError, ValueError, OverflowError):
+                    reason = "must be three numbers"
+                    raise UserError(
+                        f"{source}: {prefix}{name}={short(values[name])}: {reason}", field=f"{prefix}{name}",
+                        value=values[name], reason=reason,
+                    ) from None  # fmt: skip
+        if not isinstance(fill := values.get("fill_color", 0), int):
+            reason = "must be a whole number"
+            raise UserError(
+                f"{source}: {prefix}fill_color={short(fill)}: {reason}", field=f"{prefix}fill_color", value=fill,
+                reason=reason,
+            )  # fmt: skip
+        try:
+            return cls(size=size, **values)
+        except (ConfigError, TypeError) as error:
+            raise UserError(
+                f"{source}: {prefix}{error}", field=f"{prefix}{getattr(error, 'field', None) or ''}",
+                value=getattr(error, "value", None), reason=getattr(error, "reason", None),
+            ) from None  # fmt: skip
+
+    def to_config(self) -> dict[str, Any]:
+        """As ``preprocess_cfg`` of open_clip."""
+        return {
+            "size": self.size, "mode": "RGB", "mean": list(self.mean), "std": list(self.std),
+            "interpolation": self.interpolation, "resize_mode": self.resize_mode, "fill_color": self.fill_color,
+        }  # fmt: skip
+
+    def __call__(self, image: bytes | Path | np.ndarray | Image.Image) -> np.ndarray:
+        """uint8 [size, size, 3]. Raises BrokenRecord when it is no picture."""
+        with broken_pictures():
+            return self._pixels(eight_bit(open_image(image)))
+
+    def _pixels(self, picture: Image.Image) -> np.ndarray:
+        from PIL import Image
+
+        n = self.size
+        method = Image.Resampling.BICUBIC if self.interpolation == "bicubic" else Image.Resampling.BILINEAR
+        width, height = picture.size
+        if self.resize_mode == "squash":
+            picture = picture.resize((n, n), method)
+        elif self.resize_mode == "shortest":
+            picture = middle(picture)
+            width, height = picture.size
+            short, long = min(width, height), int(n * max(width, height) / min(width, height))
+            picture = picture.resize((n, long) if width == short else (long, n), method)
+        else:
+            ratio = max(width, height) / n
+            picture = picture.resize((max(1, round(width / ratio)), max(1, round(height / ratio))), method)
+        width, height = picture.size
+        if self.resize_mode == "longest" and (width, height) != (n, n):
+            background = Image.new("RGB", (n, n), (self.fill_color,) * 3)
+            background.paste(picture.convert("RGB"), ((n - width) // 2, (n - height) // 2))
+            picture = background
+        left, top = round((width - n) / 2), round((height - n) / 2)
+        if (width, height) != (n, n) and self.resize_mode != "longest":
+            picture = picture.crop((left, top, left + n, top + n))
+        return np.asarray(picture.convert("RGB"), np.uint8)
+
+    def batch(self, images: list[Any]) -> np.ndarray:
+        """uint8 [N, size, size, 3]. Raises UserError naming the first picture that cannot be read."""
+        from clip_jax.data.sources.base import BrokenRecord
+
+        out = np.empty((len(images), self.size, self.size, 3), np.uint8)
+        for i, image in enumerate(images):
+            try:
+                out[i] = self(image)
+            except BrokenRecord as error:
+                raise UserError(f"{picture_name(image, i)}: {error}") from None
+        return out
+
+
+def picture_name(image: Any, row: int) -> str:
+    """The path of a picture that was given by one, else its number."""
+    return str(image) if isinstance(image, (str, Path)) else f"image {row}"

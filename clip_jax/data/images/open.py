@@ -1,0 +1,98 @@
+"""Opening pictures of unknown origin: every mode Pillow knows, and nothing that would fill the memory."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from clip_jax.data.sources.base import BrokenRecord
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_PIXELS = 89_478_485  # Pillow's own limit: a picture that declares more is refused before anything is decoded
+
+
+# what is opened; Pillow knows fifty more, some of which start programs (EPS) or have readers that nobody attacks for us
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+MAX_ASPECT = 32  # of a picture's sides; of a longer one the middle is read
+
+
+@contextlib.contextmanager
+def broken_pictures() -> Iterator[None]:
+    """Turn whatever a reader of pictures raises into BrokenRecord, one line; a lack of memory stays what it is."""
+    from PIL import Image
+
+    try:
+        yield
+    except (BrokenRecord, MemoryError):
+        raise
+    except FileNotFoundError:
+        raise BrokenRecord("no such file") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise BrokenRecord(f"the image declares more than {MAX_PIXELS:,} pixels") from None
+    except Exception as error:  # noqa: BLE001  # there is no end of what damaged bytes make a plugin raise
+        raise BrokenRecord(f"the image does not decode ({_reason(error)})") from None
+
+
+def open_image(image: bytes | Path | np.ndarray | Image.Image) -> Image.Image:
+    """Open a picture of `FORMATS` without decoding it; of an animation, the first frame. EXIF rotation is not applied,
+    as in the published pipeline.
+
+    Sixteen bits a channel become eight by their upper half (the published pipeline clips them to white).
+
+    Raises BrokenRecord, one line, when it is no picture or declares more than `MAX_PIXELS`.
+    """
+    from PIL import Image
+
+    with broken_pictures():
+        if isinstance(image, np.ndarray):
+            picture: Image.Image = Image.fromarray(image)
+        elif isinstance(image, Image.Image):
+            picture = image
+        else:
+            picture = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image, formats=FORMATS)
+    width, height = picture.size
+    if width * height > MAX_PIXELS:
+        raise BrokenRecord(f"the image declares more than {MAX_PIXELS:,} pixels")
+    if not width or not height:
+        raise BrokenRecord("the image has no pixels")
+    return picture
+
+
+def eight_bit(picture: Image.Image) -> Image.Image:
+    """Decode; sixteen-bit and floating-point greys become eight-bit. Raises BrokenRecord when it is cut off."""
+    from PIL import Image
+
+    with broken_pictures():
+        picture.load()
+        if picture.mode.startswith("I"):
+            values = np.asarray(picture).astype(np.int64)
+            return Image.fromarray(np.clip(values >> 8, 0, 255).astype(np.uint8))
+        if picture.mode == "F":
+            values = np.nan_to_num(np.asarray(picture), nan=0.0)
+            return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
+    return picture
+
+
+def middle(picture: Image.Image) -> Image.Image:
+    """The middle of a picture that is more than `MAX_ASPECT` times as long as it is wide; any other as it is.
+
+    Resizing its short side would otherwise make gigabytes of a file of a hundred bytes.
+    """
+    width, height = picture.size
+    short, long = sorted(picture.size)
+    if long <= MAX_ASPECT * short:
+        return picture
+    first = (long - MAX_ASPECT * short) // 2
+    return picture.crop((first, 0, long - first, height) if width == long else (0, first, width, long - first))
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return "cannot identify image file" if "cannot identify" in text else text[:200]

@@ -1,0 +1,133 @@
+"""From encoded images to uint8 squares on the host, and from uint8 to normalised floats on the device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from clip_jax.config import PixelConfig
+from clip_jax.data.images.fast_jpeg import resize_short
+from clip_jax.data.images.open import broken_pictures, eight_bit, middle, open_image
+
+if TYPE_CHECKING:
+    import jax
+    from PIL import Image
+
+# Of the published models' pictures (Radford et al., 2021, released code).
+USUAL = PixelConfig()
+MEAN, STD = USUAL.mean, USUAL.std
+LARGER = 8 / 7  # random square crops are cut from an image whose short side is this much larger
+AREA = (0.5, 1.0)  # of the picture, kept by a random resized crop
+
+
+def _open(image: bytes | np.ndarray, size: int) -> Image.Image:
+    picture = open_image(image)
+    with broken_pictures():
+        if picture.format == "JPEG":
+            picture.draft("RGB", (2 * size, 2 * size))  # decode at a fraction where that loses nothing
+        return middle(eight_bit(picture)).convert("RGB")
+
+
+def resampling(interpolation: str) -> Image.Resampling:
+    """Pillow's name of it."""
+    from PIL import Image
+
+    return Image.Resampling.BICUBIC if interpolation == "bicubic" else Image.Resampling.BILINEAR
+
+
+def _resize_short(picture: Image.Image, size: int, interpolation: str) -> Image.Image:
+    w, h = picture.size
+    if min(w, h) == size:
+        return picture
+    long = int(size * max(w, h) / min(w, h))  # rounded as the published pipeline does
+    shape = (size, long) if w < h else (long, size)
+    return picture.resize(shape, resampling(interpolation), reducing_gap=2.0)
+
+
+def _short(image: bytes | np.ndarray, size: int, decoder: str, interpolation: str) -> np.ndarray:
+    """The whole picture, its short side at ``size``: uint8 [h, w, 3]."""
+    if decoder == "simplejpeg" and (found := resize_short(image, size)) is not None:
+        return found
+    return np.asarray(_resize_short(_open(image, size), size, interpolation), np.uint8)
+
+
+def _square(image: bytes | np.ndarray, size: int, pixels: PixelConfig) -> np.ndarray:
+    """The whole picture as a square, squashed or filled up: uint8 [size, size, 3]."""
+    from PIL import Image
+
+    picture = _open(image, size)
+    if pixels.resize_mode == "squash":
+        picture = picture.resize((size, size), resampling(pixels.interpolation), reducing_gap=2.0)
+        return np.asarray(picture, np.uint8)
+    w, h = (max(1, round(side * size / max(picture.size))) for side in picture.size)
+    whole = Image.new("RGB", (size, size), (pixels.fill_color,) * 3)
+    resized = picture.resize((w, h), resampling(pixels.interpolation), reducing_gap=2.0)
+    whole.paste(resized, ((size - w) // 2, (size - h) // 2))
+    return np.asarray(whole, np.uint8)
+
+
+def decode(image: bytes | np.ndarray, size: int, decoder: str = "pillow", pixels: PixelConfig = USUAL) -> np.ndarray:
+    """The view without augmentation, resized as ``pixels`` says: uint8 [size, size, 3].
+
+    ``decoder`` simplejpeg: by area instead, see `fast_jpeg`. Raises BrokenRecord when the bytes are no image.
+    """
+    if pixels.resize_mode != "shortest":
+        return _square(image, size, pixels)
+    short = _short(image, size, decoder, pixels.interpolation)
+    top, left = (round((side - size) / 2) for side in short.shape[:2])
+    return np.ascontiguousarray(short[top : top + size, left : left + size])
+
+
+def prepare(
+    image: bytes | np.ndarray, size: int, kind: str, decoder: str = "pillow", pixels: PixelConfig = USUAL
+) -> np.ndarray:
+    """What `crop` of that kind draws its views from, uint8 [h, w, 3]. Raises BrokenRecord."""
+    if kind in ("none", "flip"):
+        return decode(image, size, decoder, pixels)
+    # random crops want more picture than the view: a little more, or (resized crops) twice as much
+    larger = round(size * LARGER)
+    if kind == "square_crop":
+        square = pixels.resize_mode != "shortest"
+        return _square(image, larger, pixels) if square else _short(image, larger, decoder, pixels.interpolation)
+    return _short(image, 2 * size, decoder, pixels.interpolation)
+
+
+def crop(
+    prepared: np.ndarray, size: int, kind: str, rng: np.random.Generator, pixels: PixelConfig = USUAL
+) -> np.ndarray:
+    """A training view, uint8 [size, size, 3], as ``data.augment`` asks; all chance comes from ``rng``.
+
+    ``none``: the centre square. ``flip``: that, mirrored half the time. ``square_crop``: a random square of the
+    resized image, the paper's only augmentation. ``random_resized_crop``: a random part of half to all of the
+    area and 3:4 to 4:3 in shape (Szegedy et al., 2015), resized.
+    """
+    if kind == "none":
+        return prepared
+    if kind == "flip":
+        return np.ascontiguousarray(prepared[:, ::-1]) if rng.random() < 0.5 else prepared
+    h, w = prepared.shape[:2]
+    if kind == "square_crop":
+        top, left = int(rng.integers(h - size + 1)), int(rng.integers(w - size + 1))
+        return prepared[top : top + size, left : left + size]
+    from PIL import Image
+
+    area, ratio = w * h * rng.uniform(*AREA), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+    cw, ch = min(w, max(1, round((area * ratio) ** 0.5))), min(h, max(1, round((area / ratio) ** 0.5)))
+    left, top = int(rng.integers(w - cw + 1)), int(rng.integers(h - ch + 1))
+    box = (left, top, left + cw, top + ch)
+    return np.asarray(
+        Image.fromarray(prepared).resize((size, size), resampling(pixels.interpolation), box=box), np.uint8
+    )
+
+
+def normalise(images: jax.Array, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD) -> jax.Array:
+    """uint8 [B, H, W, 3] -> [B, H, W, 3] of about zero mean and unit spread: float32, or float64 in jax's x64 mode.
+
+    Runs on the device.
+    """
+    import jax.numpy as jnp
+
+    wide = jnp.result_type(float)
+    centre, spread = (jnp.asarray(v, wide)[None, None, None] for v in (mean, std))
+    return (images.astype(wide) / 255.0 - centre) / spread

@@ -1,0 +1,1 @@
+"""Sets of labeled pictures: reading, names of their classes, near duplicates."""

@@ -1,0 +1,118 @@
+"""Names of classes: read from files, and paired by name with those that somebody published."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+from clip_jax.errors import UserError, one_of
+
+PAIRINGS = ("name", "place")
+SHOWN = 6  # names in one error
+
+
+def read_names(path: Path) -> tuple[str, ...]:
+    """One name a line, which is the class of that number: a blank line is a class without a name. () without a file.
+
+    Raises UserError when it is not UTF-8 (a byte order mark is passed over).
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return ()
+    except UnicodeDecodeError as error:
+        reason = f"is not UTF-8 text (byte {error.start})"
+        raise UserError(f"{path}: {reason}", field=str(path), reason=reason, hint="save it as UTF-8") from None
+    lines = text.split("\n")  # at nothing else, as published: a name may hold other separators
+    return tuple(line.strip() for line in (lines if lines[-1] else lines[:-1]))
+
+
+def read_lines(path: Path) -> tuple[str, ...]:
+    """The lines that hold something; otherwise as `read_names`."""
+    return tuple(filter(None, read_names(path)))
+
+
+def read_templates(path: Path) -> tuple[str, ...]:
+    """Prompt templates, one a line. Raises UserError for one without ``{c}``."""
+    templates = read_lines(path)
+    for template in templates:
+        if "{c}" not in template:
+            reason = f"{template!r} has no {{c}}"
+            raise UserError(f"{path}: {reason}", field=str(path), value=template, reason=reason)
+    return templates
+
+
+def _spelled(name: str) -> str:
+    return " ".join(name.casefold().replace("_", " ").split())
+
+
+def _letters(name: str) -> str:
+    return "".join(c for c in name.casefold() if c.isalnum())
+
+
+def numbered(names: Sequence[str]) -> list[int] | None:
+    """Where each name stands when all are the numbers from 0 or from 1 on, however many zeros lead; else None."""
+    if not names or not all(n.isascii() and n.isdigit() for n in names):
+        return None
+    values = [int(n) for n in names]
+    first = min(values)
+    ordered = sorted(values) == list(range(first, first + len(values)))
+    return [v - first for v in values] if first in (0, 1) and ordered else None
+
+
+def pair_names(
+    own: Sequence[str], published: Sequence[str], source: str, *, labels: Sequence[str] = (), by: str = "name"
+) -> list[int]:
+    """Which published name each class of a set has: int [C].
+
+    Names are the same when they differ in case, underscores and spaces, or, where no other does, in signs between the
+    letters ("C-V", "C/V"). Classes that are numbers from 0 or 1 on count through the published list. Names that occur
+    several times pair in their order.
+
+    Args:
+      own: the set's own class names.
+      published: as many names.
+      source: the set, for errors.
+      labels: what the set itself calls the published classes, in their order, if that is known.
+      by: ``name``; or ``place``, the first with the first.
+
+    Raises:
+      UserError: classes that pair with none; its ``value`` lists them.
+    """
+    one_of("pair", by, PAIRINGS)
+    if by == "place" and len(own) == len(published):
+        return list(range(len(own)))
+    found: dict[int, int] = {}  # own -> published
+    rounds: list[tuple[Sequence[str], Callable[[str], str]]] = [
+        (names, form) for form in (_spelled, _letters) for names in (published, labels)
+    ]
+    for names, form in rounds:
+        mine, theirs = _groups(own, form, found), _groups(names, form, found.values())
+        for key in mine.keys() & theirs.keys():
+            if form is _spelled or len(mine[key]) == len(theirs[key]) == 1:
+                found |= dict(zip(mine[key], theirs[key], strict=False))
+    numbers = numbered(own)
+    if numbers is not None and len(own) == len(published) and not found:
+        return numbers
+    unmatched = [name for i, name in enumerate(own) if i not in found]
+    left = [name for i, name in enumerate(published) if i not in found.values()]
+    if unmatched or left:
+        reason = f"{_listed(unmatched)} of its {len(own)} classes pair by name with none of {_listed(left)}"
+        hint = 'rename them, or ask for pair="place"' if len(own) == len(published) else "rename them"
+        raise UserError(
+            f"{source}: {reason}; {hint}", field="pair", value=tuple(unmatched or left), reason=reason, hint=hint
+        )
+    return [found[i] for i in range(len(own))]
+
+
+def _groups(names: Sequence[str], form: Callable[[str], str], taken: Collection[int]) -> dict[str, list[int]]:
+    groups: dict[str, list[int]] = {}
+    for i, name in enumerate(names):
+        if i not in taken:
+            groups.setdefault(form(name), []).append(i)
+    return groups
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(map(repr, names[:SHOWN])) + more if names else "none"

@@ -1,0 +1,94 @@
+"""Open the source that a config names, and its two splits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from clip_jax.config import DataConfig
+from clip_jax.data.sources.base import Chosen, Joined, Source, part_of
+from clip_jax.errors import ConfigError, UserError
+
+
+def open_source(config: DataConfig, split: str, image_size: int) -> Source:
+    """The records of ``split`` (train | val), all ``data.paths`` joined; held-out ones of ``data.val_paths``, if given,
+    or that part of the training split that ``data.val_fraction`` says.
+
+    Raises UserError naming the file or field when something is missing or malformed.
+    """
+    if config.source == "scenes":
+        from clip_jax.data.scenes.scenes import ScenesSource
+
+        return ScenesSource(config.scenes, split, image_size)
+    held_out, fraction = split == "val", config.val_fraction
+    name = config.val_split if held_out and not fraction else config.train_split
+    paths = config.val_paths if held_out and config.val_paths else config.paths
+    parts = [_open_path(config, p, name) for p in paths]
+    if fraction:
+        parts = [part_of(part, fraction, held_out=held_out) for part in parts]
+    for path, part in zip(paths, parts, strict=True):
+        if config.weights and len(part) == 0:
+            raise UserError(f"{path}: split {name!r} has no records, so it can have no share (data.weights)")
+    source: Source = parts[0] if len(parts) == 1 else Joined(parts)
+    if len(source) == 0:
+        left = f" (data.val_fraction={fraction})" if fraction else ""
+        raise UserError(f"{', '.join(paths)}: split {name!r} has no records{left}")
+    if not held_out and config.unique_samples:
+        if config.unique_samples > len(source):
+            raise ConfigError(
+                f"data.unique_samples={config.unique_samples}: the training split has only {len(source)} records"
+            )
+        source = Chosen(source, np.arange(config.unique_samples))
+    return source
+
+
+def open_splits(config: DataConfig, image_size: int, *, may_share: bool = False) -> tuple[Source, Source]:
+    """The training and the held-out records.
+
+    Args:
+      config: where they are.
+      image_size: pixels a side of what the scenes source renders.
+      may_share: let both be read from one file, as a run does that began when that was not refused.
+
+    Raises:
+      UserError: as `open_source`; or the held-out records are training records too.
+    """
+    train, held_out = (open_source(config, split, image_size) for split in ("train", "val"))
+    shared = train.files & held_out.files
+    if shared and not may_share and not config.val_fraction:
+        field, reason = "data.val_paths", "training reads it too, so nothing would be held out"
+        hint = "name others in data.val_paths, or hold a part out with data.val_fraction=0.05"
+        first = min(shared)
+        raise UserError(f"{first}: {reason}; {hint}", field=field, value=first, reason=reason, hint=hint)
+    return train, held_out
+
+
+def notes_of(config: DataConfig, train: Source, held_out: Source) -> list[str]:
+    """What a user should know of the data at the start of a run, a line each."""
+    lines = list(dict.fromkeys((*train.notes, *held_out.notes)))
+    if config.val_fraction:
+        both = len(train) + len(held_out) if not config.unique_samples else None
+        of = f" of {both:,}" if both else ""
+        lines.append(
+            f"{len(held_out):,}{of} records are held out by their hash (data.val_fraction={config.val_fraction})"
+        )
+    elif train.files & held_out.files:
+        lines.append("held-out records are training records too, as when this run began; data.val_fraction is newer")
+    return lines
+
+
+def _open_path(config: DataConfig, path: str, split: str) -> Source:
+    if config.source == "webdataset":
+        from clip_jax.data.sources.webdataset import WebDataset
+
+        return WebDataset(path, split)
+    if not Path(path).exists():
+        raise UserError(f"{path}: no such file or folder (data.paths)")
+    if config.source == "folder":
+        from clip_jax.data.sources.folder import CaptionedFolder
+
+        return CaptionedFolder(Path(path), split, (config.filename_column, config.caption_column))
+    from clip_jax.data.sources.tfds import TfdsSource
+
+    return TfdsSource(Path(path), split, config.image_key, config.caption_key)

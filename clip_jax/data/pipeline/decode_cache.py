@@ -1,0 +1,143 @@
+"""Pictures decoded once for all runs of a set: files of the cache folder, mapped by every process that trains on it.
+
+A sweep of small models would spend more time on decoding the same pictures in each of its runs than on training. What
+is kept is what `transforms.prepare` makes where its size is fixed, with the captions; nothing is read ahead of need.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clip_jax.config import PixelConfig
+from clip_jax.data.images.train_transforms import USUAL
+from clip_jax.data.sources import tar_index
+from clip_jax.data.sources.base import BrokenRecord, Record, Source
+from clip_jax.errors import UserError
+
+FORMAT = 2
+CAPTIONS = ("captions.txt", "ends.npy", "captions.sha256")  # all captions, where each record's end, and the check sum
+ABREAST = 4096  # records whose captions are read at once
+FIXED = ("none", "flip")  # of ``data.augment``: one size for every picture
+
+
+class Decoded:
+    """Prepared pictures of a source, uint8 [N, S, S, 3], and its captions.
+
+    A picture is written when it is first needed, and its check sum after it, so that a torn or lost write is seen and
+    the picture made again; two processes that make the same one write the same bytes.
+    """
+
+    def __init__(self, source: Source, size: int, decoder: str, pixels: PixelConfig = USUAL) -> None:
+        """Opens the files of this set, size, decoder and resizing, or makes them. Raises OSError when that fails."""
+        assert source.identity is not None
+        told = f"{FORMAT} {source.identity} {len(source)} {size} {decoder}"
+        resized = (pixels.resize_mode, pixels.interpolation, pixels.fill_color)
+        if resized != (USUAL.resize_mode, USUAL.interpolation, USUAL.fill_color):
+            told += " {} {} {}".format(*resized)
+        name = hashlib.sha256(told.encode()).hexdigest()[:32]
+        self.folder = tar_index.cache_folder().parent / "decoded" / name
+        self.shape = (len(source), size, size, 3)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self._read_captions() is None:
+            self._write_captions(source)
+        for path, count in ((self._pictures, int(np.prod(self.shape))), (self._sums, 4 * len(source))):
+            self._make(path, count)
+        self._open()
+
+    @property
+    def _pictures(self) -> Path:
+        return self.folder / "pictures.u1"
+
+    @property
+    def _sums(self) -> Path:
+        return self.folder / "sums.u4"
+
+    def _make(self, path: Path, size: int) -> None:
+        """A file of ``size`` bytes of zeros, unless it is there, with all of its room taken: on a disk that gets full
+        meanwhile, to write into a hole of a mapped file would kill the process (SIGBUS). Raises OSError."""
+        if not path.exists():
+            part = path.with_name(f"{path.name}.{os.getpid()}")
+            try:
+                with part.open("wb") as file:
+                    _take_room(file.fileno(), size)
+                with contextlib.suppress(FileExistsError):
+                    os.link(part, path)
+            finally:
+                part.unlink(missing_ok=True)
+        elif path.stat().st_blocks * 512 < size:  # made by an older version, or with holes by a copy
+            with path.open("r+b") as file:
+                _take_room(file.fileno(), size)
+
+    def _write_captions(self, source: Source) -> None:
+        texts: list[bytes] = []
+        for begin in range(0, len(source), ABREAST):
+            rows = list(range(begin, min(begin + ABREAST, len(source))))
+            for found in source.many_captions(rows):
+                texts.append(b"" if isinstance(found, BrokenRecord) else "\n".join(found).encode())
+        ends = io.BytesIO()
+        np.save(ends, np.cumsum([len(t) for t in texts], dtype=np.int64))
+        parts = (b"".join(texts), ends.getvalue())
+        sha = hashlib.sha256(b"".join(parts)).hexdigest().encode()
+        for name, data in zip(CAPTIONS, (*parts, sha), strict=True):  # the check sum last: it says that they are whole
+            if not tar_index.keep(self.folder / name, lambda file, data=data: file.write(data)):  # type: ignore[misc]
+                raise OSError(f"{self.folder / name}: cannot be written")
+
+    def _read_captions(self) -> tuple[bytes, np.ndarray] | None:
+        """All captions, and where those of each record end; None when a file is missing or damaged."""
+        try:
+            texts, ends, sha = ((self.folder / name).read_bytes() for name in CAPTIONS)
+        except OSError:
+            return None
+        if hashlib.sha256(texts + ends).hexdigest().encode() != sha:
+            return None
+        return texts, np.load(io.BytesIO(ends), allow_pickle=False)
+
+    def _open(self) -> None:
+        self.pictures = np.memmap(self._pictures, np.uint8, "r+", shape=self.shape)
+        self.sums = np.memmap(self._sums, np.uint32, "r+", shape=self.shape[:1])
+        found = self._read_captions()
+        if found is None:
+            raise UserError(f"{self.folder}: its captions were damaged while in use; run the same command again")
+        self.texts, self.ends = found
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "shape": self.shape}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = state
+        self._open()
+
+    def get(self, i: int) -> Record | None:
+        """Record ``i`` with its prepared picture, or None when it is not there yet."""
+        kept = int(self.sums[i])
+        if not kept:
+            return None
+        picture = np.array(self.pictures[i])
+        text = self.texts[int(self.ends[i - 1]) if i else 0 : int(self.ends[i])]
+        if _sum(picture) != kept or not text:
+            return None
+        return Record(picture, tuple(text.decode().split("\n")))
+
+    def put(self, i: int, picture: np.ndarray) -> None:
+        """Keep the prepared picture of record ``i``, uint8 [S, S, 3]."""
+        self.pictures[i] = picture
+        self.sums[i] = _sum(picture)
+
+
+def _take_room(file: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
+    else:
+        os.truncate(file, size)
+
+
+def _sum(picture: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(picture).data) or 1  # 0 means: not there

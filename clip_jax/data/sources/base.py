@@ -1,0 +1,201 @@
+"""Where records come from: one base class, one function that opens what a config names."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from clip_jax.errors import UserError
+
+T = TypeVar("T")
+
+
+class BrokenRecord(UserError):
+    """One record that cannot be read; the loader counts it and passes over it, up to a limit. Elsewhere it ends the
+    command in one line, as any mistake of the user's."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """An image (encoded bytes, or uint8 [H, W, 3]) and its captions, at least one."""
+
+    image: bytes | np.ndarray
+    captions: tuple[str, ...]
+
+
+class Source:
+    """Records by index, in any order, from any thread. A kind overrides `many` or `__getitem__`; likewise for captions.
+
+    ``infinite``: indices beyond the length give new records too.
+    """
+
+    infinite = False
+
+    @property
+    def identity(self) -> str | None:
+        """A text that changes with any of the records; None where that is not known."""
+        return None
+
+    @property
+    def digest(self) -> str | None:
+        """Names and sizes of what it holds, hashed: the same wherever a copy lies. None where that is not known."""
+        return None
+
+    @property
+    def files(self) -> frozenset[str]:
+        """What its records are read from, by whole paths: two sources that share one share records."""
+        return frozenset()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of how it was read, a line each."""
+        return ()
+
+    def hashes(self) -> np.ndarray:
+        """uint64 [N], evenly scattered: by it `part_of` tells which records are held out."""
+        return scattered(len(self), "")
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def name(self, i: int, /) -> str:
+        """What record ``i`` is called in messages."""
+        raise NotImplementedError
+
+    def __getitem__(self, i: int, /) -> Record:
+        """Raises BrokenRecord."""
+        return _only(self.many([i]))
+
+    def captions(self, i: int, /) -> tuple[str, ...]:
+        """The captions of record ``i``, without its image. Raises BrokenRecord."""
+        return _only(self.many_captions([i]))
+
+    def many(self, rows: list[int], /) -> list[Record | BrokenRecord]:
+        """The records, or why one is none; asked for at once, which a remote source answers faster."""
+        return [_tried(self.__getitem__, i) for i in rows]
+
+    def many_captions(self, rows: list[int], /) -> list[tuple[str, ...] | BrokenRecord]:
+        """Likewise, the captions alone."""
+        return [_tried(self.captions, i) for i in rows]
+
+
+def _only(found: list[T | BrokenRecord]) -> T:
+    if isinstance(found[0], BrokenRecord):
+        raise found[0]
+    return found[0]
+
+
+def _tried(get: Callable[[int], T], i: int) -> T | BrokenRecord:
+    try:
+        return get(i)
+    except BrokenRecord as error:
+        return error
+
+
+def scattered(count: int, name: str) -> np.ndarray:
+    """uint64 [count]: the numbers from 0 on with a name, hashed (splitmix64; Steele et al., 2014)."""
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+    with np.errstate(over="ignore"):
+        z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+class Joined(Source):
+    """Several sources one after the other."""
+
+    def __init__(self, parts: list[Source]) -> None:
+        self.parts = parts
+        self.ends = np.cumsum([len(p) for p in parts])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    @property
+    def identity(self) -> str | None:
+        found = [part.identity for part in self.parts]
+        return None if None in found else " | ".join(map(str, found))
+
+    @property
+    def digest(self) -> str | None:
+        found = [part.digest for part in self.parts]
+        return None if None in found else hashlib.sha256(" ".join(map(str, found)).encode()).hexdigest()[:32]
+
+    @property
+    def files(self) -> frozenset[str]:
+        return frozenset[str]().union(*(part.files for part in self.parts))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return tuple(note for part in self.parts for note in part.notes)
+
+    def _begin(self, part: int) -> int:
+        return int(self.ends[part - 1]) if part else 0
+
+    def name(self, i: int) -> str:
+        part = int(np.searchsorted(self.ends, i, side="right"))
+        return self.parts[part].name(i - self._begin(part))
+
+    def many(self, rows: list[int]) -> list[Record | BrokenRecord]:
+        return self._each(rows, lambda part, own: part.many(own))
+
+    def many_captions(self, rows: list[int]) -> list[tuple[str, ...] | BrokenRecord]:
+        return self._each(rows, lambda part, own: part.many_captions(own))
+
+    def _each(self, rows: list[int], read: Callable[[Source, list[int]], list[T]]) -> list[T]:
+        """What each part gives of its own rows, in the order of ``rows``."""
+        index = np.array(rows, np.int64)
+        part_of = np.searchsorted(self.ends, index, side="right")
+        found: dict[int, T] = {}
+        for part in np.unique(part_of).tolist():
+            mine = np.flatnonzero(part_of == part)
+            answers = read(self.parts[part], (index[mine] - self._begin(part)).tolist())
+            found.update(zip(mine.tolist(), answers, strict=True))
+        return [found[n] for n in range(len(rows))]
+
+
+class Chosen(Source):
+    """Some records of a source: ``rows``, int64 [N]."""
+
+    def __init__(self, source: Source, rows: np.ndarray) -> None:
+        self.source, self.rows = source, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def identity(self) -> str | None:
+        whole = self.source.identity
+        return None if whole is None else f"{whole} {hashlib.sha256(self.rows.tobytes()).hexdigest()}"
+
+    @property
+    def digest(self) -> str | None:
+        return self.source.digest
+
+    @property
+    def files(self) -> frozenset[str]:
+        return self.source.files
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.source.notes
+
+    def name(self, i: int) -> str:
+        return self.source.name(int(self.rows[i]))
+
+    def many(self, rows: list[int]) -> list[Record | BrokenRecord]:
+        return self.source.many(self.rows[rows].tolist())
+
+    def many_captions(self, rows: list[int]) -> list[tuple[str, ...] | BrokenRecord]:
+        return self.source.many_captions(self.rows[rows].tolist())
+
+
+def part_of(source: Source, fraction: float, *, held_out: bool) -> Chosen:
+    """The records whose hash lies in the first ``fraction`` of all values, or, to train on, the others."""
+    mine = source.hashes() < np.uint64(int(fraction * 2**64))
+    return Chosen(source, np.flatnonzero(mine if held_out else ~mine))

@@ -1,0 +1,122 @@
+"""Which shards a path names: a file, a folder with splits or without, or a pattern of either."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+from clip_jax.errors import ConfigError, UserError
+from clip_jax.storage import range_reads as remote
+
+MAX_NAMES = 1_000_000  # of one brace range; more is surely a slip
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+
+
+def expand_braces(text: str) -> list[str]:
+    """``a-{00..02}.tar`` -> three names, ``{a,b}/{0..1}`` -> four, in the order of writing; braces may be nested.
+
+    Zeros in front of a range's first number set its width, as in a shell. Raises ConfigError on unbalanced braces,
+    a range that runs down, or more than `MAX_NAMES` names.
+    """
+    names = []
+    for name in _expand(text, text):
+        names.append(name)
+        if len(names) > MAX_NAMES:
+            raise ConfigError(f"data.paths: {text!r} names more than {MAX_NAMES:,} files")
+    return names
+
+
+def _expand(text: str, whole: str) -> Iterator[str]:
+    begin = text.find("{")
+    if begin < 0:
+        if "}" in text:
+            raise ConfigError(f"data.paths: {whole!r} has a brace without its partner")
+        yield text
+        return
+    depth, cuts = 0, [begin]
+    for place, letter in enumerate(text):
+        depth += {"{": 1, "}": -1}.get(letter, 0)
+        if depth < 0:
+            break
+        if (letter == "," and depth == 1) or (letter == "}" and depth == 0):
+            cuts.append(place)
+        if letter == "}" and depth == 0:
+            break
+    if depth != 0:
+        raise ConfigError(f"data.paths: {whole!r} has a brace without its partner")
+    head, tail = text[:begin], text[cuts[-1] + 1 :]
+    choices = [text[a + 1 : b] for a, b in itertools.pairwise(cuts)]
+    for choice in choices:
+        for middle in _range(choice, whole) if len(choices) == 1 else _expand(choice, whole):
+            for rest in _expand(tail, whole):
+                yield head + middle + rest
+
+
+def _range(text: str, whole: str) -> Iterator[str]:
+    found = _RANGE.fullmatch(text)
+    if found is None:
+        raise ConfigError(
+            f"data.paths: {{{text}}} in {whole!r} must be a range like {{000..127}} or a list like {{a,b}}"
+        )
+    first, last = int(found[1]), int(found[2])
+    if last < first:
+        raise ConfigError(f"data.paths: {{{text}}} in {whole!r} runs down")
+    return (str(n).zfill(len(found[1])) for n in range(first, last + 1))
+
+
+def shards_of(path: str | Path, split: str) -> list[str]:
+    """The tar files that a path or URL names, shorter names first: itself, when its name ends in ``.tar`` or it is a
+    file; else those of PATH/SPLIT/, or of PATH itself where it has no splits. Braces multiply a path, ``*`` matches.
+
+    Raises UserError when a path names none; ConfigError on a wrong brace.
+    """
+    return [shard for one in _places(str(path)) for shard in _shards(one, split)]
+
+
+def holds_shards(path: str | Path) -> bool:
+    """Whether a path here is a shard, or a folder with some in it or in its splits."""
+    here = remote.local_path(str(path))
+    return here.is_file() or any(remote.glob(str(path), pattern) for pattern in ("*/*.tar", "*.tar"))
+
+
+def _places(path: str) -> list[str]:
+    if _is_here(path):
+        return [path]
+    return [place for one in expand_braces(path) for place in (_matching(one) if "*" in one else [one])]
+
+
+def _matching(pattern: str) -> list[str]:
+    folder, slash, _ = pattern[: pattern.index("*")].rpartition("/")
+    found = _sorted(remote.glob(folder or slash or ".", pattern[len(folder + slash) :]))
+    return found or _none(pattern, "no file matches")
+
+
+def _is_here(path: str) -> bool:
+    return not remote.is_url(path) and remote.local_path(path).exists()
+
+
+def _shards(path: str, split: str) -> list[str]:
+    if path.endswith(".tar") or (_is_here(path) and remote.local_path(path).is_file()):
+        return [path]
+    if not remote.is_url(path) and not _is_here(path):
+        raise UserError(f"{path}: no such file or folder (data.paths)")
+    whole = path.rstrip("/")
+    if shards := _sorted(remote.glob(f"{whole}/{split}", "*.tar")):
+        return shards
+    splits = sorted({p.split("/")[-2] for p in remote.glob(path, "*/*.tar")})
+    flat = _sorted(remote.glob(whole, "*.tar"))
+    if flat and not splits:
+        return flat
+    hint = f"; {len(flat)} shards lie in the folder itself: {whole}/*.tar names them" if flat else ""
+    return _none(f"{whole}/{split}", f"no .tar shards there; splits found: {', '.join(splits) or 'none'}{hint}")
+
+
+def _sorted(paths: list[str]) -> list[str]:
+    return sorted(paths, key=lambda p: (len(p), p))
+
+
+def _none(path: str, reason: str) -> NoReturn:
+    raise UserError(f"{path}: {reason}", field="data.paths", value=path, reason=reason)

@@ -1,0 +1,238 @@
+"""Where the members of a tar shard lie: scanned once from its headers, then kept in the user's cache folder."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import tarfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from clip_jax.errors import UserError, one_line
+from clip_jax.storage import range_reads as remote
+
+IMAGES = ("jpg", "jpeg", "png", "webp")  # in order of preference
+MEMBERS = ("image", "txt", "cls", "npy")  # what is indexed; other members are passed over
+BLOCK = tarfile.BLOCKSIZE
+AHEAD = 16 * BLOCK  # bytes read at a header: those of small members come along
+TAIL = 1 << 20  # bytes read at a time behind the last member
+FORMAT = 3
+KNOWN = (*IMAGES, *MEMBERS[1:])  # extensions of what is indexed
+SAID = {  # what is passed over in a shard, and how that is told
+    "pictures": "samples hold several pictures: the first of " + ", ".join(IMAGES) + " is taken",
+    "dotted": "members are passed over: a key ends at the first dot where a sample of that key is",
+}
+
+
+class Index(NamedTuple):
+    """What a shard holds.
+
+    ``places``: uint32 [2 · len(MEMBERS), N], in file order: for each of `MEMBERS` the offset in blocks of 512 bytes (0:
+    the sample has none) and the bytes. ``digest``: of all members' names and sizes, 32 hex digits. ``passed``: for a
+    key of `SAID` how many there are, and the name of one.
+    """
+
+    places: np.ndarray
+    digest: str
+    passed: dict[str, tuple[int, str]]
+
+
+def load_index(shard: str) -> Index:
+    """The index of a shard, from the cache where that is good, else scanned.
+
+    Raises UserError when the shard is missing or no whole tar, or holds a member twice.
+    """
+    size, version = remote.stat(shard)
+    identity = f"{FORMAT} {shard} {size} {version}"
+    path = cache_folder() / f"{hashlib.sha256(shard.encode()).hexdigest()[:32]}.npz"
+    index = _cached(path, identity)
+    if index is None:
+        index = scan(shard, size)
+        told = np.array([identity, index.digest, json.dumps(index.passed)])
+        keep(path, lambda file: np.savez(file, told=told, places=index.places, allow_pickle=False))
+    return index
+
+
+def cache_folder() -> Path:
+    """``$CLIP_JAX_CACHE/shards``, or ``clip_jax/shards`` in the user's cache folder."""
+    base = os.environ.get("CLIP_JAX_CACHE")
+    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return (Path(base) if base else Path(home) / "clip_jax") / "shards"
+
+
+def _cached(path: Path, identity: str) -> Index | None:
+    """The entry, unless it is missing, of another content, or damaged."""
+    try:
+        found = kept(path) or {}
+        known, digest, passed = map(str, found["told"])
+        places = found["places"]
+        told = {kind: (int(count), str(name)) for kind, (count, name) in json.loads(passed).items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    fits = places.dtype == np.uint32 and places.ndim == 2 and len(places) == 2 * len(MEMBERS)
+    return Index(places, digest, told) if fits and known == identity else None
+
+
+def kept(path: Path) -> dict[str, np.ndarray] | None:
+    """The arrays of an archive that `keep` wrote; None when it is missing or damaged (an archive has check sums)."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+            return dict(found)
+    except Exception:  # noqa: BLE001  (there is no end of what a damaged archive makes a reader raise)
+        return None
+
+
+def keep(path: Path, write: Callable[[Any], None]) -> bool:
+    """Write a file whole or not at all. False when the folder cannot be written: a cache is no duty."""
+    part = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            write(file)
+        part.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        return False
+    return True
+
+
+def scan(shard: str, size: int) -> Index:
+    """Read the headers of a tar of ``size`` bytes. Raises UserError: it is no whole tar, or holds a member twice."""
+    members: list[_Member] = []
+    sha = hashlib.sha256()
+    try:
+        with tarfile.open(fileobj=_Headers(shard, size), mode="r:") as tar:
+            for member in tar:
+                tar.members = []  # type: ignore[attr-defined]  # it would remember them all
+                if not member.isfile():
+                    continue
+                if member.offset_data + member.size > size:
+                    raise tarfile.ReadError("unexpected end of data")
+                if member.size >= 1 << 32:
+                    raise tarfile.ReadError(f"{one_line(member.name)} is larger than 4 GiB")
+                if member.issparse():
+                    raise tarfile.ReadError(f"{one_line(member.name)} is a sparse file")
+                sha.update(f"{member.name}\0{member.size}\n".encode("utf-8", "surrogateescape"))
+                if not remote.is_hidden(member.name):
+                    members.append(_Member(member.name, member.offset_data // BLOCK, member.size))
+            _check_end(shard, tar.offset, size)
+    except tarfile.ReadError as error:
+        reason = f"not a readable tar shard ({error})"
+        raise UserError(f"{shard}: {reason}", field=shard, reason=reason) from None
+    samples, passed = _samples(shard, members)
+    rows = [_row(found) for found in samples]
+    places = np.ascontiguousarray(np.array(rows, np.uint32).reshape(len(rows), 2 * len(MEMBERS)).T)
+    return Index(places, sha.hexdigest()[:32], passed)
+
+
+def _check_end(shard: str, end: int, size: int) -> None:
+    """Look behind the last member, where a whole archive has blocks of zeros and nothing else. Raises ReadError.
+
+    A truncated archive just stops, and one with another behind it goes on: tarfile takes both for an end.
+    """
+    if size - end < BLOCK:
+        raise tarfile.ReadError("it ends early")
+    for begin in range(end, size, TAIL):
+        tail = remote.read([remote.Range(shard, begin, min(begin + TAIL, size))])[0]
+        if not tail.strip(b"\0"):
+            continue
+        first = begin + len(tail) - len(tail.lstrip(b"\0"))
+        if first < end + BLOCK:
+            raise tarfile.ReadError(f"no header of a member at byte {end}, and no end mark")
+        raise tarfile.ReadError(f"bytes follow its end mark: is byte {first} the begin of another tar?")
+
+
+class _Member(NamedTuple):
+    name: str
+    block: int
+    size: int
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """A member's name -> its key, with the folder, and its extension in lower case.
+
+    The key ends at the first dot of the file's name, as WebDataset has it; where that leaves an extension that is not
+    known and ends in one that is, it ends at the last: ``frame_0.15.jpg`` -> ``frame_0.15``, ``jpg``.
+    """
+    folder, slash, file = name.rpartition("/")
+    stem, _, extension = file.partition(".")
+    if extension.lower() not in KNOWN and extension.lower().rpartition(".")[2] in KNOWN:
+        stem, _, extension = file.rpartition(".")
+    return f"{folder}{slash}{stem}", extension.lower()
+
+
+def _samples(shard: str, members: list[_Member]) -> tuple[list[dict[str, _Member]], dict[str, tuple[int, str]]]:
+    """Members by sample, in file order, and what is passed over. Raises UserError for a name that stands twice."""
+    split = [split_name(m.name) for m in members]
+    found: dict[str, set[str]] = {}
+    for key, extension in split:
+        found.setdefault(key, set()).add(extension)
+    samples: dict[str, dict[str, _Member]] = {}
+    passed: dict[str, tuple[int, str]] = {}
+    for member, (key, extension) in zip(members, split, strict=True):
+        folder, slash, file = key.rpartition("/")
+        short = f"{folder}{slash}{file.partition('.')[0]}"
+        alone = found[key].isdisjoint(IMAGES) or found[key].isdisjoint(MEMBERS[1:])
+        if short != key and alone and not found.get(short, set()).isdisjoint(KNOWN):
+            # a.seg.png beside a.jpg and a.txt is a member of the sample a
+            passed["dotted"] = (passed.get("dotted", (0, ""))[0] + 1, one_line(member.name))
+            continue
+        sample = samples.setdefault(key, {})
+        if extension in sample and extension in KNOWN:
+            name, other = one_line(member.name), one_line(sample[extension].name)
+            reason = (
+                f"{name} stands twice in it" if name == other else f"{other} and {name} are one member of one sample"
+            )
+            raise UserError(f"{shard}: {reason}", field=shard, value=member.name, reason=reason)
+        sample[extension] = member
+        if extension in IMAGES and sum(e in sample for e in IMAGES) == 2:
+            passed["pictures"] = (passed.get("pictures", (0, ""))[0] + 1, one_line(member.name))
+    return list(samples.values()), passed
+
+
+def _row(members: dict[str, _Member]) -> list[int]:
+    picture = next((members[e] for e in IMAGES if e in members), None)
+    chosen = (picture, *(members.get(name) for name in MEMBERS[1:]))
+    return [number for m in chosen for number in ((m.block, m.size) if m else (0, 0))]
+
+
+class _Headers(io.RawIOBase):
+    """A file of which only the parts that are looked at are read, `AHEAD` bytes at a time."""
+
+    def __init__(self, shard: str, size: int) -> None:
+        self._shard, self._size = shard, size
+        self._at = self._begin = 0
+        self._part = b""
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        assert whence == 0
+        self._at = offset
+        return offset
+
+    def read(self, count: int = -1) -> bytes:
+        end = min(self._at + count, self._size) if count >= 0 else self._size
+        if end <= self._at:
+            return b""
+        if not self._begin <= self._at <= end <= self._begin + len(self._part):
+            last = min(max(end, self._at + AHEAD), self._size)
+            self._begin, self._part = self._at, remote.read([remote.Range(self._shard, self._at, last)])[0]
+        data = self._part[self._at - self._begin : end - self._begin]
+        self._at = end
+        return data

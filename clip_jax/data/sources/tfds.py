@@ -1,0 +1,78 @@
+"""TensorFlow Datasets prepared as array_record, read without TensorFlow."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clip_jax.data.sources.base import BrokenRecord, Record, Source
+from clip_jax.errors import UserError
+
+
+class TfdsSource(Source):
+    """One split of a prepared data set; images stay encoded until they are needed.
+
+    Raises UserError when the folder holds no prepared set, lacks the split or a feature, or was prepared in a
+    format that cannot be read at random.
+    """
+
+    def __init__(self, path: Path, split: str, image_key: str, caption_key: str) -> None:
+        import tensorflow_datasets as tfds
+
+        try:
+            builder = tfds.builder_from_directory(path)
+        except Exception as error:  # noqa: BLE001  (tfds raises many kinds; all mean the same to a user)
+            raise UserError(f"{path}: no prepared TFDS data set ({str(error).splitlines()[0]})") from None
+        form = builder.info.file_format.value
+        if form != "array_record":
+            raise UserError(
+                f"{path}: prepared as {form}, which has no random access; convert it with: python -m "
+                f"tensorflow_datasets.scripts.convert_format --dataset_dir={path} --out_file_format=array_record "
+                f"--out_path={path}-array_record"
+            )
+        if split not in builder.info.splits:
+            known = ", ".join(builder.info.splits)
+            raise UserError(f"{path}: has no split {split!r}; it has {known}")
+        for field, key in (("data.image_key", image_key), ("data.caption_key", caption_key)):
+            if key not in builder.info.features:
+                known = ", ".join(builder.info.features)
+                raise UserError(f"{field}={key!r}: {path} has no such feature; it has {known}")
+        decoders = {image_key: tfds.decode.SkipDecoding()}
+        self.data: Any = builder.as_data_source(split=split, decoders=decoders)
+        self.path, self.split = path, split
+        self.image_key, self.caption_key = image_key, caption_key
+        self._told = f"{builder.info.full_name} {split} {builder.info.splits[split].shard_lengths}"
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self._told.encode()).hexdigest()[:32]
+
+    @property
+    def files(self) -> frozenset[str]:
+        return frozenset({f"{self.path.resolve()}:{self.split}"})
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def name(self, i: int) -> str:
+        return f"{self.path}:{self.split}[{i}]"
+
+    def captions(self, i: int) -> tuple[str, ...]:
+        """The captions of record ``i``."""
+        return self[i].captions
+
+    def __getitem__(self, i: int) -> Record:
+        row = self.data[i]
+        value = row[self.caption_key]
+        values = value if isinstance(value, (list, tuple, np.ndarray)) else [value]
+        try:
+            texts = tuple(v.decode() if isinstance(v, bytes) else str(v) for v in values)
+        except UnicodeDecodeError:
+            raise BrokenRecord(f"{self.name(i)}: its caption is not UTF-8 text") from None
+        texts = tuple(t.strip() for t in texts if t.strip())
+        if not texts:
+            raise BrokenRecord(f"{self.name(i)}: has no caption")
+        return Record(row[self.image_key], texts)

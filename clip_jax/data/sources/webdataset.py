@@ -1,0 +1,207 @@
+"""WebDataset tar shards, indexed once and read at random places; nothing is extracted, no shard is read whole."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tarfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clip_jax.data.sources import tar_index
+from clip_jax.data.sources.base import BrokenRecord, Record, Source, scattered
+from clip_jax.data.sources.shard_list import shards_of
+from clip_jax.data.sources.tar_index import BLOCK, IMAGES, MEMBERS
+from clip_jax.errors import one_line
+from clip_jax.storage import range_reads as remote
+from clip_jax.storage.paths import is_url
+
+GAP = 16 * 1024  # bytes between two members of a sample that cost less to read than to ask twice
+SCANS = 16  # shards looked at abreast
+
+
+class Shards:
+    """Samples of a list of shards, in file order, and their members' bytes.
+
+    The index takes 8 bytes a member (image and text: 16 bytes a sample), 8 a shard and the shards' names. Worker
+    processes map it from a file of the cache folder, so that it is in memory once more at most.
+    """
+
+    def __init__(self, shards: list[str]) -> None:
+        self.shards = shards
+        with ThreadPoolExecutor(SCANS) as pool:
+            found = list(pool.map(tar_index.load_index, shards))
+        parts = [index.places for index in found]
+        self.ends = np.cumsum([p.shape[1] for p in parts], dtype=np.int64)
+        names = "".join(f"{s.rpartition('/')[2]} {index.digest}\n" for s, index in zip(shards, found, strict=True))
+        self.digest = hashlib.sha256(names.encode()).hexdigest()[:32]
+        self.notes = tuple(_notes(shards, [index.passed for index in found]))
+        used = [any(p[2 * m].any() for p in parts) for m in range(len(MEMBERS))]
+        self.members = tuple(m for m, there in zip(MEMBERS, used, strict=True) if there)
+        # offset and size of each member that occurs: uint32 [2 · members, N]
+        self.places = np.ascontiguousarray(np.concatenate([p[np.repeat(used, 2)] for p in parts], axis=1))
+
+    def __len__(self) -> int:
+        return self.places.shape[1]
+
+    @property
+    def index_bytes(self) -> int:
+        """Memory of the index."""
+        return self.places.nbytes + self.ends.nbytes + sum(map(len, self.shards))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For worker processes: the index by the name of a file to map, where one can be written."""
+        digest = hashlib.sha256(self.places.data).hexdigest()[:32]
+        path = tar_index.cache_folder() / f"joined-{digest}.npy"
+        if not path.exists() and not tar_index.keep(path, lambda file: np.save(file, self.places)):
+            return self.__dict__
+        return {**self.__dict__, "places": path}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = state
+        if isinstance(self.places, Path):
+            self.places = np.load(self.places, mmap_mode="r", allow_pickle=False)
+
+    def _shard(self, i: int) -> str:
+        return self.shards[int(np.searchsorted(self.ends, i, side="right"))]
+
+    def _place(self, i: int, member: str) -> tuple[int, int] | None:
+        """First byte and byte after the last, or None when the sample has no such member."""
+        if member not in self.members:
+            return None
+        row = 2 * self.members.index(member)
+        start = int(self.places[row, i]) * BLOCK
+        return (start, start + int(self.places[row + 1, i])) if start else None
+
+    def name(self, i: int) -> str:
+        """The sample's name for messages, shard and key, read from the shard (a very long name is cut)."""
+        shard = self._shard(i)
+        places = [p for m in self.members if (p := self._place(i, m))]
+        if not places:
+            return f"{shard}[{i}]"
+        start = min(places)[0]
+        header = remote.read([remote.Range(shard, start - BLOCK, start)])[0]
+        name = tarfile.TarInfo.frombuf(header, "utf-8", "replace").name
+        return f"{shard}:{one_line(tar_index.split_name(name)[0])}"
+
+    def read(self, rows: list[int], members: tuple[str, ...]) -> list[dict[str, bytes]]:
+        """The bytes of those of ``members`` that each sample has, the near ones in one piece.
+
+        Raises UserError when a shard cannot be read.
+        """
+        ranges: list[remote.Range] = []
+        spans = []  # (row of the answer, member, number of the range, first byte in it, its end)
+        for answer, i in enumerate(rows):
+            shard, last = self._shard(i), None
+            for member, (start, end) in sorted(
+                ((m, p) for m in members if (p := self._place(i, m))), key=lambda found: found[1]
+            ):
+                if last is not None and start - last <= GAP:
+                    ranges[-1] = ranges[-1]._replace(end=end)
+                else:
+                    ranges.append(remote.Range(shard, start, end))
+                last = end
+                begin = start - ranges[-1].start
+                spans.append((answer, member, len(ranges) - 1, begin, begin + end - start))
+        data = remote.read(ranges)
+        out: list[dict[str, bytes]] = [{} for _ in rows]
+        for answer, member, number, begin, end in spans:
+            out[answer][member] = data[number][begin:end]
+        return out
+
+    def image(self, i: int) -> bytes:
+        """The encoded image of sample ``i``. Raises BrokenRecord when it has none."""
+        return self.image_of(i, self.read([i], ("image",))[0])
+
+    def member(self, i: int, extension: str) -> str:
+        """A text member of sample ``i``, txt or cls. Raises BrokenRecord when it is missing or no UTF-8."""
+        return self.text_of(i, extension, self.read([i], (extension,))[0])
+
+    def image_of(self, i: int, found: dict[str, bytes]) -> bytes:
+        """The image among what was read of sample ``i``. Raises BrokenRecord."""
+        if "image" not in found:
+            raise BrokenRecord(f"{self.name(i)}: has no image ({', '.join(IMAGES)})")
+        return found["image"]
+
+    def text_of(self, i: int, extension: str, found: dict[str, bytes]) -> str:
+        """The text among what was read of sample ``i``. Raises BrokenRecord."""
+        if extension not in found:
+            raise BrokenRecord(f"{self.name(i)}: has no .{extension}")
+        try:
+            return found[extension].decode()
+        except UnicodeDecodeError:
+            raise BrokenRecord(f"{self.name(i)}: .{extension} is not UTF-8 text") from None
+
+
+def _notes(shards: list[str], passed: list[dict[str, tuple[int, str]]]) -> Iterator[str]:
+    for kind, said in tar_index.SAID.items():
+        there = [(shard, told[kind]) for shard, told in zip(shards, passed, strict=True) if kind in told]
+        if there:
+            shard, (_, name) = there[0]
+            yield f"{sum(count for _, (count, _) in there):,} {said} ({shard}: {name})"
+
+
+class WebDataset(Source):
+    """Pairs KEY.jpg (or png, webp) + KEY.txt, one caption a line; a line ends at ``\\n`` alone."""
+
+    def __init__(self, path: str | Path, split: str) -> None:
+        self.shards = Shards(shards_of(path, split))
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    @property
+    def identity(self) -> str:
+        return " ".join(f"{shard} {remote.stat(shard)}" for shard in self.shards.shards)
+
+    @property
+    def digest(self) -> str:
+        return self.shards.digest
+
+    @property
+    def files(self) -> frozenset[str]:
+        return frozenset(s if is_url(s) else os.path.realpath(remote.local_path(s)) for s in self.shards.shards)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.shards.notes
+
+    def hashes(self) -> np.ndarray:
+        """By the shard's name and the place in it: shards that come later change no record's."""
+        ends = self.shards.ends.tolist()
+        return np.concatenate([
+            scattered(end - begin, shard.rpartition("/")[2])
+            for shard, begin, end in zip(self.shards.shards, [0, *ends], ends, strict=False)
+        ])  # fmt: skip
+
+    def name(self, i: int) -> str:
+        return self.shards.name(i)
+
+    def _captions(self, i: int, found: dict[str, bytes]) -> tuple[str, ...]:
+        text = self.shards.text_of(i, "txt", found)
+        lines = tuple(line.strip() for line in text.split("\n") if line.strip())
+        if not lines:
+            raise BrokenRecord(f"{self.name(i)}: its .txt is empty")
+        return lines
+
+    def many(self, rows: list[int]) -> list[Record | BrokenRecord]:
+        out: list[Record | BrokenRecord] = []
+        for i, found in zip(rows, self.shards.read(rows, ("image", "txt")), strict=True):
+            try:
+                out.append(Record(self.shards.image_of(i, found), self._captions(i, found)))
+            except BrokenRecord as error:
+                out.append(error)
+        return out
+
+    def many_captions(self, rows: list[int]) -> list[tuple[str, ...] | BrokenRecord]:
+        out: list[tuple[str, ...] | BrokenRecord] = []
+        for i, found in zip(rows, self.shards.read(rows, ("txt",)), strict=True):
+            try:
+                out.append(self._captions(i, found))
+            except BrokenRecord as error:
+                out.append(error)
+        return out

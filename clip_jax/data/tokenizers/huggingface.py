@@ -1,0 +1,155 @@
+"""Any ``tokenizer.json`` of the tokenizers library, SigLIP's among them."""
+
+from __future__ import annotations
+
+import json
+import re
+import string
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clip_jax.data.tokenizers.clip_bpe import repaired
+from clip_jax.errors import UserError, foreign
+from clip_jax.storage.paths import write_text
+
+FORMAT = "tokenizer.json 1"
+CLEANINGS = ("none", "whitespace", "lower", "lowercase", "canonicalize", "no_punctuation")
+MAX_CONTEXT = 1 << 16  # tokens of a row
+GROWTH = 64  # how many times longer the replacements of a file may make a text
+_NESTED = re.compile(r"\((?:[^()\\]|\\.)*[+*](?:[^()\\]|\\.)*\)[+*{]")  # a group with a repetition, repeated
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def clean_text(text: str, how: str) -> str:
+    """What is done to a text before the library sees it.
+
+    ``none``; as open_clip names them ``whitespace``: repaired, single spaces; ``lower``: that in lower case;
+    ``canonicalize``: that without punctuation. As transformers treats SigLIP's texts ``no_punctuation``: lower case
+    without punctuation and repair; and SigLIP 2's ``lowercase``.
+    """
+    if how == "none":
+        return text
+    if how == "lowercase":
+        return text.lower()
+    if how != "no_punctuation":
+        text = repaired(text)
+    if how == "whitespace":
+        return " ".join(text.split())
+    if how == "canonicalize":
+        text = text.replace("_", " ")
+    if how != "lower":
+        text = text.translate(_NO_PUNCTUATION)
+    return " ".join(text.lower().split())
+
+
+def _under(values: Any, name: str) -> Iterator[Any]:
+    """Every value of that name in nested JSON."""
+    if isinstance(values, dict):
+        if name in values:
+            yield values[name]
+        values = list(values.values())
+    if isinstance(values, list):
+        for value in values:
+            yield from _under(value, name)
+
+
+def _check_rules(values: Any, source: str) -> None:
+    """Raises UserError for rules of a file that a short text can keep busy without end."""
+    if not isinstance(values, dict):
+        return
+    growth = float(np.prod([max(1, len(str(c))) for c in _under(values.get("normalizer"), "content")]))
+    if growth > GROWTH:
+        reason = f"its replacements make a text {growth:g} times longer"
+        raise UserError(f"{source}: normalizer: {reason}", field="normalizer", value=growth, reason=reason)
+    for pattern in _under([values.get("normalizer"), values.get("pre_tokenizer")], "Regex"):
+        if _NESTED.search(str(pattern)):
+            reason = "repeats what is itself repeated, which can take for ever"
+            raise UserError(f"{source}: Regex={pattern!r}: {reason}", field="Regex", value=pattern, reason=reason)
+
+
+class HFTokenizer:
+    """Cut and padded to one length by the library, which also adds the special tokens the file asks for.
+
+    Args:
+      model: the text of a ``tokenizer.json``.
+      context_length: of every row.
+      pad_id: the token that fills rows up.
+      clean: one of `CLEANINGS`, see `clean_text`.
+      pad_side: ``right`` or ``left``.
+      zeroed_id: a token that becomes 0 in every row (open_clip's ``strip_sep_token``); -1: none.
+      source: the file, for errors.
+
+    Raises:
+      UserError: settings that are out of range, or a file that is no tokenizer.
+    """
+
+    def __init__(
+        self, model: str, context_length: int, *, pad_id: int = 0, clean: str = "none", pad_side: str = "right",
+        zeroed_id: int = -1, source: str = "",
+    ) -> None:  # fmt: skip
+        from tokenizers import Tokenizer as Library
+
+        source = source or "tokenizer.json"
+        if clean not in CLEANINGS:
+            raise UserError(f"clean={clean!r}: must be one of {', '.join(CLEANINGS)}")
+        if not isinstance(context_length, int) or not 1 <= context_length <= MAX_CONTEXT:
+            reason = f"must be a whole number from 1 to {MAX_CONTEXT}"
+            raise UserError(f"{source}: context_length={context_length!r}: {reason}", field="context_length",
+                            value=context_length, reason=reason)  # fmt: skip
+        self._source, self._model = source, model
+        with foreign(source, "a tokenizer"):
+            self._library: Any = Library.from_str(model)
+        _check_rules(json.loads(model), source)
+        self.vocab_size = max(self._library.get_vocab().values(), default=-1) + 1  # ids need not be one after another
+        if self.vocab_size > 2**31:
+            raise UserError(f"{source}: ids beyond 2**31", field="vocab_size", value=self.vocab_size)
+        self.context_length, self.pad_id, self.clean = context_length, pad_id, clean
+        self.pad_side, self.zeroed_id = pad_side, zeroed_id
+        token = self._library.id_to_token(pad_id) if isinstance(pad_id, int) and 0 <= pad_id < 1 << 31 else None
+        if token is None:
+            raise UserError(f"{source}: pad_id={pad_id} is not in the vocabulary", field="pad_id", value=pad_id)
+        if pad_side not in ("right", "left"):
+            raise UserError(f"{source}: pad_side={pad_side!r}: must be right or left", field="pad_side", value=pad_side)
+        self._library.enable_truncation(context_length)
+        self._library.enable_padding(direction=pad_side, length=context_length, pad_id=pad_id, pad_token=token)
+
+    @classmethod
+    def from_file(cls, path: Path, context_length: int, **settings: Any) -> HFTokenizer:
+        """Read a ``tokenizer.json``; settings as of the class. Raises UserError when it is missing or broken."""
+        try:
+            model = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: cannot be read ({type(error).__name__})") from None
+        return cls(model, context_length, source=str(path), **settings)
+
+    def resized(self, context_length: int) -> HFTokenizer:
+        """The same tokenizer with rows of another length."""
+        return HFTokenizer(
+            self._model, context_length, pad_id=self.pad_id, clean=self.clean, pad_side=self.pad_side,
+            zeroed_id=self.zeroed_id, source=self._source,
+        )  # fmt: skip
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        """int32 [N, T]. Raises UserError for a text that the file's rules cannot take apart."""
+        cleaned = [clean_text(t, self.clean) for t in texts]
+        with foreign(self._source, "a tokenizer"):
+            rows = self._library.encode_batch(cleaned)
+        out = np.array([r.ids for r in rows], np.int32).reshape(len(texts), self.context_length)
+        return np.where(out == self.zeroed_id, 0, out) if self.zeroed_id >= 0 else out
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text of one row, for people."""
+        return self._library.decode([int(t) for t in tokens if int(t) != self.pad_id])
+
+    def save(self, path: Path) -> None:
+        """Write the tokenizer and its settings where `tokenizers.load_tokenizer` reads them."""
+        values = {
+            "format": FORMAT, "context_length": self.context_length, "pad_id": self.pad_id, "clean": self.clean,
+            "tokenizer": json.loads(self._library.to_str()),
+        }  # fmt: skip
+        later = {"pad_side": (self.pad_side, "right"), "zeroed_id": (self.zeroed_id, -1)}
+        values |= {name: value for name, (value, usual) in later.items() if value != usual}
+        write_text(path, json.dumps(values))

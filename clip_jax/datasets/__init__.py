@@ -1,0 +1,1 @@
+"""Corpora that the project builds itself."""

@@ -1,0 +1,1 @@
+"""The icons corpus: collect, render, split, write."""

@@ -1,0 +1,45 @@
+"""A contact sheet: one icon of each of many sets with a caption, its set and its licence, and who made it beneath."""
+
+from __future__ import annotations
+
+import io
+import unicodedata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from clip_jax.datasets.icons.table import Contents
+
+COLUMNS, WIDTH, TEXT, LINE = 6, 190, 34, 13  # tiles a row, pixels a tile, of its text, a line of text
+
+
+def contact_sheet(
+    path: Path, table: pd.DataFrame, contents: Contents, licences: dict[str, str], attributions: dict[str, str],
+    count: int = 36,
+) -> None:  # fmt: skip
+    """Draw the first icon of each set, in the table's order, ``count`` at most, to a PNG."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    rows = list(table.drop_duplicates("set").head(count).itertuples())
+    pictures = [Image.open(io.BytesIO(contents.picture(row))) for row in rows]
+    side = pictures[0].width
+    height = side + TEXT + 10
+    down = -(-len(rows) // COLUMNS)
+    sheet = Image.new("RGB", (COLUMNS * WIDTH, down * height + 10 + LINE * len(rows)), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    for i, (row, picture) in enumerate(zip(rows, pictures, strict=True)):
+        x, y = (i % COLUMNS) * WIDTH, (i // COLUMNS) * height
+        sheet.paste(picture, (x + (WIDTH - side) // 2, y + 4))
+        caption = contents.texts(row)[0].decode().split("\n")[0]
+        for line, text in enumerate((caption, f"{row.set}, {licences[str(row.set)]}")):
+            pen.text((x + 4, y + side + 6 + 14 * line), _plain(text)[:32], "black" if line == 0 else "gray", font)
+        whose = f"{row.set}: {attributions[str(row.set)]}"
+        pen.text((4, down * height + 6 + LINE * i), _plain(whose), "gray", font)
+    sheet.save(path)
+
+
+def _plain(text: str) -> str:
+    """Without the accents that Pillow's own font lacks."""
+    return "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))

@@ -1,0 +1,163 @@
+"""Which sets are one design, so that training and evaluation never share a designer's hand.
+
+Sets are one family when they have an author in common, when one's prefix continues the other's (mdi, mdi-light), when
+they are known to descend from each other, or when measurement says so: a tenth of the smaller one's icons have the same
+path data, or most icons of one name look the same. Families are held out whole. What still looks alike across the split
+(a letter, a plain square, a logo that everybody draws) is found by perceptual hash and leaves the training side.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from clip_jax.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from clip_jax.datasets.icons.package import IconSet
+
+# forks, successors and fonts made of each other
+KNOWN = (
+    ("ic", "material-symbols", "mdi", "zmdi", "line-md"),
+    ("feather", "lucide"),
+    ("ion", "famicons"),
+    ("heroicons", "sidekickicons"),
+    ("fa", "la"),
+    ("mi", "mono-icons"),
+    ("maki", "temaki", "pinhead"),
+    ("simple-icons", "cib", "logos", "thesvg", "fa-brands", "bxl", "brandico"),
+)  # fmt: skip
+SHARED_PATHS, SHARED_LEAST = 0.1, 5  # of the smaller set's icons, and icons at least: a plain square proves nothing
+SHARED_LOOKS, LOOKS_ALIKE, NAMES = 0.5, 4, 20  # share of common names, bits that may differ, common names at least
+
+
+@dataclass(frozen=True)
+class Link:
+    """Two sets of one family, and why."""
+
+    one: str
+    other: str
+    why: str
+
+
+def links(sets: Iterable[IconSet], table: pd.DataFrame) -> list[Link]:
+    """Every reason for two sets to be one family. ``table``: columns set, base, hash, digest."""
+    sets = sorted(sets, key=lambda s: s.prefix)
+    prefixes = {s.prefix for s in sets}
+    found = []
+    for one, other in itertools.combinations(sets, 2):
+        if _author(one) and _author(one) == _author(other):
+            found.append(Link(one.prefix, other.prefix, f"author {other.author}"))
+        if other.prefix.startswith(f"{one.prefix}-"):
+            found.append(Link(one.prefix, other.prefix, "prefix"))
+    for group in KNOWN:
+        there = [p for p in group if p in prefixes]
+        found += [Link(there[0], p, "known") for p in there[1:]]
+    return found + _measured(table)
+
+
+def _author(icons: IconSet) -> str:
+    return re.sub(r"\b(inc|llc|corporation|contributors|the|authors)\b|[^a-z0-9]", "", icons.author.lower())
+
+
+def _measured(table: pd.DataFrame) -> list[Link]:
+    paths = table[["set", "digest"]].drop_duplicates()
+    sizes = paths["set"].value_counts()
+    common = _pairs(paths.groupby("digest")["set"].agg(list))
+    found = []
+    for (one, other), count in sorted(common.items()):
+        share = count / min(sizes[one], sizes[other])
+        if share >= SHARED_PATHS and count >= SHARED_LEAST:
+            found.append(Link(one, other, f"{share:.0%} of path data"))
+    looks = table.drop_duplicates(["set", "base"])[["set", "base", "hash"]]
+    seen: Counter[tuple[str, str]] = Counter()
+    alike: Counter[tuple[str, str]] = Counter()
+    for _, group in looks.sort_values("set").groupby("base"):
+        members = list(zip(group["set"], group["hash"], strict=True))
+        for (one, h), (other, g) in itertools.combinations(members, 2):
+            seen[one, other] += 1
+            alike[one, other] += (int(h) ^ int(g)).bit_count() <= LOOKS_ALIKE
+    for pair, count in sorted(seen.items()):
+        if count >= NAMES and alike[pair] >= SHARED_LOOKS * count:
+            found.append(Link(*pair, f"{alike[pair] / count:.0%} of {count} common names look alike"))
+    return found
+
+
+def _pairs(groups: Iterable[list[str]]) -> Counter[tuple[str, str]]:
+    found: Counter[tuple[str, str]] = Counter()
+    for members in groups:
+        if len(members) > 1:
+            found.update(itertools.combinations(sorted(members), 2))
+    return found
+
+
+def families(prefixes: Iterable[str], found: list[Link]) -> list[tuple[str, ...]]:
+    """The prefixes in families, by the links between them; each sorted, and their list too."""
+    root = {p: p for p in prefixes}
+
+    def top(p: str) -> str:
+        while root[p] != p:
+            p = root[p]
+        return p
+
+    for link in found:
+        root[top(link.other)] = top(link.one)
+    members: dict[str, list[str]] = {}
+    for p in sorted(root):
+        members.setdefault(top(p), []).append(p)
+    return sorted(tuple(m) for m in members.values())
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows bool [N]: ``held_out``, and of the others ``copied`` (path data of a held-out icon) and ``alike`` (its looks
+    only); neither of those is trained on."""
+
+    families: list[tuple[str, ...]]
+    links: list[Link]
+    prefixes: list[str]  # held out
+    held_out: np.ndarray
+    copied: np.ndarray
+    alike: np.ndarray
+
+    @property
+    def train(self) -> np.ndarray:
+        return ~(self.held_out | self.copied | self.alike)
+
+
+def split(sets: list[IconSet], table: pd.DataFrame, held_out: Collection[str], bits: int) -> Split:
+    """Hold out the families of these prefixes. ``table``: columns set, base, hash, digest.
+
+    Raises UserError when that leaves nothing on one side.
+    """
+    found = links(sets, table)
+    groups = families([s.prefix for s in sets], found)
+    prefixes = sorted(p for g in groups if set(g) & set(held_out) for p in g)
+    held = table["set"].isin(prefixes).to_numpy()
+    if held.all() or not held.any():
+        raise UserError(
+            f"--held-out: {'all' if prefixes else 'none'} of the sets would be; families: "
+            + "; ".join(" ".join(g) for g in groups)[:300]
+        )
+    digests, hashes = table["digest"].to_numpy(), table["hash"].to_numpy()
+    copied, alike = np.zeros((2, len(table)), bool)
+    copied[~held] = np.isin(digests[~held], digests[held])
+    alike[~held] = near_duplicates(hashes[~held], hashes[held], bits)
+    return Split(groups, found, prefixes, held, copied, alike & ~copied)
+
+
+def near_duplicates(train: np.ndarray, held_out: np.ndarray, bits: int) -> np.ndarray:
+    """Hashes uint64 [N], [M] -> bool [N]: which training pictures look like a held-out one."""
+    unique, back = np.unique(train, return_inverse=True)
+    distance = np.full(len(unique), 65, np.uint8)
+    for value in np.unique(held_out):
+        np.minimum(distance, np.bitwise_count(unique ^ value), out=distance)
+    return (distance <= bits)[back]

@@ -1,0 +1,167 @@
+"""The package `@iconify/json`: hundreds of icon sets, one JSON file each, read from the archive one at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from clip_jax.errors import UserError, foreign, name_within, parse_json, short
+
+NAME = "@iconify/json"
+LARGEST_SET = 1 << 28  # bytes of one set's JSON; the largest has a tenth
+PACK_S = 1800  # patience with a download of 100 MB
+
+
+ICON_NAME = "[a-z0-9-]+"  # as Iconify demands of prefixes and icons
+
+
+class Drawing(NamedTuple):
+    """An SVG without its root element, and the part of the plane that is seen; ``name`` is for messages."""
+
+    body: str
+    left: float
+    top: float
+    width: float
+    height: float
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class IconSet:
+    """One designer's set. ``aliases`` and ``categories`` are by icon; ``affixes`` are the styles that it declares."""
+
+    prefix: str
+    title: str
+    author: str
+    author_url: str
+    licence: str  # SPDX; empty when the set states none
+    licence_title: str
+    licence_url: str
+    category: str
+    colour: bool
+    icons: dict[str, Drawing]
+    hidden: int  # withdrawn by their designer, not among ``icons``
+    aliases: dict[str, tuple[str, ...]]
+    categories: dict[str, tuple[str, ...]]
+    affixes: tuple[tuple[str, ...], tuple[str, ...]]  # before the name, after it
+
+    @property
+    def attribution(self) -> str:
+        """Who made it under which licence, with their addresses where they are known."""
+        parts = ((f"{self.title} by {self.author}", self.author_url), (self.licence_title, self.licence_url))
+        return ", ".join(f"{text} ({url})" if url else text for text, url in parts)
+
+
+def find_package(given: Path | None, folder: Path) -> Path:
+    """The archive named, or one fetched with npm into ``folder``, once. Raises UserError when there is neither."""
+    if given is not None:
+        if not given.is_file():
+            raise UserError(f"--package: {given}: no such file")
+        return given
+    there = sorted(folder.glob("iconify-json-*.tgz"))
+    if there:
+        return there[-1]
+    npm = shutil.which("npm")
+    if npm is None:
+        raise UserError(f"--package: needs the archive of {NAME}, or npm to fetch it with (npm pack {NAME})")
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [npm, "pack", NAME, "--silent", "--pack-destination", str(folder)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PACK_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise UserError(f"--package: npm pack {NAME} took more than {PACK_S} s; give the archive") from None
+    there = sorted(folder.glob("iconify-json-*.tgz"))
+    if done.returncode or not there:
+        why = (done.stderr.strip().splitlines() or ["no archive came"])[-1]
+        raise UserError(f"--package: npm pack {NAME} failed ({why}); give the archive")
+    return there[-1]
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, as hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def icon_sets(package: Path, only: tuple[str, ...] = ()) -> Iterator[IconSet]:
+    """The sets, in the archive's order; ``only`` these prefixes where some are given.
+
+    Raises UserError when it is no such archive.
+    """
+    sets = 0
+    with foreign(f"--package: {package}", f"an archive of {NAME}"), tarfile.open(package, "r|gz") as tar:
+        for member in tar:
+            folder, _, file = member.name.partition("/")[2].rpartition("/")
+            if not member.isfile() or folder != "json" or not file.endswith(".json"):
+                continue
+            sets += 1
+            if only and file.removesuffix(".json") not in only:
+                continue
+            data = tar.extractfile(member)
+            assert data is not None
+            if member.size > LARGEST_SET:
+                raise UserError(f"--package: {package}: {short(member.name)} is larger than {LARGEST_SET:,} bytes")
+            found = parse_set(parse_json(data.read(), where := f"--package: {package}: {member.name}"), where)
+            if found.prefix != file.removesuffix(".json"):
+                raise UserError(
+                    f"--package: {package}: {short(member.name)}: prefix={found.prefix}: must be the file's name"
+                )
+            yield found
+    if not sets:
+        raise UserError(f"--package: {package}: holds no json/SET.json; is it {NAME}?")
+
+
+def parse_set(data: Any, source: str = "--package") -> IconSet:
+    """The content of json/PREFIX.json -> a set. Aliases that turn or mirror their icon are no names of it: left out."""
+    with foreign(source, f"a set of {NAME}"):
+        return _parse_set(data)
+
+
+def _parse_set(data: Any) -> IconSet:
+    info, icons = data.get("info", {}), data["icons"]
+    prefix = name_within("prefix", data["prefix"], allowed=ICON_NAME)
+    for name, icon in icons.items():
+        name_within(f"{prefix}: icon", name, allowed=ICON_NAME)
+        if not isinstance(icon["body"], str):
+            raise UserError(f"{prefix}/{name}: body: must be a text")
+    author, licence = info.get("author", {}), info.get("license", {})
+    aliases: dict[str, tuple[str, ...]] = {}
+    for name, alias in data.get("aliases", {}).items():
+        if set(alias) <= {"parent", "hidden"}:
+            aliases[alias["parent"]] = (*aliases.get(alias["parent"], ()), name)
+    categories: dict[str, tuple[str, ...]] = {}
+    for category, names in data.get("categories", {}).items():
+        for name in names:
+            categories[name] = (*categories.get(name, ()), category)
+    seen = {name: icon for name, icon in icons.items() if not icon.get("hidden")}
+    return IconSet(
+        prefix=prefix, title=_text(info, "name", prefix),
+        author=_text(author, "name"), author_url=_text(author, "url"),
+        licence=_text(licence, "spdx"), licence_title=_text(licence, "title"), licence_url=_text(licence, "url"),
+        category=_text(info, "category"), colour=bool(info.get("palette")),
+        icons={
+            name: Drawing(
+                icon["body"],
+                *(icon.get(k, data.get(k, default)) for k, default in _VIEW),
+            )._replace(name=f"{prefix}/{name}")
+            for name, icon in sorted(seen.items())
+        },
+        hidden=len(icons) - len(seen), aliases=aliases, categories=categories,
+        affixes=(tuple(filter(None, data.get("prefixes") or {})), tuple(filter(None, data.get("suffixes") or {}))),
+    )  # fmt: skip
+
+
+def _text(values: Any, name: str, default: str = "") -> str:
+    found = values.get(name, default)
+    if not isinstance(found, str):
+        raise TypeError(f"{name} must be a text")
+    return found
+
+
+_VIEW = (("left", 0), ("top", 0), ("width", 16), ("height", 16))

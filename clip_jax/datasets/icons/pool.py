@@ -1,0 +1,180 @@
+"""Processes that draw what strangers wrote: a drawing may take too long or end its process, and must not stop a build
+without a word."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import resource
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from clip_jax.errors import UserError
+
+LIMIT_S = 10.0  # for one drawing; most take two milliseconds
+START_S = 120.0  # for a process to import what it needs
+ROOM = 1 << 30  # bytes that a drawing may add to its process
+AHEAD = 2  # tasks of a process that may wait for an earlier one
+
+Draw = Callable[[Any], Any]
+Task = tuple[Draw, Sequence[Any]]
+
+
+def _serve(connection: Connection) -> None:
+    """Answer each item of each task; ends when the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to answer
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limited = False
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        connection.send(None)
+        while True:
+            draw, items = connection.recv()
+            for item in items:
+                connection.send(draw(item))
+                if not limited:  # the first drawing has loaded the libraries
+                    _limit_memory()
+                    limited = True
+
+
+def _limit_memory() -> None:
+    """Let this process grow by `ROOM` and no more, where the system tells its size."""
+    with contextlib.suppress(OSError, ValueError):
+        most = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + ROOM
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+class _Worker:
+    """One process, the task it has, and the answers so far."""
+
+    def __init__(self) -> None:
+        self._start()
+        self.task: int | None = None
+        self.draw: Draw
+        self.items: Sequence[Any] = ()
+        self.answers: list[Any] = []
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.ready = False
+        self.deadline = time.monotonic() + START_S
+
+    def give(self, number: int, task: Task) -> None:
+        self.task, (self.draw, self.items), self.answers = number, task, []
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Send what has no answer yet, once the process listens."""
+        if self.ready and self.task is not None:
+            self.connection.send((self.draw, self.items[len(self.answers) :]))
+            self.deadline = time.monotonic() + LIMIT_S
+
+    def hear(self) -> None:
+        """Take one answer. Raises EOFError when the process has ended."""
+        answer = self.connection.recv()
+        if not self.ready:
+            self.ready = True
+            self._go_on()
+            return
+        self.answers.append(answer)
+        self.deadline = time.monotonic() + LIMIT_S
+
+    def skip(self, reason: str) -> None:
+        """The item at hand takes too long: its answer is ``reason``, and a new process goes on behind it."""
+        self.end()
+        self.answers.append(reason)
+        self._start()
+
+    @property
+    def item(self) -> Any:
+        """The one without an answer."""
+        return self.items[len(self.answers)] if len(self.answers) < len(self.items) else None
+
+    def end(self) -> int | None:
+        """Kill the process; returns how it had ended by itself."""
+        self.process.join(0.5 if not self.process.is_alive() else 0)
+        code = self.process.exitcode
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+        return code
+
+
+class Pool:
+    """``workers`` processes, started when the first task comes. Close it in the end."""
+
+    def __init__(self, workers: int) -> None:
+        self.count = workers
+        self.workers: list[_Worker] = []
+
+    def imap(self, tasks: Iterable[Task], slow: str = "slow") -> Iterator[list[Any]]:
+        """The answers to each task, in order.
+
+        Args:
+          tasks: pairs of a function, which travels to the processes, and the items that it is called with.
+          slow: the answer to an item that takes longer than `LIMIT_S`.
+
+        Raises:
+          UserError: a process ended by itself (a crash, no memory), or never came up.
+        """
+        self.workers = self.workers or [_Worker() for _ in range(self.count)]
+        waiting = enumerate(tasks)
+        done: dict[int, list[Any]] = {}
+        order: deque[int] = deque()
+        more = True
+        while True:
+            for worker in self.workers:
+                if more and worker.task is None and len(order) < self.count * AHEAD:
+                    found = next(waiting, None)
+                    more = found is not None
+                    if found is not None:
+                        order.append(found[0])
+                        if found[1][1]:
+                            worker.give(*found)
+                        else:
+                            done[found[0]] = []
+            while order and order[0] in done:
+                yield done.pop(order.popleft())
+            if not order and not more:
+                return
+            if any(w.task is not None for w in self.workers):
+                self._look(done, slow)
+
+    def _look(self, done: dict[int, list[Any]], slow: str) -> None:
+        busy = [w for w in self.workers if w.task is not None]
+        left = min(w.deadline for w in busy) - time.monotonic()
+        heard = wait([w.connection for w in busy], timeout=max(left, 0.0))
+        for worker in busy:
+            try:
+                if worker.connection in heard:
+                    worker.hear()
+                elif time.monotonic() > worker.deadline:
+                    if not worker.ready:
+                        raise UserError(f"a process that draws did not come up in {START_S:.0f} s")
+                    worker.skip(slow)
+            except (EOFError, ConnectionError):
+                code = worker.end()
+                how = f"signal {-code}" if code and code < 0 else f"exit code {code}"
+                name = getattr(worker.item, "name", "")
+                raise UserError(
+                    field=name or "workers",
+                    reason=f"the process that drew it ended ({how})",
+                    hint="leave its set out (--sets), or give the process more memory",
+                ) from None
+            if len(worker.answers) == len(worker.items):
+                assert worker.task is not None
+                done[worker.task], worker.task = worker.answers, None
+
+    def close(self) -> None:
+        """End the processes."""
+        for worker in self.workers:
+            worker.end()
+        self.workers = []

@@ -1,0 +1,92 @@
+"""One row a picture: what the split, the tasks and the shards are made from. Pictures and texts stay in work files."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from clip_jax.datasets.icons.captions import members
+from clip_jax.datasets.icons.names import Names
+from clip_jax.datasets.icons.package import IconSet
+from clip_jax.datasets.icons.render import load_drawn
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = [
+    "set", "name", "kind", "base", "shown", "style", "country", "skin", "group", "hash", "digest", "start", "end",
+    "text", "about", "over",
+]  # fmt: skip
+
+
+def describe(icons: IconSet, work: Path) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Rows of a set that is drawn, with its texts written to WORK/PREFIX.texts; and what was left out, why.
+
+    Columns: set, name, kind, base, shown, style, country, skin, group (of an emoji), hash and digest (uint64), start
+    and end of the picture, text, about and over: where the caption begins, the record begins, and both end.
+    """
+    import pandas as pd
+
+    drawn, names = load_drawn(work, icons.prefix), Names(icons)
+    rows, left_out, over = [], dict(drawn.left_out), 0
+    with (work / f"{icons.prefix}.texts").open("wb") as file:
+        for i, icon in enumerate(drawn.names):
+            start, end = int(drawn.ends[i - 1]) if i else 0, int(drawn.ends[i])
+            texts = members(icons, names, icon)
+            if texts is None:
+                left_out[icon] = "nameless"
+                continue
+            file.write(b"".join(texts))
+            text, about = over, over + len(texts[0])
+            over = about + len(texts[1])
+            name = names.read(icon)
+            group = icons.categories.get(icon, ("",))[0] if names.kind == "emoji" else ""
+            rows.append((
+                icons.prefix, icon, names.kind, name.base, name.shown, name.style_class, name.country, name.skin, group,
+                drawn.hashes[i], drawn.digests[i], start, end, text, about, over,
+            ))  # fmt: skip
+    table = pd.DataFrame(rows, columns=COLUMNS).astype({"hash": "uint64", "digest": "uint64"})
+    return table.astype(dict.fromkeys(("set", "kind", "style", "country", "skin", "group"), "category")), left_out
+
+
+def shuffled(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """All rows in an order that depends on nothing but their names, so that any first part is a fair sample."""
+    import pandas as pd
+
+    table = pd.concat(tables, ignore_index=True)
+    keys = [
+        hashlib.blake2b(f"{s}/{n}".encode(), digest_size=16).digest()
+        for s, n in zip(table["set"], table["name"], strict=True)
+    ]
+    return table.iloc[sorted(range(len(keys)), key=keys.__getitem__)].reset_index(drop=True)
+
+
+@dataclass
+class Contents:
+    """Reads a row's picture and texts from the work files, which stay open."""
+
+    work: Path
+
+    def __post_init__(self) -> None:
+        self._files: dict[str, BinaryIO] = {}
+
+    def _read(self, name: str, start: int, end: int) -> bytes:
+        if name not in self._files:
+            self._files[name] = (self.work / name).open("rb")
+        file = self._files[name]
+        file.seek(start)
+        return file.read(end - start)
+
+    def picture(self, row: Any) -> bytes:
+        return self._read(f"{row.set}.pictures", row.start, row.end)
+
+    def texts(self, row: Any) -> tuple[bytes, bytes]:
+        """Caption lines and the record."""
+        name = f"{row.set}.texts"
+        return self._read(name, row.text, row.about), self._read(name, row.about, row.over)
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()

@@ -1,0 +1,1 @@
+"""Meshes, processes, and what a cluster says of a job."""

@@ -1,0 +1,90 @@
+"""How much of an evaluation set was trained on, and the accuracy without it (Radford et al., 2021, section 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clip_jax.data.labeled.open import open_labelled
+from clip_jax.data.labeled.perceptual_hash import find_overlap, perceptual_hash
+from clip_jax.data.sources.base import BrokenRecord
+from clip_jax.data.sources.shard_list import holds_shards, shards_of
+from clip_jax.data.sources.webdataset import Shards
+from clip_jax.errors import UserError
+from clip_jax.evals import benchmark as transfer
+from clip_jax.evals import metrics
+
+SHOWN = 5
+
+
+def _pictures(path: Path, split: str) -> tuple[int, Callable[[int], Any], Callable[[int], str]]:
+    """Pictures with captions, labels or neither: how many, and the picture and name of each."""
+    if not path.exists():
+        raise UserError(f"{path}: no such folder")
+    if holds_shards(path):
+        shards = Shards(shards_of(path, split))
+        return len(shards), shards.image, shards.name
+    found = open_labelled(path, "place").split(split)  # no name is needed here
+    return len(found.labels), found.picture, found.name
+
+
+def _hashes(path: Path, split: str) -> tuple[np.ndarray, Callable[[int], str], int]:
+    """Hashes of all pictures that can be read, names by position, and how many could not."""
+    count, picture, name = _pictures(path, split)
+    values, kept = [], []
+    for i in range(count):
+        try:
+            values.append(perceptual_hash(picture(i)))
+            kept.append(i)
+        except BrokenRecord:
+            continue
+    if not values:
+        raise UserError(f"{path}: no picture of its {split} split can be read")
+    return np.array(values, np.uint64), lambda i: name(kept[i]), count - len(kept)
+
+
+def overlap_report(
+    train: str | Path, evals: str | Path, model: transfer.Model | None = None, *, max_distance: int = 6,
+    train_split: str = "train", eval_split: str = "test", pair: str = "name",
+) -> str:  # fmt: skip
+    """A report for people: how many evaluation pictures have a near-duplicate, the nearest few, and, with a model, its
+    zero-shot accuracy on all of the set, on the clean part and on the overlap. ``pair`` is as in `open_labelled`.
+
+    Raises UserError when a folder, a split or the class names are missing, or an evaluation picture cannot be read.
+    """
+    if not 0 <= max_distance <= 64:
+        raise UserError(f"--max-distance={max_distance}: must lie between 0 and 64 bits")
+    train, evals = Path(train), Path(evals)
+    there, name_there, broken = _hashes(train, train_split)
+    here, name_here, lost = _hashes(evals, eval_split)
+    if lost:
+        raise UserError(f"{evals}: {lost} pictures of its {eval_split} split cannot be read")
+    found = find_overlap(there, here, max_distance)
+    count = int(found.duplicate.sum())
+    low, high = metrics.clopper_pearson(count / len(here), len(here))
+    lines = [
+        f"{len(there):,} training pictures ({broken} unreadable), {len(here):,} for evaluation",
+        f"near-duplicates within {max_distance} bits: {count} ({count / len(here):.2%}, 95 % {low:.2%} to {high:.2%})",
+    ]
+    for i in np.argsort(found.distance, kind="stable")[: min(SHOWN, count)].tolist():
+        lines.append(f"  {int(found.distance[i])} bits: {name_here(i)} ~ {name_there(int(found.index[i]))}")
+    if model is not None:
+        data = open_labelled(evals, pair)
+        split = data.split(eval_split)
+        if split.labels.ndim == 2:
+            raise UserError(f"{evals}: several classes a picture, so no accuracy; leave --model out")
+        texts, _ = transfer.class_prompts(transfer.Entry(evals.name, str(evals)), data)
+        weights = transfer.classifier(model, texts)
+        scores = np.concatenate([
+            transfer.embedded(model, split, rows)[0] @ weights.T
+            for rows in np.array_split(np.arange(len(here)), -(-len(here) // transfer.BATCH))
+        ])  # fmt: skip
+        told = found.accuracy(metrics.hits_at(scores, split.labels, 1, metrics.first_alike([tuple(t) for t in texts])))
+        lines.append(
+            f"zero-shot accuracy: all {told['all']:.4f}, clean {told['clean']:.4f}, overlap {told['overlap']:.4f}; "
+            f"the overlap adds {told['gain']:+.4f} (p = {told['p_value']:.3g})"
+        )
+    return "\n".join(lines)

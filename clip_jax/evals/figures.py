@@ -1,0 +1,153 @@
+"""Figures of a transfer benchmark, from a table of accuracies (`evals.results.read_results`).
+
+Sets are named as ``{title: (measured with its prompt ensemble, with a single prompt)}``: two names in the column
+``dataset``, of which a table may lack one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clip_jax.plotting.style import BLUE, HOUSE, INK, ORANGE, SOFT, NotDrawn, new_figure
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Sets = Mapping[str, tuple[str, str]]
+PROMPTS = (("prompt ensemble", BLUE, "o"), ("single prompt", ORANGE, "s"))
+ACROSS = 5  # panels side by side
+TICKS = (1, 2, 4, 8, 16)
+
+
+def zero_shot(table: pd.DataFrame, sets: Sets) -> Any:
+    """Zero-shot accuracy with a prompt ensemble and with a single prompt: each number with its 95 % interval, its
+    pictures, and chance. One part a model.
+
+    Raises NotDrawn when no set was measured.
+    """
+    from matplotlib import rc_context
+
+    found = {
+        model: {name: rows for name, pair in sets.items() if (rows := _zero_shot(own, pair))}
+        for model, own in table.groupby("model", sort=False)
+    }
+    found = {model: rows for model, rows in found.items() if rows}
+    if not found:
+        raise NotDrawn("no zero-shot accuracy of these sets")
+    heights = [len(rows) for rows in found.values()]
+    numbers = [row for rows in found.values() for both in rows.values() for row in both.values()]
+    with rc_context(HOUSE):  # type: ignore[arg-type]
+        figure, _ = new_figure(7.4, 0.8 + 0.35 * len(found) + 0.5 * sum(heights))
+        figure.clear()
+        axes = figure.subplots(len(found), 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0]
+        axes[-1].set_xscale("log")
+        axes[-1].set_xlim(min(min(r["chance"], r["value"] or 1) for r in numbers) / 3, 1)
+        for axis, (model, rows) in zip(axes, found.items(), strict=True):
+            _intervals(axis, rows)
+            axis.set_title(model)
+        axes[-1].set_xlabel("zero-shot top-1 accuracy, with 95 % interval")
+        axes[-1].xaxis.set_major_formatter("{x:g}")
+        _legend(figure, list(axes))
+        figure.draw_without_rendering()
+        return figure
+
+
+def _intervals(axis: Any, found: Mapping[str, dict[str, Any]]) -> None:
+    for y, rows in enumerate(found.values()):
+        chance = next(iter(rows.values()))["chance"]
+        axis.plot([chance] * 2, [y - 0.36, y + 0.36], color=SOFT, ls=":", label="chance")
+        for side, (name, color, marker) in enumerate(PROMPTS):
+            if name not in rows:
+                continue
+            row, at = rows[name], y + 0.34 * side - 0.17
+            axis.plot([max(row["low"], 1e-9), row["high"]], [at] * 2, color=color)  # a logarithm has no 0
+            axis.plot(row["value"], at, marker, color=color, ms=4, label=name)
+            text = f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]  {row['examples']:,.0f} pictures"
+            axis.annotate(text, (1.02, at), xycoords=("axes fraction", "data"), va="center", color=color, size=7)
+    axis.set_yticks(range(len(found)), list(found))
+    axis.set_ylim(len(found) - 0.5, -0.5)
+    axis.grid(visible=False, axis="y")
+
+
+def shots(table: pd.DataFrame, sets: Sets) -> Any:
+    """Accuracy of probes over examples a class, against zero-shot, which has none: a panel a set, one part a model.
+
+    Few-shot probes: the mean, with the lowest and highest draw; *all* is the linear probe on the whole training split,
+    with its 95 % interval; so is the band of zero-shot. Raises NotDrawn when no set was measured.
+    """
+    from matplotlib import rc_context
+
+    found = {
+        model: (own, [name for name, pair in sets.items() if own["dataset"].isin(pair).any()])
+        for model, own in table.groupby("model", sort=False)
+    }
+    found = {model: part for model, part in found.items() if part[1]}
+    if not found:
+        raise NotDrawn("no accuracy of these sets")
+    across = min(ACROSS, max(len(names) for _, names in found.values()))
+    downs = [-(-len(names) // across) for _, names in found.values()]
+    with rc_context(HOUSE):  # type: ignore[arg-type]
+        figure, _ = new_figure(max(1.9 * across, 5.6), 0.5 + 0.5 * len(found) + 1.9 * sum(downs))
+        figure.clear()
+        parts, drawn = figure.subfigures(len(found), 1, squeeze=False, height_ratios=downs)[:, 0], []
+        for part, down, (model, (own, names)) in zip(parts, downs, found.items(), strict=True):
+            axes = part.subplots(down, across, squeeze=False).ravel()
+            for axis, name in zip(axes, names, strict=False):
+                _panel(axis, own, sets[name])
+                axis.set_title(name)
+                drawn.append(axis)
+            for axis in axes[len(names) :]:
+                axis.remove()
+            part.suptitle(model, size=9, weight="bold", x=0.01, ha="left")
+            part.supylabel("top-1 accuracy", size=8.5)
+        parts[-1].supxlabel("training examples a class", size=8.5)
+        _legend(figure, drawn)
+        figure.draw_without_rendering()
+        return figure
+
+
+def _legend(figure: Any, axes: list[Any]) -> None:
+    """Each label once, under the figure."""
+    handles = {label: h for a in axes for h, label in zip(*a.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=min(len(handles), 6))
+
+
+def _zero_shot(table: pd.DataFrame, pair: tuple[str, str]) -> dict[str, Any]:
+    rows = table[table["task"] == "zero_shot"].drop_duplicates("dataset", keep="last").set_index("dataset")
+    names = zip((p[0] for p in PROMPTS), pair, strict=True)
+    return {label: rows.loc[name].to_dict() for label, name in names if name in rows.index}
+
+
+def _panel(axis: Any, table: pd.DataFrame, pair: tuple[str, str]) -> None:
+    own = table[table["dataset"] == pair[0]]
+    few = own[own["task"] == "few_shot"].sort_values("shots")
+    probe = own[own["task"] == "linear_probe"]
+    for (label, color, _), dash in zip(PROMPTS, ("-", "--"), strict=True):
+        row = _zero_shot(table, pair).get(label)
+        if row is None:
+            continue
+        axis.axhline(row["value"], color=color, ls=dash, label=f"zero-shot, {label}")
+        if dash == "-":
+            axis.axhspan(row["low"], row["high"], color=color, alpha=0.12, lw=0)
+        axis.axhline(row["chance"], color=SOFT, ls=":", label="chance")
+        axis.annotate(
+            f"{row['classes']:,.0f} classes\n{row['examples']:,.0f} pictures", (0.04, 0.97), xycoords="axes fraction",
+            va="top", size=6.5, color=SOFT,
+        )  # fmt: skip
+    ends = [np.abs(few[side].to_numpy() - few["value"].to_numpy()) for side in ("low", "high")]
+    if len(few):
+        axis.errorbar(few["shots"], few["value"], ends, fmt="-o", color=INK, ms=3, lw=1, label="probe")
+    last = 4 * TICKS[-1]
+    if len(probe):
+        row = probe.iloc[0]
+        ends = [[row["value"] - row["low"]], [row["high"] - row["value"]]]
+        axis.errorbar([last], [row["value"]], ends, fmt="D", color=INK, ms=3.5, lw=1, label="probe on all")
+    if own["task"].isin(["few_shot", "linear_probe"]).sum() == 0:
+        axis.annotate("no training split", (0.5, 0.5), xycoords="axes fraction", ha="center", size=7, color=SOFT)
+    axis.set_xscale("log", base=2)
+    axis.set_xticks([*TICKS, last], [*map(str, TICKS), "all"])
+    axis.set_xlim(0.7, 1.5 * last)
+    axis.set_ylim(0, 1.25 * max(axis.get_ylim()[1], 1e-3))

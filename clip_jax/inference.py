@@ -1,0 +1,250 @@
+"""A model ready to use, from a published name, a path, or a run of ours; and starting a run from one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from clip_jax.config import ModelConfig, RunConfig
+from clip_jax.data.images.eval_preprocess import Preprocess, picture_name
+from clip_jax.data.tokenizers.learned_bpe import Tokenizer, with_context
+from clip_jax.distributed.mesh import enable_compile_cache, make_mesh
+from clip_jax.errors import UserError
+from clip_jax.evals.encode import Encoder
+from clip_jax.evals.zero_shot import class_embeddings
+from clip_jax.finite import NotFinite, finite_tensors
+from clip_jax.models.clip import CLIP, build
+from clip_jax.models.execution import on_any_device
+from clip_jax.models.positions import resize_image_positions, resize_text_positions
+from clip_jax.models.predictive import Predictive
+from clip_jax.pretrained.load import Weights, load_weights, save_weights
+from clip_jax.pretrained.mapping import flatten, nest, path_name
+from clip_jax.pretrained.names import Fetch, hub_fetch
+from clip_jax.storage.paths import SCHEME, is_url, place
+from clip_jax.train.checkpoint import load_params
+from clip_jax.train.inputs import read_tokenizer
+from clip_jax.train.loop import Start
+from clip_jax.train.pixels import tell_old, with_pixels
+from clip_jax.train.run_directory import read_config
+
+
+class LoadedModel:
+    """A model with its preprocessing and its tokenizer. Embeddings are float32 and of length 1."""
+
+    def __init__(self, weights: Weights, batch_size: int = 64) -> None:
+        enable_compile_cache()
+        self.name, self.config, self.preprocess = weights.name, weights.config, weights.preprocess
+        self._tokenizer, self.digest = weights.tokenizer, weights.digest
+        self.precision = weights.config.compute_dtype
+        mesh = make_mesh(RunConfig().mesh)
+        built = build(weights.config, mesh)
+        flat = flatten(weights.params)
+        self.params = jax.tree_util.tree_map_with_path(
+            lambda path, sharding: jax.device_put(flat[path_name(path)], sharding), built.shardings
+        )
+        self._graphdef = built.graphdef
+        self._encoder = Encoder(
+            built, mesh, batch_size, mean=self.preprocess.mean, std=self.preprocess.std,
+            exact=self.precision == "float32",
+        )  # fmt: skip
+
+    @property
+    def module(self) -> CLIP | Predictive:
+        """The Flax module with these weights, for one's own JAX code: `CLIP`, or `Predictive` for its objectives. It
+        takes normalised floats; ``preprocess`` has the mean and the spread."""
+        return nnx.merge(self._graphdef, self.params)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Raises UserError when the weights came without one."""
+        if self._tokenizer is None:
+            raise UserError(f"{self.name}: no tokenizer beside the weights (tokenizer.json); texts cannot be read")
+        return self._tokenizer
+
+    def embed_images(self, images: Sequence[Any]) -> np.ndarray:
+        """Paths, encoded bytes, PIL images or uint8 arrays [H, W, 3] -> [N, E]. Raises UserError naming one that cannot
+        be read, or whose embedding is not finite."""
+        try:
+            return self.embed_pixels(self.preprocess.batch(list(images)))
+        except NotFinite as error:
+            raise error.of(picture_name(images[error.row], error.row)) from None
+
+    def embed_pixels(self, images: np.ndarray) -> np.ndarray:
+        """Preprocessed uint8 [N, size, size, 3] -> [N, E]."""
+        return self._encoder.images(self.params, images)
+
+    def embed_and_features(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Preprocessed uint8 [N, size, size, 3] -> embeddings [N, E], and what comes before the projection [N, D]."""
+        return self._encoder.images_and_features(self.params, images)
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Texts -> [N, E]. Raises UserError for a model that predicts captions: it has image embeddings only."""
+        if self.config.objective != "contrastive":
+            raise UserError(
+                f"{self.name}: predicts captions (objective={self.config.objective!r}) and has no text embeddings; "
+                f"linear_probe, few_shot and knn need none, and `clip-jax eval RUN_DIR` measures its zero-shot tasks"
+            )
+        try:
+            return self._encoder.texts(self.params, self.tokenizer.encode(list(texts)))
+        except NotFinite as error:
+            raise error.of(repr(texts[error.row])) from None
+
+    def text_states(self, texts: Sequence[str], layer: int = -1, *, final_norm: bool = True) -> np.ndarray:
+        """What image generators condition on: float32 [N, T, D] after a block, -1 the last, -2 the last but one.
+
+        Raises ValueError for a layer that is not there.
+        """
+        return self._encoder.text_states(self.params, self.tokenizer.encode(list(texts)), layer, final_norm)
+
+    def classify(
+        self, images: Sequence[Any], labels: Sequence[str], templates: Sequence[str] = ("a photo of {c}.",)
+    ) -> np.ndarray:
+        """Probabilities [N, labels] of each image's label; several templates are averaged per label.
+
+        Raises UserError for fewer than two labels, a template without ``{c}``, or a picture that cannot be read.
+        """
+        if len(labels) < 2:
+            raise UserError(f"labels={list(labels)}: needs at least two to choose from")
+        for template in templates:
+            if "{c}" not in template:
+                raise UserError(f"template {template!r}: has no {{c}}")
+        prompts = self.embed_texts([t.replace("{c}", label) for label in labels for t in templates])
+        scores = self.scale * self.embed_images(images) @ class_embeddings(prompts, len(labels)).T
+        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+        return powers / powers.sum(axis=1, keepdims=True)
+
+    @property
+    def scale(self) -> float:
+        """The logit scale."""
+        return min(float(np.exp(np.asarray(self.params["logit_scale"]))), self.config.max_logit_scale)
+
+
+def is_run(name: str) -> bool:
+    """Whether the path is a training run's directory."""
+    if is_url(name) and not name.startswith(SCHEME):
+        return False
+    return (place(name) / "checkpoints").is_dir() and (place(name) / "config.json").exists()
+
+
+def read(name: str, *, fetch: Fetch = hub_fetch) -> Weights:
+    """Weights of a run of ours at its last checkpoint, of a path, or of a published name. Raises UserError."""
+    if not is_run(name):
+        return load_weights(name, fetch=fetch)
+    begun = read_config(place(name))
+    assert begun is not None
+    run = with_pixels(begun, place(name))
+    tell_old(run, place(name))
+    config = on_any_device(run.model)
+    built = build(config, make_mesh(RunConfig().mesh))
+    _, params = load_params(name, built)
+    arrays = {k: np.asarray(v) for k, v in flatten(params).items()}
+    finite_tensors(name, arrays.items())
+    tokenizer = read_tokenizer(place(name), config)
+    return Weights(name, config, nest(arrays), Preprocess.of(config.image.image_size, run.pixels), tokenizer)
+
+
+def load_model(
+    name: str, *, batch_size: int = 64, compute_dtype: str = "float32", fetch: Fetch = hub_fetch
+) -> LoadedModel:
+    """``openai/ViT-B-32``, ``open_clip:MODEL/TAG``, ``hf:OWNER/NAME``, a weights file or folder, or a run directory.
+
+    ``compute_dtype``: float32 (in full, on accelerators too) | bfloat16 | float16. Raises UserError, one line, when
+    there is no such model or its files are broken.
+    """
+    weights = read(name, fetch=fetch)
+    shape = dataclasses.replace(weights.config, compute_dtype=compute_dtype)
+    return LoadedModel(dataclasses.replace(weights, config=shape), batch_size)
+
+
+def export(name: str, folder: str | Path, layout: str = "open_clip") -> None:
+    """Write any readable model in the layout of open_clip or transformers.
+
+    Raises UserError for a model that these libraries do not have: a predictive one, or a bag of words as text tower.
+    """
+    weights = read(name)
+    objective, encoder = weights.config.objective, weights.config.text.encoder
+    if objective != "contrastive" or encoder != "transformer":
+        what = f"model.objective={objective!r}, model.text.encoder={encoder!r}"
+        raise UserError(f"{name}: {what}: no layout holds such a model, only contrastive ones with a text transformer")
+    save_weights(weights, folder, layout)
+
+
+# What may differ between the weights and the run that starts from them: size and length (positions are resized), and
+# how training treats the model.
+_FREE = {
+    "image": ("image_size", "patch_dropout"),
+    "text": ("context_length",),
+}
+
+
+def _check(ours: ModelConfig, theirs: ModelConfig, towers: tuple[str, ...], source: str) -> None:
+    if "text" in towers and ours.objective != theirs.objective:
+        raise UserError(
+            f"init_from.source={source}: its objective is {theirs.objective!r}, model.objective is {ours.objective!r}; "
+            f"only init_from.tower='image' can be taken"
+        )
+    for tower in towers:
+        a, b = dataclasses.asdict(getattr(ours, tower)), dataclasses.asdict(getattr(theirs, tower))
+        for field in a:
+            if field not in _FREE[tower] and a[field] != b[field]:
+                raise UserError(
+                    f"init_from.source={source}: its {tower}.{field} is {b[field]}, model.{tower}.{field} is {a[field]}"
+                )
+    of_text = ("activation_of_text",) if "text" in towers else ()
+    for field in ("embed_dim", *(("activation",) if "image" in towers else ()), *of_text):
+        if getattr(ours, field) != getattr(theirs, field):
+            name = field.replace("activation_of_text", "text_activation")
+            raise UserError(
+                f"init_from.source={source}: its {name} is {getattr(theirs, field)}, model.{name} is "
+                f"{getattr(ours, field)}",
+                field=f"model.{name}",
+                value=getattr(ours, field),
+                reason=f"the source has {getattr(theirs, field)}",
+            )
+
+
+def start_from(config: RunConfig, *, fetch: Fetch = hub_fetch) -> Start:
+    """What ``init_from`` asks for: the parameters the run starts with, the text tower's tokenizer, and the pixel
+    normalization and resizing that the image tower was trained with.
+
+    Tensors of the towers taken over come from the source, positions resized to the run's resolution and context length;
+    taking both towers takes temperature, bias and decoder too.
+
+    Raises UserError when the source's shape differs from the run's.
+    """
+    source, chosen = config.init_from.source, config.init_from.tower
+    weights = read(source, fetch=fetch)
+    towers = ("image", "text") if chosen == "both" else (chosen,)
+    _check(config.model, weights.config, towers, source)
+    theirs = flatten(weights.params)
+
+    def take(path: tuple[Any, ...], value: Any) -> Any:
+        name = path_name(path)
+        tower = name.split("/")[0]
+        if tower not in towers and not (chosen == "both" and name in theirs):
+            return value
+        if name not in theirs:
+            raise UserError(f"init_from.source={source}: has no {name}")
+        array = np.asarray(theirs[name])
+        if name in ("image/position", "image/pool/position"):
+            side = config.model.image.image_size // config.model.image.patch_size
+            array = resize_image_positions(array, (side, side), int(config.model.image.class_token))
+        elif name == "text/position" and config.model.objective == "contrastive":
+            array = resize_text_positions(array, config.model.text.tokens)
+        if array.shape != value.shape:
+            raise UserError(f"init_from.source={source}: {name} is {array.shape}, the run has {value.shape}")
+        return jax.device_put(array.astype(value.dtype), value.sharding)
+
+    tokenizer = None
+    if "text" in towers:
+        if weights.tokenizer is None:
+            raise UserError(f"init_from.source={source}: comes without a tokenizer, so its text tower cannot be used")
+        tokenizer = with_context(weights.tokenizer, config.model.text.context_length)
+    pixels = weights.preprocess.pixels if "image" in towers else None
+    return Start(lambda fresh: jax.tree_util.tree_map_with_path(take, fresh), tokenizer, pixels)

@@ -1,0 +1,247 @@
+"""Learning-rate schedules and AdamW: decay mask, rates by layer and width, half-precision statistics, loss scaling.
+
+The numbers of the schedule (peak, warm-up, length) live in the optimiser's *state*, not in the compiled
+program, so runs of one shape that differ only in length or learning rate share one compilation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from clip_jax.config import ModelConfig, OptimConfig
+from clip_jax.config.mup import multipliers
+from clip_jax.optim.stochastic_rounding import narrow, widen
+
+# Leaves that never decay, by the last part of their name: layers are stacked, so the number of axes cannot tell.
+NOT_DECAYED = ("bias", "projection_bias", "scale", "scale_1", "scale_2", "logit_scale", "logit_bias", "class_token")
+
+
+class ScheduleState(NamedTuple):
+    """Where the schedule stands: updates done (int32 scalar), and its numbers (float32 scalars)."""
+
+    updates: jax.Array
+    peak: jax.Array
+    warmup: jax.Array
+    decay_start: jax.Array
+    steps: jax.Array
+
+
+def _numbers(config: OptimConfig, steps: int) -> tuple[float, float, float, float]:
+    warmup = float(config.warmup_steps)
+    decay = config.decay_fraction * steps if config.schedule == "wsd" else steps - warmup
+    return config.peak_lr, warmup, max(steps - decay, warmup), float(steps)
+
+
+def _rate(kind: str, step: Any, peak: Any, warmup: Any, decay_start: Any, steps: Any) -> jax.Array:
+    step = jnp.asarray(step, jnp.float32)
+    rise = jnp.minimum((step + 1.0) / jnp.maximum(warmup, 1.0), 1.0)
+    done = jnp.clip((step - decay_start) / jnp.maximum(steps - decay_start, 1.0), 0.0, 1.0)
+    fall = 0.5 * (1.0 + jnp.cos(jnp.pi * done)) if kind == "cosine" else 1.0 - done
+    return peak * rise * fall
+
+
+def schedule(config: OptimConfig, steps: int) -> Callable[[Any], jax.Array]:
+    """The learning rate of update ``step`` (from 0), a float32 scalar.
+
+    Linear warm-up over ``warmup_steps`` (the first update already moves), then either half a cosine to zero at
+    ``steps`` (Loshchilov & Hutter, 2017) or a plateau followed by a linear fall to zero over the last
+    ``decay_fraction`` of the steps (warm-up, stable, decay; Hu et al., 2024).
+    """
+    numbers = _numbers(config, steps)
+    return lambda step: _rate(config.schedule, step, *numbers)
+
+
+def scale_by_stored_schedule(config: OptimConfig, steps: int) -> optax.GradientTransformation:
+    """Multiply updates by minus the learning rate, computed from the numbers held in `ScheduleState`."""
+
+    def init(params: Any) -> ScheduleState:
+        del params
+        numbers = (jnp.asarray(n, jnp.float32) for n in _numbers(config, steps))
+        return ScheduleState(jnp.zeros((), jnp.int32), *numbers)
+
+    def update(updates: Any, state: ScheduleState, params: Any = None) -> tuple[Any, ScheduleState]:
+        del params
+        rate = _rate(config.schedule, *state)
+        updates = jax.tree.map(lambda u: -rate.astype(u.dtype) * u, updates)
+        return updates, state._replace(updates=state.updates + 1)
+
+    return optax.GradientTransformation(init, update)
+
+
+def learning_rate(config: OptimConfig, opt_state: Any) -> jax.Array:
+    """The rate the next update will use, read from an optimiser state of `make_optimizer`."""
+    return _rate(config.schedule, *_find(opt_state, ScheduleState))
+
+
+def _find(opt_state: Any, kind: type) -> Any:
+    leaves = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, kind))
+    return next((s for s in leaves if isinstance(s, kind)), None)
+
+
+def decay_mask(params: Any) -> Any:
+    """True for the leaves that decay: matrices (embeddings and positions among them, as in the CLIP paper),
+    and neither gains, biases, the class token nor the temperature."""
+
+    def decays(path: tuple[Any, ...], leaf: Any) -> bool:
+        names = [str(getattr(k, "key", getattr(k, "name", k))) for k in path]
+        name = next((n for n in reversed(names) if n not in ("value", "raw_value")), "")
+        return name not in NOT_DECAYED and getattr(leaf, "ndim", 2) >= 2
+
+    return jax.tree_util.tree_map_with_path(decays, params)
+
+
+def layer_multipliers(params: Any, decay: float) -> Any:
+    """Factors of the learning rate, broadcastable to each leaf: decay^(layers above it) (Bao et al., 2022, BEiT).
+
+    Of a tower with L blocks: block i (from 0) has decay^(L - i), what lies before the blocks decay^(L + 1), and what
+    comes after them, the temperature too, 1.
+    """
+    before = ("patch", "position", "token", "class_token", "ln_pre")
+    depth = {
+        names[0]: leaf.shape[0] for names, leaf in _named(params) if names[1:2] == ["blocks"]
+    }  # stacked on a leading axis
+
+    def factor(names: list[str], leaf: Any) -> Any:
+        if len(names) < 2 or names[0] not in depth:
+            return 1.0
+        layers = depth[names[0]]
+        if names[1] == "blocks":
+            powers = decay ** jnp.arange(layers, 0, -1, dtype=jnp.float32)
+            return powers.reshape(layers, *(1,) * (leaf.ndim - 1))
+        return decay ** (layers + 1) if names[1] in before else 1.0
+
+    factors = [factor(names, leaf) for names, leaf in _named(params)]
+    return jax.tree.unflatten(jax.tree.structure(params), factors)
+
+
+def _named(params: Any) -> list[tuple[list[str], Any]]:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return [([str(getattr(k, "key", getattr(k, "name", k))) for k in path], leaf) for path, leaf in leaves]
+
+
+def _scale(factors: Callable[[Any], Any]) -> optax.GradientTransformation:
+    """Multiply updates by ``factors(params)``, a tree of numbers or arrays that broadcast."""
+    return optax.stateless(lambda updates, params: jax.tree.map(lambda u, m: u * m, updates, factors(params)))
+
+
+def _width_stable(adam: optax.GradientTransformation, model: ModelConfig) -> list[optax.GradientTransformation]:
+    """Adam with the multipliers of `parametrisation`, each at the place where it is exact: dividing a gradient by the
+    multiplier of epsilon multiplies epsilon by it, and what is multiplied before the decay is added leaves learning
+    rate × decay alone."""
+
+    def factors(value: Callable[[Any], float]) -> Callable[[Any], Any]:
+        def tree(params: Any) -> Any:
+            scales = [value(multipliers(names, model)) for names, _ in _named(params)]
+            return jax.tree.unflatten(jax.tree.structure(params), scales)
+
+        return tree
+
+    if model.parametrisation.kind == "standard":
+        return [adam]
+    return [_scale(factors(lambda m: 1 / m.eps)), adam, _scale(factors(lambda m: m.lr))]
+
+
+def half_precision_state(
+    inner: optax.GradientTransformation, dtype: str, rounding: str
+) -> optax.GradientTransformationExtraArgs:
+    """``inner`` with its float32 arrays kept in ``dtype``, rounded stochastically or to the nearest after each update.
+
+    `update` takes ``key=``. With the nearest, a second moment whose step is below half a unit in the last place stalls.
+    """
+
+    def kept(state: Any) -> Any:
+        return jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.float32 and x.ndim else x, state)
+
+    def update(
+        updates: Any, state: Any, params: Any = None, *, key: jax.Array | None = None, **_: Any
+    ) -> tuple[Any, Any]:
+        updates, new = inner.update(updates, widen(state), params)
+        return updates, narrow(new, state, key if rounding == "stochastic" else None)
+
+    return optax.GradientTransformationExtraArgs(lambda params: kept(inner.init(params)), update)
+
+
+class LossScaleState(NamedTuple):
+    """The factor on the loss (float32 scalar), finite updates since it changed (int32 scalar), what it guards."""
+
+    scale: jax.Array
+    finite: jax.Array
+    inner: Any
+
+
+GROWTH_INTERVAL = 2000  # finite updates after which the loss scale doubles (Micikevicius et al., 2018)
+
+
+def skip_overflows(inner: optax.GradientTransformation, first_scale: float) -> optax.GradientTransformationExtraArgs:
+    """Leave out updates that are not finite, and steer the loss scale: half after one, double after many good ones.
+
+    Gradients come in already divided by the scale (`loss_scale`).
+    """
+    guarded = optax.with_extra_args_support(inner)
+
+    def init(params: Any) -> LossScaleState:
+        return LossScaleState(jnp.asarray(first_scale, jnp.float32), jnp.zeros((), jnp.int32), inner.init(params))
+
+    def update(updates: Any, state: LossScaleState, params: Any = None, **extra: Any) -> tuple[Any, LossScaleState]:
+        good = jnp.all(jnp.stack([jnp.all(jnp.isfinite(u)) for u in jax.tree.leaves(updates)]))
+        new, after = guarded.update(updates, state.inner, params, **extra)
+        new = jax.tree.map(lambda u: jnp.where(good, u, 0), new)
+        after = jax.tree.map(lambda a, b: jnp.where(good, a, b), after, state.inner)
+        count = jnp.where(good, state.finite + 1, 0)
+        grown = jnp.where(count == GROWTH_INTERVAL, state.scale * 2, state.scale)
+        scale = jnp.where(good, grown, jnp.maximum(state.scale / 2, 1.0))
+        return new, LossScaleState(scale, count % GROWTH_INTERVAL, after)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def loss_scale(opt_state: Any) -> jax.Array | None:
+    """What the loss is to be multiplied by, and its gradients divided by; None without `skip_overflows`."""
+    found = _find(opt_state, LossScaleState)
+    return None if found is None else found.scale
+
+
+# What `make_optimizer` can take as arrays, so that runs which differ in them share a program. The numbers of the
+# schedule and of the loss scale are in the state anyway.
+TRACEABLE = ("clip_norm", "b1", "b2", "eps", "weight_decay")
+
+
+def make_optimizer(
+    config: OptimConfig, steps: int, model: ModelConfig | None = None, traced: Mapping[str, Any] | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """Clip the global gradient norm, then AdamW (Loshchilov & Hutter, 2019) under `schedule`.
+
+    The decay is multiplied by the learning rate, as in optax and PyTorch. Gradients and updates are float32 whatever
+    the parameters are. ``model`` (a default one, if none is given) says two things: float16 as its compute dtype wants
+    a loss scale, and its parametrisation gives each tensor its rate and epsilon. `update` takes ``key=``, which only
+    half-precision statistics use. ``traced``: fields among `TRACEABLE` as arrays, in place of the config's numbers.
+    """
+    model = model or ModelConfig()
+    number: dict[str, Any] = {name: getattr(config, name) for name in TRACEABLE} | dict(traced or {})
+    plain = optax.scale_by_adam(b1=number["b1"], b2=number["b2"], eps=number["eps"])
+    adam: Any = optax.GradientTransformation(lambda params: plain.init(widen(params)), plain.update)
+    if config.state_dtype != "float32":
+        adam = half_precision_state(adam, config.state_dtype, config.rounding)
+    parts = [
+        optax.stateless(lambda updates, _: widen(updates)),
+        optax.clip_by_global_norm(number["clip_norm"]),
+        *_width_stable(adam, model),
+        optax.add_decayed_weights(number["weight_decay"], mask=decay_mask),
+    ]
+    if config.layer_decay < 1:
+        parts.append(_scale(lambda params: layer_multipliers(params, config.layer_decay)))
+    whole = optax.chain(*parts, scale_by_stored_schedule(config, steps))
+    if model.compute_dtype == "float16":
+        return skip_overflows(whole, config.loss_scale)
+    return optax.with_extra_args_support(whole)
+
+
+def apply_updates(params: Any, updates: Any, key: jax.Array, rounding: str) -> Any:
+    """Parameters plus float32 updates, added in float32; half-precision ones are rounded as ``rounding`` says."""
+    moved = jax.tree.map(lambda p, u: p + u, widen(params), updates)
+    return narrow(moved, params, key if rounding == "stochastic" else None)

@@ -1,0 +1,364 @@
+"""From a table of runs to laws with their evidence, by every rule of frontier: what figures, page and summary show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clip_jax.errors import UserError
+from clip_jax.scaling.analysis.averaging import AveragedForecast, average
+from clip_jax.scaling.analysis.extrapolation import LEAST_POINTS as LEAST_TO_EXTRAPOLATE
+from clip_jax.scaling.analysis.extrapolation import extrapolation_scores, forecast_check, rival_forms
+from clip_jax.scaling.analysis.frontier_fit import (
+    BUDGET,
+    RULES,
+    Fitted,
+    TooFewPoints,
+    fit_frontier,
+    rules_for,
+    select,
+)
+from clip_jax.scaling.data.provenance import rows_hash, versions
+from clip_jax.scaling.data.runs_table import fit_rows, prepare
+from clip_jax.scaling.frontier.frontier import by_size, compute_optimal, seed_noise, unbeaten
+from clip_jax.scaling.frontier.isoflop import allocation, isoflop
+from clip_jax.scaling.frontier.parametric import TESTED_ROWS, Surface, fit_surface
+from clip_jax.scaling.frontier.selection import selection_bias, valley_scatter
+from clip_jax.scaling.laws import compared_laws, with_ceiling
+from clip_jax.scaling.laws.base import Array
+from clip_jax.scaling.profile.noise import Noise
+from clip_jax.scaling.profile.statistic import ONE_STEP, interval_method
+from clip_jax.scaling.uncertainty.interval_format import ends_data
+from clip_jax.storage.json_files import plain_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST_BUDGETS = 2000  # that valleys are looked for at
+TARGET = 10.0  # times the largest FLOPs: where laws are compared
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """Points that a rule picked (columns of `by_size`), a fit for each law by key, and why others have none.
+
+    chance: the error of guessing, or None.
+    """
+
+    rule: str
+    points: pd.DataFrame
+    fitted: dict[str, Fitted] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    chance: float | None = None
+
+    @cached_property
+    def averaged(self) -> AveragedForecast | None:
+        """Return the forms averaged, or None where none was fitted."""
+        return average(self.fitted, self.chance)
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A table understood. rows: those that may enter a fit. frontiers: by rule, the reported one first. surface: or
+    why there is none. curves: evaluations during training (run_id, flops, error). law: all of it as plain data."""
+
+    title: str
+    metric: str
+    rows: pd.DataFrame
+    frontiers: dict[str, Frontier]
+    valleys: list[dict[str, Any]]
+    leaning: list[dict[str, Any]]
+    surface: Surface | str
+    curves: pd.DataFrame | None
+    winner: str | None
+    law: dict[str, Any]
+
+    @property
+    def frontier(self) -> Frontier:
+        """The one that is reported."""
+        return next(iter(self.frontiers.values()))
+
+    @property
+    def best(self) -> Fitted | None:
+        """The law that extrapolates best, on the reported frontier."""
+        return None if self.winner is None else self.frontier.fitted[self.winner]
+
+    @property
+    def averaged(self) -> AveragedForecast | None:
+        """Return the forecast averaged over forms, on the reported frontier."""
+        return self.frontier.averaged
+
+    def averaged_bands(self, grid: Array) -> dict[str, Array]:
+        """Return {median, low, high, run_low, run_high} over FLOPs [n]. Raises UserError where no form was fitted."""
+        if self.averaged is None:
+            raise UserError("no form could be averaged", field="forms", reason="none could be averaged")
+        return self.averaged.bands(grid)
+
+    @property
+    def target(self) -> float:
+        """FLOPs at which laws are compared."""
+        return float(self.frontier.points["flops"].max() * TARGET)
+
+
+def analyse(
+    df: pd.DataFrame,
+    metric: str = "error_mean",
+    *,
+    curves: pd.DataFrame | None = None,
+    lr_evidence: pd.DataFrame | None = None,
+    title: str = "Zero-shot transfer against compute",
+    chance: float | None = None,
+    name: str = "table",
+    full: bool = True,
+) -> Analysis:
+    """Fit a table of runs.
+
+    Args:
+      df: one row a run (see `table.prepare`). Without a column ``budget`` the frontier is the runs that no cheaper
+        one beats.
+      metric: the column to explain, an error in (0, 1] or a loss.
+      curves: evaluations during training; drawn, never fitted. Those without a finite logarithm are left out.
+      lr_evidence: rows (budget, peak_lr, error, verdict) of learning rates tried.
+      title: of the report.
+      chance: the error of guessing: the top of every form that has one, and no curve exceeds it. Runs above it stay in
+        the fits of those forms and are left out of the others.
+      name: of the table, in errors.
+      full: False: the reported frontier's fits only, without surface and other rules.
+
+    Raises:
+      UserError: a missing column, a number out of range, two units in a column, or no run that may enter the fit.
+    """
+    planned = "budget" in df.columns
+    rows, left_out = fit_rows(prepare(df, metric, name), metric, chance, keep_above_chance=True)
+    if rows.empty:
+        reason = f"no run may enter the fit; the first was left out: {left_out[0]['reason']}"
+        raise UserError(f"{metric}: {reason}", field=metric, reason=reason)
+    if curves is not None:
+        drawable = (curves[["flops", "error"]] > 0) & np.isfinite(curves[["flops", "error"]])
+        curves = curves[drawable.all(axis=1)]
+        curves = None if curves.empty else curves
+    candidates = rows
+    if not planned and rows["seed"].nunique() == 1:  # runs of equal cost and size are no repeats of one another
+        candidates = rows.sort_values(metric).drop_duplicates("budget")
+    reported = compute_optimal(candidates, metric)
+    reported = reported if planned else unbeaten(reported)
+    candidates = by_size(candidates, metric)
+    noise = point_noise(rows, metric, reported, planned)
+    bias = winners_bias(rows, metric) if planned else {}
+    frontiers: dict[str, Frontier] = {}
+    for rule in rules_for(planned)[: None if full else 1]:
+        first = not frontiers
+        frontier = Frontier(rule, reported if first else select(rule, candidates), chance=chance)
+        frontiers[rule] = fit_forms(frontier, candidates, noise, planned, bias if rule == BUDGET else {}, strict=first)
+    few = planned or rows["budget"].nunique() <= MOST_BUDGETS  # without planned budgets each compute is one of its own
+    valleys = isoflop(rows, metric) if few else []
+    scores, check = [], []
+    c, y = reported["flops"].to_numpy(float), reported["error"].to_numpy(float)
+    main = next(iter(frontiers.values()))
+    if main.fitted:
+        laws = [f.fit.law for f in main.fitted.values()]
+        scores = extrapolation_scores(c, y, laws, known={w.key: with_ceiling(w, chance)[1] for w in laws})
+        check = _check_without_largest(rows, metric, main, candidates, planned)
+    keys = {f.fit.law.name: key for key, f in main.fitted.items()}
+    tested = bool(scores) and scores[0]["mean_abs_log_error"] is not None
+    winner = keys[scores[0]["form"]] if tested else next(iter(main.fitted), None)
+    surface: Surface | str = "not asked for"
+    if full:
+        try:
+            surface = fit_surface(rows, metric)
+        except UserError as error:
+            surface = str(error).removeprefix("fit: ")
+    found = Analysis(
+        title,
+        metric,
+        rows,
+        frontiers,
+        valleys,
+        isoflop(rows, metric, way="cubic") if few else [],
+        surface,
+        curves,
+        winner,
+        {},
+    )
+    sd, degrees = seed_noise(rows, metric)
+    law = {
+        "title": title, "metric": metric, "runs": len(rows), "left_out": left_out, "chance": chance,
+        "rows_sha256": rows_hash(rows), "versions": versions(),
+        "frontier_rule": RULES[main.rule], "flops_span": float(c.max() / c.min()),
+        "batch_sizes": sorted({int(b) for b in rows["batch_size"]}), "seed_sd_of_log_error": sd if degrees else None,
+        "frontier": _with_drops(reported, sd, degrees), "isoflop": valleys, "isoflop_cubic": found.leaning,
+        "allocation": asdict(allocation(valleys)), "allocation_cubic": asdict(allocation(found.leaning)),
+        "surface": _surface_data(surface), "winner": None if winner is None else main.fitted[winner].fit.law.name,
+        "why": _why(scores, main), "extrapolation": scores, "forecast_check": check,
+        **_averaged_data(main, found.target),
+        "lr_evidence": [] if lr_evidence is None else lr_evidence.to_dict("records"),
+        **_laws_data(found, scores),
+    }  # fmt: skip
+    law["frontiers"] = {
+        rule: {
+            "rule": RULES[rule], "points": f.points[["flops", "params", "error"]].to_dict("records"),
+            "fits": [fitted.as_data() for fitted in f.fitted.values()], "left_out": f.reasons,
+        }
+        for rule, f in frontiers.items()
+    }  # fmt: skip
+    found.law.update(plain_json(law))
+    return found
+
+
+def fit_forms(
+    frontier: Frontier, candidates: pd.DataFrame, noise: Noise, planned: bool, bias: Mapping[float, float],
+    *, strict: bool = False,
+) -> Frontier:  # fmt: skip
+    """Fit every compared form to a frontier's points.
+
+    Args:
+      frontier: its rule and points; it is filled and returned.
+      candidates, noise, planned, bias: see `evidence.fit_frontier`.
+      strict: what is wrong with the points themselves is the caller's error.
+    """
+    for law in compared_laws(frontier.chance):
+        try:
+            frontier.fitted[law.key] = fit_frontier(
+                law, frontier.points, candidates, rule=frontier.rule, noise=noise, planned=planned,
+                chance=frontier.chance, bias=bias,
+            )  # fmt: skip
+        except TooFewPoints as error:
+            frontier.reasons[law.key] = str(error)
+        except UserError as error:
+            if strict:
+                raise
+            frontier.reasons[law.key] = str(error).removeprefix("fit: ")
+    return frontier
+
+
+def _check_without_largest(
+    rows: pd.DataFrame, metric: str, main: Frontier, candidates: pd.DataFrame, planned: bool
+) -> list[dict[str, Any]]:
+    """Forecasts of the largest budget made without it; its seeds tell nothing of the scatter either."""
+    points = main.points
+    if len(points) <= LEAST_TO_EXTRAPOLATE:
+        return []
+    last, below = points.iloc[-1], points.iloc[:-1]
+    before = rows[rows["budget"] < last["budget"]]
+    cheaper = candidates[candidates["budget"] < last["budget"]]
+    bias = winners_bias(before, metric) if planned else {}
+    held_out = fit_forms(
+        Frontier(main.rule, below, chance=main.chance),
+        cheaper,
+        point_noise(before, metric, below, planned),
+        planned,
+        bias,
+    )
+    return forecast_check(
+        held_out.fitted, held_out.averaged, float(last["flops"]), float(last["error"]), float(below["error"].iloc[-1])
+    )
+
+
+def _averaged_data(frontier: Frontier, target: float) -> dict[str, Any]:
+    """The averaged forecast of law.json: at the largest compute seen and at the target."""
+    if frontier.averaged is None:
+        return {"averaged": [], "averaging": None}
+    places = (float(frontier.points["flops"].max()), target)
+    return {
+        "averaged": [frontier.averaged.forecast(p) for p in places],
+        "averaging": {"rule": frontier.averaged.rule, "left_out": dict(frontier.averaged.left_out)},
+    }
+
+
+def point_noise(rows: pd.DataFrame, metric: str, frontier: pd.DataFrame, planned: bool = True) -> Noise:
+    """Return the scatter of one point of the frontier, in ln(error).
+
+    From seeds where cells have several; else, for planned budgets, from the cells' distance to their budget's parabola.
+    """
+    sd, degrees = seed_noise(rows, metric)
+    if not degrees and planned:
+        sd, degrees = valley_scatter(rows, metric)
+    return Noise(sd / math.sqrt(float(frontier["seeds"].mean())), degrees)
+
+
+def winners_bias(rows: pd.DataFrame, metric: str) -> dict[float, float]:
+    """Return `selection.selection_bias` of planned budgets, with the scatter that seeds or valleys show."""
+    sd, degrees = seed_noise(rows, metric)
+    if not degrees:
+        sd, degrees = valley_scatter(rows, metric)
+    return selection_bias(rows, metric, sd) if degrees else {}
+
+
+def _why(scores: list[dict[str, Any]], frontier: Frontier) -> str:
+    if not frontier.fitted:
+        return "no law: " + next(iter(frontier.reasons.values()))
+    if not scores or scores[0]["mean_abs_log_error"] is None:
+        return "too few budgets to compare forms by extrapolation"
+    best = scores[0]
+    untested = [s["form"] for s in scores if s["mean_abs_log_error"] is None]
+    return (
+        f"{best['form']} forecasts the next budget best: mean |ln(predicted/measured)| "
+        f"{best['mean_abs_log_error']:.4f} over {best['forecasts']} forecasts"
+        + (f"; too few budgets to test {', '.join(untested)}" if untested else "")
+    )
+
+
+def _laws_data(found: Analysis, scores: list[dict[str, Any]]) -> dict[str, Any]:
+    """Fits of the reported frontier, their forecasts, what to be warned of, and what each point does to the best."""
+    fitted = found.frontier.fitted
+    forecasts = [f.forecast(found.target) for f in fitted.values()]
+    warnings: list[str] = []
+    influential: list[dict[str, Any]] = []
+    moved: list[str] = []
+    rivals = [] if found.averaged is None else rival_forms(found.averaged.forecast(found.target))
+    if found.best is not None:
+        warnings += [f"{found.best.fit.law.name}: {w}" for w in found.best.warnings()]
+        influential = found.best.leave_one_out()
+        strong = [r for r in influential if abs(r["shift"]) > 1]
+        moved = [
+            f"the point at {r['flops']:.3g} FLOPs alone moves {r['parameter']} from {r['without']:.4g} to "
+            f"{r['with']:.4g} ({r['shift']:+.1f} standard errors)"
+            for r in sorted(strong, key=lambda r: -abs(r["shift"]))[:3]
+        ]
+    return {
+        "fits": [f.as_data() for f in fitted.values()], "next_budget": forecasts,
+        "warnings": [*rivals, *warnings, *moved], "rivals": rivals, "moved": moved, "influence": influential,
+    }  # fmt: skip
+
+
+def _surface_data(surface: Surface | str) -> dict[str, Any]:
+    """Chinchilla's law as plain data, or the reason of its absence."""
+    if isinstance(surface, str):
+        return {"status": f"left out: {surface}"}
+    fit = surface.fit
+    notes = list(fit.notes)
+    if interval_method(fit) == ONE_STEP:
+        notes.append(f"intervals: {ONE_STEP}")
+    if fit.points < TESTED_ROWS:
+        notes.append(f"{fit.points} rows: the coverage of its intervals was simulated from {TESTED_ROWS} rows on")
+    return {
+        "formula": fit.law.formula, "values": fit.values, "status": fit.status, "identified": fit.identified,
+        "intervals": {n: dict(zip(("low", "high"), ends_data(i), strict=True)) for n, i in surface.intervals.items()},
+        "flat": list(fit.flat), "starts": fit.starts, "agree": fit.agree, "screened": fit.screened,
+        "condition": fit.condition, "objective": fit.objective, "rows": fit.points, "notes": notes,
+        "residual_sd": fit.residual_sd,
+        "flops": {"factor": surface.cost, "power_of_params": surface.power, "sd_of_log": surface.cost_sd},
+    }  # fmt: skip
+
+
+def _with_drops(frontier: pd.DataFrame, sd: float, degrees: int) -> list[dict[str, Any]]:
+    """Each budget's best, and whether the error falls to the next budget by more than twice its noise."""
+    rows: list[Any] = frontier.to_dict("records")
+    for now, after in zip(rows, [*rows[1:], None], strict=True):
+        now["drop"] = now["noise"] = now["falls"] = None
+        if after is not None:
+            now["drop"] = now["error"] - after["error"]
+            if degrees:
+                now["noise"] = 2 * sd * now["error"] * math.sqrt(1 / now["seeds"] + 1 / after["seeds"])
+                now["falls"] = bool(now["drop"] > now["noise"])
+    return rows
+
+
+def is_planned(found: Analysis) -> bool:
+    """Whether budgets were planned."""
+    return BUDGET in found.frontiers

@@ -1,0 +1,307 @@
+"""Average forecasts over forms: one predictive distribution that carries the doubt about the form.
+
+Each form gives a distribution of the curve (or of a run) at a point, from its profile (`profile.prediction_profile`).
+The averaged forecast is their mixture: its median is the point forecast, its central 95 % the band. A form that the
+data do not reject keeps a weight of at least `LEAST_WEIGHT`: what the data cannot tell apart inside their range may
+differ far beyond it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from clip_jax.scaling.analysis.frontier_fit import Fitted, interpolated, knots
+from clip_jax.scaling.fit.result import Fit
+from clip_jax.scaling.fit_law import SPARE_POINTS, fit_law
+from clip_jax.scaling.laws.base import Array
+from clip_jax.scaling.profile.noise import NO_NOISE, Noise
+from clip_jax.scaling.profile.prediction import Interval, Prediction
+from clip_jax.scaling.profile.profile_likelihood import curve_error
+from clip_jax.scaling.profile.statistic import pooled_scale, scatter, wider_by
+
+LEAST_WEIGHT = 0.1  # of a form that the data do not reject
+REJECTED = 0.01  # p below which they do
+LEAST_PREFIXES, MOST_PREFIXES = 2, 6  # that must test every form for held-out scores, and that are used
+BY_BIC = "BIC of the full fits, at least 0.1 for a form not rejected at 1 %"
+BY_STACKING = "stacked by held-out log scores, at least 0.1 for a form not rejected at 1 %"
+GRID = 801  # positions at which the mixture's distribution is added up
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Weighted predictive distributions of several forms at one point.
+
+    names: of the forms. weights: float [M], adding up to 1. predictions: one per form, all in one space.
+    ceiling: what y cannot exceed, in its own unit (infinite: nothing).
+    """
+
+    names: tuple[str, ...]
+    weights: Array
+    predictions: tuple[Prediction, ...]
+    ceiling: float = np.inf
+
+    def cdf(self, z: Array) -> Array:
+        """Return the probability of a position at or below each z [K] (in the loss's space)."""
+        return sum(w * p.cdf(z) for w, p in zip(self.weights, self.predictions, strict=True))  # type: ignore[return-value]
+
+    def quantiles(self, probabilities: Array) -> tuple[Array, Array]:
+        """Return (quantiles in the unit of y, whether the data leave that side open), [K] each."""
+        z = np.unique(np.concatenate([p.z for p in self.predictions if len(p.z)] or [np.zeros(0)]))
+        if len(z) < 2:
+            half = np.asarray(probabilities) < 0.5
+            return np.where(half, -np.inf, np.inf), np.ones(len(half), bool)
+        span = z[-1] - z[0]
+        fine = np.unique(np.concatenate([z, np.linspace(z[0] - 0.01 * span, z[-1] + 0.01 * span, GRID)]))
+        total = np.maximum.accumulate(self.cdf(fine))
+        keep = np.concatenate([[True], np.diff(total) > 1e-14])
+        found = np.interp(probabilities, total[keep], fine[keep])
+        low_open = np.asarray(probabilities) < total[0]
+        high_open = np.asarray(probabilities) > total[-1]
+        log = self.predictions[0].log
+        ends = (0.0 if log else -np.inf), self.ceiling
+        with np.errstate(over="ignore"):
+            value = np.exp(found) if log else found
+        value = np.where(low_open, ends[0], np.where(high_open, ends[1], np.minimum(value, self.ceiling)))
+        return value, low_open | (high_open & np.isinf(self.ceiling))
+
+    @property
+    def median(self) -> float:
+        """The point forecast."""
+        return float(self.quantiles(np.array([0.5]))[0][0])
+
+    def interval(self, level: float = 0.95) -> Interval:
+        """Return the central interval of the mixture, with its median as the value."""
+        probabilities = np.array([(1 - level) / 2, 0.5, (1 + level) / 2])
+        (low, middle, high), (open_low, _, open_high) = self.quantiles(probabilities)
+        return Interval(float(middle), float(low), float(high), level, bool(open_low), bool(open_high))
+
+    def union(self, level: float = 0.95) -> tuple[float, float]:
+        """Return the lowest and the highest end of the forms' own intervals."""
+        each = [p.interval(level) for p in self.predictions]
+        return min(i.low for i in each), min(max(i.high for i in each), self.ceiling)
+
+
+def fit_statistics(fits: Sequence[Fit], noise: Noise = NO_NOISE) -> list[dict[str, float]]:
+    """Compare forms fitted to the same rows.
+
+    Args:
+      fits: of forms to the same rows with the same loss, each with more rows than parameters.
+      noise: what is known of the scatter beside the residuals (seeds).
+
+    Returns:
+      For each {bic, p}: the Bayesian information criterion, with the known scatter counted as rows of its own, and the
+      p-value of an F test against the form that fits best for its parameters (small: the data reject the form).
+    """
+    from scipy.stats import f
+
+    rows, free = fits[0].points, np.array([fit.free for fit in fits])
+    squares, known = np.array([_sum_of_squares(fit) for fit in fits]), noise.degrees * noise.sd**2
+    spare = rows - free + noise.degrees
+    best = int(np.argmin((squares + known) / spare))
+    scale = max((squares[best] + known) / spare[best], 1e-300)
+    more = np.maximum(free[best] - free, 1)
+    p = f.sf(np.maximum(squares - squares[best], 0) / more / scale, more, spare[best])
+    count = rows + noise.degrees
+    bic = count * np.log(np.maximum(squares + known, 1e-300) / count) + free * np.log(count)
+    return [{"bic": float(b), "p": float(q)} for b, q in zip(bic, p, strict=True)]
+
+
+def _sum_of_squares(fit: Fit) -> float:
+    """The sum of squared residuals, or twice the objective of a robust loss, which outliers leave small."""
+    return float(np.sum(fit.data.weights * fit.residuals**2)) if fit.loss.kind == "absolute" else 2 * fit.objective
+
+
+def weights_by_bic(statistics: Sequence[Mapping[str, float]]) -> Array:
+    """Return the weights [M] that BIC gives, at least `LEAST_WEIGHT` for every form that the data do not reject."""
+    bic = np.array([s["bic"] for s in statistics])
+    raw = np.exp(-0.5 * (bic - bic.min()))
+    return with_least(raw / raw.sum(), np.array([s["p"] >= REJECTED for s in statistics]))
+
+
+def weights_by_stacking(densities: Array, kept: Array) -> Array:
+    """Return the weights [M] that maximize the held-out log score of the mixture, at least `LEAST_WEIGHT` if kept.
+
+    Args:
+      densities: float [M, H], each form's predictive density at each held-out point.
+      kept: bool [M], forms that the data do not reject.
+
+    Found by expectation maximization from equal weights (Yao et al., 2018, "Using stacking to average Bayesian
+    predictive distributions").
+    """
+    weights = np.full(len(densities), 1 / len(densities))
+    for _ in range(200):
+        share = weights[:, None] * np.maximum(densities, 1e-300)
+        weights = (share / share.sum(axis=0)).mean(axis=1)
+    return with_least(weights, kept)
+
+
+def with_least(weights: Array, kept: Array, least: float = LEAST_WEIGHT) -> Array:
+    """Raise the weights [M] of the forms ``kept`` bool [M] to ``least`` and scale the others down: they add up to 1."""
+    weights = np.where(kept, weights, np.minimum(weights, least))
+    low = kept & (weights < least)
+    while True:
+        rest = 1 - least * low.sum()
+        scaled = np.where(low, least, weights * rest / max(weights[~low].sum(), 1e-300))
+        more = kept & ~low & (scaled < least)
+        if not more.any():
+            return scaled
+        low |= more
+
+
+@dataclass(frozen=True)
+class AveragedForecast:
+    """The forms fitted to one frontier, averaged.
+
+    fitted: by law key. weights: float [M], in the same order. rule: how the weights were found, in words.
+    left_out: law key -> why a form has no weight. ceiling: the error of guessing, or infinite.
+    """
+
+    fitted: Mapping[str, Fitted]
+    weights: Array
+    rule: str
+    left_out: Mapping[str, str]
+    ceiling: float = np.inf
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the forms' names."""
+        return tuple(f.fit.law.name for f in self.fitted.values())
+
+    def curve_at(self, flops: float) -> Mixture:
+        """Return the averaged distribution of the law itself at a compute."""
+        predictions = tuple(f.prediction_at(flops) for f in self.fitted.values())
+        return Mixture(self.names, self.weights, predictions, self.ceiling)
+
+    def run_at(self, flops: float, sd: float | None = None, extra: float = 0.0) -> Mixture:
+        """Return where a measurement will land.
+
+        Args:
+          flops: its compute.
+          sd: its scatter in ln(error), at least that of the frontier's points; None: theirs.
+          extra: a further, independent scatter (a finite evaluation set).
+        """
+        each = [(f.prediction_at(flops), max(f.scatter, sd or 0.0)) for f in self.fitted.values()]
+        predictions = tuple(p.scattered(float(np.hypot(s, extra))) for p, s in each)
+        return Mixture(self.names, self.weights, predictions)  # a run may lie above guessing by its noise
+
+    @cached_property
+    def _knots(self) -> tuple[Array, list[Interval], list[Interval]]:
+        places = knots(next(iter(self.fitted.values())).fit.data.columns["flops"])
+        return places, [self.curve_at(p).interval() for p in places], [self.run_at(p).interval() for p in places]
+
+    def bands(self, grid: Array) -> dict[str, Array]:
+        """Return {median, low, high, run_low, run_high} over a grid of FLOPs [n]; NaN where the data leave it open.
+
+        The quantiles are computed at a few FLOPs; between them their distance (in ln) from the weighted geometric mean
+        of the forms' curves is interpolated.
+        """
+        places, curve, run = self._knots
+        y, at_places = self._mean(grid), self._mean(places)
+        shift = np.log([i.value for i in curve] / at_places)
+        return {
+            "median": y * np.exp(np.interp(np.log(grid), np.log(places), shift)),
+            **interpolated(grid, y, places, at_places, curve, ""),
+            **interpolated(grid, y, places, at_places, run, "run_"),
+        }
+
+    def _mean(self, flops: Array) -> Array:
+        logs = [np.log(np.maximum(f.fit.predict(flops), 1e-12)) for f in self.fitted.values()]
+        return np.exp(np.average(logs, axis=0, weights=self.weights))
+
+    def forecast(self, flops: float) -> dict[str, Any]:
+        """Return the forecast at a compute as plain data.
+
+        Returns:
+          {flops, median, curve, run (95 % bands [low, high]; an open end is infinite), weights {form: share}, union
+          [low, high] of the forms' own curve bands, forms [{form, weight, predicted, low, high}]}.
+        """
+        curve, run = self.curve_at(flops), self.run_at(flops)
+        own = [(n, w, p.interval()) for n, w, p in zip(self.names, self.weights, curve.predictions, strict=True)]
+        return {
+            "flops": float(flops), "median": curve.median, "curve": list(curve.interval().bounded_ends),
+            "run": list(run.interval().bounded_ends), "union": list(curve.union()),
+            "weights": dict(zip(self.names, map(float, self.weights), strict=True)),
+            "forms": [
+                {"form": n, "weight": float(w), "predicted": i.value, "low": low, "high": high}
+                for n, w, i in own
+                for low, high in [i.bounded_ends]
+            ],
+        }  # fmt: skip
+
+
+def average(fitted: Mapping[str, Fitted], chance: float | None = None) -> AveragedForecast | None:
+    """Average the forms fitted to one frontier.
+
+    Args:
+      fitted: by law key, the simplest first. Forms with as many parameters as points, and forms that say the same as
+        a simpler one, are left out with the reason.
+      chance: the error of guessing, which no curve exceeds.
+
+    Returns:
+      None when no form is left.
+    """
+    kept: dict[str, Fitted] = {}
+    left_out: dict[str, str] = {}
+    rows = min((f.fit.points for f in fitted.values()), default=0)
+    for key, f in fitted.items():
+        if f.fit.points <= f.fit.free:
+            left_out[key] = f"{f.fit.points} points and as many parameters: nothing of it is tested"
+        else:
+            kept[key] = f
+    if not kept:
+        return None
+    fits = [_on_common_rows(f.fit, rows, chance) for f in kept.values()]
+    noise = next(iter(kept.values())).noise
+    statistics = fit_statistics(fits, noise)
+    accepted = np.array([s["p"] >= REJECTED for s in statistics])
+    densities = held_out_densities(kept)
+    if densities is None:
+        weights, rule = weights_by_bic(statistics), BY_BIC
+    else:
+        weights, rule = weights_by_stacking(densities, accepted), BY_STACKING
+    return AveragedForecast(kept, weights, rule, left_out, np.inf if chance is None else chance)
+
+
+def _on_common_rows(fit: Fit, rows: int, chance: float | None) -> Fit:
+    """The fit as seen by the rows that every form was fitted to: those not above chance."""
+    if fit.points == rows or chance is None:
+        return fit
+    data = fit.data.where(fit.data.y <= chance)
+    seen = replace(fit, data=data)
+    return replace(seen, objective=float(np.sum(data.weights * fit.loss.values(seen.residuals))))
+
+
+def held_out_densities(fitted: Mapping[str, Fitted]) -> Array | None:
+    """Return each form's predictive density of held-out points, or None where some form was not tested.
+
+    A prefix of the points, by FLOPs, predicts the next point. It tests a form only where its points are enough to tell
+    the asymptote; at least `LEAST_PREFIXES` must test every form.
+
+    Returns:
+      float [M, H], densities of ln(error).
+    """
+    fits = [f.fit for f in fitted.values()]
+    count = fits[0].points
+    first = max(f.free for f in fits) + SPARE_POINTS
+    prefixes = list(range(first, count))[-MOST_PREFIXES:]
+    if len(prefixes) < LEAST_PREFIXES or any(f.points != count for f in fits):
+        return None
+    return np.array([[_density(f, m) for m in prefixes] for f in fitted.values()])
+
+
+def _density(fitted: Fitted, m: int) -> float:
+    """The predictive density of ln(error) of point m from those before it: to first order, Student around the curve."""
+    from scipy.stats import t
+
+    fit, x, y = fitted.fit, fitted.fit.data.columns["flops"], fitted.fit.data.y
+    held = {n: fit.values[n] for n, free in zip(fit.law.names, fit.free_mask, strict=True) if not free}
+    before = fit_law(fit.law, x[:m], y[:m], loss=fit.loss, fixed=held, profile=False)
+    at, noise = float(x[m]), fitted.noise
+    sd = float(np.hypot(curve_error(before, at) * wider_by(before, noise), scatter(before, noise)))
+    off = float(np.log(y[m] / before.predict(at)))
+    return float(t.pdf(off / sd, pooled_scale(before, noise)[2])) / sd

@@ -1,0 +1,304 @@
+"""A law on a frontier with what a report says of it: honest intervals, forecasts with bands, influence of each point.
+
+Intervals are profile likelihoods, which cover where a bootstrap of a handful of points does not. Where the frontier was
+picked from many runs of no planned budget, its points are extremes: then it is picked again in resamples of 70 % of the
+runs as well, and each end of an interval is the wider of the two (`benchmarks/RESULTS_scaling.md` has both coverages).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clip_jax.errors import UserError
+from clip_jax.scaling.fit.result import Fit
+from clip_jax.scaling.fit_law import fit_law
+from clip_jax.scaling.frontier.frontier import binned, hull, octaves, pareto
+from clip_jax.scaling.laws import Law, with_ceiling
+from clip_jax.scaling.laws.base import Array
+from clip_jax.scaling.profile.noise import NO_NOISE, Noise
+from clip_jax.scaling.profile.prediction import Interval, Prediction, student_cdf
+from clip_jax.scaling.profile.profile_likelihood import (
+    flat_sides,
+    parameter_interval,
+    prediction_profile,
+    scatter,
+)
+from clip_jax.scaling.profile.statistic import interval_method
+from clip_jax.scaling.uncertainty.bootstrap import Ensemble, bootstrap_frontier
+from clip_jax.scaling.uncertainty.diagnostics import influence, residual_checks
+from clip_jax.scaling.uncertainty.interval_format import ends_data
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LEAST_POINTS = 3
+RESELECT_FROM = 20  # candidates; fewer leave too many resamples without a frontier
+RESELECT_SHARE = 0.7
+REPLICAS, LEAST_REPLICAS = 300, 40
+MOST_DRAWN = 1_500_000  # candidates in all resamples together
+SELECTION_MATTERS = 0.2  # of a point's scatter: a bias below it changes no interval that could be seen
+BUDGET, PARETO, BINNED, HULL = "budget", "pareto", "binned", "hull"
+RULES = {
+    BUDGET: "best size of each budget",
+    PARETO: "runs that no cheaper run beats",
+    BINNED: "best of each doubling of FLOPs",
+    HULL: "lower convex hull in log-log",
+}
+SELECT: dict[str, Callable[[Array, Array], Array]] = {
+    PARETO: pareto,
+    BINNED: lambda x, y: binned(x, y, octaves(x, x.min())),
+    HULL: hull,
+}
+REACH = (0.5, 1.0, 2.0, 4.0, 10.0, 30.0, 100.0)  # times the smallest and the largest FLOPs: where bands are computed
+
+
+class TooFewPoints(UserError):
+    """A frontier holds fewer points than a law needs."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A law on a frontier.
+
+    noise: the scatter of a point that seeds show. reselected: fits of frontiers picked again from resamples of a cloud.
+    unselected: the fit of the points without the winner's curse (`selection`).
+    """
+
+    fit: Fit
+    noise: Noise = NO_NOISE
+    reselected: Ensemble | None = None
+    unselected: Fit | None = None
+
+    @property
+    def key(self) -> str:
+        """Return the law's key."""
+        return self.fit.law.key
+
+    @cached_property
+    def checked(self) -> Fit:
+        """Return the fit with the parameters whose profile is flat to a side."""
+        return replace(self.fit, flat=flat_sides(self.fit), profiled=True)
+
+    @property
+    def scatter(self) -> float:
+        """Return the standard deviation of a point of the frontier, in ln(error)."""
+        return scatter(self.fit, self.noise)
+
+    @cached_property
+    def intervals(self) -> dict[str, Interval]:
+        """95 %, of every free parameter, in the table's units."""
+        free = [n for n, is_free in zip(self.fit.law.names, self.fit.free_mask, strict=True) if is_free]
+        return {n: self._wider(parameter_interval(self.fit, n, noise=self.noise), n) for n in free}
+
+    def _wider(self, found: Interval, name: str) -> Interval:
+        if self.reselected is not None:
+            found = _union(found, *self.reselected.interval(name))
+        if self.unselected is not None:
+            other = parameter_interval(self.unselected, name, noise=self.noise)
+            found = _union(found, other.low, other.high)
+            found = replace(
+                found, open_low=found.open_low or other.open_low, open_high=found.open_high or other.open_high
+            )
+        return found
+
+    def prediction_at(self, flops: float) -> Prediction:
+        """Return the distribution of the law itself at a compute."""
+        at = float(flops)
+        if at not in self._predictions:
+            found = prediction_profile(self.fit, at, noise=self.noise)
+            if self.unselected is not None:
+                other = prediction_profile(self.unselected, at, noise=self.noise)
+                found = found.widened(lambda root: other.position(root)[0])
+            if self.reselected is not None:
+                drawn = np.sort(np.log(np.maximum(self.reselected.curves(np.array([at]))[:, 0], 1e-12)))
+                found = found.widened(lambda root: np.quantile(drawn, student_cdf(root, found.degrees)))
+            self._predictions[at] = found
+        return self._predictions[at]
+
+    @cached_property
+    def _predictions(self) -> dict[float, Prediction]:
+        return {}
+
+    def curve_at(self, flops: float) -> Interval:
+        """Return where the law itself lies at a compute, 95 %."""
+        return self.prediction_at(flops).interval()
+
+    def run_at(self, flops: float) -> Interval:
+        """Where a point of the frontier that was not measured yet will land, 95 %."""
+        return self.prediction_at(flops).scattered(self.scatter).interval()
+
+    @cached_property
+    def _knots(self) -> tuple[Array, list[Interval], list[Interval]]:
+        places = knots(self.fit.data.columns["flops"])
+        return places, [self.curve_at(p) for p in places], [self.run_at(p) for p in places]
+
+    def bands(self, grid: Array) -> dict[str, Array]:
+        """{y, low, high, run_low, run_high} over a grid of FLOPs [n]: bands of the law and of a new run.
+
+        Between the places where it was profiled the width of the band (in ln y) is interpolated; NaN where the data
+        do not bound it.
+        """
+        places, curve, run = self._knots
+        y = self.fit.predict(grid)
+        at_knots = self.fit.predict(places)
+        return {
+            "y": y,
+            **interpolated(grid, y, places, at_knots, curve, ""),
+            **interpolated(grid, y, places, at_knots, run, "run_"),
+        }
+
+    def leave_one_out(self) -> list[dict[str, Any]]:
+        """What leaving each point out does: {flops, parameter, shift (standard errors), exponent}, by rising FLOPs."""
+        c, name = self.fit.data.columns["flops"], self.fit.law.exponent_name
+        found = sorted(influence(self.fit), key=lambda r: r.row)
+        return [
+            {"flops": float(c[r.row]), "parameter": r.parameter, "with": r.value, "without": r.without,
+             "shift": -r.shift, "exponent": r.all[name]}
+            for r in found
+        ]  # fmt: skip
+
+    def warnings(self) -> list[str]:
+        """Return what a reader must know of this fit, in words; points go by their FLOPs."""
+        said = [f"not identified: the profile of {f.split()[0]} is flat {f.split()[1]}" for f in self.checked.flat]
+        names = [f"{c:.3g} FLOPs" for c in self.fit.data.columns["flops"]]
+        return [*self.fit.notes, *said, *residual_checks(self.fit, names)["warnings"]]
+
+    def as_data(self) -> dict[str, Any]:
+        """Everything about the fit, in full precision."""
+        fit, name = self.checked, self.fit.law.exponent_name
+        names = zip(fit.law.names, fit.free_mask, strict=True)
+        return {
+            "form": fit.law.name, "law": fit.law.key, "formula": fit.law.formula, "latex": fit.law.latex,
+            "values": fit.values, "fixed": [n for n, free in names if not free],
+            "intervals": {n: _sides(i) for n, i in self.intervals.items()},
+            "exponent": {"name": name, "value": fit.values[name], **_sides(self.intervals.get(name))},
+            "interval_kind": interval_method(fit)
+            + (", or the frontier selected again where that is wider" if self.reselected else ""),
+            "status": fit.status, "screened": fit.screened, "starts": fit.starts, "agree": fit.agree,
+            "share_of_starts": fit.agree / fit.starts, "objective": fit.objective,
+            "loss": [fit.loss.kind, fit.loss.space, fit.loss.delta], "condition": fit.condition,
+            "identified": fit.identified, "flat": list(fit.flat), "points": fit.points,
+            "residual_sd": fit.residual_sd, "seed_floor": self.noise.sd, "notes": list(fit.notes),
+            "warnings": self.warnings(),
+        }  # fmt: skip
+
+    def forecast(self, flops: float) -> dict[str, Any]:
+        """{form, flops, predicted, low, high (of a new run), curve_low, curve_high}; an open end is infinite."""
+        curve, run = self.curve_at(flops), self.run_at(flops)
+        return {
+            "form": self.fit.law.name, "flops": float(flops), "predicted": curve.value,
+            **dict(zip(("low", "high"), run.bounded_ends, strict=True)),
+            **dict(zip(("curve_low", "curve_high"), curve.bounded_ends, strict=True)),
+        }  # fmt: skip
+
+
+def _sides(found: Interval | None) -> dict[str, Any]:
+    """{low, high (null where open), open: sides that the data do not bound}; nothing of a fixed parameter."""
+    if found is None:
+        return {"low": None, "high": None, "open": []}
+    sides = [s for s, is_open in (("below", found.open_low), ("above", found.open_high)) if is_open]
+    return {**dict(zip(("low", "high"), ends_data(found), strict=True)), "open": sides}
+
+
+def _union(found: Interval, low: float, high: float) -> Interval:
+    return replace(found, low=min(found.low, float(low)), high=max(found.high, float(high)))
+
+
+def reselect(fit: Fit, x: Array, y: Array, rule: str) -> tuple[Ensemble | None, str]:
+    """Fit frontiers that are picked again in resamples of a cloud; or None and why not.
+
+    Args:
+      fit: of the frontier.
+      x, y: of all candidates, [n].
+      rule: key of `SELECT`.
+    """
+    if len(y) < RESELECT_FROM:
+        return None, f"{len(y)} runs are fewer than {RESELECT_FROM}"
+    held = {n: fit.values[n] for n, free in zip(fit.law.names, fit.free_mask, strict=True) if not free}
+    count = int(np.clip(MOST_DRAWN // len(y), LEAST_REPLICAS, REPLICAS))
+    again = bootstrap_frontier(
+        fit.law, x, y, SELECT[rule], replicas=count, share=RESELECT_SHARE, fixed=held, profile=False, loss=fit.loss
+    )
+    if len(again.replicas) <= count / 2:
+        return None, f"only {len(again.replicas)} of {count} resamples could be fitted"
+    return again, ""
+
+
+def knots(flops: Array) -> Array:
+    """Return the FLOPs at which bands are profiled, from those of the points."""
+    low, high = float(flops.min()), float(flops.max())
+    return np.unique([0.5 * low, low, np.sqrt(low * high), *(high * r for r in REACH[1:])])
+
+
+def interpolated(
+    grid: Array, y: Array, places: Array, at_places: Array, intervals: Sequence[Interval], prefix: str
+) -> dict[str, Array]:
+    """Return {prefix + low, prefix + high} over a grid [n] of FLOPs; the distance from y, in ln, is interpolated.
+
+    NaN where the data do not bound an end.
+    """
+    out = {}
+    for end in ("low", "high"):
+        ends = np.array([getattr(i, end) for i in intervals])
+        ends[[getattr(i, f"open_{end}") for i in intervals]] = np.nan
+        off = np.log(np.maximum(ends, 1e-300) / at_places)
+        out[prefix + end] = y * np.exp(np.interp(np.log(grid), np.log(places), off))
+    return out
+
+
+def fit_frontier(
+    law: Law, points: pd.DataFrame, candidates: pd.DataFrame, *, rule: str, noise: Noise, planned: bool,
+    chance: float | None = None, bias: Mapping[float, float] | None = None,
+) -> Fitted:  # fmt: skip
+    """Fit a law to the points (flops, error) that a rule picked from candidates of the same columns.
+
+    Args:
+      law: the form.
+      points: the frontier. Points above ``chance`` are noise for a law with a ceiling and left out of the others.
+      candidates: what the frontier was picked from.
+      rule: by which.
+      noise: the scatter of a point.
+      planned: whether budgets were planned; else the frontier is picked again in resamples.
+      chance: the error of guessing, held as the law's top.
+      bias: of planned points, by budget: `selection.selection_bias`.
+
+    Raises TooFewPoints: fewer points than the law has parameters, and UserError as `fit_law`.
+    """
+    law, known = with_ceiling(law, chance)
+    above = 0
+    if chance is not None and not law.has_ceiling:
+        above = int((points["error"] > chance).sum())
+        points = points[points["error"] <= chance]
+    least = max(LEAST_POINTS, len(law.parameters) - len(known))
+    if len(points) < least:
+        beyond = f" ({above} above guessing, {chance:g}, are left out)" if above else ""
+        reason = f"{len(points)} points, {law.name} needs {least}{beyond}"
+        raise TooFewPoints(reason, field="points", value=len(points), reason=reason)
+    x, y = points["flops"].to_numpy(float), points["error"].to_numpy(float)
+    fit = fit_law(law, x, y, fixed=known, profile=False)
+    if above:
+        fit = replace(fit, notes=(*fit.notes, f"{above} points above guessing, {chance:.4g}, are left out"))
+    again = unselected = None
+    if not planned:
+        again, _ = reselect(fit, candidates["flops"].to_numpy(float), candidates["error"].to_numpy(float), rule)
+    if bias:
+        shift = np.array([bias.get(float(b), 0.0) for b in points["budget"]])
+        if (shift < -SELECTION_MATTERS * max(noise.sd, fit.residual_sd)).any():
+            unselected = fit_law(law, x, y * np.exp(-shift), fixed=known, profile=False)
+    return Fitted(fit, noise, again, unselected)
+
+
+def select(rule: str, candidates: pd.DataFrame) -> pd.DataFrame:
+    """The frontier of candidates (flops, error) by a rule other than ``budget``, by rising FLOPs."""
+    x, y = (candidates[c].to_numpy(float) for c in ("flops", "error"))
+    return candidates.iloc[SELECT[rule](x, y)].sort_values("flops").reset_index(drop=True)
+
+
+def rules_for(planned: bool) -> Sequence[str]:
+    """Rules that apply; the first is the one that is reported."""
+    return tuple(RULES) if planned else tuple(r for r in RULES if r != BUDGET)

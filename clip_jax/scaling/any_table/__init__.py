@@ -1,0 +1,1 @@
+"""`clip-jax fit` and `clip-jax compare`: laws of any table."""

@@ -1,0 +1,188 @@
+"""Two tables against each other, and what to run next for one of them: `clip-jax compare` and `clip-jax design`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from clip_jax.errors import UserError
+from clip_jax.scaling.any_table.fit import fit_rows_of
+from clip_jax.scaling.any_table.options import TableFit, law_of, point_of
+from clip_jax.scaling.any_table.rows import Rows, read_rows
+from clip_jax.scaling.data.observations import noise_floor
+from clip_jax.scaling.data.runs_table import read_table
+from clip_jax.scaling.fit.result import Fit
+from clip_jax.scaling.laws import Law
+from clip_jax.scaling.laws.size_data import FLOPS_PER_PARAM_SAMPLE
+from clip_jax.scaling.planning.compare import compute_gain, crossing, difference
+from clip_jax.scaling.planning.experimental_design import Plan, best_runs, cheapest_plan
+from clip_jax.scaling.uncertainty.bootstrap import bootstrap
+from clip_jax.scaling.uncertainty.clusters import LEAST_REPLICAS, MOST_WEIGHTS
+
+PLACES = 5  # at which the difference is printed
+
+
+def _fitted(path: str | Path, what: TableFit) -> tuple[Fit, Rows]:
+    """The first law of ``what`` on a table with rows to spare, and its rows."""
+    if what.below is not None:
+        raise UserError(field="--below", value=what.below, reason="is of `clip-jax fit` alone")
+    law = law_of(what)
+    table = read_table(path)
+    try:
+        rows = read_rows(table, what, law)
+        fit = fit_rows_of(rows, what, law)
+    except UserError as error:  # one of two tables
+        told = {"field": error.field, "value": error.value, "reason": error.reason, "hint": error.hint}
+        raise UserError(f"{path}: {error}", **told) from None  # type: ignore[arg-type]
+    if fit.points <= fit.free:
+        reason = f"{fit.points} rows for {fit.free} free parameters: nothing tells how far off the curve is"
+        raise UserError(
+            f"{path}: {reason}", field=str(path), value=fit.points, reason=reason, hint="add rows, or --fix"
+        )
+    return fit, rows
+
+
+def _notes(fit: Fit, rows: Rows) -> list[str]:
+    return [f"  note: {n}" for n in (*rows.warnings, *fit.notes)]
+
+
+def compare_tables(
+    first: str | Path, second: str | Path, what: TableFit, *, group: str = "", replicas: int = 1000
+) -> str:
+    """Compare two tables, fitted alike: the ratio of their errors, where they cross, the compute that the second saves.
+
+    Args:
+      first, second: tables of the two families.
+      what: columns, units and the law, of both; ``at`` lists where the gain is wanted (default: the largest x that both
+        have).
+      group: a column of both, cells or budgets, that rows are drawn by first (hierarchical bootstrap); empty draws
+        around the curve.
+      replicas: of each bootstrap.
+
+    Raises:
+      UserError: as `tablefit.fit_any`; a law of more than one column; tables with no x in common; no more rows than
+        free parameters.
+    """
+    group = group or what.group
+    lines, ensembles = [], []
+    for seed, path in enumerate((first, second)):
+        fit, rows = _fitted(path, replace(what, group=group))
+        labels = rows.groups
+        if labels is not None and len(set(labels)) < 3:
+            reason = f"{path} has {len(set(labels))} groups, at least 3 are needed"
+            raise UserError(field="--group", value=group, reason=reason)
+        kind = "cases" if group else "parametric"
+        count = min(replicas, max(LEAST_REPLICAS, MOST_WEIGHTS // fit.points))
+        ensembles.append(bootstrap(fit, kind=kind, groups=labels, replicas=count, seed=seed))
+        lines += [f"{path}: {fit.points} rows", *(f"  {s}" for s in rows.treatment)]
+        lines += [f"  {count} resamples, for there are many rows"] if count < replicas else []
+        lines += [f"  {fit.law.name}: {fit.law.text(fit.values, 4)}  ({fit.status})", *_notes(fit, rows)]
+    a, b = ensembles
+    (column,) = a.fit.law.columns if len(a.fit.law.columns) == 1 else ("",)
+    if not column:
+        reason = "has more than one column; families are compared along one"
+        raise UserError(field="--law", value=what.laws[0], reason=reason)
+    spans = [(float(e.fit.data.columns[column].min()), float(e.fit.data.columns[column].max())) for e in (a, b)]
+    low, high = max(s[0] for s in spans), min(s[1] for s in spans)
+    if not low < high:
+        reason = f"the tables have no {column} in common: {_spans(spans)}"
+        raise UserError(f"compare: {reason}", field=column, reason=reason)
+    x = np.geomspace(low, high, PLACES)
+    found = difference(a, b, x)
+    lines.append(f"  {column:>10s}  second/first  95 % interval")
+    for i, at in enumerate(x):
+        sure = "  surely lower" if found["surely_lower"][i] else "  surely higher" if found["surely_higher"][i] else ""
+        lines.append(f"  {at:10.3g}  {found['ratio'][i]:12.4f}  [{found['low'][i]:.4f}, {found['high'][i]:.4f}]{sure}")
+    over, under = crossing(a, b, low, high), crossing(b, a, low, high)
+    lines.append(f"  second falls below first: {over.text}")
+    lines.append(f"  first falls below second: {under.text}")
+    for point in what.at or (f"{high:g}",):
+        at = point_of(a.fit.law, point)[column]
+        lines.append(f"  second {compute_gain(a, b, at).text}")
+    return "\n".join(lines)
+
+
+def _spans(spans: Sequence[tuple[float, float]]) -> str:
+    return " and ".join(f"{low:.3g} to {high:.3g}" for low, high in spans)
+
+
+def design_from_table(
+    path: str | Path, what: TableFit, candidates: Sequence[str], *, budget: float = 0.0, precision: float = 0.0
+) -> str:
+    """Which of the candidates to run next so that the forecast at the only ``what.at`` becomes sharper, in text.
+
+    Args:
+      path: the table of what was run.
+      what: columns, units and the law; one point to forecast.
+      candidates: points that may be run: ``VALUE``, or ``LAW_COLUMN=VALUE,…``, each ending in ``:COST`` where its cost
+        in FLOPs is not the column ``flops`` or 6 · params · samples_seen.
+      budget: FLOPs that may be spent; or
+      precision: the half width wanted, a share of the forecast.
+
+    Raises:
+      UserError: neither or both of budget and precision, and as `fit_any` and `design.best_runs`.
+    """
+    if (budget > 0) == (precision > 0):
+        reason = "give --budget=FLOPS or --precision=SHARE, one of them"
+        raise UserError(f"design: {reason}", field="--budget", reason=reason)
+    if len(what.at) != 1:
+        raise UserError("design: needs one --at, the point to forecast", field="--at", reason="one is needed")
+    if not candidates:
+        reason = "once for each point that may be run"
+        raise UserError(f"design: needs --candidate=VALUE, {reason}", field="--candidate", reason=reason)
+    if what.group:
+        raise UserError(field="--group", value=what.group, reason="would be ignored by design")
+    law = law_of(what)
+    points, costs = zip(*(_candidate(law, text) for text in candidates), strict=True)
+    target = _point(law, what.at[0], "--at", what.at[0])
+    fit, rows = _fitted(path, what)
+    columns = {c: np.array([p[c] for p in points]) for c in law.columns}
+    floor = float(np.sqrt(np.mean(noise_floor(fit.data.y, what.examples) ** 2))) if what.examples else 0.0
+    plan: Plan
+    if budget:
+        plan = best_runs(fit, target, columns, np.array(costs), budget, floor=floor)
+    else:
+        plan = cheapest_plan(fit, target, columns, np.array(costs), precision, floor=floor)
+    lines = [f"{path}: {fit.points} rows", *(f"  {s}" for s in rows.treatment)]
+    lines += [f"  {law.name}: {law.text(fit.values, 4)}", *_notes(fit, rows)]
+    lines.append(f"  the forecast at {what.at[0]} is known to ±{plan.before:.2%} (95 %)")
+    for r in plan.chosen:
+        where = ", ".join(f"{c}={r[c]:.4g}" for c in law.columns)
+        lines.append(f"    run {r['runs']} × {where}  ({r['cost']:.3g} FLOPs)")
+    lines.append(f"  {int(plan.runs.sum())} runs, {plan.cost:.3g} FLOPs: then ±{plan.after:.2%}; fit again after each")
+    return "\n".join(lines)
+
+
+def _point(law: Law, text: str, option: str, whole: str) -> dict[str, float]:
+    """A point above 0; an error names the option and all that was given to it."""
+    try:
+        point = point_of(law, text)
+        if not 0 < min(point.values()) <= max(point.values()) < np.inf:
+            raise UserError(reason="must be above 0 and finite")
+    except UserError as error:
+        raise UserError(f"{option}={whole}: {error.reason}", field=option, value=whole, reason=error.reason) from None
+    return point
+
+
+def _candidate(law: Law, text: str) -> tuple[dict[str, float], float]:
+    """A point that may be run, and its cost in FLOPs."""
+    place, colon, cost_text = text.partition(":")
+    point = _point(law, place, "--candidate", text)
+    if colon:
+        try:
+            cost = float(cost_text)
+        except ValueError:
+            cost = np.nan
+        if not 0 < cost < np.inf:
+            reason = f"its cost {cost_text!r} must be a number of FLOPs above 0"
+            raise UserError(field="--candidate", value=text, reason=reason)
+        return point, cost
+    if "flops" in point:
+        return point, point["flops"]
+    if {"params", "samples_seen"} <= point.keys():
+        return point, FLOPS_PER_PARAM_SAMPLE * point["params"] * point["samples_seen"]
+    reason = f"its cost in FLOPs is not known; write {text}:COST"
+    raise UserError(field="--candidate", value=text, reason=reason)

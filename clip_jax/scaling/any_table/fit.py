@@ -1,0 +1,233 @@
+"""Fit a law to any table, as `clip-jax fit --law=…` does, and say so in text; `table_rows` chooses the rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clip_jax.errors import UserError
+from clip_jax.scaling.analysis.extrapolation import compare_laws
+from clip_jax.scaling.any_table import held_out
+from clip_jax.scaling.any_table.allocation import allocate
+from clip_jax.scaling.any_table.approaches import fit_approach
+from clip_jax.scaling.any_table.average import Averaged, average_forms
+from clip_jax.scaling.any_table.intervals import fit_rows_of, intervals_of
+from clip_jax.scaling.any_table.options import (
+    FRONTIERS,
+    MEANINGS,
+    UNITS,
+    TableFit,
+    asks_budget,
+    fixed_values,
+    law_of,
+    point_of,
+)
+from clip_jax.scaling.any_table.rows import columns_from, read_rows
+from clip_jax.scaling.any_table.tasks import fit_tasks, names_several
+from clip_jax.scaling.any_table.two_step import compare_with_direct, fit_steps
+from clip_jax.scaling.data.runs_table import read_table
+from clip_jax.scaling.fit.result import Fit
+from clip_jax.scaling.fit.solver import fewer_programs
+from clip_jax.scaling.laws import Law
+from clip_jax.scaling.profile.prediction import Interval
+from clip_jax.scaling.profile.statistic import ONE_STEP
+from clip_jax.scaling.report.checklist import folder_for, write_checklist
+from clip_jax.scaling.uncertainty.clusters import FEW_GROUPS
+from clip_jax.scaling.uncertainty.diagnostics import REFIT, influence_method, moved_by_rows, residual_checks
+from clip_jax.scaling.uncertainty.interval_format import ends_text, span_text
+from clip_jax.storage.json_files import plain_json
+from clip_jax.storage.paths import write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "FRONTIERS", "MEANINGS", "UNITS", "TableFit", "columns_from", "fit_any", "fit_rows_of", "fixed_values", "law_of",
+    "point_of",
+]  # fmt: skip
+
+
+def fit_any(path: str | Path, what: TableFit, out_dir: str | Path | None = None) -> str:
+    """Fit, and say so in text; with ``out_dir`` also write ``fit.json`` and, of a law, the checklist.
+
+    Args:
+      path: the table.
+      what: laws, columns, rows and options.
+      out_dir: folder for the files, made if missing.
+
+    Returns:
+      The text.
+
+    Raises:
+      UserError: see `table_rows.read_rows`, `points.check_points`, `clusters.cluster_intervals`, `table_allocation`,
+        `table_approaches`, `table_tasks` and `table_two_step`.
+    """
+    table = read_table(path)
+    if not (what.approach or what.tasks or names_several(what, table)):
+        with fewer_programs(len(table)):
+            return _fit_laws(path, table, what, out_dir)
+    lines, data = fit_approach(table, what) if what.approach else fit_tasks(table, what)
+    lines[0] = f"{path}: {lines[0]}"
+    if out_dir is not None:
+        _write(Path(out_dir), data)
+        lines.append(f"  {out_dir}/fit.json")
+    return "\n".join(lines)
+
+
+def _fit_laws(path: str | Path, table: pd.DataFrame, what: TableFit, out_dir: str | Path | None) -> str:
+    laws = [law_of(what, key) for key in what.laws]
+    law = laws[0]
+    if any(w.columns != law.columns for w in laws):
+        raise UserError(
+            "--law: laws of different columns cannot be compared", field="--law", reason="different columns"
+        )
+    steps = fit_steps(table, what, law) if what.then else None
+    rows = read_rows(table, what, law)
+    budgets = [text for text in what.at if asks_budget(law, text)]
+    points = {text: _checked_point(law, text) for text in what.at if text not in budgets}
+    fit = fit_rows_of(rows, what, law)
+    spans = intervals_of(fit, rows, what)
+    intervals = {n: spans.parameter(n) for n, free in zip(law.names, fit.free_mask, strict=True) if free}
+    forecasts = [(text, *spans.forecast(point)) for text, point in points.items()]
+    averaged = average_forms(table, what) if points and law.columns == ("flops",) else Averaged(None)
+    optima = allocate(spans, rows, what, table, budgets)
+    lines = [
+        f"{path}: {len(rows)} rows",
+        *(f"  {s}" for s in rows.treatment),
+        f"  {law.name}: {law.text(fit.values, 5)}",
+    ]
+    lines += [f"    {_parameter(fit, n, intervals.get(n))}" for n in law.names]
+    lines.append(
+        f"  {fit.status}; {fit.agree} of {fit.starts} polished starts agree ({fit.screened} screened); "
+        f"sum of {fit.loss.kind} losses ({fit.loss.space}) {fit.objective:.8g}; residual sd {fit.residual_sd:.4g}"
+    )
+    if what.group or spans.method.startswith(ONE_STEP):
+        lines.append(f"  95 % intervals: {spans.method}")
+    lines += [f"  {spans.selection}"] if spans.selection else []
+    if what.under < 1:
+        reason = "how far the frontier lies below them is not in the data"
+        lines.append(f"  rows above the curve weigh {what.under:g}; no interval is claimed: {reason}")
+    if what.weights:
+        lines.append(
+            f"  rows weigh by {what.weights}, relative to its mean; a new run is taken to have the mean weight"
+        )
+    moved = moved_by_rows(fit, rows.index, most=3)
+    warnings = [*rows.warnings, *fit.notes, *_flat(fit), *residual_checks(fit, rows.index)["warnings"], *moved]
+    if spans.clusters and spans.clusters.groups < FEW_GROUPS:
+        warnings.append(f"{spans.clusters.groups} groups are few: intervals are wide, and rest on groups being alike")
+    if influence_method(fit) != REFIT:
+        lines.append(f"  influence of rows: {influence_method(fit)}, for there are many")
+    lines += [f"  note: {w}" for w in (*warnings, averaged.reason) if w]
+    for point, mean, run in forecasts:
+        lines.append(
+            f"  at {point}: {mean.value:.4g}, 95 % of the curve {span_text(mean)}, of a new run {span_text(run)}"
+        )
+        lines += averaged.lines(points[point]["flops"]) if averaged.forecast else []
+    lines += optima.lines
+    two_steps = None
+    if steps is not None:
+        compared_steps, two_steps = compare_with_direct(steps, what, spans, points)
+        lines += compared_steps
+    judged = None
+    if rows.held_out is not None:
+        judged = held_out.judge(fit, rows.held_out, spans.new_run)
+        lines += held_out.as_lines(judged, law.columns[0] if len(law.columns) == 1 else "flops")
+        judged["rms_of_laws"] = _rms_of_laws(table, what, laws, judged["rms"])
+        if len(laws) > 1:
+            said = [f"{k} {v:.4f}" for k, v in judged["rms_of_laws"].items() if v is not None]
+            lines.append(f"    rms of each law: {', '.join(said)}")
+    compared = _compared(table, what, laws, list(points.values())) if len(laws) > 1 else None
+    lines += _comparison_lines(compared) if compared else []
+    if out_dir is not None:
+        extra = {
+            "forecasts": [
+                {
+                    "at": p, "value": m.value, "curve": list(m.bounded_ends), "new_run": list(r.bounded_ends),
+                    "averaged": averaged.as_data(points[p]["flops"]) if averaged.forecast else None,
+                }
+                for p, m, r in forecasts
+            ],
+            "warnings": warnings, "treatment": rows.treatment, "rows": [int(i) for i in rows.index],
+            "compared": compared, "held_out": judged, "interval_method": spans.method,
+            "selection": spans.selection or None, "influence_method": influence_method(fit),
+            "weights": what.weights or None, "group": what.group or None, "allocation": optima.data,
+            "two_step": two_steps, "not_averaged": averaged.reason or None,
+        }  # fmt: skip
+        answers = {"left_out": "; ".join(rows.treatment)} if rows.treatment else None
+        write_checklist(fit, out_dir, answers, intervals=intervals, moved=moved, method=spans.method)
+        _write(Path(out_dir), _fit_data(fit, intervals) | extra)
+        lines.append(f"  {out_dir}/fit.json, checklist.json, checklist.txt")
+    return "\n".join(lines)
+
+
+def _flat(fit: Fit) -> list[str]:
+    return [f"not identified: the profile of {f.split()[0]} is flat {f.split()[1]}" for f in fit.flat]
+
+
+def _rms_of_laws(table: Any, what: TableFit, laws: list[Law], first: float | None) -> dict[str, float | None]:
+    """How far each law, fitted below the cut, is from the rows above it."""
+    out = {laws[0].name: first}
+    for law in laws[1:]:
+        rows = read_rows(table, what, law)
+        judged = held_out.judge(fit_rows_of(rows, what, law), rows.held_out, _no_interval)  # type: ignore[arg-type]
+        out[law.name] = judged["rms"]
+    return out
+
+
+def _no_interval(point: dict[str, float]) -> Interval:
+    return Interval(np.nan, np.nan, np.nan, 0.95)
+
+
+def _compared(table: Any, what: TableFit, laws: list[Law], points: list[dict[str, float]]) -> dict[str, Any]:
+    """The laws ranked by held-out extrapolation, on rows that all of them take."""
+    every = [read_rows(table, what, law) for law in laws]
+    common = np.logical_and.reduce([np.isin(every[0].index, r.index) for r in every])
+    rows = every[0].take(common)
+    columns, y = rows.columns, rows.y
+    target = points[0] if points else {c: np.max(v) * 10 for c, v in columns.items()}
+    by = np.prod(list(columns.values()), axis=0)  # compute, up to a factor
+    weights = None if rows.weights is None else rows.weights / rows.weights.mean()
+    compared = compare_laws(laws, columns, y, target, by, loss=what.loss_function, weights=weights)
+    if any(len(r) > len(rows) for r in every):
+        compared["warnings"].append(f"laws are compared on the {len(rows)} rows that all of them take")
+    return compared
+
+
+def _comparison_lines(compared: dict[str, Any]) -> list[str]:
+    lines = ["  held-out extrapolation (fit below a cut, predict above): score, bias, forecast"]
+    for r in compared["ranking"]:
+        score = "-" if r["score"] is None else f"{r['score']:.4f} {r['bias']:+.4f}"
+        lines.append(f"    {r['form']:24s} {score:16s} {r['predicted']:.4g} {ends_text(r['low'], r['high'])}")
+    return [*lines, *(f"  note: {w}" for w in compared["warnings"])]
+
+
+def _parameter(fit: Fit, name: str, interval: Interval | None) -> str:
+    meaning = fit.law.parameters[fit.law.index(name)].meaning
+    return f"{name:8s} {fit.values[name]:<12.6g} {'fixed' if interval is None else span_text(interval):28s} {meaning}"
+
+
+def _checked_point(law: Law, text: str) -> dict[str, float]:
+    point = point_of(law, text)
+    if not 0 < min(point.values()) <= max(point.values()) < np.inf:
+        raise UserError(field="--at", value=text, reason="must be above 0 and finite")
+    return point
+
+
+def _fit_data(fit: Fit, intervals: dict[str, Interval]) -> dict[str, Any]:
+    """A fit as plain data; an open end of an interval is infinite, and null in JSON."""
+    loss = [fit.loss.kind, fit.loss.space, fit.loss.delta, *([fit.loss.under] if fit.loss.under < 1 else [])]
+    return {
+        "law": fit.law.key, "formula": fit.law.formula, "latex": fit.law.latex, "text": fit.law.text(fit.values, 8),
+        "values": fit.values, "intervals_95": {k: list(i.bounded_ends) for k, i in intervals.items()},
+        "open": {k: [i.open_low, i.open_high] for k, i in intervals.items()}, "status": fit.status,
+        "identified": fit.identified, "flat": list(fit.flat), "condition": fit.condition,
+        "objective": fit.objective, "loss": loss,
+        "screened": fit.screened, "starts": fit.starts, "agree": fit.agree, "residual_sd": fit.residual_sd,
+    }  # fmt: skip
+
+
+def _write(out: Path, found: dict[str, Any]) -> None:
+    write_text(folder_for(out) / "fit.json", json.dumps(plain_json(found), indent=1, allow_nan=False) + "\n")

@@ -1,0 +1,159 @@
+"""Fit one law to rows of a table, with 95 % intervals by the method that suits how the rows were obtained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from clip_jax.errors import UserError
+from clip_jax.scaling.analysis.frontier_fit import RESELECT_SHARE, Fitted, reselect
+from clip_jax.scaling.any_table.options import TableFit, fixed_values
+from clip_jax.scaling.any_table.rows import Rows
+from clip_jax.scaling.data.observations import noise_floor
+from clip_jax.scaling.fit.result import Fit
+from clip_jax.scaling.fit_law import fit_law
+from clip_jax.scaling.laws import Law, with_ceiling
+from clip_jax.scaling.profile.noise import Noise
+from clip_jax.scaling.profile.prediction import Interval
+from clip_jax.scaling.profile.profile_likelihood import parameter_interval, prediction_interval
+from clip_jax.scaling.profile.statistic import interval_method
+from clip_jax.scaling.uncertainty.bootstrap import Ensemble
+from clip_jax.scaling.uncertainty.clusters import ClusterIntervals, cluster_intervals
+
+NO_INTERVAL = "no interval is claimed where rows above the curve weigh less"
+RESELECTED = f"intervals include picking the frontier again in resamples of {RESELECT_SHARE:.0%} of the runs".replace(
+    "%", " %"
+)
+NOT_RESELECTED = "intervals do not include the selection of the frontier"
+
+
+@dataclass(frozen=True)
+class TableIntervals:
+    """95 % intervals of one fit, all by one method.
+
+    Attributes:
+      fit: the fit.
+      noise: the scatter of a row that the evaluation set's size gives.
+      clusters: a bootstrap of groups of rows, or None.
+      fitted: the fit with its frontier picked again in resamples, or None.
+      method: of the intervals, in words.
+      selection: whether the selection of a frontier is in the intervals, in words; empty without a frontier.
+    """
+
+    fit: Fit
+    noise: Noise
+    clusters: ClusterIntervals | None
+    fitted: Fitted | None
+    method: str
+    selection: str = ""
+
+    def parameter(self, name: str) -> Interval:
+        """Return the interval of a free parameter."""
+        if self.clusters:
+            found = self.clusters.parameter(name)
+        elif self.fitted:
+            found = self.fitted.intervals[name]
+        else:
+            found = parameter_interval(self.fit, name, noise=self.noise)
+        return open_flat_sides(self.fit, name, found)
+
+    def forecast(self, point: dict[str, float]) -> tuple[Interval, Interval]:
+        """Return the intervals of the curve and of a new run at a point."""
+        return self._at(point, new_run=False), self.new_run(point)
+
+    def new_run(self, point: dict[str, float]) -> Interval:
+        """Return the interval of a new run at a point."""
+        return self._at(point, new_run=True)
+
+    def _at(self, point: dict[str, float], *, new_run: bool) -> Interval:
+        if self.fitted:
+            ((_, at),) = point.items()
+            return self.fitted.run_at(at) if new_run else self.fitted.curve_at(at)
+        if not self.clusters:
+            return prediction_interval(self.fit, point, noise=self.noise, new_run=new_run)
+        found = self.clusters.forecast(point)[new_run]
+        if self.fit.identified:
+            return found
+        # resamples begin at the optimum and do not tell what the data leave open
+        profile = prediction_interval(self.fit, point, noise=self.noise, new_run=new_run)
+        return replace(found, open_low=profile.open_low, open_high=profile.open_high)
+
+
+def open_flat_sides(fit: Fit, name: str, found: Interval) -> Interval:
+    """Open the sides of a parameter's interval on which its profile is flat or its estimate lies at a bound."""
+    if fit.identified:
+        return found
+    i = fit.law.index(name)
+    hit = fit.free_mask[i] and fit.status.startswith("bound hit")
+    below, above = (
+        bool(f"{name} {side}" in fit.flat or (hit and np.isclose(fit.theta[i], bound[i], rtol=1e-6, atol=1e-6)))
+        for side, bound in (("below", fit.low), ("above", fit.high))
+    )
+    return replace(found, open_low=found.open_low or below, open_high=found.open_high or above)
+
+
+def fit_rows_of(rows: Rows, what: TableFit, law: Law, *, known: Mapping[str, float] | None = None) -> Fit:
+    """Fit a law to rows; weights are relative (their mean is 1). Raises as `fit_law`.
+
+    Args:
+      rows: of `table_rows.read_rows`.
+      what: the loss and the parameters held.
+      law: the form.
+      known: parameters known from elsewhere, held in place of those of ``what``; None: those, and what chance tells.
+    """
+    weights = None if rows.weights is None else rows.weights / rows.weights.mean()
+    fixed = {**with_ceiling(law, what.chance)[1], **fixed_values(what)} if known is None else known
+    return fit_law(law, rows.columns, rows.y, loss=what.loss_function, weights=weights, fixed=fixed)
+
+
+def noise_of(rows: Rows, what: TableFit) -> Noise:
+    """Return the scatter of a row that a finite evaluation set gives; 0 where its size is not known."""
+    return Noise(float(np.sqrt(np.mean(noise_floor(rows.y, what.examples) ** 2))) if what.examples else 0.0)
+
+
+def intervals_of(fit: Fit, rows: Rows, what: TableFit) -> TableIntervals:
+    """Choose the method: a bootstrap of groups, a frontier picked again in resamples, or the profile likelihood.
+
+    Raises:
+      UserError: ``--examples`` or ``--under`` with ``--group``; as `clusters.cluster_intervals`.
+    """
+    if what.group and what.examples:
+        reason = "would be ignored with --group, whose bootstrap sees the scatter of the rows alone"
+        raise UserError(field="--examples", value=what.examples, reason=reason)
+    if what.under < 1:
+        if what.group:
+            reason = "would be ignored with --under, for which no interval is claimed"
+            raise UserError(field="--group", value=what.group, reason=reason)
+        return TableIntervals(fit, noise_of(rows, what), None, None, NO_INTERVAL)
+    noise, chosen = noise_of(rows, what), rows.candidates is not None
+    if what.group:
+        clusters = cluster_intervals(fit, rows.groups)
+        method = f"bootstrap of {clusters.groups} groups of {what.group} ({len(clusters.ensemble.replicas)} resamples)"
+        return TableIntervals(fit, noise, clusters, None, method, NOT_RESELECTED if chosen else "")
+    if not chosen:
+        return TableIntervals(fit, noise, None, None, interval_method(fit))
+    again, reason = reselected(fit, rows, what)
+    if again is None:
+        return TableIntervals(fit, noise, None, None, interval_method(fit), f"{NOT_RESELECTED}: {reason}")
+    method = f"{interval_method(fit)}, or the frontier selected again where that is wider"
+    return TableIntervals(fit, noise, None, Fitted(fit, noise, again), method, RESELECTED)
+
+
+def reselected(fit: Fit, rows: Rows, what: TableFit) -> tuple[Ensemble | None, str]:
+    """Fit frontiers that are picked again in resamples of the runs (see `evidence`); or None and why not.
+
+    Args:
+      fit: of the frontier.
+      rows: the frontier, with its candidates.
+      what: the rule; ``space`` and ``weights`` may rule it out.
+    """
+    candidates = rows.candidates
+    if candidates is None:
+        return None, "there is no frontier"
+    if what.weights:
+        return None, "rows have weights"
+    if what.space != "log":
+        return None, f"residuals are {what.space}"
+    return reselect(fit, candidates.columns[fit.law.columns[0]], candidates.y, what.frontier)

@@ -1,0 +1,366 @@
+"""Choose the rows of any table for a fit: which columns, in which unit, which rows enter, and why the others do not.
+
+Rows are named by their number in the file, the first one below the header being row 0, whatever was left out before.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from clip_jax.errors import UserError
+from clip_jax.scaling.analysis.frontier_fit import SELECT
+from clip_jax.scaling.any_table.options import MEANINGS, UNITS, TableFit, number, pairs
+from clip_jax.scaling.data.runs_table import refuse_logarithms
+from clip_jax.scaling.laws import Law
+from clip_jax.scaling.laws.size_data import FLOPS_PER_PARAM_SAMPLE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Y_COLUMNS = ("error", "error_mean", "loss")  # what y is, where exactly one of them is there
+SCALES = {"flops", "params", "params_image", "params_text", "samples_seen", "unique_samples"}  # more of it: less error
+FAMILY_COLUMNS = ("family", "arm")
+SAME = 1e-12  # relative spread of a y that does not vary
+UNIT_HINT = "write 10**value, or the unit, as --x=flops=flops*G"
+RISES = 0.8  # rank correlation of an error with compute at which it may be an accuracy
+
+
+@dataclass(frozen=True)
+class NamedColumns:
+    """Columns to read where there is no law: ``name`` in messages, ``columns`` as a law's."""
+
+    name: str
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows for a fit. columns: the law's, [n] each. y: [n]. index: their numbers in the file. weights, groups: [n], or
+    None. cut: [n], what ``below`` is compared with, or None. treatment: what was done to the table, in words. warnings:
+    what looks wrong. held_out: the rows at or above ``below``, or None. candidates: what a frontier was chosen from."""
+
+    columns: dict[str, np.ndarray]
+    y: np.ndarray
+    index: np.ndarray
+    weights: np.ndarray | None = None
+    groups: np.ndarray | None = None
+    cut: np.ndarray | None = None
+    treatment: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    held_out: Rows | None = None
+    candidates: Rows | None = None
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def take(self, keep: np.ndarray) -> Rows:
+        """Return the rows of a mask or of indices; words stay."""
+        weights, groups, cut = (None if v is None else v[keep] for v in (self.weights, self.groups, self.cut))
+        columns = {c: v[keep] for c, v in self.columns.items()}
+        y, index = self.y[keep], self.index[keep]
+        return replace(self, columns=columns, y=y, index=index, weights=weights, groups=groups, cut=cut)
+
+
+def columns_from(df: pd.DataFrame, law: Law | NamedColumns, x: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return the law's columns from the table's, in the unit that was asked for.
+
+    Args:
+      df: the table.
+      law: whose columns are wanted.
+      x: items as in `TableFit.x`; columns that none names are taken by the law's own names.
+
+    Raises:
+      UserError: an unknown column or unit, a column given twice, a word in a column, logarithms of FLOPs.
+    """
+    found: dict[str, np.ndarray] = {}
+    for item in x:
+        name, equals, source = item.partition("=")
+        if not equals:
+            source = name
+            name = law.columns[0] if len(law.columns) == 1 else name.partition("*")[0]
+        if name == "flops" and name not in law.columns and "samples_seen" in law.columns:
+            continue  # what a run costs: `flops_column`
+        if name not in law.columns:
+            reason = f"{law.name} has no column {name!r}; it has {', '.join(law.columns)}"
+            raise UserError(f"--x={item}: {reason}", field="--x", value=item, reason=reason)
+        if name in found:
+            raise UserError(field="--x", value=item, reason=f"{name} is given twice")
+        found[name] = _in_unit(df, source, item)
+        if name == "flops" and "*" not in source:
+            refuse_logarithms(found[name], source, UNIT_HINT)
+    for name in law.columns:
+        if name not in found:
+            found[name] = column_of(df, name)
+            if name == "flops":
+                refuse_logarithms(found[name], name, UNIT_HINT)
+    return found
+
+
+def _in_unit(df: pd.DataFrame, source: str, item: str) -> np.ndarray:
+    """A column given as ``COLUMN`` or ``COLUMN*UNIT`` in an item of ``--x``."""
+    column, star, unit = source.partition("*")
+    factor = UNITS[unit] if unit in UNITS else number(unit, f"--x={item}") if star else 1.0
+    return column_of(df, column) * factor
+
+
+def flops_column(df: pd.DataFrame, x: Sequence[str]) -> np.ndarray | None:
+    """Return what runs cost in FLOPs, from ``flops=COLUMN*UNIT`` in ``x`` or the column ``flops``; None without it."""
+    for item in x:
+        name, _, source = item.partition("=")
+        if name == "flops" and source:
+            return _in_unit(df, source, item)
+    if "flops" not in df.columns:
+        return None
+    found = column_of(df, "flops")
+    refuse_logarithms(found, "flops", UNIT_HINT)
+    return found
+
+
+def column_of(df: pd.DataFrame, name: str) -> np.ndarray:
+    """Return a column as float64, NaN where nothing stands. Raises UserError for a missing column or a word."""
+    import pandas as pd
+
+    if name not in df.columns:
+        reason = f"the table lacks the column {name}; it has {', '.join(map(str, df.columns))}"
+        raise UserError(reason, field=name, reason=reason)
+    numbers = pd.to_numeric(df[name], errors="coerce").astype(float)
+    words = df.index[numbers.isna() & df[name].notna()]
+    if len(words):
+        word = df.loc[words[0], name]
+        hint = "; write a decimal point, and no thousands" if re.fullmatch(r"[\d.,]*,[\d.,]*", str(word)) else ""
+        raise UserError(
+            f"row {words[0]}: {name}={word!r} is not a number{hint}", field=name, value=word, reason="not a number",
+            hint=hint.lstrip("; ") or None,
+        )  # fmt: skip
+    return numbers.to_numpy()
+
+
+def rows_where(df: pd.DataFrame, items: Sequence[str]) -> pd.DataFrame:
+    """Return the rows of ``COLUMN=VALUE``; numbers are equal as numbers (512, 512.0 and 5.12e2). Raises UserError."""
+    import pandas as pd
+
+    for column, value in pairs(items, "where").items():
+        if column not in df.columns:
+            raise UserError(
+                f"--where: the table lacks the column {column}", field="--where", value=column, reason="no such column"
+            )
+        asked = pd.to_numeric(pd.Series([value]), errors="coerce").iloc[0]
+        same = df[column].astype(str) == value
+        if pd.notna(asked) and (pd.api.types.is_numeric_dtype(df[column]) or not same.any()):
+            same = pd.to_numeric(df[column], errors="coerce") == asked
+        df = df[same.to_numpy(bool)]
+        if df.empty:
+            raise UserError(field="--where", value=f"{column}={value}", reason="no row has it")
+    return df
+
+
+def y_column(df: pd.DataFrame, what: TableFit, law: Law | NamedColumns) -> str:
+    """Return the column to explain. Raises UserError where none or several of the usual ones are there."""
+    if what.y:
+        return what.y
+    there = [c for c in Y_COLUMNS if c in df.columns and c not in law.columns]
+    if len(there) == 1:
+        return there[0]
+    reason = f"the table has {' and '.join(there) if there else 'no column ' + ', '.join(Y_COLUMNS)}"
+    hint = f"say which to explain: --y=COLUMN of {', '.join(map(str, df.columns))}"
+    raise UserError(f"{reason}; {hint}", field="--y", reason=reason, hint=hint)
+
+
+def read_rows(df: pd.DataFrame, what: TableFit, law: Law | NamedColumns) -> Rows:
+    """Choose the rows that a fit of one law takes.
+
+    Args:
+      df: the table.
+      what: columns, meaning and treatment.
+      law: the law; one with a ceiling (``has_ceiling``) keeps rows above ``chance``, whose excess is noise.
+
+    Returns:
+      The rows, what was left out and why, and what looks wrong.
+
+    Raises:
+      UserError: what cannot be treated, named by its column and its row in the file.
+    """
+    said: list[str] = []
+    df = rows_where(df, what.where)
+    try:
+        twice = df.duplicated()
+    except TypeError:  # a Parquet column of lists
+        twice = df.astype(str).duplicated()
+    if twice.any():
+        said.append(f"{int(twice.sum())} rows are exact copies of others, run names included: counted once")
+        df = df[~twice]
+    columns, name = columns_from(df, law, what.x), y_column(df, what, law)
+    raw, y = _explained(df, what, name)
+    cut, cut_name = (None, "") if what.below is None else _cut_values(df, columns, law, said, what.x)
+    labels = _labels(df, what.group)
+    weights = None if not what.weights else column_of(df, what.weights)
+    not_there = {c: np.isnan(v) for c, v in columns.items()}
+    if cut is not None:
+        not_there[cut_name] = np.isnan(cut)
+    if labels is not None:
+        not_there[what.group] = labels == ""
+    unusable = [
+        (np.isnan(y), f"{name} is missing"),
+        (np.isinf(y), f"{name} is infinite"),
+        *((rows, f"{column} is missing") for column, rows in not_there.items()),
+    ]
+    if what.chance is not None and not getattr(law, "has_ceiling", False):
+        unusable.append((y > what.chance, f"error above that of guessing, {what.chance:g}"))
+    if what.space == "log":
+        unusable.append((y == 0, "an error of 0 has no logarithm"))
+    keep = np.ones(len(y), bool)
+    for rows, why in unusable:
+        if (keep & rows).any():
+            first = df.index[int(np.argmax(keep & rows))]
+            said.append(f"{int((keep & rows).sum())} rows left out, the first is row {first}: {why}")
+        keep = keep & ~rows
+    if not keep.any():
+        above = what.chance is not None and bool((y > what.chance).any())
+        wrong = {"field": "--chance", "value": what.chance} if above else {"field": name}
+        raise UserError(f"no row is left to fit: {'; '.join(said)}", reason="no row is left", **wrong)
+    if what.chance is not None and (y[keep] > what.chance).all():
+        reason = f"every {name} lies above it: no law is told from guessing"
+        raise UserError(field="--chance", value=what.chance, reason=reason)
+    for column, values in {**columns, **({} if weights is None else {what.weights: weights})}.items():
+        _refuse(df, keep & ~((values > 0) & (values < np.inf)), column, values)
+    if what.space == "log":
+        _refuse(df, keep & (y < 0), name, raw)
+    chosen = Rows(columns, y, df.index.to_numpy(), weights, labels, cut, said).take(keep)
+    _refuse_no_law(chosen, name)
+    chosen = replace(chosen, warnings=[*_families(df[keep], what), *_rising(chosen, what, name)])
+    if what.below is None:
+        return _frontier(chosen, what, law)
+    return _split(chosen, what, law, cut_name)
+
+
+def places_of(df: pd.DataFrame, rows: Rows) -> np.ndarray:
+    """Return where the rows stand in the table they were read from, ints [n]."""
+    import pandas as pd
+
+    return np.asarray(df.index.get_indexer(pd.Index(rows.index)))
+
+
+def _refuse_no_law(rows: Rows, name: str) -> None:
+    for column, values in rows.columns.items():
+        if np.array_equal(values, rows.y):
+            reason = f"is {column} itself: there is no law in it"
+            raise UserError(f"--y={name}: {reason}", field="--y", value=name, reason=reason)
+    if len(rows) > 2 and np.ptp(rows.y) <= SAME * np.abs(rows.y).max():
+        reason = f"is the same in all {len(rows)} rows: there is no law in it"
+        raise UserError(f"{name} {reason}", field=name, value=float(rows.y[0]), reason=reason)
+
+
+def _split(rows: Rows, what: TableFit, law: Law | NamedColumns, cut_name: str) -> Rows:
+    """Rows below the cut, with those at or above it as ``held_out``; a frontier is chosen on each side."""
+    assert rows.cut is not None
+    assert what.below is not None
+    under = np.asarray(rows.cut < what.below)
+    for part, side in ((under, "below"), (~under, "at or above")):
+        if not part.any():
+            reason = f"no row is {side} it: {cut_name} is {rows.cut.min():.4g} to {rows.cut.max():.4g}"
+            raise UserError(field="--below", value=f"{what.below:g}", reason=reason)
+    split = f"fitted: the {under.sum()} rows whose {cut_name} is below {what.below:g}; held out: {(~under).sum()}"
+    fitted = replace(rows.take(under), treatment=[*rows.treatment, split])
+    rest = replace(rows.take(~under), treatment=[])
+    return replace(_frontier(fitted, what, law), held_out=_frontier(rest, what, law))
+
+
+def _refuse(df: pd.DataFrame, bad: np.ndarray, column: str, values: np.ndarray) -> None:
+    if bad.any():
+        row = int(np.argmax(bad))
+        reason = "must be above 0 and finite"
+        said = f"row {df.index[row]}: {column}={values[row]:g} {reason} ({int(bad.sum())} such rows)"
+        raise UserError(said, field=column, value=float(values[row]), reason=reason)
+
+
+def _explained(df: pd.DataFrame, what: TableFit, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The column to explain as it stands, and as an error."""
+    base, sign = MEANINGS[what.y_is]
+    raw = column_of(df, name)
+    y = base + sign * raw
+    finite = np.isfinite(raw)
+    if what.y_is.endswith("%") and finite.any() and np.abs(raw[finite]).max() <= 1:
+        reason, hint = (
+            f"no value is above 1 %, the largest is {raw[finite].max():g}",
+            f"fractions? --y-is={what.y_is[:-1]}",
+        )
+        said = f"{name} read as {what.y_is}: {reason}; {hint}"
+        raise UserError(said, field="--y-is", value=what.y_is, reason=reason, hint=hint)
+    outside = finite & ((y < 0) | (y > 1))
+    if what.y_is != "error" and outside.any():
+        row = int(np.argmax(outside))
+        reason = f"read as {what.y_is} is an error of {y[row]:g}"
+        said = f"row {df.index[row]}: {name}={raw[row]:g} {reason}"
+        raise UserError(said, field=name, value=float(raw[row]), reason=reason)
+    return raw, y
+
+
+def _labels(df: pd.DataFrame, column: str) -> np.ndarray | None:
+    """Labels of rows as text, empty where missing."""
+    if not column:
+        return None
+    if column not in df.columns:
+        reason = f"the table lacks this column; it has {', '.join(map(str, df.columns))}"
+        raise UserError(field="--group", value=column, reason=reason)
+    return np.where(df[column].isna(), "", df[column].astype(str)).astype(str)
+
+
+def _cut_values(
+    df: pd.DataFrame, columns: dict[str, np.ndarray], law: Law | NamedColumns, said: list[str], x: Sequence[str]
+) -> tuple[np.ndarray, str]:
+    """What ``below`` is compared with, and its name."""
+    if len(columns) == 1:
+        ((name, values),) = columns.items()
+        return values, name
+    if (flops := flops_column(df, x)) is not None:
+        return flops, "flops"
+    if {"params", "samples_seen"} <= set(columns):
+        said.append("the table has no column flops: 6·params·samples_seen stands for it")
+        return FLOPS_PER_PARAM_SAMPLE * columns["params"] * columns["samples_seen"], "6·params·samples_seen"
+    reason = f"{law.name} has several columns, and the table no column flops to cut by"
+    raise UserError(f"--below: {reason}", field="--below", reason=reason)
+
+
+def _families(df: pd.DataFrame, what: TableFit) -> list[str]:
+    chosen = {item.partition("=")[0] for item in what.where} | {what.group}
+    out = []
+    for column in FAMILY_COLUMNS:
+        if column in df.columns and column not in chosen and df[column].nunique() > 1:
+            values = sorted(map(str, df[column].dropna().unique()))
+            shown = ", ".join(values[:4]) + (", …" if len(values) > 4 else "")
+            out.append(f"{column} holds {shown}: one law is fitted to all; --where={column}={values[0]} takes one")
+    return out
+
+
+def _rising(rows: Rows, what: TableFit, name: str) -> list[str]:
+    """A warning, no error: a loss may rise with compute for good reasons, and a law may describe a rising quantity."""
+    from scipy.stats import spearmanr
+
+    x = np.sum([np.log(v) for v in rows.columns.values()], axis=0)
+    if not set(rows.columns) <= SCALES or len(rows) < 5 or np.ptp(x) == 0:
+        return []
+    found = spearmanr(x, rows.y)
+    if not (found.statistic > RISES and found.pvalue < 0.01):
+        return []
+    along = next(iter(rows.columns)) if len(rows.columns) == 1 else "scale"
+    said = f"{name} read as {what.y_is} grows with {along} (rank correlation {found.statistic:+.2f})"
+    kind, percent = what.y_is.rstrip("%"), "%" if what.y_is.endswith("%") else ""
+    other = "accuracy" if kind == "error" else "error"
+    return [f"{said}: if it is an {other}, give --y-is={other}{percent}"]
+
+
+def _frontier(rows: Rows, what: TableFit, law: Law | NamedColumns) -> Rows:
+    if what.frontier == "all":
+        return rows
+    if len(law.columns) != 1:
+        reason = f"{law.name} has more than one column; only 'all' is possible"
+        raise UserError(field="--frontier", value=what.frontier, reason=reason)
+    x = next(iter(rows.columns.values()))
+    chosen = SELECT[what.frontier](x, rows.y)
+    said = f"frontier ({what.frontier}): {len(chosen)} of {len(rows)} rows"
+    return replace(rows.take(chosen), treatment=[*rows.treatment, said], candidates=rows)

@@ -1,0 +1,1 @@
+"""Tables of runs, and the points in them."""

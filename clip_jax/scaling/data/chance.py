@@ -1,0 +1,76 @@
+"""Read the error of guessing from evaluations: the ceiling of every law that has one."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from clip_jax.errors import UserError
+from clip_jax.storage.paths import exists, read_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# metric of runs.csv -> metric of evals.csv whose chance is that of the metric itself
+SAME = {"error_mean": "error", "val_loss": "loss", "val_loss_refit": "loss_refit"}
+TASK = "error/"  # a metric of one task, beside that task's accuracy
+
+
+def chance_of(evals: pd.DataFrame, metric: str) -> float | None:
+    """Return what guessing gives on a metric of the table of runs: an error, or for a loss ln(number of negatives).
+
+    Args:
+      evals: columns task, metric, chance; as ``evals.csv``.
+      metric: ``error_mean``, ``error/TASK``, ``val_loss`` or ``val_loss_refit``; None comes back for any other.
+
+    Raises:
+      UserError: runs that differ in it, whose metrics are not one scale.
+    """
+    if metric in SAME:
+        found = evals.loc[evals["metric"] == SAME[metric], "chance"]
+    elif metric.startswith(TASK):
+        rows = (evals["task"] == metric.removeprefix(TASK)) & (evals["metric"] == "top1")
+        found = 1 - evals.loc[rows, "chance"]
+    else:
+        return None
+    values = found.dropna().to_numpy(float)
+    if not len(values):
+        return None
+    if np.ptp(values) > 1e-9:
+        reason = f"runs differ in what guessing gives, {values.min():.6g} to {values.max():.6g}"
+        raise UserError(
+            f"evals: {metric}: {reason}; fit them apart", field="evals.chance", value=metric, reason=reason,
+            hint="fit them apart",
+        )  # fmt: skip
+    return float(values[0])
+
+
+def chance_of_table(df: pd.DataFrame, metric: str, folder: Path, given: float | None = None) -> float | None:
+    """Return the error of guessing of a table: the one ``given``, or `chance_beside` it.
+
+    Raises:
+      UserError: one given that is not above 0 and finite, or below every row, where no law could be told.
+    """
+    if given is None:
+        return chance_beside(folder, metric)
+    if not 0 < given < np.inf:
+        raise UserError(field="--chance", value=given, reason="must be above 0 and finite")
+    import pandas as pd
+
+    if metric in df.columns and pd.to_numeric(df[metric], errors="coerce").min() > given:
+        raise UserError(field="--chance", value=given, reason=f"every {metric} lies above it")
+    return given
+
+
+def chance_beside(folder: Path, metric: str) -> float | None:
+    """Return `chance_of` the ``evals.csv`` in a folder (or bucket), or None where there is none."""
+    import pandas as pd
+
+    path = folder / "evals.csv"
+    if not exists(path):
+        return None
+    evals = pd.read_csv(io.StringIO(read_text(path)))
+    return chance_of(evals, metric) if {"task", "metric", "chance"} <= set(evals.columns) else None

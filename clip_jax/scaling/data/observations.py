@@ -1,0 +1,138 @@
+"""The points of a fit, and what is refused before anything is fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from clip_jax.errors import UserError
+from clip_jax.scaling.laws.base import Array, Law
+
+# neighbours in a sorted column that are further apart than this were likely written in two units (GFLOPs and FLOPs
+# differ by 1e9, percent and fraction by 1e2)
+UNIT_GAP = {"x": 1e5, "y": 30.0}
+SAME = 1e-9  # columns whose logarithms differ by less do not vary
+
+
+@dataclass(frozen=True)
+class Points:
+    """columns: float64 [n] by name, above 0; y: float64 [n]; weights: float64 [n], how often a row counts."""
+
+    columns: Mapping[str, Array]
+    y: Array
+    weights: Array
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def where(self, keep: Array) -> Points:
+        """The rows of a mask or of indices."""
+        return Points({c: v[keep] for c, v in self.columns.items()}, self.y[keep], self.weights[keep])
+
+
+def columns_of(law: Law, columns: Any) -> dict[str, Array]:
+    """What a law takes from a dict, a DataFrame or (for a law of one column) an array or a number; float64, one shape.
+
+    Raises UserError naming a missing column.
+    """
+    if not isinstance(columns, Mapping) and not hasattr(columns, "columns"):
+        if len(law.columns) != 1:
+            reason = f"needs the columns {', '.join(law.columns)}, not one array"
+            raise UserError(f"{law.name}: {reason}", field="columns", reason=reason)
+        return {law.columns[0]: np.asarray(columns, float)}
+    missing = [c for c in law.columns if c not in columns]
+    if missing:
+        reason = f"lacks the column {', '.join(missing)}; there are {', '.join(map(str, columns))}"
+        raise UserError(f"{law.name}: {reason}", field=", ".join(missing), reason=reason)
+    return dict(
+        zip(law.columns, np.broadcast_arrays(*(np.asarray(columns[c], float) for c in law.columns)), strict=True)
+    )
+
+
+def check_points(law: Law, columns: Any, y: Any, weights: Any = None, *, positive: bool = True) -> Points:
+    """Check points before a fit.
+
+    Args:
+      law: whose columns are taken.
+      columns: dict, DataFrame, or an array for a law of one column.
+      y: what is explained.
+      weights: how much each row counts, above 0; 1 by default.
+      positive: y must be above 0 (a loss in logarithms).
+
+    Raises:
+      UserError: lengths that differ; a number that is missing, infinite, or not above 0 (named by its row); a column
+        that does not vary, columns that vary on one line only (a single budget), numbers that seem to be in two units.
+        Values above a law's ceiling (the error of guessing) are noise, and stay.
+    """
+    found = columns_of(law, columns)
+    target = np.asarray(y, float)
+    w = np.ones(len(target)) if weights is None else np.asarray(weights, float)
+    for name, values in {**found, "y": target, "weights": w}.items():
+        if values.shape != target.shape or values.ndim != 1:
+            reason = f"has shape {values.shape}, y has {target.shape}; one number per row is needed"
+            raise UserError(f"fit: {name} {reason}", field=name, reason=reason)
+        _finite(name, values, positive or name != "y")
+    for name, values in found.items():
+        if len(values) and np.ptp(np.log(values)) < SAME:
+            reason = f"is {values[0]:g} in all {len(values)} rows; {law.name} needs rows that differ in it"
+            raise UserError(f"fit: {name} {reason}", field=name, value=float(values[0]), reason=reason)
+    _not_on_one_line(law, found)
+    for name, values, kind in [*((c, v, "x") for c, v in found.items()), ("y", target, "y")]:
+        if (values > 0).all():
+            _one_unit(name, values, UNIT_GAP[kind])
+    return Points(found, target, w)
+
+
+def _finite(name: str, values: Array, positive: bool) -> None:
+    bad = ~np.isfinite(values) | ((values <= 0) if positive else False)
+    if bad.any():
+        row = int(np.argmax(bad))
+        reason = f"must be {'above 0 and finite' if positive else 'finite'}"
+        said = f"fit: row {row}: {name}={values[row]:g} {reason} ({int(bad.sum())} such rows)"
+        raise UserError(said, field=name, value=float(values[row]), reason=reason)
+
+
+def _not_on_one_line(law: Law, columns: Mapping[str, Array]) -> None:
+    """Size and samples of one budget lie on one line in logarithms: their exponents cannot be told apart."""
+    logs = np.log(np.stack(list(columns.values())))
+    if len(logs) < 2 or logs.shape[1] <= len(logs):
+        return
+    spread = np.linalg.svd(logs - logs.mean(axis=1, keepdims=True), compute_uv=False)
+    if spread[-1] < 1e-6 * spread[0]:
+        reason = f"vary together along one line (a single budget or ratio); {law.name} needs more"
+        raise UserError(f"fit: {', '.join(columns)} {reason}", field=", ".join(columns), reason=reason)
+
+
+def _one_unit(name: str, values: Array, gap: float) -> None:
+    order = np.sort(values)
+    steps = order[1:] / order[:-1]
+    if len(steps) and steps.max() > gap:
+        at = int(np.argmax(steps))
+        reason = f"jumps from {order[at]:g} to {order[at + 1]:g}: are there two units in one column?"
+        hint = "convert them first"
+        raise UserError(
+            f"fit: {name} {reason} {hint}", field=name, value=float(order[at + 1]), reason=reason, hint=hint
+        )
+
+
+def copies(points: Points) -> int:
+    """Rows equal to an earlier one in every column: more weight for nothing new."""
+    table = np.stack([*points.columns.values(), points.y], axis=1)
+    return len(table) - len(np.unique(table, axis=0))
+
+
+def noise_floor(errors: Array, examples: Array | int) -> Array:
+    """Standard deviation of ln(error) that a finite evaluation set alone gives: sqrt((1-e)/(e·n)), float64.
+
+    Args:
+      errors: fractions in (0, 1).
+      examples: of the evaluation set. Raises UserError unless errors are fractions and examples above 0.
+    """
+    e, n = np.asarray(errors, float), np.asarray(examples, float)
+    if not (np.all(e > 0) and np.all(e < 1) and np.all(n > 0)):
+        reason = "errors must lie in (0, 1) and examples be above 0"
+        raise UserError(f"noise_floor: {reason}", field="errors", reason=reason)
+    return np.sqrt((1 - e) / (e * n))

@@ -1,0 +1,174 @@
+"""The one table every fit starts from: one row a run. Knows columns, knows no model."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clip_jax.errors import UserError
+from clip_jax.scaling.data.table_files import read_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+REQUIRED = ("run_id", "flops", "params", "samples_seen")
+DEFAULTS: dict[str, Any] = {"seed": 0, "final": True, "kind": "cell", "batch_size": 0}
+LR_CHECK = "lr_check"
+CHECKED = {  # by the kind of a run that tries another value of one setting
+    LR_CHECK: "learning rate",
+    "decay_check": "weight decay",
+    "warmup_check": "warm-up",
+    "batch_check": "batch size",
+}
+FINAL = dict.fromkeys(("true", "1", "1.0", "yes"), True)
+FINAL |= dict.fromkeys(("false", "0", "0.0", "no", "nan", "none", "<na>", ""), False)
+FLOPS_NAME = re.compile(r"(^|[^a-z])flops?([^a-z]|$)", re.IGNORECASE)
+LOG_NAME = re.compile(r"(^|[^a-z])(log|ln)(10|2)?([^a-z]|$)", re.IGNORECASE)
+LOGARITHMS = (3.0, 60.0)  # log10 of 1e3 to ln of 1e26
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """Read a CSV, JSON, JSON-lines or Parquet table of runs, ours or any other's; rows are numbered from 0.
+
+    Raises:
+      UserError: a file that is missing, unreadable, empty or open to two readings (see `table_files.read_file`).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such table", field=str(path), reason="no such table")
+    df = read_file(path)
+    if df.empty:
+        raise UserError(f"{path}: has no rows", field=str(path), reason="has no rows")
+    return df
+
+
+def prepare(df: pd.DataFrame, metric: str, name: str = "table") -> pd.DataFrame:
+    """Check the columns and add the optional ones with their defaults; ``budget`` defaults to ``flops``.
+
+    Args:
+      df: the table.
+      metric: the column to explain.
+      name: of the table, for messages.
+
+    Returns:
+      A copy with numbers as float64.
+
+    Raises:
+      UserError: a missing column, the run whose number is out of range, FLOPs that are plainly logarithms.
+    """
+    if metric in (*REQUIRED, "budget"):
+        reason = "is a scale, no error or loss"
+        raise UserError(f"{name}: {metric} {reason}", field="--metric", value=metric, reason=reason)
+    missing = [c for c in (*REQUIRED, metric) if c not in df.columns]
+    if missing:
+        reason = f"lacks the column {', '.join(missing)}; it has {', '.join(map(str, df.columns))}"
+        raise UserError(f"{name}: {reason}", field=", ".join(missing), reason=reason)
+    df = df.copy()
+    for column, value in {**DEFAULTS, "budget": df["flops"]}.items():
+        if column not in df.columns:
+            df[column] = value
+    df["final"] = [_is_final(value, run, name) for value, run in zip(df["final"], df["run_id"], strict=True)]
+    for column in ("flops", "params", "samples_seen", "budget", metric):
+        df[column] = _numbers(df, column, name)
+    df["batch_size"] = _numbers(df, "batch_size", name).fillna(DEFAULTS["batch_size"])
+    if df["run_id"].duplicated().any():
+        twice = df.loc[df["run_id"].duplicated(), "run_id"].iloc[0]
+        raise UserError(f"{name}: run_id {twice!r} stands twice", field="run_id", value=twice, reason="stands twice")
+    for column in ("flops", "params", "samples_seen", "budget"):
+        bad = df[df["final"] & ~((df[column] > 0) & (df[column] < math.inf))]
+        if len(bad):
+            run, value = bad["run_id"].iloc[0], bad[column].iloc[0]
+            reason = f"must be above 0 and finite, it is {value:g}"
+            raise UserError(f"{name}: run {run}: {column} {reason}", field=column, value=float(value), reason=reason)
+    refuse_logarithms(df["flops"].to_numpy(), "flops", hint="write 10**value")
+    return df
+
+
+def _is_final(value: Any, run: Any, name: str) -> bool:
+    """What a table may say in ``final``; nothing there means not finished."""
+    found = FINAL.get(str(value).strip().lower())
+    if found is None:
+        reason = "must be true or false"
+        raise UserError(f"{name}: run {run}: final={value!r} {reason}", field="final", value=value, reason=reason)
+    return found
+
+
+def _numbers(df: pd.DataFrame, column: str, name: str) -> pd.Series:
+    """A column as float64; what is missing becomes NaN, and a word is an error that names its run."""
+    import pandas as pd
+
+    numbers = pd.to_numeric(df[column], errors="coerce").astype(float)
+    words = df[numbers.isna() & df[column].notna()]
+    if len(words):
+        value = words[column].iloc[0]
+        run = words["run_id"].iloc[0]
+        raise UserError(
+            f"{name}: run {run}: {column}={value!r} is not a number", field=column, value=value, reason="not a number"
+        )
+    return numbers
+
+
+def is_check(kinds: pd.Series) -> pd.Series:
+    """Where a run only tried another value of a setting (`CHECKED`), bool; such runs enter no fit."""
+    return kinds.isin(list(CHECKED))
+
+
+def refuse_logarithms(values: np.ndarray, name: str, hint: str = "") -> None:
+    """Refuse FLOPs that are plainly logarithms (18 to 23 for 1e18 to 1e23).
+
+    Args:
+      values: the column.
+      name: its name; only one that says FLOPs or log is looked at, for a column in another unit may hold small numbers.
+      hint: what to do instead.
+
+    Raises:
+      UserError: every value lies between the logarithms of 1e3 and 1e26 FLOPs.
+    """
+    values = values[np.isfinite(values)]
+    low, high = LOGARITHMS
+    if (
+        len(values)
+        and low <= values.min()
+        and values.max() < high
+        and (FLOPS_NAME.search(name) or LOG_NAME.search(name))
+    ):
+        reason = f"{values.min():g} to {values.max():g} FLOPs look like logarithms"
+        raise UserError(f"{name}: {reason}; {hint}", field=name, value=float(values[0]), reason=reason, hint=hint)
+
+
+def fit_rows(
+    df: pd.DataFrame, metric: str, chance: float | None = None, *, keep_above_chance: bool = False
+) -> tuple[pd.DataFrame, list[dict[str, str]]]:
+    """Separate the rows that may enter a fit: finished, fully decayed runs, no checks of a setting.
+
+    Args:
+      df: a table of `prepare`.
+      metric: the column to explain.
+      chance: the error of guessing, where it is known.
+      keep_above_chance: for a law with a ceiling, rows above ``chance`` stay (their excess is noise); for the others
+        they are left out.
+
+    Returns:
+      The rows, and the others as {run_id, reason}.
+    """
+    values = df[metric].to_numpy(float)
+    keep = df["final"].to_numpy(bool) & ~is_check(df["kind"]).to_numpy(bool) & (values > 0) & (values < math.inf)
+    if chance is not None and not keep_above_chance:
+        keep &= values <= chance
+    left_out = []
+    for row in df[~keep].to_dict("records"):
+        value = row[metric]
+        if not row["final"]:
+            reason = "not finished"
+        elif row["kind"] in CHECKED:
+            reason = f"a check of the {CHECKED[row['kind']]}"
+        elif not 0 < value < math.inf:  # NaN too
+            reason = f"{metric}={value} has no finite logarithm"
+        else:
+            reason = f"{metric}={value:.4g} is above that of guessing, {chance:g}"
+        left_out.append({"run_id": str(row["run_id"]), "reason": reason})
+    return df[keep].copy(), left_out

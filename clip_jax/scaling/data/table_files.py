@@ -1,0 +1,195 @@
+"""Read the file of a table: CSV in its dialects, JSON, JSON lines or Parquet. What could mean two things is refused."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import io
+import json
+import lzma
+import math
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clip_jax.errors import UserError
+from clip_jax.storage.delimited import decode, records, separator_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PARQUET, JSON, JSON_LINES = (".parquet", ".pq"), (".json",), (".jsonl", ".ndjson")
+SUFFIXES = (".csv", ".tsv", ".txt", *PARQUET, *JSON, *JSON_LINES)
+COMPRESSED: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+LONGEST = 308  # digits of a whole number that float64 holds
+DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?")
+WHOLE = re.compile(r"[+-]?\d+(?:[eE][+-]?\d+)?")
+THOUSANDS = {sign: re.compile(rf"[+-]?[1-9]\d{{0,2}}(?:{re.escape(sign)}\d{{3}})+") for sign in ",."}
+
+
+def is_table_name(path: str | Path) -> bool:
+    """Tell whether a name ends like a table's, in capitals or not."""
+    return _suffix(Path(path)) in SUFFIXES
+
+
+def read_file(path: Path) -> pd.DataFrame:
+    """Read a table, with the format given by the end of its name (text of unknown kind is CSV).
+
+    Args:
+      path: an existing file.
+
+    Returns:
+      One row a row of the file, numbered from 0. Column names have no blanks around them.
+
+    Raises:
+      UserError: what cannot be read; a row with more or fewer fields than the header (trailing separators aside); a
+        column name that stands twice; separators that could be two; a number beyond float64.
+    """
+    import pandas as pd
+
+    kind = _suffix(path)
+    try:
+        if kind in PARQUET:
+            return pd.read_parquet(path)
+        opened = COMPRESSED.get(path.suffix.lower(), open)
+        with opened(path, "rb") as file:
+            raw = file.read()
+        text = decode(path, raw)
+        df = _from_json(path, text, lines=kind in JSON_LINES) if kind in JSON + JSON_LINES else _from_csv(path, text)
+    except UserError:
+        raise
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001  # there is no end of what damaged files make readers raise
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: not a readable table ({said})", field=str(path), reason=said) from None
+    return df
+
+
+def _suffix(path: Path) -> str:
+    suffixes = [s.lower() for s in path.suffixes]
+    if suffixes and suffixes[-1] in COMPRESSED:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
+def _from_csv(path: Path, text: str) -> pd.DataFrame:
+    import pandas as pd
+
+    separator = separator_of(path, text)
+    split = list(records(text, separator))
+    if not split:
+        raise UserError(f"{path}: has no rows", field=str(path), reason="has no rows")
+    head, rows = split[0][1], split[1:]
+    trailing = (
+        not head[-1].strip() and len(head) > 1 and all(not any(map(str.strip, r[len(head) - 1 :])) for _, r in rows)
+    )
+    if trailing:  # a separator at the end of every line
+        head = head[:-1]
+    names = [name.strip() or f"Unnamed: {i}" for i, name in enumerate(head)]
+    _unique(path, names)
+    for line, fields in rows:
+        if len(fields) < len(names) or any(map(str.strip, fields[len(names) :])):
+            reason = f"line {line} has {len(fields)} fields, the header {len(names)}"
+            torn = len(fields) > len(names) and separator == "," and not any("." in cell for cell in fields)
+            hint = "is the decimal sign a comma? write a point" if torn else None
+            said = f"{path}: {reason}" + (f"; {hint}" if hint else "")
+            raise UserError(said, field=str(path), value=line, reason=reason, hint=hint)
+    if any(len(fields) > len(names) for _, fields in rows) or trailing:
+        cut = io.StringIO(newline="")
+        csv.writer(cut, delimiter=separator).writerows([names, *(f[: len(names)] for _, f in rows)])
+        text = cut.getvalue()
+    df = pd.read_csv(
+        io.StringIO(text, newline=""), sep=separator, header=0, names=names, index_col=False, dtype={"run_id": str},
+        low_memory=False,
+    )  # fmt: skip
+    cells = [fields for _, fields in rows]
+    if len(cells) == len(df):
+        if separator != ",":
+            _read_decimal_commas(path, df, cells)
+        _refuse_overflow(path, df, cells)
+    return df
+
+
+def _unique(path: Path, names: list[str]) -> None:
+    twice = [n for i, n in enumerate(names) if n in names[:i]]
+    if twice:
+        reason = f"the column {twice[0]!r} stands twice in the header"
+        raise UserError(f"{path}: {reason}", field=str(path), value=twice[0], reason=reason)
+
+
+def _read_decimal_commas(path: Path, df: pd.DataFrame, cells: list[list[str]]) -> None:
+    """Turn columns of 0,25 into numbers, in place, where the file leaves no doubt that a comma is its decimal sign."""
+    import pandas as pd
+
+    columns = {}
+    for place, name in enumerate(df.columns):
+        if name == "run_id" or pd.api.types.is_numeric_dtype(df[name]) or pd.api.types.is_bool_dtype(df[name]):
+            continue
+        texts = [c[place].strip() for c, there in zip(cells, df[name].notna(), strict=True) if there]
+        commas = [t for t in texts if DECIMAL_COMMA.fullmatch(t)]
+        if commas and all(DECIMAL_COMMA.fullmatch(t) or WHOLE.fullmatch(t) for t in texts):
+            columns[name] = commas
+    if not any(not THOUSANDS[","].fullmatch(t) for commas in columns.values() for t in commas):
+        return  # 1,234 could be thousands: left as text, and refused by name where it is used
+    for place, name in enumerate(df.columns):
+        dotted = [c[place].strip() for c in cells if "." in c[place]]
+        if dotted and pd.api.types.is_numeric_dtype(df[name]) and all(map(THOUSANDS["."].fullmatch, dotted)):
+            reason = f"{name}={dotted[0]} in a file with decimal commas: thousands or decimals?"
+            raise UserError(f"{path}: {reason}", field=name, value=dotted[0], reason=reason)
+    for name in columns:
+        df[name] = pd.to_numeric(df[name].str.strip().str.replace(",", "."))
+
+
+def _refuse_overflow(path: Path, df: pd.DataFrame, cells: list[list[str]] | None = None) -> None:
+    """Refuse digits that float64 turns into infinity; the word inf is another thing, and left to whoever uses it."""
+    import pandas as pd
+
+    for place, name in enumerate(df.columns):
+        column = df[name]
+        if name == "run_id" or pd.api.types.is_integer_dtype(column) or pd.api.types.is_bool_dtype(column):
+            continue
+        if not pd.api.types.is_float_dtype(column):
+            column = column.map(lambda v: v if not isinstance(v, str) or len(v) > 4 else np.nan)
+        infinite = np.isinf(pd.to_numeric(column, errors="coerce").to_numpy(float))
+        for row in np.flatnonzero(infinite):
+            text = str(cells[row][place] if cells else df[name].iloc[row]).strip()
+            if text.lower().lstrip("+-") not in ("inf", "infinity"):
+                shown = text if len(text) < 20 else f"{text[:8]}… ({len(text)} characters)"
+                reason = "is too large for a number"
+                raise UserError(f"{path}: row {row}: {name}={shown} {reason}", field=name, value=text, reason=reason)
+
+
+def _from_json(path: Path, text: str, *, lines: bool) -> pd.DataFrame:
+    """Read a list of objects (or one object a line), each a row; a key that a row lacks is missing there."""
+    import pandas as pd
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        _unique(path, [name for name, _ in pairs])
+        return dict(pairs)
+
+    options: dict[str, Any] = {
+        "parse_int": lambda t: int(t) if len(t) <= LONGEST else t,  # kept as text, for `_refuse_overflow` to name
+        "parse_float": lambda t: float(t) if math.isfinite(float(t)) else t,
+        "object_pairs_hook": once,
+    }
+    if lines:
+        rows = [json.loads(line, **options) for line in text.split("\n") if line.strip()]
+    else:
+        rows = json.loads(text, **options)
+    if not isinstance(rows, list):
+        raise ValueError("a list of objects is needed")
+    for i, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise ValueError(f"row {i} is no object")
+        nested = [k for k, v in row.items() if isinstance(v, (dict, list))]
+        if nested:
+            reason = "holds several values; one a column is needed"
+            raise UserError(f"{path}: row {i}: {nested[0]} {reason}", field=nested[0], value=i, reason=reason)
+    df = pd.DataFrame(rows)
+    df.columns = df.columns.map(str)
+    _refuse_overflow(path, df)
+    return df

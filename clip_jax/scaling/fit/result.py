@@ -1,0 +1,156 @@
+"""A fitted law, and the scale and covariance of its residuals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from clip_jax.scaling.data.observations import Points, columns_of
+from clip_jax.scaling.fit.loss import NO_DELTA, Loss
+from clip_jax.scaling.laws.base import Array, Law
+
+ILL_CONDITIONED = 1e8  # of the normal matrix with unit diagonal, in centred logarithms
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted law. ``theta`` float64 [p] holds all parameters over ln(column / reference), fixed ones too.
+
+    status: ``converged``, ``bound hit: NAMES`` or ``failed``. starts: how many were polished, out of ``screened``;
+    agree: how many of those ended at the best objective. objective: the loss's sum, never a mean. condition: of the
+    normal matrix (a large one: parameters that trade off). flat: parameters whose profile is flat to a side, with
+    that side; empty also when nobody looked (``profiled`` False). degrees: points minus free parameters.
+    """
+
+    law: Law
+    theta: Array
+    references: Mapping[str, float]
+    loss: Loss
+    data: Points
+    free_mask: Array
+    low: Array
+    high: Array
+    status: str
+    screened: int
+    starts: int
+    agree: int
+    objective: float
+    condition: float
+    flat: tuple[str, ...] = ()
+    profiled: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def points(self) -> int:
+        """Rows."""
+        return len(self.data)
+
+    @property
+    def free(self) -> int:
+        """Parameters that were fitted."""
+        return int(self.free_mask.sum())
+
+    @property
+    def degrees(self) -> int:
+        """Rows beyond the free parameters, at least 1."""
+        return max(self.points - self.free, 1)
+
+    @property
+    def identified(self) -> bool:
+        """No bound hit, no flat profile, and a normal matrix that can be inverted."""
+        return self.status == "converged" and not self.flat and self.condition < ILL_CONDITIONED
+
+    @property
+    def logs(self) -> dict[str, Array]:
+        """Centred ln(columns), [n] each."""
+        return self.centred(self.data.columns)
+
+    def centred(self, columns: Any) -> dict[str, Array]:
+        """ln(column / reference) of any columns."""
+        return {c: np.log(v / self.references[c]) for c, v in columns_of(self.law, columns).items()}
+
+    def predict(self, columns: Any) -> Array:
+        """y at a dict of columns, or at the law's only column; the same shape."""
+        x = self.centred(columns)
+        shape = next(iter(x.values())).shape
+        return self.law.predict(self.theta, {c: v.ravel() for c, v in x.items()}).reshape(shape)
+
+    @property
+    def values(self) -> dict[str, float]:
+        """Parameters in the units of the table."""
+        return self.law.describe(self.theta, self.references)
+
+    @property
+    def residuals(self) -> Array:
+        """predicted - measured in the loss's space, [n]."""
+        return self.loss.residuals(self.law.predict(self.theta, self.logs), self.data.y)
+
+    @property
+    def residual_sd(self) -> float:
+        """Standard deviation of the residuals over the degrees of freedom, in the loss's space."""
+        w = self.data.weights / self.data.weights.mean()
+        return float(np.sqrt(np.sum(w * self.residuals**2) / self.degrees))
+
+    def jacobian(self, thetas: Array | None = None) -> Array:
+        """Derivatives of the residuals by theta, central differences: [..., n, p] for thetas [..., p]."""
+        theta = self.theta if thetas is None else thetas
+        x, columns = self.logs, []
+        for i in range(theta.shape[-1]):
+            step = 1e-6 * (1 + np.abs(theta[..., i : i + 1]))
+            aside = np.eye(theta.shape[-1])[i] * step
+            up, down = (self.loss.residuals(self.law.predict(theta + s * aside, x), self.data.y) for s in (1, -1))
+            columns.append((up - down) / (2 * step))
+        return np.stack(columns, axis=-1)
+
+    def summary(self) -> str:
+        """One line: the formula with its numbers, and how the fit went."""
+        said = [self.status, f"{self.agree}/{self.starts} starts agree", f"{self.points} points"]
+        said += [f"profile flat: {', '.join(self.flat)}"] if self.flat else []
+        return f"{self.law.name}: {self.law.text(self.values)} ({'; '.join([*said, *self.notes])})"
+
+
+def normal_matrix(fit: Fit, jacobian: Array | None = None) -> Array:
+    """Jᵀ W J over the free parameters, [..., f, f]."""
+    j = (fit.jacobian() if jacobian is None else jacobian)[..., fit.free_mask]
+    return np.einsum("...nk,...nl,n->...kl", j, j, fit.data.weights)
+
+
+def condition_of(fit: Fit) -> float:
+    matrix = normal_matrix(fit)
+    size = np.sqrt(np.maximum(np.diagonal(matrix), 1e-300))
+    return float(np.linalg.cond(matrix / np.outer(size, size)))
+
+
+def scale_of(fit: Fit, residuals: Array | None = None) -> tuple[float, float]:
+    """(mean square of the loss's derivative over the degrees of freedom, mean of its second derivative).
+
+    Their quotient turns twice a rise of the objective into an F statistic, and the first over the square of the
+    second times (Jᵀ W J)^-1 is the covariance (Huber, 1973). Where delta is so small that few residuals lie within
+    it, the second derivative is taken from the density of residuals around 0. A fit draws as many residuals as it has
+    parameters to 0 (with absolute deviations exactly: McKean and Schrader, 1987), so the smallest are left out there:
+    counting them makes intervals of few points too narrow.
+    """
+    r = fit.residuals if residuals is None else residuals
+    w = fit.data.weights / fit.data.weights.mean()
+    side, r = np.broadcast_to(fit.loss.sides(r), r.shape), np.abs(r)
+    delta = fit.loss.deltas[-1] if fit.loss.kind != "squares" else NO_DELTA
+    delta_of = 1.0 if fit.loss.kind == "absolute" else delta  # |r| is Huber's loss over delta
+    rest = np.argsort(r, kind="stable")[len(r) - fit.degrees :]  # all but the smallest
+    width = max(delta, float(np.median(r[rest])), 1e-300)
+    pull = np.minimum(r, delta) / delta * delta_of if fit.loss.kind == "absolute" else np.minimum(r, delta)
+    square = float((w * (side * pull) ** 2).sum() / fit.degrees)
+    inside = np.average(side[rest] * (r[rest] <= width), weights=w[rest])
+    bend = float(inside / width * (min(delta, width) if fit.loss.kind != "absolute" else 1.0))
+    return square, bend
+
+
+def covariance(fit: Fit) -> Array:
+    """Of theta, [p, p]; rows of fixed parameters are 0. The pseudo-inverse where parameters trade off."""
+    square, bend = scale_of(fit)
+    out = np.zeros((len(fit.theta), len(fit.theta)))
+    index = np.flatnonzero(fit.free_mask)
+    out[np.ix_(index, index)] = np.linalg.pinv(normal_matrix(fit), hermitian=True) * square / max(bend, 1e-12) ** 2
+    return out

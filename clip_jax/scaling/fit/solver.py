@@ -1,0 +1,311 @@
+"""Many small robust fits at once: damped Gauss-Newton (Levenberg and Marquardt) in float64, vmapped, inside bounds.
+
+Near an L1 loss Gauss-Newton with Huber weights only creeps, for almost all residuals lie on the linear part. Each
+iteration therefore tries two damped steps and keeps the better: one with Huber weights (safe far away), and one whose
+matrix holds the loss's own second derivative, the residuals within delta alone (fast at the end).
+
+Everything that differs between resamples is a weight: a row left out weighs 0, a row drawn twice weighs 2. So all fits
+of a table share one compiled program; rows are padded with weight 0 to a few sizes, and fits run in chunks of one size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from clip_jax.scaling.fit.loss import Loss, space_of
+from clip_jax.scaling.laws.base import Array, Law
+
+CHUNK = 64  # fits abreast; a chunk waits for its slowest
+MANY_ROWS, FEW_FITS = 4096, 8  # rows above which a fit costs so much that it runs alone, from few compared starts
+LEAST_ROWS, OF_MANY = 16, 64  # rows of the smallest compiled program; of a table of many rows
+ITERATIONS = 200
+DONE = 1e-13  # predicted relative gain at which a fit has converged
+
+
+class Solved(NamedTuple):
+    """theta [R, p], objective [R] (the loss's sum), whether each converged [R], and in how many iterations [R]."""
+
+    theta: Array
+    objective: Array
+    converged: Array
+    iterations: Array
+
+
+class _State(NamedTuple):
+    theta: Any
+    cost: Any
+    damping: Any
+    iteration: Any
+    still: Any
+    done: Any
+
+
+@cache
+def _program(law: Law, space: str, under: float = 1.0) -> Any:
+    """Compile the solver of one law and residual space, for free curves and for those that pass through a point.
+
+    ``under``: see `Loss`; at 1 the program has no trace of it.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    def one(theta, free, low, high, delta, most, logs, y, w, held, at, value):  # type: ignore[no-untyped-def]
+        target = space_of(y, space, jnp)
+
+        def residuals(theta):  # type: ignore[no-untyped-def]
+            p = law.unpack(theta, jnp)
+            if law.replaced:  # one program for both takes half the compiling
+                through = law.through(p, at, value, jnp)
+                p = {name: jnp.where(held, through[name], p[name]) for name in p}
+            r = space_of(law.curve(p, logs, jnp), space, jnp) - target
+            return jnp.where(w > 0, r, 0.0)
+
+        def weighed(r):  # type: ignore[no-untyped-def]
+            return w if under == 1 else w * jnp.where(r < 0, under, 1.0)
+
+        def cost(theta):  # type: ignore[no-untyped-def]
+            r = residuals(theta)
+            size = jnp.abs(r)
+            value = jnp.sum(weighed(r) * jnp.where(size <= delta, size * size / 2, delta * (size - delta / 2)))
+            return jnp.where(jnp.isfinite(value), value, jnp.inf)
+
+        def step(s):  # type: ignore[no-untyped-def]
+            r, jacobian = residuals(s.theta), jax.jacfwd(residuals)(s.theta)
+            jacobian = jnp.where(jnp.isfinite(jacobian), jacobian, 0.0)
+            side = weighed(r)
+            pull = side * jnp.clip(r, -delta, delta)  # derivative of the loss by the residual
+            slope = jacobian.T @ pull
+            # a parameter that rests on a bound and is pushed outward stands still this time
+            stuck = ~free | ((s.theta <= low) & (slope > 0)) | ((s.theta >= high) & (slope < 0))
+            huber = side * jnp.minimum(1.0, delta / jnp.maximum(jnp.abs(r), 1e-300))
+            safe = jacobian.T @ (huber[:, None] * jacobian)
+            exact = jacobian.T @ ((side * (jnp.abs(r) <= delta))[:, None] * jacobian)
+            scale = jnp.sqrt(jnp.diagonal(safe) + 1e-300)
+            scale = jnp.where(stuck | (scale < 1e-100), 1.0, scale)
+            moves = (~stuck).astype(slope.dtype)
+            both = moves[:, None] * moves[None, :] / (scale[:, None] * scale[None, :])
+            still = jnp.diag(1.0 - moves)
+            slope = slope * moves / scale
+            safe, exact = safe * both + still, exact * both + still
+            ridge = jnp.diag(jnp.diagonal(safe)) + 1e-14 * jnp.eye(len(moves))
+            gauss = jnp.linalg.solve(safe + (s.damping + 1e-13) * ridge, slope)
+            close = jnp.linalg.solve(exact + s.damping * safe + 1e-14 * jnp.eye(len(moves)), slope)
+            gain = jnp.maximum(jnp.abs(slope @ gauss), jnp.abs(slope @ close))
+            tries = jnp.stack([jnp.clip(s.theta - d / scale, low, high) for d in (gauss, close)])
+            tries = jnp.where(jnp.isfinite(tries), tries, s.theta[None])
+            costs = jax.vmap(cost)(tries)
+            best = jnp.argmin(costs)
+            better = costs[best] < s.cost
+            # twice in a row neither step moves anything that floating point can see
+            flat = s.cost - costs[best] <= 1e-15 * s.cost
+            still_now = jnp.where(flat & (s.damping > 1e6) | (gain <= DONE * s.cost + 1e-28), s.still + 1, 0)
+            return _State(
+                jnp.where(better, tries[best], s.theta),
+                jnp.where(better, costs[best], s.cost),
+                jnp.clip(jnp.where(better, s.damping / 8, s.damping * 6), 1e-12, 1e14),
+                s.iteration + 1,
+                still_now,
+                (still_now >= 2) & (gain <= 1e-6 * s.cost + 1e-26),
+            )
+
+        first = cost(theta)
+        start = _State(theta, first, jnp.ones_like(first) * 1e-2, 0, 0, jnp.array(False))
+        end = jax.lax.while_loop(lambda s: (s.still < 2) & (s.iteration < most) & jnp.isfinite(s.cost), step, start)
+        return end.theta, end.cost, end.done, end.iteration
+
+    return jax.jit(jax.vmap(one, in_axes=(0, 0, 0, 0, None, None, None, 0, 0, None, None, 0)))
+
+
+@contextmanager
+def exactly() -> Iterator[None]:
+    """float64, on the CPU where there is one: thousands of tiny fits gain nothing from an accelerator."""
+    import jax
+
+    try:
+        device = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS leaves the CPU out
+        device = jax.local_devices()[0]
+    with jax.enable_x64(True), jax.default_device(device):
+        yield
+
+
+_least_rows: ContextVar[int] = ContextVar("least_rows", default=LEAST_ROWS)
+
+
+@contextmanager
+def fewer_programs(rows: int) -> Iterator[None]:
+    """Pad the frontiers of a table of many ``rows`` more, so that fewer programs are compiled for them."""
+    before = _least_rows.set(OF_MANY if rows > MANY_ROWS else LEAST_ROWS)
+    try:
+        yield
+    finally:
+        _least_rows.reset(before)
+
+
+def padded_rows(rows: int) -> int:
+    """Return the rows of the program that fits so many: powers of four, and of two above `MANY_ROWS`.
+
+    From 32 rows on the sums do not depend on the padding, to the last digit (a test).
+    """
+    size = _least_rows.get()
+    while size < rows:
+        size *= 4 if size < MANY_ROWS else 2
+    return size
+
+
+def _padded(a: Array, rows: int, value: float, axis: int = -1) -> Array:
+    width = [(0, 0)] * a.ndim
+    width[axis] = (0, rows - a.shape[axis])
+    return np.pad(a, width, constant_values=value)
+
+
+def solve(
+    law: Law,
+    x: Mapping[str, Array],
+    y: Array,
+    begin: Array,
+    low: Array,
+    high: Array,
+    loss: Loss,
+    *,
+    weights: Array | None = None,
+    free: Array | None = None,
+    at: Mapping[str, float] | None = None,
+    value: Array | None = None,
+    iterations: int = ITERATIONS,
+) -> Solved:
+    """Minimize the loss from each start.
+
+    Args:
+      law: the form.
+      x: centered ln(columns), [n] each.
+      y: measurements, [n] or [R, n].
+      begin: float [R, p], all parameters; those not ``free`` stay.
+      low, high: float [p] or [R, p].
+      loss: its kind, space and delta.
+      weights: of the rows, [n] or [R, n]; 1 by default.
+      free: bool [p] or [R, p]; all by default.
+      at, value: hold the curve: it passes through ``value`` [R] at the point ``at`` (centered ln of each column, a
+        number each). `Law.through` replaces a parameter to that end, which must not be ``free``; ``theta`` comes back
+        with the replaced values.
+      iterations: at most.
+    """
+    fits, n = len(begin), len(next(iter(x.values())))
+    rows, chunk = padded_rows(n), CHUNK if n <= MANY_ROWS else 1
+    logs = {c: _padded(np.asarray(x[c], float), rows, 0.0) for c in law.columns}
+    w = np.ones(n) if weights is None else np.asarray(weights, float)
+    w = np.broadcast_to(_padded(w, rows, 0.0), (fits, rows))
+    ys = np.broadcast_to(_padded(np.asarray(y, float), rows, 1.0), (fits, rows))
+    free = np.broadcast_to(np.ones(begin.shape[1], bool) if free is None else free, begin.shape)
+    theta = np.clip(np.asarray(begin, float), np.where(free, low, -np.inf), np.where(free, high, np.inf))
+    into = (theta, np.full(fits, np.inf), np.zeros(fits, bool), np.zeros(fits, int))
+    run = _program(law, loss.space, loss.under)
+    # a pinned parameter may lie outside the bounds; they are widened for it
+    low = np.where(free, low, np.minimum(low, theta))
+    high = np.where(free, high, np.maximum(high, theta))
+    point = {c: 0.0 if at is None else float(at[c]) for c in law.columns}
+    goal = np.broadcast_to(1.0 if value is None else np.asarray(value, float), fits)
+    with exactly():
+        for delta in loss.deltas:
+            for first in range(0, fits, chunk):
+                part = np.arange(first, first + chunk).clip(max=fits - 1)
+                out = run(
+                    theta[part],
+                    free[part],
+                    low[part],
+                    high[part],
+                    delta,
+                    iterations,
+                    logs,
+                    ys[part],
+                    w[part],
+                    at is not None,
+                    point,
+                    goal[part],
+                )
+                count = min(chunk, fits - first)
+                for whole, found in zip(into, out, strict=True):
+                    whole[first : first + count] = np.asarray(found)[:count]
+    theta, cost, converged, used = into
+    if at is not None:
+        theta = through(law, theta, point, goal)
+    if loss.kind == "absolute":
+        r = loss.residuals(law.predict(theta, x), np.asarray(y, float))
+        cost = (w[:, :n] * loss.values(r)).sum(axis=1)
+    return Solved(theta, cost, converged, used)
+
+
+def through(law: Law, theta: Array, at: Mapping[str, float], value: Array) -> Array:
+    """Replace a parameter of each theta [R, p] so that its curve passes through value [R] at the point ``at``."""
+    with np.errstate(all="ignore"):
+        p = law.through(law.unpack(theta, np), at, value, np)
+        columns = [np.log(p[q.name]) if q.log else p[q.name] for q in law.parameters]
+    return np.stack([np.broadcast_to(c, len(theta)) for c in columns], axis=-1)
+
+
+def screen(law: Law, x: Mapping[str, Array], y: Array, starts: Array, loss: Loss, weights: Array, most: int) -> Array:
+    """The ``most`` starts with the lowest objective, best first: [most, p]. Thousands take milliseconds."""
+    costs = []
+    for part in np.array_split(starts, max(1, len(starts) * len(y) // 500_000)):
+        r = loss.residuals(law.predict(part, x), y)
+        costs.append((weights * loss.values(np.nan_to_num(r, nan=1e6, posinf=1e6, neginf=-1e6))).sum(axis=1))
+    return starts[np.argsort(np.concatenate(costs), kind="stable")[:most]]
+
+
+def finish_absolute(
+    law: Law, x: Mapping[str, Array], y: Array, theta: Array, free: Array, low: Array, high: Array, loss: Loss,
+    weights: Array, iterations: int = 60,
+) -> tuple[Array, float]:  # fmt: skip
+    """The true optimum of least absolute deviations from a near one: linear programs inside a trust region.
+
+    At that optimum as many residuals as free parameters are 0, so the linearised problem ends on the same corner and
+    converges as Newton's method does. Returns (theta [p], objective).
+    """
+    import jax
+    import jax.numpy as jnp
+    from scipy.optimize import linprog
+
+    index, n = np.flatnonzero(free), len(y)
+
+    def residuals(theta: Any, xp: Any) -> Any:
+        return space_of(law.curve(law.unpack(theta, xp), x, xp), loss.space, xp) - space_of(y, loss.space, xp)
+
+    def objective(theta: Array) -> float:
+        return float((weights * np.abs(residuals(theta, np))).sum())
+
+    jacobian_of = jax.jit(jax.jacfwd(lambda t: residuals(t, jnp)))
+    now, radius = objective(theta), 1e-2
+    with exactly():
+        for _ in range(iterations):
+            r, jacobian = residuals(theta, np), np.asarray(jacobian_of(theta))[:, index]
+            size = np.maximum(np.abs(jacobian).max(axis=0), 1e-12)
+            scaled = jacobian / size
+            # variables: the step, then |r + J step| from above
+            cost = np.concatenate([np.zeros(len(index)), weights])
+            rows = np.block([[scaled, -np.eye(n)], [-scaled, -np.eye(n)]])
+            room = [
+                (max(-radius, (low[i] - theta[i]) * s), min(radius, (high[i] - theta[i]) * s))
+                for i, s in zip(index, size, strict=True)
+            ]
+            found = linprog(cost, rows, np.concatenate([-r, r]), bounds=[*room, *[(0, None)] * n], method="highs")
+            if found.x is None:
+                break
+            new = theta.copy()
+            new[index] += found.x[: len(index)] / size
+            after = objective(new)
+            if after < now:
+                theta, gained, now = new, now - after, after
+                radius *= 2
+                if gained < 1e-14 * now:
+                    break
+            else:
+                radius /= 8
+                if radius < 1e-14:
+                    break
+    return theta, now

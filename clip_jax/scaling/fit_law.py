@@ -1,0 +1,146 @@
+"""Fitting a law to points, robustly and from thousands of starts, with the evidence of how that went."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from clip_jax.errors import UserError
+from clip_jax.scaling.data.observations import check_points, copies
+from clip_jax.scaling.fit.loss import LOG_HUBER, Loss
+from clip_jax.scaling.fit.result import Fit, condition_of
+from clip_jax.scaling.fit.solver import CHUNK, FEW_FITS, MANY_ROWS, finish_absolute, screen, solve
+from clip_jax.scaling.laws.base import Array, Law
+
+SPARE_POINTS = 3  # points beyond the parameters that an asymptote needs to be told
+SAME_OBJECTIVE = 1e-6  # starts whose objectives agree to this, relatively, ended at the same optimum
+
+
+def fit_law(
+    law: Law,
+    columns: Any,
+    y: Any,
+    *,
+    loss: Loss = LOG_HUBER,
+    weights: Array | None = None,
+    fixed: Mapping[str, float] | None = None,
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+    starts: Array | None = None,
+    profile: bool = True,
+) -> Fit:
+    """Minimise the loss: screen the law's starts by objective, polish the best ones, look how that went.
+
+    Args:
+      law: the form.
+      columns: dict or DataFrame with the law's columns, or an array for a law of one column; above 0.
+      y: float [n].
+      loss: Huber on logarithms by default.
+      weights: of the rows, float [n].
+      fixed: parameters held, in the table's units. Where points are too few to tell a free asymptote, a note says so.
+      bounds: narrower limits of parameters, in the table's units.
+      starts: theta to polish in place of the law's grid, float [S, p] (centred as the fit will be).
+      profile: look for parameters whose profile is flat to a side (costs one more batch of fits).
+
+    Raises:
+      UserError: see `check_points`; fewer points than free parameters; an unknown parameter; a limit that is none.
+    """
+    data = check_points(law, columns, y, weights, positive=loss.space == "log")
+    notes: list[str] = []
+    fixed = dict(fixed or {})
+    if len(data) < (least := least_to_tell(law, fixed)):
+        notes.append(f"{len(data)} points are too few to tell {law.asymptote}, at least {least} are needed")
+    if n := copies(data):
+        notes.append(f"{n} rows are copies of others; they count, and make intervals too narrow if they are no repeats")
+    free = np.array([name not in fixed for name in law.names])
+    if not free.any():
+        reason = "every parameter is held, so nothing is fitted"
+        raise UserError(f"fit: {reason}", field="fixed", value=sorted(fixed), reason=reason)
+    if len(data) < free.sum():
+        reason = f"{law.name} needs at least {free.sum()} points, there are {len(data)}"
+        raise UserError(f"fit: {reason}", field="points", value=len(data), reason=reason)
+    if len(data) == free.sum():
+        notes.append(f"{len(data)} points and as many parameters: the curve passes through them and nothing is tested")
+    references = _references(law, data.columns, {*fixed, *(bounds or {})})
+    x = {c: np.log(v / references[c]) for c, v in data.columns.items()}
+    shown = np.maximum(data.y, 1e-3 * np.max(np.abs(data.y)))  # grids take logarithms
+    low, high = law.bounds(x, shown)
+    for name, (a, b) in (bounds or {}).items():
+        i = law.index(name)
+        limits = [_one(law, name, v, references) for v in (a, b)]
+        if not limits[0] < limits[1] or not np.isfinite(limits).all():
+            reason = "must be finite, rising and inside its domain"
+            raise UserError(f"fit: bounds of {name}=({a}, {b}): {reason}", field=name, value=(a, b), reason=reason)
+        low[i], high[i] = limits
+    held = np.array([_one(law, n, fixed[n], references) if n in fixed else 0.0 for n in law.names])
+    for name in fixed:
+        law.index(name)
+    grid = law.starts(x, shown) if starts is None else np.asarray(starts, float)
+    grid = np.unique(
+        np.clip(np.where(free, grid, held), np.where(free, low, -np.inf), np.where(free, high, np.inf)), axis=0
+    )
+    some = np.arange(len(data))
+    if len(data) > MANY_ROWS:
+        some = np.sort(np.random.default_rng(0).choice(len(data), MANY_ROWS, replace=False))
+        notes.append(f"starts were compared on {MANY_ROWS} of the {len(data)} rows, the best one was fitted to all")
+    x_some, y_some, w_some = {c: v[some] for c, v in x.items()}, data.y[some], data.weights[some]
+    begin = screen(law, x_some, y_some, grid, loss, w_some, CHUNK if len(some) == len(data) else FEW_FITS)
+    ends = solve(law, x_some, y_some, begin, low, high, loss, weights=w_some, free=free)
+    last, first = ends, int(np.argmin(ends.objective))
+    if len(some) < len(data):
+        last = solve(law, x, data.y, ends.theta[[first]], low, high, loss, weights=data.weights, free=free)
+    end = int(np.argmin(last.objective))
+    best, objective, converged = last.theta[end], float(last.objective[end]), bool(last.converged[end])
+    lowest = float(ends.objective[first])
+    if loss.kind == "absolute" and len(some) == len(data):  # its linear programs are of the square of the rows
+        best, objective = finish_absolute(law, x, data.y, best, free, low, high, loss, data.weights)
+        lowest = objective
+    agree = int((ends.objective <= lowest * (1 + SAME_OBJECTIVE) + 1e-14 * len(some)).sum())
+    hit = [
+        name
+        for i, name in enumerate(law.names)
+        if free[i] and np.isclose(best[i], (low[i], high[i]), rtol=1e-6, atol=1e-6).any()
+    ]
+    status = f"bound hit: {', '.join(hit)}" if hit else "converged" if converged else "failed"
+    fit = Fit(
+        law, best, references, loss, data, free, low, high, status, len(grid), len(begin), agree, objective,
+        np.inf, notes=tuple(notes),
+    )  # fmt: skip
+    fit = replace(fit, condition=condition_of(fit))
+    if profile:
+        from clip_jax.scaling.profile.profile_likelihood import flat_sides
+
+        fit = replace(fit, flat=flat_sides(fit), profiled=True)
+    return fit
+
+
+def least_to_tell(law: Law, fixed: Collection[str] = ()) -> int:
+    """Return how many points the asymptote of a law needs to be told; 0 where it has none, or a held one.
+
+    Args:
+      law: the form.
+      fixed: names of the parameters that are held.
+    """
+    if law.asymptote is None or law.asymptote in fixed:
+        return 0
+    return len(law.parameters) - len(fixed) + SPARE_POINTS
+
+
+def _references(law: Law, columns: Mapping[str, Array], limited: set[str]) -> dict[str, float]:
+    """Geometric means; 1 for columns that a fixed or bounded parameter carries, so that it is held in its own unit."""
+    found = law.references(columns)
+    for p in law.parameters:
+        for column, power in p.carries:
+            if p.name in limited and isinstance(power, str):
+                found[column] = 1.0
+    shared = {c: found[law.same_unit.get(c, c)] for c in law.columns}
+    return {c: 1.0 if 1.0 in (found[c], shared[c]) else shared[c] for c in law.columns}
+
+
+def _one(law: Law, name: str, value: float, references: Mapping[str, float]) -> float:
+    """theta of one parameter given in the table's units (a parameter that carries another has reference 1)."""
+    i = law.index(name)
+    values = {p.name: 1.0 for p in law.parameters} | {name: float(value)}
+    return float(law.theta(values, references)[i])

@@ -1,0 +1,398 @@
+"""What to train at a compute budget: the sizes and samples that minimize a fitted law, with intervals.
+
+The optimum is found numerically along ``FLOPs = cost``, so it works for any law of sizes and samples seen:
+`Chinchilla` (whose closed form is the plain twin in a test), `OverTraining`, `ClipTowers`, `DataRepetition` at a given
+number of unique samples, and bounded forms. It is found for every bootstrap draw of the law's parameters at once.
+
+Intervals are percentiles of a bootstrap: rows with replacement from `MIN_ROWS_FOR_CASES` rows on (it needs no model of
+the scatter; percentiles expanded for the parameters spent, as Hesterberg, 2015, does for a mean), points redrawn around
+the curve below that (`uncertainty.bootstrap`). That of y is the curve's own at the optimum, which moves y to second
+order only. ``benchmarks/fit_allocation.py`` simulates what they cover: the law's parameters, not its choice.
+
+Sources: Hoffmann et al. (2022), approach 3; Muennighoff et al. (2023) for repeated data; Besiroglu et al. (2024) for
+the bootstrap of the exponent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from clip_jax.errors import UserError, one_of
+from clip_jax.scaling.fit.result import ILL_CONDITIONED, Fit
+from clip_jax.scaling.laws.base import Array, Law
+from clip_jax.scaling.laws.size_data import FLOPS_PER_PARAM_SAMPLE
+from clip_jax.scaling.profile.prediction import Interval
+from clip_jax.scaling.profile.profile_likelihood import prediction_interval
+from clip_jax.scaling.uncertainty.bootstrap import bootstrap
+from clip_jax.scaling.uncertainty.interval_format import interval_data, interval_text
+
+MIN_ROWS_FOR_CASES = 24  # from which on rows are drawn with replacement
+MARGIN = 1e3  # sizes are searched this factor beyond those of the runs, and further where the budget lies beyond
+GRID = {1: (41, 3), 2: (17, 7)}  # sizes searched at once -> (points per axis, rounds of refinement)
+SLOPE_STEP = 0.5  # of ln(FLOPs) on each side, over which the local exponent is taken
+SAMPLES = "samples_seen"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """FLOPs of one training run: samples seen times FLOPs per sample.
+
+    Attributes:
+      terms: size column -> (factor, power): factor · size^power FLOPs per sample.
+      constant: FLOPs per sample that no size column accounts for.
+      residual_sd: standard deviation of ln(FLOPs) around this formula in the table it was fitted to; 0 when given.
+    """
+
+    terms: Mapping[str, tuple[float, float]]
+    constant: float = 0.0
+    residual_sd: float = 0.0
+
+    def log_per_sample(self, log_sizes: Mapping[str, Array]) -> Array:
+        """Return ln(FLOPs per sample) at ln(sizes); the arrays broadcast."""
+        total = self.constant + sum(k * np.exp(power * log_sizes[c]) for c, (k, power) in self.terms.items())
+        return np.log(total)
+
+
+def dense_cost(law: Law, flops_per_param_sample: float | Mapping[str, float] = FLOPS_PER_PARAM_SAMPLE) -> Cost:
+    """Build the cost k·N·D of a law's size columns.
+
+    Args:
+      law: with `samples_seen` and one or two size columns.
+      flops_per_param_sample: k, one number for all size columns or one per column.
+
+    Raises:
+      UserError: not a law of sizes and samples; a column without a factor; a factor not above 0.
+    """
+    sizes = size_columns(law)
+    factors = flops_per_param_sample
+    if not isinstance(factors, Mapping):
+        factors = dict.fromkeys(sizes, factors)
+    if set(factors) != set(sizes) or not all(np.isfinite(k) and k > 0 for k in factors.values()):
+        raise UserError(f"flops_per_param_sample={flops_per_param_sample!r}: needs a number above 0 per {sizes}")
+    return Cost({c: (float(factors[c]), 1.0) for c in sizes})
+
+
+def fit_cost(columns: Any, flops: Any, size: str = "params") -> Cost:
+    """Fit ln(FLOPs / samples) as a line in ln(size), from the FLOPs of a table's runs.
+
+    Args:
+      columns: dict or DataFrame with the size column and ``samples_seen``, [n] each, above 0.
+      flops: of each run, [n].
+      size: the size column.
+
+    Raises:
+      UserError: fewer than two sizes.
+    """
+    n = np.log(np.asarray(columns[size], float))
+    per_sample = np.log(np.asarray(flops, float) / np.asarray(columns[SAMPLES], float))
+    if len(np.unique(n)) < 2:
+        raise UserError(f"{size}: one size, at least 2 are needed to fit the cost; give flops_per_param_sample")
+    power, constant = np.polyfit(n - n.mean(), per_sample, 1)
+    constant -= power * n.mean()
+    return Cost({size: (float(np.exp(constant)), float(power))}, 0.0, float((per_sample - constant - power * n).std()))
+
+
+def size_columns(law: Law) -> tuple[str, ...]:
+    """Return a law's size columns. Raises UserError for a law that lacks sizes or ``samples_seen``."""
+    sizes = tuple(c for c in law.columns if c.startswith("params"))
+    if SAMPLES not in law.columns or not 1 <= len(sizes) <= max(GRID):
+        raise UserError(f"{law.name}: a law of model size and {SAMPLES} is needed; it has {', '.join(law.columns)}")
+    return sizes
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """The compute-optimal run at one budget.
+
+    Attributes:
+      flops: the budget.
+      sizes: parameters, by size column.
+      samples: samples seen (tokens in a language model).
+      samples_per_param: samples over the sum of the sizes.
+      value: y there.
+      exponents: a of size = G·C^a (and of ``samples_seen``) at this budget; constant in C for Chinchilla's form.
+      log_factors: ln G, with C in FLOPs.
+    """
+
+    flops: float
+    sizes: Mapping[str, Interval]
+    samples: Interval
+    samples_per_param: Interval
+    value: Interval
+    exponents: Mapping[str, Interval]
+    log_factors: Mapping[str, Interval]
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Optima of a fitted law along a cost.
+
+    Attributes:
+      law: key of the law.
+      optima: one per budget.
+      method: of the intervals, ``cases`` or ``parametric``.
+      draws: how many refits the intervals come from.
+      identified: False where the data do not bound the law's exponents or amplitudes; all intervals are open then.
+      notes: what a reader must know.
+    """
+
+    law: str
+    optima: tuple[Optimum, ...]
+    method: str
+    draws: int
+    identified: bool
+    notes: tuple[str, ...] = ()
+
+    def as_data(self) -> dict[str, Any]:
+        """Return plain dictionaries for JSON; an open end of an interval is None."""
+        return {
+            "law": self.law, "method": self.method, "draws": self.draws, "identified": self.identified,
+            "notes": list(self.notes),
+            "optima": [
+                {
+                    "flops": o.flops, SAMPLES: interval_data(o.samples),
+                    **{c: interval_data(v) for c, v in o.sizes.items()},
+                    "samples_per_param": interval_data(o.samples_per_param), "value": interval_data(o.value),
+                    "exponents": {c: interval_data(v) for c, v in o.exponents.items()},
+                    "log_factors": {c: interval_data(v) for c, v in o.log_factors.items()},
+                }
+                for o in self.optima
+            ],
+        }  # fmt: skip
+
+    @property
+    def text(self) -> str:
+        """A line per quantity and budget."""
+        lines = []
+        for o in self.optima:
+            lines.append(f"at {o.flops:.4g} FLOPs:")
+            for name, value in (*o.sizes.items(), (SAMPLES, o.samples), ("samples per parameter", o.samples_per_param)):
+                lines.append(f"  {name}: {interval_text(value)}")
+            lines.append(f"  y: {interval_text(o.value)}")
+            for c, a in o.exponents.items():
+                lines.append(f"  {c} = G·C^a: a {interval_text(a)}, ln G {interval_text(o.log_factors[c])}")
+        return "\n".join([*lines, *(f"note: {n}" for n in self.notes)])
+
+
+def compute_optimal_allocation(
+    fit: Fit,
+    flops: float | Sequence[float] | Array,
+    flops_per_param_sample: float | Mapping[str, float] | Cost = FLOPS_PER_PARAM_SAMPLE,
+    *,
+    held: Mapping[str, float] | None = None,
+    kind: str | None = None,
+    groups: Any = None,
+    curve: Callable[[dict[str, float]], Interval] | None = None,
+    level: float = 0.95,
+    draws: int = 500,
+    seed: int = 0,
+) -> Allocation:
+    """Find the sizes and samples that minimize a fitted law at each budget, with intervals.
+
+    Args:
+      fit: of a law of model sizes and ``samples_seen``.
+      flops: one budget or several, above 0.
+      flops_per_param_sample: k of C = k·N·D (one per size column for two towers), or a `Cost`.
+      held: value of each further column of the law, such as ``unique_samples``.
+      kind: of the bootstrap, ``cases`` or ``parametric``; None chooses by the number of rows.
+      groups: [n] labels for ``cases``: groups are drawn first, then rows within each.
+      curve: the interval of the law's curve at a point; by default `prediction_interval`.
+      level: of the intervals.
+      draws: refits.
+      seed: of the draws.
+
+    Raises:
+      UserError: a law without sizes and samples, a budget not above 0, a further column without a value, a fit that
+        failed, or an unknown kind.
+    """
+    law = fit.law
+    size_columns(law)
+    cost = k if isinstance(k := flops_per_param_sample, Cost) else dense_cost(law, k)
+    budgets = np.atleast_1d(np.asarray(flops, float))
+    if not len(budgets) or not (np.isfinite(budgets) & (budgets > 0)).all():
+        raise UserError(f"flops={flops!r}: must be above 0")
+    if fit.status == "failed":
+        raise UserError("allocation: the fit did not converge")
+    kind = kind or ("cases" if fit.points >= MIN_ROWS_FOR_CASES or groups is not None else "parametric")
+    one_of("allocation.kind", kind, ("cases", "parametric"))
+    ensemble = bootstrap(fit, kind=kind, groups=groups, replicas=draws, seed=seed)
+    thetas = np.concatenate([fit.theta[None], ensemble.replicas])
+    found = minimize_along_cost(fit, thetas, budgets, cost, held)
+    notes, reason = [], _not_identified(fit)
+    if reason:
+        notes.append(f"not identified: {reason}; every interval is open")
+    elif not fit.loss.symmetric:
+        notes.append("no interval is claimed of an asymmetric loss")
+    elif fit.flat:
+        notes.append(f"profile flat: {', '.join(fit.flat)}")
+    if cost.residual_sd > 0.1:
+        notes.append(f"the runs' FLOPs lie {cost.residual_sd:.0%} (sd) off the cost formula")
+    if found.edge[0].any():
+        notes.append("an optimum lies at the edge of the sizes searched: the law has none inside")
+    tail = expanded_tail(fit.points, fit.free, level) if kind == "cases" else (1 - level) / 2
+    opened = bool(reason) or not fit.loss.symmetric
+    optima = tuple(_optimum(found, k, float(c), (level, tail), opened) for k, c in enumerate(budgets))
+    if not opened:
+        curve = curve or (lambda at: prediction_interval(fit, at, level=level))
+        at = [{**{c: v.value for c, v in o.sizes.items()}, SAMPLES: o.samples.value, **(held or {})} for o in optima]
+        optima = tuple(replace(o, value=curve(point)) for o, point in zip(optima, at, strict=True))
+    return Allocation(law.key, optima, kind, len(ensemble.replicas), not reason, tuple(notes))
+
+
+@dataclass(frozen=True)
+class _Path:
+    """Optima of R parameter vectors at K budgets, all logarithms: [R, K].
+
+    edge: 0 inside the sizes searched, -1 at the lowest, 1 at the highest, 2 at some edge of two sizes.
+    """
+
+    sizes: dict[str, Array]
+    samples: Array
+    value: Array
+    exponents: dict[str, Array]
+    log_factors: dict[str, Array]
+    edge: Array
+
+
+def minimize_along_cost(
+    fit: Fit, thetas: Array, flops: Array, cost: Cost, held: Mapping[str, float] | None = None
+) -> _Path:
+    """Minimize the law along ``FLOPs = cost`` for many parameter vectors at once, on a grid that is refined.
+
+    Args:
+      fit: whose law, units and range of sizes are used.
+      thetas: float [R, p].
+      flops: float [K].
+      cost: FLOPs of a run.
+      held: see `compute_optimal_allocation`.
+
+    Returns:
+      Natural logarithms of the optimal sizes and samples, y, local exponents and factors, [R, K] each.
+
+    Raises:
+      UserError: a column of the law that neither the cost nor ``held`` gives.
+    """
+    sizes, log_c = size_columns(fit.law), np.log(flops)
+    if set(cost.terms) != set(sizes):
+        raise UserError(f"cost: has terms for {', '.join(cost.terms)}; the law's sizes are {', '.join(sizes)}")
+    others = {c for c in fit.law.columns if c not in (*sizes, SAMPLES)}
+    given = dict(held or {})
+    if others != set(given):
+        raise UserError(f"{fit.law.name}: needs a value for exactly {', '.join(sorted(others)) or 'no other column'}")
+    around = np.concatenate([log_c, log_c - SLOPE_STEP, log_c + SLOPE_STEP])
+    log_sizes, samples, value, edge = _search(fit, thetas, around, cost, sizes, given)
+    here, below, above = (slice(i * len(flops), (i + 1) * len(flops)) for i in range(3))
+    exponents, factors = {}, {}
+    for name, along in {**log_sizes, SAMPLES: samples}.items():
+        exponents[name] = (along[:, above] - along[:, below]) / (2 * SLOPE_STEP)
+        factors[name] = along[:, here] - exponents[name] * log_c
+    edge = np.where(edge[:, here] != 0, edge[:, here], np.where(edge[:, below] != 0, edge[:, below], edge[:, above]))
+    at = {c: v[:, here] for c, v in log_sizes.items()}
+    return _Path(at, samples[:, here], value[:, here], exponents, factors, edge)
+
+
+def _search(
+    fit: Fit, thetas: Array, log_c: Array, cost: Cost, sizes: tuple[str, ...], held: Mapping[str, float]
+) -> tuple[dict[str, Array], Array, Array, Array]:
+    """(ln sizes by column, ln samples, y, edge), [R, K] each."""
+    law, refs = fit.law, {c: np.log(v) for c, v in fit.references.items()}
+    values = {k: v[:, None, None] for k, v in law.unpack(thetas, np).items()}
+    seen = {c: np.log(fit.data.columns[c]) for c in sizes}
+    spent = np.log(fit.data.columns[SAMPLES]) + cost.log_per_sample(seen)
+    below, above = max(0.0, spent.min() - log_c.min()), max(0.0, log_c.max() - spent.max())
+    low = np.array([seen[c].min() - np.log(MARGIN) - below for c in sizes])
+    high = np.array([seen[c].max() + np.log(MARGIN) + above for c in sizes])
+    points, rounds = GRID[len(sizes)]
+    unit = np.array(list(product(np.linspace(-1, 1, points), repeat=len(sizes))))  # [P, m]
+    shape = (len(thetas), len(log_c), len(sizes))
+    centers, reach = np.broadcast_to((low + high) / 2, shape), (high - low) / 2
+
+    def objective(at: Array) -> tuple[Array, Array]:
+        """y and ln samples at ln sizes [R, K, P, m]."""
+        logs = {c: at[..., i] for i, c in enumerate(sizes)}
+        samples = log_c[:, None] - cost.log_per_sample(logs)
+        x = {c: v - refs[c] for c, v in logs.items()} | {SAMPLES: samples - refs[SAMPLES]}
+        x |= {c: np.full(1, np.log(v) - refs[c]) for c, v in held.items()}
+        with np.errstate(over="ignore", invalid="ignore"):
+            y = law.curve(values, x, np)
+        return np.where(np.isfinite(y), y, np.inf), samples
+
+    for _ in range(rounds):
+        at = np.clip(centers[:, :, None] + unit * reach, low, high)
+        y, samples = objective(at)
+        best = y.argmin(axis=-1)[..., None]
+        centers = np.take_along_axis(at, best[..., None], axis=2)[:, :, 0]
+        step = 2 * reach / (points - 1)
+        reach = 1.5 * step if len(sizes) > 1 else step
+    if len(sizes) == 1:  # a parabola through the best point and its neighbors
+        near = np.clip(centers[:, :, None] + step * np.array([-1.0, 0.0, 1.0])[:, None], low, high)
+        left, middle, right = np.moveaxis(objective(near)[0], -1, 0)
+        bend = left - 2 * middle + right
+        with np.errstate(invalid="ignore"):
+            shift = np.where(bend > 0, (left - right) / np.where(bend > 0, 2 * bend, 1.0), 0.0)
+        centers = np.clip(centers + np.clip(np.nan_to_num(shift), -1, 1)[..., None] * step, low, high)
+    y, samples = (v[..., 0] for v in objective(centers[:, :, None]))
+    near_low, near_high = (centers <= low + 2 * step).any(axis=-1), (centers >= high - 2 * step).any(axis=-1)
+    edge = np.where(near_low | near_high, 2, 0) if len(sizes) > 1 else near_high.astype(int) - near_low.astype(int)
+    return {c: centers[..., i] for i, c in enumerate(sizes)}, samples, y, edge
+
+
+def _not_identified(fit: Fit) -> str:
+    """Explain why the data do not bound the allocation; "" where they do. N*, D* do not depend on floor and ceiling."""
+    # `below` and `above`: laws that lie between two values, which their size and data terms do not depend on
+    apart = {fit.law.asymptote, getattr(fit.law, "below", None), getattr(fit.law, "above", None)}
+    flat = [f for f in fit.flat if f.rsplit(" ", 1)[0] not in apart]
+    bounds = fit.status.removeprefix("bound hit: ").split(", ") if fit.status.startswith("bound hit") else []
+    hit = [b for b in bounds if b not in apart]
+    if hit:
+        return f"{', '.join(hit)} at a bound"
+    if flat:
+        return f"the profile is flat for {', '.join(flat)}"
+    return f"condition {fit.condition:.1e}" if not fit.condition < ILL_CONDITIONED else ""
+
+
+def expanded_tail(rows: int, free: int, level: float) -> float:
+    """Return the share to cut at each end of case-bootstrap draws for an interval of a level.
+
+    Resampled rows scatter by sqrt((n - p)/n) too little, and percentiles know no Student's t; the tail is
+    Phi(-t·sqrt(n/(n - p))) with t of n - p degrees of freedom (Hesterberg, 2015, the American Statistician 69).
+    """
+    from scipy.stats import norm, t
+
+    spare = max(rows - free, 1)
+    return float(norm.cdf(-t.ppf((1 + level) / 2, spare) * np.sqrt(rows / spare)))
+
+
+def _optimum(found: _Path, k: int, flops: float, levels: tuple[float, float], opened: bool) -> Optimum:
+    """Read the intervals of one budget off the draws; row 0 is the fit itself. Edge draws count as unbounded.
+
+    levels: that of the interval, and the share of draws cut at each end.
+    """
+    edge, (level, tail) = found.edge[1:, k], levels
+
+    def interval(draws: Array, *, exp: bool, sign: int = 0) -> Interval:
+        """sign: +1 where a size at its upper edge makes the quantity unbounded above, -1 below, 0 to both sides."""
+        value, rest = float(draws[0, k]), draws[1:, k]
+        lower = np.where(edge == 0, rest, np.where(edge * sign == 1, np.inf, -np.inf))
+        upper = np.where(edge == 0, rest, np.where(edge * sign == -1, -np.inf, np.inf))
+        low = float(np.quantile(lower, tail, method="lower"))
+        high = float(np.quantile(upper, 1 - tail, method="higher"))
+        low, high = (-np.inf, np.inf) if opened else (low, high)
+        back = np.exp if exp else float
+        return Interval(float(back(value)), float(back(low)), float(back(high)), level, low == -np.inf, high == np.inf)
+
+    total = np.logaddexp.reduce(list(found.sizes.values()), axis=0)
+    return Optimum(
+        flops,
+        {c: interval(v, exp=True, sign=1) for c, v in found.sizes.items()},
+        interval(found.samples, exp=True, sign=-1),
+        interval(found.samples - total, exp=True, sign=-1),
+        interval(found.value, exp=False),
+        {c: interval(v, exp=False) for c, v in found.exponents.items()},
+        {c: interval(v, exp=False) for c, v in found.log_factors.items()},
+    )

@@ -1,0 +1,89 @@
+"""Error over size and samples of all runs (Hoffmann et al., 2022, approach 3), and the path of least error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from clip_jax.errors import UserError
+from clip_jax.scaling.fit.result import Fit
+from clip_jax.scaling.fit.solver import MANY_ROWS
+from clip_jax.scaling.fit_law import fit_law
+from clip_jax.scaling.laws import Chinchilla
+from clip_jax.scaling.laws.base import Array
+from clip_jax.scaling.profile.prediction import Interval
+from clip_jax.scaling.profile.profile_likelihood import parameter_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LEAST_ROWS = 8  # five parameters and three more
+LEAST_VALUES = 3  # of sizes, and of samples
+TESTED_ROWS = 60  # from which on the coverage of its intervals was simulated
+SIZES = 400  # tried along a budget
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Chinchilla's law on a table. A run of N parameters and D samples costs ``cost``·N^``power``·D FLOPs, a line
+    fitted in logarithms that is off by ``cost_sd`` (a transformer's is 6·N·D; small CLIP models spend on patches too).
+    """
+
+    fit: Fit
+    intervals: dict[str, Interval]
+    cost: float
+    power: float
+    cost_sd: float
+
+    def path(self, flops: Array) -> tuple[Array, Array, Array]:
+        """(N*, D*, error) of the lowest error at each budget [n], among sizes 100 times beyond the runs' on each side.
+
+        Found on a grid of sizes that is refined by a parabola through the best three.
+        """
+        seen = self.fit.data.columns["params"]
+        logs = np.linspace(np.log(seen.min() / 100), np.log(seen.max() * 100), SIZES)
+        c = np.log(np.asarray(flops, float))[:, None]
+
+        def error(n: Array) -> Array:
+            data = c - np.log(self.cost) - self.power * n
+            return self.fit.predict({"params": np.exp(n), "samples_seen": np.exp(data)})
+
+        y = error(np.broadcast_to(logs, (len(c), SIZES)))
+        k = np.clip(y.argmin(axis=1), 1, SIZES - 2)
+        rows, step = np.arange(len(c)), logs[1] - logs[0]
+        left, middle, right = (y[rows, k + i] for i in (-1, 0, 1))
+        bend = left - 2 * middle + right
+        shift = np.where(bend > 0, (left - right) / np.where(bend > 0, 2 * bend, 1), 0)
+        best = logs[k] + np.clip(shift, -1, 1) * step
+        samples = np.exp(c[:, 0] - np.log(self.cost) - self.power * best)
+        return np.exp(best), samples, error(best[:, None])[:, 0]
+
+
+def _interval(fit: Fit, name: str) -> Interval:
+    """Of a parameter; open where the law is not identified in so many rows that its profile would take minutes."""
+    if fit.points > MANY_ROWS and not fit.identified:
+        return Interval(fit.values[name], -np.inf, np.inf, 0.95, True, True)
+    return parameter_interval(fit, name)
+
+
+def fit_surface(rows: pd.DataFrame, metric: str) -> Surface:
+    """Fit all runs. Raises UserError: too few rows, sizes or numbers of samples, or all on one line."""
+    for column, what in (("params", "sizes"), ("samples_seen", "numbers of samples")):
+        if (found := rows[column].nunique()) < LEAST_VALUES:
+            reason = f"{found} {what}, at least {LEAST_VALUES} are needed"
+            raise UserError(reason, field=column, value=found, reason=reason)
+    if len(rows) < LEAST_ROWS:
+        reason = f"{len(rows)} runs, at least {LEAST_ROWS} are needed"
+        raise UserError(reason, field="runs", value=len(rows), reason=reason)
+    columns = {c: rows[c].to_numpy(float) for c in ("params", "samples_seen")}
+    fit = fit_law(Chinchilla(), columns, rows[metric].to_numpy(float))
+    if fit.status == "failed":
+        raise UserError("the fit did not converge", field="status", value=fit.status, reason="the fit did not converge")
+    n, per_sample = np.log(columns["params"]), np.log(rows["flops"].to_numpy(float) / columns["samples_seen"])
+    power, constant = np.polyfit(n - n.mean(), per_sample, 1)
+    cost = float(np.exp(constant - power * n.mean()))
+    off = per_sample - np.log(cost) - power * n
+    free = [name for name, is_free in zip(fit.law.names, fit.free_mask, strict=True) if is_free]
+    return Surface(fit, {name: _interval(fit, name) for name in free}, cost, float(power), float(off.std()))

@@ -1,0 +1,1 @@
+"""Published laws, fitted again."""

@@ -1,0 +1,1 @@
+"""Which runs to train next: registered forecasts, designs, comparisons."""

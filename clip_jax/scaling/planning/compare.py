@@ -1,0 +1,194 @@
+"""Two families against each other: the difference of their curves, where they cross, how much compute one saves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clip_jax.errors import UserError
+from clip_jax.scaling.laws.base import Array
+from clip_jax.scaling.uncertainty.bootstrap import TAILS, Ensemble
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+GRID = 400  # places at which a crossing is looked for
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % interval. known: share of replica pairs that have a value at all. text: in words."""
+
+    value: float
+    low: float
+    high: float
+    known: float
+    text: str
+
+
+def _pairs(a: Ensemble, b: Ensemble, x: Array, seed: int) -> tuple[Array, Array]:
+    """ln of both families' curves at x, [R, n] each; replicas are paired at random, for the families are independent
+    though their bootstraps may have used one seed."""
+    for e in (a, b):
+        if len(e.fit.law.columns) != 1:
+            reason = f"{e.fit.law.name} has the columns {', '.join(e.fit.law.columns)}; one is needed"
+            raise UserError(f"compare: {reason}", field="law", reason=reason)
+    first, second = (np.log(np.maximum(e.curves(x), 1e-12)) for e in (a, b))
+    count = min(len(first), len(second))
+    return first[:count], second[np.random.default_rng(seed).permutation(len(second))[:count]]
+
+
+def difference(a: Ensemble, b: Ensemble, x: Array, *, seed: int = 0) -> dict[str, Array]:
+    """How much lower b's error is, as a ratio b/a at each x [n]: {ratio, low, high, surely_lower, surely_higher}."""
+    first, second = _pairs(a, b, np.asarray(x, float), seed)
+    low, high = np.exp(np.quantile(second - first, TAILS, axis=0))
+    return {
+        "ratio": b.fit.predict(x) / a.fit.predict(x), "low": low, "high": high,
+        "surely_lower": high < 1, "surely_higher": low > 1,
+    }  # fmt: skip
+
+
+def crossing(a: Ensemble, b: Ensemble, low: float, high: float, *, seed: int = 0) -> Estimate:
+    """Where between ``low`` and ``high`` b's curve falls below a's.
+
+    Each pair of replicas has its own (the first, by rising x); pairs that do not cross there are counted, and the
+    interval is of the others. Raises UserError unless 0 < low < high.
+    """
+    if not 0 < low < high:
+        reason = "must be above 0 and rising"
+        raise UserError(f"crossing: low={low!r} and high={high!r} {reason}", field="low", value=low, reason=reason)
+    grid = np.geomspace(low, high, GRID)
+    first, second = _pairs(a, b, grid, seed)
+    found = _crossings(np.log(grid), second - first)
+    own = _crossings(np.log(grid), np.log(b.fit.predict(grid) / a.fit.predict(grid))[None])[0]
+    known = np.isfinite(found)
+    share = float(known.mean())
+    if not np.isfinite(own) or share < 0.025:
+        return Estimate(np.nan, np.nan, np.nan, share, f"no crossing between {low:.3g} and {high:.3g}")
+    ends = np.exp(np.quantile(found[known], TAILS))
+    text = f"crossing at {np.exp(own):.3g} ({ends[0]:.3g} to {ends[1]:.3g})"
+    if share < 0.975:
+        text += f"; {1 - share:.0%} of resamples do not cross between {low:.3g} and {high:.3g}"
+    return Estimate(float(np.exp(own)), float(ends[0]), float(ends[1]), share, text)
+
+
+def _crossings(x: Array, d: Array) -> Array:
+    """Where each row of d [R, n] first passes from above 0 to below, by straight lines: [R], NaN where it does not."""
+    down = (d[:, :-1] > 0) & (d[:, 1:] <= 0)
+    k = down.argmax(axis=1)
+    rows = np.arange(len(d))
+    before, after = d[rows, k], d[rows, k + 1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        at = x[k] + (x[k + 1] - x[k]) * before / (before - after)
+    return np.where(down.any(axis=1), at, np.nan)
+
+
+def compute_gain(a: Ensemble, b: Ensemble, at: float, *, seed: int = 0) -> Estimate:
+    """How many times less compute b needs for the error that a has at ``at``: a's compute over b's.
+
+    Infinite in a pair where b's curve never reaches that error counts as a gain of 0. Raises UserError for a law
+    without an inverse.
+    """
+    first, _ = _pairs(a, b, np.array([float(at)]), seed)
+    order = np.random.default_rng(seed + 1).permutation(len(b.replicas))[: len(first)]
+    target = np.exp(first[: len(order), 0])
+    here = b.curves(np.array([float(at)]))[order, 0]
+    own_target, own_here = (np.array([float(e.fit.predict(at))]) for e in (a, b))
+    with np.errstate(divide="ignore", over="ignore"):  # a flat curve reaches an error at no or any compute
+        needed = b.fit.law.inverse({k: v[order] for k, v in b.draws.items()}, target)
+        own_needed = b.fit.law.inverse(b.fit.values, own_target)
+    gains = _gain(at, here, target, needed)
+    own = float(_gain(at, own_here, own_target, own_needed)[0])
+    # between a finite and an infinite gain nothing can be interpolated
+    method: Any = "linear" if np.isfinite(gains).all() else "nearest"
+    low, high = (float(v) for v in np.quantile(gains, TAILS, method=method))
+    known = float((gains > 0).mean())
+    if np.isinf(own):
+        text = f"lies below the error at {at:.3g} at any compute"
+    elif own >= 1:
+        text = f"needs {own:.2f}× ({low:.2f} to {_most(high)}) less compute for the error at {at:.3g}"
+    elif own > 0:
+        least, most = (1 / v if v else np.inf for v in (high, low))
+        text = f"needs {1 / own:.2f}× ({least:.2f} to {_most(most)}) more compute for the error at {at:.3g}"
+    else:
+        text = f"never reaches the error at {at:.3g}"
+    return Estimate(own, low, high, known, text)
+
+
+def _most(value: float) -> str:
+    return "no limit" if np.isinf(value) else f"{value:.3g}"
+
+
+def _gain(at: float, here: Array, target: Array, needed: Any) -> Array:
+    """at / needed, where a curve that does not fall is taken at its word: one that lies at ``here`` above ``target``
+    never reaches it (0), one below was there from the start (infinite)."""
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        gain = at / np.asarray(needed, float)
+    falls = (here <= target) == (gain >= 1)
+    return np.where(falls & ~np.isnan(gain), gain, np.where(here > target, 0.0, np.inf))
+
+
+def compare_arms(
+    arms: Mapping[str, pd.DataFrame], metric: str = "error_mean", *, law: str = "power", replicas: int = 1000
+) -> list[dict[str, Any]]:
+    """Every arm of a comparison against the first, at the largest FLOPs that all have.
+
+    Args:
+      arms: name -> table of runs (see `table.prepare`); unfinished runs and checks of rates are left out.
+      metric: an error or a loss.
+      law: of compute alone, fitted to each arm's runs.
+      replicas: of each parametric bootstrap.
+
+    Returns:
+      {arm, runs, at, predicted, low, high (of the curve), ratio, ratio_low, ratio_high (of its error to the first
+      arm's), gain, gain_low, gain_high (the first arm's compute over its own for the first arm's error), text}; of the
+      first arm itself ratio and gain are None.
+
+    Raises:
+      UserError: no arm, an arm with too few runs, or FLOPs that no two have in common.
+    """
+    from clip_jax.scaling.data.runs_table import fit_rows, prepare
+    from clip_jax.scaling.fit_law import fit_law
+    from clip_jax.scaling.laws import law_named
+    from clip_jax.scaling.uncertainty.bootstrap import bootstrap
+
+    if not arms:
+        raise UserError("compare: no arm", field="arms", reason="there is none")
+    found: dict[str, tuple[Ensemble, int, float]] = {}
+    for seed, (name, table) in enumerate(arms.items()):
+        rows, _ = fit_rows(prepare(table, metric, name), metric)
+        fit = fit_law(law_named(law), rows["flops"].to_numpy(float), rows[metric].to_numpy(float))
+        if fit.points <= fit.free:
+            reason = f"{fit.points} runs for {fit.free} free parameters: nothing tells how far off the curve is"
+            raise UserError(f"compare: {name}: {reason}", field=name, value=fit.points, reason=reason)
+        found[name] = bootstrap(fit, replicas=replicas, seed=seed), len(rows), float(rows["flops"].max())
+    at = min(top for _, _, top in found.values())
+    first = next(iter(found.values()))[0]
+    out: list[dict[str, Any]] = []
+    for name, (ensemble, runs, _) in found.items():
+        low, high = (float(np.ravel(v)[0]) for v in ensemble.band(at, observation=False))
+        row = {
+            "arm": name,
+            "runs": runs,
+            "at": at,
+            "predicted": float(ensemble.fit.predict(at)),
+            "low": low,
+            "high": high,
+        }
+        ratio = gain = None
+        if ensemble is not first:
+            ratio, gain = difference(first, ensemble, np.array([at])), compute_gain(first, ensemble, at)
+        row |= {
+            "ratio": None if ratio is None else float(ratio["ratio"][0]),
+            "ratio_low": None if ratio is None else float(ratio["low"][0]),
+            "ratio_high": None if ratio is None else float(ratio["high"][0]),
+            "gain": None if gain is None else gain.value,
+            "gain_low": None if gain is None else gain.low,
+            "gain_high": None if gain is None else gain.high,
+            "text": "" if gain is None else gain.text,
+        }
+        out.append(row)
+    return out

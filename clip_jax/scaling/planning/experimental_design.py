@@ -1,0 +1,205 @@
+"""Which runs to do next: those that shrink the forecast's interval most for a budget, or reach a precision for least.
+
+A run adds information J'J/sd² to what the fit has, J being how its y moves with the parameters (D-optimal design's
+local approximation; Chaloner and Verdinelli, 1995). The forecast's variance is g'(information)^-1 g. It is evaluated at
+the fitted parameters, so the first plan of a badly known law is itself uncertain: fit again after each run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from clip_jax.errors import UserError
+from clip_jax.scaling.data.observations import columns_of
+from clip_jax.scaling.fit.loss import TINY
+from clip_jax.scaling.fit.result import Fit, normal_matrix, scale_of
+from clip_jax.scaling.laws.base import Array
+
+MOST_RUNS = 200
+
+
+@dataclass(frozen=True)
+class Plan:
+    """runs: how often each candidate is to be run, int [K]. cost: their sum. before, after: half of the forecast's 95 %
+    interval, as a share of the forecast, now and once they are done. chosen: rows {columns, runs, cost}."""
+
+    runs: Array
+    cost: float
+    before: float
+    after: float
+    chosen: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class _Design:
+    information: Array  # [f, f]
+    forecast: Array  # [f], d ln(y) at the target by theta
+    rows: Array  # [K, f], each candidate's J over sd
+    degrees: int
+
+    def half_width(self, runs: Array) -> float:
+        from scipy.stats import t
+
+        matrix = self.information + np.einsum("k,ki,kj->ij", runs, self.rows, self.rows)
+        variance = float(self.forecast @ np.linalg.solve(matrix, self.forecast))
+        return float(np.sqrt(max(variance, 0.0)) * t.ppf(0.975, self.degrees + int(runs.sum())))
+
+    def gains(self, runs: Array) -> Array:
+        """What one more run of each candidate takes off the variance (Sherman and Morrison): [K]."""
+        matrix = self.information + np.einsum("k,ki,kj->ij", runs, self.rows, self.rows)
+        solved = np.linalg.solve(matrix, np.column_stack([self.forecast, self.rows.T]))
+        pull = self.rows @ solved[:, 0]
+        return pull**2 / (1 + np.einsum("ki,ik->k", self.rows, solved[:, 1:]))
+
+
+def _slopes(fit: Fit, columns: Mapping[str, Array]) -> Array:
+    """d residual / d theta at columns [K], free parameters only: [K, f]."""
+    x = fit.centred(columns)
+    out = []
+    for i in np.flatnonzero(fit.free_mask):
+        step = np.zeros(len(fit.theta))
+        step[i] = 1e-6 * (1 + abs(fit.theta[i]))
+        up, down = (fit.law.predict(fit.theta + s * step, x) for s in (1, -1))
+        if fit.loss.space == "log":
+            up, down = np.log(np.maximum(up, TINY)), np.log(np.maximum(down, TINY))
+        out.append((up - down) / (2 * step[i]))
+    return np.stack(out, axis=-1)
+
+
+def _design(fit: Fit, target: Any, candidates: Mapping[str, Array], floor: float) -> _Design:
+    square, bend = scale_of(fit)
+    sd = max(np.sqrt(square) / max(bend, 1e-12), floor, 1e-9)
+    # a parameter lies inside its bounds: a weak prior, without which an unidentified law has no variance at all
+    width = (fit.high - fit.low)[fit.free_mask]
+    information = normal_matrix(fit) / sd**2 + np.diag(12 / width**2)
+    one = {c: np.atleast_1d(v) for c, v in columns_of(fit.law, target).items()}
+    forecast = _slopes(fit, one)[0]
+    if fit.loss.space != "log":
+        forecast = forecast / max(float(fit.predict(one)[0]), TINY)
+    if not np.abs(forecast).max() > 0:
+        reason = "the curve lies at the error of guessing there, whatever the parameters are"
+        raise UserError(f"design: {reason}", field="--at", value=fit.law.key, reason=reason)
+    return _Design(information, forecast, _slopes(fit, candidates) / sd, fit.degrees)
+
+
+def _checked(fit: Fit, candidates: Any, costs: Array) -> tuple[dict[str, Array], Array]:
+    columns = {c: np.atleast_1d(v) for c, v in columns_of(fit.law, candidates).items()}
+    costs = np.asarray(costs, float)
+    if costs.shape != next(iter(columns.values())).shape or not (costs > 0).all():
+        reason = "one cost above 0 per candidate is needed"
+        raise UserError(f"design: {reason}", field="costs", reason=reason)
+    if fit.points <= fit.free:
+        reason = f"{fit.points} rows for {fit.free} free parameters: nothing tells how far off the curve is"
+        hint = "add rows, or hold parameters"
+        raise UserError(f"design: {reason}; {hint}", field="fit", value=fit.points, reason=reason, hint=hint)
+    return columns, costs
+
+
+def _plan(design: _Design, columns: Mapping[str, Array], costs: Array, runs: Array) -> Plan:
+    chosen = [
+        {**{c: float(v[k]) for c, v in columns.items()}, "runs": int(runs[k]), "cost": float(runs[k] * costs[k])}
+        for k in np.flatnonzero(runs)
+    ]
+    none = np.zeros(len(costs), int)
+    return Plan(runs, float(runs @ costs), design.half_width(none), design.half_width(runs), chosen)
+
+
+def best_runs(
+    fit: Fit, target: Any, candidates: Any, costs: Array, budget: float, *, floor: float = 0.0, repeats: int = MOST_RUNS
+) -> Plan:
+    """The runs whose costs fit in the budget and that shrink the interval at ``target`` most.
+
+    Greedy by gain a cost and by gain alone, the better of both, then exchanges as long as they help; a candidate may be
+    run several times (seeds).
+
+    Args:
+      fit: what is known; its loss's scale is the scatter of a run, at least ``floor``.
+      target: dict of columns (or a number) that is to be forecast.
+      candidates: dict of columns [K] (or an array).
+      costs: [K], in the unit of the budget (FLOPs).
+      repeats: the most runs of one candidate.
+
+    Raises:
+      UserError: costs that are not above 0, or a budget below the cheapest candidate.
+    """
+    columns, costs = _checked(fit, candidates, costs)
+    if budget < costs.min():
+        reason = f"is below the cheapest candidate, {costs.min():.3g}"
+        raise UserError(f"design: the budget {budget:.3g} {reason}", field="budget", value=budget, reason=reason)
+    design = _design(fit, target, columns, floor)
+    plans = []
+    for power in (0.0, 0.5, 1.0):
+        runs, left = np.zeros(len(costs), int), float(budget)
+        while ((costs <= left) & (runs < repeats)).any() and runs.sum() < MOST_RUNS:
+            worth = np.where((costs <= left) & (runs < repeats), design.gains(runs) / costs**power, -1.0)
+            k = int(np.argmax(worth))
+            runs[k] += 1
+            left -= costs[k]
+        plans.append(_exchange(design, costs, runs, budget, repeats))
+    return _plan(design, columns, costs, min(plans, key=design.half_width))
+
+
+def _exchange(design: _Design, costs: Array, runs: Array, budget: float, repeats: int) -> Array:
+    now = design.half_width(runs)
+    for _ in range(50):
+        best, best_value = None, now * (1 - 1e-9)
+        for out in np.flatnonzero(runs):
+            without = runs.copy()
+            without[out] -= 1
+            room = budget - without @ costs
+            gains = np.where((costs <= room) & (without < repeats), design.gains(without), -1.0)
+            for k in np.argsort(-gains)[:3]:
+                if gains[k] <= 0:
+                    continue
+                new = without.copy()
+                more = max(1, min(int(room // costs[k]), 20)) if costs[k] < costs[out] else 1
+                new[k] += min(more, repeats - new[k])
+                value = design.half_width(new)
+                if value < best_value:
+                    best, best_value = new, value
+        if best is None:
+            return runs
+        runs, now = best, best_value
+    return runs
+
+
+def cheapest_plan(
+    fit: Fit, target: Any, candidates: Any, costs: Array, half_width: float, *, floor: float = 0.0,
+    repeats: int = MOST_RUNS,
+) -> Plan:  # fmt: skip
+    """The least that brings the forecast to ``half_width`` (a share of it: 0.02 is ±2 %): bisection over `best_runs`.
+
+    ``repeats`` is the most runs of one candidate. Raises UserError when 200 of the dearest candidates would not do.
+    """
+    columns, costs = _checked(fit, candidates, costs)
+    design = _design(fit, target, columns, floor)
+
+    def spend(budget: float) -> Plan:
+        return best_runs(fit, target, candidates, costs, budget, floor=floor, repeats=repeats)
+
+    if design.half_width(np.zeros(len(costs), int)) <= half_width:
+        return _plan(design, columns, costs, np.zeros(len(costs), int))
+    low, high = 0.0, float(costs.min())
+    while spend(high).after > half_width:
+        low, high = high, 2 * high
+        if high > MOST_RUNS * costs.max():
+            reason = f"no plan of up to {MOST_RUNS} runs reaches ±{half_width:.2%}"
+            raise UserError(f"design: {reason}", field="precision", value=half_width, reason=reason)
+    for _ in range(20):
+        middle = (low + high) / 2
+        if middle < costs.min() or spend(middle).after > half_width:
+            low = middle
+        else:
+            high = middle
+        if high - low < 0.01 * high:
+            break
+    found = spend(high)
+    runs = found.runs.copy()
+    for k in np.argsort(-costs):  # drop what is not needed
+        while runs[k] and design.half_width(runs - (np.arange(len(costs)) == k)) <= half_width:
+            runs[k] -= 1
+    return _plan(design, columns, costs, runs)

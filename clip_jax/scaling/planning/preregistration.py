@@ -1,0 +1,220 @@
+"""A forecast that is written down before its runs are trained, and its grading afterwards.
+
+What is fixed beforehand: the metric, how a point is picked, the law (the one that forecasts best below the target), its
+fit, the band for what will be measured, and the guess it has to beat. `outcome` picks the measured point by the same
+rule as every point of the fit was picked, and lists whatever was not as registered.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clip_jax.errors import UserError
+from clip_jax.scaling.analysis.analyze import Frontier, analyse, fit_forms, point_noise, winners_bias
+from clip_jax.scaling.analysis.averaging import AveragedForecast
+from clip_jax.scaling.analysis.extrapolation import AVERAGED, LEAST_POINTS
+from clip_jax.scaling.analysis.frontier_fit import BUDGET, RULES
+from clip_jax.scaling.data.provenance import rows_hash, versions
+from clip_jax.scaling.data.runs_table import fit_rows, prepare
+from clip_jax.scaling.frontier.frontier import compute_optimal, seed_noise
+from clip_jax.storage.json_files import plain_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# what a forecast is made from, beside the metric
+READ = ["run_id", "budget", "flops", "params", "samples_seen", "seed", "kind"]
+MADE_AFTER = "made_after_its_runs"  # marks a forecast that no one may count as registered
+ON_BUDGET = 1e-6  # relative difference below which two budgets are one
+
+
+def register(
+    df: pd.DataFrame,
+    metric: str,
+    target: float,
+    *,
+    seeds: int,
+    pictures: Sequence[tuple[float, int]] = (),
+    chance: float | None = None,
+) -> dict[str, Any]:
+    """Forecast the best size of a budget that was not trained yet.
+
+    Args:
+      df: one row a run, with budgets (see `table.prepare`); all of them below ``target``.
+      metric: an error in (0, 1] or a loss.
+      target: FLOPs of the budget that will be trained.
+      seeds: how many the mean of the measured point will be over.
+      pictures: (error at the largest budget, number of pictures) of each task that the metric is the mean of; empty:
+        their scatter is not known, or the metric is a loss.
+      chance: the error of guessing (see `analysis.analyse`).
+
+    Returns:
+      Plain data. ``predicted`` is the median of the forecast averaged over forms. ``mean``: its 95 % band for the mean
+      over seeds of the best size, ``run``: for one run of it, both measured on the pictures of the runs below;
+      ``mean_new_pictures``: for the mean on as many new ones. They add to the curve's distribution the scatter of a
+      point (residuals or seeds) and the binomial scatter of the pictures at the forecast error. ``forms``: what each
+      form says by itself. ``rehearsals``: the same done at each earlier budget from those below it.
+
+    Raises:
+      UserError: fewer than five budgets, a run at or above the target, or no law that can be fitted.
+    """
+    if seeds < 2:
+        reason = "the scatter of the target needs at least 2"
+        raise UserError(f"forecast: {seeds} seeds; {reason}", field="seeds", value=seeds, reason=reason)
+    table = prepare(df, metric)
+    if (table["budget"] >= target * (1 - ON_BUDGET)).any():
+        there = table.loc[table["budget"] >= target * (1 - ON_BUDGET), "run_id"].iloc[0]
+        reason = f"run {there} is at or above {target:.4g} FLOPs"
+        hint = "a forecast is made before its runs"
+        raise UserError(f"forecast: {reason}; {hint}", field="target", value=target, reason=reason, hint=hint)
+    found = analyse(df, metric, chance=chance, full=False)
+    points = found.frontier.points
+    if found.best is None or found.averaged is None or len(points) <= LEAST_POINTS:
+        reason = f"{len(points)} budgets have finished, at least {LEAST_POINTS + 1} are needed"
+        raise UserError(f"forecast: {reason}", field="budget", value=len(points), reason=reason)
+    rows, left_out = fit_rows(table, metric, chance, keep_above_chance=True)
+    sd, degrees = seed_noise(rows, metric)
+    if not degrees:
+        reason = "no cell has a second seed, so the scatter of a run is not known"
+        raise UserError(f"forecast: {reason}", field="seed", reason=reason)
+    noise = {"seed_sd": sd, "seed_degrees": degrees, "seeds": seeds}
+    forecast = _at(found.averaged, target, noise, pictures)
+    return plain_json(
+        {
+            "metric": metric, "chance": chance, "target": float(target),
+            "rule": RULES[BUDGET], "rows_sha256": rows_hash(rows[[*READ, metric]]),
+            "rows": len(rows), "left_out": left_out, "versions": versions(),
+            "noise": noise | {"pictures": [list(p) for p in pictures]},
+            "law": found.best.fit.law.key, "why": found.law["why"], "fit": found.best.as_data(),
+            "averaging": found.law["averaging"], "extrapolation": found.law["extrapolation"], **forecast,
+            "naive": float(points["error"].iloc[-1]), "frontier": points.to_dict("records"),
+            "rehearsals": _rehearsals(rows, metric, points, noise, pictures, chance),
+        }
+    )  # fmt: skip
+
+
+def picture_scatter(ratio: float, pictures: Sequence[tuple[float, int]], *, same: bool) -> float:
+    """Return the standard deviation of ln(mean error) that a finite number of test pictures gives at a forecast.
+
+    Args:
+      ratio: the forecast error over the error that ``pictures`` were measured at.
+      pictures: (error, number of pictures) of each task.
+      same: on the same pictures, only those that were still wrong can become right: of each task's n·e wrong ones a
+        binomial share stays wrong. On new ones the count is binomial among all n.
+    """
+    if not pictures:
+        return 0.0
+    error, n = np.array([p[0] for p in pictures], float), np.array([p[1] for p in pictures], float)
+    ahead = np.clip(error * ratio, 1e-9, 1.0)
+    away = np.clip(1 - ahead / error, 0.0, 1.0) if same else 1 - ahead
+    return float(np.sqrt(np.sum(ahead * away / n)) / ahead.sum())
+
+
+def _at(
+    averaged: AveragedForecast, flops: float, noise: dict[str, Any], pictures: Sequence[tuple[float, int]]
+) -> dict[str, Any]:
+    """The averaged forecast at a compute with its bands, each [low, high], and what each form says."""
+    found = averaged.forecast(flops)
+    last = float(np.mean([p[0] for p in pictures])) if pictures else 1.0
+    same, new = (picture_scatter(found["median"] / last, pictures, same=s) for s in (True, False))
+    one, mean = noise["seed_sd"], noise["seed_sd"] / math.sqrt(noise["seeds"])
+    bands = {
+        "mean": averaged.run_at(flops, mean, same), "run": averaged.run_at(flops, one, same),
+        "mean_new_pictures": averaged.run_at(flops, mean, new),
+    }  # fmt: skip
+    return {
+        "form": AVERAGED, "predicted": found["median"], "curve": found["curve"],
+        **{name: list(band.interval().bounded_ends) for name, band in bands.items()},
+        "picture_sd": {"same": same, "new": new}, "weights": found["weights"], "union": found["union"],
+        "forms": found["forms"],
+    }  # fmt: skip
+
+
+def _rehearsals(
+    rows: pd.DataFrame, metric: str, points: pd.DataFrame, noise: dict[str, Any],
+    pictures: Sequence[tuple[float, int]], chance: float | None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """The averaged forecast of each budget from at least four below it: {flops, measured, naive, inside, …}."""
+    out = []
+    for m in range(LEAST_POINTS, len(points)):
+        ahead, below = points.iloc[m], points.iloc[:m]
+        before = rows[rows["budget"] < ahead["budget"]]
+        frontier = fit_forms(
+            Frontier(BUDGET, below, chance=chance), before, point_noise(before, metric, below), True,
+            winners_bias(before, metric),
+        )  # fmt: skip
+        if frontier.averaged is None:
+            continue
+        found = _at(frontier.averaged, float(ahead["flops"]), noise, pictures)
+        out.append(
+            {"flops": float(ahead["flops"]), **{k: found[k] for k in ("form", "predicted", "curve", "mean", "run")},
+             "measured": float(ahead["error"]), "naive": float(below["error"].iloc[-1]),
+             "inside": _inside([None if np.isinf(e) else e for e in found["mean"]], float(ahead["error"]))}
+        )  # fmt: skip
+    return out
+
+
+def _inside(band: list[float | None], value: float) -> bool:
+    """A side that the data leave open is written as null, and nothing lies beyond it."""
+    low, high = band
+    return bool((low is None or low <= value) and (high is None or value <= high))
+
+
+def outcome(registered: dict[str, Any], df: pd.DataFrame) -> dict[str, Any]:
+    """Grade a registered forecast by the runs that were trained after it.
+
+    Args:
+      registered: what `register` returned.
+      df: the same table, with the runs of the target's budget.
+
+    Returns:
+      ``measured``: mean over seeds of the target's best size, picked as each point of the fit; ``inside`` the band of
+      the mean; ``seeds``: each with whether it is inside the band of a run; ``error`` = predicted - measured;
+      ``beats_naive``; ``amendments``: in words, whatever is not as it was registered.
+
+    Raises:
+      UserError: the target's runs are not all there.
+    """
+    if registered.get(MADE_AFTER):
+        reason = "was made after its runs; only a forecast made before them can be graded"
+        raise UserError(f"forecast: {reason}", field=MADE_AFTER, value=True, reason=reason)
+    metric, target = registered["metric"], registered["target"]
+    rows, _ = fit_rows(prepare(df, metric), metric, registered["chance"], keep_above_chance="weights" in registered)
+    near = np.abs(rows["budget"] / target - 1) <= ON_BUDGET
+    if not near.any():
+        reason = f"no run of {target:.4g} FLOPs has finished"
+        raise UserError(f"forecast: {reason}", field="target", value=target, reason=reason)
+    best = compute_optimal(rows[near], metric).iloc[0]
+    own = rows[near & (rows["params"] == best["params"])].sort_values("seed")
+    if len(own) < registered["noise"]["seeds"]:
+        reason = (
+            f"{len(own)} seeds of the best size at {target:.4g} FLOPs have finished, "
+            f"{registered['noise']['seeds']} were registered"
+        )
+        raise UserError(f"forecast: {reason}", field="seeds", value=len(own), reason=reason)
+    below = rows[rows["budget"] < target * (1 - ON_BUDGET)]
+    amendments = []
+    if rows_hash(below[[*READ, metric]]) != registered["rows_sha256"]:
+        amendments.append("the runs below the target are not those that the forecast was made from")
+    if len(own) > registered["noise"]["seeds"]:
+        amendments.append(f"{len(own)} seeds were trained, {registered['noise']['seeds']} were registered")
+    measured, band, run = float(best["error"]), registered["mean"], registered["run"]
+    return plain_json(
+        {
+            "metric": metric, "target": target, "flops": float(best["flops"]), "params": float(best["params"]),
+            "sizes": int(best["sizes"]), "bracketed": bool(best["bracketed"]), "measured": measured,
+            "predicted": registered["predicted"], "mean": band, "inside": _inside(band, measured),
+            "error": registered["predicted"] - measured, "naive": registered["naive"],
+            "beats_naive": bool(abs(registered["predicted"] - measured) < abs(registered["naive"] - measured)),
+            "seeds": [
+                {"run_id": r["run_id"], "seed": int(r["seed"]), "measured": float(r[metric]),
+                 "inside": _inside(run, r[metric])}
+                for r in own.to_dict("records")
+            ],
+            "amendments": amendments, "rows_sha256": rows_hash(rows[[*READ, metric]]),
+        }
+    )  # fmt: skip

@@ -1,0 +1,175 @@
+"""Fit a law whose curve is held at a value: the constrained fits behind the profile of a prediction.
+
+On a curved constraint a heavy row that holds the curve makes every damped step along the valley look worse, and a
+solver stops far from the optimum. So the constraint is eliminated: `Law.through` computes one parameter (an amplitude,
+or the place of a bend) from the others, and the rest is fitted without a constraint. Where that parameter is fixed, the
+weight of a row that holds the curve is raised in steps, each fit starting from the last one's end.
+
+Every value has several starts: the unconstrained optimum, the optimum moved along the constraint's normal, the best of
+the law's own starts, and the ends of the neighboring values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from clip_jax.scaling.fit.loss import space_of
+from clip_jax.scaling.fit.result import Fit
+from clip_jax.scaling.fit.solver import MANY_ROWS, solve, through
+from clip_jax.scaling.laws.base import Array
+
+SCREENED = 200_000  # residuals computed to choose among the law's own starts, a batch of values
+CHOSEN = 2  # of them
+WEIGHTS = 10.0 ** np.arange(8)  # of the row that holds the curve, times the number of rows
+FIRST_ITERATIONS, ITERATIONS = 40, 120  # of each start, and of the last fits
+ROUNDS = 3  # of last fits, at most; only those that have not settled are fitted again
+EDGE = 1e-9  # relative distance kept from a parameter that the curve may not touch
+SETTLED = 1e-3  # relative fall of the objective in a last fit, above which a constrained fit has not converged
+
+
+class Held(NamedTuple):
+    """Constrained fits of K values: theta [K, p], objective [K] (infinite: no such curve), converged bool [K]."""
+
+    theta: Array
+    objective: Array
+    converged: Array
+
+
+def held_fits(fit: Fit, at: Any, normal: Array) -> Callable[[Array], Held]:
+    """Return a function that fits curves through each of the values it is given at one point.
+
+    Args:
+      fit: the unconstrained optimum.
+      at: the point, a dict of columns or a number.
+      normal: float [p], how theta moves, to first order, per unit of the curve at the point (in the loss's space).
+
+    Returns:
+      values [K], sorted, in the unit of y -> `Held`.
+    """
+    point = {c: float(np.ravel(v)[0]) for c, v in fit.centred(at).items()}
+    law = fit.law
+    eliminates = bool(law.replaced) and all(fit.free_mask[law.index(n)] for n in (law.amplitudes or (law.replaced,)))
+    one = _eliminated if eliminates else _weighted
+    center = float(law.predict(fit.theta, {c: np.array([v]) for c, v in point.items()})[0])
+    space = fit.loss.space
+
+    def fits(values: Array) -> Held:
+        moved = np.asarray(space_of(values, space, np)) - space_of(np.array(center), space, np)
+        ridge = fit.theta + np.clip(moved[:, None] * normal, -30, 30)
+        if fit.points > MANY_ROWS:  # the objective is as good as quadratic
+            return _best_of(one, fit, point, values, [ridge], ITERATIONS)
+        starts = [np.tile(fit.theta, (len(values), 1)), ridge, *_screened(fit, point, values, eliminates)]
+        best = _best_of(one, fit, point, values, starts, FIRST_ITERATIONS)
+        moving = np.ones(len(values), bool)
+        for _ in range(ROUNDS):
+            best, moving = _again(one, fit, point, values, best, moving)
+            if not moving.any():
+                break
+        return best
+
+    return fits
+
+
+def _best_of(
+    one: Callable[..., Held], fit: Fit, point: Mapping[str, float], values: Array, starts: list[Array], iterations: int
+) -> Held:
+    """The lowest end of several starts, each [K, p], for each value."""
+    count = len(starts)
+    found = one(fit, point, np.tile(values, count), np.concatenate(starts), iterations)
+    objective = found.objective.reshape(count, -1)
+    first = objective.argmin(axis=0) * len(values) + np.arange(len(values))
+    return Held(found.theta[first], found.objective[first], found.converged[first])
+
+
+def _again(
+    one: Callable[..., Held], fit: Fit, point: Mapping[str, float], values: Array, best: Held, moving: Array
+) -> tuple[Held, Array]:
+    """Fit the values ``moving`` bool [K] again, from their ends and their neighbors': the fits, and which still move.
+
+    A fit whose objective hardly falls any more has converged, whatever its solver says.
+    """
+    neighbors = [
+        np.concatenate([best.theta[:1], best.theta[:-1]]),
+        np.concatenate([best.theta[1:], best.theta[-1:]]),
+    ]
+    starts = [theta[moving] for theta in (best.theta, *neighbors)]
+    last = _best_of(one, fit, point, values[moving], starts, ITERATIONS)
+    theta, objective, converged = (a.copy() for a in best)
+    before = objective[moving]
+    lower = last.objective < before
+    settled = last.objective >= before * (1 - SETTLED)
+    theta[moving] = np.where(lower[:, None], last.theta, theta[moving])
+    objective[moving] = np.minimum(last.objective, before)
+    converged[moving] = np.where(lower, last.converged, converged[moving]) | settled
+    return Held(theta, objective, converged), ~converged
+
+
+def _limits(fit: Fit, values: Array) -> tuple[Array, Array]:
+    """Bounds of theta [K, p] that leave room for the curve: its floor below each value, its ceiling above."""
+    law, count = fit.law, len(values)
+    low, high = (np.tile(b, (count, 1)).astype(float) for b in (fit.low, fit.high))
+    for name in law.amplitudes:  # multiplied by one factor: limits of centered values say nothing
+        low[:, law.index(name)], high[:, law.index(name)] = -700.0, 700.0
+    if law.below:
+        i = law.index(law.below)
+        high[:, i] = np.maximum(np.minimum(high[:, i], values - EDGE * np.abs(values)), low[:, i])
+    if law.above:
+        i = law.index(law.above)
+        low[:, i] = np.minimum(np.maximum(low[:, i], values + EDGE * np.abs(values)), high[:, i])
+    return low, high
+
+
+def _eliminated(fit: Fit, point: Mapping[str, float], values: Array, begin: Array, iterations: int) -> Held:
+    low, high = _limits(fit, values)
+    free = fit.free_mask.copy()
+    free[fit.law.index(fit.law.replaced)] = False
+    begin = np.where(np.isfinite(begin), begin, fit.theta)
+    found = solve(
+        fit.law, fit.logs, fit.data.y, begin, low, high, fit.loss, weights=fit.data.weights,
+        free=np.tile(free, (len(values), 1)), at=point, value=values, iterations=iterations,
+    )  # fmt: skip
+    bad = ~np.isfinite(found.theta).all(axis=1)
+    objective = np.where(bad | ~np.isfinite(found.objective), np.inf, found.objective)
+    return Held(np.where(np.isfinite(found.theta), found.theta, begin), objective, found.converged & ~bad)
+
+
+def _weighted(fit: Fit, point: Mapping[str, float], values: Array, begin: Array, iterations: int) -> Held:
+    """The twin of `_eliminated`: a row at the point whose weight rises, for the laws and fits that cannot eliminate."""
+    x = {c: np.append(v, point[c]) for c, v in fit.logs.items()}
+    count, n = len(values), fit.points
+    y = np.concatenate([np.tile(fit.data.y, (count, 1)), values[:, None]], axis=1)
+    theta, converged = begin, np.zeros(count, bool)
+    for weight in WEIGHTS:
+        w = np.append(fit.data.weights, weight * n)
+        found = solve(
+            fit.law, x, y, theta, fit.low, fit.high, fit.loss, weights=w, free=fit.free_mask, iterations=iterations
+        )
+        theta, converged = found.theta, found.converged
+    r = fit.loss.residuals(fit.law.predict(theta, x), y)
+    off = np.abs(r[:, -1]) > 1e-4 + 0.01 * np.abs(r[:, :-1]).max(axis=1)  # the law cannot pass there
+    objective = (fit.data.weights * fit.loss.values(r[:, :-1])).sum(axis=1)
+    return Held(theta, np.where(off, np.inf, objective), converged)
+
+
+def _screened(fit: Fit, point: Mapping[str, float], values: Array, eliminates: bool) -> list[Array]:
+    """The law's own starts that come closest to the data while passing through each value: `CHOSEN` of [K, p]."""
+    law, count, n = fit.law, len(values), fit.points
+    shown = np.maximum(fit.data.y, 1e-3 * np.max(np.abs(fit.data.y)))
+    grid = np.where(fit.free_mask, law.starts(fit.logs, shown), fit.theta)
+    most = max(100, SCREENED // (n * count))
+    if len(grid) > most:
+        grid = grid[np.random.default_rng(0).choice(len(grid), most, replace=False)]
+    low, high = _limits(fit, values)
+    theta = np.where(fit.free_mask, np.clip(grid[None], low[:, None], high[:, None]), fit.theta)  # [K, S, p]
+    flat = theta.reshape(-1, theta.shape[-1])
+    with np.errstate(all="ignore"):
+        if eliminates:
+            flat = through(law, flat, point, np.repeat(values, len(grid)))
+        r = fit.loss.residuals(law.predict(flat, fit.logs), fit.data.y)
+        cost = (fit.data.weights * fit.loss.values(np.nan_to_num(r, nan=1e6, posinf=1e6, neginf=-1e6))).sum(axis=1)
+    order = np.argsort(cost.reshape(count, -1), axis=1, kind="stable")[:, :CHOSEN]
+    rows = np.arange(count)
+    return [theta[rows, order[:, k]] for k in range(order.shape[1])]

@@ -1,0 +1,88 @@
+"""How much worse a constrained fit is, as an F statistic, and where its quadratic form tells that without a fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from clip_jax.scaling.fit.result import ILL_CONDITIONED, Fit, covariance, scale_of
+from clip_jax.scaling.fit.solver import MANY_ROWS
+from clip_jax.scaling.laws.base import Array
+from clip_jax.scaling.profile.noise import NO_NOISE, Noise, pooled
+
+QUADRATIC = 0.1  # relative distance of the objective's rise from its second derivative's, at the ends of an interval
+PROFILED = "profile likelihood"
+ONE_STEP = "one-step form (many rows, and the objective rises as its second derivative says)"
+
+
+def scatter(fit: Fit, noise: Noise = NO_NOISE) -> float:
+    """Return the standard deviation of one point around the curve, in the loss's space."""
+    return float(np.sqrt(pooled(fit.residual_sd**2, fit.degrees, noise)[0]))
+
+
+def pooled_scale(fit: Fit, noise: Noise) -> tuple[float, float, int]:
+    """(mean square of the loss's derivative, mean of its second derivative, degrees of freedom)."""
+    square, bend = scale_of(fit)
+    square, degrees = pooled(square, fit.degrees, replace(noise, sd=min(noise.sd, fit.loss.deltas[-1])))
+    return square, bend, degrees
+
+
+def threshold(fit: Fit, level: float, noise: Noise = NO_NOISE) -> float:
+    """Return F(1, degrees of freedom) at a level."""
+    from scipy.stats import f
+
+    return float(f.ppf(level, 1, pooled_scale(fit, noise)[2]))
+
+
+def statistic(fit: Fit, objectives: Array, noise: Noise = NO_NOISE) -> Array:
+    """Return how much worse constrained fits are, as an F statistic.
+
+    Args:
+      fit: the unconstrained optimum.
+      objectives: of the constrained fits, any shape.
+      noise: what is known of the scatter beside the residuals.
+    """
+    square, bend, _ = pooled_scale(fit, noise)
+    rise = np.maximum(np.asarray(objectives) - fit.objective, 0.0)
+    tiny = 1e-12 * max(fit.objective, 1e-30) + 1e-22 * fit.points  # an exact fit has no scale
+    return 2 * rise * bend / max(square, tiny)
+
+
+def is_quadratic(fit: Fit, direction: Array, root: float, noise: Noise) -> bool:
+    """Whether no constrained fit is needed: many rows, and the objective rises as its second derivative says.
+
+    Args:
+      fit: the optimum.
+      direction: float [p], how theta moves along the constrained optima, per unit of the signed root.
+      root: how far along it, to both sides, inside the bounds.
+      noise: see `statistic`.
+    """
+    if fit.points <= MANY_ROWS or fit.status != "converged" or not fit.condition < ILL_CONDITIONED:
+        return False
+    ends = fit.theta + root * np.array([[-1.0], [1.0]]) * direction
+    if not ((ends > fit.low) & (ends < fit.high))[:, fit.free_mask].all():
+        return False
+    r = fit.loss.residuals(fit.law.predict(ends, fit.logs), fit.data.y)
+    found = statistic(fit, (fit.data.weights * fit.loss.values(r)).sum(axis=1), noise)
+    return bool(np.all(np.abs(found / root**2 - 1) < QUADRATIC))
+
+
+def along_parameter(fit: Fit, i: int, noise: Noise) -> Array:
+    """How theta moves per unit of the signed root of one parameter's statistic, to first order: [p]."""
+    cov = covariance(fit)
+    return cov[i] / np.sqrt(max(cov[i, i], 1e-300)) * wider_by(fit, noise)
+
+
+def wider_by(fit: Fit, noise: Noise) -> float:
+    """Standard errors with what is known of the scatter beside the residuals, over those without."""
+    return float(np.sqrt(pooled_scale(fit, noise)[0] / max(scale_of(fit)[0], 1e-300)))
+
+
+def interval_method(fit: Fit) -> str:
+    """Say how intervals of the parameters are computed: `PROFILED`, or `ONE_STEP` for many rows."""
+    if fit.points <= MANY_ROWS:
+        return PROFILED
+    root, free = float(np.sqrt(threshold(fit, 0.95))), np.flatnonzero(fit.free_mask)
+    quadratic = all(is_quadratic(fit, along_parameter(fit, int(i), NO_NOISE), root, NO_NOISE) for i in free)
+    return ONE_STEP if quadratic else PROFILED

@@ -1,0 +1,58 @@
+"""Figures that a paper could print, one function each: an `Analysis` in, a matplotlib Figure out, or `NotDrawn`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from clip_jax.plotting.style import HOUSE, NotDrawn
+from clip_jax.scaling.analysis.analyze import Analysis
+from clip_jax.scaling.report.figures.cloud import cloud
+from clip_jax.scaling.report.figures.curves import error_vs_flops
+from clip_jax.scaling.report.figures.files import FORMATS, remove_figure, write_figure
+from clip_jax.scaling.report.figures.isoflop import allocation, isoflop
+from clip_jax.scaling.report.figures.learning import learning_curves
+from clip_jax.scaling.report.figures.parametric import contour
+from clip_jax.scaling.report.figures.residuals import residuals
+
+# file name -> (its title, what draws it), in the order of a report
+FIGURES: dict[str, tuple[str, Callable[[Analysis], Any]]] = {
+    "error_vs_flops": ("Error against compute", error_vs_flops),
+    "learning_curves": ("Learning curves", learning_curves),
+    "isoflop": ("IsoFLOP valleys", isoflop),
+    "allocation": ("Allocation of compute", allocation),
+    "contour": ("Error over size and samples", contour),
+    "residuals": ("Residuals and influence", residuals),
+    "cloud": ("Bootstrap cloud", cloud),
+}
+
+__all__ = ["FIGURES", "FORMATS", "NotDrawn", "draw", "draw_all"]
+
+
+def draw(name: str, found: Analysis) -> Any:
+    """One figure in the house style. Raises NotDrawn with the reason when the table cannot give it."""
+    from matplotlib import rc_context
+
+    with rc_context(HOUSE):  # type: ignore[arg-type]
+        figure = FIGURES[name][1](found)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # it is laid out: saving it need not do so twice more
+        return figure
+
+
+def draw_all(found: Analysis, out_dir: Path) -> dict[str, str | None]:
+    """Write NAME.png, NAME.pdf and NAME.svg for each; returns name -> None, or why it was left out.
+
+    Files of an earlier report under a name that is left out are removed.
+    """
+    reasons: dict[str, str | None] = {}
+    for name in FIGURES:
+        path = out_dir / f"{name}.png"
+        try:
+            write_figure(path, draw(name, found))
+            reasons[name] = None
+        except NotDrawn as reason:
+            reasons[name] = str(reason)
+            remove_figure(path)
+    return reasons

@@ -1,0 +1,94 @@
+"""Arms of a comparison: error against compute for each, and what each needs against the first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clip_jax.plotting.style import (
+    BLUE,
+    GREEN,
+    HOUSE,
+    INK,
+    ORANGE,
+    PURPLE,
+    SKY,
+    SOFT,
+    YELLOW,
+    ceiling,
+    label_of,
+    new_figure,
+)
+from clip_jax.plotting.ticks import error_ticks
+from clip_jax.scaling.data.runs_table import fit_rows, prepare
+from clip_jax.scaling.fit_law import fit_law
+from clip_jax.scaling.laws import law_named
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLORS = (BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW, INK, SOFT)
+MARKS = "osD^vPX*"
+FAR = 30.0  # gains beyond are drawn at the edge
+
+
+def draw_arms(
+    arms: Mapping[str, pd.DataFrame],
+    compared: Sequence[Mapping[str, Any]],
+    metric: str = "error_mean",
+    *,
+    law: str = "power",
+    title: str = "",
+) -> Any:
+    """The figure. arms, metric, law: as `compare.compare_arms` took them; compared: what it returned."""
+    from matplotlib import rc_context
+
+    with rc_context(HOUSE):  # type: ignore[arg-type]
+        figure, (left, right) = new_figure(8.2, 3.5, 2, width_ratios=(1.5, 1))
+        every = _together([fit_rows(prepare(table, metric, name), metric)[0] for name, table in arms.items()])
+        for k, (name, table) in enumerate(arms.items()):
+            rows, _ = fit_rows(prepare(table, metric, name), metric)
+            x, y = rows["flops"].to_numpy(float), rows[metric].to_numpy(float)
+            color = COLORS[k % len(COLORS)]
+            left.plot(x, y, MARKS[k % len(MARKS)], color=color, ms=4, mec="white", mew=0.4, label=name)
+            grid = np.geomspace(x.min(), x.max(), 60)
+            left.plot(grid, fit_law(law_named(law), x, y).predict(grid), color=color)
+        left.set(xscale="log", yscale="log", xlabel="training FLOPs", ylabel=label_of(metric, every), title=title)
+        low, high = left.get_ylim()
+        left.set_ylim(low, min(high, ceiling(metric, every[metric])))
+        error_ticks(left)
+        left.legend(loc="lower left", labelspacing=0.3)
+        _gains(right, compared, list(arms))
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        return figure
+
+
+def _together(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """Stack the rows of all arms."""
+    import pandas as pd
+
+    return pd.concat(tables, ignore_index=True)
+
+
+def _gains(axis: Any, compared: Sequence[Mapping[str, Any]], names: list[str]) -> None:
+    others = [r for r in compared if r["gain"] is not None]
+    values = [v for r in others for v in (r["gain"], r["gain_low"], r["gain_high"]) if 1 / FAR < v < FAR]
+    low, high = min([*values, 0.5]) / 1.5, max([*values, 2.0]) * 1.5
+    axis.axvline(1, color=SOFT, lw=0.8)
+    for place, r in enumerate(reversed(others)):
+        color = COLORS[names.index(r["arm"]) % len(COLORS)]
+        ends = np.clip([r["gain_low"], r["gain_high"]], low, high)
+        axis.plot(ends, [place, place], color=color, lw=2)
+        if r["gain"] <= low:
+            axis.text(
+                low * 1.05, place + 0.08, "never reaches it" if r["gain"] == 0 else f"{r['gain']:.2g}", color=color
+            )
+        else:
+            axis.plot([r["gain"]], [place], MARKS[names.index(r["arm"]) % len(MARKS)], color=color, ms=6)
+    axis.set(xscale="log", xlim=(low, high), ylim=(-0.6, len(others) - 0.4))
+    axis.set_yticks(range(len(others)), [r["arm"] for r in reversed(others)])
+    axis.set_xlabel(f"compute that {names[0]} needs\nover its own, for one error (95 %)")
+    axis.grid(axis="y", visible=False)

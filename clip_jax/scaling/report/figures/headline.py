@@ -1,0 +1,76 @@
+"""Choose what a report puts first: the average over forms where the analysis has one, else the best form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from clip_jax.plotting.style import INK, LAW_COLORS
+from clip_jax.scaling.analysis.analyze import Analysis
+from clip_jax.scaling.analysis.extrapolation import AVERAGED as AVERAGED_NAME
+
+AVERAGED = "averaged"  # its key among laws
+AT_TARGET = 1e-3  # relative distance in FLOPs within which a row of law.json is the target's
+Bands = Callable[[Any], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A curve with 95 % bands and its forecast of a run.
+
+    key: of the law, or `AVERAGED`. bands: FLOPs [n] to {y, low, high (of the law), run_low, run_high (of a run)}.
+    forecast: {flops, predicted, low, high} of a run at the target. weights: share of each form by its name.
+    """
+
+    key: str
+    name: str
+    color: str
+    bands: Bands
+    forecast: dict[str, float]
+    weights: dict[str, float] = field(default_factory=dict)
+
+
+def headline(found: Analysis) -> Headline | None:
+    """Return the headline of the reported frontier, None without a fit."""
+    if found.best is None:
+        return None
+    average = averaged_bands(found)
+    if average is not None:
+        row = _row_at(found.law.get("averaged") or [], found.target)
+        at = {k: float(v[0]) for k, v in average(np.array([found.target])).items()}
+        run = (
+            {"low": at["run_low"], "high": at["run_high"]}
+            if row is None
+            else {"low": row["run"][0], "high": row["run"][1]}
+        )
+        predicted = at["y"] if row is None else row["median"]
+        weights = {} if row is None else row.get("weights", {})
+        forecast = {"flops": found.target, "predicted": predicted, **run}
+        return Headline(AVERAGED, AVERAGED_NAME, INK, average, forecast, weights)
+    fitted = found.best
+    row = next(r for r in found.law["next_budget"] if r["form"] == fitted.fit.law.name)
+    return Headline(fitted.key, fitted.fit.law.name, LAW_COLORS[fitted.key], fitted.bands, row)
+
+
+def averaged_bands(found: Analysis) -> Bands | None:
+    """Return the bands averaged over forms, with the names that a law's own bands have; None where there are none."""
+    if found.best is None or found.averaged is None:
+        return None
+
+    def bands(grid: Any) -> dict[str, Any]:
+        known = found.averaged_bands(np.asarray(grid, float))
+        return {"y": known["median"], **{k: known[k] for k in ("low", "high", "run_low", "run_high")}}
+
+    return bands
+
+
+def _row_at(rows: list[dict[str, Any]], flops: float) -> dict[str, Any] | None:
+    return next((r for r in rows if abs(r["flops"] / flops - 1) < AT_TARGET), None)
+
+
+def times_beyond(found: Analysis, flops: float) -> float:
+    """Divide a compute by the largest of the data."""
+    return float(flops / found.rows["flops"].max())

@@ -1,0 +1,75 @@
+"""How well the minimum of an IsoFLOP valley is known, from the scatter of the points that it was fitted to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clip_jax.scaling.frontier.frontier import by_size, seed_noise
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from clip_jax.scaling.analysis.analyze import Analysis
+
+PARAMETERS = 3  # of a parabola
+
+
+def valley_errors(found: Analysis) -> dict[float, float]:
+    """Compute the standard error of ln(N*) of each accepted parabola, by budget; empty where no scatter is known.
+
+    The scatter of ln(error) is that over seeds, shrunk by their number at each size, or that of all sizes about their
+    parabolas, whichever is larger. It is carried to the minimum to first order.
+    """
+    sizes = by_size(found.rows, found.metric)
+    accepted = [v for v in found.valleys if v["status"] == "accepted"]
+    groups = {v["budget"]: sizes[sizes["budget"] == v["budget"]] for v in accepted}
+    sd, degrees = seed_noise(found.rows, found.metric)
+    about = _about(accepted, groups)
+    if not degrees and about is None:
+        return {}
+    errors = {}
+    for valley in accepted:
+        group = groups[valley["budget"]]
+        over_seeds = sd / np.sqrt(group["seeds"].to_numpy(float))
+        errors[valley["budget"]] = _error_of_minimum(valley, group, np.maximum(over_seeds, about or 0.0))
+    return errors
+
+
+def ends_of(valley: dict[str, Any], se: float, sizes: pd.DataFrame, key: str) -> tuple[float, float]:
+    """Return ``params`` or ``samples_seen`` one standard error of the size to either side of a minimum.
+
+    Samples follow from the size at the valley's compute, by the sizes tried.
+    """
+    ends = np.log(valley["params"]) + np.array([-se, se])
+    if key == "params":
+        low, high = np.exp(ends)
+    else:
+        group = sizes[sizes["budget"] == valley["budget"]].sort_values("params")
+        line = np.polyfit(np.log(group["params"]), np.log(group["samples_seen"]), 1)
+        high, low = valley[key] * np.exp(line[0] * np.array([-se, se]))
+    return float(low), float(high)
+
+
+def _about(valleys: list[dict[str, Any]], groups: dict[float, pd.DataFrame]) -> float | None:
+    """Pool the residuals of the parabolas in ln(error); None where each passes through its points."""
+    total, degrees = 0.0, 0
+    for valley in valleys:
+        x, y = _logs(valley, groups[valley["budget"]])
+        total += float(((y - np.polyval(valley["coefficients"][:-1], x)) ** 2).sum())
+        degrees += len(x) - PARAMETERS
+    return float(np.sqrt(total / degrees)) if degrees else None
+
+
+def _error_of_minimum(valley: dict[str, Any], group: pd.DataFrame, scatter: np.ndarray) -> float:
+    x, _ = _logs(valley, group)
+    a, b = valley["coefficients"][:2]
+    design = np.stack([x**2, x, np.ones_like(x)], axis=1)
+    solve = np.linalg.pinv(design)  # of points to coefficients
+    gradient = np.array([b / (2 * a**2), -1 / (2 * a), 0.0]) @ solve
+    return float(np.sqrt(np.sum((gradient * scatter) ** 2)))
+
+
+def _logs(valley: dict[str, Any], group: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    return np.log(group["params"].to_numpy(float)) - valley["coefficients"][-1], np.log(group["error"].to_numpy(float))

@@ -1,0 +1,208 @@
+"""The report as one HTML page that stands alone: an interactive curve, the evidence, the figures, the table of runs."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from collections.abc import Iterator
+from importlib.resources import files
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clip_jax.plotting.ticks import interval_text
+from clip_jax.scaling.analysis.analyze import Analysis
+from clip_jax.scaling.analysis.frontier_fit import REACH, RULES
+from clip_jax.scaling.laws import LAWS
+from clip_jax.scaling.report.checklist import as_text
+from clip_jax.scaling.report.figures.drawn import MOST_DRAWN, drawn_rows, drawn_text
+from clip_jax.scaling.report.figures.headline import (
+    AVERAGED,
+    AVERAGED_NAME,
+    averaged_bands,
+    headline,
+    times_beyond,
+)
+from clip_jax.scaling.report.figures.learning import known_curves
+from clip_jax.scaling.report.figures.same_curves import joint_name, same_curves
+from clip_jax.scaling.report.figures.seeds import point_names
+from clip_jax.scaling.report.page.data import TIP, embedded
+from clip_jax.scaling.report.page.tables import table
+from clip_jax.scaling.uncertainty.interval_format import times_text
+from clip_jax.storage.paths import write_text
+
+# nothing may be fetched, whatever a table's words hold
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+FORM_COLUMNS = ("form", "law", "exponent", "low", "high", "starts", "extrapolation", "status")
+CHECK_COLUMNS = ("form", "predicted", "measured", "error", "low", "high", "width", "naive", "naive_error", "verdict")
+NEXT_COLUMNS = ("form", "flops", "predicted", "low", "high", "curve_low", "curve_high")
+BEST_COLUMNS = (
+    "budget", "params", "samples_seen", "seeds", "error", "sd", "drop", "noise", "falls", "sizes", "bracketed"
+)  # fmt: skip
+VALLEY_COLUMNS = ("budget", "sizes", "params", "samples_seen", "status")
+
+
+def write_page(path: Path, found: Analysis, law: dict[str, Any], checklist: dict[str, Any] | None) -> None:
+    """Write ``report.html``; figures are taken from the same folder, those left out are named with the reason."""
+    data = json.dumps(embedded(found), allow_nan=False).replace("<", "\\u003c")
+    style, script = (files(__name__).joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
+    parts = (_top(found, law), _evidence(found, law), _pictures(path.parent, law), _rest(found, law, checklist))
+    body = "\n".join(chain.from_iterable(parts))
+    page = (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
+        f"<title>{html.escape(law['title'])}</title><style>{style}</style></head><body>{body}"
+        f'<script type="application/json" id="data">{data}</script><script>{script}</script></body></html>'
+    )
+    write_text(path, page)
+
+
+def _top(found: Analysis, law: dict[str, Any]) -> Iterator[str]:
+    yield f"<main><h1>{html.escape(law['title'])}</h1>"
+    batches = ", ".join(map(str, law["batch_sizes"]))
+    yield (
+        f'<p class="note">{law["runs"]} runs, {times_text(law["flops_span"])} of training FLOPs'
+        + (f", batch size {batches}" if batches != "0" else "")
+        + f". Circled: {html.escape(law['frontier_rule'])}; only those are fitted.</p>"
+    )
+    yield f"<p><b>{html.escape(law['why'])}.</b></p>"
+    yield from _headline(found)
+    own = f"{law['winner']}: "  # said beside the curve
+    if said := [w for w in law["warnings"] if not w.startswith(own)]:
+        yield '<ul class="warn">' + "".join(f"<li>{html.escape(w)}</li>" for w in said) + "</ul>"
+    laws = {w.key: w.name for w in LAWS}
+    if averaged_bands(found) is not None:
+        laws = {AVERAGED: AVERAGED_NAME, **laws}
+    rules = {rule: RULES[rule] for rule in found.frontiers}
+    yield f'<div class="controls">{_select("law", "Law", laws)}{_select("rule", "Frontier", rules)}'
+    yield '<label><input type="checkbox" id="others" checked> other laws</label>'
+    if known_curves(found):
+        yield '<label><input type="checkbox" id="curves" checked> learning curves</label>'
+    yield "</div>"
+    flops = found.rows["flops"]
+    # both ends on a step, so that the keyboard reaches them; the script stays inside its grid
+    low, high = (
+        np.floor(np.log10(flops.min() * REACH[0]) * 100) / 100,
+        np.ceil(np.log10(flops.max() * REACH[-1]) * 100) / 100,
+    )
+    yield (
+        '<svg id="plot" role="group" aria-label="Error of every run against training FLOPs, with the fitted law. '
+        'Arrow keys walk from run to run."></svg><div id="tip" role="tooltip" hidden></div>'
+        f'<div class="target"><label for="target">Target compute</label><input type="range" id="target" '
+        f'min="{low:.2f}" max="{high:.2f}" step="0.01"><output id="flops" for="target"></output></div>'
+        '<p id="reading" role="status"></p><ul id="rivals" aria-label="Other forms at this compute"></ul>'
+        '<p id="fitted"></p><p id="said" class="warn"></p>'
+        '<p class="note">Drag the dark handle, or use the slider, to read the forecast. Dark band with a solid edge: '
+        "the curve; light band with a dashed edge: a new run; both 95 %, interpolated between eight computes. Bars of "
+        "the circled points: ± 1 standard error over seeds. Gray: beyond the data.</p>"
+    )
+
+
+def _headline(found: Analysis) -> Iterator[str]:
+    """Say the forecast, how far it extrapolates, and what the other forms answer."""
+    first = headline(found)
+    if first is None:
+        return
+    row, fitted, target = first.forecast, found.frontier.fitted, np.array([found.target])
+    rivals = [
+        f"{fitted[group[0]].fit.predict(target)[0]:.3g} ({joint_name(fitted, group)})"
+        for group in same_curves(fitted, np.append(found.frontier.points["flops"], target), found.winner)
+        if first.key not in group
+    ]
+    yield (
+        f'<p id="headline">At {row["flops"]:.2e} FLOPs, which extrapolates '
+        f"{times_beyond(found, row['flops']):.3g}×, a run is expected at <b>"
+        f"{interval_text(row['predicted'], row['low'], row['high'])}</b> (95 %; {html.escape(first.name)}). "
+        + (
+            f"{'Its' if first.key == AVERAGED else 'Other'} forms say {html.escape(', '.join(rivals))}."
+            if rivals
+            else "No other form was fitted."
+        )
+        + "</p>"
+    )
+
+
+def _select(name: str, label: str, options: dict[str, str]) -> str:
+    inside = "".join(f'<option value="{k}">{html.escape(v)}</option>' for k, v in options.items())
+    return f'<span><label for="{name}">{label}</label> <select id="{name}">{inside}</select></span>'
+
+
+def _evidence(found: Analysis, law: dict[str, Any]) -> Iterator[str]:
+    scores = {s["form"]: s["mean_abs_log_error"] for s in law["extrapolation"]}
+    names = point_names(found, found.frontier.points)
+    forms = [
+        {
+            "form": f["form"],
+            "law": ", ".join([f["formula"], *(f"{k} = {v:.4g}" for k, v in f["values"].items())]),
+            "exponent": f["exponent"]["value"],
+            **{e: f["exponent"][e] if f["identified"] else None for e in ("low", "high")},
+            "starts": f"{f['agree']} of {f['starts']}", "extrapolation": scores.get(f["form"]),
+            "status": "; ".join([f["status"], *f["warnings"]]),
+        }
+        for f in law["fits"]
+    ]  # fmt: skip
+    if forms:
+        yield "<h2>Forms</h2>" + table(forms, FORM_COLUMNS)
+        yield (
+            '<p class="note">low, high: 95 % interval of the exponent; a dash: held, not bounded by the data, or of a '
+            "fit that is not identified.</p>"
+        )
+    if law["forecast_check"]:
+        yield "<h2>Forecast check: the largest budget, from the others</h2>"
+        yield table(law["forecast_check"], CHECK_COLUMNS)
+    if law["next_budget"]:
+        times = times_beyond(found, law["next_budget"][0]["flops"])
+        yield f"<h2>Every form at the target, which extrapolates {times:.3g}×</h2>"
+        yield table(law["next_budget"], NEXT_COLUMNS)
+    if law["influence"]:
+        yield "<h2>What leaving one point out does</h2>"
+        influence = [{"point": name, **r} for name, r in zip(names, law["influence"], strict=True)]
+        yield table(influence, ("point", "flops", "exponent", "parameter", "with", "without", "shift"))
+        yield '<p class="note">exponent: without the point; parameter: the one it moves most, in standard errors.</p>'
+    yield "<h2>Best of each budget</h2>" + table(law["frontier"], BEST_COLUMNS)
+    a = law["allocation"]
+    if a["status"] == "identified":
+        yield (
+            f"<p>Optimal parameters ~ C^{a['params']:.3f} ± {a['params_se']:.3f}, samples ~ C^{a['samples']:.3f} ± "
+            f"{a['samples_se']:.3f} (standard errors).</p>"
+        )
+    else:
+        yield f'<p class="note">Exponents of optimal size and samples {html.escape(a["status"])}.</p>'
+    yield table(law["isoflop"][:60], VALLEY_COLUMNS)
+    if law["lr_evidence"]:
+        yield "<h2>Learning rates tried at each budget's best size</h2>"
+        yield table(law["lr_evidence"], ("budget", "params", "peak_lr", "error", "verdict"))
+
+
+def _pictures(folder: Path, law: dict[str, Any]) -> Iterator[str]:
+    from clip_jax.scaling.report.figures import FIGURES
+
+    left_out = []
+    for name, (title, _) in FIGURES.items():
+        if (reason := law["figures"][name]) is not None:
+            left_out.append(f"<li>{title}: {html.escape(reason)}</li>")
+            continue
+        code = base64.b64encode((folder / f"{name}.png").read_bytes()).decode()
+        yield f'<h2>{title}</h2><img alt="{title}" src="data:image/png;base64,{code}">'
+    if left_out:
+        yield '<h2>Figures left out</h2><ul class="note">' + "".join(left_out) + "</ul>"
+
+
+def _rest(found: Analysis, law: dict[str, Any], checklist: dict[str, Any] | None) -> Iterator[str]:
+    columns = tuple(c for c in (*TIP, found.metric) if c in found.rows.columns)
+    shown = drawn_rows(found)[list(columns)]
+    yield "<h2>Runs</h2>" + (f'<p class="note">{said}; all are fitted.</p>' if (said := drawn_text(found)) else "")
+    yield table([{str(k): v for k, v in r.items()} for r in shown.to_dict("records")], columns, sortable=True)
+    if law["left_out"]:
+        yield "<h2>Runs left out of the fit</h2>" + table(law["left_out"][:MOST_DRAWN], ("run_id", "reason"))
+        if (more := len(law["left_out"]) - MOST_DRAWN) > 0:
+            yield f'<p class="note">… {more:,} more; law.json has all.</p>'
+    if checklist is not None:
+        yield f"<details><summary>Checklist of the fit</summary><pre>{html.escape(as_text(checklist))}</pre></details>"
+    versions = ", ".join(f"{k} {v}" for k, v in law["versions"].items())
+    yield f'<p class="note">Rows fitted, SHA-256: <code>{law["rows_sha256"]}</code>; {html.escape(versions)}.</p>'
+    yield "</main>"

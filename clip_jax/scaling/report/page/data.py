@@ -1,0 +1,107 @@
+"""What the page's script looks up: every law on every frontier over one grid of FLOPs, fitted beforehand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clip_jax.plotting.style import LAW_COLORS, ceiling, color_scale, label_of
+from clip_jax.scaling.analysis.analyze import Analysis
+from clip_jax.scaling.analysis.frontier_fit import REACH, RULES
+from clip_jax.scaling.laws import LAWS
+from clip_jax.scaling.report.figures.drawn import drawn_rows
+from clip_jax.scaling.report.figures.headline import AVERAGED, Headline, headline
+from clip_jax.scaling.report.figures.learning import known_curves
+from clip_jax.scaling.report.figures.same_curves import same_curves
+from clip_jax.scaling.report.figures.seeds import standard_errors
+from clip_jax.scaling.report.page.tables import text_of
+from clip_jax.storage.json_files import plain_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+GRID = 321  # places; between them the script draws straight lines in log-log
+TIP = ("run_id", "budget", "flops", "params", "samples_seen", "batch_size", "seed", "peak_lr", "kind")
+
+
+def embedded(found: Analysis) -> dict[str, Any]:
+    """Collect what the page's script shows, as JSON.
+
+    Returns:
+      {metric, ceiling, grid [G], law, rule (shown first), target, most (FLOPs of the largest run), runs: [{id, x, y,
+      color, tip}], curves: [{color, points}], rules: [{key, name, points: [{x, y, se}], reasons, fits: {law: FIT}}]},
+      where FIT is {name, same (the law that leads those of its curve), text, status, agree, warnings, color, values,
+      y, low, high, run_low, run_high [G]}. On the reported frontier the first may be ``averaged`` over forms. An end
+      that the data do not bound, and the standard error of a point with one seed, are null.
+    """
+    rows, flops = found.rows, found.rows["flops"].to_numpy(float)
+    grid = np.geomspace(flops.min() * REACH[0], flops.max() * REACH[-1], GRID)
+    shown = drawn_rows(found)
+    colors = _colors(shown, rows["params"])
+    rules = [_rule(found, key, grid) for key in found.frontiers]
+    first = headline(found)
+    if first is not None and first.key == AVERAGED:
+        rules[0]["fits"] = {AVERAGED: _averaged(first, found, grid), **rules[0]["fits"]}
+    tips = (*(c for c in TIP if c in rows.columns), found.metric)
+    runs = [
+        {
+            "id": str(r["run_id"]), "x": float(r["flops"]), "y": float(r[found.metric]),
+            "color": colors[str(r["run_id"])], "tip": "\n".join(f"{c}: {text_of(r[c])}" for c in tips),
+        }
+        for r in shown.to_dict("records")
+    ]  # fmt: skip
+    lines = [
+        {"color": colors[run], "points": part[["flops", "error"]].to_numpy(float).tolist()}
+        for run, part in known_curves(found)
+    ]
+    top = ceiling(found.metric, rows[found.metric], found.law["chance"])
+    return plain_json(
+        {
+            "metric": label_of(found.metric, rows), "ceiling": top if np.isfinite(top) else None,
+            "grid": grid.tolist(), "law": LAWS[0].key if first is None else first.key,
+            "rule": found.frontier.rule, "target": found.target, "most": float(flops.max()), "runs": runs,
+            "curves": lines, "rules": rules,
+        }
+    )  # fmt: skip
+
+
+def _rule(found: Analysis, key: str, grid: np.ndarray) -> dict[str, Any]:
+    """Describe one frontier: its points with the standard error over seeds, and each law's fit."""
+    frontier = found.frontiers[key]
+    lead: dict[str, str] = {}
+    for group in same_curves(frontier.fitted, grid, found.winner):
+        lead |= dict.fromkeys(group, group[0])
+    fits = {}
+    for law, fitted in frontier.fitted.items():
+        fit = fitted.fit
+        fits[law] = {
+            "name": fit.law.name, "same": lead[law], "text": fit.law.text(fit.values), "values": fit.values,
+            "status": fit.status, "agree": f"{fit.agree} of {fit.starts} starts agree",
+            "warnings": fitted.warnings(),
+            "color": LAW_COLORS[law], **{k: v.tolist() for k, v in fitted.bands(grid).items()},
+        }  # fmt: skip
+    se = standard_errors(found.rows, frontier.points)
+    points = [
+        {"x": float(x), "y": float(y), "se": float(e)}
+        for x, y, e in zip(frontier.points["flops"], frontier.points["error"], se, strict=True)
+    ]
+    return {"key": key, "name": RULES[key], "points": points, "reasons": frontier.reasons, "fits": fits}
+
+
+def _averaged(first: Headline, found: Analysis, grid: np.ndarray) -> dict[str, Any]:
+    shares = sorted(first.weights.items(), key=lambda w: -w[1])
+    return {
+        "name": first.name, "same": AVERAGED, "values": {}, "status": f"{len(found.frontier.fitted)} forms",
+        "text": " + ".join(f"{share:.2f} × {form}" for form, share in shares) or "the mean of all forms",
+        "agree": "", "warnings": [], "color": first.color, **{k: v.tolist() for k, v in first.bands(grid).items()},
+    }  # fmt: skip
+
+
+def _colors(rows: pd.DataFrame, sizes: pd.Series) -> dict[str, str]:
+    """The color of each run on the scale of all sizes."""
+    from matplotlib.colors import to_hex
+
+    colors, norm = color_scale(sizes)
+    found = colors(norm(rows["params"].to_numpy(float)))
+    return {str(run): to_hex(color) for run, color in zip(rows["run_id"], found, strict=True)}

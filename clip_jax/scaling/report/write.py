@@ -1,0 +1,87 @@
+"""From a table of runs to a report: `law.json`, the checklist, figures, one HTML page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clip_jax.scaling.analysis.analyze import Analysis, analyse
+from clip_jax.scaling.data.chance import chance_of_table
+from clip_jax.scaling.data.runs_table import read_table
+from clip_jax.scaling.fit.solver import fewer_programs
+from clip_jax.scaling.report.checklist import NOT_STATED, folder_for, write_checklist
+from clip_jax.scaling.report.summary import text_summary
+from clip_jax.storage.paths import write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["fit_table", "text_summary", "write_analysis", "write_report"]
+
+
+def write_report(
+    df: pd.DataFrame,
+    out_dir: str | Path,
+    *,
+    metric: str = "error_mean",
+    curves: pd.DataFrame | None = None,
+    lr_evidence: pd.DataFrame | None = None,
+    title: str = "Zero-shot transfer against compute",
+    chance: float | None = None,
+) -> dict[str, Any]:
+    """Fit and write ``law.json``, ``checklist.json``, ``checklist.txt``, figures and ``report.html``; returns the law.
+
+    Args and errors are those of `analysis.analyse`; ``out_dir`` is made if missing. Each figure is a PNG with a PDF and
+    an SVG of the same stem. ``figures`` of ``law.json`` maps its stem to null, or to the reason why the table cannot
+    give it; the page says the same.
+    """
+    with fewer_programs(len(df)):
+        found = analyse(df, metric, curves=curves, lr_evidence=lr_evidence, title=title, chance=chance)
+        return write_analysis(found, out_dir)
+
+
+def write_analysis(found: Analysis, out_dir: str | Path) -> dict[str, Any]:
+    """Write the report of what `analysis.analyse` found; returns the law as ``law.json`` holds it."""
+    from clip_jax.scaling.report.figures import draw_all
+    from clip_jax.scaling.report.page import write_page
+
+    out = folder_for(out_dir)
+    checklist = None
+    if found.best is not None:
+        checklist = write_checklist(found.best.checked, out, _answers(found), intervals=found.best.intervals)
+    law = {**found.law, "figures": draw_all(found, out)}
+    write_page(out / "report.html", found, law, checklist)
+    write_text(out / "law.json", json.dumps(law, indent=1, allow_nan=False) + "\n")
+    return law
+
+
+def _answers(found: Analysis) -> dict[str, str]:
+    """What the table itself says to the checklist's questions."""
+    seeds = found.rows.groupby(["budget", "params"])["seed"].nunique()
+    left_out = "; ".join(f"{r['run_id']}: {r['reason']}" for r in found.law["left_out"]) or "none"
+    answers = {
+        "metric": found.metric,
+        "checkpoints": "ends of runs; evaluations during training are drawn, never fitted",
+        "seeds": f"{seeds.min()} to {seeds.max()}",
+        "left_out": left_out,
+    }
+    if found.law["lr_evidence"]:
+        answers["hyperparameters"] = (
+            "learning rates were checked at each budget's best size: see lr_evidence in law.json"
+        )
+    return {k: v or NOT_STATED for k, v in answers.items()}
+
+
+def fit_table(path: str | Path, metric: str = "error_mean", chance: float | None = None) -> dict[str, Any]:
+    """The law of a table on disk, without figures: what `clip-jax fit` prints. Raises UserError.
+
+    Args:
+      path: the table.
+      metric: the column to explain.
+      chance: the error of guessing; None: what the evaluations beside the table say.
+    """
+    table = read_table(path)
+    chance = chance_of_table(table, metric, Path(path).parent, chance)
+    with fewer_programs(len(table)):
+        return analyse(table, metric, title=str(path), name=str(path), chance=chance, full=False).law

@@ -1,0 +1,1 @@
+"""Files of runs and sweeps, here or in a bucket."""

@@ -1,0 +1,145 @@
+"""Which fields the records of a run and a sweep hold, and of which type: a record of another shape is a damaged one.
+
+Every record that is read passes here, so that its readers may take what they need without looking at types. A field
+that is not listed is not looked at; one that is listed may be missing unless it is in `REQUIRED`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from clip_jax.errors import UserError, name_within, short
+
+LARGEST = 2**63  # what a table's column of whole numbers holds
+Kind = str | dict[str, "Kind"] | list["Kind"]  # a word of `_IS`, an object's fields, or the items of a list
+
+_NUMBER_COLUMNS = (
+    "flops", "flops_logits", "flops_per_sample", "params", "params_image", "params_text", "params_no_embed",
+    "samples_seen", "unique_samples", "batch_size", "seed", "steps", "peak_lr", "error_mean", "val_loss",
+    "val_loss_refit", "wall_s", "eval_s", "samples_per_s", "mfu", "attempts", "broken_records",
+)  # fmt: skip
+_MEASUREMENT: dict[str, Kind] = {
+    "task": "text", "metric": "text", "value": "number?", "step": "whole", "flops": "number?", "low": "number?",
+    "high": "number?", "chance": "number?", "examples": "number?",
+}  # fmt: skip
+_CELL: dict[str, Kind] = {
+    "run_id": "name", "kind": "text", "rung": "number", "budget": "number", "seed": "whole", "width": "whole",
+    "depth": "whole", "params": "whole", "batch_size": "whole", "samples_seen": "whole", "flops": "number",
+    "peak_lr": "number", "steps": "whole", "dropped": "text?",
+}  # fmt: skip
+_SPLIT: Kind = {"records": "whole", "digest": "text?"}  # drawn scenes have none
+_INPUTS: dict[str, Kind] = {"data": {"train": _SPLIT, "val": _SPLIT}, "tokenizer_sha256": "text"}  # `inputs`
+FIELDS: dict[str, dict[str, Kind]] = {
+    "result.json": {
+        "run_id": "text", "family_id": "text?", "state": "text", "exit_reason": "text", "final": "flag",
+        **dict.fromkeys(_NUMBER_COLUMNS, "number?"), "steps": "whole", "goodput": "number?", "config": "object",
+        "device": {"kind": "text"}, "versions": {"jax": "text"}, "evals": [_MEASUREMENT], **_INPUTS,
+    },
+    "status.json": {
+        "state": "text", "step": "whole", "steps": "whole", "attempt": "whole", "reason": "text?", "host": "text?",
+        "pid": "whole?", "heartbeat": "number", "wall_s": "number", "started": "number", "first_started": "number",
+        "seconds": "numbers", "run_id": "text", "last_event": "text?", "family_id": "text?",
+        **_INPUTS,
+    },
+    "submission.json": {
+        "name": "text", "engine": "text", "index": "whole", "attempt": "whole", "tries": "whole", "step": "whole",
+        "accepted": "flag", "job": "name",
+    },
+    "lease.json": {"pid": "whole", "host": "text", "machine": "text?", "began": "text?", "heartbeat": "number",
+                   "released": "flag", "token": "text"},
+    "exit.json": {"name": "text", "code": "whole"},
+    "failure.json": {"reason": "text", "code": "whole?", "log": "text?"},
+    "plan.json": {"cells": [_CELL]},
+    "metrics.jsonl": {
+        "step": "whole", "loss": "number?", "samples_per_s": "number?", "mfu": "number?", "samples_seen": "number?",
+    },
+    "evals.jsonl": _MEASUREMENT,
+    "events.jsonl": {"event": "text", "devices": "whole", "step": "whole", "attempt": "whole", "time": "number"},
+}  # fmt: skip
+REQUIRED: dict[str, tuple[str, ...]] = {
+    "submission.json": ("name", "engine", "index", "attempt", "tries", "step", "accepted"),
+    "exit.json": ("name", "code"),
+    "lease.json": ("pid", "host", "heartbeat"),
+    "failure.json": ("reason",),
+    "plan.json": ("cells",),
+    "metrics.jsonl": ("step",),
+    "evals.jsonl": ("step", "task", "metric", "value"),
+    "events.jsonl": ("event",),
+}
+# of a run that is counted as finished; `check_result`
+RESULT = ("state", "exit_reason", "final", "device", "versions", "evals", *_NUMBER_COLUMNS)
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) < LARGEST if isinstance(value, int) else math.isfinite(value)
+
+
+_IS: dict[str, Callable[[Any], bool]] = {
+    "text": lambda value: isinstance(value, str),
+    "name": lambda value: isinstance(value, str),
+    "flag": lambda value: isinstance(value, bool),
+    "object": lambda value: isinstance(value, dict),
+    "whole": lambda value: isinstance(value, int) and _is_number(value),
+    "number": _is_number,
+    "numbers": lambda value: isinstance(value, dict) and all(map(_is_number, value.values())),
+}
+
+
+def check_fields(name: str, values: Any, source: object) -> None:
+    """Check one record, or one line of a ``.jsonl``.
+
+    Args:
+      name: of its file; a name that is not in `FIELDS` is any object.
+      values: what the JSON held.
+      source: names it in the message.
+
+    Raises:
+      UserError: it is no object, lacks a field that its readers need, or holds one of another type.
+    """
+    if not isinstance(values, dict):
+        raise _damaged(source, "must hold a JSON object")
+    _need(values, REQUIRED.get(name, ()), source, "")
+    _check(values, FIELDS.get(name, {}), source, "")
+    if name == "plan.json":
+        for place, cell in enumerate(values["cells"]):
+            _need(cell, tuple(_CELL), source, f"cells[{place}].")
+
+
+def check_result(values: Mapping[str, Any], source: object) -> None:
+    """Raises UserError where a ``result.json`` lacks a number that the table of its sweep needs."""
+    _need(values, RESULT, source, "")
+    for group, field in (("device", "kind"), ("versions", "jax")):
+        _need(values[group], (field,), source, f"{group}.")
+    for place, row in enumerate(values["evals"]):
+        _need(row, ("task", "metric", "value"), source, f"evals[{place}].")
+
+
+def _need(values: Mapping[str, Any], names: tuple[str, ...], source: object, prefix: str) -> None:
+    for name in names:
+        if name not in values:
+            raise _damaged(source, f"lacks the field {prefix}{name}")
+
+
+def _check(value: Any, kind: Kind, source: object, field: str) -> None:
+    if isinstance(kind, list):
+        if not isinstance(value, list):
+            raise _damaged(source, f"{field}={short(value)} must be a list")
+        for place, item in enumerate(value):
+            _check(item, kind[0], source, f"{field}[{place}]")
+    elif isinstance(kind, dict):
+        if not isinstance(value, dict):
+            raise _damaged(source, f"{field}={short(value)} must be an object")
+        for name in kind.keys() & value.keys():
+            _check(value[name], kind[name], source, f"{field}.{name}" if field else name)
+    elif not (value is None and kind.endswith("?")) and not _IS[kind.rstrip("?")](value):
+        raise _damaged(source, f"{field}={short(value)} is no {kind.rstrip('?')}")
+    elif kind == "name":
+        name_within(f"{source}: {field}", value)
+
+
+def _damaged(source: object, reason: str) -> UserError:
+    return UserError(field=str(source), reason=reason)

@@ -1,0 +1,98 @@
+"""What to run next in a sweep that has a law: `scaling.design` on its frontier, in its own budgets and sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clip_jax.config.sweep import SweepConfig
+from clip_jax.errors import UserError
+from clip_jax.scaling.data.runs_table import fit_rows, prepare
+from clip_jax.scaling.fit_law import fit_law
+from clip_jax.scaling.frontier.frontier import compute_optimal, seed_noise
+from clip_jax.scaling.frontier.isoflop import allocation, isoflop
+from clip_jax.scaling.laws import law_named
+from clip_jax.scaling.planning.experimental_design import Plan, best_runs, cheapest_plan
+from clip_jax.storage.paths import place
+from clip_jax.sweep.collect import collect
+from clip_jax.sweep.control import sweep_config_of
+from clip_jax.sweep.plan import make_cell
+
+STEP = 2.0  # between candidate budgets
+SEEDS = 4  # at most at one of them
+
+
+def next_runs(
+    sweep_dir: str | Path, target: float, *, budget: float = 0.0, half_width: float = 0.0, law: str = "power"
+) -> tuple[Plan, str]:
+    """The plan, and a text of what to add to the sweep's config.
+
+    Candidates are budgets from the smallest of the sweep upward by factors of two, below ``target`` and, with
+    ``budget``, at most that. The size of each is the rung nearest to the optimum that the sweep's valleys give, where
+    they give one.
+
+    Args:
+      sweep_dir: of a sweep with at least three finished budgets.
+      target: FLOPs at which the error is to be forecast.
+      budget: FLOPs to spend; or
+      half_width: of the forecast's 95 % interval, a share of it.
+      law: of compute.
+
+    Raises:
+      UserError: neither or both of budget and half width, too few budgets, a target inside the sweep.
+    """
+    if (budget > 0) == (half_width > 0):
+        raise UserError("sweep next: give --budget=FLOPS or --precision=SHARE, one of them")
+    root = place(sweep_dir)
+    config = sweep_config_of(root)
+    rows, _ = fit_rows(prepare(collect(root), config.metric), config.metric)
+    if rows["budget"].nunique() < 3:
+        raise UserError(f"{root}: {rows['budget'].nunique()} budgets have finished, at least 3 are needed")
+    frontier = compute_optimal(rows, config.metric)
+    top = float(frontier["flops"].max())
+    if target <= top:
+        raise UserError(f"--at={target:g}: must lie above the sweep's largest budget, {top:g}")
+    form = law_named(law)
+    if form.columns != ("flops",):
+        raise UserError(f"--law={law}: must be a law of flops alone")
+    fit = fit_law(form, frontier["flops"].to_numpy(float), frontier["error"].to_numpy(float))
+    least = float(frontier["budget"].min())
+    places = [least * STEP**k for k in range(60) if least * STEP**k <= min(target / STEP, budget or target)]
+    if not places:
+        raise UserError(f"--budget={budget:g}: is below the sweep's smallest budget, {least:g}")
+    candidates = np.array(places)
+    floor, _ = seed_noise(rows, config.metric)
+    if budget:
+        plan = best_runs(fit, target, candidates, candidates, budget, floor=floor, repeats=SEEDS)
+    else:
+        plan = cheapest_plan(fit, target, candidates, candidates, half_width, floor=floor, repeats=SEEDS)
+    return plan, _text(config, plan, target, isoflop(rows, config.metric))
+
+
+def _text(config: SweepConfig, plan: Plan, target: float, valleys: list[dict[str, Any]]) -> str:
+    optimum = allocation(valleys)
+    lines = [f"  the forecast at {target:.3g} FLOPs is known to ±{plan.before:.2%} (95 %)"]
+    for row in plan.chosen:
+        size = ""
+        if optimum.params is not None:
+            wanted = _optimal(valleys, optimum.params, row["flops"])
+            rung = min(config.sizes, key=lambda r: abs(np.log(make_cell(config, r, row["flops"], 0).params / wanted)))
+            size = f", at rung {rung:g} (the valleys' optimum there: {wanted:,.0f} parameters)"
+        lines.append(f"    {row['runs']} × {row['flops']:.3g} FLOPs{size}")
+    if optimum.status != "identified":
+        lines.append(f"  which size is best there is not known: {optimum.status}; train several")
+    lines.append(f"  {int(plan.runs.sum())} runs, {plan.cost:.3g} FLOPs: then ±{plan.after:.2%}")
+    budgets = sorted({*config.budgets, *(float(f"{r['flops']:.3g}") for r in plan.chosen)})
+    most = max((r["runs"] for r in plan.chosen), default=1)
+    seeds = sorted({*config.seeds_at_best, *range(1, most)})
+    lines.append(f"  the same directory takes them with --budgets='{budgets}' --seeds_at_best='{seeds}'")
+    return "\n".join(lines)
+
+
+def _optimal(valleys: list[dict[str, Any]], power: float, flops: float) -> float:
+    """Parameters at the bottom of the valley there, by the allocation's power through the accepted valleys."""
+    known = [(v["budget"], v["params"]) for v in valleys if v["status"] == "accepted"]
+    logs = [np.log(params) + power * np.log(flops / budget) for budget, params in known]
+    return float(np.exp(np.mean(logs)))

@@ -1,0 +1,86 @@
+"""From the runs of a sweep, or a table of runs, to its law and report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clip_jax.config.io import from_dict
+from clip_jax.config.sweep import SweepConfig
+from clip_jax.errors import UserError
+from clip_jax.storage.json_files import read_json
+from clip_jax.storage.paths import folder, place
+from clip_jax.sweep.collect import collect, curves, lr_evidence, several_data
+from clip_jax.train.trackers import mirror_law
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Echo = Callable[[str], None]
+
+
+def report(sweep_dir: str | Path, echo: Echo = print) -> dict[str, Any]:
+    """Collect what is there, fit, write ``report/`` and print the summary. Raises UserError without a sweep."""
+    from clip_jax.scaling.data.chance import chance_beside
+    from clip_jax.scaling.report.write import text_summary, write_report
+
+    root = place(sweep_dir)
+    df = collect(root)
+    config = from_dict(SweepConfig, read_json(root / "sweep.json") or {})
+    _needs_finished(df, root)
+    with folder(root / "report") as out:
+        law = write_report(
+            df,
+            out,
+            metric=config.metric,
+            curves=curves(root, config.metric),
+            lr_evidence=lr_evidence(df, config.metric),
+            title=config.name.replace("_", " "),
+            chance=chance_beside(root, config.metric),
+        )
+        mirror_law(config.base.wandb, root, _numbers(law), out / "error_vs_flops.png")
+    echo("\n" + text_summary(law) + f"\n\n  {root / 'report' / 'report.html'}")
+    if (note := several_data(df)) is not None:
+        echo(f"  {note}")
+    failed = df[df["state"] == "failed"]
+    for row in failed.to_dict("records"):
+        echo(f"  left out, failed: {row['run_id']}: {row['reason']}")
+    return law
+
+
+def report_of_table(
+    path: Path, out: str | None, metric: str, echo: Echo = print, *, chance: float | None = None
+) -> dict[str, Any]:
+    """The report of a table of runs, a sweep's ``runs.csv`` or another's, into ``out`` (``report/`` beside it), with
+    the figure of a graded forecast that lies there. Raises UserError."""
+    from clip_jax.scaling.data.chance import chance_of_table
+    from clip_jax.scaling.data.runs_table import read_table
+    from clip_jax.scaling.report.write import text_summary, write_report
+    from clip_jax.sweep.analysis.forecast import redraw_forecast
+
+    df = read_table(path)
+    evidence = lr_evidence(df, metric) if {"kind", "final", "peak_lr", metric} <= set(df.columns) else None
+    folder_of = Path(out) if out else path.parent / "report"
+    chance = chance_of_table(df, metric, path.parent, chance)
+    title = path.absolute().parent.name
+    law = write_report(df, folder_of, metric=metric, lr_evidence=evidence, title=title, chance=chance)
+    redraw_forecast(df, path.parent, folder_of)
+    echo(text_summary(law) + f"\n\n  {folder_of / 'report.html'}")
+    return law
+
+
+def _numbers(law: dict[str, Any]) -> dict[str, float]:
+    """Of a law, for a table of sweeps: each form's parameters, and what the best expects of ten times the compute."""
+    numbers = {f"{f['form']}/{name}": value for f in law["fits"] for name, value in f["values"].items()}
+    for row in law["averaged"][-1:]:
+        low, high = row["run"]
+        numbers |= {"next_budget/flops": row["flops"], "next_budget/predicted": row["median"]}
+        numbers |= {"next_budget/low": low, "next_budget/high": high}
+    return numbers
+
+
+def _needs_finished(df: pd.DataFrame, root: Path) -> None:
+    if not df["final"].any():
+        first = df["reason"].iloc[0]
+        raise UserError(f"{root}: no run has finished; the first: {first}")

@@ -1,0 +1,122 @@
+"""Which cells of a sweep train together in one program, and whether that pays on this machine. Loads no jax."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from clip_jax.config import RunConfig
+from clip_jax.config.io import to_dict
+from clip_jax.config.sweep import SweepConfig
+from clip_jax.distributed.cluster import visible_gpus
+from clip_jax.errors import UserError
+from clip_jax.storage.json_files import read_json, write_json
+from clip_jax.storage.paths import make
+from clip_jax.sweep.launch.local import on_cores, slot_cores, slot_environment
+from clip_jax.sweep.plan import Cell
+from clip_jax.train.vmapped.benchmark import Gain
+from clip_jax.train.vmapped.compatibility import obstacle, shape_key, shared_fields
+
+# what the time of a step depends on
+_TIMED = ("model.", "loss.", "init_from.", "optim.state_dtype", "optim.rounding", "optim.layer_decay", "batch_size")
+
+
+def check_families(config: SweepConfig) -> None:
+    """Raises UserError when families are asked for and there can be none, of these runs or on this machine."""
+    if config.families == "off":
+        return
+    if (why := obstacle(config.base)) is not None:
+        raise UserError(f"families: would be ignored, for {why}")
+    count = len(visible_gpus(os.environ))
+    if config.slots == 1 and not config.resources.devices_per_process and count > 1:
+        raise UserError(f"resources.devices_per_process: must be 1 with families, for here are {count} GPUs")
+
+
+def group_cells(cells: Sequence[Cell], size: int) -> list[tuple[Cell, ...]]:
+    """Every cell once, in families of at most ``size`` that can share a program, about equally large.
+
+    In the order of the first cell of each. What can train with no other stands alone.
+    """
+    alike: dict[str, list[Cell]] = {}
+    for cell in cells:
+        key = shape_key(cell.config) if obstacle(cell.config) is None else cell.run_id
+        alike.setdefault(key, []).append(cell)
+    groups = []
+    for same in alike.values():
+        count = -(-len(same) // size)
+        groups += [tuple(same[i * len(same) // count : (i + 1) * len(same) // count]) for i in range(count)]
+    return groups
+
+
+def family_arguments(run_dirs: Sequence[Path], form: str = "vmap") -> tuple[str, ...]:
+    """Of ``clip-jax``, to train the runs of these directories (with a ``request.json`` each) together."""
+    return ("family", *map(str, run_dirs), f"--form={form}", "--quiet")
+
+
+def keep_what_pays(
+    groups: Sequence[tuple[Cell, ...]],
+    config: SweepConfig,
+    sweep_dir: Path,
+    echo: Callable[[str], None],
+    measure: Callable[[Sequence[RunConfig], Path, SweepConfig], Gain] | None = None,
+) -> list[tuple[Cell, ...]]:
+    """The groups whose measured gain over the whole run is above 1; the others as single cells, in their place.
+
+    Each shape and number of members is timed once (`measured_gain` by default) and kept in
+    ``SWEEP_DIR/families/*.json``; every decision is a line for ``echo``. A group that could not be timed is not used.
+    """
+    kept: list[tuple[Cell, ...]] = []
+    for group in groups:
+        if len(group) == 1:
+            kept.append(group)
+            continue
+        configs = [cell.config for cell in group]
+        about = f"{len(group)} runs in one program (rung {group[0].rung:g}, {group[0].budget:.2e} FLOPs)"
+        folder = sweep_dir / "families" / _measured_name(configs, config)
+        row = read_json(folder.with_suffix(".json"))
+        try:
+            gain = Gain(**row) if row else (measure or measured_gain)(configs, folder, config)
+        except UserError as error:
+            echo(f"{about}: not used; {error}")
+            kept += [(cell,) for cell in group]
+            continue
+        whole = gain.whole(configs[0].steps)
+        parts = f"start {gain.start:.2f}, compilation {gain.compilation:.2f}, steps {gain.steady:.2f}"
+        echo(f"{about}: gain {whole:.2f} ({parts}): " + ("used" if whole > 1 else "not used"))
+        kept += [group] if whole > 1 else [(cell,) for cell in group]
+    return kept
+
+
+def _measured_name(configs: Sequence[RunConfig], config: SweepConfig) -> str:
+    """Names a measurement: the shape, how many members and seeds, the machine and what a slot has of it."""
+    shape = {k: v for k, v in shared_fields(configs[0]).items() if k.startswith(_TIMED)}
+    about = [shape, len(configs), len({c.seed for c in configs}), platform.node(), config.slots]
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def measured_gain(configs: Sequence[RunConfig], folder: Path, config: SweepConfig) -> Gain:
+    """Times the group in a process of its own, with the devices and cores of a slot of the sweep ``config``.
+
+    The result is ``FOLDER.json``, the runs' configs lie in ``folder``. Raises UserError when that fails.
+    """
+    dirs = [folder / str(i) for i in range(len(configs))]
+    for run_dir, run in zip(dirs, configs, strict=True):
+        make(run_dir)
+        write_json(run_dir / "request.json", to_dict(dataclasses.replace(run, wandb="disabled")))
+    out = folder.with_suffix(".json")
+    command = [sys.executable, "-m", "clip_jax.cli", "family", *map(str, dirs), f"--measure={out}"]
+    own = os.environ | slot_environment(0, config.slots, config.resources)
+    with on_cores(slot_cores(0, config.slots)):
+        done = subprocess.run(command, env=own, capture_output=True, text=True, check=False)
+    row = read_json(out)
+    if done.returncode or row is None:
+        said = done.stderr.strip().splitlines()
+        raise UserError(f"families: timing {len(configs)} runs failed ({said[-1] if said else 'it said nothing'})")
+    return Gain(**row)

@@ -1,0 +1,283 @@
+"""Will it fit, and how long will it take? Every distinct training step of a sweep is compiled for the target before
+anything is launched: for a TPU topology without having one, else for the devices at hand. Nothing is run.
+
+Memory is XLA's own analysis of the compiled step. Time is not XLA's (it counts the body of a scan once): it is the
+roofline of our own FLOPs and bytes, the least that the device's data sheet allows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from clip_jax import flops
+from clip_jax.config import OptimConfig, RunConfig
+from clip_jax.errors import ConfigError, UserError
+from clip_jax.flops.devices import GIB, Device, device_of
+from clip_jax.models.execution import resolve
+from clip_jax.sweep.preflight.roofline import Roofline, roofline
+
+HERE = "here"
+# what keeps less than a policy does, to be tried where memory is short
+LESS: dict[str, tuple[str, ...]] = {
+    "everything": ("dense", "nothing"), "dots": ("dense", "nothing"),
+    "dense": ("nothing",), "attention": ("nothing",), "nothing": (),
+}  # fmt: skip
+LEAST_PIECE = 8  # pairs a device works on at once; fewer leave it idle
+# libtpu asks the machine what it is; these answer for a machine that has no TPU
+NO_TPU = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-16", "TPU_WORKER_HOSTNAMES": "localhost"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """The devices that a step is compiled for; ``memory`` in bytes a device."""
+
+    name: str
+    devices: list[Any]
+    device: Device | None
+    memory: float
+
+
+def find_target(name: str = HERE, slices: int = 1) -> Target:
+    """``here``, or a TPU topology: GENERATION:SHAPE of one slice (v5e:16x16, v5p:8x8x16), times ``slices``.
+
+    Raises UserError for a topology that libtpu does not know, and without libtpu.
+    """
+    import jax
+
+    if name == HERE:
+        devices: list[Any] = jax.devices()
+        stats = devices[0].memory_stats() or {} if devices[0].platform != "cpu" else {}
+        memory = stats.get("bytes_limit") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / len(devices)
+        return Target(name, devices, device_of(devices[0].device_kind), float(memory))
+    if not re.fullmatch(r"v\w+:\d+(x\d+)+", name):
+        raise UserError(f"--target={name}: must be {HERE}, or a TPU topology such as v5e:16x16 or v5p:8x8x16")
+    for variable, value in NO_TPU.items():
+        os.environ.setdefault(variable, value)
+    jax.config.update("jax_platforms", "cpu")
+    from jax.experimental import topologies
+
+    many = {"num_slices": slices} if slices > 1 else {}
+    try:
+        devices = list(topologies.get_topology_desc(platform="tpu", topology_name=name, **many).devices)
+    except Exception as error:  # noqa: BLE001 - libtpu raises whatever it likes
+        said = str(error).split("\n")[0]
+        if "libtpu" in said and "not" in said.lower():
+            raise UserError(f"--target={name}: needs libtpu: pip install 'clip-jax-scaling[preflight]'") from None
+        raise UserError(f"--target={name}: {said}") from None
+    kind = str(getattr(devices[0], "device_kind", ""))
+    device = device_of(kind)
+    if device is None or device.memory is None:
+        raise UserError(f"--target={name}: the memory of {kind!r} is not in clip_jax/flops/devices.py")
+    return Target(f"{slices} × {name}" if slices > 1 else name, devices, device, device.memory)
+
+
+@dataclass(frozen=True)
+class Step:
+    """Bytes on one device of a compiled step, and what compiling took. ``reason`` says why it was refused."""
+
+    state: float  # parameters and moments
+    needed: float  # state, batch, temporaries and program
+    compile_s: float
+    reason: str = ""
+
+
+def compile_step(config: RunConfig, target: Target) -> Step:
+    """Compile one training step. A config that the mesh cannot hold is a reason, not an error."""
+    import jax
+
+    from clip_jax.distributed.mesh import check_batch, make_mesh
+    from clip_jax.train.step import abstract_step
+
+    try:
+        mesh = make_mesh(config.mesh, target.devices)
+        check_batch(config.microbatch_size or config.batch_size, mesh)
+        train_step, state, batch = abstract_step(config, mesh)
+    except ConfigError as error:
+        return Step(0, 0, 0, str(error))
+    kept = float(sum(_bytes_here(x) for x in jax.tree.leaves(state)))
+    if kept > target.memory:
+        return Step(kept, kept, 0, "parameters and moments alone do not fit: split them over more devices (mesh.fsdp)")
+    began = time.monotonic()
+    lowered = train_step.lower(state, batch)
+    try:
+        memory = lowered.compile().memory_analysis()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        found = re.search(r"\(?([\d.]+)([MG])\)? exceeds", str(error))
+        temporaries = float(found[1]) * (GIB if found[2] == "G" else 2**20) if found else target.memory
+        return Step(kept, kept + temporaries, time.monotonic() - began, "too little memory")
+    needed = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    needed += memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
+    reason = "too little memory" if needed > target.memory else ""
+    return Step(kept, float(needed), time.monotonic() - began, reason)
+
+
+def _bytes_here(x: Any) -> int:
+    """Of one array, on one device."""
+    return math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One shape of a sweep on the target. ``config`` is the way that fits, or the last one tried."""
+
+    label: str
+    config: RunConfig
+    step: Step
+    time: Roofline
+    tried: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether it can be launched."""
+        return not self.step.reason
+
+
+def judge(label: str, config: RunConfig, target: Target, flop_per_second: float | None = None) -> Verdict:
+    """Compile the config as it would run there; if memory is short, with more recomputed, then in pieces, cheapest
+    first."""
+    tried, one = 0, config
+    step = Step(0, 0, 0, "")
+    peaks: dict[tuple[bool, str], Step] = {}
+
+    for one in _ways(config, target, peaks):
+        step = compile_step(one, target)
+        tried += 1
+        if not one.microbatch_size or config.microbatch_size:
+            peaks[one.model.remat, one.model.remat_policy] = step
+        if not step.reason or "memory" not in step.reason:
+            break
+    time_ = Roofline(None) if step.reason else roofline(one, target.devices, target.device, flop_per_second)
+    return Verdict(label, one, step, time_, tried)
+
+
+def _ways(config: RunConfig, target: Target, peaks: dict[tuple[bool, str], Step]) -> Iterator[RunConfig]:
+    config = dataclasses.replace(config, model=resolve(config.model, target.devices[0]))
+    yield config
+    kept = (config.model.remat, config.model.remat_policy)
+    policies = [kept]
+    for policy in LESS[config.model.remat_policy if config.model.remat else "everything"]:
+        if policy == "dense" and config.model.image.stages:
+            policy = "dots"  # which knows convolutions
+        if kept == (True, policy):
+            continue
+        policies.append((True, policy))
+        yield _recomputed(config, True, policy)
+    can_split = (
+        not (config.model.image.stages or config.model.decoder.depth) and config.model.objective == "contrastive"
+    )
+    if not can_split or config.microbatch_size:
+        return
+    for remat, policy in (policies[0], policies[-1]):
+        whole = peaks[remat, policy]
+        share = (target.memory - whole.state) * 0.8 / max(whole.needed - whole.state, 1.0)
+        piece = _piece(config.batch_size, len(target.devices), share)
+        while piece >= LEAST_PIECE * len(target.devices):
+            yield dataclasses.replace(_recomputed(config, remat, policy), microbatch_size=piece)
+            piece = _piece(config.batch_size, len(target.devices), piece / 2 / config.batch_size)
+
+
+def _recomputed(config: RunConfig, remat: bool, policy: str) -> RunConfig:
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, remat=remat, remat_policy=policy))
+
+
+def _piece(batch: int, devices: int, share: float) -> int:
+    """The largest piece that divides the batch, gives every device the same and is at most this share; 0 for none."""
+    per_device = batch // devices
+    sizes = [n for n in range(1, per_device) if per_device % n == 0 and n <= per_device * share]
+    return max(sizes, default=0) * devices
+
+
+def shape_of(config: RunConfig) -> RunConfig:
+    """The config with all that does not change the compiled program at its default."""
+    optim = dataclasses.replace(OptimConfig(), state_dtype=config.optim.state_dtype, rounding=config.optim.rounding)
+    optim = dataclasses.replace(optim, warmup_steps=0, loss_scale=config.optim.loss_scale)
+    shape = dataclasses.replace(config, optim=optim, data=RunConfig().data, evals=RunConfig().evals)
+    return dataclasses.replace(shape, steps=2, seed=0, log_every=1, checkpoint_every=1, wandb="disabled")
+
+
+Echo = Callable[[str], None]
+
+
+def preflight(
+    runs: list[tuple[str, RunConfig, float]],
+    target_name: str,
+    *,
+    flop_per_second: float | None = None,
+    price: float | None = None,
+    echo: Echo = print,
+) -> list[Verdict]:
+    """Judge every distinct shape of (label, config, planned FLOPs) and print the table. Returns the verdicts.
+
+    Args:
+      runs: in the order to print.
+      target_name: see `find_target`; the slices are those of each config's mesh.
+      flop_per_second: of one device whose data sheet is not known.
+      price: of one device-hour, any currency.
+      echo: takes one line.
+    """
+    if not runs:
+        raise UserError("nothing to compile: the plan keeps no cell")
+    target = find_target(target_name, runs[0][1].mesh.slices)
+    groups: dict[RunConfig, list[tuple[str, RunConfig, float]]] = {}
+    for label, config, planned in runs:
+        groups.setdefault(shape_of(config), []).append((label, config, planned))
+    count = len(target.devices)
+    echo(f"  {target.name}: {count} devices of {target.memory / GIB:.2f} GiB; times are the data sheet's best case")
+    echo(
+        f"  {'shape':24s} {'fits':5s} {'as':26s} {'GiB':>6s} {'spare':>6s} {'compile':>8s} {'FLOPs/step':>11s} "
+        f"{'s/step':>7s} {'limit':8s} {'hours':>8s} {'device-h':>9s}" + (f" {'cost':>9s}" if price else "")
+    )
+    verdicts = []
+    for shape, members in groups.items():
+        verdict = judge(members[0][0], shape, target, flop_per_second)
+        verdicts.append(verdict)
+        steps = sum(config.steps for _, config, _ in members)
+        echo(_line(verdict, target, steps, len(members), price))
+    refused = [v for v in verdicts if not v.fits]
+    for v in refused:
+        short = v.step.needed - target.memory
+        by = f"; needs {v.step.needed / GIB:.2f} GiB a device, {short / GIB:.2f} too many" if short > 0 else ""
+        echo(f"  refused: {v.label}: {v.step.reason}{by}")
+    changed = [v for v in verdicts if v.fits and v.tried > 1]
+    if changed:
+        hardest = max(changed, key=lambda v: (bool(v.config.microbatch_size), v.tried))
+        echo(f"  what fits all of them is set by {_fields(hardest.config)}")
+    return verdicts
+
+
+def _fields(config: RunConfig) -> str:
+    fields = []
+    if config.model.remat:
+        fields += ["--base.model.remat=true", f"--base.model.remat_policy={config.model.remat_policy}"]
+    if config.microbatch_size:
+        fields.append(f"--base.microbatch_size={config.microbatch_size}")
+    return " ".join(fields)
+
+
+def _line(verdict: Verdict, target: Target, steps: int, runs: int, price: float | None) -> str:
+    config, step = verdict.config, verdict.step
+    way = f"kept: {config.model.remat_policy}" if config.model.remat else "all kept"
+    if config.microbatch_size:
+        way += f", pieces {config.microbatch_size:,}"
+    work = flops.training_flops(config.model, config.batch_size, config.batch_size, config.init_from.freeze).total
+    seconds = verdict.time.seconds
+    times = f"{'-':>7s} {verdict.time.bound:8s} {'-':>8s} {'-':>9s}"
+    if seconds is not None:
+        hours = seconds * steps / 3600
+        times = f"{seconds:7.3f} {verdict.time.bound:8s} {hours:8.2f} {hours * len(target.devices):9.1f}"
+        if price:
+            times += f" {hours * len(target.devices) * price:9.0f}"
+    label = verdict.label + (f" × {runs}" if runs > 1 else "")
+    return (
+        f"  {label:24s} {'yes' if verdict.fits else 'NO':5s} {way:26s} {step.needed / GIB:6.2f} "
+        f"{(target.memory - step.needed) / GIB:6.2f} {step.compile_s:6.0f} s {work:11.2e} {times}"
+    )

@@ -1,0 +1,86 @@
+"""Every knob of a search for hyper-parameters: the space, how it is searched, and where the runs are trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from clip_jax.config import RunConfig
+from clip_jax.config.io import from_dict, set_dotted, to_dict
+from clip_jax.config.sweep import ENGINES, Resources
+from clip_jax.errors import ConfigError, at_least, between, one_of
+from clip_jax.sweep.search.samplers import METHODS
+from clip_jax.sweep.search.space import Dimension, Setting, grid, parse_space
+
+METRICS = {"error_mean": ("zero_shot_mean", "error"), "val_loss_refit": ("validation", "loss_refit")}
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """A search on one model: settings are tried, each with every seed, and the least mean of ``metric`` wins."""
+
+    name: str
+    base: RunConfig = field(default_factory=RunConfig)
+    space: tuple[str, ...] = ("optim.peak_lr = log(1e-3, 3e-2, 6)",)  # see `sweep.space`
+    method: str = "random"  # grid | random | tpe
+    trials: int = 16  # settings in all; of a grid as many as it has
+    together: int = 4  # tpe: settings proposed at a time
+    proposal_seed: int = 0  # random, tpe
+    seeds: tuple[int, ...] = (0,)  # runs of a setting; each is added to base.seed
+    keep: float = 1.0  # the share that goes on after each of base.evals.at_fractions; 1 trains all to the end
+    metric: str = "error_mean"  # or val_loss_refit
+    engine: str = "local"  # local | slurm | jobset
+    resources: Resources = field(default_factory=Resources)
+    slots: int = 1  # runs at once
+
+    def __post_init__(self) -> None:
+        if not self.name or any(c in self.name for c in "/\\ "):
+            raise ConfigError(f"name={self.name!r}: needs a name without spaces or slashes")
+        one_of("method", self.method, METHODS)
+        one_of("metric", self.metric, tuple(METRICS))
+        one_of("engine", self.engine, ENGINES)
+        self.resources.check_for(self.engine)
+        for name in ("trials", "together", "slots"):
+            at_least(name, getattr(self, name), 1)
+        at_least("proposal_seed", self.proposal_seed, 0)
+        between("keep", self.keep, 0.01, 1.0)
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ConfigError(f"seeds={self.seeds}: needs at least one value and no repeats")
+        if self.keep < 1 and not self.base.evals.at_fractions:
+            raise ConfigError("keep: ignored without base.evals.at_fractions, where runs are compared early")
+        if self.method != "tpe" and self.together != SearchConfig.together:
+            raise ConfigError(f"together: ignored with method={self.method!r}")
+        if self.method == "grid":
+            for name in ("trials", "proposal_seed"):
+                if getattr(self, name) != getattr(SearchConfig, name):
+                    raise ConfigError(f"{name}: ignored with method='grid'")
+            grid(self.dimensions)
+        for dimension in self.dimensions:  # a field that does not exist is said now, not after an hour
+            apply(self.base, {dimension.field: dimension.at(0.5)}, check=dimension.parent == "")
+
+    @property
+    def dimensions(self) -> tuple[Dimension, ...]:
+        """The space."""
+        return parse_space(self.space)
+
+    @property
+    def stages(self) -> list[int]:
+        """The steps at which runs are compared, the last step included."""
+        early = {max(1, round(f * self.base.steps)) for f in self.base.evals.at_fractions} if self.keep < 1 else set()
+        return sorted(early | {self.base.steps})
+
+
+def apply(base: RunConfig, setting: Setting, *, check: bool = True) -> RunConfig:
+    """``base`` with the fields of a setting.
+
+    Raises ConfigError for a field that does not exist or, with ``check``, a value that does not fit the others.
+    """
+    values: dict[str, Any] = to_dict(base)
+    for name, value in setting.items():
+        group = values
+        for part in name.split("."):
+            if not isinstance(group, dict) or part not in group:
+                raise ConfigError(f"space: {name}: a run has no such field")
+            group = group[part]
+        set_dotted(values, name, value)
+    return from_dict(RunConfig, values) if check else base

@@ -1,0 +1,168 @@
+"""A space of settings, written as lines of text: ``optim.peak_lr = log(1e-4, 1e-1)``.
+
+``log(LOW, HIGH)``, ``uniform(LOW, HIGH)`` and ``integer(LOW, HIGH)`` take a third number, the points of a grid;
+``choice(A, B, …)`` lists values. A line may end in `` if FIELD = VALUE``: the field exists only where an earlier line
+chose that value.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from clip_jax.errors import ConfigError, UserError, parse_json
+
+KINDS = ("log", "uniform", "integer", "choice")
+EDGE = 0.05  # of a dimension's range, on its own scale, counts as its edge
+_LINE = re.compile(r"([\w.]+)\s*=\s*(\w+)\((.*)\)(?:\s+if\s+([\w.]+)\s*=\s*(\S+))?$")
+
+Setting = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One field and its values; ``points`` is the size of its grid, 0 where none was given."""
+
+    field: str
+    kind: str
+    low: float = 0.0
+    high: float = 0.0
+    points: int = 0
+    values: tuple[Any, ...] = ()
+    parent: str = ""
+    parent_value: Any = None
+
+    def exists(self, setting: Mapping[str, Any]) -> bool:
+        """Whether the values chosen so far give this field a meaning."""
+        return not self.parent or setting.get(self.parent) == self.parent_value
+
+    def at(self, share: float) -> Any:
+        """The value at a share in [0, 1] of the range; of choices, their order."""
+        if self.kind == "choice":
+            return self.values[min(int(share * len(self.values)), len(self.values) - 1)]
+        if self.kind == "log":
+            return float(f"{math.exp(math.log(self.low) + share * math.log(self.high / self.low)):.4g}")
+        value = self.low + share * (self.high - self.low)
+        return min(round(value), int(self.high)) if self.kind == "integer" else float(f"{value:.4g}")
+
+    def share(self, value: float) -> float:
+        """Where a number lies in the range: 0 at its lower end, 1 at its upper."""
+        if self.kind == "log":
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
+    def grid(self) -> list[Any]:
+        """Its values in order. Raises ConfigError for a range without a number of points."""
+        if self.kind == "choice":
+            return list(self.values)
+        if not self.points:
+            raise ConfigError(f"space: {self.field}: a grid needs a number of points: {self.kind}(LOW, HIGH, POINTS)")
+        return list(dict.fromkeys(self.at(i / (self.points - 1)) for i in range(self.points)))
+
+    def edge(self, value: Any) -> str:
+        """``lower``, ``upper`` or nothing: the end of the range that this value lies on."""
+        if self.kind == "choice":
+            return ""
+        share = self.share(value)
+        step = 0.5 / (self.points - 1) if self.points else EDGE
+        return "lower" if share < step else "upper" if share > 1 - step else ""
+
+
+def parse_space(lines: Sequence[str]) -> tuple[Dimension, ...]:
+    """Raises ConfigError, naming the line, for what is not understood."""
+    found: list[Dimension] = []
+    for line in lines:
+        match = _LINE.match(line.strip())
+        if not match or match[2] not in KINDS:
+            raise ConfigError(f"space: {line!r}: must be FIELD = log(…), uniform(…), integer(…) or choice(…)")
+        field, kind, inside, parent, value = match.groups()
+        values = tuple(_value(part) for part in inside.split(",") if part.strip())
+        if field in {d.field for d in found}:
+            raise ConfigError(f"space: {field} stands twice")
+        parent_value = _value(value) if parent else None
+        if parent:
+            before = next((d for d in found if d.field == parent), None)
+            if before is None or parent_value not in before.values:
+                raise ConfigError(f"space: {line!r}: no earlier line chooses {parent} = {value}")
+        if kind == "choice":
+            if len(set(map(str, values))) < 2 or len(set(map(str, values))) < len(values):
+                raise ConfigError(f"space: {line!r}: needs two values or more, all different")
+            found.append(Dimension(field, kind, values=values, parent=parent or "", parent_value=parent_value))
+        else:
+            found.append(_range(line, field, kind, values, parent or "", parent_value))
+    if not found:
+        raise ConfigError("space: needs a line, as optim.peak_lr = log(1e-4, 1e-1)")
+    return tuple(found)
+
+
+def _range(line: str, field: str, kind: str, values: tuple[Any, ...], parent: str, parent_value: Any) -> Dimension:
+    numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in values)
+    if not numbers or len(values) not in (2, 3):
+        raise ConfigError(f"space: {line!r}: needs LOW and HIGH, and for a grid the number of points")
+    low, high, points = (*values, 0)[:3]
+    if not low < high or (kind == "log" and low <= 0):
+        raise ConfigError(f"space: {line!r}: needs {'0 < ' if kind == 'log' else ''}LOW < HIGH")
+    if (len(values) == 3 and points < 2) or points != int(points):
+        raise ConfigError(f"space: {line!r}: a grid has two points or more")
+    if kind == "integer" and (low != int(low) or high != int(high)):
+        raise ConfigError(f"space: {line!r}: integer needs whole numbers")
+    return Dimension(field, kind, low, high, int(points), (), parent, parent_value)
+
+
+def _value(text: str) -> Any:
+    try:
+        return parse_json(text, "space")
+    except UserError:
+        return {"True": True, "False": False}.get(text.strip(), text.strip().strip("'\""))
+
+
+def grid(space: Sequence[Dimension]) -> list[Setting]:
+    """Every setting of the grid, each once: fields without meaning are left out of it."""
+    return list(_grid(list(space), {}))
+
+
+def _grid(space: list[Dimension], setting: Setting) -> Iterator[Setting]:
+    if not space:
+        yield dict(setting)
+        return
+    first, rest = space[0], space[1:]
+    for value in first.grid() if first.exists(setting) else [None]:
+        yield from _grid(rest, setting if value is None else setting | {first.field: value})
+
+
+def randoms(space: Sequence[Dimension], count: int, seed: int) -> list[Setting]:
+    """``count`` settings by chance, the i-th a function of (seed, i)."""
+    import numpy as np
+
+    settings = []
+    for i in range(count):
+        rng, setting = np.random.default_rng((seed, i)), Setting()
+        for dimension in space:
+            share = float(rng.random())  # drawn in any case, so that a field's value depends on no other's
+            if dimension.exists(setting):
+                setting[dimension.field] = dimension.at(share)
+        settings.append(setting)
+    return settings
+
+
+def edges(space: Sequence[Dimension], setting: Setting) -> list[str]:
+    """A line for every range on whose end the setting lies: the best may lie beyond."""
+    lines = []
+    for d in space:
+        if d.field in setting and (side := d.edge(setting[d.field])):
+            end = d.low if side == "lower" else d.high
+            lines.append(f"{d.field}={setting[d.field]:g} lies on the {side} edge ({end:g}) of its range; widen it")
+    return lines
+
+
+def chain(parts: Sequence[Sequence[Setting]]) -> list[Setting]:
+    """All of them, each once."""
+    seen: dict[str, Setting] = {}
+    for setting in itertools.chain.from_iterable(parts):
+        seen.setdefault(json.dumps(setting, sort_keys=True), setting)
+    return list(seen.values())

@@ -1,0 +1,173 @@
+"""A search for hyper-parameters: settings proposed, trained, compared; all state is in the runs' directories."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from clip_jax import flops
+from clip_jax.config.io import run_id, to_dict
+from clip_jax.config.sweep import SweepConfig
+from clip_jax.errors import UserError
+from clip_jax.storage.json_files import read_lines, write_json
+from clip_jax.storage.paths import absolute, exists, make, place, write_text
+from clip_jax.sweep.directory import claim
+from clip_jax.sweep.launch.base import Engine, train_job
+from clip_jax.sweep.launch.reconcile import reconcile
+from clip_jax.sweep.launch.registry import open_engine
+from clip_jax.sweep.plan import Cell, Plan
+from clip_jax.sweep.search.config import METRICS, SearchConfig, apply
+from clip_jax.sweep.search.samplers import propose, survivors
+from clip_jax.sweep.search.space import Setting, edges
+from clip_jax.sweep.search.trial import Trial
+
+Echo = Callable[[str], None]
+
+
+def run_search(
+    config: SearchConfig, sweep_dir: str | Path, echo: Echo = print, engine: Engine | None = None
+) -> dict[str, Any]:
+    """Search, write ``search.csv``, ``search.png`` and ``best.json``, return the latter.
+
+    Stopped at any moment and called again, it proposes the same settings and trains what is missing: a proposal is a
+    function of the config and of the results before it.
+
+    Raises UserError: another config's directory, a driver at work there, an engine that refused, or no setting that
+    trained to the end.
+    """
+    root = absolute(place(sweep_dir))
+    engine = engine or open_engine(config, root)
+    with contextlib.closing(claim(config, root)):
+        trials: list[Trial] = []
+        while True:
+            told = [(t.setting, t.mean) for t in trials]
+            batch = propose(
+                config.dimensions, config.method, config.trials, config.proposal_seed, config.together, told
+            )
+            if not batch:
+                break
+            trials += _measure(config, root, engine, _trials(config, batch, len(trials)), trials, echo)
+        return _finish(config, root, trials, echo)
+
+
+def _trials(config: SearchConfig, batch: list[Setting], first: int) -> list[Trial]:
+    trials = []
+    for number, setting in enumerate(batch, first):
+        base = apply(config.base, setting)
+        runs = tuple(dataclasses.replace(base, seed=config.base.seed + seed) for seed in config.seeds)
+        trials.append(Trial(number, setting, runs))
+    return trials
+
+
+def _measure(
+    config: SearchConfig, root: Path, engine: Engine, batch: list[Trial], before: list[Trial], echo: Echo
+) -> list[Trial]:
+    """Train a batch stage by stage; after each, the best share goes on."""
+    _save_plan(root, [*before, *batch])
+    alive = list(range(len(batch)))
+    for stage in config.stages:
+        _train(config, root, engine, [batch[i] for i in alive], stage, echo)
+        for i in alive:
+            values = tuple(_value(root / "runs" / run_id(run), config, stage) for run in batch[i].runs)
+            batch[i] = dataclasses.replace(batch[i], step=stage, values=values)
+            echo(_line(config, batch[i]))
+        if stage != config.stages[-1] and config.keep < 1:
+            kept = survivors([batch[i].mean for i in alive], config.keep)
+            alive = [alive[k] for k in kept]
+            echo(f"  {len(alive)} of {len(batch)} go on from step {stage:,}")
+    # for those who propose: a setting that was dropped is as good as what it had, which is worse than those kept
+    return batch
+
+
+def _train(config: SearchConfig, root: Path, engine: Engine, trials: list[Trial], stage: int, echo: Echo) -> None:
+    jobs = []
+    for run in (run for trial in trials for run in trial.runs):
+        run_dir = root / "runs" / run_id(run)
+        make(run_dir)
+        write_json(run_dir / "request.json", to_dict(run))
+        jobs.append(train_job(run_dir, stage if stage < run.steps else 0))
+    reconcile(engine, jobs, config.resources.max_attempts, echo=echo)
+
+
+def _value(run_dir: Path, config: SearchConfig, stage: int) -> float | None:
+    if exists(run_dir / "failure.json") and not exists(run_dir / "result.json"):
+        return None
+    try:
+        found = read_lines(run_dir / "evals.jsonl")
+    except UserError as error:
+        print(f"clip-jax: {error}; its trial counts as failed", file=sys.stderr)
+        return None
+    for e in found:
+        if e["step"] == stage and (e["task"], e["metric"]) == METRICS[config.metric]:
+            return e["value"]
+    raise UserError(f"metric={config.metric!r}: {run_dir} has no such measurement at step {stage}")
+
+
+def _line(config: SearchConfig, trial: Trial) -> str:
+    mean = "failed" if trial.mean is None else f"{trial.mean:.4f}"
+    fields = "  ".join(f"{name}={value}" for name, value in trial.setting.items())
+    return f"  [{trial.number:3d}] step {trial.step:,} of {config.base.steps:,}  {config.metric} {mean}  {fields}"
+
+
+def _save_plan(root: Path, trials: list[Trial]) -> None:
+    """``plan.json``, by which `sweep status`, `logs`, `cancel` and `retry` know the runs."""
+    cells = []
+    for run in (run for trial in trials for run in trial.runs):
+        spent = flops.training_flops(run.model, run.samples_seen, run.batch_size).total
+        cells.append(Cell(0.0, spent, "search", run, spent, 0.0))
+    unique = tuple({c.run_id: c for c in cells}.values())
+    write_json(root / "plan.json", {"cells": Plan(SweepConfig(name="search"), unique).rows()})
+
+
+def _finish(config: SearchConfig, root: Path, trials: list[Trial], echo: Echo) -> dict[str, Any]:
+    import pandas as pd
+
+    from clip_jax.scaling.report.figures.files import write_figure
+    from clip_jax.sweep.search.figure import draw
+
+    rows = [_row(t) for t in trials]
+    table = pd.DataFrame(rows).rename(columns={"mean": config.metric})
+    write_text(root / "search.csv", table.to_csv(index=False))
+    ended = [t for t in trials if t.mean is not None and t.step == config.base.steps]
+    if not ended:
+        raise UserError(f"{root}: no setting trained to the end; `clip-jax sweep logs` says why")
+    best = min(ended, key=lambda t: (t.mean, t.number))
+    warnings = edges(config.dimensions, best.setting)
+    found: dict[str, Any] = {
+        "setting": best.setting,
+        "fields": [f"--{name}={_text(value)}" for name, value in best.setting.items()],
+        "metric": config.metric,
+        "value": best.mean,
+        "values": list(best.values),
+        "settings": len(trials),
+        "to_the_end": len(ended),
+        "failed": sum(t.mean is None for t in trials),
+        "flops": sum(r["flops"] for r in rows),  # of the search: in no run's own column
+        "warnings": warnings,
+    }
+    write_json(root / "best.json", found)
+    write_figure(root / "search.png", draw(config, trials, best))
+    echo(f"\n  best of {len(trials)} settings: {config.metric} {best.mean:.4f} with {' '.join(found['fields'])}")
+    for line in warnings:
+        echo(f"  warning: {line}")
+    echo(f"  {found['flops']:.3g} FLOPs spent; {root / 'search.csv'}, best.json, search.png")
+    return found
+
+
+def _row(trial: Trial) -> dict[str, Any]:
+    run, known = trial.runs[0], [v for v in trial.values if v is not None]
+    spent = flops.training_flops(run.model, trial.step * run.batch_size, run.batch_size).total * len(trial.runs)
+    sd = statistics.stdev(known) if len(known) > 1 else None
+    state = "failed" if trial.mean is None else "ended" if trial.step == run.steps else "dropped"
+    ends = {"step": trial.step, "mean": trial.mean, "sd": sd, "seeds": len(trial.runs), "flops": spent, "state": state}
+    return {"setting": trial.number, **trial.setting, **ends, "run_ids": " ".join(run_id(r) for r in trial.runs)}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,113 @@
+"""Gradients of the training loss: of the whole batch at once, or exactly the same ones piece by piece.
+
+The contrastive loss couples all pairs, so averaging over pieces would be another objective. Instead (Gao et al., 2021,
+"Scaling deep contrastive learning batch size under memory limited setup"): embed every piece and keep only the
+embeddings; take the loss and its gradient by the embeddings over the whole batch; embed every piece again and push
+that gradient through the towers. One more forward pass buys a batch of any size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+
+from clip_jax.config import RunConfig
+from clip_jax.data.images.train_transforms import normalise
+from clip_jax.distributed.mesh import batch_shards, constrain, on_mesh
+from clip_jax.losses.pairs import make_pair_loss
+from clip_jax.models.clip import normalise_features
+from clip_jax.optim.stochastic_rounding import widen
+
+Batch = dict[str, jax.Array]
+# (params, batch, key) -> (loss, (logit scale, running statistics))
+LossFunction = Callable[[Any, Batch, jax.Array], tuple[jax.Array, tuple[jax.Array, Any]]]
+# (params, batch, key, loss scale or None) -> ((loss, (logit scale, running statistics)), gradients)
+Gradients = Callable[[Any, Batch, jax.Array, Any], tuple[tuple[jax.Array, tuple[jax.Array, Any]], Any]]
+
+
+def locked(params: Any, tower: str, function: Callable[[Any], Any]) -> Any:
+    """Parameters with ``function`` over the leaves of one tower ("none" leaves all alone)."""
+
+    def apply(path: tuple[Any, ...], leaf: Any) -> Any:
+        return function(leaf) if str(getattr(path[0], "key", path[0])) == tower else leaf
+
+    return params if tower == "none" else jax.tree_util.tree_map_with_path(apply, params)
+
+
+def example_keys(rng: jax.Array, batch_size: int) -> jax.Array:
+    """One random key an example [B]: what is random about an example depends on its place in the batch alone."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(batch_size))
+
+
+def _divided(grads: Any, factor: Any) -> Any:
+    return grads if factor is None else jax.tree.map(lambda g: g / factor, widen(grads))
+
+
+def whole_gradients(loss_fn: LossFunction) -> Gradients:
+    """The plain twin: one backward pass. The loss is multiplied by the loss scale before and its gradients divided
+    after, so that half-precision gradients do not vanish on the way."""
+
+    def scaled(params: Any, batch: Batch, rng: jax.Array, factor: Any) -> tuple[jax.Array, Any]:
+        loss, extra = loss_fn(params, batch, rng)
+        return (loss if factor is None else loss * factor), (loss, extra)
+
+    def gradients(params: Any, batch: Batch, rng: jax.Array, factor: Any = None) -> Any:
+        (_, found), grads = jax.value_and_grad(scaled, has_aux=True)(params, batch, rng, factor)
+        return found, _divided(grads, factor)
+
+    return gradients
+
+
+def make_accumulated_gradients(config: RunConfig, built: Any, mesh: Mesh) -> Gradients:
+    """Equal to `whole_gradients`, with the activations of ``config.microbatch_size`` pairs held at once.
+
+    Every device works on its own rows in every piece, so that pieces move nothing between devices. Gradients are added
+    up in float32 (or wider).
+    """
+    freeze, pair_loss = config.init_from.freeze, make_pair_loss(config.loss, mesh)
+    pieces, shards = config.batch_size // config.microbatch_size, batch_shards(mesh)
+
+    def split(x: jax.Array) -> jax.Array:
+        """[B, ...] -> [pieces, B / pieces, ...]; piece i has the i-th share of each device's rows."""
+        rest = [None] * (x.ndim - 1)
+        parts = x.reshape(shards, pieces, -1, *x.shape[1:]).swapaxes(0, 1)
+        return constrain(parts.reshape(pieces, -1, *x.shape[1:]), None, "batch", *rest)
+
+    def join(x: jax.Array) -> jax.Array:
+        """The inverse of ``split``."""
+        parts = x.reshape(pieces, shards, -1, *x.shape[2:]).swapaxes(0, 1)
+        return constrain(parts.reshape(-1, *x.shape[2:]), "batch", *[None] * (x.ndim - 2))
+
+    def embed(params: Any, piece: Batch) -> tuple[jax.Array, jax.Array]:
+        model = nnx.merge(built.graphdef, locked(params, freeze, jax.lax.stop_gradient))
+        images = normalise(piece["images"], config.pixels.mean, config.pixels.std)
+        image = model.encode_image(images, train=freeze != "image", rng=piece["keys"])
+        return normalise_features(image), normalise_features(model.encode_text(piece["tokens"]))
+
+    def from_embeddings(params: Any, image: jax.Array, text: jax.Array) -> tuple[jax.Array, jax.Array]:
+        scale, bias = nnx.merge(built.graphdef, params).scale_and_bias()
+        return pair_loss(image, text, scale, bias), scale
+
+    def gradients(params: Any, batch: Batch, rng: jax.Array, factor: Any = None) -> Any:
+        with on_mesh(mesh):
+            cut = jax.tree.map(split, batch | {"keys": example_keys(rng, config.batch_size)})
+            image, text = jax.tree.map(join, jax.lax.map(lambda piece: embed(params, piece), cut))
+            whole = jax.value_and_grad(from_embeddings, (0, 1, 2), has_aux=True)
+            (loss, scale), (grads, *slopes) = whole(params, image, text)
+            by_image, by_text = (split(s if factor is None else s * factor) for s in slopes)
+
+            def add(grads: Any, piece: tuple[Batch, jax.Array, jax.Array]) -> tuple[Any, None]:
+                one, *cotangents = piece
+                _, pull = jax.vjp(lambda params: embed(params, one), params)
+                return jax.tree.map(lambda a, g: a + g, grads, widen(*pull(tuple(cotangents)))), None
+
+            grads = jax.tree.map(lambda g: g if factor is None else g * factor, widen(grads))
+            grads, _ = jax.lax.scan(add, grads, (cut, by_image, by_text))
+        return (loss, (scale, {})), _divided(grads, factor)
+
+    return gradients

@@ -1,0 +1,259 @@
+"""The command line: verbs, and one line for every mistake."""
+
+import errno
+import json
+import subprocess
+import sys
+
+import pytest
+
+from clip_jax.cli import main as cli
+from clip_jax.cli.main import _tell, main
+from clip_jax.config.io import to_dict
+from clip_jax.exit_codes import MISTAKE, STOPPED, UNREAD
+from clip_jax.storage.lock import Busy
+from clip_jax.storage.paths import NoAnswer
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:Sharding info:UserWarning")
+
+
+@pytest.fixture
+def config_file(tmp_path, tiny_run):
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps(to_dict(tiny_run)))
+    return path
+
+
+def test_a_run_that_another_process_has_is_worth_trying_later(capsys):
+    assert _tell(Busy("r: is being trained by process 7")) == STOPPED
+    assert capsys.readouterr().err == "clip-jax: r: is being trained by process 7\n"
+
+
+def test_flops_prints_the_published_numbers(capsys):
+    assert main(["flops", "--no-xla", "ViT-B/32", "ViT-B/16", "ViT-L/14"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert [out[1].split()[1], out[1].split()[4]] == ["151,277,313", "14.78"]
+    assert out[2].split()[4] == "41.09"
+    assert out[3].split()[4] == "175.33"
+
+
+def test_flops_of_a_rung_with_xla_beside(capsys):
+    assert main(["flops", "rung:1"]) == 0
+    assert "×)" in capsys.readouterr().out
+
+
+def test_train_eval_and_go_on(capsys, tmp_path, config_file):
+    run = tmp_path / "run"
+    assert main(["train", f"--config={config_file}", f"--dir={run}", "--steps=6", "--quiet"]) == 0
+    first = capsys.readouterr().out
+    assert first.startswith(f"finished: {run}")
+    assert "object_rare" in first
+    assert json.loads((run / "config.json").read_text())["steps"] == 6
+    assert main(["eval", str(run)]) == 0
+    assert capsys.readouterr().out.splitlines() == first.splitlines()[1:]
+
+
+def test_sweep_plan_and_its_table(capsys, tmp_path):
+    sweep = tmp_path / "s.py"
+    sweep.write_text(
+        "from ml_collections import ConfigDict\n"
+        "def get_config():\n  return ConfigDict({'name': 's', 'budgets': (1e10, 1e11), 'min_steps': 10})\n"
+    )
+    assert main(["sweep", "plan", f"--config={sweep}", "--sizes_per_budget=2"]) == 0
+    assert "4 runs kept" in capsys.readouterr().out
+
+
+def test_fit_prints_a_law(capsys, tmp_path):
+    rows = "\n".join(f"r{i},{10.0 ** (10 + i / 2)},1000,100,{0.7 * 10 ** (-i / 20)}" for i in range(6))
+    (tmp_path / "t.csv").write_text("run_id,flops,params,samples_seen,error\n" + rows + "\n")
+    assert main(["fit", str(tmp_path / "t.csv"), "--metric=error"]) == 0
+    assert "b=0.1000" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["flops", "ViT-Q"], "'ViT-Q': no such preset"),
+        (["flops", "rung:zero"], "rung:zero"),
+        (["flops", "debug", "--fast"], "--fast: unknown argument"),
+        (["fit", "gone.csv"], "gone.csv: no such table"),
+        (["report", "gone"], "gone: holds no sweep"),
+        (["eval", "gone"], "gone: holds no run"),
+        (["train", "--config=gone.py"], "gone.py: no such config file"),
+        (["train", "--config=CONFIG", "--profile=9:4"], "--profile=9:4: steps 9:4 do not lie in a run of 8 steps"),
+        (
+            ["train", "--config=CONFIG", "--distributed.processes=2"],
+            "distributed.coordinator (or CLIP_JAX_COORDINATOR)",
+        ),
+        (["train", "--config=CONFIG", "--distributed.port=2"], "distributed.port: unknown field"),
+        (["train", "--config=CONFIG", "--optim.lr=1"], "optim.lr: unknown field"),
+        (
+            ["train", "--config=CONFIG", "--steps"],
+            "--steps: unknown argument; fields are set as --name=value",
+        ),
+        (
+            ["train", "--config=CONFIG", "--batch_size=12"],
+            "batch_size=12: must be a multiple of the 8 devices",
+        ),
+        (["train", "--config=CONFIG", "--wandb=perhaps"], "wandb='perhaps'"),
+        (["train", "--config=CONFIG", "--mesh.data=3"], "mesh: slice=1 × data=3"),
+        (["sweep", "status"], "needs --dir"),
+        (["sweep", "status", "--dir=gone"], "gone: holds no sweep"),
+        (["sweep", "rules", "--dir=gone"], "gone: holds no sweep"),
+        (["sweep", "run", "--config=gone.py"], "gone.py: no such config file"),
+        (["sweep"], "action"),
+        (["family", "gone"], "gone/request.json: no such config file"),
+        (["family"], "RUN_DIR"),
+        (["dance"], "dance"),
+        ([], "verb"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(capsys, tmp_path, monkeypatch, config_file, argv, said):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(p.name for p in tmp_path.rglob("*"))
+    assert main([a.replace("CONFIG", str(config_file)) for a in argv]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("clip-jax: ")
+    assert err.count("\n") == 1
+    assert said in err
+    assert sorted(p.name for p in tmp_path.rglob("*")) == before, "nothing half-written"
+
+
+def test_help_loads_nothing_heavy_and_names_every_verb():
+    program = (
+        "import sys\nfrom clip_jax.cli.main import main\n"
+        "try:\n  main(['--help'])\nexcept SystemExit as e:\n  assert e.code == 0\n"
+        "heavy = {'jax', 'numpy', 'pandas', 'matplotlib', 'wandb', 'flax'} & set(sys.modules)\n"
+        "sys.exit(' '.join(heavy) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for verb in ("train", "sweep", "fit", "compare", "design", "replicate", "report", "flops", "eval"):
+        assert verb in done.stdout
+
+
+def test_families_are_compared_and_runs_designed(capsys, tmp_path):
+    for name, scale in (("a", 1.0), ("b", 0.9)):
+        rows = "".join(f"1e{k},{scale * 10 * 10 ** (-0.1 * k)}\n" for k in range(10, 16))
+        (tmp_path / f"{name}.csv").write_text("flops,error\n" + rows)
+    a, b = str(tmp_path / "a.csv"), str(tmp_path / "b.csv")
+    assert main(["compare", a, b, "--at=1e14"]) == 0
+    assert "second needs 2.87× " in capsys.readouterr().out  # 0.9 ** (-1 / 0.1)
+    assert main(["design", a, "--at=1e18", "--candidate=1e16", "--budget=3e16"]) == 0
+    assert "run 3 × flops=1e+16" in capsys.readouterr().out
+    assert main(["compare", a, b, "--law=power,saturating"]) == 2
+    assert "takes one law" in capsys.readouterr().err
+
+
+def test_preflight_says_what_fits(capsys, tmp_path):
+    config = tmp_path / "s.json"
+    config.write_text(
+        '{"name": "p", "base": {"batch_size": 8, "steps": 30}, "rungs": [0.5], "budgets": [1e10], "min_steps": 2}'
+    )
+    run = ["sweep", "preflight", f"--config={config}", "--resources.price_per_device_hour=2"]
+    assert main(run) == 0
+    said = capsys.readouterr().out
+    assert "rung 0.5 " in said
+    assert "yes" in said
+    assert "cost" in said
+    assert main([*run, "--base.batch_size=7", "--base.mesh.data=2"]) == 2
+    assert "1 of 1 shapes cannot run on here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lines", [1, 0])
+def test_main_reader_that_stops_is_no_traceback(lines, tmp_path):
+    code = (
+        "import sys\nfrom clip_jax import cli\n"
+        "cli._flops = lambda args: [print('x' * 100) for _ in range(20_000)]\n"
+        "sys.exit(cli.main(['flops', 'ViT-B/32']))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        for _ in range(lines):
+            process.stdout.readline()
+        process.stdout.close()
+        said = process.stderr.read()
+    assert (said, process.returncode) == (b"", UNREAD)
+
+
+def test_main_another_broken_pipe_is_not_hidden(monkeypatch, capfd):
+    def breaks(args):
+        raise BrokenPipeError("a socket")
+
+    monkeypatch.setattr("clip_jax.cli.main._flops", breaks)
+    with pytest.raises(BrokenPipeError):
+        main(["flops", "ViT-B/32"])
+
+
+ROWS = "run_id\tflops\tparams\tsamples_seen\terror_mean\n" + "".join(
+    f"r{i}\t{1e17 * 3**i}\t{10**6 * (i + 1)}\t{2 * 10**6 * (i + 1)}\t{0.9 * 0.9**i}\n" for i in range(8)
+)
+
+
+def test_report_of_a_table_in_capitals_is_written(tmp_path, capsys):
+    (tmp_path / "RUNS.CSV").write_text(ROWS)
+    assert main(["report", str(tmp_path / "RUNS.CSV")]) == 0
+    assert (tmp_path / "report" / "report.html").is_file()
+    capsys.readouterr()
+
+
+def test_verbs_of_tables_take_one_by_any_name(tmp_path, capsys):
+    path = tmp_path / "runs.tsv"
+    path.write_text(ROWS)
+    for verb in (
+        ["fit", str(path)],
+        ["fit", str(path), "--law=power"],
+        ["design", str(path), "--at=1e22", "--candidate=1e21", "--budget=2e21"],
+        ["compare", str(path), str(path)],
+    ):
+        assert main(verb) == 0
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("name", ["none.tsv", "none.CSV", "none.jsonl", "none"])
+def test_report_without_its_file_is_one_line(name, tmp_path, capsys):
+    assert main(["report", str(tmp_path / name)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
+        (OSError(errno.EROFS, "Read-only file system", "/a"), "lies on a read-only file system"),
+        (PermissionError(errno.EACCES, "Permission denied", "/a"), "permission denied"),
+        (MemoryError("Unable to allocate 9 TiB"), "out of memory (Unable to allocate 9 TiB)"),
+    ],
+)
+def test_a_disk_or_memory_that_is_full_is_one_line_of_every_verb(monkeypatch, capsys, error, reason):
+    def fail(*_):
+        raise error
+
+    for verb, arguments in (
+        ("_report", ["report", "a.csv"]),
+        ("_export", ["export", "m", "d"]),
+        ("_fit", ["fit", "t"]),
+    ):
+        monkeypatch.setattr(cli, verb, fail)
+        assert main(arguments) == MISTAKE
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert reason in said
+
+
+def test_a_bucket_that_does_not_answer_is_one_line_and_worth_repeating(monkeypatch, capsys):
+    def fail(*_):
+        raise NoAnswer(5, "the bucket does not answer (no way there)", "gs://SECRET@bucket/x")
+
+    monkeypatch.setattr(cli, "_report", fail)
+    assert main(["report", "a.csv"]) == STOPPED
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.startswith("clip-jax: gs://***@bucket/x: the bucket does not answer (no way there)")
+
+
+def test_output_that_nobody_reads_ends_quietly():
+    command = [sys.executable, "-m", "clip_jax.cli", "flops", "ViT-B/32", "--no-xla"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()  # before anything is written
+        assert process.stderr.read() == b""
+    assert process.returncode == UNREAD

@@ -1,0 +1,111 @@
+"""Configs in and out of JSON and files."""
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clip_jax import config as c
+from clip_jax.config import io
+
+
+@given(
+    steps=st.integers(30, 10_000),
+    lr=st.floats(1e-6, 1.0),
+    depth=st.integers(1, 8),
+    fractions=st.lists(st.floats(0.01, 0.99), max_size=3),
+)
+def test_round_trip_through_json_keeps_config_and_id(steps, lr, depth, fractions):
+    run = c.RunConfig(
+        steps=steps,
+        optim=c.OptimConfig(peak_lr=lr),
+        model=c.ModelConfig(image=c.ImageTowerConfig(depth=depth)),
+        evals=c.EvalConfig(at_fractions=tuple(fractions)),
+    )
+    again = io.from_dict(c.RunConfig, json.loads(json.dumps(io.to_dict(run))))
+    assert again == run
+    assert io.run_id(again) == io.run_id(run)
+
+
+def test_the_mirror_does_not_change_the_run_but_everything_else_does():
+    run = c.RunConfig()
+    assert io.run_id(dataclasses.replace(run, wandb="disabled")) == io.run_id(run)
+    assert io.run_id(dataclasses.replace(run, seed=1)) != io.run_id(run)
+
+
+def test_load_reads_python_and_json_and_overrides_fields(tmp_path):
+    python = tmp_path / "c.py"
+    python.write_text("from ml_collections import ConfigDict\ndef get_config():\n  return ConfigDict({'steps': 50})\n")
+    run = io.load(c.RunConfig, python, {"optim.peak_lr": "0.25", "data.augment": "flip", "evals.zero_shot": "[]"})
+    assert (run.steps, run.optim.peak_lr, run.data.augment, run.evals.zero_shot) == (50, 0.25, "flip", ())
+    as_json = tmp_path / "c.json"
+    as_json.write_text(json.dumps(io.to_dict(run)))
+    assert io.load(c.RunConfig, as_json) == run
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.py", "x = 1", "defines no get_config"),
+        ("b.py", "def get_config(:", "not Python"),
+        ("c.py", "def get_config():\n  return {}", "ConfigDict"),
+        ("d.json", "{", "not JSON"),
+        ("e.json", "[]", "must hold a JSON object"),
+        ("f.py", None, "no such config file"),
+    ],
+)
+def test_a_file_that_is_no_config_is_named(tmp_path, name, text, said):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(c.UserError, match=said) as raised:
+        io.load(c.RunConfig, tmp_path / name)
+    assert name in str(raised.value)
+
+
+def test_an_override_through_a_value_is_refused(tmp_path):
+    file = tmp_path / "c.json"
+    file.write_text('{"steps": 50}')
+    with pytest.raises(c.ConfigError, match="steps is a value"):
+        io.load(c.RunConfig, file, {"steps.more": "1"})
+
+
+def test_fields_that_came_later_rename_no_run():
+    # the names that 0.1.0 gave: a directory made then is still found
+    assert io.run_id(c.RunConfig()) == "14d70023c314"
+    assert io.run_id(c.RunConfig(steps=500, model=c.ModelConfig(embed_dim=32))) == "d370dad44709"
+    assert io.run_id(c.RunConfig(mesh=c.MeshConfig(tensor=2))) != "14d70023c314"
+    assert io.run_id(c.RunConfig(data=c.DataConfig(workers=4))) == "14d70023c314"  # who makes the batches is no matter
+    pairs = c.DataConfig(source="webdataset", paths=("a", "b"))
+    later = ({}, {"weights": (1.0, 2.0)}, {"weights": (2.0, 1.0)}, {"val_paths": ("c",)}, {"decoder": "simplejpeg"})
+    assert len({io.run_id(c.RunConfig(data=dataclasses.replace(pairs, **fields))) for fields in later}) == 5
+    assert io.run_id(c.RunConfig(faults=c.FaultConfig(on_nan="rollback"))) != "14d70023c314"
+    folder = c.DataConfig(source="folder", paths=("a",))
+    later = ({}, {"val_fraction": 0.1}, {"filename_column": "image"}, {"caption_column": "title"})
+    ids = [io.run_id(c.RunConfig(data=dataclasses.replace(folder, **fields))) for fields in later]
+    assert ids[0] == "4ba7535fe1b1"
+    assert len(set(ids)) == 4
+
+
+def with_model(**fields):
+    return c.RunConfig(model=c.ModelConfig(**fields))
+
+
+def test_defaults_that_became_auto_name_runs_as_before():
+    old = "14d70023c314"
+    assert io.run_id(with_model(remat_policy="auto", attention="auto")) == old
+    assert io.run_id(with_model(remat_policy="nothing")) == old  # as written by those that began before
+    assert io.run_id(with_model(remat=True)) == io.run_id(with_model(remat=True, remat_policy="nothing")) != old
+    half = {"compute_dtype": "bfloat16"}
+    names = [{}, {"attention": "xla"}, {"attention": "cudnn"}, {"remat": True, "remat_policy": "dense"}]
+    assert len({io.run_id(with_model(**half, **fields)) for fields in names}) == 4
+
+
+def test_a_begun_run_keeps_what_became_auto():
+    now, then = with_model(), with_model(remat_policy="nothing")
+    assert io.as_begun(now, then) == then
+    assert io.as_begun(now, now) == now
+    other = with_model(remat=True, remat_policy="dots")
+    assert io.as_begun(now, other) == now  # another run's, and found to be so
+    assert io.as_begun(other, then) == other

@@ -1,0 +1,93 @@
+"""What a sweep's config refuses."""
+
+import pytest
+
+from clip_jax.config.io import from_dict
+from clip_jax.config.sweep import Resources, SweepConfig
+from clip_jax.errors import ConfigError
+
+PODS = {"image": "i", "claim": "c", "mount": "/m"}
+TPU = PODS | {"accelerator": "tpu-v5p-slice", "devices_per_process": 4, "topology": "4x4x4"}
+
+
+@pytest.mark.parametrize(
+    ("engine", "resources", "named"),
+    [
+        ("sge", {}, "engine='sge': must be one of local, slurm, jobset"),
+        ("local", {"nodes": 2}, "resources.nodes: would be ignored with engine='local'; read by slurm and jobset"),
+        ("local", {"partition": "gpu"}, "resources.partition: would be ignored with engine='local'; read by slurm"),
+        ("slurm", {"topology": "2x4"}, "resources.topology: would be ignored with engine='slurm'; read by jobset"),
+        ("slurm", {"stop_before_s": 60}, "resources.stop_before_s: would be ignored without resources.time_limit_min"),
+        ("slurm", {"gres": "gpu:a100"}, "resources.gres: would be ignored with resources.devices_per_process=0"),
+        ("slurm", {"sbatch": ["account=x"]}, "resources.sbatch='account=x': must be an option"),
+        ("slurm", {"setup": ["a\nb"]}, "resources.setup: one line each"),
+        ("slurm", {"max_attempts": 0}, "resources.max_attempts=0"),
+        ("slurm", {"poll_s": 0.0}, "resources.poll_s=0.0"),
+        ("local", {"runs_per_device": 2, "devices_per_process": 2}, "runs that share a GPU have one each"),
+        ("jobset", {}, "resources.image: engine='jobset' needs it"),
+        ("jobset", {"image": "i", "claim": "c"}, "resources.mount: resources.claim needs it"),
+        ("jobset", {"image": "i", "mount": "/m"}, "resources.claim: resources.mount needs it"),
+        ("jobset", PODS | {"mount": "m"}, "resources.mount='m': must be an absolute path"),
+        ("jobset", PODS | {"priority": "low"}, "resources.priority: would be ignored without resources.queue"),
+        ("jobset", PODS | {"accelerator": "nvidia-l4"}, "resources.devices_per_process: how many"),
+        ("jobset", PODS | {"devices_per_process": 4}, "resources.accelerator: of which kind"),
+        ("jobset", TPU | {"topology": ""}, "resources.topology: TPU slices need it"),
+        ("jobset", TPU | {"topology": "4by4"}, "resources.topology='4by4'"),
+        (
+            "jobset",
+            TPU | {"accelerator": "nvidia-l4"},
+            "resources.topology: would be ignored with resources.accelerator",
+        ),
+        ("jobset", TPU | {"nodes": 4}, "resources.nodes: would be ignored, the hosts of a slice follow"),
+        ("jobset", TPU | {"topology": "1x1"}, "resources.devices_per_process=4: must divide the 1 chips"),
+    ],
+)
+def test_what_would_be_ignored_or_is_missing_is_refused(engine, resources, named):
+    with pytest.raises(ConfigError) as error:
+        from_dict(SweepConfig, {"name": "s", "engine": engine, "resources": resources})
+    assert named in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"families": "on"}, "families='on': must be one of off, measured"),
+        ({"families": "measured", "engine": "slurm"}, "families: would be ignored with engine='slurm'"),
+        ({"families": "measured", "family_size": 1}, "family_size=1"),
+        ({"families": "measured", "resources": {"devices_per_process": 2}}, "a family trains on one device"),
+        ({"family_size": 4}, "family_size: would be ignored with families='off'"),
+    ],
+)
+def test_families_that_would_be_ignored_are_refused(fields, named):
+    with pytest.raises(ConfigError) as error:
+        from_dict(SweepConfig, {"name": "s"} | fields)
+    assert named in str(error.value)
+
+
+def test_every_field_that_is_not_for_all_engines_says_for_which():
+    for engine, resources in (("jobset", TPU | {"slices": 2}), ("slurm", {"partition": "p"}), ("local", {})):
+        assert SweepConfig("s", engine=engine, resources=from_dict(Resources, resources)).engine == engine
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        (
+            {"lr_checks": [0.5, 1.0]},
+            "lr_checks=(0.5, 1.0): multiples must be above 0 and finite, and 1 is the run itself",
+        ),
+        ({"decay_checks": [-2.0]}, "decay_checks=(-2.0,): multiples must be above 0"),
+        ({"decay_checks": [2.0, 2.0]}, "decay_checks=(2.0, 2.0): no repeats"),
+        ({"decay_checks": [2.0], "base": {"optim": {"weight_decay": 0.0}}}, "base.optim.weight_decay is 0, and so is"),
+        ({"batch_checks": [3.0]}, "batch_checks=(3.0,): must be powers of two"),
+        (
+            {"warmup_checks": [10.0]},
+            "warmup_checks=(10.0,): multiples of warmup_fraction=0.1 must lie above 0 and reach",
+        ),
+        ({"warmup_checks": [2.0], "warmup_fraction": 0.0}, "multiples of warmup_fraction=0 must lie above 0"),
+    ],
+)
+def test_multiples_that_cannot_be_tried_are_refused(fields, named):
+    with pytest.raises(ConfigError) as error:
+        from_dict(SweepConfig, {"name": "s", **fields})
+    assert named in str(error.value)

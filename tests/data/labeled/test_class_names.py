@@ -1,0 +1,66 @@
+"""Names of classes: read, and paired by name."""
+
+import pytest
+
+from clip_jax.data.labeled.class_names import numbered, pair_names, read_lines, read_names
+from clip_jax.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [("cat\ndog\n", ("cat", "dog")), ("cat\n\ndog\n", ("cat", "", "dog")), ("cat\r\n \r\ndog", ("cat", "", "dog")),
+     ("\ufeffcat\ndog", ("cat", "dog")), ("a\u2028b\nc\x0bd\ne\x85f\n", ("a\u2028b", "c\x0bd", "e\x85f")), ("", ()),
+     ("cat\n\n", ("cat", ""))],
+)  # fmt: skip
+def test_a_line_is_the_class_of_its_number(tmp_path, text, names):
+    path = tmp_path / "classnames.txt"
+    path.write_bytes(text.encode())
+    assert read_names(path) == names
+    assert read_lines(path) == tuple(n for n in names if n)
+    assert read_names(tmp_path / "none.txt") == ()
+
+
+def test_another_encoding_is_one_line(tmp_path):
+    path = tmp_path / "classnames.txt"
+    path.write_bytes("café\n".encode("latin-1"))
+    with pytest.raises(UserError) as error:
+        read_names(path)
+    assert error.value.field == str(path)
+    assert "UTF-8" in error.value.reason
+
+
+def test_names_pair_by_name():
+    published = ("forest", "sea or lake", "Ram C/V Van", "stop")
+    assert pair_names(("STOP", "Ram C-V Van", "sea_or_lake", "Forest "), published, "x") == [3, 2, 1, 0]
+    assert pair_names(("a", "b"), ("b", "a"), "x", by="place") == [0, 1]
+    assert pair_names(("AnnualCrop", "River"), ("river", "annual crop land"), "x",
+                      labels=("River", "AnnualCrop")) == [1, 0]  # fmt: skip
+    assert pair_names(("crane", "cat", "crane"), ("cat", "crane", "crane"), "x") == [1, 0, 2]
+    assert pair_names(("", "near"), ("near", ""), "x") == [1, 0]
+    assert pair_names(("a-b", "ab"), ("ab", "a b"), "x", labels=("ab", "a-b")) == [1, 0]
+
+
+def test_numbers_sort_as_numbers():
+    names = [f"thing {i}" for i in range(12)]
+    own = sorted(map(str, range(12)))
+    assert pair_names(own, names, "x") == [int(n) for n in own]
+    assert pair_names([f"{i:05d}" for i in range(12)], names, "x") == list(range(12))
+    assert pair_names([str(i + 1) for i in range(12)], names, "x") == list(range(12))
+    assert pair_names(("10", "3"), ("3", "10"), "x") == [1, 0]  # names after all
+    for other in (("0", "2"), ("1", "3"), ("²", "1"), ()):
+        assert numbered(other) is None
+    with pytest.raises(UserError):  # some are names, some are not
+        pair_names(("0", "1", "2"), ("2", "1", "ten"), "x")
+
+
+@pytest.mark.parametrize(
+    ("own", "published", "unmatched"),
+    [(("a", "b", "x"), ("a", "b", "c"), ("x",)), (("a", "b"), ("a", "b", "c"), ("c",)),
+     (("2", "5"), ("c", "d"), ("2", "5")), (("a b", "ab"), ("a-b", "c"), ("a b", "ab"))],
+)  # fmt: skip
+def test_what_pairs_with_nothing_is_listed(own, published, unmatched):
+    with pytest.raises(UserError) as error:
+        pair_names(own, published, "sets/x")
+    assert (error.value.field, error.value.value) == ("pair", unmatched)
+    with pytest.raises(UserError):
+        pair_names(("a",), ("a", "b"), "x", by="place")

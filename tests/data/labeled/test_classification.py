@@ -1,0 +1,73 @@
+"""Labelled sets for zero-shot classification."""
+
+import numpy as np
+import pytest
+
+from clip_jax.data.labeled.classification import load_classification_set
+from clip_jax.errors import UserError
+
+
+@pytest.fixture
+def folder(tmp_path, write_shard, jpeg):
+    samples = {}
+    for i in range(12):
+        samples[f"{i}.jpg"] = jpeg((20 * i, 0, 0))
+        samples[f"{i}.cls"] = str(i // 4).encode()
+    root = tmp_path / "sets" / "reds"
+    write_shard(root / "test" / "0.tar", samples)
+    (root / "classnames.txt").write_text("dark\nmiddle\nbright\n")
+    (root / "zeroshot_classification_templates.txt").write_text("a {c} picture\n{c}\n")
+    return root
+
+
+def test_reads_images_labels_names_and_templates(folder):
+    found = load_classification_set(folder, 16, 0)
+    assert (found.name, found.class_names, found.templates) == (
+        "reds",
+        ("dark", "middle", "bright"),
+        ("a {c} picture", "{c}"),
+    )
+    assert found.images.shape == (12, 16, 16, 3)
+    assert found.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def test_a_limit_is_spread_over_the_set(folder):
+    assert np.bincount(load_classification_set(folder, 16, 6).labels).tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("classnames.txt", None, r"classnames\.txt: no such file"),
+        ("classnames.txt", "dark\nmiddle", "label '2' must be 0 to 1"),
+        ("zeroshot_classification_templates.txt", "a picture", r"has no \{c\}"),
+        ("zeroshot_classification_templates.txt", "", "is empty"),
+        ("test/0.tar", "junk", r"0\.tar: not a readable tar"),
+    ],
+)
+def test_what_is_wrong_is_named(folder, file, text, said):
+    (folder / file).unlink()
+    if text is not None:
+        (folder / file).write_text(text)
+    with pytest.raises(UserError, match=said):
+        load_classification_set(folder, 16, 0)
+
+
+def test_an_image_that_does_not_decode_is_named(folder, write_shard):
+    write_shard(folder / "test" / "0.tar", {"x.jpg": b"junk", "x.cls": b"0"})
+    with pytest.raises(UserError, match=r"0\.tar:x: the image does not decode"):
+        load_classification_set(folder, 16, 0)
+
+
+def test_names_and_templates_are_utf8_with_or_without_a_mark(tmp_path, write_shard, jpeg):
+    root = tmp_path / "cafe"
+    write_shard(root / "test" / "0.tar", {"a.jpg": jpeg(), "a.cls": b"2"})
+    (root / "classnames.txt").write_bytes("\ufeffcafé\n\nbar\n".encode())
+    (root / "zeroshot_classification_templates.txt").write_text("\ufeffa {c}\n", encoding="utf-8")
+    found = load_classification_set(root, 32, 0)
+    assert found.class_names == ("café", "", "bar")
+    assert found.templates == ("a {c}",)
+    (root / "classnames.txt").write_bytes("café\n\nbar\n".encode("latin-1"))
+    with pytest.raises(UserError) as error:
+        load_classification_set(root, 32, 0)
+    assert error.value.field == str(root / "classnames.txt")

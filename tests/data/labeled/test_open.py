@@ -1,0 +1,228 @@
+"""Labelled sets in every form."""
+
+import gzip
+import io
+import struct
+import sys
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clip_jax.data.images.eval_preprocess import Preprocess
+from clip_jax.data.labeled.open import open_labelled
+from clip_jax.errors import UserError
+
+COLOURS = ("red", "green", "blue")
+
+
+def picture(colour, size=(12, 10)):
+    out = io.BytesIO()
+    Image.new("RGB", size, colour).save(out, "PNG")
+    return out.getvalue()
+
+
+def write_idx(path, array):
+    head = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+    data = head + array.astype(np.uint8).tobytes()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+
+
+@pytest.fixture
+def shards(tmp_path):
+    (tmp_path / "classnames.txt").write_text("\n".join(COLOURS))
+    (tmp_path / "zeroshot_classification_templates.txt").write_text("a {c} thing\n")
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        with tarfile.open(tmp_path / split / "0.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+            for i, colour in enumerate(COLOURS):
+                for name, data in ((f"{split}{i}.png", picture(colour)), (f"{split}{i}.cls", str(i).encode())):
+                    info = tarfile.TarInfo(name)
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+    return tmp_path
+
+
+def colours_of(split):
+    return split.pixels(Preprocess(4), np.arange(len(split.labels)))[:, 0, 0].argmax(axis=1)
+
+
+def test_webdataset(shards):
+    found = open_labelled(shards)
+    assert found.splits == ("test", "train")
+    assert (found.class_names, found.templates) == (COLOURS, ("a {c} thing",))
+    split = found.split("train")
+    assert split.labels.tolist() == colours_of(split).tolist() == [0, 1, 2]
+    with pytest.raises(UserError, match="no split 'val'; it has test, train"):
+        found.split("val")
+    (shards / "classnames.txt").write_text("red\ngreen")
+    with pytest.raises(UserError, match="label 2 must be 0 to 1"):
+        open_labelled(shards).split("test")
+
+
+@pytest.mark.parametrize("splits", [("train", "test"), ("",)])
+def test_class_folders(tmp_path, splits):
+    for split in splits:
+        for colour in COLOURS:
+            folder = tmp_path / split / f"dark_{colour}"
+            folder.mkdir(parents=True)
+            (folder / "a.png").write_bytes(picture(colour))
+    found = open_labelled(tmp_path)
+    assert found.class_names == ("dark blue", "dark green", "dark red")
+    assert colours_of(found.split("test")).tolist() == [2, 1, 0]
+
+
+def test_class_folders_hidden_ones_and_files_are_passed_over(tmp_path):
+    for name in ("cat/0.png", "dog/0.png", ".ipynb_checkpoints/0-checkpoint.png", "__MACOSX/0.png", "dog/._0.png"):
+        (tmp_path / "test" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "test" / name).write_bytes(picture("red"))
+    found = open_labelled(tmp_path)
+    assert found.class_names == ("cat", "dog")
+    assert found.split("test").labels.tolist() == [0, 1]
+
+
+def test_webdataset_hidden_folders_are_no_splits(shards):
+    (shards / "__MACOSX").mkdir()
+    (shards / "__MACOSX" / "._0.tar").write_bytes(b"junk")
+    (shards / "train" / "._0.tar").write_bytes(b"junk")
+    found = open_labelled(shards)
+    assert found.splits == ("test", "train")
+    assert len(found.split("train").labels) == 3
+
+
+@pytest.mark.parametrize("label", ["²", "9" * 5000, "-1", "1.0", ""])
+def test_webdataset_a_label_that_is_no_number_is_named(tmp_path, write_shard, label):
+    write_shard(tmp_path / "test" / "0.tar", {"a.png": picture("red"), "a.cls": label.encode()})
+    with pytest.raises(UserError, match=r"0\.tar:a: label"):
+        open_labelled(tmp_path).split("test")
+
+
+@pytest.mark.parametrize("end", ["", ".gz"])
+def test_idx(tmp_path, end):
+    images, labels = np.arange(3 * 25).reshape(3, 5, 5), np.array([2, 0, 1])
+    write_idx(tmp_path / f"t10k-images-idx3-ubyte{end}", images)
+    write_idx(tmp_path / f"t10k-labels-idx1-ubyte{end}", labels)
+    found = open_labelled(tmp_path)
+    assert (found.splits, found.class_names) == (("test",), ("0", "1", "2"))
+    split = found.split("test")
+    assert split.labels.tolist() == [2, 0, 1]
+    np.testing.assert_array_equal(split.pixels(Preprocess(5), np.arange(3))[..., 0], images)
+    (tmp_path / f"t10k-images-idx3-ubyte{end}").write_bytes(b"\x00\x00\x08")
+    with pytest.raises(UserError, match="not an idx file"):
+        open_labelled(tmp_path).split("test")
+
+
+def test_what_it_is_not(tmp_path, shards):
+    with pytest.raises(UserError, match="no such folder"):
+        open_labelled(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="neither .tar shards"):
+        open_labelled(tmp_path / "empty")
+    (shards / "zeroshot_classification_templates.txt").write_text("a thing\n")
+    with pytest.raises(UserError, match=r"'a thing' has no \{c\}"):
+        open_labelled(shards)
+
+
+def test_a_picture_that_does_not_decode_is_named(tmp_path):
+    for colour in COLOURS:
+        (tmp_path / colour).mkdir()
+        (tmp_path / colour / "a.png").write_bytes(b"no picture")
+    split = open_labelled(tmp_path).split("test")
+    with pytest.raises(UserError, match=r"blue/a.png: the image does not decode"):
+        split.pixels(Preprocess(4), np.arange(3))
+
+
+def write_vectors(path, vectors):
+    (path / "dataset_type.txt").write_text("multilabel")
+    with tarfile.open(path / "test" / "0.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        for i, vector in enumerate(vectors):
+            out = io.BytesIO()
+            np.save(out, vector)
+            for name, data in ((f"{i}.png", picture("red")), (f"{i}.npy", out.getvalue())):
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+
+
+def test_several_classes_a_picture(shards):
+    write_vectors(shards, [np.array([0, 1, 1]), np.array([1.0, 0.0, 0.0])])
+    labels = open_labelled(shards).split("test").labels
+    assert labels.dtype == bool
+    assert labels.tolist() == [[False, True, True], [True, False, False]]
+    for wrong in (np.array([0, 1]), np.array([0, 1, 2]), np.array(1)):
+        write_vectors(shards, [wrong])
+        with pytest.raises(UserError, match=r"0.tar:0: its .npy must hold 3 zeros and ones"):
+            open_labelled(shards).split("test")
+    write_vectors(shards, [np.array([{}, 1, 1], object)])  # a pickle in an array's clothes
+    with pytest.raises(UserError, match="its .npy: not an array"):
+        open_labelled(shards).split("test")
+
+
+BUILDER = """
+import io
+from PIL import Image
+import tensorflow_datasets as tfds
+
+class Spots(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+    def _info(self):
+        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict({
+            "image": tfds.features.Image(shape=(8, 8, 3), encoding_format="png"),
+            "label": tfds.features.ClassLabel(names=["dark_red", "dark_green", "dark_blue"]),
+        }))
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(), "test": self._generate_examples()}
+    def _generate_examples(self):
+        for i in range(6):
+            out = io.BytesIO()
+            Image.new("RGB", (8, 8), [(9, 0, 0), (0, 9, 0), (0, 0, 9)][i % 3]).save(out, "PNG")
+            out.seek(0)
+            yield i, {"image": out, "label": i % 3}
+"""
+
+
+def test_a_prepared_tfds_set(tmp_path):
+    package = tmp_path / "tiny_labelled_sets"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "spots.py").write_text(BUILDER)
+    sys.path.insert(0, str(tmp_path))
+    try:
+        from tiny_labelled_sets.spots import Spots
+
+        builder = Spots(data_dir=tmp_path / "data", file_format="array_record")
+        builder.download_and_prepare()
+    finally:
+        sys.path.remove(str(tmp_path))
+    found = open_labelled(builder.data_path)
+    assert set(found.splits) == {"train", "test"}
+    assert found.class_names == ("dark red", "dark green", "dark blue")
+    split = found.split("test")
+    assert sorted(split.labels.tolist()) == [0, 0, 1, 1, 2, 2]
+    assert split.labels.tolist() == colours_of(split).tolist()
+
+
+def test_names_beside_class_folders_pair_by_name(tmp_path):
+    for colour in COLOURS:
+        (tmp_path / colour).mkdir()
+        (tmp_path / colour / "a.png").write_bytes(picture(colour))
+    names = tmp_path / "classnames.txt"
+    names.write_text("Red\nGreen\nBlue\n")
+    assert open_labelled(tmp_path).class_names == ("Blue", "Green", "Red")  # as the folders sort
+    names.write_text("rot\nGreen\nBlue\n")
+    with pytest.raises(UserError) as error:
+        open_labelled(tmp_path)
+    assert (error.value.field, error.value.value) == ("pair", ("red",))
+    assert open_labelled(tmp_path, "place").class_names == ("rot", "Green", "Blue")
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_numbered_folders_take_the_line_of_their_number(tmp_path, first):
+    for i in range(11):
+        (tmp_path / str(i + first)).mkdir()
+        (tmp_path / str(i + first) / "a.png").write_bytes(picture("red"))
+    names = [f"thing {i}" for i in range(11)]
+    (tmp_path / "classnames.txt").write_text("\n".join(names))
+    folders = sorted(str(i + first) for i in range(11))
+    assert open_labelled(tmp_path).class_names == tuple(names[int(f) - first] for f in folders)

@@ -1,0 +1,137 @@
+"""Pictures decoded once for all runs: same batches, shared files, torn writes seen."""
+
+import copy
+import dataclasses
+import errno
+
+import numpy as np
+import pytest
+
+from clip_jax.config import DataConfig
+from clip_jax.data.open import open_source
+from clip_jax.data.pipeline import decode_cache as module
+from clip_jax.data.pipeline.decode_cache import Decoded
+from clip_jax.data.pipeline.loader import BatchOfStep, learn_tokenizer
+from clip_jax.data.sources.base import Joined
+
+
+@pytest.fixture
+def setup(tiny_run, pairs_dir, tmp_path, monkeypatch):
+    """(run that keeps what it decoded, its source, tokenizer), with a cache of its own."""
+    monkeypatch.setenv("CLIP_JAX_CACHE", str(tmp_path / "cache"))
+    data = DataConfig(source="webdataset", paths=(str(pairs_dir),), threads=1, keep_decoded=True)
+    run = dataclasses.replace(tiny_run, data=data)
+    source = open_source(data, "train", 32)
+    return run, source, learn_tokenizer(run, source)
+
+
+def equal(a, b):
+    return all(np.array_equal(a[k], b[k]) for k in a)
+
+
+def test_the_second_run_decodes_nothing_and_sees_the_same(setup, monkeypatch):
+    run, source, tokenizer = setup
+    plain = dataclasses.replace(run, data=dataclasses.replace(run.data, keep_decoded=False))
+    for augment in ("none", "flip"):
+        views = [dataclasses.replace(r, data=dataclasses.replace(r.data, augment=augment)) for r in (plain, run, run)]
+        wanted = [BatchOfStep(views[0], source, tokenizer)(step) for step in range(3)]
+        first = BatchOfStep(views[1], source, tokenizer)
+        assert all(equal(first(step), wanted[step]) for step in range(3))
+    second = BatchOfStep(views[2], source, tokenizer)
+    monkeypatch.setattr(type(source), "many", lambda self, rows: [1 / 0 for _ in rows])  # nothing left to read
+    assert all(equal(second(step), wanted[step]) for step in range(2))
+
+
+def test_a_torn_picture_is_made_again(setup):
+    run, source, tokenizer = setup
+    make = BatchOfStep(run, source, tokenizer)
+    wanted = [make(step) for step in range(2)]
+    make.decoded.pictures[:, 3] ^= 1
+    make.decoded.pictures.flush()
+    again = BatchOfStep(run, source, tokenizer)
+    assert again.decoded.get(0) is None
+    assert all(equal(again(step), wanted[step]) for step in range(2))
+    assert again.decoded.get(int(again.order(np.arange(1))[0])) is not None
+
+
+@pytest.mark.parametrize("name", ["captions.txt", "ends.npy", "captions.sha256"])
+@pytest.mark.parametrize("how", ["a bit", "cut", "junk", "gone"])
+def test_decoded_damaged_captions_are_made_again(setup, name, how):
+    _, source, _ = setup
+    file = Decoded(source, 32, "pillow").folder / name
+    good = file.read_bytes()
+    damaged = {"a bit": good[:9] + bytes([good[9] ^ 1]) + good[10:], "cut": good[:9], "junk": b"\xffjunk" * 9}
+    if how == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(damaged[how])
+    made = Decoded(source, 32, "pillow")
+    for i in range(len(source)):
+        made.put(i, np.zeros((32, 32, 3), np.uint8))
+    assert [made.get(i).captions for i in range(len(source))] == [source.captions(i) for i in range(len(source))]
+    assert file.read_bytes() == good
+
+
+def test_other_records_sizes_and_decoders_have_files_of_their_own(setup, write_shard, jpeg, pairs_dir):
+    _, source, _ = setup
+    folder = Decoded(source, 32, "pillow").folder
+    assert Decoded(source, 32, "pillow").folder == folder
+    assert Decoded(source, 16, "pillow").folder != folder
+    assert Decoded(source, 32, "simplejpeg").folder != folder
+    write_shard(pairs_dir / "train" / "0.tar", {"a.jpg": jpeg((1, 2, 3)), "a.txt": b"changed"})
+    changed = open_source(DataConfig(source="webdataset", paths=(str(pairs_dir),)), "train", 32)
+    assert Decoded(changed, 32, "pillow").folder != folder
+
+
+def test_worker_processes_map_the_same_files(setup):
+    run, source, tokenizer = setup
+    make = BatchOfStep(run, source, tokenizer)
+    batch = make(0)
+    there = copy.copy(make.decoded)  # as a worker gets it: by name
+    i = int(make.order(np.arange(1))[0])
+    assert np.array_equal(there.get(i).image, batch["images"][0])
+
+
+def test_what_cannot_be_kept_in_files_stays_in_memory(setup, monkeypatch):
+    run, source, tokenizer = setup
+    cropped = dataclasses.replace(run, data=dataclasses.replace(run.data, augment="square_crop"))
+    assert BatchOfStep(cropped, source, tokenizer).decoded is None
+    assert Joined([source, source]).identity == f"{source.identity} | {source.identity}"
+
+    def refuse(*args):
+        raise OSError("no room")
+
+    monkeypatch.setattr(module.Decoded, "_make", refuse)
+    make = BatchOfStep(run, source, tokenizer)
+    make(0)
+    assert make.decoded is None
+    assert len(make.kept) > 0
+
+
+def test_a_disk_without_room_is_told_before_anything_is_mapped(setup, monkeypatch):
+    """To write into a hole of a mapped file would kill the process with SIGBUS."""
+    run, source, tokenizer = setup
+    plain = dataclasses.replace(run, data=dataclasses.replace(run.data, keep_decoded=False))
+    wanted = BatchOfStep(plain, source, tokenizer)(0)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.os, "posix_fallocate", full)
+        with pytest.raises(OSError, match="No space"):
+            Decoded(source, 32, "pillow")
+        without = BatchOfStep(run, source, tokenizer)
+        assert without.decoded is None  # it goes on without the files
+        assert equal(without(0), wanted)
+    files = Decoded(source, 32, "pillow")
+    for path in (files._pictures, files._sums):
+        assert path.stat().st_blocks * 512 >= path.stat().st_size
+    size = files._pictures.stat().st_size
+    del files
+    path = Decoded(source, 32, "pillow")._pictures
+    path.unlink()
+    with path.open("wb") as file:
+        file.truncate(size)  # as an older version left it
+    Decoded(source, 32, "pillow")
+    assert path.stat().st_blocks * 512 >= size

@@ -1,0 +1,252 @@
+"""Batches as a pure function of (seed, step)."""
+
+import contextlib
+import dataclasses
+import sys
+
+import numpy as np
+import pytest
+
+from clip_jax.config import DataConfig
+from clip_jax.data.images.fast_jpeg import libraries
+from clip_jax.data.open import open_source
+from clip_jax.data.pipeline import loader
+from clip_jax.data.pipeline.loader import (
+    BatchOfStep,
+    learn_tokenizer,
+    retrieval_set,
+    train_batches,
+    validation_pairs,
+)
+from clip_jax.errors import ConfigError, UserError
+
+
+@pytest.fixture(params=["scenes", "webdataset"])
+def setup(request, tiny_run, pairs_dir):
+    data = tiny_run.data
+    if request.param == "webdataset":
+        data = DataConfig(
+            source="webdataset",
+            paths=(str(pairs_dir),),
+            augment="square_crop",
+            threads=1,
+            tokenizer_captions=50,
+        )
+    run = dataclasses.replace(tiny_run, data=data)
+    source = open_source(data, "train", 32)
+    return run, source, learn_tokenizer(run, source)
+
+
+def take(run, source, tokenizer, start=0, count=None):
+    with contextlib.closing(train_batches(run, source, tokenizer, start)) as batches:
+        return [next(batches) for _ in range(count or run.steps - start)]
+
+
+def with_data(run, **fields):
+    return dataclasses.replace(run, data=dataclasses.replace(run.data, **fields))
+
+
+def equal(a, b):
+    return all(np.array_equal(x[k], y[k]) for x, y in zip(a, b, strict=True) for k in ("images", "tokens"))
+
+
+def test_threads_and_resuming_change_no_batch(setup):
+    run, source, tokenizer = setup
+    whole = take(run, source, tokenizer)
+    more_threads = dataclasses.replace(run, data=dataclasses.replace(run.data, threads=4))
+    assert equal(whole, take(more_threads, source, tokenizer))
+    assert equal(whole[5:], take(run, source, tokenizer, start=5))
+    assert whole[0]["images"].shape == (16, 32, 32, 3)
+    assert whole[0]["images"].dtype == np.uint8
+    assert whole[0]["tokens"].dtype == np.int32
+
+
+def test_the_seed_changes_the_batches(setup):
+    run, source, tokenizer = setup
+    other = take(dataclasses.replace(run, seed=1), source, tokenizer)
+    assert not equal(take(run, source, tokenizer), other)
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_several_processes_make_the_batch_of_one(setup, processes):
+    run, source, tokenizer = setup
+    whole = BatchOfStep(run, source, tokenizer)(3)
+    parts = [BatchOfStep(run, source, tokenizer, process, processes)(3) for process in range(processes)]
+    for key in ("images", "tokens"):
+        assert np.array_equal(np.concatenate([p[key] for p in parts]), whole[key])
+
+
+def test_a_batch_is_the_same_in_pieces(setup, monkeypatch):
+    run, source, tokenizer = setup
+    whole = take(run, source, tokenizer)
+    monkeypatch.setattr(loader, "PIECE", 5)
+    make = BatchOfStep(run, source, tokenizer)
+    assert [len(c) for c in make.columns] == [4, 4, 4, 4]
+    assert equal(whole, take(run, source, tokenizer))
+    assert equal(whole[5:], take(run, source, tokenizer, start=5))
+    assert equal(whole, [make(step) for step in range(run.steps)])
+
+
+def test_two_worker_processes_make_the_batches_of_none_also_after_a_resume(tiny_run, pairs_dir, write_shard, jpeg):
+    data = dataclasses.replace(damaged(pairs_dir, write_shard, jpeg, {3, 11}), augment="square_crop")
+    run = dataclasses.replace(tiny_run, data=data)
+    source = open_source(data, "train", 32)
+    tokenizer = learn_tokenizer(run, source)
+    whole = take(run, source, tokenizer)
+    workers = with_data(run, workers=2, threads=2)
+    with contextlib.closing(train_batches(workers, source, tokenizer, 3)) as batches:
+        assert equal(whole[3:], [next(batches) for _ in range(5)])
+        assert batches.broken_records == 2
+
+
+def test_what_a_worker_process_cannot_do_ends_the_run_with_one_line(tiny_run, pairs_dir, write_shard, jpeg):
+    data = damaged(pairs_dir, write_shard, jpeg, {3, 4, 11})
+    run = dataclasses.replace(tiny_run, data=dataclasses.replace(data, workers=1))
+    source = open_source(data, "train", 32)
+    tokenizer = learn_tokenizer(run, source)
+    with pytest.raises(UserError, match=r"0\.tar:\d\d: the image does not decode.*data.max_broken=2"):
+        take(run, source, tokenizer)
+    (pairs_dir / "train" / "0.tar").unlink()
+    with pytest.raises(UserError, match=r"train/0\.tar: No such file"):
+        take(run, source, tokenizer)
+
+
+def test_a_store_behind_a_url_makes_the_batches_of_a_folder(tiny_run, pairs_dir, store):
+    for shard in range(2):
+        store.pipe(f"/box/train/{shard}.tar", (pairs_dir / "train" / f"{shard}.tar").read_bytes())
+    data = DataConfig(source="webdataset", paths=(str(pairs_dir),), threads=2, tokenizer_captions=20)
+    run = dataclasses.replace(tiny_run, data=data)
+    here = open_source(data, "train", 32)
+    tokenizer = learn_tokenizer(run, here)
+    there = open_source(dataclasses.replace(data, paths=("slow://box",)), "train", 32)
+    assert learn_tokenizer(run, there).encode(["picture 3"]).tolist() == tokenizer.encode(["picture 3"]).tolist()
+    assert equal(take(run, here, tokenizer), take(run, there, tokenizer))
+
+
+def weighted(tiny_run, pairs_dir, weights, **fields):
+    paths = tuple(str(pairs_dir / split) + "/{0..1}.tar" for split in ("train", "val"))
+    data = DataConfig(source="webdataset", paths=paths, weights=weights, threads=1, tokenizer_captions=50)
+    return with_data(dataclasses.replace(tiny_run, data=data), **fields)
+
+
+def test_weights_give_every_batch_its_shares(tiny_run, pairs_dir):
+    run = weighted(tiny_run, pairs_dir, (3.0, 1.0))
+    source = open_source(run.data, "train", 32)
+    make = BatchOfStep(run, source, None)
+    shares = [(make.order(step * 16 + np.arange(16)) >= 20).sum() for step in range(6)]
+    assert shares == [4] * 6
+    assert make.order.distinct(96) == 40
+    tokenizer = learn_tokenizer(run, source)
+    whole = take(run, source, tokenizer)
+    assert equal(whole[2:], take(with_data(run, threads=3), source, tokenizer, start=2))
+    parts = [BatchOfStep(run, source, tokenizer, process, 4)(5) for process in range(4)]
+    assert np.array_equal(np.concatenate([p["images"] for p in parts]), whole[5]["images"])
+    with contextlib.closing(train_batches(run, source, tokenizer)) as batches:
+        assert batches.drawn(96) == [72, 24]
+
+
+def test_a_source_too_small_for_its_share_of_a_batch(tiny_run, pairs_dir):
+    run = dataclasses.replace(weighted(tiny_run, pairs_dir, (3.0, 1.0)), batch_size=32)
+    with pytest.raises(ConfigError, match=r"data.weights: .*train.* has 20 records, its share of a batch is 24"):
+        BatchOfStep(run, open_source(run.data, "train", 32), None)
+
+
+def test_every_record_once_an_epoch_in_a_new_order(tiny_run, pairs_dir):
+    data = DataConfig(source="webdataset", paths=(str(pairs_dir),), threads=1)
+    run = dataclasses.replace(tiny_run, data=data, batch_size=10)
+    make = BatchOfStep(run, open_source(data, "train", 32), None)
+    epochs = [make.order(np.arange(20) + e * 20).tolist() for e in range(2)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(20))
+    assert epochs[0] != epochs[1]
+
+
+def test_kept_pictures_give_the_same_batches(setup):
+    run, source, tokenizer = setup
+    if run.data.source == "scenes":
+        pytest.skip("scenes are rendered, there is nothing to keep")
+    keep = dataclasses.replace(run, data=dataclasses.replace(run.data, keep_decoded=True))
+    assert equal(take(run, source, tokenizer), take(keep, source, tokenizer))
+
+
+def test_the_first_n_of_an_endless_source_repeat(tiny_run):
+    data = dataclasses.replace(tiny_run.data, unique_samples=16)
+    run = dataclasses.replace(tiny_run, data=data)
+    source = open_source(data, "train", 32)
+    tokenizer = learn_tokenizer(run, source)
+    a, b = take(run, source, tokenizer, count=2)
+    key = {x.tobytes() for x in a["images"]}
+    assert key == {x.tobytes() for x in b["images"]}
+    assert not np.array_equal(a["images"], b["images"])
+
+
+def test_fewer_records_than_a_batch(tiny_run, pairs_dir):
+    data = DataConfig(source="webdataset", paths=(str(pairs_dir),))
+    run = dataclasses.replace(tiny_run, data=data, batch_size=32)
+    with pytest.raises(ConfigError, match="batch_size=32: the training set has only 20 records"):
+        train_batches(run, open_source(data, "train", 32), None)
+
+
+def test_a_decoder_that_is_not_installed(tiny_run, pairs_dir, monkeypatch):
+    monkeypatch.setitem(sys.modules, "simplejpeg", None)
+    libraries.cache_clear()
+    data = DataConfig(source="webdataset", paths=(str(pairs_dir),), decoder="simplejpeg")
+    run = dataclasses.replace(tiny_run, data=data)
+    with pytest.raises(ConfigError, match="data.decoder='simplejpeg': simplejpeg is not installed"):
+        train_batches(run, open_source(data, "train", 32), None)
+
+
+def damaged(pairs_dir, write_shard, jpeg, broken):
+    samples = {}
+    for i in range(20):
+        samples[f"{i:02d}.jpg"] = b"junk" if i in broken else jpeg((10 * i, 0, 0))
+        samples[f"{i:02d}.txt"] = f"number {i}".encode()
+    (pairs_dir / "train" / "1.tar").unlink()
+    write_shard(pairs_dir / "train" / "0.tar", samples)
+    return DataConfig(source="webdataset", paths=(str(pairs_dir),), max_broken=2, threads=1, tokenizer_captions=50)
+
+
+def test_broken_records_are_replaced_counted_once_and_the_same_after_a_resume(tiny_run, pairs_dir, write_shard, jpeg):
+    data = damaged(pairs_dir, write_shard, jpeg, {3, 11})
+    run = dataclasses.replace(tiny_run, data=data)
+    source = open_source(data, "train", 32)
+    tokenizer = learn_tokenizer(run, source)
+    batches = train_batches(run, source, tokenizer)
+    whole = [next(batches) for _ in range(run.steps)]
+    assert batches.broken_records == 2
+    assert equal(whole[3:], take(run, source, tokenizer, start=3))
+
+
+def test_too_many_broken_records_end_the_run_with_the_last_ones_name(tiny_run, pairs_dir, write_shard, jpeg):
+    data = damaged(pairs_dir, write_shard, jpeg, {3, 4, 11})
+    run = dataclasses.replace(tiny_run, data=data)
+    source = open_source(data, "train", 32)
+    with pytest.raises(UserError, match=r"0\.tar:\d\d: the image does not decode.*data.max_broken=2"):
+        take(run, source, learn_tokenizer(run, source))
+
+
+def test_retrieval_set_broken_records_are_passed_over_and_counted(tiny_run, pairs_dir, write_shard, jpeg, capfd):
+    write_shard(pairs_dir / "val" / "2.tar", {"x.jpg": jpeg(), "x.txt": b" ", "y.jpg": b"junk", "y.txt": b"y"})
+    run = with_data(tiny_run, source="webdataset", paths=(str(pairs_dir),))
+    run = dataclasses.replace(run, evals=dataclasses.replace(run.evals, retrieval_images=0))
+    tokenizer = learn_tokenizer(run, open_source(run.data, "train", 32))
+    found = retrieval_set(run, open_source(run.data, "val", 32), tokenizer)
+    assert len(found["images"]) == 20
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "2 broken records" in line
+    assert "2.tar:x" in line
+
+
+def test_held_out_pairs_and_retrieval(setup):
+    run, _, tokenizer = setup
+    held_out = open_source(run.data, "val", 32)
+    if run.data.source == "webdataset":
+        with pytest.raises(ConfigError, match="held-out split has only 20 records"):
+            validation_pairs(run, held_out, tokenizer)
+        run = dataclasses.replace(run, evals=dataclasses.replace(run.evals, val_pairs=8))
+    pairs = validation_pairs(run, held_out, tokenizer)
+    count = run.evals.val_pairs * run.evals.val_partitions
+    assert pairs["images"].shape == (count, 32, 32, 3)
+    found = retrieval_set(run, held_out, tokenizer)
+    captions = 2 if run.data.source == "webdataset" else 1
+    assert len(found["images"]) == 16
+    assert found["image_of_text"].tolist() == np.repeat(np.arange(16), captions).tolist()

@@ -1,0 +1,102 @@
+"""A folder of images with a CSV."""
+
+import pytest
+
+from clip_jax.data.sources.base import BrokenRecord
+from clip_jax.data.sources.folder import CaptionedFolder
+from clip_jax.errors import UserError
+
+
+def test_repeated_names_are_captions_of_one_picture(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"A")
+    (tmp_path / "captions.csv").write_text('filename,caption\na.jpg,"one, two"\nb.jpg,\na.jpg,three\n')
+    source = CaptionedFolder(tmp_path, "train")
+    assert len(source) == 2
+    assert source[0].captions == ("one, two", "three")
+    assert source[0].image == b"A"
+    with pytest.raises(BrokenRecord, match="b.jpg"):
+        source[1]
+
+
+def test_a_split_folder_goes_first(tmp_path):
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val" / "captions.csv").write_text("filename,caption\nx.png,hello\n")
+    source = CaptionedFolder(tmp_path, "val")
+    assert source.captions(0) == ("hello",)
+    with pytest.raises(BrokenRecord, match=r"x\.png: No such file"):
+        source[0]
+
+
+def test_what_is_missing_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"captions\.csv: no such file"):
+        CaptionedFolder(tmp_path, "train")
+    (tmp_path / "captions.csv").write_text("file,caption\n")
+    with pytest.raises(UserError) as raised:
+        CaptionedFolder(tmp_path, "train")
+    assert (raised.value.field, raised.value.value) == ("data.filename_column", "filename")
+    assert "file, caption" in raised.value.hint  # those that are there
+
+
+WANTED = {"a.jpg": ("café, a terrace",), "b.jpg": ('a "red" kettle', "two\nlines")}
+ROWS = (("a.jpg", "café, a terrace"), ("b.jpg", 'a "red" kettle'), ("./b.jpg", "two\nlines"))
+
+
+def table(rows, separator=",", header=("filename", "caption"), line="\n"):
+    """Text of a table, every field in quotes."""
+    quoted = [separator.join('"' + cell.replace('"', '""') + '"' for cell in row) for row in rows]
+    return line.join([separator.join(header), *quoted]) + line
+
+
+def captions(path, *columns):
+    """Picture -> captions of a folder."""
+    source = CaptionedFolder(path, "train", *columns)
+    return {name: source.captions(i) for i, name in enumerate(source.names)}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_captions_in_every_encoding_and_separator(tmp_path, encoding, separator):
+    (tmp_path / "captions.csv").write_bytes(table(ROWS, separator, line="\r\n").encode(encoding))
+    assert captions(tmp_path) == WANTED
+    assert {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}[separator] in CaptionedFolder(
+        tmp_path, "train"
+    ).notes[0]
+
+
+def test_captions_in_columns_of_other_names(tmp_path):
+    rows = [(name, str(i), text) for i, (name, text) in enumerate(ROWS)]
+    (tmp_path / "captions.csv").write_text(table(rows, "|", ("image_name", " comment_number", " comment")))
+    assert captions(tmp_path, ("image_name", "comment")) == WANTED
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (b"filename,caption\na.jpg,a red kettle, on a stove\n", 2),
+        (b"filename,caption\n\na.jpg,x\nb.jpg\n", 4),
+        (b"filename,caption\na.jpg,caf\xe9\n", 2),
+        (b"filename,caption\n../secret.png,x\n", 2),
+        (b"filename,caption\na.jpg,x\n/abs/path.png,x\n", 3),
+        (b"filename,caption\na/b.jpg,x\na/../../secret.png,x\n", 3),
+        (b"filename,caption\na\\b.png,x\n", 2),
+        (b"filename,caption\nb/../../a.png,x\n", 2),
+        (b"filename,caption\n,x\n", 2),
+        (b"filename,caption\na\0.png,x\n", 2),
+        (b'filename,caption\na.jpg,"never closed\nb.jpg,x\n', None),
+        (b'filename,caption\na.jpg,"quoted" and not\n', None),
+        (b"filename,caption\na.jpg," + b"x" * 200_000 + b"\n", None),
+    ],
+)
+def test_a_row_that_is_none_is_refused_by_its_line(tmp_path, text, line):
+    (tmp_path / "captions.csv").write_bytes(text)
+    with pytest.raises(UserError) as raised:
+        CaptionedFolder(tmp_path, "train")
+    assert (raised.value.field, raised.value.value) == (str(tmp_path / "captions.csv"), line)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_column_that_stands_twice_is_refused(tmp_path):
+    (tmp_path / "captions.csv").write_text("filename,caption,caption\na.jpg,x,y\n")
+    with pytest.raises(UserError) as raised:
+        CaptionedFolder(tmp_path, "train")
+    assert (raised.value.field, raised.value.value) == ("data.caption_column", "caption")

@@ -1,0 +1,267 @@
+"""The index of a shard: what it says, what is read for it, and when it is made anew."""
+
+import io
+import tarfile
+
+import numpy as np
+import pytest
+
+from clip_jax.data.sources import tar_index
+from clip_jax.data.sources.tar_index import AHEAD, BLOCK, MEMBERS, load_index, scan
+from clip_jax.data.sources.webdataset import Shards
+from clip_jax.errors import UserError
+from clip_jax.storage import range_reads as remote
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("CLIP_JAX_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "shards"
+
+
+def tar_bytes(members, form=tarfile.USTAR_FORMAT):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=form) as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
+SAMPLES = {
+    "a.png": b"second choice",
+    "a.jpg": b"picture",
+    "a.txt": b"text",
+    "a.json": b"{}",
+    "dir/b.TXT": b"",
+    "c.cls": b"7" * 600,
+}
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_places_lead_to_the_bytes_in_every_form_of_tar(tmp_path, form):
+    path = tmp_path / "0.tar"
+    data = (
+        tar_bytes({**SAMPLES, f"{'long/' * 40}d.jpg": b"far"}, form)
+        if form != tarfile.USTAR_FORMAT
+        else tar_bytes(SAMPLES)
+    )
+    path.write_bytes(data)
+    places = load_index(str(path)).places.astype(int).reshape(len(MEMBERS), 2, -1)
+    got = {
+        (member, i): data[BLOCK * start : BLOCK * start + size]
+        for member, (starts, sizes) in zip(MEMBERS, places, strict=True)
+        for i, (start, size) in enumerate(zip(starts, sizes, strict=True))
+        if start
+    }
+    want = {("image", 0): b"picture", ("txt", 0): b"text", ("txt", 1): b"", ("cls", 2): b"7" * 600}
+    assert got == (want if form == tarfile.USTAR_FORMAT else {**want, ("image", 3): b"far"})
+
+
+def test_only_headers_are_read_of_large_members(store):
+    large = {f"{i}.{e}": bytes(n) for i in range(20) for e, n in (("jpg", 100_000), ("txt", 50))}
+    data = tar_bytes(large)
+    store.pipe("/box/0.tar", data)
+    assert scan("slow://box/0.tar", len(data)).places.shape[1] == 20
+    read = sum(end - start for _, start, end in store.asked)
+    assert read <= 22 * AHEAD + tarfile.RECORDSIZE < len(data) / 10
+    assert len(store.asked) <= 22  # one request a sample: its small members come along
+
+
+def test_small_members_are_read_many_at_a_time(store):
+    data = tar_bytes({f"{i}.txt": b"x" for i in range(400)})
+    store.pipe("/box/0.tar", data)
+    assert scan("slow://box/0.tar", len(data)).places.shape[1] == 400
+    assert len(store.asked) <= len(data) / AHEAD + 2
+
+
+def test_a_second_look_reads_no_header(store, cache):
+    store.pipe("/box/0.tar", tar_bytes(SAMPLES))
+    first = load_index("slow://box/0.tar")
+    assert len(list(cache.iterdir())) == 1
+    store.asked.clear()
+    again = load_index("slow://box/0.tar")
+    assert np.array_equal(again.places, first.places)
+    assert again[1:] == first[1:]
+    assert not store.asked
+
+
+@pytest.mark.parametrize("how", ["cut", "junk", "flipped", "other arrays", "none"])
+def test_a_damaged_entry_is_made_anew(tmp_path, cache, how):
+    path = tmp_path / "0.tar"
+    path.write_bytes(tar_bytes(SAMPLES))
+    first = load_index(str(path))
+    (entry,) = cache.iterdir()
+    good = entry.read_bytes()
+    if how == "cut":
+        entry.write_bytes(good[:100])
+    elif how == "junk":
+        entry.write_bytes(b"junk" * 100)
+    elif how == "flipped":
+        where = good.index(first.places.tobytes()) + 3
+        entry.write_bytes(good[:where] + bytes([good[where] ^ 1]) + good[where + 1 :])
+    elif how == "other arrays":
+        with np.load(entry) as found:
+            told = found["told"]
+        with entry.open("wb") as file:
+            np.savez(file, told=told, places=np.zeros((2, 3)))
+    else:
+        entry.unlink()
+    assert np.array_equal(load_index(str(path)).places, first.places)
+    assert entry.read_bytes() == good
+
+
+def test_a_shard_that_changed_is_scanned_again(store):
+    store.pipe("/box/0.tar", tar_bytes(SAMPLES))
+    load_index("slow://box/0.tar")
+    changed = dict(reversed(SAMPLES.items()))  # as many bytes
+    store.pipe("/box/0.tar", tar_bytes(changed))
+    again, scanned = load_index("slow://box/0.tar"), scan("slow://box/0.tar", remote.stat("slow://box/0.tar").size)
+    assert np.array_equal(again.places, scanned.places)
+    assert again[1:] == scanned[1:]
+
+
+def test_without_a_folder_to_write_in_it_works_as_well(tmp_path, monkeypatch):
+    path = tmp_path / "0.tar"
+    path.write_bytes(tar_bytes(SAMPLES))
+    monkeypatch.setenv("CLIP_JAX_CACHE", str(path))  # a file, so no folder can be made in it
+    assert load_index(str(path)).places.shape == (2 * len(MEMBERS), 3)
+
+
+@pytest.mark.parametrize("cut", [100, 700, 3 * BLOCK, 6 * BLOCK])
+def test_what_is_no_whole_tar_is_named(tmp_path, cut, cache):
+    path = tmp_path / "0.tar"
+    path.write_bytes(tar_bytes({"a.jpg": bytes(600), "b.jpg": bytes(600)})[:cut])
+    with pytest.raises(UserError, match="0.tar: not a readable tar shard"):
+        load_index(str(path))
+    assert not cache.exists()
+
+
+def test_a_member_larger_than_the_index_can_say(tmp_path):
+    path = tmp_path / "0.tar"
+    info = tarfile.TarInfo("a.jpg")
+    info.size = 1 << 32
+    with path.open("wb") as file:
+        file.write(info.tobuf(tarfile.GNU_FORMAT))
+        file.truncate((1 << 32) + 4 * BLOCK)
+    with pytest.raises(UserError, match="a.jpg is larger than 4 GiB"):
+        tar_index.scan(str(path), path.stat().st_size)
+
+
+def test_a_full_disk_leaves_no_half_an_entry(tmp_path):
+    def write(file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    assert not tar_index.keep(tmp_path / "shards" / "x.npz", write)
+    assert list((tmp_path / "shards").iterdir()) == []
+
+
+A, B = {"0.jpg": b"one", "0.txt": b"a"}, {"1.jpg": b"two", "1.txt": b"b"}
+
+
+def refused(tmp_path, data):
+    """The error of a shard of these bytes."""
+    path = tmp_path / "0.tar"
+    path.write_bytes(data)
+    with pytest.raises(UserError) as raised:
+        load_index(str(path))
+    assert raised.value.field == str(path)
+    return raised.value
+
+
+def twice(members):
+    """A tar in which each member stands twice."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for _ in range(2):
+            for name, data in members.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("how", ["two tars in one", "a header of zeros", "a damaged header", "junk"])
+def test_scan_bytes_behind_the_end_are_refused(tmp_path, how):
+    whole = bytearray(tar_bytes(A | B))
+    if how == "two tars in one":
+        data = tar_bytes(A) + tar_bytes(B)
+    elif how == "junk":
+        data = tar_bytes(A) + b"junk"
+    else:
+        whole[4 * BLOCK : 5 * BLOCK] = bytes(BLOCK) if how == "a header of zeros" else b"x" * BLOCK
+        data = bytes(whole)
+    assert "tar" in refused(tmp_path, data).reason
+
+
+def test_scan_zeros_behind_the_end_are_none(tmp_path):
+    (tmp_path / "0.tar").write_bytes(tar_bytes(A) + bytes(3 * BLOCK + tar_index.TAIL))
+    assert load_index(str(tmp_path / "0.tar")).places.shape[1] == 1
+
+
+def test_scan_a_folder_as_last_member_is_no_early_end(tmp_path):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name, kind, data in (("a.jpg", tarfile.REGTYPE, b"x"), ("empty", tarfile.DIRTYPE, b"")):
+            info = tarfile.TarInfo(name)
+            info.type, info.size = kind, len(data)
+            tar.addfile(info, io.BytesIO(data))
+    (tmp_path / "0.tar").write_bytes(out.getvalue())
+    assert load_index(str(tmp_path / "0.tar")).places.shape[1] == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [(twice(A), "0.jpg"), (tar_bytes({"0.jpg": b"1", "0.JPG": b"2"}), "0.JPG"), (twice({"a/0.cls": b"1"}), "a/0.cls")],
+)
+def test_scan_a_member_twice_is_refused_by_name(tmp_path, data, name):
+    assert refused(tmp_path, data).value == name
+
+
+def test_scan_hidden_members_are_passed_over(tmp_path):
+    hidden = ("._0.jpg", "__MACOSX/._0.jpg", ".DS_Store", "a/.ipynb_checkpoints/0.jpg", "__MACOSX/9.txt")
+    (tmp_path / "0.tar").write_bytes(tar_bytes({**dict.fromkeys(hidden, b"x"), "./0.jpg": b"1", "./0.txt": b"2"}))
+    assert load_index(str(tmp_path / "0.tar")).places.shape[1] == 1
+
+
+def keys(path):
+    """Of the samples of a shard."""
+    found = Shards([str(path)])
+    return [found.name(i).rpartition(":")[2] for i in range(len(found))]
+
+
+@pytest.mark.parametrize(
+    ("names", "samples"),
+    [
+        (("f_0.15.jpg", "f_0.15.txt", "f_0.25.jpg", "f_0.25.txt"), ["f_0.15", "f_0.25"]),
+        (("d/f_0.15.jpg", "d/f_0.15.txt", "d/f_0.jpg", "d/f_0.txt"), ["d/f_0.15", "d/f_0"]),
+        (("s0.input.jpg", "s0.outputs.txt"), ["s0.input", "s0.outputs"]),
+        (("a.jpg", "a.txt", "a.seg.png", "b.1.jpg", "b.1.txt"), ["a", "b.1"]),
+    ],
+)
+def test_scan_keys_with_dots(tmp_path, names, samples):
+    (tmp_path / "0.tar").write_bytes(tar_bytes(dict.fromkeys(names, b"x")))
+    assert keys(tmp_path / "0.tar") == samples
+
+
+def test_scan_what_is_passed_over_is_counted(tmp_path):
+    names = ("a.jpg", "a.txt", "a.seg.png", "a.depth.png", "b.jpg", "b.png", "b.txt")
+    (tmp_path / "0.tar").write_bytes(tar_bytes(dict.fromkeys(names, b"x")))
+    for _ in range(2):  # scanned, and from the cache
+        found = load_index(str(tmp_path / "0.tar"))
+        assert found.passed == {"dotted": (2, "a.depth.png"), "pictures": (1, "b.png")}
+    assert [note.partition(" ")[0] for note in Shards([str(tmp_path / "0.tar")] * 2).notes] == ["2", "4"]
+
+
+def test_scan_digest_knows_names_and_sizes_not_places(tmp_path):
+    digests = set()
+    for n, members in enumerate((A, A | B, {"1.jpg": b"one", "0.txt": b"a"}, {"0.jpg": b"ones", "0.txt": b"a"})):
+        for folder in ("here", "there"):
+            path = tmp_path / folder / f"{n}.tar"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(tar_bytes(members))
+        assert load_index(str(tmp_path / "here" / f"{n}.tar")).digest == load_index(str(path)).digest
+        digests.add(load_index(str(path)).digest)
+    assert len(digests) == 4

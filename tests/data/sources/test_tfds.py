@@ -1,0 +1,98 @@
+"""TFDS sets prepared as array_record, read without TensorFlow."""
+
+import contextlib
+import json
+import sys
+
+import pytest
+
+from clip_jax.data.images.train_transforms import decode
+from clip_jax.data.pipeline.prefetch import Workers
+from clip_jax.data.sources.tfds import TfdsSource
+from clip_jax.errors import UserError
+
+BUILDER = """
+import io
+import tensorflow_datasets as tfds
+from PIL import Image
+
+class Dots(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+    def _info(self):
+        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict({
+            "image": tfds.features.Image(shape=(16, 16, 3), encoding_format="png"),
+            "caption": tfds.features.Text(),
+        }))
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+    def _generate_examples(self):
+        for i in range(6):
+            out = io.BytesIO()
+            Image.new("RGB", (16, 16), (i, 0, 0)).save(out, "PNG")
+            out.seek(0)
+            yield i, {"image": out, "caption": f"dot number {i}"}
+"""
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    root = tmp_path_factory.mktemp("tfds")
+    package = root / "tiny_tfds_sets"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "dots.py").write_text(BUILDER)
+    sys.path.insert(0, str(root))
+    try:
+        from tiny_tfds_sets.dots import Dots
+
+        builder = Dots(data_dir=root / "data", file_format="array_record")
+        builder.download_and_prepare()
+    finally:
+        sys.path.remove(str(root))
+    assert "tensorflow" not in sys.modules
+    return builder.data_path
+
+
+def test_records_keep_their_encoded_image(prepared):
+    source = TfdsSource(prepared, "train", "image", "caption")
+    assert len(source) == 6
+    found = {source.captions(i)[0]: int(decode(source[i].image, 16)[0, 0, 0]) for i in range(6)}
+    assert found == {f"dot number {i}": i for i in range(6)}
+    assert isinstance(source[0].image, bytes)
+
+
+@pytest.mark.parametrize(
+    ("split", "image", "caption", "said"),
+    [
+        ("test", "image", "caption", "no split 'test'; it has train"),
+        ("train", "picture", "caption", "data.image_key='picture'"),
+        ("train", "image", "text", "data.caption_key='text'"),
+    ],
+)
+def test_what_is_not_there_is_named(prepared, split, image, caption, said):
+    with pytest.raises(UserError, match=said):
+        TfdsSource(prepared, split, image, caption)
+
+
+def test_no_prepared_set(tmp_path):
+    with pytest.raises(UserError, match="no prepared TFDS data set"):
+        TfdsSource(tmp_path, "train", "image", "caption")
+
+
+def test_tfrecord_is_refused_with_the_command_that_converts_it(prepared, tmp_path):
+    copy = tmp_path / "dots" / "1.0.0"
+    copy.mkdir(parents=True)
+    for file in prepared.iterdir():
+        if file.suffix == ".json":
+            (copy / file.name).write_bytes(file.read_bytes())
+    info = json.loads((copy / "dataset_info.json").read_text())
+    info["fileFormat"] = "tfrecord"
+    (copy / "dataset_info.json").write_text(json.dumps(info))
+    with pytest.raises(UserError, match=r"prepared as tfrecord.*convert_format --dataset_dir="):
+        TfdsSource(copy, "train", "image", "caption")
+
+
+def test_it_travels_to_worker_processes(prepared):
+    source = TfdsSource(prepared, "train", "image", "caption")
+    with contextlib.closing(Workers(source.captions, range(6), 1, 1)) as made:
+        assert list(made) == [source.captions(i) for i in range(6)]

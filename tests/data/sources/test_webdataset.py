@@ -1,0 +1,142 @@
+"""Tar shards: random access, and every way a shard can be wrong."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from clip_jax.data.sources.base import BrokenRecord
+from clip_jax.data.sources.webdataset import Shards, WebDataset
+from clip_jax.errors import UserError
+
+
+def test_records_by_index_in_file_order(pairs_dir):
+    source = WebDataset(pairs_dir, "train")
+    assert len(source) == 20
+    record = source[13]
+    assert source.name(13).endswith("1.tar:train13")
+    assert record.captions == source.captions(13) == ("picture 3 of shard 1", "another line 3")
+    assert record.image[:2] == b"\xff\xd8"
+
+
+def test_one_tar_is_a_source_too(pairs_dir):
+    assert len(WebDataset(pairs_dir / "val" / "0.tar", "train")) == 10
+
+
+def test_many_threads_read_the_same_bytes(pairs_dir):
+    source = WebDataset(pairs_dir, "train")
+    alone = [source[i].image for i in range(20)]
+    seen = []
+
+    def read():
+        seen.append([WebDataset.__getitem__(source, i).image for i in range(20)])
+
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert seen == [alone] * 4
+
+
+def test_a_missing_split_names_those_that_are_there(pairs_dir):
+    with pytest.raises(UserError, match="splits found: train, val"):
+        WebDataset(pairs_dir, "test")
+
+
+def test_what_is_no_tar_is_named(pairs_dir):
+    (pairs_dir / "train" / "0.tar").write_bytes(b"not a tar" * 200)
+    with pytest.raises(UserError, match=r"0\.tar: not a readable tar shard"):
+        WebDataset(pairs_dir, "train")
+
+
+def test_a_truncated_tar_is_named(pairs_dir):
+    shard = pairs_dir / "train" / "1.tar"
+    shard.write_bytes(shard.read_bytes()[:3000])
+    with pytest.raises(UserError, match=r"1\.tar: not a readable tar shard"):
+        WebDataset(pairs_dir, "train")
+
+
+def test_incomplete_samples_are_broken_records(tmp_path, write_shard):
+    write_shard(
+        tmp_path / "train" / "0.tar",
+        {
+            "a.txt": b"no picture",
+            "b.jpg": b"x",
+            "c.txt": b" \n",
+            "c.jpg": b"x",
+            "d.jpg": b"x",
+            "d.txt": b"\xff\xfe",
+        },
+    )
+    source = WebDataset(tmp_path, "train")
+    for i, said in enumerate(("a: has no image", "b: has no .txt", "c: its .txt is empty", "d: .txt is not UTF-8")):
+        with pytest.raises(BrokenRecord, match=said):
+            source[i]
+
+
+def read_of(store, path):
+    return sum(end - start for file, start, end in store.asked if file == path)
+
+
+@pytest.fixture
+def stored(store, tmp_path, monkeypatch, write_shard):
+    """Two shards of ten samples in a store, and the same in a folder."""
+    monkeypatch.setenv("CLIP_JAX_CACHE", str(tmp_path / "cache"))
+    for shard in range(2):
+        samples = {}
+        for i in range(10):
+            samples |= {f"k{i}.jpg": bytes([i + 1]) * (20_000 + i), f"k{i}.txt": f"text {shard} {i}".encode()}
+        path = write_shard(tmp_path / "here" / "train" / f"{shard}.tar", samples)
+        store.pipe(f"/box/train/{shard}.tar", path.read_bytes())
+    return store
+
+
+def test_a_store_gives_what_a_folder_gives(stored, tmp_path):
+    here, there = WebDataset(tmp_path / "here", "train"), WebDataset("slow://box", "train")
+    rows = [13, 2, 19, 2]
+    assert there.many(rows) == here.many(rows)
+    assert (
+        there.many_captions(rows)
+        == here.many_captions(rows)
+        == [("text 1 3",), ("text 0 2",), ("text 1 9",), ("text 0 2",)]
+    )
+    assert WebDataset("slow://box/train/{0..1}.tar", "any").many(rows) == here.many(rows)
+    assert there.name(13) == "slow:///box/train/1.tar:k3"
+
+
+def test_only_the_bytes_of_the_records_asked_for_are_read(stored):
+    source = WebDataset("slow://box", "train")
+    stored.asked.clear()
+    records = source.many([3, 17])
+    wanted = sum(len(r.image) + len(r.captions[0]) for r in records)
+    read = sum(end - start for _, start, end in stored.asked)
+    assert len(stored.asked) == 2  # picture and text in one piece
+    assert wanted <= read <= wanted + 2 * 1024  # and the padding and the header between them
+    stored.asked.clear()
+    source.many_captions(list(range(20)))
+    assert sum(end - start for _, start, end in stored.asked) == 20 * len("text 0 0")
+
+
+def test_the_index_takes_sixteen_bytes_a_pair_and_workers_share_it(stored):
+    shards = WebDataset("slow://box", "train").shards
+    assert shards.members == ("image", "txt")
+    assert shards.places.nbytes == 16 * len(shards)
+    copy = Shards.__new__(Shards)
+    copy.__setstate__(shards.__getstate__())
+    assert isinstance(copy.places, np.memmap)
+    assert not isinstance(shards.places, np.memmap)
+    assert copy.read([4], ("image", "txt")) == shards.read([4], ("image", "txt"))
+
+
+def test_without_a_cache_folder_workers_get_the_index_itself(stored, tmp_path, monkeypatch):
+    shards = WebDataset("slow://box", "train").shards
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("CLIP_JAX_CACHE", str(tmp_path / "file"))
+    assert shards.__getstate__()["places"] is shards.places
+
+
+@pytest.mark.parametrize("sign", ["\u2028", "\u0085", "\v", "\f", "\x1c"])
+def test_captions_end_at_a_line_feed_alone(tmp_path, write_shard, sign):
+    write_shard(tmp_path / "train" / "0.tar", {"a.txt": f"one{sign}caption\r\nanother\n".encode()})
+    assert WebDataset(tmp_path, "train").captions(0) == (f"one{sign}caption", "another")

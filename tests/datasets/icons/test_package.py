@@ -1,0 +1,78 @@
+"""The archive is read set by set; what is no such archive, or is not there, is one line."""
+
+import pytest
+
+from clip_jax.datasets.icons.package import find_package, icon_sets
+from clip_jax.errors import UserError
+
+
+def test_sets_of_an_archive(package):
+    sets = {s.prefix: s for s in icon_sets(package)}
+    assert sorted(sets) == ["alpha", "banner", "beta", "copy", "free", "gamma", "grin", "shop", "smile"]
+    alpha = sets["alpha"]
+    assert "old" not in alpha.icons
+    assert alpha.hidden == 1
+    assert alpha.aliases == {"house-fill": ("home-fill",)}  # the mirrored one is another picture
+    assert (alpha.categories["house-fill"], alpha.affixes) == (("Places",), ((), ("fill",)))
+    assert alpha.icons["house-fill"].width == 24
+    assert [s.prefix for s in icon_sets(package, ("copy", "beta"))] == ["beta", "copy"]
+
+
+@pytest.mark.parametrize(
+    "content", [{"readme.md": b"no icons"}, {"json/a.json": b"{"}, {"json/a.json": {"prefix": "a"}}]
+)
+def test_an_archive_of_something_else(tmp_path, make_package, content):
+    with pytest.raises(UserError, match="--package: .*a.tgz"):
+        list(icon_sets(make_package(tmp_path / "a.tgz", content)))
+
+
+@pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "Evil", "a/b", "a_b", "", "a.b"])
+def test_icon_sets_names_that_would_leave_their_folder_are_refused(tmp_path, make_package, name):
+    well = {"prefix": "a", "icons": {"b": {"body": "<g/>"}}}
+    list(icon_sets(make_package(tmp_path / "well.tgz", {"json/a.json": well})))
+    for field, content in (("prefix", well | {"prefix": name}), ("a: icon", well | {"icons": {name: {"body": ""}}})):
+        with pytest.raises(UserError) as caught:
+            list(icon_sets(make_package(tmp_path / "evil.tgz", {"json/a.json": content})))
+        assert (caught.value.field, caught.value.value) == (field, name)
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" * 100_000, b"\xff", b"[]", b'{"prefix": "a", "icons": []}', b'{"prefix": "a", "icons": {"b": 1}}',
+                b'{"prefix": "a", "icons": {"b": {"body": 1}}}', b'{"prefix": "a", "info": [], "icons": {}}'],
+)  # fmt: skip
+def test_icon_sets_damaged_json_is_one_line(tmp_path, make_package, content):
+    with pytest.raises(UserError) as caught:
+        list(icon_sets(make_package(tmp_path / "a.tgz", {"json/a.json": content})))
+    assert "\n" not in str(caught.value)
+
+
+def test_no_archive(tmp_path):
+    (tmp_path / "a.tgz").write_text("nothing")
+    with pytest.raises(UserError, match="not an archive of @iconify/json"):
+        list(icon_sets(tmp_path / "a.tgz"))
+    with pytest.raises(UserError, match="no such file"):
+        find_package(tmp_path / "b.tgz", tmp_path)
+
+
+def test_npm_fetches_it_once(tmp_path, monkeypatch):
+    npm = tmp_path / "npm"
+    npm.write_text('#!/bin/sh\nfor last; do :; done\necho $* >> "$0.log"\ntouch "$last/iconify-json-1.2.3.tgz"\n')
+    npm.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    for _ in range(2):
+        assert find_package(None, tmp_path / "work").name == "iconify-json-1.2.3.tgz"
+    assert npm.with_suffix(".log").read_text().splitlines() == [
+        f"pack @iconify/json --silent --pack-destination {tmp_path}/work"
+    ]
+
+
+def test_npm_that_fails_or_is_missing(tmp_path, monkeypatch):
+    npm = tmp_path / "npm"
+    npm.write_text("#!/bin/sh\necho no network >&2\nexit 1\n")
+    npm.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="failed .*; give the archive"):
+        find_package(None, tmp_path / "work")
+    npm.unlink()
+    with pytest.raises(UserError, match="needs the archive of @iconify/json, or npm"):
+        find_package(None, tmp_path / "work")

@@ -1,0 +1,66 @@
+"""Processes that draw: answers in order, a limit of time for each item, and one line for a process that dies."""
+
+import os
+import signal
+import time
+from typing import NamedTuple
+
+import pytest
+
+from clip_jax.datasets.icons import pool as module
+from clip_jax.datasets.icons.pool import Pool
+from clip_jax.errors import UserError
+
+
+class Item(NamedTuple):
+    number: int
+    name: str = ""
+
+
+def double(item):
+    return 2 * item.number
+
+
+def sleep(item):
+    time.sleep(600 if item.number == 3 else 0)
+    return item.number
+
+
+def die(item):
+    if item.number == 3:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return item.number
+
+
+def fill(item):
+    return len(bytearray(item.number)) if item.number < 1 << 20 else len(bytearray(4 * module.ROOM))
+
+
+@pytest.fixture
+def pool():
+    made = Pool(2)
+    yield made
+    made.close()
+
+
+def test_answers_come_in_order(pool):
+    tasks = [(double, [Item(10 * i + j) for j in range(i % 4)]) for i in range(12)]
+    assert list(pool.imap(tasks)) == [[2 * item.number for item in items] for _, items in tasks]
+    assert list(pool.imap([])) == []
+
+
+def test_an_item_that_takes_too_long_is_left_out_and_the_rest_goes_on(pool, monkeypatch):
+    monkeypatch.setattr(module, "LIMIT_S", 2.0)
+    tasks = [(sleep, [Item(i) for i in range(2, 6)]), (double, [Item(7)])]
+    assert list(pool.imap(tasks)) == [[2, "slow", 4, 5], [14]]
+
+
+@pytest.mark.parametrize("draw", [die, fill])
+def test_a_process_that_dies_is_one_line_and_nothing_waits(pool, draw):
+    items = [Item(1), Item(2), Item(3 if draw is die else 1 << 20, "set/evil"), Item(4)]
+    with pytest.raises(UserError) as caught:
+        list(pool.imap([(draw, items)]))
+    assert caught.value.field == "set/evil"
+    assert "\n" not in str(caught.value)
+    pool.close()
+    assert not module.multiprocessing.active_children()

@@ -1,0 +1,75 @@
+"""Tasks take held-out rows only, count sets over both sides, and keep classes that have enough pictures."""
+
+import pandas as pd
+
+from clip_jax.datasets.icons import tasks as module
+from clip_jax.datasets.icons.tasks import COMMON_EACH, LOGO_SETS, tasks
+
+
+def table(rows):
+    columns = ["set", "kind", "shown", "style", "country", "skin", "group", "held_out"]
+    plain = {"kind": "icon", "style": "", "country": "", "skin": "", "group": "", "held_out": False}
+    return pd.DataFrame([plain | row for row in rows], columns=columns)
+
+
+def by_name(rows, common_sets=2):
+    return {t.name: t for t in tasks(table(rows), common_sets)}
+
+
+def test_common_names_are_counted_in_sets_and_capped():
+    rows = [{"set": s, "shown": w} for s in "ab" for w in ("cat", "dog")]
+    rows += [{"set": "c", "shown": w, "held_out": True} for w in ("cat", "dog", "cow") for _ in range(COMMON_EACH + 3)]
+    rows += [{"set": "c", "shown": "emu", "held_out": True}, {"set": "a", "shown": "emu"}]
+    rows += [{"set": s, "shown": "acme", "held_out": s == "c"} for s in "abccc"]
+    rows += [{"set": f"logos{i}", "kind": "logo", "shown": "acme"} for i in range(LOGO_SETS)]
+    task = by_name(rows, common_sets=3)["icons-common"]
+    assert task.classes == ("cat", "dog")  # cow is in one set; emu, in two, has one picture
+    assert task.summary == {"classes": 2, "examples": 2 * COMMON_EACH, "chance": 0.5, "largest_class": 0.5}
+    assert all(
+        rows[r].get("held_out") and rows[r]["shown"] == task.classes[k]
+        for r, k in zip(task.rows, task.labels, strict=True)
+    )
+
+
+def test_basic_names_are_those_that_most_sets_have(monkeypatch):
+    monkeypatch.setattr(module, "BASIC", 2)
+    sets = {"cat": "abcd", "dog": "abc", "emu": "ab", "fox": "ab"}
+    rows = [{"set": s, "shown": w} for w, names in sets.items() for s in names]
+    rows += [{"set": "z", "shown": w, "held_out": True} for w in sets for _ in range(module.BASIC_EACH + 1)]
+    task = by_name(rows, common_sets=3)["icons-basic"]
+    assert task.classes == ("cat", "dog")
+    assert len(task.rows) == 2 * module.BASIC_EACH
+
+
+def test_emoji_of_one_designer_only_and_skins_are_no_classes_and_groups_are_voted():
+    def face(where, shown, group, **more):
+        return {"set": where, "kind": "emoji", "shown": shown, "group": group, "held_out": where == "z"} | more
+
+    rows = [face(s, w, g) for s in "ab" for w, g in (("grin", "Smileys & Emotion"), ("ant", "Animals & Nature"))]
+    rows += [face("z", w, "People") for w in ("grin", "ant", "blob")] * 3
+    rows += [face("z", "grin", "People", skin="dark"), face("z", "flag of Peru", "Flags", country="Peru")]
+    found = by_name(rows)
+    assert found["emoji"].classes == ("ant", "grin")
+    assert len(found["emoji"].rows) == 6
+    assert found["emoji-groups"].classes == ("animals and nature", "people and body", "smileys and emotion")
+    assert "flags" not in found  # one country is no choice
+
+
+def test_styles_and_flags():
+    rows = [
+        {"set": "z", "shown": "cat", "style": s, "held_out": True}
+        for s in ("filled", "outline", "thin")
+        for _ in range(3)
+    ]
+    rows += [
+        {"set": "z", "shown": "cat", "style": "bold", "held_out": True},
+        {"set": "a", "shown": "cat", "style": "sharp"},
+    ]
+    rows += [
+        {"set": "y", "kind": "flag", "shown": "", "country": c, "held_out": True}
+        for c in ("Peru", "Chad", "Bouvet Island")
+    ]
+    found = by_name(rows)
+    assert found["styles"].classes == ("filled", "outline", "thin")
+    assert found["flags"].classes == ("Chad", "Peru")
+    assert found["flags"].labels == [1, 0]

@@ -1,0 +1,109 @@
+"""Mesh, rules, calls in flight, cache."""
+
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from clip_jax.config import MeshConfig
+from clip_jax.distributed import mesh as parallel
+from clip_jax.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("config", "shape"),
+    [
+        (MeshConfig(), (1, 8, 1, 1)),
+        (MeshConfig(fsdp=4), (1, 2, 4, 1)),
+        (MeshConfig(data=2, fsdp=-1), (1, 2, 4, 1)),
+        (MeshConfig(data=1, fsdp=2, tensor=-1), (1, 1, 2, 4)),
+        (MeshConfig(slices=2, tensor=2), (2, 2, 1, 2)),
+    ],
+)
+def test_mesh_takes_what_is_left(config, shape):
+    mesh = parallel.make_mesh(config)
+    assert tuple(mesh.shape.values()) == shape
+    assert mesh.axis_names == parallel.AXES
+
+
+def test_mesh_of_one_device():
+    assert parallel.make_mesh(MeshConfig(), jax.devices()[:1]).size == 1
+
+
+def test_a_mesh_that_does_not_fit_is_an_error():
+    with pytest.raises(ConfigError, match=r"data=3 × fsdp=1 × tensor=1 .* 8 devices"):
+        parallel.make_mesh(MeshConfig(data=3))
+    with pytest.raises(ConfigError, match="does not equal"):
+        parallel.make_mesh(MeshConfig(fsdp=3))
+
+
+def test_batch_must_divide():
+    mesh = parallel.make_mesh(MeshConfig())
+    parallel.check_batch(16, mesh)
+    with pytest.raises(ConfigError, match="batch_size=12"):
+        parallel.check_batch(12, mesh)
+
+
+class Output:
+    """What a call returns; remembers whether it was waited for."""
+
+    done = False
+
+    def block_until_ready(self):
+        self.done = True
+        return self
+
+
+def test_in_flight_waits_for_the_call_two_before_and_gives_back_all_in_order():
+    in_flight, outputs, found = parallel.InFlight(), [Output() for _ in range(6)], []
+    for count, output in enumerate(outputs, start=1):
+        found += in_flight.add(output)
+        assert [o.done for o in outputs] == [True] * (count - 2) + [False] * min(6 - count + 2, 6)
+    assert found + in_flight.rest() == outputs
+    assert all(o.done for o in outputs)
+    assert in_flight.rest() == []
+
+
+MANY_CALLS = """
+import jax, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P
+from clip_jax.config import MeshConfig
+from clip_jax.distributed.mesh import InFlight, batch_sharding, make_mesh, replicated
+
+mesh, in_flight = make_mesh(MeshConfig()), InFlight({most})
+
+@jax.jit
+def step(w, x):
+    def loss(w):
+        z = jax.numpy.tanh(x @ w)
+        return jax.nn.logsumexp(z @ z.T, axis=1).mean()
+
+    return jax.lax.with_sharding_constraint(w - 0.01 * jax.grad(loss)(w), replicated(mesh))
+
+w = jax.device_put(np.eye(64, dtype=np.float32), replicated(mesh))
+x = np.ones((64, 64), np.float32)
+for _ in range(2000):
+    w = step(w, jax.device_put(x, batch_sharding(mesh)))
+    in_flight.add(w)
+print(float(w.sum()))
+"""
+
+
+def test_thousands_of_calls_with_collectives_do_not_starve_the_cpu_devices():
+    # without a bound XLA's threads all wait for one another, and it aborts the process after a minute
+    command = [sys.executable, "-c", MANY_CALLS.format(most=2)]
+    child = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert child.returncode == 0, child.stderr[-2000:]
+    assert np.isfinite(float(child.stdout))
+
+
+def test_cache_goes_where_it_is_told(tmp_path, monkeypatch):
+    before = jax.config.jax_compilation_cache_dir
+    monkeypatch.setenv("CLIP_JAX_CACHE", str(tmp_path / "c"))
+    try:
+        assert parallel.enable_compile_cache() == tmp_path / "c"
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "c")
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)

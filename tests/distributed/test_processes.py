@@ -1,0 +1,99 @@
+"""How a process finds the others. The real thing, two processes at once, is in train/test_multi_process.py."""
+
+import subprocess
+import sys
+
+import pytest
+
+from clip_jax.config import DistributedConfig
+from clip_jax.distributed.processes import find_processes
+from clip_jax.errors import ConfigError
+
+NOTHING = DistributedConfig()
+SLURM = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_STEP_NODELIST": "n[1-2]",
+    "SLURM_NTASKS": "2",
+    "SLURM_STEP_NUM_TASKS": "2",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+}
+POD = {"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "1"}
+SLICES = {"MEGASCALE_NUM_SLICES": "2", "MEGASCALE_SLICE_ID": "0", "MEGASCALE_COORDINATOR_ADDRESS": "a"}
+OURS = {"CLIP_JAX_COORDINATOR": "h:1", "CLIP_JAX_PROCESSES": "4", "CLIP_JAX_PROCESS": "3"}
+
+
+def explicit(coordinator, processes, process):
+    return {
+        "coordinator_address": coordinator,
+        "num_processes": processes,
+        "process_id": process,
+        "cluster_detection_method": "deactivate",
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "environment", "found"),
+    [
+        (NOTHING, {}, None),
+        (DistributedConfig("h:1", 2, 1), {}, explicit("h:1", 2, 1)),
+        (DistributedConfig("h:1", 1, 0), SLURM, None),  # explicit goes first
+        (DistributedConfig("auto"), {}, {}),
+        (NOTHING, OURS, explicit("h:1", 4, 3)),
+        (DistributedConfig("g:2", process=0), OURS, explicit("g:2", 4, 0)),
+        (NOTHING, {**OURS, "CLIP_JAX_COORDINATOR": "auto"}, {}),
+        (DistributedConfig("h:1", 4), {"JOB_COMPLETION_INDEX": "2"}, explicit("h:1", 4, 2)),
+        (NOTHING, {"JOB_COMPLETION_INDEX": "2"}, None),  # any indexed job has it
+        (NOTHING, SLURM, explicit("n1:61447", 2, 0) | {"local_device_ids": None}),
+        (NOTHING, {k: v for k, v in SLURM.items() if "STEP" not in k}, None),  # a batch script outside of srun
+        (NOTHING, {**SLURM, "SLURM_STEP_NUM_TASKS": "1"}, None),  # an interactive shell in a job of two tasks
+        (NOTHING, POD, {}),
+        (NOTHING, {"TPU_WORKER_HOSTNAMES": "a", "TPU_WORKER_ID": "0"}, None),
+        (NOTHING, SLICES, {}),
+        (NOTHING, {"MEGASCALE_NUM_SLICES": "1"}, None),
+    ],
+)  # fmt: skip
+def test_what_is_found(settings, environment, found):
+    assert find_processes(settings, environment) == found
+
+
+@pytest.mark.parametrize(
+    ("settings", "environment", "said"),
+    [
+        (DistributedConfig("h:1", 2), {}, r"distributed.process \(or CLIP_JAX_PROCESS\): missing"),
+        (DistributedConfig("h:1"), {}, "distributed.processes .* missing"),
+        (NOTHING, {"CLIP_JAX_PROCESSES": "2", "CLIP_JAX_PROCESS": "0"}, "distributed.coordinator .* missing"),
+        (NOTHING, {**OURS, "CLIP_JAX_PROCESS": "4"}, "distributed.process=4: must be below processes=4"),
+        (NOTHING, {**OURS, "CLIP_JAX_PROCESSES": "many"}, "CLIP_JAX_PROCESSES='many': must be a whole number"),
+        (NOTHING, {**OURS, "CLIP_JAX_COORDINATOR": "h"}, "distributed.coordinator='h': must be host:port"),
+        (NOTHING, {k: v for k, v in SLURM.items() if k != "SLURM_LOCALID"}, "SLURM_LOCALID: this Slurm step"),
+        (NOTHING, {"TPU_WORKER_HOSTNAMES": "a,b"}, "TPU_WORKER_ID: this TPU slice has several hosts"),
+        (NOTHING, {"MEGASCALE_NUM_SLICES": "2", "MEGASCALE_SLICE_ID": "0"}, "MEGASCALE_COORDINATOR_ADDRESS: there"),
+    ],
+)
+def test_what_is_incomplete_is_named(settings, environment, said):
+    with pytest.raises(ConfigError, match=said):
+        find_processes(settings, environment)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"coordinator": "auto", "processes": 2}, "ignored with distributed.coordinator='auto'"),
+        ({"processes": 2, "process": 2}, "must be below processes=2"),
+        ({"heartbeat_s": 0}, "distributed.heartbeat_s=0: must be at least 1"),
+        ({"process": -2}, "distributed.process=-2"),
+    ],
+)
+def test_what_cannot_be_is_refused(fields, said):
+    with pytest.raises(ConfigError, match=said):
+        DistributedConfig(**fields)
+
+
+def test_a_process_on_its_own_loads_no_jax():
+    program = (
+        "import sys; from clip_jax.config import DistributedConfig\n"
+        "from clip_jax.distributed.processes import together\n"
+        "with together(DistributedConfig(), on_error=int): sys.exit('jax' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -1,0 +1,382 @@
+"""The benchmark with a model that sees colours."""
+
+import dataclasses
+import io
+import json
+import tarfile
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from clip_jax.data.images.eval_preprocess import Preprocess
+from clip_jax.data.labeled.open import open_labelled
+from clip_jax.errors import UserError
+from clip_jax.evals import benchmark as transfer
+from clip_jax.evals import results
+
+TASKS = ("zeroshot_classification",)
+COLOURS = {"red": (220, 20, 20), "green": (20, 220, 20), "blue": (20, 20, 220)}
+
+
+class Colours:
+    """Embeds a picture by its mean colour and a text by the colour word in it."""
+
+    name, digest, precision, preprocess = "colours", "abc", "float32", Preprocess(4)
+    seen = 0
+
+    def embed_and_features(self, images):
+        self.seen += len(images)
+        features = images.reshape(len(images), -1, 3).mean(axis=1) / 255
+        return features / np.linalg.norm(features, axis=1, keepdims=True), features
+
+    def embed_texts(self, texts):
+        found = [next((c for w, c in COLOURS.items() if w in t), (1, 1, 1)) for t in texts]
+        found = np.array(found, float)
+        return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+def write_tar(path, members):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+def picture(colour, rng):
+    array = np.clip(np.array(colour) + rng.integers(-20, 20, (6, 6, 3)), 0, 255).astype(np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(array).save(out, "PNG")
+    return out.getvalue()
+
+
+@pytest.fixture
+def suite(tmp_path):
+    rng = np.random.default_rng(0)
+    root = tmp_path / "sets"
+    for split, count in (("train", 12), ("test", 9)):
+        members = []
+        for i in range(count):
+            word = list(COLOURS)[i % 3]
+            members += [(f"{split}{i}.png", picture(COLOURS[word], rng)), (f"{split}{i}.cls", str(i % 3).encode())]
+        write_tar(root / "colours" / split / "0.tar", members)
+    (root / "colours" / "classnames.txt").write_text("\n".join(COLOURS))
+    pairs = [m for i, w in enumerate(COLOURS) for m in
+             ((f"p{i}.png", picture(COLOURS[w], rng)), (f"p{i}.txt", f"a {w} thing\nso {w}".encode()))]  # fmt: skip
+    write_tar(root / "pairs" / "test" / "0.tar", pairs)
+    path = tmp_path / "suite.json"
+    sets = [{"name": "colours", "path": "colours"}, {"name": "pairs", "path": "pairs", "kind": "retrieval"},
+            {"name": "absent", "path": "absent"}]  # fmt: skip
+    path.write_text(json.dumps({"data": str(root), "sets": sets}))
+    return path
+
+
+def test_every_task_and_the_files_it_leaves(suite, tmp_path):
+    model, said = Colours(), []
+    found = transfer.run_suite(model, str(suite), tmp_path / "out", echo=said.append)
+    assert [line for line in said if "absent" in line]
+    by_task = {}
+    for r in found:
+        by_task.setdefault((r["dataset"], r["task"]), []).append(r["metrics"])
+    assert by_task["colours", "zeroshot_classification"][0]["acc1"] == 1.0
+    assert by_task["colours", "zeroshot_classification"][0]["acc5"] is None
+    probe, *shots = by_task["colours", "linear_probe"]
+    assert probe["lp_acc1"] == 1.0
+    assert probe["lp_acc1_low"] < 1.0
+    assert [s["fewshot_k"] for s in shots] == [1, 2, 4]
+    assert by_task["colours", "knn"][0]["knn_acc1"] == 1.0
+    assert by_task["pairs", "zeroshot_retrieval"][0]["text_retrieval_recall@1"] == 1.0
+    table = pd.read_csv(tmp_path / "out" / "results.csv")
+    assert {"dataset", "model", "pretrained", "task", "language", "model_fullname", "acc1", "lp_acc1"} <= set(table)
+    assert json.loads((tmp_path / "out" / "results.json").read_text()) == found
+    text = results.table(found)
+    assert "4-shot probe" in text
+    assert "text_retrieval_recall@1" in text
+    assert not list((tmp_path / "out").rglob("*partial*"))
+
+
+def test_it_goes_on_where_it_stopped_and_notices_change(suite, tmp_path):
+    model = Colours()
+    first = transfer.run_suite(model, str(suite), tmp_path / "out", echo=lambda _: None)
+    count = model.seen
+    assert count == 12 + 9 + 3  # each split is embedded once for all its tasks
+    again = transfer.run_suite(model, str(suite), tmp_path / "out", echo=lambda _: None)
+    assert again == first
+    assert model.seen == count
+    (tmp_path / "out" / "colours_knn.json").unlink()  # as if interrupted: features are still there
+    transfer.run_suite(model, str(suite), tmp_path / "out", echo=lambda _: None)
+    assert model.seen == count
+    for field, value in (("digest", "def"), ("precision", "bfloat16"), ("preprocess", Preprocess(4, "squash"))):
+        other = Colours()
+        setattr(other, field, value)
+        transfer.run_suite(other, str(suite), tmp_path / "out", tasks=("knn",), echo=lambda _: None)
+        assert other.seen == 12 + 9, field
+
+
+def test_a_set_can_be_for_some_tasks_only(suite, tmp_path):
+    values = json.loads(suite.read_text())
+    values["sets"] = [{**values["sets"][0], "only": ["knn"]}]
+    suite.write_text(json.dumps(values))
+    found = transfer.run_suite(Colours(), str(suite), tmp_path / "out", echo=lambda _: None)
+    assert [r["task"] for r in found] == ["knn"]
+
+
+def test_what_is_written_is_read(suite, tmp_path):
+    found = transfer.run_suite(Colours(), str(suite), tmp_path / "out", echo=lambda _: None)
+    read = results.read_results(tmp_path / "out" / "results.json")
+    pd.testing.assert_frame_equal(read, results.read_results(tmp_path / "out" / "results.csv"), check_dtype=False)
+    assert list(read["task"]) == ["zero_shot", "linear_probe", *["few_shot"] * 3, "knn"]
+    assert list(read["shots"]) == [0, 0, 1, 2, 4, 0]
+    assert read["examples"].dropna().unique().tolist() == [9]
+    assert read["chance"].dropna().tolist() == [1 / 3] * 3
+    probe = next(r["metrics"] for r in found if r["task"] == "linear_probe")
+    assert tuple(read.loc[1, ["value", "low", "high"]]) == (
+        probe["lp_acc1"],
+        probe["lp_acc1_low"],
+        probe["lp_acc1_high"],
+    )
+    (tmp_path / "other.json").write_text('{"sets": []}')
+    for path in ("other.json", "nothing.csv"):
+        with pytest.raises(UserError, match=path):
+            results.read_results(tmp_path / path)
+
+
+def test_mistakes_are_one_line(suite, tmp_path):
+    def refused(match, name=str(suite), **options):
+        with pytest.raises(UserError, match=match) as error:
+            transfer.run_suite(Colours(), name, tmp_path / "x", echo=lambda _: None, **options)
+        assert "\n" not in str(error.value)
+
+    refused("--tasks=probe", tasks=("probe",))
+    refused("no such file; the built-in suites are paper27, poster", name="nothing.json")
+    refused("needs --data", name="paper27")
+    refused("none of its 27 sets is there", name="paper27", data=str(tmp_path))
+    for change, match in (
+        ({"sets": [{"name": "a", "path": "a", "metrics": "x"}]}, "metrics is not known"),
+        ({"sets": [{"name": "a", "path": "a", "kind": "audio"}]}, "kind='audio'"),
+        ({"sets": [{"name": "a", "path": "a", "metric": "f1"}]}, "metric='f1'"),
+        ({"sets": [{"name": "a", "path": "a"}, {"name": "a", "path": "b"}]}, "share a name"),
+        ({"sets": [{"name": "a"}]}, "not a suite"),
+        ({"sets": [{"name": "a", "path": "a", "only": ["zeroshot_retrieval"]}]}, "only: 'zeroshot_retrieval' must be"),
+        ({"sets": [], "speed": 1}, "speed is not known"),
+    ):
+        (tmp_path / "bad.json").write_text(json.dumps(change))
+        refused(match, name=str(tmp_path / "bad.json"))
+
+
+def test_the_papers_metrics():
+    scores = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]])
+    labels = np.array([1, 0, 0])
+    assert results.scored(scores, labels, "roc_auc")["roc_auc"] == 1.0
+    many = np.eye(8) + 0.1 * np.arange(8)[None]
+    told = results.scored(many, np.array([1, 0, 2, 3, 4, 5, 6, 7]), "mean_top1_top5")
+    assert told["mean_acc1_acc5"] == pytest.approx((told["acc1"] + told["acc5"]) / 2)
+    never = results.scored(np.arange(7.0)[None].repeat(2, axis=0), np.array([0, 1]), "mean_top1_top5")
+    assert (never["acc5"], never["mean_acc1_acc5"]) == (0.0, 0.0)
+    assert results.scored(np.eye(5), np.arange(5))["acc5"] == 1.0  # CLIP_benchmark leaves it out below five
+    found = results.scored(scores, labels, "11point_map")
+    assert found["mean_average_precision_11point"] == pytest.approx(1.0)
+    assert found["acc1"] == pytest.approx(2 / 3)
+
+
+def folders_of(root, names):
+    for name in names:
+        (root / "test" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(root / "test" / name / "0.png")
+    return root
+
+
+EUROSAT = {
+    "AnnualCrop": "annual crop land", "Forest": "forest", "HerbaceousVegetation": "brushland or shrubland",
+    "Highway": "highway or road", "Industrial": "industrial buildings or commercial buildings",
+    "Pasture": "pasture land", "PermanentCrop": "permanent crop land",
+    "Residential": "residential buildings or homes or apartments", "River": "river", "SeaLake": "lake or sea",
+}  # fmt: skip
+
+
+def test_a_sets_own_folders_take_the_prompts_of_their_names(tmp_path):
+    data = open_labelled(folders_of(tmp_path / "eurosat", EUROSAT))
+    found, metric = transfer.class_prompts(transfer.Entry("e", str(tmp_path / "eurosat"), prompts="eurosat"), data)
+    assert metric == "accuracy"
+    assert [p[0] for p in found] == [f"a centered satellite photo of {name}." for name in EUROSAT.values()]
+
+
+def test_a_folder_name_may_lack_a_sign(tmp_path):
+    classes = transfer.prompts.prompt_set("stanford_cars").classes
+    data = open_labelled(folders_of(tmp_path / "cars", [c.replace("/", "-") for c in classes]))
+    found, _ = transfer.class_prompts(transfer.Entry("c", str(tmp_path / "cars"), prompts="stanford_cars"), data)
+    for own, of_class in zip(data.class_names, found, strict=True):
+        assert own.replace("C-V", "C/V") in of_class[0]
+
+
+def test_numbered_folders_are_numbers_and_said(tmp_path):
+    published, said = transfer.prompts.prompt_set("gtsrb"), []
+    data = open_labelled(folders_of(tmp_path / "gtsrb", map(str, range(43))))
+    found, _ = transfer.class_prompts(transfer.Entry("g", str(tmp_path / "gtsrb"), prompts="gtsrb"), data, said.append)
+    assert [p[0] for p in found] == [published.prompts()[int(n)][0] for n in data.class_names]
+    assert len(said) == 1
+    assert "gtsrb" in said[0]
+
+
+def test_classes_that_pair_with_none_are_refused_unless_asked(tmp_path):
+    data = open_labelled(folders_of(tmp_path / "s", ["negative", "good"]))
+    entry = transfer.Entry("s", str(tmp_path / "s"), prompts="rendered_sst2")
+    with pytest.raises(UserError) as error:
+        transfer.class_prompts(entry, data)
+    assert (error.value.field, error.value.value) == ("pair", ("good",))
+    asked = dataclasses.replace(entry, pair="place")
+    assert len(transfer.class_prompts(asked, data)[0]) == 2
+    suite = tmp_path / "suite.json"
+    suite.write_text(json.dumps({"sets": [{"name": "s", "path": "s", "pair": "luck"}]}))
+    with pytest.raises(UserError, match="pair='luck'"):
+        transfer.read_suite(str(suite), None)
+
+
+def test_a_class_without_a_name_keeps_its_number_and_is_said(tmp_path):
+    write_tar(
+        tmp_path / "s" / "test" / "0.tar", [("a.png", picture((0, 0, 0), np.random.default_rng(0))), ("a.cls", b"4")]
+    )
+    (tmp_path / "s" / "classnames.txt").write_text("near\nby\n\nfar\nvery far\n")
+    data, said = open_labelled(tmp_path / "s"), []
+    found, _ = transfer.class_prompts(transfer.Entry("s", str(tmp_path / "s")), data, said.append)
+    assert data.split("test").labels.tolist() == [4]
+    assert [p[0] for p in found][2:4] == ["a photo of a .", "a photo of a far."]
+    assert said == ["s: classes without a name: 2"]
+
+
+def test_several_classes_a_picture(tmp_path):
+    rng, root = np.random.default_rng(0), tmp_path / "voc"
+    for split, count in (("train", 24), ("val", 8), ("test", 12)):
+        members = []
+        for i in range(count):
+            truth = np.array([i % 2, i % 3 == 0, i % 4 < 2])
+            colour = np.where(truth, 200, 10)
+            out = io.BytesIO()
+            np.save(out, truth.astype(np.int64))
+            members += [(f"{split}{i}.png", picture(colour, rng)), (f"{split}{i}.npy", out.getvalue())]
+        write_tar(root / split / "0.tar", members)
+    (root / "classnames.txt").write_text("\n".join(COLOURS))
+    (root / "dataset_type.txt").write_text("multilabel\n")
+    suite = tmp_path / "suite.json"
+    entry = {"name": "voc", "path": "voc", "metric": "11point_map", "val_split": "val"}
+    suite.write_text(json.dumps({"sets": [entry]}))
+    said, model = [], Colours()
+    found = transfer.run_suite(model, str(suite), tmp_path / "out", echo=said.append)
+    told = {r["task"]: r["metrics"] for r in found}
+    assert set(told) == {"zeroshot_classification", "linear_probe", "knn"}
+    assert said == ["voc: several classes a picture, so no few_shot"]
+    assert told["linear_probe"]["lp_mean_average_precision_11point"] == pytest.approx(1.0)
+    assert told["knn"]["knn_mean_average_precision"] > 0.75  # 20 of 24 vote
+    assert 0.7 < told["zeroshot_classification"]["mean_average_precision"] <= 1.0
+    assert "acc1" not in told["zeroshot_classification"]
+    assert model.seen == 24 + 8 + 12  # the set's own validation split is read for the probe
+    assert "lp_mean_average_precision_11point" in results.table(found)
+
+
+def test_run_suite_a_bad_caption_of_a_retrieval_set_is_named(suite, tmp_path):
+    rng = np.random.default_rng(0)
+    members = [("s0.png", picture((9, 9, 9), rng)), ("s0.txt", b"one"), ("s1.png", picture((9, 9, 9), rng))]
+    write_tar(tmp_path / "sets" / "pairs" / "test" / "0.tar", [*members, ("s1.txt", b" \n")])
+    with pytest.raises(UserError, match=r"0\.tar:s1: "):
+        transfer.run_suite(Colours(), str(suite), tmp_path / "out", tasks=("zeroshot_retrieval",))
+
+
+def test_run_suite_a_damaged_cache_of_features_is_made_again(suite, tmp_path):
+    def measured():
+        return transfer.run_suite(Colours(), str(suite), tmp_path / "out", tasks=("zeroshot_retrieval",))
+
+    first = measured()
+    for file in (tmp_path / "out" / "features").iterdir():
+        file.write_bytes(file.read_bytes()[:-30])
+    (tmp_path / "out" / "pairs_zeroshot_retrieval.json").unlink()
+    assert measured() == first
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_read_suite_a_probe_is_not_chosen_on_its_own_pictures(suite, tmp_path, split):
+    values = json.loads(suite.read_text())
+    values["sets"][0]["val_split"] = split
+    suite.write_text(json.dumps(values))
+    with pytest.raises(UserError) as raised:
+        transfer.read_suite(str(suite), None)
+    assert (raised.value.field, raised.value.value) == ("val_split", split)
+
+
+def test_run_suite_no_probe_of_the_split_it_was_trained_on(suite, tmp_path):
+    values, said = json.loads(suite.read_text()), []
+    values["sets"][0]["train_split"] = "test"
+    suite.write_text(json.dumps(values))
+    found = transfer.run_suite(Colours(), str(suite), tmp_path / "out", tasks=("knn",), echo=said.append)
+    assert found == []
+    assert [line for line in said if line.endswith("no knn")]
+
+
+class Broken(Colours):
+    """Embeds one picture, or every text, as what is no number."""
+
+    def __init__(self, what):
+        self.what = what
+
+    def embed_and_features(self, images):
+        found = super().embed_and_features(images)
+        if self.what in ("embedding", "features"):
+            found[self.what == "features"][4] = np.nan
+        return found
+
+    def embed_texts(self, texts):
+        return super().embed_texts(texts) * (np.inf if self.what == "texts" else 1)
+
+
+@pytest.mark.parametrize(
+    ("what", "field", "value"),
+    [("embedding", "embedding", "0.tar:test4"), ("features", "features", "0.tar:test4"),
+     ("texts", "embedding", "a photo of a red.")],
+)  # fmt: skip
+def test_a_model_that_gives_no_numbers_stops_with_the_name(suite, tmp_path, what, field, value):
+    with pytest.raises(UserError) as error:
+        transfer.run_suite(Broken(what), str(suite), tmp_path / "out", tasks=TASKS, echo=lambda _: None)
+    assert error.value.field == field
+    assert value in error.value.value
+    assert not list((tmp_path / "out").glob("colours_*.json"))
+
+
+def test_features_kept_by_an_earlier_version_are_looked_at(suite, tmp_path):
+    out = tmp_path / "out"
+    transfer.run_suite(Colours(), str(suite), out, tasks=TASKS, echo=lambda _: None)
+    for file in (out / "features").glob("*.npz"):
+        values = dict(np.load(file))
+        values["embeddings"][0] = np.nan
+        np.savez(file, **values)
+    for file in out.glob("*_*.json"):
+        file.unlink()
+    with pytest.raises(UserError) as error:
+        transfer.run_suite(Colours(), str(suite), out, tasks=TASKS, echo=lambda _: None)
+    assert error.value.field == "embeddings"
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"name": "../../../escaped/evil"}, "name"), ({"name": "/tmp/evil"}, "name"), ({"name": 3}, "name"),
+        ({"train_split": "../other"}, "train_split"), ({"test_split": "a/b"}, "test_split"), ({"kind": []}, "kind"),
+    ],
+)  # fmt: skip
+def test_read_suite_names_that_leave_their_folder_are_refused(tmp_path, change, field):
+    path = tmp_path / "suite.json"
+    path.write_text(json.dumps({"sets": [{"name": "a", "path": "a"} | change]}))
+    with pytest.raises(UserError) as caught:
+        transfer.read_suite(str(path), str(tmp_path))
+    assert caught.value.field.endswith(field)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "[]", '{"sets": 3}', '{"sets": [3]}', '{"sets": [{"path": [], "name": "a"}]}']
+)
+def test_read_suite_damaged_is_one_line(tmp_path, text):
+    (tmp_path / "suite.json").write_text(text)
+    with pytest.raises(UserError) as caught:
+        transfer.read_suite(str(tmp_path / "suite.json"), str(tmp_path))
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,53 @@
+"""Figures of the transfer benchmark, on the committed results."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from clip_jax.evals.figures import shots, zero_shot
+from clip_jax.evals.results import read_results
+from clip_jax.plotting.style import NotDrawn
+
+HERE = Path(__file__).parents[2] / "experiments" / "results" / "transfer"
+SETS = {"food": ("food10", "food"), "birds": ("birds525", "birds"), "nothing": ("a", "b")}
+
+
+@pytest.fixture(scope="module")
+def table():
+    return pd.concat([read_results(HERE / name) for name in ("results.csv", "poster.csv")], ignore_index=True)
+
+
+def said(axis):
+    return [t.get_text() for t in axis.texts]
+
+
+def test_every_number_stands_beside_its_interval_and_its_pictures(table):
+    (axis,) = zero_shot(table, SETS).axes
+    assert [t.get_text() for t in axis.get_yticklabels()] == ["food", "birds"]
+    assert said(axis)[0] == "0.099 [0.083, 0.117]  1,250 pictures"
+    assert said(axis)[1] == "0.098 [0.082, 0.116]  1,250 pictures"
+    assert len(said(axis)) == 4
+
+
+def test_probes_stand_against_zero_shot(table):
+    food, birds = shots(table, SETS).axes
+    assert "no training split" in said(birds)
+    assert "no training split" not in said(food)
+    curve = next(line for line in food.lines if len(line.get_xdata()) == 5)
+    assert list(curve.get_xdata()) == [1, 2, 4, 8, 16]
+    assert curve.get_ydata()[0] == pytest.approx(0.1618, abs=1e-4)
+    levels = {float(line.get_ydata()[0]) for line in food.lines if set(line.get_xdata()) == {0, 1}}
+    assert levels == {0.0992, 0.0984, 0.1}
+
+
+def test_each_model_has_its_part(table):
+    both = pd.concat([table, table.assign(model="another")])
+    assert [a.get_title("left") for a in zero_shot(both, SETS).axes] == [table["model"][0], "another"]
+    assert len(shots(both, SETS).axes) == 4
+
+
+def test_what_was_not_measured_is_not_drawn(table):
+    for figure in (zero_shot, shots):
+        with pytest.raises(NotDrawn):
+            figure(table, {"nothing": ("a", "b")})

@@ -1,0 +1,81 @@
+"""The whole suite of a run."""
+
+import dataclasses
+import json
+
+import jax
+import pytest
+
+from clip_jax import flops
+from clip_jax.config import MeshConfig
+from clip_jax.data.open import open_source
+from clip_jax.data.pipeline.loader import learn_tokenizer
+from clip_jax.distributed.mesh import make_mesh
+from clip_jax.errors import UserError
+from clip_jax.evals.in_training import make_evaluator, mean_error, zero_shot_sets
+from clip_jax.models.clip import build, init_params
+
+
+def test_every_task_is_measured_and_summed_up(tiny_run):
+    mesh = make_mesh(MeshConfig())
+    built = build(tiny_run.model, mesh)
+    params = jax.jit(lambda: init_params(tiny_run.model, 0), out_shardings=built.shardings)()
+    tokenizer = learn_tokenizer(tiny_run, open_source(tiny_run.data, "train", 32))
+    held_out = open_source(tiny_run.data, "val", 32)
+    evaluator = make_evaluator(tiny_run, built, mesh, held_out, tokenizer)
+    rows = evaluator(params)
+    per_pair = flops.flops_per_sample(tiny_run.model)
+    prompts = sum(len(s.class_names) * len(s.templates) for s in zero_shot_sets(tiny_run, ("scenes",)))
+    # tasks, validation pairs, retrieval: pictures of the last have a caption each
+    assert evaluator.flops == (13 * 24 + 32 + 16) * per_pair.image + (prompts + 32 + 16) * per_pair.text
+    json.dumps(rows, allow_nan=False)
+    tops = [r for r in rows if r["metric"] == "top1"]
+    assert {r["task"] for r in tops} == {s.name for s in zero_shot_sets(tiny_run, ("scenes",))}
+    assert all(r["examples"] == 24 and r["low"] <= r["value"] <= r["high"] for r in tops)
+    (summary,) = [r for r in rows if r["task"] == "zero_shot_mean"]
+    assert (
+        summary["value"]
+        == pytest.approx(1 - sum(r["value"] for r in tops) / len(tops))
+        == mean_error(rows, {r["task"] for r in tops})
+    )
+    assert {r["metric"] for r in rows if r["task"] == "validation"} == {"loss", "loss_refit"}
+    assert any(r["metric"] == "text_to_image_recall@5" for r in rows)
+
+
+def test_no_tasks_no_mean():
+    assert mean_error([], set()) is None
+
+
+def prepared(run):
+    mesh = make_mesh(MeshConfig())
+    source = open_source(run.data, "train", 32)
+    return make_evaluator(
+        run, build(run.model, mesh), mesh, open_source(run.data, "val", 32), learn_tokenizer(run, source)
+    )
+
+
+def test_a_missing_folder_and_a_repeated_task_are_named(tiny_run):
+    def suite(**change):
+        return dataclasses.replace(tiny_run, evals=dataclasses.replace(tiny_run.evals, **change))
+
+    with pytest.raises(UserError, match="evals.zero_shot, evals.controls: nowhere"):
+        prepared(suite(controls=("nowhere",)))
+    with pytest.raises(UserError, match="share a name"):
+        prepared(suite(controls=("scenes",)))
+
+
+def test_controls_are_reported_and_enter_no_mean(tiny_run, tmp_path, write_shard, jpeg):
+    root = tmp_path / "reds"
+    samples = {}
+    for i in range(6):
+        samples |= {f"{i}.jpg": jpeg((40 * i, 0, 0)), f"{i}.cls": str(i // 3).encode()}
+    write_shard(root / "test" / "0.tar", samples)
+    (root / "classnames.txt").write_text("dark\nbright\n")
+    (root / "zeroshot_classification_templates.txt").write_text("a {c} picture\n")
+    run = dataclasses.replace(tiny_run, evals=dataclasses.replace(tiny_run.evals, controls=(str(root),)))
+    params = jax.jit(lambda: init_params(run.model, 0))()
+    rows = prepared(run)(params)
+    tops = {r["task"]: r["value"] for r in rows if r["metric"] == "top1"}
+    assert "reds" in tops
+    (summary,) = [r for r in rows if r["task"] == "zero_shot_mean"]
+    assert summary["value"] == pytest.approx(1 - sum(v for k, v in tops.items() if k != "reds") / (len(tops) - 1))

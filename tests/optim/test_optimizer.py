@@ -1,0 +1,143 @@
+"""Schedules, AdamW, what decays."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from clip_jax.config import ModelConfig, OptimConfig
+from clip_jax.config.presets import preset
+from clip_jax.models.clip import init_params
+from clip_jax.optim import optimizer as optim
+
+
+def test_cosine_equals_its_formula():
+    config = OptimConfig(peak_lr=2.0, warmup_steps=4)
+    rate = optim.schedule(config, 20)
+    np.testing.assert_allclose([rate(s) for s in range(4)], [0.5, 1.0, 1.5, 2.0], rtol=1e-6)
+    np.testing.assert_allclose(
+        [rate(s) for s in (4, 8, 12, 20)],
+        [1 + np.cos(np.pi * (s - 4) / 16) for s in (4, 8, 12, 20)],
+        atol=1e-6,
+    )
+
+
+def test_wsd_holds_and_then_falls_to_zero():
+    rate = optim.schedule(OptimConfig(peak_lr=1.0, warmup_steps=2, schedule="wsd", decay_fraction=0.25), 40)
+    np.testing.assert_allclose([rate(s) for s in (2, 15, 30, 35, 40)], [1, 1, 1, 0.5, 0], atol=1e-6)
+
+
+def test_optimizer_equals_optax_adamw():
+    config = OptimConfig(peak_lr=1e-2, warmup_steps=2, clip_norm=1.0, weight_decay=0.2)
+    params = {"kernel": jnp.arange(6.0).reshape(2, 3) / 7, "bias": jnp.ones(3)}
+    plain = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(
+            optim.schedule(config, 10), b1=0.9, b2=0.98, eps=1e-6, weight_decay=0.2,
+            mask={"kernel": True, "bias": False},
+        ),
+    )  # fmt: skip
+    ours = optim.make_optimizer(config, 10)
+    a, b, sa, sb = params, params, ours.init(params), plain.init(params)
+    for step in range(5):
+        grads = jax.tree.map(lambda p, s=step: jnp.sin(p + s) * 3, params)
+        assert float(optim.learning_rate(config, sa)) == pytest.approx(float(optim.schedule(config, 10)(step)))
+        ua, sa = ours.update(grads, sa, a)
+        ub, sb = plain.update(grads, sb, b)
+        a, b = optax.apply_updates(a, ua), optax.apply_updates(b, ub)
+    for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(left, right, rtol=2e-6)
+
+
+def test_gains_biases_and_temperature_do_not_decay():
+    mask = optim.decay_mask(jax.eval_shape(lambda: init_params(preset("debug"), 0)))
+    flat = {
+        jax.tree_util.keystr(k, simple=True, separator="."): v for k, v in jax.tree_util.tree_leaves_with_path(mask)
+    }
+    kept = {k for k, v in flat.items() if not v}
+    assert all(any(n in k for n in ("bias", "scale", "class_token")) for k in kept)
+    decayed = {k for k, v in flat.items() if v}
+    assert len(kept) + len(decayed) == len(flat)
+    assert not any("bias" in k or "ln_" in k or "logit_scale" in k for k in decayed)
+    assert any("token" in k for k in decayed)
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [("const", "wsd"), ("cosine", "cosine"), ("const-cooldown", "wsd")])
+def test_schedules_are_the_references(golden, theirs, ours):
+    records = [r for r in json.loads((golden / "lr_schedules.json").read_text()) if r["kind"] == theirs]
+    record = next(r for r in records if r.get("cooldown_power", 1.0) == 1.0)  # ours falls in a straight line
+    steps = record["steps"]
+    extra = {"decay_fraction": record.get("cooldown_steps", 0) / steps} if ours == "wsd" else {}
+    config = OptimConfig(peak_lr=record["base_lr"], warmup_steps=record["warmup"], schedule=ours, **extra)
+    rate = optim.schedule(config, steps)
+    np.testing.assert_allclose([rate(s) for s in range(steps)], record["lr"], rtol=2e-5, atol=1e-10)
+
+
+def test_half_precision_moments_follow_the_float32_ones_where_the_nearest_stalls():
+    config = dict(peak_lr=1e-2, warmup_steps=0, weight_decay=0.0, b2=0.999)
+    params = {"kernel": jnp.zeros((40, 50))}
+
+    def second_moment(**changes):
+        optimizer = optim.make_optimizer(OptimConfig(**config, **changes), 10**6)
+
+        def step(state, key):
+            # a little above the running mean: each update moves it by less than half a unit in the last place
+            grads = {"kernel": jnp.full((40, 50), 0.012)}
+            return optimizer.update(grads, state, params, key=key)[1], None
+
+        state = optimizer.init(params)
+        adam = optim._find(state, optax.ScaleByAdamState)
+        adam.nu["kernel"] = jnp.full((40, 50), 1.0e-4, adam.nu["kernel"].dtype)
+        state = jax.lax.scan(step, state, jax.random.split(jax.random.key(0), 400))[0]
+        return np.asarray(optim._find(state, optax.ScaleByAdamState).nu["kernel"], np.float64)
+
+    exact = second_moment()
+    stochastic = second_moment(state_dtype="bfloat16")
+    nearest = second_moment(state_dtype="bfloat16", rounding="nearest")
+    assert exact.mean() > 1.1e-4
+    np.testing.assert_allclose(stochastic.mean(), exact.mean(), rtol=3e-3)
+    assert nearest.mean() == pytest.approx(1e-4, rel=5e-3)
+
+
+def test_rates_fall_from_layer_to_layer():
+    params = jax.eval_shape(lambda: init_params(preset("ViT-S/32"), 0))
+    factors = optim.layer_multipliers(params, 0.5)
+    np.testing.assert_allclose(
+        np.ravel(factors["image"]["blocks"]["blocks"]["fc"]["kernel"]), 0.5 ** np.arange(12, 0, -1)
+    )
+    assert factors["image"]["blocks"]["blocks"]["fc"]["kernel"].shape == (12, 1, 1)
+    assert factors["text"]["token"] == factors["image"]["patch"]["kernel"] == 0.5**13
+    assert factors["image"]["ln_post"]["scale"] == factors["text"]["projection"] == factors["logit_scale"] == 1
+
+
+def test_layer_decay_scales_the_update_and_its_weight_decay():
+    params = {"image": {"blocks": {"kernel": jnp.ones((2, 3, 3))}, "projection": jnp.ones((3, 3))}}
+    grads = jax.tree.map(jnp.ones_like, params)
+    updates = []
+    for decay in (1.0, 0.5):
+        optimizer = optim.make_optimizer(OptimConfig(peak_lr=0.1, warmup_steps=0, layer_decay=decay), 10)
+        updates.append(optimizer.update(grads, optimizer.init(params), params)[0]["image"])
+    blocks = updates[1]["blocks"]["kernel"] / updates[0]["blocks"]["kernel"]
+    np.testing.assert_allclose(blocks[:, 0, 0], [0.25, 0.5], rtol=1e-6)
+    np.testing.assert_array_equal(updates[0]["projection"], updates[1]["projection"])
+
+
+def test_the_loss_scale_doubles_after_many_finite_updates_and_halves_after_one_that_is_not():
+    optimizer = optim.make_optimizer(
+        OptimConfig(warmup_steps=0, loss_scale=8.0), 10**4, ModelConfig(compute_dtype="float16")
+    )
+    params = {"kernel": jnp.ones((2, 2))}
+    state = optimizer.init(params)
+    update = jax.jit(optimizer.update)
+    bad, good = {"kernel": jnp.full((2, 2), jnp.nan)}, {"kernel": jnp.ones((2, 2))}
+    updates, state = update(bad, state, params)
+    assert float(optim.loss_scale(state)) == 4.0
+    np.testing.assert_array_equal(updates["kernel"], 0)
+    assert int(optim._find(state, optim.ScheduleState).updates) == 0
+    for _ in range(optim.GROWTH_INTERVAL):
+        updates, state = update(good, state, params)
+    assert float(optim.loss_scale(state)) == 8.0
+    assert np.all(np.asarray(updates["kernel"]) < 0)

@@ -1,0 +1,109 @@
+"""Budgets for laws of sizes and samples: the cost of a run, and the optimum from the command line."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from clip_jax.cli.main import main
+from clip_jax.errors import UserError
+from clip_jax.scaling.any_table.allocation import OPTION, cost_of
+from clip_jax.scaling.any_table.fit import fit_any
+from clip_jax.scaling.any_table.options import TableFit, asks_budget, budget_of
+from clip_jax.scaling.any_table.rows import Rows
+from clip_jax.scaling.laws import Chinchilla, ClipTowers, DataRepetition, law_named
+
+VALUES = {"E": 1.8, "A": 480.0, "alpha": 0.35, "B": 2100.0, "beta": 0.37}
+
+
+def runs(sd=0.002, count=40):
+    rng = np.random.default_rng(0)
+    n, d = np.exp(rng.uniform(np.log([1e7, 1e9]), np.log([1e10, 1e11]), (count, 2))).T
+    loss = Chinchilla().curve(VALUES, {"params": np.log(n), "samples_seen": np.log(d)}, np)
+    return pd.DataFrame({"params": n, "samples_seen": d, "loss": loss * np.exp(sd * rng.standard_normal(count))})
+
+
+def test_budget_is_told_from_a_point():
+    law = law_named("chinchilla")
+    assert asks_budget(law, "flops=1e22")
+    assert not asks_budget(law, "params=1e9,samples_seen=1e10")
+    assert not asks_budget(law_named("power"), "flops=1e22")
+    assert budget_of(DataRepetition(), "flops=1e22,unique_samples=1e9") == (1e22, {"unique_samples": 1e9})
+
+
+@pytest.mark.parametrize("text", ["flops=1e22,unique_samples=1e9", "flops=-1", "flops=inf"])
+def test_impossible_budgets_name_the_option(text):
+    with pytest.raises(UserError) as caught:
+        budget_of(law_named("chinchilla"), text)
+    assert caught.value.field == "--at"
+
+
+def cost(table, law, **options):
+    columns = {c: table[c].to_numpy(float) for c in law.columns}
+    rows = Rows(columns, np.ones(len(table)), table.index.to_numpy())
+    return cost_of(law, rows, TableFit(laws=(law.key,), **options), table)
+
+
+def test_cost_is_fitted_to_the_tables_flops_else_six_else_as_given():
+    table = runs()
+    law = Chinchilla()
+    assert cost(table, law)[0].terms == {"params": (6.0, 1.0)}
+    factor, power = cost(table.assign(flops=8 * table["params"] * table["samples_seen"]), law)[0].terms["params"]
+    assert (factor, power) == pytest.approx((8, 1), rel=1e-6)
+    gflops = table.assign(g=8e-9 * table["params"] * table["samples_seen"])
+    assert cost(gflops, law, x=("flops=g*G",))[0].terms["params"][0] == pytest.approx(8, rel=1e-6)
+    given = cost(table.assign(flops=1e20), law, flops_per_param_sample="7")[0]
+    assert given.terms == {"params": (7.0, 1.0)}
+
+
+def test_towers_have_a_factor_each():
+    rng, law = np.random.default_rng(0), ClipTowers()
+    table = pd.DataFrame(np.exp(rng.uniform(15, 20, (12, 3))), columns=list(law.columns))
+    with pytest.raises(UserError) as caught:
+        cost(table, law)
+    assert caught.value.field == OPTION
+    with pytest.raises(UserError) as caught:
+        cost(table, law, flops_per_param_sample="6")
+    assert caught.value.value == "6"
+    given = cost(table, law, flops_per_param_sample="params_image=300,params_text=460")[0]
+    assert given.terms["params_text"] == (460.0, 1.0)
+    flops = (300 * table["params_image"] + 460 * table["params_text"]) * table["samples_seen"]
+    found = cost(table.assign(flops=flops), law)[0].terms
+    assert [found[c][0] for c in law.columns[:2]] == pytest.approx([300, 460], rel=1e-6)
+    assert cost(table.assign(flops=flops), law)[0].residual_sd < 1e-6
+
+
+def test_the_command_prints_and_writes_the_optimum(tmp_path, capsys):
+    runs().to_csv(tmp_path / "t.csv", index=False)
+    said = ["--law=chinchilla", "--at=flops=1e22", "--at=params=1e9,samples_seen=1e11", f"--out={tmp_path / 'out'}"]
+    assert main(["fit", str(tmp_path / "t.csv"), *said]) == 0
+    assert "flops=1e22" in capsys.readouterr().out
+    found = json.loads((tmp_path / "out" / "fit.json").read_text())
+    optimum = found["allocation"]["budgets"][0]["optima"][0]
+    size, samples = (float(v) for v in Chinchilla().optimum(found["values"], 1e22))
+    assert optimum["params"]["value"] == pytest.approx(size, rel=1e-3)
+    assert optimum["params"]["low"] < size < optimum["params"]["high"]
+    assert optimum["samples_per_param"]["value"] == pytest.approx(samples / size, rel=1e-3)
+    powers = [optimum[k]["params"]["value"] for k in ("exponents", "log_factors")]
+    assert np.exp(powers[1]) * 1e22 ** powers[0] == pytest.approx(size, rel=1e-2)
+    assert found["forecasts"][0]["at"] == "params=1e9,samples_seen=1e11"
+
+
+@pytest.mark.parametrize("group", ["", "g"])
+def test_y_of_the_optimum_has_the_interval_of_the_curve_there(tmp_path, group):
+    runs().assign(g=np.arange(40) % 10).to_csv(tmp_path / "t.csv", index=False)
+    fit_any(tmp_path / "t.csv", TableFit(laws=("chinchilla",), at=("flops=1e22",), group=group), tmp_path)
+    best = json.loads((tmp_path / "fit.json").read_text())["allocation"]["budgets"][0]["optima"][0]
+    at = f"params={best['params']['value']!r},samples_seen={best['samples_seen']['value']!r}"
+    fit_any(tmp_path / "t.csv", TableFit(laws=("chinchilla",), at=(at,), group=group), tmp_path)
+    forecast = json.loads((tmp_path / "fit.json").read_text())["forecasts"][0]
+    assert best["value"]["value"] == pytest.approx(forecast["value"], rel=1e-9)
+    assert [best["value"]["low"], best["value"]["high"]] == pytest.approx(forecast["curve"], rel=1e-9)
+
+
+def test_a_factor_without_a_budget_is_refused(tmp_path):
+    runs().to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(UserError) as caught:
+        fit_any(tmp_path / "t.csv", TableFit(laws=("chinchilla",), flops_per_param_sample="6"))
+    assert caught.value.field == OPTION

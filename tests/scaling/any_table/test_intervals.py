@@ -1,0 +1,152 @@
+"""Intervals of a table's fit: frontiers picked again, flat sides, and the average over forms."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from clip_jax.errors import UserError
+from clip_jax.scaling.any_table.average import average_forms
+from clip_jax.scaling.any_table.fit import fit_any
+from clip_jax.scaling.any_table.intervals import (
+    NO_INTERVAL,
+    NOT_RESELECTED,
+    RESELECTED,
+    fit_rows_of,
+    intervals_of,
+    open_flat_sides,
+)
+from clip_jax.scaling.any_table.options import TableFit
+from clip_jax.scaling.any_table.rows import read_rows
+from clip_jax.scaling.fit_law import fit_law
+from clip_jax.scaling.laws import law_named
+from clip_jax.scaling.profile.prediction import Interval
+from clip_jax.scaling.profile.statistic import PROFILED
+from clip_jax.scaling.uncertainty.interval_format import interval_text, span_text
+
+POWER = TableFit(laws=("power",), frontier="pareto")
+
+
+def cloud(count=60):
+    rng = np.random.default_rng(0)
+    flops = np.exp(rng.uniform(np.log(1e15), np.log(1e18), count))
+    error = 0.7 * (flops / 1e15) ** -0.1 * np.exp(rng.exponential(0.1, count) + 0.02 * rng.standard_normal(count))
+    return pd.DataFrame({"flops": flops, "error": error, "w": 1.0, "g": np.arange(count) % 12})
+
+
+def spans(table, what):
+    rows = read_rows(table, what, law_named("power"))
+    return intervals_of(fit_rows_of(rows, what, law_named("power")), rows, what)
+
+
+def test_a_frontier_is_picked_again_in_resamples():
+    found = spans(cloud(), POWER)
+    assert found.selection == RESELECTED
+    plain = replace(found, fitted=None)
+    assert found.parameter("b").width > plain.parameter("b").width
+    for both in zip(found.forecast({"flops": 1e19}), plain.forecast({"flops": 1e19}), strict=True):
+        assert both[0].width > both[1].width
+        assert both[0].value == both[1].value
+
+
+@pytest.mark.parametrize("change", [{"weights": "w"}, {"space": "linear"}, {"group": "g"}])
+def test_selection_is_said_not_to_be_in_other_intervals(change):
+    found = spans(cloud(), replace(POWER, **change))
+    assert found.fitted is None
+    assert found.selection.startswith(NOT_RESELECTED)
+
+
+def test_all_rows_and_few_runs_have_plain_intervals():
+    assert spans(cloud(), replace(POWER, frontier="all")).selection == ""
+    few = spans(cloud(12), POWER)
+    assert few.method == PROFILED
+    assert few.selection.startswith(NOT_RESELECTED)
+
+
+def test_flat_sides_and_bounds_open_an_interval():
+    x = np.geomspace(1e15, 1e18, 12)
+    y = 0.7 * (x / 1e15) ** -0.1 * np.exp(0.01 * np.random.default_rng(0).standard_normal(12))
+    fit = fit_law(law_named("saturating"), x, y)
+    assert not fit.identified
+    tight = Interval(0.1, 0.09, 0.11, 0.95)
+    opened = open_flat_sides(replace(fit, flat=("E below",), status="converged"), "E", tight)
+    assert (opened.open_low, opened.open_high) == (True, False)
+    at_bound = replace(fit, flat=(), status="bound hit: E", theta=np.where(np.arange(3) == 0, fit.low, fit.theta))
+    assert open_flat_sides(at_bound, "E", tight).open_low
+    assert not open_flat_sides(at_bound, "b", tight).open_low
+    assert span_text(opened) == "[none, 0.11]"
+    assert interval_text(opened) == "0.1 [none, 0.11]"
+
+
+def test_text_and_file_agree_on_open_ends(tmp_path):
+    what = TableFit(laws=("saturating",))
+    text = fit_any(_csv(tmp_path, cloud(20)), what, tmp_path)
+    found = json.loads((tmp_path / "fit.json").read_text())
+    for name, ends in found["intervals_95"].items():
+        (line,) = [w for w in text.splitlines() if w.startswith(f"    {name} ")]
+        shown = line[line.index("[") + 1 : line.index("]")].split(", ")
+        assert [s == "none" for s in shown] == [v is None for v in ends] == found["open"][name]
+
+
+def _csv(folder, table):
+    table.to_csv(folder / "t.csv", index=False)
+    return folder / "t.csv"
+
+
+def test_forms_are_averaged_beside_the_law(tmp_path):
+    what = replace(POWER, at=("1e19",))
+    fit_any(_csv(tmp_path, cloud()), what, tmp_path)
+    forecast = json.loads((tmp_path / "fit.json").read_text())["forecasts"][0]
+    averaged = forecast["averaged"]
+    assert sum(averaged["weights"].values()) == pytest.approx(1)
+    assert averaged["curve"][0] < averaged["median"] < averaged["curve"][1]
+    assert averaged["run"][0] < averaged["curve"][0]
+
+
+@pytest.mark.parametrize("change", [{"weights": "w"}, {"group": "g"}, {"under": 0.1}, {"space": "linear"}])
+def test_forms_are_not_averaged_by_other_methods(change):
+    found = average_forms(cloud(), replace(POWER, **change))
+    assert found.forecast is None
+    assert found.reason
+
+
+def test_forms_are_not_averaged_for_many_rows():
+    assert average_forms(cloud(1001), replace(POWER, frontier="all")).forecast is None
+
+
+def test_under_follows_the_lower_edge_and_is_written(tmp_path):
+    found = {}
+    for under in (1.0, 0.1):
+        fit_any(_csv(tmp_path, cloud()), TableFit(laws=("power",), under=under), tmp_path)
+        found[under] = json.loads((tmp_path / "fit.json").read_text())
+    assert found[1.0]["loss"] == ["huber", "log", 0.02]
+    assert found[0.1]["loss"] == ["huber", "log", 0.02, 0.1]
+    curve = {k: f["values"]["a"] * 1e17 ** -f["values"]["b"] for k, f in found.items()}
+    assert curve[0.1] < 0.97 * curve[1.0]
+
+
+@pytest.mark.parametrize("frontier", ["all", "pareto"])
+def test_no_interval_is_claimed_of_an_asymmetric_loss(tmp_path, frontier):
+    what = TableFit(laws=("power",), under=0.1, at=("1e19",), frontier=frontier)
+    text = fit_any(_csv(tmp_path, cloud()), what, tmp_path)
+    found = json.loads((tmp_path / "fit.json").read_text())
+    forecast = found["forecasts"][0]
+    assert [*forecast["curve"], *forecast["new_run"], *found["intervals_95"]["b"]] == [None] * 6
+    assert forecast["value"] > 0
+    assert "[none, none]" in text
+    assert found["interval_method"] == NO_INTERVAL
+
+
+def test_groups_with_an_asymmetric_loss_are_refused(tmp_path):
+    with pytest.raises(UserError) as caught:
+        fit_any(_csv(tmp_path, cloud()), TableFit(laws=("power",), under=0.1, group="g"))
+    assert caught.value.field == "--group"
+
+
+@pytest.mark.parametrize("options", [{"under": 0.0}, {"under": 2.0}, {"under": 0.1, "loss": "absolute"}])
+def test_impossible_weights_of_a_side_are_refused(options):
+    with pytest.raises(UserError) as caught:
+        TableFit(**options)
+    assert caught.value.field == "--under"

@@ -1,0 +1,69 @@
+"""Several tasks of one table, in long and in wide form."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from clip_jax.cli.main import main
+from clip_jax.errors import UserError
+from clip_jax.scaling.any_table.options import TableFit
+from clip_jax.scaling.any_table.tasks import fit_tasks
+
+FLOPS = np.geomspace(1e18, 1e21, 7)
+TASKS = {"a": (0.1, 0.2), "b": (0.15, 0.25), "c": (0.12, 0.3)}
+
+
+def wide():
+    rng, out = np.random.default_rng(0), {"flops": FLOPS}
+    for name, (floor, b) in TASKS.items():
+        out[name] = (floor + 0.5 * (FLOPS / 1e18) ** -b) * np.exp(0.01 * rng.standard_normal(7))
+    return pd.DataFrame(out)
+
+
+def test_a_column_per_task_from_the_command_line(tmp_path, capsys):
+    wide().to_csv(tmp_path / "t.csv", index=False)
+    assert main(["fit", str(tmp_path / "t.csv"), "--y=a,b,c", "--at=1e22", f"--out={tmp_path / 'out'}"]) == 0
+    assert "3 tasks" in capsys.readouterr().out
+    found = json.loads((tmp_path / "out" / "fit.json").read_text())
+    assert found["tasks"].keys() == TASKS.keys()
+    for name, (floor, b) in TASKS.items():
+        truth = floor + 0.5 * 1e4**-b
+        interval = found["forecasts"][0]["tasks"][name]
+        assert interval["low"] < truth < interval["high"]
+    mean = found["forecasts"][0]["mean"]
+    assert mean["low"] < np.mean([floor + 0.5 * 1e4**-b for floor, b in TASKS.values()]) < mean["high"]
+
+
+def test_mean_over_tasks_has_no_interval_unless_runs_are_named():
+    flat = wide().reset_index(names="run").melt(["run", "flops"], var_name="task", value_name="error")
+    apart, named = (
+        fit_tasks(flat, TableFit(tasks="task", group=g, at=("1e22",)))[1]["forecasts"][0]["mean"] for g in ("", "run")
+    )
+    assert (apart["low"], apart["high"]) == (None, None)
+    assert named["low"] < apart["value"] < named["high"]
+    bounded = fit_tasks(flat, TableFit(tasks="task", group="run", at=("1e22",), chance=0.99))[1]["forecasts"][0]["mean"]
+    assert (bounded["low"], bounded["high"]) == (None, None)
+
+
+def test_long_form_is_the_wide_one_when_runs_are_named():
+    flat = wide().reset_index(names="run").melt(["run", "flops"], var_name="task", value_name="error")
+    long = fit_tasks(flat, TableFit(tasks="task", group="run"))[1]
+    assert long["tasks"] == fit_tasks(wide(), TableFit(y="a,b,c"))[1]["tasks"]
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"y": "a,b,c", "tasks": "flops"}, "--tasks"),
+        ({"y": "a,b,c", "laws": ("power",)}, "--law"),
+        ({"y": "a,b,c", "weights": "flops"}, "--weights"),
+        ({"y": "a,a"}, "--y"),
+        ({"tasks": "nothing"}, "--tasks"),
+    ],
+)
+def test_what_tasks_cannot_have_is_refused(options, field):
+    with pytest.raises(UserError) as caught:
+        fit_tasks(wide(), TableFit(**options))
+    assert caught.value.field == field

@@ -1,0 +1,87 @@
+"""Bad points are refused, each with its reason."""
+
+import numpy as np
+import pytest
+
+from clip_jax.errors import UserError
+from clip_jax.scaling.data.observations import check_points, columns_of, copies, noise_floor
+from clip_jax.scaling.fit.loss import Loss
+from clip_jax.scaling.fit_law import fit_law
+from clip_jax.scaling.laws import Chinchilla, PowerLaw, PowerLawFromChance, SaturatingPowerLaw
+
+C = np.geomspace(1e10, 1e13, 8)
+Y = 0.7 * (C / C[0]) ** -0.1
+
+
+def changed(values, row, value):
+    values = values.copy()
+    values[row] = value
+    return values
+
+
+@pytest.mark.parametrize(
+    ("columns", "y", "field", "value"),
+    [
+        (C[:1], Y[:1], "flops", 1e10),
+        (np.full(8, 1e10), Y, "flops", 1e10),
+        (C, changed(Y, 3, 0.0), "y", 0.0),
+        (C, changed(Y, 3, -0.1), "y", -0.1),
+        (C, changed(Y, 5, np.nan), "y", np.nan),
+        (C, changed(Y, 5, np.inf), "y", np.inf),
+        (changed(C, 2, np.nan), Y, "flops", np.nan),
+        (changed(C, 2, 0), Y, "flops", 0.0),
+        (np.append(C[:4] / 1e9, C[4:]), Y, "flops", C[4]),
+        (C, np.append(Y[:4], 100 * Y[4:]), "y", 100 * Y[7]),
+        (C, Y[:5], "flops", None),
+    ],
+)
+def test_fit_law_bad_points_name_the_column_and_the_value(columns, y, field, value):
+    with pytest.raises(UserError) as caught:
+        fit_law(PowerLaw(), columns, y)
+    assert caught.value.field == field
+    assert caught.value.value == pytest.approx(value, nan_ok=True)
+    assert caught.value.reason
+
+
+def test_one_budget_cannot_tell_size_from_samples():
+    size = np.geomspace(1e6, 1e9, 9)
+    one = {"params": size, "samples_seen": 1e18 / size}
+    with pytest.raises(UserError) as caught:
+        fit_law(Chinchilla(), one, 3 + 0.1 * np.log(size))
+    assert caught.value.field == "params, samples_seen"
+
+
+@pytest.mark.parametrize("law", [PowerLawFromChance(ceiling=0.9), SaturatingPowerLaw(ceiling=0.9)])
+def test_check_points_above_the_ceiling_are_kept(law):
+    assert len(check_points(law, C, changed(Y, 0, 0.95))) == 8
+
+
+def test_a_loss_in_linear_space_may_be_zero_or_less():
+    assert len(check_points(PowerLaw(), C, changed(Y, 3, 0.0), positive=False)) == 8
+    assert np.isfinite(fit_law(PowerLaw(), C, changed(Y, 3, 0.0), loss=Loss("huber", "linear")).objective)
+
+
+def test_columns_come_from_dicts_tables_and_arrays():
+    import pandas as pd
+
+    table = pd.DataFrame({"params": [1e6, 1e7], "samples_seen": [1e8, 1e9], "other": [1, 2]})
+    assert set(columns_of(Chinchilla(), table)) == {"params", "samples_seen"}
+    assert columns_of(Chinchilla(), {"params": 1e6, "samples_seen": [1.0, 2.0]})["params"].tolist() == [1e6, 1e6]
+    for columns, field in (({"params": C}, "samples_seen"), (C, "columns")):
+        with pytest.raises(UserError) as caught:
+            columns_of(Chinchilla(), columns)
+        assert caught.value.field == field
+
+
+def test_copies_are_counted():
+    assert copies(check_points(PowerLaw(), np.append(C, C[:2]), np.append(Y, Y[:2]))) == 2
+    assert copies(check_points(PowerLaw(), np.append(C, C[:2]), np.append(Y, Y[:2] * 1.01))) == 0
+
+
+def test_the_floor_is_the_binomial_scatter():
+    rng = np.random.default_rng(0)
+    drawn = np.log(rng.binomial(2000, 0.3, 20000) / 2000)
+    assert noise_floor(0.3, 2000) == pytest.approx(drawn.std(), rel=0.03)
+    with pytest.raises(UserError) as caught:
+        noise_floor(1.2, 100)
+    assert caught.value.field == "errors"

@@ -1,0 +1,124 @@
+"""Reading and checking a table."""
+
+import numpy as np
+import pytest
+
+from clip_jax.errors import UserError
+from clip_jax.scaling.data.runs_table import fit_rows, prepare, read_table
+
+
+def test_csv_and_parquet_read_the_same(runs, curves, tmp_path):
+    df = runs(curves["power law"])
+    df.to_csv(tmp_path / "t.csv", index=False)
+    df.to_parquet(tmp_path / "t.parquet")
+    a, b = read_table(tmp_path / "t.csv"), read_table(tmp_path / "t.parquet")
+    assert list(a.columns) == list(b.columns)
+    np.testing.assert_allclose(a["error_mean"], b["error_mean"])
+
+
+def test_only_columns_that_must_be_are_needed(runs, curves):
+    df = runs(curves["power law"])[["run_id", "flops", "params", "samples_seen", "error_mean"]]
+    full = prepare(df, "error_mean")
+    assert (full["budget"] == df["flops"]).all()
+    assert full["final"].all()
+
+
+def test_what_may_not_be_fitted_is_listed_with_the_reason(runs, curves):
+    df = runs(curves["power law"])
+    df.loc[0, "final"] = False
+    df.loc[1, "kind"] = "lr_check"
+    df.loc[2, "error_mean"] = np.nan
+    df.loc[3, "error_mean"] = 0.0
+    df.loc[4, "kind"] = "batch_check"
+    kept, left_out = fit_rows(prepare(df, "error_mean"), "error_mean")
+    assert len(kept) == len(df) - 5
+    assert [x["run_id"] for x in left_out] == ["r0", "r1", "r2", "r3", "r4"]
+    assert [x["reason"] for x in left_out][:2] == ["not finished", "a check of the learning rate"]
+    assert left_out[4]["reason"] == "a check of the batch size"
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "value"),
+    [
+        (lambda d: d.drop(columns="params"), "params", None),
+        (lambda d: d.drop(columns="error_mean"), "error_mean", None),
+        (lambda d: d.assign(flops=-1.0), "flops", -1.0),
+        (lambda d: d.assign(run_id="same"), "run_id", "same"),
+        (lambda d: d.assign(flops=np.log10(d["flops"])), "flops", 10.0),
+        (lambda d: d.assign(flops=np.log(d["flops"])), "flops", np.log(1e10)),
+    ],
+)
+def test_prepare_wrong_table_is_named(runs, curves, change, field, value):
+    with pytest.raises(UserError) as caught:
+        prepare(change(runs(curves["power law"])), "error_mean")
+    assert caught.value.field == field
+    assert caught.value.value == (pytest.approx(value) if isinstance(value, float) else value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("t.csv", None), ("t.csv", "a,b\n"), ("t.csv", ""), ("t.parquet", "junk"), ("t.jsonl", "")]
+)
+def test_read_table_missing_or_empty_file_is_named(tmp_path, name, text):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError) as caught:
+        read_table(tmp_path / name)
+    assert caught.value.field == str(tmp_path / name)
+    assert caught.value.reason
+
+
+def test_fit_rows_above_chance_are_left_out_unless_kept(runs, curves):
+    df = prepare(runs(curves["power law"]), "error_mean")
+    chance = float(df["error_mean"].median())
+    kept, left_out = fit_rows(df, "error_mean", chance)
+    assert (kept["error_mean"] <= chance).all()
+    assert len(kept) + len(left_out) == len(df)
+    assert len(fit_rows(df, "error_mean", chance, keep_above_chance=True)[0]) == len(df)
+
+
+def test_words_for_final_are_read_and_silence_means_unfinished(runs, curves, tmp_path):
+    df = runs(curves["power law"])
+    df["final"] = ["no", "False", "0", None] + ["yes"] * (len(df) - 4)
+    df.to_csv(tmp_path / "t.csv", index=False)
+    _, left_out = fit_rows(prepare(read_table(tmp_path / "t.csv"), "error_mean"), "error_mean")
+    assert left_out == [{"run_id": f"r{i}", "reason": "not finished"} for i in range(4)]
+
+
+def test_an_endless_number_is_no_measurement(runs, curves):
+    df = runs(curves["power law"])
+    df.loc[0, "error_mean"] = np.inf
+    kept, left_out = fit_rows(prepare(df, "error_mean"), "error_mean")
+    assert len(kept) == len(df) - 1
+    assert left_out == [{"run_id": "r0", "reason": "error_mean=inf has no finite logarithm"}]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("error_mean", "n/k", "run r3: error_mean='n/k' is not a number"),
+        ("flops", "1e10 FLOP", "run r3: flops='1e10 FLOP' is not a number"),
+        ("final", "perhaps", "run r3: final='perhaps' must be true or false"),
+        ("samples_seen", np.inf, "run r3: samples_seen must be above 0 and finite, it is inf"),
+        ("params", None, "run r3: params must be above 0 and finite, it is nan"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_run(runs, curves, tmp_path, column, value, said):
+    df = runs(curves["power law"]).astype({column: object})
+    df.loc[3, column] = value
+    df.to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(UserError) as error:
+        prepare(read_table(tmp_path / "t.csv"), "error_mean", "t.csv")
+    assert str(error.value) == f"t.csv: {said}"
+
+
+def test_a_missing_batch_size_is_unknown_not_an_error(runs, curves):
+    df = runs(curves["power law"]).astype({"batch_size": float})
+    df.loc[0, "batch_size"] = np.nan
+    assert prepare(df, "error_mean")["batch_size"].tolist()[:2] == [0, 64]
+
+
+@pytest.mark.parametrize("metric", ["flops", "params", "samples_seen", "budget"])
+def test_a_scale_is_no_metric(runs, curves, metric):
+    with pytest.raises(UserError) as caught:
+        prepare(runs(curves["power law"]), metric)
+    assert (caught.value.field, caught.value.value) == ("--metric", metric)

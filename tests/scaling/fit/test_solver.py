@@ -1,0 +1,128 @@
+"""The solver against scipy, near-L1 losses included, and against its own fits one by one."""
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from clip_jax.scaling.fit import solver
+from clip_jax.scaling.fit.loss import Loss
+from clip_jax.scaling.fit.solver import fewer_programs, finish_absolute, padded_rows, screen, solve
+from clip_jax.scaling.fit_law import fit_law
+from clip_jax.scaling.laws import BoundedPowerLaw, BrokenPowerLaw, Chinchilla, PowerLaw, SaturatingPowerLaw
+
+
+@pytest.fixture(scope="module")
+def cloud():
+    """80 Chinchilla rows with heavy tails: (law, x, y, low, high, starts)."""
+    rng = np.random.default_rng(0)
+    law = Chinchilla()
+    columns = {"params": np.exp(rng.uniform(16, 23, 80)), "samples_seen": np.exp(rng.uniform(19, 27, 80))}
+    truth = {"E": 1.8, "A": 480.0, "alpha": 0.35, "B": 2100.0, "beta": 0.37}
+    y = law.curve(truth, {c: np.log(v) for c, v in columns.items()}, np) * np.exp(0.003 * rng.standard_t(3, 80))
+    references = law.references(columns)
+    x = {c: np.log(v / references[c]) for c, v in columns.items()}
+    return law, x, y, *law.bounds(x, y), screen(law, x, y, law.starts(x, y), Loss("huber", delta=1e-3), np.ones(80), 16)
+
+
+def objective(law, x, y, loss):
+    return lambda theta: float(loss.values(loss.residuals(law.predict(theta, x), y)).sum())
+
+
+@pytest.mark.parametrize(
+    "loss", [Loss("huber", delta=1e-3), Loss("huber", delta=1e-4), Loss("squares"), Loss("squares", "linear")], ids=str
+)
+def test_no_other_optimiser_finds_a_lower_point(cloud, loss):
+    law, x, y, low, high, starts = cloud
+    ends = solve(law, x, y, starts, low, high, loss)
+    assert ends.converged.all()
+    # Huber weights alone need 37 iterations at delta 1e-3 and 77 at 1e-4
+    assert ends.iterations.mean() < (50 if loss.delta < 1e-3 else 25)
+    best = ends.objective.min()
+    assert (ends.objective <= best * (1 + 1e-9)).mean() > 0.9
+    f = objective(law, x, y, loss)
+    assert f(ends.theta[ends.objective.argmin()]) == pytest.approx(best, rel=1e-12)
+    scale = 1 / best  # scipy's tolerances are absolute
+    options = {"xatol": 1e-11, "fatol": 1e-12, "maxiter": 4000, "maxfev": 4000}
+    theirs = minimize(lambda t: f(t) * scale, ends.theta[0] + 0.01, method="Nelder-Mead", options=options).fun / scale
+    assert best <= theirs * (1 + 1e-9)
+    assert theirs == pytest.approx(best, rel=1e-3)
+
+
+def test_least_absolute_deviations_end_on_a_corner(cloud):
+    law, x, y, low, high, starts = cloud
+    loss = Loss("absolute")
+    near = solve(law, x, y, starts, low, high, loss)
+    at = near.theta[near.objective.argmin()]
+    theta, best = finish_absolute(law, x, y, at, np.ones(5, bool), low, high, loss, np.ones(80))
+    assert best <= near.objective.min()
+    assert best == pytest.approx(near.objective.min(), rel=1e-5)
+    r = np.sort(np.abs(loss.residuals(law.predict(theta, x), y)))
+    assert r[4] < 1e-9 < r[5] / 100  # five parameters, five residuals of nothing
+    f = objective(law, x, y, loss)
+    for step in 1e-4 * np.vstack([np.eye(5), -np.eye(5)]):
+        assert f(theta + step) > best
+
+
+def test_resamples_together_are_resamples_alone(cloud):
+    law, x, y, low, high, starts = cloud
+    loss = Loss("huber", delta=1e-3)
+    weights = np.random.default_rng(1).multinomial(80, np.full(80, 1 / 80), 70).astype(float)
+    together = solve(law, x, y, np.tile(starts[0], (70, 1)), low, high, loss, weights=weights)
+    for i in (0, 69):
+        rows = np.repeat(np.arange(80), weights[i].astype(int))
+        alone = solve(law, {c: v[rows] for c, v in x.items()}, y[rows], starts[:1], low, high, loss)
+        assert together.objective[i] == pytest.approx(alone.objective[0], rel=1e-9)
+        np.testing.assert_allclose(together.theta[i], alone.theta[0], rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_not_free_stays_and_bounds_hold():
+    law, x = SaturatingPowerLaw(), {"flops": np.linspace(-3, 3, 10)}
+    y = np.exp(-0.3 * x["flops"])
+    low, high = law.bounds(x, y)
+    begin = np.array([[0.05, 0.0, 0.2], [0.2, 0.0, 0.2]])
+    ends = solve(law, x, y, begin, low, high, Loss(), free=np.array([False, True, True]))
+    assert ends.theta[:, 0].tolist() == [0.05, 0.2]
+    free = solve(law, x, y + 0.0, begin, np.array([0.01, low[1], low[2]]), high, Loss())
+    np.testing.assert_allclose(free.theta[:, 0], 0.01, rtol=1e-9)  # the true asymptote, 0, is out of bounds
+    # and the others are as good as if it were held there
+    held = solve(law, x, y, np.array([[0.01, 0.0, 0.2]]), low, high, Loss(), free=np.array([False, True, True]))
+    np.testing.assert_allclose(free.objective, held.objective[0], rtol=1e-9)
+    assert free.converged.all()
+
+
+def test_one_program_serves_resamples_of_any_count():
+    from clip_jax.scaling.fit.solver import _program
+
+    law, x = PowerLaw(), {"flops": np.linspace(-3, 3, 10)}
+    y = np.exp(-0.3 * x["flops"])
+    before = None
+    for count in (1, 3, 130):
+        ends = solve(law, x, y, np.zeros((count, 2)), *law.bounds(x, y), Loss())
+        np.testing.assert_allclose(ends.theta[:, 1], 0.3, rtol=1e-6)
+        compiled = _program(law, "log", 1.0)._cache_size()  # one for each number of rows, of other tests too
+        assert before in (None, compiled)
+        before = compiled
+
+
+@pytest.mark.parametrize("law", [PowerLaw(), SaturatingPowerLaw(), BoundedPowerLaw(), BrokenPowerLaw()], ids=str)
+def test_padding_beyond_32_rows_changes_no_digit(law):
+    rng = np.random.default_rng(0)
+    c = np.sort(np.exp(rng.uniform(np.log(1e10), np.log(1e13), 24)))
+    y = (0.1 + 0.85 * (1 + c / 3e10) ** -0.35) * np.exp(0.02 * rng.standard_normal(24))
+    assert padded_rows(24) == 64
+    fits = [fit_law(law, c, y, fixed={}, profile=False)]
+    with fewer_programs(100_000):
+        assert padded_rows(7) == 64
+        fits.append(fit_law(law, c, y, fixed={}, profile=False))
+    padded = solver._least_rows.set(256)
+    fits.append(fit_law(law, c, y, fixed={}, profile=False))
+    solver._least_rows.reset(padded)
+    for fit in fits[1:]:
+        assert np.array_equal(fit.theta, fits[0].theta)
+        assert fit.objective == fits[0].objective
+
+
+def test_many_rows_share_few_programs():
+    assert [padded_rows(n) for n in (3, 16, 17, 65, 240, 300, 4096, 4097, 100_000)] == [
+        16, 16, 64, 256, 256, 1024, 4096, 8192, 131072,
+    ]  # fmt: skip

@@ -1,0 +1,49 @@
+"""Chinchilla's law on a table of runs, and its path of least error."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from clip_jax.errors import UserError
+from clip_jax.scaling.frontier.parametric import fit_surface
+from clip_jax.scaling.laws import Chinchilla
+
+TRUTH = {"E": 0.3, "A": 20.0, "alpha": 0.3, "B": 60.0, "beta": 0.35}
+
+
+def planted(power=1.0):
+    """30 runs without noise that cost 6·N^power·D."""
+    n, d = (v.ravel() for v in np.meshgrid(np.geomspace(1e5, 1e7, 5), np.geomspace(1e6, 1e9, 6)))
+    y = Chinchilla().curve(TRUTH, {"params": np.log(n), "samples_seen": np.log(d)}, np)
+    return pd.DataFrame({"params": n, "samples_seen": d, "flops": 6 * n**power * d, "error": y})
+
+
+def test_a_planted_surface_is_found_with_its_closed_path():
+    surface = fit_surface(planted(), "error")
+    assert surface.fit.values == pytest.approx(TRUTH, rel=1e-3)
+    assert (surface.cost, surface.power) == pytest.approx((6, 1))
+    flops = np.geomspace(1e14, 1e17, 5)
+    size, data = Chinchilla().optimum(TRUTH, flops)
+    n, d, y = surface.path(flops)
+    assert n == pytest.approx(size, rel=5e-3)
+    assert d == pytest.approx(data, rel=5e-3)
+    assert y == pytest.approx(Chinchilla().at_optimum(TRUTH, flops), rel=1e-4)
+
+
+def test_where_size_costs_more_the_best_models_are_smaller():
+    flops = np.array([1e16])
+    assert fit_surface(planted(1.3), "error").path(flops)[0] < 0.5 * fit_surface(planted(), "error").path(flops)[0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (lambda df: df.iloc[:0], "0 sizes"),
+        (lambda df: df[df["params"] == df["params"].min()], "1 sizes, at least 3"),
+        (lambda df: df[df["samples_seen"] < 1e7], "numbers of samples"),
+        (lambda df: df[df.index % 7 == 0].head(7), "at least 8|needed"),
+    ],
+)
+def test_too_little_is_refused_with_the_reason(rows, said):
+    with pytest.raises(UserError, match=said):
+        fit_surface(rows(planted()), "error")

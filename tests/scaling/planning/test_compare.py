@@ -1,0 +1,90 @@
+"""Two families with a known difference."""
+
+import numpy as np
+import pytest
+
+from clip_jax.errors import UserError
+from clip_jax.scaling.fit_law import fit_law
+from clip_jax.scaling.laws import PowerLaw, SaturatingPowerLaw
+from clip_jax.scaling.planning.compare import compute_gain, crossing, difference
+from clip_jax.scaling.uncertainty.bootstrap import bootstrap
+
+C = np.geomspace(1e10, 1e13, 10)
+
+
+def family(curve, seed, sd=0.01, law=PowerLaw()):  # noqa: B008 (frozen)
+    y = curve(C) * np.exp(sd * np.random.default_rng(seed).standard_normal(len(C)))
+    return bootstrap(fit_law(law, C, y), replicas=400)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """b overtakes a at 1e12."""
+    return family(lambda c: 0.4 * (c / 1e12) ** -0.1, 0), family(lambda c: 0.4 * (c / 1e12) ** -0.15, 1)
+
+
+def test_the_crossing_is_where_it_was_planted(pair):
+    found = crossing(*pair, 1e10, 1e14)
+    assert found.low < 1e12 < found.high
+    assert found.value == pytest.approx(1e12, rel=0.6)
+    assert found.high / found.low < 10
+    assert found.known > 0.99
+    assert found.text.startswith("crossing at")
+
+
+def test_no_crossing_is_said(pair):
+    found = crossing(*pair, 1e10, 1e11)
+    assert np.isnan(found.value)
+    assert found.text == "no crossing between 1e+10 and 1e+11"
+    assert np.isnan(crossing(pair[1], pair[0], 1e10, 1e14).value)  # the other way round none falls below
+    with pytest.raises(UserError) as caught:
+        crossing(*pair, 1e12, 1e10)
+    assert caught.value.field == "low"
+
+
+def test_the_difference_changes_its_sign_with_a_band(pair):
+    found = difference(*pair, np.array([1e10, 1e12, 1e14]))
+    truth = (np.array([1e10, 1e12, 1e14]) / 1e12) ** -0.05
+    assert ((found["low"] < truth) & (truth < found["high"])).all()
+    assert found["surely_higher"].tolist() == [True, False, False]
+    assert found["surely_lower"].tolist() == [False, False, True]
+    same = difference(pair[0], pair[0], C)  # its own resamples are paired at random
+    assert ((same["low"] < 1) & (same["high"] > 1)).all()
+    assert (same["high"] / same["low"] > 1.005).all()
+
+
+def test_the_gain_is_a_factor_of_compute():
+    a = family(lambda c: 0.5 * (c / 1e10) ** -0.1, 0)
+    b = family(lambda c: 0.5 * (2.3 * c / 1e10) ** -0.1, 1)  # the same law with 2.3 times the compute
+    found = compute_gain(a, b, 1e12)
+    assert found.low < 2.3 < found.high
+    assert found.value == pytest.approx(2.3, rel=0.15)
+    assert "less compute" in found.text
+    back = compute_gain(b, a, 1e12)
+    assert back.value == pytest.approx(1 / 2.3, rel=0.2)
+    assert "more compute" in back.text
+
+
+def test_an_error_below_the_asymptote_is_never_reached():
+    a = family(lambda c: 0.2 * (c / 1e12) ** -0.2, 0)
+    b = family(lambda c: 0.3 + 0.3 * (c / 1e10) ** -0.4, 1, 0.002, SaturatingPowerLaw())
+    found = compute_gain(a, b, 1e12)
+    assert (found.value, found.known) == (0.0, 0.0)
+    assert found.text == "never reaches the error at 1e+12"
+
+
+def test_a_family_that_does_not_improve_never_reaches_a_lower_error(pair):
+    flat = family(lambda c: 0.6 * (c / 1e12) ** 0.002, 2)
+    found = compute_gain(pair[0], flat, 1e12)
+    assert (found.value, found.low) == (0.0, 0.0)
+    assert found.high < 1e-3
+    assert found.text == "never reaches the error at 1e+12"
+    rising = family(lambda c: 0.6 * (c / 1e12) ** 0.1, 3)
+    assert compute_gain(pair[0], rising, 1e12).high == 0.0
+
+
+def test_an_endless_gain_is_said_in_words(pair):
+    below = family(lambda c: 0.1 * (c / 1e12) ** 0.002, 2)
+    found = compute_gain(pair[0], below, 1e12)
+    assert np.isinf(found.value)
+    assert "inf" not in found.text

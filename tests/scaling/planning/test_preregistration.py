@@ -1,0 +1,141 @@
+"""A forecast registered before its runs: what it holds, how often it covers, what grading sees."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from clip_jax.errors import UserError
+from clip_jax.scaling.planning.preregistration import MADE_AFTER, outcome, picture_scatter, register
+from clip_jax.scaling.report.figures.forecast import draw_forecast
+
+
+def split(df):
+    """(the rows below the largest budget, that budget)."""
+    target = df["budget"].max()
+    return df[df["budget"] < target], float(target)
+
+
+@pytest.fixture(scope="module")
+def graded(runs, curves):
+    """(registered, outcome, all rows) of a planted power law with three seeds a cell."""
+    df = runs(curves["power law"], noise=0.01, seeds=3)
+    below, target = split(df)
+    registered = register(below, "error_mean", target, seeds=3, pictures=[(0.5, 20_000)])
+    registered = json.loads(json.dumps(registered))  # as it is read back
+    return registered, outcome(registered, df), df
+
+
+def test_a_planted_law_is_forecast_within_its_band(graded, curves):
+    registered, found, _df = graded
+    truth = curves["power law"](registered["target"])
+    low, high = registered["mean"]
+    assert low < truth < high
+    assert registered["predicted"] == pytest.approx(truth, rel=0.03)
+    assert found["inside"]
+    assert found["beats_naive"]
+    assert found["amendments"] == []
+    assert found["measured"] == pytest.approx(truth, rel=0.03)
+    assert len(found["seeds"]) == 3
+    assert found["flops"] == registered["target"]
+
+
+def test_bands_add_what_seeds_and_examples_scatter(graded):
+    registered, _, df = graded
+    below, target = split(df)
+    alone = register(below, "error_mean", target, seeds=3)
+    width = {k: np.log(registered[k][1] / registered[k][0]) for k in ("curve", "mean", "run", "mean_new_pictures")}
+    assert width["curve"] < width["mean"] <= width["run"]
+    assert width["mean"] < width["mean_new_pictures"]
+    assert np.log(alone["mean"][1] / alone["mean"][0]) < width["mean"]
+
+
+def test_each_earlier_budget_is_rehearsed_from_those_below_it(graded):
+    registered, _, _ = graded
+    frontier = registered["frontier"]
+    assert [r["flops"] for r in registered["rehearsals"]] == [p["flops"] for p in frontier[4:]]
+    assert [r["naive"] for r in registered["rehearsals"]] == [p["error"] for p in frontier[3:-1]]
+
+
+def test_what_was_changed_after_the_forecast_is_said(graded):
+    registered, _, df = graded
+    changed = df.copy()
+    changed.loc[0, "error_mean"] *= 1.01
+    assert "not those that the forecast was made from" in outcome(registered, changed)["amendments"][0]
+    target = df[df["budget"] == df["budget"].max()]
+    best = target[target["params"] == outcome(registered, df)["params"]].iloc[:1].assign(run_id="more", seed=9)
+    assert outcome(registered, pd.concat([df, best]))["amendments"] == ["4 seeds were trained, 3 were registered"]
+
+
+def test_a_miss_is_a_miss(graded):
+    registered, _, df = graded
+    worse = df.copy()
+    worse.loc[worse["budget"] == worse["budget"].max(), "error_mean"] *= 1.5
+    found = outcome(registered, worse)
+    assert not found["inside"]
+    assert not found["beats_naive"]
+    assert not any(s["inside"] for s in found["seeds"])
+
+
+def test_a_side_that_is_open_leaves_nothing_outside(graded):
+    registered, _, df = graded
+    low = registered["mean"][0]
+    assert outcome({**registered, "mean": [None, 1.0], "run": [None, None]}, df)["inside"]
+    found = outcome({**registered, "mean": [None, low], "run": [None, low]}, df)
+    assert not found["inside"]
+    assert not any(s["inside"] for s in found["seeds"])
+
+
+def test_bands_cover_as_often_as_they_say(runs, curves):
+    inside = []
+    for seed in range(8):
+        df = runs(curves["power law"], noise=0.02, sizes=3, seeds=2, seed=seed)
+        below, target = split(df)
+        inside.append(outcome(register(below, "error_mean", target, seeds=2), df)["inside"])
+    assert sum(inside) >= 6  # 95 % wanted; of 95 %, fewer than six of eight is a chance of 1 in 170
+
+
+def test_what_cannot_be_forecast_is_refused(graded, runs, curves):
+    registered, _, df = graded
+    below, target = split(df)
+    with pytest.raises(UserError, match="is at or above .* a forecast is made before its runs"):
+        register(df, "error_mean", target, seeds=2)
+    with pytest.raises(UserError, match="4 budgets have finished, at least 5 are needed"):
+        register(below[below["budget"] < 4e11], "error_mean", target, seeds=2)
+    with pytest.raises(UserError, match="1 seeds; the scatter of the target needs at least 2"):
+        register(below, "error_mean", target, seeds=1)
+    with pytest.raises(UserError, match="no cell has a second seed"):
+        register(below[below["seed"] == 0], "error_mean", target, seeds=2)
+    with pytest.raises(UserError, match="no run of .* has finished"):
+        outcome(registered, below)
+    with pytest.raises(UserError, match="1 seeds of the best size .* 3 were registered"):
+        outcome(registered, pd.concat([below, df[(df["budget"] == target) & (df["seed"] == 0)]]))
+
+
+def test_the_figure_is_drawn(graded):
+    registered, found, df = graded
+    assert draw_forecast(registered, found, df).axes
+
+
+def test_picture_scatter_is_binomial_at_the_forecast_error():
+    one = [(0.5, 500)]
+    assert picture_scatter(0.4, one, same=False) == pytest.approx(np.sqrt(0.8 / (0.2 * 500)))
+    # of the 250 pictures still wrong at 0.5, a binomial number stays wrong at 0.2
+    rng = np.random.default_rng(0)
+    simulated = np.std(rng.binomial(250, 0.4, 100_000) / 500) / 0.2
+    assert picture_scatter(0.4, one, same=True) == pytest.approx(simulated, rel=0.02)
+    assert picture_scatter(1.0, one, same=True) == 0
+    assert picture_scatter(0.4, [(0.5, 500)] * 4, same=True) == pytest.approx(simulated / 2, rel=0.02)
+    assert picture_scatter(0.4, [], same=False) == 0
+
+
+def test_outcome_of_a_forecast_made_after_its_runs_is_refused():
+    folder = Path(__file__).parents[3] / "experiments" / "results" / "icons"
+    later = json.loads((folder / "forecast_averaged.json").read_text())
+    with pytest.raises(UserError) as caught:
+        outcome(later, pd.read_csv(folder / "runs.csv", dtype={"run_id": str}))
+    assert caught.value.field == MADE_AFTER
+    registered, graded = (json.loads((folder / f"{name}.json").read_text()) for name in ("forecast", "outcome"))
+    assert outcome(registered, pd.read_csv(folder / "runs.csv", dtype={"run_id": str})) == graded

@@ -1,0 +1,51 @@
+"""The checklist holds what the fit knows and says what it cannot know."""
+
+import json
+
+import numpy as np
+import pytest
+
+from clip_jax.errors import UserError
+from clip_jax.scaling.fit_law import fit_law
+from clip_jax.scaling.laws import SaturatingPowerLaw
+from clip_jax.scaling.report.checklist import NOT_STATED, QUESTIONS, as_text, checklist, write_checklist
+
+C = np.geomspace(1e10, 1e13, 12)
+Y = 0.7 * (C / C[0]) ** -0.1 * np.exp(0.01 * np.random.default_rng(0).standard_normal(12))
+
+
+@pytest.fixture(scope="module")
+def fit():
+    return fit_law(SaturatingPowerLaw(), C, Y, fixed={})
+
+
+def test_it_is_filled_from_the_fit(fit):
+    found = checklist(fit)
+    assert set(found) == {"form", "training", "data", "fitting"}
+    assert found["form"]["parameters"]["b"]["value"] == fit.values["b"]
+    low, high = found["form"]["parameters"]["b"]["interval_95"]
+    assert low < fit.values["b"] < high
+    assert found["form"]["parameters"]["E"]["open"] == ["below"]
+    assert "1e+03×" in found["data"]["range of each column"]["flops"]
+    assert found["fitting"]["status"] == fit.status
+    assert found["fitting"]["flat profiles"] == ["E below"]
+    assert set(found["training"].values()) == {NOT_STATED}
+
+
+def test_answers_are_taken_and_unknown_questions_refused(fit):
+    found = checklist(fit, {"seeds": "3"}, intervals=False)
+    (text,) = [t for name, t in QUESTIONS["data"] if name == "seeds"]
+    assert found["data"][text] == "3"
+    with pytest.raises(UserError, match="no question 'colour'"):
+        checklist(fit, {"colour": "blue"})
+
+
+def test_it_is_written_as_text_and_json(fit, tmp_path):
+    found = write_checklist(fit, tmp_path / "out")
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"checklist.json", "checklist.txt"}
+    read = json.loads((tmp_path / "out" / "checklist.json").read_text())
+    assert read["fitting"]["objective at the optimum"] == fit.objective
+    text = (tmp_path / "out" / "checklist.txt").read_text()
+    assert text == as_text(found)
+    assert f"b = {fit.values['b']:.6g}  95 %" in text
+    assert "identified: no" in text

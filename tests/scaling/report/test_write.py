@@ -1,0 +1,280 @@
+"""The report as files and as text."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from clip_jax.errors import UserError
+from clip_jax.scaling.analysis import analyze as analysis
+from clip_jax.scaling.analysis.extrapolation import AVERAGED, rival_forms
+from clip_jax.scaling.data.provenance import rows_hash
+from clip_jax.scaling.data.runs_table import fit_rows, prepare
+from clip_jax.scaling.report.figures import FIGURES, FORMATS
+from clip_jax.scaling.report.page.data import embedded
+from clip_jax.scaling.report.write import fit_table, text_summary, write_report
+from clip_jax.scaling.uncertainty.interval_format import times_text
+
+
+def learning(df):
+    return pd.DataFrame(
+        [
+            {"run_id": r, "step": s, "flops": f * s / 4, "error": e * (5 - s) ** 0.2}
+            for r, f, e in zip(df["run_id"], df["flops"], df["error_mean"], strict=True)
+            for s in (1, 2, 4)
+        ]
+    )
+
+
+EVIDENCE = pd.DataFrame(
+    [{"budget": 1e10, "params": 9, "peak_lr": x, "error": 0.5, "verdict": v} for x, v in ((1, ""), (2, "inside"))]
+)
+
+
+@pytest.fixture(scope="module")
+def report(runs, curves, tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("report")
+    df = runs(curves["power law"], budgets=6)
+    df.loc[0, "final"] = False
+    df.loc[1, "run_id"] = "<script>alert(1)</script>"
+    law = write_report(df, tmp_path / "report", curves=learning(df), lr_evidence=EVIDENCE, title="A & B")
+    return df, law, tmp_path / "report"
+
+
+def test_all_files_are_there_and_readable(report):
+    _, law, out = report
+    names = {"law.json", "report.html", "checklist.json", "checklist.txt"}
+    drawn = {f"{name}.{kind}" for name, why in law["figures"].items() for kind in FORMATS if why is None}
+    assert set(law["figures"]) == set(FIGURES)
+    assert {f"{name}.png" for name in FIGURES if name != "contour"} <= drawn
+    assert {p.name for p in out.iterdir()} == names | drawn
+    for path in out.glob("*.png"):
+        with Image.open(path) as image:
+            assert min(image.size) > 400
+            assert np.asarray(image.convert("L")).std() > 5
+    assert json.loads((out / "law.json").read_text()) == law
+
+
+def test_the_law_is_the_planted_one_and_carries_its_evidence(report):
+    df, law, _ = report
+    assert law["winner"] == "power law"
+    (fit,) = [f for f in law["fits"] if f["form"] == "power law"]
+    assert fit["exponent"]["low"] < 0.1 < fit["exponent"]["high"]
+    assert fit["exponent"]["high"] - fit["exponent"]["low"] < 0.02
+    assert fit["agree"] == fit["starts"] > 5
+    assert law["left_out"] == [{"run_id": "r0", "reason": "not finished"}]
+    assert law["runs"] == len(df) - 1
+    assert all(r["falls"] for r in law["frontier"][:-1])
+    assert law["allocation"]["status"] == "identified"
+    assert {r["form"] for r in law["forecast_check"]} == {AVERAGED, *(f["form"] for f in law["fits"])}
+
+
+def test_the_page_stands_alone_and_escapes(report):
+    html = (report[2] / "report.html").read_text()
+    assert "<script>alert" not in html
+    assert "http:" not in html.replace("http://www.w3.org/2000/svg", "")
+    assert "https:" not in html
+    assert "eval(" not in html
+    assert "A &amp; B" in html
+    start = html.index('id="data">') + 10
+    data = json.loads(html[start : html.index("</script>", start)])
+    assert len(data["runs"]) == len(report[0]) - 1
+    fits = [len(f["fits"]) for f in report[1]["frontiers"].values()]
+    assert [len(rule["fits"]) for rule in data["rules"]] == [fits[0] + 1, *fits[1:]]  # the average leads the first
+    assert "default-src 'none'" in html
+    assert report[1]["rows_sha256"] in html
+
+
+def test_the_summary_is_short_and_complete(report):
+    text = text_summary(report[1])
+    assert len(text.splitlines()) < 44
+    assert max(map(len, text.splitlines())) <= 100
+    for words in (
+        "power law",
+        "sigmoid in log C",
+        "95 % interval",
+        "naive guess",
+        "bracketed",
+        "beats the naive guess",
+    ):
+        assert words in text
+
+
+def test_the_summary_has_the_answer_of_every_form_at_the_target(report):
+    law = report[1]
+    ahead = law["averaged"][-1]
+    assert any(f["weight"] < 0.005 for f in ahead["forms"])
+    text = text_summary(law).replace("\n", " ")
+    for form in ahead["forms"]:
+        assert f"{form['predicted']:.4f}" in text.split("it expects")[1]
+
+
+@pytest.mark.parametrize(("factor", "text"), [(1.512, "1.51×"), (99.8, "100×"), (218.2, "218×"), (9907.3, "9,907×")])
+def test_times_text_is_no_power_of_ten(factor, text):
+    assert times_text(factor) == text
+
+
+def test_two_budgets_give_no_law(runs, curves, tmp_path):
+    law = write_report(runs(curves["power law"], budgets=2, sizes=1, seeds=1), tmp_path)
+    assert law["fits"] == []
+    assert law["why"].startswith("no law: 2 points")
+    assert "no law" in text_summary(law)
+    assert law["figures"]["residuals"].startswith("no law: 2 points")
+    html = (tmp_path / "report.html").read_text()
+    assert "2 points, power law needs 3" in html
+    assert not (tmp_path / "checklist.json").exists()
+
+
+def test_no_finished_run_is_an_error(runs, curves, tmp_path):
+    df = runs(curves["power law"]).assign(final=False)
+    with pytest.raises(UserError, match="no run may enter the fit"):
+        write_report(df, tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_table_of_anyones_runs_is_fitted(runs, curves, tmp_path):
+    df = runs(curves["power law"], sizes=1, seeds=1, noise=0.0)
+    df = df.rename(columns={"error_mean": "imagenet"})[["run_id", "flops", "params", "samples_seen", "imagenet"]]
+    df.to_csv(tmp_path / "t.csv", index=False)
+    law = fit_table(tmp_path / "t.csv", "imagenet")
+    assert law["fits"][0]["values"]["b"] == pytest.approx(0.1, rel=1e-3)
+    with pytest.raises(UserError, match="lacks the column error_mean"):
+        fit_table(tmp_path / "t.csv")
+
+
+def test_without_budgets_only_unbeaten_runs_are_the_frontier(runs, curves, tmp_path):
+    df = runs(curves["power law"], sizes=1, seeds=1, noise=0.0)
+    badly_trained = df.iloc[::2].assign(flops=df["flops"] * 1.5, error_mean=df["error_mean"] * 1.02)
+    badly_trained["run_id"] = "bad" + badly_trained["run_id"]
+    other_data = df.assign(run_id="other" + df["run_id"], error_mean=df["error_mean"] * 1.1)  # equal cost and size
+    pd.concat([df, badly_trained, other_data]).drop(columns=["budget", "seed"]).to_csv(tmp_path / "t.csv", index=False)
+    law = fit_table(tmp_path / "t.csv")
+    assert [r["flops"] for r in law["frontier"]] == pytest.approx(df["flops"].tolist())
+    assert law["fits"][0]["values"]["b"] == pytest.approx(0.1, rel=1e-3)
+    assert [r["error"] for r in law["frontier"]] == pytest.approx(df["error_mean"].tolist())
+    assert law["seed_sd_of_log_error"] is None
+    assert "no cheaper run beats" in text_summary(law)
+
+
+def test_points_that_cannot_be_drawn_do_not_stop_a_report(runs, curves):
+    df = runs(curves["power law"], budgets=3, sizes=2, seeds=1)
+    points = learning(df)
+    points.loc[0, "error"], points.loc[1, "error"], points.loc[2, "flops"] = np.nan, 0.0, np.inf
+    data = embedded(analysis.analyse(df, curves=points, full=False))
+    drawn = [point for curve in data["curves"] for point in curve["points"]]
+    assert len(drawn) == len(points) - 3
+    assert all(np.isfinite(drawn).ravel())
+
+
+def test_the_seeds_of_the_held_out_budget_do_not_shape_its_forecast(runs, curves, tmp_path):
+    df = runs(curves["power law"], sizes=3)
+    wild = df["budget"] == df["budget"].max()
+    means = df[wild].groupby("params")["error_mean"].transform("mean")
+    spread = df.copy()
+    spread.loc[wild, "error_mean"] = means * np.where(df.loc[wild, "seed"] == 0, 0.8, 1.2)
+    checks = []
+    for i, table in enumerate((df, spread)):
+        table.to_csv(tmp_path / f"{i}.csv", index=False)
+        checks.append(fit_table(tmp_path / f"{i}.csv")["forecast_check"][0])
+    assert checks[0]["width"] == pytest.approx(checks[1]["width"], rel=1e-9)
+
+
+def test_many_budgets_and_wide_bands_keep_the_summary_short(runs, curves, tmp_path):
+    runs(curves["power law"], budgets=13, sizes=1, seeds=1, noise=0.3).to_csv(tmp_path / "t.csv", index=False)
+    lines = text_summary(fit_table(tmp_path / "t.csv")).splitlines()
+    assert len(lines) < 48
+    assert max(map(len, lines[1:])) <= 100  # the first line holds a path
+    assert any("3 more" in line for line in lines)
+
+
+def test_law_json_says_how_each_fit_went_and_of_which_rows(report):
+    df, law, _ = report
+    assert law["rows_sha256"] == rows_hash(fit_rows(prepare(df, "error_mean"), "error_mean")[0])
+    assert law["versions"]["numpy"] == np.__version__
+    for fit in law["fits"]:
+        assert fit["values"].keys() >= fit["intervals"].keys()
+        assert 0 < fit["share_of_starts"] <= 1
+        assert fit["condition"] > 0
+        assert isinstance(fit["identified"], bool)
+        assert fit["loss"] == ["huber", "log", 0.02]
+    assert law["frontiers"].keys() == {"budget", "pareto", "binned", "hull"}
+    assert law["frontiers"]["budget"]["fits"] == law["fits"]
+    assert len(law["influence"]) == len(law["frontier"])
+    assert law["surface"]["status"]
+
+
+def test_law_json_averages_the_forms_and_warns_of_rivals(runs, tmp_path):
+    df = runs(lambda c: 0.2 + 0.5 * (c / 1e10) ** -0.35, sizes=1, noise=0.03)
+    df.to_csv(tmp_path / "t.csv", index=False)
+    law = fit_table(tmp_path / "t.csv")
+    weights = law["averaged"][-1]["weights"]
+    assert sum(weights.values()) == pytest.approx(1)
+    assert sum(w >= 0.05 for w in weights.values()) >= 2
+    assert law["rivals"] == rival_forms(law["averaged"][-1])
+    assert set(law["rivals"]) <= set(law["warnings"])
+
+
+def test_analyse_rows_above_chance_stay_where_the_law_has_a_ceiling(runs, curves):
+    df = runs(curves["power law"], budgets=6, sizes=1, seeds=1)
+    df.loc[0, "error_mean"] = 0.95
+    law = analysis.analyse(df, chance=0.9, full=False).law
+    points = {f["law"]: f["points"] for f in law["fits"]}
+    assert law["left_out"] == []
+    assert {k: v for k, v in points.items() if v == 6}.keys() == {"sigmoid", "bounded", "chance"}
+    assert {k: v for k, v in points.items() if v == 5}.keys() == {"power", "saturating", "shifted"}
+    tops = {f["law"]: f["values"]["top"] for f in law["fits"] if "top" in f["values"]}
+    assert tops == {"sigmoid": 0.9, "bounded": 0.9}
+    assert law["averaged"][-1]["curve"][1] <= 0.9
+
+
+@pytest.mark.parametrize("value", [0.0, -0.1, np.nan])
+def test_errors_without_a_logarithm_are_left_out_by_name(runs, curves, value):
+    df = runs(curves["power law"], budgets=4, sizes=3, seeds=1)
+    df.loc[0, "error_mean"] = value
+    (gone,) = analysis.analyse(df, full=False).law["left_out"]
+    assert gone["run_id"] == "r0"
+    assert "no finite logarithm" in gone["reason"]
+
+
+def test_constant_sizes_and_copies_are_said(runs, curves, tmp_path):
+    df = runs(curves["power law"], budgets=5, sizes=1, seeds=1, noise=0.0).drop(columns="budget").assign(params=7e4)
+    law = write_report(df, tmp_path)
+    assert law["surface"]["status"] == "left out: 1 sizes, at least 3 are needed"
+    assert law["figures"]["contour"] == "1 sizes, at least 3 are needed"
+    assert "1 sizes, at least 3 are needed" in (tmp_path / "report.html").read_text()
+    with pytest.raises(UserError, match="stands twice"):
+        analysis.analyse(pd.concat([df, df.head(1)]))
+
+
+def test_two_units_in_one_column_are_refused(runs, curves):
+    df = runs(curves["power law"], budgets=5, sizes=1, seeds=1)
+    df["flops"] *= np.where(df.index < 3, 1e-9, 1.0)
+    with pytest.raises(UserError, match="two units in one column"):
+        analysis.analyse(df, full=False)
+
+
+def test_a_sweep_with_budgets_above_guessing_has_a_report_and_says_which_forms_lack_points():
+    flops = np.repeat([2e8, 4e8, 8e8], 2) * ([1.0, 1.01] * 3)
+    rows = pd.DataFrame(
+        {
+            "run_id": list("abcdef"), "kind": "cell", "budget": np.repeat([2e8, 4e8, 8e8], 2), "flops": flops,
+            "params": [1e4, 2e4] * 3, "samples_seen": flops / 2e4, "width": [8, 16] * 3, "depth": 1, "seed": 0,
+            "final": True, "error_mean": [0.8718, 0.872, 0.8686, 0.8654, 0.8622, 0.8622],
+        }
+    )  # fmt: skip
+    for error in (rows["error_mean"], rows["error_mean"] + 0.01):  # one point above guessing, and all three
+        law = analysis.analyse(rows.assign(error_mean=error), "error_mean", chance=0.8693).law
+        assert "power" in law["frontiers"]["budget"]["left_out"]
+        assert law["fits"]
+
+
+def test_a_fit_that_is_not_identified_has_no_tight_interval_in_the_summary():
+    law = json.loads((Path(__file__).parents[3] / "experiments" / "results" / "icons" / "law.json").read_text())
+    loose = {f["form"] for f in law["fits"] if not f["identified"]}
+    assert loose
+    told = [line for line in text_summary(law).splitlines() if f"  {law['fits'][0]['exponent']['name']}=" in line]
+    for line in told:
+        assert ("[none, none]" in line) == any(line.strip().startswith(form) for form in loose)

@@ -1,0 +1,176 @@
+"""One training process a run directory."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import closing
+
+import pytest
+
+from clip_jax.errors import UserError
+from clip_jax.storage import lock as lock_module
+from clip_jax.storage.lock import (
+    FILE,
+    INHERITED,
+    SILENT_S,
+    Busy,
+    RunLock,
+    ask_to_stop,
+    is_held,
+    wait_for_silence,
+)
+
+
+def test_the_second_is_refused_by_name_and_the_lock_goes_with_its_owner(tmp_path):
+    program = (
+        "import sys, time; from pathlib import Path; from clip_jax.storage.lock import RunLock\n"
+        "lock = RunLock(Path(sys.argv[1])); lock.acquire(); print('held', flush=True); time.sleep(60)"
+    )
+    owner = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE)
+    with owner, owner.stdout:
+        assert owner.stdout.readline() == b"held\n"
+        with pytest.raises(Busy, match=f"is being trained by process {owner.pid} on {socket.gethostname()}"):
+            RunLock(tmp_path).acquire()
+        owner.send_signal(signal.SIGKILL)
+    mine = RunLock(tmp_path)
+    mine.acquire()
+    assert mine.owner()["pid"] == os.getpid()
+    mine.close()
+    with closing(RunLock(tmp_path)) as again:
+        again.acquire()
+
+
+def test_a_lock_is_taken_over_from_the_launcher(tmp_path, monkeypatch):
+    with (tmp_path / FILE).open("a") as launchers:
+        fcntl.flock(launchers, fcntl.LOCK_EX)
+        with pytest.raises(Busy):
+            RunLock(tmp_path).acquire()
+        monkeypatch.setenv(INHERITED, str(os.dup(launchers.fileno())))
+        mine = RunLock(tmp_path)
+        mine.acquire()
+        assert INHERITED not in os.environ
+        assert not os.get_inheritable(mine.fileno())
+    with pytest.raises(Busy):
+        RunLock(tmp_path).acquire()
+    mine.close()
+
+
+def test_several_locks_are_taken_over_each_by_its_own(tmp_path, monkeypatch):
+    dirs = [tmp_path / name for name in "ab"]
+    with contextlib.ExitStack() as held:
+        numbers = []
+        for run_dir in dirs:
+            run_dir.mkdir()
+            lock = held.enter_context(closing(RunLock(run_dir)))
+            lock.acquire()
+            numbers.append(str(os.dup(lock.fileno())))
+        monkeypatch.setenv(INHERITED, ",".join(numbers))
+        for run_dir in reversed(dirs):
+            lock = held.enter_context(closing(RunLock(run_dir)))
+            lock.acquire()
+        assert INHERITED not in os.environ
+        assert all(map(is_held, dirs))
+    assert not any(map(is_held, dirs))
+
+
+def test_a_handed_over_descriptor_of_something_else_is_no_lock(tmp_path, monkeypatch):
+    (tmp_path / FILE).touch()
+    with (tmp_path / FILE).open("a") as held, (tmp_path / "other").open("w") as other:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        monkeypatch.setenv(INHERITED, str(other.fileno()))
+        with pytest.raises(Busy):
+            RunLock(tmp_path).acquire()
+
+
+def test_a_file_system_without_locks_is_passed_over(tmp_path, monkeypatch):
+    def unsupported(*args):
+        raise OSError(errno.ENOTSUP, "not supported")
+
+    monkeypatch.setattr(lock_module.fcntl, "flock", unsupported)
+    lock = RunLock(tmp_path)
+    lock.acquire()
+    assert json.loads((tmp_path / FILE).read_text())["pid"] == os.getpid()
+    lock.close()
+
+
+class Elsewhere:
+    """The status of a run on another host, and a clock that runs as fast as one sleeps."""
+
+    def __init__(self, beats, state="running", host="elsewhere", age=3.0):
+        self.now, self.beats = 1000.0, beats
+        self.status = {"state": state, "host": host, "heartbeat": self.now - age, "attempt": 1, "pid": 7}
+
+    def read(self):
+        if self.beats and self.now > 1005:
+            self.status["heartbeat"] = 1004.0
+        return dict(self.status)
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+    def watch(self, run_dir):
+        wait_for_silence(run_dir, self.read, sleep=self.sleep, clock=lambda: self.now)
+        return self.now - 1000.0
+
+
+def test_a_heart_that_beats_on_another_host_refuses(tmp_path):
+    with pytest.raises(Busy, match="is being trained by process 7 on elsewhere"):
+        Elsewhere(beats=True).watch(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("other", "waited"),
+    [
+        (Elsewhere(beats=False), SILENT_S),
+        (Elsewhere(beats=True, state="stopped"), 0),
+        (Elsewhere(beats=True, host=socket.gethostname()), 0),
+        (Elsewhere(beats=True, host=None), 0),
+        (Elsewhere(beats=False, age=3600.0), 0),
+    ],
+)
+def test_a_silent_one_is_waited_for_once(tmp_path, other, waited):
+    assert other.watch(tmp_path) == waited
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"host": "gpu-node-17"}, "gpu-node-17"),
+        ({"machine": "another boot"}, socket.gethostname()),
+        ({"began": "1"}, None),
+        ({"began": None}, None),
+        ({"pid": "all"}, None),
+        ({"pid": -1}, None),
+        ({"pid": 10**30}, None),
+    ],
+)
+def test_ask_to_stop_signals_no_process_but_the_one_that_signed(tmp_path, change, named):
+    """A lock reaches across hosts, and a process number is given again: an innocent process must not be met."""
+    innocent = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    with closing(RunLock(tmp_path)) as held, innocent:
+        try:
+            held.acquire()
+            held.sign(innocent.pid)
+            signed = held.owner()
+            (tmp_path / FILE).write_text(json.dumps(signed | change))
+            with pytest.raises(UserError) as caught:
+                ask_to_stop(tmp_path)
+            assert "\n" not in str(caught.value)
+            assert named is None or caught.value.value == named
+            older = {k: v for k, v in signed.items() if k in ("pid", "host")}
+            (tmp_path / FILE).write_text(json.dumps(older))
+            with pytest.raises(UserError):
+                ask_to_stop(tmp_path)
+            assert innocent.poll() is None
+            (tmp_path / FILE).write_text(json.dumps(signed))
+            ask_to_stop(tmp_path)
+            assert innocent.wait(10) == -signal.SIGTERM
+            ask_to_stop(tmp_path)  # it is gone
+        finally:
+            innocent.kill()

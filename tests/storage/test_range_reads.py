@@ -1,0 +1,93 @@
+"""Byte ranges: here, behind a URL, and when the store fails."""
+
+import subprocess
+import sys
+
+import pytest
+
+from clip_jax.errors import UserError
+from clip_jax.storage import range_reads as remote
+from clip_jax.storage.range_reads import Range
+
+
+def test_ranges_of_files_here_and_in_a_store_come_in_the_order_asked(tmp_path, store):
+    here = tmp_path / "a"
+    here.write_bytes(bytes(range(100)))
+    store.pipe("/box/b", bytes(range(100, 200)))
+    ranges = [Range("slow://box/b", 90, 100), Range(str(here), 3, 5), Range(f"file://{here}", 0, 1)]
+    ranges += [Range("slow://box/b", 7, 7), ranges[0]]
+    last = bytes(range(190, 200))
+    assert remote.read(ranges) == [last, b"\x03\x04", b"\x00", b"", last]
+    assert store.asked == [("/box/b", 90, 100)]
+
+
+def test_stat_tells_size_and_a_version_that_changes_with_the_content(tmp_path, store):
+    for path, write in (
+        (str(tmp_path / "a"), (tmp_path / "a").write_bytes),
+        ("slow://box/a", lambda b: store.pipe("/box/a", b)),
+    ):
+        write(b"123")
+        before = remote.stat(path)
+        write(b"456")
+        assert before.size == remote.stat(path).size == 3
+        assert before.version != remote.stat(path).version
+
+
+def test_a_store_that_fails_a_few_times_is_asked_again_for_what_is_missing(store):
+    store.pipe("/box/a", b"0123456789")
+    store.fail(2)
+    assert remote.read([Range("slow://box/a", 2, 4), Range("slow://box/a", 5, 6)]) == [b"23", b"5"]
+    assert [a[1:] for a in store.asked] == [(2, 4), (5, 6), (2, 4), (5, 6)]
+    store.fail(1)
+    assert remote.stat("slow://box/a").size == 10
+
+
+def test_a_store_that_fails_for_good_is_one_line_with_the_url(store):
+    store.pipe("/box/a", b"0123456789")
+    store.fail(100)
+    for call in (lambda: remote.read([Range("slow://box/a", 2, 4)]), lambda: remote.stat("slow://box/a")):
+        with pytest.raises(UserError) as error:
+            call()
+        assert str(error.value) == "slow://box/a: cannot be read after 4 attempts (ConnectionError: reset by peer)"
+    store.fail(0)
+    with pytest.raises(UserError, match=r"slow://box/a: cannot be read after 4 attempts \(EOFError: got 2 bytes of"):
+        remote.read([Range("slow://box/a", 8, 12)])
+
+
+def test_what_no_second_attempt_would_mend_is_said_at_once(tmp_path, store):
+    with pytest.raises(UserError, match="slow://box/gone: no such file"):
+        remote.read([Range("slow://box/gone", 0, 1)])
+    with pytest.raises(UserError, match="slow://box/gone: no such file"):
+        remote.stat("slow://box/gone")
+    assert len(store.asked) == 1
+    with pytest.raises(UserError, match="gone: No such file"):
+        remote.read([Range(str(tmp_path / "gone"), 0, 1)])
+    (tmp_path / "short").write_bytes(b"12")
+    with pytest.raises(UserError, match="short: ends before byte 3"):
+        remote.read([Range(str(tmp_path / "short"), 0, 3)])
+
+
+def test_protocols_that_cannot_be_had_are_named(monkeypatch):
+    with pytest.raises(UserError, match="nothing://a: unknown protocol 'nothing'"):
+        remote.stat("nothing://a")
+    monkeypatch.setitem(sys.modules, "gcsfs", None)  # as if it were not installed
+    with pytest.raises(UserError, match="gs://bucket/a: reading gs:// needs the package gcsfs"):
+        remote.stat("gs://bucket/a")
+
+
+def test_glob_gives_whole_paths(tmp_path, store):
+    for name in ("x/1.tar", "x/2.txt", "y/3.tar"):
+        store.pipe(f"/box/{name}", b"")
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert sorted(remote.glob("slow://box/", "*/*.tar")) == ["slow:///box/x/1.tar", "slow:///box/y/3.tar"]
+    assert sorted(remote.glob(str(tmp_path), "x/*")) == [str(tmp_path / "x/1.tar"), str(tmp_path / "x/2.txt")]
+    assert remote.glob("slow://box/none", "*.tar") == remote.glob(str(tmp_path / "none"), "*.tar") == []
+
+
+def test_files_here_are_read_without_fsspec(pairs_dir):
+    code = (
+        "import sys; from clip_jax.data.sources.webdataset import WebDataset;"
+        f"print(len(WebDataset({str(pairs_dir)!r}, 'train').many([3])), 'fsspec' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"1 False\n"

@@ -1,0 +1,99 @@
+"""A sweep's forecast: written once, before its runs; graded by the runs that it named."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from clip_jax.cli.main import main
+from clip_jax.config.io import to_dict
+from clip_jax.config.sweep import SweepConfig
+from clip_jax.errors import UserError
+from clip_jax.storage.json_files import write_json
+from clip_jax.sweep.analysis import forecast as module
+from clip_jax.sweep.analysis.forecast import grade_forecast, register_forecast
+from clip_jax.sweep.plan import make_cell, plan_of
+
+SWEEP = SweepConfig(
+    name="s", rungs=(0.5, 1, 1.5, 2, 3), budgets=tuple(np.geomspace(1e11, 1e13, 6)), sizes_per_budget=3,
+    optimum_samples_per_param=4.0, min_steps=5, seeds_at_best=(1, 2),
+)  # fmt: skip
+TARGET = 2.5e13
+
+
+def trained(config, noise=0.004):
+    """What runs of a planted power law would have recorded."""
+    rng, rows = np.random.default_rng(0), []
+    for cell in plan_of(config).kept:
+        for seed in (*config.seeds, *config.seeds_at_best):
+            run = make_cell(config, cell.rung, cell.budget, seed)
+            away = np.log(run.config.samples_seen / run.params / 4.0)
+            error = 0.8 * (run.flops / 1e11) ** -0.1 * np.exp(0.02 * away**2 + noise * rng.standard_normal())
+            rows.append({
+                "run_id": run.run_id, "budget": cell.budget, "flops": run.flops, "params": run.params,
+                "samples_seen": run.config.samples_seen, "seed": seed, "rung": cell.rung, "kind": "cell",
+                "final": True, "batch_size": 64, "error_mean": error,
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def sweep(tmp_path, monkeypatch):
+    """(its directory, a function that puts runs into its table)."""
+    write_json(tmp_path / "sweep.json", to_dict(SWEEP))
+    write_json(tmp_path / "plan.json", {"cells": []})
+    same = {"run_id": "a", "budget": 1e13, "params": 9, "seed": 0, "kind": "cell", "low": 0, "high": 1}
+    evals = [{**same, "task": t, "metric": "top1", "value": 0.5, "examples": 400, "chance": 0.1} for t in ("x", "y")]
+    pd.DataFrame(evals).to_csv(tmp_path / "evals.csv", index=False)
+    table = {"rows": trained(SWEEP)}
+    monkeypatch.setattr(module, "collect", lambda root: table["rows"])
+    return tmp_path, lambda rows: table.update(rows=rows)
+
+
+def test_registered_then_trained_then_graded(sweep, capsys):
+    root, put = sweep
+    trained(SWEEP)
+    assert main(["sweep", "forecast", f"--dir={root}", f"--at={TARGET}"]) == 0
+    said = capsys.readouterr().out
+    registered = json.loads((root / "forecast.json").read_text())
+    assert "commit it, then train with --budgets='[100000000000.0, " in said
+    assert f"{registered['predicted']:.4f}, 95 % band" in said
+    assert registered["noise"]["pictures"] == [[0.5, 400], [0.5, 400]]  # two tasks
+    assert registered["noise"]["seeds"] == 3
+    assert len(registered["runs"]) == 9
+    grown = dataclasses.replace(SWEEP, budgets=(*SWEEP.budgets, TARGET))
+    put(trained(grown))
+    assert main(["sweep", "forecast", f"--dir={root}"]) == 0
+    said = capsys.readouterr().out
+    graded = json.loads((root / "outcome.json").read_text())
+    assert graded["inside"]
+    assert "inside the band" in said
+    assert "not as registered: nothing" in said
+    assert {s["run_id"] for s in graded["seeds"]} <= {r["run_id"] for r in registered["runs"]}
+    assert (root / "forecast.png").stat().st_size > 10_000
+
+
+def test_runs_that_were_not_registered_are_named(sweep):
+    root, put = sweep
+    register_forecast(root, TARGET)
+    grown = trained(dataclasses.replace(SWEEP, budgets=(*SWEEP.budgets, TARGET)))
+    extra = grown[grown["budget"] == TARGET].iloc[:1].assign(run_id="other", seed=7)
+    put(pd.concat([grown, extra]))
+    assert "not as registered: run other (rung " in grade_forecast(root)
+
+
+def test_a_forecast_is_made_once_and_before(sweep):
+    root, put = sweep
+    with pytest.raises(UserError, match="no forecast was registered; `clip-jax sweep forecast --at=FLOPS` does it"):
+        grade_forecast(root)
+    register_forecast(root, TARGET)
+    with pytest.raises(UserError, match="forecast.json: holds a forecast already; it is made once"):
+        register_forecast(root, TARGET)
+    with pytest.raises(UserError, match="no run of 2.5e\\+13 FLOPs has finished"):
+        grade_forecast(root)
+    (root / "forecast.json").unlink()
+    put(trained(dataclasses.replace(SWEEP, budgets=(*SWEEP.budgets, TARGET))))
+    with pytest.raises(UserError, match="is at or above 2.5e\\+13 FLOPs; a forecast is made before its runs"):
+        register_forecast(root, TARGET)

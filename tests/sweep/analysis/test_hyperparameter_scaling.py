@@ -1,0 +1,120 @@
+"""Rules fitted to records: a planted one is found again, and where records do not tell, no number is given."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from clip_jax.errors import UserError
+from clip_jax.sweep.analysis.hyperparameter_scaling import best_value, fit_rule
+
+WIDE = tuple(2 ** (k / 2) for k in range(-6, 7))
+
+
+def table(
+    power, widths=(32, 64, 128, 256), factors=(0.5, 2**-0.5, 1, 2**0.5, 2), noise=0.0, seeds=3, offset=1.0, seed=0
+):
+    """Runs whose error is a parabola in the log of the rate, lowest at 4e-3·offset·(width / 64)^power."""
+    rng, rows = np.random.default_rng(seed), []
+    for width in widths:
+        for run_seed in range(seeds):
+            for factor in factors:
+                rate = 4e-3 * (width / 64) ** -0.5 * factor
+                best = 4e-3 * offset * (width / 64) ** power
+                error = 0.3 + 0.1 * np.log(rate / best) ** 2 + noise * rng.normal()
+                rows.append((width, 1e11, 1000 * width, run_seed, rate, error))
+    return pd.DataFrame(rows, columns=["width", "budget", "params", "seed", "peak_lr", "error_mean"])
+
+
+@pytest.mark.parametrize("power", [-0.5, 0.2])
+def test_a_planted_power_is_found_and_its_interval_covers(power):
+    rules = [fit_rule(table(power, factors=WIDE, noise=0.01, seed=seed)) for seed in range(40)]
+    assert {r.status for r in rules} == {"identified"}
+    assert sum(r.low <= power <= r.high for r in rules) >= 34  # 38 of 40 are expected, and 33 or less by chance in 1 %
+    assert np.mean([r.power for r in rules]) == pytest.approx(power, abs=0.02)
+    assert np.median([r.high - r.low for r in rules]) < 0.4
+    at_64 = [r.value * (64 / r.reference) ** r.power for r in rules]
+    assert np.mean(at_64) == pytest.approx(4e-3, rel=0.05)
+    assert "95 % interval of the power" in str(rules[0])
+
+
+def test_noise_that_tells_nothing_gives_no_number():
+    rule = fit_rule(table(-0.5, widths=(32, 48, 64), noise=0.15))
+    assert rule.power is None
+    assert rule.status.startswith("not identified")
+
+
+def test_the_edge_is_no_optimum():
+    rule = fit_rule(table(-0.5, offset=4.0))
+    assert rule.power is None
+    assert all(b.status.startswith("edge") for b in rule.bests)
+    assert str(rule).startswith("peak_lr over width: not identified: a best peak_lr is known at 0 values of width")
+
+
+def test_two_widths_or_two_rates_are_too_few():
+    assert fit_rule(table(-0.5, widths=(32, 64))).status.startswith("not identified: a best peak_lr is known at 2")
+    rule = fit_rule(table(-0.5, factors=(1, 2)))
+    assert rule.bests[0].status.endswith("2 values tried, 3 are needed")
+
+
+def test_only_seeds_that_every_rate_has_are_compared():
+    rows = [(0, 1e-3, 0.5), (0, 2e-3, 0.4), (0, 4e-3, 0.5), (1, 1e-3, 0.1)]  # the second seed is an easy one
+    cell = pd.DataFrame(rows, columns=["seed", "peak_lr", "error_mean"]).assign(width=32)
+    assert best_value(cell, "peak_lr", "width", "error_mean").value == pytest.approx(2e-3)
+
+
+def test_what_varies_too_is_said():
+    df = table(-0.5, noise=0.001)
+    df["budget"] = 1e9 * df["width"]
+    assert "budget varies too" in str(fit_rule(df))
+    assert "width varies too" in str(fit_rule(df, x="budget"))
+
+
+def test_unfinished_runs_and_missing_columns():
+    df = table(-0.5).assign(final=False)
+    assert fit_rule(df).bests == ()
+    with pytest.raises(UserError, match="lacks the column weight_decay"):
+        fit_rule(df, setting="weight_decay")
+
+
+def test_only_runs_that_agree_in_everything_else_are_compared():
+    """A learning-rate check with a large error must not stand beside the weight decays, nor a short warm-up."""
+    rows = []
+    for budget in (1e10, 1e11, 1e12, 1e13):
+        best, steps = 0.1 * (budget / 1e12) ** 0.3, 1000
+        usual = {"weight_decay": 0.1, "peak_lr": 1e-3, "warmup_fraction": 0.1, "batch_size": 64}
+        tried = [("cell", usual)] + [
+            ("decay_check", usual | {"weight_decay": 0.1 * 2.0**k}) for k in (-3, -2, -1, 1, 2, 3)
+        ]
+        for kind, run in tried:
+            error = 0.3 + 0.1 * np.log(run["weight_decay"] / best) ** 2
+            rows.append({"kind": kind, **run, "error_mean": error, "budget": budget})
+        rows.append({"kind": "lr_check", **usual, "peak_lr": 2e-3, "error_mean": 0.9, "budget": budget})
+        rows.append(
+            {"kind": "cell", **usual, "weight_decay": 0.2, "peak_lr": 5e-3, "error_mean": 0.0, "budget": budget}
+        )
+    df = pd.DataFrame(rows).assign(seed=0, params=5, width=8, steps=steps)
+    rule = fit_rule(df, setting="weight_decay", x="budget")
+    assert rule.power == pytest.approx(0.3, abs=1e-6)
+    assert rule.at(1e12) == pytest.approx(0.1)
+
+
+def test_warm_ups_of_other_batches_are_equal_to_within_a_step():
+    rows = []
+    for budget in (1e10, 1e11, 1e12, 1e13):
+        for batch in (16, 32, 64, 128, 256, 512):
+            steps = 7 * 1024 // batch
+            error = 0.3 + 0.1 * np.log(batch / (90 * (budget / 10**11.5) ** 0.2)) ** 2
+            share = round(0.1 * steps) / steps
+            rows.append(
+                {"batch_size": batch, "steps": steps, "warmup_fraction": share, "budget": budget, "error_mean": error}
+            )
+    df = pd.DataFrame(rows).assign(seed=0, params=5, width=8)
+    assert df["warmup_fraction"].nunique() > 1
+    assert fit_rule(df, setting="batch_size", x="budget").power == pytest.approx(0.2, abs=1e-6)
+    assert fit_rule(df, setting="batch_size", x="budget").notes == ()
+
+
+def test_a_power_that_may_be_0_is_said():
+    rules = [fit_rule(table(0.0, factors=WIDE, noise=0.01, seed=seed)) for seed in range(5)]
+    assert any("the interval holds 0" in str(rule) for rule in rules)
+    assert "the interval holds 0" not in str(fit_rule(table(-0.5, factors=WIDE, noise=0.01)))

@@ -1,0 +1,84 @@
+"""The next runs of a sweep: a planted power law, sharpened where the design says."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from clip_jax.cli.main import main
+from clip_jax.config.io import to_dict
+from clip_jax.config.sweep import SweepConfig
+from clip_jax.errors import UserError
+from clip_jax.storage.json_files import write_json
+from clip_jax.sweep.analysis import next_runs as module
+from clip_jax.sweep.analysis.next_runs import next_runs
+
+SWEEP = SweepConfig(name="s", rungs=(0.5, 1, 2, 4), budgets=(1e10, 1e11, 1e12, 1e13))
+
+
+def runs(noise=0.01, budgets=SWEEP.budgets):
+    """Five sizes a budget in a valley whose bottom is at 30,000 parameters for 1e10, and grows as C^0.5."""
+    rng, rows = np.random.default_rng(0), []
+    same = {"kind": "cell", "final": True, "batch_size": 64, "state": "finished"}
+    for budget in budgets:
+        for factor in (0.125, 0.35, 1.0, 2.8, 8.0):
+            params = 3e4 * (budget / 1e10) ** 0.5 * factor
+            for seed in range(2):
+                y = 10 * budget**-0.1 * np.exp(0.1 * np.log(factor) ** 2 + noise * rng.standard_normal())
+                shape = {"budget": budget, "flops": budget, "params": params, "samples_seen": budget / 6 / params}
+                rows.append({"run_id": f"{len(rows)}", **shape, "error_mean": y, "seed": seed, **same})
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def sweep_dir(tmp_path, monkeypatch):
+    write_json(tmp_path / "sweep.json", to_dict(SWEEP))
+    write_json(tmp_path / "plan.json", {"cells": []})
+    monkeypatch.setattr(module, "collect", lambda root: runs())
+    return tmp_path
+
+
+def test_a_budget_sharpens_the_forecast_and_is_kept_to(sweep_dir):
+    plan, text = next_runs(sweep_dir, 1e15, budget=6e13)
+    assert plan.after < plan.before
+    assert plan.cost <= 6e13
+    assert f"±{plan.after:.2%}" in text
+    assert "the same directory takes them with --budgets='[10000000000.0, " in text
+    assert "at rung " in text  # the valleys are identified
+    assert max(row["runs"] for row in plan.chosen) <= module.SEEDS
+
+
+def test_a_precision_is_reached_for_less_than_the_budget_gave(sweep_dir):
+    plan, _ = next_runs(sweep_dir, 1e15, budget=6e13)
+    cheaper, _ = next_runs(sweep_dir, 1e15, half_width=(plan.before + plan.after) / 2)
+    assert cheaper.after <= (plan.before + plan.after) / 2
+    assert cheaper.cost < plan.cost
+
+
+def test_the_size_is_that_of_the_valleys(sweep_dir):
+    wanted = module._optimal([{"status": "accepted", "budget": 1e10, "params": 3e4}], 0.5, 4e10)
+    assert wanted == pytest.approx(6e4)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"target": 1e15}, "--budget=FLOPS or --precision=SHARE"),
+        ({"target": 1e12, "budget": 1e13}, "--at=1e.12: must lie above the sweep's largest budget, 1e.13"),
+        ({"target": 1e15, "budget": 1e9}, "is below the sweep's smallest budget"),
+        ({"target": 1e15, "budget": 1e13, "law": "chinchilla"}, "must be a law of flops alone"),
+    ],
+)
+def test_what_it_needs(sweep_dir, given, message):
+    with pytest.raises(UserError, match=message):
+        next_runs(sweep_dir, **given)
+
+
+def test_too_few_budgets(sweep_dir, monkeypatch):
+    monkeypatch.setattr(module, "collect", lambda root: runs(budgets=(1e10, 1e11)))
+    with pytest.raises(UserError, match="2 budgets have finished, at least 3 are needed"):
+        next_runs(sweep_dir, 1e15, budget=1e13)
+
+
+def test_from_the_command_line(sweep_dir, capsys):
+    assert main(["sweep", "next", f"--dir={sweep_dir}", "--at=1e15", "--budget=6e13"]) == 0
+    assert "runs, " in capsys.readouterr().out

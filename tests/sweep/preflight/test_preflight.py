@@ -1,0 +1,128 @@
+"""Preflight: what fits, what is chosen, what is refused and why."""
+
+import dataclasses
+import re
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+from clip_jax import flops
+from clip_jax.config import MeshConfig, RunConfig
+from clip_jax.config.presets import preset
+from clip_jax.errors import ConfigError, UserError
+from clip_jax.flops.devices import GIB
+from clip_jax.sweep.preflight import preflight as pf
+from clip_jax.sweep.preflight.preflight import Step, compile_step, find_target, judge, preflight, shape_of
+
+RUN = RunConfig(model=preset("debug"), batch_size=256, steps=40)
+
+
+@pytest.fixture
+def here():
+    return dataclasses.replace(find_target(), devices=jax.devices()[:1], memory=8 * GIB)
+
+
+def test_memory_is_that_of_the_compiled_step(here):
+    step = compile_step(RUN, here)
+    parameters = 4 * flops.params(RUN.model).total
+    assert step.state == pytest.approx(3 * parameters, rel=0.01)  # weights and two moments
+    pictures = 256 * 32 * 32 * 3
+    assert step.needed > step.state + pictures
+    assert step.reason == ""
+    assert compile_step(dataclasses.replace(RUN, batch_size=512), here).needed > 1.5 * step.needed
+
+
+def test_what_is_short_of_memory_is_recomputed_then_cut_in_pieces(here):
+    whole = compile_step(RUN, here)
+    recomputed = compile_step(pf._recomputed(RUN, True, "nothing"), here)
+    assert recomputed.needed < whole.needed
+    between = dataclasses.replace(here, memory=(recomputed.needed + whole.needed) / 2)
+    found = judge("a", RUN, between)
+    assert found.fits
+    assert found.config.model.remat
+    assert found.config.microbatch_size == 0
+    assert found.step.needed <= between.memory
+    small = judge("a", RUN, dataclasses.replace(here, memory=recomputed.needed * 0.7))
+    assert small.fits
+    assert 0 < small.config.microbatch_size < 256
+    assert 256 % small.config.microbatch_size == 0
+
+
+def test_a_choice_is_kept_and_only_strengthened(here):
+    mine = dataclasses.replace(pf._recomputed(RUN, True, "dots"), microbatch_size=64)
+    ways = [(w.model.remat_policy, w.microbatch_size) for w in pf._ways(mine, here, {})]
+    assert ways == [("dots", 64), ("dense", 64), ("nothing", 64)]
+
+
+def test_what_is_compiled_for_an_accelerator_is_what_it_runs(here):
+    kinds = {"gpu": "NVIDIA H100 80GB HBM3", "tpu": "TPU v5 lite", "cpu": "cpu"}
+    bf16 = dataclasses.replace(RUN, model=dataclasses.replace(RUN.model, compute_dtype="bfloat16"), microbatch_size=64)
+    found = {}
+    for platform, kind in kinds.items():
+        target = dataclasses.replace(here, devices=[SimpleNamespace(platform=platform, device_kind=kind)])
+        ways = [w.model for w in pf._ways(bf16, target, {})]
+        found[platform] = [(w.attention, w.remat, w.remat_policy) for w in ways]
+    kept, less = (True, "dense"), (True, "nothing")
+    assert found["gpu"] == [("cudnn", *kept), ("cudnn", *less)]
+    assert found["tpu"] == [("xla", *kept), ("xla", *less)]
+    assert found["cpu"] == [("auto", False, "nothing"), ("auto", *kept), ("auto", *less)]
+
+
+@pytest.mark.parametrize(
+    ("config", "memory", "reason"),
+    [
+        (RUN, 1000.0, "parameters and moments alone do not fit.*fsdp"),
+        (dataclasses.replace(RUN, mesh=MeshConfig(data=3)), GIB, "data=3.*does not equal the 1 devices"),
+    ],
+)
+def test_what_cannot_run_is_refused_with_the_reason(here, config, memory, reason):
+    target = dataclasses.replace(here, memory=memory)
+    lines = []
+    (verdict,) = preflight_on(target, [("cell", config, 1.0)], lines)
+    assert not verdict.fits
+    assert [line for line in lines if line.startswith("  refused: cell: ")]
+    assert re.search(reason, verdict.step.reason)
+
+
+def preflight_on(target, runs, lines, **options):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pf, "find_target", lambda name, slices: target)
+        return preflight(runs, "x", echo=lines.append, **options)
+
+
+def test_runs_of_one_shape_are_compiled_once_and_their_hours_added(here):
+    runs = [(f"seed {s}", dataclasses.replace(RUN, seed=s, steps=3600 * (s + 1)), 1.0) for s in range(3)]
+    lines = []
+    (verdict,) = preflight_on(here, runs, lines, flop_per_second=1e9, price=2.0)
+    assert "seed 0 × 3" in lines[2]
+    hours = verdict.time.seconds * 3600 * 6 / 3600
+    assert f"{hours:8.2f}" in lines[2]
+    assert lines[2].endswith(f"{2 * hours:9.0f}")
+
+
+def test_the_compiled_program_depends_on_the_shape_alone():
+    other = dataclasses.replace(
+        RUN, seed=3, steps=99, optim=dataclasses.replace(RUN.optim, peak_lr=0.5, weight_decay=0.0)
+    )
+    assert shape_of(other) == shape_of(RUN)
+    assert shape_of(dataclasses.replace(RUN, batch_size=128)) != shape_of(RUN)
+
+
+def test_unknown_targets():
+    with pytest.raises(UserError, match=r"--target=v5e: must be here, or a TPU topology such as"):
+        find_target("v5e")
+    with pytest.raises(UserError, match="nothing to compile"):
+        preflight([], "here")
+
+
+def test_pieces_divide_the_batch_evenly():
+    assert pf._piece(4096, 16, 0.3) == 64 * 16
+    assert pf._piece(4096, 16, 0.001) == 0
+    assert pf._piece(96, 1, 0.5) == 48
+
+
+def test_a_step_that_is_too_large_for_the_mesh_is_no_error(here):
+    assert isinstance(compile_step(dataclasses.replace(RUN, mesh=MeshConfig(tensor=3)), here), Step)
+    with pytest.raises(ConfigError):
+        dataclasses.replace(RUN, microbatch_size=100)

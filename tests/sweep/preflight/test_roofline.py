@@ -1,0 +1,61 @@
+"""The least time of a step, term by term."""
+
+import dataclasses
+import runpy
+from pathlib import Path
+
+import jax
+import pytest
+
+from clip_jax import flops
+from clip_jax.config import RunConfig
+from clip_jax.config.presets import ladder, preset
+from clip_jax.flops.devices import device_of
+from clip_jax.sweep.preflight.roofline import _network, _share, roofline
+
+RUN = RunConfig(model=preset("debug"), batch_size=256, steps=40)
+RECOMPUTED = dataclasses.replace(RUN, model=dataclasses.replace(RUN.model, remat=True))
+V5E = device_of("TPU v5 lite")
+
+
+def test_the_share_of_a_device_is_the_formula_and_the_optimiser_nothing():
+    share = _share(RUN, 256, 1)
+    formula = flops.training_flops(RUN.model, 256, 256)
+    first = 2 * 3 * 16**2 * 16 * 4 * 256  # pixels need no gradient
+    assert share.flops == pytest.approx(formula.total - first, rel=1e-6)
+    quarter = _share(RUN, 64, 1)
+    assert 4 * quarter.flops == pytest.approx(share.flops, rel=1e-6)  # the logits of the other rows are in it
+    again = _share(RECOMPUTED, 256, 1)
+    assert 1.2 < again.flops / share.flops < 4 / 3
+
+
+def test_the_roofline_says_what_limits():
+    config = RunConfig(model=ladder(8), batch_size=1024)
+    devices = jax.devices()[:1]
+    fast = roofline(config, devices, V5E)
+    assert fast.bound == "memory"  # a small model moves more than it computes
+    assert fast.network == 0
+    slow = roofline(config, devices, dataclasses.replace(V5E, half=1e9, single=1e9))
+    assert slow.bound == "compute"
+    assert slow.seconds == slow.compute
+    unknown = roofline(config, devices, None)
+    assert (unknown.seconds, unknown.bound) == (None, "unknown")
+    assert roofline(config, devices, None, 1e9).compute == pytest.approx(slow.compute)
+
+
+def test_the_network_carries_gradients_and_slices_the_slow_part():
+    params = 1e9
+    one = {"slice": 1, "data": 4, "fsdp": 1, "tensor": 1}
+    seconds = _network(RUN, V5E, one, 64, params)
+    assert seconds == pytest.approx(2 * 4e9 * 3 / 4 / V5E.link)
+    two = one | {"slice": 2}
+    assert _network(RUN, V5E, two, 64, params) == pytest.approx(2 * 4e9 / 2 / 4 / V5E.slow_link)
+
+
+def test_our_flops_of_an_unrolled_step_are_those_of_xla():
+    counts = runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "step_flops.py"))["counts"]
+    model = preset("ViT-S/32")
+    towers = {"image": dataclasses.replace(model.image, depth=2), "text": dataclasses.replace(model.text, depth=2)}
+    formula, walk, xla = counts(dataclasses.replace(model, **towers), 8)
+    assert xla / formula == pytest.approx(1, abs=0.02)
+    assert walk == formula - 2 * 3 * 32**2 * 384 * 49 * 8  # pixels need no gradient

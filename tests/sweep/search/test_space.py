@@ -1,0 +1,88 @@
+"""Spaces of settings: reading them, grids, chance, edges."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clip_jax.errors import ConfigError
+from clip_jax.sweep.search.space import edges, grid, parse_space, randoms
+
+LINES = (
+    "optim.peak_lr = log(1e-4, 1e-2, 3)",
+    "optim.schedule = choice(cosine, wsd)",
+    "optim.decay_fraction = uniform(0.1, 0.5, 2) if optim.schedule = wsd",
+    "optim.warmup_steps = integer(1, 3, 3)",
+)
+SPACE = parse_space(LINES)
+
+
+def test_lines_are_read():
+    rate, schedule, decay, warmup = SPACE
+    assert (rate.kind, rate.low, rate.high, rate.points) == ("log", 1e-4, 1e-2, 3)
+    assert schedule.values == ("cosine", "wsd")
+    assert (decay.parent, decay.parent_value) == ("optim.schedule", "wsd")
+    assert warmup.grid() == [1, 2, 3]
+    assert parse_space(["a = choice(True, 0.5, null, x)"])[0].values == (True, 0.5, None, "x")
+
+
+def test_a_grid_is_the_product_and_leaves_out_what_has_no_meaning():
+    found = grid(SPACE)
+    assert len(found) == 3 * (1 + 2) * 3
+    assert len({str(s) for s in found}) == len(found)
+    assert [s["optim.peak_lr"] for s in found[::9]] == [1e-4, 1e-3, 1e-2]
+    for s in found:
+        assert ("optim.decay_fraction" in s) == (s["optim.schedule"] == "wsd")
+
+
+@given(st.integers(0, 2**31), st.integers(1, 20))
+def test_chance_keeps_to_the_space_and_is_a_function_of_the_seed(seed, count):
+    found = randoms(SPACE, count, seed)
+    assert found == randoms(SPACE, count + 3, seed)[:count]
+    for s in found:
+        assert 1e-4 <= s["optim.peak_lr"] <= 1e-2
+        assert s["optim.warmup_steps"] in (1, 2, 3)
+        assert ("optim.decay_fraction" in s) == (s["optim.schedule"] == "wsd")
+
+
+def test_log_is_uniform_in_the_logarithm():
+    rates = [s["optim.peak_lr"] for s in randoms(SPACE, 400, 0)]
+    assert 0.42 < sum(r < 1e-3 for r in rates) / 400 < 0.58
+
+
+def test_edges_are_named():
+    inside = {"optim.peak_lr": 1e-3, "optim.schedule": "cosine", "optim.warmup_steps": 2}
+    assert edges(SPACE, inside) == []
+    (line,) = edges(SPACE, inside | {"optim.peak_lr": 1e-2})
+    assert line == "optim.peak_lr=0.01 lies on the upper edge (0.01) of its range; widen it"
+    assert "lower edge (1)" in edges(SPACE, inside | {"optim.warmup_steps": 1})[0]
+    without_grid = parse_space(["x = uniform(0, 1)"])
+    assert edges(without_grid, {"x": 0.06}) == []
+    assert len(edges(without_grid, {"x": 0.04})) == 1
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([], "needs a line"),
+        (["optim.peak_lr"], "must be FIELD = log"),
+        (["x = normal(0, 1)"], "must be FIELD = log"),
+        (["x = log(0, 1)"], "needs 0 < LOW < HIGH"),
+        (["x = uniform(2, 1)"], "needs LOW < HIGH"),
+        (["x = uniform(1)"], "needs LOW and HIGH"),
+        (["x = uniform(0, 1, 1)"], "two points or more"),
+        (["x = integer(0.5, 2)"], "whole numbers"),
+        (["x = choice(1)"], "two values or more"),
+        (["x = choice(1, 1)"], "all different"),
+        (["x = uniform(0, 1)", "x = uniform(0, 2)"], "x stands twice"),
+        (["x = uniform(0, 1) if y = 2"], "no earlier line chooses y = 2"),
+        (["y = choice(1, 2)", "x = uniform(0, 1) if y = 3"], "no earlier line chooses y = 3"),
+    ],
+)
+def test_bad_lines(lines, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_space(lines)
+
+
+def test_a_grid_needs_points():
+    with pytest.raises(ConfigError, match=r"x: a grid needs a number of points: log\(LOW, HIGH, POINTS\)"):
+        grid(parse_space(["x = log(1, 2)"]))

@@ -1,0 +1,102 @@
+"""Cells that share a program: every one once, together only with its like, and only where it pays."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from clip_jax.config import RunConfig
+from clip_jax.config.sweep import SweepConfig
+from clip_jax.errors import UserError
+from clip_jax.sweep.batching import family_arguments, group_cells, keep_what_pays, measured_gain
+from clip_jax.sweep.plan import make_cell
+from clip_jax.train.vmapped.benchmark import Gain
+
+SWEEP = SweepConfig(name="x")
+
+
+def cells(base=None):
+    config = SweepConfig(name="x", base=base or RunConfig())
+    rates = [make_cell(config, 1, 1e11, 0, kind="lr_check", lr_factor=f) for f in (0.5, 1, 2)]
+    seeds = [make_cell(config, 1, 1e11, s) for s in (1, 2)]
+    others = [make_cell(config, 1, 2e11, 0), make_cell(config, 2, 1e11, 0)]
+    return [rates[0], others[0], *rates[1:], others[1], *seeds]
+
+
+def gain(steady, start_s=0.0):
+    return Gain(2, "vmap", 100, 64, start_s, 1e-9, 1e-9, 1e-9, 1.0, 2 / steady)
+
+
+def test_cells_of_one_shape_and_length_are_grouped():
+    every = cells()
+    groups = group_cells(every, 8)
+    assert [len(g) for g in groups] == [5, 1, 1]
+    assert sorted(c.run_id for g in groups for c in g) == sorted(c.run_id for c in every)
+    assert {(c.rung, c.budget) for c in groups[0]} == {(1, 1e11)}
+    assert [len(g) for g in group_cells(every, 3)] == [2, 3, 1, 1]
+    assert [len(g) for g in group_cells(every, 1)] == [1] * 7
+
+
+def test_what_cannot_train_with_others_stands_alone():
+    every = cells(dataclasses.replace(RunConfig(), microbatch_size=64))
+    assert [len(g) for g in group_cells(every, 8)] == [1] * 7
+
+
+def test_a_group_is_used_only_where_its_gain_is_above_one(tmp_path):
+    groups, lines = group_cells(cells(), 8), []
+    assert keep_what_pays(groups, SWEEP, tmp_path, lines.append, lambda *_: gain(1.2)) == groups
+    assert "gain 1.20" in lines[0]
+    assert lines[0].endswith(": used")
+    apart = keep_what_pays(groups, SWEEP, tmp_path, lines.append, lambda *_: gain(0.7))
+    assert [len(g) for g in apart] == [1] * 7
+    assert lines[1].endswith("steps 0.70): not used")
+    # a slow step is made good by one start in place of two
+    assert keep_what_pays(groups, SWEEP, tmp_path, lines.append, lambda *_: gain(0.7, start_s=1e9)) == groups
+
+
+def test_a_measurement_is_made_once(tmp_path):
+    asked = []
+
+    def measure(configs, folder, config):
+        asked.append(folder)
+        folder.parent.mkdir(exist_ok=True)
+        folder.with_suffix(".json").write_text(json.dumps(dataclasses.asdict(gain(1.5))))
+        return gain(1.5)
+
+    for _ in range(2):
+        keep_what_pays(group_cells(cells(), 8), SWEEP, tmp_path, lambda line: None, measure)
+    assert len(asked) == 1
+    keep_what_pays(group_cells(cells(), 3), SWEEP, tmp_path, lambda line: None, measure)
+    assert len(asked) == 3, "another number of members is another measurement"
+
+
+@pytest.mark.slow
+def test_the_measurement_is_one_of_this_machine(tiny_run, tmp_path):
+    configs = [tiny_run, dataclasses.replace(tiny_run, seed=1)]
+    found = measured_gain(configs, tmp_path / "measured", SWEEP)
+    assert (found.members, found.steps, found.form) == (2, 8, "vmap")
+    assert min(found.start_s, found.compile_first_s, found.compile_family_s, found.step_s, found.step_family_s) > 0
+    assert found.step_family_s > found.step_s
+    with pytest.raises(UserError, match="timing 2 runs failed.*batch_size is 16 and 8"):
+        measured_gain([tiny_run, dataclasses.replace(tiny_run, batch_size=8)], tmp_path / "bad", SWEEP)
+
+
+def test_a_group_that_cannot_be_timed_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.executable", "false")
+    lines = []
+    apart = keep_what_pays(group_cells(cells(), 8), SWEEP, tmp_path, lines.append)
+    assert [len(g) for g in apart] == [1] * 7
+    assert lines[0].endswith("not used; families: timing 5 runs failed (it said nothing)")
+
+
+def test_planning_loads_no_jax():
+    code = "import sys, clip_jax.sweep.batching; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_command(tmp_path):
+    assert family_arguments([tmp_path / "a", tmp_path / "b"]) == (
+        "family", str(tmp_path / "a"), str(tmp_path / "b"), "--form=vmap", "--quiet",
+    )  # fmt: skip

@@ -1,0 +1,151 @@
+"""Watching and steering a sweep from outside, by the command line."""
+
+import json
+import time
+
+import pytest
+import yaml
+
+from clip_jax.cli.main import main
+from clip_jax.config.io import to_dict
+from clip_jax.config.sweep import Resources, SweepConfig
+from clip_jax.storage.json_files import write_json
+from clip_jax.sweep.launch.local import Local
+from clip_jax.sweep.plan import make_plan
+from clip_jax.sweep.status import watch
+
+SWEEP = SweepConfig(
+    name="s", rungs=(0.5, 1), budgets=(1e9,), sizes_per_budget=0, min_steps=2, seeds=(0, 1), seeds_at_best=(),
+    resources=Resources(price_per_device_hour=2.0),
+)  # fmt: skip
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """A sweep directory: one run finished, one that runs, one that failed, one not begun."""
+    plan = make_plan(SWEEP)
+    write_json(tmp_path / "sweep.json", to_dict(SWEEP))
+    write_json(tmp_path / "plan.json", {"cells": plan.rows()})
+    dirs = [tmp_path / "runs" / cell.run_id for cell in plan.kept]
+    done, runs, failed, _ = dirs
+    for run_dir in (done, runs, failed):
+        (run_dir / "logs").mkdir(parents=True)
+    write_json(done / "result.json", {"steps": 9, "error_mean": 0.5})
+    status = {"state": "running", "step": 4, "attempt": 3, "wall_s": 1800.0, "heartbeat": time.time()}
+    write_json(runs / "status.json", status)
+    row = {"step": 4, "loss": 2.5, "samples_per_s": 10.0, "mfu": 0.25}
+    (runs / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    (runs / "events.jsonl").write_text(json.dumps({"event": "attempt", "devices": 8}) + "\n")
+    write_json(failed / "failure.json", {"code": 2, "reason": "boom", "log": "attempt-1.log"})
+    (failed / "logs" / "attempt-1.log").write_text("first\nboom\n")
+    return tmp_path, dirs
+
+
+def line_of(table, run_dir):
+    return next(line for line in table.splitlines() if run_dir.name in line)
+
+
+def test_the_table_says_how_runs_stand(sweep, monkeypatch, capsys):
+    root, (done, runs, failed, rest) = sweep
+    monkeypatch.setattr(Local, "poll", lambda self, jobs: {runs.name: "running"})
+    assert main(["sweep", "status", f"--dir={root}"]) == 0
+    table = capsys.readouterr().out
+    shown = line_of(table, runs).split()
+    assert shown[-7:-1] == ["running", "2.500", "10", "25.0%", "26s", "3"]
+    assert shown[-1] == "8.00", "half an hour of eight devices at 2"
+    assert "finished" in line_of(table, done)
+    assert line_of(table, failed).endswith("boom")
+    assert "waiting" in line_of(table, rest)
+    assert "1 failed, 1 finished, 1 running, 1 waiting; 8.00 spent" in table
+    monkeypatch.setattr(Local, "poll", lambda self, jobs: {rest.name: "queued"})
+    main(["sweep", "status", f"--dir={root}"])
+    table = capsys.readouterr().out
+    assert "gone" in line_of(table, runs)
+    assert "queued" in line_of(table, rest)
+
+
+def test_the_table_comes_where_the_engine_does_not(sweep, monkeypatch, capsys):
+    root, _ = sweep
+    resources = to_dict(Resources(devices_per_process=8, price_per_device_hour=2.0))
+    write_json(root / "sweep.json", to_dict(SWEEP) | {"resources": resources})
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert main(["sweep", "status", f"--dir={root}"]) == 0
+    out = capsys.readouterr().out
+    assert "1 failed, 1 finished, 1 running, 1 waiting" in out
+    assert "not known which jobs are queued: slots=1: with these resources they need 8 GPUs" in out
+
+
+def test_watching_ends_when_all_is_over(sweep):
+    root, dirs = sweep
+    shown = []
+
+    class Engine:
+        def poll(self, jobs):
+            if shown:
+                for run_dir in dirs:
+                    run_dir.mkdir(exist_ok=True)
+                    write_json(run_dir / "result.json", {"steps": 9})
+            return {}
+
+    watch(root, Engine(), 0.0, 0.01, shown.append)
+    assert len(shown) == 2
+    assert "4 finished" in shown[1]
+
+
+def test_runs_are_left_out_and_taken_up(sweep, capsys):
+    root, (done, runs, failed, rest) = sweep
+    assert main(["sweep", "cancel", f"--dir={root}", rest.name[:6]]) == 0
+    assert json.loads((rest / "failure.json").read_text())["reason"] == "cancelled"
+    assert main(["sweep", "retry", f"--dir={root}", failed.name]) == 0
+    assert not (failed / "failure.json").exists()
+    assert (rest / "failure.json").exists()
+    assert main(["sweep", "cancel", f"--dir={root}"]) == 0
+    assert not (done / "failure.json").exists()
+    assert main(["sweep", "retry", f"--dir={root}"]) == 0
+    assert not any((d / "failure.json").exists() for d in (done, runs, failed, rest))
+    said = capsys.readouterr().out.splitlines()
+    assert [line.partition(" runs")[0] for line in said] == ["1", "1", "3", "3"]
+
+
+def test_logs(sweep, capsys):
+    root, (_, _, failed, rest) = sweep
+    assert main(["sweep", "logs", f"--dir={root}", failed.name[:6]]) == 0
+    assert capsys.readouterr().out.endswith("attempt-1.log:\nfirst\nboom\n\n")
+    assert main(["sweep", "logs", f"--dir={root}", rest.name]) == 2
+    assert "has no log yet" in capsys.readouterr().err
+    assert main(["sweep", "logs", f"--dir={root}", ""]) == 2
+    assert "fits 4 runs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        (["--engine=pbs"], "engine='pbs': must be one of local, slurm, jobset"),
+        (
+            ["--engine=slurm"],
+            "there is no squeue on this machine; start the sweep where there is one, or choose another",
+        ),
+        (
+            ["--engine=jobset", "--resources.image=i", "--resources.claim=c", "--resources.mount=/"],
+            "there is no kubectl on this machine; start the sweep",
+        ),
+    ],
+)
+def test_an_engine_that_is_not_there(tmp_path, monkeypatch, capsys, fields, line):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "s.json").write_text(json.dumps(to_dict(SWEEP) | {"resources": {}}))
+    assert main(["sweep", "run", f"--config={tmp_path / 's.json'}", f"--dir={tmp_path / 's'}", *fields]) == 2
+    err = capsys.readouterr().err
+    assert line in err
+    assert err.count("\n") == 1
+
+
+def test_a_dry_run_of_pods_prints_yaml(tmp_path, capsys):
+    config = tmp_path / "s.json"
+    config.write_text(json.dumps(to_dict(SWEEP) | {"resources": {}}))
+    pods = ["--engine=jobset", "--resources.image=i", "--resources.claim=c", f"--resources.mount={tmp_path}"]
+    assert main(["sweep", "run", "--dry-run", f"--config={config}", f"--dir={tmp_path / 's'}", *pods]) == 0
+    out = capsys.readouterr().out
+    documents = list(yaml.safe_load_all(out[out.index("---") :]))
+    assert [d["kind"] for d in documents] == ["JobSet"] * 4
+    assert not (tmp_path / "s").exists()

@@ -1,0 +1,24 @@
+"""A sweep's directory is one sweep's, also after its defaults have moved."""
+
+import dataclasses
+import json
+
+import pytest
+
+from clip_jax.config import ModelConfig, RunConfig
+from clip_jax.config.io import to_dict
+from clip_jax.config.sweep import SweepConfig
+from clip_jax.errors import UserError
+from clip_jax.sweep.directory import claim
+
+SWEEP = SweepConfig(name="s", base=RunConfig(), rungs=(1.0,), budgets=(1e10,))
+
+
+def test_a_sweep_begun_before_a_default_became_auto_goes_on(tmp_path):
+    values = to_dict(SWEEP)
+    values["base"]["model"]["remat_policy"] = "nothing"
+    (tmp_path / "sweep.json").write_text(json.dumps(values))
+    claim(SWEEP, tmp_path).close()
+    other = dataclasses.replace(SWEEP, base=RunConfig(model=ModelConfig(remat=True, remat_policy="dots")))
+    with pytest.raises(UserError, match="remat"):
+        claim(other, tmp_path)

@@ -1,0 +1,160 @@
+"""A search: proposes, halves, goes on where it stopped, says where the best lies. Training is planted."""
+
+import dataclasses
+import json
+import math
+import re
+
+import pandas as pd
+import pytest
+
+from clip_jax.cli.main import main
+from clip_jax.config import EvalConfig, OptimConfig, RunConfig
+from clip_jax.config.io import from_dict
+from clip_jax.config.presets import preset
+from clip_jax.errors import ConfigError, UserError
+from clip_jax.sweep.search.config import SearchConfig, apply
+from clip_jax.sweep.search_driver import run_search
+from clip_jax.train.loop import train
+
+BASE = RunConfig(
+    model=preset("debug"), steps=40, batch_size=8, evals=EvalConfig(at_fractions=(0.25, 0.5)),
+    optim=OptimConfig(warmup_steps=2),
+)  # fmt: skip
+SEARCH = SearchConfig(
+    name="s", base=BASE, method="grid", seeds=(0, 1), keep=0.5,
+    space=("optim.peak_lr = log(1e-4, 1e-1, 7)", "optim.weight_decay = choice(0, 0.1)"),
+)  # fmt: skip
+
+
+class Planted:
+    """An engine whose runs end at once: error least at a rate of 1e-3 and with decay, and falling with the steps."""
+
+    name, at_once, batch, poll_s = "local", None, 100, 0.0
+
+    def __init__(self, die_after=10**9, fails=lambda config: False):
+        self.submitted, self.die_after, self.fails = [], die_after, fails
+
+    def submit(self, name, jobs):
+        for job in jobs:
+            if len(self.submitted) == self.die_after:
+                raise KeyboardInterrupt
+            run_dir = job.run_dirs[0]
+            config = from_dict(RunConfig, json.loads((run_dir / "request.json").read_text()))
+            self.submitted.append((run_dir.name, job.until))
+            if self.fails(config):
+                (run_dir / "exit.json").write_text(json.dumps({"name": name, "code": 2}))
+                continue
+            done = job.until or config.steps
+            off = (math.log10(config.optim.peak_lr) + 3) ** 2 + 0.3 * (config.optim.weight_decay == 0)
+            with (run_dir / "evals.jsonl").open("w") as file:
+                for step in (10, 20, 40):
+                    if step <= done:
+                        value = 0.1 + 0.05 * off + 1 / step + 0.001 * config.seed
+                        row = {"step": step, "task": "zero_shot_mean", "metric": "error", "value": value}
+                        file.write(json.dumps(row) + "\n")
+            (run_dir / "checkpoints" / str(done)).mkdir(parents=True)
+            if not job.until:
+                (run_dir / "result.json").write_text("{}")
+
+    def poll(self, jobs):
+        return {}
+
+    def cancel(self, jobs):
+        pass
+
+    def leave(self):
+        pass
+
+
+def test_the_planted_best_is_found_with_few_runs_to_the_end(tmp_path):
+    engine, lines = Planted(), []
+    found = run_search(SEARCH, tmp_path, lines.append, engine)
+    assert found["setting"] == {"optim.peak_lr": 1e-3, "optim.weight_decay": 0.1}
+    assert found["fields"] == ["--optim.peak_lr=0.001", "--optim.weight_decay=0.1"]
+    assert found["warnings"] == []
+    assert [sum(u == until for _, u in engine.submitted) for until in (10, 20, 0)] == [28, 14, 8]
+    table = pd.read_csv(tmp_path / "search.csv")
+    assert list(table["state"].value_counts().loc[["ended", "dropped"]]) == [4, 10]
+    assert found["flops"] == pytest.approx(table["flops"].sum())
+    best = table.loc[table["error_mean"].idxmin()]
+    assert best["optim.peak_lr"] == 1e-3
+    assert best["sd"] == pytest.approx(0.001 / math.sqrt(2))
+    assert (tmp_path / "search.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_search_that_died_goes_on_and_ends_the_same(tmp_path):
+    whole = run_search(SEARCH, tmp_path / "a", lambda line: None, Planted())
+    with pytest.raises(KeyboardInterrupt):
+        run_search(SEARCH, tmp_path / "b", lambda line: None, Planted(die_after=33))
+    again = Planted()
+    assert run_search(SEARCH, tmp_path / "b", lambda line: None, again) == whole
+    assert 0 < len(again.submitted) < 50 - 32
+
+
+def test_an_optimum_on_the_edge_is_said(tmp_path):
+    low = dataclasses.replace(SEARCH, space=("optim.peak_lr = log(1e-2, 1e-1, 3)",))
+    lines = []
+    found = run_search(low, tmp_path, lines.append, Planted())
+    assert found["warnings"] == ["optim.peak_lr=0.01 lies on the lower edge (0.01) of its range; widen it"]
+    assert any("warning: optim.peak_lr=0.01" in line for line in lines)
+
+
+def test_what_fails_is_passed_over(tmp_path):
+    found = run_search(
+        SEARCH, tmp_path, lambda line: None, Planted(fails=lambda c: c.optim.peak_lr == 1e-3 and c.seed == 1)
+    )
+    assert found["setting"]["optim.peak_lr"] in (pytest.approx(3.162e-4), pytest.approx(3.162e-3))
+    assert found["failed"] == 2
+    with pytest.raises(UserError, match="no setting trained to the end"):
+        run_search(SEARCH, tmp_path / "all", lambda line: None, Planted(fails=lambda c: True))
+
+
+def test_a_directory_belongs_to_one_search(tmp_path):
+    run_search(SEARCH, tmp_path, lambda line: None, Planted())
+    other = dataclasses.replace(SEARCH, seeds=(0,))
+    with pytest.raises(UserError, match=r"belongs to another search \(seeds is \[0, 1\] there and \[0\] here\)"):
+        run_search(other, tmp_path, lambda line: None, Planted())
+    assert main(["sweep", "status", f"--dir={tmp_path}"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "best"}, "method='best': must be one of grid, random, tpe"),
+        ({"space": ("optim.rate = log(1e-4, 1e-1, 7)",)}, "space: optim.rate: a run has no such field"),
+        ({"space": ("optim.b1 = uniform(2, 3, 2)",)}, "optim.b1=2.5: must lie between 0.0 and 1.0"),
+        ({"space": ("optim.peak_lr = log(1e-4, 1e-1)",)}, "a grid needs a number of points"),
+        ({"trials": 3}, "trials: ignored with method='grid'"),
+        ({"together": 2}, "together: ignored with method='grid'"),
+        ({"base": dataclasses.replace(BASE, evals=EvalConfig())}, "keep: ignored without base.evals.at_fractions"),
+        ({"seeds": (1, 1)}, "no repeats"),
+        ({"metric": "accuracy"}, "metric='accuracy': must be one of"),
+    ],
+)
+def test_bad_searches(changes, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        dataclasses.replace(SEARCH, **changes)
+
+
+def test_a_setting_is_applied_to_its_fields_alone():
+    run = apply(BASE, {"optim.peak_lr": 0.5, "model.image.patch_dropout": 0.5})
+    assert (run.optim.peak_lr, run.model.image.patch_dropout) == (0.5, 0.5)
+    assert dataclasses.replace(run, optim=BASE.optim, model=BASE.model) == BASE
+
+
+def test_a_paused_run_goes_on_from_the_command_line(tmp_path, capsys):
+    config = tmp_path / "c.json"
+    small = {"model": {"image": {"width": 16, "depth": 1, "heads": 2, "image_size": 32, "patch_size": 16},
+                       "text": {"width": 16, "depth": 1, "heads": 2, "context_length": 20, "vocab_size": 512},
+                       "embed_dim": 16},
+             "steps": 4, "batch_size": 8, "optim": {"warmup_steps": 1}, "data": {"tokenizer_captions": 200},
+             "evals": {"zero_shot": [], "val_pairs": 16, "retrieval_images": 16}, "wandb": "disabled"}  # fmt: skip
+    config.write_text(json.dumps(small))
+    run = f"--dir={tmp_path / 'run'}"
+    assert main(["train", f"--config={config}", run, "--quiet", "--until=2"]) == 0
+    assert "paused at step 2" in capsys.readouterr().out
+    assert not (tmp_path / "run" / "result.json").exists()
+    assert train(from_dict(RunConfig, small), tmp_path / "run", progress=False)["steps"] == 4
+    assert main(["train", f"--config={config}", run, "--until=5"]) == 2
+    assert "--until=5: must lie between 1 and 4" in capsys.readouterr().err

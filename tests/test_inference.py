@@ -1,0 +1,300 @@
+"""Models ready to use, and runs that start from them."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import clip_jax
+from clip_jax import inference as loading
+from clip_jax.cli.main import main
+from clip_jax.config import InitConfig, OptimConfig
+from clip_jax.data.images.train_transforms import decode, normalise
+from clip_jax.data.tokenizers.clip_bpe import PublishedTokenizer
+from clip_jax.distributed.mesh import make_mesh
+from clip_jax.errors import ConfigError, UserError
+from clip_jax.evals.encode import Encoder
+from clip_jax.models.clip import build, init_params, normalise_features
+from clip_jax.models.positions import resize_image_positions
+from clip_jax.pretrained.load import load_weights
+from clip_jax.pretrained.mapping import flatten
+from clip_jax.train.checkpoint import load_params
+from clip_jax.train.loop import train
+from clip_jax.train.pixels import with_pixels
+
+
+@pytest.fixture(scope="module")
+def base(tiny_run, tmp_path_factory):
+    """A small trained run's directory."""
+    path = tmp_path_factory.mktemp("base") / "run"
+    train(tiny_run, path, progress=False)
+    return path
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    paths = []
+    for name, colour in (("red", "red"), ("blue", "blue")):
+        Image.new("RGB", (40, 50), colour).save(tmp_path / f"{name}.png")
+        paths.append(tmp_path / f"{name}.png")
+    return paths
+
+
+def params_of(run_dir, config):
+    built = build(config.model, make_mesh(config.mesh))
+    return flatten(load_params(run_dir, built)[1])
+
+
+def test_a_run_is_a_model(base, pictures, tiny_run):
+    model = clip_jax.load_model(str(base))
+    images, texts = model.embed_images(pictures), model.embed_texts(["a red thing", "a blue thing"])
+    assert images.shape == texts.shape == (2, tiny_run.model.embed_dim)
+    np.testing.assert_allclose(np.linalg.norm(images, axis=1), 1, atol=1e-5)
+    pixels = normalise(model.preprocess.batch(pictures), model.preprocess.mean, model.preprocess.std)
+    np.testing.assert_allclose(normalise_features(model.module.encode_image(pixels)), images, atol=1e-5)
+    shares = model.classify(pictures, ["red", "blue", "green"], ["a {c}.", "the {c}."])
+    np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-6)
+    with pytest.raises(UserError, match="at least two"):
+        model.classify(pictures, ["red"])
+    with pytest.raises(UserError, match=r"has no \{c\}"):
+        model.classify(pictures, ["red", "blue"], ["a photo."])
+
+
+def test_the_exported_run_is_the_same_model(base, pictures, tmp_path):
+    first = clip_jax.load_model(str(base))
+    for layout in ("open_clip", "transformers"):
+        assert main(["export", str(base), str(tmp_path / layout), f"--layout={layout}"]) == 0
+        again = clip_jax.load_model(str(tmp_path / layout))
+        assert again.digest == first.digest
+        np.testing.assert_array_equal(again.embed_images(pictures), first.embed_images(pictures))
+        np.testing.assert_array_equal(again.embed_texts(["a cat"]), first.embed_texts(["a cat"]))
+
+
+def test_classify_from_the_shell(base, pictures, capsys):
+    command = ["classify", *map(str, pictures), "--labels", "a dog", "a cat", f"--model={base}"]
+    assert main(command) == 0
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert len(lines) == 2
+    assert "a dog" in lines[0]
+    assert "%" in lines[0]
+    assert main(["classify", "nothing.jpg", "--labels", "a", "b", f"--model={base}"]) == 2
+    assert "nothing.jpg" in capsys.readouterr().err
+    assert main(["classify", str(pictures[0]), "--labels", "a", "b", "--model=nowhere"]) == 2
+
+
+def test_weights_without_a_tokenizer_still_see(golden, pictures):
+    model = clip_jax.load_model(str(golden / "hf_clip"))
+    assert model.embed_images(pictures).shape == (2, 24)
+    with pytest.raises(UserError, match="no tokenizer beside the weights"):
+        model.embed_texts(["a"])
+
+
+@pytest.mark.parametrize("tower", ["image", "text"])
+def test_a_locked_tower_stays_and_the_other_learns(base, tiny_run, tmp_path, tower):
+    config = dataclasses.replace(tiny_run, init_from=InitConfig(str(base), tower=tower, freeze=tower), seed=5)
+    result = train(config, tmp_path / "run", start_from=loading.start_from, progress=False)
+    before, after = params_of(base, tiny_run), params_of(tmp_path / "run", config)
+    other = {"image": "text", "text": "image"}[tower]
+    for name in before:
+        same = np.array_equal(before[name], after[name])
+        if name.startswith(tower):
+            assert same, name
+        elif name.startswith(other) and name.endswith("kernel"):
+            assert not same, name
+    free = dataclasses.replace(config, init_from=InitConfig())
+    assert result["flops"] < loading_flops(free)
+
+
+def loading_flops(config):
+    from clip_jax.train.loop import training_flops
+
+    return training_flops(config, config.samples_seen).total
+
+
+def test_another_resolution_and_context_start_from_resized_positions(base, tiny_run):
+    model = tiny_run.model
+    image = dataclasses.replace(model.image, image_size=2 * model.image.image_size)
+    text = dataclasses.replace(model.text, context_length=model.text.context_length + 6)
+    config = dataclasses.replace(
+        tiny_run, model=dataclasses.replace(model, image=image, text=text), init_from=InitConfig(str(base))
+    )
+    start = loading.start_from(config)
+    fresh = jax.jit(lambda: init_params(config.model, 0))()
+    found, source = flatten(start.params(fresh)), params_of(base, tiny_run)
+    assert found["image/position"].shape[0] == 4 * (source["image/position"].shape[0] - 1) + 1
+    np.testing.assert_array_equal(found["image/position"][0], source["image/position"][0])
+    assert found["text/position"].shape[0] == text.context_length
+    np.testing.assert_array_equal(found["image/projection"], source["image/projection"])
+    assert start.tokenizer.context_length == text.context_length
+
+
+def test_a_run_goes_on_without_its_source(base, tiny_run, tmp_path):
+    config = dataclasses.replace(tiny_run, init_from=InitConfig(str(base), freeze="image"))
+    train(config, tmp_path / "run", start_from=loading.start_from, stop_after=3, progress=False)
+
+    def gone(_):
+        raise AssertionError("the source is read only at the start")
+
+    train(config, tmp_path / "run", start_from=gone, progress=False)
+    train(config, tmp_path / "whole", start_from=loading.start_from, progress=False)
+    a, b = params_of(tmp_path / "run", config), params_of(tmp_path / "whole", config)
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name])
+
+
+@pytest.mark.filterwarnings("ignore:.*no config beside it, so read as a released model")
+def test_a_source_that_does_not_fit_is_told(base, tiny_run, golden, tmp_path):
+    model = dataclasses.replace(tiny_run.model, embed_dim=tiny_run.model.embed_dim * 2)
+    config = dataclasses.replace(tiny_run, model=model, init_from=InitConfig(str(base)))
+    with pytest.raises(UserError, match="its embed_dim is"):
+        loading.start_from(config)
+    with pytest.raises(UserError, match=r"its image\.width is|its image\.depth is|its image\."):
+        loading.start_from(dataclasses.replace(tiny_run, init_from=InitConfig(str(golden / "openai_rn"))))
+    with pytest.raises(UserError, match="start_from="):
+        train(dataclasses.replace(tiny_run, init_from=InitConfig(str(base))), tmp_path / "x", progress=False)
+    for bad in ({"tower": "image"}, {"source": "x", "tower": "image", "freeze": "text"}):
+        with pytest.raises(ConfigError):
+            InitConfig(**bad)
+
+
+class Rows:
+    """A tokenizer that knows one batch."""
+
+    def __init__(self, tokens):
+        self.tokens = tokens
+
+    def encode(self, texts):
+        return self.tokens[: len(texts)]
+
+
+def test_text_states_are_the_references(golden):
+    model = clip_jax.load_model(str(golden / "hf_clip"))
+    inputs, want = np.load(golden / "hf_clip" / "inputs.npz"), np.load(golden / "hf_clip" / "outputs.npz")
+    model._tokenizer = Rows(inputs["text"])
+    texts = [""] * len(inputs["text"])
+    for name, found in (
+        ("text_last_hidden", model.text_states(texts)),
+        ("text_penultimate", model.text_states(texts, -2, final_norm=False)),
+        ("text_penultimate_ln", model.text_states(texts, -2)),
+    ):
+        np.testing.assert_allclose(found, want[name], atol=5e-5 * max(1, np.abs(want[name]).max()), err_msg=name)
+    with pytest.raises(ValueError, match="layer=-9"):
+        model.text_states(texts, -9)
+
+
+def test_the_precision_is_chosen_and_told(golden):
+    path = str(golden / "hf_clip")
+    full, half = clip_jax.load_model(path), clip_jax.load_model(path, compute_dtype="bfloat16")
+    assert (full.precision, half.precision) == ("float32", "bfloat16")
+    assert full.digest == half.digest
+    assert full._encoder._precision == "highest"  # on accelerators too; a CPU knows no other
+    pixels = np.random.default_rng(0).integers(0, 255, (8, 32, 32, 3), np.uint8)
+    a, b = full.embed_pixels(pixels), half.embed_pixels(pixels)
+    assert 1e-4 < np.abs(a - b).max() < 0.1
+    with pytest.raises(ConfigError, match="compute_dtype='int8'"):
+        clip_jax.load_model(path, compute_dtype="int8")
+
+
+def test_a_locked_published_tower_at_another_resolution(golden, tiny_run, tmp_path):
+    source = load_weights(str(golden / "openai_vit"))
+    image = dataclasses.replace(source.config.image, image_size=2 * source.config.image.image_size)
+    model = dataclasses.replace(
+        tiny_run.model, image=image, embed_dim=source.config.embed_dim, activation=source.config.activation
+    )
+    config = dataclasses.replace(
+        tiny_run, model=model, steps=3, init_from=InitConfig(str(golden / "openai_vit"), tower="image", freeze="image")
+    )
+    train(config, tmp_path / "run", start_from=loading.start_from, progress=False)
+    after, before = params_of(tmp_path / "run", config), flatten(source.params)
+    sides = (image.image_size // image.patch_size,) * 2
+    for name in (n for n in before if n.startswith("image")):
+        want = resize_image_positions(before[name], sides, 1) if name == "image/position" else before[name]
+        np.testing.assert_array_equal(after[name], want, err_msg=name)
+
+
+def test_nothing_published_is_needed_to_name_it(monkeypatch, tmp_path):
+    def fetch(repo, file):
+        raise FileNotFoundError(file)
+
+    with pytest.raises(UserError, match="has neither"):
+        loading.load_model("openai/ViT-B-32", fetch=fetch)
+    assert json.dumps(PublishedTokenizer(8).encode(["a"]).tolist())
+
+
+@pytest.fixture(scope="module")
+def captioner(run_of, tmp_path_factory):
+    """A run of the caption objective, one step long."""
+    path = tmp_path_factory.mktemp("captioner") / "run"
+    run = dataclasses.replace(run_of("caption"), optim=OptimConfig(warmup_steps=0), steps=1)
+    train(run, path, progress=False)
+    return run, path
+
+
+def test_a_predictive_model_has_image_embeddings_only(captioner, pictures, tmp_path):
+    model = clip_jax.load_model(str(captioner[1]))
+    assert model.embed_images(pictures).shape == (2, 16)
+    assert model.embed_and_features(np.zeros((2, 32, 32, 3), np.uint8))[1].shape == (2, 16)
+    for ask in (lambda: model.embed_texts(["a"]), lambda: model.classify(pictures, ["a", "b"])):
+        with pytest.raises(UserError, match=r"predicts captions \(objective='caption'\) and has no text embeddings"):
+            ask()
+    with pytest.raises(UserError, match="model.objective='caption'.*no layout holds such a model"):
+        loading.export(str(captioner[1]), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_towers_go_between_objectives(captioner, run_of, base):
+    run, path = captioner
+    for config, source in ((run_of("contrastive"), path), (run, base)):
+        config = dataclasses.replace(config, init_from=InitConfig(source=str(source), tower="image", freeze="image"))
+        fresh = jax.jit(lambda model=config.model: init_params(model, 5))()
+        begun = flatten(loading.start_from(config).params(fresh))
+        theirs = flatten(loading.read(str(source)).params)
+        for name, value in flatten(fresh).items():
+            np.testing.assert_array_equal(begun[name], theirs[name] if name.startswith("image/") else value)
+    whole = dataclasses.replace(run, init_from=InitConfig(source=str(path)))
+    begun = flatten(loading.start_from(whole).params(jax.jit(lambda: init_params(run.model, 5))()))
+    jax.tree.map(np.testing.assert_array_equal, begun, flatten(loading.read(str(path)).params))
+    other = dataclasses.replace(run, init_from=InitConfig(source=str(base)))
+    with pytest.raises(UserError, match=r"its objective is 'contrastive', model.objective is 'caption'.*tower='image'"):
+        loading.start_from(other)
+
+
+def cosine(a, b):
+    return float((a * b).sum(axis=1).min())
+
+
+def test_a_locked_siglip_tower_sees_as_its_source_does(golden, tiny_run, pairs_dir, tmp_path, capsys):
+    """Trained as `train_run` does, it keeps the source's pixel normalization and resizing."""
+    source = str(golden / "openclip_siglip")
+    theirs = clip_jax.load_model(source)
+    model = dataclasses.replace(
+        tiny_run.model, image=theirs.config.image, embed_dim=theirs.config.embed_dim,
+        activation=theirs.config.activation,
+    )  # fmt: skip
+    config = dataclasses.replace(
+        tiny_run, model=model, steps=3, init_from=InitConfig(source, tower="image", freeze="image"),
+        data=dataclasses.replace(tiny_run.data, source="webdataset", paths=(str(pairs_dir),)),
+        evals=dataclasses.replace(tiny_run.evals, zero_shot=(), val_pairs=8),
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    shots = [np.asarray(Image.fromarray(rng.integers(0, 255, (5, 7, 3), np.uint8)).resize((90, 50))) for _ in range(6)]
+    want = theirs.embed_images(shots)
+    train(config, tmp_path / "run", start_from=loading.start_from, progress=False)
+    assert json.loads((tmp_path / "run" / "preprocess.json").read_text())["resize_mode"] == "squash"
+    assert cosine(clip_jax.load_model(str(tmp_path / "run")).embed_images(shots), want) > 0.9999
+    assert not capsys.readouterr().err
+
+    settled = with_pixels(config, tmp_path / "run")  # what training and its evaluations see
+    built = build(config.model, make_mesh(config.mesh))
+    params = load_params(tmp_path / "run", built)[1]
+    encoder = Encoder(built, make_mesh(config.mesh), 8, mean=settled.pixels.mean, std=settled.pixels.std)
+    size = config.model.image.image_size
+    seen = np.stack([decode(shot, size, pixels=settled.pixels) for shot in shots])
+    assert cosine(encoder.images(params, seen), want) > 0.9999
+
+    (tmp_path / "run" / "preprocess.json").unlink()  # as a run of before
+    assert clip_jax.load_model(str(tmp_path / "run")).preprocess.resize_mode == "shortest"
+    assert "init_from" in capsys.readouterr().err

@@ -1,0 +1,49 @@
+"""Old import paths: they warn, and give what took their place."""
+
+import importlib
+import importlib.util
+import sys
+
+import pytest
+
+import clip_jax
+from clip_jax._moved import MOVED
+
+
+@pytest.mark.parametrize(("old", "new"), sorted(MOVED.items()))
+def test_every_new_path_exists_and_no_old_one_does(old, new):
+    assert importlib.util.find_spec(f"clip_jax.{new}") is not None
+    room, _, name = f"clip_jax.{old}".rpartition(".")
+    folder = importlib.util.find_spec(room)
+    assert folder is None or not any(
+        importlib.machinery.PathFinder.find_spec(f"{room}.{name}", [place])
+        for place in folder.submodule_search_locations or ()
+    )
+
+
+def test_an_old_module_warns_and_is_the_new_one():
+    sys.modules.pop("clip_jax.places", None)
+    with pytest.warns(DeprecationWarning, match=r"clip_jax\.places is clip_jax\.storage\.paths now"):
+        old = importlib.import_module("clip_jax.places")
+    new = importlib.import_module("clip_jax.storage.paths")
+    assert old is new
+    assert new.__spec__.name == "clip_jax.storage.paths"
+
+
+def test_an_old_name_of_a_module_that_is_a_package_now_warns():
+    with pytest.warns(DeprecationWarning, match=r"clip_jax\.scaling\.fit_law\.fit_law"):
+        from clip_jax.scaling.fit import fit_law
+    with pytest.warns(DeprecationWarning, match=r"clip_jax\.errors\.UserError"):
+        from clip_jax.config import UserError
+    assert fit_law is importlib.import_module("clip_jax.scaling.fit_law").fit_law
+    assert UserError is clip_jax.UserError
+
+
+def test_a_package_gives_its_own_modules_and_no_others_names():
+    from clip_jax.scaling.fit import solver
+
+    assert solver.__name__ == "clip_jax.scaling.fit.solver"
+    with pytest.raises(ImportError):
+        from clip_jax.scaling.fit import nonsense  # noqa: F401
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("clip_jax.nonsense")

@@ -1,0 +1,221 @@
+"""Losses that are no numbers or jump: found, recorded, and gone around alike however often the run is interrupted."""
+
+import contextlib
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from clip_jax.config import FaultConfig
+from clip_jax.data.open import open_source
+from clip_jax.data.pipeline.loader import learn_tokenizer, train_batches
+from clip_jax.distributed.mesh import make_mesh
+from clip_jax.finite import NotFinite
+from clip_jax.models.clip import build
+from clip_jax.optim.optimizer import make_optimizer
+from clip_jax.storage.json_files import read_json, read_lines
+from clip_jax.train import loop
+from clip_jax.train.anomalies import Detours, Fault, Feed, Watch
+from clip_jax.train.loop import Diverged, train
+from clip_jax.train.state import TrainState, init_state
+from clip_jax.train.step import make_train_step, put_batch
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:Sharding info:UserWarning")
+
+BACK = FaultConfig(on_nan="rollback")
+
+
+def test_a_spike_is_judged_by_the_median_before_it():
+    watch = Watch(FaultConfig(on_spike="stop", spike_factor=2.0, spike_window=3), [(1, 1.0), (2, 9.0)])
+    watch.see(3, 100.0)  # too few to judge by
+    watch.losses[-1] = (3, 1.2)
+    watch.see(4, 2.39)  # twice the median of 1, 9 and 1.2 is 2.4
+    watch.cut_back(3)
+    with pytest.raises(Fault, match="the loss is 2.41 at step 4, above faults.spike_factor=2 times the 1.2 before"):
+        watch.see(4, 2.41)
+    with pytest.raises(Fault, match="not finite at step 5") as raised:
+        watch.see(5, float("inf"))
+    assert (raised.value.step, raised.value.kind) == (5, "nan")
+    Watch(FaultConfig(), [(s, 1.0) for s in range(20)]).see(21, 1e9)
+
+
+def test_detours_pass_over_every_batch_since_and_remember_it():
+    detours = Detours()
+    assert detours.offset(7) == 0
+    assert detours.add(step=60, to=40) == 20  # batches 40 to 59 are passed over
+    assert [detours.offset(s) for s in (39, 40, 90)] == [0, 20, 20]
+    assert detours.add(step=100, to=80) == 40  # and 100 to 119
+    assert [detours.offset(s) for s in (39, 40, 79, 80)] == [0, 20, 20, 40]
+    assert detours.add(step=90, to=40) == 90  # 120 to 129 were used last: 130 is next
+    assert [detours.offset(s) for s in (39, 40, 85)] == [0, 90, 90]
+    events = [{"event": "rollback", "to": to, "data_offset": offset} for to, offset in ((40, 20), (80, 40), (40, 90))]
+    again = Detours([{"event": "attempt"}, *events])
+    assert [again.offset(s) for s in range(100)] == [detours.offset(s) for s in range(100)]
+    assert again.count == detours.count == 3
+
+
+@pytest.fixture(scope="module")
+def run(tiny_run):
+    return dataclasses.replace(tiny_run, steps=16, faults=BACK)
+
+
+@pytest.fixture(scope="module")
+def batches(run):
+    """The first 40 batches of the data's order."""
+    source = open_source(run.data, "train", run.model.image.image_size)
+    longer = dataclasses.replace(run, steps=40)
+    with contextlib.closing(train_batches(longer, source, learn_tokenizer(run, source), 0)) as order:
+        return list(order)
+
+
+def test_a_feed_follows_the_detours(run, batches):
+    source = open_source(run.data, "train", run.model.image.image_size)
+    detours = Detours()
+    feed = Feed(run, source, learn_tokenizer(run, source), detours, 0)
+    seen = [feed.batch(step) for step in (0, 1, 2)]
+    detours.add(step=3, to=1)
+    seen += [feed.batch(step) for step in (0, 1, 2, 15)]  # from before the detour, through it, to the end of the run
+    for batch, place in zip(seen, (0, 1, 2, 0, 3, 4, 17), strict=True):
+        np.testing.assert_array_equal(batch["images"], batches[place]["images"])
+        np.testing.assert_array_equal(batch["tokens"], batches[place]["tokens"])
+    assert feed.broken_records == 0
+    feed.close()
+
+
+@pytest.fixture
+def poison(monkeypatch, batches):
+    """Makes the batches of some places of the data's order bad: a NaN loss and state, or a loss times ten."""
+
+    def apply(places, kind="nan"):
+        bad = {batches[p]["tokens"].tobytes() + batches[p]["images"].tobytes() for p in places}
+
+        def make(*args):
+            step_fn = make_train_step(*args)
+
+            def step(state, batch):
+                hit = np.asarray(batch["tokens"]).tobytes() + np.asarray(batch["images"]).tobytes() in bad
+                state, metrics = step_fn(state, batch)
+                if hit and kind == "nan":
+                    ruined = jax.tree.map(lambda x: x * jnp.nan, state.params)
+                    state = TrainState(state.step, ruined, state.opt_state)
+                if hit:
+                    metrics = metrics | {"loss": metrics["loss"] * (jnp.nan if kind == "nan" else 10.0)}
+                return state, metrics
+
+            return step
+
+        monkeypatch.setattr(loop, "make_train_step", make)
+
+    return apply
+
+
+@pytest.fixture(scope="module")
+def trained_on(run, batches):
+    """The parameters after plain steps over the batches of these places: the twin of all that follows."""
+    optimizer = make_optimizer(run.optim, run.steps)
+    mesh = make_mesh(run.mesh)
+    built = build(run.model, mesh)
+    step_fn = make_train_step(run, built, optimizer, mesh)
+
+    def steps(places):
+        state = init_state(run, built, optimizer, mesh)
+        for place in places:
+            state, _ = step_fn(state, put_batch(batches[place], mesh))
+            jax.block_until_ready(state)
+        return state.params
+
+    return steps
+
+
+def assert_same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_a_nan_is_gone_around_and_all_of_it_is_on_record(run, poison, trained_on, final_params, tmp_path, capfd):
+    poison({9})  # the batch of step 10, two after a checkpoint
+    result = train(run, tmp_path, progress=False)
+    assert_same(final_params(run, tmp_path), trained_on([*range(8), *range(10, 18)]))
+    event = {k: result["events"][1][k] for k in ("event", "kind", "step", "to", "data_offset", "attempt")}
+    assert event == {"event": "rollback", "kind": "nan", "step": 10, "to": 8, "data_offset": 2, "attempt": 1}
+    assert result["events"] == read_lines(tmp_path / "events.jsonl")
+    said = "the loss is not finite at step 10; back to step 8, passing over 2 batches"
+    assert read_json(tmp_path / "status.json")["last_event"] == f"rollback: {said}"
+    assert capfd.readouterr().err == f"clip-jax: {tmp_path}: {said}\n"
+    assert [r["step"] for r in read_lines(tmp_path / "metrics.jsonl")] == list(range(2, 17, 2)), "no step stands twice"
+
+
+@pytest.mark.parametrize("stops", [(5, 9, 11), (10, 14)], ids=str)
+def test_interrupted_it_takes_the_same_detour(run, poison, trained_on, final_params, tmp_path, stops):
+    poison({9, 13})  # the second is met in the place of step 12
+    for stop in stops:
+        assert train(run, tmp_path, stop_after=stop, progress=False)["step"] == stop
+    result = train(run, tmp_path, progress=False)
+    assert_same(final_params(run, tmp_path), trained_on([*range(8), *range(14, 22)]))
+    assert [(e["step"], e["to"]) for e in result["events"] if e["event"] == "rollback"] == [(10, 8), (12, 8)]
+
+
+def test_a_state_that_is_not_finite_is_found_before_it_is_saved(run, poison, trained_on, final_params, tmp_path):
+    poison({5})
+    quiet = dataclasses.replace(run, log_every=100)  # no loss is looked at but the last
+    result = train(quiet, tmp_path, progress=False)
+    assert_same(final_params(quiet, tmp_path), trained_on([*range(4), *range(8, 20)]))
+    assert result["events"][1]["reason"].startswith("the parameters are not finite at step 8; back to step 4")
+
+
+def test_before_the_first_checkpoint_it_starts_anew(run, poison, trained_on, final_params, tmp_path):
+    poison({1})
+    train(run, tmp_path, progress=False)
+    assert_same(final_params(run, tmp_path), trained_on(range(2, 18)))
+
+
+def test_a_nan_at_the_last_step_too(run, poison, trained_on, final_params, tmp_path):
+    poison({15})
+    train(run, tmp_path, progress=False)
+    assert_same(final_params(run, tmp_path), trained_on([*range(12), *range(16, 20)]))
+
+
+def test_rollbacks_are_counted_over_attempts(run, poison, tmp_path):
+    poison(range(4, 40))
+    few = dataclasses.replace(run, faults=dataclasses.replace(BACK, max_rollbacks=2))
+    with pytest.raises(Diverged, match="not finite at step 6; faults.max_rollbacks=2 are used up; lower optim.peak_lr"):
+        train(few, tmp_path, progress=False)
+    with pytest.raises(Diverged, match="used up"):
+        train(few, tmp_path, progress=False)
+    assert [e["event"] for e in read_lines(tmp_path / "events.jsonl")] == [
+        "attempt", "rollback", "rollback", "nan", "attempt", "nan",
+    ]  # fmt: skip
+    assert read_json(tmp_path / "status.json")["state"] == "failed"
+
+
+def test_a_spike_by_policy(run, poison, trained_on, final_params, tmp_path):
+    poison({9}, kind="spike")
+    spikes = FaultConfig(on_spike="rollback", spike_factor=3.0, spike_window=3)
+    going = dataclasses.replace(run, faults=spikes)
+    train(going, tmp_path / "back", stop_after=9, progress=False)  # what is usual is remembered
+    result = train(going, tmp_path / "back", progress=False)
+    assert [e["kind"] for e in result["events"] if e["event"] == "rollback"] == ["spike"]
+    assert_same(final_params(going, tmp_path / "back"), trained_on([*range(8), *range(10, 18)]))
+    stopping = dataclasses.replace(run, faults=dataclasses.replace(spikes, on_spike="stop"))
+    with pytest.raises(Diverged, match="at step 10, above faults.spike_factor=3 times"):
+        train(stopping, tmp_path / "stop", progress=False)
+    assert read_lines(tmp_path / "stop" / "events.jsonl")[-1]["event"] == "spike"
+    ignoring = dataclasses.replace(run, faults=FaultConfig())
+    assert train(ignoring, tmp_path / "ignore", progress=False)["state"] == "finished"
+
+
+def test_an_evaluation_that_is_not_finite_is_a_fault_of_the_run(tiny_run, tmp_path):
+    def make_evaluator(*_):
+        def evaluate(params):
+            raise NotFinite.at("embedding", 3, "pets: picture 3")
+
+        return evaluate
+
+    short = dataclasses.replace(tiny_run, steps=3)
+    with pytest.raises(Diverged) as error:
+        train(short, tmp_path / "run", make_evaluator, progress=False)
+    assert "pets: picture 3" in str(error.value)
+    assert [e["step"] for e in read_lines(tmp_path / "run" / "events.jsonl") if e["event"] == "nan"] == [3]
+    assert read_json(tmp_path / "run" / "status.json")["state"] == "failed"
+    assert not (tmp_path / "run" / "result.json").exists()

@@ -1,0 +1,55 @@
+"""The coordinate check itself: mup passes it, and the standard parametrisation does not."""
+
+import functools
+
+import numpy as np
+import pytest
+
+from clip_jax.config import ImageTowerConfig, ModelConfig, ParametrisationConfig, TextTowerConfig
+from clip_jax.train.coord_check import moved, slopes
+
+WIDTHS = (32, 64, 128, 256)
+# of a power of the width: over 8 times the width a stream may change by a factor of 1.23 more or less, and an
+# embedding, whose projection is far from wide beside it, by 1.68
+MARGINS = {"stream": 0.1, "embedding": 0.25, "logits": 0.25}
+
+
+@functools.cache
+def found(kind):
+    rng = np.random.default_rng(0)
+    batch = {
+        "images": rng.normal(size=(12, 32, 32, 3)).astype(np.float32),
+        "tokens": rng.integers(1, 260, (12, 6)).astype(np.int32),
+    }
+    base = ParametrisationConfig("mup", WIDTHS[0], WIDTHS[0]) if kind == "mup" else ParametrisationConfig()
+    rows = []
+    for width in WIDTHS:
+        shape = {"width": width, "depth": 1, "heads": width // 16}
+        model = ModelConfig(
+            image=ImageTowerConfig(**shape, image_size=32, patch_size=16),
+            text=TextTowerConfig(**shape, context_length=6, vocab_size=260),
+            embed_dim=16,
+            scan_layers=False,
+            parametrisation=base,
+        )
+        rows.append(moved(model, 2**-9, batch, steps=4))
+    return slopes(WIDTHS, rows)
+
+
+def test_under_mup_no_module_moves_more_or_less_with_width():
+    for module, (first, change) in found("mup").items():
+        margin = next(m for part, m in MARGINS.items() if part in module)
+        assert abs(first) < 0.15, (module, first)
+        assert abs(change) < margin, (module, change)
+
+
+def test_under_the_standard_parametrisation_they_do():
+    changes = {module: change for module, (_, change) in found("standard").items()}
+    assert changes["image stream 1"] > 2 * MARGINS["stream"]
+    assert changes["text stream 1"] > 3 * MARGINS["stream"]
+
+
+def test_slopes_are_the_powers_of_what_is_planted():
+    rows = [{"a": (w**0.5, w**-1.0), "b": (1.0, 3.0), **({"c": (1, 1)} if w > 2 else {})} for w in (2.0, 4.0, 8.0)]
+    got = slopes((2, 4, 8), rows)
+    assert got == {"a": (pytest.approx(0.5), pytest.approx(-1)), "b": (pytest.approx(0), pytest.approx(0))}

@@ -1,0 +1,33 @@
+"""Where the time goes."""
+
+import time
+
+from clip_jax.train.timer import PARTS, Clock
+
+
+def test_each_moment_belongs_to_one_part_and_all_add_up():
+    began = time.monotonic()
+    clock = Clock()
+    with clock.measure("step"):
+        time.sleep(0.05)
+        with clock.measure("data"):
+            time.sleep(0.1)
+        time.sleep(0.02)
+    time.sleep(0.03)
+    seconds = clock.seconds()
+    wall = time.monotonic() - began
+    assert list(seconds) == list(PARTS)
+    assert abs(sum(seconds.values()) - wall) < 0.005
+    assert 0.07 <= seconds["step"] < wall - 0.13
+    assert seconds["data"] >= 0.1
+    assert seconds["other"] >= 0.03
+    assert seconds["compile"] == 0.0
+
+
+def test_earlier_attempts_are_added():
+    clock = Clock()
+    clock.add({"step": 10.0, "a part of another version": 1.0})
+    with clock.measure("step"):
+        time.sleep(0.01)
+    assert 10.01 <= clock.seconds()["step"] < 11
+    assert clock.attempt("step") < 1

@@ -1,0 +1,277 @@
+"""Runs in one program equal the same runs alone, in numbers and in records."""
+
+import dataclasses
+import json
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from clip_jax.config import FaultConfig, MeshConfig, ParametrisationConfig
+from clip_jax.config.io import to_dict
+from clip_jax.distributed.mesh import make_mesh
+from clip_jax.errors import UserError
+from clip_jax.evals.in_training import make_evaluator
+from clip_jax.models.clip import build
+from clip_jax.storage.json_files import read_json, read_lines
+from clip_jax.train import loop
+from clip_jax.train.checkpoint import load_params
+from clip_jax.train.loop import Diverged, open_ground, train
+from clip_jax.train.metrics import TIMES
+from clip_jax.train.state import init_state
+from clip_jax.train.step import make_train_step, put_batch
+from clip_jax.train.vmapped import trainer as family_module
+from clip_jax.train.vmapped.compatibility import check_family, family_id, obstacle
+from clip_jax.train.vmapped.trainer import FamilyStep, put_batches, stack, train_family, unstack
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:Sharding info:UserWarning")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_device():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
+        yield
+
+
+def changed(run, seed=0, **optim):
+    return dataclasses.replace(run, seed=seed, optim=dataclasses.replace(run.optim, **optim))
+
+
+def rates_and_decays(run):
+    return [changed(run), changed(run, peak_lr=1e-3, weight_decay=0.3, b1=0.8, b2=0.95, eps=1e-5, clip_norm=0.5)]
+
+
+def seeds(run):
+    return [changed(run), changed(run, seed=5), changed(run, peak_lr=1e-3)]
+
+
+def params_of(run, run_dir):
+    return load_params(run_dir, build(run.model, make_mesh(run.mesh, jax.devices()[:1])))
+
+
+def assert_same(one, other, rtol, atol=0.0):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=rtol, atol=atol), one, other
+    )
+
+
+def batch_of(run, step):
+    """Any batch that is a function of (seed, step)."""
+    rng = np.random.default_rng([run.seed, step])
+    tokens = rng.integers(1, 390, (run.batch_size, run.model.text.context_length)).astype(np.int32)
+    tokens[:, -1] = 399
+    return {"images": rng.integers(0, 255, (run.batch_size, 32, 32, 3), np.uint8), "tokens": tokens}
+
+
+def compare(configs, steps, form, check):
+    """Trains together and apart on the same batches; ``check(step, losses, losses apart)``, each [N]; final states."""
+    ground = open_ground(configs[0])
+    optimizers = [loop.make_optimizer(c.optim, c.steps, c.model) for c in configs]
+    apart = [init_state(c, ground.built, o, ground.mesh) for c, o in zip(configs, optimizers, strict=True)]
+    state = stack(apart)
+    together = FamilyStep(configs, ground.built, ground.mesh, form)
+    alone = [make_train_step(c, ground.built, o, ground.mesh) for c, o in zip(configs, optimizers, strict=True)]
+    examples = {c.seed: c for c in configs}
+    for step in range(steps):
+        made = {seed: batch_of(c, step) for seed, c in examples.items()}
+        state, metrics = together(state, put_batches([made[s] for s in together.seeds]), np.ones(len(configs), bool))
+        losses = []
+        for i, config in enumerate(configs):
+            apart[i], m = alone[i](apart[i], put_batch(made[config.seed], ground.mesh))
+            losses.append(float(m["loss"]))
+        check(step, [float(m["loss"]) for m in metrics], losses)
+    assert together.jitted._cache_size() == 1, "one compilation"
+    return unstack(state, len(configs)), apart
+
+
+@pytest.mark.parametrize(
+    ("make", "form"),
+    [
+        (rates_and_decays, "vmap"),
+        pytest.param(seeds, "vmap", marks=pytest.mark.slow),
+        pytest.param(seeds, "map", marks=pytest.mark.slow),
+    ],
+)
+def test_ten_steps_in_float32_equal_separate_runs(tiny_run, make, form):
+    def check(step, mine, theirs):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5)
+        assert len({round(x, 4) for x in mine}) == len(mine) or step == 0
+
+    together, apart = compare(make(tiny_run), 10, form, check)
+    assert_same([s.params for s in together], [s.params for s in apart], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("make", "rule"),
+    [
+        (rates_and_decays, ParametrisationConfig("mup", base_image_width=8, base_text_width=8)),
+        (seeds, ParametrisationConfig()),
+    ],
+)
+def test_500_steps_in_float64_equal_separate_runs(tiny_run, make, rule):
+    model = dataclasses.replace(tiny_run.model, compute_dtype="float64", param_dtype="float64", parametrisation=rule)
+    run = dataclasses.replace(tiny_run, model=model, batch_size=8, steps=500)
+
+    def check(step, mine, theirs):
+        np.testing.assert_allclose(mine, theirs, rtol=3e-7)  # losses are recorded in float32
+
+    with jax.enable_x64(True):
+        together, apart = compare(make(run), run.steps, "vmap", check)
+        for mine, theirs in zip(together, apart, strict=True):
+            norm = sum(float(np.sum(np.square(x))) for x in jax.tree.leaves(theirs.params)) ** 0.5
+            gap = jax.tree.map(lambda a, b: float(np.sum(np.square(a - b))), mine.params, theirs.params)
+            assert sum(jax.tree.leaves(gap)) ** 0.5 <= 1e-8 * norm
+            assert jax.tree.leaves(mine.params)[0].dtype == np.float64
+
+
+def without_times(run_dir):
+    return [{k: v for k, v in r.items() if k not in TIMES} for r in read_lines(run_dir / "metrics.jsonl")]
+
+
+def close_rows(one, other):
+    for a, b in zip(one, other, strict=True):
+        assert a.keys() == b.keys()
+        mine, theirs = ([np.nan if row[k] is None else row[k] for k in a] for row in (a, b))  # null was no number
+        assert mine == pytest.approx(theirs, rel=1e-4, nan_ok=True)
+
+
+@pytest.fixture(scope="module")
+def members(tiny_run):
+    run = dataclasses.replace(tiny_run, evals=dataclasses.replace(tiny_run.evals, at_fractions=(0.5,)))
+    return [changed(run), changed(run, seed=3, peak_lr=1e-3)]
+
+
+def dirs(root, count):
+    return [root / str(i) for i in range(count)]
+
+
+@pytest.fixture(scope="module")
+def whole(members, tmp_path_factory):
+    """(folder, results, seconds passed) of the members, trained together without a break."""
+    root, began = tmp_path_factory.mktemp("whole"), time.monotonic()
+    results = train_family(members, dirs(root, 2), make_evaluator, progress=False)
+    return root, results, time.monotonic() - began
+
+
+@pytest.fixture(scope="module")
+def alone(members, tmp_path_factory):
+    """(folder, result) of the second one, trained alone."""
+    root = tmp_path_factory.mktemp("alone")
+    return root, train(members[1], root, make_evaluator, progress=False)
+
+
+def test_each_member_leaves_the_record_of_a_run_alone(members, whole, alone):
+    root, results, _ = whole
+    mine, (theirs, result) = root / "1", alone
+    assert {p.name for p in mine.iterdir()} == {p.name for p in theirs.iterdir()}
+    assert read_json(mine / "result.json") == json.loads(json.dumps(results[1]))
+    assert read_json(mine / "config.json") == to_dict(members[1])
+    assert results[1].keys() == result.keys()
+    close_rows(without_times(mine), without_times(theirs))
+    assert [(r["step"], r["task"], r["metric"]) for r in read_lines(mine / "evals.jsonl")] == [
+        (r["step"], r["task"], r["metric"]) for r in read_lines(theirs / "evals.jsonl")
+    ]
+    assert results[1]["val_loss"] == pytest.approx(result["val_loss"], rel=1e-4)
+    assert results[0]["val_loss"] != results[1]["val_loss"]
+    assert {r["family_id"] for r in results} == {family_id(members)}
+    assert result["family_id"] is None
+    assert (results[0]["unique_samples"], results[0]["state"]) == (128, "finished")
+    assert train_family(members, dirs(root, 2), progress=False) == [
+        read_json(d / "result.json") for d in dirs(root, 2)
+    ], "a finished family is left alone"
+
+
+def test_members_share_the_wall_time(whole):
+    _, results, passed = whole
+    assert 0.8 * passed < sum(r["wall_s"] for r in results) <= passed
+    assert all(sum(r["seconds"].values()) == pytest.approx(r["wall_s"], rel=0.2) for r in results)
+
+
+def test_a_family_that_stopped_goes_on_bit_for_bit(members, whole, tmp_path):
+    parts = dirs(tmp_path, 2)
+    assert [r["step"] for r in train_family(members, parts, stop_after=3, progress=False)] == [3, 3]
+    # a kill between the two saves of step 4 leaves one member behind the other
+    train(members[0], parts[0], stop_after=4, progress=False)
+    results = train_family(members, parts, progress=False)
+    assert [(r["state"], r["events"][-1]["step"]) for r in results] == [("finished", 3)] * 2
+    for run, a, b in zip(members, dirs(whole[0], 2), parts, strict=True):
+        assert_same(params_of(run, a), params_of(run, b), rtol=0)
+        assert without_times(a) == without_times(b)
+
+
+def test_a_member_goes_on_alone(members, alone, tmp_path):
+    train_family(members, dirs(tmp_path, 2), stop_after=4, progress=False)
+    result = train(members[1], tmp_path / "1", progress=False)
+    assert (result["state"], result["attempts"], result["family_id"]) == ("finished", 2, None)
+    close_rows(without_times(tmp_path / "1"), without_times(alone[0]))
+
+
+def test_a_member_that_diverges_is_the_only_one_that_ends(members, whole, tmp_path):
+    pair = [members[0], changed(members[1], seed=3, peak_lr=1e30)]
+    found = train_family(pair, dirs(tmp_path, 2), progress=False)
+    with pytest.raises(Diverged) as alone:
+        train(pair[1], tmp_path / "wild", progress=False)
+    assert (found[0]["state"], found[1]["state"]) == ("finished", "failed")
+    ours, theirs = (read_json(d / "status.json") for d in (tmp_path / "1", tmp_path / "wild"))
+    assert ours["state"] == theirs["state"] == "failed"
+    assert ours["reason"].split(": ")[2] == str(alone.value).split(": ")[1]  # the same step, the same advice
+    assert [e["step"] for e in read_lines(tmp_path / "1" / "events.jsonl") if e["event"] == "nan"] == [found[1]["step"]]
+    assert not (tmp_path / "1" / "result.json").exists()
+    losses = [[(r["step"], r["loss"]) for r in without_times(tmp_path / d)] for d in ("1", "wild")]
+    assert [step for step, _ in losses[0]] == [step for step, _ in losses[1]]
+    assert losses[0][-1] == losses[1][-1] == (found[1]["step"], None)
+    assert_same(params_of(pair[0], tmp_path / "0"), params_of(pair[0], whole[0] / "0"), rtol=0)
+    assert train_family(pair, dirs(tmp_path, 2), progress=False)[1] == found[1], "and stays failed"
+
+
+def test_a_member_that_is_not_alive_keeps_its_state(tiny_run):
+    configs = rates_and_decays(tiny_run)  # whose program is compiled by now
+    ground = open_ground(tiny_run)
+    before = [init_state(c, ground.built, loop.make_optimizer(c.optim, c.steps, c.model), ground.mesh) for c in configs]
+    step = FamilyStep(configs, ground.built, ground.mesh)
+    after, _ = step(stack(before), put_batches([batch_of(tiny_run, 0)]), np.array([False, True]))
+    moved = [
+        any(np.any(np.asarray(a) != np.asarray(b)) for a, b in zip(*map(jax.tree.leaves, pair), strict=True))
+        for pair in zip(before, unstack(after, 2), strict=True)
+    ]
+    assert moved == [False, True]
+
+
+def test_sigterm_leaves_checkpoints_to_go_on_from(members, tmp_path, monkeypatch):
+    taken = []
+    put = family_module.put_batches
+    monkeypatch.setattr(
+        family_module, "put_batches",
+        lambda batches: (taken.append(1), len(taken) == 3 and signal.raise_signal(signal.SIGTERM), put(batches))[2],
+    )  # fmt: skip
+    found = train_family(members, dirs(tmp_path, 2), progress=False)
+    assert [(r["state"], r["step"], r["exit_reason"]) for r in found] == [("stopped", 3, "signal SIGTERM")] * 2
+    assert [params_of(c, d)[0] for c, d in zip(members, dirs(tmp_path, 2), strict=True)] == [3, 3]
+
+
+def test_what_cannot_be_a_family_is_one_line(tiny_run):
+    for other, said in (
+        (dataclasses.replace(tiny_run, batch_size=32), "batch_size is 16 and 32; only seed, optim.peak_lr"),
+        (tiny_run, "the same run stands twice"),
+        (dataclasses.replace(tiny_run, steps=9), "steps is 8 and 9"),
+    ):
+        with pytest.raises(UserError, match=said):
+            check_family([tiny_run, other])
+    for run, said in (
+        (dataclasses.replace(tiny_run, mesh=MeshConfig(fsdp=2)), "mesh.fsdp=2: a family trains on one device"),
+        (dataclasses.replace(tiny_run, microbatch_size=8), "microbatch_size=8"),
+        (dataclasses.replace(tiny_run, faults=FaultConfig(on_nan="rollback")), "faults.on_nan='rollback'"),
+    ):
+        with pytest.raises(UserError, match=said):
+            check_family([run])
+    assert obstacle(tiny_run) is None
+
+
+def test_several_devices_are_refused(members, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "make_mesh", make_mesh)
+    with pytest.raises(UserError, match="one device, and there are 8"):
+        train_family(members, dirs(tmp_path, 2), progress=False)
