@@ -97,8 +97,8 @@ def add_verbs(verb: Callable[..., argparse.ArgumentParser]) -> None:
                 needs = ""
             elif name in SHARED:
                 needs = WITH_ANY
-            said = needs + options["help"]
-            parser.add_argument(f"--{name.replace('_', '-')}", **options | {"help": said})
+            help_text = needs + options["help"]
+            parser.add_argument(f"--{name.replace('_', '-')}", **options | {"help": help_text})
     again = verb("replicate", "Published fits from a table that you have: expected, ours, difference.")
     again.add_argument("name", help="chinchilla, cherti, datacomp, datacomp-runs, gadre, porian, marin, bnsl or all")
     again.add_argument("table", metavar="TABLE.csv", help="its table; for all, a folder of them")
@@ -114,21 +114,21 @@ def run_verb(args: argparse.Namespace) -> None:
         print(table(replicate(args.name, args.table)))
         return
     every = OPTIONS | FIT_OPTIONS | ALONE_OPTIONS
-    given = {n: getattr(args, n) for n in every if getattr(args, n, None) not in (None, "")}
-    if given.get("approach") == 0:
+    settings = {n: getattr(args, n) for n in every if getattr(args, n, None) not in (None, "")}
+    if settings.get("approach") == 0:
         raise UserError(field="--approach", value=0, reason="must be 1 or 2")
-    alone = "approach" in given or "tasks" in given or "," in given.get("y", "")
+    alone = "approach" in settings or "tasks" in settings or "," in settings.get("y", "")
     if args.verb == "fit" and not args.law and not alone:
         from clip_jax.scaling.report.write import fit_table, text_summary
 
-        if ignored := next((n for n in given if n != "chance"), "out" if args.out else ""):
+        if ignored := next((n for n in settings if n != "chance"), "out" if args.out else ""):
             raise UserError(field=f"--{ignored.replace('_', '-')}", reason="ignored without --law")
         print(text_summary(fit_table(args.table, args.metric, args.chance)))
         return
-    given = {{"fix": "fixed"}.get(k, k): tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    settings = {{"fix": "fixed"}.get(k, k): tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
     if args.law:
-        given["laws"] = tuple(args.law.split(","))
-    what = TableFit(**given)
+        settings["laws"] = tuple(args.law.split(","))
+    what = TableFit(**settings)
     if args.verb == "fit":
         print(fit_any(args.table, what, args.out))
         return

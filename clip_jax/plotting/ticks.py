@@ -59,13 +59,13 @@ def error_ticks(axis: Any) -> None:
 
 def nice_ticks(low: float, high: float) -> list[float]:
     """Choose four to nine round numbers between low and high, for a logarithmic axis."""
-    found: list[float] = []
+    ticks: list[float] = []
     slack = 1 + 1e-9
     for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
         decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-        found = [s * 10.0**d for d in decades for s in steps if low / slack <= s * 10.0**d <= high * slack]
-        if len(found) >= 4:
-            return found[:: -(-len(found) // 9)]
+        ticks = [s * 10.0**d for d in decades for s in steps if low / slack <= s * 10.0**d <= high * slack]
+        if len(ticks) >= 4:
+            return ticks[:: -(-len(ticks) // 9)]
     from matplotlib.ticker import MaxNLocator
 
     return [float(v) for v in MaxNLocator(6).tick_values(low, high) if low / slack <= v <= high * slack]

@@ -130,13 +130,13 @@ def least_to_tell(law: Law, fixed: Collection[str] = ()) -> int:
 
 def _references(law: Law, columns: Mapping[str, Array], limited: set[str]) -> dict[str, float]:
     """Geometric means; 1 for columns that a fixed or bounded parameter carries, so that it is held in its own unit."""
-    found = law.references(columns)
+    references = law.references(columns)
     for p in law.parameters:
         for column, power in p.carries:
             if p.name in limited and isinstance(power, str):
-                found[column] = 1.0
-    shared = {c: found[law.same_unit.get(c, c)] for c in law.columns}
-    return {c: 1.0 if 1.0 in (found[c], shared[c]) else shared[c] for c in law.columns}
+                references[column] = 1.0
+    shared = {c: references[law.same_unit.get(c, c)] for c in law.columns}
+    return {c: 1.0 if 1.0 in (references[c], shared[c]) else shared[c] for c in law.columns}
 
 
 def _one(law: Law, name: str, value: float, references: Mapping[str, float]) -> float:

@@ -173,7 +173,7 @@ def analyse(
             surface = fit_surface(rows, metric)
         except UserError as error:
             surface = str(error).removeprefix("fit: ")
-    found = Analysis(
+    analysis = Analysis(
         title,
         metric,
         rows,
@@ -191,13 +191,13 @@ def analyse(
         "rows_sha256": rows_hash(rows), "versions": versions(),
         "frontier_rule": RULES[main.rule], "flops_span": float(c.max() / c.min()),
         "batch_sizes": sorted({int(b) for b in rows["batch_size"]}), "seed_sd_of_log_error": sd if degrees else None,
-        "frontier": _with_drops(reported, sd, degrees), "isoflop": valleys, "isoflop_cubic": found.leaning,
-        "allocation": asdict(allocation(valleys)), "allocation_cubic": asdict(allocation(found.leaning)),
+        "frontier": _with_drops(reported, sd, degrees), "isoflop": valleys, "isoflop_cubic": analysis.leaning,
+        "allocation": asdict(allocation(valleys)), "allocation_cubic": asdict(allocation(analysis.leaning)),
         "surface": _surface_data(surface), "winner": None if winner is None else main.fitted[winner].fit.law.name,
         "why": _why(scores, main), "extrapolation": scores, "forecast_check": check,
-        **_averaged_data(main, found.target),
+        **_averaged_data(main, analysis.target),
         "lr_evidence": [] if lr_evidence is None else lr_evidence.to_dict("records"),
-        **_laws_data(found, scores),
+        **_laws_data(analysis, scores),
     }  # fmt: skip
     law["frontiers"] = {
         rule: {
@@ -206,8 +206,8 @@ def analyse(
         }
         for rule, f in frontiers.items()
     }  # fmt: skip
-    found.law.update(plain_json(law))
-    return found
+    analysis.law.update(plain_json(law))
+    return analysis
 
 
 def fit_forms(
@@ -303,17 +303,17 @@ def _why(scores: list[dict[str, Any]], frontier: Frontier) -> str:
     )
 
 
-def _laws_data(found: Analysis, scores: list[dict[str, Any]]) -> dict[str, Any]:
+def _laws_data(analysis: Analysis, scores: list[dict[str, Any]]) -> dict[str, Any]:
     """Fits of the reported frontier, their forecasts, what to be warned of, and what each point does to the best."""
-    fitted = found.frontier.fitted
-    forecasts = [f.forecast(found.target) for f in fitted.values()]
+    fitted = analysis.frontier.fitted
+    forecasts = [f.forecast(analysis.target) for f in fitted.values()]
     warnings: list[str] = []
     influential: list[dict[str, Any]] = []
     moved: list[str] = []
-    rivals = [] if found.averaged is None else rival_forms(found.averaged.forecast(found.target))
-    if found.best is not None:
-        warnings += [f"{found.best.fit.law.name}: {w}" for w in found.best.warnings()]
-        influential = found.best.leave_one_out()
+    rivals = [] if analysis.averaged is None else rival_forms(analysis.averaged.forecast(analysis.target))
+    if analysis.best is not None:
+        warnings += [f"{analysis.best.fit.law.name}: {w}" for w in analysis.best.warnings()]
+        influential = analysis.best.leave_one_out()
         strong = [r for r in influential if abs(r["shift"]) > 1]
         moved = [
             f"the point at {r['flops']:.3g} FLOPs alone moves {r['parameter']} from {r['without']:.4g} to "
@@ -359,6 +359,6 @@ def _with_drops(frontier: pd.DataFrame, sd: float, degrees: int) -> list[dict[st
     return rows
 
 
-def is_planned(found: Analysis) -> bool:
+def is_planned(analysis: Analysis) -> bool:
     """Whether budgets were planned."""
-    return BUDGET in found.frontiers
+    return BUDGET in analysis.frontiers

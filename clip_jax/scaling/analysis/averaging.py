@@ -59,13 +59,13 @@ class Mixture:
         fine = np.unique(np.concatenate([z, np.linspace(z[0] - 0.01 * span, z[-1] + 0.01 * span, GRID)]))
         total = np.maximum.accumulate(self.cdf(fine))
         keep = np.concatenate([[True], np.diff(total) > 1e-14])
-        found = np.interp(probabilities, total[keep], fine[keep])
+        positions = np.interp(probabilities, total[keep], fine[keep])
         low_open = np.asarray(probabilities) < total[0]
         high_open = np.asarray(probabilities) > total[-1]
         log = self.predictions[0].log
         ends = (0.0 if log else -np.inf), self.ceiling
         with np.errstate(over="ignore"):
-            value = np.exp(found) if log else found
+            value = np.exp(positions) if log else positions
         value = np.where(low_open, ends[0], np.where(high_open, ends[1], np.minimum(value, self.ceiling)))
         return value, low_open | (high_open & np.isinf(self.ceiling))
 
@@ -221,14 +221,14 @@ class AveragedForecast:
           [low, high] of the forms' own curve bands, forms [{form, weight, predicted, low, high}]}.
         """
         curve, run = self.curve_at(flops), self.run_at(flops)
-        own = [(n, w, p.interval()) for n, w, p in zip(self.names, self.weights, curve.predictions, strict=True)]
+        per_form = [(n, w, p.interval()) for n, w, p in zip(self.names, self.weights, curve.predictions, strict=True)]
         return {
             "flops": float(flops), "median": curve.median, "curve": list(curve.interval().bounded_ends),
             "run": list(run.interval().bounded_ends), "union": list(curve.union()),
             "weights": dict(zip(self.names, map(float, self.weights), strict=True)),
             "forms": [
                 {"form": n, "weight": float(w), "predicted": i.value, "low": low, "high": high}
-                for n, w, i in own
+                for n, w, i in per_form
                 for low, high in [i.bounded_ends]
             ],
         }  # fmt: skip

@@ -136,9 +136,9 @@ def rolling(
       when no cut has enough rows on both sides. ``reach`` is how far the predictions go: the largest ``by`` over the
       largest of a known row.
     """
-    found = columns_of(law, columns)
+    law_columns = columns_of(law, columns)
     y = np.asarray(y, float)
-    order = found[law.columns[0]] if by is None else np.asarray(by, float)
+    order = law_columns[law.columns[0]] if by is None else np.asarray(by, float)
     levels = np.unique(order)
     least = max(LEAST_POINTS, least_to_tell(law), len(law.parameters) + 1)
     possible = [c for c in levels[1:] if (order < c).sum() >= least and len(np.unique(order[order < c])) >= 3]
@@ -151,8 +151,10 @@ def rolling(
     for cut in chosen:
         below = order < cut
         known = None if weights is None else weights[below] / weights[below].mean()
-        fit = fit_law(law, {c: v[below] for c, v in found.items()}, y[below], profile=False, weights=known, **options)
-        off = np.log(np.maximum(fit.predict({c: v[~below] for c, v in found.items()}), 1e-12) / y[~below])
+        fit = fit_law(
+            law, {c: v[below] for c, v in law_columns.items()}, y[below], profile=False, weights=known, **options
+        )
+        off = np.log(np.maximum(fit.predict({c: v[~below] for c, v in law_columns.items()}), 1e-12) / y[~below])
         above = None if weights is None else weights[~below]
         rows.append(
             {

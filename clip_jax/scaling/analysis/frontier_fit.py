@@ -95,29 +95,29 @@ class Fitted:
         free = [n for n, is_free in zip(self.fit.law.names, self.fit.free_mask, strict=True) if is_free]
         return {n: self._wider(parameter_interval(self.fit, n, noise=self.noise), n) for n in free}
 
-    def _wider(self, found: Interval, name: str) -> Interval:
+    def _wider(self, interval: Interval, name: str) -> Interval:
         if self.reselected is not None:
-            found = _union(found, *self.reselected.interval(name))
+            interval = _union(interval, *self.reselected.interval(name))
         if self.unselected is not None:
             other = parameter_interval(self.unselected, name, noise=self.noise)
-            found = _union(found, other.low, other.high)
-            found = replace(
-                found, open_low=found.open_low or other.open_low, open_high=found.open_high or other.open_high
+            interval = _union(interval, other.low, other.high)
+            interval = replace(
+                interval, open_low=interval.open_low or other.open_low, open_high=interval.open_high or other.open_high
             )
-        return found
+        return interval
 
     def prediction_at(self, flops: float) -> Prediction:
         """Return the distribution of the law itself at a compute."""
         at = float(flops)
         if at not in self._predictions:
-            found = prediction_profile(self.fit, at, noise=self.noise)
+            prediction = prediction_profile(self.fit, at, noise=self.noise)
             if self.unselected is not None:
                 other = prediction_profile(self.unselected, at, noise=self.noise)
-                found = found.widened(lambda root: other.position(root)[0])
+                prediction = prediction.widened(lambda root: other.position(root)[0])
             if self.reselected is not None:
                 drawn = np.sort(np.log(np.maximum(self.reselected.curves(np.array([at]))[:, 0], 1e-12)))
-                found = found.widened(lambda root: np.quantile(drawn, student_cdf(root, found.degrees)))
-            self._predictions[at] = found
+                prediction = prediction.widened(lambda root: np.quantile(drawn, student_cdf(root, prediction.degrees)))
+            self._predictions[at] = prediction
         return self._predictions[at]
 
     @cached_property
@@ -155,18 +155,18 @@ class Fitted:
     def leave_one_out(self) -> list[dict[str, Any]]:
         """What leaving each point out does: {flops, parameter, shift (standard errors), exponent}, by rising FLOPs."""
         c, name = self.fit.data.columns["flops"], self.fit.law.exponent_name
-        found = sorted(influence(self.fit), key=lambda r: r.row)
+        influences = sorted(influence(self.fit), key=lambda r: r.row)
         return [
             {"flops": float(c[r.row]), "parameter": r.parameter, "with": r.value, "without": r.without,
              "shift": -r.shift, "exponent": r.all[name]}
-            for r in found
+            for r in influences
         ]  # fmt: skip
 
     def warnings(self) -> list[str]:
         """Return what a reader must know of this fit, in words; points go by their FLOPs."""
-        said = [f"not identified: the profile of {f.split()[0]} is flat {f.split()[1]}" for f in self.checked.flat]
+        messages = [f"not identified: the profile of {f.split()[0]} is flat {f.split()[1]}" for f in self.checked.flat]
         names = [f"{c:.3g} FLOPs" for c in self.fit.data.columns["flops"]]
-        return [*self.fit.notes, *said, *residual_checks(self.fit, names)["warnings"]]
+        return [*self.fit.notes, *messages, *residual_checks(self.fit, names)["warnings"]]
 
     def as_data(self) -> dict[str, Any]:
         """Everything about the fit, in full precision."""
@@ -197,16 +197,16 @@ class Fitted:
         }  # fmt: skip
 
 
-def _sides(found: Interval | None) -> dict[str, Any]:
+def _sides(interval: Interval | None) -> dict[str, Any]:
     """{low, high (null where open), open: sides that the data do not bound}; nothing of a fixed parameter."""
-    if found is None:
+    if interval is None:
         return {"low": None, "high": None, "open": []}
-    sides = [s for s, is_open in (("below", found.open_low), ("above", found.open_high)) if is_open]
-    return {**dict(zip(("low", "high"), ends_data(found), strict=True)), "open": sides}
+    sides = [s for s, is_open in (("below", interval.open_low), ("above", interval.open_high)) if is_open]
+    return {**dict(zip(("low", "high"), ends_data(interval), strict=True)), "open": sides}
 
 
-def _union(found: Interval, low: float, high: float) -> Interval:
-    return replace(found, low=min(found.low, float(low)), high=max(found.high, float(high)))
+def _union(interval: Interval, low: float, high: float) -> Interval:
+    return replace(interval, low=min(interval.low, float(low)), high=max(interval.high, float(high)))
 
 
 def reselect(fit: Fit, x: Array, y: Array, rule: str) -> tuple[Ensemble | None, str]:

@@ -108,8 +108,8 @@ class PooledFit:
             "mixing": self.mixing,
         }
         if flops is not None:
-            found = {t: interval_data(v) for t, v in self.forecast(flops).items()}
-            out["forecast"] = {"flops": flops, "tasks": found, "mean": interval_data(self.mean(flops))}
+            by_task = {t: interval_data(v) for t, v in self.forecast(flops).items()}
+            out["forecast"] = {"flops": flops, "tasks": by_task, "mean": interval_data(self.mean(flops))}
         return out
 
     @property
@@ -161,8 +161,8 @@ def fit_pooled(
     index = np.searchsorted(names, table[task].astype(str).to_numpy())
     c, y = table[flops].to_numpy(float), table[error].to_numpy(float)
     for i, name in enumerate(names):
-        if (found := len(np.unique(c[index == i]))) < MIN_BUDGETS:
-            raise UserError(f"pooled: task {name} has {found} budgets, at least {MIN_BUDGETS} are needed")
+        if (count := len(np.unique(c[index == i]))) < MIN_BUDGETS:
+            raise UserError(f"pooled: task {name} has {count} budgets, at least {MIN_BUDGETS} are needed")
     ceiling = None
     if chance is not None:
         if absent := [n for n in names if n not in chance]:
@@ -311,7 +311,7 @@ def _sample(
     factor = np.linalg.inv(np.linalg.cholesky(blocks)).swapaxes(1, 2)  # [T, 3, 3]: a step of a task's three parameters
     sweeps, burn_in = (n * (1 if model.runs is None else SLOWER) for n in (SWEEPS, BURN_IN))
     keep = np.unique(np.linspace(burn_in, sweeps - 1, max(1, -(-draws // CHAINS))).round().astype(int))
-    found, scale = [], np.array([0.2, 0.7, 1.4])
+    kept, scale = [], np.array([0.2, 0.7, 1.4])
     shared, effects = np.full(CHAINS, scatters[0]), 0.0  # spread of the runs' effects, and the effects by row
     onto = None if model.runs is None else np.eye(model.runs.max() + 1)[model.runs]  # [n, runs]
     at_z = model.curve(z)[0]
@@ -346,8 +346,8 @@ def _sample(
         variance = scatters[:, None] ** 2 + model.binomial
         hyper[:, 2] = _pick(rng, scatters, -0.5 * (r @ (1 / variance).T + np.log(variance).sum(axis=1)))
         if sweep in keep:
-            found.append(np.concatenate([z, hyper], axis=1))
-    every = np.array(found)  # [kept, chains, D + 3]
+            kept.append(np.concatenate([z, hyper], axis=1))
+    every = np.array(kept)  # [kept, chains, D + 3]
     out = every.reshape(-1, every.shape[-1])[-draws:]
     e, la, lb = (out[:, k * t : (k + 1) * t] for k in range(3))
     floor = np.exp(e) if model.chance is None else model.chance / (1 + np.exp(-e))

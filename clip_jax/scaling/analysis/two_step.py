@@ -122,12 +122,12 @@ class TwoStep:
         if any(v.size != 1 for v in point.values()):
             raise UserError("two_step: forecast one point at a time")
         if method == "profile":
-            found = self._profile(point, new_run, level)
+            result = self._profile(point, new_run, level)
         else:
-            found = self._bootstrap(point, method, new_run, level, draws, seed)
-        return self._opened(found, point)
+            result = self._bootstrap(point, method, new_run, level, draws, seed)
+        return self._opened(result, point)
 
-    def _opened(self, found: TwoStepForecast, point: dict[str, Array]) -> TwoStepForecast:
+    def _opened(self, forecast: TwoStepForecast, point: dict[str, Array]) -> TwoStepForecast:
         """Open the sides on which a band ends only because a parameter of a step may go no further."""
         center = np.ravel(self.first.predict(point))
         loss, link = _open_sides(self.first, point), _open_sides(self.second, {"loss": center})
@@ -140,8 +140,8 @@ class TwoStep:
 
         either = link[0] or carried[0], link[1] or carried[1]
         return replace(
-            found, loss=opened(found.loss, loss), error=opened(found.error, either),
-            fixed_loss=opened(found.fixed_loss, link),
+            forecast, loss=opened(forecast.loss, loss), error=opened(forecast.error, either),
+            fixed_loss=opened(forecast.fixed_loss, link),
         )  # fmt: skip
 
     def _profile(self, point: dict[str, Array], new_run: bool, level: float) -> TwoStepForecast:
@@ -149,28 +149,28 @@ class TwoStep:
 
         deviate = float(norm.ppf((1 + level) / 2))
         error = float(self.predict(point)[0])
-        found = prediction_interval(self.first, point, level=level, new_run=new_run)
+        first = prediction_interval(self.first, point, level=level, new_run=new_run)
         ends: list[Interval] = []
         for angle in np.linspace(0, np.pi / 2, ANGLES):
             share, rest = (float(chi2.cdf((deviate * f(angle)) ** 2, 1)) for f in (np.sin, np.cos))
-            losses = [found.value]
+            losses = [first.value]
             if share > 1e-9:
                 part = prediction_interval(self.first, point, level=share, new_run=new_run)
                 losses = [part.low, part.high]
-            for one in losses:
-                if not np.isfinite(one) or one <= 0:
-                    ends.append(Interval(error, -np.inf, np.inf, level, one <= 0 or one == -np.inf, one == np.inf))
+            for end in losses:
+                if not np.isfinite(end) or end <= 0:
+                    ends.append(Interval(error, -np.inf, np.inf, level, end <= 0 or end == -np.inf, end == np.inf))
                 elif rest > 1e-9:
-                    ends.append(prediction_interval(self.second, one, level=rest, new_run=new_run))
+                    ends.append(prediction_interval(self.second, end, level=rest, new_run=new_run))
                 else:
-                    value = float(np.ravel(self.second.predict(one))[0])
+                    value = float(np.ravel(self.second.predict(end))[0])
                     ends.append(Interval(value, value, value, level))
         both = Interval(
             error, min(e.low for e in ends), max(e.high for e in ends), level,
             any(e.open_low for e in ends), any(e.open_high for e in ends),
         )  # fmt: skip
-        alone = prediction_interval(self.second, found.value, level=level, new_run=new_run)
-        return TwoStepForecast(found, both, alone, "profile", new_run)
+        alone = prediction_interval(self.second, first.value, level=level, new_run=new_run)
+        return TwoStepForecast(first, both, alone, "profile", new_run)
 
     def _bootstrap(
         self, point: dict[str, Array], kind: str, new_run: bool, level: float, draws: int, seed: int
@@ -231,11 +231,11 @@ def _open_sides(fit: Fit, point: dict[str, Array]) -> tuple[bool, bool]:
                 continue
             inside, free = fit.theta.copy(), fit.free_mask.copy()
             inside[i], free[i] = bound + INSIDE * (other - bound), False
-            found = solve(
+            solved = solve(
                 fit.law, fit.logs, fit.data.y, inside[None], fit.low, fit.high, fit.loss,
                 weights=fit.data.weights, free=free,
             )  # fmt: skip
-            ends = fit.law.predict(np.stack([found.theta[0], fit.theta]), at)[:, 0]
+            ends = fit.law.predict(np.stack([solved.theta[0], fit.theta]), at)[:, 0]
             before, now = space_of(ends, fit.loss.space, np)
             low, high = low or now < before - MOVES * error, high or now > before + MOVES * error
     return bool(low), bool(high)

@@ -57,19 +57,19 @@ def allocate(
             raise UserError(field=OPTION, value=what.flops_per_param_sample, reason=reason)
         return AllocationReport()
     asked = [(text, *budget_of(fit.law, text)) for text in budgets]
-    cost, said = cost_of(fit.law, rows, what, table)
-    lines, every = [f"  cost: {said}"], []
+    cost, cost_text = cost_of(fit.law, rows, what, table)
+    lines, every = [f"  cost: {cost_text}"], []
     for text, flops, held in asked:
-        found = compute_optimal_allocation(
+        allocation = compute_optimal_allocation(
             fit, flops, cost, held=held, groups=rows.groups, curve=lambda at: spans.forecast(at)[0]
         )
         lines.append(
-            f"  optimum of {text}; 95 % of a bootstrap ({found.method}, {found.draws} resamples), of y: {spans.method}"
+            f"  optimum of {text}; 95 % of a bootstrap ({allocation.method}, {allocation.draws} resamples), of y: {spans.method}"
         )
-        lines += [f"    {line.strip()}" for line in found.text.splitlines()[1:]]
-        every.append({"at": text, "held": held, **found.as_data()})
+        lines += [f"    {line.strip()}" for line in allocation.text.splitlines()[1:]]
+        every.append({"at": text, "held": held, **allocation.as_data()})
     parts = {c: {"factor": k, "power": power} for c, (k, power) in cost.terms.items()}
-    data = {"cost": {"text": said, "flops_per_sample": parts, "residual_sd": cost.residual_sd}, "budgets": every}
+    data = {"cost": {"text": cost_text, "flops_per_sample": parts, "residual_sd": cost.residual_sd}, "budgets": every}
     return AllocationReport(lines, data)
 
 

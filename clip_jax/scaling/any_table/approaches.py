@@ -35,13 +35,13 @@ def fit_approach(table: pd.DataFrame, what: TableFit) -> tuple[list[str], dict[s
     mode = f"--approach={what.approach}"
     refuse_ignored(what, (*IGNORED, "group") if what.approach == 2 else (*IGNORED, "space"), mode)
     budgets = [flops_of(text) for text in what.at]
-    said: list[str] = []
+    treatment: list[str] = []
     mapped = {item.partition("=")[0].partition("*")[0] for item in what.x}
     if what.approach == 2 and "flops" not in mapped and "budget" in table.columns:
         what = replace(what, x=(*what.x, "flops=budget"))
-        said.append("budgets are those of the column budget")
+        treatment.append("budgets are those of the column budget")
     table, derived = _with_samples(table, what, mapped)
-    said += derived
+    treatment += derived
     if what.approach == 1:
         if not what.group and "run_id" not in table.columns:
             reason = "the table has no column run_id"
@@ -51,23 +51,28 @@ def fit_approach(table: pd.DataFrame, what: TableFit) -> tuple[list[str], dict[s
     import pandas as pd
 
     runs = pd.DataFrame({**rows.columns, "y": rows.y})
-    found: ApproachResult
+    result: ApproachResult
     if what.approach == 1:
-        found = fit_envelope(runs.assign(run_id=rows.groups), "y")
+        result = fit_envelope(runs.assign(run_id=rows.groups), "y")
     else:
-        found = fit_valleys(runs, "y", budget="flops", space=what.space)
-    lines = [f"{len(rows)} rows", *(f"  {s}" for s in (*rows.treatment, *said))]
+        result = fit_valleys(runs, "y", budget="flops", space=what.space)
+    lines = [f"{len(rows)} rows", *(f"  {s}" for s in (*rows.treatment, *treatment))]
     lines += [f"  note: {w}" for w in rows.warnings]
-    lines += [f"  {line}" for line in found.text.splitlines()]
+    lines += [f"  {line}" for line in result.text.splitlines()]
     forecasts = []
     for text, flops in zip(what.at, budgets, strict=True):
-        if found.params is None or found.samples is None:
+        if result.params is None or result.samples is None:
             lines.append(f"  at {text}: no optimum, the powers are not identified")
             continue
-        size, samples = found.params.at(flops), found.samples.at(flops)
+        size, samples = result.params.at(flops), result.samples.at(flops)
         lines.append(f"  at {text}: params {interval_text(size)}, samples_seen {interval_text(samples)}")
         forecasts.append({"at": text, "params": interval_data(size), "samples_seen": interval_data(samples)})
-    data = {**found.as_data(), "optima": forecasts, "treatment": [*rows.treatment, *said], "warnings": rows.warnings}
+    data = {
+        **result.as_data(),
+        "optima": forecasts,
+        "treatment": [*rows.treatment, *treatment],
+        "warnings": rows.warnings,
+    }
     return lines, data
 
 
@@ -84,7 +89,7 @@ def _with_samples(table: pd.DataFrame, what: TableFit, mapped: set[str]) -> tupl
         raise UserError(field=option, value=what.flops_per_param_sample, reason="must be above 0 and finite")
     columns = columns_from(table, NamedColumns(f"approach {what.approach}", COLUMNS[:2]), what.x)
     samples = columns["flops"] / (factor * columns["params"])
-    said = (
+    message = (
         f"the table has no column samples_seen: flops/({factor:g}·params) stands for it ({option}, --x=samples_seen=)"
     )
-    return table.assign(samples_seen=samples), [said]
+    return table.assign(samples_seen=samples), [message]

@@ -40,8 +40,8 @@ class Averaged:
         """Return the forecast as plain data."""
         if self.forecast is None:
             return None
-        found = self.forecast.forecast(flops)
-        return {k: found[k] for k in ("median", "curve", "run", "weights")} | {"rule": self.forecast.rule}
+        forecast = self.forecast.forecast(flops)
+        return {k: forecast[k] for k in ("median", "curve", "run", "weights")} | {"rule": self.forecast.rule}
 
 
 def average_forms(table: pd.DataFrame, what: TableFit) -> Averaged:
@@ -51,8 +51,8 @@ def average_forms(table: pd.DataFrame, what: TableFit) -> Averaged:
       table: the table.
       what: a fit of a law of FLOPs alone, whose rows, loss and chance the forms share.
     """
-    for option, given in (("--weights", what.weights), ("--group", what.group), ("--under", what.under < 1)):
-        if given:
+    for option, is_set in (("--weights", what.weights), ("--group", what.group), ("--under", what.under < 1)):
+        if is_set:
             return Averaged(None, f"forms are not averaged with {option}")
     if what.space != "log":
         return Averaged(None, f"forms are not averaged with {what.space} residuals")
@@ -67,8 +67,8 @@ def average_forms(table: pd.DataFrame, what: TableFit) -> Averaged:
         except UserError:  # too few points for this form
             continue
         fitted[law.key] = Fitted(fit, noise_of(rows, what), reselected(fit, rows, what)[0])
-    found = average(fitted, what.chance) if fitted else None
-    return Averaged(found, "" if found else "too few rows to average over forms")
+    averaged = average(fitted, what.chance) if fitted else None
+    return Averaged(averaged, "" if averaged else "too few rows to average over forms")
 
 
 def _rising(rows: Rows) -> Rows:

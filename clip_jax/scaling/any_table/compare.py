@@ -35,8 +35,8 @@ def _fitted(path: str | Path, what: TableFit) -> tuple[Fit, Rows]:
         rows = read_rows(table, what, law)
         fit = fit_rows_of(rows, what, law)
     except UserError as error:  # one of two tables
-        told = {"field": error.field, "value": error.value, "reason": error.reason, "hint": error.hint}
-        raise UserError(f"{path}: {error}", **told) from None  # type: ignore[arg-type]
+        attributes = {"field": error.field, "value": error.value, "reason": error.reason, "hint": error.hint}
+        raise UserError(f"{path}: {error}", **attributes) from None  # type: ignore[arg-type]
     if fit.points <= fit.free:
         reason = f"{fit.points} rows for {fit.free} free parameters: nothing tells how far off the curve is"
         raise UserError(
@@ -91,11 +91,15 @@ def compare_tables(
         reason = f"the tables have no {column} in common: {_spans(spans)}"
         raise UserError(f"compare: {reason}", field=column, reason=reason)
     x = np.geomspace(low, high, PLACES)
-    found = difference(a, b, x)
+    ratios = difference(a, b, x)
     lines.append(f"  {column:>10s}  second/first  95 % interval")
     for i, at in enumerate(x):
-        sure = "  surely lower" if found["surely_lower"][i] else "  surely higher" if found["surely_higher"][i] else ""
-        lines.append(f"  {at:10.3g}  {found['ratio'][i]:12.4f}  [{found['low'][i]:.4f}, {found['high'][i]:.4f}]{sure}")
+        sure = (
+            "  surely lower" if ratios["surely_lower"][i] else "  surely higher" if ratios["surely_higher"][i] else ""
+        )
+        lines.append(
+            f"  {at:10.3g}  {ratios['ratio'][i]:12.4f}  [{ratios['low'][i]:.4f}, {ratios['high'][i]:.4f}]{sure}"
+        )
     over, under = crossing(a, b, low, high), crossing(b, a, low, high)
     lines.append(f"  second falls below first: {over.text}")
     lines.append(f"  first falls below second: {under.text}")

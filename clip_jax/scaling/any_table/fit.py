@@ -137,8 +137,8 @@ def _fit_laws(path: str | Path, table: pd.DataFrame, what: TableFit, out_dir: st
         lines += held_out.as_lines(judged, law.columns[0] if len(law.columns) == 1 else "flops")
         judged["rms_of_laws"] = _rms_of_laws(table, what, laws, judged["rms"])
         if len(laws) > 1:
-            said = [f"{k} {v:.4f}" for k, v in judged["rms_of_laws"].items() if v is not None]
-            lines.append(f"    rms of each law: {', '.join(said)}")
+            scores = [f"{k} {v:.4f}" for k, v in judged["rms_of_laws"].items() if v is not None]
+            lines.append(f"    rms of each law: {', '.join(scores)}")
     compared = _compared(table, what, laws, list(points.values())) if len(laws) > 1 else None
     lines += _comparison_lines(compared) if compared else []
     if out_dir is not None:
@@ -229,5 +229,5 @@ def _fit_data(fit: Fit, intervals: dict[str, Interval]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _write(out: Path, found: dict[str, Any]) -> None:
-    write_text(folder_for(out) / "fit.json", json.dumps(plain_json(found), indent=1, allow_nan=False) + "\n")
+def _write(out: Path, data: dict[str, Any]) -> None:
+    write_text(folder_for(out) / "fit.json", json.dumps(plain_json(data), indent=1, allow_nan=False) + "\n")

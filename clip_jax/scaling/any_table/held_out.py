@@ -61,20 +61,20 @@ def judge(fit: Fit, rows: Rows, new_run: Callable[[dict[str, float]], Interval])
     }  # fmt: skip
 
 
-def as_lines(found: dict[str, Any], name: str = "at") -> list[str]:
+def as_lines(judged: dict[str, Any], name: str = "at") -> list[str]:
     """Return the judgment for a reader: a line a shown row, then the counts."""
     lines = [f"  held out: {name:>9s}  measured  predicted  95 % of a new run"]
-    for r in found["table"]:
+    for r in judged["table"]:
         if r["low"] is not None:
             where = {True: "inside", False: "OUTSIDE", None: "open"}[r["inside"]]
             span = ends_text(r["low"], r["high"])
             numbers = f"{r['at']:8.3g}  {r['measured']:8.4g}  {r['predicted']:9.4g}  {span:18s}"
             lines.append(f"    row {r['row']:<6d} {numbers} {where}")
-    said = f"    {found['inside']} of {found['shown']} shown rows inside"
-    if found["rows"] > found["shown"]:
-        said += f"; {found['rows'] - found['shown']} more rows not shown"
-    if found["rms"] is not None:
-        said += (
-            f"; rms of ln(predicted/measured) {found['rms']:.4f} over all {found['rows']}, mean {found['bias']:+.4f}"
+    summary = f"    {judged['inside']} of {judged['shown']} shown rows inside"
+    if judged["rows"] > judged["shown"]:
+        summary += f"; {judged['rows'] - judged['shown']} more rows not shown"
+    if judged["rms"] is not None:
+        summary += (
+            f"; rms of ln(predicted/measured) {judged['rms']:.4f} over all {judged['rows']}, mean {judged['bias']:+.4f}"
         )
-    return [*lines, said]
+    return [*lines, summary]

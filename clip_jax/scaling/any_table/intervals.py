@@ -52,12 +52,12 @@ class TableIntervals:
     def parameter(self, name: str) -> Interval:
         """Return the interval of a free parameter."""
         if self.clusters:
-            found = self.clusters.parameter(name)
+            interval = self.clusters.parameter(name)
         elif self.fitted:
-            found = self.fitted.intervals[name]
+            interval = self.fitted.intervals[name]
         else:
-            found = parameter_interval(self.fit, name, noise=self.noise)
-        return open_flat_sides(self.fit, name, found)
+            interval = parameter_interval(self.fit, name, noise=self.noise)
+        return open_flat_sides(self.fit, name, interval)
 
     def forecast(self, point: dict[str, float]) -> tuple[Interval, Interval]:
         """Return the intervals of the curve and of a new run at a point."""
@@ -73,25 +73,25 @@ class TableIntervals:
             return self.fitted.run_at(at) if new_run else self.fitted.curve_at(at)
         if not self.clusters:
             return prediction_interval(self.fit, point, noise=self.noise, new_run=new_run)
-        found = self.clusters.forecast(point)[new_run]
+        interval = self.clusters.forecast(point)[new_run]
         if self.fit.identified:
-            return found
+            return interval
         # resamples begin at the optimum and do not tell what the data leave open
         profile = prediction_interval(self.fit, point, noise=self.noise, new_run=new_run)
-        return replace(found, open_low=profile.open_low, open_high=profile.open_high)
+        return replace(interval, open_low=profile.open_low, open_high=profile.open_high)
 
 
-def open_flat_sides(fit: Fit, name: str, found: Interval) -> Interval:
+def open_flat_sides(fit: Fit, name: str, interval: Interval) -> Interval:
     """Open the sides of a parameter's interval on which its profile is flat or its estimate lies at a bound."""
     if fit.identified:
-        return found
+        return interval
     i = fit.law.index(name)
     hit = fit.free_mask[i] and fit.status.startswith("bound hit")
     below, above = (
         bool(f"{name} {side}" in fit.flat or (hit and np.isclose(fit.theta[i], bound[i], rtol=1e-6, atol=1e-6)))
         for side, bound in (("below", fit.low), ("above", fit.high))
     )
-    return replace(found, open_low=found.open_low or below, open_high=found.open_high or above)
+    return replace(interval, open_low=interval.open_low or below, open_high=interval.open_high or above)
 
 
 def fit_rows_of(rows: Rows, what: TableFit, law: Law, *, known: Mapping[str, float] | None = None) -> Fit:

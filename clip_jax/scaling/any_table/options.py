@@ -95,8 +95,8 @@ class TableFit:
             third = "approach 3 is a law: --law=chinchilla" if self.approach == 3 else None
             raise UserError(field="--approach", value=self.approach, reason="must be 1 or 2", hint=third)
         if bool(self.then) != bool(self.through):
-            given, lacking = ("--then", "--through") if self.then else ("--through", "--then")
-            raise UserError(field=given, value=self.then or self.through, reason=f"needs {lacking}")
+            present, lacking = ("--then", "--through") if self.then else ("--through", "--then")
+            raise UserError(field=present, value=self.then or self.through, reason=f"needs {lacking}")
         if self.then and law_named(self.then).columns != ("loss",):
             links = ", ".join(law.key for law in EVERY if law.columns == ("loss",))
             raise UserError(field="--then", value=self.then, reason=f"must be a law of a loss: {links}")
@@ -158,12 +158,14 @@ def pairs(items: Sequence[str], option: str) -> dict[str, str]:
     return out
 
 
-def number(text: str, said: str) -> float:
+def number(text: str, option: str) -> float:
     """Read a number of an option, which ``said`` names. Raises UserError."""
     try:
         return float(text)
     except ValueError:
-        raise UserError(f"{said}: {text!r} is not a number", field=said, value=text, reason="not a number") from None
+        raise UserError(
+            f"{option}: {text!r} is not a number", field=option, value=text, reason="not a number"
+        ) from None
 
 
 def point_of(law: Law, text: str) -> dict[str, float]:
@@ -173,10 +175,10 @@ def point_of(law: Law, text: str) -> dict[str, float]:
     if "=" not in text:
         hint = f"for its optimum at a budget, --at=flops={text}" if "samples_seen" in law.columns else None
         raise UserError(field="--at", value=text, reason=f"must give {', '.join(law.columns)}", hint=hint)
-    found = {k: number(v, f"--at={k}") for k, v in pairs(text.split(","), "at").items()}
-    if set(found) != set(law.columns):
+    point = {k: number(v, f"--at={k}") for k, v in pairs(text.split(","), "at").items()}
+    if set(point) != set(law.columns):
         raise UserError(field="--at", value=text, reason=f"must give {', '.join(law.columns)}")
-    return found
+    return point
 
 
 def asks_budget(law: Law, text: str) -> bool:
@@ -187,11 +189,11 @@ def asks_budget(law: Law, text: str) -> bool:
 
 def budget_of(law: Law, text: str) -> tuple[float, dict[str, float]]:
     """Read ``flops=VALUE,…`` as (FLOPs, values of the columns that are neither sizes nor samples). Raises UserError."""
-    found = {k: number(v, f"--at={k}") for k, v in pairs(text.split(","), "at").items()}
+    values = {k: number(v, f"--at={k}") for k, v in pairs(text.split(","), "at").items()}
     others = [c for c in law.columns if c != "samples_seen" and not c.startswith("params")]
-    if set(found) != {"flops", *others}:
+    if set(values) != {"flops", *others}:
         reason = f"must give {', '.join(['flops', *others])}, or {', '.join(law.columns)}"
         raise UserError(field="--at", value=text, reason=reason)
-    if not 0 < min(found.values()) <= max(found.values()) < np.inf:
+    if not 0 < min(values.values()) <= max(values.values()) < np.inf:
         raise UserError(field="--at", value=text, reason="must be above 0 and finite")
-    return found.pop("flops"), found
+    return values.pop("flops"), values

@@ -77,7 +77,7 @@ def columns_from(df: pd.DataFrame, law: Law | NamedColumns, x: Sequence[str]) ->
     Raises:
       UserError: an unknown column or unit, a column given twice, a word in a column, logarithms of FLOPs.
     """
-    found: dict[str, np.ndarray] = {}
+    columns: dict[str, np.ndarray] = {}
     for item in x:
         name, equals, source = item.partition("=")
         if not equals:
@@ -88,17 +88,17 @@ def columns_from(df: pd.DataFrame, law: Law | NamedColumns, x: Sequence[str]) ->
         if name not in law.columns:
             reason = f"{law.name} has no column {name!r}; it has {', '.join(law.columns)}"
             raise UserError(f"--x={item}: {reason}", field="--x", value=item, reason=reason)
-        if name in found:
+        if name in columns:
             raise UserError(field="--x", value=item, reason=f"{name} is given twice")
-        found[name] = _in_unit(df, source, item)
+        columns[name] = _in_unit(df, source, item)
         if name == "flops" and "*" not in source:
-            refuse_logarithms(found[name], source, UNIT_HINT)
+            refuse_logarithms(columns[name], source, UNIT_HINT)
     for name in law.columns:
-        if name not in found:
-            found[name] = column_of(df, name)
+        if name not in columns:
+            columns[name] = column_of(df, name)
             if name == "flops":
-                refuse_logarithms(found[name], name, UNIT_HINT)
-    return found
+                refuse_logarithms(columns[name], name, UNIT_HINT)
+    return columns
 
 
 def _in_unit(df: pd.DataFrame, source: str, item: str) -> np.ndarray:
@@ -116,9 +116,9 @@ def flops_column(df: pd.DataFrame, x: Sequence[str]) -> np.ndarray | None:
             return _in_unit(df, source, item)
     if "flops" not in df.columns:
         return None
-    found = column_of(df, "flops")
-    refuse_logarithms(found, "flops", UNIT_HINT)
-    return found
+    flops = column_of(df, "flops")
+    refuse_logarithms(flops, "flops", UNIT_HINT)
+    return flops
 
 
 def column_of(df: pd.DataFrame, name: str) -> np.ndarray:
@@ -163,10 +163,10 @@ def y_column(df: pd.DataFrame, what: TableFit, law: Law | NamedColumns) -> str:
     """Return the column to explain. Raises UserError where none or several of the usual ones are there."""
     if what.y:
         return what.y
-    there = [c for c in Y_COLUMNS if c in df.columns and c not in law.columns]
-    if len(there) == 1:
-        return there[0]
-    reason = f"the table has {' and '.join(there) if there else 'no column ' + ', '.join(Y_COLUMNS)}"
+    candidates = [c for c in Y_COLUMNS if c in df.columns and c not in law.columns]
+    if len(candidates) == 1:
+        return candidates[0]
+    reason = f"the table has {' and '.join(candidates) if candidates else 'no column ' + ', '.join(Y_COLUMNS)}"
     hint = f"say which to explain: --y=COLUMN of {', '.join(map(str, df.columns))}"
     raise UserError(f"{reason}; {hint}", field="--y", reason=reason, hint=hint)
 
@@ -185,18 +185,18 @@ def read_rows(df: pd.DataFrame, what: TableFit, law: Law | NamedColumns) -> Rows
     Raises:
       UserError: what cannot be treated, named by its column and its row in the file.
     """
-    said: list[str] = []
+    treatment: list[str] = []
     df = rows_where(df, what.where)
     try:
         twice = df.duplicated()
     except TypeError:  # a Parquet column of lists
         twice = df.astype(str).duplicated()
     if twice.any():
-        said.append(f"{int(twice.sum())} rows are exact copies of others, run names included: counted once")
+        treatment.append(f"{int(twice.sum())} rows are exact copies of others, run names included: counted once")
         df = df[~twice]
     columns, name = columns_from(df, law, what.x), y_column(df, what, law)
     raw, y = _explained(df, what, name)
-    cut, cut_name = (None, "") if what.below is None else _cut_values(df, columns, law, said, what.x)
+    cut, cut_name = (None, "") if what.below is None else _cut_values(df, columns, law, treatment, what.x)
     labels = _labels(df, what.group)
     weights = None if not what.weights else column_of(df, what.weights)
     not_there = {c: np.isnan(v) for c, v in columns.items()}
@@ -214,15 +214,15 @@ def read_rows(df: pd.DataFrame, what: TableFit, law: Law | NamedColumns) -> Rows
     if what.space == "log":
         unusable.append((y == 0, "an error of 0 has no logarithm"))
     keep = np.ones(len(y), bool)
-    for rows, why in unusable:
+    for rows, exclusion in unusable:
         if (keep & rows).any():
             first = df.index[int(np.argmax(keep & rows))]
-            said.append(f"{int((keep & rows).sum())} rows left out, the first is row {first}: {why}")
+            treatment.append(f"{int((keep & rows).sum())} rows left out, the first is row {first}: {exclusion}")
         keep = keep & ~rows
     if not keep.any():
         above = what.chance is not None and bool((y > what.chance).any())
         wrong = {"field": "--chance", "value": what.chance} if above else {"field": name}
-        raise UserError(f"no row is left to fit: {'; '.join(said)}", reason="no row is left", **wrong)
+        raise UserError(f"no row is left to fit: {'; '.join(treatment)}", reason="no row is left", **wrong)
     if what.chance is not None and (y[keep] > what.chance).all():
         reason = f"every {name} lies above it: no law is told from guessing"
         raise UserError(field="--chance", value=what.chance, reason=reason)
@@ -230,7 +230,7 @@ def read_rows(df: pd.DataFrame, what: TableFit, law: Law | NamedColumns) -> Rows
         _refuse(df, keep & ~((values > 0) & (values < np.inf)), column, values)
     if what.space == "log":
         _refuse(df, keep & (y < 0), name, raw)
-    chosen = Rows(columns, y, df.index.to_numpy(), weights, labels, cut, said).take(keep)
+    chosen = Rows(columns, y, df.index.to_numpy(), weights, labels, cut, treatment).take(keep)
     _refuse_no_law(chosen, name)
     chosen = replace(chosen, warnings=[*_families(df[keep], what), *_rising(chosen, what, name)])
     if what.below is None:
@@ -274,8 +274,8 @@ def _refuse(df: pd.DataFrame, bad: np.ndarray, column: str, values: np.ndarray) 
     if bad.any():
         row = int(np.argmax(bad))
         reason = "must be above 0 and finite"
-        said = f"row {df.index[row]}: {column}={values[row]:g} {reason} ({int(bad.sum())} such rows)"
-        raise UserError(said, field=column, value=float(values[row]), reason=reason)
+        message = f"row {df.index[row]}: {column}={values[row]:g} {reason} ({int(bad.sum())} such rows)"
+        raise UserError(message, field=column, value=float(values[row]), reason=reason)
 
 
 def _explained(df: pd.DataFrame, what: TableFit, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -289,14 +289,14 @@ def _explained(df: pd.DataFrame, what: TableFit, name: str) -> tuple[np.ndarray,
             f"no value is above 1 %, the largest is {raw[finite].max():g}",
             f"fractions? --y-is={what.y_is[:-1]}",
         )
-        said = f"{name} read as {what.y_is}: {reason}; {hint}"
-        raise UserError(said, field="--y-is", value=what.y_is, reason=reason, hint=hint)
+        message = f"{name} read as {what.y_is}: {reason}; {hint}"
+        raise UserError(message, field="--y-is", value=what.y_is, reason=reason, hint=hint)
     outside = finite & ((y < 0) | (y > 1))
     if what.y_is != "error" and outside.any():
         row = int(np.argmax(outside))
         reason = f"read as {what.y_is} is an error of {y[row]:g}"
-        said = f"row {df.index[row]}: {name}={raw[row]:g} {reason}"
-        raise UserError(said, field=name, value=float(raw[row]), reason=reason)
+        message = f"row {df.index[row]}: {name}={raw[row]:g} {reason}"
+        raise UserError(message, field=name, value=float(raw[row]), reason=reason)
     return raw, y
 
 
@@ -311,7 +311,7 @@ def _labels(df: pd.DataFrame, column: str) -> np.ndarray | None:
 
 
 def _cut_values(
-    df: pd.DataFrame, columns: dict[str, np.ndarray], law: Law | NamedColumns, said: list[str], x: Sequence[str]
+    df: pd.DataFrame, columns: dict[str, np.ndarray], law: Law | NamedColumns, treatment: list[str], x: Sequence[str]
 ) -> tuple[np.ndarray, str]:
     """What ``below`` is compared with, and its name."""
     if len(columns) == 1:
@@ -320,7 +320,7 @@ def _cut_values(
     if (flops := flops_column(df, x)) is not None:
         return flops, "flops"
     if {"params", "samples_seen"} <= set(columns):
-        said.append("the table has no column flops: 6·params·samples_seen stands for it")
+        treatment.append("the table has no column flops: 6·params·samples_seen stands for it")
         return FLOPS_PER_PARAM_SAMPLE * columns["params"] * columns["samples_seen"], "6·params·samples_seen"
     reason = f"{law.name} has several columns, and the table no column flops to cut by"
     raise UserError(f"--below: {reason}", field="--below", reason=reason)
@@ -344,14 +344,14 @@ def _rising(rows: Rows, what: TableFit, name: str) -> list[str]:
     x = np.sum([np.log(v) for v in rows.columns.values()], axis=0)
     if not set(rows.columns) <= SCALES or len(rows) < 5 or np.ptp(x) == 0:
         return []
-    found = spearmanr(x, rows.y)
-    if not (found.statistic > RISES and found.pvalue < 0.01):
+    correlation = spearmanr(x, rows.y)
+    if not (correlation.statistic > RISES and correlation.pvalue < 0.01):
         return []
     along = next(iter(rows.columns)) if len(rows.columns) == 1 else "scale"
-    said = f"{name} read as {what.y_is} grows with {along} (rank correlation {found.statistic:+.2f})"
+    message = f"{name} read as {what.y_is} grows with {along} (rank correlation {correlation.statistic:+.2f})"
     kind, percent = what.y_is.rstrip("%"), "%" if what.y_is.endswith("%") else ""
     other = "accuracy" if kind == "error" else "error"
-    return [f"{said}: if it is an {other}, give --y-is={other}{percent}"]
+    return [f"{message}: if it is an {other}, give --y-is={other}{percent}"]
 
 
 def _frontier(rows: Rows, what: TableFit, law: Law | NamedColumns) -> Rows:
@@ -362,5 +362,5 @@ def _frontier(rows: Rows, what: TableFit, law: Law | NamedColumns) -> Rows:
         raise UserError(field="--frontier", value=what.frontier, reason=reason)
     x = next(iter(rows.columns.values()))
     chosen = SELECT[what.frontier](x, rows.y)
-    said = f"frontier ({what.frontier}): {len(chosen)} of {len(rows)} rows"
-    return replace(rows.take(chosen), treatment=[*rows.treatment, said], candidates=rows)
+    message = f"frontier ({what.frontier}): {len(chosen)} of {len(rows)} rows"
+    return replace(rows.take(chosen), treatment=[*rows.treatment, message], candidates=rows)

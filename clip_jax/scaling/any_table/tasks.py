@@ -50,12 +50,12 @@ def fit_tasks(table: pd.DataFrame, what: TableFit) -> tuple[list[str], dict[str,
     long, lines = _stacked(parts, what, wide), []
     for name, rows in parts.items():
         lines += [f"  {name}: {s}" for s in (*rows.treatment, *(f"note: {w}" for w in rows.warnings))]
-    found = fit_pooled(
+    pooled = fit_pooled(
         long, run="run" if "run" in long else None, examples="examples" if what.examples else None,
         chance=None if what.chance is None else dict.fromkeys(parts, what.chance),
     )  # fmt: skip
     head = f"{len(long)} rows of {len(parts)} tasks, fitted together; 95 % intervals of the posterior"
-    lines = [head, *lines, *_task_lines(found)]
+    lines = [head, *lines, *_task_lines(pooled)]
     if "run" not in long:
         lines.append(
             "  note: no run is named (--group=COLUMN): scatter is taken to be independent between tasks, and the mean"
@@ -66,21 +66,21 @@ def fit_tasks(table: pd.DataFrame, what: TableFit) -> tuple[list[str], dict[str,
     if what.frontier != "all":
         lines.append("  note: intervals do not include the selection of the frontiers")
     warnings = []
-    if found.mixing > SETTLED:
-        warnings.append(f"the chains have not settled (a median moved by {found.mixing:.2f} sd)")
+    if pooled.mixing > SETTLED:
+        warnings.append(f"the chains have not settled (a median moved by {pooled.mixing:.2f} sd)")
     forecasts = []
     for text, flops in zip(what.at, budgets, strict=True):
-        each = found.forecast(flops)
+        each = pooled.forecast(flops)
         lines.append(f"  at {text}:")
         lines += [f"    {name}: {interval_text(v)}" for name, v in each.items()]
-        mean = found.mean(flops)
+        mean = pooled.mean(flops)
         # what is common to a run does not average out over its tasks; the bounded form held the mean in 89.5 %
         if "run" not in long or what.chance is not None:
             mean = replace(mean, open_low=True, open_high=True)
         lines.append(f"    mean over tasks: {interval_text(mean)}")
         data_of_tasks = {name: interval_data(v) for name, v in each.items()}
         forecasts.append({"at": text, "tasks": data_of_tasks, "mean": interval_data(mean)})
-    data = found.as_data() | {"rows": len(long), "forecasts": forecasts, "warnings": warnings}
+    data = pooled.as_data() | {"rows": len(long), "forecasts": forecasts, "warnings": warnings}
     data["treatment"] = {name: rows.treatment for name, rows in parts.items()}
     return [*lines, *(f"  note: {w}" for w in warnings)], data
 
@@ -116,9 +116,9 @@ def _stacked(parts: dict[str, Rows], what: TableFit, wide: bool) -> pd.DataFrame
     return pd.concat(frames, ignore_index=True)
 
 
-def _task_lines(found: PooledFit) -> list[str]:
+def _task_lines(pooled: PooledFit) -> list[str]:
     lines = [
-        f"  {name}: b {interval_text(p['b'])}, E {interval_text(p['E'])}" for name, p in found.parameters().items()
+        f"  {name}: b {interval_text(p['b'])}, E {interval_text(p['E'])}" for name, p in pooled.parameters().items()
     ]
-    spreads = ", ".join(f"of ln {k} {interval_text(v)}" for k, v in found.spread_intervals().items())
+    spreads = ", ".join(f"of ln {k} {interval_text(v)}" for k, v in pooled.spread_intervals().items())
     return [*lines, f"  spread over tasks: {spreads}"] if spreads else lines

@@ -53,15 +53,17 @@ def fit_steps(table: pd.DataFrame, what: TableFit, law: Law) -> Steps:
     rows = read_rows(table, replace(what, frontier="all"), law)
     loss = column_of(table, what.through)[places_of(table, rows)]
     usable = np.isfinite(loss) & (loss > 0)
-    said = [] if usable.all() else [f"{(~usable).sum()} rows left out of both steps: {what.through} is not above 0"]
+    treatment = (
+        [] if usable.all() else [f"{(~usable).sum()} rows left out of both steps: {what.through} is not above 0"]
+    )
     if not usable.any():
         raise UserError(field="--through", value=what.through, reason="no row has a loss above 0")
     rows, loss = rows.take(usable), loss[usable]
     constant, first = _constant(table, what, rows), None
     if what.frontier != "all":  # the link holds for other runs as well
         first = np.sort(SELECT[what.frontier](next(iter(rows.columns.values())), rows.y))
-        said.append(f"step 1: the frontier ({what.frontier}), {len(first)} of {len(rows)} rows; step 2: all rows")
-        said.append(NOT_RESELECTED)
+        treatment.append(f"step 1: the frontier ({what.frontier}), {len(first)} of {len(rows)} rows; step 2: all rows")
+        treatment.append(NOT_RESELECTED)
     objectives = (what.loss_function, replace(what.loss_function, under=1.0))
     both = fit_two_step(
         law,
@@ -73,7 +75,7 @@ def fit_steps(table: pd.DataFrame, what: TableFit, law: Law) -> Steps:
         constant=constant,
         objectives=objectives,
     )
-    return Steps(both, tuple(said))
+    return Steps(both, tuple(treatment))
 
 
 def compare_with_direct(
@@ -92,10 +94,10 @@ def compare_with_direct(
     lines += [f"    {line}" for line in both.text.splitlines()]
     forecasts = []
     for text, point in points.items():
-        found, new = _forecast(both, point, text, lines)
+        on_curve, of_run = _forecast(both, point, text, lines)
         curve, run = direct.forecast(point)
         lines.append(f"    direct law: {interval_text(curve)}, of a new run {span_text(run)}")
-        forecasts.append({"at": text, "curve": found.as_data(), "new_run": new.as_data()})
+        forecasts.append({"at": text, "curve": on_curve.as_data(), "new_run": of_run.as_data()})
     data = [
         {
             "law": fit.law.key, "text": fit.law.text(fit.values, 8), "values": fit.values, "status": fit.status,
@@ -109,12 +111,12 @@ def compare_with_direct(
 
 
 def _forecast(both: TwoStep, point: dict[str, float], text: str, lines: list[str]) -> tuple[Any, Any]:
-    found, new = (both.forecast(point, new_run=new_run) for new_run in (False, True))
+    curve, new = (both.forecast(point, new_run=new_run) for new_run in (False, True))
     lines.append(
-        f"    at {text}: loss {interval_text(found.loss)}; y {interval_text(found.error)}, of a new run"
-        f" {span_text(new.error)}, with the loss taken as exact {span_text(found.fixed_loss)}; 95 % ({found.method})"
+        f"    at {text}: loss {interval_text(curve.loss)}; y {interval_text(curve.error)}, of a new run"
+        f" {span_text(new.error)}, with the loss taken as exact {span_text(curve.fixed_loss)}; 95 % ({curve.method})"
     )
-    return found, new
+    return curve, new
 
 
 def _constant(table: pd.DataFrame, what: TableFit, rows: Rows) -> dict[str, np.ndarray]:

@@ -30,13 +30,13 @@ def chance_of(evals: pd.DataFrame, metric: str) -> float | None:
       UserError: runs that differ in it, whose metrics are not one scale.
     """
     if metric in SAME:
-        found = evals.loc[evals["metric"] == SAME[metric], "chance"]
+        chances = evals.loc[evals["metric"] == SAME[metric], "chance"]
     elif metric.startswith(TASK):
         rows = (evals["task"] == metric.removeprefix(TASK)) & (evals["metric"] == "top1")
-        found = 1 - evals.loc[rows, "chance"]
+        chances = 1 - evals.loc[rows, "chance"]
     else:
         return None
-    values = found.dropna().to_numpy(float)
+    values = chances.dropna().to_numpy(float)
     if not len(values):
         return None
     if np.ptp(values) > 1e-9:
@@ -48,21 +48,21 @@ def chance_of(evals: pd.DataFrame, metric: str) -> float | None:
     return float(values[0])
 
 
-def chance_of_table(df: pd.DataFrame, metric: str, folder: Path, given: float | None = None) -> float | None:
+def chance_of_table(df: pd.DataFrame, metric: str, folder: Path, stated: float | None = None) -> float | None:
     """Return the error of guessing of a table: the one ``given``, or `chance_beside` it.
 
     Raises:
       UserError: one given that is not above 0 and finite, or below every row, where no law could be told.
     """
-    if given is None:
+    if stated is None:
         return chance_beside(folder, metric)
-    if not 0 < given < np.inf:
-        raise UserError(field="--chance", value=given, reason="must be above 0 and finite")
+    if not 0 < stated < np.inf:
+        raise UserError(field="--chance", value=stated, reason="must be above 0 and finite")
     import pandas as pd
 
-    if metric in df.columns and pd.to_numeric(df[metric], errors="coerce").min() > given:
-        raise UserError(field="--chance", value=given, reason=f"every {metric} lies above it")
-    return given
+    if metric in df.columns and pd.to_numeric(df[metric], errors="coerce").min() > stated:
+        raise UserError(field="--chance", value=stated, reason=f"every {metric} lies above it")
+    return stated
 
 
 def chance_beside(folder: Path, metric: str) -> float | None:

@@ -67,23 +67,23 @@ def check_points(law: Law, columns: Any, y: Any, weights: Any = None, *, positiv
         that does not vary, columns that vary on one line only (a single budget), numbers that seem to be in two units.
         Values above a law's ceiling (the error of guessing) are noise, and stay.
     """
-    found = columns_of(law, columns)
+    checked = columns_of(law, columns)
     target = np.asarray(y, float)
     w = np.ones(len(target)) if weights is None else np.asarray(weights, float)
-    for name, values in {**found, "y": target, "weights": w}.items():
+    for name, values in {**checked, "y": target, "weights": w}.items():
         if values.shape != target.shape or values.ndim != 1:
             reason = f"has shape {values.shape}, y has {target.shape}; one number per row is needed"
             raise UserError(f"fit: {name} {reason}", field=name, reason=reason)
         _finite(name, values, positive or name != "y")
-    for name, values in found.items():
+    for name, values in checked.items():
         if len(values) and np.ptp(np.log(values)) < SAME:
             reason = f"is {values[0]:g} in all {len(values)} rows; {law.name} needs rows that differ in it"
             raise UserError(f"fit: {name} {reason}", field=name, value=float(values[0]), reason=reason)
-    _not_on_one_line(law, found)
-    for name, values, kind in [*((c, v, "x") for c, v in found.items()), ("y", target, "y")]:
+    _not_on_one_line(law, checked)
+    for name, values, kind in [*((c, v, "x") for c, v in checked.items()), ("y", target, "y")]:
         if (values > 0).all():
             _one_unit(name, values, UNIT_GAP[kind])
-    return Points(found, target, w)
+    return Points(checked, target, w)
 
 
 def _finite(name: str, values: Array, positive: bool) -> None:
@@ -91,8 +91,8 @@ def _finite(name: str, values: Array, positive: bool) -> None:
     if bad.any():
         row = int(np.argmax(bad))
         reason = f"must be {'above 0 and finite' if positive else 'finite'}"
-        said = f"fit: row {row}: {name}={values[row]:g} {reason} ({int(bad.sum())} such rows)"
-        raise UserError(said, field=name, value=float(values[row]), reason=reason)
+        message = f"fit: row {row}: {name}={values[row]:g} {reason} ({int(bad.sum())} such rows)"
+        raise UserError(message, field=name, value=float(values[row]), reason=reason)
 
 
 def _not_on_one_line(law: Law, columns: Mapping[str, Array]) -> None:

@@ -48,10 +48,10 @@ def versions() -> dict[str, str]:
     """Of this package and of those that compute."""
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {}
+    installed = {}
     for name, distribution in PACKAGES.items():
         try:
-            found[name] = version(distribution)
+            installed[name] = version(distribution)
         except PackageNotFoundError:
-            found[name] = "not installed as a distribution"
-    return found
+            installed[name] = "not installed as a distribution"
+    return installed

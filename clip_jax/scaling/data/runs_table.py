@@ -90,11 +90,11 @@ def prepare(df: pd.DataFrame, metric: str, name: str = "table") -> pd.DataFrame:
 
 def _is_final(value: Any, run: Any, name: str) -> bool:
     """What a table may say in ``final``; nothing there means not finished."""
-    found = FINAL.get(str(value).strip().lower())
-    if found is None:
+    final = FINAL.get(str(value).strip().lower())
+    if final is None:
         reason = "must be true or false"
         raise UserError(f"{name}: run {run}: final={value!r} {reason}", field="final", value=value, reason=reason)
-    return found
+    return final
 
 
 def _numbers(df: pd.DataFrame, column: str, name: str) -> pd.Series:

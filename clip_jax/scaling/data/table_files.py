@@ -64,8 +64,8 @@ def read_file(path: Path) -> pd.DataFrame:
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001  # there is no end of what damaged files make readers raise
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: not a readable table ({said})", field=str(path), reason=said) from None
+        detail = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: not a readable table ({detail})", field=str(path), reason=detail) from None
     return df
 
 
@@ -96,8 +96,8 @@ def _from_csv(path: Path, text: str) -> pd.DataFrame:
             reason = f"line {line} has {len(fields)} fields, the header {len(names)}"
             torn = len(fields) > len(names) and separator == "," and not any("." in cell for cell in fields)
             hint = "is the decimal sign a comma? write a point" if torn else None
-            said = f"{path}: {reason}" + (f"; {hint}" if hint else "")
-            raise UserError(said, field=str(path), value=line, reason=reason, hint=hint)
+            message = f"{path}: {reason}" + (f"; {hint}" if hint else "")
+            raise UserError(message, field=str(path), value=line, reason=reason, hint=hint)
     if any(len(fields) > len(names) for _, fields in rows) or trailing:
         cut = io.StringIO(newline="")
         csv.writer(cut, delimiter=separator).writerows([names, *(f[: len(names)] for _, f in rows)])
@@ -129,7 +129,7 @@ def _read_decimal_commas(path: Path, df: pd.DataFrame, cells: list[list[str]]) -
     for place, name in enumerate(df.columns):
         if name == "run_id" or pd.api.types.is_numeric_dtype(df[name]) or pd.api.types.is_bool_dtype(df[name]):
             continue
-        texts = [c[place].strip() for c, there in zip(cells, df[name].notna(), strict=True) if there]
+        texts = [c[place].strip() for c, present in zip(cells, df[name].notna(), strict=True) if present]
         commas = [t for t in texts if DECIMAL_COMMA.fullmatch(t)]
         if commas and all(DECIMAL_COMMA.fullmatch(t) or WHOLE.fullmatch(t) for t in texts):
             columns[name] = commas

@@ -107,9 +107,9 @@ class Fit:
 
     def summary(self) -> str:
         """One line: the formula with its numbers, and how the fit went."""
-        said = [self.status, f"{self.agree}/{self.starts} starts agree", f"{self.points} points"]
-        said += [f"profile flat: {', '.join(self.flat)}"] if self.flat else []
-        return f"{self.law.name}: {self.law.text(self.values)} ({'; '.join([*said, *self.notes])})"
+        remarks = [self.status, f"{self.agree}/{self.starts} starts agree", f"{self.points} points"]
+        remarks += [f"profile flat: {', '.join(self.flat)}"] if self.flat else []
+        return f"{self.law.name}: {self.law.text(self.values)} ({'; '.join([*remarks, *self.notes])})"
 
 
 def normal_matrix(fit: Fit, jacobian: Array | None = None) -> Array:

@@ -55,7 +55,7 @@ def _program(law: Law, space: str, under: float = 1.0) -> Any:
     import jax
     import jax.numpy as jnp
 
-    def one(theta, free, low, high, delta, most, logs, y, w, held, at, value):  # type: ignore[no-untyped-def]
+    def fit_one(theta, free, low, high, delta, most, logs, y, w, held, at, value):  # type: ignore[no-untyped-def]
         target = space_of(y, space, jnp)
 
         def residuals(theta):  # type: ignore[no-untyped-def]
@@ -119,7 +119,7 @@ def _program(law: Law, space: str, under: float = 1.0) -> Any:
         end = jax.lax.while_loop(lambda s: (s.still < 2) & (s.iteration < most) & jnp.isfinite(s.cost), step, start)
         return end.theta, end.cost, end.done, end.iteration
 
-    return jax.jit(jax.vmap(one, in_axes=(0, 0, 0, 0, None, None, None, 0, 0, None, None, 0)))
+    return jax.jit(jax.vmap(fit_one, in_axes=(0, 0, 0, 0, None, None, None, 0, 0, None, None, 0)))
 
 
 @contextmanager
@@ -230,8 +230,8 @@ def solve(
                     goal[part],
                 )
                 count = min(chunk, fits - first)
-                for whole, found in zip(into, out, strict=True):
-                    whole[first : first + count] = np.asarray(found)[:count]
+                for whole, result in zip(into, out, strict=True):
+                    whole[first : first + count] = np.asarray(result)[:count]
     theta, cost, converged, used = into
     if at is not None:
         theta = through(law, theta, point, goal)
@@ -293,11 +293,11 @@ def finish_absolute(
                 (max(-radius, (low[i] - theta[i]) * s), min(radius, (high[i] - theta[i]) * s))
                 for i, s in zip(index, size, strict=True)
             ]
-            found = linprog(cost, rows, np.concatenate([-r, r]), bounds=[*room, *[(0, None)] * n], method="highs")
-            if found.x is None:
+            solution = linprog(cost, rows, np.concatenate([-r, r]), bounds=[*room, *[(0, None)] * n], method="highs")
+            if solution.x is None:
                 break
             new = theta.copy()
-            new[index] += found.x[: len(index)] / size
+            new[index] += solution.x[: len(index)] / size
             after = objective(new)
             if after < now:
                 theta, gained, now = new, now - after, after

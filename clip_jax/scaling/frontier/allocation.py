@@ -222,7 +222,7 @@ def compute_optimal_allocation(
     one_of("allocation.kind", kind, ("cases", "parametric"))
     ensemble = bootstrap(fit, kind=kind, groups=groups, replicas=draws, seed=seed)
     thetas = np.concatenate([fit.theta[None], ensemble.replicas])
-    found = minimize_along_cost(fit, thetas, budgets, cost, held)
+    path = minimize_along_cost(fit, thetas, budgets, cost, held)
     notes, reason = [], _not_identified(fit)
     if reason:
         notes.append(f"not identified: {reason}; every interval is open")
@@ -232,11 +232,11 @@ def compute_optimal_allocation(
         notes.append(f"profile flat: {', '.join(fit.flat)}")
     if cost.residual_sd > 0.1:
         notes.append(f"the runs' FLOPs lie {cost.residual_sd:.0%} (sd) off the cost formula")
-    if found.edge[0].any():
+    if path.edge[0].any():
         notes.append("an optimum lies at the edge of the sizes searched: the law has none inside")
     tail = expanded_tail(fit.points, fit.free, level) if kind == "cases" else (1 - level) / 2
     opened = bool(reason) or not fit.loss.symmetric
-    optima = tuple(_optimum(found, k, float(c), (level, tail), opened) for k, c in enumerate(budgets))
+    optima = tuple(_optimum(path, k, float(c), (level, tail), opened) for k, c in enumerate(budgets))
     if not opened:
         curve = curve or (lambda at: prediction_interval(fit, at, level=level))
         at = [{**{c: v.value for c, v in o.sizes.items()}, SAMPLES: o.samples.value, **(held or {})} for o in optima]
@@ -281,19 +281,21 @@ def minimize_along_cost(
     if set(cost.terms) != set(sizes):
         raise UserError(f"cost: has terms for {', '.join(cost.terms)}; the law's sizes are {', '.join(sizes)}")
     others = {c for c in fit.law.columns if c not in (*sizes, SAMPLES)}
-    given = dict(held or {})
-    if others != set(given):
+    held_values = dict(held or {})
+    if others != set(held_values):
         raise UserError(f"{fit.law.name}: needs a value for exactly {', '.join(sorted(others)) or 'no other column'}")
     around = np.concatenate([log_c, log_c - SLOPE_STEP, log_c + SLOPE_STEP])
-    log_sizes, samples, value, edge = _search(fit, thetas, around, cost, sizes, given)
-    here, below, above = (slice(i * len(flops), (i + 1) * len(flops)) for i in range(3))
+    log_sizes, samples, value, edge = _search(fit, thetas, around, cost, sizes, held_values)
+    center, below, above = (slice(i * len(flops), (i + 1) * len(flops)) for i in range(3))
     exponents, factors = {}, {}
     for name, along in {**log_sizes, SAMPLES: samples}.items():
         exponents[name] = (along[:, above] - along[:, below]) / (2 * SLOPE_STEP)
-        factors[name] = along[:, here] - exponents[name] * log_c
-    edge = np.where(edge[:, here] != 0, edge[:, here], np.where(edge[:, below] != 0, edge[:, below], edge[:, above]))
-    at = {c: v[:, here] for c, v in log_sizes.items()}
-    return _Path(at, samples[:, here], value[:, here], exponents, factors, edge)
+        factors[name] = along[:, center] - exponents[name] * log_c
+    edge = np.where(
+        edge[:, center] != 0, edge[:, center], np.where(edge[:, below] != 0, edge[:, below], edge[:, above])
+    )
+    at = {c: v[:, center] for c, v in log_sizes.items()}
+    return _Path(at, samples[:, center], value[:, center], exponents, factors, edge)
 
 
 def _search(
@@ -368,12 +370,12 @@ def expanded_tail(rows: int, free: int, level: float) -> float:
     return float(norm.cdf(-t.ppf((1 + level) / 2, spare) * np.sqrt(rows / spare)))
 
 
-def _optimum(found: _Path, k: int, flops: float, levels: tuple[float, float], opened: bool) -> Optimum:
+def _optimum(path: _Path, k: int, flops: float, levels: tuple[float, float], opened: bool) -> Optimum:
     """Read the intervals of one budget off the draws; row 0 is the fit itself. Edge draws count as unbounded.
 
     levels: that of the interval, and the share of draws cut at each end.
     """
-    edge, (level, tail) = found.edge[1:, k], levels
+    edge, (level, tail) = path.edge[1:, k], levels
 
     def interval(draws: Array, *, exp: bool, sign: int = 0) -> Interval:
         """sign: +1 where a size at its upper edge makes the quantity unbounded above, -1 below, 0 to both sides."""
@@ -386,13 +388,13 @@ def _optimum(found: _Path, k: int, flops: float, levels: tuple[float, float], op
         back = np.exp if exp else float
         return Interval(float(back(value)), float(back(low)), float(back(high)), level, low == -np.inf, high == np.inf)
 
-    total = np.logaddexp.reduce(list(found.sizes.values()), axis=0)
+    total = np.logaddexp.reduce(list(path.sizes.values()), axis=0)
     return Optimum(
         flops,
-        {c: interval(v, exp=True, sign=1) for c, v in found.sizes.items()},
-        interval(found.samples, exp=True, sign=-1),
-        interval(found.samples - total, exp=True, sign=-1),
-        interval(found.value, exp=False),
-        {c: interval(v, exp=False) for c, v in found.exponents.items()},
-        {c: interval(v, exp=False) for c, v in found.log_factors.items()},
+        {c: interval(v, exp=True, sign=1) for c, v in path.sizes.items()},
+        interval(path.samples, exp=True, sign=-1),
+        interval(path.samples - total, exp=True, sign=-1),
+        interval(path.value, exp=False),
+        {c: interval(v, exp=False) for c, v in path.exponents.items()},
+        {c: interval(v, exp=False) for c, v in path.log_factors.items()},
     )

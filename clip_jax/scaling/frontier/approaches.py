@@ -195,8 +195,8 @@ def _numbers(table: pd.DataFrame, needed: list[str], columns: list[str]) -> pd.D
         values = data[column].to_numpy(float)
         if (wrong := ~(np.isfinite(values) & (values > 0))).any():
             row, reason = int(np.argmax(wrong)), "must be finite and above 0"
-            said = f"row {data.index[row]}: {column}={values[row]:g} {reason}"
-            raise UserError(said, field=column, value=float(values[row]), reason=reason)
+            message = f"row {data.index[row]}: {column}={values[row]:g} {reason}"
+            raise UserError(message, field=column, value=float(values[row]), reason=reason)
     return data
 
 
@@ -207,8 +207,8 @@ def _scatter(data: pd.DataFrame, groups: list[Any], budget: str, params: str, wa
     if degrees >= max(5, len(groups)):
         return float(np.sqrt((cells.var(ddof=1).fillna(0) * (cells.size() - 1)).sum() / degrees)), degrees
     order, total, degrees = 2 if way == "parabola" else 3, 0.0, 0
-    for _, x, found in groups:
-        values, w = found["y"].to_numpy(float), np.sqrt(found["runs"].to_numpy(float))
+    for _, x, group in groups:
+        values, w = group["y"].to_numpy(float), np.sqrt(group["runs"].to_numpy(float))
         if way == "akima":
             rough = third_differences(x, values)
             total, degrees = total + float((rough**2).sum()), degrees + len(rough)
@@ -225,23 +225,23 @@ def _valley(
     rng: np.random.Generator, flops: float, x: Array, cells: pd.DataFrame, each: Array, way: str, space: str, draws: int
 ) -> ValleyPoint:
     y, log_samples = cells["y"].to_numpy(float), np.log(cells["samples"].to_numpy(float))
-    found = lowest_point(x, y, way)
-    if found.x is None or found.y is None:
-        return ValleyPoint(flops, len(x), found.status)
+    lowest = lowest_point(x, y, way)
+    if lowest.x is None or lowest.y is None:
+        return ValleyPoint(flops, len(x), lowest.status)
     # akima believes every point, so the scatter is added to the points themselves
-    center = y if found.coefficients is None else np.polyval(found.coefficients, x - found.middle)
+    center = y if lowest.coefficients is None else np.polyval(lowest.coefficients, x - lowest.middle)
     lows = lowest_points(x, center + each * rng.standard_normal((draws, len(x))), way)
     accepted = lows[np.isfinite(lows)]
     refused = 1 - len(accepted) / draws
-    samples = np.interp(found.x, x, log_samples)
+    samples = np.interp(lowest.x, x, log_samples)
     status = (
         "accepted" if refused <= MAX_REFUSED else f"not identified: {refused:.0%} of its redraws have no lowest point"
     )
     se = float(np.std(accepted, ddof=1)) if len(accepted) > 1 else None
     samples_se = float(np.std(np.interp(accepted, x, log_samples), ddof=1)) if len(accepted) > 1 else None
-    value = float(np.exp(found.y)) if space == "log" else float(found.y)
+    value = float(np.exp(lowest.y)) if space == "log" else float(lowest.y)
     return ValleyPoint(
-        flops, len(x), status, float(np.exp(found.x)), float(np.exp(samples)), value, se, samples_se, refused
+        flops, len(x), status, float(np.exp(lowest.x)), float(np.exp(samples)), value, se, samples_se, refused
     )
 
 
@@ -256,10 +256,10 @@ def _line(x: Array, y: Array, se: Array, degrees: int, level: float) -> tuple[Po
 
     center = float(x.mean())
     design = np.stack([np.ones_like(x), x - center], axis=1)
-    own = np.maximum(se, 1e-9) ** 2
+    variances = np.maximum(se, 1e-9) ** 2
 
     def solved(extra: float) -> tuple[Array, Array, float]:
-        w = 1 / (own + extra)
+        w = 1 / (variances + extra)
         inverse = np.linalg.inv(design.T @ (w[:, None] * design))
         beta = inverse @ (design.T @ (w * y))
         return beta, inverse, float((w * (y - design @ beta) ** 2).sum())
@@ -267,7 +267,7 @@ def _line(x: Array, y: Array, se: Array, degrees: int, level: float) -> tuple[Po
     spare = len(x) - 2
     extra = 0.0
     if solved(0.0)[2] > spare:
-        top = float(np.var(y)) + own.max()
+        top = float(np.var(y)) + variances.max()
         while solved(top)[2] > spare:
             top *= 4
         extra = float(brentq(lambda v: solved(v)[2] - spare, 0.0, top))
@@ -329,15 +329,15 @@ def fit_envelope(
     first = _envelope_lines(grid - center, size, along, seen)
     if first is None:
         return ApproachResult(1, f"not identified: fewer than {BUDGETS_FOR_EXPONENT} sizes lead inside those trained")
-    rng, found = np.random.default_rng(seed), []
+    rng, resampled = np.random.default_rng(seed), []
     for _ in range(draws):
         chosen = np.unique(rng.integers(0, len(runs), len(runs)))
         drawn = _envelope_lines(grid - center, size[chosen], along[chosen], seen[chosen])
         if drawn is not None:
-            found.append(drawn)
-    if len(found) < draws * (1 - MAX_REFUSED):
-        return ApproachResult(1, f"not identified: {1 - len(found) / draws:.0%} of the resamples have no envelope")
-    powers = [_power(np.array(found)[:, i], first[i], center, level) for i in (0, 1)]
+            resampled.append(drawn)
+    if len(resampled) < draws * (1 - MAX_REFUSED):
+        return ApproachResult(1, f"not identified: {1 - len(resampled) / draws:.0%} of the resamples have no envelope")
+    powers = [_power(np.array(resampled)[:, i], first[i], center, level) for i in (0, 1)]
     return ApproachResult(1, "identified", powers[0], powers[1])
 
 

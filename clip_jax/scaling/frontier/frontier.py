@@ -72,8 +72,8 @@ def binned(x: np.ndarray, y: np.ndarray, edges: np.ndarray, *, improving: bool =
     bins = np.searchsorted(edges, x, side="right") - 1
     inside = [np.flatnonzero(bins == b) for b in range(len(edges) - 1)]
     best = [int(rows[np.argmin(y[rows])]) for rows in (*inside, np.flatnonzero(x == x.max())) if len(rows)]
-    found = np.array(sorted(set(best), key=lambda i: x[i]), int)
-    return found[pareto(x[found], y[found])] if improving else found
+    chosen = np.array(sorted(set(best), key=lambda i: x[i]), int)
+    return chosen[pareto(x[chosen], y[chosen])] if improving else chosen
 
 
 def binned_centres(x: np.ndarray, y: np.ndarray, bins: int = 5, beyond: float = 0.1) -> tuple[np.ndarray, np.ndarray]:

@@ -91,17 +91,17 @@ def isoflop(df: pd.DataFrame, metric: str, *, way: str = "parabola", space: str 
     out = []
     for budget, group in by_size(df, metric).groupby("budget", sort=True):
         x, y = np.log(group["params"].to_numpy(float)), forward(group["error"].to_numpy(float))
-        found = lowest_point(x, y, way)
+        lowest = lowest_point(x, y, way)
         row: dict[str, Any] = {"budget": float(np.float64(budget)), "sizes": len(x), "coefficients": None}  # type: ignore[arg-type]
-        if found.coefficients is not None:
-            row["coefficients"] = [*found.coefficients, found.middle]
-        row["status"] = found.status
-        if found.x is not None and found.y is not None:
-            samples = np.interp(found.x, x, np.log(group["samples_seen"].to_numpy(float)))
+        if lowest.coefficients is not None:
+            row["coefficients"] = [*lowest.coefficients, lowest.middle]
+        row["status"] = lowest.status
+        if lowest.x is not None and lowest.y is not None:
+            samples = np.interp(lowest.x, x, np.log(group["samples_seen"].to_numpy(float)))
             row |= {
-                "params": float(np.exp(found.x)),
+                "params": float(np.exp(lowest.x)),
                 "samples_seen": float(np.exp(samples)),
-                "error": float(back(found.y)),
+                "error": float(back(lowest.y)),
             }
         out.append(row)
     return out
@@ -154,5 +154,5 @@ def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
     """(slope, its standard error, intercept)."""
     from scipy.stats import linregress
 
-    found = linregress(x, y)
-    return float(found.slope), float(found.stderr), float(found.intercept)
+    regression = linregress(x, y)
+    return float(regression.slope), float(regression.stderr), float(regression.intercept)

@@ -71,9 +71,9 @@ def _interval(fit: Fit, name: str) -> Interval:
 def fit_surface(rows: pd.DataFrame, metric: str) -> Surface:
     """Fit all runs. Raises UserError: too few rows, sizes or numbers of samples, or all on one line."""
     for column, what in (("params", "sizes"), ("samples_seen", "numbers of samples")):
-        if (found := rows[column].nunique()) < LEAST_VALUES:
-            reason = f"{found} {what}, at least {LEAST_VALUES} are needed"
-            raise UserError(reason, field=column, value=found, reason=reason)
+        if (distinct := rows[column].nunique()) < LEAST_VALUES:
+            reason = f"{distinct} {what}, at least {LEAST_VALUES} are needed"
+            raise UserError(reason, field=column, value=distinct, reason=reason)
     if len(rows) < LEAST_ROWS:
         reason = f"{len(rows)} runs, at least {LEAST_ROWS} are needed"
         raise UserError(reason, field="runs", value=len(rows), reason=reason)

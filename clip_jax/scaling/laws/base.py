@@ -150,8 +150,8 @@ class Law:
 
     def unpack(self, theta: Any, xp: Any) -> dict[str, Any]:
         """theta [..., p] -> values in centred units by name, each [...]."""
-        found = [theta[..., i] for i in range(len(self.parameters))]
-        return {p.name: xp.exp(t) if p.log else t for p, t in zip(self.parameters, found, strict=True)}
+        fitted = [theta[..., i] for i in range(len(self.parameters))]
+        return {p.name: xp.exp(t) if p.log else t for p, t in zip(self.parameters, fitted, strict=True)}
 
     def predict(self, theta: Array, x: Mapping[str, Array]) -> Array:
         """theta [..., p] and centred ln(columns) [n] -> y [..., n], in numpy."""
@@ -185,8 +185,8 @@ class Law:
 
     def references(self, columns: Mapping[str, Array]) -> dict[str, float]:
         """The geometric mean of each column; columns of one unit share one."""
-        found = {c: float(np.exp(np.log(np.asarray(columns[c], float)).mean())) for c in self.columns}
-        return {c: found[self.same_unit.get(c, c)] for c in self.columns}
+        means = {c: float(np.exp(np.log(np.asarray(columns[c], float)).mean())) for c in self.columns}
+        return {c: means[self.same_unit.get(c, c)] for c in self.columns}
 
     def bounds(self, x: Logs, y: Array) -> tuple[Array, Array]:
         """Lower and upper limits of theta, float64 [p] each."""

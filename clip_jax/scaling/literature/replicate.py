@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SQUARES, LINEAR, NEAR_L1 = Loss("squares"), Loss("squares", "linear"), Loss("huber", "log", 1e-3)
-Found = dict[str, dict[str, float]]
+Results = dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def _columns(df: pd.DataFrame, needed: tuple[str, ...]) -> None:
         raise UserError(f"replicate: {reason}", field=missing[0], reason=reason)
 
 
-def chinchilla(df: pd.DataFrame) -> Found:
+def chinchilla(df: pd.DataFrame) -> Results:
     """Approach 3 on the points read from Hoffmann et al.'s figure 4."""
     _columns(df, ("n_params", "tokens", "loss", "excluded_by_published_fit"))
     law = Chinchilla()
@@ -96,7 +96,7 @@ def chinchilla(df: pd.DataFrame) -> Found:
     }
 
 
-def cherti(df: pd.DataFrame) -> Found:
+def cherti(df: pd.DataFrame) -> Results:
     """Power laws of OpenCLIP's runs: error against GMACs."""
     _columns(df, ("arch", "upstream_dataset", "gmacs_total", "imagenet1k_acc1", "mscoco_image_retrieval_r5"))
 
@@ -106,22 +106,22 @@ def cherti(df: pd.DataFrame) -> Found:
 
     openai = df["upstream_dataset"].str.contains("WIT")
     laion, wit = df[~openai], df[openai]
-    found = {}
+    results = {}
     for n, (name, metric) in enumerate(
         (("ImageNet error", "imagenet1k_acc1"), ("COCO image R@5 error", "mscoco_image_retrieval_r5"))
     ):
         x, y = laion["gmacs_total"].to_numpy(float), 1 - laion[metric].to_numpy(float)
-        found[f"O{2 * n + 1} {name}, binned frontier"] = line(*binned_centres(x, y))
-        found[f"O{2 * n + 2} {name}, CLIP-WIT"] = line(
+        results[f"O{2 * n + 1} {name}, binned frontier"] = line(*binned_centres(x, y))
+        results[f"O{2 * n + 2} {name}, CLIP-WIT"] = line(
             wit["gmacs_total"].to_numpy(float), 1 - wit[metric].to_numpy(float)
         )
     x, y = laion["gmacs_total"].to_numpy(float), 1 - laion["imagenet1k_acc1"].to_numpy(float)
     front = pareto(x, y)
-    found["O5 ImageNet error, strict Pareto frontier"] = line(x[front], y[front])
-    found["O6 ImageNet error, all 29 runs"] = line(x, y)
-    k, s = found["O1 ImageNet error, binned frontier"].values()
+    results["O5 ImageNet error, strict Pareto frontier"] = line(x[front], y[front])
+    results["O6 ImageNet error, all 29 runs"] = line(x, y)
+    k, s = results["O1 ImageNet error, binned frontier"].values()
     seen = 407332084 * 84
-    found["O7 accuracy that O1 predicts, %"] = {
+    results["O7 accuracy that O1 predicts, %"] = {
         name: 100 * (1 - k * (gmacs * seen * times) ** s)
         for name, gmacs, times in (("G/14 34B", 532.92, 1), ("G/14 68B", 532.92, 2), ("H/14 34B", 190.97, 1))
     }
@@ -129,10 +129,10 @@ def cherti(df: pd.DataFrame) -> Found:
     front = pareto(x[small], y[small])
     ways = {"binned": binned_centres(x[small], y[small]), "strict Pareto": (x[small][front], y[small][front])}
     target = laion.loc[laion["arch"] == "ViT-H-14", "gmacs_total"].max()
-    found["H/14 34B from runs below 1.2e12 GMAC"] = {
+    results["H/14 34B from runs below 1.2e12 GMAC"] = {
         name: 1 - v["k"] * target ** v["s"] for name, way in ways.items() for v in (line(*way),)
     }
-    return found
+    return results
 
 
 def _shifted(x: np.ndarray, y: np.ndarray) -> tuple[Fit, dict[str, float]]:
@@ -141,10 +141,10 @@ def _shifted(x: np.ndarray, y: np.ndarray) -> tuple[Fit, dict[str, float]]:
     return fit, {"points": len(x), "a": fit.values["a"], "b": fit.values["b"], "rmse": rmse}
 
 
-def datacomp(df: pd.DataFrame) -> Found:
+def datacomp(df: pd.DataFrame) -> Results:
     """CLIP and MaMMUT on DataComp: error = a·(C + c)^-b + d."""
     _columns(df, ("family", "gflops_total", "score"))
-    found, fits, number = (
+    results, fits, number = (
         {},
         {},
         {("pareto", "clip"): 1, ("pareto", "mammut"): 2, ("binned", "clip"): 3, ("binned", "mammut"): 4},
@@ -154,34 +154,34 @@ def datacomp(df: pd.DataFrame) -> Found:
         x, y = rows["gflops_total"].to_numpy(float), 1 - rows["score"].to_numpy(float)
         kept = pareto(x, y) if rule == "pareto" else binned(x, y, octaves(x))
         name = f"N{n} {family}, {'strict Pareto' if rule == 'pareto' else 'binned frontier'}"
-        fits[n], found[name] = _shifted(x[kept], y[kept])
+        fits[n], results[name] = _shifted(x[kept], y[kept])
     from scipy.optimize import brentq
 
     low, high = np.log(1e10), np.log(1e12)
     crossing = brentq(lambda c: float(fits[3].predict(np.exp(c)) - fits[4].predict(np.exp(c))), low, high)
-    found["N3 and N4"] = {
+    results["N3 and N4"] = {
         "crossing, GFLOPs": float(np.exp(crossing)),
         "N4 at 2.59e12 GFLOPs, accuracy": 1 - float(fits[4].predict(2.59e12)),
     }  # fmt: skip
-    return found
+    return results
 
 
-def datacomp_runs(df: pd.DataFrame) -> Found:
+def datacomp_runs(df: pd.DataFrame) -> Results:
     """The same from every single run, tuned or not; and the largest run from those below 1e11 GFLOPs."""
     _columns(df, ("family", "gflops_total", "imagenet1k_acc1"))
-    found = {}
+    results = {}
     for family in ("clip", "mammut"):
         rows = df[df["family"] == family]
         x, y = rows["gflops_total"].to_numpy(float), 1 - rows["imagenet1k_acc1"].to_numpy(float)
         kept = binned(x, y, octaves(x))
-        block = found[f"{family}, binned frontier of all runs"] = _shifted(x[kept], y[kept])[1]
+        block = results[f"{family}, binned frontier of all runs"] = _shifted(x[kept], y[kept])[1]
         below = kept[x[kept] < 1e11]
         fit, _ = _shifted(x[below], y[below])
         block["forecast of the largest run"] = float(fit.predict(x.max()))
-    return found
+    return results
 
 
-def gadre(df: pd.DataFrame) -> Found:
+def gadre(df: pd.DataFrame) -> Results:
     """The largest runs from five small ones, through the loss to the error of downstream tasks."""
     _columns(df, ("N", "D", "token_multiplier", "loss_c4_val", "err_avg17"))
     chosen = (df["N"] < 5e8) & (df["token_multiplier"] == 20)
@@ -213,23 +213,23 @@ def gadre(df: pd.DataFrame) -> Found:
 SETUPS = {"Kaplan's setup": "|kaplan|", "tuned setup": "|tuned|"}
 
 
-def porian(df: pd.DataFrame) -> Found:
+def porian(df: pd.DataFrame) -> Results:
     """The exponent of the optimal size, from the source's optima."""
     _columns(df, ("config", "flops", "n_star", "log_n_star_std"))
-    found = {}
+    results = {}
     for name, part in SETUPS.items():
         rows = df[df["config"].str.contains(part, regex=False)]
         x, y = rows["flops"].to_numpy(float), rows["n_star"].to_numpy(float)
         weights = rows["log_n_star_std"].to_numpy(float) ** -2
         fits = [fit_law(PowerLaw(), x, y, loss=SQUARES, weights=w, profile=False) for w in (None, weights)]
-        found[name] = {"exponent, OLS": -fits[0].values["b"], "exponent, weights 1/sd²": -fits[1].values["b"]}
-    return found
+        results[name] = {"exponent, OLS": -fits[0].values["b"], "exponent, weights 1/sd²": -fits[1].values["b"]}
+    return results
 
 
-def porian_isoflop(df: pd.DataFrame) -> Found:
+def porian_isoflop(df: pd.DataFrame) -> Results:
     """The same from the runs themselves, by Akima interpolation."""
     _columns(df, ("config", "flops", "n", "loss"))
-    found = {}
+    results = {}
     for name, part in SETUPS.items():
         rows = df[df["config"].str.contains(part, regex=False)]
         optima = []
@@ -238,11 +238,11 @@ def porian_isoflop(df: pd.DataFrame) -> Found:
             if at.x is not None:
                 optima.append((flops, np.exp(at.x)))
         x, y = np.array(optima, float).T
-        found[name] = {"exponent, Akima": -fit_law(PowerLaw(), x, y, loss=SQUARES, profile=False).values["b"]}
-    return found
+        results[name] = {"exponent, Akima": -fit_law(PowerLaw(), x, y, loss=SQUARES, profile=False).values["b"]}
+    return results
 
 
-def marin(df: pd.DataFrame) -> Found:
+def marin(df: pd.DataFrame) -> Results:
     """IsoFLOP runs by approach 3 and approach 2, which disagree."""
     _columns(df, ("params", "tokens", "budget", "loss"))
     columns = {"params": df["params"] / 1e6, "samples_seen": df["tokens"] / 1e9}
@@ -262,7 +262,7 @@ def marin(df: pd.DataFrame) -> Found:
     }
 
 
-def bnsl(df: pd.DataFrame) -> Found:
+def bnsl(df: pd.DataFrame) -> Results:
     """A sharp break, fitted before its end and forecast beyond."""
     _columns(df, ("train_set_size", "test_loss"))
     x, y = df["train_set_size"].to_numpy(float), df["test_loss"].to_numpy(float)
@@ -273,7 +273,7 @@ def bnsl(df: pd.DataFrame) -> Found:
     }
 
 
-Replication = tuple[str, Callable[["pd.DataFrame"], Found], dict[str, published.Expected]]
+Replication = tuple[str, Callable[["pd.DataFrame"], Results], dict[str, published.Expected]]
 # name -> (file that ``all`` looks for, what computes, what is expected)
 EVERY: dict[str, Replication] = {
     "chinchilla": ("chinchilla_epoch245.csv", chinchilla, published.CHINCHILLA),
@@ -294,18 +294,18 @@ def replicate(name: str, path: str | Path) -> list[Row]:
     Raises UserError: an unknown name, a missing file or column, a folder without any of the tables.
     """
     if name == "all":
-        there = [(n, Path(path) / file) for n, (file, _, _) in EVERY.items() if (Path(path) / file).is_file()]
-        if not there:
+        tables = [(n, Path(path) / file) for n, (file, _, _) in EVERY.items() if (Path(path) / file).is_file()]
+        if not tables:
             reason = f"holds none of {', '.join(file for file, _, _ in EVERY.values())}"
             raise UserError(field=str(path), reason=reason)
-        return [row for n, file in there for row in replicate(n, file)]
+        return [row for n, file in tables for row in replicate(n, file)]
     if name not in EVERY:
         reason = f"must be one of {', '.join(EVERY)}, all"
         raise UserError(f"replicate {name}: {reason}", field="name", value=name, reason=reason)
     _, compute, expected = EVERY[name]
-    found = compute(read_table(path))
+    results = compute(read_table(path))
     return [
-        Row(f"{name} {block}", what, value, found[block][what], tolerance * (abs(value) if relative else 1), source)
+        Row(f"{name} {block}", what, value, results[block][what], tolerance * (abs(value) if relative else 1), source)
         for block, numbers in expected.items()
         for what, (value, tolerance, relative, source) in numbers.items()
     ]

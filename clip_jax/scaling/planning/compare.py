@@ -62,17 +62,17 @@ def crossing(a: Ensemble, b: Ensemble, low: float, high: float, *, seed: int = 0
         raise UserError(f"crossing: low={low!r} and high={high!r} {reason}", field="low", value=low, reason=reason)
     grid = np.geomspace(low, high, GRID)
     first, second = _pairs(a, b, grid, seed)
-    found = _crossings(np.log(grid), second - first)
-    own = _crossings(np.log(grid), np.log(b.fit.predict(grid) / a.fit.predict(grid))[None])[0]
-    known = np.isfinite(found)
+    crossings = _crossings(np.log(grid), second - first)
+    fitted = _crossings(np.log(grid), np.log(b.fit.predict(grid) / a.fit.predict(grid))[None])[0]
+    known = np.isfinite(crossings)
     share = float(known.mean())
-    if not np.isfinite(own) or share < 0.025:
+    if not np.isfinite(fitted) or share < 0.025:
         return Estimate(np.nan, np.nan, np.nan, share, f"no crossing between {low:.3g} and {high:.3g}")
-    ends = np.exp(np.quantile(found[known], TAILS))
-    text = f"crossing at {np.exp(own):.3g} ({ends[0]:.3g} to {ends[1]:.3g})"
+    ends = np.exp(np.quantile(crossings[known], TAILS))
+    text = f"crossing at {np.exp(fitted):.3g} ({ends[0]:.3g} to {ends[1]:.3g})"
     if share < 0.975:
         text += f"; {1 - share:.0%} of resamples do not cross between {low:.3g} and {high:.3g}"
-    return Estimate(float(np.exp(own)), float(ends[0]), float(ends[1]), share, text)
+    return Estimate(float(np.exp(fitted)), float(ends[0]), float(ends[1]), share, text)
 
 
 def _crossings(x: Array, d: Array) -> Array:
@@ -94,41 +94,41 @@ def compute_gain(a: Ensemble, b: Ensemble, at: float, *, seed: int = 0) -> Estim
     """
     first, _ = _pairs(a, b, np.array([float(at)]), seed)
     order = np.random.default_rng(seed + 1).permutation(len(b.replicas))[: len(first)]
-    target = np.exp(first[: len(order), 0])
-    here = b.curves(np.array([float(at)]))[order, 0]
-    own_target, own_here = (np.array([float(e.fit.predict(at))]) for e in (a, b))
+    y_a = np.exp(first[: len(order), 0])
+    y_b = b.curves(np.array([float(at)]))[order, 0]
+    fitted_a, fitted_b = (np.array([float(e.fit.predict(at))]) for e in (a, b))
     with np.errstate(divide="ignore", over="ignore"):  # a flat curve reaches an error at no or any compute
-        needed = b.fit.law.inverse({k: v[order] for k, v in b.draws.items()}, target)
-        own_needed = b.fit.law.inverse(b.fit.values, own_target)
-    gains = _gain(at, here, target, needed)
-    own = float(_gain(at, own_here, own_target, own_needed)[0])
+        needed = b.fit.law.inverse({k: v[order] for k, v in b.draws.items()}, y_a)
+        fitted_needed = b.fit.law.inverse(b.fit.values, fitted_a)
+    gains = _gain(at, y_b, y_a, needed)
+    fitted = float(_gain(at, fitted_b, fitted_a, fitted_needed)[0])
     # between a finite and an infinite gain nothing can be interpolated
     method: Any = "linear" if np.isfinite(gains).all() else "nearest"
     low, high = (float(v) for v in np.quantile(gains, TAILS, method=method))
     known = float((gains > 0).mean())
-    if np.isinf(own):
+    if np.isinf(fitted):
         text = f"lies below the error at {at:.3g} at any compute"
-    elif own >= 1:
-        text = f"needs {own:.2f}× ({low:.2f} to {_most(high)}) less compute for the error at {at:.3g}"
-    elif own > 0:
+    elif fitted >= 1:
+        text = f"needs {fitted:.2f}× ({low:.2f} to {_most(high)}) less compute for the error at {at:.3g}"
+    elif fitted > 0:
         least, most = (1 / v if v else np.inf for v in (high, low))
-        text = f"needs {1 / own:.2f}× ({least:.2f} to {_most(most)}) more compute for the error at {at:.3g}"
+        text = f"needs {1 / fitted:.2f}× ({least:.2f} to {_most(most)}) more compute for the error at {at:.3g}"
     else:
         text = f"never reaches the error at {at:.3g}"
-    return Estimate(own, low, high, known, text)
+    return Estimate(fitted, low, high, known, text)
 
 
 def _most(value: float) -> str:
     return "no limit" if np.isinf(value) else f"{value:.3g}"
 
 
-def _gain(at: float, here: Array, target: Array, needed: Any) -> Array:
+def _gain(at: float, y_b: Array, y_a: Array, needed: Any) -> Array:
     """at / needed, where a curve that does not fall is taken at its word: one that lies at ``here`` above ``target``
     never reaches it (0), one below was there from the start (infinite)."""
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         gain = at / np.asarray(needed, float)
-    falls = (here <= target) == (gain >= 1)
-    return np.where(falls & ~np.isnan(gain), gain, np.where(here > target, 0.0, np.inf))
+    falls = (y_b <= y_a) == (gain >= 1)
+    return np.where(falls & ~np.isnan(gain), gain, np.where(y_b > y_a, 0.0, np.inf))
 
 
 def compare_arms(
@@ -157,18 +157,18 @@ def compare_arms(
 
     if not arms:
         raise UserError("compare: no arm", field="arms", reason="there is none")
-    found: dict[str, tuple[Ensemble, int, float]] = {}
+    fits: dict[str, tuple[Ensemble, int, float]] = {}
     for seed, (name, table) in enumerate(arms.items()):
         rows, _ = fit_rows(prepare(table, metric, name), metric)
         fit = fit_law(law_named(law), rows["flops"].to_numpy(float), rows[metric].to_numpy(float))
         if fit.points <= fit.free:
             reason = f"{fit.points} runs for {fit.free} free parameters: nothing tells how far off the curve is"
             raise UserError(f"compare: {name}: {reason}", field=name, value=fit.points, reason=reason)
-        found[name] = bootstrap(fit, replicas=replicas, seed=seed), len(rows), float(rows["flops"].max())
-    at = min(top for _, _, top in found.values())
-    first = next(iter(found.values()))[0]
+        fits[name] = bootstrap(fit, replicas=replicas, seed=seed), len(rows), float(rows["flops"].max())
+    at = min(top for _, _, top in fits.values())
+    first = next(iter(fits.values()))[0]
     out: list[dict[str, Any]] = []
-    for name, (ensemble, runs, _) in found.items():
+    for name, (ensemble, runs, _) in fits.items():
         low, high = (float(np.ravel(v)[0]) for v in ensemble.band(at, observation=False))
         row = {
             "arm": name,

@@ -76,10 +76,10 @@ def _design(fit: Fit, target: Any, candidates: Mapping[str, Array], floor: float
     # a parameter lies inside its bounds: a weak prior, without which an unidentified law has no variance at all
     width = (fit.high - fit.low)[fit.free_mask]
     information = normal_matrix(fit) / sd**2 + np.diag(12 / width**2)
-    one = {c: np.atleast_1d(v) for c, v in columns_of(fit.law, target).items()}
-    forecast = _slopes(fit, one)[0]
+    point = {c: np.atleast_1d(v) for c, v in columns_of(fit.law, target).items()}
+    forecast = _slopes(fit, point)[0]
     if fit.loss.space != "log":
-        forecast = forecast / max(float(fit.predict(one)[0]), TINY)
+        forecast = forecast / max(float(fit.predict(point)[0]), TINY)
     if not np.abs(forecast).max() > 0:
         reason = "the curve lies at the error of guessing there, whatever the parameters are"
         raise UserError(f"design: {reason}", field="--at", value=fit.law.key, reason=reason)
@@ -197,8 +197,8 @@ def cheapest_plan(
             high = middle
         if high - low < 0.01 * high:
             break
-    found = spend(high)
-    runs = found.runs.copy()
+    plan = spend(high)
+    runs = plan.runs.copy()
     for k in np.argsort(-costs):  # drop what is not needed
         while runs[k] and design.half_width(runs - (np.arange(len(costs)) == k)) <= half_width:
             runs[k] -= 1

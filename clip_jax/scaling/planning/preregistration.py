@@ -67,13 +67,13 @@ def register(
         raise UserError(f"forecast: {seeds} seeds; {reason}", field="seeds", value=seeds, reason=reason)
     table = prepare(df, metric)
     if (table["budget"] >= target * (1 - ON_BUDGET)).any():
-        there = table.loc[table["budget"] >= target * (1 - ON_BUDGET), "run_id"].iloc[0]
-        reason = f"run {there} is at or above {target:.4g} FLOPs"
+        run_id = table.loc[table["budget"] >= target * (1 - ON_BUDGET), "run_id"].iloc[0]
+        reason = f"run {run_id} is at or above {target:.4g} FLOPs"
         hint = "a forecast is made before its runs"
         raise UserError(f"forecast: {reason}; {hint}", field="target", value=target, reason=reason, hint=hint)
-    found = analyse(df, metric, chance=chance, full=False)
-    points = found.frontier.points
-    if found.best is None or found.averaged is None or len(points) <= LEAST_POINTS:
+    analysis = analyse(df, metric, chance=chance, full=False)
+    points = analysis.frontier.points
+    if analysis.best is None or analysis.averaged is None or len(points) <= LEAST_POINTS:
         reason = f"{len(points)} budgets have finished, at least {LEAST_POINTS + 1} are needed"
         raise UserError(f"forecast: {reason}", field="budget", value=len(points), reason=reason)
     rows, left_out = fit_rows(table, metric, chance, keep_above_chance=True)
@@ -82,15 +82,15 @@ def register(
         reason = "no cell has a second seed, so the scatter of a run is not known"
         raise UserError(f"forecast: {reason}", field="seed", reason=reason)
     noise = {"seed_sd": sd, "seed_degrees": degrees, "seeds": seeds}
-    forecast = _at(found.averaged, target, noise, pictures)
+    forecast = _at(analysis.averaged, target, noise, pictures)
     return plain_json(
         {
             "metric": metric, "chance": chance, "target": float(target),
             "rule": RULES[BUDGET], "rows_sha256": rows_hash(rows[[*READ, metric]]),
             "rows": len(rows), "left_out": left_out, "versions": versions(),
             "noise": noise | {"pictures": [list(p) for p in pictures]},
-            "law": found.best.fit.law.key, "why": found.law["why"], "fit": found.best.as_data(),
-            "averaging": found.law["averaging"], "extrapolation": found.law["extrapolation"], **forecast,
+            "law": analysis.best.fit.law.key, "why": analysis.law["why"], "fit": analysis.best.as_data(),
+            "averaging": analysis.law["averaging"], "extrapolation": analysis.law["extrapolation"], **forecast,
             "naive": float(points["error"].iloc[-1]), "frontier": points.to_dict("records"),
             "rehearsals": _rehearsals(rows, metric, points, noise, pictures, chance),
         }
@@ -118,19 +118,19 @@ def _at(
     averaged: AveragedForecast, flops: float, noise: dict[str, Any], pictures: Sequence[tuple[float, int]]
 ) -> dict[str, Any]:
     """The averaged forecast at a compute with its bands, each [low, high], and what each form says."""
-    found = averaged.forecast(flops)
+    forecast = averaged.forecast(flops)
     last = float(np.mean([p[0] for p in pictures])) if pictures else 1.0
-    same, new = (picture_scatter(found["median"] / last, pictures, same=s) for s in (True, False))
-    one, mean = noise["seed_sd"], noise["seed_sd"] / math.sqrt(noise["seeds"])
+    same, new = (picture_scatter(forecast["median"] / last, pictures, same=s) for s in (True, False))
+    run_sd, mean_sd = noise["seed_sd"], noise["seed_sd"] / math.sqrt(noise["seeds"])
     bands = {
-        "mean": averaged.run_at(flops, mean, same), "run": averaged.run_at(flops, one, same),
-        "mean_new_pictures": averaged.run_at(flops, mean, new),
+        "mean": averaged.run_at(flops, mean_sd, same), "run": averaged.run_at(flops, run_sd, same),
+        "mean_new_pictures": averaged.run_at(flops, mean_sd, new),
     }  # fmt: skip
     return {
-        "form": AVERAGED, "predicted": found["median"], "curve": found["curve"],
+        "form": AVERAGED, "predicted": forecast["median"], "curve": forecast["curve"],
         **{name: list(band.interval().bounded_ends) for name, band in bands.items()},
-        "picture_sd": {"same": same, "new": new}, "weights": found["weights"], "union": found["union"],
-        "forms": found["forms"],
+        "picture_sd": {"same": same, "new": new}, "weights": forecast["weights"], "union": forecast["union"],
+        "forms": forecast["forms"],
     }  # fmt: skip
 
 
@@ -149,11 +149,11 @@ def _rehearsals(
         )  # fmt: skip
         if frontier.averaged is None:
             continue
-        found = _at(frontier.averaged, float(ahead["flops"]), noise, pictures)
+        forecast = _at(frontier.averaged, float(ahead["flops"]), noise, pictures)
         out.append(
-            {"flops": float(ahead["flops"]), **{k: found[k] for k in ("form", "predicted", "curve", "mean", "run")},
+            {"flops": float(ahead["flops"]), **{k: forecast[k] for k in ("form", "predicted", "curve", "mean", "run")},
              "measured": float(ahead["error"]), "naive": float(below["error"].iloc[-1]),
-             "inside": _inside([None if np.isinf(e) else e for e in found["mean"]], float(ahead["error"]))}
+             "inside": _inside([None if np.isinf(e) else e for e in forecast["mean"]], float(ahead["error"]))}
         )  # fmt: skip
     return out
 
@@ -189,19 +189,19 @@ def outcome(registered: dict[str, Any], df: pd.DataFrame) -> dict[str, Any]:
         reason = f"no run of {target:.4g} FLOPs has finished"
         raise UserError(f"forecast: {reason}", field="target", value=target, reason=reason)
     best = compute_optimal(rows[near], metric).iloc[0]
-    own = rows[near & (rows["params"] == best["params"])].sort_values("seed")
-    if len(own) < registered["noise"]["seeds"]:
+    seed_runs = rows[near & (rows["params"] == best["params"])].sort_values("seed")
+    if len(seed_runs) < registered["noise"]["seeds"]:
         reason = (
-            f"{len(own)} seeds of the best size at {target:.4g} FLOPs have finished, "
+            f"{len(seed_runs)} seeds of the best size at {target:.4g} FLOPs have finished, "
             f"{registered['noise']['seeds']} were registered"
         )
-        raise UserError(f"forecast: {reason}", field="seeds", value=len(own), reason=reason)
+        raise UserError(f"forecast: {reason}", field="seeds", value=len(seed_runs), reason=reason)
     below = rows[rows["budget"] < target * (1 - ON_BUDGET)]
     amendments = []
     if rows_hash(below[[*READ, metric]]) != registered["rows_sha256"]:
         amendments.append("the runs below the target are not those that the forecast was made from")
-    if len(own) > registered["noise"]["seeds"]:
-        amendments.append(f"{len(own)} seeds were trained, {registered['noise']['seeds']} were registered")
+    if len(seed_runs) > registered["noise"]["seeds"]:
+        amendments.append(f"{len(seed_runs)} seeds were trained, {registered['noise']['seeds']} were registered")
     measured, band, run = float(best["error"]), registered["mean"], registered["run"]
     return plain_json(
         {
@@ -213,7 +213,7 @@ def outcome(registered: dict[str, Any], df: pd.DataFrame) -> dict[str, Any]:
             "seeds": [
                 {"run_id": r["run_id"], "seed": int(r["seed"]), "measured": float(r[metric]),
                  "inside": _inside(run, r[metric])}
-                for r in own.to_dict("records")
+                for r in seed_runs.to_dict("records")
             ],
             "amendments": amendments, "rows_sha256": rows_hash(rows[[*READ, metric]]),
         }

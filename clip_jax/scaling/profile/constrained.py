@@ -52,7 +52,7 @@ def held_fits(fit: Fit, at: Any, normal: Array) -> Callable[[Array], Held]:
     point = {c: float(np.ravel(v)[0]) for c, v in fit.centred(at).items()}
     law = fit.law
     eliminates = bool(law.replaced) and all(fit.free_mask[law.index(n)] for n in (law.amplitudes or (law.replaced,)))
-    one = _eliminated if eliminates else _weighted
+    solver = _eliminated if eliminates else _weighted
     center = float(law.predict(fit.theta, {c: np.array([v]) for c, v in point.items()})[0])
     space = fit.loss.space
 
@@ -60,12 +60,12 @@ def held_fits(fit: Fit, at: Any, normal: Array) -> Callable[[Array], Held]:
         moved = np.asarray(space_of(values, space, np)) - space_of(np.array(center), space, np)
         ridge = fit.theta + np.clip(moved[:, None] * normal, -30, 30)
         if fit.points > MANY_ROWS:  # the objective is as good as quadratic
-            return _best_of(one, fit, point, values, [ridge], ITERATIONS)
+            return _best_of(solver, fit, point, values, [ridge], ITERATIONS)
         starts = [np.tile(fit.theta, (len(values), 1)), ridge, *_screened(fit, point, values, eliminates)]
-        best = _best_of(one, fit, point, values, starts, FIRST_ITERATIONS)
+        best = _best_of(solver, fit, point, values, starts, FIRST_ITERATIONS)
         moving = np.ones(len(values), bool)
         for _ in range(ROUNDS):
-            best, moving = _again(one, fit, point, values, best, moving)
+            best, moving = _again(solver, fit, point, values, best, moving)
             if not moving.any():
                 break
         return best
@@ -74,18 +74,23 @@ def held_fits(fit: Fit, at: Any, normal: Array) -> Callable[[Array], Held]:
 
 
 def _best_of(
-    one: Callable[..., Held], fit: Fit, point: Mapping[str, float], values: Array, starts: list[Array], iterations: int
+    solver: Callable[..., Held],
+    fit: Fit,
+    point: Mapping[str, float],
+    values: Array,
+    starts: list[Array],
+    iterations: int,
 ) -> Held:
     """The lowest end of several starts, each [K, p], for each value."""
     count = len(starts)
-    found = one(fit, point, np.tile(values, count), np.concatenate(starts), iterations)
-    objective = found.objective.reshape(count, -1)
+    held = solver(fit, point, np.tile(values, count), np.concatenate(starts), iterations)
+    objective = held.objective.reshape(count, -1)
     first = objective.argmin(axis=0) * len(values) + np.arange(len(values))
-    return Held(found.theta[first], found.objective[first], found.converged[first])
+    return Held(held.theta[first], held.objective[first], held.converged[first])
 
 
 def _again(
-    one: Callable[..., Held], fit: Fit, point: Mapping[str, float], values: Array, best: Held, moving: Array
+    solver: Callable[..., Held], fit: Fit, point: Mapping[str, float], values: Array, best: Held, moving: Array
 ) -> tuple[Held, Array]:
     """Fit the values ``moving`` bool [K] again, from their ends and their neighbors': the fits, and which still move.
 
@@ -96,7 +101,7 @@ def _again(
         np.concatenate([best.theta[1:], best.theta[-1:]]),
     ]
     starts = [theta[moving] for theta in (best.theta, *neighbors)]
-    last = _best_of(one, fit, point, values[moving], starts, ITERATIONS)
+    last = _best_of(solver, fit, point, values[moving], starts, ITERATIONS)
     theta, objective, converged = (a.copy() for a in best)
     before = objective[moving]
     lower = last.objective < before
@@ -127,13 +132,13 @@ def _eliminated(fit: Fit, point: Mapping[str, float], values: Array, begin: Arra
     free = fit.free_mask.copy()
     free[fit.law.index(fit.law.replaced)] = False
     begin = np.where(np.isfinite(begin), begin, fit.theta)
-    found = solve(
+    solved = solve(
         fit.law, fit.logs, fit.data.y, begin, low, high, fit.loss, weights=fit.data.weights,
         free=np.tile(free, (len(values), 1)), at=point, value=values, iterations=iterations,
     )  # fmt: skip
-    bad = ~np.isfinite(found.theta).all(axis=1)
-    objective = np.where(bad | ~np.isfinite(found.objective), np.inf, found.objective)
-    return Held(np.where(np.isfinite(found.theta), found.theta, begin), objective, found.converged & ~bad)
+    bad = ~np.isfinite(solved.theta).all(axis=1)
+    objective = np.where(bad | ~np.isfinite(solved.objective), np.inf, solved.objective)
+    return Held(np.where(np.isfinite(solved.theta), solved.theta, begin), objective, solved.converged & ~bad)
 
 
 def _weighted(fit: Fit, point: Mapping[str, float], values: Array, begin: Array, iterations: int) -> Held:
@@ -144,10 +149,10 @@ def _weighted(fit: Fit, point: Mapping[str, float], values: Array, begin: Array,
     theta, converged = begin, np.zeros(count, bool)
     for weight in WEIGHTS:
         w = np.append(fit.data.weights, weight * n)
-        found = solve(
+        solved = solve(
             fit.law, x, y, theta, fit.low, fit.high, fit.loss, weights=w, free=fit.free_mask, iterations=iterations
         )
-        theta, converged = found.theta, found.converged
+        theta, converged = solved.theta, solved.converged
     r = fit.loss.residuals(fit.law.predict(theta, x), y)
     off = np.abs(r[:, -1]) > 1e-4 + 0.01 * np.abs(r[:, :-1]).max(axis=1)  # the law cannot pass there
     objective = (fit.data.weights * fit.loss.values(r[:, :-1])).sum(axis=1)

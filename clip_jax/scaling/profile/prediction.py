@@ -117,8 +117,12 @@ class Prediction:
         if len(self.z) < 2:
             return self
         root = np.unique(np.concatenate([self.root, np.linspace(self.root[0], self.root[-1], 41)]))
-        own, theirs = self.position(root)[0], other(root)
-        z = np.where(root < 0, np.minimum(own, theirs), np.where(root > 0, np.maximum(own, theirs), own))
+        position, other_position = self.position(root)[0], other(root)
+        z = np.where(
+            root < 0,
+            np.minimum(position, other_position),
+            np.where(root > 0, np.maximum(position, other_position), position),
+        )
         z = np.where(root < 0, np.minimum(z, self.center), np.maximum(z, self.center))
         keep = np.isfinite(z)
         return replace(self, z=np.maximum.accumulate(z[keep]), root=root[keep])

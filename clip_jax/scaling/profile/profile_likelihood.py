@@ -86,14 +86,14 @@ def parameter_interval(fit: Fit, name: str, *, level: float = 0.95, noise: Noise
     wanted, direction = threshold(fit, level, noise), along_parameter(fit, i, noise)
     if is_quadratic(fit, direction, float(np.sqrt(wanted)), noise):
         half = float(np.sqrt(wanted) * direction[i])
-        found = Interval(value, float(fit.theta[i]) - half, float(fit.theta[i]) + half, level)
+        interval = Interval(value, float(fit.theta[i]) - half, float(fit.theta[i]) + half, level)
     else:
-        found = _interval(
+        interval = _interval(
             lambda values: statistic(fit, _held(fit, i, values), noise), float(fit.theta[i]), _error(fit, i),
             (float(fit.low[i]), float(fit.high[i])), wanted, level, STEPS if fit.points <= MANY_ROWS else FEW_STEPS,
         )  # fmt: skip
-    low, high = (float(np.exp(v)) if log else v for v in (found.low, found.high))
-    return replace(found, value=value, low=low, high=high)
+    low, high = (float(np.exp(v)) if log else v for v in (interval.low, interval.high))
+    return replace(interval, value=value, low=low, high=high)
 
 
 def prediction_interval(
@@ -108,10 +108,10 @@ def prediction_interval(
       noise: see `statistic`.
       new_run: add the scatter of one run in quadrature, in the loss's space.
     """
-    found = prediction_profile(fit, at, noise=noise)
+    prediction = prediction_profile(fit, at, noise=noise)
     if new_run:
-        found = found.scattered(scatter(fit, noise))
-    return found.interval(level)
+        prediction = prediction.scattered(scatter(fit, noise))
+    return prediction.interval(level)
 
 
 def prediction_profile(fit: Fit, at: Any, *, noise: Noise = NO_NOISE) -> Prediction:
@@ -148,8 +148,8 @@ def prediction_profile(fit: Fit, at: Any, *, noise: Noise = NO_NOISE) -> Predict
     hold = held_fits(fit, at, normal)
 
     def roots(z: Array) -> tuple[Array, Array]:
-        found = hold(np.exp(z) if log else z)
-        return np.sqrt(np.minimum(statistic(fit, found.objective, noise), 1e12)), found.converged
+        held = hold(np.exp(z) if log else z)
+        return np.sqrt(np.minimum(statistic(fit, held.objective, noise), 1e12)), held.converged
 
     many = fit.points > MANY_ROWS
     reach = np.geomspace(0.5, 8.0, FEW_STEPS // 2) * error if many else np.geomspace(0.25, FAR, REACHES) * error
@@ -247,11 +247,11 @@ def _smooth(fit: Fit) -> Fit:
     if fit.loss.kind != "absolute":
         return fit
     loss = Loss("huber", fit.loss.space, max(float(np.median(np.abs(fit.residuals))) / 10, 1e-9))
-    found = solve(
+    solved = solve(
         fit.law, fit.logs, fit.data.y, fit.theta[None], fit.low, fit.high, loss,
         weights=fit.data.weights, free=fit.free_mask,
     )  # fmt: skip
-    return replace(fit, loss=loss, theta=found.theta[0], objective=float(found.objective[0]))
+    return replace(fit, loss=loss, theta=solved.theta[0], objective=float(solved.objective[0]))
 
 
 def _error(fit: Fit, i: int) -> float:
@@ -306,18 +306,18 @@ def _interval(
     """Both ends: a wide look on both sides at once, then a close one inside the step where the threshold is passed."""
     reach = np.geomspace(0.2, FAR, steps) * error
     sides = [np.clip(value + side * reach, *limits) for side in (-1, 1)]
-    found = np.sqrt(stat(np.concatenate(sides))).reshape(2, steps)
+    root_values = np.sqrt(stat(np.concatenate(sides))).reshape(2, steps)
     ends, opened = [np.nan, np.nan], [False, False]
     spans: list[tuple[float, float, float, float] | None] = [None, None]
     for s in (0, 1):
-        past = np.flatnonzero(found[s] >= np.sqrt(wanted))
+        past = np.flatnonzero(root_values[s] >= np.sqrt(wanted))
         if not len(past):
             opened[s] = True
             ends[s] = limits[s] if np.isfinite(limits[s]) else (-np.inf, np.inf)[s]
         else:
             k = int(past[0])
-            inner = (value, 0.0) if k == 0 else (float(sides[s][k - 1]), float(found[s][k - 1]))
-            spans[s] = (*inner, float(sides[s][k]), float(found[s][k]))
+            inner = (value, 0.0) if k == 0 else (float(sides[s][k - 1]), float(root_values[s][k - 1]))
+            spans[s] = (*inner, float(sides[s][k]), float(root_values[s][k]))
     if any(spans):
         share = np.linspace(0, 1, steps + 2)[1:-1]
         close = np.concatenate([sp[0] + share * (sp[2] - sp[0]) for sp in spans if sp])

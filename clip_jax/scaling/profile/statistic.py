@@ -64,8 +64,8 @@ def is_quadratic(fit: Fit, direction: Array, root: float, noise: Noise) -> bool:
     if not ((ends > fit.low) & (ends < fit.high))[:, fit.free_mask].all():
         return False
     r = fit.loss.residuals(fit.law.predict(ends, fit.logs), fit.data.y)
-    found = statistic(fit, (fit.data.weights * fit.loss.values(r)).sum(axis=1), noise)
-    return bool(np.all(np.abs(found / root**2 - 1) < QUADRATIC))
+    statistics = statistic(fit, (fit.data.weights * fit.loss.values(r)).sum(axis=1), noise)
+    return bool(np.all(np.abs(statistics / root**2 - 1) < QUADRATIC))
 
 
 def along_parameter(fit: Fit, i: int, noise: Noise) -> Array:

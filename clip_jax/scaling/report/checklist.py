@@ -66,7 +66,7 @@ def checklist(
     if unknown := sorted(set(answers) - known):
         reason = f"no question {unknown[0]!r}; there are {', '.join(sorted(known))}"
         raise UserError(f"checklist: {reason}", field="answers", value=unknown[0], reason=reason)
-    told = {part: {text: answers.get(name, NOT_STATED) for name, text in rows} for part, rows in QUESTIONS.items()}
+    answered = {part: {text: answers.get(name, NOT_STATED) for name, text in rows} for part, rows in QUESTIONS.items()}
     spans = {
         c: f"{v.min():.4g} to {v.max():.4g} ({v.max() / v.min():.3g}×), {len(np.unique(v))} values"
         for c, v in fit.data.columns.items()
@@ -75,9 +75,9 @@ def checklist(
     for p, free in zip(fit.law.parameters, fit.free_mask, strict=True):
         row: dict[str, Any] = {"value": fit.values[p.name], "meaning": p.meaning, "fixed": not free}
         if free and intervals:
-            found = parameter_interval(fit, p.name) if intervals is True else intervals[p.name]  # type: ignore[index]
-            row["interval_95"] = list(found.bounded_ends)
-            row["open"] = [s for s, is_open in (("below", found.open_low), ("above", found.open_high)) if is_open]
+            interval = parameter_interval(fit, p.name) if intervals is True else intervals[p.name]  # type: ignore[index]
+            row["interval_95"] = list(interval.bounded_ends)
+            row["open"] = [s for s, is_open in (("below", interval.open_low), ("above", interval.open_high)) if is_open]
         parameters[p.name] = row
     checks = residual_checks(fit)
     return {
@@ -85,11 +85,11 @@ def checklist(
             "law": fit.law.formula, "fitted": fit.law.text(fit.values, 6), "parameters": parameters,
             "fixed parameters": [n for n, free in zip(fit.law.names, fit.free_mask, strict=True) if not free],
         },
-        "training": told["training"],
+        "training": answered["training"],
         "data": {
             "rows": fit.points, "rows beyond the free parameters": fit.points - fit.free, "range of each column": spans,
             "range of y": f"{fit.data.y.min():.4g} to {fit.data.y.max():.4g}",
-            "weights": "equal" if np.ptp(fit.data.weights) == 0 else "given", **told["data"],
+            "weights": "equal" if np.ptp(fit.data.weights) == 0 else "given", **answered["data"],
         },
         "fitting": {
             "objective": f"sum of {fit.loss.kind} losses of {fit.loss.space} residuals"
@@ -110,10 +110,10 @@ def checklist(
     }  # fmt: skip
 
 
-def as_text(found: dict[str, Any]) -> str:
+def as_text(content: dict[str, Any]) -> str:
     """The checklist for a reader: one line an answer."""
     lines = []
-    for part, rows in found.items():
+    for part, rows in content.items():
         lines.append(part.upper())
         for question, answer in rows.items():
             if question == "parameters":
@@ -149,11 +149,11 @@ def write_checklist(
     fit: Fit, out_dir: str | Path, answers: dict[str, str] | None = None, **options: Any
 ) -> dict[str, Any]:
     """Write ``checklist.json`` and ``checklist.txt`` beside a fit; returns the data. Options: of `checklist`."""
-    found = checklist(fit, answers, **options)
+    content = checklist(fit, answers, **options)
     out = folder_for(out_dir)
     for name, text in (
-        ("checklist.json", json.dumps(plain_json(found), indent=1) + "\n"),
-        ("checklist.txt", as_text(found)),
+        ("checklist.json", json.dumps(plain_json(content), indent=1) + "\n"),
+        ("checklist.txt", as_text(content)),
     ):
         write_text(out / name, text)
-    return found
+    return content

@@ -57,10 +57,10 @@ def text_summary(law: dict[str, Any]) -> str:
             *(None if loose or side in e["open"] else e[end] for end, side in (("low", "below"), ("high", "above")))
         )
         lines.append(f"  {f['form']:21s}  {values:32s}  {e['name']}={e['value']:.4f}  {interval}  {score}{mark}")
-        told = [f["status"]] if f["status"] != "converged" else []
-        told += ["not identified"] if loose else []
-        if told or f["notes"]:
-            lines.append(f"      {'; '.join([*told, *f['notes']])}")
+        remarks = [f["status"]] if f["status"] != "converged" else []
+        remarks += ["not identified"] if loose else []
+        if remarks or f["notes"]:
+            lines.append(f"      {'; '.join([*remarks, *f['notes']])}")
     lines.append(f"  {law['why']}")
     if law["forecast_check"]:
         first = law["forecast_check"][0]
@@ -108,8 +108,8 @@ def forecast_lines(law: dict[str, Any]) -> list[str]:
         lines.append(f"  too few points for {', '.join(untested)}: what they would say is in no band here")
     shown = [f for f in ahead["forms"] if f["weight"] >= SHOWN_WEIGHT]
     for form in shown:
-        own = f"{form['predicted']:.4f} {_span(form['low'], form['high'])}"
-        lines.append(f"    {form['form']:24s} weight {form['weight']:.2f}  {own}")
+        predicted = f"{form['predicted']:.4f} {_span(form['low'], form['high'])}"
+        lines.append(f"    {form['form']:24s} weight {form['weight']:.2f}  {predicted}")
     others = [f"{f['form']} {f['predicted']:.4f}" for f in ahead["forms"] if f not in shown]
     return [*lines, *([f"    next to no weight: {', '.join(others)}"] if others else [])]
 

@@ -37,36 +37,36 @@ def write_report(
     give it; the page says the same.
     """
     with fewer_programs(len(df)):
-        found = analyse(df, metric, curves=curves, lr_evidence=lr_evidence, title=title, chance=chance)
-        return write_analysis(found, out_dir)
+        analysis = analyse(df, metric, curves=curves, lr_evidence=lr_evidence, title=title, chance=chance)
+        return write_analysis(analysis, out_dir)
 
 
-def write_analysis(found: Analysis, out_dir: str | Path) -> dict[str, Any]:
+def write_analysis(analysis: Analysis, out_dir: str | Path) -> dict[str, Any]:
     """Write the report of what `analysis.analyse` found; returns the law as ``law.json`` holds it."""
     from clip_jax.scaling.report.figures import draw_all
     from clip_jax.scaling.report.page import write_page
 
     out = folder_for(out_dir)
     checklist = None
-    if found.best is not None:
-        checklist = write_checklist(found.best.checked, out, _answers(found), intervals=found.best.intervals)
-    law = {**found.law, "figures": draw_all(found, out)}
-    write_page(out / "report.html", found, law, checklist)
+    if analysis.best is not None:
+        checklist = write_checklist(analysis.best.checked, out, _answers(analysis), intervals=analysis.best.intervals)
+    law = {**analysis.law, "figures": draw_all(analysis, out)}
+    write_page(out / "report.html", analysis, law, checklist)
     write_text(out / "law.json", json.dumps(law, indent=1, allow_nan=False) + "\n")
     return law
 
 
-def _answers(found: Analysis) -> dict[str, str]:
+def _answers(analysis: Analysis) -> dict[str, str]:
     """What the table itself says to the checklist's questions."""
-    seeds = found.rows.groupby(["budget", "params"])["seed"].nunique()
-    left_out = "; ".join(f"{r['run_id']}: {r['reason']}" for r in found.law["left_out"]) or "none"
+    seeds = analysis.rows.groupby(["budget", "params"])["seed"].nunique()
+    left_out = "; ".join(f"{r['run_id']}: {r['reason']}" for r in analysis.law["left_out"]) or "none"
     answers = {
-        "metric": found.metric,
+        "metric": analysis.metric,
         "checkpoints": "ends of runs; evaluations during training are drawn, never fitted",
         "seeds": f"{seeds.min()} to {seeds.max()}",
         "left_out": left_out,
     }
-    if found.law["lr_evidence"]:
+    if analysis.law["lr_evidence"]:
         answers["hyperparameters"] = (
             "learning rates were checked at each budget's best size: see lr_evidence in law.json"
         )

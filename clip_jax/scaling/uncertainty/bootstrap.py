@@ -161,9 +161,9 @@ def _again(fit: Fit, y: Array, weights: Array) -> tuple[Array, Array]:
     """Refits from the optimum, and from the optimum moved off its bounds: (theta [R, p], which ended well [R])."""
     count = max(np.atleast_2d(y).shape[0], np.atleast_2d(weights).shape[0])
     begin = np.tile(fit.theta, (count, 1))
-    found = solve(fit.law, fit.logs, y, begin, fit.low, fit.high, fit.loss, weights=weights, free=fit.free_mask)
-    theta, cost = found.theta.copy(), found.objective
-    bad = np.flatnonzero(~found.converged)
+    solved = solve(fit.law, fit.logs, y, begin, fit.low, fit.high, fit.loss, weights=weights, free=fit.free_mask)
+    theta, cost = solved.theta.copy(), solved.objective
+    bad = np.flatnonzero(~solved.converged)
     if len(bad) and fit.loss.kind != "absolute":
         inside = np.clip(fit.theta, fit.low + 0.1 * (fit.high - fit.low) * fit.free_mask, fit.high)
         ys, ws = np.broadcast_to(y, (count, fit.points))[bad], np.broadcast_to(weights, (count, fit.points))[bad]
@@ -192,11 +192,11 @@ def bootstrap_t(
       level: of the interval.
     """
     centre, drawn = float(quantity(fit.theta)), quantity(ensemble.replicas)
-    own = _standard_errors(fit, quantity, fit.theta[None], np.array([fit.residual_sd]))[0]
+    se = _standard_errors(fit, quantity, fit.theta[None], np.array([fit.residual_sd]))[0]
     each = _standard_errors(fit, quantity, ensemble.replicas, ensemble.noise)
-    t = (drawn - centre) / np.maximum(each, 1e-12 * own)
+    t = (drawn - centre) / np.maximum(each, 1e-12 * se)
     low, high = np.quantile(t, [(1 - level) / 2, (1 + level) / 2])
-    return centre - own * float(high), centre - own * float(low)
+    return centre - se * float(high), centre - se * float(low)
 
 
 def _standard_errors(fit: Fit, quantity: Callable[[Array], Array], thetas: Array, noise: Array) -> Array:

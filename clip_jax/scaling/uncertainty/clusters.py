@@ -72,8 +72,8 @@ def cluster_intervals(fit: Fit, labels: Any, *, replicas: int = REPLICAS, seed: 
     degrees = count - fit.free
     tail = float(norm.cdf(np.sqrt(count / degrees) * t.ppf((1 - LEVEL) / 2, degrees)))
     replicas = int(np.clip(MOST_WEIGHTS // fit.points, min(replicas, LEAST_REPLICAS), replicas))
-    found = bootstrap(fit, kind="cases", groups=labels, replicas=replicas, seed=seed)
-    if len(found.replicas) < replicas / 2:
-        reason = f"only {len(found.replicas)} of {replicas} resamples could be fitted"
+    ensemble = bootstrap(fit, kind="cases", groups=labels, replicas=replicas, seed=seed)
+    if len(ensemble.replicas) < replicas / 2:
+        reason = f"only {len(ensemble.replicas)} of {replicas} resamples could be fitted"
         raise UserError(f"--group: {reason}", field="--group", value=count, reason=reason)
-    return ClusterIntervals(found, count, (tail, 1 - tail))
+    return ClusterIntervals(ensemble, count, (tail, 1 - tail))

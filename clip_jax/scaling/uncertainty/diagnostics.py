@@ -74,10 +74,10 @@ def _refits(fit: Fit) -> np.ndarray:
         weights = np.tile(fit.data.weights, (len(rows), 1))
         weights[np.arange(len(rows)), rows] = 0.0
         begin = np.tile(fit.theta, (len(rows), 1))
-        found = solve(
+        solved = solve(
             fit.law, fit.logs, fit.data.y, begin, fit.low, fit.high, fit.loss, weights=weights, free=fit.free_mask
         )
-        out.append(found.theta)
+        out.append(solved.theta)
     return np.concatenate(out)
 
 
@@ -130,15 +130,17 @@ def residual_checks(fit: Fit, labels: Any = None) -> dict[str, Any]:
         return out
     warnings = out["warnings"]
     for column, x in fit.logs.items():
-        for kind, a, b, said in (
+        for kind, a, b, finding in (
             ("trends", r, x, f"residuals drift with {column}"),
             ("spread", np.abs(r), x, f"the scatter changes with {column}"),
             ("curvature", r, np.abs(x - np.median(x)), f"residuals bend over {column}: another form may fit"),
         ):
-            found = spearmanr(a, b)
-            out[kind][column] = (float(found.statistic), float(found.pvalue))
-            if found.pvalue < SURE:
-                warnings.append(f"{said} (rank correlation {found.statistic:+.2f}, p {found.pvalue:.1g})")
+            correlation = spearmanr(a, b)
+            out[kind][column] = (float(correlation.statistic), float(correlation.pvalue))
+            if correlation.pvalue < SURE:
+                warnings.append(
+                    f"{finding} (rank correlation {correlation.statistic:+.2f}, p {correlation.pvalue:.1g})"
+                )
     if outliers:
         named = _some([_label(labels, i) for i in outliers])
         warnings.append(f"{len(outliers)} rows lie beyond {OUTLIER:g} robust standard deviations: {named}")
@@ -157,9 +159,9 @@ def moved_by_rows(fit: Fit, labels: Any = None, most: int | None = None) -> list
     """Return a sentence for each row that alone moves a parameter by more than a standard error, largest first."""
     moved = influence(fit, least=MOVES)
     about = "" if influence_method(fit) == REFIT else "about "
-    said = [
+    lines = [
         f"row {_label(labels, r.row)} moves {r.parameter} from {about}{r.without:.4g} to {r.value:.4g} "
         f"({-r.shift:+.1f} standard errors)"
         for r in moved[:most]
     ]
-    return [*said, f"{len(moved) - len(said)} more rows move one as much"] if len(said) < len(moved) else said
+    return [*lines, f"{len(moved) - len(lines)} more rows move one as much"] if len(lines) < len(moved) else lines

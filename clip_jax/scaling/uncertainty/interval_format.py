@@ -11,25 +11,25 @@ def ends_text(low: float | None, high: float | None, form: str = ".4g") -> str:
     return f"[{', '.join(ends)}]"
 
 
-def span_text(found: Interval) -> str:
+def span_text(interval: Interval) -> str:
     """Format ``[low, high]``; an open end is written ``none``."""
-    return ends_text(*found.bounded_ends)
+    return ends_text(*interval.bounded_ends)
 
 
-def interval_text(found: Interval) -> str:
+def interval_text(interval: Interval) -> str:
     """Format ``value [low, high]``; an open end is written ``none``."""
-    return f"{found.value:.4g} {span_text(found)}"
+    return f"{interval.value:.4g} {span_text(interval)}"
 
 
-def interval_data(found: Interval) -> dict[str, float | None]:
+def interval_data(interval: Interval) -> dict[str, float | None]:
     """Return value, low, high and level; an open end is None."""
-    low, high = ends_data(found)
-    return {"value": float(found.value), "low": low, "high": high, "level": found.level}
+    low, high = ends_data(interval)
+    return {"value": float(interval.value), "low": low, "high": high, "level": interval.level}
 
 
-def ends_data(found: Interval) -> tuple[float | None, float | None]:
+def ends_data(interval: Interval) -> tuple[float | None, float | None]:
     """Return (low, high); an open end is None."""
-    return None if found.open_low else float(found.low), None if found.open_high else float(found.high)
+    return None if interval.open_low else float(interval.low), None if interval.open_high else float(interval.high)
 
 
 def times_text(factor: float) -> str:

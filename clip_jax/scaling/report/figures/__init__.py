@@ -30,18 +30,18 @@ FIGURES: dict[str, tuple[str, Callable[[Analysis], Any]]] = {
 __all__ = ["FIGURES", "FORMATS", "NotDrawn", "draw", "draw_all"]
 
 
-def draw(name: str, found: Analysis) -> Any:
+def draw(name: str, analysis: Analysis) -> Any:
     """One figure in the house style. Raises NotDrawn with the reason when the table cannot give it."""
     from matplotlib import rc_context
 
     with rc_context(HOUSE):  # type: ignore[arg-type]
-        figure = FIGURES[name][1](found)
+        figure = FIGURES[name][1](analysis)
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # it is laid out: saving it need not do so twice more
         return figure
 
 
-def draw_all(found: Analysis, out_dir: Path) -> dict[str, str | None]:
+def draw_all(analysis: Analysis, out_dir: Path) -> dict[str, str | None]:
     """Write NAME.png, NAME.pdf and NAME.svg for each; returns name -> None, or why it was left out.
 
     Files of an earlier report under a name that is left out are removed.
@@ -50,7 +50,7 @@ def draw_all(found: Analysis, out_dir: Path) -> dict[str, str | None]:
     for name in FIGURES:
         path = out_dir / f"{name}.png"
         try:
-            write_figure(path, draw(name, found))
+            write_figure(path, draw(name, analysis))
             reasons[name] = None
         except NotDrawn as reason:
             reasons[name] = str(reason)

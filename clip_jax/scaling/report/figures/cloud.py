@@ -60,20 +60,20 @@ class Coordinate:
         return tuple(np.exp(at) if self.is_ratio else at)
 
 
-def cloud(found: Analysis) -> Any:
+def cloud(analysis: Analysis) -> Any:
     """Draw two parameters in resamples: of the law of compute, and of the law of size and samples."""
     panels: list[tuple[str, str, str, Coordinate, Coordinate]] = []
-    if found.best is not None and (names := _pair(found.best.fit)):
-        fit, intervals = found.best.fit, found.best.intervals
+    if analysis.best is not None and (names := _pair(analysis.best.fit)):
+        fit, intervals = analysis.best.fit, analysis.best.intervals
         x, y = (Coordinate(fit, n, intervals[n]) for n in names)
         panels.append((fit.law.name, "parametric", LAW_COLORS[fit.law.key], x, y))
-    if isinstance(found.surface, Surface):
-        fit, intervals = found.surface.fit, found.surface.intervals
+    if isinstance(analysis.surface, Surface):
+        fit, intervals = analysis.surface.fit, analysis.surface.intervals
         x, y = (Coordinate(fit, n, intervals[n]) for n in ("alpha", "beta"))
-        said = "size and samples" + ("" if fit.identified else " (not identified)")
-        panels.append((said, "cases", ORANGE, x, y))
+        label = "size and samples" + ("" if fit.identified else " (not identified)")
+        panels.append((label, "cases", ORANGE, x, y))
     if not panels:
-        raise NotDrawn(found.law["why"] if found.best is None else "fewer than two parameters were fitted")
+        raise NotDrawn(analysis.law["why"] if analysis.best is None else "fewer than two parameters were fitted")
     figure, axes = new_figure(3.3 * len(panels) + 0.2, 3.2, len(panels))
     for axis, (title, kind, color, x, y) in zip(axes, panels, strict=True):
         _panel(axis, x, y, kind, color)

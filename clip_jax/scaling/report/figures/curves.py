@@ -33,36 +33,36 @@ ROOM_BELOW, ROOM_ABOVE = 0.09, 0.04  # shares of the y axis that nothing reaches
 BESIDE = 1.13  # factor in FLOPs that keeps a checked forecast off the point it forecasts
 
 
-def error_vs_flops(found: Analysis) -> Any:
+def error_vs_flops(analysis: Analysis) -> Any:
     """Draw every run, the frontier, each law once, the band of the headline, and its forecasts."""
-    rows, points, drawn = found.rows, found.frontier.points, drawn_rows(found)
+    rows, points, drawn = analysis.rows, analysis.frontier.points, drawn_rows(analysis)
     figure, (axis,) = new_figure(5.8, 4.7)
-    values = rows[found.metric].to_numpy(float)
-    top = ceiling(found.metric, values, found.law["chance"])
-    first = headline(found)
-    last, right = points["flops"].max(), (found.target * AHEAD if first else points["flops"].max() * 2)
+    values = rows[analysis.metric].to_numpy(float)
+    top = ceiling(analysis.metric, values, analysis.law["chance"])
+    first = headline(analysis)
+    last, right = points["flops"].max(), (analysis.target * AHEAD if first else points["flops"].max() * 2)
     grid = np.geomspace(points["flops"].min() / 1.4, right, 240)
 
-    curves_behind(axis, found, alpha=0.25)
+    curves_behind(axis, analysis, alpha=0.25)
     colors, norm = color_scale(rows["params"])
     axis.scatter(
-        drawn["flops"], drawn[found.metric], c=drawn["params"], cmap=colors, norm=norm, s=16, lw=0.4, ec="white",
+        drawn["flops"], drawn[analysis.metric], c=drawn["params"], cmap=colors, norm=norm, s=16, lw=0.4, ec="white",
         zorder=3, clip_on=False,
     )  # fmt: skip
-    ends = [*values, *_frontier(axis, found)]
+    ends = [*values, *_frontier(axis, analysis)]
     if first is not None:
         axis.axvspan(last, right, color=PALE, alpha=0.45, lw=0, zorder=0)
-        _laws(axis, found, first, grid)
+        _laws(axis, analysis, first, grid)
         _band(axis, first, grid, top)
-        ends += _forecast(axis, found, first, top)
-        ends += _check(axis, found, top)
-    flops = " — ".join(["training FLOPs", *filter(None, [drawn_text(found)])])
-    axis.set(xscale="log", yscale="log", xlabel=flops, ylabel=label_of(found.metric, rows))
-    axis.set_title(found.title)
+        ends += _forecast(axis, analysis, first, top)
+        ends += _check(axis, analysis, top)
+    flops = " — ".join(["training FLOPs", *filter(None, [drawn_text(analysis)])])
+    axis.set(xscale="log", yscale="log", xlabel=flops, ylabel=label_of(analysis.metric, rows))
+    axis.set_title(analysis.title)
     low, high = np.log(min(ends)), np.log(max(ends))
     span = max(high - low, 0.05)
     # runs above guessing are noise, and on the axis all the same
-    most = min(max(top, float(values.max()) * 1.01), ceiling(found.metric, values))
+    most = min(max(top, float(values.max()) * 1.01), ceiling(analysis.metric, values))
     axis.set_ylim(np.exp(low - ROOM_BELOW * span), min(np.exp(high + ROOM_ABOVE * span), most))
     axis.set_xlim(min(rows["flops"].min(), grid[0]) / 1.2, right)
     error_ticks(axis)
@@ -71,16 +71,16 @@ def error_vs_flops(found: Analysis) -> Any:
     return figure
 
 
-def _frontier(axis: Any, found: Analysis) -> list[float]:
+def _frontier(axis: Any, analysis: Analysis) -> list[float]:
     """Draw the frontier with its error bars; returns the ends of the bars."""
-    points = found.frontier.points
+    points = analysis.frontier.points
     x, y = points["flops"].to_numpy(float), points["error"].to_numpy(float)
-    se = standard_errors(found.rows, points)
+    se = standard_errors(analysis.rows, points)
     known = np.isfinite(se)
-    said = "bars: ± 1 standard error over seeds" if known.any() else "one seed each: no error bars"
+    bars = "bars: ± 1 standard error over seeds" if known.any() else "one seed each: no error bars"
     axis.plot(
         x, y, "o", mfc="none", mec=INK, mew=1, ms=marker_size(7.5, len(x)), zorder=4, clip_on=False,
-        label=f"frontier: {found.law['frontier_rule']}\n({said})",
+        label=f"frontier: {analysis.law['frontier_rule']}\n({bars})",
     )  # fmt: skip
     if known.any():
         below = np.minimum(se[known], 0.99 * y[known])  # a logarithm has no 0
@@ -90,22 +90,22 @@ def _frontier(axis: Any, found: Analysis) -> list[float]:
     return [*(y[known] - np.minimum(se[known], 0.99 * y[known])), *(y[known] + se[known])]
 
 
-def _laws(axis: Any, found: Analysis, first: Headline, grid: np.ndarray) -> None:
+def _laws(axis: Any, analysis: Analysis, first: Headline, grid: np.ndarray) -> None:
     """Draw each curve once, labeled with its answer at the target; the headline is thick, rivals are thin."""
-    fitted = found.frontier.fitted
-    times = f"{times_beyond(found, found.target):.3g}×"
+    fitted = analysis.frontier.fitted
+    times = f"{times_beyond(analysis, analysis.target):.3g}×"
     if first.key == AVERAGED:
         axis.plot(grid, first.bands(grid)["y"], color=first.color, lw=1.9, zorder=5, label=first.name)
-    for group in same_curves(fitted, grid, found.winner):
+    for group in same_curves(fitted, grid, analysis.winner):
         key = group[0]
         best = key == first.key
         name = joint_name(fitted, group)
         weight = sum(first.weights.get(fitted[k].fit.law.name, 0) for k in group)
         if first.weights:
             name += f" (weight {weight:.2f})"
-        elif found.winner in group and found.law["extrapolation"]:
+        elif analysis.winner in group and analysis.law["extrapolation"]:
             name += " (extrapolates best)"
-        answer = fitted[key].fit.predict(np.array([found.target]))[0]
+        answer = fitted[key].fit.predict(np.array([analysis.target]))[0]
         axis.plot(
             grid, fitted[key].fit.predict(grid), ls="-" if best else LAW_DASHES[key], color=LAW_COLORS[key],
             lw=1.9 if best else 1.0, zorder=5 if best else 2, label=f"{name}:\n{answer:.3g} at {times}",
@@ -129,11 +129,11 @@ def _band(axis: Any, first: Headline, grid: np.ndarray, top: float) -> None:
             axis.plot(grid, np.where(end <= top, end, np.nan), color=first.color, lw=0.6, ls=dashes, zorder=2)
 
 
-def _forecast(axis: Any, found: Analysis, first: Headline, top: float) -> list[float]:
+def _forecast(axis: Any, analysis: Analysis, first: Headline, top: float) -> list[float]:
     row = first.forecast
-    times = f"extrapolates {times_beyond(found, row['flops']):.3g}×"
-    said = interval_text(row["predicted"], row["low"], row["high"])
-    ends = whisker(axis, row, first.color, "s", f"forecast of a run, {times}:\n{said}", top)
+    times = f"extrapolates {times_beyond(analysis, row['flops']):.3g}×"
+    text = interval_text(row["predicted"], row["low"], row["high"])
+    ends = whisker(axis, row, first.color, "s", f"forecast of a run, {times}:\n{text}", top)
     axis.annotate(
         times, (row["flops"], ends[1]), xytext=(8, -3), textcoords="offset points", ha="right", va="top", size=7,
         color=first.color, zorder=7, bbox={"fc": "white", "alpha": 0.8, "lw": 0, "pad": 0.8},
@@ -141,10 +141,10 @@ def _forecast(axis: Any, found: Analysis, first: Headline, top: float) -> list[f
     return ends
 
 
-def _check(axis: Any, found: Analysis, top: float) -> list[float]:
+def _check(axis: Any, analysis: Analysis, top: float) -> list[float]:
     """Draw what the headline's forecast of the largest budget was without it."""
     ends = []
-    for row in found.law["forecast_check"][:1]:
+    for row in analysis.law["forecast_check"][:1]:
         moved = {**row, "flops": row["flops"] * BESIDE}
         ends += whisker(axis, moved, SOFT, "D", f"{row['form']}, fitted\nwithout the largest budget", top)
     return ends

@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 MOST_DRAWN = 2000  # runs; a vector figure or a page of more is slow to open
 
 
-def drawn_rows(found: Analysis) -> pd.DataFrame:
+def drawn_rows(analysis: Analysis) -> pd.DataFrame:
     """Return the rows to draw: all, or of more than `MOST_DRAWN` every k-th by FLOPs and those on the frontier."""
-    rows = found.rows
+    rows = analysis.rows
     if len(rows) <= MOST_DRAWN:
         return rows
     order = np.argsort(rows["flops"].to_numpy(float), kind="stable")
     keep = np.zeros(len(rows), bool)
     keep[order[np.unique(np.linspace(0, len(rows) - 1, MOST_DRAWN).round().astype(int))]] = True
-    points = found.frontier.points
+    points = analysis.frontier.points
     fitted = set(zip(points["budget"], points["params"], strict=True))
     keep |= rows["budget"].isin(points["budget"]).to_numpy() & np.array(
         [place in fitted for place in zip(rows["budget"], rows["params"], strict=True)]
@@ -30,7 +30,7 @@ def drawn_rows(found: Analysis) -> pd.DataFrame:
     return rows[keep]
 
 
-def drawn_text(found: Analysis) -> str:
+def drawn_text(analysis: Analysis) -> str:
     """Say how many of the runs are drawn; empty where all are."""
-    shown = len(drawn_rows(found))
-    return "" if shown == len(found.rows) else f"{shown:,} of {len(found.rows):,} runs drawn"
+    shown = len(drawn_rows(analysis))
+    return "" if shown == len(analysis.rows) else f"{shown:,} of {len(analysis.rows):,} runs drawn"

@@ -41,8 +41,8 @@ def draw_forecast(registered: dict[str, Any], graded: dict[str, Any], runs: pd.D
                "high": registered["mean"][1]}  # fmt: skip
         top = ceiling(metric, known[metric])
         whisker(axis, row, BLUE, "s", "registered forecast, 95 % band", top)
-        own = [s["measured"] for s in graded["seeds"]]
-        axis.plot([target * 1.1] * len(own), own, "_", color=ORANGE, ms=8, label="its seeds")
+        seeds = [s["measured"] for s in graded["seeds"]]
+        axis.plot([target * 1.1] * len(seeds), seeds, "_", color=ORANGE, ms=8, label="its seeds")
         axis.plot([target * 1.1], [graded["measured"]], "D", color=ORANGE, ms=5, zorder=6, label="measured after")
         axis.plot([x[-1], target], [registered["naive"]] * 2, ":", color=SOFT, label="same as the last budget")
         axis.set(

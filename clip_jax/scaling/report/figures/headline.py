@@ -33,14 +33,14 @@ class Headline:
     weights: dict[str, float] = field(default_factory=dict)
 
 
-def headline(found: Analysis) -> Headline | None:
+def headline(analysis: Analysis) -> Headline | None:
     """Return the headline of the reported frontier, None without a fit."""
-    if found.best is None:
+    if analysis.best is None:
         return None
-    average = averaged_bands(found)
+    average = averaged_bands(analysis)
     if average is not None:
-        row = _row_at(found.law.get("averaged") or [], found.target)
-        at = {k: float(v[0]) for k, v in average(np.array([found.target])).items()}
+        row = _row_at(analysis.law.get("averaged") or [], analysis.target)
+        at = {k: float(v[0]) for k, v in average(np.array([analysis.target])).items()}
         run = (
             {"low": at["run_low"], "high": at["run_high"]}
             if row is None
@@ -48,20 +48,20 @@ def headline(found: Analysis) -> Headline | None:
         )
         predicted = at["y"] if row is None else row["median"]
         weights = {} if row is None else row.get("weights", {})
-        forecast = {"flops": found.target, "predicted": predicted, **run}
+        forecast = {"flops": analysis.target, "predicted": predicted, **run}
         return Headline(AVERAGED, AVERAGED_NAME, INK, average, forecast, weights)
-    fitted = found.best
-    row = next(r for r in found.law["next_budget"] if r["form"] == fitted.fit.law.name)
+    fitted = analysis.best
+    row = next(r for r in analysis.law["next_budget"] if r["form"] == fitted.fit.law.name)
     return Headline(fitted.key, fitted.fit.law.name, LAW_COLORS[fitted.key], fitted.bands, row)
 
 
-def averaged_bands(found: Analysis) -> Bands | None:
+def averaged_bands(analysis: Analysis) -> Bands | None:
     """Return the bands averaged over forms, with the names that a law's own bands have; None where there are none."""
-    if found.best is None or found.averaged is None:
+    if analysis.best is None or analysis.averaged is None:
         return None
 
     def bands(grid: Any) -> dict[str, Any]:
-        known = found.averaged_bands(np.asarray(grid, float))
+        known = analysis.averaged_bands(np.asarray(grid, float))
         return {"y": known["median"], **{k: known[k] for k in ("low", "high", "run_low", "run_high")}}
 
     return bands
@@ -71,6 +71,6 @@ def _row_at(rows: list[dict[str, Any]], flops: float) -> dict[str, Any] | None:
     return next((r for r in rows if abs(r["flops"] / flops - 1) < AT_TARGET), None)
 
 
-def times_beyond(found: Analysis, flops: float) -> float:
+def times_beyond(analysis: Analysis, flops: float) -> float:
     """Divide a compute by the largest of the data."""
-    return float(flops / found.rows["flops"].max())
+    return float(flops / analysis.rows["flops"].max())

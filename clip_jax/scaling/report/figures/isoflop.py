@@ -31,20 +31,20 @@ LEAST_PARABOLAS = 2  # of an allocation
 LISTED = 9  # budgets in a legend; more get a color bar
 
 
-def isoflop(found: Analysis) -> Any:
+def isoflop(analysis: Analysis) -> Any:
     """Draw error over size at each budget: the parabola with the standard error of its minimum, a cubic that may lean,
     and what was refused."""
-    sizes = by_size(found.rows, found.metric)
-    shown = [v for v in found.valleys if v["sizes"] >= 3]
-    if not is_planned(found) or not shown:
-        most = max((v["sizes"] for v in found.valleys), default=0)
-        why = f"at most {most} sizes at one budget, 3 are needed"
-        raise NotDrawn(why if is_planned(found) else "the table has no column 'budget'")
+    sizes = by_size(analysis.rows, analysis.metric)
+    shown = [v for v in analysis.valleys if v["sizes"] >= 3]
+    if not is_planned(analysis) or not shown:
+        most = max((v["sizes"] for v in analysis.valleys), default=0)
+        reason = f"at most {most} sizes at one budget, 3 are needed"
+        raise NotDrawn(reason if is_planned(analysis) else "the table has no column 'budget'")
     budgets = np.array([v["budget"] for v in shown])
     colors, norm = color_scale(budgets, "cividis")
     figure, (axis,) = new_figure(5.8, 3.9)
-    leaning = {v["budget"]: v for v in found.leaning}
-    errors = valley_errors(found)
+    leaning = {v["budget"]: v for v in analysis.leaning}
+    errors = valley_errors(analysis)
     for valley in shown:
         part = sizes[sizes["budget"] == valley["budget"]]
         color = colors(norm(valley["budget"]) * 0.9)
@@ -73,19 +73,19 @@ def isoflop(found: Analysis) -> Any:
         xscale="log",
         yscale="log",
         xlabel="parameters",
-        ylabel=label_of(found.metric, found.rows),
+        ylabel=label_of(analysis.metric, analysis.rows),
         title="IsoFLOP valleys",
     )
     low, high = axis.get_ylim()
-    axis.set_ylim(low, min(high, ceiling(found.metric, sizes["error"], found.law["chance"]) * 1.005))
+    axis.set_ylim(low, min(high, ceiling(analysis.metric, sizes["error"], analysis.law["chance"]) * 1.005))
     axis.set_xlim(sizes["params"].min() / 1.2, sizes["params"].max() * 1.2)
     error_ticks(axis)
     size_ticks(axis)
-    _legends(figure, axis, found, len(shown), bool(errors))
+    _legends(figure, axis, analysis, len(shown), bool(errors))
     return figure
 
 
-def _legends(figure: Any, axis: Any, found: Analysis, count: int, has_errors: bool) -> None:
+def _legends(figure: Any, axis: Any, analysis: Analysis, count: int, has_errors: bool) -> None:
     import pandas as pd
     from matplotlib.lines import Line2D
 
@@ -94,43 +94,43 @@ def _legends(figure: Any, axis: Any, found: Analysis, count: int, has_errors: bo
 
     looks: list[tuple[bool, str, dict[str, Any]]] = [
         (
-            of(found.valleys, True),
+            of(analysis.valleys, True),
             f"parabola, its minimum\n({BARS if has_errors else NO_BARS})",
             {"marker": "*", "ms": 8},
         ),
         (
-            of(found.leaning, True),
+            of(analysis.leaning, True),
             "cubic, its minimum\n(no error known)",
             {"ls": (0, (4, 2)), "lw": 0.9, "marker": "D", **HOLLOW},
         ),
-        (of(found.valleys, False), "refused", {"ls": ":", "lw": 0.9, "marker": "o", **HOLLOW}),
+        (of(analysis.valleys, False), "refused", {"ls": ":", "lw": 0.9, "marker": "o", **HOLLOW}),
     ]
     kinds = [Line2D([], [], color=INK, label=label, **look) for is_there, label, look in looks if is_there]
     if count <= LISTED:
         figure.legend(*axis.get_legend_handles_labels(), title="FLOPs", loc="outside right upper", title_fontsize=8)
     else:
-        size_bar(figure, axis, pd.Series([v["budget"] for v in found.valleys]), "training FLOPs", "cividis")
+        size_bar(figure, axis, pd.Series([v["budget"] for v in analysis.valleys]), "training FLOPs", "cividis")
     figure.legend(handles=kinds, loc="outside lower center", ncols=3)
 
 
-def allocation(found: Analysis) -> Any:
+def allocation(analysis: Analysis) -> Any:
     """Draw the best size and the best number of samples at each budget, with the laws through them.
 
     Raises NotDrawn with fewer than two accepted parabolas and no identified law of size and samples.
     """
-    accepted = [v for v in found.valleys if v["status"] == "accepted"] if is_planned(found) else []
-    leaning = [v for v in found.leaning if v["status"] == "accepted"] if is_planned(found) else []
+    accepted = [v for v in analysis.valleys if v["status"] == "accepted"] if is_planned(analysis) else []
+    leaning = [v for v in analysis.leaning if v["status"] == "accepted"] if is_planned(analysis) else []
     surface = None
     try:
-        surface = identified_surface(found)
+        surface = identified_surface(analysis)
     except NotDrawn as reason:
         if len(accepted) < LEAST_PARABOLAS:
             raise NotDrawn(
                 f"{len(accepted)} budgets have an accepted parabola, {LEAST_PARABOLAS} are needed, and {reason}"
             ) from None
-    errors, sizes = valley_errors(found), by_size(found.rows, found.metric)
+    errors, sizes = valley_errors(analysis), by_size(analysis.rows, analysis.metric)
     figure, axes = new_figure(6.4, 3.1, 2)
-    points = found.frontier.points
+    points = analysis.frontier.points
     span = np.geomspace(points["flops"].min() / 1.5, points["flops"].max() * 10, 60)
     path = surface.path(span) if surface else None
     for axis, key, name, at in ((axes[0], "params", "parameters", 0), (axes[1], "samples_seen", "samples seen", 1)):
@@ -145,15 +145,15 @@ def allocation(found: Analysis) -> Any:
             if law == "allocation" and errors:
                 for r in rows:
                     axis.plot([r["budget"]] * 2, ends_of(r, errors[r["budget"]], sizes, key), "_-", color=color, lw=1.0)
-            a = found.law[law]
-            said = f"{label}: 1 budget" if len(rows) == 1 else f"{label}: {len(rows)} budgets"
+            a = analysis.law[law]
+            legend = f"{label}: 1 budget" if len(rows) == 1 else f"{label}: {len(rows)} budgets"
             if a["status"] == "identified":
                 power, se = a["params" if at == 0 else "samples"], a["params_se" if at == 0 else "samples_se"]
                 middle = np.exp(np.log(y).mean()) * (span / np.exp(np.log(x).mean())) ** power
-                said = f"{label}: $C^{{{power:.2f} \\pm {se:.2f}}}$"
-                axis.plot(span, middle, color=color, lw=1.2, label=said)
+                legend = f"{label}: $C^{{{power:.2f} \\pm {se:.2f}}}$"
+                axis.plot(span, middle, color=color, lw=1.2, label=legend)
             else:
-                axis.plot([], [], marker, color=color, label=said)
+                axis.plot([], [], marker, color=color, label=legend)
         if path is not None:
             slope = np.polyfit(np.log(span), np.log(path[at]), 1)[0]
             axis.plot(

@@ -13,9 +13,9 @@ from clip_jax.scaling.frontier.parametric import Surface
 from clip_jax.scaling.report.figures.drawn import drawn_rows, drawn_text
 
 
-def identified_surface(found: Analysis) -> Surface:
+def identified_surface(analysis: Analysis) -> Surface:
     """Return the law of size and samples. Raises NotDrawn with the reason where it is missing or not identified."""
-    surface = found.surface
+    surface = analysis.surface
     if isinstance(surface, str):
         raise NotDrawn(surface)
     fit = surface.fit
@@ -28,7 +28,7 @@ def identified_surface(found: Analysis) -> Surface:
     return surface
 
 
-def contour(found: Analysis) -> Any:
+def contour(analysis: Analysis) -> Any:
     """Draw L(N, D) as fitted to all runs, lines of equal FLOPs, the runs, and the path of least error.
 
     Where the law says more than the metric can be (an error above 1, or above guessing), nothing is drawn. Raises
@@ -39,12 +39,12 @@ def contour(found: Analysis) -> Any:
     from matplotlib.colors import LogNorm
     from matplotlib.ticker import NullFormatter
 
-    surface = identified_surface(found)
+    surface = identified_surface(analysis)
     columns, measured = surface.fit.data.columns, surface.fit.data.y
     n, d = columns["params"], columns["samples_seen"]
     grid_n, grid_d = (np.geomspace(v.min() / 2, v.max() * 2, 120) for v in (n, d))
     z = surface.fit.predict({"params": grid_n[:, None], "samples_seen": grid_d[None]})
-    top = ceiling(found.metric, measured, found.law["chance"])
+    top = ceiling(analysis.metric, measured, analysis.law["chance"])
     z = np.where(z <= top, z, np.nan)
     least, most = float(np.nanmin(z)), float(np.nanmax(z))
     ends = float(min(measured.min(), least)), float(max(measured.max(), most))
@@ -59,14 +59,14 @@ def contour(found: Analysis) -> Any:
     for budget in np.geomspace(flops.min(), flops.max(), 5):
         axis.plot(budget / (surface.cost * grid_n**surface.power), grid_n, ":", color=SOFT, lw=0.8)
     axis.plot([], [], ":", color=SOFT, lw=0.8, label="equal FLOPs")
-    drawn = drawn_rows(found)
+    drawn = drawn_rows(analysis)
     axis.scatter(
-        drawn["samples_seen"], drawn["params"], c=drawn[found.metric], cmap=colors, norm=norm, s=20, ec=INK, lw=0.6,
+        drawn["samples_seen"], drawn["params"], c=drawn[analysis.metric], cmap=colors, norm=norm, s=20, ec=INK, lw=0.6,
         zorder=4, label="runs (measured)",
     )  # fmt: skip
     best_n, best_d, _ = surface.path(np.geomspace(flops.min() / 100, flops.max() * 100, 200))
     axis.plot(best_d, best_n, color=ORANGE, lw=1.8, zorder=3, label="compute-optimal path")
-    text = drawn_text(found) or f"{surface.fit.points} runs"
+    text = drawn_text(analysis) or f"{surface.fit.points} runs"
     text += f"; blank: above {top:g}" if np.isnan(z).any() else ""
     axis.set(
         xscale="log", yscale="log", xlabel="samples seen", ylabel="parameters",
@@ -76,7 +76,7 @@ def contour(found: Analysis) -> Any:
     size_ticks(axis, "x")
     size_ticks(axis, "y")
     bar = figure.colorbar(
-        ScalarMappable(norm, colors), ax=axis, label=label_of(found.metric, found.rows), pad=0.02, aspect=28
+        ScalarMappable(norm, colors), ax=axis, label=label_of(analysis.metric, analysis.rows), pad=0.02, aspect=28
     )
     bar.outline.set_linewidth(0.4)
     bar.ax.minorticks_off()

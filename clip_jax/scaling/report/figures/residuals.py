@@ -14,19 +14,19 @@ from clip_jax.scaling.report.figures.same_curves import joint_name, same_curves
 MARKERS = {"power": "o", "saturating": "s", "sigmoid": "^", "bounded": "X", "shifted": "D", "chance": "v", "bnsl": "P"}
 
 
-def residuals(found: Analysis) -> Any:
+def residuals(analysis: Analysis) -> Any:
     """Draw ln(measured / fitted) of each curve on the frontier; and the best law's exponent without each point."""
-    if found.best is None:
-        raise NotDrawn(found.law["why"])
-    left_out = found.law["influence"]
+    if analysis.best is None:
+        raise NotDrawn(analysis.law["why"])
+    left_out = analysis.law["influence"]
     figure, axes = new_figure(6.4 if left_out else 4.6, 2.9, 2 if left_out else 1)
-    fitted, flops = found.frontier.fitted, found.frontier.points["flops"].to_numpy(float)
+    fitted, flops = analysis.frontier.fitted, analysis.frontier.points["flops"].to_numpy(float)
     size = marker_size(4, len(flops))
-    for group in same_curves(fitted, np.append(flops, found.target), found.winner):
+    for group in same_curves(fitted, np.append(flops, analysis.target), analysis.winner):
         key, fit = group[0], fitted[group[0]].fit
         axes[0].plot(
             fit.data.columns["flops"], np.log(fit.data.y / fit.predict(fit.data.columns)), ls=LAW_DASHES[key],
-            marker=MARKERS[key], color=LAW_COLORS[key], ms=size, lw=1.3 if key == found.winner else 0.7,
+            marker=MARKERS[key], color=LAW_COLORS[key], ms=size, lw=1.3 if key == analysis.winner else 0.7,
             label=joint_name(fitted, group),
         )  # fmt: skip
     axes[0].axhline(0, color=INK, lw=0.7)
@@ -36,7 +36,7 @@ def residuals(found: Analysis) -> Any:
     )
     axes[0].legend(loc="upper center", fontsize=7)
     if left_out:
-        _influence(axes[1], found.best, left_out)
+        _influence(axes[1], analysis.best, left_out)
     return figure
 
 

@@ -27,9 +27,9 @@ def standard_errors(rows: pd.DataFrame, points: pd.DataFrame) -> np.ndarray:
     return np.where(repeated, sd, np.nan)
 
 
-def point_names(found: Analysis, points: pd.DataFrame) -> list[str]:
+def point_names(analysis: Analysis, points: pd.DataFrame) -> list[str]:
     """Name frontier points as the table does: by the budget where budgets were planned, else by the run."""
-    if BUDGET in found.frontiers:
+    if BUDGET in analysis.frontiers:
         return [f"budget {b:.3g}" for b in points["budget"]]
-    runs = found.rows.drop_duplicates(["budget", "params"]).set_index(["budget", "params"])["run_id"]
+    runs = analysis.rows.drop_duplicates(["budget", "params"]).set_index(["budget", "params"])["run_id"]
     return [str(runs[place]) for place in zip(points["budget"], points["params"], strict=True)]

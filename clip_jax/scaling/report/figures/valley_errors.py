@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 PARAMETERS = 3  # of a parabola
 
 
-def valley_errors(found: Analysis) -> dict[float, float]:
+def valley_errors(analysis: Analysis) -> dict[float, float]:
     """Compute the standard error of ln(N*) of each accepted parabola, by budget; empty where no scatter is known.
 
     The scatter of ln(error) is that over seeds, shrunk by their number at each size, or that of all sizes about their
     parabolas, whichever is larger. It is carried to the minimum to first order.
     """
-    sizes = by_size(found.rows, found.metric)
-    accepted = [v for v in found.valleys if v["status"] == "accepted"]
+    sizes = by_size(analysis.rows, analysis.metric)
+    accepted = [v for v in analysis.valleys if v["status"] == "accepted"]
     groups = {v["budget"]: sizes[sizes["budget"] == v["budget"]] for v in accepted}
-    sd, degrees = seed_noise(found.rows, found.metric)
+    sd, degrees = seed_noise(analysis.rows, analysis.metric)
     about = _about(accepted, groups)
     if not degrees and about is None:
         return {}

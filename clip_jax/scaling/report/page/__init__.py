@@ -45,11 +45,16 @@ BEST_COLUMNS = (
 VALLEY_COLUMNS = ("budget", "sizes", "params", "samples_seen", "status")
 
 
-def write_page(path: Path, found: Analysis, law: dict[str, Any], checklist: dict[str, Any] | None) -> None:
+def write_page(path: Path, analysis: Analysis, law: dict[str, Any], checklist: dict[str, Any] | None) -> None:
     """Write ``report.html``; figures are taken from the same folder, those left out are named with the reason."""
-    data = json.dumps(embedded(found), allow_nan=False).replace("<", "\\u003c")
+    data = json.dumps(embedded(analysis), allow_nan=False).replace("<", "\\u003c")
     style, script = (files(__name__).joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
-    parts = (_top(found, law), _evidence(found, law), _pictures(path.parent, law), _rest(found, law, checklist))
+    parts = (
+        _top(analysis, law),
+        _evidence(analysis, law),
+        _pictures(path.parent, law),
+        _rest(analysis, law, checklist),
+    )
     body = "\n".join(chain.from_iterable(parts))
     page = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -61,7 +66,7 @@ def write_page(path: Path, found: Analysis, law: dict[str, Any], checklist: dict
     write_text(path, page)
 
 
-def _top(found: Analysis, law: dict[str, Any]) -> Iterator[str]:
+def _top(analysis: Analysis, law: dict[str, Any]) -> Iterator[str]:
     yield f"<main><h1>{html.escape(law['title'])}</h1>"
     batches = ", ".join(map(str, law["batch_sizes"]))
     yield (
@@ -70,20 +75,20 @@ def _top(found: Analysis, law: dict[str, Any]) -> Iterator[str]:
         + f". Circled: {html.escape(law['frontier_rule'])}; only those are fitted.</p>"
     )
     yield f"<p><b>{html.escape(law['why'])}.</b></p>"
-    yield from _headline(found)
-    own = f"{law['winner']}: "  # said beside the curve
-    if said := [w for w in law["warnings"] if not w.startswith(own)]:
-        yield '<ul class="warn">' + "".join(f"<li>{html.escape(w)}</li>" for w in said) + "</ul>"
+    yield from _headline(analysis)
+    prefix = f"{law['winner']}: "  # said beside the curve
+    if messages := [w for w in law["warnings"] if not w.startswith(prefix)]:
+        yield '<ul class="warn">' + "".join(f"<li>{html.escape(w)}</li>" for w in messages) + "</ul>"
     laws = {w.key: w.name for w in LAWS}
-    if averaged_bands(found) is not None:
+    if averaged_bands(analysis) is not None:
         laws = {AVERAGED: AVERAGED_NAME, **laws}
-    rules = {rule: RULES[rule] for rule in found.frontiers}
+    rules = {rule: RULES[rule] for rule in analysis.frontiers}
     yield f'<div class="controls">{_select("law", "Law", laws)}{_select("rule", "Frontier", rules)}'
     yield '<label><input type="checkbox" id="others" checked> other laws</label>'
-    if known_curves(found):
+    if known_curves(analysis):
         yield '<label><input type="checkbox" id="curves" checked> learning curves</label>'
     yield "</div>"
-    flops = found.rows["flops"]
+    flops = analysis.rows["flops"]
     # both ends on a step, so that the keyboard reaches them; the script stays inside its grid
     low, high = (
         np.floor(np.log10(flops.min() * REACH[0]) * 100) / 100,
@@ -102,20 +107,20 @@ def _top(found: Analysis, law: dict[str, Any]) -> Iterator[str]:
     )
 
 
-def _headline(found: Analysis) -> Iterator[str]:
+def _headline(analysis: Analysis) -> Iterator[str]:
     """Say the forecast, how far it extrapolates, and what the other forms answer."""
-    first = headline(found)
+    first = headline(analysis)
     if first is None:
         return
-    row, fitted, target = first.forecast, found.frontier.fitted, np.array([found.target])
+    row, fitted, target = first.forecast, analysis.frontier.fitted, np.array([analysis.target])
     rivals = [
         f"{fitted[group[0]].fit.predict(target)[0]:.3g} ({joint_name(fitted, group)})"
-        for group in same_curves(fitted, np.append(found.frontier.points["flops"], target), found.winner)
+        for group in same_curves(fitted, np.append(analysis.frontier.points["flops"], target), analysis.winner)
         if first.key not in group
     ]
     yield (
         f'<p id="headline">At {row["flops"]:.2e} FLOPs, which extrapolates '
-        f"{times_beyond(found, row['flops']):.3g}×, a run is expected at <b>"
+        f"{times_beyond(analysis, row['flops']):.3g}×, a run is expected at <b>"
         f"{interval_text(row['predicted'], row['low'], row['high'])}</b> (95 %; {html.escape(first.name)}). "
         + (
             f"{'Its' if first.key == AVERAGED else 'Other'} forms say {html.escape(', '.join(rivals))}."
@@ -131,9 +136,9 @@ def _select(name: str, label: str, options: dict[str, str]) -> str:
     return f'<span><label for="{name}">{label}</label> <select id="{name}">{inside}</select></span>'
 
 
-def _evidence(found: Analysis, law: dict[str, Any]) -> Iterator[str]:
+def _evidence(analysis: Analysis, law: dict[str, Any]) -> Iterator[str]:
     scores = {s["form"]: s["mean_abs_log_error"] for s in law["extrapolation"]}
-    names = point_names(found, found.frontier.points)
+    names = point_names(analysis, analysis.frontier.points)
     forms = [
         {
             "form": f["form"],
@@ -155,7 +160,7 @@ def _evidence(found: Analysis, law: dict[str, Any]) -> Iterator[str]:
         yield "<h2>Forecast check: the largest budget, from the others</h2>"
         yield table(law["forecast_check"], CHECK_COLUMNS)
     if law["next_budget"]:
-        times = times_beyond(found, law["next_budget"][0]["flops"])
+        times = times_beyond(analysis, law["next_budget"][0]["flops"])
         yield f"<h2>Every form at the target, which extrapolates {times:.3g}×</h2>"
         yield table(law["next_budget"], NEXT_COLUMNS)
     if law["influence"]:
@@ -192,10 +197,10 @@ def _pictures(folder: Path, law: dict[str, Any]) -> Iterator[str]:
         yield '<h2>Figures left out</h2><ul class="note">' + "".join(left_out) + "</ul>"
 
 
-def _rest(found: Analysis, law: dict[str, Any], checklist: dict[str, Any] | None) -> Iterator[str]:
-    columns = tuple(c for c in (*TIP, found.metric) if c in found.rows.columns)
-    shown = drawn_rows(found)[list(columns)]
-    yield "<h2>Runs</h2>" + (f'<p class="note">{said}; all are fitted.</p>' if (said := drawn_text(found)) else "")
+def _rest(analysis: Analysis, law: dict[str, Any], checklist: dict[str, Any] | None) -> Iterator[str]:
+    columns = tuple(c for c in (*TIP, analysis.metric) if c in analysis.rows.columns)
+    shown = drawn_rows(analysis)[list(columns)]
+    yield "<h2>Runs</h2>" + (f'<p class="note">{text}; all are fitted.</p>' if (text := drawn_text(analysis)) else "")
     yield table([{str(k): v for k, v in r.items()} for r in shown.to_dict("records")], columns, sortable=True)
     if law["left_out"]:
         yield "<h2>Runs left out of the fit</h2>" + table(law["left_out"][:MOST_DRAWN], ("run_id", "reason"))

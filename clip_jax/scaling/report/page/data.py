@@ -25,7 +25,7 @@ GRID = 321  # places; between them the script draws straight lines in log-log
 TIP = ("run_id", "budget", "flops", "params", "samples_seen", "batch_size", "seed", "peak_lr", "kind")
 
 
-def embedded(found: Analysis) -> dict[str, Any]:
+def embedded(analysis: Analysis) -> dict[str, Any]:
     """Collect what the page's script shows, as JSON.
 
     Returns:
@@ -35,42 +35,42 @@ def embedded(found: Analysis) -> dict[str, Any]:
       y, low, high, run_low, run_high [G]}. On the reported frontier the first may be ``averaged`` over forms. An end
       that the data do not bound, and the standard error of a point with one seed, are null.
     """
-    rows, flops = found.rows, found.rows["flops"].to_numpy(float)
+    rows, flops = analysis.rows, analysis.rows["flops"].to_numpy(float)
     grid = np.geomspace(flops.min() * REACH[0], flops.max() * REACH[-1], GRID)
-    shown = drawn_rows(found)
+    shown = drawn_rows(analysis)
     colors = _colors(shown, rows["params"])
-    rules = [_rule(found, key, grid) for key in found.frontiers]
-    first = headline(found)
+    rules = [_rule(analysis, key, grid) for key in analysis.frontiers]
+    first = headline(analysis)
     if first is not None and first.key == AVERAGED:
-        rules[0]["fits"] = {AVERAGED: _averaged(first, found, grid), **rules[0]["fits"]}
-    tips = (*(c for c in TIP if c in rows.columns), found.metric)
+        rules[0]["fits"] = {AVERAGED: _averaged(first, analysis, grid), **rules[0]["fits"]}
+    tips = (*(c for c in TIP if c in rows.columns), analysis.metric)
     runs = [
         {
-            "id": str(r["run_id"]), "x": float(r["flops"]), "y": float(r[found.metric]),
+            "id": str(r["run_id"]), "x": float(r["flops"]), "y": float(r[analysis.metric]),
             "color": colors[str(r["run_id"])], "tip": "\n".join(f"{c}: {text_of(r[c])}" for c in tips),
         }
         for r in shown.to_dict("records")
     ]  # fmt: skip
     lines = [
         {"color": colors[run], "points": part[["flops", "error"]].to_numpy(float).tolist()}
-        for run, part in known_curves(found)
+        for run, part in known_curves(analysis)
     ]
-    top = ceiling(found.metric, rows[found.metric], found.law["chance"])
+    top = ceiling(analysis.metric, rows[analysis.metric], analysis.law["chance"])
     return plain_json(
         {
-            "metric": label_of(found.metric, rows), "ceiling": top if np.isfinite(top) else None,
+            "metric": label_of(analysis.metric, rows), "ceiling": top if np.isfinite(top) else None,
             "grid": grid.tolist(), "law": LAWS[0].key if first is None else first.key,
-            "rule": found.frontier.rule, "target": found.target, "most": float(flops.max()), "runs": runs,
+            "rule": analysis.frontier.rule, "target": analysis.target, "most": float(flops.max()), "runs": runs,
             "curves": lines, "rules": rules,
         }
     )  # fmt: skip
 
 
-def _rule(found: Analysis, key: str, grid: np.ndarray) -> dict[str, Any]:
+def _rule(analysis: Analysis, key: str, grid: np.ndarray) -> dict[str, Any]:
     """Describe one frontier: its points with the standard error over seeds, and each law's fit."""
-    frontier = found.frontiers[key]
+    frontier = analysis.frontiers[key]
     lead: dict[str, str] = {}
-    for group in same_curves(frontier.fitted, grid, found.winner):
+    for group in same_curves(frontier.fitted, grid, analysis.winner):
         lead |= dict.fromkeys(group, group[0])
     fits = {}
     for law, fitted in frontier.fitted.items():
@@ -81,7 +81,7 @@ def _rule(found: Analysis, key: str, grid: np.ndarray) -> dict[str, Any]:
             "warnings": fitted.warnings(),
             "color": LAW_COLORS[law], **{k: v.tolist() for k, v in fitted.bands(grid).items()},
         }  # fmt: skip
-    se = standard_errors(found.rows, frontier.points)
+    se = standard_errors(analysis.rows, frontier.points)
     points = [
         {"x": float(x), "y": float(y), "se": float(e)}
         for x, y, e in zip(frontier.points["flops"], frontier.points["error"], se, strict=True)
@@ -89,10 +89,10 @@ def _rule(found: Analysis, key: str, grid: np.ndarray) -> dict[str, Any]:
     return {"key": key, "name": RULES[key], "points": points, "reasons": frontier.reasons, "fits": fits}
 
 
-def _averaged(first: Headline, found: Analysis, grid: np.ndarray) -> dict[str, Any]:
+def _averaged(first: Headline, analysis: Analysis, grid: np.ndarray) -> dict[str, Any]:
     shares = sorted(first.weights.items(), key=lambda w: -w[1])
     return {
-        "name": first.name, "same": AVERAGED, "values": {}, "status": f"{len(found.frontier.fitted)} forms",
+        "name": first.name, "same": AVERAGED, "values": {}, "status": f"{len(analysis.frontier.fitted)} forms",
         "text": " + ".join(f"{share:.2f} × {form}" for form, share in shares) or "the mean of all forms",
         "agree": "", "warnings": [], "color": first.color, **{k: v.tolist() for k, v in first.bands(grid).items()},
     }  # fmt: skip
@@ -103,5 +103,5 @@ def _colors(rows: pd.DataFrame, sizes: pd.Series) -> dict[str, str]:
     from matplotlib.colors import to_hex
 
     colors, norm = color_scale(sizes)
-    found = colors(norm(rows["params"].to_numpy(float)))
-    return {str(run): to_hex(color) for run, color in zip(rows["run_id"], found, strict=True)}
+    rgba = colors(norm(rows["params"].to_numpy(float)))
+    return {str(run): to_hex(color) for run, color in zip(rows["run_id"], rgba, strict=True)}

@@ -62,8 +62,8 @@ def table(rows: list[dict[str, Any]], columns: tuple[str, ...], *, sortable: boo
     words = {c for c in columns if any(isinstance(r.get(c), str) for r in rows)}
 
     def head(column: str) -> str:
-        said = html.escape(column.replace("_", " "))
-        inside = f'<button type="button">{said}</button>' if sortable else said
+        text = html.escape(column.replace("_", " "))
+        inside = f'<button type="button">{text}</button>' if sortable else text
         return f'<th scope="col"{kind_of(column)}>{inside}</th>'
 
     def kind_of(column: str, value: Any = None) -> str:
