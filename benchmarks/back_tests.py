@@ -3,7 +3,7 @@
     python benchmarks/back_tests.py TABLES_DIR [--old=f1d4935] [--only=cherti]
 
 Every table with at least five levels of compute is cut at 3, 10 and 30 times below its largest. The report's own path
-(`analysis.analyse`) sees the rows below the cut; the frontier above it, picked by the same rule from all rows, is what
+(`analysis.analyze`) sees the rows below the cut; the frontier above it, picked by the same rule from all rows, is what
 was measured afterwards. With ``--old``, the package as it was at that commit forecasts the same rows in a process of
 its own: there the winning law alone made the band.
 
@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from clip_jax.errors import UserError
-from clip_jax.scaling.analysis.analyze import analyse
+from clip_jax.scaling.analysis.analyze import analyze
 from clip_jax.scaling.data.runs_table import fit_rows, prepare
 from clip_jax.scaling.frontier.frontier import compute_optimal, unbeaten
 
@@ -136,7 +136,7 @@ def forecast(df: pd.DataFrame, chance: float | None, flops: list[float]) -> dict
     It also runs on the package as it was before forecasts were averaged: then the winning law's band is returned.
     """
     try:
-        found = analyse(df, METRIC, chance=chance, full=False)
+        found = analyze(df, METRIC, chance=chance, full=False)
     except UserError as error:
         return {"form": None, "reason": str(error), "bands": []}
     points = len(found.frontier.points)

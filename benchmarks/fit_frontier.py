@@ -11,7 +11,7 @@ import argparse
 import numpy as np
 
 from clip_jax.scaling.fit_law import fit_law
-from clip_jax.scaling.frontier.frontier import binned, binned_centres, hull, octaves, pareto
+from clip_jax.scaling.frontier.frontier import binned, binned_centers, hull, octaves, pareto
 from clip_jax.scaling.frontier.isoflop import WAYS, lowest_point
 from clip_jax.scaling.laws import Chinchilla, PowerLaw
 from clip_jax.scaling.uncertainty.bootstrap import bootstrap, bootstrap_frontier
@@ -32,15 +32,15 @@ def by_bins(x, y):
     return binned(x, y, octaves(x, x.min()))
 
 
-RULES = {"all runs": None, "strict Pareto": pareto, "binned": by_bins, "hull": hull, "5 bins, centres": binned_centres}
+RULES = {"all runs": None, "strict Pareto": pareto, "binned": by_bins, "hull": hull, "5 bins, centres": binned_centers}
 
 
 def points(rule, x, y):
     select = RULES[rule]
     if select is None:
         return x, y
-    if select is binned_centres:
-        return binned_centres(x, y)
+    if select is binned_centers:
+        return binned_centers(x, y)
     chosen = select(x, y)
     return x[chosen], y[chosen]
 
@@ -90,7 +90,7 @@ def intervals(clouds):
 
 
 def valleys():
-    """Exponent of N* from exact IsoFLOP losses: sizes tried around the optimum, or with a centre that drifts."""
+    """Exponent of N* from exact IsoFLOP losses: sizes tried around the optimum, or with a center that drifts."""
     law = Chinchilla()
     values = {"E": 1.8, "A": 480.0, "alpha": 0.35, "B": 2100.0, "beta": 0.37}
     leaning = {**values, "alpha": 0.5, "beta": 0.25, "A": 4000.0, "B": 300.0}
@@ -99,12 +99,12 @@ def valleys():
     budgets = np.geomspace(1e18, 1e21, 7)
     for name, v in (("alpha .35 beta .37", values), ("alpha .5 beta .25", leaning)):
         right = v["beta"] / (v["alpha"] + v["beta"])
-        for text, width, drift in (("±4x", 4, 0.0), ("±16x", 16, 0.0), ("±16x, centre drifts 3x", 16, np.log(3))):
+        for text, width, drift in (("±4x", 4, 0.0), ("±16x", 16, 0.0), ("±16x, center drifts 3x", 16, np.log(3))):
             for way in WAYS:
                 optima = []
                 for k, c in enumerate(budgets):
-                    centre = float(law.optimum(v, c)[0]) * np.exp(drift * (k / 6 - 0.5))
-                    size = centre * np.geomspace(1 / width, width, 11)
+                    center = float(law.optimum(v, c)[0]) * np.exp(drift * (k / 6 - 0.5))
+                    size = center * np.geomspace(1 / width, width, 11)
                     y = law.curve(v, {"params": np.log(size), "samples_seen": np.log(c / 6 / size)}, np)
                     found = lowest_point(np.log(size), np.log(y), way)
                     optima.append(found.x if found.x is not None else np.nan)

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from clip_jax.scaling.analysis.averaging import average
-from clip_jax.scaling.analysis.frontier_fit import Fitted
+from clip_jax.scaling.analysis.frontier_fit import FrontierFit
 from clip_jax.scaling.fit.loss import Loss
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import LAWS, Chinchilla
@@ -73,7 +73,7 @@ def averaged(clock, rows=240):
     error = (0.1 + 0.85 * (1 + flops / 3e10) ** -0.35) * np.exp(0.02 * rng.standard_normal(rows))
 
     def forecast():
-        fitted = {law.key: Fitted(fit_law(law, flops, error, profile=False)) for law in LAWS}
+        fitted = {law.key: FrontierFit(fit_law(law, flops, error, profile=False)) for law in LAWS}
         return average(fitted).forecast(1e14)
 
     seconds = []

@@ -14,7 +14,7 @@ import pandas as pd
 from clip_jax.config.io import from_dict
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.scaling.data.chance import chance_of
-from clip_jax.scaling.planning.preregistration import MADE_AFTER, register
+from clip_jax.scaling.planning.preregistration import MADE_AFTER, preregister
 from clip_jax.sweep.analysis.forecast import pictures_of
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "results" / "icons"
@@ -29,7 +29,7 @@ def forecast():
     below, seen = (table[table["budget"] < target * 0.999] for table in (runs, evals))
     return {
         MADE_AFTER: True,
-        **register(
+        **preregister(
             below, config.metric, target, seeds=registered["noise"]["seeds"], pictures=pictures_of(seen, config),
             chance=chance_of(seen, config.metric),
         ),

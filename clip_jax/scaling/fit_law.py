@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from clip_jax.errors import UserError
-from clip_jax.scaling.data.observations import check_points, copies
+from clip_jax.scaling.data.observations import check_points, count_duplicates
 from clip_jax.scaling.fit.loss import LOG_HUBER, Loss
 from clip_jax.scaling.fit.result import Fit, condition_of
 from clip_jax.scaling.fit.solver import CHUNK, FEW_FITS, MANY_ROWS, finish_absolute, screen, solve
 from clip_jax.scaling.laws.base import Array, Law
 
-SPARE_POINTS = 3  # points beyond the parameters that an asymptote needs to be told
+EXTRA_POINTS_FOR_ASYMPTOTE = 3  # points beyond the parameters that an asymptote needs to be told
 SAME_OBJECTIVE = 1e-6  # starts whose objectives agree to this, relatively, ended at the same optimum
 
 
@@ -41,7 +41,7 @@ def fit_law(
       weights: of the rows, float [n].
       fixed: parameters held, in the table's units. Where points are too few to tell a free asymptote, a note says so.
       bounds: narrower limits of parameters, in the table's units.
-      starts: theta to polish in place of the law's grid, float [S, p] (centred as the fit will be).
+      starts: theta to polish in place of the law's grid, float [S, p] (centered as the fit will be).
       profile: look for parameters whose profile is flat to a side (costs one more batch of fits).
 
     Raises:
@@ -50,9 +50,9 @@ def fit_law(
     data = check_points(law, columns, y, weights, positive=loss.space == "log")
     notes: list[str] = []
     fixed = dict(fixed or {})
-    if len(data) < (least := least_to_tell(law, fixed)):
+    if len(data) < (least := min_points_for_asymptote(law, fixed)):
         notes.append(f"{len(data)} points are too few to tell {law.asymptote}, at least {least} are needed")
-    if n := copies(data):
+    if n := count_duplicates(data):
         notes.append(f"{n} rows are copies of others; they count, and make intervals too narrow if they are no repeats")
     free = np.array([name not in fixed for name in law.names])
     if not free.any():
@@ -69,12 +69,12 @@ def fit_law(
     low, high = law.bounds(x, shown)
     for name, (a, b) in (bounds or {}).items():
         i = law.index(name)
-        limits = [_one(law, name, v, references) for v in (a, b)]
+        limits = [_theta_of(law, name, v, references) for v in (a, b)]
         if not limits[0] < limits[1] or not np.isfinite(limits).all():
             reason = "must be finite, rising and inside its domain"
             raise UserError(f"fit: bounds of {name}=({a}, {b}): {reason}", field=name, value=(a, b), reason=reason)
         low[i], high[i] = limits
-    held = np.array([_one(law, n, fixed[n], references) if n in fixed else 0.0 for n in law.names])
+    held = np.array([_theta_of(law, n, fixed[n], references) if n in fixed else 0.0 for n in law.names])
     for name in fixed:
         law.index(name)
     grid = law.starts(x, shown) if starts is None else np.asarray(starts, float)
@@ -116,7 +116,7 @@ def fit_law(
     return fit
 
 
-def least_to_tell(law: Law, fixed: Collection[str] = ()) -> int:
+def min_points_for_asymptote(law: Law, fixed: Collection[str] = ()) -> int:
     """Return how many points the asymptote of a law needs to be told; 0 where it has none, or a held one.
 
     Args:
@@ -125,7 +125,7 @@ def least_to_tell(law: Law, fixed: Collection[str] = ()) -> int:
     """
     if law.asymptote is None or law.asymptote in fixed:
         return 0
-    return len(law.parameters) - len(fixed) + SPARE_POINTS
+    return len(law.parameters) - len(fixed) + EXTRA_POINTS_FOR_ASYMPTOTE
 
 
 def _references(law: Law, columns: Mapping[str, Array], limited: set[str]) -> dict[str, float]:
@@ -139,7 +139,7 @@ def _references(law: Law, columns: Mapping[str, Array], limited: set[str]) -> di
     return {c: 1.0 if 1.0 in (references[c], shared[c]) else shared[c] for c in law.columns}
 
 
-def _one(law: Law, name: str, value: float, references: Mapping[str, float]) -> float:
+def _theta_of(law: Law, name: str, value: float, references: Mapping[str, float]) -> float:
     """theta of one parameter given in the table's units (a parameter that carries another has reference 1)."""
     i = law.index(name)
     values = {p.name: 1.0 for p in law.parameters} | {name: float(value)}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from clip_jax.errors import UserError
 from clip_jax.scaling.fit.loss import Loss
 from clip_jax.scaling.fit.result import covariance, scale_of
-from clip_jax.scaling.fit_law import fit_law, least_to_tell
+from clip_jax.scaling.fit_law import fit_law, min_points_for_asymptote
 from clip_jax.scaling.laws import Chinchilla, PowerLaw, SaturatingPowerLaw, SigmoidLogC
 
 C = np.geomspace(1e10, 1e13, 8)
@@ -56,9 +56,9 @@ def test_few_points_fit_the_asymptote_all_the_same_and_say_that_they_cannot_tell
 
 
 def test_least_to_tell_counts_what_is_fitted():
-    assert least_to_tell(SaturatingPowerLaw()) == 6
-    assert least_to_tell(SaturatingPowerLaw(), {"b"}) == 5
-    assert least_to_tell(SaturatingPowerLaw(), {"E"}) == least_to_tell(PowerLaw()) == 0
+    assert min_points_for_asymptote(SaturatingPowerLaw()) == 6
+    assert min_points_for_asymptote(SaturatingPowerLaw(), {"b"}) == 5
+    assert min_points_for_asymptote(SaturatingPowerLaw(), {"E"}) == min_points_for_asymptote(PowerLaw()) == 0
 
 
 def test_a_bound_that_was_hit_is_told():

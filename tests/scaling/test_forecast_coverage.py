@@ -59,12 +59,12 @@ def test_results_cut_off_last_line_skipped(bench, tmp_path):
 
 
 def test_forecasts_one_sweep_equal_registered(bench, monkeypatch):  # thorough
-    monkeypatch.setattr(registration, "_rehearsals", lambda *a: [])
+    monkeypatch.setattr(registration, "_backtests", lambda *a: [])
     case, sweep = bench["CASES"]["power, 516 pictures"], sweep_of(bench, "power, 516 pictures")
     df = sweep.runs(6)
     pictures, reach = bench["largest"](df, case), 10
     found = bench["forecasts"](df, 3, pictures, (reach,))[reach]
-    registered = registration.register(
+    registered = registration.preregister(
         df, bench["METRIC"], reach * df["budget"].max(), seeds=3, pictures=pictures, chance=bench["CHANCE"]
     )
     for name in ("predicted", "curve", "mean", "weights"):

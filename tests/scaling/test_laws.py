@@ -75,8 +75,8 @@ def test_the_formula_is_the_same_in_centred_units(law):
     values, columns = PLANTED[law.key], columns_for(law)
     references = law.references(columns)
     theta = law.theta(values, references)
-    centred = law.predict(theta, {c: np.log(v / references[c]) for c, v in columns.items()})
-    np.testing.assert_allclose(centred, curve(law, values, columns), rtol=1e-10)
+    centered = law.predict(theta, {c: np.log(v / references[c]) for c, v in columns.items()})
+    np.testing.assert_allclose(centered, curve(law, values, columns), rtol=1e-10)
     back = law.describe(theta, references)
     np.testing.assert_allclose([back[n] for n in law.names], [values[n] for n in law.names], rtol=1e-10)
 

@@ -18,7 +18,7 @@ from clip_jax.config import RunConfig
 from clip_jax.config.io import from_dict, load, run_id, to_dict
 from clip_jax.config.sweep import Resources, SweepConfig
 from clip_jax.errors import UserError
-from clip_jax.scaling.analysis.analyze import analyse
+from clip_jax.scaling.analysis.analyze import analyze
 from clip_jax.scaling.data.runs_table import fit_rows, prepare
 from clip_jax.storage.json_files import write_json
 from clip_jax.storage.lock import RunLock
@@ -152,7 +152,7 @@ def sweep(trained, tmp_path):
 @pytest.fixture(autouse=True)
 def _fits_only(monkeypatch):
     """Figures, page and other frontiers take longer than all the rest and are tested in scaling."""
-    monkeypatch.setattr("clip_jax.scaling.report.write.analyse", functools.partial(analyse, full=False))
+    monkeypatch.setattr("clip_jax.scaling.report.write.analyze", functools.partial(analyze, full=False))
     monkeypatch.setattr("clip_jax.scaling.report.figures.draw_all", lambda found, out: {})
     monkeypatch.setattr("clip_jax.scaling.report.page.write_page", lambda *args: None)
 

@@ -12,12 +12,16 @@ import numpy as np
 
 from clip_jax.errors import UserError
 from clip_jax.scaling.analysis.averaging import AveragedForecast, average
-from clip_jax.scaling.analysis.extrapolation import LEAST_POINTS as LEAST_TO_EXTRAPOLATE
-from clip_jax.scaling.analysis.extrapolation import extrapolation_scores, forecast_check, rival_forms
+from clip_jax.scaling.analysis.extrapolation import (
+    MIN_POINTS_TO_EXTRAPOLATE,
+    extrapolation_scores,
+    forecast_check,
+    rival_forms,
+)
 from clip_jax.scaling.analysis.frontier_fit import (
     BUDGET,
     RULES,
-    Fitted,
+    FrontierFit,
     TooFewPoints,
     fit_frontier,
     rules_for,
@@ -52,7 +56,7 @@ class Frontier:
 
     rule: str
     points: pd.DataFrame
-    fitted: dict[str, Fitted] = field(default_factory=dict)
+    fitted: dict[str, FrontierFit] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     chance: float | None = None
 
@@ -72,7 +76,7 @@ class Analysis:
     rows: pd.DataFrame
     frontiers: dict[str, Frontier]
     valleys: list[dict[str, Any]]
-    leaning: list[dict[str, Any]]
+    cubic_valleys: list[dict[str, Any]]
     surface: Surface | str
     curves: pd.DataFrame | None
     winner: str | None
@@ -84,7 +88,7 @@ class Analysis:
         return next(iter(self.frontiers.values()))
 
     @property
-    def best(self) -> Fitted | None:
+    def best(self) -> FrontierFit | None:
         """The law that extrapolates best, on the reported frontier."""
         return None if self.winner is None else self.frontier.fitted[self.winner]
 
@@ -105,7 +109,7 @@ class Analysis:
         return float(self.frontier.points["flops"].max() * TARGET)
 
 
-def analyse(
+def analyze(
     df: pd.DataFrame,
     metric: str = "error_mean",
     *,
@@ -191,8 +195,8 @@ def analyse(
         "rows_sha256": rows_hash(rows), "versions": versions(),
         "frontier_rule": RULES[main.rule], "flops_span": float(c.max() / c.min()),
         "batch_sizes": sorted({int(b) for b in rows["batch_size"]}), "seed_sd_of_log_error": sd if degrees else None,
-        "frontier": _with_drops(reported, sd, degrees), "isoflop": valleys, "isoflop_cubic": analysis.leaning,
-        "allocation": asdict(allocation(valleys)), "allocation_cubic": asdict(allocation(analysis.leaning)),
+        "frontier": _with_drops(reported, sd, degrees), "isoflop": valleys, "isoflop_cubic": analysis.cubic_valleys,
+        "allocation": asdict(allocation(valleys)), "allocation_cubic": asdict(allocation(analysis.cubic_valleys)),
         "surface": _surface_data(surface), "winner": None if winner is None else main.fitted[winner].fit.law.name,
         "why": _why(scores, main), "extrapolation": scores, "forecast_check": check,
         **_averaged_data(main, analysis.target),
@@ -208,6 +212,9 @@ def analyse(
     }  # fmt: skip
     analysis.law.update(plain_json(law))
     return analysis
+
+
+analyse = analyze  # the spelling of earlier versions, kept for one release
 
 
 def fit_forms(
@@ -241,7 +248,7 @@ def _check_without_largest(
 ) -> list[dict[str, Any]]:
     """Forecasts of the largest budget made without it; its seeds tell nothing of the scatter either."""
     points = main.points
-    if len(points) <= LEAST_TO_EXTRAPOLATE:
+    if len(points) <= MIN_POINTS_TO_EXTRAPOLATE:
         return []
     last, below = points.iloc[-1], points.iloc[:-1]
     before = rows[rows["budget"] < last["budget"]]
@@ -263,9 +270,9 @@ def _averaged_data(frontier: Frontier, target: float) -> dict[str, Any]:
     """The averaged forecast of law.json: at the largest compute seen and at the target."""
     if frontier.averaged is None:
         return {"averaged": [], "averaging": None}
-    places = (float(frontier.points["flops"].max()), target)
+    computes = (float(frontier.points["flops"].max()), target)
     return {
-        "averaged": [frontier.averaged.forecast(p) for p in places],
+        "averaged": [frontier.averaged.forecast(p) for p in computes],
         "averaging": {"rule": frontier.averaged.rule, "left_out": dict(frontier.averaged.left_out)},
     }
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.scaling.analysis.frontier_fit import Fitted, interpolated, knots
+from clip_jax.scaling.analysis.frontier_fit import FrontierFit, interpolated, knots
 from clip_jax.scaling.fit.result import Fit
-from clip_jax.scaling.fit_law import SPARE_POINTS, fit_law
+from clip_jax.scaling.fit_law import EXTRA_POINTS_FOR_ASYMPTOTE, fit_law
 from clip_jax.scaling.laws.base import Array
 from clip_jax.scaling.profile.noise import NO_NOISE, Noise
 from clip_jax.scaling.profile.prediction import Interval, Prediction
@@ -161,7 +161,7 @@ class AveragedForecast:
     left_out: law key -> why a form has no weight. ceiling: the error of guessing, or infinite.
     """
 
-    fitted: Mapping[str, Fitted]
+    fitted: Mapping[str, FrontierFit]
     weights: Array
     rule: str
     left_out: Mapping[str, str]
@@ -191,8 +191,12 @@ class AveragedForecast:
 
     @cached_property
     def _knots(self) -> tuple[Array, list[Interval], list[Interval]]:
-        places = knots(next(iter(self.fitted.values())).fit.data.columns["flops"])
-        return places, [self.curve_at(p).interval() for p in places], [self.run_at(p).interval() for p in places]
+        knot_flops = knots(next(iter(self.fitted.values())).fit.data.columns["flops"])
+        return (
+            knot_flops,
+            [self.curve_at(p).interval() for p in knot_flops],
+            [self.run_at(p).interval() for p in knot_flops],
+        )
 
     def bands(self, grid: Array) -> dict[str, Array]:
         """Return {median, low, high, run_low, run_high} over a grid of FLOPs [n]; NaN where the data leave it open.
@@ -200,13 +204,13 @@ class AveragedForecast:
         The quantiles are computed at a few FLOPs; between them their distance (in ln) from the weighted geometric mean
         of the forms' curves is interpolated.
         """
-        places, curve, run = self._knots
-        y, at_places = self._mean(grid), self._mean(places)
-        shift = np.log([i.value for i in curve] / at_places)
+        knot_flops, curve, run = self._knots
+        y, at_knots = self._mean(grid), self._mean(knot_flops)
+        shift = np.log([i.value for i in curve] / at_knots)
         return {
-            "median": y * np.exp(np.interp(np.log(grid), np.log(places), shift)),
-            **interpolated(grid, y, places, at_places, curve, ""),
-            **interpolated(grid, y, places, at_places, run, "run_"),
+            "median": y * np.exp(np.interp(np.log(grid), np.log(knot_flops), shift)),
+            **interpolated(grid, y, knot_flops, at_knots, curve, ""),
+            **interpolated(grid, y, knot_flops, at_knots, run, "run_"),
         }
 
     def _mean(self, flops: Array) -> Array:
@@ -234,7 +238,7 @@ class AveragedForecast:
         }  # fmt: skip
 
 
-def average(fitted: Mapping[str, Fitted], chance: float | None = None) -> AveragedForecast | None:
+def average(fitted: Mapping[str, FrontierFit], chance: float | None = None) -> AveragedForecast | None:
     """Average the forms fitted to one frontier.
 
     Args:
@@ -245,7 +249,7 @@ def average(fitted: Mapping[str, Fitted], chance: float | None = None) -> Averag
     Returns:
       None when no form is left.
     """
-    kept: dict[str, Fitted] = {}
+    kept: dict[str, FrontierFit] = {}
     left_out: dict[str, str] = {}
     rows = min((f.fit.points for f in fitted.values()), default=0)
     for key, f in fitted.items():
@@ -276,7 +280,7 @@ def _on_common_rows(fit: Fit, rows: int, chance: float | None) -> Fit:
     return replace(seen, objective=float(np.sum(data.weights * fit.loss.values(seen.residuals))))
 
 
-def held_out_densities(fitted: Mapping[str, Fitted]) -> Array | None:
+def held_out_densities(fitted: Mapping[str, FrontierFit]) -> Array | None:
     """Return each form's predictive density of held-out points, or None where some form was not tested.
 
     A prefix of the points, by FLOPs, predicts the next point. It tests a form only where its points are enough to tell
@@ -287,14 +291,14 @@ def held_out_densities(fitted: Mapping[str, Fitted]) -> Array | None:
     """
     fits = [f.fit for f in fitted.values()]
     count = fits[0].points
-    first = max(f.free for f in fits) + SPARE_POINTS
+    first = max(f.free for f in fits) + EXTRA_POINTS_FOR_ASYMPTOTE
     prefixes = list(range(first, count))[-MOST_PREFIXES:]
     if len(prefixes) < LEAST_PREFIXES or any(f.points != count for f in fits):
         return None
     return np.array([[_density(f, m) for m in prefixes] for f in fitted.values()])
 
 
-def _density(fitted: Fitted, m: int) -> float:
+def _density(fitted: FrontierFit, m: int) -> float:
     """The predictive density of ln(error) of point m from those before it: to first order, Student around the curve."""
     from scipy.stats import t
 

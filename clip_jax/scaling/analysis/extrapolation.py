@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from clip_jax.scaling.analysis.averaging import AveragedForecast
-from clip_jax.scaling.analysis.frontier_fit import Fitted
+from clip_jax.scaling.analysis.frontier_fit import FrontierFit
 from clip_jax.scaling.data.observations import columns_of
-from clip_jax.scaling.fit_law import fit_law, least_to_tell
+from clip_jax.scaling.fit_law import fit_law, min_points_for_asymptote
 from clip_jax.scaling.laws import LAWS, Law
 from clip_jax.scaling.profile.prediction import Interval
 from clip_jax.scaling.profile.profile_likelihood import prediction_interval
@@ -20,7 +20,7 @@ AVERAGED = "averaged over forms"
 WEIGHTY = 0.05  # weight in the average from which on a form counts as a rival
 APART = 0.05  # predictions whose ratio is nearer to 1 do not disagree, however narrow the bands
 TIE = 1e-5  # differences of mean |ln(predicted / measured)| below this tell nothing
-LEAST_POINTS = 4  # to fit before anything is extrapolated
+MIN_POINTS_TO_EXTRAPOLATE = 4  # to fit before anything is extrapolated
 MOST_PREFIXES = 12  # fitted to choose a form
 LEAST_FORECASTS = 2  # of a form that may win
 CUTS = 4  # places at which a table is divided into known and unknown
@@ -28,7 +28,7 @@ EQUAL_SCORES = 0.5  # laws whose scores differ by less than this share are equal
 
 
 def forecast_check(
-    fitted: Mapping[str, Fitted], averaged: AveragedForecast | None, flops: float, measured: float, naive: float
+    fitted: Mapping[str, FrontierFit], averaged: AveragedForecast | None, flops: float, measured: float, naive: float
 ) -> list[dict[str, Any]]:
     """Hold forecasts made without the largest budget against it.
 
@@ -85,21 +85,21 @@ def extrapolation_scores(
       Best first: {form, mean_abs_log_error, forecasts}; None and 0 for forms that were not tested, which come last.
       Empty with fewer than five budgets.
     """
-    prefixes = np.arange(LEAST_POINTS, len(flops))
+    prefixes = np.arange(MIN_POINTS_TO_EXTRAPOLATE, len(flops))
     if len(prefixes) > MOST_PREFIXES:  # a frontier of a large cloud: evenly over its points, the last one included
         prefixes = prefixes[np.unique(np.linspace(0, len(prefixes) - 1, MOST_PREFIXES).round().astype(int))]
     misses: dict[str, dict[int, float]] = {law.name: {} for law in laws}
     for law in laws:
         held = known.get(law.key, {})
         for m in map(int, prefixes):
-            if m < max(least_to_tell(law, held), len(law.parameters) - len(held) + 1):
+            if m < max(min_points_for_asymptote(law, held), len(law.parameters) - len(held) + 1):
                 continue
             fit = fit_law(law, flops[:m], errors[:m], fixed=held, profile=False)
             misses[law.name][m] = abs(float(np.log(fit.predict(flops[m]) / errors[m])))
-    least = min(LEAST_FORECASTS, len(flops) - LEAST_POINTS)
+    least = min(LEAST_FORECASTS, len(flops) - MIN_POINTS_TO_EXTRAPOLATE)
     tested = [set(m) for m in misses.values() if len(m) >= least]
     common = set.intersection(*tested) if tested else set()
-    if len(flops) <= LEAST_POINTS:
+    if len(flops) <= MIN_POINTS_TO_EXTRAPOLATE:
         return []
     rows = []
     for law in laws:
@@ -140,7 +140,7 @@ def rolling(
     y = np.asarray(y, float)
     order = law_columns[law.columns[0]] if by is None else np.asarray(by, float)
     levels = np.unique(order)
-    least = max(LEAST_POINTS, least_to_tell(law), len(law.parameters) + 1)
+    least = max(MIN_POINTS_TO_EXTRAPOLATE, min_points_for_asymptote(law), len(law.parameters) + 1)
     possible = [c for c in levels[1:] if (order < c).sum() >= least and len(np.unique(order[order < c])) >= 3]
     chosen = (
         [possible[i] for i in np.unique(np.linspace(0, len(possible) - 1, cuts).round().astype(int))]

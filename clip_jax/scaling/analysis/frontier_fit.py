@@ -36,7 +36,7 @@ from clip_jax.scaling.uncertainty.interval_format import ends_data
 if TYPE_CHECKING:
     import pandas as pd
 
-LEAST_POINTS = 3
+MIN_POINTS_TO_FIT = 3
 RESELECT_FROM = 20  # candidates; fewer leave too many resamples without a frontier
 RESELECT_SHARE = 0.7
 REPLICAS, LEAST_REPLICAS = 300, 40
@@ -62,7 +62,7 @@ class TooFewPoints(UserError):
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FrontierFit:
     """A law on a frontier.
 
     noise: the scatter of a point that seeds show. reselected: fits of frontiers picked again from resamples of a cloud.
@@ -134,8 +134,8 @@ class Fitted:
 
     @cached_property
     def _knots(self) -> tuple[Array, list[Interval], list[Interval]]:
-        places = knots(self.fit.data.columns["flops"])
-        return places, [self.curve_at(p) for p in places], [self.run_at(p) for p in places]
+        knot_flops = knots(self.fit.data.columns["flops"])
+        return knot_flops, [self.curve_at(p) for p in knot_flops], [self.run_at(p) for p in knot_flops]
 
     def bands(self, grid: Array) -> dict[str, Array]:
         """{y, low, high, run_low, run_high} over a grid of FLOPs [n]: bands of the law and of a new run.
@@ -143,13 +143,13 @@ class Fitted:
         Between the places where it was profiled the width of the band (in ln y) is interpolated; NaN where the data
         do not bound it.
         """
-        places, curve, run = self._knots
+        knot_flops, curve, run = self._knots
         y = self.fit.predict(grid)
-        at_knots = self.fit.predict(places)
+        at_knots = self.fit.predict(knot_flops)
         return {
             "y": y,
-            **interpolated(grid, y, places, at_knots, curve, ""),
-            **interpolated(grid, y, places, at_knots, run, "run_"),
+            **interpolated(grid, y, knot_flops, at_knots, curve, ""),
+            **interpolated(grid, y, knot_flops, at_knots, run, "run_"),
         }
 
     def leave_one_out(self) -> list[dict[str, Any]]:
@@ -236,7 +236,7 @@ def knots(flops: Array) -> Array:
 
 
 def interpolated(
-    grid: Array, y: Array, places: Array, at_places: Array, intervals: Sequence[Interval], prefix: str
+    grid: Array, y: Array, knot_flops: Array, at_knots: Array, intervals: Sequence[Interval], prefix: str
 ) -> dict[str, Array]:
     """Return {prefix + low, prefix + high} over a grid [n] of FLOPs; the distance from y, in ln, is interpolated.
 
@@ -246,15 +246,15 @@ def interpolated(
     for end in ("low", "high"):
         ends = np.array([getattr(i, end) for i in intervals])
         ends[[getattr(i, f"open_{end}") for i in intervals]] = np.nan
-        off = np.log(np.maximum(ends, 1e-300) / at_places)
-        out[prefix + end] = y * np.exp(np.interp(np.log(grid), np.log(places), off))
+        off = np.log(np.maximum(ends, 1e-300) / at_knots)
+        out[prefix + end] = y * np.exp(np.interp(np.log(grid), np.log(knot_flops), off))
     return out
 
 
 def fit_frontier(
     law: Law, points: pd.DataFrame, candidates: pd.DataFrame, *, rule: str, noise: Noise, planned: bool,
     chance: float | None = None, bias: Mapping[float, float] | None = None,
-) -> Fitted:  # fmt: skip
+) -> FrontierFit:  # fmt: skip
     """Fit a law to the points (flops, error) that a rule picked from candidates of the same columns.
 
     Args:
@@ -274,7 +274,7 @@ def fit_frontier(
     if chance is not None and not law.has_ceiling:
         above = int((points["error"] > chance).sum())
         points = points[points["error"] <= chance]
-    least = max(LEAST_POINTS, len(law.parameters) - len(known))
+    least = max(MIN_POINTS_TO_FIT, len(law.parameters) - len(known))
     if len(points) < least:
         beyond = f" ({above} above guessing, {chance:g}, are left out)" if above else ""
         reason = f"{len(points)} points, {law.name} needs {least}{beyond}"
@@ -290,7 +290,7 @@ def fit_frontier(
         shift = np.array([bias.get(float(b), 0.0) for b in points["budget"]])
         if (shift < -SELECTION_MATTERS * max(noise.sd, fit.residual_sd)).any():
             unselected = fit_law(law, x, y * np.exp(-shift), fixed=known, profile=False)
-    return Fitted(fit, noise, again, unselected)
+    return FrontierFit(fit, noise, again, unselected)
 
 
 def select(rule: str, candidates: pd.DataFrame) -> pd.DataFrame:

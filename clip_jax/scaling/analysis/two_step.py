@@ -178,7 +178,7 @@ class TwoStep:
         first, second = self._ensembles(kind, draws, seed)
         rng = np.random.default_rng(seed + 1)
         count = min(len(first.replicas), len(second.replicas))
-        logs = {c: v for c, v in self.first.centred(point).items()}
+        logs = {c: v for c, v in self.first.centered(point).items()}
         losses = self.first.law.predict(first.replicas[:count], logs)[:, 0]
         if new_run:
             losses = _scattered(losses, first.noise[:count], self.first.loss.space, rng)
@@ -223,7 +223,7 @@ def _open_sides(fit: Fit, point: dict[str, Array]) -> tuple[bool, bool]:
     if fit.points <= fit.free or not fit.loss.symmetric:
         return True, True
     low = high = False
-    at, error = fit.centred(point), curve_error(fit, point)
+    at, error = fit.centered(point), curve_error(fit, point)
     for i in np.flatnonzero(fit.free_mask):
         for bound, other in ((fit.low[i], fit.high[i]), (fit.high[i], fit.low[i])):
             linear = not fit.law.parameters[i].log

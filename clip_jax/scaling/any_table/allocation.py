@@ -64,7 +64,8 @@ def allocate(
             fit, flops, cost, held=held, groups=rows.groups, curve=lambda at: spans.forecast(at)[0]
         )
         lines.append(
-            f"  optimum of {text}; 95 % of a bootstrap ({allocation.method}, {allocation.draws} resamples), of y: {spans.method}"
+            f"  optimum of {text}; 95 % of a bootstrap ({allocation.method}, {allocation.draws} resamples),"
+            f" of y: {spans.method}"
         )
         lines += [f"    {line.strip()}" for line in allocation.text.splitlines()[1:]]
         every.append({"at": text, "held": held, **allocation.as_data()})

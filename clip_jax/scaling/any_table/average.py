@@ -9,7 +9,7 @@ import numpy as np
 
 from clip_jax.errors import UserError
 from clip_jax.scaling.analysis.averaging import AveragedForecast, average
-from clip_jax.scaling.analysis.frontier_fit import Fitted
+from clip_jax.scaling.analysis.frontier_fit import FrontierFit
 from clip_jax.scaling.any_table.intervals import fit_rows_of, noise_of, reselected
 from clip_jax.scaling.any_table.options import TableFit
 from clip_jax.scaling.any_table.rows import Rows, read_rows
@@ -66,7 +66,7 @@ def average_forms(table: pd.DataFrame, what: TableFit) -> Averaged:
             fit = fit_rows_of(rows, what, law, known=known)
         except UserError:  # too few points for this form
             continue
-        fitted[law.key] = Fitted(fit, noise_of(rows, what), reselected(fit, rows, what)[0])
+        fitted[law.key] = FrontierFit(fit, noise_of(rows, what), reselected(fit, rows, what)[0])
     averaged = average(fitted, what.chance) if fitted else None
     return Averaged(averaged, "" if averaged else "too few rows to average over forms")
 

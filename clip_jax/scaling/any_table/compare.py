@@ -18,7 +18,7 @@ from clip_jax.scaling.fit.result import Fit
 from clip_jax.scaling.laws import Law
 from clip_jax.scaling.laws.size_data import FLOPS_PER_PARAM_SAMPLE
 from clip_jax.scaling.planning.compare import compute_gain, crossing, difference
-from clip_jax.scaling.planning.experimental_design import Plan, best_runs, cheapest_plan
+from clip_jax.scaling.planning.experimental_design import RunSelection, best_runs, cheapest_plan
 from clip_jax.scaling.uncertainty.bootstrap import bootstrap
 from clip_jax.scaling.uncertainty.clusters import LEAST_REPLICAS, MOST_WEIGHTS
 
@@ -145,7 +145,7 @@ def design_from_table(
     fit, rows = _fitted(path, what)
     columns = {c: np.array([p[c] for p in points]) for c in law.columns}
     floor = float(np.sqrt(np.mean(noise_floor(fit.data.y, what.examples) ** 2))) if what.examples else 0.0
-    plan: Plan
+    plan: RunSelection
     if budget:
         plan = best_runs(fit, target, columns, np.array(costs), budget, floor=floor)
     else:
@@ -173,8 +173,8 @@ def _point(law: Law, text: str, option: str, whole: str) -> dict[str, float]:
 
 def _candidate(law: Law, text: str) -> tuple[dict[str, float], float]:
     """A point that may be run, and its cost in FLOPs."""
-    place, colon, cost_text = text.partition(":")
-    point = _point(law, place, "--candidate", text)
+    point_text, colon, cost_text = text.partition(":")
+    point = _point(law, point_text, "--candidate", text)
     if colon:
         try:
             cost = float(cost_text)

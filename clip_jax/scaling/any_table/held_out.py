@@ -35,8 +35,8 @@ def judge(fit: Fit, rows: Rows, new_run: Callable[[dict[str, float]], Interval])
     off = off[np.isfinite(off)]
     at = rows.cut if rows.cut is not None else next(iter(rows.columns.values()))
     order = np.argsort(at, kind="stable")
-    places = np.unique(np.linspace(0, len(order) - 1, min(len(order), MOST_SHOWN)).round().astype(int))
-    shown = set(order[places].tolist())
+    positions = np.unique(np.linspace(0, len(order) - 1, min(len(order), MOST_SHOWN)).round().astype(int))
+    shown = set(order[positions].tolist())
     known: dict[tuple[float, ...], Interval] = {}
     table = []
     for i in order.tolist():

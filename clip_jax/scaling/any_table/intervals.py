@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from clip_jax.errors import UserError
-from clip_jax.scaling.analysis.frontier_fit import RESELECT_SHARE, Fitted, reselect
+from clip_jax.scaling.analysis.frontier_fit import RESELECT_SHARE, FrontierFit, reselect
 from clip_jax.scaling.any_table.options import TableFit, fixed_values
 from clip_jax.scaling.any_table.rows import Rows
 from clip_jax.scaling.data.observations import noise_floor
@@ -45,7 +45,7 @@ class TableIntervals:
     fit: Fit
     noise: Noise
     clusters: ClusterIntervals | None
-    fitted: Fitted | None
+    fitted: FrontierFit | None
     method: str
     selection: str = ""
 
@@ -138,7 +138,7 @@ def intervals_of(fit: Fit, rows: Rows, what: TableFit) -> TableIntervals:
     if again is None:
         return TableIntervals(fit, noise, None, None, interval_method(fit), f"{NOT_RESELECTED}: {reason}")
     method = f"{interval_method(fit)}, or the frontier selected again where that is wider"
-    return TableIntervals(fit, noise, None, Fitted(fit, noise, again), method, RESELECTED)
+    return TableIntervals(fit, noise, None, FrontierFit(fit, noise, again), method, RESELECTED)
 
 
 def reselected(fit: Fit, rows: Rows, what: TableFit) -> tuple[Ensemble | None, str]:

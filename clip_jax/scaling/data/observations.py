@@ -118,7 +118,7 @@ def _one_unit(name: str, values: Array, gap: float) -> None:
         )
 
 
-def copies(points: Points) -> int:
+def count_duplicates(points: Points) -> int:
     """Rows equal to an earlier one in every column: more weight for nothing new."""
     table = np.stack([*points.columns.values(), points.y], axis=1)
     return len(table) - len(np.unique(table, axis=0))

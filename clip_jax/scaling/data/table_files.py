@@ -126,17 +126,17 @@ def _read_decimal_commas(path: Path, df: pd.DataFrame, cells: list[list[str]]) -
     import pandas as pd
 
     columns = {}
-    for place, name in enumerate(df.columns):
+    for position, name in enumerate(df.columns):
         if name == "run_id" or pd.api.types.is_numeric_dtype(df[name]) or pd.api.types.is_bool_dtype(df[name]):
             continue
-        texts = [c[place].strip() for c, present in zip(cells, df[name].notna(), strict=True) if present]
+        texts = [c[position].strip() for c, present in zip(cells, df[name].notna(), strict=True) if present]
         commas = [t for t in texts if DECIMAL_COMMA.fullmatch(t)]
         if commas and all(DECIMAL_COMMA.fullmatch(t) or WHOLE.fullmatch(t) for t in texts):
             columns[name] = commas
     if not any(not THOUSANDS[","].fullmatch(t) for commas in columns.values() for t in commas):
         return  # 1,234 could be thousands: left as text, and refused by name where it is used
-    for place, name in enumerate(df.columns):
-        dotted = [c[place].strip() for c in cells if "." in c[place]]
+    for position, name in enumerate(df.columns):
+        dotted = [c[position].strip() for c in cells if "." in c[position]]
         if dotted and pd.api.types.is_numeric_dtype(df[name]) and all(map(THOUSANDS["."].fullmatch, dotted)):
             reason = f"{name}={dotted[0]} in a file with decimal commas: thousands or decimals?"
             raise UserError(f"{path}: {reason}", field=name, value=dotted[0], reason=reason)
@@ -148,7 +148,7 @@ def _refuse_overflow(path: Path, df: pd.DataFrame, cells: list[list[str]] | None
     """Refuse digits that float64 turns into infinity; the word inf is another thing, and left to whoever uses it."""
     import pandas as pd
 
-    for place, name in enumerate(df.columns):
+    for position, name in enumerate(df.columns):
         column = df[name]
         if name == "run_id" or pd.api.types.is_integer_dtype(column) or pd.api.types.is_bool_dtype(column):
             continue
@@ -156,7 +156,7 @@ def _refuse_overflow(path: Path, df: pd.DataFrame, cells: list[list[str]] | None
             column = column.map(lambda v: v if not isinstance(v, str) or len(v) > 4 else np.nan)
         infinite = np.isinf(pd.to_numeric(column, errors="coerce").to_numpy(float))
         for row in np.flatnonzero(infinite):
-            text = str(cells[row][place] if cells else df[name].iloc[row]).strip()
+            text = str(cells[row][position] if cells else df[name].iloc[row]).strip()
             if text.lower().lstrip("+-") not in ("inf", "infinity"):
                 shown = text if len(text) < 20 else f"{text[:8]}… ({len(text)} characters)"
                 reason = "is too large for a number"

@@ -12,7 +12,7 @@ from clip_jax.scaling.data.observations import Points, columns_of
 from clip_jax.scaling.fit.loss import NO_DELTA, Loss
 from clip_jax.scaling.laws.base import Array, Law
 
-ILL_CONDITIONED = 1e8  # of the normal matrix with unit diagonal, in centred logarithms
+ILL_CONDITIONED = 1e8  # of the normal matrix with unit diagonal, in centered logarithms
 
 
 @dataclass(frozen=True)
@@ -65,16 +65,16 @@ class Fit:
 
     @property
     def logs(self) -> dict[str, Array]:
-        """Centred ln(columns), [n] each."""
-        return self.centred(self.data.columns)
+        """Centered ln(columns), [n] each."""
+        return self.centered(self.data.columns)
 
-    def centred(self, columns: Any) -> dict[str, Array]:
+    def centered(self, columns: Any) -> dict[str, Array]:
         """ln(column / reference) of any columns."""
         return {c: np.log(v / self.references[c]) for c, v in columns_of(self.law, columns).items()}
 
     def predict(self, columns: Any) -> Array:
         """y at a dict of columns, or at the law's only column; the same shape."""
-        x = self.centred(columns)
+        x = self.centered(columns)
         shape = next(iter(x.values())).shape
         return self.law.predict(self.theta, {c: v.ravel() for c, v in x.items()}).reshape(shape)
 
@@ -141,16 +141,18 @@ def scale_of(fit: Fit, residuals: Array | None = None) -> tuple[float, float]:
     rest = np.argsort(r, kind="stable")[len(r) - fit.degrees :]  # all but the smallest
     width = max(delta, float(np.median(r[rest])), 1e-300)
     pull = np.minimum(r, delta) / delta * delta_of if fit.loss.kind == "absolute" else np.minimum(r, delta)
-    square = float((w * (side * pull) ** 2).sum() / fit.degrees)
+    psi_squared = float((w * (side * pull) ** 2).sum() / fit.degrees)
     inside = np.average(side[rest] * (r[rest] <= width), weights=w[rest])
-    bend = float(inside / width * (min(delta, width) if fit.loss.kind != "absolute" else 1.0))
-    return square, bend
+    psi_prime = float(inside / width * (min(delta, width) if fit.loss.kind != "absolute" else 1.0))
+    return psi_squared, psi_prime
 
 
 def covariance(fit: Fit) -> Array:
     """Of theta, [p, p]; rows of fixed parameters are 0. The pseudo-inverse where parameters trade off."""
-    square, bend = scale_of(fit)
+    psi_squared, psi_prime = scale_of(fit)
     out = np.zeros((len(fit.theta), len(fit.theta)))
     index = np.flatnonzero(fit.free_mask)
-    out[np.ix_(index, index)] = np.linalg.pinv(normal_matrix(fit), hermitian=True) * square / max(bend, 1e-12) ** 2
+    out[np.ix_(index, index)] = (
+        np.linalg.pinv(normal_matrix(fit), hermitian=True) * psi_squared / max(psi_prime, 1e-12) ** 2
+    )
     return out

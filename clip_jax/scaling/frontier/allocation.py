@@ -334,9 +334,9 @@ def _search(
     if len(sizes) == 1:  # a parabola through the best point and its neighbors
         near = np.clip(centers[:, :, None] + step * np.array([-1.0, 0.0, 1.0])[:, None], low, high)
         left, middle, right = np.moveaxis(objective(near)[0], -1, 0)
-        bend = left - 2 * middle + right
+        curvature = left - 2 * middle + right
         with np.errstate(invalid="ignore"):
-            shift = np.where(bend > 0, (left - right) / np.where(bend > 0, 2 * bend, 1.0), 0.0)
+            shift = np.where(curvature > 0, (left - right) / np.where(curvature > 0, 2 * curvature, 1.0), 0.0)
         centers = np.clip(centers + np.clip(np.nan_to_num(shift), -1, 1)[..., None] * step, low, high)
     y, samples = (v[..., 0] for v in objective(centers[:, :, None]))
     near_low, near_high = (centers <= low + 2 * step).any(axis=-1), (centers >= high - 2 * step).any(axis=-1)

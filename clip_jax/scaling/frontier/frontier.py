@@ -76,20 +76,20 @@ def binned(x: np.ndarray, y: np.ndarray, edges: np.ndarray, *, improving: bool =
     return chosen[pareto(x[chosen], y[chosen])] if improving else chosen
 
 
-def binned_centres(x: np.ndarray, y: np.ndarray, bins: int = 5, beyond: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
-    """(bin centres, lowest y in each): Cherti et al.'s frontier (2023), over [min, max + beyond] of log10 x.
+def binned_centers(x: np.ndarray, y: np.ndarray, bins: int = 5, beyond: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
+    """(bin centers, lowest y in each): Cherti et al.'s frontier (2023), over [min, max + beyond] of log10 x.
 
-    A bin's point stands at its centre, not where its run was; empty bins are left out.
+    A bin's point stands at its center, not where its run was; empty bins are left out.
     """
     logs = np.log10(x)
     edges = np.linspace(logs.min(), logs.max() + beyond, bins + 1)
-    centres, lowest = [], []
+    centers, lowest = [], []
     for low, high in pairwise(edges):
         inside = (logs >= low) & (logs < high)
         if inside.any():
-            centres.append(10 ** ((low + high) / 2))
+            centers.append(10 ** ((low + high) / 2))
             lowest.append(float(y[inside].min()))
-    return np.array(centres), np.array(lowest)
+    return np.array(centers), np.array(lowest)
 
 
 def octaves(x: np.ndarray, least: float = 1500.0) -> np.ndarray:

@@ -54,8 +54,8 @@ class Surface:
         k = np.clip(y.argmin(axis=1), 1, SIZES - 2)
         rows, step = np.arange(len(c)), logs[1] - logs[0]
         left, middle, right = (y[rows, k + i] for i in (-1, 0, 1))
-        bend = left - 2 * middle + right
-        shift = np.where(bend > 0, (left - right) / np.where(bend > 0, 2 * bend, 1), 0)
+        curvature = left - 2 * middle + right
+        shift = np.where(curvature > 0, (left - right) / np.where(curvature > 0, 2 * curvature, 1), 0)
         best = logs[k] + np.clip(shift, -1, 1) * step
         samples = np.exp(c[:, 0] - np.log(self.cost) - self.power * best)
         return np.exp(best), samples, error(best[:, None])[:, 0]

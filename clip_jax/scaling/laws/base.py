@@ -1,4 +1,4 @@
-"""What every law is: named parameters, one formula, and the change of units that centred logarithms need.
+"""What every law is: named parameters, one formula, and the change of units that centered logarithms need.
 
 A law is written once, as ``curve(p, x, xp)``: ``p`` holds its parameters by name, ``x`` the natural logarithm of each
 column, ``xp`` is numpy or jax.numpy (fits differentiate it). Fits run on columns divided by their geometric means.
@@ -24,10 +24,10 @@ MOST_STARTS = 5000
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter. ``low`` and ``high`` bound its value in centred units (of ``max(y)`` where ``of_y``).
+    """One parameter. ``low`` and ``high`` bound its value in centered units (of ``max(y)`` where ``of_y``).
 
     log: fitted as ln(value), so it stays above 0.
-    carries: (column, power) pairs: value = centred value · Π reference^power; a power may be another parameter.
+    carries: (column, power) pairs: value = centered value · Π reference^power; a power may be another parameter.
     latex: how a formula in LaTeX writes it.
     """
 
@@ -51,7 +51,7 @@ def exponent(name: str, meaning: str, low: float = 1e-3, high: float = 3.0, late
     return Parameter(name, meaning, low, high, latex=latex)
 
 
-FLOOR = Parameter("E", "error that nothing removes", 0.0, 1.0, of_y=True)
+IRREDUCIBLE = Parameter("E", "error that nothing removes", 0.0, 1.0, of_y=True)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Law:
         raise NotImplementedError
 
     def grid(self, x: Logs, y: Array) -> list[list[float]]:
-        """Candidate values a parameter, in centred units; their product is screened."""
+        """Candidate values a parameter, in centered units; their product is screened."""
         raise NotImplementedError
 
     @property
@@ -149,12 +149,12 @@ class Law:
         return self.names.index(name)
 
     def unpack(self, theta: Any, xp: Any) -> dict[str, Any]:
-        """theta [..., p] -> values in centred units by name, each [...]."""
+        """theta [..., p] -> values in centered units by name, each [...]."""
         fitted = [theta[..., i] for i in range(len(self.parameters))]
         return {p.name: xp.exp(t) if p.log else t for p, t in zip(self.parameters, fitted, strict=True)}
 
     def predict(self, theta: Array, x: Mapping[str, Array]) -> Array:
-        """theta [..., p] and centred ln(columns) [n] -> y [..., n], in numpy."""
+        """theta [..., p] and centered ln(columns) [n] -> y [..., n], in numpy."""
         values = {k: v[..., None] for k, v in self.unpack(np.asarray(theta, float), np).items()}
         with np.errstate(over="ignore"):
             return self.curve(values, {c: np.asarray(x[c], float) for c in self.columns}, np)
@@ -205,7 +205,7 @@ class Law:
         return np.unique(np.clip(every, *self.bounds(x, y)), axis=0)
 
 
-def shares(y: Array, of_lowest: tuple[float, ...] = (0.01, 0.3, 0.6, 0.8, 0.95)) -> list[float]:
+def asymptote_grid(y: Array, of_lowest: tuple[float, ...] = (0.01, 0.3, 0.6, 0.8, 0.95)) -> list[float]:
     """Asymptotes worth trying: parts of the lowest y."""
     return [s * float(np.min(y)) for s in of_lowest]
 

@@ -10,18 +10,18 @@ import numpy as np
 
 from clip_jax.scaling.laws.base import (
     EXPONENTS,
-    FLOOR,
+    IRREDUCIBLE,
     Array,
     Law,
     Logs,
     Parameter,
     amplitude,
+    asymptote_grid,
     exponent,
-    shares,
 )
 
 
-def _spread(y: Array, factors: tuple[float, ...] = (0.3, 0.6, 1.0, 1.7)) -> list[float]:
+def amplitude_grid(y: Array, factors: tuple[float, ...] = (0.3, 0.6, 1.0, 1.7)) -> list[float]:
     return [f * float(np.exp(np.log(y).mean())) for f in factors]
 
 
@@ -44,7 +44,7 @@ class PowerLaw(Law):
 
     def grid(self, x: Logs, y: Array) -> list[list[float]]:
         """Around the geometric mean, falling and rising."""
-        return [_spread(y), [-1.0, -0.3, *EXPONENTS]]
+        return [amplitude_grid(y), [-1.0, -0.3, *EXPONENTS]]
 
     def inverse(self, values: Mapping[str, Any], y: Array) -> Array:
         """C = (a / y)^(1/b)."""
@@ -57,7 +57,7 @@ class SaturatingPowerLaw(Law):
 
     key, name = "saturating", "saturating power law"
     parameters = (
-        FLOOR,
+        IRREDUCIBLE,
         amplitude("a", "removable error at C = 1", ("flops", "b")),
         exponent("b", "how fast it falls with compute"),
     )
@@ -83,7 +83,11 @@ class SaturatingPowerLaw(Law):
 
     def grid(self, x: Logs, y: Array) -> list[list[float]]:
         """Asymptotes below the lowest error."""
-        return [shares(y, (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 0.97)), _spread(y, (0.1, 0.3, 0.6, 1.0)), [*EXPONENTS]]
+        return [
+            asymptote_grid(y, (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 0.97)),
+            amplitude_grid(y, (0.1, 0.3, 0.6, 1.0)),
+            [*EXPONENTS],
+        ]
 
     def inverse(self, values: Mapping[str, Any], y: Array) -> Array:
         """C = (a / (y - E))^(1/b); infinite at or below E."""
@@ -98,7 +102,7 @@ class ShiftedPowerLaw(Law):
 
     key, name = "shifted", "shifted power law"
     parameters = (
-        FLOOR,
+        IRREDUCIBLE,
         amplitude("a", "removable error at C + c = 1", ("flops", "b")),
         exponent("b", "how fast it falls with compute"),
         Parameter("c", "compute below which error hardly falls", 1e-9, 1e6, log=True, carries=(("flops", 1.0),)),
@@ -115,7 +119,12 @@ class ShiftedPowerLaw(Law):
     def grid(self, x: Logs, y: Array) -> list[list[float]]:
         """Bends from far below the data to its middle."""
         low = float(np.exp(x["flops"].min()))
-        return [shares(y), _spread(y), [*EXPONENTS[1:]], [low * s for s in (1e-3, 0.1, 1.0, 3.0, 10.0, 30.0)]]
+        return [
+            asymptote_grid(y),
+            amplitude_grid(y),
+            [*EXPONENTS[1:]],
+            [low * s for s in (1e-3, 0.1, 1.0, 3.0, 10.0, 30.0)],
+        ]
 
     def inverse(self, values: Mapping[str, Any], y: Array) -> Array:
         """C = (a / (y - E))^(1/b) - c; infinite at or below E."""
@@ -130,7 +139,7 @@ class PowerLawFromChance(Law):
 
     key, name = "chance", "power law from chance"
     parameters = (
-        FLOOR,
+        IRREDUCIBLE,
         Parameter("c", "compute at which error leaves chance", 1e-9, 1e6, log=True, carries=(("flops", 1.0),)),
         exponent("b", "how fast it falls with compute"),
     )
@@ -151,7 +160,11 @@ class PowerLawFromChance(Law):
 
     def grid(self, x: Logs, y: Array) -> list[list[float]]:
         """Bends from far below the data to its end."""
-        return [shares(y), np.exp(np.linspace(x["flops"].min() - 9, x["flops"].max(), 20)).tolist(), [*EXPONENTS]]
+        return [
+            asymptote_grid(y),
+            np.exp(np.linspace(x["flops"].min() - 9, x["flops"].max(), 20)).tolist(),
+            [*EXPONENTS],
+        ]
 
     def inverse(self, values: Mapping[str, Any], y: Array) -> Array:
         """C = c·(((ceiling - E)/(y - E))^(1/b) - 1); infinite at or below E."""
@@ -218,7 +231,7 @@ class BoundedPowerLaw(Law):
 
     key, name = "bounded", "bounded power law"
     parameters = (
-        FLOOR,
+        IRREDUCIBLE,
         Parameter("top", "error without compute", 0.0, 1.0),
         Parameter("b", "how fast error leaves the top and nears E", 1e-3, 20.0),
         Parameter("c", "compute halfway between top and E", 1e-26, 1e26, log=True, carries=(("flops", 1.0),)),
@@ -252,7 +265,7 @@ class BoundedPowerLaw(Law):
         middle, width = float(x["flops"].mean()), float(np.ptp(x["flops"])) + 1.0
         tops = [float(np.max(y)) * 1.01, max(1.0, float(np.max(y)) * 1.2)]
         halfway = np.exp(middle + width * np.linspace(-6, 4, 21)).tolist()
-        return [shares(y, (0.0, 0.3, 0.6, 0.8, 0.95)), tops, [0.03, 0.07, 0.15, 0.3, 0.6, 1.0, 2.0], halfway]
+        return [asymptote_grid(y, (0.0, 0.3, 0.6, 0.8, 0.95)), tops, [0.03, 0.07, 0.15, 0.3, 0.6, 1.0, 2.0], halfway]
 
     def inverse(self, values: Mapping[str, Any], y: Array) -> Array:
         """C = c·((top - y)/(y - E))^(1/b); 0 at or above the top, infinite at or below E."""
@@ -271,7 +284,7 @@ class BrokenPowerLaw(Law):
 
     key, name = "bnsl", "broken power law"
     parameters = (
-        FLOOR,
+        IRREDUCIBLE,
         amplitude("a", "removable error at C = 1 before the break", ("flops", "b")),
         Parameter("b", "slope before the break", -1.0, 5.0),
         Parameter("s", "slope added after it", -5.0, 30.0),
@@ -296,6 +309,13 @@ class BrokenPowerLaw(Law):
 
     def grid(self, x: Logs, y: Array) -> list[list[float]]:
         """Breaks at any place, sharp or not; the factor is set by the first error."""
-        places = np.exp(np.quantile(x["flops"], np.linspace(0.1, 0.9, 7))).tolist()
+        breaks = np.exp(np.quantile(x["flops"], np.linspace(0.1, 0.9, 7))).tolist()
         slopes, added = [0.0, 0.05, 0.2, 0.5], [-0.3, 0.3, 1.0, 3.0, 6.0]
-        return [shares(y, (0.01, 0.6)), [float(np.max(y)) * s for s in (0.7, 1.0)], slopes, added, places, [0.05, 0.5]]
+        return [
+            asymptote_grid(y, (0.01, 0.6)),
+            [float(np.max(y)) * s for s in (0.7, 1.0)],
+            slopes,
+            added,
+            breaks,
+            [0.05, 0.5],
+        ]

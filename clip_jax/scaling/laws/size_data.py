@@ -14,14 +14,14 @@ import numpy as np
 
 from clip_jax.scaling.laws.base import (
     EXPONENTS,
-    FLOOR,
+    IRREDUCIBLE,
     Array,
     Law,
     Logs,
     Parameter,
     amplitude,
+    asymptote_grid,
     exponent,
-    shares,
 )
 
 FLOPS_PER_PARAM_SAMPLE = 6.0  # of a dense transformer; for CLIP it depends on the tokens of a pair: pass your own
@@ -36,7 +36,7 @@ class Chinchilla(Law):
     key, name = "chinchilla", "Chinchilla"
     columns = ("params", "samples_seen")
     parameters = (
-        FLOOR,
+        IRREDUCIBLE,
         amplitude("A", "error of a finite model at N = 1", ("params", "alpha")),
         exponent("alpha", "how fast it falls with size", latex=r"\alpha"),
         amplitude("B", "error of finite data at D = 1", ("samples_seen", "beta")),
@@ -57,7 +57,7 @@ class Chinchilla(Law):
         """What is left above the asymptote, shared in several ways between size and data."""
         left = [s * float(np.exp(np.log(y).mean())) for s in (0.03, 0.1, 0.3)]
         powers = [*EXPONENTS[1::2], EXPONENTS[-1]]
-        return [shares(y, (0.01, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9)), left, powers, left, powers]
+        return [asymptote_grid(y, (0.01, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9)), left, powers, left, powers]
 
     def optimum(
         self, values: Mapping[str, Any], flops: Array | float, factor: float = FLOPS_PER_PARAM_SAMPLE
@@ -97,7 +97,7 @@ class BoundedChinchilla(Law):
     key, name = "bounded-chinchilla", "bounded Chinchilla"
     columns: ClassVar[tuple[str, ...]] = ("params", "samples_seen")
     parameters: ClassVar[tuple[Parameter, ...]] = (
-        FLOOR,
+        IRREDUCIBLE,
         Parameter("top", "error without compute", 0.0, 1.0),
         amplitude("a", "part of a finite model at N = 1", ("params", "alpha")),
         exponent("alpha", "how fast it falls with size", latex=r"\alpha"),
@@ -137,7 +137,7 @@ class BoundedChinchilla(Law):
         """Odds of what is left above the floor, shared in several ways between size and data."""
         tops = [float(np.max(y)) * 1.01, max(1.0, float(np.max(y)) * 1.2)]
         left, powers = [0.03, 0.15, 0.6], [0.1, 0.2, 0.35, 0.5, 1.0]
-        return [shares(y, (0.0, 0.3, 0.6, 0.8, 0.95)), tops, left, powers, left, powers]
+        return [asymptote_grid(y, (0.0, 0.3, 0.6, 0.8, 0.95)), tops, left, powers, left, powers]
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ class OverTraining(Law):
     key, name = "overtraining", "over-training"
     columns = ("params", "samples_seen")
     parameters = (
-        FLOOR,
+        IRREDUCIBLE,
         amplitude("a", "error of a finite model", ("params", "eta")),
         amplitude("b", "error of finite data", ("samples_seen", "eta")),
         exponent("eta", "how fast both fall", latex=r"\eta"),
@@ -196,7 +196,7 @@ class OverTraining(Law):
     def grid(self, x: Logs, y: Array) -> list[list[float]]:
         """What is left above the asymptote, shared in several ways."""
         left = [s * float(np.exp(np.log(y).mean())) for s in (0.03, 0.1, 0.3)]
-        return [shares(y, (0.01, 0.3, 0.5, 0.7, 0.9)), left, left, [*EXPONENTS]]
+        return [asymptote_grid(y, (0.01, 0.3, 0.5, 0.7, 0.9)), left, left, [*EXPONENTS]]
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ class ClipTowers(Law):
     key, name = "clip", "CLIP towers"
     columns = ("params_image", "params_text", "samples_seen")
     parameters = (
-        FLOOR,
+        IRREDUCIBLE,
         amplitude("A", "error of a finite image tower", ("params_image", "alpha")),
         exponent("alpha", "how fast it falls with the image tower", latex=r"\alpha"),
         amplitude("T", "error of a finite text tower", ("params_text", "tau")),
@@ -232,7 +232,7 @@ class ClipTowers(Law):
         """A coarse product: seven parameters leave no more."""
         left = [s * float(np.exp(np.log(y).mean())) for s in (0.05, 0.25)]
         powers = [0.1, 0.25, 0.5, 1.0]
-        return [shares(y, (0.1, 0.5, 0.8)), left, powers, left, powers, left, powers]
+        return [asymptote_grid(y, (0.1, 0.5, 0.8)), left, powers, left, powers, left, powers]
 
     def optimum(
         self, values: Mapping[str, float], flops: float, flops_per_sample: tuple[float, float, float]
@@ -296,7 +296,7 @@ class DataRepetition(Law):
         """A coarse product: seven parameters leave no more."""
         left = [s * float(np.exp(np.log(y).mean())) for s in (0.05, 0.25)]
         powers = [0.1, 0.25, 0.4, 0.7]
-        return [shares(y, (0.1, 0.5, 0.8)), left, powers, left, powers, [2.0, 10.0, 50.0], [2.0, 10.0]]
+        return [asymptote_grid(y, (0.1, 0.5, 0.8)), left, powers, left, powers, [2.0, 10.0, 50.0], [2.0, 10.0]]
 
 
 def _effective(unique: Any, seen: Any, worth: Any, xp: Any) -> Any:

@@ -14,7 +14,7 @@ from clip_jax.scaling.data.runs_table import read_table
 from clip_jax.scaling.fit.loss import Loss
 from clip_jax.scaling.fit.result import Fit
 from clip_jax.scaling.fit_law import fit_law
-from clip_jax.scaling.frontier.frontier import binned, binned_centres, octaves, pareto
+from clip_jax.scaling.frontier.frontier import binned, binned_centers, octaves, pareto
 from clip_jax.scaling.frontier.isoflop import lowest_point
 from clip_jax.scaling.laws import (
     BrokenPowerLaw,
@@ -40,7 +40,7 @@ class Row:
     block: str
     what: str
     expected: float
-    ours: float
+    fitted: float
     tolerance: float
     source: str
 
@@ -48,8 +48,8 @@ class Row:
     def met(self) -> bool:
         """|ours - expected| within the tolerance; "at most" rows need only not exceed it."""
         if self.what.endswith("at most"):
-            return self.ours <= self.expected
-        return abs(self.ours - self.expected) <= self.tolerance * (1 + 1e-9)
+            return self.fitted <= self.expected
+        return abs(self.fitted - self.expected) <= self.tolerance * (1 + 1e-9)
 
 
 def _columns(df: pd.DataFrame, needed: tuple[str, ...]) -> None:
@@ -111,7 +111,7 @@ def cherti(df: pd.DataFrame) -> Results:
         (("ImageNet error", "imagenet1k_acc1"), ("COCO image R@5 error", "mscoco_image_retrieval_r5"))
     ):
         x, y = laion["gmacs_total"].to_numpy(float), 1 - laion[metric].to_numpy(float)
-        results[f"O{2 * n + 1} {name}, binned frontier"] = line(*binned_centres(x, y))
+        results[f"O{2 * n + 1} {name}, binned frontier"] = line(*binned_centers(x, y))
         results[f"O{2 * n + 2} {name}, CLIP-WIT"] = line(
             wit["gmacs_total"].to_numpy(float), 1 - wit[metric].to_numpy(float)
         )
@@ -127,7 +127,7 @@ def cherti(df: pd.DataFrame) -> Results:
     }
     small = x < 1.2e12
     front = pareto(x[small], y[small])
-    ways = {"binned": binned_centres(x[small], y[small]), "strict Pareto": (x[small][front], y[small][front])}
+    ways = {"binned": binned_centers(x[small], y[small]), "strict Pareto": (x[small][front], y[small][front])}
     target = laion.loc[laion["arch"] == "ViT-H-14", "gmacs_total"].max()
     results["H/14 34B from runs below 1.2e12 GMAC"] = {
         name: 1 - v["k"] * target ** v["s"] for name, way in ways.items() for v in (line(*way),)
@@ -320,7 +320,7 @@ def table(rows: list[Row]) -> str:
             lines.append(block := r.block)
         tolerance = f"{r.tolerance:9.1e}" if not r.what.endswith("at most") else "         "
         lines.append(
-            f"  {r.what:42s} {r.expected:14.8g} {r.ours:14.8g} {r.ours - r.expected:+11.2e}  {tolerance}  {r.source}"
-            + ("" if r.met else "  MISSED")
+            f"  {r.what:42s} {r.expected:14.8g} {r.fitted:14.8g} {r.fitted - r.expected:+11.2e}"
+            f"  {tolerance}  {r.source}" + ("" if r.met else "  MISSED")
         )
     return "\n".join([*lines, f"{sum(r.met for r in rows)} of {len(rows)} within tolerance"])

@@ -23,7 +23,7 @@ MOST_RUNS = 200
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunSelection:
     """runs: how often each candidate is to be run, int [K]. cost: their sum. before, after: half of the forecast's 95 %
     interval, as a share of the forecast, now and once they are done. chosen: rows {columns, runs, cost}."""
 
@@ -58,7 +58,7 @@ class _Design:
 
 def _slopes(fit: Fit, columns: Mapping[str, Array]) -> Array:
     """d residual / d theta at columns [K], free parameters only: [K, f]."""
-    x = fit.centred(columns)
+    x = fit.centered(columns)
     out = []
     for i in np.flatnonzero(fit.free_mask):
         step = np.zeros(len(fit.theta))
@@ -71,8 +71,8 @@ def _slopes(fit: Fit, columns: Mapping[str, Array]) -> Array:
 
 
 def _design(fit: Fit, target: Any, candidates: Mapping[str, Array], floor: float) -> _Design:
-    square, bend = scale_of(fit)
-    sd = max(np.sqrt(square) / max(bend, 1e-12), floor, 1e-9)
+    psi_squared, psi_prime = scale_of(fit)
+    sd = max(np.sqrt(psi_squared) / max(psi_prime, 1e-12), floor, 1e-9)
     # a parameter lies inside its bounds: a weak prior, without which an unidentified law has no variance at all
     width = (fit.high - fit.low)[fit.free_mask]
     information = normal_matrix(fit) / sd**2 + np.diag(12 / width**2)
@@ -99,18 +99,18 @@ def _checked(fit: Fit, candidates: Any, costs: Array) -> tuple[dict[str, Array],
     return columns, costs
 
 
-def _plan(design: _Design, columns: Mapping[str, Array], costs: Array, runs: Array) -> Plan:
+def _plan(design: _Design, columns: Mapping[str, Array], costs: Array, runs: Array) -> RunSelection:
     chosen = [
         {**{c: float(v[k]) for c, v in columns.items()}, "runs": int(runs[k]), "cost": float(runs[k] * costs[k])}
         for k in np.flatnonzero(runs)
     ]
     none = np.zeros(len(costs), int)
-    return Plan(runs, float(runs @ costs), design.half_width(none), design.half_width(runs), chosen)
+    return RunSelection(runs, float(runs @ costs), design.half_width(none), design.half_width(runs), chosen)
 
 
 def best_runs(
     fit: Fit, target: Any, candidates: Any, costs: Array, budget: float, *, floor: float = 0.0, repeats: int = MOST_RUNS
-) -> Plan:
+) -> RunSelection:
     """The runs whose costs fit in the budget and that shrink the interval at ``target`` most.
 
     Greedy by gain a cost and by gain alone, the better of both, then exchanges as long as they help; a candidate may be
@@ -170,7 +170,7 @@ def _exchange(design: _Design, costs: Array, runs: Array, budget: float, repeats
 def cheapest_plan(
     fit: Fit, target: Any, candidates: Any, costs: Array, half_width: float, *, floor: float = 0.0,
     repeats: int = MOST_RUNS,
-) -> Plan:  # fmt: skip
+) -> RunSelection:  # fmt: skip
     """The least that brings the forecast to ``half_width`` (a share of it: 0.02 is ±2 %): bisection over `best_runs`.
 
     ``repeats`` is the most runs of one candidate. Raises UserError when 200 of the dearest candidates would not do.
@@ -178,7 +178,7 @@ def cheapest_plan(
     columns, costs = _checked(fit, candidates, costs)
     design = _design(fit, target, columns, floor)
 
-    def spend(budget: float) -> Plan:
+    def spend(budget: float) -> RunSelection:
         return best_runs(fit, target, candidates, costs, budget, floor=floor, repeats=repeats)
 
     if design.half_width(np.zeros(len(costs), int)) <= half_width:

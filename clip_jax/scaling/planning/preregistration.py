@@ -1,7 +1,7 @@
 """A forecast that is written down before its runs are trained, and its grading afterwards.
 
 What is fixed beforehand: the metric, how a point is picked, the law (the one that forecasts best below the target), its
-fit, the band for what will be measured, and the guess it has to beat. `outcome` picks the measured point by the same
+fit, the band for what will be measured, and the guess it has to beat. `grade` picks the measured point by the same
 rule as every point of the fit was picked, and lists whatever was not as registered.
 """
 
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clip_jax.errors import UserError
-from clip_jax.scaling.analysis.analyze import Frontier, analyse, fit_forms, point_noise, winners_bias
+from clip_jax.scaling.analysis.analyze import Frontier, analyze, fit_forms, point_noise, winners_bias
 from clip_jax.scaling.analysis.averaging import AveragedForecast
-from clip_jax.scaling.analysis.extrapolation import AVERAGED, LEAST_POINTS
+from clip_jax.scaling.analysis.extrapolation import AVERAGED, MIN_POINTS_TO_EXTRAPOLATE
 from clip_jax.scaling.analysis.frontier_fit import BUDGET, RULES
 from clip_jax.scaling.data.provenance import rows_hash, versions
 from clip_jax.scaling.data.runs_table import fit_rows, prepare
@@ -32,7 +32,7 @@ MADE_AFTER = "made_after_its_runs"  # marks a forecast that no one may count as 
 ON_BUDGET = 1e-6  # relative difference below which two budgets are one
 
 
-def register(
+def preregister(
     df: pd.DataFrame,
     metric: str,
     target: float,
@@ -50,7 +50,7 @@ def register(
       seeds: how many the mean of the measured point will be over.
       pictures: (error at the largest budget, number of pictures) of each task that the metric is the mean of; empty:
         their scatter is not known, or the metric is a loss.
-      chance: the error of guessing (see `analysis.analyse`).
+      chance: the error of guessing (see `analysis.analyze`).
 
     Returns:
       Plain data. ``predicted`` is the median of the forecast averaged over forms. ``mean``: its 95 % band for the mean
@@ -71,10 +71,10 @@ def register(
         reason = f"run {run_id} is at or above {target:.4g} FLOPs"
         hint = "a forecast is made before its runs"
         raise UserError(f"forecast: {reason}; {hint}", field="target", value=target, reason=reason, hint=hint)
-    analysis = analyse(df, metric, chance=chance, full=False)
+    analysis = analyze(df, metric, chance=chance, full=False)
     points = analysis.frontier.points
-    if analysis.best is None or analysis.averaged is None or len(points) <= LEAST_POINTS:
-        reason = f"{len(points)} budgets have finished, at least {LEAST_POINTS + 1} are needed"
+    if analysis.best is None or analysis.averaged is None or len(points) <= MIN_POINTS_TO_EXTRAPOLATE:
+        reason = f"{len(points)} budgets have finished, at least {MIN_POINTS_TO_EXTRAPOLATE + 1} are needed"
         raise UserError(f"forecast: {reason}", field="budget", value=len(points), reason=reason)
     rows, left_out = fit_rows(table, metric, chance, keep_above_chance=True)
     sd, degrees = seed_noise(rows, metric)
@@ -92,7 +92,7 @@ def register(
             "law": analysis.best.fit.law.key, "why": analysis.law["why"], "fit": analysis.best.as_data(),
             "averaging": analysis.law["averaging"], "extrapolation": analysis.law["extrapolation"], **forecast,
             "naive": float(points["error"].iloc[-1]), "frontier": points.to_dict("records"),
-            "rehearsals": _rehearsals(rows, metric, points, noise, pictures, chance),
+            "rehearsals": _backtests(rows, metric, points, noise, pictures, chance),
         }
     )  # fmt: skip
 
@@ -134,13 +134,13 @@ def _at(
     }  # fmt: skip
 
 
-def _rehearsals(
+def _backtests(
     rows: pd.DataFrame, metric: str, points: pd.DataFrame, noise: dict[str, Any],
     pictures: Sequence[tuple[float, int]], chance: float | None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """The averaged forecast of each budget from at least four below it: {flops, measured, naive, inside, …}."""
     out = []
-    for m in range(LEAST_POINTS, len(points)):
+    for m in range(MIN_POINTS_TO_EXTRAPOLATE, len(points)):
         ahead, below = points.iloc[m], points.iloc[:m]
         before = rows[rows["budget"] < ahead["budget"]]
         frontier = fit_forms(
@@ -164,11 +164,11 @@ def _inside(band: list[float | None], value: float) -> bool:
     return bool((low is None or low <= value) and (high is None or value <= high))
 
 
-def outcome(registered: dict[str, Any], df: pd.DataFrame) -> dict[str, Any]:
+def grade(registered: dict[str, Any], df: pd.DataFrame) -> dict[str, Any]:
     """Grade a registered forecast by the runs that were trained after it.
 
     Args:
-      registered: what `register` returned.
+      registered: what `preregister` returned.
       df: the same table, with the runs of the target's budget.
 
     Returns:

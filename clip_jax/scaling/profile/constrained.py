@@ -49,7 +49,7 @@ def held_fits(fit: Fit, at: Any, normal: Array) -> Callable[[Array], Held]:
     Returns:
       values [K], sorted, in the unit of y -> `Held`.
     """
-    point = {c: float(np.ravel(v)[0]) for c, v in fit.centred(at).items()}
+    point = {c: float(np.ravel(v)[0]) for c, v in fit.centered(at).items()}
     law = fit.law
     eliminates = bool(law.replaced) and all(fit.free_mask[law.index(n)] for n in (law.amplitudes or (law.replaced,)))
     solver = _eliminated if eliminates else _weighted

@@ -204,7 +204,7 @@ def _theta_of(fit: Fit, name: str) -> float:
 
 def _normal(fit: Fit, at: Any) -> tuple[Array, float]:
     """How theta moves per unit of the curve at a point [p], and the curve's standard error there (loss's space)."""
-    x = {c: np.atleast_1d(v) for c, v in fit.centred(at).items()}
+    x = {c: np.atleast_1d(v) for c, v in fit.centered(at).items()}
     slopes = []
     for i in range(len(fit.theta)):
         step = np.zeros(len(fit.theta))
@@ -261,7 +261,7 @@ def _error(fit: Fit, i: int) -> float:
 
 
 def _own_unit(fit: Fit, name: str) -> Fit:
-    """The same fit with columns not centred, if the parameter carries an exponent: it is held in its own unit."""
+    """The same fit with columns not centered, if the parameter carries an exponent: it is held in its own unit."""
     p = fit.law.parameters[fit.law.index(name)]
     if not any(isinstance(power, str) and fit.references[c] != 1.0 for c, power in p.carries):
         return _in_units(fit, {c: 1.0 for c, _ in p.carries}) if p.carries else fit
@@ -271,7 +271,7 @@ def _own_unit(fit: Fit, name: str) -> Fit:
 def _in_units(fit: Fit, references: dict[str, float]) -> Fit:
     new = {**fit.references, **references}
     theta = fit.law.theta(fit.values, new)
-    # limits were for centred values; those of what is carried become as wide as they can be
+    # limits were for centered values; those of what is carried become as wide as they can be
     carried = np.array([bool(p.carries) for p in fit.law.parameters])
     low, high = np.where(carried, -700.0, fit.low), np.where(carried, 700.0, fit.high)
     return replace(fit, theta=theta, references=new, low=low, high=high)

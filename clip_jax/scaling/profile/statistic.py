@@ -23,9 +23,9 @@ def scatter(fit: Fit, noise: Noise = NO_NOISE) -> float:
 
 def pooled_scale(fit: Fit, noise: Noise) -> tuple[float, float, int]:
     """(mean square of the loss's derivative, mean of its second derivative, degrees of freedom)."""
-    square, bend = scale_of(fit)
-    square, degrees = pooled(square, fit.degrees, replace(noise, sd=min(noise.sd, fit.loss.deltas[-1])))
-    return square, bend, degrees
+    psi_squared, psi_prime = scale_of(fit)
+    psi_squared, degrees = pooled(psi_squared, fit.degrees, replace(noise, sd=min(noise.sd, fit.loss.deltas[-1])))
+    return psi_squared, psi_prime, degrees
 
 
 def threshold(fit: Fit, level: float, noise: Noise = NO_NOISE) -> float:
@@ -43,10 +43,10 @@ def statistic(fit: Fit, objectives: Array, noise: Noise = NO_NOISE) -> Array:
       objectives: of the constrained fits, any shape.
       noise: what is known of the scatter beside the residuals.
     """
-    square, bend, _ = pooled_scale(fit, noise)
+    psi_squared, psi_prime, _ = pooled_scale(fit, noise)
     rise = np.maximum(np.asarray(objectives) - fit.objective, 0.0)
     tiny = 1e-12 * max(fit.objective, 1e-30) + 1e-22 * fit.points  # an exact fit has no scale
-    return 2 * rise * bend / max(square, tiny)
+    return 2 * rise * psi_prime / max(psi_squared, tiny)
 
 
 def is_quadratic(fit: Fit, direction: Array, root: float, noise: Noise) -> bool:

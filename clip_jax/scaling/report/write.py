@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clip_jax.scaling.analysis.analyze import Analysis, analyse
+from clip_jax.scaling.analysis.analyze import Analysis, analyze
 from clip_jax.scaling.data.chance import chance_of_table
 from clip_jax.scaling.data.runs_table import read_table
 from clip_jax.scaling.fit.solver import fewer_programs
@@ -32,17 +32,17 @@ def write_report(
 ) -> dict[str, Any]:
     """Fit and write ``law.json``, ``checklist.json``, ``checklist.txt``, figures and ``report.html``; returns the law.
 
-    Args and errors are those of `analysis.analyse`; ``out_dir`` is made if missing. Each figure is a PNG with a PDF and
+    Args and errors are those of `analysis.analyze`; ``out_dir`` is made if missing. Each figure is a PNG with a PDF and
     an SVG of the same stem. ``figures`` of ``law.json`` maps its stem to null, or to the reason why the table cannot
     give it; the page says the same.
     """
     with fewer_programs(len(df)):
-        analysis = analyse(df, metric, curves=curves, lr_evidence=lr_evidence, title=title, chance=chance)
+        analysis = analyze(df, metric, curves=curves, lr_evidence=lr_evidence, title=title, chance=chance)
         return write_analysis(analysis, out_dir)
 
 
 def write_analysis(analysis: Analysis, out_dir: str | Path) -> dict[str, Any]:
-    """Write the report of what `analysis.analyse` found; returns the law as ``law.json`` holds it."""
+    """Write the report of what `analysis.analyze` found; returns the law as ``law.json`` holds it."""
     from clip_jax.scaling.report.figures import draw_all
     from clip_jax.scaling.report.page import write_page
 
@@ -84,4 +84,4 @@ def fit_table(path: str | Path, metric: str = "error_mean", chance: float | None
     table = read_table(path)
     chance = chance_of_table(table, metric, Path(path).parent, chance)
     with fewer_programs(len(table)):
-        return analyse(table, metric, title=str(path), name=str(path), chance=chance, full=False).law
+        return analyze(table, metric, title=str(path), name=str(path), chance=chance, full=False).law

@@ -57,7 +57,7 @@ class Ensemble:
 
     def curves(self, columns: Any) -> Array:
         """Every replica's curve: [R, ...] for columns [...]."""
-        x = self.fit.centred(columns)
+        x = self.fit.centered(columns)
         shape = next(iter(x.values())).shape
         flat = {c: v.ravel() for c, v in x.items()}
         return self.fit.law.predict(self.replicas, flat).reshape(-1, *shape)
@@ -114,9 +114,9 @@ def bootstrap(
     # one degree of freedom has tails without end; a scatter above e-fold says only that nothing is known
     most = 1.0 if fit.loss.space == "log" else np.inf
     noise = np.minimum(sd * np.sqrt(degrees / rng.chisquare(degrees, replicas)), most)
-    centre = fit.law.predict(fit.theta, fit.logs)
+    center = fit.law.predict(fit.theta, fit.logs)
     drawn = noise[:, None] * rng.standard_normal((replicas, fit.points))
-    y = centre * np.exp(drawn) if fit.loss.space == "log" else centre + drawn
+    y = center * np.exp(drawn) if fit.loss.space == "log" else center + drawn
     theta, ok = _again(fit, y, fit.data.weights)
     return Ensemble(fit, theta[ok], noise[ok], kind, int((~ok).sum()))
 
@@ -191,12 +191,12 @@ def bootstrap_t(
       ensemble: of ``bootstrap(fit, kind="cases")``.
       level: of the interval.
     """
-    centre, drawn = float(quantity(fit.theta)), quantity(ensemble.replicas)
+    center, drawn = float(quantity(fit.theta)), quantity(ensemble.replicas)
     se = _standard_errors(fit, quantity, fit.theta[None], np.array([fit.residual_sd]))[0]
     each = _standard_errors(fit, quantity, ensemble.replicas, ensemble.noise)
-    t = (drawn - centre) / np.maximum(each, 1e-12 * se)
+    t = (drawn - center) / np.maximum(each, 1e-12 * se)
     low, high = np.quantile(t, [(1 - level) / 2, (1 + level) / 2])
-    return centre - se * float(high), centre - se * float(low)
+    return center - se * float(high), center - se * float(low)
 
 
 def _standard_errors(fit: Fit, quantity: Callable[[Array], Array], thetas: Array, noise: Array) -> Array:

@@ -58,10 +58,10 @@ def influence(fit: Fit, *, method: str | None = None, most: int | None = None, l
     rows = np.argsort(-largest, kind="stable")
     rows = rows[largest[rows] >= least][:most]
     drawn, values, out = fit.law.describe(thetas[rows], fit.references), fit.values, []
-    for place, row in enumerate(rows):
+    for position, row in enumerate(rows):
         i = int(np.argmax(np.abs(shifts[row])))
         name = fit.law.names[i]
-        every = {k: float(v[place]) for k, v in drawn.items()}
+        every = {k: float(v[position]) for k, v in drawn.items()}
         out.append(Influence(int(row), name, values[name], every[name], float(shifts[row, i]), every, method))
     return out
 
@@ -97,14 +97,16 @@ def _one_step(fit: Fit) -> np.ndarray:
     j = fit.jacobian()[:, moves]
     delta = fit.loss.deltas[-1]
     pull = np.clip(r, -delta, delta)
-    bend = (np.abs(r) <= delta).astype(float)
+    psi_prime = (np.abs(r) <= delta).astype(float)
     if fit.loss.kind == "absolute":
-        pull, bend = np.sign(r), np.zeros(len(r))
-    if bend.mean() < LEAST_WITHIN:  # too few rows carry the curvature: its mean, from the density of residuals around 0
-        bend = np.full(len(r), scale_of(fit)[1])
-    inverse = np.linalg.pinv(np.einsum("nk,nl,n->kl", j, j, w * bend), hermitian=True)
+        pull, psi_prime = np.sign(r), np.zeros(len(r))
+    if (
+        psi_prime.mean() < LEAST_WITHIN
+    ):  # too few rows carry the curvature: its mean, from the density of residuals around 0
+        psi_prime = np.full(len(r), scale_of(fit)[1])
+    inverse = np.linalg.pinv(np.einsum("nk,nl,n->kl", j, j, w * psi_prime), hermitian=True)
     solved = j @ inverse
-    leverage = np.minimum(w * bend * np.einsum("nk,nk->n", solved, j), 0.99)
+    leverage = np.minimum(w * psi_prime * np.einsum("nk,nk->n", solved, j), 0.99)
     out[:, moves] += solved * (w * pull / (1 - leverage))[:, None]
     return np.clip(out, np.where(moves, fit.low, -np.inf), np.where(moves, fit.high, np.inf))
 

@@ -11,7 +11,7 @@ from clip_jax.config.sweep import SweepConfig
 from clip_jax.distributed.mesh import enable_compile_cache
 from clip_jax.errors import UserError
 from clip_jax.scaling.data.chance import chance_beside
-from clip_jax.scaling.planning.preregistration import ON_BUDGET, outcome, register
+from clip_jax.scaling.planning.preregistration import ON_BUDGET, grade, preregister
 from clip_jax.storage.json_files import read_json, write_json
 from clip_jax.storage.paths import exists, place, read_text
 from clip_jax.sweep.collect import collect
@@ -33,7 +33,7 @@ def register_forecast(sweep_dir: str | Path, target: float) -> str:
       A text: the forecast, its band, and the command that trains its runs.
 
     Raises:
-      UserError: one is registered already, and as `scaling.registration.register`.
+      UserError: one is registered already, and as `scaling.registration.preregister`.
     """
     import pandas as pd
 
@@ -48,7 +48,7 @@ def register_forecast(sweep_dir: str | Path, target: float) -> str:
     grown = dataclasses.replace(config, budgets=(target,))
     cells = [cell for cell in plan_of(grown).kept if cell.config.seed == config.base.seed + config.seeds[0]]
     runs = [make_cell(config, cell.rung, target, seed) for cell in cells for seed in seeds]
-    registered = register(
+    registered = preregister(
         df, config.metric, target, seeds=len(seeds),
         pictures=pictures_of(pd.read_csv(io.StringIO(read_text(root / "evals.csv"))), config),
         chance=chance_beside(root, config.metric),
@@ -77,7 +77,7 @@ def grade_forecast(sweep_dir: str | Path) -> str:
     if registered is None:
         raise UserError(f"{root}: no forecast was registered; `clip-jax sweep forecast --at=FLOPS` does it")
     df = collect(root)
-    graded = outcome(registered, df)
+    graded = grade(registered, df)
     planned = {run["run_id"] for run in registered["runs"]}
     near = df[(df["budget"] / registered["target"] - 1).abs() <= ON_BUDGET]
     graded["amendments"] += [

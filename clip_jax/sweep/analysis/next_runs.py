@@ -14,7 +14,7 @@ from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.frontier.frontier import compute_optimal, seed_noise
 from clip_jax.scaling.frontier.isoflop import allocation, isoflop
 from clip_jax.scaling.laws import law_named
-from clip_jax.scaling.planning.experimental_design import Plan, best_runs, cheapest_plan
+from clip_jax.scaling.planning.experimental_design import RunSelection, best_runs, cheapest_plan
 from clip_jax.storage.paths import place
 from clip_jax.sweep.collect import collect
 from clip_jax.sweep.control import sweep_config_of
@@ -26,7 +26,7 @@ SEEDS = 4  # at most at one of them
 
 def next_runs(
     sweep_dir: str | Path, target: float, *, budget: float = 0.0, half_width: float = 0.0, law: str = "power"
-) -> tuple[Plan, str]:
+) -> tuple[RunSelection, str]:
     """The plan, and a text of what to add to the sweep's config.
 
     Candidates are budgets from the smallest of the sweep upward by factors of two, below ``target`` and, with
@@ -71,7 +71,7 @@ def next_runs(
     return plan, _text(config, plan, target, isoflop(rows, config.metric))
 
 
-def _text(config: SweepConfig, plan: Plan, target: float, valleys: list[dict[str, Any]]) -> str:
+def _text(config: SweepConfig, plan: RunSelection, target: float, valleys: list[dict[str, Any]]) -> str:
     optimum = allocation(valleys)
     lines = [f"  the forecast at {target:.3g} FLOPs is known to ±{plan.before:.2%} (95 %)"]
     for row in plan.chosen:

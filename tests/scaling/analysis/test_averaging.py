@@ -16,7 +16,7 @@ from clip_jax.scaling.analysis.averaging import (
     weights_by_stacking,
     with_least,
 )
-from clip_jax.scaling.analysis.frontier_fit import Fitted
+from clip_jax.scaling.analysis.frontier_fit import FrontierFit
 from clip_jax.scaling.fit.loss import Loss
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import LAWS, BoundedPowerLaw, PowerLaw, SaturatingPowerLaw, SigmoidLogC
@@ -37,7 +37,7 @@ def normal(center, sd, degrees=10_000):
 
 def fits(y, keys=("power", "saturating", "sigmoid"), noise=None):
     laws = [law for law in LAWS if law.key in keys]
-    return {law.key: Fitted(fit_law(law, C[: len(y)], y, profile=False), noise or Noise()) for law in laws}
+    return {law.key: FrontierFit(fit_law(law, C[: len(y)], y, profile=False), noise or Noise()) for law in laws}
 
 
 def test_prediction_scattered_adds_in_quadrature():
@@ -122,7 +122,7 @@ def test_weights_by_stacking_maximize_the_held_out_log_score():
 def test_held_out_densities_are_those_of_the_bands_with_the_degrees_of_residuals_and_seeds_together():
     noise, aside = Noise(0.02, 30), np.array([1, -1, 1, -1, 1, 3, -3, 3])
     y = 0.6 * (C / C[0]) ** -0.15 * np.exp(0.015 * aside)
-    found = held_out_densities({"power": Fitted(fit_law(PowerLaw(), C, y, loss=SQUARES, profile=False), noise)})[0]
+    found = held_out_densities({"power": FrontierFit(fit_law(PowerLaw(), C, y, loss=SQUARES, profile=False), noise)})[0]
     for m, density in zip(range(5, 8), found, strict=True):
         before = fit_law(PowerLaw(), C[:m], y[:m], loss=SQUARES)
         run = prediction_profile(before, C[m], noise=noise).scattered(scatter(before, noise))
@@ -137,7 +137,7 @@ def test_average_uses_stacking_only_where_every_form_was_tested():
     assert few.rule == BY_BIC
     x = np.geomspace(1e10, 1e13, 14)
     y = 0.6 * (x / x[0]) ** -0.15 * np.exp(0.01 * rng.standard_normal(14))
-    many = average({w.key: Fitted(fit_law(w, x, y, profile=False)) for w in (PowerLaw(), SaturatingPowerLaw())})
+    many = average({w.key: FrontierFit(fit_law(w, x, y, profile=False)) for w in (PowerLaw(), SaturatingPowerLaw())})
     assert many.rule == BY_STACKING
     assert many.weights.min() >= LEAST_WEIGHT - 1e-12
 

@@ -12,7 +12,7 @@ from clip_jax.scaling.analysis.extrapolation import (
     rival_forms,
     rolling,
 )
-from clip_jax.scaling.analysis.frontier_fit import Fitted
+from clip_jax.scaling.analysis.frontier_fit import FrontierFit
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import LAWS, Chinchilla, PowerLaw, SaturatingPowerLaw, law_named
 
@@ -27,7 +27,7 @@ def test_the_true_form_wins_by_extrapolation(curves, form):
 
 def check(errors, laws=("power", "saturating", "sigmoid")):
     """`forecast_check` of the last of six budgets from the others."""
-    fitted = {k: Fitted(fit_law(law_named(k), C[:5], errors[:5])) for k in laws}
+    fitted = {k: FrontierFit(fit_law(law_named(k), C[:5], errors[:5])) for k in laws}
     return forecast_check(fitted, average(fitted), float(C[5]), float(errors[5]), float(errors[4]))
 
 

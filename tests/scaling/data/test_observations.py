@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from clip_jax.errors import UserError
-from clip_jax.scaling.data.observations import check_points, columns_of, copies, noise_floor
+from clip_jax.scaling.data.observations import check_points, columns_of, count_duplicates, noise_floor
 from clip_jax.scaling.fit.loss import Loss
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import Chinchilla, PowerLaw, PowerLawFromChance, SaturatingPowerLaw
@@ -74,8 +74,8 @@ def test_columns_come_from_dicts_tables_and_arrays():
 
 
 def test_copies_are_counted():
-    assert copies(check_points(PowerLaw(), np.append(C, C[:2]), np.append(Y, Y[:2]))) == 2
-    assert copies(check_points(PowerLaw(), np.append(C, C[:2]), np.append(Y, Y[:2] * 1.01))) == 0
+    assert count_duplicates(check_points(PowerLaw(), np.append(C, C[:2]), np.append(Y, Y[:2]))) == 2
+    assert count_duplicates(check_points(PowerLaw(), np.append(C, C[:2]), np.append(Y, Y[:2] * 1.01))) == 0
 
 
 def test_the_floor_is_the_binomial_scatter():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from clip_jax.scaling.frontier.frontier import (
     binned,
-    binned_centres,
+    binned_centers,
     by_size,
     compute_optimal,
     envelope,
@@ -106,8 +106,8 @@ def test_bins_keep_their_lowest_and_then_only_what_improves():
 
 def test_bin_centres_are_not_where_the_runs_were():
     x, y = np.array([1.0, 9.0, 100.0]), np.array([0.9, 0.8, 0.5])
-    centres, lowest = binned_centres(x, y, bins=2, beyond=0.1)
-    np.testing.assert_allclose(centres, 10 ** np.array([0.525, 1.575]))
+    centers, lowest = binned_centers(x, y, bins=2, beyond=0.1)
+    np.testing.assert_allclose(centers, 10 ** np.array([0.525, 1.575]))
     assert lowest.tolist() == [0.8, 0.5]
     assert len(octaves(np.geomspace(1500, 1500 * 2**9.5, 5))) == 9
 

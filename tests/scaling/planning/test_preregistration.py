@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from clip_jax.errors import UserError
-from clip_jax.scaling.planning.preregistration import MADE_AFTER, outcome, picture_scatter, register
+from clip_jax.scaling.planning.preregistration import MADE_AFTER, grade, picture_scatter, preregister
 from clip_jax.scaling.report.figures.forecast import draw_forecast
 
 
@@ -23,9 +23,9 @@ def graded(runs, curves):
     """(registered, outcome, all rows) of a planted power law with three seeds a cell."""
     df = runs(curves["power law"], noise=0.01, seeds=3)
     below, target = split(df)
-    registered = register(below, "error_mean", target, seeds=3, pictures=[(0.5, 20_000)])
+    registered = preregister(below, "error_mean", target, seeds=3, pictures=[(0.5, 20_000)])
     registered = json.loads(json.dumps(registered))  # as it is read back
-    return registered, outcome(registered, df), df
+    return registered, grade(registered, df), df
 
 
 def test_a_planted_law_is_forecast_within_its_band(graded, curves):
@@ -45,7 +45,7 @@ def test_a_planted_law_is_forecast_within_its_band(graded, curves):
 def test_bands_add_what_seeds_and_examples_scatter(graded):
     registered, _, df = graded
     below, target = split(df)
-    alone = register(below, "error_mean", target, seeds=3)
+    alone = preregister(below, "error_mean", target, seeds=3)
     width = {k: np.log(registered[k][1] / registered[k][0]) for k in ("curve", "mean", "run", "mean_new_pictures")}
     assert width["curve"] < width["mean"] <= width["run"]
     assert width["mean"] < width["mean_new_pictures"]
@@ -63,17 +63,17 @@ def test_what_was_changed_after_the_forecast_is_said(graded):
     registered, _, df = graded
     changed = df.copy()
     changed.loc[0, "error_mean"] *= 1.01
-    assert "not those that the forecast was made from" in outcome(registered, changed)["amendments"][0]
+    assert "not those that the forecast was made from" in grade(registered, changed)["amendments"][0]
     target = df[df["budget"] == df["budget"].max()]
-    best = target[target["params"] == outcome(registered, df)["params"]].iloc[:1].assign(run_id="more", seed=9)
-    assert outcome(registered, pd.concat([df, best]))["amendments"] == ["4 seeds were trained, 3 were registered"]
+    best = target[target["params"] == grade(registered, df)["params"]].iloc[:1].assign(run_id="more", seed=9)
+    assert grade(registered, pd.concat([df, best]))["amendments"] == ["4 seeds were trained, 3 were registered"]
 
 
 def test_a_miss_is_a_miss(graded):
     registered, _, df = graded
     worse = df.copy()
     worse.loc[worse["budget"] == worse["budget"].max(), "error_mean"] *= 1.5
-    found = outcome(registered, worse)
+    found = grade(registered, worse)
     assert not found["inside"]
     assert not found["beats_naive"]
     assert not any(s["inside"] for s in found["seeds"])
@@ -82,8 +82,8 @@ def test_a_miss_is_a_miss(graded):
 def test_a_side_that_is_open_leaves_nothing_outside(graded):
     registered, _, df = graded
     low = registered["mean"][0]
-    assert outcome({**registered, "mean": [None, 1.0], "run": [None, None]}, df)["inside"]
-    found = outcome({**registered, "mean": [None, low], "run": [None, low]}, df)
+    assert grade({**registered, "mean": [None, 1.0], "run": [None, None]}, df)["inside"]
+    found = grade({**registered, "mean": [None, low], "run": [None, low]}, df)
     assert not found["inside"]
     assert not any(s["inside"] for s in found["seeds"])
 
@@ -93,7 +93,7 @@ def test_bands_cover_as_often_as_they_say(runs, curves):
     for seed in range(8):
         df = runs(curves["power law"], noise=0.02, sizes=3, seeds=2, seed=seed)
         below, target = split(df)
-        inside.append(outcome(register(below, "error_mean", target, seeds=2), df)["inside"])
+        inside.append(grade(preregister(below, "error_mean", target, seeds=2), df)["inside"])
     assert sum(inside) >= 6  # 95 % wanted; of 95 %, fewer than six of eight is a chance of 1 in 170
 
 
@@ -101,17 +101,17 @@ def test_what_cannot_be_forecast_is_refused(graded, runs, curves):
     registered, _, df = graded
     below, target = split(df)
     with pytest.raises(UserError, match="is at or above .* a forecast is made before its runs"):
-        register(df, "error_mean", target, seeds=2)
+        preregister(df, "error_mean", target, seeds=2)
     with pytest.raises(UserError, match="4 budgets have finished, at least 5 are needed"):
-        register(below[below["budget"] < 4e11], "error_mean", target, seeds=2)
+        preregister(below[below["budget"] < 4e11], "error_mean", target, seeds=2)
     with pytest.raises(UserError, match="1 seeds; the scatter of the target needs at least 2"):
-        register(below, "error_mean", target, seeds=1)
+        preregister(below, "error_mean", target, seeds=1)
     with pytest.raises(UserError, match="no cell has a second seed"):
-        register(below[below["seed"] == 0], "error_mean", target, seeds=2)
+        preregister(below[below["seed"] == 0], "error_mean", target, seeds=2)
     with pytest.raises(UserError, match="no run of .* has finished"):
-        outcome(registered, below)
+        grade(registered, below)
     with pytest.raises(UserError, match="1 seeds of the best size .* 3 were registered"):
-        outcome(registered, pd.concat([below, df[(df["budget"] == target) & (df["seed"] == 0)]]))
+        grade(registered, pd.concat([below, df[(df["budget"] == target) & (df["seed"] == 0)]]))
 
 
 def test_the_figure_is_drawn(graded):
@@ -135,7 +135,7 @@ def test_outcome_of_a_forecast_made_after_its_runs_is_refused():
     folder = Path(__file__).parents[3] / "experiments" / "results" / "icons"
     later = json.loads((folder / "forecast_averaged.json").read_text())
     with pytest.raises(UserError) as caught:
-        outcome(later, pd.read_csv(folder / "runs.csv", dtype={"run_id": str}))
+        grade(later, pd.read_csv(folder / "runs.csv", dtype={"run_id": str}))
     assert caught.value.field == MADE_AFTER
     registered, graded = (json.loads((folder / f"{name}.json").read_text()) for name in ("forecast", "outcome"))
-    assert outcome(registered, pd.read_csv(folder / "runs.csv", dtype={"run_id": str})) == graded
+    assert grade(registered, pd.read_csv(folder / "runs.csv", dtype={"run_id": str})) == graded

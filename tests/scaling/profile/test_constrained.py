@@ -63,7 +63,7 @@ def table_of(name, seed=0):
 def slsqp_objective(fit, at, value, starts=30, seed=0):
     """The lowest constrained objective of several SLSQP starts around the optimum and over the bounds."""
     law, rng = fit.law, np.random.default_rng(seed)
-    x, point = fit.logs, {c: np.atleast_1d(v) for c, v in fit.centred(at).items()}
+    x, point = fit.logs, {c: np.atleast_1d(v) for c, v in fit.centered(at).items()}
 
     def objective(theta):
         with np.errstate(all="ignore"):

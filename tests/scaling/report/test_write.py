@@ -163,7 +163,7 @@ def test_points_that_cannot_be_drawn_do_not_stop_a_report(runs, curves):
     df = runs(curves["power law"], budgets=3, sizes=2, seeds=1)
     points = learning(df)
     points.loc[0, "error"], points.loc[1, "error"], points.loc[2, "flops"] = np.nan, 0.0, np.inf
-    data = embedded(analysis.analyse(df, curves=points, full=False))
+    data = embedded(analysis.analyze(df, curves=points, full=False))
     drawn = [point for curve in data["curves"] for point in curve["points"]]
     assert len(drawn) == len(points) - 3
     assert all(np.isfinite(drawn).ravel())
@@ -220,7 +220,7 @@ def test_law_json_averages_the_forms_and_warns_of_rivals(runs, tmp_path):
 def test_analyse_rows_above_chance_stay_where_the_law_has_a_ceiling(runs, curves):
     df = runs(curves["power law"], budgets=6, sizes=1, seeds=1)
     df.loc[0, "error_mean"] = 0.95
-    law = analysis.analyse(df, chance=0.9, full=False).law
+    law = analysis.analyze(df, chance=0.9, full=False).law
     points = {f["law"]: f["points"] for f in law["fits"]}
     assert law["left_out"] == []
     assert {k: v for k, v in points.items() if v == 6}.keys() == {"sigmoid", "bounded", "chance"}
@@ -234,7 +234,7 @@ def test_analyse_rows_above_chance_stay_where_the_law_has_a_ceiling(runs, curves
 def test_errors_without_a_logarithm_are_left_out_by_name(runs, curves, value):
     df = runs(curves["power law"], budgets=4, sizes=3, seeds=1)
     df.loc[0, "error_mean"] = value
-    (gone,) = analysis.analyse(df, full=False).law["left_out"]
+    (gone,) = analysis.analyze(df, full=False).law["left_out"]
     assert gone["run_id"] == "r0"
     assert "no finite logarithm" in gone["reason"]
 
@@ -246,14 +246,14 @@ def test_constant_sizes_and_copies_are_said(runs, curves, tmp_path):
     assert law["figures"]["contour"] == "1 sizes, at least 3 are needed"
     assert "1 sizes, at least 3 are needed" in (tmp_path / "report.html").read_text()
     with pytest.raises(UserError, match="stands twice"):
-        analysis.analyse(pd.concat([df, df.head(1)]))
+        analysis.analyze(pd.concat([df, df.head(1)]))
 
 
 def test_two_units_in_one_column_are_refused(runs, curves):
     df = runs(curves["power law"], budgets=5, sizes=1, seeds=1)
     df["flops"] *= np.where(df.index < 3, 1e-9, 1.0)
     with pytest.raises(UserError, match="two units in one column"):
-        analysis.analyse(df, full=False)
+        analysis.analyze(df, full=False)
 
 
 def test_a_sweep_with_budgets_above_guessing_has_a_report_and_says_which_forms_lack_points():
@@ -266,7 +266,7 @@ def test_a_sweep_with_budgets_above_guessing_has_a_report_and_says_which_forms_l
         }
     )  # fmt: skip
     for error in (rows["error_mean"], rows["error_mean"] + 0.01):  # one point above guessing, and all three
-        law = analysis.analyse(rows.assign(error_mean=error), "error_mean", chance=0.8693).law
+        law = analysis.analyze(rows.assign(error_mean=error), "error_mean", chance=0.8693).law
         assert "power" in law["frontiers"]["budget"]["left_out"]
         assert law["fits"]
 

@@ -47,7 +47,7 @@ def draw_arms(
 
     with rc_context(HOUSE):  # type: ignore[arg-type]
         figure, (left, right) = new_figure(8.2, 3.5, 2, width_ratios=(1.5, 1))
-        every = _together([fit_rows(prepare(table, metric, name), metric)[0] for name, table in arms.items()])
+        every = _stacked([fit_rows(prepare(table, metric, name), metric)[0] for name, table in arms.items()])
         for k, (name, table) in enumerate(arms.items()):
             rows, _ = fit_rows(prepare(table, metric, name), metric)
             x, y = rows["flops"].to_numpy(float), rows[metric].to_numpy(float)
@@ -66,7 +66,7 @@ def draw_arms(
         return figure
 
 
-def _together(tables: list[pd.DataFrame]) -> pd.DataFrame:
+def _stacked(tables: list[pd.DataFrame]) -> pd.DataFrame:
     """Stack the rows of all arms."""
     import pandas as pd
 
@@ -78,16 +78,16 @@ def _gains(axis: Any, compared: Sequence[Mapping[str, Any]], names: list[str]) -
     values = [v for r in others for v in (r["gain"], r["gain_low"], r["gain_high"]) if 1 / FAR < v < FAR]
     low, high = min([*values, 0.5]) / 1.5, max([*values, 2.0]) * 1.5
     axis.axvline(1, color=SOFT, lw=0.8)
-    for place, r in enumerate(reversed(others)):
+    for height, r in enumerate(reversed(others)):
         color = COLORS[names.index(r["arm"]) % len(COLORS)]
         ends = np.clip([r["gain_low"], r["gain_high"]], low, high)
-        axis.plot(ends, [place, place], color=color, lw=2)
+        axis.plot(ends, [height, height], color=color, lw=2)
         if r["gain"] <= low:
             axis.text(
-                low * 1.05, place + 0.08, "never reaches it" if r["gain"] == 0 else f"{r['gain']:.2g}", color=color
+                low * 1.05, height + 0.08, "never reaches it" if r["gain"] == 0 else f"{r['gain']:.2g}", color=color
             )
         else:
-            axis.plot([r["gain"]], [place], MARKS[names.index(r["arm"]) % len(MARKS)], color=color, ms=6)
+            axis.plot([r["gain"]], [height], MARKS[names.index(r["arm"]) % len(MARKS)], color=color, ms=6)
     axis.set(xscale="log", xlim=(low, high), ylim=(-0.6, len(others) - 0.4))
     axis.set_yticks(range(len(others)), [r["arm"] for r in reversed(others)])
     axis.set_xlabel(f"compute that {names[0]} needs\nover its own, for one error (95 %)")

@@ -25,7 +25,7 @@ def drawn_rows(analysis: Analysis) -> pd.DataFrame:
     points = analysis.frontier.points
     fitted = set(zip(points["budget"], points["params"], strict=True))
     keep |= rows["budget"].isin(points["budget"]).to_numpy() & np.array(
-        [place in fitted for place in zip(rows["budget"], rows["params"], strict=True)]
+        [cell in fitted for cell in zip(rows["budget"], rows["params"], strict=True)]
     )
     return rows[keep]
 

@@ -20,7 +20,7 @@ def draw_forecast(registered: dict[str, Any], graded: dict[str, Any], runs: pd.D
     """Draw the points that the law was fitted to, the law, the band at the target, the runs there; returns a Figure.
 
     Args:
-      registered, graded: of `registration.register` and `registration.outcome`.
+      registered, graded: of `registration.preregister` and `registration.grade`.
       runs: the table, one row a run.
     """
     from matplotlib import rc_context

@@ -43,7 +43,7 @@ def isoflop(analysis: Analysis) -> Any:
     budgets = np.array([v["budget"] for v in shown])
     colors, norm = color_scale(budgets, "cividis")
     figure, (axis,) = new_figure(5.8, 3.9)
-    leaning = {v["budget"]: v for v in analysis.leaning}
+    cubic_valleys = {v["budget"]: v for v in analysis.cubic_valleys}
     errors = valley_errors(analysis)
     for valley in shown:
         part = sizes[sizes["budget"] == valley["budget"]]
@@ -54,7 +54,7 @@ def isoflop(analysis: Analysis) -> Any:
             part["params"], part["error"], "o", color=color, mfc=color if accepted else "white", ms=4, zorder=3,
             label=f"{valley['budget']:.2g}",
         )  # fmt: skip
-        for row, style in ((valley, "-" if accepted else ":"), (leaning[valley["budget"]], (0, (4, 2)))):
+        for row, style in ((valley, "-" if accepted else ":"), (cubic_valleys[valley["budget"]], (0, (4, 2)))):
             if row["coefficients"] is not None and (row is valley or row["status"] == "accepted"):
                 *poly, middle = row["coefficients"]
                 axis.plot(
@@ -66,8 +66,8 @@ def isoflop(analysis: Analysis) -> Any:
                 ends = ends_of(valley, se, sizes, "params")
                 axis.plot(ends, [valley["error"]] * 2, "|-", color=color, ms=5, lw=1.0, zorder=4)
             axis.plot(valley["params"], valley["error"], "*", color=color, ms=11, mec="white", mew=0.7, zorder=5)
-        if leaning[valley["budget"]]["status"] == "accepted":
-            row = leaning[valley["budget"]]
+        if cubic_valleys[valley["budget"]]["status"] == "accepted":
+            row = cubic_valleys[valley["budget"]]
             axis.plot(row["params"], row["error"], "D", mfc="white", mec=color, ms=4, zorder=5)
     axis.set(
         xscale="log",
@@ -99,7 +99,7 @@ def _legends(figure: Any, axis: Any, analysis: Analysis, count: int, has_errors:
             {"marker": "*", "ms": 8},
         ),
         (
-            of(analysis.leaning, True),
+            of(analysis.cubic_valleys, True),
             "cubic, its minimum\n(no error known)",
             {"ls": (0, (4, 2)), "lw": 0.9, "marker": "D", **HOLLOW},
         ),
@@ -119,7 +119,7 @@ def allocation(analysis: Analysis) -> Any:
     Raises NotDrawn with fewer than two accepted parabolas and no identified law of size and samples.
     """
     accepted = [v for v in analysis.valleys if v["status"] == "accepted"] if is_planned(analysis) else []
-    leaning = [v for v in analysis.leaning if v["status"] == "accepted"] if is_planned(analysis) else []
+    cubic_valleys = [v for v in analysis.cubic_valleys if v["status"] == "accepted"] if is_planned(analysis) else []
     surface = None
     try:
         surface = identified_surface(analysis)
@@ -136,7 +136,7 @@ def allocation(analysis: Analysis) -> Any:
     for axis, key, name, at in ((axes[0], "params", "parameters", 0), (axes[1], "samples_seen", "samples seen", 1)):
         axis.plot(points["flops"], points[key], "o", mfc="none", mec=SOFT, ms=6, label="best run of the frontier")
         for rows, law, marker, color, label in (
-            (accepted, "allocation", "*", BLUE, "parabola"), (leaning, "allocation_cubic", "D", GREEN, "cubic"),
+            (accepted, "allocation", "*", BLUE, "parabola"), (cubic_valleys, "allocation_cubic", "D", GREEN, "cubic"),
         ):  # fmt: skip
             if not rows:
                 continue

@@ -8,7 +8,7 @@ import numpy as np
 
 from clip_jax.plotting.style import INK, LAW_COLORS, LAW_DASHES, NotDrawn, marker_size, new_figure
 from clip_jax.scaling.analysis.analyze import Analysis
-from clip_jax.scaling.analysis.frontier_fit import Fitted
+from clip_jax.scaling.analysis.frontier_fit import FrontierFit
 from clip_jax.scaling.report.figures.same_curves import joint_name, same_curves
 
 MARKERS = {"power": "o", "saturating": "s", "sigmoid": "^", "bounded": "X", "shifted": "D", "chance": "v", "bnsl": "P"}
@@ -40,7 +40,7 @@ def residuals(analysis: Analysis) -> Any:
     return figure
 
 
-def _influence(axis: Any, best: Fitted, rows: list[dict[str, Any]]) -> None:
+def _influence(axis: Any, best: FrontierFit, rows: list[dict[str, Any]]) -> None:
     name = best.fit.law.exponent_name
     value, interval = best.fit.values[name], best.intervals.get(name)
     color = LAW_COLORS[best.key]

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.scaling.analysis.frontier_fit import Fitted
+from clip_jax.scaling.analysis.frontier_fit import FrontierFit
 
 EQUAL = 1e-3  # relative difference below which two curves are one line on paper
 
 
-def same_curves(fitted: Mapping[str, Fitted], grid: Any, first: str | None = None) -> list[tuple[str, ...]]:
+def same_curves(fitted: Mapping[str, FrontierFit], grid: Any, first: str | None = None) -> list[tuple[str, ...]]:
     """Group laws by their curve.
 
     Args:
@@ -34,6 +34,6 @@ def same_curves(fitted: Mapping[str, Fitted], grid: Any, first: str | None = Non
     return [tuple(sorted(g, key=lambda key: key != first)) for g in groups]
 
 
-def joint_name(fitted: Mapping[str, Fitted], group: tuple[str, ...]) -> str:
+def joint_name(fitted: Mapping[str, FrontierFit], group: tuple[str, ...]) -> str:
     """Name a group: ``power law = saturating power law``."""
     return " = ".join(fitted[key].fit.law.name for key in group)

@@ -22,7 +22,7 @@ def standard_errors(rows: pd.DataFrame, points: pd.DataFrame) -> np.ndarray:
       points: columns of `frontier.by_size`.
     """
     seeds = rows.groupby(["budget", "params"])["seed"].nunique()
-    repeated = np.array([seeds.get(place, 1) > 1 for place in zip(points["budget"], points["params"], strict=True)])
+    repeated = np.array([seeds.get(cell, 1) > 1 for cell in zip(points["budget"], points["params"], strict=True)])
     sd = points["sd"].to_numpy(float) / np.sqrt(points["seeds"].to_numpy(float))
     return np.where(repeated, sd, np.nan)
 
@@ -32,4 +32,4 @@ def point_names(analysis: Analysis, points: pd.DataFrame) -> list[str]:
     if BUDGET in analysis.frontiers:
         return [f"budget {b:.3g}" for b in points["budget"]]
     runs = analysis.rows.drop_duplicates(["budget", "params"]).set_index(["budget", "params"])["run_id"]
-    return [str(runs[place]) for place in zip(points["budget"], points["params"], strict=True)]
+    return [str(runs[cell]) for cell in zip(points["budget"], points["params"], strict=True)]

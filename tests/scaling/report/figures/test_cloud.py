@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from clip_jax.scaling.analysis.analyze import analyse
+from clip_jax.scaling.analysis.analyze import analyze
 from clip_jax.scaling.report.figures import draw
 
 
@@ -11,7 +11,7 @@ from clip_jax.scaling.report.figures import draw
 def test_cloud_interval_of_any_size_is_drawn(runs, scale):
     df = runs(lambda c: 0.95 / (1 + (c / 4e11) ** 0.6), budgets=7, sizes=1, seeds=2)
     df[["flops", "budget", "samples_seen"]] *= scale
-    found = analyse(df, chance=0.95, full=False)
+    found = analyze(df, chance=0.95, full=False)
     assert found.winner == "sigmoid"
     fit, interval = found.best.fit, found.best.intervals["C_half"]
     axis = draw("cloud", found).axes[0]
@@ -24,7 +24,7 @@ def test_cloud_interval_of_any_size_is_drawn(runs, scale):
 def test_cloud_interval_beyond_the_axis_ends_in_a_triangle(runs, monkeypatch):
     from dataclasses import replace
 
-    found = analyse(runs(lambda c: 0.95 / (1 + (c / 4e11) ** 0.6), budgets=7, sizes=1, seeds=2), full=False)
+    found = analyze(runs(lambda c: 0.95 / (1 + (c / 4e11) ** 0.6), budgets=7, sizes=1, seeds=2), full=False)
     wide = {n: replace(i, high=np.inf, open_high=True) for n, i in found.best.intervals.items()}
     found.best.__dict__["intervals"] = wide
     axis = draw("cloud", found).axes[0]

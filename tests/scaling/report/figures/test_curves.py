@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from clip_jax.plotting.style import ceiling, label_of
-from clip_jax.scaling.analysis.analyze import Analysis, analyse
+from clip_jax.scaling.analysis.analyze import Analysis, analyze
 from clip_jax.scaling.report.figures import draw
 from clip_jax.scaling.report.figures.headline import AVERAGED, headline
 from clip_jax.scaling.report.figures.same_curves import same_curves
@@ -16,13 +16,13 @@ from clip_jax.scaling.report.figures.seeds import point_names, standard_errors
 
 @pytest.fixture(scope="module")
 def found(runs, curves):
-    return analyse(runs(curves["power law"], budgets=6, sizes=3, seeds=3, noise=0.02), full=False)
+    return analyze(runs(curves["power law"], budgets=6, sizes=3, seeds=3, noise=0.02), full=False)
 
 
 @pytest.fixture(scope="module")
 def steep(runs):
     """A law that falls by more than ten times between the data and the target."""
-    return analyse(runs(lambda c: 0.97 / (1 + (c / 5e11) ** 1.2), budgets=7, sizes=3, seeds=2), full=False)
+    return analyze(runs(lambda c: 0.97 / (1 + (c / 5e11) ** 1.2), budgets=7, sizes=3, seeds=2), full=False)
 
 
 def axis_of(found):
@@ -62,7 +62,7 @@ def test_error_vs_flops_many_points_have_small_markers(found, copies, size):
 
 
 def test_error_vs_flops_one_seed_says_no_bars(runs, curves):
-    axis = axis_of(analyse(runs(curves["power law"], budgets=4, sizes=1, seeds=1), full=False))
+    axis = axis_of(analyze(runs(curves["power law"], budgets=4, sizes=1, seeds=1), full=False))
     assert any("no error bars" in label for label in labels_of(axis))
 
 
@@ -102,7 +102,7 @@ def test_ceiling_of_error_loss_and_chance():
 
 
 def test_error_vs_flops_identical_curves_once(runs, curves):
-    found = analyse(runs(curves["power law"], budgets=4, sizes=1, seeds=1), full=False)  # so few that E is held at 0
+    found = analyze(runs(curves["power law"], budgets=4, sizes=1, seeds=1), full=False)  # so few that E is held at 0
     fitted = found.frontier.fitted
     assert fitted["saturating"].fit.values["E"] == pytest.approx(0, abs=1e-3)
     grid = np.geomspace(1e10, 1e14, 50)
@@ -168,5 +168,5 @@ def test_label_of_names_the_task_of_a_mean_of_one():
 
 def test_point_names_budget_or_run(found, runs, curves):
     assert point_names(found, found.frontier.points)[0] == "budget 1e+10"
-    loose = analyse(runs(curves["power law"], budgets=4, sizes=1, seeds=1).drop(columns="budget"), full=False)
+    loose = analyze(runs(curves["power law"], budgets=4, sizes=1, seeds=1).drop(columns="budget"), full=False)
     assert point_names(loose, loose.frontier.points) == ["r0", "r1", "r2", "r3"]

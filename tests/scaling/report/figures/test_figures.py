@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from clip_jax.scaling.analysis.analyze import analyse
+from clip_jax.scaling.analysis.analyze import analyze
 from clip_jax.scaling.report.figures import FIGURES, NotDrawn, draw, draw_all
 
 
@@ -19,7 +19,7 @@ def rich(runs, curves):
         df[["run_id", "flops"]].assign(step=i, error=df["error_mean"] * worse, flops=df["flops"] * share)
         for i, (worse, share) in enumerate(((1.2, 0.25), (1.1, 0.5)))
     )
-    return analyse(df, curves=pd.concat([early, late]))
+    return analyze(df, curves=pd.concat([early, late]))
 
 
 def test_a_rich_table_gives_every_figure(rich, tmp_path):
@@ -45,7 +45,7 @@ def test_a_refused_parabola_is_drawn_as_such(runs, curves):
     df = runs(curves["power law"], budgets=4, sizes=5, seeds=1, noise=0.0)
     first = df["budget"] == df["budget"].min()
     df.loc[first, "error_mean"] = 0.7 - 0.02 * np.array([2, 1, 0, 1, 2])  # opens downward
-    found = analyse(df, full=False)
+    found = analyze(df, full=False)
     assert found.valleys[0]["status"].endswith("opens downward")
     figure = draw("isoflop", found)
     hollow = [line for line in figure.axes[0].lines if line.get_label() == f"{df['budget'].min():.2g}"]
@@ -57,7 +57,7 @@ def test_a_refused_parabola_is_drawn_as_such(runs, curves):
 def test_a_table_without_budgets_says_why_it_has_no_valleys(runs, curves, tmp_path):
     df = runs(curves["power law"], budgets=5, sizes=1, seeds=1).drop(columns="budget")
     (tmp_path / "isoflop.png").write_text("of an earlier report")
-    reasons = draw_all(analyse(df), tmp_path)
+    reasons = draw_all(analyze(df), tmp_path)
     assert reasons["isoflop"] == "the table has no column 'budget'"
     assert "at least 8 are needed" in reasons["contour"]
     assert "at least 8 are needed" in reasons["allocation"]
@@ -67,7 +67,7 @@ def test_a_table_without_budgets_says_why_it_has_no_valleys(runs, curves, tmp_pa
 
 
 def test_one_budget_is_drawn_without_a_law(runs, curves):
-    found = analyse(runs(curves["sigmoid in log C"], budgets=1))
+    found = analyze(runs(curves["sigmoid in log C"], budgets=1))
     assert draw("error_vs_flops", found).axes
     for name in ("residuals", "cloud"):
         with pytest.raises(NotDrawn, match="no law: 1 points|fewer than two"):
@@ -76,7 +76,7 @@ def test_one_budget_is_drawn_without_a_law(runs, curves):
 
 def test_a_loss_above_one_is_inside_the_axes(runs):
     df = runs(lambda c: 6.5 * (c / 1e10) ** -0.05, budgets=4, sizes=3, seeds=1)
-    low, high = draw("error_vs_flops", analyse(df, full=False)).axes[0].get_ylim()
+    low, high = draw("error_vs_flops", analyze(df, full=False)).axes[0].get_ylim()
     assert low < df["error_mean"].min()
     assert df["error_mean"].max() < high
 
@@ -85,14 +85,14 @@ def test_curves_of_unknown_runs_are_no_figure(runs, curves):
     df = runs(curves["power law"], budgets=3, sizes=1, seeds=1)
     strange = pd.DataFrame({"run_id": ["?"], "step": [1], "flops": [1e10], "error": [0.5]})
     with pytest.raises(NotDrawn):
-        draw("learning_curves", analyse(df, curves=strange, full=False))
+        draw("learning_curves", analyze(df, curves=strange, full=False))
 
 
 def test_learning_curves_one_evaluation_each_is_no_figure(runs, curves):
     df = runs(curves["power law"], budgets=3, sizes=1, seeds=1)
     once = df[["run_id", "flops"]].assign(step=1, error=df["error_mean"])
     with pytest.raises(NotDrawn):
-        draw("learning_curves", analyse(df, curves=once, full=False))
+        draw("learning_curves", analyze(df, curves=once, full=False))
 
 
 @pytest.mark.parametrize("name", ["contour", "allocation"])
@@ -105,7 +105,7 @@ def test_draw_unidentified_surface_is_left_out(rich, name):
 
 
 def test_contour_error_never_above_one(runs):
-    found = analyse(runs(lambda c: 0.7 * (c / 1e10) ** -0.1, budgets=5, sizes=6, seeds=1, noise=0.01))
+    found = analyze(runs(lambda c: 0.7 * (c / 1e10) ** -0.1, budgets=5, sizes=6, seeds=1, noise=0.01))
     n, d = (found.rows[c].to_numpy() for c in ("params", "samples_seen"))
     corner = found.surface.fit.predict({"params": n[:1] * 0 + n.min() / 2, "samples_seen": d[:1] * 0 + d.min() / 2})
     assert found.rows["error_mean"].max() < 1 < corner[0]

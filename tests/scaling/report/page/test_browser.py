@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clip_jax.scaling.analysis.analyze import Analysis, analyse
+from clip_jax.scaling.analysis.analyze import Analysis, analyze
 from clip_jax.scaling.laws import law_named
 from clip_jax.scaling.report.figures import FIGURES
 from clip_jax.scaling.report.figures.headline import AVERAGED_NAME
@@ -50,11 +50,11 @@ def report(runs, curves, tmp_path_factory):
     )
     write_report(df, out, curves=learning, title="A & B")
     unseen = dict.fromkeys(FIGURES, "not asked for")
-    seeds = analyse(runs(curves["power law"], seeds=2, sizes=3), full=False)
+    seeds = analyze(runs(curves["power law"], seeds=2, sizes=3), full=False)
     write_page(out / "seeds.html", seeds, {**seeds.law, "figures": unseen}, None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Analysis, "averaged_bands", averaged_bands, raising=False)
-        both = analyse(df)
+        both = analyze(df)
         write_page(out / "averaged.html", both, {**both.law, "figures": unseen}, None)
     return json.loads((out / "law.json").read_text()), out
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from clip_jax.scaling.analysis.analyze import Analysis, analyse
+from clip_jax.scaling.analysis.analyze import Analysis, analyze
 from clip_jax.scaling.report.figures.headline import AVERAGED
 from clip_jax.scaling.report.page.data import embedded
 
@@ -12,7 +12,7 @@ ENDS = {"low": 0.4, "high": 0.6, "run_low": 0.3, "run_high": 0.7}
 
 @pytest.fixture(scope="module")
 def found(runs, curves):
-    return analyse(runs(curves["power law"], budgets=5, sizes=3, seeds=1, noise=0.01), full=False)
+    return analyze(runs(curves["power law"], budgets=5, sizes=3, seeds=1, noise=0.01), full=False)
 
 
 def test_the_grid_holds_each_law_where_python_predicts_it(found):
@@ -42,10 +42,10 @@ def test_bands_are_those_of_the_profile_at_the_target(found):
 def test_an_end_that_nothing_bounds_is_null(found, monkeypatch):
     from dataclasses import replace
 
-    from clip_jax.scaling.analysis.frontier_fit import Fitted
+    from clip_jax.scaling.analysis.frontier_fit import FrontierFit
 
-    real = Fitted.curve_at
-    monkeypatch.setattr(Fitted, "curve_at", lambda self, c: replace(real(self, c), low=0.0, open_low=True))
+    real = FrontierFit.curve_at
+    monkeypatch.setattr(FrontierFit, "curve_at", lambda self, c: replace(real(self, c), low=0.0, open_low=True))
     for fitted in found.frontier.fitted.values():
         fitted.__dict__.pop("_knots", None)
     fit = embedded(found)["rules"][0]["fits"]["power"]
@@ -54,7 +54,7 @@ def test_an_end_that_nothing_bounds_is_null(found, monkeypatch):
 
 
 def test_embedded_points_carry_standard_errors(runs, curves):
-    repeated = analyse(runs(curves["power law"], budgets=4, sizes=1, seeds=3), full=False)
+    repeated = analyze(runs(curves["power law"], budgets=4, sizes=1, seeds=3), full=False)
     points = embedded(repeated)["rules"][0]["points"]
     assert [p["se"] for p in points] == pytest.approx(list(repeated.frontier.points["sd"] / np.sqrt(3)))
     assert {p["x"] for p in points} == set(repeated.frontier.points["flops"])
@@ -65,7 +65,7 @@ def test_embedded_one_seed_has_no_standard_error(found):
 
 
 def test_embedded_equal_curves_name_their_leader(runs, curves):
-    few = analyse(runs(curves["power law"], budgets=4, sizes=1, seeds=1), full=False)  # so few that E is held at 0
+    few = analyze(runs(curves["power law"], budgets=4, sizes=1, seeds=1), full=False)  # so few that E is held at 0
     fits = embedded(few)["rules"][0]["fits"]
     assert fits["power"]["same"] == fits["saturating"]["same"]
     assert fits["sigmoid"]["same"] == "sigmoid"
@@ -74,7 +74,7 @@ def test_embedded_equal_curves_name_their_leader(runs, curves):
 def test_embedded_ceiling_of_error_and_loss(found, runs):
     assert embedded(found)["ceiling"] == 1
     loss = runs(lambda c: 6.5 * (c / 1e10) ** -0.05, budgets=4, sizes=1, seeds=1)
-    assert embedded(analyse(loss, full=False))["ceiling"] is None
+    assert embedded(analyze(loss, full=False))["ceiling"] is None
 
 
 def test_embedded_averaged_first_on_the_reported_frontier(found, monkeypatch):
