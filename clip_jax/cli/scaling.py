@@ -1,4 +1,4 @@
-"""`clip-jax fit`, `compare`, `design` and `replicate`: each parses, calls one function, prints."""
+"""Define `clip-jax fit`, `compare`, `design` and `replicate`: each parses, calls one function, prints."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ ROWS = "Messages number rows from 0, the first one below the header, whatever is
 
 
 def add_verbs(verb: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add them to the command line."""
+    """Add the commands to the parser."""
     fit = verb("fit", f"Fit laws to a table of runs, ours or anyone's. {ROWS}")
     fit.add_argument(
         "table",
@@ -105,7 +105,7 @@ def add_verbs(verb: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def run_verb(args: argparse.Namespace) -> None:
-    """Do what the parsed command line says. Raises UserError."""
+    """Run the parsed command and print its result. Raises UserError."""
     from clip_jax.scaling.any_table.fit import TableFit, fit_any
 
     if args.verb == "replicate":

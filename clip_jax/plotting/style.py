@@ -1,4 +1,4 @@
-"""The house style of the figures: one palette, one size of type, axes that read as numbers."""
+"""The style of the figures: one palette, one font size, axes that read as numbers."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def new_figure(width: float = 5.6, height: float = 3.7, columns: int = 1, **opti
 
 
 def label_of(metric: str, rows: pd.DataFrame | None = None) -> str:
-    """Name a metric for an axis.
+    """Return the label of a metric for an axis.
 
     Args:
       metric: the column.
-      rows: the table it is of. Only its columns ``error/TASK`` tell whether ``error_mean`` is a mean over tasks; where
-        it equals one task's error in every row (others are controls), that task is named.
+      rows: the table of the column. Only its columns ``error/TASK`` show whether ``error_mean`` is a mean over tasks;
+        where it equals one task's error in every row (others are controls), that task is named.
     """
     if metric.startswith(TASK):
         return f"zero-shot error, {metric.removeprefix(TASK)}"
@@ -84,7 +84,7 @@ def ceiling(metric: str, values: Any, chance: float | None = None) -> float:
 
 
 def marker_size(size: float, count: int) -> float:
-    """Return the size of ``count`` markers that are ``size`` where they are few: many must leave the curve visible."""
+    """Return the size of ``count`` markers, ``size`` where they are few: many must leave the curve visible."""
     return size * max(min(1.0, (MANY_MARKERS / max(count, 1)) ** 0.5), 0.3)
 
 
@@ -98,7 +98,7 @@ def color_scale(values: Any, name: str = SIZES) -> tuple[Any, Any]:
 
 
 def size_bar(figure: Any, axis: Any, values: pd.Series, label: str = "parameters", name: str = SIZES) -> None:
-    """Draw a color bar with four plain labels; nothing where all sizes are one."""
+    """Draw a color bar with four plain labels; nothing where all sizes are equal."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.ticker import NullFormatter
 

@@ -1,4 +1,4 @@
-"""Place and write the ticks of logarithmic axes: round numbers, all of an axis with the same number of decimals."""
+"""Place and format the ticks of logarithmic axes: round numbers, all of an axis with the same number of decimals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def short_number(value: float) -> str:
-    """12,500 -> 12.5k."""
+    """Format a number with a unit: 12,500 -> 12.5k."""
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:.3g}{letter}"
@@ -17,7 +17,7 @@ def short_number(value: float) -> str:
 
 
 def interval_text(value: float, low: float | None, high: float | None) -> str:
-    """Write a number with its interval, all with the decimals that show two digits of its width and of itself.
+    """Format a number with its interval, all with the decimals that show two digits of its width and of the number.
 
     0.07671, 0.06136, 0.1 -> "0.077 [0.061, 0.100]"; an end that is missing or not finite is "none".
     """
@@ -30,12 +30,12 @@ def interval_text(value: float, low: float | None, high: float | None) -> str:
 
 
 def decimals_for(width: float) -> int:
-    """Decimals that show two digits of a width."""
+    """Return the number of decimals that show two digits of a width."""
     return int(np.clip(1 - np.floor(np.log10(width)), 0, 12)) if width > 0 else 4
 
 
 def tick_labels(ticks: Sequence[float]) -> list[str]:
-    """Write ticks as plain decimals; within a factor of 10 all have as many decimals as the one that needs most."""
+    """Format ticks as plain decimals; within a factor of 10 all have as many decimals as the tick that needs most."""
     if not ticks or max(ticks) >= 10 * min(ticks):
         return [f"{t:.4g}" for t in ticks]
     short = [f"{t:.4g}" for t in ticks]

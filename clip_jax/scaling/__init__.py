@@ -1,1 +1,1 @@
-"""The scaling laboratory: it knows tables, never models."""
+"""Scaling laws from tables of runs: fits, intervals, frontiers, forecasts and reports. Nothing here imports a model."""

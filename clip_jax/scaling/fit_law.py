@@ -1,4 +1,4 @@
-"""Fitting a law to points, robustly and from thousands of starts, with the evidence of how that went."""
+"""Fit a law to points, robustly and from thousands of starts, with diagnostics of the fit."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def fit_law(
     starts: Array | None = None,
     profile: bool = True,
 ) -> Fit:
-    """Minimise the loss: screen the law's starts by objective, polish the best ones, look how that went.
+    """Minimize the loss: screen the law's starts by objective, polish the best ones, record diagnostics.
 
     Args:
       law: the form.
@@ -39,13 +39,16 @@ def fit_law(
       y: float [n].
       loss: Huber on logarithms by default.
       weights: of the rows, float [n].
-      fixed: parameters held, in the table's units. Where points are too few to tell a free asymptote, a note says so.
+      fixed: held parameters, in the table's units. Where a free asymptote has too few points, a note is added.
       bounds: narrower limits of parameters, in the table's units.
-      starts: theta to polish in place of the law's grid, float [S, p] (centered as the fit will be).
-      profile: look for parameters whose profile is flat to a side (costs one more batch of fits).
+      starts: theta to polish instead of the law's grid, float [S, p] (centered as the fit will be).
+      profile: find parameters whose profile is flat on a side (costs one more batch of fits).
+
+    Returns:
+      The fit.
 
     Raises:
-      UserError: see `check_points`; fewer points than free parameters; an unknown parameter; a limit that is none.
+      UserError: see `check_points`; fewer points than free parameters; an unknown parameter; invalid limits.
     """
     data = check_points(law, columns, y, weights, positive=loss.space == "log")
     notes: list[str] = []
@@ -117,7 +120,7 @@ def fit_law(
 
 
 def min_points_for_asymptote(law: Law, fixed: Collection[str] = ()) -> int:
-    """Return how many points the asymptote of a law needs to be told; 0 where it has none, or a held one.
+    """Return the number of points needed to determine the asymptote of a law; 0 without one or where it is held.
 
     Args:
       law: the form.
@@ -129,7 +132,11 @@ def min_points_for_asymptote(law: Law, fixed: Collection[str] = ()) -> int:
 
 
 def _references(law: Law, columns: Mapping[str, Array], limited: set[str]) -> dict[str, float]:
-    """Geometric means; 1 for columns that a fixed or bounded parameter carries, so that it is held in its own unit."""
+    """Return the geometric means of the columns, but 1 where a fixed or bounded parameter scales with a fitted power of
+    one.
+
+    Such a parameter is then held in the unit of the table.
+    """
     references = law.references(columns)
     for p in law.parameters:
         for column, power in p.carries:
@@ -140,7 +147,10 @@ def _references(law: Law, columns: Mapping[str, Array], limited: set[str]) -> di
 
 
 def _theta_of(law: Law, name: str, value: float, references: Mapping[str, float]) -> float:
-    """theta of one parameter given in the table's units (a parameter that carries another has reference 1)."""
+    """Return theta of one parameter given in the table's units.
+
+    A parameter whose unit depends on another parameter must have reference 1 (`_references`).
+    """
     i = law.index(name)
     values = {p.name: 1.0 for p in law.parameters} | {name: float(value)}
     return float(law.theta(values, references)[i])

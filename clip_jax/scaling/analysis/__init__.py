@@ -1,4 +1,4 @@
-"""From a table of runs to laws and forecasts with intervals."""
+"""Laws and forecasts with intervals, from a table of runs."""
 
 from clip_jax._moved import names_of
 

@@ -1,4 +1,4 @@
-"""From a table of runs to laws with their evidence, by every rule of frontier: what figures, page and summary show."""
+"""Analyze a table of runs: fit every law on every frontier and collect what figures, page and summary show."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ TARGET = 10.0  # times the largest FLOPs: where laws are compared
 
 @dataclass(frozen=True)
 class Frontier:
-    """Points that a rule picked (columns of `by_size`), a fit for each law by key, and why others have none.
+    """Points that a rule selected (columns of `by_size`), a fit for each law by key, and why other laws have no fit.
 
     chance: the error of guessing, or None.
     """
@@ -62,14 +62,18 @@ class Frontier:
 
     @cached_property
     def averaged(self) -> AveragedForecast | None:
-        """Return the forms averaged, or None where none was fitted."""
+        """The forecast averaged over forms, or None where no form was fitted."""
         return average(self.fitted, self.chance)
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """A table understood. rows: those that may enter a fit. frontiers: by rule, the reported one first. surface: or
-    why there is none. curves: evaluations during training (run_id, flops, error). law: all of it as plain data."""
+    """The analysis of one table.
+
+    rows: those that may enter a fit. frontiers: by rule, the reported one first. surface: Chinchilla's law of size and
+    samples, or the reason why it was not fitted. curves: evaluations during training (run_id, flops, error). law: all
+    results as plain data.
+    """
 
     title: str
     metric: str
@@ -84,17 +88,17 @@ class Analysis:
 
     @property
     def frontier(self) -> Frontier:
-        """The one that is reported."""
+        """The reported frontier."""
         return next(iter(self.frontiers.values()))
 
     @property
     def best(self) -> FrontierFit | None:
-        """The law that extrapolates best, on the reported frontier."""
+        """The law that extrapolates best on the reported frontier, or None without a fit."""
         return None if self.winner is None else self.frontier.fitted[self.winner]
 
     @property
     def averaged(self) -> AveragedForecast | None:
-        """Return the forecast averaged over forms, on the reported frontier."""
+        """The forecast averaged over forms on the reported frontier."""
         return self.frontier.averaged
 
     def averaged_bands(self, grid: Array) -> dict[str, Array]:
@@ -105,7 +109,7 @@ class Analysis:
 
     @property
     def target(self) -> float:
-        """FLOPs at which laws are compared."""
+        """The FLOPs at which laws are compared."""
         return float(self.frontier.points["flops"].max() * TARGET)
 
 
@@ -120,19 +124,22 @@ def analyze(
     name: str = "table",
     full: bool = True,
 ) -> Analysis:
-    """Fit a table of runs.
+    """Fit all laws to a table of runs, on every frontier that the table supports.
 
     Args:
-      df: one row a run (see `table.prepare`). Without a column ``budget`` the frontier is the runs that no cheaper
-        one beats.
+      df: one row per run (see `runs_table.prepare`). Without a column ``budget`` the frontier consists of the runs that
+        no cheaper run equals or beats.
       metric: the column to explain, an error in (0, 1] or a loss.
       curves: evaluations during training; drawn, never fitted. Those without a finite logarithm are left out.
-      lr_evidence: rows (budget, peak_lr, error, verdict) of learning rates tried.
-      title: of the report.
+      lr_evidence: rows (budget, peak_lr, error, verdict) of the learning rates that were tried.
+      title: title of the report.
       chance: the error of guessing: the top of every form that has one, and no curve exceeds it. Runs above it stay in
         the fits of those forms and are left out of the others.
-      name: of the table, in errors.
-      full: False: the reported frontier's fits only, without surface and other rules.
+      name: name of the table in errors.
+      full: False fits the reported frontier only, without the law of size and samples and without other rules.
+
+    Returns:
+      The analysis; its ``law`` is the content of ``law.json``.
 
     Raises:
       UserError: a missing column, a number out of range, two units in a column, or no run that may enter the fit.
@@ -224,9 +231,9 @@ def fit_forms(
     """Fit every compared form to a frontier's points.
 
     Args:
-      frontier: its rule and points; it is filled and returned.
-      candidates, noise, planned, bias: see `evidence.fit_frontier`.
-      strict: what is wrong with the points themselves is the caller's error.
+      frontier: its rule and points; the fits are added to it, and it is returned.
+      candidates, noise, planned, bias: see `frontier_fit.fit_frontier`.
+      strict: raise errors about the points themselves instead of recording them as reasons.
     """
     for law in compared_laws(frontier.chance):
         try:
@@ -246,7 +253,7 @@ def fit_forms(
 def _check_without_largest(
     rows: pd.DataFrame, metric: str, main: Frontier, candidates: pd.DataFrame, planned: bool
 ) -> list[dict[str, Any]]:
-    """Forecasts of the largest budget made without it; its seeds tell nothing of the scatter either."""
+    """Forecast the largest budget from the smaller ones only; its seeds do not enter the noise estimate either."""
     points = main.points
     if len(points) <= MIN_POINTS_TO_EXTRAPOLATE:
         return []
@@ -267,7 +274,7 @@ def _check_without_largest(
 
 
 def _averaged_data(frontier: Frontier, target: float) -> dict[str, Any]:
-    """The averaged forecast of law.json: at the largest compute seen and at the target."""
+    """Return the averaged forecast of law.json: at the largest compute of the table and at the target."""
     if frontier.averaged is None:
         return {"averaged": [], "averaging": None}
     computes = (float(frontier.points["flops"].max()), target)
@@ -280,7 +287,8 @@ def _averaged_data(frontier: Frontier, target: float) -> dict[str, Any]:
 def point_noise(rows: pd.DataFrame, metric: str, frontier: pd.DataFrame, planned: bool = True) -> Noise:
     """Return the scatter of one point of the frontier, in ln(error).
 
-    From seeds where cells have several; else, for planned budgets, from the cells' distance to their budget's parabola.
+    It is estimated from seeds where cells have several; else, for planned budgets, from the distances of the cells to
+    their budget's parabola.
     """
     sd, degrees = seed_noise(rows, metric)
     if not degrees and planned:
@@ -311,7 +319,9 @@ def _why(scores: list[dict[str, Any]], frontier: Frontier) -> str:
 
 
 def _laws_data(analysis: Analysis, scores: list[dict[str, Any]]) -> dict[str, Any]:
-    """Fits of the reported frontier, their forecasts, what to be warned of, and what each point does to the best."""
+    """Return the fits of the reported frontier, their forecasts, warnings, and the influence of each point on the
+    best law.
+    """
     fitted = analysis.frontier.fitted
     forecasts = [f.forecast(analysis.target) for f in fitted.values()]
     warnings: list[str] = []
@@ -334,7 +344,7 @@ def _laws_data(analysis: Analysis, scores: list[dict[str, Any]]) -> dict[str, An
 
 
 def _surface_data(surface: Surface | str) -> dict[str, Any]:
-    """Chinchilla's law as plain data, or the reason of its absence."""
+    """Return Chinchilla's law as plain data, or the reason why it was not fitted."""
     if isinstance(surface, str):
         return {"status": f"left out: {surface}"}
     fit = surface.fit
@@ -354,7 +364,7 @@ def _surface_data(surface: Surface | str) -> dict[str, Any]:
 
 
 def _with_drops(frontier: pd.DataFrame, sd: float, degrees: int) -> list[dict[str, Any]]:
-    """Each budget's best, and whether the error falls to the next budget by more than twice its noise."""
+    """Return each budget's best run, and whether the error falls to the next budget by more than twice its noise."""
     rows: list[Any] = frontier.to_dict("records")
     for now, after in zip(rows, [*rows[1:], None], strict=True):
         now["drop"] = now["noise"] = now["falls"] = None
@@ -367,5 +377,5 @@ def _with_drops(frontier: pd.DataFrame, sd: float, degrees: int) -> list[dict[st
 
 
 def is_planned(analysis: Analysis) -> bool:
-    """Whether budgets were planned."""
+    """Return whether the budgets of the table were planned."""
     return BUDGET in analysis.frontiers

@@ -1,9 +1,9 @@
-"""Average forecasts over forms: one predictive distribution that carries the doubt about the form.
+"""Average forecasts over forms: one predictive distribution that includes the uncertainty about the form.
 
 Each form gives a distribution of the curve (or of a run) at a point, from its profile (`profile.prediction_profile`).
 The averaged forecast is their mixture: its median is the point forecast, its central 95 % the band. A form that the
-data do not reject keeps a weight of at least `LEAST_WEIGHT`: what the data cannot tell apart inside their range may
-differ far beyond it.
+data do not reject keeps a weight of at least `LEAST_WEIGHT`: forms that the data cannot distinguish inside their range
+may differ far beyond it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Mixture:
     """Weighted predictive distributions of several forms at one point.
 
     names: of the forms. weights: float [M], adding up to 1. predictions: one per form, all in one space.
-    ceiling: what y cannot exceed, in its own unit (infinite: nothing).
+    ceiling: the upper limit of y, in its own unit (infinite: none).
     """
 
     names: tuple[str, ...]
@@ -50,7 +50,7 @@ class Mixture:
         return sum(w * p.cdf(z) for w, p in zip(self.weights, self.predictions, strict=True))  # type: ignore[return-value]
 
     def quantiles(self, probabilities: Array) -> tuple[Array, Array]:
-        """Return (quantiles in the unit of y, whether the data leave that side open), [K] each."""
+        """Return (quantiles in the unit of y, whether each lies on a side that the data leave open), [K] each."""
         z = np.unique(np.concatenate([p.z for p in self.predictions if len(p.z)] or [np.zeros(0)]))
         if len(z) < 2:
             half = np.asarray(probabilities) < 0.5
@@ -71,7 +71,7 @@ class Mixture:
 
     @property
     def median(self) -> float:
-        """The point forecast."""
+        """The median, used as the point forecast."""
         return float(self.quantiles(np.array([0.5]))[0][0])
 
     def interval(self, level: float = 0.95) -> Interval:
@@ -112,7 +112,7 @@ def fit_statistics(fits: Sequence[Fit], noise: Noise = NO_NOISE) -> list[dict[st
 
 
 def _sum_of_squares(fit: Fit) -> float:
-    """The sum of squared residuals, or twice the objective of a robust loss, which outliers leave small."""
+    """Return the sum of squared residuals; for a robust loss twice its objective, in which outliers count little."""
     return float(np.sum(fit.data.weights * fit.residuals**2)) if fit.loss.kind == "absolute" else 2 * fit.objective
 
 
@@ -157,7 +157,7 @@ def with_least(weights: Array, kept: Array, least: float = LEAST_WEIGHT) -> Arra
 class AveragedForecast:
     """The forms fitted to one frontier, averaged.
 
-    fitted: by law key. weights: float [M], in the same order. rule: how the weights were found, in words.
+    fitted: by law key. weights: float [M], in the same order. rule: how the weights were computed, in words.
     left_out: law key -> why a form has no weight. ceiling: the error of guessing, or infinite.
     """
 
@@ -169,7 +169,7 @@ class AveragedForecast:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Return the forms' names."""
+        """The forms' names."""
         return tuple(f.fit.law.name for f in self.fitted.values())
 
     def curve_at(self, flops: float) -> Mixture:
@@ -178,7 +178,7 @@ class AveragedForecast:
         return Mixture(self.names, self.weights, predictions, self.ceiling)
 
     def run_at(self, flops: float, sd: float | None = None, extra: float = 0.0) -> Mixture:
-        """Return where a measurement will land.
+        """Return the predictive distribution of a new measurement at a compute.
 
         Args:
           flops: its compute.
@@ -242,12 +242,12 @@ def average(fitted: Mapping[str, FrontierFit], chance: float | None = None) -> A
     """Average the forms fitted to one frontier.
 
     Args:
-      fitted: by law key, the simplest first. Forms with as many parameters as points, and forms that say the same as
-        a simpler one, are left out with the reason.
+      fitted: by law key, the simplest first. Forms with as many parameters as points, and forms whose curve is the same
+        as a simpler form's, are left out with the reason.
       chance: the error of guessing, which no curve exceeds.
 
     Returns:
-      None when no form is left.
+      The average, or None when no form is left.
     """
     kept: dict[str, FrontierFit] = {}
     left_out: dict[str, str] = {}
@@ -272,7 +272,7 @@ def average(fitted: Mapping[str, FrontierFit], chance: float | None = None) -> A
 
 
 def _on_common_rows(fit: Fit, rows: int, chance: float | None) -> Fit:
-    """The fit as seen by the rows that every form was fitted to: those not above chance."""
+    """Return the fit restricted to the rows that every form was fitted to: those not above chance."""
     if fit.points == rows or chance is None:
         return fit
     data = fit.data.where(fit.data.y <= chance)
@@ -281,10 +281,10 @@ def _on_common_rows(fit: Fit, rows: int, chance: float | None) -> Fit:
 
 
 def held_out_densities(fitted: Mapping[str, FrontierFit]) -> Array | None:
-    """Return each form's predictive density of held-out points, or None where some form was not tested.
+    """Return each form's predictive density of held-out points, or None where a form could not be tested.
 
-    A prefix of the points, by FLOPs, predicts the next point. It tests a form only where its points are enough to tell
-    the asymptote; at least `LEAST_PREFIXES` must test every form.
+    Each prefix of the points, by FLOPs, predicts the next point. A prefix tests a form only where it has enough points
+    to determine the asymptote; at least `LEAST_PREFIXES` prefixes must test every form.
 
     Returns:
       float [M, H], densities of ln(error).
@@ -299,7 +299,10 @@ def held_out_densities(fitted: Mapping[str, FrontierFit]) -> Array | None:
 
 
 def _density(fitted: FrontierFit, m: int) -> float:
-    """The predictive density of ln(error) of point m from those before it: to first order, Student around the curve."""
+    """Return the predictive density of ln(error) of point m from the points before it.
+
+    To first order this is a Student distribution around the curve.
+    """
     from scipy.stats import t
 
     fit, x, y = fitted.fit, fitted.fit.data.columns["flops"], fitted.fit.data.y

@@ -1,4 +1,4 @@
-"""Choosing a law by what it forecasts: fit on the cheap runs, predict the dear ones, for several cuts."""
+"""Choose a law by its forecasts: fit to the cheap runs, predict the expensive ones, for several cuts."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ EQUAL_SCORES = 0.5  # laws whose scores differ by less than this share are equal
 def forecast_check(
     fitted: Mapping[str, FrontierFit], averaged: AveragedForecast | None, flops: float, measured: float, naive: float
 ) -> list[dict[str, Any]]:
-    """Hold forecasts made without the largest budget against it.
+    """Compare forecasts made without the largest budget with its measurement.
 
     Args:
       fitted: each form, fitted to the points below.
-      averaged: of them.
-      flops: of the largest budget.
-      measured: what it gave.
-      naive: the last point below it: the guess "same as before".
+      averaged: the average of these forms.
+      flops: FLOPs of the largest budget.
+      measured: its measured error.
+      naive: the error of the last point below it: the guess "same as before".
 
     Returns:
-      One row a form, the averaged forecast first: {form, flops, predicted, low, high, measured, error (predicted -
+      One row per form, the averaged forecast first: {form, flops, predicted, low, high, measured, error (predicted -
       measured), naive, naive_error, beats_naive, verdict, inside, notes}. ``verdict`` is "no forecast" where the band
       is open or wider than the measured error itself.
     """
@@ -71,10 +71,10 @@ def extrapolation_scores(
 ) -> list[dict[str, Any]]:
     """Score how well each form predicts the next budget from those before it: mean |ln(predicted/measured)|.
 
-    Every prefix of at least four budgets counts once (of more than 12, as many evenly chosen ones), but only where the
-    points are enough to tell the asymptote: a form whose asymptote is a guess was not tested there. A
-    form counts as tested from two such prefixes on (one, of five budgets), and forms are ranked over the prefixes that
-    tested all of these.
+    Every prefix of at least four budgets counts once (with more than 12, as many evenly chosen ones), but only where it
+    has enough points to determine the asymptote: an undetermined asymptote is no test of the form. A form counts as
+    tested from two such prefixes on (one, with five budgets), and forms are ranked over the prefixes that tested all of
+    these.
 
     Args:
       flops, errors: [n], by rising FLOPs.
@@ -121,20 +121,20 @@ def rolling(
     weights: np.ndarray | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Held-out extrapolation: fit below C, predict everything above, for several C.
+    """Fit the rows below C, predict all rows above, for several C (held-out extrapolation).
 
     Args:
       law: the form; columns, y: of all rows.
-      by: what rows are ordered by, [n]; the law's only column by default (compute, for a law of size and data).
-      cuts: how many C, evenly over the distinct values in their order, each with enough rows below.
-      weights: of the rows, [n], in the fits and in the means of what they miss.
+      by: the order of the rows, [n]; by default the law's only column (compute, for a law of size and data).
+      cuts: number of C, evenly over the distinct values in their order, each with enough rows below.
+      weights: of the rows, [n], in the fits and in the mean errors.
       options: of `fit_law`.
 
     Returns:
       {form, score (root mean square of ln(predicted/measured) over all cuts, each weighing the same), bias (mean of
       it: above 0 the law is pessimistic), cuts: [{below, rows_below, rows_above, rms, bias, reach}]}; score is None
-      when no cut has enough rows on both sides. ``reach`` is how far the predictions go: the largest ``by`` over the
-      largest of a known row.
+      when no cut has enough rows on both sides. ``reach`` is the extrapolation factor: the largest ``by`` over the
+      largest among the fitted rows.
     """
     law_columns = columns_of(law, columns)
     y = np.asarray(y, float)
@@ -171,14 +171,15 @@ def rolling(
 def compare_laws(
     laws: Sequence[Law], columns: Any, y: np.ndarray, target: Any, by: np.ndarray | None = None, **options: Any
 ) -> dict[str, Any]:
-    """Rank laws by `rolling`, with what each says at ``target``, and a warning where equals disagree there.
+    """Rank laws by `rolling`, give each law's prediction at ``target``, and warn where equally good laws disagree
+    there.
 
-    Options, ``weights`` of rows among them, are those of `rolling` and `fit_law`.
+    Options, among them ``weights`` of rows, are those of `rolling` and `fit_law`.
 
     Returns:
       {ranking: [{form, score, bias, predicted, low, high}], best, warnings: [text]}; laws tie when their scores differ
-      by less than half, and disagree when one's prediction lies outside the
-      other's 95 % band and differs by more than 5 %.
+      by less than half, and disagree when one's prediction lies outside the other's 95 % band and differs by more than
+      5 %.
     """
     ranking: list[dict[str, Any]] = []
     for law in laws:
@@ -200,7 +201,7 @@ def compare_laws(
 
 
 def disagreements(ranking: Sequence[dict[str, Any]]) -> list[str]:
-    """A sentence for each law that scores as well as the first of ``ranking`` but says something else at the target.
+    """Return a sentence for each law that ties with the first of ``ranking`` but disagrees with it at the target.
 
     Args:
       ranking: {form, score (None: unknown), predicted, low, high}, the best first.
@@ -219,20 +220,20 @@ def disagreements(ranking: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _disagree(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    """Whether one of two predictions lies outside the other's band, and they differ by more than `APART`."""
+    """Return whether one of two predictions lies outside the other's band, and they differ by more than `APART`."""
     inside = all(p["low"] <= q["predicted"] <= p["high"] for p, q in ((a, b), (b, a)))
     return not inside and abs(float(np.log(a["predicted"] / b["predicted"]))) > APART
 
 
 def rival_forms(forecast: Mapping[str, Any]) -> list[str]:
-    """Say which forms are consistent with the data but disagree at the target.
+    """Report the forms that are consistent with the data but disagree at the target.
 
     Args:
       forecast: of `averaging.AveragedForecast.forecast`.
 
     Returns:
-      At most one sentence, about the two weighty forms that lie furthest apart: each outside the other's 95 % band and
-      more than 5 % from it.
+      At most one sentence, about the two forms of sufficient weight that lie furthest apart: each outside the other's
+      95 % band and more than 5 % from it.
     """
     weighty = sorted((f for f in forecast["forms"] if f["weight"] >= WEIGHTY), key=lambda f: f["predicted"])
     if len(weighty) < 2:

@@ -1,8 +1,9 @@
-"""A law on a frontier with what a report says of it: honest intervals, forecasts with bands, influence of each point.
+"""Fit a law to a frontier, with profile intervals, forecasts with bands, and the influence of each point.
 
-Intervals are profile likelihoods, which cover where a bootstrap of a handful of points does not. Where the frontier was
-picked from many runs of no planned budget, its points are extremes: then it is picked again in resamples of 70 % of the
-runs as well, and each end of an interval is the wider of the two (`benchmarks/RESULTS_scaling.md` has both coverages).
+Intervals are profile likelihoods, which keep their coverage where a bootstrap of a handful of points does not. Where
+the frontier was selected from many runs without planned budgets, its points are extremes: then the selection is
+repeated in resamples of 70 % of the runs as well, and each end of an interval is the wider of the two
+(`benchmarks/RESULTS_scaling.md` has both coverages).
 """
 
 from __future__ import annotations
@@ -63,10 +64,10 @@ class TooFewPoints(UserError):
 
 @dataclass(frozen=True)
 class FrontierFit:
-    """A law on a frontier.
+    """A law fitted to a frontier.
 
-    noise: the scatter of a point that seeds show. reselected: fits of frontiers picked again from resamples of a cloud.
-    unselected: the fit of the points without the winner's curse (`selection`).
+    noise: the scatter of a point that seeds show. reselected: fits of frontiers selected again in resamples of the
+    runs. unselected: the fit of the points corrected for the winner's curse (`selection`).
     """
 
     fit: Fit
@@ -76,22 +77,22 @@ class FrontierFit:
 
     @property
     def key(self) -> str:
-        """Return the law's key."""
+        """The law's key."""
         return self.fit.law.key
 
     @cached_property
     def checked(self) -> Fit:
-        """Return the fit with the parameters whose profile is flat to a side."""
+        """The fit, with the parameters whose profile is flat on a side."""
         return replace(self.fit, flat=flat_sides(self.fit), profiled=True)
 
     @property
     def scatter(self) -> float:
-        """Return the standard deviation of a point of the frontier, in ln(error)."""
+        """The standard deviation of a point of the frontier, in ln(error)."""
         return scatter(self.fit, self.noise)
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:
-        """95 %, of every free parameter, in the table's units."""
+        """95 % intervals of every free parameter, in the table's units."""
         free = [n for n, is_free in zip(self.fit.law.names, self.fit.free_mask, strict=True) if is_free]
         return {n: self._wider(parameter_interval(self.fit, n, noise=self.noise), n) for n in free}
 
@@ -107,7 +108,7 @@ class FrontierFit:
         return interval
 
     def prediction_at(self, flops: float) -> Prediction:
-        """Return the distribution of the law itself at a compute."""
+        """Return the distribution of the curve at a compute."""
         at = float(flops)
         if at not in self._predictions:
             prediction = prediction_profile(self.fit, at, noise=self.noise)
@@ -125,11 +126,11 @@ class FrontierFit:
         return {}
 
     def curve_at(self, flops: float) -> Interval:
-        """Return where the law itself lies at a compute, 95 %."""
+        """Return the 95 % interval of the curve at a compute."""
         return self.prediction_at(flops).interval()
 
     def run_at(self, flops: float) -> Interval:
-        """Where a point of the frontier that was not measured yet will land, 95 %."""
+        """Return the 95 % prediction interval of a new frontier point at a compute."""
         return self.prediction_at(flops).scattered(self.scatter).interval()
 
     @cached_property
@@ -138,10 +139,9 @@ class FrontierFit:
         return knot_flops, [self.curve_at(p) for p in knot_flops], [self.run_at(p) for p in knot_flops]
 
     def bands(self, grid: Array) -> dict[str, Array]:
-        """{y, low, high, run_low, run_high} over a grid of FLOPs [n]: bands of the law and of a new run.
+        """Return {y, low, high, run_low, run_high} over a grid of FLOPs [n]: bands of the law and of a new run.
 
-        Between the places where it was profiled the width of the band (in ln y) is interpolated; NaN where the data
-        do not bound it.
+        Between the profiled FLOPs the width of the band (in ln y) is interpolated; NaN where the data do not bound it.
         """
         knot_flops, curve, run = self._knots
         y = self.fit.predict(grid)
@@ -153,7 +153,9 @@ class FrontierFit:
         }
 
     def leave_one_out(self) -> list[dict[str, Any]]:
-        """What leaving each point out does: {flops, parameter, shift (standard errors), exponent}, by rising FLOPs."""
+        """Return the effect of leaving each point out: {flops, parameter, shift (standard errors), exponent}, by
+        rising FLOPs.
+        """
         c, name = self.fit.data.columns["flops"], self.fit.law.exponent_name
         influences = sorted(influence(self.fit), key=lambda r: r.row)
         return [
@@ -163,13 +165,13 @@ class FrontierFit:
         ]  # fmt: skip
 
     def warnings(self) -> list[str]:
-        """Return what a reader must know of this fit, in words; points go by their FLOPs."""
+        """Return the warnings about this fit, in words; points are named by their FLOPs."""
         messages = [f"not identified: the profile of {f.split()[0]} is flat {f.split()[1]}" for f in self.checked.flat]
         names = [f"{c:.3g} FLOPs" for c in self.fit.data.columns["flops"]]
         return [*self.fit.notes, *messages, *residual_checks(self.fit, names)["warnings"]]
 
     def as_data(self) -> dict[str, Any]:
-        """Everything about the fit, in full precision."""
+        """Return the fit as plain data, in full precision."""
         fit, name = self.checked, self.fit.law.exponent_name
         names = zip(fit.law.names, fit.free_mask, strict=True)
         return {
@@ -188,7 +190,7 @@ class FrontierFit:
         }  # fmt: skip
 
     def forecast(self, flops: float) -> dict[str, Any]:
-        """{form, flops, predicted, low, high (of a new run), curve_low, curve_high}; an open end is infinite."""
+        """Return {form, flops, predicted, low, high (of a new run), curve_low, curve_high}; an open end is infinite."""
         curve, run = self.curve_at(flops), self.run_at(flops)
         return {
             "form": self.fit.law.name, "flops": float(flops), "predicted": curve.value,
@@ -198,7 +200,7 @@ class FrontierFit:
 
 
 def _sides(interval: Interval | None) -> dict[str, Any]:
-    """{low, high (null where open), open: sides that the data do not bound}; nothing of a fixed parameter."""
+    """Return {low, high (null where open), open: sides that the data do not bound}; empty for a fixed parameter."""
     if interval is None:
         return {"low": None, "high": None, "open": []}
     sides = [s for s, is_open in (("below", interval.open_low), ("above", interval.open_high)) if is_open]
@@ -210,7 +212,8 @@ def _union(interval: Interval, low: float, high: float) -> Interval:
 
 
 def reselect(fit: Fit, x: Array, y: Array, rule: str) -> tuple[Ensemble | None, str]:
-    """Fit frontiers that are picked again in resamples of a cloud; or None and why not.
+    """Repeat the selection of the frontier and the fit in resamples of a cloud; return the fits, or None and the
+    reason.
 
     Args:
       fit: of the frontier.
@@ -255,19 +258,21 @@ def fit_frontier(
     law: Law, points: pd.DataFrame, candidates: pd.DataFrame, *, rule: str, noise: Noise, planned: bool,
     chance: float | None = None, bias: Mapping[float, float] | None = None,
 ) -> FrontierFit:  # fmt: skip
-    """Fit a law to the points (flops, error) that a rule picked from candidates of the same columns.
+    """Fit a law to the points (flops, error) that a rule selected from candidates with the same columns.
 
     Args:
       law: the form.
-      points: the frontier. Points above ``chance`` are noise for a law with a ceiling and left out of the others.
-      candidates: what the frontier was picked from.
-      rule: by which.
+      points: the frontier. Points above ``chance`` are noise for a law with a ceiling and left out for the others.
+      candidates: all points that the frontier was selected from.
+      rule: the rule of that selection.
       noise: the scatter of a point.
-      planned: whether budgets were planned; else the frontier is picked again in resamples.
+      planned: whether budgets were planned; if not, the selection is repeated in resamples.
       chance: the error of guessing, held as the law's top.
       bias: of planned points, by budget: `selection.selection_bias`.
 
-    Raises TooFewPoints: fewer points than the law has parameters, and UserError as `fit_law`.
+    Raises:
+      TooFewPoints: fewer points than the law has parameters.
+      UserError: as `fit_law`.
     """
     law, known = with_ceiling(law, chance)
     above = 0
@@ -294,11 +299,11 @@ def fit_frontier(
 
 
 def select(rule: str, candidates: pd.DataFrame) -> pd.DataFrame:
-    """The frontier of candidates (flops, error) by a rule other than ``budget``, by rising FLOPs."""
+    """Return the frontier of candidates (flops, error) by a rule other than ``budget``, by rising FLOPs."""
     x, y = (candidates[c].to_numpy(float) for c in ("flops", "error"))
     return candidates.iloc[SELECT[rule](x, y)].sort_values("flops").reset_index(drop=True)
 
 
 def rules_for(planned: bool) -> Sequence[str]:
-    """Rules that apply; the first is the one that is reported."""
+    """Return the rules that apply; the first one is reported."""
     return tuple(RULES) if planned else tuple(r for r in RULES if r != BUDGET)

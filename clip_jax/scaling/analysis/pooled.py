@@ -1,4 +1,4 @@
-"""Several tasks at once: laws whose exponents and asymptotes are partly pooled, so that few budgets tell each.
+"""Fit several tasks at once, with exponents and asymptotes partially pooled, so that few budgets suffice for each task.
 
 Every task t follows error_t(C) = E_t + a_t·(C/c0)^-b_t, or, where the error of guessing is given, the bounded form
 E_t + (chance_t - E_t)·h/(1 + h) with h = a_t·(C/c0)^-b_t; c0 is the geometric mean of the budgets. Over tasks,
@@ -9,11 +9,11 @@ test examples where their number is given.
 Intervals are quantiles of the posterior, drawn by many short Markov chains at once: Metropolis steps of each task's
 three parameters, Gibbs steps of means, spreads and scatter, begun at the joint optimum's normal approximation. Spreads
 are uniform a priori (`SPREADS`): with a handful of tasks an estimate of a spread is often 0, and intervals at 0 are too
-narrow (Gelman, 2006). ``benchmarks/fit_pooled.py`` simulates what the intervals cover.
+narrow (Gelman, 2006). ``benchmarks/fit_pooled.py`` simulates the coverage of the intervals.
 
-A run that is lucky is so on many tasks at once. With a column ``run`` each run has an effect of its own on ln(error)
-of all tasks, normal with a spread that is estimated; without it scatter is taken to be independent between tasks, and
-the interval of the mean over tasks is then too narrow where it is not (`benchmarks/RESULTS_planning.md`).
+A run that is lucky on one task tends to be lucky on many. With a column ``run`` each run has an effect of its own on
+ln(error) of all tasks, normal with a spread that is estimated. Without it scatter is taken to be independent between
+tasks, and where it is not, the interval of the mean over tasks is too narrow (`benchmarks/RESULTS_planning.md`).
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class PooledFit:
 
     @property
     def text(self) -> str:
-        """A line per task."""
+        """One line per task."""
         return "\n".join(
             f"{t}: E {interval_text(p['E'])}, b {interval_text(p['b'])}" for t, p in self.parameters().items()
         )
@@ -181,7 +181,9 @@ def fit_pooled(
 
 
 class _Model:
-    """The joint log posterior of z = (e, ln a, ln b by task, means of e and ln b), [3T + 2], at spreads and scatter."""
+    """The joint log posterior of z = (e, ln a, ln b by task, means of e and ln b), [3T + 2], for given spreads and
+    scatter.
+    """
 
     def __init__(self, x: Array, log_y: Array, index: Array, tasks: int, binomial: Array, chance: Array | None) -> None:
         self.x, self.log_y, self.index, self.tasks = x, log_y, index, tasks
@@ -202,7 +204,7 @@ class _Model:
         self.start = start
 
     def curve(self, z: Array) -> tuple[Array, tuple[Array, Array, Array]]:
-        """ln y at z [G, D]: [G, n], and its derivatives by e, ln a and ln b of the row's task."""
+        """Return ln y at z [G, D]: [G, n], and its derivatives by e, ln a and ln b of the row's task."""
         e, la, lb = (z[:, k * self.tasks : (k + 1) * self.tasks][:, self.index] for k in range(3))
         b = np.exp(lb)
         h = np.exp(np.clip(la - b * self.x, -50, 50))
@@ -217,7 +219,9 @@ class _Model:
         return np.log(y), ((1 - g) * floor * (1 - floor / top) / y, steep, -b * self.x * steep)
 
     def prior(self, hyper: Array) -> tuple[Array, Array]:
-        """Precision matrix [G, D, D] and its linear part [G, D] of the Gaussian prior at (s_E, s_b, scatter) [G, 3]."""
+        """Return the precision matrix [G, D, D] and the linear part [G, D] of the Gaussian prior at (s_E, s_b,
+        scatter) [G, 3].
+        """
         t, n = self.tasks, len(hyper)
         matrix, linear = np.zeros((n, self.size, self.size)), np.zeros((n, self.size))
         for block, mean, spread in ((0, 3 * t, hyper[:, 0]), (2, 3 * t + 1, hyper[:, 1])):
@@ -236,7 +240,7 @@ class _Model:
         return matrix, linear
 
     def energy(self, z: Array, hyper: Array, matrix: Array, linear: Array) -> Array:
-        """Minus the log posterior but for constants, [G]; the hyperparameters' normalizers are in it."""
+        """Return minus the log posterior up to constants, [G]; the hyperparameters' normalizers are included."""
         variance = hyper[:, 2:] ** 2 + self.binomial
         r = self.curve(z)[0] - self.log_y
         fit = 0.5 * (r**2 / variance + np.log(variance)).sum(axis=1)
@@ -244,7 +248,7 @@ class _Model:
         return fit + quadratic + self.tasks * np.log(hyper[:, :2]).sum(axis=1)
 
     def by_task(self, z: Array, log_y: Array, hyper: Array, effects: Array | float) -> Array:
-        """Log posterior of each task's parameters given all others, but for constants, [G, T].
+        """Return the log posterior of each task's parameters given all others, up to constants, [G, T].
 
         log_y: of `curve` at z, [G, n]. effects: of the row's run on ln y, [G, n].
         """
@@ -256,7 +260,7 @@ class _Model:
         return fit - 0.5 * (about[0] ** 2 + about[1] ** 2 + ((la - self.level) / AMPLITUDE_SD) ** 2)
 
     def hessian(self, z: Array, hyper: Array, matrix: Array, linear: Array) -> tuple[Array, Array]:
-        """Gradient [G, D] and Gauss-Newton matrix [G, D, D] of the energy."""
+        """Return the gradient [G, D] and the Gauss-Newton matrix [G, D, D] of the energy."""
         t, (log_y, slopes) = self.tasks, self.curve(z)
         w = 1 / (hyper[:, 2:] ** 2 + self.binomial)
         r = log_y - self.log_y
@@ -270,7 +274,7 @@ class _Model:
         return gradient, out
 
     def minimize(self, hyper: Array, start: Array) -> tuple[Array, Array, Array]:
-        """Damped Gauss-Newton at each hyper [G, 3]: (z, energy, matrix there)."""
+        """Minimize by damped Gauss-Newton at each hyper [G, 3]; return (z, energy, matrix at the minimum)."""
         matrix, linear = self.prior(hyper)
         z, damping = np.tile(start, (len(hyper), 1)) if start.ndim == 1 else start.copy(), np.full(len(hyper), 1e-2)
         energy = self.energy(z, hyper, matrix, linear)
@@ -363,7 +367,7 @@ def _pick(rng: np.random.Generator, grid: Array, log_mass: Array) -> Array:
 
 
 def _mixing(draws: Array) -> float:
-    """The largest shift of a parameter's median between the first and the last kept sweeps, in standard deviations."""
+    """Return the largest shift of a median between the first and the last kept sweeps, in standard deviations."""
     half = max(1, len(draws) // 2)
     first, last = (np.median(part, axis=(0, 1)) for part in (draws[:half], draws[-half:]))
     return float(np.max(np.abs(first - last) / draws.std(axis=(0, 1))))

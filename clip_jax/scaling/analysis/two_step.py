@@ -4,13 +4,13 @@ The second step is conditional on measured losses: error_i = g(loss_i) + noise, 
 forecast error(C) = g(loss(C)) therefore carries two independent uncertainties when rows scatter around the curves, and
 a joint one when rows are resampled.
 
-Three intervals. ``cases`` resamples rows, the same rows in both steps, and needs many of them; ``parametric`` redraws
-the points around each step's curve; ``profile`` combines the profile intervals of both steps: the ends of all g(l),
-where the squared normal deviates of l (first step) and of g at l (second step) add up to that of the level.
-``benchmarks/fit_two_step.py`` simulates what they cover. They hold for laws that are true; a link seen at high loss
-only may bend below it, which no interval here knows.
+There are three kinds of intervals. ``cases`` resamples rows, the same rows in both steps, and needs many of them;
+``parametric`` redraws the points around each step's curve; ``profile`` combines the profile intervals of both steps:
+the ends of all g(l), where the squared normal deviates of l (first step) and of g at l (second step) add up to that of
+the level. ``benchmarks/fit_two_step.py`` simulates their coverage. They assume that both laws are true: a link fitted
+at high loss only may bend below it, which no interval here includes.
 
-A contrastive loss depends on the batch size (its chance level is ln B), as does any loss on the data it is measured on:
+A contrastive loss depends on the batch size (its chance level is ln B), as does any loss on its evaluation data:
 rows that differ in such a column must not be mixed, and `fit_two_step` refuses them.
 
 Sources: Gadre et al. (2024), loss to error by an exponential link; Bhagia et al. (2024), two steps; Chen et al. (2024).
@@ -45,12 +45,12 @@ ANGLES = 5  # ways of sharing the deviate between the two steps, from all in the
 
 @dataclass(frozen=True)
 class TwoStepForecast:
-    """The forecast at one point.
+    """The two-step forecast at one point.
 
     Attributes:
       loss: of the first step, with its own interval.
       error: of both steps.
-      fixed_loss: interval of the error where the first step is taken to be exact: what a second step alone would say.
+      fixed_loss: interval of the error when the first step is taken as exact, as from a second step alone.
       method: of the intervals. new_run: whether they are for one run rather than for the curve.
     """
 
@@ -67,14 +67,14 @@ class TwoStepForecast:
 
     @property
     def text(self) -> str:
-        """One line."""
+        """The forecast in one line."""
         what = "a new run" if self.new_run else "the curve"
         return f"loss {interval_text(self.loss)}, error {interval_text(self.error)} ({self.method}, {what})"
 
 
 @dataclass(frozen=True)
 class TwoStep:
-    """Both fits. ``first_rows`` and ``second_rows``: the table's rows in each, ascending indices."""
+    """The fits of both steps. ``first_rows`` and ``second_rows``: the table's rows in each, ascending indices."""
 
     first: Fit
     second: Fit
@@ -88,7 +88,7 @@ class TwoStep:
 
     @property
     def text(self) -> str:
-        """A line per step."""
+        """One line per step."""
         return f"step 1: {self.first.summary()}\nstep 2: {self.second.summary()}"
 
     def forecast(
@@ -128,7 +128,7 @@ class TwoStep:
         return self._opened(result, point)
 
     def _opened(self, forecast: TwoStepForecast, point: dict[str, Array]) -> TwoStepForecast:
-        """Open the sides on which a band ends only because a parameter of a step may go no further."""
+        """Open the sides on which a band ends only because a parameter of a step is at its bound."""
         center = np.ravel(self.first.predict(point))
         loss, link = _open_sides(self.first, point), _open_sides(self.second, {"loss": center})
         falls = float(self.second.predict(center * 1.001)[0]) < float(self.second.predict(center)[0])
@@ -196,7 +196,7 @@ class TwoStep:
         return TwoStepForecast(ends[0], ends[1], ends[2], kind, new_run)
 
     def _ensembles(self, kind: str, draws: int, seed: int) -> tuple[Ensemble, Ensemble]:
-        """Refits of both steps; for ``cases`` draw k of one and of the other are of the same resampled rows."""
+        """Refit both steps; for ``cases`` draw k of both ensembles uses the same resampled rows."""
         if kind == "parametric":
             return tuple(  # type: ignore[return-value]
                 bootstrap(fit, kind=kind, replicas=draws, seed=seed + k)
@@ -214,11 +214,11 @@ class TwoStep:
 
 
 def _open_sides(fit: Fit, point: dict[str, Array]) -> tuple[bool, bool]:
-    """Whether the curve at a point could lie (lower, higher) if the bounds of the search were wider.
+    """Return whether the curve at a point could lie (lower, higher) if the bounds of the search were wider.
 
-    A parameter that rests on such a bound is held a little inside it: the way the curve goes from there to the optimum
-    is the way it would go on. That no error lies below 0 or above 1 is no bound of the search. Without a degree of
-    freedom, and of an asymmetric loss, both sides are open.
+    A parameter that ends at such a bound is held slightly inside it: the direction in which the curve moves from there
+    to the optimum is the direction in which it would continue. That no error lies below 0 or above 1 is no bound of the
+    search. Without a degree of freedom, and with an asymmetric loss, both sides are open.
     """
     if fit.points <= fit.free or not fit.loss.symmetric:
         return True, True
@@ -247,7 +247,7 @@ def _shuffled(ensemble: Ensemble, seed: int) -> tuple[Array, Array]:
 
 
 def _at_each(fit: Fit, thetas: Array, losses: Array) -> Array:
-    """The curve of each theta [R, p] at its own loss [R]."""
+    """Evaluate the curve of each theta [R, p] at its own loss [R]."""
     column = fit.law.columns[0]
     x = np.log(np.maximum(losses, TINY) / fit.references[column])
     with np.errstate(over="ignore"):
@@ -255,7 +255,7 @@ def _at_each(fit: Fit, thetas: Array, losses: Array) -> Array:
 
 
 def _scattered(values: Array, sd: Array, space: str, rng: np.random.Generator) -> Array:
-    """Values with one run's scatter added, in the loss's space."""
+    """Return the values with the scatter of one run added, in the loss's space."""
     noise = sd * rng.standard_normal(len(values))
     return values * np.exp(noise) if space == "log" else values + noise
 

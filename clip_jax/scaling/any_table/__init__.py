@@ -1,1 +1,1 @@
-"""`clip-jax fit` and `clip-jax compare`: laws of any table."""
+"""Implement `clip-jax fit`, `compare` and `design`: laws of any table."""

@@ -1,4 +1,4 @@
-"""Compute-optimal sizes and samples, `clip-jax fit --law=chinchilla --at=flops=…`: the cost of a run, the optimum."""
+"""Find compute-optimal sizes and samples, as `clip-jax fit --law=chinchilla --at=flops=…` does."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from clip_jax.errors import UserError
 from clip_jax.scaling.any_table.intervals import TableIntervals
 from clip_jax.scaling.any_table.options import TableFit, budget_of, number, pairs
-from clip_jax.scaling.any_table.rows import Rows, flops_column, places_of
+from clip_jax.scaling.any_table.rows import Rows, flops_column, positions_of
 from clip_jax.scaling.frontier.allocation import (
     SAMPLES,
     Cost,
@@ -29,7 +29,7 @@ OPTION = "--flops-per-param-sample"
 
 @dataclass(frozen=True)
 class AllocationReport:
-    """Optima at the budgets asked for: ``lines`` for a reader, ``data`` for fit.json."""
+    """Optima at the requested budgets: ``lines`` for a reader, ``data`` for fit.json."""
 
     lines: list[str] = field(default_factory=list)
     data: dict[str, Any] | None = None
@@ -42,13 +42,13 @@ def allocate(
 
     Args:
       spans: the fit of a law of sizes and samples, with the intervals of its curve.
-      rows: that were fitted; its groups are resampled as groups.
+      rows: the fitted rows; its groups are resampled as groups.
       what: the options.
-      table: the whole table, whose FLOPs say what a run costs.
+      table: the whole table, from whose FLOPs the cost of a run is fitted.
       budgets: items of ``--at``.
 
     Raises:
-      UserError: no cost is known; as `table_options.budget_of` and `allocation.compute_optimal_allocation`.
+      UserError: no cost is known; as `options.budget_of` and `frontier.allocation.compute_optimal_allocation`.
     """
     fit = spans.fit
     if not budgets:
@@ -89,7 +89,7 @@ def cost_of(law: Law, rows: Rows, what: TableFit, table: pd.DataFrame) -> tuple[
             raise UserError(field=OPTION, reason=reason, hint=f"give {_example(sizes)}")
         cost = dense_cost(law)
         return cost, f"{_formula(cost)}, for the table has no FLOPs ({OPTION} sets another factor)"
-    flops = flops[places_of(table, rows)]
+    flops = flops[positions_of(table, rows)]
     known = np.isfinite(flops) & (flops > 0)
     columns = {c: v[known] for c, v in rows.columns.items()}
     if not known.any():
@@ -117,7 +117,7 @@ def _given(law: Law, sizes: tuple[str, ...], text: str) -> tuple[Cost, str]:
 
 
 def _fit_towers(columns: dict[str, np.ndarray], flops: np.ndarray, sizes: tuple[str, ...]) -> Cost:
-    """FLOPs per sample as a sum of k · size over towers, k above 0, by least squares of relative residuals."""
+    """Fit FLOPs per sample as a sum of k · size over towers, k above 0, by least squares of relative residuals."""
     from scipy.optimize import nnls
 
     per_sample = flops / columns[SAMPLES]

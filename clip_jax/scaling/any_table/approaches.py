@@ -1,4 +1,4 @@
-"""Approaches 1 and 2 of Hoffmann et al. (2022) on any table: `clip-jax fit TABLE --approach=1|2`."""
+"""Fit approaches 1 and 2 of Hoffmann et al. (2022) to any table: `clip-jax fit TABLE --approach=1|2`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COLUMNS = ("flops", "params", "samples_seen")
 
 
 def fit_approach(table: pd.DataFrame, what: TableFit) -> tuple[list[str], dict[str, Any]]:
-    """Fit the approach, and say so in lines and as plain data.
+    """Fit the approach and report it as lines of text and as plain data.
 
     Args:
       table: of runs at fixed budgets (approach 2: ``budget`` or ``flops``, equal in the runs of a budget), or of
@@ -77,7 +77,7 @@ def fit_approach(table: pd.DataFrame, what: TableFit) -> tuple[list[str], dict[s
 
 
 def _with_samples(table: pd.DataFrame, what: TableFit, mapped: set[str]) -> tuple[pd.DataFrame, list[str]]:
-    """The table with ``samples_seen``: its own, or flops/(k · params)."""
+    """Return the table with ``samples_seen``: its own column, or flops/(k · params)."""
     option = "--flops-per-param-sample"
     if "samples_seen" in mapped or "samples_seen" in table.columns:
         if what.flops_per_param_sample:

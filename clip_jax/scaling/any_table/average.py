@@ -1,4 +1,4 @@
-"""Average the forecasts of the compared forms beside that of the law that was asked for."""
+"""Average the forecasts of the compared forms, beside the forecast of the requested law."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ MOST_ROWS = 1000  # 1,400 rows take more than a minute
 
 @dataclass(frozen=True)
 class Averaged:
-    """The forms averaged, or None and why not (empty: an average has no meaning there)."""
+    """The averaged forms, or None and the reason (empty: an average does not apply to this fit)."""
 
     forecast: AveragedForecast | None
     reason: str = ""
 
     def lines(self, flops: float) -> list[str]:
-        """Return one line for a reader."""
+        """Return the forecast as lines for a reader."""
         if self.forecast is None:
             return []
         curve, run = self.forecast.curve_at(flops).interval(), self.forecast.run_at(flops).interval()
@@ -72,5 +72,5 @@ def average_forms(table: pd.DataFrame, what: TableFit) -> Averaged:
 
 
 def _rising(rows: Rows) -> Rows:
-    """Rows by rising FLOPs, which held-out scores go through."""
+    """Sort rows by FLOPs, the order in which held-out scores take them."""
     return rows.take(np.argsort(rows.columns["flops"], kind="stable"))

@@ -1,4 +1,4 @@
-"""Two tables against each other, and what to run next for one of them: `clip-jax compare` and `clip-jax design`."""
+"""Compare two tables, and plan the next runs of one: `clip-jax compare` and `clip-jax design`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ PLACES = 5  # at which the difference is printed
 
 
 def _fitted(path: str | Path, what: TableFit) -> tuple[Fit, Rows]:
-    """The first law of ``what`` on a table with rows to spare, and its rows."""
+    """Fit the first law of ``what`` to a table that must have more rows than free parameters; return the fit and its
+    rows.
+    """
     if what.below is not None:
         raise UserError(field="--below", value=what.below, reason="is of `clip-jax fit` alone")
     law = law_of(what)
@@ -55,15 +57,18 @@ def compare_tables(
     """Compare two tables, fitted alike: the ratio of their errors, where they cross, the compute that the second saves.
 
     Args:
-      first, second: tables of the two families.
-      what: columns, units and the law, of both; ``at`` lists where the gain is wanted (default: the largest x that both
-        have).
+      first, second: tables of the two series of runs.
+      what: columns, units and the law, of both; ``at`` lists the x at which the gain is computed (default: the largest
+        x that both have).
       group: a column of both, cells or budgets, that rows are drawn by first (hierarchical bootstrap); empty draws
         around the curve.
       replicas: of each bootstrap.
 
+    Returns:
+      The comparison as text.
+
     Raises:
-      UserError: as `tablefit.fit_any`; a law of more than one column; tables with no x in common; no more rows than
+      UserError: as `fit.fit_any`; a law of more than one column; tables with no x in common; no more rows than
         free parameters.
     """
     group = group or what.group
@@ -116,18 +121,18 @@ def _spans(spans: Sequence[tuple[float, float]]) -> str:
 def design_from_table(
     path: str | Path, what: TableFit, candidates: Sequence[str], *, budget: float = 0.0, precision: float = 0.0
 ) -> str:
-    """Which of the candidates to run next so that the forecast at the only ``what.at`` becomes sharper, in text.
+    """Choose which candidates to run next so that the forecast at the only ``what.at`` becomes sharper; return text.
 
     Args:
-      path: the table of what was run.
+      path: the table of the runs so far.
       what: columns, units and the law; one point to forecast.
       candidates: points that may be run: ``VALUE``, or ``LAW_COLUMN=VALUE,…``, each ending in ``:COST`` where its cost
         in FLOPs is not the column ``flops`` or 6 · params · samples_seen.
       budget: FLOPs that may be spent; or
-      precision: the half width wanted, a share of the forecast.
+      precision: the half width wanted, as a share of the forecast.
 
     Raises:
-      UserError: neither or both of budget and precision, and as `fit_any` and `design.best_runs`.
+      UserError: neither or both of budget and precision, and as `fit_any` and `experimental_design.best_runs`.
     """
     if (budget > 0) == (precision > 0):
         reason = "give --budget=FLOPS or --precision=SHARE, one of them"
@@ -161,7 +166,7 @@ def design_from_table(
 
 
 def _point(law: Law, text: str, option: str, whole: str) -> dict[str, float]:
-    """A point above 0; an error names the option and all that was given to it."""
+    """Read a point, whose values must be above 0; an error names the option and its whole value."""
     try:
         point = point_of(law, text)
         if not 0 < min(point.values()) <= max(point.values()) < np.inf:
@@ -172,7 +177,7 @@ def _point(law: Law, text: str, option: str, whole: str) -> dict[str, float]:
 
 
 def _candidate(law: Law, text: str) -> tuple[dict[str, float], float]:
-    """A point that may be run, and its cost in FLOPs."""
+    """Read a candidate point and its cost in FLOPs."""
     point_text, colon, cost_text = text.partition(":")
     point = _point(law, point_text, "--candidate", text)
     if colon:

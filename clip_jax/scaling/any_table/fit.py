@@ -1,4 +1,4 @@
-"""Fit a law to any table, as `clip-jax fit --law=…` does, and say so in text; `table_rows` chooses the rows."""
+"""Fit a law to any table and report it as text, as `clip-jax fit --law=…` does; `any_table.rows` selects the rows."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ __all__ = [
 
 
 def fit_any(path: str | Path, what: TableFit, out_dir: str | Path | None = None) -> str:
-    """Fit, and say so in text; with ``out_dir`` also write ``fit.json`` and, of a law, the checklist.
+    """Fit the laws to a table and report as text; with ``out_dir`` also write ``fit.json`` and, for a law, the
+    checklist.
 
     Args:
       path: the table.
@@ -62,8 +63,8 @@ def fit_any(path: str | Path, what: TableFit, out_dir: str | Path | None = None)
       The text.
 
     Raises:
-      UserError: see `table_rows.read_rows`, `points.check_points`, `clusters.cluster_intervals`, `table_allocation`,
-        `table_approaches`, `table_tasks` and `table_two_step`.
+      UserError: see `rows.read_rows`, `observations.check_points`, `clusters.cluster_intervals`, and the modules
+        `allocation`, `approaches`, `tasks` and `two_step` of this package.
     """
     table = read_table(path)
     if not (what.approach or what.tasks or names_several(what, table)):
@@ -168,7 +169,7 @@ def _flat(fit: Fit) -> list[str]:
 
 
 def _rms_of_laws(table: Any, what: TableFit, laws: list[Law], first: float | None) -> dict[str, float | None]:
-    """How far each law, fitted below the cut, is from the rows above it."""
+    """Return the root mean square error of each law, fitted below the cut, on the rows above it."""
     out = {laws[0].name: first}
     for law in laws[1:]:
         rows = read_rows(table, what, law)
@@ -182,7 +183,7 @@ def _no_interval(point: dict[str, float]) -> Interval:
 
 
 def _compared(table: Any, what: TableFit, laws: list[Law], points: list[dict[str, float]]) -> dict[str, Any]:
-    """The laws ranked by held-out extrapolation, on rows that all of them take."""
+    """Rank the laws by held-out extrapolation, on rows that all of them accept."""
     every = [read_rows(table, what, law) for law in laws]
     common = np.logical_and.reduce([np.isin(every[0].index, r.index) for r in every])
     rows = every[0].take(common)
@@ -217,7 +218,7 @@ def _checked_point(law: Law, text: str) -> dict[str, float]:
 
 
 def _fit_data(fit: Fit, intervals: dict[str, Interval]) -> dict[str, Any]:
-    """A fit as plain data; an open end of an interval is infinite, and null in JSON."""
+    """Return a fit as plain data; an open end of an interval is infinite, and null in JSON."""
     loss = [fit.loss.kind, fit.loss.space, fit.loss.delta, *([fit.loss.under] if fit.loss.under < 1 else [])]
     return {
         "law": fit.law.key, "formula": fit.law.formula, "latex": fit.law.latex, "text": fit.law.text(fit.values, 8),

@@ -1,4 +1,4 @@
-"""Judge a fit by rows that it did not see: those at or above a cut in scale."""
+"""Evaluate a fit on held-out rows: those at or above a cut in scale."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ MOST_SHOWN = 10  # rows that are printed, each with an interval of its own
 
 
 def judge(fit: Fit, rows: Rows, new_run: Callable[[dict[str, float]], Interval]) -> dict[str, Any]:
-    """Hold the forecast of each row against what was measured.
+    """Compare the forecast of each held-out row with its measurement.
 
     Args:
       fit: of the rows below the cut.
-      rows: those it did not see.
+      rows: the held-out rows.
       new_run: the interval of a new run at a point.
 
     Returns:
-      {rms (of ln(predicted / measured)), bias (its mean), rows, shown, inside, table}; table: of every row, by the cut,
-      {row, at, columns, measured, predicted, low, high, inside}. Intervals are those of at most ten rows, spread evenly
-      over the cut (None elsewhere), and ``inside`` counts them.
+      {rms (of ln(predicted / measured)), bias (its mean), rows, shown, inside, table}; table: for every row, by the
+      cut, {row, at, columns, measured, predicted, low, high, inside}. Intervals are those of at most ten rows, spread
+      evenly over the cut (None elsewhere), and ``inside`` counts them.
     """
     predicted = np.asarray(fit.predict(rows.columns), float)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -62,7 +62,7 @@ def judge(fit: Fit, rows: Rows, new_run: Callable[[dict[str, float]], Interval])
 
 
 def as_lines(judged: dict[str, Any], name: str = "at") -> list[str]:
-    """Return the judgment for a reader: a line a shown row, then the counts."""
+    """Format the result of `judge`: one line per shown row, then the counts."""
     lines = [f"  held out: {name:>9s}  measured  predicted  95 % of a new run"]
     for r in judged["table"]:
         if r["low"] is not None:

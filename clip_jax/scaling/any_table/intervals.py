@@ -1,4 +1,4 @@
-"""Fit one law to rows of a table, with 95 % intervals by the method that suits how the rows were obtained."""
+"""Fit one law to rows of a table, with 95 % intervals by the method that suits the origin of the rows."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class TableIntervals:
 
     Attributes:
       fit: the fit.
-      noise: the scatter of a row that the evaluation set's size gives.
+      noise: the binomial scatter of a row, from the size of the evaluation set.
       clusters: a bootstrap of groups of rows, or None.
-      fitted: the fit with its frontier picked again in resamples, or None.
+      fitted: the fit with its frontier selected again in resamples, or None.
       method: of the intervals, in words.
-      selection: whether the selection of a frontier is in the intervals, in words; empty without a frontier.
+      selection: whether the intervals include the selection of a frontier, in words; empty without a frontier.
     """
 
     fit: Fit
@@ -95,13 +95,17 @@ def open_flat_sides(fit: Fit, name: str, interval: Interval) -> Interval:
 
 
 def fit_rows_of(rows: Rows, what: TableFit, law: Law, *, known: Mapping[str, float] | None = None) -> Fit:
-    """Fit a law to rows; weights are relative (their mean is 1). Raises as `fit_law`.
+    """Fit a law to rows; weights are relative (their mean is 1).
 
     Args:
-      rows: of `table_rows.read_rows`.
-      what: the loss and the parameters held.
+      rows: of `rows.read_rows`.
+      what: the loss and the held parameters.
       law: the form.
-      known: parameters known from elsewhere, held in place of those of ``what``; None: those, and what chance tells.
+      known: parameters known from elsewhere, held instead of those of ``what``; None: those of ``what``, and the top
+        that ``chance`` gives.
+
+    Raises:
+      UserError: as `fit_law`.
     """
     weights = None if rows.weights is None else rows.weights / rows.weights.mean()
     fixed = {**with_ceiling(law, what.chance)[1], **fixed_values(what)} if known is None else known
@@ -109,12 +113,12 @@ def fit_rows_of(rows: Rows, what: TableFit, law: Law, *, known: Mapping[str, flo
 
 
 def noise_of(rows: Rows, what: TableFit) -> Noise:
-    """Return the scatter of a row that a finite evaluation set gives; 0 where its size is not known."""
+    """Return the scatter of a row due to the finite evaluation set; 0 where its size is not known."""
     return Noise(float(np.sqrt(np.mean(noise_floor(rows.y, what.examples) ** 2))) if what.examples else 0.0)
 
 
 def intervals_of(fit: Fit, rows: Rows, what: TableFit) -> TableIntervals:
-    """Choose the method: a bootstrap of groups, a frontier picked again in resamples, or the profile likelihood.
+    """Choose the method: a bootstrap of groups, a frontier selected again in resamples, or the profile likelihood.
 
     Raises:
       UserError: ``--examples`` or ``--under`` with ``--group``; as `clusters.cluster_intervals`.
@@ -142,7 +146,8 @@ def intervals_of(fit: Fit, rows: Rows, what: TableFit) -> TableIntervals:
 
 
 def reselected(fit: Fit, rows: Rows, what: TableFit) -> tuple[Ensemble | None, str]:
-    """Fit frontiers that are picked again in resamples of the runs (see `evidence`); or None and why not.
+    """Fit frontiers selected again in resamples of the runs (see `frontier_fit`); return None and the reason if
+    impossible.
 
     Args:
       fit: of the frontier.

@@ -1,4 +1,4 @@
-"""What is to be fitted to a table, as the options of `clip-jax fit`, `compare` and `design` say it."""
+"""Hold the options of `clip-jax fit`, `compare` and `design`: what to fit to a table."""
 
 from __future__ import annotations
 
@@ -19,33 +19,34 @@ LEAST_DELTA = 1e-12  # Huber's; below it residuals drown in rounding
 
 @dataclass(frozen=True)
 class TableFit:
-    """What is to be fitted to a table.
+    """Options of a fit to a table.
 
     Attributes:
       laws: keys; the first is reported in full.
       x: ``COLUMN``, ``LAW_COLUMN=COLUMN`` or ``LAW_COLUMN=COLUMN*UNIT`` (a number or k M G B T P E); none: the law's
         own columns.
-      y: a column; empty: ``error``, ``error_mean`` or ``loss``, whichever is there.
+      y: a column; empty: ``error``, ``error_mean`` or ``loss``, whichever the table has.
       y_is: error, error%, accuracy or accuracy% (a loss is an "error").
       where: ``COLUMN=VALUE`` rows only; numbers are compared as numbers.
       frontier: all, pareto, binned or hull.
       loss, space, delta: of `loss.Loss`.
-      chance: the error of guessing. Laws with a ceiling stop there; for the others rows above it are left out.
-      examples: of the evaluation set; its binomial scatter is the least that intervals assume (0: unknown).
+      chance: the error of guessing. Laws with a ceiling stop at it; for the others rows above it are left out.
+      examples: size of the evaluation set; its binomial scatter is the least that intervals assume (0: unknown).
       fixed: ``NAME=VALUE`` each; ``none`` is the same as nothing.
       at: ``LAW_COLUMN=VALUE,…`` points to forecast.
       weights: a column of weights of the rows; empty: all count alike.
-      below: fit only rows below this many FLOPs (or this value of a law's only column), judge the rest; None: fit all.
+      below: fit only rows below this many FLOPs (or this value of a law's only column) and evaluate on the rest; None:
+        fit all.
       group: a column of labels of rows that scatter together; intervals then come from a bootstrap of the groups.
       under: weight of rows above the curve, of `loss.Loss`; below 1 the fit follows the lower edge of a cloud.
       flops_per_param_sample: k of FLOPs = k · parameters · samples, or ``SIZE_COLUMN=k,…``; empty: fitted to the
         table's FLOPs where it has them, else 6.
-      approach: 1 or 2 of Hoffmann et al. (2022) in place of a law; 0: a law.
-      then, through: key of a link law and the column of the loss that it starts from: a forecast in two steps.
-      constant: columns of which the two steps must see one value; none: ``batch_size`` where the table has it;
-        ``("none",)``: nothing is checked.
-      tasks: a column that names the task of a row: several tasks are fitted together. So they are where ``y`` names
-        several columns, separated by commas.
+      approach: 1 or 2 of Hoffmann et al. (2022) instead of a law; 0: a law.
+      then, through: key of a link law and the column of its input, the loss: a forecast in two steps.
+      constant: columns in which the rows of both steps must have one value; none: ``batch_size`` where the table has
+        it; ``("none",)``: nothing is checked.
+      tasks: a column that names the task of a row: several tasks are fitted together. The same happens where ``y``
+        names several columns, separated by commas.
     """
 
     laws: tuple[str, ...] = ("saturating",)
@@ -110,12 +111,12 @@ class TableFit:
 
     @property
     def loss_function(self) -> Loss:
-        """Return the loss that a fit minimizes."""
+        """The loss that the fit minimizes."""
         return Loss(self.loss, self.space, self.delta, self.under)
 
 
 def refuse_ignored(what: TableFit, names: Sequence[str], mode: str) -> None:
-    """Raise UserError where an option of ``names`` (attributes of `TableFit`) was given that ``mode`` would ignore."""
+    """Raise UserError where an option in ``names`` (attributes of `TableFit`) was set that ``mode`` would ignore."""
     options = {"laws": "law", "fixed": "fix"}
     for f in fields(what):
         value = getattr(what, f.name)
@@ -159,7 +160,7 @@ def pairs(items: Sequence[str], option: str) -> dict[str, str]:
 
 
 def number(text: str, option: str) -> float:
-    """Read a number of an option, which ``said`` names. Raises UserError."""
+    """Read a number given for ``option``. Raises UserError."""
     try:
         return float(text)
     except ValueError:

@@ -1,6 +1,6 @@
-"""Choose the rows of any table for a fit: which columns, in which unit, which rows enter, and why the others do not.
+"""Select the rows of any table for a fit: their columns and units, which rows enter, and why the others do not.
 
-Rows are named by their number in the file, the first one below the header being row 0, whatever was left out before.
+Rows are named by their number in the file: the first row below the header is row 0, whatever was left out before.
 """
 
 from __future__ import annotations
@@ -40,9 +40,13 @@ class NamedColumns:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows for a fit. columns: the law's, [n] each. y: [n]. index: their numbers in the file. weights, groups: [n], or
-    None. cut: [n], what ``below`` is compared with, or None. treatment: what was done to the table, in words. warnings:
-    what looks wrong. held_out: the rows at or above ``below``, or None. candidates: what a frontier was chosen from."""
+    """Rows for a fit.
+
+    columns: the law's, [n] each. y: [n]. index: row numbers in the file. weights, groups: [n], or None. cut: [n], the
+    values that ``below`` is compared with, or None. treatment: how the table was treated, in words. warnings:
+    suspicious findings. held_out: the rows at or above ``below``, or None. candidates: the rows that a frontier was
+    selected from.
+    """
 
     columns: dict[str, np.ndarray]
     y: np.ndarray
@@ -59,7 +63,7 @@ class Rows:
         return len(self.y)
 
     def take(self, keep: np.ndarray) -> Rows:
-        """Return the rows of a mask or of indices; words stay."""
+        """Return the rows of a mask or of indices; ``treatment`` and ``warnings`` are kept."""
         weights, groups, cut = (None if v is None else v[keep] for v in (self.weights, self.groups, self.cut))
         columns = {c: v[keep] for c, v in self.columns.items()}
         y, index = self.y[keep], self.index[keep]
@@ -67,12 +71,12 @@ class Rows:
 
 
 def columns_from(df: pd.DataFrame, law: Law | NamedColumns, x: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return the law's columns from the table's, in the unit that was asked for.
+    """Return the law's columns from the table's, in the requested units.
 
     Args:
       df: the table.
-      law: whose columns are wanted.
-      x: items as in `TableFit.x`; columns that none names are taken by the law's own names.
+      law: the law whose columns are read.
+      x: items as in `TableFit.x`; columns that no item names are read under the law's own names.
 
     Raises:
       UserError: an unknown column or unit, a column given twice, a word in a column, logarithms of FLOPs.
@@ -102,14 +106,14 @@ def columns_from(df: pd.DataFrame, law: Law | NamedColumns, x: Sequence[str]) ->
 
 
 def _in_unit(df: pd.DataFrame, source: str, item: str) -> np.ndarray:
-    """A column given as ``COLUMN`` or ``COLUMN*UNIT`` in an item of ``--x``."""
+    """Return a column given as ``COLUMN`` or ``COLUMN*UNIT`` in an item of ``--x``."""
     column, star, unit = source.partition("*")
     factor = UNITS[unit] if unit in UNITS else number(unit, f"--x={item}") if star else 1.0
     return column_of(df, column) * factor
 
 
 def flops_column(df: pd.DataFrame, x: Sequence[str]) -> np.ndarray | None:
-    """Return what runs cost in FLOPs, from ``flops=COLUMN*UNIT`` in ``x`` or the column ``flops``; None without it."""
+    """Return the runs' cost in FLOPs, from ``flops=COLUMN*UNIT`` in ``x`` or the column ``flops``; None without it."""
     for item in x:
         name, _, source = item.partition("=")
         if name == "flops" and source:
@@ -122,7 +126,7 @@ def flops_column(df: pd.DataFrame, x: Sequence[str]) -> np.ndarray | None:
 
 
 def column_of(df: pd.DataFrame, name: str) -> np.ndarray:
-    """Return a column as float64, NaN where nothing stands. Raises UserError for a missing column or a word."""
+    """Return a column as float64, NaN for empty fields. Raises UserError for a missing column or a word."""
     import pandas as pd
 
     if name not in df.columns:
@@ -160,7 +164,7 @@ def rows_where(df: pd.DataFrame, items: Sequence[str]) -> pd.DataFrame:
 
 
 def y_column(df: pd.DataFrame, what: TableFit, law: Law | NamedColumns) -> str:
-    """Return the column to explain. Raises UserError where none or several of the usual ones are there."""
+    """Return the name of the column to explain. Raises UserError where none or several of the usual ones exist."""
     if what.y:
         return what.y
     candidates = [c for c in Y_COLUMNS if c in df.columns and c not in law.columns]
@@ -172,7 +176,7 @@ def y_column(df: pd.DataFrame, what: TableFit, law: Law | NamedColumns) -> str:
 
 
 def read_rows(df: pd.DataFrame, what: TableFit, law: Law | NamedColumns) -> Rows:
-    """Choose the rows that a fit of one law takes.
+    """Select the rows for the fit of one law.
 
     Args:
       df: the table.
@@ -180,10 +184,10 @@ def read_rows(df: pd.DataFrame, what: TableFit, law: Law | NamedColumns) -> Rows
       law: the law; one with a ceiling (``has_ceiling``) keeps rows above ``chance``, whose excess is noise.
 
     Returns:
-      The rows, what was left out and why, and what looks wrong.
+      The rows, with what was left out and why, and with warnings.
 
     Raises:
-      UserError: what cannot be treated, named by its column and its row in the file.
+      UserError: a value that cannot be treated, named by its column and its row in the file.
     """
     treatment: list[str] = []
     df = rows_where(df, what.where)
@@ -238,8 +242,8 @@ def read_rows(df: pd.DataFrame, what: TableFit, law: Law | NamedColumns) -> Rows
     return _split(chosen, what, law, cut_name)
 
 
-def places_of(df: pd.DataFrame, rows: Rows) -> np.ndarray:
-    """Return where the rows stand in the table they were read from, ints [n]."""
+def positions_of(df: pd.DataFrame, rows: Rows) -> np.ndarray:
+    """Return the positions of the rows in the table they were read from, ints [n]."""
     import pandas as pd
 
     return np.asarray(df.index.get_indexer(pd.Index(rows.index)))
@@ -256,7 +260,7 @@ def _refuse_no_law(rows: Rows, name: str) -> None:
 
 
 def _split(rows: Rows, what: TableFit, law: Law | NamedColumns, cut_name: str) -> Rows:
-    """Rows below the cut, with those at or above it as ``held_out``; a frontier is chosen on each side."""
+    """Keep the rows below the cut, with those at or above it as ``held_out``; a frontier is selected on each side."""
     assert rows.cut is not None
     assert what.below is not None
     under = np.asarray(rows.cut < what.below)
@@ -279,7 +283,7 @@ def _refuse(df: pd.DataFrame, bad: np.ndarray, column: str, values: np.ndarray) 
 
 
 def _explained(df: pd.DataFrame, what: TableFit, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The column to explain as it stands, and as an error."""
+    """Return the column to explain as it is in the table, and converted to an error."""
     base, sign = MEANINGS[what.y_is]
     raw = column_of(df, name)
     y = base + sign * raw
@@ -301,7 +305,7 @@ def _explained(df: pd.DataFrame, what: TableFit, name: str) -> tuple[np.ndarray,
 
 
 def _labels(df: pd.DataFrame, column: str) -> np.ndarray | None:
-    """Labels of rows as text, empty where missing."""
+    """Return labels of rows as text, empty where missing."""
     if not column:
         return None
     if column not in df.columns:
@@ -313,7 +317,7 @@ def _labels(df: pd.DataFrame, column: str) -> np.ndarray | None:
 def _cut_values(
     df: pd.DataFrame, columns: dict[str, np.ndarray], law: Law | NamedColumns, treatment: list[str], x: Sequence[str]
 ) -> tuple[np.ndarray, str]:
-    """What ``below`` is compared with, and its name."""
+    """Return the values that ``below`` is compared with, and their name."""
     if len(columns) == 1:
         ((name, values),) = columns.items()
         return values, name
@@ -338,7 +342,7 @@ def _families(df: pd.DataFrame, what: TableFit) -> list[str]:
 
 
 def _rising(rows: Rows, what: TableFit, name: str) -> list[str]:
-    """A warning, no error: a loss may rise with compute for good reasons, and a law may describe a rising quantity."""
+    """Warn where y rises with compute; it is no error: a loss may do so, and a law may describe a rising quantity."""
     from scipy.stats import spearmanr
 
     x = np.sum([np.log(v) for v in rows.columns.values()], axis=0)

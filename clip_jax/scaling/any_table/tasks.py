@@ -28,14 +28,14 @@ def names_several(what: TableFit, table: pd.DataFrame) -> bool:
 
 
 def fit_tasks(table: pd.DataFrame, what: TableFit) -> tuple[list[str], dict[str, Any]]:
-    """Fit all tasks together, and say so in lines and as plain data.
+    """Fit all tasks together and report them as lines of text and as plain data.
 
-    In wide form (``y`` names the tasks' columns) the row is the run, whose luck is shared by its tasks; in long form
-    (``tasks`` names a column) it is what ``group`` says; without it scatter is taken to be independent. The mean
-    over tasks has an interval where runs are named and chance is not given.
+    In wide form (``y`` names the tasks' columns) each row is a run, whose effect is shared by its tasks; in long form
+    (``tasks`` names a column) ``group`` names the run; without it scatter is taken to be independent. The mean over
+    tasks has an interval where runs are named and chance is not given.
 
     Raises:
-      UserError: an option that would be ignored; both forms at once; as `table_rows.read_rows` and `fit_pooled`.
+      UserError: an option that would be ignored; both forms at once; as `rows.read_rows` and `fit_pooled`.
     """
     refuse_ignored(what, IGNORED, "several tasks")
     if what.laws != (FORM,):

@@ -12,7 +12,7 @@ from clip_jax.scaling.analysis.frontier_fit import SELECT
 from clip_jax.scaling.analysis.two_step import TwoStep, fit_two_step
 from clip_jax.scaling.any_table.intervals import NOT_RESELECTED, TableIntervals
 from clip_jax.scaling.any_table.options import TableFit, refuse_ignored
-from clip_jax.scaling.any_table.rows import Rows, column_of, places_of, read_rows, y_column
+from clip_jax.scaling.any_table.rows import Rows, column_of, positions_of, read_rows, y_column
 from clip_jax.scaling.laws import Law, law_named
 from clip_jax.scaling.uncertainty.interval_format import interval_text, span_text
 
@@ -25,7 +25,7 @@ CONSTANT = "batch_size"  # the column that is looked at unless --constant says o
 
 @dataclass(frozen=True)
 class Steps:
-    """Both fits, and what was done to the rows, in words."""
+    """The fits of both steps, and how the rows were treated, in words."""
 
     both: TwoStep
     treatment: tuple[str, ...]
@@ -36,8 +36,8 @@ def fit_steps(table: pd.DataFrame, what: TableFit, law: Law) -> Steps:
 
     Args:
       table: the whole table.
-      what: ``then`` is the link, ``through`` the column of the loss; with ``frontier`` the first step sees the frontier
-        of y, as the direct law does, and the second every row.
+      what: ``then`` is the link, ``through`` the column of the loss; with ``frontier`` the first step takes the
+        frontier of y, as the direct law does, and the second every row.
       law: of the first step.
 
     Raises:
@@ -51,7 +51,7 @@ def fit_steps(table: pd.DataFrame, what: TableFit, law: Law) -> Steps:
     if y_column(table, what, law) == what.through:
         raise UserError(field="--through", value=what.through, reason="is what the second step explains: no link in it")
     rows = read_rows(table, replace(what, frontier="all"), law)
-    loss = column_of(table, what.through)[places_of(table, rows)]
+    loss = column_of(table, what.through)[positions_of(table, rows)]
     usable = np.isfinite(loss) & (loss > 0)
     treatment = (
         [] if usable.all() else [f"{(~usable).sum()} rows left out of both steps: {what.through} is not above 0"]
@@ -81,7 +81,7 @@ def fit_steps(table: pd.DataFrame, what: TableFit, law: Law) -> Steps:
 def compare_with_direct(
     steps: Steps, what: TableFit, direct: TableIntervals, points: dict[str, dict[str, float]]
 ) -> tuple[list[str], dict[str, Any]]:
-    """Set the forecast of two steps beside that of the direct law, in lines and as plain data.
+    """Compare the two-step forecast with that of the direct law, as lines of text and as plain data.
 
     Args:
       steps: both fits.
@@ -120,14 +120,14 @@ def _forecast(both: TwoStep, point: dict[str, float], text: str, lines: list[str
 
 
 def _constant(table: pd.DataFrame, what: TableFit, rows: Rows) -> dict[str, np.ndarray]:
-    """Columns of which losses that are compared must share one value, at the rows."""
+    """Return the columns, at the rows, in which comparable losses must share one value."""
     names = what.constant or ((CONSTANT,) if CONSTANT in table.columns else ())
     out = {}
     for name in () if names == ("none",) else names:
         if name not in table.columns:
             reason = f"the table lacks this column; it has {', '.join(map(str, table.columns))}"
             raise UserError(field="--constant", value=name, reason=reason)
-        values = table[name].to_numpy()[places_of(table, rows)]
+        values = table[name].to_numpy()[positions_of(table, rows)]
         kinds = sorted({str(v) for v in values})
         if len(kinds) > 1:
             shown = ", ".join(kinds[:4]) + (", …" if len(kinds) > 4 else "")

@@ -1,1 +1,1 @@
-"""Tables of runs, and the points in them."""
+"""Tables of runs and the observations in them."""

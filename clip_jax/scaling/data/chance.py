@@ -20,14 +20,14 @@ TASK = "error/"  # a metric of one task, beside that task's accuracy
 
 
 def chance_of(evals: pd.DataFrame, metric: str) -> float | None:
-    """Return what guessing gives on a metric of the table of runs: an error, or for a loss ln(number of negatives).
+    """Return the value of a metric for guessing: an error, or for a loss ln(number of negatives).
 
     Args:
       evals: columns task, metric, chance; as ``evals.csv``.
-      metric: ``error_mean``, ``error/TASK``, ``val_loss`` or ``val_loss_refit``; None comes back for any other.
+      metric: ``error_mean``, ``error/TASK``, ``val_loss`` or ``val_loss_refit``; the result is None for any other.
 
     Raises:
-      UserError: runs that differ in it, whose metrics are not one scale.
+      UserError: runs with different values, whose metrics are not on one scale.
     """
     if metric in SAME:
         chances = evals.loc[evals["metric"] == SAME[metric], "chance"]
@@ -49,10 +49,10 @@ def chance_of(evals: pd.DataFrame, metric: str) -> float | None:
 
 
 def chance_of_table(df: pd.DataFrame, metric: str, folder: Path, stated: float | None = None) -> float | None:
-    """Return the error of guessing of a table: the one ``given``, or `chance_beside` it.
+    """Return the error of guessing of a table: ``stated`` if given, else `chance_beside` the table.
 
     Raises:
-      UserError: one given that is not above 0 and finite, or below every row, where no law could be told.
+      UserError: a stated value that is not above 0 and finite, or lies below every row, where no law can be determined.
     """
     if stated is None:
         return chance_beside(folder, metric)

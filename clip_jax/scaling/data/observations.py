@@ -1,4 +1,4 @@
-"""The points of a fit, and what is refused before anything is fitted."""
+"""Check the observations of a fit before anything is fitted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ SAME = 1e-9  # columns whose logarithms differ by less do not vary
 
 @dataclass(frozen=True)
 class Points:
-    """columns: float64 [n] by name, above 0; y: float64 [n]; weights: float64 [n], how often a row counts."""
+    """Observations of a fit.
+
+    columns: float64 [n] by name, above 0; y: float64 [n]; weights: float64 [n], how often a row counts.
+    """
 
     columns: Mapping[str, Array]
     y: Array
@@ -29,12 +32,13 @@ class Points:
         return len(self.y)
 
     def where(self, keep: Array) -> Points:
-        """The rows of a mask or of indices."""
+        """Return the rows of a mask or of indices."""
         return Points({c: v[keep] for c, v in self.columns.items()}, self.y[keep], self.weights[keep])
 
 
 def columns_of(law: Law, columns: Any) -> dict[str, Array]:
-    """What a law takes from a dict, a DataFrame or (for a law of one column) an array or a number; float64, one shape.
+    """Return the law's columns from a dict, a DataFrame or (for a law of one column) an array or number; float64, one
+    shape.
 
     Raises UserError naming a missing column.
     """
@@ -96,7 +100,9 @@ def _finite(name: str, values: Array, positive: bool) -> None:
 
 
 def _not_on_one_line(law: Law, columns: Mapping[str, Array]) -> None:
-    """Size and samples of one budget lie on one line in logarithms: their exponents cannot be told apart."""
+    """Refuse size and samples of a single budget: they lie on one line in logarithms, which leaves the exponents
+    undetermined.
+    """
     logs = np.log(np.stack(list(columns.values())))
     if len(logs) < 2 or logs.shape[1] <= len(logs):
         return
@@ -119,17 +125,20 @@ def _one_unit(name: str, values: Array, gap: float) -> None:
 
 
 def count_duplicates(points: Points) -> int:
-    """Rows equal to an earlier one in every column: more weight for nothing new."""
+    """Count the rows equal to an earlier one in every column: they add weight but no information."""
     table = np.stack([*points.columns.values(), points.y], axis=1)
     return len(table) - len(np.unique(table, axis=0))
 
 
 def noise_floor(errors: Array, examples: Array | int) -> Array:
-    """Standard deviation of ln(error) that a finite evaluation set alone gives: sqrt((1-e)/(e·n)), float64.
+    """Return the standard deviation of ln(error) due to a finite evaluation set alone: sqrt((1-e)/(e·n)), float64.
 
     Args:
       errors: fractions in (0, 1).
-      examples: of the evaluation set. Raises UserError unless errors are fractions and examples above 0.
+      examples: size of the evaluation set.
+
+    Raises:
+      UserError: errors that are no fractions, or examples not above 0.
     """
     e, n = np.asarray(errors, float), np.asarray(examples, float)
     if not (np.all(e > 0) and np.all(e < 1) and np.all(n > 0)):

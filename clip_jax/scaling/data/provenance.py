@@ -1,4 +1,4 @@
-"""Which rows a law was fitted to, and with what."""
+"""Record which rows a law was fitted to, and with which package versions."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ PACKAGES = {"clip_jax": "clip-jax-scaling", "jax": "jax", "numpy": "numpy", "sci
 
 
 def rows_hash(rows: pd.DataFrame) -> str:
-    """SHA-256 of a table, whatever the order of its rows and columns.
+    """Return the SHA-256 of a table, independent of the order of its rows and columns.
 
-    Columns are sorted by name, each row becomes ``name=value`` pairs joined by tabs (numbers as the shortest text that
-    reads back as the same float64, so 1 and 1.0 are one number; what is missing as nothing), rows are sorted as text
-    and joined by newlines, in UTF-8.
+    Columns are sorted by name; each row becomes ``name=value`` pairs joined by tabs (numbers as the shortest text that
+    reads back as the same float64, so 1 and 1.0 are one number; a missing value as the empty text); rows are sorted as
+    text and joined by newlines, in UTF-8.
     """
     columns = sorted(map(str, rows.columns))
     texts = [[f"{c}={t}" for t in _texts(rows[c])] for c in columns]
@@ -25,7 +25,7 @@ def rows_hash(rows: pd.DataFrame) -> str:
 
 
 def _texts(column: pd.Series) -> list[str]:
-    """`_text` of every value."""
+    """Return `_text` of every value."""
     import pandas as pd
 
     if pd.api.types.is_float_dtype(column.dtype) and not column.isna().any():
@@ -45,7 +45,7 @@ def _text(value: object) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of this package and of those that compute."""
+    """Return the versions of this package and of the packages that compute."""
     from importlib.metadata import PackageNotFoundError, version
 
     installed = {}

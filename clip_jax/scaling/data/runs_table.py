@@ -1,4 +1,4 @@
-"""The one table every fit starts from: one row a run. Knows columns, knows no model."""
+"""Read and check the table of runs that every fit starts from: one row per run. It needs no model code."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LOGARITHMS = (3.0, 60.0)  # log10 of 1e3 to ln of 1e26
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
-    """Read a CSV, JSON, JSON-lines or Parquet table of runs, ours or any other's; rows are numbered from 0.
+    """Read a CSV, JSON, JSON-lines or Parquet table of runs, from this project or any other; rows are numbered from 0.
 
     Raises:
       UserError: a file that is missing, unreadable, empty or open to two readings (see `table_files.read_file`).
@@ -52,7 +52,7 @@ def prepare(df: pd.DataFrame, metric: str, name: str = "table") -> pd.DataFrame:
     Args:
       df: the table.
       metric: the column to explain.
-      name: of the table, for messages.
+      name: name of the table in messages.
 
     Returns:
       A copy with numbers as float64.
@@ -89,7 +89,7 @@ def prepare(df: pd.DataFrame, metric: str, name: str = "table") -> pd.DataFrame:
 
 
 def _is_final(value: Any, run: Any, name: str) -> bool:
-    """What a table may say in ``final``; nothing there means not finished."""
+    """Read a value of the column ``final``; an empty field means not finished."""
     final = FINAL.get(str(value).strip().lower())
     if final is None:
         reason = "must be true or false"
@@ -98,7 +98,7 @@ def _is_final(value: Any, run: Any, name: str) -> bool:
 
 
 def _numbers(df: pd.DataFrame, column: str, name: str) -> pd.Series:
-    """A column as float64; what is missing becomes NaN, and a word is an error that names its run."""
+    """Return a column as float64, NaN where missing. A word is an error that names its run."""
     import pandas as pd
 
     numbers = pd.to_numeric(df[column], errors="coerce").astype(float)
@@ -113,17 +113,18 @@ def _numbers(df: pd.DataFrame, column: str, name: str) -> pd.Series:
 
 
 def is_check(kinds: pd.Series) -> pd.Series:
-    """Where a run only tried another value of a setting (`CHECKED`), bool; such runs enter no fit."""
+    """Return a bool mask of the runs that only tried another value of a setting (`CHECKED`); they enter no fit."""
     return kinds.isin(list(CHECKED))
 
 
 def refuse_logarithms(values: np.ndarray, name: str, hint: str = "") -> None:
-    """Refuse FLOPs that are plainly logarithms (18 to 23 for 1e18 to 1e23).
+    """Raise UserError for FLOPs that are plainly logarithms (18 to 23 for 1e18 to 1e23).
 
     Args:
       values: the column.
-      name: its name; only one that says FLOPs or log is looked at, for a column in another unit may hold small numbers.
-      hint: what to do instead.
+      name: its name; only a name that contains FLOPs or log is checked, for a column in another unit may hold small
+        numbers.
+      hint: how to correct the option or the table.
 
     Raises:
       UserError: every value lies between the logarithms of 1e3 and 1e26 FLOPs.
@@ -143,7 +144,7 @@ def refuse_logarithms(values: np.ndarray, name: str, hint: str = "") -> None:
 def fit_rows(
     df: pd.DataFrame, metric: str, chance: float | None = None, *, keep_above_chance: bool = False
 ) -> tuple[pd.DataFrame, list[dict[str, str]]]:
-    """Separate the rows that may enter a fit: finished, fully decayed runs, no checks of a setting.
+    """Select the rows that may enter a fit: finished runs with fully decayed learning rate that check no setting.
 
     Args:
       df: a table of `prepare`.

@@ -1,4 +1,4 @@
-"""Tables of runs with a known law, to see what a fitter makes of them."""
+"""Simulate tables of runs with a known law, to test a fitter on them."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def isoflop_runs(
     noise: float = 0.0,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Runs at each budget around its best size, where a run costs 6·N·D FLOPs.
+    """Simulate runs at each budget around its best size, where a run costs 6·N·D FLOPs.
 
     Args:
-      law, values: what is true, in the table's units.
+      law, values: the true law and its parameters, in the table's units.
       budgets: FLOPs.
-      sizes: at each budget, evenly in their logarithm.
-      spread: the largest is this many times the best, the smallest as many times below.
+      sizes: number of sizes at each budget, evenly in their logarithm.
+      spread: the largest size is this many times the best, the smallest as many times below.
       noise: standard deviation of ln(loss).
       seed: of the noise.
 
     Returns:
-      run_id, budget, flops, params, samples_seen, loss; one row a run.
+      run_id, budget, flops, params, samples_seen, loss; one row per run.
 
     Raises:
       UserError: spread not above 1, fewer than one size, or a negative noise.

@@ -1,4 +1,4 @@
-"""Read the file of a table: CSV in its dialects, JSON, JSON lines or Parquet. What could mean two things is refused."""
+"""Read the file of a table: CSV in its dialects, JSON, JSON lines or Parquet. An ambiguous file is refused."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ THOUSANDS = {sign: re.compile(rf"[+-]?[1-9]\d{{0,2}}(?:{re.escape(sign)}\d{{3}})
 
 
 def is_table_name(path: str | Path) -> bool:
-    """Tell whether a name ends like a table's, in capitals or not."""
+    """Return whether a name has the suffix of a table, in upper or lower case."""
     return _suffix(Path(path)) in SUFFIXES
 
 
 def read_file(path: Path) -> pd.DataFrame:
-    """Read a table, with the format given by the end of its name (text of unknown kind is CSV).
+    """Read a table; the suffix of its name gives the format (text of unknown kind is CSV).
 
     Args:
       path: an existing file.
 
     Returns:
-      One row a row of the file, numbered from 0. Column names have no blanks around them.
+      One row per row of the file, numbered from 0. Column names are stripped of blanks.
 
     Raises:
-      UserError: what cannot be read; a row with more or fewer fields than the header (trailing separators aside); a
-        column name that stands twice; separators that could be two; a number beyond float64.
+      UserError: an unreadable file; a row with more or fewer fields than the header (trailing separators aside); a
+        column name that occurs twice; an ambiguous separator; a number beyond float64.
     """
     import pandas as pd
 
@@ -122,7 +122,7 @@ def _unique(path: Path, names: list[str]) -> None:
 
 
 def _read_decimal_commas(path: Path, df: pd.DataFrame, cells: list[list[str]]) -> None:
-    """Turn columns of 0,25 into numbers, in place, where the file leaves no doubt that a comma is its decimal sign."""
+    """Convert columns like 0,25 to numbers, in place, where a comma can only be the file's decimal sign."""
     import pandas as pd
 
     columns = {}
@@ -145,7 +145,9 @@ def _read_decimal_commas(path: Path, df: pd.DataFrame, cells: list[list[str]]) -
 
 
 def _refuse_overflow(path: Path, df: pd.DataFrame, cells: list[list[str]] | None = None) -> None:
-    """Refuse digits that float64 turns into infinity; the word inf is another thing, and left to whoever uses it."""
+    """Raise UserError for digits that float64 turns into infinity; the word inf is allowed here and checked by the
+    callers.
+    """
     import pandas as pd
 
     for position, name in enumerate(df.columns):
@@ -164,7 +166,7 @@ def _refuse_overflow(path: Path, df: pd.DataFrame, cells: list[list[str]] | None
 
 
 def _from_json(path: Path, text: str, *, lines: bool) -> pd.DataFrame:
-    """Read a list of objects (or one object a line), each a row; a key that a row lacks is missing there."""
+    """Read a list of objects (or one object per line), each a row; a key that a row lacks becomes a missing value."""
     import pandas as pd
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a fit is made of: losses, the solver, the result."""
+"""The parts of a fit: losses, the solver, the result."""
 
 from clip_jax._moved import names_of
 

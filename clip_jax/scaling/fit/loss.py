@@ -1,6 +1,6 @@
-"""What a fit minimises: a robust loss of residuals, always the sum over points, never the mean.
+"""Robust losses of residuals, always the sum over points, never the mean.
 
-A mean divides the objective by the number of points, and an optimiser with absolute tolerances then stops early and
+A mean divides the objective by the number of points, and an optimizer with absolute tolerances then stops early and
 reports success. Here tolerances are relative, and objectives can be compared with published sums.
 """
 
@@ -23,13 +23,14 @@ NO_DELTA = 1e30
 
 @dataclass(frozen=True)
 class Loss:
-    """kind: huber (r²/2 up to delta, then a line), squares (r²/2) or absolute (|r|).
+    """The loss that a fit minimizes.
 
+    kind: huber (r²/2 up to delta, then linear), squares (r²/2) or absolute (|r|).
     space: log (r = ln predicted - ln measured), linear (r = predicted - measured) or log1p (of 1 + y).
     under: weight, at most 1, of rows whose measurement lies above the prediction (r < 0). A run can lie above the
       frontier because it was badly tuned, but below it only by noise; a weight below 1 lets the fit follow the lower
-      edge of a cloud. Where the frontier lies within it depends on how runs were tuned, which no row tells, so there is
-      no interval below 1 (`benchmarks/fit_under.py`: such a one held the frontier in 11 to 100 % of clouds).
+      edge of a cloud. Where the frontier lies within it depends on how runs were tuned, which no row shows, so there is
+      no interval below 1 (`benchmarks/fit_under.py`: such intervals held the frontier in 11 to 100 % of clouds).
     """
 
     kind: str = "huber"
@@ -57,11 +58,11 @@ class Loss:
 
     @property
     def symmetric(self) -> bool:
-        """Whether both sides weigh alike; if not, intervals are open."""
+        """True if both sides have the same weight; if not, intervals are open."""
         return self.under == 1
 
     def values(self, r: np.ndarray) -> np.ndarray:
-        """The loss of each residual, same shape."""
+        """Return the loss of each residual, same shape."""
         size = np.abs(r)
         if self.kind == "absolute":
             return size
@@ -70,11 +71,11 @@ class Loss:
         return np.where(size <= self.delta, r * r / 2, self.delta * (size - self.delta / 2)) * self.sides(r)
 
     def sides(self, r: np.ndarray) -> np.ndarray | float:
-        """Return the weight of each residual's side, same shape or 1.0: ``under`` below 0, else 1."""
+        """Return the weight of each residual's side, same shape or 1.0: ``under`` for residuals below 0, else 1."""
         return 1.0 if self.symmetric else np.where(r < 0, self.under, 1.0)
 
     def residuals(self, predicted: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """predicted - measured in the loss's space; arguments broadcast."""
+        """Return predicted - measured in the loss's space; arguments broadcast."""
         return space_of(predicted, self.space, np) - space_of(y, self.space, np)
 
 
@@ -82,7 +83,7 @@ LOG_HUBER = Loss()
 
 
 def space_of(y: Any, space: str, xp: Any) -> Any:
-    """y as the loss sees it."""
+    """Transform y to the loss's space."""
     if space == "linear":
         return y
     return xp.log1p(y) if space == "log1p" else xp.log(xp.maximum(y, TINY))

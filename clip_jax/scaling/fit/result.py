@@ -19,10 +19,10 @@ ILL_CONDITIONED = 1e8  # of the normal matrix with unit diagonal, in centered lo
 class Fit:
     """A fitted law. ``theta`` float64 [p] holds all parameters over ln(column / reference), fixed ones too.
 
-    status: ``converged``, ``bound hit: NAMES`` or ``failed``. starts: how many were polished, out of ``screened``;
-    agree: how many of those ended at the best objective. objective: the loss's sum, never a mean. condition: of the
-    normal matrix (a large one: parameters that trade off). flat: parameters whose profile is flat to a side, with
-    that side; empty also when nobody looked (``profiled`` False). degrees: points minus free parameters.
+    status: ``converged``, ``bound hit: NAMES`` or ``failed``. starts: number of starts that were polished, out of
+    ``screened``; agree: how many of those ended at the best objective. objective: the loss's sum, never a mean.
+    condition: of the normal matrix (large: parameters trade off). flat: parameters whose profile is flat on a side,
+    with that side; empty also without a profile (``profiled`` False). degrees: points minus free parameters.
     """
 
     law: Law
@@ -45,57 +45,57 @@ class Fit:
 
     @property
     def points(self) -> int:
-        """Rows."""
+        """The number of rows."""
         return len(self.data)
 
     @property
     def free(self) -> int:
-        """Parameters that were fitted."""
+        """The number of fitted parameters."""
         return int(self.free_mask.sum())
 
     @property
     def degrees(self) -> int:
-        """Rows beyond the free parameters, at least 1."""
+        """The number of rows beyond the free parameters, at least 1."""
         return max(self.points - self.free, 1)
 
     @property
     def identified(self) -> bool:
-        """No bound hit, no flat profile, and a normal matrix that can be inverted."""
+        """True without a bound hit or a flat profile, and with a normal matrix that can be inverted."""
         return self.status == "converged" and not self.flat and self.condition < ILL_CONDITIONED
 
     @property
     def logs(self) -> dict[str, Array]:
-        """Centered ln(columns), [n] each."""
+        """The centered ln(columns), [n] each."""
         return self.centered(self.data.columns)
 
     def centered(self, columns: Any) -> dict[str, Array]:
-        """ln(column / reference) of any columns."""
+        """Return ln(column / reference) of any columns."""
         return {c: np.log(v / self.references[c]) for c, v in columns_of(self.law, columns).items()}
 
     def predict(self, columns: Any) -> Array:
-        """y at a dict of columns, or at the law's only column; the same shape."""
+        """Return y at a dict of columns, or at the law's only column; the same shape."""
         x = self.centered(columns)
         shape = next(iter(x.values())).shape
         return self.law.predict(self.theta, {c: v.ravel() for c, v in x.items()}).reshape(shape)
 
     @property
     def values(self) -> dict[str, float]:
-        """Parameters in the units of the table."""
+        """The parameters in the units of the table."""
         return self.law.describe(self.theta, self.references)
 
     @property
     def residuals(self) -> Array:
-        """predicted - measured in the loss's space, [n]."""
+        """The residuals, predicted - measured in the loss's space, [n]."""
         return self.loss.residuals(self.law.predict(self.theta, self.logs), self.data.y)
 
     @property
     def residual_sd(self) -> float:
-        """Standard deviation of the residuals over the degrees of freedom, in the loss's space."""
+        """The standard deviation of the residuals over the degrees of freedom, in the loss's space."""
         w = self.data.weights / self.data.weights.mean()
         return float(np.sqrt(np.sum(w * self.residuals**2) / self.degrees))
 
     def jacobian(self, thetas: Array | None = None) -> Array:
-        """Derivatives of the residuals by theta, central differences: [..., n, p] for thetas [..., p]."""
+        """Return the derivatives of the residuals by theta, central differences: [..., n, p] for thetas [..., p]."""
         theta = self.theta if thetas is None else thetas
         x, columns = self.logs, []
         for i in range(theta.shape[-1]):
@@ -106,14 +106,14 @@ class Fit:
         return np.stack(columns, axis=-1)
 
     def summary(self) -> str:
-        """One line: the formula with its numbers, and how the fit went."""
+        """Return one line: the formula with its numbers, and the status of the fit."""
         remarks = [self.status, f"{self.agree}/{self.starts} starts agree", f"{self.points} points"]
         remarks += [f"profile flat: {', '.join(self.flat)}"] if self.flat else []
         return f"{self.law.name}: {self.law.text(self.values)} ({'; '.join([*remarks, *self.notes])})"
 
 
 def normal_matrix(fit: Fit, jacobian: Array | None = None) -> Array:
-    """Jᵀ W J over the free parameters, [..., f, f]."""
+    """Return Jᵀ W J over the free parameters, [..., f, f]."""
     j = (fit.jacobian() if jacobian is None else jacobian)[..., fit.free_mask]
     return np.einsum("...nk,...nl,n->...kl", j, j, fit.data.weights)
 
@@ -125,12 +125,12 @@ def condition_of(fit: Fit) -> float:
 
 
 def scale_of(fit: Fit, residuals: Array | None = None) -> tuple[float, float]:
-    """(mean square of the loss's derivative over the degrees of freedom, mean of its second derivative).
+    """Return (mean psi² over the degrees of freedom, mean psi'), with psi the derivative of the loss.
 
     Their quotient turns twice a rise of the objective into an F statistic, and the first over the square of the
     second times (Jᵀ W J)^-1 is the covariance (Huber, 1973). Where delta is so small that few residuals lie within
-    it, the second derivative is taken from the density of residuals around 0. A fit draws as many residuals as it has
-    parameters to 0 (with absolute deviations exactly: McKean and Schrader, 1987), so the smallest are left out there:
+    it, psi' is taken from the density of residuals around 0. A fit draws as many residuals as it has parameters to 0
+    (with absolute deviations exactly: McKean and Schrader, 1987), so the smallest are left out of that density:
     counting them makes intervals of few points too narrow.
     """
     r = fit.residuals if residuals is None else residuals
@@ -148,7 +148,10 @@ def scale_of(fit: Fit, residuals: Array | None = None) -> tuple[float, float]:
 
 
 def covariance(fit: Fit) -> Array:
-    """Of theta, [p, p]; rows of fixed parameters are 0. The pseudo-inverse where parameters trade off."""
+    """Return the covariance of theta, [p, p]; rows of fixed parameters are 0.
+
+    It is the pseudo-inverse where parameters trade off.
+    """
     psi_squared, psi_prime = scale_of(fit)
     out = np.zeros((len(fit.theta), len(fit.theta)))
     index = np.flatnonzero(fit.free_mask)

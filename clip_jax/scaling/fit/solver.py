@@ -1,11 +1,12 @@
-"""Many small robust fits at once: damped Gauss-Newton (Levenberg and Marquardt) in float64, vmapped, inside bounds.
+"""Solve many small robust fits at once: damped Gauss-Newton (Levenberg-Marquardt) in float64, vmapped, inside bounds.
 
-Near an L1 loss Gauss-Newton with Huber weights only creeps, for almost all residuals lie on the linear part. Each
-iteration therefore tries two damped steps and keeps the better: one with Huber weights (safe far away), and one whose
-matrix holds the loss's own second derivative, the residuals within delta alone (fast at the end).
+Near an L1 loss Gauss-Newton with Huber weights converges slowly, for almost all residuals lie on the linear part. Each
+iteration therefore tries two damped steps and keeps the better: one with Huber weights (safe far from the optimum), and
+one whose matrix holds the loss's own second derivative, the residuals within delta alone (fast near it).
 
-Everything that differs between resamples is a weight: a row left out weighs 0, a row drawn twice weighs 2. So all fits
-of a table share one compiled program; rows are padded with weight 0 to a few sizes, and fits run in chunks of one size.
+Everything that differs between resamples is a weight: a row left out has weight 0, a row drawn twice weight 2. So all
+fits of a table share one compiled program; rows are padded with weight 0 to a few sizes, and fits run in chunks of one
+size.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ DONE = 1e-13  # predicted relative gain at which a fit has converged
 
 
 class Solved(NamedTuple):
-    """theta [R, p], objective [R] (the loss's sum), whether each converged [R], and in how many iterations [R]."""
+    """Results of R fits: theta [R, p], objective [R] (the loss's sum), converged [R], iterations used [R]."""
 
     theta: Array
     objective: Array
@@ -48,9 +49,9 @@ class _State(NamedTuple):
 
 @cache
 def _program(law: Law, space: str, under: float = 1.0) -> Any:
-    """Compile the solver of one law and residual space, for free curves and for those that pass through a point.
+    """Compile the solver of one law and residual space, for free curves and for those held at a point.
 
-    ``under``: see `Loss`; at 1 the program has no trace of it.
+    ``under``: see `Loss`; at 1 the compiled program does not contain it.
     """
     import jax
     import jax.numpy as jnp
@@ -124,7 +125,7 @@ def _program(law: Law, space: str, under: float = 1.0) -> Any:
 
 @contextmanager
 def exactly() -> Iterator[None]:
-    """float64, on the CPU where there is one: thousands of tiny fits gain nothing from an accelerator."""
+    """Compute in float64 and on the CPU if available: thousands of tiny fits gain nothing from an accelerator."""
     import jax
 
     try:
@@ -140,7 +141,7 @@ _least_rows: ContextVar[int] = ContextVar("least_rows", default=LEAST_ROWS)
 
 @contextmanager
 def fewer_programs(rows: int) -> Iterator[None]:
-    """Pad the frontiers of a table of many ``rows`` more, so that fewer programs are compiled for them."""
+    """Pad the frontiers of a table with many ``rows`` to larger sizes, so that fewer programs are compiled."""
     before = _least_rows.set(OF_MANY if rows > MANY_ROWS else LEAST_ROWS)
     try:
         yield
@@ -149,7 +150,7 @@ def fewer_programs(rows: int) -> Iterator[None]:
 
 
 def padded_rows(rows: int) -> int:
-    """Return the rows of the program that fits so many: powers of four, and of two above `MANY_ROWS`.
+    """Return the padded number of rows: powers of four, and of two above `MANY_ROWS`.
 
     From 32 rows on the sums do not depend on the padding, to the last digit (a test).
     """
@@ -191,9 +192,9 @@ def solve(
       loss: its kind, space and delta.
       weights: of the rows, [n] or [R, n]; 1 by default.
       free: bool [p] or [R, p]; all by default.
-      at, value: hold the curve: it passes through ``value`` [R] at the point ``at`` (centered ln of each column, a
-        number each). `Law.through` replaces a parameter to that end, which must not be ``free``; ``theta`` comes back
-        with the replaced values.
+      at, value: hold the curve: it passes through ``value`` [R] at the point ``at`` (centered ln of each column, one
+        number each). `Law.through` replaces a parameter to that end, which must not be ``free``; ``theta`` contains
+        the replaced values.
       iterations: at most.
     """
     fits, n = len(begin), len(next(iter(x.values())))
@@ -250,7 +251,7 @@ def through(law: Law, theta: Array, at: Mapping[str, float], value: Array) -> Ar
 
 
 def screen(law: Law, x: Mapping[str, Array], y: Array, starts: Array, loss: Loss, weights: Array, most: int) -> Array:
-    """The ``most`` starts with the lowest objective, best first: [most, p]. Thousands take milliseconds."""
+    """Return the ``most`` starts with the lowest objective, best first: [most, p]. Thousands take milliseconds."""
     costs = []
     for part in np.array_split(starts, max(1, len(starts) * len(y) // 500_000)):
         r = loss.residuals(law.predict(part, x), y)
@@ -262,10 +263,10 @@ def finish_absolute(
     law: Law, x: Mapping[str, Array], y: Array, theta: Array, free: Array, low: Array, high: Array, loss: Loss,
     weights: Array, iterations: int = 60,
 ) -> tuple[Array, float]:  # fmt: skip
-    """The true optimum of least absolute deviations from a near one: linear programs inside a trust region.
+    """Find the exact optimum of least absolute deviations from a near one: linear programs inside a trust region.
 
-    At that optimum as many residuals as free parameters are 0, so the linearised problem ends on the same corner and
-    converges as Newton's method does. Returns (theta [p], objective).
+    At that optimum as many residuals as free parameters are 0, so the linearized problem ends at the same vertex and
+    the iteration converges as Newton's method does. Returns (theta [p], objective).
     """
     import jax
     import jax.numpy as jnp

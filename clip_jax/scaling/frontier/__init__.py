@@ -1,4 +1,4 @@
-"""Which runs a law is fitted to, and what to train at a compute."""
+"""Select the runs that a law is fitted to, and find the compute-optimal size and samples."""
 
 from clip_jax._moved import names_of
 

@@ -1,13 +1,14 @@
-"""What to train at a compute budget: the sizes and samples that minimize a fitted law, with intervals.
+"""Find the compute-optimal allocation: the sizes and samples that minimize a fitted law at a budget, with intervals.
 
 The optimum is found numerically along ``FLOPs = cost``, so it works for any law of sizes and samples seen:
 `Chinchilla` (whose closed form is the plain twin in a test), `OverTraining`, `ClipTowers`, `DataRepetition` at a given
 number of unique samples, and bounded forms. It is found for every bootstrap draw of the law's parameters at once.
 
 Intervals are percentiles of a bootstrap: rows with replacement from `MIN_ROWS_FOR_CASES` rows on (it needs no model of
-the scatter; percentiles expanded for the parameters spent, as Hesterberg, 2015, does for a mean), points redrawn around
-the curve below that (`uncertainty.bootstrap`). That of y is the curve's own at the optimum, which moves y to second
-order only. ``benchmarks/fit_allocation.py`` simulates what they cover: the law's parameters, not its choice.
+the scatter; percentiles expanded for the number of parameters, as Hesterberg, 2015, does for a mean), points redrawn
+around the curve below that (`uncertainty.bootstrap`). The interval of y is the curve's own at the optimum, for moving
+the optimum changes y to second order only. ``benchmarks/fit_allocation.py`` simulates their coverage: they include the
+uncertainty of the law's parameters, not of the choice of the law.
 
 Sources: Hoffmann et al. (2022), approach 3; Muennighoff et al. (2023) for repeated data; Besiroglu et al. (2024) for
 the bootstrap of the exponent.
@@ -114,7 +115,7 @@ class Optimum:
       sizes: parameters, by size column.
       samples: samples seen (tokens in a language model).
       samples_per_param: samples over the sum of the sizes.
-      value: y there.
+      value: y at the optimum.
       exponents: a of size = G·C^a (and of ``samples_seen``) at this budget; constant in C for Chinchilla's form.
       log_factors: ln G, with C in FLOPs.
     """
@@ -136,9 +137,9 @@ class Allocation:
       law: key of the law.
       optima: one per budget.
       method: of the intervals, ``cases`` or ``parametric``.
-      draws: how many refits the intervals come from.
+      draws: number of refits behind the intervals.
       identified: False where the data do not bound the law's exponents or amplitudes; all intervals are open then.
-      notes: what a reader must know.
+      notes: warnings for the reader.
     """
 
     law: str
@@ -167,7 +168,7 @@ class Allocation:
 
     @property
     def text(self) -> str:
-        """A line per quantity and budget."""
+        """One line per quantity and budget."""
         lines = []
         for o in self.optima:
             lines.append(f"at {o.flops:.4g} FLOPs:")
@@ -248,7 +249,7 @@ def compute_optimal_allocation(
 class _Path:
     """Optima of R parameter vectors at K budgets, all logarithms: [R, K].
 
-    edge: 0 inside the sizes searched, -1 at the lowest, 1 at the highest, 2 at some edge of two sizes.
+    edge: 0 inside the searched sizes, -1 at the lowest, 1 at the highest, 2 at an edge of one of two sizes.
     """
 
     sizes: dict[str, Array]
@@ -265,7 +266,7 @@ def minimize_along_cost(
     """Minimize the law along ``FLOPs = cost`` for many parameter vectors at once, on a grid that is refined.
 
     Args:
-      fit: whose law, units and range of sizes are used.
+      fit: its law, units and range of sizes are used.
       thetas: float [R, p].
       flops: float [K].
       cost: FLOPs of a run.
@@ -301,7 +302,7 @@ def minimize_along_cost(
 def _search(
     fit: Fit, thetas: Array, log_c: Array, cost: Cost, sizes: tuple[str, ...], held: Mapping[str, float]
 ) -> tuple[dict[str, Array], Array, Array, Array]:
-    """(ln sizes by column, ln samples, y, edge), [R, K] each."""
+    """Search the optimum on the grid; return (ln sizes by column, ln samples, y, edge), [R, K] each."""
     law, refs = fit.law, {c: np.log(v) for c, v in fit.references.items()}
     values = {k: v[:, None, None] for k, v in law.unpack(thetas, np).items()}
     seen = {c: np.log(fit.data.columns[c]) for c in sizes}
@@ -315,7 +316,7 @@ def _search(
     centers, reach = np.broadcast_to((low + high) / 2, shape), (high - low) / 2
 
     def objective(at: Array) -> tuple[Array, Array]:
-        """y and ln samples at ln sizes [R, K, P, m]."""
+        """Return y and ln samples at ln sizes [R, K, P, m]."""
         logs = {c: at[..., i] for i, c in enumerate(sizes)}
         samples = log_c[:, None] - cost.log_per_sample(logs)
         x = {c: v - refs[c] for c, v in logs.items()} | {SAMPLES: samples - refs[SAMPLES]}
@@ -345,7 +346,10 @@ def _search(
 
 
 def _not_identified(fit: Fit) -> str:
-    """Explain why the data do not bound the allocation; "" where they do. N*, D* do not depend on floor and ceiling."""
+    """Explain why the data do not bound the allocation; "" where they do.
+
+    The sizes and samples N*, D* do not depend on the law's asymptote and ceiling.
+    """
     # `below` and `above`: laws that lie between two values, which their size and data terms do not depend on
     apart = {fit.law.asymptote, getattr(fit.law, "below", None), getattr(fit.law, "above", None)}
     flat = [f for f in fit.flat if f.rsplit(" ", 1)[0] not in apart]
@@ -371,14 +375,17 @@ def expanded_tail(rows: int, free: int, level: float) -> float:
 
 
 def _optimum(path: _Path, k: int, flops: float, levels: tuple[float, float], opened: bool) -> Optimum:
-    """Read the intervals of one budget off the draws; row 0 is the fit itself. Edge draws count as unbounded.
+    """Compute the intervals of one budget from the draws; row 0 is the fit itself. Draws at an edge count as unbounded.
 
     levels: that of the interval, and the share of draws cut at each end.
     """
     edge, (level, tail) = path.edge[1:, k], levels
 
     def interval(draws: Array, *, exp: bool, sign: int = 0) -> Interval:
-        """sign: +1 where a size at its upper edge makes the quantity unbounded above, -1 below, 0 to both sides."""
+        """Return the interval of the draws.
+
+        sign: +1 where a size at its upper edge makes the quantity unbounded above, -1 below, 0 on both sides.
+        """
         value, rest = float(draws[0, k]), draws[1:, k]
         lower = np.where(edge == 0, rest, np.where(edge * sign == 1, np.inf, -np.inf))
         upper = np.where(edge == 0, rest, np.where(edge * sign == -1, -np.inf, np.inf))

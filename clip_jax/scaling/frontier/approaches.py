@@ -1,15 +1,16 @@
-"""Compute-optimal sizes without a law of the loss surface: approaches 1 and 2 of Hoffmann et al. (2022) on any table.
+"""Fit compute-optimal sizes without a law of the loss surface: approaches 1 and 2 of Hoffmann et al. (2022).
 
 Approach 2: runs at fixed budgets (IsoFLOP); the lowest point of each valley of y over size is N*, and a line through
-the valleys' lowest points in logarithms is N* = G·C^a. How far each lowest point may be off is found by redrawing the
+the valleys' lowest points in logarithms is N* = G·C^a. The error of each lowest point is estimated by redrawing the
 runs' y and refitting the valley, and the line weighs the budgets by it (a random-effects regression).
 
-Approach 1: runs with evaluations along training; the lower envelope of their curves says which size is best at each
+Approach 1: runs with evaluations along training; the lower envelope of their curves gives the best size at each
 compute. Its interval resamples the runs.
 
-``benchmarks/fit_approaches.py`` simulates what the intervals cover. Both approaches carry a bias that no interval here
-holds: a parabola is symmetric and valleys are not, so sizes tried to one side of the optimum shift ln G (Czech et al.,
-2026, the `vpnls` package); and inside a run the learning rate has not decayed, so an envelope is not the frontier.
+``benchmarks/fit_approaches.py`` simulates the coverage of the intervals. Both approaches carry a bias that no interval
+here includes: a parabola is symmetric and valleys are not, so sizes tried to one side of the optimum shift ln G (Czech
+et al., 2026, the `vpnls` package); and inside a run the learning rate has not decayed, so an envelope is not the
+frontier.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ ROOM = 2.0  # factor between the best size and the smallest and largest ones tra
 
 @dataclass(frozen=True)
 class PowerOfCompute:
-    """y = G·C^a: ``exponent`` is a, ``log_factor`` is ln G with C in FLOPs."""
+    """A power law of compute y = G·C^a: ``exponent`` is a, ``log_factor`` is ln G with C in FLOPs."""
 
     exponent: Interval
     log_factor: Interval
@@ -57,8 +58,10 @@ class PowerOfCompute:
 
 @dataclass(frozen=True)
 class ValleyPoint:
-    """One budget: status ``accepted`` or why not; N*, D* and y at the lowest point, and the standard error of ln N*
-    (and of ln D*) that the scatter of its runs gives. ``refused_draws``: the share of redraws without a lowest point.
+    """The lowest point of the valley of one budget.
+
+    status: ``accepted`` or the reason of refusal; N*, D* and y at the lowest point, and the standard error of ln N*
+    (and of ln D*) due to the scatter of its runs. ``refused_draws``: the share of redraws without a lowest point.
     """
 
     flops: float
@@ -74,7 +77,7 @@ class ValleyPoint:
 
 @dataclass(frozen=True)
 class ApproachResult:
-    """What approach 1 or 2 found.
+    """The result of approach 1 or 2.
 
     Attributes:
       approach: 1 or 2.
@@ -104,7 +107,7 @@ class ApproachResult:
 
     @property
     def text(self) -> str:
-        """The two powers, then a line per budget."""
+        """The two powers, then one line per budget."""
         lines = [f"approach {self.approach}: {self.status}"]
         for name, power in (("params", self.params), ("samples_seen", self.samples)):
             if power is not None:
@@ -137,8 +140,9 @@ def fit_valleys(
 ) -> ApproachResult:
     """Fit approach 2: the valleys of a table of IsoFLOP runs, and N*, D* as powers of the budget.
 
-    Runs of one budget and size (seeds) are averaged. The scatter of runs comes from seeds where there are some, else
-    from what the valleys' polynomials leave over (pooled over budgets); each valley is redrawn with it ``draws`` times.
+    Runs of one budget and size (seeds) are averaged. The scatter of runs is estimated from seeds where the table has
+    some, else from the residuals of the valleys' polynomials (pooled over budgets); each valley is redrawn with it
+    ``draws`` times.
 
     Args:
       runs: one row per run.
@@ -154,7 +158,8 @@ def fit_valleys(
       seed: of the draws.
 
     Raises:
-      UserError: a missing column, a number not above 0, an unknown way or space, or a scatter that nothing tells.
+      UserError: a missing column, a number not above 0, an unknown way or space, or runs from which no scatter can be
+        estimated.
     """
     one_of("space", space, ("log", "linear"))
     at_least("draws", draws, LEAST_DRAWS)
@@ -186,7 +191,7 @@ def fit_valleys(
 
 
 def _numbers(table: pd.DataFrame, needed: list[str], columns: list[str]) -> pd.DataFrame:
-    """The columns as float64. Raises UserError where one of ``needed`` is missing, or a number is not above 0."""
+    """Return the columns as float64. Raises UserError for a missing column of ``needed`` or a number not above 0."""
     if missing := [c for c in needed if c not in table.columns]:
         reason = f"the table lacks {', '.join(missing)}"
         raise UserError(reason, field=missing[0], reason=reason)
@@ -201,7 +206,7 @@ def _numbers(table: pd.DataFrame, needed: list[str], columns: list[str]) -> pd.D
 
 
 def _scatter(data: pd.DataFrame, groups: list[Any], budget: str, params: str, way: str) -> tuple[float, int]:
-    """(standard deviation of one run, its degrees of freedom), from seeds, else from the valleys' residuals."""
+    """Return (standard deviation of one run, its degrees of freedom), from seeds, else from the valleys' residuals."""
     cells = data.groupby([budget, params])["y"]
     degrees = int((cells.size() - 1).sum())
     if degrees >= max(5, len(groups)):
@@ -246,10 +251,10 @@ def _valley(
 
 
 def _line(x: Array, y: Array, se: Array, degrees: int, level: float) -> tuple[PowerOfCompute, float]:
-    """Random-effects regression of y on x: points with own standard errors and a common extra scatter.
+    """Fit a random-effects regression of y on x: points with own standard errors and a common extra scatter.
 
     The extra variance is Paule and Mandel's; the errors are Knapp and Hartung's where the points scatter more than
-    their own errors say, and are never smaller than those. Returns the line and the extra standard deviation.
+    their own errors predict, and are never smaller than those. Returns the line and the extra standard deviation.
     """
     from scipy.optimize import brentq
     from scipy.stats import t
@@ -342,7 +347,7 @@ def fit_envelope(
 
 
 def _envelope_lines(x: Array, size: Array, along: Array, seen: Array) -> Array | None:
-    """[[a, ln N* at x = 0], [a, ln D* there]] of the lowest curve at each x; None with fewer than three sizes.
+    """Return [[a, ln N* at x = 0], [a, ln D* there]] of the lowest curve at each x; None with fewer than three sizes.
 
     x: ln compute around a center, [points]. size: ln size per run. along, seen: ln y and ln samples, [runs, points].
     """
@@ -364,7 +369,7 @@ def _envelope_lines(x: Array, size: Array, along: Array, seen: Array) -> Array |
 
 
 def _power(draws: Array, value: Array, center: float, level: float) -> PowerOfCompute:
-    """A power with percentile intervals from draws [R, 2] of (a, middle)."""
+    """Return a power with percentile intervals from draws [R, 2] of (a, middle)."""
     from scipy.stats import norm
 
     to_factor = np.array([-center, 1.0])

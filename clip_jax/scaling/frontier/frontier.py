@@ -1,4 +1,4 @@
-"""The compute-optimal frontier of a table of runs, and of a cloud of points, by several rules."""
+"""Select the compute-optimal frontier of a table of runs, or of a cloud of points, by several rules."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def by_size(df: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """One row a (budget, params): means over seeds. Columns budget params flops samples_seen error sd seeds."""
+    """Average over seeds: one row per (budget, params); columns budget params flops samples_seen error sd seeds."""
     grouped = df.groupby(["budget", "params"], sort=True)
     return grouped.agg(
         flops=("flops", "mean"),
@@ -24,10 +24,10 @@ def by_size(df: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def compute_optimal(df: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The best size of each budget, by its mean error over seeds.
+    """Select the best size of each budget, by its mean error over seeds.
 
-    Columns of `by_size`, plus ``sizes`` (tried at this budget) and ``bracketed`` (the best is neither the smallest
-    nor the largest of at least three).
+    Returns the columns of `by_size`, plus ``sizes`` (number tried at this budget) and ``bracketed`` (the best is
+    neither the smallest nor the largest of at least three).
     """
     sizes = by_size(df, metric)
     best = sizes.loc[sizes.groupby("budget")["error"].idxmin()].sort_values("budget").reset_index(drop=True)
@@ -40,12 +40,14 @@ def compute_optimal(df: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def unbeaten(best: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `compute_optimal` that no cheaper one equals or beats: the frontier where no budgets were planned."""
+    """Return the rows of `compute_optimal` that no cheaper row equals or beats: the frontier if no budgets were
+    planned.
+    """
     return best[best["error"] < best["error"].cummin().shift(fill_value=np.inf)].reset_index(drop=True)
 
 
 def seed_noise(df: pd.DataFrame, metric: str) -> tuple[float, int]:
-    """(standard deviation of ln(error) between seeds of one cell, pooled; its degrees of freedom, 0 if unknown)."""
+    """Return (pooled standard deviation of ln(error) between seeds of a cell, its degrees of freedom, 0 if unknown)."""
     cell = ["budget", "params"]
     several = df[df.groupby(cell)["seed"].transform("nunique") > 1]  # equal cells of one seed differ in something else
     if several.empty:
@@ -58,16 +60,17 @@ def seed_noise(df: pd.DataFrame, metric: str) -> tuple[float, int]:
 
 
 def pareto(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Indices of the strict Pareto frontier, by rising x: points that no other equals or beats at no more x."""
+    """Return indices of the strict Pareto frontier, by rising x: points that no other equals or beats at no more x."""
     order = np.lexsort((y, x))
     lowest = np.minimum.accumulate(y[order])
     return order[y[order] < np.append(np.inf, lowest[:-1])]
 
 
 def binned(x: np.ndarray, y: np.ndarray, edges: np.ndarray, *, improving: bool = True) -> np.ndarray:
-    """Indices of the lowest y of each bin [edges[i], edges[i+1]) by rising x, and of the dearest point, its own bin.
+    """Return the indices of the lowest y of each bin [edges[i], edges[i+1]) by rising x, and of the point with the
+    largest x.
 
-    improving: only those that improve on every cheaper one.
+    The point with the largest x is a bin of its own. improving: only points that improve on every cheaper one.
     """
     bins = np.searchsorted(edges, x, side="right") - 1
     inside = [np.flatnonzero(bins == b) for b in range(len(edges) - 1)]
@@ -77,9 +80,9 @@ def binned(x: np.ndarray, y: np.ndarray, edges: np.ndarray, *, improving: bool =
 
 
 def binned_centers(x: np.ndarray, y: np.ndarray, bins: int = 5, beyond: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
-    """(bin centers, lowest y in each): Cherti et al.'s frontier (2023), over [min, max + beyond] of log10 x.
+    """Return (bin centers, lowest y in each): Cherti et al.'s frontier (2023), over [min, max + beyond] of log10 x.
 
-    A bin's point stands at its center, not where its run was; empty bins are left out.
+    A bin's point lies at the bin's center, not at its run's x; empty bins are left out.
     """
     logs = np.log10(x)
     edges = np.linspace(logs.min(), logs.max() + beyond, bins + 1)
@@ -93,12 +96,16 @@ def binned_centers(x: np.ndarray, y: np.ndarray, bins: int = 5, beyond: float = 
 
 
 def octaves(x: np.ndarray, least: float = 1500.0) -> np.ndarray:
-    """Edges of `binned`, geometric: int(log2(max(x) / least)) of them, at least 2 (a published analysis's choice)."""
+    """Return edges for `binned`, geometric: int(log2(max(x) / least)) of them, at least 2 (a published analysis's
+    choice).
+    """
     return np.geomspace(x.min(), x.max(), max(int(np.log2(x.max() / least)), 2))
 
 
 def hull(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Indices of the lower convex hull in log-log that falls, by rising x: no mix of two powers beats a point of it."""
+    """Return the indices of the falling lower convex hull in log-log, by rising x: no mix of two powers beats its
+    points.
+    """
     front = pareto(x, y)
     logs = np.log(np.stack([x, y], axis=1)[front])
     kept: list[int] = []
@@ -113,17 +120,17 @@ def hull(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def envelope(curves: pd.DataFrame, points: int = 100) -> pd.DataFrame:
-    """Approach 1 (Hoffmann et al., 2022): which run has the lowest error at each of many computes.
+    """Return the run with the lowest error at each of many computes (approach 1 of Hoffmann et al., 2022).
 
-    Between its evaluations a curve is a straight line in log-log; outside them it is unknown. Learning rates have not
-    decayed inside a run, so its points lie above what a run planned for that compute would reach.
+    Between its evaluations a curve is interpolated linearly in log-log; outside them it is unknown. Learning rates have
+    not decayed inside a run, so its points lie above those of a run planned for that compute.
 
     Args:
       curves: run_id, flops and error of evaluations during training, and any column that is constant in a run.
-      points: how many computes, evenly in their logarithm.
+      points: number of computes, evenly in their logarithm.
 
     Returns:
-      flops, error, run_id, and the constant columns of the best run, one row a compute.
+      flops, error, run_id, and the constant columns of the best run, one row per compute.
     """
     import pandas as pd
 

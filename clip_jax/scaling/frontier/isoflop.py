@@ -34,13 +34,13 @@ class Valley:
 
 
 def lowest_point(x: np.ndarray, y: np.ndarray, way: str = "parabola") -> Valley:
-    """Where y is lowest along x (both [n], usually logarithms).
+    """Find the lowest y along x (both [n], usually logarithms).
 
-    A parabola is symmetric and valleys are not: it is biased where the sizes tried lie to one side. ``cubic`` may lean;
-    ``akima`` is a local interpolation that believes every point. No way extrapolates: a lowest point at or beyond the
-    edge of the data is refused, and so is a parabola that opens downward.
+    A parabola is symmetric and valleys are not: it is biased where the sizes tried lie to one side. ``cubic`` may be
+    asymmetric; ``akima`` is a local interpolation through every point. No way extrapolates: a lowest point at or beyond
+    the edge of the data is refused, and so is a parabola that opens downward.
 
-    Raises UserError on an unknown way.
+    Raises UserError for an unknown way.
     """
     one_of("isoflop.way", way, WAYS)
     needed = SIZES_FOR_PARABOLA + (way == "cubic")
@@ -81,7 +81,7 @@ def _akima(x: np.ndarray, y: np.ndarray, steps: int = 25) -> Valley:
 
 
 def isoflop(df: pd.DataFrame, metric: str, *, way: str = "parabola", space: str = "log") -> list[dict[str, Any]]:
-    """The valley of each budget: ln(error) over ln(params).
+    """Fit the valley of each budget: ln(error) over ln(params).
 
     ``status`` is ``accepted`` or the reason of refusal (see `lowest_point`). Accepted ones carry ``params``,
     ``samples_seen`` and ``error`` at the lowest point. ``space``: ``linear`` fits the error itself.
@@ -124,7 +124,7 @@ class Exponents:
 
 
 def allocation(parabolas: list[dict[str, Any]]) -> Exponents:
-    """Exponents of the optimal size and number of samples, from the accepted parabolas."""
+    """Return the exponents of the optimal size and number of samples, from the accepted parabolas."""
     accepted = [p for p in parabolas if p["status"] == "accepted"]
     if len(accepted) < BUDGETS_FOR_EXPONENT:
         return Exponents(
@@ -136,9 +136,11 @@ def allocation(parabolas: list[dict[str, Any]]) -> Exponents:
 
 
 def allocation_of_envelope(env: pd.DataFrame) -> Exponents:
-    """The same from `frontier.envelope` (approach 1) and its column params: a point a run, at the middle
-    of the stretch it leads. Neighbours on one curve are no measurements of their own. The intercept of the samples is
-    not known: an envelope says no FLOPs per sample."""
+    """Return the same exponents from `frontier.envelope` (approach 1) and its column params.
+
+    Each run is one point, at the middle of the range in which it is the best, for neighbors on one curve are no
+    independent measurements. The intercept of the samples is unknown, for an envelope has no FLOPs per sample.
+    """
     rows = [
         {"flops": float(np.exp(np.log(part["flops"]).mean())), "params": float(part["params"].iloc[0])}
         for _, part in env.groupby("run_id")
@@ -151,7 +153,7 @@ def allocation_of_envelope(env: pd.DataFrame) -> Exponents:
 
 
 def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
-    """(slope, its standard error, intercept)."""
+    """Return (slope, its standard error, intercept)."""
     from scipy.stats import linregress
 
     regression = linregress(x, y)

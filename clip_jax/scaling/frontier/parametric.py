@@ -1,4 +1,4 @@
-"""Error over size and samples of all runs (Hoffmann et al., 2022, approach 3), and the path of least error."""
+"""Fit error over size and samples of all runs (Hoffmann et al., 2022, approach 3), with the path of least error."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ SIZES = 400  # tried along a budget
 
 @dataclass(frozen=True)
 class Surface:
-    """Chinchilla's law on a table. A run of N parameters and D samples costs ``cost``·N^``power``·D FLOPs, a line
-    fitted in logarithms that is off by ``cost_sd`` (a transformer's is 6·N·D; small CLIP models spend on patches too).
+    """Chinchilla's law on a table.
+
+    A run of N parameters and D samples costs ``cost``·N^``power``·D FLOPs, a line fitted in logarithms with standard
+    deviation ``cost_sd`` (a transformer's is 6·N·D; small CLIP models spend FLOPs on patches too).
     """
 
     fit: Fit
@@ -38,9 +40,10 @@ class Surface:
     cost_sd: float
 
     def path(self, flops: Array) -> tuple[Array, Array, Array]:
-        """(N*, D*, error) of the lowest error at each budget [n], among sizes 100 times beyond the runs' on each side.
+        """Return (N*, D*, error) of the lowest error at each budget [n], among sizes 100 times beyond the runs' on each
+        side.
 
-        Found on a grid of sizes that is refined by a parabola through the best three.
+        The optimum is found on a grid of sizes, refined by a parabola through the best three.
         """
         seen = self.fit.data.columns["params"]
         logs = np.linspace(np.log(seen.min() / 100), np.log(seen.max() * 100), SIZES)
@@ -62,14 +65,18 @@ class Surface:
 
 
 def _interval(fit: Fit, name: str) -> Interval:
-    """Of a parameter; open where the law is not identified in so many rows that its profile would take minutes."""
+    """Return the interval of a parameter; open where the law is not identified and its profile would take minutes."""
     if fit.points > MANY_ROWS and not fit.identified:
         return Interval(fit.values[name], -np.inf, np.inf, 0.95, True, True)
     return parameter_interval(fit, name)
 
 
 def fit_surface(rows: pd.DataFrame, metric: str) -> Surface:
-    """Fit all runs. Raises UserError: too few rows, sizes or numbers of samples, or all on one line."""
+    """Fit Chinchilla's law to all runs.
+
+    Raises:
+      UserError: too few rows, sizes or numbers of samples, or all on one line.
+    """
     for column, what in (("params", "sizes"), ("samples_seen", "numbers of samples")):
         if (distinct := rows[column].nunique()) < LEAST_VALUES:
             reason = f"{distinct} {what}, at least {LEAST_VALUES} are needed"

@@ -1,8 +1,8 @@
-"""What picking the best of several noisy runs adds: the winner's curse of a frontier.
+"""Estimate the winner's curse of a frontier: the bias from selecting the best of several noisy runs.
 
-The lowest of several noisy means lies below the lowest of the true ones. How far is simulated: the cells of a budget
-(sizes) are drawn again around their own smooth valley with the scatter of their seeds, the best is picked as it was
-picked, and its mean distance below the lowest true cell is the bias.
+The lowest of several noisy means lies below the lowest of the true ones. The bias is simulated: the cells of a budget
+(sizes) are drawn again around their own smooth valley with the scatter of their seeds, the best is selected by the same
+rule, and its mean distance below the lowest true cell is the bias.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _valleys(df: pd.DataFrame, metric: str) -> dict[float, tuple[pd.DataFrame, A
 
 
 def _nearest(cells: pd.DataFrame) -> pd.DataFrame:
-    """The cells whose sizes are nearest to the best one's: over a wide range of sizes no valley is a parabola."""
+    """Return the cells whose sizes are nearest to the best one: over a wide range of sizes no valley is a parabola."""
     logs = np.log(cells["params"].to_numpy(float))
     away = np.abs(logs - logs[int(np.argmin(cells["error"].to_numpy(float)))])
     return cells.iloc[np.sort(np.argsort(away, kind="stable")[:CELLS_OF_VALLEY])]
@@ -57,8 +57,8 @@ def _nearest(cells: pd.DataFrame) -> pd.DataFrame:
 def valley_scatter(df: pd.DataFrame, metric: str) -> tuple[float, int]:
     """Return (standard deviation of ln(error) of a cell around the parabola of its budget, degrees of freedom).
 
-    It is all that single-seed sweeps tell of their scatter, and includes what the parabola misses; 0 degrees where no
-    budget has at least `SIZES_FOR_VALLEY` sizes.
+    It is the only estimate of scatter in single-seed sweeps, and includes the misfit of the parabola; 0 degrees where
+    no budget has at least `SIZES_FOR_VALLEY` sizes.
     """
     total, degrees = 0.0, -1  # the shared curvature takes one
     for _, y, smooth, enough in _valleys(df, metric).values():

@@ -10,7 +10,7 @@ from clip_jax.scaling.laws.base import Array
 
 
 def third_differences(x: Array, y: Array) -> Array:
-    """Third divided differences of y with unit variance per unit variance of y: free of any local parabola.
+    """Return third divided differences of y with unit variance per unit variance of y: free of any local parabola.
 
     The difference-based scatter of Gasser, Sroka and Jennen-Steinmetz (1986), one order higher.
     """

@@ -1,4 +1,4 @@
-"""Laws by name. A new law is one class, added to `EVERY`."""
+"""Laws by name. To add a law, write one class and add it to `EVERY`."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def compared_laws(chance: float | None) -> tuple[Law, ...]:
 
 
 def with_ceiling(law: Law, chance: float | None) -> tuple[Law, dict[str, float]]:
-    """Return (the law with its ceiling at the error of guessing, the parameters that are known by that)."""
+    """Return (the law with its ceiling at the error of guessing, the parameters that are known from it)."""
     if chance is None:
         return law, {}
     if isinstance(law, PowerLawFromChance):
@@ -64,7 +64,11 @@ def with_ceiling(law: Law, chance: float | None) -> tuple[Law, dict[str, float]]
 
 
 def law_named(key: str) -> Law:
-    """The law of a key or name. Raises UserError that lists the keys."""
+    """Return the law with a key or name.
+
+    Raises:
+      UserError: no such law; the message lists the keys.
+    """
     for law in EVERY:
         if key in (law.key, law.name):
             return law

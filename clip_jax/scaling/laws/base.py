@@ -1,8 +1,8 @@
-"""What every law is: named parameters, one formula, and the change of units that centered logarithms need.
+"""The base class of laws: named parameters, one formula, and the change of units that centered logarithms need.
 
 A law is written once, as ``curve(p, x, xp)``: ``p`` holds its parameters by name, ``x`` the natural logarithm of each
 column, ``xp`` is numpy or jax.numpy (fits differentiate it). Fits run on columns divided by their geometric means.
-The formula must keep its form under that change of unit; how a parameter changes with it is said by ``carries``.
+The formula must keep its form under that change of unit; ``carries`` declares how a parameter changes with it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ MOST_STARTS = 5000
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter. ``low`` and ``high`` bound its value in centered units (of ``max(y)`` where ``of_y``).
+    """A parameter of a law. ``low`` and ``high`` bound its value in centered units (of ``max(y)`` where ``of_y``).
 
     log: fitted as ln(value), so it stays above 0.
     carries: (column, power) pairs: value = centered value · Π reference^power; a power may be another parameter.
-    latex: how a formula in LaTeX writes it.
+    latex: its symbol in a LaTeX formula.
     """
 
     name: str
@@ -42,12 +42,12 @@ class Parameter:
 
 
 def amplitude(name: str, meaning: str, *carries: tuple[str, float | str], latex: str = "") -> Parameter:
-    """A factor above 0, fitted as its logarithm."""
+    """Return a factor above 0, fitted as its logarithm."""
     return Parameter(name, meaning, 1e-26, 1e26, log=True, carries=carries, latex=latex)
 
 
 def exponent(name: str, meaning: str, low: float = 1e-3, high: float = 3.0, latex: str = "") -> Parameter:
-    """The power of a column, in its usual range."""
+    """Return the power of a column, in its usual range."""
     return Parameter(name, meaning, low, high, latex=latex)
 
 
@@ -56,14 +56,14 @@ IRREDUCIBLE = Parameter("E", "error that nothing removes", 0.0, 1.0, of_y=True)
 
 @dataclass(frozen=True)
 class Law:
-    """Base of all laws. A new one sets the class variables and writes ``curve`` and ``grid``.
+    """Base class of all laws. A subclass sets the class variables and implements ``curve`` and ``grid``.
 
-    key: its name on a command line. name: in words. columns: what it is a function of, by the table's words.
-    parameters: in the order of ``theta``. asymptote: the parameter that few points cannot tell, if there is one.
-    exponent_name: the parameter that a summary shows with its interval.
+    key: its name on a command line. name: in words. columns: its variables, by the names of the table's columns.
+    parameters: in the order of ``theta``. asymptote: the parameter that few points cannot determine, if the law has
+    one. exponent_name: the parameter that a summary shows with its interval.
     template: the formula with ``{name}`` for each parameter; ``latex_template`` the same with ``<name>``.
     same_unit: column -> the column whose reference it shares.
-    offset, amplitudes: y = offset + terms, each proportional to its amplitude (what `through` needs).
+    offset, amplitudes: y = offset + terms, each proportional to its amplitude (needed by `through`).
     below, above: parameters that lie below and above every y, without being reached.
     has_ceiling: y never exceeds the error of guessing, so rows above it are noise.
     """
@@ -84,11 +84,25 @@ class Law:
     has_ceiling: ClassVar[bool] = False
 
     def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
-        """The law itself: parameters by name and ln(columns) to y, all of one shape or broadcast."""
+        """Evaluate the law.
+
+        Args:
+          p: parameters by name.
+          x: ln(column) by column; parameters and columns have one shape or broadcast.
+          xp: numpy or jax.numpy.
+
+        Returns:
+          y, of the broadcast shape.
+        """
         raise NotImplementedError
 
     def grid(self, x: Logs, y: Array) -> list[list[float]]:
-        """Candidate values a parameter, in centered units; their product is screened."""
+        """Return candidate values per parameter, in centered units; their product is screened for starts.
+
+        Args:
+          x: centered ln(column) [n] by column.
+          y: [n], above 0.
+        """
         raise NotImplementedError
 
     @property
@@ -104,7 +118,7 @@ class Law:
         Args:
           p: parameters by name, as `curve` takes them.
           at: ln(column) of the point.
-          y: the value there; NaN or infinite parameters come back where the form cannot reach it.
+          y: the value at that point; NaN or infinite parameters are returned where the form cannot reach it.
           xp: numpy or jax.numpy.
 
         Returns:
@@ -115,46 +129,50 @@ class Law:
         return {**p, **{name: p[name] * factor for name in self.amplitudes}}
 
     def inverse(self, values: Mapping[str, Any], y: Array) -> Array:
-        """The column's value at which the law gives y (``values`` may hold arrays). Raises UserError without one."""
+        """Return the column's value at which the law gives y (``values`` may hold arrays).
+
+        Raises:
+          UserError: the law has no inverse.
+        """
         raise UserError(f"{self.name}: has no inverse")
 
     # what follows is the same for all laws
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Parameters by name, in the order of theta."""
+        """The names of the parameters, in the order of theta."""
         return tuple(p.name for p in self.parameters)
 
     @property
     def formula(self) -> str:
-        """In text, with the parameters' names."""
+        """The formula as text, with the parameters' names."""
         return self.template.format(**{n: n for n in self.names})
 
     @property
     def latex(self) -> str:
-        """In LaTeX, with the parameters' symbols."""
+        """The formula in LaTeX, with the parameters' symbols."""
         out = self.latex_template
         for p in self.parameters:
             out = out.replace(f"<{p.name}>", p.latex or p.name)
         return out
 
     def text(self, values: Mapping[str, float], digits: int = 4) -> str:
-        """Return the formula with numbers in it; the minus of an exponent below 0 and the formula's own cancel."""
+        """Return the formula with numbers in it; the minus of an exponent below 0 cancels with the formula's own."""
         return self.template.format(**{n: f"{values[n]:.{digits}g}" for n in self.names}).replace("--", "")
 
     def index(self, name: str) -> int:
-        """Where a parameter stands in theta. Raises UserError for a name the law lacks."""
+        """Return the index of a parameter in theta. Raises UserError for a name the law lacks."""
         if name not in self.names:
             raise UserError(f"{self.name}: has no parameter {name!r}; it has {', '.join(self.names)}")
         return self.names.index(name)
 
     def unpack(self, theta: Any, xp: Any) -> dict[str, Any]:
-        """theta [..., p] -> values in centered units by name, each [...]."""
+        """Return the values in centered units by name, each [...], of theta [..., p]."""
         fitted = [theta[..., i] for i in range(len(self.parameters))]
         return {p.name: xp.exp(t) if p.log else t for p, t in zip(self.parameters, fitted, strict=True)}
 
     def predict(self, theta: Array, x: Mapping[str, Array]) -> Array:
-        """theta [..., p] and centered ln(columns) [n] -> y [..., n], in numpy."""
+        """Return y [..., n] of theta [..., p] at centered ln(columns) [n], in numpy."""
         values = {k: v[..., None] for k, v in self.unpack(np.asarray(theta, float), np).items()}
         with np.errstate(over="ignore"):
             return self.curve(values, {c: np.asarray(x[c], float) for c in self.columns}, np)
@@ -164,7 +182,7 @@ class Law:
         return sum((power * math.log(references[c]) for c, power in powers), 0.0)
 
     def describe(self, theta: Array, references: Mapping[str, float]) -> dict[str, Any]:
-        """theta [..., p] -> values in the units of the table, each [...] (floats for one theta)."""
+        """Return the values of theta [..., p] in the units of the table, by name, each [...] (floats for one theta)."""
         values = self.unpack(np.asarray(theta, float), np)
         with np.errstate(over="ignore"):
             out = {
@@ -174,7 +192,7 @@ class Law:
         return {k: float(v) if np.ndim(v) == 0 else v for k, v in out.items()}
 
     def theta(self, values: Mapping[str, float], references: Mapping[str, float]) -> Array:
-        """The inverse of `describe`: float64 [p]."""
+        """Return theta of values in the units of the table: float64 [p], the inverse of `describe`."""
         plain = {p.name: np.float64(values[p.name]) for p in self.parameters}
         out = []
         for p in self.parameters:
@@ -184,19 +202,19 @@ class Law:
         return np.array(out)
 
     def references(self, columns: Mapping[str, Array]) -> dict[str, float]:
-        """The geometric mean of each column; columns of one unit share one."""
+        """Return the geometric mean of each column; columns of one unit share one."""
         means = {c: float(np.exp(np.log(np.asarray(columns[c], float)).mean())) for c in self.columns}
         return {c: means[self.same_unit.get(c, c)] for c in self.columns}
 
     def bounds(self, x: Logs, y: Array) -> tuple[Array, Array]:
-        """Lower and upper limits of theta, float64 [p] each."""
+        """Return the lower and upper limits of theta, float64 [p] each."""
         top = float(np.max(y))
         pairs = [(p.low * (top if p.of_y else 1), p.high * (top if p.of_y else 1), p.log) for p in self.parameters]
         pick: Callable[[float, bool], float] = lambda v, log: math.log(v) if log else v  # noqa: E731
         return np.array([pick(a, g) for a, _, g in pairs]), np.array([pick(b, g) for _, b, g in pairs])
 
     def starts(self, x: Logs, y: Array) -> Array:
-        """Where fits begin: float64 [S, p], S <= `MOST_STARTS`, inside the bounds."""
+        """Return starting points of fits: float64 [S, p], S <= `MOST_STARTS`, inside the bounds."""
         grid = [np.asarray(values, float) for values in self.grid(x, y)]
         grid = [np.log(g) if p.log else g for g, p in zip(grid, self.parameters, strict=True)]
         every = np.array(list(product(*grid)))
@@ -206,7 +224,7 @@ class Law:
 
 
 def asymptote_grid(y: Array, of_lowest: tuple[float, ...] = (0.01, 0.3, 0.6, 0.8, 0.95)) -> list[float]:
-    """Asymptotes worth trying: parts of the lowest y."""
+    """Return candidate asymptotes: fractions of the lowest y."""
     return [s * float(np.min(y)) for s in of_lowest]
 
 

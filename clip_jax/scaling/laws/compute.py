@@ -1,4 +1,4 @@
-"""Laws of one column: error against training compute (or data, or size: whatever the column holds)."""
+"""Laws of one column: error against training compute (or data, or size: any one column)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def amplitude_grid(y: Array, factors: tuple[float, ...] = (0.3, 0.6, 1.0, 1.7)) 
 
 @dataclass(frozen=True)
 class PowerLaw(Law):
-    """error = a·C^-b: a straight line in log-log."""
+    """A power law, error = a·C^-b: a straight line in log-log."""
 
     key, name = "power", "power law"
     parameters = (
@@ -39,21 +39,25 @@ class PowerLaw(Law):
     latex_template = r"<a>\,C^{-<b>}"
 
     def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
-        """a·C^-b."""
+        """Return a·C^-b."""
         return p["a"] * xp.exp(-p["b"] * x["flops"])
 
     def grid(self, x: Logs, y: Array) -> list[list[float]]:
-        """Around the geometric mean, falling and rising."""
+        """Return amplitudes around the geometric mean, and exponents of falling and rising curves."""
         return [amplitude_grid(y), [-1.0, -0.3, *EXPONENTS]]
 
     def inverse(self, values: Mapping[str, Any], y: Array) -> Array:
-        """C = (a / y)^(1/b)."""
+        """Return C = (a / y)^(1/b)."""
         return (values["a"] / np.asarray(y, float)) ** (1 / values["b"])
 
 
 @dataclass(frozen=True)
 class SaturatingPowerLaw(Law):
-    """error = E + a·C^-b, never above ``ceiling`` (the error of guessing, 1 - 1/classes) where one is given."""
+    """A power law with an asymptote, error = E + a·C^-b, never above ``ceiling`` (the error of guessing) if one is
+    given.
+
+    The error of guessing is 1 - 1/classes.
+    """
 
     key, name = "saturating", "saturating power law"
     parameters = (
@@ -69,20 +73,20 @@ class SaturatingPowerLaw(Law):
 
     @property
     def has_ceiling(self) -> bool:  # type: ignore[override]
-        """Whether a ceiling was given."""
+        """True if a ceiling is given."""
         return self.ceiling is not None
 
     def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
-        """E + a·C^-b, cut at the ceiling."""
+        """Return E + a·C^-b, cut at the ceiling."""
         y = p["E"] + p["a"] * xp.exp(-p["b"] * x["flops"])
         return y if self.ceiling is None else xp.minimum(y, self.ceiling)
 
     def through(self, p: Mapping[str, Any], at: Mapping[str, Any], y: Any, xp: Any) -> dict[str, Any]:
-        """Replace a; what is cut at the ceiling does not count."""
+        """Replace a; the cut at the ceiling is ignored."""
         return {**p, "a": (y - p["E"]) * xp.exp(p["b"] * at["flops"])}
 
     def grid(self, x: Logs, y: Array) -> list[list[float]]:
-        """Asymptotes below the lowest error."""
+        """Return asymptotes below the lowest error, amplitudes and exponents."""
         return [
             asymptote_grid(y, (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 0.97)),
             amplitude_grid(y, (0.1, 0.3, 0.6, 1.0)),
@@ -90,7 +94,7 @@ class SaturatingPowerLaw(Law):
         ]
 
     def inverse(self, values: Mapping[str, Any], y: Array) -> Array:
-        """C = (a / (y - E))^(1/b); infinite at or below E."""
+        """Return C = (a / (y - E))^(1/b); infinite at or below E."""
         above = np.asarray(y, float) - values["E"]
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(above > 0, (values["a"] / above) ** (1 / values["b"]), np.inf)
@@ -98,7 +102,10 @@ class SaturatingPowerLaw(Law):
 
 @dataclass(frozen=True)
 class ShiftedPowerLaw(Law):
-    """error = E + a·(C + c)^-b: flat below c, a power law above it (Cherti et al.'s successors fit this form)."""
+    """A shifted power law, error = E + a·(C + c)^-b: flat below c, a power law above it.
+
+    Cherti et al.'s successors fit this form.
+    """
 
     key, name = "shifted", "shifted power law"
     parameters = (
@@ -113,11 +120,11 @@ class ShiftedPowerLaw(Law):
     latex_template = r"<E> + <a>\,(C + <c>)^{-<b>}"
 
     def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
-        """E + a·(C + c)^-b."""
+        """Return E + a·(C + c)^-b."""
         return p["E"] + p["a"] * xp.exp(-p["b"] * xp.logaddexp(x["flops"], xp.log(p["c"])))
 
     def grid(self, x: Logs, y: Array) -> list[list[float]]:
-        """Bends from far below the data to its middle."""
+        """Return shifts from far below the data to its middle, with asymptotes, amplitudes and exponents."""
         low = float(np.exp(x["flops"].min()))
         return [
             asymptote_grid(y),
@@ -127,7 +134,7 @@ class ShiftedPowerLaw(Law):
         ]
 
     def inverse(self, values: Mapping[str, Any], y: Array) -> Array:
-        """C = (a / (y - E))^(1/b) - c; infinite at or below E."""
+        """Return C = (a / (y - E))^(1/b) - c; infinite at or below E."""
         above = np.asarray(y, float) - values["E"]
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(above > 0, (values["a"] / above) ** (1 / values["b"]) - values["c"], np.inf)
@@ -135,7 +142,7 @@ class ShiftedPowerLaw(Law):
 
 @dataclass(frozen=True)
 class PowerLawFromChance(Law):
-    """error = E + (ceiling - E)·(1 + C/c)^-b: the shifted law whose error without compute is that of guessing."""
+    """A shifted power law that starts from guessing, error = E + (ceiling - E)·(1 + C/c)^-b."""
 
     key, name = "chance", "power law from chance"
     parameters = (
@@ -151,7 +158,7 @@ class PowerLawFromChance(Law):
     ceiling: float = 1.0
 
     def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
-        """From the ceiling down to E."""
+        """Return E + (ceiling - E)·(1 + C/c)^-b, from the ceiling down to E."""
         return p["E"] + (self.ceiling - p["E"]) * xp.exp(-p["b"] * xp.logaddexp(0.0, x["flops"] - xp.log(p["c"])))
 
     def through(self, p: Mapping[str, Any], at: Mapping[str, Any], y: Any, xp: Any) -> dict[str, Any]:
@@ -159,7 +166,7 @@ class PowerLawFromChance(Law):
         return {**p, "c": xp.exp(at["flops"]) / xp.expm1(xp.log((self.ceiling - p["E"]) / (y - p["E"])) / p["b"])}
 
     def grid(self, x: Logs, y: Array) -> list[list[float]]:
-        """Bends from far below the data to its end."""
+        """Return shifts from far below the data to its end, with asymptotes and exponents."""
         return [
             asymptote_grid(y),
             np.exp(np.linspace(x["flops"].min() - 9, x["flops"].max(), 20)).tolist(),
@@ -167,7 +174,7 @@ class PowerLawFromChance(Law):
         ]
 
     def inverse(self, values: Mapping[str, Any], y: Array) -> Array:
-        """C = c·(((ceiling - E)/(y - E))^(1/b) - 1); infinite at or below E."""
+        """Return C = c·(((ceiling - E)/(y - E))^(1/b) - 1); infinite at or below E."""
         above = np.asarray(y, float) - values["E"]
         with np.errstate(divide="ignore", invalid="ignore"):
             share = ((self.ceiling - values["E"]) / above) ** (1 / values["b"])
@@ -176,7 +183,7 @@ class PowerLawFromChance(Law):
 
 @dataclass(frozen=True)
 class SigmoidLogC(Law):
-    """error = top / (1 + (C / C_half)^k): from ``top`` down to nothing, steepest at C_half."""
+    """A sigmoid in log C, error = top / (1 + (C / C_half)^k): from ``top`` down to 0, steepest at C_half."""
 
     key, name = "sigmoid", "sigmoid in log C"
     parameters = (
@@ -192,7 +199,7 @@ class SigmoidLogC(Law):
     latex_template = r"\frac{<top>}{1 + (C/<C_half>)^{<k>}}"
 
     def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
-        """top / (1 + (C/C_half)^k)."""
+        """Return top / (1 + (C/C_half)^k)."""
         return p["top"] / (1.0 + xp.exp(xp.clip(p["k"] * (x["flops"] - xp.log(p["C_half"])), -60, 60)))
 
     def through(self, p: Mapping[str, Any], at: Mapping[str, Any], y: Any, xp: Any) -> dict[str, Any]:
@@ -200,7 +207,7 @@ class SigmoidLogC(Law):
         return {**p, "C_half": xp.exp(at["flops"] - xp.log(p["top"] / y - 1) / p["k"])}
 
     def bounds(self, x: Logs, y: Array) -> tuple[Array, Array]:
-        """The top lies between the highest error seen and 1 (1.5 times the highest for a loss)."""
+        """Bound the top between the highest measured error and 1 (1.5 times the highest for a loss)."""
         low, high = super().bounds(x, y)
         highest, width = float(np.max(y)), float(np.ptp(x["flops"])) + 1.0
         low[0], high[0] = min(highest * 0.999, 0.999), max(1.0, highest * 1.5)
@@ -208,24 +215,24 @@ class SigmoidLogC(Law):
         return low, high
 
     def grid(self, x: Logs, y: Array) -> list[list[float]]:
-        """Halves inside and far beyond the data."""
+        """Return half points inside and far beyond the data, with tops and slopes."""
         middle, width = float(x["flops"].mean()), float(np.ptp(x["flops"])) + 1.0
         tops = [float(np.max(y)) * 1.01, max(1.0, float(np.max(y)) * 1.2)]
         return [tops, [0.03, 0.1, 0.3, 0.6, 1.0, 2.0], np.exp(middle + width * np.linspace(-1, 6, 22)).tolist()]
 
     def inverse(self, values: Mapping[str, Any], y: Array) -> Array:
-        """C = C_half·(top/y - 1)^(1/k); 0 at or above the top."""
+        """Return C = C_half·(top/y - 1)^(1/k); 0 at or above the top."""
         share = np.maximum(values["top"] / np.asarray(y, float) - 1, 0)
         return values["C_half"] * share ** (1 / values["k"])
 
 
 @dataclass(frozen=True)
 class BoundedPowerLaw(Law):
-    """error = E + (top - E)·h/(1 + h), h = (C/c)^-b: a power law between a ceiling and a floor.
+    """A power law between a ceiling and an asymptote, error = E + (top - E)·h/(1 + h), h = (C/c)^-b.
 
-    With E = 0 it is the sigmoid in log C. To the saturating power law it comes by a factor 1 + h, so as near as all
-    errors lie below the top: those of a table that begins near guessing are not within its reach, nor losses where an
-    unknown top stops at 1.5 times the highest (see `bounds`). Hence power laws stay forms of their own beside it.
+    With E = 0 it is the sigmoid in log C. It differs from the saturating power law by a factor 1 + h, so it
+    approximates that law where all errors lie far below the top: not in tables that begin near guessing, nor for losses
+    where an unknown top is limited to 1.5 times the highest (see `bounds`). Power laws therefore stay separate forms.
     ``top`` is the error of guessing where that is known.
     """
 
@@ -244,7 +251,7 @@ class BoundedPowerLaw(Law):
     latex_template = r"<E> + \frac{<top> - <E>}{1 + (C/<c>)^{<b>}}"
 
     def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
-        """E + (top - E)/(1 + (C/c)^b)."""
+        """Return E + (top - E)/(1 + (C/c)^b)."""
         away = xp.clip(p["b"] * (x["flops"] - xp.log(p["c"])), -60, 60)
         return p["E"] + (p["top"] - p["E"]) / (1.0 + xp.exp(away))
 
@@ -253,7 +260,7 @@ class BoundedPowerLaw(Law):
         return {**p, "c": xp.exp(at["flops"] - xp.log((p["top"] - y) / (y - p["E"])) / p["b"])}
 
     def bounds(self, x: Logs, y: Array) -> tuple[Array, Array]:
-        """The top lies between the highest error seen and 1 (1.5 times the highest for a loss)."""
+        """Bound the top between the highest measured error and 1 (1.5 times the highest for a loss)."""
         low, high = super().bounds(x, y)
         highest, width = float(np.max(y)), float(np.ptp(x["flops"])) + 1.0
         low[1], high[1] = min(highest * 0.999, 0.999), max(1.0, highest * 1.5)
@@ -261,14 +268,16 @@ class BoundedPowerLaw(Law):
         return low, high
 
     def grid(self, x: Logs, y: Array) -> list[list[float]]:
-        """Floors below the lowest error, halfway points inside, before and beyond the data."""
+        """Return asymptotes below the lowest error, halfway points inside, before and beyond the data, with tops and
+        exponents.
+        """
         middle, width = float(x["flops"].mean()), float(np.ptp(x["flops"])) + 1.0
         tops = [float(np.max(y)) * 1.01, max(1.0, float(np.max(y)) * 1.2)]
         halfway = np.exp(middle + width * np.linspace(-6, 4, 21)).tolist()
         return [asymptote_grid(y, (0.0, 0.3, 0.6, 0.8, 0.95)), tops, [0.03, 0.07, 0.15, 0.3, 0.6, 1.0, 2.0], halfway]
 
     def inverse(self, values: Mapping[str, Any], y: Array) -> Array:
-        """C = c·((top - y)/(y - E))^(1/b); 0 at or above the top, infinite at or below E."""
+        """Return C = c·((top - y)/(y - E))^(1/b); 0 at or above the top, infinite at or below E."""
         y = np.asarray(y, float)
         with np.errstate(divide="ignore", invalid="ignore"):
             share = np.maximum(values["top"] - y, 0) / np.maximum(y - values["E"], 0)
@@ -277,9 +286,10 @@ class BoundedPowerLaw(Law):
 
 @dataclass(frozen=True)
 class BrokenPowerLaw(Law):
-    """error = E + a·C^-b · (1 + (C/d)^(1/f))^(-s·f): a smooth change of slope by s at d (Caballero et al., 2023).
+    """A power law with a smooth break, error = E + a·C^-b · (1 + (C/d)^(1/f))^(-s·f) (Caballero et al., 2023).
 
-    f is the width of the break in powers of e. One break; their form with several is a product of such factors.
+    The slope changes by s at d; f is the width of the break in powers of e. This form has one break; theirs with
+    several is a product of such factors.
     """
 
     key, name = "bnsl", "broken power law"
@@ -297,18 +307,18 @@ class BrokenPowerLaw(Law):
     latex_template = r"<E> + <a>\,C^{-<b>}\left(1 + (C/<d>)^{1/<f>}\right)^{-<s><f>}"
 
     def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
-        """E + a·C^-b (1 + (C/d)^(1/f))^(-s f)."""
+        """Return E + a·C^-b (1 + (C/d)^(1/f))^(-s f)."""
         past = xp.logaddexp(0.0, (x["flops"] - xp.log(p["d"])) / p["f"])
         return p["E"] + p["a"] * xp.exp(-p["b"] * x["flops"] - p["s"] * p["f"] * past)
 
     def bounds(self, x: Logs, y: Array) -> tuple[Array, Array]:
-        """The break lies where there is data."""
+        """Bound the break to the range of the data."""
         low, high = super().bounds(x, y)
         low[4], high[4] = x["flops"].min(), x["flops"].max()
         return low, high
 
     def grid(self, x: Logs, y: Array) -> list[list[float]]:
-        """Breaks at any place, sharp or not; the factor is set by the first error."""
+        """Return breaks over the range of the data, sharp or not; the first error sets the factor."""
         breaks = np.exp(np.quantile(x["flops"], np.linspace(0.1, 0.9, 7))).tolist()
         slopes, added = [0.0, 0.05, 0.2, 0.5], [-0.3, 0.3, 1.0, 3.0, 6.0]
         return [

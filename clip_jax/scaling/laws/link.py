@@ -1,4 +1,4 @@
-"""From a loss to an error of a downstream task: laws of one column, ``loss``."""
+"""Link laws from a loss to the error of a downstream task: laws of one column, ``loss``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clip_jax.scaling.laws.base import Array, Law, Logs, Parameter
 
 @dataclass(frozen=True)
 class ExponentialLink(Law):
-    """error = top - k·e^(-gamma·loss) (Gadre et al., 2024)."""
+    """An exponential link, error = top - k·e^(-gamma·loss) (Gadre et al., 2024)."""
 
     key, name = "link-exponential", "exponential link"
     columns = ("loss",)
@@ -29,16 +29,16 @@ class ExponentialLink(Law):
     latex_template = r"<top> - <k>\,e^{-<gamma> L}"
 
     def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
-        """top - k·e^(-gamma·loss)."""
+        """Return top - k·e^(-gamma·loss)."""
         return p["top"] - p["k"] * xp.exp(-p["gamma"] * xp.exp(x["loss"]))
 
     def grid(self, x: Logs, y: Array) -> list[list[float]]:
-        """Tops above the highest error."""
+        """Return tops above the highest error, with factors and rates."""
         tops = [float(np.max(y)) * s for s in (1.0, 1.02, 1.1, 1.3)]
         return [tops, np.geomspace(0.01, 300, 30).tolist(), np.geomspace(0.3, 20, 20).tolist()]
 
     def inverse(self, values: Mapping[str, Any], y: Array) -> Array:
-        """loss = ln(k / (top - y)) / gamma; infinite at or above the top."""
+        """Return loss = ln(k / (top - y)) / gamma; infinite at or above the top."""
         below = values["top"] - np.asarray(y, float)
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(below > 0, np.log(values["k"] / below) / values["gamma"], np.inf)
@@ -46,7 +46,7 @@ class ExponentialLink(Law):
 
 @dataclass(frozen=True)
 class SigmoidLink(Law):
-    """error = low + (top - low) / (1 + e^(-k·(loss/middle - 1))): from ``low`` to ``top``, steepest at ``middle``."""
+    """A sigmoid link, error = low + (top - low) / (1 + e^(-k·(loss/middle - 1))): steepest at ``middle``."""
 
     key, name = "link-sigmoid", "sigmoid link"
     columns = ("loss",)
@@ -63,7 +63,7 @@ class SigmoidLink(Law):
     latex_template = r"<low> + \frac{<top> - <low>}{1 + e^{-<k>(L/<middle> - 1)}}"
 
     def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
-        """From low to top."""
+        """Return low + (top - low) / (1 + e^(-k·(loss/middle - 1)))."""
         away = xp.clip(p["k"] * (xp.exp(x["loss"]) / p["middle"] - 1), -60, 60)
         return p["low"] + (p["top"] - p["low"]) / (1 + xp.exp(-away))
 
@@ -73,13 +73,13 @@ class SigmoidLink(Law):
         return {**p, "middle": xp.exp(at["loss"]) / xp.where(share > 0, share, xp.nan)}
 
     def grid(self, x: Logs, y: Array) -> list[list[float]]:
-        """Middles inside and around the data."""
+        """Return middles inside and around the data, with lows, tops and slopes."""
         lows, tops = [0.0, float(np.min(y)) * 0.8], [float(np.max(y)) * s for s in (1.01, 1.1, 1.4)]
         span = np.exp(np.linspace(x["loss"].min() - 0.3, x["loss"].max() + 0.3, 12)).tolist()
         return [lows, tops, np.geomspace(0.5, 60, 12).tolist(), span]
 
     def inverse(self, values: Mapping[str, Any], y: Array) -> Array:
-        """loss = middle·(1 + ln((y - low)/(top - y))/k); infinite at or above the top."""
+        """Return loss = middle·(1 + ln((y - low)/(top - y))/k); infinite at or above the top."""
         y = np.asarray(y, float)
         with np.errstate(divide="ignore", invalid="ignore"):
             logit = np.log((y - values["low"]) / (values["top"] - y))

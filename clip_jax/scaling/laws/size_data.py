@@ -1,4 +1,4 @@
-"""Laws of model size and samples seen, with what they say about spending a budget.
+"""Laws of model size and samples seen, with their compute-optimal allocation.
 
 Columns: params (or params_image, params_text), samples_seen, unique_samples. "Samples" are tokens in a language model.
 """
@@ -31,7 +31,7 @@ R_DATA = Parameter("R_data", "repetitions until a sample has lost its worth", 1e
 
 @dataclass(frozen=True)
 class Chinchilla(Law):
-    """L = E + A/N^alpha + B/D^beta (Hoffmann et al., 2022, approach 3)."""
+    """Chinchilla's law, L = E + A/N^alpha + B/D^beta (Hoffmann et al., 2022, approach 3)."""
 
     key, name = "chinchilla", "Chinchilla"
     columns = ("params", "samples_seen")
@@ -49,12 +49,14 @@ class Chinchilla(Law):
     latex_template = r"<E> + \frac{<A>}{N^{<alpha>}} + \frac{<B>}{D^{<beta>}}"
 
     def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
-        """E + A/N^alpha + B/D^beta."""
+        """Return E + A/N^alpha + B/D^beta."""
         size = p["A"] * xp.exp(-p["alpha"] * x["params"])
         return p["E"] + size + p["B"] * xp.exp(-p["beta"] * x["samples_seen"])
 
     def grid(self, x: Logs, y: Array) -> list[list[float]]:
-        """What is left above the asymptote, shared in several ways between size and data."""
+        """Return asymptotes, exponents, and the rest of y above the asymptote split in several ways between size and
+        data.
+        """
         left = [s * float(np.exp(np.log(y).mean())) for s in (0.03, 0.1, 0.3)]
         powers = [*EXPONENTS[1::2], EXPONENTS[-1]]
         return [asymptote_grid(y, (0.01, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9)), left, powers, left, powers]
@@ -62,7 +64,7 @@ class Chinchilla(Law):
     def optimum(
         self, values: Mapping[str, Any], flops: Array | float, factor: float = FLOPS_PER_PARAM_SAMPLE
     ) -> tuple[Array, Array]:
-        """(N*, D*) that minimise the law at C = factor·N·D: N* = G·(C/factor)^a, D* = (C/factor)^(1-a)/G.
+        """Return (N*, D*) that minimize the law at C = factor·N·D: N* = G·(C/factor)^a, D* = (C/factor)^(1-a)/G.
 
         a = beta/(alpha+beta), G = (alpha·A/(beta·B))^(1/(alpha+beta)). ``values`` may hold arrays (a bootstrap).
         """
@@ -74,24 +76,24 @@ class Chinchilla(Law):
     def samples_per_param(
         self, values: Mapping[str, Any], flops: Array | float, factor: float = FLOPS_PER_PARAM_SAMPLE
     ) -> Array:
-        """D*/N* at a budget."""
+        """Return D*/N* at a budget."""
         size, data = self.optimum(values, flops, factor)
         return data / size
 
     def at_optimum(
         self, values: Mapping[str, Any], flops: Array | float, factor: float = FLOPS_PER_PARAM_SAMPLE
     ) -> Array:
-        """The lowest y that a budget can give."""
+        """Return the lowest y at a budget."""
         size, data = self.optimum(values, flops, factor)
         return self.curve(values, {"params": np.log(size), "samples_seen": np.log(data)}, np)
 
 
 @dataclass(frozen=True)
 class BoundedChinchilla(Law):
-    """error = E + (top - E)·h/(1 + h), h = a/N^alpha + b/D^beta: Chinchilla's form between a ceiling and a floor.
+    """Chinchilla's form between a ceiling and an asymptote, error = E + (top - E)·h/(1 + h), h = a/N^alpha + b/D^beta.
 
-    Where h is small in every row it is Chinchilla's law (A = a·(top - E)), else it is no limit of this one.
-    ``top`` is the error of guessing where that is known.
+    Where h is small in every row it approximates Chinchilla's law (A = a·(top - E)); otherwise that law is no limit of
+    it. ``top`` is the error of guessing where that is known.
     """
 
     key, name = "bounded-chinchilla", "bounded Chinchilla"
@@ -117,7 +119,7 @@ class BoundedChinchilla(Law):
         return size + p["b"] * xp.exp(-p["beta"] * x["samples_seen"])
 
     def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
-        """E + (top - E)·h/(1 + h)."""
+        """Return E + (top - E)·h/(1 + h)."""
         h = self._share(p, x, xp)
         return p["E"] + (p["top"] - p["E"]) * h / (1.0 + h)
 
@@ -127,14 +129,16 @@ class BoundedChinchilla(Law):
         return {**p, "a": p["a"] * factor, "b": p["b"] * factor}
 
     def bounds(self, x: Logs, y: Array) -> tuple[Array, Array]:
-        """The top lies between the highest error seen and 1 (1.5 times the highest for a loss)."""
+        """Bound the top between the highest measured error and 1 (1.5 times the highest for a loss)."""
         low, high = super().bounds(x, y)
         highest = float(np.max(y))
         low[1], high[1] = min(highest * 0.999, 0.999), max(1.0, highest * 1.5)
         return low, high
 
     def grid(self, x: Logs, y: Array) -> list[list[float]]:
-        """Odds of what is left above the floor, shared in several ways between size and data."""
+        """Return odds of the error above the asymptote, split in several ways between size and data, with exponents
+        and tops.
+        """
         tops = [float(np.max(y)) * 1.01, max(1.0, float(np.max(y)) * 1.2)]
         left, powers = [0.03, 0.15, 0.6], [0.1, 0.2, 0.35, 0.5, 1.0]
         return [asymptote_grid(y, (0.0, 0.3, 0.6, 0.8, 0.95)), tops, left, powers, left, powers]
@@ -142,7 +146,7 @@ class BoundedChinchilla(Law):
 
 @dataclass(frozen=True)
 class BoundedRepetition(BoundedChinchilla):
-    """BoundedChinchilla at the effective data D' of `DataRepetition`: repeated samples are worth less and less.
+    """`BoundedChinchilla` at the effective data D' of `DataRepetition`, with diminishing returns of repeated samples.
 
     D' = U + U·R_data·(1 - e^(-(D/U - 1)/R_data)) for U unique samples; N counts in full.
     """
@@ -160,17 +164,17 @@ class BoundedRepetition(BoundedChinchilla):
         return super()._share(p, {**x, "samples_seen": _effective(unique, x["samples_seen"], p["R_data"], xp)}, xp)
 
     def grid(self, x: Logs, y: Array) -> list[list[float]]:
-        """Fewer shares and powers than without repetitions, for their product is screened."""
+        """Return fewer splits and exponents than without repetitions, for their product is screened."""
         floors, tops, left, powers, *_ = super().grid(x, y)
         return [floors[::2], tops, left, powers, left, powers, [2.0, 10.0, 50.0]]
 
 
 @dataclass(frozen=True)
 class OverTraining(Law):
-    """L = E + a·N^-eta + b·factor^(-eta/2)·D^-eta: Chinchilla with one exponent (Gadre et al., 2024).
+    """Chinchilla's law with one exponent, L = E + a·N^-eta + b·factor^(-eta/2)·D^-eta (Gadre et al., 2024).
 
-    At a fixed ratio M = D/N it is a power law of compute, (a' M^(eta/2) + b' M^(-eta/2))·C^(-eta/2), so a line for
-    each degree of over-training with one slope.
+    At a fixed ratio M = D/N it is a power law of compute, (a' M^(eta/2) + b' M^(-eta/2))·C^(-eta/2): in log-log
+    parallel lines, one per degree of over-training.
     """
 
     key, name = "overtraining", "over-training"
@@ -188,20 +192,20 @@ class OverTraining(Law):
     latex_template = r"<E> + <a>\,N^{-<eta>} + <b>\,6^{-<eta>/2}\,D^{-<eta>}"
 
     def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
-        """E + a·N^-eta + b·6^(-eta/2)·D^-eta."""
+        """Return E + a·N^-eta + b·6^(-eta/2)·D^-eta."""
         half = 0.5 * math.log(FLOPS_PER_PARAM_SAMPLE)
         size = p["a"] * xp.exp(-p["eta"] * x["params"])
         return p["E"] + size + p["b"] * xp.exp(-p["eta"] * (x["samples_seen"] + half))
 
     def grid(self, x: Logs, y: Array) -> list[list[float]]:
-        """What is left above the asymptote, shared in several ways."""
+        """Return asymptotes, exponents, and the rest of y above the asymptote split in several ways."""
         left = [s * float(np.exp(np.log(y).mean())) for s in (0.03, 0.1, 0.3)]
         return [asymptote_grid(y, (0.01, 0.3, 0.5, 0.7, 0.9)), left, left, [*EXPONENTS]]
 
 
 @dataclass(frozen=True)
 class ClipTowers(Law):
-    """L = E + A/N_image^alpha + T/N_text^tau + B/D^beta: a CLIP model's two towers apart."""
+    """A law of the sizes of both towers of a CLIP model, L = E + A/N_image^alpha + T/N_text^tau + B/D^beta."""
 
     key, name = "clip", "CLIP towers"
     columns = ("params_image", "params_text", "samples_seen")
@@ -223,13 +227,13 @@ class ClipTowers(Law):
     )
 
     def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
-        """E + A/N_image^alpha + T/N_text^tau + B/D^beta."""
+        """Return E + A/N_image^alpha + T/N_text^tau + B/D^beta."""
         image = p["A"] * xp.exp(-p["alpha"] * x["params_image"])
         text = p["T"] * xp.exp(-p["tau"] * x["params_text"])
         return p["E"] + image + text + p["B"] * xp.exp(-p["beta"] * x["samples_seen"])
 
     def grid(self, x: Logs, y: Array) -> list[list[float]]:
-        """A coarse product: seven parameters leave no more."""
+        """Return few values per parameter: the product over seven parameters must stay small."""
         left = [s * float(np.exp(np.log(y).mean())) for s in (0.05, 0.25)]
         powers = [0.1, 0.25, 0.5, 1.0]
         return [asymptote_grid(y, (0.1, 0.5, 0.8)), left, powers, left, powers, left, powers]
@@ -237,9 +241,9 @@ class ClipTowers(Law):
     def optimum(
         self, values: Mapping[str, float], flops: float, flops_per_sample: tuple[float, float, float]
     ) -> tuple[float, float, float]:
-        """(N_image*, N_text*, D*) at C = D·(i·N_image + t·N_text + o), with ``flops_per_sample`` = (i, t, o).
+        """Return (N_image*, N_text*, D*) at C = D·(i·N_image + t·N_text + o), with ``flops_per_sample`` = (i, t, o).
 
-        No closed form with two towers; found by scipy in logarithms.
+        Two towers have no closed form; scipy finds the optimum in logarithms.
         """
         from scipy.optimize import minimize
 
@@ -263,7 +267,8 @@ class ClipTowers(Law):
 
 @dataclass(frozen=True)
 class DataRepetition(Law):
-    """L = E + A/N'^alpha + B/D'^beta, where repeated samples and excess parameters are worth less and less.
+    """Chinchilla's law with diminishing returns of repeated samples and excess parameters, L = E + A/N'^alpha +
+    B/D'^beta.
 
     D' = U + U·R_data·(1 - e^(-(D/U - 1)/R_data)) for U unique samples, and the same for N with R_params, where U_N is
     the size that would be optimal for U samples (Muennighoff et al., 2023, "Scaling data-constrained language models").
@@ -284,7 +289,7 @@ class DataRepetition(Law):
     latex_template = r"<E> + \frac{<A>}{N'^{<alpha>}} + \frac{<B>}{D'^{<beta>}}"
 
     def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
-        """Chinchilla's form at the effective size and data."""
+        """Return Chinchilla's form at the effective size and data."""
         a, b = p["alpha"], p["beta"]
         unique = xp.minimum(x["unique_samples"], x["samples_seen"])
         data = _effective(unique, x["samples_seen"], p["R_data"], xp)
@@ -293,13 +298,13 @@ class DataRepetition(Law):
         return p["E"] + p["A"] * xp.exp(-a * size) + p["B"] * xp.exp(-b * data)
 
     def grid(self, x: Logs, y: Array) -> list[list[float]]:
-        """A coarse product: seven parameters leave no more."""
+        """Return few values per parameter: the product over seven parameters must stay small."""
         left = [s * float(np.exp(np.log(y).mean())) for s in (0.05, 0.25)]
         powers = [0.1, 0.25, 0.4, 0.7]
         return [asymptote_grid(y, (0.1, 0.5, 0.8)), left, powers, left, powers, [2.0, 10.0, 50.0], [2.0, 10.0]]
 
 
 def _effective(unique: Any, seen: Any, worth: Any, xp: Any) -> Any:
-    """ln of what ``seen`` is worth, all logarithms: unique·(1 + worth·(1 - e^(-repeats/worth)))."""
+    """Return ln of the effective amount of ``seen``, all in logarithms: unique·(1 + worth·(1 - e^(-repeats/worth)))."""
     repeats = xp.expm1(seen - unique)
     return unique + xp.log1p(-worth * xp.expm1(-repeats / worth))

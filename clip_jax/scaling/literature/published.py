@@ -1,4 +1,4 @@
-"""Numbers that a correct fitter must give on tables that others published. Facts with their sources, no data.
+"""Expected results of a correct fitter on published tables. Facts with their sources, no data.
 
 Each entry: what -> (expected, tolerance, relative?, source). ``published``: printed by the source; ``refit``: no number
 was printed, the optimum was found independently (scipy, many starts) before this fitter existed.
@@ -13,7 +13,7 @@ P, R = "published", "refit"
 def _five(
     a: float, b: float, e: float, alpha: float, beta: float, power: float, factor: float, status: str
 ) -> Expected:
-    """A, B within ``factor`` (relative), E, alpha and beta within ``power``."""
+    """Return the five parameters: A, B within ``factor`` (relative), E, alpha and beta within ``power``."""
     return {
         "A": (a, factor, True, status), "B": (b, factor, True, status), "E": (e, power, False, status),
         "alpha": (alpha, power, False, status), "beta": (beta, power, False, status),

@@ -1,4 +1,4 @@
-"""Published fits again, from a table that the user has: what was expected, what comes out here, and the difference."""
+"""Repeat published fits on the user's copy of the table: expected value, value of this fitter, difference."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Results = dict[str, dict[str, float]]
 
 @dataclass(frozen=True)
 class Row:
-    """One number: ``met`` says whether it lies within the tolerance (absolute here)."""
+    """One number of a replication; ``tolerance`` is absolute."""
 
     block: str
     what: str
@@ -46,7 +46,7 @@ class Row:
 
     @property
     def met(self) -> bool:
-        """|ours - expected| within the tolerance; "at most" rows need only not exceed it."""
+        """True if |fitted - expected| lies within the tolerance; "at most" rows need only not exceed it."""
         if self.what.endswith("at most"):
             return self.fitted <= self.expected
         return abs(self.fitted - self.expected) <= self.tolerance * (1 + 1e-9)
@@ -60,7 +60,7 @@ def _columns(df: pd.DataFrame, needed: tuple[str, ...]) -> None:
 
 
 def chinchilla(df: pd.DataFrame) -> Results:
-    """Approach 3 on the points read from Hoffmann et al.'s figure 4."""
+    """Fit approach 3 to the points read from Hoffmann et al.'s figure 4."""
     _columns(df, ("n_params", "tokens", "loss", "excluded_by_published_fit"))
     law = Chinchilla()
 
@@ -97,7 +97,7 @@ def chinchilla(df: pd.DataFrame) -> Results:
 
 
 def cherti(df: pd.DataFrame) -> Results:
-    """Power laws of OpenCLIP's runs: error against GMACs."""
+    """Fit power laws to OpenCLIP's runs: error against GMACs."""
     _columns(df, ("arch", "upstream_dataset", "gmacs_total", "imagenet1k_acc1", "mscoco_image_retrieval_r5"))
 
     def line(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
@@ -142,7 +142,7 @@ def _shifted(x: np.ndarray, y: np.ndarray) -> tuple[Fit, dict[str, float]]:
 
 
 def datacomp(df: pd.DataFrame) -> Results:
-    """CLIP and MaMMUT on DataComp: error = a·(C + c)^-b + d."""
+    """Fit error = a·(C + c)^-b + d to CLIP and MaMMUT on DataComp."""
     _columns(df, ("family", "gflops_total", "score"))
     results, fits, number = (
         {},
@@ -167,7 +167,7 @@ def datacomp(df: pd.DataFrame) -> Results:
 
 
 def datacomp_runs(df: pd.DataFrame) -> Results:
-    """The same from every single run, tuned or not; and the largest run from those below 1e11 GFLOPs."""
+    """Fit the same form to every run, tuned or not, and forecast the largest run from those below 1e11 GFLOPs."""
     _columns(df, ("family", "gflops_total", "imagenet1k_acc1"))
     results = {}
     for family in ("clip", "mammut"):
@@ -182,7 +182,7 @@ def datacomp_runs(df: pd.DataFrame) -> Results:
 
 
 def gadre(df: pd.DataFrame) -> Results:
-    """The largest runs from five small ones, through the loss to the error of downstream tasks."""
+    """Forecast the largest runs from five small ones, through the loss to the error of downstream tasks."""
     _columns(df, ("N", "D", "token_multiplier", "loss_c4_val", "err_avg17"))
     chosen = (df["N"] < 5e8) & (df["token_multiplier"] == 20)
     chosen |= (df["N"] == df["N"].min()) & (df["token_multiplier"] == 320)
@@ -214,7 +214,7 @@ SETUPS = {"Kaplan's setup": "|kaplan|", "tuned setup": "|tuned|"}
 
 
 def porian(df: pd.DataFrame) -> Results:
-    """The exponent of the optimal size, from the source's optima."""
+    """Fit the exponent of the optimal size to the source's optima."""
     _columns(df, ("config", "flops", "n_star", "log_n_star_std"))
     results = {}
     for name, part in SETUPS.items():
@@ -227,7 +227,7 @@ def porian(df: pd.DataFrame) -> Results:
 
 
 def porian_isoflop(df: pd.DataFrame) -> Results:
-    """The same from the runs themselves, by Akima interpolation."""
+    """Fit the exponent of the optimal size to the runs themselves, by Akima interpolation."""
     _columns(df, ("config", "flops", "n", "loss"))
     results = {}
     for name, part in SETUPS.items():
@@ -243,7 +243,7 @@ def porian_isoflop(df: pd.DataFrame) -> Results:
 
 
 def marin(df: pd.DataFrame) -> Results:
-    """IsoFLOP runs by approach 3 and approach 2, which disagree."""
+    """Fit IsoFLOP runs by approach 3 and approach 2, which disagree."""
     _columns(df, ("params", "tokens", "budget", "loss"))
     columns = {"params": df["params"] / 1e6, "samples_seen": df["tokens"] / 1e9}
     fit = fit_law(Chinchilla(), columns, df["loss"], loss=Loss("huber", "linear", 1e-3), profile=False)
@@ -263,7 +263,7 @@ def marin(df: pd.DataFrame) -> Results:
 
 
 def bnsl(df: pd.DataFrame) -> Results:
-    """A sharp break, fitted before its end and forecast beyond."""
+    """Fit a sharp break before its end and forecast beyond it."""
     _columns(df, ("train_set_size", "test_loss"))
     x, y = df["train_set_size"].to_numpy(float), df["test_loss"].to_numpy(float)
     fit = fit_law(BrokenPowerLaw(), x[:14], y[:14], loss=Loss("squares", "log1p"), fixed={}, profile=False)
@@ -289,9 +289,10 @@ EVERY: dict[str, Replication] = {
 
 
 def replicate(name: str, path: str | Path) -> list[Row]:
-    """One replication from its table, or with ``all`` every one whose table lies in a folder.
+    """Run one replication on its table, or with ``all`` every one whose table exists in a folder.
 
-    Raises UserError: an unknown name, a missing file or column, a folder without any of the tables.
+    Raises:
+      UserError: an unknown name, a missing file or column, a folder without any of the tables.
     """
     if name == "all":
         tables = [(n, Path(path) / file) for n, (file, _, _) in EVERY.items() if (Path(path) / file).is_file()]
@@ -312,7 +313,7 @@ def replicate(name: str, path: str | Path) -> list[Row]:
 
 
 def table(rows: list[Row]) -> str:
-    """expected, ours, difference, a row a number, and how many were met."""
+    """Format expected value, value of this fitter and difference, one row per number, and how many were met."""
     lines = [f"{'':44s} {'expected':>14} {'ours':>14} {'difference':>11}  tolerance  source"]
     block = ""
     for r in rows:

@@ -1,1 +1,1 @@
-"""Which runs to train next: registered forecasts, designs, comparisons."""
+"""Plan the next runs: preregistered forecasts, experimental designs, comparisons."""

@@ -1,4 +1,4 @@
-"""Two families against each other: the difference of their curves, where they cross, how much compute one saves."""
+"""Compare two series of runs: the difference of their curves, where they cross, and the compute that one saves."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GRID = 400  # places at which a crossing is looked for
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % interval. known: share of replica pairs that have a value at all. text: in words."""
+    """A value with its 95 % interval. known: share of replica pairs in which the value exists. text: in words."""
 
     value: float
     low: float
@@ -30,8 +30,10 @@ class Estimate:
 
 
 def _pairs(a: Ensemble, b: Ensemble, x: Array, seed: int) -> tuple[Array, Array]:
-    """ln of both families' curves at x, [R, n] each; replicas are paired at random, for the families are independent
-    though their bootstraps may have used one seed."""
+    """Return ln of both series' curves at x, [R, n] each.
+
+    Replicas are paired at random, for the series are independent though their bootstraps may have used one seed.
+    """
     for e in (a, b):
         if len(e.fit.law.columns) != 1:
             reason = f"{e.fit.law.name} has the columns {', '.join(e.fit.law.columns)}; one is needed"
@@ -42,7 +44,7 @@ def _pairs(a: Ensemble, b: Ensemble, x: Array, seed: int) -> tuple[Array, Array]
 
 
 def difference(a: Ensemble, b: Ensemble, x: Array, *, seed: int = 0) -> dict[str, Array]:
-    """How much lower b's error is, as a ratio b/a at each x [n]: {ratio, low, high, surely_lower, surely_higher}."""
+    """Return the ratio b/a of the errors at each x [n]: {ratio, low, high, surely_lower, surely_higher}."""
     first, second = _pairs(a, b, np.asarray(x, float), seed)
     low, high = np.exp(np.quantile(second - first, TAILS, axis=0))
     return {
@@ -52,10 +54,10 @@ def difference(a: Ensemble, b: Ensemble, x: Array, *, seed: int = 0) -> dict[str
 
 
 def crossing(a: Ensemble, b: Ensemble, low: float, high: float, *, seed: int = 0) -> Estimate:
-    """Where between ``low`` and ``high`` b's curve falls below a's.
+    """Find where between ``low`` and ``high`` b's curve falls below a's.
 
-    Each pair of replicas has its own (the first, by rising x); pairs that do not cross there are counted, and the
-    interval is of the others. Raises UserError unless 0 < low < high.
+    Each pair of replicas has its own crossing (the first, by rising x); pairs that do not cross in the range are
+    counted, and the interval is that of the others. Raises UserError unless 0 < low < high.
     """
     if not 0 < low < high:
         reason = "must be above 0 and rising"
@@ -76,7 +78,9 @@ def crossing(a: Ensemble, b: Ensemble, low: float, high: float, *, seed: int = 0
 
 
 def _crossings(x: Array, d: Array) -> Array:
-    """Where each row of d [R, n] first passes from above 0 to below, by straight lines: [R], NaN where it does not."""
+    """Return where each row of d [R, n] first passes from above 0 to below, interpolated linearly: [R], NaN if it
+    does not.
+    """
     down = (d[:, :-1] > 0) & (d[:, 1:] <= 0)
     k = down.argmax(axis=1)
     rows = np.arange(len(d))
@@ -87,9 +91,9 @@ def _crossings(x: Array, d: Array) -> Array:
 
 
 def compute_gain(a: Ensemble, b: Ensemble, at: float, *, seed: int = 0) -> Estimate:
-    """How many times less compute b needs for the error that a has at ``at``: a's compute over b's.
+    """Return how many times less compute b needs for the error of a at ``at``: a's compute over b's.
 
-    Infinite in a pair where b's curve never reaches that error counts as a gain of 0. Raises UserError for a law
+    A pair of replicas in which b's curve never reaches that error counts as a gain of 0. Raises UserError for a law
     without an inverse.
     """
     first, _ = _pairs(a, b, np.array([float(at)]), seed)
@@ -123,8 +127,14 @@ def _most(value: float) -> str:
 
 
 def _gain(at: float, y_b: Array, y_a: Array, needed: Any) -> Array:
-    """at / needed, where a curve that does not fall is taken at its word: one that lies at ``here`` above ``target``
-    never reaches it (0), one below was there from the start (infinite)."""
+    """Return the gain at / needed; if b's curve does not fall, 0 where it never reaches a's error, inf where it is
+    below.
+
+    Args:
+      at: compute at which a has the error y_a.
+      y_b, y_a: errors of b and of a at ``at``.
+      needed: compute at which b's curve has the error y_a.
+    """
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         gain = at / np.asarray(needed, float)
     falls = (y_b <= y_a) == (gain >= 1)
@@ -134,18 +144,19 @@ def _gain(at: float, y_b: Array, y_a: Array, needed: Any) -> Array:
 def compare_arms(
     arms: Mapping[str, pd.DataFrame], metric: str = "error_mean", *, law: str = "power", replicas: int = 1000
 ) -> list[dict[str, Any]]:
-    """Every arm of a comparison against the first, at the largest FLOPs that all have.
+    """Compare every arm with the first, at the largest FLOPs that all have.
 
     Args:
-      arms: name -> table of runs (see `table.prepare`); unfinished runs and checks of rates are left out.
+      arms: name -> table of runs (see `runs_table.prepare`); unfinished runs and checks of rates are left out.
       metric: an error or a loss.
       law: of compute alone, fitted to each arm's runs.
       replicas: of each parametric bootstrap.
 
     Returns:
-      {arm, runs, at, predicted, low, high (of the curve), ratio, ratio_low, ratio_high (of its error to the first
-      arm's), gain, gain_low, gain_high (the first arm's compute over its own for the first arm's error), text}; of the
-      first arm itself ratio and gain are None.
+      One row per arm: {arm, runs, at, predicted, low, high (of the curve), ratio, ratio_low, ratio_high (of its error
+        to
+      the first arm's), gain, gain_low, gain_high (the first arm's compute over its own for the first arm's error),
+      text}; ratio and gain are None for the first arm itself.
 
     Raises:
       UserError: no arm, an arm with too few runs, or FLOPs that no two have in common.

@@ -1,8 +1,9 @@
-"""Which runs to do next: those that shrink the forecast's interval most for a budget, or reach a precision for least.
+"""Choose the next runs: those that shrink the forecast's interval most for a budget, or reach a precision at least
+cost.
 
-A run adds information J'J/sd² to what the fit has, J being how its y moves with the parameters (D-optimal design's
-local approximation; Chaloner and Verdinelli, 1995). The forecast's variance is g'(information)^-1 g. It is evaluated at
-the fitted parameters, so the first plan of a badly known law is itself uncertain: fit again after each run.
+A run adds information J'J/sd² to the fit's, with J the derivative of its y by the parameters (D-optimal design's local
+approximation; Chaloner and Verdinelli, 1995). The forecast's variance is g'(information)^-1 g. It is evaluated at the
+fitted parameters, so the first plan for a law with wide intervals is itself uncertain: fit again after each run.
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ MOST_RUNS = 200
 
 @dataclass(frozen=True)
 class RunSelection:
-    """runs: how often each candidate is to be run, int [K]. cost: their sum. before, after: half of the forecast's 95 %
-    interval, as a share of the forecast, now and once they are done. chosen: rows {columns, runs, cost}."""
+    """The selected runs and their effect on the forecast.
+
+    runs: number of runs of each candidate, int [K]. cost: their sum. before, after: half of the forecast's 95 %
+    interval, as a share of the forecast, before and after these runs. chosen: rows {columns, runs, cost}.
+    """
 
     runs: Array
     cost: float
@@ -49,7 +53,7 @@ class _Design:
         return float(np.sqrt(max(variance, 0.0)) * t.ppf(0.975, self.degrees + int(runs.sum())))
 
     def gains(self, runs: Array) -> Array:
-        """What one more run of each candidate takes off the variance (Sherman and Morrison): [K]."""
+        """Return the reduction of the variance by one more run of each candidate (Sherman and Morrison): [K]."""
         matrix = self.information + np.einsum("k,ki,kj->ij", runs, self.rows, self.rows)
         solved = np.linalg.solve(matrix, np.column_stack([self.forecast, self.rows.T]))
         pull = self.rows @ solved[:, 0]
@@ -57,7 +61,7 @@ class _Design:
 
 
 def _slopes(fit: Fit, columns: Mapping[str, Array]) -> Array:
-    """d residual / d theta at columns [K], free parameters only: [K, f]."""
+    """Return d residual / d theta at columns [K], free parameters only: [K, f]."""
     x = fit.centered(columns)
     out = []
     for i in np.flatnonzero(fit.free_mask):
@@ -111,14 +115,14 @@ def _plan(design: _Design, columns: Mapping[str, Array], costs: Array, runs: Arr
 def best_runs(
     fit: Fit, target: Any, candidates: Any, costs: Array, budget: float, *, floor: float = 0.0, repeats: int = MOST_RUNS
 ) -> RunSelection:
-    """The runs whose costs fit in the budget and that shrink the interval at ``target`` most.
+    """Choose the runs that fit in the budget and shrink the interval at ``target`` most.
 
-    Greedy by gain a cost and by gain alone, the better of both, then exchanges as long as they help; a candidate may be
-    run several times (seeds).
+    Greedy by gain per cost and by gain alone, the better of both, then exchanges as long as they help; a candidate may
+    be run several times (seeds).
 
     Args:
-      fit: what is known; its loss's scale is the scatter of a run, at least ``floor``.
-      target: dict of columns (or a number) that is to be forecast.
+      fit: the fit so far; its loss's scale is the scatter of a run, at least ``floor``.
+      target: dict of columns (or a number) of the forecast.
       candidates: dict of columns [K] (or an array).
       costs: [K], in the unit of the budget (FLOPs).
       repeats: the most runs of one candidate.
@@ -171,9 +175,10 @@ def cheapest_plan(
     fit: Fit, target: Any, candidates: Any, costs: Array, half_width: float, *, floor: float = 0.0,
     repeats: int = MOST_RUNS,
 ) -> RunSelection:  # fmt: skip
-    """The least that brings the forecast to ``half_width`` (a share of it: 0.02 is ±2 %): bisection over `best_runs`.
+    """Find the least budget that brings the forecast to ``half_width`` (a share of it: 0.02 is ±2 %), by bisection.
 
-    ``repeats`` is the most runs of one candidate. Raises UserError when 200 of the dearest candidates would not do.
+    Each step calls `best_runs`. ``repeats`` is the most runs of one candidate. Raises UserError when 200 of the most
+    expensive candidates would not suffice.
     """
     columns, costs = _checked(fit, candidates, costs)
     design = _design(fit, target, columns, floor)

@@ -1,8 +1,8 @@
-"""A forecast that is written down before its runs are trained, and its grading afterwards.
+"""Preregister a forecast before its runs are trained, and grade it afterwards.
 
-What is fixed beforehand: the metric, how a point is picked, the law (the one that forecasts best below the target), its
-fit, the band for what will be measured, and the guess it has to beat. `grade` picks the measured point by the same
-rule as every point of the fit was picked, and lists whatever was not as registered.
+A registration fixes the metric, the rule that selects a point, the law (the one that forecasts best below the target),
+its fit, the band for the measurement, and the naive guess that it must beat. `grade` selects the measured point by the
+same rule as every point of the fit, and lists every deviation from the registration.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ def preregister(
     pictures: Sequence[tuple[float, int]] = (),
     chance: float | None = None,
 ) -> dict[str, Any]:
-    """Forecast the best size of a budget that was not trained yet.
+    """Forecast the best size of a budget that has not been trained yet.
 
     Args:
-      df: one row a run, with budgets (see `table.prepare`); all of them below ``target``.
+      df: one row per run, with budgets (see `runs_table.prepare`); all of them below ``target``.
       metric: an error in (0, 1] or a loss.
       target: FLOPs of the budget that will be trained.
-      seeds: how many the mean of the measured point will be over.
+      seeds: number of seeds that the measured point will be averaged over.
       pictures: (error at the largest budget, number of pictures) of each task that the metric is the mean of; empty:
         their scatter is not known, or the metric is a loss.
       chance: the error of guessing (see `analysis.analyze`).
@@ -56,8 +56,8 @@ def preregister(
       Plain data. ``predicted`` is the median of the forecast averaged over forms. ``mean``: its 95 % band for the mean
       over seeds of the best size, ``run``: for one run of it, both measured on the pictures of the runs below;
       ``mean_new_pictures``: for the mean on as many new ones. They add to the curve's distribution the scatter of a
-      point (residuals or seeds) and the binomial scatter of the pictures at the forecast error. ``forms``: what each
-      form says by itself. ``rehearsals``: the same done at each earlier budget from those below it.
+      point (residuals or seeds) and the binomial scatter of the pictures at the forecast error. ``forms``: the forecast
+      of each form alone. ``rehearsals``: backtests, the same at each earlier budget from those below it.
 
     Raises:
       UserError: fewer than five budgets, a run at or above the target, or no law that can be fitted.
@@ -98,7 +98,7 @@ def preregister(
 
 
 def picture_scatter(ratio: float, pictures: Sequence[tuple[float, int]], *, same: bool) -> float:
-    """Return the standard deviation of ln(mean error) that a finite number of test pictures gives at a forecast.
+    """Return the standard deviation of ln(mean error) due to a finite number of test pictures, at a forecast.
 
     Args:
       ratio: the forecast error over the error that ``pictures`` were measured at.
@@ -117,7 +117,7 @@ def picture_scatter(ratio: float, pictures: Sequence[tuple[float, int]], *, same
 def _at(
     averaged: AveragedForecast, flops: float, noise: dict[str, Any], pictures: Sequence[tuple[float, int]]
 ) -> dict[str, Any]:
-    """The averaged forecast at a compute with its bands, each [low, high], and what each form says."""
+    """Return the averaged forecast at a compute with its bands, each [low, high], and the forecast of each form."""
     forecast = averaged.forecast(flops)
     last = float(np.mean([p[0] for p in pictures])) if pictures else 1.0
     same, new = (picture_scatter(forecast["median"] / last, pictures, same=s) for s in (True, False))
@@ -138,7 +138,7 @@ def _backtests(
     rows: pd.DataFrame, metric: str, points: pd.DataFrame, noise: dict[str, Any],
     pictures: Sequence[tuple[float, int]], chance: float | None,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """The averaged forecast of each budget from at least four below it: {flops, measured, naive, inside, …}."""
+    """Return the averaged forecast of each budget from at least four below it: {flops, measured, naive, inside, …}."""
     out = []
     for m in range(MIN_POINTS_TO_EXTRAPOLATE, len(points)):
         ahead, below = points.iloc[m], points.iloc[:m]
@@ -159,7 +159,7 @@ def _backtests(
 
 
 def _inside(band: list[float | None], value: float) -> bool:
-    """A side that the data leave open is written as null, and nothing lies beyond it."""
+    """Return whether a value lies in a band; a side that the data leave open is null, and nothing lies beyond it."""
     low, high = band
     return bool((low is None or low <= value) and (high is None or value <= high))
 
@@ -168,16 +168,16 @@ def grade(registered: dict[str, Any], df: pd.DataFrame) -> dict[str, Any]:
     """Grade a registered forecast by the runs that were trained after it.
 
     Args:
-      registered: what `preregister` returned.
+      registered: the result of `preregister`.
       df: the same table, with the runs of the target's budget.
 
     Returns:
-      ``measured``: mean over seeds of the target's best size, picked as each point of the fit; ``inside`` the band of
-      the mean; ``seeds``: each with whether it is inside the band of a run; ``error`` = predicted - measured;
-      ``beats_naive``; ``amendments``: in words, whatever is not as it was registered.
+      ``measured``: mean over seeds of the target's best size, selected like each point of the fit; ``inside``: whether
+      it lies in the band of the mean; ``seeds``: each with whether it is inside the band of a run; ``error`` =
+      predicted - measured; ``beats_naive``; ``amendments``: every deviation from the registration, in words.
 
     Raises:
-      UserError: the target's runs are not all there.
+      UserError: runs of the target are missing.
     """
     if registered.get(MADE_AFTER):
         reason = "was made after its runs; only a forecast made before them can be graded"

@@ -1,9 +1,10 @@
 """Fit a law whose curve is held at a value: the constrained fits behind the profile of a prediction.
 
-On a curved constraint a heavy row that holds the curve makes every damped step along the valley look worse, and a
-solver stops far from the optimum. So the constraint is eliminated: `Law.through` computes one parameter (an amplitude,
-or the place of a bend) from the others, and the rest is fitted without a constraint. Where that parameter is fixed, the
-weight of a row that holds the curve is raised in steps, each fit starting from the last one's end.
+Enforcing the constraint by a heavy row fails on a curved constraint: every damped step along the valley seems to make
+the fit worse, and the solver stops far from the optimum. So the constraint is eliminated: `Law.through` computes one
+parameter (an amplitude, or the position of a bend) from the others, and the rest is fitted without a constraint. Where
+that parameter is fixed, the weight of a row that holds the curve is raised in steps, each fit starting from the last
+one's end.
 
 Every value has several starts: the unconstrained optimum, the optimum moved along the constraint's normal, the best of
 the law's own starts, and the ends of the neighboring values.
@@ -39,7 +40,7 @@ class Held(NamedTuple):
 
 
 def held_fits(fit: Fit, at: Any, normal: Array) -> Callable[[Array], Held]:
-    """Return a function that fits curves through each of the values it is given at one point.
+    """Return a function that fits curves held at given values at one point.
 
     Args:
       fit: the unconstrained optimum.
@@ -81,7 +82,7 @@ def _best_of(
     starts: list[Array],
     iterations: int,
 ) -> Held:
-    """The lowest end of several starts, each [K, p], for each value."""
+    """Return the lowest end of several starts, each [K, p], for each value."""
     count = len(starts)
     held = solver(fit, point, np.tile(values, count), np.concatenate(starts), iterations)
     objective = held.objective.reshape(count, -1)
@@ -92,9 +93,9 @@ def _best_of(
 def _again(
     solver: Callable[..., Held], fit: Fit, point: Mapping[str, float], values: Array, best: Held, moving: Array
 ) -> tuple[Held, Array]:
-    """Fit the values ``moving`` bool [K] again, from their ends and their neighbors': the fits, and which still move.
+    """Refit the values ``moving`` bool [K] from their ends and their neighbors'; return the fits and which still move.
 
-    A fit whose objective hardly falls any more has converged, whatever its solver says.
+    A fit whose objective hardly falls any more has converged, whatever its solver reports.
     """
     neighbors = [
         np.concatenate([best.theta[:1], best.theta[:-1]]),
@@ -113,7 +114,7 @@ def _again(
 
 
 def _limits(fit: Fit, values: Array) -> tuple[Array, Array]:
-    """Bounds of theta [K, p] that leave room for the curve: its floor below each value, its ceiling above."""
+    """Return bounds of theta [K, p] that leave room for the curve: asymptote below each value, ceiling above it."""
     law, count = fit.law, len(values)
     low, high = (np.tile(b, (count, 1)).astype(float) for b in (fit.low, fit.high))
     for name in law.amplitudes:  # multiplied by one factor: limits of centered values say nothing
@@ -142,7 +143,7 @@ def _eliminated(fit: Fit, point: Mapping[str, float], values: Array, begin: Arra
 
 
 def _weighted(fit: Fit, point: Mapping[str, float], values: Array, begin: Array, iterations: int) -> Held:
-    """The twin of `_eliminated`: a row at the point whose weight rises, for the laws and fits that cannot eliminate."""
+    """Fit with a row at the point whose weight rises: the twin of `_eliminated` for fits that cannot eliminate."""
     x = {c: np.append(v, point[c]) for c, v in fit.logs.items()}
     count, n = len(values), fit.points
     y = np.concatenate([np.tile(fit.data.y, (count, 1)), values[:, None]], axis=1)
@@ -160,7 +161,7 @@ def _weighted(fit: Fit, point: Mapping[str, float], values: Array, begin: Array,
 
 
 def _screened(fit: Fit, point: Mapping[str, float], values: Array, eliminates: bool) -> list[Array]:
-    """The law's own starts that come closest to the data while passing through each value: `CHOSEN` of [K, p]."""
+    """Return the law's own starts closest to the data that pass through each value: `CHOSEN` of [K, p]."""
     law, count, n = fit.law, len(values), fit.points
     shown = np.maximum(fit.data.y, 1e-3 * np.max(np.abs(fit.data.y)))
     grid = np.where(fit.free_mask, law.starts(fit.logs, shown), fit.theta)

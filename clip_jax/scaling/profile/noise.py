@@ -1,4 +1,4 @@
-"""What is known of the scatter of a fit's rows beside its residuals."""
+"""Independent estimates of the scatter of a fit's rows, beside its residuals."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class Noise:
     """A standard deviation of the residuals that is known from elsewhere.
 
-    sd: in the loss's space; 0: unknown. degrees: of freedom it was estimated with (seeds); 0: it is exact and a lower
-    limit only (the binomial scatter of a finite evaluation set).
+    sd: in the loss's space; 0: unknown. degrees: of freedom of its estimate (seeds); 0: it is exact and only a lower
+    limit (the binomial scatter of a finite evaluation set).
     """
 
     sd: float = 0.0
@@ -22,10 +22,10 @@ SAME_SCATTER = 0.95  # quantile of F up to which residuals and seeds show one sc
 
 
 def pooled(variance: float, degrees: int, noise: Noise) -> tuple[float, int]:
-    """Return (variance, degrees of freedom) of the residuals, from the fit and from what is known elsewhere.
+    """Return (variance, degrees of freedom) of the residuals, from the fit and from the independent estimate.
 
-    Where the fit leaves no more over than the known scatter explains (an F test at 5 %), both are pooled, and the
-    result is never below the known one. Where it leaves more, the fit alone counts: something else scatters too.
+    Where the residual variance does not exceed the known scatter (an F test at 5 %), both are pooled, and the result is
+    never below the known one. Where it does, the fit alone counts: something else scatters too.
     """
     from scipy.stats import f
 

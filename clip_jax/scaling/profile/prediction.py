@@ -1,4 +1,4 @@
-"""An interval, and the distribution of a curve or of a run at one point that intervals of any level are read from."""
+"""Intervals, and the confidence distribution of a curve or of a run at one point, from which they are computed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from clip_jax.scaling.laws.base import Array
 
 @dataclass(frozen=True)
 class Interval:
-    """low <= value <= high at ``level``; an open side was not bounded by the data."""
+    """An interval low <= value <= high at ``level``; an open side is not bounded by the data."""
 
     value: float
     low: float
@@ -23,12 +23,12 @@ class Interval:
 
     @property
     def width(self) -> float:
-        """high - low."""
+        """The width, high - low."""
         return self.high - self.low
 
     @property
     def bounded_ends(self) -> tuple[float, float]:
-        """(low, high), infinite on a side that the data leave open."""
+        """The ends (low, high), infinite on a side that the data leave open."""
         return -np.inf if self.open_low else self.low, np.inf if self.open_high else self.high
 
     def __contains__(self, value: float) -> bool:
@@ -47,8 +47,8 @@ class Prediction:
     """The confidence distribution of a curve (or a run) at one point, from its profile.
 
     value: the point forecast. z: positions in the loss's space, rising, [K]; root: the signed root of the statistic
-    at each, compared with Student's t of ``degrees``; lowest, highest: what no curve of the law can pass, in the loss's
-    space. log: whether that space is logarithmic. converged: of each side, whether its constrained fits were.
+    at each, compared with Student's t of ``degrees``; lowest, highest: limits of every curve of the law, in the loss's
+    space. log: whether that space is logarithmic. converged: of each side, whether its constrained fits did.
     """
 
     value: float
@@ -83,7 +83,9 @@ class Prediction:
         return np.where(low_open, self.lowest, np.where(high_open, self.highest, inside)), low_open | high_open
 
     def cdf(self, z: Array) -> Array:
-        """Return the probability of a position at or below each z [K]; what a side leaves open lies at its limit."""
+        """Return the probability of a position at or below each z [K]; the probability of an open side lies at its
+        limit.
+        """
         z = np.asarray(z, float)
         if len(self.z) < 2:
             return np.where(z >= self.highest, 1.0, np.where(z >= self.lowest, 0.5, 0.0))
@@ -109,7 +111,7 @@ class Prediction:
         return Interval(self.value, float(low), float(high), level, bool(open_low), bool(open_high))
 
     def widened(self, other: Callable[[Array], Array]) -> Prediction:
-        """Return the distribution whose every quantile is the further of this one's and of another's.
+        """Return the distribution whose every quantile is the further out of this one's and another's.
 
         Args:
           other: signed roots [K] -> positions in the loss's space [K].
@@ -128,7 +130,7 @@ class Prediction:
         return replace(self, z=np.maximum.accumulate(z[keep]), root=root[keep])
 
     def scattered(self, sd: float) -> Prediction:
-        """Return where a measurement will land: the scatter ``sd`` (in the loss's space) added in quadrature.
+        """Return the distribution of a new measurement: the scatter ``sd`` (in the loss's space) added in quadrature.
 
         On a straight line this is exact: curve and scatter are estimated from the same residuals.
         """

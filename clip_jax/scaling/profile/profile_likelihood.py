@@ -1,12 +1,12 @@
-"""Profile likelihood: hold one quantity, fit the rest, see how much worse it gets.
+"""Profile likelihood: hold one quantity, fit the rest, and measure the rise of the objective.
 
 Twice the rise of the objective over the residual scale is compared with Fisher's F(1, n - p), which for least squares
-is exact on a line and holds where a percentile bootstrap covers far too little (few points, a bent law). For robust
-losses the scale is Huber's (see `fit.scale_of`). A side on which the rise never reaches the threshold is open: the
-data do not bound the quantity there, and the end is infinite (or the parameter's own limit).
+is exact on a line and holds where a percentile bootstrap covers far too little (few points, a curved law). For robust
+losses the scale is Huber's (see `fit.result.scale_of`). A side on which the rise never reaches the threshold is open:
+the data do not bound the quantity on that side, and the end is infinite (or the parameter's own limit).
 
-Of many rows the one-step form takes the constrained fits' place, where it is right: the objective is as good as
-quadratic, and was looked at along the first-order path of the constrained optima.
+With many rows the one-step form replaces the constrained fits where it is accurate: the objective is nearly quadratic,
+which is checked along the first-order path of the constrained optima.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ REFINEMENTS = 4  # rounds of looking closer
 
 
 def parameter_statistic(fit: Fit, name: str, values: Array, *, noise: Noise = NO_NOISE) -> Array:
-    """The statistic of a parameter held at each of ``values`` (table's units)."""
+    """Return the statistic of a parameter held at each of ``values`` (table's units)."""
     fit = _own_unit(_smooth(fit), name)
     i = fit.law.index(name)
     held = np.asarray(values, float)
@@ -57,7 +57,10 @@ def parameter_statistic(fit: Fit, name: str, values: Array, *, noise: Noise = NO
 
 def prediction_statistic(fit: Fit, at: Any, values: Array, *, noise: Noise = NO_NOISE) -> Array:
     """Return the statistic of the curve held at each of ``values`` [K] at one point ``at`` (dict of columns, or a
-    number); infinite where the law has no such curve."""
+    number).
+
+    It is infinite where the law has no such curve.
+    """
     fit = _smooth(fit)
     values = np.asarray(values, float)
     order = np.argsort(values)
@@ -68,9 +71,9 @@ def prediction_statistic(fit: Fit, at: Any, values: Array, *, noise: Noise = NO_
 
 
 def parameter_interval(fit: Fit, name: str, *, level: float = 0.95, noise: Noise = NO_NOISE) -> Interval:
-    """Return where a parameter may lie, in the table's units.
+    """Return the profile interval of a parameter, in the table's units.
 
-    Without a degree of freedom, and of an asymmetric loss (`Loss.under`), both sides are open. Raises UserError when
+    Without a degree of freedom, and with an asymmetric loss (`Loss.under`), both sides are open. Raises UserError when
     the parameter was fixed.
     """
     i = fit.law.index(name)
@@ -99,7 +102,7 @@ def parameter_interval(fit: Fit, name: str, *, level: float = 0.95, noise: Noise
 def prediction_interval(
     fit: Fit, at: Any, *, level: float = 0.95, noise: Noise = NO_NOISE, new_run: bool = False
 ) -> Interval:
-    """Return where the curve lies at one point, or with ``new_run`` where a run will land.
+    """Return the interval of the curve at one point, or with ``new_run`` that of a new run.
 
     Args:
       fit: of `fit_law`.
@@ -117,7 +120,7 @@ def prediction_interval(
 def prediction_profile(fit: Fit, at: Any, *, noise: Noise = NO_NOISE) -> Prediction:
     """Profile the curve at one point: hold it at many values on both sides, fit the rest (`constrained.held_fits`).
 
-    Without a degree of freedom, and of an asymmetric loss (`Loss.under`), nothing is known and both sides are open.
+    Without a degree of freedom, and with an asymmetric loss (`Loss.under`), both sides are open.
 
     Args:
       fit: of `fit_law`.
@@ -185,7 +188,7 @@ def prediction_profile(fit: Fit, at: Any, *, noise: Noise = NO_NOISE) -> Predict
 
 
 def _toward(reach: Array, span: float) -> Array:
-    """Distances that begin as ``reach`` and never come to ``span``."""
+    """Return distances that begin as ``reach`` and never reach ``span``."""
     return reach if np.isinf(span) else span * -np.expm1(-reach / max(span, 1e-12))
 
 
@@ -203,7 +206,7 @@ def _theta_of(fit: Fit, name: str) -> float:
 
 
 def _normal(fit: Fit, at: Any) -> tuple[Array, float]:
-    """How theta moves per unit of the curve at a point [p], and the curve's standard error there (loss's space)."""
+    """Return the change of theta per unit of the curve at a point [p], and the curve's error (loss's space)."""
     x = {c: np.atleast_1d(v) for c, v in fit.centered(at).items()}
     slopes = []
     for i in range(len(fit.theta)):
@@ -217,7 +220,10 @@ def _normal(fit: Fit, at: Any) -> tuple[Array, float]:
 
 
 def flat_sides(fit: Fit) -> tuple[str, ...]:
-    """Parameters that data do not bound on a side: ``"E below"`` (its own limit, or 40 standard errors, is as good)."""
+    """Return the parameters that data do not bound on a side, as ``"E below"``.
+
+    A profile that stays below the threshold up to the parameter's own limit, or to 40 standard errors, counts as flat.
+    """
     if fit.points <= fit.free:
         return tuple(
             f"{n} {way}"
@@ -243,7 +249,9 @@ def flat_sides(fit: Fit) -> tuple[str, ...]:
 
 
 def _smooth(fit: Fit) -> Fit:
-    """A fit of absolute deviations as a Huber fit with a small delta, whose profile is the same and can be followed."""
+    """Return a fit of absolute deviations as a Huber fit with a small delta, whose profile is the same and can be
+    followed.
+    """
     if fit.loss.kind != "absolute":
         return fit
     loss = Loss("huber", fit.loss.space, max(float(np.median(np.abs(fit.residuals))) / 10, 1e-9))
@@ -255,13 +263,15 @@ def _smooth(fit: Fit) -> Fit:
 
 
 def _error(fit: Fit, i: int) -> float:
-    """A step in which to look: a standard error, within reason."""
+    """Return the step of the search: a standard error, clipped to a usable range."""
     error = float(np.sqrt(max(covariance(fit)[i, i], 0.0)))
     return float(np.clip(error, 1e-9 * (1 + abs(fit.theta[i])), (fit.high[i] - fit.low[i]) / 8))
 
 
 def _own_unit(fit: Fit, name: str) -> Fit:
-    """The same fit with columns not centered, if the parameter carries an exponent: it is held in its own unit."""
+    """Return the fit with columns not centered, if the parameter's unit depends on an exponent: it is held in its
+    own unit.
+    """
     p = fit.law.parameters[fit.law.index(name)]
     if not any(isinstance(power, str) and fit.references[c] != 1.0 for c, power in p.carries):
         return _in_units(fit, {c: 1.0 for c, _ in p.carries}) if p.carries else fit
@@ -278,7 +288,7 @@ def _in_units(fit: Fit, references: dict[str, float]) -> Fit:
 
 
 def _held(fit: Fit, index: Array | int, values: Array) -> Array:
-    """The lowest objective with theta[index[k]] held at values[k]: [K]."""
+    """Return the lowest objective with theta[index[k]] held at values[k]: [K]."""
     count = len(values)
     index = np.broadcast_to(index, count)
     free = np.tile(fit.free_mask, (count, 1))
@@ -303,7 +313,7 @@ def _interval(
     stat: Callable[[Array], Array], value: float, error: float, limits: tuple[float, float], wanted: float,
     level: float, steps: int,
 ) -> Interval:  # fmt: skip
-    """Both ends: a wide look on both sides at once, then a close one inside the step where the threshold is passed."""
+    """Find both ends: a coarse search on both sides at once, then a fine one in the step that passes the threshold."""
     reach = np.geomspace(0.2, FAR, steps) * error
     sides = [np.clip(value + side * reach, *limits) for side in (-1, 1)]
     root_values = np.sqrt(stat(np.concatenate(sides))).reshape(2, steps)

@@ -1,4 +1,4 @@
-"""How much worse a constrained fit is, as an F statistic, and where its quadratic form tells that without a fit."""
+"""Compare constrained fits by an F statistic, with a quadratic approximation that needs no constrained fit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def scatter(fit: Fit, noise: Noise = NO_NOISE) -> float:
 
 
 def pooled_scale(fit: Fit, noise: Noise) -> tuple[float, float, int]:
-    """(mean square of the loss's derivative, mean of its second derivative, degrees of freedom)."""
+    """Return (mean psi², mean psi', degrees of freedom), pooled with known noise; psi is the loss's derivative."""
     psi_squared, psi_prime = scale_of(fit)
     psi_squared, degrees = pooled(psi_squared, fit.degrees, replace(noise, sd=min(noise.sd, fit.loss.deltas[-1])))
     return psi_squared, psi_prime, degrees
@@ -36,12 +36,12 @@ def threshold(fit: Fit, level: float, noise: Noise = NO_NOISE) -> float:
 
 
 def statistic(fit: Fit, objectives: Array, noise: Noise = NO_NOISE) -> Array:
-    """Return how much worse constrained fits are, as an F statistic.
+    """Return the rise of the objective in constrained fits, as an F statistic.
 
     Args:
       fit: the unconstrained optimum.
       objectives: of the constrained fits, any shape.
-      noise: what is known of the scatter beside the residuals.
+      noise: the independent estimate of the scatter.
     """
     psi_squared, psi_prime, _ = pooled_scale(fit, noise)
     rise = np.maximum(np.asarray(objectives) - fit.objective, 0.0)
@@ -50,12 +50,13 @@ def statistic(fit: Fit, objectives: Array, noise: Noise = NO_NOISE) -> Array:
 
 
 def is_quadratic(fit: Fit, direction: Array, root: float, noise: Noise) -> bool:
-    """Whether no constrained fit is needed: many rows, and the objective rises as its second derivative says.
+    """Return whether no constrained fit is needed: many rows, and the objective rises as its second derivative
+    predicts.
 
     Args:
       fit: the optimum.
-      direction: float [p], how theta moves along the constrained optima, per unit of the signed root.
-      root: how far along it, to both sides, inside the bounds.
+      direction: float [p], the change of theta along the constrained optima, per unit of the signed root.
+      root: the distance along it, to both sides, inside the bounds.
       noise: see `statistic`.
     """
     if fit.points <= MANY_ROWS or fit.status != "converged" or not fit.condition < ILL_CONDITIONED:
@@ -69,18 +70,18 @@ def is_quadratic(fit: Fit, direction: Array, root: float, noise: Noise) -> bool:
 
 
 def along_parameter(fit: Fit, i: int, noise: Noise) -> Array:
-    """How theta moves per unit of the signed root of one parameter's statistic, to first order: [p]."""
+    """Return the change of theta per unit of the signed root of one parameter's statistic, to first order: [p]."""
     cov = covariance(fit)
     return cov[i] / np.sqrt(max(cov[i, i], 1e-300)) * wider_by(fit, noise)
 
 
 def wider_by(fit: Fit, noise: Noise) -> float:
-    """Standard errors with what is known of the scatter beside the residuals, over those without."""
+    """Return the ratio of standard errors with the independent estimate of the scatter to those without."""
     return float(np.sqrt(pooled_scale(fit, noise)[0] / max(scale_of(fit)[0], 1e-300)))
 
 
 def interval_method(fit: Fit) -> str:
-    """Say how intervals of the parameters are computed: `PROFILED`, or `ONE_STEP` for many rows."""
+    """Return the method of the parameters' intervals: `PROFILED`, or `ONE_STEP` for many rows."""
     if fit.points <= MANY_ROWS:
         return PROFILED
     root, free = float(np.sqrt(threshold(fit, 0.95))), np.flatnonzero(fit.free_mask)

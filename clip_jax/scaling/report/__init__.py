@@ -1,4 +1,4 @@
-"""What is written of an analysis: summary, checklist, figures, page."""
+"""Write the report of an analysis: summary, checklist, figures, page."""
 
 from clip_jax._moved import names_of
 

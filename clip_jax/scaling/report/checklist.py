@@ -1,7 +1,7 @@
-"""What a reader needs to judge a scaling law, filled in from the fit: after the checklist of Li, Kudugunta and
-Zettlemoyer (2025), "(Mis)Fitting: a survey of scaling laws", in its four parts: form, training, data, fitting.
+"""Fill in the checklist of Li, Kudugunta and Zettlemoyer (2025), "(Mis)Fitting: a survey of scaling laws", from a fit.
 
-What only the experimenter knows stands as ``not stated`` until it is given.
+It lists the facts a reader needs to judge a scaling law, in four parts: form, training, data, fitting. Facts that only
+the experimenter knows are ``not stated`` until they are given.
 """
 
 from __future__ import annotations
@@ -54,12 +54,15 @@ def checklist(
     """Return the checklist as plain data: {part: {question: answer}}.
 
     Args:
-      fit: what was fitted.
-      answers: to `QUESTIONS`, by name. An unknown name raises UserError.
+      fit: the fit.
+      answers: to `QUESTIONS`, by name.
       intervals: of the parameters by name, as they are shown elsewhere, so that a fit has one each; True: profile
         intervals (a second or so); False: none.
-      moved: what `diagnostics.moved_by_rows` said of this fit, where it is known already.
-      method: how the intervals were made; empty: by profile likelihood.
+      moved: the result of `diagnostics.moved_by_rows` for this fit, where it is known already.
+      method: of the intervals; empty: profile likelihood.
+
+    Raises:
+      UserError: an unknown name in ``answers``.
     """
     answers = dict(answers or {})
     known = {name for part in QUESTIONS.values() for name, _ in part}
@@ -111,7 +114,7 @@ def checklist(
 
 
 def as_text(content: dict[str, Any]) -> str:
-    """The checklist for a reader: one line an answer."""
+    """Format the checklist for a reader: one line per answer."""
     lines = []
     for part, rows in content.items():
         lines.append(part.upper())
@@ -135,7 +138,7 @@ def _plain(answer: Any) -> str:
 
 
 def folder_for(out: str | Path) -> Path:
-    """Make a folder to write into, if missing. Raises UserError where it cannot be one."""
+    """Make a folder to write into, if missing. Raises UserError where it cannot be made."""
     path = Path(out)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -148,7 +151,7 @@ def folder_for(out: str | Path) -> Path:
 def write_checklist(
     fit: Fit, out_dir: str | Path, answers: dict[str, str] | None = None, **options: Any
 ) -> dict[str, Any]:
-    """Write ``checklist.json`` and ``checklist.txt`` beside a fit; returns the data. Options: of `checklist`."""
+    """Write ``checklist.json`` and ``checklist.txt`` beside a fit; return the data. Options: of `checklist`."""
     content = checklist(fit, answers, **options)
     out = folder_for(out_dir)
     for name, text in (

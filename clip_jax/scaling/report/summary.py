@@ -1,4 +1,4 @@
-"""A law in a few lines for a terminal."""
+"""Summarize a law in a few lines for a terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ SHOWN_WEIGHT = 0.005  # of a form whose answer is printed
 
 
 def text_summary(law: dict[str, Any]) -> str:
-    """The law for a terminal of 100 columns."""
+    """Summarize the law for a terminal of 100 columns.
+
+    Args:
+      law: the content of ``law.json``.
+
+    Returns:
+      Lines of text.
+    """
     span = f"{times_text(law['flops_span'])} of FLOPs"
     lines = [f"{law['title']}  ({law['metric']}; {law['runs']} runs over {span})", ""]
     if law["frontier_rule"] != RULES[BUDGET]:
@@ -92,7 +99,7 @@ def text_summary(law: dict[str, Any]) -> str:
 
 
 def forecast_lines(law: dict[str, Any]) -> list[str]:
-    """Return the averaged forecast at the target, how far it extrapolates, and what each form says there."""
+    """Return the averaged forecast at the target, its extrapolation factor, and the forecast of each form."""
     if not law["averaged"]:
         return []
     seen, ahead = law["averaged"][0], law["averaged"][-1]

@@ -1,4 +1,4 @@
-"""From a table of runs to a report: `law.json`, the checklist, figures, one HTML page."""
+"""Write the report of a table of runs: `law.json`, the checklist, figures, one HTML page."""
 
 from __future__ import annotations
 
@@ -30,11 +30,14 @@ def write_report(
     title: str = "Zero-shot transfer against compute",
     chance: float | None = None,
 ) -> dict[str, Any]:
-    """Fit and write ``law.json``, ``checklist.json``, ``checklist.txt``, figures and ``report.html``; returns the law.
+    """Fit a table and write ``law.json``, ``checklist.json``, ``checklist.txt``, figures and ``report.html``.
 
-    Args and errors are those of `analysis.analyze`; ``out_dir`` is made if missing. Each figure is a PNG with a PDF and
-    an SVG of the same stem. ``figures`` of ``law.json`` maps its stem to null, or to the reason why the table cannot
-    give it; the page says the same.
+    Arguments and errors are those of `analysis.analyze`; ``out_dir`` is made if missing. Each figure is a PNG with a
+    PDF and an SVG of the same stem. ``figures`` of ``law.json`` maps its stem to null, or to the reason why the table
+    cannot give it; the page says the same.
+
+    Returns:
+      The law as ``law.json`` holds it.
     """
     with fewer_programs(len(df)):
         analysis = analyze(df, metric, curves=curves, lr_evidence=lr_evidence, title=title, chance=chance)
@@ -42,7 +45,15 @@ def write_report(
 
 
 def write_analysis(analysis: Analysis, out_dir: str | Path) -> dict[str, Any]:
-    """Write the report of what `analysis.analyze` found; returns the law as ``law.json`` holds it."""
+    """Write the report of an `Analysis`.
+
+    Args:
+      analysis: of `analysis.analyze`.
+      out_dir: the folder, made if missing.
+
+    Returns:
+      The law as ``law.json`` holds it.
+    """
     from clip_jax.scaling.report.figures import draw_all
     from clip_jax.scaling.report.page import write_page
 
@@ -57,7 +68,7 @@ def write_analysis(analysis: Analysis, out_dir: str | Path) -> dict[str, Any]:
 
 
 def _answers(analysis: Analysis) -> dict[str, str]:
-    """What the table itself says to the checklist's questions."""
+    """Return the answers to the checklist's questions that the table itself gives."""
     seeds = analysis.rows.groupby(["budget", "params"])["seed"].nunique()
     left_out = "; ".join(f"{r['run_id']}: {r['reason']}" for r in analysis.law["left_out"]) or "none"
     answers = {
@@ -74,12 +85,18 @@ def _answers(analysis: Analysis) -> dict[str, str]:
 
 
 def fit_table(path: str | Path, metric: str = "error_mean", chance: float | None = None) -> dict[str, Any]:
-    """The law of a table on disk, without figures: what `clip-jax fit` prints. Raises UserError.
+    """Fit the law of a table on disk, without figures, as `clip-jax fit` prints it.
 
     Args:
       path: the table.
       metric: the column to explain.
-      chance: the error of guessing; None: what the evaluations beside the table say.
+      chance: the error of guessing; None: read from the evaluations beside the table.
+
+    Returns:
+      The content of ``law.json``.
+
+    Raises:
+      UserError: as `analysis.analyze`, and for a table that cannot be read.
     """
     table = read_table(path)
     chance = chance_of_table(table, metric, Path(path).parent, chance)

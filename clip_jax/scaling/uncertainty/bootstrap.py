@@ -1,10 +1,10 @@
-"""What a fit could as well have been: bootstraps of several kinds, with bands for the curve and for a new run.
+"""Bootstrap a fit by several kinds of resamples, with bands for the curve and for a new run.
 
-Which to use. ``parametric`` draws points around the curve and, because a handful of points does not tell its own
+Which to use: ``parametric`` draws points around the curve and, because a handful of points does not determine its own
 scatter, draws the scatter too; for a straight line this gives Student's intervals. ``cases`` draws rows with
 replacement: right for many rows of one kind (Chinchilla's), too narrow for a dozen; ``groups`` makes it hierarchical.
 `bootstrap_frontier` selects the frontier again in each resample of all runs. Profile intervals (`profile`) hold where a
-bent law has few points. ``benchmarks/fit_coverage.py`` simulates them all.
+curved law has few points. ``benchmarks/fit_coverage.py`` simulates them all.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TAILS = (0.025, 0.975)
 
 @dataclass(frozen=True)
 class Ensemble:
-    """A fit and what it could as well have been.
+    """A fit and its bootstrap replicas.
 
     replicas: float [R, p], theta of each. noise: float [R], the standard deviation of one point's residual in each
     (of ln(y) for a loss in logarithms). errors: float [R, p] or None, standard errors of theta in each.
@@ -47,16 +47,16 @@ class Ensemble:
         return self.fit.law.describe(self.replicas, self.fit.references)
 
     def interval(self, parameter: str, tails: tuple[float, float] = TAILS) -> tuple[float, float]:
-        """The percentile interval of a parameter, 95 % by default."""
+        """Return the percentile interval of a parameter, 95 % by default."""
         low, high = np.quantile(self.draws[parameter], tails)
         return float(low), float(high)
 
     def spread(self, parameter: str) -> float:
-        """The standard error of a parameter."""
+        """Return the standard error of a parameter."""
         return float(np.std(self.draws[parameter], ddof=1))
 
     def curves(self, columns: Any) -> Array:
-        """Every replica's curve: [R, ...] for columns [...]."""
+        """Return every replica's curve: [R, ...] for columns [...]."""
         x = self.fit.centered(columns)
         shape = next(iter(x.values())).shape
         flat = {c: v.ravel() for c, v in x.items()}
@@ -65,7 +65,7 @@ class Ensemble:
     def band(
         self, columns: Any, *, observation: bool = True, seed: int = 0, tails: tuple[float, float] = TAILS
     ) -> tuple[Any, Any]:
-        """The 95 % band at columns (same shapes): of a new run (``observation``), or of the law alone."""
+        """Return the 95 % band at columns (same shapes): of a new run (``observation``), or of the law alone."""
         curves = self.curves(columns)
         noise = self.noise.reshape(-1, *[1] * (curves.ndim - 1))
         if self.fit.loss.space == "log":
@@ -86,16 +86,16 @@ def bootstrap(
     replicas: int = 500,
     seed: int = 0,
 ) -> Ensemble:
-    """Draw the points again, fit again from where the fit ended.
+    """Draw the points again and refit, starting from the optimum.
 
     Args:
       fit: of `fit_law`.
       kind: ``parametric`` (points around the curve) or ``cases`` (rows with replacement).
       groups: [n] labels for ``cases``: groups are drawn first (cells, budgets), then rows (seeds) within each.
       seed_sd: parametric: standard deviation of ln(y) of one *point* that is known from seeds or from the size of the
-        evaluation set (`points.noise_floor`); the scatter is the larger of it and what the fit leaves over.
-      seed_degrees: of freedom of ``seed_sd``; 0 when seeds say nothing.
-      replicas: how many.
+        evaluation set (`observations.noise_floor`); the scatter is the larger of it and that of the residuals.
+      seed_degrees: of freedom of ``seed_sd``; 0 when seeds give no estimate.
+      replicas: number of refits.
       seed: of the draws.
 
     Raises:
@@ -129,7 +129,7 @@ def from_covariance(fit: Fit, *, replicas: int = 500, seed: int = 0) -> Ensemble
 
 
 def case_weights(rng: np.random.Generator, rows: int, replicas: int, groups: Any = None, draw: int = 0) -> Array:
-    """How often each row is drawn, float [R, n]; with groups, groups first and then as many rows within each.
+    """Draw how often each row counts, float [R, n]; with groups, groups first and then as many rows within each.
 
     draw: rows to draw, n by default (without groups).
     """
@@ -146,7 +146,7 @@ def case_weights(rng: np.random.Generator, rows: int, replicas: int, groups: Any
 
 
 def from_weights(fit: Fit, weights: Array) -> Ensemble:
-    """An ensemble of refits with rows weighted by ``weights`` [R, n]; resamples with too few rows are not used."""
+    """Refit with rows weighted by ``weights`` [R, n]; resamples with too few rows are not used."""
     enough = (weights > 0).sum(axis=1) > fit.free
     weights = weights[enough]
     theta, ok = _again(fit, fit.data.y, weights * fit.data.weights)
@@ -158,7 +158,7 @@ def from_weights(fit: Fit, weights: Array) -> Ensemble:
 
 
 def _again(fit: Fit, y: Array, weights: Array) -> tuple[Array, Array]:
-    """Refits from the optimum, and from the optimum moved off its bounds: (theta [R, p], which ended well [R])."""
+    """Refit from the optimum, and from the optimum moved off its bounds: (theta [R, p], which converged [R])."""
     count = max(np.atleast_2d(y).shape[0], np.atleast_2d(weights).shape[0])
     begin = np.tile(fit.theta, (count, 1))
     solved = solve(fit.law, fit.logs, y, begin, fit.low, fit.high, fit.loss, weights=weights, free=fit.free_mask)
@@ -179,7 +179,7 @@ def _again(fit: Fit, y: Array, weights: Array) -> tuple[Array, Array]:
 def bootstrap_t(
     fit: Fit, quantity: Callable[[Array], Array], ensemble: Ensemble, level: float = 0.95
 ) -> tuple[float, float]:
-    """The studentised interval of a quantity of theta, from a ``cases`` ensemble.
+    """Return the studentized interval of a quantity of theta, from a ``cases`` ensemble.
 
     Each replica's distance is measured in its own standard error, which repairs much of what a percentile interval of
     few points lacks (Efron and Tibshirani, 1993, chapter 12). Where a parameter is hardly identified it covers less
@@ -219,7 +219,7 @@ def bootstrap_frontier(
     law: Law, columns: Any, y: Array, select: Callable[[Array, Array], Array], *, replicas: int = 500, seed: int = 0,
     groups: Any = None, share: float = 1.0, **options: Any,
 ) -> Ensemble:  # fmt: skip
-    """Resample all runs, select the frontier again in each resample, fit it: how much the selection itself adds.
+    """Resample all runs, select the frontier again in each resample and fit it: the uncertainty includes the selection.
 
     A frontier is made of extremes, for which a bootstrap that draws as many runs as there are is known to be too
     narrow; drawing a ``share`` of them widens it (`benchmarks/fit_frontier.py` prints what both cover).
@@ -247,9 +247,9 @@ def _frontiers(
     x_bytes: bytes, y_bytes: bytes, select: Callable[[Array, Array], Array], replicas: int, seed: int, groups: Any,
     share: float,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
-    """(rows of the frontier, rows that stand on it in some resample [u], which of these do so in each [R, u]).
+    """Return (rows of the frontier, rows on it in some resample [u], which of these are in each [R, u]).
 
-    The same for every law, and kept for the next one.
+    The result does not depend on the law, and is cached for the next one.
     """
     x, y = np.frombuffer(x_bytes), np.frombuffer(y_bytes)
     draw = max(1, round(share * len(y)))

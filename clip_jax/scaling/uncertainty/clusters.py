@@ -1,4 +1,4 @@
-"""Intervals of a fit whose rows scatter in groups (seeds of a budget, checkpoints of a run, models of a family)."""
+"""Intervals of a fit whose rows scatter in groups (seeds of a budget, checkpoints of a run, models of one series)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class ClusterIntervals:
-    """A hierarchical bootstrap of groups, and the intervals it gives. groups: how many. tails: the quantiles taken."""
+    """A hierarchical bootstrap of groups, and its intervals. groups: their number. tails: the quantiles used."""
 
     ensemble: Ensemble
     groups: int
@@ -48,16 +48,16 @@ class ClusterIntervals:
 
 
 def cluster_intervals(fit: Fit, labels: Any, *, replicas: int = REPLICAS, seed: int = 0) -> ClusterIntervals:
-    """Draw groups with replacement, then rows within each, and fit again.
+    """Draw groups with replacement, then rows within each, and refit.
 
-    Percentiles of a bootstrap of G groups are too narrow by about what a normal quantile is to Student's with
-    G - (free parameters) degrees of freedom; the quantiles taken are moved outward by that (Hesterberg, 2015, "expanded
-    percentile intervals").
+    Percentiles of a bootstrap of G groups are too narrow by about the ratio of a normal quantile to that of Student's t
+    with G - (free parameters) degrees of freedom; the quantiles used are moved outward by it (Hesterberg, 2015,
+    "expanded percentile intervals").
 
     Args:
       fit: of `fit_law`.
       labels: [n], the group of each row.
-      replicas: how many; fewer above 25,000 rows.
+      replicas: number of refits; fewer above 25,000 rows.
       seed: of the draws.
 
     Raises:

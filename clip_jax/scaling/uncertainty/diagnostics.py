@@ -1,4 +1,4 @@
-"""Can this fit be trusted? Which rows move it, and what its residuals still contain."""
+"""Diagnose a fit: the influence of single rows, and patterns in its residuals."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ REFIT, ONE_STEP = "each row left out and the law fitted again", "one Newton step
 
 @dataclass(frozen=True)
 class Influence:
-    """What leaving one row out does. row: its number. parameter: the one it moves most, from ``value`` to
-    ``without``; shift: in standard errors; all: each parameter's value without it. method: `REFIT` or `ONE_STEP`."""
+    """The effect of leaving one row out.
+
+    row: its number. parameter: the one it moves most, from ``value`` to ``without``; shift: in standard errors; all:
+    each parameter's value without it. method: `REFIT` or `ONE_STEP`.
+    """
 
     row: int
     parameter: str
@@ -34,17 +37,17 @@ class Influence:
 
 
 def influence_method(fit: Fit) -> str:
-    """Say how `influence` leaves rows out of this fit: `REFIT` up to `MOST_REFITS` rows, `ONE_STEP` above."""
+    """Return how `influence` leaves rows out of this fit: `REFIT` up to `MOST_REFITS` rows, `ONE_STEP` above."""
     return REFIT if fit.points <= MOST_REFITS else ONE_STEP
 
 
 def influence(fit: Fit, *, method: str | None = None, most: int | None = None, least: float = 0.0) -> list[Influence]:
-    """Leave each row out: most influential first. Needs more rows than parameters + 1.
+    """Leave each row out and measure the effect, most influential first. Needs more rows than parameters + 1.
 
     Args:
-      fit: what was fitted.
-      method: `REFIT` (fit again from the optimum, in chunks) or `ONE_STEP` (see `_one_step`); by default as
-        `influence_method` says.
+      fit: the fit.
+      method: `REFIT` (fit again from the optimum, in chunks) or `ONE_STEP` (see `_one_step`); by default that of
+        `influence_method`.
       most: rows to return; None for all.
       least: of ``shift``; rows that move every parameter less are not returned.
     """
@@ -67,7 +70,7 @@ def influence(fit: Fit, *, method: str | None = None, most: int | None = None, l
 
 
 def _refits(fit: Fit) -> np.ndarray:
-    """theta of fits without one row each, [n, p]; a chunk of weights at a time, for all of them are n x n."""
+    """Return theta of fits without one row each, [n, p]; in chunks, for all weights together are n x n."""
     n, out = fit.points, []
     for first in range(0, n, CHUNK):
         rows = np.arange(first, min(first + CHUNK, n))
@@ -82,7 +85,7 @@ def _refits(fit: Fit) -> np.ndarray:
 
 
 def _one_step(fit: Fit) -> np.ndarray:
-    """theta without one row each by one Newton step from the optimum, [n, p].
+    """Return theta without one row each by one Newton step from the optimum, [n, p].
 
     Without row i the gradient at the optimum is -w ψ(r) j and the curvature H - w ψ' j jᵀ, so theta moves by
     (H - w ψ' j jᵀ)^-1 w ψ(r) j = H^-1 j · w ψ(r) / (1 - w ψ' jᵀ H^-1 j), with ψ the derivative of the loss and j that
@@ -112,11 +115,11 @@ def _one_step(fit: Fit) -> np.ndarray:
 
 
 def residual_checks(fit: Fit, labels: Any = None) -> dict[str, Any]:
-    """What is left over: {sd, robust_sd, outliers, trends, spread, curvature, runs_p, warnings}.
+    """Test the residuals for patterns: {sd, robust_sd, outliers, trends, spread, curvature, runs_p, warnings}.
 
     outliers: rows beyond four robust standard deviations. trends: column -> (rank correlation of the residual with it,
-    p). spread: the same of its size (scatter that changes with scale). curvature: the same of the residual with the
-    distance from the middle: what a wrong form leaves. warnings: each of these that is surely there, in words, with
+    p). spread: the same for its absolute size (scatter that changes with scale). curvature: the same for the residual
+    and the distance from the middle, the pattern of a wrong form. warnings: each significant pattern in words, with
     rows by their ``labels`` (their numbers by default).
     """
     from scipy.stats import spearmanr

@@ -1,4 +1,4 @@
-"""Intervals as text and as plain data."""
+"""Format intervals as text and as plain data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures that a paper could print, one function each: an `Analysis` in, a matplotlib Figure out, or `NotDrawn`."""
+"""Publication figures, one function each: takes an `Analysis`, returns a matplotlib Figure or raises `NotDrawn`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,18 @@ __all__ = ["FIGURES", "FORMATS", "NotDrawn", "draw", "draw_all"]
 
 
 def draw(name: str, analysis: Analysis) -> Any:
-    """One figure in the house style. Raises NotDrawn with the reason when the table cannot give it."""
+    """Draw one figure in the style of `clip_jax.plotting`.
+
+    Args:
+      name: key of `FIGURES`.
+      analysis: of `analyze`.
+
+    Returns:
+      A matplotlib Figure.
+
+    Raises:
+      NotDrawn: the table cannot give this figure; the message is the reason.
+    """
     from matplotlib import rc_context
 
     with rc_context(HOUSE):  # type: ignore[arg-type]
@@ -42,9 +53,16 @@ def draw(name: str, analysis: Analysis) -> Any:
 
 
 def draw_all(analysis: Analysis, out_dir: Path) -> dict[str, str | None]:
-    """Write NAME.png, NAME.pdf and NAME.svg for each; returns name -> None, or why it was left out.
+    """Write NAME.png, NAME.pdf and NAME.svg for each figure.
 
     Files of an earlier report under a name that is left out are removed.
+
+    Args:
+      analysis: of `analyze`.
+      out_dir: the folder, or a bucket's.
+
+    Returns:
+      Name -> None, or the reason why the figure was left out.
     """
     reasons: dict[str, str | None] = {}
     for name in FIGURES:

@@ -1,4 +1,4 @@
-"""Arms of a comparison: error against compute for each, and what each needs against the first."""
+"""Draw the arms of a comparison: error against compute for each, and the compute of each relative to the first."""
 
 from __future__ import annotations
 
@@ -42,7 +42,16 @@ def draw_arms(
     law: str = "power",
     title: str = "",
 ) -> Any:
-    """The figure. arms, metric, law: as `compare.compare_arms` took them; compared: what it returned."""
+    """Draw error against compute of each arm, and the compute of each arm relative to the first.
+
+    Args:
+      arms, metric, law: the arguments of `compare.compare_arms`.
+      compared: its result.
+      title: of the figure.
+
+    Returns:
+      A matplotlib Figure.
+    """
     from matplotlib import rc_context
 
     with rc_context(HOUSE):  # type: ignore[arg-type]

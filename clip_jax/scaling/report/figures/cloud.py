@@ -1,4 +1,4 @@
-"""How two parameters trade off: resamples of a fit, and the profile interval of each parameter."""
+"""Draw the trade-off of two parameters: resamples of a fit, and the profile interval of each parameter."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ DECADES = 4  # of ratios from which on only powers of ten are named
 
 @dataclass(frozen=True)
 class Coordinate:
-    """A parameter as an axis shows it: amplitudes and computes as ratios to the fitted value on a logarithmic axis,
-    which has room for any size; others as they are."""
+    """A parameter on an axis.
+
+    Amplitudes and computes are shown as ratios to the fitted value on a logarithmic axis, others as they are.
+    """
 
     fit: Fit
     name: str
@@ -31,22 +33,25 @@ class Coordinate:
 
     @property
     def is_ratio(self) -> bool:
-        """Tell whether the parameter is positive and of any size."""
+        """True if the parameter is shown as a ratio: it is positive and of any magnitude."""
         return self.fit.law.parameters[self.fit.law.index(self.name)].log
 
     def shown(self, values: Any) -> Any:
-        """Convert values of the parameter to what the axis shows."""
+        """Convert values of the parameter to the values on the axis."""
         return np.asarray(values, float) / (self.fit.values[self.name] if self.is_ratio else 1.0)
 
     @property
     def label(self) -> str:
-        """Describe the axis."""
+        """The label of the axis."""
         parameter = self.fit.law.parameters[self.fit.law.index(self.name)]
         unit = f" / {self.fit.values[self.name]:.3g}" if self.is_ratio else ""
         return f"${parameter.latex or self.name}${unit}: {parameter.meaning}"
 
     def limits(self, resamples: np.ndarray, room: float) -> tuple[float, float]:
-        """Enclose the resamples, and the interval unless it is several times wider; ``room``: above, as a share."""
+        """Return limits that enclose the resamples, and the interval unless it is several times wider.
+
+        room: space above, as a share of the range.
+        """
         v = np.log(resamples) if self.is_ratio else resamples
         low, high = float(v.min()), float(v.max())
         value = 0.0 if self.is_ratio else float(self.fit.values[self.name])

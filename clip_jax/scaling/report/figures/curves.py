@@ -1,4 +1,4 @@
-"""Error against compute: runs, the frontier with its seeds' error bars, laws with their answers, the forecast."""
+"""Draw error against compute: runs, the frontier with its seeds' error bars, laws and their forecasts."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _frontier(axis: Any, analysis: Analysis) -> list[float]:
 
 
 def _laws(axis: Any, analysis: Analysis, first: Headline, grid: np.ndarray) -> None:
-    """Draw each curve once, labeled with its answer at the target; the headline is thick, rivals are thin."""
+    """Draw each curve once, labeled with its value at the target; the headline is thick, rivals are thin."""
     fitted = analysis.frontier.fitted
     times = f"{times_beyond(analysis, analysis.target):.3g}×"
     if first.key == AVERAGED:
@@ -113,7 +113,7 @@ def _laws(axis: Any, analysis: Analysis, first: Headline, grid: np.ndarray) -> N
 
 
 def _band(axis: Any, first: Headline, grid: np.ndarray, top: float) -> None:
-    """Draw the band of a run and, inside it, that of the law; where they nearly agree the edges tell them apart."""
+    """Draw the band of a run and, inside it, that of the law; where they nearly coincide, the edges show both."""
     from matplotlib.colors import to_rgba
 
     bands = first.bands(grid)
@@ -142,7 +142,7 @@ def _forecast(axis: Any, analysis: Analysis, first: Headline, top: float) -> lis
 
 
 def _check(axis: Any, analysis: Analysis, top: float) -> list[float]:
-    """Draw what the headline's forecast of the largest budget was without it."""
+    """Draw the headline's forecast of the largest budget, made without it."""
     ends = []
     for row in analysis.law["forecast_check"][:1]:
         moved = {**row, "flops": row["flops"] * BESIDE}

@@ -31,6 +31,6 @@ def drawn_rows(analysis: Analysis) -> pd.DataFrame:
 
 
 def drawn_text(analysis: Analysis) -> str:
-    """Say how many of the runs are drawn; empty where all are."""
+    """Return how many of the runs are drawn, in words; empty where all are."""
     shown = len(drawn_rows(analysis))
     return "" if shown == len(analysis.rows) else f"{shown:,} of {len(analysis.rows):,} runs drawn"

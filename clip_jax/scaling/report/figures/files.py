@@ -1,4 +1,4 @@
-"""Write figures: the one place that turns a matplotlib Figure into files, here or in a bucket."""
+"""Write figures: the only module that turns a matplotlib Figure into files, local or in a bucket."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A registered forecast and what came of it."""
+"""Draw a preregistered forecast and its outcome."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 def draw_forecast(registered: dict[str, Any], graded: dict[str, Any], runs: pd.DataFrame) -> Any:
-    """Draw the points that the law was fitted to, the law, the band at the target, the runs there; returns a Figure.
+    """Draw the fitted points, the law, the band at the target and its runs; return a Figure.
 
     Args:
-      registered, graded: of `registration.preregister` and `registration.grade`.
-      runs: the table, one row a run.
+      registered, graded: of `preregistration.preregister` and `preregistration.grade`.
+      runs: the table, one row per run.
     """
     from matplotlib import rc_context
 

@@ -1,4 +1,4 @@
-"""Choose what a report puts first: the average over forms where the analysis has one, else the best form."""
+"""Choose the headline of a report: the average over forms where the analysis has one, else the best form."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def headline(analysis: Analysis) -> Headline | None:
 
 
 def averaged_bands(analysis: Analysis) -> Bands | None:
-    """Return the bands averaged over forms, with the names that a law's own bands have; None where there are none."""
+    """Return the bands averaged over forms, under the names of a law's own bands; None where there are none."""
     if analysis.best is None or analysis.averaged is None:
         return None
 

@@ -1,4 +1,4 @@
-"""IsoFLOP valleys and how the best size and number of samples grow with compute."""
+"""Draw IsoFLOP valleys, and the best size and number of samples against compute."""
 
 from __future__ import annotations
 
@@ -32,8 +32,10 @@ LISTED = 9  # budgets in a legend; more get a color bar
 
 
 def isoflop(analysis: Analysis) -> Any:
-    """Draw error over size at each budget: the parabola with the standard error of its minimum, a cubic that may lean,
-    and what was refused."""
+    """Draw error over size at each budget: the parabola with the standard error of its minimum, and a cubic.
+
+    Refused valleys are dotted.
+    """
     sizes = by_size(analysis.rows, analysis.metric)
     shown = [v for v in analysis.valleys if v["sizes"] >= 3]
     if not is_planned(analysis) or not shown:

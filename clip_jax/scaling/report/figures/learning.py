@@ -1,4 +1,4 @@
-"""Error during training, in the color of each run's size."""
+"""Draw error during training, in the color of each run's size."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def known_curves(analysis: Analysis) -> list[tuple[str, Any]]:
 
 
 def curves_behind(axis: Any, analysis: Analysis, alpha: float, marker: str = "-") -> None:
-    """Draw `known_curves`."""
+    """Draw `known_curves` on an axis, behind everything else."""
     colors, norm = color_scale(analysis.rows["params"])
     params = dict(zip(analysis.rows["run_id"].astype(str), analysis.rows["params"], strict=True))
     for run, part in known_curves(analysis):

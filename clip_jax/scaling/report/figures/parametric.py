@@ -31,7 +31,7 @@ def identified_surface(analysis: Analysis) -> Surface:
 def contour(analysis: Analysis) -> Any:
     """Draw L(N, D) as fitted to all runs, lines of equal FLOPs, the runs, and the path of least error.
 
-    Where the law says more than the metric can be (an error above 1, or above guessing), nothing is drawn. Raises
+    Where the law predicts more than the metric can be (an error above 1, or above guessing), nothing is drawn. Raises
     NotDrawn where the law is missing or not identified.
     """
     from matplotlib import colormaps

@@ -1,4 +1,4 @@
-"""What a law leaves over, and which points move it."""
+"""Draw the residuals of laws, and the influence of single points on them."""
 
 from __future__ import annotations
 

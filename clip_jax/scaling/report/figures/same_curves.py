@@ -1,4 +1,4 @@
-"""Find laws that are one curve, such as a saturating power law with E = 0 and a power law: they are drawn once."""
+"""Group laws with the same curve, such as a saturating power law with E = 0 and a power law; each is drawn once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def same_curves(fitted: Mapping[str, FrontierFit], grid: Any, first: str | None 
     Args:
       fitted: a fit by the key of its law.
       grid: FLOPs at which curves are compared, [n].
-      first: the key that leads its group, whatever its place; else the earliest does.
+      first: the key that leads its group, whatever its position; else the earliest does.
 
     Returns:
       Keys of each group, its leader first, in the order of ``fitted``.

@@ -1,4 +1,4 @@
-"""How well the minimum of an IsoFLOP valley is known, from the scatter of the points that it was fitted to."""
+"""Compute the standard error of the minimum of an IsoFLOP valley, from the scatter of its points."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draw a forecast with its interval so that all of it is on the axis."""
+"""Draw a forecast with its interval so that all of it lies on the axis."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FAR = 30.0  # factor from a forecast beyond which an end counts as unbounded
 
 
 def whisker(axis: Any, row: dict[str, Any], color: str, marker: str, label: str, top: float) -> list[float]:
-    """Draw a forecast with its interval; an end that nothing bounds is an arrow. Returns what must be on the axis."""
+    """Draw a forecast with its interval; an unbounded end is an arrow. Return the values that must lie on the axis."""
     middle = min(row["predicted"], top)
     low, high = (v if v is not None and np.isfinite(v) else None for v in (row["low"], row["high"]))
     is_open = (low is None or low < middle / FAR, high is None or high > middle * FAR)

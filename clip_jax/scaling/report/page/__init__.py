@@ -1,4 +1,4 @@
-"""The report as one HTML page that stands alone: an interactive curve, the evidence, the figures, the table of runs."""
+"""Write the report as one self-contained HTML page: interactive curve, evidence, figures, table of runs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ VALLEY_COLUMNS = ("budget", "sizes", "params", "samples_seen", "status")
 
 
 def write_page(path: Path, analysis: Analysis, law: dict[str, Any], checklist: dict[str, Any] | None) -> None:
-    """Write ``report.html``; figures are taken from the same folder, those left out are named with the reason."""
+    """Write ``report.html``; figures are read from the same folder, those left out are named with the reason."""
     data = json.dumps(embedded(analysis), allow_nan=False).replace("<", "\\u003c")
     style, script = (files(__name__).joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
     parts = (
@@ -108,7 +108,7 @@ def _top(analysis: Analysis, law: dict[str, Any]) -> Iterator[str]:
 
 
 def _headline(analysis: Analysis) -> Iterator[str]:
-    """Say the forecast, how far it extrapolates, and what the other forms answer."""
+    """Yield the forecast, its extrapolation factor, and the forecasts of the other forms."""
     first = headline(analysis)
     if first is None:
         return

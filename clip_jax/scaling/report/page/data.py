@@ -1,4 +1,4 @@
-"""What the page's script looks up: every law on every frontier over one grid of FLOPs, fitted beforehand."""
+"""Collect the data of the page's script: every law on every frontier over one grid of FLOPs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TIP = ("run_id", "budget", "flops", "params", "samples_seen", "batch_size", "see
 
 
 def embedded(analysis: Analysis) -> dict[str, Any]:
-    """Collect what the page's script shows, as JSON.
+    """Collect the data that the page's script shows, as JSON.
 
     Returns:
       {metric, ceiling, grid [G], law, rule (shown first), target, most (FLOPs of the largest run), runs: [{id, x, y,
@@ -99,7 +99,7 @@ def _averaged(first: Headline, analysis: Analysis, grid: np.ndarray) -> dict[str
 
 
 def _colors(rows: pd.DataFrame, sizes: pd.Series) -> dict[str, str]:
-    """The color of each run on the scale of all sizes."""
+    """Return the color of each run on the scale of all sizes."""
     from matplotlib.colors import to_hex
 
     colors, norm = color_scale(sizes)

@@ -1,4 +1,4 @@
-"""Tables of the page, escaped and readable."""
+"""Format the tables of the page, escaped and readable."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WORDS = ("status", "verdict", "reason", "law", "form")
 
 
 def text_of(value: Any) -> str:
-    """Write a value for a reader."""
+    """Format a value for a reader."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or (isinstance(value, float) and not np.isfinite(value)):
@@ -30,7 +30,7 @@ def text_of(value: Any) -> str:
 
 
 def column_texts(values: Sequence[Any]) -> list[str]:
-    """Write a column: numbers of one order of magnitude with as many decimals as one another, so that points align.
+    """Format a column: numbers of one order of magnitude with equal decimals, so that points align.
 
     The largest has four digits; whole numbers have thousands separated; computes and other columns that reach a
     million million are in powers of ten. Columns that mix magnitudes are written value by value.
@@ -52,12 +52,14 @@ def column_texts(values: Sequence[Any]) -> list[str]:
 
 
 def is_number(value: Any) -> bool:
-    """Tell whether a value is a finite number, not a yes or no."""
+    """Return whether a value is a finite number and not a bool."""
     return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and bool(np.isfinite(value))
 
 
 def table(rows: list[dict[str, Any]], columns: tuple[str, ...], *, sortable: bool = False) -> str:
-    """Write an HTML table; words stand left and numbers right, and cells carry their numbers, so that a click sorts."""
+    """Format an HTML table; words are aligned left and numbers right, and cells carry their numbers, for sorting by
+    a click.
+    """
     texts = {c: column_texts([r.get(c) for r in rows]) for c in columns}
     words = {c for c in columns if any(isinstance(r.get(c), str) for r in rows)}
 
