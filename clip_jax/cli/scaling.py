@@ -8,9 +8,9 @@ from typing import Any
 
 from clip_jax.errors import UserError
 
-OPTIONS: dict[str, dict[str, Any]] = {  # of `tablefit.TableFit`
+OPTIONS: dict[str, dict[str, Any]] = {  # of `any_table.options.TableFit`
     "x": {"action": "append", "help": "COLUMN, or LAW_COLUMN=COLUMN*UNIT, as flops=gflops*G (default: the law's own)"},
-    "y": {"help": "the column to explain (default: error, error_mean or loss, whichever is there)"},
+    "y": {"help": "the column to explain (default: error, error_mean or loss, whichever the table has)"},
     "y_is": {"help": "error (default; also a loss), error%%, accuracy or accuracy%%"},
     "where": {"action": "append", "help": "COLUMN=VALUE, these rows only; numbers match as numbers"},
     "frontier": {"help": "all (default), pareto, binned or hull"},
@@ -19,10 +19,13 @@ OPTIONS: dict[str, dict[str, Any]] = {  # of `tablefit.TableFit`
     "delta": {"type": float, "help": "Huber's delta (default: 0.02)"},
     "chance": {
         "type": float,
-        "help": "the error of guessing; laws with a ceiling stop there, others leave out rows above",
+        "help": "error of guessing; laws with a ceiling stop at it, for others the rows above it are left out",
     },
-    "examples": {"type": int, "help": "of the evaluation set; its scatter is a floor"},
-    "fix": {"action": "append", "help": "NAME=VALUE held (none: nothing, as without it)"},
+    "examples": {
+        "type": int,
+        "help": "size of the evaluation set; its binomial scatter is the least that intervals assume",
+    },
+    "fix": {"action": "append", "help": "hold a parameter, NAME=VALUE (none: hold nothing, the default)"},
     "at": {
         "action": "append",
         "help": "a point to forecast: VALUE, or params=1e9,samples_seen=1e10; in `fit` also flops=VALUE: the optimum "
@@ -33,9 +36,11 @@ OPTIONS: dict[str, dict[str, Any]] = {  # of `tablefit.TableFit`
 FIT_OPTIONS: dict[str, dict[str, Any]] = {
     "below": {
         "type": float,
-        "help": "fit rows below so many FLOPs (or value of a law's only column), judge the others",
+        "help": "fit only rows below this many FLOPs (or this value of a law's only column), evaluate on the others",
     },
-    "group": {"help": "column of groups that scatter together, 5 at least; intervals by a bootstrap of them"},
+    "group": {
+        "help": "column of groups of rows that scatter together, at least 5; intervals come from a bootstrap of them"
+    },
     "under": {"type": float, "help": "weight of rows above the curve, as 0.1 where runs are under-tuned (default: 1)"},
     "flops_per_param_sample": {
         "help": "k of FLOPs = k·params·samples_seen, or params_image=…,params_text=… (default: fitted to the table's "
@@ -45,13 +50,13 @@ FIT_OPTIONS: dict[str, dict[str, Any]] = {
     "through": {"help": "with --then: column of the loss"},
     "constant": {
         "action": "append",
-        "help": "with --then: column that must hold one value (default: batch_size, if there), or none",
+        "help": "with --then: column that must hold one value (default: batch_size where the table has it), or none",
     },
 }
 ALONE_OPTIONS: dict[str, dict[str, Any]] = {  # in place of --law
     "approach": {
         "type": int,
-        "help": "without --law: optimal size and samples from the envelope of training curves (1, a row per "
+        "help": "without --law: optimal size and samples from the envelope of training curves (1, one row per "
         "evaluation, run_id or --group) or from IsoFLOP valleys (2, a row per run, flops or budget); "
         "columns as --x=params=COLUMN",
     },
@@ -63,12 +68,12 @@ ALONE_OPTIONS: dict[str, dict[str, Any]] = {  # in place of --law
 SHARED = ("x", "y", "y_is", "where", "at", "group")  # of a law, of approaches and of tasks
 WITHOUT = (*ALONE_OPTIONS, "chance")  # a law
 WITH_ANY = "with --law, --approach or --tasks: "
-ROWS = "Messages number rows from 0, the first one below the header, whatever is left out."
+ROWS = "Messages number rows from 0, the first row below the header; rows left out keep their number."
 
 
 def add_verbs(verb: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the commands to the parser."""
-    fit = verb("fit", f"Fit laws to a table of runs, ours or anyone's. {ROWS}")
+    fit = verb("fit", f"Fit laws to a table of runs, from this project or any other. {ROWS}")
     fit.add_argument(
         "table",
         metavar="TABLE.csv",
@@ -77,17 +82,19 @@ def add_verbs(verb: Callable[..., argparse.ArgumentParser]) -> None:
     fit.add_argument("--metric", default="error_mean", help="the column to explain (default: error_mean)")
     fit.add_argument("--law", help="any table, one law or several to compare: power,saturating,chinchilla … (see --y)")
     fit.add_argument("--out", help="with --law: folder for fit.json and the checklist")
-    compare = verb("compare", "Two families' curves: their ratio, where they cross, the compute that one saves.")
+    compare = verb("compare", "Compare two series of runs: ratio of their curves, crossing, compute that one saves.")
     compare.add_argument("first", metavar="FIRST.csv")
     compare.add_argument("second", metavar="SECOND.csv")
     compare.add_argument("--group", default="", help="column of cells or budgets that rows are drawn by first")
-    design = verb("design", "Which runs to do next for a sharper forecast.")
-    design.add_argument("table", metavar="TABLE.csv", help="what was run")
+    design = verb("design", "Choose the runs to do next for a sharper forecast.")
+    design.add_argument("table", metavar="TABLE.csv", help="table of the runs so far")
     design.add_argument(
         "--candidate", action="append", default=[], help="a point that may be run, VALUE[:COST]; repeat"
     )
-    design.add_argument("--budget", type=float, default=0.0, help="FLOPs that may be spent; or")
-    design.add_argument("--precision", type=float, default=0.0, help="half width wanted, as 0.02 for ±2 %%")
+    design.add_argument("--budget", type=float, default=0.0, help="FLOPs that may be spent (this or --precision)")
+    design.add_argument(
+        "--precision", type=float, default=0.0, help="half width wanted, e.g. 0.02 for ±2 %% (this or --budget)"
+    )
     for parser in (fit, compare, design):
         if parser is not fit:
             parser.add_argument("--law", default="power", help="a law of one column (default: power)")
@@ -99,9 +106,12 @@ def add_verbs(verb: Callable[..., argparse.ArgumentParser]) -> None:
                 needs = WITH_ANY
             help_text = needs + options["help"]
             parser.add_argument(f"--{name.replace('_', '-')}", **options | {"help": help_text})
-    again = verb("replicate", "Published fits from a table that you have: expected, ours, difference.")
+    again = verb(
+        "replicate",
+        "Repeat a published fit on your copy of its table: expected value, value of this fitter, difference.",
+    )
     again.add_argument("name", help="chinchilla, cherti, datacomp, datacomp-runs, gadre, porian, marin, bnsl or all")
-    again.add_argument("table", metavar="TABLE.csv", help="its table; for all, a folder of them")
+    again.add_argument("table", metavar="TABLE.csv", help="its table; for all, a folder of tables")
 
 
 def run_verb(args: argparse.Namespace) -> None:

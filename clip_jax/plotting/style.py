@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 DPI = 220
 INK, SOFT, PALE = "#222222", "#767676", "#e6e6e6"
-# Okabe & Ito's palette, told apart by color-blind readers, with a dash each for print without color
+# Okabe & Ito's palette, distinguishable for color-blind readers, with one dash pattern each for print without color
 BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
 WINE = "#882255"
 LAW_COLORS = {
@@ -39,7 +39,7 @@ HOUSE = {
 
 
 class NotDrawn(Exception):
-    """A figure that this table cannot give; the message says why."""
+    """Raised for a figure that a table cannot give; the message is the reason."""
 
 
 def new_figure(width: float = 5.6, height: float = 3.7, columns: int = 1, **options: Any) -> tuple[Any, list[Any]]:

@@ -15,7 +15,7 @@ from clip_jax.scaling.fit.result import Fit, condition_of
 from clip_jax.scaling.fit.solver import CHUNK, FEW_FITS, MANY_ROWS, finish_absolute, screen, solve
 from clip_jax.scaling.laws.base import Array, Law
 
-EXTRA_POINTS_FOR_ASYMPTOTE = 3  # points beyond the parameters that an asymptote needs to be told
+EXTRA_POINTS_FOR_ASYMPTOTE = 3  # points needed beyond the number of parameters to determine an asymptote
 SAME_OBJECTIVE = 1e-6  # starts whose objectives agree to this, relatively, ended at the same optimum
 
 

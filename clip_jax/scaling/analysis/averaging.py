@@ -25,7 +25,7 @@ from clip_jax.scaling.profile.profile_likelihood import curve_error
 from clip_jax.scaling.profile.statistic import pooled_scale, scatter, wider_by
 
 LEAST_WEIGHT = 0.1  # of a form that the data do not reject
-REJECTED = 0.01  # p below which they do
+REJECTED = 0.01  # p below which the data reject a form
 LEAST_PREFIXES, MOST_PREFIXES = 2, 6  # that must test every form for held-out scores, and that are used
 BY_BIC = "BIC of the full fits, at least 0.1 for a form not rejected at 1 %"
 BY_STACKING = "stacked by held-out log scores, at least 0.1 for a form not rejected at 1 %"
@@ -91,7 +91,7 @@ def fit_statistics(fits: Sequence[Fit], noise: Noise = NO_NOISE) -> list[dict[st
 
     Args:
       fits: of forms to the same rows with the same loss, each with more rows than parameters.
-      noise: what is known of the scatter beside the residuals (seeds).
+      noise: the independent estimate of the scatter (from seeds).
 
     Returns:
       For each {bic, p}: the Bayesian information criterion, with the known scatter counted as rows of its own, and the

@@ -19,11 +19,11 @@ AVERAGED = "averaged over forms"
 
 WEIGHTY = 0.05  # weight in the average from which on a form counts as a rival
 APART = 0.05  # predictions whose ratio is nearer to 1 do not disagree, however narrow the bands
-TIE = 1e-5  # differences of mean |ln(predicted / measured)| below this tell nothing
-MIN_POINTS_TO_EXTRAPOLATE = 4  # to fit before anything is extrapolated
+TIE = 1e-5  # differences of mean |ln(predicted / measured)| below this are ignored
+MIN_POINTS_TO_EXTRAPOLATE = 4  # points that a fit needs before it is extrapolated
 MOST_PREFIXES = 12  # fitted to choose a form
 LEAST_FORECASTS = 2  # of a form that may win
-CUTS = 4  # places at which a table is divided into known and unknown
+CUTS = 4  # cuts between fitted and held-out rows
 EQUAL_SCORES = 0.5  # laws whose scores differ by less than this share are equally good: a few cuts scatter as much
 
 

@@ -66,8 +66,8 @@ class TooFewPoints(UserError):
 class FrontierFit:
     """A law fitted to a frontier.
 
-    noise: the scatter of a point that seeds show. reselected: fits of frontiers selected again in resamples of the
-    runs. unselected: the fit of the points corrected for the winner's curse (`selection`).
+    noise: the scatter of a point, estimated from seeds. reselected: fits of frontiers selected again in resamples of
+    the runs. unselected: the fit of the points corrected for the winner's curse (`selection`).
     """
 
     fit: Fit

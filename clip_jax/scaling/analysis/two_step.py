@@ -38,7 +38,7 @@ from clip_jax.scaling.uncertainty.bootstrap import Ensemble, bootstrap, case_wei
 from clip_jax.scaling.uncertainty.interval_format import interval_data, interval_text
 
 METHODS = ("profile", "parametric", "cases")
-INSIDE = 0.1  # of a parameter's range, from the bound that it rests on
+INSIDE = 0.1  # of a parameter's range, from the bound at which it ends
 MOVES = 0.05  # standard errors of the curve below which a parameter does not matter there
 ANGLES = 5  # ways of sharing the deviate between the two steps, from all in the first to all in the second
 

@@ -51,7 +51,7 @@ def judge(fit: Fit, rows: Rows, new_run: Callable[[dict[str, float]], Interval])
                 known[key] = new_run(point)
             span = known[key]
             low, high = span.bounded_ends
-            bounded = bool(np.isfinite([low, high]).all())  # an open band holds anything
+            bounded = bool(np.isfinite([low, high]).all())  # an open band contains any value
             row |= {"low": low, "high": high, "inside": bool(low <= rows.y[i] <= high) if bounded else None}
         table.append(row)
     return {

@@ -76,7 +76,7 @@ class TableIntervals:
         interval = self.clusters.forecast(point)[new_run]
         if self.fit.identified:
             return interval
-        # resamples begin at the optimum and do not tell what the data leave open
+        # resamples start at the optimum and do not show which sides the data leave open
         profile = prediction_interval(self.fit, point, noise=self.noise, new_run=new_run)
         return replace(interval, open_low=profile.open_low, open_high=profile.open_high)
 

@@ -22,9 +22,9 @@ from clip_jax.scaling.laws.size_data import FLOPS_PER_PARAM_SAMPLE
 if TYPE_CHECKING:
     import pandas as pd
 
-Y_COLUMNS = ("error", "error_mean", "loss")  # what y is, where exactly one of them is there
+Y_COLUMNS = ("error", "error_mean", "loss")  # tried for y where none is named; exactly one must exist
 SCALES = {"flops", "params", "params_image", "params_text", "samples_seen", "unique_samples"}  # more of it: less error
-FAMILY_COLUMNS = ("family", "arm")
+SERIES_COLUMNS = ("family", "arm")
 SAME = 1e-12  # relative spread of a y that does not vary
 UNIT_HINT = "write 10**value, or the unit, as --x=flops=flops*G"
 RISES = 0.8  # rank correlation of an error with compute at which it may be an accuracy
@@ -333,7 +333,7 @@ def _cut_values(
 def _families(df: pd.DataFrame, what: TableFit) -> list[str]:
     chosen = {item.partition("=")[0] for item in what.where} | {what.group}
     out = []
-    for column in FAMILY_COLUMNS:
+    for column in SERIES_COLUMNS:
         if column in df.columns and column not in chosen and df[column].nunique() > 1:
             values = sorted(map(str, df[column].dropna().unique()))
             shown = ", ".join(values[:4]) + (", …" if len(values) > 4 else "")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 IGNORED = ("weights", "group", "below", "examples")
-CONSTANT = "batch_size"  # the column that is looked at unless --constant says otherwise
+CONSTANT = "batch_size"  # the column that is checked unless --constant names others
 
 
 @dataclass(frozen=True)

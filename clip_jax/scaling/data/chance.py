@@ -66,7 +66,7 @@ def chance_of_table(df: pd.DataFrame, metric: str, folder: Path, stated: float |
 
 
 def chance_beside(folder: Path, metric: str) -> float | None:
-    """Return `chance_of` the ``evals.csv`` in a folder (or bucket), or None where there is none."""
+    """Return `chance_of` the ``evals.csv`` in a folder (or bucket), or None without that file."""
     import pandas as pd
 
     path = folder / "evals.csv"

@@ -11,7 +11,7 @@ import numpy as np
 from clip_jax.errors import UserError
 from clip_jax.scaling.laws.base import Array, Law
 
-# neighbours in a sorted column that are further apart than this were likely written in two units (GFLOPs and FLOPs
+# neighbors in a sorted column that are further apart than this were likely written in two units (GFLOPs and FLOPs
 # differ by 1e9, percent and fraction by 1e2)
 UNIT_GAP = {"x": 1e5, "y": 30.0}
 SAME = 1e-9  # columns whose logarithms differ by less do not vary
@@ -57,12 +57,12 @@ def columns_of(law: Law, columns: Any) -> dict[str, Array]:
 
 
 def check_points(law: Law, columns: Any, y: Any, weights: Any = None, *, positive: bool = True) -> Points:
-    """Check points before a fit.
+    """Check the observations of a fit.
 
     Args:
-      law: whose columns are taken.
+      law: its columns are taken.
       columns: dict, DataFrame, or an array for a law of one column.
-      y: what is explained.
+      y: the values to explain.
       weights: how much each row counts, above 0; 1 by default.
       positive: y must be above 0 (a loss in logarithms).
 

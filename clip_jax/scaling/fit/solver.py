@@ -22,9 +22,9 @@ import numpy as np
 from clip_jax.scaling.fit.loss import Loss, space_of
 from clip_jax.scaling.laws.base import Array, Law
 
-CHUNK = 64  # fits abreast; a chunk waits for its slowest
-MANY_ROWS, FEW_FITS = 4096, 8  # rows above which a fit costs so much that it runs alone, from few compared starts
-LEAST_ROWS, OF_MANY = 16, 64  # rows of the smallest compiled program; of a table of many rows
+CHUNK = 64  # fits per chunk; a chunk takes as long as its slowest fit
+MANY_ROWS, FEW_FITS = 4096, 8  # rows above which one fit is so expensive that it runs alone, from a few compared starts
+LEAST_ROWS, OF_MANY = 16, 64  # rows of the smallest compiled program; the second for a table of many rows
 ITERATIONS = 200
 DONE = 1e-13  # predicted relative gain at which a fit has converged
 
@@ -82,7 +82,7 @@ def _program(law: Law, space: str, under: float = 1.0) -> Any:
             side = weighed(r)
             pull = side * jnp.clip(r, -delta, delta)  # derivative of the loss by the residual
             slope = jacobian.T @ pull
-            # a parameter that rests on a bound and is pushed outward stands still this time
+            # a parameter at a bound whose step points outward is frozen in this iteration
             stuck = ~free | ((s.theta <= low) & (slope > 0)) | ((s.theta >= high) & (slope < 0))
             huber = side * jnp.minimum(1.0, delta / jnp.maximum(jnp.abs(r), 1e-300))
             safe = jacobian.T @ (huber[:, None] * jacobian)
@@ -103,7 +103,7 @@ def _program(law: Law, space: str, under: float = 1.0) -> Any:
             costs = jax.vmap(cost)(tries)
             best = jnp.argmin(costs)
             better = costs[best] < s.cost
-            # twice in a row neither step moves anything that floating point can see
+            # converged: two iterations in a row without a change that floating point can represent
             flat = s.cost - costs[best] <= 1e-15 * s.cost
             still_now = jnp.where(flat & (s.damping > 1e6) | (gain <= DONE * s.cost + 1e-28), s.still + 1, 0)
             return _State(

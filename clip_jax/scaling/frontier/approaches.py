@@ -233,7 +233,7 @@ def _valley(
     lowest = lowest_point(x, y, way)
     if lowest.x is None or lowest.y is None:
         return ValleyPoint(flops, len(x), lowest.status)
-    # akima believes every point, so the scatter is added to the points themselves
+    # akima passes through every point, so the scatter is added to the points themselves
     center = y if lowest.coefficients is None else np.polyval(lowest.coefficients, x - lowest.middle)
     lows = lowest_points(x, center + each * rng.standard_normal((draws, len(x))), way)
     accepted = lows[np.isfinite(lows)]
@@ -356,7 +356,7 @@ def _envelope_lines(x: Array, size: Array, along: Array, seen: Array) -> Array |
     smallest = np.where(covered, size[:, None], np.inf).min(axis=0) + np.log(ROOM)
     largest = np.where(covered, size[:, None], -np.inf).max(axis=0) - np.log(ROOM)
     keep = covered.any(axis=0)
-    for _ in range(3):  # which computes have room is told by the line, not by the winner, whose luck it must not follow
+    for _ in range(3):  # the line decides which computes have room, not the winner at a compute, which may be lucky
         if len(np.unique(size[lead[keep]])) < BUDGETS_FOR_EXPONENT:
             return None
         line = np.polyfit(x[keep], size[lead[keep]], 1)

@@ -50,12 +50,28 @@ __all__ = [
 
 
 def compared_laws(chance: float | None) -> tuple[Law, ...]:
-    """Return the forms that a report compares: `LAWS`, and the power law from chance where chance is known."""
+    """Return the forms that a report compares: `LAWS`, and the power law from chance where chance is known.
+
+    Args:
+      chance: the error of guessing, or None.
+
+    Returns:
+      The laws, the simplest first.
+    """
     return LAWS if chance is None else (*LAWS, PowerLawFromChance(chance))
 
 
 def with_ceiling(law: Law, chance: float | None) -> tuple[Law, dict[str, float]]:
-    """Return (the law with its ceiling at the error of guessing, the parameters that are known from it)."""
+    """Limit a law to the error of guessing.
+
+    Args:
+      law: the form.
+      chance: the error of guessing, or None.
+
+    Returns:
+      (the law with its ceiling at ``chance``, the parameters that are known from it by name); the law itself and no
+      parameters without chance or where the form has no ceiling.
+    """
     if chance is None:
         return law, {}
     if isinstance(law, PowerLawFromChance):
@@ -64,7 +80,10 @@ def with_ceiling(law: Law, chance: float | None) -> tuple[Law, dict[str, float]]
 
 
 def law_named(key: str) -> Law:
-    """Return the law with a key or name.
+    """Return a law by key or name.
+
+    Args:
+      key: the law's ``key``, as on the command line, or its ``name``.
 
     Raises:
       UserError: no such law; the message lists the keys.

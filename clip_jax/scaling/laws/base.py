@@ -136,7 +136,7 @@ class Law:
         """
         raise UserError(f"{self.name}: has no inverse")
 
-    # what follows is the same for all laws
+    # shared by all laws
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from clip_jax.scaling.laws.base import (
     exponent,
 )
 
-FLOPS_PER_PARAM_SAMPLE = 6.0  # of a dense transformer; for CLIP it depends on the tokens of a pair: pass your own
+FLOPS_PER_PARAM_SAMPLE = 6.0  # of a dense transformer; for CLIP it depends on the tokens per pair: pass your own
 UNIQUE_UNIT = {"unique_samples": "samples_seen"}
 R_DATA = Parameter("R_data", "repetitions until a sample has lost its worth", 1e-2, 1e4, log=True, latex="R_D")
 
@@ -66,7 +66,12 @@ class Chinchilla(Law):
     ) -> tuple[Array, Array]:
         """Return (N*, D*) that minimize the law at C = factor·N·D: N* = G·(C/factor)^a, D* = (C/factor)^(1-a)/G.
 
-        a = beta/(alpha+beta), G = (alpha·A/(beta·B))^(1/(alpha+beta)). ``values`` may hold arrays (a bootstrap).
+        a = beta/(alpha+beta), G = (alpha·A/(beta·B))^(1/(alpha+beta)).
+
+        Args:
+          values: parameters by name, in the table's units; arrays for the draws of a bootstrap.
+          flops: C, any shape that broadcasts with ``values``.
+          factor: FLOPs per parameter and sample.
         """
         a, b = values["alpha"], values["beta"]
         both = np.asarray(flops, float) / factor

@@ -274,7 +274,7 @@ def bnsl(df: pd.DataFrame) -> Results:
 
 
 Replication = tuple[str, Callable[["pd.DataFrame"], Results], dict[str, published.Expected]]
-# name -> (file that ``all`` looks for, what computes, what is expected)
+# name -> (file that ``all`` searches for, function that fits it, expected numbers)
 EVERY: dict[str, Replication] = {
     "chinchilla": ("chinchilla_epoch245.csv", chinchilla, published.CHINCHILLA),
     "cherti": ("openclip_cherti.csv", cherti, published.CHERTI),

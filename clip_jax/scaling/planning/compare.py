@@ -15,7 +15,7 @@ from clip_jax.scaling.uncertainty.bootstrap import TAILS, Ensemble
 if TYPE_CHECKING:
     import pandas as pd
 
-GRID = 400  # places at which a crossing is looked for
+GRID = 400  # points at which a crossing is searched for
 
 
 @dataclass(frozen=True)

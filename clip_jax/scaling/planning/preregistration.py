@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # what a forecast is made from, beside the metric
 READ = ["run_id", "budget", "flops", "params", "samples_seen", "seed", "kind"]
-MADE_AFTER = "made_after_its_runs"  # marks a forecast that no one may count as registered
+MADE_AFTER = "made_after_its_runs"  # marks a forecast made after its runs, which does not count as registered
 ON_BUDGET = 1e-6  # relative difference below which two budgets are one
 
 

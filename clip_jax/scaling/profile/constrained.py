@@ -22,7 +22,7 @@ from clip_jax.scaling.fit.result import Fit
 from clip_jax.scaling.fit.solver import MANY_ROWS, solve, through
 from clip_jax.scaling.laws.base import Array
 
-SCREENED = 200_000  # residuals computed to choose among the law's own starts, a batch of values
+SCREENED = 200_000  # residuals computed to choose among the law's own starts, per batch of values
 CHOSEN = 2  # of them
 WEIGHTS = 10.0 ** np.arange(8)  # of the row that holds the curve, times the number of rows
 FIRST_ITERATIONS, ITERATIONS = 40, 120  # of each start, and of the last fits
@@ -60,7 +60,7 @@ def held_fits(fit: Fit, at: Any, normal: Array) -> Callable[[Array], Held]:
     def fits(values: Array) -> Held:
         moved = np.asarray(space_of(values, space, np)) - space_of(np.array(center), space, np)
         ridge = fit.theta + np.clip(moved[:, None] * normal, -30, 30)
-        if fit.points > MANY_ROWS:  # the objective is as good as quadratic
+        if fit.points > MANY_ROWS:  # the objective is nearly quadratic
             return _best_of(solver, fit, point, values, [ridge], ITERATIONS)
         starts = [np.tile(fit.theta, (len(values), 1)), ridge, *_screened(fit, point, values, eliminates)]
         best = _best_of(solver, fit, point, values, starts, FIRST_ITERATIONS)
@@ -117,7 +117,7 @@ def _limits(fit: Fit, values: Array) -> tuple[Array, Array]:
     """Return bounds of theta [K, p] that leave room for the curve: asymptote below each value, ceiling above it."""
     law, count = fit.law, len(values)
     low, high = (np.tile(b, (count, 1)).astype(float) for b in (fit.low, fit.high))
-    for name in law.amplitudes:  # multiplied by one factor: limits of centered values say nothing
+    for name in law.amplitudes:  # multiplied by one factor: limits of centered values do not apply
         low[:, law.index(name)], high[:, law.index(name)] = -700.0, 700.0
     if law.below:
         i = law.index(law.below)

@@ -37,14 +37,14 @@ from clip_jax.scaling.profile.statistic import (
     wider_by,
 )
 
-STEPS, FEW_STEPS = 30, 8  # fits a side and round; the second for tables of many rows
+STEPS, FEW_STEPS = 30, 8  # fits per side and round; the second for tables of many rows
 FAR = 40.0  # standard errors at which a side is called open
 LEVEL = 0.999  # to which a prediction is profiled: a mixture needs more than the ends of 95 %
-MOST_ERROR = 5.0  # a standard error of ln(y) above it says that nothing is known
-REACHES = 14  # positions a side at the first look
-TOO_FAR = 1e5  # a signed root that only says: no such curve
-INSIDE = 8  # positions a side that lie within that level
-REFINEMENTS = 4  # rounds of looking closer
+MOST_ERROR = 5.0  # standard error of ln(y) above which the curve counts as unknown
+REACHES = 14  # positions per side in the first round
+TOO_FAR = 1e5  # signed root of a value that no curve reaches
+INSIDE = 8  # positions per side that lie within that level
+REFINEMENTS = 4  # rounds of refinement
 
 
 def parameter_statistic(fit: Fit, name: str, values: Array, *, noise: Noise = NO_NOISE) -> Array:
@@ -157,12 +157,12 @@ def prediction_profile(fit: Fit, at: Any, *, noise: Noise = NO_NOISE) -> Predict
     many = fit.points > MANY_ROWS
     reach = np.geomspace(0.5, 8.0, FEW_STEPS // 2) * error if many else np.geomspace(0.25, FAR, REACHES) * error
     ways = [(-1.0, lowest), (1.0, highest)]
-    looked = np.concatenate([center + side * _toward(reach, abs(limit - center)) for side, limit in ways])
+    positions = np.concatenate([center + side * _toward(reach, abs(limit - center)) for side, limit in ways])
     known: dict[float, tuple[float, bool]] = {}
     for _ in range(1 if many else 1 + REFINEMENTS):
-        looked = np.unique(looked)
-        r, ok = roots(looked)
-        known |= {float(z): (float(a), bool(b)) for z, a, b in zip(looked, r, ok, strict=True)}
+        positions = np.unique(positions)
+        r, ok = roots(positions)
+        known |= {float(z): (float(a), bool(b)) for z, a, b in zip(positions, r, ok, strict=True)}
         new = []
         for side, _ in ways:
             away = sorted((side * (z - center), a) for z, (a, _) in known.items() if side * (z - center) > 0)
@@ -171,7 +171,7 @@ def prediction_profile(fit: Fit, at: Any, *, noise: Noise = NO_NOISE) -> Predict
                 new.append(center + side * past * (np.arange(INSIDE) + 0.5) / INSIDE)
         if not new:
             break
-        looked = np.concatenate(new)
+        positions = np.concatenate(new)
     ends, converged = [], []
     for side, _ in ways:
         z = np.array(sorted((z for z in known if side * (z - center) > 0), key=lambda z: side * z))
@@ -281,7 +281,7 @@ def _own_unit(fit: Fit, name: str) -> Fit:
 def _in_units(fit: Fit, references: dict[str, float]) -> Fit:
     new = {**fit.references, **references}
     theta = fit.law.theta(fit.values, new)
-    # limits were for centered values; those of what is carried become as wide as they can be
+    # the limits are for centered values; parameters that change with the unit get the widest limits
     carried = np.array([bool(p.carries) for p in fit.law.parameters])
     low, high = np.where(carried, -700.0, fit.low), np.where(carried, 700.0, fit.high)
     return replace(fit, theta=theta, references=new, low=low, high=high)

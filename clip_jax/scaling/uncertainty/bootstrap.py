@@ -111,7 +111,7 @@ def bootstrap(
     sd, degrees = fit.residual_sd, fit.degrees
     if seed_degrees and seed_sd > sd:
         sd, degrees = seed_sd, seed_degrees
-    # one degree of freedom has tails without end; a scatter above e-fold says only that nothing is known
+    # with one degree of freedom the tail is endless; a scatter above e-fold only means that nothing is known
     most = 1.0 if fit.loss.space == "log" else np.inf
     noise = np.minimum(sd * np.sqrt(degrees / rng.chisquare(degrees, replicas)), most)
     center = fit.law.predict(fit.theta, fit.logs)

@@ -12,8 +12,8 @@ from clip_jax.scaling.fit.result import Fit
 from clip_jax.scaling.profile.prediction import Interval
 from clip_jax.scaling.uncertainty.bootstrap import Ensemble, bootstrap
 
-LEAST_GROUPS = 5  # fewer say nothing of how groups scatter
-FEW_GROUPS = 10  # below, a warning
+LEAST_GROUPS = 5  # with fewer groups their scatter cannot be estimated
+FEW_GROUPS = 10  # fewer groups give a warning
 REPLICAS = 2000
 LEAST_REPLICAS = 400
 MOST_WEIGHTS = 50_000_000  # of all resamples together: 0.4 GB

@@ -16,7 +16,7 @@ from clip_jax.scaling.report.figures.learning import learning_curves
 from clip_jax.scaling.report.figures.parametric import contour
 from clip_jax.scaling.report.figures.residuals import residuals
 
-# file name -> (its title, what draws it), in the order of a report
+# file name -> (title, function that draws it), in the order of a report
 FIGURES: dict[str, tuple[str, Callable[[Analysis], Any]]] = {
     "error_vs_flops": ("Error against compute", error_vs_flops),
     "learning_curves": ("Learning curves", learning_curves),
@@ -48,7 +48,7 @@ def draw(name: str, analysis: Analysis) -> Any:
     with rc_context(HOUSE):  # type: ignore[arg-type]
         figure = FIGURES[name][1](analysis)
         figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # it is laid out: saving it need not do so twice more
+        figure.set_layout_engine("none")  # the layout is done; saving would repeat it twice
         return figure
 
 

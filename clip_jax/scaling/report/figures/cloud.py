@@ -105,7 +105,7 @@ def _panel(axis: Any, x: Coordinate, y: Coordinate, kind: str, color: str) -> No
         at = [across, ends] if i else [ends, across]
         axis.plot(*at, color=INK, lw=1, label=None if i else "95 % intervals")
         for end, arrow, is_beyond in zip(ends, "v^" if i else "<>", beyond, strict=True):
-            if is_beyond:  # a triangle at the edge: the interval goes on
+            if is_beyond:  # a triangle at the edge: the interval extends beyond it
                 where = (middle[0], end) if i else (end, middle[1])
                 axis.plot(*where, arrow, color=INK, ms=4, clip_on=False)
         _scale(axis, "y" if i else "x", c, limits)

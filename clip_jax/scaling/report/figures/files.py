@@ -9,7 +9,7 @@ from typing import Any
 from clip_jax.plotting.style import HOUSE
 from clip_jax.storage.paths import remove, write_bytes
 
-# what a format would otherwise say of the moment or the machine it was made
+# metadata that would record the time or the machine of writing
 FORMATS: dict[str, dict[str, Any]] = {
     "png": {"Software": None},
     "pdf": {"Creator": None, "Producer": None, "CreationDate": None},

@@ -9,7 +9,7 @@ from clip_jax.plotting.ticks import error_ticks
 from clip_jax.scaling.analysis.analyze import Analysis
 from clip_jax.scaling.report.figures.drawn import drawn_rows, drawn_text
 
-LEAST_EVALUATIONS = 2  # of a run: one is a point, no curve
+LEAST_EVALUATIONS = 2  # evaluations per run; a single one is a point, no curve
 
 
 def known_curves(analysis: Analysis) -> list[tuple[str, Any]]:

@@ -34,7 +34,7 @@ from clip_jax.scaling.report.page.tables import table
 from clip_jax.scaling.uncertainty.interval_format import times_text
 from clip_jax.storage.paths import write_text
 
-# nothing may be fetched, whatever a table's words hold
+# the page may fetch nothing, whatever text a table holds
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 FORM_COLUMNS = ("form", "law", "exponent", "low", "high", "starts", "extrapolation", "status")
 CHECK_COLUMNS = ("form", "predicted", "measured", "error", "low", "high", "width", "naive", "naive_error", "verdict")
@@ -76,7 +76,7 @@ def _top(analysis: Analysis, law: dict[str, Any]) -> Iterator[str]:
     )
     yield f"<p><b>{html.escape(law['why'])}.</b></p>"
     yield from _headline(analysis)
-    prefix = f"{law['winner']}: "  # said beside the curve
+    prefix = f"{law['winner']}: "  # shown beside the curve
     if messages := [w for w in law["warnings"] if not w.startswith(prefix)]:
         yield '<ul class="warn">' + "".join(f"<li>{html.escape(w)}</li>" for w in messages) + "</ul>"
     laws = {w.key: w.name for w in LAWS}

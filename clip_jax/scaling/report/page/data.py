@@ -21,7 +21,7 @@ from clip_jax.storage.json_files import plain_json
 if TYPE_CHECKING:
     import pandas as pd
 
-GRID = 321  # places; between them the script draws straight lines in log-log
+GRID = 321  # grid points; the script interpolates linearly in log-log between them
 TIP = ("run_id", "budget", "flops", "params", "samples_seen", "batch_size", "seed", "peak_lr", "kind")
 
 
