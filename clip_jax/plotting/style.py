@@ -39,7 +39,7 @@ HOUSE = {
 
 
 class NotDrawn(Exception):
-    """Raised for a figure that a table cannot give; the message is the reason."""
+    """The error of a figure that a table cannot give; the message is the reason."""
 
 
 def new_figure(width: float = 5.6, height: float = 3.7, columns: int = 1, **options: Any) -> tuple[Any, list[Any]]:
