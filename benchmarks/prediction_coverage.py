@@ -212,11 +212,11 @@ def simulate(row, table):
 @contextmanager
 def few_lanes():
     """Solve few constrained fits abreast: lanes are independent, so the fits are the same, and sooner there."""
-    usual, solver.CHUNK = solver.CHUNK, FEW_LANES
+    usual, solver.FITS_PER_CHUNK = solver.FITS_PER_CHUNK, FEW_LANES
     try:
         yield
     finally:
-        solver.CHUNK = usual
+        solver.FITS_PER_CHUNK = usual
 
 
 def inverted(fit, at, truth, run):

@@ -24,7 +24,7 @@ LAW_DASHES: dict[str, Any] = {
     "power": (0, (1, 1)), "saturating": (0, (6, 2)), "sigmoid": (0, (3, 1.5)), "bounded": "-", "shifted": "-.",
     "chance": (0, (8, 2, 2, 2)), "bnsl": ":",
 }  # fmt: skip
-SIZES = "viridis_r"
+SIZE_COLORMAP = "viridis_r"
 TASK = "error/"  # columns of one task's error
 MANY_MARKERS = 40  # points from which their markers shrink
 HOUSE = {
@@ -88,7 +88,7 @@ def marker_size(size: float, count: int) -> float:
     return size * max(min(1.0, (MANY_MARKERS / max(count, 1)) ** 0.5), 0.3)
 
 
-def color_scale(values: Any, name: str = SIZES) -> tuple[Any, Any]:
+def color_scale(values: Any, name: str = SIZE_COLORMAP) -> tuple[Any, Any]:
     """Return (color map, logarithmic norm) of positive values."""
     from matplotlib import colormaps
     from matplotlib.colors import LogNorm
@@ -97,7 +97,7 @@ def color_scale(values: Any, name: str = SIZES) -> tuple[Any, Any]:
     return colormaps[name], LogNorm(low, high if high > low else low * 1.1)
 
 
-def size_bar(figure: Any, axis: Any, values: pd.Series, label: str = "parameters", name: str = SIZES) -> None:
+def size_bar(figure: Any, axis: Any, values: pd.Series, label: str = "parameters", name: str = SIZE_COLORMAP) -> None:
     """Draw a color bar with four plain labels; nothing where all sizes are equal."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.ticker import NullFormatter

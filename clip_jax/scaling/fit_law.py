@@ -12,7 +12,7 @@ from clip_jax.errors import UserError
 from clip_jax.scaling.data.observations import check_points, count_duplicates
 from clip_jax.scaling.fit.loss import LOG_HUBER, Loss
 from clip_jax.scaling.fit.result import Fit, condition_of
-from clip_jax.scaling.fit.solver import CHUNK, FEW_FITS, MANY_ROWS, finish_absolute, screen, solve
+from clip_jax.scaling.fit.solver import FEW_FITS, FITS_PER_CHUNK, MANY_ROWS, finish_absolute, screen, solve
 from clip_jax.scaling.laws.base import Array, Law
 
 EXTRA_POINTS_FOR_ASYMPTOTE = 3  # points needed beyond the number of parameters to determine an asymptote
@@ -89,7 +89,7 @@ def fit_law(
         some = np.sort(np.random.default_rng(0).choice(len(data), MANY_ROWS, replace=False))
         notes.append(f"starts were compared on {MANY_ROWS} of the {len(data)} rows, the best one was fitted to all")
     x_some, y_some, w_some = {c: v[some] for c, v in x.items()}, data.y[some], data.weights[some]
-    begin = screen(law, x_some, y_some, grid, loss, w_some, CHUNK if len(some) == len(data) else FEW_FITS)
+    begin = screen(law, x_some, y_some, grid, loss, w_some, FITS_PER_CHUNK if len(some) == len(data) else FEW_FITS)
     ends = solve(law, x_some, y_some, begin, low, high, loss, weights=w_some, free=free)
     last, first = ends, int(np.argmin(ends.objective))
     if len(some) < len(data):

@@ -14,8 +14,8 @@ from clip_jax.scaling.frontier.frontier import pareto
 from clip_jax.scaling.laws import PowerLaw, SaturatingPowerLaw
 from clip_jax.scaling.profile import profile_likelihood as profile
 from clip_jax.scaling.profile.profile_likelihood import parameter_interval, prediction_interval
-from clip_jax.scaling.profile.statistic import ONE_STEP, PROFILED, interval_method
-from clip_jax.scaling.report.figures.drawn import MOST_DRAWN, drawn_rows, drawn_text
+from clip_jax.scaling.profile.statistic import ONE_STEP_PROFILE, PROFILED, interval_method
+from clip_jax.scaling.report.figures.drawn import MAX_RUNS_DRAWN, drawn_rows, drawn_text
 from clip_jax.scaling.uncertainty.bootstrap import bootstrap_frontier, from_covariance
 
 BENCHMARK = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "table_size.py"))
@@ -33,7 +33,7 @@ def many():
 
 
 def test_one_step_intervals_agree_with_the_profile(many, monkeypatch):
-    assert interval_method(many) == ONE_STEP
+    assert interval_method(many) == ONE_STEP_PROFILE
     assert many.flat == ()
     at = 1e15
     quick = [parameter_interval(many, n) for n in many.law.names] + [prediction_interval(many, at)]
@@ -87,12 +87,12 @@ def cloud(rows):
 
 
 def test_of_many_runs_some_are_drawn_with_the_whole_frontier():
-    found = cloud(MOST_DRAWN + 500)
+    found = cloud(MAX_RUNS_DRAWN + 500)
     shown = drawn_rows(found)
-    assert MOST_DRAWN <= len(shown) <= MOST_DRAWN + len(found.frontier.points)
+    assert MAX_RUNS_DRAWN <= len(shown) <= MAX_RUNS_DRAWN + len(found.frontier.points)
     assert set(found.frontier.points["flops"]) <= set(shown["flops"])
     assert {found.rows["flops"].min(), found.rows["flops"].max()} <= set(shown["flops"])
-    assert drawn_text(found).endswith(f"of {MOST_DRAWN + 500:,} runs drawn")
+    assert drawn_text(found).endswith(f"of {MAX_RUNS_DRAWN + 500:,} runs drawn")
 
 
 def test_all_of_few_runs_are_drawn():

@@ -20,7 +20,7 @@ from clip_jax.scaling.analysis.extrapolation import (
 )
 from clip_jax.scaling.analysis.frontier_fit import (
     BUDGET,
-    RULES,
+    FRONTIER_RULES,
     FrontierFit,
     TooFewPoints,
     fit_frontier,
@@ -36,14 +36,14 @@ from clip_jax.scaling.frontier.selection import selection_bias, valley_scatter
 from clip_jax.scaling.laws import compared_laws, with_ceiling
 from clip_jax.scaling.laws.base import Array
 from clip_jax.scaling.profile.noise import Noise
-from clip_jax.scaling.profile.statistic import ONE_STEP, interval_method
+from clip_jax.scaling.profile.statistic import ONE_STEP_PROFILE, interval_method
 from clip_jax.scaling.uncertainty.interval_format import ends_data
 from clip_jax.storage.json_files import plain_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_BUDGETS = 2000  # that valleys are looked for at
+MAX_BUDGETS = 2000  # that valleys are looked for at
 TARGET = 10.0  # times the largest FLOPs: where laws are compared
 
 
@@ -166,7 +166,7 @@ def analyze(
         first = not frontiers
         frontier = Frontier(rule, reported if first else select(rule, candidates), chance=chance)
         frontiers[rule] = fit_forms(frontier, candidates, noise, planned, bias if rule == BUDGET else {}, strict=first)
-    few = planned or rows["budget"].nunique() <= MOST_BUDGETS  # without planned budgets each compute is one of its own
+    few = planned or rows["budget"].nunique() <= MAX_BUDGETS  # without planned budgets each compute is one of its own
     valleys = isoflop(rows, metric) if few else []
     scores, check = [], []
     c, y = reported["flops"].to_numpy(float), reported["error"].to_numpy(float)
@@ -200,7 +200,7 @@ def analyze(
     law = {
         "title": title, "metric": metric, "runs": len(rows), "left_out": left_out, "chance": chance,
         "rows_sha256": rows_hash(rows), "versions": versions(),
-        "frontier_rule": RULES[main.rule], "flops_span": float(c.max() / c.min()),
+        "frontier_rule": FRONTIER_RULES[main.rule], "flops_span": float(c.max() / c.min()),
         "batch_sizes": sorted({int(b) for b in rows["batch_size"]}), "seed_sd_of_log_error": sd if degrees else None,
         "frontier": _with_drops(reported, sd, degrees), "isoflop": valleys, "isoflop_cubic": analysis.cubic_valleys,
         "allocation": asdict(allocation(valleys)), "allocation_cubic": asdict(allocation(analysis.cubic_valleys)),
@@ -212,7 +212,7 @@ def analyze(
     }  # fmt: skip
     law["frontiers"] = {
         rule: {
-            "rule": RULES[rule], "points": f.points[["flops", "params", "error"]].to_dict("records"),
+            "rule": FRONTIER_RULES[rule], "points": f.points[["flops", "params", "error"]].to_dict("records"),
             "fits": [fitted.as_data() for fitted in f.fitted.values()], "left_out": f.reasons,
         }
         for rule, f in frontiers.items()
@@ -349,8 +349,8 @@ def _surface_data(surface: Surface | str) -> dict[str, Any]:
         return {"status": f"left out: {surface}"}
     fit = surface.fit
     notes = list(fit.notes)
-    if interval_method(fit) == ONE_STEP:
-        notes.append(f"intervals: {ONE_STEP}")
+    if interval_method(fit) == ONE_STEP_PROFILE:
+        notes.append(f"intervals: {ONE_STEP_PROFILE}")
     if fit.points < TESTED_ROWS:
         notes.append(f"{fit.points} rows: the coverage of its intervals was simulated from {TESTED_ROWS} rows on")
     return {

@@ -2,7 +2,7 @@
 
 Each form gives a distribution of the curve (or of a run) at a point, from its profile (`profile.prediction_profile`).
 The averaged forecast is their mixture: its median is the point forecast, its central 95 % the band. A form that the
-data do not reject keeps a weight of at least `LEAST_WEIGHT`: forms that the data cannot distinguish inside their range
+data do not reject keeps a weight of at least `MIN_WEIGHT`: forms that the data cannot distinguish inside their range
 may differ far beyond it.
 """
 
@@ -24,12 +24,12 @@ from clip_jax.scaling.profile.prediction import Interval, Prediction
 from clip_jax.scaling.profile.profile_likelihood import curve_error
 from clip_jax.scaling.profile.statistic import pooled_scale, scatter, wider_by
 
-LEAST_WEIGHT = 0.1  # of a form that the data do not reject
+MIN_WEIGHT = 0.1  # of a form that the data do not reject
 REJECTED = 0.01  # p below which the data reject a form
-LEAST_PREFIXES, MOST_PREFIXES = 2, 6  # that must test every form for held-out scores, and that are used
+MIN_PREFIXES, MAX_PREFIXES = 2, 6  # that must test every form for held-out scores, and that are used
 BY_BIC = "BIC of the full fits, at least 0.1 for a form not rejected at 1 %"
 BY_STACKING = "stacked by held-out log scores, at least 0.1 for a form not rejected at 1 %"
-GRID = 801  # positions at which the mixture's distribution is added up
+MIXTURE_POINTS = 801  # positions at which the mixture's distribution is added up
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Mixture:
             half = np.asarray(probabilities) < 0.5
             return np.where(half, -np.inf, np.inf), np.ones(len(half), bool)
         span = z[-1] - z[0]
-        fine = np.unique(np.concatenate([z, np.linspace(z[0] - 0.01 * span, z[-1] + 0.01 * span, GRID)]))
+        fine = np.unique(np.concatenate([z, np.linspace(z[0] - 0.01 * span, z[-1] + 0.01 * span, MIXTURE_POINTS)]))
         total = np.maximum.accumulate(self.cdf(fine))
         keep = np.concatenate([[True], np.diff(total) > 1e-14])
         positions = np.interp(probabilities, total[keep], fine[keep])
@@ -117,14 +117,14 @@ def _sum_of_squares(fit: Fit) -> float:
 
 
 def weights_by_bic(statistics: Sequence[Mapping[str, float]]) -> Array:
-    """Return the weights [M] that BIC gives, at least `LEAST_WEIGHT` for every form that the data do not reject."""
+    """Return the weights [M] that BIC gives, at least `MIN_WEIGHT` for every form that the data do not reject."""
     bic = np.array([s["bic"] for s in statistics])
     raw = np.exp(-0.5 * (bic - bic.min()))
     return with_least(raw / raw.sum(), np.array([s["p"] >= REJECTED for s in statistics]))
 
 
 def weights_by_stacking(densities: Array, kept: Array) -> Array:
-    """Return the weights [M] that maximize the held-out log score of the mixture, at least `LEAST_WEIGHT` if kept.
+    """Return the weights [M] that maximize the held-out log score of the mixture, at least `MIN_WEIGHT` if kept.
 
     Args:
       densities: float [M, H], each form's predictive density at each held-out point.
@@ -140,7 +140,7 @@ def weights_by_stacking(densities: Array, kept: Array) -> Array:
     return with_least(weights, kept)
 
 
-def with_least(weights: Array, kept: Array, least: float = LEAST_WEIGHT) -> Array:
+def with_least(weights: Array, kept: Array, least: float = MIN_WEIGHT) -> Array:
     """Raise the weights [M] of the forms ``kept`` bool [M] to ``least`` and scale the others down: they add up to 1."""
     weights = np.where(kept, weights, np.minimum(weights, least))
     low = kept & (weights < least)
@@ -284,7 +284,7 @@ def held_out_densities(fitted: Mapping[str, FrontierFit]) -> Array | None:
     """Return each form's predictive density of held-out points, or None where a form could not be tested.
 
     Each prefix of the points, by FLOPs, predicts the next point. A prefix tests a form only where it has enough points
-    to determine the asymptote; at least `LEAST_PREFIXES` prefixes must test every form.
+    to determine the asymptote; at least `MIN_PREFIXES` prefixes must test every form.
 
     Returns:
       float [M, H], densities of ln(error).
@@ -292,8 +292,8 @@ def held_out_densities(fitted: Mapping[str, FrontierFit]) -> Array | None:
     fits = [f.fit for f in fitted.values()]
     count = fits[0].points
     first = max(f.free for f in fits) + EXTRA_POINTS_FOR_ASYMPTOTE
-    prefixes = list(range(first, count))[-MOST_PREFIXES:]
-    if len(prefixes) < LEAST_PREFIXES or any(f.points != count for f in fits):
+    prefixes = list(range(first, count))[-MAX_PREFIXES:]
+    if len(prefixes) < MIN_PREFIXES or any(f.points != count for f in fits):
         return None
     return np.array([[_density(f, m) for m in prefixes] for f in fitted.values()])
 

@@ -21,8 +21,8 @@ WEIGHTY = 0.05  # weight in the average from which on a form counts as a rival
 APART = 0.05  # predictions whose ratio is nearer to 1 do not disagree, however narrow the bands
 TIE = 1e-5  # differences of mean |ln(predicted / measured)| below this are ignored
 MIN_POINTS_TO_EXTRAPOLATE = 4  # points that a fit needs before it is extrapolated
-MOST_PREFIXES = 12  # fitted to choose a form
-LEAST_FORECASTS = 2  # of a form that may win
+MAX_SCORED_PREFIXES = 12  # fitted to choose a form
+MIN_FORECASTS = 2  # of a form that may win
 CUTS = 4  # cuts between fitted and held-out rows
 EQUAL_SCORES = 0.5  # laws whose scores differ by less than this share are equally good: a few cuts scatter as much
 
@@ -86,8 +86,10 @@ def extrapolation_scores(
       Empty with fewer than five budgets.
     """
     prefixes = np.arange(MIN_POINTS_TO_EXTRAPOLATE, len(flops))
-    if len(prefixes) > MOST_PREFIXES:  # a frontier of a large cloud: evenly over its points, the last one included
-        prefixes = prefixes[np.unique(np.linspace(0, len(prefixes) - 1, MOST_PREFIXES).round().astype(int))]
+    if (
+        len(prefixes) > MAX_SCORED_PREFIXES
+    ):  # a frontier of a large cloud: evenly over its points, the last one included
+        prefixes = prefixes[np.unique(np.linspace(0, len(prefixes) - 1, MAX_SCORED_PREFIXES).round().astype(int))]
     misses: dict[str, dict[int, float]] = {law.name: {} for law in laws}
     for law in laws:
         held = known.get(law.key, {})
@@ -96,7 +98,7 @@ def extrapolation_scores(
                 continue
             fit = fit_law(law, flops[:m], errors[:m], fixed=held, profile=False)
             misses[law.name][m] = abs(float(np.log(fit.predict(flops[m]) / errors[m])))
-    least = min(LEAST_FORECASTS, len(flops) - MIN_POINTS_TO_EXTRAPOLATE)
+    least = min(MIN_FORECASTS, len(flops) - MIN_POINTS_TO_EXTRAPOLATE)
     tested = [set(m) for m in misses.values() if len(m) >= least]
     common = set.intersection(*tested) if tested else set()
     if len(flops) <= MIN_POINTS_TO_EXTRAPOLATE:

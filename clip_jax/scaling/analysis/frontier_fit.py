@@ -40,11 +40,11 @@ if TYPE_CHECKING:
 MIN_POINTS_TO_FIT = 3
 RESELECT_FROM = 20  # candidates; fewer leave too many resamples without a frontier
 RESELECT_SHARE = 0.7
-REPLICAS, LEAST_REPLICAS = 300, 40
-MOST_DRAWN = 1_500_000  # candidates in all resamples together
+RESELECT_REPLICAS, MIN_RESELECT_REPLICAS = 300, 40
+MAX_RESELECT_CANDIDATES = 1_500_000  # candidates in all resamples together
 SELECTION_MATTERS = 0.2  # of a point's scatter: a bias below it changes no interval that could be seen
 BUDGET, PARETO, BINNED, HULL = "budget", "pareto", "binned", "hull"
-RULES = {
+FRONTIER_RULES = {
     BUDGET: "best size of each budget",
     PARETO: "runs that no cheaper run beats",
     BINNED: "best of each doubling of FLOPs",
@@ -223,7 +223,7 @@ def reselect(fit: Fit, x: Array, y: Array, rule: str) -> tuple[Ensemble | None, 
     if len(y) < RESELECT_FROM:
         return None, f"{len(y)} runs are fewer than {RESELECT_FROM}"
     held = {n: fit.values[n] for n, free in zip(fit.law.names, fit.free_mask, strict=True) if not free}
-    count = int(np.clip(MOST_DRAWN // len(y), LEAST_REPLICAS, REPLICAS))
+    count = int(np.clip(MAX_RESELECT_CANDIDATES // len(y), MIN_RESELECT_REPLICAS, RESELECT_REPLICAS))
     again = bootstrap_frontier(
         fit.law, x, y, SELECT[rule], replicas=count, share=RESELECT_SHARE, fixed=held, profile=False, loss=fit.loss
     )
@@ -306,4 +306,4 @@ def select(rule: str, candidates: pd.DataFrame) -> pd.DataFrame:
 
 def rules_for(planned: bool) -> Sequence[str]:
     """Return the rules that apply; the first one is reported."""
-    return tuple(RULES) if planned else tuple(r for r in RULES if r != BUDGET)
+    return tuple(FRONTIER_RULES) if planned else tuple(r for r in FRONTIER_RULES if r != BUDGET)

@@ -41,7 +41,7 @@ AMPLITUDE_SD = 5.0  # of ln a_t, around the mean error
 SCATTERS = np.geomspace(0.4, 3.0, 40)  # times the scatter of the first fit
 CHAINS, SWEEPS, BURN_IN = 200, 500, 250
 SLOWER = 3  # times more sweeps with effects of runs, which move with all tasks' curves
-ITERATIONS = 60
+NEWTON_ITERATIONS = 60
 
 
 @dataclass(frozen=True)
@@ -278,7 +278,7 @@ class _Model:
         matrix, linear = self.prior(hyper)
         z, damping = np.tile(start, (len(hyper), 1)) if start.ndim == 1 else start.copy(), np.full(len(hyper), 1e-2)
         energy = self.energy(z, hyper, matrix, linear)
-        for _ in range(ITERATIONS):
+        for _ in range(NEWTON_ITERATIONS):
             gradient, h = self.hessian(z, hyper, matrix, linear)
             diagonal = np.einsum("gii->gi", h)
             damped = h + (damping[:, None] * diagonal)[:, :, None] * np.eye(self.size)

@@ -37,9 +37,9 @@ from clip_jax.scaling.profile.profile_likelihood import curve_error, prediction_
 from clip_jax.scaling.uncertainty.bootstrap import Ensemble, bootstrap, case_weights, from_weights
 from clip_jax.scaling.uncertainty.interval_format import interval_data, interval_text
 
-METHODS = ("profile", "parametric", "cases")
-INSIDE = 0.1  # of a parameter's range, from the bound at which it ends
-MOVES = 0.05  # standard errors of the curve below which a parameter does not matter there
+INTERVAL_METHODS = ("profile", "parametric", "cases")
+HELD_INSIDE = 0.1  # of a parameter's range, from the bound at which it ends
+MIN_EFFECT = 0.05  # standard errors of the curve below which a parameter does not matter there
 ANGLES = 5  # ways of sharing the deviate between the two steps, from all in the first to all in the second
 
 
@@ -117,7 +117,7 @@ class TwoStep:
         """
         enough = min(self.first.points, self.second.points) >= MIN_ROWS_FOR_CASES
         method = method or ("cases" if enough else "parametric")
-        one_of("two_step.method", method, METHODS)
+        one_of("two_step.method", method, INTERVAL_METHODS)
         point = {c: np.atleast_1d(v) for c, v in columns_of(self.first.law, at).items()}
         if any(v.size != 1 for v in point.values()):
             raise UserError("two_step: forecast one point at a time")
@@ -230,14 +230,14 @@ def _open_sides(fit: Fit, point: dict[str, Array]) -> tuple[bool, bool]:
             if not np.isclose(fit.theta[i], bound, rtol=1e-6, atol=1e-6) or (linear and bound in (0.0, 1.0)):
                 continue
             inside, free = fit.theta.copy(), fit.free_mask.copy()
-            inside[i], free[i] = bound + INSIDE * (other - bound), False
+            inside[i], free[i] = bound + HELD_INSIDE * (other - bound), False
             solved = solve(
                 fit.law, fit.logs, fit.data.y, inside[None], fit.low, fit.high, fit.loss,
                 weights=fit.data.weights, free=free,
             )  # fmt: skip
             ends = fit.law.predict(np.stack([solved.theta[0], fit.theta]), at)[:, 0]
             before, now = space_of(ends, fit.loss.space, np)
-            low, high = low or now < before - MOVES * error, high or now > before + MOVES * error
+            low, high = low or now < before - MIN_EFFECT * error, high or now > before + MIN_EFFECT * error
     return bool(low), bool(high)
 
 

@@ -17,8 +17,8 @@ from clip_jax.scaling.uncertainty.interval_format import interval_data, interval
 if TYPE_CHECKING:
     import pandas as pd
 
-IGNORED = ("laws", "frontier", "loss", "delta", "examples", "fixed", "weights", "below", "under")
-COLUMNS = ("flops", "params", "samples_seen")
+IGNORED_BY_APPROACHES = ("laws", "frontier", "loss", "delta", "examples", "fixed", "weights", "below", "under")
+APPROACH_COLUMNS = ("flops", "params", "samples_seen")
 
 
 def fit_approach(table: pd.DataFrame, what: TableFit) -> tuple[list[str], dict[str, Any]]:
@@ -33,7 +33,9 @@ def fit_approach(table: pd.DataFrame, what: TableFit) -> tuple[list[str], dict[s
       UserError: an option that would be ignored, and as `approaches.fit_valleys` and `approaches.fit_envelope`.
     """
     mode = f"--approach={what.approach}"
-    refuse_ignored(what, (*IGNORED, "group") if what.approach == 2 else (*IGNORED, "space"), mode)
+    refuse_ignored(
+        what, (*IGNORED_BY_APPROACHES, "group") if what.approach == 2 else (*IGNORED_BY_APPROACHES, "space"), mode
+    )
     budgets = [flops_of(text) for text in what.at]
     treatment: list[str] = []
     mapped = {item.partition("=")[0].partition("*")[0] for item in what.x}
@@ -47,7 +49,7 @@ def fit_approach(table: pd.DataFrame, what: TableFit) -> tuple[list[str], dict[s
             reason = "the table has no column run_id"
             raise UserError(field="--group", reason=reason, hint="name the run of each row: --group=COLUMN")
         what = replace(what, group=what.group or "run_id")
-    rows = read_rows(table, what, NamedColumns(f"approach {what.approach}", COLUMNS))
+    rows = read_rows(table, what, NamedColumns(f"approach {what.approach}", APPROACH_COLUMNS))
     import pandas as pd
 
     runs = pd.DataFrame({**rows.columns, "y": rows.y})
@@ -87,7 +89,7 @@ def _with_samples(table: pd.DataFrame, what: TableFit, mapped: set[str]) -> tupl
     factor = number(what.flops_per_param_sample, option) if what.flops_per_param_sample else FLOPS_PER_PARAM_SAMPLE
     if not 0 < factor < np.inf:
         raise UserError(field=option, value=what.flops_per_param_sample, reason="must be above 0 and finite")
-    columns = columns_from(table, NamedColumns(f"approach {what.approach}", COLUMNS[:2]), what.x)
+    columns = columns_from(table, NamedColumns(f"approach {what.approach}", APPROACH_COLUMNS[:2]), what.x)
     samples = columns["flops"] / (factor * columns["params"])
     message = (
         f"the table has no column samples_seen: flops/({factor:g}·params) stands for it ({option}, --x=samples_seen=)"

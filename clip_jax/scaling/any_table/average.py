@@ -19,7 +19,7 @@ from clip_jax.scaling.uncertainty.interval_format import interval_text, span_tex
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_ROWS = 1000  # 1,400 rows take more than a minute
+MAX_ROWS = 1000  # 1,400 rows take more than a minute
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ def average_forms(table: pd.DataFrame, what: TableFit) -> Averaged:
         law, known = with_ceiling(law, what.chance)
         try:
             rows = _rising(read_rows(table, what, law))
-            if len(rows) > MOST_ROWS:
-                return Averaged(None, f"forms are not averaged for more than {MOST_ROWS} rows")
+            if len(rows) > MAX_ROWS:
+                return Averaged(None, f"forms are not averaged for more than {MAX_ROWS} rows")
             fit = fit_rows_of(rows, what, law, known=known)
         except UserError:  # too few points for this form
             continue

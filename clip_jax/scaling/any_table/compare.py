@@ -20,7 +20,7 @@ from clip_jax.scaling.laws.size_data import FLOPS_PER_PARAM_SAMPLE
 from clip_jax.scaling.planning.compare import compute_gain, crossing, difference
 from clip_jax.scaling.planning.experimental_design import RunSelection, best_runs, cheapest_plan
 from clip_jax.scaling.uncertainty.bootstrap import bootstrap
-from clip_jax.scaling.uncertainty.clusters import LEAST_REPLICAS, MOST_WEIGHTS
+from clip_jax.scaling.uncertainty.clusters import MAX_WEIGHTS, MIN_CLUSTER_REPLICAS
 
 PLACES = 5  # at which the difference is printed
 
@@ -80,7 +80,7 @@ def compare_tables(
             reason = f"{path} has {len(set(labels))} groups, at least 3 are needed"
             raise UserError(field="--group", value=group, reason=reason)
         kind = "cases" if group else "parametric"
-        count = min(replicas, max(LEAST_REPLICAS, MOST_WEIGHTS // fit.points))
+        count = min(replicas, max(MIN_CLUSTER_REPLICAS, MAX_WEIGHTS // fit.points))
         ensembles.append(bootstrap(fit, kind=kind, groups=labels, replicas=count, seed=seed))
         lines += [f"{path}: {fit.points} rows", *(f"  {s}" for s in rows.treatment)]
         lines += [f"  {count} resamples, for there are many rows"] if count < replicas else []

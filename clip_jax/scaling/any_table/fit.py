@@ -33,7 +33,7 @@ from clip_jax.scaling.fit.result import Fit
 from clip_jax.scaling.fit.solver import fewer_programs
 from clip_jax.scaling.laws import Law
 from clip_jax.scaling.profile.prediction import Interval
-from clip_jax.scaling.profile.statistic import ONE_STEP
+from clip_jax.scaling.profile.statistic import ONE_STEP_PROFILE
 from clip_jax.scaling.report.checklist import folder_for, write_checklist
 from clip_jax.scaling.uncertainty.clusters import FEW_GROUPS
 from clip_jax.scaling.uncertainty.diagnostics import REFIT, influence_method, moved_by_rows, residual_checks
@@ -105,7 +105,7 @@ def _fit_laws(path: str | Path, table: pd.DataFrame, what: TableFit, out_dir: st
         f"  {fit.status}; {fit.agree} of {fit.starts} polished starts agree ({fit.screened} screened); "
         f"sum of {fit.loss.kind} losses ({fit.loss.space}) {fit.objective:.8g}; residual sd {fit.residual_sd:.4g}"
     )
-    if what.group or spans.method.startswith(ONE_STEP):
+    if what.group or spans.method.startswith(ONE_STEP_PROFILE):
         lines.append(f"  95 % intervals: {spans.method}")
     lines += [f"  {spans.selection}"] if spans.selection else []
     if what.under < 1:

@@ -13,7 +13,7 @@ from clip_jax.scaling.fit.result import Fit
 from clip_jax.scaling.profile.prediction import Interval
 from clip_jax.scaling.uncertainty.interval_format import ends_text
 
-MOST_SHOWN = 10  # rows that are printed, each with an interval of its own
+MAX_SHOWN = 10  # rows that are printed, each with an interval of its own
 
 
 def judge(fit: Fit, rows: Rows, new_run: Callable[[dict[str, float]], Interval]) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def judge(fit: Fit, rows: Rows, new_run: Callable[[dict[str, float]], Interval])
     off = off[np.isfinite(off)]
     at = rows.cut if rows.cut is not None else next(iter(rows.columns.values()))
     order = np.argsort(at, kind="stable")
-    positions = np.unique(np.linspace(0, len(order) - 1, min(len(order), MOST_SHOWN)).round().astype(int))
+    positions = np.unique(np.linspace(0, len(order) - 1, min(len(order), MAX_SHOWN)).round().astype(int))
     shown = set(order[positions].tolist())
     known: dict[tuple[float, ...], Interval] = {}
     table = []

@@ -14,7 +14,7 @@ from clip_jax.scaling.laws import EVERY, Law, SaturatingPowerLaw, law_named, wit
 UNITS = {"k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
 MEANINGS = {"error": (0.0, 1.0), "error%": (0.0, 0.01), "accuracy": (1.0, -1.0), "accuracy%": (1.0, -0.01)}
 FRONTIERS = ("all", "pareto", "binned", "hull")
-LEAST_DELTA = 1e-12  # Huber's; below it residuals drown in rounding
+MIN_DELTA = 1e-12  # Huber's; below it residuals drown in rounding
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ class TableFit:
                 f"examples={self.examples}: must be above 0, with space=log", field="--examples", value=self.examples
             )
         Loss(self.loss, self.space, self.delta)
-        if not LEAST_DELTA <= self.delta < np.inf:
-            raise UserError(field="--delta", value=self.delta, reason=f"must be at least {LEAST_DELTA:g} and finite")
+        if not MIN_DELTA <= self.delta < np.inf:
+            raise UserError(field="--delta", value=self.delta, reason=f"must be at least {MIN_DELTA:g} and finite")
         if self.below is not None and not 0 < self.below < np.inf:
             raise UserError(field="--below", value=self.below, reason="must be above 0 and finite")
         if self.chance is not None and not 0 < self.chance < np.inf:

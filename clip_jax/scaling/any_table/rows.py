@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Y_COLUMNS = ("error", "error_mean", "loss")  # tried for y where none is named; exactly one must exist
 SCALES = {"flops", "params", "params_image", "params_text", "samples_seen", "unique_samples"}  # more of it: less error
 SERIES_COLUMNS = ("family", "arm")
-SAME = 1e-12  # relative spread of a y that does not vary
+CONSTANT_SPREAD = 1e-12  # relative spread of a y that does not vary
 UNIT_HINT = "write 10**value, or the unit, as --x=flops=flops*G"
 RISES = 0.8  # rank correlation of an error with compute at which it may be an accuracy
 
@@ -254,7 +254,7 @@ def _refuse_no_law(rows: Rows, name: str) -> None:
         if np.array_equal(values, rows.y):
             reason = f"is {column} itself: there is no law in it"
             raise UserError(f"--y={name}: {reason}", field="--y", value=name, reason=reason)
-    if len(rows) > 2 and np.ptp(rows.y) <= SAME * np.abs(rows.y).max():
+    if len(rows) > 2 and np.ptp(rows.y) <= CONSTANT_SPREAD * np.abs(rows.y).max():
         reason = f"is the same in all {len(rows)} rows: there is no law in it"
         raise UserError(f"{name} {reason}", field=name, value=float(rows.y[0]), reason=reason)
 

@@ -16,10 +16,21 @@ from clip_jax.scaling.uncertainty.interval_format import interval_data, interval
 if TYPE_CHECKING:
     import pandas as pd
 
-IGNORED = ("loss", "space", "delta", "fixed", "weights", "below", "under", "flops_per_param_sample", "approach", "then")
+IGNORED_BY_TASKS = (
+    "loss",
+    "space",
+    "delta",
+    "fixed",
+    "weights",
+    "below",
+    "under",
+    "flops_per_param_sample",
+    "approach",
+    "then",
+)
 FORM = "saturating"  # what every task follows; bounded where chance is known
-SETTLED = 0.6  # of `PooledFit.mixing`, above which the chains have not settled
-COLUMNS = NamedColumns("the pooled law", ("flops",))
+MAX_MIXING = 0.6  # of `PooledFit.mixing`, above which the chains have not settled
+POOLED_LAW = NamedColumns("the pooled law", ("flops",))
 
 
 def names_several(what: TableFit, table: pd.DataFrame) -> bool:
@@ -37,7 +48,7 @@ def fit_tasks(table: pd.DataFrame, what: TableFit) -> tuple[list[str], dict[str,
     Raises:
       UserError: an option that would be ignored; both forms at once; as `rows.read_rows` and `fit_pooled`.
     """
-    refuse_ignored(what, IGNORED, "several tasks")
+    refuse_ignored(what, IGNORED_BY_TASKS, "several tasks")
     if what.laws != (FORM,):
         reason = f"several tasks are fitted together by {FORM} (bounded, with --chance) alone"
         raise UserError(field="--law", value=",".join(what.laws), reason=reason)
@@ -66,7 +77,7 @@ def fit_tasks(table: pd.DataFrame, what: TableFit) -> tuple[list[str], dict[str,
     if what.frontier != "all":
         lines.append("  note: intervals do not include the selection of the frontiers")
     warnings = []
-    if pooled.mixing > SETTLED:
+    if pooled.mixing > MAX_MIXING:
         warnings.append(f"the chains have not settled (a median moved by {pooled.mixing:.2f} sd)")
     forecasts = []
     for text, flops in zip(what.at, budgets, strict=True):
@@ -91,7 +102,7 @@ def _wide(table: pd.DataFrame, what: TableFit) -> dict[str, Rows]:
         raise UserError(field="--y", value=what.y, reason="must name different columns")
     for name in names:
         column_of(table, name)
-    return {name: read_rows(table, replace(what, y=name), COLUMNS) for name in names}
+    return {name: read_rows(table, replace(what, y=name), POOLED_LAW) for name in names}
 
 
 def _long(table: pd.DataFrame, what: TableFit) -> dict[str, Rows]:
@@ -99,7 +110,9 @@ def _long(table: pd.DataFrame, what: TableFit) -> dict[str, Rows]:
         reason = f"the table lacks this column; it has {', '.join(map(str, table.columns))}"
         raise UserError(field="--tasks", value=what.tasks, reason=reason)
     labels = table[what.tasks]
-    return {str(n): read_rows(table[(labels == n).to_numpy()], what, COLUMNS) for n in sorted(labels.dropna().unique())}
+    return {
+        str(n): read_rows(table[(labels == n).to_numpy()], what, POOLED_LAW) for n in sorted(labels.dropna().unique())
+    }
 
 
 def _stacked(parts: dict[str, Rows], what: TableFit, wide: bool) -> pd.DataFrame:

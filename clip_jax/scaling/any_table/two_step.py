@@ -19,7 +19,7 @@ from clip_jax.scaling.uncertainty.interval_format import interval_text, span_tex
 if TYPE_CHECKING:
     import pandas as pd
 
-IGNORED = ("weights", "group", "below", "examples")
+IGNORED_BY_TWO_STEP = ("weights", "group", "below", "examples")
 CONSTANT = "batch_size"  # the column that is checked unless --constant names others
 
 
@@ -44,7 +44,7 @@ def fit_steps(table: pd.DataFrame, what: TableFit, law: Law) -> Steps:
       UserError: an option that would be ignored; losses that were measured at several values of a column of
         ``constant``; as `fit_two_step`.
     """
-    refuse_ignored(what, IGNORED, "--then")
+    refuse_ignored(what, IGNORED_BY_TWO_STEP, "--then")
     if what.fixed and what.fixed != ("none",):
         reason = "does not say which of the three fits holds it; only none is possible with --then"
         raise UserError(field="--fix", value=",".join(what.fixed), reason=reason)

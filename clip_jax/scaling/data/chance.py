@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # metric of runs.csv -> metric of evals.csv whose chance is that of the metric itself
-SAME = {"error_mean": "error", "val_loss": "loss", "val_loss_refit": "loss_refit"}
+CHANCE_METRICS = {"error_mean": "error", "val_loss": "loss", "val_loss_refit": "loss_refit"}
 TASK = "error/"  # a metric of one task, beside that task's accuracy
 
 
@@ -29,8 +29,8 @@ def chance_of(evals: pd.DataFrame, metric: str) -> float | None:
     Raises:
       UserError: runs with different values, whose metrics are not on one scale.
     """
-    if metric in SAME:
-        chances = evals.loc[evals["metric"] == SAME[metric], "chance"]
+    if metric in CHANCE_METRICS:
+        chances = evals.loc[evals["metric"] == CHANCE_METRICS[metric], "chance"]
     elif metric.startswith(TASK):
         rows = (evals["task"] == metric.removeprefix(TASK)) & (evals["metric"] == "top1")
         chances = 1 - evals.loc[rows, "chance"]

@@ -14,7 +14,7 @@ from clip_jax.scaling.laws.base import Array, Law
 # neighbors in a sorted column that are further apart than this were likely written in two units (GFLOPs and FLOPs
 # differ by 1e9, percent and fraction by 1e2)
 UNIT_GAP = {"x": 1e5, "y": 30.0}
-SAME = 1e-9  # columns whose logarithms differ by less do not vary
+CONSTANT_LOG_SPREAD = 1e-9  # columns whose logarithms differ by less do not vary
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def check_points(law: Law, columns: Any, y: Any, weights: Any = None, *, positiv
             raise UserError(f"fit: {name} {reason}", field=name, reason=reason)
         _finite(name, values, positive or name != "y")
     for name, values in checked.items():
-        if len(values) and np.ptp(np.log(values)) < SAME:
+        if len(values) and np.ptp(np.log(values)) < CONSTANT_LOG_SPREAD:
             reason = f"is {values[0]:g} in all {len(values)} rows; {law.name} needs rows that differ in it"
             raise UserError(f"fit: {name} {reason}", field=name, value=float(values[0]), reason=reason)
     _not_on_one_line(law, checked)

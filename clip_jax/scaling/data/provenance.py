@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-PACKAGES = {"clip_jax": "clip-jax-scaling", "jax": "jax", "numpy": "numpy", "scipy": "scipy", "pandas": "pandas"}
+VERSIONED_PACKAGES = {
+    "clip_jax": "clip-jax-scaling",
+    "jax": "jax",
+    "numpy": "numpy",
+    "scipy": "scipy",
+    "pandas": "pandas",
+}
 
 
 def rows_hash(rows: pd.DataFrame) -> str:
@@ -49,7 +55,7 @@ def versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     installed = {}
-    for name, distribution in PACKAGES.items():
+    for name, distribution in VERSIONED_PACKAGES.items():
         try:
             installed[name] = version(distribution)
         except PackageNotFoundError:

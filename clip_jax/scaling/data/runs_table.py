@@ -15,7 +15,7 @@ from clip_jax.scaling.data.table_files import read_file
 if TYPE_CHECKING:
     import pandas as pd
 
-REQUIRED = ("run_id", "flops", "params", "samples_seen")
+REQUIRED_COLUMNS = ("run_id", "flops", "params", "samples_seen")
 DEFAULTS: dict[str, Any] = {"seed": 0, "final": True, "kind": "cell", "batch_size": 0}
 LR_CHECK = "lr_check"
 CHECKED = {  # by the kind of a run that tries another value of one setting
@@ -60,10 +60,10 @@ def prepare(df: pd.DataFrame, metric: str, name: str = "table") -> pd.DataFrame:
     Raises:
       UserError: a missing column, the run whose number is out of range, FLOPs that are plainly logarithms.
     """
-    if metric in (*REQUIRED, "budget"):
+    if metric in (*REQUIRED_COLUMNS, "budget"):
         reason = "is a scale, no error or loss"
         raise UserError(f"{name}: {metric} {reason}", field="--metric", value=metric, reason=reason)
-    missing = [c for c in (*REQUIRED, metric) if c not in df.columns]
+    missing = [c for c in (*REQUIRED_COLUMNS, metric) if c not in df.columns]
     if missing:
         reason = f"lacks the column {', '.join(missing)}; it has {', '.join(map(str, df.columns))}"
         raise UserError(f"{name}: {reason}", field=", ".join(missing), reason=reason)

@@ -17,7 +17,7 @@ TINY = 1e-12  # a prediction never goes below, so that its logarithm exists
 # Residuals of the logarithm beyond this are treated as outliers (Huber, 1964). Hoffmann et al. (2022) use 1e-3 for
 # losses of hundreds of runs; errors of a few runs scatter by percents, and 1e-3 would fit two points and drop the rest.
 HUBER_DELTA = 0.02
-LEAST_DELTA = 1e-7  # least absolute deviations are reached as Huber losses whose delta falls to this
+ABSOLUTE_DELTA = 1e-7  # least absolute deviations are reached as Huber losses whose delta falls to this
 NO_DELTA = 1e30
 
 
@@ -53,7 +53,7 @@ class Loss:
     def deltas(self) -> tuple[float, ...]:
         """The Huber deltas that are solved one after the other; the last one counts."""
         if self.kind == "absolute":
-            return tuple(float(d) for d in np.geomspace(1e-2, LEAST_DELTA, 6))
+            return tuple(float(d) for d in np.geomspace(1e-2, ABSOLUTE_DELTA, 6))
         return (self.delta,) if self.kind == "huber" else (NO_DELTA,)
 
     @property

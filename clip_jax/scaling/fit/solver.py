@@ -22,10 +22,10 @@ import numpy as np
 from clip_jax.scaling.fit.loss import Loss, space_of
 from clip_jax.scaling.laws.base import Array, Law
 
-CHUNK = 64  # fits per chunk; a chunk takes as long as its slowest fit
+FITS_PER_CHUNK = 64  # fits per chunk; a chunk takes as long as its slowest fit
 MANY_ROWS, FEW_FITS = 4096, 8  # rows above which one fit is so expensive that it runs alone, from a few compared starts
-LEAST_ROWS, OF_MANY = 16, 64  # rows of the smallest compiled program; the second for a table of many rows
-ITERATIONS = 200
+MIN_PADDED_ROWS, OF_MANY = 16, 64  # rows of the smallest compiled program; the second for a table of many rows
+MAX_ITERATIONS = 200
 DONE = 1e-13  # predicted relative gain at which a fit has converged
 
 
@@ -136,13 +136,13 @@ def exactly() -> Iterator[None]:
         yield
 
 
-_least_rows: ContextVar[int] = ContextVar("least_rows", default=LEAST_ROWS)
+_least_rows: ContextVar[int] = ContextVar("least_rows", default=MIN_PADDED_ROWS)
 
 
 @contextmanager
 def fewer_programs(rows: int) -> Iterator[None]:
     """Pad the frontiers of a table with many ``rows`` to larger sizes, so that fewer programs are compiled."""
-    before = _least_rows.set(OF_MANY if rows > MANY_ROWS else LEAST_ROWS)
+    before = _least_rows.set(OF_MANY if rows > MANY_ROWS else MIN_PADDED_ROWS)
     try:
         yield
     finally:
@@ -179,7 +179,7 @@ def solve(
     free: Array | None = None,
     at: Mapping[str, float] | None = None,
     value: Array | None = None,
-    iterations: int = ITERATIONS,
+    iterations: int = MAX_ITERATIONS,
 ) -> Solved:
     """Minimize the loss from each start.
 
@@ -198,7 +198,7 @@ def solve(
       iterations: at most.
     """
     fits, n = len(begin), len(next(iter(x.values())))
-    rows, chunk = padded_rows(n), CHUNK if n <= MANY_ROWS else 1
+    rows, chunk = padded_rows(n), FITS_PER_CHUNK if n <= MANY_ROWS else 1
     logs = {c: _padded(np.asarray(x[c], float), rows, 0.0) for c in law.columns}
     w = np.ones(n) if weights is None else np.asarray(weights, float)
     w = np.broadcast_to(_padded(w, rows, 0.0), (fits, rows))

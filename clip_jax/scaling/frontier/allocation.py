@@ -34,7 +34,7 @@ from clip_jax.scaling.uncertainty.interval_format import interval_data, interval
 
 MIN_ROWS_FOR_CASES = 24  # from which on rows are drawn with replacement
 MARGIN = 1e3  # sizes are searched this factor beyond those of the runs, and further where the budget lies beyond
-GRID = {1: (41, 3), 2: (17, 7)}  # sizes searched at once -> (points per axis, rounds of refinement)
+SEARCH_GRIDS = {1: (41, 3), 2: (17, 7)}  # sizes searched at once -> (points per axis, rounds of refinement)
 SLOPE_STEP = 0.5  # of ln(FLOPs) on each side, over which the local exponent is taken
 SAMPLES = "samples_seen"
 
@@ -101,7 +101,7 @@ def fit_cost(columns: Any, flops: Any, size: str = "params") -> Cost:
 def size_columns(law: Law) -> tuple[str, ...]:
     """Return a law's size columns. Raises UserError for a law that lacks sizes or ``samples_seen``."""
     sizes = tuple(c for c in law.columns if c.startswith("params"))
-    if SAMPLES not in law.columns or not 1 <= len(sizes) <= max(GRID):
+    if SAMPLES not in law.columns or not 1 <= len(sizes) <= max(SEARCH_GRIDS):
         raise UserError(f"{law.name}: a law of model size and {SAMPLES} is needed; it has {', '.join(law.columns)}")
     return sizes
 
@@ -310,7 +310,7 @@ def _search(
     below, above = max(0.0, spent.min() - log_c.min()), max(0.0, log_c.max() - spent.max())
     low = np.array([seen[c].min() - np.log(MARGIN) - below for c in sizes])
     high = np.array([seen[c].max() + np.log(MARGIN) + above for c in sizes])
-    points, rounds = GRID[len(sizes)]
+    points, rounds = SEARCH_GRIDS[len(sizes)]
     unit = np.array(list(product(np.linspace(-1, 1, points), repeat=len(sizes))))  # [P, m]
     shape = (len(thetas), len(log_c), len(sizes))
     centers, reach = np.broadcast_to((low + high) / 2, shape), (high - low) / 2

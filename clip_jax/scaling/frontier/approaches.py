@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 MAX_REFUSED = 0.1  # share of a valley's redraws without a lowest point, from which on the valley is refused
 MIN_RUNS_FOR_ENVELOPE = 6
-LEAST_DRAWS = 50
-ROOM = 2.0  # factor between the best size and the smallest and largest ones trained at a compute
+MIN_DRAWS = 50
+SIZE_MARGIN = 2.0  # factor between the best size and the smallest and largest ones trained at a compute
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def fit_valleys(
         estimated.
     """
     one_of("space", space, ("log", "linear"))
-    at_least("draws", draws, LEAST_DRAWS)
+    at_least("draws", draws, MIN_DRAWS)
     columns = [budget, params, samples, y]
     data = _numbers(runs, columns, columns)
     data = data.assign(y=np.log(data[y]) if space == "log" else data[y])
@@ -302,9 +302,9 @@ def fit_envelope(
 ) -> ApproachResult:
     """Fit approach 1: N* and D* as powers of compute from the lower envelope of training curves.
 
-    At each of many computes the run with the lowest y is looked up (`frontier.envelope`), and lines are fitted to its
-    ln size and ln samples. Computes at which the best size lies within a factor `ROOM` of the smallest or largest size
-    trained there are left out, for there no neighbor could win. Intervals resample whole runs.
+    At each of many computes the run with the lowest y is selected (`frontier.envelope`), and lines are fitted to its
+    ln size and ln samples. Computes at which the best size lies within a factor `SIZE_MARGIN` of the smallest or largest
+    size trained are left out, for no neighbor of it could win. Intervals resample whole runs.
 
     Args:
       curves: one row per evaluation.
@@ -353,8 +353,8 @@ def _envelope_lines(x: Array, size: Array, along: Array, seen: Array) -> Array |
     """
     covered = np.isfinite(along)
     lead = along.argmin(axis=0)
-    smallest = np.where(covered, size[:, None], np.inf).min(axis=0) + np.log(ROOM)
-    largest = np.where(covered, size[:, None], -np.inf).max(axis=0) - np.log(ROOM)
+    smallest = np.where(covered, size[:, None], np.inf).min(axis=0) + np.log(SIZE_MARGIN)
+    largest = np.where(covered, size[:, None], -np.inf).max(axis=0) - np.log(SIZE_MARGIN)
     keep = covered.any(axis=0)
     for _ in range(3):  # the line decides which computes have room, not the winner at a compute, which may be lucky
         if len(np.unique(size[lead[keep]])) < BUDGETS_FOR_EXPONENT:

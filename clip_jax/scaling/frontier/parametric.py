@@ -19,10 +19,10 @@ from clip_jax.scaling.profile.profile_likelihood import parameter_interval
 if TYPE_CHECKING:
     import pandas as pd
 
-LEAST_ROWS = 8  # five parameters and three more
-LEAST_VALUES = 3  # of sizes, and of samples
+MIN_RUNS_FOR_SURFACE = 8  # five parameters and three more
+MIN_DISTINCT_VALUES = 3  # of sizes, and of samples
 TESTED_ROWS = 60  # from which on the coverage of its intervals was simulated
-SIZES = 400  # tried along a budget
+SIZES_ON_PATH = 400  # tried along a budget
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,15 @@ class Surface:
         The optimum is found on a grid of sizes, refined by a parabola through the best three.
         """
         seen = self.fit.data.columns["params"]
-        logs = np.linspace(np.log(seen.min() / 100), np.log(seen.max() * 100), SIZES)
+        logs = np.linspace(np.log(seen.min() / 100), np.log(seen.max() * 100), SIZES_ON_PATH)
         c = np.log(np.asarray(flops, float))[:, None]
 
         def error(n: Array) -> Array:
             data = c - np.log(self.cost) - self.power * n
             return self.fit.predict({"params": np.exp(n), "samples_seen": np.exp(data)})
 
-        y = error(np.broadcast_to(logs, (len(c), SIZES)))
-        k = np.clip(y.argmin(axis=1), 1, SIZES - 2)
+        y = error(np.broadcast_to(logs, (len(c), SIZES_ON_PATH)))
+        k = np.clip(y.argmin(axis=1), 1, SIZES_ON_PATH - 2)
         rows, step = np.arange(len(c)), logs[1] - logs[0]
         left, middle, right = (y[rows, k + i] for i in (-1, 0, 1))
         curvature = left - 2 * middle + right
@@ -78,11 +78,11 @@ def fit_surface(rows: pd.DataFrame, metric: str) -> Surface:
       UserError: too few rows, sizes or numbers of samples, or all on one line.
     """
     for column, what in (("params", "sizes"), ("samples_seen", "numbers of samples")):
-        if (distinct := rows[column].nunique()) < LEAST_VALUES:
-            reason = f"{distinct} {what}, at least {LEAST_VALUES} are needed"
+        if (distinct := rows[column].nunique()) < MIN_DISTINCT_VALUES:
+            reason = f"{distinct} {what}, at least {MIN_DISTINCT_VALUES} are needed"
             raise UserError(reason, field=column, value=distinct, reason=reason)
-    if len(rows) < LEAST_ROWS:
-        reason = f"{len(rows)} runs, at least {LEAST_ROWS} are needed"
+    if len(rows) < MIN_RUNS_FOR_SURFACE:
+        reason = f"{len(rows)} runs, at least {MIN_RUNS_FOR_SURFACE} are needed"
         raise UserError(reason, field="runs", value=len(rows), reason=reason)
     columns = {c: rows[c].to_numpy(float) for c in ("params", "samples_seen")}
     fit = fit_law(Chinchilla(), columns, rows[metric].to_numpy(float))

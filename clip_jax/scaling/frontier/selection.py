@@ -17,7 +17,7 @@ from clip_jax.scaling.laws.base import Array
 if TYPE_CHECKING:
     import pandas as pd
 
-DRAWS = 2000
+BIAS_DRAWS = 2000
 CELLS_OF_VALLEY = 5  # nearest to the best size; sizes 30 to 100 times apart are no parabola
 SIZES_FOR_VALLEY = 4  # for a parabola and one degree of freedom
 
@@ -82,6 +82,6 @@ def selection_bias(df: pd.DataFrame, metric: str, sd: float, *, seed: int = 0) -
     """
     rng, out = np.random.default_rng(seed), {}
     for budget, (cells, _, truth, _) in _valleys(df, metric).items():
-        drawn = truth + sd / np.sqrt(cells["seeds"].to_numpy(float)) * rng.standard_normal((DRAWS, len(truth)))
+        drawn = truth + sd / np.sqrt(cells["seeds"].to_numpy(float)) * rng.standard_normal((BIAS_DRAWS, len(truth)))
         out[budget] = float(min(drawn.min(axis=1).mean() - truth.min(), 0.0))
     return out

@@ -19,7 +19,7 @@ from clip_jax.errors import UserError
 
 Array = np.ndarray
 Logs = dict[str, Array]
-MOST_STARTS = 5000
+MAX_STARTS = 5000
 
 
 @dataclass(frozen=True)
@@ -214,12 +214,12 @@ class Law:
         return np.array([pick(a, g) for a, _, g in pairs]), np.array([pick(b, g) for _, b, g in pairs])
 
     def starts(self, x: Logs, y: Array) -> Array:
-        """Return starting points of fits: float64 [S, p], S <= `MOST_STARTS`, inside the bounds."""
+        """Return starting points of fits: float64 [S, p], S <= `MAX_STARTS`, inside the bounds."""
         grid = [np.asarray(values, float) for values in self.grid(x, y)]
         grid = [np.log(g) if p.log else g for g, p in zip(grid, self.parameters, strict=True)]
         every = np.array(list(product(*grid)))
-        if len(every) > MOST_STARTS:
-            every = every[np.random.default_rng(0).choice(len(every), MOST_STARTS, replace=False)]
+        if len(every) > MAX_STARTS:
+            every = every[np.random.default_rng(0).choice(len(every), MAX_STARTS, replace=False)]
         return np.unique(np.clip(every, *self.bounds(x, y)), axis=0)
 
 

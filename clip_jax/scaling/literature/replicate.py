@@ -275,7 +275,7 @@ def bnsl(df: pd.DataFrame) -> Results:
 
 Replication = tuple[str, Callable[["pd.DataFrame"], Results], dict[str, published.Expected]]
 # name -> (file that ``all`` searches for, function that fits it, expected numbers)
-EVERY: dict[str, Replication] = {
+REPLICATIONS: dict[str, Replication] = {
     "chinchilla": ("chinchilla_epoch245.csv", chinchilla, published.CHINCHILLA),
     "cherti": ("openclip_cherti.csv", cherti, published.CHERTI),
     "datacomp": ("clip_family_best_datacomp_imagenet.csv", datacomp, published.DATACOMP),
@@ -295,15 +295,15 @@ def replicate(name: str, path: str | Path) -> list[Row]:
       UserError: an unknown name, a missing file or column, a folder without any of the tables.
     """
     if name == "all":
-        tables = [(n, Path(path) / file) for n, (file, _, _) in EVERY.items() if (Path(path) / file).is_file()]
+        tables = [(n, Path(path) / file) for n, (file, _, _) in REPLICATIONS.items() if (Path(path) / file).is_file()]
         if not tables:
-            reason = f"holds none of {', '.join(file for file, _, _ in EVERY.values())}"
+            reason = f"holds none of {', '.join(file for file, _, _ in REPLICATIONS.values())}"
             raise UserError(field=str(path), reason=reason)
         return [row for n, file in tables for row in replicate(n, file)]
-    if name not in EVERY:
-        reason = f"must be one of {', '.join(EVERY)}, all"
+    if name not in REPLICATIONS:
+        reason = f"must be one of {', '.join(REPLICATIONS)}, all"
         raise UserError(f"replicate {name}: {reason}", field="name", value=name, reason=reason)
-    _, compute, expected = EVERY[name]
+    _, compute, expected = REPLICATIONS[name]
     results = compute(read_table(path))
     return [
         Row(f"{name} {block}", what, value, results[block][what], tolerance * (abs(value) if relative else 1), source)

@@ -15,7 +15,7 @@ from clip_jax.scaling.uncertainty.bootstrap import TAILS, Ensemble
 if TYPE_CHECKING:
     import pandas as pd
 
-GRID = 400  # points at which a crossing is searched for
+CROSSING_POINTS = 400  # points at which a crossing is searched for
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def crossing(a: Ensemble, b: Ensemble, low: float, high: float, *, seed: int = 0
     if not 0 < low < high:
         reason = "must be above 0 and rising"
         raise UserError(f"crossing: low={low!r} and high={high!r} {reason}", field="low", value=low, reason=reason)
-    grid = np.geomspace(low, high, GRID)
+    grid = np.geomspace(low, high, CROSSING_POINTS)
     first, second = _pairs(a, b, grid, seed)
     crossings = _crossings(np.log(grid), second - first)
     fitted = _crossings(np.log(grid), np.log(b.fit.predict(grid) / a.fit.predict(grid))[None])[0]

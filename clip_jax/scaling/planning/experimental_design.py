@@ -20,7 +20,7 @@ from clip_jax.scaling.fit.loss import TINY
 from clip_jax.scaling.fit.result import Fit, normal_matrix, scale_of
 from clip_jax.scaling.laws.base import Array
 
-MOST_RUNS = 200
+MAX_RUNS = 200
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _plan(design: _Design, columns: Mapping[str, Array], costs: Array, runs: Arr
 
 
 def best_runs(
-    fit: Fit, target: Any, candidates: Any, costs: Array, budget: float, *, floor: float = 0.0, repeats: int = MOST_RUNS
+    fit: Fit, target: Any, candidates: Any, costs: Array, budget: float, *, floor: float = 0.0, repeats: int = MAX_RUNS
 ) -> RunSelection:
     """Choose the runs that fit in the budget and shrink the interval at ``target`` most.
 
@@ -138,7 +138,7 @@ def best_runs(
     plans = []
     for power in (0.0, 0.5, 1.0):
         runs, left = np.zeros(len(costs), int), float(budget)
-        while ((costs <= left) & (runs < repeats)).any() and runs.sum() < MOST_RUNS:
+        while ((costs <= left) & (runs < repeats)).any() and runs.sum() < MAX_RUNS:
             worth = np.where((costs <= left) & (runs < repeats), design.gains(runs) / costs**power, -1.0)
             k = int(np.argmax(worth))
             runs[k] += 1
@@ -173,7 +173,7 @@ def _exchange(design: _Design, costs: Array, runs: Array, budget: float, repeats
 
 def cheapest_plan(
     fit: Fit, target: Any, candidates: Any, costs: Array, half_width: float, *, floor: float = 0.0,
-    repeats: int = MOST_RUNS,
+    repeats: int = MAX_RUNS,
 ) -> RunSelection:  # fmt: skip
     """Find the least budget that brings the forecast to ``half_width`` (a share of it: 0.02 is ±2 %), by bisection.
 
@@ -191,8 +191,8 @@ def cheapest_plan(
     low, high = 0.0, float(costs.min())
     while spend(high).after > half_width:
         low, high = high, 2 * high
-        if high > MOST_RUNS * costs.max():
-            reason = f"no plan of up to {MOST_RUNS} runs reaches ±{half_width:.2%}"
+        if high > MAX_RUNS * costs.max():
+            reason = f"no plan of up to {MAX_RUNS} runs reaches ±{half_width:.2%}"
             raise UserError(f"design: {reason}", field="precision", value=half_width, reason=reason)
     for _ in range(20):
         middle = (low + high) / 2

@@ -17,7 +17,7 @@ from clip_jax.errors import UserError
 from clip_jax.scaling.analysis.analyze import Frontier, analyze, fit_forms, point_noise, winners_bias
 from clip_jax.scaling.analysis.averaging import AveragedForecast
 from clip_jax.scaling.analysis.extrapolation import AVERAGED, MIN_POINTS_TO_EXTRAPOLATE
-from clip_jax.scaling.analysis.frontier_fit import BUDGET, RULES
+from clip_jax.scaling.analysis.frontier_fit import BUDGET, FRONTIER_RULES
 from clip_jax.scaling.data.provenance import rows_hash, versions
 from clip_jax.scaling.data.runs_table import fit_rows, prepare
 from clip_jax.scaling.frontier.frontier import compute_optimal, seed_noise
@@ -86,7 +86,7 @@ def preregister(
     return plain_json(
         {
             "metric": metric, "chance": chance, "target": float(target),
-            "rule": RULES[BUDGET], "rows_sha256": rows_hash(rows[[*READ, metric]]),
+            "rule": FRONTIER_RULES[BUDGET], "rows_sha256": rows_hash(rows[[*READ, metric]]),
             "rows": len(rows), "left_out": left_out, "versions": versions(),
             "noise": noise | {"pictures": [list(p) for p in pictures]},
             "law": analysis.best.fit.law.key, "why": analysis.law["why"], "fit": analysis.best.as_data(),

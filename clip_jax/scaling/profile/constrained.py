@@ -24,11 +24,11 @@ from clip_jax.scaling.laws.base import Array
 
 SCREENED = 200_000  # residuals computed to choose among the law's own starts, per batch of values
 CHOSEN = 2  # of them
-WEIGHTS = 10.0 ** np.arange(8)  # of the row that holds the curve, times the number of rows
-FIRST_ITERATIONS, ITERATIONS = 40, 120  # of each start, and of the last fits
-ROUNDS = 3  # of last fits, at most; only those that have not settled are fitted again
-EDGE = 1e-9  # relative distance kept from a parameter that the curve may not touch
-SETTLED = 1e-3  # relative fall of the objective in a last fit, above which a constrained fit has not converged
+HOLD_WEIGHTS = 10.0 ** np.arange(8)  # of the row that holds the curve, times the number of rows
+FIRST_ITERATIONS, LAST_ITERATIONS = 40, 120  # of each start, and of the last fits
+MAX_REFITS = 3  # of last fits, at most; only those that have not settled are fitted again
+ASYMPTOTE_MARGIN = 1e-9  # relative distance kept from a parameter that the curve may not touch
+SETTLED_FALL = 1e-3  # relative fall of the objective in a last fit, above which a constrained fit has not converged
 
 
 class Held(NamedTuple):
@@ -61,11 +61,11 @@ def held_fits(fit: Fit, at: Any, normal: Array) -> Callable[[Array], Held]:
         moved = np.asarray(space_of(values, space, np)) - space_of(np.array(center), space, np)
         ridge = fit.theta + np.clip(moved[:, None] * normal, -30, 30)
         if fit.points > MANY_ROWS:  # the objective is nearly quadratic
-            return _best_of(solver, fit, point, values, [ridge], ITERATIONS)
+            return _best_of(solver, fit, point, values, [ridge], LAST_ITERATIONS)
         starts = [np.tile(fit.theta, (len(values), 1)), ridge, *_screened(fit, point, values, eliminates)]
         best = _best_of(solver, fit, point, values, starts, FIRST_ITERATIONS)
         moving = np.ones(len(values), bool)
-        for _ in range(ROUNDS):
+        for _ in range(MAX_REFITS):
             best, moving = _again(solver, fit, point, values, best, moving)
             if not moving.any():
                 break
@@ -102,11 +102,11 @@ def _again(
         np.concatenate([best.theta[1:], best.theta[-1:]]),
     ]
     starts = [theta[moving] for theta in (best.theta, *neighbors)]
-    last = _best_of(solver, fit, point, values[moving], starts, ITERATIONS)
+    last = _best_of(solver, fit, point, values[moving], starts, LAST_ITERATIONS)
     theta, objective, converged = (a.copy() for a in best)
     before = objective[moving]
     lower = last.objective < before
-    settled = last.objective >= before * (1 - SETTLED)
+    settled = last.objective >= before * (1 - SETTLED_FALL)
     theta[moving] = np.where(lower[:, None], last.theta, theta[moving])
     objective[moving] = np.minimum(last.objective, before)
     converged[moving] = np.where(lower, last.converged, converged[moving]) | settled
@@ -121,10 +121,10 @@ def _limits(fit: Fit, values: Array) -> tuple[Array, Array]:
         low[:, law.index(name)], high[:, law.index(name)] = -700.0, 700.0
     if law.below:
         i = law.index(law.below)
-        high[:, i] = np.maximum(np.minimum(high[:, i], values - EDGE * np.abs(values)), low[:, i])
+        high[:, i] = np.maximum(np.minimum(high[:, i], values - ASYMPTOTE_MARGIN * np.abs(values)), low[:, i])
     if law.above:
         i = law.index(law.above)
-        low[:, i] = np.minimum(np.maximum(low[:, i], values + EDGE * np.abs(values)), high[:, i])
+        low[:, i] = np.minimum(np.maximum(low[:, i], values + ASYMPTOTE_MARGIN * np.abs(values)), high[:, i])
     return low, high
 
 
@@ -148,7 +148,7 @@ def _weighted(fit: Fit, point: Mapping[str, float], values: Array, begin: Array,
     count, n = len(values), fit.points
     y = np.concatenate([np.tile(fit.data.y, (count, 1)), values[:, None]], axis=1)
     theta, converged = begin, np.zeros(count, bool)
-    for weight in WEIGHTS:
+    for weight in HOLD_WEIGHTS:
         w = np.append(fit.data.weights, weight * n)
         solved = solve(
             fit.law, x, y, theta, fit.low, fit.high, fit.loss, weights=w, free=fit.free_mask, iterations=iterations

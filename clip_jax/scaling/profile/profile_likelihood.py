@@ -26,7 +26,7 @@ from clip_jax.scaling.profile.constrained import held_fits
 from clip_jax.scaling.profile.noise import NO_NOISE, Noise
 from clip_jax.scaling.profile.prediction import Interval, Prediction
 from clip_jax.scaling.profile.statistic import (
-    ONE_STEP,
+    ONE_STEP_PROFILE,
     along_parameter,
     interval_method,
     is_quadratic,
@@ -38,12 +38,12 @@ from clip_jax.scaling.profile.statistic import (
 )
 
 STEPS, FEW_STEPS = 30, 8  # fits per side and round; the second for tables of many rows
-FAR = 40.0  # standard errors at which a side is called open
-LEVEL = 0.999  # to which a prediction is profiled: a mixture needs more than the ends of 95 %
-MOST_ERROR = 5.0  # standard error of ln(y) above which the curve counts as unknown
+OPEN_SIDE_ERRORS = 40.0  # standard errors at which a side is called open
+PROFILED_LEVEL = 0.999  # to which a prediction is profiled: a mixture needs more than the ends of 95 %
+MAX_ERROR = 5.0  # standard error of ln(y) above which the curve counts as unknown
 REACHES = 14  # positions per side in the first round
 TOO_FAR = 1e5  # signed root of a value that no curve reaches
-INSIDE = 8  # positions per side that lie within that level
+POSITIONS_INSIDE = 8  # positions per side that lie within that level
 REFINEMENTS = 4  # rounds of refinement
 
 
@@ -142,11 +142,11 @@ def prediction_profile(fit: Fit, at: Any, *, noise: Noise = NO_NOISE) -> Predict
         return nothing
     center = nothing.center
     normal, error = _normal(fit, at)
-    error = min(error, MOST_ERROR) if log else error
-    wanted = float(np.sqrt(threshold(fit, LEVEL, noise)))
+    error = min(error, MAX_ERROR) if log else error
+    wanted = float(np.sqrt(threshold(fit, PROFILED_LEVEL, noise)))
     wider = error * wider_by(fit, noise)
     if is_quadratic(fit, normal * wider, wanted, noise):
-        root = wanted * np.linspace(-1, 1, 2 * INSIDE + 1)
+        root = wanted * np.linspace(-1, 1, 2 * POSITIONS_INSIDE + 1)
         return replace(nothing, z=center + wider * root, root=root)
     hold = held_fits(fit, at, normal)
 
@@ -155,7 +155,11 @@ def prediction_profile(fit: Fit, at: Any, *, noise: Noise = NO_NOISE) -> Predict
         return np.sqrt(np.minimum(statistic(fit, held.objective, noise), 1e12)), held.converged
 
     many = fit.points > MANY_ROWS
-    reach = np.geomspace(0.5, 8.0, FEW_STEPS // 2) * error if many else np.geomspace(0.25, FAR, REACHES) * error
+    reach = (
+        np.geomspace(0.5, 8.0, FEW_STEPS // 2) * error
+        if many
+        else np.geomspace(0.25, OPEN_SIDE_ERRORS, REACHES) * error
+    )
     ways = [(-1.0, lowest), (1.0, highest)]
     positions = np.concatenate([center + side * _toward(reach, abs(limit - center)) for side, limit in ways])
     known: dict[float, tuple[float, bool]] = {}
@@ -167,8 +171,8 @@ def prediction_profile(fit: Fit, at: Any, *, noise: Noise = NO_NOISE) -> Predict
         for side, _ in ways:
             away = sorted((side * (z - center), a) for z, (a, _) in known.items() if side * (z - center) > 0)
             past = next((d for d, a in away if a >= wanted), np.inf)
-            if np.isfinite(past) and sum(d < past for d, _ in away) < INSIDE:
-                new.append(center + side * past * (np.arange(INSIDE) + 0.5) / INSIDE)
+            if np.isfinite(past) and sum(d < past for d, _ in away) < POSITIONS_INSIDE:
+                new.append(center + side * past * (np.arange(POSITIONS_INSIDE) + 0.5) / POSITIONS_INSIDE)
         if not new:
             break
         positions = np.concatenate(new)
@@ -194,7 +198,7 @@ def _toward(reach: Array, span: float) -> Array:
 
 def curve_error(fit: Fit, at: Any) -> float:
     """Return the standard error of the curve at one point, to first order, in the loss's space."""
-    return min(_normal(fit, at)[1], MOST_ERROR)
+    return min(_normal(fit, at)[1], MAX_ERROR)
 
 
 def _is_free(fit: Fit, name: str) -> bool:
@@ -232,10 +236,10 @@ def flat_sides(fit: Fit) -> tuple[str, ...]:
             for way in ("below", "above")
         )
     fit = _smooth(fit)
-    if interval_method(fit) == ONE_STEP:
+    if interval_method(fit) == ONE_STEP_PROFILE:
         return ()
     ways = [(int(i), side) for i in np.flatnonzero(fit.free_mask) for side in (-1, 1)]
-    reach = np.geomspace(1, FAR, max(2, (60 if fit.points <= MANY_ROWS else 16) // len(ways)))
+    reach = np.geomspace(1, OPEN_SIDE_ERRORS, max(2, (60 if fit.points <= MANY_ROWS else 16) // len(ways)))
     held = [(i, fit.theta[i] + side * s * e) for i, side in ways for e in [_error(fit, i)] for s in reach]
     index = np.array([i for i, _ in held])
     values = np.clip([v for _, v in held], fit.low[index], fit.high[index])
@@ -314,7 +318,7 @@ def _interval(
     level: float, steps: int,
 ) -> Interval:  # fmt: skip
     """Find both ends: a coarse search on both sides at once, then a fine one in the step that passes the threshold."""
-    reach = np.geomspace(0.2, FAR, steps) * error
+    reach = np.geomspace(0.2, OPEN_SIDE_ERRORS, steps) * error
     sides = [np.clip(value + side * reach, *limits) for side in (-1, 1)]
     root_values = np.sqrt(stat(np.concatenate(sides))).reshape(2, steps)
     ends, opened = [np.nan, np.nan], [False, False]

@@ -13,7 +13,7 @@ from clip_jax.scaling.profile.noise import NO_NOISE, Noise, pooled
 
 QUADRATIC = 0.1  # relative distance of the objective's rise from its second derivative's, at the ends of an interval
 PROFILED = "profile likelihood"
-ONE_STEP = "one-step form (many rows, and the objective rises as its second derivative says)"
+ONE_STEP_PROFILE = "one-step form (many rows, and the objective rises as its second derivative says)"
 
 
 def scatter(fit: Fit, noise: Noise = NO_NOISE) -> float:
@@ -81,9 +81,9 @@ def wider_by(fit: Fit, noise: Noise) -> float:
 
 
 def interval_method(fit: Fit) -> str:
-    """Return the method of the parameters' intervals: `PROFILED`, or `ONE_STEP` for many rows."""
+    """Return the method of the parameters' intervals: `PROFILED`, or `ONE_STEP_PROFILE` for many rows."""
     if fit.points <= MANY_ROWS:
         return PROFILED
     root, free = float(np.sqrt(threshold(fit, 0.95))), np.flatnonzero(fit.free_mask)
     quadratic = all(is_quadratic(fit, along_parameter(fit, int(i), NO_NOISE), root, NO_NOISE) for i in free)
-    return ONE_STEP if quadratic else PROFILED
+    return ONE_STEP_PROFILE if quadratic else PROFILED

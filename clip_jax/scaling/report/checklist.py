@@ -24,7 +24,7 @@ from clip_jax.storage.json_files import plain_json
 from clip_jax.storage.paths import write_text
 
 NOT_STATED = "not stated"
-MOST_MOVED = 50  # rows that are named
+MAX_MOVED = 50  # rows that are named
 # what the fit cannot know; a caller may answer by these names
 QUESTIONS = {
     "training": (
@@ -104,7 +104,7 @@ def checklist(
             "status": fit.status, "condition": fit.condition,
             "flat profiles": list(fit.flat) if fit.profiled else NOT_STATED, "identified": fit.identified,
             "residual standard deviation": checks["sd"], "residual warnings": checks["warnings"],
-            "rows that move a parameter by a standard error": moved_by_rows(fit, most=MOST_MOVED)
+            "rows that move a parameter by a standard error": moved_by_rows(fit, most=MAX_MOVED)
             if moved is None
             else moved,
             "influence of rows": influence_method(fit), "intervals": method or interval_method(fit),

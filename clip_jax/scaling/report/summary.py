@@ -6,11 +6,11 @@ import textwrap
 from typing import Any
 
 from clip_jax.scaling.analysis.extrapolation import AVERAGED
-from clip_jax.scaling.analysis.frontier_fit import BUDGET, RULES
+from clip_jax.scaling.analysis.frontier_fit import BUDGET, FRONTIER_RULES
 from clip_jax.scaling.uncertainty.interval_format import ends_text, times_text
 
-COLUMNS = 100  # of a terminal
-SHOWN = 10  # budgets
+TERMINAL_COLUMNS = 100  # of a terminal
+BUDGETS_SHOWN = 10  # budgets
 SHOWN_WEIGHT = 0.005  # of a form whose answer is printed
 
 
@@ -25,10 +25,10 @@ def text_summary(law: dict[str, Any]) -> str:
     """
     span = f"{times_text(law['flops_span'])} of FLOPs"
     lines = [f"{law['title']}  ({law['metric']}; {law['runs']} runs over {span})", ""]
-    if law["frontier_rule"] != RULES[BUDGET]:
+    if law["frontier_rule"] != FRONTIER_RULES[BUDGET]:
         lines.insert(1, f"  no column 'budget': the frontier is the {law['frontier_rule']}")
     lines.append("   budget      params     samples  seeds   error     sd  drop to next  beyond noise  bracketed")
-    hidden = max(len(law["frontier"]) - SHOWN, 0)
+    hidden = max(len(law["frontier"]) - BUDGETS_SHOWN, 0)
     for i, r in enumerate(law["frontier"]):
         if hidden and 3 <= i < 3 + hidden:
             if i == 3:
@@ -94,7 +94,7 @@ def text_summary(law: dict[str, Any]) -> str:
         lines += [
             f"    at {budget:.2e} FLOPs: {verdict}" for budget, verdict in verdicts.items() if verdict != "inside"
         ]
-    wrapped = [textwrap.wrap(line, COLUMNS, subsequent_indent="      ") or [""] for line in lines[1:]]
+    wrapped = [textwrap.wrap(line, TERMINAL_COLUMNS, subsequent_indent="      ") or [""] for line in lines[1:]]
     return "\n".join([lines[0], *(part for parts in wrapped for part in parts)])
 
 

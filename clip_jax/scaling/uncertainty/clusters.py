@@ -12,12 +12,12 @@ from clip_jax.scaling.fit.result import Fit
 from clip_jax.scaling.profile.prediction import Interval
 from clip_jax.scaling.uncertainty.bootstrap import Ensemble, bootstrap
 
-LEAST_GROUPS = 5  # with fewer groups their scatter cannot be estimated
+MIN_GROUPS = 5  # with fewer groups their scatter cannot be estimated
 FEW_GROUPS = 10  # fewer groups give a warning
-REPLICAS = 2000
-LEAST_REPLICAS = 400
-MOST_WEIGHTS = 50_000_000  # of all resamples together: 0.4 GB
-LEVEL = 0.95
+CLUSTER_REPLICAS = 2000
+MIN_CLUSTER_REPLICAS = 400
+MAX_WEIGHTS = 50_000_000  # of all resamples together: 0.4 GB
+CLUSTER_LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ClusterIntervals:
         i = fit.law.index(name)
         theta = np.quantile(self.ensemble.replicas[:, i], self.tails)
         opened = np.isclose(theta, (fit.low[i], fit.high[i]), rtol=1e-6, atol=1e-6)
-        return Interval(fit.values[name], low, high, LEVEL, bool(opened[0]), bool(opened[1]))
+        return Interval(fit.values[name], low, high, CLUSTER_LEVEL, bool(opened[0]), bool(opened[1]))
 
     def forecast(self, point: Any) -> tuple[Interval, Interval]:
         """Return the intervals at one point of the curve and of a new run of a new group."""
@@ -44,10 +44,10 @@ class ClusterIntervals:
             [float(np.ravel(v)[0]) for v in self.ensemble.band(point, observation=seen, tails=self.tails)]
             for seen in (False, True)
         )
-        return Interval(value, curve[0], curve[1], LEVEL), Interval(value, run[0], run[1], LEVEL)
+        return Interval(value, curve[0], curve[1], CLUSTER_LEVEL), Interval(value, run[0], run[1], CLUSTER_LEVEL)
 
 
-def cluster_intervals(fit: Fit, labels: Any, *, replicas: int = REPLICAS, seed: int = 0) -> ClusterIntervals:
+def cluster_intervals(fit: Fit, labels: Any, *, replicas: int = CLUSTER_REPLICAS, seed: int = 0) -> ClusterIntervals:
     """Draw groups with replacement, then rows within each, and refit.
 
     Percentiles of a bootstrap of G groups are too narrow by about the ratio of a normal quantile to that of Student's t
@@ -65,13 +65,13 @@ def cluster_intervals(fit: Fit, labels: Any, *, replicas: int = REPLICAS, seed: 
     """
     from scipy.stats import norm, t
 
-    count, least = len(np.unique(np.asarray(labels))), max(LEAST_GROUPS, fit.free + 2)
+    count, least = len(np.unique(np.asarray(labels))), max(MIN_GROUPS, fit.free + 2)
     if count < least:
         reason = f"{count} groups; intervals of {fit.free} parameters need at least {least}"
         raise UserError(f"--group: {reason}", field="--group", value=count, reason=reason)
     degrees = count - fit.free
-    tail = float(norm.cdf(np.sqrt(count / degrees) * t.ppf((1 - LEVEL) / 2, degrees)))
-    replicas = int(np.clip(MOST_WEIGHTS // fit.points, min(replicas, LEAST_REPLICAS), replicas))
+    tail = float(norm.cdf(np.sqrt(count / degrees) * t.ppf((1 - CLUSTER_LEVEL) / 2, degrees)))
+    replicas = int(np.clip(MAX_WEIGHTS // fit.points, min(replicas, MIN_CLUSTER_REPLICAS), replicas))
     ensemble = bootstrap(fit, kind="cases", groups=labels, replicas=replicas, seed=seed)
     if len(ensemble.replicas) < replicas / 2:
         reason = f"only {len(ensemble.replicas)} of {replicas} resamples could be fitted"

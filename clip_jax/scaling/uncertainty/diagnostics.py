@@ -10,12 +10,12 @@ import numpy as np
 from clip_jax.scaling.fit.result import Fit, covariance, scale_of
 from clip_jax.scaling.fit.solver import solve
 
-MOVES = 1.0  # standard errors by which one row moves a parameter and is named
+NOTABLE_SHIFT = 1.0  # standard errors by which one row moves a parameter and is named
 OUTLIER = 4.0  # robust standard deviations
-SURE = 0.01  # p-values below this are reported
-MOST_REFITS = 2000  # rows up to which each is left out and the law fitted again
-CHUNK = 256  # rows left out at once
-LEAST_WITHIN = 0.3  # share of residuals within Huber's delta from which they alone are the curvature
+SIGNIFICANT = 0.01  # p-values below this are reported
+MAX_ROWS_TO_REFIT = 2000  # rows up to which each is left out and the law fitted again
+REFITS_PER_CHUNK = 256  # rows left out at once
+MIN_WITHIN = 0.3  # share of residuals within Huber's delta from which they alone are the curvature
 REFIT, ONE_STEP = "each row left out and the law fitted again", "one Newton step for each row left out"
 
 
@@ -37,8 +37,8 @@ class Influence:
 
 
 def influence_method(fit: Fit) -> str:
-    """Return how `influence` leaves rows out of this fit: `REFIT` up to `MOST_REFITS` rows, `ONE_STEP` above."""
-    return REFIT if fit.points <= MOST_REFITS else ONE_STEP
+    """Return how `influence` leaves rows out of this fit: `REFIT` up to `MAX_ROWS_TO_REFIT` rows, `ONE_STEP` above."""
+    return REFIT if fit.points <= MAX_ROWS_TO_REFIT else ONE_STEP
 
 
 def influence(fit: Fit, *, method: str | None = None, most: int | None = None, least: float = 0.0) -> list[Influence]:
@@ -72,8 +72,8 @@ def influence(fit: Fit, *, method: str | None = None, most: int | None = None, l
 def _refits(fit: Fit) -> np.ndarray:
     """Return theta of fits without one row each, [n, p]; in chunks, for all weights together are n x n."""
     n, out = fit.points, []
-    for first in range(0, n, CHUNK):
-        rows = np.arange(first, min(first + CHUNK, n))
+    for first in range(0, n, REFITS_PER_CHUNK):
+        rows = np.arange(first, min(first + REFITS_PER_CHUNK, n))
         weights = np.tile(fit.data.weights, (len(rows), 1))
         weights[np.arange(len(rows)), rows] = 0.0
         begin = np.tile(fit.theta, (len(rows), 1))
@@ -104,7 +104,7 @@ def _one_step(fit: Fit) -> np.ndarray:
     if fit.loss.kind == "absolute":
         pull, psi_prime = np.sign(r), np.zeros(len(r))
     if (
-        psi_prime.mean() < LEAST_WITHIN
+        psi_prime.mean() < MIN_WITHIN
     ):  # too few rows carry the curvature: its mean, from the density of residuals around 0
         psi_prime = np.full(len(r), scale_of(fit)[1])
     inverse = np.linalg.pinv(np.einsum("nk,nl,n->kl", j, j, w * psi_prime), hermitian=True)
@@ -142,7 +142,7 @@ def residual_checks(fit: Fit, labels: Any = None) -> dict[str, Any]:
         ):
             correlation = spearmanr(a, b)
             out[kind][column] = (float(correlation.statistic), float(correlation.pvalue))
-            if correlation.pvalue < SURE:
+            if correlation.pvalue < SIGNIFICANT:
                 warnings.append(
                     f"{finding} (rank correlation {correlation.statistic:+.2f}, p {correlation.pvalue:.1g})"
                 )
@@ -162,7 +162,7 @@ def _some(rows: list[Any], most: int = 8) -> str:
 
 def moved_by_rows(fit: Fit, labels: Any = None, most: int | None = None) -> list[str]:
     """Return a sentence for each row that alone moves a parameter by more than a standard error, largest first."""
-    moved = influence(fit, least=MOVES)
+    moved = influence(fit, least=NOTABLE_SHIFT)
     about = "" if influence_method(fit) == REFIT else "about "
     lines = [
         f"row {_label(labels, r.row)} moves {r.parameter} from {about}{r.without:.4g} to {r.value:.4g} "

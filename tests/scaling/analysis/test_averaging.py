@@ -7,7 +7,7 @@ from scipy.stats import norm, t
 from clip_jax.scaling.analysis.averaging import (
     BY_BIC,
     BY_STACKING,
-    LEAST_WEIGHT,
+    MIN_WEIGHT,
     Mixture,
     average,
     fit_statistics,
@@ -88,7 +88,7 @@ def test_mixture_open_form_opens_it_only_with_weight():
 def test_with_least_raises_what_is_kept_and_sums_to_one():
     weights = with_least(np.array([0.96, 0.03, 0.01]), np.array([True, True, False]))
     assert weights.sum() == pytest.approx(1)
-    assert weights[1] == pytest.approx(LEAST_WEIGHT)
+    assert weights[1] == pytest.approx(MIN_WEIGHT)
     assert weights[2] < 0.02
     assert with_least(np.array([0.5, 0.5]), np.array([True, True])).tolist() == [0.5, 0.5]
 
@@ -139,7 +139,7 @@ def test_average_uses_stacking_only_where_every_form_was_tested():
     y = 0.6 * (x / x[0]) ** -0.15 * np.exp(0.01 * rng.standard_normal(14))
     many = average({w.key: FrontierFit(fit_law(w, x, y, profile=False)) for w in (PowerLaw(), SaturatingPowerLaw())})
     assert many.rule == BY_STACKING
-    assert many.weights.min() >= LEAST_WEIGHT - 1e-12
+    assert many.weights.min() >= MIN_WEIGHT - 1e-12
 
 
 def test_average_leaves_out_a_form_that_nothing_tests():

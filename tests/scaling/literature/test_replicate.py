@@ -10,7 +10,7 @@ from clip_jax.errors import UserError
 from clip_jax.scaling.fit.loss import Loss
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import Chinchilla
-from clip_jax.scaling.literature.replicate import EVERY, Row, replicate, table
+from clip_jax.scaling.literature.replicate import REPLICATIONS, Row, replicate, table
 from clip_jax.scaling.uncertainty.diagnostics import influence
 
 NEAR_L1 = Loss("huber", "log", 1e-3)
@@ -89,14 +89,14 @@ def test_a_missing_table_or_column_is_named(tmp_path):
     with pytest.raises(UserError, match="holds none of"):
         replicate("all", tmp_path)
     pd.DataFrame({"x": [1.0]}).to_csv(tmp_path / "t.csv", index=False)
-    for name in EVERY:
+    for name in REPLICATIONS:
         with pytest.raises(UserError, match="lacks the column"):
             replicate(name, tmp_path / "t.csv")
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", REPLICATIONS)
 def test_published_numbers_come_out(tables, name):
-    missed = [r for r in replicate(name, tables / EVERY[name][0]) if not r.met]
+    missed = [r for r in replicate(name, tables / REPLICATIONS[name][0]) if not r.met]
     assert not missed, table(missed)
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 COLORS = (BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW, INK, SOFT)
 MARKS = "osD^vPX*"
-FAR = 30.0  # gains beyond are drawn at the edge
+LARGEST_GAIN = 30.0  # gains beyond are drawn at the edge
 
 
 def draw_arms(
@@ -84,7 +84,9 @@ def _stacked(tables: list[pd.DataFrame]) -> pd.DataFrame:
 
 def _gains(axis: Any, compared: Sequence[Mapping[str, Any]], names: list[str]) -> None:
     others = [r for r in compared if r["gain"] is not None]
-    values = [v for r in others for v in (r["gain"], r["gain_low"], r["gain_high"]) if 1 / FAR < v < FAR]
+    values = [
+        v for r in others for v in (r["gain"], r["gain_low"], r["gain_high"]) if 1 / LARGEST_GAIN < v < LARGEST_GAIN
+    ]
     low, high = min([*values, 0.5]) / 1.5, max([*values, 2.0]) * 1.5
     axis.axvline(1, color=SOFT, lw=0.8)
     for height, r in enumerate(reversed(others)):

@@ -22,13 +22,13 @@ from clip_jax.plotting.style import (
 from clip_jax.plotting.ticks import error_ticks, interval_text
 from clip_jax.scaling.analysis.analyze import Analysis
 from clip_jax.scaling.report.figures.drawn import drawn_rows, drawn_text
-from clip_jax.scaling.report.figures.headline import AVERAGED, Headline, headline, times_beyond
+from clip_jax.scaling.report.figures.headline import AVERAGED_KEY, Headline, headline, times_beyond
 from clip_jax.scaling.report.figures.learning import curves_behind
 from clip_jax.scaling.report.figures.same_curves import joint_name, same_curves
 from clip_jax.scaling.report.figures.seeds import standard_errors
 from clip_jax.scaling.report.figures.whisker import whisker
 
-AHEAD = 1.25  # times the target: how far laws are drawn
+DRAWN_AHEAD = 1.25  # times the target: how far laws are drawn
 ROOM_BELOW, ROOM_ABOVE = 0.09, 0.04  # shares of the y axis that nothing reaches, the lower for a label
 BESIDE = 1.13  # factor in FLOPs that keeps a checked forecast off the point it forecasts
 
@@ -40,7 +40,7 @@ def error_vs_flops(analysis: Analysis) -> Any:
     values = rows[analysis.metric].to_numpy(float)
     top = ceiling(analysis.metric, values, analysis.law["chance"])
     first = headline(analysis)
-    last, right = points["flops"].max(), (analysis.target * AHEAD if first else points["flops"].max() * 2)
+    last, right = points["flops"].max(), (analysis.target * DRAWN_AHEAD if first else points["flops"].max() * 2)
     grid = np.geomspace(points["flops"].min() / 1.4, right, 240)
 
     curves_behind(axis, analysis, alpha=0.25)
@@ -94,7 +94,7 @@ def _laws(axis: Any, analysis: Analysis, first: Headline, grid: np.ndarray) -> N
     """Draw each curve once, labeled with its value at the target; the headline is thick, rivals are thin."""
     fitted = analysis.frontier.fitted
     times = f"{times_beyond(analysis, analysis.target):.3g}×"
-    if first.key == AVERAGED:
+    if first.key == AVERAGED_KEY:
         axis.plot(grid, first.bands(grid)["y"], color=first.color, lw=1.9, zorder=5, label=first.name)
     for group in same_curves(fitted, grid, analysis.winner):
         key = group[0]

@@ -11,17 +11,17 @@ if TYPE_CHECKING:
 
     from clip_jax.scaling.analysis.analyze import Analysis
 
-MOST_DRAWN = 2000  # runs; a vector figure or a page of more is slow to open
+MAX_RUNS_DRAWN = 2000  # runs; a vector figure or a page of more is slow to open
 
 
 def drawn_rows(analysis: Analysis) -> pd.DataFrame:
-    """Return the rows to draw: all, or of more than `MOST_DRAWN` every k-th by FLOPs and those on the frontier."""
+    """Return the rows to draw: all, or of more than `MAX_RUNS_DRAWN` every k-th by FLOPs and those on the frontier."""
     rows = analysis.rows
-    if len(rows) <= MOST_DRAWN:
+    if len(rows) <= MAX_RUNS_DRAWN:
         return rows
     order = np.argsort(rows["flops"].to_numpy(float), kind="stable")
     keep = np.zeros(len(rows), bool)
-    keep[order[np.unique(np.linspace(0, len(rows) - 1, MOST_DRAWN).round().astype(int))]] = True
+    keep[order[np.unique(np.linspace(0, len(rows) - 1, MAX_RUNS_DRAWN).round().astype(int))]] = True
     points = analysis.frontier.points
     fitted = set(zip(points["budget"], points["params"], strict=True))
     keep |= rows["budget"].isin(points["budget"]).to_numpy() & np.array(

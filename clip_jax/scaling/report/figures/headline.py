@@ -12,7 +12,7 @@ from clip_jax.plotting.style import INK, LAW_COLORS
 from clip_jax.scaling.analysis.analyze import Analysis
 from clip_jax.scaling.analysis.extrapolation import AVERAGED as AVERAGED_NAME
 
-AVERAGED = "averaged"  # its key among laws
+AVERAGED_KEY = "averaged"  # its key among laws
 AT_TARGET = 1e-3  # relative distance in FLOPs within which a row of law.json is the target's
 Bands = Callable[[Any], dict[str, Any]]
 
@@ -21,7 +21,7 @@ Bands = Callable[[Any], dict[str, Any]]
 class Headline:
     """A curve with 95 % bands and its forecast of a run.
 
-    key: of the law, or `AVERAGED`. bands: FLOPs [n] to {y, low, high (of the law), run_low, run_high (of a run)}.
+    key: of the law, or `AVERAGED_KEY`. bands: FLOPs [n] to {y, low, high (of the law), run_low, run_high (of a run)}.
     forecast: {flops, predicted, low, high} of a run at the target. weights: share of each form by its name.
     """
 
@@ -49,7 +49,7 @@ def headline(analysis: Analysis) -> Headline | None:
         predicted = at["y"] if row is None else row["median"]
         weights = {} if row is None else row.get("weights", {})
         forecast = {"flops": analysis.target, "predicted": predicted, **run}
-        return Headline(AVERAGED, AVERAGED_NAME, INK, average, forecast, weights)
+        return Headline(AVERAGED_KEY, AVERAGED_NAME, INK, average, forecast, weights)
     fitted = analysis.best
     row = next(r for r in analysis.law["next_budget"] if r["form"] == fitted.fit.law.name)
     return Headline(fitted.key, fitted.fit.law.name, LAW_COLORS[fitted.key], fitted.bands, row)

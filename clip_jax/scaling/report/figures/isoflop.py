@@ -27,8 +27,8 @@ from clip_jax.scaling.report.figures.valley_errors import ends_of, valley_errors
 
 HOLLOW = {"mfc": "white", "ms": 4}
 BARS, NO_BARS = "± 1 standard error", "no error known: one seed, no spare size"
-LEAST_PARABOLAS = 2  # of an allocation
-LISTED = 9  # budgets in a legend; more get a color bar
+MIN_PARABOLAS = 2  # of an allocation
+LEGEND_BUDGETS = 9  # budgets in a legend; more get a color bar
 
 
 def isoflop(analysis: Analysis) -> Any:
@@ -108,7 +108,7 @@ def _legends(figure: Any, axis: Any, analysis: Analysis, count: int, has_errors:
         (of(analysis.valleys, False), "refused", {"ls": ":", "lw": 0.9, "marker": "o", **HOLLOW}),
     ]
     kinds = [Line2D([], [], color=INK, label=label, **look) for is_there, label, look in looks if is_there]
-    if count <= LISTED:
+    if count <= LEGEND_BUDGETS:
         figure.legend(*axis.get_legend_handles_labels(), title="FLOPs", loc="outside right upper", title_fontsize=8)
     else:
         size_bar(figure, axis, pd.Series([v["budget"] for v in analysis.valleys]), "training FLOPs", "cividis")
@@ -126,9 +126,9 @@ def allocation(analysis: Analysis) -> Any:
     try:
         surface = identified_surface(analysis)
     except NotDrawn as reason:
-        if len(accepted) < LEAST_PARABOLAS:
+        if len(accepted) < MIN_PARABOLAS:
             raise NotDrawn(
-                f"{len(accepted)} budgets have an accepted parabola, {LEAST_PARABOLAS} are needed, and {reason}"
+                f"{len(accepted)} budgets have an accepted parabola, {MIN_PARABOLAS} are needed, and {reason}"
             ) from None
     errors, sizes = valley_errors(analysis), by_size(analysis.rows, analysis.metric)
     figure, axes = new_figure(6.4, 3.1, 2)

@@ -9,7 +9,7 @@ from clip_jax.plotting.ticks import error_ticks
 from clip_jax.scaling.analysis.analyze import Analysis
 from clip_jax.scaling.report.figures.drawn import drawn_rows, drawn_text
 
-LEAST_EVALUATIONS = 2  # evaluations per run; a single one is a point, no curve
+MIN_EVALUATIONS = 2  # evaluations per run; a single one is a point, no curve
 
 
 def known_curves(analysis: Analysis) -> list[tuple[str, Any]]:
@@ -18,7 +18,7 @@ def known_curves(analysis: Analysis) -> list[tuple[str, Any]]:
         return []
     runs = set(drawn_rows(analysis)["run_id"].astype(str))
     parts = [(str(run), part.sort_values("flops")) for run, part in analysis.curves.groupby("run_id")]
-    return [(run, part) for run, part in parts if run in runs and len(part) >= LEAST_EVALUATIONS]
+    return [(run, part) for run, part in parts if run in runs and len(part) >= MIN_EVALUATIONS]
 
 
 def curves_behind(axis: Any, analysis: Analysis, alpha: float, marker: str = "-") -> None:
@@ -37,7 +37,7 @@ def learning_curves(analysis: Analysis) -> Any:
     curves = known_curves(analysis)
     if not curves:
         reason = "the table has no evaluations during training"
-        raise NotDrawn(reason if analysis.curves is None else f"no run of the fit has {LEAST_EVALUATIONS} evaluations")
+        raise NotDrawn(reason if analysis.curves is None else f"no run of the fit has {MIN_EVALUATIONS} evaluations")
     figure, (axis,) = new_figure()
     curves_behind(axis, analysis, alpha=0.9, marker="-o")
     rows, drawn = analysis.rows, drawn_rows(analysis)

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 
 OPEN = 2.5  # factor from a forecast to the arrow of an end that nothing bounds
-FAR = 30.0  # factor from a forecast beyond which an end counts as unbounded
+UNBOUNDED_FACTOR = 30.0  # factor from a forecast beyond which an end counts as unbounded
 
 
 def whisker(axis: Any, row: dict[str, Any], color: str, marker: str, label: str, top: float) -> list[float]:
     """Draw a forecast with its interval; an unbounded end is an arrow. Return the values that must lie on the axis."""
     middle = min(row["predicted"], top)
     low, high = (v if v is not None and np.isfinite(v) else None for v in (row["low"], row["high"]))
-    is_open = (low is None or low < middle / FAR, high is None or high > middle * FAR)
+    is_open = (low is None or low < middle / UNBOUNDED_FACTOR, high is None or high > middle * UNBOUNDED_FACTOR)
     bottom = middle / OPEN if is_open[0] or low is None else min(low, middle)
     upper = min(middle * OPEN if is_open[1] or high is None else max(high, middle), top)
     bars = axis.errorbar(

@@ -15,12 +15,12 @@ import numpy as np
 
 from clip_jax.plotting.ticks import interval_text
 from clip_jax.scaling.analysis.analyze import Analysis
-from clip_jax.scaling.analysis.frontier_fit import REACH, RULES
+from clip_jax.scaling.analysis.frontier_fit import FRONTIER_RULES, REACH
 from clip_jax.scaling.laws import LAWS
 from clip_jax.scaling.report.checklist import as_text
-from clip_jax.scaling.report.figures.drawn import MOST_DRAWN, drawn_rows, drawn_text
+from clip_jax.scaling.report.figures.drawn import MAX_RUNS_DRAWN, drawn_rows, drawn_text
 from clip_jax.scaling.report.figures.headline import (
-    AVERAGED,
+    AVERAGED_KEY,
     AVERAGED_NAME,
     averaged_bands,
     headline,
@@ -81,8 +81,8 @@ def _top(analysis: Analysis, law: dict[str, Any]) -> Iterator[str]:
         yield '<ul class="warn">' + "".join(f"<li>{html.escape(w)}</li>" for w in messages) + "</ul>"
     laws = {w.key: w.name for w in LAWS}
     if averaged_bands(analysis) is not None:
-        laws = {AVERAGED: AVERAGED_NAME, **laws}
-    rules = {rule: RULES[rule] for rule in analysis.frontiers}
+        laws = {AVERAGED_KEY: AVERAGED_NAME, **laws}
+    rules = {rule: FRONTIER_RULES[rule] for rule in analysis.frontiers}
     yield f'<div class="controls">{_select("law", "Law", laws)}{_select("rule", "Frontier", rules)}'
     yield '<label><input type="checkbox" id="others" checked> other laws</label>'
     if known_curves(analysis):
@@ -123,7 +123,7 @@ def _headline(analysis: Analysis) -> Iterator[str]:
         f"{times_beyond(analysis, row['flops']):.3g}×, a run is expected at <b>"
         f"{interval_text(row['predicted'], row['low'], row['high'])}</b> (95 %; {html.escape(first.name)}). "
         + (
-            f"{'Its' if first.key == AVERAGED else 'Other'} forms say {html.escape(', '.join(rivals))}."
+            f"{'Its' if first.key == AVERAGED_KEY else 'Other'} forms say {html.escape(', '.join(rivals))}."
             if rivals
             else "No other form was fitted."
         )
@@ -203,8 +203,8 @@ def _rest(analysis: Analysis, law: dict[str, Any], checklist: dict[str, Any] | N
     yield "<h2>Runs</h2>" + (f'<p class="note">{text}; all are fitted.</p>' if (text := drawn_text(analysis)) else "")
     yield table([{str(k): v for k, v in r.items()} for r in shown.to_dict("records")], columns, sortable=True)
     if law["left_out"]:
-        yield "<h2>Runs left out of the fit</h2>" + table(law["left_out"][:MOST_DRAWN], ("run_id", "reason"))
-        if (more := len(law["left_out"]) - MOST_DRAWN) > 0:
+        yield "<h2>Runs left out of the fit</h2>" + table(law["left_out"][:MAX_RUNS_DRAWN], ("run_id", "reason"))
+        if (more := len(law["left_out"]) - MAX_RUNS_DRAWN) > 0:
             yield f'<p class="note">… {more:,} more; law.json has all.</p>'
     if checklist is not None:
         yield f"<details><summary>Checklist of the fit</summary><pre>{html.escape(as_text(checklist))}</pre></details>"

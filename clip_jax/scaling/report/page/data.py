@@ -8,10 +8,10 @@ import numpy as np
 
 from clip_jax.plotting.style import LAW_COLORS, ceiling, color_scale, label_of
 from clip_jax.scaling.analysis.analyze import Analysis
-from clip_jax.scaling.analysis.frontier_fit import REACH, RULES
+from clip_jax.scaling.analysis.frontier_fit import FRONTIER_RULES, REACH
 from clip_jax.scaling.laws import LAWS
 from clip_jax.scaling.report.figures.drawn import drawn_rows
-from clip_jax.scaling.report.figures.headline import AVERAGED, Headline, headline
+from clip_jax.scaling.report.figures.headline import AVERAGED_KEY, Headline, headline
 from clip_jax.scaling.report.figures.learning import known_curves
 from clip_jax.scaling.report.figures.same_curves import same_curves
 from clip_jax.scaling.report.figures.seeds import standard_errors
@@ -21,7 +21,7 @@ from clip_jax.storage.json_files import plain_json
 if TYPE_CHECKING:
     import pandas as pd
 
-GRID = 321  # grid points; the script interpolates linearly in log-log between them
+GRID_POINTS = 321  # grid points; the script interpolates linearly in log-log between them
 TIP = ("run_id", "budget", "flops", "params", "samples_seen", "batch_size", "seed", "peak_lr", "kind")
 
 
@@ -36,13 +36,13 @@ def embedded(analysis: Analysis) -> dict[str, Any]:
       that the data do not bound, and the standard error of a point with one seed, are null.
     """
     rows, flops = analysis.rows, analysis.rows["flops"].to_numpy(float)
-    grid = np.geomspace(flops.min() * REACH[0], flops.max() * REACH[-1], GRID)
+    grid = np.geomspace(flops.min() * REACH[0], flops.max() * REACH[-1], GRID_POINTS)
     shown = drawn_rows(analysis)
     colors = _colors(shown, rows["params"])
     rules = [_rule(analysis, key, grid) for key in analysis.frontiers]
     first = headline(analysis)
-    if first is not None and first.key == AVERAGED:
-        rules[0]["fits"] = {AVERAGED: _averaged(first, analysis, grid), **rules[0]["fits"]}
+    if first is not None and first.key == AVERAGED_KEY:
+        rules[0]["fits"] = {AVERAGED_KEY: _averaged(first, analysis, grid), **rules[0]["fits"]}
     tips = (*(c for c in TIP if c in rows.columns), analysis.metric)
     runs = [
         {
@@ -86,13 +86,13 @@ def _rule(analysis: Analysis, key: str, grid: np.ndarray) -> dict[str, Any]:
         {"x": float(x), "y": float(y), "se": float(e)}
         for x, y, e in zip(frontier.points["flops"], frontier.points["error"], se, strict=True)
     ]
-    return {"key": key, "name": RULES[key], "points": points, "reasons": frontier.reasons, "fits": fits}
+    return {"key": key, "name": FRONTIER_RULES[key], "points": points, "reasons": frontier.reasons, "fits": fits}
 
 
 def _averaged(first: Headline, analysis: Analysis, grid: np.ndarray) -> dict[str, Any]:
     shares = sorted(first.weights.items(), key=lambda w: -w[1])
     return {
-        "name": first.name, "same": AVERAGED, "values": {}, "status": f"{len(analysis.frontier.fitted)} forms",
+        "name": first.name, "same": AVERAGED_KEY, "values": {}, "status": f"{len(analysis.frontier.fitted)} forms",
         "text": " + ".join(f"{share:.2f} × {form}" for form, share in shares) or "the mean of all forms",
         "agree": "", "warnings": [], "color": first.color, **{k: v.tolist() for k, v in first.bands(grid).items()},
     }  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 from clip_jax.plotting.style import ceiling, label_of
 from clip_jax.scaling.analysis.analyze import Analysis, analyze
 from clip_jax.scaling.report.figures import draw
-from clip_jax.scaling.report.figures.headline import AVERAGED, headline
+from clip_jax.scaling.report.figures.headline import AVERAGED_KEY, headline
 from clip_jax.scaling.report.figures.same_curves import same_curves
 from clip_jax.scaling.report.figures.seeds import point_names, standard_errors
 
@@ -131,7 +131,7 @@ def test_headline_averaged_bands_come_first(steep, monkeypatch):
     found = replace(steep, law=law)
     first = headline(found)
     predictions = [f.fit.predict(found.target) for f in found.frontier.fitted.values()]
-    assert first.key == AVERAGED
+    assert first.key == AVERAGED_KEY
     assert first.forecast["predicted"] == pytest.approx(np.mean(predictions))
     axis = axis_of(found)
     lines = {line.get_label(): line for line in axis.lines}

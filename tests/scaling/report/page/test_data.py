@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from clip_jax.scaling.analysis.analyze import Analysis, analyze
-from clip_jax.scaling.report.figures.headline import AVERAGED
+from clip_jax.scaling.report.figures.headline import AVERAGED_KEY
 from clip_jax.scaling.report.page.data import embedded
 
 ENDS = {"low": 0.4, "high": 0.6, "run_low": 0.3, "run_high": 0.7}
@@ -22,7 +22,7 @@ def test_the_grid_holds_each_law_where_python_predicts_it(found):
     assert grid[-1] == pytest.approx(found.rows["flops"].max() * 100)
     between = np.sqrt(grid[1:] * grid[:-1])
     for key, fit in data["rules"][0]["fits"].items():
-        if key == AVERAGED:
+        if key == AVERAGED_KEY:
             continue
         fitted = found.frontier.fitted[key]
         straight = np.sqrt(np.array(fit["y"])[1:] * np.array(fit["y"])[:-1])
