@@ -303,7 +303,7 @@ def fit_envelope(
     """Fit approach 1: N* and D* as powers of compute from the lower envelope of training curves.
 
     At each of many computes the run with the lowest y is selected (`frontier.envelope`), and lines are fitted to its
-    ln size and ln samples. Computes at which the best size lies within a factor `SIZE_MARGIN` of the smallest or largest
+    ln size and ln samples. Computes at which the best size is within a factor `SIZE_MARGIN` of the smallest or largest
     size trained are left out, for no neighbor of it could win. Intervals resample whole runs.
 
     Args:
