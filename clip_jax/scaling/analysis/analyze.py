@@ -31,7 +31,7 @@ from clip_jax.scaling.data.provenance import rows_hash, versions
 from clip_jax.scaling.data.runs_table import fit_rows, prepare
 from clip_jax.scaling.frontier.frontier import by_size, compute_optimal, seed_noise, unbeaten
 from clip_jax.scaling.frontier.isoflop import allocation, isoflop
-from clip_jax.scaling.frontier.parametric import TESTED_ROWS, Surface, fit_surface
+from clip_jax.scaling.frontier.parametric import TESTED_ROWS, ParametricFit, fit_parametric
 from clip_jax.scaling.frontier.selection import selection_bias, valley_scatter
 from clip_jax.scaling.laws import compared_laws, with_ceiling
 from clip_jax.scaling.laws.base import Array
@@ -81,7 +81,7 @@ class Analysis:
     frontiers: dict[str, Frontier]
     valleys: list[dict[str, Any]]
     cubic_valleys: list[dict[str, Any]]
-    surface: Surface | str
+    surface: ParametricFit | str
     curves: pd.DataFrame | None
     winner: str | None
     law: dict[str, Any]
@@ -178,10 +178,10 @@ def analyze(
     keys = {f.fit.law.name: key for key, f in main.fitted.items()}
     tested = bool(scores) and scores[0]["mean_abs_log_error"] is not None
     winner = keys[scores[0]["form"]] if tested else next(iter(main.fitted), None)
-    surface: Surface | str = "not asked for"
+    surface: ParametricFit | str = "not asked for"
     if full:
         try:
-            surface = fit_surface(rows, metric)
+            surface = fit_parametric(rows, metric)
         except UserError as error:
             surface = str(error).removeprefix("fit: ")
     analysis = Analysis(
@@ -343,7 +343,7 @@ def _laws_data(analysis: Analysis, scores: list[dict[str, Any]]) -> dict[str, An
     }  # fmt: skip
 
 
-def _surface_data(surface: Surface | str) -> dict[str, Any]:
+def _surface_data(surface: ParametricFit | str) -> dict[str, Any]:
     """Return Chinchilla's law as plain data, or the reason why it was not fitted."""
     if isinstance(surface, str):
         return {"status": f"left out: {surface}"}

@@ -26,7 +26,7 @@ SIZES_ON_PATH = 400  # tried along a budget
 
 
 @dataclass(frozen=True)
-class Surface:
+class ParametricFit:
     """Chinchilla's law on a table.
 
     A run of N parameters and D samples costs ``cost``·N^``power``·D FLOPs, a line fitted in logarithms with standard
@@ -71,7 +71,7 @@ def _interval(fit: Fit, name: str) -> Interval:
     return parameter_interval(fit, name)
 
 
-def fit_surface(rows: pd.DataFrame, metric: str) -> Surface:
+def fit_parametric(rows: pd.DataFrame, metric: str) -> ParametricFit:
     """Fit Chinchilla's law to all runs.
 
     Raises:
@@ -93,4 +93,4 @@ def fit_surface(rows: pd.DataFrame, metric: str) -> Surface:
     cost = float(np.exp(constant - power * n.mean()))
     off = per_sample - np.log(cost) - power * n
     free = [name for name, is_free in zip(fit.law.names, fit.free_mask, strict=True) if is_free]
-    return Surface(fit, {name: _interval(fit, name) for name in free}, cost, float(power), float(off.std()))
+    return ParametricFit(fit, {name: _interval(fit, name) for name in free}, cost, float(power), float(off.std()))

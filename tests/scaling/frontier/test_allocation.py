@@ -19,7 +19,7 @@ from clip_jax.scaling.frontier.allocation import (
     fit_cost,
     minimize_along_cost,
 )
-from clip_jax.scaling.frontier.parametric import fit_surface
+from clip_jax.scaling.frontier.parametric import fit_parametric
 from clip_jax.scaling.laws import (
     BoundedChinchilla,
     Chinchilla,
@@ -107,7 +107,7 @@ def test_cost_with_a_power_equals_the_path_of_the_surface():
     columns = BENCHMARK["cloud"](40)
     y = Chinchilla().curve(VALUES, {c: np.log(v) for c, v in columns.items()}, np)
     flops = 40.0 * columns["params"] ** 0.9 * columns["samples_seen"]
-    surface = fit_surface(pd.DataFrame({**columns, "loss": y, "flops": flops}), "loss")
+    surface = fit_parametric(pd.DataFrame({**columns, "loss": y, "flops": flops}), "loss")
     cost = fit_cost(columns, flops)
     assert cost.terms["params"] == pytest.approx((40.0, 0.9))
     path = minimize_along_cost(surface.fit, surface.fit.theta[None], BUDGETS[:2], cost)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from clip_jax.errors import UserError
-from clip_jax.scaling.frontier.parametric import fit_surface
+from clip_jax.scaling.frontier.parametric import fit_parametric
 from clip_jax.scaling.laws import Chinchilla
 
 TRUTH = {"E": 0.3, "A": 20.0, "alpha": 0.3, "B": 60.0, "beta": 0.35}
@@ -19,7 +19,7 @@ def planted(power=1.0):
 
 
 def test_a_planted_surface_is_found_with_its_closed_path():
-    surface = fit_surface(planted(), "error")
+    surface = fit_parametric(planted(), "error")
     assert surface.fit.values == pytest.approx(TRUTH, rel=1e-3)
     assert (surface.cost, surface.power) == pytest.approx((6, 1))
     flops = np.geomspace(1e14, 1e17, 5)
@@ -32,7 +32,9 @@ def test_a_planted_surface_is_found_with_its_closed_path():
 
 def test_where_size_costs_more_the_best_models_are_smaller():
     flops = np.array([1e16])
-    assert fit_surface(planted(1.3), "error").path(flops)[0] < 0.5 * fit_surface(planted(), "error").path(flops)[0]
+    assert (
+        fit_parametric(planted(1.3), "error").path(flops)[0] < 0.5 * fit_parametric(planted(), "error").path(flops)[0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -46,4 +48,4 @@ def test_where_size_costs_more_the_best_models_are_smaller():
 )
 def test_too_little_is_refused_with_the_reason(rows, said):
     with pytest.raises(UserError, match=said):
-        fit_surface(rows(planted()), "error")
+        fit_parametric(rows(planted()), "error")

@@ -12,7 +12,7 @@ from clip_jax.plotting.ticks import nice_ticks, tick_labels
 from clip_jax.scaling.analysis.analyze import Analysis
 from clip_jax.scaling.fit.result import Fit
 from clip_jax.scaling.fit.solver import MANY_ROWS
-from clip_jax.scaling.frontier.parametric import Surface
+from clip_jax.scaling.frontier.parametric import ParametricFit
 from clip_jax.scaling.profile.prediction import Interval
 from clip_jax.scaling.uncertainty.bootstrap import bootstrap, from_covariance
 
@@ -72,7 +72,7 @@ def cloud(analysis: Analysis) -> Any:
         fit, intervals = analysis.best.fit, analysis.best.intervals
         x, y = (Coordinate(fit, n, intervals[n]) for n in names)
         panels.append((fit.law.name, "parametric", LAW_COLORS[fit.law.key], x, y))
-    if isinstance(analysis.surface, Surface):
+    if isinstance(analysis.surface, ParametricFit):
         fit, intervals = analysis.surface.fit, analysis.surface.intervals
         x, y = (Coordinate(fit, n, intervals[n]) for n in ("alpha", "beta"))
         label = "size and samples" + ("" if fit.identified else " (not identified)")

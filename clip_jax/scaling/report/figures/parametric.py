@@ -9,11 +9,11 @@ import numpy as np
 from clip_jax.plotting.style import INK, ORANGE, SOFT, NotDrawn, ceiling, label_of, new_figure
 from clip_jax.plotting.ticks import nice_ticks, size_ticks, tick_labels
 from clip_jax.scaling.analysis.analyze import Analysis
-from clip_jax.scaling.frontier.parametric import Surface
+from clip_jax.scaling.frontier.parametric import ParametricFit
 from clip_jax.scaling.report.figures.drawn import drawn_rows, drawn_text
 
 
-def identified_surface(analysis: Analysis) -> Surface:
+def identified_surface(analysis: Analysis) -> ParametricFit:
     """Return the law of size and samples. Raises NotDrawn with the reason where it is missing or not identified."""
     surface = analysis.surface
     if isinstance(surface, str):
