@@ -22,7 +22,7 @@ def known_curves(analysis: Analysis) -> list[tuple[str, Any]]:
 
 
 def curves_behind(axis: Any, analysis: Analysis, alpha: float, marker: str = "-") -> None:
-    """Draw `known_curves` on an axis, behind everything else."""
+    """Draw `known_curves` on an axis, in the color of each run's size."""
     colors, norm = color_scale(analysis.rows["params"])
     params = dict(zip(analysis.rows["run_id"].astype(str), analysis.rows["params"], strict=True))
     for run, part in known_curves(analysis):
