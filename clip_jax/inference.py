@@ -26,7 +26,7 @@ from clip_jax.models.predictive import Predictive
 from clip_jax.pretrained.load import Weights, load_weights, save_weights
 from clip_jax.pretrained.mapping import flatten, nest, path_name
 from clip_jax.pretrained.names import Fetch, hub_fetch
-from clip_jax.storage.paths import SCHEME, is_url, place
+from clip_jax.storage.paths import SCHEME, as_path, is_url
 from clip_jax.train.checkpoint import load_params
 from clip_jax.train.inputs import read_tokenizer
 from clip_jax.train.loop import Start
@@ -129,23 +129,23 @@ def is_run(name: str) -> bool:
     """Whether the path is a training run's directory."""
     if is_url(name) and not name.startswith(SCHEME):
         return False
-    return (place(name) / "checkpoints").is_dir() and (place(name) / "config.json").exists()
+    return (as_path(name) / "checkpoints").is_dir() and (as_path(name) / "config.json").exists()
 
 
 def read(name: str, *, fetch: Fetch = hub_fetch) -> Weights:
     """Weights of a run of ours at its last checkpoint, of a path, or of a published name. Raises UserError."""
     if not is_run(name):
         return load_weights(name, fetch=fetch)
-    begun = read_config(place(name))
+    begun = read_config(as_path(name))
     assert begun is not None
-    run = with_pixels(begun, place(name))
-    tell_old(run, place(name))
+    run = with_pixels(begun, as_path(name))
+    tell_old(run, as_path(name))
     config = on_any_device(run.model)
     built = build(config, make_mesh(RunConfig().mesh))
     _, params = load_params(name, built)
     arrays = {k: np.asarray(v) for k, v in flatten(params).items()}
     finite_tensors(name, arrays.items())
-    tokenizer = read_tokenizer(place(name), config)
+    tokenizer = read_tokenizer(as_path(name), config)
     return Weights(name, config, nest(arrays), Preprocess.of(config.image.image_size, run.pixels), tokenizer)
 
 

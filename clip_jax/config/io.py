@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from clip_jax.config.run import RunConfig
 from clip_jax.errors import ConfigError, UserError, no_secret, parse_json, short
-from clip_jax.storage.paths import is_remote, place, read_text
+from clip_jax.storage.paths import as_path, is_remote, read_text
 
 T = TypeVar("T")
 LONGEST_FIELD = 200  # characters of an unknown one that are told
@@ -162,7 +162,7 @@ def load(cls: type[T], path: str | Path, overrides: Mapping[str, str] | None = N
     Raises:
       UserError: the file is missing or not a config. ConfigError: an unknown or wrong field.
     """
-    path = place(path)
+    path = as_path(path)
     if is_remote(path) and path.suffix != ".json":
         raise UserError(f"{path}: a config in a bucket must be a .json file")
     if not (is_remote(path) or path.is_file()):

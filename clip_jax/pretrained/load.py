@@ -21,7 +21,7 @@ from clip_jax.pretrained.files import read_json, read_tensors, write_json, write
 from clip_jax.pretrained.names import Fetch, Files, find, hub_fetch
 from clip_jax.pretrained.preprocessor import HALF, find_preprocessor, read_preprocessor, write_preprocessor
 from clip_jax.pretrained.tokenizer_files import tokenizer_of
-from clip_jax.storage.paths import disk_errors, make
+from clip_jax.storage.paths import disk_errors, mkdir
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def save_weights(weights: Weights, folder: str | Path, layout: str = "open_clip"
         raise UserError(f"layout={layout!r}: must be open_clip or transformers")
     tensors = mapping.write(weights.params, layouts.entries_for(layout, weights.config))
     with disk_errors(folder):
-        make(folder)
+        mkdir(folder)
     write_tensors(folder / names[1], tensors)
     if weights.tokenizer is not None:
         weights.tokenizer.save(folder / "clip_jax_tokenizer.json")

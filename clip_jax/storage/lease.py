@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_jax.errors import parse_json
-from clip_jax.storage import paths as places
+from clip_jax.storage import paths
 from clip_jax.storage.lock import FORGOTTEN_S, SILENT_S, Busy, RunLock, machine, process_began
 from clip_jax.storage.record_fields import check_fields
 
@@ -56,12 +56,12 @@ class Lease:
         number, there = self._newest()
         if there is not None and not self._is_gone(number, there):
             raise self._busy(there)
-        if not places.create(self._path(number + 1), self._text()):
+        if not paths.create_if_absent(self._path(number + 1), self._text()):
             raise self._busy(self.owner())
         self.number = number + 1
         for name in self._names()[:-1]:
             with contextlib.suppress(OSError):
-                places.remove(self.folder / name)
+                paths.remove(self.folder / name)
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
         self._thread.start()
 
@@ -92,7 +92,7 @@ class Lease:
         self._thread.join()
         self._thread = None
         with contextlib.suppress(OSError, ValueError):  # it will be found silent
-            places.write_text(self._path(self.number), self._text(released=True))
+            paths.write_text(self._path(self.number), self._text(released=True))
         self.number = 0
 
     def _beat(self) -> None:
@@ -100,7 +100,7 @@ class Lease:
             with contextlib.suppress(OSError, ValueError):  # the next one may pass
                 if self._newest_number() > self.number:
                     return
-                places.write_text(self._path(self.number), self._text())
+                paths.write_text(self._path(self.number), self._text())
 
     def _text(self, **more: Any) -> str:
         return json.dumps(self._said | {"heartbeat": self.clock()} | more)
@@ -109,7 +109,7 @@ class Lease:
         return self.folder / f"{number:06d}.json"
 
     def _names(self) -> list[str]:
-        return [name for name in places.names(self.folder) if name.removesuffix(".json").isdecimal()]
+        return [name for name in paths.list_names(self.folder) if name.removesuffix(".json").isdecimal()]
 
     def _newest_number(self) -> int:
         return max((int(name.removesuffix(".json")) for name in self._names()), default=0)
@@ -120,7 +120,7 @@ class Lease:
             if not number:
                 return number, None
             path = self._path(number)
-            check_fields("lease.json", found := parse_json(places.read_text(path), path), path)
+            check_fields("lease.json", found := parse_json(paths.read_text(path), path), path)
             return number, found
         except FileNotFoundError:  # superseded in this moment
             return self._newest()
@@ -148,7 +148,7 @@ class Lease:
 
 def open_lock(run_dir: Path) -> RunLock | Lease:
     """What keeps others out of a directory, of the kind that its place allows."""
-    return Lease(run_dir) if places.is_remote(run_dir) else RunLock(run_dir)
+    return Lease(run_dir) if paths.is_remote(run_dir) else RunLock(run_dir)
 
 
 def _lives(there: dict[str, Any]) -> bool | None:

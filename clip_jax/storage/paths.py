@@ -28,11 +28,11 @@ def is_url(path: str | Path) -> bool:
 
 
 def is_remote(path: Path) -> bool:
-    """Whether a `place` lies in a bucket."""
+    """Whether an `as_path` lies in a bucket."""
     return str(path).startswith(SCHEME)
 
 
-def place(path: str | Path) -> Path:
+def as_path(path: str | Path) -> Path:
     """The path as an object: of pathlib, or for ``gs://`` of etils.epath, which answers to the same calls.
 
     Raises UserError for another kind of URL, one without a bucket or with a password, or when the package that knows
@@ -54,7 +54,7 @@ def absolute(path: Path) -> Path:
     return path if is_remote(path) else path.absolute()
 
 
-def scratch(path: Path) -> Path:
+def local_scratch(path: Path) -> Path:
     """Where on this machine is what a bucket cannot hold: logs being written, locks, traces. Others: the path itself.
 
     For ``gs://B/X`` it is ``clip_jax/gs/B/X`` in the user's cache folder (``$XDG_CACHE_HOME`` or ``~/.cache``).
@@ -65,7 +65,7 @@ def scratch(path: Path) -> Path:
     return Path(home) / "clip_jax" / "gs" / str(path).removeprefix(SCHEME)
 
 
-class NoAnswer(OSError):
+class BucketUnavailable(OSError):
     """The bucket does not answer now; later the same command goes on."""
 
 
@@ -76,11 +76,11 @@ def _opened() -> Any:
     # others write too, so a listing of a while ago says nothing; epath's and Orbax's own stores go by this as well
     fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
     store = fsspec.filesystem("gcs")
-    hush()
+    silence_gcsfs()
     return store
 
 
-def hush() -> None:
+def silence_gcsfs() -> None:
     """Keep gcsfs from logging the traceback of what it raises, unless ``GCSFS_DEBUG`` asked for its log."""
     logger = logging.getLogger("gcsfs")
     if logger.level == logging.NOTSET:
@@ -95,8 +95,8 @@ def _store(path: str) -> Any:
 
 
 @contextlib.contextmanager
-def _asked(path: Path) -> Iterator[Any]:
-    """The store. What it raises becomes FileNotFoundError, UserError where it refuses, or `NoAnswer`."""
+def _open_bucket(path: Path) -> Iterator[Any]:
+    """The store. What it raises becomes FileNotFoundError, UserError where it refuses, or `BucketUnavailable`."""
     store = _store(str(path))
     try:
         yield store
@@ -107,7 +107,7 @@ def _asked(path: Path) -> Iterator[Any]:
         denied = getattr(error, "code", None) in (401, 403) or isinstance(error, PermissionError)
         if denied or said.startswith("Forbidden"):
             raise UserError(f"{path}: the bucket refuses ({said})") from None
-        raise NoAnswer(errno.EIO, f"the bucket does not answer ({said})", str(path)) from error
+        raise BucketUnavailable(errno.EIO, f"the bucket does not answer ({said})", str(path)) from error
 
 
 _DISK = {
@@ -154,7 +154,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
-def make(path: Path) -> None:
+def mkdir(path: Path) -> None:
     """A directory, with its parents; a bucket needs none."""
     if not is_remote(path):
         path.mkdir(parents=True, exist_ok=True)
@@ -165,7 +165,7 @@ def exists(path: Path) -> bool:
     if not is_remote(path):
         return path.exists()
     try:
-        with _asked(path) as store:
+        with _open_bucket(path) as store:
             store.info(str(path))
     except FileNotFoundError:
         return False
@@ -177,7 +177,7 @@ def remove(path: Path) -> None:
     if not is_remote(path):
         path.unlink(missing_ok=True)
         return
-    with contextlib.suppress(FileNotFoundError), _asked(path) as store:
+    with contextlib.suppress(FileNotFoundError), _open_bucket(path) as store:
         store.rm_file(str(path))
 
 
@@ -191,7 +191,7 @@ def read_text(path: Path) -> str:
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror})", field=str(path)) from None
     else:
-        with _asked(path) as store:
+        with _open_bucket(path) as store:
             data = store.cat_file(str(path))  # one request: two could meet two versions
     try:
         return data.decode()
@@ -203,7 +203,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Replace the file in one move: a reader sees the old one or the new one. Raises UserError on a full disk."""
     if is_remote(path):
         try:
-            with _asked(path) as store:
+            with _open_bucket(path) as store:
                 store.pipe_file(str(path), data)
         except FileNotFoundError:
             raise UserError(f"{path}: there is no bucket {path.parts[2]!r}") from None
@@ -226,10 +226,10 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def create(path: Path, text: str) -> bool:
+def create_if_absent(path: Path, text: str) -> bool:
     """Make an object of a bucket; False when it is there already. Of several who try, one succeeds."""
     try:
-        with _asked(path) as store:
+        with _open_bucket(path) as store:
             store.pipe_file(str(path), text.encode(), mode="create")
         return True
     except FileExistsError:
@@ -243,12 +243,12 @@ def create(path: Path, text: str) -> bool:
         raise
 
 
-def names(path: Path) -> list[str]:
+def list_names(path: Path) -> list[str]:
     """Of what lies in a directory, sorted; none where there is none."""
     if not is_remote(path):
         return sorted(os.listdir(path)) if path.is_dir() else []
     try:
-        with _asked(path) as store:
+        with _open_bucket(path) as store:
             return sorted(found.rstrip("/").rpartition("/")[2] for found in store.ls(str(path), detail=False))
     except FileNotFoundError:
         return []
@@ -263,17 +263,17 @@ def move_tree(path: Path, target: Path) -> None:
         shutil.rmtree(target, ignore_errors=True)
         path.rename(target)
         return
-    with _asked(path) as store:
-        if names(target):
+    with _open_bucket(path) as store:
+        if list_names(target):
             store.rm(str(target), recursive=True)
         store.mv(str(path), str(target), recursive=True)
 
 
 @contextlib.contextmanager
-def folder(path: Path) -> Iterator[Path]:
+def staging_dir(path: Path) -> Iterator[Path]:
     """A folder of this machine to write files in; in the end they are what lies in ``path``."""
     if not is_remote(path):
-        make(path)
+        mkdir(path)
         yield path
         return
     with tempfile.TemporaryDirectory() as here:
@@ -281,6 +281,6 @@ def folder(path: Path) -> Iterator[Path]:
         made = [p for p in sorted(Path(here).iterdir()) if p.is_file()]
         for file in made:
             write_bytes(path / file.name, file.read_bytes())
-        with _asked(path) as store:
-            for old in set(names(path)) - {file.name for file in made}:
+        with _open_bucket(path) as store:
+            for old in set(list_names(path)) - {file.name for file in made}:
                 store.rm(str(path / old), recursive=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from clip_jax.errors import UserError
-from clip_jax.storage.paths import hush, is_url
+from clip_jax.storage.paths import is_url, silence_gcsfs
 
 T = TypeVar("T")
 
@@ -120,7 +120,7 @@ def _store(url: str) -> tuple[Any, str]:
         import fsspec
 
         found = fsspec.core.url_to_fs(url)
-        hush()
+        silence_gcsfs()
         return found
     except ImportError as error:
         name = "fsspec" if error.name == "fsspec" else _PACKAGES.get(protocol, str(error))

@@ -12,7 +12,7 @@ from clip_jax.errors import UserError
 from clip_jax.storage.json_files import flat, read_json, write_json
 from clip_jax.storage.lease import Lease, open_lock
 from clip_jax.storage.lock import Busy, RunLock
-from clip_jax.storage.paths import is_remote, make
+from clip_jax.storage.paths import is_remote, mkdir
 from clip_jax.sweep.search.config import SearchConfig
 
 # change no number of any run
@@ -53,7 +53,7 @@ def claim(config: SweepConfig | SearchConfig, root: Path) -> RunLock | Lease:
                 )
     lock = open_lock(root)
     try:
-        make(root)
+        mkdir(root)
         lock.acquire()
         write_json(root / next(name for name, cls in FILES.items() if cls is type(config)), to_dict(config))
     except Busy:

@@ -27,7 +27,7 @@ from clip_jax.errors import UserError
 from clip_jax.finite import NotFinite
 from clip_jax.models.clip import Built, build
 from clip_jax.optim.optimizer import make_optimizer
-from clip_jax.storage.paths import exists, scratch
+from clip_jax.storage.paths import exists, local_scratch
 from clip_jax.train.anomalies import Detours, Fault, Feed
 from clip_jax.train.checkpoint import Checkpoints
 from clip_jax.train.inputs import (
@@ -129,7 +129,7 @@ def train(
       stop_after: end after so many steps with a checkpoint, as a job with a time limit would.
       progress: show a progress line on stderr.
       profile: trace the steps after the first number up to the second, into ``RUN_DIR/profile``
-        (of one in a bucket: `places.scratch`).
+        (of one in a bucket: `paths.local_scratch`).
 
     Raises:
       UserError: bad data, a full disk, a directory of another run or in use, a loss that is not finite.
@@ -186,7 +186,7 @@ def attempt(
             with (
                 contextlib.closing(mirror),
                 Checkpoints(record.dir, config.checkpoint_every) as checkpoints,
-                contextlib.closing(Profiler(scratch(record.dir / "profile"), profile)) as profiler,
+                contextlib.closing(Profiler(local_scratch(record.dir / "profile"), profile)) as profiler,
             ):
                 yield Run(config, ground, tokenizer, evaluate, record, mirror, checkpoints, profiler, clock, begin)
         except BaseException as error:

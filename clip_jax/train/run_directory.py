@@ -3,7 +3,7 @@
 ``config.json`` never changes, ``status.json`` and ``result.json`` are replaced whole, ``*.jsonl`` only grow (`lines`).
 When a run resumes, ``metrics.jsonl`` and ``evals.jsonl`` are cut back to the checkpoint's step; ``events.jsonl``
 (attempts, faults, rollbacks) never is. The checkpoints are `checkpoint.py`'s. The directory may lie in a bucket
-(`places`).
+(`storage.paths`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from clip_jax.storage.json_files import flat, lines_text, parse_lines, read_json
 from clip_jax.storage.jsonl import Lines
 from clip_jax.storage.lease import open_lock
 from clip_jax.storage.lock import Busy, wait_for_silence
-from clip_jax.storage.paths import disk_errors, exists, is_remote, make, names, place
+from clip_jax.storage.paths import as_path, disk_errors, exists, is_remote, list_names, mkdir
 
 HEARTBEAT_S = 5.0
 INPUTS = ("data", "tokenizer_sha256")  # of status.json: what the run began with (`inputs`); no attempt changes them
@@ -40,7 +40,7 @@ __getattr__ = names_of(__name__, "storage.json_files")
 def checkpoints_in(run_dir: Path) -> list[int]:
     """The steps of its whole checkpoints, rising. One being written has another name, and in a bucket no mark."""
     folder = run_dir / "checkpoints"
-    steps = sorted(int(name) for name in names(folder) if name.isdecimal())
+    steps = sorted(int(name) for name in list_names(folder) if name.isdecimal())
     return [s for s in steps if not is_remote(folder) or exists(folder / str(s) / COMMITTED)]
 
 
@@ -92,7 +92,7 @@ class Record:
         """
         self.family_id: str | None = family[0] if family else None
         self.sharing = family[1] if family else 1
-        self.dir = place(run_dir)
+        self.dir = as_path(run_dir)
         self.writer = writer
         self.config = config
         self.started = time.monotonic()
@@ -158,7 +158,7 @@ class Record:
             return
         with disk_errors(self.dir):
             try:
-                make(self.dir)
+                mkdir(self.dir)
             except (FileExistsError, NotADirectoryError, PermissionError) as error:
                 raise UserError(f"{self.dir}: cannot make this directory ({error.strerror})") from None
             self._refuse_late_start()

@@ -13,19 +13,19 @@ from clip_jax.storage import lease as lease_module
 from clip_jax.storage import lock as lock_module
 from clip_jax.storage.lease import Lease
 from clip_jax.storage.lock import FORGOTTEN_S, SILENT_S, Busy
-from clip_jax.storage.paths import place
+from clip_jax.storage.paths import as_path
 
 THERE = "gs://bucket/run"
 
 
 def lease(**given):
-    return Lease(place(THERE), **given)
+    return Lease(as_path(THERE), **given)
 
 
 def test_the_second_is_refused_by_name_and_a_dead_process_holds_nothing(bucket):
     program = (
-        "import sys, time; from clip_jax.storage.paths import place; from clip_jax.storage.lease import Lease\n"
-        "Lease(place(sys.argv[1])).acquire(); print('held', flush=True); time.sleep(60)"
+        "import sys, time; from clip_jax.storage.paths import as_path; from clip_jax.storage.lease import Lease\n"
+        "Lease(as_path(sys.argv[1])).acquire(); print('held', flush=True); time.sleep(60)"
     )
     owner = subprocess.Popen([sys.executable, "-c", program, THERE], stdout=subprocess.PIPE)
     with owner, owner.stdout:
