@@ -25,7 +25,7 @@ class NotFinite(UserError):
         error.row = row
         return error
 
-    def of(self, name: str) -> NotFinite:
+    def renamed(self, name: str) -> NotFinite:
         """The same under the name that whoever knows the pictures has for this one."""
         return NotFinite.at(str(self.field), self.row, name, self.hint)
 

@@ -73,7 +73,7 @@ class LoadedModel:
         try:
             return self.embed_pixels(self.preprocess.batch(list(images)))
         except NotFinite as error:
-            raise error.of(picture_name(images[error.row], error.row)) from None
+            raise error.renamed(picture_name(images[error.row], error.row)) from None
 
     def embed_pixels(self, images: np.ndarray) -> np.ndarray:
         """Preprocessed uint8 [N, size, size, 3] -> [N, E]."""
@@ -93,7 +93,7 @@ class LoadedModel:
         try:
             return self._encoder.texts(self.params, self.tokenizer.encode(list(texts)))
         except NotFinite as error:
-            raise error.of(repr(texts[error.row])) from None
+            raise error.renamed(repr(texts[error.row])) from None
 
     def text_states(self, texts: Sequence[str], layer: int = -1, *, final_norm: bool = True) -> np.ndarray:
         """What image generators condition on: float32 [N, T, D] after a block, -1 the last, -2 the last but one.

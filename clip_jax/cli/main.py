@@ -22,7 +22,7 @@ from clip_jax.cli.sweep import CONFIGURED, add_actions, run_action
 from clip_jax.config import DistributedConfig, RunConfig
 from clip_jax.config.io import from_fields, load, run_id
 from clip_jax.distributed.mesh import enable_compile_cache
-from clip_jax.distributed.processes import LostProcess, together
+from clip_jax.distributed.processes import LostProcess, initialized
 from clip_jax.errors import UserError, between
 from clip_jax.storage.lock import Busy
 from clip_jax.storage.paths import BucketUnavailable, as_path, disk_error, exists
@@ -127,7 +127,7 @@ def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     config = load(RunConfig, args.config, overrides)
     if args.until is not None:
         between("--until", args.until, 1, config.steps)
-    with together(distributed, on_error=_tell):  # before anything looks at the devices
+    with initialized(distributed, on_error=_tell):  # before anything looks at the devices
         from clip_jax.train.profiler import parse_window
         from clip_jax.training import train_run
 

@@ -46,7 +46,7 @@ class Multipliers:
 
 
 @dataclass(frozen=True)
-class Powers:
+class Exponents:
     """Exponents of (width / base width, depth / base depth)."""
 
     init: tuple[float, float] = (0.0, 0.0)
@@ -60,22 +60,22 @@ class Powers:
 
 TABLE = {
     # patch and token embeddings; the text's positions and class token, whose first size is a constant
-    "embedding": Powers(eps=(-1, 0)),
+    "embedding": Exponents(eps=(-1, 0)),
     # the image's positions and class token: the standard first size falls as width**-0.5, beside patches that do not
-    "image_place": Powers(init=(0.5, 0), eps=(-1, 0)),
-    "norm": Powers(eps=(-1, 0)),  # outside the blocks
-    "branch_in": Powers(lr=(-1, 0), eps=(-1, -1)),  # hidden matrices at the start of a residual branch: qkv, fc
-    "branch_vector": Powers(eps=(-1, -1)),  # norms and gains of a block, biases of qkv and fc
+    "image_position": Exponents(init=(0.5, 0), eps=(-1, 0)),
+    "norm": Exponents(eps=(-1, 0)),  # outside the blocks
+    "residual_in": Exponents(lr=(-1, 0), eps=(-1, -1)),  # hidden matrices at the start of a residual branch: qkv, fc
+    "residual_vector": Exponents(eps=(-1, -1)),  # norms and gains of a block, biases of qkv and fc
     # hidden matrices back into the stream: out, proj; the standard first size falls as depth**-0.5 already
-    "branch_out": Powers(init=(0, -0.5), lr=(-1, -1), eps=(-1, 0)),
-    "branch_out_bias": Powers(lr=(0, -1), eps=(-1, 0)),
-    "projection": Powers(lr=(-0.5, 0), eps=(-0.5, 0)),
-    "projection_bias": Powers(lr=(0.5, 0), eps=(-0.5, 0)),
-    "logits": Powers(),  # temperature and bias
+    "residual_out": Exponents(init=(0, -0.5), lr=(-1, -1), eps=(-1, 0)),
+    "residual_out_bias": Exponents(lr=(0, -1), eps=(-1, 0)),
+    "projection": Exponents(lr=(-0.5, 0), eps=(-0.5, 0)),
+    "projection_bias": Exponents(lr=(0.5, 0), eps=(-0.5, 0)),
+    "logits": Exponents(),  # temperature and bias
 }
 
 
-def kind_of(path: Sequence[str]) -> str:
+def table_row(path: Sequence[str]) -> str:
     """The row of `TABLE` for a parameter, by its path: ("image", "blocks", "blocks", "qkv", "kernel").
 
     Raises KeyError for a tensor that has no row.
@@ -87,17 +87,17 @@ def kind_of(path: Sequence[str]) -> str:
     if part == "blocks":
         layer, leaf = path[-2:]
         if layer in ("out", "proj") and leaf in ("kernel", "bias"):
-            return "branch_out" if leaf == "kernel" else "branch_out_bias"
+            return "residual_out" if leaf == "kernel" else "residual_out_bias"
         if layer in ("qkv", "fc") and leaf in ("kernel", "bias"):
-            return "branch_in" if leaf == "kernel" else "branch_vector"
+            return "residual_in" if leaf == "kernel" else "residual_vector"
         if layer in ("ln_1", "ln_2") or leaf in ("scale_1", "scale_2"):
-            return "branch_vector"
+            return "residual_vector"
     if part in ("projection", "projection_bias"):
         return part
     if part.startswith("ln_"):
         return "norm"
     if part in ("position", "class_token"):
-        return "image_place" if name == "image" else "embedding"
+        return "image_position" if name == "image" else "embedding"
     if part in ("patch", "token"):
         return "embedding"
     raise KeyError(f"{'.'.join(path)}: no row in the table")
@@ -108,7 +108,7 @@ def multipliers(path: Sequence[str], model: ModelConfig) -> Multipliers:
     base = model.parametrisation
     if base.kind == "standard":
         return Multipliers()
-    kind = kind_of(path)
+    kind = table_row(path)
     if kind == "logits":
         return Multipliers()
     if path[0] == "image":

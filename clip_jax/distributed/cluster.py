@@ -29,7 +29,7 @@ _THIS_HOST = ("localhost", "localhost.localdomain", "ip6-localhost")
 _ELSEWHERE = "192.0.2.1"  # RFC 5737: nobody's; where the default route leads
 
 
-def number_of(name: str, text: str) -> int:
+def parse_whole_number(name: str, text: str) -> int:
     """The whole number in a variable. Raises ConfigError naming it."""
     try:
         return int(text)
@@ -37,14 +37,14 @@ def number_of(name: str, text: str) -> int:
         raise ConfigError(f"{name}={text!r}: must be a whole number", field=name, value=text) from None
 
 
-def need(names: tuple[str, ...], environment: Mapping[str, str], why: str) -> None:
+def require_variables(names: tuple[str, ...], environment: Mapping[str, str], why: str) -> None:
     """Raises ConfigError naming the first variable that is not set."""
     for name in names:
         if name not in environment:
             raise ConfigError(f"{name}: {why} but this variable is not set, so the others cannot be found", field=name)
 
 
-def asked_of(platform: str, per_process: int, devices: int) -> dict[str, str]:
+def device_variables(platform: str, per_process: int, devices: int) -> dict[str, str]:
     """The variables that tell a process which devices its job asked for; none where it asked for none."""
     if not per_process:
         return {}
@@ -117,11 +117,11 @@ def slurm_step(environment: Mapping[str, str]) -> dict[str, object] | None:
         return None
     # an interactive shell is a step of one task in a job that may have many
     name = "SLURM_STEP_NUM_TASKS"
-    tasks = number_of(name, environment.get(name, environment.get("SLURM_NTASKS", "1")))
+    tasks = parse_whole_number(name, environment.get(name, environment.get("SLURM_NTASKS", "1")))
     if tasks == 1:
         return None
-    need(_SLURM, environment, "this Slurm step has several tasks")
-    numbers = {n: number_of(n, environment[n]) for n in _SLURM}
+    require_variables(_SLURM, environment, "this Slurm step has several tasks")
+    numbers = {n: parse_whole_number(n, environment[n]) for n in _SLURM}
     # as JAX chooses it: in the ephemeral range, by the job's number
     port = environment.get("JAX_COORDINATOR_PORT") or numbers["SLURM_JOB_ID"] % 2**12 + 65535 - 2**12 + 1
     address = environment.get("JAX_COORDINATOR_ADDRESS") or f"{first_host(environment['SLURM_STEP_NODELIST'])}:{port}"
@@ -139,10 +139,10 @@ def _local_devices(environment: Mapping[str, str], local: int) -> list[int] | No
     if environment.get("JAX_LOCAL_DEVICE_IDS"):
         return None
     text = environment.get("SLURM_STEP_TASKS_PER_NODE", environment.get("SLURM_TASKS_PER_NODE", ""))
-    node = number_of("SLURM_NODEID", environment.get("SLURM_NODEID", "0"))
+    node = parse_whole_number("SLURM_NODEID", environment.get("SLURM_NODEID", "0"))
     each = tasks_per_node(text) if text else [local + 1]
     tasks = max(each[min(node, len(each) - 1)], local + 1)
-    share = number_of(DEVICES_PER_PROCESS, environment.get(DEVICES_PER_PROCESS) or "0")
+    share = parse_whole_number(DEVICES_PER_PROCESS, environment.get(DEVICES_PER_PROCESS) or "0")
     visible = len(visible_gpus(environment))
     bound = any(environment.get(name, "none") not in ("", "none") for name in _BOUND)  # each task sees its own alone
     if not visible:
@@ -165,18 +165,18 @@ def _local_devices(environment: Mapping[str, str], local: int) -> list[int] | No
     return list(range(local * share, (local + 1) * share))
 
 
-def _split(address: str) -> tuple[str, int]:
+def _split_address(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
 
 
-def _joined(host: str, port: int) -> str:
+def _join_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _addresses(address: str, environment: Mapping[str, str], seconds: float) -> list[str]:
+def _resolve_addresses(address: str, environment: Mapping[str, str], seconds: float) -> list[str]:
     """What the host of the coordinator resolves to; tried again for a while, as a new pod's name takes its time."""
-    host, port = _split(address)
+    host, port = _split_address(address)
     end = time.monotonic() + seconds
     while True:
         try:
@@ -194,15 +194,15 @@ def not_reached(address: str, environment: Mapping[str, str], seconds: float, er
     hint = None
     if nodes and not environment.get("JAX_COORDINATOR_ADDRESS"):
         hint = (
-            f"{_split(address)[0]} was read from SLURM_STEP_NODELIST={nodes}; where nodes know each other by other "
-            f"names, set JAX_COORDINATOR_ADDRESS=HOST:PORT"
+            f"{_split_address(address)[0]} was read from SLURM_STEP_NODELIST={nodes}; where nodes know each other by "
+            f"other names, set JAX_COORDINATOR_ADDRESS=HOST:PORT"
         )
     return UserError(
         field="distributed.coordinator", value=address, reason=f"not reached in {seconds:.0f} s ({error})", hint=hint
     )
 
 
-def _towards(host: str) -> str:
+def _outbound_address(host: str) -> str:
     """The address of this host from which packets to another one leave; empty where there is none."""
     with contextlib.suppress(OSError, UnicodeError):
         family, kind, _, _, target = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
@@ -213,7 +213,7 @@ def _towards(host: str) -> str:
     return ""
 
 
-def _is_ours(host: str) -> bool:
+def _is_local_address(host: str) -> bool:
     with contextlib.suppress(OSError):
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -222,7 +222,7 @@ def _is_ours(host: str) -> bool:
     return False
 
 
-def listen_at(address: str, process: int, environment: Mapping[str, str], seconds: float) -> dict[str, str]:
+def coordinator_arguments(address: str, process: int, environment: Mapping[str, str], seconds: float) -> dict[str, str]:
     """Where process 0 listens, and this process connects to: the address that was given, and no other of its host.
 
     JAX's service has no authentication and would listen on every interface. A name that resolves to the loopback
@@ -241,17 +241,17 @@ def listen_at(address: str, process: int, environment: Mapping[str, str], second
     Raises:
       UserError: it does not resolve, or (process 0) is no address of this host.
     """
-    host, port = _split(address)
+    host, port = _split_address(address)
     nodes = environment.get("SLURM_STEP_NUM_NODES", environment.get("SLURM_NNODES", "1"))
-    several = number_of("SLURM_STEP_NUM_NODES", nodes) > 1 or "JOB_COMPLETION_INDEX" in environment
-    found = _addresses(address, environment, seconds)
+    several = parse_whole_number("SLURM_STEP_NUM_NODES", nodes) > 1 or "JOB_COMPLETION_INDEX" in environment
+    found = _resolve_addresses(address, environment, seconds)
     loops = [ipaddress.ip_address(a.partition("%")[0]).is_loopback for a in found]
     named_so = host in _THIS_HOST or (host == found[0] and loops[0])
     outward = ""
     if all(loops) and (several or not named_so):
         others = environment.get("SLURM_STEP_NODELIST", "")
-        outward = _towards(first_host(others.rpartition(",")[2])) if others and process == 0 else ""
-        outward = outward or _towards(_ELSEWHERE)
+        outward = _outbound_address(first_host(others.rpartition(",")[2])) if others and process == 0 else ""
+        outward = outward or _outbound_address(_ELSEWHERE)
         if outward:
             print(
                 f"clip-jax: distributed.coordinator={address}: resolves to {found[0]}, which other hosts cannot reach; "
@@ -260,15 +260,15 @@ def listen_at(address: str, process: int, environment: Mapping[str, str], second
             )
             found = [outward]
     if process != 0:
-        return {"coordinator_address": _joined(outward, port) if outward else address}
+        return {"coordinator_address": _join_address(outward, port) if outward else address}
     if environment.get("JAX_COORDINATOR_BIND_ADDRESS"):
         return {"coordinator_address": address}
-    ours = [a for a in found if _is_ours(a)]
+    ours = [a for a in found if _is_local_address(a)]
     if not ours:
         raise UserError(
             field="distributed.coordinator", value=address,
             reason=f"process 0 must run there, and {found[0]} is no address of this host ({socket.gethostname()})",
             hint="where it is reached through another host, set JAX_COORDINATOR_BIND_ADDRESS=HOST:PORT",
         )  # fmt: skip
-    here = _joined(ours[0], port)
+    here = _join_address(ours[0], port)
     return {"coordinator_address": here, "coordinator_bind_address": here}

@@ -15,7 +15,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from clip_jax.config import DistributedConfig
-from clip_jax.distributed.cluster import listen_at, need, not_reached, number_of, slurm_step
+from clip_jax.distributed.cluster import (
+    coordinator_arguments,
+    not_reached,
+    parse_whole_number,
+    require_variables,
+    slurm_step,
+)
 from clip_jax.errors import ConfigError, UserError
 
 
@@ -38,10 +44,10 @@ def _with_environment(settings: DistributedConfig, environment: Mapping[str, str
         return dataclasses.replace(settings, coordinator=coordinator)
     processes, process = settings.processes, settings.process
     if not processes:
-        processes = number_of(VARIABLES["processes"], environment.get(VARIABLES["processes"], "0"))
+        processes = parse_whole_number(VARIABLES["processes"], environment.get(VARIABLES["processes"], "0"))
     if process == -1:
         index = environment.get("JOB_COMPLETION_INDEX", "-1") if coordinator else "-1"
-        process = number_of(VARIABLES["process"], environment.get(VARIABLES["process"], index))
+        process = parse_whole_number(VARIABLES["process"], environment.get(VARIABLES["process"], index))
     return dataclasses.replace(settings, coordinator=coordinator, processes=processes, process=process)
 
 
@@ -72,16 +78,18 @@ def find_processes(settings: DistributedConfig, environment: Mapping[str, str]) 
         return step
     hosts = environment.get("TPU_PROCESS_ADDRESSES", environment.get("TPU_WORKER_HOSTNAMES", ""))
     if "," in hosts:
-        need(("TPU_WORKER_ID",), environment, "this TPU slice has several hosts")
+        require_variables(("TPU_WORKER_ID",), environment, "this TPU slice has several hosts")
         return {}
-    if number_of("MEGASCALE_NUM_SLICES", environment.get("MEGASCALE_NUM_SLICES", "1")) > 1:
-        need(("MEGASCALE_SLICE_ID", "MEGASCALE_COORDINATOR_ADDRESS"), environment, "there are several TPU slices")
+    if parse_whole_number("MEGASCALE_NUM_SLICES", environment.get("MEGASCALE_NUM_SLICES", "1")) > 1:
+        require_variables(
+            ("MEGASCALE_SLICE_ID", "MEGASCALE_COORDINATOR_ADDRESS"), environment, "there are several TPU slices"
+        )
         return {}
     return None
 
 
 @contextlib.contextmanager
-def together(settings: DistributedConfig, on_error: Callable[[BaseException], int]) -> Iterator[None]:
+def initialized(settings: DistributedConfig, on_error: Callable[[BaseException], int]) -> Iterator[None]:
     """Joined with the other processes, from before anything touches a device. A process on its own loads no jax here.
 
     After an error this process ends at once, with the code that ``on_error`` gives: to wait for the others, as an
@@ -100,7 +108,7 @@ def together(settings: DistributedConfig, on_error: Callable[[BaseException], in
     try:
         yield
     except BaseException as error:  # noqa: BLE001  # it goes no further
-        if lost_another(error):
+        if is_lost_process(error):
             error = LostProcess(f"lost another process ({str(error).splitlines()[0]})")
         code = on_error(error)
         sys.stdout.flush()
@@ -109,7 +117,7 @@ def together(settings: DistributedConfig, on_error: Callable[[BaseException], in
     jax.distributed.shutdown()
 
 
-def lost_another(error: BaseException) -> bool:
+def is_lost_process(error: BaseException) -> bool:
     """Whether it is what a collective operation raises when another process has gone away."""
     return type(error).__name__ == "JaxRuntimeError" and any(sign in str(error) for sign in _LOST)
 
@@ -133,7 +141,7 @@ def _join(found: dict[str, Any], settings: DistributedConfig) -> None:
 
     if "coordinator_address" in found:  # else JAX finds it out, and listens on every interface
         process = int(found["process_id"])
-        found = found | listen_at(found["coordinator_address"], process, os.environ, settings.start_s)
+        found = found | coordinator_arguments(found["coordinator_address"], process, os.environ, settings.start_s)
         if process:
             _wait_for(found["coordinator_address"], settings.start_s)
     try:
@@ -148,7 +156,7 @@ def _join(found: dict[str, Any], settings: DistributedConfig) -> None:
         raise UserError(f"distributed: the processes did not come together ({reason})") from error
 
 
-def on_first(action: Callable[[], None]) -> None:
+def run_on_process_zero(action: Callable[[], None]) -> None:
     """Process 0 does it while the others wait. What it raises is raised there; the others raise LostProcess, so
     that the job's exit code is that of process 0 or says that the command is worth repeating."""
     import jax
@@ -159,12 +167,12 @@ def on_first(action: Callable[[], None]) -> None:
             action()
         done = True
     finally:
-        done = told_by_first(done)
+        done = broadcast_from_process_zero(done)
     if not done:
         raise LostProcess("lost process 0, whose own message says why")
 
 
-def told_by_first(value: bool) -> bool:
+def broadcast_from_process_zero(value: bool) -> bool:
     """What process 0 thinks, on every process."""
     import jax
     import numpy as np
@@ -173,7 +181,7 @@ def told_by_first(value: bool) -> bool:
     return value if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
 
 
-def everywhere(value: bool) -> bool:
+def all_processes(value: bool) -> bool:
     """Whether it holds on all processes."""
     import jax
     import numpy as np

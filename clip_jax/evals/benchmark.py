@@ -144,7 +144,7 @@ def embedded(model: Model, split: Split, rows: np.ndarray) -> tuple[np.ndarray, 
         for what, values in zip(("embedding", "features"), found, strict=True):
             finite_rows(values, what, str)
     except NotFinite as error:
-        raise error.of(split.name(int(rows[error.row]))) from None
+        raise error.renamed(split.name(int(rows[error.row]))) from None
     return found
 
 

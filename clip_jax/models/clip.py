@@ -42,7 +42,7 @@ class Outputs(NamedTuple):
 
 
 class CLIP(nnx.Module):
-    """Both towers. Built and used without a mesh; `build` says how it lies on one.
+    """Both towers. AbstractModel and used without a mesh; `build` says how it lies on one.
 
     Raises ConfigError when a size is impossible, or for a predictive objective.
     """
@@ -114,7 +114,7 @@ def make_model(config: ModelConfig, *, rngs: nnx.Rngs) -> CLIP | Predictive:
 
 
 @dataclass(frozen=True)
-class Built:
+class AbstractModel:
     """A model without arrays: its structure, its parameters' shapes, and where they lie on a mesh."""
 
     graphdef: Any
@@ -141,7 +141,7 @@ def _check_divides(config: ModelConfig, mesh: Mesh) -> None:
             raise ConfigError(f"model.{name}={size}: must be a multiple of mesh.{axis}={mesh.shape[axis]}")
 
 
-def build(config: ModelConfig, mesh: Mesh) -> Built:
+def build(config: ModelConfig, mesh: Mesh) -> AbstractModel:
     """Shapes and shardings of a model's parameters, and its form on the mesh's devices; nothing is allocated.
 
     Raises ConfigError when the ``fsdp`` axis does not divide a width, or ``tensor`` the heads or an MLP, and when the
@@ -157,7 +157,7 @@ def build(config: ModelConfig, mesh: Mesh) -> Built:
         specs,
         is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec),
     )
-    return Built(graphdef, nnx.as_pure(state), shardings, config.compute_dtype)
+    return AbstractModel(graphdef, nnx.as_pure(state), shardings, config.compute_dtype)
 
 
 def batch_statistics(model: CLIP | Predictive) -> Any:

@@ -83,7 +83,7 @@ def _find(opt_state: Any, kind: type) -> Any:
     return next((s for s in leaves if isinstance(s, kind)), None)
 
 
-def decay_mask(params: Any) -> Any:
+def weight_decay_mask(params: Any) -> Any:
     """True for the leaves that decay: matrices (embeddings and positions among them, as in the CLIP paper),
     and neither gains, biases, the class token nor the temperature."""
 
@@ -129,7 +129,7 @@ def _scale(factors: Callable[[Any], Any]) -> optax.GradientTransformation:
     return optax.stateless(lambda updates, params: jax.tree.map(lambda u, m: u * m, updates, factors(params)))
 
 
-def _width_stable(adam: optax.GradientTransformation, model: ModelConfig) -> list[optax.GradientTransformation]:
+def _mup_adam(adam: optax.GradientTransformation, model: ModelConfig) -> list[optax.GradientTransformation]:
     """Adam with the multipliers of `parametrisation`, each at the place where it is exact: dividing a gradient by the
     multiplier of epsilon multiplies epsilon by it, and what is multiplied before the decay is added leaves learning
     rate × decay alone."""
@@ -230,8 +230,8 @@ def make_optimizer(
     parts = [
         optax.stateless(lambda updates, _: widen(updates)),
         optax.clip_by_global_norm(number["clip_norm"]),
-        *_width_stable(adam, model),
-        optax.add_decayed_weights(number["weight_decay"], mask=decay_mask),
+        *_mup_adam(adam, model),
+        optax.add_decayed_weights(number["weight_decay"], mask=weight_decay_mask),
     ]
     if config.layer_decay < 1:
         parts.append(_scale(lambda params: layer_multipliers(params, config.layer_decay)))

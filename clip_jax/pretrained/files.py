@@ -16,7 +16,7 @@ from clip_jax.storage.paths import disk_errors, read_text, write_text
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 
 
-def conversion(path: Path) -> str:
+def conversion_command(path: Path) -> str:
     """The command that turns a pickle into safetensors, for the user to run where they trust the file."""
     name, target = path.name, path.with_suffix(".safetensors").name
     load = f"torch.load('{name}', map_location='cpu', weights_only=True)"
@@ -34,7 +34,7 @@ def conversion(path: Path) -> str:
 def _refuse_pickle(path: Path, head: bytes) -> None:
     if path.suffix in PICKLES or head[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
         raise UserError(
-            f"{path}: a pickle, which can run code when read; convert it where you trust it: {conversion(path)}"
+            f"{path}: a pickle, which can run code when read; convert it where you trust it: {conversion_command(path)}"
         )
 
 
@@ -90,7 +90,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def refused(source: str, field: str, value: object, reason: str, hint: str | None = None) -> UserError:
+def unsupported(source: str, field: str, value: object, reason: str, hint: str | None = None) -> UserError:
     """The one line for a field of a file that is not obeyed."""
     more = f"; {hint}" if hint else ""
     return UserError(

@@ -14,7 +14,7 @@ from clip_jax.config.io import from_dict, to_dict
 from clip_jax.errors import ConfigError, UserError, foreign
 from clip_jax.models.clip import CLIP
 from clip_jax.pretrained import mapping, open_clip, openai, transformers
-from clip_jax.pretrained.mapping import Entry
+from clip_jax.pretrained.mapping import WeightEntry
 
 LAYOUTS = ("openai", "open_clip", "transformers")
 
@@ -25,7 +25,7 @@ class Layout:
 
     name: str
     config: ModelConfig
-    entries: list[Entry]
+    entries: list[WeightEntry]
     ignored: tuple[str, ...]
 
 
@@ -71,7 +71,7 @@ def read(tensors: Mapping[str, np.ndarray], layout: Layout, source: str) -> dict
     return mapping.read(tensors, layout.entries, abstract_params(layout.config), source, layout.ignored)
 
 
-def entries_for(name: str, config: ModelConfig) -> list[Entry]:
+def entries_for(name: str, config: ModelConfig) -> list[WeightEntry]:
     """The entries that `write` uses. Raises UserError for an unknown layout."""
     if name == "open_clip":
         return open_clip.entries(config, "text." if open_clip.custom_text(config) else "")

@@ -18,7 +18,7 @@ LISTED = 8  # names in one error
 
 
 @dataclass(frozen=True)
-class Entry:
+class WeightEntry:
     """Their tensor(s) ``keys`` and our parameter ``path`` ("image/blocks/blocks/qkv/kernel").
 
     Several keys are joined along their first axis. ``parts`` paths of ours may also share one key, cut along its first
@@ -86,14 +86,18 @@ def _list(names: list[str]) -> str:
 
 
 def read(
-    tensors: Mapping[str, np.ndarray], entries: list[Entry], abstract: Any, source: str, ignored: tuple[str, ...] = ()
+    tensors: Mapping[str, np.ndarray],
+    entries: list[WeightEntry],
+    abstract: Any,
+    source: str,
+    ignored: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Their tensors -> our parameters, a nested dictionary of NumPy arrays in the dtypes of ``abstract``.
 
     Args:
       tensors: their state dictionary.
       entries: the layout.
-      abstract: shapes and dtypes of our parameters (`models.clip.Built.abstract_params`).
+      abstract: shapes and dtypes of our parameters (`models.clip.AbstractModel.abstract_params`).
       source: the file, for errors.
       ignored: endings of keys that carry no parameter.
 
@@ -152,7 +156,7 @@ def read(
     return nest(out)
 
 
-def write(params: Any, entries: list[Entry]) -> dict[str, np.ndarray]:
+def write(params: Any, entries: list[WeightEntry]) -> dict[str, np.ndarray]:
     """Our parameters -> their tensors: the inverse of `read`."""
     flat = {k: np.asarray(v) for k, v in flatten(params).items()}
     out: dict[str, np.ndarray] = {}

@@ -8,7 +8,7 @@ from typing import Any
 from clip_jax.config import DecoderConfig, ImageTowerConfig, ModelConfig, TextTowerConfig
 from clip_jax.errors import UserError
 from clip_jax.pretrained import openai
-from clip_jax.pretrained.mapping import Entry
+from clip_jax.pretrained.mapping import WeightEntry
 from clip_jax.pretrained.openai import dense, norm
 
 # timm's vision transformers that open_clip's SigLIP configs name: width, depth, heads, MLP width (timm's registry).
@@ -261,12 +261,12 @@ def custom_text(config: ModelConfig) -> bool:
     return bool(config.decoder.depth) or config.image.pool == "map"
 
 
-def _trunk_entries(config: ModelConfig) -> list[Entry]:
+def _trunk_entries(config: ModelConfig) -> list[WeightEntry]:
     root = "visual.trunk"
     out = [
-        Entry("image/patch/kernel", (f"{root}.patch_embed.proj.weight",), "conv"),
-        Entry("image/patch/bias", (f"{root}.patch_embed.proj.bias",)),
-        Entry("image/position", (f"{root}.pos_embed",), "row"),
+        WeightEntry("image/patch/kernel", (f"{root}.patch_embed.proj.weight",), "conv"),
+        WeightEntry("image/patch/bias", (f"{root}.patch_embed.proj.bias",)),
+        WeightEntry("image/position", (f"{root}.pos_embed",), "row"),
     ]
     names = (("qkv", "attn.qkv"), ("out", "attn.proj"), ("fc", "mlp.fc1"), ("proj", "mlp.fc2"))
     for i in range(config.image.depth):
@@ -276,19 +276,19 @@ def _trunk_entries(config: ModelConfig) -> list[Entry]:
             out += dense(f"{path}/{ours}", f"{key}.{theirs}", i)
     out += norm("image/ln_post", f"{root}.norm")
     path, key = "image/head", f"{root}.attn_pool"
-    out.append(Entry(f"{path}/query", (f"{key}.latent",), "row"))
+    out.append(WeightEntry(f"{path}/query", (f"{key}.latent",), "row"))
     out += dense(f"{path}/attention/q", f"{key}.q") + dense(f"{path}/attention/out", f"{key}.proj")
     for i, name in enumerate("kv"):
-        out.append(Entry(f"{path}/attention/{name}/kernel", (f"{key}.kv.weight",), "linear", None, (i, 2)))
-        out.append(Entry(f"{path}/attention/{name}/bias", (f"{key}.kv.bias",), part=(i, 2)))
+        out.append(WeightEntry(f"{path}/attention/{name}/kernel", (f"{key}.kv.weight",), "linear", None, (i, 2)))
+        out.append(WeightEntry(f"{path}/attention/{name}/bias", (f"{key}.kv.bias",), part=(i, 2)))
     out += norm(f"{path}/norm", f"{key}.norm")
     return out + dense(f"{path}/mlp/fc", f"{key}.mlp.fc1") + dense(f"{path}/mlp/proj", f"{key}.mlp.fc2")
 
 
-def entries(config: ModelConfig, prefix: str) -> list[Entry]:
+def entries(config: ModelConfig, prefix: str) -> list[WeightEntry]:
     """Every tensor; ``prefix`` is "text." where the text tower is a module of its own (CustomTextCLIP, CoCa)."""
     if config.image.pool != "map":
         return openai.entries(config, prefix)
     out = [*_trunk_entries(config), *openai.text_entries(config, prefix)]
-    out.append(Entry("logit_scale", ("logit_scale",), "scalar"))
-    return [*out, Entry("logit_bias", ("logit_bias",), "scalar")] if config.logit_bias else out
+    out.append(WeightEntry("logit_scale", ("logit_scale",), "scalar"))
+    return [*out, WeightEntry("logit_bias", ("logit_bias",), "scalar")] if config.logit_bias else out

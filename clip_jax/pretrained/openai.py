@@ -8,125 +8,125 @@ import numpy as np
 
 from clip_jax.config import DecoderConfig, ImageTowerConfig, ModelConfig, TextTowerConfig
 from clip_jax.errors import UserError
-from clip_jax.pretrained.mapping import Entry
+from clip_jax.pretrained.mapping import WeightEntry
 
 IGNORED = ("input_resolution", "context_length", "vocab_size", "num_batches_tracked")
 
 
-def norm(path: str, key: str, layer: int | None = None) -> list[Entry]:
+def norm(path: str, key: str, layer: int | None = None) -> list[WeightEntry]:
     """A layer norm."""
     return [
-        Entry(f"{path}/scale", (f"{key}.weight",), layer=layer),
-        Entry(f"{path}/bias", (f"{key}.bias",), layer=layer),
+        WeightEntry(f"{path}/scale", (f"{key}.weight",), layer=layer),
+        WeightEntry(f"{path}/bias", (f"{key}.bias",), layer=layer),
     ]
 
 
-def dense(path: str, keys: str | tuple[str, ...], layer: int | None = None, bias: bool = True) -> list[Entry]:
+def dense(path: str, keys: str | tuple[str, ...], layer: int | None = None, bias: bool = True) -> list[WeightEntry]:
     """A dense layer; several of theirs may be joined into one of ours."""
     names = (keys,) if isinstance(keys, str) else keys
-    out = [Entry(f"{path}/kernel", tuple(f"{k}.weight" for k in names), "linear", layer)]
-    return [*out, Entry(f"{path}/bias", tuple(f"{k}.bias" for k in names), layer=layer)] if bias else out
+    out = [WeightEntry(f"{path}/kernel", tuple(f"{k}.weight" for k in names), "linear", layer)]
+    return [*out, WeightEntry(f"{path}/bias", tuple(f"{k}.bias" for k in names), layer=layer)] if bias else out
 
 
-def packed_attention(path: str, key: str, layer: int | None = None) -> list[Entry]:
+def packed_attention(path: str, key: str, layer: int | None = None) -> list[WeightEntry]:
     """Our separate q, k, v of cross-attention, packed into one tensor of theirs."""
     out = []
     for i, name in enumerate("qkv"):
-        out.append(Entry(f"{path}/{name}/kernel", (f"{key}.in_proj_weight",), "linear", layer, (i, 3)))
-        out.append(Entry(f"{path}/{name}/bias", (f"{key}.in_proj_bias",), layer=layer, part=(i, 3)))
+        out.append(WeightEntry(f"{path}/{name}/kernel", (f"{key}.in_proj_weight",), "linear", layer, (i, 3)))
+        out.append(WeightEntry(f"{path}/{name}/bias", (f"{key}.in_proj_bias",), layer=layer, part=(i, 3)))
     return out + dense(f"{path}/out", f"{key}.out_proj", layer)
 
 
-def unpacked_attention(path: str, key: str, layer: int | None = None) -> list[Entry]:
+def unpacked_attention(path: str, key: str, layer: int | None = None) -> list[WeightEntry]:
     """The same where keys and values come from another width: three weights, one packed bias."""
     out = []
     for i, name in enumerate("qkv"):
-        out.append(Entry(f"{path}/{name}/kernel", (f"{key}.{name}_proj_weight",), "linear", layer))
-        out.append(Entry(f"{path}/{name}/bias", (f"{key}.in_proj_bias",), layer=layer, part=(i, 3)))
+        out.append(WeightEntry(f"{path}/{name}/kernel", (f"{key}.{name}_proj_weight",), "linear", layer))
+        out.append(WeightEntry(f"{path}/{name}/bias", (f"{key}.in_proj_bias",), layer=layer, part=(i, 3)))
     return out + dense(f"{path}/out", f"{key}.out_proj", layer)
 
 
-def block(path: str, key: str, layer: int, scaled: bool) -> list[Entry]:
+def block(path: str, key: str, layer: int, scaled: bool) -> list[WeightEntry]:
     """One residual attention block."""
     out = norm(f"{path}/ln_1", f"{key}.ln_1", layer) + norm(f"{path}/ln_2", f"{key}.ln_2", layer)
-    out.append(Entry(f"{path}/qkv/kernel", (f"{key}.attn.in_proj_weight",), "linear", layer))
-    out.append(Entry(f"{path}/qkv/bias", (f"{key}.attn.in_proj_bias",), layer=layer))
+    out.append(WeightEntry(f"{path}/qkv/kernel", (f"{key}.attn.in_proj_weight",), "linear", layer))
+    out.append(WeightEntry(f"{path}/qkv/bias", (f"{key}.attn.in_proj_bias",), layer=layer))
     out += dense(f"{path}/out", f"{key}.attn.out_proj", layer)
     out += dense(f"{path}/fc", f"{key}.mlp.c_fc", layer) + dense(f"{path}/proj", f"{key}.mlp.c_proj", layer)
     if scaled:
-        out += [Entry(f"{path}/scale_{i}", (f"{key}.ls_{i}.gamma",), layer=layer) for i in (1, 2)]
+        out += [WeightEntry(f"{path}/scale_{i}", (f"{key}.ls_{i}.gamma",), layer=layer) for i in (1, 2)]
     return out
 
 
-def text_entries(config: ModelConfig, prefix: str) -> list[Entry]:
+def text_entries(config: ModelConfig, prefix: str) -> list[WeightEntry]:
     """The text tower; ``prefix`` is "" or "text."."""
     c = config.text
     out = [
-        Entry("text/token", (f"{prefix}token_embedding.weight",)),
-        Entry("text/position", (f"{prefix}positional_embedding",)),
+        WeightEntry("text/token", (f"{prefix}token_embedding.weight",)),
+        WeightEntry("text/position", (f"{prefix}positional_embedding",)),
     ]
     if c.pool == "cls":
-        out.append(Entry("text/class_token", (f"{prefix}cls_emb",)))
+        out.append(WeightEntry("text/class_token", (f"{prefix}cls_emb",)))
     for i in range(c.depth):
         out += block("text/blocks/blocks", f"{prefix}transformer.resblocks.{i}", i, bool(c.layer_scale))
     out += norm("text/ln_final", f"{prefix}ln_final")
     if c.projection_bias:
-        out.append(Entry("text/projection", (f"{prefix}text_projection.weight",), "linear"))
-        out.append(Entry("text/projection_bias", (f"{prefix}text_projection.bias",)))
+        out.append(WeightEntry("text/projection", (f"{prefix}text_projection.weight",), "linear"))
+        out.append(WeightEntry("text/projection_bias", (f"{prefix}text_projection.bias",)))
     elif c.projection:
-        out.append(Entry("text/projection", (f"{prefix}text_projection",)))
+        out.append(WeightEntry("text/projection", (f"{prefix}text_projection",)))
     return out
 
 
-def vit_entries(config: ModelConfig) -> list[Entry]:
+def vit_entries(config: ModelConfig) -> list[WeightEntry]:
     """The vision transformer, CoCa's pooler included."""
     c = config.image
     out = [
-        Entry("image/patch/kernel", ("visual.conv1.weight",), "conv"),
-        Entry("image/class_token", ("visual.class_embedding",)),
-        Entry("image/position", ("visual.positional_embedding",)),
+        WeightEntry("image/patch/kernel", ("visual.conv1.weight",), "conv"),
+        WeightEntry("image/class_token", ("visual.class_embedding",)),
+        WeightEntry("image/position", ("visual.positional_embedding",)),
     ]
     out += norm("image/ln_pre", "visual.ln_pre") if c.norm_pre else []
     for i in range(c.depth):
         out += block("image/blocks/blocks", f"visual.transformer.resblocks.{i}", i, bool(c.layer_scale))
     if c.pool == "attentional":
-        out.append(Entry("image/head/query", ("visual.attn_pool.query",)))
+        out.append(WeightEntry("image/head/query", ("visual.attn_pool.query",)))
         out += norm("image/head/norm_query", "visual.attn_pool.ln_q")
         out += norm("image/head/norm_context", "visual.attn_pool.ln_k")
         attention = packed_attention if c.width == config.embed_dim else unpacked_attention
         out += attention("image/head/attention", "visual.attn_pool.attn")
     out += norm("image/ln_post", "visual.ln_post")
-    out.append(Entry("image/projection", ("visual.proj",)))
+    out.append(WeightEntry("image/projection", ("visual.proj",)))
     return out
 
 
-def _batch_norm(path: str, key: str) -> list[Entry]:
+def _batch_norm(path: str, key: str) -> list[WeightEntry]:
     names = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-    return [Entry(f"{path}/{ours}", (f"{key}.{theirs}",)) for ours, theirs in names.items()]
+    return [WeightEntry(f"{path}/{ours}", (f"{key}.{theirs}",)) for ours, theirs in names.items()]
 
 
-def resnet_entries(config: ModelConfig) -> list[Entry]:
+def resnet_entries(config: ModelConfig) -> list[WeightEntry]:
     """The modified ResNet with its running statistics."""
     out = []
     for i in (1, 2, 3):
-        out.append(Entry(f"image/conv{i}/kernel", (f"visual.conv{i}.weight",), "conv"))
+        out.append(WeightEntry(f"image/conv{i}/kernel", (f"visual.conv{i}.weight",), "conv"))
         out += _batch_norm(f"image/bn{i}", f"visual.bn{i}")
     for stage, blocks in enumerate(config.image.stages):
         for b in range(blocks):
             ours, key = f"image/stage{stage + 1}_{b}", f"visual.layer{stage + 1}.{b}"
             for i in (1, 2, 3):
-                out.append(Entry(f"{ours}/conv{i}/kernel", (f"{key}.conv{i}.weight",), "conv"))
+                out.append(WeightEntry(f"{ours}/conv{i}/kernel", (f"{key}.conv{i}.weight",), "conv"))
                 out += _batch_norm(f"{ours}/bn{i}", f"{key}.bn{i}")
             if not b:  # the first block of each stage changes the channels
-                out.append(Entry(f"{ours}/conv_shortcut/kernel", (f"{key}.downsample.0.weight",), "conv"))
+                out.append(WeightEntry(f"{ours}/conv_shortcut/kernel", (f"{key}.downsample.0.weight",), "conv"))
                 out += _batch_norm(f"{ours}/bn_shortcut", f"{key}.downsample.1")
-    out.append(Entry("image/pool/position", ("visual.attnpool.positional_embedding",)))
+    out.append(WeightEntry("image/pool/position", ("visual.attnpool.positional_embedding",)))
     for ours, theirs in (("q", "q_proj"), ("k", "k_proj"), ("v", "v_proj"), ("out", "c_proj")):
         out += dense(f"image/pool/{ours}", f"visual.attnpool.{theirs}")
     return out
 
 
-def decoder_entries(config: ModelConfig) -> list[Entry]:
+def decoder_entries(config: ModelConfig) -> list[WeightEntry]:
     """CoCa's multimodal decoder."""
     out = []
     for i in range(config.decoder.depth):
@@ -138,15 +138,15 @@ def decoder_entries(config: ModelConfig) -> list[Entry]:
         out += dense(f"{path}/cross/mlp/fc", f"{key}.mlp.c_fc", i)
         out += dense(f"{path}/cross/mlp/proj", f"{key}.mlp.c_proj", i)
     out += norm("decoder/ln_final", "text_decoder.ln_final")
-    return [*out, Entry("decoder/projection", ("text_decoder.text_projection",))]
+    return [*out, WeightEntry("decoder/projection", ("text_decoder.text_projection",))]
 
 
-def entries(config: ModelConfig, prefix: str = "") -> list[Entry]:
+def entries(config: ModelConfig, prefix: str = "") -> list[WeightEntry]:
     """Every tensor of a model in this layout; ``prefix`` is that of the text tower's keys."""
     image = resnet_entries(config) if config.image.stages else vit_entries(config)
-    out = [*image, *text_entries(config, prefix), Entry("logit_scale", ("logit_scale",), "scalar")]
+    out = [*image, *text_entries(config, prefix), WeightEntry("logit_scale", ("logit_scale",), "scalar")]
     if config.logit_bias:
-        out.append(Entry("logit_bias", ("logit_bias",), "scalar"))
+        out.append(WeightEntry("logit_bias", ("logit_bias",), "scalar"))
     return out + (decoder_entries(config) if config.decoder.depth else [])
 
 

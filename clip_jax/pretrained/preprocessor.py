@@ -9,7 +9,7 @@ from typing import Any
 from clip_jax.config import PixelConfig
 from clip_jax.data.images.eval_preprocess import Preprocess
 from clip_jax.errors import UserError
-from clip_jax.pretrained.files import read_json, refused
+from clip_jax.pretrained.files import read_json, unsupported
 from clip_jax.pretrained.names import Files
 
 RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
@@ -31,7 +31,7 @@ def find_preprocessor(files: Files) -> tuple[dict[str, Any], str] | None:
         if isinstance(values, dict):
             return values, str(files.processor)
         if values is not None:
-            raise refused(str(files.processor), "image_processor", values, "must be a group of fields")
+            raise unsupported(str(files.processor), "image_processor", values, "must be a group of fields")
     return None if files.preprocessor is None else (read_json(files.preprocessor), str(files.preprocessor))
 
 
@@ -49,23 +49,23 @@ def read_preprocessor(values: Mapping[str, Any], size: int, siglip: bool, source
     """
     kind = str(values.get("image_processor_type") or values.get("feature_extractor_type") or "").removesuffix("Fast")
     if kind and kind not in CLASSES:
-        raise refused(source, "image_processor_type", kind, f"must be one of {', '.join(CLASSES)}")
+        raise unsupported(source, "image_processor_type", kind, f"must be one of {', '.join(CLASSES)}")
     siglip = CLASSES.get(kind, siglip)
     left = {k: v for k, v in values.items() if k not in FREE and v is not None}
     for name in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"):
         if left.pop(name, True) is not True:
-            raise refused(source, name, values[name], "only true is supported")
+            raise unsupported(source, name, values[name], "only true is supported")
     factor = left.pop("rescale_factor", 1 / 255)
     if not isinstance(factor, (int, float)) or abs(factor * 255 - 1) > 1e-6:
-        raise refused(source, "rescale_factor", factor, "only 1/255 is supported")
+        raise unsupported(source, "rescale_factor", factor, "only 1/255 is supported")
     resample = left.pop("resample", 3)
     if resample not in RESAMPLE:
-        raise refused(source, "resample", resample, "only 2 (bilinear) and 3 (bicubic) are supported")
+        raise unsupported(source, "resample", resample, "only 2 (bilinear) and 3 (bicubic) are supported")
     mode = _mode(left, size, siglip, source)
     usual = (HALF, HALF) if siglip else (PixelConfig.mean, PixelConfig.std)
     mean, std = (left.pop(f"image_{name}", value) for name, value in zip(("mean", "std"), usual, strict=True))
     for name in sorted(n for n, value in left.items() if value is not False):  # what is off changes nothing
-        raise refused(source, name, left[name], "is not supported")
+        raise unsupported(source, name, left[name], "is not supported")
     found = {"mean": mean, "std": std, "resize_mode": mode, "interpolation": RESAMPLE[resample]}
     return Preprocess.from_config(found, size, source, "image_")
 
@@ -76,7 +76,7 @@ def _mode(left: dict[str, Any], size: int, siglip: bool, source: str) -> str:
     asked = left.pop("size", square if siglip else {"shortest_edge": size})
     to_square = left.pop("default_to_square", siglip)  # what a size that is one number means
     if not isinstance(to_square, bool):
-        raise refused(source, "default_to_square", to_square, "must be true or false")
+        raise unsupported(source, "default_to_square", to_square, "must be true or false")
     if isinstance(asked, int):  # as older files have it
         asked = {"height": asked, "width": asked} if to_square else {"shortest_edge": asked}
     if asked == {"shortest_edge": size}:
@@ -84,13 +84,13 @@ def _mode(left: dict[str, Any], size: int, siglip: bool, source: str) -> str:
     elif asked == square:
         mode = "squash"
     else:
-        raise refused(source, "size", asked, f"must be {{'shortest_edge': {size}}} or {square}, as the model's")
+        raise unsupported(source, "size", asked, f"must be {{'shortest_edge': {size}}} or {square}, as the model's")
     cropped = left.pop("do_center_crop", not siglip)
     crop = left.pop("crop_size", square)
     if mode == "shortest" and cropped is not True:
-        raise refused(source, "do_center_crop", cropped, "must be true with size.shortest_edge")
+        raise unsupported(source, "do_center_crop", cropped, "must be true with size.shortest_edge")
     if cropped and crop not in (size, square):
-        raise refused(source, "crop_size", crop, f"must be {square}, as the model's")
+        raise unsupported(source, "crop_size", crop, f"must be {square}, as the model's")
     return mode
 
 

@@ -11,7 +11,7 @@ from clip_jax.data.tokenizers.clip_bpe import END, VOCAB_SIZE, PublishedTokenize
 from clip_jax.data.tokenizers.huggingface import CLEANINGS, HFTokenizer
 from clip_jax.data.tokenizers.learned_bpe import Tokenizer, check_fits, load_tokenizer
 from clip_jax.errors import foreign
-from clip_jax.pretrained.files import read_json, refused
+from clip_jax.pretrained.files import read_json, unsupported
 from clip_jax.pretrained.names import Files
 
 # What transformers' classes do without being told: cleaning, the token that pads, on which side.
@@ -51,12 +51,12 @@ def tokenizer_of(layout: str, model: ModelConfig, config: Mapping[str, Any], fil
     kwargs = text_cfg.get("tokenizer_kwargs") or {}
     source = str(files.config)
     if not isinstance(kwargs, Mapping):
-        raise refused(source, "text_cfg.tokenizer_kwargs", kwargs, "must be a group of fields")
+        raise unsupported(source, "text_cfg.tokenizer_kwargs", kwargs, "must be a group of fields")
     for name, value in kwargs.items():
         if name not in ("clean", "strip_sep_token"):
-            raise refused(source, f"text_cfg.tokenizer_kwargs.{name}", value, "is not supported")
+            raise unsupported(source, f"text_cfg.tokenizer_kwargs.{name}", value, "is not supported")
     if kwargs.get("clean", "lower") not in CLEANINGS:
-        raise refused(source, "text_cfg.tokenizer_kwargs.clean", kwargs["clean"], f"not of {', '.join(CLEANINGS)}")
+        raise unsupported(source, "text_cfg.tokenizer_kwargs.clean", kwargs["clean"], f"not of {', '.join(CLEANINGS)}")
     if files.tokenizer is not None and "format" in read_json(files.tokenizer):
         return check_fits(load_tokenizer(files.tokenizer), model.text, str(files.tokenizer))
     of_library = layout == "transformers" or bool(text_cfg.get("hf_tokenizer_name"))
@@ -70,17 +70,19 @@ def tokenizer_of(layout: str, model: ModelConfig, config: Mapping[str, Any], fil
 
 def _published(layout: str, model: ModelConfig, kwargs: Mapping[str, Any], source: str, files: Files) -> Tokenizer:
     if kwargs.get("clean", "lower") != "lower":
-        raise refused(
+        raise unsupported(
             source, "text_cfg.tokenizer_kwargs.clean", kwargs["clean"], "the published vocabulary takes lower"
         )
     if kwargs.get("strip_sep_token"):
-        raise refused(source, "text_cfg.tokenizer_kwargs.strip_sep_token", True, "the published vocabulary has none")
+        raise unsupported(
+            source, "text_cfg.tokenizer_kwargs.strip_sep_token", True, "the published vocabulary has none"
+        )
     pad = None  # open_clip and the released code pad with 0, whatever transformers' files beside the weights say
     if layout == "transformers" and files.tokenizer_config:
         pad = _token(read_json(files.tokenizer_config), "pad_token")
     ids = {None: 0, "!": 0, "<|endoftext|>": END}
     if pad not in ids:
-        raise refused(str(files.tokenizer_config), "pad_token", pad, f"must be one of {', '.join(map(str, ids))}")
+        raise unsupported(str(files.tokenizer_config), "pad_token", pad, f"must be one of {', '.join(map(str, ids))}")
     return PublishedTokenizer(model.text.context_length, ids[pad])
 
 
@@ -113,7 +115,7 @@ class _Files:
         """Raises UserError naming the field that is not obeyed."""
         for name, usual in (("truncation_side", "right"), ("split_special_tokens", False)):
             if self.config.get(name, usual) != usual:
-                raise refused(self.source, name, self.config[name], f"only {usual!r} is supported")
+                raise unsupported(self.source, name, self.config[name], f"only {usual!r} is supported")
         self._obey_case()
         self._obey_ends()
         side = self.config.get("padding_side", CLASSES.get(self.kind, ("", "", "right"))[2])
@@ -128,7 +130,7 @@ class _Files:
     def _id(self, field: str, token: str) -> int:
         number = self.library.token_to_id(token)
         if number is None:
-            raise refused(self.source, field, token, f"is not in the vocabulary of {self.path.name}")
+            raise unsupported(self.source, field, token, f"is not in the vocabulary of {self.path.name}")
         return number
 
     def _pad(self) -> int:
@@ -141,7 +143,7 @@ class _Files:
             return self._id("pad_token", CLASSES[self.kind][1])
         if "pad_id" in self.text_cfg:
             return self.model.text.pad_id
-        raise refused(
+        raise unsupported(
             self.source,
             "pad_token",
             None,
@@ -159,7 +161,7 @@ class _Files:
         lowers = self.kind == "SiglipTokenizer" or (rules is not None and "A" not in rules.normalize_str("A"))
         if asked not in (None, True, False) or (asked is False and lowers):
             reason = "must be true or false" if asked is not False else "its rules are for lower case"
-            raise refused(self.source, "do_lower_case", asked, reason)
+            raise unsupported(self.source, "do_lower_case", asked, reason)
         self.lower = asked is True and not lowers
 
     def _obey_ends(self) -> None:
@@ -170,7 +172,7 @@ class _Files:
             added = self.library.encode("").tokens
             for name, flag in flags.items():
                 if tokens[name] is not None and bool(flag) != (tokens[name] in added):
-                    raise refused(self.source, f"add_{name}_token", flag, f"{self.path.name} adds {added}")
+                    raise unsupported(self.source, f"add_{name}_token", flag, f"{self.path.name} adds {added}")
             return
         wanted = {name: token for name, token in tokens.items() if token and flags[name]}
         if not wanted:
@@ -193,7 +195,7 @@ class _Files:
             of_class = "lowercase"
         if self.layout == "transformers":
             if self.model.logit_bias and not self.kind:
-                raise refused(
+                raise unsupported(
                     self.source, "tokenizer_class", None, "nothing says how texts are cleaned",
                     "put tokenizer_config.json beside the weights",
                 )  # fmt: skip
@@ -204,5 +206,5 @@ class _Files:
         if asked_for == "none":
             return of_class
         if (asked_for, of_class) not in BOTH:
-            raise refused(self.source, "tokenizer_class", self.kind, f"not after open_clip's clean={asked_for!r}")
+            raise unsupported(self.source, "tokenizer_class", self.kind, f"not after open_clip's clean={asked_for!r}")
         return BOTH[asked_for, of_class]

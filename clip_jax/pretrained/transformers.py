@@ -7,7 +7,7 @@ from typing import Any
 
 from clip_jax.config import ImageTowerConfig, ModelConfig, TextTowerConfig
 from clip_jax.errors import UserError
-from clip_jax.pretrained.mapping import Entry
+from clip_jax.pretrained.mapping import WeightEntry
 from clip_jax.pretrained.openai import dense, norm, packed_attention
 
 ACTIVATIONS = {
@@ -136,7 +136,7 @@ def config_to(config: ModelConfig) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _blocks(path: str, key: str, depth: int) -> list[Entry]:
+def _blocks(path: str, key: str, depth: int) -> list[WeightEntry]:
     out = []
     for i in range(depth):
         at = f"{key}.encoder.layers.{i}"
@@ -147,29 +147,29 @@ def _blocks(path: str, key: str, depth: int) -> list[Entry]:
     return out
 
 
-def entries(config: ModelConfig) -> list[Entry]:
+def entries(config: ModelConfig) -> list[WeightEntry]:
     """Every tensor of CLIPModel, or of SiglipModel when the model has a logit bias."""
     siglip = config.logit_bias
     out = [
-        Entry("image/patch/kernel", ("vision_model.embeddings.patch_embedding.weight",), "conv"),
-        Entry("image/position", ("vision_model.embeddings.position_embedding.weight",)),
-        Entry("text/token", ("text_model.embeddings.token_embedding.weight",)),
-        Entry("text/position", ("text_model.embeddings.position_embedding.weight",)),
-        Entry("logit_scale", ("logit_scale",), "one" if siglip else "scalar"),
+        WeightEntry("image/patch/kernel", ("vision_model.embeddings.patch_embedding.weight",), "conv"),
+        WeightEntry("image/position", ("vision_model.embeddings.position_embedding.weight",)),
+        WeightEntry("text/token", ("text_model.embeddings.token_embedding.weight",)),
+        WeightEntry("text/position", ("text_model.embeddings.position_embedding.weight",)),
+        WeightEntry("logit_scale", ("logit_scale",), "one" if siglip else "scalar"),
     ]
     out += _blocks("image/blocks/blocks", "vision_model", config.image.depth)
     out += _blocks("text/blocks/blocks", "text_model", config.text.depth)
     out += norm("image/ln_post", "vision_model.post_layernorm") + norm("text/ln_final", "text_model.final_layer_norm")
     if not siglip:
-        out.append(Entry("image/class_token", ("vision_model.embeddings.class_embedding",)))
+        out.append(WeightEntry("image/class_token", ("vision_model.embeddings.class_embedding",)))
         out += norm("image/ln_pre", "vision_model.pre_layrnorm")
-        out.append(Entry("image/projection", ("visual_projection.weight",), "linear"))
-        return [*out, Entry("text/projection", ("text_projection.weight",), "linear")]
-    out += [Entry("logit_bias", ("logit_bias",), "one")]
-    out += [Entry("image/patch/bias", ("vision_model.embeddings.patch_embedding.bias",))]
-    out += [Entry("text/projection", ("text_model.head.weight",), "linear")]
-    out += [Entry("text/projection_bias", ("text_model.head.bias",))]
+        out.append(WeightEntry("image/projection", ("visual_projection.weight",), "linear"))
+        return [*out, WeightEntry("text/projection", ("text_projection.weight",), "linear")]
+    out += [WeightEntry("logit_bias", ("logit_bias",), "one")]
+    out += [WeightEntry("image/patch/bias", ("vision_model.embeddings.patch_embedding.bias",))]
+    out += [WeightEntry("text/projection", ("text_model.head.weight",), "linear")]
+    out += [WeightEntry("text/projection_bias", ("text_model.head.bias",))]
     path, key = "image/head", "vision_model.head"
-    out += [Entry(f"{path}/query", (f"{key}.probe",), "row")]
+    out += [WeightEntry(f"{path}/query", (f"{key}.probe",), "row")]
     out += packed_attention(f"{path}/attention", f"{key}.attention") + norm(f"{path}/norm", f"{key}.layernorm")
     return out + dense(f"{path}/mlp/fc", f"{key}.mlp.fc1") + dense(f"{path}/mlp/proj", f"{key}.mlp.fc2")

@@ -69,9 +69,9 @@ def lines_text(rows: Iterable[dict[str, Any]]) -> str:
     return "".join(json.dumps(plain_json(row), allow_nan=False) + "\n" for row in rows)
 
 
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested dictionaries as one, with dotted names."""
     out: dict[str, Any] = {}
     for key, value in values.items():
-        out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        out |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return out

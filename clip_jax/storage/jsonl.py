@@ -8,10 +8,10 @@ from pathlib import Path
 
 from clip_jax.storage.paths import disk_errors, is_remote, read_text, write_text
 
-WHOLE_S = 30.0  # between two writings of a file that is written whole
+REWRITE_S = 30.0  # between two writings of a file that is written whole
 
 
-class Lines:
+class JsonlWriter:
     """One writer's. On a file system a line is there when it was added.
 
     In a bucket lines are kept here and each file is written whole by `flush`, which is to be called before a checkpoint
@@ -55,7 +55,7 @@ class Lines:
     @property
     def due(self) -> bool:
         """Whether `flush` should be called."""
-        return bool(self._behind) and time.monotonic() - self.last >= WHOLE_S
+        return bool(self._behind) and time.monotonic() - self.last >= REWRITE_S
 
     def flush(self) -> None:
         """Write what is behind."""

@@ -15,12 +15,12 @@ from typing import Any
 
 from clip_jax.errors import parse_json
 from clip_jax.storage import paths
-from clip_jax.storage.lock import FORGOTTEN_S, SILENT_S, Busy, RunLock, machine, process_began
+from clip_jax.storage.lock import HEARTBEAT_TIMEOUT_S, STALE_AFTER_S, Busy, RunLock, machine_id, process_start_time
 from clip_jax.storage.record_fields import check_fields
 
 FOLDER = ".lease"
-BEAT_S = 10.0  # between two signs of life
-LOOK_S = 5.0  # between two looks for one
+HEARTBEAT_S = 10.0  # between two signs of life
+POLL_S = 5.0  # between two looks for one
 
 
 class Lease:
@@ -39,14 +39,14 @@ class Lease:
         *,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.time,
-        beat_s: float = BEAT_S,
+        heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
         self.dir, self.folder = run_dir, run_dir / FOLDER
-        self.sleep, self.clock, self.beat_s = sleep, clock, beat_s
+        self.sleep, self.clock, self.heartbeat_s = sleep, clock, heartbeat_s
         self.number = 0
         self._said = {
             "token": uuid.uuid4().hex, "pid": os.getpid(), "host": socket.gethostname(),
-            "machine": machine(), "began": process_began(os.getpid()),
+            "machine": machine_id(), "began": process_start_time(os.getpid()),
         }  # fmt: skip
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
@@ -80,9 +80,9 @@ class Lease:
         _, there = self._newest()
         if there is None or there.get("released"):
             return False
-        if (alive := _lives(there)) is not None:
+        if (alive := _holder_alive(there)) is not None:
             return alive
-        return self.clock() - float(there["heartbeat"]) < SILENT_S
+        return self.clock() - float(there["heartbeat"]) < HEARTBEAT_TIMEOUT_S
 
     def close(self) -> None:
         """Let go."""
@@ -96,7 +96,7 @@ class Lease:
         self.number = 0
 
     def _beat(self) -> None:
-        while not self._end.wait(self.beat_s):
+        while not self._end.wait(self.heartbeat_s):
             with contextlib.suppress(OSError, ValueError):  # the next one may pass
                 if self._newest_number() > self.number:
                     return
@@ -128,12 +128,12 @@ class Lease:
     def _is_gone(self, number: int, there: dict[str, Any]) -> bool:
         if there.get("released"):
             return True
-        if (alive := _lives(there)) is not None:
+        if (alive := _holder_alive(there)) is not None:
             return not alive
-        if self.clock() - float(there["heartbeat"]) > FORGOTTEN_S:
+        if self.clock() - float(there["heartbeat"]) > STALE_AFTER_S:
             return True
-        for _ in range(int(SILENT_S / LOOK_S)):
-            self.sleep(LOOK_S)
+        for _ in range(int(HEARTBEAT_TIMEOUT_S / POLL_S)):
+            self.sleep(POLL_S)
             now_number, now = self._newest()
             if now is None or now.get("released"):
                 return now_number == number
@@ -151,8 +151,8 @@ def open_lock(run_dir: Path) -> RunLock | Lease:
     return Lease(run_dir) if paths.is_remote(run_dir) else RunLock(run_dir)
 
 
-def _lives(there: dict[str, Any]) -> bool | None:
+def _holder_alive(there: dict[str, Any]) -> bool | None:
     """Whether the holder's process is here; None when it is, or may be, of another machine."""
-    if there.get("machine") is None or there["machine"] != machine():
+    if there.get("machine") is None or there["machine"] != machine_id():
         return None
-    return there["began"] is not None and process_began(int(there["pid"])) == there["began"]
+    return there["began"] is not None and process_start_time(int(there["pid"])) == there["began"]

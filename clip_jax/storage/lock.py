@@ -19,8 +19,8 @@ from clip_jax.errors import UserError, parse_json, short
 
 FILE = ".lock"
 INHERITED = "CLIP_JAX_LOCK_FDS"  # a launcher that holds locks hands them to its child under this name, with commas
-SILENT_S = 60.0  # a run of another host that says nothing for so long is dead
-FORGOTTEN_S = 600.0  # and one whose last word is so old needs no watching
+HEARTBEAT_TIMEOUT_S = 60.0  # a run of another host that says nothing for so long is dead
+STALE_AFTER_S = 600.0  # and one whose last word is so old needs no watching
 _UNSUPPORTED = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL)
 
 
@@ -31,7 +31,7 @@ class Busy(UserError):
 class RunLock:
     """An ``flock`` on ``RUN_DIR/.lock``: it goes with its owner, however that ends, SIGKILL included.
 
-    The file names the owner, for the message. A file system without such locks is passed over: `wait_for_silence` is
+    The file names the owner, for the message. A file system without such locks is passed over: `wait_until_silent` is
     then all there is.
     """
 
@@ -55,7 +55,7 @@ class RunLock:
             if error.errno not in _UNSUPPORTED:
                 raise
         self._file = file
-        self.sign(os.getpid())
+        self.write_owner(os.getpid())
 
     def _inherited(self) -> IO[str] | None:
         for number in filter(None, os.environ.get(INHERITED, "").split(",")):
@@ -67,11 +67,11 @@ class RunLock:
                     return os.fdopen(int(number), "a+")
         return None
 
-    def sign(self, pid: int) -> None:
+    def write_owner(self, pid: int) -> None:
         """Say who holds it."""
         assert self._file is not None
         self._file.truncate(0)
-        about = {"pid": pid, "host": socket.gethostname(), "machine": machine(), "began": process_began(pid)}
+        about = {"pid": pid, "host": socket.gethostname(), "machine": machine_id(), "began": process_start_time(pid)}
         self._file.write(json.dumps(about) + "\n")
         self._file.flush()
 
@@ -98,7 +98,7 @@ class RunLock:
             self._file = None
 
 
-def ask_to_stop(run_dir: Path) -> None:
+def request_stop(run_dir: Path) -> None:
     """Send SIGTERM to the process that holds the lock, if it is the one that signed it.
 
     A lock may reach across hosts (NFS, Lustre, GPFS), and process numbers are used again: only a process of this
@@ -111,7 +111,7 @@ def ask_to_stop(run_dir: Path) -> None:
     if not isinstance(pid, int) or isinstance(pid, bool) or not 1 < pid < 2**31:
         raise UserError(f"{run_dir}: is being trained, and its {FILE} does not say by which process; stop it by hand")
     who = f"{run_dir}: is being trained by process {pid} on {short(host)}"
-    if host != socket.gethostname() or owner.get("machine", machine()) != machine():
+    if host != socket.gethostname() or owner.get("machine", machine_id()) != machine_id():
         raise UserError(field=str(run_dir), value=host, reason=who.partition(": ")[2], hint="cancel it there")
     if "began" not in owner:
         raise UserError(f"{who}, as an older version noted; stop that process by hand")
@@ -120,7 +120,7 @@ def ask_to_stop(run_dir: Path) -> None:
     except OSError:
         return  # it has ended
     try:
-        if process_began(pid) != began:
+        if process_start_time(pid) != began:
             raise UserError(f"{who}, but process {pid} here began at another time, so it is another one")
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if handle is None:
@@ -133,7 +133,7 @@ def ask_to_stop(run_dir: Path) -> None:
 
 
 @functools.cache
-def machine() -> str | None:
+def machine_id() -> str | None:
     """Names what process ids are of: a boot of a machine, and a container in it. None where that is not known."""
     try:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
@@ -141,7 +141,7 @@ def machine() -> str | None:
         return None
 
 
-def process_began(pid: int) -> str | None:
+def process_start_time(pid: int) -> str | None:
     """When a process of this machine began, in its clock; None when it is gone."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -162,7 +162,7 @@ def is_held(run_dir: Path) -> bool:
     return False
 
 
-def wait_for_silence(
+def wait_until_silent(
     run_dir: Path,
     read_status: Callable[[], dict[str, Any]],
     *,
@@ -176,9 +176,9 @@ def wait_for_silence(
     """
     seen = read_status()
     elsewhere = seen.get("state") == "running" and seen.get("host") not in (None, socket.gethostname())
-    if not elsewhere or clock() - float(seen.get("heartbeat", 0.0)) > FORGOTTEN_S:
+    if not elsewhere or clock() - float(seen.get("heartbeat", 0.0)) > STALE_AFTER_S:
         return
-    for _ in range(int(SILENT_S)):
+    for _ in range(int(HEARTBEAT_TIMEOUT_S)):
         sleep(1.0)
         now = read_status()
         if now.get("state") != "running":

@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from clip_jax.distributed.processes import everywhere, on_first
+from clip_jax.distributed.processes import all_processes, run_on_process_zero
 from clip_jax.errors import UserError
 from clip_jax.storage.json_files import read_json
 from clip_jax.storage.paths import absolute, as_path, disk_errors, mkdir, move_tree
@@ -202,7 +202,7 @@ class Checkpoints:
 
         if steps:
             with disk_errors(self.dir):
-                on_first(move)
+                run_on_process_zero(move)
             self._orbax.reload()
 
 
@@ -230,7 +230,7 @@ def _load(path: Path, abstract: dict[str, Any]) -> tuple[dict[str, Any] | None, 
             reason = _root(error)
         if loaded is None:
             _settle()
-    if not everywhere(loaded is not None) or loaded is None:
+    if not all_processes(loaded is not None) or loaded is None:
         return None, reason
     # checkpoints of 0.1 have no seals
     if sums and seals(loaded) != {k: sums[k] for k in abstract}:

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from clip_jax.config.sweep import Resources
-from clip_jax.distributed.cluster import asked_of, visible_gpus
+from clip_jax.distributed.cluster import device_variables, visible_gpus
 from clip_jax.errors import UserError
 from clip_jax.storage.lease import Lease
-from clip_jax.storage.lock import INHERITED, Busy, RunLock, ask_to_stop, is_held
+from clip_jax.storage.lock import INHERITED, Busy, RunLock, is_held, request_stop
 from clip_jax.storage.paths import is_remote, local_scratch, mkdir
 from clip_jax.sweep.launch.base import EngineDown, Job
 from clip_jax.sweep.launch.submission import note_exit
@@ -77,7 +77,7 @@ class Local:
                 with job.log.open("ab") as out, on_cores(slot_cores(slot, self.slots)):
                     process = self._spawn(name, job, out, slot, [lock.fileno() for lock in locks], slot_lock.fileno())
                 for lock in locks:
-                    lock.sign(process.pid)
+                    lock.write_owner(process.pid)
             self.children[job.key] = _Child(job, name, process)
 
     def _refuse_where_held(self, job: Job) -> None:
@@ -130,7 +130,7 @@ class Local:
         for job in jobs:
             try:
                 if is_held(local_scratch(job.run_dirs[0])):
-                    ask_to_stop(local_scratch(job.run_dirs[0]))
+                    request_stop(local_scratch(job.run_dirs[0]))
                 asked.append(job)
             except UserError as error:
                 refused.append(error)
@@ -180,7 +180,7 @@ def slot_environment(slot: int, slots: int, resources: Resources) -> dict[str, s
         return {}
     first = (slot // sharing) * max(each, 1) % len(gpus)
     found = {"CUDA_VISIBLE_DEVICES": ",".join(gpus[first : first + max(each, 1)])}
-    found |= asked_of("gpu", each, each)
+    found |= device_variables("gpu", each, each)
     if sharing > 1:
         found["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{MEMORY_SHARE / sharing:.3f}"
     return found
