@@ -1,4 +1,4 @@
-"""At most one training process a run directory."""
+"""File locks: at most one training process per run directory."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ from typing import IO, Any
 from clip_jax.errors import UserError, parse_json, short
 
 FILE = ".lock"
-INHERITED = "CLIP_JAX_LOCK_FDS"  # a launcher that holds locks hands them to its child under this name, with commas
-HEARTBEAT_TIMEOUT_S = 60.0  # a run of another host that says nothing for so long is dead
-STALE_AFTER_S = 600.0  # and one whose last word is so old needs no watching
+# environment variable in which a launcher passes its child the descriptors of held locks, separated by commas
+INHERITED = "CLIP_JAX_LOCK_FDS"
+HEARTBEAT_TIMEOUT_S = 60.0  # without a heartbeat for this long while we poll, a run on another host is dead
+STALE_AFTER_S = 600.0  # a heartbeat this old needs no polling: the run is dead
 _UNSUPPORTED = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL)
 
 
 class Busy(UserError):
-    """Another process trains in this directory."""
+    """Another process is training in this directory."""
 
 
 class RunLock:
-    """An ``flock`` on ``RUN_DIR/.lock``: it goes with its owner, however that ends, SIGKILL included.
+    """An ``flock`` on ``RUN_DIR/.lock``; the kernel releases it when the owner ends, even by SIGKILL.
 
-    The file names the owner, for the message. A file system without such locks is passed over: `wait_until_silent` is
-    then all there is.
+    The file names the owner, for the error message. On a file system without such locks `acquire` succeeds, and
+    `wait_until_silent` is the only protection.
     """
 
     def __init__(self, run_dir: Path) -> None:
@@ -40,7 +41,7 @@ class RunLock:
         self._file: IO[str] | None = None
 
     def acquire(self) -> None:
-        """Raises Busy, naming the owner, when another process holds it."""
+        """Take the lock; raise Busy, naming the owner, if another process holds it."""
         file = self._inherited() or self.path.open("a+")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -59,7 +60,7 @@ class RunLock:
 
     def _inherited(self) -> IO[str] | None:
         for number in filter(None, os.environ.get(INHERITED, "").split(",")):
-            with contextlib.suppress(OSError):  # a descriptor of that number may be another process's, or none
+            with contextlib.suppress(OSError):  # the number may belong to no open file, or to another one
                 if os.path.samestat(os.fstat(int(number)), self.path.stat()):
                     left = [n for n in os.environ.pop(INHERITED).split(",") if n != number]
                     os.environ |= {INHERITED: ",".join(left)} if left else {}
@@ -68,7 +69,7 @@ class RunLock:
         return None
 
     def write_owner(self, pid: int) -> None:
-        """Say who holds it."""
+        """Write who holds the lock, process ``pid`` of this host, into the file."""
         assert self._file is not None
         self._file.truncate(0)
         about = {"pid": pid, "host": socket.gethostname(), "machine": machine_id(), "began": process_start_time(pid)}
@@ -76,22 +77,22 @@ class RunLock:
         self._file.flush()
 
     def owner(self) -> dict[str, Any]:
-        """What the owner said of itself: ``pid``, ``host``, ``machine`` and when its process ``began``."""
+        """Read what the file records of the owner: ``pid``, ``host``, ``machine`` and when its process ``began``."""
         try:
             return dict(parse_json(self.path.read_bytes(), self.path))
         except (OSError, ValueError, TypeError):
             return {}
 
     def fileno(self) -> int:
-        """The descriptor to hand to a child."""
+        """Return the descriptor to pass to a child process."""
         assert self._file is not None
         return self._file.fileno()
 
     def check(self) -> None:
-        """Nothing to check: nobody takes a lock away. (`lease.Lease`)"""
+        """Do nothing: unlike a `lease.Lease`, a lock cannot be taken over."""
 
     def close(self) -> None:
-        """Let go. A child that inherited the lock keeps it."""
+        """Release the lock. A child that inherited it keeps it."""
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._file.close()
@@ -99,12 +100,12 @@ class RunLock:
 
 
 def request_stop(run_dir: Path) -> None:
-    """Send SIGTERM to the process that holds the lock, if it is the one that signed it.
+    """Send SIGTERM to the process that the lock names as its owner.
 
-    A lock may reach across hosts (NFS, Lustre, GPFS), and process numbers are used again: only a process of this
-    machine that began when the lock says is signalled.
+    A lock may reach across hosts (NFS, Lustre, GPFS), and process ids are reused: only a process of this machine whose
+    start time is the recorded one is signalled.
 
-    Raises UserError naming the host and process where that is not so, or the lock does not tell.
+    Raises UserError naming the host and process if it is another one, or if the lock does not name its owner.
     """
     owner = RunLock(run_dir).owner()
     pid, host, began = owner.get("pid"), owner.get("host"), owner.get("began")
@@ -134,7 +135,7 @@ def request_stop(run_dir: Path) -> None:
 
 @functools.cache
 def machine_id() -> str | None:
-    """Names what process ids are of: a boot of a machine, and a container in it. None where that is not known."""
+    """Return an id of the PID namespace: the boot of this machine and the container; None where it is unknown."""
     try:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
@@ -142,7 +143,7 @@ def machine_id() -> str | None:
 
 
 def process_start_time(pid: int) -> str | None:
-    """When a process of this machine began, in its clock; None when it is gone."""
+    """Return the start time of a process on this machine, in clock ticks since boot; None if it has exited."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -151,7 +152,7 @@ def process_start_time(pid: int) -> str | None:
 
 
 def is_held(run_dir: Path) -> bool:
-    """Whether a process of this machine trains there, as far as locks tell."""
+    """Return whether a process holds the lock of ``run_dir``, as far as the file system can tell."""
     try:
         with (run_dir / FILE).open("a+") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -169,19 +170,20 @@ def wait_until_silent(
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.time,
 ) -> None:
-    """Where locks do not reach across hosts: watch a run that another host says it trains.
+    """Wait until a run that another host trains has no heartbeat, for file systems whose locks do not cross hosts.
 
-    Returns at once unless ``status.json`` says "running" on another host, lately. Then it looks for up to a minute
-    whether the heartbeat goes on. Raises Busy when it does.
+    Returns at once unless ``status.json`` says "running" on another host with a heartbeat of the last ten minutes. It
+    then polls the heartbeat for up to a minute; raises Busy if it advances.
     """
-    seen = read_status()
-    elsewhere = seen.get("state") == "running" and seen.get("host") not in (None, socket.gethostname())
-    if not elsewhere or clock() - float(seen.get("heartbeat", 0.0)) > STALE_AFTER_S:
+    first = read_status()
+    elsewhere = first.get("state") == "running" and first.get("host") not in (None, socket.gethostname())
+    if not elsewhere or clock() - float(first.get("heartbeat", 0.0)) > STALE_AFTER_S:
         return
     for _ in range(int(HEARTBEAT_TIMEOUT_S)):
         sleep(1.0)
-        now = read_status()
-        if now.get("state") != "running":
+        status = read_status()
+        if status.get("state") != "running":
             return
-        if (now.get("heartbeat"), now.get("attempt")) != (seen.get("heartbeat"), seen.get("attempt")):
-            raise Busy(f"{run_dir}: is being trained by process {now.get('pid')} on {now.get('host')}; its heart beats")
+        if (status.get("heartbeat"), status.get("attempt")) != (first.get("heartbeat"), first.get("attempt")):
+            owner = f"process {status.get('pid')} on {status.get('host')}"
+            raise Busy(f"{run_dir}: is being trained by {owner} (its heartbeat is current)")
