@@ -1,4 +1,4 @@
-"""The layout of the released CLIP weights, which open_clip kept: entries and the shape read from the weights."""
+"""The layout of the released CLIP weights, which open_clip also uses: entries, and configs inferred from weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ IGNORED = ("input_resolution", "context_length", "vocab_size", "num_batches_trac
 
 
 def norm(path: str, key: str, layer: int | None = None) -> list[WeightEntry]:
-    """A layer norm."""
+    """Return the entries of a layer norm."""
     return [
         WeightEntry(f"{path}/scale", (f"{key}.weight",), layer=layer),
         WeightEntry(f"{path}/bias", (f"{key}.bias",), layer=layer),
@@ -22,14 +22,14 @@ def norm(path: str, key: str, layer: int | None = None) -> list[WeightEntry]:
 
 
 def dense(path: str, keys: str | tuple[str, ...], layer: int | None = None, bias: bool = True) -> list[WeightEntry]:
-    """A dense layer; several of theirs may be joined into one of ours."""
+    """Return the entries of a dense layer; several source layers can be joined into one of ours."""
     names = (keys,) if isinstance(keys, str) else keys
     out = [WeightEntry(f"{path}/kernel", tuple(f"{k}.weight" for k in names), "linear", layer)]
     return [*out, WeightEntry(f"{path}/bias", tuple(f"{k}.bias" for k in names), layer=layer)] if bias else out
 
 
 def packed_attention(path: str, key: str, layer: int | None = None) -> list[WeightEntry]:
-    """Our separate q, k, v of cross-attention, packed into one tensor of theirs."""
+    """Return the entries of cross-attention whose q, k, v are packed into one source tensor."""
     out = []
     for i, name in enumerate("qkv"):
         out.append(WeightEntry(f"{path}/{name}/kernel", (f"{key}.in_proj_weight",), "linear", layer, (i, 3)))
@@ -38,7 +38,7 @@ def packed_attention(path: str, key: str, layer: int | None = None) -> list[Weig
 
 
 def unpacked_attention(path: str, key: str, layer: int | None = None) -> list[WeightEntry]:
-    """The same where keys and values come from another width: three weights, one packed bias."""
+    """Return the entries of cross-attention to a context of another width: three weights and one packed bias."""
     out = []
     for i, name in enumerate("qkv"):
         out.append(WeightEntry(f"{path}/{name}/kernel", (f"{key}.{name}_proj_weight",), "linear", layer))
@@ -47,7 +47,7 @@ def unpacked_attention(path: str, key: str, layer: int | None = None) -> list[We
 
 
 def block(path: str, key: str, layer: int, scaled: bool) -> list[WeightEntry]:
-    """One residual attention block."""
+    """Return the entries of one residual attention block."""
     out = norm(f"{path}/ln_1", f"{key}.ln_1", layer) + norm(f"{path}/ln_2", f"{key}.ln_2", layer)
     out.append(WeightEntry(f"{path}/qkv/kernel", (f"{key}.attn.in_proj_weight",), "linear", layer))
     out.append(WeightEntry(f"{path}/qkv/bias", (f"{key}.attn.in_proj_bias",), layer=layer))
@@ -59,7 +59,7 @@ def block(path: str, key: str, layer: int, scaled: bool) -> list[WeightEntry]:
 
 
 def text_entries(config: ModelConfig, prefix: str) -> list[WeightEntry]:
-    """The text tower; ``prefix`` is "" or "text."."""
+    """Return the entries of the text tower; ``prefix`` is "" or "text."."""
     c = config.text
     out = [
         WeightEntry("text/token", (f"{prefix}token_embedding.weight",)),
@@ -79,7 +79,7 @@ def text_entries(config: ModelConfig, prefix: str) -> list[WeightEntry]:
 
 
 def vit_entries(config: ModelConfig) -> list[WeightEntry]:
-    """The vision transformer, CoCa's pooler included."""
+    """Return the entries of the vision transformer, including CoCa's pooler."""
     c = config.image
     out = [
         WeightEntry("image/patch/kernel", ("visual.conv1.weight",), "conv"),
@@ -102,38 +102,38 @@ def vit_entries(config: ModelConfig) -> list[WeightEntry]:
 
 def _batch_norm(path: str, key: str) -> list[WeightEntry]:
     names = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-    return [WeightEntry(f"{path}/{ours}", (f"{key}.{theirs}",)) for ours, theirs in names.items()]
+    return [WeightEntry(f"{path}/{name}", (f"{key}.{source_name}",)) for name, source_name in names.items()]
 
 
 def resnet_entries(config: ModelConfig) -> list[WeightEntry]:
-    """The modified ResNet with its running statistics."""
+    """Return the entries of the modified ResNet with its running statistics."""
     out = []
     for i in (1, 2, 3):
         out.append(WeightEntry(f"image/conv{i}/kernel", (f"visual.conv{i}.weight",), "conv"))
         out += _batch_norm(f"image/bn{i}", f"visual.bn{i}")
     for stage, blocks in enumerate(config.image.stages):
         for b in range(blocks):
-            ours, key = f"image/stage{stage + 1}_{b}", f"visual.layer{stage + 1}.{b}"
+            path, key = f"image/stage{stage + 1}_{b}", f"visual.layer{stage + 1}.{b}"
             for i in (1, 2, 3):
-                out.append(WeightEntry(f"{ours}/conv{i}/kernel", (f"{key}.conv{i}.weight",), "conv"))
-                out += _batch_norm(f"{ours}/bn{i}", f"{key}.bn{i}")
+                out.append(WeightEntry(f"{path}/conv{i}/kernel", (f"{key}.conv{i}.weight",), "conv"))
+                out += _batch_norm(f"{path}/bn{i}", f"{key}.bn{i}")
             if not b:  # the first block of each stage changes the channels
-                out.append(WeightEntry(f"{ours}/conv_shortcut/kernel", (f"{key}.downsample.0.weight",), "conv"))
-                out += _batch_norm(f"{ours}/bn_shortcut", f"{key}.downsample.1")
+                out.append(WeightEntry(f"{path}/conv_shortcut/kernel", (f"{key}.downsample.0.weight",), "conv"))
+                out += _batch_norm(f"{path}/bn_shortcut", f"{key}.downsample.1")
     out.append(WeightEntry("image/pool/position", ("visual.attnpool.positional_embedding",)))
-    for ours, theirs in (("q", "q_proj"), ("k", "k_proj"), ("v", "v_proj"), ("out", "c_proj")):
-        out += dense(f"image/pool/{ours}", f"visual.attnpool.{theirs}")
+    for name, source_name in (("q", "q_proj"), ("k", "k_proj"), ("v", "v_proj"), ("out", "c_proj")):
+        out += dense(f"image/pool/{name}", f"visual.attnpool.{source_name}")
     return out
 
 
 def decoder_entries(config: ModelConfig) -> list[WeightEntry]:
-    """CoCa's multimodal decoder."""
+    """Return the entries of CoCa's multimodal decoder."""
     out = []
     for i in range(config.decoder.depth):
         path, key = "decoder/blocks/blocks", f"text_decoder.cross_attn.{i}"
         out += block(f"{path}/own", f"text_decoder.resblocks.{i}", i, False)
-        for ours, theirs in (("ln_1", "ln_1"), ("ln_context", "ln_1_kv"), ("ln_2", "ln_2")):
-            out += norm(f"{path}/cross/{ours}", f"{key}.{theirs}", i)
+        for name, source_name in (("ln_1", "ln_1"), ("ln_context", "ln_1_kv"), ("ln_2", "ln_2")):
+            out += norm(f"{path}/cross/{name}", f"{key}.{source_name}", i)
         out += packed_attention(f"{path}/cross/attention", f"{key}.attn", i)
         out += dense(f"{path}/cross/mlp/fc", f"{key}.mlp.c_fc", i)
         out += dense(f"{path}/cross/mlp/proj", f"{key}.mlp.c_proj", i)
@@ -142,7 +142,7 @@ def decoder_entries(config: ModelConfig) -> list[WeightEntry]:
 
 
 def entries(config: ModelConfig, prefix: str = "") -> list[WeightEntry]:
-    """Every tensor of a model in this layout; ``prefix`` is that of the text tower's keys."""
+    """Return the entries of all tensors of a model; ``prefix`` is that of the text tower's keys."""
     image = resnet_entries(config) if config.image.stages else vit_entries(config)
     out = [*image, *text_entries(config, prefix), WeightEntry("logit_scale", ("logit_scale",), "scalar")]
     if config.logit_bias:
@@ -151,7 +151,7 @@ def entries(config: ModelConfig, prefix: str = "") -> list[WeightEntry]:
 
 
 def count(tensors: Mapping[str, np.ndarray], pattern: str) -> int:
-    """How many consecutive numbers fill the ``{}`` of a key."""
+    """Count the consecutive numbers from 0 for which the key ``pattern.format(number)`` exists."""
     number = 0
     while pattern.format(number) in tensors:
         number += 1
@@ -159,9 +159,9 @@ def count(tensors: Mapping[str, np.ndarray], pattern: str) -> int:
 
 
 def infer(tensors: Mapping[str, np.ndarray], source: str, activation: str = "quick_gelu") -> ModelConfig:
-    """The shape of a released CLIP, read from its tensors' shapes; heads are 64 wide, as all released ones are.
+    """Infer the config of a released CLIP from its tensors' shapes; heads are 64 wide, as in all released models.
 
-    Raises UserError when a tensor that tells a size is not there.
+    Raises UserError if a tensor that determines a size is missing.
     """
     prefix = "text." if "text.token_embedding.weight" in tensors else ""
 

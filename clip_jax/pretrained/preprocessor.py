@@ -1,5 +1,7 @@
-"""``preprocessor_config.json`` of transformers, or that part of its ``processor_config.json``, to and from ours: every
-field is obeyed, or refused by name."""
+"""Conversion of transformers' ``preprocessor_config.json`` (or that part of ``processor_config.json``).
+
+Every field is applied or rejected by name.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,14 @@ from clip_jax.errors import UserError
 from clip_jax.pretrained.files import read_json, unsupported
 from clip_jax.pretrained.names import Files
 
-RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
-HALF = (0.5, 0.5, 0.5)  # mean and spread of SigLIP's pictures
-CLASSES = {"CLIPImageProcessor": False, "CLIPFeatureExtractor": False, "SiglipImageProcessor": True}  # -> SigLIP's
-# what changes no pixel
+RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's codes
+HALF = (0.5, 0.5, 0.5)  # mean and standard deviation of SigLIP's image normalization
+CLASSES = {
+    "CLIPImageProcessor": False,
+    "CLIPFeatureExtractor": False,
+    "SiglipImageProcessor": True,
+}  # -> whether it is SigLIP's
+# fields that do not affect pixels
 FREE = {
     "image_processor_type", "feature_extractor_type", "processor_class", "data_format", "input_data_format", "device",
     "return_tensors", "disable_grouping", "_valid_processor_keys", "auto_map", "use_fast", "_processor_class",
@@ -24,8 +30,11 @@ FREE = {
 
 
 def find_preprocessor(files: Files) -> tuple[dict[str, Any], str] | None:
-    """The fields that say how pictures are prepared, and their file: ``image_processor`` of ``processor_config.json``,
-    where transformers writes them since its version 5 and looks first, else ``preprocessor_config.json``."""
+    """Return the fields of the image preprocessing and the file they are in; None without such a file.
+
+    They are ``image_processor`` in ``processor_config.json``, where transformers writes them since version 5 and looks
+    first, or ``preprocessor_config.json``.
+    """
     if files.processor is not None:
         values = read_json(files.processor).get("image_processor")
         if isinstance(values, dict):
@@ -36,16 +45,16 @@ def find_preprocessor(files: Files) -> tuple[dict[str, Any], str] | None:
 
 
 def read_preprocessor(values: Mapping[str, Any], size: int, siglip: bool, source: str) -> Preprocess:
-    """A ``preprocessor_config.json`` -> how pictures become ``size`` pixels a side.
+    """Convert a ``preprocessor_config.json`` to the preprocessing of images of ``size`` pixels per side.
 
     Args:
-      values: the file.
-      size: pixels a side that the image tower takes.
-      siglip: whether the defaults of a file that names no class are SigLIP's.
-      source: the file, for errors.
+      values: the content of the file.
+      size: input size of the image tower in pixels per side.
+      siglip: whether a file that names no class has SigLIP's defaults.
+      source: the file, for error messages.
 
     Raises:
-      UserError: a field whose value is not supported, or that is not known; its ``field`` names it.
+      UserError: a field is unknown or its value is not supported; ``field`` names it.
     """
     kind = str(values.get("image_processor_type") or values.get("feature_extractor_type") or "").removesuffix("Fast")
     if kind and kind not in CLASSES:
@@ -64,20 +73,20 @@ def read_preprocessor(values: Mapping[str, Any], size: int, siglip: bool, source
     mode = _mode(left, size, siglip, source)
     usual = (HALF, HALF) if siglip else (PixelConfig.mean, PixelConfig.std)
     mean, std = (left.pop(f"image_{name}", value) for name, value in zip(("mean", "std"), usual, strict=True))
-    for name in sorted(n for n, value in left.items() if value is not False):  # what is off changes nothing
+    for name in sorted(n for n, value in left.items() if value is not False):  # a field set to false has no effect
         raise unsupported(source, name, left[name], "is not supported")
-    found = {"mean": mean, "std": std, "resize_mode": mode, "interpolation": RESAMPLE[resample]}
-    return Preprocess.from_config(found, size, source, "image_")
+    pixels = {"mean": mean, "std": std, "resize_mode": mode, "interpolation": RESAMPLE[resample]}
+    return Preprocess.from_config(pixels, size, source, "image_")
 
 
 def _mode(left: dict[str, Any], size: int, siglip: bool, source: str) -> str:
-    """How the sides are brought to ``size``. Takes what says so out of ``left``."""
+    """Return the resize mode to ``size``, and remove the fields that determine it from ``left``."""
     square = {"height": size, "width": size}
     asked = left.pop("size", square if siglip else {"shortest_edge": size})
-    to_square = left.pop("default_to_square", siglip)  # what a size that is one number means
+    to_square = left.pop("default_to_square", siglip)  # the meaning of a size given as one number
     if not isinstance(to_square, bool):
         raise unsupported(source, "default_to_square", to_square, "must be true or false")
-    if isinstance(asked, int):  # as older files have it
+    if isinstance(asked, int):  # the form of older files
         asked = {"height": asked, "width": asked} if to_square else {"shortest_edge": asked}
     if asked == {"shortest_edge": size}:
         mode = "shortest"
@@ -95,7 +104,7 @@ def _mode(left: dict[str, Any], size: int, siglip: bool, source: str) -> str:
 
 
 def write_preprocessor(preprocess: Preprocess) -> dict[str, Any]:
-    """``preprocessor_config.json`` of transformers. Raises UserError for padding, which it has not."""
+    """Return the content of transformers' ``preprocessor_config.json``; raise UserError for padding, which it lacks."""
     size, square = preprocess.size, {"height": preprocess.size, "width": preprocess.size}
     if preprocess.resize_mode == "longest":
         raise UserError("export to transformers: its preprocessing has no resize_mode='longest'")

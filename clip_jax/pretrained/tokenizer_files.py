@@ -1,4 +1,4 @@
-"""The tokenizer beside published weights: what the files say of it is obeyed or refused by field."""
+"""Loading the tokenizer that comes with published weights; every setting is applied or rejected by name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clip_jax.errors import foreign
 from clip_jax.pretrained.files import read_json, unsupported
 from clip_jax.pretrained.names import Files
 
-# What transformers' classes do without being told: cleaning, the token that pads, on which side.
+# Defaults of transformers' classes: text cleaning, padding token, padding side.
 CLASSES = {
     "SiglipTokenizer": ("no_punctuation", "</s>", "right"),
     "Siglip2Tokenizer": ("lowercase", "<pad>", "left"),
@@ -23,7 +23,7 @@ CLASSES = {
     "CLIPTokenizer": ("none", "<|endoftext|>", "right"),
     "T5Tokenizer": ("none", "<pad>", "right"),
 }
-# open_clip's cleaning followed by that of transformers' class, as one
+# open_clip's cleaning followed by that of transformers' class, combined
 BOTH = {
     ("whitespace", "none"): "whitespace", ("whitespace", "lowercase"): "lower", ("lower", "none"): "lower",
     ("lower", "lowercase"): "lower", ("canonicalize", "none"): "canonicalize",
@@ -36,16 +36,16 @@ BERT_FIELDS = {
 
 
 def tokenizer_of(layout: str, model: ModelConfig, config: Mapping[str, Any], files: Files) -> Tokenizer | None:
-    """The tokenizer the weights were trained with; None when nothing lies beside them that says which.
+    """Load the tokenizer that the weights were trained with; return None if the files do not determine it.
 
     Args:
       layout: one of `layouts.LAYOUTS`.
-      model: what the weights fit.
-      config: their config file, {} without one.
-      files: what lies beside the weights.
+      model: the config of the model.
+      config: the content of the weights' config file, {} without one.
+      files: the files found with the weights.
 
     Raises:
-      UserError: a setting that is not supported, or a tokenizer that does not fit the model; ``field`` names it.
+      UserError: a setting is not supported, or the tokenizer does not fit the model; ``field`` names the setting.
     """
     text_cfg = config.get("model_cfg", config).get("text_cfg", {}) if layout == "open_clip" else {}
     kwargs = text_cfg.get("tokenizer_kwargs") or {}
@@ -64,8 +64,8 @@ def tokenizer_of(layout: str, model: ModelConfig, config: Mapping[str, Any], fil
         return _published(layout, model, kwargs, source, files)
     if files.tokenizer is None:
         return None
-    found = _Files(files, layout, model, text_cfg)
-    return check_fits(found.tokenizer(kwargs), model.text, str(files.tokenizer))
+    tokenizer_files = _TokenizerFiles(files, layout, model, text_cfg)
+    return check_fits(tokenizer_files.tokenizer(kwargs), model.text, str(files.tokenizer))
 
 
 def _published(layout: str, model: ModelConfig, kwargs: Mapping[str, Any], source: str, files: Files) -> Tokenizer:
@@ -77,7 +77,7 @@ def _published(layout: str, model: ModelConfig, kwargs: Mapping[str, Any], sourc
         raise unsupported(
             source, "text_cfg.tokenizer_kwargs.strip_sep_token", True, "the published vocabulary has none"
         )
-    pad = None  # open_clip and the released code pad with 0, whatever transformers' files beside the weights say
+    pad = None  # open_clip and the released code pad with 0, whatever transformers' files say
     if layout == "transformers" and files.tokenizer_config:
         pad = _token(read_json(files.tokenizer_config), "pad_token")
     ids = {None: 0, "!": 0, "<|endoftext|>": END}
@@ -92,8 +92,8 @@ def _token(values: Mapping[str, Any], name: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-class _Files:
-    """``tokenizer.json`` with ``tokenizer_config.json``, as transformers' AutoTokenizer puts them together."""
+class _TokenizerFiles:
+    """A ``tokenizer.json`` with its ``tokenizer_config.json``, combined as transformers' AutoTokenizer does."""
 
     def __init__(self, files: Files, layout: str, model: ModelConfig, text_cfg: Mapping[str, Any]) -> None:
         from tokenizers import Tokenizer as Library
@@ -107,17 +107,17 @@ class _Files:
             self.library: Any = Library.from_str(json.dumps(self.json))
         self.library.no_padding()
         self.lower = False
-        self.told = self.kind = str(self.config.get("tokenizer_class") or "").removesuffix("Fast")
+        self.declared_kind = self.kind = str(self.config.get("tokenizer_class") or "").removesuffix("Fast")
         if not self.kind and model.logit_bias and self.library.id_to_token(1) == "</s>":
-            self.kind = "SiglipTokenizer"  # of SigLIP's first release, whose vocabulary is known by this
+            self.kind = "SiglipTokenizer"  # SigLIP's first release names no class; id 1 of its vocabulary identifies it
 
     def tokenizer(self, kwargs: Mapping[str, Any]) -> HFTokenizer:
-        """Raises UserError naming the field that is not obeyed."""
+        """Build the tokenizer; raise UserError naming the field that is not supported."""
         for name, usual in (("truncation_side", "right"), ("split_special_tokens", False)):
             if self.config.get(name, usual) != usual:
                 raise unsupported(self.source, name, self.config[name], f"only {usual!r} is supported")
-        self._obey_case()
-        self._obey_ends()
+        self._apply_case()
+        self._apply_end_tokens()
         side = self.config.get("padding_side", CLASSES.get(self.kind, ("", "", "right"))[2])
         zeroed = (
             self._id("sep_token", _token(self.config, "sep_token") or "[SEP]") if kwargs.get("strip_sep_token") else -1
@@ -151,11 +151,11 @@ class _Files:
             "put tokenizer_config.json beside the weights",
         )
 
-    def _obey_case(self) -> None:
-        """Whether texts become lower case before the library sees them (`lower`), where its own rules do not do it."""
+    def _apply_case(self) -> None:
+        """Set `lower`, whether to lower-case texts before the library gets them, as its own rules do not."""
         normalizer, asked = self.json.get("normalizer"), self.config.get("do_lower_case")
         if isinstance(normalizer, dict) and normalizer.get("type") == "BertNormalizer":
-            normalizer |= {ours: self.config[name] for name, ours in BERT_FIELDS.items() if name in self.config}
+            normalizer |= {rule: self.config[name] for name, rule in BERT_FIELDS.items() if name in self.config}
             return
         rules = self.library.normalizer
         lowers = self.kind == "SiglipTokenizer" or (rules is not None and "A" not in rules.normalize_str("A"))
@@ -164,8 +164,8 @@ class _Files:
             raise unsupported(self.source, "do_lower_case", asked, reason)
         self.lower = asked is True and not lowers
 
-    def _obey_ends(self) -> None:
-        """Start and end tokens: those that the rules of tokenizer.json add; where it has none, as the flags say."""
+    def _apply_end_tokens(self) -> None:
+        """Check the start and end tokens that tokenizer.json adds; without such rules, add them as the flags say."""
         flags = {n: self.config[f"add_{n}_token"] for n in ("bos", "eos") if f"add_{n}_token" in self.config}
         tokens = {name: _token(self.config, f"{name}_token") for name in flags}
         if self.json.get("post_processor") is not None:
@@ -190,7 +190,7 @@ class _Files:
         }
 
     def _cleaning(self, kwargs: Mapping[str, Any]) -> str:
-        of_class = CLASSES.get(self.kind if self.layout == "transformers" else self.told, ("none",))[0]
+        of_class = CLASSES.get(self.kind if self.layout == "transformers" else self.declared_kind, ("none",))[0]
         if self.lower and of_class == "none":
             of_class = "lowercase"
         if self.layout == "transformers":

@@ -1,4 +1,4 @@
-"""The layout of the transformers library: CLIPModel and SiglipModel, config and entries."""
+"""The layout of the transformers library (CLIPModel, SiglipModel): conversion of configs, and weight entries."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IGNORED = ("position_ids",)
 
 
 def _defaults(siglip: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the library assumes where a config file is silent."""
+    """Return the library's defaults for fields missing in a config file: of the image and of the text tower."""
     image: dict[str, Any] = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
                              "num_attention_heads": 12, "image_size": 224, "patch_size": 32, "num_channels": 3,
                              "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}  # fmt: skip
@@ -32,7 +32,7 @@ def _defaults(siglip: bool) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def config_of(cfg: Mapping[str, Any], source: str) -> ModelConfig:
-    """A ``config.json`` -> our config. Raises UserError naming what is not supported."""
+    """Convert a ``config.json`` to our config; raise UserError naming what is not supported."""
     kind = cfg.get("model_type")
     if kind not in ("clip", "siglip"):
         raise UserError(f"{source}: model_type={kind!r}: must be clip or siglip")
@@ -44,7 +44,7 @@ def config_of(cfg: Mapping[str, Any], source: str) -> ModelConfig:
         if image["num_channels"] != 3 or not image.get("vision_use_head", True):
             raise UserError(f"{source}: vision_config: needs three channels and the pooling head")
         eos = text["eos_token_id"]
-        # 2 was written into early config files, and the library then reads at the largest token id
+        # early config files have 2 here, and the library then pools at the largest token id
         if not siglip and eos not in (2, text["vocab_size"] - 1):
             raise UserError(
                 f"{source}: text_config.eos_token_id={eos}: must be the last token, {text['vocab_size'] - 1}"
@@ -90,7 +90,7 @@ SIGLIP_TEXT: dict[str, Any] = {"causal": False, "pool": "last", "projection_bias
 
 
 def config_to(config: ModelConfig) -> dict[str, Any]:
-    """Our config -> ``config.json`` of CLIPModel, or of SiglipModel when the model has a logit bias.
+    """Convert our config to the ``config.json`` of CLIPModel, or of SiglipModel if the model has a logit bias.
 
     Raises UserError for what neither class can express.
     """
@@ -112,7 +112,7 @@ def config_to(config: ModelConfig) -> dict[str, Any]:
             "export to transformers: it has plain ViT and text towers only: CLIPModel's (class token, causal text) or, "
             "with a logit bias, SiglipModel's (MAP pooling, last token)"
         )
-    acts = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+    acts = {name: source_name for source_name, name in reversed(ACTIVATIONS.items())}
     common: dict[str, Any] = {"attention_dropout": 0.0}
     kind = "siglip" if siglip else "clip"
     common |= {} if siglip else {"projection_dim": config.embed_dim}
@@ -148,7 +148,7 @@ def _blocks(path: str, key: str, depth: int) -> list[WeightEntry]:
 
 
 def entries(config: ModelConfig) -> list[WeightEntry]:
-    """Every tensor of CLIPModel, or of SiglipModel when the model has a logit bias."""
+    """Return the entries of all tensors of CLIPModel, or of SiglipModel if the model has a logit bias."""
     siglip = config.logit_bias
     out = [
         WeightEntry("image/patch/kernel", ("vision_model.embeddings.patch_embedding.weight",), "conv"),

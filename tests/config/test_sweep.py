@@ -29,8 +29,16 @@ TPU = PODS | {"accelerator": "tpu-v5p-slice", "devices_per_process": 4, "topolog
         ("jobset", {"image": "i", "mount": "/m"}, "resources.claim: resources.mount needs it"),
         ("jobset", PODS | {"mount": "m"}, "resources.mount='m': must be an absolute path"),
         ("jobset", PODS | {"priority": "low"}, "resources.priority: would be ignored without resources.queue"),
-        ("jobset", PODS | {"accelerator": "nvidia-l4"}, "resources.devices_per_process: how many"),
-        ("jobset", PODS | {"devices_per_process": 4}, "resources.accelerator: of which kind"),
+        (
+            "jobset",
+            PODS | {"accelerator": "nvidia-l4"},
+            "resources.devices_per_process: must be set when resources.accelerator is",
+        ),
+        (
+            "jobset",
+            PODS | {"devices_per_process": 4},
+            "resources.accelerator: must be set when resources.devices_per_process is",
+        ),
         ("jobset", TPU | {"topology": ""}, "resources.topology: TPU slices need it"),
         ("jobset", TPU | {"topology": "4by4"}, "resources.topology='4by4'"),
         (
