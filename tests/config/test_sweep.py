@@ -32,12 +32,12 @@ TPU = PODS | {"accelerator": "tpu-v5p-slice", "devices_per_process": 4, "topolog
         (
             "jobset",
             PODS | {"accelerator": "nvidia-l4"},
-            "resources.devices_per_process: must be set when resources.accelerator is",
+            "resources.devices_per_process: must be set",
         ),
         (
             "jobset",
             PODS | {"devices_per_process": 4},
-            "resources.accelerator: must be set when resources.devices_per_process is",
+            "resources.accelerator: must be set",
         ),
         ("jobset", TPU | {"topology": ""}, "resources.topology: TPU slices need it"),
         ("jobset", TPU | {"topology": "4by4"}, "resources.topology='4by4'"),
