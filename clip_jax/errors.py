@@ -105,8 +105,8 @@ def no_secret(name: str, value: str) -> None:
     object store's own files or environment variables.
     """
     if mask_secrets(value) != value:
-        reason = "holds a password or a signature, which would stand in the run's records"
-        hint = "let the store find its credentials in its own files or variables, or copy the data"
+        reason = "contains a password or a signature, which would be copied into the run's records"
+        hint = "keep credentials in the store's own files or environment variables, or copy the data"
         raise ConfigError(field=name, value=mask_secrets(value), reason=reason, hint=hint)
 
 
@@ -124,9 +124,7 @@ def parse_json(text: str | bytes, source: object) -> Any:
     try:
         value = json.loads(text.removeprefix("\ufeff") if isinstance(text, str) else text)
         if (b"\\u" if isinstance(text, bytes) else "\\u") in text:  # type: ignore[operator]
-            json.dumps(
-                value, ensure_ascii=False
-            ).encode()  # a lone surrogate cannot be encoded, so it cannot be written
+            json.dumps(value, ensure_ascii=False).encode()  # fails for a lone surrogate, which no file can hold
         return value
     except RecursionError:
         reason = "nested too deep"
@@ -175,9 +173,9 @@ def name_within(field: str, name: object, *, folders: bool = False, allowed: str
     """
     reason = ""
     if not isinstance(name, str):
-        reason = "must be a text"
+        reason = "must be a string"
     elif not name or name in (".", "..") or any(ord(c) < 32 or c == "\\" for c in name):
-        reason = "is no file name"
+        reason = "is not a file name"
     elif len(name) > (LONGEST_NAME if not folders else 4 * LONGEST_NAME):
         reason = "is too long for a file name"
     elif name.startswith("/") or ".." in PurePosixPath(name).parts:

@@ -71,7 +71,9 @@ class LoadedModel:
     def tokenizer(self) -> Tokenizer:
         """The tokenizer; raises UserError if the weights came without one."""
         if self._tokenizer is None:
-            raise UserError(f"{self.name}: no tokenizer beside the weights (tokenizer.json); texts cannot be read")
+            raise UserError(
+                f"{self.name}: the weights came without a tokenizer (tokenizer.json), so texts cannot be embedded"
+            )
         return self._tokenizer
 
     def embed_images(self, images: Sequence[Any]) -> np.ndarray:
@@ -223,7 +225,9 @@ def export(name: str, folder: str | Path, layout: str = "open_clip") -> None:
     objective, encoder = weights.config.objective, weights.config.text.encoder
     if objective != "contrastive" or encoder != "transformer":
         what = f"model.objective={objective!r}, model.text.encoder={encoder!r}"
-        raise UserError(f"{name}: {what}: no layout holds such a model, only contrastive ones with a text transformer")
+        raise UserError(
+            f"{name}: {what}: cannot be exported; the layouts hold only contrastive models with a text transformer"
+        )
     save_weights(weights, folder, layout)
 
 

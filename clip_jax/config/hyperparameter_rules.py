@@ -12,12 +12,8 @@ from dataclasses import dataclass
 from clip_jax.errors import ConfigError, at_least, between, one_of
 
 LR_RULES = ("width_power", "constant", "mup")
-RULED = (
-    "lr",
-    "batch",
-    "warmup",
-    "decay",
-)  # settings with an exponent NAME_power of the budget and multiples to try, NAME_checks
+# settings with an exponent of the budget, NAME_power, and multiples to try, NAME_checks
+RULED = ("lr", "batch", "warmup", "decay")
 POWERS = tuple(f"{name}_power" for name in RULED)
 
 

@@ -62,9 +62,7 @@ class ImageTowerConfig:
     layer_scale: float = 0.0  # initial gain of each residual branch; 0: no layer scale
     patch_dropout: float = 0.0  # fraction of patches dropped in training
     pool_heads: int = 0  # heads of attentional pooling
-    pool_queries: int = (
-        0  # queries of attentional pooling: the first gives the image feature, the others feed the decoder
-    )
+    pool_queries: int = 0  # of attentional pooling: the first gives the image feature, the others feed the decoder
 
     def __post_init__(self) -> None:
         name = "model.image"
@@ -91,7 +89,7 @@ class ImageTowerConfig:
         else:
             _ignored(name, f"with {name}.pool={self.pool!r}", self, ImageTowerConfig, ("pool_heads", "pool_queries"))
         if self.norm_after_pool and self.pool != "avg":
-            raise ConfigError(f"{name}.norm_after_pool=True: changes nothing unless {name}.pool='avg'")
+            raise ConfigError(f"{name}.norm_after_pool=True: ignored unless {name}.pool='avg'")
 
     def _check_resnet(self, name: str) -> None:
         if len(self.stages) != 4 or min(self.stages) < 1:
@@ -226,11 +224,7 @@ class PixelConfig:
     If left at its default, a run that takes its image tower from ``init_from`` uses the source's settings.
     """
 
-    mean: tuple[float, ...] = (
-        0.48145466,
-        0.4578275,
-        0.40821073,
-    )  # per channel, for pixels from 0 to 1; default: the published models'
+    mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)  # of pixels from 0 to 1; the published models'
     std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
     resize_mode: str = "shortest"  # shortest (side, then crop) | squash | longest (side, then pad)
     interpolation: str = "bicubic"  # bicubic | bilinear
@@ -278,9 +272,8 @@ class ModelConfig:
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     embed_dim: int = 64
     activation: str = "gelu"  # gelu (tanh form) | gelu_erf (exact) | quick_gelu (the published models)
-    text_activation: str = field(
-        default="", repr=False
-    )  # of the text tower; empty: activation. Not in the repr, so that earlier digests stay valid
+    # of the text tower; empty: activation. Not in the repr, so that earlier digests stay valid
+    text_activation: str = field(default="", repr=False)
     init_temperature: float = 0.07
     max_logit_scale: float = 100.0
     logit_bias: bool = False  # SigLIP's learned bias of the logits, initially -10
@@ -335,12 +328,14 @@ class ModelConfig:
             reason = f"takes bfloat16 and float16, and model.compute_dtype is {self.compute_dtype}"
             raise ConfigError(field="model.attention", value=self.attention, reason=reason)
         if self.attention == "xla" and self.compute_dtype == "float64":
-            raise ConfigError(field="model.attention", value=self.attention, reason="does not keep float64; use auto")
+            raise ConfigError(
+                field="model.attention", value=self.attention, reason="does not preserve float64; use auto"
+            )
         one_of("model.remat_policy", self.remat_policy, REMAT_POLICIES)
         if not self.remat and self.remat_policy not in ("auto", "nothing"):
             raise ConfigError(f"model.remat_policy={self.remat_policy!r}: ignored with model.remat=False")
         if self.image.stages and self.remat_policy in ("attention", "dense"):
-            raise ConfigError(f"model.remat_policy={self.remat_policy!r}: not of a ResNet's blocks; nothing or dots")
+            raise ConfigError(f"model.remat_policy={self.remat_policy!r}: not for a ResNet; use nothing or dots")
 
     def _check_objective(self) -> None:
         condition, text = f"with model.objective={self.objective!r}", self.text

@@ -135,7 +135,7 @@ def ladder(rung: float, base: ModelConfig | None = None) -> ModelConfig:
     RN50 at rung 48: its width scales as rung^0.7 and its blocks as rung^0.65. Raises ConfigError for a rung below 0.5.
     """
     if not rung >= 0.5:
-        raise ConfigError(f"rung={rung}: the ladder begins at 0.5")
+        raise ConfigError(f"rung={rung}: must be at least 0.5, where the ladder begins")
     base = base or ModelConfig()
     mup = base.parametrisation.kind == "mup"
 

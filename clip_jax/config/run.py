@@ -77,9 +77,7 @@ class DataConfig:
     tokenizer_captions: int = 20_000  # captions used to train the tokenizer, sampled evenly from the training set
     threads: int = 2  # reading and decoding threads per worker
     workers: int = 0  # reading and decoding processes; 0: use threads of the training process
-    decoder: str = (
-        "pillow"  # of training images: pillow | simplejpeg (faster, off by about one gray level; extra ``fast``)
-    )
+    decoder: str = "pillow"  # of training images: pillow | simplejpeg (faster, off by about one level; extra ``fast``)
     keep_decoded: bool = False  # cache the resized images: in the cache folder for all runs, otherwise in memory
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
 
@@ -92,7 +90,7 @@ class DataConfig:
         for name in ("tokenizer_captions", "threads"):
             at_least(f"data.{name}", getattr(self, name), 1)
         if self.source == "scenes" and self.keep_decoded:
-            raise ConfigError("data.keep_decoded: the scenes source renders, there is nothing to keep")
+            raise ConfigError("data.keep_decoded: ignored, the scenes source renders its images")
         for name in ("paths", "val_paths"):
             for path in getattr(self, name):
                 no_secret(f"data.{name}", path)
@@ -103,7 +101,7 @@ class DataConfig:
         if self.source == "scenes" and self.decoder != "pillow":
             raise ConfigError("data.decoder: the scenes source renders, there is nothing to decode")
         if self.keep_decoded and self.workers:
-            raise ConfigError("data.keep_decoded: each of data.workers would hold all pictures; use data.threads alone")
+            raise ConfigError("data.keep_decoded: each of data.workers would hold all images; use data.threads only")
         self._check_weights()
         self._check_held_out()
         if self.source != "folder" and (self.filename_column, self.caption_column) != ("filename", "caption"):
@@ -132,7 +130,7 @@ class DataConfig:
                 f"data.weights: {len(self.weights)} for {len(self.paths)} data.paths; needs one for each of two or more"
             )
         if self.unique_samples:
-            raise ConfigError("data.unique_samples: with data.weights it would not say how many pairs of which path")
+            raise ConfigError("data.unique_samples: not with data.weights, as it sets no number of pairs per path")
         total = sum(self.weights)
         if not all(total * 1e-5 <= weight < math.inf for weight in self.weights) or total <= 0:
             raise ConfigError(
@@ -351,7 +349,7 @@ class RunConfig:
         half = {"bfloat16", "float16"}
         kept = {self.optim.state_dtype, self.model.param_dtype, self.model.text_param_dtype}
         if self.optim.rounding != "stochastic" and not kept & half:
-            raise ConfigError("optim.rounding: ignored, nothing is kept in half precision")
+            raise ConfigError("optim.rounding: ignored, nothing is stored in half precision")
         if self.model.compute_dtype != "float16" and self.optim.loss_scale != OptimConfig.loss_scale:
             raise ConfigError(f"optim.loss_scale: ignored with model.compute_dtype={self.model.compute_dtype!r}")
         if self.optim.layer_decay < 1 and self.model.image.stages:
@@ -374,7 +372,7 @@ class RunConfig:
             raise ConfigError("microbatch_size: batch norm needs the whole batch at once; use a vision transformer")
         if self.model.decoder.depth:
             raise ConfigError(
-                "microbatch_size: not with model.decoder, whose caption loss is no function of embeddings"
+                "microbatch_size: not with model.decoder, whose caption loss is not a function of embeddings"
             )
 
     def _check_objective(self) -> None:
@@ -386,10 +384,10 @@ class RunConfig:
             raise ConfigError(f"loss: ignored {condition}")
         if predictive and self.microbatch_size:
             raise ConfigError(
-                f"microbatch_size={self.microbatch_size}: not {condition}; model.vocab_chunk saves memory"
+                f"microbatch_size={self.microbatch_size}: not {condition}; set model.vocab_chunk to save memory"
             )
         if predictive and self.init_from.freeze == "text":
-            raise ConfigError(f"init_from.freeze='text': {condition} only the image tower can be locked")
+            raise ConfigError(f"init_from.freeze='text': {condition} only the image tower can be")
 
     @property
     def samples_seen(self) -> int:

@@ -171,26 +171,20 @@ class SweepConfig:
     max_epochs: float = 0.0  # passes over the unique pairs at most; 0: no limit
     lr_rule: str = "width_power"  # width_power | constant | mup (constant; the parametrization scales the rates)
     base_lr: float = 4e-3
-    base_width: int = (
-        32  # width_power: the width at which base_lr applies; scaled by (base_width / width)**lr_width_power
-    )
+    base_width: int = 32  # width_power: width at which base_lr applies, times (base_width / width)**lr_width_power
     lr_width_power: float = 0.5
     by_budget: BudgetRules = field(default_factory=BudgetRules)
     lr_checks: tuple[float, ...] = (0.5, 2.0)  # multiples of the learning rate to try
     lr_checks_at: str = "best"  # best: at each budget's best size | rungs: at each size's smallest budget
     decay_checks: tuple[float, ...] = ()  # multiples of the weight decay to try
     warmup_checks: tuple[float, ...] = ()  # multiples of the warm-up's share of the steps to try
-    batch_checks: tuple[
-        float, ...
-    ] = ()  # multiples of the batch size to try, powers of two; the budget is fixed, so the steps change
+    batch_checks: tuple[float, ...] = ()  # multiples of the batch size to try, powers of two, at a fixed budget
     warmup_fraction: float = 0.1
     metric: str = "error_mean"
     engine: str = "local"  # local | slurm | jobset: what runs the jobs
     resources: Resources = field(default_factory=Resources)  # resources of each job
     slots: int = 1  # concurrent runs; under Slurm per array, and each resubmission is a separate array
-    families: str = (
-        "off"  # off | measured: train runs of one shape as one vmapped program if a measurement shows it faster
-    )
+    families: str = "off"  # off | measured: train runs of one shape as one vmapped program if measured to be faster
     family_size: int = 8  # maximum number of runs per vmapped program
     gflops_per_second: float = 50.0  # assumed speed, only for the plan's time column
 

@@ -48,7 +48,7 @@ def require_variables(names: tuple[str, ...], environment: Mapping[str, str], co
     for name in names:
         if name not in environment:
             raise ConfigError(
-                f"{name}: {condition} but this variable is not set, so the others cannot be found", field=name
+                f"{name}: {condition} but this variable is not set, so the other processes cannot be found", field=name
             )
 
 
@@ -79,9 +79,9 @@ def check_devices(environment: Mapping[str, str]) -> None:
         if str(actual[name]) != value:
             raise UserError(
                 field=name, value=value,
-                reason=f"the job asked for it, and process {jax.process_index()} on {socket.gethostname()} finds "
+                reason=f"the job requested it, but process {jax.process_index()} on {socket.gethostname()} finds "
                 f"{actual[name]}",
-                hint="is the plugin of the accelerator installed, and are its devices visible to this process?",
+                hint="check that the accelerator's JAX plugin is installed and its devices are visible",
             )  # fmt: skip
 
 
@@ -152,9 +152,8 @@ def _local_devices(environment: Mapping[str, str], local: int) -> list[int] | No
     tasks = max(each[min(node, len(each) - 1)], local + 1)
     share = parse_whole_number(DEVICES_PER_PROCESS, environment.get(DEVICES_PER_PROCESS) or "0")
     visible = len(visible_gpus(environment))
-    bound = any(
-        environment.get(name, "none") not in ("", "none") for name in _BOUND
-    )  # Slurm shows each task only its own GPUs
+    # with one of these variables, Slurm shows each task only its own GPUs
+    bound = any(environment.get(name, "none") not in ("", "none") for name in _BOUND)
     if not visible:
         return list(range(local * max(share, 1), (local + 1) * max(share, 1))) if tasks > 1 else None
     if bound or tasks == 1:
@@ -164,7 +163,7 @@ def _local_devices(environment: Mapping[str, str], local: int) -> list[int] | No
         raise ConfigError(
             field="SLURM_STEP_TASKS_PER_NODE", value=text,
             reason=f"the {visible} GPUs of this node do not divide among its {tasks} tasks",
-            hint=f"ask for a multiple of {tasks}, or set {DEVICES_PER_PROCESS}",
+            hint=f"request a multiple of {tasks}, or set {DEVICES_PER_PROCESS}",
         )  # fmt: skip
     share = share or visible // tasks
     if tasks * share > visible:

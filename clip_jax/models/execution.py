@@ -13,9 +13,8 @@ from clip_jax.config import ModelConfig
 from clip_jax.errors import ConfigError
 from clip_jax.flops.devices import device_of
 
-FUSED_FROM = (
-    9.0  # compute capability of Hopper; older GPUs have cuDNN's kernels too, but this project has not measured them
-)
+# compute capability of Hopper; older GPUs have cuDNN's kernels too, but this project has not measured them
+FUSED_FROM = 9.0
 LARGEST_HEAD = 128
 
 

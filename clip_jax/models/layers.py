@@ -172,9 +172,8 @@ def _fused(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool, length: int |
     # The kernel's output and gradient beyond the length are undocumented, so they are masked out on both sides.
     valid = (jnp.arange(q.shape[1]) < length)[None, :, None, None]
     q, k, v = (jnp.where(valid, x, 0) for x in (q, k, v))
-    lengths = jnp.where(
-        q[:, 0, 0, 0] == 0, length, length
-    )  # depends on q so that `jax.vmap` batches it too, which older JAX needs
+    # depends on q so that `jax.vmap` batches it too, which older JAX needs
+    lengths = jnp.where(q[:, 0, 0, 0] == 0, length, length)
     out = jax.nn.dot_product_attention(
         q, k, v, query_seq_lengths=lengths, key_value_seq_lengths=lengths, implementation=FUSED
     )

@@ -34,7 +34,7 @@ def conversion_command(path: Path) -> str:
 def _refuse_pickle(path: Path, head: bytes) -> None:
     if path.suffix in PICKLES or head[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
         raise UserError(
-            f"{path}: a pickle, which can run code when read; convert it where you trust it: {conversion_command(path)}"
+            f"{path}: a pickle, which can run code when read; if you trust it, convert it: {conversion_command(path)}"
         )
 
 

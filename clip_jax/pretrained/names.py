@@ -138,7 +138,7 @@ def find(name: str, fetch: Fetch = hub_fetch) -> Files:
     weights = _first(repo, order, fetch)
     if weights is None:
         raise UserError(
-            f"hf:{repo}: has no safetensors weights; pickles are never read: download one, and its path will tell the "
+            f"hf:{repo}: has no safetensors weights; pickles are never read; download one and pass its path to see the "
             "command that converts it"
         )
     if weights.name.endswith(".index.json"):

@@ -16,11 +16,8 @@ from clip_jax.pretrained.names import Files
 
 RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's codes
 HALF = (0.5, 0.5, 0.5)  # mean and standard deviation of SigLIP's image normalization
-CLASSES = {
-    "CLIPImageProcessor": False,
-    "CLIPFeatureExtractor": False,
-    "SiglipImageProcessor": True,
-}  # -> whether it is SigLIP's
+# transformers' class -> whether it is SigLIP's
+CLASSES = {"CLIPImageProcessor": False, "CLIPFeatureExtractor": False, "SiglipImageProcessor": True}
 # fields that do not affect pixels
 FREE = {
     "image_processor_type", "feature_extractor_type", "processor_class", "data_format", "input_data_format", "device",

@@ -110,19 +110,21 @@ def request_stop(run_dir: Path) -> None:
     owner = RunLock(run_dir).owner()
     pid, host, began = owner.get("pid"), owner.get("host"), owner.get("began")
     if not isinstance(pid, int) or isinstance(pid, bool) or not 1 < pid < 2**31:
-        raise UserError(f"{run_dir}: is being trained, and its {FILE} does not say by which process; stop it by hand")
+        raise UserError(f"{run_dir}: is being trained, but its {FILE} does not name the process; stop it manually")
     who = f"{run_dir}: is being trained by process {pid} on {short(host)}"
     if host != socket.gethostname() or owner.get("machine", machine_id()) != machine_id():
         raise UserError(field=str(run_dir), value=host, reason=who.partition(": ")[2], hint="cancel it there")
     if "began" not in owner:
-        raise UserError(f"{who}, as an older version noted; stop that process by hand")
+        raise UserError(f"{who} (recorded by an older version without a start time); stop that process manually")
     try:
         handle = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
     except OSError:
         return  # it has ended
     try:
         if process_start_time(pid) != began:
-            raise UserError(f"{who}, but process {pid} here began at another time, so it is another one")
+            raise UserError(
+                f"{who}, but process {pid} on this machine has another start time, so it is a different process"
+            )
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if handle is None:
                 os.kill(pid, signal.SIGTERM)

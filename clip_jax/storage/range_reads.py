@@ -166,7 +166,7 @@ def _check_lasting(url: str, error: Exception) -> None:
     if isinstance(error, FileNotFoundError):
         raise UserError(f"{url}: no such file") from None
     if isinstance(error, PermissionError):
-        raise UserError(f"{url}: may not be read ({_line(error)})") from None
+        raise UserError(f"{url}: permission denied ({_line(error)})") from None
 
 
 def _wait(failed: tuple[Range, Exception] | None, pause: float | None) -> None:

@@ -23,7 +23,7 @@ def whole(tmp_path):
     return path
 
 
-def unsupported(path, match):
+def refused(path, match):
     with pytest.raises(UserError, match=match) as error:
         read_tensors(path)
     assert "\n" not in str(error.value)
@@ -45,24 +45,24 @@ class Bomb:
 @pytest.mark.parametrize("name", ["model.pt", "pytorch_model.bin", "renamed.safetensors"])
 def test_a_pickle_is_never_run(tmp_path, name):
     (tmp_path / name).write_bytes(pickle.dumps(Bomb()))
-    unsupported(tmp_path / name, r"a pickle.*torch.load\('" + name)
+    refused(tmp_path / name, r"a pickle.*torch.load\('" + name)
 
 
 def test_a_torch_archive_under_another_name_is_refused(tmp_path):
     path = tmp_path / "model.safetensors"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("data.pkl", pickle.dumps(Bomb()))
-    unsupported(path, "a pickle")
+    refused(path, "a pickle")
 
 
 def test_truncated_and_foreign_files(tmp_path, whole):
     data = whole.read_bytes()
     for cut in (0, 4, 20, len(data) - 1):
         (tmp_path / "cut.safetensors").write_bytes(data[:cut])
-        unsupported(tmp_path / "cut.safetensors", "not a whole safetensors file")
+        refused(tmp_path / "cut.safetensors", "not a whole safetensors file")
     (tmp_path / "huge.safetensors").write_bytes(struct.pack("<Q", 2**62) + data[8:])
-    unsupported(tmp_path / "huge.safetensors", "not a whole safetensors file")
-    unsupported(tmp_path / "none.safetensors", "no such weights file")
+    refused(tmp_path / "huge.safetensors", "not a whole safetensors file")
+    refused(tmp_path / "none.safetensors", "no such weights file")
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -83,9 +83,9 @@ def test_shards(tmp_path):
     index.write_text(json.dumps({"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}))
     assert set(read_tensors(index)) == {"a", "b"}
     index.write_text(json.dumps({"weight_map": {"a": "../one.safetensors"}}))
-    unsupported(index, "leads out of its folder")
+    refused(index, "leads out of its folder")
     index.write_text("{}")
-    unsupported(index, "no weight_map")
+    refused(index, "no weight_map")
 
 
 def test_json_that_is_none(tmp_path):
