@@ -22,10 +22,10 @@ from clip_jax.storage.paths import as_path, is_remote, read_text
 
 T = TypeVar("T")
 LONGEST_FIELD = 200  # characters of an unknown field's name that are shown
-LARGEST, LARGEST_FLOAT = 10**15, 1e38  # limits of whole numbers and of floats (float32 range)
+MAX_INT, MAX_FLOAT = 10**15, 1e38  # limits of whole numbers and of floats (float32 range)
 # Limits of fields that set memory use, by the last part of their name: far above any real run, but low enough that the
 # process is not aborted.
-_MOST = {
+_LIMITS = {
     "width": 2**16, "depth": 1000, "stages": 1000, "heads": 2**14, "mlp_ratio": 1024, "image_size": 2**14,
     "patch_size": 2**14, "context_length": 2**16, "vocab_size": 2**24, "embed_dim": 2**16, "pool_heads": 2**14,
     "pool_queries": 2**16, "prefix_tokens": 2**14, "batch_size": 2**24, "evals.batch_size": 2**16,
@@ -98,9 +98,9 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
     if hint is float and not math.isfinite(value):
         raise _wrong(name, value, "must be a finite number")
     *_, group, last = ["", *name.split(".")]
-    most = _MOST.get(f"{group}.{last}", _MOST.get(last, LARGEST if hint is int else LARGEST_FLOAT))
-    if hint in (int, float) and abs(value) > most:
-        raise _wrong(name, value, f"must be at most {most:,}")
+    limit = _LIMITS.get(f"{group}.{last}", _LIMITS.get(last, MAX_INT if hint is int else MAX_FLOAT))
+    if hint in (int, float) and abs(value) > limit:
+        raise _wrong(name, value, f"must be at most {limit:,}")
     if hint is str:
         no_secret(name, value)
     return value
@@ -111,7 +111,7 @@ def _wrong(name: str, value: Any, reason: str) -> ConfigError:
 
 
 # Fields added after the first runs: at their default they do not enter the run id, so that earlier runs keep theirs.
-_LATER = {
+_ADDED_LATER = {
     "": ("init_from", "loss", "microbatch_size", "faults", "pixels"),
     "data": ("weights", "val_paths", "decoder", "val_fraction", "filename_column", "caption_column"),
     "mesh": ("tensor", "slices"),
@@ -156,7 +156,7 @@ def run_id(config: RunConfig) -> str:
         defaults["model"][name] = old
         if values["model"][name] == "auto":
             values["model"][name] = old
-    for group, names in _LATER.items():
+    for group, names in _ADDED_LATER.items():
         fields, usual = values, defaults
         for part in filter(None, group.split(".")):
             fields, usual = fields[part], usual[part]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 AXES = ("slice", "data", "fsdp", "tensor")
 BATCH_AXES = AXES[:3]  # a batch is sharded over these; devices along ``tensor`` hold the same rows and shard widths
 # Logical axis -> mesh axis, for parameters and activations. All sharding follows from this table.
-RULES = (
+SHARDING_RULES = (
     ("batch", BATCH_AXES),
     ("embed", "fsdp"),  # of parameters; the width of activations is not sharded
     ("heads", "tensor"),
@@ -76,7 +76,7 @@ def batch_shards(mesh: Mesh) -> int:
 
 
 def constrain(x: Any, *names: str | None) -> Any:
-    """Constrain the sharding of ``x`` by `RULES`, given one logical name per axis.
+    """Constrain the sharding of ``x`` by `SHARDING_RULES`, given one logical name per axis.
 
     Outside `on_mesh`, and on a mesh with other axis names, which its owner lays out, ``x`` is returned unchanged.
     """
@@ -85,7 +85,7 @@ def constrain(x: Any, *names: str | None) -> Any:
 
     if jax.sharding.get_abstract_mesh().axis_names != AXES:
         return x
-    rules = dict(RULES)
+    rules = dict(SHARDING_RULES)
     spec = PartitionSpec(*(rules[name] if name else None for name in names))
     return jax.lax.with_sharding_constraint(x, spec)
 

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from clip_jax.config import ModelConfig
 from clip_jax.config.mup import multipliers
-from clip_jax.distributed.mesh import RULES
+from clip_jax.distributed.mesh import SHARDING_RULES
 from clip_jax.errors import ConfigError
 from clip_jax.models.coca import MultimodalDecoder
 from clip_jax.models.execution import resolve
@@ -176,7 +176,7 @@ def build(config: ModelConfig, mesh: Mesh) -> AbstractModel:
     """
     _check_divides(config, mesh)
     config = resolve(config, mesh.devices.flat[0])
-    with nnx.logical_axis_rules(RULES):
+    with nnx.logical_axis_rules(SHARDING_RULES):
         graphdef, state = nnx.split(nnx.eval_shape(lambda: make_model(config, rngs=nnx.Rngs(0))))
         specs = nnx.as_pure(nnx.get_partition_spec(state))
     shardings = jax.tree.map(

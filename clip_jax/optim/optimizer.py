@@ -160,7 +160,7 @@ def half_precision_state(
     its step is below half a unit in the last place.
     """
 
-    def kept(state: Any) -> Any:
+    def store(state: Any) -> Any:
         return jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.float32 and x.ndim else x, state)
 
     def update(
@@ -169,7 +169,7 @@ def half_precision_state(
         updates, new = inner.update(updates, widen(state), params)
         return updates, narrow(new, state, key if rounding == "stochastic" else None)
 
-    return optax.GradientTransformationExtraArgs(lambda params: kept(inner.init(params)), update)
+    return optax.GradientTransformationExtraArgs(lambda params: store(inner.init(params)), update)
 
 
 class LossScaleState(NamedTuple):

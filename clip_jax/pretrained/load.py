@@ -19,7 +19,7 @@ from clip_jax.errors import UserError, foreign
 from clip_jax.pretrained import layouts, mapping, open_clip, transformers
 from clip_jax.pretrained.files import read_json, read_tensors, write_json, write_tensors
 from clip_jax.pretrained.names import Fetch, Files, find, hub_fetch
-from clip_jax.pretrained.preprocessor import HALF, find_preprocessor, read_preprocessor, write_preprocessor
+from clip_jax.pretrained.preprocessor import SIGLIP_MEAN_STD, find_preprocessor, read_preprocessor, write_preprocessor
 from clip_jax.pretrained.tokenizer_files import tokenizer_of
 from clip_jax.storage.paths import disk_errors, mkdir
 
@@ -108,7 +108,7 @@ def _preprocess(layout: layouts.Layout, config: Mapping[str, Any], files: Files)
     siglip = layout.config.logit_bias
     fields_and_source = find_preprocessor(files) if layout.name == "transformers" else None
     if fields_and_source is None:
-        return Preprocess(size, "squash", mean=HALF, std=HALF) if siglip else Preprocess(size)
+        return Preprocess(size, "squash", mean=SIGLIP_MEAN_STD, std=SIGLIP_MEAN_STD) if siglip else Preprocess(size)
     values, source = fields_and_source
     return read_preprocessor(values, size, siglip, source)
 

@@ -14,7 +14,7 @@ import numpy as np
 from clip_jax.errors import UserError
 from clip_jax.finite import finite_tensors
 
-LISTED = 8  # names in one error
+MAX_LISTED = 8  # names in one error
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ def path_name(path: tuple[Any, ...]) -> str:
 
 
 def _list(names: list[str]) -> str:
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(names[:MAX_LISTED]) + more
 
 
 def read(

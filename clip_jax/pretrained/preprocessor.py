@@ -15,11 +15,11 @@ from clip_jax.pretrained.files import read_json, unsupported
 from clip_jax.pretrained.names import Files
 
 RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's codes
-HALF = (0.5, 0.5, 0.5)  # mean and standard deviation of SigLIP's image normalization
+SIGLIP_MEAN_STD = (0.5, 0.5, 0.5)  # mean and standard deviation of SigLIP's image normalization
 # transformers' class -> whether it is SigLIP's
-CLASSES = {"CLIPImageProcessor": False, "CLIPFeatureExtractor": False, "SiglipImageProcessor": True}
+PROCESSOR_CLASSES = {"CLIPImageProcessor": False, "CLIPFeatureExtractor": False, "SiglipImageProcessor": True}
 # fields that do not affect pixels
-FREE = {
+PIXEL_NEUTRAL_FIELDS = {
     "image_processor_type", "feature_extractor_type", "processor_class", "data_format", "input_data_format", "device",
     "return_tensors", "disable_grouping", "_valid_processor_keys", "auto_map", "use_fast", "_processor_class",
     "model_input_names",
@@ -54,10 +54,10 @@ def read_preprocessor(values: Mapping[str, Any], size: int, siglip: bool, source
       UserError: a field is unknown or its value is not supported; ``field`` names it.
     """
     kind = str(values.get("image_processor_type") or values.get("feature_extractor_type") or "").removesuffix("Fast")
-    if kind and kind not in CLASSES:
-        raise unsupported(source, "image_processor_type", kind, f"must be one of {', '.join(CLASSES)}")
-    siglip = CLASSES.get(kind, siglip)
-    left = {k: v for k, v in values.items() if k not in FREE and v is not None}
+    if kind and kind not in PROCESSOR_CLASSES:
+        raise unsupported(source, "image_processor_type", kind, f"must be one of {', '.join(PROCESSOR_CLASSES)}")
+    siglip = PROCESSOR_CLASSES.get(kind, siglip)
+    left = {k: v for k, v in values.items() if k not in PIXEL_NEUTRAL_FIELDS and v is not None}
     for name in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"):
         if left.pop(name, True) is not True:
             raise unsupported(source, name, values[name], "only true is supported")
@@ -68,7 +68,7 @@ def read_preprocessor(values: Mapping[str, Any], size: int, siglip: bool, source
     if resample not in RESAMPLE:
         raise unsupported(source, "resample", resample, "only 2 (bilinear) and 3 (bicubic) are supported")
     mode = _mode(left, size, siglip, source)
-    usual = (HALF, HALF) if siglip else (PixelConfig.mean, PixelConfig.std)
+    usual = (SIGLIP_MEAN_STD, SIGLIP_MEAN_STD) if siglip else (PixelConfig.mean, PixelConfig.std)
     mean, std = (left.pop(f"image_{name}", value) for name, value in zip(("mean", "std"), usual, strict=True))
     for name in sorted(n for n, value in left.items() if value is not False):  # a field set to false has no effect
         raise unsupported(source, name, left[name], "is not supported")

@@ -15,7 +15,7 @@ from clip_jax.pretrained.files import read_json, unsupported
 from clip_jax.pretrained.names import Files
 
 # Defaults of transformers' classes: text cleaning, padding token, padding side.
-CLASSES = {
+TOKENIZER_CLASSES = {
     "SiglipTokenizer": ("no_punctuation", "</s>", "right"),
     "Siglip2Tokenizer": ("lowercase", "<pad>", "left"),
     "GemmaTokenizer": ("none", "<pad>", "left"),
@@ -24,7 +24,7 @@ CLASSES = {
     "T5Tokenizer": ("none", "<pad>", "right"),
 }
 # open_clip's cleaning followed by that of transformers' class, combined
-BOTH = {
+COMBINED_CLEANINGS = {
     ("whitespace", "none"): "whitespace", ("whitespace", "lowercase"): "lower", ("lower", "none"): "lower",
     ("lower", "lowercase"): "lower", ("canonicalize", "none"): "canonicalize",
     ("canonicalize", "lowercase"): "canonicalize", ("canonicalize", "no_punctuation"): "canonicalize",
@@ -118,7 +118,7 @@ class _TokenizerFiles:
                 raise unsupported(self.source, name, self.config[name], f"only {usual!r} is supported")
         self._apply_case()
         self._apply_end_tokens()
-        side = self.config.get("padding_side", CLASSES.get(self.kind, ("", "", "right"))[2])
+        side = self.config.get("padding_side", TOKENIZER_CLASSES.get(self.kind, ("", "", "right"))[2])
         zeroed = (
             self._id("sep_token", _token(self.config, "sep_token") or "[SEP]") if kwargs.get("strip_sep_token") else -1
         )
@@ -139,8 +139,8 @@ class _TokenizerFiles:
         padding = self.json.get("padding")
         if isinstance(padding, dict) and isinstance(padding.get("pad_id"), int):
             return padding["pad_id"]
-        if self.kind in CLASSES:
-            return self._id("pad_token", CLASSES[self.kind][1])
+        if self.kind in TOKENIZER_CLASSES:
+            return self._id("pad_token", TOKENIZER_CLASSES[self.kind][1])
         if "pad_id" in self.text_cfg:
             return self.model.text.pad_id
         raise unsupported(
@@ -190,7 +190,9 @@ class _TokenizerFiles:
         }
 
     def _cleaning(self, kwargs: Mapping[str, Any]) -> str:
-        of_class = CLASSES.get(self.kind if self.layout == "transformers" else self.declared_kind, ("none",))[0]
+        of_class = TOKENIZER_CLASSES.get(self.kind if self.layout == "transformers" else self.declared_kind, ("none",))[
+            0
+        ]
         if self.lower and of_class == "none":
             of_class = "lowercase"
         if self.layout == "transformers":
@@ -205,6 +207,6 @@ class _TokenizerFiles:
         asked_for = kwargs.get("clean", usual)
         if asked_for == "none":
             return of_class
-        if (asked_for, of_class) not in BOTH:
+        if (asked_for, of_class) not in COMBINED_CLEANINGS:
             raise unsupported(self.source, "tokenizer_class", self.kind, f"not after open_clip's clean={asked_for!r}")
-        return BOTH[asked_for, of_class]
+        return COMBINED_CLEANINGS[asked_for, of_class]

@@ -18,7 +18,7 @@ from clip_jax.storage import paths
 from clip_jax.storage.lock import HEARTBEAT_TIMEOUT_S, STALE_AFTER_S, Busy, RunLock, machine_id, process_start_time
 from clip_jax.storage.record_fields import check_fields
 
-FOLDER = ".lease"
+LEASE_FOLDER = ".lease"
 HEARTBEAT_S = 10.0  # seconds between heartbeats
 POLL_S = 5.0  # seconds between checks for another holder's heartbeat
 
@@ -41,7 +41,7 @@ class Lease:
         clock: Callable[[], float] = time.time,
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
-        self.dir, self.folder = run_dir, run_dir / FOLDER
+        self.dir, self.folder = run_dir, run_dir / LEASE_FOLDER
         self.sleep, self.clock, self.heartbeat_s = sleep, clock, heartbeat_s
         self.number = 0
         self._owner_info = {

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from clip_jax.errors import UserError, parse_json, short
 
-FILE = ".lock"
+LOCK_FILE = ".lock"
 # environment variable in which a launcher passes its child the descriptors of held locks, separated by commas
 INHERITED = "CLIP_JAX_LOCK_FDS"
 HEARTBEAT_TIMEOUT_S = 60.0  # without a heartbeat for this long while we poll, a run on another host is dead
@@ -37,7 +37,7 @@ class RunLock:
     """
 
     def __init__(self, run_dir: Path) -> None:
-        self.path = run_dir / FILE
+        self.path = run_dir / LOCK_FILE
         self._file: IO[str] | None = None
 
     def acquire(self) -> None:
@@ -110,7 +110,7 @@ def request_stop(run_dir: Path) -> None:
     owner = RunLock(run_dir).owner()
     pid, host, began = owner.get("pid"), owner.get("host"), owner.get("began")
     if not isinstance(pid, int) or isinstance(pid, bool) or not 1 < pid < 2**31:
-        raise UserError(f"{run_dir}: is being trained, but its {FILE} does not name the process; stop it manually")
+        raise UserError(f"{run_dir}: is being trained, but its {LOCK_FILE} does not name the process; stop it manually")
     who = f"{run_dir}: is being trained by process {pid} on {short(host)}"
     if host != socket.gethostname() or owner.get("machine", machine_id()) != machine_id():
         raise UserError(field=str(run_dir), value=host, reason=who.partition(": ")[2], hint="cancel it there")
@@ -156,7 +156,7 @@ def process_start_time(pid: int) -> str | None:
 def is_held(run_dir: Path) -> bool:
     """Return whether a process holds the lock of ``run_dir``, as far as the file system can tell."""
     try:
-        with (run_dir / FILE).open("a+") as file:
+        with (run_dir / LOCK_FILE).open("a+") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

@@ -12,7 +12,7 @@ from typing import Any
 
 from clip_jax.errors import UserError, name_within, short
 
-LARGEST = 2**63  # an int64 column of a table holds less
+INT64_LIMIT = 2**63  # an int64 column of a table holds less
 Kind = str | dict[str, "Kind"] | list["Kind"]  # a key of `_IS`, the fields of an object, or the items of a list
 
 _NUMBER_COLUMNS = (
@@ -75,7 +75,7 @@ RESULT = ("state", "exit_reason", "final", "device", "versions", "evals", *_NUMB
 def _is_number(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
-    return abs(value) < LARGEST if isinstance(value, int) else math.isfinite(value)
+    return abs(value) < INT64_LIMIT if isinstance(value, int) else math.isfinite(value)
 
 
 _IS: dict[str, Callable[[Any], bool]] = {

@@ -23,7 +23,11 @@ TPU = PODS | {"accelerator": "tpu-v5p-slice", "devices_per_process": 4, "topolog
         ("slurm", {"setup": ["a\nb"]}, "resources.setup: one line each"),
         ("slurm", {"max_attempts": 0}, "resources.max_attempts=0"),
         ("slurm", {"poll_s": 0.0}, "resources.poll_s=0.0"),
-        ("local", {"runs_per_device": 2, "devices_per_process": 2}, "runs that share a GPU have one each"),
+        (
+            "local",
+            {"runs_per_device": 2, "devices_per_process": 2},
+            "resources.runs_per_device: with resources.devices_per_process above 1",
+        ),
         ("jobset", {}, "resources.image: engine='jobset' needs it"),
         ("jobset", {"image": "i", "claim": "c"}, "resources.mount: resources.claim needs it"),
         ("jobset", {"image": "i", "mount": "/m"}, "resources.claim: resources.mount needs it"),
