@@ -90,7 +90,7 @@ def find_processes(settings: DistributedConfig, environment: Mapping[str, str]) 
 
 @contextlib.contextmanager
 def initialized(settings: DistributedConfig, on_error: Callable[[BaseException], int]) -> Iterator[None]:
-    """Context in which ``jax.distributed`` is initialized; enter it before anything touches a device.
+    """Initialize ``jax.distributed`` for the duration of a context, which must be entered before devices are used.
 
     A single process loads no jax here. After an error the process exits at once with the code that ``on_error``
     returns, because waiting for the others, as a normal shutdown does, could take forever. The others exit by
