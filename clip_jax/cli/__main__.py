@@ -4,10 +4,8 @@ import sys
 
 from clip_jax.interrupts import listen
 
-if __name__ == "__main__":  # before the slow imports, during which an interrupt would be lost
-    listen()
+listen()  # before the slow imports
 
-from clip_jax.cli.main import main
+from clip_jax.cli.main import main  # noqa: E402
 
-if __name__ == "__main__":
-    sys.exit(main())
+sys.exit(main())
