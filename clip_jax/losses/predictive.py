@@ -68,8 +68,8 @@ def vocabulary_loss(
 
     Args:
       states, labels, weights: [B, R, D], int32 [B, R, L], float [B, R, L], split over the mesh by pairs.
-      mesh: the devices.
       head: kernel [D, V] and bias [V] (or None), replicated on every device.
+      mesh: the devices.
       chunk: rows of logits that a device computes at a time; 0 computes all.
     """
 

@@ -29,7 +29,7 @@ _CELL: dict[str, Kind] = {
     "depth": "whole", "params": "whole", "batch_size": "whole", "samples_seen": "whole", "flops": "number",
     "peak_lr": "number", "steps": "whole", "dropped": "text?",
 }  # fmt: skip
-_SPLIT: Kind = {"records": "whole", "digest": "text?"}  # drawn scenes have none
+_SPLIT: Kind = {"records": "whole", "digest": "text?"}  # rendered scenes have no digest
 _INPUTS: dict[str, Kind] = {"data": {"train": _SPLIT, "val": _SPLIT}, "tokenizer_sha256": "text"}  # `inputs`
 FIELDS: dict[str, dict[str, Kind]] = {
     "result.json": {
