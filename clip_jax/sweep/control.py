@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.errors import UserError
-from clip_jax.storage.paths import absolute, is_remote, scratch
+from clip_jax.storage.paths import absolute, is_remote, local_scratch
 from clip_jax.sweep.collect import cells_of
 from clip_jax.sweep.directory import config_in
 from clip_jax.sweep.launch.base import Engine, Job
@@ -72,7 +72,7 @@ def log_of(sweep_dir: Path, run: str) -> str:
     (job,) = jobs_named(sweep_dir, [run])
     last = submission(job.run_dirs[0])
     folders = {job.key, (last or {}).get("job", job.key)}  # a family's log lies with its first run
-    here = scratch(sweep_dir) / "runs"
+    here = local_scratch(sweep_dir) / "runs"
     found = (log for name in folders for log in (here / name / "logs").glob("attempt-*.log"))
     logs = sorted(found, key=lambda p: p.stat().st_mtime)
     if logs:

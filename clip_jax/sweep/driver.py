@@ -14,7 +14,7 @@ from clip_jax.config.sweep import SweepConfig
 from clip_jax.errors import UserError
 from clip_jax.scaling.data.runs_table import LR_CHECK, is_check
 from clip_jax.storage.json_files import read_json, write_json
-from clip_jax.storage.paths import absolute, exists, make, place
+from clip_jax.storage.paths import absolute, as_path, exists, mkdir
 from clip_jax.sweep.analysis.report import Echo, _needs_finished, report
 from clip_jax.sweep.batching import check_families, family_arguments, group_cells, keep_what_pays
 from clip_jax.sweep.collect import collect
@@ -51,7 +51,7 @@ def run_sweep(
       UserError: the directory belongs to another sweep, another driver is at work in it, the engine refused, or nothing
         finished.
     """
-    root = absolute(place(sweep_dir))
+    root = absolute(as_path(sweep_dir))
     check_families(config)
     plan = plan_of(config)
     engine = engine or open_engine(config, root)
@@ -65,7 +65,7 @@ def render(config: SweepConfig, sweep_dir: str | Path) -> str:
 
     Each run is shown in a job of its own: which of them form a family is timed when the sweep runs.
     """
-    root = absolute(place(sweep_dir))
+    root = absolute(as_path(sweep_dir))
     plan = plan_of(config)
     engine = open_engine(config, root)
     check_families(config)
@@ -135,7 +135,7 @@ class _Sweep:
         missing = [cell for cell in cells if not self._done(cell)]
         for cell in missing:
             (run_dir,) = (job := self._alone(cell)).run_dirs
-            make(run_dir)
+            mkdir(run_dir)
             write_json(run_dir / "request.json", to_dict(cell.config))
             if (why := left_out(job)) and why["reason"] != CANCELLED:
                 take_up(job)

@@ -16,7 +16,7 @@ from clip_jax.config.io import run_id, to_dict
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.errors import UserError
 from clip_jax.storage.json_files import read_lines, write_json
-from clip_jax.storage.paths import absolute, exists, make, place, write_text
+from clip_jax.storage.paths import absolute, as_path, exists, mkdir, write_text
 from clip_jax.sweep.directory import claim
 from clip_jax.sweep.launch.base import Engine, train_job
 from clip_jax.sweep.launch.reconcile import reconcile
@@ -41,7 +41,7 @@ def run_search(
     Raises UserError: another config's directory, a driver at work there, an engine that refused, or no setting that
     trained to the end.
     """
-    root = absolute(place(sweep_dir))
+    root = absolute(as_path(sweep_dir))
     engine = engine or open_engine(config, root)
     with contextlib.closing(claim(config, root)):
         trials: list[Trial] = []
@@ -89,7 +89,7 @@ def _train(config: SearchConfig, root: Path, engine: Engine, trials: list[Trial]
     jobs = []
     for run in (run for trial in trials for run in trial.runs):
         run_dir = root / "runs" / run_id(run)
-        make(run_dir)
+        mkdir(run_dir)
         write_json(run_dir / "request.json", to_dict(run))
         jobs.append(train_job(run_dir, stage if stage < run.steps else 0))
     reconcile(engine, jobs, config.resources.max_attempts, echo=echo)

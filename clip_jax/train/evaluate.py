@@ -11,7 +11,7 @@ from clip_jax.distributed.mesh import enable_compile_cache, make_mesh
 from clip_jax.errors import UserError
 from clip_jax.models.clip import build
 from clip_jax.models.execution import on_any_device
-from clip_jax.storage.paths import place
+from clip_jax.storage.paths import as_path
 from clip_jax.train.checkpoint import load_params
 from clip_jax.train.inputs import DATA, described, read_tokenizer, what_changed
 from clip_jax.train.loop import EvaluatorFactory, Rows
@@ -22,7 +22,7 @@ from clip_jax.train.run_directory import noted, read_config
 def evaluate_run(run_dir: str | Path, make_evaluator: EvaluatorFactory) -> Rows:
     """The rows of the run's own suite at its last checkpoint; writes nothing, and says where the held-out data
     is not what the run began with. Raises UserError when there is none, or its files were changed."""
-    root = place(run_dir)
+    root = as_path(run_dir)
     config = read_config(root)
     if config is None:
         raise UserError(f"{root}: holds no run (no config.json)")

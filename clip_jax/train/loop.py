@@ -22,12 +22,17 @@ from clip_jax.data.sources.base import Source
 from clip_jax.data.tokenizers.learned_bpe import Tokenizer
 from clip_jax.distributed.cluster import check_devices
 from clip_jax.distributed.mesh import InFlight, check_batch, enable_compile_cache, make_mesh
-from clip_jax.distributed.processes import everywhere, lost_another, on_first, told_by_first
+from clip_jax.distributed.processes import (
+    all_processes,
+    broadcast_from_process_zero,
+    is_lost_process,
+    run_on_process_zero,
+)
 from clip_jax.errors import UserError
 from clip_jax.finite import NotFinite
-from clip_jax.models.clip import Built, build
+from clip_jax.models.clip import AbstractModel, build
 from clip_jax.optim.optimizer import make_optimizer
-from clip_jax.storage.paths import exists, scratch
+from clip_jax.storage.paths import exists, local_scratch
 from clip_jax.train.anomalies import Detours, Fault, Feed
 from clip_jax.train.checkpoint import Checkpoints
 from clip_jax.train.inputs import (
@@ -55,7 +60,7 @@ __all__ = ["Diverged", "Start", "train", "training_flops"]
 
 Rows = list[dict[str, Any]]
 # (config, built, mesh, held-out source, tokenizer) -> (parameters -> rows); see evals.suite.make_evaluator
-EvaluatorFactory = Callable[[RunConfig, Built, Mesh, Source, Tokenizer], Callable[[Any], Rows]]
+EvaluatorFactory = Callable[[RunConfig, AbstractModel, Mesh, Source, Tokenizer], Callable[[Any], Rows]]
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ class Ground:
     """What a run stands on, and writes nothing of: devices, data, the model's structure."""
 
     mesh: Mesh
-    built: Built
+    built: AbstractModel
     source: Source
     held_out: Source
     notes: list[str]
@@ -129,7 +134,7 @@ def train(
       stop_after: end after so many steps with a checkpoint, as a job with a time limit would.
       progress: show a progress line on stderr.
       profile: trace the steps after the first number up to the second, into ``RUN_DIR/profile``
-        (of one in a bucket: `places.scratch`).
+        (of one in a bucket: `paths.local_scratch`).
 
     Raises:
       UserError: bad data, a full disk, a directory of another run or in use, a loss that is not finite.
@@ -138,7 +143,7 @@ def train(
     writer = jax.process_index() == 0
     record = Record(run_dir, config, writer=writer)
     config = record.config  # as it began
-    if told_by_first(record.result() is not None) and (done := record.result()) is not None:
+    if broadcast_from_process_zero(record.result() is not None) and (done := record.result()) is not None:
         return done
     with clock.measure("start"):
         ground = open_ground(config, may_share=record.may_share)
@@ -161,7 +166,7 @@ def attempt(
 ) -> Iterator[Run]:
     """One attempt: the directory is locked and all is open that training needs; a bad end is noted in the record."""
     with contextlib.closing(record.lock):
-        on_first(lambda: record.begin(config.steps))
+        run_on_process_zero(lambda: record.begin(config.steps))
         if not exists(record.dir / "config.json"):
             raise UserError(
                 f"{record.dir}: process 0 made it, but it is not there; use a file system all processes share"
@@ -172,9 +177,9 @@ def attempt(
                 raise UserError("init_from: needs train(..., start_from=clip_jax.inference.start_from)")
             begin = functools.cache(lambda: start_from(config) if start_from and config.init_from.source else None)
             with clock.measure("start"):
-                on_first(lambda: hold_data(record, ground.data))
+                run_on_process_zero(lambda: hold_data(record, ground.data))
                 told = record.read_status().get(DATA)
-                if not everywhere(not any(what_changed(told, ground.data, split) for split in SPLITS)):
+                if not all_processes(not any(what_changed(told, ground.data, split) for split in SPLITS)):
                     raise UserError(f"{record.dir}: not all processes read the same data (data.paths)")
                 for note in ground.notes:
                     record.event("data", reason=note)
@@ -186,11 +191,11 @@ def attempt(
             with (
                 contextlib.closing(mirror),
                 Checkpoints(record.dir, config.checkpoint_every) as checkpoints,
-                contextlib.closing(Profiler(scratch(record.dir / "profile"), profile)) as profiler,
+                contextlib.closing(Profiler(local_scratch(record.dir / "profile"), profile)) as profiler,
             ):
                 yield Run(config, ground, tokenizer, evaluate, record, mirror, checkpoints, profiler, clock, begin)
         except BaseException as error:
-            state = "stopped" if lost_another(error) or isinstance(error, KeyboardInterrupt) else "failed"
+            state = "stopped" if is_lost_process(error) or isinstance(error, KeyboardInterrupt) else "failed"
             record.end(state, f"{type(error).__name__}: {error}".splitlines()[0])
             raise
 
@@ -203,12 +208,12 @@ def _tokenizer(config: RunConfig, source: Source, record: Record, begin: Begin) 
     """The run's vocabulary: that of a text tower taken over, else learned at the first start; then read back."""
     path = record.dir / "tokenizer.json"
 
-    if not told_by_first(exists(path)):
+    if not broadcast_from_process_zero(exists(path)):
         given = begin()  # on every process, since reading a run's checkpoint is a collective operation
         own = given.tokenizer if given else None
-        on_first(lambda: (own or learn_tokenizer(config, source)).save(path))
+        run_on_process_zero(lambda: (own or learn_tokenizer(config, source)).save(path))
     tokenizer = read_tokenizer(record.dir, config.model)
-    on_first(lambda: record.note_input(TOKENIZER, file_sha256(path)))
+    run_on_process_zero(lambda: record.note_input(TOKENIZER, file_sha256(path)))
     return tokenizer
 
 
@@ -239,7 +244,7 @@ class Run:
     def start(self, *, show: bool, feed: Feed | None = None) -> None:
         """All but the state: records cut back to it, batches (those of ``feed``, if given), the meter."""
         with self.clock.measure("start"):
-            on_first(lambda: self.record.cut_back(self.step))
+            run_on_process_zero(lambda: self.record.cut_back(self.step))
             self.detours = Detours(self.record.events())
             rows = self.record.rows("metrics.jsonl")
             self.feed = feed or Feed(self.config, self.ground.source, self.tokenizer, self.detours, self.step)
@@ -365,7 +370,7 @@ class Run:
                 to=self.step,
                 data_offset=offset,
             )
-            on_first(lambda: self.record.cut_back(self.step))
+            run_on_process_zero(lambda: self.record.cut_back(self.step))
         self.meter.go_on_from(self.step)
 
     def end(self, stop: StopRequest) -> dict[str, Any]:
@@ -390,7 +395,7 @@ class Run:
     def _finished(self) -> dict[str, Any]:
         measured = [r for r in self.record.rows("evals.jsonl") if r["step"] == self.step]
         self.save()
-        rows = measured if told_by_first(bool(measured)) else self._evaluate()
+        rows = measured if broadcast_from_process_zero(bool(measured)) else self._evaluate()
         with self.clock.measure("checkpoint"):
             self.checkpoints.wait()
         cost = getattr(self.evaluator, "flops", 0.0)

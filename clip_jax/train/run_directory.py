@@ -3,7 +3,7 @@
 ``config.json`` never changes, ``status.json`` and ``result.json`` are replaced whole, ``*.jsonl`` only grow (`lines`).
 When a run resumes, ``metrics.jsonl`` and ``evals.jsonl`` are cut back to the checkpoint's step; ``events.jsonl``
 (attempts, faults, rollbacks) never is. The checkpoints are `checkpoint.py`'s. The directory may lie in a bucket
-(`places`).
+(`storage.paths`).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from clip_jax._moved import names_of
 from clip_jax.config import RunConfig
 from clip_jax.config.io import as_begun, from_dict, run_id, to_dict
 from clip_jax.errors import ConfigError, UserError
-from clip_jax.storage.json_files import flat, lines_text, parse_lines, read_json, read_lines, write_json
-from clip_jax.storage.jsonl import Lines
+from clip_jax.storage.json_files import flatten, lines_text, parse_lines, read_json, read_lines, write_json
+from clip_jax.storage.jsonl import JsonlWriter
 from clip_jax.storage.lease import open_lock
-from clip_jax.storage.lock import Busy, wait_for_silence
-from clip_jax.storage.paths import disk_errors, exists, is_remote, make, names, place
+from clip_jax.storage.lock import Busy, wait_until_silent
+from clip_jax.storage.paths import as_path, disk_errors, exists, is_remote, list_names, mkdir
 
 HEARTBEAT_S = 5.0
 INPUTS = ("data", "tokenizer_sha256")  # of status.json: what the run began with (`inputs`); no attempt changes them
@@ -40,7 +40,7 @@ __getattr__ = names_of(__name__, "storage.json_files")
 def checkpoints_in(run_dir: Path) -> list[int]:
     """The steps of its whole checkpoints, rising. One being written has another name, and in a bucket no mark."""
     folder = run_dir / "checkpoints"
-    steps = sorted(int(name) for name in names(folder) if name.isdecimal())
+    steps = sorted(int(name) for name in list_names(folder) if name.isdecimal())
     return [s for s in steps if not is_remote(folder) or exists(folder / str(s) / COMMITTED)]
 
 
@@ -72,7 +72,7 @@ def read_config(run_dir: Path) -> RunConfig | None:
         return config
     reason = f"it was changed: its id is {run_id(config)}, the run's {told['run_id']}"
     with contextlib.suppress(ConfigError, TypeError, KeyError, StopIteration):  # only result.json holds the config
-        old, new = (flat(to_dict(c)) for c in (from_dict(RunConfig, told["config"]), config))
+        old, new = (flatten(to_dict(c)) for c in (from_dict(RunConfig, told["config"]), config))
         name = next(n for n in sorted(old) if old[n] != new[n])
         reason += f"; {name} is {new[name]!r}, it was {old[name]!r}"
     hint = "put it back as it was; another config is another run"
@@ -92,13 +92,13 @@ class Record:
         """
         self.family_id: str | None = family[0] if family else None
         self.sharing = family[1] if family else 1
-        self.dir = place(run_dir)
+        self.dir = as_path(run_dir)
         self.writer = writer
         self.config = config
         self.started = time.monotonic()
         self.last_beat = -math.inf
         self.lock = open_lock(self.dir)
-        self.lines = Lines(self.dir)
+        self.lines = JsonlWriter(self.dir)
         if not is_remote(self.dir) and self.dir.exists() and not self.dir.is_dir():
             raise UserError(f"{self.dir}: is a file; a run needs a directory")
         self.run_id = self._check_config()
@@ -113,7 +113,7 @@ class Record:
         if first is None:
             return run_id(self.config)
         self.config = as_begun(self.config, first)
-        old, new = flat(to_dict(first)), flat(to_dict(self.config))
+        old, new = flatten(to_dict(first)), flatten(to_dict(self.config))
         for name in sorted(old.keys() | new.keys()):
             if not _is_placement(name) and old.get(name) != new.get(name):
                 raise UserError(
@@ -158,13 +158,13 @@ class Record:
             return
         with disk_errors(self.dir):
             try:
-                make(self.dir)
+                mkdir(self.dir)
             except (FileExistsError, NotADirectoryError, PermissionError) as error:
                 raise UserError(f"{self.dir}: cannot make this directory ({error.strerror})") from None
             self._refuse_late_start()
             self.lock.acquire()
         if not is_remote(self.dir):  # a lease reaches everywhere
-            wait_for_silence(self.dir, self.read_status)
+            wait_until_silent(self.dir, self.read_status)
         self._look_back()
         self.status |= {
             "run_id": self.run_id,

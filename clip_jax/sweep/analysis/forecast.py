@@ -1,4 +1,4 @@
-"""A sweep's forecast of a budget it has not trained: registered before, graded after (`scaling.registration`)."""
+"""A sweep's forecast of a budget it has not trained: registered before, graded after (`scaling.planning.preregistration`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clip_jax.errors import UserError
 from clip_jax.scaling.data.chance import chance_beside
 from clip_jax.scaling.planning.preregistration import ON_BUDGET, grade, preregister
 from clip_jax.storage.json_files import read_json, write_json
-from clip_jax.storage.paths import exists, place, read_text
+from clip_jax.storage.paths import as_path, exists, read_text
 from clip_jax.sweep.collect import collect
 from clip_jax.sweep.control import sweep_config_of
 from clip_jax.sweep.plan import make_cell, plan_of
@@ -33,12 +33,12 @@ def register_forecast(sweep_dir: str | Path, target: float) -> str:
       A text: the forecast, its band, and the command that trains its runs.
 
     Raises:
-      UserError: one is registered already, and as `scaling.registration.preregister`.
+      UserError: one is registered already, and as `scaling.planning.preregistration.preregister`.
     """
     import pandas as pd
 
     enable_compile_cache()
-    root = place(sweep_dir)
+    root = as_path(sweep_dir)
     config = sweep_config_of(root)
     path = root / REGISTERED
     if exists(path):
@@ -71,7 +71,7 @@ def grade_forecast(sweep_dir: str | Path) -> str:
     from clip_jax.scaling.report.figures.files import write_figure
     from clip_jax.scaling.report.figures.forecast import draw_forecast
 
-    root = place(sweep_dir)
+    root = as_path(sweep_dir)
     sweep_config_of(root)  # a search has no forecast
     registered = read_json(root / REGISTERED)
     if registered is None:

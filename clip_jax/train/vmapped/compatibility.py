@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from clip_jax.config import RunConfig
 from clip_jax.config.io import run_id, to_dict
 from clip_jax.errors import UserError
-from clip_jax.storage.json_files import flat
+from clip_jax.storage.json_files import flatten
 
 # Numbers that a program of several runs holds as arrays, one entry a run. All else is the same for the whole family.
 MAY_DIFFER = (
@@ -23,7 +23,7 @@ NO_NUMBER = ("wandb", "data.workers", "data.threads")  # change none of a run's 
 
 def shared_fields(config: RunConfig) -> dict[str, object]:
     """Every field that must be equal in a family, by dotted name."""
-    return {name: value for name, value in flat(to_dict(config)).items() if name not in MAY_DIFFER + NO_NUMBER}
+    return {name: value for name, value in flatten(to_dict(config)).items() if name not in MAY_DIFFER + NO_NUMBER}
 
 
 def shape_key(config: RunConfig) -> str:
