@@ -1,4 +1,4 @@
-"""A sweep's forecast of a budget it has not trained: registered before, graded after (`scaling.planning.preregistration`)."""
+"""A sweep's forecast of a budget it has not trained: registered before, graded after."""
 
 from __future__ import annotations
 
