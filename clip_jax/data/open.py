@@ -1,4 +1,4 @@
-"""Open the source that a config names, and its two splits."""
+"""Open the training and held-out sources that a config describes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,18 @@ from clip_jax.errors import ConfigError, UserError
 
 
 def open_source(config: DataConfig, split: str, image_size: int) -> Source:
-    """The records of ``split`` (train | val), all ``data.paths`` joined; held-out ones of ``data.val_paths``, if given,
-    or that part of the training split that ``data.val_fraction`` says.
+    """Open one split of ``data.paths``, concatenated.
 
-    Raises UserError naming the file or field when something is missing or malformed.
+    The held-out split is read from ``data.val_paths`` if set, or is the fraction ``data.val_fraction`` of the training
+    split.
+
+    Args:
+      config: the ``data`` section of a run.
+      split: ``train`` or ``val``.
+      image_size: pixels per side that the scenes source renders.
+
+    Raises:
+      UserError: a file or field is missing or malformed; the message names it.
     """
     if config.source == "scenes":
         from clip_jax.data.scenes.scenes import ScenesSource
@@ -44,15 +52,15 @@ def open_source(config: DataConfig, split: str, image_size: int) -> Source:
 
 
 def open_splits(config: DataConfig, image_size: int, *, may_share: bool = False) -> tuple[Source, Source]:
-    """The training and the held-out records.
+    """Open the training and the held-out source.
 
     Args:
-      config: where they are.
-      image_size: pixels a side of what the scenes source renders.
-      may_share: let both be read from one file, as a run does that began when that was not refused.
+      config: the ``data`` section of a run.
+      image_size: pixels per side that the scenes source renders.
+      may_share: allow both to read the same file, for runs that began before this was refused.
 
     Raises:
-      UserError: as `open_source`; or the held-out records are training records too.
+      UserError: as `open_source`; or held-out records are also training records.
     """
     train, held_out = (open_source(config, split, image_size) for split in ("train", "val"))
     shared = train.files & held_out.files
@@ -65,7 +73,7 @@ def open_splits(config: DataConfig, image_size: int, *, may_share: bool = False)
 
 
 def notes_of(config: DataConfig, train: Source, held_out: Source) -> list[str]:
-    """What a user should know of the data at the start of a run, a line each."""
+    """Return the lines about the data that a run prints at its start."""
     lines = list(dict.fromkeys((*train.notes, *held_out.notes)))
     if config.val_fraction:
         both = len(train) + len(held_out) if not config.unique_samples else None

@@ -1,6 +1,6 @@
-"""The transfer benchmark: a suite of sets, each measured by zero-shot, probe, few-shot, neighbours or retrieval.
+"""The transfer benchmark: a suite of sets, each with zero-shot, linear probe, few-shot, k-NN or retrieval.
 
-One result a (set, task), in a file of its own, so that an interrupted benchmark goes on where it stopped.
+Each (set, task) has its own result file, so an interrupted benchmark resumes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ DRAWS = 5
 
 
 class Model(Protocol):
-    """What the benchmark needs of a model; `loading.LoadedModel` is one."""
+    """What the benchmark needs of a model; `inference.LoadedModel` is one."""
 
     name: str
     digest: str
@@ -49,7 +49,7 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Entry:
-    """One set of a suite: where it lies, which prompts and metric it takes, which tasks it is for."""
+    """One set of a suite: its path, prompts, metric, splits and tasks."""
 
     name: str
     path: str
@@ -64,15 +64,20 @@ class Entry:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The tasks this set is for."""
+        """The tasks that this set is used for."""
         every = TASKS[:-1] if self.kind == "classification" else TASKS[-1:]
         return tuple(t for t in every if t in self.only or not self.only)
 
 
 def read_suite(name: str, data: str | None) -> list[Entry]:
-    """``paper27`` and ``poster`` look for DATA/SETNAME; anything else is a JSON file that lists its sets.
+    """Return the sets of a suite.
 
-    Raises UserError, one line, naming the field that is wrong.
+    Args:
+      name: ``paper27`` or ``poster``, whose sets are DATA/SETNAME; or a JSON file that lists its sets.
+      data: folder of the sets; for a JSON file by default its field ``data``, or its own folder.
+
+    Raises:
+      UserError: one line naming the field that is wrong.
     """
     if name in prompts.SUITES:
         if data is None:
@@ -118,7 +123,7 @@ def read_suite(name: str, data: str | None) -> list[Entry]:
 
 
 def _check_texts(path: Path, entry: Entry) -> None:
-    """Raises UserError for a field of a suite's entry that is no text, or a name that would leave its folder."""
+    """Check an entry's text fields; raise UserError if one is not a text, or is a name that would leave its folder."""
     for field in ("kind", "prompts", "metric", "train_split", "val_split", "test_split"):
         if not isinstance(getattr(entry, field), str):
             raise UserError(f"{path}: set {short(entry.name)}: {field} must be a text", field=field)
@@ -129,7 +134,7 @@ def _check_texts(path: Path, entry: Entry) -> None:
 
 
 def fingerprint(path: Path) -> str:
-    """Changes when a file of the folder does: names, sizes and times."""
+    """Return a hash of the names, sizes and modification times of a folder's files."""
     sha = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
         stat = file.stat()
@@ -138,7 +143,10 @@ def fingerprint(path: Path) -> str:
 
 
 def embedded(model: Model, split: Split, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings and features of these pictures. Raises UserError naming the first that cannot be read or embedded."""
+    """Return embeddings [N, E] and features [N, D] of the images of ``rows``.
+
+    Raises UserError naming the first image that cannot be read or has a non-finite result.
+    """
     try:
         found = model.embed_and_features(split.pixels(model.preprocess, rows))
         for what, values in zip(("embedding", "features"), found, strict=True):
@@ -149,7 +157,7 @@ def embedded(model: Model, split: Split, rows: np.ndarray) -> tuple[np.ndarray, 
 
 
 class Bench:
-    """One model, one folder of results and cached features."""
+    """A benchmark of one model, with a folder of results and cached features."""
 
     def __init__(
         self, model: Model, out: Path, *, limit: int = 0, seed: int = 0, echo: Callable[[str], None] = print
@@ -185,7 +193,7 @@ class Bench:
         return np.linspace(0, count - 1, self.limit).round().astype(int)
 
     def features(self, path: str, split_name: str, open_split: Callable[[], Split]) -> dict[str, np.ndarray]:
-        """``embeddings`` [N, E], ``features`` [N, D], ``labels`` [N] of one split, from the cache if they are there."""
+        """Return ``embeddings`` [N, E], ``features`` [N, D] and ``labels`` [N] of a split, from the cache if present."""
 
         def make() -> dict[str, np.ndarray]:
             split = open_split()
@@ -200,7 +208,7 @@ class Bench:
         return found
 
     def run(self, entry: Entry, task: str) -> list[Result]:
-        """The results of one (set, task), from its file if nothing they depend on has changed."""
+        """Return the results of one (set, task), from its file if nothing that they depend on has changed."""
         what = {k: v for k, v in asdict(entry).items() if k != "only"}  # says whether, not what, is measured
         key = self._key(fingerprint(Path(entry.path)), what, task, self.seed)
         path = self.out / f"{entry.name}_{task}.json"
@@ -278,9 +286,10 @@ class Bench:
 def class_prompts(
     entry: Entry, data: LabelledSet, echo: Callable[[str], None] = lambda _: None
 ) -> tuple[list[list[str]], str]:
-    """Prompts class by class, and the metric; ``echo`` is told what stands on numbers or has no name.
+    """Return the prompts of each class, and the metric.
 
-    Raises UserError when nothing says how to name the classes, or when the set's names and the prompts' do not pair.
+    ``echo`` is called with warnings: classes matched by number, classes without a name. Raises UserError when nothing
+    names the classes, or when the set's names do not match the prompts'.
     """
     known = prompts.prompt_set(entry.prompts) if entry.prompts else None
     names = (known.classes if known else ()) or data.class_names
@@ -302,7 +311,7 @@ def class_prompts(
 
 
 def classifier(model: Model, texts: list[list[str]]) -> np.ndarray:
-    """Prompts class by class -> [C, E]: normalised, averaged, normalised (Radford et al., 2021, section 3.1.4)."""
+    """Return zero-shot weights [C, E] of prompts by class: normalize, average, normalize (Radford et al., 2021)."""
     asked = [p for prompts_of in texts for p in prompts_of]
     flat = finite_rows(model.embed_texts(asked), "embedding", lambda row: repr(asked[row]))
     parts = np.split(flat, np.cumsum([len(p) for p in texts])[:-1])
@@ -314,9 +323,21 @@ def run_suite(
     model: Model, suite: str, out: str | Path, *, data: str | None = None, tasks: tuple[str, ...] = TASKS,
     limit: int = 0, seed: int = 0, echo: Callable[[str], None] = print,
 ) -> list[Result]:  # fmt: skip
-    """Measure a model on a suite; writes one JSON a (set, task), ``results.json`` and ``results.csv``.
+    """Evaluate a model on a suite; write one JSON per (set, task), ``results.json`` and ``results.csv``.
 
-    A set that is not there is said and passed over. Raises UserError when none is there, or a file is broken.
+    Sets that do not exist are reported and skipped.
+
+    Args:
+      model: the model.
+      suite, data: see `read_suite`.
+      out: folder of the results.
+      tasks: those of `TASKS` to run.
+      limit: maximum number of images per split, evenly spaced; 0 takes all.
+      seed: of validation splits and few-shot draws.
+      echo: called with progress lines.
+
+    Raises:
+      UserError: none of the sets exists, or a file is malformed.
     """
     entries = read_suite(suite, data)
     for task in tasks:

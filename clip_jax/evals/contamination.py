@@ -1,4 +1,4 @@
-"""How much of an evaluation set was trained on, and the accuracy without it (Radford et al., 2021, section 5)."""
+"""Contamination: evaluation images that were trained on, and accuracy without them (Radford et al., 2021)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHOWN = 5
 
 
 def _pictures(path: Path, split: str) -> tuple[int, Callable[[int], Any], Callable[[int], str]]:
-    """Pictures with captions, labels or neither: how many, and the picture and name of each."""
+    """Open images with captions, labels or neither: their number, and functions of position to image and name."""
     if not path.exists():
         raise UserError(f"{path}: no such folder")
     if holds_shards(path):
@@ -32,7 +32,7 @@ def _pictures(path: Path, split: str) -> tuple[int, Callable[[int], Any], Callab
 
 
 def _hashes(path: Path, split: str) -> tuple[np.ndarray, Callable[[int], str], int]:
-    """Hashes of all pictures that can be read, names by position, and how many could not."""
+    """Hash all readable images: uint64 [N], a function of position to name, and the number of unreadable ones."""
     count, picture, name = _pictures(path, split)
     values, kept = [], []
     for i in range(count):
@@ -50,10 +50,19 @@ def overlap_report(
     train: str | Path, evals: str | Path, model: transfer.Model | None = None, *, max_distance: int = 6,
     train_split: str = "train", eval_split: str = "test", pair: str = "name",
 ) -> str:  # fmt: skip
-    """A report for people: how many evaluation pictures have a near-duplicate, the nearest few, and, with a model, its
-    zero-shot accuracy on all of the set, on the clean part and on the overlap. ``pair`` is as in `open_labelled`.
+    """Report near-duplicates of an evaluation set in the training set, for people.
 
-    Raises UserError when a folder, a split or the class names are missing, or an evaluation picture cannot be read.
+    With a model, also its zero-shot accuracy on the whole set, on the clean part and on the overlap.
+
+    Args:
+      train, evals: folders of the two sets.
+      model: or None.
+      max_distance: Hamming distance of hashes, 0 to 64 bits.
+      train_split, eval_split: splits to compare.
+      pair: as in `open_labeled`.
+
+    Raises:
+      UserError: a folder, a split or the class names are missing, or an evaluation image cannot be read.
     """
     if not 0 <= max_distance <= 64:
         raise UserError(f"--max-distance={max_distance}: must lie between 0 and 64 bits")

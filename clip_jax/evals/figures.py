@@ -1,7 +1,7 @@
 """Figures of a transfer benchmark, from a table of accuracies (`evals.results.read_results`).
 
-Sets are named as ``{title: (measured with its prompt ensemble, with a single prompt)}``: two names in the column
-``dataset``, of which a table may lack one.
+Sets are given as ``{title: (name with a prompt ensemble, name with a single prompt)}``: two values of the column
+``dataset``, of which the table may lack one.
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ TICKS = (1, 2, 4, 8, 16)
 
 
 def zero_shot(table: pd.DataFrame, sets: Sets) -> Any:
-    """Zero-shot accuracy with a prompt ensemble and with a single prompt: each number with its 95 % interval, its
-    pictures, and chance. One part a model.
+    """Plot zero-shot accuracy with a prompt ensemble and with a single prompt: 95 % interval, image count, chance.
 
-    Raises NotDrawn when no set was measured.
+    One panel per model. Raises NotDrawn when none of the sets was measured.
     """
     from matplotlib import rc_context
 
@@ -73,10 +72,11 @@ def _intervals(axis: Any, found: Mapping[str, dict[str, Any]]) -> None:
 
 
 def shots(table: pd.DataFrame, sets: Sets) -> Any:
-    """Accuracy of probes over examples a class, against zero-shot, which has none: a panel a set, one part a model.
+    """Plot accuracy of probes over examples per class, with zero-shot for comparison: a panel per set, a part per
+    model.
 
-    Few-shot probes: the mean, with the lowest and highest draw; *all* is the linear probe on the whole training split,
-    with its 95 % interval; so is the band of zero-shot. Raises NotDrawn when no set was measured.
+    Few-shot probes: mean, lowest and highest draw. *all* is the linear probe on the whole training split; it and
+    zero-shot have 95 % intervals. Raises NotDrawn when none of the sets was measured.
     """
     from matplotlib import rc_context
 
@@ -110,7 +110,7 @@ def shots(table: pd.DataFrame, sets: Sets) -> Any:
 
 
 def _legend(figure: Any, axes: list[Any]) -> None:
-    """Each label once, under the figure."""
+    """Draw each label once, below the figure."""
     handles = {label: h for a in axes for h, label in zip(*a.get_legend_handles_labels(), strict=True)}
     figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=min(len(handles), 6))
 

@@ -1,8 +1,8 @@
-"""Logistic regression on frozen features, by L-BFGS on the device, every regularisation strength at once.
+"""Logistic regression on frozen features by L-BFGS on the device, for many regularization strengths at once.
 
-The objective is scikit-learn's: the sum of cross-entropies plus λ/2 times the squared weights, the intercept free
-(its C is 1/λ). Where a picture may show several classes, each class is a yes-or-no question of its own, as in
-scikit-learn's one-versus-rest. The search for λ is that of Radford et al., 2021, appendix A.3.
+The objective is scikit-learn's: the sum of cross-entropies plus λ/2 times the squared weights, without a penalty on the
+intercept (its C is 1/λ). For multi-label sets, each class is a binary problem, as in scikit-learn's one-versus-rest. λ
+is searched as in Radford et al., 2021, appendix A.3.
 """
 
 from __future__ import annotations
@@ -26,8 +26,11 @@ MEMORY = 10  # pairs that L-BFGS keeps, as scipy does
 
 @dataclass(frozen=True)
 class Probe:
-    """Fits for K strengths: ``weights`` [K, D, C], ``bias`` [K, C], ``l2`` [K], ``objective`` [K] (mean per example),
-    ``iterations`` [K], ``converged`` bool [K]. All float64 on the host."""
+    """Fits for K strengths, float64 on the host.
+
+    ``weights`` [K, D, C], ``bias`` [K, C], ``l2`` [K], ``objective`` [K] (mean per example), ``iterations`` [K],
+    ``converged`` bool [K].
+    """
 
     weights: np.ndarray
     bias: np.ndarray
@@ -37,12 +40,20 @@ class Probe:
     converged: np.ndarray
 
     def scores(self, features: np.ndarray) -> np.ndarray:
-        """[N, D] -> [K, N, C]."""
+        """Return the logits of features [N, D] for each strength: [K, N, C]."""
         return features.astype(self.weights.dtype) @ self.weights + self.bias[:, None]
 
 
 def objective(weights: Any, bias: Any, features: Any, labels: Any, l2: Any) -> Any:
-    """Mean cross-entropy plus λ/2N · |W|², nats: [D, C], [C], [N, D], int [N] or bool [N, C], [] -> []."""
+    """Return the mean cross-entropy plus λ/2N · |W|² in nats.
+
+    Args:
+      weights: [D, C].
+      bias: [C].
+      features: [N, D].
+      labels: int [N] or bool [N, C].
+      l2: scalar λ.
+    """
     logits = features @ weights + bias[None]
     if labels.ndim == 2:
         losses = jnp.sum(jax.nn.softplus(jnp.where(labels, -logits, logits)), axis=1)
@@ -89,7 +100,7 @@ def fit_probe(
     features: np.ndarray, labels: np.ndarray, classes: int, l2: np.ndarray, *, tolerance: float = 1e-7,
     max_iterations: int = 1000, together: bool | None = None,
 ) -> Probe:  # fmt: skip
-    """Fit K probes in one call: nearly there in float32, the rest of the way in float64.
+    """Fit K probes in one call: first in float32, then to the tolerance in float64.
 
     Args:
       features: [N, D].
@@ -97,9 +108,9 @@ def fit_probe(
       classes: C.
       l2: [K] strengths λ.
       tolerance: of the largest entry of the mean objective's gradient.
-      max_iterations: of either part; a fit that reaches it is returned as it stands, not converged.
-      together: all strengths abreast (best on an accelerator) or one after the other (best on a CPU, where a batch
-        that waits for its slowest member only costs time); by default as the device is.
+      max_iterations: of each of the two stages; a fit that reaches it is returned as it is, not converged.
+      together: fit all strengths in one vmapped batch (best on an accelerator) or in sequence (best on a CPU, where a
+      batch that waits for its slowest member only costs time); None chooses by the device.
     """
     together = jax.default_backend() != "cpu" if together is None else together
     shape = (len(l2), features.shape[1], classes)
@@ -123,10 +134,11 @@ def fit_probe(
 def search_l2(
     train: tuple[np.ndarray, np.ndarray], val: tuple[np.ndarray, np.ndarray], classes: int
 ) -> tuple[float, dict[float, float]]:
-    """The paper's search: seven strengths two decades apart, then half the step around the best until an eighth of one.
+    """Search λ as in the paper: seven strengths two decades apart, then halve the step around the best down to 1/8
+    decade.
 
-    Returns the best λ of `GRID` by validation accuracy (of several classes a picture, by 11-point mAP; the stronger of
-    equals) and all that were seen.
+    Returns the best λ of `GRID` by validation accuracy (multi-label: 11-point mAP; ties go to the larger λ), and the
+    score of each λ that was tried.
     """
     seen: dict[int, float] = {}
 
@@ -152,8 +164,11 @@ def _quality(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 def split(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (train, validation), ``share`` of each class in validation, at least one where a class has two; of
-    several classes a picture, ``share`` of the pictures."""
+    """Return indices of a stratified split (train, validation) with ``share`` of each class in validation.
+
+    A class with at least two examples has at least one in validation. Multi-label sets are split without
+    stratification.
+    """
     rng = np.random.default_rng(seed)
     if labels.ndim == 2:
         rows = rng.permutation(len(labels))
@@ -171,9 +186,18 @@ def linear_probe(
     train: tuple[np.ndarray, np.ndarray], test_features: np.ndarray, classes: int, *,
     val: tuple[np.ndarray, np.ndarray] | None = None, val_share: float = 0.2, seed: int = 0,
 ) -> tuple[np.ndarray, float]:  # fmt: skip
-    """Search λ on a validation split (given, or cut from train), refit on both, score the test set.
+    """Search λ on a validation split, refit on training and validation data, score the test set.
 
-    Features [N, D] with labels int [N] or bool [N, C] -> scores [M, C] and the chosen λ.
+    Args:
+      train: features [N, D] and labels int [N] or bool [N, C].
+      test_features: [M, D].
+      classes: C.
+      val: features and labels of a validation split; None cuts ``val_share`` from ``train``.
+      val_share: share of the training examples.
+      seed: of that cut.
+
+    Returns:
+      Scores [M, C] and the chosen λ.
     """
     if val is None:
         first, second = split(train[1], val_share, seed)

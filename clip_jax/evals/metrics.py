@@ -1,4 +1,4 @@
-"""What the paper's data sets are scored by. Arrays in, numbers out."""
+"""Metrics of the paper's data sets. Arrays in, numbers out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def clopper_pearson(share: float, count: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The exact interval of a proportion (Clopper & Pearson, 1934). Always holds at least the stated share."""
+    """Return the exact confidence interval of a proportion (Clopper & Pearson, 1934); coverage is at least nominal."""
     from scipy.stats import beta
 
     hits, tail = round(share * count), (1 - confidence) / 2
@@ -18,25 +18,26 @@ def clopper_pearson(share: float, count: int, confidence: float = 0.95) -> tuple
 
 
 def as_own(scores: np.ndarray) -> np.ndarray:
-    """Scores of what should win: one that is not finite is -inf, which never does (`label_ranks` and its like)."""
+    """Return scores of the correct answers, non-finite ones replaced by -inf, which never wins (`label_ranks` etc.)."""
     return np.where(np.isfinite(scores), scores, -np.inf)
 
 
 def as_rival(scores: np.ndarray) -> np.ndarray:
-    """Scores of what should lose: one that is no number is +inf, ahead of everything."""
+    """Return scores of the wrong answers, NaN replaced by +inf, which beats everything."""
     return np.where(np.isnan(scores), np.inf, scores)
 
 
 def label_ranks(scores: np.ndarray, labels: np.ndarray, alike: np.ndarray | None = None) -> np.ndarray:
-    """How many classes are as good as the label's or better: int [N], 0 where it is first.
+    """Return the rank of each label's score, int [N]: 0 if it is the highest.
 
-    Equal scores count against the label, so that a constant model scores nothing, and so does what is not finite.
+    Ties count against the label, so a constant model scores nothing; so do non-finite scores.
 
     Args:
       scores: [N, C]; -inf is never predicted.
       labels: int [N].
-      alike: int [C], the first class that has the same prompts (`first_alike`). Among those the first wins, as argmax
-        has it in the published code.
+      alike: int [C], the first class with the same prompts (`first_alike`). Among such classes the first wins, like
+        argmax
+      in the published code.
     """
     own = scores[np.arange(len(scores)), labels]
     ahead = as_rival(scores) >= as_own(own)[:, None]
@@ -47,25 +48,28 @@ def label_ranks(scores: np.ndarray, labels: np.ndarray, alike: np.ndarray | None
 
 
 def first_alike(prompts: Sequence[Hashable]) -> np.ndarray | None:
-    """For each class the first one with the same prompts, int [C]; None where all differ."""
+    """Return the first class with the same prompts for each class, int [C]; None if all differ."""
     first: dict[Hashable, int] = {}
     found = np.array([first.setdefault(p, i) for i, p in enumerate(prompts)])
     return found if len(first) < len(prompts) else None
 
 
 def hits_at(scores: np.ndarray, labels: np.ndarray, k: int, alike: np.ndarray | None = None) -> np.ndarray:
-    """Scores [N, C], labels int [N] -> bool [N]: is the label among the first k? See `label_ranks`."""
+    """Return whether each label is among the first k: scores [N, C], labels int [N] -> bool [N]. See `label_ranks`."""
     return label_ranks(scores, labels, alike) < np.minimum(k, scores.shape[1])
 
 
 def mean_per_class(hits: np.ndarray, labels: np.ndarray) -> float:
-    """Recall of each class that occurs, averaged."""
+    """Return the mean over the classes that occur of their recall."""
     return float(np.mean([hits[labels == c].mean() for c in np.unique(labels)]))
 
 
 def _ranked(scores: np.ndarray, truth: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, int]]:
-    """Of each class that has an example: precision and recall after each rank, which ranks are true, and how many
-    should be. What is not finite is never found."""
+    """Yield, for each class that has an example: precision and recall at each rank, hits bool [N], the number of
+    positives.
+
+    A positive with a non-finite score is never retrieved.
+    """
     for column in range(scores.shape[1]):
         positive = truth[:, column]
         if positive.any():
@@ -77,7 +81,7 @@ def _ranked(scores: np.ndarray, truth: np.ndarray) -> Iterator[tuple[np.ndarray,
 
 
 def mean_average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
-    """Mean over classes of the precision at each true example's rank: scores [N, C], truth bool [N, C].
+    """Return the mean over classes of average precision: scores [N, C], truth bool [N, C].
 
     Classes without an example are left out.
     """
@@ -85,7 +89,7 @@ def mean_average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
 
 
 def eleven_point_map(scores: np.ndarray, truth: np.ndarray) -> float:
-    """11-point interpolated mean average precision (Everingham et al., 2010; VOC 2007).
+    """Return 11-point interpolated mean average precision (Everingham et al., 2010; VOC 2007).
 
     Args:
       scores: [N, C], higher is more certain.
@@ -100,7 +104,10 @@ def eleven_point_map(scores: np.ndarray, truth: np.ndarray) -> float:
 
 
 def roc_auc(scores: np.ndarray, truth: np.ndarray) -> float:
-    """The chance that a positive outranks a negative, ties half (Mann & Whitney, 1947). NaN without both kinds."""
+    """Return the probability that a positive outranks a negative, ties counting half (Mann & Whitney, 1947).
+
+    NaN unless there are both positives and negatives.
+    """
     from scipy.stats import rankdata
 
     positive = truth.astype(bool)

@@ -1,8 +1,8 @@
 """Zero-shot classification by models that predict the caption, in two variants.
 
-``raw``: a class scores log p(its text | image); of a caption language model, the sum over a whole prompt, averaged over
-templates; of a bag of words, the mean over the words of its name. ``prior``: the same, minus what the class scores
-on average over unlabelled training pictures, which takes out that some texts are likelier than others whatever is seen.
+``raw``: the score of a class is log p(its text | image): for a caption language model, the sum over a whole prompt,
+averaged over templates; for a bag of words, the mean over the words of the class name. ``prior``: the same, minus the
+mean score of the class over unlabeled training images, which removes that some texts are likelier for every image.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ Spelling = tuple[int, ...]  # of a word, in tokens
 
 
 def pair_losses(said: Prediction) -> tuple[jax.Array, jax.Array]:
-    """-> each pair's summed loss [B] (nats) and the weight in it [B]; the logits of one row a pair exist at a time."""
+    """Return each pair's summed loss in nats and its total weight, [B] each.
+
+    Logits are formed for one row of each pair at a time.
+    """
 
     def row(of: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         return row_losses(of[0], said.head, of[1], of[2])
@@ -47,8 +50,10 @@ def pair_losses(said: Prediction) -> tuple[jax.Array, jax.Array]:
 
 
 class Predictor:
-    """A predictive model's functions, each compiled once. Host arrays in and out, float32. Raises NotFinite, with the
-    picture's row, when a result is not finite."""
+    """Compiled functions of a predictive model. Host arrays in and out, float32.
+
+    Raises NotFinite naming the image's row when a result is not finite.
+    """
 
     def __init__(self, built: Any, mesh: Mesh, batch_size: int, pixels: PixelConfig = USUAL) -> None:
         self.batch_size = -(-batch_size // mesh.size) * mesh.size
@@ -86,11 +91,12 @@ class Predictor:
         return found
 
     def contexts(self, params: Any, images: np.ndarray) -> np.ndarray:
-        """What the caption language model sees of uint8 [N, H, W, 3]: prefix tokens [N, P, D]."""
+        """Return the prefix tokens [N, P, D] that the caption language model gets for uint8 [N, H, W, 3]."""
         return self._run(self._context, params, lambda i: (images[i],), len(images), "features")
 
     def prompt_scores(self, params: Any, contexts: np.ndarray, prompts: np.ndarray) -> np.ndarray:
-        """Caption: log p(prompt | image), [N, M], of `contexts` and int32 [M, T]. One forward pass a pair."""
+        """Return log p(prompt | image) [N, M] of `contexts` [N, P, D] and prompts int32 [M, T]: one forward pass per
+        pair."""
         n, m = len(contexts), len(prompts)
         pairs = self._run(
             self._log_likelihood, params, lambda i: (contexts[i // m], prompts[i % m]), n * m, "scores", m
@@ -98,7 +104,7 @@ class Predictor:
         return pairs.reshape(n, m)
 
     def word_scores(self, params: Any, images: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """Bag of words: log p(word | image) for the vocabulary entries ``columns`` int [K], [N, K]."""
+        """Return log p(word | image) [N, K] of a bag-of-words model for the vocabulary entries ``columns``, int [K]."""
 
         def chosen(params: Any, images: jax.Array) -> jax.Array:
             return self._words(params, images, columns)
@@ -106,13 +112,13 @@ class Predictor:
         return self._run(chosen, params, lambda i: (images[i],), len(images), "scores")
 
     def loss(self, params: Any, images: np.ndarray, tokens: np.ndarray) -> float:
-        """The training objective's value on pairs, as if they were one batch."""
+        """Return the training objective on the pairs as if they were one batch."""
         total, weight = self._run(self._losses, params, lambda i: (images[i], tokens[i]), len(images), "loss")
         return float(total.sum(dtype=np.float64) / max(weight.sum(dtype=np.float64), 1.0))
 
 
 def spelled_words(texts: Iterable[str], tokenizer: Tokenizer) -> set[Spelling]:
-    """The different words of some texts, without the punctuation around them, each as the tokens that spell it."""
+    """Return the distinct words of some texts, without surrounding punctuation, each as its tokens."""
     words = sorted({word for text in texts for word in _words(text)})
     return set(_spellings(words, tokenizer))
 
@@ -128,10 +134,10 @@ def _spellings(words: list[str], tokenizer: Tokenizer) -> list[Spelling]:
 
 
 def word_weights(names: tuple[str, ...], tokenizer: Tokenizer, known: set[Spelling]) -> np.ndarray:
-    """How much each vocabulary entry counts in each class: float32 [classes, V].
+    """Return the weight of each vocabulary entry in each class: float32 [classes, V].
 
-    A class is the mean of the words of its name that are ``known`` (those of the training captions), a word the mean of
-    the tokens that spell it. A class without a known word has a row of zeros.
+    A class is the mean over the words of its name that are ``known`` (those of the training captions), a word the mean
+    over its tokens. A class without a known word has a row of zeros.
     """
     weights = np.zeros((len(names), tokenizer.vocab_size), np.float32)
     for row, name in zip(weights, names, strict=True):
@@ -142,10 +148,11 @@ def word_weights(names: tuple[str, ...], tokenizer: Tokenizer, known: set[Spelli
 
 
 class PredictiveEvaluation:
-    """What `suite` measures of a predictive model. Data is read and tokenised when it is made.
+    """Evaluation of a predictive model: zero-shot tasks and validation loss. Data is read and tokenized by the
+    constructor.
 
-    ``error_mean`` is of ``evals.predictive_score``, whose rows are ``top1``, ``top5`` and ``mean_per_class``;
-    ``top1_raw`` and ``top1_prior`` are there whichever it is. Retrieval is not measured.
+    ``error_mean`` and the rows ``top1``, ``top5`` and ``mean_per_class`` are of the variant ``evals.predictive_score``;
+    ``top1_raw`` and ``top1_prior`` are reported in any case. Retrieval is not measured.
     """
 
     def __init__(
@@ -182,7 +189,7 @@ class PredictiveEvaluation:
         return total
 
     def __call__(self, params: Any) -> tuple[list[Row], list[Row]]:
-        """Parameters -> rows of the zero-shot tasks, other rows."""
+        """Return the rows of the zero-shot tasks, and the other rows."""
         model, predictor, rows = self.config.model, self.predictor, []
         if self.sets:
             of_task = self._caption_scores(params) if model.objective == "caption" else self._word_scores(params)

@@ -1,4 +1,4 @@
-"""What was measured, for machines and for people: CLIP_benchmark's metrics and columns, and a table for a terminal."""
+"""Results of the transfer benchmark: CLIP_benchmark's metrics and columns, and a table for the terminal."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ COLUMNS = ["model", "dataset", "task", "shots", "value", "low", "high", "example
 def scored(
     scores: np.ndarray, labels: np.ndarray, metric: str = "accuracy", alike: np.ndarray | None = None
 ) -> dict[str, Any]:
-    """CLIP_benchmark's metrics, with the exact 95 % interval of acc1; and the set's own metric.
+    """Compute CLIP_benchmark's metrics, the exact 95 % interval of acc1, and the set's own metric.
 
     Args:
       scores: [N, C].
-      labels: int [N], or bool [N, C] where a picture may show several classes: then average precision alone.
+      labels: int [N], or bool [N, C] for multi-label sets, which have average precision only.
       metric: one of `prompts.METRICS`.
-      alike: which classes have the same prompts, see `metrics.label_ranks`.
+      alike: classes with the same prompts, see `metrics.label_ranks`.
     """
     classes = scores.shape[1]
     truth = labels if labels.ndim == 2 else labels[:, None] == np.arange(classes)[None]
@@ -54,7 +54,7 @@ def scored(
 
 
 def write_results(out: Path, results: list[Result]) -> None:
-    """``results.json``, and ``results.csv`` with the columns of CLIP_benchmark."""
+    """Write ``results.json``, and ``results.csv`` with the columns of CLIP_benchmark."""
     import pandas as pd
 
     write_text(out / "results.json", json.dumps(results, indent=1) + "\n")
@@ -67,11 +67,12 @@ def write_results(out: Path, results: list[Result]) -> None:
 
 
 def read_results(path: str | Path) -> pd.DataFrame:
-    """The accuracies in a ``results.json`` or ``results.csv`` of `write_results`, one row each.
+    """Read the accuracies of a ``results.json`` or ``results.csv`` of `write_results`, one row each.
 
-    Columns: ``model``, ``dataset``, ``task`` (zero_shot, few_shot, linear_probe or knn), ``shots`` (of few_shot, else
-    0), ``value``, ``low`` and ``high`` (exact 95 % interval; of few_shot the lowest and highest draw), ``examples``,
-    ``classes`` and ``chance`` (1 / classes); NaN where a file says nothing. Raises UserError when it is no such file.
+    Columns: ``model``, ``dataset``, ``task`` (zero_shot, few_shot, linear_probe or knn), ``shots`` (0 unless few_shot),
+    ``value``, ``low`` and ``high`` (exact 95 % interval; for few_shot the lowest and highest draw), ``examples``,
+    ``classes`` and ``chance`` (1 / classes); NaN if the file has no value. Raises UserError when the file is missing or
+    malformed.
     """
     import pandas as pd
 
@@ -105,8 +106,10 @@ def _accuracy(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def table(results: list[Result]) -> str:
-    """The results for a terminal: one line a number, with its exact 95 % interval; of few-shot probes, which are means,
-    the lowest and highest draw."""
+    """Format the results for the terminal: one value per line, with its exact 95 % interval.
+
+    Few-shot probes are means; their interval is the lowest and highest draw.
+    """
     head = ("dataset", "task", "metric", "value", "interval", "classes", "examples")
     lines = ["{:18s} {:26s} {:28s} {:>7s}  {:>16s}  {:>7s} {:>8s}".format(*head)]
     for r in results:

@@ -1,4 +1,4 @@
-"""Zero-shot retrieval between held-out pictures and their captions: recall at 1, 5 and 10."""
+"""Zero-shot retrieval between held-out images and their captions: recall at 1, 5 and 10."""
 
 from __future__ import annotations
 
@@ -14,11 +14,17 @@ KS = (1, 5, 10)
 
 
 def recalls(images: np.ndarray, texts: np.ndarray, image_of_text: np.ndarray, *, chunk: int = 4096) -> list[Row]:
-    """Embeddings [N, E] and [M, E], owners int [M] -> recall in both directions.
+    """Compute recall in both directions.
 
-    Image to text is a hit when *any* of the picture's captions is among the first k (Karpathy & Fei-Fei, 2015).
-    Equal scores count against the model. Scores are formed ``chunk`` × ``chunk`` at a time, twice: once to find each
-    row's own, once to count what is as good; so that nothing of size N·M is ever held.
+    Image to text is a hit if *any* of the image's captions is among the first k (Karpathy & Fei-Fei, 2015). Ties count
+    against the model. Scores are formed ``chunk`` × ``chunk`` at a time, twice: once to find the score of each correct
+    pair, once to count the scores that are at least as high; nothing of size N·M is ever held.
+
+    Args:
+      images: embeddings [N, E].
+      texts: embeddings [M, E].
+      image_of_text: int [M], the index of each text's image.
+      chunk: rows and columns of scores formed at a time.
     """
     n, m = len(images), len(texts)
     dtype = np.result_type(images, texts)

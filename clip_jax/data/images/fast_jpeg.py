@@ -1,4 +1,4 @@
-"""Training pictures by libjpeg-turbo's own scaling and OpenCV's area filter: quicker than Pillow, other pixels."""
+"""Fast JPEG decoding for training: libjpeg-turbo's scaled decode, OpenCV's area resize. Pixels differ from Pillow's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clip_jax.errors import ConfigError
 
 @functools.cache
 def libraries() -> tuple[Any, Any]:
-    """The modules cv2 and simplejpeg. Raises ConfigError when one of them, the extra ``fast``, is missing."""
+    """Return the modules cv2 and simplejpeg. Raises ConfigError when one is not installed (extra ``fast``)."""
     try:
         import cv2
         import simplejpeg
@@ -24,8 +24,11 @@ def libraries() -> tuple[Any, Any]:
 
 
 def resize_short(image: bytes | np.ndarray, size: int) -> np.ndarray | None:
-    """The picture with its short side at ``size``, uint8 [h, w, 3]; None for what is no JPEG that it can read, which
-    Pillow then opens or refuses."""
+    """Decode a JPEG with its short side resized to ``size``: uint8 [h, w, 3].
+
+    Returns None for anything but a JPEG that simplejpeg can decode; the caller then uses Pillow, which decodes or
+    refuses it.
+    """
     if not isinstance(image, bytes) or image[:2] != b"\xff\xd8":
         return None
     cv2, simplejpeg = libraries()

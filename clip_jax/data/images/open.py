@@ -1,4 +1,4 @@
-"""Opening pictures of unknown origin: every mode Pillow knows, and nothing that would fill the memory."""
+"""Safe decoding of untrusted images: all Pillow modes, limits on size and aspect ratio."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_ASPECT = 32  # of a picture's sides; of a longer one the middle is read
 
 @contextlib.contextmanager
 def broken_pictures() -> Iterator[None]:
-    """Turn whatever a reader of pictures raises into BrokenRecord, one line; a lack of memory stays what it is."""
+    """Convert any exception of an image decoder to a one-line BrokenRecord; MemoryError passes through."""
     from PIL import Image
 
     try:
@@ -41,12 +41,12 @@ def broken_pictures() -> Iterator[None]:
 
 
 def open_image(image: bytes | Path | np.ndarray | Image.Image) -> Image.Image:
-    """Open a picture of `FORMATS` without decoding it; of an animation, the first frame. EXIF rotation is not applied,
-    as in the published pipeline.
+    """Open an image of one of `FORMATS` without decoding it; of an animation, the first frame.
 
-    Sixteen bits a channel become eight by their upper half (the published pipeline clips them to white).
+    EXIF rotation is not applied, as in the published pipeline. 16-bit channels are reduced to their upper 8 bits (the
+    published pipeline clips them to white).
 
-    Raises BrokenRecord, one line, when it is no picture or declares more than `MAX_PIXELS`.
+    Raises BrokenRecord, one line, when it is not an image or declares more than `MAX_PIXELS`.
     """
     from PIL import Image
 
@@ -66,7 +66,7 @@ def open_image(image: bytes | Path | np.ndarray | Image.Image) -> Image.Image:
 
 
 def eight_bit(picture: Image.Image) -> Image.Image:
-    """Decode; sixteen-bit and floating-point greys become eight-bit. Raises BrokenRecord when it is cut off."""
+    """Decode an image; 16-bit and floating-point grayscale become 8-bit. Raises BrokenRecord when it is truncated."""
     from PIL import Image
 
     with broken_pictures():
@@ -81,9 +81,9 @@ def eight_bit(picture: Image.Image) -> Image.Image:
 
 
 def middle(picture: Image.Image) -> Image.Image:
-    """The middle of a picture that is more than `MAX_ASPECT` times as long as it is wide; any other as it is.
+    """Crop an image to its middle if its aspect ratio exceeds `MAX_ASPECT`; return any other unchanged.
 
-    Resizing its short side would otherwise make gigabytes of a file of a hundred bytes.
+    Without this, resizing the short side would allocate gigabytes for a file of a hundred bytes.
     """
     width, height = picture.size
     short, long = sorted(picture.size)

@@ -1,4 +1,4 @@
-"""From encoded images to uint8 squares on the host, and from uint8 to normalised floats on the device."""
+"""Training transforms: encoded image to a uint8 square on the host, uint8 to normalized floats on the device."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _open(image: bytes | np.ndarray, size: int) -> Image.Image:
 
 
 def resampling(interpolation: str) -> Image.Resampling:
-    """Pillow's name of it."""
+    """Return Pillow's filter for ``data.pixels.interpolation``: bicubic or bilinear."""
     from PIL import Image
 
     return Image.Resampling.BICUBIC if interpolation == "bicubic" else Image.Resampling.BILINEAR
@@ -46,14 +46,14 @@ def _resize_short(picture: Image.Image, size: int, interpolation: str) -> Image.
 
 
 def _short(image: bytes | np.ndarray, size: int, decoder: str, interpolation: str) -> np.ndarray:
-    """The whole picture, its short side at ``size``: uint8 [h, w, 3]."""
+    """Decode an image and resize its short side to ``size``: uint8 [h, w, 3]."""
     if decoder == "simplejpeg" and (found := resize_short(image, size)) is not None:
         return found
     return np.asarray(_resize_short(_open(image, size), size, interpolation), np.uint8)
 
 
 def _square(image: bytes | np.ndarray, size: int, pixels: PixelConfig) -> np.ndarray:
-    """The whole picture as a square, squashed or filled up: uint8 [size, size, 3]."""
+    """Decode an image and squash or pad it to a square: uint8 [size, size, 3]."""
     from PIL import Image
 
     picture = _open(image, size)
@@ -68,9 +68,19 @@ def _square(image: bytes | np.ndarray, size: int, pixels: PixelConfig) -> np.nda
 
 
 def decode(image: bytes | np.ndarray, size: int, decoder: str = "pillow", pixels: PixelConfig = USUAL) -> np.ndarray:
-    """The view without augmentation, resized as ``pixels`` says: uint8 [size, size, 3].
+    """Decode and resize an image without augmentation.
 
-    ``decoder`` simplejpeg: by area instead, see `fast_jpeg`. Raises BrokenRecord when the bytes are no image.
+    Args:
+      image: encoded bytes, or uint8 [H, W, 3].
+      size: pixels per side of the result.
+      decoder: ``pillow``, or ``simplejpeg``, which resizes by area (see `fast_jpeg`).
+      pixels: resize mode, interpolation and fill color.
+
+    Returns:
+      uint8 [size, size, 3].
+
+    Raises:
+      BrokenRecord: the bytes are not an image.
     """
     if pixels.resize_mode != "shortest":
         return _square(image, size, pixels)
@@ -82,7 +92,10 @@ def decode(image: bytes | np.ndarray, size: int, decoder: str = "pillow", pixels
 def prepare(
     image: bytes | np.ndarray, size: int, kind: str, decoder: str = "pillow", pixels: PixelConfig = USUAL
 ) -> np.ndarray:
-    """What `crop` of that kind draws its views from, uint8 [h, w, 3]. Raises BrokenRecord."""
+    """Decode and resize an image to what `crop` with the same ``kind`` cuts its views from: uint8 [h, w, 3].
+
+    Raises BrokenRecord when the bytes are not an image.
+    """
     if kind in ("none", "flip"):
         return decode(image, size, decoder, pixels)
     # random crops want more picture than the view: a little more, or (resized crops) twice as much
@@ -96,11 +109,12 @@ def prepare(
 def crop(
     prepared: np.ndarray, size: int, kind: str, rng: np.random.Generator, pixels: PixelConfig = USUAL
 ) -> np.ndarray:
-    """A training view, uint8 [size, size, 3], as ``data.augment`` asks; all chance comes from ``rng``.
+    """Return one training view, uint8 [size, size, 3], augmented as ``data.augment`` says; all randomness is from
+    ``rng``.
 
-    ``none``: the centre square. ``flip``: that, mirrored half the time. ``square_crop``: a random square of the
-    resized image, the paper's only augmentation. ``random_resized_crop``: a random part of half to all of the
-    area and 3:4 to 4:3 in shape (Szegedy et al., 2015), resized.
+    ``none``: the center square. ``flip``: the center square, mirrored with probability 1/2. ``square_crop``: a random
+    square of the resized image, the paper's only augmentation. ``random_resized_crop``: a random crop with 50 to 100 %
+    of the area and an aspect ratio from 3:4 to 4:3 (Szegedy et al., 2015), resized.
     """
     if kind == "none":
         return prepared
@@ -122,9 +136,9 @@ def crop(
 
 
 def normalise(images: jax.Array, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD) -> jax.Array:
-    """uint8 [B, H, W, 3] -> [B, H, W, 3] of about zero mean and unit spread: float32, or float64 in jax's x64 mode.
+    """Scale uint8 [B, H, W, 3] to [0, 1], subtract ``mean`` and divide by ``std`` per channel, on the device.
 
-    Runs on the device.
+    Returns float32 [B, H, W, 3], or float64 in jax's x64 mode.
     """
     import jax.numpy as jnp
 

@@ -1,4 +1,4 @@
-"""Names of classes: read from files, and paired by name with those that somebody published."""
+"""Class names: read from files, and matched by name with a published list."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ SHOWN = 6  # names in one error
 
 
 def read_names(path: Path) -> tuple[str, ...]:
-    """One name a line, which is the class of that number: a blank line is a class without a name. () without a file.
+    """Read one class name per line, in the order of the labels; a blank line is a class without a name.
 
-    Raises UserError when it is not UTF-8 (a byte order mark is passed over).
+    Returns () when the file does not exist. A byte order mark is ignored. Raises UserError when it is not UTF-8.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -28,12 +28,12 @@ def read_names(path: Path) -> tuple[str, ...]:
 
 
 def read_lines(path: Path) -> tuple[str, ...]:
-    """The lines that hold something; otherwise as `read_names`."""
+    """Read the lines that are not blank; otherwise like `read_names`."""
     return tuple(filter(None, read_names(path)))
 
 
 def read_templates(path: Path) -> tuple[str, ...]:
-    """Prompt templates, one a line. Raises UserError for one without ``{c}``."""
+    """Read prompt templates, one per line. Raises UserError for one without ``{c}``."""
     templates = read_lines(path)
     for template in templates:
         if "{c}" not in template:
@@ -51,7 +51,10 @@ def _letters(name: str) -> str:
 
 
 def numbered(names: Sequence[str]) -> list[int] | None:
-    """Where each name stands when all are the numbers from 0 or from 1 on, however many zeros lead; else None."""
+    """Return the zero-based index of each name if the names are the numbers from 0 or from 1 on, else None.
+
+    Leading zeros are ignored.
+    """
     if not names or not all(n.isascii() and n.isdigit() for n in names):
         return None
     values = [int(n) for n in names]
@@ -63,21 +66,24 @@ def numbered(names: Sequence[str]) -> list[int] | None:
 def pair_names(
     own: Sequence[str], published: Sequence[str], source: str, *, labels: Sequence[str] = (), by: str = "name"
 ) -> list[int]:
-    """Which published name each class of a set has: int [C].
+    """Match each class of a set with a published class name.
 
-    Names are the same when they differ in case, underscores and spaces, or, where no other does, in signs between the
-    letters ("C-V", "C/V"). Classes that are numbers from 0 or 1 on count through the published list. Names that occur
-    several times pair in their order.
+    Names match if they are equal but for case, underscores and spaces; or, if no other name does, but for signs between
+    the letters ("C-V", "C/V"). Names that are the numbers from 0 or 1 on are indices into the published list. Names
+    that occur several times match in order.
 
     Args:
-      own: the set's own class names.
+      own: the set's class names.
       published: as many names.
       source: the set, for errors.
-      labels: what the set itself calls the published classes, in their order, if that is known.
-      by: ``name``; or ``place``, the first with the first.
+      labels: what the set calls the published classes, in the published order, if that is known.
+      by: ``name``; or ``place``, by position.
+
+    Returns:
+      The index into ``published`` of each class, int [C].
 
     Raises:
-      UserError: classes that pair with none; its ``value`` lists them.
+      UserError: classes without a match; its ``value`` lists them.
     """
     one_of("pair", by, PAIRINGS)
     if by == "place" and len(own) == len(published):

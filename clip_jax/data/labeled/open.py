@@ -1,4 +1,4 @@
-"""Labelled image sets with splits, in the four forms they come in; pictures are read when they are asked for."""
+"""Labeled image sets with splits, in four layouts on disk; images are read lazily."""
 
 from __future__ import annotations
 
@@ -28,15 +28,21 @@ IDX_STEMS = {"train": ("train",), "test": ("t10k", "test")}
 
 @dataclass(frozen=True)
 class Split:
-    """One split: ``picture(i)`` gives encoded bytes, a path or a uint8 array; ``labels`` is int32 [N], or bool [N, C]
-    where a picture may show several classes."""
+    """One split of a labeled set.
+
+    ``picture(i)`` returns encoded bytes, a path or a uint8 array; ``name(i)`` its name in errors. ``labels`` is int32
+    [N], or bool [N, C] for multi-label sets.
+    """
 
     labels: np.ndarray
     picture: Callable[[int], Any]
     name: Callable[[int], str]
 
     def pixels(self, preprocess: Callable[[Any], np.ndarray], rows: np.ndarray) -> np.ndarray:
-        """uint8 [len(rows), size, size, 3]. Raises UserError naming the first picture that cannot be read."""
+        """Read and preprocess the images of ``rows``: uint8 [len(rows), size, size, 3].
+
+        Raises UserError naming the first image that cannot be read.
+        """
         out = []
         for i in rows.tolist():
             try:
@@ -49,7 +55,7 @@ class Split:
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """A set by its path: how it is told from others, its splits, and what its files say of its classes."""
+    """A labeled set on disk: its path, splits, class names and prompt templates (from its files; may be empty)."""
 
     path: Path
     splits: tuple[str, ...]
@@ -58,24 +64,30 @@ class LabelledSet:
     _open: Callable[[str], Split] = field(repr=False)
 
     def split(self, name: str) -> Split:
-        """Raises UserError when there is none of that name, or a label is no class."""
+        """Open one split. Raises UserError when it does not exist or a label is outside the classes."""
         if name not in self.splits:
             raise UserError(f"{self.path}: has no split {name!r}; it has {', '.join(self.splits)}")
         return self._open(name)
 
 
 def open_labelled(path: str | Path, pair: str = "name") -> LabelledSet:
-    """CLIP_benchmark's WebDataset folders, a folder of class folders, idx files, or a prepared TFDS directory.
+    """Open a labeled set: a CLIP_benchmark WebDataset folder, a folder of class folders, idx files, or a prepared TFDS
+    set.
 
-    The first two may have their splits as folders (``train``, ``test``, ``val``); a folder of class folders without is
-    one split, ``test``. ``classnames.txt`` and ``zeroshot_classification_templates.txt`` are read where they are.
-    Several classes a picture: shards with ``multilabel`` in ``dataset_type.txt`` and KEY.npy, zeros and ones, in place
-    of KEY.cls; of TFDS, sets with the feature ``labels`` in place of ``label`` (VOC).
+    The first two layouts may have their splits as folders (``train``, ``test``, ``val``); a folder of class folders
+    without them is a single split, ``test``. ``classnames.txt`` and ``zeroshot_classification_templates.txt`` are read
+    if present. Multi-label sets: shards with ``multilabel`` in ``dataset_type.txt`` and KEY.npy (zeros and ones) in
+    place of KEY.cls; TFDS sets with the feature ``labels`` in place of ``label`` (VOC).
 
-    Lines of ``classnames.txt`` are the classes 0, 1, … of shards and idx files; with class folders and TFDS labels,
-    which have names, they pair as ``pair`` says (`class_names.pair_names`).
+    For shards and idx files, line n of ``classnames.txt`` is class n. Class folders and TFDS labels have names, which
+    are matched with ``classnames.txt`` as ``pair`` says (`class_names.pair_names`).
 
-    Raises UserError, one line, when it is none of these, or when names do not pair.
+    Args:
+      path: the folder.
+      pair: ``name`` or ``place``.
+
+    Raises:
+      UserError: one line; the folder has none of these layouts, or names do not match.
     """
     path = Path(path)
     if not path.is_dir():
@@ -100,7 +112,8 @@ def open_labelled(path: str | Path, pair: str = "name") -> LabelledSet:
 
 
 def _in_order(path: Path, names: tuple[str, ...], own: list[str], pair: str) -> tuple[str, ...]:
-    """The names of ``classnames.txt``, if it is there, in the order of the set's own; else those."""
+    """Return the names of ``classnames.txt`` in the order of the set's classes; the set's own names if there is no
+    file."""
     if names:
         return tuple(names[i] for i in pair_names(own, names, f"{path}/classnames.txt", by=pair))
     return tuple(name.replace("_", " ") for name in own)
@@ -135,7 +148,7 @@ def _number(shards: Shards, i: int) -> int:
 
 
 def _vector(shards: Shards, i: int, classes: int) -> np.ndarray:
-    """KEY.npy: a zero or a one for each class -> bool [C]. Raises UserError when it is something else."""
+    """Read KEY.npy of a multi-label sample: bool [C]. Raises UserError unless it holds a zero or a one per class."""
     name, found = shards.name(i), shards.read([i], ("npy",))[0]
     if "npy" not in found:
         raise UserError(f"{name}: has no .npy")
@@ -169,7 +182,7 @@ def _idx_files(path: Path, split: str) -> tuple[Path, Path] | None:
 
 
 def _idx(path: Path) -> np.ndarray:
-    """An idx file of bytes (LeCun's format), gzip-compressed or not. Raises UserError when it is broken."""
+    """Read an idx file of bytes (LeCun's format), gzip-compressed or not. Raises UserError when it is malformed."""
     with foreign(path, "an idx file"), (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
         zero, kind, axes = struct.unpack(">HBB", file.read(4))
         shape = struct.unpack(f">{axes}I", file.read(4 * axes))

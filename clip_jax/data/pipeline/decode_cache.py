@@ -1,7 +1,7 @@
-"""Pictures decoded once for all runs of a set: files of the cache folder, mapped by every process that trains on it.
+"""Decode cache: images decoded once for all runs on a data set, in memory-mapped files of the cache folder.
 
-A sweep of small models would spend more time on decoding the same pictures in each of its runs than on training. What
-is kept is what `transforms.prepare` makes where its size is fixed, with the captions; nothing is read ahead of need.
+A sweep of small models would otherwise spend more time decoding the same images in each run than training. Caches the
+output of `train_transforms.prepare` (augmentations of a fixed size only) and the captions; images are filled in lazily.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ FIXED = ("none", "flip")  # of ``data.augment``: one size for every picture
 
 
 class Decoded:
-    """Prepared pictures of a source, uint8 [N, S, S, 3], and its captions.
+    """Cache of a source's prepared images, uint8 [N, S, S, 3], and its captions.
 
-    A picture is written when it is first needed, and its check sum after it, so that a torn or lost write is seen and
-    the picture made again; two processes that make the same one write the same bytes.
+    Each image is written when first needed and its checksum after it, so a torn or lost write is detected and the image
+    decoded again. Two processes that write the same image write the same bytes.
     """
 
     def __init__(self, source: Source, size: int, decoder: str, pixels: PixelConfig = USUAL) -> None:
-        """Opens the files of this set, size, decoder and resizing, or makes them. Raises OSError when that fails."""
+        """Open, or create, the files for this source, size, decoder and resizing. Raises OSError when that fails."""
         assert source.identity is not None
         told = f"{FORMAT} {source.identity} {len(source)} {size} {decoder}"
         resized = (pixels.resize_mode, pixels.interpolation, pixels.fill_color)
@@ -61,8 +61,10 @@ class Decoded:
         return self.folder / "sums.u4"
 
     def _make(self, path: Path, size: int) -> None:
-        """A file of ``size`` bytes of zeros, unless it is there, with all of its room taken: on a disk that gets full
-        meanwhile, to write into a hole of a mapped file would kill the process (SIGBUS). Raises OSError."""
+        """Create a file of ``size`` zero bytes if it does not exist, with all blocks allocated. Raises OSError.
+
+        Writing into a hole of a memory-mapped file on a full disk would kill the process (SIGBUS).
+        """
         if not path.exists():
             part = path.with_name(f"{path.name}.{os.getpid()}")
             try:
@@ -91,7 +93,7 @@ class Decoded:
                 raise OSError(f"{self.folder / name}: cannot be written")
 
     def _read_captions(self) -> tuple[bytes, np.ndarray] | None:
-        """All captions, and where those of each record end; None when a file is missing or damaged."""
+        """Return all captions, joined, and the end offset of each record's; None when a file is missing or damaged."""
         try:
             texts, ends, sha = ((self.folder / name).read_bytes() for name in CAPTIONS)
         except OSError:
@@ -116,7 +118,7 @@ class Decoded:
         self._open()
 
     def get(self, i: int) -> Record | None:
-        """Record ``i`` with its prepared picture, or None when it is not there yet."""
+        """Return record ``i`` with its prepared image, or None when it is not cached yet."""
         kept = int(self.sums[i])
         if not kept:
             return None
@@ -127,7 +129,7 @@ class Decoded:
         return Record(picture, tuple(text.decode().split("\n")))
 
     def put(self, i: int, picture: np.ndarray) -> None:
-        """Keep the prepared picture of record ``i``, uint8 [S, S, 3]."""
+        """Cache the prepared image of record ``i``, uint8 [S, S, 3]."""
         self.pictures[i] = picture
         self.sums[i] = _sum(picture)
 

@@ -1,4 +1,4 @@
-"""Batches as a pure function of (seed, step), on a Grain pipeline of threads or worker processes."""
+"""Training batches as a pure function of (seed, step), on a Grain pipeline of threads or worker processes."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ PIECE = 256  # pairs made by one thread at a time; a larger share of a batch is 
 
 
 class BrokenRecords:
-    """Records that cannot be read, each counted once."""
+    """Records that could not be read, each counted once."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.reasons: Reasons = {}
 
     def add(self, reasons: Reasons) -> None:
-        """Raises UserError when there are more than ``data.max_broken``."""
+        """Count broken records, given as index -> reason. Raises UserError when there are more than
+        ``data.max_broken``."""
         self.reasons |= reasons
         if len(self.reasons) > self.limit:
             last = list(self.reasons.values())[-1]
@@ -41,7 +42,10 @@ class BrokenRecords:
 
 
 class BatchOfStep:
-    """step -> this process's part of that step's batch, the same whatever the number of threads and workers."""
+    """This process's part of the batch of each step, the same for any number of threads and workers.
+
+    A batch is made in pieces of `PIECE` pairs, so that threads share the work of one batch.
+    """
 
     def __init__(
         self, config: RunConfig, source: Source, tokenizer: Tokenizer, process: int = 0, processes: int = 1
@@ -64,16 +68,22 @@ class BatchOfStep:
 
     @property
     def pieces(self) -> int:
-        """Pieces of one batch."""
+        """Number of pieces per batch."""
         return len(self.columns)
 
     def __call__(self, step: int) -> Arrays:
-        """The plain form of what `Batches` does. Raises UserError on more than ``data.max_broken`` broken records."""
+        """Return the batch of one step: the plain twin of `Batches`.
+
+        Raises UserError when more than ``data.max_broken`` records are broken.
+        """
         made = [self.piece(step * self.pieces + k) for k in range(self.pieces)]
         return _joined(made, BrokenRecords(self.config.data.max_broken))
 
     def piece(self, number: int) -> tuple[Arrays, Reasons]:
-        """Piece ``number`` of all steps, and the broken records met in it (no arrays, if one found no substitute)."""
+        """Return piece ``number``, counted over all steps, and the broken records encountered in it.
+
+        The arrays are empty if a broken record had no substitute.
+        """
         step, k = divmod(number, self.pieces)
         positions = step * self.config.batch_size + self.columns[k]
         index = self.order(positions)
@@ -100,7 +110,7 @@ class BatchOfStep:
         return {"images": images, "tokens": self.tokenizer.encode(captions)}, met
 
     def _view(self, record: Record, position: int) -> tuple[np.ndarray, str]:
-        """One view of a prepared record and one of its captions, drawn by (seed, position)."""
+        """Draw one view of a prepared record and one of its captions by (seed, position)."""
         rng = np.random.default_rng([self.config.seed, position])
         caption = record.captions[int(rng.integers(len(record.captions)))]
         assert isinstance(record.image, np.ndarray)
@@ -108,8 +118,10 @@ class BatchOfStep:
         return crop(record.image, size, augment, rng, self.config.pixels), caption
 
     def _prepared(self, index: int, ahead: dict[int, Record | BrokenRecord], met: Reasons) -> Record | None:
-        """The record, or the next one that can be read; broken ones are noted in ``met``. None when more than
-        ``data.max_broken`` in a row are broken."""
+        """Return the record at ``index``, or the next one that can be read; broken ones are added to ``met``.
+
+        Returns None when more than ``data.max_broken`` consecutive records are broken.
+        """
         for step in range(self.config.data.max_broken + 2):
             i = (index + step) % len(self.source)
             if i in self.kept:
@@ -124,7 +136,7 @@ class BatchOfStep:
         return None
 
     def _prepare(self, i: int, record: Record | BrokenRecord) -> Record | str:
-        """The record with what `crop` draws its views from, or what is wrong with it."""
+        """Decode a record into what `crop` draws its views from, or return the reason why it is broken."""
         if isinstance(record, BrokenRecord):
             return str(record)
         data, size = self.config.data, self.config.model.image.image_size
@@ -143,8 +155,10 @@ class BatchOfStep:
 
 
 def _decoded(config: RunConfig, source: Source) -> Decoded | None:
-    """The files that keep the pictures; None where only memory can: sizes that vary, records that may change unseen, or
-    no room for a cache."""
+    """Open the decode cache; None if only memory can hold the images.
+
+    That is so when prepared images vary in size, records may change without notice, or there is no disk space.
+    """
     data = config.data
     if not data.keep_decoded or data.augment not in FIXED or source.identity is None:
         return None
@@ -155,7 +169,7 @@ def _decoded(config: RunConfig, source: Source) -> Decoded | None:
 
 
 def _order(config: RunConfig, source: Source) -> Order:
-    """Raises ConfigError when a batch would hold a record twice."""
+    """Return the sampler of a run. Raises ConfigError when a batch would contain a record twice."""
     data, batch = config.data, config.batch_size
     if source.infinite and not data.unique_samples:
         return Endless(config.seed)
@@ -182,8 +196,8 @@ def _joined(made: list[tuple[Arrays, Reasons]], broken: BrokenRecords) -> Arrays
 class Batches:
     """An iterator over {"images": uint8 [B, H, W, 3], "tokens": int32 [B, T]} from ``start_step`` on.
 
-    Memory: the index of the source, the batch in hand, and `held_bytes` for what is made ahead of it, which does not
-    grow with the batch.
+    Memory: the index of the source, the current batch, and at most `held_bytes` for prefetched pieces, which does not
+    grow with the batch size.
     """
 
     def __init__(self, make: BatchOfStep, start_step: int, steps: int, threads: int, workers: int = 0) -> None:
@@ -199,35 +213,36 @@ class Batches:
         return _joined([next(self._workers) for _ in range(self._make.pieces)], self._broken)
 
     def close(self) -> None:
-        """End the worker processes; nothing can be drawn any more."""
+        """Stop the worker processes; no further batch can be drawn."""
         self._workers.close()
 
     def drawn(self, samples: int) -> list[int]:
-        """How many of the first ``samples`` pairs came from each of ``data.paths``; empty without ``data.weights``."""
+        """Return how many of the first ``samples`` pairs came from each of ``data.paths``; [] without weights."""
         return self.order.drawn(samples) if isinstance(self.order, Weighted) else []
 
     @property
     def held_bytes(self) -> int:
-        """The most that pieces made ahead take, in this process and its workers, besides their encoded records."""
+        """Maximum bytes of prefetched pieces in this process and its workers, without their encoded records."""
         model = self._make.config.model
         pair = 3 * model.image.image_size**2 + 4 * model.text.context_length
         return self._workers.held * max(map(len, self._make.columns)) * pair
 
     @property
     def broken_records(self) -> int:
-        """Records passed over in the batches drawn so far, each counted once."""
+        """Number of broken records in the batches drawn so far, each counted once."""
         return len(self._broken.reasons)
 
 
 def train_batches(config: RunConfig, source: Source, tokenizer: Tokenizer, start_step: int = 0) -> Batches:
-    """The batches of steps ``start_step`` to ``config.steps`` - 1: this process's share of each. Close them at the end.
+    """Return this process's share of the batches of steps ``start_step`` to ``config.steps`` - 1, an iterator to be
+    closed.
 
-    Shuffled anew every epoch; a picture's caption and augmentation are drawn by (seed, position). A record that
-    cannot be read gives way to the next one and is counted.
+    Records are reshuffled every epoch; caption and augmentation are drawn by (seed, position). A broken record is
+    replaced by the next one and counted.
 
     Raises:
-      ConfigError: fewer records than a batch; a decoder that is not installed. UserError (while iterating): more than
-        ``data.max_broken`` broken; a shard that cannot be read.
+      ConfigError: fewer records than a batch; a decoder that is not installed.
+      UserError: while iterating: more than ``data.max_broken`` broken records; a shard that cannot be read.
     """
     import jax
 
@@ -236,7 +251,7 @@ def train_batches(config: RunConfig, source: Source, tokenizer: Tokenizer, start
 
 
 def _spread(source: Source, count: int) -> list[int]:
-    """At most ``count`` indices, evenly spread (0: all); of an endless source the first ones."""
+    """Return at most ``count`` evenly spaced indices (0: all); for an infinite source, the first ones."""
     total = len(source)
     if source.infinite:
         return list(range(count or 4096))
@@ -246,7 +261,7 @@ def _spread(source: Source, count: int) -> list[int]:
 
 
 def sample_captions(config: RunConfig, source: Source) -> list[str]:
-    """Up to ``data.tokenizer_captions`` captions spread over the training source: what its words are known from."""
+    """Return up to ``data.tokenizer_captions`` captions, sampled evenly from the training set."""
     wanted = config.data.tokenizer_captions
     batch_captions = getattr(source, "batch_captions", None)
     if batch_captions is not None:
@@ -264,13 +279,13 @@ def sample_captions(config: RunConfig, source: Source) -> list[str]:
 
 
 def learn_tokenizer(config: RunConfig, source: Source) -> BytePairTokenizer:
-    """A vocabulary from `sample_captions`."""
+    """Train a BPE tokenizer of ``model.text`` on `sample_captions`."""
     text = config.model.text
     return train_tokenizer(sample_captions(config, source), text.vocab_size, text.context_length)
 
 
 def sample_images(config: RunConfig, source: Source, count: int) -> np.ndarray:
-    """At most ``count`` pictures spread over a source, without their captions: uint8 [N, H, W, 3]."""
+    """Return at most ``count`` images, sampled evenly from a source: uint8 [N, H, W, 3]."""
     if hasattr(source, "batch"):
         return source.batch(np.arange(count))[0]
     return np.stack([image for image, _ in _held_out(config, source, count)])
@@ -297,10 +312,10 @@ def _held_out(config: RunConfig, source: Source, count: int) -> list[tuple[np.nd
 
 
 def validation_pairs(config: RunConfig, source: Source, tokenizer: Tokenizer) -> Arrays:
-    """Held-out pairs, the first caption of each: ``images`` uint8 [N, H, W, 3], ``tokens`` int32 [N, T], with
-    N = ``evals.val_pairs`` × ``evals.val_partitions``.
+    """Return held-out pairs, each with its first caption.
 
-    Raises ConfigError when the held-out split is smaller.
+    Returns ``images`` uint8 [N, H, W, 3] and ``tokens`` int32 [N, T], with N = ``evals.val_pairs`` ×
+    ``evals.val_partitions``. Raises ConfigError when the held-out split is smaller.
     """
     wanted = config.evals.val_pairs * config.evals.val_partitions
     if hasattr(source, "batch"):
@@ -322,8 +337,11 @@ def validation_pairs(config: RunConfig, source: Source, tokenizer: Tokenizer) ->
 
 
 def retrieval_set(config: RunConfig, source: Source, tokenizer: Tokenizer) -> Arrays:
-    """Held-out pictures with all their captions: ``images`` uint8 [N, H, W, 3], ``tokens`` int32 [M, T], and
-    ``image_of_text`` int32 [M]. N is ``evals.retrieval_images`` (0, or too many: the whole split)."""
+    """Return held-out images with all their captions.
+
+    Returns ``images`` uint8 [N, H, W, 3], ``tokens`` int32 [M, T] and ``image_of_text`` int32 [M]. N is
+    ``evals.retrieval_images`` (0, or more than there are: the whole split).
+    """
     pairs = _held_out(config, source, config.evals.retrieval_images)
     texts = [(caption, n) for n, (_, captions) in enumerate(pairs) for caption in captions]
     return {

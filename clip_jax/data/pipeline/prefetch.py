@@ -1,4 +1,4 @@
-"""Elements made ahead of need, in order, by threads of this process or of worker processes (Grain)."""
+"""Ordered prefetching by threads of this process or of worker processes (Grain)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ WORKER_BUFFER = 2  # finished elements that wait at each worker
 
 
 class Workers(Generic[T]):
-    """An iterator over ``make(n)`` for n of ``numbers``, the same at any number of threads and workers.
+    """An iterator over ``make(n)`` for n in ``numbers``, in order, the same for any number of threads and workers.
 
-    With ``workers`` processes each makes every ``workers``-th element with ``threads`` threads; ``make`` travels to
-    them. An exception of ``make`` is raised where its element would have come.
+    With ``workers`` processes, each computes every ``workers``-th element with ``threads`` threads; ``make`` is pickled
+    and sent to them. An exception of ``make`` is raised in place of its element.
     """
 
     def __init__(self, make: Callable[[int], T], numbers: range, threads: int, workers: int) -> None:
@@ -44,13 +44,13 @@ class Workers(Generic[T]):
         return next(self._iterator)
 
     def close(self) -> None:
-        """End threads and processes."""
+        """Stop threads and processes."""
         self._iterator.close()
 
 
 class Obedient:
-    """Makes a worker live exactly as long as its parent: a signal to all is the parent's to answer, and a parent that
-    was killed leaves no orphan."""
+    """Worker initializer: the worker ignores SIGINT and SIGTERM, which the parent handles, and exits when the parent
+    dies."""
 
     def __init__(self, parent: int) -> None:
         self.parent = parent

@@ -1,4 +1,4 @@
-"""The words of the procedural world: vocabularies, made-up names, and the grammar of its captions."""
+"""Captions of the procedural scenes: vocabularies, made-up names, and the grammar."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _CODAS = ("", "", "n", "r", "k", "l", "sh", "m")
 
 
 def made_up_names(count: int, seed: int, syllables: int) -> tuple[str, ...]:
-    """``count`` different pronounceable names; the first n do not depend on ``count``."""
+    """Return ``count`` different pronounceable names; the first n do not depend on ``count``."""
     rng = np.random.default_rng([seed, syllables])
     names: dict[str, None] = {}
     while len(names) < count:
@@ -42,13 +42,13 @@ def made_up_names(count: int, seed: int, syllables: int) -> tuple[str, ...]:
 
 
 def article(word: str) -> str:
-    """``a`` or ``an`` before ``word``."""
+    """Return ``a`` or ``an`` as fits before ``word``."""
     return "an" if word[0] in "aeiou" else "a"
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is in one scene, as indices into the vocabularies. ``other`` is -1 unless two objects are related."""
+    """The content of one scene, as indices into the vocabularies; ``other`` is -1 unless two objects are related."""
 
     object: int
     colour: int
@@ -78,7 +78,7 @@ class Choices:
 
 
 def caption(facts: Facts, say: Choices, names: tuple[str, ...], families: tuple[str, ...]) -> str:
-    """One sentence about a scene; what it does not mention stays unsaid, nothing it says is wrong."""
+    """Return one sentence about a scene. It may omit facts; it states none that is false."""
     per_family = len(names) // len(families)
 
     def noun(of: int) -> str:

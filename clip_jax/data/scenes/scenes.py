@@ -1,9 +1,9 @@
-"""The procedural world: pictures and captions rendered on the fly, a pure function of (world seed, index).
+"""Procedural scenes: images and captions rendered on the fly, a pure function of (world seed, index).
 
-A scene is one to four equal objects, or two related ones, in the corners of a plain ground. An object is a glyph
-of 5×5 cells: a family's glyph with some cells turned over. Objects are drawn from a Zipf law, so there is always
-something rarer to learn; attributes (colour, texture, size, count, place, ground) are shared by all, so there is
-always something easy. Some pairs of colour and family are never shown in training.
+A scene is one to four equal objects, or two related ones, in the corners of a plain background. An object is a glyph of
+5×5 cells: its family's glyph with some cells flipped. Object frequencies follow a Zipf law, so there is always a rarer
+object to learn; attributes (color, texture, size, count, position, background) are shared by all objects, so there is
+always something easy. Some pairs of color and family never occur in training.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ _GROUND = np.array(
 
 
 def uniform(seed: int, stream: int, index: np.ndarray, field: int) -> np.ndarray:
-    """Numbers in [0, 1) that depend on nothing but the arguments (splitmix64; Steele et al., 2014). float64 [B]."""
+    """Return hashed numbers in [0, 1), float64 [B], a function of the arguments alone (splitmix64; Steele et al.,
+    2014)."""
     with np.errstate(over="ignore"):
         z = index.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         z += np.uint64((seed * 0x100000001B3 + stream * 0x632BE59BD9B4E019 + field * 0xD1342543DE82EF95) % (1 << 64))
@@ -48,7 +49,7 @@ def uniform(seed: int, stream: int, index: np.ndarray, field: int) -> np.ndarray
 
 @dataclass(frozen=True)
 class World:
-    """What a `ScenesConfig` fixes: names, glyphs, frequencies."""
+    """What a `ScenesConfig` determines: names, glyphs, frequencies."""
 
     names: tuple[str, ...]
     families: tuple[str, ...]
@@ -61,12 +62,12 @@ class World:
 
     @property
     def per_family(self) -> int:
-        """Objects of one family."""
+        """Number of objects per family."""
         return len(self.names) // FAMILIES
 
 
 def _packed(rgb: np.ndarray) -> np.ndarray:
-    """Colours uint8 [N, 3] as one number each, whose first three bytes in memory they are."""
+    """Pack colors uint8 [N, 3] into one uint32 each, whose first three bytes in memory they are."""
     return np.concatenate([rgb, np.zeros_like(rgb[:, :1])], axis=1).view(np.uint32)[:, 0]
 
 
@@ -82,7 +83,8 @@ def _textures() -> np.ndarray:
 
 
 def _glyphs(objects: int, rng: np.random.Generator) -> np.ndarray:
-    """bool [objects, 5, 5], all different: a family's glyph of 13 cells, with 2 to 4 pairs of cells exchanged."""
+    """Return distinct glyphs, bool [objects, 5, 5]: the family's 13 cells, with 2 to 4 set cells exchanged for unset
+    ones."""
     seen: set[bytes] = set()
     glyphs = []
     for _ in range(FAMILIES):
@@ -104,7 +106,7 @@ def _glyphs(objects: int, rng: np.random.Generator) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def world(config: ScenesConfig) -> World:
-    """Everything fixed by the config. Cached; about a second for 4,096 objects."""
+    """Build everything that the config determines. Cached; takes about a second for 4,096 objects."""
     rng = np.random.default_rng([config.world_seed, 7])
     glyphs = _glyphs(config.objects, rng)
     sprites = np.zeros((config.objects, 2, JITTERS, CELL, CELL), bool)
@@ -133,7 +135,7 @@ def world(config: ScenesConfig) -> World:
 
 @dataclass
 class Scenes:
-    """A batch of scenes as arrays of indices, int64 [B] each (see `scene_text.Facts`)."""
+    """A batch of scenes as arrays of indices, int64 [B] each (see `captions.Facts`)."""
 
     object: np.ndarray
     colour: np.ndarray
@@ -154,7 +156,7 @@ def _pick(u: np.ndarray, weights: tuple[float, ...]) -> np.ndarray:
 
 
 def sample(config: ScenesConfig, stream: int, index: np.ndarray) -> Scenes:
-    """The scenes of ``index`` (int [B]) in a stream (0 train, 1 held out)."""
+    """Return the scenes of ``index``, int [B], in a stream (0: train, 1: held out, 2 and up: zero-shot tasks)."""
     w = world(config)
 
     def u(field: int) -> np.ndarray:
@@ -184,7 +186,7 @@ def sample(config: ScenesConfig, stream: int, index: np.ndarray) -> Scenes:
 
 
 def allowed_colour(w: World, objects: np.ndarray, colour: np.ndarray) -> np.ndarray:
-    """``colour``, moved on where training must not show it with that object's family."""
+    """Shift each color, int [B], to the next one that training shows with the family of its object."""
     family = objects // w.per_family
     for _ in range(2):
         colour = np.where(w.withheld[family, colour], (colour + 1) % len(text.COLOURS), colour)
@@ -192,10 +194,10 @@ def allowed_colour(w: World, objects: np.ndarray, colour: np.ndarray) -> np.ndar
 
 
 def render(config: ScenesConfig, scenes: Scenes, image_size: int = SIDE, *, shifted: bool = False) -> np.ndarray:
-    """Pictures uint8 [B, image_size, image_size, 3]. ``shifted`` draws in a style that training never shows:
-    paler colours and speckled ground.
+    """Render scenes: uint8 [B, image_size, image_size, 3].
 
-    Raises ConfigError when ``image_size`` is no multiple of 32.
+    ``shifted`` renders in a style that never occurs in training: paler colors and a speckled background. Raises
+    ConfigError unless ``image_size`` is a multiple of 32.
     """
     if image_size % SIDE:
         raise ConfigError(f"model.image.image_size={image_size}: the scenes source draws multiples of {SIDE}")
@@ -232,7 +234,8 @@ def render(config: ScenesConfig, scenes: Scenes, image_size: int = SIDE, *, shif
 
 
 class ScenesSource(Source):
-    """The world as a source of records, endless for training. Raises ConfigError on an impossible size."""
+    """Procedural scenes as a source, infinite for training. Raises ConfigError when the image size is not a multiple of
+    32."""
 
     infinite = True
 
@@ -245,7 +248,12 @@ class ScenesSource(Source):
         return TRAIN_RECORDS if self.stream == 0 else VAL_RECORDS
 
     def batch_captions(self, index: np.ndarray, scenes: Scenes | None = None) -> list[str]:
-        """One caption a scene."""
+        """Return one caption per index.
+
+        Args:
+          index: int [B].
+          scenes: the scenes of ``index``, if they are sampled already.
+        """
         s = scenes or sample(self.config, self.stream, index)
         w, n = world(self.config), len(s.object)
 
@@ -270,12 +278,12 @@ class ScenesSource(Source):
         return out
 
     def batch(self, index: np.ndarray) -> tuple[np.ndarray, list[str]]:
-        """Pictures uint8 [B, H, W, 3] and captions of ``index``, int [B]."""
+        """Return images uint8 [B, H, W, 3] and one caption each for ``index``, int [B]."""
         scenes = sample(self.config, self.stream, index)
         return render(self.config, scenes, self.image_size), self.batch_captions(index, scenes)
 
     def captions(self, i: int) -> tuple[str, ...]:
-        """The caption of record ``i``."""
+        """Return the caption of record ``i``."""
         return tuple(self.batch_captions(np.array([i])))
 
     def name(self, i: int) -> str:

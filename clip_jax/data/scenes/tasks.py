@@ -1,4 +1,4 @@
-"""Zero-shot tasks of the procedural world, of graded difficulty, on scenes that training never shows."""
+"""Zero-shot tasks on procedural scenes, of graded difficulty; training never shows these scenes."""
 
 from __future__ import annotations
 
@@ -30,11 +30,12 @@ def _single(s: Scenes) -> Scenes:
 
 
 def zero_shot_tasks(config: ScenesConfig, image_size: int, examples: int) -> list[ClassificationSet]:
-    """Every task, each with ``examples`` pictures spread evenly over its classes. A pure function of its arguments.
+    """Return every task, each with ``examples`` images spread evenly over its classes: a pure function of the
+    arguments.
 
-    ``background colour count texture position relation family``, objects by frequency
-    (``object_head object_common object_middling object_rare``), pairs of colour and family that training withheld
-    (``composition``), and common objects in another drawing style (``style_shift``).
+    ``background colour count texture position relation family``, objects by frequency (``object_head object_common
+    object_middling object_rare``), pairs of color and family withheld from training (``composition``), and common
+    objects in another drawing style (``style_shift``).
     """
     w = world(config)
     ranks = config.objects

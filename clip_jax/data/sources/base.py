@@ -1,4 +1,4 @@
-"""Where records come from: one base class, one function that opens what a config names."""
+"""The interface of data sources, and sources composed of others."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ T = TypeVar("T")
 
 
 class BrokenRecord(UserError):
-    """One record that cannot be read; the loader counts it and passes over it, up to a limit. Elsewhere it ends the
-    command in one line, as any mistake of the user's."""
+    """A record that cannot be read. The loader counts and skips it, up to ``data.max_broken``; elsewhere it ends the
+    command in one line like any UserError."""
 
 
 @dataclass(frozen=True)
@@ -28,58 +28,59 @@ class Record:
 
 
 class Source:
-    """Records by index, in any order, from any thread. A kind overrides `many` or `__getitem__`; likewise for captions.
+    """Records by index, in any order, from any thread.
 
-    ``infinite``: indices beyond the length give new records too.
+    A subclass defines `__len__`, `name`, and either `__getitem__` and `captions` or `get_many` and `get_many_captions`.
+    ``infinite``: indices beyond the length are valid and give new records.
     """
 
     infinite = False
 
     @property
     def identity(self) -> str | None:
-        """A text that changes with any of the records; None where that is not known."""
+        """A text that changes with any of the records; None if that cannot be determined."""
         return None
 
     @property
     def digest(self) -> str | None:
-        """Names and sizes of what it holds, hashed: the same wherever a copy lies. None where that is not known."""
+        """Hash of the records' names and sizes, independent of where the files are; None if it cannot be determined."""
         return None
 
     @property
     def files(self) -> frozenset[str]:
-        """What its records are read from, by whole paths: two sources that share one share records."""
+        """Absolute paths of the files that records are read from; two sources with a common file share records."""
         return frozenset()
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know of how it was read, a line each."""
+        """Lines for the user about how the data was read."""
         return ()
 
     def hashes(self) -> np.ndarray:
-        """uint64 [N], evenly scattered: by it `part_of` tells which records are held out."""
+        """Return a uniformly distributed hash per record, uint64 [N]; `hash_split` holds out records by it."""
         return scattered(len(self), "")
 
     def __len__(self) -> int:
         raise NotImplementedError
 
     def name(self, i: int, /) -> str:
-        """What record ``i`` is called in messages."""
+        """Return the name of record ``i`` in messages."""
         raise NotImplementedError
 
     def __getitem__(self, i: int, /) -> Record:
-        """Raises BrokenRecord."""
+        """Return record ``i``. Raises BrokenRecord when it cannot be read."""
         return _only(self.many([i]))
 
     def captions(self, i: int, /) -> tuple[str, ...]:
-        """The captions of record ``i``, without its image. Raises BrokenRecord."""
+        """Return the captions of record ``i`` without reading its image. Raises BrokenRecord when that fails."""
         return _only(self.many_captions([i]))
 
     def many(self, rows: list[int], /) -> list[Record | BrokenRecord]:
-        """The records, or why one is none; asked for at once, which a remote source answers faster."""
+        """Return the records of ``rows``, or the error of each broken one; remote sources read them in one request."""
         return [_tried(self.__getitem__, i) for i in rows]
 
     def many_captions(self, rows: list[int], /) -> list[tuple[str, ...] | BrokenRecord]:
-        """Likewise, the captions alone."""
+        """Return the captions of ``rows`` without their images, or the error of each record that is broken."""
         return [_tried(self.captions, i) for i in rows]
 
 
@@ -97,7 +98,7 @@ def _tried(get: Callable[[int], T], i: int) -> T | BrokenRecord:
 
 
 def scattered(count: int, name: str) -> np.ndarray:
-    """uint64 [count]: the numbers from 0 on with a name, hashed (splitmix64; Steele et al., 2014)."""
+    """Return the hashes of 0 to ``count`` - 1, seeded by ``name``: uint64 [count] (splitmix64; Steele et al., 2014)."""
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
     with np.errstate(over="ignore"):
         z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed)
@@ -107,7 +108,7 @@ def scattered(count: int, name: str) -> np.ndarray:
 
 
 class Joined(Source):
-    """Several sources one after the other."""
+    """The concatenation of several sources."""
 
     def __init__(self, parts: list[Source]) -> None:
         self.parts = parts
@@ -148,7 +149,7 @@ class Joined(Source):
         return self._each(rows, lambda part, own: part.many_captions(own))
 
     def _each(self, rows: list[int], read: Callable[[Source, list[int]], list[T]]) -> list[T]:
-        """What each part gives of its own rows, in the order of ``rows``."""
+        """Call ``read`` on each part with its rows; return the results in the order of ``rows``."""
         index = np.array(rows, np.int64)
         part_of = np.searchsorted(self.ends, index, side="right")
         found: dict[int, T] = {}
@@ -160,7 +161,7 @@ class Joined(Source):
 
 
 class Chosen(Source):
-    """Some records of a source: ``rows``, int64 [N]."""
+    """A subset of a source: ``rows``, int64 [N]."""
 
     def __init__(self, source: Source, rows: np.ndarray) -> None:
         self.source, self.rows = source, rows
@@ -196,6 +197,6 @@ class Chosen(Source):
 
 
 def part_of(source: Source, fraction: float, *, held_out: bool) -> Chosen:
-    """The records whose hash lies in the first ``fraction`` of all values, or, to train on, the others."""
+    """Return the records whose hash is in the first ``fraction`` of the range; the others if not ``held_out``."""
     mine = source.hashes() < np.uint64(int(fraction * 2**64))
     return Chosen(source, np.flatnonzero(mine if held_out else ~mine))

@@ -18,13 +18,17 @@ CAPTION_SEPARATORS = {**SEPARATORS, "|": "bars"}
 
 
 class CaptionedFolder(Source):
-    """``captions.csv`` in PATH/SPLIT/ or PATH/, a picture and a caption a row; a name that repeats gives its picture
-    several captions. Raises UserError when the table or a column is missing, or a row is none.
+    """A folder with ``captions.csv`` in PATH/SPLIT/ or PATH/: one image name and one caption per row.
+
+    An image with several rows has several captions.
 
     Args:
       path: the folder.
-      split: of its folders, where there is one of that name.
-      columns: those of the pictures' names and of the captions.
+      split: used as a subfolder if PATH/SPLIT/ exists.
+      columns: names of the columns with image names and captions.
+
+    Raises:
+      UserError: the table or a column is missing, or a row is malformed.
     """
 
     def __init__(self, path: Path, split: str, columns: tuple[str, str] = ("filename", "caption")) -> None:
@@ -55,7 +59,7 @@ class CaptionedFolder(Source):
     def _pairs(
         self, rows: Iterator[tuple[int, list[str]]], separator: str, columns: tuple[str, str]
     ) -> Iterator[tuple[str, str]]:
-        """(a picture's name, a caption) of each row below the header."""
+        """Yield (image name, caption) for each row below the header."""
         head = [name.strip() for name in next(rows, (0, []))[1]]
         for field, column in zip(("data.filename_column", "data.caption_column"), columns, strict=True):
             if head.count(column) != 1:
@@ -71,7 +75,7 @@ class CaptionedFolder(Source):
             yield self._inside(name, line), caption
 
     def _inside(self, name: str, line: int) -> str:
-        """The name in its shortest form. Raises UserError when it leads out of the folder."""
+        """Return the normalized name. Raises UserError when it leads out of the folder."""
         try:
             return name_within("filename", posixpath.normpath(name), folders=True)
         except UserError as error:
@@ -93,7 +97,7 @@ class CaptionedFolder(Source):
         return frozenset(f"{root}/{name}" for name in self.names)
 
     def hashes(self) -> np.ndarray:
-        """By the picture's name: rows that come later change no record's."""
+        """Return hashes of the image names, so that rows added later do not change a record's hash."""
         found = (hashlib.sha256(name.encode()).digest()[:8] for name in self.names)
         return np.frombuffer(b"".join(found), "<u8").astype(np.uint64)
 
@@ -104,7 +108,7 @@ class CaptionedFolder(Source):
         return str(self.root / self.names[i])
 
     def captions(self, i: int) -> tuple[str, ...]:
-        """The captions of record ``i``. Raises BrokenRecord when all are empty."""
+        """Return the captions of record ``i``. Raises BrokenRecord when all are empty."""
         found = tuple(c for c in self.rows[self.names[i]] if c)
         if not found:
             raise BrokenRecord(f"{self.name(i)}: has no caption")

@@ -1,4 +1,4 @@
-"""Which shards a path names: a file, a folder with splits or without, or a pattern of either."""
+"""Resolve a path or pattern to a list of tar shards."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 def expand_braces(text: str) -> list[str]:
-    """``a-{00..02}.tar`` -> three names, ``{a,b}/{0..1}`` -> four, in the order of writing; braces may be nested.
+    """Expand ``a-{00..02}.tar`` to three names, ``{a,b}/{0..1}`` to four, in the order written; braces may be nested.
 
-    Zeros in front of a range's first number set its width, as in a shell. Raises ConfigError on unbalanced braces,
-    a range that runs down, or more than `MAX_NAMES` names.
+    Leading zeros of a range's first number set its width, as in a shell. Raises ConfigError on unbalanced braces, a
+    descending range, or more than `MAX_NAMES` names.
     """
     names = []
     for name in _expand(text, text):
@@ -68,16 +68,18 @@ def _range(text: str, whole: str) -> Iterator[str]:
 
 
 def shards_of(path: str | Path, split: str) -> list[str]:
-    """The tar files that a path or URL names, shorter names first: itself, when its name ends in ``.tar`` or it is a
-    file; else those of PATH/SPLIT/, or of PATH itself where it has no splits. Braces multiply a path, ``*`` matches.
+    """List the tar files of a path or URL, shorter names first.
 
-    Raises UserError when a path names none; ConfigError on a wrong brace.
+    The path itself if it ends in ``.tar`` or is a file; else the shards in PATH/SPLIT/, or in PATH if it has no splits.
+    Braces and ``*`` are expanded.
+
+    Raises UserError when there are none; ConfigError on malformed braces.
     """
     return [shard for one in _places(str(path)) for shard in _shards(one, split)]
 
 
 def holds_shards(path: str | Path) -> bool:
-    """Whether a path here is a shard, or a folder with some in it or in its splits."""
+    """Return whether a local path is a shard, or a folder with shards in it or in its splits."""
     here = remote.local_path(str(path))
     return here.is_file() or any(remote.glob(str(path), pattern) for pattern in ("*/*.tar", "*.tar"))
 

@@ -1,4 +1,4 @@
-"""Where the members of a tar shard lie: scanned once from its headers, then kept in the user's cache folder."""
+"""Index of the members of a tar shard: scanned once from its headers, then cached in the user's cache folder."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ SAID = {  # what is passed over in a shard, and how that is told
 
 
 class Index(NamedTuple):
-    """What a shard holds.
+    """Index of one shard.
 
-    ``places``: uint32 [2 · len(MEMBERS), N], in file order: for each of `MEMBERS` the offset in blocks of 512 bytes (0:
-    the sample has none) and the bytes. ``digest``: of all members' names and sizes, 32 hex digits. ``passed``: for a
-    key of `SAID` how many there are, and the name of one.
+    ``offsets``: uint32 [2 · len(MEMBERS), N], in file order: for each of `MEMBERS` the offset in blocks of 512 bytes
+    (0: the sample has none) and the size in bytes. ``digest``: hash of all members' names and sizes, 32 hex digits.
+    ``passed``: for keys of `SKIPPED`, how many members were skipped, and the name of one.
     """
 
     places: np.ndarray
@@ -45,9 +45,9 @@ class Index(NamedTuple):
 
 
 def load_index(shard: str) -> Index:
-    """The index of a shard, from the cache where that is good, else scanned.
+    """Return the index of a shard, from the cache if it is valid, else by scanning the shard.
 
-    Raises UserError when the shard is missing or no whole tar, or holds a member twice.
+    Raises UserError when the shard is missing or is not a complete tar, or holds a member twice.
     """
     size, version = remote.stat(shard)
     identity = f"{FORMAT} {shard} {size} {version}"
@@ -61,14 +61,14 @@ def load_index(shard: str) -> Index:
 
 
 def cache_folder() -> Path:
-    """``$CLIP_JAX_CACHE/shards``, or ``clip_jax/shards`` in the user's cache folder."""
+    """Return ``$CLIP_JAX_CACHE/shards``, or ``clip_jax/shards`` in the user's cache folder."""
     base = os.environ.get("CLIP_JAX_CACHE")
     home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return (Path(base) if base else Path(home) / "clip_jax") / "shards"
 
 
 def _cached(path: Path, identity: str) -> Index | None:
-    """The entry, unless it is missing, of another content, or damaged."""
+    """Return the cached index; None if it is missing, for other contents, or damaged."""
     try:
         found = kept(path) or {}
         known, digest, passed = map(str, found["told"])
@@ -81,7 +81,7 @@ def _cached(path: Path, identity: str) -> Index | None:
 
 
 def kept(path: Path) -> dict[str, np.ndarray] | None:
-    """The arrays of an archive that `keep` wrote; None when it is missing or damaged (an archive has check sums)."""
+    """Read the arrays of an .npz file; None when it is missing or damaged (the format has checksums)."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
             return dict(found)
@@ -90,7 +90,7 @@ def kept(path: Path) -> dict[str, np.ndarray] | None:
 
 
 def keep(path: Path, write: Callable[[Any], None]) -> bool:
-    """Write a file whole or not at all. False when the folder cannot be written: a cache is no duty."""
+    """Write a file atomically. Returns False when the folder cannot be written; a cache is optional."""
     part = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,8 @@ def keep(path: Path, write: Callable[[Any], None]) -> bool:
 
 
 def scan(shard: str, size: int) -> Index:
-    """Read the headers of a tar of ``size`` bytes. Raises UserError: it is no whole tar, or holds a member twice."""
+    """Index a tar of ``size`` bytes by its headers. Raises UserError when it is not a complete tar or holds a member
+    twice."""
     members: list[_Member] = []
     sha = hashlib.sha256()
     try:
@@ -134,9 +135,9 @@ def scan(shard: str, size: int) -> Index:
 
 
 def _check_end(shard: str, end: int, size: int) -> None:
-    """Look behind the last member, where a whole archive has blocks of zeros and nothing else. Raises ReadError.
+    """Check that nothing but zero blocks follows the last member; raise ReadError otherwise.
 
-    A truncated archive just stops, and one with another behind it goes on: tarfile takes both for an end.
+    tarfile accepts a truncated archive, and one with another archive appended, as complete.
     """
     if size - end < BLOCK:
         raise tarfile.ReadError("it ends early")
@@ -157,10 +158,10 @@ class _Member(NamedTuple):
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """A member's name -> its key, with the folder, and its extension in lower case.
+    """Split a member's name into its key, with the folder, and its extension in lower case.
 
-    The key ends at the first dot of the file's name, as WebDataset has it; where that leaves an extension that is not
-    known and ends in one that is, it ends at the last: ``frame_0.15.jpg`` -> ``frame_0.15``, ``jpg``.
+    The key ends at the first dot of the file's name, as in WebDataset; if that gives an unknown extension which ends in
+    a known one, the key ends at the last dot: ``frame_0.15.jpg`` -> ``frame_0.15``, ``jpg``.
     """
     folder, slash, file = name.rpartition("/")
     stem, _, extension = file.partition(".")
@@ -170,7 +171,7 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def _samples(shard: str, members: list[_Member]) -> tuple[list[dict[str, _Member]], dict[str, tuple[int, str]]]:
-    """Members by sample, in file order, and what is passed over. Raises UserError for a name that stands twice."""
+    """Group members by sample, in file order; also return what was skipped. Raises UserError for a duplicate name."""
     split = [split_name(m.name) for m in members]
     found: dict[str, set[str]] = {}
     for key, extension in split:
@@ -205,7 +206,7 @@ def _row(members: dict[str, _Member]) -> list[int]:
 
 
 class _Headers(io.RawIOBase):
-    """A file of which only the parts that are looked at are read, `AHEAD` bytes at a time."""
+    """A seekable file that reads only the parts requested, at least `AHEAD` bytes at a time."""
 
     def __init__(self, shard: str, size: int) -> None:
         self._shard, self._size = shard, size

@@ -15,8 +15,8 @@ from clip_jax.errors import UserError
 class TfdsSource(Source):
     """One split of a prepared data set; images stay encoded until they are needed.
 
-    Raises UserError when the folder holds no prepared set, lacks the split or a feature, or was prepared in a
-    format that cannot be read at random.
+    Raises UserError when the folder holds no prepared set, lacks the split or a feature, or was prepared in a format
+    without random access.
     """
 
     def __init__(self, path: Path, split: str, image_key: str, caption_key: str) -> None:
@@ -61,7 +61,7 @@ class TfdsSource(Source):
         return f"{self.path}:{self.split}[{i}]"
 
     def captions(self, i: int) -> tuple[str, ...]:
-        """The captions of record ``i``."""
+        """Return the captions of record ``i``."""
         return self[i].captions
 
     def __getitem__(self, i: int) -> Record:

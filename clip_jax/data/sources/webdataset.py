@@ -1,4 +1,4 @@
-"""WebDataset tar shards, indexed once and read at random places; nothing is extracted, no shard is read whole."""
+"""WebDataset tar shards with random access by an index; shards are neither extracted nor read whole."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ SCANS = 16  # shards looked at abreast
 
 
 class Shards:
-    """Samples of a list of shards, in file order, and their members' bytes.
+    """Samples of a list of shards, in file order, and the bytes of their members.
 
-    The index takes 8 bytes a member (image and text: 16 bytes a sample), 8 a shard and the shards' names. Worker
-    processes map it from a file of the cache folder, so that it is in memory once more at most.
+    The index takes 8 bytes per member (image and text: 16 bytes per sample), 8 per shard, and the shards' names. Worker
+    processes map it from a file of the cache folder, so it is in memory at most twice.
     """
 
     def __init__(self, shards: list[str]) -> None:
@@ -50,11 +50,11 @@ class Shards:
 
     @property
     def index_bytes(self) -> int:
-        """Memory of the index."""
+        """Size of the index in bytes."""
         return self.places.nbytes + self.ends.nbytes + sum(map(len, self.shards))
 
     def __getstate__(self) -> dict[str, Any]:
-        """For worker processes: the index by the name of a file to map, where one can be written."""
+        """Return the state for worker processes: the index as the path of a file to map, if one can be written."""
         digest = hashlib.sha256(self.places.data).hexdigest()[:32]
         path = tar_index.cache_folder() / f"joined-{digest}.npy"
         if not path.exists() and not tar_index.keep(path, lambda file: np.save(file, self.places)):
@@ -70,7 +70,7 @@ class Shards:
         return self.shards[int(np.searchsorted(self.ends, i, side="right"))]
 
     def _place(self, i: int, member: str) -> tuple[int, int] | None:
-        """First byte and byte after the last, or None when the sample has no such member."""
+        """Return the first byte of a member and the byte after its last; None when the sample has no such member."""
         if member not in self.members:
             return None
         row = 2 * self.members.index(member)
@@ -78,7 +78,7 @@ class Shards:
         return (start, start + int(self.places[row + 1, i])) if start else None
 
     def name(self, i: int) -> str:
-        """The sample's name for messages, shard and key, read from the shard (a very long name is cut)."""
+        """Return the sample's name for messages, shard and key, read from the shard (a very long name is truncated)."""
         shard = self._shard(i)
         places = [p for m in self.members if (p := self._place(i, m))]
         if not places:
@@ -89,7 +89,7 @@ class Shards:
         return f"{shard}:{one_line(tar_index.split_name(name)[0])}"
 
     def read(self, rows: list[int], members: tuple[str, ...]) -> list[dict[str, bytes]]:
-        """The bytes of those of ``members`` that each sample has, the near ones in one piece.
+        """Read those of ``members`` that each sample has, adjacent ones in one request.
 
         Raises UserError when a shard cannot be read.
         """
@@ -114,21 +114,22 @@ class Shards:
         return out
 
     def image(self, i: int) -> bytes:
-        """The encoded image of sample ``i``. Raises BrokenRecord when it has none."""
+        """Return the encoded image of sample ``i``. Raises BrokenRecord when it has none."""
         return self.image_of(i, self.read([i], ("image",))[0])
 
     def member(self, i: int, extension: str) -> str:
-        """A text member of sample ``i``, txt or cls. Raises BrokenRecord when it is missing or no UTF-8."""
+        """Return a text member of sample ``i``, txt or cls. Raises BrokenRecord when it is missing or not UTF-8."""
         return self.text_of(i, extension, self.read([i], (extension,))[0])
 
     def image_of(self, i: int, found: dict[str, bytes]) -> bytes:
-        """The image among what was read of sample ``i``. Raises BrokenRecord."""
+        """Return the image from the members of sample ``i`` as `read` returns them. Raises BrokenRecord when it has
+        none."""
         if "image" not in found:
             raise BrokenRecord(f"{self.name(i)}: has no image ({', '.join(IMAGES)})")
         return found["image"]
 
     def text_of(self, i: int, extension: str, found: dict[str, bytes]) -> str:
-        """The text among what was read of sample ``i``. Raises BrokenRecord."""
+        """Return a text from the members of sample ``i`` as `read` returns them. Raises BrokenRecord like `member`."""
         if extension not in found:
             raise BrokenRecord(f"{self.name(i)}: has no .{extension}")
         try:
@@ -146,7 +147,7 @@ def _notes(shards: list[str], passed: list[dict[str, tuple[int, str]]]) -> Itera
 
 
 class WebDataset(Source):
-    """Pairs KEY.jpg (or png, webp) + KEY.txt, one caption a line; a line ends at ``\\n`` alone."""
+    """Pairs of KEY.jpg (or png, webp) and KEY.txt with one caption per line; lines end at ``\\n`` alone."""
 
     def __init__(self, path: str | Path, split: str) -> None:
         self.shards = Shards(shards_of(path, split))
@@ -171,7 +172,8 @@ class WebDataset(Source):
         return self.shards.notes
 
     def hashes(self) -> np.ndarray:
-        """By the shard's name and the place in it: shards that come later change no record's."""
+        """Return hashes of shard name and position in the shard, so that shards added later do not change a record's
+        hash."""
         ends = self.shards.ends.tolist()
         return np.concatenate([
             scattered(end - begin, shard.rpartition("/")[2])

@@ -1,4 +1,4 @@
-"""A byte-level BPE learned from the run's own captions (Sennrich et al., 2016; Radford et al., 2019)."""
+"""A byte-level BPE trained on the run's own captions (Sennrich et al., 2016; Radford et al., 2019)."""
 
 from __future__ import annotations
 
@@ -21,30 +21,34 @@ LEARNED = 4096  # characters of a caption that a vocabulary is learned from: a w
 
 
 class Tokenizer(Protocol):
-    """Text to rows of token ids; room for published vocabularies too."""
+    """The interface of tokenizers: texts to rows of token ids."""
 
     vocab_size: int
     context_length: int
 
     def encode(self, texts: list[str]) -> np.ndarray:
-        """int32 [N, T]: start, text, end, padding. A long text is cut, its end token kept."""
+        """Tokenize texts: int32 [N, T]: start, text, end, padding. A long text is truncated, its end token kept."""
         ...
 
     def save(self, path: Path) -> None:
-        """Write it where `load_tokenizer` reads it."""
+        """Write the tokenizer as `load_tokenizer` reads it."""
         ...
 
 
 def clean(text: str) -> str:
-    """Lower case, single spaces."""
+    """Convert to lower case and collapse whitespace."""
     return " ".join(text.lower().split())
 
 
 class BytePairTokenizer:
-    """Ids: 0 pads, then bytes and merges; the last two are start and end of text, the end being the largest."""
+    """A trained byte-level BPE. Id 0 is padding, then bytes and merges; the last two are start and end of text.
+
+    The end of text has the largest id.
+    """
 
     def __init__(self, model: str, vocab_size: int, context_length: int, source: str = "tokenizer.json") -> None:
-        """Raises UserError, naming ``source``, when the model is none or has more tokens than there is room for."""
+        """Load a model. Raises UserError naming ``source`` when it is malformed or has more tokens than ``vocab_size``
+        allows."""
         from tokenizers import Tokenizer as Library
 
         with foreign(source, "a tokenizer"):
@@ -68,7 +72,7 @@ class BytePairTokenizer:
         return ids
 
     def encode(self, texts: list[str]) -> np.ndarray:
-        """int32 [N, T]. Pre-tokens never cross a space, so words are encoded one by one and remembered."""
+        """Tokenize texts: int32 [N, T]. Pre-tokens never cross a space, so words are encoded separately and cached."""
         out = np.zeros((len(texts), self.context_length), np.int32)
         room = self.context_length - 2
         for row, text in enumerate(texts):
@@ -82,7 +86,7 @@ class BytePairTokenizer:
         return out
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """The text of one row, for people."""
+        """Return the text of one row, for people."""
         ids = [int(t) - 1 for t in tokens if PAD < int(t) < self.start]
         return self._library.decode(ids).strip()
 
@@ -98,7 +102,7 @@ class BytePairTokenizer:
 
 
 def train_tokenizer(captions: Iterable[str], vocab_size: int, context_length: int) -> BytePairTokenizer:
-    """Learn at most ``vocab_size`` - 3 bytes and merges. Equal captions give an equal tokenizer."""
+    """Train a BPE with at most ``vocab_size`` - 3 bytes and merges. Equal captions give an equal tokenizer."""
     from tokenizers import Tokenizer as Library
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -115,7 +119,7 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, context_length: in
 
 
 def with_context(tokenizer: Tokenizer, length: int) -> Tokenizer:
-    """The same vocabulary with rows of another length."""
+    """Return the same vocabulary with rows of another length."""
     from clip_jax.data.tokenizers.huggingface import HFTokenizer
 
     if tokenizer.context_length == length:
@@ -128,9 +132,9 @@ def with_context(tokenizer: Tokenizer, length: int) -> Tokenizer:
 
 
 def check_fits(tokenizer: Tokenizer, text: TextTowerConfig, source: str) -> Tokenizer:
-    """The tokenizer, if it is one for a text tower of this shape.
+    """Check that a tokenizer fits a text tower of this shape and return it; raise UserError otherwise.
 
-    Raises UserError: ids that no embedding has, and rows of another length, would be used in silence.
+    Without the check, ids without an embedding and rows of another length would be used silently.
     """
     if not 0 < tokenizer.vocab_size <= text.vocab_size:
         reason = f"it has {tokenizer.vocab_size} tokens, the text tower {text.vocab_size}"
@@ -142,7 +146,7 @@ def check_fits(tokenizer: Tokenizer, text: TextTowerConfig, source: str) -> Toke
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Whatever a tokenizer's ``save`` wrote. Raises UserError when the file is missing or not one of ours."""
+    """Read what a tokenizer's ``save`` wrote. Raises UserError when the file is missing or not of clip_jax."""
     from clip_jax.data.tokenizers import clip_bpe as published_tokenizer
     from clip_jax.data.tokenizers import huggingface as hf_tokenizer
 

@@ -1,4 +1,4 @@
-"""`clip-jax data icons`: a package of icon sets -> captioned pictures, held-out families, zero-shot tasks."""
+"""`clip-jax data icons`: build a corpus of captioned icons, with held-out designs and zero-shot tasks."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ FORMAT = 1  # of the work files
 
 @dataclass(frozen=True)
 class IconsConfig:
-    """What is drawn, and what is held out."""
+    """Settings of the corpus: what is rendered, and what is held out."""
 
     out: Path
     package: Path | None = None  # the archive of @iconify/json; None fetches it with npm
@@ -67,11 +67,19 @@ class IconsConfig:
 
 
 def build(config: IconsConfig, echo: Callable[[str], None] = print) -> dict[str, Any]:
-    """Draw, split and write everything under ``config.out``; returns the manifest (OUT/manifest.json).
+    """Render, split and write the corpus under ``config.out``.
 
-    An interrupted build goes on where it stopped. The same package and versions give the same bytes.
+    An interrupted build resumes. The same package and library versions give the same bytes.
 
-    Raises UserError when there is no package, OUT holds something else, or nothing is left to train or to hold out.
+    Args:
+      config: the settings.
+      echo: called with progress lines.
+
+    Returns:
+      The manifest, also written to OUT/manifest.json.
+
+    Raises:
+      UserError: there is no package, OUT holds something else, or one of the splits would be empty.
     """
     with disk_errors(config.out):
         return _build(config, echo)
@@ -117,7 +125,7 @@ def _build(config: IconsConfig, echo: Callable[[str], None]) -> dict[str, Any]:
 
 
 def _identity(config: IconsConfig) -> dict[str, Any]:
-    """What the drawn pictures depend on."""
+    """Return everything that the rendered images depend on."""
     from PIL import features
 
     assert config.package is not None
@@ -145,8 +153,11 @@ def _work_folder(out: Path, identity: dict[str, Any]) -> Path:
 def _draw_all(
     config: IconsConfig, work: Path, echo: Callable[[str], None]
 ) -> tuple[list[IconSet], list[pd.DataFrame], list[tuple[str, str]], dict[str, int]]:
-    """Draw every allowed set that is not drawn yet. Returns the sets without their drawings, their tables, what was
-    left out and why, and icons by refused licence."""
+    """Render every allowed set that is not rendered yet.
+
+    Returns the sets without their drawings, their tables, (icon, reason) for each icon left out, and the number of
+    icons per refused license.
+    """
     assert config.package is not None
     sets, tables, left_out, refused, drawn = [], [], [], Counter[str](), 0
     workers = config.workers or os.cpu_count() or 1
@@ -174,7 +185,7 @@ def _draw_all(
 
 
 def _write(out: Path, table: pd.DataFrame, parts: Split, made: list[Task], contents: Contents) -> dict[str, str]:
-    """Shards of both splits and of the tasks; returns their check sums by path."""
+    """Write the shards of both splits and of the tasks; return their SHA-256 by path."""
     sums: dict[str, str] = {}
 
     def pairs(rows: pd.DataFrame) -> Iterator[Sample]:
@@ -197,7 +208,7 @@ def _write(out: Path, table: pd.DataFrame, parts: Split, made: list[Task], conte
 
 
 def summary(manifest: dict[str, Any]) -> str:
-    """The manifest's numbers for people."""
+    """Format the manifest's numbers for people."""
     icons = manifest["icons"]
     refused = ", ".join(f"{count:,} {name}" for name, count in icons["refused_licences"].items()) or "none"
     left_out = ", ".join(f"{count:,} {why}" for why, count in icons["left_out"].items()) or "none"

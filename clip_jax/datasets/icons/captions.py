@@ -1,4 +1,4 @@
-"""Captions of an icon, one a line, the plainest first: a pure function of its set and its name."""
+"""Captions of an icon, a pure function of its set and its name; the plainest caption is first."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _DULL = re.compile(r"extras|regular|^$|general|misc|^base$|^common$", re.IGNOREC
 
 
 def category_words(category: str) -> str:
-    """ "ComputerDevices" -> "computer devices"; nothing for a category that says nothing."""
+    """Convert "ComputerDevices" to "computer devices"; return "" for an uninformative category."""
     if _DULL.search(category):
         return ""
     return re.sub(r"\s*[/&+]\s*", " and ", _CAMEL.sub(" ", category).replace("-", " ")).lower()
 
 
 def captions(icons: IconSet, names: Names, icon: str) -> tuple[str, ...]:
-    """All captions of one icon; () when its name says nothing that a reader would know (a code of no country)."""
+    """Return all captions of an icon; () when its name means nothing to a reader (a code of no country)."""
     name = names.read(icon)
     if not name.shown:
         return ()
@@ -67,7 +67,7 @@ def _icon(icons: IconSet, names: Names, name: Name) -> list[str]:
 
 
 def members(icons: IconSet, names: Names, icon: str) -> tuple[bytes, bytes] | None:
-    """KEY.txt and KEY.json of an icon, or None where it has no caption."""
+    """Return KEY.txt and KEY.json of an icon, or None if it has no caption."""
     lines = captions(icons, names, icon)
     if not lines:
         return None

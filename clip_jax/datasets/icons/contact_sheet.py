@@ -1,4 +1,4 @@
-"""A contact sheet: one icon of each of many sets with a caption, its set and its licence, and who made it beneath."""
+"""A contact sheet of many sets: one icon each with caption, set and license, and the attributions below."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def contact_sheet(
     path: Path, table: pd.DataFrame, contents: Contents, licences: dict[str, str], attributions: dict[str, str],
     count: int = 36,
 ) -> None:  # fmt: skip
-    """Draw the first icon of each set, in the table's order, ``count`` at most, to a PNG."""
+    """Write a PNG with the first icon of each of the first ``count`` sets, in the table's order."""
     from PIL import Image, ImageDraw, ImageFont
 
     rows = list(table.drop_duplicates("set").head(count).itertuples())
@@ -41,5 +41,5 @@ def contact_sheet(
 
 
 def _plain(text: str) -> str:
-    """Without the accents that Pillow's own font lacks."""
+    """Remove accents, which Pillow's built-in font lacks."""
     return "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))

@@ -1,9 +1,9 @@
-"""Which sets are one design, so that training and evaluation never share a designer's hand.
+"""Groups of sets with a common design, so that training and evaluation never share a designer.
 
-Sets are one family when they have an author in common, when one's prefix continues the other's (mdi, mdi-light), when
-they are known to descend from each other, or when measurement says so: a tenth of the smaller one's icons have the same
-path data, or most icons of one name look the same. Families are held out whole. What still looks alike across the split
-(a letter, a plain square, a logo that everybody draws) is found by perceptual hash and leaves the training side.
+Two sets belong to the same group if they share an author, if one's prefix continues the other's (mdi, mdi-light), if
+they are known to derive from each other, or by measurement: a tenth of the smaller set's icons have the same path data,
+or most icons of the same name look the same. Groups are held out whole. Icons that still look alike across the split (a
+letter, a plain square, a logo that everybody draws) are found by perceptual hash and removed from training.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SHARED_LOOKS, LOOKS_ALIKE, NAMES = 0.5, 4, 20  # share of common names, bits tha
 
 @dataclass(frozen=True)
 class Link:
-    """Two sets of one family, and why."""
+    """Two sets of the same design group, and the reason."""
 
     one: str
     other: str
@@ -49,7 +49,12 @@ class Link:
 
 
 def links(sets: Iterable[IconSet], table: pd.DataFrame) -> list[Link]:
-    """Every reason for two sets to be one family. ``table``: columns set, base, hash, digest."""
+    """Return every reason for two sets to be in one design group.
+
+    Args:
+      sets: the sets.
+      table: columns set, base, hash, digest.
+    """
     sets = sorted(sets, key=lambda s: s.prefix)
     prefixes = {s.prefix for s in sets}
     found = []
@@ -100,7 +105,7 @@ def _pairs(groups: Iterable[list[str]]) -> Counter[tuple[str, str]]:
 
 
 def families(prefixes: Iterable[str], found: list[Link]) -> list[tuple[str, ...]]:
-    """The prefixes in families, by the links between them; each sorted, and their list too."""
+    """Return the design groups: the connected components of the prefixes under the links, sorted."""
     root = {p: p for p in prefixes}
 
     def top(p: str) -> str:
@@ -118,8 +123,11 @@ def families(prefixes: Iterable[str], found: list[Link]) -> list[tuple[str, ...]
 
 @dataclass(frozen=True)
 class Split:
-    """Rows bool [N]: ``held_out``, and of the others ``copied`` (path data of a held-out icon) and ``alike`` (its looks
-    only); neither of those is trained on."""
+    """The holdout split of a table, by row.
+
+    Rows bool [N]: ``held_out``; ``copied``: training icons with the path data of a held-out one; ``alike``: other
+    training icons that look like a held-out one. Training excludes all three. ``prefixes`` are the held-out sets.
+    """
 
     families: list[tuple[str, ...]]
     links: list[Link]
@@ -134,9 +142,16 @@ class Split:
 
 
 def split(sets: list[IconSet], table: pd.DataFrame, held_out: Collection[str], bits: int) -> Split:
-    """Hold out the families of these prefixes. ``table``: columns set, base, hash, digest.
+    """Hold out the design groups of the given prefixes.
 
-    Raises UserError when that leaves nothing on one side.
+    Args:
+      sets: the sets.
+      table: columns set, base, hash, digest.
+      held_out: prefixes; their whole groups are held out.
+      bits: Hamming distance within which two images look alike.
+
+    Raises:
+      UserError: one side would be empty.
     """
     found = links(sets, table)
     groups = families([s.prefix for s in sets], found)
@@ -155,7 +170,7 @@ def split(sets: list[IconSet], table: pd.DataFrame, held_out: Collection[str], b
 
 
 def near_duplicates(train: np.ndarray, held_out: np.ndarray, bits: int) -> np.ndarray:
-    """Hashes uint64 [N], [M] -> bool [N]: which training pictures look like a held-out one."""
+    """Return which training hashes are within ``bits`` of a held-out one: uint64 [N], uint64 [M] -> bool [N]."""
     unique, back = np.unique(train, return_inverse=True)
     distance = np.full(len(unique), 65, np.uint8)
     for value in np.unique(held_out):

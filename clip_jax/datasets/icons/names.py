@@ -1,8 +1,8 @@
-"""An icon's name taken apart: what is shown, how it is drawn, and what it stands in.
+"""Parsing of icon names into subject, style, size and container.
 
 Names are written by hundreds of designers: "arrow-left-circle-outline", "outline-circle-arrow-left", "arrow-left-24".
-What a word means is told from the set itself. A style is a word that the set declares, or that ends many of its names;
-"X-circle" is X in a circle where the set also has an X.
+The meaning of a word is inferred from the set. A style is a word that the set declares, or that ends many of its names;
+"X-circle" is X in a circle if the set also has an X.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ _SKIN = re.compile(r"-(medium-light|medium-dark|light|medium|dark)(-skin-tone)?$
 
 @cache
 def countries() -> dict[str, str]:
-    """Two-letter codes (ISO 3166-1 and those of Unicode's flags), and a few parts of countries -> English names."""
+    """Return English names by two-letter code (ISO 3166-1, the codes of Unicode's flags, a few parts of countries)."""
     return dict(json.loads(resources.files("clip_jax.datasets.icons").joinpath("countries.json").read_text("utf-8")))
 
 
@@ -89,7 +89,8 @@ def _country_slugs() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Name:
-    """``base``: the name without styles and sizes; ``shown``: what it says in words; ``styles``, ``size`` in words."""
+    """A parsed name: ``base``, without styles and sizes; ``shown``, the subject in words; ``styles`` and ``size`` in
+    words."""
 
     base: str
     shown: str
@@ -100,13 +101,13 @@ class Name:
 
     @property
     def style_class(self) -> str:
-        """What the task `styles` calls it: the one class of its style words, or nothing."""
+        """The class in the task `styles`: the only class among the style words, or "" if there is none or several."""
         classes = {STYLE_CLASSES[s] for s in self.styles if s in STYLE_CLASSES}
         return classes.pop() if len(classes) == 1 else ""
 
 
 class Names:
-    """The words of one set. ``kind``: icon, logo, emoji or flag."""
+    """The parser of one set's names. ``kind``: icon, logo, emoji or flag."""
 
     def __init__(self, icons: IconSet) -> None:
         names = list(icons.icons)
@@ -128,7 +129,7 @@ class Names:
         self.bases = {self._strip(n)[0] for n in names}
 
     def _strip(self, name: str) -> tuple[str, list[str], str]:
-        """Name -> base, style words, size."""
+        """Split a name into base, style words and size."""
         words, size = name.split("-"), ""
         styles: list[str] = []
         while len(words) > 1:
@@ -147,7 +148,7 @@ class Names:
         return "-".join(words) or name, styles, size
 
     def read(self, name: str) -> Name:
-        """A name of this set, or a further name of one of its icons."""
+        """Parse a name or an alias of an icon in this set."""
         if self.kind == "flag":
             code, _, shape = name.partition("-")
             styles = (STYLES[shape],) if shape in STYLES else ()
@@ -174,7 +175,7 @@ class Names:
         return Name(name, name.replace("-", " "))
 
     def say(self, base: str) -> str:
-        """ "arrow-left-circle" -> "arrow left in a circle"."""
+        """Convert "arrow-left-circle" to "arrow left in a circle"."""
         plain = re.sub(r"(?<=[a-z]{3})\d$", "", base)
         if plain != base and plain in self.bases:  # sidebar-left2
             return self.say(plain)
@@ -206,7 +207,7 @@ class Names:
 
 
 def pointing(shown: str) -> str:
-    """ "arrow left" -> "arrow pointing left"; nothing for what has no direction."""
+    """Convert "arrow left" to "arrow pointing left"; return "" if the subject has no direction."""
     head, *ways = shown.split(" in a")[0].split()
     if head not in _HEADS or not ways or not set(ways) <= DIRECTIONS:
         return ""
@@ -214,5 +215,5 @@ def pointing(shown: str) -> str:
 
 
 def with_article(words: str) -> str:
-    """ "circle" -> "a circle"."""
+    """Convert "circle" to "a circle"."""
     return f"{'an' if words[:1] in 'aeio8' or words[:2] in ('un', 'um') else 'a'} {words}"

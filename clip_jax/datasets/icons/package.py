@@ -1,4 +1,4 @@
-"""The package `@iconify/json`: hundreds of icon sets, one JSON file each, read from the archive one at a time."""
+"""The package `@iconify/json`: hundreds of icon sets, one JSON file each, streamed from the archive."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ICON_NAME = "[a-z0-9-]+"  # as Iconify demands of prefixes and icons
 
 
 class Drawing(NamedTuple):
-    """An SVG without its root element, and the part of the plane that is seen; ``name`` is for messages."""
+    """An SVG without its root element, its view box, and its ``name`` for messages."""
 
     body: str
     left: float
@@ -34,7 +34,7 @@ class Drawing(NamedTuple):
 
 @dataclass(frozen=True)
 class IconSet:
-    """One designer's set. ``aliases`` and ``categories`` are by icon; ``affixes`` are the styles that it declares."""
+    """One icon set. ``aliases`` and ``categories`` are by icon; ``affixes`` are the styles that the set declares."""
 
     prefix: str
     title: str
@@ -53,13 +53,16 @@ class IconSet:
 
     @property
     def attribution(self) -> str:
-        """Who made it under which licence, with their addresses where they are known."""
+        """Title, author and license, with their URLs where known."""
         parts = ((f"{self.title} by {self.author}", self.author_url), (self.licence_title, self.licence_url))
         return ", ".join(f"{text} ({url})" if url else text for text, url in parts)
 
 
 def find_package(given: Path | None, folder: Path) -> Path:
-    """The archive named, or one fetched with npm into ``folder``, once. Raises UserError when there is neither."""
+    """Return ``given`` if it exists, else the archive in ``folder``, fetched with npm if necessary.
+
+    Raises UserError when there is no archive.
+    """
     if given is not None:
         if not given.is_file():
             raise UserError(f"--package: {given}: no such file")
@@ -84,15 +87,15 @@ def find_package(given: Path | None, folder: Path) -> Path:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file, as hexadecimal."""
+    """Return the SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def icon_sets(package: Path, only: tuple[str, ...] = ()) -> Iterator[IconSet]:
-    """The sets, in the archive's order; ``only`` these prefixes where some are given.
+    """Yield the sets in the archive's order, restricted to the prefixes ``only`` if any are given.
 
-    Raises UserError when it is no such archive.
+    Raises UserError when the file is not an archive of the package.
     """
     sets = 0
     with foreign(f"--package: {package}", f"an archive of {NAME}"), tarfile.open(package, "r|gz") as tar:
@@ -118,7 +121,7 @@ def icon_sets(package: Path, only: tuple[str, ...] = ()) -> Iterator[IconSet]:
 
 
 def parse_set(data: Any, source: str = "--package") -> IconSet:
-    """The content of json/PREFIX.json -> a set. Aliases that turn or mirror their icon are no names of it: left out."""
+    """Parse json/PREFIX.json. Aliases that rotate or mirror their icon are not names of it and are left out."""
     with foreign(source, f"a set of {NAME}"):
         return _parse_set(data)
 

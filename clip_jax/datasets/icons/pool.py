@@ -1,5 +1,4 @@
-"""Processes that draw what strangers wrote: a drawing may take too long or end its process, and must not stop a build
-without a word."""
+"""A process pool for rendering untrusted drawings, any of which may hang or kill its process."""
 
 from __future__ import annotations
 
@@ -26,7 +25,7 @@ Task = tuple[Draw, Sequence[Any]]
 
 
 def _serve(connection: Connection) -> None:
-    """Answer each item of each task; ends when the parent is gone."""
+    """Answer each item of each task, until the parent closes the connection."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to answer
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     limited = False
@@ -42,14 +41,14 @@ def _serve(connection: Connection) -> None:
 
 
 def _limit_memory() -> None:
-    """Let this process grow by `ROOM` and no more, where the system tells its size."""
+    """Limit the growth of this process to `ROOM` bytes, where the system reports its size."""
     with contextlib.suppress(OSError, ValueError):
         most = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + ROOM
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 class _Worker:
-    """One process, the task it has, and the answers so far."""
+    """One process, its current task, and the answers so far."""
 
     def __init__(self) -> None:
         self._start()
@@ -72,13 +71,13 @@ class _Worker:
         self._go_on()
 
     def _go_on(self) -> None:
-        """Send what has no answer yet, once the process listens."""
+        """Send the items that are not answered yet, once the process is ready."""
         if self.ready and self.task is not None:
             self.connection.send((self.draw, self.items[len(self.answers) :]))
             self.deadline = time.monotonic() + LIMIT_S
 
     def hear(self) -> None:
-        """Take one answer. Raises EOFError when the process has ended."""
+        """Receive one answer. Raises EOFError when the process has ended."""
         answer = self.connection.recv()
         if not self.ready:
             self.ready = True
@@ -88,18 +87,18 @@ class _Worker:
         self.deadline = time.monotonic() + LIMIT_S
 
     def skip(self, reason: str) -> None:
-        """The item at hand takes too long: its answer is ``reason``, and a new process goes on behind it."""
+        """Answer the current item, which takes too long, with ``reason``; go on with the next in a new process."""
         self.end()
         self.answers.append(reason)
         self._start()
 
     @property
     def item(self) -> Any:
-        """The one without an answer."""
+        """The item being processed."""
         return self.items[len(self.answers)] if len(self.answers) < len(self.items) else None
 
     def end(self) -> int | None:
-        """Kill the process; returns how it had ended by itself."""
+        """Kill the process; return the exit code if it had exited before."""
         self.process.join(0.5 if not self.process.is_alive() else 0)
         code = self.process.exitcode
         self.process.kill()
@@ -109,21 +108,21 @@ class _Worker:
 
 
 class Pool:
-    """``workers`` processes, started when the first task comes. Close it in the end."""
+    """A pool of ``workers`` processes, started with the first task. Close it when done."""
 
     def __init__(self, workers: int) -> None:
         self.count = workers
         self.workers: list[_Worker] = []
 
     def imap(self, tasks: Iterable[Task], slow: str = "slow") -> Iterator[list[Any]]:
-        """The answers to each task, in order.
+        """Yield the answers to each task, in order.
 
         Args:
-          tasks: pairs of a function, which travels to the processes, and the items that it is called with.
+          tasks: pairs of a function, which is pickled, and the items that it is called with.
           slow: the answer to an item that takes longer than `LIMIT_S`.
 
         Raises:
-          UserError: a process ended by itself (a crash, no memory), or never came up.
+          UserError: a process exited (a crash, out of memory), or did not start.
         """
         self.workers = self.workers or [_Worker() for _ in range(self.count)]
         waiting = enumerate(tasks)
@@ -174,7 +173,7 @@ class Pool:
                 done[worker.task], worker.task = worker.answers, None
 
     def close(self) -> None:
-        """End the processes."""
+        """Kill the processes."""
         for worker in self.workers:
             worker.end()
         self.workers = []

@@ -1,4 +1,4 @@
-"""Icons drawn on white, and what is kept of them between the steps: one pair of work files a set."""
+"""Rendering of icons on white, and the work files that hold the result: a pair of files per set."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ _SVG = (
 
 @dataclass(frozen=True)
 class Pen:
-    """How an icon becomes a picture: pixels a side, and the colour of what leaves its colour open."""
+    """Renderer of an icon: pixels per side, and the color for parts that do not specify one."""
 
     size: int
     colour: str
 
     def __call__(self, drawing: Drawing) -> tuple[bytes, int] | str:
-        """The picture as lossless WebP and its perceptual hash; or the reason why there is none.
+        """Render a drawing to lossless WebP and its perceptual hash, or return the reason why it cannot be.
 
-        The longer side fills the square and the rest stays white. resvg draws still pictures, so what only an
-        animation would show is not seen: those are left out.
+        The longer side fills the square; the rest stays white. Animated icons are refused: resvg renders a still image,
+        which would not show what only the animation does.
         """
         import resvg_py
         from PIL import Image
@@ -78,8 +78,11 @@ def _is_finite(value: Any) -> bool:
 
 
 def _is_harmless(svg: str) -> bool:
-    """Whether an SVG is XML, refers to nothing but its own elements and pictures inside it, and is nested no deeper
-    than `DEEPEST`: the renderer would open files that it names, and follow elements on its stack."""
+    """Return whether an SVG is XML, refers only to its own elements and embedded images, and is nested at most
+    `DEEPEST`.
+
+    The renderer would open files that an SVG refers to, and recurses over its elements.
+    """
     parser = expat.ParserCreate()
     depth, harmless = 0, True
 
@@ -104,14 +107,18 @@ def _is_harmless(svg: str) -> bool:
 
 
 def path_digest(body: str) -> int:
-    """64 bits of an icon's path data alone, or of all of it where it has none: forks keep the paths they copied."""
+    """Return a 64-bit hash of an icon's path data, which forks copy verbatim; of its whole body if it has none."""
     paths = "".join(sorted(_PATHS.findall(body))) or body
     return int.from_bytes(hashlib.blake2b("".join(paths.split()).encode(), digest_size=8).digest(), "big")
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """What was drawn of a set: names, places of the pictures in ``pictures``, hashes uint64 [N]; and what was not."""
+    """The rendered icons of a set.
+
+    ``ends``: the end offset of each image in the file ``pictures``; ``hashes``, ``digests``: uint64 [N]; ``left_out``:
+    the reason for each icon that was not rendered.
+    """
 
     pictures: Path
     names: tuple[str, ...]
@@ -134,8 +141,11 @@ def draw_set(
     folder: Path,
     imap: Callable[[Iterable[Task]], Iterable[list[tuple[bytes, int] | str]]] = _here,
 ) -> None:
-    """Draw a set into FOLDER/PREFIX.pictures and PREFIX.json, unless they are there; ``imap`` may be a `pool.Pool`'s.
-    Raises UserError when the disk is full."""
+    """Render a set to FOLDER/PREFIX.pictures and PREFIX.json, unless they exist.
+
+    ``imap`` maps tasks to their results; by default in this process, or `pool.Pool.imap`. Raises UserError when the
+    disk is full.
+    """
     index = folder / f"{icons.prefix}.json"
     if index.exists():
         return
@@ -156,7 +166,7 @@ def draw_set(
 
 
 def load_drawn(folder: Path, prefix: str) -> Drawn:
-    """What `draw_set` left."""
+    """Read what `draw_set` wrote."""
     path = folder / f"{prefix}.json"
     found = parse_json(read_text(path), path)
     names, ends, hashes, digests = zip(*found["kept"], strict=True) if found["kept"] else [()] * 4

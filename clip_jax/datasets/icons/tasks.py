@@ -1,4 +1,4 @@
-"""Zero-shot tasks from held-out sets: pictures by designers whose hand training never shows."""
+"""Zero-shot tasks on held-out sets: images by designers whose work training never shows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _ICON = (
 
 @dataclass(frozen=True)
 class Task:
-    """``rows``: positions in the table, in its order; ``labels``: of each, a number into ``classes``."""
+    """One task. ``rows``: row numbers in the table, in its order; ``labels``: the index into ``classes`` of each."""
 
     name: str
     rows: list[int]
@@ -40,16 +40,21 @@ class Task:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """Counts, the accuracy of guessing, and that of always naming the largest class."""
+        """Numbers of classes and examples, the accuracy of guessing, and that of always answering with the largest
+        class."""
         largest = max(self.labels.count(k) for k in set(self.labels)) if len(self.classes) < 50 else 0
         told = {"classes": len(self.classes), "examples": len(self.rows), "chance": 1 / len(self.classes)}
         return told | ({"largest_class": largest / len(self.rows)} if largest else {})
 
 
 def tasks(table: pd.DataFrame, common_sets: int) -> list[Task]:
-    """All tasks that the held-out rows are enough for (two classes); emoji only by names that training sets have too.
+    """Return all tasks that have at least two classes among the held-out rows.
 
-    ``table``, in shuffled order: columns set, kind, shown, style, country, skin, group and held_out.
+    Emoji are limited to names that also occur in training.
+
+    Args:
+      table: in shuffled order; columns set, kind, shown, style, country, skin, group and held_out.
+      common_sets: number of sets in which a name must occur to be a class of icons-common.
     """
     held = table[table["held_out"]]
     icons, emoji = table[table["kind"] == "icon"], table[(table["kind"] == "emoji") & (table["skin"] == "")]
@@ -79,7 +84,7 @@ def tasks(table: pd.DataFrame, common_sets: int) -> list[Task]:
 
 
 def _groups(emoji: pd.DataFrame) -> pd.Series:
-    """What most emoji sets say of the group of an emoji: some call every face people."""
+    """Return the group of each emoji by majority over the emoji sets: some of them call every face people."""
     emoji = emoji.drop_duplicates(["set", "shown"])
     named = (
         emoji["group"]
@@ -92,7 +97,8 @@ def _groups(emoji: pd.DataFrame) -> pd.Series:
 
 
 def _task(name: str, rows: pd.DataFrame, classes: pd.Series, each: int, least: int, templates: tuple[str, ...]) -> Task:
-    """At most ``each`` pictures a class (0: all), the first ones of the table's order."""
+    """Make a task of the first ``each`` images per class (0: all), in the table's order; a class needs ``least`` of
+    them."""
     counts = classes.value_counts()
     names = tuple(sorted(counts.index[counts >= least]))
     label = {c: i for i, c in enumerate(names)}
