@@ -193,7 +193,7 @@ class Bench:
         return np.linspace(0, count - 1, self.limit).round().astype(int)
 
     def features(self, path: str, split_name: str, open_split: Callable[[], Split]) -> dict[str, np.ndarray]:
-        """Return ``embeddings`` [N, E], ``features`` [N, D] and ``labels`` [N] of a split, from the cache if present."""
+        """Return ``embeddings`` [N, E], ``features`` [N, D] and ``labels`` [N] of a split, cached on disk."""
 
         def make() -> dict[str, np.ndarray]:
             split = open_split()

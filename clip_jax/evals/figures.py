@@ -72,8 +72,7 @@ def _intervals(axis: Any, found: Mapping[str, dict[str, Any]]) -> None:
 
 
 def shots(table: pd.DataFrame, sets: Sets) -> Any:
-    """Plot accuracy of probes over examples per class, with zero-shot for comparison: a panel per set, a part per
-    model.
+    """Plot accuracy of probes over examples per class, beside zero-shot: a panel per set, a part per model.
 
     Few-shot probes: mean, lowest and highest draw. *all* is the linear probe on the whole training split; it and
     zero-shot have 95 % intervals. Raises NotDrawn when none of the sets was measured.

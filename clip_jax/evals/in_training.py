@@ -63,7 +63,7 @@ def _summary(rows: list[Row], counted: list[ClassificationSet]) -> list[Row]:
 
 
 class ContrastiveEvaluation:
-    """Evaluation of a contrastive model: zero-shot tasks, retrieval, validation loss. The constructor reads the data."""
+    """Evaluation of a contrastive model: zero-shot tasks, retrieval, validation loss. Data is read when constructed."""
 
     def __init__(
         self, config: RunConfig, built: Any, mesh: Mesh, held_out: Source, tokenizer: Tokenizer,

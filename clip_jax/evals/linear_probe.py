@@ -134,11 +134,11 @@ def fit_probe(
 def search_l2(
     train: tuple[np.ndarray, np.ndarray], val: tuple[np.ndarray, np.ndarray], classes: int
 ) -> tuple[float, dict[float, float]]:
-    """Search λ as in the paper: seven strengths two decades apart, then halve the step around the best down to 1/8
-    decade.
+    """Search λ as in the paper.
 
-    Returns the best λ of `GRID` by validation accuracy (multi-label: 11-point mAP; ties go to the larger λ), and the
-    score of each λ that was tried.
+    Seven strengths two decades apart, then half the step around the best, down to an eighth of a decade. Returns the
+    best λ of `GRID` by validation accuracy (multi-label: 11-point mAP; ties go to the larger λ), and the score of each
+    λ tried.
     """
     seen: dict[int, float] = {}
 

@@ -65,8 +65,7 @@ def mean_per_class(hits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _ranked(scores: np.ndarray, truth: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, int]]:
-    """Yield, for each class that has an example: precision and recall at each rank, hits bool [N], the number of
-    positives.
+    """Yield precision and recall at each rank, hits bool [N] and the number of positives of each class with examples.
 
     A positive with a non-finite score is never retrieved.
     """

@@ -95,8 +95,7 @@ class Predictor:
         return self._run(self._context, params, lambda i: (images[i],), len(images), "features")
 
     def prompt_scores(self, params: Any, contexts: np.ndarray, prompts: np.ndarray) -> np.ndarray:
-        """Return log p(prompt | image) [N, M] of `contexts` [N, P, D] and prompts int32 [M, T]: one forward pass per
-        pair."""
+        """Return log p(prompt | image) [N, M] of `contexts` [N, P, D] and prompts int32 [M, T], one pass per pair."""
         n, m = len(contexts), len(prompts)
         pairs = self._run(
             self._log_likelihood, params, lambda i: (contexts[i // m], prompts[i % m]), n * m, "scores", m
@@ -148,8 +147,7 @@ def word_weights(names: tuple[str, ...], tokenizer: Tokenizer, known: set[Spelli
 
 
 class PredictiveEvaluation:
-    """Evaluation of a predictive model: zero-shot tasks and validation loss. Data is read and tokenized by the
-    constructor.
+    """Evaluation of a predictive model: zero-shot tasks and validation loss. Data is read when constructed.
 
     ``error_mean`` and the rows ``top1``, ``top5`` and ``mean_per_class`` are of the variant ``evals.predictive_score``;
     ``top1_raw`` and ``top1_prior`` are reported in any case. Retrieval is not measured.

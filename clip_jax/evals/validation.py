@@ -17,8 +17,7 @@ def contrastive_loss(similarity: np.ndarray, log_scale: float) -> float:
 
 
 def validation_loss(images: np.ndarray, texts: np.ndarray, scale: float, pairs: int) -> list[Row]:
-    """Compute the loss over partitions of ``pairs`` pairs, at the trained temperature and at the best one for these
-    pairs.
+    """Compute the loss over partitions of ``pairs`` pairs, at the trained and at the best temperature.
 
     Chance is ln(pairs). The refitted value removes the effect of the temperature from comparisons between runs.
 

@@ -109,12 +109,12 @@ def prepare(
 def crop(
     prepared: np.ndarray, size: int, kind: str, rng: np.random.Generator, pixels: PixelConfig = USUAL
 ) -> np.ndarray:
-    """Return one training view, uint8 [size, size, 3], augmented as ``data.augment`` says; all randomness is from
-    ``rng``.
+    """Return one training view, uint8 [size, size, 3], augmented as ``data.augment`` says.
 
-    ``none``: the center square. ``flip``: the center square, mirrored with probability 1/2. ``square_crop``: a random
-    square of the resized image, the paper's only augmentation. ``random_resized_crop``: a random crop with 50 to 100 %
-    of the area and an aspect ratio from 3:4 to 4:3 (Szegedy et al., 2015), resized.
+    All randomness comes from ``rng``. ``none``: the center square. ``flip``: the center square, mirrored with
+    probability 1/2. ``square_crop``: a random square of the resized image, the paper's only augmentation.
+    ``random_resized_crop``: a random crop with 50 to 100 % of the area and an aspect ratio from 3:4 to 4:3 (Szegedy et
+    al., 2015), resized.
     """
     if kind == "none":
         return prepared

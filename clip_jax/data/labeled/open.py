@@ -71,13 +71,13 @@ class LabelledSet:
 
 
 def open_labelled(path: str | Path, pair: str = "name") -> LabelledSet:
-    """Open a labeled set: a CLIP_benchmark WebDataset folder, a folder of class folders, idx files, or a prepared TFDS
-    set.
+    """Open a labeled set on disk.
 
-    The first two layouts may have their splits as folders (``train``, ``test``, ``val``); a folder of class folders
-    without them is a single split, ``test``. ``classnames.txt`` and ``zeroshot_classification_templates.txt`` are read
-    if present. Multi-label sets: shards with ``multilabel`` in ``dataset_type.txt`` and KEY.npy (zeros and ones) in
-    place of KEY.cls; TFDS sets with the feature ``labels`` in place of ``label`` (VOC).
+    Layouts: a CLIP_benchmark WebDataset folder, a folder of class folders, idx files, or a prepared TFDS set. The first
+    two may have their splits as folders (``train``, ``test``, ``val``); a folder of class folders without them is a
+    single split, ``test``. ``classnames.txt`` and ``zeroshot_classification_templates.txt`` are read if present.
+    Multi-label sets: shards with ``multilabel`` in ``dataset_type.txt`` and KEY.npy (zeros and ones) in place of
+    KEY.cls; TFDS sets with the feature ``labels`` in place of ``label`` (VOC).
 
     For shards and idx files, line n of ``classnames.txt`` is class n. Class folders and TFDS labels have names, which
     are matched with ``classnames.txt`` as ``pair`` says (`class_names.pair_names`).
@@ -112,8 +112,7 @@ def open_labelled(path: str | Path, pair: str = "name") -> LabelledSet:
 
 
 def _in_order(path: Path, names: tuple[str, ...], own: list[str], pair: str) -> tuple[str, ...]:
-    """Return the names of ``classnames.txt`` in the order of the set's classes; the set's own names if there is no
-    file."""
+    """Return the names of ``classnames.txt`` in the order of the set's classes; without the file, the set's names."""
     if names:
         return tuple(names[i] for i in pair_names(own, names, f"{path}/classnames.txt", by=pair))
     return tuple(name.replace("_", " ") for name in own)

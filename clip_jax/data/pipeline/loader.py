@@ -31,8 +31,7 @@ class BrokenRecords:
         self.reasons: Reasons = {}
 
     def add(self, reasons: Reasons) -> None:
-        """Count broken records, given as index -> reason. Raises UserError when there are more than
-        ``data.max_broken``."""
+        """Count broken records, index -> reason. Raises UserError beyond ``data.max_broken``."""
         self.reasons |= reasons
         if len(self.reasons) > self.limit:
             last = list(self.reasons.values())[-1]
@@ -234,11 +233,10 @@ class Batches:
 
 
 def train_batches(config: RunConfig, source: Source, tokenizer: Tokenizer, start_step: int = 0) -> Batches:
-    """Return this process's share of the batches of steps ``start_step`` to ``config.steps`` - 1, an iterator to be
-    closed.
+    """Return an iterator over this process's share of the batches of steps ``start_step`` to ``config.steps`` - 1.
 
-    Records are reshuffled every epoch; caption and augmentation are drawn by (seed, position). A broken record is
-    replaced by the next one and counted.
+    Close it when done. Records are reshuffled every epoch; caption and augmentation are drawn by (seed, position). A
+    broken record is replaced by the next one and counted.
 
     Raises:
       ConfigError: fewer records than a batch; a decoder that is not installed.

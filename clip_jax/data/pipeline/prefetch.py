@@ -49,8 +49,7 @@ class Workers(Generic[T]):
 
 
 class Obedient:
-    """Worker initializer: the worker ignores SIGINT and SIGTERM, which the parent handles, and exits when the parent
-    dies."""
+    """Worker initializer: ignores SIGINT and SIGTERM, which the parent handles; exits when the parent dies."""
 
     def __init__(self, parent: int) -> None:
         self.parent = parent

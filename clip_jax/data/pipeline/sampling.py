@@ -52,12 +52,11 @@ class Shuffled:
 
 
 class Weighted:
-    """A sampler of several sources in fixed shares, each shuffled in its own epochs; indices are into the
-    concatenation.
+    """A sampler of several sources in fixed shares, each shuffled in its own epochs.
 
-    The shares hold in every stretch, not only on average: the j-th record of source s is due at position (j + ½) /
-    share, and the cycle is filled in that order. In the first n positions, for any n, a source has therefore been drawn
-    n times its share, give or take one per other source.
+    Indices are into the concatenation of the sources. The shares hold in every stretch, not only on average: the j-th
+    record of source s is due at position (j + ½) / share, and the cycle is filled in that order. In the first n
+    positions, for any n, a source has therefore been drawn n times its share, give or take one per other source.
     """
 
     def __init__(self, counts: Sequence[int], weights: Sequence[float], seed: int) -> None:

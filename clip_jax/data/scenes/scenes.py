@@ -37,8 +37,7 @@ _GROUND = np.array(
 
 
 def uniform(seed: int, stream: int, index: np.ndarray, field: int) -> np.ndarray:
-    """Return hashed numbers in [0, 1), float64 [B], a function of the arguments alone (splitmix64; Steele et al.,
-    2014)."""
+    """Return hashed numbers in [0, 1), float64 [B], a function of the arguments (splitmix64; Steele et al., 2014)."""
     with np.errstate(over="ignore"):
         z = index.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         z += np.uint64((seed * 0x100000001B3 + stream * 0x632BE59BD9B4E019 + field * 0xD1342543DE82EF95) % (1 << 64))
@@ -83,8 +82,7 @@ def _textures() -> np.ndarray:
 
 
 def _glyphs(objects: int, rng: np.random.Generator) -> np.ndarray:
-    """Return distinct glyphs, bool [objects, 5, 5]: the family's 13 cells, with 2 to 4 set cells exchanged for unset
-    ones."""
+    """Return distinct glyphs, bool [objects, 5, 5]: a family's 13 cells with 2 to 4 of them exchanged for others."""
     seen: set[bytes] = set()
     glyphs = []
     for _ in range(FAMILIES):
@@ -234,8 +232,7 @@ def render(config: ScenesConfig, scenes: Scenes, image_size: int = SIDE, *, shif
 
 
 class ScenesSource(Source):
-    """Procedural scenes as a source, infinite for training. Raises ConfigError when the image size is not a multiple of
-    32."""
+    """Procedural scenes as a source, infinite for training. Raises ConfigError unless the size is a multiple of 32."""
 
     infinite = True
 

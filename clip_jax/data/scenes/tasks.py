@@ -30,12 +30,11 @@ def _single(s: Scenes) -> Scenes:
 
 
 def zero_shot_tasks(config: ScenesConfig, image_size: int, examples: int) -> list[ClassificationSet]:
-    """Return every task, each with ``examples`` images spread evenly over its classes: a pure function of the
-    arguments.
+    """Return every task, each with ``examples`` images spread evenly over its classes.
 
-    ``background colour count texture position relation family``, objects by frequency (``object_head object_common
-    object_middling object_rare``), pairs of color and family withheld from training (``composition``), and common
-    objects in another drawing style (``style_shift``).
+    A pure function of the arguments. Tasks: ``background colour count texture position relation family``, objects by
+    frequency (``object_head object_common object_middling object_rare``), pairs of color and family withheld from
+    training (``composition``), and common objects in another drawing style (``style_shift``).
     """
     w = world(config)
     ranks = config.objects

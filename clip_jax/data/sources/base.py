@@ -15,8 +15,11 @@ T = TypeVar("T")
 
 
 class BrokenRecord(UserError):
-    """A record that cannot be read. The loader counts and skips it, up to ``data.max_broken``; elsewhere it ends the
-    command in one line like any UserError."""
+    """A record that cannot be read.
+
+    The loader counts and skips it, up to ``data.max_broken``; elsewhere it ends the command in one line like any
+    UserError.
+    """
 
 
 @dataclass(frozen=True)

@@ -105,8 +105,7 @@ def keep(path: Path, write: Callable[[Any], None]) -> bool:
 
 
 def scan(shard: str, size: int) -> Index:
-    """Index a tar of ``size`` bytes by its headers. Raises UserError when it is not a complete tar or holds a member
-    twice."""
+    """Index a tar of ``size`` bytes by its headers. Raises UserError when it is incomplete or holds a member twice."""
     members: list[_Member] = []
     sha = hashlib.sha256()
     try:

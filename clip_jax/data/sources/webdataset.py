@@ -122,8 +122,7 @@ class Shards:
         return self.text_of(i, extension, self.read([i], (extension,))[0])
 
     def image_of(self, i: int, found: dict[str, bytes]) -> bytes:
-        """Return the image from the members of sample ``i`` as `read` returns them. Raises BrokenRecord when it has
-        none."""
+        """Return the image from the members of sample ``i`` as `read` returns them. Raises BrokenRecord without one."""
         if "image" not in found:
             raise BrokenRecord(f"{self.name(i)}: has no image ({', '.join(IMAGES)})")
         return found["image"]
@@ -172,8 +171,7 @@ class WebDataset(Source):
         return self.shards.notes
 
     def hashes(self) -> np.ndarray:
-        """Return hashes of shard name and position in the shard, so that shards added later do not change a record's
-        hash."""
+        """Return hashes of shard name and position in the shard; shards added later do not change a record's hash."""
         ends = self.shards.ends.tolist()
         return np.concatenate([
             scattered(end - begin, shard.rpartition("/")[2])

@@ -47,8 +47,7 @@ class BytePairTokenizer:
     """
 
     def __init__(self, model: str, vocab_size: int, context_length: int, source: str = "tokenizer.json") -> None:
-        """Load a model. Raises UserError naming ``source`` when it is malformed or has more tokens than ``vocab_size``
-        allows."""
+        """Load a model. Raises UserError naming ``source`` when it is malformed or exceeds ``vocab_size``."""
         from tokenizers import Tokenizer as Library
 
         with foreign(source, "a tokenizer"):

@@ -89,8 +89,7 @@ def _country_slugs() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Name:
-    """A parsed name: ``base``, without styles and sizes; ``shown``, the subject in words; ``styles`` and ``size`` in
-    words."""
+    """A parsed name: ``base``, without styles and sizes; ``shown``, the subject; ``styles`` and ``size`` in words."""
 
     base: str
     shown: str

@@ -78,10 +78,10 @@ def _is_finite(value: Any) -> bool:
 
 
 def _is_harmless(svg: str) -> bool:
-    """Return whether an SVG is XML, refers only to its own elements and embedded images, and is nested at most
-    `DEEPEST`.
+    """Return whether an SVG is safe to render: XML with references only to its own elements and embedded images.
 
-    The renderer would open files that an SVG refers to, and recurses over its elements.
+    The renderer would open files that an SVG refers to, and recurses over its elements, so nesting is limited to
+    `DEEPEST`.
     """
     parser = expat.ParserCreate()
     depth, harmless = 0, True

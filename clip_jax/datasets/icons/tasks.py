@@ -40,8 +40,7 @@ class Task:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """Numbers of classes and examples, the accuracy of guessing, and that of always answering with the largest
-        class."""
+        """Numbers of classes and examples, the accuracy of guessing, and that of always naming the largest class."""
         largest = max(self.labels.count(k) for k in set(self.labels)) if len(self.classes) < 50 else 0
         told = {"classes": len(self.classes), "examples": len(self.rows), "chance": 1 / len(self.classes)}
         return told | ({"largest_class": largest / len(self.rows)} if largest else {})
@@ -97,8 +96,10 @@ def _groups(emoji: pd.DataFrame) -> pd.Series:
 
 
 def _task(name: str, rows: pd.DataFrame, classes: pd.Series, each: int, least: int, templates: tuple[str, ...]) -> Task:
-    """Make a task of the first ``each`` images per class (0: all), in the table's order; a class needs ``least`` of
-    them."""
+    """Make a task of the first ``each`` images per class (0: all), in the table's order.
+
+    Classes with fewer than ``least`` images are left out.
+    """
     counts = classes.value_counts()
     names = tuple(sorted(counts.index[counts >= least]))
     label = {c: i for i, c in enumerate(names)}
