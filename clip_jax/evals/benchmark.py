@@ -82,8 +82,8 @@ def read_suite(name: str, data: str | None) -> list[Entry]:
     if name in prompts.SUITES:
         if data is None:
             raise UserError(f"--suite={name}: needs --data=FOLDER, which holds one folder a set")
-        here = prompts.available()
-        return [Entry(s, str(Path(data) / s), prompts=s if s in here else "") for s in prompts.SUITES[name]]
+        builtin = prompts.available()
+        return [Entry(s, str(Path(data) / s), prompts=s if s in builtin else "") for s in prompts.SUITES[name]]
     path = Path(name)
     if not path.is_file():
         raise UserError(f"--suite={name}: no such file; the built-in suites are {', '.join(prompts.SUITES)}")
@@ -148,12 +148,12 @@ def embedded(model: Model, split: Split, rows: np.ndarray) -> tuple[np.ndarray, 
     Raises UserError naming the first image that cannot be read or has a non-finite result.
     """
     try:
-        found = model.embed_and_features(split.pixels(model.preprocess, rows))
-        for what, values in zip(("embedding", "features"), found, strict=True):
+        outputs = model.embed_and_features(split.pixels(model.preprocess, rows))
+        for what, values in zip(("embedding", "features"), outputs, strict=True):
             finite_rows(values, what, str)
     except NotFinite as error:
         raise error.of(split.name(int(rows[error.row]))) from None
-    return found
+    return outputs
 
 
 class Bench:
@@ -174,8 +174,8 @@ class Bench:
 
     def _cached(self, key: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         path = self.out / "features" / f"{key}.npz"
-        if (there := kept(path)) is not None:
-            return there
+        if (cached := kept(path)) is not None:
+            return cached
         values = make()
         partial = path.with_name(f".{key}.partial.npz")
         with disk_errors(path):
@@ -202,10 +202,10 @@ class Bench:
             embeddings, features = (np.concatenate(x) for x in zip(*parts, strict=True))
             return {"embeddings": embeddings, "features": features, "labels": split.labels[rows]}
 
-        found = self._cached(self._key(fingerprint(Path(path)), split_name), make)
+        arrays = self._cached(self._key(fingerprint(Path(path)), split_name), make)
         for what in ("embeddings", "features"):  # of an earlier version, which did not look
-            finite_rows(found[what], what, lambda row: f"{path}: picture {row} of {split_name}")
-        return found
+            finite_rows(arrays[what], what, lambda row: f"{path}: picture {row} of {split_name}")
+        return arrays
 
     def run(self, entry: Entry, task: str) -> list[Result]:
         """Return the results of one (set, task), from its file if nothing that they depend on has changed."""
@@ -217,9 +217,9 @@ class Bench:
                 stored = parse_json(read_text(path), path)
                 if isinstance(stored, dict) and stored.get("key") == key:
                     return stored["results"]
-        found = self._retrieval(entry) if task == "zeroshot_retrieval" else self._classification(entry, task)
+        measured = self._retrieval(entry) if task == "zeroshot_retrieval" else self._classification(entry, task)
         common = {"dataset": entry.name, "model": self.model.name, "pretrained": self.model.digest, "language": "en"}
-        results = [{**common, "task": t, "metrics": m} for t, m in found]
+        results = [{**common, "task": t, "metrics": m} for t, m in measured]
         write_text(path, json.dumps({"key": key, "results": results}, indent=1) + "\n")
         return results
 
@@ -246,8 +246,8 @@ class Bench:
             finite_rows(
                 scores, "linear probe's scores", lambda row: f"{entry.path}: picture {row} of {entry.test_split}"
             )
-            found = {f"lp_{k}": v for k, v in scored(scores, labels, metric).items()}
-            return [(task, {**found, "weight_decay": l2, "fewshot_k": -1, "seed": self.seed})]
+            probe = {f"lp_{k}": v for k, v in scored(scores, labels, metric).items()}
+            return [(task, {**probe, "weight_decay": l2, "fewshot_k": -1, "seed": self.seed})]
         if task == "knn":
             scores = knn_scores(train["embeddings"], train["labels"], test["embeddings"], classes)
             return [(task, {f"knn_{k}": v for k, v in scored(scores, labels, metric).items()})]
@@ -269,18 +269,18 @@ class Bench:
         pairs = WebDataset(Path(entry.path), entry.test_split)
         rows = self._rows(len(pairs))
         captions = [pairs.captions(r) for r in rows.tolist()]
-        owners = [i for i, found in enumerate(captions) for _ in found]
-        texts = [c for found in captions for c in found]
+        owners = [i for i, lines in enumerate(captions) for _ in lines]
+        texts = [line for lines in captions for line in lines]
         split = Split(np.zeros(len(pairs), np.int32), pairs.shards.image, pairs.shards.name)
         images = self.features(entry.path, entry.test_split, lambda: split)["embeddings"]
-        found: dict[str, Any] = {}
+        metrics_row: dict[str, Any] = {}
         for row in recalls(images, self.model.embed_texts(texts), np.array(owners)):
             # CLIP_benchmark names what is fetched: image_retrieval is text to image
             side, k = row["metric"].split("_recall@")
             name = f"{'image' if side == 'text_to_image' else 'text'}_retrieval_recall@{k}"
             low, high = metrics.clopper_pearson(row["value"], row["examples"])
-            found |= {name: row["value"], f"{name}_low": low, f"{name}_high": high}
-        return [("zeroshot_retrieval", {**found, "examples": len(images), "texts": len(texts)})]
+            metrics_row |= {name: row["value"], f"{name}_low": low, f"{name}_high": high}
+        return [("zeroshot_retrieval", {**metrics_row, "examples": len(images), "texts": len(texts)})]
 
 
 def class_prompts(
@@ -299,13 +299,13 @@ def class_prompts(
         echo(f"{entry.name}: classes without a name: {', '.join(map(str, blank))}")
     metric = entry.metric or (known.metric if known else "accuracy")
     if known:
-        found, own = known.prompts(tuple(names)), data.class_names
-        if known.classes and (not own or numbered(own)):
+        texts, classes = known.prompts(tuple(names)), data.class_names
+        if known.classes and (not classes or numbered(classes)):
             echo(f"{entry.name}: its classes are numbers; class n is the n-th of prompts {known.name}")
-        if known.classes and own:
-            order = pair_names(own, known.classes, entry.path, labels=known.labels, by=entry.pair)
-            return [found[i] for i in order], metric
-        return found, metric
+        if known.classes and classes:
+            order = pair_names(classes, known.classes, entry.path, labels=known.labels, by=entry.pair)
+            return [texts[i] for i in order], metric
+        return texts, metric
     templates = data.templates or ("a photo of a {c}.",)
     return [[t.replace("{c}", c) for t in templates] for c in names], metric
 
@@ -343,15 +343,15 @@ def run_suite(
     for task in tasks:
         if task not in TASKS:
             raise UserError(f"--tasks={task}: must be among {', '.join(TASKS)}")
-    there = [e for e in entries if Path(e.path).is_dir()]
+    present = [e for e in entries if Path(e.path).is_dir()]
     for entry in entries:
-        if entry not in there:
+        if entry not in present:
             echo(f"not there, passed over: {entry.name} ({entry.path})")
-    if not there:
+    if not present:
         raise UserError(f"--suite={suite}: none of its {len(entries)} sets is there; looked for {entries[0].path} …")
     bench = Bench(model, Path(out), limit=limit, seed=seed, echo=echo)
     results: list[Result] = []
-    for entry, task in _plan(there, tasks, echo):
+    for entry, task in _plan(present, tasks, echo):
         results += bench.run(entry, task)
     write_results(Path(out), results)
     return results

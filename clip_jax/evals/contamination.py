@@ -27,8 +27,8 @@ def _pictures(path: Path, split: str) -> tuple[int, Callable[[int], Any], Callab
     if holds_shards(path):
         shards = Shards(shards_of(path, split))
         return len(shards), shards.image, shards.name
-    found = open_labelled(path, "place").split(split)  # no name is needed here
-    return len(found.labels), found.picture, found.name
+    labeled = open_labelled(path, "place").split(split)  # no name is needed here
+    return len(labeled.labels), labeled.picture, labeled.name
 
 
 def _hashes(path: Path, split: str) -> tuple[np.ndarray, Callable[[int], str], int]:
@@ -67,19 +67,20 @@ def overlap_report(
     if not 0 <= max_distance <= 64:
         raise UserError(f"--max-distance={max_distance}: must lie between 0 and 64 bits")
     train, evals = Path(train), Path(evals)
-    there, name_there, broken = _hashes(train, train_split)
-    here, name_here, lost = _hashes(evals, eval_split)
+    train_hashes, train_name, broken = _hashes(train, train_split)
+    eval_hashes, eval_name, lost = _hashes(evals, eval_split)
     if lost:
         raise UserError(f"{evals}: {lost} pictures of its {eval_split} split cannot be read")
-    found = find_overlap(there, here, max_distance)
-    count = int(found.duplicate.sum())
-    low, high = metrics.clopper_pearson(count / len(here), len(here))
+    overlap = find_overlap(train_hashes, eval_hashes, max_distance)
+    count = int(overlap.duplicate.sum())
+    total = len(eval_hashes)
+    low, high = metrics.clopper_pearson(count / total, total)
     lines = [
-        f"{len(there):,} training pictures ({broken} unreadable), {len(here):,} for evaluation",
-        f"near-duplicates within {max_distance} bits: {count} ({count / len(here):.2%}, 95 % {low:.2%} to {high:.2%})",
+        f"{len(train_hashes):,} training pictures ({broken} unreadable), {total:,} for evaluation",
+        f"near-duplicates within {max_distance} bits: {count} ({count / total:.2%}, 95 % {low:.2%} to {high:.2%})",
     ]
-    for i in np.argsort(found.distance, kind="stable")[: min(SHOWN, count)].tolist():
-        lines.append(f"  {int(found.distance[i])} bits: {name_here(i)} ~ {name_there(int(found.index[i]))}")
+    for i in np.argsort(overlap.distance, kind="stable")[: min(SHOWN, count)].tolist():
+        lines.append(f"  {int(overlap.distance[i])} bits: {eval_name(i)} ~ {train_name(int(overlap.index[i]))}")
     if model is not None:
         data = open_labelled(evals, pair)
         split = data.split(eval_split)
@@ -89,11 +90,12 @@ def overlap_report(
         weights = transfer.classifier(model, texts)
         scores = np.concatenate([
             transfer.embedded(model, split, rows)[0] @ weights.T
-            for rows in np.array_split(np.arange(len(here)), -(-len(here) // transfer.BATCH))
+            for rows in np.array_split(np.arange(total), -(-total // transfer.BATCH))
         ])  # fmt: skip
-        told = found.accuracy(metrics.hits_at(scores, split.labels, 1, metrics.first_alike([tuple(t) for t in texts])))
+        hits = metrics.hits_at(scores, split.labels, 1, metrics.first_alike([tuple(t) for t in texts]))
+        parts = overlap.accuracy(hits)
         lines.append(
-            f"zero-shot accuracy: all {told['all']:.4f}, clean {told['clean']:.4f}, overlap {told['overlap']:.4f}; "
-            f"the overlap adds {told['gain']:+.4f} (p = {told['p_value']:.3g})"
+            f"zero-shot accuracy: all {parts['all']:.4f}, clean {parts['clean']:.4f}, overlap {parts['overlap']:.4f}; "
+            f"the overlap adds {parts['gain']:+.4f} (p = {parts['p_value']:.3g})"
         )
     return "\n".join(lines)

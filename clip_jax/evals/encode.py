@@ -83,10 +83,10 @@ class Encoder:
 
     def _run(self, function: Any, params: Any, rows: np.ndarray, kind: str, of: str, *whats: str) -> Any:
         with jax.default_matmul_precision(self._precision):
-            found = in_batches(function, params, lambda i: (rows[i],), len(rows), self.batch_size, self._sharding)
-        for what, values in zip(whats, found if isinstance(found, tuple) else (found,), strict=True):
+            outputs = in_batches(function, params, lambda i: (rows[i],), len(rows), self.batch_size, self._sharding)
+        for what, values in zip(whats, outputs if isinstance(outputs, tuple) else (outputs,), strict=True):
             finite_rows(values, what, lambda row: f"{of}{kind} {row}", dtype=self._dtype)
-        return found
+        return outputs
 
     def images(self, params: Any, images: np.ndarray, of: str = "") -> np.ndarray:
         """Return image embeddings of uint8 [N, H, W, 3]."""

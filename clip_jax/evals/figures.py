@@ -29,22 +29,22 @@ def zero_shot(table: pd.DataFrame, sets: Sets) -> Any:
     """
     from matplotlib import rc_context
 
-    found = {
-        model: {name: rows for name, pair in sets.items() if (rows := _zero_shot(own, pair))}
-        for model, own in table.groupby("model", sort=False)
+    measured = {
+        model: {name: rows for name, pair in sets.items() if (rows := _zero_shot(group, pair))}
+        for model, group in table.groupby("model", sort=False)
     }
-    found = {model: rows for model, rows in found.items() if rows}
-    if not found:
+    measured = {model: rows for model, rows in measured.items() if rows}
+    if not measured:
         raise NotDrawn("no zero-shot accuracy of these sets")
-    heights = [len(rows) for rows in found.values()]
-    numbers = [row for rows in found.values() for both in rows.values() for row in both.values()]
+    heights = [len(rows) for rows in measured.values()]
+    numbers = [row for rows in measured.values() for both in rows.values() for row in both.values()]
     with rc_context(HOUSE):  # type: ignore[arg-type]
-        figure, _ = new_figure(7.4, 0.8 + 0.35 * len(found) + 0.5 * sum(heights))
+        figure, _ = new_figure(7.4, 0.8 + 0.35 * len(measured) + 0.5 * sum(heights))
         figure.clear()
-        axes = figure.subplots(len(found), 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0]
+        axes = figure.subplots(len(measured), 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0]
         axes[-1].set_xscale("log")
         axes[-1].set_xlim(min(min(r["chance"], r["value"] or 1) for r in numbers) / 3, 1)
-        for axis, (model, rows) in zip(axes, found.items(), strict=True):
+        for axis, (model, rows) in zip(axes, measured.items(), strict=True):
             _intervals(axis, rows)
             axis.set_title(model)
         axes[-1].set_xlabel("zero-shot top-1 accuracy, with 95 % interval")
@@ -54,8 +54,8 @@ def zero_shot(table: pd.DataFrame, sets: Sets) -> Any:
         return figure
 
 
-def _intervals(axis: Any, found: Mapping[str, dict[str, Any]]) -> None:
-    for y, rows in enumerate(found.values()):
+def _intervals(axis: Any, measured: Mapping[str, dict[str, Any]]) -> None:
+    for y, rows in enumerate(measured.values()):
         chance = next(iter(rows.values()))["chance"]
         axis.plot([chance] * 2, [y - 0.36, y + 0.36], color=SOFT, ls=":", label="chance")
         for side, (name, color, marker) in enumerate(PROMPTS):
@@ -66,8 +66,8 @@ def _intervals(axis: Any, found: Mapping[str, dict[str, Any]]) -> None:
             axis.plot(row["value"], at, marker, color=color, ms=4, label=name)
             text = f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]  {row['examples']:,.0f} pictures"
             axis.annotate(text, (1.02, at), xycoords=("axes fraction", "data"), va="center", color=color, size=7)
-    axis.set_yticks(range(len(found)), list(found))
-    axis.set_ylim(len(found) - 0.5, -0.5)
+    axis.set_yticks(range(len(measured)), list(measured))
+    axis.set_ylim(len(measured) - 0.5, -0.5)
     axis.grid(visible=False, axis="y")
 
 
@@ -79,23 +79,23 @@ def shots(table: pd.DataFrame, sets: Sets) -> Any:
     """
     from matplotlib import rc_context
 
-    found = {
-        model: (own, [name for name, pair in sets.items() if own["dataset"].isin(pair).any()])
-        for model, own in table.groupby("model", sort=False)
+    measured = {
+        model: (group, [name for name, pair in sets.items() if group["dataset"].isin(pair).any()])
+        for model, group in table.groupby("model", sort=False)
     }
-    found = {model: part for model, part in found.items() if part[1]}
-    if not found:
+    measured = {model: part for model, part in measured.items() if part[1]}
+    if not measured:
         raise NotDrawn("no accuracy of these sets")
-    across = min(ACROSS, max(len(names) for _, names in found.values()))
-    downs = [-(-len(names) // across) for _, names in found.values()]
+    across = min(ACROSS, max(len(names) for _, names in measured.values()))
+    downs = [-(-len(names) // across) for _, names in measured.values()]
     with rc_context(HOUSE):  # type: ignore[arg-type]
-        figure, _ = new_figure(max(1.9 * across, 5.6), 0.5 + 0.5 * len(found) + 1.9 * sum(downs))
+        figure, _ = new_figure(max(1.9 * across, 5.6), 0.5 + 0.5 * len(measured) + 1.9 * sum(downs))
         figure.clear()
-        parts, drawn = figure.subfigures(len(found), 1, squeeze=False, height_ratios=downs)[:, 0], []
-        for part, down, (model, (own, names)) in zip(parts, downs, found.items(), strict=True):
+        parts, drawn = figure.subfigures(len(measured), 1, squeeze=False, height_ratios=downs)[:, 0], []
+        for part, down, (model, (group, names)) in zip(parts, downs, measured.items(), strict=True):
             axes = part.subplots(down, across, squeeze=False).ravel()
             for axis, name in zip(axes, names, strict=False):
-                _panel(axis, own, sets[name])
+                _panel(axis, group, sets[name])
                 axis.set_title(name)
                 drawn.append(axis)
             for axis in axes[len(names) :]:
@@ -121,9 +121,9 @@ def _zero_shot(table: pd.DataFrame, pair: tuple[str, str]) -> dict[str, Any]:
 
 
 def _panel(axis: Any, table: pd.DataFrame, pair: tuple[str, str]) -> None:
-    own = table[table["dataset"] == pair[0]]
-    few = own[own["task"] == "few_shot"].sort_values("shots")
-    probe = own[own["task"] == "linear_probe"]
+    rows = table[table["dataset"] == pair[0]]
+    few = rows[rows["task"] == "few_shot"].sort_values("shots")
+    probe = rows[rows["task"] == "linear_probe"]
     for (label, color, _), dash in zip(PROMPTS, ("-", "--"), strict=True):
         row = _zero_shot(table, pair).get(label)
         if row is None:
@@ -144,7 +144,7 @@ def _panel(axis: Any, table: pd.DataFrame, pair: tuple[str, str]) -> None:
         row = probe.iloc[0]
         ends = [[row["value"] - row["low"]], [row["high"] - row["value"]]]
         axis.errorbar([last], [row["value"]], ends, fmt="D", color=INK, ms=3.5, lw=1, label="probe on all")
-    if own["task"].isin(["few_shot", "linear_probe"]).sum() == 0:
+    if rows["task"].isin(["few_shot", "linear_probe"]).sum() == 0:
         axis.annotate("no training split", (0.5, 0.5), xycoords="axes fraction", ha="center", size=7, color=SOFT)
     axis.set_xscale("log", base=2)
     axis.set_xticks([*TICKS, last], [*map(str, TICKS), "all"])

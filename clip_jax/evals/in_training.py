@@ -51,15 +51,15 @@ def mean_error(rows: list[Row], tasks: set[str], metric: str = "top1") -> float 
 
 
 def _summary(rows: list[Row], counted: list[ClassificationSet]) -> list[Row]:
-    found = []
+    summary = []
     for metric, name in (("top1", "error"), ("top1_raw", "error_raw"), ("top1_prior", "error_prior")):
         error = mean_error(rows, {s.name for s in counted}, metric)
         if error is not None:
             chance = float(np.mean([1 - 1 / len(s.class_names) for s in counted]))
             examples = sum(len(s.labels) for s in counted)
-            found.append({"task": "zero_shot_mean", "metric": name, "value": error, "examples": examples,
+            summary.append({"task": "zero_shot_mean", "metric": name, "value": error, "examples": examples,
                           "chance": chance})  # fmt: skip
-    return found
+    return summary
 
 
 class ContrastiveEvaluation:

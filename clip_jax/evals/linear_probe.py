@@ -58,8 +58,8 @@ def objective(weights: Any, bias: Any, features: Any, labels: Any, l2: Any) -> A
     if labels.ndim == 2:
         losses = jnp.sum(jax.nn.softplus(jnp.where(labels, -logits, logits)), axis=1)
     else:
-        own = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
-        losses = jax.nn.logsumexp(logits, axis=1) - own
+        label_logits = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+        losses = jax.nn.logsumexp(logits, axis=1) - label_logits
     return jnp.mean(losses) + l2 / (2 * features.shape[0]) * jnp.sum(weights * weights)
 
 
@@ -69,7 +69,7 @@ def _solve(
 ) -> Any:
     solver = optax.lbfgs(memory_size=MEMORY)
 
-    def one(problem: Any) -> Any:
+    def fit(problem: Any) -> Any:
         strength, start = problem
 
         def value(p: Any) -> Any:
@@ -93,7 +93,7 @@ def _solve(
         p, _, loss, count, slope = jax.lax.while_loop(more, step, (start, solver.init(start), inf, 0, inf))
         return p[0], p[1], loss, count, slope <= tolerance
 
-    return jax.vmap(one)((l2, start)) if together else jax.lax.map(one, (l2, start))
+    return jax.vmap(fit)((l2, start)) if together else jax.lax.map(fit, (l2, start))
 
 
 def fit_probe(
@@ -118,13 +118,13 @@ def fit_probe(
     total = np.zeros(len(l2), int)
     with jax.enable_x64(True):
         for dtype, goal in ((jnp.float32, max(tolerance, ROUGH)), (jnp.float64, tolerance)):
-            found = _solve(
+            outputs = _solve(
                 jnp.asarray(features, dtype), jnp.asarray(labels, bool if labels.ndim == 2 else jnp.int32),
                 jnp.asarray(l2, dtype),
                 jax.tree.map(lambda x, dtype=dtype: jnp.asarray(x, dtype), start), jnp.asarray(goal, dtype),
                 max_iterations=max_iterations, together=together,
             )  # fmt: skip
-            weights, bias, loss, count, converged = (np.asarray(x) for x in found)
+            weights, bias, loss, count, converged = (np.asarray(x) for x in outputs)
             total += count
             # a float32 search may end in a number that is none; then the second part starts afresh
             start = tuple(np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0) for x in (weights, bias))

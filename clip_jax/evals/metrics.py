@@ -39,19 +39,19 @@ def label_ranks(scores: np.ndarray, labels: np.ndarray, alike: np.ndarray | None
         argmax
       in the published code.
     """
-    own = scores[np.arange(len(scores)), labels]
-    ahead = as_rival(scores) >= as_own(own)[:, None]
+    label_scores = scores[np.arange(len(scores)), labels]
+    ahead = as_rival(scores) >= as_own(label_scores)[:, None]
     if alike is not None:
         same = alike[None] == alike[labels][:, None]
         ahead = np.where(same, np.arange(scores.shape[1])[None] <= labels[:, None], ahead)
-    return np.where(np.isfinite(own), ahead.sum(axis=1) - 1, scores.shape[1])
+    return np.where(np.isfinite(label_scores), ahead.sum(axis=1) - 1, scores.shape[1])
 
 
 def first_alike(prompts: Sequence[Hashable]) -> np.ndarray | None:
     """Return the first class with the same prompts for each class, int [C]; None if all differ."""
     first: dict[Hashable, int] = {}
-    found = np.array([first.setdefault(p, i) for i, p in enumerate(prompts)])
-    return found if len(first) < len(prompts) else None
+    firsts = np.array([first.setdefault(p, i) for i, p in enumerate(prompts)])
+    return firsts if len(first) < len(prompts) else None
 
 
 def hits_at(scores: np.ndarray, labels: np.ndarray, k: int, alike: np.ndarray | None = None) -> np.ndarray:
@@ -75,8 +75,8 @@ def _ranked(scores: np.ndarray, truth: np.ndarray) -> Iterator[tuple[np.ndarray,
             values = np.where(positive, as_own(scores[:, column]), as_rival(scores[:, column]))
             order = np.argsort(-values, kind="stable")
             hit = (positive & np.isfinite(scores[:, column]))[order]
-            found = np.cumsum(hit)
-            yield found / np.arange(1, len(hit) + 1), found / positive.sum(), hit, int(positive.sum())
+            retrieved = np.cumsum(hit)
+            yield retrieved / np.arange(1, len(hit) + 1), retrieved / positive.sum(), hit, int(positive.sum())
 
 
 def mean_average_precision(scores: np.ndarray, truth: np.ndarray) -> float:

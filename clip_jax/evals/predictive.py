@@ -36,17 +36,17 @@ Scores = dict[str, np.ndarray]  # variant -> [N, classes]
 Spelling = tuple[int, ...]  # of a word, in tokens
 
 
-def pair_losses(said: Prediction) -> tuple[jax.Array, jax.Array]:
+def pair_losses(prediction: Prediction) -> tuple[jax.Array, jax.Array]:
     """Return each pair's summed loss in nats and its total weight, [B] each.
 
     Logits are formed for one row of each pair at a time.
     """
 
     def row(of: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        return row_losses(of[0], said.head, of[1], of[2])
+        return row_losses(of[0], prediction.head, of[1], of[2])
 
-    rows = tuple(jnp.swapaxes(x, 0, 1) for x in (said.states, said.labels, said.weights))
-    return jax.lax.map(row, rows).sum(axis=0), said.weights.sum(axis=(1, 2))
+    rows = tuple(jnp.swapaxes(x, 0, 1) for x in (prediction.states, prediction.labels, prediction.weights))
+    return jax.lax.map(row, rows).sum(axis=0), prediction.weights.sum(axis=(1, 2))
 
 
 class Predictor:
@@ -85,10 +85,10 @@ class Predictor:
         self._log_likelihood, self._losses = compiled(log_likelihood, rows, rows), compiled(losses, rows, rows)
 
     def _run(self, function: Any, params: Any, take: Any, count: int, what: str, per_picture: int = 1) -> Any:
-        found = in_batches(function, params, take, count, self.batch_size, self._sharding)
-        for values in found if isinstance(found, tuple) else (found,):
+        outputs = in_batches(function, params, take, count, self.batch_size, self._sharding)
+        for values in outputs if isinstance(outputs, tuple) else (outputs,):
             finite_rows(values, what, lambda row: f"picture {row // per_picture}", dtype=self._dtype)
-        return found
+        return outputs
 
     def contexts(self, params: Any, images: np.ndarray) -> np.ndarray:
         """Return the prefix tokens [N, P, D] that the caption language model gets for uint8 [N, H, W, 3]."""
@@ -182,8 +182,8 @@ class PredictiveEvaluation:
             return total + images * per_pair.total
         total += images * (per_pair.image + 2 * model.embed_dim * model.prefix_tokens * model.text.width)
         for task, prompts in zip(self.sets, self.texts, strict=True):
-            said = (len(task.images) + len(self.unlabelled)) * len(prompts)
-            total += said * flops.caption_flops(model, prompts.shape[1])
+            passes = (len(task.images) + len(self.unlabelled)) * len(prompts)
+            total += passes * flops.caption_flops(model, prompts.shape[1])
         return total
 
     def __call__(self, params: Any) -> tuple[list[Row], list[Row]]:
@@ -228,8 +228,8 @@ class PredictiveEvaluation:
         prior = np.logaddexp.reduce(logs, axis=0) - np.log(len(logs))  # of the mean; no power underflows to zero
 
         def of_task(task: ClassificationSet, weights: np.ndarray) -> Scores:
-            said = self.predictor.word_scores(params, task.images, self.columns)
-            variants = {"raw": said @ weights.T, "prior": (said - prior) @ weights.T}
+            log_probs = self.predictor.word_scores(params, task.images, self.columns)
+            variants = {"raw": log_probs @ weights.T, "prior": (log_probs - prior) @ weights.T}
             return {name: np.where(weights.any(axis=1), scores, -np.inf) for name, scores in variants.items()}
 
         return of_task

@@ -37,20 +37,20 @@ def scored(
     """
     classes = scores.shape[1]
     truth = labels if labels.ndim == 2 else labels[:, None] == np.arange(classes)[None]
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     if labels.ndim == 1:
         acc1, acc5 = (float(metrics.hits_at(scores, labels, k, alike).mean()) for k in (1, 5))
         low, high = metrics.clopper_pearson(acc1, len(labels))
-        found |= {"acc1": acc1, "acc1_low": low, "acc1_high": high, "acc5": acc5 if classes >= 5 else None}
-        found["mean_per_class_recall"] = metrics.mean_per_class(metrics.hits_at(scores, labels, 1, alike), labels)
+        values |= {"acc1": acc1, "acc1_low": low, "acc1_high": high, "acc5": acc5 if classes >= 5 else None}
+        values["mean_per_class_recall"] = metrics.mean_per_class(metrics.hits_at(scores, labels, 1, alike), labels)
         if metric == "mean_top1_top5":
-            found["mean_acc1_acc5"] = (acc1 + acc5) / 2
+            values["mean_acc1_acc5"] = (acc1 + acc5) / 2
         if metric == "roc_auc":
-            found["roc_auc"] = metrics.roc_auc(scores[:, 1] - scores[:, 0], labels == 1)
+            values["roc_auc"] = metrics.roc_auc(scores[:, 1] - scores[:, 0], labels == 1)
     if labels.ndim == 2 or metric == "11point_map":
-        found["mean_average_precision"] = metrics.mean_average_precision(scores, truth)
-        found["mean_average_precision_11point"] = metrics.eleven_point_map(scores, truth)
-    return {**found, "examples": len(labels), "classes": classes}
+        values["mean_average_precision"] = metrics.mean_average_precision(scores, truth)
+        values["mean_average_precision_11point"] = metrics.eleven_point_map(scores, truth)
+    return {**values, "examples": len(labels), "classes": classes}
 
 
 def write_results(out: Path, results: list[Result]) -> None:
@@ -79,10 +79,10 @@ def read_results(path: str | Path) -> pd.DataFrame:
     path = Path(path)
     try:
         if path.suffix == ".csv":
-            found: list[Any] = pd.read_csv(path).to_dict("records")
+            records: list[Any] = pd.read_csv(path).to_dict("records")
         else:
-            found = [{**r, **r["metrics"]} for r in parse_json(read_text(path), path)]
-        rows = [_accuracy(r) for r in found if r["task"] in PREFIXES]
+            records = [{**r, **r["metrics"]} for r in parse_json(read_text(path), path)]
+        rows = [_accuracy(r) for r in records if r["task"] in PREFIXES]
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (ValueError, KeyError, TypeError) as error:

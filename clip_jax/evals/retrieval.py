@@ -28,19 +28,19 @@ def recalls(images: np.ndarray, texts: np.ndarray, image_of_text: np.ndarray, *,
     """
     n, m = len(images), len(texts)
     dtype = np.result_type(images, texts)
-    own, best = np.empty(m, dtype), np.full(n, -np.inf, dtype)
+    pair_scores, best = np.empty(m, dtype), np.full(n, -np.inf, dtype)
     for rows, columns, scores in _blocks(images, texts, chunk):
-        mine = image_of_text[columns][None, :] == np.arange(rows.start, rows.stop)[:, None]
-        i, j = np.nonzero(mine)
-        own[columns.start + j] = as_own(scores[i, j])
-        best[rows] = np.maximum(best[rows], np.where(mine, as_own(scores), -np.inf).max(axis=1))
+        correct = image_of_text[columns][None, :] == np.arange(rows.start, rows.stop)[:, None]
+        i, j = np.nonzero(correct)
+        pair_scores[columns.start + j] = as_own(scores[i, j])
+        best[rows] = np.maximum(best[rows], np.where(correct, as_own(scores), -np.inf).max(axis=1))
     text_rank, image_rank = np.full(m, -1), np.zeros(n, np.int64)  # a text's own picture is as good as itself
     for rows, columns, scores in _blocks(images, texts, chunk):
-        mine = image_of_text[columns][None, :] == np.arange(rows.start, rows.stop)[:, None]
+        correct = image_of_text[columns][None, :] == np.arange(rows.start, rows.stop)[:, None]
         rivals = as_rival(scores)
-        text_rank[columns] += (rivals >= own[columns][None, :]).sum(axis=0)
-        image_rank[rows] += ((rivals >= best[rows][:, None]) & ~mine).sum(axis=1)
-    text_rank[own == -np.inf], image_rank[best == -np.inf] = n, m  # what is not finite is never a hit
+        text_rank[columns] += (rivals >= pair_scores[columns][None, :]).sum(axis=0)
+        image_rank[rows] += ((rivals >= best[rows][:, None]) & ~correct).sum(axis=1)
+    text_rank[pair_scores == -np.inf], image_rank[best == -np.inf] = n, m  # what is not finite is never a hit
     captions = np.bincount(image_of_text, minlength=n)
     rows_out = []
     for k in KS:

@@ -47,8 +47,8 @@ def _resize_short(picture: Image.Image, size: int, interpolation: str) -> Image.
 
 def _short(image: bytes | np.ndarray, size: int, decoder: str, interpolation: str) -> np.ndarray:
     """Decode an image and resize its short side to ``size``: uint8 [h, w, 3]."""
-    if decoder == "simplejpeg" and (found := resize_short(image, size)) is not None:
-        return found
+    if decoder == "simplejpeg" and (resized := resize_short(image, size)) is not None:
+        return resized
     return np.asarray(_resize_short(_open(image, size), size, interpolation), np.uint8)
 
 

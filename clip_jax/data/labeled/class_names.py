@@ -64,7 +64,7 @@ def numbered(names: Sequence[str]) -> list[int] | None:
 
 
 def pair_names(
-    own: Sequence[str], published: Sequence[str], source: str, *, labels: Sequence[str] = (), by: str = "name"
+    classes: Sequence[str], published: Sequence[str], source: str, *, labels: Sequence[str] = (), by: str = "name"
 ) -> list[int]:
     """Match each class of a set with a published class name.
 
@@ -73,7 +73,7 @@ def pair_names(
     that occur several times match in order.
 
     Args:
-      own: the set's class names.
+      classes: the set's class names.
       published: as many names.
       source: the set, for errors.
       labels: what the set calls the published classes, in the published order, if that is known.
@@ -86,29 +86,29 @@ def pair_names(
       UserError: classes without a match; its ``value`` lists them.
     """
     one_of("pair", by, PAIRINGS)
-    if by == "place" and len(own) == len(published):
-        return list(range(len(own)))
-    found: dict[int, int] = {}  # own -> published
+    if by == "place" and len(classes) == len(published):
+        return list(range(len(classes)))
+    matches: dict[int, int] = {}  # index into classes -> index into published
     rounds: list[tuple[Sequence[str], Callable[[str], str]]] = [
         (names, form) for form in (_spelled, _letters) for names in (published, labels)
     ]
     for names, form in rounds:
-        mine, theirs = _groups(own, form, found), _groups(names, form, found.values())
-        for key in mine.keys() & theirs.keys():
-            if form is _spelled or len(mine[key]) == len(theirs[key]) == 1:
-                found |= dict(zip(mine[key], theirs[key], strict=False))
-    numbers = numbered(own)
-    if numbers is not None and len(own) == len(published) and not found:
+        groups, published_groups = _groups(classes, form, matches), _groups(names, form, matches.values())
+        for key in groups.keys() & published_groups.keys():
+            if form is _spelled or len(groups[key]) == len(published_groups[key]) == 1:
+                matches |= dict(zip(groups[key], published_groups[key], strict=False))
+    numbers = numbered(classes)
+    if numbers is not None and len(classes) == len(published) and not matches:
         return numbers
-    unmatched = [name for i, name in enumerate(own) if i not in found]
-    left = [name for i, name in enumerate(published) if i not in found.values()]
+    unmatched = [name for i, name in enumerate(classes) if i not in matches]
+    left = [name for i, name in enumerate(published) if i not in matches.values()]
     if unmatched or left:
-        reason = f"{_listed(unmatched)} of its {len(own)} classes pair by name with none of {_listed(left)}"
-        hint = 'rename them, or ask for pair="place"' if len(own) == len(published) else "rename them"
+        reason = f"{_listed(unmatched)} of its {len(classes)} classes pair by name with none of {_listed(left)}"
+        hint = 'rename them, or ask for pair="place"' if len(classes) == len(published) else "rename them"
         raise UserError(
             f"{source}: {reason}; {hint}", field="pair", value=tuple(unmatched or left), reason=reason, hint=hint
         )
-    return [found[i] for i in range(len(own))]
+    return [matches[i] for i in range(len(classes))]
 
 
 def _groups(names: Sequence[str], form: Callable[[str], str], taken: Collection[int]) -> dict[str, list[int]]:

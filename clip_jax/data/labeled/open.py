@@ -111,11 +111,11 @@ def open_labelled(path: str | Path, pair: str = "name") -> LabelledSet:
     return LabelledSet(path, tuple(folders), shown, templates, lambda s: _class_folders(folders[s], classes))
 
 
-def _in_order(path: Path, names: tuple[str, ...], own: list[str], pair: str) -> tuple[str, ...]:
+def _in_order(path: Path, names: tuple[str, ...], classes: list[str], pair: str) -> tuple[str, ...]:
     """Return the names of ``classnames.txt`` in the order of the set's classes; without the file, the set's names."""
     if names:
-        return tuple(names[i] for i in pair_names(own, names, f"{path}/classnames.txt", by=pair))
-    return tuple(name.replace("_", " ") for name in own)
+        return tuple(names[i] for i in pair_names(classes, names, f"{path}/classnames.txt", by=pair))
+    return tuple(name.replace("_", " ") for name in classes)
 
 
 def _labelled(labels: list[int], classes: int, name: Callable[[int], str]) -> np.ndarray:
@@ -148,11 +148,11 @@ def _number(shards: Shards, i: int) -> int:
 
 def _vector(shards: Shards, i: int, classes: int) -> np.ndarray:
     """Read KEY.npy of a multi-label sample: bool [C]. Raises UserError unless it holds a zero or a one per class."""
-    name, found = shards.name(i), shards.read([i], ("npy",))[0]
-    if "npy" not in found:
+    name, members = shards.name(i), shards.read([i], ("npy",))[0]
+    if "npy" not in members:
         raise UserError(f"{name}: has no .npy")
     with foreign(f"{name}: its .npy", "an array"):
-        values = np.load(io.BytesIO(found["npy"]), allow_pickle=False)
+        values = np.load(io.BytesIO(members["npy"]), allow_pickle=False)
     if values.ndim != 1 or (classes and len(values) != classes) or not np.isin(values, (0, 1)).all():
         raise UserError(f"{name}: its .npy must hold {classes or 'as many'} zeros and ones, one a class")
     return values.astype(bool)
@@ -174,9 +174,9 @@ def _class_folders(folder: Path, classes: list[str]) -> Split:
 
 def _idx_files(path: Path, split: str) -> tuple[Path, Path] | None:
     for stem in IDX_STEMS[split]:
-        found = [sorted(path.glob(f"{stem}*-{kind}-idx{n}-ubyte*")) for kind, n in (("images", 3), ("labels", 1))]
-        if found[0] and found[1]:
-            return found[0][0], found[1][0]
+        candidates = [sorted(path.glob(f"{stem}*-{kind}-idx{n}-ubyte*")) for kind, n in (("images", 3), ("labels", 1))]
+        if candidates[0] and candidates[1]:
+            return candidates[0][0], candidates[1][0]
     return None
 
 
@@ -216,8 +216,8 @@ def _tfds(path: Path, names: tuple[str, ...], templates: tuple[str, ...], pair: 
     if "image" not in info.features or key is None:
         raise UserError(f"{path}: needs the features image and label; it has {', '.join(info.features)}")
     kind = info.features[key] if key == "label" else getattr(info.features[key], "feature", None)
-    own = list(getattr(kind, "names", None) or [])
-    shown = _in_order(path, names, own, pair) if own else names
+    classes = list(getattr(kind, "names", None) or [])
+    shown = _in_order(path, names, classes, pair) if classes else names
     if key == "labels" and not shown:
         raise UserError(f"{path}: its labels have no names; write them to classnames.txt")
 

@@ -58,9 +58,9 @@ def nearest(train: np.ndarray, evals: np.ndarray, *, chunk: int = 1 << 22) -> tu
     for start in range(0, len(train), rows):
         block = np.bitwise_count(train[start : start + rows, None] ^ evals[None]).astype(int)
         best = block.argmin(axis=0)
-        found = block[best, np.arange(len(evals))]
-        closer = found < distance
-        index[closer], distance[closer] = start + best[closer], found[closer]
+        bits = block[best, np.arange(len(evals))]
+        closer = bits < distance
+        index[closer], distance[closer] = start + best[closer], bits[closer]
     return index, distance
 
 

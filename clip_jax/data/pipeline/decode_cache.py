@@ -38,11 +38,11 @@ class Decoded:
     def __init__(self, source: Source, size: int, decoder: str, pixels: PixelConfig = USUAL) -> None:
         """Open, or create, the files for this source, size, decoder and resizing. Raises OSError when that fails."""
         assert source.identity is not None
-        told = f"{FORMAT} {source.identity} {len(source)} {size} {decoder}"
+        key = f"{FORMAT} {source.identity} {len(source)} {size} {decoder}"
         resized = (pixels.resize_mode, pixels.interpolation, pixels.fill_color)
         if resized != (USUAL.resize_mode, USUAL.interpolation, USUAL.fill_color):
-            told += " {} {} {}".format(*resized)
-        name = hashlib.sha256(told.encode()).hexdigest()[:32]
+            key += " {} {} {}".format(*resized)
+        name = hashlib.sha256(key.encode()).hexdigest()[:32]
         self.folder = tar_index.cache_folder().parent / "decoded" / name
         self.shape = (len(source), size, size, 3)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -82,8 +82,8 @@ class Decoded:
         texts: list[bytes] = []
         for begin in range(0, len(source), ABREAST):
             rows = list(range(begin, min(begin + ABREAST, len(source))))
-            for found in source.many_captions(rows):
-                texts.append(b"" if isinstance(found, BrokenRecord) else "\n".join(found).encode())
+            for captions in source.many_captions(rows):
+                texts.append(b"" if isinstance(captions, BrokenRecord) else "\n".join(captions).encode())
         ends = io.BytesIO()
         np.save(ends, np.cumsum([len(t) for t in texts], dtype=np.int64))
         parts = (b"".join(texts), ends.getvalue())
@@ -105,10 +105,10 @@ class Decoded:
     def _open(self) -> None:
         self.pictures = np.memmap(self._pictures, np.uint8, "r+", shape=self.shape)
         self.sums = np.memmap(self._sums, np.uint32, "r+", shape=self.shape[:1])
-        found = self._read_captions()
-        if found is None:
+        captions = self._read_captions()
+        if captions is None:
             raise UserError(f"{self.folder}: its captions were damaged while in use; run the same command again")
-        self.texts, self.ends = found
+        self.texts, self.ends = captions
 
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder, "shape": self.shape}

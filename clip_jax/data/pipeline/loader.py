@@ -95,13 +95,13 @@ class BatchOfStep:
         size = self.config.model.image.image_size
         images = np.empty((len(index), size, size, 3), np.uint8)
         rows = [i for i in dict.fromkeys(index.tolist()) if i not in self.kept and i not in self.known]
-        there: dict[int, Record] = {}
+        cached: dict[int, Record] = {}
         if self.decoded is not None:
-            there = {i: record for i in rows if (record := self.decoded.get(i)) is not None}
-            rows = [i for i in rows if i not in there]
+            cached = {i: record for i in rows if (record := self.decoded.get(i)) is not None}
+            rows = [i for i in rows if i not in cached]
         ahead = dict(zip(rows, self.source.many(rows), strict=True))  # in one request, if the source is remote
         for row, (i, position) in enumerate(zip(index.tolist(), positions.tolist(), strict=True)):
-            record = there[i] if i in there else self._prepared(i, ahead, met)
+            record = cached[i] if i in cached else self._prepared(i, ahead, met)
             if record is None:
                 return {}, met
             images[row], caption = self._view(record, position)
@@ -268,11 +268,11 @@ def sample_captions(config: RunConfig, source: Source) -> list[str]:
     broken = BrokenRecords(config.data.max_broken)
     rows = _spread(source, wanted)
     for begin in range(0, len(rows), PIECE):
-        for i, found in zip(rows[begin:], source.many_captions(rows[begin : begin + PIECE]), strict=False):
-            if isinstance(found, BrokenRecord):
-                broken.add({i: str(found)})
+        for i, texts in zip(rows[begin:], source.many_captions(rows[begin : begin + PIECE]), strict=False):
+            if isinstance(texts, BrokenRecord):
+                broken.add({i: str(texts)})
             else:
-                captions += found
+                captions += texts
     return captions[:wanted] if len(captions) < 2 * wanted else captions[:: len(captions) // wanted]
 
 
@@ -292,21 +292,21 @@ def sample_images(config: RunConfig, source: Source, count: int) -> np.ndarray:
 def _held_out(config: RunConfig, source: Source, count: int) -> list[tuple[np.ndarray, tuple[str, ...]]]:
     size = config.model.image.image_size
     broken = BrokenRecords(config.data.max_broken)
-    found = []
+    pairs = []
     rows = _spread(source, count)
     for begin in range(0, len(rows), PIECE):
         for i, record in zip(rows[begin:], source.many(rows[begin : begin + PIECE]), strict=False):
             try:
                 if isinstance(record, BrokenRecord):
                     raise record
-                found.append((decode(record.image, size, pixels=config.pixels), record.captions))
+                pairs.append((decode(record.image, size, pixels=config.pixels), record.captions))
             except BrokenRecord as error:
                 broken.add({i: str(error)})
     if broken.reasons:
         first = next(iter(broken.reasons.values()))
-        told = f"clip-jax: {len(broken.reasons)} broken records are passed over in what is measured; the first: {first}"
-        print(told, file=sys.stderr, flush=True)
-    return found
+        skipped = f"{len(broken.reasons)} broken records are passed over in what is measured"
+        print(f"clip-jax: {skipped}; the first: {first}", file=sys.stderr, flush=True)
+    return pairs
 
 
 def validation_pairs(config: RunConfig, source: Source, tokenizer: Tokenizer) -> Arrays:

@@ -73,13 +73,13 @@ class Weighted:
         ]
 
     def __call__(self, positions: np.ndarray) -> np.ndarray:
-        cycle, place = np.divmod(positions, CYCLE)
-        source = self.source[place]
-        turn = cycle * self.quota[source] + self.turn[place]
+        cycle, offset = np.divmod(positions, CYCLE)
+        source = self.source[offset]
+        turn = cycle * self.quota[source] + self.turn[offset]
         out = np.empty(len(positions), np.int64)
         for s, order in enumerate(self.orders):
-            mine = source == s
-            out[mine] = self.begins[s] + order(turn[mine])
+            rows = source == s
+            out[rows] = self.begins[s] + order(turn[rows])
         return out
 
     def drawn(self, samples: int) -> list[int]:

@@ -87,10 +87,10 @@ class Source:
         return [_tried(self.captions, i) for i in rows]
 
 
-def _only(found: list[T | BrokenRecord]) -> T:
-    if isinstance(found[0], BrokenRecord):
-        raise found[0]
-    return found[0]
+def _only(results: list[T | BrokenRecord]) -> T:
+    if isinstance(results[0], BrokenRecord):
+        raise results[0]
+    return results[0]
 
 
 def _tried(get: Callable[[int], T], i: int) -> T | BrokenRecord:
@@ -122,13 +122,13 @@ class Joined(Source):
 
     @property
     def identity(self) -> str | None:
-        found = [part.identity for part in self.parts]
-        return None if None in found else " | ".join(map(str, found))
+        identities = [part.identity for part in self.parts]
+        return None if None in identities else " | ".join(map(str, identities))
 
     @property
     def digest(self) -> str | None:
-        found = [part.digest for part in self.parts]
-        return None if None in found else hashlib.sha256(" ".join(map(str, found)).encode()).hexdigest()[:32]
+        digests = [part.digest for part in self.parts]
+        return None if None in digests else hashlib.sha256(" ".join(map(str, digests)).encode()).hexdigest()[:32]
 
     @property
     def files(self) -> frozenset[str]:
@@ -146,21 +146,21 @@ class Joined(Source):
         return self.parts[part].name(i - self._begin(part))
 
     def many(self, rows: list[int]) -> list[Record | BrokenRecord]:
-        return self._each(rows, lambda part, own: part.many(own))
+        return self._each(rows, lambda part, part_rows: part.many(part_rows))
 
     def many_captions(self, rows: list[int]) -> list[tuple[str, ...] | BrokenRecord]:
-        return self._each(rows, lambda part, own: part.many_captions(own))
+        return self._each(rows, lambda part, part_rows: part.many_captions(part_rows))
 
     def _each(self, rows: list[int], read: Callable[[Source, list[int]], list[T]]) -> list[T]:
         """Call ``read`` on each part with its rows; return the results in the order of ``rows``."""
         index = np.array(rows, np.int64)
         part_of = np.searchsorted(self.ends, index, side="right")
-        found: dict[int, T] = {}
+        results: dict[int, T] = {}
         for part in np.unique(part_of).tolist():
-            mine = np.flatnonzero(part_of == part)
-            answers = read(self.parts[part], (index[mine] - self._begin(part)).tolist())
-            found.update(zip(mine.tolist(), answers, strict=True))
-        return [found[n] for n in range(len(rows))]
+            positions = np.flatnonzero(part_of == part)
+            answers = read(self.parts[part], (index[positions] - self._begin(part)).tolist())
+            results.update(zip(positions.tolist(), answers, strict=True))
+        return [results[n] for n in range(len(rows))]
 
 
 class Chosen(Source):
@@ -201,5 +201,5 @@ class Chosen(Source):
 
 def part_of(source: Source, fraction: float, *, held_out: bool) -> Chosen:
     """Return the records whose hash is in the first ``fraction`` of the range; the others if not ``held_out``."""
-    mine = source.hashes() < np.uint64(int(fraction * 2**64))
-    return Chosen(source, np.flatnonzero(mine if held_out else ~mine))
+    selected = source.hashes() < np.uint64(int(fraction * 2**64))
+    return Chosen(source, np.flatnonzero(selected if held_out else ~selected))

@@ -50,11 +50,11 @@ class CaptionedFolder(Source):
         except csv.Error as error:
             raise self._wrong(str(error), hint="is a quote never closed, or a field too long?") from None
         self.names = list(self.rows)
-        self._said = f"columns {', '.join(columns)}, separated by {CAPTION_SEPARATORS[separator]}"
+        self._layout = f"columns {', '.join(columns)}, separated by {CAPTION_SEPARATORS[separator]}"
 
     def _wrong(self, reason: str, line: int | None = None, hint: str | None = None) -> UserError:
-        said = f"{self.table}: {reason}" + (f"; {hint}" if hint else "")
-        return UserError(said, field=str(self.table), value=line, reason=reason, hint=hint)
+        message = f"{self.table}: {reason}" + (f"; {hint}" if hint else "")
+        return UserError(message, field=str(self.table), value=line, reason=reason, hint=hint)
 
     def _pairs(
         self, rows: Iterator[tuple[int, list[str]]], separator: str, columns: tuple[str, str]
@@ -66,12 +66,12 @@ class CaptionedFolder(Source):
                 reason = f"{'lacks the column' if column not in head else 'has twice the column'} {column}"
                 hint = f"it has {one_line(', '.join(head)) or 'none'}; set {field}"
                 raise UserError(f"{self.table}: {reason}; {hint}", field=field, value=column, reason=reason, hint=hint)
-        places = [head.index(column) for column in columns]
+        indices = [head.index(column) for column in columns]
         for line, fields in rows:
             if len(fields) < len(head) or any(map(str.strip, fields[len(head) :])):
                 hint = f"put quotes round a field that holds one of the {CAPTION_SEPARATORS[separator]}"
                 raise self._wrong(f"line {line} has {len(fields)} fields, the header {len(head)}", line, hint)
-            name, caption = (fields[place].strip() for place in places)
+            name, caption = (fields[index].strip() for index in indices)
             yield self._inside(name, line), caption
 
     def _inside(self, name: str, line: int) -> str:
@@ -89,7 +89,7 @@ class CaptionedFolder(Source):
     @property
     def notes(self) -> tuple[str, ...]:
         rows = sum(map(len, self.rows.values()))
-        return (f"{self.table}: {self._said}; {len(self.names):,} pictures, {rows:,} captions",)
+        return (f"{self.table}: {self._layout}; {len(self.names):,} pictures, {rows:,} captions",)
 
     @property
     def files(self) -> frozenset[str]:
@@ -98,8 +98,8 @@ class CaptionedFolder(Source):
 
     def hashes(self) -> np.ndarray:
         """Return hashes of the image names, so that rows added later do not change a record's hash."""
-        found = (hashlib.sha256(name.encode()).digest()[:8] for name in self.names)
-        return np.frombuffer(b"".join(found), "<u8").astype(np.uint64)
+        digests = (hashlib.sha256(name.encode()).digest()[:8] for name in self.names)
+        return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -109,10 +109,10 @@ class CaptionedFolder(Source):
 
     def captions(self, i: int) -> tuple[str, ...]:
         """Return the captions of record ``i``. Raises BrokenRecord when all are empty."""
-        found = tuple(c for c in self.rows[self.names[i]] if c)
-        if not found:
+        captions = tuple(c for c in self.rows[self.names[i]] if c)
+        if not captions:
             raise BrokenRecord(f"{self.name(i)}: has no caption")
-        return found
+        return captions
 
     def __getitem__(self, i: int) -> Record:
         path = self.root / self.names[i]

@@ -37,12 +37,12 @@ def _expand(text: str, whole: str) -> Iterator[str]:
         yield text
         return
     depth, cuts = 0, [begin]
-    for place, letter in enumerate(text):
+    for position, letter in enumerate(text):
         depth += {"{": 1, "}": -1}.get(letter, 0)
         if depth < 0:
             break
         if (letter == "," and depth == 1) or (letter == "}" and depth == 0):
-            cuts.append(place)
+            cuts.append(position)
         if letter == "}" and depth == 0:
             break
     if depth != 0:
@@ -56,15 +56,15 @@ def _expand(text: str, whole: str) -> Iterator[str]:
 
 
 def _range(text: str, whole: str) -> Iterator[str]:
-    found = _RANGE.fullmatch(text)
-    if found is None:
+    match = _RANGE.fullmatch(text)
+    if match is None:
         raise ConfigError(
             f"data.paths: {{{text}}} in {whole!r} must be a range like {{000..127}} or a list like {{a,b}}"
         )
-    first, last = int(found[1]), int(found[2])
+    first, last = int(match[1]), int(match[2])
     if last < first:
         raise ConfigError(f"data.paths: {{{text}}} in {whole!r} runs down")
-    return (str(n).zfill(len(found[1])) for n in range(first, last + 1))
+    return (str(n).zfill(len(match[1])) for n in range(first, last + 1))
 
 
 def shards_of(path: str | Path, split: str) -> list[str]:
@@ -75,35 +75,35 @@ def shards_of(path: str | Path, split: str) -> list[str]:
 
     Raises UserError when there are none; ConfigError on malformed braces.
     """
-    return [shard for one in _places(str(path)) for shard in _shards(one, split)]
+    return [shard for pattern in _expand_pattern(str(path)) for shard in _shards(pattern, split)]
 
 
 def holds_shards(path: str | Path) -> bool:
     """Return whether a local path is a shard, or a folder with shards in it or in its splits."""
-    here = remote.local_path(str(path))
-    return here.is_file() or any(remote.glob(str(path), pattern) for pattern in ("*/*.tar", "*.tar"))
+    local = remote.local_path(str(path))
+    return local.is_file() or any(remote.glob(str(path), pattern) for pattern in ("*/*.tar", "*.tar"))
 
 
-def _places(path: str) -> list[str]:
-    if _is_here(path):
+def _expand_pattern(path: str) -> list[str]:
+    if _exists(path):
         return [path]
-    return [place for one in expand_braces(path) for place in (_matching(one) if "*" in one else [one])]
+    return [name for pattern in expand_braces(path) for name in (_matching(pattern) if "*" in pattern else [pattern])]
 
 
 def _matching(pattern: str) -> list[str]:
     folder, slash, _ = pattern[: pattern.index("*")].rpartition("/")
-    found = _sorted(remote.glob(folder or slash or ".", pattern[len(folder + slash) :]))
-    return found or _none(pattern, "no file matches")
+    matches = _sorted(remote.glob(folder or slash or ".", pattern[len(folder + slash) :]))
+    return matches or _none(pattern, "no file matches")
 
 
-def _is_here(path: str) -> bool:
+def _exists(path: str) -> bool:
     return not remote.is_url(path) and remote.local_path(path).exists()
 
 
 def _shards(path: str, split: str) -> list[str]:
-    if path.endswith(".tar") or (_is_here(path) and remote.local_path(path).is_file()):
+    if path.endswith(".tar") or (_exists(path) and remote.local_path(path).is_file()):
         return [path]
-    if not remote.is_url(path) and not _is_here(path):
+    if not remote.is_url(path) and not _exists(path):
         raise UserError(f"{path}: no such file or folder (data.paths)")
     whole = path.rstrip("/")
     if shards := _sorted(remote.glob(f"{whole}/{split}", "*.tar")):

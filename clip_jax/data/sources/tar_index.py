@@ -25,7 +25,7 @@ AHEAD = 16 * BLOCK  # bytes read at a header: those of small members come along
 TAIL = 1 << 20  # bytes read at a time behind the last member
 FORMAT = 3
 KNOWN = (*IMAGES, *MEMBERS[1:])  # extensions of what is indexed
-SAID = {  # what is passed over in a shard, and how that is told
+SKIPPED = {  # what is passed over in a shard, and how that is told
     "pictures": "samples hold several pictures: the first of " + ", ".join(IMAGES) + " is taken",
     "dotted": "members are passed over: a key ends at the first dot where a sample of that key is",
 }
@@ -39,7 +39,7 @@ class Index(NamedTuple):
     ``passed``: for keys of `SKIPPED`, how many members were skipped, and the name of one.
     """
 
-    places: np.ndarray
+    offsets: np.ndarray
     digest: str
     passed: dict[str, tuple[int, str]]
 
@@ -55,8 +55,9 @@ def load_index(shard: str) -> Index:
     index = _cached(path, identity)
     if index is None:
         index = scan(shard, size)
-        told = np.array([identity, index.digest, json.dumps(index.passed)])
-        keep(path, lambda file: np.savez(file, told=told, places=index.places, allow_pickle=False))
+        header = np.array([identity, index.digest, json.dumps(index.passed)])
+        arrays = {"told": header, "places": index.offsets}  # keys of the cache's format
+        keep(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
     return index
 
 
@@ -70,21 +71,21 @@ def cache_folder() -> Path:
 def _cached(path: Path, identity: str) -> Index | None:
     """Return the cached index; None if it is missing, for other contents, or damaged."""
     try:
-        found = kept(path) or {}
-        known, digest, passed = map(str, found["told"])
-        places = found["places"]
-        told = {kind: (int(count), str(name)) for kind, (count, name) in json.loads(passed).items()}
+        arrays = kept(path) or {}
+        known, digest, passed = map(str, arrays["told"])
+        offsets = arrays["places"]
+        counts = {kind: (int(count), str(name)) for kind, (count, name) in json.loads(passed).items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
-    fits = places.dtype == np.uint32 and places.ndim == 2 and len(places) == 2 * len(MEMBERS)
-    return Index(places, digest, told) if fits and known == identity else None
+    fits = offsets.dtype == np.uint32 and offsets.ndim == 2 and len(offsets) == 2 * len(MEMBERS)
+    return Index(offsets, digest, counts) if fits and known == identity else None
 
 
 def kept(path: Path) -> dict[str, np.ndarray] | None:
     """Read the arrays of an .npz file; None when it is missing or damaged (the format has checksums)."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
-            return dict(found)
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return dict(archive)
     except Exception:  # noqa: BLE001  (there is no end of what a damaged archive makes a reader raise)
         return None
 
@@ -128,9 +129,9 @@ def scan(shard: str, size: int) -> Index:
         reason = f"not a readable tar shard ({error})"
         raise UserError(f"{shard}: {reason}", field=shard, reason=reason) from None
     samples, passed = _samples(shard, members)
-    rows = [_row(found) for found in samples]
-    places = np.ascontiguousarray(np.array(rows, np.uint32).reshape(len(rows), 2 * len(MEMBERS)).T)
-    return Index(places, sha.hexdigest()[:32], passed)
+    rows = [_row(sample) for sample in samples]
+    offsets = np.ascontiguousarray(np.array(rows, np.uint32).reshape(len(rows), 2 * len(MEMBERS)).T)
+    return Index(offsets, sha.hexdigest()[:32], passed)
 
 
 def _check_end(shard: str, end: int, size: int) -> None:
@@ -172,16 +173,16 @@ def split_name(name: str) -> tuple[str, str]:
 def _samples(shard: str, members: list[_Member]) -> tuple[list[dict[str, _Member]], dict[str, tuple[int, str]]]:
     """Group members by sample, in file order; also return what was skipped. Raises UserError for a duplicate name."""
     split = [split_name(m.name) for m in members]
-    found: dict[str, set[str]] = {}
+    extensions: dict[str, set[str]] = {}
     for key, extension in split:
-        found.setdefault(key, set()).add(extension)
+        extensions.setdefault(key, set()).add(extension)
     samples: dict[str, dict[str, _Member]] = {}
     passed: dict[str, tuple[int, str]] = {}
     for member, (key, extension) in zip(members, split, strict=True):
         folder, slash, file = key.rpartition("/")
         short = f"{folder}{slash}{file.partition('.')[0]}"
-        alone = found[key].isdisjoint(IMAGES) or found[key].isdisjoint(MEMBERS[1:])
-        if short != key and alone and not found.get(short, set()).isdisjoint(KNOWN):
+        alone = extensions[key].isdisjoint(IMAGES) or extensions[key].isdisjoint(MEMBERS[1:])
+        if short != key and alone and not extensions.get(short, set()).isdisjoint(KNOWN):
             # a.seg.png beside a.jpg and a.txt is a member of the sample a
             passed["dotted"] = (passed.get("dotted", (0, ""))[0] + 1, one_line(member.name))
             continue

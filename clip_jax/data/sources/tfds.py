@@ -44,11 +44,11 @@ class TfdsSource(Source):
         self.data: Any = builder.as_data_source(split=split, decoders=decoders)
         self.path, self.split = path, split
         self.image_key, self.caption_key = image_key, caption_key
-        self._told = f"{builder.info.full_name} {split} {builder.info.splits[split].shard_lengths}"
+        self._description = f"{builder.info.full_name} {split} {builder.info.splits[split].shard_lengths}"
 
     @property
     def digest(self) -> str:
-        return hashlib.sha256(self._told.encode()).hexdigest()[:32]
+        return hashlib.sha256(self._description.encode()).hexdigest()[:32]
 
     @property
     def files(self) -> frozenset[str]:

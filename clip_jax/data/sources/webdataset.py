@@ -34,37 +34,37 @@ class Shards:
     def __init__(self, shards: list[str]) -> None:
         self.shards = shards
         with ThreadPoolExecutor(SCANS) as pool:
-            found = list(pool.map(tar_index.load_index, shards))
-        parts = [index.places for index in found]
+            indices = list(pool.map(tar_index.load_index, shards))
+        parts = [index.offsets for index in indices]
         self.ends = np.cumsum([p.shape[1] for p in parts], dtype=np.int64)
-        names = "".join(f"{s.rpartition('/')[2]} {index.digest}\n" for s, index in zip(shards, found, strict=True))
+        names = "".join(f"{s.rpartition('/')[2]} {index.digest}\n" for s, index in zip(shards, indices, strict=True))
         self.digest = hashlib.sha256(names.encode()).hexdigest()[:32]
-        self.notes = tuple(_notes(shards, [index.passed for index in found]))
+        self.notes = tuple(_notes(shards, [index.passed for index in indices]))
         used = [any(p[2 * m].any() for p in parts) for m in range(len(MEMBERS))]
-        self.members = tuple(m for m, there in zip(MEMBERS, used, strict=True) if there)
+        self.members = tuple(m for m, occurs in zip(MEMBERS, used, strict=True) if occurs)
         # offset and size of each member that occurs: uint32 [2 · members, N]
-        self.places = np.ascontiguousarray(np.concatenate([p[np.repeat(used, 2)] for p in parts], axis=1))
+        self.offsets = np.ascontiguousarray(np.concatenate([p[np.repeat(used, 2)] for p in parts], axis=1))
 
     def __len__(self) -> int:
-        return self.places.shape[1]
+        return self.offsets.shape[1]
 
     @property
     def index_bytes(self) -> int:
         """Size of the index in bytes."""
-        return self.places.nbytes + self.ends.nbytes + sum(map(len, self.shards))
+        return self.offsets.nbytes + self.ends.nbytes + sum(map(len, self.shards))
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state for worker processes: the index as the path of a file to map, if one can be written."""
-        digest = hashlib.sha256(self.places.data).hexdigest()[:32]
+        digest = hashlib.sha256(self.offsets.data).hexdigest()[:32]
         path = tar_index.cache_folder() / f"joined-{digest}.npy"
-        if not path.exists() and not tar_index.keep(path, lambda file: np.save(file, self.places)):
+        if not path.exists() and not tar_index.keep(path, lambda file: np.save(file, self.offsets)):
             return self.__dict__
-        return {**self.__dict__, "places": path}
+        return {**self.__dict__, "offsets": path}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ = state
-        if isinstance(self.places, Path):
-            self.places = np.load(self.places, mmap_mode="r", allow_pickle=False)
+        if isinstance(self.offsets, Path):
+            self.offsets = np.load(self.offsets, mmap_mode="r", allow_pickle=False)
 
     def _shard(self, i: int) -> str:
         return self.shards[int(np.searchsorted(self.ends, i, side="right"))]
@@ -74,16 +74,16 @@ class Shards:
         if member not in self.members:
             return None
         row = 2 * self.members.index(member)
-        start = int(self.places[row, i]) * BLOCK
-        return (start, start + int(self.places[row + 1, i])) if start else None
+        start = int(self.offsets[row, i]) * BLOCK
+        return (start, start + int(self.offsets[row + 1, i])) if start else None
 
     def name(self, i: int) -> str:
         """Return the sample's name for messages, shard and key, read from the shard (a very long name is truncated)."""
         shard = self._shard(i)
-        places = [p for m in self.members if (p := self._place(i, m))]
-        if not places:
+        spans = [p for m in self.members if (p := self._span(i, m))]
+        if not spans:
             return f"{shard}[{i}]"
-        start = min(places)[0]
+        start = min(spans)[0]
         header = remote.read([remote.Range(shard, start - BLOCK, start)])[0]
         name = tarfile.TarInfo.frombuf(header, "utf-8", "replace").name
         return f"{shard}:{one_line(tar_index.split_name(name)[0])}"
@@ -98,7 +98,7 @@ class Shards:
         for answer, i in enumerate(rows):
             shard, last = self._shard(i), None
             for member, (start, end) in sorted(
-                ((m, p) for m in members if (p := self._place(i, m))), key=lambda found: found[1]
+                ((m, p) for m in members if (p := self._span(i, m))), key=lambda item: item[1]
             ):
                 if last is not None and start - last <= GAP:
                     ranges[-1] = ranges[-1]._replace(end=end)
@@ -121,28 +121,28 @@ class Shards:
         """Return a text member of sample ``i``, txt or cls. Raises BrokenRecord when it is missing or not UTF-8."""
         return self.text_of(i, extension, self.read([i], (extension,))[0])
 
-    def image_of(self, i: int, found: dict[str, bytes]) -> bytes:
+    def image_of(self, i: int, members: dict[str, bytes]) -> bytes:
         """Return the image from the members of sample ``i`` as `read` returns them. Raises BrokenRecord without one."""
-        if "image" not in found:
+        if "image" not in members:
             raise BrokenRecord(f"{self.name(i)}: has no image ({', '.join(IMAGES)})")
-        return found["image"]
+        return members["image"]
 
-    def text_of(self, i: int, extension: str, found: dict[str, bytes]) -> str:
+    def text_of(self, i: int, extension: str, members: dict[str, bytes]) -> str:
         """Return a text from the members of sample ``i`` as `read` returns them. Raises BrokenRecord like `member`."""
-        if extension not in found:
+        if extension not in members:
             raise BrokenRecord(f"{self.name(i)}: has no .{extension}")
         try:
-            return found[extension].decode()
+            return members[extension].decode()
         except UnicodeDecodeError:
             raise BrokenRecord(f"{self.name(i)}: .{extension} is not UTF-8 text") from None
 
 
 def _notes(shards: list[str], passed: list[dict[str, tuple[int, str]]]) -> Iterator[str]:
-    for kind, said in tar_index.SAID.items():
-        there = [(shard, told[kind]) for shard, told in zip(shards, passed, strict=True) if kind in told]
-        if there:
-            shard, (_, name) = there[0]
-            yield f"{sum(count for _, (count, _) in there):,} {said} ({shard}: {name})"
+    for kind, text in tar_index.SKIPPED.items():
+        samples = [(shard, counts[kind]) for shard, counts in zip(shards, passed, strict=True) if kind in counts]
+        if samples:
+            shard, (_, name) = samples[0]
+            yield f"{sum(count for _, (count, _) in samples):,} {text} ({shard}: {name})"
 
 
 class WebDataset(Source):
@@ -181,8 +181,8 @@ class WebDataset(Source):
     def name(self, i: int) -> str:
         return self.shards.name(i)
 
-    def _captions(self, i: int, found: dict[str, bytes]) -> tuple[str, ...]:
-        text = self.shards.text_of(i, "txt", found)
+    def _captions(self, i: int, members: dict[str, bytes]) -> tuple[str, ...]:
+        text = self.shards.text_of(i, "txt", members)
         lines = tuple(line.strip() for line in text.split("\n") if line.strip())
         if not lines:
             raise BrokenRecord(f"{self.name(i)}: its .txt is empty")
@@ -190,18 +190,18 @@ class WebDataset(Source):
 
     def many(self, rows: list[int]) -> list[Record | BrokenRecord]:
         out: list[Record | BrokenRecord] = []
-        for i, found in zip(rows, self.shards.read(rows, ("image", "txt")), strict=True):
+        for i, members in zip(rows, self.shards.read(rows, ("image", "txt")), strict=True):
             try:
-                out.append(Record(self.shards.image_of(i, found), self._captions(i, found)))
+                out.append(Record(self.shards.image_of(i, members), self._captions(i, members)))
             except BrokenRecord as error:
                 out.append(error)
         return out
 
     def many_captions(self, rows: list[int]) -> list[tuple[str, ...] | BrokenRecord]:
         out: list[tuple[str, ...] | BrokenRecord] = []
-        for i, found in zip(rows, self.shards.read(rows, ("txt",)), strict=True):
+        for i, members in zip(rows, self.shards.read(rows, ("txt",)), strict=True):
             try:
-                out.append(self._captions(i, found))
+                out.append(self._captions(i, members))
             except BrokenRecord as error:
                 out.append(error)
         return out

@@ -9,7 +9,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -106,16 +106,19 @@ def _build(config: IconsConfig, echo: Callable[[str], None]) -> dict[str, Any]:
                         "within_bits": config.near_bits},
             "repeats_in_train": int(table[parts.train].duplicated(["hash", "digest"]).sum()),
             "withdrawn": sum(s.hidden for s in sets),
-            "left_out": dict(sorted(Counter(why for _, why in left_out).items())), "refused_licences": refused,
+            "left_out": dict(sorted(Counter(reason for _, reason in left_out).items())), "refused_licences": refused,
         },
         "licences": table["set"].map({s.prefix: s.licence for s in sets}).value_counts().sort_index().to_dict(),
         "sets": {s.prefix: s.attribution for s in sets},
         "families": [list(g) for g in parts.families if len(g) > 1],
         "held_out": parts.prefixes,
-        "links_of_held_out": [asdict(link) for link in parts.links if {link.one, link.other} & set(parts.prefixes)],
+        "links_of_held_out": [
+            {"one": link.first, "other": link.second, "why": link.reason}
+            for link in parts.links if {link.first, link.second} & set(parts.prefixes)
+        ],
         "tasks": {t.name: t.summary for t in made},
     }  # fmt: skip
-    write_text(config.out / "left_out.txt", "".join(f"{icon} {why}\n" for icon, why in sorted(left_out)))
+    write_text(config.out / "left_out.txt", "".join(f"{icon} {reason}\n" for icon, reason in sorted(left_out)))
     with closing(Contents(work)) as contents:
         manifest["sha256"] = _write(config.out, table, parts, made, contents)
         licences = {s.prefix: s.licence for s in sets}
@@ -170,16 +173,16 @@ def _draw_all(
             draw_set(icons, Pen(config.size, config.colour), work, imap)
             rows, out = describe(icons, work)
             tables.append(rows)
-            left_out += [(f"{icons.prefix}/{icon}", why) for icon, why in out.items()]
+            left_out += [(f"{icons.prefix}/{icon}", reason) for icon, reason in out.items()]
             drawn += len(rows)
             echo(f"{drawn:8,d} icons  {icons.prefix} ({icons.licence})")
             sets.append(replace(icons, icons={}, aliases={}, categories={}))
-    there = {s.prefix for s in sets}
-    if missing := set(config.sets) - there:
+    prefixes = {s.prefix for s in sets}
+    if missing := set(config.sets) - prefixes:
         raise UserError(f"--sets: {', '.join(sorted(missing))}: not in the package, or its licence is not allowed")
     if not tables or not drawn:
         raise UserError(f"--licences: no icon is left; {sum(refused.values())} are under {', '.join(sorted(refused))}")
-    if config.held_out != HELD_OUT and (missing := set(config.held_out) - there):
+    if config.held_out != HELD_OUT and (missing := set(config.held_out) - prefixes):
         raise UserError(f"--held-out: {', '.join(sorted(missing))}: not among the sets")
     return sorted(sets, key=lambda s: s.prefix), tables, left_out, dict(sorted(refused.items()))
 
@@ -198,12 +201,12 @@ def _write(out: Path, table: pd.DataFrame, parts: Split, made: list[Task], conte
             yield f"{row.set}/{row.name}", {"webp": contents.picture(row), "cls": str(label).encode()}
 
     for side, chosen in (("train", parts.train), ("val", parts.held_out)):
-        found = write_shards(out / side, pairs(table[chosen]))
-        sums |= {f"{side}/{name}": value for name, value in found.items()}
+        digests = write_shards(out / side, pairs(table[chosen]))
+        sums |= {f"{side}/{name}": value for name, value in digests.items()}
     shutil.rmtree(out / "eval", ignore_errors=True)
     for task in made:
-        found = write_task(out / "eval" / task.name, labelled(task), task.classes, task.templates)
-        sums |= {f"eval/{task.name}/{name}": value for name, value in found.items()}
+        digests = write_task(out / "eval" / task.name, labelled(task), task.classes, task.templates)
+        sums |= {f"eval/{task.name}/{name}": value for name, value in digests.items()}
     return sums
 
 
@@ -211,7 +214,7 @@ def summary(manifest: dict[str, Any]) -> str:
     """Format the manifest's numbers for people."""
     icons = manifest["icons"]
     refused = ", ".join(f"{count:,} {name}" for name, count in icons["refused_licences"].items()) or "none"
-    left_out = ", ".join(f"{count:,} {why}" for why, count in icons["left_out"].items()) or "none"
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in icons["left_out"].items()) or "none"
     removed = icons["removed"]
     lines = [
         f"{icons['kept']:,} icons: " + ", ".join(f"{count:,} {name}" for name, count in manifest["licences"].items()),

@@ -30,8 +30,8 @@ def captions(icons: IconSet, names: Names, icon: str) -> tuple[str, ...]:
     if not name.country:
         others = [alias for alias in icons.aliases.get(icon, ()) if not _SCALE.search(alias)]
         lines += [names.read(alias).shown for alias in others[:ALIASES]]
-        told = [words for c in icons.categories.get(icon, ())[:CATEGORIES] if (words := category_words(c))]
-        lines += [f"{name.shown}, {words}" for words in told]
+        groups = [words for c in icons.categories.get(icon, ())[:CATEGORIES] if (words := category_words(c))]
+        lines += [f"{name.shown}, {words}" for words in groups]
     lines.append(f"{_styled(name)}, {icons.title}")
     if names.kind == "icon":
         lines.append(icon.replace("-", " "))  # as its designer wrote it, styles and sizes behind

@@ -43,9 +43,9 @@ SHARED_LOOKS, LOOKS_ALIKE, NAMES = 0.5, 4, 20  # share of common names, bits tha
 class Link:
     """Two sets of the same design group, and the reason."""
 
-    one: str
-    other: str
-    why: str
+    first: str
+    second: str
+    reason: str
 
 
 def links(sets: Iterable[IconSet], table: pd.DataFrame) -> list[Link]:
@@ -57,16 +57,16 @@ def links(sets: Iterable[IconSet], table: pd.DataFrame) -> list[Link]:
     """
     sets = sorted(sets, key=lambda s: s.prefix)
     prefixes = {s.prefix for s in sets}
-    found = []
-    for one, other in itertools.combinations(sets, 2):
-        if _author(one) and _author(one) == _author(other):
-            found.append(Link(one.prefix, other.prefix, f"author {other.author}"))
-        if other.prefix.startswith(f"{one.prefix}-"):
-            found.append(Link(one.prefix, other.prefix, "prefix"))
+    reasons = []
+    for first, second in itertools.combinations(sets, 2):
+        if _author(first) and _author(first) == _author(second):
+            reasons.append(Link(first.prefix, second.prefix, f"author {second.author}"))
+        if second.prefix.startswith(f"{first.prefix}-"):
+            reasons.append(Link(first.prefix, second.prefix, "prefix"))
     for group in KNOWN:
-        there = [p for p in group if p in prefixes]
-        found += [Link(there[0], p, "known") for p in there[1:]]
-    return found + _measured(table)
+        members = [p for p in group if p in prefixes]
+        reasons += [Link(members[0], p, "known") for p in members[1:]]
+    return reasons + _measured(table)
 
 
 def _author(icons: IconSet) -> str:
@@ -77,34 +77,34 @@ def _measured(table: pd.DataFrame) -> list[Link]:
     paths = table[["set", "digest"]].drop_duplicates()
     sizes = paths["set"].value_counts()
     common = _pairs(paths.groupby("digest")["set"].agg(list))
-    found = []
-    for (one, other), count in sorted(common.items()):
-        share = count / min(sizes[one], sizes[other])
+    reasons = []
+    for (first, second), count in sorted(common.items()):
+        share = count / min(sizes[first], sizes[second])
         if share >= SHARED_PATHS and count >= SHARED_LEAST:
-            found.append(Link(one, other, f"{share:.0%} of path data"))
+            reasons.append(Link(first, second, f"{share:.0%} of path data"))
     looks = table.drop_duplicates(["set", "base"])[["set", "base", "hash"]]
     seen: Counter[tuple[str, str]] = Counter()
     alike: Counter[tuple[str, str]] = Counter()
     for _, group in looks.sort_values("set").groupby("base"):
         members = list(zip(group["set"], group["hash"], strict=True))
-        for (one, h), (other, g) in itertools.combinations(members, 2):
-            seen[one, other] += 1
-            alike[one, other] += (int(h) ^ int(g)).bit_count() <= LOOKS_ALIKE
+        for (first, h), (second, g) in itertools.combinations(members, 2):
+            seen[first, second] += 1
+            alike[first, second] += (int(h) ^ int(g)).bit_count() <= LOOKS_ALIKE
     for pair, count in sorted(seen.items()):
         if count >= NAMES and alike[pair] >= SHARED_LOOKS * count:
-            found.append(Link(*pair, f"{alike[pair] / count:.0%} of {count} common names look alike"))
-    return found
+            reasons.append(Link(*pair, f"{alike[pair] / count:.0%} of {count} common names look alike"))
+    return reasons
 
 
 def _pairs(groups: Iterable[list[str]]) -> Counter[tuple[str, str]]:
-    found: Counter[tuple[str, str]] = Counter()
+    counts: Counter[tuple[str, str]] = Counter()
     for members in groups:
         if len(members) > 1:
-            found.update(itertools.combinations(sorted(members), 2))
-    return found
+            counts.update(itertools.combinations(sorted(members), 2))
+    return counts
 
 
-def families(prefixes: Iterable[str], found: list[Link]) -> list[tuple[str, ...]]:
+def families(prefixes: Iterable[str], reasons: list[Link]) -> list[tuple[str, ...]]:
     """Return the design groups: the connected components of the prefixes under the links, sorted."""
     root = {p: p for p in prefixes}
 
@@ -113,8 +113,8 @@ def families(prefixes: Iterable[str], found: list[Link]) -> list[tuple[str, ...]
             p = root[p]
         return p
 
-    for link in found:
-        root[top(link.other)] = top(link.one)
+    for link in reasons:
+        root[top(link.second)] = top(link.first)
     members: dict[str, list[str]] = {}
     for p in sorted(root):
         members.setdefault(top(p), []).append(p)
@@ -153,8 +153,8 @@ def split(sets: list[IconSet], table: pd.DataFrame, held_out: Collection[str], b
     Raises:
       UserError: one side would be empty.
     """
-    found = links(sets, table)
-    groups = families([s.prefix for s in sets], found)
+    reasons = links(sets, table)
+    groups = families([s.prefix for s in sets], reasons)
     prefixes = sorted(p for g in groups if set(g) & set(held_out) for p in g)
     held = table["set"].isin(prefixes).to_numpy()
     if held.all() or not held.any():
@@ -166,7 +166,7 @@ def split(sets: list[IconSet], table: pd.DataFrame, held_out: Collection[str], b
     copied, alike = np.zeros((2, len(table)), bool)
     copied[~held] = np.isin(digests[~held], digests[held])
     alike[~held] = near_duplicates(hashes[~held], hashes[held], bits)
-    return Split(groups, found, prefixes, held, copied, alike & ~copied)
+    return Split(groups, reasons, prefixes, held, copied, alike & ~copied)
 
 
 def near_duplicates(train: np.ndarray, held_out: np.ndarray, bits: int) -> np.ndarray:

@@ -157,8 +157,8 @@ class Names:
         if self.kind == "emoji":
             return self._emoji(name)
         base, words, size = self._strip(name)
-        said = [STYLES[w] for w in words if STYLES.get(w)] or [self.style] * bool(self.style)
-        return Name(base, self.say(base), tuple(dict.fromkeys(said)), size)
+        styles_shown = [STYLES[w] for w in words if STYLES.get(w)] or [self.style] * bool(self.style)
+        return Name(base, self.say(base), tuple(dict.fromkeys(styles_shown)), size)
 
     def _emoji(self, name: str) -> Name:
         slug = re.sub(r"^flag-(for-)?", "", name)

@@ -58,18 +58,18 @@ class IconSet:
         return ", ".join(f"{text} ({url})" if url else text for text, url in parts)
 
 
-def find_package(given: Path | None, folder: Path) -> Path:
+def find_package(path: Path | None, folder: Path) -> Path:
     """Return ``given`` if it exists, else the archive in ``folder``, fetched with npm if necessary.
 
     Raises UserError when there is no archive.
     """
-    if given is not None:
-        if not given.is_file():
-            raise UserError(f"--package: {given}: no such file")
-        return given
-    there = sorted(folder.glob("iconify-json-*.tgz"))
-    if there:
-        return there[-1]
+    if path is not None:
+        if not path.is_file():
+            raise UserError(f"--package: {path}: no such file")
+        return path
+    archives = sorted(folder.glob("iconify-json-*.tgz"))
+    if archives:
+        return archives[-1]
     npm = shutil.which("npm")
     if npm is None:
         raise UserError(f"--package: needs the archive of {NAME}, or npm to fetch it with (npm pack {NAME})")
@@ -79,11 +79,11 @@ def find_package(given: Path | None, folder: Path) -> Path:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PACK_S, check=False)
     except subprocess.TimeoutExpired:
         raise UserError(f"--package: npm pack {NAME} took more than {PACK_S} s; give the archive") from None
-    there = sorted(folder.glob("iconify-json-*.tgz"))
-    if done.returncode or not there:
-        why = (done.stderr.strip().splitlines() or ["no archive came"])[-1]
-        raise UserError(f"--package: npm pack {NAME} failed ({why}); give the archive")
-    return there[-1]
+    archives = sorted(folder.glob("iconify-json-*.tgz"))
+    if done.returncode or not archives:
+        reason = (done.stderr.strip().splitlines() or ["no archive came"])[-1]
+        raise UserError(f"--package: npm pack {NAME} failed ({reason}); give the archive")
+    return archives[-1]
 
 
 def digest(path: Path) -> str:
@@ -110,12 +110,12 @@ def icon_sets(package: Path, only: tuple[str, ...] = ()) -> Iterator[IconSet]:
             assert data is not None
             if member.size > LARGEST_SET:
                 raise UserError(f"--package: {package}: {short(member.name)} is larger than {LARGEST_SET:,} bytes")
-            found = parse_set(parse_json(data.read(), where := f"--package: {package}: {member.name}"), where)
-            if found.prefix != file.removesuffix(".json"):
+            icons = parse_set(parse_json(data.read(), where := f"--package: {package}: {member.name}"), where)
+            if icons.prefix != file.removesuffix(".json"):
                 raise UserError(
-                    f"--package: {package}: {short(member.name)}: prefix={found.prefix}: must be the file's name"
+                    f"--package: {package}: {short(member.name)}: prefix={icons.prefix}: must be the file's name"
                 )
-            yield found
+            yield icons
     if not sets:
         raise UserError(f"--package: {package}: holds no json/SET.json; is it {NAME}?")
 
@@ -161,10 +161,10 @@ def _parse_set(data: Any) -> IconSet:
 
 
 def _text(values: Any, name: str, default: str = "") -> str:
-    found = values.get(name, default)
-    if not isinstance(found, str):
+    value = values.get(name, default)
+    if not isinstance(value, str):
         raise TypeError(f"{name} must be a text")
-    return found
+    return value
 
 
 _VIEW = (("left", 0), ("top", 0), ("width", 16), ("height", 16))

@@ -59,14 +59,14 @@ class _Worker:
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self.connection, remote = context.Pipe()
+        self.process = context.Process(target=_serve, args=(remote,), daemon=True)
         self.process.start()
-        theirs.close()
+        remote.close()
         self.ready = False
         self.deadline = time.monotonic() + START_S
 
-    def give(self, number: int, task: Task) -> None:
+    def assign(self, number: int, task: Task) -> None:
         self.task, (self.draw, self.items), self.answers = number, task, []
         self._go_on()
 
@@ -132,14 +132,14 @@ class Pool:
         while True:
             for worker in self.workers:
                 if more and worker.task is None and len(order) < self.count * AHEAD:
-                    found = next(waiting, None)
-                    more = found is not None
-                    if found is not None:
-                        order.append(found[0])
-                        if found[1][1]:
-                            worker.give(*found)
+                    number, task = next(waiting, (0, None))
+                    more = task is not None
+                    if task is not None:
+                        order.append(number)
+                        if task[1]:
+                            worker.assign(number, task)
                         else:
-                            done[found[0]] = []
+                            done[number] = []
             while order and order[0] in done:
                 yield done.pop(order.popleft())
             if not order and not more:

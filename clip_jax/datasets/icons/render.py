@@ -131,7 +131,7 @@ class Drawn:
 Task = tuple[Pen, list[Drawing]]
 
 
-def _here(tasks: Iterable[Task]) -> Iterator[list[tuple[bytes, int] | str]]:
+def _in_this_process(tasks: Iterable[Task]) -> Iterator[list[tuple[bytes, int] | str]]:
     return ([pen(d) for d in drawings] for pen, drawings in tasks)
 
 
@@ -139,7 +139,7 @@ def draw_set(
     icons: IconSet,
     pen: Pen,
     folder: Path,
-    imap: Callable[[Iterable[Task]], Iterable[list[tuple[bytes, int] | str]]] = _here,
+    imap: Callable[[Iterable[Task]], Iterable[list[tuple[bytes, int] | str]]] = _in_this_process,
 ) -> None:
     """Render a set to FOLDER/PREFIX.pictures and PREFIX.json, unless they exist.
 
@@ -168,9 +168,9 @@ def draw_set(
 def load_drawn(folder: Path, prefix: str) -> Drawn:
     """Read what `draw_set` wrote."""
     path = folder / f"{prefix}.json"
-    found = parse_json(read_text(path), path)
-    names, ends, hashes, digests = zip(*found["kept"], strict=True) if found["kept"] else [()] * 4
+    index = parse_json(read_text(path), path)
+    names, ends, hashes, digests = zip(*index["kept"], strict=True) if index["kept"] else [()] * 4
     return Drawn(
         folder / f"{prefix}.pictures", names, np.array(ends, np.int64), np.array(hashes, np.uint64),
-        np.array(digests, np.uint64), found["left_out"],
+        np.array(digests, np.uint64), index["left_out"],
     )  # fmt: skip

@@ -42,8 +42,8 @@ class Task:
     def summary(self) -> dict[str, Any]:
         """Numbers of classes and examples, the accuracy of guessing, and that of always naming the largest class."""
         largest = max(self.labels.count(k) for k in set(self.labels)) if len(self.classes) < 50 else 0
-        told = {"classes": len(self.classes), "examples": len(self.rows), "chance": 1 / len(self.classes)}
-        return told | ({"largest_class": largest / len(self.rows)} if largest else {})
+        counts = {"classes": len(self.classes), "examples": len(self.rows), "chance": 1 / len(self.classes)}
+        return counts | ({"largest_class": largest / len(self.rows)} if largest else {})
 
 
 def tasks(table: pd.DataFrame, common_sets: int) -> list[Task]:
@@ -69,7 +69,7 @@ def tasks(table: pd.DataFrame, common_sets: int) -> list[Task]:
     voted = _groups(table[(table["kind"] == "emoji") & (table["skin"] == "")])
     grouped = held[(held["kind"] == "emoji") & held["shown"].isin(voted.index)]
     flags = held[(held["country"] != "") & ~held["country"].isin([countries()[code] for code in SAME_FLAGS])]
-    found = [
+    candidates = [
         _task("icons-common", common, common["shown"], COMMON_EACH, LEAST, _ICON),
         _task("icons-basic", basic, basic["shown"], BASIC_EACH, LEAST, _ICON),
         _task("emoji", faces, faces["shown"], 0, 1, ("{c}", "{c} emoji", "an emoji of {c}")),
@@ -79,7 +79,7 @@ def tasks(table: pd.DataFrame, common_sets: int) -> list[Task]:
         _task("styles", styles, styles["style"], STYLE_EACH, LEAST,
               ("a black {c} icon", "{c} icon", "{c}", "a black {c} icon of a thing")),
     ]  # fmt: skip
-    return [t for t in found if len(t.classes) > 1]
+    return [t for t in candidates if len(t.classes) > 1]
 
 
 def _groups(emoji: pd.DataFrame) -> pd.Series:
