@@ -146,7 +146,7 @@ def read(name: str, *, fetch: Fetch = hub_fetch) -> Weights:
     arrays = {k: np.asarray(v) for k, v in flatten(params).items()}
     finite_tensors(name, arrays.items())
     tokenizer = read_tokenizer(place(name), config)
-    return Weights(name, config, nest(arrays), Preprocess.of(config.image.image_size, run.pixels), tokenizer)
+    return Weights(name, config, nest(arrays), Preprocess.from_pixels(config.image.image_size, run.pixels), tokenizer)
 
 
 def load_model(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from clip_jax.config import DataConfig
-from clip_jax.data.sources.base import Chosen, Joined, Source, part_of
+from clip_jax.data.sources.base import ConcatSource, Source, SubsetSource, hash_split
 from clip_jax.errors import ConfigError, UserError
 
 
@@ -34,11 +34,11 @@ def open_source(config: DataConfig, split: str, image_size: int) -> Source:
     paths = config.val_paths if held_out and config.val_paths else config.paths
     parts = [_open_path(config, p, name) for p in paths]
     if fraction:
-        parts = [part_of(part, fraction, held_out=held_out) for part in parts]
+        parts = [hash_split(part, fraction, held_out=held_out) for part in parts]
     for path, part in zip(paths, parts, strict=True):
         if config.weights and len(part) == 0:
             raise UserError(f"{path}: split {name!r} has no records, so it can have no share (data.weights)")
-    source: Source = parts[0] if len(parts) == 1 else Joined(parts)
+    source: Source = parts[0] if len(parts) == 1 else ConcatSource(parts)
     if len(source) == 0:
         left = f" (data.val_fraction={fraction})" if fraction else ""
         raise UserError(f"{', '.join(paths)}: split {name!r} has no records{left}")
@@ -47,7 +47,7 @@ def open_source(config: DataConfig, split: str, image_size: int) -> Source:
             raise ConfigError(
                 f"data.unique_samples={config.unique_samples}: the training split has only {len(source)} records"
             )
-        source = Chosen(source, np.arange(config.unique_samples))
+        source = SubsetSource(source, np.arange(config.unique_samples))
     return source
 
 
@@ -72,7 +72,7 @@ def open_splits(config: DataConfig, image_size: int, *, may_share: bool = False)
     return train, held_out
 
 
-def notes_of(config: DataConfig, train: Source, held_out: Source) -> list[str]:
+def data_notes(config: DataConfig, train: Source, held_out: Source) -> list[str]:
     """Return the lines about the data that a run prints at its start."""
     lines = list(dict.fromkeys((*train.notes, *held_out.notes)))
     if config.val_fraction:

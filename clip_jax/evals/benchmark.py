@@ -16,22 +16,22 @@ from typing import Any, Protocol
 import numpy as np
 
 from clip_jax.data.images.eval_preprocess import Preprocess
-from clip_jax.data.labeled.class_names import PAIRINGS, numbered, pair_names
-from clip_jax.data.labeled.open import LabelledSet, Split, open_labelled
-from clip_jax.data.sources.tar_index import kept
+from clip_jax.data.labeled.class_names import PAIRINGS, class_numbers, pair_names
+from clip_jax.data.labeled.open import LabeledSet, LabeledSplit, open_labeled
+from clip_jax.data.sources.tar_index import read_arrays
 from clip_jax.data.sources.webdataset import WebDataset
 from clip_jax.errors import UserError, foreign, name_within, parse_json, short
 from clip_jax.evals import metrics, prompts
 from clip_jax.evals.few_shot import SHOTS, few_shot
 from clip_jax.evals.knn import knn_scores
 from clip_jax.evals.linear_probe import linear_probe
-from clip_jax.evals.results import Result, scored, write_results
+from clip_jax.evals.results import Result, benchmark_metrics, write_results
 from clip_jax.evals.retrieval import recalls
 from clip_jax.finite import NotFinite, finite_rows
 from clip_jax.storage.paths import disk_errors, make, read_text, write_text
 
 TASKS = ("zeroshot_classification", "linear_probe", "few_shot", "knn", "zeroshot_retrieval")
-BATCH = 512  # pictures held decoded at a time
+IMAGES_PER_BATCH = 512  # pictures held decoded at a time
 DRAWS = 5
 
 
@@ -48,7 +48,7 @@ class Model(Protocol):
 
 
 @dataclass(frozen=True)
-class Entry:
+class BenchmarkSet:
     """One set of a suite: its path, prompts, metric, splits and tasks."""
 
     name: str
@@ -69,7 +69,7 @@ class Entry:
         return tuple(t for t in every if t in self.only or not self.only)
 
 
-def read_suite(name: str, data: str | None) -> list[Entry]:
+def read_suite(name: str, data: str | None) -> list[BenchmarkSet]:
     """Return the sets of a suite.
 
     Args:
@@ -83,7 +83,7 @@ def read_suite(name: str, data: str | None) -> list[Entry]:
         if data is None:
             raise UserError(f"--suite={name}: needs --data=FOLDER, which holds one folder a set")
         builtin = prompts.available()
-        return [Entry(s, str(Path(data) / s), prompts=s if s in builtin else "") for s in prompts.SUITES[name]]
+        return [BenchmarkSet(s, str(Path(data) / s), prompts=s if s in builtin else "") for s in prompts.SUITES[name]]
     path = Path(name)
     if not path.is_file():
         raise UserError(f"--suite={name}: no such file; the built-in suites are {', '.join(prompts.SUITES)}")
@@ -95,10 +95,12 @@ def read_suite(name: str, data: str | None) -> list[Entry]:
             raise UserError(f"{path}: {unknown[0]} is not known")
         entries = []
         for item in sets:
-            fields = set(Entry.__dataclass_fields__)
+            fields = set(BenchmarkSet.__dataclass_fields__)
             for field in sorted(set(item) - fields):
                 raise UserError(f"{path}: set {item.get('name')!r}: {field} is not known")
-            entries.append(Entry(**{**item, "path": str(root / item["path"]), "only": tuple(item.get("only", ()))}))
+            entries.append(
+                BenchmarkSet(**{**item, "path": str(root / item["path"]), "only": tuple(item.get("only", ()))})
+            )
     for entry in entries:
         _check_texts(path, entry)
         if entry.kind not in ("classification", "retrieval"):
@@ -122,7 +124,7 @@ def read_suite(name: str, data: str | None) -> list[Entry]:
     return entries
 
 
-def _check_texts(path: Path, entry: Entry) -> None:
+def _check_texts(path: Path, entry: BenchmarkSet) -> None:
     """Check an entry's text fields; raise UserError if one is not a text, or is a name that would leave its folder."""
     for field in ("kind", "prompts", "metric", "train_split", "val_split", "test_split"):
         if not isinstance(getattr(entry, field), str):
@@ -142,7 +144,7 @@ def fingerprint(path: Path) -> str:
     return sha.hexdigest()[:16]
 
 
-def embedded(model: Model, split: Split, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def embed_split(model: Model, split: LabeledSplit, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return embeddings [N, E] and features [N, D] of the images of ``rows``.
 
     Raises UserError naming the first image that cannot be read or has a non-finite result.
@@ -156,7 +158,7 @@ def embedded(model: Model, split: Split, rows: np.ndarray) -> tuple[np.ndarray, 
     return outputs
 
 
-class Bench:
+class Benchmark:
     """A benchmark of one model, with a folder of results and cached features."""
 
     def __init__(
@@ -174,7 +176,7 @@ class Bench:
 
     def _cached(self, key: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         path = self.out / "features" / f"{key}.npz"
-        if (cached := kept(path)) is not None:
+        if (cached := read_arrays(path)) is not None:
             return cached
         values = make()
         partial = path.with_name(f".{key}.partial.npz")
@@ -192,13 +194,16 @@ class Bench:
             return np.arange(count)
         return np.linspace(0, count - 1, self.limit).round().astype(int)
 
-    def features(self, path: str, split_name: str, open_split: Callable[[], Split]) -> dict[str, np.ndarray]:
+    def features(self, path: str, split_name: str, open_split: Callable[[], LabeledSplit]) -> dict[str, np.ndarray]:
         """Return ``embeddings`` [N, E], ``features`` [N, D] and ``labels`` [N] of a split, cached on disk."""
 
         def make() -> dict[str, np.ndarray]:
             split = open_split()
             rows = self._rows(len(split.labels))
-            parts = [embedded(self.model, split, rows[i : i + BATCH]) for i in range(0, len(rows), BATCH)]
+            parts = [
+                embed_split(self.model, split, rows[i : i + IMAGES_PER_BATCH])
+                for i in range(0, len(rows), IMAGES_PER_BATCH)
+            ]
             embeddings, features = (np.concatenate(x) for x in zip(*parts, strict=True))
             return {"embeddings": embeddings, "features": features, "labels": split.labels[rows]}
 
@@ -207,7 +212,7 @@ class Bench:
             finite_rows(arrays[what], what, lambda row: f"{path}: picture {row} of {split_name}")
         return arrays
 
-    def run(self, entry: Entry, task: str) -> list[Result]:
+    def run(self, entry: BenchmarkSet, task: str) -> list[Result]:
         """Return the results of one (set, task), from its file if nothing that they depend on has changed."""
         what = {k: v for k, v in asdict(entry).items() if k != "only"}  # says whether, not what, is measured
         key = self._key(fingerprint(Path(entry.path)), what, task, self.seed)
@@ -223,11 +228,11 @@ class Bench:
         write_text(path, json.dumps({"key": key, "results": results}, indent=1) + "\n")
         return results
 
-    def _split(self, entry: Entry, data: LabelledSet, name: str) -> dict[str, np.ndarray]:
+    def _split(self, entry: BenchmarkSet, data: LabeledSet, name: str) -> dict[str, np.ndarray]:
         return self.features(entry.path, name, lambda: data.split(name))
 
-    def _classification(self, entry: Entry, task: str) -> list[tuple[str, dict[str, Any]]]:
-        data = open_labelled(entry.path, entry.pair)
+    def _classification(self, entry: BenchmarkSet, task: str) -> list[tuple[str, dict[str, Any]]]:
+        data = open_labeled(entry.path, entry.pair)
         test = self._split(entry, data, entry.test_split)
         texts, metric = class_prompts(entry, data, self.echo)
         labels, classes = test["labels"], len(texts)
@@ -236,7 +241,7 @@ class Bench:
             raise UserError(f"{entry.path}: its labels do not fit the {classes} classes")
         if task == "zeroshot_classification":
             scores = test["embeddings"] @ classifier(self.model, texts).T
-            return [(task, scored(scores, labels, metric, metrics.first_alike([tuple(t) for t in texts])))]
+            return [(task, benchmark_metrics(scores, labels, metric, metrics.first_alike([tuple(t) for t in texts])))]
         train = self._split(entry, data, entry.train_split)
         pair = (train["features"], train["labels"])
         if task == "linear_probe":
@@ -246,11 +251,11 @@ class Bench:
             finite_rows(
                 scores, "linear probe's scores", lambda row: f"{entry.path}: picture {row} of {entry.test_split}"
             )
-            probe = {f"lp_{k}": v for k, v in scored(scores, labels, metric).items()}
+            probe = {f"lp_{k}": v for k, v in benchmark_metrics(scores, labels, metric).items()}
             return [(task, {**probe, "weight_decay": l2, "fewshot_k": -1, "seed": self.seed})]
         if task == "knn":
             scores = knn_scores(train["embeddings"], train["labels"], test["embeddings"], classes)
-            return [(task, {f"knn_{k}": v for k, v in scored(scores, labels, metric).items()})]
+            return [(task, {f"knn_{k}": v for k, v in benchmark_metrics(scores, labels, metric).items()})]
         if several:
             self.echo(f"{entry.name}: several classes a picture, so no few_shot")
             return []
@@ -265,13 +270,13 @@ class Bench:
             for f in shots
         ]  # fmt: skip
 
-    def _retrieval(self, entry: Entry) -> list[tuple[str, dict[str, Any]]]:
+    def _retrieval(self, entry: BenchmarkSet) -> list[tuple[str, dict[str, Any]]]:
         pairs = WebDataset(Path(entry.path), entry.test_split)
         rows = self._rows(len(pairs))
         captions = [pairs.captions(r) for r in rows.tolist()]
         owners = [i for i, lines in enumerate(captions) for _ in lines]
         texts = [line for lines in captions for line in lines]
-        split = Split(np.zeros(len(pairs), np.int32), pairs.shards.image, pairs.shards.name)
+        split = LabeledSplit(np.zeros(len(pairs), np.int32), pairs.shards.image, pairs.shards.name)
         images = self.features(entry.path, entry.test_split, lambda: split)["embeddings"]
         metrics_row: dict[str, Any] = {}
         for row in recalls(images, self.model.embed_texts(texts), np.array(owners)):
@@ -284,7 +289,7 @@ class Bench:
 
 
 def class_prompts(
-    entry: Entry, data: LabelledSet, echo: Callable[[str], None] = lambda _: None
+    entry: BenchmarkSet, data: LabeledSet, echo: Callable[[str], None] = lambda _: None
 ) -> tuple[list[list[str]], str]:
     """Return the prompts of each class, and the metric.
 
@@ -300,7 +305,7 @@ def class_prompts(
     metric = entry.metric or (known.metric if known else "accuracy")
     if known:
         texts, classes = known.prompts(tuple(names)), data.class_names
-        if known.classes and (not classes or numbered(classes)):
+        if known.classes and (not classes or class_numbers(classes)):
             echo(f"{entry.name}: its classes are numbers; class n is the n-th of prompts {known.name}")
         if known.classes and classes:
             order = pair_names(classes, known.classes, entry.path, labels=known.labels, by=entry.pair)
@@ -349,7 +354,7 @@ def run_suite(
             echo(f"not there, passed over: {entry.name} ({entry.path})")
     if not present:
         raise UserError(f"--suite={suite}: none of its {len(entries)} sets is there; looked for {entries[0].path} …")
-    bench = Bench(model, Path(out), limit=limit, seed=seed, echo=echo)
+    bench = Benchmark(model, Path(out), limit=limit, seed=seed, echo=echo)
     results: list[Result] = []
     for entry, task in _plan(present, tasks, echo):
         results += bench.run(entry, task)
@@ -357,9 +362,11 @@ def run_suite(
     return results
 
 
-def _plan(entries: list[Entry], tasks: tuple[str, ...], echo: Callable[[str], None]) -> Iterator[tuple[Entry, str]]:
+def _plan(
+    entries: list[BenchmarkSet], tasks: tuple[str, ...], echo: Callable[[str], None]
+) -> Iterator[tuple[BenchmarkSet, str]]:
     for entry in entries:
-        splits = open_labelled(entry.path, entry.pair).splits if entry.kind == "classification" else ()
+        splits = open_labeled(entry.path, entry.pair).splits if entry.kind == "classification" else ()
         for task in entry.tasks:
             if task not in tasks:
                 continue

@@ -8,16 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.data.labeled.open import open_labelled
+from clip_jax.data.labeled.open import open_labeled
 from clip_jax.data.labeled.perceptual_hash import find_overlap, perceptual_hash
 from clip_jax.data.sources.base import BrokenRecord
 from clip_jax.data.sources.shard_list import holds_shards, shards_of
 from clip_jax.data.sources.webdataset import Shards
 from clip_jax.errors import UserError
-from clip_jax.evals import benchmark as transfer
-from clip_jax.evals import metrics
+from clip_jax.evals import benchmark, metrics
 
-SHOWN = 5
+MAX_PAIRS_SHOWN = 5
 
 
 def _pictures(path: Path, split: str) -> tuple[int, Callable[[int], Any], Callable[[int], str]]:
@@ -27,7 +26,7 @@ def _pictures(path: Path, split: str) -> tuple[int, Callable[[int], Any], Callab
     if holds_shards(path):
         shards = Shards(shards_of(path, split))
         return len(shards), shards.image, shards.name
-    labeled = open_labelled(path, "place").split(split)  # no name is needed here
+    labeled = open_labeled(path, "place").split(split)  # no name is needed here
     return len(labeled.labels), labeled.picture, labeled.name
 
 
@@ -47,7 +46,7 @@ def _hashes(path: Path, split: str) -> tuple[np.ndarray, Callable[[int], str], i
 
 
 def overlap_report(
-    train: str | Path, evals: str | Path, model: transfer.Model | None = None, *, max_distance: int = 6,
+    train: str | Path, evals: str | Path, model: benchmark.Model | None = None, *, max_distance: int = 6,
     train_split: str = "train", eval_split: str = "test", pair: str = "name",
 ) -> str:  # fmt: skip
     """Report near-duplicates of an evaluation set in the training set, for people.
@@ -79,18 +78,18 @@ def overlap_report(
         f"{len(train_hashes):,} training pictures ({broken} unreadable), {total:,} for evaluation",
         f"near-duplicates within {max_distance} bits: {count} ({count / total:.2%}, 95 % {low:.2%} to {high:.2%})",
     ]
-    for i in np.argsort(overlap.distance, kind="stable")[: min(SHOWN, count)].tolist():
+    for i in np.argsort(overlap.distance, kind="stable")[: min(MAX_PAIRS_SHOWN, count)].tolist():
         lines.append(f"  {int(overlap.distance[i])} bits: {eval_name(i)} ~ {train_name(int(overlap.index[i]))}")
     if model is not None:
-        data = open_labelled(evals, pair)
+        data = open_labeled(evals, pair)
         split = data.split(eval_split)
         if split.labels.ndim == 2:
             raise UserError(f"{evals}: several classes a picture, so no accuracy; leave --model out")
-        texts, _ = transfer.class_prompts(transfer.Entry(evals.name, str(evals)), data)
-        weights = transfer.classifier(model, texts)
+        texts, _ = benchmark.class_prompts(benchmark.BenchmarkSet(evals.name, str(evals)), data)
+        weights = benchmark.classifier(model, texts)
         scores = np.concatenate([
-            transfer.embedded(model, split, rows)[0] @ weights.T
-            for rows in np.array_split(np.arange(total), -(-total // transfer.BATCH))
+            benchmark.embed_split(model, split, rows)[0] @ weights.T
+            for rows in np.array_split(np.arange(total), -(-total // benchmark.IMAGES_PER_BATCH))
         ])  # fmt: skip
         hits = metrics.hits_at(scores, split.labels, 1, metrics.first_alike([tuple(t) for t in texts]))
         parts = overlap.accuracy(hits)

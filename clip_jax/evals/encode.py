@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from clip_jax.data.images.train_transforms import MEAN, STD, normalise
+from clip_jax.data.images.train_transforms import MEAN, STD, normalize
 from clip_jax.distributed.mesh import InFlight, batch_sharding, replicated
 from clip_jax.finite import finite_rows
 from clip_jax.models.clip import normalise_features
@@ -61,10 +61,10 @@ class Encoder:
         self._sharding = batch_sharding(mesh)
 
         def image(params: Any, images: jax.Array) -> jax.Array:
-            return normalise_features(nnx.merge(built.graphdef, params).encode_image(normalise(images, mean, std)))
+            return normalise_features(nnx.merge(built.graphdef, params).encode_image(normalize(images, mean, std)))
 
         def both(params: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-            model, pixels = nnx.merge(built.graphdef, params), normalise(images, mean, std)
+            model, pixels = nnx.merge(built.graphdef, params), normalize(images, mean, std)
             wide = model.image.penultimate(pixels)
             features = wide if model.config.image.stages else model.image.project(wide)
             return normalise_features(features), wide.astype(jnp.float32)

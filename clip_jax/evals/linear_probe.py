@@ -18,10 +18,10 @@ import optax
 
 from clip_jax.evals.metrics import eleven_point_map, hits_at
 
-GRID = np.logspace(-6, 6, 97)  # 96 steps, eight a decade
-COARSE = 16  # every two decades
-ROUGH = 1e-5  # the gradient at which float32 hands over
-MEMORY = 10  # pairs that L-BFGS keeps, as scipy does
+L2_GRID = np.logspace(-6, 6, 97)  # 96 steps, eight a decade
+COARSE_STEP = 16  # every two decades
+FLOAT32_TOLERANCE = 1e-5  # the gradient at which float32 hands over
+LBFGS_MEMORY = 10  # pairs that L-BFGS keeps, as scipy does
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def objective(weights: Any, bias: Any, features: Any, labels: Any, l2: Any) -> A
 def _solve(
     features: Any, labels: Any, l2: Any, start: Any, tolerance: Any, *, max_iterations: int, together: bool
 ) -> Any:
-    solver = optax.lbfgs(memory_size=MEMORY)
+    solver = optax.lbfgs(memory_size=LBFGS_MEMORY)
 
     def fit(problem: Any) -> Any:
         strength, start = problem
@@ -117,7 +117,7 @@ def fit_probe(
     start: Any = (np.zeros(shape), np.zeros((len(l2), classes)))
     total = np.zeros(len(l2), int)
     with jax.enable_x64(True):
-        for dtype, goal in ((jnp.float32, max(tolerance, ROUGH)), (jnp.float64, tolerance)):
+        for dtype, goal in ((jnp.float32, max(tolerance, FLOAT32_TOLERANCE)), (jnp.float64, tolerance)):
             outputs = _solve(
                 jnp.asarray(features, dtype), jnp.asarray(labels, bool if labels.ndim == 2 else jnp.int32),
                 jnp.asarray(l2, dtype),
@@ -137,24 +137,23 @@ def search_l2(
     """Search λ as in the paper.
 
     Seven strengths two decades apart, then half the step around the best, down to an eighth of a decade. Returns the
-    best λ of `GRID` by validation accuracy (multi-label: 11-point mAP; ties go to the larger λ), and the score of each
-    λ tried.
+    best λ of `L2_GRID` by validation accuracy (multi-label: 11-point mAP; ties: the larger λ), and the score of each λ.
     """
     seen: dict[int, float] = {}
 
     def look(wanted: list[int]) -> int:
-        new = [i for i in wanted if 0 <= i < len(GRID) and i not in seen]
+        new = [i for i in wanted if 0 <= i < len(L2_GRID) and i not in seen]
         if new:
-            probe = fit_probe(*train, classes, GRID[new])
+            probe = fit_probe(*train, classes, L2_GRID[new])
             seen.update(zip(new, (_quality(scores, val[1]) for scores in probe.scores(val[0])), strict=True))
         return max(seen, key=lambda i: (seen[i], i))
 
-    best = look(list(range(0, len(GRID), COARSE)))
-    step = COARSE // 2
+    best = look(list(range(0, len(L2_GRID), COARSE_STEP)))
+    step = COARSE_STEP // 2
     while step:
         best = look([best - step, best + step])
         step //= 2
-    return float(GRID[best]), {float(GRID[i]): seen[i] for i in sorted(seen)}
+    return float(L2_GRID[best]), {float(L2_GRID[i]): seen[i] for i in sorted(seen)}
 
 
 def _quality(scores: np.ndarray, labels: np.ndarray) -> float:

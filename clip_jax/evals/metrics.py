@@ -17,12 +17,12 @@ def clopper_pearson(share: float, count: int, confidence: float = 0.95) -> tuple
     return low, high
 
 
-def as_own(scores: np.ndarray) -> np.ndarray:
+def target_scores(scores: np.ndarray) -> np.ndarray:
     """Return scores of the correct answers, non-finite ones replaced by -inf, which never wins (`label_ranks` etc.)."""
     return np.where(np.isfinite(scores), scores, -np.inf)
 
 
-def as_rival(scores: np.ndarray) -> np.ndarray:
+def rival_scores(scores: np.ndarray) -> np.ndarray:
     """Return scores of the wrong answers, NaN replaced by +inf, which beats everything."""
     return np.where(np.isnan(scores), np.inf, scores)
 
@@ -40,7 +40,7 @@ def label_ranks(scores: np.ndarray, labels: np.ndarray, alike: np.ndarray | None
       in the published code.
     """
     label_scores = scores[np.arange(len(scores)), labels]
-    ahead = as_rival(scores) >= as_own(label_scores)[:, None]
+    ahead = rival_scores(scores) >= target_scores(label_scores)[:, None]
     if alike is not None:
         same = alike[None] == alike[labels][:, None]
         ahead = np.where(same, np.arange(scores.shape[1])[None] <= labels[:, None], ahead)
@@ -72,7 +72,7 @@ def _ranked(scores: np.ndarray, truth: np.ndarray) -> Iterator[tuple[np.ndarray,
     for column in range(scores.shape[1]):
         positive = truth[:, column]
         if positive.any():
-            values = np.where(positive, as_own(scores[:, column]), as_rival(scores[:, column]))
+            values = np.where(positive, target_scores(scores[:, column]), rival_scores(scores[:, column]))
             order = np.argsort(-values, kind="stable")
             hit = (positive & np.isfinite(scores[:, column]))[order]
             retrieved = np.cumsum(hit)
@@ -113,5 +113,5 @@ def roc_auc(scores: np.ndarray, truth: np.ndarray) -> float:
     p, n = int(positive.sum()), int((~positive).sum())
     if not p or not n:
         return float("nan")
-    scores = np.where(positive, as_own(scores), as_rival(scores))
+    scores = np.where(positive, target_scores(scores), rival_scores(scores))
     return float((rankdata(scores)[positive].sum() - p * (p + 1) / 2) / (p * n))

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from clip_jax import flops
 from clip_jax.config import PixelConfig, RunConfig
-from clip_jax.data.images.train_transforms import USUAL, normalise
+from clip_jax.data.images.train_transforms import DEFAULT_PIXELS, normalize
 from clip_jax.data.labeled.classification import ClassificationSet
 from clip_jax.data.open import open_source
 from clip_jax.data.pipeline.loader import sample_captions, sample_images, validation_pairs
@@ -55,26 +55,26 @@ class Predictor:
     Raises NotFinite naming the image's row when a result is not finite.
     """
 
-    def __init__(self, built: Any, mesh: Mesh, batch_size: int, pixels: PixelConfig = USUAL) -> None:
+    def __init__(self, built: Any, mesh: Mesh, batch_size: int, pixels: PixelConfig = DEFAULT_PIXELS) -> None:
         self.batch_size = -(-batch_size // mesh.size) * mesh.size
         self._sharding, self._dtype = batch_sharding(mesh), built.compute_dtype
 
-        def seen(images: jax.Array) -> jax.Array:
-            return normalise(images, pixels.mean, pixels.std)
+        def normalized(images: jax.Array) -> jax.Array:
+            return normalize(images, pixels.mean, pixels.std)
 
         def context(params: Any, images: jax.Array) -> jax.Array:
-            return nnx.merge(built.graphdef, params).context(seen(images)).astype(jnp.float32)
+            return nnx.merge(built.graphdef, params).context(normalized(images)).astype(jnp.float32)
 
         def log_likelihood(params: Any, context: jax.Array, tokens: jax.Array) -> jax.Array:
             head = nnx.merge(built.graphdef, params).text
             return -pair_losses(head.predict(context.astype(head.dtype), tokens))[0]
 
         def losses(params: Any, images: jax.Array, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return pair_losses(nnx.merge(built.graphdef, params)(seen(images), tokens))
+            return pair_losses(nnx.merge(built.graphdef, params)(normalized(images), tokens))
 
         def words(params: Any, images: jax.Array, columns: jax.Array) -> jax.Array:
             model = nnx.merge(built.graphdef, params)
-            return log_softmax_rows(model.context(seen(images)), model.text.head())[:, columns]
+            return log_softmax_rows(model.context(normalized(images)), model.text.head())[:, columns]
 
         rows, whole = self._sharding, replicated(mesh)
 
@@ -161,7 +161,7 @@ class PredictiveEvaluation:
         self.config, self.sets = config, sets
         self.predictor = Predictor(built, mesh, config.evals.batch_size, config.pixels)
         self.pairs = validation_pairs(config, held_out, tokenizer)
-        self.unlabelled = sample_images(config, source, config.evals.prior_images)
+        self.unlabeled = sample_images(config, source, config.evals.prior_images)
         if config.model.objective == "caption":
             prompts = [prompt_tokens(s, tokenizer) for s in sets]
             used = max((int(p.argmax(axis=1).max()) + 1 for p in prompts), default=0)  # up to the last end of text
@@ -177,12 +177,12 @@ class PredictiveEvaluation:
         """Forward FLOPs of one evaluation."""
         model, per_pair = self.config.model, flops.flops_per_sample(self.config.model)
         total = float(len(self.pairs["images"]) * per_pair.total)
-        images = sum(len(s.images) for s in self.sets) + len(self.unlabelled) * bool(self.sets)
+        images = sum(len(s.images) for s in self.sets) + len(self.unlabeled) * bool(self.sets)
         if model.objective == "bag_of_words":
             return total + images * per_pair.total
         total += images * (per_pair.image + 2 * model.embed_dim * model.prefix_tokens * model.text.width)
         for task, prompts in zip(self.sets, self.texts, strict=True):
-            passes = (len(task.images) + len(self.unlabelled)) * len(prompts)
+            passes = (len(task.images) + len(self.unlabeled)) * len(prompts)
             total += passes * flops.caption_flops(model, prompts.shape[1])
         return total
 
@@ -214,17 +214,17 @@ class PredictiveEvaluation:
             scores = self.predictor.prompt_scores(params, contexts, prompts)
             return scores.reshape(len(contexts), classes, -1).mean(axis=2)
 
-        unlabelled = self.predictor.contexts(params, self.unlabelled)
+        unlabeled = self.predictor.contexts(params, self.unlabeled)
 
         def of_task(task: ClassificationSet, prompts: np.ndarray) -> Scores:
             classes = len(task.class_names)
             raw = of_classes(self.predictor.contexts(params, task.images), prompts, classes)
-            return {"raw": raw, "prior": raw - of_classes(unlabelled, prompts, classes).mean(axis=0)}
+            return {"raw": raw, "prior": raw - of_classes(unlabeled, prompts, classes).mean(axis=0)}
 
         return of_task
 
     def _word_scores(self, params: Any) -> Callable[[ClassificationSet, np.ndarray], Scores]:
-        logs = self.predictor.word_scores(params, self.unlabelled, self.columns)
+        logs = self.predictor.word_scores(params, self.unlabeled, self.columns)
         prior = np.logaddexp.reduce(logs, axis=0) - np.log(len(logs))  # of the mean; no power underflows to zero
 
         def of_task(task: ClassificationSet, weights: np.ndarray) -> Scores:

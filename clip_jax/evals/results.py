@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Result = dict[str, Any]
-SHOWN = (
+SHOWN_METRICS = (
     "acc1", "mean_per_class_recall", "roc_auc", "mean_average_precision", "mean_average_precision_11point",
     "mean_acc1_acc5",
 )  # fmt: skip
 PREFIXES = {"zeroshot_classification": "", "linear_probe": "lp_", "knn": "knn_"}  # of a task's metrics
-COLUMNS = ["model", "dataset", "task", "shots", "value", "low", "high", "examples", "classes", "chance"]
+RESULT_COLUMNS = ["model", "dataset", "task", "shots", "value", "low", "high", "examples", "classes", "chance"]
 
 
-def scored(
+def benchmark_metrics(
     scores: np.ndarray, labels: np.ndarray, metric: str = "accuracy", alike: np.ndarray | None = None
 ) -> dict[str, Any]:
     """Compute CLIP_benchmark's metrics, the exact 95 % interval of acc1, and the set's own metric.
@@ -87,7 +87,7 @@ def read_results(path: str | Path) -> pd.DataFrame:
         raise UserError(f"{path}: no such file") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: no results of a transfer benchmark ({type(error).__name__}: {error})") from None
-    table = pd.DataFrame(rows, columns=COLUMNS)
+    table = pd.DataFrame(rows, columns=RESULT_COLUMNS)
     return table[table["value"].notna()].reset_index(drop=True)
 
 
@@ -117,7 +117,11 @@ def table(results: list[Result]) -> str:
         if m.get("fewshot_k", -1) > 0:
             task = f"{m['fewshot_k']}-shot probe"
         for name, value in m.items():
-            if not (name.endswith(SHOWN) or "@" in name) or value is None or name.endswith(("_low", "_high", "_std")):
+            if (
+                not (name.endswith(SHOWN_METRICS) or "@" in name)
+                or value is None
+                or name.endswith(("_low", "_high", "_std"))
+            ):
                 continue
             prefix = name.split("_")[0] + "_" if name.startswith(("lp_", "knn_")) else ""
             ends = next((e for e in (("low", "high"), ("min", "max")) if f"{name}_{e[0]}" in m), None)

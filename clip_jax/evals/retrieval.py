@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from clip_jax.evals.metrics import as_own, as_rival
+from clip_jax.evals.metrics import rival_scores, target_scores
 from clip_jax.evals.zero_shot import Row, row
 
 KS = (1, 5, 10)
@@ -32,12 +32,12 @@ def recalls(images: np.ndarray, texts: np.ndarray, image_of_text: np.ndarray, *,
     for rows, columns, scores in _blocks(images, texts, chunk):
         correct = image_of_text[columns][None, :] == np.arange(rows.start, rows.stop)[:, None]
         i, j = np.nonzero(correct)
-        pair_scores[columns.start + j] = as_own(scores[i, j])
-        best[rows] = np.maximum(best[rows], np.where(correct, as_own(scores), -np.inf).max(axis=1))
+        pair_scores[columns.start + j] = target_scores(scores[i, j])
+        best[rows] = np.maximum(best[rows], np.where(correct, target_scores(scores), -np.inf).max(axis=1))
     text_rank, image_rank = np.full(m, -1), np.zeros(n, np.int64)  # a text's own picture is as good as itself
     for rows, columns, scores in _blocks(images, texts, chunk):
         correct = image_of_text[columns][None, :] == np.arange(rows.start, rows.stop)[:, None]
-        rivals = as_rival(scores)
+        rivals = rival_scores(scores)
         text_rank[columns] += (rivals >= pair_scores[columns][None, :]).sum(axis=0)
         image_rank[rows] += ((rivals >= best[rows][:, None]) & ~correct).sum(axis=1)
     text_rank[pair_scores == -np.inf], image_rank[best == -np.inf] = n, m  # what is not finite is never a hit

@@ -15,7 +15,7 @@ import numpy as np
 
 from clip_jax.config import PixelConfig
 from clip_jax.config.model import check_pixels
-from clip_jax.data.images.open import broken_pictures, eight_bit, middle, open_image
+from clip_jax.data.images.open import broken_pictures, crop_to_max_aspect, eight_bit, open_image
 from clip_jax.data.images.train_transforms import MEAN, STD
 from clip_jax.errors import ConfigError, UserError, short
 
@@ -49,7 +49,7 @@ class Preprocess:
         return PixelConfig(self.mean, self.std, self.resize_mode, self.interpolation, self.fill_color)
 
     @classmethod
-    def of(cls, size: int, pixels: PixelConfig) -> Preprocess:
+    def from_pixels(cls, size: int, pixels: PixelConfig) -> Preprocess:
         """Return the evaluation preprocessing of a run that has these pixel settings."""
         return cls(size, **dataclasses.asdict(pixels))
 
@@ -126,7 +126,7 @@ class Preprocess:
         if self.resize_mode == "squash":
             picture = picture.resize((n, n), method)
         elif self.resize_mode == "shortest":
-            picture = middle(picture)
+            picture = crop_to_max_aspect(picture)
             width, height = picture.size
             short, long = min(width, height), int(n * max(width, height) / min(width, height))
             picture = picture.resize((n, long) if width == short else (long, n), method)

@@ -20,7 +20,7 @@ MAX_PIXELS = 89_478_485  # Pillow's own limit: a picture that declares more is r
 
 # what is opened; Pillow knows fifty more, some of which start programs (EPS) or have readers that nobody attacks for us
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-MAX_ASPECT = 32  # of a picture's sides; of a longer one the middle is read
+MAX_ASPECT = 32  # of a picture's sides; images with a larger ratio are cropped to their middle
 
 
 @contextlib.contextmanager
@@ -80,7 +80,7 @@ def eight_bit(picture: Image.Image) -> Image.Image:
     return picture
 
 
-def middle(picture: Image.Image) -> Image.Image:
+def crop_to_max_aspect(picture: Image.Image) -> Image.Image:
     """Crop an image to its middle if its aspect ratio exceeds `MAX_ASPECT`; return any other unchanged.
 
     Without this, resizing the short side would allocate gigabytes for a file of a hundred bytes.

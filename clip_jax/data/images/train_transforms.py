@@ -8,17 +8,17 @@ import numpy as np
 
 from clip_jax.config import PixelConfig
 from clip_jax.data.images.fast_jpeg import resize_short
-from clip_jax.data.images.open import broken_pictures, eight_bit, middle, open_image
+from clip_jax.data.images.open import broken_pictures, crop_to_max_aspect, eight_bit, open_image
 
 if TYPE_CHECKING:
     import jax
     from PIL import Image
 
 # Of the published models' pictures (Radford et al., 2021, released code).
-USUAL = PixelConfig()
-MEAN, STD = USUAL.mean, USUAL.std
-LARGER = 8 / 7  # random square crops are cut from an image whose short side is this much larger
-AREA = (0.5, 1.0)  # of the picture, kept by a random resized crop
+DEFAULT_PIXELS = PixelConfig()
+MEAN, STD = DEFAULT_PIXELS.mean, DEFAULT_PIXELS.std
+CROP_SCALE = 8 / 7  # random square crops are cut from an image whose short side is this much larger
+CROP_AREA = (0.5, 1.0)  # of the picture, kept by a random resized crop
 
 
 def _open(image: bytes | np.ndarray, size: int) -> Image.Image:
@@ -26,7 +26,7 @@ def _open(image: bytes | np.ndarray, size: int) -> Image.Image:
     with broken_pictures():
         if picture.format == "JPEG":
             picture.draft("RGB", (2 * size, 2 * size))  # decode at a fraction where that loses nothing
-        return middle(eight_bit(picture)).convert("RGB")
+        return crop_to_max_aspect(eight_bit(picture)).convert("RGB")
 
 
 def resampling(interpolation: str) -> Image.Resampling:
@@ -67,7 +67,9 @@ def _square(image: bytes | np.ndarray, size: int, pixels: PixelConfig) -> np.nda
     return np.asarray(whole, np.uint8)
 
 
-def decode(image: bytes | np.ndarray, size: int, decoder: str = "pillow", pixels: PixelConfig = USUAL) -> np.ndarray:
+def decode(
+    image: bytes | np.ndarray, size: int, decoder: str = "pillow", pixels: PixelConfig = DEFAULT_PIXELS
+) -> np.ndarray:
     """Decode and resize an image without augmentation.
 
     Args:
@@ -90,7 +92,7 @@ def decode(image: bytes | np.ndarray, size: int, decoder: str = "pillow", pixels
 
 
 def prepare(
-    image: bytes | np.ndarray, size: int, kind: str, decoder: str = "pillow", pixels: PixelConfig = USUAL
+    image: bytes | np.ndarray, size: int, kind: str, decoder: str = "pillow", pixels: PixelConfig = DEFAULT_PIXELS
 ) -> np.ndarray:
     """Decode and resize an image to what `crop` with the same ``kind`` cuts its views from: uint8 [h, w, 3].
 
@@ -99,7 +101,7 @@ def prepare(
     if kind in ("none", "flip"):
         return decode(image, size, decoder, pixels)
     # random crops want more picture than the view: a little more, or (resized crops) twice as much
-    larger = round(size * LARGER)
+    larger = round(size * CROP_SCALE)
     if kind == "square_crop":
         square = pixels.resize_mode != "shortest"
         return _square(image, larger, pixels) if square else _short(image, larger, decoder, pixels.interpolation)
@@ -107,7 +109,7 @@ def prepare(
 
 
 def crop(
-    prepared: np.ndarray, size: int, kind: str, rng: np.random.Generator, pixels: PixelConfig = USUAL
+    prepared: np.ndarray, size: int, kind: str, rng: np.random.Generator, pixels: PixelConfig = DEFAULT_PIXELS
 ) -> np.ndarray:
     """Return one training view, uint8 [size, size, 3], augmented as ``data.augment`` says.
 
@@ -126,7 +128,7 @@ def crop(
         return prepared[top : top + size, left : left + size]
     from PIL import Image
 
-    area, ratio = w * h * rng.uniform(*AREA), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+    area, ratio = w * h * rng.uniform(*CROP_AREA), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
     cw, ch = min(w, max(1, round((area * ratio) ** 0.5))), min(h, max(1, round((area / ratio) ** 0.5)))
     left, top = int(rng.integers(w - cw + 1)), int(rng.integers(h - ch + 1))
     box = (left, top, left + cw, top + ch)
@@ -135,7 +137,7 @@ def crop(
     )
 
 
-def normalise(images: jax.Array, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD) -> jax.Array:
+def normalize(images: jax.Array, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD) -> jax.Array:
     """Scale uint8 [B, H, W, 3] to [0, 1], subtract ``mean`` and divide by ``std`` per channel, on the device.
 
     Returns float32 [B, H, W, 3], or float64 in jax's x64 mode.

@@ -8,7 +8,7 @@ from pathlib import Path
 from clip_jax.errors import UserError, one_of
 
 PAIRINGS = ("name", "place")
-SHOWN = 6  # names in one error
+MAX_NAMES_SHOWN = 6  # names in one error
 
 
 def read_names(path: Path) -> tuple[str, ...]:
@@ -50,7 +50,7 @@ def _letters(name: str) -> str:
     return "".join(c for c in name.casefold() if c.isalnum())
 
 
-def numbered(names: Sequence[str]) -> list[int] | None:
+def class_numbers(names: Sequence[str]) -> list[int] | None:
     """Return the zero-based index of each name if the names are the numbers from 0 or from 1 on, else None.
 
     Leading zeros are ignored.
@@ -97,7 +97,7 @@ def pair_names(
         for key in groups.keys() & published_groups.keys():
             if form is _spelled or len(groups[key]) == len(published_groups[key]) == 1:
                 matches |= dict(zip(groups[key], published_groups[key], strict=False))
-    numbers = numbered(classes)
+    numbers = class_numbers(classes)
     if numbers is not None and len(classes) == len(published) and not matches:
         return numbers
     unmatched = [name for i, name in enumerate(classes) if i not in matches]
@@ -120,5 +120,5 @@ def _groups(names: Sequence[str], form: Callable[[str], str], taken: Collection[
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(map(repr, names[:SHOWN])) + more if names else "none"
+    more = f" and {len(names) - MAX_NAMES_SHOWN} more" if len(names) > MAX_NAMES_SHOWN else ""
+    return ", ".join(map(repr, names[:MAX_NAMES_SHOWN])) + more if names else "none"

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from clip_jax.config import PixelConfig
-from clip_jax.data.images.train_transforms import USUAL, decode
+from clip_jax.data.images.train_transforms import DEFAULT_PIXELS, decode
 from clip_jax.data.labeled.class_names import read_names, read_templates
 from clip_jax.data.sources.base import BrokenRecord
 from clip_jax.data.sources.shard_list import shards_of
@@ -38,7 +38,7 @@ def _needed(path: Path, read: Callable[[Path], tuple[str, ...]]) -> tuple[str, .
 
 
 def load_classification_set(
-    path: str | Path, image_size: int, limit: int, split: str = "test", pixels: PixelConfig = USUAL
+    path: str | Path, image_size: int, limit: int, split: str = "test", pixels: PixelConfig = DEFAULT_PIXELS
 ) -> ClassificationSet:
     """Read PATH/SPLIT/*.tar (KEY.jpg, KEY.cls), PATH/classnames.txt, PATH/zeroshot_classification_templates.txt.
 

@@ -27,7 +27,7 @@ IDX_STEMS = {"train": ("train",), "test": ("t10k", "test")}
 
 
 @dataclass(frozen=True)
-class Split:
+class LabeledSplit:
     """One split of a labeled set.
 
     ``picture(i)`` returns encoded bytes, a path or a uint8 array; ``name(i)`` its name in errors. ``labels`` is int32
@@ -54,23 +54,23 @@ class Split:
 
 
 @dataclass(frozen=True)
-class LabelledSet:
+class LabeledSet:
     """A labeled set on disk: its path, splits, class names and prompt templates (from its files; may be empty)."""
 
     path: Path
     splits: tuple[str, ...]
     class_names: tuple[str, ...]
     templates: tuple[str, ...]
-    _open: Callable[[str], Split] = field(repr=False)
+    _open: Callable[[str], LabeledSplit] = field(repr=False)
 
-    def split(self, name: str) -> Split:
+    def split(self, name: str) -> LabeledSplit:
         """Open one split. Raises UserError when it does not exist or a label is outside the classes."""
         if name not in self.splits:
             raise UserError(f"{self.path}: has no split {name!r}; it has {', '.join(self.splits)}")
         return self._open(name)
 
 
-def open_labelled(path: str | Path, pair: str = "name") -> LabelledSet:
+def open_labeled(path: str | Path, pair: str = "name") -> LabeledSet:
     """Open a labeled set on disk.
 
     Layouts: a CLIP_benchmark WebDataset folder, a folder of class folders, idx files, or a prepared TFDS set. The first
@@ -96,44 +96,44 @@ def open_labelled(path: str | Path, pair: str = "name") -> LabelledSet:
     templates = read_templates(path / "zeroshot_classification_templates.txt")
     tars = sorted({p.split("/")[-2] for p in remote.glob(str(path), "*/*.tar")})
     if tars:
-        return LabelledSet(path, tuple(tars), names, templates, lambda s: _webdataset(path, s, names))
+        return LabeledSet(path, tuple(tars), names, templates, lambda s: _webdataset(path, s, names))
     idx = {s: files for s in IDX_STEMS if (files := _idx_files(path, s))}
     if idx:
         digits = names or tuple(map(str, range(int(_idx(next(iter(idx.values()))[1]).max()) + 1)))
-        return LabelledSet(path, tuple(idx), digits, templates, lambda s: _idx_split(path, s))
+        return LabeledSet(path, tuple(idx), digits, templates, lambda s: _idx_split(path, s))
     if (path / "dataset_info.json").is_file():
         return _tfds(path, names, templates, pair)
     folders = {s: path / s for s in ("train", "val", "test") if (path / s).is_dir()} or {"test": path}
     classes = sorted({c.name for f in folders.values() for c in f.iterdir() if _is_class(c)})
     if len(classes) < 2:
         raise UserError(f"{path}: holds neither .tar shards, idx files, a prepared TFDS set nor folders of classes")
-    shown = _in_order(path, names, classes, pair)
-    return LabelledSet(path, tuple(folders), shown, templates, lambda s: _class_folders(folders[s], classes))
+    shown = _names_in_order(path, names, classes, pair)
+    return LabeledSet(path, tuple(folders), shown, templates, lambda s: _class_folders(folders[s], classes))
 
 
-def _in_order(path: Path, names: tuple[str, ...], classes: list[str], pair: str) -> tuple[str, ...]:
+def _names_in_order(path: Path, names: tuple[str, ...], classes: list[str], pair: str) -> tuple[str, ...]:
     """Return the names of ``classnames.txt`` in the order of the set's classes; without the file, the set's names."""
     if names:
         return tuple(names[i] for i in pair_names(classes, names, f"{path}/classnames.txt", by=pair))
     return tuple(name.replace("_", " ") for name in classes)
 
 
-def _labelled(labels: list[int], classes: int, name: Callable[[int], str]) -> np.ndarray:
+def _checked_labels(labels: list[int], classes: int, name: Callable[[int], str]) -> np.ndarray:
     for i, label in enumerate(labels):
         if classes and not 0 <= label < classes:
             raise UserError(f"{name(i)}: label {label} must be 0 to {classes - 1}")
     return np.array(labels, np.int32)
 
 
-def _webdataset(path: Path, split: str, names: tuple[str, ...]) -> Split:
+def _webdataset(path: Path, split: str, names: tuple[str, ...]) -> LabeledSplit:
     shards = Shards(shards_of(path, split))
     several = "multilabel" in read_lines(path / "dataset_type.txt")
     rows = range(len(shards))
     if several:
         labels = np.stack([_vector(shards, i, len(names)) for i in rows])
     else:
-        labels = _labelled([_number(shards, i) for i in rows], len(names), shards.name)
-    return Split(labels, shards.image, shards.name)
+        labels = _checked_labels([_number(shards, i) for i in rows], len(names), shards.name)
+    return LabeledSplit(labels, shards.image, shards.name)
 
 
 def _number(shards: Shards, i: int) -> int:
@@ -166,10 +166,10 @@ def _pictures(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES and not is_hidden(p.name))
 
 
-def _class_folders(folder: Path, classes: list[str]) -> Split:
+def _class_folders(folder: Path, classes: list[str]) -> LabeledSplit:
     files = [(p, c) for c, name in enumerate(classes) if (folder / name).is_dir() for p in _pictures(folder / name)]
     labels = np.array([c for _, c in files], np.int32)
-    return Split(labels, lambda i: files[i][0], lambda i: str(files[i][0]))
+    return LabeledSplit(labels, lambda i: files[i][0], lambda i: str(files[i][0]))
 
 
 def _idx_files(path: Path, split: str) -> tuple[Path, Path] | None:
@@ -194,16 +194,16 @@ def _idx(path: Path) -> np.ndarray:
     return values.reshape(shape)
 
 
-def _idx_split(path: Path, split: str) -> Split:
+def _idx_split(path: Path, split: str) -> LabeledSplit:
     files = _idx_files(path, split)
     assert files is not None
     images, labels = _idx(files[0]), _idx(files[1])
     if len(images) != len(labels):
         raise UserError(f"{files[1]}: {len(labels)} labels for {len(images)} images")
-    return Split(labels.astype(np.int32), lambda i: images[i], lambda i: f"{files[0]}[{i}]")
+    return LabeledSplit(labels.astype(np.int32), lambda i: images[i], lambda i: f"{files[0]}[{i}]")
 
 
-def _tfds(path: Path, names: tuple[str, ...], templates: tuple[str, ...], pair: str) -> LabelledSet:
+def _tfds(path: Path, names: tuple[str, ...], templates: tuple[str, ...], pair: str) -> LabeledSet:
     import tensorflow_datasets as tfds
 
     from clip_jax.data.sources.tfds import TfdsSource
@@ -217,11 +217,11 @@ def _tfds(path: Path, names: tuple[str, ...], templates: tuple[str, ...], pair: 
         raise UserError(f"{path}: needs the features image and label; it has {', '.join(info.features)}")
     kind = info.features[key] if key == "label" else getattr(info.features[key], "feature", None)
     classes = list(getattr(kind, "names", None) or [])
-    shown = _in_order(path, names, classes, pair) if classes else names
+    shown = _names_in_order(path, names, classes, pair) if classes else names
     if key == "labels" and not shown:
         raise UserError(f"{path}: its labels have no names; write them to classnames.txt")
 
-    def read(split: str) -> Split:
+    def read(split: str) -> LabeledSplit:
         source = TfdsSource(path, split, "image", key)
         rows = [source.data[i][key] for i in range(len(source))]
 
@@ -229,9 +229,9 @@ def _tfds(path: Path, names: tuple[str, ...], templates: tuple[str, ...], pair: 
             return f"{path}:{split}[{i}]"
 
         if key == "label":
-            labels = _labelled(list(map(int, rows)), len(shown), name)
+            labels = _checked_labels(list(map(int, rows)), len(shown), name)
         else:
             labels = np.array([np.isin(np.arange(len(shown)), row) for row in rows])
-        return Split(labels, lambda i: source.data[i]["image"], name)
+        return LabeledSplit(labels, lambda i: source.data[i]["image"], name)
 
-    return LabelledSet(path, tuple(info.splits), shown, templates, read)
+    return LabeledSet(path, tuple(info.splits), shown, templates, read)

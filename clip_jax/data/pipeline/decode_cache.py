@@ -17,30 +17,30 @@ from typing import Any
 import numpy as np
 
 from clip_jax.config import PixelConfig
-from clip_jax.data.images.train_transforms import USUAL
+from clip_jax.data.images.train_transforms import DEFAULT_PIXELS
 from clip_jax.data.sources import tar_index
 from clip_jax.data.sources.base import BrokenRecord, Record, Source
 from clip_jax.errors import UserError
 
 FORMAT = 2
 CAPTIONS = ("captions.txt", "ends.npy", "captions.sha256")  # all captions, where each record's end, and the check sum
-ABREAST = 4096  # records whose captions are read at once
-FIXED = ("none", "flip")  # of ``data.augment``: one size for every picture
+RECORDS_PER_READ = 4096  # records whose captions are read at once
+FIXED_SIZE_AUGMENTS = ("none", "flip")  # of ``data.augment``: one size for every picture
 
 
-class Decoded:
+class DecodeCache:
     """Cache of a source's prepared images, uint8 [N, S, S, 3], and its captions.
 
     Each image is written when first needed and its checksum after it, so a torn or lost write is detected and the image
     decoded again. Two processes that write the same image write the same bytes.
     """
 
-    def __init__(self, source: Source, size: int, decoder: str, pixels: PixelConfig = USUAL) -> None:
+    def __init__(self, source: Source, size: int, decoder: str, pixels: PixelConfig = DEFAULT_PIXELS) -> None:
         """Open, or create, the files for this source, size, decoder and resizing. Raises OSError when that fails."""
         assert source.identity is not None
         key = f"{FORMAT} {source.identity} {len(source)} {size} {decoder}"
         resized = (pixels.resize_mode, pixels.interpolation, pixels.fill_color)
-        if resized != (USUAL.resize_mode, USUAL.interpolation, USUAL.fill_color):
+        if resized != (DEFAULT_PIXELS.resize_mode, DEFAULT_PIXELS.interpolation, DEFAULT_PIXELS.fill_color):
             key += " {} {} {}".format(*resized)
         name = hashlib.sha256(key.encode()).hexdigest()[:32]
         self.folder = tar_index.cache_folder().parent / "decoded" / name
@@ -80,16 +80,16 @@ class Decoded:
 
     def _write_captions(self, source: Source) -> None:
         texts: list[bytes] = []
-        for begin in range(0, len(source), ABREAST):
-            rows = list(range(begin, min(begin + ABREAST, len(source))))
-            for captions in source.many_captions(rows):
+        for begin in range(0, len(source), RECORDS_PER_READ):
+            rows = list(range(begin, min(begin + RECORDS_PER_READ, len(source))))
+            for captions in source.get_many_captions(rows):
                 texts.append(b"" if isinstance(captions, BrokenRecord) else "\n".join(captions).encode())
         ends = io.BytesIO()
         np.save(ends, np.cumsum([len(t) for t in texts], dtype=np.int64))
         parts = (b"".join(texts), ends.getvalue())
         sha = hashlib.sha256(b"".join(parts)).hexdigest().encode()
         for name, data in zip(CAPTIONS, (*parts, sha), strict=True):  # the check sum last: it says that they are whole
-            if not tar_index.keep(self.folder / name, lambda file, data=data: file.write(data)):  # type: ignore[misc]
+            if not tar_index.write_atomically(self.folder / name, lambda file, data=data: file.write(data)):  # type: ignore[misc]
                 raise OSError(f"{self.folder / name}: cannot be written")
 
     def _read_captions(self) -> tuple[bytes, np.ndarray] | None:

@@ -10,10 +10,10 @@ import numpy as np
 from clip_jax.config import RunConfig
 from clip_jax.data.images.fast_jpeg import libraries
 from clip_jax.data.images.train_transforms import crop, decode, prepare
-from clip_jax.data.pipeline.decode_cache import FIXED, Decoded
-from clip_jax.data.pipeline.prefetch import Workers
-from clip_jax.data.pipeline.sampling import Endless, Order, Shuffled, Weighted
-from clip_jax.data.sources.base import BrokenRecord, Joined, Record, Source
+from clip_jax.data.pipeline.decode_cache import FIXED_SIZE_AUGMENTS, DecodeCache
+from clip_jax.data.pipeline.prefetch import Prefetcher
+from clip_jax.data.pipeline.sampling import InfiniteSampler, Sampler, ShuffledSampler, WeightedSampler
+from clip_jax.data.sources.base import BrokenRecord, ConcatSource, Record, Source
 from clip_jax.data.tokenizers.learned_bpe import BytePairTokenizer, Tokenizer, train_tokenizer
 from clip_jax.errors import ConfigError, UserError
 
@@ -57,13 +57,13 @@ class BatchOfStep:
                     f"{config.pixels.resize_mode!r} (pixels, or that of init_from.source); use pillow"
                 )
         self.config, self.source, self.tokenizer = config, source, tokenizer
-        self.known: Reasons = {}  # broken records that this process has met
-        self.kept: dict[int, Record] = {}
-        self.decoded = _decoded(config, source)
+        self.broken: Reasons = {}  # broken records that this process has met
+        self.prepared: dict[int, Record] = {}
+        self.cache = _open_cache(config, source)
         share = config.batch_size // processes
         columns = np.arange(process * share, (process + 1) * share)
         self.columns = np.array_split(columns, -(-share // PIECE))  # of the batch, by piece
-        self.order = _order(config, source)
+        self.order = _sampler(config, source)
 
     @property
     def pieces(self) -> int:
@@ -76,7 +76,7 @@ class BatchOfStep:
         Raises UserError when more than ``data.max_broken`` records are broken.
         """
         made = [self.piece(step * self.pieces + k) for k in range(self.pieces)]
-        return _joined(made, BrokenRecords(self.config.data.max_broken))
+        return _concatenate(made, BrokenRecords(self.config.data.max_broken))
 
     def piece(self, number: int) -> tuple[Arrays, Reasons]:
         """Return piece ``number``, counted over all steps, and the broken records encountered in it.
@@ -94,12 +94,12 @@ class BatchOfStep:
         captions: list[str] = []
         size = self.config.model.image.image_size
         images = np.empty((len(index), size, size, 3), np.uint8)
-        rows = [i for i in dict.fromkeys(index.tolist()) if i not in self.kept and i not in self.known]
+        rows = [i for i in dict.fromkeys(index.tolist()) if i not in self.prepared and i not in self.broken]
         cached: dict[int, Record] = {}
-        if self.decoded is not None:
-            cached = {i: record for i in rows if (record := self.decoded.get(i)) is not None}
+        if self.cache is not None:
+            cached = {i: record for i in rows if (record := self.cache.get(i)) is not None}
             rows = [i for i in rows if i not in cached]
-        ahead = dict(zip(rows, self.source.many(rows), strict=True))  # in one request, if the source is remote
+        ahead = dict(zip(rows, self.source.get_many(rows), strict=True))  # in one request, if the source is remote
         for row, (i, position) in enumerate(zip(index.tolist(), positions.tolist(), strict=True)):
             record = cached[i] if i in cached else self._prepared(i, ahead, met)
             if record is None:
@@ -123,15 +123,15 @@ class BatchOfStep:
         """
         for step in range(self.config.data.max_broken + 2):
             i = (index + step) % len(self.source)
-            if i in self.kept:
-                return self.kept[i]
-            if i not in self.known:
-                record = ahead[i] if i in ahead else self.source.many([i])[0]
+            if i in self.prepared:
+                return self.prepared[i]
+            if i not in self.broken:
+                record = ahead[i] if i in ahead else self.source.get_many([i])[0]
                 prepared = self._prepare(i, record)
                 if isinstance(prepared, Record):
                     return prepared
-                self.known[i] = prepared
-            met[i] = self.known[i]
+                self.broken[i] = prepared
+            met[i] = self.broken[i]
         return None
 
     def _prepare(self, i: int, record: Record | BrokenRecord) -> Record | str:
@@ -145,36 +145,36 @@ class BatchOfStep:
             )
         except BrokenRecord as error:
             return f"{self.source.name(i)}: {error}"
-        if self.decoded is not None:
+        if self.cache is not None:
             assert isinstance(prepared.image, np.ndarray)
-            self.decoded.put(i, prepared.image)
+            self.cache.put(i, prepared.image)
         elif data.keep_decoded:
-            self.kept[i] = prepared
+            self.prepared[i] = prepared
         return prepared
 
 
-def _decoded(config: RunConfig, source: Source) -> Decoded | None:
+def _open_cache(config: RunConfig, source: Source) -> DecodeCache | None:
     """Open the decode cache; None if only memory can hold the images.
 
     That is so when prepared images vary in size, records may change without notice, or there is no disk space.
     """
     data = config.data
-    if not data.keep_decoded or data.augment not in FIXED or source.identity is None:
+    if not data.keep_decoded or data.augment not in FIXED_SIZE_AUGMENTS or source.identity is None:
         return None
     try:
-        return Decoded(source, config.model.image.image_size, data.decoder, config.pixels)
+        return DecodeCache(source, config.model.image.image_size, data.decoder, config.pixels)
     except OSError:
         return None
 
 
-def _order(config: RunConfig, source: Source) -> Order:
+def _sampler(config: RunConfig, source: Source) -> Sampler:
     """Return the sampler of a run. Raises ConfigError when a batch would contain a record twice."""
     data, batch = config.data, config.batch_size
     if source.infinite and not data.unique_samples:
-        return Endless(config.seed)
+        return InfiniteSampler(config.seed)
     if data.weights:
-        assert isinstance(source, Joined)
-        order = Weighted([len(p) for p in source.parts], data.weights, config.seed)
+        assert isinstance(source, ConcatSource)
+        order = WeightedSampler([len(p) for p in source.parts], data.weights, config.seed)
         for path, part, drawn in zip(data.paths, source.parts, order.drawn(batch), strict=True):
             if len(part) < drawn:
                 raise ConfigError(f"data.weights: {path} has {len(part)} records, its share of a batch is {drawn}")
@@ -182,10 +182,10 @@ def _order(config: RunConfig, source: Source) -> Order:
     count = data.unique_samples or len(source)
     if count < batch:
         raise ConfigError(f"batch_size={batch}: the training set has only {count} records, fewer than a batch")
-    return Shuffled(count, config.seed)
+    return ShuffledSampler(count, config.seed)
 
 
-def _joined(made: list[tuple[Arrays, Reasons]], broken: BrokenRecords) -> Arrays:
+def _concatenate(made: list[tuple[Arrays, Reasons]], broken: BrokenRecords) -> Arrays:
     for _, reasons in made:
         broken.add(reasons)
     parts = [arrays for arrays, _ in made]
@@ -203,13 +203,13 @@ class Batches:
         self.order = make.order
         self._make = make
         self._broken = BrokenRecords(make.config.data.max_broken)
-        self._workers = Workers(make.piece, range(start_step * make.pieces, steps * make.pieces), threads, workers)
+        self._workers = Prefetcher(make.piece, range(start_step * make.pieces, steps * make.pieces), threads, workers)
 
     def __iter__(self) -> Iterator[Arrays]:
         return self
 
     def __next__(self) -> Arrays:
-        return _joined([next(self._workers) for _ in range(self._make.pieces)], self._broken)
+        return _concatenate([next(self._workers) for _ in range(self._make.pieces)], self._broken)
 
     def close(self) -> None:
         """Stop the worker processes; no further batch can be drawn."""
@@ -217,7 +217,7 @@ class Batches:
 
     def drawn(self, samples: int) -> list[int]:
         """Return how many of the first ``samples`` pairs came from each of ``data.paths``; [] without weights."""
-        return self.order.drawn(samples) if isinstance(self.order, Weighted) else []
+        return self.order.drawn(samples) if isinstance(self.order, WeightedSampler) else []
 
     @property
     def held_bytes(self) -> int:
@@ -248,7 +248,7 @@ def train_batches(config: RunConfig, source: Source, tokenizer: Tokenizer, start
     return Batches(make, start_step, config.steps, config.data.threads, config.data.workers)
 
 
-def _spread(source: Source, count: int) -> list[int]:
+def _evenly_spaced(source: Source, count: int) -> list[int]:
     """Return at most ``count`` evenly spaced indices (0: all); for an infinite source, the first ones."""
     total = len(source)
     if source.infinite:
@@ -266,9 +266,9 @@ def sample_captions(config: RunConfig, source: Source) -> list[str]:
         return batch_captions(np.arange(wanted))
     captions: list[str] = []
     broken = BrokenRecords(config.data.max_broken)
-    rows = _spread(source, wanted)
+    rows = _evenly_spaced(source, wanted)
     for begin in range(0, len(rows), PIECE):
-        for i, texts in zip(rows[begin:], source.many_captions(rows[begin : begin + PIECE]), strict=False):
+        for i, texts in zip(rows[begin:], source.get_many_captions(rows[begin : begin + PIECE]), strict=False):
             if isinstance(texts, BrokenRecord):
                 broken.add({i: str(texts)})
             else:
@@ -286,16 +286,16 @@ def sample_images(config: RunConfig, source: Source, count: int) -> np.ndarray:
     """Return at most ``count`` images, sampled evenly from a source: uint8 [N, H, W, 3]."""
     if hasattr(source, "batch"):
         return source.batch(np.arange(count))[0]
-    return np.stack([image for image, _ in _held_out(config, source, count)])
+    return np.stack([image for image, _ in _read_held_out(config, source, count)])
 
 
-def _held_out(config: RunConfig, source: Source, count: int) -> list[tuple[np.ndarray, tuple[str, ...]]]:
+def _read_held_out(config: RunConfig, source: Source, count: int) -> list[tuple[np.ndarray, tuple[str, ...]]]:
     size = config.model.image.image_size
     broken = BrokenRecords(config.data.max_broken)
     pairs = []
-    rows = _spread(source, count)
+    rows = _evenly_spaced(source, count)
     for begin in range(0, len(rows), PIECE):
-        for i, record in zip(rows[begin:], source.many(rows[begin : begin + PIECE]), strict=False):
+        for i, record in zip(rows[begin:], source.get_many(rows[begin : begin + PIECE]), strict=False):
             try:
                 if isinstance(record, BrokenRecord):
                     raise record
@@ -325,7 +325,7 @@ def validation_pairs(config: RunConfig, source: Source, tokenizer: Tokenizer) ->
             f"the held-out split has only {len(source)} records"
         )
     # strided, so a few broken records may leave fewer: ask for the spares too
-    pairs = _held_out(config, source, min(len(source), wanted + config.data.max_broken))[:wanted]
+    pairs = _read_held_out(config, source, min(len(source), wanted + config.data.max_broken))[:wanted]
     if len(pairs) < wanted:
         raise UserError(f"evals.val_pairs: only {len(pairs)} held-out records can be read, {wanted} are needed")
     return {
@@ -340,7 +340,7 @@ def retrieval_set(config: RunConfig, source: Source, tokenizer: Tokenizer) -> Ar
     Returns ``images`` uint8 [N, H, W, 3], ``tokens`` int32 [M, T] and ``image_of_text`` int32 [M]. N is
     ``evals.retrieval_images`` (0, or more than there are: the whole split).
     """
-    pairs = _held_out(config, source, config.evals.retrieval_images)
+    pairs = _read_held_out(config, source, config.evals.retrieval_images)
     texts = [(caption, n) for n, (_, captions) in enumerate(pairs) for caption in captions]
     return {
         "images": np.stack([image for image, _ in pairs]),

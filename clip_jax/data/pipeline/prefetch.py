@@ -11,11 +11,11 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
-AHEAD = 2  # elements made ahead, per thread
+PREFETCH_PER_THREAD = 2  # elements made ahead, per thread
 WORKER_BUFFER = 2  # finished elements that wait at each worker
 
 
-class Workers(Generic[T]):
+class Prefetcher(Generic[T]):
     """An iterator over ``make(n)`` for n in ``numbers``, in order, the same for any number of threads and workers.
 
     With ``workers`` processes, each computes every ``workers``-th element with ``threads`` threads; ``make`` is pickled
@@ -27,14 +27,16 @@ class Workers(Generic[T]):
         from absl import flags
 
         # the most elements that exist at a time, finished or being made
-        self.held = max(workers, 1) * (AHEAD + 1) * threads + workers * 2 * WORKER_BUFFER
+        self.held = max(workers, 1) * (PREFETCH_PER_THREAD + 1) * threads + workers * 2 * WORKER_BUFFER
         data: Any = grain.MapDataset.range(numbers.start, numbers.stop).map(make)
-        data = data.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=AHEAD * threads))
+        data = data.to_iter_dataset(
+            grain.ReadOptions(num_threads=threads, prefetch_buffer_size=PREFETCH_PER_THREAD * threads)
+        )
         if workers:
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()  # grain reads flags that only an absl program would have parsed
             options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=WORKER_BUFFER)
-            data = data.mp_prefetch(options, worker_init_fn=Obedient(os.getpid()))
+            data = data.mp_prefetch(options, worker_init_fn=ParentWatchdog(os.getpid()))
         self._iterator: Any = iter(data)
 
     def __iter__(self) -> Iterator[T]:
@@ -48,7 +50,7 @@ class Workers(Generic[T]):
         self._iterator.close()
 
 
-class Obedient:
+class ParentWatchdog:
     """Worker initializer: ignores SIGINT and SIGTERM, which the parent handles; exits when the parent dies."""
 
     def __init__(self, parent: int) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 CYCLE = 100_000  # positions after which the pattern of a weighted mixture repeats; shares are exact to one in it
 
 
-class Order(Protocol):
+class Sampler(Protocol):
     """A map from positions to record indices."""
 
     def __call__(self, positions: np.ndarray, /) -> np.ndarray:
@@ -22,7 +22,7 @@ class Order(Protocol):
         ...
 
 
-class Endless:
+class InfiniteSampler:
     """A sampler of an infinite source: each position has its own record, different for each seed."""
 
     def __init__(self, seed: int) -> None:
@@ -35,7 +35,7 @@ class Endless:
         return samples
 
 
-class Shuffled:
+class ShuffledSampler:
     """A sampler that visits all records once per epoch, in a new order every epoch."""
 
     def __init__(self, count: int, seed: int) -> None:
@@ -51,7 +51,7 @@ class Shuffled:
         return min(samples, self.count)
 
 
-class Weighted:
+class WeightedSampler:
     """A sampler of several sources in fixed shares, each shuffled in its own epochs.
 
     Indices are into the concatenation of the sources. The shares hold in every stretch, not only on average: the j-th
@@ -68,7 +68,7 @@ class Weighted:
         filled = np.lexsort((source, (turn + 0.5) / self.quota[source]))
         self.source, self.turn = source[filled].astype(np.int16), turn[filled].astype(np.int32)
         self.orders = [
-            Shuffled(count, int(np.random.SeedSequence([seed, s]).generate_state(1)[0]))
+            ShuffledSampler(count, int(np.random.SeedSequence([seed, s]).generate_state(1)[0]))
             for s, count in enumerate(counts)
         ]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "cyan", "pink", "brown", "lime")
+COLORS = ("red", "green", "blue", "yellow", "purple", "orange", "cyan", "pink", "brown", "lime")
 BACKGROUNDS = ("black", "white", "grey", "navy", "maroon", "olive")
 TEXTURES = ("solid", "striped", "banded", "checkered", "dotted", "hatched")
 SIZES = ("small", "large")
@@ -51,14 +51,14 @@ class Facts:
     """The content of one scene, as indices into the vocabularies; ``other`` is -1 unless two objects are related."""
 
     object: int
-    colour: int
+    color: int
     texture: int
     size: int
     count: int  # 0 is one
     corner: int  # of a single object
     background: int
     other: int
-    other_colour: int
+    other_color: int
     relation: int
 
 
@@ -67,7 +67,7 @@ class Choices:
     """What one caption mentions, and in which form."""
 
     name: int  # 0 its own name, 1 its family's, 2 a general noun
-    colour: bool
+    color: bool
     texture: bool
     size: bool
     place: bool
@@ -89,15 +89,15 @@ def caption(facts: Facts, say: Choices, names: tuple[str, ...], families: tuple[
     words = []
     if say.size:
         words.append(SIZES[facts.size])
-    if say.colour:
-        words.append(COLOURS[facts.colour])
+    if say.color:
+        words.append(COLORS[facts.color])
     if say.texture:
         words.append(TEXTURES[facts.texture])
     words.append(noun(facts.object) + ("s" if facts.count else ""))
     phrase = " ".join(words)
     phrase = f"{NUMBERS[facts.count]} {phrase}" if facts.count else f"{article(phrase)} {phrase}"
     if facts.other >= 0:
-        second = f"{COLOURS[facts.other_colour]} {noun(facts.other)}" if say.colour else noun(facts.other)
+        second = f"{COLORS[facts.other_color]} {noun(facts.other)}" if say.color else noun(facts.other)
         phrase += f" {RELATIONS[facts.relation]} {article(second)} {second}"
     elif say.place and facts.count == 0:
         phrase += f" in the {CORNERS[facts.corner]}"

@@ -32,8 +32,8 @@ _GROUND = np.array(
     [(10, 10, 10), (245, 245, 245), (128, 128, 128), (15, 20, 90), (95, 10, 25), (95, 100, 20)], np.uint8
 )
 # fields of the hash: one stream of numbers each
-(_OBJECT, _COLOUR, _TEXTURE, _SIZE, _COUNT, _CORNER, _GROUND_F, _RELATED, _OTHER, _OTHER_COLOUR, _RELATION, _JITTER,
- _NAME, _S_COLOUR, _S_TEXTURE, _S_SIZE, _S_PLACE, _S_GROUND, _OPENING, _CLOSING, _NOUN) = range(21)  # fmt: skip
+(_OBJECT, _COLOR, _TEXTURE, _SIZE, _COUNT, _CORNER, _GROUND_F, _RELATED, _OTHER, _OTHER_COLOR, _RELATION, _JITTER,
+ _NAME, _S_COLOR, _S_TEXTURE, _S_SIZE, _S_PLACE, _S_GROUND, _OPENING, _CLOSING, _NOUN) = range(21)  # fmt: skip
 
 
 def uniform(seed: int, stream: int, index: np.ndarray, field: int) -> np.ndarray:
@@ -57,7 +57,7 @@ class World:
     cumulative: np.ndarray  # float [objects]: cumulative frequency by rank
     sprites: np.ndarray  # bool [objects, sizes, jitters, CELL, CELL]
     textures: np.ndarray  # bool [textures, CELL, CELL]
-    withheld: np.ndarray  # bool [families, colours]: pairs that training never shows
+    withheld: np.ndarray  # bool [families, colors]: pairs that training never shows
 
     @property
     def per_family(self) -> int:
@@ -116,9 +116,9 @@ def world(config: ScenesConfig) -> World:
             sprites[:, size, jitter, y : y + 5 * zoom, x : x + 5 * zoom] = big
     order = rng.permutation(config.objects)
     weights = np.arange(1, config.objects + 1, dtype=np.float64) ** -config.zipf
-    withheld = np.zeros((FAMILIES, len(text.COLOURS)), bool)
+    withheld = np.zeros((FAMILIES, len(text.COLORS)), bool)
     for family in range(FAMILIES):
-        withheld[family, rng.permutation(len(text.COLOURS))[:2]] = True
+        withheld[family, rng.permutation(len(text.COLORS))[:2]] = True
     return World(
         names=text.made_up_names(config.objects, config.world_seed, 3),
         families=text.made_up_names(FAMILIES, config.world_seed, 2),
@@ -136,14 +136,14 @@ class Scenes:
     """A batch of scenes as arrays of indices, int64 [B] each (see `captions.Facts`)."""
 
     object: np.ndarray
-    colour: np.ndarray
+    color: np.ndarray
     texture: np.ndarray
     size: np.ndarray
     count: np.ndarray
     corner: np.ndarray
     background: np.ndarray
     other: np.ndarray
-    other_colour: np.ndarray
+    other_color: np.ndarray
     relation: np.ndarray
     jitter: np.ndarray
 
@@ -167,28 +167,28 @@ def sample(config: ScenesConfig, stream: int, index: np.ndarray) -> Scenes:
     related = u(_RELATED) < 0.2
     first, second = draw_object(_OBJECT), draw_object(_OTHER)
     second = np.where(second == first, (second + 1) % config.objects, second)
-    colours = len(text.COLOURS)
+    colors = len(text.COLORS)
     return Scenes(
         object=first,
-        colour=allowed_colour(w, first, (u(_COLOUR) * colours).astype(np.int64)),
+        color=allowed_color(w, first, (u(_COLOR) * colors).astype(np.int64)),
         texture=_pick(u(_TEXTURE), (10, 1, 1, 1, 1, 1)),
         size=(u(_SIZE) < 0.6).astype(np.int64),
         count=np.where(related, 0, _pick(u(_COUNT), (6, 2, 1, 1))),
         corner=(u(_CORNER) * 4).astype(np.int64),
         background=_pick(u(_GROUND_F), (4, 2, 2, 1, 1, 1)),
         other=np.where(related, second, -1),
-        other_colour=allowed_colour(w, second, (u(_OTHER_COLOUR) * colours).astype(np.int64)),
+        other_color=allowed_color(w, second, (u(_OTHER_COLOR) * colors).astype(np.int64)),
         relation=(u(_RELATION) * 4).astype(np.int64),
         jitter=(u(_JITTER) * JITTERS).astype(np.int64),
     )
 
 
-def allowed_colour(w: World, objects: np.ndarray, colour: np.ndarray) -> np.ndarray:
+def allowed_color(w: World, objects: np.ndarray, color: np.ndarray) -> np.ndarray:
     """Shift each color, int [B], to the next one that training shows with the family of its object."""
     family = objects // w.per_family
     for _ in range(2):
-        colour = np.where(w.withheld[family, colour], (colour + 1) % len(text.COLOURS), colour)
-    return colour
+        color = np.where(w.withheld[family, color], (color + 1) % len(text.COLORS), color)
+    return color
 
 
 def render(config: ScenesConfig, scenes: Scenes, image_size: int = SIDE, *, shifted: bool = False) -> np.ndarray:
@@ -209,19 +209,19 @@ def render(config: ScenesConfig, scenes: Scenes, image_size: int = SIDE, *, shif
     second = np.where(horizontal, 2 * row + 1 - far, 2 * (1 - far) + column)
     corner = np.where(related, first, corner)
     ground = _packed(_GROUND)[scenes.background]
-    colours = [_packed(_pale(_RGB) if shifted else _RGB)[c] for c in (scenes.colour, scenes.other_colour)]
+    colors = [_packed(_pale(_RGB) if shifted else _RGB)[c] for c in (scenes.color, scenes.other_color)]
     canvas = np.repeat(ground, 4 * CELL * CELL).reshape(n, 4, CELL, CELL)
 
-    def draw(take: np.ndarray, objects: np.ndarray, colour: np.ndarray) -> np.ndarray:
+    def draw(take: np.ndarray, objects: np.ndarray, color: np.ndarray) -> np.ndarray:
         mask = w.sprites[objects[take], scenes.size[take], scenes.jitter[take]] & w.textures[scenes.texture[take]]
-        return np.where(mask, colour[take, None, None], ground[take, None, None])
+        return np.where(mask, color[take, None, None], ground[take, None, None])
 
-    drawn = draw(np.arange(n), scenes.object, colours[0])
+    drawn = draw(np.arange(n), scenes.object, colors[0])
     for k in range(4):
         take = np.flatnonzero(scenes.count >= k)
         canvas[take, (corner[take] + k) % 4] = drawn[take]
     take = np.flatnonzero(related)
-    canvas[take, second[take]] = draw(take, scenes.other, colours[1])
+    canvas[take, second[take]] = draw(take, scenes.other, colors[1])
     pixels = canvas.reshape(n, 2, 2, CELL, CELL).transpose(0, 1, 3, 2, 4).reshape(n, SIDE, SIDE, 1)
     images = np.ascontiguousarray(pixels.view(np.uint8)[..., :3])
     if shifted:
@@ -260,7 +260,7 @@ class ScenesSource(Source):
         facts = zip(*(getattr(s, f).tolist() for f in Facts.__dataclass_fields__), strict=True)
         columns = (
             _pick(u(_NAME), (6, 2, 2)),
-            u(_S_COLOUR) < 0.6,
+            u(_S_COLOR) < 0.6,
             (u(_S_TEXTURE) < 0.5) & ((s.texture > 0) | (u(_S_TEXTURE) < 0.2)),
             u(_S_SIZE) < 0.4,
             u(_S_PLACE) < 0.85,

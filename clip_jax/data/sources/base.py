@@ -61,7 +61,7 @@ class Source:
 
     def hashes(self) -> np.ndarray:
         """Return a uniformly distributed hash per record, uint64 [N]; `hash_split` holds out records by it."""
-        return scattered(len(self), "")
+        return hash_indices(len(self), "")
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -72,35 +72,35 @@ class Source:
 
     def __getitem__(self, i: int, /) -> Record:
         """Return record ``i``. Raises BrokenRecord when it cannot be read."""
-        return _only(self.many([i]))
+        return _single(self.get_many([i]))
 
     def captions(self, i: int, /) -> tuple[str, ...]:
         """Return the captions of record ``i`` without reading its image. Raises BrokenRecord when that fails."""
-        return _only(self.many_captions([i]))
+        return _single(self.get_many_captions([i]))
 
-    def many(self, rows: list[int], /) -> list[Record | BrokenRecord]:
+    def get_many(self, rows: list[int], /) -> list[Record | BrokenRecord]:
         """Return the records of ``rows``, or the error of each broken one; remote sources read them in one request."""
-        return [_tried(self.__getitem__, i) for i in rows]
+        return [_try_read(self.__getitem__, i) for i in rows]
 
-    def many_captions(self, rows: list[int], /) -> list[tuple[str, ...] | BrokenRecord]:
+    def get_many_captions(self, rows: list[int], /) -> list[tuple[str, ...] | BrokenRecord]:
         """Return the captions of ``rows`` without their images, or the error of each record that is broken."""
-        return [_tried(self.captions, i) for i in rows]
+        return [_try_read(self.captions, i) for i in rows]
 
 
-def _only(results: list[T | BrokenRecord]) -> T:
+def _single(results: list[T | BrokenRecord]) -> T:
     if isinstance(results[0], BrokenRecord):
         raise results[0]
     return results[0]
 
 
-def _tried(get: Callable[[int], T], i: int) -> T | BrokenRecord:
+def _try_read(get: Callable[[int], T], i: int) -> T | BrokenRecord:
     try:
         return get(i)
     except BrokenRecord as error:
         return error
 
 
-def scattered(count: int, name: str) -> np.ndarray:
+def hash_indices(count: int, name: str) -> np.ndarray:
     """Return the hashes of 0 to ``count`` - 1, seeded by ``name``: uint64 [count] (splitmix64; Steele et al., 2014)."""
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
     with np.errstate(over="ignore"):
@@ -110,7 +110,7 @@ def scattered(count: int, name: str) -> np.ndarray:
     return z ^ (z >> np.uint64(31))
 
 
-class Joined(Source):
+class ConcatSource(Source):
     """The concatenation of several sources."""
 
     def __init__(self, parts: list[Source]) -> None:
@@ -145,11 +145,11 @@ class Joined(Source):
         part = int(np.searchsorted(self.ends, i, side="right"))
         return self.parts[part].name(i - self._begin(part))
 
-    def many(self, rows: list[int]) -> list[Record | BrokenRecord]:
-        return self._each(rows, lambda part, part_rows: part.many(part_rows))
+    def get_many(self, rows: list[int]) -> list[Record | BrokenRecord]:
+        return self._each(rows, lambda part, part_rows: part.get_many(part_rows))
 
-    def many_captions(self, rows: list[int]) -> list[tuple[str, ...] | BrokenRecord]:
-        return self._each(rows, lambda part, part_rows: part.many_captions(part_rows))
+    def get_many_captions(self, rows: list[int]) -> list[tuple[str, ...] | BrokenRecord]:
+        return self._each(rows, lambda part, part_rows: part.get_many_captions(part_rows))
 
     def _each(self, rows: list[int], read: Callable[[Source, list[int]], list[T]]) -> list[T]:
         """Call ``read`` on each part with its rows; return the results in the order of ``rows``."""
@@ -163,7 +163,7 @@ class Joined(Source):
         return [results[n] for n in range(len(rows))]
 
 
-class Chosen(Source):
+class SubsetSource(Source):
     """A subset of a source: ``rows``, int64 [N]."""
 
     def __init__(self, source: Source, rows: np.ndarray) -> None:
@@ -192,14 +192,14 @@ class Chosen(Source):
     def name(self, i: int) -> str:
         return self.source.name(int(self.rows[i]))
 
-    def many(self, rows: list[int]) -> list[Record | BrokenRecord]:
-        return self.source.many(self.rows[rows].tolist())
+    def get_many(self, rows: list[int]) -> list[Record | BrokenRecord]:
+        return self.source.get_many(self.rows[rows].tolist())
 
-    def many_captions(self, rows: list[int]) -> list[tuple[str, ...] | BrokenRecord]:
-        return self.source.many_captions(self.rows[rows].tolist())
+    def get_many_captions(self, rows: list[int]) -> list[tuple[str, ...] | BrokenRecord]:
+        return self.source.get_many_captions(self.rows[rows].tolist())
 
 
-def part_of(source: Source, fraction: float, *, held_out: bool) -> Chosen:
+def hash_split(source: Source, fraction: float, *, held_out: bool) -> SubsetSource:
     """Return the records whose hash is in the first ``fraction`` of the range; the others if not ``held_out``."""
     selected = source.hashes() < np.uint64(int(fraction * 2**64))
-    return Chosen(source, np.flatnonzero(selected if held_out else ~selected))
+    return SubsetSource(source, np.flatnonzero(selected if held_out else ~selected))

@@ -48,11 +48,11 @@ class CaptionedFolder(Source):
             for name, caption in self._pairs(records(text, separator), separator, columns):
                 self.rows.setdefault(name, []).append(caption)
         except csv.Error as error:
-            raise self._wrong(str(error), hint="is a quote never closed, or a field too long?") from None
+            raise self._error(str(error), hint="is a quote never closed, or a field too long?") from None
         self.names = list(self.rows)
         self._layout = f"columns {', '.join(columns)}, separated by {CAPTION_SEPARATORS[separator]}"
 
-    def _wrong(self, reason: str, line: int | None = None, hint: str | None = None) -> UserError:
+    def _error(self, reason: str, line: int | None = None, hint: str | None = None) -> UserError:
         message = f"{self.table}: {reason}" + (f"; {hint}" if hint else "")
         return UserError(message, field=str(self.table), value=line, reason=reason, hint=hint)
 
@@ -70,16 +70,16 @@ class CaptionedFolder(Source):
         for line, fields in rows:
             if len(fields) < len(head) or any(map(str.strip, fields[len(head) :])):
                 hint = f"put quotes round a field that holds one of the {CAPTION_SEPARATORS[separator]}"
-                raise self._wrong(f"line {line} has {len(fields)} fields, the header {len(head)}", line, hint)
+                raise self._error(f"line {line} has {len(fields)} fields, the header {len(head)}", line, hint)
             name, caption = (fields[index].strip() for index in indices)
-            yield self._inside(name, line), caption
+            yield self._checked_name(name, line), caption
 
-    def _inside(self, name: str, line: int) -> str:
+    def _checked_name(self, name: str, line: int) -> str:
         """Return the normalized name. Raises UserError when it leads out of the folder."""
         try:
             return name_within("filename", posixpath.normpath(name), folders=True)
         except UserError as error:
-            raise self._wrong(f"line {line}: {one_line(name)!r} {error.reason}", line) from None
+            raise self._error(f"line {line}: {one_line(name)!r} {error.reason}", line) from None
 
     @property
     def digest(self) -> str:

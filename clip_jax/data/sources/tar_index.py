@@ -21,8 +21,8 @@ from clip_jax.storage import range_reads as remote
 IMAGES = ("jpg", "jpeg", "png", "webp")  # in order of preference
 MEMBERS = ("image", "txt", "cls", "npy")  # what is indexed; other members are passed over
 BLOCK = tarfile.BLOCKSIZE
-AHEAD = 16 * BLOCK  # bytes read at a header: those of small members come along
-TAIL = 1 << 20  # bytes read at a time behind the last member
+MIN_READ = 16 * BLOCK  # bytes read at a header: those of small members come along
+TAIL_CHUNK = 1 << 20  # bytes read at a time behind the last member
 FORMAT = 3
 KNOWN = (*IMAGES, *MEMBERS[1:])  # extensions of what is indexed
 SKIPPED = {  # what is passed over in a shard, and how that is told
@@ -57,7 +57,7 @@ def load_index(shard: str) -> Index:
         index = scan(shard, size)
         header = np.array([identity, index.digest, json.dumps(index.passed)])
         arrays = {"told": header, "places": index.offsets}  # keys of the cache's format
-        keep(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
+        write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
     return index
 
 
@@ -71,7 +71,7 @@ def cache_folder() -> Path:
 def _cached(path: Path, identity: str) -> Index | None:
     """Return the cached index; None if it is missing, for other contents, or damaged."""
     try:
-        arrays = kept(path) or {}
+        arrays = read_arrays(path) or {}
         known, digest, passed = map(str, arrays["told"])
         offsets = arrays["places"]
         counts = {kind: (int(count), str(name)) for kind, (count, name) in json.loads(passed).items()}
@@ -81,7 +81,7 @@ def _cached(path: Path, identity: str) -> Index | None:
     return Index(offsets, digest, counts) if fits and known == identity else None
 
 
-def kept(path: Path) -> dict[str, np.ndarray] | None:
+def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
     """Read the arrays of an .npz file; None when it is missing or damaged (the format has checksums)."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
@@ -90,7 +90,7 @@ def kept(path: Path) -> dict[str, np.ndarray] | None:
         return None
 
 
-def keep(path: Path, write: Callable[[Any], None]) -> bool:
+def write_atomically(path: Path, write: Callable[[Any], None]) -> bool:
     """Write a file atomically. Returns False when the folder cannot be written; a cache is optional."""
     part = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}")
     try:
@@ -141,8 +141,8 @@ def _check_end(shard: str, end: int, size: int) -> None:
     """
     if size - end < BLOCK:
         raise tarfile.ReadError("it ends early")
-    for begin in range(end, size, TAIL):
-        tail = remote.read([remote.Range(shard, begin, min(begin + TAIL, size))])[0]
+    for begin in range(end, size, TAIL_CHUNK):
+        tail = remote.read([remote.Range(shard, begin, min(begin + TAIL_CHUNK, size))])[0]
         if not tail.strip(b"\0"):
             continue
         first = begin + len(tail) - len(tail.lstrip(b"\0"))
@@ -206,7 +206,7 @@ def _row(members: dict[str, _Member]) -> list[int]:
 
 
 class _Headers(io.RawIOBase):
-    """A seekable file that reads only the parts requested, at least `AHEAD` bytes at a time."""
+    """A seekable file that reads only the parts requested, at least `MIN_READ` bytes at a time."""
 
     def __init__(self, shard: str, size: int) -> None:
         self._shard, self._size = shard, size
@@ -232,7 +232,7 @@ class _Headers(io.RawIOBase):
         if end <= self._at:
             return b""
         if not self._begin <= self._at <= end <= self._begin + len(self._part):
-            last = min(max(end, self._at + AHEAD), self._size)
+            last = min(max(end, self._at + MIN_READ), self._size)
             self._begin, self._part = self._at, remote.read([remote.Range(self._shard, self._at, last)])[0]
         data = self._part[self._at - self._begin : end - self._begin]
         self._at = end

@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 
 from clip_jax.data.sources import tar_index
-from clip_jax.data.sources.base import BrokenRecord, Record, Source, scattered
+from clip_jax.data.sources.base import BrokenRecord, Record, Source, hash_indices
 from clip_jax.data.sources.shard_list import shards_of
 from clip_jax.data.sources.tar_index import BLOCK, IMAGES, MEMBERS
 from clip_jax.errors import one_line
 from clip_jax.storage import range_reads as remote
 from clip_jax.storage.paths import is_url
 
-GAP = 16 * 1024  # bytes between two members of a sample that cost less to read than to ask twice
-SCANS = 16  # shards looked at abreast
+MAX_GAP = 16 * 1024  # bytes between two members of a sample that cost less to read than to ask twice
+SCAN_THREADS = 16  # shards looked at abreast
 
 
 class Shards:
@@ -33,7 +33,7 @@ class Shards:
 
     def __init__(self, shards: list[str]) -> None:
         self.shards = shards
-        with ThreadPoolExecutor(SCANS) as pool:
+        with ThreadPoolExecutor(SCAN_THREADS) as pool:
             indices = list(pool.map(tar_index.load_index, shards))
         parts = [index.offsets for index in indices]
         self.ends = np.cumsum([p.shape[1] for p in parts], dtype=np.int64)
@@ -57,7 +57,7 @@ class Shards:
         """Return the state for worker processes: the index as the path of a file to map, if one can be written."""
         digest = hashlib.sha256(self.offsets.data).hexdigest()[:32]
         path = tar_index.cache_folder() / f"joined-{digest}.npy"
-        if not path.exists() and not tar_index.keep(path, lambda file: np.save(file, self.offsets)):
+        if not path.exists() and not tar_index.write_atomically(path, lambda file: np.save(file, self.offsets)):
             return self.__dict__
         return {**self.__dict__, "offsets": path}
 
@@ -69,7 +69,7 @@ class Shards:
     def _shard(self, i: int) -> str:
         return self.shards[int(np.searchsorted(self.ends, i, side="right"))]
 
-    def _place(self, i: int, member: str) -> tuple[int, int] | None:
+    def _span(self, i: int, member: str) -> tuple[int, int] | None:
         """Return the first byte of a member and the byte after its last; None when the sample has no such member."""
         if member not in self.members:
             return None
@@ -100,7 +100,7 @@ class Shards:
             for member, (start, end) in sorted(
                 ((m, p) for m in members if (p := self._span(i, m))), key=lambda item: item[1]
             ):
-                if last is not None and start - last <= GAP:
+                if last is not None and start - last <= MAX_GAP:
                     ranges[-1] = ranges[-1]._replace(end=end)
                 else:
                     ranges.append(remote.Range(shard, start, end))
@@ -174,7 +174,7 @@ class WebDataset(Source):
         """Return hashes of shard name and position in the shard; shards added later do not change a record's hash."""
         ends = self.shards.ends.tolist()
         return np.concatenate([
-            scattered(end - begin, shard.rpartition("/")[2])
+            hash_indices(end - begin, shard.rpartition("/")[2])
             for shard, begin, end in zip(self.shards.shards, [0, *ends], ends, strict=False)
         ])  # fmt: skip
 
@@ -188,7 +188,7 @@ class WebDataset(Source):
             raise BrokenRecord(f"{self.name(i)}: its .txt is empty")
         return lines
 
-    def many(self, rows: list[int]) -> list[Record | BrokenRecord]:
+    def get_many(self, rows: list[int]) -> list[Record | BrokenRecord]:
         out: list[Record | BrokenRecord] = []
         for i, members in zip(rows, self.shards.read(rows, ("image", "txt")), strict=True):
             try:
@@ -197,7 +197,7 @@ class WebDataset(Source):
                 out.append(error)
         return out
 
-    def many_captions(self, rows: list[int]) -> list[tuple[str, ...] | BrokenRecord]:
+    def get_many_captions(self, rows: list[int]) -> list[tuple[str, ...] | BrokenRecord]:
         out: list[tuple[str, ...] | BrokenRecord] = []
         for i, members in zip(rows, self.shards.read(rows, ("txt",)), strict=True):
             try:

@@ -25,7 +25,7 @@ SPECIAL = {"<|startoftext|>": START, "<|endoftext|>": END}
 _SPLIT = re.compile("(" + "|".join(map(re.escape, SPECIAL)) + ")")
 
 
-def repaired(text: str) -> str:
+def repair_text(text: str) -> str:
     """Repair a text as the released code does: fix wrong encodings, unescape HTML twice."""
     import ftfy
 
@@ -34,10 +34,10 @@ def repaired(text: str) -> str:
 
 def clean(text: str) -> str:
     """Repair a text, collapse whitespace, convert to lower case."""
-    return " ".join(repaired(text).split()).lower()
+    return " ".join(repair_text(text).split()).lower()
 
 
-class PublishedTokenizer:
+class ClipTokenizer:
     """CLIP's tokenizer. Rows are ``start, text, end, pad …``; a long text is truncated, its end token kept.
 
     The released code pads with 0, transformers' files of the same models with the end token.

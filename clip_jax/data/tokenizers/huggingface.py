@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.data.tokenizers.clip_bpe import repaired
+from clip_jax.data.tokenizers.clip_bpe import repair_text
 from clip_jax.errors import UserError, foreign
 from clip_jax.storage.paths import write_text
 
@@ -37,7 +37,7 @@ def clean_text(text: str, how: str) -> str:
     if how == "lowercase":
         return text.lower()
     if how != "no_punctuation":
-        text = repaired(text)
+        text = repair_text(text)
     if how == "whitespace":
         return " ".join(text.split())
     if how == "canonicalize":

@@ -16,8 +16,10 @@ from clip_jax.storage.paths import read_text, write_text
 
 PAD = 0
 FORMAT = "clip_jax byte-level BPE 1"
-CACHE = 100_000  # words
-LEARNED = 4096  # characters of a caption that a vocabulary is learned from: a word costs the square of its length
+MAX_CACHED_WORDS = 100_000  # words
+MAX_CAPTION_CHARS = (
+    4096  # characters of a caption that a vocabulary is learned from: a word costs the square of its length
+)
 
 
 class Tokenizer(Protocol):
@@ -65,7 +67,7 @@ class BytePairTokenizer:
     def _word(self, word: str) -> list[int]:
         ids = self._words.get(word)
         if ids is None:
-            if len(self._words) >= CACHE:
+            if len(self._words) >= MAX_CACHED_WORDS:
                 self._words.clear()
             ids = self._words[word] = [i + 1 for i in self._library.encode(word).ids]
         return ids
@@ -113,7 +115,7 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, context_length: in
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    library.train_from_iterator((clean(c[:LEARNED]) for c in captions), trainer)
+    library.train_from_iterator((clean(c[:MAX_CAPTION_CHARS]) for c in captions), trainer)
     return BytePairTokenizer(library.to_str(), vocab_size, context_length)
 
 
@@ -146,26 +148,25 @@ def check_fits(tokenizer: Tokenizer, text: TextTowerConfig, source: str) -> Toke
 
 def load_tokenizer(path: Path) -> Tokenizer:
     """Read what a tokenizer's ``save`` wrote. Raises UserError when the file is missing or not of clip_jax."""
-    from clip_jax.data.tokenizers import clip_bpe as published_tokenizer
-    from clip_jax.data.tokenizers import huggingface as hf_tokenizer
+    from clip_jax.data.tokenizers import clip_bpe, huggingface
 
     try:
         with foreign(path, "a tokenizer of clip_jax"):
             values = parse_json(read_text(path), path)
             kind = values["format"]
-            most = {"vocab_size": 1 << 24, "context_length": hf_tokenizer.MAX_CONTEXT, "pad_id": 1 << 24}
+            most = {"vocab_size": 1 << 24, "context_length": huggingface.MAX_CONTEXT, "pad_id": 1 << 24}
             for name, high in most.items():
                 low = 0 if name == "pad_id" else 3
                 value = values.get(name, low)
                 if type(value) is not int or not low <= value < high:
                     reason = f"must be a whole number from {low} to {high - 1}"
                     raise UserError(f"{path}: {name}={short(value)}: {reason}", field=name, value=value, reason=reason)
-            if kind == published_tokenizer.FORMAT:
-                return published_tokenizer.PublishedTokenizer(values["context_length"], values.get("pad_id", 0))
-            if kind == hf_tokenizer.FORMAT:
+            if kind == clip_bpe.FORMAT:
+                return clip_bpe.ClipTokenizer(values["context_length"], values.get("pad_id", 0))
+            if kind == huggingface.FORMAT:
                 model = json.dumps(values["tokenizer"])
                 settings = {k: values[k] for k in ("pad_id", "clean", "pad_side", "zeroed_id") if k in values}
-                return hf_tokenizer.HFTokenizer(model, values["context_length"], source=str(path), **settings)
+                return huggingface.HFTokenizer(model, values["context_length"], source=str(path), **settings)
             if kind != FORMAT:
                 raise KeyError("format")
             model, sizes = json.dumps(values["model"]), (values["vocab_size"], values["context_length"])

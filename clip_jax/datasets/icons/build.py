@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from clip_jax.datasets.icons import package as packages
 from clip_jax.datasets.icons.contact_sheet import contact_sheet
-from clip_jax.datasets.icons.design_groups import Split, split
+from clip_jax.datasets.icons.design_groups import HoldoutSplit, split
 from clip_jax.datasets.icons.package import IconSet
 from clip_jax.datasets.icons.pool import Pool
-from clip_jax.datasets.icons.render import Pen, draw_set
+from clip_jax.datasets.icons.render import Renderer, render_set
 from clip_jax.datasets.icons.table import Contents, describe, shuffled
 from clip_jax.datasets.icons.tasks import Task, tasks
 from clip_jax.datasets.icons.write import Sample, write_shards, write_task
@@ -30,7 +30,7 @@ from clip_jax.storage.paths import disk_errors, write_text
 if TYPE_CHECKING:
     import pandas as pd
 
-LICENCES = (
+LICENSES = (
     "MIT", "Apache-2.0", "ISC", "BSD-2-Clause", "BSD-3-Clause", "Unlicense", "CC0-1.0", "CC-BY-3.0", "CC-BY-4.0",
     "CC-BY-SA-3.0", "CC-BY-SA-4.0", "OFL-1.1", "MPL-2.0",
 )  # fmt: skip
@@ -47,7 +47,7 @@ class IconsConfig:
     package: Path | None = None  # the archive of @iconify/json; None fetches it with npm
     size: int = 64  # pixels a side
     sets: tuple[str, ...] = ()  # prefixes; empty takes all
-    licences: tuple[str, ...] = LICENCES  # SPDX; sets under others are left out
+    licences: tuple[str, ...] = LICENSES  # SPDX; sets under others are left out
     held_out: tuple[str, ...] = HELD_OUT  # prefixes; their whole families are, where they are in the package
     colour: str = "#000000"  # of what leaves its colour open
     near_bits: int = 4  # a training picture this near a held-out one, in bits of 64, is removed
@@ -92,7 +92,7 @@ def _build(config: IconsConfig, echo: Callable[[str], None]) -> dict[str, Any]:
     assert config.package is not None
     identity = _identity(config)
     work = _work_folder(config.out, identity)
-    sets, tables, left_out, refused = _draw_all(config, work, echo)
+    sets, tables, left_out, refused = _render_all(config, work, echo)
     (config.out / "manifest.json").unlink(missing_ok=True)  # what it told of is about to go
     table = shuffled(tables)
     parts = split(sets, table, config.held_out, config.near_bits)
@@ -108,9 +108,9 @@ def _build(config: IconsConfig, echo: Callable[[str], None]) -> dict[str, Any]:
             "withdrawn": sum(s.hidden for s in sets),
             "left_out": dict(sorted(Counter(reason for _, reason in left_out).items())), "refused_licences": refused,
         },
-        "licences": table["set"].map({s.prefix: s.licence for s in sets}).value_counts().sort_index().to_dict(),
+        "licences": table["set"].map({s.prefix: s.license for s in sets}).value_counts().sort_index().to_dict(),
         "sets": {s.prefix: s.attribution for s in sets},
-        "families": [list(g) for g in parts.families if len(g) > 1],
+        "families": [list(g) for g in parts.groups if len(g) > 1],
         "held_out": parts.prefixes,
         "links_of_held_out": [
             {"one": link.first, "other": link.second, "why": link.reason}
@@ -121,8 +121,8 @@ def _build(config: IconsConfig, echo: Callable[[str], None]) -> dict[str, Any]:
     write_text(config.out / "left_out.txt", "".join(f"{icon} {reason}\n" for icon, reason in sorted(left_out)))
     with closing(Contents(work)) as contents:
         manifest["sha256"] = _write(config.out, table, parts, made, contents)
-        licences = {s.prefix: s.licence for s in sets}
-        contact_sheet(config.out / "contact_sheet.png", table, contents, licences, manifest["sets"])
+        licenses = {s.prefix: s.license for s in sets}
+        contact_sheet(config.out / "contact_sheet.png", table, contents, licenses, manifest["sets"])
     write_text(config.out / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     return manifest
 
@@ -153,7 +153,7 @@ def _work_folder(out: Path, identity: dict[str, Any]) -> Path:
     return work
 
 
-def _draw_all(
+def _render_all(
     config: IconsConfig, work: Path, echo: Callable[[str], None]
 ) -> tuple[list[IconSet], list[pd.DataFrame], list[tuple[str, str]], dict[str, int]]:
     """Render every allowed set that is not rendered yet.
@@ -167,15 +167,15 @@ def _draw_all(
     with ExitStack() as stack:
         imap = stack.enter_context(closing(Pool(workers))).imap
         for icons in packages.icon_sets(config.package, config.sets):
-            if icons.licence not in config.licences:
-                refused[icons.licence or "none stated"] += len(icons.icons)
+            if icons.license not in config.licences:
+                refused[icons.license or "none stated"] += len(icons.icons)
                 continue
-            draw_set(icons, Pen(config.size, config.colour), work, imap)
+            render_set(icons, Renderer(config.size, config.colour), work, imap)
             rows, out = describe(icons, work)
             tables.append(rows)
             left_out += [(f"{icons.prefix}/{icon}", reason) for icon, reason in out.items()]
             drawn += len(rows)
-            echo(f"{drawn:8,d} icons  {icons.prefix} ({icons.licence})")
+            echo(f"{drawn:8,d} icons  {icons.prefix} ({icons.license})")
             sets.append(replace(icons, icons={}, aliases={}, categories={}))
     prefixes = {s.prefix for s in sets}
     if missing := set(config.sets) - prefixes:
@@ -187,7 +187,7 @@ def _draw_all(
     return sorted(sets, key=lambda s: s.prefix), tables, left_out, dict(sorted(refused.items()))
 
 
-def _write(out: Path, table: pd.DataFrame, parts: Split, made: list[Task], contents: Contents) -> dict[str, str]:
+def _write(out: Path, table: pd.DataFrame, parts: HoldoutSplit, made: list[Task], contents: Contents) -> dict[str, str]:
     """Write the shards of both splits and of the tasks; return their SHA-256 by path."""
     sums: dict[str, str] = {}
 
@@ -196,7 +196,7 @@ def _write(out: Path, table: pd.DataFrame, parts: Split, made: list[Task], conte
             caption, about = contents.texts(row)
             yield f"{row.set}/{row.name}", {"webp": contents.picture(row), "txt": caption, "json": about}
 
-    def labelled(task: Task) -> Iterator[Sample]:
+    def labeled_samples(task: Task) -> Iterator[Sample]:
         for row, label in zip(table.loc[task.rows].itertuples(), task.labels, strict=True):
             yield f"{row.set}/{row.name}", {"webp": contents.picture(row), "cls": str(label).encode()}
 
@@ -205,7 +205,7 @@ def _write(out: Path, table: pd.DataFrame, parts: Split, made: list[Task], conte
         sums |= {f"{side}/{name}": value for name, value in digests.items()}
     shutil.rmtree(out / "eval", ignore_errors=True)
     for task in made:
-        digests = write_task(out / "eval" / task.name, labelled(task), task.classes, task.templates)
+        digests = write_task(out / "eval" / task.name, labeled_samples(task), task.classes, task.templates)
         sums |= {f"eval/{task.name}/{name}": value for name, value in digests.items()}
     return sums
 

@@ -57,7 +57,7 @@ def _emoji(name: Name) -> list[str]:
 
 
 def _icon(icons: IconSet, names: Names, name: Name) -> list[str]:
-    noun, manner = names.kind, " ".join(("colourful" if icons.colour else "black", *name.styles))
+    noun, manner = names.kind, " ".join(("colourful" if icons.color else "black", *name.styles))
     lines = [_styled(name), f"{with_article(manner)} {noun} of {name.shown}", f"{_styled(name)} {noun}"]
     if turned := pointing(name.shown):
         lines.append(" ".join((*name.styles, turned)))
@@ -72,7 +72,7 @@ def members(icons: IconSet, names: Names, icon: str) -> tuple[bytes, bytes] | No
     if not lines:
         return None
     about = {
-        "set": icons.prefix, "icon": icon, "title": icons.title, "author": icons.author, "licence": icons.licence,
+        "set": icons.prefix, "icon": icon, "title": icons.title, "author": icons.author, "licence": icons.license,
         "attribution": icons.attribution,
     }  # fmt: skip
     return "\n".join(lines).encode() + b"\n", json.dumps(about, ensure_ascii=False).encode()

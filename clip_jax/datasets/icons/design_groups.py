@@ -104,7 +104,7 @@ def _pairs(groups: Iterable[list[str]]) -> Counter[tuple[str, str]]:
     return counts
 
 
-def families(prefixes: Iterable[str], reasons: list[Link]) -> list[tuple[str, ...]]:
+def group_by_design(prefixes: Iterable[str], reasons: list[Link]) -> list[tuple[str, ...]]:
     """Return the design groups: the connected components of the prefixes under the links, sorted."""
     root = {p: p for p in prefixes}
 
@@ -122,14 +122,14 @@ def families(prefixes: Iterable[str], reasons: list[Link]) -> list[tuple[str, ..
 
 
 @dataclass(frozen=True)
-class Split:
+class HoldoutSplit:
     """The holdout split of a table, by row.
 
     Rows bool [N]: ``held_out``; ``copied``: training icons with the path data of a held-out one; ``alike``: other
     training icons that look like a held-out one. Training excludes all three. ``prefixes`` are the held-out sets.
     """
 
-    families: list[tuple[str, ...]]
+    groups: list[tuple[str, ...]]
     links: list[Link]
     prefixes: list[str]  # held out
     held_out: np.ndarray
@@ -141,7 +141,7 @@ class Split:
         return ~(self.held_out | self.copied | self.alike)
 
 
-def split(sets: list[IconSet], table: pd.DataFrame, held_out: Collection[str], bits: int) -> Split:
+def split(sets: list[IconSet], table: pd.DataFrame, held_out: Collection[str], bits: int) -> HoldoutSplit:
     """Hold out the design groups of the given prefixes.
 
     Args:
@@ -154,7 +154,7 @@ def split(sets: list[IconSet], table: pd.DataFrame, held_out: Collection[str], b
       UserError: one side would be empty.
     """
     reasons = links(sets, table)
-    groups = families([s.prefix for s in sets], reasons)
+    groups = group_by_design([s.prefix for s in sets], reasons)
     prefixes = sorted(p for g in groups if set(g) & set(held_out) for p in g)
     held = table["set"].isin(prefixes).to_numpy()
     if held.all() or not held.any():
@@ -166,7 +166,7 @@ def split(sets: list[IconSet], table: pd.DataFrame, held_out: Collection[str], b
     copied, alike = np.zeros((2, len(table)), bool)
     copied[~held] = np.isin(digests[~held], digests[held])
     alike[~held] = near_duplicates(hashes[~held], hashes[held], bits)
-    return Split(groups, reasons, prefixes, held, copied, alike & ~copied)
+    return HoldoutSplit(groups, reasons, prefixes, held, copied, alike & ~copied)
 
 
 def near_duplicates(train: np.ndarray, held_out: np.ndarray, bits: int) -> np.ndarray:

@@ -158,7 +158,7 @@ class Names:
             return self._emoji(name)
         base, words, size = self._strip(name)
         styles_shown = [STYLES[w] for w in words if STYLES.get(w)] or [self.style] * bool(self.style)
-        return Name(base, self.say(base), tuple(dict.fromkeys(styles_shown)), size)
+        return Name(base, self.to_words(base), tuple(dict.fromkeys(styles_shown)), size)
 
     def _emoji(self, name: str) -> Name:
         slug = re.sub(r"^flag-(for-)?", "", name)
@@ -173,11 +173,11 @@ class Names:
             return Name(base, f"{base.replace('-', ' ')}, {tone} skin", skin=tone)
         return Name(name, name.replace("-", " "))
 
-    def say(self, base: str) -> str:
+    def to_words(self, base: str) -> str:
         """Convert "arrow-left-circle" to "arrow left in a circle"."""
         plain = re.sub(r"(?<=[a-z]{3})\d$", "", base)
         if plain != base and plain in self.bases:  # sidebar-left2
-            return self.say(plain)
+            return self.to_words(plain)
         words = base.split("-")
         first, last = words[0], words[-1]
         rest, tail = "-".join(words[:-1]), "-".join(words[1:])
@@ -187,21 +187,21 @@ class Names:
                 if words[i] in CONTAINERS and (
                     plain in self.bases or (first in _HEADS and set(words[i + 1 :]) <= DIRECTIONS)
                 ):
-                    return f"{self.say(plain)} in {with_article(CONTAINERS[words[i]])}"
+                    return f"{self.to_words(plain)} in {with_article(CONTAINERS[words[i]])}"
             if first == "brand":
-                return f"{self.say(tail)} logo"
+                return f"{self.to_words(tail)} logo"
             variant = re.fullmatch(r"0?\d", last) or last in ("alt", "r", "o")
             known = rest in self.bases or f"{rest}-1" in self.bases or last.startswith("0")
             if variant and words[-2] not in _COUNTED and known:
-                return self.say(rest)
+                return self.to_words(rest)
             if last in CONTAINERS and rest in self.bases and rest not in CONTAINERS:
-                return f"{self.say(rest)} in {with_article(CONTAINERS[last])}"
+                return f"{self.to_words(rest)} in {with_article(CONTAINERS[last])}"
             if first in CONTAINERS and tail in self.bases and tail not in CONTAINERS:
-                return f"{self.say(tail)} in {with_article(CONTAINERS[first])}"
+                return f"{self.to_words(tail)} in {with_article(CONTAINERS[first])}"
             if last in CROSSED and rest in self.bases and rest not in _SWITCHES:
-                return f"{self.say(rest)} crossed out"
+                return f"{self.to_words(rest)} crossed out"
             if last in BADGES and rest in self.bases and rest not in CONTAINERS:
-                return f"{self.say(rest)} with {with_article(BADGES[last])}"
+                return f"{self.to_words(rest)} with {with_article(BADGES[last])}"
         return " ".join(_GLUED.get(w, w) for w in words)
 
 

@@ -40,11 +40,11 @@ class IconSet:
     title: str
     author: str
     author_url: str
-    licence: str  # SPDX; empty when the set states none
-    licence_title: str
-    licence_url: str
+    license: str  # SPDX; empty when the set states none
+    license_title: str
+    license_url: str
     category: str
-    colour: bool
+    color: bool
     icons: dict[str, Drawing]
     hidden: int  # withdrawn by their designer, not among ``icons``
     aliases: dict[str, tuple[str, ...]]
@@ -54,7 +54,7 @@ class IconSet:
     @property
     def attribution(self) -> str:
         """Title, author and license, with their URLs where known."""
-        parts = ((f"{self.title} by {self.author}", self.author_url), (self.licence_title, self.licence_url))
+        parts = ((f"{self.title} by {self.author}", self.author_url), (self.license_title, self.license_url))
         return ", ".join(f"{text} ({url})" if url else text for text, url in parts)
 
 
@@ -133,7 +133,7 @@ def _parse_set(data: Any) -> IconSet:
         name_within(f"{prefix}: icon", name, allowed=ICON_NAME)
         if not isinstance(icon["body"], str):
             raise UserError(f"{prefix}/{name}: body: must be a text")
-    author, licence = info.get("author", {}), info.get("license", {})
+    author, license_ = info.get("author", {}), info.get("license", {})
     aliases: dict[str, tuple[str, ...]] = {}
     for name, alias in data.get("aliases", {}).items():
         if set(alias) <= {"parent", "hidden"}:
@@ -146,8 +146,8 @@ def _parse_set(data: Any) -> IconSet:
     return IconSet(
         prefix=prefix, title=_text(info, "name", prefix),
         author=_text(author, "name"), author_url=_text(author, "url"),
-        licence=_text(licence, "spdx"), licence_title=_text(licence, "title"), licence_url=_text(licence, "url"),
-        category=_text(info, "category"), colour=bool(info.get("palette")),
+        license=_text(license_, "spdx"), license_title=_text(license_, "title"), license_url=_text(license_, "url"),
+        category=_text(info, "category"), color=bool(info.get("palette")),
         icons={
             name: Drawing(
                 icon["body"],

@@ -17,8 +17,8 @@ from clip_jax.errors import UserError
 
 LIMIT_S = 10.0  # for one drawing; most take two milliseconds
 START_S = 120.0  # for a process to import what it needs
-ROOM = 1 << 30  # bytes that a drawing may add to its process
-AHEAD = 2  # tasks of a process that may wait for an earlier one
+MAX_GROWTH = 1 << 30  # bytes that a drawing may add to its process
+MAX_TASKS_AHEAD = 2  # tasks of a process that may wait for an earlier one
 
 Draw = Callable[[Any], Any]
 Task = tuple[Draw, Sequence[Any]]
@@ -41,9 +41,9 @@ def _serve(connection: Connection) -> None:
 
 
 def _limit_memory() -> None:
-    """Limit the growth of this process to `ROOM` bytes, where the system reports its size."""
+    """Limit the growth of this process to `MAX_GROWTH` bytes, where the system reports its size."""
     with contextlib.suppress(OSError, ValueError):
-        most = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + ROOM
+        most = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + MAX_GROWTH
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
@@ -68,20 +68,20 @@ class _Worker:
 
     def assign(self, number: int, task: Task) -> None:
         self.task, (self.draw, self.items), self.answers = number, task, []
-        self._go_on()
+        self._send_rest()
 
-    def _go_on(self) -> None:
+    def _send_rest(self) -> None:
         """Send the items that are not answered yet, once the process is ready."""
         if self.ready and self.task is not None:
             self.connection.send((self.draw, self.items[len(self.answers) :]))
             self.deadline = time.monotonic() + LIMIT_S
 
-    def hear(self) -> None:
+    def receive(self) -> None:
         """Receive one answer. Raises EOFError when the process has ended."""
         answer = self.connection.recv()
         if not self.ready:
             self.ready = True
-            self._go_on()
+            self._send_rest()
             return
         self.answers.append(answer)
         self.deadline = time.monotonic() + LIMIT_S
@@ -131,7 +131,7 @@ class Pool:
         more = True
         while True:
             for worker in self.workers:
-                if more and worker.task is None and len(order) < self.count * AHEAD:
+                if more and worker.task is None and len(order) < self.count * MAX_TASKS_AHEAD:
                     number, task = next(waiting, (0, None))
                     more = task is not None
                     if task is not None:
@@ -145,16 +145,16 @@ class Pool:
             if not order and not more:
                 return
             if any(w.task is not None for w in self.workers):
-                self._look(done, slow)
+                self._collect(done, slow)
 
-    def _look(self, done: dict[int, list[Any]], slow: str) -> None:
+    def _collect(self, done: dict[int, list[Any]], slow: str) -> None:
         busy = [w for w in self.workers if w.task is not None]
         left = min(w.deadline for w in busy) - time.monotonic()
         heard = wait([w.connection for w in busy], timeout=max(left, 0.0))
         for worker in busy:
             try:
                 if worker.connection in heard:
-                    worker.hear()
+                    worker.receive()
                 elif time.monotonic() > worker.deadline:
                     if not worker.ready:
                         raise UserError(f"a process that draws did not come up in {START_S:.0f} s")

@@ -32,11 +32,11 @@ _SVG = (
 
 
 @dataclass(frozen=True)
-class Pen:
+class Renderer:
     """Renderer of an icon: pixels per side, and the color for parts that do not specify one."""
 
     size: int
-    colour: str
+    color: str
 
     def __call__(self, drawing: Drawing) -> tuple[bytes, int] | str:
         """Render a drawing to lossless WebP and its perceptual hash, or return the reason why it cannot be.
@@ -51,7 +51,7 @@ class Pen:
             return "broken"
         if "<animate" in drawing.body or "<set " in drawing.body:
             return "animated"
-        body = drawing.body.replace("currentColor", self.colour)
+        body = drawing.body.replace("currentColor", self.color)
         svg = _SVG.format(drawing, self.size, body)
         if not _is_harmless(svg):
             return "broken"
@@ -113,7 +113,7 @@ def path_digest(body: str) -> int:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class RenderedSet:
     """The rendered icons of a set.
 
     ``ends``: the end offset of each image in the file ``pictures``; ``hashes``, ``digests``: uint64 [N]; ``left_out``:
@@ -128,16 +128,16 @@ class Drawn:
     left_out: dict[str, str]  # name -> reason
 
 
-Task = tuple[Pen, list[Drawing]]
+Task = tuple[Renderer, list[Drawing]]
 
 
 def _in_this_process(tasks: Iterable[Task]) -> Iterator[list[tuple[bytes, int] | str]]:
     return ([pen(d) for d in drawings] for pen, drawings in tasks)
 
 
-def draw_set(
+def render_set(
     icons: IconSet,
-    pen: Pen,
+    pen: Renderer,
     folder: Path,
     imap: Callable[[Iterable[Task]], Iterable[list[tuple[bytes, int] | str]]] = _in_this_process,
 ) -> None:
@@ -165,12 +165,12 @@ def draw_set(
     write_text(index, json.dumps({"kept": kept, "left_out": left_out}))
 
 
-def load_drawn(folder: Path, prefix: str) -> Drawn:
-    """Read what `draw_set` wrote."""
+def load_rendered(folder: Path, prefix: str) -> RenderedSet:
+    """Read what `render_set` wrote."""
     path = folder / f"{prefix}.json"
     index = parse_json(read_text(path), path)
     names, ends, hashes, digests = zip(*index["kept"], strict=True) if index["kept"] else [()] * 4
-    return Drawn(
+    return RenderedSet(
         folder / f"{prefix}.pictures", names, np.array(ends, np.int64), np.array(hashes, np.uint64),
         np.array(digests, np.uint64), index["left_out"],
     )  # fmt: skip

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from clip_jax.datasets.icons.captions import members
 from clip_jax.datasets.icons.names import Names
 from clip_jax.datasets.icons.package import IconSet
-from clip_jax.datasets.icons.render import load_drawn
+from clip_jax.datasets.icons.render import load_rendered
 
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS = [
+TABLE_COLUMNS = [
     "set", "name", "kind", "base", "shown", "style", "country", "skin", "group", "hash", "digest", "start", "end",
     "text", "about", "over",
 ]  # fmt: skip
@@ -33,7 +33,7 @@ def describe(icons: IconSet, work: Path) -> tuple[pd.DataFrame, dict[str, str]]:
     """
     import pandas as pd
 
-    drawn, names = load_drawn(work, icons.prefix), Names(icons)
+    drawn, names = load_rendered(work, icons.prefix), Names(icons)
     rows, left_out, over = [], dict(drawn.left_out), 0
     with (work / f"{icons.prefix}.texts").open("wb") as file:
         for i, icon in enumerate(drawn.names):
@@ -51,7 +51,7 @@ def describe(icons: IconSet, work: Path) -> tuple[pd.DataFrame, dict[str, str]]:
                 icons.prefix, icon, names.kind, name.base, name.shown, name.style_class, name.country, name.skin, group,
                 drawn.hashes[i], drawn.digests[i], start, end, text, about, over,
             ))  # fmt: skip
-    table = pd.DataFrame(rows, columns=COLUMNS).astype({"hash": "uint64", "digest": "uint64"})
+    table = pd.DataFrame(rows, columns=TABLE_COLUMNS).astype({"hash": "uint64", "digest": "uint64"})
     return table.astype(dict.fromkeys(("set", "kind", "style", "country", "skin", "group"), "category")), left_out
 
 

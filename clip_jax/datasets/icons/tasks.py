@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 COMMON_EACH, BASIC_EACH, STYLE_EACH, GROUP_EACH = 12, 40, 250, 150  # pictures a class at most
 BASIC = 40  # classes of icons-basic
-LEAST = 3  # pictures a class of icons-common and of styles; fewer make no class
+MIN_PER_CLASS = 3  # pictures a class of icons-common and of styles; fewer make no class
 LOGO_SETS = 3  # sets of logos that have a name: then it is a brand, whose logo is the same by every hand
 # the flags of Norway, the United States, Australia, France and Spain by other names
 SAME_FLAGS = ("bv", "sj", "um", "hm", "mf", "cp", "ea")
@@ -70,13 +70,13 @@ def tasks(table: pd.DataFrame, common_sets: int) -> list[Task]:
     grouped = held[(held["kind"] == "emoji") & held["shown"].isin(voted.index)]
     flags = held[(held["country"] != "") & ~held["country"].isin([countries()[code] for code in SAME_FLAGS])]
     candidates = [
-        _task("icons-common", common, common["shown"], COMMON_EACH, LEAST, _ICON),
-        _task("icons-basic", basic, basic["shown"], BASIC_EACH, LEAST, _ICON),
+        _task("icons-common", common, common["shown"], COMMON_EACH, MIN_PER_CLASS, _ICON),
+        _task("icons-basic", basic, basic["shown"], BASIC_EACH, MIN_PER_CLASS, _ICON),
         _task("emoji", faces, faces["shown"], 0, 1, ("{c}", "{c} emoji", "an emoji of {c}")),
-        _task("emoji-groups", grouped, grouped["shown"].map(voted), GROUP_EACH, LEAST,
+        _task("emoji-groups", grouped, grouped["shown"].map(voted), GROUP_EACH, MIN_PER_CLASS,
               ("{c}", "an emoji, {c}", "an emoji of {c}", "{c} emoji")),
         _task("flags", flags, flags["country"], 0, 1, ("flag of {c}", "the flag of {c}", "{c}")),
-        _task("styles", styles, styles["style"], STYLE_EACH, LEAST,
+        _task("styles", styles, styles["style"], STYLE_EACH, MIN_PER_CLASS,
               ("a black {c} icon", "{c} icon", "{c}", "a black {c} icon of a thing")),
     ]  # fmt: skip
     return [t for t in candidates if len(t.classes) > 1]
