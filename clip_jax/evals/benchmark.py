@@ -31,7 +31,7 @@ from clip_jax.finite import NotFinite, finite_rows
 from clip_jax.storage.paths import disk_errors, make, read_text, write_text
 
 TASKS = ("zeroshot_classification", "linear_probe", "few_shot", "knn", "zeroshot_retrieval")
-IMAGES_PER_BATCH = 512  # pictures held decoded at a time
+IMAGES_PER_BATCH = 512  # images decoded at a time
 DRAWS = 5
 
 
@@ -54,13 +54,13 @@ class BenchmarkSet:
     name: str
     path: str
     kind: str = "classification"  # classification | retrieval
-    prompts: str = ""  # a name of `prompts`; else the set's own files
-    metric: str = ""  # of `prompts.METRICS`; else the prompts' or accuracy
+    prompts: str = ""  # name of a built-in prompt set; by default the set's own files
+    metric: str = ""  # one of `prompts.METRICS`; by default that of the prompts, or accuracy
     train_split: str = "train"
-    val_split: str = ""  # the probe's λ is chosen on it; else on a fifth of the training split
+    val_split: str = ""  # for the probe's λ; by default a fifth of the training split
     test_split: str = "test"
-    only: tuple[str, ...] = ()  # tasks; else all that its kind can have
-    pair: str = "name"  # name | place: how class folders and TFDS labels find their classnames.txt or ``prompts``
+    only: tuple[str, ...] = ()  # tasks; by default all of its kind
+    pair: str = "name"  # name | place: how class folders and TFDS labels match class names
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -129,7 +129,7 @@ def _check_texts(path: Path, entry: BenchmarkSet) -> None:
     for field in ("kind", "prompts", "metric", "train_split", "val_split", "test_split"):
         if not isinstance(getattr(entry, field), str):
             raise UserError(f"{path}: set {short(entry.name)}: {field} must be a text", field=field)
-    name_within(f"{path}: name", entry.name)  # of its files of results
+    name_within(f"{path}: name", entry.name)  # it becomes the name of result files
     for field in ("train_split", "val_split", "test_split"):
         if getattr(entry, field):
             name_within(f"{path}: {field}", getattr(entry, field))
@@ -170,7 +170,7 @@ class Benchmark:
             make(out / "features")
 
     def _key(self, *parts: Any) -> str:
-        # everything a feature depends on: weights, preprocessing, precision, data, and how much of it
+        # all that features depend on: weights, preprocessing, precision, data, limit
         known = [self.model.digest, self.model.preprocess.to_config(), self.model.precision, self.limit, *parts]
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:24]
 
@@ -208,17 +208,17 @@ class Benchmark:
             return {"embeddings": embeddings, "features": features, "labels": split.labels[rows]}
 
         arrays = self._cached(self._key(fingerprint(Path(path)), split_name), make)
-        for what in ("embeddings", "features"):  # of an earlier version, which did not look
+        for what in ("embeddings", "features"):  # cached by a version without this check
             finite_rows(arrays[what], what, lambda row: f"{path}: picture {row} of {split_name}")
         return arrays
 
     def run(self, entry: BenchmarkSet, task: str) -> list[Result]:
         """Return the results of one (set, task), from its file if nothing that they depend on has changed."""
-        what = {k: v for k, v in asdict(entry).items() if k != "only"}  # says whether, not what, is measured
+        what = {k: v for k, v in asdict(entry).items() if k != "only"}  # selects tasks, does not change results
         key = self._key(fingerprint(Path(entry.path)), what, task, self.seed)
         path = self.out / f"{entry.name}_{task}.json"
         if path.is_file():
-            with contextlib.suppress(UserError):  # damaged: measured again
+            with contextlib.suppress(UserError):  # damaged: measure again
                 stored = parse_json(read_text(path), path)
                 if isinstance(stored, dict) and stored.get("key") == key:
                     return stored["results"]
@@ -280,7 +280,7 @@ class Benchmark:
         images = self.features(entry.path, entry.test_split, lambda: split)["embeddings"]
         metrics_row: dict[str, Any] = {}
         for row in recalls(images, self.model.embed_texts(texts), np.array(owners)):
-            # CLIP_benchmark names what is fetched: image_retrieval is text to image
+            # CLIP_benchmark names the retrieved side: image_retrieval is text to image
             side, k = row["metric"].split("_recall@")
             name = f"{'image' if side == 'text_to_image' else 'text'}_retrieval_recall@{k}"
             low, high = metrics.clopper_pearson(row["value"], row["examples"])

@@ -26,7 +26,7 @@ def _pictures(path: Path, split: str) -> tuple[int, Callable[[int], Any], Callab
     if holds_shards(path):
         shards = Shards(shards_of(path, split))
         return len(shards), shards.image, shards.name
-    labeled = open_labeled(path, "place").split(split)  # no name is needed here
+    labeled = open_labeled(path, "place").split(split)  # names are not used
     return len(labeled.labels), labeled.picture, labeled.name
 
 

@@ -54,7 +54,7 @@ class Encoder:
         self, built: Any, mesh: Mesh, batch_size: int, *, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD,
         exact: bool = False,
     ) -> None:  # fmt: skip
-        # accelerators round the factors of float32 products by default, which published numbers would feel
+        # by default accelerators round the inputs of float32 matmuls, which would shift published numbers
         self._precision = "highest" if exact else None
         self._dtype = built.compute_dtype
         self.batch_size = -(-batch_size // mesh.size) * mesh.size

@@ -11,7 +11,7 @@ from clip_jax.evals.linear_probe import fit_probe
 from clip_jax.evals.metrics import hits_at
 
 SHOTS = (1, 2, 4, 8, 16)
-L2 = 1 / 0.316  # of the released example's logistic regression; too few examples to search by
+L2 = 1 / 0.316  # as in the released example; there are too few examples to search λ
 
 
 @dataclass(frozen=True)

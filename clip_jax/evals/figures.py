@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Sets = Mapping[str, tuple[str, str]]
 PROMPTS = (("prompt ensemble", BLUE, "o"), ("single prompt", ORANGE, "s"))
-ACROSS = 5  # panels side by side
+ACROSS = 5  # panels per row
 TICKS = (1, 2, 4, 8, 16)
 
 

@@ -18,10 +18,10 @@ import optax
 
 from clip_jax.evals.metrics import eleven_point_map, hits_at
 
-L2_GRID = np.logspace(-6, 6, 97)  # 96 steps, eight a decade
-COARSE_STEP = 16  # every two decades
-FLOAT32_TOLERANCE = 1e-5  # the gradient at which float32 hands over
-LBFGS_MEMORY = 10  # pairs that L-BFGS keeps, as scipy does
+L2_GRID = np.logspace(-6, 6, 97)  # 96 steps, eight per decade
+COARSE_STEP = 16  # two decades
+FLOAT32_TOLERANCE = 1e-5  # gradient tolerance of the float32 stage
+LBFGS_MEMORY = 10  # update pairs, as in scipy
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def fit_probe(
             )  # fmt: skip
             weights, bias, loss, count, converged = (np.asarray(x) for x in outputs)
             total += count
-            # a float32 search may end in a number that is none; then the second part starts afresh
+            # the float32 stage may diverge to NaN; then the second stage starts from zero
             start = tuple(np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0) for x in (weights, bias))
     return Probe(weights, bias, np.asarray(l2, np.float64), loss, total, converged)
 

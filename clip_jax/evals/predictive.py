@@ -33,7 +33,7 @@ from clip_jax.losses.predictive import log_softmax_rows, row_losses
 from clip_jax.models.predictive import Prediction
 
 Scores = dict[str, np.ndarray]  # variant -> [N, classes]
-Spelling = tuple[int, ...]  # of a word, in tokens
+Spelling = tuple[int, ...]  # tokens of a word
 
 
 def pair_losses(prediction: Prediction) -> tuple[jax.Array, jax.Array]:
@@ -128,7 +128,7 @@ def _words(text: str) -> list[str]:
 
 def _spellings(words: list[str], tokenizer: Tokenizer) -> list[Spelling]:
     rows = tokenizer.encode(words) if words else np.zeros((0, 2), np.int32)
-    # without the start, up to the end, which has the largest id
+    # between the start and the end, which has the largest id
     return [tuple(row[1 : int(row[1:].argmax()) + 1].tolist()) for row in rows]
 
 
@@ -164,7 +164,7 @@ class PredictiveEvaluation:
         self.unlabeled = sample_images(config, source, config.evals.prior_images)
         if config.model.objective == "caption":
             prompts = [prompt_tokens(s, tokenizer) for s in sets]
-            used = max((int(p.argmax(axis=1).max()) + 1 for p in prompts), default=0)  # up to the last end of text
+            used = max((int(p.argmax(axis=1).max()) + 1 for p in prompts), default=0)  # length of the longest prompt
             self.texts = [p[:, :used] for p in prompts]
         else:
             known = spelled_words(sample_captions(config, source), tokenizer)
@@ -199,7 +199,7 @@ class PredictiveEvaluation:
                 uncovered = float((~texts.any(axis=1)).sum())
                 rows.append({"task": task.name, "metric": "uncovered_classes", "value": uncovered,
                              "examples": len(texts), "chance": None})  # fmt: skip
-        # under a name of its own: it is no InfoNCE and must not be compared with one
+        # a separate name: this is not InfoNCE and must not be compared with it
         other = {
             "task": "validation",
             "metric": f"{model.objective}_loss",
@@ -225,7 +225,7 @@ class PredictiveEvaluation:
 
     def _word_scores(self, params: Any) -> Callable[[ClassificationSet, np.ndarray], Scores]:
         logs = self.predictor.word_scores(params, self.unlabeled, self.columns)
-        prior = np.logaddexp.reduce(logs, axis=0) - np.log(len(logs))  # of the mean; no power underflows to zero
+        prior = np.logaddexp.reduce(logs, axis=0) - np.log(len(logs))  # log of the mean probability, without underflow
 
         def of_task(task: ClassificationSet, weights: np.ndarray) -> Scores:
             log_probs = self.predictor.word_scores(params, task.images, self.columns)

@@ -20,7 +20,7 @@ SHOWN_METRICS = (
     "acc1", "mean_per_class_recall", "roc_auc", "mean_average_precision", "mean_average_precision_11point",
     "mean_acc1_acc5",
 )  # fmt: skip
-PREFIXES = {"zeroshot_classification": "", "linear_probe": "lp_", "knn": "knn_"}  # of a task's metrics
+PREFIXES = {"zeroshot_classification": "", "linear_probe": "lp_", "knn": "knn_"}  # prefix of metric names by task
 RESULT_COLUMNS = ["model", "dataset", "task", "shots", "value", "low", "high", "examples", "classes", "chance"]
 
 
@@ -93,7 +93,7 @@ def read_results(path: str | Path) -> pd.DataFrame:
 
 def _accuracy(row: dict[str, Any]) -> dict[str, Any]:
     prefix, shots = PREFIXES[row["task"]], row.get("fewshot_k", -1)
-    few = shots == shots and shots > 0  # NaN in a CSV's other rows
+    few = shots == shots and shots > 0  # NaN in other rows of a CSV
     ends = ("min", "max") if few else ("low", "high")
     name = {"zeroshot_classification": "zero_shot"}.get(row["task"], row["task"])
     classes = row.get(f"{prefix}classes", np.nan)

@@ -34,13 +34,13 @@ def recalls(images: np.ndarray, texts: np.ndarray, image_of_text: np.ndarray, *,
         i, j = np.nonzero(correct)
         pair_scores[columns.start + j] = target_scores(scores[i, j])
         best[rows] = np.maximum(best[rows], np.where(correct, target_scores(scores), -np.inf).max(axis=1))
-    text_rank, image_rank = np.full(m, -1), np.zeros(n, np.int64)  # a text's own picture is as good as itself
+    text_rank, image_rank = np.full(m, -1), np.zeros(n, np.int64)  # each text's correct image counts itself
     for rows, columns, scores in _blocks(images, texts, chunk):
         correct = image_of_text[columns][None, :] == np.arange(rows.start, rows.stop)[:, None]
         rivals = rival_scores(scores)
         text_rank[columns] += (rivals >= pair_scores[columns][None, :]).sum(axis=0)
         image_rank[rows] += ((rivals >= best[rows][:, None]) & ~correct).sum(axis=1)
-    text_rank[pair_scores == -np.inf], image_rank[best == -np.inf] = n, m  # what is not finite is never a hit
+    text_rank[pair_scores == -np.inf], image_rank[best == -np.inf] = n, m  # a non-finite score is never a hit
     captions = np.bincount(image_of_text, minlength=n)
     rows_out = []
     for k in KS:

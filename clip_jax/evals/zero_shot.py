@@ -17,7 +17,7 @@ Row = dict[str, Any]
 def wilson_interval(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:
     """Return the score interval of a proportion (Wilson, 1927), by default at 95 %."""
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    if share in (0.0, 1.0):  # one end is exact; rounding would miss it
+    if share in (0.0, 1.0):  # one end is exactly 0 or 1; rounding would miss it
         far = z * z / count / (1 + z * z / count)
         return (0.0, far) if share == 0.0 else (1.0 - far, 1.0)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))

@@ -19,7 +19,7 @@ def libraries() -> tuple[Any, Any]:
         import simplejpeg
     except ImportError as error:
         raise ConfigError(f"data.decoder='simplejpeg': {error.name} is not installed (extra fast)") from None
-    cv2.setNumThreads(1)  # the loader has threads of its own
+    cv2.setNumThreads(1)  # the loader already runs one decode per thread
     return cv2, simplejpeg
 
 
@@ -36,9 +36,9 @@ def resize_short(image: bytes | np.ndarray, size: int) -> np.ndarray | None:
         h, w, *_ = simplejpeg.decode_jpeg_header(image)
         if h * w > MAX_PIXELS or max(h, w) > MAX_ASPECT * min(h, w):
             return None
-        # decoded at a fraction, but twice as large as wanted, as Pillow's draft mode does
+        # scaled decode to at least twice the wanted size, like Pillow's draft mode
         pixels = simplejpeg.decode_jpeg(image, "RGB", min_height=2 * size, min_width=2 * size)
-    except Exception:  # noqa: BLE001  # Pillow says what is wrong
+    except Exception:  # noqa: BLE001  # Pillow decodes it or reports the error
         return None
     if min(h, w) == size:
         return pixels

@@ -15,12 +15,12 @@ from clip_jax.data.sources.base import BrokenRecord
 if TYPE_CHECKING:
     from PIL import Image
 
-MAX_PIXELS = 89_478_485  # Pillow's own limit: a picture that declares more is refused before anything is decoded
+MAX_PIXELS = 89_478_485  # Pillow's limit; checked before decoding
 
 
-# what is opened; Pillow knows fifty more, some of which start programs (EPS) or have readers that nobody attacks for us
+# Pillow reads fifty more formats; some start programs (EPS), others have decoders that are rarely fuzzed
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-MAX_ASPECT = 32  # of a picture's sides; images with a larger ratio are cropped to their middle
+MAX_ASPECT = 32  # aspect ratio; longer images are cropped to their middle
 
 
 @contextlib.contextmanager
@@ -36,7 +36,7 @@ def broken_pictures() -> Iterator[None]:
         raise BrokenRecord("no such file") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise BrokenRecord(f"the image declares more than {MAX_PIXELS:,} pixels") from None
-    except Exception as error:  # noqa: BLE001  # there is no end of what damaged bytes make a plugin raise
+    except Exception as error:  # noqa: BLE001  # damaged bytes make plugins raise anything
         raise BrokenRecord(f"the image does not decode ({_reason(error)})") from None
 
 

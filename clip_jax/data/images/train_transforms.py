@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     import jax
     from PIL import Image
 
-# Of the published models' pictures (Radford et al., 2021, released code).
+# normalization of the published models (Radford et al., 2021, released code)
 DEFAULT_PIXELS = PixelConfig()
 MEAN, STD = DEFAULT_PIXELS.mean, DEFAULT_PIXELS.std
-CROP_SCALE = 8 / 7  # random square crops are cut from an image whose short side is this much larger
-CROP_AREA = (0.5, 1.0)  # of the picture, kept by a random resized crop
+CROP_SCALE = 8 / 7  # short side relative to the view, for random square crops
+CROP_AREA = (0.5, 1.0)  # range of the share of the area that a random resized crop keeps
 
 
 def _open(image: bytes | np.ndarray, size: int) -> Image.Image:
     picture = open_image(image)
     with broken_pictures():
         if picture.format == "JPEG":
-            picture.draft("RGB", (2 * size, 2 * size))  # decode at a fraction where that loses nothing
+            picture.draft("RGB", (2 * size, 2 * size))  # decode at reduced size where that loses nothing
         return crop_to_max_aspect(eight_bit(picture)).convert("RGB")
 
 
@@ -100,7 +100,7 @@ def prepare(
     """
     if kind in ("none", "flip"):
         return decode(image, size, decoder, pixels)
-    # random crops want more picture than the view: a little more, or (resized crops) twice as much
+    # random crops need an image larger than the view: slightly, or (resized crops) twice as large
     larger = round(size * CROP_SCALE)
     if kind == "square_crop":
         square = pixels.resize_mode != "shortest"

@@ -8,7 +8,7 @@ from pathlib import Path
 from clip_jax.errors import UserError, one_of
 
 PAIRINGS = ("name", "place")
-MAX_NAMES_SHOWN = 6  # names in one error
+MAX_NAMES_SHOWN = 6  # per error message
 
 
 def read_names(path: Path) -> tuple[str, ...]:
@@ -23,7 +23,7 @@ def read_names(path: Path) -> tuple[str, ...]:
     except UnicodeDecodeError as error:
         reason = f"is not UTF-8 text (byte {error.start})"
         raise UserError(f"{path}: {reason}", field=str(path), reason=reason, hint="save it as UTF-8") from None
-    lines = text.split("\n")  # at nothing else, as published: a name may hold other separators
+    lines = text.split("\n")  # not splitlines(): a name may contain other line separators
     return tuple(line.strip() for line in (lines if lines[-1] else lines[:-1]))
 
 

@@ -185,7 +185,7 @@ def _idx(path: Path) -> np.ndarray:
     with foreign(path, "an idx file"), (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
         zero, kind, axes = struct.unpack(">HBB", file.read(4))
         shape = struct.unpack(f">{axes}I", file.read(4 * axes))
-        # no more than it declares, and one: of a small file that unpacks to a huge one too
+        # one byte more than declared at most: a small file may decompress to a huge one
         values = np.frombuffer(file.read(min(math.prod(shape), LARGEST_IDX) + 1), np.uint8)
     if zero or kind != 8:
         raise UserError(f"{path}: not an idx file of unsigned bytes")

@@ -33,7 +33,7 @@ def perceptual_hash(image: Any) -> np.uint64:
 
     grey = eight_bit(open_image(image)).convert("RGB").convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     low = (_DCT @ np.asarray(grey, np.float64) @ _DCT.T).ravel()
-    bits = low > np.median(low[1:])  # the mean brightness says nothing of what is seen
+    bits = low > np.median(low[1:])  # without the mean brightness, which is not content
     return np.packbits(bits).view(">u8").astype(np.uint64)[0]
 
 

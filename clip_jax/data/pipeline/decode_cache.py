@@ -23,9 +23,9 @@ from clip_jax.data.sources.base import BrokenRecord, Record, Source
 from clip_jax.errors import UserError
 
 FORMAT = 2
-CAPTIONS = ("captions.txt", "ends.npy", "captions.sha256")  # all captions, where each record's end, and the check sum
-RECORDS_PER_READ = 4096  # records whose captions are read at once
-FIXED_SIZE_AUGMENTS = ("none", "flip")  # of ``data.augment``: one size for every picture
+CAPTIONS = ("captions.txt", "ends.npy", "captions.sha256")  # captions, end offsets per record, checksum
+RECORDS_PER_READ = 4096  # records per read of captions
+FIXED_SIZE_AUGMENTS = ("none", "flip")  # values of ``data.augment`` that prepare all images at one size
 
 
 class DecodeCache:
@@ -74,7 +74,7 @@ class DecodeCache:
                     os.link(part, path)
             finally:
                 part.unlink(missing_ok=True)
-        elif path.stat().st_blocks * 512 < size:  # made by an older version, or with holes by a copy
+        elif path.stat().st_blocks * 512 < size:  # made by an older version, or copied as a sparse file
             with path.open("r+b") as file:
                 _take_room(file.fileno(), size)
 
@@ -88,7 +88,7 @@ class DecodeCache:
         np.save(ends, np.cumsum([len(t) for t in texts], dtype=np.int64))
         parts = (b"".join(texts), ends.getvalue())
         sha = hashlib.sha256(b"".join(parts)).hexdigest().encode()
-        for name, data in zip(CAPTIONS, (*parts, sha), strict=True):  # the check sum last: it says that they are whole
+        for name, data in zip(CAPTIONS, (*parts, sha), strict=True):  # the checksum last: it marks them complete
             if not tar_index.write_atomically(self.folder / name, lambda file, data=data: file.write(data)):  # type: ignore[misc]
                 raise OSError(f"{self.folder / name}: cannot be written")
 
@@ -142,4 +142,4 @@ def _take_room(file: int, size: int) -> None:
 
 
 def _sum(picture: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(picture).data) or 1  # 0 means: not there
+    return zlib.crc32(np.ascontiguousarray(picture).data) or 1  # 0 means not cached

@@ -18,9 +18,9 @@ from clip_jax.data.tokenizers.learned_bpe import BytePairTokenizer, Tokenizer, t
 from clip_jax.errors import ConfigError, UserError
 
 Arrays = dict[str, np.ndarray]
-Reasons = dict[int, str]  # index of a broken record -> why
+Reasons = dict[int, str]  # index of a broken record -> reason
 
-PIECE = 256  # pairs made by one thread at a time; a larger share of a batch is put together from pieces
+PIECE = 256  # pairs per unit of work of a thread; larger batches are assembled from pieces
 
 
 class BrokenRecords:
@@ -57,12 +57,12 @@ class BatchOfStep:
                     f"{config.pixels.resize_mode!r} (pixels, or that of init_from.source); use pillow"
                 )
         self.config, self.source, self.tokenizer = config, source, tokenizer
-        self.broken: Reasons = {}  # broken records that this process has met
+        self.broken: Reasons = {}  # broken records that this process has encountered
         self.prepared: dict[int, Record] = {}
         self.cache = _open_cache(config, source)
         share = config.batch_size // processes
         columns = np.arange(process * share, (process + 1) * share)
-        self.columns = np.array_split(columns, -(-share // PIECE))  # of the batch, by piece
+        self.columns = np.array_split(columns, -(-share // PIECE))  # columns of the batch in each piece
         self.order = _sampler(config, source)
 
     @property
@@ -317,14 +317,14 @@ def validation_pairs(config: RunConfig, source: Source, tokenizer: Tokenizer) ->
     """
     wanted = config.evals.val_pairs * config.evals.val_partitions
     if hasattr(source, "batch"):
-        images, captions = source.batch(np.arange(wanted) + 500_000)  # others than retrieval's
+        images, captions = source.batch(np.arange(wanted) + 500_000)  # disjoint from the retrieval set
         return {"images": images, "tokens": tokenizer.encode(captions)}
     if len(source) < wanted:
         raise ConfigError(
             f"evals.val_pairs={config.evals.val_pairs} × evals.val_partitions={config.evals.val_partitions}: "
             f"the held-out split has only {len(source)} records"
         )
-    # strided, so a few broken records may leave fewer: ask for the spares too
+    # broken records reduce the number, so read max_broken more
     pairs = _read_held_out(config, source, min(len(source), wanted + config.data.max_broken))[:wanted]
     if len(pairs) < wanted:
         raise UserError(f"evals.val_pairs: only {len(pairs)} held-out records can be read, {wanted} are needed")

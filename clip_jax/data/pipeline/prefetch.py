@@ -11,8 +11,8 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
-PREFETCH_PER_THREAD = 2  # elements made ahead, per thread
-WORKER_BUFFER = 2  # finished elements that wait at each worker
+PREFETCH_PER_THREAD = 2  # elements prefetched per thread
+WORKER_BUFFER = 2  # finished elements buffered per worker
 
 
 class Prefetcher(Generic[T]):
@@ -26,7 +26,7 @@ class Prefetcher(Generic[T]):
         import grain
         from absl import flags
 
-        # the most elements that exist at a time, finished or being made
+        # maximum number of elements in existence, finished or in progress
         self.held = max(workers, 1) * (PREFETCH_PER_THREAD + 1) * threads + workers * 2 * WORKER_BUFFER
         data: Any = grain.MapDataset.range(numbers.start, numbers.stop).map(make)
         data = data.to_iter_dataset(
@@ -34,7 +34,7 @@ class Prefetcher(Generic[T]):
         )
         if workers:
             if not flags.FLAGS.is_parsed():
-                flags.FLAGS.mark_as_parsed()  # grain reads flags that only an absl program would have parsed
+                flags.FLAGS.mark_as_parsed()  # grain reads absl flags, which only an absl program parses
             options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=WORKER_BUFFER)
             data = data.mp_prefetch(options, worker_init_fn=ParentWatchdog(os.getpid()))
         self._iterator: Any = iter(data)

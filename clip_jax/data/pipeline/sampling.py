@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-CYCLE = 100_000  # positions after which the pattern of a weighted mixture repeats; shares are exact to one in it
+CYCLE = 100_000  # positions per period of a weighted mixture; shares are rounded to 1 / CYCLE
 
 
 class Sampler(Protocol):
@@ -96,7 +96,7 @@ def _whole_shares(weights: np.ndarray) -> np.ndarray:
     exact = weights / weights.sum() * CYCLE
     whole = np.maximum(np.floor(exact), 1).astype(np.int64)
     while (left := CYCLE - int(whole.sum())) != 0:
-        if left < 0:  # a share was raised to one: the largest gives way
+        if left < 0:  # shares were raised to one: take the excess from the largest
             whole[whole.argmax()] += left
         else:
             whole[np.argsort(whole - exact, kind="stable")[:left]] += 1

@@ -54,8 +54,8 @@ class Facts:
     color: int
     texture: int
     size: int
-    count: int  # 0 is one
-    corner: int  # of a single object
+    count: int  # number of objects - 1
+    corner: int  # of a single object; related ones are in its row or column
     background: int
     other: int
     other_color: int

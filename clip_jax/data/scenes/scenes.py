@@ -19,10 +19,10 @@ from clip_jax.data.scenes.captions import Choices, Facts
 from clip_jax.data.sources.base import Record, Source
 from clip_jax.errors import ConfigError
 
-SIDE = 32  # pixels of the picture as drawn; larger sizes are enlargements
-CELL = 16  # pixels of a corner
+SIDE = 32  # pixels per side as rendered; larger sizes are upscaled
+CELL = 16  # pixels per side of a corner
 FAMILIES = 16
-JITTERS = 1  # places of an object within its corner
+JITTERS = 1  # positions of an object within its corner
 TRAIN_RECORDS = 1 << 40
 VAL_RECORDS = 1 << 20
 _RGB = np.array(
@@ -31,7 +31,7 @@ _RGB = np.array(
 _GROUND = np.array(
     [(10, 10, 10), (245, 245, 245), (128, 128, 128), (15, 20, 90), (95, 10, 25), (95, 100, 20)], np.uint8
 )
-# fields of the hash: one stream of numbers each
+# each field of the hash gives an independent stream of numbers
 (_OBJECT, _COLOR, _TEXTURE, _SIZE, _COUNT, _CORNER, _GROUND_F, _RELATED, _OTHER, _OTHER_COLOR, _RELATION, _JITTER,
  _NAME, _S_COLOR, _S_TEXTURE, _S_SIZE, _S_PLACE, _S_GROUND, _OPENING, _CLOSING, _NOUN) = range(21)  # fmt: skip
 
@@ -201,7 +201,7 @@ def render(config: ScenesConfig, scenes: Scenes, image_size: int = SIDE, *, shif
         raise ConfigError(f"model.image.image_size={image_size}: the scenes source draws multiples of {SIDE}")
     w, n = world(config), len(scenes.object)
     corner, related = scenes.corner, scenes.other >= 0
-    # related objects stand side by side in the row or column of ``corner``
+    # related objects are side by side in the row or column of ``corner``
     row, column = corner // 2, corner % 2
     horizontal = scenes.relation < 2
     far = (scenes.relation % 2).astype(np.int64)  # 1: the first object is the right or the lower one

@@ -11,7 +11,7 @@ from clip_jax.data.labeled.classification import ClassificationSet
 from clip_jax.data.scenes import captions as text
 from clip_jax.data.scenes.scenes import FAMILIES, Scenes, allowed_color, render, sample, world
 
-HEAD, COMMON, MIDDLING = 4, 16, 64  # ranks that end the bands of objects
+HEAD, COMMON, MIDDLING = 4, 16, 64  # upper ranks of the frequency bands of objects
 _PLAIN = ("{c}", "a picture of {c}", "a drawing of {c}", "this is {c}.")
 
 
@@ -74,7 +74,7 @@ def zero_shot_tasks(config: ScenesConfig, image_size: int, examples: int) -> lis
         return s
 
     def put_relation(s: Scenes, labels: np.ndarray) -> Scenes:
-        # the first object is red and the second blue, so that only the order tells the classes apart
+        # the first object is red and the second blue, so the classes differ in their order only
         other = sample(config, 1, np.arange(len(labels)) + 1_000_000).object
         s.count = np.zeros(len(labels), np.int64)
         s.other = np.where(other == s.object, (other + 1) % config.objects, other)

@@ -11,7 +11,7 @@ from typing import NoReturn
 from clip_jax.errors import ConfigError, UserError
 from clip_jax.storage import range_reads as remote
 
-MAX_NAMES = 1_000_000  # of one brace range; more is surely a slip
+MAX_NAMES = 1_000_000  # per pattern; more is surely a typing error
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 

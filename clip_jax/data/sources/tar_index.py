@@ -19,13 +19,13 @@ from clip_jax.errors import UserError, one_line
 from clip_jax.storage import range_reads as remote
 
 IMAGES = ("jpg", "jpeg", "png", "webp")  # in order of preference
-MEMBERS = ("image", "txt", "cls", "npy")  # what is indexed; other members are passed over
+MEMBERS = ("image", "txt", "cls", "npy")  # indexed members; others are skipped
 BLOCK = tarfile.BLOCKSIZE
-MIN_READ = 16 * BLOCK  # bytes read at a header: those of small members come along
-TAIL_CHUNK = 1 << 20  # bytes read at a time behind the last member
+MIN_READ = 16 * BLOCK  # bytes per read of a header; includes small members
+TAIL_CHUNK = 1 << 20  # bytes per read after the last member
 FORMAT = 3
-KNOWN = (*IMAGES, *MEMBERS[1:])  # extensions of what is indexed
-SKIPPED = {  # what is passed over in a shard, and how that is told
+KNOWN = (*IMAGES, *MEMBERS[1:])  # extensions of indexed members
+SKIPPED = {  # kinds of skipped members, and the note about each
     "pictures": "samples hold several pictures: the first of " + ", ".join(IMAGES) + " is taken",
     "dotted": "members are passed over: a key ends at the first dot where a sample of that key is",
 }
@@ -86,7 +86,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return dict(archive)
-    except Exception:  # noqa: BLE001  (there is no end of what a damaged archive makes a reader raise)
+    except Exception:  # noqa: BLE001  (a damaged archive makes the reader raise anything)
         return None
 
 
@@ -112,7 +112,7 @@ def scan(shard: str, size: int) -> Index:
     try:
         with tarfile.open(fileobj=_Headers(shard, size), mode="r:") as tar:
             for member in tar:
-                tar.members = []  # type: ignore[attr-defined]  # it would remember them all
+                tar.members = []  # type: ignore[attr-defined]  # TarFile keeps every member otherwise
                 if not member.isfile():
                     continue
                 if member.offset_data + member.size > size:
@@ -183,7 +183,7 @@ def _samples(shard: str, members: list[_Member]) -> tuple[list[dict[str, _Member
         short = f"{folder}{slash}{file.partition('.')[0]}"
         alone = extensions[key].isdisjoint(IMAGES) or extensions[key].isdisjoint(MEMBERS[1:])
         if short != key and alone and not extensions.get(short, set()).isdisjoint(KNOWN):
-            # a.seg.png beside a.jpg and a.txt is a member of the sample a
+            # a.seg.png next to a.jpg and a.txt is a member of sample a
             passed["dotted"] = (passed.get("dotted", (0, ""))[0] + 1, one_line(member.name))
             continue
         sample = samples.setdefault(key, {})

@@ -20,8 +20,8 @@ from clip_jax.errors import one_line
 from clip_jax.storage import range_reads as remote
 from clip_jax.storage.paths import is_url
 
-MAX_GAP = 16 * 1024  # bytes between two members of a sample that cost less to read than to ask twice
-SCAN_THREADS = 16  # shards looked at abreast
+MAX_GAP = 16 * 1024  # bytes between two members up to which one request is cheaper than two
+SCAN_THREADS = 16  # shards scanned in parallel
 
 
 class Shards:
@@ -94,7 +94,7 @@ class Shards:
         Raises UserError when a shard cannot be read.
         """
         ranges: list[remote.Range] = []
-        spans = []  # (row of the answer, member, number of the range, first byte in it, its end)
+        spans = []  # (row of the result, member, index of the range, first byte in it, end)
         for answer, i in enumerate(rows):
             shard, last = self._shard(i), None
             for member, (start, end) in sorted(

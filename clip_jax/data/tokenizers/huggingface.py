@@ -17,9 +17,9 @@ from clip_jax.storage.paths import write_text
 
 FORMAT = "tokenizer.json 1"
 CLEANINGS = ("none", "whitespace", "lower", "lowercase", "canonicalize", "no_punctuation")
-MAX_CONTEXT = 1 << 16  # tokens of a row
-GROWTH = 64  # how many times longer the replacements of a file may make a text
-_NESTED = re.compile(r"\((?:[^()\\]|\\.)*[+*](?:[^()\\]|\\.)*\)[+*{]")  # a group with a repetition, repeated
+MAX_CONTEXT = 1 << 16  # tokens per row
+GROWTH = 64  # maximum factor by which a file's replacements may lengthen a text
+_NESTED = re.compile(r"\((?:[^()\\]|\\.)*[+*](?:[^()\\]|\\.)*\)[+*{]")  # a repeated group that contains a repetition
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -107,7 +107,7 @@ class HFTokenizer:
         with foreign(source, "a tokenizer"):
             self._library: Any = Library.from_str(model)
         _check_rules(json.loads(model), source)
-        self.vocab_size = max(self._library.get_vocab().values(), default=-1) + 1  # ids need not be one after another
+        self.vocab_size = max(self._library.get_vocab().values(), default=-1) + 1  # ids need not be contiguous
         if self.vocab_size > 2**31:
             raise UserError(f"{source}: ids beyond 2**31", field="vocab_size", value=self.vocab_size)
         self.context_length, self.pad_id, self.clean = context_length, pad_id, clean

@@ -17,9 +17,7 @@ from clip_jax.storage.paths import read_text, write_text
 PAD = 0
 FORMAT = "clip_jax byte-level BPE 1"
 MAX_CACHED_WORDS = 100_000  # words
-MAX_CAPTION_CHARS = (
-    4096  # characters of a caption that a vocabulary is learned from: a word costs the square of its length
-)
+MAX_CAPTION_CHARS = 4096  # of a caption that a vocabulary is learned from: a word costs the square of its length
 
 
 class Tokenizer(Protocol):
@@ -54,7 +52,7 @@ class BytePairTokenizer:
 
         with foreign(source, "a tokenizer"):
             self._library: Any = Library.from_str(model)
-        held = max(self._library.get_vocab().values(), default=-1) + 4  # padding before, start and end behind
+        held = max(self._library.get_vocab().values(), default=-1) + 4  # plus padding, start and end
         if held > vocab_size:
             reason = f"its model has ids for {held} tokens"
             raise UserError(f"{source}: vocab_size={vocab_size}: {reason}", field="vocab_size", value=vocab_size,

@@ -34,7 +34,7 @@ LICENSES = (
     "MIT", "Apache-2.0", "ISC", "BSD-2-Clause", "BSD-3-Clause", "Unlicense", "CC0-1.0", "CC-BY-3.0", "CC-BY-4.0",
     "CC-BY-SA-3.0", "CC-BY-SA-4.0", "OFL-1.1", "MPL-2.0",
 )  # fmt: skip
-# one family or more of each kind: interface icons in many styles and colours, a theme, emoji, flags
+# at least one design group of each kind: interface icons in many styles and colors, a theme, emoji, flags
 HELD_OUT = ("ph", "icon-park", "carbon", "iconoir", "teenyicons", "healthicons", "openmoji", "emojione", "circle-flags")
 FORMAT = 1  # of the work files
 
@@ -45,14 +45,14 @@ class IconsConfig:
 
     out: Path
     package: Path | None = None  # the archive of @iconify/json; None fetches it with npm
-    size: int = 64  # pixels a side
+    size: int = 64  # pixels per side
     sets: tuple[str, ...] = ()  # prefixes; empty takes all
-    licences: tuple[str, ...] = LICENSES  # SPDX; sets under others are left out
-    held_out: tuple[str, ...] = HELD_OUT  # prefixes; their whole families are, where they are in the package
-    colour: str = "#000000"  # of what leaves its colour open
-    near_bits: int = 4  # a training picture this near a held-out one, in bits of 64, is removed
-    common_sets: int = 20  # sets that have a name of the task icons-common
-    workers: int = 0  # processes that draw; 0: one a core
+    licences: tuple[str, ...] = LICENSES  # SPDX; sets under other licenses are left out
+    held_out: tuple[str, ...] = HELD_OUT  # prefixes; their whole design groups are held out
+    colour: str = "#000000"  # of parts that do not specify one
+    near_bits: int = 4  # training icons within this Hamming distance of a held-out one are removed
+    common_sets: int = 20  # minimum number of sets with a name, for the task icons-common
+    workers: int = 0  # rendering processes; 0: one per core
 
     def __post_init__(self) -> None:
         between("--size", self.size, 16, 1024)
@@ -93,7 +93,7 @@ def _build(config: IconsConfig, echo: Callable[[str], None]) -> dict[str, Any]:
     identity = _identity(config)
     work = _work_folder(config.out, identity)
     sets, tables, left_out, refused = _render_all(config, work, echo)
-    (config.out / "manifest.json").unlink(missing_ok=True)  # what it told of is about to go
+    (config.out / "manifest.json").unlink(missing_ok=True)  # the corpus that it describes is about to be replaced
     table = shuffled(tables)
     parts = split(sets, table, config.held_out, config.near_bits)
     table["held_out"] = parts.held_out

@@ -8,9 +8,9 @@ import re
 from clip_jax.datasets.icons.names import Name, Names, pointing, with_article
 from clip_jax.datasets.icons.package import IconSet
 
-ALIASES, CATEGORIES = 3, 2  # used at most
+ALIASES, CATEGORIES = 3, 2  # maximum number used
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
-_SCALE = re.compile(r"\dx(-|$)")  # "house2x": the same at twice the size
+_SCALE = re.compile(r"\dx(-|$)")  # "house2x": the same icon at twice the size
 _DULL = re.compile(r"extras|regular|^$|general|misc|^base$|^common$", re.IGNORECASE)
 
 
@@ -34,7 +34,7 @@ def captions(icons: IconSet, names: Names, icon: str) -> tuple[str, ...]:
         lines += [f"{name.shown}, {words}" for words in groups]
     lines.append(f"{_styled(name)}, {icons.title}")
     if names.kind == "icon":
-        lines.append(icon.replace("-", " "))  # as its designer wrote it, styles and sizes behind
+        lines.append(icon.replace("-", " "))  # the designer's name, with styles and sizes last
     return tuple(dict.fromkeys(line for line in lines if line))
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from clip_jax.datasets.icons.table import Contents
 
-TILES_PER_ROW, WIDTH, TEXT, LINE = 6, 190, 34, 13  # tiles a row, pixels a tile, of its text, a line of text
+TILES_PER_ROW, WIDTH, TEXT, LINE = 6, 190, 34, 13  # tiles per row; pixels per tile, of its text, per line
 
 
 def contact_sheet(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from clip_jax.datasets.icons.package import IconSet
 
-# forks, successors and fonts made of each other
+# forks, successors and fonts derived from each other
 KNOWN = (
     ("ic", "material-symbols", "mdi", "zmdi", "line-md"),
     ("feather", "lucide"),
@@ -35,8 +35,11 @@ KNOWN = (
     ("maki", "temaki", "pinhead"),
     ("simple-icons", "cib", "logos", "thesvg", "fa-brands", "bxl", "brandico"),
 )  # fmt: skip
-SHARED_PATHS, SHARED_LEAST = 0.1, 5  # of the smaller set's icons, and icons at least: a plain square proves nothing
-SHARED_LOOKS, LOOKS_ALIKE, NAMES = 0.5, 4, 20  # share of common names, bits that may differ, common names at least
+SHARED_PATHS, SHARED_LEAST = (
+    0.1,
+    5,
+)  # share of the smaller set's icons; minimum count, since a plain square proves nothing
+SHARED_LOOKS, LOOKS_ALIKE, NAMES = 0.5, 4, 20  # share of common names, maximum distance in bits, minimum common names
 
 
 @dataclass(frozen=True)

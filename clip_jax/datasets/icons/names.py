@@ -16,7 +16,7 @@ from importlib import resources
 
 from clip_jax.datasets.icons.package import IconSet
 
-# a style's word in names -> how captions say it; the value's last word is its class in the task `styles`
+# style word in names -> its form in captions; the last word is its class in the task `styles`
 STYLES = {
     "outline": "outline", "outlined": "outline", "line": "line", "linear": "linear", "stroke": "outline",
     "filled": "filled", "fill": "filled", "solid": "solid", "baseline": "filled", "glyph": "solid",
@@ -25,13 +25,13 @@ STYLES = {
     "regular": "", "flat": "flat", "remix": "remix", "block": "block", "wordmark": "wordmark", "dark": "dark",
     "1x1": "square", "4x3": "rectangular",
 }  # fmt: skip
-SURE = {"outline", "outlined", "filled", "duotone", "twotone", "linear"}  # styles in every set
+SURE = {"outline", "outlined", "filled", "duotone", "twotone", "linear"}  # always a style, in any set
 STYLE_CLASSES = {
     "outline": "outline", "line": "outline", "linear": "outline", "filled": "filled", "solid": "filled",
     "duotone": "duotone", "two-tone": "duotone", "thin": "thin", "light": "light", "bold": "bold", "broken": "broken",
     "sharp": "sharp", "rounded": "rounded",
 }  # fmt: skip
-SHARE = 0.02  # of a set's names that end so: then the word is a style or a size there
+SHARE = 0.02  # a word that ends this share of a set's names is a style or a size
 SIZES = re.compile(r"(8|1[0-68]|2[0248]|3[026]|4[08]|5[06]|64|96)(px)?")
 _TYPE = {"format", "text", "font", "type", "letter", "align", "traffic", "flash", "border", "under", "weight"}
 
@@ -123,7 +123,7 @@ class Names:
         words = SURE | ((self.suffixes | common) & set(STYLES))
         self.styles = set() if self.kind == "emoji" else words
         self.sizes = {w for w in self.suffixes | common if SIZES.fullmatch(w)}
-        # "Font Awesome Solid": the style of all its icons, where they say none
+        # "Font Awesome Solid": the style of icons whose name has none
         self.style = STYLES.get(icons.prefix.rpartition("-")[2], "") if "-" in icons.prefix else ""
         self.bases = {self._strip(n)[0] for n in names}
 

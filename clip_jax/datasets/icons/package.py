@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 from clip_jax.errors import UserError, foreign, name_within, parse_json, short
 
 NAME = "@iconify/json"
-LARGEST_SET = 1 << 28  # bytes of one set's JSON; the largest has a tenth
-PACK_S = 1800  # patience with a download of 100 MB
+LARGEST_SET = 1 << 28  # bytes of a set's JSON; ten times the largest
+PACK_S = 1800  # timeout of a 100 MB download
 
 
-ICON_NAME = "[a-z0-9-]+"  # as Iconify demands of prefixes and icons
+ICON_NAME = "[a-z0-9-]+"  # Iconify's rule for prefixes and icon names
 
 
 class Drawing(NamedTuple):
@@ -46,10 +46,10 @@ class IconSet:
     category: str
     color: bool
     icons: dict[str, Drawing]
-    hidden: int  # withdrawn by their designer, not among ``icons``
+    hidden: int  # number of icons withdrawn by their designer; not in ``icons``
     aliases: dict[str, tuple[str, ...]]
     categories: dict[str, tuple[str, ...]]
-    affixes: tuple[tuple[str, ...], tuple[str, ...]]  # before the name, after it
+    affixes: tuple[tuple[str, ...], tuple[str, ...]]  # prefixes, suffixes
 
     @property
     def attribution(self) -> str:

@@ -15,10 +15,10 @@ from typing import Any
 
 from clip_jax.errors import UserError
 
-LIMIT_S = 10.0  # for one drawing; most take two milliseconds
-START_S = 120.0  # for a process to import what it needs
-MAX_GROWTH = 1 << 30  # bytes that a drawing may add to its process
-MAX_TASKS_AHEAD = 2  # tasks of a process that may wait for an earlier one
+LIMIT_S = 10.0  # per drawing; most take two milliseconds
+START_S = 120.0  # for a process to import its libraries
+MAX_GROWTH = 1 << 30  # bytes by which a drawing may grow its process
+MAX_TASKS_AHEAD = 2  # tasks per process that may wait for an earlier one
 
 Draw = Callable[[Any], Any]
 Task = tuple[Draw, Sequence[Any]]
@@ -26,7 +26,7 @@ Task = tuple[Draw, Sequence[Any]]
 
 def _serve(connection: Connection) -> None:
     """Answer each item of each task, until the parent closes the connection."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # handled by the parent
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     limited = False
     with contextlib.suppress(EOFError, BrokenPipeError):
@@ -35,7 +35,7 @@ def _serve(connection: Connection) -> None:
             draw, items = connection.recv()
             for item in items:
                 connection.send(draw(item))
-                if not limited:  # the first drawing has loaded the libraries
+                if not limited:  # the libraries are loaded after the first drawing
                     _limit_memory()
                     limited = True
 

@@ -20,10 +20,10 @@ from clip_jax.datasets.icons.package import Drawing, IconSet
 from clip_jax.errors import parse_json
 from clip_jax.storage.paths import disk_errors, read_text, write_text
 
-CHUNK = 200  # icons a task of a worker
+CHUNK = 200  # icons per task of a worker
 LONGEST_BODY = 1_000_000  # characters
-DEEPEST = 64  # elements inside one another
-_INSIDE = re.compile(r"#|data:image/(png|jpe?g|gif|webp)[;,]")  # what an href may begin with
+DEEPEST = 64  # levels of nested elements
+_INSIDE = re.compile(r"#|data:image/(png|jpe?g|gif|webp)[;,]")  # allowed beginnings of an href
 _PATHS = re.compile(r'\bd="([^"]*)"')
 _SVG = (
     '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
@@ -61,7 +61,7 @@ class Renderer:
             return "broken"
         except MemoryError:
             raise
-        except BaseException as error:  # a panic of the Rust library is no Exception, and would end a worker silently
+        except BaseException as error:  # a Rust panic is not an Exception and would kill the worker
             if type(error).__name__ != "PanicException":
                 raise
             return "broken"

@@ -10,11 +10,11 @@ from clip_jax.datasets.icons.names import countries
 if TYPE_CHECKING:
     import pandas as pd
 
-COMMON_EACH, BASIC_EACH, STYLE_EACH, GROUP_EACH = 12, 40, 250, 150  # pictures a class at most
-BASIC = 40  # classes of icons-basic
-MIN_PER_CLASS = 3  # pictures a class of icons-common and of styles; fewer make no class
-LOGO_SETS = 3  # sets of logos that have a name: then it is a brand, whose logo is the same by every hand
-# the flags of Norway, the United States, Australia, France and Spain by other names
+COMMON_EACH, BASIC_EACH, STYLE_EACH, GROUP_EACH = 12, 40, 250, 150  # maximum images per class
+BASIC = 40  # number of classes of icons-basic
+MIN_PER_CLASS = 3  # images per class of icons-common and of styles
+LOGO_SETS = 3  # a name in this many logo sets is a brand, whose logo is the same in every set
+# territories with the flag of Norway, the United States, Australia, France or Spain
 SAME_FLAGS = ("bv", "sj", "um", "hm", "mf", "cp", "ea")
 
 _GROUPS = {

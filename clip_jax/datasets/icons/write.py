@@ -27,7 +27,7 @@ def write_shards(folder: Path, samples: Iterable[Sample]) -> dict[str, str]:
                     member = tarfile.TarInfo(f"{key}.{extension}")
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))
-                tar.members = []  # type: ignore[attr-defined]  # it would remember them all
+                tar.members = []  # type: ignore[attr-defined]  # TarFile keeps every member otherwise
         sums[path.name] = digest(path)
     return sums
 
