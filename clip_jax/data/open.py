@@ -37,7 +37,7 @@ def open_source(config: DataConfig, split: str, image_size: int) -> Source:
         parts = [hash_split(part, fraction, held_out=held_out) for part in parts]
     for path, part in zip(paths, parts, strict=True):
         if config.weights and len(part) == 0:
-            raise UserError(f"{path}: split {name!r} has no records, so it can have no share (data.weights)")
+            raise UserError(f"{path}: split {name!r} has no records, so it cannot have a weight (data.weights)")
     source: Source = parts[0] if len(parts) == 1 else ConcatSource(parts)
     if len(source) == 0:
         left = f" (data.val_fraction={fraction})" if fraction else ""
@@ -65,8 +65,8 @@ def open_splits(config: DataConfig, image_size: int, *, may_share: bool = False)
     train, held_out = (open_source(config, split, image_size) for split in ("train", "val"))
     shared = train.files & held_out.files
     if shared and not may_share and not config.val_fraction:
-        field, reason = "data.val_paths", "training reads it too, so nothing would be held out"
-        hint = "name others in data.val_paths, or hold a part out with data.val_fraction=0.05"
+        field, reason = "data.val_paths", "it is also read for training, so its records would not be held out"
+        hint = "use other files in data.val_paths, or hold out a part with data.val_fraction=0.05"
         first = min(shared)
         raise UserError(f"{first}: {reason}; {hint}", field=field, value=first, reason=reason, hint=hint)
     return train, held_out

@@ -81,7 +81,7 @@ def read_suite(name: str, data: str | None) -> list[BenchmarkSet]:
     """
     if name in prompts.SUITES:
         if data is None:
-            raise UserError(f"--suite={name}: needs --data=FOLDER, which holds one folder a set")
+            raise UserError(f"--suite={name}: needs --data=FOLDER, with one folder per set")
         builtin = prompts.available()
         return [BenchmarkSet(s, str(Path(data) / s), prompts=s if s in builtin else "") for s in prompts.SUITES[name]]
     path = Path(name)
@@ -114,7 +114,7 @@ def read_suite(name: str, data: str | None) -> list[BenchmarkSet]:
         if entry.metric and entry.metric not in prompts.METRICS:
             raise UserError(f"{path}: set {entry.name!r}: metric={entry.metric!r}: {', '.join(prompts.METRICS)}")
         if entry.val_split and entry.val_split in (entry.train_split, entry.test_split):
-            reason = "the probe's λ would be chosen on the pictures that it is trained or measured on"
+            reason = "λ of the probe would be chosen on training or test images"
             raise UserError(
                 f"{path}: set {entry.name!r}: val_split={entry.val_split}: {reason}", field="val_split",
                 value=entry.val_split, reason=reason,
@@ -238,7 +238,7 @@ class Benchmark:
         labels, classes = test["labels"], len(texts)
         several = labels.ndim == 2
         if labels.shape[1] != classes if several else int(labels.max()) >= classes:
-            raise UserError(f"{entry.path}: its labels do not fit the {classes} classes")
+            raise UserError(f"{entry.path}: has labels outside the {classes} classes")
         if task == "zeroshot_classification":
             scores = test["embeddings"] @ classifier(self.model, texts).T
             return [(task, benchmark_metrics(scores, labels, metric, metrics.first_alike([tuple(t) for t in texts])))]
@@ -257,7 +257,7 @@ class Benchmark:
             scores = knn_scores(train["embeddings"], train["labels"], test["embeddings"], classes)
             return [(task, {f"knn_{k}": v for k, v in benchmark_metrics(scores, labels, metric).items()})]
         if several:
-            self.echo(f"{entry.name}: several classes a picture, so no few_shot")
+            self.echo(f"{entry.name}: multi-label, so no few_shot")
             return []
         fewest = int(np.bincount(train["labels"], minlength=classes).min())
         if fewest < min(SHOTS):
@@ -299,14 +299,16 @@ def class_prompts(
     known = prompts.prompt_set(entry.prompts) if entry.prompts else None
     names = (known.classes if known else ()) or data.class_names
     if not names:
-        raise UserError(f"{entry.path}: no classnames.txt, and no prompts of its own")
+        raise UserError(f"{entry.path}: has no class names: neither classnames.txt nor prompts")
     if blank := [i for i, name in enumerate(names) if not name]:
         echo(f"{entry.name}: classes without a name: {', '.join(map(str, blank))}")
     metric = entry.metric or (known.metric if known else "accuracy")
     if known:
         texts, classes = known.prompts(tuple(names)), data.class_names
         if known.classes and (not classes or class_numbers(classes)):
-            echo(f"{entry.name}: its classes are numbers; class n is the n-th of prompts {known.name}")
+            echo(
+                f"{entry.name}: its classes are numbers; class n is matched with the n-th class of prompts {known.name}"
+            )
         if known.classes and classes:
             order = pair_names(classes, known.classes, entry.path, labels=known.labels, by=entry.pair)
             return [texts[i] for i in order], metric
@@ -351,9 +353,9 @@ def run_suite(
     present = [e for e in entries if Path(e.path).is_dir()]
     for entry in entries:
         if entry not in present:
-            echo(f"not there, passed over: {entry.name} ({entry.path})")
+            echo(f"skipped {entry.name}: {entry.path} does not exist")
     if not present:
-        raise UserError(f"--suite={suite}: none of its {len(entries)} sets is there; looked for {entries[0].path} …")
+        raise UserError(f"--suite={suite}: none of its {len(entries)} sets exists; looked for {entries[0].path} …")
     bench = Benchmark(model, Path(out), limit=limit, seed=seed, echo=echo)
     results: list[Result] = []
     for entry, task in _plan(present, tasks, echo):

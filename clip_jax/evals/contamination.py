@@ -84,7 +84,7 @@ def overlap_report(
         data = open_labeled(evals, pair)
         split = data.split(eval_split)
         if split.labels.ndim == 2:
-            raise UserError(f"{evals}: several classes a picture, so no accuracy; leave --model out")
+            raise UserError(f"{evals}: multi-label, so there is no accuracy; omit --model")
         texts, _ = benchmark.class_prompts(benchmark.BenchmarkSet(evals.name, str(evals)), data)
         weights = benchmark.classifier(model, texts)
         scores = np.concatenate([

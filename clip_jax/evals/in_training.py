@@ -38,7 +38,7 @@ def zero_shot_sets(config: RunConfig, entries: tuple[str, ...]) -> list[Classifi
 
             sets += zero_shot_tasks(config.data.scenes, size, limit or 2000)
         elif not Path(entry).is_dir():
-            raise UserError(f"evals.zero_shot, evals.controls: {entry}: no such folder (or the word scenes)")
+            raise UserError(f"evals.zero_shot, evals.controls: {entry}: no such folder, nor the word scenes")
         else:
             sets.append(load_classification_set(entry, size, limit, pixels=config.pixels))
     return sets

@@ -153,7 +153,7 @@ def test_mistakes_are_one_line(suite, tmp_path):
     refused("--tasks=probe", tasks=("probe",))
     refused("no such file; the built-in suites are paper27, poster", name="nothing.json")
     refused("needs --data", name="paper27")
-    refused("none of its 27 sets is there", name="paper27", data=str(tmp_path))
+    refused("none of its 27 sets exists", name="paper27", data=str(tmp_path))
     for change, match in (
         ({"sets": [{"name": "a", "path": "a", "metrics": "x"}]}, "metrics is not known"),
         ({"sets": [{"name": "a", "path": "a", "kind": "audio"}]}, "kind='audio'"),
@@ -271,7 +271,7 @@ def test_several_classes_a_picture(tmp_path):
     found = transfer.run_suite(model, str(suite), tmp_path / "out", echo=said.append)
     told = {r["task"]: r["metrics"] for r in found}
     assert set(told) == {"zeroshot_classification", "linear_probe", "knn"}
-    assert said == ["voc: several classes a picture, so no few_shot"]
+    assert said == ["voc: multi-label, so no few_shot"]
     assert told["linear_probe"]["lp_mean_average_precision_11point"] == pytest.approx(1.0)
     assert told["knn"]["knn_mean_average_precision"] > 0.75  # 20 of 24 vote
     assert 0.7 < told["zeroshot_classification"]["mean_average_precision"] <= 1.0

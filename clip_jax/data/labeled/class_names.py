@@ -103,8 +103,8 @@ def pair_names(
     unmatched = [name for i, name in enumerate(classes) if i not in matches]
     left = [name for i, name in enumerate(published) if i not in matches.values()]
     if unmatched or left:
-        reason = f"{_listed(unmatched)} of its {len(classes)} classes pair by name with none of {_listed(left)}"
-        hint = 'rename them, or ask for pair="place"' if len(classes) == len(published) else "rename them"
+        reason = f"{_listed(unmatched)} of its {len(classes)} classes match none of the names {_listed(left)}"
+        hint = 'rename them, or set pair="place"' if len(classes) == len(published) else "rename them"
         raise UserError(
             f"{source}: {reason}; {hint}", field="pair", value=tuple(unmatched or left), reason=reason, hint=hint
         )

@@ -142,7 +142,7 @@ def _number(shards: Shards, i: int) -> int:
     except BrokenRecord as error:
         raise UserError(str(error)) from None
     if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise UserError(f"{shards.name(i)}: label {short(text)} is no number")
+        raise UserError(f"{shards.name(i)}: label {short(text)} is not a number")
     return int(text)
 
 
@@ -154,7 +154,7 @@ def _vector(shards: Shards, i: int, classes: int) -> np.ndarray:
     with foreign(f"{name}: its .npy", "an array"):
         values = np.load(io.BytesIO(members["npy"]), allow_pickle=False)
     if values.ndim != 1 or (classes and len(values) != classes) or not np.isin(values, (0, 1)).all():
-        raise UserError(f"{name}: its .npy must hold {classes or 'as many'} zeros and ones, one a class")
+        raise UserError(f"{name}: its .npy must hold {classes or 'as many'} zeros and ones, one per class")
     return values.astype(bool)
 
 
@@ -211,7 +211,7 @@ def _tfds(path: Path, names: tuple[str, ...], templates: tuple[str, ...], pair: 
     try:
         info = tfds.builder_from_directory(path).info
     except Exception as error:  # noqa: BLE001  (tfds raises many kinds; all mean the same to a user)
-        raise UserError(f"{path}: no prepared TFDS data set ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{path}: not a prepared TFDS data set ({str(error).splitlines()[0]})") from None
     key = next((k for k in ("label", "labels") if k in info.features), None)
     if "image" not in info.features or key is None:
         raise UserError(f"{path}: needs the features image and label; it has {', '.join(info.features)}")

@@ -304,7 +304,7 @@ def _read_held_out(config: RunConfig, source: Source, count: int) -> list[tuple[
                 broken.add({i: str(error)})
     if broken.reasons:
         first = next(iter(broken.reasons.values()))
-        skipped = f"{len(broken.reasons)} broken records are passed over in what is measured"
+        skipped = f"{len(broken.reasons)} broken records are skipped in the evaluation data"
         print(f"clip-jax: {skipped}; the first: {first}", file=sys.stderr, flush=True)
     return pairs
 

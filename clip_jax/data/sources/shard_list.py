@@ -33,7 +33,7 @@ def _expand(text: str, whole: str) -> Iterator[str]:
     begin = text.find("{")
     if begin < 0:
         if "}" in text:
-            raise ConfigError(f"data.paths: {whole!r} has a brace without its partner")
+            raise ConfigError(f"data.paths: {whole!r} has unbalanced braces")
         yield text
         return
     depth, cuts = 0, [begin]
@@ -46,7 +46,7 @@ def _expand(text: str, whole: str) -> Iterator[str]:
         if letter == "}" and depth == 0:
             break
     if depth != 0:
-        raise ConfigError(f"data.paths: {whole!r} has a brace without its partner")
+        raise ConfigError(f"data.paths: {whole!r} has unbalanced braces")
     head, tail = text[:begin], text[cuts[-1] + 1 :]
     choices = [text[a + 1 : b] for a, b in itertools.pairwise(cuts)]
     for choice in choices:
@@ -63,7 +63,7 @@ def _range(text: str, whole: str) -> Iterator[str]:
         )
     first, last = int(match[1]), int(match[2])
     if last < first:
-        raise ConfigError(f"data.paths: {{{text}}} in {whole!r} runs down")
+        raise ConfigError(f"data.paths: {{{text}}} in {whole!r} is descending")
     return (str(n).zfill(len(match[1])) for n in range(first, last + 1))
 
 

@@ -140,7 +140,7 @@ def _check_end(shard: str, end: int, size: int) -> None:
     tarfile accepts a truncated archive, and one with another archive appended, as complete.
     """
     if size - end < BLOCK:
-        raise tarfile.ReadError("it ends early")
+        raise tarfile.ReadError("it is truncated")
     for begin in range(end, size, TAIL_CHUNK):
         tail = remote.read([remote.Range(shard, begin, min(begin + TAIL_CHUNK, size))])[0]
         if not tail.strip(b"\0"):
@@ -148,7 +148,7 @@ def _check_end(shard: str, end: int, size: int) -> None:
         first = begin + len(tail) - len(tail.lstrip(b"\0"))
         if first < end + BLOCK:
             raise tarfile.ReadError(f"no header of a member at byte {end}, and no end mark")
-        raise tarfile.ReadError(f"bytes follow its end mark: is byte {first} the begin of another tar?")
+        raise tarfile.ReadError(f"bytes follow its end mark: is byte {first} the start of another tar?")
 
 
 class _Member(NamedTuple):

@@ -25,11 +25,11 @@ class TfdsSource(Source):
         try:
             builder = tfds.builder_from_directory(path)
         except Exception as error:  # noqa: BLE001  (tfds raises many kinds; all mean the same to a user)
-            raise UserError(f"{path}: no prepared TFDS data set ({str(error).splitlines()[0]})") from None
+            raise UserError(f"{path}: not a prepared TFDS data set ({str(error).splitlines()[0]})") from None
         form = builder.info.file_format.value
         if form != "array_record":
             raise UserError(
-                f"{path}: prepared as {form}, which has no random access; convert it with: python -m "
+                f"{path}: prepared as {form}, which does not support random access; convert it with: python -m "
                 f"tensorflow_datasets.scripts.convert_format --dataset_dir={path} --out_file_format=array_record "
                 f"--out_path={path}-array_record"
             )

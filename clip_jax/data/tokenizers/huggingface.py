@@ -64,11 +64,11 @@ def _check_rules(values: Any, source: str) -> None:
         return
     growth = float(np.prod([max(1, len(str(c))) for c in _under(values.get("normalizer"), "content")]))
     if growth > GROWTH:
-        reason = f"its replacements make a text {growth:g} times longer"
+        reason = f"its replacements may lengthen a text {growth:g}-fold, at most {GROWTH} is allowed"
         raise UserError(f"{source}: normalizer: {reason}", field="normalizer", value=growth, reason=reason)
     for pattern in _under([values.get("normalizer"), values.get("pre_tokenizer")], "Regex"):
         if _NESTED.search(str(pattern)):
-            reason = "repeats what is itself repeated, which can take for ever"
+            reason = "has nested repetitions, whose matching may take exponential time"
             raise UserError(f"{source}: Regex={pattern!r}: {reason}", field="Regex", value=pattern, reason=reason)
 
 

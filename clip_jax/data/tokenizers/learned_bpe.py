@@ -136,10 +136,10 @@ def check_fits(tokenizer: Tokenizer, text: TextTowerConfig, source: str) -> Toke
     Without the check, ids without an embedding and rows of another length would be used silently.
     """
     if not 0 < tokenizer.vocab_size <= text.vocab_size:
-        reason = f"it has {tokenizer.vocab_size} tokens, the text tower {text.vocab_size}"
+        reason = f"has {tokenizer.vocab_size} tokens, the text tower {text.vocab_size}"
         raise UserError(f"{source}: {reason}", field="vocab_size", value=tokenizer.vocab_size, reason=reason)
     if tokenizer.context_length != text.context_length:
-        reason = f"its rows are {tokenizer.context_length} long, those of the text tower {text.context_length}"
+        reason = f"has {tokenizer.context_length} tokens per row, the text tower {text.context_length}"
         raise UserError(f"{source}: {reason}", field="context_length", value=tokenizer.context_length, reason=reason)
     return tokenizer
 

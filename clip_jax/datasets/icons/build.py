@@ -87,7 +87,7 @@ def build(config: IconsConfig, echo: Callable[[str], None] = print) -> dict[str,
 
 def _build(config: IconsConfig, echo: Callable[[str], None]) -> dict[str, Any]:
     if find_spec("resvg_py") is None:
-        raise UserError("clip-jax data icons: needs resvg_py to draw with; pip install 'clip-jax-scaling[icons]'")
+        raise UserError("clip-jax data icons: rendering needs resvg_py; pip install 'clip-jax-scaling[icons]'")
     config = replace(config, package=packages.find_package(config.package, config.out / ".work"))
     assert config.package is not None
     identity = _identity(config)
@@ -142,7 +142,7 @@ def _identity(config: IconsConfig) -> dict[str, Any]:
 def _work_folder(out: Path, identity: dict[str, Any]) -> Path:
     work = out / ".work"
     if not (work / "identity").is_file() and any((out / name).exists() for name in ("train", "val", "eval")):
-        raise UserError(f"{out}: holds train, val or eval of something else; give another folder")
+        raise UserError(f"{out}: already holds another train, val or eval folder; choose another --out")
     mark = work / "identity"
     text = json.dumps(identity, sort_keys=True)
     work.mkdir(parents=True, exist_ok=True)
@@ -219,10 +219,10 @@ def summary(manifest: dict[str, Any]) -> str:
     lines = [
         f"{icons['kept']:,} icons: " + ", ".join(f"{count:,} {name}" for name, count in manifest["licences"].items()),
         f"left out: {left_out} (left_out.txt); by licence: {refused}; withdrawn by designers: {icons['withdrawn']:,}",
-        f"held out, {len(manifest['held_out'])} sets, whole families: {' '.join(manifest['held_out'])}",
+        f"held out, {len(manifest['held_out'])} sets, whole design groups: {' '.join(manifest['held_out'])}",
         f"removed from train: {removed['same_paths']:,} with the path data of a held-out icon, "
         f"{removed['perceptual_hash']:,} more within {removed['within_bits']} bits of 64 of one",
-        f"train {icons['train']:,} pairs, {icons['repeats_in_train']:,} repeat a picture; val {icons['val']:,} pairs",
+        f"train {icons['train']:,} pairs, {icons['repeats_in_train']:,} repeat an image; val {icons['val']:,} pairs",
         f"{'task':14} {'classes':>8} {'examples':>9} {'chance':>8}",
     ]
     lines += [f"{n:14} {t['classes']:8,d} {t['examples']:9,d} {t['chance']:8.4f}" for n, t in manifest["tasks"].items()]

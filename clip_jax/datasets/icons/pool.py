@@ -157,7 +157,7 @@ class Pool:
                     worker.receive()
                 elif time.monotonic() > worker.deadline:
                     if not worker.ready:
-                        raise UserError(f"a process that draws did not come up in {START_S:.0f} s")
+                        raise UserError(f"a rendering process did not start within {START_S:.0f} s")
                     worker.skip(slow)
             except (EOFError, ConnectionError):
                 code = worker.end()
@@ -165,8 +165,8 @@ class Pool:
                 name = getattr(worker.item, "name", "")
                 raise UserError(
                     field=name or "workers",
-                    reason=f"the process that drew it ended ({how})",
-                    hint="leave its set out (--sets), or give the process more memory",
+                    reason=f"the process that rendered it exited ({how})",
+                    hint="exclude its set (--sets), or give the process more memory",
                 ) from None
             if len(worker.answers) == len(worker.items):
                 assert worker.task is not None

@@ -75,7 +75,7 @@ def test_what_is_not_there_is_named(prepared, split, image, caption, said):
 
 
 def test_no_prepared_set(tmp_path):
-    with pytest.raises(UserError, match="no prepared TFDS data set"):
+    with pytest.raises(UserError, match="not a prepared TFDS data set"):
         TfdsSource(tmp_path, "train", "image", "caption")
 
 
