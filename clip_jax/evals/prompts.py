@@ -92,6 +92,7 @@ def available() -> tuple[str, ...]:
 def prompt_set(name: str) -> PromptSet:
     """Return a built-in prompt set. Raises UserError listing the names when there is none of that name."""
     if name not in available():
-        raise UserError(f"prompts {name!r}: no such prompts; available: {', '.join(available())}")
+        reason = f"no such prompts; available: {', '.join(available())}"
+        raise UserError(f"prompts {name!r}: {reason}", field="prompts", value=name, reason=reason)
     file = resources.files("clip_jax.evals").joinpath("prompt_data", f"{name}.json")
     return parse(json.loads(file.read_text()), f"prompt_data/{name}.json")

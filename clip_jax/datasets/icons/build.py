@@ -142,7 +142,8 @@ def _identity(config: IconsConfig) -> dict[str, Any]:
 def _work_folder(out: Path, identity: dict[str, Any]) -> Path:
     work = out / ".work"
     if not (work / "identity").is_file() and any((out / name).exists() for name in ("train", "val", "eval")):
-        raise UserError(f"{out}: already holds another train, val or eval folder; choose another --out")
+        reason, hint = "already holds train, val or eval of another data set", "choose another --out"
+        raise UserError(f"{out}: {reason}; {hint}", field="--out", value=out, reason=reason, hint=hint)
     mark = work / "identity"
     text = json.dumps(identity, sort_keys=True)
     work.mkdir(parents=True, exist_ok=True)
