@@ -63,9 +63,9 @@ def objective(weights: Any, bias: Any, features: Any, labels: Any, l2: Any) -> A
     return jnp.mean(losses) + l2 / (2 * features.shape[0]) * jnp.sum(weights * weights)
 
 
-@functools.partial(jax.jit, static_argnames=("max_iterations", "together"))
+@functools.partial(jax.jit, static_argnames=("max_iterations", "vmapped"))
 def _solve(
-    features: Any, labels: Any, l2: Any, start: Any, tolerance: Any, *, max_iterations: int, together: bool
+    features: Any, labels: Any, l2: Any, start: Any, tolerance: Any, *, max_iterations: int, vmapped: bool
 ) -> Any:
     solver = optax.lbfgs(memory_size=LBFGS_MEMORY)
 
@@ -93,12 +93,12 @@ def _solve(
         p, _, loss, count, slope = jax.lax.while_loop(more, step, (start, solver.init(start), inf, 0, inf))
         return p[0], p[1], loss, count, slope <= tolerance
 
-    return jax.vmap(fit)((l2, start)) if together else jax.lax.map(fit, (l2, start))
+    return jax.vmap(fit)((l2, start)) if vmapped else jax.lax.map(fit, (l2, start))
 
 
 def fit_probe(
     features: np.ndarray, labels: np.ndarray, classes: int, l2: np.ndarray, *, tolerance: float = 1e-7,
-    max_iterations: int = 1000, together: bool | None = None,
+    max_iterations: int = 1000, vmapped: bool | None = None,
 ) -> Probe:  # fmt: skip
     """Fit K probes in one call: first in float32, then to the tolerance in float64.
 
@@ -109,10 +109,10 @@ def fit_probe(
       l2: [K] strengths λ.
       tolerance: of the largest entry of the mean objective's gradient.
       max_iterations: of each of the two stages; a fit that reaches it is returned as it is, not converged.
-      together: fit all strengths in one vmapped batch (best on an accelerator) or in sequence (best on a CPU, where a
+      vmapped: fit all strengths in one vmapped batch (best on an accelerator) or in sequence (best on a CPU, where a
       batch that waits for its slowest member only costs time); None chooses by the device.
     """
-    together = jax.default_backend() != "cpu" if together is None else together
+    vmapped = jax.default_backend() != "cpu" if vmapped is None else vmapped
     shape = (len(l2), features.shape[1], classes)
     start: Any = (np.zeros(shape), np.zeros((len(l2), classes)))
     total = np.zeros(len(l2), int)
@@ -122,7 +122,7 @@ def fit_probe(
                 jnp.asarray(features, dtype), jnp.asarray(labels, bool if labels.ndim == 2 else jnp.int32),
                 jnp.asarray(l2, dtype),
                 jax.tree.map(lambda x, dtype=dtype: jnp.asarray(x, dtype), start), jnp.asarray(goal, dtype),
-                max_iterations=max_iterations, together=together,
+                max_iterations=max_iterations, vmapped=vmapped,
             )  # fmt: skip
             weights, bias, loss, count, converged = (np.asarray(x) for x in outputs)
             total += count
@@ -139,21 +139,21 @@ def search_l2(
     Seven strengths two decades apart, then half the step around the best, down to an eighth of a decade. Returns the
     best λ of `L2_GRID` by validation accuracy (multi-label: 11-point mAP; ties: the larger λ), and the score of each λ.
     """
-    seen: dict[int, float] = {}
+    scores_by_index: dict[int, float] = {}
 
-    def look(wanted: list[int]) -> int:
-        new = [i for i in wanted if 0 <= i < len(L2_GRID) and i not in seen]
+    def evaluate(wanted: list[int]) -> int:
+        new = [i for i in wanted if 0 <= i < len(L2_GRID) and i not in scores_by_index]
         if new:
             probe = fit_probe(*train, classes, L2_GRID[new])
-            seen.update(zip(new, (_quality(scores, val[1]) for scores in probe.scores(val[0])), strict=True))
-        return max(seen, key=lambda i: (seen[i], i))
+            scores_by_index.update(zip(new, (_quality(scores, val[1]) for scores in probe.scores(val[0])), strict=True))
+        return max(scores_by_index, key=lambda i: (scores_by_index[i], i))
 
-    best = look(list(range(0, len(L2_GRID), COARSE_STEP)))
+    best = evaluate(list(range(0, len(L2_GRID), COARSE_STEP)))
     step = COARSE_STEP // 2
     while step:
-        best = look([best - step, best + step])
+        best = evaluate([best - step, best + step])
         step //= 2
-    return float(L2_GRID[best]), {float(L2_GRID[i]): seen[i] for i in sorted(seen)}
+    return float(L2_GRID[best]), {float(L2_GRID[i]): scores_by_index[i] for i in sorted(scores_by_index)}
 
 
 def _quality(scores: np.ndarray, labels: np.ndarray) -> float:

@@ -32,11 +32,11 @@ def test_optimum_and_predictions_are_scikit_learns():
         np.testing.assert_array_equal(found, theirs.predict(test.astype(np.float64)))
 
 
-@pytest.mark.parametrize("together", [True, False])
-def test_together_is_one_by_one(together):
+@pytest.mark.parametrize("vmapped", [True, False])
+def test_together_is_one_by_one(vmapped):
     x, y = clouds(80)
     strengths = np.array([0.1, 10.0])
-    both = fit_probe(x, y, 5, strengths, tolerance=1e-9, together=together)
+    both = fit_probe(x, y, 5, strengths, tolerance=1e-9, vmapped=vmapped)
     for k in range(2):
         alone = fit_probe(x, y, 5, strengths[k : k + 1], tolerance=1e-9)
         np.testing.assert_allclose(both.weights[k], alone.weights[0], atol=1e-6)

@@ -90,7 +90,7 @@ class BatchOfStep:
         if batch is not None and self.config.data.augment == "none":
             rendered, texts = batch(index)
             return {"images": rendered, "tokens": self.tokenizer.encode(texts)}, {}
-        met: Reasons = {}
+        broken: Reasons = {}
         captions: list[str] = []
         size = self.config.model.image.image_size
         images = np.empty((len(index), size, size, 3), np.uint8)
@@ -101,12 +101,12 @@ class BatchOfStep:
             rows = [i for i in rows if i not in cached]
         ahead = dict(zip(rows, self.source.get_many(rows), strict=True))  # in one request, if the source is remote
         for row, (i, position) in enumerate(zip(index.tolist(), positions.tolist(), strict=True)):
-            record = cached[i] if i in cached else self._prepared(i, ahead, met)
+            record = cached[i] if i in cached else self._prepared(i, ahead, broken)
             if record is None:
-                return {}, met
+                return {}, broken
             images[row], caption = self._view(record, position)
             captions.append(caption)
-        return {"images": images, "tokens": self.tokenizer.encode(captions)}, met
+        return {"images": images, "tokens": self.tokenizer.encode(captions)}, broken
 
     def _view(self, record: Record, position: int) -> tuple[np.ndarray, str]:
         """Draw one view of a prepared record and one of its captions by (seed, position)."""
@@ -116,8 +116,8 @@ class BatchOfStep:
         size, augment = self.config.model.image.image_size, self.config.data.augment
         return crop(record.image, size, augment, rng, self.config.pixels), caption
 
-    def _prepared(self, index: int, ahead: dict[int, Record | BrokenRecord], met: Reasons) -> Record | None:
-        """Return the record at ``index``, or the next one that can be read; broken ones are added to ``met``.
+    def _prepared(self, index: int, ahead: dict[int, Record | BrokenRecord], broken: Reasons) -> Record | None:
+        """Return the record at ``index``, or the next one that can be read; broken ones are added to ``broken``.
 
         Returns None when more than ``data.max_broken`` consecutive records are broken.
         """
@@ -131,7 +131,7 @@ class BatchOfStep:
                 if isinstance(prepared, Record):
                     return prepared
                 self.broken[i] = prepared
-            met[i] = self.broken[i]
+            broken[i] = self.broken[i]
         return None
 
     def _prepare(self, i: int, record: Record | BrokenRecord) -> Record | str:

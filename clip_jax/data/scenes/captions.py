@@ -70,7 +70,7 @@ class Choices:
     color: bool
     texture: bool
     size: bool
-    place: bool
+    corner: bool
     background: bool
     opening: int
     closing: int
@@ -99,7 +99,7 @@ def caption(facts: Facts, say: Choices, names: tuple[str, ...], families: tuple[
     if facts.other >= 0:
         second = f"{COLORS[facts.other_color]} {noun(facts.other)}" if say.color else noun(facts.other)
         phrase += f" {RELATIONS[facts.relation]} {article(second)} {second}"
-    elif say.place and facts.count == 0:
+    elif say.corner and facts.count == 0:
         phrase += f" in the {CORNERS[facts.corner]}"
     if say.background:
         phrase += f" on {BACKGROUNDS[facts.background]}"

@@ -33,7 +33,7 @@ _GROUND = np.array(
 )
 # each field of the hash gives an independent stream of numbers
 (_OBJECT, _COLOR, _TEXTURE, _SIZE, _COUNT, _CORNER, _GROUND_F, _RELATED, _OTHER, _OTHER_COLOR, _RELATION, _JITTER,
- _NAME, _S_COLOR, _S_TEXTURE, _S_SIZE, _S_PLACE, _S_GROUND, _OPENING, _CLOSING, _NOUN) = range(21)  # fmt: skip
+ _NAME, _S_COLOR, _S_TEXTURE, _S_SIZE, _S_CORNER, _S_GROUND, _OPENING, _CLOSING, _NOUN) = range(21)  # fmt: skip
 
 
 def uniform(seed: int, stream: int, index: np.ndarray, field: int) -> np.ndarray:
@@ -263,7 +263,7 @@ class ScenesSource(Source):
             u(_S_COLOR) < 0.6,
             (u(_S_TEXTURE) < 0.5) & ((s.texture > 0) | (u(_S_TEXTURE) < 0.2)),
             u(_S_SIZE) < 0.4,
-            u(_S_PLACE) < 0.85,
+            u(_S_CORNER) < 0.85,
             u(_S_GROUND) < 0.35,
             (u(_OPENING) * len(text.OPENINGS)).astype(np.int64),
             (u(_CLOSING) * len(text.CLOSINGS)).astype(np.int64),

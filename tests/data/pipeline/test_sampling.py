@@ -1,4 +1,4 @@
-"""Orders: pure functions of the position, exact shares, epochs of their own."""
+"""Samplers: pure functions of the position, exact shares, epochs of their own."""
 
 import numpy as np
 import pytest

@@ -23,7 +23,7 @@ facts = st.builds(
 )  # fmt: skip
 choices = st.builds(
     t.Choices, name=st.integers(0, 2), color=st.booleans(), texture=st.booleans(), size=st.booleans(),
-    place=st.booleans(), background=st.booleans(), opening=st.integers(0, 7), closing=st.integers(0, 3),
+    corner=st.booleans(), background=st.booleans(), opening=st.integers(0, 7), closing=st.integers(0, 3),
     noun=st.integers(0, 3),
 )  # fmt: skip
 
