@@ -16,7 +16,7 @@ import jax
 from jax.sharding import Mesh
 
 from clip_jax.config import PixelConfig, RunConfig
-from clip_jax.data.open import notes_of, open_splits
+from clip_jax.data.open import data_notes, open_splits
 from clip_jax.data.pipeline.loader import learn_tokenizer
 from clip_jax.data.sources.base import Source
 from clip_jax.data.tokenizers.learned_bpe import Tokenizer
@@ -101,7 +101,7 @@ def open_ground(config: RunConfig, *, may_share: bool = False) -> Ground:
     check_memory(config, mesh)
     enable_compile_cache()
     source, held_out = open_splits(config.data, config.model.image.image_size, may_share=may_share)
-    notes = notes_of(config.data, source, held_out)
+    notes = data_notes(config.data, source, held_out)
     if jax.process_index() == 0:
         for note in notes:
             print(f"clip-jax: {note}", file=sys.stderr, flush=True)
