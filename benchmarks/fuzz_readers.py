@@ -276,7 +276,7 @@ def read_records(folder: Path) -> None:
     from clip_jax.sweep.launch.base import Job
     from clip_jax.sweep.launch.submission import finished, left_out, set_aside_corrupt, take_up, verdict
     from clip_jax.sweep.status import status_table
-    from clip_jax.train.run_directory import Record
+    from clip_jax.train.run_directory import RunDirectory
 
     failed: UserError | None = None
     cells_of(folder)
@@ -293,7 +293,7 @@ def read_records(folder: Path) -> None:
 
     for read in (
         lambda: status_table(folder), lambda: collect(folder), lambda: curves(folder), lambda: RunLock(run_dir).owner(),
-        lambda: Record(run_dir, RunConfig()).rows("metrics.jsonl"), asked, go_on,
+        lambda: RunDirectory(run_dir, RunConfig()).rows("metrics.jsonl"), asked, go_on,
     ):  # fmt: skip
         try:
             read()

@@ -29,8 +29,8 @@ from clip_jax.pretrained.names import Fetch, hub_fetch
 from clip_jax.storage.paths import SCHEME, is_url, place
 from clip_jax.train.checkpoint import load_params
 from clip_jax.train.inputs import read_tokenizer
-from clip_jax.train.loop import Start
-from clip_jax.train.pixels import tell_old, with_pixels
+from clip_jax.train.loop import InitState
+from clip_jax.train.pixels import warn_without_pixels, with_pixels
 from clip_jax.train.run_directory import read_config
 
 
@@ -139,7 +139,7 @@ def read(name: str, *, fetch: Fetch = hub_fetch) -> Weights:
     begun = read_config(place(name))
     assert begun is not None
     run = with_pixels(begun, place(name))
-    tell_old(run, place(name))
+    warn_without_pixels(run, place(name))
     config = on_any_device(run.model)
     built = build(config, make_mesh(RunConfig().mesh))
     _, params = load_params(name, built)
@@ -209,7 +209,7 @@ def _check(ours: ModelConfig, theirs: ModelConfig, towers: tuple[str, ...], sour
             )
 
 
-def start_from(config: RunConfig, *, fetch: Fetch = hub_fetch) -> Start:
+def start_from(config: RunConfig, *, fetch: Fetch = hub_fetch) -> InitState:
     """What ``init_from`` asks for: the parameters the run starts with, the text tower's tokenizer, and the pixel
     normalization and resizing that the image tower was trained with.
 
@@ -247,4 +247,4 @@ def start_from(config: RunConfig, *, fetch: Fetch = hub_fetch) -> Start:
             raise UserError(f"init_from.source={source}: comes without a tokenizer, so its text tower cannot be used")
         tokenizer = with_context(weights.tokenizer, config.model.text.context_length)
     pixels = weights.preprocess.pixels if "image" in towers else None
-    return Start(lambda fresh: jax.tree_util.tree_map_with_path(take, fresh), tokenizer, pixels)
+    return InitState(lambda fresh: jax.tree_util.tree_map_with_path(take, fresh), tokenizer, pixels)

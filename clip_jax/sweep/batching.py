@@ -22,7 +22,7 @@ from clip_jax.storage.paths import make
 from clip_jax.sweep.launch.local import on_cores, slot_cores, slot_environment
 from clip_jax.sweep.plan import Cell
 from clip_jax.train.vmapped.benchmark import Gain
-from clip_jax.train.vmapped.compatibility import obstacle, shape_key, shared_fields
+from clip_jax.train.vmapped.compatibility import incompatibility_reason, shape_key, shared_fields
 
 # what the time of a step depends on
 _TIMED = ("model.", "loss.", "init_from.", "optim.state_dtype", "optim.rounding", "optim.layer_decay", "batch_size")
@@ -32,7 +32,7 @@ def check_families(config: SweepConfig) -> None:
     """Raises UserError when families are asked for and there can be none, of these runs or on this machine."""
     if config.families == "off":
         return
-    if (why := obstacle(config.base)) is not None:
+    if (why := incompatibility_reason(config.base)) is not None:
         raise UserError(f"families: would be ignored, for {why}")
     count = len(visible_gpus(os.environ))
     if config.slots == 1 and not config.resources.devices_per_process and count > 1:
@@ -46,7 +46,7 @@ def group_cells(cells: Sequence[Cell], size: int) -> list[tuple[Cell, ...]]:
     """
     alike: dict[str, list[Cell]] = {}
     for cell in cells:
-        key = shape_key(cell.config) if obstacle(cell.config) is None else cell.run_id
+        key = shape_key(cell.config) if incompatibility_reason(cell.config) is None else cell.run_id
         alike.setdefault(key, []).append(cell)
     groups = []
     for same in alike.values():

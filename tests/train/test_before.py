@@ -26,7 +26,7 @@ from clip_jax.sweep.plan import plan_of
 from clip_jax.sweep.status import status_table
 from clip_jax.train.evaluate import evaluate_run
 from clip_jax.train.loop import train
-from clip_jax.train.run_directory import Record
+from clip_jax.train.run_directory import RunDirectory
 
 STORED = Path(__file__).parents[1] / "before" / "before.tar.gz"
 
@@ -84,7 +84,7 @@ def test_sweep_an_old_one_is_read_claimed_and_completed(before):
         assert collect(root)["final"].tolist() == [True, True, False]
     assert "2 finished, 1 stopped" in status_table(root)
     stopped = root / "runs" / cells[-1]
-    assert Record(stopped, load(RunConfig, stopped / "request.json")).run_id == cells[-1]
+    assert RunDirectory(stopped, load(RunConfig, stopped / "request.json")).run_id == cells[-1]
     go_on(stopped, stopped / "request.json")
     df = collect(root)
     assert df["final"].all()

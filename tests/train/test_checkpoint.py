@@ -168,7 +168,7 @@ def test_when_none_can_be_read_nothing_is_moved(saved, world, tmp_path):
 
 
 def test_a_checkpoint_of_before_there_were_sums_is_read(world, tmp_path, monkeypatch):
-    monkeypatch.setattr(c, "seals_and_finite", lambda parts: ({}, True))
+    monkeypatch.setattr(c, "checksums_and_finite", lambda parts: ({}, True))
     with Checkpoints(tmp_path, every=2) as checkpoints:
         checkpoints.save(2, world.state)
     with Checkpoints(tmp_path, every=2) as checkpoints:

@@ -12,7 +12,7 @@ from clip_jax.errors import UserError
 from clip_jax.storage.json_files import read_json
 from clip_jax.storage.paths import folder, place
 from clip_jax.sweep.collect import collect, curves, lr_evidence, several_data
-from clip_jax.train.trackers import mirror_law
+from clip_jax.train.trackers import track_law
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +39,7 @@ def report(sweep_dir: str | Path, echo: Echo = print) -> dict[str, Any]:
             title=config.name.replace("_", " "),
             chance=chance_beside(root, config.metric),
         )
-        mirror_law(config.base.wandb, root, _numbers(law), out / "error_vs_flops.png")
+        track_law(config.base.wandb, root, _numbers(law), out / "error_vs_flops.png")
     echo("\n" + text_summary(law) + f"\n\n  {root / 'report' / 'report.html'}")
     if (note := several_data(df)) is not None:
         echo(f"  {note}")
