@@ -26,11 +26,11 @@ from clip_jax.train.run_directory import checkpoints_in
 from clip_jax.train.state import TrainState
 
 CHECKPOINTS_KEPT = 2
-SETTLE_S = 0.5  # reads and writes still under way when one has failed end in this time
+SETTLE_S = 0.5  # time for concurrent reads and writes to end after one has failed
 
 
 def _parts(state: TrainState) -> dict[str, Any]:
-    # parameters lie apart, so that an evaluation can read them alone
+    # parameters are a part of their own, so that an evaluation can read them alone
     return {"params": state.params, "rest": {"step": state.step, "opt_state": state.opt_state}}
 
 
@@ -77,7 +77,7 @@ def _settle() -> None:
     """Wait after a failure until concurrent reads and writes have failed too, and collect their coroutines."""
     time.sleep(SETTLE_S)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # coroutines that nobody will wait for
+        warnings.simplefilter("ignore")  # coroutines that are never awaited
         gc.collect()
 
 
@@ -115,7 +115,9 @@ class Checkpoints:
             if kind is None:
                 self.wait()
                 self._orbax.close()
-            elif jax.process_count() == 1:  # else closing would wait for the others, who may be gone
+            elif (
+                jax.process_count() == 1
+            ):  # with several processes, closing would wait for the others, which may have died
                 with contextlib.suppress(OSError, ValueError, RuntimeError, UserError):  # the first error counts
                     self._orbax.close()
                 _settle()
@@ -226,7 +228,7 @@ def _load(path: Path, abstract: dict[str, Any]) -> tuple[dict[str, Any] | None, 
     from orbax.checkpoint import v1 as ocp
 
     loaded, reason, sums = None, "another process cannot read it", {}
-    single_process = ocp.Context()  # whoever fails must not leave the others waiting inside Orbax
+    single_process = ocp.Context()  # a process that fails must not leave the others waiting inside Orbax
     single_process.multiprocessing.primary_host = jax.process_index()
     single_process.multiprocessing.active_processes = {jax.process_index()}
     with _quiet():
@@ -240,7 +242,7 @@ def _load(path: Path, abstract: dict[str, Any]) -> tuple[dict[str, Any] | None, 
             _settle()
     if not everywhere(loaded is not None) or loaded is None:
         return None, reason
-    # checkpoints of 0.1 have no seals
+    # checkpoints of version 0.1 have no checksums
     if sums and checksums(loaded) != {k: sums[k] for k in abstract}:
         return None, "its numbers are not those that were saved"
     return loaded, ""
@@ -264,5 +266,5 @@ def load_params(run_dir: str | Path, built: Any) -> tuple[int, Any]:
         loaded, reason = _load(root / str(step), {"params": abstract})
         if loaded is not None:
             return step, loaded["params"]
-        print(f"clip-jax: {root / str(step)}: passed over ({reason})", file=sys.stderr)
+        print(f"clip-jax: {root / str(step)}: skipped ({reason})", file=sys.stderr)
     raise UserError(f"{run_dir}: has no checkpoint{' that can be read' if steps else ''}; train it first")

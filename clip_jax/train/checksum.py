@@ -26,7 +26,7 @@ def checksum(array: jax.Array) -> jax.Array:
     return jnp.sum(bits ^ (bits >> 16), dtype=jnp.uint32)
 
 
-@jax.jit  # leaf by leaf: the many of one shape compile once
+@jax.jit  # per leaf, so that leaves of one shape share a compilation
 def _checksum_and_finite(array: jax.Array) -> tuple[jax.Array, jax.Array]:
     finite = jnp.all(jnp.isfinite(array)) if jnp.issubdtype(array.dtype, jnp.floating) else jnp.bool_(True)
     return checksum(array), finite
@@ -44,7 +44,7 @@ def checksums_and_finite(parts: dict[str, Any]) -> tuple[dict[str, list[int]], b
     for name, part in parts.items():
         sums[name] = []
         for leaf in jax.tree.leaves(part):
-            # one after the other: hundreds of small collectives in flight can starve the threads of a CPU backend
+            # sequentially: hundreds of small collectives in flight can starve the threads of a CPU backend
             total, finite = jax.device_get(_checksum_and_finite(leaf))
             sums[name].append(int(total))
             finite_so_far &= bool(finite)

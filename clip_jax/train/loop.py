@@ -112,7 +112,7 @@ def train(
     clock = Clock()
     writer = jax.process_index() == 0
     directory = RunDirectory(run_dir, config, writer=writer)
-    config = directory.config  # as it began
+    config = directory.config  # as the run began
     if told_by_first(directory.result() is not None) and (done := directory.result()) is not None:
         return done
     with clock.measure("start"):
@@ -291,13 +291,13 @@ class Run:
         evaluate, save, end = self.due(last)
         with self.clock.measure("step"):
             self.in_flight.add(metrics)
-            self.meter.flush()  # of an earlier step, now that the device has work
+            self.meter.flush()  # writes an earlier step's metrics while the device works on this one
             with self.clock.measure("other"):
                 self.profiler.end_step(self.step, metrics)
             if self.step % self.config.log_every == 0 or self.step == self.config.steps:
                 self.meter.defer(self.step, metrics)
             if evaluate or save or end:
-                jax.block_until_ready(metrics)  # all of these wait anyway; so the wait counts as steps
+                jax.block_until_ready(metrics)  # each of these waits anyway; waiting here counts the time as steps
                 self.meter.flush()
         if evaluate:
             self._evaluate()
@@ -307,7 +307,7 @@ class Run:
     def save(self) -> None:
         """Save a checkpoint of the current state; raise Anomaly if its parameters are not finite."""
         with self.clock.measure("checkpoint"):
-            self.directory.flush()  # a checkpoint never knows more than the lines
+            self.directory.flush()  # a checkpoint is never ahead of the logs
             if not self.checkpoints.save(self.step, self.state):
                 raise Anomaly(self.step, "nan", f"the parameters are not finite at step {self.step}")
 
@@ -316,7 +316,7 @@ class Run:
             spent = training_flops(self.config, self.step * self.config.batch_size).total
             try:
                 rows = [{"step": self.step, "flops": spent, **row} for row in self.evaluator(self.state.params)]
-            except NotFinite as error:  # as a loss that is no number
+            except NotFinite as error:  # treated like a non-finite loss
                 raise Anomaly(self.step, "nan", f"the evaluation at step {self.step} stopped: {error}") from None
             self.directory.append("evals.jsonl", *rows)
             self.directory.flush()

@@ -100,8 +100,11 @@ class Meter:
         step, metrics = self.deferred
         self.deferred = None
         values = {k: float(np.asarray(v)) for k, v in metrics.items()}
-        now = (step, self.clock.attempt("step", "data"))  # so that evaluations and checkpoints do not slow it down
-        self.first_logged = self.first_logged or now  # the time before it went into compiling
+        now = (
+            step,
+            self.clock.attempt("step", "data"),
+        )  # without evaluations and checkpoints, which would lower the throughput
+        self.first_logged = self.first_logged or now  # earlier time was spent on compiling
         size = self.config.batch_size
         if self.last_logged is not None and now[1] > self.last_logged[1]:
             values["samples_per_s"] = (step - self.last_logged[0]) * size / (now[1] - self.last_logged[1])

@@ -28,7 +28,7 @@ def resolve_pixels(config: RunConfig, run_dir: Path, of_source: Callable[[], Pix
       of_source: returns the source's pixels; called by every process, at the first start only.
     """
     path = run_dir / FILE
-    # tokenizer.json is written next: a run that has it without pixels began without
+    # tokenizer.json is written next, so a run with only that file began before pixels were recorded
     if not told_by_first(exists(path) or exists(run_dir / "tokenizer.json")):
         # on every process, since reading a run's checkpoint is a collective operation
         inherited = of_source() if config.pixels == PixelConfig() else None

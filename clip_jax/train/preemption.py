@@ -33,7 +33,7 @@ class StopRequest:
         if jax.process_count() > 1 and self.reason is None:
             from jax.experimental import multihost_utils
 
-            self._calls += 1  # not the step: a rollback would repeat steps, and JAX compares for equality
+            self._calls += 1  # not the step, which a rollback repeats: JAX compares for equality
             if multihost_utils.reached_preemption_sync_point(self._calls):
                 self.reason = "preempted"
         return self.reason is not None

@@ -10,7 +10,7 @@ import jax
 
 from clip_jax.errors import ConfigError
 
-WARM_UP = 10  # steps before a trace that was asked for by its length alone
+WARM_UP = 10  # steps before a trace that is given by its length only
 
 
 def parse_window(text: str, steps: int) -> tuple[int, int]:

@@ -119,7 +119,7 @@ class RunDirectory:
         """Return the run's id, that of the config it began with; raise UserError if the directory belongs to another
         config."""
         try:
-            first = read_config(self.path)  # fields that came later are at their defaults
+            first = read_config(self.path)  # fields added later are at their defaults
         except ConfigError as error:
             raise UserError(f"{self.path}: belongs to another config ({error}); use another directory") from None
         if first is None:
@@ -177,10 +177,10 @@ class RunDirectory:
             try:
                 make(self.path)
             except (FileExistsError, NotADirectoryError, PermissionError) as error:
-                raise UserError(f"{self.path}: cannot make this directory ({error.strerror})") from None
+                raise UserError(f"{self.path}: cannot be created ({error.strerror})") from None
             self._check_submission()
             self.lock.acquire()
-        if not is_remote(self.path):  # a lease reaches everywhere
+        if not is_remote(self.path):  # a lease holds on all machines
             wait_for_silence(self.path, self.read_status)
         self._load_previous_status()
         self.status |= {

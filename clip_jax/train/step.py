@@ -80,7 +80,7 @@ def make_update(config: RunConfig, built: Any, mesh: Mesh) -> Update:
     def update(
         state: TrainState, batch: Batch, optimizer: optax.GradientTransformation, key: jax.Array
     ) -> tuple[TrainState, Metrics]:
-        rng = jax.random.fold_in(key, state.step)  # what is random is a function of the step
+        rng = jax.random.fold_in(key, state.step)  # randomness is a function of the step
         moments_key, weights_key = jax.random.split(jax.random.fold_in(rng, ROUNDING))
         factor = loss_scale(state.opt_state)
         (loss, (scale, statistics)), grads = gradients(state.params, batch, rng, factor)

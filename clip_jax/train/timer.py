@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 
 # start: opening data, restoring. compile: the first call of the step. data: waiting for the next batch.
-# step: the rest of the loop, which is the device at work or being given work. other: whatever is left.
+# step: the rest of the loop, when the device works or gets work. other: everything else.
 PARTS = ("start", "compile", "data", "step", "evaluation", "checkpoint", "other")
 
 

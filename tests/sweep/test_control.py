@@ -121,13 +121,10 @@ def test_logs(sweep, capsys):
     ("fields", "line"),
     [
         (["--engine=pbs"], "engine='pbs': must be one of local, slurm, jobset"),
-        (
-            ["--engine=slurm"],
-            "there is no squeue on this machine; start the sweep where there is one, or choose another",
-        ),
+        (["--engine=slurm"], "engine: squeue is not installed on this machine; start the sweep where it is"),
         (
             ["--engine=jobset", "--resources.image=i", "--resources.claim=c", "--resources.mount=/"],
-            "there is no kubectl on this machine; start the sweep",
+            "engine: kubectl is not installed on this machine; start the sweep",
         ),
     ],
 )

@@ -21,14 +21,18 @@ Echo = Callable[[str], None]
 
 
 def report(sweep_dir: str | Path, echo: Echo = print) -> dict[str, Any]:
-    """Collect what is there, fit, write ``report/`` and print the summary. Raises UserError without a sweep."""
+    """Collect the runs, fit, write ``report/`` and print the summary.
+
+    Raises:
+      UserError: the directory holds no sweep, or no run has finished.
+    """
     from clip_jax.scaling.data.chance import chance_beside
     from clip_jax.scaling.report.write import text_summary, write_report
 
     root = place(sweep_dir)
     df = collect(root)
     config = from_dict(SweepConfig, read_json(root / "sweep.json") or {})
-    _needs_finished(df, root)
+    _check_finished(df, root)
     with folder(root / "report") as out:
         law = write_report(
             df,
@@ -52,8 +56,18 @@ def report(sweep_dir: str | Path, echo: Echo = print) -> dict[str, Any]:
 def report_of_table(
     path: Path, out: str | None, metric: str, echo: Echo = print, *, chance: float | None = None
 ) -> dict[str, Any]:
-    """The report of a table of runs, a sweep's ``runs.csv`` or another's, into ``out`` (``report/`` beside it), with
-    the figure of a graded forecast that lies there. Raises UserError."""
+    """Write the report of a table of runs, and the figure of a graded forecast that lies beside the table.
+
+    Args:
+      path: a sweep's ``runs.csv``, or another table of runs.
+      out: the folder to write; by default ``report/`` beside the table.
+      metric: the column to explain.
+      echo: receives lines.
+      chance: the error of guessing; by default that of ``evals.csv`` beside the table.
+
+    Raises:
+      UserError: the table cannot be read or fitted.
+    """
     from clip_jax.scaling.data.chance import chance_of_table
     from clip_jax.scaling.data.runs_table import read_table
     from clip_jax.scaling.report.write import text_summary, write_report
@@ -71,7 +85,8 @@ def report_of_table(
 
 
 def _numbers(law: dict[str, Any]) -> dict[str, float]:
-    """Of a law, for a table of sweeps: each form's parameters, and what the best expects of ten times the compute."""
+    """Return numbers of a law for a table of sweeps: each form's parameters, and the best one's forecast at 10 × the
+    compute."""
     numbers = {f"{f['form']}/{name}": value for f in law["fits"] for name, value in f["values"].items()}
     for row in law["averaged"][-1:]:
         low, high = row["run"]
@@ -80,7 +95,7 @@ def _numbers(law: dict[str, Any]) -> dict[str, float]:
     return numbers
 
 
-def _needs_finished(df: pd.DataFrame, root: Path) -> None:
+def _check_finished(df: pd.DataFrame, root: Path) -> None:
     if not df["final"].any():
         first = df["reason"].iloc[0]
         raise UserError(f"{root}: no run has finished; the first: {first}")

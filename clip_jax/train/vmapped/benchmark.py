@@ -30,7 +30,7 @@ class Gain:
     batch_size: int
     start_s: float  # a process and its imports
     compile_first_s: float  # of a run alone, with nothing cached
-    compile_next_s: float  # of the next one, which may find the program in the cache
+    compile_next_s: float  # of the next run, which may find the program in the cache
     compile_family_s: float
     step_s: float  # of a run alone
     step_family_s: float  # of all members

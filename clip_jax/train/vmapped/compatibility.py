@@ -43,7 +43,9 @@ def incompatibility_reason(config: RunConfig) -> str | None:
         return f"microbatch_size={config.microbatch_size}: is for large batches; a family is for small runs"
     for name in ("on_nan", "on_spike"):
         if getattr(config.faults, name) == "rollback":
-            return f"faults.{name}='rollback': one run cannot go back while the others go on; use 'stop'"
+            return (
+                f"faults.{name}='rollback': one run of a family cannot roll back while the others continue; use 'stop'"
+            )
     return None
 
 
@@ -56,7 +58,7 @@ def check_compatible(configs: Sequence[RunConfig]) -> None:
     if not configs:
         raise UserError("a family needs at least one run")
     if len({run_id(config) for config in configs}) < len(configs):
-        raise UserError("a family: the same run stands twice")
+        raise UserError("a family: the same run is given twice")
     if (reason := incompatibility_reason(configs[0])) is not None:
         raise UserError(reason)
     first = shared_fields(configs[0])

@@ -35,7 +35,7 @@ from clip_jax.train.step import Metrics, make_update
 from clip_jax.train.timer import Clock
 from clip_jax.train.vmapped.compatibility import check_compatible, family_id
 
-FORMS = ("vmap", "map")  # the members' kernels batched into one, or one after the other
+FORMS = ("vmap", "map")  # the members' kernels batched into one, or executed one after the other
 
 
 def stack(states: Sequence[TrainState]) -> TrainState:
@@ -85,7 +85,9 @@ class VmappedStep:
             return jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, state), metrics
 
         def step(state: TrainState, batches: Any, alive: jax.Array, keys: jax.Array, numbers: Any) -> Any:
-            shared = jax.tree.map(lambda x: x[0], batches) if len(self.seeds) == 1 else None  # held once for all
+            shared = (
+                jax.tree.map(lambda x: x[0], batches) if len(self.seeds) == 1 else None
+            )  # one batch for all members
             by_member = None if shared else jax.tree.map(lambda x: x[which], batches)
 
             def update_one(state: TrainState, batch: Any, alive: jax.Array, key: jax.Array, traced: Any) -> Any:
@@ -155,7 +157,11 @@ def train_vmapped(
     with clock.measure("start"):
         context = build_context(configs[0], may_share=all(directories[i].may_share for i in open_))
         if context.mesh.size > 1:
-            raise UserError(f"a family trains on one device, and there are {context.mesh.size}; let it see only one")
+            raise UserError(
+                field="mesh",
+                reason=f"a family trains on one device, and there are {context.mesh.size}",
+                hint="make only one visible",
+            )
         make = _once(make_evaluator) if make_evaluator else None
     with contextlib.ExitStack() as stack_, stop_requests() as stop:
         runs: dict[int, Run] = {}
@@ -243,7 +249,7 @@ class VmappedRuns:
 
     def _let_go(self) -> None:
         for run in self.runs.values():
-            del run.state  # a copy of what is in the stack
+            del run.state  # a copy of the stacked state
 
     def _living(self) -> list[tuple[int, Run]]:
         return [(i, run) for i, run in self.runs.items() if self.alive[i]]
@@ -269,7 +275,7 @@ class VmappedRuns:
                 self._let_go()
         self._hand_out()
         ends: dict[int, dict[str, Any]] = {}
-        if self.step == self.configs[0].steps:  # all are safe before the first of them is finished
+        if self.step == self.configs[0].steps:  # save all members before the first one is finished
             for i, run in self._living():
                 self._try(i, run, Run.save)
             for _, run in self._living():

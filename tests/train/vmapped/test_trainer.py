@@ -16,6 +16,7 @@ from clip_jax.errors import UserError
 from clip_jax.evals.in_training import make_evaluator
 from clip_jax.models.clip import build
 from clip_jax.storage.json_files import read_json, read_lines
+from clip_jax.train import context as train_context
 from clip_jax.train import loop
 from clip_jax.train.checkpoint import load_params
 from clip_jax.train.context import build_context
@@ -33,7 +34,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:
 @pytest.fixture(autouse=True, scope="module")
 def one_device():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
+        patch.setattr(train_context, "make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
         yield
 
 
@@ -259,7 +260,7 @@ def test_sigterm_leaves_checkpoints_to_go_on_from(members, tmp_path, monkeypatch
 def test_what_cannot_be_a_family_is_one_line(tiny_run):
     for other, said in (
         (dataclasses.replace(tiny_run, batch_size=32), "batch_size is 16 and 32; only seed, optim.peak_lr"),
-        (tiny_run, "the same run stands twice"),
+        (tiny_run, "the same run is given twice"),
         (dataclasses.replace(tiny_run, steps=9), "steps is 8 and 9"),
     ):
         with pytest.raises(UserError, match=said):
@@ -275,6 +276,6 @@ def test_what_cannot_be_a_family_is_one_line(tiny_run):
 
 
 def test_several_devices_are_refused(members, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "make_mesh", make_mesh)
+    monkeypatch.setattr(train_context, "make_mesh", make_mesh)
     with pytest.raises(UserError, match="one device, and there are 8"):
         train_vmapped(members, dirs(tmp_path, 2), progress=False)
