@@ -2,7 +2,7 @@
 `make soak`.
 
     python benchmarks/soak.py                            # 50 kills of train, 5 of each of the others
-    python benchmarks/soak.py --train=3 --others=1 --seed=1
+    python benchmarks/soak.py --train=3 --others=1 --seed=1 [--only=sweep]
 
 A command is killed (SIGKILL, with all of its process group) and repeated until it ends by itself; then its directory
 must hold what an undisturbed one holds. Rounds are repeated, each in a new directory, until there were enough kills.
@@ -63,9 +63,10 @@ def of_run(root: Path) -> Any:
 
 
 def of_sweep(root: Path) -> Any:
-    """What a sweep ended with: each run's, and the law."""
+    """Return what a sweep ended with: what each run ended with, and the law."""
     law = json.loads((root / "report" / "law.json").read_text())
-    return [{p.name: of_run(p) for p in sorted((root / "runs").iterdir())}, law["rows_sha256"]]
+    del law["rows_sha256"]  # of rows that hold times
+    return [{p.name: of_run(p) for p in sorted((root / "runs").iterdir())}, law]
 
 
 def of_eval(root: Path) -> Any:
@@ -121,6 +122,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--train", type=int, default=50, help="kills of train")
     parser.add_argument("--others", type=int, default=5, help="kills of each of sweep, eval and icons")
+    parser.add_argument("--only", default="", help="train, eval, icons or sweep (eval needs train)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     rng = random.Random(args.seed)
@@ -151,6 +153,8 @@ def main() -> int:
         }  # fmt: skip
         (out / "icons.tgz").write_bytes(_package())
         for name, (command, kills, of) in commands.items():
+            if args.only not in ("", name):
+                continue
             row = soak(name, [*PROGRAM, *command], kills, out, of, rng)
             print(f"{name:8} {row['kills']:6,d} {row['rounds']:7,d} {row['seconds']:6.0f} s", flush=True)
     return 0

@@ -13,7 +13,7 @@ _PUBLIC = {
     "RunConfig": "clip_jax.config",
     "SweepConfig": "clip_jax.config.sweep",
     "TextTowerConfig": "clip_jax.config",
-    "UserError": "clip_jax.config",
+    "UserError": "clip_jax.errors",
     "load_model": "clip_jax.inference",
     "preset": "clip_jax.config.presets",
     "ladder": "clip_jax.config.presets",

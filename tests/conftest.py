@@ -154,6 +154,23 @@ def bucket(_buckets, tmp_path, monkeypatch):
     _buckets.refuse = 0
 
 
+@pytest.fixture
+def store(monkeypatch):
+    """An empty `SlowStore`; ``asked`` lists (path, start, end), `fail` sets how many calls will fail."""
+    import fsspec
+
+    from clip_jax.storage import range_reads
+
+    from .slow_store import SlowStore
+
+    fsspec.register_implementation("slow", SlowStore, clobber=True)
+    monkeypatch.setattr(range_reads, "PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(SlowStore, "store", {})
+    monkeypatch.setattr(SlowStore, "asked", [])
+    monkeypatch.setattr(SlowStore, "failures", 0)
+    return fsspec.filesystem("slow")
+
+
 @pytest.fixture(scope="session")
 def golden():
     """Golden numbers of the reference implementations: small models with random weights."""

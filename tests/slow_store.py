@@ -1,10 +1,6 @@
 """A store behind a URL that counts what is read of it and fails when told to."""
 
-import fsspec
-import pytest
 from fsspec.implementations.memory import MemoryFileSystem
-
-from clip_jax.storage import range_reads as remote
 
 
 class SlowStore(MemoryFileSystem):
@@ -35,14 +31,3 @@ class SlowStore(MemoryFileSystem):
     def info(self, path, **kwargs):
         self._fail()
         return super().info(path, **kwargs)
-
-
-@pytest.fixture
-def store(monkeypatch):
-    """An empty `SlowStore`; ``asked`` lists (path, start, end), `fail` sets how many calls will fail."""
-    fsspec.register_implementation("slow", SlowStore, clobber=True)
-    monkeypatch.setattr(remote, "PAUSES", (0.0, 0.0, 0.0))
-    monkeypatch.setattr(SlowStore, "store", {})
-    monkeypatch.setattr(SlowStore, "asked", [])
-    monkeypatch.setattr(SlowStore, "failures", 0)
-    return fsspec.filesystem("slow")
