@@ -10,6 +10,7 @@ if __name__ == "__main__" or sys.argv[0].endswith("clip-jax"):  # only as a prog
     listen()
 
 import argparse
+import dataclasses
 import os
 import select
 import traceback
@@ -69,9 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("dir", metavar="SWEEP_DIR|TABLE.csv")
     report.add_argument("--out", help="with a table: folder of the report (default: report/ beside it)")
     report.add_argument("--metric", help="with a table: the column to explain (default: error_mean)")
-    report.add_argument(
-        "--chance", type=float, help="with a table: the error of guessing (default: of evals.csv beside it)"
-    )
+    report.add_argument("--chance", type=float, help="with a table: chance error (default: from evals.csv beside it)")
     count = verb("flops", "Count parameters and forward GFLOPs per pair (2 per multiply-add) of named models.")
     count.add_argument("names", metavar="NAME", nargs="+", help="a preset, or rung:NUMBER of the ladder")
     count.add_argument("--no-xla", action="store_true", help="skip XLA's own count, the slow part")
@@ -158,8 +157,6 @@ def _family(args: argparse.Namespace) -> int:
     files = [next((f for f in (d / "request.json", d / "config.json") if exists(f)), d / "request.json") for d in dirs]
     configs = [load(RunConfig, file) for file in files]
     if args.measure:
-        import dataclasses
-
         from clip_jax.storage.json_files import write_json
         from clip_jax.train.vmapped.benchmark import measure
 

@@ -48,7 +48,9 @@ def check_batching(config: SweepConfig) -> None:
         raise UserError(f"families: would be ignored, for {reason}")
     count = len(visible_gpus(os.environ))
     if config.slots == 1 and not config.resources.devices_per_process and count > 1:
-        raise UserError(f"resources.devices_per_process: must be 1 with families, for here are {count} GPUs")
+        raise UserError(
+            field="resources.devices_per_process", reason=f"must be 1 with families, as this machine has {count} GPUs"
+        )
 
 
 def group_cells(cells: Sequence[Cell], size: int) -> list[tuple[Cell, ...]]:
