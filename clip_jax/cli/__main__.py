@@ -2,7 +2,10 @@
 
 import sys
 
-from clip_jax.cli.main import main
+from clip_jax.interrupts import listen
 
-if __name__ == "__main__":
-    sys.exit(main())
+listen()  # before the slow imports
+
+from clip_jax.cli.main import main  # noqa: E402
+
+sys.exit(main())

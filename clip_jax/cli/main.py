@@ -6,7 +6,7 @@ import sys
 
 from clip_jax.interrupts import LINE, hold, listen
 
-if __name__ == "__main__" or sys.argv[0].endswith("clip-jax"):  # only as a program, and before the slow imports
+if sys.argv[0].endswith("clip-jax"):  # the console script; before the slow imports
     listen()
 
 import argparse

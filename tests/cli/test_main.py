@@ -163,7 +163,7 @@ def test_preflight_says_what_fits(capsys, tmp_path):
 @pytest.mark.parametrize("lines", [1, 0])
 def test_main_reader_that_stops_is_no_traceback(lines, tmp_path):
     code = (
-        "import sys\nfrom clip_jax import cli\n"
+        "import sys\nfrom clip_jax.cli import main as cli\n"
         "cli._flops = lambda args: [print('x' * 100) for _ in range(20_000)]\n"
         "sys.exit(cli.main(['flops', 'ViT-B/32']))"
     )

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clip_jax import config as c
+from clip_jax import errors
 from clip_jax.config import io
 
 
@@ -59,7 +60,7 @@ def test_load_reads_python_and_json_and_overrides_fields(tmp_path):
 def test_a_file_that_is_no_config_is_named(tmp_path, name, text, said):
     if text is not None:
         (tmp_path / name).write_text(text)
-    with pytest.raises(c.UserError, match=said) as raised:
+    with pytest.raises(errors.UserError, match=said) as raised:
         io.load(c.RunConfig, tmp_path / name)
     assert name in str(raised.value)
 
@@ -67,7 +68,7 @@ def test_a_file_that_is_no_config_is_named(tmp_path, name, text, said):
 def test_an_override_through_a_value_is_refused(tmp_path):
     file = tmp_path / "c.json"
     file.write_text('{"steps": 50}')
-    with pytest.raises(c.ConfigError, match="steps is a value"):
+    with pytest.raises(errors.ConfigError, match="steps is a value"):
         io.load(c.RunConfig, file, {"steps.more": "1"})
 
 

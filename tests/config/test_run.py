@@ -3,6 +3,7 @@
 import pytest
 
 from clip_jax import config as c
+from clip_jax import errors
 from clip_jax.config.io import from_dict, load
 from clip_jax.config.sweep import SweepConfig
 
@@ -72,16 +73,16 @@ PATHS = {"source": "webdataset", "paths": ["a", "b"]}
     ],
 )
 def test_a_wrong_setting_is_named_in_one_line(values, named):
-    with pytest.raises(c.ConfigError) as raised:
+    with pytest.raises(errors.ConfigError) as raised:
         from_dict(c.RunConfig, values)
     assert named in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
 def test_sweep_needs_a_name_and_distinct_seeds():
-    with pytest.raises(c.ConfigError, match="name"):
+    with pytest.raises(errors.ConfigError, match="name"):
         from_dict(SweepConfig, {})
-    with pytest.raises(c.ConfigError, match="seeds_at_best"):
+    with pytest.raises(errors.ConfigError, match="seeds_at_best"):
         SweepConfig(name="x", seeds=(0, 1), seeds_at_best=(1,))
 
 
@@ -100,7 +101,7 @@ def test_sweep_needs_a_name_and_distinct_seeds():
 def test_an_override_that_no_machine_can_hold_is_refused_by_field(tmp_path, field, text):
     config = tmp_path / "c.json"
     config.write_text("{}")
-    with pytest.raises(c.ConfigError) as caught:
+    with pytest.raises(errors.ConfigError) as caught:
         load(c.RunConfig, config, {field: text})
     assert caught.value.field == field
     assert len(str(caught.value)) < 400
@@ -123,6 +124,6 @@ def test_a_python_config_that_holds_something_else_is_one_line(tmp_path, body, s
         found = load(c.RunConfig, config)
         assert (found.steps, found.seed) == (100, 3)
         return
-    with pytest.raises(c.UserError, match=said) as caught:
+    with pytest.raises(errors.UserError, match=said) as caught:
         load(c.RunConfig, config)
     assert "\n" not in str(caught.value)
