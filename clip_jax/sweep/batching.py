@@ -71,8 +71,10 @@ def group_cells(cells: Sequence[Cell], size: int) -> list[tuple[Cell, ...]]:
 
 
 def family_arguments(run_dirs: Sequence[Path], form: str = "vmap") -> tuple[str, ...]:
-    """Return the arguments of ``clip-jax`` that train the runs of these directories (each with a ``request.json``)
-    together."""
+    """Return the arguments of ``clip-jax`` that train the runs of these directories together.
+
+    Each directory holds a ``request.json``.
+    """
     return ("family", *map(str, run_dirs), f"--form={form}", "--quiet")
 
 

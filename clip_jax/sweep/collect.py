@@ -96,8 +96,7 @@ def several_data(df: pd.DataFrame) -> str | None:
 
 
 def _settings(config: dict[str, Any]) -> dict[str, float | None]:
-    """Return settings that a run was trained with and its result has no column for; None where its config lacks
-    them."""
+    """Return the settings of a run for which its result has no column; None for those its config lacks."""
     optim = config.get("optim") or {}
     warmup, steps = optim.get("warmup_steps"), config.get("steps")
     share = None if warmup is None or not steps else warmup / steps

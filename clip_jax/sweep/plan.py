@@ -253,8 +253,7 @@ def make_plan(config: SweepConfig, train_records: int | None = None) -> SweepPla
 
 
 def _near_optimum(config: SweepConfig, column: list[Cell]) -> list[Cell]:
-    """Drop all but the ``sizes_per_budget`` sizes whose samples per parameter are nearest to the guess, in
-    logarithm."""
+    """Drop all but the ``sizes_per_budget`` sizes nearest to the guessed samples per parameter, in logarithm."""
     possible = [c for c in column if c.reason is None]
     if not config.sizes_per_budget or len(possible) <= config.sizes_per_budget:
         return column

@@ -324,8 +324,7 @@ class Run:
         return rows
 
     def roll_back(self, anomaly: Anomaly) -> None:
-        """Go back to the last regular checkpoint and skip the batches since; raise Diverged if ``faults`` forbids
-        it."""
+        """Go back to the last regular checkpoint and skip the batches since; raise Diverged if not allowed."""
         faults, optim = self.config.faults, self.config.optim
         policy = faults.on_nan if anomaly.kind == "nan" else faults.on_spike
         advice = f"lower optim.peak_lr={optim.peak_lr:g} or lengthen optim.warmup_steps={optim.warmup_steps}"

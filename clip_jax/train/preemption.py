@@ -28,8 +28,7 @@ class StopRequest:
         self.reason = f"signal {signal.Signals(number).name}"
 
     def should_stop(self) -> bool:
-        """Return whether to stop. Every process calls it once per step, and all get the same answer at the same
-        step."""
+        """Return whether to stop; every process calls it once per step, and all get the same answer."""
         if jax.process_count() > 1 and self.reason is None:
             from jax.experimental import multihost_utils
 

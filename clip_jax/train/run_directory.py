@@ -116,8 +116,7 @@ class RunDirectory:
         self._load_previous_status()
 
     def _check_config(self) -> str:
-        """Return the run's id, that of the config it began with; raise UserError if the directory belongs to another
-        config."""
+        """Return the id of the run; raise UserError if the directory belongs to another config."""
         try:
             first = read_config(self.path)  # fields added later are at their defaults
         except ConfigError as error:

@@ -131,8 +131,7 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:
 
 
 def abstract_step(config: RunConfig, mesh: Mesh) -> tuple[Any, TrainState, dict[str, jax.ShapeDtypeStruct]]:
-    """Return the jitted step with abstract state and batch (shapes, dtypes, shardings on ``mesh``), to compile or count
-    it.
+    """Return the jitted step with abstract state and batch on ``mesh``, to compile or count it.
 
     Raises:
       ConfigError: the mesh cannot hold the model.

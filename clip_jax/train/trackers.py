@@ -75,8 +75,7 @@ def _wandb_dir(path: Path) -> Path:
 
 
 def sweep_of(run_dir: Path) -> str | None:
-    """Return the name of the sweep's directory that contains a run, by which W&B groups runs; None outside of a
-    sweep."""
+    """Return the name of the sweep's directory that contains a run, else None; W&B groups runs by it."""
     root = absolute(run_dir).parent.parent
     return root.name if absolute(run_dir).parent.name == "runs" and (root / "plan.json").exists() else None
 

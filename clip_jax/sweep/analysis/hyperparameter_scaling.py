@@ -106,11 +106,10 @@ def best_value(cell: pd.DataFrame, setting: str, x: str, metric: str, noise: flo
 def fit_rule(
     df: pd.DataFrame, *, setting: str = "peak_lr", x: str = "width", metric: str = "error_mean", level: float = 0.95
 ) -> Rule:
-    """Fit ``setting`` as a power of ``x``, by least squares in logarithms with Student's interval, as the bests are
-    few.
+    """Fit ``setting`` as a power of ``x``, by least squares in logarithms.
 
-    Only runs of a cell that agree in every other setting are compared. Rows that are not final, and cells where only
-    the usual value was tried, are ignored.
+    The interval of the power is Student's, as the bests are few. Only runs of a cell that agree in every other setting
+    are compared. Rows that are not final, and cells where only the usual value was tried, are ignored.
 
     Args:
       df: runs, as from `collect` or any table with these columns, budget, params and seed.

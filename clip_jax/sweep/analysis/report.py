@@ -85,8 +85,7 @@ def report_of_table(
 
 
 def _numbers(law: dict[str, Any]) -> dict[str, float]:
-    """Return numbers of a law for a table of sweeps: each form's parameters, and the best one's forecast at 10 × the
-    compute."""
+    """Return a law's numbers for W&B: each form's parameters, and the forecast at ten times the compute."""
     numbers = {f"{f['form']}/{name}": value for f in law["fits"] for name, value in f["values"].items()}
     for row in law["averaged"][-1:]:
         low, high = row["run"]

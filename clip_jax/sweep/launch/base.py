@@ -21,11 +21,10 @@ class EngineDown(UserError):
 
 @dataclass(frozen=True)
 class Job:
-    """The unit that an engine runs: the directories of the runs that it trains, often one, and the arguments of
-    ``clip-jax``.
+    """Unit of work of an engine: the directories of the runs that it trains, often one, and a command line.
 
-    The arguments both start and resume the runs. ``attempt`` counts the job's submissions; ``until`` is the step at
-    which it pauses with a checkpoint, 0 for the end.
+    The arguments of ``clip-jax`` both start and resume the runs. ``attempt`` counts the job's submissions; ``until`` is
+    the step at which it pauses with a checkpoint, 0 for the end.
     """
 
     run_dirs: tuple[Path, ...]
@@ -69,8 +68,7 @@ class Engine(Protocol):
         """Submit jobs; raise EngineDown if it is unknown whether that worked, UserError if they were refused."""
 
     def poll(self, jobs: Sequence[Job]) -> dict[str, str]:
-        """Return ``queued`` or ``running`` by `Job.key`, without jobs that are gone; raise EngineDown without an
-        answer."""
+        """Return ``queued`` or ``running`` by `Job.key`, without jobs that are gone; may raise EngineDown."""
 
     def cancel(self, jobs: Sequence[Job]) -> None:
         """Stop the jobs; those that run save a checkpoint. Jobs that are gone already are skipped."""

@@ -44,8 +44,10 @@ class _Child:
 
 
 class Local:
-    """Engine of subprocesses. A child that outlives its driver continues; its successor waits for it and starts no
-    second one."""
+    """Engine of subprocesses.
+
+    A child that outlives its driver continues; the next driver waits for it and starts no second one.
+    """
 
     name, max_jobs_per_submit = "local", 1
 
@@ -168,8 +170,7 @@ class Local:
 
 
 def _lock(run_dir: Path) -> RunLock:
-    """Return the local lock that a child holds while it lives. For a run in a bucket the child takes the lease as
-    well."""
+    """Return the local lock that a child holds while it lives; for a run in a bucket it takes the lease too."""
     return RunLock(scratch(run_dir))
 
 
@@ -178,8 +179,9 @@ def _is_held(job: Job) -> bool:
 
 
 def slot_environment(slot: int, slots: int, resources: Resources) -> dict[str, str]:
-    """Return the environment of a child that selects its GPUs, if there are any: with several slots one each by
-    default.
+    """Return the environment that selects a child's GPUs, if there are any.
+
+    With several slots each gets one GPU, unless ``resources`` says otherwise.
 
     Raises:
       UserError: there are fewer GPUs than ``resources`` asks for.

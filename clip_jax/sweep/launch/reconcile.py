@@ -123,8 +123,7 @@ def _refuse_other_engine(engine: Engine, jobs: Sequence[Job]) -> None:
 
 
 class _Contact(contextlib.AbstractContextManager):  # type: ignore[type-arg]
-    """Context manager that tolerates an engine that stops answering for a while; one that never answered is an
-    error."""
+    """Context manager that tolerates an engine that stops answering, but not one that never answered."""
 
     def __init__(self, echo: Echo) -> None:
         self.echo, self.ever, self.lost = echo, False, False

@@ -103,8 +103,7 @@ def exit_code(run_dir: Path, name: str) -> int | None:
 
 
 def give_up_reason(job: Job, max_attempts: int) -> dict[str, Any] | None:
-    """Return why an unfinished job that is gone should not be tried again, as {code, reason, log}; None if it
-    should."""
+    """Return {code, reason, log} if an unfinished job that is gone should not be tried again, else None."""
     last = read_submission(job.run_dirs[0])
     if last is None or not last["accepted"]:
         return None

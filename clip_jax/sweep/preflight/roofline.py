@@ -60,8 +60,7 @@ def roofline(
 
 
 def _share(config: RunConfig, rows: int, tensor: int) -> flops.Work:
-    """Return one device's work in a step: a batch of ``rows`` on one device, plus its logits against the whole
-    batch."""
+    """Return one device's work per step: ``rows`` of the batch, with their logits against the whole batch."""
     import jax
 
     from clip_jax.distributed.mesh import make_mesh
