@@ -196,7 +196,7 @@ def _recomputed(config: RunConfig, remat: bool, policy: str) -> RunConfig:
 
 
 def _piece(batch: int, devices: int, share: float) -> int:
-    """Return the largest even microbatch of at most ``share`` of the batch, over all devices; 0 if there is none."""
+    """Return the largest microbatch, at most ``share`` of the batch, that splits it and the devices evenly; else 0."""
     per_device = batch // devices
     sizes = [n for n in range(1, per_device) if per_device % n == 0 and n <= per_device * share]
     return max(sizes, default=0) * devices
