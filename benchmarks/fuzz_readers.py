@@ -219,9 +219,9 @@ def read_config(folder: Path) -> None:
 def overrides_samples() -> list[Files]:
     from clip_jax.config import RunConfig
     from clip_jax.config.io import to_dict
-    from clip_jax.storage.json_files import flat
+    from clip_jax.storage.json_files import flatten
 
-    fields = flat(to_dict(RunConfig()))
+    fields = flatten(to_dict(RunConfig()))
     return [{"o.json": json.dumps([name, value]).encode()} for name, value in fields.items()]
 
 
@@ -271,7 +271,7 @@ def records_samples() -> list[Files]:
 def read_records(folder: Path) -> None:
     from clip_jax.config import RunConfig
     from clip_jax.errors import UserError
-    from clip_jax.storage.lock import RunLock, ask_to_stop
+    from clip_jax.storage.lock import RunLock, request_stop
     from clip_jax.sweep.collect import cells_of, collect, curves
     from clip_jax.sweep.launch.base import Job
     from clip_jax.sweep.launch.submission import failure_of, finished, give_up_reason, requeue, set_aside_corrupt
@@ -289,7 +289,7 @@ def read_records(folder: Path) -> None:
 
     def asked() -> None:
         with contextlib.suppress(UserError):  # nobody of that number signed it
-            ask_to_stop(run_dir)
+            request_stop(run_dir)
 
     for read in (
         lambda: status_table(folder), lambda: collect(folder), lambda: curves(folder), lambda: RunLock(run_dir).owner(),

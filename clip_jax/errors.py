@@ -1,4 +1,4 @@
-"""What a user did wrong, in one line; and the checks that configs and foreign files share."""
+"""Exceptions for user mistakes (one line each), and the validators that configs and files from outside share."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 LONGEST_NAME = 200  # characters; file systems allow 255 bytes, and suffixes are added
-# the password of user:password@host, and the values of parameters by which signed URLs are known; also of a URL that
-# was read as a path, which leaves one slash
+# Matches the user info of user:password@host and the values of the query parameters that sign a URL. It also matches a
+# URL that was parsed as a path, where only one slash is left.
 _SECRETS = re.compile(
     r"(?P<userinfo>(?:(?<=://)|(?<=:/))[^/@\s?#]+(?=@))"
     r"|(?P<parameter>(?<=[?&])(?:x-amz-(?:signature|credential|security-token)|x-goog-(?:signature|credential)"
@@ -21,20 +21,23 @@ _SECRETS = re.compile(
 
 
 def mask_secrets(text: str) -> str:
-    """Replace user names, passwords and signatures in the URLs of a text by ``***``."""
-    return _SECRETS.sub(lambda found: (found["parameter"] or "") + "***", text) if ":/" in text else text
+    """Replace user names, passwords and signatures in the URLs of ``text`` by ``***``."""
+    return _SECRETS.sub(lambda match: (match["parameter"] or "") + "***", text) if ":/" in text else text
 
 
 def one_line(text: str, longest: int | None = 120) -> str:
-    """Return a text of others fit for a message: line breaks and other characters that cannot be printed escaped, a
-    text longer than ``longest`` characters cut in the middle."""
+    """Return ``text`` as one printable line for a message.
+
+    Line breaks and other unprintable characters are escaped. A text longer than ``longest`` characters is cut in the
+    middle; None sets no limit.
+    """
     if longest is not None and len(text) > longest:
         text = f"{text[: longest // 2]}…{text[-longest // 4 :]}"
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def short(value: object) -> str:
-    """Return ``repr(value)`` as `one_line` does a text."""
+    """Return ``repr(value)`` as one printable line (`one_line`)."""
     try:
         return one_line(repr(value))
     except ValueError:  # a whole number of thousands of digits has no decimal form
@@ -42,13 +45,13 @@ def short(value: object) -> str:
 
 
 class UserError(ValueError):
-    """A mistake of the user's: one line that names what was wrong; the command exits with 2.
+    """A user mistake, described in one line; commands print the line and exit with code 2.
 
     Args:
-      message: the line; composed from the others where it is empty, as ``FIELD=VALUE: REASON; HINT``.
+      message: the line. If empty, it is composed from the other arguments as ``FIELD=VALUE: REASON; HINT``.
       field: the option, config field, column or file that is wrong.
-      value: what it was given.
-      reason: why that cannot be, in a few words.
+      value: the value that was rejected.
+      reason: why the value was rejected, in a few words.
       hint: what to do instead.
     """
 
@@ -75,53 +78,53 @@ class ConfigError(UserError):
 
 
 def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
-    """Raises ConfigError unless ``value`` is among ``allowed``."""
+    """Check that ``value`` is among ``allowed``; raise ConfigError otherwise."""
     if value not in allowed:
         reason = f"must be one of {', '.join(map(str, allowed))}"
         raise ConfigError(f"{name}={short(value)}: {reason}", field=name, value=value, reason=reason)
 
 
 def at_least(name: str, value: float, low: float) -> None:
-    """Raises ConfigError unless ``value`` >= ``low``."""
+    """Check that ``value`` >= ``low``; raise ConfigError otherwise."""
     if not value >= low:  # written so that NaN fails too
         reason = f"must be at least {low}"
         raise ConfigError(f"{name}={short(value)}: {reason}", field=name, value=value, reason=reason)
 
 
 def between(name: str, value: float, low: float, high: float) -> None:
-    """Raises ConfigError unless ``low`` <= ``value`` <= ``high``."""
+    """Check that ``low`` <= ``value`` <= ``high``; raise ConfigError otherwise."""
     if not low <= value <= high:
         reason = f"must lie between {low} and {high}"
         raise ConfigError(f"{name}={short(value)}: {reason}", field=name, value=value, reason=reason)
 
 
 def no_secret(name: str, value: str) -> None:
-    """Raises ConfigError where a path or URL holds a password or a signature.
+    """Check that a path or URL holds no password or signature; raise ConfigError otherwise.
 
-    Configs are written to records and mirrors, which others read; credentials belong into the store's own files or
-    environment variables.
+    Configs are copied into run records and experiment trackers, which other people read. Credentials belong in the
+    object store's own files or environment variables.
     """
     if mask_secrets(value) != value:
-        reason = "holds a password or a signature, which would stand in the run's records"
-        hint = "let the store find its credentials in its own files or variables, or copy the data"
+        reason = "contains a password or a signature, which would be copied into the run's records"
+        hint = "keep credentials in the store's own files or environment variables, or copy the data"
         raise ConfigError(field=name, value=mask_secrets(value), reason=reason, hint=hint)
 
 
 def parse_json(text: str | bytes, source: object) -> Any:
-    """Parse JSON from outside.
+    """Parse JSON that comes from outside the program.
 
     Args:
-      text: JSON; bytes are UTF-8. A byte order mark in front is passed over.
-      source: names the file in the message.
+      text: the JSON text; bytes are decoded as UTF-8. A leading byte order mark is skipped.
+      source: the file, as named in the error message.
 
     Raises:
-      UserError: it is not JSON, not UTF-8, nested too deep to read, or holds a number of more than 4,300 digits or half
-        of a character.
+      UserError: the text is not JSON, is not UTF-8, is nested too deeply, or holds a number of more than 4,300 digits
+        or a lone surrogate.
     """
     try:
         value = json.loads(text.removeprefix("\ufeff") if isinstance(text, str) else text)
         if (b"\\u" if isinstance(text, bytes) else "\\u") in text:  # type: ignore[operator]
-            json.dumps(value, ensure_ascii=False).encode()  # half a character of two cannot be written to any file
+            json.dumps(value, ensure_ascii=False).encode()  # fails for a lone surrogate, which no file can hold
         return value
     except RecursionError:
         reason = "nested too deep"
@@ -133,15 +136,15 @@ def parse_json(text: str | bytes, source: object) -> Any:
 
 @contextlib.contextmanager
 def foreign(source: object, what: str) -> Iterator[None]:
-    """Turn whatever content of others makes a reader raise into one line.
+    """Convert exceptions that a reader raises on malformed content into a one-line UserError.
 
     Args:
-      source: the file, for the message.
-      what: what the file is no such thing of, as ``"a config of open_clip"``.
+      source: the file, as named in the message.
+      what: the expected content, such as ``"a config of open_clip"``; the message says "not WHAT".
 
     Raises:
-      UserError: in place of any exception but a UserError, a missing file or a lack of memory; in place of a panic of
-        a library in Rust too, which is none of Python's own exceptions.
+      UserError: instead of any exception other than UserError, FileNotFoundError and MemoryError. A panic in a Rust
+        library, which does not derive from Exception, is converted too.
     """
     try:
         yield
@@ -150,29 +153,29 @@ def foreign(source: object, what: str) -> Iterator[None]:
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        said = mask_secrets(str(error)).splitlines()
-        reason = f"not {what} ({type(error).__name__}{': ' + said[0][:200] if said else ''})"
+        lines = mask_secrets(str(error)).splitlines()
+        reason = f"not {what} ({type(error).__name__}{': ' + lines[0][:200] if lines else ''})"
         raise UserError(f"{source}: {reason}", field=str(source), reason=reason) from error
 
 
 def name_within(field: str, name: object, *, folders: bool = False, allowed: str = "") -> str:
-    """Return a file name that a suite, a package or a table gave, if it stays inside the folder it belongs to.
+    """Return a file name from an outside source after checking that it cannot leave the folder it belongs to.
 
     Args:
-      field: names the place it was found in.
-      name: the name.
-      folders: whether it may lie in folders below, as ``a/b.jpg``.
-      allowed: a regular expression that the whole name must match besides.
+      field: the field that holds the name, for the error message.
+      name: the name, as a suite, package or table gave it.
+      folders: whether subfolders are allowed, as in ``a/b.jpg``.
+      allowed: a regular expression that the whole name must also match.
 
     Raises:
-      UserError: it is empty, absolute, leads upwards, holds a control character or a backslash, is too long, does not
-        match, or is no text.
+      UserError: the name is not a string, is empty, absolute or too long, leads upwards, contains a control character
+        or a backslash, or does not match ``allowed``.
     """
     reason = ""
     if not isinstance(name, str):
-        reason = "must be a text"
+        reason = "must be a string"
     elif not name or name in (".", "..") or any(ord(c) < 32 or c == "\\" for c in name):
-        reason = "is no file name"
+        reason = "is not a file name"
     elif len(name) > (LONGEST_NAME if not folders else 4 * LONGEST_NAME):
         reason = "is too long for a file name"
     elif name.startswith("/") or ".." in PurePosixPath(name).parts:

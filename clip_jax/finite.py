@@ -1,4 +1,4 @@
-"""Numbers that are not finite stop what would use them, and the tensor or the picture that holds them is named."""
+"""Checks for NaN and infinity that name the tensor or the sample that holds them."""
 
 from __future__ import annotations
 
@@ -13,34 +13,38 @@ OVERFLOW = "float16 ends at 65504 and this overflows it; evaluate in float32 or 
 
 
 class NotFinite(UserError):
-    """One row of a result is not finite: ``field`` says of what, ``value`` which one, ``row`` where it stands."""
+    """A row of a result that is not finite: ``field`` is the kind of result, ``value`` the row's name, ``row`` its
+    index."""
 
     row = 0
 
     @classmethod
     def at(cls, what: str, row: int, name: str, hint: str | None = None) -> NotFinite:
-        """The error that names a row."""
+        """Return the error for row ``row`` of ``what``, called ``name`` in the message."""
         more = f"; {hint}" if hint else ""
         error = cls(f"{name}: its {what} {REASON}{more}", field=what, value=name, reason=REASON, hint=hint)
         error.row = row
         return error
 
-    def of(self, name: str) -> NotFinite:
-        """The same under the name that whoever knows the pictures has for this one."""
+    def renamed(self, name: str) -> NotFinite:
+        """Return the same error with the sample's name as the caller knows it, such as a file name."""
         return NotFinite.at(str(self.field), self.row, name, self.hint)
 
 
 def finite_rows(
     values: np.ndarray, what: str, name: Callable[[int], str], *, dtype: str = "float32", first: int = 0
 ) -> np.ndarray:
-    """``values`` [N, ...] as they are. Raises NotFinite, naming the first row that is not finite.
+    """Return ``values`` unchanged after checking that every row is finite.
 
     Args:
-      values: embeddings, features, logits or scores, one row a picture or text.
-      what: they are.
-      name: of a row.
-      dtype: they were computed in.
-      first: the number of the first row here.
+      values: [N, ...], embeddings, features, logits or scores, one row per picture or text.
+      what: the kind of result, for the message.
+      name: maps a row's number to its name.
+      dtype: the compute dtype; with float16 the message points at overflow.
+      first: the number of the first row of ``values``.
+
+    Raises:
+      NotFinite: names the first row that is not finite.
     """
     bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
     if bad.any():
@@ -50,7 +54,7 @@ def finite_rows(
 
 
 def finite_tensors(source: str, tensors: Iterable[tuple[str, np.ndarray]]) -> None:
-    """Raises UserError, one line that lists the tensors (pairs of name and array) with numbers that are not finite."""
+    """Check that every tensor, given as (name, array), is finite; raise UserError listing those that are not."""
     bad = sorted({name for name, value in tensors if not np.isfinite(value).all()})
     if bad:
         more = f" and {len(bad) - 6} more" if len(bad) > 6 else ""

@@ -1,4 +1,4 @@
-"""A model ready to use, from a published name, a path, or a run of ours; and starting a run from one."""
+"""Inference with a trained or published model, its export, and initializing a run from one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from clip_jax.models.predictive import Predictive
 from clip_jax.pretrained.load import Weights, load_weights, save_weights
 from clip_jax.pretrained.mapping import flatten, nest, path_name
 from clip_jax.pretrained.names import Fetch, hub_fetch
-from clip_jax.storage.paths import SCHEME, is_url, place
+from clip_jax.storage.paths import SCHEME, as_path, is_url
 from clip_jax.train.checkpoint import load_params
 from clip_jax.train.inputs import read_tokenizer
 from clip_jax.train.loop import InitState
@@ -35,7 +35,12 @@ from clip_jax.train.run_directory import read_config
 
 
 class LoadedModel:
-    """A model with its preprocessing and its tokenizer. Embeddings are float32 and of length 1."""
+    """A model with its image preprocessing and tokenizer. Embeddings are float32 and of unit length.
+
+    Args:
+      weights: the model, from `read_weights` or `pretrained.load.load_weights`.
+      batch_size: inputs per call of the compiled functions.
+    """
 
     def __init__(self, weights: Weights, batch_size: int = 64) -> None:
         enable_compile_cache()
@@ -56,35 +61,56 @@ class LoadedModel:
 
     @property
     def module(self) -> CLIP | Predictive:
-        """The Flax module with these weights, for one's own JAX code: `CLIP`, or `Predictive` for its objectives. It
-        takes normalised floats; ``preprocess`` has the mean and the spread."""
+        """The Flax module with these weights, for use in JAX code: `CLIP`, or `Predictive` for predictive objectives.
+
+        It takes normalized floats; ``preprocess`` has the mean and standard deviation.
+        """
         return nnx.merge(self._graphdef, self.params)
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Raises UserError when the weights came without one."""
+        """The tokenizer; raises UserError if the weights came without one."""
         if self._tokenizer is None:
-            raise UserError(f"{self.name}: no tokenizer beside the weights (tokenizer.json); texts cannot be read")
+            raise UserError(
+                f"{self.name}: the weights came without a tokenizer (tokenizer.json), so texts cannot be embedded"
+            )
         return self._tokenizer
 
     def embed_images(self, images: Sequence[Any]) -> np.ndarray:
-        """Paths, encoded bytes, PIL images or uint8 arrays [H, W, 3] -> [N, E]. Raises UserError naming one that cannot
-        be read, or whose embedding is not finite."""
+        """Embed images.
+
+        Args:
+          images: paths, encoded bytes, PIL images or uint8 arrays [H, W, 3].
+
+        Returns:
+          Embeddings [N, E].
+
+        Raises:
+          UserError: an image cannot be read, or its embedding is not finite; the message names it.
+        """
         try:
             return self.embed_pixels(self.preprocess.batch(list(images)))
         except NotFinite as error:
-            raise error.of(picture_name(images[error.row], error.row)) from None
+            raise error.renamed(picture_name(images[error.row], error.row)) from None
 
     def embed_pixels(self, images: np.ndarray) -> np.ndarray:
-        """Preprocessed uint8 [N, size, size, 3] -> [N, E]."""
+        """Embed preprocessed images, uint8 [N, size, size, 3] -> [N, E]."""
         return self._encoder.images(self.params, images)
 
     def embed_and_features(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Preprocessed uint8 [N, size, size, 3] -> embeddings [N, E], and what comes before the projection [N, D]."""
+        """Embed preprocessed images, uint8 [N, size, size, 3], and also return the features before the projection.
+
+        Returns:
+          Embeddings [N, E] and features [N, D].
+        """
         return self._encoder.images_and_features(self.params, images)
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Texts -> [N, E]. Raises UserError for a model that predicts captions: it has image embeddings only."""
+        """Embed texts -> [N, E].
+
+        Raises UserError for a predictive model, which has image embeddings only, and for a text whose embedding is not
+        finite.
+        """
         if self.config.objective != "contrastive":
             raise UserError(
                 f"{self.name}: predicts captions (objective={self.config.objective!r}) and has no text embeddings; "
@@ -93,21 +119,36 @@ class LoadedModel:
         try:
             return self._encoder.texts(self.params, self.tokenizer.encode(list(texts)))
         except NotFinite as error:
-            raise error.of(repr(texts[error.row])) from None
+            raise error.renamed(repr(texts[error.row])) from None
 
     def text_states(self, texts: Sequence[str], layer: int = -1, *, final_norm: bool = True) -> np.ndarray:
-        """What image generators condition on: float32 [N, T, D] after a block, -1 the last, -2 the last but one.
+        """Return the text states that image generators condition on, float32 [N, T, D].
 
-        Raises ValueError for a layer that is not there.
+        Args:
+          texts: N texts.
+          layer: the block, counted from the end: -1 is the last one.
+          final_norm: whether to apply the final layer norm.
+
+        Raises:
+          ValueError: there is no such layer.
         """
         return self._encoder.text_states(self.params, self.tokenizer.encode(list(texts)), layer, final_norm)
 
     def classify(
         self, images: Sequence[Any], labels: Sequence[str], templates: Sequence[str] = ("a photo of {c}.",)
     ) -> np.ndarray:
-        """Probabilities [N, labels] of each image's label; several templates are averaged per label.
+        """Classify images zero-shot.
 
-        Raises UserError for fewer than two labels, a template without ``{c}``, or a picture that cannot be read.
+        Args:
+          images: as in `embed_images`.
+          labels: names of the classes, at least two.
+          templates: prompts in which ``{c}`` stands for the label; their embeddings are averaged per label.
+
+        Returns:
+          Probabilities [N, labels].
+
+        Raises:
+          UserError: fewer than two labels, a template without ``{c}``, or an image that cannot be read.
         """
         if len(labels) < 2:
             raise UserError(f"labels={list(labels)}: needs at least two to choose from")
@@ -126,112 +167,132 @@ class LoadedModel:
 
 
 def is_run(name: str) -> bool:
-    """Whether the path is a training run's directory."""
+    """Return whether the path is the directory of a training run."""
     if is_url(name) and not name.startswith(SCHEME):
         return False
-    return (place(name) / "checkpoints").is_dir() and (place(name) / "config.json").exists()
+    return (as_path(name) / "checkpoints").is_dir() and (as_path(name) / "config.json").exists()
 
 
-def read(name: str, *, fetch: Fetch = hub_fetch) -> Weights:
-    """Weights of a run of ours at its last checkpoint, of a path, or of a published name. Raises UserError."""
+def read_weights(name: str, *, fetch: Fetch = hub_fetch) -> Weights:
+    """Read the weights of a run (its last checkpoint), a path, or a published name. Raises UserError."""
     if not is_run(name):
         return load_weights(name, fetch=fetch)
-    begun = read_config(place(name))
+    begun = read_config(as_path(name))
     assert begun is not None
-    run = with_pixels(begun, place(name))
-    warn_without_pixels(run, place(name))
+    run = with_pixels(begun, as_path(name))
+    warn_without_pixels(run, as_path(name))
     config = on_any_device(run.model)
     built = build(config, make_mesh(RunConfig().mesh))
     _, params = load_params(name, built)
     arrays = {k: np.asarray(v) for k, v in flatten(params).items()}
     finite_tensors(name, arrays.items())
-    tokenizer = read_tokenizer(place(name), config)
+    tokenizer = read_tokenizer(as_path(name), config)
     return Weights(name, config, nest(arrays), Preprocess.of(config.image.image_size, run.pixels), tokenizer)
 
 
 def load_model(
     name: str, *, batch_size: int = 64, compute_dtype: str = "float32", fetch: Fetch = hub_fetch
 ) -> LoadedModel:
-    """``openai/ViT-B-32``, ``open_clip:MODEL/TAG``, ``hf:OWNER/NAME``, a weights file or folder, or a run directory.
+    """Load a model for inference.
 
-    ``compute_dtype``: float32 (in full, on accelerators too) | bfloat16 | float16. Raises UserError, one line, when
-    there is no such model or its files are broken.
+    Args:
+      name: ``openai/ViT-B-32``, ``open_clip:MODEL/TAG``, ``hf:OWNER/NAME``, a weights file or folder, or a run
+        directory.
+      batch_size: inputs per call of the compiled functions.
+      compute_dtype: float32 (full precision, on accelerators too) | bfloat16 | float16.
+      fetch: function that gets files from the hub; by default through its cache.
+
+    Raises:
+      UserError: there is no such model, or its files are broken.
     """
-    weights = read(name, fetch=fetch)
+    weights = read_weights(name, fetch=fetch)
     shape = dataclasses.replace(weights.config, compute_dtype=compute_dtype)
     return LoadedModel(dataclasses.replace(weights, config=shape), batch_size)
 
 
 def export(name: str, folder: str | Path, layout: str = "open_clip") -> None:
-    """Write any readable model in the layout of open_clip or transformers.
+    """Write a model in the layout of open_clip or transformers.
 
-    Raises UserError for a model that these libraries do not have: a predictive one, or a bag of words as text tower.
+    Args:
+      name: the model, as in `load_model`.
+      folder: where to write; created if missing.
+      layout: ``open_clip`` or ``transformers``.
+
+    Raises:
+      UserError: the libraries have no such model, because it is predictive or has a bag of words as text tower.
     """
-    weights = read(name)
+    weights = read_weights(name)
     objective, encoder = weights.config.objective, weights.config.text.encoder
     if objective != "contrastive" or encoder != "transformer":
         what = f"model.objective={objective!r}, model.text.encoder={encoder!r}"
-        raise UserError(f"{name}: {what}: no layout holds such a model, only contrastive ones with a text transformer")
+        raise UserError(
+            f"{name}: {what}: cannot be exported; the layouts hold only contrastive models with a text transformer"
+        )
     save_weights(weights, folder, layout)
 
 
-# What may differ between the weights and the run that starts from them: size and length (positions are resized), and
-# how training treats the model.
-_FREE = {
+# Fields that may differ between the source weights and the run that starts from them: image size and context length
+# (positions are resized), and how training treats the model.
+_MAY_DIFFER = {
     "image": ("image_size", "patch_dropout"),
     "text": ("context_length",),
 }
 
 
-def _check(ours: ModelConfig, theirs: ModelConfig, towers: tuple[str, ...], source: str) -> None:
-    if "text" in towers and ours.objective != theirs.objective:
+def _check_same_shape(run: ModelConfig, loaded: ModelConfig, towers: tuple[str, ...], source: str) -> None:
+    if "text" in towers and run.objective != loaded.objective:
         raise UserError(
-            f"init_from.source={source}: its objective is {theirs.objective!r}, model.objective is {ours.objective!r}; "
+            f"init_from.source={source}: its objective is {loaded.objective!r}, model.objective is {run.objective!r}; "
             f"only init_from.tower='image' can be taken"
         )
     for tower in towers:
-        a, b = dataclasses.asdict(getattr(ours, tower)), dataclasses.asdict(getattr(theirs, tower))
+        a, b = dataclasses.asdict(getattr(run, tower)), dataclasses.asdict(getattr(loaded, tower))
         for field in a:
-            if field not in _FREE[tower] and a[field] != b[field]:
+            if field not in _MAY_DIFFER[tower] and a[field] != b[field]:
                 raise UserError(
                     f"init_from.source={source}: its {tower}.{field} is {b[field]}, model.{tower}.{field} is {a[field]}"
                 )
     of_text = ("activation_of_text",) if "text" in towers else ()
     for field in ("embed_dim", *(("activation",) if "image" in towers else ()), *of_text):
-        if getattr(ours, field) != getattr(theirs, field):
+        if getattr(run, field) != getattr(loaded, field):
             name = field.replace("activation_of_text", "text_activation")
             raise UserError(
-                f"init_from.source={source}: its {name} is {getattr(theirs, field)}, model.{name} is "
-                f"{getattr(ours, field)}",
+                f"init_from.source={source}: its {name} is {getattr(loaded, field)}, model.{name} is "
+                f"{getattr(run, field)}",
                 field=f"model.{name}",
-                value=getattr(ours, field),
-                reason=f"the source has {getattr(theirs, field)}",
+                value=getattr(run, field),
+                reason=f"the source has {getattr(loaded, field)}",
             )
 
 
 def start_from(config: RunConfig, *, fetch: Fetch = hub_fetch) -> InitState:
-    """What ``init_from`` asks for: the parameters the run starts with, the text tower's tokenizer, and the pixel
-    normalization and resizing that the image tower was trained with.
+    """Read what ``init_from`` names: initial parameters, the text tower's tokenizer, and the image preprocessing.
 
-    Tensors of the towers taken over come from the source, positions resized to the run's resolution and context length;
-    taking both towers takes temperature, bias and decoder too.
+    The tensors of the chosen towers come from the source, with positions resized to the run's resolution and context
+    length. If both towers are chosen, temperature, logit bias and decoder come from the source too. The preprocessing
+    is the one that the image tower was trained with.
 
-    Raises UserError when the source's shape differs from the run's.
+    Args:
+      config: the run.
+      fetch: function that gets files from the hub; by default through its cache.
+
+    Raises:
+      UserError: the source's shape differs from the run's, or it has no tokenizer for its text tower.
     """
     source, chosen = config.init_from.source, config.init_from.tower
-    weights = read(source, fetch=fetch)
+    weights = read_weights(source, fetch=fetch)
     towers = ("image", "text") if chosen == "both" else (chosen,)
-    _check(config.model, weights.config, towers, source)
-    theirs = flatten(weights.params)
+    _check_same_shape(config.model, weights.config, towers, source)
+    tensors = flatten(weights.params)
 
     def take(path: tuple[Any, ...], value: Any) -> Any:
         name = path_name(path)
         tower = name.split("/")[0]
-        if tower not in towers and not (chosen == "both" and name in theirs):
+        if tower not in towers and not (chosen == "both" and name in tensors):
             return value
-        if name not in theirs:
+        if name not in tensors:
             raise UserError(f"init_from.source={source}: has no {name}")
-        array = np.asarray(theirs[name])
+        array = np.asarray(tensors[name])
         if name in ("image/position", "image/pool/position"):
             side = config.model.image.image_size // config.model.image.patch_size
             array = resize_image_positions(array, (side, side), int(config.model.image.class_token))

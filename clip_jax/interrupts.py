@@ -1,9 +1,9 @@
-"""Ctrl-C from the command's first moment on.
+"""SIGINT (Ctrl-C) handling from process start.
 
-Python raises KeyboardInterrupt wherever it happens to be. While modules are loaded, that is lost or becomes another:
-extension modules replace it by an ImportError, and callbacks from C print it and go on. So a command answers the signal
-itself: at once while something is being imported, when nothing has begun yet; by KeyboardInterrupt elsewhere, and it
-remembers that it was asked, for `was_asked` to find where the exception was lost all the same.
+Python raises KeyboardInterrupt at whatever point the program is. During imports the exception gets lost: extension
+modules replace it by ImportError, and callbacks from C print it and continue. So commands install a handler of their
+own. During an import, when no work has begun yet, it exits at once. Elsewhere it raises KeyboardInterrupt and records
+the request, so that `was_asked` still reports it where the exception was swallowed.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ _asked = False
 
 
 def listen() -> None:
-    """Answer SIGINT so, unless it is ignored or answered otherwise; to be called before anything else is imported."""
+    """Install the SIGINT handler, unless SIGINT is ignored or has another handler. Call it before other imports."""
     if threading.current_thread() is not threading.main_thread():
         return
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _answer)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # what `hold` kept is answered now
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # delivers a signal that `hold` deferred
 
 
 def hold() -> None:
-    """Keep SIGINT waiting until `listen`, across ``exec``: a new interpreter's own start knows no answer."""
+    """Block SIGINT until `listen`, across ``exec``: a starting interpreter has no handler yet."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
 def was_asked() -> bool:
-    """Whether SIGINT came since `listen`."""
+    """Return whether SIGINT arrived since `listen`."""
     return _asked
 
 

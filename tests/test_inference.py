@@ -240,7 +240,7 @@ def test_a_predictive_model_has_image_embeddings_only(captioner, pictures, tmp_p
     for ask in (lambda: model.embed_texts(["a"]), lambda: model.classify(pictures, ["a", "b"])):
         with pytest.raises(UserError, match=r"predicts captions \(objective='caption'\) and has no text embeddings"):
             ask()
-    with pytest.raises(UserError, match="model.objective='caption'.*no layout holds such a model"):
+    with pytest.raises(UserError, match="model.objective='caption'.*cannot be exported"):
         loading.export(str(captioner[1]), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

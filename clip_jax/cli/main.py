@@ -23,10 +23,10 @@ from clip_jax.cli.sweep import CONFIGURED, add_actions, run_action
 from clip_jax.config import DistributedConfig, RunConfig
 from clip_jax.config.io import from_fields, load, run_id
 from clip_jax.distributed.mesh import enable_compile_cache
-from clip_jax.distributed.processes import LostProcess, together
+from clip_jax.distributed.processes import LostProcess, initialized
 from clip_jax.errors import UserError, between
 from clip_jax.storage.lock import Busy
-from clip_jax.storage.paths import NoAnswer, disk_error, exists, place
+from clip_jax.storage.paths import BucketUnavailable, as_path, disk_error, exists
 
 
 class _Parser(argparse.ArgumentParser):
@@ -128,11 +128,11 @@ def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     config = load(RunConfig, args.config, overrides)
     if args.until is not None:
         between("--until", args.until, 1, config.steps)
-    with together(distributed, on_error=_tell):  # before anything initializes the devices
+    with initialized(distributed, on_error=_tell):  # before anything initializes the devices
         from clip_jax.train.profiler import parse_window
         from clip_jax.training import train_run
 
-        run_dir = place(args.dir) if args.dir else Path("runs") / run_id(config)
+        run_dir = as_path(args.dir) if args.dir else Path("runs") / run_id(config)
         window = parse_window(args.profile, config.steps) if args.profile else None
         result = train_run(config, run_dir, stop_after=args.until, progress=not args.quiet, profile=window)
     if result["state"] == "stopped":
@@ -153,7 +153,7 @@ def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 
 def _family(args: argparse.Namespace) -> int:
-    dirs = [place(d) for d in args.dirs]
+    dirs = [as_path(d) for d in args.dirs]
     files = [next((f for f in (d / "request.json", d / "config.json") if exists(f)), d / "request.json") for d in dirs]
     configs = [load(RunConfig, file) for file in files]
     if args.measure:
@@ -161,7 +161,7 @@ def _family(args: argparse.Namespace) -> int:
         from clip_jax.train.vmapped.benchmark import measure
 
         gain = measure(configs, args.form)
-        write_json(place(args.measure), dataclasses.asdict(gain))
+        write_json(as_path(args.measure), dataclasses.asdict(gain))
         print(gain.table())
         return exit_codes.FINISHED
     from clip_jax.training import train_runs
@@ -287,7 +287,7 @@ def _report(args: argparse.Namespace) -> None:
     from clip_jax.sweep.analysis.report import report, report_of_table
 
     enable_compile_cache()
-    if (is_table_name(args.dir) and not place(args.dir).is_dir()) or Path(args.dir).is_file():
+    if (is_table_name(args.dir) and not as_path(args.dir).is_dir()) or Path(args.dir).is_file():
         report_of_table(Path(args.dir), args.out, args.metric or "error_mean", chance=args.chance)
         return
     for name in ("out", "metric", "chance"):
@@ -314,7 +314,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _known(error: BaseException) -> BaseException | None:
     """Return the error that ended the command if it is no bug, else None; a full disk or memory gives a UserError."""
-    if isinstance(error, (UserError, KeyboardInterrupt, LostProcess, NoAnswer)):
+    if isinstance(error, (UserError, KeyboardInterrupt, LostProcess, BucketUnavailable)):
         return error
     if (disk_full := disk_error(error)) is not None:
         return disk_full
@@ -376,7 +376,7 @@ def _tell(error: BaseException) -> int:
     if isinstance(error, LostProcess):
         print(f"clip-jax: {error}; the same command resumes from the last checkpoint", file=sys.stderr)
         return exit_codes.STOPPED
-    if isinstance(error, NoAnswer):
+    if isinstance(error, BucketUnavailable):
         message = UserError(field=error.filename, reason=error.strerror, hint="run the same command again later")
         print(f"clip-jax: {message}", file=sys.stderr)
         return exit_codes.STOPPED

@@ -10,7 +10,7 @@ from typing import Any
 from clip_jax.config.io import load
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.errors import UserError
-from clip_jax.storage.paths import place
+from clip_jax.storage.paths import as_path
 from clip_jax.sweep.search.config import SearchConfig
 
 ACTIONS = {
@@ -62,7 +62,7 @@ def add_actions(parent: Any, verb: Callable[..., argparse.ArgumentParser]) -> No
 
 def _sweep_dir(args: argparse.Namespace, config: SweepConfig | SearchConfig | None) -> Path:
     if args.dir:
-        return place(args.dir)
+        return as_path(args.dir)
     if config is None:
         raise UserError(f"clip-jax sweep {args.action}: needs --dir=SWEEP_DIR or --config=sweeps/….py")
     return Path("runs") / config.name

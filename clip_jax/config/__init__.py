@@ -1,4 +1,4 @@
-"""Every setting of a model and of a run, as frozen dataclasses. Loads neither jax nor numpy."""
+"""Settings of models, runs and sweeps as frozen dataclasses, with presets and I/O. Loads neither jax nor numpy."""
 
 from clip_jax._moved import names_of
 from clip_jax.config.model import (

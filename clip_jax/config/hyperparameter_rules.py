@@ -1,7 +1,7 @@
-"""Named rules by which a sweep's settings follow a model's width and its budget. Loads no jax.
+"""Rules that scale a sweep's hyperparameters with model width and FLOPs budget. Loads no jax.
 
-The way of Radford et al., 2021: settings are searched on the smallest model and a short horizon, and carried to the
-others by rules. `sweep.rules` fits their exponents to records.
+This follows Radford et al., 2021: hyperparameters are tuned on the smallest model over a short horizon, and rules carry
+them over to the others. `sweep.analysis.hyperparameter_scaling` fits the exponents to finished runs.
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ from dataclasses import dataclass
 from clip_jax.errors import ConfigError, at_least, between, one_of
 
 LR_RULES = ("width_power", "constant", "mup")
-RULED = ("lr", "batch", "warmup", "decay")  # what has a power of the budget, NAME_power, and checks, NAME_checks
+# settings with an exponent of the budget, NAME_power, and multiples to try, NAME_checks
+RULED = ("lr", "batch", "warmup", "decay")
 POWERS = tuple(f"{name}_power" for name in RULED)
 
 
 @dataclass(frozen=True)
 class BudgetRules:
-    """Settings as powers of the budget: value at base_budget × (budget / base_budget)**power."""
+    """Hyperparameters as powers of the FLOPs budget: value at base_budget × (budget / base_budget)**power."""
 
     base_budget: float = 0.0  # FLOPs at which base_lr, warmup_fraction, base.batch_size and the weight decay hold
     lr_power: float = 0.0
-    batch_power: float = 0.0  # batches are base.batch_size times a power of two
-    warmup_power: float = 0.0  # of the share of the steps
+    batch_power: float = 0.0  # batch sizes are base.batch_size times a power of two
+    warmup_power: float = 0.0  # of warmup_fraction, the warm-up's share of the steps
     decay_power: float = 0.0  # of base.optim.weight_decay
 
     def __post_init__(self) -> None:
@@ -37,14 +38,16 @@ class BudgetRules:
             )
 
     def factor(self, name: str, budget: float) -> float:
-        """What the setting of the power ``name`` is multiplied by at ``budget``."""
+        """Return the factor at ``budget`` for the setting whose exponent is the field ``name``."""
         power = getattr(self, name)
         return (budget / self.base_budget) ** power if power else 1.0
 
 
 def check_multiples(name: str, values: tuple[float, ...], *, of_two: bool = False) -> None:
-    """Raises ConfigError unless these multiples of a setting can be tried: above 0, distinct, none of them 1; with
-    ``of_two`` powers of two."""
+    """Check the multiples of a setting to try: finite, above 0, distinct, not 1; with ``of_two`` powers of two.
+
+    Raises ConfigError otherwise.
+    """
     if len(set(values)) != len(values):
         raise ConfigError(f"{name}={values}: no repeats")
     for value in values:
@@ -55,7 +58,10 @@ def check_multiples(name: str, values: tuple[float, ...], *, of_two: bool = Fals
 
 
 def check_lr_rule(rule: str, parametrisation: str, width_fields_at_default: bool) -> None:
-    """Raises ConfigError when the rule is unknown, does not fit the parametrisation, or would ignore a setting."""
+    """Check the learning-rate rule.
+
+    Raises ConfigError if it is unknown, contradicts ``parametrisation``, or would ignore a width field.
+    """
     one_of("lr_rule", rule, LR_RULES)
     if (rule == "mup") != (parametrisation == "mup"):
         raise ConfigError(

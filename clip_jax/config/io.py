@@ -1,7 +1,7 @@
-"""Configs in and out: plain dictionaries, JSON, and the user's ConfigDict files.
+"""Reading and writing configs: plain dictionaries, JSON, and Python files that return a ConfigDict.
 
-This is the only module that knows ``ml_collections``: config files speak ConfigDict, everything inside the
-package speaks the dataclasses of `config`.
+Only this module uses ``ml_collections``: config files return a ConfigDict, and the rest of the package uses the
+dataclasses of `config`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from typing import Any, TypeVar
 
 from clip_jax.config.run import RunConfig
 from clip_jax.errors import ConfigError, UserError, no_secret, parse_json, short
-from clip_jax.storage.paths import is_remote, place, read_text
+from clip_jax.storage.paths import as_path, is_remote, read_text
 
 T = TypeVar("T")
-LONGEST_FIELD = 200  # characters of an unknown one that are told
-LARGEST, LARGEST_FLOAT = 10**15, 1e38  # of whole numbers, and of others: what a float32 holds
-# fields that memory depends on, by their last names: far above what anybody trains, below what aborts the process
-_MOST = {
+LONGEST_FIELD = 200  # characters of an unknown field's name that are shown
+MAX_INT, MAX_FLOAT = 10**15, 1e38  # limits of whole numbers and of floats (float32 range)
+# Limits of fields that set memory use, by the last part of their name: far above any real run, but low enough that the
+# process is not aborted.
+_LIMITS = {
     "width": 2**16, "depth": 1000, "stages": 1000, "heads": 2**14, "mlp_ratio": 1024, "image_size": 2**14,
     "patch_size": 2**14, "context_length": 2**16, "vocab_size": 2**24, "embed_dim": 2**16, "pool_heads": 2**14,
     "pool_queries": 2**16, "prefix_tokens": 2**14, "batch_size": 2**24, "evals.batch_size": 2**16,
@@ -40,28 +41,37 @@ _MOST = {
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A dataclass of this module as plain JSON-able data (tuples become lists)."""
+    """Convert a config dataclass to JSON-serializable data; tuples become lists."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
-    """The inverse of `to_dict`. Raises ConfigError on an unknown field or a wrong type."""
+    """Build a config dataclass from data as `to_dict` gives it.
+
+    Args:
+      cls: the dataclass.
+      values: field name -> value; missing fields take their defaults.
+      prefix: of the fields' names in error messages, such as ``model.``.
+
+    Raises:
+      ConfigError: an unknown or missing field, a wrong type, or a value out of range.
+    """
     hints = typing.get_type_hints(cls)
     known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(map(str, set(values) - known))
     if unknown:
-        known_here = f"known here: {', '.join(sorted(known))}"
+        hint = f"known here: {', '.join(sorted(known))}"
         name = f"{prefix}{str(unknown[0])[:LONGEST_FIELD]}"
-        raise ConfigError(field=name, reason="unknown field", hint=known_here)
+        raise ConfigError(field=name, reason="unknown field", hint=hint)
     kwargs = {k: _convert(hints[k], v, f"{prefix}{k}") for k, v in values.items()}
     try:
         return cls(**kwargs)
-    except TypeError as error:  # a field without default was not given
+    except TypeError as error:  # a field without a default is missing
         raise ConfigError(f"{prefix or cls.__name__}: {error}") from None
 
 
 def from_fields(cls: type[T], fields: Mapping[str, str], prefix: str) -> T:
-    """A dataclass from ``{prefix + name: text}``, texts read as in `load`. Raises ConfigError."""
+    """Build a dataclass from ``{prefix + name: text}``, with texts parsed as in `load`. Raises ConfigError."""
     return from_dict(cls, {name.removeprefix(prefix): parse_value(text) for name, text in fields.items()}, prefix)
 
 
@@ -88,9 +98,9 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
     if hint is float and not math.isfinite(value):
         raise _wrong(name, value, "must be a finite number")
     *_, group, last = ["", *name.split(".")]
-    most = _MOST.get(f"{group}.{last}", _MOST.get(last, LARGEST if hint is int else LARGEST_FLOAT))
-    if hint in (int, float) and abs(value) > most:
-        raise _wrong(name, value, f"must be at most {most:,}")
+    limit = _LIMITS.get(f"{group}.{last}", _LIMITS.get(last, MAX_INT if hint is int else MAX_FLOAT))
+    if hint in (int, float) and abs(value) > limit:
+        raise _wrong(name, value, f"must be at most {limit:,}")
     if hint is str:
         no_secret(name, value)
     return value
@@ -100,8 +110,8 @@ def _wrong(name: str, value: Any, reason: str) -> ConfigError:
     return ConfigError(f"{name}={short(value)}: {reason}", field=name, value=value, reason=reason)
 
 
-# Fields that came after the first runs: at their default they leave a run's name alone, so that no run is lost.
-_LATER = {
+# Fields added after the first runs: at their default they do not enter the run id, so that earlier runs keep theirs.
+_ADDED_LATER = {
     "": ("init_from", "loss", "microbatch_size", "faults", "pixels"),
     "data": ("weights", "val_paths", "decoder", "val_fraction", "filename_column", "caption_column"),
     "mesh": ("tensor", "slices"),
@@ -118,12 +128,15 @@ _LATER = {
     "evals": ("prior_images", "predictive_score"),
 }  # fmt: skip
 
-# Fields of the model whose default became ``auto`` after the first runs, and what it was: it names a run as before.
+# Model fields whose default later became ``auto``, and the earlier default, under which ``auto`` enters the run id.
 _BECAME_AUTO = {"remat_policy": "nothing"}
 
 
 def as_begun(config: RunConfig, first: RunConfig) -> RunConfig:
-    """``config`` for a run begun as ``first``: what is ``auto`` by default now stays what it was by default then."""
+    """Return ``config`` for continuing a run begun with config ``first``.
+
+    Fields that are ``auto`` in ``config`` but had an earlier default in ``first`` keep that value.
+    """
     stay: dict[str, Any] = {
         name: old
         for name, old in _BECAME_AUTO.items()
@@ -133,36 +146,40 @@ def as_begun(config: RunConfig, first: RunConfig) -> RunConfig:
 
 
 def run_id(config: RunConfig) -> str:
-    """12 hex digits that name the run. The wandb mirror and the data workers change no number, so they are left out."""
+    """Return the run's id, 12 hex digits of a hash of its config.
+
+    Tracking (``wandb``) and ``data.workers`` are excluded, since they do not change the results.
+    """
     values, defaults = to_dict(config), to_dict(RunConfig())
     del values["wandb"], values["data"]["workers"]
     for name, old in _BECAME_AUTO.items():
         defaults["model"][name] = old
         if values["model"][name] == "auto":
             values["model"][name] = old
-    for group, names in _LATER.items():
-        mine, usual = values, defaults
+    for group, names in _ADDED_LATER.items():
+        fields, usual = values, defaults
         for part in filter(None, group.split(".")):
-            mine, usual = mine[part], usual[part]
+            fields, usual = fields[part], usual[part]
         for name in names:
-            if mine[name] == usual[name]:
-                del mine[name]
+            if fields[name] == usual[name]:
+                del fields[name]
     canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
 def load(cls: type[T], path: str | Path, overrides: Mapping[str, str] | None = None) -> T:
-    """Read a config file (Python with ``get_config()`` -> ConfigDict, or JSON) and override fields.
+    """Read a config file (Python with ``get_config()`` -> ConfigDict, or JSON) and apply overrides.
 
     Args:
       cls: RunConfig or SweepConfig.
-      path: a ``.py`` file of the user's own (it is executed) or a ``.json`` file, which may lie in a bucket.
-      overrides: dotted field name -> text, read as JSON where it parses and as a string elsewhere.
+      path: a ``.py`` file of the user (it is executed), or a ``.json`` file, which may be in a bucket.
+      overrides: dotted field name -> text, parsed as JSON if possible and taken as a string otherwise.
 
     Raises:
-      UserError: the file is missing or not a config. ConfigError: an unknown or wrong field.
+      UserError: the file is missing or is not a config.
+      ConfigError: an unknown field or a wrong value.
     """
-    path = place(path)
+    path = as_path(path)
     if is_remote(path) and path.suffix != ".json":
         raise UserError(f"{path}: a config in a bucket must be a .json file")
     if not (is_remote(path) or path.is_file()):
@@ -189,7 +206,7 @@ def _run_python(path: Path) -> dict[str, Any]:
     from ml_collections import ConfigDict
 
     def plain(value: Any) -> Any:
-        if callable(as_python := getattr(value, "item", None)):  # a number of NumPy's
+        if callable(as_python := getattr(value, "item", None)):  # a NumPy scalar
             return as_python()
         raise UserError(f"{path}: holds a {type(value).__name__} ({short(value)}); only numbers, texts and lists")
 
@@ -205,15 +222,15 @@ def _run_python(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not Python ({error.msg}, line {error.lineno})") from None
     except UserError:
         raise
-    except Exception as error:  # a user's own program can raise anything
+    except Exception as error:  # the user's code can raise anything
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
         where = f"line {lines[-1]}: " if lines else ""
-        said = (str(error).splitlines() or [""])[0]
-        raise UserError(f"{path}: {where}{type(error).__name__}: {said}") from error
+        message = (str(error).splitlines() or [""])[0]
+        raise UserError(f"{path}: {where}{type(error).__name__}: {message}") from error
 
 
 def parse_value(text: str) -> Any:
-    """Read a value of the command line: JSON where it parses, True and False, else the text itself."""
+    """Parse a value from the command line: JSON if it parses, True and False as in Python, else the text itself."""
     try:
         return parse_json(text, "")
     except UserError:
@@ -221,7 +238,7 @@ def parse_value(text: str) -> Any:
 
 
 def set_dotted(values: dict[str, Any], dotted: str, value: Any) -> None:
-    """Set ``group.field`` in nested dictionaries. Raises ConfigError where a group is a value."""
+    """Set ``group.field`` in nested dictionaries; raise ConfigError if a group is a plain value."""
     *groups, last = dotted.split(".")
     for group in groups:
         values = values.setdefault(group, {})

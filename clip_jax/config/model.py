@@ -1,4 +1,4 @@
-"""The shape of a model as frozen dataclasses that check themselves. Importing this module loads no jax."""
+"""Model configs: frozen dataclasses that validate their fields. Importing this module loads no jax."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from clip_jax.errors import ConfigError, at_least, between, one_of
 
-DTYPES = ("float32", "bfloat16", "float16", "float64")  # the last needs jax's x64 mode
+DTYPES = ("float32", "bfloat16", "float16", "float64")  # float64 needs JAX's x64 mode
 ACTIVATIONS = ("gelu", "gelu_erf", "quick_gelu")
 IMAGE_POOLS = ("cls", "avg", "map", "attentional")
 ATTENTIONS = ("auto", "xla", "cudnn")
@@ -30,7 +30,7 @@ def _check_tower(name: str, tower: ImageTowerConfig | TextTowerConfig | DecoderC
 
 
 def _mlp_width(width: int, ratio: float) -> int:
-    return int(width * ratio + 1e-6)  # a ratio read from weights must give the weights' width back
+    return int(width * ratio + 1e-6)  # a ratio inferred from weights must give back their exact width
 
 
 def _ignored(name: str, condition: str, tower: object, defaults: object, fields: tuple[str, ...]) -> None:
@@ -41,26 +41,28 @@ def _ignored(name: str, condition: str, tower: object, defaults: object, fields:
 
 @dataclass(frozen=True)
 class ImageTowerConfig:
-    """A vision transformer; or, when ``stages`` is set, CLIP's modified ResNet. Square images."""
+    """Image tower for square images: a vision transformer or, if ``stages`` is set, CLIP's modified ResNet."""
 
-    width: int = 64  # of a token; ResNet: of the stem
-    depth: int = 2  # blocks; ResNet: the sum of stages
+    width: int = 64  # token width; ResNet: width of the stem
+    depth: int = 2  # number of blocks; ResNet: the sum of stages
     heads: int = 4  # ResNet: of the attention pooling
     mlp_ratio: float = 4.0
-    image_size: int = 32  # pixels a side
-    patch_size: int = 8  # pixels a side; ResNet: 32, its stride
-    stages: tuple[int, ...] = ()  # bottleneck blocks of each stage makes it a ResNet: (3, 4, 6, 3) is RN50
+    image_size: int = 32  # pixels per side
+    patch_size: int = 8  # pixels per side; ResNet: 32, its stride
+    stages: tuple[
+        int, ...
+    ] = ()  # bottleneck blocks per stage of a ResNet: (3, 4, 6, 3) is RN50; empty: a vision transformer
     pool: str = "cls"  # cls | avg | map (SigLIP's attention head) | attentional (CoCa's queries)
     class_token: bool = True
-    norm_pre: bool = True  # a norm before the blocks
-    norm_after_pool: bool = False  # the last norm on the pooled vector, not on the tokens
+    norm_pre: bool = True  # layer norm before the blocks
+    norm_after_pool: bool = False  # avg: apply the last norm to the pooled vector, not to the tokens
     norm_eps: float = 1e-5
     patch_bias: bool = False
-    projection: bool = True  # to embed_dim; without it width must be embed_dim
-    layer_scale: float = 0.0  # initial gain of each residual branch; 0 has none
-    patch_dropout: float = 0.0  # share of patches left out in training
-    pool_heads: int = 0  # attentional pooling
-    pool_queries: int = 0  # attentional pooling; the first is the image feature, the others go to the decoder
+    projection: bool = True  # to embed_dim; without it, width must equal embed_dim
+    layer_scale: float = 0.0  # initial gain of each residual branch; 0: no layer scale
+    patch_dropout: float = 0.0  # fraction of patches dropped in training
+    pool_heads: int = 0  # heads of attentional pooling
+    pool_queries: int = 0  # of attentional pooling: the first gives the image feature, the others feed the decoder
 
     def __post_init__(self) -> None:
         name = "model.image"
@@ -87,7 +89,7 @@ class ImageTowerConfig:
         else:
             _ignored(name, f"with {name}.pool={self.pool!r}", self, ImageTowerConfig, ("pool_heads", "pool_queries"))
         if self.norm_after_pool and self.pool != "avg":
-            raise ConfigError(f"{name}.norm_after_pool=True: changes nothing unless {name}.pool='avg'")
+            raise ConfigError(f"{name}.norm_after_pool=True: ignored unless {name}.pool='avg'")
 
     def _check_resnet(self, name: str) -> None:
         if len(self.stages) != 4 or min(self.stages) < 1:
@@ -108,17 +110,17 @@ class ImageTowerConfig:
 
     @property
     def patches(self) -> int:
-        """Patches of an image; of a ResNet, cells of its last feature map."""
+        """Number of patches per image; for a ResNet, cells of its last feature map."""
         return (self.image_size // self.patch_size) ** 2
 
     @property
     def tokens(self) -> int:
-        """Patches plus the class token (of a ResNet, the mean) if there is one."""
+        """Number of patches plus the class token, if any (for a ResNet, the mean token)."""
         return self.patches + int(self.class_token)
 
     @property
     def mlp_width(self) -> int:
-        """Hidden units of each block's MLP."""
+        """Number of hidden units in each block's MLP."""
         return _mlp_width(self.width, self.mlp_ratio)
 
 
@@ -127,22 +129,22 @@ _BLOCKS = ("mlp_ratio", "causal", "pool", "norm_eps", "layer_scale", "projection
 
 @dataclass(frozen=True)
 class TextTowerConfig:
-    """A text transformer, or a bag of words. With ``model.objective = "caption"`` it is the language model's shape."""
+    """Text tower: a transformer or a bag of words; with ``model.objective="caption"``, the caption language model."""
 
-    encoder: str = "transformer"  # transformer | bag_of_words: a sum over the distinct words, blind to their order
+    encoder: str = "transformer"  # transformer | bag_of_words (sum over the distinct words, ignoring their order)
     width: int = 64
     depth: int = 2
     heads: int = 4
     mlp_ratio: float = 4.0
-    context_length: int = 24  # tokens, start and end tokens included
+    context_length: int = 24  # tokens, including start and end tokens
     vocab_size: int = 1024
     causal: bool = True
-    pool: str = "eot"  # eot (the largest token id) | last (place) | cls (CoCa's appended token)
+    pool: str = "eot"  # eot (position of the largest token id) | last (position) | cls (CoCa's appended token)
     norm_eps: float = 1e-5
     layer_scale: float = 0.0
-    projection: bool = True  # to embed_dim; without it width must be embed_dim
+    projection: bool = True  # to embed_dim; without it, width must equal embed_dim
     projection_bias: bool = False
-    pad_id: int = 0  # cls: tokens that the appended token does not look at; the caption loss skips them
+    pad_id: int = 0  # padding: ignored by the caption loss, and with pool=cls not attended to by the appended token
 
     def __post_init__(self) -> None:
         name = "model.text"
@@ -166,18 +168,18 @@ class TextTowerConfig:
 
     @property
     def tokens(self) -> int:
-        """Places of the sequence, the appended token included."""
+        """Number of positions, including the appended token."""
         return self.context_length + int(self.pool == "cls")
 
     @property
     def mlp_width(self) -> int:
-        """Hidden units of each block's MLP."""
+        """Number of hidden units in each block's MLP."""
         return _mlp_width(self.width, self.mlp_ratio)
 
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """CoCa's multimodal decoder: causal blocks, each followed by cross-attention to the image; depth 0 has none."""
+    """CoCa's multimodal decoder: causal blocks, each followed by cross-attention to the image; depth 0: no decoder."""
 
     depth: int = 0
     width: int = 64
@@ -194,17 +196,22 @@ class DecoderConfig:
 
     @property
     def mlp_width(self) -> int:
-        """Hidden units of each block's MLP."""
+        """Number of hidden units in each block's MLP."""
         return _mlp_width(self.width, self.mlp_ratio)
 
 
-def check_pixels(prefix: str, of: Any) -> None:
-    """Raises ConfigError for a wrong ``mean``, ``std``, ``resize_mode``, ``interpolation`` or ``fill_color``."""
-    one_of(f"{prefix}resize_mode", of.resize_mode, RESIZE_MODES)
-    one_of(f"{prefix}interpolation", of.interpolation, INTERPOLATIONS)
-    between(f"{prefix}fill_color", of.fill_color, 0, 255)
+def check_pixels(prefix: str, settings: Any) -> None:
+    """Check ``mean``, ``std``, ``resize_mode``, ``interpolation`` and ``fill_color``; raise ConfigError otherwise.
+
+    Args:
+      prefix: of the fields' names in the error message.
+      settings: an object with these attributes.
+    """
+    one_of(f"{prefix}resize_mode", settings.resize_mode, RESIZE_MODES)
+    one_of(f"{prefix}interpolation", settings.interpolation, INTERPOLATIONS)
+    between(f"{prefix}fill_color", settings.fill_color, 0, 255)
     for name, low in (("mean", -1e3), ("std", 1e-6)):
-        value = getattr(of, name)
+        value = getattr(settings, name)
         if len(value) != 3 or not all(low <= v <= 1e3 for v in value):  # written so that NaN fails too
             reason = f"must be three numbers from {low:g} to 1000"
             raise ConfigError(f"{prefix}{name}={value!r}: {reason}", field=prefix + name, value=value, reason=reason)
@@ -212,16 +219,16 @@ def check_pixels(prefix: str, of: Any) -> None:
 
 @dataclass(frozen=True)
 class PixelConfig:
-    """From a picture to what the image tower sees: resized, and normalised a channel. Named as open_clip does.
+    """Image preprocessing: resizing, and normalization per channel. Names are those of open_clip.
 
-    At its default a run that takes its image tower from ``init_from`` has the source's.
+    If left at its default, a run that takes its image tower from ``init_from`` uses the source's settings.
     """
 
-    mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)  # of the published models' pictures, 0 to 1
+    mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)  # of pixels from 0 to 1; the published models'
     std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
-    resize_mode: str = "shortest"  # shortest (side, then a crop) | squash | longest (side, then filled up)
+    resize_mode: str = "shortest"  # shortest (side, then crop) | squash | longest (side, then pad)
     interpolation: str = "bicubic"  # bicubic | bilinear
-    fill_color: int = 0  # longest: of the rest
+    fill_color: int = 0  # longest: value of the padding, 0 to 255
 
     def __post_init__(self) -> None:
         check_pixels("pixels.", self)
@@ -229,15 +236,15 @@ class PixelConfig:
 
 @dataclass(frozen=True)
 class ParametrisationConfig:
-    """How initial values and rates depend on width and depth; the table is in `parametrisation`.
+    """Dependence of init std and learning rates on width and depth; the table is in `config.mup`.
 
-    ``mup`` keeps the best learning rate where it is at the base sizes, at which it equals ``standard``.
+    With ``mup`` the optimal learning rate stays that of the base sizes, at which it equals ``standard``.
     """
 
     kind: str = "standard"  # standard | mup
-    base_image_width: int = 0  # mup: of the model whose settings are carried over
+    base_image_width: int = 0  # mup: width of the model whose hyperparameters are transferred
     base_text_width: int = 0
-    base_image_depth: int = 0  # mup: residual branches shrink as base depth / depth; 0 leaves depth as in standard
+    base_image_depth: int = 0  # mup: residual branches scale as base depth / depth; 0: no depth scaling
     base_text_depth: int = 0
 
     def __post_init__(self) -> None:
@@ -253,10 +260,10 @@ class ParametrisationConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Two towers, one embedding space, one learned temperature; for CoCa a decoder too.
+    """A model: two towers with a shared embedding space and a learned temperature, and a decoder for CoCa.
 
-    ``objective`` chooses between them and the two predictive models of Radford et al., 2021, figure 2: an image tower
-    whose features become the first tokens of a caption language model, or give the caption's words in no order.
+    ``objective`` selects this contrastive model or one of the two predictive models of Radford et al., 2021, figure 2:
+    an image tower whose features become the first tokens of a caption language model, or predict the set of words.
     """
 
     objective: str = "contrastive"  # contrastive | caption | bag_of_words
@@ -265,23 +272,25 @@ class ModelConfig:
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     embed_dim: int = 64
     activation: str = "gelu"  # gelu (tanh form) | gelu_erf (exact) | quick_gelu (the published models)
-    text_activation: str = field(default="", repr=False)  # of the text tower; empty: activation. In no old digest
+    # of the text tower; empty: activation. Not in the repr, so that earlier digests stay valid
+    text_activation: str = field(default="", repr=False)
     init_temperature: float = 0.07
     max_logit_scale: float = 100.0
-    logit_bias: bool = False  # SigLIP's learned bias of the logits, -10 at first
+    logit_bias: bool = False  # SigLIP's learned bias of the logits, initially -10
     compute_dtype: str = "float32"
     param_dtype: str = "float32"
     text_param_dtype: str = ""  # of the text tower's parameters; empty: param_dtype
-    # xla | cudnn (fused); auto: cudnn where the devices have it (`models.execution`). The repr, which names models in
-    # caches, goes without it
+    # auto | xla | cudnn (fused); auto: cudnn where the devices support it (`models.execution`). Not in the repr, which
+    # names models in caches
     attention: str = field(default="auto", repr=False)
     remat: bool = False  # recompute each block in the backward pass
-    # remat: what is kept all the same: nothing | attention | dense (the dense layers' products and attention) | dots
-    # (every product). auto: nothing with remat; without it, dense on accelerators and everything on a CPU
+    # With remat, what is saved instead of recomputed: nothing | attention | dense (outputs of dense layers and of
+    # attention) | dots (outputs of all products). auto: nothing with remat; without it, dense on accelerators and
+    # everything on a CPU
     remat_policy: str = "auto"
-    scan_layers: bool = True  # one compiled block for all layers; False unrolls (faster on CPU)
-    prefix_tokens: int = 4  # caption: tokens made of the image features
-    vocab_chunk: int = 0  # caption, bag_of_words: rows of vocabulary logits formed at a time in training; 0 is all
+    scan_layers: bool = True  # compile one block for all layers; False unrolls the loop (faster on CPU)
+    prefix_tokens: int = 4  # caption: number of tokens made from the image features
+    vocab_chunk: int = 0  # caption, bag_of_words: rows of vocabulary logits computed at a time in training; 0: all
     parametrisation: ParametrisationConfig = field(default_factory=ParametrisationConfig)
 
     def __post_init__(self) -> None:
@@ -319,33 +328,35 @@ class ModelConfig:
             reason = f"takes bfloat16 and float16, and model.compute_dtype is {self.compute_dtype}"
             raise ConfigError(field="model.attention", value=self.attention, reason=reason)
         if self.attention == "xla" and self.compute_dtype == "float64":
-            raise ConfigError(field="model.attention", value=self.attention, reason="does not keep float64; use auto")
+            raise ConfigError(
+                field="model.attention", value=self.attention, reason="does not preserve float64; use auto"
+            )
         one_of("model.remat_policy", self.remat_policy, REMAT_POLICIES)
         if not self.remat and self.remat_policy not in ("auto", "nothing"):
             raise ConfigError(f"model.remat_policy={self.remat_policy!r}: ignored with model.remat=False")
         if self.image.stages and self.remat_policy in ("attention", "dense"):
-            raise ConfigError(f"model.remat_policy={self.remat_policy!r}: not of a ResNet's blocks; nothing or dots")
+            raise ConfigError(f"model.remat_policy={self.remat_policy!r}: not for a ResNet; use nothing or dots")
 
     def _check_objective(self) -> None:
-        why, text = f"with model.objective={self.objective!r}", self.text
+        condition, text = f"with model.objective={self.objective!r}", self.text
         if self.objective != "caption":
-            _ignored("model", why, self, ModelConfig, ("prefix_tokens",))
+            _ignored("model", condition, self, ModelConfig, ("prefix_tokens",))
         if self.objective == "contrastive":
-            _ignored("model", why, self, ModelConfig, ("vocab_chunk",))
+            _ignored("model", condition, self, ModelConfig, ("vocab_chunk",))
             if self.decoder.depth and text.encoder != "transformer":
                 raise ConfigError(f"model.decoder: reads the states of a transformer, not of {text.encoder}")
             return
-        _ignored("model", why, self, ModelConfig, ("init_temperature", "max_logit_scale", "logit_bias"))
+        _ignored("model", condition, self, ModelConfig, ("init_temperature", "max_logit_scale", "logit_bias"))
         if self.decoder.depth:
-            raise ConfigError(f"model.decoder.depth={self.decoder.depth}: ignored {why}")
+            raise ConfigError(f"model.decoder.depth={self.decoder.depth}: ignored {condition}")
         fields: tuple[str, ...] = ("encoder", "causal", "pool", "projection", "projection_bias")
         if self.objective == "bag_of_words":
             fields = ("encoder", "width", "depth", "heads", *_BLOCKS)
-        _ignored("model.text", why, text, TextTowerConfig, fields)
+        _ignored("model.text", condition, text, TextTowerConfig, fields)
 
     def _check_mup(self) -> None:
-        def refused(name: str, value: object, why: str) -> ConfigError:
-            return ConfigError(f"model.{name}={value!r}: model.parametrisation.kind='mup' {why}")
+        def refused(name: str, value: object, reason: str) -> ConfigError:
+            return ConfigError(f"model.{name}={value!r}: model.parametrisation.kind='mup' {reason}")
 
         if self.objective != "contrastive":
             raise refused("objective", self.objective, "has no table for the predictive heads; contrastive only")
@@ -361,10 +372,10 @@ class ModelConfig:
 
     @property
     def activation_of_text(self) -> str:
-        """The text tower's activation."""
+        """Activation of the text tower."""
         return self.text_activation or self.activation
 
     @property
     def caption_tokens(self) -> int:
-        """Places of the caption language model: the prefix and all tokens but the last, which predicts nothing."""
+        """Number of positions of the caption language model: the prefix and all tokens but the last."""
         return self.prefix_tokens + self.text.context_length - 1

@@ -1,26 +1,28 @@
-"""Rates and initial values that keep their best setting as width and depth grow. Loads no jax.
+"""muP and CompleteP: init std, learning rates and epsilon that transfer across width and depth. Loads no jax.
 
-Width follows µP (Yang et al., 2022, "Tensor Programs V", table 8) in the form with no multipliers in the forward pass:
-what a tensor wants is said by its initial size, its learning rate and Adam's epsilon alone. Depth, a knob of its own,
-follows CompleteP (Dey et al., 2025; before it Yang et al., 2023, "Tensor Programs VI", with 1/sqrt(depth)): residual
-branches are multiplied by base depth / depth. That factor is folded into the branch's last matrix and bias, where Adam
-makes a factor and a smaller initial size with a smaller rate the same thing, once epsilon follows (Everett et al.,
-2024). So a model computes what its weights say, and is saved, exported and counted like any other.
+Width follows µP (Yang et al., 2022, "Tensor Programs V", table 8) in the form without multipliers in the forward pass:
+each tensor is parametrized by three multipliers only: init std, learning rate, Adam's epsilon. Depth, an independent
+setting, follows CompleteP (Dey et al., 2025; before it Yang et al., 2023, "Tensor Programs VI", with 1/sqrt(depth)):
+residual branches are multiplied by base depth / depth. That factor is folded into the branch's last matrix and bias.
+Under Adam, a factor is equivalent to a smaller init std with a smaller learning rate, once epsilon is scaled too
+(Everett et al., 2024). So the forward pass uses the plain weights, and the model is saved, exported and counted like
+any other.
 
-`TABLE` is all there is. Its numbers are powers of the width's and the depth's ratio to the base, on top of the standard
-parametrisation *at the model's own size*, whose hidden matrices already start at width**-0.5.
+`TABLE` holds the whole parametrization: exponents of the ratios of width and depth to the base, on top of the standard
+parametrization *at the model's own size*, whose hidden matrices already have init std width**-0.5.
 
-* Weight decay: its multiplier is 1 / that of the rate, so rate × decay, by which a step shrinks a weight, is the same
-  for every tensor at every size.
-* Epsilon follows the size of a tensor's gradient entries.
-* The projection to the embedding space is an output: µP starts it and moves it at 1/width. But embeddings are
-  normalised, so a factor on the features cancels and only the ratio of first size to rate counts: it keeps the
-  standard first size, width**-0.5, and moves at width**-0.5. Its gradient is then no larger than the others', which
-  the clipping of the global norm needs. A bias beside it is added to features that are larger by sqrt(width).
-* Temperature and logit bias know no width.
+* Weight decay: its multiplier is 1 / that of the learning rate, so learning rate × weight decay, by which a step
+  shrinks a weight, is the same for every tensor at every size.
+* Epsilon scales with the size of a tensor's gradient entries.
+* The projection to the embedding space is an output layer, for which µP scales init std and learning rate by 1/width.
+  But embeddings are normalized, so a factor on the features cancels and only the ratio of init std to learning rate
+  matters: the projection keeps the standard init std, width**-0.5, and its learning rate scales as width**-0.5. Its
+  gradient is then no larger than the others', which global-norm clipping requires. A bias of the projection is added to
+  features that are larger by sqrt(width).
+* Temperature and logit bias do not depend on width.
 
-Taken for granted: head size, embedding size, patches, vocabulary and MLP ratio stay as they are while width grows
-(`presets.ladder` sees to it). With a fixed head size attention's 1/sqrt(head) is a constant and µP's 1/head another.
+Assumption: head size, embedding size, patches, vocabulary and MLP ratio are fixed while width grows (`presets.ladder`
+ensures it). With a fixed head size, attention's 1/sqrt(head) and µP's 1/head differ by a constant only.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from clip_jax.config.model import ModelConfig
 
 @dataclass(frozen=True)
 class Multipliers:
-    """Of one tensor: its first size (standard deviation), its learning rate, and Adam's epsilon."""
+    """Multipliers of one tensor: its init std, its learning rate, and Adam's epsilon."""
 
     init: float = 1.0
     lr: float = 1.0
@@ -41,44 +43,44 @@ class Multipliers:
 
     @property
     def weight_decay(self) -> float:
-        """Of a decay that is multiplied by the rate, as AdamW's is: rate × decay stays."""
+        """Multiplier of AdamW's weight decay, which keeps learning rate × weight decay constant."""
         return 1 / self.lr
 
 
 @dataclass(frozen=True)
-class Powers:
-    """Exponents of (width / base width, depth / base depth)."""
+class Exponents:
+    """Exponents of (width / base width, depth / base depth) for each multiplier."""
 
     init: tuple[float, float] = (0.0, 0.0)
     lr: tuple[float, float] = (0.0, 0.0)
     eps: tuple[float, float] = (0.0, 0.0)
 
     def at(self, width: float, depth: float) -> Multipliers:
-        """The multipliers for two ratios."""
+        """Return the multipliers for the two ratios."""
         return Multipliers(*(width**w * depth**d for w, d in (self.init, self.lr, self.eps)))
 
 
 TABLE = {
-    # patch and token embeddings; the text's positions and class token, whose first size is a constant
-    "embedding": Powers(eps=(-1, 0)),
-    # the image's positions and class token: the standard first size falls as width**-0.5, beside patches that do not
-    "image_place": Powers(init=(0.5, 0), eps=(-1, 0)),
-    "norm": Powers(eps=(-1, 0)),  # outside the blocks
-    "branch_in": Powers(lr=(-1, 0), eps=(-1, -1)),  # hidden matrices at the start of a residual branch: qkv, fc
-    "branch_vector": Powers(eps=(-1, -1)),  # norms and gains of a block, biases of qkv and fc
-    # hidden matrices back into the stream: out, proj; the standard first size falls as depth**-0.5 already
-    "branch_out": Powers(init=(0, -0.5), lr=(-1, -1), eps=(-1, 0)),
-    "branch_out_bias": Powers(lr=(0, -1), eps=(-1, 0)),
-    "projection": Powers(lr=(-0.5, 0), eps=(-0.5, 0)),
-    "projection_bias": Powers(lr=(0.5, 0), eps=(-0.5, 0)),
-    "logits": Powers(),  # temperature and bias
+    # patch and token embeddings; the text's positions and class token, whose init std is a constant
+    "embedding": Exponents(eps=(-1, 0)),
+    # the image's positions and class token: the standard init std falls as width**-0.5, that of the patches does not
+    "image_position": Exponents(init=(0.5, 0), eps=(-1, 0)),
+    "norm": Exponents(eps=(-1, 0)),  # outside the blocks
+    "residual_in": Exponents(lr=(-1, 0), eps=(-1, -1)),  # hidden matrices at the start of a residual branch: qkv, fc
+    "residual_vector": Exponents(eps=(-1, -1)),  # norms and gains of a block, biases of qkv and fc
+    # hidden matrices back into the residual stream: out, proj; the standard init std already falls as depth**-0.5
+    "residual_out": Exponents(init=(0, -0.5), lr=(-1, -1), eps=(-1, 0)),
+    "residual_out_bias": Exponents(lr=(0, -1), eps=(-1, 0)),
+    "projection": Exponents(lr=(-0.5, 0), eps=(-0.5, 0)),
+    "projection_bias": Exponents(lr=(0.5, 0), eps=(-0.5, 0)),
+    "logits": Exponents(),  # temperature and bias
 }
 
 
-def kind_of(path: Sequence[str]) -> str:
-    """The row of `TABLE` for a parameter, by its path: ("image", "blocks", "blocks", "qkv", "kernel").
+def table_row(path: Sequence[str]) -> str:
+    """Return the key in `TABLE` for a parameter path such as ("image", "blocks", "blocks", "qkv", "kernel").
 
-    Raises KeyError for a tensor that has no row.
+    Raises KeyError for a tensor without a row.
     """
     name = path[0]
     if name in ("logit_scale", "logit_bias"):
@@ -87,28 +89,28 @@ def kind_of(path: Sequence[str]) -> str:
     if part == "blocks":
         layer, leaf = path[-2:]
         if layer in ("out", "proj") and leaf in ("kernel", "bias"):
-            return "branch_out" if leaf == "kernel" else "branch_out_bias"
+            return "residual_out" if leaf == "kernel" else "residual_out_bias"
         if layer in ("qkv", "fc") and leaf in ("kernel", "bias"):
-            return "branch_in" if leaf == "kernel" else "branch_vector"
+            return "residual_in" if leaf == "kernel" else "residual_vector"
         if layer in ("ln_1", "ln_2") or leaf in ("scale_1", "scale_2"):
-            return "branch_vector"
+            return "residual_vector"
     if part in ("projection", "projection_bias"):
         return part
     if part.startswith("ln_"):
         return "norm"
     if part in ("position", "class_token"):
-        return "image_place" if name == "image" else "embedding"
+        return "image_position" if name == "image" else "embedding"
     if part in ("patch", "token"):
         return "embedding"
     raise KeyError(f"{'.'.join(path)}: no row in the table")
 
 
 def multipliers(path: Sequence[str], model: ModelConfig) -> Multipliers:
-    """Of the parameter at ``path`` of a CLIP model; all 1 in the standard parametrisation and at the base sizes."""
+    """Return the multipliers of a CLIP parameter; all 1 in the standard parametrization and at the base sizes."""
     base = model.parametrisation
     if base.kind == "standard":
         return Multipliers()
-    kind = kind_of(path)
+    kind = table_row(path)
     if kind == "logits":
         return Multipliers()
     if path[0] == "image":

@@ -64,7 +64,7 @@ def _coca(image: ImageTowerConfig, width: int) -> ModelConfig:
     )
 
 
-# The nine published models (Radford et al., 2021, tables 19 and 20), a size to debug with, and open_clip's own.
+# The nine published models (Radford et al., 2021, tables 19 and 20), sizes of open_clip, and one for debugging.
 PRESETS: dict[str, ModelConfig] = {
     "RN50": _resnet((3, 4, 6, 3), 64, 224, 512, 1024),
     "RN101": _resnet((3, 4, 23, 3), 64, 224, 512, 512),
@@ -95,11 +95,11 @@ PRESETS: dict[str, ModelConfig] = {
         embed_dim=16,
     ),
 }
-PUBLISHED = tuple(PRESETS)[:9]  # the paper's own
+PUBLISHED = tuple(PRESETS)[:9]  # those of the paper
 
 
 def preset(name: str) -> ModelConfig:
-    """A named size. Raises ConfigError with the known names."""
+    """Return the model config of a named size; raise ConfigError listing the known names."""
     try:
         return PRESETS[name]
     except KeyError:
@@ -120,22 +120,22 @@ def _resnet_shape(rung: float) -> dict[str, Any]:
 
 
 def ladder(rung: float, base: ModelConfig | None = None) -> ModelConfig:
-    """One number -> a well-shaped model: the family that a sweep climbs.
+    """Return the model at position ``rung`` of the scaling ladder, which a sweep trains over FLOPs budgets.
 
     Width is 16·rung, rounded to whole heads (8 to 64 wide, as the published models' where the width allows);
     depth is rung^0.65, so that rung 48 is 768 wide and 12 deep like ViT-B. Both towers and the embedding take
     the same width and depth and grow together. Rungs 0.5 to 64 span more than five orders of magnitude of
-    FLOPs per sample. ``base`` gives all else: image and patch size, vocabulary, context, dtypes.
+    FLOPs per sample. ``base`` sets everything else: image and patch size, vocabulary, context, dtypes.
 
-    With the ``mup`` parametrisation, which takes them for granted, each tower keeps the head size of ``base`` and the
-    embedding its size: only width and depth grow.
+    With the ``mup`` parametrization, which assumes it, each tower keeps the head size of ``base`` and the embedding its
+    size: only width and depth grow.
 
-    A text side without a transformer has no depth: the bag-of-words encoder takes the width, the bag-of-words objective
-    nothing. With ``stages``, whatever they are, the image tower is a ResNet that has RN50's shape at rung 48: its width
-    goes with rung^0.7 and its blocks with rung^0.65. Raises ConfigError for a rung below 0.5.
+    Without a text transformer there is no text depth: the bag-of-words encoder takes the width, the bag-of-words
+    objective nothing. If ``base`` has ``stages``, whatever their values, the image tower is a ResNet with the shape of
+    RN50 at rung 48: its width scales as rung^0.7 and its blocks as rung^0.65. Raises ConfigError for a rung below 0.5.
     """
     if not rung >= 0.5:
-        raise ConfigError(f"rung={rung}: the ladder begins at 0.5")
+        raise ConfigError(f"rung={rung}: must be at least 0.5, where the ladder begins")
     base = base or ModelConfig()
     mup = base.parametrisation.kind == "mup"
 
@@ -160,7 +160,10 @@ def ladder(rung: float, base: ModelConfig | None = None) -> ModelConfig:
 
 
 def sized(name: str, base: ModelConfig) -> ModelConfig:
-    """A named size that computes as ``base`` does: precision, recomputation, scanning, dropout, parametrisation."""
+    """Return a named size with the execution settings of ``base``.
+
+    These are dtypes, attention, rematerialization, layer scanning, patch dropout and parametrization.
+    """
     model = preset(name)
     how = ("compute_dtype", "param_dtype", "text_param_dtype", "attention", "remat", "remat_policy", "scan_layers")
     image = dataclasses.replace(model.image, patch_dropout=base.image.patch_dropout)

@@ -1,6 +1,6 @@
-"""Every knob of a run, as frozen dataclasses that check themselves; those of a sweep are `sweep_config`'s.
+"""Run configs: frozen dataclasses that validate their fields. Sweeps are in `config.sweep`.
 
-`config_io` reads and writes them. Importing this module loads neither jax nor numpy.
+`config.io` reads and writes them. Importing this module loads neither jax nor numpy.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ScenesConfig:
-    """The procedural world. Two runs with equal fields see the same pictures and captions."""
+    """Procedurally rendered scenes. Two runs with equal fields see the same images and captions."""
 
     world_seed: int = 0
     objects: int = 256  # classes with made-up names
@@ -58,27 +58,27 @@ class ScenesConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the pairs come from and what is done to them before the device."""
+    """Image-text pairs: source, splits, augmentation and host-side processing."""
 
     source: str = "scenes"  # scenes | webdataset | folder | tfds
-    paths: tuple[str, ...] = ()  # shards, folders (webdataset: URLs, brace ranges, * too), prepared TFDS directories
-    weights: tuple[float, ...] = ()  # share of each path in every stretch of the run; empty: in proportion to size
-    val_paths: tuple[str, ...] = ()  # where the held-out pairs are, if not in a split of ``paths``
+    paths: tuple[str, ...] = ()  # shards, folders (webdataset: also URLs, brace ranges, *), prepared TFDS directories
+    weights: tuple[float, ...] = ()  # share of each path, kept throughout the run; empty: in proportion to size
+    val_paths: tuple[str, ...] = ()  # held-out pairs, if they are not in a split of ``paths``
     train_split: str = "train"
     val_split: str = "val"
-    val_fraction: float = 0.0  # of the training split, held out by the hash of its records in place of a split
-    filename_column: str = "filename"  # folder: the column of captions.csv that names the picture
-    caption_column: str = "caption"  # folder: the column that holds the text
-    image_key: str = "image"  # tfds: the feature that holds the picture
-    caption_key: str = "caption"  # tfds: the feature that holds the text
-    unique_samples: int = 0  # train on the first N pairs only; 0 is all
+    val_fraction: float = 0.0  # fraction of the training split to hold out, by hash of the record, instead of a split
+    filename_column: str = "filename"  # folder: the column of captions.csv with the image file
+    caption_column: str = "caption"  # folder: the column with the text
+    image_key: str = "image"  # tfds: the feature with the image
+    caption_key: str = "caption"  # tfds: the feature with the text
+    unique_samples: int = 0  # train on the first N pairs only; 0: all
     augment: str = "none"  # none | square_crop | flip | random_resized_crop
-    max_broken: int = 10  # unreadable records passed over before the run stops
-    tokenizer_captions: int = 20_000  # captions the run's vocabulary is learned from
-    threads: int = 2  # that read and decode, in each worker
-    workers: int = 0  # processes that do so; 0: threads of the training process
-    decoder: str = "pillow"  # pillow | simplejpeg: of training pictures; faster, about a level off (extra ``fast``)
-    keep_decoded: bool = False  # hold the resized pictures: in the cache folder for all runs, else in memory
+    max_broken: int = 10  # unreadable records skipped before the run stops
+    tokenizer_captions: int = 20_000  # captions used to train the tokenizer, sampled evenly from the training set
+    threads: int = 2  # reading and decoding threads per worker
+    workers: int = 0  # reading and decoding processes; 0: use threads of the training process
+    decoder: str = "pillow"  # of training images: pillow | simplejpeg (faster, off by about one level; extra ``fast``)
+    keep_decoded: bool = False  # cache the resized images: in the cache folder for all runs, otherwise in memory
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
 
     def __post_init__(self) -> None:
@@ -90,7 +90,7 @@ class DataConfig:
         for name in ("tokenizer_captions", "threads"):
             at_least(f"data.{name}", getattr(self, name), 1)
         if self.source == "scenes" and self.keep_decoded:
-            raise ConfigError("data.keep_decoded: the scenes source renders, there is nothing to keep")
+            raise ConfigError("data.keep_decoded: ignored, the scenes source renders its images")
         for name in ("paths", "val_paths"):
             for path in getattr(self, name):
                 no_secret(f"data.{name}", path)
@@ -101,7 +101,7 @@ class DataConfig:
         if self.source == "scenes" and self.decoder != "pillow":
             raise ConfigError("data.decoder: the scenes source renders, there is nothing to decode")
         if self.keep_decoded and self.workers:
-            raise ConfigError("data.keep_decoded: each of data.workers would hold all pictures; use data.threads alone")
+            raise ConfigError("data.keep_decoded: each of data.workers would hold all images; use data.threads only")
         self._check_weights()
         self._check_held_out()
         if self.source != "folder" and (self.filename_column, self.caption_column) != ("filename", "caption"):
@@ -130,7 +130,7 @@ class DataConfig:
                 f"data.weights: {len(self.weights)} for {len(self.paths)} data.paths; needs one for each of two or more"
             )
         if self.unique_samples:
-            raise ConfigError("data.unique_samples: with data.weights it would not say how many pairs of which path")
+            raise ConfigError("data.unique_samples: not with data.weights, as it sets no number of pairs per path")
         total = sum(self.weights)
         if not all(total * 1e-5 <= weight < math.inf for weight in self.weights) or total <= 0:
             raise ConfigError(
@@ -140,21 +140,21 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW with warm-up and decay. Decay of weights leaves gains, biases and temperature alone."""
+    """AdamW and its learning-rate schedule. Weight decay excludes gains, biases and temperature."""
 
     peak_lr: float = 1e-3
     warmup_steps: int = 20
     schedule: str = "cosine"  # cosine | wsd (warm-up, stable, linear decay)
-    decay_fraction: float = 0.2  # wsd: the share of the steps spent on the decay
+    decay_fraction: float = 0.2  # wsd: fraction of the steps in the learning-rate decay
     weight_decay: float = 0.1
     b1: float = 0.9
     b2: float = 0.98
     eps: float = 1e-6
     clip_norm: float = 1.0
-    layer_decay: float = 1.0  # factor on the rate a block further from the output; 1 gives all the same
+    layer_decay: float = 1.0  # layer-wise LR decay: LR is multiplied by this per block away from the output (1: off)
     state_dtype: str = "float32"  # of Adam's two moments; bfloat16 halves their memory
     rounding: str = "stochastic"  # stochastic | nearest: of half-precision moments and parameters
-    loss_scale: float = 2.0**15  # float16 compute: the first factor on the loss; then halved and doubled as needed
+    loss_scale: float = 2.0**15  # float16 compute: initial loss scale; then halved and doubled as needed
 
     def __post_init__(self) -> None:
         one_of("optim.schedule", self.schedule, ("cosine", "wsd"))
@@ -175,12 +175,12 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """Devices along each axis; one may be -1 and takes what is left."""
+    """Number of devices along each mesh axis; one of the first three may be -1, which means all remaining devices."""
 
-    data: int = -1  # copies of the parameters; each has its part of the batch
-    fsdp: int = 1  # parts of the parameters; each has its part of the batch too
-    tensor: int = 1  # parts of heads and hidden units; all have the same rows of the batch
-    slices: int = 1  # groups of devices joined by a slow network only; each holds the other three axes
+    data: int = -1  # data parallelism: replicas of the parameters; the batch is sharded
+    fsdp: int = 1  # fully sharded data parallelism: shards of the parameters; the batch is sharded too
+    tensor: int = 1  # tensor parallelism: shards of heads and hidden units; the rows of the batch are shared
+    slices: int = 1  # groups of devices connected only by a slow network; each holds the other three axes
 
     def __post_init__(self) -> None:
         for name in ("data", "fsdp", "tensor"):
@@ -194,12 +194,12 @@ class MeshConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """The contrastive loss over the global batch, and how it is computed; the way changes no number."""
+    """Contrastive loss over the global batch, and its implementation, which does not change the value."""
 
-    kind: str = "softmax"  # softmax (InfoNCE) | sigmoid (SigLIP; wants model.logit_bias)
-    method: str = "auto"  # dense | gathered | ring; auto: the ring for batches of more than 4096 pairs
-    chunk: int = 256  # ring: rows of the logits a device holds at once
-    caption_weight: float = 2.0  # of CoCa's caption loss beside it (Yu et al., 2022)
+    kind: str = "softmax"  # softmax (InfoNCE) | sigmoid (SigLIP; needs model.logit_bias)
+    method: str = "auto"  # auto | dense | gathered | ring; auto: ring for batches of more than 4096 pairs
+    chunk: int = 256  # ring: rows of logits that a device holds at once
+    caption_weight: float = 2.0  # weight of CoCa's caption loss (Yu et al., 2022)
 
     def __post_init__(self) -> None:
         one_of("loss.kind", self.kind, ("softmax", "sigmoid"))
@@ -212,18 +212,18 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """What is measured, on how much, and when."""
+    """Evaluation during and after training: tasks, sizes and times."""
 
-    zero_shot: tuple[str, ...] = ("scenes",)  # the built-in tasks, or classification folders
-    controls: tuple[str, ...] = ()  # classification folders reported beside, in no mean
-    examples: int = 500  # per zero-shot task at most; 0 is all
-    at_fractions: tuple[float, ...] = ()  # of the steps; the end is always evaluated
-    val_pairs: int = 1024  # negatives of val_loss, per partition
+    zero_shot: tuple[str, ...] = ("scenes",)  # ``scenes`` for the built-in tasks, or classification folders
+    controls: tuple[str, ...] = ()  # classification folders that are reported but excluded from means
+    examples: int = 500  # per zero-shot task at most; 0: all
+    at_fractions: tuple[float, ...] = ()  # fractions of the steps at which to evaluate; the last step always is
+    val_pairs: int = 1024  # pairs per partition of val_loss; each is contrasted with the others
     val_partitions: int = 2
-    retrieval_images: int = 512  # 0 is all of the held-out split
+    retrieval_images: int = 512  # images of the held-out split at most; 0: all
     batch_size: int = 256
-    prior_images: int = 128  # predictive objectives: training pictures that a class's prior is averaged over
-    predictive_score: str = "prior"  # raw | prior (subtracted): what error_mean is of; both are reported
+    prior_images: int = 128  # predictive objectives: training images over which a class's prior is averaged
+    predictive_score: str = "prior"  # raw | prior (subtracted): the score used for error_mean; both are reported
 
     def __post_init__(self) -> None:
         one_of("evals.predictive_score", self.predictive_score, ("raw", "prior"))
@@ -238,11 +238,11 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class InitConfig:
-    """Weights a run starts from, and the tower that training leaves as it is."""
+    """Initial weights from another model, and the tower to freeze."""
 
-    source: str = ""  # a published name, a weights file or folder, a run directory; empty starts fresh
-    tower: str = "both"  # both | image | text: what is taken over
-    freeze: str = "none"  # none | image | text: locked, as in Zhai et al., 2022 (LiT)
+    source: str = ""  # published name, weights file or folder, or run directory; empty: random init
+    tower: str = "both"  # both | image | text: towers taken from the source
+    freeze: str = "none"  # none | image | text: tower that is not trained, as in LiT (Zhai et al., 2022)
 
     def __post_init__(self) -> None:
         one_of("init_from.tower", self.tower, ("both", "image", "text"))
@@ -255,17 +255,17 @@ class InitConfig:
 
 @dataclass(frozen=True)
 class FaultConfig:
-    """What to do when the logged loss is not a number, or jumps.
+    """Reaction to a logged loss that is NaN or spikes.
 
-    Rolling back restores the newest checkpoint made at a multiple of ``checkpoint_every`` and passes over the batches
-    that followed it, as for PaLM (Chowdhery et al., 2022).
+    A rollback restores the newest checkpoint at a multiple of ``checkpoint_every`` and skips the batches that followed
+    it, as for PaLM (Chowdhery et al., 2022).
     """
 
     on_nan: str = "stop"  # stop | rollback
     on_spike: str = "ignore"  # ignore | stop | rollback
-    spike_factor: float = 2.0  # a spike is a loss above this multiple of the median of those before
-    spike_window: int = 10  # logged losses in that median
-    max_rollbacks: int = 3  # of the whole run; the next fault stops it
+    spike_factor: float = 2.0  # a spike is a loss above this multiple of the median of the preceding ones
+    spike_window: int = 10  # number of logged losses in that median
+    max_rollbacks: int = 3  # for the whole run; after them the next NaN or spike stops it
 
     def __post_init__(self) -> None:
         one_of("faults.on_nan", self.on_nan, ("stop", "rollback"))
@@ -282,16 +282,16 @@ class FaultConfig:
 
 @dataclass(frozen=True)
 class DistributedConfig:
-    """How a process finds the others: part of how a run is launched, never of what it is, so in no `RunConfig`.
+    """How a process finds the others of its run. It belongs to the launch, not to the run, so `RunConfig` excludes it.
 
-    Nothing given means: what the environment says (`processes.find_processes`).
+    At the defaults it is read from the environment (`processes.find_processes`).
     """
 
-    coordinator: str = ""  # host:port of process 0; or "auto", JAX's own detection
-    processes: int = 0  # how many there are
-    process: int = -1  # which one this is, from 0
-    heartbeat_s: int = 100  # a process silent for so long is lost, and the others end
-    start_s: int = 300  # to wait for all of them at the start
+    coordinator: str = ""  # host:port of process 0, or "auto" for JAX's own detection
+    processes: int = 0  # number of processes
+    process: int = -1  # index of this process, from 0
+    heartbeat_s: int = 100  # a process without a heartbeat for this long is lost, and the others exit
+    start_s: int = 300  # how long to wait for all processes at the start
 
     def __post_init__(self) -> None:
         at_least("distributed.processes", self.processes, 0)
@@ -308,7 +308,7 @@ class DistributedConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One training run. Its hash (``run_id``) names its directory."""
+    """One training run. The hash of its config (``run_id``) names its directory."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -320,12 +320,12 @@ class RunConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     faults: FaultConfig = field(default_factory=FaultConfig)
     batch_size: int = 128  # global
-    microbatch_size: int = 0  # pairs whose activations are held at once, over all devices; 0 holds the whole batch
+    microbatch_size: int = 0  # pairs whose activations are in memory at once, over all devices; 0: the whole batch
     steps: int = 100
     seed: int = 0
     log_every: int = 20  # steps
     checkpoint_every: int = 500  # steps; the last step is always saved
-    wandb: str = "offline"  # disabled | offline | online: a mirror, never the record
+    wandb: str = "offline"  # disabled | offline | online: a copy of the metrics; the run directory is the record
 
     def __post_init__(self) -> None:
         one_of("wandb", self.wandb, ("disabled", "offline", "online"))
@@ -349,7 +349,7 @@ class RunConfig:
         half = {"bfloat16", "float16"}
         kept = {self.optim.state_dtype, self.model.param_dtype, self.model.text_param_dtype}
         if self.optim.rounding != "stochastic" and not kept & half:
-            raise ConfigError("optim.rounding: ignored, nothing is kept in half precision")
+            raise ConfigError("optim.rounding: ignored, nothing is stored in half precision")
         if self.model.compute_dtype != "float16" and self.optim.loss_scale != OptimConfig.loss_scale:
             raise ConfigError(f"optim.loss_scale: ignored with model.compute_dtype={self.model.compute_dtype!r}")
         if self.optim.layer_decay < 1 and self.model.image.stages:
@@ -372,21 +372,24 @@ class RunConfig:
             raise ConfigError("microbatch_size: batch norm needs the whole batch at once; use a vision transformer")
         if self.model.decoder.depth:
             raise ConfigError(
-                "microbatch_size: not with model.decoder, whose caption loss is no function of embeddings"
+                "microbatch_size: not with model.decoder, whose caption loss is not a function of embeddings"
             )
 
     def _check_objective(self) -> None:
-        why, predictive = f"with model.objective={self.model.objective!r}", self.model.objective != "contrastive"
+        condition, predictive = f"with model.objective={self.model.objective!r}", self.model.objective != "contrastive"
         for name in ("retrieval_images",) if predictive else ("prior_images", "predictive_score"):
             if getattr(self.evals, name) != getattr(EvalConfig, name):
-                raise ConfigError(f"evals.{name}={getattr(self.evals, name)!r}: ignored {why}")
+                raise ConfigError(f"evals.{name}={getattr(self.evals, name)!r}: ignored {condition}")
         if predictive and self.loss != LossConfig():
-            raise ConfigError(f"loss: ignored {why}")
+            raise ConfigError(f"loss: ignored {condition}")
         if predictive and self.microbatch_size:
-            raise ConfigError(f"microbatch_size={self.microbatch_size}: not {why}; model.vocab_chunk saves memory")
+            raise ConfigError(
+                f"microbatch_size={self.microbatch_size}: not {condition}; set model.vocab_chunk to save memory"
+            )
         if predictive and self.init_from.freeze == "text":
-            raise ConfigError(f"init_from.freeze='text': {why} only the image tower can be locked")
+            raise ConfigError(f"init_from.freeze='text': {condition} only the image tower can be")
 
     @property
     def samples_seen(self) -> int:
+        """Number of training pairs seen, with repetitions."""
         return self.batch_size * self.steps

@@ -1,4 +1,4 @@
-"""Every knob of a sweep: what is trained, and what each job gets from the engine that runs it.
+"""Sweep configs: the runs of a sweep, and the resources that the engine gives to each job.
 
 Importing this module loads neither jax nor numpy.
 """
@@ -12,9 +12,9 @@ from clip_jax.config.hyperparameter_rules import RULED, BudgetRules, check_lr_ru
 from clip_jax.config.run import RunConfig
 from clip_jax.errors import ConfigError, at_least, between, one_of
 
-LONGEST_WARMUP = 0.9  # of the steps
+LONGEST_WARMUP = 0.9  # fraction of the steps
 ENGINES = ("local", "slurm", "jobset")
-# the engines that read a field of `Resources`; every one reads those that are not listed
+# engines that read a field of `Resources`; all engines read the fields that are not listed
 _READ_BY = {
     "nodes": ("slurm", "jobset"),
     "processes_per_node": ("slurm",),
@@ -42,32 +42,32 @@ _READ_BY = {
 
 @dataclass(frozen=True)
 class Resources:
-    """What one job gets. A field that the sweep's engine does not read must stay at its default."""
+    """Resources of one job. Fields that the sweep's engine does not read must stay at their default."""
 
-    nodes: int = 1  # hosts of a job; of a TPU slice they follow from ``topology``
+    nodes: int = 1  # hosts per job; for a TPU slice they follow from ``topology``
     processes_per_node: int = 1
-    devices_per_process: int = 0  # GPUs, or TPU chips a host; 0: none asked for (local: the slots share what there is)
-    cores: int = 0  # per process; 0 leaves it to the cluster
-    runs_per_device: int = 1  # local: small runs that share a GPU and its memory
-    setup: tuple[str, ...] = ()  # shell lines before training: "module load cuda"
+    devices_per_process: int = 0  # GPUs, or TPU chips per host; 0: none requested (local: slots share all devices)
+    cores: int = 0  # CPU cores per process; 0: the cluster's default
+    runs_per_device: int = 1  # local: number of small runs that share a GPU and its memory
+    setup: tuple[str, ...] = ()  # shell lines to run before training, such as "module load cuda"
     partition: str = ""
-    gres: str = "gpu"  # the name the cluster gives its devices, with a type if wanted: gpu:a100
-    time_limit_min: int = 0  # of one attempt; 0 leaves it to the partition
-    stop_before_s: int = 120  # a run is asked to save and stop so long before it would be killed
-    sbatch: tuple[str, ...] = ()  # further options as they are: "--account=vision", "--constraint=a100"
-    image: str = ""  # container with clip-jax in it
-    accelerator: str = ""  # GKE's name: tpu-v5p-slice, nvidia-h100-80gb; empty: CPU
-    topology: str = ""  # of a TPU slice: 2x4, 8x8x16
-    slices: int = 1  # of TPU
-    memory: str = ""  # a pod: 64Gi
-    queue: str = ""  # Kueue's LocalQueue; empty: no Kueue
-    priority: str = ""  # Kueue's WorkloadPriorityClass
+    gres: str = "gpu"  # the cluster's name of its devices, optionally with a type: gpu:a100
+    time_limit_min: int = 0  # per attempt; 0: the partition's default
+    stop_before_s: int = 120  # how long before its time limit a run is asked to save and stop
+    sbatch: tuple[str, ...] = ()  # additional options, passed verbatim: "--account=vision", "--constraint=a100"
+    image: str = ""  # container image with clip-jax installed
+    accelerator: str = ""  # GKE's name, such as tpu-v5p-slice or nvidia-h100-80gb; empty: CPU
+    topology: str = ""  # of a TPU slice, such as 2x4 or 8x8x16
+    slices: int = 1  # number of TPU slices
+    memory: str = ""  # per pod, such as 64Gi
+    queue: str = ""  # Kueue LocalQueue; empty: do not use Kueue
+    priority: str = ""  # Kueue WorkloadPriorityClass
     namespace: str = "default"
-    claim: str = ""  # PersistentVolumeClaim of the file system that all pods and this machine share; gs:// needs none
-    mount: str = ""  # where it is mounted, on all of them; the sweep's directory lies in it
-    poll_s: float = 10.0  # between two looks at the queue
-    max_attempts: int = 4  # submissions without a new checkpoint in between; then the run is left out
-    price_per_device_hour: float = 0.0  # of any currency; 0: not known
+    claim: str = ""  # PersistentVolumeClaim of the file system shared by all pods and this machine; gs:// needs none
+    mount: str = ""  # its mount path on all of them; contains the sweep's directory
+    poll_s: float = 10.0  # seconds between polls of the queue
+    max_attempts: int = 4  # submissions without a new checkpoint in between, after which the run is marked failed
+    price_per_device_hour: float = 0.0  # in any currency; 0: unknown
 
     def __post_init__(self) -> None:
         for name in ("nodes", "processes_per_node", "runs_per_device", "slices", "max_attempts"):
@@ -86,7 +86,7 @@ class Resources:
             raise ConfigError(f"resources.topology={self.topology!r}: must be chips along each axis, as 2x4 or 8x8x16")
 
     def check_for(self, engine: str) -> None:
-        """Raises ConfigError for a field that this engine ignores, or lacks."""
+        """Check the fields for an engine; raise ConfigError for one that it ignores or that it needs but is not set."""
         for f in fields(self):
             if engine not in _READ_BY.get(f.name, ENGINES) and getattr(self, f.name) != f.default:
                 raise ConfigError(
@@ -94,7 +94,9 @@ class Resources:
                     f"{' and '.join(_READ_BY[f.name])}"
                 )
         if engine == "local" and self.runs_per_device > 1 and self.devices_per_process > 1:
-            raise ConfigError("resources.runs_per_device: runs that share a GPU have one each")
+            raise ConfigError(
+                "resources.runs_per_device: with resources.devices_per_process above 1, runs cannot share a GPU"
+            )
         if engine == "slurm" and not self.time_limit_min and self.stop_before_s != Resources.stop_before_s:
             raise ConfigError("resources.stop_before_s: would be ignored without resources.time_limit_min")
         if engine == "slurm" and not self.devices_per_process and self.gres != Resources.gres:
@@ -113,9 +115,9 @@ class Resources:
         if self.priority and not self.queue:
             raise ConfigError("resources.priority: would be ignored without resources.queue")
         if self.accelerator and not self.devices_per_process:
-            raise ConfigError("resources.devices_per_process: how many of resources.accelerator has a host?")
+            raise ConfigError("resources.devices_per_process: must be set when resources.accelerator is")
         if self.devices_per_process and not self.accelerator:
-            raise ConfigError("resources.accelerator: of which kind are the resources.devices_per_process?")
+            raise ConfigError("resources.accelerator: must be set when resources.devices_per_process is")
         if not self.topology:
             if self.slices > 1 or self.accelerator.startswith("tpu-"):
                 raise ConfigError("resources.topology: TPU slices need it")
@@ -132,58 +134,59 @@ class Resources:
 
     @property
     def chips(self) -> int:
-        """Of one TPU slice."""
+        """Number of chips per TPU slice."""
         return math.prod(int(part) for part in self.topology.split("x"))
 
     @property
     def devices(self) -> int:
-        """Of one job; 1 where none are asked for."""
+        """Number of devices per job; 1 if none are requested."""
         chips = self.chips * self.slices if self.topology else self.nodes * self.processes_per_node
         return chips if self.topology else chips * max(1, self.devices_per_process)
 
     @property
     def hosts(self) -> int:
-        """Of one slice, or of a job that has none."""
+        """Number of hosts per TPU slice, or per job without slices."""
         return self.chips // self.devices_per_process if self.topology else self.nodes
 
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """A family: ladder rungs × FLOP budgets × seeds, planned before anything runs.
+    """A sweep: model sizes × FLOPs budgets × seeds, planned before anything runs.
 
-    Checks try multiples of one setting, all else as planned, on the first seed: of the rate where ``lr_checks_at``
-    says, of the other settings at each budget's best size. They enter no law; `sweep.rules` fits rules to them.
+    Checks train multiples of one setting with all else as planned, on the first seed: of the learning rate where
+    ``lr_checks_at`` says, of the other settings at each budget's best size. No scaling law is fitted to them;
+    `sweep.analysis.hyperparameter_scaling` fits hyperparameter rules to them.
     """
 
     name: str
     base: RunConfig = field(default_factory=RunConfig)
-    rungs: tuple[float, ...] = (1, 2, 3, 4, 6, 8)  # numbers on the scaling ladder
-    models: tuple[str, ...] = ()  # named sizes in place of rungs; a rung is then a place in this list
-    budgets: tuple[float, ...] = (1e11, 1e12)  # training FLOPs a run
-    sizes_per_budget: int = 3  # kept around the guessed optimum; 0 keeps all that fit
-    optimum_samples_per_param: float = 0.5  # the guess that centres the kept sizes
+    rungs: tuple[float, ...] = (1, 2, 3, 4, 6, 8)  # positions on the scaling ladder (`presets.ladder`)
+    models: tuple[str, ...] = ()  # named sizes instead of rungs; a rung is then an index into this list
+    budgets: tuple[float, ...] = (1e11, 1e12)  # training FLOPs per run
+    sizes_per_budget: int = 3  # sizes kept around the guessed optimum; 0: all that fit
+    optimum_samples_per_param: float = 0.5  # guessed optimum, at which the kept sizes are centered
     seeds: tuple[int, ...] = (0,)  # each is added to base.seed
-    seeds_at_best: tuple[int, ...] = (1,)  # likewise; trained at each budget's best size once it is known
+    seeds_at_best: tuple[int, ...] = (1,)  # likewise, trained only at each budget's best size once it is known
     min_steps: int = 50
-    max_epochs: float = 0.0  # of the unique pairs; 0 sets no limit
-    lr_rule: str = "width_power"  # | constant | mup (constant too: the parametrisation's table does the rest)
+    max_epochs: float = 0.0  # passes over the unique pairs at most; 0: no limit
+    lr_rule: str = "width_power"  # width_power | constant | mup (constant; the parametrization scales the rates)
     base_lr: float = 4e-3
-    base_width: int = 32  # width_power: where base_lr holds; scaled by (base_width / width)**lr_width_power
+    base_width: int = 32  # width_power: width at which base_lr applies, times (base_width / width)**lr_width_power
     lr_width_power: float = 0.5
     by_budget: BudgetRules = field(default_factory=BudgetRules)
-    lr_checks: tuple[float, ...] = (0.5, 2.0)  # multiples of the rate that are tried
+    lr_checks: tuple[float, ...] = (0.5, 2.0)  # multiples of the learning rate to try
     lr_checks_at: str = "best"  # best: at each budget's best size | rungs: at each size's smallest budget
-    decay_checks: tuple[float, ...] = ()  # multiples of the weight decay
-    warmup_checks: tuple[float, ...] = ()  # of the warm-up's share of the steps
-    batch_checks: tuple[float, ...] = ()  # of the batch, powers of two; the budget stays, so the steps change
+    decay_checks: tuple[float, ...] = ()  # multiples of the weight decay to try
+    warmup_checks: tuple[float, ...] = ()  # multiples of the warm-up's share of the steps to try
+    batch_checks: tuple[float, ...] = ()  # multiples of the batch size to try, powers of two, at a fixed budget
     warmup_fraction: float = 0.1
     metric: str = "error_mean"
-    engine: str = "local"  # local | slurm | jobset: where the runs are trained
-    resources: Resources = field(default_factory=Resources)  # what each of them gets there
-    slots: int = 1  # runs at once; under Slurm of each array, and what is submitted again is an array of its own
-    families: str = "off"  # | measured: runs of one shape share a program where timing says that it pays
-    family_size: int = 8  # members at most
-    gflops_per_second: float = 50.0  # assumed speed, for the time column of the plan only
+    engine: str = "local"  # local | slurm | jobset: what runs the jobs
+    resources: Resources = field(default_factory=Resources)  # resources of each job
+    slots: int = 1  # concurrent runs; under Slurm per array, and each resubmission is a separate array
+    families: str = "off"  # off | measured: train runs of one shape as one vmapped program if measured to be faster
+    family_size: int = 8  # maximum number of runs per vmapped program
+    gflops_per_second: float = 50.0  # assumed speed, only for the plan's time column
 
     def __post_init__(self) -> None:
         if not self.name or any(c in self.name for c in "/\\ "):
@@ -247,5 +250,5 @@ class SweepConfig:
 
     @property
     def sizes(self) -> tuple[float, ...]:
-        """The rungs, rising; with ``models`` the places in that list."""
+        """Rungs in ascending order; with ``models``, the indices into that list."""
         return tuple(range(len(self.models))) if self.models else tuple(sorted(self.rungs))

@@ -1,1 +1,1 @@
-"""Meshes, processes, and what a cluster says of a job."""
+"""Device meshes, multi-process start-up, and job detection under Slurm and Kubernetes."""

@@ -1,6 +1,6 @@
-"""The mesh, the rules from logical to mesh axes, and process start-up.
+"""The device mesh, the rules that map logical axes to mesh axes, and the compilation cache.
 
-Models name the logical axes of their parameters; this module alone says where those axes lie.
+Models name the logical axes of their parameters; only this module says which mesh axis each one is sharded over.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh, NamedSharding
 
 AXES = ("slice", "data", "fsdp", "tensor")
-BATCH_AXES = AXES[:3]  # a batch is split over these; devices along ``tensor`` share rows and split widths
-# Logical axis -> mesh axis, for parameters and for activations. The only table of its kind.
-RULES = (
+BATCH_AXES = AXES[:3]  # a batch is sharded over these; devices along ``tensor`` hold the same rows and shard widths
+# Logical axis -> mesh axis, for parameters and activations. All sharding follows from this table.
+SHARDING_RULES = (
     ("batch", BATCH_AXES),
-    ("embed", "fsdp"),  # of a parameter; activations keep their width whole
+    ("embed", "fsdp"),  # of parameters; the width of activations is not sharded
     ("heads", "tensor"),
     ("mlp", "tensor"),
     ("layers", None),
@@ -34,11 +34,11 @@ RULES = (
 
 
 def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
-    """The (slice, data, fsdp, tensor) mesh over ``devices`` (all of them by default).
+    """Build the (slice, data, fsdp, tensor) mesh over ``devices`` (by default all devices).
 
-    Slices are joined by the slow network, so only gradients and the ring of the loss cross them. Devices that know
-    their slice (TPU multi-slice) are grouped by it, others by their order. Raises ConfigError when the axes do not
-    multiply to the number of devices, or slices are unequal.
+    Slices are connected by the slow network, so only gradients and the ring of the loss cross them. Devices that have a
+    slice index (TPU multi-slice) are grouped by it, others by their order. Raises ConfigError if the axis sizes do not
+    multiply to the number of devices, or if slices have unequal sizes.
     """
     import jax
     import numpy as np
@@ -52,7 +52,7 @@ def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
     shape = {axis: max(count // fixed, 1) if size == -1 else size for axis, size in shape.items()}
     if math.prod(shape.values()) != count:
         sizes = " × ".join(f"{axis}={size}" for axis, size in shape.items())
-        raise ConfigError(f"mesh: {sizes} does not equal the {count} devices there are")
+        raise ConfigError(f"mesh: {sizes} does not equal the {count} devices available")
     within = tuple(shape[axis] for axis in AXES[1:])
     grid = np.stack([create_device_mesh(within, group) for group in _slices(devices, shape["slice"])])
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
@@ -71,46 +71,48 @@ def _slices(devices: list[Any], count: int) -> list[list[Any]]:
 
 
 def batch_shards(mesh: Mesh) -> int:
-    """Into how many parts a batch is split."""
+    """Return the number of shards that a batch is split into."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def constrain(x: Any, *names: str | None) -> Any:
-    """``x`` with its axes laid as `RULES` say, one logical name an axis; as it is outside `on_mesh`, and on a mesh
-    with other axes than ours, which is another's to lay out."""
+    """Constrain the sharding of ``x`` by `SHARDING_RULES`, given one logical name per axis.
+
+    Outside `on_mesh`, and on a mesh with other axis names, which its owner lays out, ``x`` is returned unchanged.
+    """
     import jax
     from jax.sharding import PartitionSpec
 
     if jax.sharding.get_abstract_mesh().axis_names != AXES:
         return x
-    rules = dict(RULES)
+    rules = dict(SHARDING_RULES)
     spec = PartitionSpec(*(rules[name] if name else None for name in names))
     return jax.lax.with_sharding_constraint(x, spec)
 
 
 def on_mesh(mesh: Mesh) -> Any:
-    """A context, for use while tracing, in which `constrain` acts."""
+    """Return a context manager, for use while tracing, in which `constrain` takes effect."""
     import jax
 
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The first axis over `BATCH_AXES`."""
+    """Return the sharding of a batch: its first axis over `BATCH_AXES`."""
     from jax.sharding import NamedSharding, PartitionSpec
 
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """A copy on every device."""
+    """Return the sharding of a value that every device holds whole."""
     from jax.sharding import NamedSharding, PartitionSpec
 
     return NamedSharding(mesh, PartitionSpec())
 
 
 def check_batch(batch_size: int, mesh: Mesh) -> None:
-    """Raises ConfigError when ``batch_size`` does not divide evenly over the mesh."""
+    """Check that ``batch_size`` divides evenly over the mesh; raise ConfigError otherwise."""
     if batch_size % mesh.size:
         sizes = " × ".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1)
         raise ConfigError(
@@ -119,11 +121,11 @@ def check_batch(batch_size: int, mesh: Mesh) -> None:
 
 
 class InFlight:
-    """Bounds how many calls of compiled functions are under way on the devices.
+    """A bound on the number of dispatched but unfinished calls of compiled functions.
 
-    JAX returns before a call is done. On several CPU devices some hundred calls with collectives in flight take every
-    thread, each waits for one that has none, and XLA ends the process after a minute; on an accelerator the inputs of
-    calls far ahead fill its memory. Two calls ahead keep a device busy.
+    JAX dispatches asynchronously. On several CPU devices, about a hundred calls with collectives in flight occupy every
+    thread and wait for others that have none, and XLA aborts the process after a minute. On an accelerator, the inputs
+    of calls far ahead fill its memory. Two calls in flight keep a device busy.
     """
 
     def __init__(self, most: int = 2) -> None:
@@ -131,15 +133,17 @@ class InFlight:
         self._waiting: deque[Any] = deque()
 
     def add(self, outputs: Any) -> list[Any]:
-        """Take the outputs of a call (not to be donated), wait for the call ``most`` before it and return its outputs:
-        a list of one, or of none at the beginning."""
+        """Add the outputs of a call (which must not be donated) and wait for the call made ``most`` calls earlier.
+
+        Returns that earlier call's outputs in a list, which is empty for the first ``most`` calls.
+        """
         import jax
 
         self._waiting.append(outputs)
         return [jax.block_until_ready(self._waiting.popleft())] if len(self._waiting) > self.most else []
 
     def rest(self) -> list[Any]:
-        """Wait for the calls that are left, and return their outputs."""
+        """Wait for the remaining calls and return their outputs."""
         import jax
 
         rest, self._waiting = list(self._waiting), deque()
@@ -147,9 +151,9 @@ class InFlight:
 
 
 def enable_compile_cache() -> Path:
-    """Keep compiled programs on disk, so that runs of one shape compile once.
+    """Cache compiled programs on disk, so that runs of one shape compile once, and return the cache folder.
 
-    The folder is ``$CLIP_JAX_CACHE``, or ``clip_jax/xla`` in the user's cache folder. Returns it.
+    The folder is ``$CLIP_JAX_CACHE``, or ``clip_jax/xla`` in the user's cache folder.
     """
     import jax
 
@@ -158,7 +162,7 @@ def enable_compile_cache() -> Path:
     path = Path(base) if base else Path(home) / "clip_jax" / "xla"
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except OSError:  # a cache is no duty
+    except OSError:  # training works without a cache
         return path
     jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -1,4 +1,4 @@
-"""One program on many hosts: how a process finds the others, and what the first of them does alone.
+"""Multi-process JAX: joining the processes of a run, and work that process 0 does alone.
 
 Everything else is ordinary single-program JAX over one global mesh. Importing this module loads no jax.
 """
@@ -15,12 +15,18 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from clip_jax.config import DistributedConfig
-from clip_jax.distributed.cluster import listen_at, need, not_reached, number_of, slurm_step
+from clip_jax.distributed.cluster import (
+    coordinator_arguments,
+    not_reached,
+    parse_whole_number,
+    require_variables,
+    slurm_step,
+)
 from clip_jax.errors import ConfigError, UserError
 
 
 class LostProcess(Exception):
-    """Another process of the run is gone; the same command goes on from the last checkpoint."""
+    """Another process of the run has gone; the same command resumes from the last checkpoint."""
 
 
 VARIABLES = {
@@ -32,75 +38,77 @@ _LOST = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED")
 
 
 def _with_environment(settings: DistributedConfig, environment: Mapping[str, str]) -> DistributedConfig:
-    """Fields that were not set, from our own variables; the index of a Kubernetes job's pod will do as the process."""
+    """Fill in unset fields from the ``CLIP_JAX_*`` variables; a Kubernetes pod's job index serves as process index."""
     coordinator = settings.coordinator or environment.get(VARIABLES["coordinator"], "")
     if coordinator == "auto":
         return dataclasses.replace(settings, coordinator=coordinator)
     processes, process = settings.processes, settings.process
     if not processes:
-        processes = number_of(VARIABLES["processes"], environment.get(VARIABLES["processes"], "0"))
+        processes = parse_whole_number(VARIABLES["processes"], environment.get(VARIABLES["processes"], "0"))
     if process == -1:
         index = environment.get("JOB_COMPLETION_INDEX", "-1") if coordinator else "-1"
-        process = number_of(VARIABLES["process"], environment.get(VARIABLES["process"], index))
+        process = parse_whole_number(VARIABLES["process"], environment.get(VARIABLES["process"], index))
     return dataclasses.replace(settings, coordinator=coordinator, processes=processes, process=process)
 
 
 def find_processes(settings: DistributedConfig, environment: Mapping[str, str]) -> dict[str, Any] | None:
-    """The arguments of ``jax.distributed.initialize``, or None for a process on its own.
+    """Return the arguments of ``jax.distributed.initialize``, or None for a single process.
 
-    In this order: explicit fields or ``CLIP_JAX_*`` variables; a Slurm step of several tasks, each with its part of the
-    node's GPUs; the hosts of a TPU slice, or several slices, on GKE. JAX works out the rest of the latter.
+    Sources, in this order: explicit fields or ``CLIP_JAX_*`` variables; a Slurm step of several tasks, each with its
+    part of the node's GPUs; the hosts of a TPU slice, or several slices, on GKE, for which JAX detects the rest.
 
-    Raises ConfigError when some of what is needed is missing.
+    Raises ConfigError if a required setting is missing.
     """
-    given = _with_environment(settings, environment)
-    if given.coordinator == "auto":
+    merged = _with_environment(settings, environment)
+    if merged.coordinator == "auto":
         return {}
-    absent = [name for name in VARIABLES if getattr(given, name) == getattr(DistributedConfig, name)]
+    absent = [name for name in VARIABLES if getattr(merged, name) == getattr(DistributedConfig, name)]
     if len(absent) < 3:
         if absent:
             raise ConfigError(f"distributed.{absent[0]} (or {VARIABLES[absent[0]]}): missing; all three are needed")
-        if given.processes == 1:
+        if merged.processes == 1:
             return None
         return {
-            "coordinator_address": given.coordinator,
-            "num_processes": given.processes,
-            "process_id": given.process,
+            "coordinator_address": merged.coordinator,
+            "num_processes": merged.processes,
+            "process_id": merged.process,
             "cluster_detection_method": "deactivate",
         }
     if (step := slurm_step(environment)) is not None:
         return step
     hosts = environment.get("TPU_PROCESS_ADDRESSES", environment.get("TPU_WORKER_HOSTNAMES", ""))
     if "," in hosts:
-        need(("TPU_WORKER_ID",), environment, "this TPU slice has several hosts")
+        require_variables(("TPU_WORKER_ID",), environment, "this TPU slice has several hosts")
         return {}
-    if number_of("MEGASCALE_NUM_SLICES", environment.get("MEGASCALE_NUM_SLICES", "1")) > 1:
-        need(("MEGASCALE_SLICE_ID", "MEGASCALE_COORDINATOR_ADDRESS"), environment, "there are several TPU slices")
+    if parse_whole_number("MEGASCALE_NUM_SLICES", environment.get("MEGASCALE_NUM_SLICES", "1")) > 1:
+        require_variables(
+            ("MEGASCALE_SLICE_ID", "MEGASCALE_COORDINATOR_ADDRESS"), environment, "there are several TPU slices"
+        )
         return {}
     return None
 
 
 @contextlib.contextmanager
-def together(settings: DistributedConfig, on_error: Callable[[BaseException], int]) -> Iterator[None]:
-    """Joined with the other processes, from before anything touches a device. A process on its own loads no jax here.
+def initialized(settings: DistributedConfig, on_error: Callable[[BaseException], int]) -> Iterator[None]:
+    """Initialize ``jax.distributed`` for the duration of a context, which must be entered before devices are used.
 
-    After an error this process ends at once, with the code that ``on_error`` gives: to wait for the others, as an
-    ordinary end does, could take for ever. They end by themselves: at once when it was process 0, else after
-    ``heartbeat_s``.
+    A single process loads no jax here. After an error the process exits at once with the code that ``on_error``
+    returns, because waiting for the others, as a normal shutdown does, could take forever. The others exit by
+    themselves: at once if it was process 0, otherwise after ``heartbeat_s``.
 
-    Raises UserError when they do not come together within ``start_s``, and ConfigError when settings are incomplete.
+    Raises UserError if the processes do not connect within ``start_s``, and ConfigError if settings are incomplete.
     """
-    found = find_processes(settings, os.environ)
-    if found is None:
+    arguments = find_processes(settings, os.environ)
+    if arguments is None:
         yield
         return
-    _join(found, settings)
+    _join(arguments, settings)
     import jax
 
     try:
         yield
-    except BaseException as error:  # noqa: BLE001  # it goes no further
-        if lost_another(error):
+    except BaseException as error:  # noqa: BLE001  # ends the process
+        if is_lost_process(error):
             error = LostProcess(f"lost another process ({str(error).splitlines()[0]})")
         code = on_error(error)
         sys.stdout.flush()
@@ -109,13 +117,13 @@ def together(settings: DistributedConfig, on_error: Callable[[BaseException], in
     jax.distributed.shutdown()
 
 
-def lost_another(error: BaseException) -> bool:
-    """Whether it is what a collective operation raises when another process has gone away."""
+def is_lost_process(error: BaseException) -> bool:
+    """Return whether ``error`` is what a collective operation raises when another process has gone."""
     return type(error).__name__ == "JaxRuntimeError" and any(sign in str(error) for sign in _LOST)
 
 
 def _wait_for(coordinator: str, seconds: int) -> None:
-    """Until process 0 can be reached. JAX would wait in silence, even for a name that does not exist, and abort."""
+    """Wait until process 0 accepts connections. JAX would wait silently, even for an unknown host name, and abort."""
     host, _, port = coordinator.rpartition(":")
     end = time.monotonic() + seconds
     while True:
@@ -128,29 +136,33 @@ def _wait_for(coordinator: str, seconds: int) -> None:
             time.sleep(0.2)
 
 
-def _join(found: dict[str, Any], settings: DistributedConfig) -> None:
+def _join(arguments: dict[str, Any], settings: DistributedConfig) -> None:
     import jax
 
-    if "coordinator_address" in found:  # else JAX finds it out, and listens on every interface
-        process = int(found["process_id"])
-        found = found | listen_at(found["coordinator_address"], process, os.environ, settings.start_s)
+    if "coordinator_address" in arguments:  # otherwise JAX detects it and listens on every interface
+        process = int(arguments["process_id"])
+        address = arguments["coordinator_address"]
+        arguments = arguments | coordinator_arguments(address, process, os.environ, settings.start_s)
         if process:
-            _wait_for(found["coordinator_address"], settings.start_s)
+            _wait_for(arguments["coordinator_address"], settings.start_s)
     try:
         jax.distributed.initialize(
-            **found,
+            **arguments,
             initialization_timeout=settings.start_s,
             heartbeat_timeout_seconds=settings.heartbeat_s,
             shutdown_timeout_seconds=settings.heartbeat_s,
         )
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"distributed: the processes did not come together ({reason})") from error
+        raise UserError(f"distributed: the processes did not connect ({reason})") from error
 
 
-def on_first(action: Callable[[], None]) -> None:
-    """Process 0 does it while the others wait. What it raises is raised there; the others raise LostProcess, so
-    that the job's exit code is that of process 0 or says that the command is worth repeating."""
+def run_on_process_zero(action: Callable[[], None]) -> None:
+    """Run ``action`` on process 0 while the other processes wait.
+
+    An exception propagates on process 0, and the others raise LostProcess. The job's exit code is then that of
+    process 0, or one that says that the command is worth repeating.
+    """
     import jax
 
     done = False
@@ -159,13 +171,13 @@ def on_first(action: Callable[[], None]) -> None:
             action()
         done = True
     finally:
-        done = told_by_first(done)
+        done = broadcast_from_process_zero(done)
     if not done:
         raise LostProcess("lost process 0, whose own message says why")
 
 
-def told_by_first(value: bool) -> bool:
-    """What process 0 thinks, on every process."""
+def broadcast_from_process_zero(value: bool) -> bool:
+    """Return process 0's ``value`` on every process."""
     import jax
     import numpy as np
     from jax.experimental import multihost_utils
@@ -173,8 +185,8 @@ def told_by_first(value: bool) -> bool:
     return value if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
 
 
-def everywhere(value: bool) -> bool:
-    """Whether it holds on all processes."""
+def all_processes(value: bool) -> bool:
+    """Return whether ``value`` is true on all processes."""
     import jax
     import numpy as np
     from jax.experimental import multihost_utils

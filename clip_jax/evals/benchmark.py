@@ -28,7 +28,7 @@ from clip_jax.evals.linear_probe import linear_probe
 from clip_jax.evals.results import Result, scored, write_results
 from clip_jax.evals.retrieval import recalls
 from clip_jax.finite import NotFinite, finite_rows
-from clip_jax.storage.paths import disk_errors, make, read_text, write_text
+from clip_jax.storage.paths import disk_errors, mkdir, read_text, write_text
 
 TASKS = ("zeroshot_classification", "linear_probe", "few_shot", "knn", "zeroshot_retrieval")
 BATCH = 512  # pictures held decoded at a time
@@ -144,7 +144,7 @@ def embedded(model: Model, split: Split, rows: np.ndarray) -> tuple[np.ndarray, 
         for what, values in zip(("embedding", "features"), found, strict=True):
             finite_rows(values, what, str)
     except NotFinite as error:
-        raise error.of(split.name(int(rows[error.row]))) from None
+        raise error.renamed(split.name(int(rows[error.row]))) from None
     return found
 
 
@@ -157,7 +157,7 @@ class Bench:
         self.echo = echo
         self.model, self.out, self.limit, self.seed = model, out, limit, seed
         with disk_errors(out):
-            make(out / "features")
+            mkdir(out / "features")
 
     def _key(self, *parts: Any) -> str:
         # everything a feature depends on: weights, preprocessing, precision, data, and how much of it

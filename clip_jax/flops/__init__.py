@@ -1,4 +1,4 @@
-"""Parameters and floating-point operations in closed form, and what devices can do. Loads no jax."""
+"""Parameter and FLOP counts in closed form, and specifications of devices. Loads no jax."""
 
 from clip_jax.flops.model import (
     FlopCounts,

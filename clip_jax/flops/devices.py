@@ -1,4 +1,4 @@
-"""What one accelerator device can do, from the makers' data sheets. Loads no jax."""
+"""Peak performance and memory of accelerator devices, from the vendors' data sheets. Loads no jax."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Device:
-    """Dense peaks in FLOP/s, memory in bytes, bandwidths in bytes/s; None where it is not known.
+    """Specification of one device: dense peaks in FLOP/s, memory in bytes, bandwidths in bytes/s; None if unknown.
 
-    ``single`` of the NVIDIA parts is TF32, which XLA uses for float32 products at default precision. ``link`` is what
-    one device sends to its neighbours (all links, one way); ``slow_link`` its share of the network between slices or
-    hosts.
+    ``single`` of NVIDIA devices is TF32, which XLA uses for float32 products at default precision. ``link`` is the
+    bandwidth from one device to its neighbors (all links, one way); ``slow_link`` is its share of the network between
+    slices or hosts.
     """
 
     name: str
-    kind: str  # a part of JAX's ``device_kind``, lower case
+    kind: str  # substring of JAX's ``device_kind``, lower case
     half: float
     single: float | None = None
     memory: float | None = None
@@ -27,7 +27,7 @@ class Device:
     capability: float | None = None  # CUDA compute capability
 
 
-# The first whose kind is found in the device's own wins, so longer names stand before their beginnings.
+# The first entry whose kind is a substring of the device's kind is used, so longer names come before their prefixes.
 DEVICES = (
     Device("b200", "b200", 2250e12, 1100e12, 180e9, 8.0e12, 900e9, 50e9, 10.0),
     Device("h200", "h200", 989e12, 494e12, 141e9, 4.8e12, 450e9, 50e9, 9.0),
@@ -46,13 +46,13 @@ DEVICES = (
 
 
 def device_of(kind: str) -> Device | None:
-    """The entry for JAX's ``device_kind``; None when unknown (a CPU, a new part)."""
+    """Return the entry for JAX's ``device_kind``; None if it is unknown (a CPU, a new device)."""
     kind = kind.lower()
     return next((d for d in DEVICES if d.kind in kind), None)
 
 
 def peak_flops(kind: str, dtype: str) -> float | None:
-    """Peak FLOP/s of one device for a compute dtype; None when unknown, never zero."""
+    """Return the peak FLOP/s of one device for a compute dtype; None if unknown, never zero."""
     device = device_of(kind)
     if device is None:
         return None

@@ -1,7 +1,7 @@
-"""The one place that counts: parameters by tower, FLOPs, bytes of matrix products.
+"""Counts of parameters, FLOPs, and bytes moved by matrix products; every count in the package comes from here.
 
-Convention (everywhere in this package): 2 FLOPs a multiply-add; matrix products, convolutions and attention;
-no discount for causal masks or padding; recomputation never counts; the backward pass costs twice the forward.
+Convention (everywhere in this package): 2 FLOPs per multiply-add; matrix products, convolutions and attention count;
+causal masks and padding give no discount; recomputation does not count; the backward pass costs twice the forward.
 Importing this module loads no jax.
 """
 
@@ -17,11 +17,12 @@ from clip_jax.config import ModelConfig
 
 @dataclass(frozen=True)
 class ParamCounts:
-    """Parameters; ``_no_embed`` leaves out token, class and position embeddings. ``total`` has temperature and bias.
+    """Parameter counts.
 
-    ``text`` is the text tower or the predictive head: the caption language model with its prefix map (its output
-    matrix is the token embedding), or the bag-of-words classifier, which has no embedding. Running statistics of
-    batch norm are no parameters.
+    ``_no_embed`` excludes token, class and position embeddings. ``total`` includes temperature and logit bias. ``text``
+    is the text tower or the predictive head: the caption language model with its prefix map (its output matrix is the
+    token embedding), or the bag-of-words classifier, which has no embedding. Running statistics of batch norm do not
+    count as parameters.
     """
 
     total: int
@@ -33,13 +34,13 @@ class ParamCounts:
 
     @property
     def no_embed(self) -> int:
-        """All without embeddings."""
+        """Parameters of the whole model without embeddings."""
         return self.image_no_embed + self.text_no_embed + self.decoder
 
 
 @dataclass(frozen=True)
 class FlopCounts:
-    """Forward FLOPs of one pair; ``text`` is the text tower or the predictive head, vocabulary product included."""
+    """Forward FLOPs per pair; ``text`` is the text tower or the predictive head, vocabulary product included."""
 
     image: int
     text: int
@@ -47,13 +48,13 @@ class FlopCounts:
 
     @property
     def total(self) -> int:
-        """Both towers and, for CoCa, the decoder."""
+        """FLOPs of both towers and, for CoCa, the decoder."""
         return self.image + self.text + self.decoder
 
 
 @dataclass(frozen=True)
 class TrainingFlops:
-    """Training FLOPs of a run, and the part of the contrastive logits in it (0 for predictive objectives)."""
+    """Training FLOPs of a run, and the share of the contrastive logits in them (0 for predictive objectives)."""
 
     total: float
     logits: float
@@ -109,7 +110,7 @@ def _vit_flops(config: ModelConfig, train: bool) -> int:
 
 
 def _resnet_convolutions(config: ModelConfig) -> list[tuple[int, int, int, int]]:
-    """(kernel side, channels in, channels out, output side) of each convolution, as they run."""
+    """List (kernel size, input channels, output channels, output side) of each convolution in order of execution."""
     i = config.image
     half, side = i.width // 2, i.image_size // 2
     out = [(3, 3, half, side), (3, half, half, side), (3, half, i.width, side)]
@@ -164,14 +165,14 @@ def _text_flops(config: ModelConfig) -> int:
 
 
 def caption_flops(config: ModelConfig, length: int) -> int:
-    """Forward FLOPs of the caption language model over a prefix and a text of ``length`` tokens."""
+    """Count the forward FLOPs of the caption language model over a prefix and a text of ``length`` tokens."""
     t = config.text
-    places = config.prefix_tokens + length - 1
-    return t.depth * _block_flops(places, t.width, t.mlp_width) + 2 * (length - 1) * t.width * t.vocab_size
+    positions = config.prefix_tokens + length - 1
+    return t.depth * _block_flops(positions, t.width, t.mlp_width) + 2 * (length - 1) * t.width * t.vocab_size
 
 
 def params(config: ModelConfig) -> ParamCounts:
-    """Parameters of a model, in closed form (a test counts the arrays)."""
+    """Count the parameters of a model in closed form (a test compares with the arrays)."""
     d = config.decoder
     image, image_embed = (_resnet_params if config.image.stages else _vit_params)(config)
     text, text_embed = _text_params(config)
@@ -191,38 +192,49 @@ def params(config: ModelConfig) -> ParamCounts:
 
 
 def flops_per_sample(config: ModelConfig, *, train: bool = False, all_queries: bool = False) -> FlopCounts:
-    """Forward FLOPs of one image-text pair at the trained context length, in closed form.
+    """Count the forward FLOPs per image-text pair at the trained context length, in closed form.
 
-    ``train`` takes off the patches that patch dropout leaves out. A ResNet's attention pooling has one query, the mean
-    token; ``all_queries`` counts them all, as open_clip's published profile does.
+    Args:
+      config: the model.
+      train: exclude the patches that patch dropout removes.
+      all_queries: for a ResNet, whose attention pooling has one query (the mean token), count a query for every token,
+        as open_clip's published profile does.
     """
     t, d = config.text, config.decoder
     image = _resnet_flops(config, all_queries) if config.image.stages else _vit_flops(config, train)
     text = _text_flops(config)
     decoder = 0
     if d.depth:
-        seen, said = config.image.pool_queries - 1, t.context_length
-        cross = _cross_flops(said, d.width, seen, d.width) + 4 * said * d.width * d.mlp_width
-        decoder = d.depth * (_block_flops(said, d.width, d.mlp_width) + cross) + 2 * said * d.width * t.vocab_size
+        context, tokens = config.image.pool_queries - 1, t.context_length
+        cross = _cross_flops(tokens, d.width, context, d.width) + 4 * tokens * d.width * d.mlp_width
+        decoder = d.depth * (_block_flops(tokens, d.width, d.mlp_width) + cross) + 2 * tokens * d.width * t.vocab_size
     return FlopCounts(image=image, text=text, decoder=decoder)
 
 
 def training_flops(config: ModelConfig, samples_seen: int, batch_size: int, freeze: str = "none") -> TrainingFlops:
-    """samples_seen · (3 · forward + 3·2·B·E), the second term being the contrastive logits, counted once.
+    """Count the training FLOPs of a run: samples_seen · (3 · forward + 3·2·B·E).
 
-    A predictive objective compares no pairs and has no second term; its vocabulary logits are in the forward. The
-    tower named by ``freeze`` runs forward only.
+    The second term is the contrastive logits, counted once. A predictive objective compares no pairs and has no such
+    term; its logits over the vocabulary are part of the forward FLOPs.
+
+    Args:
+      config: the model.
+      samples_seen: pairs seen in training, with repetitions.
+      batch_size: pairs per global batch.
+      freeze: the tower that runs forward only: none, image or text.
     """
     logits = float(samples_seen) * 6 * batch_size * config.embed_dim if config.objective == "contrastive" else 0.0
     forward = flops_per_sample(config, train=freeze != "image")
-    spared = 2.0 * getattr(forward, freeze) if freeze != "none" else 0.0
-    return TrainingFlops(samples_seen * (3.0 * forward.total - spared) + logits, logits)
+    saved = 2.0 * getattr(forward, freeze) if freeze != "none" else 0.0
+    return TrainingFlops(samples_seen * (3.0 * forward.total - saved) + logits, logits)
 
 
 @dataclass(frozen=True)
 class Work:
-    """FLOPs of the matrix products and convolutions of a program, and the bytes of their operands and results: what
-    must move between memory and arithmetic if all else is fused into them."""
+    """FLOPs of a program's matrix products and convolutions, and the bytes of their operands and results.
+
+    The bytes are the memory traffic if all other operations are fused into these.
+    """
 
     flops: int = 0
     bytes: int = 0
@@ -235,15 +247,18 @@ class Work:
 
 
 def jaxpr_flops(function: Callable[..., Any], *args: Any) -> int:
-    """FLOPs of `jaxpr_work`."""
+    """Count the FLOPs of ``function(*args)`` as `jaxpr_work` does."""
     return jaxpr_work(function, *args).flops
 
 
 def jaxpr_work(function: Callable[..., Any], *args: Any) -> Work:
-    """What ``function(*args)`` computes and moves, by a walk over its jaxpr: recomputation and pieces included.
+    """Count the FLOPs and bytes of ``function(*args)`` by walking its jaxpr, recomputation included.
 
-    ``args`` may be abstract (`jax.ShapeDtypeStruct`). A scan counts its length times; inside shard_map one
-    device's share is counted; a ``while`` of unknown length raises ValueError.
+    ``args`` may be abstract (`jax.ShapeDtypeStruct`). A scan counts its length times; inside shard_map one device's
+    share is counted; of a ``cond``, the branch with the most FLOPs.
+
+    Raises:
+      ValueError: a ``while`` loop of unknown length contains counted operations.
     """
     import jax
 
@@ -276,9 +291,9 @@ def _walk(jaxpr: Any) -> Work:
 
 
 def _jaxprs(value: Any) -> list[Any]:
-    found = []
+    jaxprs = []
     for item in value if isinstance(value, (tuple, list)) else (value,):
         inner = getattr(item, "jaxpr", item)
         if hasattr(inner, "eqns"):
-            found.append(inner)
-    return found
+            jaxprs.append(inner)
+    return jaxprs

@@ -1,4 +1,4 @@
-"""Losses as functions of embeddings: a dense reference, and forms for many devices that equal it."""
+"""Losses as functions of embeddings: dense references, and equal multi-device implementations."""
 
 from clip_jax.losses.contrastive import dense_contrastive_loss, gathered_contrastive_loss, ring_contrastive_loss
 from clip_jax.losses.pairs import make_pair_loss

@@ -1,4 +1,4 @@
-"""Distillation of a teacher's similarities, as open_clip has it."""
+"""Distillation of a teacher's similarities, as in open_clip."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def distill_loss(
     teacher_text: jax.Array,
     teacher_scale: jax.Array,
 ) -> jax.Array:
-    """Cross-entropy from the teacher's softmax to the student's, mean of both directions, nats [].
+    """Compute the cross-entropy of the student's softmax under the teacher's, the mean of both directions in nats [].
 
-    Embeddings [B, E] and [B, F] of unit length, scales []. No gradient reaches the teacher.
+    Embeddings [B, E] (student) and [B, F] (teacher) have unit length; scales are []. No gradient reaches the teacher.
     """
     logits = logit_scale * (image @ text.T)
     target = jax.lax.stop_gradient(teacher_scale * (teacher_image @ teacher_text.T))

@@ -1,4 +1,4 @@
-"""The contrastive loss that a config asks for, as one function of embeddings."""
+"""Selection of the contrastive loss that a config names."""
 
 from __future__ import annotations
 
@@ -12,13 +12,19 @@ from clip_jax.losses.contrastive import dense_contrastive_loss, gathered_contras
 from clip_jax.losses.sigmoid import dense_sigmoid_loss, gathered_sigmoid_loss, ring_sigmoid_loss
 
 PairLoss = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
-SMALL_BATCH = 4096  # pairs up to which `auto` keeps whole rows of logits: at most 64 MiB a device
+SMALL_BATCH = 4096  # pairs up to which `auto` forms whole rows of logits: at most 64 MiB per device
 
 
 def make_pair_loss(config: LossConfig, mesh: Mesh) -> PairLoss:
-    """(image [B, E], text [B, E], scale [], bias []) -> loss [] over the global batch, nats.
+    """Return the loss function for a config and mesh.
 
-    Embeddings have unit length and are split over the mesh. The softmax does not look at the bias.
+    Args:
+      config: kind and implementation; ``method="auto"`` takes the ring above `SMALL_BATCH` pairs.
+      mesh: the devices that the batch is split over.
+
+    Returns:
+      A function (image [B, E], text [B, E], scale [], bias []) -> loss [] over the global batch in nats. Embeddings
+      have unit length and are split over the mesh. The softmax loss ignores the bias.
     """
     sigmoid = config.kind == "sigmoid"
 

@@ -1,7 +1,7 @@
 """Losses that predict the caption: cross-entropy over the vocabulary.
 
-The vocabulary's logits are the largest array of a predictive model, so the losses here form them from the states
-themselves: all at once, or a few rows at a time, never keeping them for the backward pass.
+The logits over the vocabulary are the largest array of a predictive model. The losses therefore compute them from the
+states, all at once or a few rows at a time, and never keep them for the backward pass.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ Head = tuple[jax.Array, jax.Array | None]  # kernel [D, V], bias [V] or None
 
 
 def caption_loss(logits: jax.Array, labels: jax.Array, pad_id: int = 0) -> jax.Array:
-    """CoCa's captioning loss (Yu et al., 2022): mean cross-entropy over the tokens that are no padding, nats [].
+    """Compute CoCa's captioning loss (Yu et al., 2022): mean cross-entropy over non-padding tokens, nats [].
 
     Args:
       logits: [B, T, V]; row t predicts ``labels[:, t]``, so labels are the tokens shifted by one.
       labels: int32 [B, T].
-      pad_id: the label that does not count. A batch of nothing else gives 0.
+      pad_id: the label that is ignored. A batch with no other label gives 0.
     """
     wide = logits.astype(jnp.promote_types(jnp.float32, logits.dtype))
     picked = jnp.take_along_axis(jax.nn.log_softmax(wide, axis=-1), labels[..., None], axis=-1)[..., 0]
@@ -30,7 +30,7 @@ def caption_loss(logits: jax.Array, labels: jax.Array, pad_id: int = 0) -> jax.A
 
 
 def log_softmax_rows(states: jax.Array, head: Head) -> jax.Array:
-    """States [..., D] -> log-probabilities over the vocabulary [..., V], float32 or more."""
+    """Compute log-probabilities over the vocabulary from states, [..., D] -> [..., V], float32 or wider."""
     kernel, bias = head
     logits = jnp.matmul(states, kernel, preferred_element_type=jnp.promote_types(jnp.float32, states.dtype))
     if bias is not None:
@@ -39,13 +39,13 @@ def log_softmax_rows(states: jax.Array, head: Head) -> jax.Array:
 
 
 def row_losses(states: jax.Array, head: Head, labels: jax.Array, weights: jax.Array) -> jax.Array:
-    """Weighted cross-entropy of each row: states [N, D], labels int32 [N, L], weights [N, L] -> nats [N]."""
+    """Compute the weighted cross-entropy per row: states [N, D], labels int32 [N, L], weights [N, L] -> nats [N]."""
     picked = jnp.take_along_axis(log_softmax_rows(states, head), labels, axis=1)
     return -jnp.sum(weights.astype(picked.dtype) * picked, axis=1)
 
 
 def chunked_row_losses(states: jax.Array, head: Head, labels: jax.Array, weights: jax.Array, chunk: int) -> jax.Array:
-    """Equal to `row_losses`; the logits of ``chunk`` rows exist at a time, formed again in the backward pass."""
+    """Compute `row_losses` with the logits of ``chunk`` rows in memory at a time, recomputed in the backward pass."""
     rows = len(states)
     chunk = min(chunk, rows)
     missing = -rows % chunk
@@ -54,29 +54,30 @@ def chunked_row_losses(states: jax.Array, head: Head, labels: jax.Array, weights
         padded = jnp.pad(x, ((0, missing), *((0, 0),) * (x.ndim - 1)))  # rows of weight 0
         return padded.reshape(-1, chunk, *x.shape[1:])
 
-    one = jax.checkpoint(lambda part: row_losses(part[0], head, part[1], part[2]), prevent_cse=False)
-    return jax.lax.map(one, (split(states), split(labels), split(weights))).reshape(-1)[:rows]
+    chunk_losses = jax.checkpoint(lambda part: row_losses(part[0], head, part[1], part[2]), prevent_cse=False)
+    return jax.lax.map(chunk_losses, (split(states), split(labels), split(weights))).reshape(-1)[:rows]
 
 
 def vocabulary_loss(
     states: jax.Array, head: Head, labels: jax.Array, weights: jax.Array, *, mesh: Mesh, chunk: int = 0
 ) -> jax.Array:
-    """Weighted mean cross-entropy over the *global* batch, nats []; 0 when nothing counts.
+    """Compute the weighted mean cross-entropy over the *global* batch, nats []; 0 if all weights are 0.
 
-    A caption's tokens count 1 each, so that the mean is over all tokens of the batch; the words of a bag share 1, so
-    that it is over the captions with words. Each device forms the logits of its own pairs only.
+    Each token of a caption has weight 1, so the mean is over all tokens of the batch; the words of a bag share a weight
+    of 1, so the mean is over the captions with words. Each device computes the logits of its own pairs only.
 
     Args:
       states, labels, weights: [B, R, D], int32 [B, R, L], float [B, R, L], split over the mesh by pairs.
-      head: kernel and bias, whole on every device.
-      chunk: rows of logits formed at a time on a device; 0 forms all.
+      head: kernel [D, V] and bias [V] (or None), replicated on every device.
+      mesh: the devices.
+      chunk: rows of logits that a device computes at a time; 0 computes all.
     """
 
     def local(states: jax.Array, head: Head, labels: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
-        rows, of_rows, counts = (x.reshape(-1, x.shape[-1]) for x in (states, labels, weights))
+        rows, row_labels, row_weights = (x.reshape(-1, x.shape[-1]) for x in (states, labels, weights))
         if chunk:
-            return jnp.sum(chunked_row_losses(rows, head, of_rows, counts, chunk)), jnp.sum(weights)
-        return jnp.sum(row_losses(rows, head, of_rows, counts)), jnp.sum(weights)
+            return jnp.sum(chunked_row_losses(rows, head, row_labels, row_weights, chunk)), jnp.sum(weights)
+        return jnp.sum(row_losses(rows, head, row_labels, row_weights)), jnp.sum(weights)
 
     def of_device(states: jax.Array, head: Head, labels: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jax.lax.psum(local(states, head, labels, weights), BATCH_AXES)

@@ -1,11 +1,11 @@
-"""Every pair of a batch, block by block: the engine under the contrastive losses that scale.
+"""Sums over all pairs of a batch, block by block, on a ring of devices; the memory-efficient losses build on them.
 
-Images stay on their device; texts travel once round the ring of devices, and with them whatever is summed over
-columns. Each device holds one chunk of one block of the logits at a time, and none is kept for the backward pass:
-that one makes the round again. Without a ring (one device) the same code runs over chunks alone.
+Images stay on their device. Texts, with the sums over columns, are passed once around the ring. Each device holds one
+chunk of one block of the logits at a time and keeps none for the backward pass, which goes around the ring again. On
+one device the same code runs over chunks only.
 
-Written from the equations: with S = scale · image @ text.T + bias and the cotangents of what was summed,
-dS is known block by block, so dimage = scale · dS @ text and dtext = scale · dS.T @ image.
+The gradient follows from the equations: with S = scale · image @ text.T + bias and the cotangents of the sums, dS is
+known block by block, so dimage = scale · dS @ text and dtext = scale · dS.T @ image.
 """
 
 from __future__ import annotations
@@ -25,12 +25,15 @@ def _round(
     block: Callable[[Tree, Tree, Tree, Tree], tuple[Tree, Tree]],
     fixed: Tree, rows: Tree, columns_fixed: Tree, columns: Tree, chunk: int, axis: Axis,
 ) -> tuple[Tree, Tree]:  # fmt: skip
-    """Visit every block of the matrix of pairs once; returns what was gathered along rows and along columns.
+    """Visit every block of the matrix of pairs once and return the accumulated rows and columns.
 
     Args:
-      block: (fixed rows, rows so far, fixed columns, columns so far) of a chunk -> (rows, columns).
-      fixed, rows: pytrees of [m, ...] that stay here: what the block reads, and what it adds up.
-      columns_fixed, columns: pytrees of [k, ...] that travel, likewise; scalars in ``columns`` travel too.
+      block: function of a chunk, (row inputs, accumulated rows, column inputs, accumulated columns) -> (rows, columns).
+      fixed, rows: pytrees of [m, ...] that stay on the device: inputs of ``block``, and accumulators.
+      columns_fixed, columns: pytrees of [k, ...] that are passed around the ring, likewise; so are scalars in
+        ``columns``.
+      chunk: rows per call of ``block`` at most.
+      axis: mesh axes of the ring; None on one device.
     """
     count = jax.tree.leaves(fixed)[0].shape[0]
     chunk = min(chunk, count)
@@ -42,11 +45,11 @@ def _round(
         return jax.tree.map(lambda x: x.reshape(parts, count // parts, *x.shape[1:]), tree)
 
     def visit(rows: Tree, columns_fixed: Tree, columns: Tree) -> tuple[Tree, Tree]:
-        def one(columns: Tree, part: tuple[Tree, Tree]) -> tuple[Tree, Tree]:
+        def step(columns: Tree, part: tuple[Tree, Tree]) -> tuple[Tree, Tree]:
             rows, columns = block(*part, columns_fixed, columns)
             return columns, rows
 
-        columns, rows = jax.lax.scan(one, columns, (split_fixed, rows))
+        columns, rows = jax.lax.scan(step, columns, (split_fixed, rows))
         return rows, columns
 
     split_fixed = split(fixed)
@@ -59,7 +62,7 @@ def _round(
 
         def turn(carry: tuple[Tree, Tree, Tree], _: None) -> tuple[tuple[Tree, Tree, Tree], None]:
             rows, columns_fixed, columns = carry
-            onward = jax.lax.ppermute(columns_fixed, axis, ring)  # does not wait for the block
+            onward = jax.lax.ppermute(columns_fixed, axis, ring)  # overlaps with the computation of the block
             rows, columns = visit(rows, columns_fixed, columns)
             return (rows, onward, jax.lax.ppermute(columns, axis, ring)), None
 
@@ -106,7 +109,7 @@ def _backward(
     slope: Callable[[Any, Any, jax.Array], jax.Array], fixed: Any, columns: Any,
     scale: jax.Array, bias: jax.Array, chunk: int, axis: Axis,
 ) -> tuple[Any, Any, Any, Any]:  # fmt: skip
-    """Cotangents of image, text, scale and bias, from the slope dS of each block."""
+    """Compute the cotangents of image, text, scale and bias from the gradient dS of each block."""
 
     def block(fixed: Any, dimage: jax.Array, column: Any, sums: Any) -> tuple[jax.Array, Any]:
         image, text, (dtext, dscale, dbias) = fixed[0], column[0], sums
@@ -150,28 +153,34 @@ def _softplus_sums_bwd(chunk: int, axis: Axis, saved: Any, of_rows: Any) -> tupl
 _softplus_sums.defvjp(_softplus_sums_fwd, _softplus_sums_bwd)
 
 
-def _own(x: jax.Array, axis: Axis) -> jax.Array:
-    """A replicated value as one of this device's own, so that its cotangents are summed over the devices."""
+def _as_varying(x: jax.Array, axis: Axis) -> jax.Array:
+    """Cast a replicated value to a device-varying one, so that its cotangents are summed over the devices."""
     return x if axis is None else jax.lax.pcast(x, axis, to="varying")
 
 
 def pairwise_logsumexp(
     image: jax.Array, text: jax.Array, scale: jax.Array, *, chunk: int, axis: Axis = None
 ) -> tuple[jax.Array, jax.Array]:
-    """log Σ exp of the logits scale · image @ text.T over all texts, and over all images.
+    """Compute log Σ exp of the logits scale · image @ text.T over all texts, and over all images.
 
-    Embeddings [m, E] (this device's), scale [] -> [m] of these images, [m] of these texts. ``chunk`` rows of logits
-    are held at once. ``axis``: the mesh axes over which the rows lie, inside `jax.shard_map`.
+    Args:
+      image, text: this device's embeddings [m, E].
+      scale: [].
+      chunk: rows of logits held at once.
+      axis: inside `jax.shard_map`, the mesh axes that the rows are split over; None on one device.
+
+    Returns:
+      [m] for this device's images (over all texts) and [m] for its texts (over all images).
     """
-    scale = _own(scale, axis)
+    scale = _as_varying(scale, axis)
     return _logsumexp(image, text, scale, jnp.zeros_like(scale), chunk, axis)
 
 
 def pairwise_softplus(
     image: jax.Array, text: jax.Array, scale: jax.Array, bias: jax.Array, *, chunk: int, axis: Axis = None
 ) -> jax.Array:
-    """Σ log(1 + exp) of the logits scale · image @ text.T + bias over all texts: [m] of these images.
+    """Compute Σ log(1 + exp) of the logits scale · image @ text.T + bias over all texts, [m] for this device's images.
 
-    Arguments as in `pairwise_logsumexp`; bias [].
+    Arguments are those of `pairwise_logsumexp`; bias is [].
     """
-    return _softplus_sums(image, text, _own(scale, axis), _own(bias, axis), chunk, axis)
+    return _softplus_sums(image, text, _as_varying(scale, axis), _as_varying(bias, axis), chunk, axis)

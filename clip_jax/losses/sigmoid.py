@@ -1,4 +1,4 @@
-"""The sigmoid loss (Zhai et al., 2023, SigLIP): every pair of the batch is a yes-or-no question of its own."""
+"""The sigmoid loss (Zhai et al., 2023, SigLIP): a binary classification of every image-text pair of the batch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from clip_jax.losses.ring import Axis, pairwise_softplus
 
 
 def dense_sigmoid_loss(image: jax.Array, text: jax.Array, logit_scale: jax.Array, logit_bias: jax.Array) -> jax.Array:
-    """The reference: embeddings [B, E] of unit length, scale [], bias [] -> the sum over all pairs over B, nats []."""
+    """Compute the reference sigmoid loss, forming the whole [B, B] matrix of logits on every device.
+
+    Args:
+      image, text: embeddings [B, E] of unit length.
+      logit_scale, logit_bias: [].
+
+    Returns:
+      The sum over all pairs divided by B, in nats, [].
+    """
     logits = logit_scale * (image @ text.T) + logit_bias
     signs = 2 * jnp.eye(len(image), dtype=logits.dtype) - 1
     return -jnp.sum(jax.nn.log_sigmoid(signs * logits)) / len(image)
@@ -19,12 +27,21 @@ def dense_sigmoid_loss(image: jax.Array, text: jax.Array, logit_scale: jax.Array
 def gathered_sigmoid_loss(
     image: jax.Array, text: jax.Array, logit_scale: jax.Array, logit_bias: jax.Array, *, mesh: Mesh
 ) -> jax.Array:
-    """Equal to `dense_sigmoid_loss`; each device gathers the texts and forms its own [B/devices, B] rows."""
+    """Compute `dense_sigmoid_loss` with each device gathering the texts and forming its [B/devices, B] rows.
+
+    Args:
+      image, text: embeddings [B, E] of unit length, split over all axes of ``mesh``.
+      logit_scale, logit_bias: [].
+      mesh: the devices.
+
+    Returns:
+      The loss over the global batch in nats, [].
+    """
 
     def local(image: jax.Array, text: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
         logits = scale * (image @ jax.lax.all_gather(text, mesh.axis_names, tiled=True).T) + bias
-        own = scale * jnp.sum(image * text, axis=-1) + bias
-        return jax.lax.pmean(jnp.mean(jnp.sum(jax.nn.softplus(logits), axis=1) - own), mesh.axis_names)
+        positives = scale * jnp.sum(image * text, axis=-1) + bias
+        return jax.lax.pmean(jnp.mean(jnp.sum(jax.nn.softplus(logits), axis=1) - positives), mesh.axis_names)
 
     split, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
     sharded = jax.shard_map(local, mesh=mesh, in_specs=(split, split, whole, whole), out_specs=whole)
@@ -34,17 +51,26 @@ def gathered_sigmoid_loss(
 def ring_sigmoid_loss(
     image: jax.Array, text: jax.Array, logit_scale: jax.Array, logit_bias: jax.Array, *, mesh: Mesh, chunk: int = 256
 ) -> jax.Array:
-    """Equal to `dense_sigmoid_loss`; texts go round the ring, and a device holds ``chunk`` rows of one block at once.
+    """Compute `dense_sigmoid_loss` with texts passed around the ring and ``chunk`` rows of logits in memory at a time.
 
-    With z the logit of a true pair, -log σ(z) = softplus(z) - z: all pairs count as negatives, then the diagonal's
-    logits are taken off.
+    With z the logit of a matching pair, -log σ(z) = softplus(-z) = softplus(z) - z. So all pairs are summed as
+    negatives, and the logits of the diagonal are subtracted.
+
+    Args:
+      image, text: embeddings [B, E] of unit length, split over all axes of ``mesh``.
+      logit_scale, logit_bias: [].
+      mesh: the devices.
+      chunk: rows of logits that a device holds at once.
+
+    Returns:
+      The loss over the global batch in nats, [].
     """
 
     def local(
         image: jax.Array, text: jax.Array, scale: jax.Array, bias: jax.Array, axis: Axis = mesh.axis_names
     ) -> jax.Array:
-        own = scale * jnp.sum(image * text, axis=-1) + bias
-        mean = jnp.mean(pairwise_softplus(image, text, scale, bias, chunk=chunk, axis=axis) - own)
+        positives = scale * jnp.sum(image * text, axis=-1) + bias
+        mean = jnp.mean(pairwise_softplus(image, text, scale, bias, chunk=chunk, axis=axis) - positives)
         return mean if axis is None else jax.lax.pmean(mean, axis)
 
     if mesh.size == 1:

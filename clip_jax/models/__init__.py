@@ -1,4 +1,4 @@
-"""Flax modules: arrays in, arrays out. Each can be built alone, without a mesh, and held by a module of one's own."""
+"""Flax modules of the towers and the whole model. Each can be built without a mesh and used inside another module."""
 
 from clip_jax.models.clip import CLIP, Outputs, build, init_params, make_model, normalise_features
 from clip_jax.models.resnet import ModifiedResNet

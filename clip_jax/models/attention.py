@@ -1,4 +1,4 @@
-"""Attention of one sequence to another: SigLIP's pooling head, CoCa's pooler and its decoder's blocks."""
+"""Cross-attention: SigLIP's pooling head, CoCa's pooler and the blocks of CoCa's decoder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from clip_jax.models.layers import (
 
 
 class CrossAttention(nnx.Module):
-    """Queries [B, Q, D] attend to keys and values made of [B, T, C] -> [B, Q, D]."""
+    """Cross-attention from queries [B, Q, D] to a context [B, T, C] -> [B, Q, D]."""
 
     def __init__(self, spec: BlockSpec, context_width: int, rngs: nnx.Rngs) -> None:
         d, kw = spec.width, spec.dtypes
@@ -59,7 +59,7 @@ class MapHead(nnx.Module):
 
 
 class AttentionalPooler(nnx.Module):
-    """Learned queries look at the patches (Yu et al., 2022, CoCa): [B, T, C] -> [B, Q, D]."""
+    """Attention pooling with learned queries (Yu et al., 2022, CoCa): [B, T, C] -> [B, Q, D]."""
 
     def __init__(self, spec: BlockSpec, context_width: int, queries: int, rngs: nnx.Rngs) -> None:
         norm: dict[str, Any] = {"param_dtype": spec.param_dtype, "rngs": rngs, "eps": spec.eps}
@@ -76,7 +76,7 @@ class AttentionalPooler(nnx.Module):
 
 
 class CrossBlock(nnx.Module):
-    """Pre-norm residual block whose attention looks at the image tokens, then an MLP."""
+    """Pre-norm residual block: cross-attention to the image tokens, then an MLP."""
 
     def __init__(self, spec: BlockSpec, rngs: nnx.Rngs) -> None:
         norm: dict[str, Any] = {"param_dtype": spec.param_dtype, "rngs": rngs, "eps": spec.eps}
@@ -93,7 +93,7 @@ class CrossBlock(nnx.Module):
 
 
 class DecoderBlock(nnx.Module):
-    """A causal block over the text, then a cross-attention block to the image tokens."""
+    """A causal self-attention block over the text, then a cross-attention block to the image tokens."""
 
     def __init__(self, spec: BlockSpec, rngs: nnx.Rngs) -> None:
         self.own = Block(spec, rngs)

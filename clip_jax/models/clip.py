@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from clip_jax.config import ModelConfig
 from clip_jax.config.mup import multipliers
-from clip_jax.distributed.mesh import RULES
+from clip_jax.distributed.mesh import SHARDING_RULES
 from clip_jax.errors import ConfigError
 from clip_jax.models.coca import MultimodalDecoder
 from clip_jax.models.execution import resolve
@@ -22,17 +22,24 @@ from clip_jax.models.towers import image_tower, text_tower
 
 
 def normalise_features(features: jax.Array) -> jax.Array:
-    """Features [B, E] -> embeddings [B, E] of length 1, float32 or more.
+    """Normalize features to unit length.
 
-    A zero row stays zero, with a finite gradient.
+    Args:
+      features: [B, E], any float dtype.
+
+    Returns:
+      Embeddings [B, E] of length 1, float32 or wider. A zero row stays zero, with a finite gradient.
     """
     x = features.astype(jnp.promote_types(jnp.float32, features.dtype))
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
 
 
 class Outputs(NamedTuple):
-    """Image and text embeddings [B, E], logit scale [], logit bias [] (zero without one), CoCa's caption logits
-    [B, T, V] (None without a decoder; row t predicts token t + 1)."""
+    """Outputs of `CLIP`.
+
+    ``image`` and ``text`` are embeddings [B, E]; ``scale`` and ``bias`` of the logits are scalars (bias 0 for a model
+    without one); ``captions`` are CoCa's logits [B, T, V], whose row t predicts token t + 1 (None without a decoder).
+    """
 
     image: jax.Array
     text: jax.Array
@@ -42,9 +49,16 @@ class Outputs(NamedTuple):
 
 
 class CLIP(nnx.Module):
-    """Both towers. Built and used without a mesh; `build` says how it lies on one.
+    """The CLIP model: both towers, temperature, optional logit bias and CoCa decoder.
 
-    Raises ConfigError when a size is impossible, or for a predictive objective.
+    It can be built and used without a mesh; `build` gives its shardings on one.
+
+    Args:
+      config: shape and dtypes; its objective must be contrastive.
+      rngs: random streams for the initial values.
+
+    Raises:
+      ConfigError: a size is impossible, or the objective is predictive.
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
@@ -55,7 +69,7 @@ class CLIP(nnx.Module):
         dtype = jnp.promote_types(jnp.float32, jnp.dtype(config.param_dtype))
         self.image: Any = image_tower(config, rngs)
         self.text: Any = text_tower(config, rngs)
-        # log-parametrised, so that it stays positive whatever the step
+        # parametrized by its logarithm, so that it stays positive after any update
         self.logit_scale = nnx.Param(jnp.asarray(-math.log(config.init_temperature), dtype))
         if config.logit_bias:
             self.logit_bias = nnx.Param(jnp.asarray(-10.0, dtype))  # Zhai et al., 2023
@@ -72,50 +86,58 @@ class CLIP(nnx.Module):
         nnx.update(self, nnx.map_state(scaled, nnx.state(self, nnx.Param)))
 
     def encode_image(self, images: jax.Array, *, train: bool = False, rng: jax.Array | None = None) -> jax.Array:
-        """Normalised images float [B, H, W, 3] -> image features [B, E] (not of unit length).
+        """Encode images to features that are not of unit length.
 
-        ``train`` turns on patch dropout (which needs ``rng``, keys [B], one an image) and batch statistics; the
-        module's running statistics are then new.
+        Args:
+          images: normalized, float [B, H, W, 3].
+          train: use patch dropout and batch statistics, and update the module's running statistics.
+          rng: keys [B], one per image; patch dropout needs them.
+
+        Returns:
+          Features [B, E].
         """
         return self.image(images, train=train, rng=rng)
 
     def encode_text(self, tokens: jax.Array) -> jax.Array:
-        """Tokens int32 [B, T] -> text features [B, E] (not of unit length)."""
+        """Encode tokens int32 [B, T] to text features [B, E] that are not of unit length."""
         return self.text(tokens)
 
     def caption_logits(self, images: jax.Array, tokens: jax.Array) -> jax.Array:
-        """CoCa: next-token logits [B, T, V]; row t predicts token t + 1."""
+        """Return CoCa's next-token logits [B, T, V]; row t predicts token t + 1.
+
+        Raises ValueError for a model without a decoder.
+        """
         if not self.config.decoder.depth:
             raise ValueError("this model has no decoder")
         return self.decoder(self.text.features_and_tokens(tokens)[1], self.image.features_and_tokens(images)[1])
 
     def scale_and_bias(self) -> tuple[jax.Array, jax.Array]:
-        """The scale min(exp(parameter), maximum) [] and the bias [] of the logits, zero without one."""
+        """Return the logit scale min(exp(parameter), max_logit_scale) [] and the logit bias [], zero without one."""
         scale = jnp.minimum(jnp.exp(self.logit_scale[...]), self.config.max_logit_scale)
         return scale, self.logit_bias[...] if self.config.logit_bias else jnp.zeros_like(scale)
 
     def __call__(
         self, images: jax.Array, tokens: jax.Array, *, train: bool = False, rng: jax.Array | None = None
     ) -> Outputs:
-        """Normalised images and tokens -> `Outputs`. ``train`` and ``rng`` as in `encode_image`."""
+        """Encode images and tokens into `Outputs`; ``train`` and ``rng`` as in `encode_image`."""
         captions = None
         if self.config.decoder.depth:
-            image, seen = self.image.features_and_tokens(images, rng if train else None)
-            text, said = self.text.features_and_tokens(tokens)
-            captions = self.decoder(said, seen)
+            image, image_tokens = self.image.features_and_tokens(images, rng if train else None)
+            text, text_states = self.text.features_and_tokens(tokens)
+            captions = self.decoder(text_states, image_tokens)
         else:
             image, text = self.encode_image(images, train=train, rng=rng), self.encode_text(tokens)
         return Outputs(normalise_features(image), normalise_features(text), *self.scale_and_bias(), captions)
 
 
 def make_model(config: ModelConfig, *, rngs: nnx.Rngs) -> CLIP | Predictive:
-    """The model of ``config.objective``. Raises ConfigError when a size is impossible."""
+    """Build the model for ``config.objective``; raise ConfigError if a size is impossible."""
     return (CLIP if config.objective == "contrastive" else Predictive)(config, rngs=rngs)
 
 
 @dataclass(frozen=True)
-class Built:
-    """A model without arrays: its structure, its parameters' shapes, and where they lie on a mesh."""
+class AbstractModel:
+    """A model without arrays: its graph definition, parameter shapes, and shardings on a mesh."""
 
     graphdef: Any
     abstract_params: Any
@@ -141,15 +163,20 @@ def _check_divides(config: ModelConfig, mesh: Mesh) -> None:
             raise ConfigError(f"model.{name}={size}: must be a multiple of mesh.{axis}={mesh.shape[axis]}")
 
 
-def build(config: ModelConfig, mesh: Mesh) -> Built:
-    """Shapes and shardings of a model's parameters, and its form on the mesh's devices; nothing is allocated.
+def build(config: ModelConfig, mesh: Mesh) -> AbstractModel:
+    """Compute the shapes and shardings of a model's parameters on a mesh, allocating nothing.
 
-    Raises ConfigError when the ``fsdp`` axis does not divide a width, or ``tensor`` the heads or an MLP, and when the
-    devices lack the attention asked for.
+    Args:
+      config: the model; its ``auto`` settings are resolved for the mesh's devices.
+      mesh: the mesh, from `distributed.mesh.make_mesh`.
+
+    Raises:
+      ConfigError: the ``fsdp`` axis does not divide a width, ``tensor`` does not divide the heads or an MLP, or the
+        devices do not support the requested attention.
     """
     _check_divides(config, mesh)
     config = resolve(config, mesh.devices.flat[0])
-    with nnx.logical_axis_rules(RULES):
+    with nnx.logical_axis_rules(SHARDING_RULES):
         graphdef, state = nnx.split(nnx.eval_shape(lambda: make_model(config, rngs=nnx.Rngs(0))))
         specs = nnx.as_pure(nnx.get_partition_spec(state))
     shardings = jax.tree.map(
@@ -157,16 +184,16 @@ def build(config: ModelConfig, mesh: Mesh) -> Built:
         specs,
         is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec),
     )
-    return Built(graphdef, nnx.as_pure(state), shardings, config.compute_dtype)
+    return AbstractModel(graphdef, nnx.as_pure(state), shardings, config.compute_dtype)
 
 
 def batch_statistics(model: CLIP | Predictive) -> Any:
-    """The running statistics as a nested dictionary with the parameters' names; empty without batch norm."""
+    """Return the running statistics as a nested dictionary named like the parameters; empty without batch norm."""
     return nnx.as_pure(nnx.state(model, nnx.BatchStat))
 
 
 def with_statistics(params: Any, statistics: Any) -> Any:
-    """Parameters with the running statistics replaced. No array is copied."""
+    """Return the parameters with the running statistics replaced; no array is copied."""
 
     def name(path: tuple[Any, ...]) -> tuple[str, ...]:
         return tuple(str(getattr(k, "key", getattr(k, "name", k))) for k in path)
@@ -176,5 +203,5 @@ def with_statistics(params: Any, statistics: Any) -> Any:
 
 
 def init_params(config: ModelConfig, seed: int) -> Any:
-    """Fresh parameters, a nested dictionary of arrays. Call it under `jax.jit` with ``out_shardings``."""
+    """Initialize parameters, a nested dictionary of arrays. Call it under `jax.jit` with ``out_shardings``."""
     return nnx.as_pure(nnx.state(make_model(config, rngs=nnx.Rngs(seed))))

@@ -12,7 +12,7 @@ from clip_jax.models.layers import BlockSpec, Stack, layer_norm, named_param, no
 
 
 class MultimodalDecoder(nnx.Module):
-    """Text states [B, T, D] and image tokens [B, Q, D] -> logits over the vocabulary [B, T, V]."""
+    """Decoder from text states [B, T, D] and image tokens [B, Q, D] to logits over the vocabulary [B, T, V]."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         c = config.decoder

@@ -1,4 +1,4 @@
-"""Counting the model itself: two checks on the closed forms of `flops`."""
+"""FLOPs counted from the model itself, in two ways, to check the closed forms of `flops`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from clip_jax.models.clip import make_model
 
 
 def _forward(config: ModelConfig) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    config = dataclasses.replace(config, attention="auto")  # a fused kernel shows no products to count
+    config = dataclasses.replace(config, attention="auto")  # a fused kernel hides its matrix products from the jaxpr
     graphdef, state = nnx.split(nnx.eval_shape(lambda: make_model(config, rngs=nnx.Rngs(0))))
     images = jax.ShapeDtypeStruct((1, config.image.image_size, config.image.image_size, 3), jnp.float32)
     tokens = jax.ShapeDtypeStruct((1, config.text.context_length), jnp.int32)
@@ -33,14 +33,16 @@ def _forward(config: ModelConfig) -> tuple[Callable[..., Any], tuple[Any, ...]]:
 
 
 def walked_flops(config: ModelConfig) -> int:
-    """Forward FLOPs of one pair, by `flops.jaxpr_flops` over the model; no array is made."""
+    """Count the forward FLOPs per pair with `flops.jaxpr_flops` over the model; no array is allocated."""
     forward, args = _forward(config)
     return jaxpr_flops(forward, *args)
 
 
 def xla_flops(config: ModelConfig) -> float:
-    """XLA's own number for the forward pass of one pair, before it optimises. It adds elementwise work; layers are
-    unrolled for it, since it counts the body of a scan once."""
+    """Return XLA's cost analysis of the forward pass per pair, before optimization.
+
+    It includes elementwise work. Layers are unrolled, because XLA counts the body of a scan once.
+    """
     forward, args = _forward(dataclasses.replace(config, scan_layers=False, remat=False, remat_policy="nothing"))
     analysis = jax.jit(forward).lower(*args).cost_analysis()
     return float((analysis or {})["flops"])

@@ -1,7 +1,7 @@
-"""How a model is computed on given devices: the form of attention, and what the backward pass finds kept.
+"""The choice of attention implementation and rematerialization policy for given devices.
 
-Both follow from the config and the mesh's devices, never from the process that traces, so that a step compiled ahead
-for devices that are not there is the step that runs on them.
+Both follow from the config and the mesh's devices, never from the process that traces. So a step that is compiled ahead
+of time for absent devices is the step that will run on them.
 """
 
 from __future__ import annotations
@@ -13,23 +13,24 @@ from clip_jax.config import ModelConfig
 from clip_jax.errors import ConfigError
 from clip_jax.flops.devices import device_of
 
-FUSED_FROM = 9.0  # compute capability, Hopper: older parts have cuDNN's kernels too, which nobody measured here
+# compute capability of Hopper; older GPUs have cuDNN's kernels too, but this project has not measured them
+FUSED_FROM = 9.0
 LARGEST_HEAD = 128
 
 
 def compute_capability(device: Any) -> float | None:
-    """Of an NVIDIA GPU, at hand or only described; None of anything else."""
+    """Return the compute capability of an NVIDIA GPU, real or only described; None for any other device."""
     if device.platform not in ("gpu", "cuda"):
         return None
     try:
         return float(device.compute_capability)
-    except (AttributeError, TypeError, ValueError):  # a description has none; another maker's is no number
+    except (AttributeError, TypeError, ValueError):  # a description has none, and other vendors' is not a number
         known = device_of(str(device.device_kind))
         return known.capability if known else None
 
 
 def no_fused_attention(config: ModelConfig, device: Any) -> str:
-    """Why cuDNN's fused attention cannot compute this model on this device; empty where it can."""
+    """Return why cuDNN's fused attention cannot run this model on this device; empty if it can."""
     capability = compute_capability(device)
     if capability is None or capability < FUSED_FROM:
         return f"needs an NVIDIA GPU of compute capability {FUSED_FROM} or more, and there is {device.device_kind}"
@@ -48,10 +49,10 @@ def no_fused_attention(config: ModelConfig, device: Any) -> str:
 
 
 def resolve(config: ModelConfig, device: Any) -> ModelConfig:
-    """The config with every ``auto`` of execution decided for ``device``, one of those that will run it.
+    """Return the config with its ``auto`` execution settings decided for ``device``, one of those that will run it.
 
-    ``attention`` stays ``auto`` where the equation is written out: on a CPU, and in float64.
-    Raises ConfigError when ``attention="cudnn"`` cannot run there.
+    ``attention`` stays ``auto``, which is `layers.attend`'s own implementation, on a CPU and in float64.
+    Raises ConfigError if ``attention="cudnn"`` cannot run on ``device``.
     """
     attention, remat, policy = config.attention, config.remat, config.remat_policy
     accelerator = device.platform != "cpu"
@@ -69,5 +70,5 @@ def resolve(config: ModelConfig, device: Any) -> ModelConfig:
 
 
 def on_any_device(config: ModelConfig) -> ModelConfig:
-    """Leave the form of attention of a trained model to whatever device reads it."""
+    """Return the config with ``attention="auto"``, so that a trained model can run on any device."""
     return dataclasses.replace(config, attention="auto")

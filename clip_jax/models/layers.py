@@ -18,20 +18,20 @@ Init = Callable[..., jax.Array]
 
 
 def normal(std: float) -> Init:
-    """Gaussian initial values."""
+    """Return a Gaussian initializer with standard deviation ``std``."""
     return nnx.initializers.normal(std)
 
 
 def named_axes(init: Init, axes: tuple[str | None, ...]) -> Init:
-    """``init`` for a parameter that carries logical axis names, one an axis.
+    """Attach logical axis names, one per axis, to the parameter that ``init`` creates.
 
-    Names only: where they lie is for `clip.build` and a mesh to say, so that any module is built without one.
+    `clip.build` later maps the names to mesh axes, so a module can be built without a mesh.
     """
     return nnx.with_partitioning(init, axes, eager_sharding=False)
 
 
 def named_param(init: Init, shape: tuple[int, ...], axes: tuple[str | None, ...], dtype: Any, rngs: nnx.Rngs) -> Any:
-    """A parameter with logical axis names, one an axis."""
+    """Create a parameter with logical axis names, one per axis."""
     return nnx.Param(named_axes(init, axes)(rngs.params(), shape, dtype))
 
 
@@ -39,7 +39,7 @@ def linear(
     d_in: int, d_out: int, axes: tuple[str | None, str | None], *, std: float, bias: bool = True,
     dtype: Any, param_dtype: Any, rngs: nnx.Rngs,
 ) -> nnx.Linear:  # fmt: skip
-    """A dense layer with named axes; its bias is small and lies on every device."""
+    """Create a dense layer with named axes; its bias is small and replicated on every device."""
     return nnx.Linear(
         d_in,
         d_out,
@@ -53,8 +53,10 @@ def linear(
 
 
 def check_images(images: jax.Array, size: int) -> None:
-    """Raises ValueError for another shape than [B, size, size, 3], and for pixels of 0 to 255, which a tower would
-    take without a word and misread."""
+    """Check that images are floats [B, size, size, 3]; raise ValueError otherwise.
+
+    Integer pixels of 0 to 255 would otherwise pass silently and give wrong features.
+    """
     if images.shape[1:] != (size, size, 3):
         raise ValueError(f"images of shape {images.shape}: expected [B, {size}, {size}, 3]")
     if not jnp.issubdtype(images.dtype, jnp.floating):
@@ -64,13 +66,15 @@ def check_images(images: jax.Array, size: int) -> None:
 
 
 def on_rows(layer: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
-    """A dense layer over [..., D] as one over [rows, D]: the same product, whose weight gradient is then a plain one
-    too, more than twice as fast on a CPU."""
+    """Apply a dense layer to [..., D] flattened to [rows, D].
+
+    The result is the same, and the weight gradient is then a plain matrix product, more than twice as fast on a CPU.
+    """
     return layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
 
 
 def layer_norm(width: int, *, param_dtype: Any, rngs: nnx.Rngs, eps: float = 1e-5) -> nnx.LayerNorm:
-    """Layer normalisation, computed in float32 (or more) whatever the compute dtype."""
+    """Create a layer norm that computes in float32 (or wider) whatever the compute dtype."""
     return nnx.LayerNorm(
         width,
         epsilon=eps,
@@ -83,7 +87,7 @@ def layer_norm(width: int, *, param_dtype: Any, rngs: nnx.Rngs, eps: float = 1e-
 
 
 def activation(name: str) -> Callable[[jax.Array], jax.Array]:
-    """``gelu`` (tanh form), ``gelu_erf`` (exact), or ``quick_gelu``, x·sigmoid(1.702x), of the published models."""
+    """Return ``gelu`` (tanh form), ``gelu_erf`` (exact) or the published models' ``quick_gelu``, x·sigmoid(1.702x)."""
     return {
         "gelu": nnx.gelu,
         "gelu_erf": lambda x: nnx.gelu(x, approximate=False),
@@ -93,12 +97,12 @@ def activation(name: str) -> Callable[[jax.Array], jax.Array]:
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """All that blocks of one stack share."""
+    """Settings shared by all blocks of a stack."""
 
     width: int
     heads: int
     mlp_width: int
-    depth: int  # of the stack; sets the initial size of the residual branches
+    depth: int  # of the stack; sets the init std of the residual branches' outputs
     act: str
     dtype: Any
     param_dtype: Any
@@ -109,34 +113,42 @@ class BlockSpec:
 
     @property
     def out_std(self) -> float:
-        """Of the projections back into the residual stream (Radford et al., 2021, released code)."""
+        """Init std of the projections back into the residual stream (Radford et al., 2021, released code)."""
         return self.width**-0.5 * (2 * self.depth) ** -0.5
 
     @property
     def dtypes(self) -> dict[str, Any]:
-        """Arguments of every dense layer."""
+        """Dtype arguments of every dense layer."""
         return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
 
 def split_heads(x: jax.Array, heads: int) -> jax.Array:
-    """[B, T, D] -> [B, T, N, K]."""
+    """Split the width into heads, [B, T, D] -> [B, T, N, K]."""
     return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads)
 
 
-FUSED: Literal["cudnn", "xla"] = "cudnn"  # the library's name of the fused kernel; a test takes another in its place
+FUSED: Literal["cudnn", "xla"] = "cudnn"  # JAX's name of the fused kernel; a test replaces it
 
 
 def attend(
     q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = None, causal: bool = False,
     form: str = "auto", length: int | None = None,
 ) -> jax.Array:  # fmt: skip
-    """Softmax attention: [B, Q, N, K], [B, T, N, K] twice -> [B, Q, N, K]. ``mask``: bool [B, 1, Q, T].
+    """Compute softmax attention.
 
     Args:
-      form: ``auto`` is the equation, written out for a CPU, whose batched products want the heads before the tokens,
-        and for float64, which the others do not keep; ``xla`` the library's form of it; ``cudnn`` the fused kernel,
-        where there is no mask and both sequences have even lengths, else ``xla``.
-      length: places from there on are padding (of ``cudnn`` alone): they are attended by none and give zero.
+      q: queries [B, Q, N, K].
+      k, v: keys and values [B, T, N, K].
+      mask: bool [B, 1, Q, T], True where a query may attend to a key.
+      causal: whether a query sees only keys up to its own position.
+      form: ``auto`` is the equation written out, for CPUs, whose batched products need the heads before the tokens, and
+        for float64, which the other forms do not preserve. ``xla`` is JAX's implementation. ``cudnn`` is the fused
+        kernel where there is no mask and both sequences have even lengths, and ``xla`` otherwise.
+      length: positions from ``length`` on are padding (``cudnn`` only): no query attends to them, and their output is
+        zero.
+
+    Returns:
+      [B, Q, N, K].
     """
     if form == "cudnn" and mask is None and not (q.shape[1] % 2 or k.shape[1] % 2):
         return _fused(q, k, v, causal, length)
@@ -144,7 +156,7 @@ def attend(
         return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal, implementation="xla")
     wide = jnp.promote_types(jnp.float32, q.dtype)
     q, k, v = (x.swapaxes(1, 2) for x in (q * q.shape[-1] ** -0.5, k, v))
-    products = None if q.dtype == jnp.float16 else wide  # a CPU has no float16 products that add up wider
+    products = None if q.dtype == jnp.float16 else wide  # CPUs have no float16 product with a wider accumulator
     logits = jnp.einsum("bnqk,bntk->bnqt", q, k, preferred_element_type=products).astype(wide)
     if causal:
         logits = jnp.where(jnp.tril(jnp.ones(logits.shape[-2:], bool))[None, None], logits, -jnp.inf)
@@ -155,12 +167,13 @@ def attend(
 
 
 def _fused(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool, length: int | None) -> jax.Array:
-    if causal or length is None:  # the causal mask hides what is appended
+    if causal or length is None:  # the causal mask hides the appended position
         return jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation=FUSED)
-    # nobody says what the kernel leaves at places beyond the length, forward or backward: no gradient may meet it
+    # The kernel's output and gradient beyond the length are undocumented, so they are masked out on both sides.
     valid = (jnp.arange(q.shape[1]) < length)[None, :, None, None]
     q, k, v = (jnp.where(valid, x, 0) for x in (q, k, v))
-    lengths = jnp.where(q[:, 0, 0, 0] == 0, length, length)  # batched by `jax.vmap` as q is, which older jax needs
+    # depends on q so that `jax.vmap` batches it too, which older JAX needs
+    lengths = jnp.where(q[:, 0, 0, 0] == 0, length, length)
     out = jax.nn.dot_product_attention(
         q, k, v, query_seq_lengths=lengths, key_value_seq_lengths=lengths, implementation=FUSED
     )
@@ -182,15 +195,15 @@ class Mlp(nnx.Module):
 
 
 def residual(x: jax.Array) -> jax.Array:
-    """The residual stream [B, T, D] where it lies on a mesh: rows split, width whole."""
+    """Constrain the residual stream [B, T, D] on a mesh: rows sharded, width not."""
     return constrain(x, "batch", None, None)
 
 
 class Block(nnx.Module):
     """Pre-norm residual block (attention, then MLP), [B, T, D] -> [B, T, D].
 
-    ``mask``, bool [B, 1, T, T], says which keys a query sees, beside the causal mask; places from ``length`` on are
-    padding.
+    ``mask``, bool [B, 1, T, T], says which keys a query sees in addition to the causal mask; positions from ``length``
+    on are padding.
     """
 
     def __init__(self, spec: BlockSpec, rngs: nnx.Rngs) -> None:
@@ -218,7 +231,7 @@ class Block(nnx.Module):
         qkv = jnp.split(on_rows(self.qkv, self.ln_1(x).astype(s.dtype)), 3, axis=-1)
         q, k, v = (constrain(split_heads(a, s.heads), "batch", None, "heads", None) for a in qkv)
         a = attend(q, k, v, mask, s.causal, s.attention, length).reshape(x.shape)
-        if s.attention != "cudnn":  # whose results the policies know by themselves
+        if s.attention != "cudnn":  # the policies recognize the fused kernel's results by its primitive
             a = checkpoint_name(a, "attention")
         x = residual(x + self._scaled(on_rows(self.out, a), "scale_1"))
         hidden = constrain(on_rows(self.fc, self.ln_2(x).astype(s.dtype)), "batch", None, "mlp")
@@ -226,15 +239,15 @@ class Block(nnx.Module):
 
 
 def remat_policy(name: str) -> Any:
-    """Which values of a block the backward pass finds kept instead of computing them again (`jax.checkpoint`).
+    """Return the `jax.checkpoint` policy: which values of a block are saved rather than recomputed.
 
-    ``nothing``; ``attention``: its weighted values, so that no softmax is repeated; ``dense``: those, and the products
-    of the dense layers, so that what is repeated has no matrix product beside attention's own; ``dots``: every product.
+    ``nothing``; ``attention``: attention's output, so that no softmax is recomputed; ``dense``: also the outputs of the
+    dense layers, so that attention's are the only matrix products recomputed; ``dots``: the output of every product.
     """
     policies = jax.checkpoint_policies
     attention = policies.save_from_both_policies(policies.save_only_these_names("attention"), _of_fused_attention)
     return {
-        "auto": policies.nothing_saveable,  # on no device that were known
+        "auto": policies.nothing_saveable,  # not resolved for a device
         "nothing": policies.nothing_saveable,
         "attention": attention,
         "dense": policies.save_from_both_policies(policies.dots_with_no_batch_dims_saveable, attention),
@@ -243,21 +256,26 @@ def remat_policy(name: str) -> Any:
 
 
 def _of_fused_attention(primitive: Any, *_: Any, **__: Any) -> bool:
-    """The kernel's own results: its backward pass needs what the forward pass knows of the softmax too, and without it
-    the kernel would run again, whatever became of its output."""
+    """Return whether a primitive is the fused attention kernel, so that all its results are saved.
+
+    Its backward pass also needs the softmax statistics of the forward pass; without them the kernel would run again
+    even if its output was saved.
+    """
     return primitive.name.startswith("dot_product_attention_fwd")
 
 
 class Stack(nnx.Module):
     """``depth`` blocks whose parameters are stacked on a leading ``layers`` axis.
 
-    ``config.scan_layers`` compiles one block for all; without it the same parameters run through an unrolled loop
-    (larger program, faster on a CPU). ``config.remat`` recomputes each block in the backward pass. Fused attention
-    takes even lengths only, so with it an odd sequence goes through the blocks with one place more. None changes a
-    number beyond rounding. ``make`` builds one block from its random streams.
+    ``config.scan_layers`` compiles one block for all layers; without it the same parameters run through an unrolled
+    loop (larger program, faster on a CPU). ``config.remat`` recomputes each block in the backward pass. Fused attention
+    takes even lengths only, so with it a sequence of odd length is padded by one position. None of these changes the
+    result beyond rounding. ``make_block`` builds one block from its random streams.
     """
 
-    def __init__(self, make: Callable[[nnx.Rngs], nnx.Module], depth: int, config: ModelConfig, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, make_block: Callable[[nnx.Rngs], nnx.Module], depth: int, config: ModelConfig, rngs: nnx.Rngs
+    ) -> None:
         @nnx.split_rngs(splits=depth)
         @nnx.vmap(
             in_axes=(0,),
@@ -267,7 +285,7 @@ class Stack(nnx.Module):
             graph_updates=True,
         )
         def create(r: nnx.Rngs) -> nnx.Module:
-            return make(r)
+            return make_block(r)
 
         self.blocks = create(rngs)
         self.depth, self.scan, self.fused = depth, config.scan_layers, config.attention == "cudnn"
@@ -290,11 +308,11 @@ class Stack(nnx.Module):
         return x[:, :length], kept
 
     def __call__(self, x: jax.Array, *shared: Any) -> jax.Array:
-        """[B, T, D] -> [B, T, D]. ``shared`` goes to every block."""
+        """Run the blocks, [B, T, D] -> [B, T, D]; ``shared`` is passed to every block."""
         return self._run(x, shared, False)[0]
 
     def hidden(self, x: jax.Array, *shared: Any) -> jax.Array:
-        """[B, T, D] -> [depth + 1, B, T, D]: the input, then what each block gives."""
+        """Return the input and the output of every block, [B, T, D] -> [depth + 1, B, T, D]."""
         _, outputs = self._run(x, shared, True)
         assert outputs is not None
         return jnp.concatenate([x[None].astype(outputs.dtype), outputs])

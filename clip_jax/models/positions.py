@@ -1,4 +1,4 @@
-"""Learned positions of another resolution or context length."""
+"""Resizing learned position embeddings to another resolution or context length."""
 
 from __future__ import annotations
 
@@ -8,9 +8,18 @@ import numpy as np
 
 
 def resize_image_positions(table: np.ndarray, shape: tuple[int, int], first: int) -> np.ndarray:
-    """Positions [first + n², D] -> [first + H·W, D] for ``shape`` (H, W): bicubic with antialiasing, as open_clip does.
+    """Resize image positions bicubically with antialiasing, as open_clip does.
 
-    ``first`` rows (the class token's) are kept. Raises ValueError when the others form no square.
+    Args:
+      table: [first + n², D].
+      shape: target grid (H, W).
+      first: number of leading rows that are kept (the class token's).
+
+    Returns:
+      [first + H·W, D].
+
+    Raises:
+      ValueError: the rows after ``first`` form no square grid.
     """
     kept, grid = table[:first], table[first:]
     old = round(len(grid) ** 0.5)
@@ -24,7 +33,7 @@ def resize_image_positions(table: np.ndarray, shape: tuple[int, int], first: int
 
 
 def resize_text_positions(table: np.ndarray, length: int) -> np.ndarray:
-    """Positions [T, D] -> [length, D]: linear, without antialiasing, as open_clip does."""
+    """Resize text positions [T, D] -> [length, D] linearly without antialiasing, as open_clip does."""
     if len(table) == length:
         return table
     return np.asarray(jax.image.resize(jnp.asarray(table), (length, table.shape[1]), "linear", antialias=False))

@@ -1,9 +1,9 @@
-"""The predictive objectives of Radford et al., 2021, figure 2: an image tower, and a head that says the caption.
+"""The predictive objectives of Radford et al., 2021, figure 2: an image tower with a head that predicts the caption.
 
-``caption``: the image features become the first tokens of a causal transformer that continues with the caption.
-``bag_of_words``: a linear classifier over the vocabulary says which words the caption has, in no order (Joulin et al.,
-2016). Both end in one product with the vocabulary, which the loss forms (`losses.predictive`), so that the full logits
-[B, T, V] need never exist.
+``caption``: the image features become the first tokens of a causal transformer that generates the caption.
+``bag_of_words``: a linear classifier over the vocabulary predicts the set of the caption's words (Joulin et al., 2016).
+Both end in one product with the vocabulary. The loss computes it (`losses.predictive`), so that the full logits
+[B, T, V] need never be materialized.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from clip_jax.models.towers import image_tower
 
 
 class Prediction(NamedTuple):
-    """What is said of a batch, and what should have been said. R rows a pair, L labels a row.
+    """Predictions and labels of a batch, with R rows per pair and L labels per row.
 
-    The logits of a row are ``states @ kernel + bias``, over V tokens; ``weights`` says how much each of its labels
-    counts. The loss is the weighted mean of -log softmax over all of them.
+    The logits of a row are ``states @ kernel + bias`` over V tokens; ``weights`` are the weights of its labels. The
+    loss is the weighted mean of -log softmax over all labels.
     """
 
     states: jax.Array  # [B, R, D]
@@ -35,10 +35,10 @@ class Prediction(NamedTuple):
 
 
 class CaptionTransformer(nnx.Module):
-    """P prefix tokens and text -> the states that predict the text, one a token after the first.
+    """Caption language model: from P prefix tokens and a text to the states that predict each token after the first.
 
-    The places of the sequence are the prefix and all tokens but the last, which predicts nothing. The output matrix is
-    the token embedding (Press & Wolf, 2017).
+    The positions of the sequence are the prefix and all tokens but the last, which predicts nothing. The output matrix
+    is the token embedding (Press & Wolf, 2017).
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
@@ -46,20 +46,20 @@ class CaptionTransformer(nnx.Module):
         axes = ("joint", None, "embed")
         self.prefix = named_param(normal(e**-0.5), (e, config.prefix_tokens, c.width), axes, param_dtype, rngs)
         self.token = named_param(normal(0.02), (c.vocab_size, c.width), ("vocab", "embed"), param_dtype, rngs)
-        places = (config.caption_tokens, c.width)
-        self.position = named_param(normal(0.01), places, ("position", "embed"), param_dtype, rngs)
+        shape = (config.caption_tokens, c.width)
+        self.position = named_param(normal(0.01), shape, ("position", "embed"), param_dtype, rngs)
         self.blocks = text_blocks(config, rngs)
         self.ln_final = layer_norm(c.width, param_dtype=param_dtype, rngs=rngs, eps=c.norm_eps)
         self.config, self.dtype = config, jnp.dtype(config.compute_dtype)
 
     def prefix_of(self, features: jax.Array) -> jax.Array:
-        """Image features [B, E] -> prefix tokens [B, P, D]."""
+        """Map image features [B, E] to prefix tokens [B, P, D]."""
         return jnp.einsum("be,epd->bpd", features, self.prefix[...].astype(self.dtype))
 
     def states(self, prefix: jax.Array, tokens: jax.Array) -> jax.Array:
-        """Prefix [B, P, D] and tokens int32 [B, T] -> [B, T - 1, D]; row t predicts token t + 1.
+        """Return the states [B, T - 1, D] for prefix [B, P, D] and tokens int32 [B, T]; row t predicts token t + 1.
 
-        T may be below the context length: what is cut off could not be seen. Raises ValueError when it is above.
+        T may be below the context length, because later tokens cannot be attended to. Raises ValueError if it is above.
         """
         length = tokens.shape[1]
         if length > self.config.text.context_length:
@@ -70,16 +70,16 @@ class CaptionTransformer(nnx.Module):
         return self.ln_final(x).astype(self.dtype)
 
     def predict(self, prefix: jax.Array, tokens: jax.Array) -> Prediction:
-        """Every token after the first that is no padding counts 1."""
+        """Return the `Prediction`; every token after the first that is not padding has weight 1."""
         labels = tokens[:, 1:, None]
         weights = (labels != self.config.text.pad_id).astype(jnp.float32)
         return Prediction(self.states(prefix, tokens), (self.token[...].T.astype(self.dtype), None), labels, weights)
 
 
 class BagOfWordsHead(nnx.Module):
-    """Image features [B, E] -> a softmax over the vocabulary; the target is spread evenly over the distinct words.
+    """Linear head from image features [B, E] to a softmax over the vocabulary, with a uniform target over the words.
 
-    Of the losses of Joulin et al., 2016, the multinomial one; the even target is that of Mahajan et al., 2018.
+    The loss is the multinomial one of Joulin et al., 2016; the uniform target is that of Mahajan et al., 2018.
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
@@ -89,11 +89,11 @@ class BagOfWordsHead(nnx.Module):
         self.config, self.dtype = config.text, jnp.dtype(config.compute_dtype)
 
     def head(self) -> tuple[jax.Array, jax.Array]:
-        """Kernel [E, V] and bias [V]."""
+        """Return the kernel [E, V] and bias [V] in the compute dtype."""
         return self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
 
     def predict(self, features: jax.Array, tokens: jax.Array) -> Prediction:
-        """The weights of a caption's words sum to 1; a caption without words has none."""
+        """Return the `Prediction`; the weights of a caption's words sum to 1, and are all 0 for one without words."""
         words = distinct_words(tokens, self.config).astype(jnp.float32)
         weights = words / jnp.maximum(jnp.sum(words, axis=1, keepdims=True), 1)
         return Prediction(features[:, None], self.head(), tokens[:, None], weights[:, None])
@@ -114,22 +114,22 @@ class Predictive(nnx.Module):
         self.config = config
 
     def encode_image(self, images: jax.Array, *, train: bool = False, rng: jax.Array | None = None) -> jax.Array:
-        """Normalised images float [B, H, W, 3] -> image features [B, E]; as `CLIP.encode_image`."""
+        """Encode normalized images float [B, H, W, 3] to image features [B, E], as `CLIP.encode_image` does."""
         return self.image(images, train=train, rng=rng)
 
     def context(self, images: jax.Array, *, train: bool = False, rng: jax.Array | None = None) -> jax.Array:
-        """What the head sees of images: prefix tokens [B, P, D], or features [B, E] for a bag of words."""
+        """Return the head's input: prefix tokens [B, P, D], or image features [B, E] for a bag of words."""
         features = self.encode_image(images, train=train, rng=rng)
         return self.text.prefix_of(features) if self.config.objective == "caption" else features
 
     def __call__(
         self, images: jax.Array, tokens: jax.Array, *, train: bool = False, rng: jax.Array | None = None
     ) -> Prediction:
-        """Normalised images [B, H, W, 3] and tokens int32 [B, T] -> `Prediction`."""
+        """Predict the captions: normalized images [B, H, W, 3] and tokens int32 [B, T] -> `Prediction`."""
         return self.text.predict(self.context(images, train=train, rng=rng), tokens)
 
     def logits(self, images: jax.Array, tokens: jax.Array) -> jax.Array:
-        """All logits over the vocabulary, [B, T - 1, V] (row t predicts token t + 1), or [B, 1, V] of a bag."""
+        """Return all logits over the vocabulary: [B, T - 1, V] (row t predicts token t + 1), or [B, 1, V] for a bag."""
         states, (kernel, bias), *_ = self(images, tokens)
         logits = states @ kernel
         return logits if bias is None else logits + bias[None, None]

@@ -29,9 +29,9 @@ EPS = 1e-5
 
 
 class BatchNorm(nnx.Module):
-    """Normalises channels [..., C], with batch statistics in training and running ones elsewhere.
+    """Batch norm over channels [..., C], with batch statistics in training and running ones in evaluation.
 
-    The running statistics are `nnx.BatchStat`s: no gradient reaches them, and training writes them anew.
+    The running statistics are `nnx.BatchStat`s: they get no gradient, and each training step updates them.
     """
 
     def __init__(self, channels: int, *, param_dtype: Any, rngs: nnx.Rngs, gain: float = 1.0) -> None:
@@ -60,7 +60,7 @@ class BatchNorm(nnx.Module):
 
 
 def _pool(x: jax.Array, stride: int) -> jax.Array:
-    """Mean of stride × stride cells, [B, H, W, C] -> [B, H/stride, W/stride, C]."""
+    """Average stride × stride cells, [B, H, W, C] -> [B, H/stride, W/stride, C]."""
     b, h, w, c = x.shape
     return x.reshape(b, h // stride, stride, w // stride, stride, c).mean(axis=(2, 4))
 
@@ -76,7 +76,7 @@ class Bottleneck(nnx.Module):
         self.conv2 = _conv(width, width, 3, config, rngs)
         self.bn2 = BatchNorm(width, **kw)
         self.conv3 = _conv(width, 4 * width, 1, config, rngs)
-        self.bn3 = BatchNorm(4 * width, gain=0.0, **kw)  # each block is the identity at first
+        self.bn3 = BatchNorm(4 * width, gain=0.0, **kw)  # each block starts as the identity
         self.shortcut = stride > 1 or c_in != 4 * width
         if self.shortcut:
             self.conv_shortcut = _conv(c_in, 4 * width, 1, config, rngs)
@@ -109,7 +109,7 @@ def _conv(c_in: int, c_out: int, size: int, config: ModelConfig, rngs: nnx.Rngs,
 
 
 class AttentionPool(nnx.Module):
-    """The mean of all cells looks at the cells and itself: [B, h, w, C] -> [B, E]."""
+    """Attention pooling whose query is the mean of all cells; it attends to them and itself: [B, h, w, C] -> [B, E]."""
 
     def __init__(self, width: int, config: ModelConfig, rngs: nnx.Rngs) -> None:
         c = config.image
@@ -131,7 +131,7 @@ class AttentionPool(nnx.Module):
 
 
 class ModifiedResNet(nnx.Module):
-    """Normalised images [B, H, W, 3] -> image features [B, E]."""
+    """CLIP's modified ResNet: normalized images [B, H, W, 3] -> image features [B, E]."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         c = config.image
@@ -155,7 +155,7 @@ class ModifiedResNet(nnx.Module):
         block = getattr(self, name)
         if self.policy is None or not train:
             return block(x, train)
-        # statistics leave the recomputed part as values, for a write inside it would be lost
+        # The statistics are returned as values, because a write inside the rematerialized function would be lost.
         graphdef, state = nnx.split(block)
 
         def body(state: Any, x: jax.Array) -> tuple[jax.Array, Any]:
@@ -167,7 +167,7 @@ class ModifiedResNet(nnx.Module):
         return y
 
     def feature_maps(self, images: jax.Array, *, train: bool = False) -> list[jax.Array]:
-        """The stem's output and each stage's, [B, h, w, C]."""
+        """Return the outputs of the stem and of each stage, [B, h, w, C]."""
         c = self.config
         check_images(images, c.image_size)
         x = images.astype(self.dtype)
@@ -182,7 +182,7 @@ class ModifiedResNet(nnx.Module):
         return maps
 
     def penultimate(self, images: jax.Array) -> jax.Array:
-        """What linear probes read: the attention pool's output, for there is no other projection."""
+        """Return the features for linear probes: the attention pool's output, as there is no other projection."""
         return self(images)
 
     def __call__(self, images: jax.Array, *, train: bool = False, rng: jax.Array | None = None) -> jax.Array:

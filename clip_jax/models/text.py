@@ -1,4 +1,4 @@
-"""The text transformer (Radford et al., 2021), with the read-outs of SigLIP and CoCa; and the bag of words."""
+"""The text transformer (Radford et al., 2021), with the pooling of SigLIP and CoCa, and the bag-of-words encoder."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from clip_jax.models.layers import Block, BlockSpec, Stack, layer_norm, named_pa
 
 
 def text_param_dtype(config: ModelConfig) -> jnp.dtype:
-    """Of the parameters on the text's side."""
+    """Return the dtype of the text tower's parameters."""
     return jnp.dtype(config.text_param_dtype or config.param_dtype)
 
 
 def text_blocks(config: ModelConfig, rngs: nnx.Rngs) -> Stack:
-    """The blocks of a text transformer, [B, T, D] -> [B, T, D]."""
+    """Build the blocks of a text transformer, [B, T, D] -> [B, T, D]."""
     c = config.text
     if c.pool == "cls" and config.attention == "cudnn":
-        config = dataclasses.replace(config, attention="xla")  # the fused kernel has no such mask
+        config = dataclasses.replace(config, attention="xla")  # the fused kernel does not support this mask
     spec = BlockSpec(
         c.width, c.heads, c.mlp_width, c.depth, config.activation_of_text, jnp.dtype(config.compute_dtype),
         text_param_dtype(config), causal=c.causal, eps=c.norm_eps, layer_scale=c.layer_scale,
@@ -31,10 +31,10 @@ def text_blocks(config: ModelConfig, rngs: nnx.Rngs) -> Stack:
 
 
 class TextTransformer(nnx.Module):
-    """Tokens int32 [B, T] -> text features [B, E].
+    """Text transformer: tokens int32 [B, T] -> text features [B, E].
 
-    With ``pool="eot"`` features are read at the first place of the largest token id, which is the end of text in the
-    published vocabulary; what follows it (padding) cannot matter under the causal mask. ``last`` reads the last place
+    With ``pool="eot"`` features are read at the first position of the largest token id, which is the end of text in the
+    published vocabulary; the padding after it has no effect under the causal mask. ``last`` reads the last position
     (SigLIP). ``cls`` reads a learned token appended to the text (CoCa).
     """
 
@@ -67,10 +67,10 @@ class TextTransformer(nnx.Module):
             b = tokens.shape[0]
             last = jnp.broadcast_to(self.class_token[...].astype(self.dtype)[None, None], (b, 1, c.width))
             x = jnp.concatenate([x, last], axis=1)
-            # As released: the row of places with text is shifted by one, so that the first padding place is looked at
-            # and the appended token sees itself only when the text fills the context.
-            seen = jnp.concatenate([jnp.ones((b, 1), bool), tokens != c.pad_id], axis=1)
-            mask = jnp.broadcast_to(seen[:, None, None, :], (b, 1, c.tokens, c.tokens))
+            # As in the released code, the mask of text positions is shifted by one: the first padding position is
+            # attended to, and the appended token sees itself only if the text fills the context.
+            visible = jnp.concatenate([jnp.ones((b, 1), bool), tokens != c.pad_id], axis=1)
+            mask = jnp.broadcast_to(visible[:, None, None, :], (b, 1, c.tokens, c.tokens))
         return x + self.position[...].astype(self.dtype)[None], mask
 
     def _project(self, x: jax.Array) -> jax.Array:
@@ -81,7 +81,10 @@ class TextTransformer(nnx.Module):
         return x
 
     def features_and_tokens(self, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """-> features [B, E] and the raw states of the text's own places [B, T, D], which CoCa's decoder reads."""
+        """Return features [B, E] and the states of the text's positions [B, T, D], the input of CoCa's decoder.
+
+        The states come before the last norm and do not include the appended token.
+        """
         x, mask = self._embed(tokens)
         x = self.blocks(x, mask)
         if self.config.pool == "eot":
@@ -96,13 +99,19 @@ class TextTransformer(nnx.Module):
         return self.features_and_tokens(tokens)[0]
 
     def hidden_states(self, tokens: jax.Array) -> jax.Array:
-        """Every state before the last norm, [depth + 1, B, T, D]; 0 is the input of the first block."""
+        """Return all states before the last norm, [depth + 1, B, T, D]; index 0 is the input of the first block."""
         return self.blocks.hidden(*self._embed(tokens))
 
     def states(self, tokens: jax.Array, layer: int = -1, final_norm: bool = True) -> jax.Array:
-        """What image generators condition on: [B, T, D] after a block (-1 the last, -2 the last but one).
+        """Return the states that image generators condition on, [B, T, D] after a block.
 
-        Raises ValueError for a layer that is not there.
+        Args:
+          tokens: int32 [B, T].
+          layer: the block, counted from the end: -1 is the last one.
+          final_norm: whether to apply the final layer norm.
+
+        Raises:
+          ValueError: there is no such layer.
         """
         depth = self.config.depth
         if not -depth <= layer <= -1:
@@ -112,9 +121,10 @@ class TextTransformer(nnx.Module):
 
 
 def distinct_words(tokens: jax.Array, config: TextTowerConfig) -> jax.Array:
-    """Tokens int32 [B, T] -> bool [B, T], true at the first place of every token that is a word (or a piece of one).
+    """Mark the first occurrence of every token that is a word or a piece of one, int32 [B, T] -> bool [B, T].
 
-    Padding and the two largest ids, start and end of text in every vocabulary trained on here, are no words.
+    Padding and the two largest ids, which are start and end of text in every vocabulary this project trains with, do
+    not count as words.
     """
     word = (tokens != config.pad_id) & (tokens < config.vocab_size - 2)
     earlier = jnp.tril(jnp.ones((tokens.shape[1],) * 2, bool), -1)
@@ -123,10 +133,11 @@ def distinct_words(tokens: jax.Array, config: TextTowerConfig) -> jax.Array:
 
 
 class BagOfWords(nnx.Module):
-    """Tokens int32 [B, T] -> text features [B, E]: the sum of the distinct words' embeddings, projected.
+    """Bag-of-words encoder: tokens int32 [B, T] -> text features [B, E], a projected sum of the words' embeddings.
 
-    The text encoder of the contrastive arm of Radford et al., 2021, figure 2. Blind to order and repetition; a sum and
-    a mean have one direction, so the embeddings are those of a mean. A text without words has zero features.
+    It is the text encoder of the contrastive model in Radford et al., 2021, figure 2. Order and repetition do not
+    count. A sum has the direction of the mean, so the normalized embeddings are those of a mean. A text without words
+    has zero features.
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:

@@ -1,4 +1,4 @@
-"""Which module a tower's config names."""
+"""Construction of the towers that a model config describes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from clip_jax.models.vit import VisionTransformer
 
 
 def image_tower(config: ModelConfig, rngs: nnx.Rngs) -> ModifiedResNet | VisionTransformer:
-    """Normalised images [B, H, W, 3] -> image features [B, E]."""
+    """Build the image tower: normalized images [B, H, W, 3] -> image features [B, E]."""
     return (ModifiedResNet if config.image.stages else VisionTransformer)(config, rngs=rngs)
 
 
 def text_tower(config: ModelConfig, rngs: nnx.Rngs) -> BagOfWords | TextTransformer:
-    """Tokens int32 [B, T] -> text features [B, E]."""
+    """Build the text tower: tokens int32 [B, T] -> text features [B, E]."""
     return (BagOfWords if config.text.encoder == "bag_of_words" else TextTransformer)(config, rngs=rngs)

@@ -1,6 +1,6 @@
-"""The vision transformer (Dosovitskiy et al., 2021), as CLIP changed it: a norm before the blocks.
+"""The vision transformer (Dosovitskiy et al., 2021) with CLIP's layer norm before the blocks.
 
-Options are those of its kin: average and attention pooling, layer scale, patch dropout.
+Options cover its relatives: average and attention pooling, layer scale, patch dropout.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from clip_jax.models.layers import (
 
 
 class Patches(nnx.Module):
-    """Images [B, H, W, 3] -> a vector a patch [B, P, D].
+    """Patch embedding: images [B, H, W, 3] -> one vector per patch [B, P, D].
 
-    A convolution whose stride is its size, and its kernel [p, p, 3, D] is kept as such; computed as the one matrix
-    product that it is.
+    It is a convolution whose stride equals its size, and its kernel is stored in that form, [p, p, 3, D]; it is
+    computed as a single matrix product.
     """
 
     def __init__(self, size: int, width: int, bias: bool, *, dtype: Any, param_dtype: Any, rngs: nnx.Rngs) -> None:
@@ -47,7 +47,7 @@ class Patches(nnx.Module):
 
 
 class VisionTransformer(nnx.Module):
-    """Normalised images [B, H, W, 3] -> image features [B, E]."""
+    """Vision transformer: normalized images [B, H, W, 3] -> image features [B, E]."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         c = config.image
@@ -116,36 +116,36 @@ class VisionTransformer(nnx.Module):
         return pooled, x
 
     def project(self, pooled: jax.Array) -> jax.Array:
-        """Pooled [B, D] -> features [B, E]."""
+        """Project pooled states [B, D] to features [B, E]."""
         return pooled @ self.projection[...].astype(self.dtype) if self.config.projection else pooled
 
     def features_and_tokens(self, images: jax.Array, rng: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        """-> features [B, E], and what CoCa's decoder reads: the pooler's other outputs [B, Q - 1, E].
+        """Return features [B, E] and the input of CoCa's decoder, the pooler's other outputs [B, Q - 1, E].
 
-        With other poolings the second part is the last block's output. ``rng``, keys [B], turns patch dropout on.
+        With other pooling the second part is the last block's output. ``rng``, keys [B], turns on patch dropout.
         """
         pooled, x = self._pooled(images, rng)
         return self.project(pooled), x
 
     def penultimate(self, images: jax.Array) -> jax.Array:
-        """What linear probes read: [B, D] before the projection to the embedding space."""
+        """Return the features for linear probes, [B, D] before the projection to the embedding space."""
         return self._pooled(images, None)[0]
 
     def __call__(self, images: jax.Array, *, train: bool = False, rng: jax.Array | None = None) -> jax.Array:
-        """Raises ValueError when training with patch dropout but without ``rng``."""
+        """Encode images to features [B, E]; raise ValueError in training with patch dropout but no ``rng``."""
         if train and self.config.patch_dropout and rng is None:
             raise ValueError("patch dropout needs rng= in training")
         return self.features_and_tokens(images, rng if train else None)[0]
 
     def hidden_states(self, images: jax.Array) -> jax.Array:
-        """Every state before the last norm, [depth + 1, B, T, D]; 0 is the input of the first block."""
+        """Return all states before the last norm, [depth + 1, B, T, D]; index 0 is the input of the first block."""
         return self.blocks.hidden(self._embed(images, None))
 
 
 def _drop(patches: jax.Array, share: float, keys: jax.Array) -> jax.Array:
-    """Keep a random subset of each image's patches, the same number in all (Li et al., 2023, FLIP).
+    """Keep a random subset of each image's patches, the same number in every image (Li et al., 2023, FLIP).
 
-    ``keys`` [B], one an image: what an image loses does not depend on what it is batched with.
+    ``keys`` [B] holds one key per image, so an image's dropped patches do not depend on the rest of the batch.
     """
     n = patches.shape[1]
     keep = max(1, int(n * (1 - share)))

@@ -1,4 +1,4 @@
-"""The optimizer, and how weights of half precision are rounded."""
+"""The optimizer, and rounding of half-precision weights and statistics."""
 
 from clip_jax._moved import names_of
 

@@ -1,7 +1,7 @@
-"""Learning-rate schedules and AdamW: decay mask, rates by layer and width, half-precision statistics, loss scaling.
+"""Learning-rate schedules and AdamW: weight-decay mask, layer-wise and muP rates, half-precision state, loss scaling.
 
-The numbers of the schedule (peak, warm-up, length) live in the optimiser's *state*, not in the compiled
-program, so runs of one shape that differ only in length or learning rate share one compilation.
+The numbers of the schedule (peak, warm-up, length) are in the optimizer's *state*, not in the compiled program, so runs
+of one shape that differ only in length or learning rate share one compilation.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from clip_jax.config import ModelConfig, OptimConfig
 from clip_jax.config.mup import multipliers
 from clip_jax.optim.stochastic_rounding import narrow, widen
 
-# Leaves that never decay, by the last part of their name: layers are stacked, so the number of axes cannot tell.
+# Leaves without weight decay, by the last part of their name: layers are stacked, so the number of axes does not tell.
 NOT_DECAYED = ("bias", "projection_bias", "scale", "scale_1", "scale_2", "logit_scale", "logit_bias", "class_token")
 
 
 class ScheduleState(NamedTuple):
-    """Where the schedule stands: updates done (int32 scalar), and its numbers (float32 scalars)."""
+    """State of the schedule: the number of updates so far (int32 scalar) and its parameters (float32 scalars)."""
 
     updates: jax.Array
     peak: jax.Array
@@ -46,10 +46,10 @@ def _rate(kind: str, step: Any, peak: Any, warmup: Any, decay_start: Any, steps:
 
 
 def schedule(config: OptimConfig, steps: int) -> Callable[[Any], jax.Array]:
-    """The learning rate of update ``step`` (from 0), a float32 scalar.
+    """Return a function from the update's number (from 0) to its learning rate, a float32 scalar.
 
-    Linear warm-up over ``warmup_steps`` (the first update already moves), then either half a cosine to zero at
-    ``steps`` (Loshchilov & Hutter, 2017) or a plateau followed by a linear fall to zero over the last
+    The rate rises linearly over ``warmup_steps`` (it is above zero at the first update), then follows either half a
+    cosine to zero at ``steps`` (Loshchilov & Hutter, 2017) or a plateau and a linear decrease to zero over the last
     ``decay_fraction`` of the steps (warm-up, stable, decay; Hu et al., 2024).
     """
     numbers = _numbers(config, steps)
@@ -57,7 +57,7 @@ def schedule(config: OptimConfig, steps: int) -> Callable[[Any], jax.Array]:
 
 
 def scale_by_stored_schedule(config: OptimConfig, steps: int) -> optax.GradientTransformation:
-    """Multiply updates by minus the learning rate, computed from the numbers held in `ScheduleState`."""
+    """Multiply updates by minus the learning rate, computed from the numbers in `ScheduleState`."""
 
     def init(params: Any) -> ScheduleState:
         del params
@@ -74,7 +74,7 @@ def scale_by_stored_schedule(config: OptimConfig, steps: int) -> optax.GradientT
 
 
 def learning_rate(config: OptimConfig, opt_state: Any) -> jax.Array:
-    """The rate the next update will use, read from an optimiser state of `make_optimizer`."""
+    """Return the learning rate of the next update, given a state of `make_optimizer`'s optimizer."""
     return _rate(config.schedule, *_find(opt_state, ScheduleState))
 
 
@@ -83,9 +83,12 @@ def _find(opt_state: Any, kind: type) -> Any:
     return next((s for s in leaves if isinstance(s, kind)), None)
 
 
-def decay_mask(params: Any) -> Any:
-    """True for the leaves that decay: matrices (embeddings and positions among them, as in the CLIP paper),
-    and neither gains, biases, the class token nor the temperature."""
+def weight_decay_mask(params: Any) -> Any:
+    """Return a tree of booleans, True for the leaves with weight decay.
+
+    These are the matrices, embeddings and positions included (as in the CLIP paper); gains, biases, the class token and
+    the temperature are not decayed.
+    """
 
     def decays(path: tuple[Any, ...], leaf: Any) -> bool:
         names = [str(getattr(k, "key", getattr(k, "name", k))) for k in path]
@@ -96,10 +99,10 @@ def decay_mask(params: Any) -> Any:
 
 
 def layer_multipliers(params: Any, decay: float) -> Any:
-    """Factors of the learning rate, broadcastable to each leaf: decay^(layers above it) (Bao et al., 2022, BEiT).
+    """Return layer-wise learning-rate factors, broadcastable to each leaf (Bao et al., 2022, BEiT).
 
-    Of a tower with L blocks: block i (from 0) has decay^(L - i), what lies before the blocks decay^(L + 1), and what
-    comes after them, the temperature too, 1.
+    In a tower with L blocks, block i (from 0) has decay^(L - i), parameters before the blocks decay^(L + 1), and those
+    after them, and the temperature, 1.
     """
     before = ("patch", "position", "token", "class_token", "ln_pre")
     depth = {
@@ -125,14 +128,16 @@ def _named(params: Any) -> list[tuple[list[str], Any]]:
 
 
 def _scale(factors: Callable[[Any], Any]) -> optax.GradientTransformation:
-    """Multiply updates by ``factors(params)``, a tree of numbers or arrays that broadcast."""
+    """Multiply updates by ``factors(params)``, a tree of numbers or of broadcastable arrays."""
     return optax.stateless(lambda updates, params: jax.tree.map(lambda u, m: u * m, updates, factors(params)))
 
 
-def _width_stable(adam: optax.GradientTransformation, model: ModelConfig) -> list[optax.GradientTransformation]:
-    """Adam with the multipliers of `parametrisation`, each at the place where it is exact: dividing a gradient by the
-    multiplier of epsilon multiplies epsilon by it, and what is multiplied before the decay is added leaves learning
-    rate × decay alone."""
+def _mup_adam(adam: optax.GradientTransformation, model: ModelConfig) -> list[optax.GradientTransformation]:
+    """Wrap Adam with the multipliers of `config.mup`, each applied where it is exact.
+
+    Dividing a gradient by the epsilon multiplier multiplies epsilon by it. Applying the rate multiplier before weight
+    decay is added leaves learning rate × weight decay unchanged.
+    """
 
     def factors(value: Callable[[Any], float]) -> Callable[[Any], Any]:
         def tree(params: Any) -> Any:
@@ -149,12 +154,13 @@ def _width_stable(adam: optax.GradientTransformation, model: ModelConfig) -> lis
 def half_precision_state(
     inner: optax.GradientTransformation, dtype: str, rounding: str
 ) -> optax.GradientTransformationExtraArgs:
-    """``inner`` with its float32 arrays kept in ``dtype``, rounded stochastically or to the nearest after each update.
+    """Wrap ``inner`` so that its float32 arrays are stored in ``dtype``, rounded after each update.
 
-    `update` takes ``key=``. With the nearest, a second moment whose step is below half a unit in the last place stalls.
+    Rounding is stochastic or to nearest. `update` takes ``key=``. With rounding to nearest, a second moment stalls when
+    its step is below half a unit in the last place.
     """
 
-    def kept(state: Any) -> Any:
+    def store(state: Any) -> Any:
         return jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.float32 and x.ndim else x, state)
 
     def update(
@@ -163,11 +169,11 @@ def half_precision_state(
         updates, new = inner.update(updates, widen(state), params)
         return updates, narrow(new, state, key if rounding == "stochastic" else None)
 
-    return optax.GradientTransformationExtraArgs(lambda params: kept(inner.init(params)), update)
+    return optax.GradientTransformationExtraArgs(lambda params: store(inner.init(params)), update)
 
 
 class LossScaleState(NamedTuple):
-    """The factor on the loss (float32 scalar), finite updates since it changed (int32 scalar), what it guards."""
+    """The loss scale (float32 scalar), finite updates since it changed (int32 scalar), and the wrapped state."""
 
     scale: jax.Array
     finite: jax.Array
@@ -178,9 +184,11 @@ GROWTH_INTERVAL = 2000  # finite updates after which the loss scale doubles (Mic
 
 
 def skip_overflows(inner: optax.GradientTransformation, first_scale: float) -> optax.GradientTransformationExtraArgs:
-    """Leave out updates that are not finite, and steer the loss scale: half after one, double after many good ones.
+    """Skip updates that are not finite, and adapt the loss scale.
 
-    Gradients come in already divided by the scale (`loss_scale`).
+    The scale is halved after such an update and doubled after `GROWTH_INTERVAL` finite ones.
+
+    Gradients must already be divided by the scale (`loss_scale`).
     """
     guarded = optax.with_extra_args_support(inner)
 
@@ -188,25 +196,25 @@ def skip_overflows(inner: optax.GradientTransformation, first_scale: float) -> o
         return LossScaleState(jnp.asarray(first_scale, jnp.float32), jnp.zeros((), jnp.int32), inner.init(params))
 
     def update(updates: Any, state: LossScaleState, params: Any = None, **extra: Any) -> tuple[Any, LossScaleState]:
-        good = jnp.all(jnp.stack([jnp.all(jnp.isfinite(u)) for u in jax.tree.leaves(updates)]))
+        finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(u)) for u in jax.tree.leaves(updates)]))
         new, after = guarded.update(updates, state.inner, params, **extra)
-        new = jax.tree.map(lambda u: jnp.where(good, u, 0), new)
-        after = jax.tree.map(lambda a, b: jnp.where(good, a, b), after, state.inner)
-        count = jnp.where(good, state.finite + 1, 0)
+        new = jax.tree.map(lambda u: jnp.where(finite, u, 0), new)
+        after = jax.tree.map(lambda a, b: jnp.where(finite, a, b), after, state.inner)
+        count = jnp.where(finite, state.finite + 1, 0)
         grown = jnp.where(count == GROWTH_INTERVAL, state.scale * 2, state.scale)
-        scale = jnp.where(good, grown, jnp.maximum(state.scale / 2, 1.0))
+        scale = jnp.where(finite, grown, jnp.maximum(state.scale / 2, 1.0))
         return new, LossScaleState(scale, count % GROWTH_INTERVAL, after)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 def loss_scale(opt_state: Any) -> jax.Array | None:
-    """What the loss is to be multiplied by, and its gradients divided by; None without `skip_overflows`."""
-    found = _find(opt_state, LossScaleState)
-    return None if found is None else found.scale
+    """Return the factor to multiply the loss by and divide its gradients by; None without `skip_overflows`."""
+    state = _find(opt_state, LossScaleState)
+    return None if state is None else state.scale
 
 
-# What `make_optimizer` can take as arrays, so that runs which differ in them share a program. The numbers of the
+# Fields that `make_optimizer` takes as arrays, so that runs which differ in them share a program. The numbers of the
 # schedule and of the loss scale are in the state anyway.
 TRACEABLE = ("clip_norm", "b1", "b2", "eps", "weight_decay")
 
@@ -214,12 +222,20 @@ TRACEABLE = ("clip_norm", "b1", "b2", "eps", "weight_decay")
 def make_optimizer(
     config: OptimConfig, steps: int, model: ModelConfig | None = None, traced: Mapping[str, Any] | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    """Clip the global gradient norm, then AdamW (Loshchilov & Hutter, 2019) under `schedule`.
+    """Build the optimizer: global-norm clipping, then AdamW (Loshchilov & Hutter, 2019) under `schedule`.
 
-    The decay is multiplied by the learning rate, as in optax and PyTorch. Gradients and updates are float32 whatever
-    the parameters are. ``model`` (a default one, if none is given) says two things: float16 as its compute dtype wants
-    a loss scale, and its parametrisation gives each tensor its rate and epsilon. `update` takes ``key=``, which only
-    half-precision statistics use. ``traced``: fields among `TRACEABLE` as arrays, in place of the config's numbers.
+    Weight decay is multiplied by the learning rate, as in optax and PyTorch. Gradients and updates are float32 whatever
+    the dtype of the parameters.
+
+    Args:
+      config: the optimizer's settings.
+      steps: length of the run in updates.
+      model: the model (the default one if None). With compute dtype float16 a loss scale is added, and its
+        parametrization sets the learning rate and epsilon of each tensor.
+      traced: fields among `TRACEABLE` as arrays, which replace the config's numbers.
+
+    Returns:
+      A transformation whose `update` takes ``key=``, used only by half-precision state.
     """
     model = model or ModelConfig()
     number: dict[str, Any] = {name: getattr(config, name) for name in TRACEABLE} | dict(traced or {})
@@ -230,8 +246,8 @@ def make_optimizer(
     parts = [
         optax.stateless(lambda updates, _: widen(updates)),
         optax.clip_by_global_norm(number["clip_norm"]),
-        *_width_stable(adam, model),
-        optax.add_decayed_weights(number["weight_decay"], mask=decay_mask),
+        *_mup_adam(adam, model),
+        optax.add_decayed_weights(number["weight_decay"], mask=weight_decay_mask),
     ]
     if config.layer_decay < 1:
         parts.append(_scale(lambda params: layer_multipliers(params, config.layer_decay)))
@@ -242,6 +258,6 @@ def make_optimizer(
 
 
 def apply_updates(params: Any, updates: Any, key: jax.Array, rounding: str) -> Any:
-    """Parameters plus float32 updates, added in float32; half-precision ones are rounded as ``rounding`` says."""
-    moved = jax.tree.map(lambda p, u: p + u, widen(params), updates)
-    return narrow(moved, params, key if rounding == "stochastic" else None)
+    """Add float32 updates to parameters in float32, then round half-precision parameters by ``rounding``."""
+    updated = jax.tree.map(lambda p, u: p + u, widen(params), updates)
+    return narrow(updated, params, key if rounding == "stochastic" else None)

@@ -1,4 +1,4 @@
-"""Stochastic rounding: numbers kept in half precision that still move by less than half a unit in the last place."""
+"""Stochastic rounding, with which half-precision numbers can move by less than half a unit in the last place."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ HALF = (jnp.bfloat16, jnp.float16)
 
 
 def is_half(dtype: Any) -> bool:
-    """Whether ``dtype`` is one of the two 16-bit formats."""
+    """Return whether ``dtype`` is bfloat16 or float16."""
     return jnp.dtype(dtype) in HALF
 
 
 def stochastic_round(x: jax.Array, dtype: Any, key: jax.Array) -> jax.Array:
-    """``x`` float32 -> bfloat16 or float16, up or down with the probability that makes the mean equal to ``x``.
+    """Round float32 ``x`` to bfloat16 or float16, up or down at random such that the mean equals ``x``.
 
-    Random bits below the last kept one are added, then all below it are cut off. float16 has fewer exponents: below
-    2^-14 its steps are of one size, 2^-24, and beyond its largest number the result is that number. Not finite stays
-    as it is.
+    Random bits are added below the last kept bit, then the bits below it are truncated. float16 has fewer exponents:
+    below 2^-14 its spacing is constant, 2^-24, and values beyond its largest number are clipped to it. Infinity and NaN
+    are unchanged.
     """
     dtype = jnp.dtype(dtype)
     cut = 16 if dtype == jnp.bfloat16 else 13
@@ -36,19 +36,19 @@ def stochastic_round(x: jax.Array, dtype: Any, key: jax.Array) -> jax.Array:
 
 
 def narrow(tree: Any, like: Any, key: jax.Array | None) -> Any:
-    """Leaves in the dtypes of ``like``; to half precision by `stochastic_round`, or to the nearest without ``key``."""
+    """Cast leaves to the dtypes of ``like``; half precision by `stochastic_round`, or to nearest if ``key`` is None."""
     leaves, structure = jax.tree.flatten(tree)
     targets = jax.tree.leaves(like)
 
-    def one(index: int, leaf: jax.Array, dtype: Any) -> jax.Array:
+    def cast(index: int, leaf: jax.Array, dtype: Any) -> jax.Array:
         if key is None or not is_half(dtype):
             return leaf.astype(dtype)
         return stochastic_round(leaf, dtype, jax.random.fold_in(key, index))
 
-    narrowed = [one(i, leaf, t.dtype) for i, (leaf, t) in enumerate(zip(leaves, targets, strict=True))]
+    narrowed = [cast(i, leaf, t.dtype) for i, (leaf, t) in enumerate(zip(leaves, targets, strict=True))]
     return jax.tree.unflatten(structure, narrowed)
 
 
 def widen(tree: Any) -> Any:
-    """Half-precision leaves as float32, others as they are."""
+    """Cast half-precision leaves to float32; leave others unchanged."""
     return jax.tree.map(lambda x: x.astype(jnp.float32) if is_half(x.dtype) else x, tree)

@@ -1,1 +1,1 @@
-"""Weights of others, in and out."""
+"""Reading and writing published weights: openai, open_clip and transformers layouts."""

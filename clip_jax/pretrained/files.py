@@ -1,4 +1,4 @@
-"""Weight files in and out. Only safetensors is ever opened: a pickle runs code when it is read."""
+"""Reading and writing weight files. Only safetensors is opened, because reading a pickle can run code."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from clip_jax.storage.paths import disk_errors, read_text, write_text
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 
 
-def conversion(path: Path) -> str:
-    """The command that turns a pickle into safetensors, for the user to run where they trust the file."""
+def conversion_command(path: Path) -> str:
+    """Return a shell command that converts a pickle to safetensors, for users who trust the file."""
     name, target = path.name, path.with_suffix(".safetensors").name
     load = f"torch.load('{name}', map_location='cpu', weights_only=True)"
-    if zipfile.is_zipfile(path):  # its list of names is read, no member of it
+    if zipfile.is_zipfile(path):  # reads the list of names, but no member
         with zipfile.ZipFile(path) as archive:
             if any("/code/" in member for member in archive.namelist()):  # TorchScript, as the released models are
                 load = f"torch.jit.load('{name}', map_location='cpu').state_dict()"
@@ -34,14 +34,14 @@ def conversion(path: Path) -> str:
 def _refuse_pickle(path: Path, head: bytes) -> None:
     if path.suffix in PICKLES or head[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
         raise UserError(
-            f"{path}: a pickle, which can run code when read; convert it where you trust it: {conversion(path)}"
+            f"{path}: a pickle, which can run code when read; if you trust it, convert it: {conversion_command(path)}"
         )
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """All tensors of a .safetensors file, or of the shards that a .safetensors.index.json names.
+    """Read all tensors of a .safetensors file, or of the shards that a .safetensors.index.json names.
 
-    Raises UserError, one line, for a missing, truncated or foreign file, and for a pickle (with the command that
+    Raises UserError for a file that is missing, truncated or of another kind, and for a pickle (with the command that
     converts it).
     """
     if path.name.endswith(".index.json"):
@@ -63,14 +63,14 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Write a .safetensors file, whole or not at all, with the mode that the umask gives. Raises UserError."""
+    """Write a .safetensors file atomically, with the permissions of the umask. Raises UserError on disk errors."""
     from safetensors.numpy import save_file
 
     partial = path.with_name(f".{path.name}.partial")
     with disk_errors(path):
         try:
             partial.touch()
-            mode = partial.stat().st_mode & 0o777  # by the umask; the library would leave 0600
+            mode = partial.stat().st_mode & 0o777  # as the umask sets it; the library would set 0600
             save_file({k: np.asarray(v, order="C") for k, v in tensors.items()}, partial, metadata={"format": "pt"})
             partial.chmod(mode)
             partial.replace(path)
@@ -80,7 +80,7 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises UserError when the file is missing or holds something else."""
+    """Read a JSON object; raise UserError if the file is missing or holds something else."""
     try:
         values = parse_json(read_text(path), path)
     except FileNotFoundError:
@@ -90,8 +90,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def refused(source: str, field: str, value: object, reason: str, hint: str | None = None) -> UserError:
-    """The one line for a field of a file that is not obeyed."""
+def unsupported(source: str, field: str, value: object, reason: str, hint: str | None = None) -> UserError:
+    """Return the UserError for a field of a file whose value is not supported."""
     more = f"; {hint}" if hint else ""
     return UserError(
         f"{source}: {field}={short(value)}: {reason}{more}", field=field, value=value, reason=reason, hint=hint
@@ -99,5 +99,5 @@ def refused(source: str, field: str, value: object, reason: str, hint: str | Non
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a JSON object, whole or not at all. Raises UserError when the disk is full."""
+    """Write a JSON object atomically; raise UserError if the disk is full."""
     write_text(path, json.dumps(values, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""Whose weights are these? The one place that tells the layouts apart."""
+"""Detection of weight layouts (openai, open_clip, transformers)."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from clip_jax.config.io import from_dict, to_dict
 from clip_jax.errors import ConfigError, UserError, foreign
 from clip_jax.models.clip import CLIP
 from clip_jax.pretrained import mapping, open_clip, openai, transformers
-from clip_jax.pretrained.mapping import Entry
+from clip_jax.pretrained.mapping import WeightEntry
 
 LAYOUTS = ("openai", "open_clip", "transformers")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A model read from someone's files: its shape, its entries, and endings of keys that carry no parameter."""
+    """The layout of a model's files: config, weight entries, and suffixes of keys that hold no parameter."""
 
     name: str
     config: ModelConfig
-    entries: list[Entry]
+    entries: list[WeightEntry]
     ignored: tuple[str, ...]
 
 
 def detect(tensors: Mapping[str, np.ndarray], config: Mapping[str, Any] | None, source: str) -> Layout:
-    """Find out whose layout it is, from the config file if there is one, else from the tensors.
+    """Detect the layout from the config file if there is one, otherwise from the tensors.
 
-    Raises UserError when it is none of `LAYOUTS`, or when its config asks for what is not supported.
+    Raises UserError if it is none of `LAYOUTS`, or if its config is not supported.
     """
     prefix = "text." if "text.token_embedding.weight" in tensors else ""
     with foreign(source, "a config of a model that is known here"):
@@ -53,8 +53,10 @@ def _detect(tensors: Mapping[str, np.ndarray], config: Mapping[str, Any] | None,
 
 
 def _plausible(config: ModelConfig, source: str) -> ModelConfig:
-    """Return the config whose entries are listed by its numbers. Raises UserError, naming the field, for a number that
-    is of another type, not finite or beyond any model."""
+    """Return the config after checking its numbers, from which the entries are listed.
+
+    Raises UserError, naming the field, for a number of another type, that is not finite, or out of range.
+    """
     try:
         return from_dict(ModelConfig, to_dict(config), "model.")
     except ConfigError as error:
@@ -62,17 +64,17 @@ def _plausible(config: ModelConfig, source: str) -> ModelConfig:
 
 
 def abstract_params(config: ModelConfig) -> Any:
-    """Shapes and dtypes of a model's parameters; nothing is allocated."""
+    """Return the shapes and dtypes of a model's parameters, allocating nothing."""
     return nnx.as_pure(nnx.state(nnx.eval_shape(lambda: CLIP(config, rngs=nnx.Rngs(0)))))
 
 
 def read(tensors: Mapping[str, np.ndarray], layout: Layout, source: str) -> dict[str, Any]:
-    """The model's parameters as NumPy arrays. Raises UserError listing what does not fit."""
+    """Read the model's parameters as NumPy arrays; raise UserError listing the tensors that do not fit."""
     return mapping.read(tensors, layout.entries, abstract_params(layout.config), source, layout.ignored)
 
 
-def entries_for(name: str, config: ModelConfig) -> list[Entry]:
-    """The entries that `write` uses. Raises UserError for an unknown layout."""
+def entries_for(name: str, config: ModelConfig) -> list[WeightEntry]:
+    """Return the entries for writing a model in layout ``name``; raise UserError for an unknown layout."""
     if name == "open_clip":
         return open_clip.entries(config, "text." if open_clip.custom_text(config) else "")
     if name == "transformers":

@@ -1,4 +1,4 @@
-"""Published weights in, ours out."""
+"""Loading published weights, and saving models in published layouts."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from clip_jax.errors import UserError, foreign
 from clip_jax.pretrained import layouts, mapping, open_clip, transformers
 from clip_jax.pretrained.files import read_json, read_tensors, write_json, write_tensors
 from clip_jax.pretrained.names import Fetch, Files, find, hub_fetch
-from clip_jax.pretrained.preprocessor import HALF, find_preprocessor, read_preprocessor, write_preprocessor
+from clip_jax.pretrained.preprocessor import SIGLIP_MEAN_STD, find_preprocessor, read_preprocessor, write_preprocessor
 from clip_jax.pretrained.tokenizer_files import tokenizer_of
-from clip_jax.storage.paths import disk_errors, make
+from clip_jax.storage.paths import disk_errors, mkdir
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A model as files give it: shape, parameters (NumPy, nested), and what turns pictures and texts into input.
+    """A model as read from files: config, parameters (nested NumPy arrays), image preprocessing and tokenizer.
 
-    ``tokenizer`` is None when nothing says which one the model was trained with.
+    ``tokenizer`` is None if the files do not say which one the model was trained with.
     """
 
     name: str
@@ -39,13 +39,16 @@ class Weights:
 
     @property
     def digest(self) -> str:
-        """16 hex digits of the parameters and of the function they are used in."""
+        """Hash of the parameters and of the model around them, 16 hex digits (`digest`)."""
         return digest(self.params, self.config)
 
 
 def digest(params: Any, config: ModelConfig) -> str:
-    """16 hex digits that change when a name, shape, dtype or number of the parameters does, or the model around them
-    (its activation, say); how it runs (scanned, recomputed, in which precision) and how it began change nothing."""
+    """Return a hash of the parameters and the model, 16 hex digits.
+
+    It depends on the parameters' names, shapes, dtypes and values, and on the model around them, such as its
+    activation. It does not depend on how the model runs (scan, rematerialization, compute dtype) or was initialized.
+    """
     shape = dataclasses.replace(
         config, scan_layers=True, remat=False, remat_policy="nothing", compute_dtype="float32", text_param_dtype="",
         init_temperature=0.07, max_logit_scale=100.0,
@@ -64,24 +67,25 @@ def load_weights(name: str, *, fetch: Fetch = hub_fetch) -> Weights:
     Args:
       name: ``openai/ViT-B-32``, ``open_clip:ViT-B-16/laion2b_s34b_b88k``, ``hf:openai/clip-vit-base-patch32``, a
         ``.safetensors`` file, or a folder with one, its config beside it.
-      fetch: where files of the hub come from; its cache by default.
+      fetch: function that gets files from the hub; by default through its cache.
 
     Raises:
-      UserError: no such model, a file that is broken or a pickle, a config that asks for what is not supported, or
-        weights that do not fit (every missing, unexpected or differently shaped tensor is listed).
+      UserError: there is no such model, a file is broken or a pickle, the config is not supported, or the weights do
+        not fit it (missing, unexpected and wrongly shaped tensors are listed).
     """
     files = find(name, fetch)
     tensors = read_tensors(files.weights)
     config = read_json(files.config) if files.config else None
     if config is not None and not {"model_cfg", "vision_cfg", "model_type"} & set(config):
-        config = None  # of something else, such as a run; the weights tell their shape themselves
+        config = None  # a config of something else, such as a run; the shape is inferred from the weights
     layout = layouts.detect(tensors, config, str(files.config or files.weights))
-    if layout.name == "openai" and "input_resolution" not in tensors:  # not the released archive, which has that key
+    if layout.name == "openai" and "input_resolution" not in tensors:  # the released archives have that key
         warnings.warn(
-            f"{files.weights}: no config beside it, so read as a released model: QuickGELU, heads of 64", stacklevel=2
+            f"{files.weights}: no config beside it, so read as a released model: QuickGELU, heads of 64",
+            stacklevel=2,
         )
     params = layouts.read(tensors, layout, str(files.weights))
-    _tell_scale(name, params, layout.config.max_logit_scale)
+    _warn_of_high_scale(name, params, layout.config.max_logit_scale)
     of_pictures = files.processor or files.preprocessor or files.config or files.weights
     with foreign(of_pictures, "a preprocessing that is known here"):
         preprocess = _preprocess(layout, config or {}, files)
@@ -90,11 +94,11 @@ def load_weights(name: str, *, fetch: Fetch = hub_fetch) -> Weights:
     return Weights(name, layout.config, params, preprocess, tokenizer)
 
 
-def _tell_scale(name: str, params: Mapping[str, Any], highest: float) -> None:
+def _warn_of_high_scale(name: str, params: Mapping[str, Any], highest: float) -> None:
     scale = float(np.exp(np.float64(params["logit_scale"])))
-    if scale > highest * 1.001:  # the released models were trained up to the bound and lie on it
-        told = f"{name}: its logit scale {scale:.5g} is above {highest:g}, which is used in its place"
-        warnings.warn(told, stacklevel=3)
+    if scale > highest * 1.001:  # the released models were trained up to the bound and reach it
+        message = f"{name}: its logit scale {scale:.5g} is above {highest:g}, which is used in its place"
+        warnings.warn(message, stacklevel=3)
 
 
 def _preprocess(layout: layouts.Layout, config: Mapping[str, Any], files: Files) -> Preprocess:
@@ -102,17 +106,23 @@ def _preprocess(layout: layouts.Layout, config: Mapping[str, Any], files: Files)
     if "preprocess_cfg" in config:
         return Preprocess.from_config(config["preprocess_cfg"], size, str(files.config))
     siglip = layout.config.logit_bias
-    found = find_preprocessor(files) if layout.name == "transformers" else None
-    if found is None:
-        return Preprocess(size, "squash", mean=HALF, std=HALF) if siglip else Preprocess(size)
-    values, source = found
+    fields_and_source = find_preprocessor(files) if layout.name == "transformers" else None
+    if fields_and_source is None:
+        return Preprocess(size, "squash", mean=SIGLIP_MEAN_STD, std=SIGLIP_MEAN_STD) if siglip else Preprocess(size)
+    values, source = fields_and_source
     return read_preprocessor(values, size, siglip, source)
 
 
 def save_weights(weights: Weights, folder: str | Path, layout: str = "open_clip") -> None:
-    """Write safetensors and config that open_clip (``local-dir:FOLDER``) or transformers (``from_pretrained``) load.
+    """Write weights and config for open_clip (``local-dir:FOLDER``) or transformers (``from_pretrained``).
 
-    The tokenizer goes beside them in our own format. Raises UserError when the layout cannot express the model.
+    Args:
+      weights: the model.
+      folder: where to write; created if missing. The tokenizer is written there too, in this package's own format.
+      layout: ``open_clip`` or ``transformers``.
+
+    Raises:
+      UserError: the layout is unknown or cannot express the model, or the folder cannot be written.
     """
     folder = Path(folder)
     if layout == "open_clip":
@@ -132,7 +142,7 @@ def save_weights(weights: Weights, folder: str | Path, layout: str = "open_clip"
         raise UserError(f"layout={layout!r}: must be open_clip or transformers")
     tensors = mapping.write(weights.params, layouts.entries_for(layout, weights.config))
     with disk_errors(folder):
-        make(folder)
+        mkdir(folder)
     write_tensors(folder / names[1], tensors)
     if weights.tokenizer is not None:
         weights.tokenizer.save(folder / "clip_jax_tokenizer.json")

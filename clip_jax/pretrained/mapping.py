@@ -1,6 +1,6 @@
-"""One mechanism for every layout: a list of entries says which of their tensors is which of our parameters.
+"""Mapping between another library's tensors and our parameters, by one list of entries per layout.
 
-Reading and writing go through the same entries, so that a round trip is exact, key by key.
+Reading and writing use the same entries, so a round trip is exact for every key.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ import numpy as np
 from clip_jax.errors import UserError
 from clip_jax.finite import finite_tensors
 
-LISTED = 8  # names in one error
+MAX_LISTED = 8  # names in one error
 
 
 @dataclass(frozen=True)
-class Entry:
-    """Their tensor(s) ``keys`` and our parameter ``path`` ("image/blocks/blocks/qkv/kernel").
+class WeightEntry:
+    """The mapping of one or more source tensors (``keys``) to a parameter ``path`` ("image/blocks/blocks/qkv/kernel").
 
-    Several keys are joined along their first axis. ``parts`` paths of ours may also share one key, cut along its first
-    axis. ``form`` says how the array is turned; ``layer`` picks a place of a stacked parameter.
+    Several keys are concatenated along their first axis. Conversely, several paths can share one key, split along its
+    first axis (``part``). ``form`` is the transformation of the array; ``layer`` is the index into a stacked parameter.
     """
 
     path: str
     keys: tuple[str, ...]
     form: str = "same"  # same | linear ([out, in]) | conv (OIHW) | row ([1, …]: an axis more) | scalar | one ([1])
     layer: int | None = None
-    part: tuple[int, int] = (0, 1)  # our share of the key: which, of how many
+    part: tuple[int, int] = (0, 1)  # the parameter's part of the key: index, number of parts
 
 
-def _turn(value: np.ndarray, form: str, want: tuple[int, ...]) -> np.ndarray:
+def _to_parameter(value: np.ndarray, form: str, want: tuple[int, ...]) -> np.ndarray:
     if form == "linear":
         return value.T if value.ndim == 2 else value
     if form == "conv":
@@ -44,7 +44,7 @@ def _turn(value: np.ndarray, form: str, want: tuple[int, ...]) -> np.ndarray:
     return value
 
 
-def _turn_back(value: np.ndarray, form: str) -> np.ndarray:
+def _to_tensor(value: np.ndarray, form: str) -> np.ndarray:
     if form == "linear":
         return value.T
     if form == "conv":
@@ -59,7 +59,7 @@ def _leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """{"a/b": x} -> {"a": {"b": x}}."""
+    """Nest a flat dictionary: {"a/b": x} -> {"a": {"b": x}}."""
     tree: dict[str, Any] = {}
     for path, value in flat.items():
         *groups, last = path.split("/")
@@ -71,35 +71,42 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flatten(tree: Any) -> dict[str, Any]:
-    """{"a": {"b": x}} -> {"a/b": x}."""
+    """Flatten a nested dictionary: {"a": {"b": x}} -> {"a/b": x}."""
     return _leaves(tree)
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-    """A key path of jax as "a/b"."""
+    """Format a JAX key path as "a/b"."""
     return "/".join(str(getattr(k, "key", getattr(k, "name", k))) for k in path)
 
 
 def _list(names: list[str]) -> str:
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(names[:MAX_LISTED]) + more
 
 
 def read(
-    tensors: Mapping[str, np.ndarray], entries: list[Entry], abstract: Any, source: str, ignored: tuple[str, ...] = ()
+    tensors: Mapping[str, np.ndarray],
+    entries: list[WeightEntry],
+    abstract: Any,
+    source: str,
+    ignored: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """Their tensors -> our parameters, a nested dictionary of NumPy arrays in the dtypes of ``abstract``.
+    """Convert source tensors to our parameters.
 
     Args:
-      tensors: their state dictionary.
+      tensors: the source's state dictionary.
       entries: the layout.
-      abstract: shapes and dtypes of our parameters (`models.clip.Built.abstract_params`).
-      source: the file, for errors.
-      ignored: endings of keys that carry no parameter.
+      abstract: shapes and dtypes of our parameters (`models.clip.AbstractModel.abstract_params`).
+      source: the file, for error messages.
+      ignored: suffixes of keys that hold no parameter.
+
+    Returns:
+      A nested dictionary of NumPy arrays in the dtypes of ``abstract``.
 
     Raises:
-      UserError: one line that lists what is missing, unexpected or of another shape, or what is not finite; nothing is
-        made up.
+      UserError: tensors are missing, unexpected, of another shape or dtype, or not finite; the message lists them. No
+        value is filled in.
     """
     shapes = flatten(abstract)
     out: dict[str, np.ndarray] = {}
@@ -122,17 +129,17 @@ def read(
         which, of = entry.part
         if of > 1 and value.ndim and value.shape[0] % of == 0:
             value = np.split(value, of)[which]
-        value = _turn(value, entry.form, want)
+        value = _to_parameter(value, entry.form, want)
         if value.shape != want:
-            theirs = " + ".join(str(list(a.shape)) for a in arrays)
-            wrong.append(f"{' + '.join(entry.keys)} is {theirs} where the model has {list(want)}")
+            shape = " + ".join(str(list(a.shape)) for a in arrays)
+            wrong.append(f"{' + '.join(entry.keys)} is {shape} where the model has {list(want)}")
             continue
         if value.dtype.kind in "iub":
             wrong.append(f"{' + '.join(entry.keys)} holds {value.dtype} where the model has numbers with a point")
             continue
         if entry.path not in out:
             out[entry.path] = np.empty(whole, shapes[entry.path].dtype)
-        with np.errstate(over="ignore"):  # what no longer fits becomes infinite, and is told below
+        with np.errstate(over="ignore"):  # values that overflow become infinite and are reported below
             if entry.layer is None:
                 out[entry.path][...] = value
             else:
@@ -147,20 +154,20 @@ def read(
         raise UserError(f"{source}: the weights do not fit the model: {'; '.join(problems)}")
     finite_tensors(source, named)
     left = sorted(p for p in shapes if p not in out)
-    if left:  # a layout that forgets a parameter of ours is our mistake, not the user's
+    if left:  # a layout that lacks one of our parameters is a bug, not a user's mistake
         raise AssertionError(f"no entry fills {_list(left)}")
     return nest(out)
 
 
-def write(params: Any, entries: list[Entry]) -> dict[str, np.ndarray]:
-    """Our parameters -> their tensors: the inverse of `read`."""
+def write(params: Any, entries: list[WeightEntry]) -> dict[str, np.ndarray]:
+    """Convert our parameters to the layout's tensors; the inverse of `read`."""
     flat = {k: np.asarray(v) for k, v in flatten(params).items()}
     out: dict[str, np.ndarray] = {}
     shares: dict[str, dict[int, np.ndarray]] = {}
     for entry in entries:
         value = flat[entry.path] if entry.layer is None else flat[entry.path][entry.layer]
-        value = _turn_back(value, entry.form)
-        value = np.ascontiguousarray(value).reshape(value.shape)  # the first would make a scalar a row
+        value = _to_tensor(value, entry.form)
+        value = np.ascontiguousarray(value).reshape(value.shape)  # ascontiguousarray turns a scalar into a row
         which, of = entry.part
         if of > 1:
             shares.setdefault(entry.keys[0], {})[which] = value

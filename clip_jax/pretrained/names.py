@@ -1,4 +1,4 @@
-"""From a model's name to files on this machine: a table that is data, the hub's cache, or a path."""
+"""Resolving a model's name or path to local files, through a table of names and the Hugging Face hub's cache."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ WEIGHTS = ("open_clip_model.safetensors", "model.safetensors", "model.safetensor
 CONFIGS = ("open_clip_config.json", "config.json")
 TOKENIZERS = ("clip_jax_tokenizer.json", "tokenizer.json")
 
-Fetch = Callable[[str, str], Path]  # (repository, file) -> path; FileNotFoundError when there is no such file
+Fetch = Callable[[str, str], Path]  # (repository, file) -> path; raises FileNotFoundError if there is no such file
 
 
 @dataclass(frozen=True)
 class Files:
-    """What was found for a name; only the weights are always there."""
+    """The files found for a name; only the weights are always present."""
 
     weights: Path
     config: Path | None = None
@@ -32,15 +32,15 @@ class Files:
 
 
 def table() -> dict[str, dict[str, str]]:
-    """Names to repositories, for ``openai`` and ``open_clip``."""
+    """Read the table from names to hub repositories, for ``openai`` and ``open_clip``."""
     values = json.loads(resources.files("clip_jax.pretrained").joinpath("names.json").read_text())
     return {kind: values[kind] for kind in ("openai", "open_clip")}
 
 
 def repository(name: str) -> str | None:
-    """The hub repository of ``openai/…``, ``open_clip:MODEL/TAG`` or ``hf:OWNER/NAME``; None for anything else.
+    """Return the hub repository of ``openai/…``, ``open_clip:MODEL/TAG`` or ``hf:OWNER/NAME``; None for other names.
 
-    Raises UserError, with the nearest names, when the table has no such model.
+    Raises UserError, with the most similar names, if the table has no such model.
     """
     for prefix, kind in (("openai/", "openai"), ("open_clip:", "open_clip")):
         if name.startswith(prefix):
@@ -60,16 +60,16 @@ def repository(name: str) -> str | None:
 
 
 def hub_fetch(repo: str, file: str) -> Path:
-    """One file through the hub's cache; ``HF_HUB_OFFLINE=1`` keeps to what is cached.
+    """Fetch one file through the hub's cache; with ``HF_HUB_OFFLINE=1``, only from the cache.
 
-    Raises FileNotFoundError when the repository has no such file, UserError when it cannot be reached.
+    Raises FileNotFoundError if the repository has no such file, and UserError if the hub cannot be reached.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         return Path(hf_hub_download(repo, file))
-    except LocalEntryNotFoundError:  # also an EntryNotFoundError, but it says "not cached", not "not there"
+    except LocalEntryNotFoundError:  # a subclass of EntryNotFoundError that means "not cached", not "does not exist"
         raise UserError(f"hf:{repo}: {file} is not in the cache and the hub cannot be reached") from None
     except EntryNotFoundError:
         raise FileNotFoundError(file) from None
@@ -87,10 +87,10 @@ def _first(repo: str, names: tuple[str, ...], fetch: Fetch) -> Path | None:
 
 
 def _if_reached(repo: str, name: str, fetch: Fetch) -> Path | None:
-    """A file that not every model needs; a tokenizer that does says so (`tokenizer_files`)."""
+    """Fetch a file that only some models need, or return None; a tokenizer that needs it raises (`tokenizer_files`)."""
     try:
         return _first(repo, (name,), fetch)
-    except UserError:  # a cache of before, and no way to the hub
+    except UserError:  # offline, and an older cache without the file
         return None
 
 
@@ -102,12 +102,12 @@ def _local(path: Path) -> Files:
     if path.is_dir():
         weights = _in_folder(path, WEIGHTS)
         if weights is None:
-            found = sorted(path.glob("*.safetensors")) or sorted(
+            candidates = sorted(path.glob("*.safetensors")) or sorted(
                 p for p in path.iterdir() if p.suffix in (".bin", ".pt", ".pth")
             )
-            if len(found) != 1:
+            if len(candidates) != 1:
                 raise UserError(f"{path}: holds no weights ({', '.join(WEIGHTS)}) and no run")
-            weights = found[0]
+            weights = candidates[0]
     else:
         weights = path
     folder = weights.parent
@@ -119,9 +119,9 @@ def _local(path: Path) -> Files:
 
 
 def find(name: str, fetch: Fetch = hub_fetch) -> Files:
-    """The files of a named model or of a path to weights (or to their folder).
+    """Find the files of a named model, or of a path to weights or their folder.
 
-    Raises UserError, one line, when there is nothing of that name.
+    Raises UserError if there is nothing of that name.
     """
     path = Path(name)
     if path.exists():
@@ -138,7 +138,7 @@ def find(name: str, fetch: Fetch = hub_fetch) -> Files:
     weights = _first(repo, order, fetch)
     if weights is None:
         raise UserError(
-            f"hf:{repo}: has no safetensors weights; pickles are never read: download one, and its path will tell the "
+            f"hf:{repo}: has no safetensors weights; pickles are never read; download one and pass its path to see the "
             "command that converts it"
         )
     if weights.name.endswith(".index.json"):

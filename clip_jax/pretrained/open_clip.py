@@ -1,4 +1,4 @@
-"""open_clip's layout: its config file to and from ours, and its entries (CLIP, CustomTextCLIP, SigLIP, CoCa)."""
+"""The layout of open_clip (CLIP, CustomTextCLIP, SigLIP, CoCa): conversion of configs, and weight entries."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from clip_jax.config import DecoderConfig, ImageTowerConfig, ModelConfig, TextTowerConfig
 from clip_jax.errors import UserError
 from clip_jax.pretrained import openai
-from clip_jax.pretrained.mapping import Entry
+from clip_jax.pretrained.mapping import WeightEntry
 from clip_jax.pretrained.openai import dense, norm
 
 # timm's vision transformers that open_clip's SigLIP configs name: width, depth, heads, MLP width (timm's registry).
@@ -52,7 +52,7 @@ def _known(name: str, values: Mapping[str, Any], known: set[str], source: str) -
 
 
 def _activation(name: str, tower: Mapping[str, Any], quick: bool, source: str) -> str:
-    """Of one tower. A trunk of timm has its own, whatever else the config says."""
+    """Return the activation of one tower. A timm trunk has its own, whatever else the config says."""
     if "timm_model_name" in tower:
         return trunk_activation(tower["timm_model_name"])
     kwargs = tower.get("act_kwargs") or {}
@@ -66,7 +66,7 @@ def _activation(name: str, tower: Mapping[str, Any], quick: bool, source: str) -
 
 
 def trunk_activation(name: str) -> str:
-    """What timm builds a SigLIP trunk of this name with: the exact form, or tanh where its registry says so."""
+    """Return the activation of timm's SigLIP trunk of this name: exact GELU, or tanh where timm's registry says so."""
     return "gelu" if any(part in name for part in TANH_TRUNKS) else "gelu_erf"
 
 
@@ -138,7 +138,7 @@ def _text(t: Mapping[str, Any], source: str) -> TextTowerConfig:
 
 
 def config_of(cfg: Mapping[str, Any], source: str) -> ModelConfig:
-    """A ``model_cfg`` block -> our config. Raises UserError naming what is not supported; nothing is passed over."""
+    """Convert a ``model_cfg`` block to our config; raise UserError naming the first field that is not supported."""
     try:
         _known("", cfg, TOP, source)
         decoder = DecoderConfig()
@@ -212,7 +212,10 @@ def _vision_to(config: ModelConfig) -> dict[str, Any]:
 
 
 def config_to(config: ModelConfig) -> dict[str, Any]:
-    """Our config -> a ``model_cfg`` block that gives it back. Raises UserError for what open_clip cannot express."""
+    """Convert our config to a ``model_cfg`` block; raise UserError for what open_clip cannot express.
+
+    `config_of` converts the block back to the same config.
+    """
     i, t, d = config.image, config.text, config.decoder
     if (t.pool == "cls") != bool(d.depth) or (i.pool == "attentional") != bool(d.depth):
         raise UserError("export to open_clip: attentional pooling, the appended text token and the decoder go together")
@@ -257,38 +260,38 @@ def config_to(config: ModelConfig) -> dict[str, Any]:
 
 
 def custom_text(config: ModelConfig) -> bool:
-    """Whether open_clip holds the text tower as a module of its own: then its keys begin with "text."."""
+    """Return whether open_clip has a separate text module, whose keys begin with "text."."""
     return bool(config.decoder.depth) or config.image.pool == "map"
 
 
-def _trunk_entries(config: ModelConfig) -> list[Entry]:
+def _trunk_entries(config: ModelConfig) -> list[WeightEntry]:
     root = "visual.trunk"
     out = [
-        Entry("image/patch/kernel", (f"{root}.patch_embed.proj.weight",), "conv"),
-        Entry("image/patch/bias", (f"{root}.patch_embed.proj.bias",)),
-        Entry("image/position", (f"{root}.pos_embed",), "row"),
+        WeightEntry("image/patch/kernel", (f"{root}.patch_embed.proj.weight",), "conv"),
+        WeightEntry("image/patch/bias", (f"{root}.patch_embed.proj.bias",)),
+        WeightEntry("image/position", (f"{root}.pos_embed",), "row"),
     ]
     names = (("qkv", "attn.qkv"), ("out", "attn.proj"), ("fc", "mlp.fc1"), ("proj", "mlp.fc2"))
     for i in range(config.image.depth):
         path, key = "image/blocks/blocks", f"{root}.blocks.{i}"
         out += norm(f"{path}/ln_1", f"{key}.norm1", i) + norm(f"{path}/ln_2", f"{key}.norm2", i)
-        for ours, theirs in names:
-            out += dense(f"{path}/{ours}", f"{key}.{theirs}", i)
+        for name, source_name in names:
+            out += dense(f"{path}/{name}", f"{key}.{source_name}", i)
     out += norm("image/ln_post", f"{root}.norm")
     path, key = "image/head", f"{root}.attn_pool"
-    out.append(Entry(f"{path}/query", (f"{key}.latent",), "row"))
+    out.append(WeightEntry(f"{path}/query", (f"{key}.latent",), "row"))
     out += dense(f"{path}/attention/q", f"{key}.q") + dense(f"{path}/attention/out", f"{key}.proj")
     for i, name in enumerate("kv"):
-        out.append(Entry(f"{path}/attention/{name}/kernel", (f"{key}.kv.weight",), "linear", None, (i, 2)))
-        out.append(Entry(f"{path}/attention/{name}/bias", (f"{key}.kv.bias",), part=(i, 2)))
+        out.append(WeightEntry(f"{path}/attention/{name}/kernel", (f"{key}.kv.weight",), "linear", None, (i, 2)))
+        out.append(WeightEntry(f"{path}/attention/{name}/bias", (f"{key}.kv.bias",), part=(i, 2)))
     out += norm(f"{path}/norm", f"{key}.norm")
     return out + dense(f"{path}/mlp/fc", f"{key}.mlp.fc1") + dense(f"{path}/mlp/proj", f"{key}.mlp.fc2")
 
 
-def entries(config: ModelConfig, prefix: str) -> list[Entry]:
-    """Every tensor; ``prefix`` is "text." where the text tower is a module of its own (CustomTextCLIP, CoCa)."""
+def entries(config: ModelConfig, prefix: str) -> list[WeightEntry]:
+    """Return the entries of all tensors; ``prefix`` is "text." for a separate text module (CustomTextCLIP, CoCa)."""
     if config.image.pool != "map":
         return openai.entries(config, prefix)
     out = [*_trunk_entries(config), *openai.text_entries(config, prefix)]
-    out.append(Entry("logit_scale", ("logit_scale",), "scalar"))
-    return [*out, Entry("logit_bias", ("logit_bias",), "scalar")] if config.logit_bias else out
+    out.append(WeightEntry("logit_scale", ("logit_scale",), "scalar"))
+    return [*out, WeightEntry("logit_bias", ("logit_bias",), "scalar")] if config.logit_bias else out

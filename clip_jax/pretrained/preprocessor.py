@@ -1,5 +1,7 @@
-"""``preprocessor_config.json`` of transformers, or that part of its ``processor_config.json``, to and from ours: every
-field is obeyed, or refused by name."""
+"""Conversion of transformers' ``preprocessor_config.json`` (or that part of ``processor_config.json``).
+
+Every field is applied or rejected by name.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +11,15 @@ from typing import Any
 from clip_jax.config import PixelConfig
 from clip_jax.data.images.eval_preprocess import Preprocess
 from clip_jax.errors import UserError
-from clip_jax.pretrained.files import read_json, refused
+from clip_jax.pretrained.files import read_json, unsupported
 from clip_jax.pretrained.names import Files
 
-RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
-HALF = (0.5, 0.5, 0.5)  # mean and spread of SigLIP's pictures
-CLASSES = {"CLIPImageProcessor": False, "CLIPFeatureExtractor": False, "SiglipImageProcessor": True}  # -> SigLIP's
-# what changes no pixel
-FREE = {
+RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's codes
+SIGLIP_MEAN_STD = (0.5, 0.5, 0.5)  # mean and standard deviation of SigLIP's image normalization
+# transformers' class -> whether it is SigLIP's
+PROCESSOR_CLASSES = {"CLIPImageProcessor": False, "CLIPFeatureExtractor": False, "SiglipImageProcessor": True}
+# fields that do not affect pixels
+PIXEL_NEUTRAL_FIELDS = {
     "image_processor_type", "feature_extractor_type", "processor_class", "data_format", "input_data_format", "device",
     "return_tensors", "disable_grouping", "_valid_processor_keys", "auto_map", "use_fast", "_processor_class",
     "model_input_names",
@@ -24,78 +27,81 @@ FREE = {
 
 
 def find_preprocessor(files: Files) -> tuple[dict[str, Any], str] | None:
-    """The fields that say how pictures are prepared, and their file: ``image_processor`` of ``processor_config.json``,
-    where transformers writes them since its version 5 and looks first, else ``preprocessor_config.json``."""
+    """Return the fields of the image preprocessing and the file they are in; None without such a file.
+
+    They are ``image_processor`` in ``processor_config.json``, where transformers writes them since version 5 and looks
+    first, or ``preprocessor_config.json``.
+    """
     if files.processor is not None:
         values = read_json(files.processor).get("image_processor")
         if isinstance(values, dict):
             return values, str(files.processor)
         if values is not None:
-            raise refused(str(files.processor), "image_processor", values, "must be a group of fields")
+            raise unsupported(str(files.processor), "image_processor", values, "must be a group of fields")
     return None if files.preprocessor is None else (read_json(files.preprocessor), str(files.preprocessor))
 
 
 def read_preprocessor(values: Mapping[str, Any], size: int, siglip: bool, source: str) -> Preprocess:
-    """A ``preprocessor_config.json`` -> how pictures become ``size`` pixels a side.
+    """Convert a ``preprocessor_config.json`` to the preprocessing of images of ``size`` pixels per side.
 
     Args:
-      values: the file.
-      size: pixels a side that the image tower takes.
-      siglip: whether the defaults of a file that names no class are SigLIP's.
-      source: the file, for errors.
+      values: the content of the file.
+      size: input size of the image tower in pixels per side.
+      siglip: whether a file that names no class has SigLIP's defaults.
+      source: the file, for error messages.
 
     Raises:
-      UserError: a field whose value is not supported, or that is not known; its ``field`` names it.
+      UserError: a field is unknown or its value is not supported; ``field`` names it.
     """
     kind = str(values.get("image_processor_type") or values.get("feature_extractor_type") or "").removesuffix("Fast")
-    if kind and kind not in CLASSES:
-        raise refused(source, "image_processor_type", kind, f"must be one of {', '.join(CLASSES)}")
-    siglip = CLASSES.get(kind, siglip)
-    left = {k: v for k, v in values.items() if k not in FREE and v is not None}
+    if kind and kind not in PROCESSOR_CLASSES:
+        raise unsupported(source, "image_processor_type", kind, f"must be one of {', '.join(PROCESSOR_CLASSES)}")
+    siglip = PROCESSOR_CLASSES.get(kind, siglip)
+    left = {k: v for k, v in values.items() if k not in PIXEL_NEUTRAL_FIELDS and v is not None}
     for name in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"):
         if left.pop(name, True) is not True:
-            raise refused(source, name, values[name], "only true is supported")
+            raise unsupported(source, name, values[name], "only true is supported")
     factor = left.pop("rescale_factor", 1 / 255)
     if not isinstance(factor, (int, float)) or abs(factor * 255 - 1) > 1e-6:
-        raise refused(source, "rescale_factor", factor, "only 1/255 is supported")
+        raise unsupported(source, "rescale_factor", factor, "only 1/255 is supported")
     resample = left.pop("resample", 3)
     if resample not in RESAMPLE:
-        raise refused(source, "resample", resample, "only 2 (bilinear) and 3 (bicubic) are supported")
+        raise unsupported(source, "resample", resample, "only 2 (bilinear) and 3 (bicubic) are supported")
     mode = _mode(left, size, siglip, source)
-    usual = (HALF, HALF) if siglip else (PixelConfig.mean, PixelConfig.std)
+    usual = (SIGLIP_MEAN_STD, SIGLIP_MEAN_STD) if siglip else (PixelConfig.mean, PixelConfig.std)
     mean, std = (left.pop(f"image_{name}", value) for name, value in zip(("mean", "std"), usual, strict=True))
-    for name in sorted(n for n, value in left.items() if value is not False):  # what is off changes nothing
-        raise refused(source, name, left[name], "is not supported")
-    found = {"mean": mean, "std": std, "resize_mode": mode, "interpolation": RESAMPLE[resample]}
-    return Preprocess.from_config(found, size, source, "image_")
+    for name in sorted(n for n, value in left.items() if value is not False):  # a field set to false has no effect
+        raise unsupported(source, name, left[name], "is not supported")
+    pixels = {"mean": mean, "std": std, "resize_mode": mode, "interpolation": RESAMPLE[resample]}
+    return Preprocess.from_config(pixels, size, source, "image_")
 
 
 def _mode(left: dict[str, Any], size: int, siglip: bool, source: str) -> str:
-    """How the sides are brought to ``size``. Takes what says so out of ``left``."""
+    """Return the resize mode to ``size``, and remove the fields that determine it from ``left``."""
     square = {"height": size, "width": size}
     asked = left.pop("size", square if siglip else {"shortest_edge": size})
-    to_square = left.pop("default_to_square", siglip)  # what a size that is one number means
+    to_square = left.pop("default_to_square", siglip)  # the meaning of a size given as one number
     if not isinstance(to_square, bool):
-        raise refused(source, "default_to_square", to_square, "must be true or false")
-    if isinstance(asked, int):  # as older files have it
+        raise unsupported(source, "default_to_square", to_square, "must be true or false")
+    if isinstance(asked, int):  # the form of older files
         asked = {"height": asked, "width": asked} if to_square else {"shortest_edge": asked}
     if asked == {"shortest_edge": size}:
         mode = "shortest"
     elif asked == square:
         mode = "squash"
     else:
-        raise refused(source, "size", asked, f"must be {{'shortest_edge': {size}}} or {square}, as the model's")
+        raise unsupported(source, "size", asked, f"must be {{'shortest_edge': {size}}} or {square}, as the model's")
     cropped = left.pop("do_center_crop", not siglip)
     crop = left.pop("crop_size", square)
     if mode == "shortest" and cropped is not True:
-        raise refused(source, "do_center_crop", cropped, "must be true with size.shortest_edge")
+        raise unsupported(source, "do_center_crop", cropped, "must be true with size.shortest_edge")
     if cropped and crop not in (size, square):
-        raise refused(source, "crop_size", crop, f"must be {square}, as the model's")
+        raise unsupported(source, "crop_size", crop, f"must be {square}, as the model's")
     return mode
 
 
 def write_preprocessor(preprocess: Preprocess) -> dict[str, Any]:
-    """``preprocessor_config.json`` of transformers. Raises UserError for padding, which it has not."""
+    """Return the content of transformers' ``preprocessor_config.json``; raise UserError for padding, which it lacks."""
     size, square = preprocess.size, {"height": preprocess.size, "width": preprocess.size}
     if preprocess.resize_mode == "longest":
         raise UserError("export to transformers: its preprocessing has no resize_mode='longest'")

@@ -1,4 +1,4 @@
-"""The tokenizer beside published weights: what the files say of it is obeyed or refused by field."""
+"""Loading the tokenizer that comes with published weights; every setting is applied or rejected by name."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from clip_jax.data.tokenizers.clip_bpe import END, VOCAB_SIZE, PublishedTokenize
 from clip_jax.data.tokenizers.huggingface import CLEANINGS, HFTokenizer
 from clip_jax.data.tokenizers.learned_bpe import Tokenizer, check_fits, load_tokenizer
 from clip_jax.errors import foreign
-from clip_jax.pretrained.files import read_json, refused
+from clip_jax.pretrained.files import read_json, unsupported
 from clip_jax.pretrained.names import Files
 
-# What transformers' classes do without being told: cleaning, the token that pads, on which side.
-CLASSES = {
+# Defaults of transformers' classes: text cleaning, padding token, padding side.
+TOKENIZER_CLASSES = {
     "SiglipTokenizer": ("no_punctuation", "</s>", "right"),
     "Siglip2Tokenizer": ("lowercase", "<pad>", "left"),
     "GemmaTokenizer": ("none", "<pad>", "left"),
@@ -23,8 +23,8 @@ CLASSES = {
     "CLIPTokenizer": ("none", "<|endoftext|>", "right"),
     "T5Tokenizer": ("none", "<pad>", "right"),
 }
-# open_clip's cleaning followed by that of transformers' class, as one
-BOTH = {
+# open_clip's cleaning followed by that of transformers' class, combined
+COMBINED_CLEANINGS = {
     ("whitespace", "none"): "whitespace", ("whitespace", "lowercase"): "lower", ("lower", "none"): "lower",
     ("lower", "lowercase"): "lower", ("canonicalize", "none"): "canonicalize",
     ("canonicalize", "lowercase"): "canonicalize", ("canonicalize", "no_punctuation"): "canonicalize",
@@ -36,27 +36,27 @@ BERT_FIELDS = {
 
 
 def tokenizer_of(layout: str, model: ModelConfig, config: Mapping[str, Any], files: Files) -> Tokenizer | None:
-    """The tokenizer the weights were trained with; None when nothing lies beside them that says which.
+    """Load the tokenizer that the weights were trained with; return None if the files do not determine it.
 
     Args:
       layout: one of `layouts.LAYOUTS`.
-      model: what the weights fit.
-      config: their config file, {} without one.
-      files: what lies beside the weights.
+      model: the config of the model.
+      config: the content of the weights' config file, {} without one.
+      files: the files found with the weights.
 
     Raises:
-      UserError: a setting that is not supported, or a tokenizer that does not fit the model; ``field`` names it.
+      UserError: a setting is not supported, or the tokenizer does not fit the model; ``field`` names the setting.
     """
     text_cfg = config.get("model_cfg", config).get("text_cfg", {}) if layout == "open_clip" else {}
     kwargs = text_cfg.get("tokenizer_kwargs") or {}
     source = str(files.config)
     if not isinstance(kwargs, Mapping):
-        raise refused(source, "text_cfg.tokenizer_kwargs", kwargs, "must be a group of fields")
+        raise unsupported(source, "text_cfg.tokenizer_kwargs", kwargs, "must be a group of fields")
     for name, value in kwargs.items():
         if name not in ("clean", "strip_sep_token"):
-            raise refused(source, f"text_cfg.tokenizer_kwargs.{name}", value, "is not supported")
+            raise unsupported(source, f"text_cfg.tokenizer_kwargs.{name}", value, "is not supported")
     if kwargs.get("clean", "lower") not in CLEANINGS:
-        raise refused(source, "text_cfg.tokenizer_kwargs.clean", kwargs["clean"], f"not of {', '.join(CLEANINGS)}")
+        raise unsupported(source, "text_cfg.tokenizer_kwargs.clean", kwargs["clean"], f"not of {', '.join(CLEANINGS)}")
     if files.tokenizer is not None and "format" in read_json(files.tokenizer):
         return check_fits(load_tokenizer(files.tokenizer), model.text, str(files.tokenizer))
     of_library = layout == "transformers" or bool(text_cfg.get("hf_tokenizer_name"))
@@ -64,23 +64,25 @@ def tokenizer_of(layout: str, model: ModelConfig, config: Mapping[str, Any], fil
         return _published(layout, model, kwargs, source, files)
     if files.tokenizer is None:
         return None
-    found = _Files(files, layout, model, text_cfg)
-    return check_fits(found.tokenizer(kwargs), model.text, str(files.tokenizer))
+    tokenizer_files = _TokenizerFiles(files, layout, model, text_cfg)
+    return check_fits(tokenizer_files.tokenizer(kwargs), model.text, str(files.tokenizer))
 
 
 def _published(layout: str, model: ModelConfig, kwargs: Mapping[str, Any], source: str, files: Files) -> Tokenizer:
     if kwargs.get("clean", "lower") != "lower":
-        raise refused(
+        raise unsupported(
             source, "text_cfg.tokenizer_kwargs.clean", kwargs["clean"], "the published vocabulary takes lower"
         )
     if kwargs.get("strip_sep_token"):
-        raise refused(source, "text_cfg.tokenizer_kwargs.strip_sep_token", True, "the published vocabulary has none")
-    pad = None  # open_clip and the released code pad with 0, whatever transformers' files beside the weights say
+        raise unsupported(
+            source, "text_cfg.tokenizer_kwargs.strip_sep_token", True, "the published vocabulary has none"
+        )
+    pad = None  # open_clip and the released code pad with 0, whatever transformers' files say
     if layout == "transformers" and files.tokenizer_config:
         pad = _token(read_json(files.tokenizer_config), "pad_token")
     ids = {None: 0, "!": 0, "<|endoftext|>": END}
     if pad not in ids:
-        raise refused(str(files.tokenizer_config), "pad_token", pad, f"must be one of {', '.join(map(str, ids))}")
+        raise unsupported(str(files.tokenizer_config), "pad_token", pad, f"must be one of {', '.join(map(str, ids))}")
     return PublishedTokenizer(model.text.context_length, ids[pad])
 
 
@@ -90,8 +92,8 @@ def _token(values: Mapping[str, Any], name: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-class _Files:
-    """``tokenizer.json`` with ``tokenizer_config.json``, as transformers' AutoTokenizer puts them together."""
+class _TokenizerFiles:
+    """A ``tokenizer.json`` with its ``tokenizer_config.json``, combined as transformers' AutoTokenizer does."""
 
     def __init__(self, files: Files, layout: str, model: ModelConfig, text_cfg: Mapping[str, Any]) -> None:
         from tokenizers import Tokenizer as Library
@@ -105,18 +107,18 @@ class _Files:
             self.library: Any = Library.from_str(json.dumps(self.json))
         self.library.no_padding()
         self.lower = False
-        self.told = self.kind = str(self.config.get("tokenizer_class") or "").removesuffix("Fast")
+        self.declared_kind = self.kind = str(self.config.get("tokenizer_class") or "").removesuffix("Fast")
         if not self.kind and model.logit_bias and self.library.id_to_token(1) == "</s>":
-            self.kind = "SiglipTokenizer"  # of SigLIP's first release, whose vocabulary is known by this
+            self.kind = "SiglipTokenizer"  # SigLIP's first release names no class; id 1 of its vocabulary identifies it
 
     def tokenizer(self, kwargs: Mapping[str, Any]) -> HFTokenizer:
-        """Raises UserError naming the field that is not obeyed."""
+        """Build the tokenizer; raise UserError naming the field that is not supported."""
         for name, usual in (("truncation_side", "right"), ("split_special_tokens", False)):
             if self.config.get(name, usual) != usual:
-                raise refused(self.source, name, self.config[name], f"only {usual!r} is supported")
-        self._obey_case()
-        self._obey_ends()
-        side = self.config.get("padding_side", CLASSES.get(self.kind, ("", "", "right"))[2])
+                raise unsupported(self.source, name, self.config[name], f"only {usual!r} is supported")
+        self._apply_case()
+        self._apply_end_tokens()
+        side = self.config.get("padding_side", TOKENIZER_CLASSES.get(self.kind, ("", "", "right"))[2])
         zeroed = (
             self._id("sep_token", _token(self.config, "sep_token") or "[SEP]") if kwargs.get("strip_sep_token") else -1
         )
@@ -128,7 +130,7 @@ class _Files:
     def _id(self, field: str, token: str) -> int:
         number = self.library.token_to_id(token)
         if number is None:
-            raise refused(self.source, field, token, f"is not in the vocabulary of {self.path.name}")
+            raise unsupported(self.source, field, token, f"is not in the vocabulary of {self.path.name}")
         return number
 
     def _pad(self) -> int:
@@ -137,11 +139,11 @@ class _Files:
         padding = self.json.get("padding")
         if isinstance(padding, dict) and isinstance(padding.get("pad_id"), int):
             return padding["pad_id"]
-        if self.kind in CLASSES:
-            return self._id("pad_token", CLASSES[self.kind][1])
+        if self.kind in TOKENIZER_CLASSES:
+            return self._id("pad_token", TOKENIZER_CLASSES[self.kind][1])
         if "pad_id" in self.text_cfg:
             return self.model.text.pad_id
-        raise refused(
+        raise unsupported(
             self.source,
             "pad_token",
             None,
@@ -149,28 +151,28 @@ class _Files:
             "put tokenizer_config.json beside the weights",
         )
 
-    def _obey_case(self) -> None:
-        """Whether texts become lower case before the library sees them (`lower`), where its own rules do not do it."""
+    def _apply_case(self) -> None:
+        """Set `lower`, whether to lower-case texts before the library gets them, as its own rules do not."""
         normalizer, asked = self.json.get("normalizer"), self.config.get("do_lower_case")
         if isinstance(normalizer, dict) and normalizer.get("type") == "BertNormalizer":
-            normalizer |= {ours: self.config[name] for name, ours in BERT_FIELDS.items() if name in self.config}
+            normalizer |= {rule: self.config[name] for name, rule in BERT_FIELDS.items() if name in self.config}
             return
         rules = self.library.normalizer
         lowers = self.kind == "SiglipTokenizer" or (rules is not None and "A" not in rules.normalize_str("A"))
         if asked not in (None, True, False) or (asked is False and lowers):
             reason = "must be true or false" if asked is not False else "its rules are for lower case"
-            raise refused(self.source, "do_lower_case", asked, reason)
+            raise unsupported(self.source, "do_lower_case", asked, reason)
         self.lower = asked is True and not lowers
 
-    def _obey_ends(self) -> None:
-        """Start and end tokens: those that the rules of tokenizer.json add; where it has none, as the flags say."""
+    def _apply_end_tokens(self) -> None:
+        """Check the start and end tokens that tokenizer.json adds; without such rules, add them as the flags say."""
         flags = {n: self.config[f"add_{n}_token"] for n in ("bos", "eos") if f"add_{n}_token" in self.config}
         tokens = {name: _token(self.config, f"{name}_token") for name in flags}
         if self.json.get("post_processor") is not None:
             added = self.library.encode("").tokens
             for name, flag in flags.items():
                 if tokens[name] is not None and bool(flag) != (tokens[name] in added):
-                    raise refused(self.source, f"add_{name}_token", flag, f"{self.path.name} adds {added}")
+                    raise unsupported(self.source, f"add_{name}_token", flag, f"{self.path.name} adds {added}")
             return
         wanted = {name: token for name, token in tokens.items() if token and flags[name]}
         if not wanted:
@@ -188,12 +190,14 @@ class _Files:
         }
 
     def _cleaning(self, kwargs: Mapping[str, Any]) -> str:
-        of_class = CLASSES.get(self.kind if self.layout == "transformers" else self.told, ("none",))[0]
+        of_class = TOKENIZER_CLASSES.get(self.kind if self.layout == "transformers" else self.declared_kind, ("none",))[
+            0
+        ]
         if self.lower and of_class == "none":
             of_class = "lowercase"
         if self.layout == "transformers":
             if self.model.logit_bias and not self.kind:
-                raise refused(
+                raise unsupported(
                     self.source, "tokenizer_class", None, "nothing says how texts are cleaned",
                     "put tokenizer_config.json beside the weights",
                 )  # fmt: skip
@@ -203,6 +207,6 @@ class _Files:
         asked_for = kwargs.get("clean", usual)
         if asked_for == "none":
             return of_class
-        if (asked_for, of_class) not in BOTH:
-            raise refused(self.source, "tokenizer_class", self.kind, f"not after open_clip's clean={asked_for!r}")
-        return BOTH[asked_for, of_class]
+        if (asked_for, of_class) not in COMBINED_CLEANINGS:
+            raise unsupported(self.source, "tokenizer_class", self.kind, f"not after open_clip's clean={asked_for!r}")
+        return COMBINED_CLEANINGS[asked_for, of_class]

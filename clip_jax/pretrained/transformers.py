@@ -1,4 +1,4 @@
-"""The layout of the transformers library: CLIPModel and SiglipModel, config and entries."""
+"""The layout of the transformers library (CLIPModel, SiglipModel): conversion of configs, and weight entries."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from clip_jax.config import ImageTowerConfig, ModelConfig, TextTowerConfig
 from clip_jax.errors import UserError
-from clip_jax.pretrained.mapping import Entry
+from clip_jax.pretrained.mapping import WeightEntry
 from clip_jax.pretrained.openai import dense, norm, packed_attention
 
 ACTIVATIONS = {
@@ -17,7 +17,7 @@ IGNORED = ("position_ids",)
 
 
 def _defaults(siglip: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the library assumes where a config file is silent."""
+    """Return the library's defaults for fields missing in a config file: of the image and of the text tower."""
     image: dict[str, Any] = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
                              "num_attention_heads": 12, "image_size": 224, "patch_size": 32, "num_channels": 3,
                              "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}  # fmt: skip
@@ -32,7 +32,7 @@ def _defaults(siglip: bool) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def config_of(cfg: Mapping[str, Any], source: str) -> ModelConfig:
-    """A ``config.json`` -> our config. Raises UserError naming what is not supported."""
+    """Convert a ``config.json`` to our config; raise UserError naming what is not supported."""
     kind = cfg.get("model_type")
     if kind not in ("clip", "siglip"):
         raise UserError(f"{source}: model_type={kind!r}: must be clip or siglip")
@@ -44,7 +44,7 @@ def config_of(cfg: Mapping[str, Any], source: str) -> ModelConfig:
         if image["num_channels"] != 3 or not image.get("vision_use_head", True):
             raise UserError(f"{source}: vision_config: needs three channels and the pooling head")
         eos = text["eos_token_id"]
-        # 2 was written into early config files, and the library then reads at the largest token id
+        # early config files have 2 here, and the library then pools at the largest token id
         if not siglip and eos not in (2, text["vocab_size"] - 1):
             raise UserError(
                 f"{source}: text_config.eos_token_id={eos}: must be the last token, {text['vocab_size'] - 1}"
@@ -90,7 +90,7 @@ SIGLIP_TEXT: dict[str, Any] = {"causal": False, "pool": "last", "projection_bias
 
 
 def config_to(config: ModelConfig) -> dict[str, Any]:
-    """Our config -> ``config.json`` of CLIPModel, or of SiglipModel when the model has a logit bias.
+    """Convert our config to the ``config.json`` of CLIPModel, or of SiglipModel if the model has a logit bias.
 
     Raises UserError for what neither class can express.
     """
@@ -112,7 +112,7 @@ def config_to(config: ModelConfig) -> dict[str, Any]:
             "export to transformers: it has plain ViT and text towers only: CLIPModel's (class token, causal text) or, "
             "with a logit bias, SiglipModel's (MAP pooling, last token)"
         )
-    acts = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+    acts = {name: source_name for source_name, name in reversed(ACTIVATIONS.items())}
     common: dict[str, Any] = {"attention_dropout": 0.0}
     kind = "siglip" if siglip else "clip"
     common |= {} if siglip else {"projection_dim": config.embed_dim}
@@ -136,7 +136,7 @@ def config_to(config: ModelConfig) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _blocks(path: str, key: str, depth: int) -> list[Entry]:
+def _blocks(path: str, key: str, depth: int) -> list[WeightEntry]:
     out = []
     for i in range(depth):
         at = f"{key}.encoder.layers.{i}"
@@ -147,29 +147,29 @@ def _blocks(path: str, key: str, depth: int) -> list[Entry]:
     return out
 
 
-def entries(config: ModelConfig) -> list[Entry]:
-    """Every tensor of CLIPModel, or of SiglipModel when the model has a logit bias."""
+def entries(config: ModelConfig) -> list[WeightEntry]:
+    """Return the entries of all tensors of CLIPModel, or of SiglipModel if the model has a logit bias."""
     siglip = config.logit_bias
     out = [
-        Entry("image/patch/kernel", ("vision_model.embeddings.patch_embedding.weight",), "conv"),
-        Entry("image/position", ("vision_model.embeddings.position_embedding.weight",)),
-        Entry("text/token", ("text_model.embeddings.token_embedding.weight",)),
-        Entry("text/position", ("text_model.embeddings.position_embedding.weight",)),
-        Entry("logit_scale", ("logit_scale",), "one" if siglip else "scalar"),
+        WeightEntry("image/patch/kernel", ("vision_model.embeddings.patch_embedding.weight",), "conv"),
+        WeightEntry("image/position", ("vision_model.embeddings.position_embedding.weight",)),
+        WeightEntry("text/token", ("text_model.embeddings.token_embedding.weight",)),
+        WeightEntry("text/position", ("text_model.embeddings.position_embedding.weight",)),
+        WeightEntry("logit_scale", ("logit_scale",), "one" if siglip else "scalar"),
     ]
     out += _blocks("image/blocks/blocks", "vision_model", config.image.depth)
     out += _blocks("text/blocks/blocks", "text_model", config.text.depth)
     out += norm("image/ln_post", "vision_model.post_layernorm") + norm("text/ln_final", "text_model.final_layer_norm")
     if not siglip:
-        out.append(Entry("image/class_token", ("vision_model.embeddings.class_embedding",)))
+        out.append(WeightEntry("image/class_token", ("vision_model.embeddings.class_embedding",)))
         out += norm("image/ln_pre", "vision_model.pre_layrnorm")
-        out.append(Entry("image/projection", ("visual_projection.weight",), "linear"))
-        return [*out, Entry("text/projection", ("text_projection.weight",), "linear")]
-    out += [Entry("logit_bias", ("logit_bias",), "one")]
-    out += [Entry("image/patch/bias", ("vision_model.embeddings.patch_embedding.bias",))]
-    out += [Entry("text/projection", ("text_model.head.weight",), "linear")]
-    out += [Entry("text/projection_bias", ("text_model.head.bias",))]
+        out.append(WeightEntry("image/projection", ("visual_projection.weight",), "linear"))
+        return [*out, WeightEntry("text/projection", ("text_projection.weight",), "linear")]
+    out += [WeightEntry("logit_bias", ("logit_bias",), "one")]
+    out += [WeightEntry("image/patch/bias", ("vision_model.embeddings.patch_embedding.bias",))]
+    out += [WeightEntry("text/projection", ("text_model.head.weight",), "linear")]
+    out += [WeightEntry("text/projection_bias", ("text_model.head.bias",))]
     path, key = "image/head", "vision_model.head"
-    out += [Entry(f"{path}/query", (f"{key}.probe",), "row")]
+    out += [WeightEntry(f"{path}/query", (f"{key}.probe",), "row")]
     out += packed_attention(f"{path}/attention", f"{key}.attention") + norm(f"{path}/norm", f"{key}.layernorm")
     return out + dense(f"{path}/mlp/fc", f"{key}.mlp.fc1") + dense(f"{path}/mlp/proj", f"{key}.mlp.fc2")

@@ -1,1 +1,1 @@
-"""Files of runs and sweeps, here or in a bucket."""
+"""Files of runs and sweeps, on a local file system or in a Google Cloud Storage bucket."""

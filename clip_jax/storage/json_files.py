@@ -1,4 +1,4 @@
-"""JSON objects and lines of JSON in files, here or in a bucket."""
+"""JSON and JSON Lines files, local or in a bucket."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from clip_jax.storage.record_fields import check_fields
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Replace ``path`` by ``values`` in one move: a reader sees the old file or the new one. NaN becomes null."""
+    """Write ``values`` to ``path`` atomically: a reader sees the old file or the new one. NaN becomes null."""
     write_text(path, json.dumps(plain_json(values), indent=1, allow_nan=False) + "\n")
 
 
 def plain_json(value: Any) -> Any:
-    """Return ``value`` as JSON's own types: numbers of numpy as Python's, what is infinite or NaN as None."""
+    """Return ``value`` in JSON types: NumPy scalars as Python numbers, infinity and NaN as None, tuples as lists."""
     if isinstance(value, dict):
         return {str(k): plain_json(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -30,8 +30,10 @@ def plain_json(value: Any) -> Any:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in ``path``; None when there is no such file. Raises UserError when it is not JSON, or a record of
-    another shape than `shapes.FIELDS` says."""
+    """Read the object in ``path``; return None if the file does not exist.
+
+    Raises UserError if it is not JSON, or a record whose fields do not match `record_fields.FIELDS`.
+    """
     try:
         values = parse_json(read_text(path), path)
     except FileNotFoundError:
@@ -41,7 +43,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a ``.jsonl`` file; a last line cut short by a kill is passed over."""
+    """Read the rows of a ``.jsonl`` file; skip a last line that a kill truncated. A missing file has no rows."""
     try:
         text = read_text(path)
     except FileNotFoundError:
@@ -50,6 +52,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def parse_lines(text: str, path: Path) -> list[dict[str, Any]]:
+    """Parse the text of a ``.jsonl`` file as `read_lines` does; ``path`` names it in errors."""
     rows = []
     lines = text.split("\n")
     for number, line in enumerate(lines, 1):
@@ -66,12 +69,13 @@ def parse_lines(text: str, path: Path) -> list[dict[str, Any]]:
 
 
 def lines_text(rows: Iterable[dict[str, Any]]) -> str:
+    """Format rows as the text of a ``.jsonl`` file."""
     return "".join(json.dumps(plain_json(row), allow_nan=False) + "\n" for row in rows)
 
 
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one, with dotted names."""
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested dictionaries into one with dotted names."""
     out: dict[str, Any] = {}
     for key, value in values.items():
-        out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        out |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return out

@@ -1,4 +1,4 @@
-"""The ``*.jsonl`` of a run directory: they grow by lines, also where a file cannot."""
+"""Appending to the ``*.jsonl`` files of a run directory, on file systems and in buckets, where objects cannot grow."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from pathlib import Path
 
 from clip_jax.storage.paths import disk_errors, is_remote, read_text, write_text
 
-WHOLE_S = 30.0  # between two writings of a file that is written whole
+REWRITE_S = 30.0  # seconds between rewrites of an object in a bucket
 
 
-class Lines:
-    """One writer's. On a file system a line is there when it was added.
+class JsonlWriter:
+    """Appender for the ``.jsonl`` files of one directory; one process writes at a time.
 
-    In a bucket lines are kept here and each file is written whole by `flush`, which is to be called before a checkpoint
-    is begun: a kill then loses lines of later steps only, and those steps are trained again.
+    On a file system a line is in the file when `add` returns. For a bucket, lines are buffered in memory and `flush`
+    rewrites each object whole. Call it before each checkpoint: a kill then loses only lines of steps that will be
+    trained again.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -25,7 +26,7 @@ class Lines:
         self._behind: set[str] = set()
 
     def add(self, name: str, text: str, *, sync: bool = False) -> None:
-        """Lines at the end of a file; with ``sync`` they are on disk when this returns."""
+        """Append lines to the file ``name``; with ``sync`` they are on disk when this returns."""
         if self.remote:
             self._kept[name] = self.text(name) + text
             self._behind.add(name)
@@ -37,14 +38,14 @@ class Lines:
                 os.fsync(file.fileno())
 
     def replace(self, name: str, text: str) -> None:
-        """The whole file, at once."""
+        """Replace the whole file atomically."""
         if self.remote:
             self._kept[name] = text
             self._behind.discard(name)
         write_text(self.folder / name, text)
 
     def text(self, name: str) -> str:
-        """All of it, what was not written yet included; empty where there is no such file."""
+        """Return the file's text, buffered lines included; empty if there is no such file."""
         if name in self._kept:
             return self._kept[name]
         try:
@@ -54,11 +55,11 @@ class Lines:
 
     @property
     def due(self) -> bool:
-        """Whether `flush` should be called."""
-        return bool(self._behind) and time.monotonic() - self.last >= WHOLE_S
+        """True if there are buffered lines and the last rewrite was more than `REWRITE_S` ago."""
+        return bool(self._behind) and time.monotonic() - self.last >= REWRITE_S
 
     def flush(self) -> None:
-        """Write what is behind."""
+        """Write all buffered lines."""
         for name in sorted(self._behind):
             write_text(self.folder / name, self._kept[name])
             self._behind.discard(name)

@@ -1,4 +1,4 @@
-"""At most one training process, or driver, a directory of a bucket: a lease, for there are no locks."""
+"""Leases, which stand in for file locks in a bucket: at most one training process or sweep driver per directory."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from pathlib import Path
 from typing import Any
 
 from clip_jax.errors import parse_json
-from clip_jax.storage import paths as places
-from clip_jax.storage.lock import FORGOTTEN_S, SILENT_S, Busy, RunLock, machine, process_began
+from clip_jax.storage import paths
+from clip_jax.storage.lock import HEARTBEAT_TIMEOUT_S, STALE_AFTER_S, Busy, RunLock, machine_id, process_start_time
 from clip_jax.storage.record_fields import check_fields
 
-FOLDER = ".lease"
-BEAT_S = 10.0  # between two signs of life
-LOOK_S = 5.0  # between two looks for one
+LEASE_FOLDER = ".lease"
+HEARTBEAT_S = 10.0  # seconds between heartbeats
+POLL_S = 5.0  # seconds between checks for another holder's heartbeat
 
 
 class Lease:
-    """Numbered objects ``DIR/.lease/000001.json``, of which the highest counts.
+    """A lease: numbered objects ``DIR/.lease/000001.json``, of which the highest number is valid.
 
-    To take the directory over is to make the next number, which one of several can. The holder writes a time into its
-    object every ten seconds and in the end that it let go. It counts as gone at once when its process was one of this
-    machine and is no more; else when nothing was heard of it for ten minutes, or for one while we watched. A holder
-    that was only held up finds the higher number (`check`) and touches nothing more: between this look and the write
-    that follows lies the one moment in which it still could.
+    To take over the directory, a process creates the next number; of several that try, one succeeds. The holder writes
+    a heartbeat into its object every 10 seconds, and in the end that it released the lease. A lease is stale at once
+    if the holder's process on this machine has exited; otherwise after 10 minutes without a heartbeat, or after 60 s
+    without one while we are polling. A holder that was merely slow sees the higher lease number in `check` and stops
+    writing. A write can still slip through between `check` and the write itself.
     """
 
     def __init__(
@@ -39,77 +39,77 @@ class Lease:
         *,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.time,
-        beat_s: float = BEAT_S,
+        heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
-        self.dir, self.folder = run_dir, run_dir / FOLDER
-        self.sleep, self.clock, self.beat_s = sleep, clock, beat_s
+        self.dir, self.folder = run_dir, run_dir / LEASE_FOLDER
+        self.sleep, self.clock, self.heartbeat_s = sleep, clock, heartbeat_s
         self.number = 0
-        self._said = {
+        self._owner_info = {
             "token": uuid.uuid4().hex, "pid": os.getpid(), "host": socket.gethostname(),
-            "machine": machine(), "began": process_began(os.getpid()),
+            "machine": machine_id(), "began": process_start_time(os.getpid()),
         }  # fmt: skip
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
 
     def acquire(self) -> None:
-        """Raises Busy, naming the owner, when another process holds it."""
-        number, there = self._newest()
-        if there is not None and not self._is_gone(number, there):
-            raise self._busy(there)
-        if not places.create(self._path(number + 1), self._text()):
+        """Take the lease and start the heartbeat; raise Busy, naming the owner, if another process holds it."""
+        number, holder = self._newest()
+        if holder is not None and not self._is_stale(number, holder):
+            raise self._busy(holder)
+        if not paths.create_if_absent(self._path(number + 1), self._text()):
             raise self._busy(self.owner())
         self.number = number + 1
         for name in self._names()[:-1]:
             with contextlib.suppress(OSError):
-                places.remove(self.folder / name)
-        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
+                paths.remove(self.folder / name)
+        self._thread = threading.Thread(target=self._heartbeat, name="lease", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
-        """Raises Busy when another has taken over."""
+        """Check that this process still holds the lease; raise Busy if another has taken over."""
         if self.number and self._newest_number() > self.number:
             owner = self.owner()
             raise Busy(f"{self.dir}: process {owner.get('pid')} on {owner.get('host')} has taken over from this one")
 
     def owner(self) -> dict[str, Any]:
-        """What the owner said of itself: ``pid`` and ``host``."""
+        """Return what the newest lease records of its owner, ``pid`` and ``host`` among it; empty without a lease."""
         return self._newest()[1] or {}
 
     def is_held(self) -> bool:
-        """Whether somebody does, without waiting for a sign of life."""
-        _, there = self._newest()
-        if there is None or there.get("released"):
+        """Return whether any process holds the lease, without waiting for a heartbeat."""
+        _, holder = self._newest()
+        if holder is None or holder.get("released"):
             return False
-        if (alive := _lives(there)) is not None:
+        if (alive := _holder_alive(holder)) is not None:
             return alive
-        return self.clock() - float(there["heartbeat"]) < SILENT_S
+        return self.clock() - float(holder["heartbeat"]) < HEARTBEAT_TIMEOUT_S
 
     def close(self) -> None:
-        """Let go."""
+        """Release the lease and stop the heartbeat."""
         if self._thread is None:
             return
         self._end.set()
         self._thread.join()
         self._thread = None
-        with contextlib.suppress(OSError, ValueError):  # it will be found silent
-            places.write_text(self._path(self.number), self._text(released=True))
+        with contextlib.suppress(OSError, ValueError):  # others will see that the heartbeat stopped
+            paths.write_text(self._path(self.number), self._text(released=True))
         self.number = 0
 
-    def _beat(self) -> None:
-        while not self._end.wait(self.beat_s):
-            with contextlib.suppress(OSError, ValueError):  # the next one may pass
+    def _heartbeat(self) -> None:
+        while not self._end.wait(self.heartbeat_s):
+            with contextlib.suppress(OSError, ValueError):  # the next heartbeat may succeed
                 if self._newest_number() > self.number:
                     return
-                places.write_text(self._path(self.number), self._text())
+                paths.write_text(self._path(self.number), self._text())
 
     def _text(self, **more: Any) -> str:
-        return json.dumps(self._said | {"heartbeat": self.clock()} | more)
+        return json.dumps(self._owner_info | {"heartbeat": self.clock()} | more)
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:06d}.json"
 
     def _names(self) -> list[str]:
-        return [name for name in places.names(self.folder) if name.removesuffix(".json").isdecimal()]
+        return [name for name in paths.list_names(self.folder) if name.removesuffix(".json").isdecimal()]
 
     def _newest_number(self) -> int:
         return max((int(name.removesuffix(".json")) for name in self._names()), default=0)
@@ -120,24 +120,24 @@ class Lease:
             if not number:
                 return number, None
             path = self._path(number)
-            check_fields("lease.json", found := parse_json(places.read_text(path), path), path)
-            return number, found
-        except FileNotFoundError:  # superseded in this moment
+            check_fields("lease.json", lease := parse_json(paths.read_text(path), path), path)
+            return number, lease
+        except FileNotFoundError:  # superseded between the listing and the read
             return self._newest()
 
-    def _is_gone(self, number: int, there: dict[str, Any]) -> bool:
-        if there.get("released"):
+    def _is_stale(self, number: int, holder: dict[str, Any]) -> bool:
+        if holder.get("released"):
             return True
-        if (alive := _lives(there)) is not None:
+        if (alive := _holder_alive(holder)) is not None:
             return not alive
-        if self.clock() - float(there["heartbeat"]) > FORGOTTEN_S:
+        if self.clock() - float(holder["heartbeat"]) > STALE_AFTER_S:
             return True
-        for _ in range(int(SILENT_S / LOOK_S)):
-            self.sleep(LOOK_S)
-            now_number, now = self._newest()
-            if now is None or now.get("released"):
-                return now_number == number
-            if (now_number, now["heartbeat"]) != (number, there["heartbeat"]):
+        for _ in range(int(HEARTBEAT_TIMEOUT_S / POLL_S)):
+            self.sleep(POLL_S)
+            newest_number, newest = self._newest()
+            if newest is None or newest.get("released"):
+                return newest_number == number
+            if (newest_number, newest["heartbeat"]) != (number, holder["heartbeat"]):
                 return False
         return True
 
@@ -147,12 +147,12 @@ class Lease:
 
 
 def open_lock(run_dir: Path) -> RunLock | Lease:
-    """What keeps others out of a directory, of the kind that its place allows."""
-    return Lease(run_dir) if places.is_remote(run_dir) else RunLock(run_dir)
+    """Return the lock for a directory: a lease in a bucket, an ``flock`` elsewhere. It is not acquired yet."""
+    return Lease(run_dir) if paths.is_remote(run_dir) else RunLock(run_dir)
 
 
-def _lives(there: dict[str, Any]) -> bool | None:
-    """Whether the holder's process is here; None when it is, or may be, of another machine."""
-    if there.get("machine") is None or there["machine"] != machine():
+def _holder_alive(holder: dict[str, Any]) -> bool | None:
+    """Return whether the holder's process runs on this machine; None if it runs, or may run, on another one."""
+    if holder.get("machine") is None or holder["machine"] != machine_id():
         return None
-    return there["began"] is not None and process_began(int(there["pid"])) == there["began"]
+    return holder["began"] is not None and process_start_time(int(holder["pid"])) == holder["began"]

@@ -1,4 +1,4 @@
-"""At most one training process a run directory."""
+"""File locks: at most one training process per run directory."""
 
 from __future__ import annotations
 
@@ -17,30 +17,31 @@ from typing import IO, Any
 
 from clip_jax.errors import UserError, parse_json, short
 
-FILE = ".lock"
-INHERITED = "CLIP_JAX_LOCK_FDS"  # a launcher that holds locks hands them to its child under this name, with commas
-SILENT_S = 60.0  # a run of another host that says nothing for so long is dead
-FORGOTTEN_S = 600.0  # and one whose last word is so old needs no watching
+LOCK_FILE = ".lock"
+# environment variable in which a launcher passes its child the descriptors of held locks, separated by commas
+INHERITED = "CLIP_JAX_LOCK_FDS"
+HEARTBEAT_TIMEOUT_S = 60.0  # without a heartbeat for this long while we poll, a run on another host is dead
+STALE_AFTER_S = 600.0  # a heartbeat this old needs no polling: the run is dead
 _UNSUPPORTED = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL)
 
 
 class Busy(UserError):
-    """Another process trains in this directory."""
+    """Another process is training in this directory."""
 
 
 class RunLock:
-    """An ``flock`` on ``RUN_DIR/.lock``: it goes with its owner, however that ends, SIGKILL included.
+    """An ``flock`` on ``RUN_DIR/.lock``; the kernel releases it when the owner ends, even by SIGKILL.
 
-    The file names the owner, for the message. A file system without such locks is passed over: `wait_for_silence` is
-    then all there is.
+    The file names the owner, for the error message. On a file system without such locks `acquire` succeeds, and
+    `wait_until_silent` is the only protection.
     """
 
     def __init__(self, run_dir: Path) -> None:
-        self.path = run_dir / FILE
+        self.path = run_dir / LOCK_FILE
         self._file: IO[str] | None = None
 
     def acquire(self) -> None:
-        """Raises Busy, naming the owner, when another process holds it."""
+        """Take the lock; raise Busy, naming the owner, if another process holds it."""
         file = self._inherited() or self.path.open("a+")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -55,11 +56,11 @@ class RunLock:
             if error.errno not in _UNSUPPORTED:
                 raise
         self._file = file
-        self.sign(os.getpid())
+        self.write_owner(os.getpid())
 
     def _inherited(self) -> IO[str] | None:
         for number in filter(None, os.environ.get(INHERITED, "").split(",")):
-            with contextlib.suppress(OSError):  # a descriptor of that number may be another process's, or none
+            with contextlib.suppress(OSError):  # the number may belong to no open file, or to another one
                 if os.path.samestat(os.fstat(int(number)), self.path.stat()):
                     left = [n for n in os.environ.pop(INHERITED).split(",") if n != number]
                     os.environ |= {INHERITED: ",".join(left)} if left else {}
@@ -67,61 +68,63 @@ class RunLock:
                     return os.fdopen(int(number), "a+")
         return None
 
-    def sign(self, pid: int) -> None:
-        """Say who holds it."""
+    def write_owner(self, pid: int) -> None:
+        """Write who holds the lock, process ``pid`` of this host, into the file."""
         assert self._file is not None
         self._file.truncate(0)
-        about = {"pid": pid, "host": socket.gethostname(), "machine": machine(), "began": process_began(pid)}
+        about = {"pid": pid, "host": socket.gethostname(), "machine": machine_id(), "began": process_start_time(pid)}
         self._file.write(json.dumps(about) + "\n")
         self._file.flush()
 
     def owner(self) -> dict[str, Any]:
-        """What the owner said of itself: ``pid``, ``host``, ``machine`` and when its process ``began``."""
+        """Read what the file records of the owner: ``pid``, ``host``, ``machine`` and when its process ``began``."""
         try:
             return dict(parse_json(self.path.read_bytes(), self.path))
         except (OSError, ValueError, TypeError):
             return {}
 
     def fileno(self) -> int:
-        """The descriptor to hand to a child."""
+        """Return the descriptor to pass to a child process."""
         assert self._file is not None
         return self._file.fileno()
 
     def check(self) -> None:
-        """Nothing to check: nobody takes a lock away. (`lease.Lease`)"""
+        """Do nothing: unlike a `lease.Lease`, a lock cannot be taken over."""
 
     def close(self) -> None:
-        """Let go. A child that inherited the lock keeps it."""
+        """Release the lock. A child that inherited it keeps it."""
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._file.close()
             self._file = None
 
 
-def ask_to_stop(run_dir: Path) -> None:
-    """Send SIGTERM to the process that holds the lock, if it is the one that signed it.
+def request_stop(run_dir: Path) -> None:
+    """Send SIGTERM to the process that the lock names as its owner.
 
-    A lock may reach across hosts (NFS, Lustre, GPFS), and process numbers are used again: only a process of this
-    machine that began when the lock says is signalled.
+    A lock may reach across hosts (NFS, Lustre, GPFS), and process ids are reused: only a process of this machine whose
+    start time is the recorded one is signalled.
 
-    Raises UserError naming the host and process where that is not so, or the lock does not tell.
+    Raises UserError naming the host and process if it is another one, or if the lock does not name its owner.
     """
     owner = RunLock(run_dir).owner()
     pid, host, began = owner.get("pid"), owner.get("host"), owner.get("began")
     if not isinstance(pid, int) or isinstance(pid, bool) or not 1 < pid < 2**31:
-        raise UserError(f"{run_dir}: is being trained, and its {FILE} does not say by which process; stop it by hand")
+        raise UserError(f"{run_dir}: is being trained, but its {LOCK_FILE} does not name the process; stop it manually")
     who = f"{run_dir}: is being trained by process {pid} on {short(host)}"
-    if host != socket.gethostname() or owner.get("machine", machine()) != machine():
+    if host != socket.gethostname() or owner.get("machine", machine_id()) != machine_id():
         raise UserError(field=str(run_dir), value=host, reason=who.partition(": ")[2], hint="cancel it there")
     if "began" not in owner:
-        raise UserError(f"{who}, as an older version noted; stop that process by hand")
+        raise UserError(f"{who} (recorded by an older version without a start time); stop that process manually")
     try:
         handle = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
     except OSError:
         return  # it has ended
     try:
-        if process_began(pid) != began:
-            raise UserError(f"{who}, but process {pid} here began at another time, so it is another one")
+        if process_start_time(pid) != began:
+            raise UserError(
+                f"{who}, but process {pid} on this machine has another start time, so it is a different process"
+            )
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if handle is None:
                 os.kill(pid, signal.SIGTERM)
@@ -133,16 +136,16 @@ def ask_to_stop(run_dir: Path) -> None:
 
 
 @functools.cache
-def machine() -> str | None:
-    """Names what process ids are of: a boot of a machine, and a container in it. None where that is not known."""
+def machine_id() -> str | None:
+    """Return an id of the PID namespace: the boot of this machine and the container; None where it is unknown."""
     try:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return None
 
 
-def process_began(pid: int) -> str | None:
-    """When a process of this machine began, in its clock; None when it is gone."""
+def process_start_time(pid: int) -> str | None:
+    """Return the start time of a process on this machine, in clock ticks since boot; None if it has exited."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -151,9 +154,9 @@ def process_began(pid: int) -> str | None:
 
 
 def is_held(run_dir: Path) -> bool:
-    """Whether a process of this machine trains there, as far as locks tell."""
+    """Return whether a process holds the lock of ``run_dir``, as far as the file system can tell."""
     try:
-        with (run_dir / FILE).open("a+") as file:
+        with (run_dir / LOCK_FILE).open("a+") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -162,26 +165,27 @@ def is_held(run_dir: Path) -> bool:
     return False
 
 
-def wait_for_silence(
+def wait_until_silent(
     run_dir: Path,
     read_status: Callable[[], dict[str, Any]],
     *,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.time,
 ) -> None:
-    """Where locks do not reach across hosts: watch a run that another host says it trains.
+    """Wait until a run that another host trains has no heartbeat, for file systems whose locks do not cross hosts.
 
-    Returns at once unless ``status.json`` says "running" on another host, lately. Then it looks for up to a minute
-    whether the heartbeat goes on. Raises Busy when it does.
+    Returns at once unless ``status.json`` says "running" on another host with a heartbeat of the last ten minutes. It
+    then polls the heartbeat for up to a minute; raises Busy if it advances.
     """
-    seen = read_status()
-    elsewhere = seen.get("state") == "running" and seen.get("host") not in (None, socket.gethostname())
-    if not elsewhere or clock() - float(seen.get("heartbeat", 0.0)) > FORGOTTEN_S:
+    first = read_status()
+    elsewhere = first.get("state") == "running" and first.get("host") not in (None, socket.gethostname())
+    if not elsewhere or clock() - float(first.get("heartbeat", 0.0)) > STALE_AFTER_S:
         return
-    for _ in range(int(SILENT_S)):
+    for _ in range(int(HEARTBEAT_TIMEOUT_S)):
         sleep(1.0)
-        now = read_status()
-        if now.get("state") != "running":
+        status = read_status()
+        if status.get("state") != "running":
             return
-        if (now.get("heartbeat"), now.get("attempt")) != (seen.get("heartbeat"), seen.get("attempt")):
-            raise Busy(f"{run_dir}: is being trained by process {now.get('pid')} on {now.get('host')}; its heart beats")
+        if (status.get("heartbeat"), status.get("attempt")) != (first.get("heartbeat"), first.get("attempt")):
+            owner = f"process {status.get('pid')} on {status.get('host')}"
+            raise Busy(f"{run_dir}: is being trained by {owner} (its heartbeat is current)")

@@ -1,8 +1,7 @@
-"""Where a run or a sweep lies: a directory of this machine, or one in a bucket, ``gs://BUCKET/…``.
+"""Paths of runs and sweeps: a local directory or ``gs://BUCKET/...``, behind one set of functions.
 
-A bucket has no directories, no appending and no move of more than one object. An object is replaced whole or not at
-all, what was written is there for everybody at once, and of several who make the same new object one succeeds: nothing
-in this package needs more of it.
+A bucket has no directories, no append, and no atomic move of several objects. This package relies on three guarantees
+only: atomic overwrite, read-after-write consistency, and create-if-absent.
 """
 
 from __future__ import annotations
@@ -23,20 +22,19 @@ SCHEME = "gs://"
 
 
 def is_url(path: str | Path) -> bool:
-    """Whether it names a store rather than a place on this machine."""
+    """Return whether ``path`` is a URL of a remote store (``file://`` is local)."""
     return "://" in str(path) and not str(path).startswith("file://")
 
 
 def is_remote(path: Path) -> bool:
-    """Whether a `place` lies in a bucket."""
+    """Return whether a path from `as_path` lies in a bucket."""
     return str(path).startswith(SCHEME)
 
 
-def place(path: str | Path) -> Path:
-    """The path as an object: of pathlib, or for ``gs://`` of etils.epath, which answers to the same calls.
+def as_path(path: str | Path) -> Path:
+    """Return the path as a pathlib object, or for ``gs://`` as an etils.epath one, which has the same interface.
 
-    Raises UserError for another kind of URL, one without a bucket or with a password, or when the package that knows
-    buckets is missing.
+    Raises UserError for other URLs, for a URL without a bucket or with a password, and if gcsfs is not installed.
     """
     if not is_url(path):
         return path if isinstance(path, Path) else Path(str(path).removeprefix("file://"))
@@ -50,14 +48,15 @@ def place(path: str | Path) -> Path:
 
 
 def absolute(path: Path) -> Path:
-    """From the root on; a URL is so already."""
+    """Return the absolute path; a URL is returned unchanged."""
     return path if is_remote(path) else path.absolute()
 
 
-def scratch(path: Path) -> Path:
-    """Where on this machine is what a bucket cannot hold: logs being written, locks, traces. Others: the path itself.
+def local_scratch(path: Path) -> Path:
+    """Return the local directory for files that a bucket cannot hold: growing logs, locks, profiler traces.
 
-    For ``gs://B/X`` it is ``clip_jax/gs/B/X`` in the user's cache folder (``$XDG_CACHE_HOME`` or ``~/.cache``).
+    For ``gs://B/X`` it is ``clip_jax/gs/B/X`` in the user's cache folder (``$XDG_CACHE_HOME`` or ``~/.cache``); for a
+    local path, the path itself.
     """
     if not is_remote(path):
         return path
@@ -65,23 +64,23 @@ def scratch(path: Path) -> Path:
     return Path(home) / "clip_jax" / "gs" / str(path).removeprefix(SCHEME)
 
 
-class NoAnswer(OSError):
-    """The bucket does not answer now; later the same command goes on."""
+class BucketUnavailable(OSError):
+    """The bucket does not respond at the moment; running the same command later resumes."""
 
 
 @functools.cache
 def _opened() -> Any:
     import fsspec
 
-    # others write too, so a listing of a while ago says nothing; epath's and Orbax's own stores go by this as well
+    # Other processes write too, so listings must not be cached; epath and Orbax pick up this setting as well.
     fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
     store = fsspec.filesystem("gcs")
-    hush()
+    silence_gcsfs()
     return store
 
 
-def hush() -> None:
-    """Keep gcsfs from logging the traceback of what it raises, unless ``GCSFS_DEBUG`` asked for its log."""
+def silence_gcsfs() -> None:
+    """Stop gcsfs from logging a traceback for each exception it raises, unless ``GCSFS_DEBUG`` set its log level."""
     logger = logging.getLogger("gcsfs")
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.CRITICAL)
@@ -95,19 +94,22 @@ def _store(path: str) -> Any:
 
 
 @contextlib.contextmanager
-def _asked(path: Path) -> Iterator[Any]:
-    """The store. What it raises becomes FileNotFoundError, UserError where it refuses, or `NoAnswer`."""
+def _open_bucket(path: Path) -> Iterator[Any]:
+    """Yield the bucket's file system and translate its errors.
+
+    Raises FileNotFoundError, UserError if access is denied, or `BucketUnavailable`.
+    """
     store = _store(str(path))
     try:
         yield store
     except (FileNotFoundError, FileExistsError, UserError):
         raise
     except Exception as error:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        message = str(error).splitlines()[0] if str(error) else type(error).__name__
         denied = getattr(error, "code", None) in (401, 403) or isinstance(error, PermissionError)
-        if denied or said.startswith("Forbidden"):
-            raise UserError(f"{path}: the bucket refuses ({said})") from None
-        raise NoAnswer(errno.EIO, f"the bucket does not answer ({said})", str(path)) from error
+        if denied or message.startswith("Forbidden"):
+            raise UserError(f"{path}: the bucket refuses ({message})") from None
+        raise BucketUnavailable(errno.EIO, f"the bucket does not answer ({message})", str(path)) from error
 
 
 _DISK = {
@@ -124,18 +126,18 @@ _DISK = {
 
 
 def disk_error(error: BaseException, path: Path | None = None) -> UserError | None:
-    """The one line for a disk that is full, read-only or closed to this user, whoever met it; None for anything else.
+    """Return the UserError for a disk that is full, read-only or not writable by this user; None for other errors.
 
     Args:
-      error: what was raised, by Python or by a library that only keeps the system's words.
-      path: what was being written, for errors that name no file.
+      error: the exception, raised by Python or by a library that keeps only the system's error text.
+      path: the file being written, for errors that name none.
     """
     if isinstance(error, UserError) or not isinstance(error, Exception):
         return None
     number = error.errno if isinstance(error, OSError) else None
     if number is None:
-        said = str(error)
-        number = next((n for n in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) if os.strerror(n) in said), None)
+        message = str(error)
+        number = next((n for n in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) if os.strerror(n) in message), None)
     if number not in _DISK:
         return None
     reason, hint = _DISK[number]
@@ -145,27 +147,27 @@ def disk_error(error: BaseException, path: Path | None = None) -> UserError | No
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn what `disk_error` knows into its one line. Raises UserError."""
+    """Convert the errors that `disk_error` recognizes into its one-line UserError."""
     try:
         yield
     except Exception as error:
-        if (told := disk_error(error, path)) is not None:
-            raise told from error
+        if (user_error := disk_error(error, path)) is not None:
+            raise user_error from error
         raise
 
 
-def make(path: Path) -> None:
-    """A directory, with its parents; a bucket needs none."""
+def mkdir(path: Path) -> None:
+    """Create a directory and its parents; do nothing in a bucket, which needs none."""
     if not is_remote(path):
         path.mkdir(parents=True, exist_ok=True)
 
 
 def exists(path: Path) -> bool:
-    """Whether the file is there. A bucket that does not answer is an error, not an absence."""
+    """Return whether the file exists. A bucket that does not respond raises; it does not count as absent."""
     if not is_remote(path):
         return path.exists()
     try:
-        with _asked(path) as store:
+        with _open_bucket(path) as store:
             store.info(str(path))
     except FileNotFoundError:
         return False
@@ -173,16 +175,16 @@ def exists(path: Path) -> bool:
 
 
 def remove(path: Path) -> None:
-    """The file, if it is there."""
+    """Delete the file if it exists."""
     if not is_remote(path):
         path.unlink(missing_ok=True)
         return
-    with contextlib.suppress(FileNotFoundError), _asked(path) as store:
+    with contextlib.suppress(FileNotFoundError), _open_bucket(path) as store:
         store.rm_file(str(path))
 
 
 def read_text(path: Path) -> str:
-    """The file, as it was at one moment. Raises FileNotFoundError, and UserError when it is no UTF-8 text."""
+    """Read one consistent version of the file; raise FileNotFoundError, or UserError if it is not UTF-8 text."""
     if not is_remote(path):
         try:
             data = path.read_bytes()
@@ -191,8 +193,8 @@ def read_text(path: Path) -> str:
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror})", field=str(path)) from None
     else:
-        with _asked(path) as store:
-            data = store.cat_file(str(path))  # one request: two could meet two versions
+        with _open_bucket(path) as store:
+            data = store.cat_file(str(path))  # one request: two could read two versions
     try:
         return data.decode()
     except UnicodeDecodeError:
@@ -200,10 +202,10 @@ def read_text(path: Path) -> str:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replace the file in one move: a reader sees the old one or the new one. Raises UserError on a full disk."""
+    """Write the file atomically: a reader sees the old one or the new one. Raises UserError on a full disk."""
     if is_remote(path):
         try:
-            with _asked(path) as store:
+            with _open_bucket(path) as store:
                 store.pipe_file(str(path), data)
         except FileNotFoundError:
             raise UserError(f"{path}: there is no bucket {path.parts[2]!r}") from None
@@ -222,14 +224,14 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """`write_bytes` of a text."""
+    """Write ``text`` as UTF-8, atomically (`write_bytes`)."""
     write_bytes(path, text.encode())
 
 
-def create(path: Path, text: str) -> bool:
-    """Make an object of a bucket; False when it is there already. Of several who try, one succeeds."""
+def create_if_absent(path: Path, text: str) -> bool:
+    """Create an object in a bucket; return False if it exists already. Of several concurrent calls, one succeeds."""
     try:
-        with _asked(path) as store:
+        with _open_bucket(path) as store:
             store.pipe_file(str(path), text.encode(), mode="create")
         return True
     except FileExistsError:
@@ -237,25 +239,28 @@ def create(path: Path, text: str) -> bool:
     except FileNotFoundError:
         raise UserError(f"{path}: there is no bucket {path.parts[2]!r}") from None
     except OSError as error:
-        # what gcsfs says of a condition that does not hold; or ours was made, and the answer was lost
+        # gcsfs reports a failed precondition as 412. Our own request may have succeeded and its response been lost.
         if getattr(error.__cause__, "code", None) == 412:
             return read_text(path) == text
         raise
 
 
-def names(path: Path) -> list[str]:
-    """Of what lies in a directory, sorted; none where there is none."""
+def list_names(path: Path) -> list[str]:
+    """Return the sorted names of the directory's entries; empty if it does not exist."""
     if not is_remote(path):
         return sorted(os.listdir(path)) if path.is_dir() else []
     try:
-        with _asked(path) as store:
-            return sorted(found.rstrip("/").rpartition("/")[2] for found in store.ls(str(path), detail=False))
+        with _open_bucket(path) as store:
+            return sorted(entry.rstrip("/").rpartition("/")[2] for entry in store.ls(str(path), detail=False))
     except FileNotFoundError:
         return []
 
 
 def move_tree(path: Path, target: Path) -> None:
-    """A directory, in place of another. In a bucket object by object: cut short, some are here and some are there."""
+    """Move a directory, replacing ``target``.
+
+    A bucket moves object by object, so an interrupted move leaves some objects at either path.
+    """
     if not is_remote(path):
         import shutil
 
@@ -263,24 +268,28 @@ def move_tree(path: Path, target: Path) -> None:
         shutil.rmtree(target, ignore_errors=True)
         path.rename(target)
         return
-    with _asked(path) as store:
-        if names(target):
+    with _open_bucket(path) as store:
+        if list_names(target):
             store.rm(str(target), recursive=True)
         store.mv(str(path), str(target), recursive=True)
 
 
 @contextlib.contextmanager
-def folder(path: Path) -> Iterator[Path]:
-    """A folder of this machine to write files in; in the end they are what lies in ``path``."""
+def staging_dir(path: Path) -> Iterator[Path]:
+    """Yield a local folder to write files in; on exit its files become the content of ``path``.
+
+    For a local path it is the directory itself, and other files in it stay. For a bucket it is a temporary folder: on
+    exit its files are uploaded and other objects below ``path`` are removed.
+    """
     if not is_remote(path):
-        make(path)
+        mkdir(path)
         yield path
         return
-    with tempfile.TemporaryDirectory() as here:
-        yield Path(here)
-        made = [p for p in sorted(Path(here).iterdir()) if p.is_file()]
-        for file in made:
+    with tempfile.TemporaryDirectory() as staging:
+        yield Path(staging)
+        written = [p for p in sorted(Path(staging).iterdir()) if p.is_file()]
+        for file in written:
             write_bytes(path / file.name, file.read_bytes())
-        with _asked(path) as store:
-            for old in set(names(path)) - {file.name for file in made}:
+        with _open_bucket(path) as store:
+            for old in set(list_names(path)) - {file.name for file in written}:
                 store.rm(str(path / old), recursive=True)

@@ -1,4 +1,4 @@
-"""Byte ranges of files, here or behind any URL that fsspec knows; whole files are never fetched."""
+"""Reads of byte ranges from local files or any URL that fsspec supports; whole files are never fetched."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from clip_jax.errors import UserError
-from clip_jax.storage.paths import hush, is_url
+from clip_jax.storage.paths import is_url, silence_gcsfs
 
 T = TypeVar("T")
 
@@ -19,7 +19,7 @@ _PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "s3a": "s3fs", "abfs":
 
 
 class Range(NamedTuple):
-    """Bytes ``start`` up to ``end`` of a file, by path or URL."""
+    """Bytes ``start`` up to (not including) ``end`` of a file, given by path or URL."""
 
     file: str
     start: int
@@ -27,30 +27,31 @@ class Range(NamedTuple):
 
 
 class Stat(NamedTuple):
-    """Bytes of a file, and a text that changes when its content does."""
+    """Size of a file in bytes, and a text that changes when its content does."""
 
     size: int
     version: str
 
 
 def local_path(path: str) -> Path:
-    """A path on this machine, with or without ``file://``."""
+    """Return a local path, given with or without ``file://``."""
     return Path(path.removeprefix("file://"))
 
 
 def read(ranges: list[Range]) -> list[bytes]:
-    """The bytes of each range; a remote store is asked for all of them at once, where it can.
+    """Read the bytes of each range, with one request per remote store where it supports that.
 
-    Raises UserError naming the file: when it is missing or shorter, or a store still fails after some attempts.
+    Raises UserError naming the file if it is missing or shorter than the range, or if the store still fails after
+    ``len(PAUSES) + 1`` attempts.
     """
     out = {r: _read_local(r) for r in ranges if not is_url(r.file)}
-    out |= {r: b"" for r in ranges if r.start == r.end}  # a store may take an empty range for a wrong one
+    out |= {r: b"" for r in ranges if r.start == r.end}  # some stores reject an empty range
     waiting = [r for r in dict.fromkeys(ranges) if r not in out]
     for pause in (*PAUSES, None):
         if not waiting:
             break
         failed = None
-        for wanted, got in zip(waiting, _ask(waiting), strict=True):
+        for wanted, got in zip(waiting, _read_remote(waiting), strict=True):
             if isinstance(got, bytes) and len(got) == wanted.end - wanted.start:
                 out[wanted] = got
                 continue
@@ -62,36 +63,38 @@ def read(ranges: list[Range]) -> list[bytes]:
 
 
 def stat(file: str) -> Stat:
-    """Size and version. Raises UserError when there is no such file."""
+    """Return the size and version of a file; raise UserError if there is no such file."""
     if is_url(file):
         store, path = _store(file)
         info = _retried(file, lambda: store.info(path))
         if info.get("size") is None:
-            raise UserError(f"{file}: its store tells no size, so it cannot be read in parts")
+            raise UserError(f"{file}: its store reports no size, so it cannot be read in parts")
         return Stat(int(info["size"]), " ".join(str(info[k]) for k in _VERSION if info.get(k)))
     try:
-        found = local_path(file).stat()
+        status = local_path(file).stat()
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}") from None
-    return Stat(found.st_size, f"{found.st_mtime_ns} {found.st_ino}")
+    return Stat(status.st_size, f"{status.st_mtime_ns} {status.st_ino}")
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a path is none of a data set's own: ``.ipynb_checkpoints/0.jpg``, ``._0.jpg``, ``__MACOSX/0.jpg``.
+    """Return whether a file is hidden and so no part of a data set, such as ``._0.jpg`` or ``__MACOSX/0.jpg``.
 
     Args:
-      name: relative to the set's folder or archive; ``./0.jpg`` is its own.
+      name: path relative to the data set's folder or archive; ``./0.jpg`` is not hidden.
     """
     return any(part == "__MACOSX" or (part.startswith(".") and part not in (".", "..")) for part in name.split("/"))
 
 
 def glob(folder: str, pattern: str) -> list[str]:
-    """Files that match under a folder, as whole paths or URLs, in no order and without hidden ones (`is_hidden`); none
-    when there is no such folder."""
+    """Return the files under a folder that match, as whole paths or URLs, unsorted and without hidden ones.
+
+    `is_hidden` says which are hidden. A folder that does not exist has no files.
+    """
     if is_url(folder):
         store, path = _store(folder)
-        found = _retried(folder, lambda: store.glob(f"{path.rstrip('/')}/{pattern}"))
-        paths = [store.unstrip_protocol(p) for p in found]
+        matches = _retried(folder, lambda: store.glob(f"{path.rstrip('/')}/{pattern}"))
+        paths = [store.unstrip_protocol(p) for p in matches]
     else:
         paths = [str(p) for p in local_path(folder).glob(pattern)]
     below = pattern.count("/") + 1  # parts of a path that lie in the folder
@@ -99,7 +102,7 @@ def glob(folder: str, pattern: str) -> list[str]:
 
 
 def _read_local(wanted: Range) -> bytes:
-    # opened for each read: ten thousand shards would be too many to hold open
+    # Opened for each read: ten thousand shards would exceed the limit of open files.
     try:
         file = os.open(local_path(wanted.file), os.O_RDONLY)
     except OSError as error:
@@ -114,14 +117,14 @@ def _read_local(wanted: Range) -> bytes:
 
 
 def _store(url: str) -> tuple[Any, str]:
-    """fsspec's file system and its own form of the path. Raises UserError when the protocol cannot be had."""
+    """Return fsspec's file system and its form of the path; raise UserError if the protocol is not supported."""
     protocol = url.partition("://")[0]
     try:
         import fsspec
 
-        found = fsspec.core.url_to_fs(url)
-        hush()
-        return found
+        store_and_path = fsspec.core.url_to_fs(url)
+        silence_gcsfs()
+        return store_and_path
     except ImportError as error:
         name = "fsspec" if error.name == "fsspec" else _PACKAGES.get(protocol, str(error))
         raise UserError(f"{url}: reading {protocol}:// needs the package {name}") from None
@@ -129,16 +132,16 @@ def _store(url: str) -> tuple[Any, str]:
         raise UserError(f"{url}: unknown protocol {protocol!r}") from None
 
 
-def _ask(ranges: list[Range]) -> list[Any]:
-    """What the stores give for each: bytes or the error."""
+def _read_remote(ranges: list[Range]) -> list[Any]:
+    """Request the ranges from their stores; return bytes or an exception for each."""
     out: list[Any] = [None] * len(ranges)
     by_store: dict[int, list[int]] = {}
-    found = [_store(r.file) for r in ranges]
-    for n, (store, _) in enumerate(found):
+    stores = [_store(r.file) for r in ranges]
+    for n, (store, _) in enumerate(stores):
         by_store.setdefault(id(store), []).append(n)
     for rows in by_store.values():
-        store = found[rows[0]][0]
-        paths, starts, ends = zip(*((found[n][1], ranges[n].start, ranges[n].end) for n in rows), strict=True)
+        store = stores[rows[0]][0]
+        paths, starts, ends = zip(*((stores[n][1], ranges[n].start, ranges[n].end) for n in rows), strict=True)
         try:
             answers = store.cat_ranges(list(paths), list(starts), list(ends), on_error="return")
         except Exception as error:  # noqa: BLE001  (every store has errors of its own)
@@ -159,11 +162,11 @@ def _retried(url: str, call: Callable[[], T]) -> T:
 
 
 def _check_lasting(url: str, error: Exception) -> None:
-    """Raises UserError for what no second attempt would mend."""
+    """Check whether a retry can help; raise UserError for a missing file or denied access, where it cannot."""
     if isinstance(error, FileNotFoundError):
         raise UserError(f"{url}: no such file") from None
     if isinstance(error, PermissionError):
-        raise UserError(f"{url}: may not be read ({_line(error)})") from None
+        raise UserError(f"{url}: permission denied ({_line(error)})") from None
 
 
 def _wait(failed: tuple[Range, Exception] | None, pause: float | None) -> None:

@@ -1,7 +1,7 @@
-"""Which fields the records of a run and a sweep hold, and of which type: a record of another shape is a damaged one.
+"""Fields and types of the records of runs and sweeps; a record that does not match counts as damaged.
 
-Every record that is read passes here, so that its readers may take what they need without looking at types. A field
-that is not listed is not looked at; one that is listed may be missing unless it is in `REQUIRED`.
+Every record is checked here when it is read, so its users need not check types. Unlisted fields are not checked; listed
+fields may be missing unless they are in `REQUIRED`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 
 from clip_jax.errors import UserError, name_within, short
 
-LARGEST = 2**63  # what a table's column of whole numbers holds
-Kind = str | dict[str, "Kind"] | list["Kind"]  # a word of `_IS`, an object's fields, or the items of a list
+INT64_LIMIT = 2**63  # an int64 column of a table holds less
+Kind = str | dict[str, "Kind"] | list["Kind"]  # a key of `_IS`, the fields of an object, or the items of a list
 
 _NUMBER_COLUMNS = (
     "flops", "flops_logits", "flops_per_sample", "params", "params_image", "params_text", "params_no_embed",
@@ -29,7 +29,7 @@ _CELL: dict[str, Kind] = {
     "depth": "whole", "params": "whole", "batch_size": "whole", "samples_seen": "whole", "flops": "number",
     "peak_lr": "number", "steps": "whole", "dropped": "text?",
 }  # fmt: skip
-_SPLIT: Kind = {"records": "whole", "digest": "text?"}  # drawn scenes have none
+_SPLIT: Kind = {"records": "whole", "digest": "text?"}  # rendered scenes have no digest
 _INPUTS: dict[str, Kind] = {"data": {"train": _SPLIT, "val": _SPLIT}, "tokenizer_sha256": "text"}  # `inputs`
 FIELDS: dict[str, dict[str, Kind]] = {
     "result.json": {
@@ -68,14 +68,14 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "evals.jsonl": ("step", "task", "metric", "value"),
     "events.jsonl": ("event",),
 }
-# of a run that is counted as finished; `check_result`
+# required of a run that counts as finished (`check_result`)
 RESULT = ("state", "exit_reason", "final", "device", "versions", "evals", *_NUMBER_COLUMNS)
 
 
 def _is_number(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
-    return abs(value) < LARGEST if isinstance(value, int) else math.isfinite(value)
+    return abs(value) < INT64_LIMIT if isinstance(value, int) else math.isfinite(value)
 
 
 _IS: dict[str, Callable[[Any], bool]] = {
@@ -90,35 +90,35 @@ _IS: dict[str, Callable[[Any], bool]] = {
 
 
 def check_fields(name: str, values: Any, source: object) -> None:
-    """Check one record, or one line of a ``.jsonl``.
+    """Check the fields of one record, or of one line of a ``.jsonl`` file.
 
     Args:
-      name: of its file; a name that is not in `FIELDS` is any object.
-      values: what the JSON held.
-      source: names it in the message.
+      name: the file's name; under a name that is not in `FIELDS` any object passes.
+      values: the parsed JSON.
+      source: the record, as named in the message.
 
     Raises:
-      UserError: it is no object, lacks a field that its readers need, or holds one of another type.
+      UserError: the value is not an object, lacks a required field, or has a field of another type.
     """
     if not isinstance(values, dict):
         raise _damaged(source, "must hold a JSON object")
-    _need(values, REQUIRED.get(name, ()), source, "")
+    _require(values, REQUIRED.get(name, ()), source, "")
     _check(values, FIELDS.get(name, {}), source, "")
     if name == "plan.json":
-        for place, cell in enumerate(values["cells"]):
-            _need(cell, tuple(_CELL), source, f"cells[{place}].")
+        for index, cell in enumerate(values["cells"]):
+            _require(cell, tuple(_CELL), source, f"cells[{index}].")
 
 
 def check_result(values: Mapping[str, Any], source: object) -> None:
-    """Raises UserError where a ``result.json`` lacks a number that the table of its sweep needs."""
-    _need(values, RESULT, source, "")
+    """Check that a ``result.json`` has every field that the sweep's table needs; raise UserError otherwise."""
+    _require(values, RESULT, source, "")
     for group, field in (("device", "kind"), ("versions", "jax")):
-        _need(values[group], (field,), source, f"{group}.")
-    for place, row in enumerate(values["evals"]):
-        _need(row, ("task", "metric", "value"), source, f"evals[{place}].")
+        _require(values[group], (field,), source, f"{group}.")
+    for index, row in enumerate(values["evals"]):
+        _require(row, ("task", "metric", "value"), source, f"evals[{index}].")
 
 
-def _need(values: Mapping[str, Any], names: tuple[str, ...], source: object, prefix: str) -> None:
+def _require(values: Mapping[str, Any], names: tuple[str, ...], source: object, prefix: str) -> None:
     for name in names:
         if name not in values:
             raise _damaged(source, f"lacks the field {prefix}{name}")
@@ -128,8 +128,8 @@ def _check(value: Any, kind: Kind, source: object, field: str) -> None:
     if isinstance(kind, list):
         if not isinstance(value, list):
             raise _damaged(source, f"{field}={short(value)} must be a list")
-        for place, item in enumerate(value):
-            _check(item, kind[0], source, f"{field}[{place}]")
+        for index, item in enumerate(value):
+            _check(item, kind[0], source, f"{field}[{index}]")
     elif isinstance(kind, dict):
         if not isinstance(value, dict):
             raise _damaged(source, f"{field}={short(value)} must be an object")

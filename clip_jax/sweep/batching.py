@@ -18,7 +18,7 @@ from clip_jax.config.sweep import SweepConfig
 from clip_jax.distributed.cluster import visible_gpus
 from clip_jax.errors import UserError
 from clip_jax.storage.json_files import read_json, write_json
-from clip_jax.storage.paths import make
+from clip_jax.storage.paths import mkdir
 from clip_jax.sweep.launch.local import on_cores, slot_cores, slot_environment
 from clip_jax.sweep.plan import Cell
 from clip_jax.train.vmapped.benchmark import Gain
@@ -136,7 +136,7 @@ def measure_gain(configs: Sequence[RunConfig], folder: Path, config: SweepConfig
     """
     dirs = [folder / str(i) for i in range(len(configs))]
     for run_dir, run in zip(dirs, configs, strict=True):
-        make(run_dir)
+        mkdir(run_dir)
         write_json(run_dir / "request.json", to_dict(dataclasses.replace(run, wandb="disabled")))
     out = folder.with_suffix(".json")
     command = [sys.executable, "-m", "clip_jax.cli", "family", *map(str, dirs), f"--measure={out}"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from clip_jax.errors import UserError
 from clip_jax.scaling.data.runs_table import LR_CHECK, is_check
 from clip_jax.storage.json_files import read_json, read_lines
-from clip_jax.storage.paths import place, write_bytes, write_text
+from clip_jax.storage.paths import as_path, write_bytes, write_text
 from clip_jax.storage.record_fields import check_result
 from clip_jax.sweep.tried_values import judge, noise_of
 
@@ -128,7 +128,7 @@ def collect(sweep_dir: str | Path) -> pd.DataFrame:
     """
     import pandas as pd
 
-    root = place(sweep_dir)
+    root = as_path(sweep_dir)
     rows = [_row(cell, root / "runs" / cell["run_id"]) for cell in cells_of(root)]
     df = pd.DataFrame(rows).sort_values(["budget", "params", "kind", "seed"], kind="stable").reset_index(drop=True)
     measured = pd.DataFrame(_measurements(root))
@@ -142,7 +142,7 @@ def curves(sweep_dir: str | Path, metric: str = "error_mean") -> pd.DataFrame | 
     """Return the mean error during training as rows (run_id, step, flops, error); None if it was not measured."""
     import pandas as pd
 
-    root = place(sweep_dir)
+    root = as_path(sweep_dir)
     names = {"error_mean": ("zero_shot_mean", "error"), "val_loss_refit": ("validation", "loss_refit")}
     if metric not in names:
         return None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.errors import UserError
-from clip_jax.storage.paths import absolute, is_remote, scratch
+from clip_jax.storage.paths import absolute, is_remote, local_scratch
 from clip_jax.sweep.collect import cells_of
 from clip_jax.sweep.directory import read_sweep_config
 from clip_jax.sweep.launch.base import Engine, Job
@@ -84,7 +84,7 @@ def log_of(sweep_dir: Path, run: str) -> str:
     (job,) = jobs_named(sweep_dir, [run])
     last = read_submission(job.run_dirs[0])
     folders = {job.key, (last or {}).get("job", job.key)}  # runs trained together log into the first one's folder
-    runs = scratch(sweep_dir) / "runs"
+    runs = local_scratch(sweep_dir) / "runs"
     candidates = (log for name in folders for log in (runs / name / "logs").glob("attempt-*.log"))
     logs = sorted(candidates, key=lambda p: p.stat().st_mtime)
     if logs:

@@ -9,10 +9,10 @@ from clip_jax.config.hyperparameter_rules import RULED
 from clip_jax.config.io import as_begun, from_dict, to_dict
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.errors import UserError
-from clip_jax.storage.json_files import flat, read_json, write_json
+from clip_jax.storage.json_files import flatten, read_json, write_json
 from clip_jax.storage.lease import Lease, open_lock
 from clip_jax.storage.lock import Busy, RunLock
-from clip_jax.storage.paths import is_remote, make
+from clip_jax.storage.paths import is_remote, mkdir
 from clip_jax.sweep.search.config import SearchConfig
 
 # fields that change no number of any run
@@ -48,7 +48,7 @@ def lock_sweep(config: SweepConfig | SearchConfig, root: Path) -> RunLock | Leas
         raise UserError(f"{root}: belongs to a {kinds[type(begun_config)]}; use another directory")
     if begun_config is not None:
         begun = dataclasses.replace(config, base=as_begun(config.base, begun_config.base))
-        old, new = flat(to_dict(begun_config)), flat(to_dict(begun))
+        old, new = flatten(to_dict(begun_config)), flatten(to_dict(begun))
         for name in sorted(old.keys() | new.keys()):
             grown = name in EXTENSIBLE and set(old.get(name, ())) <= set(new.get(name, ()))
             if not name.startswith(PLACEMENT) and old.get(name) != new.get(name) and not grown:
@@ -58,7 +58,7 @@ def lock_sweep(config: SweepConfig | SearchConfig, root: Path) -> RunLock | Leas
                 )
     lock = open_lock(root)
     try:
-        make(root)
+        mkdir(root)
         lock.acquire()
         write_json(root / next(name for name, cls in FILES.items() if cls is type(config)), to_dict(config))
     except Busy:

@@ -14,7 +14,7 @@ from clip_jax.config.sweep import SweepConfig
 from clip_jax.errors import UserError
 from clip_jax.scaling.data.runs_table import LR_CHECK, is_check
 from clip_jax.storage.json_files import read_json, write_json
-from clip_jax.storage.paths import absolute, exists, make, place
+from clip_jax.storage.paths import absolute, as_path, exists, mkdir
 from clip_jax.sweep.analysis.report import Echo, _check_finished, report
 from clip_jax.sweep.batching import check_batching, family_arguments, group_cells, keep_faster_groups
 from clip_jax.sweep.collect import collect
@@ -51,7 +51,7 @@ def run_sweep(
       UserError: the directory belongs to another sweep, another driver is at work in it, the engine refused, or no run
         finished.
     """
-    root = absolute(place(sweep_dir))
+    root = absolute(as_path(sweep_dir))
     check_batching(config)
     plan = plan_of(config)
     engine = engine or open_engine(config, root)
@@ -65,7 +65,7 @@ def render(config: SweepConfig, sweep_dir: str | Path) -> str:
 
     Each run is shown as its own job: which runs are trained together is measured only when the sweep runs.
     """
-    root = absolute(place(sweep_dir))
+    root = absolute(as_path(sweep_dir))
     plan = plan_of(config)
     engine = open_engine(config, root)
     check_batching(config)
@@ -138,7 +138,7 @@ class _Sweep:
         missing = [cell for cell in cells if not self._done(cell)]
         for cell in missing:
             (run_dir,) = (job := self._job_of(cell)).run_dirs
-            make(run_dir)
+            mkdir(run_dir)
             write_json(run_dir / "request.json", to_dict(cell.config))
             if (failure := failure_of(job)) and failure["reason"] != CANCELLED:
                 requeue(job)

@@ -16,7 +16,7 @@ from clip_jax.config.io import run_id, to_dict
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.errors import UserError
 from clip_jax.storage.json_files import read_lines, write_json
-from clip_jax.storage.paths import absolute, exists, make, place, write_text
+from clip_jax.storage.paths import absolute, as_path, exists, mkdir, write_text
 from clip_jax.sweep.directory import lock_sweep
 from clip_jax.sweep.launch.base import Engine, train_job
 from clip_jax.sweep.launch.reconcile import reconcile
@@ -48,7 +48,7 @@ def run_search(
       UserError: the directory belongs to another config, another driver is at work in it, the engine refused, or no
         setting trained to the end.
     """
-    root = absolute(place(sweep_dir))
+    root = absolute(as_path(sweep_dir))
     engine = engine or open_engine(config, root)
     with contextlib.closing(lock_sweep(config, root)):
         trials: list[Trial] = []
@@ -96,7 +96,7 @@ def _train(config: SearchConfig, root: Path, engine: Engine, trials: list[Trial]
     jobs = []
     for run in (run for trial in trials for run in trial.runs):
         run_dir = root / "runs" / run_id(run)
-        make(run_dir)
+        mkdir(run_dir)
         write_json(run_dir / "request.json", to_dict(run))
         jobs.append(train_job(run_dir, stage if stage < run.steps else 0))
     reconcile(engine, jobs, config.resources.max_attempts, echo=echo)

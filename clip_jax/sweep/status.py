@@ -9,7 +9,7 @@ from typing import Any
 
 from clip_jax.errors import UserError
 from clip_jax.storage.json_files import read_json, read_lines
-from clip_jax.storage.paths import place
+from clip_jax.storage.paths import as_path
 from clip_jax.sweep.collect import cells_of
 from clip_jax.sweep.launch.base import Engine, Job
 
@@ -90,7 +90,7 @@ def watch(
 
 
 def _table(sweep_dir: str | Path, engine: Engine | None, price: float) -> tuple[str, bool]:
-    root = place(sweep_dir)
+    root = as_path(sweep_dir)
     cells = cells_of(root)
     queue, note = _poll(engine, [Job((root / "runs" / cell["run_id"],), ()) for cell in cells])
     head = "  run           kind          budget   rung  seed     step/steps        state    loss  samples/s    MFU"

@@ -17,10 +17,10 @@ from typing import Any
 
 import jax
 
-from clip_jax.distributed.processes import everywhere, on_first
+from clip_jax.distributed.processes import all_processes, run_on_process_zero
 from clip_jax.errors import UserError
 from clip_jax.storage.json_files import read_json
-from clip_jax.storage.paths import absolute, disk_errors, make, move_tree, place
+from clip_jax.storage.paths import absolute, as_path, disk_errors, mkdir, move_tree
 from clip_jax.train.checksum import checksums, checksums_and_finite
 from clip_jax.train.run_directory import checkpoints_in
 from clip_jax.train.state import TrainState
@@ -92,10 +92,10 @@ class Checkpoints:
     def __init__(self, run_dir: str | Path, every: int) -> None:
         from orbax.checkpoint import v1 as ocp
 
-        self.dir = absolute(place(run_dir)) / "checkpoints"
+        self.dir = absolute(as_path(run_dir)) / "checkpoints"
         self.every = every
         with disk_errors(self.dir):
-            make(self.dir)
+            mkdir(self.dir)
             self._orbax = ocp.training.Checkpointer(
                 self.dir, preservation_policy=_Newest(every), cleanup_tmp_directories=True
             )
@@ -212,7 +212,7 @@ class Checkpoints:
 
         if steps:
             with disk_errors(self.dir):
-                on_first(move)
+                run_on_process_zero(move)
             self._orbax.reload()
 
 
@@ -240,7 +240,7 @@ def _load(path: Path, abstract: dict[str, Any]) -> tuple[dict[str, Any] | None, 
             reason = _root(error)
         if loaded is None:
             _settle()
-    if not everywhere(loaded is not None) or loaded is None:
+    if not all_processes(loaded is not None) or loaded is None:
         return None, reason
     # checkpoints of version 0.1 have no checksums
     if sums and checksums(loaded) != {k: sums[k] for k in abstract}:
@@ -256,7 +256,7 @@ def load_params(run_dir: str | Path, built: Any) -> tuple[int, Any]:
     Raises:
       UserError: the run has no readable checkpoint.
     """
-    run_dir = absolute(place(run_dir))
+    run_dir = absolute(as_path(run_dir))
     root = run_dir / "checkpoints"
     abstract = jax.tree.map(
         lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), built.abstract_params, built.shardings

@@ -11,11 +11,11 @@ import jax
 from jax.sharding import Mesh
 
 from clip_jax.config import RunConfig
-from clip_jax.data.open import notes_of, open_splits
+from clip_jax.data.open import data_notes, open_splits
 from clip_jax.data.sources.base import Source
 from clip_jax.distributed.cluster import check_devices
 from clip_jax.distributed.mesh import check_batch, enable_compile_cache, make_mesh
-from clip_jax.models.clip import Built, build
+from clip_jax.models.clip import AbstractModel, build
 from clip_jax.train.inputs import describe
 from clip_jax.train.state import check_memory
 
@@ -25,7 +25,7 @@ class TrainContext:
     """Read-only resources of a run: mesh, data sources, abstract model."""
 
     mesh: Mesh
-    built: Built
+    built: AbstractModel
     source: Source
     held_out: Source
     notes: list[str]
@@ -48,7 +48,7 @@ def build_context(config: RunConfig, *, may_share: bool = False) -> TrainContext
     check_memory(config, mesh)
     enable_compile_cache()
     source, held_out = open_splits(config.data, config.model.image.image_size, may_share=may_share)
-    notes = notes_of(config.data, source, held_out)
+    notes = data_notes(config.data, source, held_out)
     if jax.process_index() == 0:
         for note in notes:
             print(f"clip-jax: {note}", file=sys.stderr, flush=True)

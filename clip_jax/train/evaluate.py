@@ -11,7 +11,7 @@ from clip_jax.distributed.mesh import enable_compile_cache, make_mesh
 from clip_jax.errors import UserError
 from clip_jax.models.clip import build
 from clip_jax.models.execution import on_any_device
-from clip_jax.storage.paths import place
+from clip_jax.storage.paths import as_path
 from clip_jax.train.checkpoint import load_params
 from clip_jax.train.inputs import DATA, describe, describe_change, read_tokenizer
 from clip_jax.train.loop import EvaluatorFactory, Rows
@@ -27,7 +27,7 @@ def evaluate_run(run_dir: str | Path, make_evaluator: EvaluatorFactory) -> Rows:
     Raises:
       UserError: the directory holds no run, no checkpoint can be read, or the run's files were changed.
     """
-    root = place(run_dir)
+    root = as_path(run_dir)
     config = read_config(root)
     if config is None:
         raise UserError(f"{root}: holds no run (no config.json)")

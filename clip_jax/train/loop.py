@@ -20,12 +20,17 @@ from clip_jax.data.pipeline.loader import learn_tokenizer
 from clip_jax.data.sources.base import Source
 from clip_jax.data.tokenizers.learned_bpe import Tokenizer
 from clip_jax.distributed.mesh import InFlight
-from clip_jax.distributed.processes import everywhere, lost_another, on_first, told_by_first
+from clip_jax.distributed.processes import (
+    all_processes,
+    broadcast_from_process_zero,
+    is_lost_process,
+    run_on_process_zero,
+)
 from clip_jax.errors import UserError
 from clip_jax.finite import NotFinite
-from clip_jax.models.clip import Built
+from clip_jax.models.clip import AbstractModel
 from clip_jax.optim.optimizer import make_optimizer
-from clip_jax.storage.paths import exists, scratch
+from clip_jax.storage.paths import exists, local_scratch
 from clip_jax.train.anomalies import Anomaly, BatchStream, DataOffsets
 from clip_jax.train.checkpoint import Checkpoints
 from clip_jax.train.context import TrainContext, build_context
@@ -55,7 +60,7 @@ __getattr__ = renamed(__name__, {"Start": "InitState"})
 
 Rows = list[dict[str, Any]]
 # (config, built, mesh, held-out source, tokenizer) -> (parameters -> rows); see evals.in_training.make_evaluator
-EvaluatorFactory = Callable[[RunConfig, Built, Mesh, Source, Tokenizer], Callable[[Any], Rows]]
+EvaluatorFactory = Callable[[RunConfig, AbstractModel, Mesh, Source, Tokenizer], Callable[[Any], Rows]]
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ def train(
 
     The same call on the same directory resumes from the last checkpoint and ends with the same parameters as an
     uninterrupted run, bit for bit on the same mesh. A finished run returns its stored result. With several processes
-    (`distributed.processes.together`) each process makes the same call, and process 0 writes.
+    (`distributed.processes.initialized`) each process makes the same call, and process 0 writes.
 
     Args:
       config: the run; its hash must match the one in the directory.
@@ -103,7 +108,7 @@ def train(
       stop_after: stop with a checkpoint after this many steps, as a job with a time limit would.
       progress: show a progress line on stderr.
       profile: trace the steps after the first number up to the second, into ``RUN_DIR/profile`` (for a run in a bucket,
-        into `storage.paths.scratch`).
+        into `storage.paths.local_scratch`).
 
     Raises:
       UserError: the data is bad, the disk is full, the directory belongs to another run or is in use, or the loss is
@@ -113,7 +118,7 @@ def train(
     writer = jax.process_index() == 0
     directory = RunDirectory(run_dir, config, writer=writer)
     config = directory.config  # as the run began
-    if told_by_first(directory.result() is not None) and (done := directory.result()) is not None:
+    if broadcast_from_process_zero(directory.result() is not None) and (done := directory.result()) is not None:
         return done
     with clock.measure("start"):
         context = build_context(config, may_share=directory.may_share)
@@ -139,7 +144,7 @@ def run_session(
 ) -> Iterator[Run]:
     """Lock the run directory, open all resources of one attempt and yield its `Run`; record how it failed."""
     with contextlib.closing(directory.lock):
-        on_first(lambda: directory.begin(config.steps))
+        run_on_process_zero(lambda: directory.begin(config.steps))
         if not exists(directory.path / "config.json"):
             raise UserError(
                 f"{directory.path}: process 0 created it, but this process does not see it; "
@@ -151,9 +156,9 @@ def run_session(
                 raise UserError("init_from: needs train(..., start_from=clip_jax.inference.start_from)")
             load_init = functools.cache(lambda: start_from(config) if start_from and config.init_from.source else None)
             with clock.measure("start"):
-                on_first(lambda: check_data(directory, context.data))
+                run_on_process_zero(lambda: check_data(directory, context.data))
                 recorded = directory.read_status().get(DATA)
-                if not everywhere(not any(describe_change(recorded, context.data, split) for split in SPLITS)):
+                if not all_processes(not any(describe_change(recorded, context.data, split) for split in SPLITS)):
                     raise UserError(f"{directory.path}: not all processes read the same data (data.paths)")
                 for note in context.notes:
                     directory.event("data", reason=note)
@@ -166,13 +171,13 @@ def run_session(
             with (
                 contextlib.closing(tracker),
                 Checkpoints(directory.path, config.checkpoint_every) as checkpoints,
-                contextlib.closing(Profiler(scratch(directory.path / "profile"), profile)) as profiler,
+                contextlib.closing(Profiler(local_scratch(directory.path / "profile"), profile)) as profiler,
             ):
                 yield Run(
                     config, context, tokenizer, evaluate, directory, tracker, checkpoints, profiler, clock, load_init
                 )
         except BaseException as error:
-            state = "stopped" if lost_another(error) or isinstance(error, KeyboardInterrupt) else "failed"
+            state = "stopped" if is_lost_process(error) or isinstance(error, KeyboardInterrupt) else "failed"
             directory.end(state, f"{type(error).__name__}: {error}".splitlines()[0])
             raise
 
@@ -185,12 +190,12 @@ def _tokenizer(config: RunConfig, source: Source, directory: RunDirectory, load_
     """Return the run's tokenizer, which at the first start is taken from an imported text tower or learned."""
     path = directory.path / "tokenizer.json"
 
-    if not told_by_first(exists(path)):
+    if not broadcast_from_process_zero(exists(path)):
         init = load_init()  # on every process, since reading a run's checkpoint is a collective operation
         imported = init.tokenizer if init else None
-        on_first(lambda: (imported or learn_tokenizer(config, source)).save(path))
+        run_on_process_zero(lambda: (imported or learn_tokenizer(config, source)).save(path))
     tokenizer = read_tokenizer(directory.path, config.model)
-    on_first(lambda: directory.note_input(TOKENIZER, file_sha256(path)))
+    run_on_process_zero(lambda: directory.note_input(TOKENIZER, file_sha256(path)))
     return tokenizer
 
 
@@ -221,7 +226,7 @@ class Run:
     def start(self, *, show: bool, stream: BatchStream | None = None) -> None:
         """Prepare all but the state: truncate the logs to the state's step, open the batches and the meter."""
         with self.clock.measure("start"):
-            on_first(lambda: self.directory.truncate_after(self.step))
+            run_on_process_zero(lambda: self.directory.truncate_after(self.step))
             self.offsets = DataOffsets(self.directory.events())
             rows = self.directory.rows("metrics.jsonl")
             self.stream = stream or BatchStream(
@@ -349,7 +354,7 @@ class Run:
                 to=self.step,
                 data_offset=offset,
             )
-            on_first(lambda: self.directory.truncate_after(self.step))
+            run_on_process_zero(lambda: self.directory.truncate_after(self.step))
         self.meter.resume_from(self.step)
 
     def end(self, stop: StopRequest) -> dict[str, Any]:
@@ -374,7 +379,7 @@ class Run:
     def _finished(self) -> dict[str, Any]:
         measured = [r for r in self.directory.rows("evals.jsonl") if r["step"] == self.step]
         self.save()
-        rows = measured if told_by_first(bool(measured)) else self._evaluate()
+        rows = measured if broadcast_from_process_zero(bool(measured)) else self._evaluate()
         with self.clock.measure("checkpoint"):
             self.checkpoints.wait()
         cost = getattr(self.evaluator, "flops", 0.0)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from clip_jax.config import PixelConfig, RunConfig
 from clip_jax.config.io import from_dict, to_dict
-from clip_jax.distributed.processes import on_first, told_by_first
+from clip_jax.distributed.processes import broadcast_from_process_zero, run_on_process_zero
 from clip_jax.storage.json_files import read_json, write_json
 from clip_jax.storage.paths import exists
 
@@ -29,10 +29,10 @@ def resolve_pixels(config: RunConfig, run_dir: Path, of_source: Callable[[], Pix
     """
     path = run_dir / FILE
     # tokenizer.json is written next, so a run with only that file began before pixels were recorded
-    if not told_by_first(exists(path) or exists(run_dir / "tokenizer.json")):
+    if not broadcast_from_process_zero(exists(path) or exists(run_dir / "tokenizer.json")):
         # on every process, since reading a run's checkpoint is a collective operation
         inherited = of_source() if config.pixels == PixelConfig() else None
-        on_first(lambda: write_json(path, to_dict(inherited or config.pixels)))
+        run_on_process_zero(lambda: write_json(path, to_dict(inherited or config.pixels)))
     return with_pixels(config, run_dir)
 
 

@@ -21,11 +21,11 @@ from clip_jax._moved import names_of
 from clip_jax.config import RunConfig
 from clip_jax.config.io import as_begun, from_dict, run_id, to_dict
 from clip_jax.errors import ConfigError, UserError
-from clip_jax.storage.json_files import flat, lines_text, parse_lines, read_json, read_lines, write_json
-from clip_jax.storage.jsonl import Lines
+from clip_jax.storage.json_files import flatten, lines_text, parse_lines, read_json, read_lines, write_json
+from clip_jax.storage.jsonl import JsonlWriter
 from clip_jax.storage.lease import open_lock
-from clip_jax.storage.lock import Busy, wait_for_silence
-from clip_jax.storage.paths import disk_errors, exists, is_remote, make, names, place
+from clip_jax.storage.lock import Busy, wait_until_silent
+from clip_jax.storage.paths import as_path, disk_errors, exists, is_remote, list_names, mkdir
 
 HEARTBEAT_S = 5.0
 INPUTS = ("data", "tokenizer_sha256")  # fields of status.json: the run's first inputs (`inputs`), never changed
@@ -43,7 +43,7 @@ def checkpoints_in(run_dir: Path) -> list[int]:
     An incomplete checkpoint has another name, or, in a bucket, lacks Orbax's commit marker.
     """
     folder = run_dir / "checkpoints"
-    steps = sorted(int(name) for name in names(folder) if name.isdecimal())
+    steps = sorted(int(name) for name in list_names(folder) if name.isdecimal())
     return [s for s in steps if not is_remote(folder) or exists(folder / str(s) / COMMITTED)]
 
 
@@ -76,7 +76,7 @@ def read_config(run_dir: Path) -> RunConfig | None:
         return config
     reason = f"it was changed: its id is {run_id(config)}, the run's {records['run_id']}"
     with contextlib.suppress(ConfigError, TypeError, KeyError, StopIteration):  # only result.json holds the config
-        old, new = (flat(to_dict(c)) for c in (from_dict(RunConfig, records["config"]), config))
+        old, new = (flatten(to_dict(c)) for c in (from_dict(RunConfig, records["config"]), config))
         name = next(n for n in sorted(old) if old[n] != new[n])
         reason += f"; {name} is {new[name]!r}, it was {old[name]!r}"
     hint = "put it back as it was; another config is another run"
@@ -103,13 +103,13 @@ class RunDirectory:
         """
         self.family_id: str | None = family[0] if family else None
         self.sharing = family[1] if family else 1
-        self.path = place(run_dir)
+        self.path = as_path(run_dir)
         self.writer = writer
         self.config = config
         self.started = time.monotonic()
         self.last_heartbeat = -math.inf
         self.lock = open_lock(self.path)
-        self.lines = Lines(self.path)
+        self.lines = JsonlWriter(self.path)
         if not is_remote(self.path) and self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path}: is a file; a run needs a directory")
         self.run_id = self._check_config()
@@ -124,7 +124,7 @@ class RunDirectory:
         if first is None:
             return run_id(self.config)
         self.config = as_begun(self.config, first)
-        old, new = flat(to_dict(first)), flat(to_dict(self.config))
+        old, new = flatten(to_dict(first)), flatten(to_dict(self.config))
         for name in sorted(old.keys() | new.keys()):
             if not _is_placement(name) and old.get(name) != new.get(name):
                 raise UserError(
@@ -174,13 +174,13 @@ class RunDirectory:
             return
         with disk_errors(self.path):
             try:
-                make(self.path)
+                mkdir(self.path)
             except (FileExistsError, NotADirectoryError, PermissionError) as error:
                 raise UserError(f"{self.path}: cannot be created ({error.strerror})") from None
             self._check_submission()
             self.lock.acquire()
         if not is_remote(self.path):  # a lease holds on all machines
-            wait_for_silence(self.path, self.read_status)
+            wait_until_silent(self.path, self.read_status)
         self._load_previous_status()
         self.status |= {
             "run_id": self.run_id,

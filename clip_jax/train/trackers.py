@@ -13,7 +13,7 @@ from typing import Any, Protocol, TextIO
 from clip_jax.config import RunConfig
 from clip_jax.config.io import run_id, to_dict
 from clip_jax.errors import UserError
-from clip_jax.storage.paths import absolute, make, scratch
+from clip_jax.storage.paths import absolute, local_scratch, mkdir
 
 
 class Tracker(Protocol):
@@ -70,8 +70,8 @@ class WandbTracker:
 
 def _wandb_dir(path: Path) -> Path:
     """Create and return the local directory for wandb's files; wandb cannot write to a bucket."""
-    make(scratch(path))
-    return scratch(path)
+    mkdir(local_scratch(path))
+    return local_scratch(path)
 
 
 def sweep_of(run_dir: Path) -> str | None:

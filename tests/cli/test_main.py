@@ -12,7 +12,7 @@ from clip_jax.cli.main import _tell, main
 from clip_jax.config.io import to_dict
 from clip_jax.exit_codes import MISTAKE, STOPPED, UNREAD
 from clip_jax.storage.lock import Busy
-from clip_jax.storage.paths import NoAnswer
+from clip_jax.storage.paths import BucketUnavailable
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:Sharding info:UserWarning")
 
@@ -242,7 +242,7 @@ def test_a_disk_or_memory_that_is_full_is_one_line_of_every_verb(monkeypatch, ca
 
 def test_a_bucket_that_does_not_answer_is_one_line_and_worth_repeating(monkeypatch, capsys):
     def fail(*_):
-        raise NoAnswer(5, "the bucket does not answer (no way there)", "gs://SECRET@bucket/x")
+        raise BucketUnavailable(5, "the bucket does not answer (no way there)", "gs://SECRET@bucket/x")
 
     monkeypatch.setattr(cli, "_report", fail)
     assert main(["report", "a.csv"]) == STOPPED

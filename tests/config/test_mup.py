@@ -20,7 +20,7 @@ from clip_jax.config import (
     TextTowerConfig,
 )
 from clip_jax.config.io import from_dict, run_id
-from clip_jax.config.mup import TABLE, Multipliers, kind_of, multipliers
+from clip_jax.config.mup import TABLE, Multipliers, multipliers, table_row
 from clip_jax.config.presets import PRESETS
 from clip_jax.distributed.mesh import make_mesh
 from clip_jax.models.clip import build, init_params, make_model
@@ -83,11 +83,11 @@ def close(a, b, tolerance):
 def test_every_tensor_has_a_row(name):
     model = dataclasses.replace(PRESETS[name], image=dataclasses.replace(PRESETS[name].image, layer_scale=0.1))
     params = by_path(jax.eval_shape(lambda: init_params(model, 0)))
-    kinds = {kind_of(path) for path in params}
+    kinds = {table_row(path) for path in params}
     assert kinds <= TABLE.keys()
-    assert {kind_of(p) for p in params if p[-1] == "kernel" and "blocks" in p} == {"branch_in", "branch_out"}
+    assert {table_row(p) for p in params if p[-1] == "kernel" and "blocks" in p} == {"residual_in", "residual_out"}
     with pytest.raises(KeyError, match="image.head.query: no row"):
-        kind_of(("image", "head", "query"))
+        table_row(("image", "head", "query"))
 
 
 def test_what_the_table_says_of_four_times_the_width_and_depth():

@@ -57,7 +57,7 @@ PATHS = {"source": "webdataset", "paths": ["a", "b"]}
         ({"data": {**PATHS, "weights": [1.0, float("nan")]}}, "data.weights=nan"),
         ({"data": {**PATHS, "weights": [1.0, float("inf")]}}, "data.weights=inf"),
         ({"data": {**PATHS, "weights": [0.0, 0.0]}}, "data.weights=(0.0, 0.0)"),
-        ({"data": {**PATHS, "weights": [1.0, 1.0], "unique_samples": 5}}, "data.unique_samples: with data.weights"),
+        ({"data": {**PATHS, "weights": [1.0, 1.0], "unique_samples": 5}}, "data.unique_samples: not with data.weights"),
         ({"data": {"source": "folder", "paths": ["x"], "weights": [1.0]}}, "data.weights: 1 for 1 data.paths"),
         ({"model": {"image": {"heads": 3}}}, "model.image.heads=3"),
         ({"model": {"image": {"patch_size": 7}}}, "model.image.image_size=32"),

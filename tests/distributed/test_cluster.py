@@ -13,10 +13,10 @@ from clip_jax.distributed.cluster import (
     DEVICES,
     DEVICES_PER_PROCESS,
     PLATFORM,
-    asked_of,
     check_devices,
+    coordinator_arguments,
+    device_variables,
     first_host,
-    listen_at,
     slurm_step,
     tasks_per_node,
     visible_gpus,
@@ -98,8 +98,8 @@ def test_visible_gpus_are_those_that_cuda_would_see(value, numbers):
 def test_check_devices_names_what_is_missing():
     count = jax.device_count()
     check_devices({})
-    check_devices(asked_of("cpu", count, count))
-    assert asked_of("gpu", 0, 1) == {}
+    check_devices(device_variables("cpu", count, count))
+    assert device_variables("gpu", 0, 1) == {}
     for name, value in ((PLATFORM, "gpu"), (DEVICES_PER_PROCESS, str(count + 1)), (DEVICES, str(2 * count))):
         with pytest.raises(UserError) as caught:
             check_devices({name: value})
@@ -114,17 +114,17 @@ def named(monkeypatch, **hosts):
 
 @pytest.mark.parametrize("process", [0, 1])
 def test_listen_at_the_address_that_was_given(process):
-    found = listen_at("127.0.0.1:1234", process, {}, 0)
+    found = coordinator_arguments("127.0.0.1:1234", process, {}, 0)
     assert found["coordinator_address"] == "127.0.0.1:1234"
     assert found.get("coordinator_bind_address") == (None if process else "127.0.0.1:1234")
-    assert listen_at("[::1]:1234", 1, {}, 0)["coordinator_address"] == "[::1]:1234"
+    assert coordinator_arguments("[::1]:1234", 1, {}, 0)["coordinator_address"] == "[::1]:1234"
 
 
 @pytest.mark.parametrize("process", [0, 1])
 def test_listen_at_a_name_that_is_the_loopback_takes_the_interface_towards_the_others(monkeypatch, capsys, process):
     named(monkeypatch, debian="127.0.1.1")
-    monkeypatch.setattr(cluster, "_towards", lambda host: "127.0.0.9")  # stands for an interface
-    found = listen_at("debian:1234", process, {}, 0)
+    monkeypatch.setattr(cluster, "_outbound_address", lambda host: "127.0.0.9")  # stands for an interface
+    found = coordinator_arguments("debian:1234", process, {}, 0)
     assert found["coordinator_address"] == "127.0.0.9:1234"
     assert found.get("coordinator_bind_address") == (None if process else "127.0.0.9:1234")
     said = capsys.readouterr().err
@@ -133,11 +133,11 @@ def test_listen_at_a_name_that_is_the_loopback_takes_the_interface_towards_the_o
 
 
 def test_listen_at_localhost_stays_there_unless_there_are_several_hosts(monkeypatch, capsys):
-    monkeypatch.setattr(cluster, "_towards", lambda host: "127.0.0.9")
-    assert listen_at("127.0.0.1:1", 0, {}, 0)["coordinator_bind_address"] == "127.0.0.1:1"
+    monkeypatch.setattr(cluster, "_outbound_address", lambda host: "127.0.0.9")
+    assert coordinator_arguments("127.0.0.1:1", 0, {}, 0)["coordinator_bind_address"] == "127.0.0.1:1"
     assert not capsys.readouterr().err
     for several in ({"SLURM_STEP_NUM_NODES": "2"}, {"JOB_COMPLETION_INDEX": "0"}):
-        assert listen_at("127.0.0.1:1", 0, several, 0)["coordinator_bind_address"] == "127.0.0.9:1"
+        assert coordinator_arguments("127.0.0.1:1", 0, several, 0)["coordinator_bind_address"] == "127.0.0.9:1"
         assert capsys.readouterr().err
 
 
@@ -147,11 +147,11 @@ def test_listen_at_an_address_of_another_host_or_an_unknown_name_is_one_line():
         ("no.such.host.invalid:1", "not reached in 0 s"),
     ):
         with pytest.raises(UserError) as caught:
-            listen_at(address, 0, {}, 0)
+            coordinator_arguments(address, 0, {}, 0)
         assert (caught.value.field, caught.value.value) == ("distributed.coordinator", address)
         assert caught.value.reason.startswith(reason)
     with pytest.raises(UserError) as caught:
-        listen_at("rack1n01:1", 1, {"SLURM_STEP_NODELIST": "rack[1-2]n[01-02]"}, 0)
+        coordinator_arguments("rack1n01:1", 1, {"SLURM_STEP_NODELIST": "rack[1-2]n[01-02]"}, 0)
     assert "SLURM_STEP_NODELIST=rack[1-2]n[01-02]" in caught.value.hint
     assert "JAX_COORDINATOR_ADDRESS" in caught.value.hint
 
@@ -160,9 +160,9 @@ def test_the_service_listens_at_its_address_and_no_other():
     program = (
         "import sys\nfrom clip_jax.config import DistributedConfig\n"
         "from clip_jax.distributed.processes import find_processes\n"
-        "from clip_jax.distributed.cluster import listen_at\n"
+        "from clip_jax.distributed.cluster import coordinator_arguments\n"
         "found = find_processes(DistributedConfig(sys.argv[1], 2, 0), {})\n"
-        "found |= listen_at(found['coordinator_address'], 0, {}, 5)\n"
+        "found |= coordinator_arguments(found['coordinator_address'], 0, {}, 5)\n"
         "from jax._src.lib import _jax\n"
         "service = _jax.get_distributed_runtime_service(found['coordinator_bind_address'], 2)\n"
         "print('up', flush=True); sys.stdin.read(); import os; os._exit(0)"

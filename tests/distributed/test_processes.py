@@ -93,7 +93,7 @@ def test_what_cannot_be_is_refused(fields, said):
 def test_a_process_on_its_own_loads_no_jax():
     program = (
         "import sys; from clip_jax.config import DistributedConfig\n"
-        "from clip_jax.distributed.processes import together\n"
-        "with together(DistributedConfig(), on_error=int): sys.exit('jax' in sys.modules)"
+        "from clip_jax.distributed.processes import initialized\n"
+        "with initialized(DistributedConfig(), on_error=int): sys.exit('jax' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -53,7 +53,7 @@ def test_optimizer_equals_optax_adamw():
 
 
 def test_gains_biases_and_temperature_do_not_decay():
-    mask = optim.decay_mask(jax.eval_shape(lambda: init_params(preset("debug"), 0)))
+    mask = optim.weight_decay_mask(jax.eval_shape(lambda: init_params(preset("debug"), 0)))
     flat = {
         jax.tree_util.keystr(k, simple=True, separator="."): v for k, v in jax.tree_util.tree_leaves_with_path(mask)
     }

@@ -21,7 +21,7 @@ from clip_jax.losses.contrastive import dense_contrastive_loss as contrastive_lo
 from clip_jax.losses.predictive import caption_loss
 from clip_jax.losses.sigmoid import dense_sigmoid_loss as sigmoid_loss
 from clip_jax.models.clip import CLIP, batch_statistics, normalise_features, with_statistics
-from clip_jax.optim.optimizer import decay_mask
+from clip_jax.optim.optimizer import weight_decay_mask
 from clip_jax.pretrained import layouts, mapping
 from clip_jax.pretrained.files import read_json, read_tensors
 
@@ -270,9 +270,9 @@ def listed_rule(case, spared, params):
 
 
 def reference_rule(case, params):
-    """The reference decays what has two dimensions or more *there*; `decay_mask` must agree, place by place."""
+    """The reference decays what has two dimensions or more *there*; `weight_decay_mask` must agree, place by place."""
     flat = {entry.path: case.tensors[entry.keys[0]].ndim >= 2 for entry in case.layout.entries}
-    ours = mapping.flatten(decay_mask(params))
+    ours = mapping.flatten(weight_decay_mask(params))
     differ = {p for p in ours if ours[p] != flat[p]}
     assert differ == set(), differ
     return mapping.nest(flat)

@@ -8,10 +8,10 @@ import pytest
 from clip_jax.data.images.eval_preprocess import Preprocess
 from clip_jax.errors import UserError
 from clip_jax.pretrained.load import load_weights
-from clip_jax.pretrained.preprocessor import HALF, read_preprocessor, write_preprocessor
+from clip_jax.pretrained.preprocessor import SIGLIP_MEAN_STD, read_preprocessor, write_preprocessor
 
 CLIP = write_preprocessor(Preprocess(16))
-SIGLIP = write_preprocessor(Preprocess(16, "squash", mean=HALF, std=HALF))
+SIGLIP = write_preprocessor(Preprocess(16, "squash", mean=SIGLIP_MEAN_STD, std=SIGLIP_MEAN_STD))
 
 
 def read(values, siglip=False):
@@ -19,10 +19,10 @@ def read(values, siglip=False):
 
 
 def test_what_is_written_is_read():
-    for found in (Preprocess(16), Preprocess(16, "squash", "bilinear", HALF, HALF)):
+    for found in (Preprocess(16), Preprocess(16, "squash", "bilinear", SIGLIP_MEAN_STD, SIGLIP_MEAN_STD)):
         assert read(write_preprocessor(found)) == found
     assert read({}) == Preprocess(16)
-    assert read({}, siglip=True) == Preprocess(16, "squash", mean=HALF, std=HALF)
+    assert read({}, siglip=True) == Preprocess(16, "squash", mean=SIGLIP_MEAN_STD, std=SIGLIP_MEAN_STD)
     assert read({"image_processor_type": "SiglipImageProcessorFast"}) == read(SIGLIP)
     old = {"feature_extractor_type": "CLIPFeatureExtractor", "size": 16, "crop_size": 16, "do_center_crop": True}
     assert read(old) == Preprocess(16)
@@ -65,7 +65,7 @@ def test_the_part_of_processor_config_comes_first(golden, tmp_path):
     shutil.copytree(golden / "hf_siglip", folder)
     assert load_weights(str(folder)).preprocess.interpolation == "bicubic"
     size = load_weights(str(folder)).preprocess.size
-    fields = write_preprocessor(Preprocess(size, "squash", "bilinear", HALF, HALF))
+    fields = write_preprocessor(Preprocess(size, "squash", "bilinear", SIGLIP_MEAN_STD, SIGLIP_MEAN_STD))
     (folder / "processor_config.json").write_text(json.dumps({"processor_class": "x", "image_processor": fields}))
     assert load_weights(str(folder)).preprocess.interpolation == "bilinear"
     for values, field in ((fields | {"resample": 1}, "resample"), ([1], "image_processor")):

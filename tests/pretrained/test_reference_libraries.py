@@ -28,7 +28,7 @@ from clip_jax.pretrained.mapping import flatten, nest
 from clip_jax.pretrained.names import table
 from clip_jax.pretrained.open_clip import config_of as open_clip_config_of
 from clip_jax.pretrained.open_clip import trunk_activation
-from clip_jax.pretrained.preprocessor import HALF
+from clip_jax.pretrained.preprocessor import SIGLIP_MEAN_STD
 
 torch = pytest.importorskip("torch", reason="needs the extra parity: pip install clip-jax-scaling[parity]")
 SIZE = 32
@@ -259,7 +259,7 @@ def test_what_the_library_writes_itself_is_read(tmp_path):
     pictures = transformers.SiglipImageProcessor(size={"height": SIZE, "width": SIZE}, resample=2)
     transformers.SiglipProcessor(pictures, tokenizer).save_pretrained(tmp_path)
     found = load_weights(str(tmp_path))
-    assert found.preprocess == Preprocess(SIZE, "squash", "bilinear", HALF, HALF)
+    assert found.preprocess == Preprocess(SIZE, "squash", "bilinear", SIGLIP_MEAN_STD, SIGLIP_MEAN_STD)
     # as SigLIP 2 was trained and as its file says; the library passes over do_lower_case
     want = tokenizer([t.lower() for t in TEXTS], padding="max_length", truncation=True, max_length=16)["input_ids"]
     np.testing.assert_array_equal(found.tokenizer.encode(TEXTS), want)

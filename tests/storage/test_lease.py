@@ -12,20 +12,20 @@ import pytest
 from clip_jax.storage import lease as lease_module
 from clip_jax.storage import lock as lock_module
 from clip_jax.storage.lease import Lease
-from clip_jax.storage.lock import FORGOTTEN_S, SILENT_S, Busy
-from clip_jax.storage.paths import place
+from clip_jax.storage.lock import HEARTBEAT_TIMEOUT_S, STALE_AFTER_S, Busy
+from clip_jax.storage.paths import as_path
 
 THERE = "gs://bucket/run"
 
 
 def lease(**given):
-    return Lease(place(THERE), **given)
+    return Lease(as_path(THERE), **given)
 
 
 def test_the_second_is_refused_by_name_and_a_dead_process_holds_nothing(bucket):
     program = (
-        "import sys, time; from clip_jax.storage.paths import place; from clip_jax.storage.lease import Lease\n"
-        "Lease(place(sys.argv[1])).acquire(); print('held', flush=True); time.sleep(60)"
+        "import sys, time; from clip_jax.storage.paths import as_path; from clip_jax.storage.lease import Lease\n"
+        "Lease(as_path(sys.argv[1])).acquire(); print('held', flush=True); time.sleep(60)"
     )
     owner = subprocess.Popen([sys.executable, "-c", program, THERE], stdout=subprocess.PIPE)
     with owner, owner.stdout:
@@ -75,11 +75,11 @@ def test_a_heart_that_beats_elsewhere_refuses(bucket):
     assert bucket.names("run/.lease/") == ["000004.json"]
 
 
-@pytest.mark.parametrize(("age", "waited"), [(3.0, SILENT_S), (FORGOTTEN_S + 1, 0)])
+@pytest.mark.parametrize(("age", "waited"), [(3.0, HEARTBEAT_TIMEOUT_S), (STALE_AFTER_S + 1, 0)])
 def test_a_silent_one_is_watched_once_and_finds_out_when_it_wakes(bucket, age, waited):
     holder = Elsewhere(bucket, age=age)
     mine = holder.lease()
-    assert mine.is_held() is (age < SILENT_S)
+    assert mine.is_held() is (age < HEARTBEAT_TIMEOUT_S)
     mine.acquire()
     assert holder.now - holder.began == waited
     assert bucket.names("run/.lease/") == ["000005.json"]
@@ -110,16 +110,20 @@ def test_of_two_who_find_it_free_one_gets_it(bucket, monkeypatch):
 
 
 def test_a_process_id_that_was_given_again_is_not_the_holder(monkeypatch):
-    there = {"pid": os.getpid(), "machine": lock_module.machine(), "began": lock_module.process_began(os.getpid())}
-    assert lease_module._lives(there) is True
-    assert lease_module._lives(there | {"began": "1"}) is False
-    assert lease_module._lives(there | {"machine": None}) is None
+    there = {
+        "pid": os.getpid(),
+        "machine": lock_module.machine_id(),
+        "began": lock_module.process_start_time(os.getpid()),
+    }
+    assert lease_module._holder_alive(there) is True
+    assert lease_module._holder_alive(there | {"began": "1"}) is False
+    assert lease_module._holder_alive(there | {"machine": None}) is None
 
 
 def test_it_says_that_it_lives(bucket):
     import time
 
-    mine = lease(beat_s=0.02)
+    mine = lease(heartbeat_s=0.02)
     mine.acquire()
     first = bucket.text("run/.lease/000001.json")
     deadline = time.monotonic() + 20

@@ -16,14 +16,14 @@ import pytest
 from clip_jax.errors import UserError
 from clip_jax.storage import lock as lock_module
 from clip_jax.storage.lock import (
-    FILE,
+    HEARTBEAT_TIMEOUT_S,
     INHERITED,
-    SILENT_S,
+    LOCK_FILE,
     Busy,
     RunLock,
-    ask_to_stop,
     is_held,
-    wait_for_silence,
+    request_stop,
+    wait_until_silent,
 )
 
 
@@ -47,7 +47,7 @@ def test_the_second_is_refused_by_name_and_the_lock_goes_with_its_owner(tmp_path
 
 
 def test_a_lock_is_taken_over_from_the_launcher(tmp_path, monkeypatch):
-    with (tmp_path / FILE).open("a") as launchers:
+    with (tmp_path / LOCK_FILE).open("a") as launchers:
         fcntl.flock(launchers, fcntl.LOCK_EX)
         with pytest.raises(Busy):
             RunLock(tmp_path).acquire()
@@ -80,8 +80,8 @@ def test_several_locks_are_taken_over_each_by_its_own(tmp_path, monkeypatch):
 
 
 def test_a_handed_over_descriptor_of_something_else_is_no_lock(tmp_path, monkeypatch):
-    (tmp_path / FILE).touch()
-    with (tmp_path / FILE).open("a") as held, (tmp_path / "other").open("w") as other:
+    (tmp_path / LOCK_FILE).touch()
+    with (tmp_path / LOCK_FILE).open("a") as held, (tmp_path / "other").open("w") as other:
         fcntl.flock(held, fcntl.LOCK_EX)
         monkeypatch.setenv(INHERITED, str(other.fileno()))
         with pytest.raises(Busy):
@@ -95,7 +95,7 @@ def test_a_file_system_without_locks_is_passed_over(tmp_path, monkeypatch):
     monkeypatch.setattr(lock_module.fcntl, "flock", unsupported)
     lock = RunLock(tmp_path)
     lock.acquire()
-    assert json.loads((tmp_path / FILE).read_text())["pid"] == os.getpid()
+    assert json.loads((tmp_path / LOCK_FILE).read_text())["pid"] == os.getpid()
     lock.close()
 
 
@@ -115,7 +115,7 @@ class Elsewhere:
         self.now += seconds
 
     def watch(self, run_dir):
-        wait_for_silence(run_dir, self.read, sleep=self.sleep, clock=lambda: self.now)
+        wait_until_silent(run_dir, self.read, sleep=self.sleep, clock=lambda: self.now)
         return self.now - 1000.0
 
 
@@ -127,7 +127,7 @@ def test_a_heart_that_beats_on_another_host_refuses(tmp_path):
 @pytest.mark.parametrize(
     ("other", "waited"),
     [
-        (Elsewhere(beats=False), SILENT_S),
+        (Elsewhere(beats=False), HEARTBEAT_TIMEOUT_S),
         (Elsewhere(beats=True, state="stopped"), 0),
         (Elsewhere(beats=True, host=socket.gethostname()), 0),
         (Elsewhere(beats=True, host=None), 0),
@@ -156,21 +156,21 @@ def test_ask_to_stop_signals_no_process_but_the_one_that_signed(tmp_path, change
     with closing(RunLock(tmp_path)) as held, innocent:
         try:
             held.acquire()
-            held.sign(innocent.pid)
+            held.write_owner(innocent.pid)
             signed = held.owner()
-            (tmp_path / FILE).write_text(json.dumps(signed | change))
+            (tmp_path / LOCK_FILE).write_text(json.dumps(signed | change))
             with pytest.raises(UserError) as caught:
-                ask_to_stop(tmp_path)
+                request_stop(tmp_path)
             assert "\n" not in str(caught.value)
             assert named is None or caught.value.value == named
             older = {k: v for k, v in signed.items() if k in ("pid", "host")}
-            (tmp_path / FILE).write_text(json.dumps(older))
+            (tmp_path / LOCK_FILE).write_text(json.dumps(older))
             with pytest.raises(UserError):
-                ask_to_stop(tmp_path)
+                request_stop(tmp_path)
             assert innocent.poll() is None
-            (tmp_path / FILE).write_text(json.dumps(signed))
-            ask_to_stop(tmp_path)
+            (tmp_path / LOCK_FILE).write_text(json.dumps(signed))
+            request_stop(tmp_path)
             assert innocent.wait(10) == -signal.SIGTERM
-            ask_to_stop(tmp_path)  # it is gone
+            request_stop(tmp_path)  # it is gone
         finally:
             innocent.kill()

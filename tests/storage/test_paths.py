@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from clip_jax.errors import UserError
-from clip_jax.storage import paths as places
-from clip_jax.storage.paths import disk_error, disk_errors, place
+from clip_jax.storage import paths
+from clip_jax.storage.paths import as_path, disk_error, disk_errors
 
 
 @pytest.fixture(params=["here", "bucket"])
@@ -19,58 +19,58 @@ def root(request, tmp_path):
     if request.param == "here":
         return tmp_path / "root"
     request.getfixturevalue("bucket")
-    return place("gs://bucket/root")
+    return as_path("gs://bucket/root")
 
 
 def test_files_are_replaced_listed_and_removed_alike(root):
     file = root / "a" / "x.json"
-    assert (places.names(root), places.exists(file)) == ([], False)
+    assert (paths.list_names(root), paths.exists(file)) == ([], False)
     with pytest.raises(FileNotFoundError):
-        places.read_text(file)
-    places.make(file.parent)
+        paths.read_text(file)
+    paths.mkdir(file.parent)
     for text in ("one", "zwei → 2\n\n"):
-        places.write_text(file, text)
-        assert places.read_text(file) == text
-    assert (places.names(root), places.names(root / "a"), places.exists(file)) == (["a"], ["x.json"], True)
+        paths.write_text(file, text)
+        assert paths.read_text(file) == text
+    assert (paths.list_names(root), paths.list_names(root / "a"), paths.exists(file)) == (["a"], ["x.json"], True)
     for _ in range(2):
-        places.move_tree(root / "a", root / "aside" / "b")
-        assert places.names(root / "aside" / "b") == ["x.json"]
-        places.make(root / "a")
-        places.write_text(file, "again")
+        paths.move_tree(root / "a", root / "aside" / "b")
+        assert paths.list_names(root / "aside" / "b") == ["x.json"]
+        paths.mkdir(root / "a")
+        paths.write_text(file, "again")
     for _ in range(2):
-        places.remove(file)
-    assert not places.exists(file)
+        paths.remove(file)
+    assert not paths.exists(file)
 
 
 def test_a_folder_is_what_was_written_last(root):
     for names in ("ab", "bc"):
-        with places.folder(root / "report") as out:
+        with paths.staging_dir(root / "report") as out:
             for name in names:
                 (out / name).write_text(names)
-    there = places.names(root / "report")
-    assert there == (["b", "c"] if places.is_remote(root) else ["a", "b", "c"])
-    assert places.read_text(root / "report" / "b") == "bc"
+    there = paths.list_names(root / "report")
+    assert there == (["b", "c"] if paths.is_remote(root) else ["a", "b", "c"])
+    assert paths.read_text(root / "report" / "b") == "bc"
 
 
 def test_one_of_several_makes_an_object(bucket):
-    assert places.create(place("gs://bucket/x"), "1")
-    assert not places.create(place("gs://bucket/x"), "2")
+    assert paths.create_if_absent(as_path("gs://bucket/x"), "1")
+    assert not paths.create_if_absent(as_path("gs://bucket/x"), "2")
     assert bucket.text("x") == "1"
 
 
 def test_paths_keep_their_scheme(bucket, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
-    there = place("gs://b/x/y")
-    assert str(there / "z") == "gs://b/x/y/z" == str(place(there) / "z")
-    assert str(places.absolute(there)) == "gs://b/x/y"
-    assert places.scratch(there) == Path("/cache/clip_jax/gs/b/x/y")
-    assert places.scratch(tmp_path) == tmp_path == place(f"file://{tmp_path}")
+    there = as_path("gs://b/x/y")
+    assert str(there / "z") == "gs://b/x/y/z" == str(as_path(there) / "z")
+    assert str(paths.absolute(there)) == "gs://b/x/y"
+    assert paths.local_scratch(there) == Path("/cache/clip_jax/gs/b/x/y")
+    assert paths.local_scratch(tmp_path) == tmp_path == as_path(f"file://{tmp_path}")
 
 
 @pytest.mark.parametrize("url", ["s3://b/x", "memory://x", "gs://", "gs:///"])
 def test_other_urls_are_refused(url):
     with pytest.raises(UserError, match=f"^{url}: a run or a sweep lies in a directory or under gs://BUCKET/$"):
-        place(url)
+        as_path(url)
 
 
 def test_a_bucket_without_its_package_is_one_line():
@@ -85,11 +85,11 @@ def test_a_bucket_without_its_package_is_one_line():
 
 def test_what_a_bucket_says_is_one_line(bucket):
     with pytest.raises(UserError, match="^gs://nowhere/x: there is no bucket 'nowhere'$"):
-        places.write_text(place("gs://nowhere/x"), "")
+        paths.write_text(as_path("gs://nowhere/x"), "")
     bucket.refuse = 403
-    for call in (places.read_text, places.exists, places.names):
+    for call in (paths.read_text, paths.exists, paths.list_names):
         with pytest.raises(UserError, match="^gs://bucket/x: the bucket refuses "):
-            call(place("gs://bucket/x"))
+            call(as_path("gs://bucket/x"))
 
 
 def test_a_bucket_that_does_not_answer_is_told_from_other_errors(monkeypatch):
@@ -97,13 +97,13 @@ def test_a_bucket_that_does_not_answer_is_told_from_other_errors(monkeypatch):
         def info(self, path):
             raise RuntimeError("no way there\nand more")
 
-    monkeypatch.setattr(places, "_store", lambda path: Silent())
-    with pytest.raises(places.NoAnswer) as error:
-        places.exists(place("gs://bucket/x"))
+    monkeypatch.setattr(paths, "_store", lambda path: Silent())
+    with pytest.raises(paths.BucketUnavailable) as error:
+        paths.exists(as_path("gs://bucket/x"))
     assert error.value.filename == "gs://bucket/x"
     assert error.value.strerror == "the bucket does not answer (no way there)"
     with pytest.raises(UserError) as refused:
-        place("gs://user:SECRET@bucket/x?sig=SECRET")
+        as_path("gs://user:SECRET@bucket/x?sig=SECRET")
     assert refused.value.field == "path"
     assert "SECRET" not in f"{refused.value}{refused.value.value}"
 
@@ -114,7 +114,7 @@ def test_the_log_of_the_buckets_package_is_shown_where_asked_for(level, told):
     before = logger.level
     try:
         logger.setLevel(level)
-        places.hush()
+        paths.silence_gcsfs()
         assert logger.isEnabledFor(logging.ERROR) is told
     finally:
         logger.setLevel(before)
@@ -124,10 +124,10 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    places.write_text(tmp_path / "x", "old")
+    paths.write_text(tmp_path / "x", "old")
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match="the disk is full"):
-        places.write_text(tmp_path / "x", "new")
+        paths.write_text(tmp_path / "x", "new")
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("x", "old")]
 
 

@@ -9,7 +9,7 @@ from clip_jax.cli.main import main
 from clip_jax.config.io import to_dict
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.errors import UserError
-from clip_jax.storage.paths import place
+from clip_jax.storage.paths import as_path
 from clip_jax.sweep.collect import collect
 from clip_jax.sweep.directory import lock_sweep
 from clip_jax.sweep.driver import run_sweep
@@ -79,17 +79,17 @@ def test_it_gives_what_a_sweep_here_gives(bucket, config, tmp_path, capsys):
     assert "corrupt" in (line := next(x for x in capsys.readouterr().out.splitlines() if "not JSON" in x))
     assert f"gs://bucket/{broken}: not JSON" in line
     assert collect(THERE)["state"].tolist().count("failed") == 1
-    set_aside_corrupt(place(f"gs://bucket/{broken}").parent, said.append)
+    set_aside_corrupt(as_path(f"gs://bucket/{broken}").parent, said.append)
     assert said[-1].endswith("moved to result.json.corrupt")
     assert bucket.text(f"{broken}.corrupt") == "{"
 
 
 def test_a_second_driver_is_refused_in_one_line(bucket, config):
-    lease = lock_sweep(config, place(THERE))
+    lease = lock_sweep(config, as_path(THERE))
     with pytest.raises(UserError, match=r"^gs://bucket/sweep: process \d+ on \S+ drives this sweep already; wait for"):
         run_sweep(config, THERE, lambda line: None, InProcess())
     lease.close()
-    lock_sweep(config, place(THERE)).close()
+    lock_sweep(config, as_path(THERE)).close()
 
 
 def test_slurm_needs_a_directory_and_pods_then_no_claim(bucket, config, tmp_path, capsys):

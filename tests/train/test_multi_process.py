@@ -29,8 +29,8 @@ SEVERAL_RUNS = """
 import json, sys
 from clip_jax.config import DistributedConfig, RunConfig
 from clip_jax.config.io import from_dict
-from clip_jax.distributed.processes import together
-with together(DistributedConfig(sys.argv[1], 2, int(sys.argv[2]), heartbeat_s=20), on_error=lambda e: print(e) or 1):
+from clip_jax.distributed.processes import initialized
+with initialized(DistributedConfig(sys.argv[1], 2, int(sys.argv[2]), heartbeat_s=20), on_error=lambda e: print(e) or 1):
     import jax
     assert (jax.process_count(), jax.local_device_count(), jax.device_count()) == (2, 4, 8)
     from clip_jax.evals.in_training import make_evaluator

@@ -13,7 +13,7 @@ from clip_jax.errors import UserError
 from clip_jax.scaling.data.chance import chance_beside
 from clip_jax.scaling.planning.preregistration import ON_BUDGET, outcome, register
 from clip_jax.storage.json_files import read_json, write_json
-from clip_jax.storage.paths import exists, place, read_text
+from clip_jax.storage.paths import as_path, exists, read_text
 from clip_jax.sweep.collect import collect
 from clip_jax.sweep.control import sweep_config_of
 from clip_jax.sweep.plan import make_cell, plan_of
@@ -38,7 +38,7 @@ def register_forecast(sweep_dir: str | Path, target: float) -> str:
     import pandas as pd
 
     enable_compile_cache()
-    root = place(sweep_dir)
+    root = as_path(sweep_dir)
     config = sweep_config_of(root)
     path = root / REGISTERED
     if exists(path):
@@ -71,7 +71,7 @@ def grade_forecast(sweep_dir: str | Path) -> str:
     from clip_jax.scaling.report.figures.files import write_figure
     from clip_jax.scaling.report.figures.forecast import draw_forecast
 
-    root = place(sweep_dir)
+    root = as_path(sweep_dir)
     sweep_config_of(root)  # a search has no forecast
     registered = read_json(root / REGISTERED)
     if registered is None:

@@ -17,7 +17,7 @@ import numpy as np
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.errors import UserError
 from clip_jax.scaling.data.runs_table import is_check
-from clip_jax.storage.paths import place
+from clip_jax.storage.paths import as_path
 from clip_jax.sweep.collect import collect
 from clip_jax.sweep.control import config_of
 from clip_jax.sweep.plan import make_cell
@@ -181,7 +181,7 @@ def rules_text(sweep_dir: str | Path) -> str:
     Raises:
       UserError: the directory holds no sweep, or none of its runs has finished.
     """
-    root = place(sweep_dir)
+    root = as_path(sweep_dir)
     config = config_of(root)
     if not isinstance(config, SweepConfig):
         raise UserError(f"{root}: holds a search, which tries settings at one size and budget only")

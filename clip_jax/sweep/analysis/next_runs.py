@@ -16,7 +16,7 @@ from clip_jax.scaling.frontier.frontier import compute_optimal, seed_noise
 from clip_jax.scaling.frontier.isoflop import allocation, isoflop
 from clip_jax.scaling.laws import law_named
 from clip_jax.scaling.planning.experimental_design import Plan, best_runs, cheapest_plan
-from clip_jax.storage.paths import place
+from clip_jax.storage.paths import as_path
 from clip_jax.sweep.collect import collect
 from clip_jax.sweep.control import sweep_config_of
 from clip_jax.sweep.plan import make_cell
@@ -47,7 +47,7 @@ def next_runs(
     """
     if (budget > 0) == (half_width > 0):
         raise UserError("sweep next: give --budget=FLOPS or --precision=SHARE, one of them")
-    root = place(sweep_dir)
+    root = as_path(sweep_dir)
     config = sweep_config_of(root)
     rows, _ = fit_rows(prepare(collect(root), config.metric), config.metric)
     if rows["budget"].nunique() < 3:

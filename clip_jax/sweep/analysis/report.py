@@ -10,7 +10,7 @@ from clip_jax.config.io import from_dict
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.errors import UserError
 from clip_jax.storage.json_files import read_json
-from clip_jax.storage.paths import folder, place
+from clip_jax.storage.paths import as_path, staging_dir
 from clip_jax.sweep.collect import collect, curves, lr_evidence, several_data
 from clip_jax.train.trackers import track_law
 
@@ -29,11 +29,11 @@ def report(sweep_dir: str | Path, echo: Echo = print) -> dict[str, Any]:
     from clip_jax.scaling.data.chance import chance_beside
     from clip_jax.scaling.report.write import text_summary, write_report
 
-    root = place(sweep_dir)
+    root = as_path(sweep_dir)
     df = collect(root)
     config = from_dict(SweepConfig, read_json(root / "sweep.json") or {})
     _check_finished(df, root)
-    with folder(root / "report") as out:
+    with staging_dir(root / "report") as out:
         law = write_report(
             df,
             out,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from clip_jax.errors import UserError
-from clip_jax.storage.paths import scratch
+from clip_jax.storage.paths import local_scratch
 
 ANSWER_S = 60.0  # timeout of an engine's command-line tool
 
@@ -40,7 +40,7 @@ class Job:
     @property
     def log(self) -> Path:
         """Local log file of the attempt. Attempts that the engine itself repeats append to the same file."""
-        return scratch(self.run_dirs[0]) / "logs" / f"attempt-{self.attempt}.log"
+        return local_scratch(self.run_dirs[0]) / "logs" / f"attempt-{self.attempt}.log"
 
 
 def train_job(run_dir: Path, until: int = 0) -> Job:

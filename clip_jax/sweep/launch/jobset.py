@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_jax.config.sweep import Resources
-from clip_jax.distributed.cluster import asked_of
+from clip_jax.distributed.cluster import device_variables
 from clip_jax.errors import UserError, parse_json
 from clip_jax.storage.paths import is_remote
 from clip_jax.sweep.launch.base import Job, run_command
@@ -141,7 +141,7 @@ class JobSets:
                 "CLIP_JAX_COORDINATOR": f"{name}-train-0-0.{name}:{PORT}",
                 "CLIP_JAX_PROCESSES": str(r.nodes),
             }
-        environment |= asked_of("tpu" if r.topology else "gpu", r.devices_per_process, r.devices)
+        environment |= device_variables("tpu" if r.topology else "gpu", r.devices_per_process, r.devices)
         limits: dict[str, Any] = {}
         if r.accelerator:
             limits["google.com/tpu" if r.topology else "nvidia.com/gpu"] = r.devices_per_process

@@ -2,7 +2,7 @@
 
 All that a successor of the driver needs is in locks, which end with the process that holds them: a child holds those of
 its runs and of its slot. For a sweep in a bucket these locks and the logs lie on this machine
-(`storage.paths.scratch`).
+(`storage.paths.local_scratch`).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from clip_jax.config.sweep import Resources
-from clip_jax.distributed.cluster import asked_of, visible_gpus
+from clip_jax.distributed.cluster import device_variables, visible_gpus
 from clip_jax.errors import UserError
 from clip_jax.storage.lease import Lease
-from clip_jax.storage.lock import INHERITED, Busy, RunLock, ask_to_stop, is_held
-from clip_jax.storage.paths import is_remote, make, scratch
+from clip_jax.storage.lock import INHERITED, Busy, RunLock, is_held, request_stop
+from clip_jax.storage.paths import is_remote, local_scratch, mkdir
 from clip_jax.sweep.launch.base import EngineDown, Job
 from clip_jax.sweep.launch.submission import note_exit
 from clip_jax.train.run_directory import SUBMISSION
@@ -59,7 +59,7 @@ class Local:
         Raises:
           UserError: there are fewer GPUs than the slots need.
         """
-        self.dir, self.program = scratch(sweep_dir) / "slots", program
+        self.dir, self.program = local_scratch(sweep_dir) / "slots", program
         self.poll_s = BUCKET_POLL_S if is_remote(sweep_dir) else 0.2
         self.max_in_flight: int | None = slots
         self.slots = slots
@@ -72,7 +72,7 @@ class Local:
         for job in jobs:
             self._check_not_held(job)
             for run_dir in job.run_dirs:
-                make(scratch(run_dir) / "logs")
+                mkdir(local_scratch(run_dir) / "logs")
             with contextlib.ExitStack() as held:
                 slot, slot_lock = self._free_slot()
                 held.enter_context(contextlib.closing(slot_lock))
@@ -85,7 +85,7 @@ class Local:
                 with job.log.open("ab") as out, on_cores(slot_cores(slot, self.slots)):
                     process = self._spawn(name, job, out, slot, [lock.fileno() for lock in locks], slot_lock.fileno())
                 for lock in locks:
-                    lock.sign(process.pid)
+                    lock.write_owner(process.pid)
             self.children[job.key] = _Child(job, name, process)
 
     def _check_not_held(self, job: Job) -> None:
@@ -140,8 +140,8 @@ class Local:
         asked, refused = [], []
         for job in jobs:
             try:
-                if is_held(scratch(job.run_dirs[0])):
-                    ask_to_stop(scratch(job.run_dirs[0]))
+                if is_held(local_scratch(job.run_dirs[0])):
+                    request_stop(local_scratch(job.run_dirs[0]))
                 asked.append(job)
             except UserError as error:
                 refused.append(error)
@@ -171,11 +171,11 @@ class Local:
 
 def _lock(run_dir: Path) -> RunLock:
     """Return the local lock that a child holds while it lives; for a run in a bucket it takes the lease too."""
-    return RunLock(scratch(run_dir))
+    return RunLock(local_scratch(run_dir))
 
 
 def _is_held(job: Job) -> bool:
-    return any(is_held(scratch(run_dir)) for run_dir in job.run_dirs)
+    return any(is_held(local_scratch(run_dir)) for run_dir in job.run_dirs)
 
 
 def slot_environment(slot: int, slots: int, resources: Resources) -> dict[str, str]:
@@ -196,7 +196,7 @@ def slot_environment(slot: int, slots: int, resources: Resources) -> dict[str, s
         return {}
     first = (slot // sharing) * max(each, 1) % len(gpus)
     environment = {"CUDA_VISIBLE_DEVICES": ",".join(gpus[first : first + max(each, 1)])}
-    environment |= asked_of("gpu", each, each)
+    environment |= device_variables("gpu", each, each)
     if sharing > 1:
         environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{MEMORY_SHARE / sharing:.3f}"
     return environment

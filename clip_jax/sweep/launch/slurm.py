@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clip_jax.config.sweep import Resources
-from clip_jax.distributed.cluster import asked_of
+from clip_jax.distributed.cluster import device_variables
 from clip_jax.errors import UserError
 from clip_jax.storage.paths import is_remote
 from clip_jax.sweep.launch.base import Job, run_command, user_name
@@ -113,7 +113,10 @@ class Slurm:
                 "}",
                 *_setup(r.setup),
                 f"export {SUBMISSION}={name}",
-                *(f"export {k}={v}" for k, v in asked_of(_platform(r.gres), r.devices_per_process, r.devices).items()),
+                *(
+                    f"export {k}={v}"
+                    for k, v in device_variables(_platform(r.gres), r.devices_per_process, r.devices).items()
+                ),
                 f'srun --kill-on-bad-exit=1{cores} {shlex.join(self.program)} "${{arguments[@]}}"',
                 "ended $?",
                 "",

@@ -18,7 +18,7 @@ from typing import Any
 from clip_jax.errors import UserError
 from clip_jax.exit_codes import MISTAKE
 from clip_jax.storage.json_files import read_json, write_json
-from clip_jax.storage.paths import exists, make, move_tree, remove, scratch
+from clip_jax.storage.paths import exists, local_scratch, mkdir, move_tree, remove
 from clip_jax.storage.record_fields import check_result
 from clip_jax.sweep.launch.base import Job
 from clip_jax.train.run_directory import SUBMISSION_FILE, checkpoints_in
@@ -75,7 +75,7 @@ def note_submission(job: Job, engine: str, name: str, index: int) -> Job:
     attempt = before["attempt"] + 1 if counts else max(before["attempt"], 1)
     job = dataclasses.replace(job, attempt=attempt)
     for run_dir in job.run_dirs:
-        make(scratch(run_dir) / "logs")
+        mkdir(local_scratch(run_dir) / "logs")
         remove(run_dir / EXIT)
         values = {"engine": engine, "name": name, "index": index, "attempt": attempt, "tries": tries, "step": step}
         write_json(run_dir / SUBMISSION_FILE, values | {"job": job.key, "accepted": False, "time": time.time()})
@@ -146,7 +146,7 @@ def mark_failed(job: Job, failure: dict[str, Any]) -> None:
     """
     for run_dir in job.run_dirs:
         if not exists(run_dir / "result.json"):
-            make(run_dir)
+            mkdir(run_dir)
             status: dict[str, Any] = {}
             with contextlib.suppress(UserError):
                 status = (read_json(run_dir / "status.json") or {}) if len(job.run_dirs) > 1 else {}

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from clip_jax.config import RunConfig
 from clip_jax.config.io import run_id, to_dict
 from clip_jax.errors import UserError
-from clip_jax.storage.json_files import flat
+from clip_jax.storage.json_files import flatten
 
 # Numbers that a program of several runs holds as arrays, one entry per run. All else is equal for all of its runs.
 VMAPPABLE_FIELDS = (
@@ -24,7 +24,7 @@ WITHOUT_EFFECT = ("wandb", "data.workers", "data.threads")  # change no number o
 def shared_fields(config: RunConfig) -> dict[str, object]:
     """Return every field that must be equal in all runs of a group, by dotted name."""
     return {
-        name: value for name, value in flat(to_dict(config)).items() if name not in VMAPPABLE_FIELDS + WITHOUT_EFFECT
+        name: value for name, value in flatten(to_dict(config)).items() if name not in VMAPPABLE_FIELDS + WITHOUT_EFFECT
     }
 
 

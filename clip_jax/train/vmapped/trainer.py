@@ -23,7 +23,7 @@ from clip_jax.config import RunConfig
 from clip_jax.data.pipeline.loader import Arrays
 from clip_jax.distributed.mesh import replicated
 from clip_jax.errors import UserError
-from clip_jax.models.clip import Built
+from clip_jax.models.clip import AbstractModel
 from clip_jax.optim.optimizer import TRACEABLE, make_optimizer
 from clip_jax.train.anomalies import Anomaly, BatchStream, DataOffsets
 from clip_jax.train.context import build_context
@@ -65,7 +65,7 @@ class VmappedStep:
       form: ``vmap`` or ``map``.
     """
 
-    def __init__(self, configs: Sequence[RunConfig], built: Built, mesh: Mesh, form: str = "vmap") -> None:
+    def __init__(self, configs: Sequence[RunConfig], built: AbstractModel, mesh: Mesh, form: str = "vmap") -> None:
         if form not in FORMS:
             raise UserError(f"form={form!r}: must be one of {', '.join(FORMS)}")
         first, count = configs[0], len(configs)

@@ -12,7 +12,7 @@ import pytest
 from clip_jax.config.sweep import Resources
 from clip_jax.distributed import cluster
 from clip_jax.errors import UserError
-from clip_jax.storage.paths import place
+from clip_jax.storage.paths import as_path
 from clip_jax.sweep.launch import local
 from clip_jax.sweep.launch.base import EngineDown, Job
 from clip_jax.sweep.launch.local import Local, slot_cores, slot_environment
@@ -180,10 +180,10 @@ def test_slots_share_cores_and_gpus(monkeypatch):
 
 
 def test_runs_in_a_bucket_keep_logs_and_locks_here_and_a_lease_elsewhere_is_respected(bucket, tmp_path):
-    root = place("gs://bucket/s")
+    root = as_path("gs://bucket/s")
     program = (
-        "import sys; from clip_jax.storage.paths import place, write_text\n"
-        "print('said'); write_text(place(sys.argv[1]) / 'result.json', '{}')"
+        "import sys; from clip_jax.storage.paths import as_path, write_text\n"
+        "print('said'); write_text(as_path(sys.argv[1]) / 'result.json', '{}')"
     )
     one, two = (Job((root / "runs" / name,), (program, f"{root}/runs/{name}")) for name in ("one", "two"))
     there = Local(root, 1, program=PYTHON)

@@ -29,11 +29,11 @@ def test_write_figure_every_format_beside_the_png(figure, tmp_path):
 
 
 def test_write_figure_bucket_through_places(figure, monkeypatch):
-    from clip_jax.storage.paths import place
+    from clip_jax.storage.paths import as_path
 
     written = {}
     monkeypatch.setattr(files, "write_bytes", lambda path, data: written.update({str(path): data}))
-    files.write_figure(place("gs://bucket/sweep/a.png"), figure)
+    files.write_figure(as_path("gs://bucket/sweep/a.png"), figure)
     assert list(written) == [f"gs://bucket/sweep/a.{kind}" for kind in ("png", "pdf", "svg")]
 
 
