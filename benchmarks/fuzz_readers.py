@@ -54,8 +54,8 @@ def read_tar(folder: Path) -> None:
 
     source = WebDataset(folder / "a.tar", "train")
     rows = list(range(min(len(source), 5)))
-    source.many_captions(rows)
-    for record in source.many(rows):
+    source.get_many_captions(rows)
+    for record in source.get_many(rows):
         if not isinstance(record, ValueError):
             prepare(record.image, 16, "none")
 
@@ -109,8 +109,8 @@ def read_captions(folder: Path) -> None:
 
     source = CaptionedFolder(folder, "train")
     rows = list(range(min(len(source), 5)))
-    source.many(rows)
-    source.many_captions(rows)
+    source.get_many(rows)
+    source.get_many_captions(rows)
 
 
 def table_samples() -> list[Files]:
@@ -304,14 +304,14 @@ def read_records(folder: Path) -> None:
 
 
 def tokenizer_samples() -> list[Files]:
-    from clip_jax.data.tokenizers.clip_bpe import PublishedTokenizer
+    from clip_jax.data.tokenizers.clip_bpe import ClipTokenizer
     from clip_jax.data.tokenizers.learned_bpe import train_tokenizer
 
     learned = train_tokenizer(["a red dog", "two blue cats"] * 3, 300, 12)
     with tempfile.TemporaryDirectory() as here:
         path = Path(here) / "t.json"
         out = []
-        for tokenizer in (learned, PublishedTokenizer(12)):
+        for tokenizer in (learned, ClipTokenizer(12)):
             tokenizer.save(path)
             out.append({"tokenizer.json": path.read_bytes()})
     own = json.loads(out[0]["tokenizer.json"])
@@ -348,13 +348,13 @@ def suite_samples() -> list[Files]:
 
 def read_suite(folder: Path) -> None:
     from clip_jax.data.images.eval_preprocess import Preprocess
-    from clip_jax.data.labeled.open import open_labelled
+    from clip_jax.data.labeled.open import open_labeled
     from clip_jax.evals import benchmark as transfer
     from clip_jax.storage.paths import write_text
 
     for entry in transfer.read_suite(str(folder / "suite.json"), str(folder)):
         write_text(folder / f"{entry.name}_{entry.tasks[0] if entry.tasks else ''}.json", "{}")
-        data = open_labelled(folder / "pets")
+        data = open_labeled(folder / "pets")
         for split in data.splits:
             found = data.split(split)
             for i in range(min(len(found.labels), 3)):
@@ -376,11 +376,11 @@ def package_samples() -> list[Files]:
 
 def read_package(folder: Path) -> None:
     from clip_jax.datasets.icons.package import icon_sets
-    from clip_jax.datasets.icons.render import Pen, draw_set
+    from clip_jax.datasets.icons.render import Renderer, render_set
     from clip_jax.datasets.icons.table import describe
 
     for icons in icon_sets(folder / "p.tgz"):
-        draw_set(icons, Pen(24, "#000000"), folder)
+        render_set(icons, Renderer(24, "#000000"), folder)
         describe(icons, folder)
 
 

@@ -187,7 +187,7 @@ def read_weights(name: str, *, fetch: Fetch = hub_fetch) -> Weights:
     arrays = {k: np.asarray(v) for k, v in flatten(params).items()}
     finite_tensors(name, arrays.items())
     tokenizer = read_tokenizer(as_path(name), config)
-    return Weights(name, config, nest(arrays), Preprocess.of(config.image.image_size, run.pixels), tokenizer)
+    return Weights(name, config, nest(arrays), Preprocess.from_pixels(config.image.image_size, run.pixels), tokenizer)
 
 
 def load_model(

@@ -12,8 +12,8 @@ import clip_jax
 from clip_jax import inference as loading
 from clip_jax.cli.main import main
 from clip_jax.config import InitConfig, OptimConfig
-from clip_jax.data.images.train_transforms import decode, normalise
-from clip_jax.data.tokenizers.clip_bpe import PublishedTokenizer
+from clip_jax.data.images.train_transforms import decode, normalize
+from clip_jax.data.tokenizers.clip_bpe import ClipTokenizer
 from clip_jax.distributed.mesh import make_mesh
 from clip_jax.errors import ConfigError, UserError
 from clip_jax.evals.encode import Encoder
@@ -53,7 +53,7 @@ def test_a_run_is_a_model(base, pictures, tiny_run):
     images, texts = model.embed_images(pictures), model.embed_texts(["a red thing", "a blue thing"])
     assert images.shape == texts.shape == (2, tiny_run.model.embed_dim)
     np.testing.assert_allclose(np.linalg.norm(images, axis=1), 1, atol=1e-5)
-    pixels = normalise(model.preprocess.batch(pictures), model.preprocess.mean, model.preprocess.std)
+    pixels = normalize(model.preprocess.batch(pictures), model.preprocess.mean, model.preprocess.std)
     np.testing.assert_allclose(normalise_features(model.module.encode_image(pixels)), images, atol=1e-5)
     shares = model.classify(pictures, ["red", "blue", "green"], ["a {c}.", "the {c}."])
     np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-6)
@@ -221,7 +221,7 @@ def test_nothing_published_is_needed_to_name_it(monkeypatch, tmp_path):
 
     with pytest.raises(UserError, match="has neither"):
         loading.load_model("openai/ViT-B-32", fetch=fetch)
-    assert json.dumps(PublishedTokenizer(8).encode(["a"]).tolist())
+    assert json.dumps(ClipTokenizer(8).encode(["a"]).tolist())
 
 
 @pytest.fixture(scope="module")

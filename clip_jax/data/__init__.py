@@ -1,1 +1,1 @@
-"""Records and captions in, batches out."""
+"""Data pipeline: sources of image-caption records, transforms, tokenizers, labeled sets, batches."""

@@ -1,4 +1,4 @@
-"""Open the source that a config names, and its two splits."""
+"""Open the training and held-out sources that a config describes."""
 
 from __future__ import annotations
 
@@ -7,15 +7,23 @@ from pathlib import Path
 import numpy as np
 
 from clip_jax.config import DataConfig
-from clip_jax.data.sources.base import Chosen, Joined, Source, part_of
+from clip_jax.data.sources.base import ConcatSource, Source, SubsetSource, hash_split
 from clip_jax.errors import ConfigError, UserError
 
 
 def open_source(config: DataConfig, split: str, image_size: int) -> Source:
-    """The records of ``split`` (train | val), all ``data.paths`` joined; held-out ones of ``data.val_paths``, if given,
-    or that part of the training split that ``data.val_fraction`` says.
+    """Open one split of ``data.paths``, concatenated.
 
-    Raises UserError naming the file or field when something is missing or malformed.
+    The held-out split is read from ``data.val_paths`` if set, or is the fraction ``data.val_fraction`` of the training
+    split.
+
+    Args:
+      config: the ``data`` section of a run.
+      split: ``train`` or ``val``.
+      image_size: pixels per side that the scenes source renders.
+
+    Raises:
+      UserError: a file or field is missing or malformed; the message names it.
     """
     if config.source == "scenes":
         from clip_jax.data.scenes.scenes import ScenesSource
@@ -26,11 +34,12 @@ def open_source(config: DataConfig, split: str, image_size: int) -> Source:
     paths = config.val_paths if held_out and config.val_paths else config.paths
     parts = [_open_path(config, p, name) for p in paths]
     if fraction:
-        parts = [part_of(part, fraction, held_out=held_out) for part in parts]
+        parts = [hash_split(part, fraction, held_out=held_out) for part in parts]
     for path, part in zip(paths, parts, strict=True):
         if config.weights and len(part) == 0:
-            raise UserError(f"{path}: split {name!r} has no records, so it can have no share (data.weights)")
-    source: Source = parts[0] if len(parts) == 1 else Joined(parts)
+            reason = f"split {name!r} has no records, so it cannot have a weight (data.weights)"
+            raise UserError(f"{path}: {reason}", field="data.weights", value=path, reason=reason)
+    source: Source = parts[0] if len(parts) == 1 else ConcatSource(parts)
     if len(source) == 0:
         left = f" (data.val_fraction={fraction})" if fraction else ""
         raise UserError(f"{', '.join(paths)}: split {name!r} has no records{left}")
@@ -39,33 +48,33 @@ def open_source(config: DataConfig, split: str, image_size: int) -> Source:
             raise ConfigError(
                 f"data.unique_samples={config.unique_samples}: the training split has only {len(source)} records"
             )
-        source = Chosen(source, np.arange(config.unique_samples))
+        source = SubsetSource(source, np.arange(config.unique_samples))
     return source
 
 
 def open_splits(config: DataConfig, image_size: int, *, may_share: bool = False) -> tuple[Source, Source]:
-    """The training and the held-out records.
+    """Open the training and the held-out source.
 
     Args:
-      config: where they are.
-      image_size: pixels a side of what the scenes source renders.
-      may_share: let both be read from one file, as a run does that began when that was not refused.
+      config: the ``data`` section of a run.
+      image_size: pixels per side that the scenes source renders.
+      may_share: allow both to read the same file, for runs that began before this was refused.
 
     Raises:
-      UserError: as `open_source`; or the held-out records are training records too.
+      UserError: as `open_source`; or held-out records are also training records.
     """
     train, held_out = (open_source(config, split, image_size) for split in ("train", "val"))
     shared = train.files & held_out.files
     if shared and not may_share and not config.val_fraction:
-        field, reason = "data.val_paths", "training reads it too, so nothing would be held out"
-        hint = "name others in data.val_paths, or hold a part out with data.val_fraction=0.05"
+        field, reason = "data.val_paths", "it is also read for training, so its records would not be held out"
+        hint = "use other files in data.val_paths, or hold out a part with data.val_fraction=0.05"
         first = min(shared)
         raise UserError(f"{first}: {reason}; {hint}", field=field, value=first, reason=reason, hint=hint)
     return train, held_out
 
 
-def notes_of(config: DataConfig, train: Source, held_out: Source) -> list[str]:
-    """What a user should know of the data at the start of a run, a line each."""
+def data_notes(config: DataConfig, train: Source, held_out: Source) -> list[str]:
+    """Return the lines about the data that a run prints at its start."""
     lines = list(dict.fromkeys((*train.notes, *held_out.notes)))
     if config.val_fraction:
         both = len(train) + len(held_out) if not config.unique_samples else None

@@ -1,1 +1,1 @@
-"""What a model is measured by."""
+"""Evaluation: zero-shot, linear probe, few-shot, k-NN, retrieval, validation loss."""

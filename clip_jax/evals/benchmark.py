@@ -1,6 +1,6 @@
-"""The transfer benchmark: a suite of sets, each measured by zero-shot, probe, few-shot, neighbours or retrieval.
+"""The transfer benchmark: a suite of sets, each with zero-shot, linear probe, few-shot, k-NN or retrieval.
 
-One result a (set, task), in a file of its own, so that an interrupted benchmark goes on where it stopped.
+Each (set, task) has its own result file, so an interrupted benchmark resumes.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from typing import Any, Protocol
 import numpy as np
 
 from clip_jax.data.images.eval_preprocess import Preprocess
-from clip_jax.data.labeled.class_names import PAIRINGS, numbered, pair_names
-from clip_jax.data.labeled.open import LabelledSet, Split, open_labelled
-from clip_jax.data.sources.tar_index import kept
+from clip_jax.data.labeled.class_names import PAIRINGS, class_numbers, pair_names
+from clip_jax.data.labeled.open import LabeledSet, LabeledSplit, open_labeled
+from clip_jax.data.sources.tar_index import read_arrays
 from clip_jax.data.sources.webdataset import WebDataset
 from clip_jax.errors import UserError, foreign, name_within, parse_json, short
 from clip_jax.evals import metrics, prompts
 from clip_jax.evals.few_shot import SHOTS, few_shot
 from clip_jax.evals.knn import knn_scores
 from clip_jax.evals.linear_probe import linear_probe
-from clip_jax.evals.results import Result, scored, write_results
+from clip_jax.evals.results import Result, benchmark_metrics, write_results
 from clip_jax.evals.retrieval import recalls
 from clip_jax.finite import NotFinite, finite_rows
 from clip_jax.storage.paths import disk_errors, mkdir, read_text, write_text
 
 TASKS = ("zeroshot_classification", "linear_probe", "few_shot", "knn", "zeroshot_retrieval")
-BATCH = 512  # pictures held decoded at a time
+IMAGES_PER_BATCH = 512  # images decoded at a time
 DRAWS = 5
 
 
 class Model(Protocol):
-    """What the benchmark needs of a model; `loading.LoadedModel` is one."""
+    """What the benchmark needs of a model; `inference.LoadedModel` is one."""
 
     name: str
     digest: str
@@ -48,37 +48,42 @@ class Model(Protocol):
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One set of a suite: where it lies, which prompts and metric it takes, which tasks it is for."""
+class BenchmarkSet:
+    """One set of a suite: its path, prompts, metric, splits and tasks."""
 
     name: str
     path: str
     kind: str = "classification"  # classification | retrieval
-    prompts: str = ""  # a name of `prompts`; else the set's own files
-    metric: str = ""  # of `prompts.METRICS`; else the prompts' or accuracy
+    prompts: str = ""  # name of a built-in prompt set; by default the set's own files
+    metric: str = ""  # one of `prompts.METRICS`; by default that of the prompts, or accuracy
     train_split: str = "train"
-    val_split: str = ""  # the probe's λ is chosen on it; else on a fifth of the training split
+    val_split: str = ""  # for the probe's λ; by default a fifth of the training split
     test_split: str = "test"
-    only: tuple[str, ...] = ()  # tasks; else all that its kind can have
-    pair: str = "name"  # name | place: how class folders and TFDS labels find their classnames.txt or ``prompts``
+    only: tuple[str, ...] = ()  # tasks; by default all of its kind
+    pair: str = "name"  # name | place: how class folders and TFDS labels match class names
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The tasks this set is for."""
+        """The tasks that this set is used for."""
         every = TASKS[:-1] if self.kind == "classification" else TASKS[-1:]
         return tuple(t for t in every if t in self.only or not self.only)
 
 
-def read_suite(name: str, data: str | None) -> list[Entry]:
-    """``paper27`` and ``poster`` look for DATA/SETNAME; anything else is a JSON file that lists its sets.
+def read_suite(name: str, data: str | None) -> list[BenchmarkSet]:
+    """Return the sets of a suite.
 
-    Raises UserError, one line, naming the field that is wrong.
+    Args:
+      name: ``paper27`` or ``poster``, whose sets are DATA/SETNAME; or a JSON file that lists its sets.
+      data: folder of the sets; for a JSON file by default its field ``data``, or its own folder.
+
+    Raises:
+      UserError: one line naming the field that is wrong.
     """
     if name in prompts.SUITES:
         if data is None:
-            raise UserError(f"--suite={name}: needs --data=FOLDER, which holds one folder a set")
-        here = prompts.available()
-        return [Entry(s, str(Path(data) / s), prompts=s if s in here else "") for s in prompts.SUITES[name]]
+            raise UserError(f"--suite={name}: needs --data=FOLDER, with one folder per set")
+        builtin = prompts.available()
+        return [BenchmarkSet(s, str(Path(data) / s), prompts=s if s in builtin else "") for s in prompts.SUITES[name]]
     path = Path(name)
     if not path.is_file():
         raise UserError(f"--suite={name}: no such file; the built-in suites are {', '.join(prompts.SUITES)}")
@@ -90,10 +95,12 @@ def read_suite(name: str, data: str | None) -> list[Entry]:
             raise UserError(f"{path}: {unknown[0]} is not known")
         entries = []
         for item in sets:
-            fields = set(Entry.__dataclass_fields__)
+            fields = set(BenchmarkSet.__dataclass_fields__)
             for field in sorted(set(item) - fields):
                 raise UserError(f"{path}: set {item.get('name')!r}: {field} is not known")
-            entries.append(Entry(**{**item, "path": str(root / item["path"]), "only": tuple(item.get("only", ()))}))
+            entries.append(
+                BenchmarkSet(**{**item, "path": str(root / item["path"]), "only": tuple(item.get("only", ()))})
+            )
     for entry in entries:
         _check_texts(path, entry)
         if entry.kind not in ("classification", "retrieval"):
@@ -107,7 +114,7 @@ def read_suite(name: str, data: str | None) -> list[Entry]:
         if entry.metric and entry.metric not in prompts.METRICS:
             raise UserError(f"{path}: set {entry.name!r}: metric={entry.metric!r}: {', '.join(prompts.METRICS)}")
         if entry.val_split and entry.val_split in (entry.train_split, entry.test_split):
-            reason = "the probe's λ would be chosen on the pictures that it is trained or measured on"
+            reason = "λ of the probe would be chosen on training or test images"
             raise UserError(
                 f"{path}: set {entry.name!r}: val_split={entry.val_split}: {reason}", field="val_split",
                 value=entry.val_split, reason=reason,
@@ -117,19 +124,19 @@ def read_suite(name: str, data: str | None) -> list[Entry]:
     return entries
 
 
-def _check_texts(path: Path, entry: Entry) -> None:
-    """Raises UserError for a field of a suite's entry that is no text, or a name that would leave its folder."""
+def _check_texts(path: Path, entry: BenchmarkSet) -> None:
+    """Check an entry's text fields; raise UserError if one is not a text, or is a name that would leave its folder."""
     for field in ("kind", "prompts", "metric", "train_split", "val_split", "test_split"):
         if not isinstance(getattr(entry, field), str):
             raise UserError(f"{path}: set {short(entry.name)}: {field} must be a text", field=field)
-    name_within(f"{path}: name", entry.name)  # of its files of results
+    name_within(f"{path}: name", entry.name)  # it becomes the name of result files
     for field in ("train_split", "val_split", "test_split"):
         if getattr(entry, field):
             name_within(f"{path}: {field}", getattr(entry, field))
 
 
 def fingerprint(path: Path) -> str:
-    """Changes when a file of the folder does: names, sizes and times."""
+    """Return a hash of the names, sizes and modification times of a folder's files."""
     sha = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
         stat = file.stat()
@@ -137,19 +144,22 @@ def fingerprint(path: Path) -> str:
     return sha.hexdigest()[:16]
 
 
-def embedded(model: Model, split: Split, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings and features of these pictures. Raises UserError naming the first that cannot be read or embedded."""
+def embed_split(model: Model, split: LabeledSplit, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return embeddings [N, E] and features [N, D] of the images of ``rows``.
+
+    Raises UserError naming the first image that cannot be read or has a non-finite result.
+    """
     try:
-        found = model.embed_and_features(split.pixels(model.preprocess, rows))
-        for what, values in zip(("embedding", "features"), found, strict=True):
+        outputs = model.embed_and_features(split.pixels(model.preprocess, rows))
+        for what, values in zip(("embedding", "features"), outputs, strict=True):
             finite_rows(values, what, str)
     except NotFinite as error:
         raise error.renamed(split.name(int(rows[error.row]))) from None
-    return found
+    return outputs
 
 
-class Bench:
-    """One model, one folder of results and cached features."""
+class Benchmark:
+    """A benchmark of one model, with a folder of results and cached features."""
 
     def __init__(
         self, model: Model, out: Path, *, limit: int = 0, seed: int = 0, echo: Callable[[str], None] = print
@@ -160,14 +170,14 @@ class Bench:
             mkdir(out / "features")
 
     def _key(self, *parts: Any) -> str:
-        # everything a feature depends on: weights, preprocessing, precision, data, and how much of it
+        # all that features depend on: weights, preprocessing, precision, data, limit
         known = [self.model.digest, self.model.preprocess.to_config(), self.model.precision, self.limit, *parts]
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:24]
 
     def _cached(self, key: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         path = self.out / "features" / f"{key}.npz"
-        if (there := kept(path)) is not None:
-            return there
+        if (cached := read_arrays(path)) is not None:
+            return cached
         values = make()
         partial = path.with_name(f".{key}.partial.npz")
         with disk_errors(path):
@@ -184,51 +194,54 @@ class Bench:
             return np.arange(count)
         return np.linspace(0, count - 1, self.limit).round().astype(int)
 
-    def features(self, path: str, split_name: str, open_split: Callable[[], Split]) -> dict[str, np.ndarray]:
-        """``embeddings`` [N, E], ``features`` [N, D], ``labels`` [N] of one split, from the cache if they are there."""
+    def features(self, path: str, split_name: str, open_split: Callable[[], LabeledSplit]) -> dict[str, np.ndarray]:
+        """Return ``embeddings`` [N, E], ``features`` [N, D] and ``labels`` [N] of a split, cached on disk."""
 
         def make() -> dict[str, np.ndarray]:
             split = open_split()
             rows = self._rows(len(split.labels))
-            parts = [embedded(self.model, split, rows[i : i + BATCH]) for i in range(0, len(rows), BATCH)]
+            parts = [
+                embed_split(self.model, split, rows[i : i + IMAGES_PER_BATCH])
+                for i in range(0, len(rows), IMAGES_PER_BATCH)
+            ]
             embeddings, features = (np.concatenate(x) for x in zip(*parts, strict=True))
             return {"embeddings": embeddings, "features": features, "labels": split.labels[rows]}
 
-        found = self._cached(self._key(fingerprint(Path(path)), split_name), make)
-        for what in ("embeddings", "features"):  # of an earlier version, which did not look
-            finite_rows(found[what], what, lambda row: f"{path}: picture {row} of {split_name}")
-        return found
+        arrays = self._cached(self._key(fingerprint(Path(path)), split_name), make)
+        for what in ("embeddings", "features"):  # cached by a version without this check
+            finite_rows(arrays[what], what, lambda row: f"{path}: picture {row} of {split_name}")
+        return arrays
 
-    def run(self, entry: Entry, task: str) -> list[Result]:
-        """The results of one (set, task), from its file if nothing they depend on has changed."""
-        what = {k: v for k, v in asdict(entry).items() if k != "only"}  # says whether, not what, is measured
+    def run(self, entry: BenchmarkSet, task: str) -> list[Result]:
+        """Return the results of one (set, task), from its file if nothing that they depend on has changed."""
+        what = {k: v for k, v in asdict(entry).items() if k != "only"}  # selects tasks, does not change results
         key = self._key(fingerprint(Path(entry.path)), what, task, self.seed)
         path = self.out / f"{entry.name}_{task}.json"
         if path.is_file():
-            with contextlib.suppress(UserError):  # damaged: measured again
+            with contextlib.suppress(UserError):  # damaged: measure again
                 stored = parse_json(read_text(path), path)
                 if isinstance(stored, dict) and stored.get("key") == key:
                     return stored["results"]
-        found = self._retrieval(entry) if task == "zeroshot_retrieval" else self._classification(entry, task)
+        measured = self._retrieval(entry) if task == "zeroshot_retrieval" else self._classification(entry, task)
         common = {"dataset": entry.name, "model": self.model.name, "pretrained": self.model.digest, "language": "en"}
-        results = [{**common, "task": t, "metrics": m} for t, m in found]
+        results = [{**common, "task": t, "metrics": m} for t, m in measured]
         write_text(path, json.dumps({"key": key, "results": results}, indent=1) + "\n")
         return results
 
-    def _split(self, entry: Entry, data: LabelledSet, name: str) -> dict[str, np.ndarray]:
+    def _split(self, entry: BenchmarkSet, data: LabeledSet, name: str) -> dict[str, np.ndarray]:
         return self.features(entry.path, name, lambda: data.split(name))
 
-    def _classification(self, entry: Entry, task: str) -> list[tuple[str, dict[str, Any]]]:
-        data = open_labelled(entry.path, entry.pair)
+    def _classification(self, entry: BenchmarkSet, task: str) -> list[tuple[str, dict[str, Any]]]:
+        data = open_labeled(entry.path, entry.pair)
         test = self._split(entry, data, entry.test_split)
         texts, metric = class_prompts(entry, data, self.echo)
         labels, classes = test["labels"], len(texts)
         several = labels.ndim == 2
         if labels.shape[1] != classes if several else int(labels.max()) >= classes:
-            raise UserError(f"{entry.path}: its labels do not fit the {classes} classes")
+            raise UserError(f"{entry.path}: has labels outside the {classes} classes")
         if task == "zeroshot_classification":
             scores = test["embeddings"] @ classifier(self.model, texts).T
-            return [(task, scored(scores, labels, metric, metrics.first_alike([tuple(t) for t in texts])))]
+            return [(task, benchmark_metrics(scores, labels, metric, metrics.first_alike([tuple(t) for t in texts])))]
         train = self._split(entry, data, entry.train_split)
         pair = (train["features"], train["labels"])
         if task == "linear_probe":
@@ -238,13 +251,13 @@ class Bench:
             finite_rows(
                 scores, "linear probe's scores", lambda row: f"{entry.path}: picture {row} of {entry.test_split}"
             )
-            found = {f"lp_{k}": v for k, v in scored(scores, labels, metric).items()}
-            return [(task, {**found, "weight_decay": l2, "fewshot_k": -1, "seed": self.seed})]
+            probe = {f"lp_{k}": v for k, v in benchmark_metrics(scores, labels, metric).items()}
+            return [(task, {**probe, "weight_decay": l2, "fewshot_k": -1, "seed": self.seed})]
         if task == "knn":
             scores = knn_scores(train["embeddings"], train["labels"], test["embeddings"], classes)
-            return [(task, {f"knn_{k}": v for k, v in scored(scores, labels, metric).items()})]
+            return [(task, {f"knn_{k}": v for k, v in benchmark_metrics(scores, labels, metric).items()})]
         if several:
-            self.echo(f"{entry.name}: several classes a picture, so no few_shot")
+            self.echo(f"{entry.name}: multi-label, so no few_shot")
             return []
         fewest = int(np.bincount(train["labels"], minlength=classes).min())
         if fewest < min(SHOTS):
@@ -257,52 +270,55 @@ class Bench:
             for f in shots
         ]  # fmt: skip
 
-    def _retrieval(self, entry: Entry) -> list[tuple[str, dict[str, Any]]]:
+    def _retrieval(self, entry: BenchmarkSet) -> list[tuple[str, dict[str, Any]]]:
         pairs = WebDataset(Path(entry.path), entry.test_split)
         rows = self._rows(len(pairs))
         captions = [pairs.captions(r) for r in rows.tolist()]
-        owners = [i for i, found in enumerate(captions) for _ in found]
-        texts = [c for found in captions for c in found]
-        split = Split(np.zeros(len(pairs), np.int32), pairs.shards.image, pairs.shards.name)
+        owners = [i for i, lines in enumerate(captions) for _ in lines]
+        texts = [line for lines in captions for line in lines]
+        split = LabeledSplit(np.zeros(len(pairs), np.int32), pairs.shards.image, pairs.shards.name)
         images = self.features(entry.path, entry.test_split, lambda: split)["embeddings"]
-        found: dict[str, Any] = {}
+        metrics_row: dict[str, Any] = {}
         for row in recalls(images, self.model.embed_texts(texts), np.array(owners)):
-            # CLIP_benchmark names what is fetched: image_retrieval is text to image
+            # CLIP_benchmark names the retrieved side: image_retrieval is text to image
             side, k = row["metric"].split("_recall@")
             name = f"{'image' if side == 'text_to_image' else 'text'}_retrieval_recall@{k}"
             low, high = metrics.clopper_pearson(row["value"], row["examples"])
-            found |= {name: row["value"], f"{name}_low": low, f"{name}_high": high}
-        return [("zeroshot_retrieval", {**found, "examples": len(images), "texts": len(texts)})]
+            metrics_row |= {name: row["value"], f"{name}_low": low, f"{name}_high": high}
+        return [("zeroshot_retrieval", {**metrics_row, "examples": len(images), "texts": len(texts)})]
 
 
 def class_prompts(
-    entry: Entry, data: LabelledSet, echo: Callable[[str], None] = lambda _: None
+    entry: BenchmarkSet, data: LabeledSet, echo: Callable[[str], None] = lambda _: None
 ) -> tuple[list[list[str]], str]:
-    """Prompts class by class, and the metric; ``echo`` is told what stands on numbers or has no name.
+    """Return the prompts of each class, and the metric.
 
-    Raises UserError when nothing says how to name the classes, or when the set's names and the prompts' do not pair.
+    ``echo`` is called with warnings: classes matched by number, classes without a name. Raises UserError when nothing
+    names the classes, or when the set's names do not match the prompts'.
     """
     known = prompts.prompt_set(entry.prompts) if entry.prompts else None
     names = (known.classes if known else ()) or data.class_names
     if not names:
-        raise UserError(f"{entry.path}: no classnames.txt, and no prompts of its own")
+        raise UserError(f"{entry.path}: has no class names: neither classnames.txt nor prompts")
     if blank := [i for i, name in enumerate(names) if not name]:
         echo(f"{entry.name}: classes without a name: {', '.join(map(str, blank))}")
     metric = entry.metric or (known.metric if known else "accuracy")
     if known:
-        found, own = known.prompts(tuple(names)), data.class_names
-        if known.classes and (not own or numbered(own)):
-            echo(f"{entry.name}: its classes are numbers; class n is the n-th of prompts {known.name}")
-        if known.classes and own:
-            order = pair_names(own, known.classes, entry.path, labels=known.labels, by=entry.pair)
-            return [found[i] for i in order], metric
-        return found, metric
+        texts, classes = known.prompts(tuple(names)), data.class_names
+        if known.classes and (not classes or class_numbers(classes)):
+            echo(
+                f"{entry.name}: its classes are numbers; class n is matched with the n-th class of prompts {known.name}"
+            )
+        if known.classes and classes:
+            order = pair_names(classes, known.classes, entry.path, labels=known.labels, by=entry.pair)
+            return [texts[i] for i in order], metric
+        return texts, metric
     templates = data.templates or ("a photo of a {c}.",)
     return [[t.replace("{c}", c) for t in templates] for c in names], metric
 
 
 def classifier(model: Model, texts: list[list[str]]) -> np.ndarray:
-    """Prompts class by class -> [C, E]: normalised, averaged, normalised (Radford et al., 2021, section 3.1.4)."""
+    """Return zero-shot weights [C, E] of prompts by class: normalize, average, normalize (Radford et al., 2021)."""
     asked = [p for prompts_of in texts for p in prompts_of]
     flat = finite_rows(model.embed_texts(asked), "embedding", lambda row: repr(asked[row]))
     parts = np.split(flat, np.cumsum([len(p) for p in texts])[:-1])
@@ -314,31 +330,45 @@ def run_suite(
     model: Model, suite: str, out: str | Path, *, data: str | None = None, tasks: tuple[str, ...] = TASKS,
     limit: int = 0, seed: int = 0, echo: Callable[[str], None] = print,
 ) -> list[Result]:  # fmt: skip
-    """Measure a model on a suite; writes one JSON a (set, task), ``results.json`` and ``results.csv``.
+    """Evaluate a model on a suite; write one JSON per (set, task), ``results.json`` and ``results.csv``.
 
-    A set that is not there is said and passed over. Raises UserError when none is there, or a file is broken.
+    Sets that do not exist are reported and skipped.
+
+    Args:
+      model: the model.
+      suite, data: see `read_suite`.
+      out: folder of the results.
+      tasks: those of `TASKS` to run.
+      limit: maximum number of images per split, evenly spaced; 0 takes all.
+      seed: of validation splits and few-shot draws.
+      echo: called with progress lines.
+
+    Raises:
+      UserError: none of the sets exists, or a file is malformed.
     """
     entries = read_suite(suite, data)
     for task in tasks:
         if task not in TASKS:
             raise UserError(f"--tasks={task}: must be among {', '.join(TASKS)}")
-    there = [e for e in entries if Path(e.path).is_dir()]
+    present = [e for e in entries if Path(e.path).is_dir()]
     for entry in entries:
-        if entry not in there:
-            echo(f"not there, passed over: {entry.name} ({entry.path})")
-    if not there:
-        raise UserError(f"--suite={suite}: none of its {len(entries)} sets is there; looked for {entries[0].path} …")
-    bench = Bench(model, Path(out), limit=limit, seed=seed, echo=echo)
+        if entry not in present:
+            echo(f"skipped {entry.name}: {entry.path} does not exist")
+    if not present:
+        raise UserError(f"--suite={suite}: none of its {len(entries)} sets exists; looked for {entries[0].path} …")
+    bench = Benchmark(model, Path(out), limit=limit, seed=seed, echo=echo)
     results: list[Result] = []
-    for entry, task in _plan(there, tasks, echo):
+    for entry, task in _plan(present, tasks, echo):
         results += bench.run(entry, task)
     write_results(Path(out), results)
     return results
 
 
-def _plan(entries: list[Entry], tasks: tuple[str, ...], echo: Callable[[str], None]) -> Iterator[tuple[Entry, str]]:
+def _plan(
+    entries: list[BenchmarkSet], tasks: tuple[str, ...], echo: Callable[[str], None]
+) -> Iterator[tuple[BenchmarkSet, str]]:
     for entry in entries:
-        splits = open_labelled(entry.path, entry.pair).splits if entry.kind == "classification" else ()
+        splits = open_labeled(entry.path, entry.pair).splits if entry.kind == "classification" else ()
         for task in entry.tasks:
             if task not in tasks:
                 continue

@@ -1,4 +1,4 @@
-"""How much of an evaluation set was trained on, and the accuracy without it (Radford et al., 2021, section 5)."""
+"""Contamination: evaluation images that were trained on, and accuracy without them (Radford et al., 2021)."""
 
 from __future__ import annotations
 
@@ -8,31 +8,30 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.data.labeled.open import open_labelled
+from clip_jax.data.labeled.open import open_labeled
 from clip_jax.data.labeled.perceptual_hash import find_overlap, perceptual_hash
 from clip_jax.data.sources.base import BrokenRecord
 from clip_jax.data.sources.shard_list import holds_shards, shards_of
 from clip_jax.data.sources.webdataset import Shards
 from clip_jax.errors import UserError
-from clip_jax.evals import benchmark as transfer
-from clip_jax.evals import metrics
+from clip_jax.evals import benchmark, metrics
 
-SHOWN = 5
+MAX_PAIRS_SHOWN = 5
 
 
 def _pictures(path: Path, split: str) -> tuple[int, Callable[[int], Any], Callable[[int], str]]:
-    """Pictures with captions, labels or neither: how many, and the picture and name of each."""
+    """Open images with captions, labels or neither: their number, and functions of position to image and name."""
     if not path.exists():
         raise UserError(f"{path}: no such folder")
     if holds_shards(path):
         shards = Shards(shards_of(path, split))
         return len(shards), shards.image, shards.name
-    found = open_labelled(path, "place").split(split)  # no name is needed here
-    return len(found.labels), found.picture, found.name
+    labeled = open_labeled(path, "place").split(split)  # names are not used
+    return len(labeled.labels), labeled.picture, labeled.name
 
 
 def _hashes(path: Path, split: str) -> tuple[np.ndarray, Callable[[int], str], int]:
-    """Hashes of all pictures that can be read, names by position, and how many could not."""
+    """Hash all readable images: uint64 [N], a function of position to name, and the number of unreadable ones."""
     count, picture, name = _pictures(path, split)
     values, kept = [], []
     for i in range(count):
@@ -47,44 +46,55 @@ def _hashes(path: Path, split: str) -> tuple[np.ndarray, Callable[[int], str], i
 
 
 def overlap_report(
-    train: str | Path, evals: str | Path, model: transfer.Model | None = None, *, max_distance: int = 6,
+    train: str | Path, evals: str | Path, model: benchmark.Model | None = None, *, max_distance: int = 6,
     train_split: str = "train", eval_split: str = "test", pair: str = "name",
 ) -> str:  # fmt: skip
-    """A report for people: how many evaluation pictures have a near-duplicate, the nearest few, and, with a model, its
-    zero-shot accuracy on all of the set, on the clean part and on the overlap. ``pair`` is as in `open_labelled`.
+    """Report near-duplicates of an evaluation set in the training set, for people.
 
-    Raises UserError when a folder, a split or the class names are missing, or an evaluation picture cannot be read.
+    With a model, also its zero-shot accuracy on the whole set, on the clean part and on the overlap.
+
+    Args:
+      train, evals: folders of the two sets.
+      model: or None.
+      max_distance: Hamming distance of hashes, 0 to 64 bits.
+      train_split, eval_split: splits to compare.
+      pair: as in `open_labeled`.
+
+    Raises:
+      UserError: a folder, a split or the class names are missing, or an evaluation image cannot be read.
     """
     if not 0 <= max_distance <= 64:
         raise UserError(f"--max-distance={max_distance}: must lie between 0 and 64 bits")
     train, evals = Path(train), Path(evals)
-    there, name_there, broken = _hashes(train, train_split)
-    here, name_here, lost = _hashes(evals, eval_split)
+    train_hashes, train_name, broken = _hashes(train, train_split)
+    eval_hashes, eval_name, lost = _hashes(evals, eval_split)
     if lost:
         raise UserError(f"{evals}: {lost} pictures of its {eval_split} split cannot be read")
-    found = find_overlap(there, here, max_distance)
-    count = int(found.duplicate.sum())
-    low, high = metrics.clopper_pearson(count / len(here), len(here))
+    overlap = find_overlap(train_hashes, eval_hashes, max_distance)
+    count = int(overlap.duplicate.sum())
+    total = len(eval_hashes)
+    low, high = metrics.clopper_pearson(count / total, total)
     lines = [
-        f"{len(there):,} training pictures ({broken} unreadable), {len(here):,} for evaluation",
-        f"near-duplicates within {max_distance} bits: {count} ({count / len(here):.2%}, 95 % {low:.2%} to {high:.2%})",
+        f"{len(train_hashes):,} training pictures ({broken} unreadable), {total:,} for evaluation",
+        f"near-duplicates within {max_distance} bits: {count} ({count / total:.2%}, 95 % {low:.2%} to {high:.2%})",
     ]
-    for i in np.argsort(found.distance, kind="stable")[: min(SHOWN, count)].tolist():
-        lines.append(f"  {int(found.distance[i])} bits: {name_here(i)} ~ {name_there(int(found.index[i]))}")
+    for i in np.argsort(overlap.distance, kind="stable")[: min(MAX_PAIRS_SHOWN, count)].tolist():
+        lines.append(f"  {int(overlap.distance[i])} bits: {eval_name(i)} ~ {train_name(int(overlap.index[i]))}")
     if model is not None:
-        data = open_labelled(evals, pair)
+        data = open_labeled(evals, pair)
         split = data.split(eval_split)
         if split.labels.ndim == 2:
-            raise UserError(f"{evals}: several classes a picture, so no accuracy; leave --model out")
-        texts, _ = transfer.class_prompts(transfer.Entry(evals.name, str(evals)), data)
-        weights = transfer.classifier(model, texts)
+            raise UserError(f"{evals}: multi-label, so there is no accuracy; omit --model")
+        texts, _ = benchmark.class_prompts(benchmark.BenchmarkSet(evals.name, str(evals)), data)
+        weights = benchmark.classifier(model, texts)
         scores = np.concatenate([
-            transfer.embedded(model, split, rows)[0] @ weights.T
-            for rows in np.array_split(np.arange(len(here)), -(-len(here) // transfer.BATCH))
+            benchmark.embed_split(model, split, rows)[0] @ weights.T
+            for rows in np.array_split(np.arange(total), -(-total // benchmark.IMAGES_PER_BATCH))
         ])  # fmt: skip
-        told = found.accuracy(metrics.hits_at(scores, split.labels, 1, metrics.first_alike([tuple(t) for t in texts])))
+        hits = metrics.hits_at(scores, split.labels, 1, metrics.first_alike([tuple(t) for t in texts]))
+        parts = overlap.accuracy(hits)
         lines.append(
-            f"zero-shot accuracy: all {told['all']:.4f}, clean {told['clean']:.4f}, overlap {told['overlap']:.4f}; "
-            f"the overlap adds {told['gain']:+.4f} (p = {told['p_value']:.3g})"
+            f"zero-shot accuracy: all {parts['all']:.4f}, clean {parts['clean']:.4f}, overlap {parts['overlap']:.4f}; "
+            f"the overlap adds {parts['gain']:+.4f} (p = {parts['p_value']:.3g})"
         )
     return "\n".join(lines)

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from clip_jax.data.images.train_transforms import MEAN, STD, normalise
+from clip_jax.data.images.train_transforms import MEAN, STD, normalize
 from clip_jax.distributed.mesh import InFlight, batch_sharding, replicated
 from clip_jax.finite import finite_rows
 from clip_jax.models.clip import normalise_features
@@ -21,9 +21,18 @@ def in_batches(
     function: Any, params: Any, take: Callable[[np.ndarray], tuple[np.ndarray, ...]], count: int, batch_size: int,
     sharding: Any,
 ) -> Any:  # fmt: skip
-    """``function(params, *take(rows))`` over the rows 0 to ``count`` - 1, ``batch_size`` at a time -> host arrays.
+    """Evaluate ``function(params, *take(rows))`` over the rows 0 to ``count`` - 1 in batches.
 
-    ``take`` gives host arrays of those rows. The last batch is filled up with its last row, so that one shape compiles.
+    Args:
+      function: compiled; returns arrays with a leading batch axis.
+      params: parameters on the device.
+      take: row indices -> host arrays of those rows.
+      count: number of rows.
+      batch_size: rows per batch. The last batch is padded with its last row, so that only one shape is compiled.
+      sharding: of the arrays.
+
+    Returns:
+      The concatenated results as host arrays.
     """
     in_flight, done = InFlight(), []
     for start in range(0, count, batch_size):
@@ -35,27 +44,27 @@ def in_batches(
 
 
 class Encoder:
-    """Compiled once a tower. Inputs are host arrays, the same on every process; outputs float32 [N, E].
+    """Compiled image and text towers. Inputs are host arrays, equal on every process; outputs are float32 [N, E].
 
-    ``exact`` multiplies in full float32 on accelerators too. Every method raises NotFinite, with the row, when a result
-    is not finite; ``of`` is the set that its name begins with.
+    ``exact`` multiplies in full float32 on accelerators too. Every method raises NotFinite naming the row when a result
+    is not finite; its argument ``of`` is a prefix of that name, such as the set.
     """
 
     def __init__(
         self, built: Any, mesh: Mesh, batch_size: int, *, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD,
         exact: bool = False,
     ) -> None:  # fmt: skip
-        # accelerators round the factors of float32 products by default, which published numbers would feel
+        # by default accelerators round the inputs of float32 matmuls, which would shift published numbers
         self._precision = "highest" if exact else None
         self._dtype = built.compute_dtype
         self.batch_size = -(-batch_size // mesh.size) * mesh.size
         self._sharding = batch_sharding(mesh)
 
         def image(params: Any, images: jax.Array) -> jax.Array:
-            return normalise_features(nnx.merge(built.graphdef, params).encode_image(normalise(images, mean, std)))
+            return normalise_features(nnx.merge(built.graphdef, params).encode_image(normalize(images, mean, std)))
 
         def both(params: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-            model, pixels = nnx.merge(built.graphdef, params), normalise(images, mean, std)
+            model, pixels = nnx.merge(built.graphdef, params), normalize(images, mean, std)
             wide = model.image.penultimate(pixels)
             features = wide if model.config.image.stages else model.image.project(wide)
             return normalise_features(features), wide.astype(jnp.float32)
@@ -74,25 +83,25 @@ class Encoder:
 
     def _run(self, function: Any, params: Any, rows: np.ndarray, kind: str, of: str, *whats: str) -> Any:
         with jax.default_matmul_precision(self._precision):
-            found = in_batches(function, params, lambda i: (rows[i],), len(rows), self.batch_size, self._sharding)
-        for what, values in zip(whats, found if isinstance(found, tuple) else (found,), strict=True):
+            outputs = in_batches(function, params, lambda i: (rows[i],), len(rows), self.batch_size, self._sharding)
+        for what, values in zip(whats, outputs if isinstance(outputs, tuple) else (outputs,), strict=True):
             finite_rows(values, what, lambda row: f"{of}{kind} {row}", dtype=self._dtype)
-        return found
+        return outputs
 
     def images(self, params: Any, images: np.ndarray, of: str = "") -> np.ndarray:
-        """Image embeddings of uint8 [N, H, W, 3]."""
+        """Return image embeddings of uint8 [N, H, W, 3]."""
         return self._run(self._image, params, images, "picture", of, "embedding")
 
     def images_and_features(self, params: Any, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Image embeddings and, for probes, what comes before the projection, of uint8 [N, H, W, 3]."""
+        """Return image embeddings and, for probes, the activations before the projection, of uint8 [N, H, W, 3]."""
         return self._run(self._both, params, images, "picture", "", "embedding", "features")
 
     def texts(self, params: Any, tokens: np.ndarray, of: str = "") -> np.ndarray:
-        """Text embeddings of int32 [N, T]."""
+        """Return text embeddings of int32 [N, T]."""
         return self._run(self._text, params, tokens, "text", of, "embedding")
 
     def text_states(self, params: Any, tokens: np.ndarray, layer: int, final_norm: bool) -> np.ndarray:
-        """The text tower's states after a block (`TextTransformer.states`), float32 [N, T, D]."""
+        """Return the text tower's states after a block (`TextTransformer.states`), float32 [N, T, D]."""
 
         def states(params: Any, rows: Any) -> Any:
             return self._states(params, rows, layer, final_norm)

@@ -1,4 +1,4 @@
-"""Few-shot probes: a handful of examples a class, drawn several times (Radford et al., 2021, figure 6)."""
+"""Few-shot linear probes: a few examples per class, drawn several times (Radford et al., 2021, figure 6)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from clip_jax.evals.linear_probe import fit_probe
 from clip_jax.evals.metrics import hits_at
 
 SHOTS = (1, 2, 4, 8, 16)
-L2 = 1 / 0.316  # of the released example's logistic regression; too few examples to search by
+L2 = 1 / 0.316  # as in the released example; there are too few examples to search λ
 
 
 @dataclass(frozen=True)
 class FewShot:
-    """Accuracy over the draws of one number of shots."""
+    """Accuracy over the draws, for one number of shots."""
 
     shots: int
     mean: float
@@ -27,7 +27,7 @@ class FewShot:
 
 
 def draw(labels: np.ndarray, classes: int, shots: int, seed: int) -> np.ndarray:
-    """Indices of ``shots`` examples of each class. Raises UserError when a class has fewer."""
+    """Return indices of ``shots`` random examples of each class. Raises UserError when a class has fewer."""
     rng = np.random.default_rng([seed, shots])
     out = []
     for c in range(classes):
@@ -42,9 +42,21 @@ def few_shot(
     train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], classes: int, *,
     shots: tuple[int, ...] = SHOTS, draws: int = 5, seed: int = 0, l2: float = L2,
 ) -> list[FewShot]:  # fmt: skip
-    """Features [N, D] and labels [N] of both splits -> accuracy, spread over draws, for each number of shots.
+    """Return the distribution of accuracy over draws for each number of shots.
 
-    Numbers of shots that the smallest class cannot give are left out; raises UserError when that leaves none.
+    Numbers of shots larger than the smallest class are left out.
+
+    Args:
+      train: features [N, D] and labels int [N].
+      test: features [M, D] and labels int [M].
+      classes: number of classes.
+      shots: examples per class, ascending.
+      draws: random draws per number of shots.
+      seed: of the first draw; each further one adds 1.
+      l2: strength λ of the probe.
+
+    Raises:
+      UserError: the smallest class has fewer examples than every number of shots.
     """
     smallest = int(np.bincount(train[1], minlength=classes).min())
     out = []

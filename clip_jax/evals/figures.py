@@ -1,7 +1,7 @@
 """Figures of a transfer benchmark, from a table of accuracies (`evals.results.read_results`).
 
-Sets are named as ``{title: (measured with its prompt ensemble, with a single prompt)}``: two names in the column
-``dataset``, of which a table may lack one.
+Sets are given as ``{title: (name with a prompt ensemble, name with a single prompt)}``: two values of the column
+``dataset``, of which the table may lack one.
 """
 
 from __future__ import annotations
@@ -18,34 +18,33 @@ if TYPE_CHECKING:
 
 Sets = Mapping[str, tuple[str, str]]
 PROMPTS = (("prompt ensemble", BLUE, "o"), ("single prompt", ORANGE, "s"))
-ACROSS = 5  # panels side by side
+ACROSS = 5  # panels per row
 TICKS = (1, 2, 4, 8, 16)
 
 
 def zero_shot(table: pd.DataFrame, sets: Sets) -> Any:
-    """Zero-shot accuracy with a prompt ensemble and with a single prompt: each number with its 95 % interval, its
-    pictures, and chance. One part a model.
+    """Plot zero-shot accuracy with a prompt ensemble and with a single prompt: 95 % interval, image count, chance.
 
-    Raises NotDrawn when no set was measured.
+    One panel per model. Raises NotDrawn when none of the sets was measured.
     """
     from matplotlib import rc_context
 
-    found = {
-        model: {name: rows for name, pair in sets.items() if (rows := _zero_shot(own, pair))}
-        for model, own in table.groupby("model", sort=False)
+    measured = {
+        model: {name: rows for name, pair in sets.items() if (rows := _zero_shot(group, pair))}
+        for model, group in table.groupby("model", sort=False)
     }
-    found = {model: rows for model, rows in found.items() if rows}
-    if not found:
+    measured = {model: rows for model, rows in measured.items() if rows}
+    if not measured:
         raise NotDrawn("no zero-shot accuracy of these sets")
-    heights = [len(rows) for rows in found.values()]
-    numbers = [row for rows in found.values() for both in rows.values() for row in both.values()]
+    heights = [len(rows) for rows in measured.values()]
+    numbers = [row for rows in measured.values() for both in rows.values() for row in both.values()]
     with rc_context(HOUSE):  # type: ignore[arg-type]
-        figure, _ = new_figure(7.4, 0.8 + 0.35 * len(found) + 0.5 * sum(heights))
+        figure, _ = new_figure(7.4, 0.8 + 0.35 * len(measured) + 0.5 * sum(heights))
         figure.clear()
-        axes = figure.subplots(len(found), 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0]
+        axes = figure.subplots(len(measured), 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0]
         axes[-1].set_xscale("log")
         axes[-1].set_xlim(min(min(r["chance"], r["value"] or 1) for r in numbers) / 3, 1)
-        for axis, (model, rows) in zip(axes, found.items(), strict=True):
+        for axis, (model, rows) in zip(axes, measured.items(), strict=True):
             _intervals(axis, rows)
             axis.set_title(model)
         axes[-1].set_xlabel("zero-shot top-1 accuracy, with 95 % interval")
@@ -55,8 +54,8 @@ def zero_shot(table: pd.DataFrame, sets: Sets) -> Any:
         return figure
 
 
-def _intervals(axis: Any, found: Mapping[str, dict[str, Any]]) -> None:
-    for y, rows in enumerate(found.values()):
+def _intervals(axis: Any, measured: Mapping[str, dict[str, Any]]) -> None:
+    for y, rows in enumerate(measured.values()):
         chance = next(iter(rows.values()))["chance"]
         axis.plot([chance] * 2, [y - 0.36, y + 0.36], color=SOFT, ls=":", label="chance")
         for side, (name, color, marker) in enumerate(PROMPTS):
@@ -67,36 +66,36 @@ def _intervals(axis: Any, found: Mapping[str, dict[str, Any]]) -> None:
             axis.plot(row["value"], at, marker, color=color, ms=4, label=name)
             text = f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]  {row['examples']:,.0f} pictures"
             axis.annotate(text, (1.02, at), xycoords=("axes fraction", "data"), va="center", color=color, size=7)
-    axis.set_yticks(range(len(found)), list(found))
-    axis.set_ylim(len(found) - 0.5, -0.5)
+    axis.set_yticks(range(len(measured)), list(measured))
+    axis.set_ylim(len(measured) - 0.5, -0.5)
     axis.grid(visible=False, axis="y")
 
 
 def shots(table: pd.DataFrame, sets: Sets) -> Any:
-    """Accuracy of probes over examples a class, against zero-shot, which has none: a panel a set, one part a model.
+    """Plot accuracy of probes over examples per class, beside zero-shot: a panel per set, a part per model.
 
-    Few-shot probes: the mean, with the lowest and highest draw; *all* is the linear probe on the whole training split,
-    with its 95 % interval; so is the band of zero-shot. Raises NotDrawn when no set was measured.
+    Few-shot probes: mean, lowest and highest draw. *all* is the linear probe on the whole training split; it and
+    zero-shot have 95 % intervals. Raises NotDrawn when none of the sets was measured.
     """
     from matplotlib import rc_context
 
-    found = {
-        model: (own, [name for name, pair in sets.items() if own["dataset"].isin(pair).any()])
-        for model, own in table.groupby("model", sort=False)
+    measured = {
+        model: (group, [name for name, pair in sets.items() if group["dataset"].isin(pair).any()])
+        for model, group in table.groupby("model", sort=False)
     }
-    found = {model: part for model, part in found.items() if part[1]}
-    if not found:
+    measured = {model: part for model, part in measured.items() if part[1]}
+    if not measured:
         raise NotDrawn("no accuracy of these sets")
-    across = min(ACROSS, max(len(names) for _, names in found.values()))
-    downs = [-(-len(names) // across) for _, names in found.values()]
+    across = min(ACROSS, max(len(names) for _, names in measured.values()))
+    downs = [-(-len(names) // across) for _, names in measured.values()]
     with rc_context(HOUSE):  # type: ignore[arg-type]
-        figure, _ = new_figure(max(1.9 * across, 5.6), 0.5 + 0.5 * len(found) + 1.9 * sum(downs))
+        figure, _ = new_figure(max(1.9 * across, 5.6), 0.5 + 0.5 * len(measured) + 1.9 * sum(downs))
         figure.clear()
-        parts, drawn = figure.subfigures(len(found), 1, squeeze=False, height_ratios=downs)[:, 0], []
-        for part, down, (model, (own, names)) in zip(parts, downs, found.items(), strict=True):
+        parts, drawn = figure.subfigures(len(measured), 1, squeeze=False, height_ratios=downs)[:, 0], []
+        for part, down, (model, (group, names)) in zip(parts, downs, measured.items(), strict=True):
             axes = part.subplots(down, across, squeeze=False).ravel()
             for axis, name in zip(axes, names, strict=False):
-                _panel(axis, own, sets[name])
+                _panel(axis, group, sets[name])
                 axis.set_title(name)
                 drawn.append(axis)
             for axis in axes[len(names) :]:
@@ -110,7 +109,7 @@ def shots(table: pd.DataFrame, sets: Sets) -> Any:
 
 
 def _legend(figure: Any, axes: list[Any]) -> None:
-    """Each label once, under the figure."""
+    """Draw each label once, below the figure."""
     handles = {label: h for a in axes for h, label in zip(*a.get_legend_handles_labels(), strict=True)}
     figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=min(len(handles), 6))
 
@@ -122,9 +121,9 @@ def _zero_shot(table: pd.DataFrame, pair: tuple[str, str]) -> dict[str, Any]:
 
 
 def _panel(axis: Any, table: pd.DataFrame, pair: tuple[str, str]) -> None:
-    own = table[table["dataset"] == pair[0]]
-    few = own[own["task"] == "few_shot"].sort_values("shots")
-    probe = own[own["task"] == "linear_probe"]
+    rows = table[table["dataset"] == pair[0]]
+    few = rows[rows["task"] == "few_shot"].sort_values("shots")
+    probe = rows[rows["task"] == "linear_probe"]
     for (label, color, _), dash in zip(PROMPTS, ("-", "--"), strict=True):
         row = _zero_shot(table, pair).get(label)
         if row is None:
@@ -145,7 +144,7 @@ def _panel(axis: Any, table: pd.DataFrame, pair: tuple[str, str]) -> None:
         row = probe.iloc[0]
         ends = [[row["value"] - row["low"]], [row["high"] - row["value"]]]
         axis.errorbar([last], [row["value"]], ends, fmt="D", color=INK, ms=3.5, lw=1, label="probe on all")
-    if own["task"].isin(["few_shot", "linear_probe"]).sum() == 0:
+    if rows["task"].isin(["few_shot", "linear_probe"]).sum() == 0:
         axis.annotate("no training split", (0.5, 0.5), xycoords="axes fraction", ha="center", size=7, color=SOFT)
     axis.set_xscale("log", base=2)
     axis.set_xticks([*TICKS, last], [*map(str, TICKS), "all"])

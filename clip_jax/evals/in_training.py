@@ -1,4 +1,4 @@
-"""All that is measured of one run, behind one call."""
+"""The evaluation of a run: zero-shot tasks, retrieval, validation loss, summary."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from clip_jax.evals.zero_shot import Row, class_embeddings, classify, prompt_tok
 
 
 def zero_shot_sets(config: RunConfig, entries: tuple[str, ...]) -> list[ClassificationSet]:
-    """The built-in tasks for the entry "scenes", a folder for anything else.
+    """Return the built-in tasks for the entry "scenes", the set in the folder for any other.
 
-    Raises UserError when two tasks share a name or a folder is missing.
+    Raises UserError when a folder is missing.
     """
     size, limit = config.model.image.image_size, config.evals.examples
     sets: list[ClassificationSet] = []
@@ -38,32 +38,32 @@ def zero_shot_sets(config: RunConfig, entries: tuple[str, ...]) -> list[Classifi
 
             sets += zero_shot_tasks(config.data.scenes, size, limit or 2000)
         elif not Path(entry).is_dir():
-            raise UserError(f"evals.zero_shot, evals.controls: {entry}: no such folder (or the word scenes)")
+            raise UserError(f"evals.zero_shot, evals.controls: {entry}: no such folder, nor the word scenes")
         else:
             sets.append(load_classification_set(entry, size, limit, pixels=config.pixels))
     return sets
 
 
 def mean_error(rows: list[Row], tasks: set[str], metric: str = "top1") -> float | None:
-    """1 - top-1, averaged over the named zero-shot tasks; None without tasks."""
+    """Return 1 - top-1 averaged over the named zero-shot tasks; None if there are none."""
     errors = [1.0 - r["value"] for r in rows if r["metric"] == metric and r["task"] in tasks]
     return float(np.mean(errors)) if errors else None
 
 
 def _summary(rows: list[Row], counted: list[ClassificationSet]) -> list[Row]:
-    found = []
+    summary = []
     for metric, name in (("top1", "error"), ("top1_raw", "error_raw"), ("top1_prior", "error_prior")):
         error = mean_error(rows, {s.name for s in counted}, metric)
         if error is not None:
             chance = float(np.mean([1 - 1 / len(s.class_names) for s in counted]))
             examples = sum(len(s.labels) for s in counted)
-            found.append({"task": "zero_shot_mean", "metric": name, "value": error, "examples": examples,
+            summary.append({"task": "zero_shot_mean", "metric": name, "value": error, "examples": examples,
                           "chance": chance})  # fmt: skip
-    return found
+    return summary
 
 
 class ContrastiveEvaluation:
-    """Zero-shot tasks by class embeddings, retrieval, and the validation loss. Data is read when it is made."""
+    """Evaluation of a contrastive model: zero-shot tasks, retrieval, validation loss. Data is read when constructed."""
 
     def __init__(
         self, config: RunConfig, built: Any, mesh: Mesh, held_out: Source, tokenizer: Tokenizer,
@@ -85,7 +85,7 @@ class ContrastiveEvaluation:
         return float(images * per_pair.image + texts * per_pair.text)
 
     def __call__(self, params: Any) -> tuple[list[Row], list[Row]]:
-        """Parameters -> rows of the zero-shot tasks, other rows."""
+        """Return the rows of the zero-shot tasks, and the other rows."""
         encoder, rows = self.encoder, []
         for task, tokens in zip(self.sets, self.prompts, strict=True):
             prompts = encoder.texts(params, tokens, f"{task.name}: ")
@@ -107,7 +107,10 @@ class ContrastiveEvaluation:
 
 @dataclass(frozen=True)
 class Evaluator:
-    """parameters -> rows {task, metric, value, low, high, examples, chance}; ``flops`` of one call, forward."""
+    """A function of the parameters to rows {task, metric, value, low, high, examples, chance}.
+
+    ``flops`` are the forward FLOPs of one call.
+    """
 
     measure: Callable[[Any], tuple[list[Row], list[Row]]]
     counted: list[ClassificationSet]  # without the controls
@@ -119,12 +122,13 @@ class Evaluator:
 
 
 def make_evaluator(config: RunConfig, built: Any, mesh: Mesh, held_out: Source, tokenizer: Tokenizer) -> Evaluator:
-    """All that is measured of a run with this config. Data is read and tokenised now, once.
+    """Return the evaluator of a run. Data is read and tokenized once, now.
 
-    Zero-shot tasks, controls, what the objective's evaluation adds, and a summary of the tasks without the controls:
-    task ``zero_shot_mean``, metric ``error`` (of a predictive objective also ``error_raw`` and ``error_prior``).
+    Its rows: zero-shot tasks, controls, those of the objective (retrieval, validation), and the mean over the tasks
+    without the controls: task ``zero_shot_mean``, metric ``error`` (for a predictive objective also ``error_raw`` and
+    ``error_prior``).
 
-    Raises UserError when some of it is missing, or two tasks share a name.
+    Raises UserError when data is missing, or two tasks share a name.
     """
     counted = zero_shot_sets(config, config.evals.zero_shot)
     sets = counted + zero_shot_sets(config, config.evals.controls)

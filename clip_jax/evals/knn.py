@@ -1,4 +1,4 @@
-"""Nearest neighbours vote by similarity (Wu et al., 2018; Caron et al., 2021)."""
+"""k-nearest-neighbor classification weighted by similarity (Wu et al., 2018; Caron et al., 2021)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,19 @@ def knn_scores(
     train: np.ndarray, labels: np.ndarray, test: np.ndarray, classes: int, *, k: int = 20, temperature: float = 0.07,
     chunk: int = 1024,
 ) -> np.ndarray:  # fmt: skip
-    """Embeddings of length 1, [N, E] and [M, E] -> votes [M, C]; a neighbour's vote is exp(cosine / temperature).
+    """Return the votes of the ``k`` nearest training examples; each vote is weighted exp(cosine / temperature).
 
-    Labels are int [N], or bool [N, C]: then a neighbour votes for each of its classes.
-    ``chunk`` test rows are compared at a time.
+    Args:
+      train: embeddings of length 1 [N, E].
+      labels: int [N], or bool [N, C]: a neighbor then votes for each of its classes.
+      test: embeddings of length 1 [M, E].
+      classes: C.
+      k: number of neighbors.
+      temperature: of the weights.
+      chunk: test rows compared at a time.
+
+    Returns:
+      Votes [M, C], up to a factor.
     """
     k = min(k, len(train))
     out = np.zeros((len(test), classes))

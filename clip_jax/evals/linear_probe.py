@@ -1,8 +1,8 @@
-"""Logistic regression on frozen features, by L-BFGS on the device, every regularisation strength at once.
+"""Logistic regression on frozen features by L-BFGS on the device, for many regularization strengths at once.
 
-The objective is scikit-learn's: the sum of cross-entropies plus λ/2 times the squared weights, the intercept free
-(its C is 1/λ). Where a picture may show several classes, each class is a yes-or-no question of its own, as in
-scikit-learn's one-versus-rest. The search for λ is that of Radford et al., 2021, appendix A.3.
+The objective is scikit-learn's: the sum of cross-entropies plus λ/2 times the squared weights, without a penalty on the
+intercept (its C is 1/λ). For multi-label sets, each class is a binary problem, as in scikit-learn's one-versus-rest. λ
+is searched as in Radford et al., 2021, appendix A.3.
 """
 
 from __future__ import annotations
@@ -18,16 +18,19 @@ import optax
 
 from clip_jax.evals.metrics import eleven_point_map, hits_at
 
-GRID = np.logspace(-6, 6, 97)  # 96 steps, eight a decade
-COARSE = 16  # every two decades
-ROUGH = 1e-5  # the gradient at which float32 hands over
-MEMORY = 10  # pairs that L-BFGS keeps, as scipy does
+L2_GRID = np.logspace(-6, 6, 97)  # 96 steps, eight per decade
+COARSE_STEP = 16  # two decades
+FLOAT32_TOLERANCE = 1e-5  # gradient tolerance of the float32 stage
+LBFGS_MEMORY = 10  # update pairs, as in scipy
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Fits for K strengths: ``weights`` [K, D, C], ``bias`` [K, C], ``l2`` [K], ``objective`` [K] (mean per example),
-    ``iterations`` [K], ``converged`` bool [K]. All float64 on the host."""
+    """Fits for K strengths, float64 on the host.
+
+    ``weights`` [K, D, C], ``bias`` [K, C], ``l2`` [K], ``objective`` [K] (mean per example), ``iterations`` [K],
+    ``converged`` bool [K].
+    """
 
     weights: np.ndarray
     bias: np.ndarray
@@ -37,28 +40,36 @@ class Probe:
     converged: np.ndarray
 
     def scores(self, features: np.ndarray) -> np.ndarray:
-        """[N, D] -> [K, N, C]."""
+        """Return the logits of features [N, D] for each strength: [K, N, C]."""
         return features.astype(self.weights.dtype) @ self.weights + self.bias[:, None]
 
 
 def objective(weights: Any, bias: Any, features: Any, labels: Any, l2: Any) -> Any:
-    """Mean cross-entropy plus λ/2N · |W|², nats: [D, C], [C], [N, D], int [N] or bool [N, C], [] -> []."""
+    """Return the mean cross-entropy plus λ/2N · |W|² in nats.
+
+    Args:
+      weights: [D, C].
+      bias: [C].
+      features: [N, D].
+      labels: int [N] or bool [N, C].
+      l2: scalar λ.
+    """
     logits = features @ weights + bias[None]
     if labels.ndim == 2:
         losses = jnp.sum(jax.nn.softplus(jnp.where(labels, -logits, logits)), axis=1)
     else:
-        own = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
-        losses = jax.nn.logsumexp(logits, axis=1) - own
+        label_logits = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+        losses = jax.nn.logsumexp(logits, axis=1) - label_logits
     return jnp.mean(losses) + l2 / (2 * features.shape[0]) * jnp.sum(weights * weights)
 
 
-@functools.partial(jax.jit, static_argnames=("max_iterations", "together"))
+@functools.partial(jax.jit, static_argnames=("max_iterations", "vmapped"))
 def _solve(
-    features: Any, labels: Any, l2: Any, start: Any, tolerance: Any, *, max_iterations: int, together: bool
+    features: Any, labels: Any, l2: Any, start: Any, tolerance: Any, *, max_iterations: int, vmapped: bool
 ) -> Any:
-    solver = optax.lbfgs(memory_size=MEMORY)
+    solver = optax.lbfgs(memory_size=LBFGS_MEMORY)
 
-    def one(problem: Any) -> Any:
+    def fit(problem: Any) -> Any:
         strength, start = problem
 
         def value(p: Any) -> Any:
@@ -82,14 +93,14 @@ def _solve(
         p, _, loss, count, slope = jax.lax.while_loop(more, step, (start, solver.init(start), inf, 0, inf))
         return p[0], p[1], loss, count, slope <= tolerance
 
-    return jax.vmap(one)((l2, start)) if together else jax.lax.map(one, (l2, start))
+    return jax.vmap(fit)((l2, start)) if vmapped else jax.lax.map(fit, (l2, start))
 
 
 def fit_probe(
     features: np.ndarray, labels: np.ndarray, classes: int, l2: np.ndarray, *, tolerance: float = 1e-7,
-    max_iterations: int = 1000, together: bool | None = None,
+    max_iterations: int = 1000, vmapped: bool | None = None,
 ) -> Probe:  # fmt: skip
-    """Fit K probes in one call: nearly there in float32, the rest of the way in float64.
+    """Fit K probes in one call: first in float32, then to the tolerance in float64.
 
     Args:
       features: [N, D].
@@ -97,25 +108,25 @@ def fit_probe(
       classes: C.
       l2: [K] strengths λ.
       tolerance: of the largest entry of the mean objective's gradient.
-      max_iterations: of either part; a fit that reaches it is returned as it stands, not converged.
-      together: all strengths abreast (best on an accelerator) or one after the other (best on a CPU, where a batch
-        that waits for its slowest member only costs time); by default as the device is.
+      max_iterations: of each of the two stages; a fit that reaches it is returned as it is, not converged.
+      vmapped: fit all strengths in one vmapped batch (best on an accelerator) or in sequence (best on a CPU, where a
+      batch that waits for its slowest member only costs time); None chooses by the device.
     """
-    together = jax.default_backend() != "cpu" if together is None else together
+    vmapped = jax.default_backend() != "cpu" if vmapped is None else vmapped
     shape = (len(l2), features.shape[1], classes)
     start: Any = (np.zeros(shape), np.zeros((len(l2), classes)))
     total = np.zeros(len(l2), int)
     with jax.enable_x64(True):
-        for dtype, goal in ((jnp.float32, max(tolerance, ROUGH)), (jnp.float64, tolerance)):
-            found = _solve(
+        for dtype, goal in ((jnp.float32, max(tolerance, FLOAT32_TOLERANCE)), (jnp.float64, tolerance)):
+            outputs = _solve(
                 jnp.asarray(features, dtype), jnp.asarray(labels, bool if labels.ndim == 2 else jnp.int32),
                 jnp.asarray(l2, dtype),
                 jax.tree.map(lambda x, dtype=dtype: jnp.asarray(x, dtype), start), jnp.asarray(goal, dtype),
-                max_iterations=max_iterations, together=together,
+                max_iterations=max_iterations, vmapped=vmapped,
             )  # fmt: skip
-            weights, bias, loss, count, converged = (np.asarray(x) for x in found)
+            weights, bias, loss, count, converged = (np.asarray(x) for x in outputs)
             total += count
-            # a float32 search may end in a number that is none; then the second part starts afresh
+            # the float32 stage may diverge to NaN; then the second stage starts from zero
             start = tuple(np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0) for x in (weights, bias))
     return Probe(weights, bias, np.asarray(l2, np.float64), loss, total, converged)
 
@@ -123,26 +134,26 @@ def fit_probe(
 def search_l2(
     train: tuple[np.ndarray, np.ndarray], val: tuple[np.ndarray, np.ndarray], classes: int
 ) -> tuple[float, dict[float, float]]:
-    """The paper's search: seven strengths two decades apart, then half the step around the best until an eighth of one.
+    """Search λ as in the paper.
 
-    Returns the best λ of `GRID` by validation accuracy (of several classes a picture, by 11-point mAP; the stronger of
-    equals) and all that were seen.
+    Seven strengths two decades apart, then half the step around the best, down to an eighth of a decade. Returns the
+    best λ of `L2_GRID` by validation accuracy (multi-label: 11-point mAP; ties: the larger λ), and the score of each λ.
     """
-    seen: dict[int, float] = {}
+    scores_by_index: dict[int, float] = {}
 
-    def look(wanted: list[int]) -> int:
-        new = [i for i in wanted if 0 <= i < len(GRID) and i not in seen]
+    def evaluate(wanted: list[int]) -> int:
+        new = [i for i in wanted if 0 <= i < len(L2_GRID) and i not in scores_by_index]
         if new:
-            probe = fit_probe(*train, classes, GRID[new])
-            seen.update(zip(new, (_quality(scores, val[1]) for scores in probe.scores(val[0])), strict=True))
-        return max(seen, key=lambda i: (seen[i], i))
+            probe = fit_probe(*train, classes, L2_GRID[new])
+            scores_by_index.update(zip(new, (_quality(scores, val[1]) for scores in probe.scores(val[0])), strict=True))
+        return max(scores_by_index, key=lambda i: (scores_by_index[i], i))
 
-    best = look(list(range(0, len(GRID), COARSE)))
-    step = COARSE // 2
+    best = evaluate(list(range(0, len(L2_GRID), COARSE_STEP)))
+    step = COARSE_STEP // 2
     while step:
-        best = look([best - step, best + step])
+        best = evaluate([best - step, best + step])
         step //= 2
-    return float(GRID[best]), {float(GRID[i]): seen[i] for i in sorted(seen)}
+    return float(L2_GRID[best]), {float(L2_GRID[i]): scores_by_index[i] for i in sorted(scores_by_index)}
 
 
 def _quality(scores: np.ndarray, labels: np.ndarray) -> float:
@@ -152,8 +163,11 @@ def _quality(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 def split(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (train, validation), ``share`` of each class in validation, at least one where a class has two; of
-    several classes a picture, ``share`` of the pictures."""
+    """Return indices of a stratified split (train, validation) with ``share`` of each class in validation.
+
+    A class with at least two examples has at least one in validation. Multi-label sets are split without
+    stratification.
+    """
     rng = np.random.default_rng(seed)
     if labels.ndim == 2:
         rows = rng.permutation(len(labels))
@@ -171,9 +185,18 @@ def linear_probe(
     train: tuple[np.ndarray, np.ndarray], test_features: np.ndarray, classes: int, *,
     val: tuple[np.ndarray, np.ndarray] | None = None, val_share: float = 0.2, seed: int = 0,
 ) -> tuple[np.ndarray, float]:  # fmt: skip
-    """Search λ on a validation split (given, or cut from train), refit on both, score the test set.
+    """Search λ on a validation split, refit on training and validation data, score the test set.
 
-    Features [N, D] with labels int [N] or bool [N, C] -> scores [M, C] and the chosen λ.
+    Args:
+      train: features [N, D] and labels int [N] or bool [N, C].
+      test_features: [M, D].
+      classes: C.
+      val: features and labels of a validation split; None cuts ``val_share`` from ``train``.
+      val_share: share of the training examples.
+      seed: of that cut.
+
+    Returns:
+      Scores [M, C] and the chosen λ.
     """
     if val is None:
         first, second = split(train[1], val_share, seed)

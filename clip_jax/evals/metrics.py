@@ -1,4 +1,4 @@
-"""What the paper's data sets are scored by. Arrays in, numbers out."""
+"""Metrics of the paper's data sets. Arrays in, numbers out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def clopper_pearson(share: float, count: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The exact interval of a proportion (Clopper & Pearson, 1934). Always holds at least the stated share."""
+    """Return the exact confidence interval of a proportion (Clopper & Pearson, 1934); coverage is at least nominal."""
     from scipy.stats import beta
 
     hits, tail = round(share * count), (1 - confidence) / 2
@@ -17,67 +17,70 @@ def clopper_pearson(share: float, count: int, confidence: float = 0.95) -> tuple
     return low, high
 
 
-def as_own(scores: np.ndarray) -> np.ndarray:
-    """Scores of what should win: one that is not finite is -inf, which never does (`label_ranks` and its like)."""
+def target_scores(scores: np.ndarray) -> np.ndarray:
+    """Return scores of the correct answers, non-finite ones replaced by -inf, which never wins (`label_ranks` etc.)."""
     return np.where(np.isfinite(scores), scores, -np.inf)
 
 
-def as_rival(scores: np.ndarray) -> np.ndarray:
-    """Scores of what should lose: one that is no number is +inf, ahead of everything."""
+def rival_scores(scores: np.ndarray) -> np.ndarray:
+    """Return scores of the wrong answers, NaN replaced by +inf, which beats everything."""
     return np.where(np.isnan(scores), np.inf, scores)
 
 
 def label_ranks(scores: np.ndarray, labels: np.ndarray, alike: np.ndarray | None = None) -> np.ndarray:
-    """How many classes are as good as the label's or better: int [N], 0 where it is first.
+    """Return the rank of each label's score, int [N]: 0 if it is the highest.
 
-    Equal scores count against the label, so that a constant model scores nothing, and so does what is not finite.
+    Ties count against the label, so a constant model scores nothing; so do non-finite scores.
 
     Args:
       scores: [N, C]; -inf is never predicted.
       labels: int [N].
-      alike: int [C], the first class that has the same prompts (`first_alike`). Among those the first wins, as argmax
-        has it in the published code.
+      alike: int [C], the first class with the same prompts (`first_alike`). Among such classes the first wins, like
+        argmax
+      in the published code.
     """
-    own = scores[np.arange(len(scores)), labels]
-    ahead = as_rival(scores) >= as_own(own)[:, None]
+    label_scores = scores[np.arange(len(scores)), labels]
+    ahead = rival_scores(scores) >= target_scores(label_scores)[:, None]
     if alike is not None:
         same = alike[None] == alike[labels][:, None]
         ahead = np.where(same, np.arange(scores.shape[1])[None] <= labels[:, None], ahead)
-    return np.where(np.isfinite(own), ahead.sum(axis=1) - 1, scores.shape[1])
+    return np.where(np.isfinite(label_scores), ahead.sum(axis=1) - 1, scores.shape[1])
 
 
 def first_alike(prompts: Sequence[Hashable]) -> np.ndarray | None:
-    """For each class the first one with the same prompts, int [C]; None where all differ."""
+    """Return the first class with the same prompts for each class, int [C]; None if all differ."""
     first: dict[Hashable, int] = {}
-    found = np.array([first.setdefault(p, i) for i, p in enumerate(prompts)])
-    return found if len(first) < len(prompts) else None
+    firsts = np.array([first.setdefault(p, i) for i, p in enumerate(prompts)])
+    return firsts if len(first) < len(prompts) else None
 
 
 def hits_at(scores: np.ndarray, labels: np.ndarray, k: int, alike: np.ndarray | None = None) -> np.ndarray:
-    """Scores [N, C], labels int [N] -> bool [N]: is the label among the first k? See `label_ranks`."""
+    """Return whether each label is among the first k: scores [N, C], labels int [N] -> bool [N]. See `label_ranks`."""
     return label_ranks(scores, labels, alike) < np.minimum(k, scores.shape[1])
 
 
 def mean_per_class(hits: np.ndarray, labels: np.ndarray) -> float:
-    """Recall of each class that occurs, averaged."""
+    """Return the mean over the classes that occur of their recall."""
     return float(np.mean([hits[labels == c].mean() for c in np.unique(labels)]))
 
 
 def _ranked(scores: np.ndarray, truth: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, int]]:
-    """Of each class that has an example: precision and recall after each rank, which ranks are true, and how many
-    should be. What is not finite is never found."""
+    """Yield precision and recall at each rank, hits bool [N] and the number of positives of each class with examples.
+
+    A positive with a non-finite score is never retrieved.
+    """
     for column in range(scores.shape[1]):
         positive = truth[:, column]
         if positive.any():
-            values = np.where(positive, as_own(scores[:, column]), as_rival(scores[:, column]))
+            values = np.where(positive, target_scores(scores[:, column]), rival_scores(scores[:, column]))
             order = np.argsort(-values, kind="stable")
             hit = (positive & np.isfinite(scores[:, column]))[order]
-            found = np.cumsum(hit)
-            yield found / np.arange(1, len(hit) + 1), found / positive.sum(), hit, int(positive.sum())
+            retrieved = np.cumsum(hit)
+            yield retrieved / np.arange(1, len(hit) + 1), retrieved / positive.sum(), hit, int(positive.sum())
 
 
 def mean_average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
-    """Mean over classes of the precision at each true example's rank: scores [N, C], truth bool [N, C].
+    """Return the mean over classes of average precision: scores [N, C], truth bool [N, C].
 
     Classes without an example are left out.
     """
@@ -85,7 +88,7 @@ def mean_average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
 
 
 def eleven_point_map(scores: np.ndarray, truth: np.ndarray) -> float:
-    """11-point interpolated mean average precision (Everingham et al., 2010; VOC 2007).
+    """Return 11-point interpolated mean average precision (Everingham et al., 2010; VOC 2007).
 
     Args:
       scores: [N, C], higher is more certain.
@@ -100,12 +103,15 @@ def eleven_point_map(scores: np.ndarray, truth: np.ndarray) -> float:
 
 
 def roc_auc(scores: np.ndarray, truth: np.ndarray) -> float:
-    """The chance that a positive outranks a negative, ties half (Mann & Whitney, 1947). NaN without both kinds."""
+    """Return the probability that a positive outranks a negative, ties counting half (Mann & Whitney, 1947).
+
+    NaN unless there are both positives and negatives.
+    """
     from scipy.stats import rankdata
 
     positive = truth.astype(bool)
     p, n = int(positive.sum()), int((~positive).sum())
     if not p or not n:
         return float("nan")
-    scores = np.where(positive, as_own(scores), as_rival(scores))
+    scores = np.where(positive, target_scores(scores), rival_scores(scores))
     return float((rankdata(scores)[positive].sum() - p * (p + 1) / 2) / (p * n))

@@ -1,8 +1,8 @@
 """Zero-shot classification by models that predict the caption, in two variants.
 
-``raw``: a class scores log p(its text | image); of a caption language model, the sum over a whole prompt, averaged over
-templates; of a bag of words, the mean over the words of its name. ``prior``: the same, minus what the class scores
-on average over unlabelled training pictures, which takes out that some texts are likelier than others whatever is seen.
+``raw``: the score of a class is log p(its text | image): for a caption language model, the sum over a whole prompt,
+averaged over templates; for a bag of words, the mean over the words of the class name. ``prior``: the same, minus the
+mean score of the class over unlabeled training images, which removes that some texts are likelier for every image.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from clip_jax import flops
 from clip_jax.config import PixelConfig, RunConfig
-from clip_jax.data.images.train_transforms import USUAL, normalise
+from clip_jax.data.images.train_transforms import DEFAULT_PIXELS, normalize
 from clip_jax.data.labeled.classification import ClassificationSet
 from clip_jax.data.open import open_source
 from clip_jax.data.pipeline.loader import sample_captions, sample_images, validation_pairs
@@ -33,43 +33,48 @@ from clip_jax.losses.predictive import log_softmax_rows, row_losses
 from clip_jax.models.predictive import Prediction
 
 Scores = dict[str, np.ndarray]  # variant -> [N, classes]
-Spelling = tuple[int, ...]  # of a word, in tokens
+Spelling = tuple[int, ...]  # tokens of a word
 
 
-def pair_losses(said: Prediction) -> tuple[jax.Array, jax.Array]:
-    """-> each pair's summed loss [B] (nats) and the weight in it [B]; the logits of one row a pair exist at a time."""
+def pair_losses(prediction: Prediction) -> tuple[jax.Array, jax.Array]:
+    """Return each pair's summed loss in nats and its total weight, [B] each.
+
+    Logits are formed for one row of each pair at a time.
+    """
 
     def row(of: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        return row_losses(of[0], said.head, of[1], of[2])
+        return row_losses(of[0], prediction.head, of[1], of[2])
 
-    rows = tuple(jnp.swapaxes(x, 0, 1) for x in (said.states, said.labels, said.weights))
-    return jax.lax.map(row, rows).sum(axis=0), said.weights.sum(axis=(1, 2))
+    rows = tuple(jnp.swapaxes(x, 0, 1) for x in (prediction.states, prediction.labels, prediction.weights))
+    return jax.lax.map(row, rows).sum(axis=0), prediction.weights.sum(axis=(1, 2))
 
 
 class Predictor:
-    """A predictive model's functions, each compiled once. Host arrays in and out, float32. Raises NotFinite, with the
-    picture's row, when a result is not finite."""
+    """Compiled functions of a predictive model. Host arrays in and out, float32.
 
-    def __init__(self, built: Any, mesh: Mesh, batch_size: int, pixels: PixelConfig = USUAL) -> None:
+    Raises NotFinite naming the image's row when a result is not finite.
+    """
+
+    def __init__(self, built: Any, mesh: Mesh, batch_size: int, pixels: PixelConfig = DEFAULT_PIXELS) -> None:
         self.batch_size = -(-batch_size // mesh.size) * mesh.size
         self._sharding, self._dtype = batch_sharding(mesh), built.compute_dtype
 
-        def seen(images: jax.Array) -> jax.Array:
-            return normalise(images, pixels.mean, pixels.std)
+        def normalized(images: jax.Array) -> jax.Array:
+            return normalize(images, pixels.mean, pixels.std)
 
         def context(params: Any, images: jax.Array) -> jax.Array:
-            return nnx.merge(built.graphdef, params).context(seen(images)).astype(jnp.float32)
+            return nnx.merge(built.graphdef, params).context(normalized(images)).astype(jnp.float32)
 
         def log_likelihood(params: Any, context: jax.Array, tokens: jax.Array) -> jax.Array:
             head = nnx.merge(built.graphdef, params).text
             return -pair_losses(head.predict(context.astype(head.dtype), tokens))[0]
 
         def losses(params: Any, images: jax.Array, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return pair_losses(nnx.merge(built.graphdef, params)(seen(images), tokens))
+            return pair_losses(nnx.merge(built.graphdef, params)(normalized(images), tokens))
 
         def words(params: Any, images: jax.Array, columns: jax.Array) -> jax.Array:
             model = nnx.merge(built.graphdef, params)
-            return log_softmax_rows(model.context(seen(images)), model.text.head())[:, columns]
+            return log_softmax_rows(model.context(normalized(images)), model.text.head())[:, columns]
 
         rows, whole = self._sharding, replicated(mesh)
 
@@ -80,17 +85,17 @@ class Predictor:
         self._log_likelihood, self._losses = compiled(log_likelihood, rows, rows), compiled(losses, rows, rows)
 
     def _run(self, function: Any, params: Any, take: Any, count: int, what: str, per_picture: int = 1) -> Any:
-        found = in_batches(function, params, take, count, self.batch_size, self._sharding)
-        for values in found if isinstance(found, tuple) else (found,):
+        outputs = in_batches(function, params, take, count, self.batch_size, self._sharding)
+        for values in outputs if isinstance(outputs, tuple) else (outputs,):
             finite_rows(values, what, lambda row: f"picture {row // per_picture}", dtype=self._dtype)
-        return found
+        return outputs
 
     def contexts(self, params: Any, images: np.ndarray) -> np.ndarray:
-        """What the caption language model sees of uint8 [N, H, W, 3]: prefix tokens [N, P, D]."""
+        """Return the prefix tokens [N, P, D] that the caption language model gets for uint8 [N, H, W, 3]."""
         return self._run(self._context, params, lambda i: (images[i],), len(images), "features")
 
     def prompt_scores(self, params: Any, contexts: np.ndarray, prompts: np.ndarray) -> np.ndarray:
-        """Caption: log p(prompt | image), [N, M], of `contexts` and int32 [M, T]. One forward pass a pair."""
+        """Return log p(prompt | image) [N, M] of `contexts` [N, P, D] and prompts int32 [M, T], one pass per pair."""
         n, m = len(contexts), len(prompts)
         pairs = self._run(
             self._log_likelihood, params, lambda i: (contexts[i // m], prompts[i % m]), n * m, "scores", m
@@ -98,7 +103,7 @@ class Predictor:
         return pairs.reshape(n, m)
 
     def word_scores(self, params: Any, images: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """Bag of words: log p(word | image) for the vocabulary entries ``columns`` int [K], [N, K]."""
+        """Return log p(word | image) [N, K] of a bag-of-words model for the vocabulary entries ``columns``, int [K]."""
 
         def chosen(params: Any, images: jax.Array) -> jax.Array:
             return self._words(params, images, columns)
@@ -106,13 +111,13 @@ class Predictor:
         return self._run(chosen, params, lambda i: (images[i],), len(images), "scores")
 
     def loss(self, params: Any, images: np.ndarray, tokens: np.ndarray) -> float:
-        """The training objective's value on pairs, as if they were one batch."""
+        """Return the training objective on the pairs as if they were one batch."""
         total, weight = self._run(self._losses, params, lambda i: (images[i], tokens[i]), len(images), "loss")
         return float(total.sum(dtype=np.float64) / max(weight.sum(dtype=np.float64), 1.0))
 
 
 def spelled_words(texts: Iterable[str], tokenizer: Tokenizer) -> set[Spelling]:
-    """The different words of some texts, without the punctuation around them, each as the tokens that spell it."""
+    """Return the distinct words of some texts, without surrounding punctuation, each as its tokens."""
     words = sorted({word for text in texts for word in _words(text)})
     return set(_spellings(words, tokenizer))
 
@@ -123,15 +128,15 @@ def _words(text: str) -> list[str]:
 
 def _spellings(words: list[str], tokenizer: Tokenizer) -> list[Spelling]:
     rows = tokenizer.encode(words) if words else np.zeros((0, 2), np.int32)
-    # without the start, up to the end, which has the largest id
+    # between the start and the end, which has the largest id
     return [tuple(row[1 : int(row[1:].argmax()) + 1].tolist()) for row in rows]
 
 
 def word_weights(names: tuple[str, ...], tokenizer: Tokenizer, known: set[Spelling]) -> np.ndarray:
-    """How much each vocabulary entry counts in each class: float32 [classes, V].
+    """Return the weight of each vocabulary entry in each class: float32 [classes, V].
 
-    A class is the mean of the words of its name that are ``known`` (those of the training captions), a word the mean of
-    the tokens that spell it. A class without a known word has a row of zeros.
+    A class is the mean over the words of its name that are ``known`` (those of the training captions), a word the mean
+    over its tokens. A class without a known word has a row of zeros.
     """
     weights = np.zeros((len(names), tokenizer.vocab_size), np.float32)
     for row, name in zip(weights, names, strict=True):
@@ -142,10 +147,10 @@ def word_weights(names: tuple[str, ...], tokenizer: Tokenizer, known: set[Spelli
 
 
 class PredictiveEvaluation:
-    """What `suite` measures of a predictive model. Data is read and tokenised when it is made.
+    """Evaluation of a predictive model: zero-shot tasks and validation loss. Data is read when constructed.
 
-    ``error_mean`` is of ``evals.predictive_score``, whose rows are ``top1``, ``top5`` and ``mean_per_class``;
-    ``top1_raw`` and ``top1_prior`` are there whichever it is. Retrieval is not measured.
+    ``error_mean`` and the rows ``top1``, ``top5`` and ``mean_per_class`` are of the variant ``evals.predictive_score``;
+    ``top1_raw`` and ``top1_prior`` are reported in any case. Retrieval is not measured.
     """
 
     def __init__(
@@ -156,10 +161,10 @@ class PredictiveEvaluation:
         self.config, self.sets = config, sets
         self.predictor = Predictor(built, mesh, config.evals.batch_size, config.pixels)
         self.pairs = validation_pairs(config, held_out, tokenizer)
-        self.unlabelled = sample_images(config, source, config.evals.prior_images)
+        self.unlabeled = sample_images(config, source, config.evals.prior_images)
         if config.model.objective == "caption":
             prompts = [prompt_tokens(s, tokenizer) for s in sets]
-            used = max((int(p.argmax(axis=1).max()) + 1 for p in prompts), default=0)  # up to the last end of text
+            used = max((int(p.argmax(axis=1).max()) + 1 for p in prompts), default=0)  # length of the longest prompt
             self.texts = [p[:, :used] for p in prompts]
         else:
             known = spelled_words(sample_captions(config, source), tokenizer)
@@ -172,17 +177,17 @@ class PredictiveEvaluation:
         """Forward FLOPs of one evaluation."""
         model, per_pair = self.config.model, flops.flops_per_sample(self.config.model)
         total = float(len(self.pairs["images"]) * per_pair.total)
-        images = sum(len(s.images) for s in self.sets) + len(self.unlabelled) * bool(self.sets)
+        images = sum(len(s.images) for s in self.sets) + len(self.unlabeled) * bool(self.sets)
         if model.objective == "bag_of_words":
             return total + images * per_pair.total
         total += images * (per_pair.image + 2 * model.embed_dim * model.prefix_tokens * model.text.width)
         for task, prompts in zip(self.sets, self.texts, strict=True):
-            said = (len(task.images) + len(self.unlabelled)) * len(prompts)
-            total += said * flops.caption_flops(model, prompts.shape[1])
+            passes = (len(task.images) + len(self.unlabeled)) * len(prompts)
+            total += passes * flops.caption_flops(model, prompts.shape[1])
         return total
 
     def __call__(self, params: Any) -> tuple[list[Row], list[Row]]:
-        """Parameters -> rows of the zero-shot tasks, other rows."""
+        """Return the rows of the zero-shot tasks, and the other rows."""
         model, predictor, rows = self.config.model, self.predictor, []
         if self.sets:
             of_task = self._caption_scores(params) if model.objective == "caption" else self._word_scores(params)
@@ -194,7 +199,7 @@ class PredictiveEvaluation:
                 uncovered = float((~texts.any(axis=1)).sum())
                 rows.append({"task": task.name, "metric": "uncovered_classes", "value": uncovered,
                              "examples": len(texts), "chance": None})  # fmt: skip
-        # under a name of its own: it is no InfoNCE and must not be compared with one
+        # a separate name: this is not InfoNCE and must not be compared with it
         other = {
             "task": "validation",
             "metric": f"{model.objective}_loss",
@@ -209,22 +214,22 @@ class PredictiveEvaluation:
             scores = self.predictor.prompt_scores(params, contexts, prompts)
             return scores.reshape(len(contexts), classes, -1).mean(axis=2)
 
-        unlabelled = self.predictor.contexts(params, self.unlabelled)
+        unlabeled = self.predictor.contexts(params, self.unlabeled)
 
         def of_task(task: ClassificationSet, prompts: np.ndarray) -> Scores:
             classes = len(task.class_names)
             raw = of_classes(self.predictor.contexts(params, task.images), prompts, classes)
-            return {"raw": raw, "prior": raw - of_classes(unlabelled, prompts, classes).mean(axis=0)}
+            return {"raw": raw, "prior": raw - of_classes(unlabeled, prompts, classes).mean(axis=0)}
 
         return of_task
 
     def _word_scores(self, params: Any) -> Callable[[ClassificationSet, np.ndarray], Scores]:
-        logs = self.predictor.word_scores(params, self.unlabelled, self.columns)
-        prior = np.logaddexp.reduce(logs, axis=0) - np.log(len(logs))  # of the mean; no power underflows to zero
+        logs = self.predictor.word_scores(params, self.unlabeled, self.columns)
+        prior = np.logaddexp.reduce(logs, axis=0) - np.log(len(logs))  # log of the mean probability, without underflow
 
         def of_task(task: ClassificationSet, weights: np.ndarray) -> Scores:
-            said = self.predictor.word_scores(params, task.images, self.columns)
-            variants = {"raw": said @ weights.T, "prior": (said - prior) @ weights.T}
+            log_probs = self.predictor.word_scores(params, task.images, self.columns)
+            variants = {"raw": log_probs @ weights.T, "prior": (log_probs - prior) @ weights.T}
             return {name: np.where(weights.any(axis=1), scores, -np.inf) for name, scores in variants.items()}
 
         return of_task

@@ -1,4 +1,4 @@
-"""Published class names and prompt templates, as data (``prompt_data/``) with its source and its licence."""
+"""Published class names and prompt templates, stored as data (``prompt_data/``) with their source and license."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ SUITES = {"paper27": PAPER27, "poster": POSTER}
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Prompts of one data set. ``classes`` is () where the data set's own names are meant.
+    """Prompts of one data set. ``classes`` is () if the data set's own class names are to be used.
 
-    ``literal`` gives, for a class, its prompts in full instead of the templates. ``labels`` are what the set's own
-    files call the classes, in their order, where ``labels_source`` says so.
+    ``literal`` gives the full prompts of a class in place of the templates. ``labels`` are the names of the classes in
+    the set's own files, in the order of ``classes``; ``labels_source`` says where they are documented.
     """
 
     name: str
@@ -42,7 +42,7 @@ class PromptSet:
     labels_source: str = ""
 
     def prompts(self, class_names: tuple[str, ...] = ()) -> list[list[str]]:
-        """Every prompt, class by class; ``class_names`` where the set names none itself."""
+        """Return the prompts of each class; ``class_names`` is used if the prompt set has no class names."""
         return [
             list(self.literal.get(c, tuple(t.replace("{c}", c) for t in self.templates)))
             for c in self.classes or class_names
@@ -50,7 +50,7 @@ class PromptSet:
 
 
 def parse(values: Any, source: str) -> PromptSet:
-    """Check one file's content. Raises UserError, one line, naming the field that is wrong."""
+    """Check the content of a prompt file. Raises UserError, one line, naming the field that is wrong."""
     fields = {"name", "metric", "templates", "classes", "counts", "source", "licence"} | OPTIONAL
     if not isinstance(values, dict):
         raise UserError(f"{source}: must hold a JSON object")
@@ -84,14 +84,15 @@ def parse(values: Any, source: str) -> PromptSet:
 
 
 def available() -> tuple[str, ...]:
-    """Names of the sets whose prompts are here."""
+    """Return the names of the built-in prompt sets."""
     folder = resources.files("clip_jax.evals").joinpath("prompt_data")
     return tuple(sorted(f.name.removesuffix(".json") for f in folder.iterdir() if f.name.endswith(".json")))
 
 
 def prompt_set(name: str) -> PromptSet:
-    """Raises UserError with the known names."""
+    """Return a built-in prompt set. Raises UserError listing the names when there is none of that name."""
     if name not in available():
-        raise UserError(f"prompts {name!r}: not here; there are {', '.join(available())}")
+        reason = f"no such prompts; available: {', '.join(available())}"
+        raise UserError(f"prompts {name!r}: {reason}", field="prompts", value=name, reason=reason)
     file = resources.files("clip_jax.evals").joinpath("prompt_data", f"{name}.json")
     return parse(json.loads(file.read_text()), f"prompt_data/{name}.json")

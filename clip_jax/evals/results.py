@@ -1,4 +1,4 @@
-"""What was measured, for machines and for people: CLIP_benchmark's metrics and columns, and a table for a terminal."""
+"""Results of the transfer benchmark: CLIP_benchmark's metrics and columns, and a table for the terminal."""
 
 from __future__ import annotations
 
@@ -16,45 +16,45 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Result = dict[str, Any]
-SHOWN = (
+SHOWN_METRICS = (
     "acc1", "mean_per_class_recall", "roc_auc", "mean_average_precision", "mean_average_precision_11point",
     "mean_acc1_acc5",
 )  # fmt: skip
-PREFIXES = {"zeroshot_classification": "", "linear_probe": "lp_", "knn": "knn_"}  # of a task's metrics
-COLUMNS = ["model", "dataset", "task", "shots", "value", "low", "high", "examples", "classes", "chance"]
+PREFIXES = {"zeroshot_classification": "", "linear_probe": "lp_", "knn": "knn_"}  # prefix of metric names by task
+RESULT_COLUMNS = ["model", "dataset", "task", "shots", "value", "low", "high", "examples", "classes", "chance"]
 
 
-def scored(
+def benchmark_metrics(
     scores: np.ndarray, labels: np.ndarray, metric: str = "accuracy", alike: np.ndarray | None = None
 ) -> dict[str, Any]:
-    """CLIP_benchmark's metrics, with the exact 95 % interval of acc1; and the set's own metric.
+    """Compute CLIP_benchmark's metrics, the exact 95 % interval of acc1, and the set's own metric.
 
     Args:
       scores: [N, C].
-      labels: int [N], or bool [N, C] where a picture may show several classes: then average precision alone.
+      labels: int [N], or bool [N, C] for multi-label sets, which have average precision only.
       metric: one of `prompts.METRICS`.
-      alike: which classes have the same prompts, see `metrics.label_ranks`.
+      alike: classes with the same prompts, see `metrics.label_ranks`.
     """
     classes = scores.shape[1]
     truth = labels if labels.ndim == 2 else labels[:, None] == np.arange(classes)[None]
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     if labels.ndim == 1:
         acc1, acc5 = (float(metrics.hits_at(scores, labels, k, alike).mean()) for k in (1, 5))
         low, high = metrics.clopper_pearson(acc1, len(labels))
-        found |= {"acc1": acc1, "acc1_low": low, "acc1_high": high, "acc5": acc5 if classes >= 5 else None}
-        found["mean_per_class_recall"] = metrics.mean_per_class(metrics.hits_at(scores, labels, 1, alike), labels)
+        values |= {"acc1": acc1, "acc1_low": low, "acc1_high": high, "acc5": acc5 if classes >= 5 else None}
+        values["mean_per_class_recall"] = metrics.mean_per_class(metrics.hits_at(scores, labels, 1, alike), labels)
         if metric == "mean_top1_top5":
-            found["mean_acc1_acc5"] = (acc1 + acc5) / 2
+            values["mean_acc1_acc5"] = (acc1 + acc5) / 2
         if metric == "roc_auc":
-            found["roc_auc"] = metrics.roc_auc(scores[:, 1] - scores[:, 0], labels == 1)
+            values["roc_auc"] = metrics.roc_auc(scores[:, 1] - scores[:, 0], labels == 1)
     if labels.ndim == 2 or metric == "11point_map":
-        found["mean_average_precision"] = metrics.mean_average_precision(scores, truth)
-        found["mean_average_precision_11point"] = metrics.eleven_point_map(scores, truth)
-    return {**found, "examples": len(labels), "classes": classes}
+        values["mean_average_precision"] = metrics.mean_average_precision(scores, truth)
+        values["mean_average_precision_11point"] = metrics.eleven_point_map(scores, truth)
+    return {**values, "examples": len(labels), "classes": classes}
 
 
 def write_results(out: Path, results: list[Result]) -> None:
-    """``results.json``, and ``results.csv`` with the columns of CLIP_benchmark."""
+    """Write ``results.json``, and ``results.csv`` with the columns of CLIP_benchmark."""
     import pandas as pd
 
     write_text(out / "results.json", json.dumps(results, indent=1) + "\n")
@@ -67,32 +67,33 @@ def write_results(out: Path, results: list[Result]) -> None:
 
 
 def read_results(path: str | Path) -> pd.DataFrame:
-    """The accuracies in a ``results.json`` or ``results.csv`` of `write_results`, one row each.
+    """Read the accuracies of a ``results.json`` or ``results.csv`` of `write_results`, one row each.
 
-    Columns: ``model``, ``dataset``, ``task`` (zero_shot, few_shot, linear_probe or knn), ``shots`` (of few_shot, else
-    0), ``value``, ``low`` and ``high`` (exact 95 % interval; of few_shot the lowest and highest draw), ``examples``,
-    ``classes`` and ``chance`` (1 / classes); NaN where a file says nothing. Raises UserError when it is no such file.
+    Columns: ``model``, ``dataset``, ``task`` (zero_shot, few_shot, linear_probe or knn), ``shots`` (0 unless few_shot),
+    ``value``, ``low`` and ``high`` (exact 95 % interval; for few_shot the lowest and highest draw), ``examples``,
+    ``classes`` and ``chance`` (1 / classes); NaN if the file has no value. Raises UserError when the file is missing or
+    malformed.
     """
     import pandas as pd
 
     path = Path(path)
     try:
         if path.suffix == ".csv":
-            found: list[Any] = pd.read_csv(path).to_dict("records")
+            records: list[Any] = pd.read_csv(path).to_dict("records")
         else:
-            found = [{**r, **r["metrics"]} for r in parse_json(read_text(path), path)]
-        rows = [_accuracy(r) for r in found if r["task"] in PREFIXES]
+            records = [{**r, **r["metrics"]} for r in parse_json(read_text(path), path)]
+        rows = [_accuracy(r) for r in records if r["task"] in PREFIXES]
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: no results of a transfer benchmark ({type(error).__name__}: {error})") from None
-    table = pd.DataFrame(rows, columns=COLUMNS)
+    table = pd.DataFrame(rows, columns=RESULT_COLUMNS)
     return table[table["value"].notna()].reset_index(drop=True)
 
 
 def _accuracy(row: dict[str, Any]) -> dict[str, Any]:
     prefix, shots = PREFIXES[row["task"]], row.get("fewshot_k", -1)
-    few = shots == shots and shots > 0  # NaN in a CSV's other rows
+    few = shots == shots and shots > 0  # NaN in other rows of a CSV
     ends = ("min", "max") if few else ("low", "high")
     name = {"zeroshot_classification": "zero_shot"}.get(row["task"], row["task"])
     classes = row.get(f"{prefix}classes", np.nan)
@@ -105,8 +106,10 @@ def _accuracy(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def table(results: list[Result]) -> str:
-    """The results for a terminal: one line a number, with its exact 95 % interval; of few-shot probes, which are means,
-    the lowest and highest draw."""
+    """Format the results for the terminal: one value per line, with its exact 95 % interval.
+
+    Few-shot probes are means; their interval is the lowest and highest draw.
+    """
     head = ("dataset", "task", "metric", "value", "interval", "classes", "examples")
     lines = ["{:18s} {:26s} {:28s} {:>7s}  {:>16s}  {:>7s} {:>8s}".format(*head)]
     for r in results:
@@ -114,7 +117,11 @@ def table(results: list[Result]) -> str:
         if m.get("fewshot_k", -1) > 0:
             task = f"{m['fewshot_k']}-shot probe"
         for name, value in m.items():
-            if not (name.endswith(SHOWN) or "@" in name) or value is None or name.endswith(("_low", "_high", "_std")):
+            if (
+                not (name.endswith(SHOWN_METRICS) or "@" in name)
+                or value is None
+                or name.endswith(("_low", "_high", "_std"))
+            ):
                 continue
             prefix = name.split("_")[0] + "_" if name.startswith(("lp_", "knn_")) else ""
             ends = next((e for e in (("low", "high"), ("min", "max")) if f"{name}_{e[0]}" in m), None)

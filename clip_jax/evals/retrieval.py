@@ -1,4 +1,4 @@
-"""Zero-shot retrieval between held-out pictures and their captions: recall at 1, 5 and 10."""
+"""Zero-shot retrieval between held-out images and their captions: recall at 1, 5 and 10."""
 
 from __future__ import annotations
 
@@ -7,34 +7,40 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from clip_jax.evals.metrics import as_own, as_rival
+from clip_jax.evals.metrics import rival_scores, target_scores
 from clip_jax.evals.zero_shot import Row, row
 
 KS = (1, 5, 10)
 
 
 def recalls(images: np.ndarray, texts: np.ndarray, image_of_text: np.ndarray, *, chunk: int = 4096) -> list[Row]:
-    """Embeddings [N, E] and [M, E], owners int [M] -> recall in both directions.
+    """Compute recall in both directions.
 
-    Image to text is a hit when *any* of the picture's captions is among the first k (Karpathy & Fei-Fei, 2015).
-    Equal scores count against the model. Scores are formed ``chunk`` × ``chunk`` at a time, twice: once to find each
-    row's own, once to count what is as good; so that nothing of size N·M is ever held.
+    Image to text is a hit if *any* of the image's captions is among the first k (Karpathy & Fei-Fei, 2015). Ties count
+    against the model. Scores are formed ``chunk`` × ``chunk`` at a time, twice: once to find the score of each correct
+    pair, once to count the scores that are at least as high; nothing of size N·M is ever held.
+
+    Args:
+      images: embeddings [N, E].
+      texts: embeddings [M, E].
+      image_of_text: int [M], the index of each text's image.
+      chunk: rows and columns of scores formed at a time.
     """
     n, m = len(images), len(texts)
     dtype = np.result_type(images, texts)
-    own, best = np.empty(m, dtype), np.full(n, -np.inf, dtype)
+    pair_scores, best = np.empty(m, dtype), np.full(n, -np.inf, dtype)
     for rows, columns, scores in _blocks(images, texts, chunk):
-        mine = image_of_text[columns][None, :] == np.arange(rows.start, rows.stop)[:, None]
-        i, j = np.nonzero(mine)
-        own[columns.start + j] = as_own(scores[i, j])
-        best[rows] = np.maximum(best[rows], np.where(mine, as_own(scores), -np.inf).max(axis=1))
-    text_rank, image_rank = np.full(m, -1), np.zeros(n, np.int64)  # a text's own picture is as good as itself
+        correct = image_of_text[columns][None, :] == np.arange(rows.start, rows.stop)[:, None]
+        i, j = np.nonzero(correct)
+        pair_scores[columns.start + j] = target_scores(scores[i, j])
+        best[rows] = np.maximum(best[rows], np.where(correct, target_scores(scores), -np.inf).max(axis=1))
+    text_rank, image_rank = np.full(m, -1), np.zeros(n, np.int64)  # each text's correct image counts itself
     for rows, columns, scores in _blocks(images, texts, chunk):
-        mine = image_of_text[columns][None, :] == np.arange(rows.start, rows.stop)[:, None]
-        rivals = as_rival(scores)
-        text_rank[columns] += (rivals >= own[columns][None, :]).sum(axis=0)
-        image_rank[rows] += ((rivals >= best[rows][:, None]) & ~mine).sum(axis=1)
-    text_rank[own == -np.inf], image_rank[best == -np.inf] = n, m  # what is not finite is never a hit
+        correct = image_of_text[columns][None, :] == np.arange(rows.start, rows.stop)[:, None]
+        rivals = rival_scores(scores)
+        text_rank[columns] += (rivals >= pair_scores[columns][None, :]).sum(axis=0)
+        image_rank[rows] += ((rivals >= best[rows][:, None]) & ~correct).sum(axis=1)
+    text_rank[pair_scores == -np.inf], image_rank[best == -np.inf] = n, m  # a non-finite score is never a hit
     captions = np.bincount(image_of_text, minlength=n)
     rows_out = []
     for k in KS:

@@ -1,4 +1,4 @@
-"""A loss that can be compared across batch sizes: fixed held-out pairs, fixed negatives."""
+"""A validation loss that is comparable across batch sizes: fixed held-out pairs, a fixed number of negatives."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from clip_jax.evals.zero_shot import Row
 
 
 def contrastive_loss(similarity: np.ndarray, log_scale: float) -> float:
-    """InfoNCE in nats of similarities [B, B] (cosines), both directions, at temperature exp(-log_scale)."""
+    """Return InfoNCE in nats of cosine similarities [B, B], mean of both directions, at temperature exp(-log_scale)."""
     scale = np.exp(log_scale)
     # cosines differ by 2 at most, so one shift serves rows and columns up to a scale of 300 in float64
     powers = np.exp((similarity.astype(np.float64) - 1.0) * scale)
@@ -17,9 +17,14 @@ def contrastive_loss(similarity: np.ndarray, log_scale: float) -> float:
 
 
 def validation_loss(images: np.ndarray, texts: np.ndarray, scale: float, pairs: int) -> list[Row]:
-    """Loss over partitions of ``pairs`` pairs, at the trained temperature and at the best one for these pairs.
+    """Compute the loss over partitions of ``pairs`` pairs, at the trained and at the best temperature.
 
-    Chance is ln(pairs). The refitted value takes the temperature out of comparisons between runs.
+    Chance is ln(pairs). The refitted value removes the effect of the temperature from comparisons between runs.
+
+    Args:
+      images, texts: embeddings [N, E] each.
+      scale: the trained logit scale.
+      pairs: number of pairs per partition.
     """
     from scipy.optimize import minimize_scalar
 

@@ -15,9 +15,9 @@ Row = dict[str, Any]
 
 
 def wilson_interval(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """The 95 % score interval of a proportion (Wilson, 1927)."""
+    """Return the score interval of a proportion (Wilson, 1927), by default at 95 %."""
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    if share in (0.0, 1.0):  # one end is exact; rounding would miss it
+    if share in (0.0, 1.0):  # one end is exactly 0 or 1; rounding would miss it
         far = z * z / count / (1 + z * z / count)
         return (0.0, far) if share == 0.0 else (1.0 - far, 1.0)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
@@ -25,7 +25,7 @@ def wilson_interval(share: float, count: int, z: float = 1.959964) -> tuple[floa
 
 
 def row(task: str, metric: str, value: float, examples: int, chance: float | None) -> Row:
-    """One measured proportion, with its 95 % interval."""
+    """Return the row of one measured proportion, with its 95 % interval."""
     low, high = wilson_interval(value, examples)
     return {
         "task": task, "metric": metric, "value": value, "low": low, "high": high,
@@ -34,23 +34,29 @@ def row(task: str, metric: str, value: float, examples: int, chance: float | Non
 
 
 def prompt_tokens(task: ClassificationSet, tokenizer: Tokenizer) -> np.ndarray:
-    """Every class in every template, class by class: int32 [classes · templates, T]."""
+    """Tokenize every template of every class, class by class: int32 [classes · templates, T]."""
     return tokenizer.encode([t.replace("{c}", c) for c in task.class_names for t in task.templates])
 
 
 def class_embeddings(prompts: np.ndarray, classes: int) -> np.ndarray:
-    """Prompt embeddings [classes · templates, E] -> the normalised mean of each class [classes, E]."""
+    """Return the normalized mean prompt embedding of each class: [classes · templates, E] -> [classes, E]."""
     mean = prompts.reshape(classes, -1, prompts.shape[-1]).mean(axis=1)
     return mean / np.maximum(np.linalg.norm(mean, axis=-1, keepdims=True), 1e-12)
 
 
 def classify(task: ClassificationSet, images: np.ndarray, classes: np.ndarray) -> list[Row]:
-    """Top-1, top-5 (of more than five classes) and mean per class, from embeddings [N, E] and [classes, E]."""
+    """Return rows of top-1, top-5 (if there are more than five classes) and mean per class.
+
+    Args:
+      task: the labeled set.
+      images: embeddings [N, E].
+      classes: class embeddings [classes, E].
+    """
     return score_rows(task, images @ classes.T)
 
 
 def score_rows(task: ClassificationSet, scores: np.ndarray) -> list[Row]:
-    """The rows of `classify`, from scores [N, classes]; -inf is never predicted."""
+    """Return the rows of `classify` from scores [N, classes]; -inf is never predicted."""
     rank = label_ranks(scores, task.labels, first_alike(task.class_names))
     hit = rank == 0
     count, total = len(task.class_names), len(task.labels)

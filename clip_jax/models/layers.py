@@ -61,7 +61,7 @@ def check_images(images: jax.Array, size: int) -> None:
         raise ValueError(f"images of shape {images.shape}: expected [B, {size}, {size}, 3]")
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(
-            f"images of dtype {images.dtype}: expected floats, as clip_jax.data.images.train_transforms.normalise gives"
+            f"images of dtype {images.dtype}: expected floats, as clip_jax.data.images.train_transforms.normalize gives"
         )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clip_jax.config import ModelConfig
-from clip_jax.data.tokenizers.clip_bpe import END, VOCAB_SIZE, PublishedTokenizer
+from clip_jax.data.tokenizers.clip_bpe import END, VOCAB_SIZE, ClipTokenizer
 from clip_jax.data.tokenizers.huggingface import CLEANINGS, HFTokenizer
 from clip_jax.data.tokenizers.learned_bpe import Tokenizer, check_fits, load_tokenizer
 from clip_jax.errors import foreign
@@ -83,7 +83,7 @@ def _published(layout: str, model: ModelConfig, kwargs: Mapping[str, Any], sourc
     ids = {None: 0, "!": 0, "<|endoftext|>": END}
     if pad not in ids:
         raise unsupported(str(files.tokenizer_config), "pad_token", pad, f"must be one of {', '.join(map(str, ids))}")
-    return PublishedTokenizer(model.text.context_length, ids[pad])
+    return ClipTokenizer(model.text.context_length, ids[pad])
 
 
 def _token(values: Mapping[str, Any], name: str) -> str | None:

@@ -18,7 +18,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from clip_jax.config import RunConfig
-from clip_jax.data.images.train_transforms import normalise
+from clip_jax.data.images.train_transforms import normalize
 from clip_jax.distributed.mesh import batch_shards, constrain, on_mesh
 from clip_jax.losses.pairs import make_pair_loss
 from clip_jax.models.clip import normalise_features
@@ -89,7 +89,7 @@ def make_accumulated_gradients(config: RunConfig, built: Any, mesh: Mesh) -> Gra
 
     def embed(params: Any, piece: Batch) -> tuple[jax.Array, jax.Array]:
         model = nnx.merge(built.graphdef, map_tower(params, freeze, jax.lax.stop_gradient))
-        images = normalise(piece["images"], config.pixels.mean, config.pixels.std)
+        images = normalize(piece["images"], config.pixels.mean, config.pixels.std)
         image = model.encode_image(images, train=freeze != "image", rng=piece["keys"])
         return normalise_features(image), normalise_features(model.encode_text(piece["tokens"]))
 

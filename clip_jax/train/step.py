@@ -13,7 +13,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from clip_jax.config import RunConfig
-from clip_jax.data.images.train_transforms import normalise
+from clip_jax.data.images.train_transforms import normalize
 from clip_jax.distributed.mesh import batch_sharding, on_mesh, replicated
 from clip_jax.losses.pairs import make_pair_loss
 from clip_jax.losses.predictive import caption_loss
@@ -49,7 +49,7 @@ def make_loss(config: RunConfig, built: Any, mesh: Mesh) -> LossFunction:
         with on_mesh(mesh):
             model = nnx.merge(built.graphdef, map_tower(params, freeze, jax.lax.stop_gradient))
             keys = example_keys(rng, batch["images"].shape[0])
-            out = model(normalise(batch["images"], *pixels), batch["tokens"], train=freeze != "image", rng=keys)
+            out = model(normalize(batch["images"], *pixels), batch["tokens"], train=freeze != "image", rng=keys)
         if isinstance(out, Prediction):
             return predictive_loss(model, out, mesh)
         loss = pair_loss(out.image, out.text, out.scale, out.bias)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from clip_jax.data.images.eval_preprocess import Preprocess
-from clip_jax.data.labeled.open import open_labelled
+from clip_jax.data.labeled.open import open_labeled
 from clip_jax.errors import UserError
 from clip_jax.evals import benchmark as transfer
 from clip_jax.evals import results
@@ -153,7 +153,7 @@ def test_mistakes_are_one_line(suite, tmp_path):
     refused("--tasks=probe", tasks=("probe",))
     refused("no such file; the built-in suites are paper27, poster", name="nothing.json")
     refused("needs --data", name="paper27")
-    refused("none of its 27 sets is there", name="paper27", data=str(tmp_path))
+    refused("none of its 27 sets exists", name="paper27", data=str(tmp_path))
     for change, match in (
         ({"sets": [{"name": "a", "path": "a", "metrics": "x"}]}, "metrics is not known"),
         ({"sets": [{"name": "a", "path": "a", "kind": "audio"}]}, "kind='audio'"),
@@ -170,14 +170,14 @@ def test_mistakes_are_one_line(suite, tmp_path):
 def test_the_papers_metrics():
     scores = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]])
     labels = np.array([1, 0, 0])
-    assert results.scored(scores, labels, "roc_auc")["roc_auc"] == 1.0
+    assert results.benchmark_metrics(scores, labels, "roc_auc")["roc_auc"] == 1.0
     many = np.eye(8) + 0.1 * np.arange(8)[None]
-    told = results.scored(many, np.array([1, 0, 2, 3, 4, 5, 6, 7]), "mean_top1_top5")
+    told = results.benchmark_metrics(many, np.array([1, 0, 2, 3, 4, 5, 6, 7]), "mean_top1_top5")
     assert told["mean_acc1_acc5"] == pytest.approx((told["acc1"] + told["acc5"]) / 2)
-    never = results.scored(np.arange(7.0)[None].repeat(2, axis=0), np.array([0, 1]), "mean_top1_top5")
+    never = results.benchmark_metrics(np.arange(7.0)[None].repeat(2, axis=0), np.array([0, 1]), "mean_top1_top5")
     assert (never["acc5"], never["mean_acc1_acc5"]) == (0.0, 0.0)
-    assert results.scored(np.eye(5), np.arange(5))["acc5"] == 1.0  # CLIP_benchmark leaves it out below five
-    found = results.scored(scores, labels, "11point_map")
+    assert results.benchmark_metrics(np.eye(5), np.arange(5))["acc5"] == 1.0  # CLIP_benchmark leaves it out below five
+    found = results.benchmark_metrics(scores, labels, "11point_map")
     assert found["mean_average_precision_11point"] == pytest.approx(1.0)
     assert found["acc1"] == pytest.approx(2 / 3)
 
@@ -198,32 +198,36 @@ EUROSAT = {
 
 
 def test_a_sets_own_folders_take_the_prompts_of_their_names(tmp_path):
-    data = open_labelled(folders_of(tmp_path / "eurosat", EUROSAT))
-    found, metric = transfer.class_prompts(transfer.Entry("e", str(tmp_path / "eurosat"), prompts="eurosat"), data)
+    data = open_labeled(folders_of(tmp_path / "eurosat", EUROSAT))
+    found, metric = transfer.class_prompts(
+        transfer.BenchmarkSet("e", str(tmp_path / "eurosat"), prompts="eurosat"), data
+    )
     assert metric == "accuracy"
     assert [p[0] for p in found] == [f"a centered satellite photo of {name}." for name in EUROSAT.values()]
 
 
 def test_a_folder_name_may_lack_a_sign(tmp_path):
     classes = transfer.prompts.prompt_set("stanford_cars").classes
-    data = open_labelled(folders_of(tmp_path / "cars", [c.replace("/", "-") for c in classes]))
-    found, _ = transfer.class_prompts(transfer.Entry("c", str(tmp_path / "cars"), prompts="stanford_cars"), data)
+    data = open_labeled(folders_of(tmp_path / "cars", [c.replace("/", "-") for c in classes]))
+    found, _ = transfer.class_prompts(transfer.BenchmarkSet("c", str(tmp_path / "cars"), prompts="stanford_cars"), data)
     for own, of_class in zip(data.class_names, found, strict=True):
         assert own.replace("C-V", "C/V") in of_class[0]
 
 
 def test_numbered_folders_are_numbers_and_said(tmp_path):
     published, said = transfer.prompts.prompt_set("gtsrb"), []
-    data = open_labelled(folders_of(tmp_path / "gtsrb", map(str, range(43))))
-    found, _ = transfer.class_prompts(transfer.Entry("g", str(tmp_path / "gtsrb"), prompts="gtsrb"), data, said.append)
+    data = open_labeled(folders_of(tmp_path / "gtsrb", map(str, range(43))))
+    found, _ = transfer.class_prompts(
+        transfer.BenchmarkSet("g", str(tmp_path / "gtsrb"), prompts="gtsrb"), data, said.append
+    )
     assert [p[0] for p in found] == [published.prompts()[int(n)][0] for n in data.class_names]
     assert len(said) == 1
     assert "gtsrb" in said[0]
 
 
 def test_classes_that_pair_with_none_are_refused_unless_asked(tmp_path):
-    data = open_labelled(folders_of(tmp_path / "s", ["negative", "good"]))
-    entry = transfer.Entry("s", str(tmp_path / "s"), prompts="rendered_sst2")
+    data = open_labeled(folders_of(tmp_path / "s", ["negative", "good"]))
+    entry = transfer.BenchmarkSet("s", str(tmp_path / "s"), prompts="rendered_sst2")
     with pytest.raises(UserError) as error:
         transfer.class_prompts(entry, data)
     assert (error.value.field, error.value.value) == ("pair", ("good",))
@@ -240,8 +244,8 @@ def test_a_class_without_a_name_keeps_its_number_and_is_said(tmp_path):
         tmp_path / "s" / "test" / "0.tar", [("a.png", picture((0, 0, 0), np.random.default_rng(0))), ("a.cls", b"4")]
     )
     (tmp_path / "s" / "classnames.txt").write_text("near\nby\n\nfar\nvery far\n")
-    data, said = open_labelled(tmp_path / "s"), []
-    found, _ = transfer.class_prompts(transfer.Entry("s", str(tmp_path / "s")), data, said.append)
+    data, said = open_labeled(tmp_path / "s"), []
+    found, _ = transfer.class_prompts(transfer.BenchmarkSet("s", str(tmp_path / "s")), data, said.append)
     assert data.split("test").labels.tolist() == [4]
     assert [p[0] for p in found][2:4] == ["a photo of a .", "a photo of a far."]
     assert said == ["s: classes without a name: 2"]
@@ -267,7 +271,7 @@ def test_several_classes_a_picture(tmp_path):
     found = transfer.run_suite(model, str(suite), tmp_path / "out", echo=said.append)
     told = {r["task"]: r["metrics"] for r in found}
     assert set(told) == {"zeroshot_classification", "linear_probe", "knn"}
-    assert said == ["voc: several classes a picture, so no few_shot"]
+    assert said == ["voc: multi-label, so no few_shot"]
     assert told["linear_probe"]["lp_mean_average_precision_11point"] == pytest.approx(1.0)
     assert told["knn"]["knn_mean_average_precision"] > 0.75  # 20 of 24 vote
     assert 0.7 < told["zeroshot_classification"]["mean_average_precision"] <= 1.0

@@ -10,7 +10,7 @@ from flax import nnx
 
 from clip_jax.config import MeshConfig
 from clip_jax.config.presets import preset
-from clip_jax.data.images.train_transforms import normalise
+from clip_jax.data.images.train_transforms import normalize
 from clip_jax.distributed.mesh import batch_sharding, make_mesh
 from clip_jax.evals.encode import Encoder, in_batches
 from clip_jax.finite import NotFinite
@@ -28,7 +28,7 @@ def test_batches_and_padding_change_nothing():
     assert encoder.batch_size == 16
     model = nnx.merge(built.graphdef, params)
     np.testing.assert_allclose(
-        encoder.images(params, images), normalise_features(model.encode_image(normalise(images))), atol=1e-5
+        encoder.images(params, images), normalise_features(model.encode_image(normalize(images))), atol=1e-5
     )
     np.testing.assert_allclose(encoder.texts(params, tokens), normalise_features(model.encode_text(tokens)), atol=1e-5)
     assert encoder._image._cache_size() == 1

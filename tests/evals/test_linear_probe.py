@@ -6,7 +6,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from clip_jax.evals import linear_probe
-from clip_jax.evals.linear_probe import GRID, fit_probe, search_l2, split
+from clip_jax.evals.linear_probe import L2_GRID, fit_probe, search_l2, split
 
 
 def clouds(examples=300, width=12, classes=5, noise=1.0, seed=0):
@@ -32,11 +32,11 @@ def test_optimum_and_predictions_are_scikit_learns():
         np.testing.assert_array_equal(found, theirs.predict(test.astype(np.float64)))
 
 
-@pytest.mark.parametrize("together", [True, False])
-def test_together_is_one_by_one(together):
+@pytest.mark.parametrize("vmapped", [True, False])
+def test_together_is_one_by_one(vmapped):
     x, y = clouds(80)
     strengths = np.array([0.1, 10.0])
-    both = fit_probe(x, y, 5, strengths, tolerance=1e-9, together=together)
+    both = fit_probe(x, y, 5, strengths, tolerance=1e-9, vmapped=vmapped)
     for k in range(2):
         alone = fit_probe(x, y, 5, strengths[k : k + 1], tolerance=1e-9)
         np.testing.assert_allclose(both.weights[k], alone.weights[0], atol=1e-6)
@@ -52,13 +52,13 @@ def test_a_fit_that_is_cut_short_says_so():
 def test_the_search_finds_the_best_of_the_whole_grid():
     train, val = clouds(120, noise=2.5), clouds(400, noise=2.5, seed=3)
     l2, seen = search_l2(train, val, 5)
-    probe = fit_probe(*train, 5, GRID)
+    probe = fit_probe(*train, 5, L2_GRID)
     everywhere = (probe.scores(val[0]).argmax(-1) == val[1][None]).mean(axis=1)
     assert 7 <= len(seen) <= 7 + 2 * 4
     assert everywhere.max() - seen[l2] <= 0.02  # coarse to fine may miss a lone spike
-    assert all(np.isclose(GRID, s).any() for s in seen)
-    assert len(GRID) == 97
-    assert np.isclose(GRID[0] * GRID[-1], 1)
+    assert all(np.isclose(L2_GRID, s).any() for s in seen)
+    assert len(L2_GRID) == 97
+    assert np.isclose(L2_GRID[0] * L2_GRID[-1], 1)
 
 
 def test_split_keeps_classes_and_loses_no_row():
@@ -71,7 +71,7 @@ def test_split_keeps_classes_and_loses_no_row():
 def test_probe_learns_on_held_out_data():
     scores, l2 = linear_probe.linear_probe(clouds(), clouds(seed=4)[0], 5)
     assert (scores.argmax(1) == clouds(seed=4)[1]).mean() > 0.8
-    assert l2 in GRID
+    assert l2 in L2_GRID
     other, _ = linear_probe.linear_probe(clouds(), clouds(seed=4)[0], 5, val=clouds(100, seed=8))
     assert other.shape == scores.shape
 

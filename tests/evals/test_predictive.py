@@ -10,7 +10,7 @@ from flax import nnx
 
 from clip_jax import flops
 from clip_jax.config import MeshConfig
-from clip_jax.data.images.train_transforms import normalise
+from clip_jax.data.images.train_transforms import normalize
 from clip_jax.data.labeled.classification import ClassificationSet
 from clip_jax.data.open import open_source
 from clip_jax.data.pipeline.loader import learn_tokenizer
@@ -49,7 +49,7 @@ def log_softmax(logits):
 
 def test_a_caption_model_scores_whole_prompts(run_of):
     evaluation, params, built, tokenizer = prepared(run_of("caption"), MESH)
-    logits = jax.jit(lambda image, tokens: nnx.merge(built.graphdef, params).logits(normalise(image), tokens))
+    logits = jax.jit(lambda image, tokens: nnx.merge(built.graphdef, params).logits(normalize(image), tokens))
 
     def by_hand(images):  # one picture, one class, one template at a time, at the full context length
         scores = np.zeros((len(images), 3))
@@ -65,7 +65,7 @@ def test_a_caption_model_scores_whole_prompts(run_of):
     scores = evaluation._caption_scores(params)(TASK, evaluation.texts[0])
     raw = by_hand(TASK.images)
     np.testing.assert_allclose(scores["raw"], raw, rtol=1e-4)
-    np.testing.assert_allclose(scores["prior"], raw - by_hand(evaluation.unlabelled).mean(axis=0), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(scores["prior"], raw - by_hand(evaluation.unlabeled).mean(axis=0), rtol=1e-3, atol=1e-3)
     assert np.ptp(raw) > 1
     assert evaluation.texts[0].shape[1] < 16, "no place after the last end of text is computed"
 
@@ -75,9 +75,9 @@ def test_a_bag_scores_the_words_it_knows(run_of):
     model = nnx.merge(built.graphdef, params)
 
     def logs(images):
-        return log_softmax(model.logits(normalise(images), np.zeros((len(images), 16), np.int32)))[:, 0]
+        return log_softmax(model.logits(normalize(images), np.zeros((len(images), 16), np.int32)))[:, 0]
 
-    seen, prior = logs(TASK.images), np.log(np.exp(logs(evaluation.unlabelled)).mean(axis=0))
+    seen, prior = logs(TASK.images), np.log(np.exp(logs(evaluation.unlabeled)).mean(axis=0))
     words = {w: [i for i in tokenizer.encode([w])[0, 1:] if 0 < i < 399] for w in ("red", "blue")}
     scores = evaluation._word_scores(params)(TASK, evaluation.texts[0])
     for variant, table in (("raw", seen), ("prior", seen - prior)):
@@ -109,7 +109,7 @@ def test_rows_of_both_variants_and_a_loss_of_its_own(run_of, objective):
     assert (loss["task"], loss["metric"], loss["examples"]) == ("validation", f"{objective}_loss", 32)
     model, pairs = (
         nnx.merge(built.graphdef, params),
-        (normalise(evaluation.pairs["images"]), evaluation.pairs["tokens"]),
+        (normalize(evaluation.pairs["images"]), evaluation.pairs["tokens"]),
     )
     said, logs = model(*pairs), log_softmax(model.logits(*pairs))
     picked, weights = np.take_along_axis(logs, np.asarray(said.labels), axis=-1), np.asarray(said.weights)

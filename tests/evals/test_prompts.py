@@ -75,8 +75,9 @@ def test_a_wrong_file_is_told_in_one_line():
             parse(good | change, "x.json")
     with pytest.raises(UserError, match="has no source"):
         parse({k: v for k, v in good.items() if k != "source"}, "x.json")
-    with pytest.raises(UserError, match="not here; there are"):
+    with pytest.raises(UserError) as refused:
         prompt_set("kinetics")
+    assert (refused.value.field, refused.value.value) == ("prompts", "kinetics")
     assert json.dumps(good)
 
 

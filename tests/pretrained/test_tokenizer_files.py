@@ -183,9 +183,9 @@ def test_the_published_vocabulary_pads_as_its_library_does(golden, tmp_path, lay
 
 
 def test_the_published_vocabulary_pads_as_its_files_say(tmp_path):
-    from clip_jax.data.tokenizers.clip_bpe import PublishedTokenizer
+    from clip_jax.data.tokenizers.clip_bpe import ClipTokenizer
 
-    plain, end = PublishedTokenizer(8), PublishedTokenizer(8, END)
+    plain, end = ClipTokenizer(8), ClipTokenizer(8, END)
     assert plain.encode(["a"])[0, -1] == 0
     assert end.encode(["a"])[0].tolist() == [*plain.encode(["a"])[0, :3].tolist(), *[END] * 5]
     end.save(tmp_path / "t.json")

@@ -88,6 +88,6 @@ def test_glob_gives_whole_paths(tmp_path, store):
 def test_files_here_are_read_without_fsspec(pairs_dir):
     code = (
         "import sys; from clip_jax.data.sources.webdataset import WebDataset;"
-        f"print(len(WebDataset({str(pairs_dir)!r}, 'train').many([3])), 'fsspec' in sys.modules)"
+        f"print(len(WebDataset({str(pairs_dir)!r}, 'train').get_many([3])), 'fsspec' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"1 False\n"

@@ -1,4 +1,4 @@
-"""Pictures: reading, and the transforms of training and of evaluation."""
+"""Image decoding and preprocessing for training and for evaluation."""
 
 from clip_jax._moved import names_of
 

@@ -1,7 +1,6 @@
-"""The published preprocessing, exact to the level: resize in the picture's own mode, crop or pad, then to RGB.
+"""Evaluation preprocessing, pixel for pixel as published: resize in the image's own mode, crop or pad, convert to RGB.
 
-This is the reference path, for evaluation. Training reads pictures faster (`transforms`);
-``benchmarks/preprocessing.py`` prints by how much they differ.
+Training uses the faster `train_transforms`; ``benchmarks/preprocessing.py`` measures the difference.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import numpy as np
 
 from clip_jax.config import PixelConfig
 from clip_jax.config.model import check_pixels
-from clip_jax.data.images.open import broken_pictures, eight_bit, middle, open_image
+from clip_jax.data.images.open import broken_pictures, crop_to_max_aspect, eight_bit, open_image
 from clip_jax.data.images.train_transforms import MEAN, STD
 from clip_jax.errors import ConfigError, UserError, short
 
@@ -26,10 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """From any picture to uint8 [size, size, 3]; ``mean`` and ``std`` are applied later, on the device.
+    """Preprocessing of one image into uint8 [size, size, 3]; ``mean`` and ``std`` are applied later, on the device.
 
-    ``shortest``: the short side becomes ``size``, the middle is kept. ``squash``: both sides become ``size``.
-    ``longest``: the long side becomes ``size``, the rest is filled with ``fill_color``.
+    ``shortest``: the short side is resized to ``size``, then the center is cropped. ``squash``: both sides are resized
+    to ``size``. ``longest``: the long side is resized to ``size`` and the rest is padded with ``fill_color``.
     """
 
     size: int
@@ -46,20 +45,29 @@ class Preprocess:
 
     @property
     def pixels(self) -> PixelConfig:
-        """All but the size, as a run's config has it."""
+        """All settings except the size, as a `PixelConfig`."""
         return PixelConfig(self.mean, self.std, self.resize_mode, self.interpolation, self.fill_color)
 
     @classmethod
-    def of(cls, size: int, pixels: PixelConfig) -> Preprocess:
-        """Of a run with these pixels, for evaluation."""
+    def from_pixels(cls, size: int, pixels: PixelConfig) -> Preprocess:
+        """Return the evaluation preprocessing of a run that has these pixel settings."""
         return cls(size, **dataclasses.asdict(pixels))
 
     @classmethod
     def from_config(
         cls, config: Mapping[str, Any], size: int, source: str, prefix: str = "preprocess_cfg."
     ) -> Preprocess:
-        """Read a ``preprocess_cfg`` of open_clip; ``prefix`` is of the names in errors. Raises UserError on what is
-        unknown or wrong."""
+        """Read a ``preprocess_cfg`` of open_clip.
+
+        Args:
+          config: the JSON object.
+          size: pixels per side.
+          source: file named in errors.
+          prefix: prefix of field names in errors.
+
+        Raises:
+          UserError: a field is unknown or has a value that is not supported.
+        """
         if not isinstance(config, Mapping):
             reason = "must be a group of fields"
             raise UserError(
@@ -98,14 +106,14 @@ class Preprocess:
             ) from None  # fmt: skip
 
     def to_config(self) -> dict[str, Any]:
-        """As ``preprocess_cfg`` of open_clip."""
+        """Return the settings as a ``preprocess_cfg`` of open_clip."""
         return {
             "size": self.size, "mode": "RGB", "mean": list(self.mean), "std": list(self.std),
             "interpolation": self.interpolation, "resize_mode": self.resize_mode, "fill_color": self.fill_color,
         }  # fmt: skip
 
     def __call__(self, image: bytes | Path | np.ndarray | Image.Image) -> np.ndarray:
-        """uint8 [size, size, 3]. Raises BrokenRecord when it is no picture."""
+        """Return the preprocessed image, uint8 [size, size, 3]. Raises BrokenRecord when it cannot be decoded."""
         with broken_pictures():
             return self._pixels(eight_bit(open_image(image)))
 
@@ -118,7 +126,7 @@ class Preprocess:
         if self.resize_mode == "squash":
             picture = picture.resize((n, n), method)
         elif self.resize_mode == "shortest":
-            picture = middle(picture)
+            picture = crop_to_max_aspect(picture)
             width, height = picture.size
             short, long = min(width, height), int(n * max(width, height) / min(width, height))
             picture = picture.resize((n, long) if width == short else (long, n), method)
@@ -136,7 +144,10 @@ class Preprocess:
         return np.asarray(picture.convert("RGB"), np.uint8)
 
     def batch(self, images: list[Any]) -> np.ndarray:
-        """uint8 [N, size, size, 3]. Raises UserError naming the first picture that cannot be read."""
+        """Return the preprocessed images, uint8 [N, size, size, 3].
+
+        Raises UserError naming the first image that cannot be decoded.
+        """
         from clip_jax.data.sources.base import BrokenRecord
 
         out = np.empty((len(images), self.size, self.size, 3), np.uint8)
@@ -149,5 +160,5 @@ class Preprocess:
 
 
 def picture_name(image: Any, row: int) -> str:
-    """The path of a picture that was given by one, else its number."""
+    """Return the path if the image is given as one, else its row number, for error messages."""
     return str(image) if isinstance(image, (str, Path)) else f"image {row}"

@@ -1,4 +1,4 @@
-"""Training pictures by libjpeg-turbo's own scaling and OpenCV's area filter: quicker than Pillow, other pixels."""
+"""Fast JPEG decoding for training: libjpeg-turbo's scaled decode, OpenCV's area resize. Pixels differ from Pillow's."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ from clip_jax.errors import ConfigError
 
 @functools.cache
 def libraries() -> tuple[Any, Any]:
-    """The modules cv2 and simplejpeg. Raises ConfigError when one of them, the extra ``fast``, is missing."""
+    """Return the modules cv2 and simplejpeg. Raises ConfigError when one is not installed (extra ``fast``)."""
     try:
         import cv2
         import simplejpeg
     except ImportError as error:
         raise ConfigError(f"data.decoder='simplejpeg': {error.name} is not installed (extra fast)") from None
-    cv2.setNumThreads(1)  # the loader has threads of its own
+    cv2.setNumThreads(1)  # the loader already runs one decode per thread
     return cv2, simplejpeg
 
 
 def resize_short(image: bytes | np.ndarray, size: int) -> np.ndarray | None:
-    """The picture with its short side at ``size``, uint8 [h, w, 3]; None for what is no JPEG that it can read, which
-    Pillow then opens or refuses."""
+    """Decode a JPEG with its short side resized to ``size``: uint8 [h, w, 3].
+
+    Returns None for anything but a JPEG that simplejpeg can decode; the caller then uses Pillow, which decodes or
+    refuses it.
+    """
     if not isinstance(image, bytes) or image[:2] != b"\xff\xd8":
         return None
     cv2, simplejpeg = libraries()
@@ -33,9 +36,9 @@ def resize_short(image: bytes | np.ndarray, size: int) -> np.ndarray | None:
         h, w, *_ = simplejpeg.decode_jpeg_header(image)
         if h * w > MAX_PIXELS or max(h, w) > MAX_ASPECT * min(h, w):
             return None
-        # decoded at a fraction, but twice as large as wanted, as Pillow's draft mode does
+        # scaled decode to at least twice the wanted size, like Pillow's draft mode
         pixels = simplejpeg.decode_jpeg(image, "RGB", min_height=2 * size, min_width=2 * size)
-    except Exception:  # noqa: BLE001  # Pillow says what is wrong
+    except Exception:  # noqa: BLE001  # Pillow decodes it or reports the error
         return None
     if min(h, w) == size:
         return pixels

@@ -1,4 +1,4 @@
-"""Opening pictures of unknown origin: every mode Pillow knows, and nothing that would fill the memory."""
+"""Safe decoding of untrusted images: all Pillow modes, limits on size and aspect ratio."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from clip_jax.data.sources.base import BrokenRecord
 if TYPE_CHECKING:
     from PIL import Image
 
-MAX_PIXELS = 89_478_485  # Pillow's own limit: a picture that declares more is refused before anything is decoded
+MAX_PIXELS = 89_478_485  # Pillow's limit; checked before decoding
 
 
-# what is opened; Pillow knows fifty more, some of which start programs (EPS) or have readers that nobody attacks for us
+# Pillow reads fifty more formats; some start programs (EPS), others have decoders that are rarely fuzzed
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-MAX_ASPECT = 32  # of a picture's sides; of a longer one the middle is read
+MAX_ASPECT = 32  # aspect ratio; longer images are cropped to their middle
 
 
 @contextlib.contextmanager
 def broken_pictures() -> Iterator[None]:
-    """Turn whatever a reader of pictures raises into BrokenRecord, one line; a lack of memory stays what it is."""
+    """Convert any exception of an image decoder to a one-line BrokenRecord; MemoryError passes through."""
     from PIL import Image
 
     try:
@@ -36,17 +36,17 @@ def broken_pictures() -> Iterator[None]:
         raise BrokenRecord("no such file") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise BrokenRecord(f"the image declares more than {MAX_PIXELS:,} pixels") from None
-    except Exception as error:  # noqa: BLE001  # there is no end of what damaged bytes make a plugin raise
+    except Exception as error:  # noqa: BLE001  # damaged bytes make plugins raise anything
         raise BrokenRecord(f"the image does not decode ({_reason(error)})") from None
 
 
 def open_image(image: bytes | Path | np.ndarray | Image.Image) -> Image.Image:
-    """Open a picture of `FORMATS` without decoding it; of an animation, the first frame. EXIF rotation is not applied,
-    as in the published pipeline.
+    """Open an image of one of `FORMATS` without decoding it; of an animation, the first frame.
 
-    Sixteen bits a channel become eight by their upper half (the published pipeline clips them to white).
+    EXIF rotation is not applied, as in the published pipeline. 16-bit channels are reduced to their upper 8 bits (the
+    published pipeline clips them to white).
 
-    Raises BrokenRecord, one line, when it is no picture or declares more than `MAX_PIXELS`.
+    Raises BrokenRecord, one line, when it is not an image or declares more than `MAX_PIXELS`.
     """
     from PIL import Image
 
@@ -66,7 +66,7 @@ def open_image(image: bytes | Path | np.ndarray | Image.Image) -> Image.Image:
 
 
 def eight_bit(picture: Image.Image) -> Image.Image:
-    """Decode; sixteen-bit and floating-point greys become eight-bit. Raises BrokenRecord when it is cut off."""
+    """Decode an image; 16-bit and floating-point grayscale become 8-bit. Raises BrokenRecord when it is truncated."""
     from PIL import Image
 
     with broken_pictures():
@@ -80,10 +80,10 @@ def eight_bit(picture: Image.Image) -> Image.Image:
     return picture
 
 
-def middle(picture: Image.Image) -> Image.Image:
-    """The middle of a picture that is more than `MAX_ASPECT` times as long as it is wide; any other as it is.
+def crop_to_max_aspect(picture: Image.Image) -> Image.Image:
+    """Crop an image to its middle if its aspect ratio exceeds `MAX_ASPECT`; return any other unchanged.
 
-    Resizing its short side would otherwise make gigabytes of a file of a hundred bytes.
+    Without this, resizing the short side would allocate gigabytes for a file of a hundred bytes.
     """
     width, height = picture.size
     short, long = sorted(picture.size)

@@ -1,4 +1,4 @@
-"""From encoded images to uint8 squares on the host, and from uint8 to normalised floats on the device."""
+"""Training transforms: encoded image to a uint8 square on the host, uint8 to normalized floats on the device."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ import numpy as np
 
 from clip_jax.config import PixelConfig
 from clip_jax.data.images.fast_jpeg import resize_short
-from clip_jax.data.images.open import broken_pictures, eight_bit, middle, open_image
+from clip_jax.data.images.open import broken_pictures, crop_to_max_aspect, eight_bit, open_image
 
 if TYPE_CHECKING:
     import jax
     from PIL import Image
 
-# Of the published models' pictures (Radford et al., 2021, released code).
-USUAL = PixelConfig()
-MEAN, STD = USUAL.mean, USUAL.std
-LARGER = 8 / 7  # random square crops are cut from an image whose short side is this much larger
-AREA = (0.5, 1.0)  # of the picture, kept by a random resized crop
+# normalization of the published models (Radford et al., 2021, released code)
+DEFAULT_PIXELS = PixelConfig()
+MEAN, STD = DEFAULT_PIXELS.mean, DEFAULT_PIXELS.std
+CROP_SCALE = 8 / 7  # short side relative to the view, for random square crops
+CROP_AREA = (0.5, 1.0)  # range of the share of the area that a random resized crop keeps
 
 
 def _open(image: bytes | np.ndarray, size: int) -> Image.Image:
     picture = open_image(image)
     with broken_pictures():
         if picture.format == "JPEG":
-            picture.draft("RGB", (2 * size, 2 * size))  # decode at a fraction where that loses nothing
-        return middle(eight_bit(picture)).convert("RGB")
+            picture.draft("RGB", (2 * size, 2 * size))  # decode at reduced size where that loses nothing
+        return crop_to_max_aspect(eight_bit(picture)).convert("RGB")
 
 
 def resampling(interpolation: str) -> Image.Resampling:
-    """Pillow's name of it."""
+    """Return Pillow's filter for ``data.pixels.interpolation``: bicubic or bilinear."""
     from PIL import Image
 
     return Image.Resampling.BICUBIC if interpolation == "bicubic" else Image.Resampling.BILINEAR
@@ -46,14 +46,14 @@ def _resize_short(picture: Image.Image, size: int, interpolation: str) -> Image.
 
 
 def _short(image: bytes | np.ndarray, size: int, decoder: str, interpolation: str) -> np.ndarray:
-    """The whole picture, its short side at ``size``: uint8 [h, w, 3]."""
-    if decoder == "simplejpeg" and (found := resize_short(image, size)) is not None:
-        return found
+    """Decode an image and resize its short side to ``size``: uint8 [h, w, 3]."""
+    if decoder == "simplejpeg" and (resized := resize_short(image, size)) is not None:
+        return resized
     return np.asarray(_resize_short(_open(image, size), size, interpolation), np.uint8)
 
 
 def _square(image: bytes | np.ndarray, size: int, pixels: PixelConfig) -> np.ndarray:
-    """The whole picture as a square, squashed or filled up: uint8 [size, size, 3]."""
+    """Decode an image and squash or pad it to a square: uint8 [size, size, 3]."""
     from PIL import Image
 
     picture = _open(image, size)
@@ -67,10 +67,22 @@ def _square(image: bytes | np.ndarray, size: int, pixels: PixelConfig) -> np.nda
     return np.asarray(whole, np.uint8)
 
 
-def decode(image: bytes | np.ndarray, size: int, decoder: str = "pillow", pixels: PixelConfig = USUAL) -> np.ndarray:
-    """The view without augmentation, resized as ``pixels`` says: uint8 [size, size, 3].
+def decode(
+    image: bytes | np.ndarray, size: int, decoder: str = "pillow", pixels: PixelConfig = DEFAULT_PIXELS
+) -> np.ndarray:
+    """Decode and resize an image without augmentation.
 
-    ``decoder`` simplejpeg: by area instead, see `fast_jpeg`. Raises BrokenRecord when the bytes are no image.
+    Args:
+      image: encoded bytes, or uint8 [H, W, 3].
+      size: pixels per side of the result.
+      decoder: ``pillow``, or ``simplejpeg``, which resizes by area (see `fast_jpeg`).
+      pixels: resize mode, interpolation and fill color.
+
+    Returns:
+      uint8 [size, size, 3].
+
+    Raises:
+      BrokenRecord: the bytes are not an image.
     """
     if pixels.resize_mode != "shortest":
         return _square(image, size, pixels)
@@ -80,13 +92,16 @@ def decode(image: bytes | np.ndarray, size: int, decoder: str = "pillow", pixels
 
 
 def prepare(
-    image: bytes | np.ndarray, size: int, kind: str, decoder: str = "pillow", pixels: PixelConfig = USUAL
+    image: bytes | np.ndarray, size: int, kind: str, decoder: str = "pillow", pixels: PixelConfig = DEFAULT_PIXELS
 ) -> np.ndarray:
-    """What `crop` of that kind draws its views from, uint8 [h, w, 3]. Raises BrokenRecord."""
+    """Decode and resize an image to what `crop` with the same ``kind`` cuts its views from: uint8 [h, w, 3].
+
+    Raises BrokenRecord when the bytes are not an image.
+    """
     if kind in ("none", "flip"):
         return decode(image, size, decoder, pixels)
-    # random crops want more picture than the view: a little more, or (resized crops) twice as much
-    larger = round(size * LARGER)
+    # random crops need an image larger than the view: slightly, or (resized crops) twice as large
+    larger = round(size * CROP_SCALE)
     if kind == "square_crop":
         square = pixels.resize_mode != "shortest"
         return _square(image, larger, pixels) if square else _short(image, larger, decoder, pixels.interpolation)
@@ -94,13 +109,14 @@ def prepare(
 
 
 def crop(
-    prepared: np.ndarray, size: int, kind: str, rng: np.random.Generator, pixels: PixelConfig = USUAL
+    prepared: np.ndarray, size: int, kind: str, rng: np.random.Generator, pixels: PixelConfig = DEFAULT_PIXELS
 ) -> np.ndarray:
-    """A training view, uint8 [size, size, 3], as ``data.augment`` asks; all chance comes from ``rng``.
+    """Return one training view, uint8 [size, size, 3], augmented as ``data.augment`` says.
 
-    ``none``: the centre square. ``flip``: that, mirrored half the time. ``square_crop``: a random square of the
-    resized image, the paper's only augmentation. ``random_resized_crop``: a random part of half to all of the
-    area and 3:4 to 4:3 in shape (Szegedy et al., 2015), resized.
+    All randomness comes from ``rng``. ``none``: the center square. ``flip``: the center square, mirrored with
+    probability 1/2. ``square_crop``: a random square of the resized image, the paper's only augmentation.
+    ``random_resized_crop``: a random crop with 50 to 100 % of the area and an aspect ratio from 3:4 to 4:3 (Szegedy et
+    al., 2015), resized.
     """
     if kind == "none":
         return prepared
@@ -112,7 +128,7 @@ def crop(
         return prepared[top : top + size, left : left + size]
     from PIL import Image
 
-    area, ratio = w * h * rng.uniform(*AREA), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+    area, ratio = w * h * rng.uniform(*CROP_AREA), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
     cw, ch = min(w, max(1, round((area * ratio) ** 0.5))), min(h, max(1, round((area / ratio) ** 0.5)))
     left, top = int(rng.integers(w - cw + 1)), int(rng.integers(h - ch + 1))
     box = (left, top, left + cw, top + ch)
@@ -121,10 +137,10 @@ def crop(
     )
 
 
-def normalise(images: jax.Array, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD) -> jax.Array:
-    """uint8 [B, H, W, 3] -> [B, H, W, 3] of about zero mean and unit spread: float32, or float64 in jax's x64 mode.
+def normalize(images: jax.Array, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD) -> jax.Array:
+    """Scale uint8 [B, H, W, 3] to [0, 1], subtract ``mean`` and divide by ``std`` per channel, on the device.
 
-    Runs on the device.
+    Returns float32 [B, H, W, 3], or float64 in jax's x64 mode.
     """
     import jax.numpy as jnp
 

@@ -1,1 +1,1 @@
-"""Sets of labeled pictures: reading, names of their classes, near duplicates."""
+"""Labeled image sets for evaluation: reading, class names, near-duplicates."""

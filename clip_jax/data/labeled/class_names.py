@@ -1,4 +1,4 @@
-"""Names of classes: read from files, and paired by name with those that somebody published."""
+"""Class names: read from files, and matched by name with a published list."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 from clip_jax.errors import UserError, one_of
 
 PAIRINGS = ("name", "place")
-SHOWN = 6  # names in one error
+MAX_NAMES_SHOWN = 6  # per error message
 
 
 def read_names(path: Path) -> tuple[str, ...]:
-    """One name a line, which is the class of that number: a blank line is a class without a name. () without a file.
+    """Read one class name per line, in the order of the labels; a blank line is a class without a name.
 
-    Raises UserError when it is not UTF-8 (a byte order mark is passed over).
+    Returns () when the file does not exist. A byte order mark is ignored. Raises UserError when it is not UTF-8.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -23,17 +23,17 @@ def read_names(path: Path) -> tuple[str, ...]:
     except UnicodeDecodeError as error:
         reason = f"is not UTF-8 text (byte {error.start})"
         raise UserError(f"{path}: {reason}", field=str(path), reason=reason, hint="save it as UTF-8") from None
-    lines = text.split("\n")  # at nothing else, as published: a name may hold other separators
+    lines = text.split("\n")  # not splitlines(): a name may contain other line separators
     return tuple(line.strip() for line in (lines if lines[-1] else lines[:-1]))
 
 
 def read_lines(path: Path) -> tuple[str, ...]:
-    """The lines that hold something; otherwise as `read_names`."""
+    """Read the lines that are not blank; otherwise like `read_names`."""
     return tuple(filter(None, read_names(path)))
 
 
 def read_templates(path: Path) -> tuple[str, ...]:
-    """Prompt templates, one a line. Raises UserError for one without ``{c}``."""
+    """Read prompt templates, one per line. Raises UserError for one without ``{c}``."""
     templates = read_lines(path)
     for template in templates:
         if "{c}" not in template:
@@ -50,8 +50,11 @@ def _letters(name: str) -> str:
     return "".join(c for c in name.casefold() if c.isalnum())
 
 
-def numbered(names: Sequence[str]) -> list[int] | None:
-    """Where each name stands when all are the numbers from 0 or from 1 on, however many zeros lead; else None."""
+def class_numbers(names: Sequence[str]) -> list[int] | None:
+    """Return the zero-based index of each name if the names are the numbers from 0 or from 1 on, else None.
+
+    Leading zeros are ignored.
+    """
     if not names or not all(n.isascii() and n.isdigit() for n in names):
         return None
     values = [int(n) for n in names]
@@ -61,48 +64,51 @@ def numbered(names: Sequence[str]) -> list[int] | None:
 
 
 def pair_names(
-    own: Sequence[str], published: Sequence[str], source: str, *, labels: Sequence[str] = (), by: str = "name"
+    classes: Sequence[str], published: Sequence[str], source: str, *, labels: Sequence[str] = (), by: str = "name"
 ) -> list[int]:
-    """Which published name each class of a set has: int [C].
+    """Match each class of a set with a published class name.
 
-    Names are the same when they differ in case, underscores and spaces, or, where no other does, in signs between the
-    letters ("C-V", "C/V"). Classes that are numbers from 0 or 1 on count through the published list. Names that occur
-    several times pair in their order.
+    Names match if they are equal but for case, underscores and spaces; or, if no other name does, but for signs between
+    the letters ("C-V", "C/V"). Names that are the numbers from 0 or 1 on are indices into the published list. Names
+    that occur several times match in order.
 
     Args:
-      own: the set's own class names.
+      classes: the set's class names.
       published: as many names.
       source: the set, for errors.
-      labels: what the set itself calls the published classes, in their order, if that is known.
-      by: ``name``; or ``place``, the first with the first.
+      labels: what the set calls the published classes, in the published order, if that is known.
+      by: ``name``; or ``place``, by position.
+
+    Returns:
+      The index into ``published`` of each class, int [C].
 
     Raises:
-      UserError: classes that pair with none; its ``value`` lists them.
+      UserError: classes without a match; its ``value`` lists them.
     """
     one_of("pair", by, PAIRINGS)
-    if by == "place" and len(own) == len(published):
-        return list(range(len(own)))
-    found: dict[int, int] = {}  # own -> published
+    if by == "place" and len(classes) == len(published):
+        return list(range(len(classes)))
+    matches: dict[int, int] = {}  # index into classes -> index into published
     rounds: list[tuple[Sequence[str], Callable[[str], str]]] = [
         (names, form) for form in (_spelled, _letters) for names in (published, labels)
     ]
     for names, form in rounds:
-        mine, theirs = _groups(own, form, found), _groups(names, form, found.values())
-        for key in mine.keys() & theirs.keys():
-            if form is _spelled or len(mine[key]) == len(theirs[key]) == 1:
-                found |= dict(zip(mine[key], theirs[key], strict=False))
-    numbers = numbered(own)
-    if numbers is not None and len(own) == len(published) and not found:
+        groups, published_groups = _groups(classes, form, matches), _groups(names, form, matches.values())
+        for key in groups.keys() & published_groups.keys():
+            if form is _spelled or len(groups[key]) == len(published_groups[key]) == 1:
+                matches |= dict(zip(groups[key], published_groups[key], strict=False))
+    numbers = class_numbers(classes)
+    if numbers is not None and len(classes) == len(published) and not matches:
         return numbers
-    unmatched = [name for i, name in enumerate(own) if i not in found]
-    left = [name for i, name in enumerate(published) if i not in found.values()]
+    unmatched = [name for i, name in enumerate(classes) if i not in matches]
+    left = [name for i, name in enumerate(published) if i not in matches.values()]
     if unmatched or left:
-        reason = f"{_listed(unmatched)} of its {len(own)} classes pair by name with none of {_listed(left)}"
-        hint = 'rename them, or ask for pair="place"' if len(own) == len(published) else "rename them"
+        reason = f"{_listed(unmatched)} of its {len(classes)} classes match none of the names {_listed(left)}"
+        hint = 'rename them, or set pair="place"' if len(classes) == len(published) else "rename them"
         raise UserError(
             f"{source}: {reason}; {hint}", field="pair", value=tuple(unmatched or left), reason=reason, hint=hint
         )
-    return [found[i] for i in range(len(own))]
+    return [matches[i] for i in range(len(classes))]
 
 
 def _groups(names: Sequence[str], form: Callable[[str], str], taken: Collection[int]) -> dict[str, list[int]]:
@@ -114,5 +120,5 @@ def _groups(names: Sequence[str], form: Callable[[str], str], taken: Collection[
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(map(repr, names[:SHOWN])) + more if names else "none"
+    more = f" and {len(names) - MAX_NAMES_SHOWN} more" if len(names) > MAX_NAMES_SHOWN else ""
+    return ", ".join(map(repr, names[:MAX_NAMES_SHOWN])) + more if names else "none"

@@ -1,4 +1,4 @@
-"""Labelled image sets for zero-shot classification, with class names and prompt templates."""
+"""Labeled image sets for zero-shot classification, with class names and prompt templates, held in memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from clip_jax.config import PixelConfig
-from clip_jax.data.images.train_transforms import USUAL, decode
+from clip_jax.data.images.train_transforms import DEFAULT_PIXELS, decode
 from clip_jax.data.labeled.class_names import read_names, read_templates
 from clip_jax.data.sources.base import BrokenRecord
 from clip_jax.data.sources.shard_list import shards_of
@@ -19,7 +19,7 @@ from clip_jax.errors import UserError, short
 
 @dataclass(frozen=True)
 class ClassificationSet:
-    """Images uint8 [N, H, W, 3], labels int32 [N], one name a class, templates with ``{c}`` for the name."""
+    """Images uint8 [N, H, W, 3], labels int32 [N], one name per class, templates with ``{c}`` for the name."""
 
     name: str
     images: np.ndarray
@@ -38,20 +38,20 @@ def _needed(path: Path, read: Callable[[Path], tuple[str, ...]]) -> tuple[str, .
 
 
 def load_classification_set(
-    path: str | Path, image_size: int, limit: int, split: str = "test", pixels: PixelConfig = USUAL
+    path: str | Path, image_size: int, limit: int, split: str = "test", pixels: PixelConfig = DEFAULT_PIXELS
 ) -> ClassificationSet:
-    """Read PATH/test/*.tar (KEY.jpg, KEY.cls), PATH/classnames.txt, PATH/zeroshot_classification_templates.txt.
+    """Read PATH/SPLIT/*.tar (KEY.jpg, KEY.cls), PATH/classnames.txt, PATH/zeroshot_classification_templates.txt.
 
     Args:
-      path: the folder; its name names the task.
-      image_size: pixels a side of the images returned.
+      path: the folder; its name becomes the task's name.
+      image_size: pixels per side of the images returned.
+      limit: maximum number of examples, evenly spaced over the set; 0 takes all.
       split: which of the set's splits.
-      pixels: how pictures are resized.
-      limit: at most so many examples, spread evenly over the set; 0 takes all.
+      pixels: how images are resized.
 
     Raises:
-      UserError: a missing file, a template without ``{c}``, a label that is no class, an image that does not
-        decode. An evaluation has no broken records to spare, so the first one ends it.
+      UserError: a missing file, a template without ``{c}``, a label outside the classes, an image that does not
+      decode. The first broken record of an evaluation set is an error: skipping it would change the result.
     """
     path = Path(path)
     names = _needed(path / "classnames.txt", read_names)

@@ -1,4 +1,4 @@
-"""Labelled image sets with splits, in the four forms they come in; pictures are read when they are asked for."""
+"""Labeled image sets with splits, in four layouts on disk; images are read lazily."""
 
 from __future__ import annotations
 
@@ -27,16 +27,22 @@ IDX_STEMS = {"train": ("train",), "test": ("t10k", "test")}
 
 
 @dataclass(frozen=True)
-class Split:
-    """One split: ``picture(i)`` gives encoded bytes, a path or a uint8 array; ``labels`` is int32 [N], or bool [N, C]
-    where a picture may show several classes."""
+class LabeledSplit:
+    """One split of a labeled set.
+
+    ``picture(i)`` returns encoded bytes, a path or a uint8 array; ``name(i)`` its name in errors. ``labels`` is int32
+    [N], or bool [N, C] for multi-label sets.
+    """
 
     labels: np.ndarray
     picture: Callable[[int], Any]
     name: Callable[[int], str]
 
     def pixels(self, preprocess: Callable[[Any], np.ndarray], rows: np.ndarray) -> np.ndarray:
-        """uint8 [len(rows), size, size, 3]. Raises UserError naming the first picture that cannot be read."""
+        """Read and preprocess the images of ``rows``: uint8 [len(rows), size, size, 3].
+
+        Raises UserError naming the first image that cannot be read.
+        """
         out = []
         for i in rows.tolist():
             try:
@@ -48,34 +54,40 @@ class Split:
 
 
 @dataclass(frozen=True)
-class LabelledSet:
-    """A set by its path: how it is told from others, its splits, and what its files say of its classes."""
+class LabeledSet:
+    """A labeled set on disk: its path, splits, class names and prompt templates (from its files; may be empty)."""
 
     path: Path
     splits: tuple[str, ...]
     class_names: tuple[str, ...]
     templates: tuple[str, ...]
-    _open: Callable[[str], Split] = field(repr=False)
+    _open: Callable[[str], LabeledSplit] = field(repr=False)
 
-    def split(self, name: str) -> Split:
-        """Raises UserError when there is none of that name, or a label is no class."""
+    def split(self, name: str) -> LabeledSplit:
+        """Open one split. Raises UserError when it does not exist or a label is outside the classes."""
         if name not in self.splits:
             raise UserError(f"{self.path}: has no split {name!r}; it has {', '.join(self.splits)}")
         return self._open(name)
 
 
-def open_labelled(path: str | Path, pair: str = "name") -> LabelledSet:
-    """CLIP_benchmark's WebDataset folders, a folder of class folders, idx files, or a prepared TFDS directory.
+def open_labeled(path: str | Path, pair: str = "name") -> LabeledSet:
+    """Open a labeled set on disk.
 
-    The first two may have their splits as folders (``train``, ``test``, ``val``); a folder of class folders without is
-    one split, ``test``. ``classnames.txt`` and ``zeroshot_classification_templates.txt`` are read where they are.
-    Several classes a picture: shards with ``multilabel`` in ``dataset_type.txt`` and KEY.npy, zeros and ones, in place
-    of KEY.cls; of TFDS, sets with the feature ``labels`` in place of ``label`` (VOC).
+    Layouts: a CLIP_benchmark WebDataset folder, a folder of class folders, idx files, or a prepared TFDS set. The first
+    two may have their splits as folders (``train``, ``test``, ``val``); a folder of class folders without them is a
+    single split, ``test``. ``classnames.txt`` and ``zeroshot_classification_templates.txt`` are read if present.
+    Multi-label sets: shards with ``multilabel`` in ``dataset_type.txt`` and KEY.npy (zeros and ones) in place of
+    KEY.cls; TFDS sets with the feature ``labels`` in place of ``label`` (VOC).
 
-    Lines of ``classnames.txt`` are the classes 0, 1, … of shards and idx files; with class folders and TFDS labels,
-    which have names, they pair as ``pair`` says (`class_names.pair_names`).
+    For shards and idx files, line n of ``classnames.txt`` is class n. Class folders and TFDS labels have names, which
+    are matched with ``classnames.txt`` as ``pair`` says (`class_names.pair_names`).
 
-    Raises UserError, one line, when it is none of these, or when names do not pair.
+    Args:
+      path: the folder.
+      pair: ``name`` or ``place``.
+
+    Raises:
+      UserError: one line; the folder has none of these layouts, or names do not match.
     """
     path = Path(path)
     if not path.is_dir():
@@ -84,44 +96,44 @@ def open_labelled(path: str | Path, pair: str = "name") -> LabelledSet:
     templates = read_templates(path / "zeroshot_classification_templates.txt")
     tars = sorted({p.split("/")[-2] for p in remote.glob(str(path), "*/*.tar")})
     if tars:
-        return LabelledSet(path, tuple(tars), names, templates, lambda s: _webdataset(path, s, names))
+        return LabeledSet(path, tuple(tars), names, templates, lambda s: _webdataset(path, s, names))
     idx = {s: files for s in IDX_STEMS if (files := _idx_files(path, s))}
     if idx:
         digits = names or tuple(map(str, range(int(_idx(next(iter(idx.values()))[1]).max()) + 1)))
-        return LabelledSet(path, tuple(idx), digits, templates, lambda s: _idx_split(path, s))
+        return LabeledSet(path, tuple(idx), digits, templates, lambda s: _idx_split(path, s))
     if (path / "dataset_info.json").is_file():
         return _tfds(path, names, templates, pair)
     folders = {s: path / s for s in ("train", "val", "test") if (path / s).is_dir()} or {"test": path}
     classes = sorted({c.name for f in folders.values() for c in f.iterdir() if _is_class(c)})
     if len(classes) < 2:
         raise UserError(f"{path}: holds neither .tar shards, idx files, a prepared TFDS set nor folders of classes")
-    shown = _in_order(path, names, classes, pair)
-    return LabelledSet(path, tuple(folders), shown, templates, lambda s: _class_folders(folders[s], classes))
+    shown = _names_in_order(path, names, classes, pair)
+    return LabeledSet(path, tuple(folders), shown, templates, lambda s: _class_folders(folders[s], classes))
 
 
-def _in_order(path: Path, names: tuple[str, ...], own: list[str], pair: str) -> tuple[str, ...]:
-    """The names of ``classnames.txt``, if it is there, in the order of the set's own; else those."""
+def _names_in_order(path: Path, names: tuple[str, ...], classes: list[str], pair: str) -> tuple[str, ...]:
+    """Return the names of ``classnames.txt`` in the order of the set's classes; without the file, the set's names."""
     if names:
-        return tuple(names[i] for i in pair_names(own, names, f"{path}/classnames.txt", by=pair))
-    return tuple(name.replace("_", " ") for name in own)
+        return tuple(names[i] for i in pair_names(classes, names, f"{path}/classnames.txt", by=pair))
+    return tuple(name.replace("_", " ") for name in classes)
 
 
-def _labelled(labels: list[int], classes: int, name: Callable[[int], str]) -> np.ndarray:
+def _checked_labels(labels: list[int], classes: int, name: Callable[[int], str]) -> np.ndarray:
     for i, label in enumerate(labels):
         if classes and not 0 <= label < classes:
             raise UserError(f"{name(i)}: label {label} must be 0 to {classes - 1}")
     return np.array(labels, np.int32)
 
 
-def _webdataset(path: Path, split: str, names: tuple[str, ...]) -> Split:
+def _webdataset(path: Path, split: str, names: tuple[str, ...]) -> LabeledSplit:
     shards = Shards(shards_of(path, split))
     several = "multilabel" in read_lines(path / "dataset_type.txt")
     rows = range(len(shards))
     if several:
         labels = np.stack([_vector(shards, i, len(names)) for i in rows])
     else:
-        labels = _labelled([_number(shards, i) for i in rows], len(names), shards.name)
-    return Split(labels, shards.image, shards.name)
+        labels = _checked_labels([_number(shards, i) for i in rows], len(names), shards.name)
+    return LabeledSplit(labels, shards.image, shards.name)
 
 
 def _number(shards: Shards, i: int) -> int:
@@ -130,19 +142,19 @@ def _number(shards: Shards, i: int) -> int:
     except BrokenRecord as error:
         raise UserError(str(error)) from None
     if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise UserError(f"{shards.name(i)}: label {short(text)} is no number")
+        raise UserError(f"{shards.name(i)}: label {short(text)} is not a number")
     return int(text)
 
 
 def _vector(shards: Shards, i: int, classes: int) -> np.ndarray:
-    """KEY.npy: a zero or a one for each class -> bool [C]. Raises UserError when it is something else."""
-    name, found = shards.name(i), shards.read([i], ("npy",))[0]
-    if "npy" not in found:
+    """Read KEY.npy of a multi-label sample: bool [C]. Raises UserError unless it holds a zero or a one per class."""
+    name, members = shards.name(i), shards.read([i], ("npy",))[0]
+    if "npy" not in members:
         raise UserError(f"{name}: has no .npy")
     with foreign(f"{name}: its .npy", "an array"):
-        values = np.load(io.BytesIO(found["npy"]), allow_pickle=False)
+        values = np.load(io.BytesIO(members["npy"]), allow_pickle=False)
     if values.ndim != 1 or (classes and len(values) != classes) or not np.isin(values, (0, 1)).all():
-        raise UserError(f"{name}: its .npy must hold {classes or 'as many'} zeros and ones, one a class")
+        raise UserError(f"{name}: its .npy must hold {classes or 'as many'} zeros and ones, one per class")
     return values.astype(bool)
 
 
@@ -154,26 +166,26 @@ def _pictures(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES and not is_hidden(p.name))
 
 
-def _class_folders(folder: Path, classes: list[str]) -> Split:
+def _class_folders(folder: Path, classes: list[str]) -> LabeledSplit:
     files = [(p, c) for c, name in enumerate(classes) if (folder / name).is_dir() for p in _pictures(folder / name)]
     labels = np.array([c for _, c in files], np.int32)
-    return Split(labels, lambda i: files[i][0], lambda i: str(files[i][0]))
+    return LabeledSplit(labels, lambda i: files[i][0], lambda i: str(files[i][0]))
 
 
 def _idx_files(path: Path, split: str) -> tuple[Path, Path] | None:
     for stem in IDX_STEMS[split]:
-        found = [sorted(path.glob(f"{stem}*-{kind}-idx{n}-ubyte*")) for kind, n in (("images", 3), ("labels", 1))]
-        if found[0] and found[1]:
-            return found[0][0], found[1][0]
+        candidates = [sorted(path.glob(f"{stem}*-{kind}-idx{n}-ubyte*")) for kind, n in (("images", 3), ("labels", 1))]
+        if candidates[0] and candidates[1]:
+            return candidates[0][0], candidates[1][0]
     return None
 
 
 def _idx(path: Path) -> np.ndarray:
-    """An idx file of bytes (LeCun's format), gzip-compressed or not. Raises UserError when it is broken."""
+    """Read an idx file of bytes (LeCun's format), gzip-compressed or not. Raises UserError when it is malformed."""
     with foreign(path, "an idx file"), (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
         zero, kind, axes = struct.unpack(">HBB", file.read(4))
         shape = struct.unpack(f">{axes}I", file.read(4 * axes))
-        # no more than it declares, and one: of a small file that unpacks to a huge one too
+        # one byte more than declared at most: a small file may decompress to a huge one
         values = np.frombuffer(file.read(min(math.prod(shape), LARGEST_IDX) + 1), np.uint8)
     if zero or kind != 8:
         raise UserError(f"{path}: not an idx file of unsigned bytes")
@@ -182,16 +194,16 @@ def _idx(path: Path) -> np.ndarray:
     return values.reshape(shape)
 
 
-def _idx_split(path: Path, split: str) -> Split:
+def _idx_split(path: Path, split: str) -> LabeledSplit:
     files = _idx_files(path, split)
     assert files is not None
     images, labels = _idx(files[0]), _idx(files[1])
     if len(images) != len(labels):
         raise UserError(f"{files[1]}: {len(labels)} labels for {len(images)} images")
-    return Split(labels.astype(np.int32), lambda i: images[i], lambda i: f"{files[0]}[{i}]")
+    return LabeledSplit(labels.astype(np.int32), lambda i: images[i], lambda i: f"{files[0]}[{i}]")
 
 
-def _tfds(path: Path, names: tuple[str, ...], templates: tuple[str, ...], pair: str) -> LabelledSet:
+def _tfds(path: Path, names: tuple[str, ...], templates: tuple[str, ...], pair: str) -> LabeledSet:
     import tensorflow_datasets as tfds
 
     from clip_jax.data.sources.tfds import TfdsSource
@@ -199,17 +211,17 @@ def _tfds(path: Path, names: tuple[str, ...], templates: tuple[str, ...], pair: 
     try:
         info = tfds.builder_from_directory(path).info
     except Exception as error:  # noqa: BLE001  (tfds raises many kinds; all mean the same to a user)
-        raise UserError(f"{path}: no prepared TFDS data set ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{path}: not a prepared TFDS data set ({str(error).splitlines()[0]})") from None
     key = next((k for k in ("label", "labels") if k in info.features), None)
     if "image" not in info.features or key is None:
         raise UserError(f"{path}: needs the features image and label; it has {', '.join(info.features)}")
     kind = info.features[key] if key == "label" else getattr(info.features[key], "feature", None)
-    own = list(getattr(kind, "names", None) or [])
-    shown = _in_order(path, names, own, pair) if own else names
+    classes = list(getattr(kind, "names", None) or [])
+    shown = _names_in_order(path, names, classes, pair) if classes else names
     if key == "labels" and not shown:
         raise UserError(f"{path}: its labels have no names; write them to classnames.txt")
 
-    def read(split: str) -> Split:
+    def read(split: str) -> LabeledSplit:
         source = TfdsSource(path, split, "image", key)
         rows = [source.data[i][key] for i in range(len(source))]
 
@@ -217,9 +229,9 @@ def _tfds(path: Path, names: tuple[str, ...], templates: tuple[str, ...], pair: 
             return f"{path}:{split}[{i}]"
 
         if key == "label":
-            labels = _labelled(list(map(int, rows)), len(shown), name)
+            labels = _checked_labels(list(map(int, rows)), len(shown), name)
         else:
             labels = np.array([np.isin(np.arange(len(shown)), row) for row in rows])
-        return Split(labels, lambda i: source.data[i]["image"], name)
+        return LabeledSplit(labels, lambda i: source.data[i]["image"], name)
 
-    return LabelledSet(path, tuple(info.splits), shown, templates, read)
+    return LabeledSet(path, tuple(info.splits), shown, templates, read)

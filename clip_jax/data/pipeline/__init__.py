@@ -1,1 +1,1 @@
-"""From records to batches: order, workers, cache."""
+"""From records to batches: sampling, prefetching, decode cache."""

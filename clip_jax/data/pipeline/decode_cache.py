@@ -1,7 +1,7 @@
-"""Pictures decoded once for all runs of a set: files of the cache folder, mapped by every process that trains on it.
+"""Decode cache: images decoded once for all runs on a data set, in memory-mapped files of the cache folder.
 
-A sweep of small models would spend more time on decoding the same pictures in each of its runs than on training. What
-is kept is what `transforms.prepare` makes where its size is fixed, with the captions; nothing is read ahead of need.
+A sweep of small models would otherwise spend more time decoding the same images in each run than training. Caches the
+output of `train_transforms.prepare` (augmentations of a fixed size only) and the captions; images are filled in lazily.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from typing import Any
 import numpy as np
 
 from clip_jax.config import PixelConfig
-from clip_jax.data.images.train_transforms import USUAL
+from clip_jax.data.images.train_transforms import DEFAULT_PIXELS
 from clip_jax.data.sources import tar_index
 from clip_jax.data.sources.base import BrokenRecord, Record, Source
 from clip_jax.errors import UserError
 
 FORMAT = 2
-CAPTIONS = ("captions.txt", "ends.npy", "captions.sha256")  # all captions, where each record's end, and the check sum
-ABREAST = 4096  # records whose captions are read at once
-FIXED = ("none", "flip")  # of ``data.augment``: one size for every picture
+CAPTIONS = ("captions.txt", "ends.npy", "captions.sha256")  # captions, end offsets per record, checksum
+RECORDS_PER_READ = 4096  # records per read of captions
+FIXED_SIZE_AUGMENTS = ("none", "flip")  # values of ``data.augment`` that prepare all images at one size
 
 
-class Decoded:
-    """Prepared pictures of a source, uint8 [N, S, S, 3], and its captions.
+class DecodeCache:
+    """Cache of a source's prepared images, uint8 [N, S, S, 3], and its captions.
 
-    A picture is written when it is first needed, and its check sum after it, so that a torn or lost write is seen and
-    the picture made again; two processes that make the same one write the same bytes.
+    Each image is written when first needed and its checksum after it, so a torn or lost write is detected and the image
+    decoded again. Two processes that write the same image write the same bytes.
     """
 
-    def __init__(self, source: Source, size: int, decoder: str, pixels: PixelConfig = USUAL) -> None:
-        """Opens the files of this set, size, decoder and resizing, or makes them. Raises OSError when that fails."""
+    def __init__(self, source: Source, size: int, decoder: str, pixels: PixelConfig = DEFAULT_PIXELS) -> None:
+        """Open, or create, the files for this source, size, decoder and resizing. Raises OSError when that fails."""
         assert source.identity is not None
-        told = f"{FORMAT} {source.identity} {len(source)} {size} {decoder}"
+        key = f"{FORMAT} {source.identity} {len(source)} {size} {decoder}"
         resized = (pixels.resize_mode, pixels.interpolation, pixels.fill_color)
-        if resized != (USUAL.resize_mode, USUAL.interpolation, USUAL.fill_color):
-            told += " {} {} {}".format(*resized)
-        name = hashlib.sha256(told.encode()).hexdigest()[:32]
+        if resized != (DEFAULT_PIXELS.resize_mode, DEFAULT_PIXELS.interpolation, DEFAULT_PIXELS.fill_color):
+            key += " {} {} {}".format(*resized)
+        name = hashlib.sha256(key.encode()).hexdigest()[:32]
         self.folder = tar_index.cache_folder().parent / "decoded" / name
         self.shape = (len(source), size, size, 3)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -61,8 +61,10 @@ class Decoded:
         return self.folder / "sums.u4"
 
     def _make(self, path: Path, size: int) -> None:
-        """A file of ``size`` bytes of zeros, unless it is there, with all of its room taken: on a disk that gets full
-        meanwhile, to write into a hole of a mapped file would kill the process (SIGBUS). Raises OSError."""
+        """Create a file of ``size`` zero bytes if it does not exist, with all blocks allocated. Raises OSError.
+
+        Writing into a hole of a memory-mapped file on a full disk would kill the process (SIGBUS).
+        """
         if not path.exists():
             part = path.with_name(f"{path.name}.{os.getpid()}")
             try:
@@ -72,26 +74,26 @@ class Decoded:
                     os.link(part, path)
             finally:
                 part.unlink(missing_ok=True)
-        elif path.stat().st_blocks * 512 < size:  # made by an older version, or with holes by a copy
+        elif path.stat().st_blocks * 512 < size:  # made by an older version, or copied as a sparse file
             with path.open("r+b") as file:
                 _take_room(file.fileno(), size)
 
     def _write_captions(self, source: Source) -> None:
         texts: list[bytes] = []
-        for begin in range(0, len(source), ABREAST):
-            rows = list(range(begin, min(begin + ABREAST, len(source))))
-            for found in source.many_captions(rows):
-                texts.append(b"" if isinstance(found, BrokenRecord) else "\n".join(found).encode())
+        for begin in range(0, len(source), RECORDS_PER_READ):
+            rows = list(range(begin, min(begin + RECORDS_PER_READ, len(source))))
+            for captions in source.get_many_captions(rows):
+                texts.append(b"" if isinstance(captions, BrokenRecord) else "\n".join(captions).encode())
         ends = io.BytesIO()
         np.save(ends, np.cumsum([len(t) for t in texts], dtype=np.int64))
         parts = (b"".join(texts), ends.getvalue())
         sha = hashlib.sha256(b"".join(parts)).hexdigest().encode()
-        for name, data in zip(CAPTIONS, (*parts, sha), strict=True):  # the check sum last: it says that they are whole
-            if not tar_index.keep(self.folder / name, lambda file, data=data: file.write(data)):  # type: ignore[misc]
+        for name, data in zip(CAPTIONS, (*parts, sha), strict=True):  # the checksum last: it marks them complete
+            if not tar_index.write_atomically(self.folder / name, lambda file, data=data: file.write(data)):  # type: ignore[misc]
                 raise OSError(f"{self.folder / name}: cannot be written")
 
     def _read_captions(self) -> tuple[bytes, np.ndarray] | None:
-        """All captions, and where those of each record end; None when a file is missing or damaged."""
+        """Return all captions, joined, and the end offset of each record's; None when a file is missing or damaged."""
         try:
             texts, ends, sha = ((self.folder / name).read_bytes() for name in CAPTIONS)
         except OSError:
@@ -103,10 +105,10 @@ class Decoded:
     def _open(self) -> None:
         self.pictures = np.memmap(self._pictures, np.uint8, "r+", shape=self.shape)
         self.sums = np.memmap(self._sums, np.uint32, "r+", shape=self.shape[:1])
-        found = self._read_captions()
-        if found is None:
+        captions = self._read_captions()
+        if captions is None:
             raise UserError(f"{self.folder}: its captions were damaged while in use; run the same command again")
-        self.texts, self.ends = found
+        self.texts, self.ends = captions
 
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder, "shape": self.shape}
@@ -116,7 +118,7 @@ class Decoded:
         self._open()
 
     def get(self, i: int) -> Record | None:
-        """Record ``i`` with its prepared picture, or None when it is not there yet."""
+        """Return record ``i`` with its prepared image, or None when it is not cached yet."""
         kept = int(self.sums[i])
         if not kept:
             return None
@@ -127,7 +129,7 @@ class Decoded:
         return Record(picture, tuple(text.decode().split("\n")))
 
     def put(self, i: int, picture: np.ndarray) -> None:
-        """Keep the prepared picture of record ``i``, uint8 [S, S, 3]."""
+        """Cache the prepared image of record ``i``, uint8 [S, S, 3]."""
         self.pictures[i] = picture
         self.sums[i] = _sum(picture)
 
@@ -140,4 +142,4 @@ def _take_room(file: int, size: int) -> None:
 
 
 def _sum(picture: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(picture).data) or 1  # 0 means: not there
+    return zlib.crc32(np.ascontiguousarray(picture).data) or 1  # 0 means not cached

@@ -1,4 +1,4 @@
-"""Batches as a pure function of (seed, step), on a Grain pipeline of threads or worker processes."""
+"""Training batches as a pure function of (seed, step), on a Grain pipeline of threads or worker processes."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ import numpy as np
 from clip_jax.config import RunConfig
 from clip_jax.data.images.fast_jpeg import libraries
 from clip_jax.data.images.train_transforms import crop, decode, prepare
-from clip_jax.data.pipeline.decode_cache import FIXED, Decoded
-from clip_jax.data.pipeline.prefetch import Workers
-from clip_jax.data.pipeline.sampling import Endless, Order, Shuffled, Weighted
-from clip_jax.data.sources.base import BrokenRecord, Joined, Record, Source
+from clip_jax.data.pipeline.decode_cache import FIXED_SIZE_AUGMENTS, DecodeCache
+from clip_jax.data.pipeline.prefetch import Prefetcher
+from clip_jax.data.pipeline.sampling import InfiniteSampler, Sampler, ShuffledSampler, WeightedSampler
+from clip_jax.data.sources.base import BrokenRecord, ConcatSource, Record, Source
 from clip_jax.data.tokenizers.learned_bpe import BytePairTokenizer, Tokenizer, train_tokenizer
 from clip_jax.errors import ConfigError, UserError
 
 Arrays = dict[str, np.ndarray]
-Reasons = dict[int, str]  # index of a broken record -> why
+Reasons = dict[int, str]  # index of a broken record -> reason
 
-PIECE = 256  # pairs made by one thread at a time; a larger share of a batch is put together from pieces
+PIECE = 256  # pairs per unit of work of a thread; larger batches are assembled from pieces
 
 
 class BrokenRecords:
-    """Records that cannot be read, each counted once."""
+    """Records that could not be read, each counted once."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.reasons: Reasons = {}
 
     def add(self, reasons: Reasons) -> None:
-        """Raises UserError when there are more than ``data.max_broken``."""
+        """Count broken records, index -> reason. Raises UserError beyond ``data.max_broken``."""
         self.reasons |= reasons
         if len(self.reasons) > self.limit:
             last = list(self.reasons.values())[-1]
@@ -41,7 +41,10 @@ class BrokenRecords:
 
 
 class BatchOfStep:
-    """step -> this process's part of that step's batch, the same whatever the number of threads and workers."""
+    """This process's part of the batch of each step, the same for any number of threads and workers.
+
+    A batch is made in pieces of `PIECE` pairs, so that threads share the work of one batch.
+    """
 
     def __init__(
         self, config: RunConfig, source: Source, tokenizer: Tokenizer, process: int = 0, processes: int = 1
@@ -54,26 +57,32 @@ class BatchOfStep:
                     f"{config.pixels.resize_mode!r} (pixels, or that of init_from.source); use pillow"
                 )
         self.config, self.source, self.tokenizer = config, source, tokenizer
-        self.known: Reasons = {}  # broken records that this process has met
-        self.kept: dict[int, Record] = {}
-        self.decoded = _decoded(config, source)
+        self.broken: Reasons = {}  # broken records that this process has encountered
+        self.prepared: dict[int, Record] = {}
+        self.cache = _open_cache(config, source)
         share = config.batch_size // processes
         columns = np.arange(process * share, (process + 1) * share)
-        self.columns = np.array_split(columns, -(-share // PIECE))  # of the batch, by piece
-        self.order = _order(config, source)
+        self.columns = np.array_split(columns, -(-share // PIECE))  # columns of the batch in each piece
+        self.order = _sampler(config, source)
 
     @property
     def pieces(self) -> int:
-        """Pieces of one batch."""
+        """Number of pieces per batch."""
         return len(self.columns)
 
     def __call__(self, step: int) -> Arrays:
-        """The plain form of what `Batches` does. Raises UserError on more than ``data.max_broken`` broken records."""
+        """Return the batch of one step: the plain twin of `Batches`.
+
+        Raises UserError when more than ``data.max_broken`` records are broken.
+        """
         made = [self.piece(step * self.pieces + k) for k in range(self.pieces)]
-        return _joined(made, BrokenRecords(self.config.data.max_broken))
+        return _concatenate(made, BrokenRecords(self.config.data.max_broken))
 
     def piece(self, number: int) -> tuple[Arrays, Reasons]:
-        """Piece ``number`` of all steps, and the broken records met in it (no arrays, if one found no substitute)."""
+        """Return piece ``number``, counted over all steps, and the broken records encountered in it.
+
+        The arrays are empty if a broken record had no substitute.
+        """
         step, k = divmod(number, self.pieces)
         positions = step * self.config.batch_size + self.columns[k]
         index = self.order(positions)
@@ -81,50 +90,52 @@ class BatchOfStep:
         if batch is not None and self.config.data.augment == "none":
             rendered, texts = batch(index)
             return {"images": rendered, "tokens": self.tokenizer.encode(texts)}, {}
-        met: Reasons = {}
+        broken: Reasons = {}
         captions: list[str] = []
         size = self.config.model.image.image_size
         images = np.empty((len(index), size, size, 3), np.uint8)
-        rows = [i for i in dict.fromkeys(index.tolist()) if i not in self.kept and i not in self.known]
-        there: dict[int, Record] = {}
-        if self.decoded is not None:
-            there = {i: record for i in rows if (record := self.decoded.get(i)) is not None}
-            rows = [i for i in rows if i not in there]
-        ahead = dict(zip(rows, self.source.many(rows), strict=True))  # in one request, if the source is remote
+        rows = [i for i in dict.fromkeys(index.tolist()) if i not in self.prepared and i not in self.broken]
+        cached: dict[int, Record] = {}
+        if self.cache is not None:
+            cached = {i: record for i in rows if (record := self.cache.get(i)) is not None}
+            rows = [i for i in rows if i not in cached]
+        ahead = dict(zip(rows, self.source.get_many(rows), strict=True))  # in one request, if the source is remote
         for row, (i, position) in enumerate(zip(index.tolist(), positions.tolist(), strict=True)):
-            record = there[i] if i in there else self._prepared(i, ahead, met)
+            record = cached[i] if i in cached else self._prepared(i, ahead, broken)
             if record is None:
-                return {}, met
+                return {}, broken
             images[row], caption = self._view(record, position)
             captions.append(caption)
-        return {"images": images, "tokens": self.tokenizer.encode(captions)}, met
+        return {"images": images, "tokens": self.tokenizer.encode(captions)}, broken
 
     def _view(self, record: Record, position: int) -> tuple[np.ndarray, str]:
-        """One view of a prepared record and one of its captions, drawn by (seed, position)."""
+        """Draw one view of a prepared record and one of its captions by (seed, position)."""
         rng = np.random.default_rng([self.config.seed, position])
         caption = record.captions[int(rng.integers(len(record.captions)))]
         assert isinstance(record.image, np.ndarray)
         size, augment = self.config.model.image.image_size, self.config.data.augment
         return crop(record.image, size, augment, rng, self.config.pixels), caption
 
-    def _prepared(self, index: int, ahead: dict[int, Record | BrokenRecord], met: Reasons) -> Record | None:
-        """The record, or the next one that can be read; broken ones are noted in ``met``. None when more than
-        ``data.max_broken`` in a row are broken."""
+    def _prepared(self, index: int, ahead: dict[int, Record | BrokenRecord], broken: Reasons) -> Record | None:
+        """Return the record at ``index``, or the next one that can be read; broken ones are added to ``broken``.
+
+        Returns None when more than ``data.max_broken`` consecutive records are broken.
+        """
         for step in range(self.config.data.max_broken + 2):
             i = (index + step) % len(self.source)
-            if i in self.kept:
-                return self.kept[i]
-            if i not in self.known:
-                record = ahead[i] if i in ahead else self.source.many([i])[0]
+            if i in self.prepared:
+                return self.prepared[i]
+            if i not in self.broken:
+                record = ahead[i] if i in ahead else self.source.get_many([i])[0]
                 prepared = self._prepare(i, record)
                 if isinstance(prepared, Record):
                     return prepared
-                self.known[i] = prepared
-            met[i] = self.known[i]
+                self.broken[i] = prepared
+            broken[i] = self.broken[i]
         return None
 
     def _prepare(self, i: int, record: Record | BrokenRecord) -> Record | str:
-        """The record with what `crop` draws its views from, or what is wrong with it."""
+        """Decode a record into what `crop` draws its views from, or return the reason why it is broken."""
         if isinstance(record, BrokenRecord):
             return str(record)
         data, size = self.config.data, self.config.model.image.image_size
@@ -134,34 +145,36 @@ class BatchOfStep:
             )
         except BrokenRecord as error:
             return f"{self.source.name(i)}: {error}"
-        if self.decoded is not None:
+        if self.cache is not None:
             assert isinstance(prepared.image, np.ndarray)
-            self.decoded.put(i, prepared.image)
+            self.cache.put(i, prepared.image)
         elif data.keep_decoded:
-            self.kept[i] = prepared
+            self.prepared[i] = prepared
         return prepared
 
 
-def _decoded(config: RunConfig, source: Source) -> Decoded | None:
-    """The files that keep the pictures; None where only memory can: sizes that vary, records that may change unseen, or
-    no room for a cache."""
+def _open_cache(config: RunConfig, source: Source) -> DecodeCache | None:
+    """Open the decode cache; None if only memory can hold the images.
+
+    That is so when prepared images vary in size, records may change without notice, or there is no disk space.
+    """
     data = config.data
-    if not data.keep_decoded or data.augment not in FIXED or source.identity is None:
+    if not data.keep_decoded or data.augment not in FIXED_SIZE_AUGMENTS or source.identity is None:
         return None
     try:
-        return Decoded(source, config.model.image.image_size, data.decoder, config.pixels)
+        return DecodeCache(source, config.model.image.image_size, data.decoder, config.pixels)
     except OSError:
         return None
 
 
-def _order(config: RunConfig, source: Source) -> Order:
-    """Raises ConfigError when a batch would hold a record twice."""
+def _sampler(config: RunConfig, source: Source) -> Sampler:
+    """Return the sampler of a run. Raises ConfigError when a batch would contain a record twice."""
     data, batch = config.data, config.batch_size
     if source.infinite and not data.unique_samples:
-        return Endless(config.seed)
+        return InfiniteSampler(config.seed)
     if data.weights:
-        assert isinstance(source, Joined)
-        order = Weighted([len(p) for p in source.parts], data.weights, config.seed)
+        assert isinstance(source, ConcatSource)
+        order = WeightedSampler([len(p) for p in source.parts], data.weights, config.seed)
         for path, part, drawn in zip(data.paths, source.parts, order.drawn(batch), strict=True):
             if len(part) < drawn:
                 raise ConfigError(f"data.weights: {path} has {len(part)} records, its share of a batch is {drawn}")
@@ -169,10 +182,10 @@ def _order(config: RunConfig, source: Source) -> Order:
     count = data.unique_samples or len(source)
     if count < batch:
         raise ConfigError(f"batch_size={batch}: the training set has only {count} records, fewer than a batch")
-    return Shuffled(count, config.seed)
+    return ShuffledSampler(count, config.seed)
 
 
-def _joined(made: list[tuple[Arrays, Reasons]], broken: BrokenRecords) -> Arrays:
+def _concatenate(made: list[tuple[Arrays, Reasons]], broken: BrokenRecords) -> Arrays:
     for _, reasons in made:
         broken.add(reasons)
     parts = [arrays for arrays, _ in made]
@@ -182,52 +195,52 @@ def _joined(made: list[tuple[Arrays, Reasons]], broken: BrokenRecords) -> Arrays
 class Batches:
     """An iterator over {"images": uint8 [B, H, W, 3], "tokens": int32 [B, T]} from ``start_step`` on.
 
-    Memory: the index of the source, the batch in hand, and `held_bytes` for what is made ahead of it, which does not
-    grow with the batch.
+    Memory: the index of the source, the current batch, and at most `held_bytes` for prefetched pieces, which does not
+    grow with the batch size.
     """
 
     def __init__(self, make: BatchOfStep, start_step: int, steps: int, threads: int, workers: int = 0) -> None:
         self.order = make.order
         self._make = make
         self._broken = BrokenRecords(make.config.data.max_broken)
-        self._workers = Workers(make.piece, range(start_step * make.pieces, steps * make.pieces), threads, workers)
+        self._workers = Prefetcher(make.piece, range(start_step * make.pieces, steps * make.pieces), threads, workers)
 
     def __iter__(self) -> Iterator[Arrays]:
         return self
 
     def __next__(self) -> Arrays:
-        return _joined([next(self._workers) for _ in range(self._make.pieces)], self._broken)
+        return _concatenate([next(self._workers) for _ in range(self._make.pieces)], self._broken)
 
     def close(self) -> None:
-        """End the worker processes; nothing can be drawn any more."""
+        """Stop the worker processes; no further batch can be drawn."""
         self._workers.close()
 
     def drawn(self, samples: int) -> list[int]:
-        """How many of the first ``samples`` pairs came from each of ``data.paths``; empty without ``data.weights``."""
-        return self.order.drawn(samples) if isinstance(self.order, Weighted) else []
+        """Return how many of the first ``samples`` pairs came from each of ``data.paths``; [] without weights."""
+        return self.order.drawn(samples) if isinstance(self.order, WeightedSampler) else []
 
     @property
     def held_bytes(self) -> int:
-        """The most that pieces made ahead take, in this process and its workers, besides their encoded records."""
+        """Maximum bytes of prefetched pieces in this process and its workers, without their encoded records."""
         model = self._make.config.model
         pair = 3 * model.image.image_size**2 + 4 * model.text.context_length
         return self._workers.held * max(map(len, self._make.columns)) * pair
 
     @property
     def broken_records(self) -> int:
-        """Records passed over in the batches drawn so far, each counted once."""
+        """Number of broken records in the batches drawn so far, each counted once."""
         return len(self._broken.reasons)
 
 
 def train_batches(config: RunConfig, source: Source, tokenizer: Tokenizer, start_step: int = 0) -> Batches:
-    """The batches of steps ``start_step`` to ``config.steps`` - 1: this process's share of each. Close them at the end.
+    """Return an iterator over this process's share of the batches of steps ``start_step`` to ``config.steps`` - 1.
 
-    Shuffled anew every epoch; a picture's caption and augmentation are drawn by (seed, position). A record that
-    cannot be read gives way to the next one and is counted.
+    Close it when done. Records are reshuffled every epoch; caption and augmentation are drawn by (seed, position). A
+    broken record is replaced by the next one and counted.
 
     Raises:
-      ConfigError: fewer records than a batch; a decoder that is not installed. UserError (while iterating): more than
-        ``data.max_broken`` broken; a shard that cannot be read.
+      ConfigError: fewer records than a batch; a decoder that is not installed.
+      UserError: while iterating: more than ``data.max_broken`` broken records; a shard that cannot be read.
     """
     import jax
 
@@ -235,8 +248,8 @@ def train_batches(config: RunConfig, source: Source, tokenizer: Tokenizer, start
     return Batches(make, start_step, config.steps, config.data.threads, config.data.workers)
 
 
-def _spread(source: Source, count: int) -> list[int]:
-    """At most ``count`` indices, evenly spread (0: all); of an endless source the first ones."""
+def _evenly_spaced(source: Source, count: int) -> list[int]:
+    """Return at most ``count`` evenly spaced indices (0: all); for an infinite source, the first ones."""
     total = len(source)
     if source.infinite:
         return list(range(count or 4096))
@@ -246,73 +259,73 @@ def _spread(source: Source, count: int) -> list[int]:
 
 
 def sample_captions(config: RunConfig, source: Source) -> list[str]:
-    """Up to ``data.tokenizer_captions`` captions spread over the training source: what its words are known from."""
+    """Return up to ``data.tokenizer_captions`` captions, sampled evenly from the training set."""
     wanted = config.data.tokenizer_captions
     batch_captions = getattr(source, "batch_captions", None)
     if batch_captions is not None:
         return batch_captions(np.arange(wanted))
     captions: list[str] = []
     broken = BrokenRecords(config.data.max_broken)
-    rows = _spread(source, wanted)
+    rows = _evenly_spaced(source, wanted)
     for begin in range(0, len(rows), PIECE):
-        for i, found in zip(rows[begin:], source.many_captions(rows[begin : begin + PIECE]), strict=False):
-            if isinstance(found, BrokenRecord):
-                broken.add({i: str(found)})
+        for i, texts in zip(rows[begin:], source.get_many_captions(rows[begin : begin + PIECE]), strict=False):
+            if isinstance(texts, BrokenRecord):
+                broken.add({i: str(texts)})
             else:
-                captions += found
+                captions += texts
     return captions[:wanted] if len(captions) < 2 * wanted else captions[:: len(captions) // wanted]
 
 
 def learn_tokenizer(config: RunConfig, source: Source) -> BytePairTokenizer:
-    """A vocabulary from `sample_captions`."""
+    """Train a BPE tokenizer of ``model.text`` on `sample_captions`."""
     text = config.model.text
     return train_tokenizer(sample_captions(config, source), text.vocab_size, text.context_length)
 
 
 def sample_images(config: RunConfig, source: Source, count: int) -> np.ndarray:
-    """At most ``count`` pictures spread over a source, without their captions: uint8 [N, H, W, 3]."""
+    """Return at most ``count`` images, sampled evenly from a source: uint8 [N, H, W, 3]."""
     if hasattr(source, "batch"):
         return source.batch(np.arange(count))[0]
-    return np.stack([image for image, _ in _held_out(config, source, count)])
+    return np.stack([image for image, _ in _read_held_out(config, source, count)])
 
 
-def _held_out(config: RunConfig, source: Source, count: int) -> list[tuple[np.ndarray, tuple[str, ...]]]:
+def _read_held_out(config: RunConfig, source: Source, count: int) -> list[tuple[np.ndarray, tuple[str, ...]]]:
     size = config.model.image.image_size
     broken = BrokenRecords(config.data.max_broken)
-    found = []
-    rows = _spread(source, count)
+    pairs = []
+    rows = _evenly_spaced(source, count)
     for begin in range(0, len(rows), PIECE):
-        for i, record in zip(rows[begin:], source.many(rows[begin : begin + PIECE]), strict=False):
+        for i, record in zip(rows[begin:], source.get_many(rows[begin : begin + PIECE]), strict=False):
             try:
                 if isinstance(record, BrokenRecord):
                     raise record
-                found.append((decode(record.image, size, pixels=config.pixels), record.captions))
+                pairs.append((decode(record.image, size, pixels=config.pixels), record.captions))
             except BrokenRecord as error:
                 broken.add({i: str(error)})
     if broken.reasons:
         first = next(iter(broken.reasons.values()))
-        told = f"clip-jax: {len(broken.reasons)} broken records are passed over in what is measured; the first: {first}"
-        print(told, file=sys.stderr, flush=True)
-    return found
+        skipped = f"{len(broken.reasons)} broken records are skipped in the evaluation data"
+        print(f"clip-jax: {skipped}; the first: {first}", file=sys.stderr, flush=True)
+    return pairs
 
 
 def validation_pairs(config: RunConfig, source: Source, tokenizer: Tokenizer) -> Arrays:
-    """Held-out pairs, the first caption of each: ``images`` uint8 [N, H, W, 3], ``tokens`` int32 [N, T], with
-    N = ``evals.val_pairs`` × ``evals.val_partitions``.
+    """Return held-out pairs, each with its first caption.
 
-    Raises ConfigError when the held-out split is smaller.
+    Returns ``images`` uint8 [N, H, W, 3] and ``tokens`` int32 [N, T], with N = ``evals.val_pairs`` ×
+    ``evals.val_partitions``. Raises ConfigError when the held-out split is smaller.
     """
     wanted = config.evals.val_pairs * config.evals.val_partitions
     if hasattr(source, "batch"):
-        images, captions = source.batch(np.arange(wanted) + 500_000)  # others than retrieval's
+        images, captions = source.batch(np.arange(wanted) + 500_000)  # disjoint from the retrieval set
         return {"images": images, "tokens": tokenizer.encode(captions)}
     if len(source) < wanted:
         raise ConfigError(
             f"evals.val_pairs={config.evals.val_pairs} × evals.val_partitions={config.evals.val_partitions}: "
             f"the held-out split has only {len(source)} records"
         )
-    # strided, so a few broken records may leave fewer: ask for the spares too
-    pairs = _held_out(config, source, min(len(source), wanted + config.data.max_broken))[:wanted]
+    # broken records reduce the number, so read max_broken more
+    pairs = _read_held_out(config, source, min(len(source), wanted + config.data.max_broken))[:wanted]
     if len(pairs) < wanted:
         raise UserError(f"evals.val_pairs: only {len(pairs)} held-out records can be read, {wanted} are needed")
     return {
@@ -322,9 +335,12 @@ def validation_pairs(config: RunConfig, source: Source, tokenizer: Tokenizer) ->
 
 
 def retrieval_set(config: RunConfig, source: Source, tokenizer: Tokenizer) -> Arrays:
-    """Held-out pictures with all their captions: ``images`` uint8 [N, H, W, 3], ``tokens`` int32 [M, T], and
-    ``image_of_text`` int32 [M]. N is ``evals.retrieval_images`` (0, or too many: the whole split)."""
-    pairs = _held_out(config, source, config.evals.retrieval_images)
+    """Return held-out images with all their captions.
+
+    Returns ``images`` uint8 [N, H, W, 3], ``tokens`` int32 [M, T] and ``image_of_text`` int32 [M]. N is
+    ``evals.retrieval_images`` (0, or more than there are: the whole split).
+    """
+    pairs = _read_held_out(config, source, config.evals.retrieval_images)
     texts = [(caption, n) for n, (_, captions) in enumerate(pairs) for caption in captions]
     return {
         "images": np.stack([image for image, _ in pairs]),

@@ -1,4 +1,4 @@
-"""Elements made ahead of need, in order, by threads of this process or of worker processes (Grain)."""
+"""Ordered prefetching by threads of this process or of worker processes (Grain)."""
 
 from __future__ import annotations
 
@@ -11,30 +11,32 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
-AHEAD = 2  # elements made ahead, per thread
-WORKER_BUFFER = 2  # finished elements that wait at each worker
+PREFETCH_PER_THREAD = 2  # elements prefetched per thread
+WORKER_BUFFER = 2  # finished elements buffered per worker
 
 
-class Workers(Generic[T]):
-    """An iterator over ``make(n)`` for n of ``numbers``, the same at any number of threads and workers.
+class Prefetcher(Generic[T]):
+    """An iterator over ``make(n)`` for n in ``numbers``, in order, the same for any number of threads and workers.
 
-    With ``workers`` processes each makes every ``workers``-th element with ``threads`` threads; ``make`` travels to
-    them. An exception of ``make`` is raised where its element would have come.
+    With ``workers`` processes, each computes every ``workers``-th element with ``threads`` threads; ``make`` is pickled
+    and sent to them. An exception of ``make`` is raised in place of its element.
     """
 
     def __init__(self, make: Callable[[int], T], numbers: range, threads: int, workers: int) -> None:
         import grain
         from absl import flags
 
-        # the most elements that exist at a time, finished or being made
-        self.held = max(workers, 1) * (AHEAD + 1) * threads + workers * 2 * WORKER_BUFFER
+        # maximum number of elements in existence, finished or in progress
+        self.held = max(workers, 1) * (PREFETCH_PER_THREAD + 1) * threads + workers * 2 * WORKER_BUFFER
         data: Any = grain.MapDataset.range(numbers.start, numbers.stop).map(make)
-        data = data.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=AHEAD * threads))
+        data = data.to_iter_dataset(
+            grain.ReadOptions(num_threads=threads, prefetch_buffer_size=PREFETCH_PER_THREAD * threads)
+        )
         if workers:
             if not flags.FLAGS.is_parsed():
-                flags.FLAGS.mark_as_parsed()  # grain reads flags that only an absl program would have parsed
+                flags.FLAGS.mark_as_parsed()  # grain reads absl flags, which only an absl program parses
             options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=WORKER_BUFFER)
-            data = data.mp_prefetch(options, worker_init_fn=Obedient(os.getpid()))
+            data = data.mp_prefetch(options, worker_init_fn=ParentWatchdog(os.getpid()))
         self._iterator: Any = iter(data)
 
     def __iter__(self) -> Iterator[T]:
@@ -44,13 +46,12 @@ class Workers(Generic[T]):
         return next(self._iterator)
 
     def close(self) -> None:
-        """End threads and processes."""
+        """Stop threads and processes."""
         self._iterator.close()
 
 
-class Obedient:
-    """Makes a worker live exactly as long as its parent: a signal to all is the parent's to answer, and a parent that
-    was killed leaves no orphan."""
+class ParentWatchdog:
+    """Worker initializer: ignores SIGINT and SIGTERM, which the parent handles; exits when the parent dies."""
 
     def __init__(self, parent: int) -> None:
         self.parent = parent

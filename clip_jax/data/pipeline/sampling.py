@@ -1,4 +1,4 @@
-"""Which record stands at which position of a run: pure functions of (seed, position), so any host can tell."""
+"""Samplers: the record at each position of a run as a pure function of (seed, position), the same on every host."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Any, Protocol
 
 import numpy as np
 
-CYCLE = 100_000  # positions after which the pattern of a weighted mixture repeats; shares are exact to one in it
+CYCLE = 100_000  # positions per period of a weighted mixture; shares are rounded to 1 / CYCLE
 
 
-class Order(Protocol):
-    """position -> index of a record."""
+class Sampler(Protocol):
+    """A map from positions to record indices."""
 
     def __call__(self, positions: np.ndarray, /) -> np.ndarray:
-        """int64 [B] -> int64 [B]."""
+        """Return the record index of each position, int64 [B] -> int64 [B]."""
         ...
 
     def distinct(self, samples: int, /) -> int:
-        """Different records among the first ``samples`` positions."""
+        """Return the number of different records among the first ``samples`` positions."""
         ...
 
 
-class Endless:
-    """Every position has a record of its own; seeds have different ones."""
+class InfiniteSampler:
+    """A sampler of an infinite source: each position has its own record, different for each seed."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -35,8 +35,8 @@ class Endless:
         return samples
 
 
-class Shuffled:
-    """All records once an epoch, in a new order every epoch."""
+class ShuffledSampler:
+    """A sampler that visits all records once per epoch, in a new order every epoch."""
 
     def __init__(self, count: int, seed: int) -> None:
         import grain
@@ -51,12 +51,12 @@ class Shuffled:
         return min(samples, self.count)
 
 
-class Weighted:
-    """Sources drawn in fixed shares, each in epochs of its own length; indices count through all sources in turn.
+class WeightedSampler:
+    """A sampler of several sources in fixed shares, each shuffled in its own epochs.
 
-    The shares hold in every stretch, not only on average: source s is due at (j + ½) / share positions for its j-th
-    record, and the cycle is filled in that order, so that in any first n positions a source has been drawn within
-    one per other source of n times its share.
+    Indices are into the concatenation of the sources. The shares hold in every stretch, not only on average: the j-th
+    record of source s is due at position (j + ½) / share, and the cycle is filled in that order. In the first n
+    positions, for any n, a source has therefore been drawn n times its share, give or take one per other source.
     """
 
     def __init__(self, counts: Sequence[int], weights: Sequence[float], seed: int) -> None:
@@ -68,22 +68,22 @@ class Weighted:
         filled = np.lexsort((source, (turn + 0.5) / self.quota[source]))
         self.source, self.turn = source[filled].astype(np.int16), turn[filled].astype(np.int32)
         self.orders = [
-            Shuffled(count, int(np.random.SeedSequence([seed, s]).generate_state(1)[0]))
+            ShuffledSampler(count, int(np.random.SeedSequence([seed, s]).generate_state(1)[0]))
             for s, count in enumerate(counts)
         ]
 
     def __call__(self, positions: np.ndarray) -> np.ndarray:
-        cycle, place = np.divmod(positions, CYCLE)
-        source = self.source[place]
-        turn = cycle * self.quota[source] + self.turn[place]
+        cycle, offset = np.divmod(positions, CYCLE)
+        source = self.source[offset]
+        turn = cycle * self.quota[source] + self.turn[offset]
         out = np.empty(len(positions), np.int64)
         for s, order in enumerate(self.orders):
-            mine = source == s
-            out[mine] = self.begins[s] + order(turn[mine])
+            rows = source == s
+            out[rows] = self.begins[s] + order(turn[rows])
         return out
 
     def drawn(self, samples: int) -> list[int]:
-        """How many of the first ``samples`` positions each source has."""
+        """Return how many of the first ``samples`` positions each source has."""
         cycle, rest = divmod(samples, CYCLE)
         return (cycle * self.quota + np.bincount(self.source[:rest], minlength=len(self.quota))).tolist()
 
@@ -92,11 +92,11 @@ class Weighted:
 
 
 def _whole_shares(weights: np.ndarray) -> np.ndarray:
-    """Positions of a cycle for each source, int64 [S]: at least one, the largest remainders rounded up."""
+    """Return the positions per cycle of each source, int64 [S]: at least one, the largest remainders rounded up."""
     exact = weights / weights.sum() * CYCLE
     whole = np.maximum(np.floor(exact), 1).astype(np.int64)
     while (left := CYCLE - int(whole.sum())) != 0:
-        if left < 0:  # a share was raised to one: the largest gives way
+        if left < 0:  # shares were raised to one: take the excess from the largest
             whole[whole.argmax()] += left
         else:
             whole[np.argsort(whole - exact, kind="stable")[:left]] += 1

@@ -1,4 +1,4 @@
-"""The procedural world: scenes, their captions and their zero-shot tasks."""
+"""Procedural scenes: images, captions and zero-shot tasks generated on the fly."""
 
 from clip_jax._moved import names_of
 

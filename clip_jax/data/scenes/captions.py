@@ -1,4 +1,4 @@
-"""The words of the procedural world: vocabularies, made-up names, and the grammar of its captions."""
+"""Captions of the procedural scenes: vocabularies, made-up names, and the grammar."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "cyan", "pink", "brown", "lime")
+COLORS = ("red", "green", "blue", "yellow", "purple", "orange", "cyan", "pink", "brown", "lime")
 BACKGROUNDS = ("black", "white", "grey", "navy", "maroon", "olive")
 TEXTURES = ("solid", "striped", "banded", "checkered", "dotted", "hatched")
 SIZES = ("small", "large")
@@ -32,7 +32,7 @@ _CODAS = ("", "", "n", "r", "k", "l", "sh", "m")
 
 
 def made_up_names(count: int, seed: int, syllables: int) -> tuple[str, ...]:
-    """``count`` different pronounceable names; the first n do not depend on ``count``."""
+    """Return ``count`` different pronounceable names; the first n do not depend on ``count``."""
     rng = np.random.default_rng([seed, syllables])
     names: dict[str, None] = {}
     while len(names) < count:
@@ -42,23 +42,23 @@ def made_up_names(count: int, seed: int, syllables: int) -> tuple[str, ...]:
 
 
 def article(word: str) -> str:
-    """``a`` or ``an`` before ``word``."""
+    """Return ``a`` or ``an`` as fits before ``word``."""
     return "an" if word[0] in "aeiou" else "a"
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is in one scene, as indices into the vocabularies. ``other`` is -1 unless two objects are related."""
+    """The content of one scene, as indices into the vocabularies; ``other`` is -1 unless two objects are related."""
 
     object: int
-    colour: int
+    color: int
     texture: int
     size: int
-    count: int  # 0 is one
-    corner: int  # of a single object
+    count: int  # number of objects - 1
+    corner: int  # of a single object; related ones are in its row or column
     background: int
     other: int
-    other_colour: int
+    other_color: int
     relation: int
 
 
@@ -67,10 +67,10 @@ class Choices:
     """What one caption mentions, and in which form."""
 
     name: int  # 0 its own name, 1 its family's, 2 a general noun
-    colour: bool
+    color: bool
     texture: bool
     size: bool
-    place: bool
+    corner: bool
     background: bool
     opening: int
     closing: int
@@ -78,7 +78,7 @@ class Choices:
 
 
 def caption(facts: Facts, say: Choices, names: tuple[str, ...], families: tuple[str, ...]) -> str:
-    """One sentence about a scene; what it does not mention stays unsaid, nothing it says is wrong."""
+    """Return one sentence about a scene. It may omit facts; it states none that is false."""
     per_family = len(names) // len(families)
 
     def noun(of: int) -> str:
@@ -89,17 +89,17 @@ def caption(facts: Facts, say: Choices, names: tuple[str, ...], families: tuple[
     words = []
     if say.size:
         words.append(SIZES[facts.size])
-    if say.colour:
-        words.append(COLOURS[facts.colour])
+    if say.color:
+        words.append(COLORS[facts.color])
     if say.texture:
         words.append(TEXTURES[facts.texture])
     words.append(noun(facts.object) + ("s" if facts.count else ""))
     phrase = " ".join(words)
     phrase = f"{NUMBERS[facts.count]} {phrase}" if facts.count else f"{article(phrase)} {phrase}"
     if facts.other >= 0:
-        second = f"{COLOURS[facts.other_colour]} {noun(facts.other)}" if say.colour else noun(facts.other)
+        second = f"{COLORS[facts.other_color]} {noun(facts.other)}" if say.color else noun(facts.other)
         phrase += f" {RELATIONS[facts.relation]} {article(second)} {second}"
-    elif say.place and facts.count == 0:
+    elif say.corner and facts.count == 0:
         phrase += f" in the {CORNERS[facts.corner]}"
     if say.background:
         phrase += f" on {BACKGROUNDS[facts.background]}"

@@ -1,9 +1,9 @@
-"""The procedural world: pictures and captions rendered on the fly, a pure function of (world seed, index).
+"""Procedural scenes: images and captions rendered on the fly, a pure function of (world seed, index).
 
-A scene is one to four equal objects, or two related ones, in the corners of a plain ground. An object is a glyph
-of 5×5 cells: a family's glyph with some cells turned over. Objects are drawn from a Zipf law, so there is always
-something rarer to learn; attributes (colour, texture, size, count, place, ground) are shared by all, so there is
-always something easy. Some pairs of colour and family are never shown in training.
+A scene is one to four equal objects, or two related ones, in the corners of a plain background. An object is a glyph of
+5×5 cells: its family's glyph with some cells flipped. Object frequencies follow a Zipf law, so there is always a rarer
+object to learn; attributes (color, texture, size, count, position, background) are shared by all objects, so there is
+always something easy. Some pairs of color and family never occur in training.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from clip_jax.data.scenes.captions import Choices, Facts
 from clip_jax.data.sources.base import Record, Source
 from clip_jax.errors import ConfigError
 
-SIDE = 32  # pixels of the picture as drawn; larger sizes are enlargements
-CELL = 16  # pixels of a corner
+SIDE = 32  # pixels per side as rendered; larger sizes are upscaled
+CELL = 16  # pixels per side of a corner
 FAMILIES = 16
-JITTERS = 1  # places of an object within its corner
+JITTERS = 1  # positions of an object within its corner
 TRAIN_RECORDS = 1 << 40
 VAL_RECORDS = 1 << 20
 _RGB = np.array(
@@ -31,13 +31,13 @@ _RGB = np.array(
 _GROUND = np.array(
     [(10, 10, 10), (245, 245, 245), (128, 128, 128), (15, 20, 90), (95, 10, 25), (95, 100, 20)], np.uint8
 )
-# fields of the hash: one stream of numbers each
-(_OBJECT, _COLOUR, _TEXTURE, _SIZE, _COUNT, _CORNER, _GROUND_F, _RELATED, _OTHER, _OTHER_COLOUR, _RELATION, _JITTER,
- _NAME, _S_COLOUR, _S_TEXTURE, _S_SIZE, _S_PLACE, _S_GROUND, _OPENING, _CLOSING, _NOUN) = range(21)  # fmt: skip
+# each field of the hash gives an independent stream of numbers
+(_OBJECT, _COLOR, _TEXTURE, _SIZE, _COUNT, _CORNER, _GROUND_F, _RELATED, _OTHER, _OTHER_COLOR, _RELATION, _JITTER,
+ _NAME, _S_COLOR, _S_TEXTURE, _S_SIZE, _S_CORNER, _S_GROUND, _OPENING, _CLOSING, _NOUN) = range(21)  # fmt: skip
 
 
 def uniform(seed: int, stream: int, index: np.ndarray, field: int) -> np.ndarray:
-    """Numbers in [0, 1) that depend on nothing but the arguments (splitmix64; Steele et al., 2014). float64 [B]."""
+    """Return hashed numbers in [0, 1), float64 [B], a function of the arguments (splitmix64; Steele et al., 2014)."""
     with np.errstate(over="ignore"):
         z = index.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         z += np.uint64((seed * 0x100000001B3 + stream * 0x632BE59BD9B4E019 + field * 0xD1342543DE82EF95) % (1 << 64))
@@ -48,7 +48,7 @@ def uniform(seed: int, stream: int, index: np.ndarray, field: int) -> np.ndarray
 
 @dataclass(frozen=True)
 class World:
-    """What a `ScenesConfig` fixes: names, glyphs, frequencies."""
+    """What a `ScenesConfig` determines: names, glyphs, frequencies."""
 
     names: tuple[str, ...]
     families: tuple[str, ...]
@@ -57,16 +57,16 @@ class World:
     cumulative: np.ndarray  # float [objects]: cumulative frequency by rank
     sprites: np.ndarray  # bool [objects, sizes, jitters, CELL, CELL]
     textures: np.ndarray  # bool [textures, CELL, CELL]
-    withheld: np.ndarray  # bool [families, colours]: pairs that training never shows
+    withheld: np.ndarray  # bool [families, colors]: pairs that training never shows
 
     @property
     def per_family(self) -> int:
-        """Objects of one family."""
+        """Number of objects per family."""
         return len(self.names) // FAMILIES
 
 
 def _packed(rgb: np.ndarray) -> np.ndarray:
-    """Colours uint8 [N, 3] as one number each, whose first three bytes in memory they are."""
+    """Pack colors uint8 [N, 3] into one uint32 each, whose first three bytes in memory they are."""
     return np.concatenate([rgb, np.zeros_like(rgb[:, :1])], axis=1).view(np.uint32)[:, 0]
 
 
@@ -82,7 +82,7 @@ def _textures() -> np.ndarray:
 
 
 def _glyphs(objects: int, rng: np.random.Generator) -> np.ndarray:
-    """bool [objects, 5, 5], all different: a family's glyph of 13 cells, with 2 to 4 pairs of cells exchanged."""
+    """Return distinct glyphs, bool [objects, 5, 5]: a family's 13 cells with 2 to 4 of them exchanged for others."""
     seen: set[bytes] = set()
     glyphs = []
     for _ in range(FAMILIES):
@@ -104,7 +104,7 @@ def _glyphs(objects: int, rng: np.random.Generator) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def world(config: ScenesConfig) -> World:
-    """Everything fixed by the config. Cached; about a second for 4,096 objects."""
+    """Build everything that the config determines. Cached; takes about a second for 4,096 objects."""
     rng = np.random.default_rng([config.world_seed, 7])
     glyphs = _glyphs(config.objects, rng)
     sprites = np.zeros((config.objects, 2, JITTERS, CELL, CELL), bool)
@@ -116,9 +116,9 @@ def world(config: ScenesConfig) -> World:
             sprites[:, size, jitter, y : y + 5 * zoom, x : x + 5 * zoom] = big
     order = rng.permutation(config.objects)
     weights = np.arange(1, config.objects + 1, dtype=np.float64) ** -config.zipf
-    withheld = np.zeros((FAMILIES, len(text.COLOURS)), bool)
+    withheld = np.zeros((FAMILIES, len(text.COLORS)), bool)
     for family in range(FAMILIES):
-        withheld[family, rng.permutation(len(text.COLOURS))[:2]] = True
+        withheld[family, rng.permutation(len(text.COLORS))[:2]] = True
     return World(
         names=text.made_up_names(config.objects, config.world_seed, 3),
         families=text.made_up_names(FAMILIES, config.world_seed, 2),
@@ -133,17 +133,17 @@ def world(config: ScenesConfig) -> World:
 
 @dataclass
 class Scenes:
-    """A batch of scenes as arrays of indices, int64 [B] each (see `scene_text.Facts`)."""
+    """A batch of scenes as arrays of indices, int64 [B] each (see `captions.Facts`)."""
 
     object: np.ndarray
-    colour: np.ndarray
+    color: np.ndarray
     texture: np.ndarray
     size: np.ndarray
     count: np.ndarray
     corner: np.ndarray
     background: np.ndarray
     other: np.ndarray
-    other_colour: np.ndarray
+    other_color: np.ndarray
     relation: np.ndarray
     jitter: np.ndarray
 
@@ -154,7 +154,7 @@ def _pick(u: np.ndarray, weights: tuple[float, ...]) -> np.ndarray:
 
 
 def sample(config: ScenesConfig, stream: int, index: np.ndarray) -> Scenes:
-    """The scenes of ``index`` (int [B]) in a stream (0 train, 1 held out)."""
+    """Return the scenes of ``index``, int [B], in a stream (0: train, 1: held out, 2 and up: zero-shot tasks)."""
     w = world(config)
 
     def u(field: int) -> np.ndarray:
@@ -167,41 +167,41 @@ def sample(config: ScenesConfig, stream: int, index: np.ndarray) -> Scenes:
     related = u(_RELATED) < 0.2
     first, second = draw_object(_OBJECT), draw_object(_OTHER)
     second = np.where(second == first, (second + 1) % config.objects, second)
-    colours = len(text.COLOURS)
+    colors = len(text.COLORS)
     return Scenes(
         object=first,
-        colour=allowed_colour(w, first, (u(_COLOUR) * colours).astype(np.int64)),
+        color=allowed_color(w, first, (u(_COLOR) * colors).astype(np.int64)),
         texture=_pick(u(_TEXTURE), (10, 1, 1, 1, 1, 1)),
         size=(u(_SIZE) < 0.6).astype(np.int64),
         count=np.where(related, 0, _pick(u(_COUNT), (6, 2, 1, 1))),
         corner=(u(_CORNER) * 4).astype(np.int64),
         background=_pick(u(_GROUND_F), (4, 2, 2, 1, 1, 1)),
         other=np.where(related, second, -1),
-        other_colour=allowed_colour(w, second, (u(_OTHER_COLOUR) * colours).astype(np.int64)),
+        other_color=allowed_color(w, second, (u(_OTHER_COLOR) * colors).astype(np.int64)),
         relation=(u(_RELATION) * 4).astype(np.int64),
         jitter=(u(_JITTER) * JITTERS).astype(np.int64),
     )
 
 
-def allowed_colour(w: World, objects: np.ndarray, colour: np.ndarray) -> np.ndarray:
-    """``colour``, moved on where training must not show it with that object's family."""
+def allowed_color(w: World, objects: np.ndarray, color: np.ndarray) -> np.ndarray:
+    """Shift each color, int [B], to the next one that training shows with the family of its object."""
     family = objects // w.per_family
     for _ in range(2):
-        colour = np.where(w.withheld[family, colour], (colour + 1) % len(text.COLOURS), colour)
-    return colour
+        color = np.where(w.withheld[family, color], (color + 1) % len(text.COLORS), color)
+    return color
 
 
 def render(config: ScenesConfig, scenes: Scenes, image_size: int = SIDE, *, shifted: bool = False) -> np.ndarray:
-    """Pictures uint8 [B, image_size, image_size, 3]. ``shifted`` draws in a style that training never shows:
-    paler colours and speckled ground.
+    """Render scenes: uint8 [B, image_size, image_size, 3].
 
-    Raises ConfigError when ``image_size`` is no multiple of 32.
+    ``shifted`` renders in a style that never occurs in training: paler colors and a speckled background. Raises
+    ConfigError unless ``image_size`` is a multiple of 32.
     """
     if image_size % SIDE:
         raise ConfigError(f"model.image.image_size={image_size}: the scenes source draws multiples of {SIDE}")
     w, n = world(config), len(scenes.object)
     corner, related = scenes.corner, scenes.other >= 0
-    # related objects stand side by side in the row or column of ``corner``
+    # related objects are side by side in the row or column of ``corner``
     row, column = corner // 2, corner % 2
     horizontal = scenes.relation < 2
     far = (scenes.relation % 2).astype(np.int64)  # 1: the first object is the right or the lower one
@@ -209,19 +209,19 @@ def render(config: ScenesConfig, scenes: Scenes, image_size: int = SIDE, *, shif
     second = np.where(horizontal, 2 * row + 1 - far, 2 * (1 - far) + column)
     corner = np.where(related, first, corner)
     ground = _packed(_GROUND)[scenes.background]
-    colours = [_packed(_pale(_RGB) if shifted else _RGB)[c] for c in (scenes.colour, scenes.other_colour)]
+    colors = [_packed(_pale(_RGB) if shifted else _RGB)[c] for c in (scenes.color, scenes.other_color)]
     canvas = np.repeat(ground, 4 * CELL * CELL).reshape(n, 4, CELL, CELL)
 
-    def draw(take: np.ndarray, objects: np.ndarray, colour: np.ndarray) -> np.ndarray:
+    def draw(take: np.ndarray, objects: np.ndarray, color: np.ndarray) -> np.ndarray:
         mask = w.sprites[objects[take], scenes.size[take], scenes.jitter[take]] & w.textures[scenes.texture[take]]
-        return np.where(mask, colour[take, None, None], ground[take, None, None])
+        return np.where(mask, color[take, None, None], ground[take, None, None])
 
-    drawn = draw(np.arange(n), scenes.object, colours[0])
+    drawn = draw(np.arange(n), scenes.object, colors[0])
     for k in range(4):
         take = np.flatnonzero(scenes.count >= k)
         canvas[take, (corner[take] + k) % 4] = drawn[take]
     take = np.flatnonzero(related)
-    canvas[take, second[take]] = draw(take, scenes.other, colours[1])
+    canvas[take, second[take]] = draw(take, scenes.other, colors[1])
     pixels = canvas.reshape(n, 2, 2, CELL, CELL).transpose(0, 1, 3, 2, 4).reshape(n, SIDE, SIDE, 1)
     images = np.ascontiguousarray(pixels.view(np.uint8)[..., :3])
     if shifted:
@@ -232,7 +232,7 @@ def render(config: ScenesConfig, scenes: Scenes, image_size: int = SIDE, *, shif
 
 
 class ScenesSource(Source):
-    """The world as a source of records, endless for training. Raises ConfigError on an impossible size."""
+    """Procedural scenes as a source, infinite for training. Raises ConfigError unless the size is a multiple of 32."""
 
     infinite = True
 
@@ -245,7 +245,12 @@ class ScenesSource(Source):
         return TRAIN_RECORDS if self.stream == 0 else VAL_RECORDS
 
     def batch_captions(self, index: np.ndarray, scenes: Scenes | None = None) -> list[str]:
-        """One caption a scene."""
+        """Return one caption per index.
+
+        Args:
+          index: int [B].
+          scenes: the scenes of ``index``, if they are sampled already.
+        """
         s = scenes or sample(self.config, self.stream, index)
         w, n = world(self.config), len(s.object)
 
@@ -255,10 +260,10 @@ class ScenesSource(Source):
         facts = zip(*(getattr(s, f).tolist() for f in Facts.__dataclass_fields__), strict=True)
         columns = (
             _pick(u(_NAME), (6, 2, 2)),
-            u(_S_COLOUR) < 0.6,
+            u(_S_COLOR) < 0.6,
             (u(_S_TEXTURE) < 0.5) & ((s.texture > 0) | (u(_S_TEXTURE) < 0.2)),
             u(_S_SIZE) < 0.4,
-            u(_S_PLACE) < 0.85,
+            u(_S_CORNER) < 0.85,
             u(_S_GROUND) < 0.35,
             (u(_OPENING) * len(text.OPENINGS)).astype(np.int64),
             (u(_CLOSING) * len(text.CLOSINGS)).astype(np.int64),
@@ -270,12 +275,12 @@ class ScenesSource(Source):
         return out
 
     def batch(self, index: np.ndarray) -> tuple[np.ndarray, list[str]]:
-        """Pictures uint8 [B, H, W, 3] and captions of ``index``, int [B]."""
+        """Return images uint8 [B, H, W, 3] and one caption each for ``index``, int [B]."""
         scenes = sample(self.config, self.stream, index)
         return render(self.config, scenes, self.image_size), self.batch_captions(index, scenes)
 
     def captions(self, i: int) -> tuple[str, ...]:
-        """The caption of record ``i``."""
+        """Return the caption of record ``i``."""
         return tuple(self.batch_captions(np.array([i])))
 
     def name(self, i: int) -> str:

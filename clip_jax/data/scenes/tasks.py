@@ -1,4 +1,4 @@
-"""Zero-shot tasks of the procedural world, of graded difficulty, on scenes that training never shows."""
+"""Zero-shot tasks on procedural scenes, of graded difficulty; training never shows these scenes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 from clip_jax.config import ScenesConfig
 from clip_jax.data.labeled.classification import ClassificationSet
 from clip_jax.data.scenes import captions as text
-from clip_jax.data.scenes.scenes import FAMILIES, Scenes, allowed_colour, render, sample, world
+from clip_jax.data.scenes.scenes import FAMILIES, Scenes, allowed_color, render, sample, world
 
-HEAD, COMMON, MIDDLING = 4, 16, 64  # ranks that end the bands of objects
+HEAD, COMMON, MIDDLING = 4, 16, 64  # upper ranks of the frequency bands of objects
 _PLAIN = ("{c}", "a picture of {c}", "a drawing of {c}", "this is {c}.")
 
 
@@ -30,11 +30,11 @@ def _single(s: Scenes) -> Scenes:
 
 
 def zero_shot_tasks(config: ScenesConfig, image_size: int, examples: int) -> list[ClassificationSet]:
-    """Every task, each with ``examples`` pictures spread evenly over its classes. A pure function of its arguments.
+    """Return every task, each with ``examples`` images spread evenly over its classes.
 
-    ``background colour count texture position relation family``, objects by frequency
-    (``object_head object_common object_middling object_rare``), pairs of colour and family that training withheld
-    (``composition``), and common objects in another drawing style (``style_shift``).
+    A pure function of the arguments. Tasks: ``background colour count texture position relation family``, objects by
+    frequency (``object_head object_common object_middling object_rare``), pairs of color and family withheld from
+    training (``composition``), and common objects in another drawing style (``style_shift``).
     """
     w = world(config)
     ranks = config.objects
@@ -74,11 +74,11 @@ def zero_shot_tasks(config: ScenesConfig, image_size: int, examples: int) -> lis
         return s
 
     def put_relation(s: Scenes, labels: np.ndarray) -> Scenes:
-        # the first object is red and the second blue, so that only the order tells the classes apart
+        # the first object is red and the second blue, so the classes differ in their order only
         other = sample(config, 1, np.arange(len(labels)) + 1_000_000).object
         s.count = np.zeros(len(labels), np.int64)
         s.other = np.where(other == s.object, (other + 1) % config.objects, other)
-        s.colour, s.other_colour = np.zeros(len(labels), np.int64), np.full(len(labels), 2)
+        s.color, s.other_color = np.zeros(len(labels), np.int64), np.full(len(labels), 2)
         s.relation = labels
         return s
 
@@ -86,7 +86,7 @@ def zero_shot_tasks(config: ScenesConfig, image_size: int, examples: int) -> lis
         def put(s: Scenes, labels: np.ndarray) -> Scenes:
             s = _single(s)
             s.object = objects[labels]
-            s.colour = allowed_colour(w, s.object, s.colour)
+            s.color = allowed_color(w, s.object, s.color)
             return s
 
         return put
@@ -94,20 +94,20 @@ def zero_shot_tasks(config: ScenesConfig, image_size: int, examples: int) -> lis
     def put_family(s: Scenes, labels: np.ndarray) -> Scenes:
         s = _single(s)
         s.object = labels * w.per_family + s.object % w.per_family
-        s.colour = allowed_colour(w, s.object, s.colour)
+        s.color = allowed_color(w, s.object, s.color)
         return s
 
     def put_pair(s: Scenes, labels: np.ndarray) -> Scenes:
         s = _single(s)
         s.object = pairs[labels, 0] * w.per_family + s.object % w.per_family
-        s.colour = pairs[labels, 1]
+        s.color = pairs[labels, 1]
         return s
 
     grounds = _with(tuple(text.article(noun) + f" {noun} on {{c}}" for noun in text.NOUNS))
     corners = _with(tuple(text.article(noun) + f" {noun} in the {{c}}" for noun in text.NOUNS))
     relations = _with(tuple("a red " + noun + " {c} a blue " + noun for noun in text.NOUNS))
     add("background", list(text.BACKGROUNDS), grounds, setter("background"))
-    add("colour", list(text.COLOURS), _SOME, setter("colour"))
+    add("colour", list(text.COLORS), _SOME, setter("color"))
     add("count", ["an object", *(f"{n} objects" for n in text.NUMBERS[1:])], _PLAIN, put_count)
     add("texture", list(text.TEXTURES), _SOME, setter("texture"))
     add("position", list(text.CORNERS), corners, setter("corner"))
@@ -115,7 +115,7 @@ def zero_shot_tasks(config: ScenesConfig, image_size: int, examples: int) -> lis
     add("family", [w.families[f] for f in range(FAMILIES)], _OF_A, put_family)
     for band in ("object_head", "object_common", "object_middling", "object_rare"):
         add(band, [w.names[o] for o in bands[band]], _OF_A, put_object(bands[band]))
-    add("composition", [f"{text.COLOURS[c]} {w.families[f]}" for f, c in pairs], _OF_A, put_pair)
+    add("composition", [f"{text.COLORS[c]} {w.families[f]}" for f, c in pairs], _OF_A, put_pair)
     add(
         "style_shift",
         [w.names[o] for o in bands["style_shift"]],

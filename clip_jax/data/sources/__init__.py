@@ -1,4 +1,4 @@
-"""Where pairs come from: one module for each kind of source."""
+"""Sources of image-caption records: folder, TFDS, WebDataset."""
 
 from clip_jax._moved import names_of
 

@@ -1,4 +1,4 @@
-"""Where records come from: one base class, one function that opens what a config names."""
+"""The interface of data sources, and sources composed of others."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ T = TypeVar("T")
 
 
 class BrokenRecord(UserError):
-    """One record that cannot be read; the loader counts it and passes over it, up to a limit. Elsewhere it ends the
-    command in one line, as any mistake of the user's."""
+    """A record that cannot be read.
+
+    The loader counts and skips it, up to ``data.max_broken``; elsewhere it ends the command in one line like any
+    UserError.
+    """
 
 
 @dataclass(frozen=True)
@@ -28,76 +31,77 @@ class Record:
 
 
 class Source:
-    """Records by index, in any order, from any thread. A kind overrides `many` or `__getitem__`; likewise for captions.
+    """Records by index, in any order, from any thread.
 
-    ``infinite``: indices beyond the length give new records too.
+    A subclass defines `__len__`, `name`, and either `__getitem__` and `captions` or `get_many` and `get_many_captions`.
+    ``infinite``: indices beyond the length are valid and give new records.
     """
 
     infinite = False
 
     @property
     def identity(self) -> str | None:
-        """A text that changes with any of the records; None where that is not known."""
+        """A text that changes with any of the records; None if that cannot be determined."""
         return None
 
     @property
     def digest(self) -> str | None:
-        """Names and sizes of what it holds, hashed: the same wherever a copy lies. None where that is not known."""
+        """Hash of the records' names and sizes, independent of where the files are; None if it cannot be determined."""
         return None
 
     @property
     def files(self) -> frozenset[str]:
-        """What its records are read from, by whole paths: two sources that share one share records."""
+        """Absolute paths of the files that records are read from; two sources with a common file share records."""
         return frozenset()
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know of how it was read, a line each."""
+        """Lines for the user about how the data was read."""
         return ()
 
     def hashes(self) -> np.ndarray:
-        """uint64 [N], evenly scattered: by it `part_of` tells which records are held out."""
-        return scattered(len(self), "")
+        """Return a uniformly distributed hash per record, uint64 [N]; `hash_split` holds out records by it."""
+        return hash_indices(len(self), "")
 
     def __len__(self) -> int:
         raise NotImplementedError
 
     def name(self, i: int, /) -> str:
-        """What record ``i`` is called in messages."""
+        """Return the name of record ``i`` in messages."""
         raise NotImplementedError
 
     def __getitem__(self, i: int, /) -> Record:
-        """Raises BrokenRecord."""
-        return _only(self.many([i]))
+        """Return record ``i``. Raises BrokenRecord when it cannot be read."""
+        return _single(self.get_many([i]))
 
     def captions(self, i: int, /) -> tuple[str, ...]:
-        """The captions of record ``i``, without its image. Raises BrokenRecord."""
-        return _only(self.many_captions([i]))
+        """Return the captions of record ``i`` without reading its image. Raises BrokenRecord when that fails."""
+        return _single(self.get_many_captions([i]))
 
-    def many(self, rows: list[int], /) -> list[Record | BrokenRecord]:
-        """The records, or why one is none; asked for at once, which a remote source answers faster."""
-        return [_tried(self.__getitem__, i) for i in rows]
+    def get_many(self, rows: list[int], /) -> list[Record | BrokenRecord]:
+        """Return the records of ``rows``, or the error of each broken one; remote sources read them in one request."""
+        return [_try_read(self.__getitem__, i) for i in rows]
 
-    def many_captions(self, rows: list[int], /) -> list[tuple[str, ...] | BrokenRecord]:
-        """Likewise, the captions alone."""
-        return [_tried(self.captions, i) for i in rows]
-
-
-def _only(found: list[T | BrokenRecord]) -> T:
-    if isinstance(found[0], BrokenRecord):
-        raise found[0]
-    return found[0]
+    def get_many_captions(self, rows: list[int], /) -> list[tuple[str, ...] | BrokenRecord]:
+        """Return the captions of ``rows`` without their images, or the error of each record that is broken."""
+        return [_try_read(self.captions, i) for i in rows]
 
 
-def _tried(get: Callable[[int], T], i: int) -> T | BrokenRecord:
+def _single(results: list[T | BrokenRecord]) -> T:
+    if isinstance(results[0], BrokenRecord):
+        raise results[0]
+    return results[0]
+
+
+def _try_read(get: Callable[[int], T], i: int) -> T | BrokenRecord:
     try:
         return get(i)
     except BrokenRecord as error:
         return error
 
 
-def scattered(count: int, name: str) -> np.ndarray:
-    """uint64 [count]: the numbers from 0 on with a name, hashed (splitmix64; Steele et al., 2014)."""
+def hash_indices(count: int, name: str) -> np.ndarray:
+    """Return the hashes of 0 to ``count`` - 1, seeded by ``name``: uint64 [count] (splitmix64; Steele et al., 2014)."""
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
     with np.errstate(over="ignore"):
         z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed)
@@ -106,8 +110,8 @@ def scattered(count: int, name: str) -> np.ndarray:
     return z ^ (z >> np.uint64(31))
 
 
-class Joined(Source):
-    """Several sources one after the other."""
+class ConcatSource(Source):
+    """The concatenation of several sources."""
 
     def __init__(self, parts: list[Source]) -> None:
         self.parts = parts
@@ -118,13 +122,13 @@ class Joined(Source):
 
     @property
     def identity(self) -> str | None:
-        found = [part.identity for part in self.parts]
-        return None if None in found else " | ".join(map(str, found))
+        identities = [part.identity for part in self.parts]
+        return None if None in identities else " | ".join(map(str, identities))
 
     @property
     def digest(self) -> str | None:
-        found = [part.digest for part in self.parts]
-        return None if None in found else hashlib.sha256(" ".join(map(str, found)).encode()).hexdigest()[:32]
+        digests = [part.digest for part in self.parts]
+        return None if None in digests else hashlib.sha256(" ".join(map(str, digests)).encode()).hexdigest()[:32]
 
     @property
     def files(self) -> frozenset[str]:
@@ -141,26 +145,26 @@ class Joined(Source):
         part = int(np.searchsorted(self.ends, i, side="right"))
         return self.parts[part].name(i - self._begin(part))
 
-    def many(self, rows: list[int]) -> list[Record | BrokenRecord]:
-        return self._each(rows, lambda part, own: part.many(own))
+    def get_many(self, rows: list[int]) -> list[Record | BrokenRecord]:
+        return self._each(rows, lambda part, part_rows: part.get_many(part_rows))
 
-    def many_captions(self, rows: list[int]) -> list[tuple[str, ...] | BrokenRecord]:
-        return self._each(rows, lambda part, own: part.many_captions(own))
+    def get_many_captions(self, rows: list[int]) -> list[tuple[str, ...] | BrokenRecord]:
+        return self._each(rows, lambda part, part_rows: part.get_many_captions(part_rows))
 
     def _each(self, rows: list[int], read: Callable[[Source, list[int]], list[T]]) -> list[T]:
-        """What each part gives of its own rows, in the order of ``rows``."""
+        """Call ``read`` on each part with its rows; return the results in the order of ``rows``."""
         index = np.array(rows, np.int64)
         part_of = np.searchsorted(self.ends, index, side="right")
-        found: dict[int, T] = {}
+        results: dict[int, T] = {}
         for part in np.unique(part_of).tolist():
-            mine = np.flatnonzero(part_of == part)
-            answers = read(self.parts[part], (index[mine] - self._begin(part)).tolist())
-            found.update(zip(mine.tolist(), answers, strict=True))
-        return [found[n] for n in range(len(rows))]
+            positions = np.flatnonzero(part_of == part)
+            answers = read(self.parts[part], (index[positions] - self._begin(part)).tolist())
+            results.update(zip(positions.tolist(), answers, strict=True))
+        return [results[n] for n in range(len(rows))]
 
 
-class Chosen(Source):
-    """Some records of a source: ``rows``, int64 [N]."""
+class SubsetSource(Source):
+    """A subset of a source: ``rows``, int64 [N]."""
 
     def __init__(self, source: Source, rows: np.ndarray) -> None:
         self.source, self.rows = source, rows
@@ -188,14 +192,14 @@ class Chosen(Source):
     def name(self, i: int) -> str:
         return self.source.name(int(self.rows[i]))
 
-    def many(self, rows: list[int]) -> list[Record | BrokenRecord]:
-        return self.source.many(self.rows[rows].tolist())
+    def get_many(self, rows: list[int]) -> list[Record | BrokenRecord]:
+        return self.source.get_many(self.rows[rows].tolist())
 
-    def many_captions(self, rows: list[int]) -> list[tuple[str, ...] | BrokenRecord]:
-        return self.source.many_captions(self.rows[rows].tolist())
+    def get_many_captions(self, rows: list[int]) -> list[tuple[str, ...] | BrokenRecord]:
+        return self.source.get_many_captions(self.rows[rows].tolist())
 
 
-def part_of(source: Source, fraction: float, *, held_out: bool) -> Chosen:
-    """The records whose hash lies in the first ``fraction`` of all values, or, to train on, the others."""
-    mine = source.hashes() < np.uint64(int(fraction * 2**64))
-    return Chosen(source, np.flatnonzero(mine if held_out else ~mine))
+def hash_split(source: Source, fraction: float, *, held_out: bool) -> SubsetSource:
+    """Return the records whose hash is in the first ``fraction`` of the range; the others if not ``held_out``."""
+    selected = source.hashes() < np.uint64(int(fraction * 2**64))
+    return SubsetSource(source, np.flatnonzero(selected if held_out else ~selected))

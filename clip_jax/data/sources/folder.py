@@ -18,13 +18,17 @@ CAPTION_SEPARATORS = {**SEPARATORS, "|": "bars"}
 
 
 class CaptionedFolder(Source):
-    """``captions.csv`` in PATH/SPLIT/ or PATH/, a picture and a caption a row; a name that repeats gives its picture
-    several captions. Raises UserError when the table or a column is missing, or a row is none.
+    """A folder with ``captions.csv`` in PATH/SPLIT/ or PATH/: one image name and one caption per row.
+
+    An image with several rows has several captions.
 
     Args:
       path: the folder.
-      split: of its folders, where there is one of that name.
-      columns: those of the pictures' names and of the captions.
+      split: used as a subfolder if PATH/SPLIT/ exists.
+      columns: names of the columns with image names and captions.
+
+    Raises:
+      UserError: the table or a column is missing, or a row is malformed.
     """
 
     def __init__(self, path: Path, split: str, columns: tuple[str, str] = ("filename", "caption")) -> None:
@@ -44,38 +48,38 @@ class CaptionedFolder(Source):
             for name, caption in self._pairs(records(text, separator), separator, columns):
                 self.rows.setdefault(name, []).append(caption)
         except csv.Error as error:
-            raise self._wrong(str(error), hint="is a quote never closed, or a field too long?") from None
+            raise self._error(str(error), hint="is a quote never closed, or a field too long?") from None
         self.names = list(self.rows)
-        self._said = f"columns {', '.join(columns)}, separated by {CAPTION_SEPARATORS[separator]}"
+        self._layout = f"columns {', '.join(columns)}, separated by {CAPTION_SEPARATORS[separator]}"
 
-    def _wrong(self, reason: str, line: int | None = None, hint: str | None = None) -> UserError:
-        said = f"{self.table}: {reason}" + (f"; {hint}" if hint else "")
-        return UserError(said, field=str(self.table), value=line, reason=reason, hint=hint)
+    def _error(self, reason: str, line: int | None = None, hint: str | None = None) -> UserError:
+        message = f"{self.table}: {reason}" + (f"; {hint}" if hint else "")
+        return UserError(message, field=str(self.table), value=line, reason=reason, hint=hint)
 
     def _pairs(
         self, rows: Iterator[tuple[int, list[str]]], separator: str, columns: tuple[str, str]
     ) -> Iterator[tuple[str, str]]:
-        """(a picture's name, a caption) of each row below the header."""
+        """Yield (image name, caption) for each row below the header."""
         head = [name.strip() for name in next(rows, (0, []))[1]]
         for field, column in zip(("data.filename_column", "data.caption_column"), columns, strict=True):
             if head.count(column) != 1:
                 reason = f"{'lacks the column' if column not in head else 'has twice the column'} {column}"
                 hint = f"it has {one_line(', '.join(head)) or 'none'}; set {field}"
                 raise UserError(f"{self.table}: {reason}; {hint}", field=field, value=column, reason=reason, hint=hint)
-        places = [head.index(column) for column in columns]
+        indices = [head.index(column) for column in columns]
         for line, fields in rows:
             if len(fields) < len(head) or any(map(str.strip, fields[len(head) :])):
                 hint = f"put quotes round a field that holds one of the {CAPTION_SEPARATORS[separator]}"
-                raise self._wrong(f"line {line} has {len(fields)} fields, the header {len(head)}", line, hint)
-            name, caption = (fields[place].strip() for place in places)
-            yield self._inside(name, line), caption
+                raise self._error(f"line {line} has {len(fields)} fields, the header {len(head)}", line, hint)
+            name, caption = (fields[index].strip() for index in indices)
+            yield self._checked_name(name, line), caption
 
-    def _inside(self, name: str, line: int) -> str:
-        """The name in its shortest form. Raises UserError when it leads out of the folder."""
+    def _checked_name(self, name: str, line: int) -> str:
+        """Return the normalized name. Raises UserError when it leads out of the folder."""
         try:
             return name_within("filename", posixpath.normpath(name), folders=True)
         except UserError as error:
-            raise self._wrong(f"line {line}: {one_line(name)!r} {error.reason}", line) from None
+            raise self._error(f"line {line}: {one_line(name)!r} {error.reason}", line) from None
 
     @property
     def digest(self) -> str:
@@ -85,7 +89,7 @@ class CaptionedFolder(Source):
     @property
     def notes(self) -> tuple[str, ...]:
         rows = sum(map(len, self.rows.values()))
-        return (f"{self.table}: {self._said}; {len(self.names):,} pictures, {rows:,} captions",)
+        return (f"{self.table}: {self._layout}; {len(self.names):,} pictures, {rows:,} captions",)
 
     @property
     def files(self) -> frozenset[str]:
@@ -93,9 +97,9 @@ class CaptionedFolder(Source):
         return frozenset(f"{root}/{name}" for name in self.names)
 
     def hashes(self) -> np.ndarray:
-        """By the picture's name: rows that come later change no record's."""
-        found = (hashlib.sha256(name.encode()).digest()[:8] for name in self.names)
-        return np.frombuffer(b"".join(found), "<u8").astype(np.uint64)
+        """Return hashes of the image names, so that rows added later do not change a record's hash."""
+        digests = (hashlib.sha256(name.encode()).digest()[:8] for name in self.names)
+        return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -104,11 +108,11 @@ class CaptionedFolder(Source):
         return str(self.root / self.names[i])
 
     def captions(self, i: int) -> tuple[str, ...]:
-        """The captions of record ``i``. Raises BrokenRecord when all are empty."""
-        found = tuple(c for c in self.rows[self.names[i]] if c)
-        if not found:
+        """Return the captions of record ``i``. Raises BrokenRecord when all are empty."""
+        captions = tuple(c for c in self.rows[self.names[i]] if c)
+        if not captions:
             raise BrokenRecord(f"{self.name(i)}: has no caption")
-        return found
+        return captions
 
     def __getitem__(self, i: int) -> Record:
         path = self.root / self.names[i]

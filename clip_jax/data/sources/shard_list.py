@@ -1,4 +1,4 @@
-"""Which shards a path names: a file, a folder with splits or without, or a pattern of either."""
+"""Resolve a path or pattern to a list of tar shards."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import NoReturn
 from clip_jax.errors import ConfigError, UserError
 from clip_jax.storage import range_reads as remote
 
-MAX_NAMES = 1_000_000  # of one brace range; more is surely a slip
+MAX_NAMES = 1_000_000  # per pattern; more is surely a typing error
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 def expand_braces(text: str) -> list[str]:
-    """``a-{00..02}.tar`` -> three names, ``{a,b}/{0..1}`` -> four, in the order of writing; braces may be nested.
+    """Expand ``a-{00..02}.tar`` to three names, ``{a,b}/{0..1}`` to four, in the order written; braces may be nested.
 
-    Zeros in front of a range's first number set its width, as in a shell. Raises ConfigError on unbalanced braces,
-    a range that runs down, or more than `MAX_NAMES` names.
+    Leading zeros of a range's first number set its width, as in a shell. Raises ConfigError on unbalanced braces, a
+    descending range, or more than `MAX_NAMES` names.
     """
     names = []
     for name in _expand(text, text):
@@ -33,20 +33,20 @@ def _expand(text: str, whole: str) -> Iterator[str]:
     begin = text.find("{")
     if begin < 0:
         if "}" in text:
-            raise ConfigError(f"data.paths: {whole!r} has a brace without its partner")
+            raise ConfigError(f"data.paths: {whole!r} has unbalanced braces")
         yield text
         return
     depth, cuts = 0, [begin]
-    for place, letter in enumerate(text):
+    for position, letter in enumerate(text):
         depth += {"{": 1, "}": -1}.get(letter, 0)
         if depth < 0:
             break
         if (letter == "," and depth == 1) or (letter == "}" and depth == 0):
-            cuts.append(place)
+            cuts.append(position)
         if letter == "}" and depth == 0:
             break
     if depth != 0:
-        raise ConfigError(f"data.paths: {whole!r} has a brace without its partner")
+        raise ConfigError(f"data.paths: {whole!r} has unbalanced braces")
     head, tail = text[:begin], text[cuts[-1] + 1 :]
     choices = [text[a + 1 : b] for a, b in itertools.pairwise(cuts)]
     for choice in choices:
@@ -56,52 +56,54 @@ def _expand(text: str, whole: str) -> Iterator[str]:
 
 
 def _range(text: str, whole: str) -> Iterator[str]:
-    found = _RANGE.fullmatch(text)
-    if found is None:
+    match = _RANGE.fullmatch(text)
+    if match is None:
         raise ConfigError(
             f"data.paths: {{{text}}} in {whole!r} must be a range like {{000..127}} or a list like {{a,b}}"
         )
-    first, last = int(found[1]), int(found[2])
+    first, last = int(match[1]), int(match[2])
     if last < first:
-        raise ConfigError(f"data.paths: {{{text}}} in {whole!r} runs down")
-    return (str(n).zfill(len(found[1])) for n in range(first, last + 1))
+        raise ConfigError(f"data.paths: {{{text}}} in {whole!r} is descending")
+    return (str(n).zfill(len(match[1])) for n in range(first, last + 1))
 
 
 def shards_of(path: str | Path, split: str) -> list[str]:
-    """The tar files that a path or URL names, shorter names first: itself, when its name ends in ``.tar`` or it is a
-    file; else those of PATH/SPLIT/, or of PATH itself where it has no splits. Braces multiply a path, ``*`` matches.
+    """List the tar files of a path or URL, shorter names first.
 
-    Raises UserError when a path names none; ConfigError on a wrong brace.
+    The path itself if it ends in ``.tar`` or is a file; else the shards in PATH/SPLIT/, or in PATH if it has no splits.
+    Braces and ``*`` are expanded.
+
+    Raises UserError when there are none; ConfigError on malformed braces.
     """
-    return [shard for one in _places(str(path)) for shard in _shards(one, split)]
+    return [shard for pattern in _expand_pattern(str(path)) for shard in _shards(pattern, split)]
 
 
 def holds_shards(path: str | Path) -> bool:
-    """Whether a path here is a shard, or a folder with some in it or in its splits."""
-    here = remote.local_path(str(path))
-    return here.is_file() or any(remote.glob(str(path), pattern) for pattern in ("*/*.tar", "*.tar"))
+    """Return whether a local path is a shard, or a folder with shards in it or in its splits."""
+    local = remote.local_path(str(path))
+    return local.is_file() or any(remote.glob(str(path), pattern) for pattern in ("*/*.tar", "*.tar"))
 
 
-def _places(path: str) -> list[str]:
-    if _is_here(path):
+def _expand_pattern(path: str) -> list[str]:
+    if _exists(path):
         return [path]
-    return [place for one in expand_braces(path) for place in (_matching(one) if "*" in one else [one])]
+    return [name for pattern in expand_braces(path) for name in (_matching(pattern) if "*" in pattern else [pattern])]
 
 
 def _matching(pattern: str) -> list[str]:
     folder, slash, _ = pattern[: pattern.index("*")].rpartition("/")
-    found = _sorted(remote.glob(folder or slash or ".", pattern[len(folder + slash) :]))
-    return found or _none(pattern, "no file matches")
+    matches = _sorted(remote.glob(folder or slash or ".", pattern[len(folder + slash) :]))
+    return matches or _none(pattern, "no file matches")
 
 
-def _is_here(path: str) -> bool:
+def _exists(path: str) -> bool:
     return not remote.is_url(path) and remote.local_path(path).exists()
 
 
 def _shards(path: str, split: str) -> list[str]:
-    if path.endswith(".tar") or (_is_here(path) and remote.local_path(path).is_file()):
+    if path.endswith(".tar") or (_exists(path) and remote.local_path(path).is_file()):
         return [path]
-    if not remote.is_url(path) and not _is_here(path):
+    if not remote.is_url(path) and not _exists(path):
         raise UserError(f"{path}: no such file or folder (data.paths)")
     whole = path.rstrip("/")
     if shards := _sorted(remote.glob(f"{whole}/{split}", "*.tar")):

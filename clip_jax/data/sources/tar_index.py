@@ -1,4 +1,4 @@
-"""Where the members of a tar shard lie: scanned once from its headers, then kept in the user's cache folder."""
+"""Index of the members of a tar shard: scanned once from its headers, then cached in the user's cache folder."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ from clip_jax.errors import UserError, one_line
 from clip_jax.storage import range_reads as remote
 
 IMAGES = ("jpg", "jpeg", "png", "webp")  # in order of preference
-MEMBERS = ("image", "txt", "cls", "npy")  # what is indexed; other members are passed over
+MEMBERS = ("image", "txt", "cls", "npy")  # indexed members; others are skipped
 BLOCK = tarfile.BLOCKSIZE
-AHEAD = 16 * BLOCK  # bytes read at a header: those of small members come along
-TAIL = 1 << 20  # bytes read at a time behind the last member
+MIN_READ = 16 * BLOCK  # bytes per read of a header; includes small members
+TAIL_CHUNK = 1 << 20  # bytes per read after the last member
 FORMAT = 3
-KNOWN = (*IMAGES, *MEMBERS[1:])  # extensions of what is indexed
-SAID = {  # what is passed over in a shard, and how that is told
+KNOWN = (*IMAGES, *MEMBERS[1:])  # extensions of indexed members
+SKIPPED = {  # kinds of skipped members, and the note about each
     "pictures": "samples hold several pictures: the first of " + ", ".join(IMAGES) + " is taken",
     "dotted": "members are passed over: a key ends at the first dot where a sample of that key is",
 }
 
 
 class Index(NamedTuple):
-    """What a shard holds.
+    """Index of one shard.
 
-    ``places``: uint32 [2 · len(MEMBERS), N], in file order: for each of `MEMBERS` the offset in blocks of 512 bytes (0:
-    the sample has none) and the bytes. ``digest``: of all members' names and sizes, 32 hex digits. ``passed``: for a
-    key of `SAID` how many there are, and the name of one.
+    ``offsets``: uint32 [2 · len(MEMBERS), N], in file order: for each of `MEMBERS` the offset in blocks of 512 bytes
+    (0: the sample has none) and the size in bytes. ``digest``: hash of all members' names and sizes, 32 hex digits.
+    ``passed``: for keys of `SKIPPED`, how many members were skipped, and the name of one.
     """
 
-    places: np.ndarray
+    offsets: np.ndarray
     digest: str
     passed: dict[str, tuple[int, str]]
 
 
 def load_index(shard: str) -> Index:
-    """The index of a shard, from the cache where that is good, else scanned.
+    """Return the index of a shard, from the cache if it is valid, else by scanning the shard.
 
-    Raises UserError when the shard is missing or no whole tar, or holds a member twice.
+    Raises UserError when the shard is missing or is not a complete tar, or holds a member twice.
     """
     size, version = remote.stat(shard)
     identity = f"{FORMAT} {shard} {size} {version}"
@@ -55,42 +55,43 @@ def load_index(shard: str) -> Index:
     index = _cached(path, identity)
     if index is None:
         index = scan(shard, size)
-        told = np.array([identity, index.digest, json.dumps(index.passed)])
-        keep(path, lambda file: np.savez(file, told=told, places=index.places, allow_pickle=False))
+        header = np.array([identity, index.digest, json.dumps(index.passed)])
+        arrays = {"told": header, "places": index.offsets}  # keys of the cache's format
+        write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
     return index
 
 
 def cache_folder() -> Path:
-    """``$CLIP_JAX_CACHE/shards``, or ``clip_jax/shards`` in the user's cache folder."""
+    """Return ``$CLIP_JAX_CACHE/shards``, or ``clip_jax/shards`` in the user's cache folder."""
     base = os.environ.get("CLIP_JAX_CACHE")
     home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return (Path(base) if base else Path(home) / "clip_jax") / "shards"
 
 
 def _cached(path: Path, identity: str) -> Index | None:
-    """The entry, unless it is missing, of another content, or damaged."""
+    """Return the cached index; None if it is missing, for other contents, or damaged."""
     try:
-        found = kept(path) or {}
-        known, digest, passed = map(str, found["told"])
-        places = found["places"]
-        told = {kind: (int(count), str(name)) for kind, (count, name) in json.loads(passed).items()}
+        arrays = read_arrays(path) or {}
+        known, digest, passed = map(str, arrays["told"])
+        offsets = arrays["places"]
+        counts = {kind: (int(count), str(name)) for kind, (count, name) in json.loads(passed).items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
-    fits = places.dtype == np.uint32 and places.ndim == 2 and len(places) == 2 * len(MEMBERS)
-    return Index(places, digest, told) if fits and known == identity else None
+    fits = offsets.dtype == np.uint32 and offsets.ndim == 2 and len(offsets) == 2 * len(MEMBERS)
+    return Index(offsets, digest, counts) if fits and known == identity else None
 
 
-def kept(path: Path) -> dict[str, np.ndarray] | None:
-    """The arrays of an archive that `keep` wrote; None when it is missing or damaged (an archive has check sums)."""
+def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
+    """Read the arrays of an .npz file; None when it is missing or damaged (the format has checksums)."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
-            return dict(found)
-    except Exception:  # noqa: BLE001  (there is no end of what a damaged archive makes a reader raise)
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return dict(archive)
+    except Exception:  # noqa: BLE001  (a damaged archive makes the reader raise anything)
         return None
 
 
-def keep(path: Path, write: Callable[[Any], None]) -> bool:
-    """Write a file whole or not at all. False when the folder cannot be written: a cache is no duty."""
+def write_atomically(path: Path, write: Callable[[Any], None]) -> bool:
+    """Write a file atomically. Returns False when the folder cannot be written; a cache is optional."""
     part = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,13 +106,13 @@ def keep(path: Path, write: Callable[[Any], None]) -> bool:
 
 
 def scan(shard: str, size: int) -> Index:
-    """Read the headers of a tar of ``size`` bytes. Raises UserError: it is no whole tar, or holds a member twice."""
+    """Index a tar of ``size`` bytes by its headers. Raises UserError when it is incomplete or holds a member twice."""
     members: list[_Member] = []
     sha = hashlib.sha256()
     try:
         with tarfile.open(fileobj=_Headers(shard, size), mode="r:") as tar:
             for member in tar:
-                tar.members = []  # type: ignore[attr-defined]  # it would remember them all
+                tar.members = []  # type: ignore[attr-defined]  # TarFile keeps every member otherwise
                 if not member.isfile():
                     continue
                 if member.offset_data + member.size > size:
@@ -128,26 +129,26 @@ def scan(shard: str, size: int) -> Index:
         reason = f"not a readable tar shard ({error})"
         raise UserError(f"{shard}: {reason}", field=shard, reason=reason) from None
     samples, passed = _samples(shard, members)
-    rows = [_row(found) for found in samples]
-    places = np.ascontiguousarray(np.array(rows, np.uint32).reshape(len(rows), 2 * len(MEMBERS)).T)
-    return Index(places, sha.hexdigest()[:32], passed)
+    rows = [_row(sample) for sample in samples]
+    offsets = np.ascontiguousarray(np.array(rows, np.uint32).reshape(len(rows), 2 * len(MEMBERS)).T)
+    return Index(offsets, sha.hexdigest()[:32], passed)
 
 
 def _check_end(shard: str, end: int, size: int) -> None:
-    """Look behind the last member, where a whole archive has blocks of zeros and nothing else. Raises ReadError.
+    """Check that nothing but zero blocks follows the last member; raise ReadError otherwise.
 
-    A truncated archive just stops, and one with another behind it goes on: tarfile takes both for an end.
+    tarfile accepts a truncated archive, and one with another archive appended, as complete.
     """
     if size - end < BLOCK:
-        raise tarfile.ReadError("it ends early")
-    for begin in range(end, size, TAIL):
-        tail = remote.read([remote.Range(shard, begin, min(begin + TAIL, size))])[0]
+        raise tarfile.ReadError("it is truncated")
+    for begin in range(end, size, TAIL_CHUNK):
+        tail = remote.read([remote.Range(shard, begin, min(begin + TAIL_CHUNK, size))])[0]
         if not tail.strip(b"\0"):
             continue
         first = begin + len(tail) - len(tail.lstrip(b"\0"))
         if first < end + BLOCK:
             raise tarfile.ReadError(f"no header of a member at byte {end}, and no end mark")
-        raise tarfile.ReadError(f"bytes follow its end mark: is byte {first} the begin of another tar?")
+        raise tarfile.ReadError(f"bytes follow its end mark: is byte {first} the start of another tar?")
 
 
 class _Member(NamedTuple):
@@ -157,10 +158,10 @@ class _Member(NamedTuple):
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """A member's name -> its key, with the folder, and its extension in lower case.
+    """Split a member's name into its key, with the folder, and its extension in lower case.
 
-    The key ends at the first dot of the file's name, as WebDataset has it; where that leaves an extension that is not
-    known and ends in one that is, it ends at the last: ``frame_0.15.jpg`` -> ``frame_0.15``, ``jpg``.
+    The key ends at the first dot of the file's name, as in WebDataset; if that gives an unknown extension which ends in
+    a known one, the key ends at the last dot: ``frame_0.15.jpg`` -> ``frame_0.15``, ``jpg``.
     """
     folder, slash, file = name.rpartition("/")
     stem, _, extension = file.partition(".")
@@ -170,19 +171,19 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def _samples(shard: str, members: list[_Member]) -> tuple[list[dict[str, _Member]], dict[str, tuple[int, str]]]:
-    """Members by sample, in file order, and what is passed over. Raises UserError for a name that stands twice."""
+    """Group members by sample, in file order; also return what was skipped. Raises UserError for a duplicate name."""
     split = [split_name(m.name) for m in members]
-    found: dict[str, set[str]] = {}
+    extensions: dict[str, set[str]] = {}
     for key, extension in split:
-        found.setdefault(key, set()).add(extension)
+        extensions.setdefault(key, set()).add(extension)
     samples: dict[str, dict[str, _Member]] = {}
     passed: dict[str, tuple[int, str]] = {}
     for member, (key, extension) in zip(members, split, strict=True):
         folder, slash, file = key.rpartition("/")
         short = f"{folder}{slash}{file.partition('.')[0]}"
-        alone = found[key].isdisjoint(IMAGES) or found[key].isdisjoint(MEMBERS[1:])
-        if short != key and alone and not found.get(short, set()).isdisjoint(KNOWN):
-            # a.seg.png beside a.jpg and a.txt is a member of the sample a
+        alone = extensions[key].isdisjoint(IMAGES) or extensions[key].isdisjoint(MEMBERS[1:])
+        if short != key and alone and not extensions.get(short, set()).isdisjoint(KNOWN):
+            # a.seg.png next to a.jpg and a.txt is a member of sample a
             passed["dotted"] = (passed.get("dotted", (0, ""))[0] + 1, one_line(member.name))
             continue
         sample = samples.setdefault(key, {})
@@ -205,7 +206,7 @@ def _row(members: dict[str, _Member]) -> list[int]:
 
 
 class _Headers(io.RawIOBase):
-    """A file of which only the parts that are looked at are read, `AHEAD` bytes at a time."""
+    """A seekable file that reads only the parts requested, at least `MIN_READ` bytes at a time."""
 
     def __init__(self, shard: str, size: int) -> None:
         self._shard, self._size = shard, size
@@ -231,7 +232,7 @@ class _Headers(io.RawIOBase):
         if end <= self._at:
             return b""
         if not self._begin <= self._at <= end <= self._begin + len(self._part):
-            last = min(max(end, self._at + AHEAD), self._size)
+            last = min(max(end, self._at + MIN_READ), self._size)
             self._begin, self._part = self._at, remote.read([remote.Range(self._shard, self._at, last)])[0]
         data = self._part[self._at - self._begin : end - self._begin]
         self._at = end

@@ -15,8 +15,8 @@ from clip_jax.errors import UserError
 class TfdsSource(Source):
     """One split of a prepared data set; images stay encoded until they are needed.
 
-    Raises UserError when the folder holds no prepared set, lacks the split or a feature, or was prepared in a
-    format that cannot be read at random.
+    Raises UserError when the folder holds no prepared set, lacks the split or a feature, or was prepared in a format
+    without random access.
     """
 
     def __init__(self, path: Path, split: str, image_key: str, caption_key: str) -> None:
@@ -25,11 +25,11 @@ class TfdsSource(Source):
         try:
             builder = tfds.builder_from_directory(path)
         except Exception as error:  # noqa: BLE001  (tfds raises many kinds; all mean the same to a user)
-            raise UserError(f"{path}: no prepared TFDS data set ({str(error).splitlines()[0]})") from None
+            raise UserError(f"{path}: not a prepared TFDS data set ({str(error).splitlines()[0]})") from None
         form = builder.info.file_format.value
         if form != "array_record":
             raise UserError(
-                f"{path}: prepared as {form}, which has no random access; convert it with: python -m "
+                f"{path}: prepared as {form}, which does not support random access; convert it with: python -m "
                 f"tensorflow_datasets.scripts.convert_format --dataset_dir={path} --out_file_format=array_record "
                 f"--out_path={path}-array_record"
             )
@@ -44,11 +44,11 @@ class TfdsSource(Source):
         self.data: Any = builder.as_data_source(split=split, decoders=decoders)
         self.path, self.split = path, split
         self.image_key, self.caption_key = image_key, caption_key
-        self._told = f"{builder.info.full_name} {split} {builder.info.splits[split].shard_lengths}"
+        self._description = f"{builder.info.full_name} {split} {builder.info.splits[split].shard_lengths}"
 
     @property
     def digest(self) -> str:
-        return hashlib.sha256(self._told.encode()).hexdigest()[:32]
+        return hashlib.sha256(self._description.encode()).hexdigest()[:32]
 
     @property
     def files(self) -> frozenset[str]:
@@ -61,7 +61,7 @@ class TfdsSource(Source):
         return f"{self.path}:{self.split}[{i}]"
 
     def captions(self, i: int) -> tuple[str, ...]:
-        """The captions of record ``i``."""
+        """Return the captions of record ``i``."""
         return self[i].captions
 
     def __getitem__(self, i: int) -> Record:

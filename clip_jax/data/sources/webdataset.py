@@ -1,4 +1,4 @@
-"""WebDataset tar shards, indexed once and read at random places; nothing is extracted, no shard is read whole."""
+"""WebDataset tar shards with random access by an index; shards are neither extracted nor read whole."""
 
 from __future__ import annotations
 
@@ -13,94 +13,94 @@ from typing import Any
 import numpy as np
 
 from clip_jax.data.sources import tar_index
-from clip_jax.data.sources.base import BrokenRecord, Record, Source, scattered
+from clip_jax.data.sources.base import BrokenRecord, Record, Source, hash_indices
 from clip_jax.data.sources.shard_list import shards_of
 from clip_jax.data.sources.tar_index import BLOCK, IMAGES, MEMBERS
 from clip_jax.errors import one_line
 from clip_jax.storage import range_reads as remote
 from clip_jax.storage.paths import is_url
 
-GAP = 16 * 1024  # bytes between two members of a sample that cost less to read than to ask twice
-SCANS = 16  # shards looked at abreast
+MAX_GAP = 16 * 1024  # bytes between two members up to which one request is cheaper than two
+SCAN_THREADS = 16  # shards scanned in parallel
 
 
 class Shards:
-    """Samples of a list of shards, in file order, and their members' bytes.
+    """Samples of a list of shards, in file order, and the bytes of their members.
 
-    The index takes 8 bytes a member (image and text: 16 bytes a sample), 8 a shard and the shards' names. Worker
-    processes map it from a file of the cache folder, so that it is in memory once more at most.
+    The index takes 8 bytes per member (image and text: 16 bytes per sample), 8 per shard, and the shards' names. Worker
+    processes map it from a file of the cache folder, so it is in memory at most twice.
     """
 
     def __init__(self, shards: list[str]) -> None:
         self.shards = shards
-        with ThreadPoolExecutor(SCANS) as pool:
-            found = list(pool.map(tar_index.load_index, shards))
-        parts = [index.places for index in found]
+        with ThreadPoolExecutor(SCAN_THREADS) as pool:
+            indices = list(pool.map(tar_index.load_index, shards))
+        parts = [index.offsets for index in indices]
         self.ends = np.cumsum([p.shape[1] for p in parts], dtype=np.int64)
-        names = "".join(f"{s.rpartition('/')[2]} {index.digest}\n" for s, index in zip(shards, found, strict=True))
+        names = "".join(f"{s.rpartition('/')[2]} {index.digest}\n" for s, index in zip(shards, indices, strict=True))
         self.digest = hashlib.sha256(names.encode()).hexdigest()[:32]
-        self.notes = tuple(_notes(shards, [index.passed for index in found]))
+        self.notes = tuple(_notes(shards, [index.passed for index in indices]))
         used = [any(p[2 * m].any() for p in parts) for m in range(len(MEMBERS))]
-        self.members = tuple(m for m, there in zip(MEMBERS, used, strict=True) if there)
+        self.members = tuple(m for m, occurs in zip(MEMBERS, used, strict=True) if occurs)
         # offset and size of each member that occurs: uint32 [2 · members, N]
-        self.places = np.ascontiguousarray(np.concatenate([p[np.repeat(used, 2)] for p in parts], axis=1))
+        self.offsets = np.ascontiguousarray(np.concatenate([p[np.repeat(used, 2)] for p in parts], axis=1))
 
     def __len__(self) -> int:
-        return self.places.shape[1]
+        return self.offsets.shape[1]
 
     @property
     def index_bytes(self) -> int:
-        """Memory of the index."""
-        return self.places.nbytes + self.ends.nbytes + sum(map(len, self.shards))
+        """Size of the index in bytes."""
+        return self.offsets.nbytes + self.ends.nbytes + sum(map(len, self.shards))
 
     def __getstate__(self) -> dict[str, Any]:
-        """For worker processes: the index by the name of a file to map, where one can be written."""
-        digest = hashlib.sha256(self.places.data).hexdigest()[:32]
+        """Return the state for worker processes: the index as the path of a file to map, if one can be written."""
+        digest = hashlib.sha256(self.offsets.data).hexdigest()[:32]
         path = tar_index.cache_folder() / f"joined-{digest}.npy"
-        if not path.exists() and not tar_index.keep(path, lambda file: np.save(file, self.places)):
+        if not path.exists() and not tar_index.write_atomically(path, lambda file: np.save(file, self.offsets)):
             return self.__dict__
-        return {**self.__dict__, "places": path}
+        return {**self.__dict__, "offsets": path}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ = state
-        if isinstance(self.places, Path):
-            self.places = np.load(self.places, mmap_mode="r", allow_pickle=False)
+        if isinstance(self.offsets, Path):
+            self.offsets = np.load(self.offsets, mmap_mode="r", allow_pickle=False)
 
     def _shard(self, i: int) -> str:
         return self.shards[int(np.searchsorted(self.ends, i, side="right"))]
 
-    def _place(self, i: int, member: str) -> tuple[int, int] | None:
-        """First byte and byte after the last, or None when the sample has no such member."""
+    def _span(self, i: int, member: str) -> tuple[int, int] | None:
+        """Return the first byte of a member and the byte after its last; None when the sample has no such member."""
         if member not in self.members:
             return None
         row = 2 * self.members.index(member)
-        start = int(self.places[row, i]) * BLOCK
-        return (start, start + int(self.places[row + 1, i])) if start else None
+        start = int(self.offsets[row, i]) * BLOCK
+        return (start, start + int(self.offsets[row + 1, i])) if start else None
 
     def name(self, i: int) -> str:
-        """The sample's name for messages, shard and key, read from the shard (a very long name is cut)."""
+        """Return the sample's name for messages, shard and key, read from the shard (a very long name is truncated)."""
         shard = self._shard(i)
-        places = [p for m in self.members if (p := self._place(i, m))]
-        if not places:
+        spans = [p for m in self.members if (p := self._span(i, m))]
+        if not spans:
             return f"{shard}[{i}]"
-        start = min(places)[0]
+        start = min(spans)[0]
         header = remote.read([remote.Range(shard, start - BLOCK, start)])[0]
         name = tarfile.TarInfo.frombuf(header, "utf-8", "replace").name
         return f"{shard}:{one_line(tar_index.split_name(name)[0])}"
 
     def read(self, rows: list[int], members: tuple[str, ...]) -> list[dict[str, bytes]]:
-        """The bytes of those of ``members`` that each sample has, the near ones in one piece.
+        """Read those of ``members`` that each sample has, adjacent ones in one request.
 
         Raises UserError when a shard cannot be read.
         """
         ranges: list[remote.Range] = []
-        spans = []  # (row of the answer, member, number of the range, first byte in it, its end)
+        spans = []  # (row of the result, member, index of the range, first byte in it, end)
         for answer, i in enumerate(rows):
             shard, last = self._shard(i), None
             for member, (start, end) in sorted(
-                ((m, p) for m in members if (p := self._place(i, m))), key=lambda found: found[1]
+                ((m, p) for m in members if (p := self._span(i, m))), key=lambda item: item[1]
             ):
-                if last is not None and start - last <= GAP:
+                if last is not None and start - last <= MAX_GAP:
                     ranges[-1] = ranges[-1]._replace(end=end)
                 else:
                     ranges.append(remote.Range(shard, start, end))
@@ -114,39 +114,39 @@ class Shards:
         return out
 
     def image(self, i: int) -> bytes:
-        """The encoded image of sample ``i``. Raises BrokenRecord when it has none."""
+        """Return the encoded image of sample ``i``. Raises BrokenRecord when it has none."""
         return self.image_of(i, self.read([i], ("image",))[0])
 
     def member(self, i: int, extension: str) -> str:
-        """A text member of sample ``i``, txt or cls. Raises BrokenRecord when it is missing or no UTF-8."""
+        """Return a text member of sample ``i``, txt or cls. Raises BrokenRecord when it is missing or not UTF-8."""
         return self.text_of(i, extension, self.read([i], (extension,))[0])
 
-    def image_of(self, i: int, found: dict[str, bytes]) -> bytes:
-        """The image among what was read of sample ``i``. Raises BrokenRecord."""
-        if "image" not in found:
+    def image_of(self, i: int, members: dict[str, bytes]) -> bytes:
+        """Return the image from the members of sample ``i`` as `read` returns them. Raises BrokenRecord without one."""
+        if "image" not in members:
             raise BrokenRecord(f"{self.name(i)}: has no image ({', '.join(IMAGES)})")
-        return found["image"]
+        return members["image"]
 
-    def text_of(self, i: int, extension: str, found: dict[str, bytes]) -> str:
-        """The text among what was read of sample ``i``. Raises BrokenRecord."""
-        if extension not in found:
+    def text_of(self, i: int, extension: str, members: dict[str, bytes]) -> str:
+        """Return a text from the members of sample ``i`` as `read` returns them. Raises BrokenRecord like `member`."""
+        if extension not in members:
             raise BrokenRecord(f"{self.name(i)}: has no .{extension}")
         try:
-            return found[extension].decode()
+            return members[extension].decode()
         except UnicodeDecodeError:
             raise BrokenRecord(f"{self.name(i)}: .{extension} is not UTF-8 text") from None
 
 
 def _notes(shards: list[str], passed: list[dict[str, tuple[int, str]]]) -> Iterator[str]:
-    for kind, said in tar_index.SAID.items():
-        there = [(shard, told[kind]) for shard, told in zip(shards, passed, strict=True) if kind in told]
-        if there:
-            shard, (_, name) = there[0]
-            yield f"{sum(count for _, (count, _) in there):,} {said} ({shard}: {name})"
+    for kind, text in tar_index.SKIPPED.items():
+        samples = [(shard, counts[kind]) for shard, counts in zip(shards, passed, strict=True) if kind in counts]
+        if samples:
+            shard, (_, name) = samples[0]
+            yield f"{sum(count for _, (count, _) in samples):,} {text} ({shard}: {name})"
 
 
 class WebDataset(Source):
-    """Pairs KEY.jpg (or png, webp) + KEY.txt, one caption a line; a line ends at ``\\n`` alone."""
+    """Pairs of KEY.jpg (or png, webp) and KEY.txt with one caption per line; lines end at ``\\n`` alone."""
 
     def __init__(self, path: str | Path, split: str) -> None:
         self.shards = Shards(shards_of(path, split))
@@ -171,37 +171,37 @@ class WebDataset(Source):
         return self.shards.notes
 
     def hashes(self) -> np.ndarray:
-        """By the shard's name and the place in it: shards that come later change no record's."""
+        """Return hashes of shard name and position in the shard; shards added later do not change a record's hash."""
         ends = self.shards.ends.tolist()
         return np.concatenate([
-            scattered(end - begin, shard.rpartition("/")[2])
+            hash_indices(end - begin, shard.rpartition("/")[2])
             for shard, begin, end in zip(self.shards.shards, [0, *ends], ends, strict=False)
         ])  # fmt: skip
 
     def name(self, i: int) -> str:
         return self.shards.name(i)
 
-    def _captions(self, i: int, found: dict[str, bytes]) -> tuple[str, ...]:
-        text = self.shards.text_of(i, "txt", found)
+    def _captions(self, i: int, members: dict[str, bytes]) -> tuple[str, ...]:
+        text = self.shards.text_of(i, "txt", members)
         lines = tuple(line.strip() for line in text.split("\n") if line.strip())
         if not lines:
             raise BrokenRecord(f"{self.name(i)}: its .txt is empty")
         return lines
 
-    def many(self, rows: list[int]) -> list[Record | BrokenRecord]:
+    def get_many(self, rows: list[int]) -> list[Record | BrokenRecord]:
         out: list[Record | BrokenRecord] = []
-        for i, found in zip(rows, self.shards.read(rows, ("image", "txt")), strict=True):
+        for i, members in zip(rows, self.shards.read(rows, ("image", "txt")), strict=True):
             try:
-                out.append(Record(self.shards.image_of(i, found), self._captions(i, found)))
+                out.append(Record(self.shards.image_of(i, members), self._captions(i, members)))
             except BrokenRecord as error:
                 out.append(error)
         return out
 
-    def many_captions(self, rows: list[int]) -> list[tuple[str, ...] | BrokenRecord]:
+    def get_many_captions(self, rows: list[int]) -> list[tuple[str, ...] | BrokenRecord]:
         out: list[tuple[str, ...] | BrokenRecord] = []
-        for i, found in zip(rows, self.shards.read(rows, ("txt",)), strict=True):
+        for i, members in zip(rows, self.shards.read(rows, ("txt",)), strict=True):
             try:
-                out.append(self._captions(i, found))
+                out.append(self._captions(i, members))
             except BrokenRecord as error:
                 out.append(error)
         return out

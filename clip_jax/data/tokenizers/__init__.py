@@ -1,4 +1,4 @@
-"""Tokenizers: learned byte pairs, CLIP's own, and those of other libraries' files."""
+"""Tokenizers: learned BPE, CLIP's published BPE, and Hugging Face ``tokenizer.json`` files."""
 
 from clip_jax._moved import names_of
 

@@ -1,7 +1,7 @@
-"""The vocabulary of the published models: 49,408 entries, through the package that carries it.
+"""CLIP's published BPE with 49,408 entries, by the package ``instant-clip-tokenizer``.
 
-``instant-clip-tokenizer`` splits and merges; what it leaves to its caller is done here: repairing text (ftfy), undoing
-HTML, lower case, single spaces, and the two special tokens written out in a text.
+The package splits and merges; text cleaning is done here: mojibake (ftfy), HTML entities, lower case, single spaces,
+and the two special tokens where they are spelled out in a text.
 """
 
 from __future__ import annotations
@@ -25,21 +25,23 @@ SPECIAL = {"<|startoftext|>": START, "<|endoftext|>": END}
 _SPLIT = re.compile("(" + "|".join(map(re.escape, SPECIAL)) + ")")
 
 
-def repaired(text: str) -> str:
-    """As the released code: wrong encodings undone, HTML unescaped twice."""
+def repair_text(text: str) -> str:
+    """Repair a text as the released code does: fix wrong encodings, unescape HTML twice."""
     import ftfy
 
     return html.unescape(html.unescape(ftfy.fix_text(text)))
 
 
 def clean(text: str) -> str:
-    """Repaired, single spaces, lower case."""
-    return " ".join(repaired(text).split()).lower()
+    """Repair a text, collapse whitespace, convert to lower case."""
+    return " ".join(repair_text(text).split()).lower()
 
 
-class PublishedTokenizer:
-    """Rows are ``start, text, end, pad …``; a long text is cut, its end token kept. The released code pads with 0,
-    transformers' files of the same models with the end."""
+class ClipTokenizer:
+    """CLIP's tokenizer. Rows are ``start, text, end, pad …``; a long text is truncated, its end token kept.
+
+    The released code pads with 0, transformers' files of the same models with the end token.
+    """
 
     vocab_size = VOCAB_SIZE
 
@@ -60,7 +62,7 @@ class PublishedTokenizer:
         return out
 
     def encode(self, texts: list[str]) -> np.ndarray:
-        """int32 [N, T]. Note that id 0, the padding, is also the token "!"."""
+        """Tokenize texts: int32 [N, T]. Note that id 0, the padding, is also the token "!"."""
         out = np.full((len(texts), self.context_length), self.pad_id, np.int32)
         for row, text in enumerate(texts):
             ids = [START, *self._ids(text), END][: self.context_length]
@@ -69,7 +71,7 @@ class PublishedTokenizer:
         return out
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """The text of one row up to its end token, for people."""
+        """Return the text of one row up to its end token, for people."""
         ids: list[int] = []
         for token in map(int, tokens):
             if token == END:
@@ -79,6 +81,6 @@ class PublishedTokenizer:
         return self._library.decode(ids).strip()
 
     def save(self, path: Path) -> None:
-        """Write what `tokenizers.load_tokenizer` needs: the vocabulary's name and the context length."""
+        """Write what `load_tokenizer` needs: the vocabulary's name and the context length."""
         padding = {"pad_id": self.pad_id} if self.pad_id else {}
         write_text(path, json.dumps({"format": FORMAT, "context_length": self.context_length} | padding))

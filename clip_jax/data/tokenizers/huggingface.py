@@ -1,4 +1,4 @@
-"""Any ``tokenizer.json`` of the tokenizers library, SigLIP's among them."""
+"""Tokenizers from any ``tokenizer.json`` of the tokenizers library, such as SigLIP's."""
 
 from __future__ import annotations
 
@@ -11,31 +11,33 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.data.tokenizers.clip_bpe import repaired
+from clip_jax.data.tokenizers.clip_bpe import repair_text
 from clip_jax.errors import UserError, foreign
 from clip_jax.storage.paths import write_text
 
 FORMAT = "tokenizer.json 1"
 CLEANINGS = ("none", "whitespace", "lower", "lowercase", "canonicalize", "no_punctuation")
-MAX_CONTEXT = 1 << 16  # tokens of a row
-GROWTH = 64  # how many times longer the replacements of a file may make a text
-_NESTED = re.compile(r"\((?:[^()\\]|\\.)*[+*](?:[^()\\]|\\.)*\)[+*{]")  # a group with a repetition, repeated
+MAX_CONTEXT = 1 << 16  # tokens per row
+GROWTH = 64  # maximum factor by which a file's replacements may lengthen a text
+_NESTED = re.compile(r"\((?:[^()\\]|\\.)*[+*](?:[^()\\]|\\.)*\)[+*{]")  # a repeated group that contains a repetition
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def clean_text(text: str, how: str) -> str:
-    """What is done to a text before the library sees it.
+    """Clean a text before it is tokenized.
 
-    ``none``; as open_clip names them ``whitespace``: repaired, single spaces; ``lower``: that in lower case;
-    ``canonicalize``: that without punctuation. As transformers treats SigLIP's texts ``no_punctuation``: lower case
-    without punctuation and repair; and SigLIP 2's ``lowercase``.
+    Args:
+      text: the text.
+      how: ``none``. Named as in open_clip: ``whitespace``: repair, collapse whitespace; ``lower``: also lower case;
+      ``canonicalize``: also without punctuation. As transformers does for SigLIP: ``no_punctuation``: lower case, no
+      punctuation, no repair; for SigLIP 2: ``lowercase``.
     """
     if how == "none":
         return text
     if how == "lowercase":
         return text.lower()
     if how != "no_punctuation":
-        text = repaired(text)
+        text = repair_text(text)
     if how == "whitespace":
         return " ".join(text.split())
     if how == "canonicalize":
@@ -46,7 +48,7 @@ def clean_text(text: str, how: str) -> str:
 
 
 def _under(values: Any, name: str) -> Iterator[Any]:
-    """Every value of that name in nested JSON."""
+    """Yield every value with the key ``name`` in nested JSON."""
     if isinstance(values, dict):
         if name in values:
             yield values[name]
@@ -57,33 +59,35 @@ def _under(values: Any, name: str) -> Iterator[Any]:
 
 
 def _check_rules(values: Any, source: str) -> None:
-    """Raises UserError for rules of a file that a short text can keep busy without end."""
+    """Check a file's rules; raise UserError for those that a short text can keep busy without end."""
     if not isinstance(values, dict):
         return
     growth = float(np.prod([max(1, len(str(c))) for c in _under(values.get("normalizer"), "content")]))
     if growth > GROWTH:
-        reason = f"its replacements make a text {growth:g} times longer"
+        reason = f"its replacements may lengthen a text {growth:g}-fold, at most {GROWTH} is allowed"
         raise UserError(f"{source}: normalizer: {reason}", field="normalizer", value=growth, reason=reason)
     for pattern in _under([values.get("normalizer"), values.get("pre_tokenizer")], "Regex"):
         if _NESTED.search(str(pattern)):
-            reason = "repeats what is itself repeated, which can take for ever"
+            reason = "has nested repetitions, whose matching may take exponential time"
             raise UserError(f"{source}: Regex={pattern!r}: {reason}", field="Regex", value=pattern, reason=reason)
 
 
 class HFTokenizer:
-    """Cut and padded to one length by the library, which also adds the special tokens the file asks for.
+    """A tokenizer of the tokenizers library, truncating and padding to a fixed length.
+
+    The library adds the special tokens that the file asks for.
 
     Args:
       model: the text of a ``tokenizer.json``.
-      context_length: of every row.
-      pad_id: the token that fills rows up.
+      context_length: tokens per row.
+      pad_id: the padding token.
       clean: one of `CLEANINGS`, see `clean_text`.
       pad_side: ``right`` or ``left``.
-      zeroed_id: a token that becomes 0 in every row (open_clip's ``strip_sep_token``); -1: none.
+      zeroed_id: a token replaced by 0 in every row (open_clip's ``strip_sep_token``); -1: none.
       source: the file, for errors.
 
     Raises:
-      UserError: settings that are out of range, or a file that is no tokenizer.
+      UserError: a setting is out of range, or the file is not a tokenizer.
     """
 
     def __init__(
@@ -103,7 +107,7 @@ class HFTokenizer:
         with foreign(source, "a tokenizer"):
             self._library: Any = Library.from_str(model)
         _check_rules(json.loads(model), source)
-        self.vocab_size = max(self._library.get_vocab().values(), default=-1) + 1  # ids need not be one after another
+        self.vocab_size = max(self._library.get_vocab().values(), default=-1) + 1  # ids need not be contiguous
         if self.vocab_size > 2**31:
             raise UserError(f"{source}: ids beyond 2**31", field="vocab_size", value=self.vocab_size)
         self.context_length, self.pad_id, self.clean = context_length, pad_id, clean
@@ -118,7 +122,7 @@ class HFTokenizer:
 
     @classmethod
     def from_file(cls, path: Path, context_length: int, **settings: Any) -> HFTokenizer:
-        """Read a ``tokenizer.json``; settings as of the class. Raises UserError when it is missing or broken."""
+        """Read a ``tokenizer.json``; settings as for the class. Raises UserError when it is missing or malformed."""
         try:
             model = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -126,14 +130,14 @@ class HFTokenizer:
         return cls(model, context_length, source=str(path), **settings)
 
     def resized(self, context_length: int) -> HFTokenizer:
-        """The same tokenizer with rows of another length."""
+        """Return the same tokenizer with rows of another length."""
         return HFTokenizer(
             self._model, context_length, pad_id=self.pad_id, clean=self.clean, pad_side=self.pad_side,
             zeroed_id=self.zeroed_id, source=self._source,
         )  # fmt: skip
 
     def encode(self, texts: list[str]) -> np.ndarray:
-        """int32 [N, T]. Raises UserError for a text that the file's rules cannot take apart."""
+        """Tokenize texts: int32 [N, T]. Raises UserError for a text that the file's rules cannot tokenize."""
         cleaned = [clean_text(t, self.clean) for t in texts]
         with foreign(self._source, "a tokenizer"):
             rows = self._library.encode_batch(cleaned)
@@ -141,11 +145,11 @@ class HFTokenizer:
         return np.where(out == self.zeroed_id, 0, out) if self.zeroed_id >= 0 else out
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """The text of one row, for people."""
+        """Return the text of one row, for people."""
         return self._library.decode([int(t) for t in tokens if int(t) != self.pad_id])
 
     def save(self, path: Path) -> None:
-        """Write the tokenizer and its settings where `tokenizers.load_tokenizer` reads them."""
+        """Write the tokenizer and its settings as `load_tokenizer` reads them."""
         values = {
             "format": FORMAT, "context_length": self.context_length, "pad_id": self.pad_id, "clean": self.clean,
             "tokenizer": json.loads(self._library.to_str()),

@@ -1,4 +1,4 @@
-"""A byte-level BPE learned from the run's own captions (Sennrich et al., 2016; Radford et al., 2019)."""
+"""A byte-level BPE trained on the run's own captions (Sennrich et al., 2016; Radford et al., 2019)."""
 
 from __future__ import annotations
 
@@ -16,40 +16,43 @@ from clip_jax.storage.paths import read_text, write_text
 
 PAD = 0
 FORMAT = "clip_jax byte-level BPE 1"
-CACHE = 100_000  # words
-LEARNED = 4096  # characters of a caption that a vocabulary is learned from: a word costs the square of its length
+MAX_CACHED_WORDS = 100_000  # words
+MAX_CAPTION_CHARS = 4096  # of a caption that a vocabulary is learned from: a word costs the square of its length
 
 
 class Tokenizer(Protocol):
-    """Text to rows of token ids; room for published vocabularies too."""
+    """The interface of tokenizers: texts to rows of token ids."""
 
     vocab_size: int
     context_length: int
 
     def encode(self, texts: list[str]) -> np.ndarray:
-        """int32 [N, T]: start, text, end, padding. A long text is cut, its end token kept."""
+        """Tokenize texts: int32 [N, T]: start, text, end, padding. A long text is truncated, its end token kept."""
         ...
 
     def save(self, path: Path) -> None:
-        """Write it where `load_tokenizer` reads it."""
+        """Write the tokenizer as `load_tokenizer` reads it."""
         ...
 
 
 def clean(text: str) -> str:
-    """Lower case, single spaces."""
+    """Convert to lower case and collapse whitespace."""
     return " ".join(text.lower().split())
 
 
 class BytePairTokenizer:
-    """Ids: 0 pads, then bytes and merges; the last two are start and end of text, the end being the largest."""
+    """A trained byte-level BPE. Id 0 is padding, then bytes and merges; the last two are start and end of text.
+
+    The end of text has the largest id.
+    """
 
     def __init__(self, model: str, vocab_size: int, context_length: int, source: str = "tokenizer.json") -> None:
-        """Raises UserError, naming ``source``, when the model is none or has more tokens than there is room for."""
+        """Load a model. Raises UserError naming ``source`` when it is malformed or exceeds ``vocab_size``."""
         from tokenizers import Tokenizer as Library
 
         with foreign(source, "a tokenizer"):
             self._library: Any = Library.from_str(model)
-        held = max(self._library.get_vocab().values(), default=-1) + 4  # padding before, start and end behind
+        held = max(self._library.get_vocab().values(), default=-1) + 4  # plus padding, start and end
         if held > vocab_size:
             reason = f"its model has ids for {held} tokens"
             raise UserError(f"{source}: vocab_size={vocab_size}: {reason}", field="vocab_size", value=vocab_size,
@@ -62,13 +65,13 @@ class BytePairTokenizer:
     def _word(self, word: str) -> list[int]:
         ids = self._words.get(word)
         if ids is None:
-            if len(self._words) >= CACHE:
+            if len(self._words) >= MAX_CACHED_WORDS:
                 self._words.clear()
             ids = self._words[word] = [i + 1 for i in self._library.encode(word).ids]
         return ids
 
     def encode(self, texts: list[str]) -> np.ndarray:
-        """int32 [N, T]. Pre-tokens never cross a space, so words are encoded one by one and remembered."""
+        """Tokenize texts: int32 [N, T]. Pre-tokens never cross a space, so words are encoded separately and cached."""
         out = np.zeros((len(texts), self.context_length), np.int32)
         room = self.context_length - 2
         for row, text in enumerate(texts):
@@ -82,7 +85,7 @@ class BytePairTokenizer:
         return out
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """The text of one row, for people."""
+        """Return the text of one row, for people."""
         ids = [int(t) - 1 for t in tokens if PAD < int(t) < self.start]
         return self._library.decode(ids).strip()
 
@@ -98,7 +101,7 @@ class BytePairTokenizer:
 
 
 def train_tokenizer(captions: Iterable[str], vocab_size: int, context_length: int) -> BytePairTokenizer:
-    """Learn at most ``vocab_size`` - 3 bytes and merges. Equal captions give an equal tokenizer."""
+    """Train a BPE with at most ``vocab_size`` - 3 bytes and merges. Equal captions give an equal tokenizer."""
     from tokenizers import Tokenizer as Library
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -110,12 +113,12 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, context_length: in
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    library.train_from_iterator((clean(c[:LEARNED]) for c in captions), trainer)
+    library.train_from_iterator((clean(c[:MAX_CAPTION_CHARS]) for c in captions), trainer)
     return BytePairTokenizer(library.to_str(), vocab_size, context_length)
 
 
 def with_context(tokenizer: Tokenizer, length: int) -> Tokenizer:
-    """The same vocabulary with rows of another length."""
+    """Return the same vocabulary with rows of another length."""
     from clip_jax.data.tokenizers.huggingface import HFTokenizer
 
     if tokenizer.context_length == length:
@@ -128,41 +131,40 @@ def with_context(tokenizer: Tokenizer, length: int) -> Tokenizer:
 
 
 def check_fits(tokenizer: Tokenizer, text: TextTowerConfig, source: str) -> Tokenizer:
-    """The tokenizer, if it is one for a text tower of this shape.
+    """Check that a tokenizer fits a text tower of this shape and return it; raise UserError otherwise.
 
-    Raises UserError: ids that no embedding has, and rows of another length, would be used in silence.
+    Without the check, ids without an embedding and rows of another length would be used silently.
     """
     if not 0 < tokenizer.vocab_size <= text.vocab_size:
-        reason = f"it has {tokenizer.vocab_size} tokens, the text tower {text.vocab_size}"
+        reason = f"has {tokenizer.vocab_size} tokens, the text tower {text.vocab_size}"
         raise UserError(f"{source}: {reason}", field="vocab_size", value=tokenizer.vocab_size, reason=reason)
     if tokenizer.context_length != text.context_length:
-        reason = f"its rows are {tokenizer.context_length} long, those of the text tower {text.context_length}"
+        reason = f"has {tokenizer.context_length} tokens per row, the text tower {text.context_length}"
         raise UserError(f"{source}: {reason}", field="context_length", value=tokenizer.context_length, reason=reason)
     return tokenizer
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Whatever a tokenizer's ``save`` wrote. Raises UserError when the file is missing or not one of ours."""
-    from clip_jax.data.tokenizers import clip_bpe as published_tokenizer
-    from clip_jax.data.tokenizers import huggingface as hf_tokenizer
+    """Read what a tokenizer's ``save`` wrote. Raises UserError when the file is missing or not of clip_jax."""
+    from clip_jax.data.tokenizers import clip_bpe, huggingface
 
     try:
         with foreign(path, "a tokenizer of clip_jax"):
             values = parse_json(read_text(path), path)
             kind = values["format"]
-            most = {"vocab_size": 1 << 24, "context_length": hf_tokenizer.MAX_CONTEXT, "pad_id": 1 << 24}
+            most = {"vocab_size": 1 << 24, "context_length": huggingface.MAX_CONTEXT, "pad_id": 1 << 24}
             for name, high in most.items():
                 low = 0 if name == "pad_id" else 3
                 value = values.get(name, low)
                 if type(value) is not int or not low <= value < high:
                     reason = f"must be a whole number from {low} to {high - 1}"
                     raise UserError(f"{path}: {name}={short(value)}: {reason}", field=name, value=value, reason=reason)
-            if kind == published_tokenizer.FORMAT:
-                return published_tokenizer.PublishedTokenizer(values["context_length"], values.get("pad_id", 0))
-            if kind == hf_tokenizer.FORMAT:
+            if kind == clip_bpe.FORMAT:
+                return clip_bpe.ClipTokenizer(values["context_length"], values.get("pad_id", 0))
+            if kind == huggingface.FORMAT:
                 model = json.dumps(values["tokenizer"])
                 settings = {k: values[k] for k in ("pad_id", "clean", "pad_side", "zeroed_id") if k in values}
-                return hf_tokenizer.HFTokenizer(model, values["context_length"], source=str(path), **settings)
+                return huggingface.HFTokenizer(model, values["context_length"], source=str(path), **settings)
             if kind != FORMAT:
                 raise KeyError("format")
             model, sizes = json.dumps(values["model"]), (values["vocab_size"], values["context_length"])

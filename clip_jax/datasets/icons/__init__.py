@@ -1,1 +1,1 @@
-"""The icons corpus: collect, render, split, write."""
+"""The icons corpus: collect icon sets, render, split, write shards."""

@@ -1,4 +1,4 @@
-"""`clip-jax data icons`: a package of icon sets -> captioned pictures, held-out families, zero-shot tasks."""
+"""`clip-jax data icons`: build a corpus of captioned icons, with held-out designs and zero-shot tasks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from clip_jax.datasets.icons import package as packages
 from clip_jax.datasets.icons.contact_sheet import contact_sheet
-from clip_jax.datasets.icons.design_groups import Split, split
+from clip_jax.datasets.icons.design_groups import HoldoutSplit, split
 from clip_jax.datasets.icons.package import IconSet
 from clip_jax.datasets.icons.pool import Pool
-from clip_jax.datasets.icons.render import Pen, draw_set
+from clip_jax.datasets.icons.render import Renderer, render_set
 from clip_jax.datasets.icons.table import Contents, describe, shuffled
 from clip_jax.datasets.icons.tasks import Task, tasks
 from clip_jax.datasets.icons.write import Sample, write_shards, write_task
@@ -30,29 +30,29 @@ from clip_jax.storage.paths import disk_errors, write_text
 if TYPE_CHECKING:
     import pandas as pd
 
-LICENCES = (
+LICENSES = (
     "MIT", "Apache-2.0", "ISC", "BSD-2-Clause", "BSD-3-Clause", "Unlicense", "CC0-1.0", "CC-BY-3.0", "CC-BY-4.0",
     "CC-BY-SA-3.0", "CC-BY-SA-4.0", "OFL-1.1", "MPL-2.0",
 )  # fmt: skip
-# one family or more of each kind: interface icons in many styles and colours, a theme, emoji, flags
+# at least one design group of each kind: interface icons in many styles and colors, a theme, emoji, flags
 HELD_OUT = ("ph", "icon-park", "carbon", "iconoir", "teenyicons", "healthicons", "openmoji", "emojione", "circle-flags")
 FORMAT = 1  # of the work files
 
 
 @dataclass(frozen=True)
 class IconsConfig:
-    """What is drawn, and what is held out."""
+    """Settings of the corpus: what is rendered, and what is held out."""
 
     out: Path
     package: Path | None = None  # the archive of @iconify/json; None fetches it with npm
-    size: int = 64  # pixels a side
+    size: int = 64  # pixels per side
     sets: tuple[str, ...] = ()  # prefixes; empty takes all
-    licences: tuple[str, ...] = LICENCES  # SPDX; sets under others are left out
-    held_out: tuple[str, ...] = HELD_OUT  # prefixes; their whole families are, where they are in the package
-    colour: str = "#000000"  # of what leaves its colour open
-    near_bits: int = 4  # a training picture this near a held-out one, in bits of 64, is removed
-    common_sets: int = 20  # sets that have a name of the task icons-common
-    workers: int = 0  # processes that draw; 0: one a core
+    licences: tuple[str, ...] = LICENSES  # SPDX; sets under other licenses are left out
+    held_out: tuple[str, ...] = HELD_OUT  # prefixes; their whole design groups are held out
+    colour: str = "#000000"  # of parts that do not specify one
+    near_bits: int = 4  # training icons within this Hamming distance of a held-out one are removed
+    common_sets: int = 20  # minimum number of sets with a name, for the task icons-common
+    workers: int = 0  # rendering processes; 0: one per core
 
     def __post_init__(self) -> None:
         between("--size", self.size, 16, 1024)
@@ -67,11 +67,19 @@ class IconsConfig:
 
 
 def build(config: IconsConfig, echo: Callable[[str], None] = print) -> dict[str, Any]:
-    """Draw, split and write everything under ``config.out``; returns the manifest (OUT/manifest.json).
+    """Render, split and write the corpus under ``config.out``.
 
-    An interrupted build goes on where it stopped. The same package and versions give the same bytes.
+    An interrupted build resumes. The same package and library versions give the same bytes.
 
-    Raises UserError when there is no package, OUT holds something else, or nothing is left to train or to hold out.
+    Args:
+      config: the settings.
+      echo: called with progress lines.
+
+    Returns:
+      The manifest, also written to OUT/manifest.json.
+
+    Raises:
+      UserError: there is no package, OUT holds something else, or one of the splits would be empty.
     """
     with disk_errors(config.out):
         return _build(config, echo)
@@ -79,13 +87,13 @@ def build(config: IconsConfig, echo: Callable[[str], None] = print) -> dict[str,
 
 def _build(config: IconsConfig, echo: Callable[[str], None]) -> dict[str, Any]:
     if find_spec("resvg_py") is None:
-        raise UserError("clip-jax data icons: needs resvg_py to draw with; pip install 'clip-jax-scaling[icons]'")
+        raise UserError("clip-jax data icons: rendering needs resvg_py; pip install 'clip-jax-scaling[icons]'")
     config = replace(config, package=packages.find_package(config.package, config.out / ".work"))
     assert config.package is not None
     identity = _identity(config)
     work = _work_folder(config.out, identity)
-    sets, tables, left_out, refused = _draw_all(config, work, echo)
-    (config.out / "manifest.json").unlink(missing_ok=True)  # what it told of is about to go
+    sets, tables, left_out, refused = _render_all(config, work, echo)
+    (config.out / "manifest.json").unlink(missing_ok=True)  # the corpus that it describes is about to be replaced
     table = shuffled(tables)
     parts = split(sets, table, config.held_out, config.near_bits)
     table["held_out"] = parts.held_out
@@ -98,26 +106,29 @@ def _build(config: IconsConfig, echo: Callable[[str], None]) -> dict[str, Any]:
                         "within_bits": config.near_bits},
             "repeats_in_train": int(table[parts.train].duplicated(["hash", "digest"]).sum()),
             "withdrawn": sum(s.hidden for s in sets),
-            "left_out": dict(sorted(Counter(why for _, why in left_out).items())), "refused_licences": refused,
+            "left_out": dict(sorted(Counter(reason for _, reason in left_out).items())), "refused_licences": refused,
         },
-        "licences": table["set"].map({s.prefix: s.licence for s in sets}).value_counts().sort_index().to_dict(),
+        "licences": table["set"].map({s.prefix: s.license for s in sets}).value_counts().sort_index().to_dict(),
         "sets": {s.prefix: s.attribution for s in sets},
-        "families": [list(g) for g in parts.families if len(g) > 1],
+        "families": [list(g) for g in parts.groups if len(g) > 1],
         "held_out": parts.prefixes,
-        "links_of_held_out": [asdict(link) for link in parts.links if {link.one, link.other} & set(parts.prefixes)],
+        "links_of_held_out": [
+            {"one": link.first, "other": link.second, "why": link.reason}
+            for link in parts.links if {link.first, link.second} & set(parts.prefixes)
+        ],
         "tasks": {t.name: t.summary for t in made},
     }  # fmt: skip
-    write_text(config.out / "left_out.txt", "".join(f"{icon} {why}\n" for icon, why in sorted(left_out)))
+    write_text(config.out / "left_out.txt", "".join(f"{icon} {reason}\n" for icon, reason in sorted(left_out)))
     with closing(Contents(work)) as contents:
         manifest["sha256"] = _write(config.out, table, parts, made, contents)
-        licences = {s.prefix: s.licence for s in sets}
-        contact_sheet(config.out / "contact_sheet.png", table, contents, licences, manifest["sets"])
+        licenses = {s.prefix: s.license for s in sets}
+        contact_sheet(config.out / "contact_sheet.png", table, contents, licenses, manifest["sets"])
     write_text(config.out / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     return manifest
 
 
 def _identity(config: IconsConfig) -> dict[str, Any]:
-    """What the drawn pictures depend on."""
+    """Return everything that the rendered images depend on."""
     from PIL import features
 
     assert config.package is not None
@@ -131,7 +142,8 @@ def _identity(config: IconsConfig) -> dict[str, Any]:
 def _work_folder(out: Path, identity: dict[str, Any]) -> Path:
     work = out / ".work"
     if not (work / "identity").is_file() and any((out / name).exists() for name in ("train", "val", "eval")):
-        raise UserError(f"{out}: holds train, val or eval of something else; give another folder")
+        reason, hint = "already holds train, val or eval of another data set", "choose another --out"
+        raise UserError(f"{out}: {reason}; {hint}", field="--out", value=out, reason=reason, hint=hint)
     mark = work / "identity"
     text = json.dumps(identity, sort_keys=True)
     work.mkdir(parents=True, exist_ok=True)
@@ -142,39 +154,42 @@ def _work_folder(out: Path, identity: dict[str, Any]) -> Path:
     return work
 
 
-def _draw_all(
+def _render_all(
     config: IconsConfig, work: Path, echo: Callable[[str], None]
 ) -> tuple[list[IconSet], list[pd.DataFrame], list[tuple[str, str]], dict[str, int]]:
-    """Draw every allowed set that is not drawn yet. Returns the sets without their drawings, their tables, what was
-    left out and why, and icons by refused licence."""
+    """Render every allowed set that is not rendered yet.
+
+    Returns the sets without their drawings, their tables, (icon, reason) for each icon left out, and the number of
+    icons per refused license.
+    """
     assert config.package is not None
     sets, tables, left_out, refused, drawn = [], [], [], Counter[str](), 0
     workers = config.workers or os.cpu_count() or 1
     with ExitStack() as stack:
         imap = stack.enter_context(closing(Pool(workers))).imap
         for icons in packages.icon_sets(config.package, config.sets):
-            if icons.licence not in config.licences:
-                refused[icons.licence or "none stated"] += len(icons.icons)
+            if icons.license not in config.licences:
+                refused[icons.license or "none stated"] += len(icons.icons)
                 continue
-            draw_set(icons, Pen(config.size, config.colour), work, imap)
+            render_set(icons, Renderer(config.size, config.colour), work, imap)
             rows, out = describe(icons, work)
             tables.append(rows)
-            left_out += [(f"{icons.prefix}/{icon}", why) for icon, why in out.items()]
+            left_out += [(f"{icons.prefix}/{icon}", reason) for icon, reason in out.items()]
             drawn += len(rows)
-            echo(f"{drawn:8,d} icons  {icons.prefix} ({icons.licence})")
+            echo(f"{drawn:8,d} icons  {icons.prefix} ({icons.license})")
             sets.append(replace(icons, icons={}, aliases={}, categories={}))
-    there = {s.prefix for s in sets}
-    if missing := set(config.sets) - there:
+    prefixes = {s.prefix for s in sets}
+    if missing := set(config.sets) - prefixes:
         raise UserError(f"--sets: {', '.join(sorted(missing))}: not in the package, or its licence is not allowed")
     if not tables or not drawn:
         raise UserError(f"--licences: no icon is left; {sum(refused.values())} are under {', '.join(sorted(refused))}")
-    if config.held_out != HELD_OUT and (missing := set(config.held_out) - there):
+    if config.held_out != HELD_OUT and (missing := set(config.held_out) - prefixes):
         raise UserError(f"--held-out: {', '.join(sorted(missing))}: not among the sets")
     return sorted(sets, key=lambda s: s.prefix), tables, left_out, dict(sorted(refused.items()))
 
 
-def _write(out: Path, table: pd.DataFrame, parts: Split, made: list[Task], contents: Contents) -> dict[str, str]:
-    """Shards of both splits and of the tasks; returns their check sums by path."""
+def _write(out: Path, table: pd.DataFrame, parts: HoldoutSplit, made: list[Task], contents: Contents) -> dict[str, str]:
+    """Write the shards of both splits and of the tasks; return their SHA-256 by path."""
     sums: dict[str, str] = {}
 
     def pairs(rows: pd.DataFrame) -> Iterator[Sample]:
@@ -182,33 +197,33 @@ def _write(out: Path, table: pd.DataFrame, parts: Split, made: list[Task], conte
             caption, about = contents.texts(row)
             yield f"{row.set}/{row.name}", {"webp": contents.picture(row), "txt": caption, "json": about}
 
-    def labelled(task: Task) -> Iterator[Sample]:
+    def labeled_samples(task: Task) -> Iterator[Sample]:
         for row, label in zip(table.loc[task.rows].itertuples(), task.labels, strict=True):
             yield f"{row.set}/{row.name}", {"webp": contents.picture(row), "cls": str(label).encode()}
 
     for side, chosen in (("train", parts.train), ("val", parts.held_out)):
-        found = write_shards(out / side, pairs(table[chosen]))
-        sums |= {f"{side}/{name}": value for name, value in found.items()}
+        digests = write_shards(out / side, pairs(table[chosen]))
+        sums |= {f"{side}/{name}": value for name, value in digests.items()}
     shutil.rmtree(out / "eval", ignore_errors=True)
     for task in made:
-        found = write_task(out / "eval" / task.name, labelled(task), task.classes, task.templates)
-        sums |= {f"eval/{task.name}/{name}": value for name, value in found.items()}
+        digests = write_task(out / "eval" / task.name, labeled_samples(task), task.classes, task.templates)
+        sums |= {f"eval/{task.name}/{name}": value for name, value in digests.items()}
     return sums
 
 
 def summary(manifest: dict[str, Any]) -> str:
-    """The manifest's numbers for people."""
+    """Format the manifest's numbers for people."""
     icons = manifest["icons"]
     refused = ", ".join(f"{count:,} {name}" for name, count in icons["refused_licences"].items()) or "none"
-    left_out = ", ".join(f"{count:,} {why}" for why, count in icons["left_out"].items()) or "none"
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in icons["left_out"].items()) or "none"
     removed = icons["removed"]
     lines = [
         f"{icons['kept']:,} icons: " + ", ".join(f"{count:,} {name}" for name, count in manifest["licences"].items()),
         f"left out: {left_out} (left_out.txt); by licence: {refused}; withdrawn by designers: {icons['withdrawn']:,}",
-        f"held out, {len(manifest['held_out'])} sets, whole families: {' '.join(manifest['held_out'])}",
+        f"held out, {len(manifest['held_out'])} sets, whole design groups: {' '.join(manifest['held_out'])}",
         f"removed from train: {removed['same_paths']:,} with the path data of a held-out icon, "
         f"{removed['perceptual_hash']:,} more within {removed['within_bits']} bits of 64 of one",
-        f"train {icons['train']:,} pairs, {icons['repeats_in_train']:,} repeat a picture; val {icons['val']:,} pairs",
+        f"train {icons['train']:,} pairs, {icons['repeats_in_train']:,} repeat an image; val {icons['val']:,} pairs",
         f"{'task':14} {'classes':>8} {'examples':>9} {'chance':>8}",
     ]
     lines += [f"{n:14} {t['classes']:8,d} {t['examples']:9,d} {t['chance']:8.4f}" for n, t in manifest["tasks"].items()]

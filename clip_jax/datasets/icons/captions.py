@@ -1,4 +1,4 @@
-"""Captions of an icon, one a line, the plainest first: a pure function of its set and its name."""
+"""Captions of an icon, a pure function of its set and its name; the plainest caption is first."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import re
 from clip_jax.datasets.icons.names import Name, Names, pointing, with_article
 from clip_jax.datasets.icons.package import IconSet
 
-ALIASES, CATEGORIES = 3, 2  # used at most
+ALIASES, CATEGORIES = 3, 2  # maximum number used
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
-_SCALE = re.compile(r"\dx(-|$)")  # "house2x": the same at twice the size
+_SCALE = re.compile(r"\dx(-|$)")  # "house2x": the same icon at twice the size
 _DULL = re.compile(r"extras|regular|^$|general|misc|^base$|^common$", re.IGNORECASE)
 
 
 def category_words(category: str) -> str:
-    """ "ComputerDevices" -> "computer devices"; nothing for a category that says nothing."""
+    """Convert "ComputerDevices" to "computer devices"; return "" for an uninformative category."""
     if _DULL.search(category):
         return ""
     return re.sub(r"\s*[/&+]\s*", " and ", _CAMEL.sub(" ", category).replace("-", " ")).lower()
 
 
 def captions(icons: IconSet, names: Names, icon: str) -> tuple[str, ...]:
-    """All captions of one icon; () when its name says nothing that a reader would know (a code of no country)."""
+    """Return all captions of an icon; () when its name means nothing to a reader (a code of no country)."""
     name = names.read(icon)
     if not name.shown:
         return ()
@@ -30,11 +30,11 @@ def captions(icons: IconSet, names: Names, icon: str) -> tuple[str, ...]:
     if not name.country:
         others = [alias for alias in icons.aliases.get(icon, ()) if not _SCALE.search(alias)]
         lines += [names.read(alias).shown for alias in others[:ALIASES]]
-        told = [words for c in icons.categories.get(icon, ())[:CATEGORIES] if (words := category_words(c))]
-        lines += [f"{name.shown}, {words}" for words in told]
+        groups = [words for c in icons.categories.get(icon, ())[:CATEGORIES] if (words := category_words(c))]
+        lines += [f"{name.shown}, {words}" for words in groups]
     lines.append(f"{_styled(name)}, {icons.title}")
     if names.kind == "icon":
-        lines.append(icon.replace("-", " "))  # as its designer wrote it, styles and sizes behind
+        lines.append(icon.replace("-", " "))  # the designer's name, with styles and sizes last
     return tuple(dict.fromkeys(line for line in lines if line))
 
 
@@ -57,7 +57,7 @@ def _emoji(name: Name) -> list[str]:
 
 
 def _icon(icons: IconSet, names: Names, name: Name) -> list[str]:
-    noun, manner = names.kind, " ".join(("colourful" if icons.colour else "black", *name.styles))
+    noun, manner = names.kind, " ".join(("colourful" if icons.color else "black", *name.styles))
     lines = [_styled(name), f"{with_article(manner)} {noun} of {name.shown}", f"{_styled(name)} {noun}"]
     if turned := pointing(name.shown):
         lines.append(" ".join((*name.styles, turned)))
@@ -67,12 +67,12 @@ def _icon(icons: IconSet, names: Names, name: Name) -> list[str]:
 
 
 def members(icons: IconSet, names: Names, icon: str) -> tuple[bytes, bytes] | None:
-    """KEY.txt and KEY.json of an icon, or None where it has no caption."""
+    """Return KEY.txt and KEY.json of an icon, or None if it has no caption."""
     lines = captions(icons, names, icon)
     if not lines:
         return None
     about = {
-        "set": icons.prefix, "icon": icon, "title": icons.title, "author": icons.author, "licence": icons.licence,
+        "set": icons.prefix, "icon": icon, "title": icons.title, "author": icons.author, "licence": icons.license,
         "attribution": icons.attribution,
     }  # fmt: skip
     return "\n".join(lines).encode() + b"\n", json.dumps(about, ensure_ascii=False).encode()

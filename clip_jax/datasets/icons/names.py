@@ -1,8 +1,8 @@
-"""An icon's name taken apart: what is shown, how it is drawn, and what it stands in.
+"""Parsing of icon names into subject, style, size and container.
 
 Names are written by hundreds of designers: "arrow-left-circle-outline", "outline-circle-arrow-left", "arrow-left-24".
-What a word means is told from the set itself. A style is a word that the set declares, or that ends many of its names;
-"X-circle" is X in a circle where the set also has an X.
+The meaning of a word is inferred from the set. A style is a word that the set declares, or that ends many of its names;
+"X-circle" is X in a circle if the set also has an X.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from importlib import resources
 
 from clip_jax.datasets.icons.package import IconSet
 
-# a style's word in names -> how captions say it; the value's last word is its class in the task `styles`
+# style word in names -> its form in captions; the last word is its class in the task `styles`
 STYLES = {
     "outline": "outline", "outlined": "outline", "line": "line", "linear": "linear", "stroke": "outline",
     "filled": "filled", "fill": "filled", "solid": "solid", "baseline": "filled", "glyph": "solid",
@@ -25,13 +25,13 @@ STYLES = {
     "regular": "", "flat": "flat", "remix": "remix", "block": "block", "wordmark": "wordmark", "dark": "dark",
     "1x1": "square", "4x3": "rectangular",
 }  # fmt: skip
-SURE = {"outline", "outlined", "filled", "duotone", "twotone", "linear"}  # styles in every set
+SURE = {"outline", "outlined", "filled", "duotone", "twotone", "linear"}  # always a style, in any set
 STYLE_CLASSES = {
     "outline": "outline", "line": "outline", "linear": "outline", "filled": "filled", "solid": "filled",
     "duotone": "duotone", "two-tone": "duotone", "thin": "thin", "light": "light", "bold": "bold", "broken": "broken",
     "sharp": "sharp", "rounded": "rounded",
 }  # fmt: skip
-SHARE = 0.02  # of a set's names that end so: then the word is a style or a size there
+SHARE = 0.02  # a word that ends this share of a set's names is a style or a size
 SIZES = re.compile(r"(8|1[0-68]|2[0248]|3[026]|4[08]|5[06]|64|96)(px)?")
 _TYPE = {"format", "text", "font", "type", "letter", "align", "traffic", "flash", "border", "under", "weight"}
 
@@ -76,7 +76,7 @@ _SKIN = re.compile(r"-(medium-light|medium-dark|light|medium|dark)(-skin-tone)?$
 
 @cache
 def countries() -> dict[str, str]:
-    """Two-letter codes (ISO 3166-1 and those of Unicode's flags), and a few parts of countries -> English names."""
+    """Return English names by two-letter code (ISO 3166-1, the codes of Unicode's flags, a few parts of countries)."""
     return dict(json.loads(resources.files("clip_jax.datasets.icons").joinpath("countries.json").read_text("utf-8")))
 
 
@@ -89,7 +89,7 @@ def _country_slugs() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Name:
-    """``base``: the name without styles and sizes; ``shown``: what it says in words; ``styles``, ``size`` in words."""
+    """A parsed name: ``base``, without styles and sizes; ``shown``, the subject; ``styles`` and ``size`` in words."""
 
     base: str
     shown: str
@@ -100,13 +100,13 @@ class Name:
 
     @property
     def style_class(self) -> str:
-        """What the task `styles` calls it: the one class of its style words, or nothing."""
+        """The class in the task `styles`: the only class among the style words, or "" if there is none or several."""
         classes = {STYLE_CLASSES[s] for s in self.styles if s in STYLE_CLASSES}
         return classes.pop() if len(classes) == 1 else ""
 
 
 class Names:
-    """The words of one set. ``kind``: icon, logo, emoji or flag."""
+    """The parser of one set's names. ``kind``: icon, logo, emoji or flag."""
 
     def __init__(self, icons: IconSet) -> None:
         names = list(icons.icons)
@@ -123,12 +123,12 @@ class Names:
         words = SURE | ((self.suffixes | common) & set(STYLES))
         self.styles = set() if self.kind == "emoji" else words
         self.sizes = {w for w in self.suffixes | common if SIZES.fullmatch(w)}
-        # "Font Awesome Solid": the style of all its icons, where they say none
+        # "Font Awesome Solid": the style of icons whose name has none
         self.style = STYLES.get(icons.prefix.rpartition("-")[2], "") if "-" in icons.prefix else ""
         self.bases = {self._strip(n)[0] for n in names}
 
     def _strip(self, name: str) -> tuple[str, list[str], str]:
-        """Name -> base, style words, size."""
+        """Split a name into base, style words and size."""
         words, size = name.split("-"), ""
         styles: list[str] = []
         while len(words) > 1:
@@ -147,7 +147,7 @@ class Names:
         return "-".join(words) or name, styles, size
 
     def read(self, name: str) -> Name:
-        """A name of this set, or a further name of one of its icons."""
+        """Parse a name or an alias of an icon in this set."""
         if self.kind == "flag":
             code, _, shape = name.partition("-")
             styles = (STYLES[shape],) if shape in STYLES else ()
@@ -157,8 +157,8 @@ class Names:
         if self.kind == "emoji":
             return self._emoji(name)
         base, words, size = self._strip(name)
-        said = [STYLES[w] for w in words if STYLES.get(w)] or [self.style] * bool(self.style)
-        return Name(base, self.say(base), tuple(dict.fromkeys(said)), size)
+        styles_shown = [STYLES[w] for w in words if STYLES.get(w)] or [self.style] * bool(self.style)
+        return Name(base, self.to_words(base), tuple(dict.fromkeys(styles_shown)), size)
 
     def _emoji(self, name: str) -> Name:
         slug = re.sub(r"^flag-(for-)?", "", name)
@@ -173,11 +173,11 @@ class Names:
             return Name(base, f"{base.replace('-', ' ')}, {tone} skin", skin=tone)
         return Name(name, name.replace("-", " "))
 
-    def say(self, base: str) -> str:
-        """ "arrow-left-circle" -> "arrow left in a circle"."""
+    def to_words(self, base: str) -> str:
+        """Convert "arrow-left-circle" to "arrow left in a circle"."""
         plain = re.sub(r"(?<=[a-z]{3})\d$", "", base)
         if plain != base and plain in self.bases:  # sidebar-left2
-            return self.say(plain)
+            return self.to_words(plain)
         words = base.split("-")
         first, last = words[0], words[-1]
         rest, tail = "-".join(words[:-1]), "-".join(words[1:])
@@ -187,26 +187,26 @@ class Names:
                 if words[i] in CONTAINERS and (
                     plain in self.bases or (first in _HEADS and set(words[i + 1 :]) <= DIRECTIONS)
                 ):
-                    return f"{self.say(plain)} in {with_article(CONTAINERS[words[i]])}"
+                    return f"{self.to_words(plain)} in {with_article(CONTAINERS[words[i]])}"
             if first == "brand":
-                return f"{self.say(tail)} logo"
+                return f"{self.to_words(tail)} logo"
             variant = re.fullmatch(r"0?\d", last) or last in ("alt", "r", "o")
             known = rest in self.bases or f"{rest}-1" in self.bases or last.startswith("0")
             if variant and words[-2] not in _COUNTED and known:
-                return self.say(rest)
+                return self.to_words(rest)
             if last in CONTAINERS and rest in self.bases and rest not in CONTAINERS:
-                return f"{self.say(rest)} in {with_article(CONTAINERS[last])}"
+                return f"{self.to_words(rest)} in {with_article(CONTAINERS[last])}"
             if first in CONTAINERS and tail in self.bases and tail not in CONTAINERS:
-                return f"{self.say(tail)} in {with_article(CONTAINERS[first])}"
+                return f"{self.to_words(tail)} in {with_article(CONTAINERS[first])}"
             if last in CROSSED and rest in self.bases and rest not in _SWITCHES:
-                return f"{self.say(rest)} crossed out"
+                return f"{self.to_words(rest)} crossed out"
             if last in BADGES and rest in self.bases and rest not in CONTAINERS:
-                return f"{self.say(rest)} with {with_article(BADGES[last])}"
+                return f"{self.to_words(rest)} with {with_article(BADGES[last])}"
         return " ".join(_GLUED.get(w, w) for w in words)
 
 
 def pointing(shown: str) -> str:
-    """ "arrow left" -> "arrow pointing left"; nothing for what has no direction."""
+    """Convert "arrow left" to "arrow pointing left"; return "" if the subject has no direction."""
     head, *ways = shown.split(" in a")[0].split()
     if head not in _HEADS or not ways or not set(ways) <= DIRECTIONS:
         return ""
@@ -214,5 +214,5 @@ def pointing(shown: str) -> str:
 
 
 def with_article(words: str) -> str:
-    """ "circle" -> "a circle"."""
+    """Convert "circle" to "a circle"."""
     return f"{'an' if words[:1] in 'aeio8' or words[:2] in ('un', 'um') else 'a'} {words}"

@@ -1,4 +1,4 @@
-"""The package `@iconify/json`: hundreds of icon sets, one JSON file each, read from the archive one at a time."""
+"""The package `@iconify/json`: hundreds of icon sets, one JSON file each, streamed from the archive."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from typing import Any, NamedTuple
 from clip_jax.errors import UserError, foreign, name_within, parse_json, short
 
 NAME = "@iconify/json"
-LARGEST_SET = 1 << 28  # bytes of one set's JSON; the largest has a tenth
-PACK_S = 1800  # patience with a download of 100 MB
+LARGEST_SET = 1 << 28  # bytes of a set's JSON; ten times the largest
+PACK_S = 1800  # timeout of a 100 MB download
 
 
-ICON_NAME = "[a-z0-9-]+"  # as Iconify demands of prefixes and icons
+ICON_NAME = "[a-z0-9-]+"  # Iconify's rule for prefixes and icon names
 
 
 class Drawing(NamedTuple):
-    """An SVG without its root element, and the part of the plane that is seen; ``name`` is for messages."""
+    """An SVG without its root element, its view box, and its ``name`` for messages."""
 
     body: str
     left: float
@@ -34,39 +34,42 @@ class Drawing(NamedTuple):
 
 @dataclass(frozen=True)
 class IconSet:
-    """One designer's set. ``aliases`` and ``categories`` are by icon; ``affixes`` are the styles that it declares."""
+    """One icon set. ``aliases`` and ``categories`` are by icon; ``affixes`` are the styles that the set declares."""
 
     prefix: str
     title: str
     author: str
     author_url: str
-    licence: str  # SPDX; empty when the set states none
-    licence_title: str
-    licence_url: str
+    license: str  # SPDX; empty when the set states none
+    license_title: str
+    license_url: str
     category: str
-    colour: bool
+    color: bool
     icons: dict[str, Drawing]
-    hidden: int  # withdrawn by their designer, not among ``icons``
+    hidden: int  # number of icons withdrawn by their designer; not in ``icons``
     aliases: dict[str, tuple[str, ...]]
     categories: dict[str, tuple[str, ...]]
-    affixes: tuple[tuple[str, ...], tuple[str, ...]]  # before the name, after it
+    affixes: tuple[tuple[str, ...], tuple[str, ...]]  # prefixes, suffixes
 
     @property
     def attribution(self) -> str:
-        """Who made it under which licence, with their addresses where they are known."""
-        parts = ((f"{self.title} by {self.author}", self.author_url), (self.licence_title, self.licence_url))
+        """Title, author and license, with their URLs where known."""
+        parts = ((f"{self.title} by {self.author}", self.author_url), (self.license_title, self.license_url))
         return ", ".join(f"{text} ({url})" if url else text for text, url in parts)
 
 
-def find_package(given: Path | None, folder: Path) -> Path:
-    """The archive named, or one fetched with npm into ``folder``, once. Raises UserError when there is neither."""
-    if given is not None:
-        if not given.is_file():
-            raise UserError(f"--package: {given}: no such file")
-        return given
-    there = sorted(folder.glob("iconify-json-*.tgz"))
-    if there:
-        return there[-1]
+def find_package(path: Path | None, folder: Path) -> Path:
+    """Return ``given`` if it exists, else the archive in ``folder``, fetched with npm if necessary.
+
+    Raises UserError when there is no archive.
+    """
+    if path is not None:
+        if not path.is_file():
+            raise UserError(f"--package: {path}: no such file")
+        return path
+    archives = sorted(folder.glob("iconify-json-*.tgz"))
+    if archives:
+        return archives[-1]
     npm = shutil.which("npm")
     if npm is None:
         raise UserError(f"--package: needs the archive of {NAME}, or npm to fetch it with (npm pack {NAME})")
@@ -76,23 +79,23 @@ def find_package(given: Path | None, folder: Path) -> Path:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PACK_S, check=False)
     except subprocess.TimeoutExpired:
         raise UserError(f"--package: npm pack {NAME} took more than {PACK_S} s; give the archive") from None
-    there = sorted(folder.glob("iconify-json-*.tgz"))
-    if done.returncode or not there:
-        why = (done.stderr.strip().splitlines() or ["no archive came"])[-1]
-        raise UserError(f"--package: npm pack {NAME} failed ({why}); give the archive")
-    return there[-1]
+    archives = sorted(folder.glob("iconify-json-*.tgz"))
+    if done.returncode or not archives:
+        reason = (done.stderr.strip().splitlines() or ["no archive came"])[-1]
+        raise UserError(f"--package: npm pack {NAME} failed ({reason}); give the archive")
+    return archives[-1]
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file, as hexadecimal."""
+    """Return the SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def icon_sets(package: Path, only: tuple[str, ...] = ()) -> Iterator[IconSet]:
-    """The sets, in the archive's order; ``only`` these prefixes where some are given.
+    """Yield the sets in the archive's order, restricted to the prefixes ``only`` if any are given.
 
-    Raises UserError when it is no such archive.
+    Raises UserError when the file is not an archive of the package.
     """
     sets = 0
     with foreign(f"--package: {package}", f"an archive of {NAME}"), tarfile.open(package, "r|gz") as tar:
@@ -107,18 +110,18 @@ def icon_sets(package: Path, only: tuple[str, ...] = ()) -> Iterator[IconSet]:
             assert data is not None
             if member.size > LARGEST_SET:
                 raise UserError(f"--package: {package}: {short(member.name)} is larger than {LARGEST_SET:,} bytes")
-            found = parse_set(parse_json(data.read(), where := f"--package: {package}: {member.name}"), where)
-            if found.prefix != file.removesuffix(".json"):
+            icons = parse_set(parse_json(data.read(), where := f"--package: {package}: {member.name}"), where)
+            if icons.prefix != file.removesuffix(".json"):
                 raise UserError(
-                    f"--package: {package}: {short(member.name)}: prefix={found.prefix}: must be the file's name"
+                    f"--package: {package}: {short(member.name)}: prefix={icons.prefix}: must be the file's name"
                 )
-            yield found
+            yield icons
     if not sets:
         raise UserError(f"--package: {package}: holds no json/SET.json; is it {NAME}?")
 
 
 def parse_set(data: Any, source: str = "--package") -> IconSet:
-    """The content of json/PREFIX.json -> a set. Aliases that turn or mirror their icon are no names of it: left out."""
+    """Parse json/PREFIX.json. Aliases that rotate or mirror their icon are not names of it and are left out."""
     with foreign(source, f"a set of {NAME}"):
         return _parse_set(data)
 
@@ -130,7 +133,7 @@ def _parse_set(data: Any) -> IconSet:
         name_within(f"{prefix}: icon", name, allowed=ICON_NAME)
         if not isinstance(icon["body"], str):
             raise UserError(f"{prefix}/{name}: body: must be a text")
-    author, licence = info.get("author", {}), info.get("license", {})
+    author, license_ = info.get("author", {}), info.get("license", {})
     aliases: dict[str, tuple[str, ...]] = {}
     for name, alias in data.get("aliases", {}).items():
         if set(alias) <= {"parent", "hidden"}:
@@ -143,8 +146,8 @@ def _parse_set(data: Any) -> IconSet:
     return IconSet(
         prefix=prefix, title=_text(info, "name", prefix),
         author=_text(author, "name"), author_url=_text(author, "url"),
-        licence=_text(licence, "spdx"), licence_title=_text(licence, "title"), licence_url=_text(licence, "url"),
-        category=_text(info, "category"), colour=bool(info.get("palette")),
+        license=_text(license_, "spdx"), license_title=_text(license_, "title"), license_url=_text(license_, "url"),
+        category=_text(info, "category"), color=bool(info.get("palette")),
         icons={
             name: Drawing(
                 icon["body"],
@@ -158,10 +161,10 @@ def _parse_set(data: Any) -> IconSet:
 
 
 def _text(values: Any, name: str, default: str = "") -> str:
-    found = values.get(name, default)
-    if not isinstance(found, str):
+    value = values.get(name, default)
+    if not isinstance(value, str):
         raise TypeError(f"{name} must be a text")
-    return found
+    return value
 
 
 _VIEW = (("left", 0), ("top", 0), ("width", 16), ("height", 16))

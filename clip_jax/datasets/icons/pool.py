@@ -1,5 +1,4 @@
-"""Processes that draw what strangers wrote: a drawing may take too long or end its process, and must not stop a build
-without a word."""
+"""A process pool for rendering untrusted drawings, any of which may hang or kill its process."""
 
 from __future__ import annotations
 
@@ -16,18 +15,18 @@ from typing import Any
 
 from clip_jax.errors import UserError
 
-LIMIT_S = 10.0  # for one drawing; most take two milliseconds
-START_S = 120.0  # for a process to import what it needs
-ROOM = 1 << 30  # bytes that a drawing may add to its process
-AHEAD = 2  # tasks of a process that may wait for an earlier one
+LIMIT_S = 10.0  # per drawing; most take two milliseconds
+START_S = 120.0  # for a process to import its libraries
+MAX_GROWTH = 1 << 30  # bytes by which a drawing may grow its process
+MAX_TASKS_AHEAD = 2  # tasks per process that may wait for an earlier one
 
 Draw = Callable[[Any], Any]
 Task = tuple[Draw, Sequence[Any]]
 
 
 def _serve(connection: Connection) -> None:
-    """Answer each item of each task; ends when the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to answer
+    """Answer each item of each task, until the parent closes the connection."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # handled by the parent
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     limited = False
     with contextlib.suppress(EOFError, BrokenPipeError):
@@ -36,20 +35,20 @@ def _serve(connection: Connection) -> None:
             draw, items = connection.recv()
             for item in items:
                 connection.send(draw(item))
-                if not limited:  # the first drawing has loaded the libraries
+                if not limited:  # the libraries are loaded after the first drawing
                     _limit_memory()
                     limited = True
 
 
 def _limit_memory() -> None:
-    """Let this process grow by `ROOM` and no more, where the system tells its size."""
+    """Limit the growth of this process to `MAX_GROWTH` bytes, where the system reports its size."""
     with contextlib.suppress(OSError, ValueError):
-        most = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + ROOM
+        most = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + MAX_GROWTH
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 class _Worker:
-    """One process, the task it has, and the answers so far."""
+    """One process, its current task, and the answers so far."""
 
     def __init__(self) -> None:
         self._start()
@@ -60,46 +59,46 @@ class _Worker:
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self.connection, remote = context.Pipe()
+        self.process = context.Process(target=_serve, args=(remote,), daemon=True)
         self.process.start()
-        theirs.close()
+        remote.close()
         self.ready = False
         self.deadline = time.monotonic() + START_S
 
-    def give(self, number: int, task: Task) -> None:
+    def assign(self, number: int, task: Task) -> None:
         self.task, (self.draw, self.items), self.answers = number, task, []
-        self._go_on()
+        self._send_rest()
 
-    def _go_on(self) -> None:
-        """Send what has no answer yet, once the process listens."""
+    def _send_rest(self) -> None:
+        """Send the items that are not answered yet, once the process is ready."""
         if self.ready and self.task is not None:
             self.connection.send((self.draw, self.items[len(self.answers) :]))
             self.deadline = time.monotonic() + LIMIT_S
 
-    def hear(self) -> None:
-        """Take one answer. Raises EOFError when the process has ended."""
+    def receive(self) -> None:
+        """Receive one answer. Raises EOFError when the process has ended."""
         answer = self.connection.recv()
         if not self.ready:
             self.ready = True
-            self._go_on()
+            self._send_rest()
             return
         self.answers.append(answer)
         self.deadline = time.monotonic() + LIMIT_S
 
     def skip(self, reason: str) -> None:
-        """The item at hand takes too long: its answer is ``reason``, and a new process goes on behind it."""
+        """Answer the current item, which takes too long, with ``reason``; go on with the next in a new process."""
         self.end()
         self.answers.append(reason)
         self._start()
 
     @property
     def item(self) -> Any:
-        """The one without an answer."""
+        """The item being processed."""
         return self.items[len(self.answers)] if len(self.answers) < len(self.items) else None
 
     def end(self) -> int | None:
-        """Kill the process; returns how it had ended by itself."""
+        """Kill the process; return the exit code if it had exited before."""
         self.process.join(0.5 if not self.process.is_alive() else 0)
         code = self.process.exitcode
         self.process.kill()
@@ -109,21 +108,21 @@ class _Worker:
 
 
 class Pool:
-    """``workers`` processes, started when the first task comes. Close it in the end."""
+    """A pool of ``workers`` processes, started with the first task. Close it when done."""
 
     def __init__(self, workers: int) -> None:
         self.count = workers
         self.workers: list[_Worker] = []
 
     def imap(self, tasks: Iterable[Task], slow: str = "slow") -> Iterator[list[Any]]:
-        """The answers to each task, in order.
+        """Yield the answers to each task, in order.
 
         Args:
-          tasks: pairs of a function, which travels to the processes, and the items that it is called with.
+          tasks: pairs of a function, which is pickled, and the items that it is called with.
           slow: the answer to an item that takes longer than `LIMIT_S`.
 
         Raises:
-          UserError: a process ended by itself (a crash, no memory), or never came up.
+          UserError: a process exited (a crash, out of memory), or did not start.
         """
         self.workers = self.workers or [_Worker() for _ in range(self.count)]
         waiting = enumerate(tasks)
@@ -132,33 +131,33 @@ class Pool:
         more = True
         while True:
             for worker in self.workers:
-                if more and worker.task is None and len(order) < self.count * AHEAD:
-                    found = next(waiting, None)
-                    more = found is not None
-                    if found is not None:
-                        order.append(found[0])
-                        if found[1][1]:
-                            worker.give(*found)
+                if more and worker.task is None and len(order) < self.count * MAX_TASKS_AHEAD:
+                    number, task = next(waiting, (0, None))
+                    more = task is not None
+                    if task is not None:
+                        order.append(number)
+                        if task[1]:
+                            worker.assign(number, task)
                         else:
-                            done[found[0]] = []
+                            done[number] = []
             while order and order[0] in done:
                 yield done.pop(order.popleft())
             if not order and not more:
                 return
             if any(w.task is not None for w in self.workers):
-                self._look(done, slow)
+                self._collect(done, slow)
 
-    def _look(self, done: dict[int, list[Any]], slow: str) -> None:
+    def _collect(self, done: dict[int, list[Any]], slow: str) -> None:
         busy = [w for w in self.workers if w.task is not None]
         left = min(w.deadline for w in busy) - time.monotonic()
         heard = wait([w.connection for w in busy], timeout=max(left, 0.0))
         for worker in busy:
             try:
                 if worker.connection in heard:
-                    worker.hear()
+                    worker.receive()
                 elif time.monotonic() > worker.deadline:
                     if not worker.ready:
-                        raise UserError(f"a process that draws did not come up in {START_S:.0f} s")
+                        raise UserError(f"a rendering process did not start within {START_S:.0f} s")
                     worker.skip(slow)
             except (EOFError, ConnectionError):
                 code = worker.end()
@@ -166,15 +165,15 @@ class Pool:
                 name = getattr(worker.item, "name", "")
                 raise UserError(
                     field=name or "workers",
-                    reason=f"the process that drew it ended ({how})",
-                    hint="leave its set out (--sets), or give the process more memory",
+                    reason=f"the process that rendered it exited ({how})",
+                    hint="exclude its set (--sets), or give the process more memory",
                 ) from None
             if len(worker.answers) == len(worker.items):
                 assert worker.task is not None
                 done[worker.task], worker.task = worker.answers, None
 
     def close(self) -> None:
-        """End the processes."""
+        """Kill the processes."""
         for worker in self.workers:
             worker.end()
         self.workers = []

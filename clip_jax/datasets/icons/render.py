@@ -1,4 +1,4 @@
-"""Icons drawn on white, and what is kept of them between the steps: one pair of work files a set."""
+"""Rendering of icons on white, and the work files that hold the result: a pair of files per set."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from clip_jax.datasets.icons.package import Drawing, IconSet
 from clip_jax.errors import parse_json
 from clip_jax.storage.paths import disk_errors, read_text, write_text
 
-CHUNK = 200  # icons a task of a worker
+CHUNK = 200  # icons per task of a worker
 LONGEST_BODY = 1_000_000  # characters
-DEEPEST = 64  # elements inside one another
-_INSIDE = re.compile(r"#|data:image/(png|jpe?g|gif|webp)[;,]")  # what an href may begin with
+DEEPEST = 64  # levels of nested elements
+_INSIDE = re.compile(r"#|data:image/(png|jpe?g|gif|webp)[;,]")  # allowed beginnings of an href
 _PATHS = re.compile(r'\bd="([^"]*)"')
 _SVG = (
     '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
@@ -32,17 +32,17 @@ _SVG = (
 
 
 @dataclass(frozen=True)
-class Pen:
-    """How an icon becomes a picture: pixels a side, and the colour of what leaves its colour open."""
+class Renderer:
+    """Renderer of an icon: pixels per side, and the color for parts that do not specify one."""
 
     size: int
-    colour: str
+    color: str
 
     def __call__(self, drawing: Drawing) -> tuple[bytes, int] | str:
-        """The picture as lossless WebP and its perceptual hash; or the reason why there is none.
+        """Render a drawing to lossless WebP and its perceptual hash, or return the reason why it cannot be.
 
-        The longer side fills the square and the rest stays white. resvg draws still pictures, so what only an
-        animation would show is not seen: those are left out.
+        The longer side fills the square; the rest stays white. Animated icons are refused: resvg renders a still image,
+        which would not show what only the animation does.
         """
         import resvg_py
         from PIL import Image
@@ -51,7 +51,7 @@ class Pen:
             return "broken"
         if "<animate" in drawing.body or "<set " in drawing.body:
             return "animated"
-        body = drawing.body.replace("currentColor", self.colour)
+        body = drawing.body.replace("currentColor", self.color)
         svg = _SVG.format(drawing, self.size, body)
         if not _is_harmless(svg):
             return "broken"
@@ -61,7 +61,7 @@ class Pen:
             return "broken"
         except MemoryError:
             raise
-        except BaseException as error:  # a panic of the Rust library is no Exception, and would end a worker silently
+        except BaseException as error:  # a Rust panic is not an Exception and would kill the worker
             if type(error).__name__ != "PanicException":
                 raise
             return "broken"
@@ -78,8 +78,11 @@ def _is_finite(value: Any) -> bool:
 
 
 def _is_harmless(svg: str) -> bool:
-    """Whether an SVG is XML, refers to nothing but its own elements and pictures inside it, and is nested no deeper
-    than `DEEPEST`: the renderer would open files that it names, and follow elements on its stack."""
+    """Return whether an SVG is safe to render: XML with references only to its own elements and embedded images.
+
+    The renderer would open files that an SVG refers to, and recurses over its elements, so nesting is limited to
+    `DEEPEST`.
+    """
     parser = expat.ParserCreate()
     depth, harmless = 0, True
 
@@ -104,14 +107,18 @@ def _is_harmless(svg: str) -> bool:
 
 
 def path_digest(body: str) -> int:
-    """64 bits of an icon's path data alone, or of all of it where it has none: forks keep the paths they copied."""
+    """Return a 64-bit hash of an icon's path data, which forks copy verbatim; of its whole body if it has none."""
     paths = "".join(sorted(_PATHS.findall(body))) or body
     return int.from_bytes(hashlib.blake2b("".join(paths.split()).encode(), digest_size=8).digest(), "big")
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """What was drawn of a set: names, places of the pictures in ``pictures``, hashes uint64 [N]; and what was not."""
+class RenderedSet:
+    """The rendered icons of a set.
+
+    ``ends``: the end offset of each image in the file ``pictures``; ``hashes``, ``digests``: uint64 [N]; ``left_out``:
+    the reason for each icon that was not rendered.
+    """
 
     pictures: Path
     names: tuple[str, ...]
@@ -121,21 +128,24 @@ class Drawn:
     left_out: dict[str, str]  # name -> reason
 
 
-Task = tuple[Pen, list[Drawing]]
+Task = tuple[Renderer, list[Drawing]]
 
 
-def _here(tasks: Iterable[Task]) -> Iterator[list[tuple[bytes, int] | str]]:
+def _in_this_process(tasks: Iterable[Task]) -> Iterator[list[tuple[bytes, int] | str]]:
     return ([pen(d) for d in drawings] for pen, drawings in tasks)
 
 
-def draw_set(
+def render_set(
     icons: IconSet,
-    pen: Pen,
+    pen: Renderer,
     folder: Path,
-    imap: Callable[[Iterable[Task]], Iterable[list[tuple[bytes, int] | str]]] = _here,
+    imap: Callable[[Iterable[Task]], Iterable[list[tuple[bytes, int] | str]]] = _in_this_process,
 ) -> None:
-    """Draw a set into FOLDER/PREFIX.pictures and PREFIX.json, unless they are there; ``imap`` may be a `pool.Pool`'s.
-    Raises UserError when the disk is full."""
+    """Render a set to FOLDER/PREFIX.pictures and PREFIX.json, unless they exist.
+
+    ``imap`` maps tasks to their results; by default in this process, or `pool.Pool.imap`. Raises UserError when the
+    disk is full.
+    """
     index = folder / f"{icons.prefix}.json"
     if index.exists():
         return
@@ -155,12 +165,12 @@ def draw_set(
     write_text(index, json.dumps({"kept": kept, "left_out": left_out}))
 
 
-def load_drawn(folder: Path, prefix: str) -> Drawn:
-    """What `draw_set` left."""
+def load_rendered(folder: Path, prefix: str) -> RenderedSet:
+    """Read what `render_set` wrote."""
     path = folder / f"{prefix}.json"
-    found = parse_json(read_text(path), path)
-    names, ends, hashes, digests = zip(*found["kept"], strict=True) if found["kept"] else [()] * 4
-    return Drawn(
+    index = parse_json(read_text(path), path)
+    names, ends, hashes, digests = zip(*index["kept"], strict=True) if index["kept"] else [()] * 4
+    return RenderedSet(
         folder / f"{prefix}.pictures", names, np.array(ends, np.int64), np.array(hashes, np.uint64),
-        np.array(digests, np.uint64), found["left_out"],
+        np.array(digests, np.uint64), index["left_out"],
     )  # fmt: skip

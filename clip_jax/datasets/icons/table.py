@@ -1,4 +1,7 @@
-"""One row a picture: what the split, the tasks and the shards are made from. Pictures and texts stay in work files."""
+"""The table of all icons, one row per image, from which split, tasks and shards are made.
+
+Images and texts stay in the work files.
+"""
 
 from __future__ import annotations
 
@@ -10,26 +13,27 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from clip_jax.datasets.icons.captions import members
 from clip_jax.datasets.icons.names import Names
 from clip_jax.datasets.icons.package import IconSet
-from clip_jax.datasets.icons.render import load_drawn
+from clip_jax.datasets.icons.render import load_rendered
 
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS = [
+TABLE_COLUMNS = [
     "set", "name", "kind", "base", "shown", "style", "country", "skin", "group", "hash", "digest", "start", "end",
     "text", "about", "over",
 ]  # fmt: skip
 
 
 def describe(icons: IconSet, work: Path) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Rows of a set that is drawn, with its texts written to WORK/PREFIX.texts; and what was left out, why.
+    """Return the rows of a rendered set, and the reason for each icon left out; write its texts to WORK/PREFIX.texts.
 
     Columns: set, name, kind, base, shown, style, country, skin, group (of an emoji), hash and digest (uint64), start
-    and end of the picture, text, about and over: where the caption begins, the record begins, and both end.
+    and end of the image; text, about and over: the offsets where the caption begins, where the record begins, and where
+    both end.
     """
     import pandas as pd
 
-    drawn, names = load_drawn(work, icons.prefix), Names(icons)
+    drawn, names = load_rendered(work, icons.prefix), Names(icons)
     rows, left_out, over = [], dict(drawn.left_out), 0
     with (work / f"{icons.prefix}.texts").open("wb") as file:
         for i, icon in enumerate(drawn.names):
@@ -47,12 +51,12 @@ def describe(icons: IconSet, work: Path) -> tuple[pd.DataFrame, dict[str, str]]:
                 icons.prefix, icon, names.kind, name.base, name.shown, name.style_class, name.country, name.skin, group,
                 drawn.hashes[i], drawn.digests[i], start, end, text, about, over,
             ))  # fmt: skip
-    table = pd.DataFrame(rows, columns=COLUMNS).astype({"hash": "uint64", "digest": "uint64"})
+    table = pd.DataFrame(rows, columns=TABLE_COLUMNS).astype({"hash": "uint64", "digest": "uint64"})
     return table.astype(dict.fromkeys(("set", "kind", "style", "country", "skin", "group"), "category")), left_out
 
 
 def shuffled(tables: list[pd.DataFrame]) -> pd.DataFrame:
-    """All rows in an order that depends on nothing but their names, so that any first part is a fair sample."""
+    """Concatenate the tables, ordered by a hash of the names, so that any prefix is a fair sample."""
     import pandas as pd
 
     table = pd.concat(tables, ignore_index=True)
@@ -65,7 +69,7 @@ def shuffled(tables: list[pd.DataFrame]) -> pd.DataFrame:
 
 @dataclass
 class Contents:
-    """Reads a row's picture and texts from the work files, which stay open."""
+    """Reader of a row's image and texts in the work files, which stay open."""
 
     work: Path
 
@@ -83,7 +87,7 @@ class Contents:
         return self._read(f"{row.set}.pictures", row.start, row.end)
 
     def texts(self, row: Any) -> tuple[bytes, bytes]:
-        """Caption lines and the record."""
+        """Return the caption lines and the record."""
         name = f"{row.set}.texts"
         return self._read(name, row.text, row.about), self._read(name, row.about, row.over)
 

@@ -1,4 +1,4 @@
-"""Zero-shot tasks from held-out sets: pictures by designers whose hand training never shows."""
+"""Zero-shot tasks on held-out sets: images by designers whose work training never shows."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from clip_jax.datasets.icons.names import countries
 if TYPE_CHECKING:
     import pandas as pd
 
-COMMON_EACH, BASIC_EACH, STYLE_EACH, GROUP_EACH = 12, 40, 250, 150  # pictures a class at most
-BASIC = 40  # classes of icons-basic
-LEAST = 3  # pictures a class of icons-common and of styles; fewer make no class
-LOGO_SETS = 3  # sets of logos that have a name: then it is a brand, whose logo is the same by every hand
-# the flags of Norway, the United States, Australia, France and Spain by other names
+COMMON_EACH, BASIC_EACH, STYLE_EACH, GROUP_EACH = 12, 40, 250, 150  # maximum images per class
+BASIC = 40  # number of classes of icons-basic
+MIN_PER_CLASS = 3  # images per class of icons-common and of styles
+LOGO_SETS = 3  # a name in this many logo sets is a brand, whose logo is the same in every set
+# territories with the flag of Norway, the United States, Australia, France or Spain
 SAME_FLAGS = ("bv", "sj", "um", "hm", "mf", "cp", "ea")
 
 _GROUPS = {
@@ -30,7 +30,7 @@ _ICON = (
 
 @dataclass(frozen=True)
 class Task:
-    """``rows``: positions in the table, in its order; ``labels``: of each, a number into ``classes``."""
+    """One task. ``rows``: row numbers in the table, in its order; ``labels``: the index into ``classes`` of each."""
 
     name: str
     rows: list[int]
@@ -40,16 +40,20 @@ class Task:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """Counts, the accuracy of guessing, and that of always naming the largest class."""
+        """Numbers of classes and examples, the accuracy of guessing, and that of always naming the largest class."""
         largest = max(self.labels.count(k) for k in set(self.labels)) if len(self.classes) < 50 else 0
-        told = {"classes": len(self.classes), "examples": len(self.rows), "chance": 1 / len(self.classes)}
-        return told | ({"largest_class": largest / len(self.rows)} if largest else {})
+        counts = {"classes": len(self.classes), "examples": len(self.rows), "chance": 1 / len(self.classes)}
+        return counts | ({"largest_class": largest / len(self.rows)} if largest else {})
 
 
 def tasks(table: pd.DataFrame, common_sets: int) -> list[Task]:
-    """All tasks that the held-out rows are enough for (two classes); emoji only by names that training sets have too.
+    """Return all tasks that have at least two classes among the held-out rows.
 
-    ``table``, in shuffled order: columns set, kind, shown, style, country, skin, group and held_out.
+    Emoji are limited to names that also occur in training.
+
+    Args:
+      table: in shuffled order; columns set, kind, shown, style, country, skin, group and held_out.
+      common_sets: number of sets in which a name must occur to be a class of icons-common.
     """
     held = table[table["held_out"]]
     icons, emoji = table[table["kind"] == "icon"], table[(table["kind"] == "emoji") & (table["skin"] == "")]
@@ -65,21 +69,21 @@ def tasks(table: pd.DataFrame, common_sets: int) -> list[Task]:
     voted = _groups(table[(table["kind"] == "emoji") & (table["skin"] == "")])
     grouped = held[(held["kind"] == "emoji") & held["shown"].isin(voted.index)]
     flags = held[(held["country"] != "") & ~held["country"].isin([countries()[code] for code in SAME_FLAGS])]
-    found = [
-        _task("icons-common", common, common["shown"], COMMON_EACH, LEAST, _ICON),
-        _task("icons-basic", basic, basic["shown"], BASIC_EACH, LEAST, _ICON),
+    candidates = [
+        _task("icons-common", common, common["shown"], COMMON_EACH, MIN_PER_CLASS, _ICON),
+        _task("icons-basic", basic, basic["shown"], BASIC_EACH, MIN_PER_CLASS, _ICON),
         _task("emoji", faces, faces["shown"], 0, 1, ("{c}", "{c} emoji", "an emoji of {c}")),
-        _task("emoji-groups", grouped, grouped["shown"].map(voted), GROUP_EACH, LEAST,
+        _task("emoji-groups", grouped, grouped["shown"].map(voted), GROUP_EACH, MIN_PER_CLASS,
               ("{c}", "an emoji, {c}", "an emoji of {c}", "{c} emoji")),
         _task("flags", flags, flags["country"], 0, 1, ("flag of {c}", "the flag of {c}", "{c}")),
-        _task("styles", styles, styles["style"], STYLE_EACH, LEAST,
+        _task("styles", styles, styles["style"], STYLE_EACH, MIN_PER_CLASS,
               ("a black {c} icon", "{c} icon", "{c}", "a black {c} icon of a thing")),
     ]  # fmt: skip
-    return [t for t in found if len(t.classes) > 1]
+    return [t for t in candidates if len(t.classes) > 1]
 
 
 def _groups(emoji: pd.DataFrame) -> pd.Series:
-    """What most emoji sets say of the group of an emoji: some call every face people."""
+    """Return the group of each emoji by majority over the emoji sets: some of them call every face people."""
     emoji = emoji.drop_duplicates(["set", "shown"])
     named = (
         emoji["group"]
@@ -92,7 +96,10 @@ def _groups(emoji: pd.DataFrame) -> pd.Series:
 
 
 def _task(name: str, rows: pd.DataFrame, classes: pd.Series, each: int, least: int, templates: tuple[str, ...]) -> Task:
-    """At most ``each`` pictures a class (0: all), the first ones of the table's order."""
+    """Make a task of the first ``each`` images per class (0: all), in the table's order.
+
+    Classes with fewer than ``least`` images are left out.
+    """
     counts = classes.value_counts()
     names = tuple(sorted(counts.index[counts >= least]))
     label = {c: i for i, c in enumerate(names)}

@@ -1,4 +1,4 @@
-"""Tar shards, the same bytes for the same members: no times, no owners, no headers beyond the old format's."""
+"""Reproducible tar shards: no times or owners, old ustar headers only, so equal members give equal bytes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Sample = tuple[str, dict[str, bytes]]  # key, extension -> content
 
 
 def write_shards(folder: Path, samples: Iterable[Sample]) -> dict[str, str]:
-    """Write FOLDER/000000.tar and so on; returns SHA-256 by file name. What was in the folder is gone."""
+    """Write FOLDER/000000.tar and so on, replacing the folder; return SHA-256 by file name."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     sums = {}
@@ -27,7 +27,7 @@ def write_shards(folder: Path, samples: Iterable[Sample]) -> dict[str, str]:
                     member = tarfile.TarInfo(f"{key}.{extension}")
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))
-                tar.members = []  # type: ignore[attr-defined]  # it would remember them all
+                tar.members = []  # type: ignore[attr-defined]  # TarFile keeps every member otherwise
         sums[path.name] = digest(path)
     return sums
 
@@ -42,7 +42,7 @@ def _batches(samples: Iterator[Sample]) -> Iterator[Iterator[Sample]]:
 def write_task(
     folder: Path, samples: Iterable[Sample], classes: tuple[str, ...], templates: tuple[str, ...]
 ) -> dict[str, str]:
-    """A classification folder as evaluations read it; samples hold an image and ``cls``."""
+    """Write a classification set as evaluations read it; samples hold an image and ``cls``. Return SHA-256 by path."""
     sums = write_shards(folder / "test", samples)
     (folder / "classnames.txt").write_text("\n".join(classes) + "\n", "utf-8")
     (folder / "zeroshot_classification_templates.txt").write_text("\n".join(templates) + "\n", "utf-8")

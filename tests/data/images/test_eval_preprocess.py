@@ -41,13 +41,13 @@ def test_every_pipeline_is_exact(name):
 
 
 def test_normalised_floats_agree():
-    from clip_jax.data.images.train_transforms import normalise
+    from clip_jax.data.images.train_transforms import normalize
 
     sizes = {str(case["index"]): case["n_px"] for case in CASES}
     stored = [key.split("/")[0] for key in GOLD if key.endswith("/openai_nchw")]
     assert len(stored) == 7
     for index in stored:
-        found = np.asarray(normalise(Preprocess(sizes[index])(picture(index))[None]))
+        found = np.asarray(normalize(Preprocess(sizes[index])(picture(index))[None]))
         np.testing.assert_allclose(found[0].transpose(2, 0, 1), GOLD[f"{index}/openai_nchw"], atol=2e-6)
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
 from clip_jax.data.images.eval_preprocess import Preprocess
-from clip_jax.data.images.open import FORMATS, MAX_ASPECT, MAX_PIXELS, eight_bit, middle, open_image
+from clip_jax.data.images.open import FORMATS, MAX_ASPECT, MAX_PIXELS, crop_to_max_aspect, eight_bit, open_image
 from clip_jax.data.images.train_transforms import decode, prepare
 from clip_jax.data.sources.base import BrokenRecord
 
@@ -112,8 +112,8 @@ def test_a_thin_picture_costs_what_its_output_does(size, kind):
 
 def test_a_picture_of_the_longest_aspect_is_read_whole():
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (2, 2 * MAX_ASPECT, 3), np.uint8))
-    assert middle(picture) is picture
-    assert middle(picture.resize((2 * MAX_ASPECT + 1, 2))).size == (2 * MAX_ASPECT + 1 - 2 * (1 // 2), 2)
+    assert crop_to_max_aspect(picture) is picture
+    assert crop_to_max_aspect(picture.resize((2 * MAX_ASPECT + 1, 2))).size == (2 * MAX_ASPECT + 1 - 2 * (1 // 2), 2)
 
 
 @pytest.mark.parametrize("kind", ["EPS", "TGA", "PCX", "ICO", "DDS"])

@@ -10,7 +10,7 @@ from PIL import Image
 
 from clip_jax.config import PixelConfig
 from clip_jax.data.images.eval_preprocess import Preprocess
-from clip_jax.data.images.train_transforms import MEAN, STD, crop, decode, normalise, prepare
+from clip_jax.data.images.train_transforms import MEAN, STD, crop, decode, normalize, prepare
 from clip_jax.data.sources.base import BrokenRecord
 
 
@@ -77,7 +77,7 @@ def test_what_is_no_image_is_broken(data):
 
 def test_normalise_is_the_published_formula():
     images = np.random.default_rng(0).integers(0, 255, (2, 4, 4, 3), np.uint8)
-    np.testing.assert_allclose(normalise(images), (images / 255 - np.array(MEAN)) / np.array(STD), atol=1e-5)
+    np.testing.assert_allclose(normalize(images), (images / 255 - np.array(MEAN)) / np.array(STD), atol=1e-5)
 
 
 @pytest.mark.parametrize("mode", ["squash", "longest", "shortest"])
@@ -87,7 +87,7 @@ def test_pictures_are_resized_as_the_pixels_say(mode, interpolation, size):
     noise = np.random.default_rng(0).integers(0, 255, (6, 5, 3), np.uint8)
     image = np.asarray(Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC))
     pixels = PixelConfig(resize_mode=mode, interpolation=interpolation, fill_color=7)
-    exact = Preprocess.of(24, pixels)(image).astype(int)
+    exact = Preprocess.from_pixels(24, pixels)(image).astype(int)
     for found in (decode(image, 24, pixels=pixels), prepare(image, 24, "flip", pixels=pixels)):
         assert found.shape == (24, 24, 3)
         assert np.abs(found.astype(int) - exact).max() <= 3  # it resizes in two steps, which is faster

@@ -2,7 +2,7 @@
 
 import pytest
 
-from clip_jax.data.labeled.class_names import numbered, pair_names, read_lines, read_names
+from clip_jax.data.labeled.class_names import class_numbers, pair_names, read_lines, read_names
 from clip_jax.errors import UserError
 
 
@@ -48,7 +48,7 @@ def test_numbers_sort_as_numbers():
     assert pair_names([str(i + 1) for i in range(12)], names, "x") == list(range(12))
     assert pair_names(("10", "3"), ("3", "10"), "x") == [1, 0]  # names after all
     for other in (("0", "2"), ("1", "3"), ("²", "1"), ()):
-        assert numbered(other) is None
+        assert class_numbers(other) is None
     with pytest.raises(UserError):  # some are names, some are not
         pair_names(("0", "1", "2"), ("2", "1", "ten"), "x")
 

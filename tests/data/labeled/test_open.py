@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from clip_jax.data.images.eval_preprocess import Preprocess
-from clip_jax.data.labeled.open import open_labelled
+from clip_jax.data.labeled.open import open_labeled
 from clip_jax.errors import UserError
 
 COLOURS = ("red", "green", "blue")
@@ -49,7 +49,7 @@ def colours_of(split):
 
 
 def test_webdataset(shards):
-    found = open_labelled(shards)
+    found = open_labeled(shards)
     assert found.splits == ("test", "train")
     assert (found.class_names, found.templates) == (COLOURS, ("a {c} thing",))
     split = found.split("train")
@@ -58,7 +58,7 @@ def test_webdataset(shards):
         found.split("val")
     (shards / "classnames.txt").write_text("red\ngreen")
     with pytest.raises(UserError, match="label 2 must be 0 to 1"):
-        open_labelled(shards).split("test")
+        open_labeled(shards).split("test")
 
 
 @pytest.mark.parametrize("splits", [("train", "test"), ("",)])
@@ -68,7 +68,7 @@ def test_class_folders(tmp_path, splits):
             folder = tmp_path / split / f"dark_{colour}"
             folder.mkdir(parents=True)
             (folder / "a.png").write_bytes(picture(colour))
-    found = open_labelled(tmp_path)
+    found = open_labeled(tmp_path)
     assert found.class_names == ("dark blue", "dark green", "dark red")
     assert colours_of(found.split("test")).tolist() == [2, 1, 0]
 
@@ -77,7 +77,7 @@ def test_class_folders_hidden_ones_and_files_are_passed_over(tmp_path):
     for name in ("cat/0.png", "dog/0.png", ".ipynb_checkpoints/0-checkpoint.png", "__MACOSX/0.png", "dog/._0.png"):
         (tmp_path / "test" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "test" / name).write_bytes(picture("red"))
-    found = open_labelled(tmp_path)
+    found = open_labeled(tmp_path)
     assert found.class_names == ("cat", "dog")
     assert found.split("test").labels.tolist() == [0, 1]
 
@@ -86,7 +86,7 @@ def test_webdataset_hidden_folders_are_no_splits(shards):
     (shards / "__MACOSX").mkdir()
     (shards / "__MACOSX" / "._0.tar").write_bytes(b"junk")
     (shards / "train" / "._0.tar").write_bytes(b"junk")
-    found = open_labelled(shards)
+    found = open_labeled(shards)
     assert found.splits == ("test", "train")
     assert len(found.split("train").labels) == 3
 
@@ -95,7 +95,7 @@ def test_webdataset_hidden_folders_are_no_splits(shards):
 def test_webdataset_a_label_that_is_no_number_is_named(tmp_path, write_shard, label):
     write_shard(tmp_path / "test" / "0.tar", {"a.png": picture("red"), "a.cls": label.encode()})
     with pytest.raises(UserError, match=r"0\.tar:a: label"):
-        open_labelled(tmp_path).split("test")
+        open_labeled(tmp_path).split("test")
 
 
 @pytest.mark.parametrize("end", ["", ".gz"])
@@ -103,32 +103,32 @@ def test_idx(tmp_path, end):
     images, labels = np.arange(3 * 25).reshape(3, 5, 5), np.array([2, 0, 1])
     write_idx(tmp_path / f"t10k-images-idx3-ubyte{end}", images)
     write_idx(tmp_path / f"t10k-labels-idx1-ubyte{end}", labels)
-    found = open_labelled(tmp_path)
+    found = open_labeled(tmp_path)
     assert (found.splits, found.class_names) == (("test",), ("0", "1", "2"))
     split = found.split("test")
     assert split.labels.tolist() == [2, 0, 1]
     np.testing.assert_array_equal(split.pixels(Preprocess(5), np.arange(3))[..., 0], images)
     (tmp_path / f"t10k-images-idx3-ubyte{end}").write_bytes(b"\x00\x00\x08")
     with pytest.raises(UserError, match="not an idx file"):
-        open_labelled(tmp_path).split("test")
+        open_labeled(tmp_path).split("test")
 
 
 def test_what_it_is_not(tmp_path, shards):
     with pytest.raises(UserError, match="no such folder"):
-        open_labelled(tmp_path / "none")
+        open_labeled(tmp_path / "none")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="neither .tar shards"):
-        open_labelled(tmp_path / "empty")
+        open_labeled(tmp_path / "empty")
     (shards / "zeroshot_classification_templates.txt").write_text("a thing\n")
     with pytest.raises(UserError, match=r"'a thing' has no \{c\}"):
-        open_labelled(shards)
+        open_labeled(shards)
 
 
 def test_a_picture_that_does_not_decode_is_named(tmp_path):
     for colour in COLOURS:
         (tmp_path / colour).mkdir()
         (tmp_path / colour / "a.png").write_bytes(b"no picture")
-    split = open_labelled(tmp_path).split("test")
+    split = open_labeled(tmp_path).split("test")
     with pytest.raises(UserError, match=r"blue/a.png: the image does not decode"):
         split.pixels(Preprocess(4), np.arange(3))
 
@@ -147,16 +147,16 @@ def write_vectors(path, vectors):
 
 def test_several_classes_a_picture(shards):
     write_vectors(shards, [np.array([0, 1, 1]), np.array([1.0, 0.0, 0.0])])
-    labels = open_labelled(shards).split("test").labels
+    labels = open_labeled(shards).split("test").labels
     assert labels.dtype == bool
     assert labels.tolist() == [[False, True, True], [True, False, False]]
     for wrong in (np.array([0, 1]), np.array([0, 1, 2]), np.array(1)):
         write_vectors(shards, [wrong])
         with pytest.raises(UserError, match=r"0.tar:0: its .npy must hold 3 zeros and ones"):
-            open_labelled(shards).split("test")
+            open_labeled(shards).split("test")
     write_vectors(shards, [np.array([{}, 1, 1], object)])  # a pickle in an array's clothes
     with pytest.raises(UserError, match="its .npy: not an array"):
-        open_labelled(shards).split("test")
+        open_labeled(shards).split("test")
 
 
 BUILDER = """
@@ -195,7 +195,7 @@ def test_a_prepared_tfds_set(tmp_path):
         builder.download_and_prepare()
     finally:
         sys.path.remove(str(tmp_path))
-    found = open_labelled(builder.data_path)
+    found = open_labeled(builder.data_path)
     assert set(found.splits) == {"train", "test"}
     assert found.class_names == ("dark red", "dark green", "dark blue")
     split = found.split("test")
@@ -209,12 +209,12 @@ def test_names_beside_class_folders_pair_by_name(tmp_path):
         (tmp_path / colour / "a.png").write_bytes(picture(colour))
     names = tmp_path / "classnames.txt"
     names.write_text("Red\nGreen\nBlue\n")
-    assert open_labelled(tmp_path).class_names == ("Blue", "Green", "Red")  # as the folders sort
+    assert open_labeled(tmp_path).class_names == ("Blue", "Green", "Red")  # as the folders sort
     names.write_text("rot\nGreen\nBlue\n")
     with pytest.raises(UserError) as error:
-        open_labelled(tmp_path)
+        open_labeled(tmp_path)
     assert (error.value.field, error.value.value) == ("pair", ("red",))
-    assert open_labelled(tmp_path, "place").class_names == ("rot", "Green", "Blue")
+    assert open_labeled(tmp_path, "place").class_names == ("rot", "Green", "Blue")
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -225,4 +225,4 @@ def test_numbered_folders_take_the_line_of_their_number(tmp_path, first):
     names = [f"thing {i}" for i in range(11)]
     (tmp_path / "classnames.txt").write_text("\n".join(names))
     folders = sorted(str(i + first) for i in range(11))
-    assert open_labelled(tmp_path).class_names == tuple(names[int(f) - first] for f in folders)
+    assert open_labeled(tmp_path).class_names == tuple(names[int(f) - first] for f in folders)

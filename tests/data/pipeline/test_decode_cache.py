@@ -10,9 +10,9 @@ import pytest
 from clip_jax.config import DataConfig
 from clip_jax.data.open import open_source
 from clip_jax.data.pipeline import decode_cache as module
-from clip_jax.data.pipeline.decode_cache import Decoded
+from clip_jax.data.pipeline.decode_cache import DecodeCache
 from clip_jax.data.pipeline.loader import BatchOfStep, learn_tokenizer
-from clip_jax.data.sources.base import Joined
+from clip_jax.data.sources.base import ConcatSource
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_the_second_run_decodes_nothing_and_sees_the_same(setup, monkeypatch):
         first = BatchOfStep(views[1], source, tokenizer)
         assert all(equal(first(step), wanted[step]) for step in range(3))
     second = BatchOfStep(views[2], source, tokenizer)
-    monkeypatch.setattr(type(source), "many", lambda self, rows: [1 / 0 for _ in rows])  # nothing left to read
+    monkeypatch.setattr(type(source), "get_many", lambda self, rows: [1 / 0 for _ in rows])  # nothing left to read
     assert all(equal(second(step), wanted[step]) for step in range(2))
 
 
@@ -46,26 +46,26 @@ def test_a_torn_picture_is_made_again(setup):
     run, source, tokenizer = setup
     make = BatchOfStep(run, source, tokenizer)
     wanted = [make(step) for step in range(2)]
-    make.decoded.pictures[:, 3] ^= 1
-    make.decoded.pictures.flush()
+    make.cache.pictures[:, 3] ^= 1
+    make.cache.pictures.flush()
     again = BatchOfStep(run, source, tokenizer)
-    assert again.decoded.get(0) is None
+    assert again.cache.get(0) is None
     assert all(equal(again(step), wanted[step]) for step in range(2))
-    assert again.decoded.get(int(again.order(np.arange(1))[0])) is not None
+    assert again.cache.get(int(again.order(np.arange(1))[0])) is not None
 
 
 @pytest.mark.parametrize("name", ["captions.txt", "ends.npy", "captions.sha256"])
 @pytest.mark.parametrize("how", ["a bit", "cut", "junk", "gone"])
 def test_decoded_damaged_captions_are_made_again(setup, name, how):
     _, source, _ = setup
-    file = Decoded(source, 32, "pillow").folder / name
+    file = DecodeCache(source, 32, "pillow").folder / name
     good = file.read_bytes()
     damaged = {"a bit": good[:9] + bytes([good[9] ^ 1]) + good[10:], "cut": good[:9], "junk": b"\xffjunk" * 9}
     if how == "gone":
         file.unlink()
     else:
         file.write_bytes(damaged[how])
-    made = Decoded(source, 32, "pillow")
+    made = DecodeCache(source, 32, "pillow")
     for i in range(len(source)):
         made.put(i, np.zeros((32, 32, 3), np.uint8))
     assert [made.get(i).captions for i in range(len(source))] == [source.captions(i) for i in range(len(source))]
@@ -74,20 +74,20 @@ def test_decoded_damaged_captions_are_made_again(setup, name, how):
 
 def test_other_records_sizes_and_decoders_have_files_of_their_own(setup, write_shard, jpeg, pairs_dir):
     _, source, _ = setup
-    folder = Decoded(source, 32, "pillow").folder
-    assert Decoded(source, 32, "pillow").folder == folder
-    assert Decoded(source, 16, "pillow").folder != folder
-    assert Decoded(source, 32, "simplejpeg").folder != folder
+    folder = DecodeCache(source, 32, "pillow").folder
+    assert DecodeCache(source, 32, "pillow").folder == folder
+    assert DecodeCache(source, 16, "pillow").folder != folder
+    assert DecodeCache(source, 32, "simplejpeg").folder != folder
     write_shard(pairs_dir / "train" / "0.tar", {"a.jpg": jpeg((1, 2, 3)), "a.txt": b"changed"})
     changed = open_source(DataConfig(source="webdataset", paths=(str(pairs_dir),)), "train", 32)
-    assert Decoded(changed, 32, "pillow").folder != folder
+    assert DecodeCache(changed, 32, "pillow").folder != folder
 
 
 def test_worker_processes_map_the_same_files(setup):
     run, source, tokenizer = setup
     make = BatchOfStep(run, source, tokenizer)
     batch = make(0)
-    there = copy.copy(make.decoded)  # as a worker gets it: by name
+    there = copy.copy(make.cache)  # as a worker gets it: by name
     i = int(make.order(np.arange(1))[0])
     assert np.array_equal(there.get(i).image, batch["images"][0])
 
@@ -95,17 +95,17 @@ def test_worker_processes_map_the_same_files(setup):
 def test_what_cannot_be_kept_in_files_stays_in_memory(setup, monkeypatch):
     run, source, tokenizer = setup
     cropped = dataclasses.replace(run, data=dataclasses.replace(run.data, augment="square_crop"))
-    assert BatchOfStep(cropped, source, tokenizer).decoded is None
-    assert Joined([source, source]).identity == f"{source.identity} | {source.identity}"
+    assert BatchOfStep(cropped, source, tokenizer).cache is None
+    assert ConcatSource([source, source]).identity == f"{source.identity} | {source.identity}"
 
     def refuse(*args):
         raise OSError("no room")
 
-    monkeypatch.setattr(module.Decoded, "_make", refuse)
+    monkeypatch.setattr(module.DecodeCache, "_make", refuse)
     make = BatchOfStep(run, source, tokenizer)
     make(0)
-    assert make.decoded is None
-    assert len(make.kept) > 0
+    assert make.cache is None
+    assert len(make.prepared) > 0
 
 
 def test_a_disk_without_room_is_told_before_anything_is_mapped(setup, monkeypatch):
@@ -120,18 +120,18 @@ def test_a_disk_without_room_is_told_before_anything_is_mapped(setup, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(module.os, "posix_fallocate", full)
         with pytest.raises(OSError, match="No space"):
-            Decoded(source, 32, "pillow")
+            DecodeCache(source, 32, "pillow")
         without = BatchOfStep(run, source, tokenizer)
-        assert without.decoded is None  # it goes on without the files
+        assert without.cache is None  # it goes on without the files
         assert equal(without(0), wanted)
-    files = Decoded(source, 32, "pillow")
+    files = DecodeCache(source, 32, "pillow")
     for path in (files._pictures, files._sums):
         assert path.stat().st_blocks * 512 >= path.stat().st_size
     size = files._pictures.stat().st_size
     del files
-    path = Decoded(source, 32, "pillow")._pictures
+    path = DecodeCache(source, 32, "pillow")._pictures
     path.unlink()
     with path.open("wb") as file:
         file.truncate(size)  # as an older version left it
-    Decoded(source, 32, "pillow")
+    DecodeCache(source, 32, "pillow")
     assert path.stat().st_blocks * 512 >= size

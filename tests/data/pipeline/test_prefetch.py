@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clip_jax.data.pipeline.prefetch import Workers
+from clip_jax.data.pipeline.prefetch import Prefetcher
 
 
 def square(n):
@@ -19,12 +19,12 @@ def square(n):
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_elements_come_in_order_from_where_one_starts(threads):
-    assert list(Workers(square, range(0, 5), threads, 0)) == [0, 1, 4, 9, 16]
-    assert list(Workers(square, range(3, 5), threads, 0)) == [9, 16]
+    assert list(Prefetcher(square, range(0, 5), threads, 0)) == [0, 1, 4, 9, 16]
+    assert list(Prefetcher(square, range(3, 5), threads, 0)) == [9, 16]
 
 
 def test_an_error_comes_where_its_element_would_have():
-    made = Workers(square, range(5, 9), 2, 0)
+    made = Prefetcher(square, range(5, 9), 2, 0)
     assert [next(made), next(made)] == [25, 36]
     with pytest.raises(ValueError, match="seven"):
         next(made)
@@ -32,9 +32,9 @@ def test_an_error_comes_where_its_element_would_have():
 
 SCRIPT = """
 import time
-from clip_jax.data.pipeline.prefetch import Workers
+from clip_jax.data.pipeline.prefetch import Prefetcher
 if __name__ == "__main__":
-    made = Workers(abs, range(10_000), 1, 1)
+    made = Prefetcher(abs, range(10_000), 1, 1)
     print(next(made), next(made), flush=True)
     time.sleep(60)
 """
@@ -56,7 +56,8 @@ def test_a_killed_parent_leaves_no_worker(tmp_path):
 
 def test_workers_leave_signals_to_their_parent():
     code = (
-        "import os, signal; from clip_jax.data.pipeline.prefetch import Obedient; Obedient(os.getppid())(0, 1);"
+        "import os, signal; from clip_jax.data.pipeline.prefetch import ParentWatchdog;"
+        "ParentWatchdog(os.getppid())(0, 1);"
         "os.kill(os.getpid(), signal.SIGTERM); os.kill(os.getpid(), signal.SIGINT); print('alive')"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"alive\n"

@@ -1,11 +1,11 @@
-"""Orders: pure functions of the position, exact shares, epochs of their own."""
+"""Samplers: pure functions of the position, exact shares, epochs of their own."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clip_jax.data.pipeline.sampling import CYCLE, Endless, Shuffled, Weighted, _whole_shares
+from clip_jax.data.pipeline.sampling import CYCLE, InfiniteSampler, ShuffledSampler, WeightedSampler, _whole_shares
 
 WEIGHTS = st.lists(st.floats(1e-3, 1.0), min_size=2, max_size=6)
 
@@ -15,17 +15,17 @@ def sources_of(order, positions):
 
 
 def test_endless_positions_are_records_and_seeds_differ():
-    assert Endless(0)(np.arange(3)).tolist() == [0, 1, 2]
-    assert Endless(1)(np.arange(1))[0] == 1 << 32
-    assert Endless(0).distinct(10**12) == 10**12
+    assert InfiniteSampler(0)(np.arange(3)).tolist() == [0, 1, 2]
+    assert InfiniteSampler(1)(np.arange(1))[0] == 1 << 32
+    assert InfiniteSampler(0).distinct(10**12) == 10**12
 
 
 def test_shuffled_shows_every_record_once_an_epoch_in_a_new_order():
-    order = Shuffled(50, seed=3)
+    order = ShuffledSampler(50, seed=3)
     first, second = order(np.arange(50)), order(np.arange(50, 100))
     assert sorted(first) == sorted(second) == list(range(50))
     assert first.tolist() != second.tolist()
-    assert first.tolist() != Shuffled(50, seed=4)(np.arange(50)).tolist()
+    assert first.tolist() != ShuffledSampler(50, seed=4)(np.arange(50)).tolist()
     assert (order.distinct(20), order.distinct(120)) == (20, 50)
 
 
@@ -42,7 +42,7 @@ def test_the_smallest_share_is_one_record_of_a_cycle():
 
 @given(WEIGHTS, st.integers(1, 3 * CYCLE))
 def test_every_first_stretch_has_the_shares_asked_for(weights, samples):
-    order = Weighted([7] * len(weights), weights, seed=0)
+    order = WeightedSampler([7] * len(weights), weights, seed=0)
     share = order.quota / CYCLE
     drawn = order.drawn(samples)
     assert sum(drawn) == samples
@@ -50,7 +50,7 @@ def test_every_first_stretch_has_the_shares_asked_for(weights, samples):
 
 
 def test_what_is_drawn_is_what_is_counted():
-    order = Weighted([10, 300, 40], [5, 3, 2], seed=1)
+    order = WeightedSampler([10, 300, 40], [5, 3, 2], seed=1)
     seen = sources_of(order, np.arange(77))
     assert np.bincount(seen, minlength=3).tolist() == order.drawn(77)
     assert order.drawn(1000) == [500, 300, 200]
@@ -59,7 +59,7 @@ def test_what_is_drawn_is_what_is_counted():
 
 
 def test_each_source_goes_through_its_own_epochs_also_across_cycles():
-    order = Weighted([10, 16], [0.5, 0.5], seed=0)
+    order = WeightedSampler([10, 16], [0.5, 0.5], seed=0)
     positions = np.arange(CYCLE - 100, CYCLE + 100)  # of the first source, records 49,950 to 50,050 of its own count
     index = order(positions)
     first = index[index < 10]
@@ -73,6 +73,6 @@ def test_each_source_goes_through_its_own_epochs_also_across_cycles():
 
 @pytest.mark.parametrize("position", [0, 5, CYCLE - 1, CYCLE, 10**9])
 def test_a_position_alone_gives_what_it_gives_among_others(position):
-    order = Weighted([10, 300], [0.7, 0.3], seed=0)
+    order = WeightedSampler([10, 300], [0.7, 0.3], seed=0)
     together = order(np.arange(position, position + 8))
     assert [int(order(np.array([position + k]))[0]) for k in range(8)] == together.tolist()

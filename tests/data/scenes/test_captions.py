@@ -17,13 +17,13 @@ def test_names_differ_and_do_not_depend_on_how_many():
 
 
 facts = st.builds(
-    t.Facts, object=st.integers(0, 31), colour=st.integers(0, 9), texture=st.integers(0, 5), size=st.integers(0, 1),
+    t.Facts, object=st.integers(0, 31), color=st.integers(0, 9), texture=st.integers(0, 5), size=st.integers(0, 1),
     count=st.integers(0, 3), corner=st.integers(0, 3), background=st.integers(0, 5), other=st.just(-1),
-    other_colour=st.integers(0, 9), relation=st.integers(0, 3),
+    other_color=st.integers(0, 9), relation=st.integers(0, 3),
 )  # fmt: skip
 choices = st.builds(
-    t.Choices, name=st.integers(0, 2), colour=st.booleans(), texture=st.booleans(), size=st.booleans(),
-    place=st.booleans(), background=st.booleans(), opening=st.integers(0, 7), closing=st.integers(0, 3),
+    t.Choices, name=st.integers(0, 2), color=st.booleans(), texture=st.booleans(), size=st.booleans(),
+    corner=st.booleans(), background=st.booleans(), opening=st.integers(0, 7), closing=st.integers(0, 3),
     noun=st.integers(0, 3),
 )  # fmt: skip
 
@@ -32,7 +32,7 @@ choices = st.builds(
 def test_a_caption_says_what_it_mentions_and_nothing_else(f, c):
     words = re.findall(r"[a-z]+", t.caption(f, c, NAMES, FAMILIES))
     for mentioned, names, value in (
-        (c.colour, t.COLOURS, f.colour), (c.texture, t.TEXTURES, f.texture), (c.size, t.SIZES, f.size),
+        (c.color, t.COLORS, f.color), (c.texture, t.TEXTURES, f.texture), (c.size, t.SIZES, f.size),
         (c.background, t.BACKGROUNDS, f.background),
     ):  # fmt: skip
         assert [w for w in words if w in names] == ([names[value]] if mentioned else [])
@@ -42,7 +42,7 @@ def test_a_caption_says_what_it_mentions_and_nothing_else(f, c):
 
 
 def test_a_relation_names_both():
-    f = t.Facts(1, 0, 0, 0, 0, 0, 0, other=9, other_colour=2, relation=2)
+    f = t.Facts(1, 0, 0, 0, 0, 0, 0, other=9, other_color=2, relation=2)
     say = t.Choices(0, True, False, False, True, False, 0, 0, 0)
     assert t.caption(f, say, NAMES, FAMILIES) == f"a red {NAMES[1]} above a blue {NAMES[9]}"
 

@@ -40,9 +40,9 @@ def test_training_never_shows_a_withheld_pair():
     w = world(CONFIG)
     assert w.withheld.sum() == 2 * FAMILIES
     s = sample(CONFIG, 0, np.arange(50_000))
-    assert not w.withheld[s.object // w.per_family, s.colour].any()
+    assert not w.withheld[s.object // w.per_family, s.color].any()
     pair = s.other >= 0
-    assert not w.withheld[s.other[pair] // w.per_family, s.other_colour[pair]].any()
+    assert not w.withheld[s.other[pair] // w.per_family, s.other_color[pair]].any()
 
 
 def test_all_glyphs_differ():
@@ -69,7 +69,7 @@ def test_relations_are_drawn_as_named():
     s = sample(CONFIG, 0, np.arange(64))
     s.other[:] = (s.object + 20) % CONFIG.objects
     s.count[:], s.texture[:], s.background[:] = 0, 0, 0
-    s.colour[:], s.other_colour[:] = 0, 2  # red and blue on black
+    s.color[:], s.other_color[:] = 0, 2  # red and blue on black
     s.relation[:] = np.arange(64) % 4
     image = render(CONFIG, s).astype(int)
     y, x = np.mgrid[:32, :32]

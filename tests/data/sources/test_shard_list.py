@@ -24,12 +24,12 @@ def test_braces_multiply_in_the_order_of_writing(text, names):
 
 @pytest.mark.parametrize("text", ["a{0..1", "a}0", "{a,{b}", "a}{b"])
 def test_a_brace_without_its_partner(text):
-    with pytest.raises(ConfigError, match="has a brace without its partner"):
+    with pytest.raises(ConfigError, match="has unbalanced braces"):
         expand_braces(text)
 
 
 def test_ranges_that_make_no_sense(monkeypatch):
-    with pytest.raises(ConfigError, match="{5..3} in 'a{5..3}' runs down"):
+    with pytest.raises(ConfigError, match="{5..3} in 'a{5..3}' is descending"):
         expand_braces("a{5..3}")
     for text in ("a{}", "a{b}", "a{1..b}"):
         with pytest.raises(ConfigError, match="must be a range like"):

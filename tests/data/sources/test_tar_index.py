@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from clip_jax.data.sources import tar_index
-from clip_jax.data.sources.tar_index import AHEAD, BLOCK, MEMBERS, load_index, scan
+from clip_jax.data.sources.tar_index import BLOCK, MEMBERS, MIN_READ, load_index, scan
 from clip_jax.data.sources.webdataset import Shards
 from clip_jax.errors import UserError
 from clip_jax.storage import range_reads as remote
@@ -48,7 +48,7 @@ def test_places_lead_to_the_bytes_in_every_form_of_tar(tmp_path, form):
         else tar_bytes(SAMPLES)
     )
     path.write_bytes(data)
-    places = load_index(str(path)).places.astype(int).reshape(len(MEMBERS), 2, -1)
+    places = load_index(str(path)).offsets.astype(int).reshape(len(MEMBERS), 2, -1)
     got = {
         (member, i): data[BLOCK * start : BLOCK * start + size]
         for member, (starts, sizes) in zip(MEMBERS, places, strict=True)
@@ -63,17 +63,17 @@ def test_only_headers_are_read_of_large_members(store):
     large = {f"{i}.{e}": bytes(n) for i in range(20) for e, n in (("jpg", 100_000), ("txt", 50))}
     data = tar_bytes(large)
     store.pipe("/box/0.tar", data)
-    assert scan("slow://box/0.tar", len(data)).places.shape[1] == 20
+    assert scan("slow://box/0.tar", len(data)).offsets.shape[1] == 20
     read = sum(end - start for _, start, end in store.asked)
-    assert read <= 22 * AHEAD + tarfile.RECORDSIZE < len(data) / 10
+    assert read <= 22 * MIN_READ + tarfile.RECORDSIZE < len(data) / 10
     assert len(store.asked) <= 22  # one request a sample: its small members come along
 
 
 def test_small_members_are_read_many_at_a_time(store):
     data = tar_bytes({f"{i}.txt": b"x" for i in range(400)})
     store.pipe("/box/0.tar", data)
-    assert scan("slow://box/0.tar", len(data)).places.shape[1] == 400
-    assert len(store.asked) <= len(data) / AHEAD + 2
+    assert scan("slow://box/0.tar", len(data)).offsets.shape[1] == 400
+    assert len(store.asked) <= len(data) / MIN_READ + 2
 
 
 def test_a_second_look_reads_no_header(store, cache):
@@ -82,7 +82,7 @@ def test_a_second_look_reads_no_header(store, cache):
     assert len(list(cache.iterdir())) == 1
     store.asked.clear()
     again = load_index("slow://box/0.tar")
-    assert np.array_equal(again.places, first.places)
+    assert np.array_equal(again.offsets, first.offsets)
     assert again[1:] == first[1:]
     assert not store.asked
 
@@ -99,7 +99,7 @@ def test_a_damaged_entry_is_made_anew(tmp_path, cache, how):
     elif how == "junk":
         entry.write_bytes(b"junk" * 100)
     elif how == "flipped":
-        where = good.index(first.places.tobytes()) + 3
+        where = good.index(first.offsets.tobytes()) + 3
         entry.write_bytes(good[:where] + bytes([good[where] ^ 1]) + good[where + 1 :])
     elif how == "other arrays":
         with np.load(entry) as found:
@@ -108,7 +108,7 @@ def test_a_damaged_entry_is_made_anew(tmp_path, cache, how):
             np.savez(file, told=told, places=np.zeros((2, 3)))
     else:
         entry.unlink()
-    assert np.array_equal(load_index(str(path)).places, first.places)
+    assert np.array_equal(load_index(str(path)).offsets, first.offsets)
     assert entry.read_bytes() == good
 
 
@@ -118,7 +118,7 @@ def test_a_shard_that_changed_is_scanned_again(store):
     changed = dict(reversed(SAMPLES.items()))  # as many bytes
     store.pipe("/box/0.tar", tar_bytes(changed))
     again, scanned = load_index("slow://box/0.tar"), scan("slow://box/0.tar", remote.stat("slow://box/0.tar").size)
-    assert np.array_equal(again.places, scanned.places)
+    assert np.array_equal(again.offsets, scanned.offsets)
     assert again[1:] == scanned[1:]
 
 
@@ -126,7 +126,7 @@ def test_without_a_folder_to_write_in_it_works_as_well(tmp_path, monkeypatch):
     path = tmp_path / "0.tar"
     path.write_bytes(tar_bytes(SAMPLES))
     monkeypatch.setenv("CLIP_JAX_CACHE", str(path))  # a file, so no folder can be made in it
-    assert load_index(str(path)).places.shape == (2 * len(MEMBERS), 3)
+    assert load_index(str(path)).offsets.shape == (2 * len(MEMBERS), 3)
 
 
 @pytest.mark.parametrize("cut", [100, 700, 3 * BLOCK, 6 * BLOCK])
@@ -154,7 +154,7 @@ def test_a_full_disk_leaves_no_half_an_entry(tmp_path):
         file.write(b"half")
         raise OSError(28, "No space left on device")
 
-    assert not tar_index.keep(tmp_path / "shards" / "x.npz", write)
+    assert not tar_index.write_atomically(tmp_path / "shards" / "x.npz", write)
     assert list((tmp_path / "shards").iterdir()) == []
 
 
@@ -197,8 +197,8 @@ def test_scan_bytes_behind_the_end_are_refused(tmp_path, how):
 
 
 def test_scan_zeros_behind_the_end_are_none(tmp_path):
-    (tmp_path / "0.tar").write_bytes(tar_bytes(A) + bytes(3 * BLOCK + tar_index.TAIL))
-    assert load_index(str(tmp_path / "0.tar")).places.shape[1] == 1
+    (tmp_path / "0.tar").write_bytes(tar_bytes(A) + bytes(3 * BLOCK + tar_index.TAIL_CHUNK))
+    assert load_index(str(tmp_path / "0.tar")).offsets.shape[1] == 1
 
 
 def test_scan_a_folder_as_last_member_is_no_early_end(tmp_path):
@@ -209,7 +209,7 @@ def test_scan_a_folder_as_last_member_is_no_early_end(tmp_path):
             info.type, info.size = kind, len(data)
             tar.addfile(info, io.BytesIO(data))
     (tmp_path / "0.tar").write_bytes(out.getvalue())
-    assert load_index(str(tmp_path / "0.tar")).places.shape[1] == 1
+    assert load_index(str(tmp_path / "0.tar")).offsets.shape[1] == 1
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_scan_a_member_twice_is_refused_by_name(tmp_path, data, name):
 def test_scan_hidden_members_are_passed_over(tmp_path):
     hidden = ("._0.jpg", "__MACOSX/._0.jpg", ".DS_Store", "a/.ipynb_checkpoints/0.jpg", "__MACOSX/9.txt")
     (tmp_path / "0.tar").write_bytes(tar_bytes({**dict.fromkeys(hidden, b"x"), "./0.jpg": b"1", "./0.txt": b"2"}))
-    assert load_index(str(tmp_path / "0.tar")).places.shape[1] == 1
+    assert load_index(str(tmp_path / "0.tar")).offsets.shape[1] == 1
 
 
 def keys(path):

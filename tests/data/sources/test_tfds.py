@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from clip_jax.data.images.train_transforms import decode
-from clip_jax.data.pipeline.prefetch import Workers
+from clip_jax.data.pipeline.prefetch import Prefetcher
 from clip_jax.data.sources.tfds import TfdsSource
 from clip_jax.errors import UserError
 
@@ -75,7 +75,7 @@ def test_what_is_not_there_is_named(prepared, split, image, caption, said):
 
 
 def test_no_prepared_set(tmp_path):
-    with pytest.raises(UserError, match="no prepared TFDS data set"):
+    with pytest.raises(UserError, match="not a prepared TFDS data set"):
         TfdsSource(tmp_path, "train", "image", "caption")
 
 
@@ -94,5 +94,5 @@ def test_tfrecord_is_refused_with_the_command_that_converts_it(prepared, tmp_pat
 
 def test_it_travels_to_worker_processes(prepared):
     source = TfdsSource(prepared, "train", "image", "caption")
-    with contextlib.closing(Workers(source.captions, range(6), 1, 1)) as made:
+    with contextlib.closing(Prefetcher(source.captions, range(6), 1, 1)) as made:
         assert list(made) == [source.captions(i) for i in range(6)]

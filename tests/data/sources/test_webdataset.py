@@ -95,37 +95,37 @@ def stored(store, tmp_path, monkeypatch, write_shard):
 def test_a_store_gives_what_a_folder_gives(stored, tmp_path):
     here, there = WebDataset(tmp_path / "here", "train"), WebDataset("slow://box", "train")
     rows = [13, 2, 19, 2]
-    assert there.many(rows) == here.many(rows)
+    assert there.get_many(rows) == here.get_many(rows)
     assert (
-        there.many_captions(rows)
-        == here.many_captions(rows)
+        there.get_many_captions(rows)
+        == here.get_many_captions(rows)
         == [("text 1 3",), ("text 0 2",), ("text 1 9",), ("text 0 2",)]
     )
-    assert WebDataset("slow://box/train/{0..1}.tar", "any").many(rows) == here.many(rows)
+    assert WebDataset("slow://box/train/{0..1}.tar", "any").get_many(rows) == here.get_many(rows)
     assert there.name(13) == "slow:///box/train/1.tar:k3"
 
 
 def test_only_the_bytes_of_the_records_asked_for_are_read(stored):
     source = WebDataset("slow://box", "train")
     stored.asked.clear()
-    records = source.many([3, 17])
+    records = source.get_many([3, 17])
     wanted = sum(len(r.image) + len(r.captions[0]) for r in records)
     read = sum(end - start for _, start, end in stored.asked)
     assert len(stored.asked) == 2  # picture and text in one piece
     assert wanted <= read <= wanted + 2 * 1024  # and the padding and the header between them
     stored.asked.clear()
-    source.many_captions(list(range(20)))
+    source.get_many_captions(list(range(20)))
     assert sum(end - start for _, start, end in stored.asked) == 20 * len("text 0 0")
 
 
 def test_the_index_takes_sixteen_bytes_a_pair_and_workers_share_it(stored):
     shards = WebDataset("slow://box", "train").shards
     assert shards.members == ("image", "txt")
-    assert shards.places.nbytes == 16 * len(shards)
+    assert shards.offsets.nbytes == 16 * len(shards)
     copy = Shards.__new__(Shards)
     copy.__setstate__(shards.__getstate__())
-    assert isinstance(copy.places, np.memmap)
-    assert not isinstance(shards.places, np.memmap)
+    assert isinstance(copy.offsets, np.memmap)
+    assert not isinstance(shards.offsets, np.memmap)
     assert copy.read([4], ("image", "txt")) == shards.read([4], ("image", "txt"))
 
 
@@ -133,7 +133,7 @@ def test_without_a_cache_folder_workers_get_the_index_itself(stored, tmp_path, m
     shards = WebDataset("slow://box", "train").shards
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("CLIP_JAX_CACHE", str(tmp_path / "file"))
-    assert shards.__getstate__()["places"] is shards.places
+    assert shards.__getstate__()["offsets"] is shards.offsets
 
 
 @pytest.mark.parametrize("sign", ["\u2028", "\u0085", "\v", "\f", "\x1c"])

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clip_jax.data.tokenizers.clip_bpe import END, START, PublishedTokenizer
+from clip_jax.data.tokenizers.clip_bpe import END, START, ClipTokenizer
 from clip_jax.data.tokenizers.learned_bpe import load_tokenizer
 from clip_jax.errors import ConfigError, UserError
 
@@ -14,7 +14,7 @@ GOLD = json.loads((Path(__file__).parents[2] / "parity" / "tokenizer.json").read
 
 
 def test_all_golden_strings_are_exact():
-    tokenizer = PublishedTokenizer(GOLD["context_length"])
+    tokenizer = ClipTokenizer(GOLD["context_length"])
     rows = tokenizer.encode([c["text"] for c in GOLD["cases"]])
     assert rows.dtype == np.int32
     assert len(GOLD["cases"]) == 200
@@ -29,25 +29,25 @@ def test_repairing_text_matters():
 
 
 def test_a_long_text_keeps_its_end():
-    row = PublishedTokenizer(8).encode(["a photo of a very very very long caption"])[0]
+    row = ClipTokenizer(8).encode(["a photo of a very very very long caption"])[0]
     assert (row[0], row[-1]) == (START, END)
 
 
 def test_decode_gives_the_words_back():
-    tokenizer = PublishedTokenizer()
+    tokenizer = ClipTokenizer()
     assert tokenizer.decode(tokenizer.encode(["A photo of a dog!"])[0]) == "a photo of a dog !"
 
 
 def test_it_is_saved_and_loaded(tmp_path):
-    PublishedTokenizer(16).save(tmp_path / "tokenizer.json")
+    ClipTokenizer(16).save(tmp_path / "tokenizer.json")
     again = load_tokenizer(tmp_path / "tokenizer.json")
-    assert isinstance(again, PublishedTokenizer)
+    assert isinstance(again, ClipTokenizer)
     assert again.context_length == 16
 
 
 def test_what_cannot_be_is_told(tmp_path):
     with pytest.raises(ConfigError, match="context_length=2"):
-        PublishedTokenizer(2)
+        ClipTokenizer(2)
     (tmp_path / "x.json").write_text('{"format": "something else"}')
     with pytest.raises(UserError, match="x.json: not a tokenizer"):
         load_tokenizer(tmp_path / "x.json")

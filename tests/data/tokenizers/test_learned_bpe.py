@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clip_jax.data.tokenizers.learned_bpe import LEARNED, clean, load_tokenizer, train_tokenizer
+from clip_jax.data.tokenizers.learned_bpe import MAX_CAPTION_CHARS, clean, load_tokenizer, train_tokenizer
 from clip_jax.errors import UserError
 
 CAPTIONS = ["a red circle on a table", "two red circles", "the table is red", "naïve café"] * 5
@@ -65,9 +65,9 @@ def test_a_file_that_is_no_tokenizer_is_named(tmp_path, text):
 
 
 def test_train_tokenizer_long_caption_is_cut_before_learning():
-    long = "".join(map(chr, np.random.default_rng(0).integers(97, 123, 5 * LEARNED)))
+    long = "".join(map(chr, np.random.default_rng(0).integers(97, 123, 5 * MAX_CAPTION_CHARS)))
     texts = [long[:2000] * 2, long]  # from the uncut one other merges would be learned
-    cut = train_tokenizer([t[:LEARNED] for t in texts], 400, 16)
+    cut = train_tokenizer([t[:MAX_CAPTION_CHARS] for t in texts], 400, 16)
     assert np.array_equal(train_tokenizer(texts, 400, 16).encode([long]), cut.encode([long]))
     whole = train_tokenizer([long[:2000], long[2000:6000]], 400, 16)
     assert not np.array_equal(whole.encode([long]), cut.encode([long]))

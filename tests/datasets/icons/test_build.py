@@ -9,10 +9,10 @@ from PIL import Image
 
 from clip_jax.cli.main import main
 from clip_jax.data.labeled.classification import load_classification_set
-from clip_jax.data.labeled.open import open_labelled
+from clip_jax.data.labeled.open import open_labeled
 from clip_jax.data.labeled.perceptual_hash import find_overlap, hashes
 from clip_jax.data.sources.webdataset import WebDataset
-from clip_jax.datasets.icons.build import HELD_OUT, LICENCES, IconsConfig, build, summary
+from clip_jax.datasets.icons.build import HELD_OUT, LICENSES, IconsConfig, build, summary
 from clip_jax.datasets.icons.package import digest
 from clip_jax.errors import UserError
 
@@ -26,7 +26,8 @@ def files(out):
 def pairs(out, split):
     source = WebDataset(out, split)
     return {
-        source.name(i).rpartition("tar:")[2]: record for i, record in enumerate(source.many(list(range(len(source)))))
+        source.name(i).rpartition("tar:")[2]: record
+        for i, record in enumerate(source.get_many(list(range(len(source)))))
     }
 
 
@@ -87,7 +88,7 @@ def test_tasks_are_what_evaluation_reads(tiny):
         assert (len(task.class_names), len(task.labels)) == (told["classes"], told["examples"])
         assert told["chance"] == 1 / told["classes"]
         assert set(np.unique(task.labels)) == set(range(told["classes"]))
-        assert open_labelled(out / "eval" / name).splits == ("test",)
+        assert open_labeled(out / "eval" / name).splits == ("test",)
     basic, common = (load_classification_set(out / "eval" / f"icons-{name}", 32, 0) for name in ("basic", "common"))
     assert set(basic.class_names) <= set(common.class_names)
     assert load_classification_set(out / "eval" / "flags", 32, 0).class_names == ("France", "Italy")
@@ -105,14 +106,14 @@ def test_an_interrupted_build_goes_on(build_tiny, tmp_path, monkeypatch):
 
     drawn = []
 
-    def draw(icons, *rest, real=module.draw_set):
+    def draw(icons, *rest, real=module.render_set):
         if len(drawn) == 3:
             raise KeyboardInterrupt
         drawn.append(icons.prefix)
         real(icons, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "draw_set", draw)
+        patch.setattr(module, "render_set", draw)
         with pytest.raises(KeyboardInterrupt):
             build_tiny(tmp_path / "broken")
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "broken" / ".work").glob("*.pictures")}
@@ -154,8 +155,9 @@ def test_a_folder_of_something_else_is_left_alone(build_tiny, tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / ".work").mkdir()  # where npm has put the package already
     (tmp_path / "train" / "mine.tar").write_text("mine")
-    with pytest.raises(UserError, match="holds train, val or eval of something else"):
+    with pytest.raises(UserError) as refused:
         build_tiny(tmp_path)
+    assert (refused.value.field, refused.value.value) == ("--out", tmp_path)
     assert (tmp_path / "train" / "mine.tar").read_text() == "mine"
 
 
@@ -178,5 +180,5 @@ def test_from_the_command_line(package, tmp_path, capsys):
 
 
 def test_no_licence_by_default_forbids_selling_or_asks_for_source():
-    assert not [name for name in LICENCES if "NC" in name or "GPL" in name]
+    assert not [name for name in LICENSES if "NC" in name or "GPL" in name]
     assert len(set(HELD_OUT)) == len(HELD_OUT)

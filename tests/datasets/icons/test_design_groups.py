@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clip_jax.datasets.icons.design_groups import families, links, near_duplicates
+from clip_jax.datasets.icons.design_groups import group_by_design, links, near_duplicates
 
 
 def table(**sets):
@@ -14,7 +14,7 @@ def table(**sets):
 
 def whys(make_set, rows, *prefixes, **authors):
     sets = [make_set(p, "MIT", {"a": "<g/>"}, author={"name": authors.get(p, p), "url": ""}) for p in prefixes]
-    return {(link.one, link.other): link.why for link in links(sets, rows)}
+    return {(link.first, link.second): link.reason for link in links(sets, rows)}
 
 
 def icons(start, count, looks):
@@ -45,7 +45,11 @@ def test_author_prefix_and_known_forks(make_set):
 
 def test_families_are_the_connected_parts(make_set):
     found = links([make_set(p, "MIT", {"a": "<g/>"}) for p in ("a", "a-b", "feather", "lucide", "z")], table(z={}))
-    assert families(("a", "a-b", "feather", "lucide", "z"), found) == [("a", "a-b"), ("feather", "lucide"), ("z",)]
+    assert group_by_design(("a", "a-b", "feather", "lucide", "z"), found) == [
+        ("a", "a-b"),
+        ("feather", "lucide"),
+        ("z",),
+    ]
 
 
 def test_near_duplicates_are_on_the_training_side():

@@ -33,7 +33,7 @@ def die(item):
 
 
 def fill(item):
-    return len(bytearray(item.number)) if item.number < 1 << 20 else len(bytearray(4 * module.ROOM))
+    return len(bytearray(item.number)) if item.number < 1 << 20 else len(bytearray(4 * module.MAX_GROWTH))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from clip_jax.datasets.icons.package import Drawing
-from clip_jax.datasets.icons.render import DEEPEST, LONGEST_BODY, Pen, draw_set, load_drawn, path_digest
+from clip_jax.datasets.icons.render import DEEPEST, LONGEST_BODY, Renderer, load_rendered, path_digest, render_set
 
 BOX = '<path fill="currentColor" d="M0 0h24v24H0z"/>'
 
@@ -17,7 +17,7 @@ def pixels(drawn):
 
 
 def test_current_colour_on_white_the_longer_side_fills_the_square():
-    drawn = Pen(32, "#0000ff")(Drawing(BOX.replace("h24", "h12").replace("H0", "h-12"), 0, 0, 12, 24))
+    drawn = Renderer(32, "#0000ff")(Drawing(BOX.replace("h24", "h12").replace("H0", "h-12"), 0, 0, 12, 24))
     image = pixels(drawn)
     assert image.shape == (32, 32, 3)
     assert (image[:, 8:24] == (0, 0, 255)).all()
@@ -31,12 +31,12 @@ def test_current_colour_on_white_the_longer_side_fills_the_square():
      (BOX + "<animate/>", "animated"), ("&nbsp;", "broken"), ("</svg>", "broken")],
 )  # fmt: skip
 def test_what_cannot_be_seen_has_a_reason(body, reason):
-    assert Pen(16, "#000000")(Drawing(body, 0, 0, 24, 24)) == reason
+    assert Renderer(16, "#000000")(Drawing(body, 0, 0, 24, 24)) == reason
 
 
 @pytest.mark.parametrize("view", [(0, 0, 0, 24), (0, 0, -1, 24), (0, 0, "x", 24)])
 def test_a_plane_of_no_size_is_broken_or_drawn_and_never_fatal(view):
-    found = Pen(16, "#000000")(Drawing(BOX, *view))
+    found = Renderer(16, "#000000")(Drawing(BOX, *view))
     assert found in ("broken", "empty") or pixels(found).shape == (16, 16, 3)
 
 
@@ -50,10 +50,10 @@ def test_a_panic_of_the_renderer_is_a_broken_icon_and_an_interrupt_is_not(monkey
 
         monkeypatch.setattr(resvg_py, "svg_to_bytes", fail)
         if outcome:
-            assert Pen(16, "#000000")(Drawing(BOX, 0, 0, 24, 24)) == outcome
+            assert Renderer(16, "#000000")(Drawing(BOX, 0, 0, 24, 24)) == outcome
         else:
             with pytest.raises(error):
-                Pen(16, "#000000")(Drawing(BOX, 0, 0, 24, 24))
+                Renderer(16, "#000000")(Drawing(BOX, 0, 0, 24, 24))
 
 
 def test_digest_is_of_the_paths():
@@ -64,15 +64,15 @@ def test_digest_is_of_the_paths():
 
 def test_a_drawn_set_is_not_drawn_again(tmp_path, make_set):
     icons = make_set("pen", "MIT", {"box": BOX, "none": "<g/>", "dot": '<circle r="9"/>'})
-    draw_set(icons, Pen(16, "#000000"), tmp_path)
-    found = load_drawn(tmp_path, "pen")
+    render_set(icons, Renderer(16, "#000000"), tmp_path)
+    found = load_rendered(tmp_path, "pen")
     assert (found.names, found.left_out) == (("box", "dot"), {"none": "empty"})
     assert found.pictures.stat().st_size == found.ends[-1]
 
     def never(*_):
         raise AssertionError
 
-    draw_set(icons, Pen(16, "#000000"), tmp_path, never)
+    render_set(icons, Renderer(16, "#000000"), tmp_path, never)
 
 
 INSIDE = (
@@ -90,13 +90,13 @@ def test_what_refers_to_a_file_is_broken(tmp_path, attribute, target):
     spaces = 'xmlns:x="http://www.w3.org/1999/xlink"'
     target = target.format(tmp_path / "secret.png").replace("<", "&lt;")
     body = f'<image {spaces} {attribute}="{target}" width="24" height="24"/>'
-    assert Pen(16, "#000000")(Drawing(body, 0, 0, 24, 24)) == "broken"
+    assert Renderer(16, "#000000")(Drawing(body, 0, 0, 24, 24)) == "broken"
 
 
 def test_what_refers_to_itself_is_drawn():
     image = f'<image href="{INSIDE}" width="4" height="4"/>'
     body = f'<defs><path id="a" d="M0 0h9v9H0z"/></defs><use xlink:href="#a"/>{image}'
-    assert not isinstance(Pen(16, "#000000")(Drawing(body, 0, 0, 24, 24)), str)
+    assert not isinstance(Renderer(16, "#000000")(Drawing(body, 0, 0, 24, 24)), str)
 
 
 @pytest.mark.parametrize(
@@ -111,9 +111,9 @@ def test_what_refers_to_itself_is_drawn():
     ids=["deep", "deeper", "long", "infinite", "view"],
 )
 def test_what_is_deep_or_long_or_no_number_is_broken(drawing):
-    assert Pen(16, "#000000")(drawing) == "broken"
+    assert Renderer(16, "#000000")(drawing) == "broken"
 
 
 def test_as_deep_as_is_allowed_is_drawn():
     body = "<g>" * (DEEPEST - 2) + BOX + "</g>" * (DEEPEST - 2)
-    assert not isinstance(Pen(16, "#000000")(Drawing(body, 0, 0, 24, 24)), str)
+    assert not isinstance(Renderer(16, "#000000")(Drawing(body, 0, 0, 24, 24)), str)
