@@ -64,7 +64,7 @@ def main() -> None:
 
     import numpy as np
 
-    from clip_jax.train.coord_check import moved, slopes
+    from clip_jax.train.coord_check import coordinate_changes, fit_powers
 
     rng = np.random.default_rng(0)
     batch = {
@@ -78,13 +78,13 @@ def main() -> None:
         for size in sizes:
             width, depth = (args.widths[0], size) if args.depths else (size, 1)
             model = model_of(kind, width, depth, args.widths[0], args.depths[0] if args.depths else 0)
-            row = moved(model, args.lr, batch, steps=args.steps)
+            row = coordinate_changes(model, args.lr, batch, steps=args.steps)
             for tower in ("image", "text"):  # the only stream that all depths have
                 row[f"{tower} stream, last"] = row[f"{tower} stream {depth}"]
             found[kind].append(row)
     print(f"{axis} {', '.join(map(str, sizes))}; {args.steps} updates at {args.lr:g}\n")
     print(f"| module | parametrisation | first size ~ {axis}^ | change ~ {axis}^ |\n|---|---|---|---|")
-    powers = {kind: slopes(sizes, rows) for kind, rows in found.items()}
+    powers = {kind: fit_powers(sizes, rows) for kind, rows in found.items()}
     for module in powers["mup"]:
         for kind in COLOURS:
             first, change = powers[kind][module]

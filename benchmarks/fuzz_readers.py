@@ -274,9 +274,9 @@ def read_records(folder: Path) -> None:
     from clip_jax.storage.lock import RunLock, request_stop
     from clip_jax.sweep.collect import cells_of, collect, curves
     from clip_jax.sweep.launch.base import Job
-    from clip_jax.sweep.launch.submission import finished, left_out, set_aside_corrupt, take_up, verdict
+    from clip_jax.sweep.launch.submission import failure_of, finished, give_up_reason, requeue, set_aside_corrupt
     from clip_jax.sweep.status import status_table
-    from clip_jax.train.run_directory import Record
+    from clip_jax.train.run_directory import RunDirectory
 
     failed: UserError | None = None
     cells_of(folder)
@@ -285,7 +285,7 @@ def read_records(folder: Path) -> None:
 
     def go_on() -> None:
         set_aside_corrupt(run_dir, lambda line: None, whole_result=True)
-        finished(job), left_out(job), verdict(job, 2), take_up(job)
+        finished(job), failure_of(job), give_up_reason(job, 2), requeue(job)
 
     def asked() -> None:
         with contextlib.suppress(UserError):  # nobody of that number signed it
@@ -293,7 +293,7 @@ def read_records(folder: Path) -> None:
 
     for read in (
         lambda: status_table(folder), lambda: collect(folder), lambda: curves(folder), lambda: RunLock(run_dir).owner(),
-        lambda: Record(run_dir, RunConfig()).rows("metrics.jsonl"), asked, go_on,
+        lambda: RunDirectory(run_dir, RunConfig()).rows("metrics.jsonl"), asked, go_on,
     ):  # fmt: skip
         try:
             read()

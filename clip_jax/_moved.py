@@ -210,5 +210,22 @@ def names_of(package: str, *modules: str) -> Callable[[str], Any]:
     return get
 
 
+def renamed(module: str, names: dict[str, str]) -> Callable[[str], Any]:
+    """Return a ``__getattr__`` for a module whose names were changed.
+
+    Args:
+      module: its ``__name__``.
+      names: old name -> new name.
+    """
+
+    def get(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        _warn(f"{module}.{name}", f"{module}.{names[name]}")
+        return getattr(import_module(module), names[name])
+
+    return get
+
+
 def _warn(old: str, new: str) -> None:
     warnings.warn(f"{old} is {new} now; the old path goes with the next release", DeprecationWarning, stacklevel=3)

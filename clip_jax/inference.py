@@ -29,8 +29,8 @@ from clip_jax.pretrained.names import Fetch, hub_fetch
 from clip_jax.storage.paths import SCHEME, as_path, is_url
 from clip_jax.train.checkpoint import load_params
 from clip_jax.train.inputs import read_tokenizer
-from clip_jax.train.loop import Start
-from clip_jax.train.pixels import tell_old, with_pixels
+from clip_jax.train.loop import InitState
+from clip_jax.train.pixels import warn_without_pixels, with_pixels
 from clip_jax.train.run_directory import read_config
 
 
@@ -180,7 +180,7 @@ def read_weights(name: str, *, fetch: Fetch = hub_fetch) -> Weights:
     begun = read_config(as_path(name))
     assert begun is not None
     run = with_pixels(begun, as_path(name))
-    tell_old(run, as_path(name))
+    warn_without_pixels(run, as_path(name))
     config = on_any_device(run.model)
     built = build(config, make_mesh(RunConfig().mesh))
     _, params = load_params(name, built)
@@ -265,7 +265,7 @@ def _check_same_shape(run: ModelConfig, loaded: ModelConfig, towers: tuple[str, 
             )
 
 
-def start_from(config: RunConfig, *, fetch: Fetch = hub_fetch) -> Start:
+def start_from(config: RunConfig, *, fetch: Fetch = hub_fetch) -> InitState:
     """Read what ``init_from`` names: initial parameters, the text tower's tokenizer, and the image preprocessing.
 
     The tensors of the chosen towers come from the source, with positions resized to the run's resolution and context
@@ -308,4 +308,4 @@ def start_from(config: RunConfig, *, fetch: Fetch = hub_fetch) -> Start:
             raise UserError(f"init_from.source={source}: comes without a tokenizer, so its text tower cannot be used")
         tokenizer = with_context(weights.tokenizer, config.model.text.context_length)
     pixels = weights.preprocess.pixels if "image" in towers else None
-    return Start(lambda fresh: jax.tree_util.tree_map_with_path(take, fresh), tokenizer, pixels)
+    return InitState(lambda fresh: jax.tree_util.tree_map_with_path(take, fresh), tokenizer, pixels)

@@ -1,4 +1,4 @@
-"""Training as the commands do it: `train.loop` and `train.family` with evaluation and ``init_from`` wired in."""
+"""Training as the commands do it: `train.loop` and `train.vmapped` with evaluation and ``init_from`` wired in."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from clip_jax.config import RunConfig
 from clip_jax.evals.in_training import make_evaluator
 from clip_jax.inference import start_from
 from clip_jax.train.loop import train
-from clip_jax.train.vmapped.trainer import train_family
+from clip_jax.train.vmapped.trainer import train_vmapped
 
 
 def train_run(
@@ -21,12 +21,12 @@ def train_run(
     progress: bool = True,
     profile: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
-    """Train one model as ``clip-jax train`` does: what ``evals`` asks for is measured, ``init_from`` is read.
+    """Train one model as ``clip-jax train`` does, with the evaluations of ``evals`` and the weights of ``init_from``.
 
     Args:
       config: the run.
-      run_dir: made if missing; the same call on it goes on from the last checkpoint, and a finished run is returned.
-      stop_after: end after so many steps with a checkpoint.
+      run_dir: created if missing; the same call on it resumes from the last checkpoint, and a finished run is returned.
+      stop_after: stop with a checkpoint after this many steps.
       progress: show a progress line on stderr.
       profile: trace the steps after the first number up to the second.
 
@@ -34,7 +34,7 @@ def train_run(
       The run's result, as in ``result.json``.
 
     Raises:
-      UserError: as `train.loop.train`, and a source of ``init_from`` or a set of ``evals`` that cannot be used.
+      UserError: as `train.loop.train`, and if a source of ``init_from`` or a set of ``evals`` cannot be used.
     """
     return train(
         config,
@@ -50,5 +50,5 @@ def train_run(
 def train_runs(
     configs: Sequence[RunConfig], run_dirs: Sequence[str | Path], *, progress: bool = True, form: str = "vmap"
 ) -> list[dict[str, Any]]:
-    """Train runs of one shape in one program as ``clip-jax family`` does; see `train.family.train_family`."""
-    return train_family(configs, run_dirs, make_evaluator, start_from=start_from, progress=progress, form=form)
+    """Train runs of one shape in one program as ``clip-jax family`` does; see `train.vmapped.trainer.train_vmapped`."""
+    return train_vmapped(configs, run_dirs, make_evaluator, start_from=start_from, progress=progress, form=form)

@@ -47,3 +47,13 @@ def test_a_package_gives_its_own_modules_and_no_others_names():
         from clip_jax.scaling.fit import nonsense  # noqa: F401
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("clip_jax.nonsense")
+
+
+def test_a_renamed_class_is_found_under_its_old_name_with_a_warning():
+    from clip_jax.train import loop
+
+    with pytest.warns(DeprecationWarning, match=r"clip_jax\.train\.loop\.InitState"):
+        old = loop.Start
+    assert old is loop.InitState
+    with pytest.raises(AttributeError, match="nonsense"):
+        loop.nonsense  # noqa: B018

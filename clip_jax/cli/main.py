@@ -1,4 +1,4 @@
-"""`clip-jax VERB …`: each verb parses, calls one function, prints. A user's mistake is one line and exit code 2."""
+"""`clip-jax VERB …`: each verb parses, calls one function, prints. A user's mistake gives one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ if sys.argv[0].endswith("clip-jax"):  # the console script; before the slow impo
     listen()
 
 import argparse
+import dataclasses
 import os
 import select
 import traceback
@@ -34,14 +35,14 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _overrides(extra: list[str], allowed: bool) -> dict[str, str]:
-    """``--field.name=value`` for each field of the config."""
-    found = {}
+    """Parse ``--field.name=value`` for each field of the config."""
+    overrides = {}
     for item in extra:
         name, equals, value = item.partition("=")
         if not (allowed and name.startswith("--") and equals):
             raise UserError(f"{item}: unknown argument" + ("; fields are set as --name=value" if allowed else ""))
-        found[name[2:]] = value
-    return found
+        overrides[name[2:]] = value
+    return overrides
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,66 +52,66 @@ def _parser() -> argparse.ArgumentParser:
     def verb(name: str, text: str, parent: argparse._SubParsersAction = verbs) -> argparse.ArgumentParser:  # type: ignore[type-arg]
         return parent.add_parser(name, help=text, description=text, allow_abbrev=False)
 
-    one = verb("train", "Train one model, or go on where it stopped. Fields: --optim.peak_lr=1e-3 …")
-    one.add_argument("--config", required=True, help="experiments/….py, or a run's config.json")
-    one.add_argument("--dir", help="run directory; default runs/RUN_ID")
-    one.add_argument("--quiet", action="store_true", help="no progress line")
-    one.add_argument(
-        "--until", type=int, metavar="STEP", help="pause there with a checkpoint; the command goes on later"
-    )
-    one.add_argument("--profile", metavar="STEPS", help="trace FIRST:LAST, or so many steps after a warm-up")
-    several = verb("family", "Train runs that differ in learning rate, decay or seed in one program on one device.")
+    train = verb("train", "Train one model, or resume it. Fields: --optim.peak_lr=1e-3 …")
+    train.add_argument("--config", required=True, help="experiments/….py, or a run's config.json")
+    train.add_argument("--dir", help="run directory; default runs/RUN_ID")
+    train.add_argument("--quiet", action="store_true", help="no progress line")
+    train.add_argument("--until", type=int, metavar="STEP", help="pause at this step with a checkpoint, to be resumed")
+    train.add_argument("--profile", metavar="STEPS", help="trace FIRST:LAST, or this many steps after a warm-up")
+    several = verb("family", "Train runs that differ in learning rate, weight decay or seed in one vmapped program.")
     several.add_argument("dirs", metavar="RUN_DIR", nargs="+", help="directories that hold request.json or config.json")
-    several.add_argument(
-        "--form", default="vmap", choices=("vmap", "map"), help="kernels batched, or one after another"
-    )
+    several.add_argument("--form", default="vmap", choices=("vmap", "map"), help="batched kernels, or one by one")
     several.add_argument("--quiet", action="store_true", help="no progress line")
-    several.add_argument("--measure", metavar="FILE.json", help="train nothing: time it against separate runs")
-    sweep = verb("sweep", "Plan, run and watch a family of models.")
+    several.add_argument("--measure", metavar="FILE.json", help="train nothing; time it against separate runs")
+    sweep = verb("sweep", "Plan, run and monitor a sweep.")
     add_actions(sweep.add_subparsers(dest="action", required=True, parser_class=_Parser), verb)
     add_verbs(verb)
-    report = verb("report", "Collect a sweep and write its report again; or write one of a table of runs.")
+    report = verb("report", "Collect a sweep and write its report again, or write the report of a table of runs.")
     report.add_argument("dir", metavar="SWEEP_DIR|TABLE.csv")
-    report.add_argument("--out", help="with a table: folder of the report (default: beside it, report/)")
+    report.add_argument("--out", help="with a table: folder of the report (default: report/ beside it)")
     report.add_argument("--metric", help="with a table: the column to explain (default: error_mean)")
-    report.add_argument(
-        "--chance", type=float, help="with a table: the error of guessing (default: of evals.csv beside it)"
-    )
-    count = verb("flops", "Parameters and forward GFLOPs a pair (2 per multiply-add) of named models.")
+    report.add_argument("--chance", type=float, help="with a table: chance error (default: from evals.csv beside it)")
+    count = verb("flops", "Count parameters and forward GFLOPs per pair (2 per multiply-add) of named models.")
     count.add_argument("names", metavar="NAME", nargs="+", help="a preset, or rung:NUMBER of the ladder")
-    count.add_argument("--no-xla", action="store_true", help="leave out XLA's own number, the slow part")
-    measure = verb("eval", "Measure a model on a suite; without --suite, a run on its own tasks.")
+    count.add_argument("--no-xla", action="store_true", help="skip XLA's own count, the slow part")
+    measure = verb("eval", "Evaluate a model on a suite; without --suite, a run on its own tasks.")
     measure.add_argument("model", metavar="MODEL", help=MODEL)
     measure.add_argument("--suite", help="paper27, poster, or a JSON file that lists sets")
     measure.add_argument("--data", help="folder of the sets")
     measure.add_argument("--out", help="results and cached features; default runs/eval/MODEL")
-    measure.add_argument("--tasks", help="comma-separated; default all that a set can have")
-    measure.add_argument("--dtype", default="float32", help="the suite is computed in: float32, float16 or bfloat16")
-    measure.add_argument("--limit", type=int, default=0, help="examples a split at most, spread evenly; 0 is all")
-    label = verb("classify", "Zero-shot classification of one's own images.")
+    measure.add_argument("--tasks", help="comma-separated; default all that a set supports")
+    measure.add_argument("--dtype", default="float32", help="dtype of the computation: float32, float16 or bfloat16")
+    measure.add_argument("--limit", type=int, default=0, help="maximum examples per split, spread evenly; 0 is all")
+    label = verb("classify", "Classify images zero-shot.")
     label.add_argument("images", metavar="IMAGE", nargs="+")
     label.add_argument("--labels", nargs="+", required=True, metavar="LABEL", help='"a dog" "a cat" …')
     label.add_argument("--model", required=True, help=MODEL)
     label.add_argument("--template", action="append", help='default "a photo of {c}."; repeat to average several')
-    records = verb("data", "Look at data sets.")
+    records = verb("data", "Inspect and build data sets.")
     looks = records.add_subparsers(dest="action", required=True, parser_class=_Parser)
-    same = verb("overlap", "Evaluation pictures with a near-duplicate in the training data.", looks)
+    same = verb("overlap", "Find evaluation images with a near-duplicate in the training data.", looks)
     same.add_argument("train", metavar="TRAIN", help="folder of shards, class folders or idx files; its train split")
     same.add_argument("evals", metavar="EVAL", help="the same; its test split")
-    same.add_argument("--model", help="also zero-shot accuracy with and without them: " + MODEL)
+    same.add_argument("--model", help="also report zero-shot accuracy with and without them: " + MODEL)
     same.add_argument("--max-distance", type=int, default=6, help="bits of 64 that may differ (default: 6)")
     same.add_argument("--pair", default="name", help="classnames.txt and class folders pair by name (default) or place")
-    made = verb("icons", "A corpus of named icons from the npm package @iconify/json, with zero-shot tasks.", looks)
-    made.add_argument("out", metavar="OUT", help="gets train, val, eval, manifest.json")
+    made = verb(
+        "icons", "Build a corpus of named icons with zero-shot tasks from the npm package @iconify/json.", looks
+    )
+    made.add_argument("out", metavar="OUT", help="folder for train, val, eval, manifest.json")
     made.add_argument("--package", type=Path, metavar="FILE.tgz", help="the package; default: npm pack fetches it")
-    made.add_argument("--size", type=int, default=64, help="pixels a side (default: 64)")
+    made.add_argument("--size", type=int, default=64, help="pixels per side (default: 64)")
     made.add_argument("--sets", help="comma-separated prefixes, as mdi,tabler; default all")
     made.add_argument("--licences", help="SPDX names allowed; default permissive ones, no GPL, no non-commercial")
-    made.add_argument("--held-out", help="sets whose families are held out; default a list of each kind")
-    made.add_argument("--colour", default="#000000", help="of what leaves its colour open (default: #000000)")
-    made.add_argument("--near-bits", type=int, default=4, help="training icons so near a held-out one go (default: 4)")
-    made.add_argument("--common-sets", type=int, default=20, help="sets with a name of icons-common (default: 20)")
-    made.add_argument("--workers", type=int, default=0, help="processes that draw (default: one a core)")
+    made.add_argument("--held-out", help="sets whose design groups are held out; default a list of each kind")
+    made.add_argument("--colour", default="#000000", help="color of icons that do not fix one (default: #000000)")
+    made.add_argument(
+        "--near-bits", type=int, default=4, help="drop training icons so near a held-out one (default: 4)"
+    )
+    made.add_argument(
+        "--common-sets", type=int, default=20, help="sets that share a name of icons-common (default: 20)"
+    )
+    made.add_argument("--workers", type=int, default=0, help="rendering processes (default: one per core)")
     out = verb("export", "Write a model's weights for open_clip or transformers.")
     out.add_argument("model", metavar="MODEL", help=MODEL)
     out.add_argument("dir", metavar="OUT_DIR")
@@ -127,7 +128,7 @@ def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     config = load(RunConfig, args.config, overrides)
     if args.until is not None:
         between("--until", args.until, 1, config.steps)
-    with initialized(distributed, on_error=_tell):  # before anything looks at the devices
+    with initialized(distributed, on_error=_tell):  # before anything initializes the devices
         from clip_jax.train.profiler import parse_window
         from clip_jax.training import train_run
 
@@ -140,13 +141,13 @@ def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
             print(f"paused at step {args.until}: {run_dir}")
             return exit_codes.FINISHED
         print(
-            f"clip-jax: stopped at step {result['step']} ({reason}); the same command goes on from here",
+            f"clip-jax: stopped at step {result['step']} ({reason}); the same command resumes from here",
             file=sys.stderr,
         )
         return exit_codes.INTERRUPTED if "SIGINT" in reason else exit_codes.STOPPED
     print(f"{result['state']}: {run_dir}")
     if result["broken_records"]:
-        print(f"  {result['broken_records']} broken records were passed over")
+        print(f"  {result['broken_records']} corrupt records were skipped")
     _print_evals(result["evals"])
     return exit_codes.FINISHED
 
@@ -156,8 +157,6 @@ def _family(args: argparse.Namespace) -> int:
     files = [next((f for f in (d / "request.json", d / "config.json") if exists(f)), d / "request.json") for d in dirs]
     configs = [load(RunConfig, file) for file in files]
     if args.measure:
-        import dataclasses
-
         from clip_jax.storage.json_files import write_json
         from clip_jax.train.vmapped.benchmark import measure
 
@@ -169,11 +168,11 @@ def _family(args: argparse.Namespace) -> int:
 
     results = train_runs(configs, dirs, progress=not args.quiet, form=args.form)
     for run_dir, result in zip(dirs, results, strict=True):
-        said = f": {result['exit_reason']}" if result["state"] != "finished" else ""
-        print(f"{result['state']}: {run_dir}{said}", file=sys.stderr if said else sys.stdout)
+        detail = f": {result['exit_reason']}" if result["state"] != "finished" else ""
+        print(f"{result['state']}: {run_dir}{detail}", file=sys.stderr if detail else sys.stdout)
     states, reasons = {r["state"] for r in results}, [r["exit_reason"] for r in results]
     if "stopped" in states:
-        print("clip-jax: stopped; the same command goes on from here", file=sys.stderr)
+        print("clip-jax: stopped; the same command resumes from here", file=sys.stderr)
         return exit_codes.INTERRUPTED if any("SIGINT" in r for r in reasons) else exit_codes.STOPPED
     return exit_codes.MISTAKE if "failed" in states else exit_codes.FINISHED
 
@@ -209,8 +208,8 @@ def _flops(args: argparse.Namespace) -> None:
         if not args.no_xla:
             from clip_jax.models.count import xla_flops
 
-            theirs = xla_flops(model)
-            line += f"  {_giga(theirs):>9} ({theirs / f.total:.3f}×)"
+            xla_count = xla_flops(model)
+            line += f"  {_giga(xla_count):>9} ({xla_count / f.total:.3f}×)"
         print(line)
 
 
@@ -220,15 +219,15 @@ def _giga(count: float) -> str:
 
 def _eval(args: argparse.Namespace) -> None:
     if args.suite:
-        from clip_jax.evals import benchmark as transfer
+        from clip_jax.evals import benchmark
         from clip_jax.evals.results import table
         from clip_jax.inference import load_model
 
         out = args.out or Path("runs") / "eval" / args.model.strip("/").replace("/", "_").replace(":", "_")
-        tasks = tuple(args.tasks.split(",")) if args.tasks else transfer.TASKS
+        tasks = tuple(args.tasks.split(",")) if args.tasks else benchmark.TASKS
         model = load_model(args.model, compute_dtype=args.dtype)
-        found = transfer.run_suite(model, args.suite, out, data=args.data, tasks=tasks, limit=args.limit)
-        print(table(found))
+        rows = benchmark.run_suite(model, args.suite, out, data=args.data, tasks=tasks, limit=args.limit)
+        print(table(rows))
         print(f"{out}/results.json, {out}/results.csv")
         return
     for name, default in (("data", None), ("out", None), ("tasks", None), ("limit", 0), ("dtype", "float32")):
@@ -267,11 +266,11 @@ def _data(args: argparse.Namespace) -> None:
 def _icons(args: argparse.Namespace) -> None:
     from clip_jax.datasets.icons.build import IconsConfig, build, summary
 
-    given = {k: v for k, v in vars(args).items() if k not in ("verb", "action") and v is not None}
+    options = {k: v for k, v in vars(args).items() if k not in ("verb", "action") and v is not None}
     for name in ("sets", "licences", "held_out"):
-        if name in given:
-            given[name] = tuple(given[name].split(","))
-    manifest = build(IconsConfig(**given | {"out": Path(args.out)}))
+        if name in options:
+            options[name] = tuple(options[name].split(","))
+    manifest = build(IconsConfig(**options | {"out": Path(args.out)}))
     print(summary(manifest))
     print(f"{args.out}/manifest.json, contact_sheet.png")
 
@@ -298,10 +297,10 @@ def _report(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns its exit code (`exit_codes`)."""
+    """Run one command and return its exit code (`exit_codes`)."""
     try:
         code = _run(argv)
-        sys.stdout.flush()  # a reader that is gone is found here, not when the interpreter ends
+        sys.stdout.flush()  # so that a closed pipe raises here, not when the interpreter exits
     except BrokenPipeError:
         if not _reader_gone():
             raise
@@ -314,16 +313,16 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _known(error: BaseException) -> BaseException | None:
-    """What ended the command, if it is no bug of ours: a disk or the memory that is full gives a UserError."""
+    """Return the error that ended the command if it is no bug, else None; a full disk or memory gives a UserError."""
     if isinstance(error, (UserError, KeyboardInterrupt, LostProcess, BucketUnavailable)):
         return error
-    if (told := disk_error(error)) is not None:
-        return told
+    if (disk_full := disk_error(error)) is not None:
+        return disk_full
     jax_memory = type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error)
     if isinstance(error, MemoryError) or jax_memory:
-        said = (str(error).splitlines() or [""])[0][:200]
+        detail = (str(error).splitlines() or [""])[0][:200]
         hint = "a smaller batch_size, microbatch_size or model needs less"
-        return UserError(reason=f"out of memory ({said})" if said else "out of memory", hint=hint)
+        return UserError(reason=f"out of memory ({detail})" if detail else "out of memory", hint=hint)
     return None
 
 
@@ -356,17 +355,17 @@ def _run(argv: list[str] | None) -> int:
 
 
 def _reader_gone() -> bool:
-    """Tell whether what reads our output has stopped (``| head``), and if so discard what could not be written."""
+    """Return whether the reader of our output has stopped (``| head``); if so, discard what could not be written."""
     output = select.poll()
     output.register(sys.stdout.fileno(), 0)
     if not output.poll(0):
-        return False  # the pipe was another one
+        return False  # another pipe broke
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return True
 
 
 def _tell(error: BaseException) -> int:
-    """Say what ended the command; returns its exit code."""
+    """Print what ended the command; return its exit code."""
     error = _known(error) or error
     if isinstance(error, UserError):
         print(f"clip-jax: {error}", file=sys.stderr)
@@ -375,19 +374,21 @@ def _tell(error: BaseException) -> int:
         print(LINE, file=sys.stderr)
         return exit_codes.INTERRUPTED
     if isinstance(error, LostProcess):
-        print(f"clip-jax: {error}; the same command goes on from the last checkpoint", file=sys.stderr)
+        print(f"clip-jax: {error}; the same command resumes from the last checkpoint", file=sys.stderr)
         return exit_codes.STOPPED
     if isinstance(error, BucketUnavailable):
-        told = UserError(field=error.filename, reason=error.strerror, hint="later the same command goes on")
-        print(f"clip-jax: {told}", file=sys.stderr)
+        message = UserError(field=error.filename, reason=error.strerror, hint="run the same command again later")
+        print(f"clip-jax: {message}", file=sys.stderr)
         return exit_codes.STOPPED
     traceback.print_exception(error)
     return 1
 
 
 def command() -> None:
-    """The console script. A verb that trains on a CPU starts over in a process whose memory lies in huge pages, which
-    alone makes steps faster (benchmarks/RESULTS.md); set GLIBC_TUNABLES, to anything, and it does not."""
+    """Run the console script; a verb that trains on a CPU first re-executes itself with huge pages for its memory.
+
+    That makes steps faster (benchmarks/RESULTS.md); GLIBC_TUNABLES, set to anything, prevents it.
+    """
     heavy = sys.argv[1:2] in (["train"], ["family"], ["sweep"], ["eval"])
     accelerator = any(Path("/dev", name).exists() for name in ("nvidia0", "accel0", "vfio"))
     if sys.platform == "linux" and heavy and not accelerator and "GLIBC_TUNABLES" not in os.environ:

@@ -1,4 +1,4 @@
-"""`clip-jax sweep ACTION`: each parses, calls one function, prints."""
+"""`clip-jax sweep ACTION`: each action parses, calls one function, prints."""
 
 from __future__ import annotations
 
@@ -14,49 +14,50 @@ from clip_jax.storage.paths import as_path
 from clip_jax.sweep.search.config import SearchConfig
 
 ACTIONS = {
-    "plan": "Print every cell and what it costs; nothing runs.",
+    "plan": "Print every cell and its cost; nothing runs.",
     "run": "Train what is missing, fit, report. Fields: --base.seed=1 --engine=slurm --slots=8 …",
-    "preflight": "Compile every shape for a target it need not have: does it fit, how long will it take?",
-    "search": "Try settings of one model and keep the best. Fields as of run.",
-    "next": "What to train next so that the forecast at a compute becomes sharper.",
-    "forecast": "Register what a budget that was not trained yet will give; afterwards hold it against its runs.",
-    "rules": "How the best rate, decay, warm-up and batch go with width and budget, fitted to the checks.",
-    "status": "How each run stands.",
-    "logs": "What a run's newest attempt said.",
-    "cancel": "Stop runs and leave them out; all that are not finished if none is named.",
-    "retry": "Take up again what failed or was cancelled.",
-    "collect": "Write runs.csv and runs.parquet.",
+    "preflight": "Ahead-of-time compile every training step for a target topology (no hardware needed); "
+    "report memory and estimated time.",
+    "search": "Search hyperparameters of one model and keep the best setting. Fields as for run.",
+    "next": "Propose the next runs that narrow the forecast at a compute budget.",
+    "forecast": "Preregister a forecast for an untrained FLOPs budget; run again without --at to grade it.",
+    "rules": "Fit power laws in width and budget to the best learning rate, weight decay, warm-up and batch size.",
+    "status": "Show the state of each run.",
+    "logs": "Print the log of a run's newest attempt.",
+    "cancel": "Stop runs and exclude them; without RUN, all that are not finished.",
+    "retry": "Requeue failed and cancelled runs.",
+    "collect": "Write runs.csv, runs.parquet and evals.csv.",
 }
 CONFIGURED = ("plan", "run", "preflight", "search")  # take --config and its fields
 
 
 def add_actions(parent: Any, verb: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add them to the command line's ``sweep``."""
+    """Add the actions to the command line's ``sweep``."""
     for name, text in ACTIONS.items():
         action = verb(name, text, parent)
         action.add_argument("--config", required=name in CONFIGURED, help="sweeps/….py")
         action.add_argument("--dir", help="sweep directory, or gs://BUCKET/…; default runs/NAME")
         if name == "run":
-            action.add_argument("--dry-run", action="store_true", help="print what the engine would be handed")
+            action.add_argument("--dry-run", action="store_true", help="print what would be submitted to the engine")
         elif name == "preflight":
             action.add_argument("--target", default="here", help="here (default), or one TPU slice: v5p:8x8x16")
         elif name == "next":
             action.add_argument("--at", type=float, required=True, metavar="FLOPS", help="where to forecast")
-            action.add_argument("--budget", type=float, default=0.0, metavar="FLOPS", help="that may be spent; or")
-            action.add_argument("--precision", type=float, default=0.0, help="half width wanted, as 0.02 for ±2 %%")
-            action.add_argument("--law", default="power", help="of compute (default: power)")
+            action.add_argument("--budget", type=float, default=0.0, metavar="FLOPS", help="FLOPs to spend; or")
+            action.add_argument("--precision", type=float, default=0.0, help="half width to reach, 0.02 for ±2 %%")
+            action.add_argument("--law", default="power", help="law of compute (default: power)")
         elif name == "forecast":
             action.add_argument(
-                "--at", type=float, metavar="FLOPS", help="the budget; left out: grade what is registered"
+                "--at", type=float, metavar="FLOPS", help="the budget; without it, grade the registered forecast"
             )
         elif name == "status":
             action.add_argument(
-                "--watch", type=float, nargs="?", const=5.0, metavar="SECONDS", help="again and again until all is over"
+                "--watch", type=float, nargs="?", const=5.0, metavar="SECONDS", help="repeat until all runs have ended"
             )
         elif name == "logs":
-            action.add_argument("run", metavar="RUN", help="its id, or how it begins")
+            action.add_argument("run", metavar="RUN", help="its id, or a prefix of it")
         elif name in ("cancel", "retry"):
-            action.add_argument("runs", metavar="RUN", nargs="*", help="ids, or how they begin")
+            action.add_argument("runs", metavar="RUN", nargs="*", help="ids, or prefixes of them")
 
 
 def _sweep_dir(args: argparse.Namespace, config: SweepConfig | SearchConfig | None) -> Path:
@@ -68,7 +69,11 @@ def _sweep_dir(args: argparse.Namespace, config: SweepConfig | SearchConfig | No
 
 
 def run_action(args: argparse.Namespace, overrides: dict[str, str]) -> None:
-    """Do what the parsed command line says. Raises UserError."""
+    """Run the parsed action.
+
+    Raises:
+      UserError: as the action's function.
+    """
     cls: Any = SearchConfig if args.action == "search" else SweepConfig
     config: Any = load(cls, args.config, overrides) if args.config else None
     root = _sweep_dir(args, config)
@@ -101,12 +106,12 @@ def run_action(args: argparse.Namespace, overrides: dict[str, str]) -> None:
         if (note := several_data(df)) is not None:
             print(note)
     else:
-        from clip_jax.sweep import control as steer
+        from clip_jax.sweep import control
 
         if args.action == "logs":
-            print(steer.log_of(root, args.run))
+            print(control.log_of(root, args.run))
         else:
-            print((steer.cancel if args.action == "cancel" else steer.retry)(root, args.runs))
+            print((control.cancel if args.action == "cancel" else control.retry)(root, args.runs))
 
 
 def _plan_or_run(args: argparse.Namespace, config: SweepConfig, root: Path) -> None:
@@ -143,7 +148,7 @@ def _status(args: argparse.Namespace, root: Path) -> None:
     engine, note = None, ""
     try:
         engine = engine_of(root)
-    except UserError as error:  # of another machine, say
+    except UserError as error:  # for example an engine of another machine
         note = f"\n  not known which jobs are queued: {error}"
     if args.watch is None:
         print(status_table(root, engine, price) + note)

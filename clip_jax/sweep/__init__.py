@@ -1,1 +1,1 @@
-"""Sweeps and searches: plan, run on an engine, look, report."""
+"""Sweeps and hyperparameter searches: plan, launch, monitor, collect, report."""

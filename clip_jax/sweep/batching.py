@@ -1,4 +1,4 @@
-"""Which cells of a sweep train together in one program, and whether that pays on this machine. Loads no jax."""
+"""Grouping of a sweep's cells into vmapped runs, where that is faster on this machine. Imports no jax."""
 
 from __future__ import annotations
 
@@ -22,31 +22,46 @@ from clip_jax.storage.paths import mkdir
 from clip_jax.sweep.launch.local import on_cores, slot_cores, slot_environment
 from clip_jax.sweep.plan import Cell
 from clip_jax.train.vmapped.benchmark import Gain
-from clip_jax.train.vmapped.compatibility import obstacle, shape_key, shared_fields
+from clip_jax.train.vmapped.compatibility import incompatibility_reason, shape_key, shared_fields
 
-# what the time of a step depends on
-_TIMED = ("model.", "loss.", "init_from.", "optim.state_dtype", "optim.rounding", "optim.layer_decay", "batch_size")
+# fields on which the time of a step depends
+_TIMED_FIELDS = (
+    "model.",
+    "loss.",
+    "init_from.",
+    "optim.state_dtype",
+    "optim.rounding",
+    "optim.layer_decay",
+    "batch_size",
+)
 
 
-def check_families(config: SweepConfig) -> None:
-    """Raises UserError when families are asked for and there can be none, of these runs or on this machine."""
+def check_batching(config: SweepConfig) -> None:
+    """Check that vmapped training, if ``families`` asks for it, is possible for these runs and on this machine.
+
+    Raises:
+      UserError: it is not.
+    """
     if config.families == "off":
         return
-    if (why := obstacle(config.base)) is not None:
-        raise UserError(f"families: would be ignored, for {why}")
+    if (reason := incompatibility_reason(config.base)) is not None:
+        raise UserError(f"families: would be ignored, for {reason}")
     count = len(visible_gpus(os.environ))
     if config.slots == 1 and not config.resources.devices_per_process and count > 1:
-        raise UserError(f"resources.devices_per_process: must be 1 with families, for here are {count} GPUs")
+        raise UserError(
+            field="resources.devices_per_process", reason=f"must be 1 with families, as this machine has {count} GPUs"
+        )
 
 
 def group_cells(cells: Sequence[Cell], size: int) -> list[tuple[Cell, ...]]:
-    """Every cell once, in families of at most ``size`` that can share a program, about equally large.
+    """Split the cells into groups of at most ``size`` that can share a program, of about equal size.
 
-    In the order of the first cell of each. What can train with no other stands alone.
+    Every cell is in one group; a cell that can be trained with no other is a group of its own. The groups are in the
+    order of their first cells.
     """
     alike: dict[str, list[Cell]] = {}
     for cell in cells:
-        key = shape_key(cell.config) if obstacle(cell.config) is None else cell.run_id
+        key = shape_key(cell.config) if incompatibility_reason(cell.config) is None else cell.run_id
         alike.setdefault(key, []).append(cell)
     groups = []
     for same in alike.values():
@@ -56,21 +71,31 @@ def group_cells(cells: Sequence[Cell], size: int) -> list[tuple[Cell, ...]]:
 
 
 def family_arguments(run_dirs: Sequence[Path], form: str = "vmap") -> tuple[str, ...]:
-    """Of ``clip-jax``, to train the runs of these directories (with a ``request.json`` each) together."""
+    """Return the arguments of ``clip-jax`` that train the runs of these directories together.
+
+    Each directory holds a ``request.json``.
+    """
     return ("family", *map(str, run_dirs), f"--form={form}", "--quiet")
 
 
-def keep_what_pays(
+def keep_faster_groups(
     groups: Sequence[tuple[Cell, ...]],
     config: SweepConfig,
     sweep_dir: Path,
     echo: Callable[[str], None],
     measure: Callable[[Sequence[RunConfig], Path, SweepConfig], Gain] | None = None,
 ) -> list[tuple[Cell, ...]]:
-    """The groups whose measured gain over the whole run is above 1; the others as single cells, in their place.
+    """Return the groups whose measured speed-up over the whole run is above 1, and the cells of the others one by one.
 
-    Each shape and number of members is timed once (`measured_gain` by default) and kept in
-    ``SWEEP_DIR/families/*.json``; every decision is a line for ``echo``. A group that could not be timed is not used.
+    Each shape and number of members is timed once and its timing kept in ``SWEEP_DIR/families/*.json``. A group that
+    could not be timed is not used.
+
+    Args:
+      groups: the result of `group_cells`.
+      config: the sweep.
+      sweep_dir: its directory.
+      echo: receives one line per decision.
+      measure: times a group; by default `measure_gain`.
     """
     kept: list[tuple[Cell, ...]] = []
     for group in groups:
@@ -79,10 +104,10 @@ def keep_what_pays(
             continue
         configs = [cell.config for cell in group]
         about = f"{len(group)} runs in one program (rung {group[0].rung:g}, {group[0].budget:.2e} FLOPs)"
-        folder = sweep_dir / "families" / _measured_name(configs, config)
+        folder = sweep_dir / "families" / _measurement_id(configs, config)
         row = read_json(folder.with_suffix(".json"))
         try:
-            gain = Gain(**row) if row else (measure or measured_gain)(configs, folder, config)
+            gain = Gain(**row) if row else (measure or measure_gain)(configs, folder, config)
         except UserError as error:
             echo(f"{about}: not used; {error}")
             kept += [(cell,) for cell in group]
@@ -94,17 +119,20 @@ def keep_what_pays(
     return kept
 
 
-def _measured_name(configs: Sequence[RunConfig], config: SweepConfig) -> str:
-    """Names a measurement: the shape, how many members and seeds, the machine and what a slot has of it."""
-    shape = {k: v for k, v in shared_fields(configs[0]).items() if k.startswith(_TIMED)}
+def _measurement_id(configs: Sequence[RunConfig], config: SweepConfig) -> str:
+    """Return the name of a measurement: a hash of shape, number of members and seeds, machine and slots."""
+    shape = {k: v for k, v in shared_fields(configs[0]).items() if k.startswith(_TIMED_FIELDS)}
     about = [shape, len(configs), len({c.seed for c in configs}), platform.node(), config.slots]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def measured_gain(configs: Sequence[RunConfig], folder: Path, config: SweepConfig) -> Gain:
-    """Times the group in a process of its own, with the devices and cores of a slot of the sweep ``config``.
+def measure_gain(configs: Sequence[RunConfig], folder: Path, config: SweepConfig) -> Gain:
+    """Time the group in its own process, with the devices and cores of one slot of the sweep ``config``.
 
-    The result is ``FOLDER.json``, the runs' configs lie in ``folder``. Raises UserError when that fails.
+    The result is written to ``FOLDER.json``, the runs' configs to ``folder``.
+
+    Raises:
+      UserError: the timing failed.
     """
     dirs = [folder / str(i) for i in range(len(configs))]
     for run_dir, run in zip(dirs, configs, strict=True):
@@ -112,11 +140,13 @@ def measured_gain(configs: Sequence[RunConfig], folder: Path, config: SweepConfi
         write_json(run_dir / "request.json", to_dict(dataclasses.replace(run, wandb="disabled")))
     out = folder.with_suffix(".json")
     command = [sys.executable, "-m", "clip_jax.cli", "family", *map(str, dirs), f"--measure={out}"]
-    own = os.environ | slot_environment(0, config.slots, config.resources)
+    environment = os.environ | slot_environment(0, config.slots, config.resources)
     with on_cores(slot_cores(0, config.slots)):
-        done = subprocess.run(command, env=own, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     row = read_json(out)
     if done.returncode or row is None:
-        said = done.stderr.strip().splitlines()
-        raise UserError(f"families: timing {len(configs)} runs failed ({said[-1] if said else 'it said nothing'})")
+        errors = done.stderr.strip().splitlines()
+        raise UserError(
+            f"families: timing {len(configs)} runs failed ({errors[-1] if errors else 'without a message'})"
+        )
     return Gain(**row)

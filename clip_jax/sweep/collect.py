@@ -1,4 +1,4 @@
-"""One tidy table from a directory of runs."""
+"""One tidy table from the run directories of a sweep."""
 
 from __future__ import annotations
 
@@ -43,12 +43,16 @@ RESULT_COLUMNS = (
     "attempts",
     "broken_records",
 )
-SETTINGS = ("weight_decay", "warmup_fraction")  # of the run's config
-LATER_COLUMNS = ("goodput", "family_id")  # that results of 0.1 lack  # fmt: skip
+SETTING_COLUMNS = ("weight_decay", "warmup_fraction")  # of the run's config
+LATER_COLUMNS = ("goodput", "family_id")  # missing in results of version 0.1
 
 
 def cells_of(sweep_dir: Path) -> list[dict[str, Any]]:
-    """The rows of plan.json that run. Raises UserError when the directory holds no sweep."""
+    """Return the rows of ``plan.json`` that are to run.
+
+    Raises:
+      UserError: the directory holds no sweep.
+    """
     plan = read_json(sweep_dir / "plan.json")
     if plan is None:
         raise UserError(f"{sweep_dir}: holds no sweep (no plan.json); start one with `clip-jax sweep run`")
@@ -83,27 +87,27 @@ def _row(cell: dict[str, Any], run_dir: Path) -> dict[str, Any]:
 
 
 def several_data(df: pd.DataFrame) -> str | None:
-    """A line that says so where the finished runs of a table were trained on different data; None else."""
+    """Return a line that warns if the finished runs of a table were trained on different data, else None."""
     counts = Counter(df["train_digest"].dropna()) if "train_digest" in df else Counter()
     if len(counts) < 2:
         return None
-    told = ", ".join(f"{digest[:8]} ({count} runs)" for digest, count in counts.items())
-    return f"runs were trained on different data, see train_records and train_digest in runs.csv: {told}"
+    digests = ", ".join(f"{digest[:8]} ({count} runs)" for digest, count in counts.items())
+    return f"runs were trained on different data, see train_records and train_digest in runs.csv: {digests}"
 
 
 def _settings(config: dict[str, Any]) -> dict[str, float | None]:
-    """What a run was trained with and its record has no number of its own for; None where its config does not say."""
+    """Return the settings of a run for which its result has no column; None for those its config lacks."""
     optim = config.get("optim") or {}
     warmup, steps = optim.get("warmup_steps"), config.get("steps")
     share = None if warmup is None or not steps else warmup / steps
-    return dict(zip(SETTINGS, (optim.get("weight_decay"), share), strict=True))
+    return dict(zip(SETTING_COLUMNS, (optim.get("weight_decay"), share), strict=True))
 
 
 def _measurements(root: Path) -> list[dict[str, Any]]:
     rows = []
     for cell in cells_of(root):
         known = {k: cell[k] for k in ("run_id", "budget", "params", "seed", "kind")}
-        with contextlib.suppress(UserError):  # `_row` says so
+        with contextlib.suppress(UserError):  # `_row` reports it
             result = read_json(path := root / "runs" / cell["run_id"] / "result.json")
             if result is not None:
                 check_result(result, path)
@@ -112,13 +116,15 @@ def _measurements(root: Path) -> list[dict[str, Any]]:
 
 
 def collect(sweep_dir: str | Path) -> pd.DataFrame:
-    """One row a planned run, also written to ``runs.csv`` and ``runs.parquet``; ``evals.csv`` has one row a final
-    measurement, with its interval, chance level and number of examples.
+    """Return one row per planned run, and write it to ``runs.csv`` and ``runs.parquet``; write ``evals.csv``.
 
-    Columns: identity (run_id kind rung budget seed width depth), state, counts, settings (batch_size peak_lr
-    weight_decay, and warmup_fraction of the steps), errors by task, and what tells the training data
-    (train_records, train_digest). Runs that failed
-    or have not run keep a row with the reason and ``final`` False. Raises UserError when there is no sweep.
+    ``evals.csv`` has one row per final measurement, with its interval, chance level and number of examples. The columns
+    of the runs are identity (run_id kind rung budget seed width depth), state, counts, settings (batch_size peak_lr
+    weight_decay, and warmup_fraction of the steps), errors by task, and the training data's fingerprint (train_records,
+    train_digest). Runs that failed or have not run keep a row with the reason and ``final`` False.
+
+    Raises:
+      UserError: the directory holds no sweep.
     """
     import pandas as pd
 
@@ -133,7 +139,7 @@ def collect(sweep_dir: str | Path) -> pd.DataFrame:
 
 
 def curves(sweep_dir: str | Path, metric: str = "error_mean") -> pd.DataFrame | None:
-    """Mean error during training, rows (run_id, step, flops, error); None when it was not measured."""
+    """Return the mean error during training as rows (run_id, step, flops, error); None if it was not measured."""
     import pandas as pd
 
     root = as_path(sweep_dir)
@@ -143,11 +149,11 @@ def curves(sweep_dir: str | Path, metric: str = "error_mean") -> pd.DataFrame | 
     rows = []
     for cell in cells_of(root):
         try:
-            found = read_lines(root / "runs" / cell["run_id"] / "evals.jsonl")
+            evals = read_lines(root / "runs" / cell["run_id"] / "evals.jsonl")
         except UserError as error:
             print(f"clip-jax: {error}; its learning curve is left out", file=sys.stderr)
             continue
-        for e in found:
+        for e in evals:
             if (e["task"], e["metric"]) == names[metric]:
                 rows.append({"run_id": cell["run_id"], "step": e["step"], "flops": e["flops"], "error": e["value"]})
     return pd.DataFrame(rows) if rows else None
@@ -171,11 +177,11 @@ def lr_evidence(df: pd.DataFrame, metric: str) -> pd.DataFrame:
     checks, used = done[done["kind"] == LR_CHECK], done[~is_check(done["kind"])]
     rows: list[dict[str, Any]] = []
     for (budget, params), group in checks.groupby(["budget", "params"]):
-        own = used[(used["budget"] == budget) & (used["params"] == params)]
-        if own.empty:
+        cell = used[(used["budget"] == budget) & (used["params"] == params)]
+        if cell.empty:
             continue
-        judged = judge(pd.concat([own, group]), "peak_lr", metric, noise)
-        usual = float(own["peak_lr"].iloc[0])
+        judged = judge(pd.concat([cell, group]), "peak_lr", metric, noise)
+        usual = float(cell["peak_lr"].iloc[0])
         rows += [
             {"budget": budget, "params": params, "peak_lr": rate, "error": error,
              "verdict": judged.text if math.isclose(rate, usual) else ""}

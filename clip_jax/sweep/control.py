@@ -1,4 +1,4 @@
-"""A sweep from outside, whether a driver is at work or not: its engine, its logs; runs left out and taken up again."""
+"""Control of a sweep from outside, with or without a running driver: engine, logs, cancel, retry."""
 
 from __future__ import annotations
 
@@ -9,24 +9,28 @@ from clip_jax.config.sweep import SweepConfig
 from clip_jax.errors import UserError
 from clip_jax.storage.paths import absolute, is_remote, local_scratch
 from clip_jax.sweep.collect import cells_of
-from clip_jax.sweep.directory import config_in
+from clip_jax.sweep.directory import read_sweep_config
 from clip_jax.sweep.launch.base import Engine, Job
 from clip_jax.sweep.launch.registry import open_engine
-from clip_jax.sweep.launch.submission import CANCELLED, finished, leave_out, left_out, submission, take_up
+from clip_jax.sweep.launch.submission import CANCELLED, failure_of, finished, mark_failed, read_submission, requeue
 from clip_jax.sweep.search.config import SearchConfig
 
 
 def config_of(sweep_dir: Path) -> SweepConfig | SearchConfig:
-    """The config of a sweep or search that was started. Raises UserError when there is none."""
+    """Return the config of a sweep or search that was started.
+
+    Raises:
+      UserError: the directory holds none.
+    """
     cells_of(sweep_dir)
-    config = config_in(sweep_dir)
+    config = read_sweep_config(sweep_dir)
     if config is None:
         raise UserError(f"{sweep_dir}: has a plan but no sweep.json; start it again with `clip-jax sweep run`")
     return config
 
 
 def sweep_config_of(sweep_dir: Path) -> SweepConfig:
-    """`config_of` a sweep. Raises UserError for a search too."""
+    """Return the config of a sweep as `config_of`; raise UserError for a search too."""
     config = config_of(sweep_dir)
     if not isinstance(config, SweepConfig):
         raise UserError(f"{sweep_dir}: holds a search, which has no law")
@@ -34,12 +38,16 @@ def sweep_config_of(sweep_dir: Path) -> SweepConfig:
 
 
 def engine_of(sweep_dir: Path) -> Engine:
-    """The engine that it runs on."""
+    """Return the engine that the sweep runs on."""
     return open_engine(config_of(sweep_dir), absolute(sweep_dir))
 
 
 def jobs_named(sweep_dir: Path, runs: Sequence[str]) -> list[Job]:
-    """The runs whose ids begin so; all without any. Raises UserError when a name fits none, or several."""
+    """Return a job for each run whose id begins with one of these prefixes, or for all runs if none is given.
+
+    Raises:
+      UserError: a prefix fits no run, or several.
+    """
     ids = [cell["run_id"] for cell in cells_of(sweep_dir)]
     chosen = []
     for name in runs:
@@ -51,30 +59,34 @@ def jobs_named(sweep_dir: Path, runs: Sequence[str]) -> list[Job]:
 
 
 def cancel(sweep_dir: Path, runs: Sequence[str]) -> str:
-    """Stop these runs (all that are not finished without any) and leave them out until `retry`."""
+    """Stop these runs (all unfinished ones if none is given) and exclude them until `retry`; return a summary line."""
     jobs = [job for job in jobs_named(sweep_dir, runs) if not finished(job)]
     for job in jobs:
-        leave_out(job, {"code": None, "reason": CANCELLED, "log": None})
+        mark_failed(job, {"code": None, "reason": CANCELLED, "log": None})
     engine_of(sweep_dir).cancel(jobs)
-    return f"{len(jobs)} runs cancelled; `clip-jax sweep retry` takes them up again"
+    return f"{len(jobs)} runs cancelled; `clip-jax sweep retry` requeues them"
 
 
 def retry(sweep_dir: Path, runs: Sequence[str]) -> str:
-    """Take up again what failed or was cancelled (all of it without any)."""
-    jobs = [job for job in jobs_named(sweep_dir, runs) if left_out(job)]
+    """Requeue the failed and cancelled ones among these runs (among all if none is given); return a summary line."""
+    jobs = [job for job in jobs_named(sweep_dir, runs) if failure_of(job)]
     for job in jobs:
-        take_up(job)
-    return f"{len(jobs)} runs taken up; the driver hands them over, or `clip-jax sweep run` where none is at work"
+        requeue(job)
+    return f"{len(jobs)} runs requeued; the driver submits them, or `clip-jax sweep run` if none is running"
 
 
 def log_of(sweep_dir: Path, run: str) -> str:
-    """What its newest attempt said. Raises UserError when there was none."""
+    """Return the log of a run's newest attempt.
+
+    Raises:
+      UserError: the run has no log.
+    """
     (job,) = jobs_named(sweep_dir, [run])
-    last = submission(job.run_dirs[0])
-    folders = {job.key, (last or {}).get("job", job.key)}  # a family's log lies with its first run
-    here = local_scratch(sweep_dir) / "runs"
-    found = (log for name in folders for log in (here / name / "logs").glob("attempt-*.log"))
-    logs = sorted(found, key=lambda p: p.stat().st_mtime)
+    last = read_submission(job.run_dirs[0])
+    folders = {job.key, (last or {}).get("job", job.key)}  # runs trained together log into the first one's folder
+    runs = local_scratch(sweep_dir) / "runs"
+    candidates = (log for name in folders for log in (runs / name / "logs").glob("attempt-*.log"))
+    logs = sorted(candidates, key=lambda p: p.stat().st_mtime)
     if logs:
         return f"{logs[-1]}:\n{logs[-1].read_text(errors='replace')}"
     if last and last["engine"] == "jobset":

@@ -1,4 +1,4 @@
-"""One driver a directory, and one sweep or search."""
+"""The sweep directory: it holds one sweep or search and admits one driver at a time."""
 
 from __future__ import annotations
 
@@ -15,38 +15,43 @@ from clip_jax.storage.lock import Busy, RunLock
 from clip_jax.storage.paths import is_remote, mkdir
 from clip_jax.sweep.search.config import SearchConfig
 
-# change no number of any run
-IGNORED = ("slots", "engine", "resources.", "gflops_per_second", "base.wandb", "families", "family_size")
-# a sweep may get more of these later
-GROW = ("budgets", "rungs", "models", "seeds_at_best", *(f"{name}_checks" for name in RULED))
+# fields that change no number of any run
+PLACEMENT = ("slots", "engine", "resources.", "gflops_per_second", "base.wandb", "families", "family_size")
+# fields to which a sweep may get more values later
+EXTENSIBLE = ("budgets", "rungs", "models", "seeds_at_best", *(f"{name}_checks" for name in RULED))
 FILES: dict[str, type[SweepConfig] | type[SearchConfig]] = {"sweep.json": SweepConfig, "search.json": SearchConfig}
 
 
-def config_in(root: Path) -> SweepConfig | SearchConfig | None:
-    """What the directory was started with. Raises UserError when it cannot be read."""
+def read_sweep_config(root: Path) -> SweepConfig | SearchConfig | None:
+    """Return the config that the directory was started with, or None.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
     for name, cls in FILES.items():
-        if (there := read_json(root / name)) is not None:
-            return from_dict(cls, there)
+        if (begun_config := read_json(root / name)) is not None:
+            return from_dict(cls, begun_config)
     return None
 
 
-def claim(config: SweepConfig | SearchConfig, root: Path) -> RunLock | Lease:
-    """Write its file and return the lock, to be closed in the end.
+def lock_sweep(config: SweepConfig | SearchConfig, root: Path) -> RunLock | Lease:
+    """Lock the directory and write the config; return the lock, which the caller closes.
 
-    Raises UserError when the directory is another sweep's, has a driver, or cannot be written.
+    Raises:
+      UserError: the directory belongs to another sweep, has a driver, or cannot be written.
     """
     if not is_remote(root) and root.exists() and not root.is_dir():
         raise UserError(f"{root}: cannot be written (it is a file)")
-    there = config_in(root) if is_remote(root) or root.is_dir() else None
+    begun_config = read_sweep_config(root) if is_remote(root) or root.is_dir() else None
     kinds = {SweepConfig: "sweep", SearchConfig: "search"}
-    if there is not None and type(there) is not type(config):
-        raise UserError(f"{root}: belongs to a {kinds[type(there)]}; use another directory")
-    if there is not None:
-        begun = dataclasses.replace(config, base=as_begun(config.base, there.base))
-        old, new = flatten(to_dict(there)), flatten(to_dict(begun))
+    if begun_config is not None and type(begun_config) is not type(config):
+        raise UserError(f"{root}: belongs to a {kinds[type(begun_config)]}; use another directory")
+    if begun_config is not None:
+        begun = dataclasses.replace(config, base=as_begun(config.base, begun_config.base))
+        old, new = flatten(to_dict(begun_config)), flatten(to_dict(begun))
         for name in sorted(old.keys() | new.keys()):
-            grown = name in GROW and set(old.get(name, ())) <= set(new.get(name, ()))
-            if not name.startswith(IGNORED) and old.get(name) != new.get(name) and not grown:
+            grown = name in EXTENSIBLE and set(old.get(name, ())) <= set(new.get(name, ()))
+            if not name.startswith(PLACEMENT) and old.get(name) != new.get(name) and not grown:
                 raise UserError(
                     f"{root}: belongs to another {kinds[type(config)]} ({name} is {old.get(name)!r} there and "
                     f"{new.get(name)!r} here); use another directory"

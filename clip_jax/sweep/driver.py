@@ -1,4 +1,4 @@
-"""A sweep from plan to report. Every stage can be run again: it does what is missing and repeats nothing."""
+"""A sweep from plan to report. Every stage can be repeated: it does what is missing and nothing twice."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from clip_jax.errors import UserError
 from clip_jax.scaling.data.runs_table import LR_CHECK, is_check
 from clip_jax.storage.json_files import read_json, write_json
 from clip_jax.storage.paths import absolute, as_path, exists, mkdir
-from clip_jax.sweep.analysis.report import Echo, _needs_finished, report
-from clip_jax.sweep.batching import check_families, family_arguments, group_cells, keep_what_pays
+from clip_jax.sweep.analysis.report import Echo, _check_finished, report
+from clip_jax.sweep.batching import check_batching, family_arguments, group_cells, keep_faster_groups
 from clip_jax.sweep.collect import collect
-from clip_jax.sweep.directory import claim
+from clip_jax.sweep.directory import lock_sweep
 from clip_jax.sweep.launch.base import Engine, Job, train_job
 from clip_jax.sweep.launch.reconcile import Outcome, reconcile
 from clip_jax.sweep.launch.registry import open_engine
-from clip_jax.sweep.launch.submission import CANCELLED, finished, left_out, set_aside_corrupt, take_up
-from clip_jax.sweep.plan import Cell, Plan, make_cell, plan_of, setting_checks
+from clip_jax.sweep.launch.submission import CANCELLED, failure_of, finished, requeue, set_aside_corrupt
+from clip_jax.sweep.plan import Cell, SweepPlan, make_cell, plan_of, setting_checks
 
 if TYPE_CHECKING:
     pass
@@ -34,48 +34,51 @@ __getattr__ = names_of(__name__, "sweep.analysis.report")
 def run_sweep(
     config: SweepConfig, sweep_dir: str | Path, echo: Echo = print, engine: Engine | None = None
 ) -> dict[str, Any]:
-    """Train the family and report: cells, then second seeds and checks of settings at each budget's best.
+    """Train the cells of a sweep and report: first the plan, then extra seeds and checks at each budget's best size.
 
-    A run that failed before is tried again, one that was cancelled is not (`submission.take_up`).
+    A run that failed before is tried again, one that was cancelled is not (`submission.requeue`).
 
     Args:
-      config: the family.
-      sweep_dir: made if missing, or ``gs://BUCKET/…``; the same call on it completes what is missing.
-      echo: where progress lines go.
-      engine: what trains; by default the one that the config names.
+      config: the sweep.
+      sweep_dir: created if missing, or ``gs://BUCKET/…``; the same call on it completes what is missing.
+      echo: receives progress lines.
+      engine: where to train; by default the one that the config names.
 
     Returns:
       The law, as in ``report/law.json``.
 
     Raises:
-      UserError: the directory belongs to another sweep, another driver is at work in it, the engine refused, or nothing
+      UserError: the directory belongs to another sweep, another driver is at work in it, the engine refused, or no run
         finished.
     """
     root = absolute(as_path(sweep_dir))
-    check_families(config)
+    check_batching(config)
     plan = plan_of(config)
     engine = engine or open_engine(config, root)
-    with contextlib.closing(claim(config, root)):
+    with contextlib.closing(lock_sweep(config, root)):
         echo(plan.table())
         return _stages(_Sweep(config, root, list(plan.cells), echo, engine), plan)
 
 
 def render(config: SweepConfig, sweep_dir: str | Path) -> str:
-    """The plan, and what the engine would be handed for those of its runs that are missing; nothing is written.
+    """Return the plan and what would be submitted for its unfinished runs, as text; write nothing.
 
-    Each run is shown in a job of its own: which of them form a family is timed when the sweep runs.
+    Each run is shown as its own job: which runs are trained together is measured only when the sweep runs.
     """
     root = absolute(as_path(sweep_dir))
     plan = plan_of(config)
     engine = open_engine(config, root)
-    check_families(config)
+    check_batching(config)
     jobs = [job for job, _ in jobs_of([(cell,) for cell in plan.kept], root) if not finished(job)]
-    parts = [engine.render(f"clip-dry-run-{i}", jobs[i : i + engine.batch]) for i in range(0, len(jobs), engine.batch)]
+    parts = [
+        engine.render(f"clip-dry-run-{i}", jobs[i : i + engine.max_jobs_per_submit])
+        for i in range(0, len(jobs), engine.max_jobs_per_submit)
+    ]
     return plan.table() + "\n\n" + "\n".join(parts)
 
 
 def jobs_of(groups: Sequence[tuple[Cell, ...]], root: Path) -> list[tuple[Job, tuple[Cell, ...]]]:
-    """How cells are trained: a group is one job, a family if there are several in it."""
+    """Return a job for each group of cells; a group of several is trained in one program."""
     jobs = []
     for cells in groups:
         run_dirs = tuple(root / "runs" / cell.run_id for cell in cells)
@@ -84,11 +87,11 @@ def jobs_of(groups: Sequence[tuple[Cell, ...]], root: Path) -> list[tuple[Job, t
     return jobs
 
 
-def _stages(sweep: _Sweep, plan: Plan) -> dict[str, Any]:
+def _stages(sweep: _Sweep, plan: SweepPlan) -> dict[str, Any]:
     config = sweep.config
     sweep.save()
     sweep.train(plan.kept)
-    # a second seed may show that another size is best, so look again until the best has all its seeds
+    # a second seed may show that another size is best, so repeat until the best has all its seeds
     for _ in config.sizes:
         extra = [
             make_cell(config, rung, budget, seed, kind="second_seed")
@@ -97,12 +100,12 @@ def _stages(sweep: _Sweep, plan: Plan) -> dict[str, Any]:
         ]
         if not sweep.train(extra):
             break
-    places = best = sweep.best()
+    checked = best = sweep.best()
     if config.lr_checks_at == "rungs":
-        places = [(rung, min(c.budget for c in plan.kept if c.rung == rung)) for rung in {c.rung for c in plan.kept}]
+        checked = [(rung, min(c.budget for c in plan.kept if c.rung == rung)) for rung in {c.rung for c in plan.kept}]
     checks = [
         make_cell(config, rung, budget, config.seeds[0], kind=LR_CHECK, lr_factor=factor)
-        for rung, budget in sorted(places)
+        for rung, budget in sorted(checked)
         for factor in config.lr_checks
     ]
     checks += [cell for rung, budget in sorted(best) for cell in setting_checks(config, rung, budget)]
@@ -114,61 +117,61 @@ def _stages(sweep: _Sweep, plan: Plan) -> dict[str, Any]:
 
 
 class _Sweep:
-    """The cells known so far, and what it takes to run them."""
+    """The cells planned so far, and what is needed to run them."""
 
     def __init__(self, config: SweepConfig, root: Path, cells: list[Cell], echo: Echo, engine: Engine) -> None:
         self.config, self.root, self.cells, self.echo, self.engine = config, root, cells, echo, engine
         self.known = {c.run_id for c in cells if c.reason is None}
 
     def save(self) -> None:
-        write_json(self.root / "plan.json", {"cells": Plan(self.config, tuple(self.cells)).rows()})
+        write_json(self.root / "plan.json", {"cells": SweepPlan(self.config, tuple(self.cells)).rows()})
 
     def train(self, cells: list[Cell]) -> int:
-        """Run those that are missing, cheapest first; returns how many were new to the sweep."""
+        """Run the unfinished ones of these cells, cheapest first; return how many cells were new to the sweep."""
         new = [c for c in cells if c.run_id not in self.known]
         self.cells += new
         self.known |= {c.run_id for c in new}
         if new:
             self.save()
-        # what fails, fails early: small budgets before large ones, cells of one shape back to back
+        # small budgets first, so that failures come early; cells of one shape back to back
         cells = sorted(cells, key=lambda c: (c.budget, c.rung, c.config.seed))
         missing = [cell for cell in cells if not self._done(cell)]
         for cell in missing:
-            (run_dir,) = (job := self._alone(cell)).run_dirs
+            (run_dir,) = (job := self._job_of(cell)).run_dirs
             mkdir(run_dir)
             write_json(run_dir / "request.json", to_dict(cell.config))
-            if (why := left_out(job)) and why["reason"] != CANCELLED:
-                take_up(job)
+            if (failure := failure_of(job)) and failure["reason"] != CANCELLED:
+                requeue(job)
         while missing:
             jobs = jobs_of(self._groups(missing), self.root)
             progress = _Progress(jobs, self.echo)
             reconcile(self.engine, [job for job, _ in jobs], self.config.resources.max_attempts, progress, self.echo)
-            # a member that was cancelled ends its family: the others go on without it
-            missing = [c for c in missing if not self._done(c) and not left_out(self._alone(c))]
+            # a cancelled member ends its job; the others continue without it in a new one
+            missing = [c for c in missing if not self._done(c) and not failure_of(self._job_of(c))]
         return len(new)
 
     def _groups(self, cells: list[Cell]) -> list[tuple[Cell, ...]]:
-        """Those that train together; what is left out stands alone."""
+        """Return the groups to train together; an excluded cell is a group of its own."""
         if self.config.families == "off":
             return [(cell,) for cell in cells]
-        out = [cell for cell in cells if left_out(self._alone(cell))]
-        rest = [cell for cell in cells if cell not in out]
-        size = min(self.config.family_size, -(-len(rest) // self.config.slots))  # and no slot stays empty
+        excluded = [cell for cell in cells if failure_of(self._job_of(cell))]
+        rest = [cell for cell in cells if cell not in excluded]
+        size = min(self.config.family_size, -(-len(rest) // self.config.slots))  # small enough that no slot stays empty
         groups = group_cells(rest, max(size, 1))
-        return [*keep_what_pays(groups, self.config, self.root, self.echo), *((cell,) for cell in out)]
+        return [*keep_faster_groups(groups, self.config, self.root, self.echo), *((cell,) for cell in excluded)]
 
-    def _alone(self, cell: Cell) -> Job:
+    def _job_of(self, cell: Cell) -> Job:
         return Job((self.root / "runs" / cell.run_id,), ())
 
     def _done(self, cell: Cell) -> bool:
-        job = self._alone(cell)
+        job = self._job_of(cell)
         set_aside_corrupt(job.run_dirs[0], self.echo, whole_result=True)
         return finished(job)
 
     def best(self) -> list[tuple[float, float]]:
-        """(rung, budget) of each budget's best size so far, by the mean over seeds."""
+        """Return (rung, budget) of each budget's best size so far, by the mean over seeds."""
         df = collect(self.root)
-        _needs_finished(df, self.root)
+        _check_finished(df, self.root)
         if self.config.metric not in df:
             raise UserError(f"metric={self.config.metric!r}: no such column; there are {', '.join(df.columns)}")
         df = df[df["final"].astype(bool) & ~is_check(df["kind"]) & df[self.config.metric].notna()]
@@ -178,7 +181,7 @@ class _Sweep:
 
 
 class _Progress:
-    """A line for every run that ends."""
+    """Printer of one line for every run that ends."""
 
     def __init__(self, jobs: list[tuple[Job, tuple[Cell, ...]]], echo: Echo) -> None:
         self.cells = {job.key: cells for job, cells in jobs}
@@ -188,23 +191,23 @@ class _Progress:
 
     def __call__(self, outcome: Outcome) -> None:
         for run_dir, cell in zip(outcome.job.run_dirs, self.cells[outcome.job.key], strict=True):
-            why = left_out(Job((run_dir,), ()))
-            if outcome.reason and not why and not exists(run_dir / "result.json"):
-                continue  # goes on without the one that was cancelled
+            failure = failure_of(Job((run_dir,), ()))
+            if outcome.reason and not failure and not exists(run_dir / "result.json"):
+                continue  # another run of its job was cancelled; this one continues in a new job
             self.ended += 1
             self.left.pop(cell.run_id, None)
             share = 1 - sum(self.left.values()) / self.flops
             eta = (time.monotonic() - self.began) * (1 - share) / max(share, 1e-9)
             result: dict[str, Any] = {}
-            with contextlib.suppress(UserError):  # the table of the sweep says so
+            with contextlib.suppress(UserError):  # `collect` reports a damaged result
                 result = read_json(run_dir / "result.json") or {}
-            found, wall = result.get("error_mean"), result.get("wall_s")
-            said = "" if found is None else f"error_mean {found:.4f}"
-            if why:
-                said = f"FAILED, {why['reason']}"
+            error, wall = result.get("error_mean"), result.get("wall_s")
+            summary = "" if error is None else f"error_mean {error:.4f}"
+            if failure:
+                summary = f"FAILED, {failure['reason']}"
             self.echo(
                 f"[{self.ended:3d}/{self.total}] {cell.kind:12s} {cell.budget:8.2e} FLOPs  rung {cell.rung:4g}  seed "
-                f"{cell.config.seed}  lr {cell.config.optim.peak_lr:.2e}  {said}  "
+                f"{cell.config.seed}  lr {cell.config.optim.peak_lr:.2e}  {summary}  "
                 + (f"{wall:.0f} s  " if wall else "")
                 + f"({eta / 60:.0f} min left of this stage)"
             )

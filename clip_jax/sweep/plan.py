@@ -1,4 +1,4 @@
-"""A family on paper: every cell of a sweep, kept or dropped with the reason, before anything runs. Loads no jax."""
+"""The plan of a sweep: every cell, kept or dropped with the reason, before anything runs. Imports no jax."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from clip_jax.errors import ConfigError
 if TYPE_CHECKING:
     pass
 
-LINES_A_RUN = 50  # of the metrics log
+LOG_ROWS_PER_RUN = 50  # in metrics.jsonl
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One (model, budget, seed). ``reason`` says why it was dropped; None keeps it."""
+    """One (model, budget, seed). ``reason`` says why it was dropped; None if it is kept."""
 
     rung: float
     budget: float
@@ -35,12 +35,12 @@ class Cell:
 
     @property
     def run_id(self) -> str:
-        """Names the run's directory."""
+        """Name of the run's directory."""
         return run_id(self.config)
 
     @property
     def params(self) -> int:
-        """Parameters of the model."""
+        """Number of parameters of the model."""
         return flops.params(self.config.model).total
 
 
@@ -56,9 +56,9 @@ def make_cell(
     warmup_factor: float = 1.0,
     batch_factor: float = 1.0,
 ) -> Cell:
-    """The run that spends ``budget`` FLOPs on a rung, to the nearest whole step; its seed is base.seed + seed.
+    """Return the run that spends ``budget`` FLOPs on a rung, to the nearest whole step; its seed is base.seed + seed.
 
-    Rates, batch, warm-up and decay follow ``lr_rule`` and ``by_budget``, times the factor of each.
+    Learning rate, batch size, warm-up and weight decay follow ``lr_rule`` and ``by_budget``, each times its factor.
     """
     base, rules = config.base, config.by_budget
     model = sized(config.models[int(rung)], base.model) if config.models else ladder(rung, base.model)
@@ -82,8 +82,10 @@ def make_cell(
         steps=steps,
         batch_size=batch,
         seed=base.seed + seed,
-        optim=dataclasses.replace(base.optim, peak_lr=_six(peak_lr), warmup_steps=warmup, weight_decay=_six(decay)),
-        log_every=max(1, steps // LINES_A_RUN),
+        optim=dataclasses.replace(
+            base.optim, peak_lr=_six_digits(peak_lr), warmup_steps=warmup, weight_decay=_six_digits(decay)
+        ),
+        log_every=max(1, steps // LOG_ROWS_PER_RUN),
     )
     total = steps * step_flops
     reason = None
@@ -93,10 +95,12 @@ def make_cell(
 
 
 def setting_checks(config: SweepConfig, rung: float, budget: float) -> list[Cell]:
-    """What ``decay_checks``, ``warmup_checks`` and ``batch_checks`` try at one place, each run once.
+    """Return the runs of ``decay_checks``, ``warmup_checks`` and ``batch_checks`` at one (rung, budget), each run once.
 
-    A batch that leaves fewer than ``min_steps`` steps is dropped with that reason. Raises ConfigError for one that is
-    no whole number or that the base's other settings do not allow.
+    A batch that leaves fewer than ``min_steps`` steps is dropped with that reason.
+
+    Raises:
+      ConfigError: a batch is no whole number of pairs, or the base's other settings do not allow a value.
     """
     cells: dict[str, Cell] = {}  # short warm-ups may round to the same step
     for name in RULED[1:]:
@@ -110,12 +114,12 @@ def setting_checks(config: SweepConfig, rung: float, budget: float) -> list[Cell
     return list(cells.values())
 
 
-def _six(value: float) -> float:
-    return float(f"{value:.6g}")  # digits that are read as they are written
+def _six_digits(value: float) -> float:
+    return float(f"{value:.6g}")  # so few digits are read back as they were written
 
 
 @dataclass(frozen=True)
-class Plan:
+class SweepPlan:
     """All cells of a sweep, in the order they run."""
 
     config: SweepConfig
@@ -123,11 +127,11 @@ class Plan:
 
     @property
     def kept(self) -> list[Cell]:
-        """The cells that run."""
+        """Cells that run."""
         return [c for c in self.cells if c.reason is None]
 
     def rows(self) -> list[dict[str, Any]]:
-        """One plain row a cell, as ``plan.json`` keeps them."""
+        """Return one dictionary per cell, as stored in ``plan.json``."""
         return [
             {
                 "run_id": c.run_id,
@@ -150,7 +154,7 @@ class Plan:
         ]
 
     def table(self) -> str:
-        """The plan for a terminal of 120 columns."""
+        """Return the plan as text for a terminal of 120 columns."""
         lines = ["   budget   rung  width depth      params     samples    steps     FLOPs  est. time"]
         for r in self.rows():
             line = (
@@ -183,15 +187,18 @@ class Plan:
         ]
 
     def _settings_tried(self, dearest: list[float]) -> list[str]:
-        """A line about the checks of other settings than the rate, if any; ``dearest`` in seconds, one a budget."""
+        """Return a line on the checks of settings other than the learning rate, if any.
+
+        ``dearest`` are the seconds of the most expensive cell of each budget.
+        """
         config = self.config
         tried = {"batch": config.batch_checks, "warm-up": config.warmup_checks, "weight decay": config.decay_checks}
         count = sum(map(len, tried.values()))
         if not count:
             return []
-        said = ", ".join(f"{name} × {list(factors)}" for name, factors in tried.items() if factors)
+        settings = ", ".join(f"{name} × {list(factors)}" for name, factors in tried.items() if factors)
         return [
-            f" and up to {count * len(dearest)} runs at each budget's best ({said}): at most "
+            f" and up to {count * len(dearest)} runs at each budget's best ({settings}): at most "
             f"{_time(count * sum(dearest) / config.slots)} more"
         ]
 
@@ -207,15 +214,15 @@ def _time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def make_plan(config: SweepConfig, train_records: int | None = None) -> Plan:
-    """Ladder × budgets × seeds. Deterministic.
+def make_plan(config: SweepConfig, train_records: int | None = None) -> SweepPlan:
+    """Return the plan of sizes × budgets × seeds; it is deterministic.
 
-    A cell is dropped when it has fewer than ``min_steps`` steps, would pass ``max_epochs`` over the data, or lies
+    A cell is dropped when it has fewer than ``min_steps`` steps, would exceed ``max_epochs`` over the data, or lies
     further from the guessed optimum than ``sizes_per_budget`` allows.
 
     Args:
-      config: the family.
-      train_records: distinct training pairs, for ``max_epochs``; None where the data is endless.
+      config: the sweep.
+      train_records: distinct training pairs, for ``max_epochs``; None if the data is endless.
 
     Raises:
       ConfigError: no cell is left, ``max_epochs`` is set for endless data, or a check is impossible.
@@ -236,17 +243,17 @@ def make_plan(config: SweepConfig, train_records: int | None = None) -> Plan:
                     column[i] = dataclasses.replace(cell, reason="the same run stands above")
                 seen.add(cell.run_id)
             cells += _near_optimum(config, column)
-    plan = Plan(config, tuple(cells))
+    plan = SweepPlan(config, tuple(cells))
     if not plan.kept:
         sizes = "models" if config.models else "rungs"
         raise ConfigError(f"budgets, {sizes}: no cell is left; the first was dropped: {cells[0].reason}")
     for rung, budget in {(c.rung, c.budget) for c in plan.kept}:
-        setting_checks(config, rung, budget)  # any of them may turn out best: what is impossible is said before it runs
+        setting_checks(config, rung, budget)  # any cell may turn out best, so report impossible checks before it runs
     return plan
 
 
 def _near_optimum(config: SweepConfig, column: list[Cell]) -> list[Cell]:
-    """Keep the sizes whose samples per parameter are nearest to the guess, in logarithm."""
+    """Drop all but the ``sizes_per_budget`` sizes nearest to the guessed samples per parameter, in logarithm."""
     possible = [c for c in column if c.reason is None]
     if not config.sizes_per_budget or len(possible) <= config.sizes_per_budget:
         return column
@@ -262,10 +269,10 @@ def _near_optimum(config: SweepConfig, column: list[Cell]) -> list[Cell]:
     ]
 
 
-def plan_of(config: SweepConfig) -> Plan:
-    """The plan, with the number of training pairs looked up where it limits the epochs."""
+def plan_of(config: SweepConfig) -> SweepPlan:
+    """Return the plan of a sweep, looking up the number of training pairs if it limits the epochs."""
     records, data = None, config.base.data
-    if config.max_epochs and data.source != "scenes":  # without it a plan can be made where the data is not
+    if config.max_epochs and data.source != "scenes":  # without max_epochs a plan needs no data on this machine
         from clip_jax.data.open import open_source
 
         records = len(open_source(data, "train", config.base.model.image.image_size))

@@ -1,4 +1,4 @@
-"""A search for hyper-parameters: settings proposed, trained, compared; all state is in the runs' directories."""
+"""A hyperparameter search: settings are proposed, trained and compared. All state is in the run directories."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from clip_jax.config.sweep import SweepConfig
 from clip_jax.errors import UserError
 from clip_jax.storage.json_files import read_lines, write_json
 from clip_jax.storage.paths import absolute, as_path, exists, mkdir, write_text
-from clip_jax.sweep.directory import claim
+from clip_jax.sweep.directory import lock_sweep
 from clip_jax.sweep.launch.base import Engine, train_job
 from clip_jax.sweep.launch.reconcile import reconcile
 from clip_jax.sweep.launch.registry import open_engine
-from clip_jax.sweep.plan import Cell, Plan
-from clip_jax.sweep.search.config import METRICS, SearchConfig, apply
+from clip_jax.sweep.plan import Cell, SweepPlan
+from clip_jax.sweep.search.config import METRIC_KEYS, SearchConfig, apply
 from clip_jax.sweep.search.samplers import propose, survivors
-from clip_jax.sweep.search.space import Setting, edges
+from clip_jax.sweep.search.space import Setting, edge_warnings
 from clip_jax.sweep.search.trial import Trial
 
 Echo = Callable[[str], None]
@@ -33,22 +33,29 @@ Echo = Callable[[str], None]
 def run_search(
     config: SearchConfig, sweep_dir: str | Path, echo: Echo = print, engine: Engine | None = None
 ) -> dict[str, Any]:
-    """Search, write ``search.csv``, ``search.png`` and ``best.json``, return the latter.
+    """Search, write ``search.csv``, ``search.png`` and ``best.json``, and return the content of ``best.json``.
 
-    Stopped at any moment and called again, it proposes the same settings and trains what is missing: a proposal is a
-    function of the config and of the results before it.
+    Proposals are a function of the config and of earlier results. So a search that was stopped at any moment and is
+    called again proposes the same settings and trains what is missing.
 
-    Raises UserError: another config's directory, a driver at work there, an engine that refused, or no setting that
-    trained to the end.
+    Args:
+      config: the search.
+      sweep_dir: created if missing, or ``gs://BUCKET/…``.
+      echo: receives progress lines.
+      engine: where to train; by default the one that the config names.
+
+    Raises:
+      UserError: the directory belongs to another config, another driver is at work in it, the engine refused, or no
+        setting trained to the end.
     """
     root = absolute(as_path(sweep_dir))
     engine = engine or open_engine(config, root)
-    with contextlib.closing(claim(config, root)):
+    with contextlib.closing(lock_sweep(config, root)):
         trials: list[Trial] = []
         while True:
-            told = [(t.setting, t.mean) for t in trials]
+            observations = [(t.setting, t.mean) for t in trials]
             batch = propose(
-                config.dimensions, config.method, config.trials, config.proposal_seed, config.together, told
+                config.dimensions, config.method, config.trials, config.proposal_seed, config.together, observations
             )
             if not batch:
                 break
@@ -68,7 +75,7 @@ def _trials(config: SearchConfig, batch: list[Setting], first: int) -> list[Tria
 def _measure(
     config: SearchConfig, root: Path, engine: Engine, batch: list[Trial], before: list[Trial], echo: Echo
 ) -> list[Trial]:
-    """Train a batch stage by stage; after each, the best share goes on."""
+    """Train a batch of trials stage by stage; after each stage only the best fraction continues."""
     _save_plan(root, [*before, *batch])
     alive = list(range(len(batch)))
     for stage in config.stages:
@@ -80,8 +87,8 @@ def _measure(
         if stage != config.stages[-1] and config.keep < 1:
             kept = survivors([batch[i].mean for i in alive], config.keep)
             alive = [alive[k] for k in kept]
-            echo(f"  {len(alive)} of {len(batch)} go on from step {stage:,}")
-    # for those who propose: a setting that was dropped is as good as what it had, which is worse than those kept
+            echo(f"  {len(alive)} of {len(batch)} continue from step {stage:,}")
+    # a dropped setting keeps its early value for the samplers, which is worse than those of the settings kept
     return batch
 
 
@@ -99,12 +106,12 @@ def _value(run_dir: Path, config: SearchConfig, stage: int) -> float | None:
     if exists(run_dir / "failure.json") and not exists(run_dir / "result.json"):
         return None
     try:
-        found = read_lines(run_dir / "evals.jsonl")
+        evals = read_lines(run_dir / "evals.jsonl")
     except UserError as error:
         print(f"clip-jax: {error}; its trial counts as failed", file=sys.stderr)
         return None
-    for e in found:
-        if e["step"] == stage and (e["task"], e["metric"]) == METRICS[config.metric]:
+    for e in evals:
+        if e["step"] == stage and (e["task"], e["metric"]) == METRIC_KEYS[config.metric]:
             return e["value"]
     raise UserError(f"metric={config.metric!r}: {run_dir} has no such measurement at step {stage}")
 
@@ -116,13 +123,13 @@ def _line(config: SearchConfig, trial: Trial) -> str:
 
 
 def _save_plan(root: Path, trials: list[Trial]) -> None:
-    """``plan.json``, by which `sweep status`, `logs`, `cancel` and `retry` know the runs."""
+    """Write ``plan.json``, from which `sweep status`, `logs`, `cancel` and `retry` know the runs."""
     cells = []
     for run in (run for trial in trials for run in trial.runs):
         spent = flops.training_flops(run.model, run.samples_seen, run.batch_size).total
         cells.append(Cell(0.0, spent, "search", run, spent, 0.0))
     unique = tuple({c.run_id: c for c in cells}.values())
-    write_json(root / "plan.json", {"cells": Plan(SweepConfig(name="search"), unique).rows()})
+    write_json(root / "plan.json", {"cells": SweepPlan(SweepConfig(name="search"), unique).rows()})
 
 
 def _finish(config: SearchConfig, root: Path, trials: list[Trial], echo: Echo) -> dict[str, Any]:
@@ -138,8 +145,8 @@ def _finish(config: SearchConfig, root: Path, trials: list[Trial], echo: Echo) -
     if not ended:
         raise UserError(f"{root}: no setting trained to the end; `clip-jax sweep logs` says why")
     best = min(ended, key=lambda t: (t.mean, t.number))
-    warnings = edges(config.dimensions, best.setting)
-    found: dict[str, Any] = {
+    warnings = edge_warnings(config.dimensions, best.setting)
+    summary: dict[str, Any] = {
         "setting": best.setting,
         "fields": [f"--{name}={_text(value)}" for name, value in best.setting.items()],
         "metric": config.metric,
@@ -148,16 +155,16 @@ def _finish(config: SearchConfig, root: Path, trials: list[Trial], echo: Echo) -
         "settings": len(trials),
         "to_the_end": len(ended),
         "failed": sum(t.mean is None for t in trials),
-        "flops": sum(r["flops"] for r in rows),  # of the search: in no run's own column
+        "flops": sum(r["flops"] for r in rows),  # of the whole search
         "warnings": warnings,
     }
-    write_json(root / "best.json", found)
+    write_json(root / "best.json", summary)
     write_figure(root / "search.png", draw(config, trials, best))
-    echo(f"\n  best of {len(trials)} settings: {config.metric} {best.mean:.4f} with {' '.join(found['fields'])}")
+    echo(f"\n  best of {len(trials)} settings: {config.metric} {best.mean:.4f} with {' '.join(summary['fields'])}")
     for line in warnings:
         echo(f"  warning: {line}")
-    echo(f"  {found['flops']:.3g} FLOPs spent; {root / 'search.csv'}, best.json, search.png")
-    return found
+    echo(f"  {summary['flops']:.3g} FLOPs spent; {root / 'search.csv'}, best.json, search.png")
+    return summary
 
 
 def _row(trial: Trial) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How a sweep stands: from its directory, and from the engine's queue where it answers."""
+"""The status of a sweep, from its directory and, where it answers, from the engine's queue."""
 
 from __future__ import annotations
 
@@ -13,25 +13,28 @@ from clip_jax.storage.paths import as_path
 from clip_jax.sweep.collect import cells_of
 from clip_jax.sweep.launch.base import Engine, Job
 
-STALE_S = 120.0  # without a heartbeat
-OVER = ("finished", "failed", "cancelled")
+STALE_S = 120.0  # a running run is stale after so long without a heartbeat
+END_STATES = ("finished", "failed", "cancelled")
 
 
 def run_state(run_dir: Path, queue: dict[str, str] | None = None) -> dict[str, Any]:
-    """{state, step, reason, error} of one run, and {loss, samples_per_s, mfu, attempts, device_s} where known.
+    """Return {state, step, reason, error} of one run, and {loss, samples_per_s, mfu, attempts, device_s} where known.
 
     The state is waiting, queued, starting, running, stale, stopped, gone, failed, cancelled, corrupt or finished.
-    ``queue`` is what the engine says (`Engine.poll`); None where nobody asked it.
+
+    Args:
+      run_dir: the run's directory.
+      queue: the answer of `Engine.poll`; None if the engine was not asked.
     """
     damaged = {"state": "corrupt", "step": 0, "error": None}
     try:
-        found = _state(run_dir, queue)
+        state = _state(run_dir, queue)
     except UserError as error:
         return damaged | {"reason": str(error)}
     try:
-        return found | _speed(run_dir)
+        return state | _speed(run_dir)
     except UserError as error:
-        return (found if found["state"] == "finished" else damaged) | {"reason": str(error)}
+        return (state if state["state"] == "finished" else damaged) | {"reason": str(error)}
 
 
 def _state(run_dir: Path, queue: dict[str, str] | None) -> dict[str, Any]:
@@ -50,7 +53,7 @@ def _state(run_dir: Path, queue: dict[str, str] | None) -> dict[str, Any]:
     elif state == "running" and queue is not None and live is None:
         state, reason = "gone", "its job ended without a result"
     elif state == "running" and time.time() - status.get("heartbeat", 0.0) > STALE_S:
-        state, reason = "stale", f"no sign of life for {time.time() - status.get('heartbeat', 0.0):.0f} s"
+        state, reason = "stale", f"no heartbeat for {time.time() - status.get('heartbeat', 0.0):.0f} s"
     elif live == "running" and state != "running":
         state, reason = "starting", ""
     return {"state": state, "step": status.get("step", 0), "reason": reason, "error": None}
@@ -60,20 +63,24 @@ def _speed(run_dir: Path) -> dict[str, Any]:
     status = read_json(run_dir / "status.json") or {}
     last = (read_lines(run_dir / "metrics.jsonl") or [{}])[-1]
     attempts = [e for e in read_lines(run_dir / "events.jsonl") if e["event"] == "attempt"]
-    found = {k: last.get(k) for k in ("loss", "samples_per_s", "mfu")}
+    state = {k: last.get(k) for k in ("loss", "samples_per_s", "mfu")}
     devices = attempts[-1].get("devices", 0) if attempts else 0
-    return found | {"attempts": status.get("attempt", 0), "device_s": devices * status.get("wall_s", 0.0)}
+    return state | {"attempts": status.get("attempt", 0), "device_s": devices * status.get("wall_s", 0.0)}
 
 
 def status_table(sweep_dir: str | Path, engine: Engine | None = None, price: float = 0.0) -> str:
-    """One line a run and a line of totals; ``price`` is for a device and hour. Raises UserError without a sweep."""
+    """Return a table with one line per run and a line of totals; ``price`` is per device-hour.
+
+    Raises:
+      UserError: the directory holds no sweep.
+    """
     return _table(sweep_dir, engine, price)[0]
 
 
 def watch(
     sweep_dir: str | Path, engine: Engine | None, price: float, every_s: float, echo: Callable[[str], None] = print
 ) -> None:
-    """The table again and again, until every run is over."""
+    """Show the table every ``every_s`` seconds until every run has ended."""
     while True:
         table, over = _table(sweep_dir, engine, price)
         echo(f"\x1b[H\x1b[2J{table}")
@@ -85,7 +92,7 @@ def watch(
 def _table(sweep_dir: str | Path, engine: Engine | None, price: float) -> tuple[str, bool]:
     root = as_path(sweep_dir)
     cells = cells_of(root)
-    queue, note = _ask(engine, [Job((root / "runs" / cell["run_id"],), ()) for cell in cells])
+    queue, note = _poll(engine, [Job((root / "runs" / cell["run_id"],), ()) for cell in cells])
     head = "  run           kind          budget   rung  seed     step/steps        state    loss  samples/s    MFU"
     lines = [head + "   left  attempts   cost   error"]
     totals: dict[str, int] = {}
@@ -104,10 +111,10 @@ def _table(sweep_dir: str | Path, engine: Engine | None, price: float) -> tuple[
         lines.append(f"  {identity}  {where}  {pace}  {paid}  {s['reason']}".rstrip())
     total = ", ".join(f"{n} {state}" for state, n in sorted(totals.items()))
     lines.append(f"  {total}" + (f"; {spent:.2f} spent" if price else "") + note)
-    return "\n".join(lines), set(totals) <= set(OVER)
+    return "\n".join(lines), set(totals) <= set(END_STATES)
 
 
-def _ask(engine: Engine | None, jobs: list[Job]) -> tuple[dict[str, str] | None, str]:
+def _poll(engine: Engine | None, jobs: list[Job]) -> tuple[dict[str, str] | None, str]:
     if engine is None:
         return None, ""
     try:

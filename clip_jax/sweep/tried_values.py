@@ -1,6 +1,6 @@
-"""Judge the values of one setting that were tried in one cell: is the best of them inside what was tried?
+"""Judgment of the values of one setting that were tried in one cell: is the best of them bracketed?
 
-The report's verdict on learning rates and the bests that `rules` fits powers to are this one judgment.
+The report's verdict on learning rates and the bests that `hyperparameter_scaling` fits powers to use it.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ from clip_jax.scaling.frontier.frontier import seed_noise
 if TYPE_CHECKING:
     import pandas as pd
 
-LEAST_VALUES = 3  # of the setting, in one cell
+MIN_VALUES = 3  # values of the setting per cell
 NOISE_SDS = 2.0  # standard deviations between seeds that a difference must exceed
 INSIDE, FLAT, EDGE, FEW = "inside", "flat", "edge", "too few"
 
 
 @dataclass(frozen=True)
 class Judgment:
-    """kind: ``inside``, ``flat``, ``edge`` or ``too few``; reason: in words, empty for ``inside``.
+    """Judgment of the tried values.
 
-    values, errors: what was tried, rising, and the mean error of each over the seeds that all values have.
+    ``kind`` is ``inside``, ``flat``, ``edge`` or ``too few``; ``reason`` explains it, and is empty for ``inside``.
+    ``values`` are the tried values, ascending, and ``errors`` the mean error of each over the seeds that all values
+    have.
     """
 
     kind: str
@@ -35,12 +37,12 @@ class Judgment:
 
     @property
     def text(self) -> str:
-        """Return kind and reason."""
+        """Kind and reason as one text."""
         return f"{self.kind}: {self.reason}" if self.reason else self.kind
 
 
 def noise_of(runs: pd.DataFrame, metric: str) -> float:
-    """Return the relative difference that seeds alone explain, from the cells with several; 0 where there are none.
+    """Return the relative difference that seeds alone explain, from the cells with several; 0 if there are none.
 
     Args:
       runs: finished runs; checks of other values do not count.
@@ -71,17 +73,17 @@ def judge(cell: pd.DataFrame, setting: str, metric: str, noise: float) -> Judgme
     means = fair.groupby(setting)[metric].mean()
     values, errors = means.index.to_numpy(float), means.to_numpy(float)
 
-    def found(kind: str, reason: str = "") -> Judgment:
+    def judgment(kind: str, reason: str = "") -> Judgment:
         return Judgment(kind, reason, tuple(map(float, values)), tuple(map(float, errors)))
 
-    if len(values) < LEAST_VALUES:
-        return found(FEW, f"{len(values)} values tried, {LEAST_VALUES} are needed")
+    if len(values) < MIN_VALUES:
+        return judgment(FEW, f"{len(values)} values tried, {MIN_VALUES} are needed")
     k = int(np.argmin(errors))
     if 0 < k < len(values) - 1:
-        return found(INSIDE)
+        return judgment(INSIDE)
     side = "lower" if k == 0 else "higher"
-    own = cell.loc[~is_check(cell["kind"]), setting] if "kind" in cell else cell[setting].iloc[:0]
-    usual = np.flatnonzero(np.isclose(values, float(own.iloc[0]))) if len(own) else np.zeros(0, int)
+    usual_values = cell.loc[~is_check(cell["kind"]), setting] if "kind" in cell else cell[setting].iloc[:0]
+    usual = np.flatnonzero(np.isclose(values, float(usual_values.iloc[0]))) if len(usual_values) else np.zeros(0, int)
     if len(usual) and usual[0] != k and errors[usual[0]] - errors[k] <= noise * errors[k]:
-        return found(FLAT, f"{side} is better by less than the noise")
-    return found(EDGE, f"{side} is better, and the best is the {'lowest' if k == 0 else 'highest'} value tried")
+        return judgment(FLAT, f"{side} is better by less than the noise")
+    return judgment(EDGE, f"{side} is better, and the best is the {'lowest' if k == 0 else 'highest'} value tried")

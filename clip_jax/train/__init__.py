@@ -1,4 +1,4 @@
-"""Training: the step, the loop, what a run directory holds. `clip_jax.train_run` trains one run and measures it."""
+"""Training: step, loop, checkpoints and run directory. `clip_jax.train_run` trains one run and evaluates it."""
 
 import sys
 import types
@@ -8,7 +8,7 @@ from clip_jax.errors import UserError
 
 
 class _Package(types.ModuleType):
-    """This package, which says what replaced the function that had its name."""
+    """Module type of this package: calling it names the function that replaced ``clip_jax.train(...)``."""
 
     def __call__(self, *args: Any, **options: Any) -> NoReturn:
         raise UserError(

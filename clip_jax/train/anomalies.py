@@ -1,4 +1,4 @@
-"""A loss that is not a number or jumps: noticing it, and going back to go around it."""
+"""Non-finite losses and loss spikes: detection, and the batch offsets after a rollback."""
 
 from __future__ import annotations
 
@@ -14,33 +14,38 @@ from clip_jax.data.sources.base import Source
 from clip_jax.data.tokenizers.learned_bpe import Tokenizer
 
 
-class Fault(Exception):
-    """Training went wrong at a step: ``kind`` is "nan" or "spike"."""
+class Anomaly(Exception):
+    """A non-finite loss (``kind`` "nan") or a loss spike (``kind`` "spike") at ``step``."""
 
     def __init__(self, step: int, kind: str, detail: str) -> None:
         super().__init__(detail)
         self.step, self.kind, self.detail = step, kind, detail
 
 
-class Watch:
-    """Looks at the logged losses, which the host has anyway.
+class LossMonitor:
+    """Detector of NaNs and spikes in the logged losses, which the host reads anyway.
 
-    A spike is judged against the median of the ``faults.spike_window`` logged losses before it, once there are so many.
+    A loss is a spike if it exceeds ``faults.spike_factor`` times the median of the ``faults.spike_window`` logged
+    losses before it. Nothing is a spike before that many losses were logged.
     """
 
     def __init__(self, config: FaultConfig, losses: Iterable[tuple[int, float]]) -> None:
         self.config = config
         self.losses = list(losses)
 
-    def see(self, step: int, loss: float) -> None:
-        """Raises Fault."""
+    def observe(self, step: int, loss: float) -> None:
+        """Add the loss of ``step``.
+
+        Raises:
+          Anomaly: the loss is not finite, or a spike that ``faults.on_spike`` does not ignore.
+        """
         if not math.isfinite(loss):
-            raise Fault(step, "nan", f"the loss is not finite at step {step}")
+            raise Anomaly(step, "nan", f"the loss is not finite at step {step}")
         before = [value for _, value in self.losses[-self.config.spike_window :]]
         if self.config.on_spike != "ignore" and len(before) == self.config.spike_window:
             usual = statistics.median(before)
             if loss > self.config.spike_factor * usual:
-                raise Fault(
+                raise Anomaly(
                     step,
                     "spike",
                     f"the loss is {loss:.4g} at step {step}, above faults.spike_factor={self.config.spike_factor:g} "
@@ -48,54 +53,56 @@ class Watch:
                 )
         self.losses.append((step, loss))
 
-    def cut_back(self, step: int) -> None:
+    def truncate_after(self, step: int) -> None:
         """Forget the losses after ``step``."""
         self.losses = [(s, loss) for s, loss in self.losses if s <= step]
 
 
-class Detours:
-    """Which batch each step is trained on: number ``step + offset(step)`` of the data's order.
+class DataOffsets:
+    """Batch offsets after rollbacks: step ``n`` is trained on batch ``n + offset(n)`` of the data's order.
 
-    A rollback from ``step`` to ``to`` gives the steps after ``to`` the batches that follow the last one used, so none
-    of those in between is met again. A run's events hold all there is to know, so once resumed it takes the same
-    detours.
+    After a rollback from ``step`` to ``to``, training continues with the batches after the last one consumed; the
+    skipped ones are never replayed. The offsets are rebuilt from the run's events, so a resumed run uses the same ones.
     """
 
     def __init__(self, events: Iterable[dict[str, Any]] = ()) -> None:
-        self._turns = [(int(e["to"]), int(e["data_offset"])) for e in events if e["event"] == "rollback"]
+        self._rollbacks = [(int(e["to"]), int(e["data_offset"])) for e in events if e["event"] == "rollback"]
 
     @property
     def count(self) -> int:
-        return len(self._turns)
+        """Number of rollbacks."""
+        return len(self._rollbacks)
 
     def offset(self, step: int) -> int:
-        """How far ahead of ``step`` (updates done) the next batch lies."""
-        return next((offset for to, offset in reversed(self._turns) if to <= step), 0)
+        """Return how many batches ahead of ``step`` (updates done) the next batch lies."""
+        return next((offset for to, offset in reversed(self._rollbacks) if to <= step), 0)
 
     def add(self, step: int, to: int) -> int:
-        """Note a rollback; returns the offset from ``to`` on."""
+        """Add a rollback from ``step`` to ``to``; return the offset that holds from ``to`` on."""
         offset = step + self.offset(step - 1) - to
-        self._turns.append((to, offset))
+        self._rollbacks.append((to, offset))
         return offset
 
 
-class Feed:
-    """The batches of a run by step, around its detours. Close it at the end."""
+class BatchStream:
+    """The batches of a run by step, at their `DataOffsets`. Close it at the end."""
 
-    def __init__(self, config: RunConfig, source: Source, tokenizer: Tokenizer, detours: Detours, step: int) -> None:
-        self._config, self._source, self._tokenizer, self._detours = config, source, tokenizer, detours
+    def __init__(
+        self, config: RunConfig, source: Source, tokenizer: Tokenizer, offsets: DataOffsets, step: int
+    ) -> None:
+        self._config, self._source, self._tokenizer, self._offsets = config, source, tokenizer, offsets
         self._broken = 0
         self.batches = self._open(step)
 
     def _open(self, step: int) -> Batches:
-        offset = self._detours.offset(step)
+        offset = self._offsets.offset(step)
         self._next = (step, offset)
         longer = dataclasses.replace(self._config, steps=self._config.steps + offset)
         return train_batches(longer, self._source, self._tokenizer, step + offset)
 
     def batch(self, step: int) -> dict[str, Any]:
-        """This process's share of the batch for the update after ``step``; blocks until it is ready."""
-        offset = self._detours.offset(step)
+        """Return this process's share of the batch for the update after ``step``; block until it is ready."""
+        offset = self._offsets.offset(step)
         if self._next != (step, offset):
             self._broken = self.broken_records
             self.close()
@@ -104,15 +111,15 @@ class Feed:
         return next(self.batches)
 
     def close(self) -> None:
-        """End what makes batches ahead."""
+        """Stop the threads and workers that prefetch batches."""
         self.batches.close()
 
     @property
     def broken_records(self) -> int:
-        """Records passed over so far."""
+        """Number of corrupt records skipped so far."""
         return self._broken + self.batches.broken_records
 
 
 def losses_of(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[int, float]]:
-    """(step, loss) of rows of ``metrics.jsonl``; a loss that was not a number is left out."""
+    """Return (step, loss) for each row of ``metrics.jsonl``; skip rows whose loss was not finite."""
     return ((row["step"], row["loss"]) for row in rows if row["loss"] is not None)

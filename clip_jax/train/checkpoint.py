@@ -1,4 +1,4 @@
-"""Saving and restoring the training state with Orbax: the only module that knows it."""
+"""Saving and restoring the training state; the only module that uses Orbax."""
 
 from __future__ import annotations
 
@@ -21,39 +21,39 @@ from clip_jax.distributed.processes import all_processes, run_on_process_zero
 from clip_jax.errors import UserError
 from clip_jax.storage.json_files import read_json
 from clip_jax.storage.paths import absolute, as_path, disk_errors, mkdir, move_tree
-from clip_jax.train.checksum import seals, seals_and_finite
+from clip_jax.train.checksum import checksums, checksums_and_finite
 from clip_jax.train.run_directory import checkpoints_in
 from clip_jax.train.state import TrainState
 
-KEEP = 2
-SETTLE_S = 0.5  # reads and writes still under way when one has failed end in this time
+CHECKPOINTS_KEPT = 2
+SETTLE_S = 0.5  # time for concurrent reads and writes to end after one has failed
 
 
 def _parts(state: TrainState) -> dict[str, Any]:
-    # parameters lie apart, so that an evaluation can read them alone
+    # parameters are a part of their own, so that an evaluation can read them alone
     return {"params": state.params, "rest": {"step": state.step, "opt_state": state.opt_state}}
 
 
 @dataclass(frozen=True)
 class _Newest:
-    """Which checkpoints stay: the newest, and the newest of those made at a multiple of ``every``.
+    """Retention policy: keep the newest checkpoints, and the newest one at a multiple of ``every``.
 
-    A rollback goes to one of the latter, so that it leads to the same place however often the run was interrupted.
+    A rollback goes to a checkpoint at a multiple of ``every``, so its target does not depend on interruptions.
     """
 
     every: int
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         steps = [c.step for c in checkpoints]
-        stay = set(sorted(steps)[-KEEP:]) | set(sorted(s for s in steps if s % self.every == 0)[-1:])
+        stay = set(sorted(steps)[-CHECKPOINTS_KEPT:]) | set(sorted(s for s in steps if s % self.every == 0)[-1:])
         return [s in stay for s in steps]
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Broken files and full disks make Orbax log pages and drop coroutines, some of them in other threads and later.
+    """Silence Orbax's logs and dropped coroutines, which corrupt files and full disks cause in several threads.
 
-    All of it is raised too, and told in one line by whoever catches that. Other complaints are let through.
+    Each of these failures also raises, and the caller that catches it prints one line. Other warnings pass through.
     """
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     levels, hook = [log.level for log in loggers], sys.unraisablehook
@@ -74,19 +74,19 @@ def _quiet() -> Iterator[None]:
 
 
 def _settle() -> None:
-    """After a failure: until what was under way beside it has failed too."""
+    """Wait after a failure until concurrent reads and writes have failed too, and collect their coroutines."""
     time.sleep(SETTLE_S)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # coroutines that nobody will wait for
+        warnings.simplefilter("ignore")  # coroutines that are never awaited
         gc.collect()
 
 
 class Checkpoints:
     """The numbered checkpoints of one run.
 
-    A checkpoint becomes visible only when it is whole. The state's ``step`` is also the position in the data,
-    which is a pure function of it. A state may be restored onto another mesh, and by another number of processes,
-    than it was saved from.
+    A checkpoint becomes visible only when it is complete. The state's ``step`` is also the position in the data, which
+    is a pure function of it. A state may be restored onto another mesh, and by another number of processes, than it was
+    saved from.
     """
 
     def __init__(self, run_dir: str | Path, every: int) -> None:
@@ -100,46 +100,52 @@ class Checkpoints:
                 self.dir, preservation_policy=_Newest(every), cleanup_tmp_directories=True
             )
         self._pending: Any = None
-        self._hush = _quiet()
+        self._silenced = _quiet()
 
     def __enter__(self) -> Checkpoints:
-        self._hush.__enter__()
+        self._silenced.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with contextlib.ExitStack() as stack:
-            stack.callback(self._hush.__exit__, None, None, None)
+            stack.callback(self._silenced.__exit__, None, None, None)
             stack.enter_context(disk_errors(self.dir))
             if kind is None:
                 self.wait()
                 self._orbax.close()
-            elif jax.process_count() == 1:  # else closing would wait for the others, who may be gone
+            elif (
+                jax.process_count() == 1
+            ):  # with several processes, closing would wait for the others, which may have died
                 with contextlib.suppress(OSError, ValueError, RuntimeError, UserError):  # the first error counts
                     self._orbax.close()
                 _settle()
 
     @property
     def steps(self) -> list[int]:
-        """The steps of the whole checkpoints, oldest first."""
+        """Steps of the complete checkpoints, oldest first."""
         return [int(c.step) for c in self._orbax.checkpoints]
 
     @property
     def latest_step(self) -> int | None:
-        """The step of the newest whole checkpoint, or None."""
+        """Step of the newest complete checkpoint, or None."""
         return max(self.steps, default=None)
 
     def save(self, step: int, state: TrainState) -> bool:
-        """Begin to save; returns once the state may be overwritten. Raises UserError on a full disk.
+        """Start to save a checkpoint; return once the state may be overwritten.
 
-        A state that holds NaN or infinity is not saved, and the answer is False.
+        Returns:
+          False for a state that holds NaN or infinity, which is not saved; else True.
+
+        Raises:
+          UserError: the disk is full.
         """
         self.wait()
         if step in self.steps:
             return True
         parts = _parts(state)
-        sums, finite = seals_and_finite(parts)
+        sums, finite = checksums_and_finite(parts)
         if not finite:
             return False
         with disk_errors(self.dir):
@@ -149,7 +155,11 @@ class Checkpoints:
         return True
 
     def wait(self) -> None:
-        """Until the last save is on disk. Raises UserError on a full disk."""
+        """Wait until the last save is on disk.
+
+        Raises:
+          UserError: the disk is full.
+        """
         if self._pending is not None:
             pending, self._pending = self._pending, None
             with disk_errors(self.dir):
@@ -158,19 +168,19 @@ class Checkpoints:
     def restore(
         self, abstract: TrainState, *, regular: bool = False, last: int | None = None
     ) -> tuple[int, TrainState, list[str]] | None:
-        """The newest state that can be read, in the shardings of ``abstract`` (`state.abstract_state`).
+        """Load the newest readable state into the shardings of ``abstract`` (`state.abstract_state`).
 
         Args:
-          abstract: what to restore into.
-          regular: only of checkpoints made at a multiple of ``every``.
-          last: only of checkpoints up to that step.
+          abstract: shapes, dtypes and shardings to restore into.
+          regular: consider only checkpoints at a multiple of ``every``.
+          last: consider only checkpoints up to that step.
 
         Returns:
-          Its step, the state, and why each newer checkpoint was moved aside, to ``RUN_DIR/corrupt``; None when there is
-          no checkpoint.
+          (step, state, reasons): one reason for each newer checkpoint that could not be read and was moved to
+            ``RUN_DIR/corrupt``. None if there is no checkpoint.
 
         Raises:
-          UserError: there are checkpoints and none of them can be read. They are left where they are.
+          UserError: there are checkpoints and none of them can be read. They stay where they are.
         """
         self.wait()
         steps = [s for s in self.steps if not (regular and s % self.every) and (last is None or s <= last)]
@@ -180,7 +190,7 @@ class Checkpoints:
             if loaded is not None:
                 self._set_aside(list(broken))
                 state = TrainState(params=loaded["params"], **loaded["rest"])
-                return step, state, [f"checkpoint {s}: {why}" for s, why in broken.items()]
+                return step, state, [f"checkpoint {s}: {reason}" for s, reason in broken.items()]
             broken[step] = reason
         if broken:
             step, reason = next(iter(broken.items()))
@@ -207,24 +217,24 @@ class Checkpoints:
 
 
 def _root(error: BaseException) -> str:
-    """The first cause of an error, in one short line."""
+    """Return the root cause of an error as one short line."""
     while (before := error.__cause__ or error.__context__) is not None:
         error = before
     return f"{type(error).__name__}: {error}".splitlines()[0][:160]
 
 
 def _load(path: Path, abstract: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
-    """The parts asked for, or None and why they cannot be had; alike on every process."""
+    """Return (the requested parts, ""), or (None, why they cannot be read); the same on every process."""
     from orbax.checkpoint import v1 as ocp
 
     loaded, reason, sums = None, "another process cannot read it", {}
-    alone = ocp.Context()  # whoever fails must not leave the others waiting inside Orbax
-    alone.multiprocessing.primary_host = jax.process_index()
-    alone.multiprocessing.active_processes = {jax.process_index()}
+    single_process = ocp.Context()  # a process that fails must not leave the others waiting inside Orbax
+    single_process.multiprocessing.primary_host = jax.process_index()
+    single_process.multiprocessing.active_processes = {jax.process_index()}
     with _quiet():
         try:
             sums = (read_json(path / "_CHECKPOINT_METADATA") or {})["custom_metadata"].get("seals", {})
-            with alone:
+            with single_process:
                 loaded = ocp.load_checkpointables(path, abstract)
         except Exception as error:  # noqa: BLE001  # there is no end of what broken files make a reader raise
             reason = _root(error)
@@ -232,16 +242,19 @@ def _load(path: Path, abstract: dict[str, Any]) -> tuple[dict[str, Any] | None, 
             _settle()
     if not all_processes(loaded is not None) or loaded is None:
         return None, reason
-    # checkpoints of 0.1 have no seals
-    if sums and seals(loaded) != {k: sums[k] for k in abstract}:
+    # checkpoints of version 0.1 have no checksums
+    if sums and checksums(loaded) != {k: sums[k] for k in abstract}:
         return None, "its numbers are not those that were saved"
     return loaded, ""
 
 
 def load_params(run_dir: str | Path, built: Any) -> tuple[int, Any]:
-    """(step, parameters) of a run's newest checkpoint that can be read, in the shardings of ``built``; changes nothing.
+    """Return (step, parameters) of a run's newest readable checkpoint, in the shardings of ``built``; write nothing.
 
-    A newer one that cannot be read is named on stderr. Raises UserError when the run has no checkpoint.
+    A newer checkpoint that cannot be read is named on stderr.
+
+    Raises:
+      UserError: the run has no readable checkpoint.
     """
     run_dir = absolute(as_path(run_dir))
     root = run_dir / "checkpoints"
@@ -253,5 +266,5 @@ def load_params(run_dir: str | Path, built: Any) -> tuple[int, Any]:
         loaded, reason = _load(root / str(step), {"params": abstract})
         if loaded is not None:
             return step, loaded["params"]
-        print(f"clip-jax: {root / str(step)}: passed over ({reason})", file=sys.stderr)
+        print(f"clip-jax: {root / str(step)}: skipped ({reason})", file=sys.stderr)
     raise UserError(f"{run_dir}: has no checkpoint{' that can be read' if steps else ''}; train it first")

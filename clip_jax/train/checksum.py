@@ -1,7 +1,7 @@
-"""Checksums of arrays, computed where they lie, that do not depend on how they are sharded.
+"""Checksums of arrays, computed on their devices and independent of the sharding.
 
-A storage layer finds a file that is cut short or missing; bytes that changed inside compressed data it may read without
-complaint, as other numbers. So the sums are saved beside the arrays and compared after reading.
+A storage layer detects a truncated or missing file, but it may decode changed bytes inside compressed data as other
+numbers without an error. So the checksums are saved with the arrays and compared after reading.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 
 def checksum(array: jax.Array) -> jax.Array:
-    """A uint32 scalar: the sum, modulo 2**32, of every element's bits after mixing (the finaliser of MurmurHash3).
+    """Return a uint32 scalar: the sum, modulo 2**32, of every element's bits after mixing (MurmurHash3's finalizer).
 
     Integer addition is exact in any order, so every sharding gives the same sum.
     """
@@ -26,26 +26,26 @@ def checksum(array: jax.Array) -> jax.Array:
     return jnp.sum(bits ^ (bits >> 16), dtype=jnp.uint32)
 
 
-@jax.jit  # leaf by leaf: the many of one shape compile once
-def _look(array: jax.Array) -> tuple[jax.Array, jax.Array]:
+@jax.jit  # per leaf, so that leaves of one shape share a compilation
+def _checksum_and_finite(array: jax.Array) -> tuple[jax.Array, jax.Array]:
     finite = jnp.all(jnp.isfinite(array)) if jnp.issubdtype(array.dtype, jnp.floating) else jnp.bool_(True)
     return checksum(array), finite
 
 
-def seals(parts: dict[str, Any]) -> dict[str, list[int]]:
-    """Of each part (arrays on one mesh), the checksums of its leaves."""
-    return seals_and_finite(parts)[0]
+def checksums(parts: dict[str, Any]) -> dict[str, list[int]]:
+    """Return the checksums of the leaves of each part; the arrays of all parts lie on one mesh."""
+    return checksums_and_finite(parts)[0]
 
 
-def seals_and_finite(parts: dict[str, Any]) -> tuple[dict[str, list[int]], bool]:
-    """`seals`, and whether every floating-point number of all parts is finite."""
+def checksums_and_finite(parts: dict[str, Any]) -> tuple[dict[str, list[int]], bool]:
+    """Return (`checksums`, whether every floating-point number of all parts is finite)."""
     sums: dict[str, list[int]] = {}
-    fine = True
+    finite_so_far = True
     for name, part in parts.items():
         sums[name] = []
         for leaf in jax.tree.leaves(part):
-            # one after the other: hundreds of small collectives in flight can starve the threads of a CPU backend
-            total, finite = jax.device_get(_look(leaf))
+            # sequentially: hundreds of small collectives in flight can starve the threads of a CPU backend
+            total, finite = jax.device_get(_checksum_and_finite(leaf))
             sums[name].append(int(total))
-            fine &= bool(finite)
-    return sums, fine
+            finite_so_far &= bool(finite)
+    return sums, finite_so_far

@@ -1,8 +1,9 @@
-"""The coordinate check: does what a model computes move by as much at every width? (Yang et al., 2022, appendix D.1)
+"""The coordinate check of muP (Yang et al., 2022, appendix D.1): do activations change equally at every width?
 
-A few updates at one learning rate, then the mean absolute change of a coordinate of each module's output. Under a
-width-stable parametrisation it does not know the width; where it grows with it, some width makes training blow up, and
-where it falls, a module learns nothing in the limit. Costs seconds, so it comes before any search.
+It takes a few updates at one learning rate and measures the mean absolute change of a coordinate of each module's
+output. Under a width-stable parametrization this change does not depend on the width. Where it grows with the width,
+training diverges at some width; where it falls, the module learns nothing in the limit. The check takes seconds, so it
+comes before any search.
 """
 
 from __future__ import annotations
@@ -16,22 +17,28 @@ from clip_jax.config import ModelConfig, OptimConfig
 
 
 def module_outputs(model: Any, images: Any, tokens: Any) -> dict[str, Any]:
-    """What each part of a CLIP model computes, float arrays by name: each tower's stream before and after every block,
-    the embeddings (of unit length, times sqrt(E), so that a coordinate is of size 1) and the logits."""
-    out, found = model(images, tokens), {}
-    for name, tower, given in (("image", model.image, images), ("text", model.text, tokens)):
-        for layer, state in enumerate(tower.hidden_states(given)):
-            found[f"{name} stream {layer}"] = state
+    """Return the activations of each module of a CLIP model, float arrays by name.
+
+    These are each tower's stream before and after every block, the embeddings (of unit norm, times sqrt(E), so that a
+    coordinate has size 1) and the logits.
+    """
+    out, outputs = model(images, tokens), {}
+    for name, tower, inputs in (("image", model.image, images), ("text", model.text, tokens)):
+        for layer, state in enumerate(tower.hidden_states(inputs)):
+            outputs[f"{name} stream {layer}"] = state
         unit = getattr(out, name)
-        found[f"{name} embedding"] = unit * unit.shape[-1] ** 0.5
-    found["logits"] = out.scale * out.image @ out.text.T
-    return found
+        outputs[f"{name} embedding"] = unit * unit.shape[-1] ** 0.5
+    outputs["logits"] = out.scale * out.image @ out.text.T
+    return outputs
 
 
-def moved(config: ModelConfig, lr: float, batch: Mapping[str, Any], *, steps: int = 4, seed: int = 0) -> dict[str, Any]:
-    """{module: (mean |x| at first, mean |change| after ``steps`` updates)} on the batch that it trains on.
+def coordinate_changes(
+    config: ModelConfig, lr: float, batch: Mapping[str, Any], *, steps: int = 4, seed: int = 0
+) -> dict[str, Any]:
+    """Return {module: (mean |x| at initialization, mean |change| after ``steps`` updates)} on the training batch.
 
-    AdamW at a constant ``lr`` without decay; the batch holds images float [B, H, W, 3] and tokens int32 [B, T].
+    The updates are AdamW at a constant learning rate ``lr`` without weight decay. The batch holds images float [B, H,
+    W, 3] and tokens int32 [B, T].
     """
     import jax
     import jax.numpy as jnp
@@ -69,12 +76,16 @@ def moved(config: ModelConfig, lr: float, batch: Mapping[str, Any], *, steps: in
     return {k: (float(jnp.mean(jnp.abs(first[k]))), float(jnp.mean(jnp.abs(last[k] - first[k])))) for k in first}
 
 
-def slopes(
-    sizes: Iterable[float], found: Iterable[Mapping[str, tuple[float, float]]]
+def fit_powers(
+    sizes: Iterable[float], changes: Iterable[Mapping[str, tuple[float, float]]]
 ) -> dict[str, tuple[float, float]]:
-    """{module: (power of the first size, power of the change)} over ``sizes`` (widths or depths), for the modules that
-    all results of `moved` have; 0 is stable."""
-    x, rows = np.log(list(sizes)), list(found)
+    """Return {module: (power of the initial size, power of the change)} over ``sizes``; a power of 0 is stable.
+
+    Args:
+      sizes: widths or depths.
+      changes: the result of `coordinate_changes` for each size; modules that some of them lack are left out.
+    """
+    x, rows = np.log(list(sizes)), list(changes)
     common = [name for name in rows[0] if all(name in row for row in rows)]
     fitted = {name: np.polyfit(x, np.log([row[name] for row in rows]), 1)[0] for name in common}
     return {name: (float(a), float(b)) for name, (a, b) in fitted.items()}

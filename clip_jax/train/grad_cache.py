@@ -1,9 +1,10 @@
-"""Gradients of the training loss: of the whole batch at once, or exactly the same ones piece by piece.
+"""Gradients of the training loss: of the whole batch at once, or exactly the same ones accumulated by GradCache.
 
-The contrastive loss couples all pairs, so averaging over pieces would be another objective. Instead (Gao et al., 2021,
-"Scaling deep contrastive learning batch size under memory limited setup"): embed every piece and keep only the
-embeddings; take the loss and its gradient by the embeddings over the whole batch; embed every piece again and push
-that gradient through the towers. One more forward pass buys a batch of any size.
+The contrastive loss couples all pairs, so averaging over microbatches would be another objective. GradCache (Gao et
+al., 2021, "Scaling deep contrastive learning batch size under memory limited setup") embeds every microbatch and keeps
+only the embeddings; takes the loss over the whole batch and its gradient with respect to the embeddings; then embeds
+every microbatch again and backpropagates that gradient through the towers. One more forward pass allows a batch of any
+size.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ LossFunction = Callable[[Any, Batch, jax.Array], tuple[jax.Array, tuple[jax.Arra
 Gradients = Callable[[Any, Batch, jax.Array, Any], tuple[tuple[jax.Array, tuple[jax.Array, Any]], Any]]
 
 
-def locked(params: Any, tower: str, function: Callable[[Any], Any]) -> Any:
-    """Parameters with ``function`` over the leaves of one tower ("none" leaves all alone)."""
+def map_tower(params: Any, tower: str, function: Callable[[Any], Any]) -> Any:
+    """Apply ``function`` to the leaves of one tower of the parameters; "none" changes nothing."""
 
     def apply(path: tuple[Any, ...], leaf: Any) -> Any:
         return function(leaf) if str(getattr(path[0], "key", path[0])) == tower else leaf
@@ -40,7 +41,7 @@ def locked(params: Any, tower: str, function: Callable[[Any], Any]) -> Any:
 
 
 def example_keys(rng: jax.Array, batch_size: int) -> jax.Array:
-    """One random key an example [B]: what is random about an example depends on its place in the batch alone."""
+    """Return one random key per example [B]; an example's randomness depends only on its position in the batch."""
     return jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(batch_size))
 
 
@@ -48,43 +49,46 @@ def _divided(grads: Any, factor: Any) -> Any:
     return grads if factor is None else jax.tree.map(lambda g: g / factor, widen(grads))
 
 
-def whole_gradients(loss_fn: LossFunction) -> Gradients:
-    """The plain twin: one backward pass. The loss is multiplied by the loss scale before and its gradients divided
-    after, so that half-precision gradients do not vanish on the way."""
+def full_batch_gradients(loss_fn: LossFunction) -> Gradients:
+    """Return the gradient function with one backward pass, the plain twin of `make_accumulated_gradients`.
+
+    The loss is multiplied by the loss scale before the backward pass and the gradients are divided by it after, so that
+    half-precision gradients do not underflow.
+    """
 
     def scaled(params: Any, batch: Batch, rng: jax.Array, factor: Any) -> tuple[jax.Array, Any]:
         loss, extra = loss_fn(params, batch, rng)
         return (loss if factor is None else loss * factor), (loss, extra)
 
     def gradients(params: Any, batch: Batch, rng: jax.Array, factor: Any = None) -> Any:
-        (_, found), grads = jax.value_and_grad(scaled, has_aux=True)(params, batch, rng, factor)
-        return found, _divided(grads, factor)
+        (_, outputs), grads = jax.value_and_grad(scaled, has_aux=True)(params, batch, rng, factor)
+        return outputs, _divided(grads, factor)
 
     return gradients
 
 
 def make_accumulated_gradients(config: RunConfig, built: Any, mesh: Mesh) -> Gradients:
-    """Equal to `whole_gradients`, with the activations of ``config.microbatch_size`` pairs held at once.
+    """Return a gradient function equal to `full_batch_gradients`, with one microbatch's activations in memory.
 
-    Every device works on its own rows in every piece, so that pieces move nothing between devices. Gradients are added
-    up in float32 (or wider).
+    A microbatch has ``config.microbatch_size`` pairs. Every device works on its own rows in each of them, so no rows
+    move between devices. Gradients are accumulated in float32 (or wider).
     """
     freeze, pair_loss = config.init_from.freeze, make_pair_loss(config.loss, mesh)
     pieces, shards = config.batch_size // config.microbatch_size, batch_shards(mesh)
 
     def split(x: jax.Array) -> jax.Array:
-        """[B, ...] -> [pieces, B / pieces, ...]; piece i has the i-th share of each device's rows."""
+        """Reshape [B, ...] to [pieces, B / pieces, ...]; piece i has the i-th share of each device's rows."""
         rest = [None] * (x.ndim - 1)
         parts = x.reshape(shards, pieces, -1, *x.shape[1:]).swapaxes(0, 1)
         return constrain(parts.reshape(pieces, -1, *x.shape[1:]), None, "batch", *rest)
 
     def join(x: jax.Array) -> jax.Array:
-        """The inverse of ``split``."""
+        """Invert ``split``."""
         parts = x.reshape(pieces, shards, -1, *x.shape[2:]).swapaxes(0, 1)
         return constrain(parts.reshape(-1, *x.shape[2:]), "batch", *[None] * (x.ndim - 2))
 
     def embed(params: Any, piece: Batch) -> tuple[jax.Array, jax.Array]:
-        model = nnx.merge(built.graphdef, locked(params, freeze, jax.lax.stop_gradient))
+        model = nnx.merge(built.graphdef, map_tower(params, freeze, jax.lax.stop_gradient))
         images = normalize(piece["images"], config.pixels.mean, config.pixels.std)
         image = model.encode_image(images, train=freeze != "image", rng=piece["keys"])
         return normalise_features(image), normalise_features(model.encode_text(piece["tokens"]))
@@ -95,19 +99,19 @@ def make_accumulated_gradients(config: RunConfig, built: Any, mesh: Mesh) -> Gra
 
     def gradients(params: Any, batch: Batch, rng: jax.Array, factor: Any = None) -> Any:
         with on_mesh(mesh):
-            cut = jax.tree.map(split, batch | {"keys": example_keys(rng, config.batch_size)})
-            image, text = jax.tree.map(join, jax.lax.map(lambda piece: embed(params, piece), cut))
+            microbatches = jax.tree.map(split, batch | {"keys": example_keys(rng, config.batch_size)})
+            image, text = jax.tree.map(join, jax.lax.map(lambda piece: embed(params, piece), microbatches))
             whole = jax.value_and_grad(from_embeddings, (0, 1, 2), has_aux=True)
-            (loss, scale), (grads, *slopes) = whole(params, image, text)
-            by_image, by_text = (split(s if factor is None else s * factor) for s in slopes)
+            (loss, scale), (grads, *embedding_grads) = whole(params, image, text)
+            by_image, by_text = (split(s if factor is None else s * factor) for s in embedding_grads)
 
             def add(grads: Any, piece: tuple[Batch, jax.Array, jax.Array]) -> tuple[Any, None]:
-                one, *cotangents = piece
-                _, pull = jax.vjp(lambda params: embed(params, one), params)
-                return jax.tree.map(lambda a, g: a + g, grads, widen(*pull(tuple(cotangents)))), None
+                microbatch, *cotangents = piece
+                _, backward = jax.vjp(lambda params: embed(params, microbatch), params)
+                return jax.tree.map(lambda a, g: a + g, grads, widen(*backward(tuple(cotangents)))), None
 
             grads = jax.tree.map(lambda g: g if factor is None else g * factor, widen(grads))
-            grads, _ = jax.lax.scan(add, grads, (cut, by_image, by_text))
+            grads, _ = jax.lax.scan(add, grads, (microbatches, by_image, by_text))
         return (loss, (scale, {})), _divided(grads, factor)
 
     return gradients

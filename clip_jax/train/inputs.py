@@ -1,5 +1,8 @@
-"""What a run is made of besides its config (`record.read_config`): its vocabulary and its data. Both are noted in
-``status.json`` when the run begins and in ``result.json`` when it ends; who reads it, or goes on with it, compares."""
+"""The inputs of a run besides its config (`run_directory.read_config`): tokenizer and data.
+
+Their checksums are recorded in ``status.json`` when the run begins and in ``result.json`` when it ends. Whoever reads
+or resumes the run compares them.
+"""
 
 from __future__ import annotations
 
@@ -12,59 +15,76 @@ from clip_jax.data.sources.base import Source
 from clip_jax.data.tokenizers.learned_bpe import Tokenizer, check_fits, load_tokenizer
 from clip_jax.errors import UserError
 from clip_jax.storage.paths import exists, read_text
-from clip_jax.train.run_directory import Record, noted
+from clip_jax.train.run_directory import RunDirectory, read_records
 
 DATA, TOKENIZER = "data", "tokenizer_sha256"  # fields of status.json and result.json
 SPLITS = {"train": "training", "val": "held-out"}
 
 
 def file_sha256(path: Path) -> str:
-    """Of a text file's bytes, 64 hex digits. Raises UserError when it is no text."""
+    """Return the SHA-256 of a text file's bytes as 64 hex digits.
+
+    Raises:
+      UserError: the file is no text.
+    """
     return hashlib.sha256(read_text(path).encode()).hexdigest()
 
 
 def read_tokenizer(run_dir: Path, model: ModelConfig) -> Tokenizer:
-    """The vocabulary of a run.
+    """Return the tokenizer of a run.
 
-    Raises UserError when ``tokenizer.json`` is missing or none of ours, was changed since the run began, or does not
-    fit the model.
+    Raises:
+      UserError: ``tokenizer.json`` is missing or unreadable, was changed since the run began, or does not fit the
+        model.
     """
     path = run_dir / "tokenizer.json"
-    told = noted(run_dir).get(TOKENIZER)
-    if told is not None and exists(path) and told != file_sha256(path):
+    recorded = read_records(run_dir).get(TOKENIZER)
+    if recorded is not None and exists(path) and recorded != file_sha256(path):
         reason = "it was changed since the run began"
         raise UserError(f"{path}: {reason}", field=str(path), reason=reason, hint="put it back as it was")
     return check_fits(load_tokenizer(path), model.text, str(path))
 
 
-def described(source: Source) -> dict[str, Any]:
-    """Count and digest of a split, as the run's records have them."""
+def describe(source: Source) -> dict[str, Any]:
+    """Return the number of records and the digest of a split, as the run's records hold them."""
     return {"records": len(source), "digest": source.digest}
 
 
-def what_changed(told: Any, now: dict[str, Any], split: str) -> str | None:
-    """How a split differs from what the run's records say of it; None where it does not, or they say nothing.
+def describe_change(recorded: Any, now: dict[str, Any], split: str) -> str | None:
+    """Return how a split differs from the one in the run's records; None if it does not differ or nothing is recorded.
 
     Args:
-      told: their field `DATA`.
-      now: split -> what `described` gives of it.
+      recorded: the field `DATA` of the records.
+      now: split -> what `describe` returns for it.
       split: train or val.
     """
-    before = told.get(split) if isinstance(told, dict) else None
-    if not isinstance(before, dict) or before == now[split]:
+    previous = recorded.get(split) if isinstance(recorded, dict) else None
+    if not isinstance(previous, dict) or previous == now[split]:
         return None
-    count, was = now[split]["records"], before.get("records")
+    count, was = now[split]["records"], previous.get("records")
     how = f"{count} records, {was} when the run began" if count != was else f"{count} records, other names or sizes"
     return f"the {SPLITS[split]} split changed: {how}"
 
 
-def hold_data(record: Record, now: dict[str, Any]) -> None:
-    """Note the data that a run begins with, split -> `described`. Raises UserError when it began with other data."""
-    told = record.inputs.get(DATA)
+def check_data(directory: RunDirectory, now: dict[str, Any]) -> None:
+    """Record the data that a run begins with, or compare it with the recorded data.
+
+    Args:
+      directory: the run's.
+      now: split -> what `describe` returns for it.
+
+    Raises:
+      UserError: the run began with other data.
+    """
+    recorded = directory.inputs.get(DATA)
     for split, field in (("train", "data.paths"), ("val", "data.val_paths")):
-        if (reason := what_changed(told, now, split)) is not None:
+        if (reason := describe_change(recorded, now, split)) is not None:
             hint = "put the data back as it was, or begin a run in another directory"
             raise UserError(
-                f"{record.dir}: {reason}; {hint}", field=field, value=now[split]["records"], reason=reason, hint=hint
+                f"{directory.path}: {reason}; {hint}",
+                field=field,
+                value=now[split]["records"],
+                reason=reason,
+                hint=hint,
             )
-    record.note_input(DATA, now)
+    directory.note_input(DATA, now)

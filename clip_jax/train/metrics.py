@@ -1,4 +1,4 @@
-"""Loss and speed of a run under way, read from the device one step late so that it never waits for the host."""
+"""Loss and throughput of a run, read from the device one step late so that the device never waits for the host."""
 
 from __future__ import annotations
 
@@ -11,58 +11,58 @@ from jax.sharding import Mesh
 from clip_jax import flops
 from clip_jax.config import RunConfig
 from clip_jax.flops.devices import peak_flops
-from clip_jax.train.anomalies import Watch, losses_of
-from clip_jax.train.run_directory import Record
+from clip_jax.train.anomalies import LossMonitor, losses_of
+from clip_jax.train.run_directory import RunDirectory
 from clip_jax.train.timer import Clock
-from clip_jax.train.trackers import Mirror, Progress
+from clip_jax.train.trackers import Progress, Tracker
 
-# what differs between two runs of the same numbers
+# columns that differ between two runs with the same losses
 TIMES = ("wall_s", "samples_per_s", "mfu", "step_s", "goodput")
 
 
 def training_flops(config: RunConfig, samples_seen: int) -> flops.TrainingFlops:
-    """What so many samples of this run cost."""
+    """Return the FLOPs that training this run on ``samples_seen`` samples takes."""
     return flops.training_flops(config.model, samples_seen, config.batch_size, config.init_from.freeze)
 
 
 class Meter:
-    """Writes the rows of ``metrics.jsonl``.
+    """Writer of the rows of ``metrics.jsonl``.
 
-    ``step_s`` is the time of the steps that led to the present state: those that a kill or a rollback threw away do not
-    count. ``goodput`` is its share of the wall time of all attempts.
+    ``step_s`` is the time of the steps that led to the current state, without those that a kill or a rollback
+    discarded. ``goodput`` is the share of ``step_s`` in the wall time of all attempts.
     """
 
     def __init__(
         self,
         config: RunConfig,
         mesh: Mesh,
-        record: Record,
-        mirror: Mirror,
+        directory: RunDirectory,
+        tracker: Tracker,
         clock: Clock,
         step: int,
         rows: Iterable[dict[str, Any]],
         *,
         show: bool,
     ) -> None:
-        """Goes on from ``step``; ``rows`` are those of earlier attempts up to it."""
+        """Continue from ``step``; ``rows`` are the rows of earlier attempts up to that step."""
         rows = list(rows)
-        self.config, self.mesh, self.record, self.mirror, self.clock = config, mesh, record, mirror, clock
+        self.config, self.mesh, self.directory, self.tracker, self.clock = config, mesh, directory, tracker, clock
         self.show = show
-        self.watch = Watch(config.faults, losses_of(rows))
+        self.monitor = LossMonitor(config.faults, losses_of(rows))
         self._step_s = [(0, 0.0)] + [(row["step"], row.get("step_s", 0.0)) for row in rows]
         device = mesh.devices.flat[0]
         self.peak = peak_flops(device.device_kind, config.model.compute_dtype)
         self.speed: float | None = None
-        self.go_on_from(step)
+        self.resume_from(step)
 
-    def go_on_from(self, step: int) -> None:
-        """Training continues from the state of ``step``: forget what came after it."""
-        self.watch.cut_back(step)
+    def resume_from(self, step: int) -> None:
+        """Continue from the state of ``step``, after a start or a rollback; forget what came after it."""
+        self.monitor.truncate_after(step)
         self._step_s = [(s, seconds) for s, seconds in self._step_s if s <= step]
         self._since = self._stepping()
-        self.held: tuple[int, Any] | None = None
-        self.mark: tuple[int, float] | None = None  # step, seconds of training
-        self.first: tuple[int, float] | None = None
+        self.deferred: tuple[int, Any] | None = None
+        self.last_logged: tuple[int, float] | None = None  # step, seconds of training
+        self.first_logged: tuple[int, float] | None = None
         self.progress = Progress(self.config.steps, step, shown=self.show)
 
     def _stepping(self) -> float:
@@ -70,46 +70,53 @@ class Meter:
 
     @property
     def step_s(self) -> float:
-        """Seconds of the steps that led here."""
+        """Seconds of the steps that led to the current state."""
         return self._step_s[-1][1] + self._stepping() - self._since
 
     @property
     def goodput(self) -> float:
-        """Their share of the wall time of all attempts."""
-        return self.step_s / max(self.record.wall_s, 1e-9)
+        """Share of `step_s` in the wall time of all attempts."""
+        return self.step_s / max(self.directory.wall_s, 1e-9)
 
     def mfu(self, samples_per_s: float | None) -> float | None:
-        """Model FLOPs utilisation (Chowdhery et al., 2022); None where the device's peak is unknown."""
+        """Return the model FLOPs utilization (Chowdhery et al., 2022), or None if the device's peak is unknown."""
         if samples_per_s is None or self.peak is None:
             return None
         per_sample = training_flops(self.config, 1).total
         return samples_per_s * per_sample / (self.peak * self.mesh.size)
 
-    def hold(self, step: int, metrics: Any) -> None:
-        """Remember a step's metrics without waiting for them."""
-        self.held = (step, metrics)
+    def defer(self, step: int, metrics: Any) -> None:
+        """Keep a step's metrics for the next `flush`, without waiting for the device."""
+        self.deferred = (step, metrics)
 
     def flush(self) -> None:
-        """Record what was held. Raises Fault when the loss is no number or a spike."""
-        if self.held is None:
+        """Write the deferred metrics.
+
+        Raises:
+          Anomaly: the loss is not finite or spiked.
+        """
+        if self.deferred is None:
             return
-        step, metrics = self.held
-        self.held = None
+        step, metrics = self.deferred
+        self.deferred = None
         values = {k: float(np.asarray(v)) for k, v in metrics.items()}
-        now = (step, self.clock.attempt("step", "data"))  # so that evaluations and checkpoints do not slow it down
-        self.first = self.first or now  # the time before it went into compiling
+        now = (
+            step,
+            self.clock.attempt("step", "data"),
+        )  # without evaluations and checkpoints, which would lower the throughput
+        self.first_logged = self.first_logged or now  # earlier time was spent on compiling
         size = self.config.batch_size
-        if self.mark is not None and now[1] > self.mark[1]:
-            values["samples_per_s"] = (step - self.mark[0]) * size / (now[1] - self.mark[1])
-        if now[1] > self.first[1]:
-            self.speed = (step - self.first[0]) * size / (now[1] - self.first[1])
-        self.mark = now
+        if self.last_logged is not None and now[1] > self.last_logged[1]:
+            values["samples_per_s"] = (step - self.last_logged[0]) * size / (now[1] - self.last_logged[1])
+        if now[1] > self.first_logged[1]:
+            self.speed = (step - self.first_logged[0]) * size / (now[1] - self.first_logged[1])
+        self.last_logged = now
         self._step_s.append((step, self.step_s))
         self._since = self._stepping()
         mfu = self.mfu(values.get("samples_per_s"))
-        times = {"mfu": mfu, "wall_s": self.record.wall_s, "step_s": self.step_s, "goodput": self.goodput}
-        self.record.append("metrics.jsonl", {"step": step, "samples_seen": step * size, **values, **times})
-        self.record.beat(step=step, seconds=self.clock.seconds())
-        self.watch.see(step, values["loss"])
-        self.mirror.log({f"train/{k}": v for k, v in values.items()}, step)
+        times = {"mfu": mfu, "wall_s": self.directory.wall_s, "step_s": self.step_s, "goodput": self.goodput}
+        self.directory.append("metrics.jsonl", {"step": step, "samples_seen": step * size, **values, **times})
+        self.directory.heartbeat(step=step, seconds=self.clock.seconds())
+        self.monitor.observe(step, values["loss"])
+        self.tracker.log({f"train/{k}": v for k, v in values.items()}, step)
         self.progress.show(step, values["loss"], self.speed, self.mfu(self.speed))

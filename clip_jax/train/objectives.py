@@ -13,10 +13,15 @@ from clip_jax.models.clip import batch_statistics
 from clip_jax.models.predictive import Prediction, Predictive
 
 
-def predictive_loss(model: Predictive, said: Prediction, mesh: Mesh) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-    """What the model said of a batch -> (loss over the global batch, (logit scale, new running statistics)).
+def predictive_loss(model: Predictive, prediction: Prediction, mesh: Mesh) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+    """Return (loss over the global batch, (logit scale, new running statistics)), in the form of `step.make_loss`.
 
-    The form that `step.make_loss` gives. A softmax over the vocabulary has no temperature, so its scale is 1.
+    The softmax over the vocabulary has no temperature, so the scale is 1.
+
+    Args:
+      model: the predictive model.
+      prediction: its output for the batch.
+      mesh: the mesh over which the batch is sharded.
     """
-    loss = vocabulary_loss(*said, mesh=mesh, chunk=model.config.vocab_chunk)
+    loss = vocabulary_loss(*prediction, mesh=mesh, chunk=model.config.vocab_chunk)
     return loss, (jnp.ones((), loss.dtype), batch_statistics(model))

@@ -1,4 +1,4 @@
-"""Which pixel normalization and resizing a run has: settled at its start, in its record, and kept from then on."""
+"""Pixel normalization and resizing of a run: resolved at its first start, recorded, and fixed from then on."""
 
 from __future__ import annotations
 
@@ -16,32 +16,40 @@ from clip_jax.storage.paths import exists
 FILE = "preprocess.json"
 
 
-def settle(config: RunConfig, run_dir: Path, of_source: Callable[[], PixelConfig | None]) -> RunConfig:
-    """The run's config with the pixels it has, written to ``preprocess.json`` at its first start.
+def resolve_pixels(config: RunConfig, run_dir: Path, of_source: Callable[[], PixelConfig | None]) -> RunConfig:
+    """Return the run's config with its pixel settings; write them to ``preprocess.json`` at the first start.
 
-    They are those of ``init_from``'s source (``of_source``, called by every process at that start only) where its
-    image tower is taken and ``pixels`` is left at its default, else the config's. A run that began without this file
-    keeps the config's.
+    They are those of ``init_from``'s source if its image tower is taken and ``pixels`` is left at its default, else the
+    config's. A run that began without this file keeps the config's.
+
+    Args:
+      config: the run.
+      run_dir: its directory.
+      of_source: returns the source's pixels; called by every process, at the first start only.
     """
     path = run_dir / FILE
-    # tokenizer.json is written next: a run that has it without pixels began without
+    # tokenizer.json is written next, so a run with only that file began before pixels were recorded
     if not broadcast_from_process_zero(exists(path) or exists(run_dir / "tokenizer.json")):
         # on every process, since reading a run's checkpoint is a collective operation
-        theirs = of_source() if config.pixels == PixelConfig() else None
-        run_on_process_zero(lambda: write_json(path, to_dict(theirs or config.pixels)))
+        inherited = of_source() if config.pixels == PixelConfig() else None
+        run_on_process_zero(lambda: write_json(path, to_dict(inherited or config.pixels)))
     return with_pixels(config, run_dir)
 
 
 def with_pixels(config: RunConfig, run_dir: Path) -> RunConfig:
-    """The run's config with the pixels of its record. Raises UserError for a record that is none."""
+    """Return the run's config with the recorded pixel settings.
+
+    Raises:
+      UserError: ``preprocess.json`` is invalid.
+    """
     values = read_json(run_dir / FILE)
     if values is None:
         return config
     return dataclasses.replace(config, pixels=from_dict(PixelConfig, values, f"{run_dir / FILE}: "))
 
 
-def tell_old(config: RunConfig, run_dir: Path) -> None:
-    """Say on stderr that a run took an image tower over without the pixels it was trained on."""
+def warn_without_pixels(config: RunConfig, run_dir: Path) -> None:
+    """Print to stderr that a run took over an image tower without the pixel settings it was trained with."""
     if config.init_from.source and config.init_from.tower != "text" and not exists(run_dir / FILE):
         print(
             f"clip-jax: {run_dir}: began before init_from carried the source's pixel normalization and resizing; it is "

@@ -1,4 +1,4 @@
-"""Being asked to stop: signals on one process, an agreement between all on several."""
+"""Stop requests by signals and preemption, agreed on by all processes."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from clip_jax.interrupts import was_asked
 
 
 class StopRequest:
-    """Whether, and why, the run should stop after the present step with a checkpoint."""
+    """Request to stop with a checkpoint after the current step, with its reason."""
 
     def __init__(self) -> None:
         self.reason: str | None = "signal SIGINT" if was_asked() else None
         self._calls = 0
 
-    def heard(self, number: int, frame: Any = None) -> None:
-        """A signal handler. A second SIGINT is answered at once."""
+    def on_signal(self, number: int, frame: Any = None) -> None:
+        """Handle a signal; a second SIGINT raises KeyboardInterrupt immediately."""
         if self.reason and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.reason = f"signal {signal.Signals(number).name}"
 
-    def now(self) -> bool:
-        """To be asked once a step by every process; all get the same answer at the same step."""
+    def should_stop(self) -> bool:
+        """Return whether to stop; every process calls it once per step, and all get the same answer."""
         if jax.process_count() > 1 and self.reason is None:
             from jax.experimental import multihost_utils
 
-            self._calls += 1  # not the step: a rollback would repeat steps, and JAX compares for equality
+            self._calls += 1  # not the step, which a rollback repeats: JAX compares for equality
             if multihost_utils.reached_preemption_sync_point(self._calls):
                 self.reason = "preempted"
         return self.reason is not None
@@ -40,15 +40,16 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """A StopRequest that listens to SIGTERM and SIGINT; the step under way is finished first.
+    """Yield a StopRequest that handles SIGTERM and SIGINT; the current step is finished first.
 
-    With several processes SIGTERM is JAX's (any process that gets it tells the others), and SIGINT is passed on as one.
+    With several processes SIGTERM belongs to JAX (any process that gets it tells the others), and SIGINT is forwarded
+    as SIGTERM.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    handlers: dict[signal.Signals, Any] = {signal.SIGTERM: request.heard, signal.SIGINT: request.heard}
+    handlers: dict[signal.Signals, Any] = {signal.SIGTERM: request.on_signal, signal.SIGINT: request.on_signal}
     if jax.process_count() > 1:
         handlers = {signal.SIGINT: lambda number, frame: os.kill(os.getpid(), signal.SIGTERM)}
     before = {s: signal.signal(s, handler) for s, handler in handlers.items()}

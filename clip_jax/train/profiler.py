@@ -1,4 +1,4 @@
-"""A trace of a few steps, for TensorBoard, XProf or Perfetto."""
+"""A profiler trace of a few steps, for TensorBoard, XProf or Perfetto."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import jax
 
 from clip_jax.errors import ConfigError
 
-WARM_UP = 10  # steps before a trace that was asked for by its length alone
+WARM_UP = 10  # steps before a trace that is given by its length only
 
 
 def parse_window(text: str, steps: int) -> tuple[int, int]:
-    """``"10:13"`` (steps 11 to 13) or ``"3"`` (three steps after ten of warm-up) as (10, 13).
+    """Parse ``"10:13"`` (steps 11 to 13) or ``"3"`` (three steps after ten of warm-up) as (10, 13).
 
-    Raises ConfigError for anything else, and for steps a run of ``steps`` does not have.
+    Raises:
+      ConfigError: the text is neither, or the run of ``steps`` steps does not contain these steps.
     """
     start, colon, stop = text.partition(":")
     try:
@@ -29,9 +30,9 @@ def parse_window(text: str, steps: int) -> tuple[int, int]:
 
 
 class Profiler:
-    """Traces the steps of ``window`` into ``folder``, on process 0; without a window it does nothing.
+    """Tracer of the steps of ``window`` into ``folder``, on process 0; without a window it does nothing.
 
-    Only the end of the window waits for the device. A run that goes on behind the window has nothing to trace.
+    Only the end of the window waits for the device. A run that resumes after the window traces nothing.
     """
 
     def __init__(self, folder: Path, window: tuple[int, int] | None) -> None:
@@ -39,19 +40,19 @@ class Profiler:
         self.running = False
 
     def begin_step(self, step: int) -> None:
-        """Before the update after ``step``."""
+        """Start the trace if the window begins with the update after ``step``."""
         if self.window is not None and step == self.window[0]:
             jax.profiler.start_trace(str(self.folder))
             self.running = True
 
     def end_step(self, step: int, metrics: Any) -> None:
-        """After it: ``step`` updates are done."""
+        """Stop the trace if the window ends at ``step`` updates done."""
         if self.running and self.window is not None and step == self.window[1]:
             jax.block_until_ready(metrics)
             self.close()
 
     def close(self) -> None:
-        """Write what there is."""
+        """Write the trace collected so far."""
         if self.running:
             self.running = False
             jax.profiler.stop_trace()

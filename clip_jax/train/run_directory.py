@@ -1,9 +1,9 @@
-"""The files of a run directory: what is written, when, and by whom (process 0 only).
+"""The files of a run directory: what each holds, and when it is written. Process 0 writes all of them.
 
-``config.json`` never changes, ``status.json`` and ``result.json`` are replaced whole, ``*.jsonl`` only grow (`lines`).
-When a run resumes, ``metrics.jsonl`` and ``evals.jsonl`` are cut back to the checkpoint's step; ``events.jsonl``
-(attempts, faults, rollbacks) never is. The checkpoints are `checkpoint.py`'s. The directory may lie in a bucket
-(`storage.paths`).
+``config.json`` never changes, ``status.json`` and ``result.json`` are replaced atomically, and ``*.jsonl`` files are
+append-only (`storage.jsonl`). When a run resumes, ``metrics.jsonl`` and ``evals.jsonl`` are truncated to the
+checkpoint's step; ``events.jsonl`` (attempts, anomalies, rollbacks) never is. `train.checkpoint` writes the
+checkpoints. The directory may lie in a bucket (`storage.paths`).
 """
 
 from __future__ import annotations
@@ -28,51 +28,55 @@ from clip_jax.storage.lock import Busy, wait_until_silent
 from clip_jax.storage.paths import as_path, disk_errors, exists, is_remote, list_names, mkdir
 
 HEARTBEAT_S = 5.0
-INPUTS = ("data", "tokenizer_sha256")  # of status.json: what the run began with (`inputs`); no attempt changes them
-SUBMISSION = "CLIP_JAX_SUBMISSION"  # what a launcher calls the job this process belongs to
-SUBMISSION_FILE = "submission.json"  # and what it last handed to an engine for this run
-COMMITTED = "commit_success.txt"  # Orbax's mark
+INPUTS = ("data", "tokenizer_sha256")  # fields of status.json: the run's first inputs (`inputs`), never changed
+SUBMISSION = "CLIP_JAX_SUBMISSION"  # environment variable: the launcher's name for the job of this process
+SUBMISSION_FILE = "submission.json"  # what the launcher last submitted for this run
+COMMITTED = "commit_success.txt"  # Orbax's commit marker in a bucket
 ENGINE_JOB_VARIABLES = ("SLURM_JOB_ID", "SKYPILOT_TASK_ID", "JOB_ID")
 
 __getattr__ = names_of(__name__, "storage.json_files")
 
 
 def checkpoints_in(run_dir: Path) -> list[int]:
-    """The steps of its whole checkpoints, rising. One being written has another name, and in a bucket no mark."""
+    """Return the steps of the run's complete checkpoints, ascending.
+
+    An incomplete checkpoint has another name, or, in a bucket, lacks Orbax's commit marker.
+    """
     folder = run_dir / "checkpoints"
     steps = sorted(int(name) for name in list_names(folder) if name.isdecimal())
     return [s for s in steps if not is_remote(folder) or exists(folder / str(s) / COMMITTED)]
 
 
 def _is_placement(name: str) -> bool:
-    """Fields that may change while a run goes on: where it runs, who makes its batches and who watches."""
+    """Return whether a field may change when a run resumes: devices, data workers, and where the run is tracked."""
     return name in ("wandb", "data.workers") or name.startswith("mesh.")
 
 
-def noted(run_dir: Path) -> dict[str, Any]:
-    """What a run's records say of it, ``result.json`` over ``status.json``; nothing of one that cannot be read."""
-    found: dict[str, Any] = {}
+def read_records(run_dir: Path) -> dict[str, Any]:
+    """Return the fields of ``status.json``, overridden by those of ``result.json``; skip a file that cannot be read."""
+    fields: dict[str, Any] = {}
     for name in ("status.json", "result.json"):
-        with contextlib.suppress(UserError):  # a damaged record is told where its own values are needed
-            found |= read_json(run_dir / name) or {}
-    return found
+        with contextlib.suppress(UserError):  # a damaged file is an error only where its own values are needed
+            fields |= read_json(run_dir / name) or {}
+    return fields
 
 
 def read_config(run_dir: Path) -> RunConfig | None:
-    """The config that a run began with, None where there is none.
+    """Return the config that a run began with, or None if there is none.
 
-    Raises UserError when ``config.json`` is another than the one that the run's records are of; ConfigError when it is
-    none of ours.
+    Raises:
+      UserError: ``config.json`` was changed since, as its hash is not the run id in the other files.
+      ConfigError: ``config.json`` is no config of this package.
     """
-    there = read_json(run_dir / "config.json")
-    if there is None:
+    values = read_json(run_dir / "config.json")
+    if values is None:
         return None
-    config, told = from_dict(RunConfig, there), noted(run_dir)
-    if told.get("run_id") in (None, run_id(config)):
+    config, records = from_dict(RunConfig, values), read_records(run_dir)
+    if records.get("run_id") in (None, run_id(config)):
         return config
-    reason = f"it was changed: its id is {run_id(config)}, the run's {told['run_id']}"
+    reason = f"it was changed: its id is {run_id(config)}, the run's {records['run_id']}"
     with contextlib.suppress(ConfigError, TypeError, KeyError, StopIteration):  # only result.json holds the config
-        old, new = (flatten(to_dict(c)) for c in (from_dict(RunConfig, told["config"]), config))
+        old, new = (flatten(to_dict(c)) for c in (from_dict(RunConfig, records["config"]), config))
         name = next(n for n in sorted(old) if old[n] != new[n])
         reason += f"; {name} is {new[name]!r}, it was {old[name]!r}"
     hint = "put it back as it was; another config is another run"
@@ -80,36 +84,43 @@ def read_config(run_dir: Path) -> RunConfig | None:
     raise UserError(f"{path}: {reason}; {hint}", field=path, value=run_id(config), reason=reason, hint=hint)
 
 
-class Record:
-    """One run's directory. Reading is open to every process; writing is done by the writer only."""
+class RunDirectory:
+    """Files of one run. Every process may read them; only the writer writes."""
 
     def __init__(
         self, run_dir: str | Path, config: RunConfig, *, writer: bool = True, family: tuple[str, int] | None = None
     ) -> None:
-        """Looks, and writes nothing. Raises UserError when the directory belongs to another config.
+        """Read the directory without writing to it.
 
-        ``family``: the id of the family that this attempt trains in, and how many runs share its wall time.
+        Args:
+          run_dir: the directory, which need not exist.
+          config: the run.
+          writer: whether this process writes.
+          family: for a run trained together with others, (the group's id, the number of runs that share its wall time).
+
+        Raises:
+          UserError: the directory belongs to another config, or is a file.
         """
         self.family_id: str | None = family[0] if family else None
         self.sharing = family[1] if family else 1
-        self.dir = as_path(run_dir)
+        self.path = as_path(run_dir)
         self.writer = writer
         self.config = config
         self.started = time.monotonic()
-        self.last_beat = -math.inf
-        self.lock = open_lock(self.dir)
-        self.lines = JsonlWriter(self.dir)
-        if not is_remote(self.dir) and self.dir.exists() and not self.dir.is_dir():
-            raise UserError(f"{self.dir}: is a file; a run needs a directory")
+        self.last_heartbeat = -math.inf
+        self.lock = open_lock(self.path)
+        self.lines = JsonlWriter(self.path)
+        if not is_remote(self.path) and self.path.exists() and not self.path.is_dir():
+            raise UserError(f"{self.path}: is a file; a run needs a directory")
         self.run_id = self._check_config()
-        self._look_back()
+        self._load_previous_status()
 
     def _check_config(self) -> str:
-        """The run's id: that of the config it began with."""
+        """Return the id of the run; raise UserError if the directory belongs to another config."""
         try:
-            first = read_config(self.dir)  # fields that came later are at their defaults
+            first = read_config(self.path)  # fields added later are at their defaults
         except ConfigError as error:
-            raise UserError(f"{self.dir}: belongs to another config ({error}); use another directory") from None
+            raise UserError(f"{self.path}: belongs to another config ({error}); use another directory") from None
         if first is None:
             return run_id(self.config)
         self.config = as_begun(self.config, first)
@@ -117,18 +128,18 @@ class Record:
         for name in sorted(old.keys() | new.keys()):
             if not _is_placement(name) and old.get(name) != new.get(name):
                 raise UserError(
-                    f"{self.dir}: belongs to another config ({name} is {old.get(name)!r} there and "
+                    f"{self.path}: belongs to another config ({name} is {old.get(name)!r} there and "
                     f"{new.get(name)!r} here); use another directory"
                 )
         return run_id(dataclasses.replace(self.config, mesh=first.mesh))
 
     @property
     def may_share(self) -> bool:
-        """Whether the run began when training records could be held-out ones too: before ``data.val_fraction``."""
-        there = read_json(self.dir / "config.json")
-        return there is not None and "val_fraction" not in there.get("data", {})
+        """True for a run from before ``data.val_fraction``, when training records could also be held out."""
+        values = read_json(self.path / "config.json")
+        return values is not None and "val_fraction" not in values.get("data", {})
 
-    def _look_back(self) -> None:
+    def _load_previous_status(self) -> None:
         before = self.read_status()
         self.wall_before = float(before.get("wall_s") or 0.0)
         self.seconds_before: dict[str, float] = before.get("seconds") or {}
@@ -137,35 +148,40 @@ class Record:
         self.status: dict[str, Any] = {"first_started": before.get("first_started") or time.time()}
 
     def read_status(self) -> dict[str, Any]:
-        """``status.json`` as it stands."""
-        return read_json(self.dir / "status.json") or {}
+        """Return the content of ``status.json``, an empty dictionary if there is none."""
+        return read_json(self.path / "status.json") or {}
 
     def result(self) -> dict[str, Any] | None:
-        """The result of a finished run, else None."""
-        return read_json(self.dir / "result.json")
+        """Return the result of a finished run, else None."""
+        return read_json(self.path / "result.json")
 
     @property
     def wall_s(self) -> float:
-        """Seconds spent on this run, its share if they were a family's, over all attempts up to now."""
+        """Wall time of the run in seconds over all attempts so far; of runs trained together, this run's share."""
         return self.wall_before + (time.monotonic() - self.started) / self.sharing
 
     def begin(self, steps: int) -> None:
-        """Make the directory, lock it, write the config once, say that an attempt runs.
+        """Create the directory, lock it, write the config once and mark the attempt as running.
 
-        Raises UserError when the directory cannot be made, and Busy when another process trains in it or should.
+        Args:
+          steps: training steps of the run.
+
+        Raises:
+          UserError: the directory cannot be created.
+          Busy: another process trains in it, or a later submission has replaced this job.
         """
         if not self.writer:
             return
-        with disk_errors(self.dir):
+        with disk_errors(self.path):
             try:
-                mkdir(self.dir)
+                mkdir(self.path)
             except (FileExistsError, NotADirectoryError, PermissionError) as error:
-                raise UserError(f"{self.dir}: cannot make this directory ({error.strerror})") from None
-            self._refuse_late_start()
+                raise UserError(f"{self.path}: cannot be created ({error.strerror})") from None
+            self._check_submission()
             self.lock.acquire()
-        if not is_remote(self.dir):  # a lease reaches everywhere
-            wait_until_silent(self.dir, self.read_status)
-        self._look_back()
+        if not is_remote(self.path):  # a lease holds on all machines
+            wait_until_silent(self.path, self.read_status)
+        self._load_previous_status()
         self.status |= {
             "run_id": self.run_id,
             "state": "running",
@@ -180,78 +196,83 @@ class Record:
             "reason": None,
             **self.inputs,
         }
-        if not exists(self.dir / "config.json"):
-            write_json(self.dir / "config.json", to_dict(self.config))
-        self._rewrite("events.jsonl", read_lines(self.dir / "events.jsonl"))  # a kill may have cut the last line
-        self.beat(force=True)
+        if not exists(self.path / "config.json"):
+            write_json(self.path / "config.json", to_dict(self.config))
+        self._rewrite("events.jsonl", read_lines(self.path / "events.jsonl"))  # a kill may have cut the last line
+        self.heartbeat(force=True)
 
     def note_input(self, name: str, value: Any) -> None:
-        """Note one of `INPUTS`, unless it is noted."""
+        """Record one of `INPUTS` in ``status.json`` if it is not recorded yet."""
         if name not in self.inputs:
             self.inputs[name] = value
-            self.beat(force=True, **{name: value})
+            self.heartbeat(force=True, **{name: value})
 
-    def _refuse_late_start(self) -> None:
-        mine, last = os.environ.get(SUBMISSION), read_json(self.dir / SUBMISSION_FILE)
-        if mine and last and last["name"] != mine:
-            raise Busy(f"{self.dir}: this is job {mine}, given up since; {last['name']} has the run now")
+    def _check_submission(self) -> None:
+        name, last = os.environ.get(SUBMISSION), read_json(self.path / SUBMISSION_FILE)
+        if name and last and last["name"] != name:
+            raise Busy(f"{self.path}: job {name} was given up; the run belongs to job {last['name']} now")
 
-    def beat(self, *, force: bool = False, **changes: Any) -> None:
-        """Update ``status.json``: at once when forced, else at most every few seconds.
+    def heartbeat(self, *, force: bool = False, **changes: Any) -> None:
+        """Update ``status.json`` with ``changes``: immediately if ``force``, else at most every `HEARTBEAT_S` seconds.
 
-        Raises Busy when a later attempt has taken over: this one is a leftover and must touch nothing more.
+        Raises:
+          Busy: a later attempt has taken over the run, so this process must stop writing.
         """
         self.status |= changes
         now = time.monotonic()
-        if not self.writer or not (force or now - self.last_beat >= HEARTBEAT_S):
+        if not self.writer or not (force or now - self.last_heartbeat >= HEARTBEAT_S):
             return
-        there = self.read_status()
-        if int(there.get("attempt") or 0) > self.attempt:
-            raise Busy(f"{self.dir}: attempt {there['attempt']} on {there.get('host')} has taken over from this one")
-        self.last_beat = now
+        status = self.read_status()
+        if int(status.get("attempt") or 0) > self.attempt:
+            raise Busy(f"{self.path}: attempt {status['attempt']} on {status.get('host')} has taken over this run")
+        self.last_heartbeat = now
         if force or self.lines.due:
             self.flush()
-        write_json(self.dir / "status.json", self.status | {"heartbeat": time.time(), "wall_s": self.wall_s})
+        write_json(self.path / "status.json", self.status | {"heartbeat": time.time(), "wall_s": self.wall_s})
 
     def end(self, state: str, reason: str) -> None:
-        """Say how the attempt ended: finished, stopped or failed. The first word counts."""
+        """Record how the attempt ended: ``state`` is finished, stopped or failed. Later calls change nothing."""
         if self.status.get("state") != "running":
             return
         if state != "failed":
-            self.beat(force=True, state=state, reason=reason)
+            self.heartbeat(force=True, state=state, reason=reason)
             return
         with contextlib.suppress(OSError, UserError):  # the disk may be what failed; keep the first reason
-            self.beat(force=True, state=state, reason=reason)
+            self.heartbeat(force=True, state=state, reason=reason)
 
     def append(self, name: str, *rows: dict[str, Any]) -> None:
-        """Add rows to ``name`` (a ``.jsonl`` file) in one write."""
+        """Append rows to the ``.jsonl`` file ``name`` in one write."""
         if not self.writer or not rows:
             return
         self.lines.add(name, lines_text(rows))
 
     def flush(self) -> None:
-        """Have on disk, or in the bucket, what was appended. Raises Busy when another has taken over."""
+        """Write the appended rows to disk or to the bucket.
+
+        Raises:
+          Busy: another process has taken over the run.
+        """
         if self.writer:
             self.lock.check()
             self.lines.flush()
 
     def rows(self, name: str) -> list[dict[str, Any]]:
-        """Of a ``.jsonl`` file, as `read_lines` gives them, with those that are not flushed yet."""
-        return parse_lines(self.lines.text(name), self.dir / name)
+        """Return the rows of a ``.jsonl`` file, parsed as by `read_lines`, with those that are not flushed yet."""
+        return parse_lines(self.lines.text(name), self.path / name)
 
     def event(self, event: str, **details: Any) -> None:
-        """Note in ``events.jsonl`` what befell the run; on disk when this returns."""
+        """Append an event to ``events.jsonl``; it is on disk when this returns."""
         if self.writer:
             row = {"event": event, "attempt": self.attempt, "time": time.time(), **details}
             self.lines.add("events.jsonl", lines_text([row]), sync=True)
             self.flush()
 
     def events(self) -> list[dict[str, Any]]:
-        """All that was noted, oldest first."""
+        """Return all events, oldest first."""
         return self.rows("events.jsonl")
 
-    def cut_back(self, step: int) -> None:
-        """Forget every metric and evaluation after ``step``: they will be made again."""
+    def truncate_after(self, step: int) -> None:
+        """Remove every metric and evaluation after ``step``; the resumed run makes them again."""
         if self.writer:
             for name in ("metrics.jsonl", "evals.jsonl"):
                 self._rewrite(name, [row for row in self.rows(name) if row["step"] <= step])
@@ -261,7 +282,7 @@ class Record:
             self.lines.replace(name, lines_text(rows))
 
     def finish(self, result: dict[str, Any]) -> None:
-        """Write ``result.json``, once and last."""
+        """Write ``result.json``, once and as the last file."""
         if self.writer:
             self.end(result["state"], result["exit_reason"])
-            write_json(self.dir / "result.json", result)
+            write_json(self.path / "result.json", result)

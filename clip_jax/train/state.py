@@ -1,4 +1,4 @@
-"""The one pytree that training carries from step to step."""
+"""The training state: the one pytree that is carried from step to step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from clip_jax.errors import UserError
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """Updates done (int32 scalar, also the position in the data), parameters, optimiser state."""
+    """Updates done (int32 scalar, also the position in the data), parameters, optimizer state."""
 
     step: jax.Array
     params: Any
@@ -28,9 +28,12 @@ class TrainState:
 
 
 def check_memory(config: RunConfig, mesh: Mesh) -> None:
-    """Raises UserError where parameters and Adam's moments alone exceed the memory of this machine's CPU devices.
+    """Check that parameters and Adam's moments alone fit in the memory of this machine if its devices are CPUs.
 
-    XLA would abort, or the system would kill the process; other platforms say so themselves.
+    Without the check XLA aborts or the system kills the process; other platforms report it themselves.
+
+    Raises:
+      UserError: they do not fit.
     """
     if mesh.devices.flat[0].platform != "cpu":
         return
@@ -39,17 +42,17 @@ def check_memory(config: RunConfig, mesh: Mesh) -> None:
     local = sum(d.process_index == jax.process_index() for d in mesh.devices.flat)
     copies = max(1, local // (mesh.shape["fsdp"] * mesh.shape["tensor"]))
     needed = flops.params(config.model).total * each * copies
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > there:
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > available:
         raise UserError(
             field="model",
-            reason=f"parameters and moments take {needed / 1e9:,.0f} GB, this machine has {there / 1e9:,.0f}",
+            reason=f"parameters and moments take {needed / 1e9:,.0f} GB, this machine has {available / 1e9:,.0f}",
             hint="a smaller model, or more of mesh.fsdp",
         )  # fmt: skip
 
 
 def state_shardings(built: Any, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """A TrainState of NamedShardings: moments lie beside their parameters, counters on every device."""
+    """Return a TrainState of NamedShardings: moments are sharded like their parameters, counters are replicated."""
     everywhere = replicated(mesh)
     abstract = jax.eval_shape(optimizer.init, built.abstract_params)
     opt_state = optax.tree_utils.tree_map_params(
@@ -63,7 +66,7 @@ def state_shardings(built: Any, optimizer: optax.GradientTransformation, mesh: M
 
 
 def abstract_state(built: Any, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """Shapes, dtypes and shardings of the state; no array is made. What a checkpoint is restored into."""
+    """Return the shapes, dtypes and shardings of the state, into which a checkpoint is restored; no array is made."""
 
     def make(params: Any) -> TrainState:
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
@@ -77,7 +80,7 @@ def abstract_state(built: Any, optimizer: optax.GradientTransformation, mesh: Me
 
 
 def init_state(config: RunConfig, built: Any, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """A fresh state, made directly in its shardings. Equal for equal ``config.seed`` on any mesh."""
+    """Return a fresh state, created in its shardings; it is equal for equal ``config.seed`` on any mesh."""
     from clip_jax.models.clip import init_params
 
     shardings = state_shardings(built, optimizer, mesh)

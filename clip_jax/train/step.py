@@ -1,4 +1,4 @@
-"""One training step: a pure function of state and batch, compiled once."""
+"""The training step: a pure function of state and batch, compiled once."""
 
 from __future__ import annotations
 
@@ -24,27 +24,30 @@ from clip_jax.train.grad_cache import (
     Batch,
     LossFunction,
     example_keys,
-    locked,
+    full_batch_gradients,
     make_accumulated_gradients,
-    whole_gradients,
+    map_tower,
 )
 from clip_jax.train.objectives import predictive_loss
 from clip_jax.train.state import TrainState, abstract_state, state_shardings
 
 Metrics = dict[str, jax.Array]
 METRICS = ("loss", "learning_rate", "grad_norm", "logit_scale")
-ROUNDING = 2**31 - 1  # the place in the step's random stream of what rounds; no example has it
+ROUNDING = 2**31 - 1  # index of stochastic rounding in the step's random stream; no example has it
 
 
 def make_loss(config: RunConfig, built: Any, mesh: Mesh) -> LossFunction:
-    """The training loss: (params, batch of `make_train_step`, key) -> (loss over the global batch, (logit scale, new
-    running statistics of batch norm)). A CoCa model adds its caption loss."""
+    """Return the training loss, a function of (params, batch, key).
+
+    It returns (loss over the global batch, (logit scale, new running statistics of batch norm)). The batch is that of
+    `make_train_step`. For a CoCa model the caption loss is added.
+    """
     freeze, pair_loss = config.init_from.freeze, make_pair_loss(config.loss, mesh)
     pixels = config.pixels.mean, config.pixels.std
 
     def loss_fn(params: Any, batch: Batch, rng: jax.Array) -> tuple[jax.Array, tuple[jax.Array, Any]]:
         with on_mesh(mesh):
-            model = nnx.merge(built.graphdef, locked(params, freeze, jax.lax.stop_gradient))
+            model = nnx.merge(built.graphdef, map_tower(params, freeze, jax.lax.stop_gradient))
             keys = example_keys(rng, batch["images"].shape[0])
             out = model(normalize(batch["images"], *pixels), batch["tokens"], train=freeze != "image", rng=keys)
         if isinstance(out, Prediction):
@@ -63,23 +66,26 @@ Update = Callable[[TrainState, Batch, optax.GradientTransformation, jax.Array], 
 
 
 def make_update(config: RunConfig, built: Any, mesh: Mesh) -> Update:
-    """The step as a pure function, not yet compiled; see `make_train_step`. The optimizer and the key come with each
-    call because they may hold traced values (`family.make_family_step`)."""
+    """Return the training step as a pure function that is not yet compiled; see `make_train_step`.
+
+    The optimizer and the random key are arguments of each call because they may hold traced values
+    (`vmapped.trainer.VmappedStep`).
+    """
     freeze, rounding = config.init_from.freeze, config.optim.rounding
     if config.microbatch_size:
         gradients = make_accumulated_gradients(config, built, mesh)
     else:
-        gradients = whole_gradients(make_loss(config, built, mesh))
+        gradients = full_batch_gradients(make_loss(config, built, mesh))
 
     def update(
         state: TrainState, batch: Batch, optimizer: optax.GradientTransformation, key: jax.Array
     ) -> tuple[TrainState, Metrics]:
-        rng = jax.random.fold_in(key, state.step)  # what is random is a function of the step
+        rng = jax.random.fold_in(key, state.step)  # randomness is a function of the step
         moments_key, weights_key = jax.random.split(jax.random.fold_in(rng, ROUNDING))
         factor = loss_scale(state.opt_state)
         (loss, (scale, statistics)), grads = gradients(state.params, batch, rng, factor)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params, key=moments_key)
-        updates = locked(updates, freeze, jnp.zeros_like)  # else a locked tower would still decay
+        updates = map_tower(updates, freeze, jnp.zeros_like)  # else weight decay would change a frozen tower
         params = apply_updates(state.params, updates, weights_key, rounding)
         metrics = {
             "loss": loss,
@@ -96,11 +102,11 @@ def make_update(config: RunConfig, built: Any, mesh: Mesh) -> Update:
 def make_train_step(
     config: RunConfig, built: Any, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The jitted step (state, batch) -> (state, metrics).
+    """Return the jitted step (state, batch) -> (state, metrics).
 
     The batch holds ``images`` uint8 [B, H, W, C] and ``tokens`` int32 [B, T], sharded over the mesh; pixels are
-    normalised on the device. The old state's memory is reused: do not touch a state after passing it in.
-    Metrics are float32 scalars: loss, learning rate, gradient norm before clipping, logit scale.
+    normalized on the device. The old state's buffers are donated: do not use a state after passing it in. The metrics
+    are float32 scalars: loss, learning rate, gradient norm before clipping, logit scale.
     """
     update = make_update(config, built, mesh)
 
@@ -125,9 +131,10 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:
 
 
 def abstract_step(config: RunConfig, mesh: Mesh) -> tuple[Any, TrainState, dict[str, jax.ShapeDtypeStruct]]:
-    """The jitted step with its state and batch as shapes laid on ``mesh``: to be compiled or counted, not run.
+    """Return the jitted step with abstract state and batch on ``mesh``, to compile or count it.
 
-    Raises ConfigError when the mesh cannot hold the model.
+    Raises:
+      ConfigError: the mesh cannot hold the model.
     """
     model, spread = config.model, batch_sharding(mesh)
     built = build(model, mesh)

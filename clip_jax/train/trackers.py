@@ -1,6 +1,6 @@
-"""What people watch while a run trains: a progress line and, if asked for, Weights & Biases.
+"""What a user watches while a run trains: the progress line and Weights & Biases.
 
-Neither is the record: losing them loses nothing.
+Neither is the record of the run; losing them loses no data.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from clip_jax.errors import UserError
 from clip_jax.storage.paths import absolute, local_scratch, mkdir
 
 
-class Mirror(Protocol):
-    """Somewhere else that shows the numbers of a run."""
+class Tracker(Protocol):
+    """Experiment tracker: an external display of a run's metrics."""
 
     def log(self, values: dict[str, Any], step: int) -> None: ...
 
     def close(self) -> None: ...
 
 
-class NoMirror:
-    """Shows nothing."""
+class NoTracker:
+    """Tracker that shows nothing."""
 
     def log(self, values: dict[str, Any], step: int) -> None:
-        """Does nothing."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Does nothing."""
+        """Do nothing."""
 
 
-class WandbMirror:
-    """Weights & Biases, offline or online. A resumed run goes on under the same name."""
+class WandbTracker:
+    """Weights & Biases, offline or online. A resumed run continues under the same name."""
 
     def __init__(self, config: RunConfig, run_dir: Path) -> None:
         import wandb
@@ -48,7 +48,7 @@ class WandbMirror:
                 name=run_dir.name,
                 group=sweep_of(run_dir),
                 job_type="train",
-                dir=str(_here(run_dir)),
+                dir=str(_wandb_dir(run_dir)),
                 mode=config.wandb,  # type: ignore[arg-type]
                 resume="allow" if config.wandb == "online" else None,
                 reinit="create_new",  # a process may train several runs
@@ -60,30 +60,31 @@ class WandbMirror:
             raise UserError(f"wandb={config.wandb!r}: {reason} (offline needs no account)") from None
 
     def log(self, values: dict[str, Any], step: int) -> None:
-        """Send numbers of one step."""
+        """Send the metrics of one step."""
         self._run.log(values, step=step)
 
     def close(self) -> None:
-        """Flush and end."""
+        """Flush and end the W&B run."""
         self._run.finish()
 
 
-def _here(path: Path) -> Path:
-    """Where its files go: wandb writes to this machine only."""
+def _wandb_dir(path: Path) -> Path:
+    """Create and return the local directory for wandb's files; wandb cannot write to a bucket."""
     mkdir(local_scratch(path))
     return local_scratch(path)
 
 
 def sweep_of(run_dir: Path) -> str | None:
-    """The name of the sweep's directory that a run lies in, by which its runs are grouped; None outside of one."""
+    """Return the name of the sweep's directory that contains a run, else None; W&B groups runs by it."""
     root = absolute(run_dir).parent.parent
     return root.name if absolute(run_dir).parent.name == "runs" and (root / "plan.json").exists() else None
 
 
-def mirror_law(mode: str, sweep_dir: Path, numbers: dict[str, float], figure: Path) -> None:
-    """Show the end of a sweep among its runs: a run of its own, ``law``, with some numbers and the main figure.
+def track_law(mode: str, sweep_dir: Path, numbers: dict[str, float], figure: Path) -> None:
+    """Log the end of a sweep as a W&B run ``law`` in the group of its runs, with some numbers and the main figure.
 
-    Raises UserError when ``online`` has no account to write to.
+    Raises:
+      UserError: ``mode`` is ``online`` and there is no account to write to.
     """
     if mode == "disabled":
         return
@@ -95,7 +96,7 @@ def mirror_law(mode: str, sweep_dir: Path, numbers: dict[str, float], figure: Pa
             name="law",
             group=absolute(sweep_dir).name,
             job_type="law",
-            dir=str(_here(sweep_dir)),
+            dir=str(_wandb_dir(sweep_dir)),
             mode=mode,  # type: ignore[arg-type]
             reinit="create_new",
             settings=wandb.Settings(silent=True, console="off"),
@@ -108,24 +109,25 @@ def mirror_law(mode: str, sweep_dir: Path, numbers: dict[str, float], figure: Pa
     run.finish()
 
 
-def open_mirror(config: RunConfig, run_dir: Path, *, writer: bool = True) -> Mirror:
-    """The mirror that ``config.wandb`` asks for; processes other than the writer get none.
+def open_tracker(config: RunConfig, run_dir: Path, *, writer: bool = True) -> Tracker:
+    """Return the tracker that ``config.wandb`` asks for; processes other than the writer get `NoTracker`.
 
-    Raises UserError when ``online`` has no account to write to.
+    Raises:
+      UserError: ``config.wandb`` is ``online`` and there is no account to write to.
     """
     if config.wandb == "disabled" or not writer:
-        return NoMirror()
-    return WandbMirror(config, run_dir)
+        return NoTracker()
+    return WandbTracker(config, run_dir)
 
 
 def duration(seconds: float) -> str:
-    """``seconds`` as h:mm:ss."""
+    """Format ``seconds`` as h:mm:ss."""
     whole = int(max(seconds, 0))
     return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
 
 
 class Progress:
-    """One line that says how training goes: rewritten in place on a terminal, a line a log step elsewhere."""
+    """Progress line of a run: rewritten in place on a terminal, else one line per logged step."""
 
     def __init__(self, steps: int, start: int, *, stream: TextIO | None = None, shown: bool = True) -> None:
         self.steps, self.start, self.shown = steps, start, shown
@@ -135,7 +137,7 @@ class Progress:
         self.width = 0
 
     def text(self, step: int, loss: float, samples_per_s: float | None, mfu: float | None) -> str:
-        """The line itself."""
+        """Return the line."""
         filled = 20 * step // self.steps
         elapsed = time.monotonic() - self.began
         left = duration(elapsed * (self.steps - step) / max(step - self.start, 1))
@@ -157,7 +159,7 @@ class Progress:
         self.width = len(line) if self.live else 0
 
     def close(self) -> None:
-        """Leave the last line standing."""
+        """End the line, so that it stays on the terminal."""
         if self.shown and self.live and self.width:
             self.stream.write("\n")
             self.stream.flush()

@@ -10,7 +10,7 @@ import pytest
 from clip_jax.config import RunConfig
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.errors import UserError
-from clip_jax.sweep.batching import family_arguments, group_cells, keep_what_pays, measured_gain
+from clip_jax.sweep.batching import family_arguments, group_cells, keep_faster_groups, measure_gain
 from clip_jax.sweep.plan import make_cell
 from clip_jax.train.vmapped.benchmark import Gain
 
@@ -46,14 +46,14 @@ def test_what_cannot_train_with_others_stands_alone():
 
 def test_a_group_is_used_only_where_its_gain_is_above_one(tmp_path):
     groups, lines = group_cells(cells(), 8), []
-    assert keep_what_pays(groups, SWEEP, tmp_path, lines.append, lambda *_: gain(1.2)) == groups
+    assert keep_faster_groups(groups, SWEEP, tmp_path, lines.append, lambda *_: gain(1.2)) == groups
     assert "gain 1.20" in lines[0]
     assert lines[0].endswith(": used")
-    apart = keep_what_pays(groups, SWEEP, tmp_path, lines.append, lambda *_: gain(0.7))
+    apart = keep_faster_groups(groups, SWEEP, tmp_path, lines.append, lambda *_: gain(0.7))
     assert [len(g) for g in apart] == [1] * 7
     assert lines[1].endswith("steps 0.70): not used")
     # a slow step is made good by one start in place of two
-    assert keep_what_pays(groups, SWEEP, tmp_path, lines.append, lambda *_: gain(0.7, start_s=1e9)) == groups
+    assert keep_faster_groups(groups, SWEEP, tmp_path, lines.append, lambda *_: gain(0.7, start_s=1e9)) == groups
 
 
 def test_a_measurement_is_made_once(tmp_path):
@@ -66,29 +66,29 @@ def test_a_measurement_is_made_once(tmp_path):
         return gain(1.5)
 
     for _ in range(2):
-        keep_what_pays(group_cells(cells(), 8), SWEEP, tmp_path, lambda line: None, measure)
+        keep_faster_groups(group_cells(cells(), 8), SWEEP, tmp_path, lambda line: None, measure)
     assert len(asked) == 1
-    keep_what_pays(group_cells(cells(), 3), SWEEP, tmp_path, lambda line: None, measure)
+    keep_faster_groups(group_cells(cells(), 3), SWEEP, tmp_path, lambda line: None, measure)
     assert len(asked) == 3, "another number of members is another measurement"
 
 
 @pytest.mark.slow
 def test_the_measurement_is_one_of_this_machine(tiny_run, tmp_path):
     configs = [tiny_run, dataclasses.replace(tiny_run, seed=1)]
-    found = measured_gain(configs, tmp_path / "measured", SWEEP)
+    found = measure_gain(configs, tmp_path / "measured", SWEEP)
     assert (found.members, found.steps, found.form) == (2, 8, "vmap")
     assert min(found.start_s, found.compile_first_s, found.compile_family_s, found.step_s, found.step_family_s) > 0
     assert found.step_family_s > found.step_s
     with pytest.raises(UserError, match="timing 2 runs failed.*batch_size is 16 and 8"):
-        measured_gain([tiny_run, dataclasses.replace(tiny_run, batch_size=8)], tmp_path / "bad", SWEEP)
+        measure_gain([tiny_run, dataclasses.replace(tiny_run, batch_size=8)], tmp_path / "bad", SWEEP)
 
 
 def test_a_group_that_cannot_be_timed_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.executable", "false")
     lines = []
-    apart = keep_what_pays(group_cells(cells(), 8), SWEEP, tmp_path, lines.append)
+    apart = keep_faster_groups(group_cells(cells(), 8), SWEEP, tmp_path, lines.append)
     assert [len(g) for g in apart] == [1] * 7
-    assert lines[0].endswith("not used; families: timing 5 runs failed (it said nothing)")
+    assert lines[0].endswith("not used; families: timing 5 runs failed (without a message)")
 
 
 def test_planning_loads_no_jax():

@@ -11,7 +11,7 @@ from clip_jax.config.sweep import SweepConfig
 from clip_jax.errors import UserError
 from clip_jax.storage.paths import as_path
 from clip_jax.sweep.collect import collect
-from clip_jax.sweep.directory import claim
+from clip_jax.sweep.directory import lock_sweep
 from clip_jax.sweep.driver import run_sweep
 from clip_jax.sweep.launch.submission import note_exit, set_aside_corrupt
 
@@ -22,7 +22,7 @@ CLOCK = ("wall_s", "eval_s", "samples_per_s", "mfu", "goodput", "attempts")
 class InProcess:
     """An engine that trains in this process; ``stop`` makes it pause the first run and the driver die."""
 
-    name, at_once, batch, poll_s = "in-process", None, 1, 0.0
+    name, max_in_flight, max_jobs_per_submit, poll_s = "in-process", None, 1, 0.0
 
     def __init__(self, stop=False):
         self.stop = stop
@@ -30,7 +30,7 @@ class InProcess:
     def poll(self, jobs):
         return {}
 
-    def leave(self):
+    def detach(self):
         pass
 
     def submit(self, name, jobs):
@@ -85,11 +85,11 @@ def test_it_gives_what_a_sweep_here_gives(bucket, config, tmp_path, capsys):
 
 
 def test_a_second_driver_is_refused_in_one_line(bucket, config):
-    lease = claim(config, as_path(THERE))
+    lease = lock_sweep(config, as_path(THERE))
     with pytest.raises(UserError, match=r"^gs://bucket/sweep: process \d+ on \S+ drives this sweep already; wait for"):
         run_sweep(config, THERE, lambda line: None, InProcess())
     lease.close()
-    claim(config, as_path(THERE)).close()
+    lock_sweep(config, as_path(THERE)).close()
 
 
 def test_slurm_needs_a_directory_and_pods_then_no_claim(bucket, config, tmp_path, capsys):

@@ -72,7 +72,7 @@ def test_the_table_comes_where_the_engine_does_not(sweep, monkeypatch, capsys):
     assert main(["sweep", "status", f"--dir={root}"]) == 0
     out = capsys.readouterr().out
     assert "1 failed, 1 finished, 1 running, 1 waiting" in out
-    assert "not known which jobs are queued: slots=1: with these resources they need 8 GPUs" in out
+    assert "not known which jobs are queued: slots=1: need 8 GPUs with these resources" in out
 
 
 def test_watching_ends_when_all_is_over(sweep):
@@ -121,13 +121,10 @@ def test_logs(sweep, capsys):
     ("fields", "line"),
     [
         (["--engine=pbs"], "engine='pbs': must be one of local, slurm, jobset"),
-        (
-            ["--engine=slurm"],
-            "there is no squeue on this machine; start the sweep where there is one, or choose another",
-        ),
+        (["--engine=slurm"], "engine: squeue is not installed on this machine; start the sweep where it is"),
         (
             ["--engine=jobset", "--resources.image=i", "--resources.claim=c", "--resources.mount=/"],
-            "there is no kubectl on this machine; start the sweep",
+            "engine: kubectl is not installed on this machine; start the sweep",
         ),
     ],
 )

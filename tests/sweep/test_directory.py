@@ -9,7 +9,7 @@ from clip_jax.config import ModelConfig, RunConfig
 from clip_jax.config.io import to_dict
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.errors import UserError
-from clip_jax.sweep.directory import claim
+from clip_jax.sweep.directory import lock_sweep
 
 SWEEP = SweepConfig(name="s", base=RunConfig(), rungs=(1.0,), budgets=(1e10,))
 
@@ -18,7 +18,7 @@ def test_a_sweep_begun_before_a_default_became_auto_goes_on(tmp_path):
     values = to_dict(SWEEP)
     values["base"]["model"]["remat_policy"] = "nothing"
     (tmp_path / "sweep.json").write_text(json.dumps(values))
-    claim(SWEEP, tmp_path).close()
+    lock_sweep(SWEEP, tmp_path).close()
     other = dataclasses.replace(SWEEP, base=RunConfig(model=ModelConfig(remat=True, remat_policy="dots")))
     with pytest.raises(UserError, match="remat"):
-        claim(other, tmp_path)
+        lock_sweep(other, tmp_path)

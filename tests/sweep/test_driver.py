@@ -41,7 +41,7 @@ SWEEP = SweepConfig(
 class FakeEngine:
     """Writes what training would have written: a power law with a best size and a little noise."""
 
-    name, at_once, batch, poll_s = "fake", None, 4, 0.0
+    name, max_in_flight, max_jobs_per_submit, poll_s = "fake", None, 4, 0.0
 
     def __init__(self, fail=(), crash=(), diverge=(), cancel=()):
         self.ran, self.fail, self.crash, self.together = [], set(fail), set(crash), []
@@ -277,7 +277,7 @@ def test_nothing_finished_is_an_error(tmp_path):
 def measured(monkeypatch):
     """A sweep whose families gain by a factor of two; it ends with the table, without a report."""
     gain = Gain(2, "vmap", 100, 64, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0)
-    monkeypatch.setattr("clip_jax.sweep.batching.measured_gain", lambda *_: gain)
+    monkeypatch.setattr("clip_jax.sweep.batching.measure_gain", lambda *_: gain)
     monkeypatch.setattr("clip_jax.sweep.driver.report", lambda root, echo: {})
     return dataclasses.replace(SWEEP, budgets=SWEEP.budgets[:3], families="measured")
 
@@ -333,8 +333,10 @@ def test_families_that_cannot_be_are_refused(measured, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="families: would be ignored, for microbatch_size=8"):
         run_sweep(dataclasses.replace(measured, base=base), tmp_path / "s", lambda line: None, FakeEngine())
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    with pytest.raises(UserError, match="devices_per_process: must be 1 with families, for here are 2 GPUs"):
+    with pytest.raises(UserError) as raised:
         run_sweep(measured, tmp_path / "s", lambda line: None, FakeEngine())
+    assert raised.value.field == "resources.devices_per_process"
+    assert "2 GPUs" in raised.value.reason
 
 
 class Tuned(FakeEngine):

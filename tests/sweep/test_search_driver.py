@@ -30,7 +30,7 @@ SEARCH = SearchConfig(
 class Planted:
     """An engine whose runs end at once: error least at a rate of 1e-3 and with decay, and falling with the steps."""
 
-    name, at_once, batch, poll_s = "local", None, 100, 0.0
+    name, max_in_flight, max_jobs_per_submit, poll_s = "local", None, 100, 0.0
 
     def __init__(self, die_after=10**9, fails=lambda config: False):
         self.submitted, self.die_after, self.fails = [], die_after, fails
@@ -63,7 +63,7 @@ class Planted:
     def cancel(self, jobs):
         pass
 
-    def leave(self):
+    def detach(self):
         pass
 
 

@@ -17,7 +17,7 @@ from clip_jax.models.clip import build
 from clip_jax.optim.optimizer import make_optimizer
 from clip_jax.storage.json_files import read_json, read_lines
 from clip_jax.train import loop
-from clip_jax.train.anomalies import Detours, Fault, Feed, Watch
+from clip_jax.train.anomalies import Anomaly, BatchStream, DataOffsets, LossMonitor
 from clip_jax.train.loop import Diverged, train
 from clip_jax.train.state import TrainState, init_state
 from clip_jax.train.step import make_train_step, put_batch
@@ -28,21 +28,21 @@ BACK = FaultConfig(on_nan="rollback")
 
 
 def test_a_spike_is_judged_by_the_median_before_it():
-    watch = Watch(FaultConfig(on_spike="stop", spike_factor=2.0, spike_window=3), [(1, 1.0), (2, 9.0)])
-    watch.see(3, 100.0)  # too few to judge by
+    watch = LossMonitor(FaultConfig(on_spike="stop", spike_factor=2.0, spike_window=3), [(1, 1.0), (2, 9.0)])
+    watch.observe(3, 100.0)  # too few to judge by
     watch.losses[-1] = (3, 1.2)
-    watch.see(4, 2.39)  # twice the median of 1, 9 and 1.2 is 2.4
-    watch.cut_back(3)
-    with pytest.raises(Fault, match="the loss is 2.41 at step 4, above faults.spike_factor=2 times the 1.2 before"):
-        watch.see(4, 2.41)
-    with pytest.raises(Fault, match="not finite at step 5") as raised:
-        watch.see(5, float("inf"))
+    watch.observe(4, 2.39)  # twice the median of 1, 9 and 1.2 is 2.4
+    watch.truncate_after(3)
+    with pytest.raises(Anomaly, match="the loss is 2.41 at step 4, above faults.spike_factor=2 times the 1.2 before"):
+        watch.observe(4, 2.41)
+    with pytest.raises(Anomaly, match="not finite at step 5") as raised:
+        watch.observe(5, float("inf"))
     assert (raised.value.step, raised.value.kind) == (5, "nan")
-    Watch(FaultConfig(), [(s, 1.0) for s in range(20)]).see(21, 1e9)
+    LossMonitor(FaultConfig(), [(s, 1.0) for s in range(20)]).observe(21, 1e9)
 
 
 def test_detours_pass_over_every_batch_since_and_remember_it():
-    detours = Detours()
+    detours = DataOffsets()
     assert detours.offset(7) == 0
     assert detours.add(step=60, to=40) == 20  # batches 40 to 59 are passed over
     assert [detours.offset(s) for s in (39, 40, 90)] == [0, 20, 20]
@@ -51,7 +51,7 @@ def test_detours_pass_over_every_batch_since_and_remember_it():
     assert detours.add(step=90, to=40) == 90  # 120 to 129 were used last: 130 is next
     assert [detours.offset(s) for s in (39, 40, 85)] == [0, 90, 90]
     events = [{"event": "rollback", "to": to, "data_offset": offset} for to, offset in ((40, 20), (80, 40), (40, 90))]
-    again = Detours([{"event": "attempt"}, *events])
+    again = DataOffsets([{"event": "attempt"}, *events])
     assert [again.offset(s) for s in range(100)] == [detours.offset(s) for s in range(100)]
     assert again.count == detours.count == 3
 
@@ -72,8 +72,8 @@ def batches(run):
 
 def test_a_feed_follows_the_detours(run, batches):
     source = open_source(run.data, "train", run.model.image.image_size)
-    detours = Detours()
-    feed = Feed(run, source, learn_tokenizer(run, source), detours, 0)
+    detours = DataOffsets()
+    feed = BatchStream(run, source, learn_tokenizer(run, source), detours, 0)
     seen = [feed.batch(step) for step in (0, 1, 2)]
     detours.add(step=3, to=1)
     seen += [feed.batch(step) for step in (0, 1, 2, 15)]  # from before the detour, through it, to the end of the run
@@ -140,7 +140,7 @@ def test_a_nan_is_gone_around_and_all_of_it_is_on_record(run, poison, trained_on
     event = {k: result["events"][1][k] for k in ("event", "kind", "step", "to", "data_offset", "attempt")}
     assert event == {"event": "rollback", "kind": "nan", "step": 10, "to": 8, "data_offset": 2, "attempt": 1}
     assert result["events"] == read_lines(tmp_path / "events.jsonl")
-    said = "the loss is not finite at step 10; back to step 8, passing over 2 batches"
+    said = "the loss is not finite at step 10; back to step 8, skipping 2 batches"
     assert read_json(tmp_path / "status.json")["last_event"] == f"rollback: {said}"
     assert capfd.readouterr().err == f"clip-jax: {tmp_path}: {said}\n"
     assert [r["step"] for r in read_lines(tmp_path / "metrics.jsonl")] == list(range(2, 17, 2)), "no step stands twice"

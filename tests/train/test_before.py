@@ -21,12 +21,12 @@ from clip_jax.evals.in_training import make_evaluator
 from clip_jax.inference import load_model
 from clip_jax.storage.json_files import read_json, read_lines
 from clip_jax.sweep.collect import collect
-from clip_jax.sweep.directory import claim
+from clip_jax.sweep.directory import lock_sweep
 from clip_jax.sweep.plan import plan_of
 from clip_jax.sweep.status import status_table
 from clip_jax.train.evaluate import evaluate_run
 from clip_jax.train.loop import train
-from clip_jax.train.run_directory import Record
+from clip_jax.train.run_directory import RunDirectory
 
 STORED = Path(__file__).parents[1] / "before" / "before.tar.gz"
 
@@ -80,11 +80,11 @@ def test_sweep_an_old_one_is_read_claimed_and_completed(before):
     config, root = load(SweepConfig, before / "sweep" / "sweep.json"), before / "sweep"
     cells = [cell["run_id"] for cell in read_json(root / "plan.json")["cells"]]
     assert [cell.run_id for cell in plan_of(config).cells] == cells
-    with contextlib.closing(claim(config, root)):
+    with contextlib.closing(lock_sweep(config, root)):
         assert collect(root)["final"].tolist() == [True, True, False]
     assert "2 finished, 1 stopped" in status_table(root)
     stopped = root / "runs" / cells[-1]
-    assert Record(stopped, load(RunConfig, stopped / "request.json")).run_id == cells[-1]
+    assert RunDirectory(stopped, load(RunConfig, stopped / "request.json")).run_id == cells[-1]
     go_on(stopped, stopped / "request.json")
     df = collect(root)
     assert df["final"].all()

@@ -47,7 +47,7 @@ def test_killed_and_started_again_it_ends_as_a_run_here(bucket, tiny_run, tmp_pa
 @pytest.fixture
 def record(bucket, tiny_run):
     """One that has begun."""
-    found = r.Record(THERE, tiny_run)
+    found = r.RunDirectory(THERE, tiny_run)
     found.begin(8)
     yield found
     found.lock.close()
@@ -94,4 +94,4 @@ def test_mistakes_are_one_line(bucket, tiny_run, tmp_path, record, capsys):
     assert (code, line.count("\n")) == (2, 1)
     assert "the bucket refuses" in line
     with pytest.raises(UserError, match="the bucket refuses"):
-        r.read_json(record.dir / "status.json")
+        r.read_json(record.path / "status.json")

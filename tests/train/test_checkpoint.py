@@ -124,7 +124,7 @@ def test_a_broken_newest_checkpoint_gives_way_to_the_one_before(saved, world, tm
     damage(largest if what == "largest" else next(p for p in files if p.name == what))
     step, _ = load_params(run, world.built)
     assert step == 2
-    assert capfd.readouterr().err.count("passed over") == 1
+    assert capfd.readouterr().err.count("skipped") == 1
     with Checkpoints(run, every=2) as checkpoints:
         step, state, broken = checkpoints.restore(world.abstract)
         assert (step, int(state.step)) == (2, 2)
@@ -168,7 +168,7 @@ def test_when_none_can_be_read_nothing_is_moved(saved, world, tmp_path):
 
 
 def test_a_checkpoint_of_before_there_were_sums_is_read(world, tmp_path, monkeypatch):
-    monkeypatch.setattr(c, "seals_and_finite", lambda parts: ({}, True))
+    monkeypatch.setattr(c, "checksums_and_finite", lambda parts: ({}, True))
     with Checkpoints(tmp_path, every=2) as checkpoints:
         checkpoints.save(2, world.state)
     with Checkpoints(tmp_path, every=2) as checkpoints:

@@ -8,7 +8,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from clip_jax.config import MeshConfig
 from clip_jax.distributed.mesh import make_mesh
-from clip_jax.train.checksum import checksum, seals, seals_and_finite
+from clip_jax.train.checksum import checksum, checksums, checksums_and_finite
 
 
 def reference(array):
@@ -40,16 +40,16 @@ def test_every_sharding_gives_the_same_and_every_change_another():
         {"a": {"w": put(whole, value, PartitionSpec())}, "b": [put(whole, np.int32(3), PartitionSpec())]},
         {"a": {"w": put(one, value, PartitionSpec())}, "b": [put(one, np.int32(3), PartitionSpec())]},
     ]
-    first = seals(trees[0])
+    first = checksums(trees[0])
     assert {k: len(v) for k, v in first.items()} == {"a": 1, "b": 1}
-    assert all(seals(tree) == first for tree in trees)
-    assert seals_and_finite(trees[0]) == (first, True)
+    assert all(checksums(tree) == first for tree in trees)
+    assert checksums_and_finite(trees[0]) == (first, True)
     other = value.copy()
     other.view(np.uint32)[2, 3] ^= 1  # the smallest change there is
-    assert seals({"a": {"w": put(one, other, PartitionSpec())}})["a"] != first["a"]
+    assert checksums({"a": {"w": put(one, other, PartitionSpec())}})["a"] != first["a"]
     flipped = value.copy()
     flipped[0, :2] *= -1  # the top bit of two numbers, which a plain sum of the bits would miss
-    assert seals({"a": {"w": put(one, flipped, PartitionSpec())}})["a"] != first["a"]
+    assert checksums({"a": {"w": put(one, flipped, PartitionSpec())}})["a"] != first["a"]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -58,5 +58,7 @@ def test_what_is_not_finite_is_told(bad):
     good = {
         "a": {"n": put(mesh, np.int32(1), PartitionSpec()), "w": put(mesh, np.ones(8, np.float32), PartitionSpec())}
     }
-    assert seals_and_finite(good)[1]
-    assert not seals_and_finite({"a": good["a"] | {"w": put(mesh, np.array([1, bad], np.float32), PartitionSpec())}})[1]
+    assert checksums_and_finite(good)[1]
+    assert not checksums_and_finite(
+        {"a": good["a"] | {"w": put(mesh, np.array([1, bad], np.float32), PartitionSpec())}}
+    )[1]

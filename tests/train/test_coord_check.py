@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clip_jax.config import ImageTowerConfig, ModelConfig, ParametrisationConfig, TextTowerConfig
-from clip_jax.train.coord_check import moved, slopes
+from clip_jax.train.coord_check import coordinate_changes, fit_powers
 
 WIDTHS = (32, 64, 128, 256)
 # of a power of the width: over 8 times the width a stream may change by a factor of 1.23 more or less, and an
@@ -32,8 +32,8 @@ def found(kind):
             scan_layers=False,
             parametrisation=base,
         )
-        rows.append(moved(model, 2**-9, batch, steps=4))
-    return slopes(WIDTHS, rows)
+        rows.append(coordinate_changes(model, 2**-9, batch, steps=4))
+    return fit_powers(WIDTHS, rows)
 
 
 def test_under_mup_no_module_moves_more_or_less_with_width():
@@ -51,5 +51,5 @@ def test_under_the_standard_parametrisation_they_do():
 
 def test_slopes_are_the_powers_of_what_is_planted():
     rows = [{"a": (w**0.5, w**-1.0), "b": (1.0, 3.0), **({"c": (1, 1)} if w > 2 else {})} for w in (2.0, 4.0, 8.0)]
-    got = slopes((2, 4, 8), rows)
+    got = fit_powers((2, 4, 8), rows)
     assert got == {"a": (pytest.approx(0.5), pytest.approx(-1)), "b": (pytest.approx(0), pytest.approx(0))}

@@ -69,7 +69,7 @@ def test_stopped_refused_and_killed_while_saving(run, tmp_path, spawn, as_if_not
     step = read_json(root / "status.json")["step"]
     assert code == STOPPED
     assert stderr.splitlines()[-1] == (
-        f"clip-jax: stopped at step {step} (signal SIGTERM); the same command goes on from here"
+        f"clip-jax: stopped at step {step} (signal SIGTERM); the same command resumes from here"
     )
     assert (saves / str(step)).is_dir(), "the step under way was finished and saved"
 
@@ -139,7 +139,7 @@ def test_from_the_keyboard_too(tmp_path, command, capfd, monkeypatch):
     monkeypatch.setattr(loop, "put_batch", put)
     before = signal.getsignal(signal.SIGINT)
     assert main(command(tmp_path / "run")) == INTERRUPTED
-    said = "clip-jax: stopped at step 7 (signal SIGINT); the same command goes on from here\n"
+    said = "clip-jax: stopped at step 7 (signal SIGINT); the same command resumes from here\n"
     assert capfd.readouterr().err == said
     assert signal.getsignal(signal.SIGINT) is before
     assert (tmp_path / "run" / "checkpoints" / "7").is_dir()

@@ -14,9 +14,9 @@ from clip_jax.evals.in_training import make_evaluator
 from clip_jax.inference import load_model
 from clip_jax.storage.json_files import read_json, read_lines, write_json
 from clip_jax.train.evaluate import evaluate_run
-from clip_jax.train.inputs import TOKENIZER, described, file_sha256, hold_data, read_tokenizer, what_changed
+from clip_jax.train.inputs import TOKENIZER, check_data, describe, describe_change, file_sha256, read_tokenizer
 from clip_jax.train.loop import train
-from clip_jax.train.run_directory import Record, read_config
+from clip_jax.train.run_directory import RunDirectory, read_config
 
 
 @pytest.fixture
@@ -100,32 +100,32 @@ def test_read_tokenizer_that_does_not_fit_the_model_is_refused(run_dir, tiny_run
 
 def test_hold_data_other_records_are_refused_and_the_first_stay_noted(tmp_path, pairs_run, pairs_dir, write_shard):
     def now():
-        return {split: described(open_source(pairs_run.data, split, 32)) for split in ("train", "val")}
+        return {split: describe(open_source(pairs_run.data, split, 32)) for split in ("train", "val")}
 
-    record = Record(tmp_path / "run", pairs_run)
+    record = RunDirectory(tmp_path / "run", pairs_run)
     record.begin(4)
     first = now()
-    hold_data(record, first)
+    check_data(record, first)
     record.lock.close()
     write_shard(pairs_dir / "train" / "2.tar", {"x.txt": b"later"})
-    again = Record(tmp_path / "run", pairs_run)
+    again = RunDirectory(tmp_path / "run", pairs_run)
     again.begin(4)
     again.lock.close()
     with pytest.raises(UserError) as raised:
-        hold_data(again, now())
+        check_data(again, now())
     assert (raised.value.field, raised.value.value) == ("data.paths", 21)
     assert "20 when the run began" in raised.value.reason
     (pairs_dir / "train" / "2.tar").unlink()
     write_shard(pairs_dir / "val" / "0.tar", {f"{i}.txt": b"other" for i in range(10)})
     with pytest.raises(UserError) as raised:
-        hold_data(again, now())
+        check_data(again, now())
     assert (raised.value.field, raised.value.value) == ("data.val_paths", 20)
     assert read_json(tmp_path / "run" / "status.json")["data"] == first
 
 
 @pytest.mark.parametrize("told", [None, {}, {"train": None}, "junk", {"val": {"records": 1}}])
 def test_what_changed_records_that_say_nothing_hold_nothing(told):
-    assert what_changed(told, {"train": {"records": 3, "digest": "x"}}, "train") is None
+    assert describe_change(told, {"train": {"records": 3, "digest": "x"}}, "train") is None
 
 
 def test_train_does_not_go_on_with_other_data_and_does_with_its_own(tmp_path, pairs_run, pairs_dir, write_shard, capfd):

@@ -9,10 +9,10 @@ import pytest
 
 from clip_jax.config import FaultConfig, MeshConfig
 from clip_jax.distributed.mesh import make_mesh
-from clip_jax.train.anomalies import Fault
+from clip_jax.train.anomalies import Anomaly
 from clip_jax.train.metrics import TIMES, Meter
 from clip_jax.train.timer import Clock
-from clip_jax.train.trackers import NoMirror
+from clip_jax.train.trackers import NoTracker
 
 
 class Rows:
@@ -26,7 +26,7 @@ class Rows:
         assert name == "metrics.jsonl"
         self.rows.append(row)
 
-    def beat(self, **values):
+    def heartbeat(self, **values):
         self.beats.append(values)
 
 
@@ -36,7 +36,7 @@ def world(tiny_run):
 
     def make(step, rows, **faults):
         run = dataclasses.replace(tiny_run, faults=FaultConfig(**faults))
-        return Meter(run, make_mesh(MeshConfig()), record, NoMirror(), clock, step, rows, show=False)
+        return Meter(run, make_mesh(MeshConfig()), record, NoTracker(), clock, step, rows, show=False)
 
     return SimpleNamespace(record=record, clock=clock, make=make)
 
@@ -50,13 +50,13 @@ def test_time_that_led_nowhere_is_not_counted(world):
     meter = world.make(4, earlier)
     with world.clock.measure("step"):
         time.sleep(0.05)
-    meter.hold(6, metrics(1.0))
+    meter.defer(6, metrics(1.0))
     meter.flush()
     assert 40.05 <= world.record.rows[0]["step_s"] < 41
     assert world.record.rows[0]["goodput"] == pytest.approx(0.4, abs=0.01)
     assert set(world.record.rows[0]) == {"step", "samples_seen", "loss", *TIMES} - {"samples_per_s"}
     assert world.record.beats[0]["step"] == 6
-    meter.go_on_from(2)  # a rollback: the steps after it were for nothing
+    meter.resume_from(2)  # a rollback: the steps after it were for nothing
     assert 20.0 <= meter.step_s < 20.05
     with world.clock.measure("step"):
         time.sleep(0.05)
@@ -66,12 +66,12 @@ def test_time_that_led_nowhere_is_not_counted(world):
 def test_what_is_usual_is_known_from_earlier_attempts(world):
     earlier = [{"step": s, "loss": 1.0} for s in (2, 4)]
     meter = world.make(4, [*earlier, {"step": 6, "loss": None}], on_spike="stop", spike_window=2)
-    meter.hold(8, metrics(2.5))
-    with pytest.raises(Fault):
+    meter.defer(8, metrics(2.5))
+    with pytest.raises(Anomaly):
         meter.flush()
     assert world.record.rows[0]["loss"] == 2.5, "on record before it is judged"
-    meter.hold(10, metrics(np.nan))
-    with pytest.raises(Fault, match="not finite at step 10"):
+    meter.defer(10, metrics(np.nan))
+    with pytest.raises(Anomaly, match="not finite at step 10"):
         meter.flush()
 
 
@@ -82,7 +82,7 @@ def test_speed_leaves_out_what_is_not_training(world):
             time.sleep(0.05)
         with world.clock.measure("evaluation"):
             time.sleep(0.2)
-        meter.hold(step, metrics(1.0))
+        meter.defer(step, metrics(1.0))
         meter.flush()
     assert "samples_per_s" not in world.record.rows[0], "its time went into compiling"
     assert 2 * 16 / 0.2 < world.record.rows[1]["samples_per_s"] <= 2 * 16 / 0.05

@@ -8,7 +8,7 @@ import pytest
 from clip_jax.config import InitConfig, PixelConfig
 from clip_jax.config.io import run_id, to_dict
 from clip_jax.errors import ConfigError
-from clip_jax.train.pixels import FILE, settle, tell_old, with_pixels
+from clip_jax.train.pixels import FILE, resolve_pixels, warn_without_pixels, with_pixels
 
 HALF = PixelConfig((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "squash")
 
@@ -19,30 +19,30 @@ def never():
 
 def test_they_are_settled_once_at_the_start(tiny_run, tmp_path):
     config = dataclasses.replace(tiny_run, init_from=InitConfig("x", tower="image"))
-    assert settle(config, tmp_path, lambda: HALF).pixels == HALF
+    assert resolve_pixels(config, tmp_path, lambda: HALF).pixels == HALF
     assert json.loads((tmp_path / FILE).read_text()) == to_dict(HALF)
     (tmp_path / "tokenizer.json").touch()
-    assert settle(config, tmp_path, never).pixels == HALF == with_pixels(config, tmp_path).pixels
+    assert resolve_pixels(config, tmp_path, never).pixels == HALF == with_pixels(config, tmp_path).pixels
 
 
 def test_without_a_source_they_are_the_configs(tiny_run, tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()
     own = dataclasses.replace(tiny_run, pixels=dataclasses.replace(HALF, resize_mode="shortest"))
-    assert settle(own, tmp_path / "a", never).pixels == own.pixels
-    assert settle(tiny_run, tmp_path / "b", lambda: None).pixels == PixelConfig()
+    assert resolve_pixels(own, tmp_path / "a", never).pixels == own.pixels
+    assert resolve_pixels(tiny_run, tmp_path / "b", lambda: None).pixels == PixelConfig()
     assert run_id(own) != run_id(tiny_run)
 
 
 def test_a_run_that_began_without_them_keeps_its_own_and_is_told(tiny_run, tmp_path, capsys):
     config = dataclasses.replace(tiny_run, init_from=InitConfig("x", tower="image"))
     (tmp_path / "tokenizer.json").touch()
-    assert settle(config, tmp_path, never).pixels == PixelConfig()
+    assert resolve_pixels(config, tmp_path, never).pixels == PixelConfig()
     assert not (tmp_path / FILE).exists()
-    tell_old(config, tmp_path)
+    warn_without_pixels(config, tmp_path)
     assert str(tmp_path) in capsys.readouterr().err
-    tell_old(tiny_run, tmp_path)
-    tell_old(dataclasses.replace(tiny_run, init_from=InitConfig("x", tower="text")), tmp_path)
+    warn_without_pixels(tiny_run, tmp_path)
+    warn_without_pixels(dataclasses.replace(tiny_run, init_from=InitConfig("x", tower="text")), tmp_path)
     assert not capsys.readouterr().err
 
 

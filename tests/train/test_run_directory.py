@@ -47,7 +47,7 @@ def begin():
     begun = []
 
     def start(*args, **kwargs):
-        begun.append(r.Record(*args, **kwargs))
+        begun.append(r.RunDirectory(*args, **kwargs))
         begun[-1].begin(8)
         return begun[-1]
 
@@ -57,11 +57,11 @@ def begin():
 
 
 def test_another_config_is_refused_by_its_first_different_field(tmp_path, tiny_run, begin):
-    r.Record(tmp_path / "run", tiny_run)
+    r.RunDirectory(tmp_path / "run", tiny_run)
     assert not (tmp_path / "run").exists()
     begin(tmp_path / "run", tiny_run)
     with pytest.raises(UserError, match="optim.peak_lr is 0.003 there and 0.5 here"):
-        r.Record(
+        r.RunDirectory(
             tmp_path / "run",
             dataclasses.replace(tiny_run, optim=dataclasses.replace(tiny_run.optim, peak_lr=0.5)),
         )
@@ -70,17 +70,17 @@ def test_another_config_is_refused_by_its_first_different_field(tmp_path, tiny_r
 def test_where_a_run_goes_on_may_change_and_its_name_stays(tmp_path, tiny_run, begin):
     first = begin(tmp_path, tiny_run)
     other = dataclasses.replace(tiny_run, wandb="offline", mesh=MeshConfig(fsdp=4))
-    assert r.Record(tmp_path, other).run_id == first.run_id == run_id(tiny_run) != run_id(other)
+    assert r.RunDirectory(tmp_path, other).run_id == first.run_id == run_id(tiny_run) != run_id(other)
 
 
 def test_a_config_of_before_a_field_came_is_the_same(tmp_path, tiny_run):
     values = to_dict(tiny_run)
     del values["faults"]
     r.write_json(tmp_path / "config.json", values)
-    assert r.Record(tmp_path, tiny_run).run_id == run_id(tiny_run)
+    assert r.RunDirectory(tmp_path, tiny_run).run_id == run_id(tiny_run)
     r.write_json(tmp_path / "config.json", values | {"colour": 1})
     with pytest.raises(UserError, match="belongs to another config .colour: unknown field"):
-        r.Record(tmp_path, tiny_run)
+        r.RunDirectory(tmp_path, tiny_run)
 
 
 def test_a_run_begun_before_a_default_became_auto_goes_on_as_it_began(tmp_path, tiny_run):
@@ -88,7 +88,7 @@ def test_a_run_begun_before_a_default_became_auto_goes_on_as_it_began(tmp_path, 
     values["model"]["remat_policy"] = "nothing"
     del values["model"]["attention"]
     r.write_json(tmp_path / "config.json", values)
-    record = r.Record(tmp_path, tiny_run)
+    record = r.RunDirectory(tmp_path, tiny_run)
     assert record.run_id == run_id(tiny_run)
     assert (tiny_run.model.remat_policy, record.config.model.remat_policy) == ("auto", "nothing")
 
@@ -96,8 +96,8 @@ def test_a_run_begun_before_a_default_became_auto_goes_on_as_it_began(tmp_path, 
 def test_attempts_wall_time_and_its_parts_add_up(tmp_path, tiny_run, begin):
     first = begin(tmp_path, tiny_run)
     first.started -= 100
-    first.beat(force=True, step=4, seconds={"step": 90.0})
-    second = r.Record(tmp_path, tiny_run)
+    first.heartbeat(force=True, step=4, seconds={"step": 90.0})
+    second = r.RunDirectory(tmp_path, tiny_run)
     assert second.attempt == 2
     assert second.wall_s >= 100
     assert second.seconds_before == {"step": 90.0}
@@ -108,7 +108,7 @@ def test_cut_back_forgets_later_steps_and_no_event(tmp_path, tiny_run, begin):
     for name in ("metrics.jsonl", "evals.jsonl"):
         record.append(name, *({"step": s, "task": "t", "metric": "m", "value": 0.5} for s in (2, 4, 6)))
     record.event("spike", step=6)
-    record.cut_back(4)
+    record.truncate_after(4)
     assert [x["step"] for x in r.read_lines(tmp_path / "metrics.jsonl")] == [2, 4]
     assert [x["step"] for x in r.read_lines(tmp_path / "evals.jsonl")] == [2, 4]
     assert [(e["event"], e["step"], e["attempt"]) for e in record.events()] == [("spike", 6, 1)]
@@ -126,7 +126,7 @@ def test_a_leftover_of_an_earlier_attempt_touches_nothing(tmp_path, tiny_run, be
     old.lock.close()  # as on a file system without locks
     new = begin(tmp_path, tiny_run)
     with pytest.raises(UserError, match="attempt 2 on .* has taken over"):
-        old.beat(force=True, step=3)
+        old.heartbeat(force=True, step=3)
     old.end("failed", "taken over")
     status = r.read_json(tmp_path / "status.json")
     assert (status["attempt"], status["state"], new.attempt) == (2, "running", 2)
@@ -136,7 +136,7 @@ def test_a_job_that_was_given_up_does_not_begin(tmp_path, tiny_run, begin, monke
     about = {"engine": "local", "index": 0, "attempt": 1, "tries": 1, "step": 0, "accepted": True}
     r.write_json(tmp_path / r.SUBMISSION_FILE, about | {"name": "clip-new"})
     monkeypatch.setenv(r.SUBMISSION, "clip-old")
-    with pytest.raises(Busy, match="this is job clip-old, given up since; clip-new has the run now"):
+    with pytest.raises(Busy, match="job clip-old was given up; the run belongs to job clip-new now"):
         begin(tmp_path, tiny_run)
     assert not (tmp_path / "status.json").exists()
     monkeypatch.setenv(r.SUBMISSION, "clip-new")
@@ -144,7 +144,7 @@ def test_a_job_that_was_given_up_does_not_begin(tmp_path, tiny_run, begin, monke
 
 
 def test_only_the_writer_writes(tmp_path, tiny_run):
-    record = r.Record(tmp_path / "run", tiny_run, writer=False)
+    record = r.RunDirectory(tmp_path / "run", tiny_run, writer=False)
     record.begin(8)
     record.append("metrics.jsonl", {"step": 1})
     record.event("attempt")
@@ -155,4 +155,4 @@ def test_only_the_writer_writes(tmp_path, tiny_run):
 def test_a_file_in_the_way_is_named(tmp_path, tiny_run):
     (tmp_path / "run").write_text("")
     with pytest.raises(UserError, match="is a file"):
-        r.Record(tmp_path / "run", tiny_run)
+        r.RunDirectory(tmp_path / "run", tiny_run)

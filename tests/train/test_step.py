@@ -15,7 +15,7 @@ from clip_jax.errors import ConfigError
 from clip_jax.models import execution, layers
 from clip_jax.models.clip import build, init_params
 from clip_jax.optim.optimizer import loss_scale, make_optimizer
-from clip_jax.train.grad_cache import make_accumulated_gradients, whole_gradients
+from clip_jax.train.grad_cache import full_batch_gradients, make_accumulated_gradients
 from clip_jax.train.state import init_state
 from clip_jax.train.step import make_loss, make_train_step, put_batch
 
@@ -54,7 +54,7 @@ def value_and_gradients(run, mesh_config=ONE, devices=1):
     if run.microbatch_size:
         gradients = make_accumulated_gradients(run, built, mesh)
     else:
-        gradients = whole_gradients(make_loss(run, built, mesh))
+        gradients = full_batch_gradients(make_loss(run, built, mesh))
     params = jax.device_put(fresh(run.model), built.shardings)
     (value, _), grads = jax.jit(gradients)(params, put_batch(batch_of(run), mesh), jax.random.key(0))
     return value, grads

@@ -6,7 +6,7 @@ import io
 import pytest
 from PIL import Image
 
-from clip_jax.train.trackers import NoMirror, Progress, duration, mirror_law, open_mirror, sweep_of
+from clip_jax.train.trackers import NoTracker, Progress, duration, open_tracker, sweep_of, track_law
 
 
 def test_the_line_says_all():
@@ -29,13 +29,13 @@ def test_durations():
 
 
 def test_disabled_is_nothing(tiny_run, tmp_path):
-    assert isinstance(open_mirror(tiny_run, tmp_path), NoMirror)
+    assert isinstance(open_tracker(tiny_run, tmp_path), NoTracker)
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_offline_leaves_its_files_beside_the_run(tiny_run, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
-    mirror = open_mirror(dataclasses.replace(tiny_run, wandb="offline"), tmp_path)
+    mirror = open_tracker(dataclasses.replace(tiny_run, wandb="offline"), tmp_path)
     mirror.log({"train/loss": 1.0}, 1)
     mirror.close()
     assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
@@ -54,8 +54,8 @@ def test_the_law_is_a_run_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     figure = tmp_path / "f.png"
     Image.new("RGB", (4, 4)).save(figure)
-    mirror_law("disabled", tmp_path, {"a": 1.0}, figure)
+    track_law("disabled", tmp_path, {"a": 1.0}, figure)
     assert not (tmp_path / "wandb").exists()
-    mirror_law("offline", tmp_path, {"power law/b": 0.1}, figure)
+    track_law("offline", tmp_path, {"power law/b": 0.1}, figure)
     assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
     assert list(tmp_path.glob("wandb/offline-run-*/files/media/images/error_vs_flops*.png"))

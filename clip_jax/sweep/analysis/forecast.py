@@ -1,4 +1,4 @@
-"""A sweep's forecast of a budget it has not trained: registered before, graded after."""
+"""A sweep's preregistered forecast of an untrained budget, and its grading (`scaling.planning.preregistration`)."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ REGISTERED, GRADED = "forecast.json", "outcome.json"
 
 
 def register_forecast(sweep_dir: str | Path, target: float) -> str:
-    """Forecast the best size of ``target`` FLOPs from what has finished, and write it to ``forecast.json``.
+    """Forecast the best size's error at ``target`` FLOPs from the finished runs, and write it to ``forecast.json``.
 
-    The file also holds the runs that will decide: sizes, seeds and settings as the sweep itself will plan them.
+    The file also lists the runs that will decide: sizes, seeds and settings as the sweep itself will plan them.
 
     Returns:
       A text: the forecast, its band, and the command that trains its runs.
 
     Raises:
-      UserError: one is registered already, and as `scaling.planning.preregistration.preregister`.
+      UserError: a forecast is registered already, and as `scaling.planning.preregistration.preregister`.
     """
     import pandas as pd
 
@@ -63,10 +63,10 @@ def register_forecast(sweep_dir: str | Path, target: float) -> str:
 
 
 def grade_forecast(sweep_dir: str | Path) -> str:
-    """Hold the registered forecast against the runs trained since; write ``outcome.json`` and ``forecast.png``.
+    """Grade the registered forecast by the runs trained since; write ``outcome.json`` and ``forecast.png``.
 
     Raises:
-      UserError: nothing is registered, or the runs of its budget are not all there.
+      UserError: nothing is registered, or runs of its budget are missing.
     """
     from clip_jax.scaling.report.figures.files import write_figure
     from clip_jax.scaling.report.figures.forecast import draw_forecast
@@ -91,7 +91,7 @@ def grade_forecast(sweep_dir: str | Path) -> str:
 
 
 def redraw_forecast(table: pd.DataFrame, beside: Path, out: Path) -> None:
-    """``forecast.png`` again into ``out``, where a registered forecast and its grading lie beside a table of runs."""
+    """Draw ``forecast.png`` into ``out`` if a registered forecast and its grading lie beside a table of runs."""
     from clip_jax.scaling.report.figures.files import write_figure
     from clip_jax.scaling.report.figures.forecast import draw_forecast
 
@@ -101,11 +101,11 @@ def redraw_forecast(table: pd.DataFrame, beside: Path, out: Path) -> None:
 
 
 def pictures_of(measured: pd.DataFrame, config: SweepConfig) -> list[tuple[float, int]]:
-    """Return (mean error at the largest budget, number of pictures) of each zero-shot task of the metric.
+    """Return (mean error at the largest budget, number of images) of each zero-shot task of the metric.
 
     Args:
       measured: evaluations, as ``evals.csv``.
-      config: names the metric and the tasks that it does not count. A loss has no pictures.
+      config: names the metric and the tasks that it excludes. A loss has no images.
     """
     controls = {Path(path).name for path in config.base.evals.controls}
     measured = measured[(measured["metric"] == "top1") & ~measured["task"].isin(controls)]

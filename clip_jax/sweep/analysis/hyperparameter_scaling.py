@@ -1,8 +1,8 @@
-"""Rules for settings, fitted to records: how the best learning rate (batch, decay, …) goes with width or budget.
+"""Hyperparameter scaling rules fitted to runs: the best learning rate, batch, … as powers of width or budget.
 
-Every cell of a sweep, one model at one budget, at which at least three values of the setting were tried, all else
-equal, gives one best value, where the lowest lies between others; a power law through them is the rule, for
-`sweep_rules`. Where records do not allow it, the rule says why instead of a number.
+A cell is one model at one budget. Every cell at which at least three values of a setting were tried, all else equal,
+gives one best value if the lowest error lies between others. The rule is a power law through the best values, for
+`config.hyperparameter_rules`. Where the runs do not allow a rule, it holds the reason instead of a number.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from clip_jax.sweep.tried_values import INSIDE, judge, noise_of
 if TYPE_CHECKING:
     import pandas as pd
 
-PLACES_FOR_RULE = 3  # distinct widths or budgets
-WIDEST = 1.0  # half of the interval of a power that says anything
-OTHERS = ("width", "budget", "batch_size", "peak_lr")  # what a rule in one column mixes up, when it varies too
-SETTINGS = {  # columns, and the names in `sweep_rules.RULED`; base_lr is the rate without the width's part
+MIN_POINTS_FOR_RULE = 3  # distinct widths or budgets
+MAX_HALF_WIDTH = 1.0  # of the interval of a power; a wider one identifies nothing
+CONFOUNDERS = ("width", "budget", "batch_size", "peak_lr")  # columns whose effect a rule includes if they vary too
+RULE_NAMES = {  # column -> name in `hyperparameter_rules.RULED`; base_lr is the rate without the width's factor
     "peak_lr": "lr", "base_lr": "lr", "weight_decay": "decay", "warmup_fraction": "warmup", "batch_size": "batch",
 }  # fmt: skip
 FIELDS = {
     "base_lr": "base_lr", "weight_decay": "base.optim.weight_decay", "warmup_fraction": "warmup_fraction",
     "batch_size": "base.batch_size",
 }  # fmt: skip
-STEEPEST = 2.0  # power that `by_budget` takes
+MAX_POWER = 2.0  # that `by_budget` accepts
 
 
 @dataclass(frozen=True)
 class Best:
-    """The best value of a setting in one cell, at ``x``; ``value`` is None where ``status`` says why."""
+    """Best value of a setting in one cell, at ``x``; ``value`` is None if there is none, and ``status`` says why."""
 
     x: float
     status: str
@@ -50,7 +50,10 @@ class Best:
 
 @dataclass(frozen=True)
 class Rule:
-    """setting ≈ value · (x / reference)**power, with an interval of the power; or, in ``status``, why there is none."""
+    """Power law setting ≈ value · (x / reference)**power, with an interval of the power.
+
+    Without a rule, ``status`` holds the reason.
+    """
 
     setting: str
     x: str
@@ -60,30 +63,34 @@ class Rule:
     low: float | None = None
     high: float | None = None
     reference: float | None = None  # geometric mean of x
-    value: float | None = None  # of the setting there
+    value: float | None = None  # of the setting at the reference
     notes: tuple[str, ...] = ()
 
     def at(self, x: float) -> float:
-        """The setting there. Raises UserError, with the reason, where there is no rule."""
+        """Return the setting at ``x``.
+
+        Raises:
+          UserError: there is no rule; it names the reason.
+        """
         if self.value is None or self.reference is None or self.power is None:
             raise UserError(f"{self.setting} over {self.x}: {self.status}")
         return self.value * (x / self.reference) ** self.power
 
     def __str__(self) -> str:
-        said = f"{self.setting} over {self.x}: {self.status}"
+        text = f"{self.setting} over {self.x}: {self.status}"
         if self.power is not None:
-            said = (
+            text = (
                 f"{self.setting} ≈ {self.value:.4g} · ({self.x} / {self.reference:.4g})^{self.power:.3f}, "
                 f"95 % interval of the power [{self.low:.3f}, {self.high:.3f}]"
             )
-        return "; ".join([said, *self.notes])
+        return "; ".join([text, *self.notes])
 
 
 def best_value(cell: pd.DataFrame, setting: str, x: str, metric: str, noise: float = 0.0) -> Best:
     """Find the best value of ``setting`` in a cell.
 
-    It is the vertex of the parabola, over the setting's logarithm, of the lowest mean over seeds and up to two values
-    on either side; None where `tried_values.judge` does not find it inside what was tried.
+    It is the vertex of the parabola, over the setting's logarithm, through the lowest mean over seeds and up to two
+    values on either side; None where `tried_values.judge` does not find the best inside the tried values.
     """
     at, judged = float(cell[x].iloc[0]), judge(cell, setting, metric, noise)
     if judged.kind != INSIDE:
@@ -99,12 +106,20 @@ def best_value(cell: pd.DataFrame, setting: str, x: str, metric: str, noise: flo
 def fit_rule(
     df: pd.DataFrame, *, setting: str = "peak_lr", x: str = "width", metric: str = "error_mean", level: float = 0.95
 ) -> Rule:
-    """Fit ``setting`` as a power of ``x`` to a table of runs (`collect`'s, or any with these columns, budget, params
-    and seed): least squares in logarithms and Student's interval, for bests are few. Only runs of a cell that agree in
-    every other setting are compared. Rows that are not final, and cells where nothing but the usual value was tried,
-    tell nothing.
+    """Fit ``setting`` as a power of ``x``, by least squares in logarithms.
 
-    Raises UserError when the table lacks a column.
+    The interval of the power is Student's, as the bests are few. Only runs of a cell that agree in every other setting
+    are compared. Rows that are not final, and cells where only the usual value was tried, are ignored.
+
+    Args:
+      df: runs, as from `collect` or any table with these columns, budget, params and seed.
+      setting: column of the setting.
+      x: column of the predictor.
+      metric: column to minimize.
+      level: confidence level of the interval.
+
+    Raises:
+      UserError: the table lacks a column.
     """
     from scipy.stats import linregress, t
 
@@ -115,53 +130,56 @@ def fit_rule(
     cells = [part for part in _comparable(done[done[metric].notna()], setting) if part[setting].nunique() > 1]
     noise = noise_of(done, metric)
     bests = tuple(best_value(cell, setting, x, metric, noise) for cell in cells)
-    found = [(cell, b.x, b.value) for cell, b in zip(cells, bests, strict=True) if b.value is not None]
-    places = np.array([at for _, at, _ in found])
-    if len(np.unique(places)) < PLACES_FOR_RULE:
+    known = [(cell, b.x, b.value) for cell, b in zip(cells, bests, strict=True) if b.value is not None]
+    xs = np.array([at for _, at, _ in known])
+    if len(np.unique(xs)) < MIN_POINTS_FOR_RULE:
         left = sum(b.value is None for b in bests)
-        status = f"not identified: a best {setting} is known at {len(np.unique(places))} values of {x}, "
-        status += f"{PLACES_FOR_RULE} are needed ({left} of {len(bests)} cells have none)"
+        status = f"not identified: a best {setting} is known at {len(np.unique(xs))} values of {x}, "
+        status += f"{MIN_POINTS_FOR_RULE} are needed ({left} of {len(bests)} cells have none)"
         return Rule(setting, x, status, bests)
-    own = {x, setting} | ({"peak_lr"} if setting == "base_lr" else set())
-    varying = [c for c in OTHERS if c not in own and len({cell[c].iloc[0] for cell, *_ in found if c in cell}) > 1]
-    notes = tuple(f"{c} varies too, and this power holds its part" for c in varying)
-    middle = float(np.log(places).mean())
-    line = linregress(np.log(places) - middle, np.log([value for *_, value in found]))
-    half = float(t.ppf((1 + level) / 2, len(found) - 2)) * float(line.stderr)
+    fitted = {x, setting} | ({"peak_lr"} if setting == "base_lr" else set())
+    others = [c for c in CONFOUNDERS if c not in fitted]
+    varying = [c for c in others if len({cell[c].iloc[0] for cell, *_ in known if c in cell}) > 1]
+    notes = tuple(f"{c} varies too, and this power includes its effect" for c in varying)
+    middle = float(np.log(xs).mean())
+    line = linregress(np.log(xs) - middle, np.log([value for *_, value in known]))
+    half = float(t.ppf((1 + level) / 2, len(known) - 2)) * float(line.stderr)
     power, value = float(line.slope), float(np.exp(line.intercept))
-    if half > WIDEST:
-        status = f"not identified: the power is {power:.2f} ± {half:.2f}, known no better than to {WIDEST:g}"
+    if half > MAX_HALF_WIDTH:
+        status = f"not identified: the power is {power:.2f} ± {half:.2f}, known no better than to {MAX_HALF_WIDTH:g}"
         return Rule(setting, x, status, bests, notes=notes)
     if abs(power) < half:
-        notes += ("the interval holds 0, so the records do not tell it from a constant",)
+        notes += ("the interval contains 0, so the runs do not distinguish it from a constant",)
     return Rule(setting, x, "identified", bests, power, power - half, power + half, float(np.exp(middle)), value, notes)
 
 
 def _comparable(done: pd.DataFrame, setting: str) -> list[pd.DataFrame]:
-    """The runs of each cell in groups that agree in every setting but this one."""
-    name = SETTINGS.get(setting)
+    """Return the runs of each cell in groups that agree in every setting but this one."""
+    name = RULE_NAMES.get(setting)
     if "kind" in done:
         done = done[~is_check(done["kind"]) | (done["kind"] == f"{name}_check")]
-    held = [c for c in SETTINGS if c != setting and SETTINGS[c] != name and c in done]
-    # another batch means other steps, and a warm-up is a whole number of them
+    held = [c for c in RULE_NAMES if c != setting and RULE_NAMES[c] != name and c in done]
+    # another batch size changes the number of steps, and so the rounding of the warm-up
     slack = 1 / done["steps"].min() if name == "batch" and "steps" in done else 0.0
     keys = [_classes(done[c], slack if c == "warmup_fraction" else 0.0) for c in held]
     return [part for _, part in done.groupby([done["budget"], done["params"], *keys])]
 
 
 def _classes(values: pd.Series, slack: float) -> np.ndarray:
-    """A number for each value, the same where they differ by at most ``slack``; what is missing is one class."""
+    """Return a class index per value; values that differ by at most ``slack``, and missing ones, share a class."""
     numbers = np.nan_to_num(values.to_numpy(float), nan=-1.0)
-    found, place = np.unique(numbers, return_inverse=True)
-    return np.concatenate([[0], np.cumsum(np.diff(found) > slack)])[place] if len(found) else place
+    distinct, index = np.unique(numbers, return_inverse=True)
+    return np.concatenate([[0], np.cumsum(np.diff(distinct) > slack)])[index] if len(distinct) else index
 
 
 def rules_text(sweep_dir: str | Path) -> str:
-    """Of every setting that a sweep tried other values of: its rules over width and over budget, or why there is none;
-    and the fields that give the next sweep the rules over budget.
+    """Fit power laws in width and in budget for each setting that the sweep varied, or explain why that is impossible.
 
-    The rate over budget is ``base_lr``: what `lr_rule` makes of the width is divided out. Raises UserError when the
-    directory holds no sweep, or none of its runs has finished.
+    The text ends with the fields that give the next sweep the rules over budget. The learning rate over budget is
+    ``base_lr``, the rate without the factor that `lr_rule` makes of the width.
+
+    Raises:
+      UserError: the directory holds no sweep, or none of its runs has finished.
     """
     root = as_path(sweep_dir)
     config = config_of(root)
@@ -170,29 +188,29 @@ def rules_text(sweep_dir: str | Path) -> str:
     df = collect(root)
     if not df["final"].any():
         raise UserError(f"{root}: no run has finished")
-    places = df[["rung", "budget"]].itertuples(index=False)
-    df["base_lr"] = [rate * _base_share(config, *at) for rate, at in zip(df["peak_lr"], places, strict=True)]
+    cells = df[["rung", "budget"]].itertuples(index=False)
+    df["base_lr"] = [rate * _base_factor(config, *cell) for rate, cell in zip(df["peak_lr"], cells, strict=True)]
     lines: list[str] = []
-    found: list[Rule] = []
+    over_budget: list[Rule] = []
     for setting in ("peak_lr", "weight_decay", "warmup_fraction", "batch_size"):
         over = (("width", setting), ("budget", "base_lr" if setting == "peak_lr" else setting))
         rules = [fit_rule(df, setting=column, x=x, metric=config.metric) for x, column in over]
         if rules[0].bests:
             lines += [f"  {rule}" for rule in rules]
-            found += [rule for rule in rules if rule.x == "budget" and rule.power is not None]
+            over_budget += [rule for rule in rules if rule.x == "budget" and rule.power is not None]
         else:
-            lines.append(f"  {setting}: only the usual value was tried; {SETTINGS[setting]}_checks tries others")
-    return "\n".join(lines + _fields(config, found))
+            lines.append(f"  {setting}: only the usual value was tried; {RULE_NAMES[setting]}_checks tries others")
+    return "\n".join(lines + _fields(config, over_budget))
 
 
-def _base_share(config: SweepConfig, rung: float, budget: float) -> float:
-    """What a rate at a size is multiplied by to be ``base_lr`` at its budget."""
+def _base_factor(config: SweepConfig, rung: float, budget: float) -> float:
+    """Return the factor from a size's learning rate to ``base_lr`` at its budget."""
     usual = make_cell(config, rung, budget, config.seeds[0]).config.optim.peak_lr
     return float(config.base_lr * config.by_budget.factor("lr_power", budget) / usual)
 
 
 def _fields(config: SweepConfig, rules: list[Rule]) -> list[str]:
-    """The lines that set these rules over budget, all at one base budget."""
+    """Return the lines that set these rules over budget, all at one base budget."""
     lines = [f"  {r.setting}: a power of {r.power:.2f} is more than by_budget takes" for r in rules if _steep(r)]
     kept = [r for r in rules if not _steep(r)]
     if not kept:
@@ -201,14 +219,14 @@ def _fields(config: SweepConfig, rules: list[Rule]) -> list[str]:
     fields = [f"--by_budget.base_budget={base:g}"]
     for rule in kept:
         value = rule.at(base)
-        said = f"{value:.3g}"
+        text = f"{value:.3g}"
         if rule.setting == "batch_size":
             usual = config.base.batch_size
-            said = str(max(1, round(usual * 2.0 ** round(math.log2(value / usual)))))
-        name = SETTINGS[rule.setting]
-        fields += [f"--by_budget.{name}_power={rule.power:.3g}", f"--{FIELDS[rule.setting]}={said}"]
+            text = str(max(1, round(usual * 2.0 ** round(math.log2(value / usual)))))
+        name = RULE_NAMES[rule.setting]
+        fields += [f"--by_budget.{name}_power={rule.power:.3g}", f"--{FIELDS[rule.setting]}={text}"]
     return [*lines, "  for the config of the next sweep:", *(f"    {field}" for field in fields)]
 
 
 def _steep(rule: Rule) -> bool:
-    return rule.power is not None and abs(rule.power) > STEEPEST
+    return rule.power is not None and abs(rule.power) > MAX_POWER

@@ -1,4 +1,5 @@
-"""What to run next in a sweep that has a law: `scaling.design` on its frontier, in its own budgets and sizes."""
+"""The next runs for a sweep that has a law: `scaling.planning.experimental_design` on its frontier, budgets and
+sizes."""
 
 from __future__ import annotations
 
@@ -20,28 +21,29 @@ from clip_jax.sweep.collect import collect
 from clip_jax.sweep.control import sweep_config_of
 from clip_jax.sweep.plan import make_cell
 
-STEP = 2.0  # between candidate budgets
-SEEDS = 4  # at most at one of them
+BUDGET_STEP = 2.0  # ratio of neighboring candidate budgets
+MAX_SEEDS = 4  # at most at one candidate
 
 
 def next_runs(
     sweep_dir: str | Path, target: float, *, budget: float = 0.0, half_width: float = 0.0, law: str = "power"
 ) -> tuple[RunSelection, str]:
-    """The plan, and a text of what to add to the sweep's config.
+    """Return the plan of the next runs, and a text on what to add to the sweep's config.
 
-    Candidates are budgets from the smallest of the sweep upward by factors of two, below ``target`` and, with
-    ``budget``, at most that. The size of each is the rung nearest to the optimum that the sweep's valleys give, where
-    they give one.
+    Candidate budgets go from the smallest of the sweep upward by factors of two, below ``target`` and, with ``budget``,
+    at most that. The size of each is the rung nearest to the optimum that the sweep's IsoFLOP valleys give, if they
+    give one.
 
     Args:
-      sweep_dir: of a sweep with at least three finished budgets.
+      sweep_dir: a sweep with at least three finished budgets.
       target: FLOPs at which the error is to be forecast.
       budget: FLOPs to spend; or
-      half_width: of the forecast's 95 % interval, a share of it.
-      law: of compute.
+      half_width: half width of the forecast's 95 % interval to reach, relative to the forecast.
+      law: name of a law of compute.
 
     Raises:
-      UserError: neither or both of budget and half width, too few budgets, a target inside the sweep.
+      UserError: neither or both of budget and half width are given, too few budgets have finished, or the target lies
+        inside the sweep.
     """
     if (budget > 0) == (half_width > 0):
         raise UserError("sweep next: give --budget=FLOPS or --precision=SHARE, one of them")
@@ -59,15 +61,19 @@ def next_runs(
         raise UserError(f"--law={law}: must be a law of flops alone")
     fit = fit_law(form, frontier["flops"].to_numpy(float), frontier["error"].to_numpy(float))
     least = float(frontier["budget"].min())
-    places = [least * STEP**k for k in range(60) if least * STEP**k <= min(target / STEP, budget or target)]
-    if not places:
+    budgets = [
+        least * BUDGET_STEP**k
+        for k in range(60)
+        if least * BUDGET_STEP**k <= min(target / BUDGET_STEP, budget or target)
+    ]
+    if not budgets:
         raise UserError(f"--budget={budget:g}: is below the sweep's smallest budget, {least:g}")
-    candidates = np.array(places)
+    candidates = np.array(budgets)
     floor, _ = seed_noise(rows, config.metric)
     if budget:
-        plan = best_runs(fit, target, candidates, candidates, budget, floor=floor, repeats=SEEDS)
+        plan = best_runs(fit, target, candidates, candidates, budget, floor=floor, repeats=MAX_SEEDS)
     else:
-        plan = cheapest_plan(fit, target, candidates, candidates, half_width, floor=floor, repeats=SEEDS)
+        plan = cheapest_plan(fit, target, candidates, candidates, half_width, floor=floor, repeats=MAX_SEEDS)
     return plan, _text(config, plan, target, isoflop(rows, config.metric))
 
 
@@ -92,7 +98,7 @@ def _text(config: SweepConfig, plan: RunSelection, target: float, valleys: list[
 
 
 def _optimal(valleys: list[dict[str, Any]], power: float, flops: float) -> float:
-    """Parameters at the bottom of the valley there, by the allocation's power through the accepted valleys."""
+    """Return the optimal parameters at ``flops``, extrapolated by ``power`` from the accepted valleys."""
     known = [(v["budget"], v["params"]) for v in valleys if v["status"] == "accepted"]
     logs = [np.log(params) + power * np.log(flops / budget) for budget, params in known]
     return float(np.exp(np.mean(logs)))

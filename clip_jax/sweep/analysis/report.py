@@ -12,7 +12,7 @@ from clip_jax.errors import UserError
 from clip_jax.storage.json_files import read_json
 from clip_jax.storage.paths import as_path, staging_dir
 from clip_jax.sweep.collect import collect, curves, lr_evidence, several_data
-from clip_jax.train.trackers import mirror_law
+from clip_jax.train.trackers import track_law
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,14 +21,18 @@ Echo = Callable[[str], None]
 
 
 def report(sweep_dir: str | Path, echo: Echo = print) -> dict[str, Any]:
-    """Collect what is there, fit, write ``report/`` and print the summary. Raises UserError without a sweep."""
+    """Collect the runs, fit, write ``report/`` and print the summary.
+
+    Raises:
+      UserError: the directory holds no sweep, or no run has finished.
+    """
     from clip_jax.scaling.data.chance import chance_beside
     from clip_jax.scaling.report.write import text_summary, write_report
 
     root = as_path(sweep_dir)
     df = collect(root)
     config = from_dict(SweepConfig, read_json(root / "sweep.json") or {})
-    _needs_finished(df, root)
+    _check_finished(df, root)
     with staging_dir(root / "report") as out:
         law = write_report(
             df,
@@ -39,7 +43,7 @@ def report(sweep_dir: str | Path, echo: Echo = print) -> dict[str, Any]:
             title=config.name.replace("_", " "),
             chance=chance_beside(root, config.metric),
         )
-        mirror_law(config.base.wandb, root, _numbers(law), out / "error_vs_flops.png")
+        track_law(config.base.wandb, root, _numbers(law), out / "error_vs_flops.png")
     echo("\n" + text_summary(law) + f"\n\n  {root / 'report' / 'report.html'}")
     if (note := several_data(df)) is not None:
         echo(f"  {note}")
@@ -52,8 +56,18 @@ def report(sweep_dir: str | Path, echo: Echo = print) -> dict[str, Any]:
 def report_of_table(
     path: Path, out: str | None, metric: str, echo: Echo = print, *, chance: float | None = None
 ) -> dict[str, Any]:
-    """The report of a table of runs, a sweep's ``runs.csv`` or another's, into ``out`` (``report/`` beside it), with
-    the figure of a graded forecast that lies there. Raises UserError."""
+    """Write the report of a table of runs, and the figure of a graded forecast that lies beside the table.
+
+    Args:
+      path: a sweep's ``runs.csv``, or another table of runs.
+      out: the folder to write; by default ``report/`` beside the table.
+      metric: the column to explain.
+      echo: receives lines.
+      chance: the error of guessing; by default that of ``evals.csv`` beside the table.
+
+    Raises:
+      UserError: the table cannot be read or fitted.
+    """
     from clip_jax.scaling.data.chance import chance_of_table
     from clip_jax.scaling.data.runs_table import read_table
     from clip_jax.scaling.report.write import text_summary, write_report
@@ -71,7 +85,7 @@ def report_of_table(
 
 
 def _numbers(law: dict[str, Any]) -> dict[str, float]:
-    """Of a law, for a table of sweeps: each form's parameters, and what the best expects of ten times the compute."""
+    """Return a law's numbers for W&B: each form's parameters, and the forecast at ten times the compute."""
     numbers = {f"{f['form']}/{name}": value for f in law["fits"] for name, value in f["values"].items()}
     for row in law["averaged"][-1:]:
         low, high = row["run"]
@@ -80,7 +94,7 @@ def _numbers(law: dict[str, Any]) -> dict[str, float]:
     return numbers
 
 
-def _needs_finished(df: pd.DataFrame, root: Path) -> None:
+def _check_finished(df: pd.DataFrame, root: Path) -> None:
     if not df["final"].any():
         first = df["reason"].iloc[0]
         raise UserError(f"{root}: no run has finished; the first: {first}")

@@ -1,1 +1,1 @@
-"""Engines that run the jobs of a sweep, and what is handed over and taken up again."""
+"""Launchers: engines (local, Slurm, JobSet), per-run state files, and the reconciler."""

@@ -1,4 +1,4 @@
-"""What every engine can do. It queues, places and kills jobs; what became of a run is read from the run's directory."""
+"""The interface of an engine. It queues, places and kills jobs; a run's outcome is read from its directory."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from typing import Protocol
 from clip_jax.errors import UserError
 from clip_jax.storage.paths import local_scratch
 
-ANSWER_S = 60.0  # an engine's program that says nothing for so long is not answering
+ANSWER_S = 60.0  # timeout of an engine's command-line tool
 
 
 class EngineDown(UserError):
-    """The engine does not answer now; nothing is known of its jobs."""
+    """The engine does not answer, so the state of its jobs is unknown."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What an engine runs as one: the directories of the runs it trains, often one, and the arguments of ``clip-jax``
-    that train them and go on with them. ``attempt`` counts its submissions; ``until`` is the step at which it pauses
-    with a checkpoint, 0 for the end."""
+    """Unit of work of an engine: the directories of the runs that it trains, often one, and a command line.
+
+    The arguments of ``clip-jax`` both start and resume the runs. ``attempt`` counts the job's submissions; ``until`` is
+    the step at which it pauses with a checkpoint, 0 for the end.
+    """
 
     run_dirs: tuple[Path, ...]
     arguments: tuple[str, ...]
@@ -32,75 +34,84 @@ class Job:
 
     @property
     def key(self) -> str:
-        """Names it within its sweep: the id of its first run."""
+        """Name of the job within its sweep: the id of its first run."""
         return self.run_dirs[0].name
 
     @property
     def log(self) -> Path:
-        """What the attempt says, on this machine. Attempts that the engine itself repeats go on in the same file."""
+        """Local log file of the attempt. Attempts that the engine itself repeats append to the same file."""
         return local_scratch(self.run_dirs[0]) / "logs" / f"attempt-{self.attempt}.log"
 
 
 def train_job(run_dir: Path, until: int = 0) -> Job:
-    """One run, trained as its ``request.json`` says, up to step ``until`` if given."""
+    """Return the job that trains one run as its ``request.json`` says, up to step ``until`` if given."""
     arguments = ("train", f"--config={run_dir / 'request.json'}", f"--dir={run_dir}", "--quiet")
     return Job((run_dir,), (*arguments, *((f"--until={until}",) if until else ())), until=until)
 
 
 class Engine(Protocol):
-    """One small adapter a queueing system. A job is known to the engine by the name of its submission and its place in
-    it, both fixed before it is handed over, so a driver that dies in between finds it again.
+    """Adapter of one queueing system.
 
-    ``name`` is the engine's in a config. At most ``at_once`` jobs are with it at a time (None: it limits itself), at
-    most ``batch`` are handed over in one call, and it is looked at every ``poll_s`` seconds.
+    The engine knows a job by the name of its submission and its index in it. Both are fixed before the job is
+    submitted, so the successor of a driver that died in between finds it again.
+
+    ``name`` is the engine's name in a config. At most ``max_in_flight`` jobs are submitted at a time (None: the engine
+    limits itself), at most ``max_jobs_per_submit`` per call, and the queue is polled every ``poll_s`` seconds.
     """
 
     name: str
-    at_once: int | None
-    batch: int
+    max_in_flight: int | None
+    max_jobs_per_submit: int
     poll_s: float
 
     def submit(self, name: str, jobs: Sequence[Job]) -> None:
-        """Hand over. Raises EngineDown when it is not known whether that worked, UserError when it was refused."""
+        """Submit jobs; raise EngineDown if it is unknown whether that worked, UserError if they were refused."""
 
     def poll(self, jobs: Sequence[Job]) -> dict[str, str]:
-        """``queued`` or ``running`` by `Job.key`; what is missing is gone. Raises EngineDown."""
+        """Return ``queued`` or ``running`` by `Job.key`, without jobs that are gone; may raise EngineDown."""
 
     def cancel(self, jobs: Sequence[Job]) -> None:
-        """Stop them; those that run save a checkpoint. What is gone already is passed over."""
+        """Stop the jobs; those that run save a checkpoint. Jobs that are gone already are skipped."""
 
     def render(self, name: str, jobs: Sequence[Job]) -> str:
-        """What `submit` would hand over, to be read."""
+        """Return what `submit` would submit, as text."""
 
-    def leave(self) -> None:
-        """The driver was asked to stop: end what cannot live without it."""
+    def detach(self) -> None:
+        """End the jobs that cannot live without the driver, which was asked to stop."""
 
 
-def ask(command: Sequence[str], down: Sequence[str], text: str | None = None) -> str:
-    """The output of an engine's program; ``text`` is its input.
+def run_command(command: Sequence[str], down: Sequence[str], text: str | None = None) -> str:
+    """Run a command-line tool of an engine and return its output.
 
-    Raises EngineDown when it does not answer or its message holds one of ``down``, UserError with the message when it
-    refuses or is missing.
+    Args:
+      command: the tool and its arguments.
+      down: parts of messages that mean that the engine does not answer.
+      text: standard input.
+
+    Raises:
+      EngineDown: the tool does not answer, or its message holds one of ``down``.
+      UserError: the tool refuses, with its message, or is not installed.
     """
     try:
         done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=ANSWER_S, check=False)
     except FileNotFoundError:
         raise UserError(
-            f"engine: there is no {command[0]} on this machine; start the sweep where there is one, or choose another "
-            f"engine"
+            field="engine",
+            reason=f"{command[0]} is not installed on this machine",
+            hint="start the sweep where it is, or choose another engine",
         ) from None
     except subprocess.TimeoutExpired:
         raise EngineDown(f"{command[0]}: no answer in {ANSWER_S:.0f} s") from None
     if done.returncode == 0:
         return done.stdout
-    said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
-    if any(word.lower() in said.lower() for word in down):
-        raise EngineDown(f"{command[0]}: {said}")
-    raise UserError(f"{command[0]}: {said}")
+    message = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+    if any(word.lower() in message.lower() for word in down):
+        raise EngineDown(f"{command[0]}: {message}")
+    raise UserError(f"{command[0]}: {message}")
 
 
-def user() -> str:
-    """Whose jobs to look for."""
+def user_name() -> str:
+    """Return the name of the user whose jobs to look for."""
     import pwd
 
     return pwd.getpwuid(os.getuid()).pw_name

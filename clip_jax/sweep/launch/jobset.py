@@ -1,7 +1,8 @@
-"""Runs on Kubernetes: one JobSet a run, queued by Kueue; TPU slices, GPU pods, or plain ones.
+"""The Kubernetes engine: one JobSet per run, queued by Kueue, on TPU slices, GPU pods or CPU pods.
 
-Disruptions (a preempted, drained or lost node) restart the JobSet and cost no attempt; any other failure ends it, and
-the reconciler judges. ``kubectl`` is all that is used. Fields are those of JobSet v1alpha2 and of GKE's node labels.
+Disruptions (a preempted, drained or lost node) restart the JobSet and do not count as an attempt; any other failure
+ends it, and the reconciler decides. Only ``kubectl`` is used. The fields are those of JobSet v1alpha2 and of GKE's node
+labels.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from clip_jax.config.sweep import Resources
 from clip_jax.distributed.cluster import device_variables
 from clip_jax.errors import UserError, parse_json
 from clip_jax.storage.paths import is_remote
-from clip_jax.sweep.launch.base import Job, ask
-from clip_jax.sweep.launch.submission import submission
+from clip_jax.sweep.launch.base import Job, run_command
+from clip_jax.sweep.launch.submission import read_submission
 from clip_jax.train.run_directory import SUBMISSION
 
 PROGRAM = ("clip-jax",)
-PORT = 8476  # of process 0
-KEEP_S = 3600  # a finished JobSet, for its logs
+PORT = 8476  # of the coordinator, process 0
+KEEP_S = 3600  # seconds for which a finished JobSet and its logs are kept
 LABEL = "app.kubernetes.io/name"
 DOWN = (
     "unable to connect to the server", "connection refused", "i/o timeout", "tls handshake timeout", "was refused",
@@ -29,14 +30,14 @@ DOWN = (
 
 
 class JobSets:
-    """An engine of JobSets. ``slots`` is how many are with the cluster at once, queued ones included."""
+    """Engine of JobSets. ``slots`` is the number of JobSets in the cluster at once, including queued ones."""
 
-    name, batch = "jobset", 1
+    name, max_jobs_per_submit = "jobset", 1
 
     def __init__(self, sweep_dir: Path, slots: int, resources: Resources, program: tuple[str, ...] = PROGRAM) -> None:
-        """Raises UserError when pods would not see the sweep's directory."""
+        """Check that pods will see the sweep's directory; raise UserError if they will not."""
         self.resources, self.program = resources, program
-        self.at_once: int | None = slots
+        self.max_in_flight: int | None = slots
         self.poll_s = resources.poll_s
         if is_remote(sweep_dir):
             if resources.mount:
@@ -54,37 +55,37 @@ class JobSets:
             )
 
     def submit(self, name: str, jobs: Sequence[Job]) -> None:
-        """``kubectl apply``, which does nothing where it is there already."""
-        ask(("kubectl", "apply", "-f", "-"), DOWN, self.render(name, jobs))
+        """Submit with ``kubectl apply``, which does nothing if the JobSet exists already."""
+        run_command(("kubectl", "apply", "-f", "-"), DOWN, self.render(name, jobs))
 
     def poll(self, jobs: Sequence[Job]) -> dict[str, str]:
-        """What is neither completed nor failed; suspended means that Kueue has not let it start."""
-        out = ask((*self._kubectl("get"), "-l", f"{LABEL}=clip-jax", "-o", "json"), DOWN)
+        """Return the JobSets that are neither completed nor failed; a suspended one is waiting for Kueue."""
+        out = run_command((*self._kubectl("get"), "-l", f"{LABEL}=clip-jax", "-o", "json"), DOWN)
         states = {item["metadata"]["name"]: _state(item) for item in parse_json(out, "kubectl")["items"]}
         names = {job.key: _name(job) for job in jobs}
         return {key: state for key, name in names.items() if (state := states.get(name, ""))}
 
     def cancel(self, jobs: Sequence[Job]) -> None:
-        """``kubectl delete``; the pods have ``stop_before_s`` seconds to save."""
+        """Cancel with ``kubectl delete``; the pods have ``stop_before_s`` seconds to save."""
         names = [name for job in jobs if (name := _name(job))]
         if names:
-            ask((*self._kubectl("delete"), "--ignore-not-found", "--wait=false", *names), DOWN)
+            run_command((*self._kubectl("delete"), "--ignore-not-found", "--wait=false", *names), DOWN)
 
     def log(self, job: Job) -> str:
-        """What its pods said lately."""
+        """Return the last lines of the pods' logs."""
         pods = f"jobset.sigs.k8s.io/jobset-name={_name(job)}"
-        return ask(
+        return run_command(
             ("kubectl", "logs", f"--namespace={self.resources.namespace}", "-l", pods, "--prefix", "--tail=100"), DOWN
         )
 
-    def leave(self) -> None:
-        """The JobSets go on without a driver."""
+    def detach(self) -> None:
+        """Do nothing: the JobSets continue without a driver."""
 
     def _kubectl(self, verb: str) -> tuple[str, ...]:
         return ("kubectl", verb, "jobsets.jobset.x-k8s.io", f"--namespace={self.resources.namespace}")
 
     def render(self, name: str, jobs: Sequence[Job]) -> str:
-        """The YAML that ``kubectl apply`` reads."""
+        """Return the YAML that ``kubectl apply`` reads."""
         import yaml
 
         documents = [self._jobset(name, job) for job in jobs]
@@ -92,7 +93,7 @@ class JobSets:
 
     def _jobset(self, name: str, job: Job) -> dict[str, Any]:
         r = self.resources
-        labels = {LABEL: "clip-jax", "clip-jax/run": f"run-{job.key}"}  # hex digits alone may read as a number
+        labels = {LABEL: "clip-jax", "clip-jax/run": f"run-{job.key}"}  # digits alone would be parsed as a number
         labels |= {"kueue.x-k8s.io/queue-name": r.queue} if r.queue else {}
         labels |= {"kueue.x-k8s.io/priority-class": r.priority} if r.priority else {}
         metadata: dict[str, Any] = {"name": name, "namespace": r.namespace, "labels": labels}
@@ -135,7 +136,7 @@ class JobSets:
     def _pod(self, name: str, job: Job) -> dict[str, Any]:
         r = self.resources
         environment = {SUBMISSION: name}
-        if not r.topology and r.nodes > 1:  # a TPU slice says by itself who is in it
+        if not r.topology and r.nodes > 1:  # on a TPU slice JAX finds the processes itself
             environment |= {
                 "CLIP_JAX_COORDINATOR": f"{name}-train-0-0.{name}:{PORT}",
                 "CLIP_JAX_PROCESSES": str(r.nodes),
@@ -169,15 +170,15 @@ class JobSets:
             pod["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
             container["volumeMounts"].append({"name": "shm", "mountPath": "/dev/shm"})
             volumes.append({"name": "shm", "emptyDir": {"medium": "Memory"}})
-        if not volumes:  # of a directory in a bucket
+        if not volumes:  # the sweep is in a bucket
             del container["volumeMounts"]
         return pod | {"containers": [container]} | ({"volumes": volumes} if volumes else {})
 
 
 def _name(job: Job) -> str:
     try:
-        last = submission(job.run_dirs[0])
-    except UserError:  # corrupt: its job, if any, will find that another has the run
+        last = read_submission(job.run_dirs[0])
+    except UserError:  # corrupt: its job, if any, stops once a later submission is recorded
         last = None
     return last["name"] if last else ""
 

@@ -1,7 +1,8 @@
-"""Runs on this machine: one subprocess a job, a fixed number of slots, each with its own devices and cores.
+"""The local engine: one subprocess per job, a fixed number of slots, each with its own devices and cores.
 
-All that a next driver needs is in locks, which go with their owner: a child holds those of its runs and of its slot.
-For a sweep in a bucket these locks and the logs lie on this machine (`paths.local_scratch`).
+All that a successor of the driver needs is in locks, which end with the process that holds them: a child holds those of
+its runs and of its slot. For a sweep in a bucket these locks and the logs lie on this machine
+(`storage.paths.local_scratch`).
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ from clip_jax.sweep.launch.submission import note_exit
 from clip_jax.train.run_directory import SUBMISSION
 
 PROGRAM = (sys.executable, "-m", "clip_jax.cli")
-MEMORY_SHARE = 0.9  # of a GPU, over the runs that share it
-STOP_S = 120.0  # to save a checkpoint
-SLOT_S = 30.0  # for a slot to come free
-BUCKET_POLL_S = 3.0  # between two looks at runs in a bucket, where each look is a request
+MEMORY_SHARE = 0.9  # of a GPU's memory, over the runs that share it
+STOP_S = 120.0  # wait for cancelled jobs to save a checkpoint
+SLOT_S = 30.0  # wait for a slot to become free
+BUCKET_POLL_S = 3.0  # between two polls of runs in a bucket, where each poll is a request
 
 
 @dataclass
@@ -43,26 +44,33 @@ class _Child:
 
 
 class Local:
-    """An engine of subprocesses. A child that outlives its driver goes on, is waited for and never doubled."""
+    """Engine of subprocesses.
 
-    name, batch = "local", 1
+    A child that outlives its driver continues; the next driver waits for it and starts no second one.
+    """
+
+    name, max_jobs_per_submit = "local", 1
 
     def __init__(
         self, sweep_dir: Path, slots: int, resources: Resources | None = None, program: tuple[str, ...] = PROGRAM
     ) -> None:
-        """Raises UserError when there are fewer GPUs than the slots were promised."""
+        """Compute the environment of each slot.
+
+        Raises:
+          UserError: there are fewer GPUs than the slots need.
+        """
         self.dir, self.program = local_scratch(sweep_dir) / "slots", program
         self.poll_s = BUCKET_POLL_S if is_remote(sweep_dir) else 0.2
-        self.at_once: int | None = slots
+        self.max_in_flight: int | None = slots
         self.slots = slots
         self.resources = resources or Resources()
         self.children: dict[str, _Child] = {}
         self.environments = [slot_environment(slot, slots, self.resources) for slot in range(slots)]
 
     def submit(self, name: str, jobs: Sequence[Job]) -> None:
-        """Start it in a free slot."""
+        """Start each job in a free slot."""
         for job in jobs:
-            self._refuse_where_held(job)
+            self._check_not_held(job)
             for run_dir in job.run_dirs:
                 mkdir(local_scratch(run_dir) / "logs")
             with contextlib.ExitStack() as held:
@@ -80,8 +88,8 @@ class Local:
                     lock.write_owner(process.pid)
             self.children[job.key] = _Child(job, name, process)
 
-    def _refuse_where_held(self, job: Job) -> None:
-        """Raises EngineDown when a run in a bucket is trained, maybe from another machine."""
+    def _check_not_held(self, job: Job) -> None:
+        """Raise EngineDown if a run in a bucket is being trained, possibly from another machine."""
         for run_dir in job.run_dirs:
             if is_remote(run_dir) and (lease := Lease(run_dir)).is_held():
                 owner = lease.owner()
@@ -90,19 +98,19 @@ class Local:
     def _spawn(
         self, name: str, job: Job, out: IO[bytes], slot: int, locks: list[int], slot_lock: int
     ) -> subprocess.Popen[bytes]:
-        own = {SUBMISSION: name, INHERITED: ",".join(map(str, locks))}
+        launch = {SUBMISSION: name, INHERITED: ",".join(map(str, locks))}
         return subprocess.Popen(
             (*self.program, *job.arguments),
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
-            env=os.environ | self.environments[slot] | own,
+            env=os.environ | self.environments[slot] | launch,
             pass_fds=(*locks, slot_lock),
             start_new_session=True,
         )
 
     def _free_slot(self) -> tuple[int, RunLock]:
-        """Waits a while: a run of an earlier driver lets go of its directory just before its process ends."""
+        """Wait for a free slot: a run of an earlier driver unlocks its directory just before its process ends."""
         until = time.monotonic() + SLOT_S
         while time.monotonic() < until:
             for slot in range(self.slots):
@@ -115,7 +123,7 @@ class Local:
         raise EngineDown("local: every slot is taken by a run of an earlier driver")
 
     def poll(self, jobs: Sequence[Job]) -> dict[str, str]:
-        """Those whose process lives, ours or an earlier driver's."""
+        """Return ``running`` for the jobs whose process lives, whether this driver or an earlier one started it."""
         for key, child in list(self.children.items()):
             if (code := child.process.poll()) is not None:
                 del self.children[key]
@@ -124,8 +132,11 @@ class Local:
         return {job.key: "running" for job in jobs if job.key in self.children or _is_held(job)}
 
     def cancel(self, jobs: Sequence[Job]) -> None:
-        """Ask them to save and stop, and wait until they have. Raises UserError naming one that this machine cannot
-        stop, once all others have been asked."""
+        """Ask the jobs to save and stop, and wait for them.
+
+        Raises:
+          UserError: this machine cannot stop one of them; it is raised after all others have been asked.
+        """
         asked, refused = [], []
         for job in jobs:
             try:
@@ -141,15 +152,15 @@ class Local:
             raise refused[0]
 
     def render(self, name: str, jobs: Sequence[Job]) -> str:
-        """A shell line a job."""
+        """Return one shell line per job."""
         lines = []
         for i, job in enumerate(jobs):
-            own = [f"{k}={v}" for k, v in self.environments[i % self.slots].items()]
-            lines.append(shlex.join([*own, "clip-jax", *job.arguments]))
+            variables = [f"{k}={v}" for k, v in self.environments[i % self.slots].items()]
+            lines.append(shlex.join([*variables, "clip-jax", *job.arguments]))
         return "\n".join(lines)
 
-    def leave(self) -> None:
-        """Ask our children to save and stop, and wait for them."""
+    def detach(self) -> None:
+        """Ask this driver's children to save and stop, and wait for them."""
         for child in self.children.values():
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.process.pid, signal.SIGTERM)
@@ -159,7 +170,7 @@ class Local:
 
 
 def _lock(run_dir: Path) -> RunLock:
-    """What a child holds for as long as it lives. Of a run in a bucket it takes the lease besides."""
+    """Return the local lock that a child holds while it lives; for a run in a bucket it takes the lease too."""
     return RunLock(local_scratch(run_dir))
 
 
@@ -168,26 +179,31 @@ def _is_held(job: Job) -> bool:
 
 
 def slot_environment(slot: int, slots: int, resources: Resources) -> dict[str, str]:
-    """What a child sees of the GPUs, where there are any: with several slots, one each unless told otherwise.
+    """Return the environment that selects a child's GPUs, if there are any.
 
-    Raises UserError when there are fewer than ``resources`` asks for.
+    With several slots each gets one GPU, unless ``resources`` says otherwise.
+
+    Raises:
+      UserError: there are fewer GPUs than ``resources`` asks for.
     """
     gpus, each, sharing = visible_gpus(os.environ), resources.devices_per_process, resources.runs_per_device
     needed = -(-slots // sharing) * max(each, 1)
     if (each or sharing > 1) and needed > len(gpus):
-        raise UserError(f"slots={slots}: with these resources they need {needed} GPUs, and here are {len(gpus)}")
+        raise UserError(
+            field="slots", value=slots, reason=f"need {needed} GPUs with these resources, this machine has {len(gpus)}"
+        )
     if not gpus or (slots == 1 and not each):
         return {}
     first = (slot // sharing) * max(each, 1) % len(gpus)
-    found = {"CUDA_VISIBLE_DEVICES": ",".join(gpus[first : first + max(each, 1)])}
-    found |= device_variables("gpu", each, each)
+    environment = {"CUDA_VISIBLE_DEVICES": ",".join(gpus[first : first + max(each, 1)])}
+    environment |= device_variables("gpu", each, each)
     if sharing > 1:
-        found["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{MEMORY_SHARE / sharing:.3f}"
-    return found
+        environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{MEMORY_SHARE / sharing:.3f}"
+    return environment
 
 
 def slot_cores(slot: int, slots: int) -> set[int] | None:
-    """With several slots, each child keeps to its own share of the cores; None leaves all."""
+    """Return a slot's share of the cores if there are several slots; None for all cores."""
     if slots == 1 or not hasattr(os, "sched_getaffinity"):
         return None
     cores = sorted(os.sched_getaffinity(0))
@@ -196,7 +212,7 @@ def slot_cores(slot: int, slots: int) -> set[int] | None:
 
 @contextlib.contextmanager
 def on_cores(cores: set[int] | None) -> Iterator[None]:
-    """What is started meanwhile keeps to these; None leaves all."""
+    """Pin processes started inside the context to these cores; None pins nothing."""
     if cores is None:
         yield
         return

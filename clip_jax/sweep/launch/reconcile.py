@@ -1,4 +1,4 @@
-"""What keeps a stage of a sweep going: run directories on one side, the engine's queue on the other, and no state here.
+"""The reconciler of one stage of a sweep: it compares run directories with the engine's queue and keeps no state.
 
 Killed at any moment and started again, it does what remains.
 """
@@ -23,7 +23,7 @@ Echo = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended; ``reason`` is why it was left out, empty when it finished."""
+    """How a job ended; ``reason`` says why it is not tried again, and is empty if it finished."""
 
     job: Job
     reason: str
@@ -36,65 +36,73 @@ def reconcile(
     report: Callable[[Outcome], None] = lambda outcome: None,
     echo: Echo = print,
 ) -> None:
-    """Until every job has finished or is left out: look, and hand over what is gone and not done.
+    """Submit jobs that are neither live nor finished, again and again, until each has finished or failed.
 
-    A job is left out after a user's mistake (exit code 2), after ``max_attempts`` submissions without a new checkpoint
-    between them, or when it was cancelled. It is taken up again when its ``failure.json`` is removed meanwhile.
+    A job fails after a user's mistake (exit code 2), after ``max_attempts`` submissions without a new checkpoint
+    between them, or when it is cancelled. It is tried again if its ``failure.json`` is removed meanwhile.
+
+    Args:
+      engine: where the jobs run.
+      jobs: the jobs of the stage.
+      max_attempts: submissions of a job without progress.
+      report: called once for each job that ends.
+      echo: receives lines.
 
     Raises:
       UserError: the engine refused, or never answered.
-      KeyboardInterrupt: on SIGTERM or SIGINT, after `Engine.leave`.
+      KeyboardInterrupt: on SIGTERM or SIGINT, after `Engine.detach`.
     """
     _refuse_other_engine(engine, jobs)
     open_jobs = {job.key: job for job in jobs}
-    told: set[str] = set()
+    reported: set[str] = set()
     contact = _Contact(echo)
-    with _asked_to_stop() as stop:
+    with _stop_event() as stop:
         while open_jobs:
             with contact:
-                for outcome in _look(engine, list(open_jobs.values()), max_attempts, echo):
+                for outcome in _reconcile_once(engine, list(open_jobs.values()), max_attempts, echo):
                     if not outcome.reason:
                         del open_jobs[outcome.job.key]
-                    if outcome.job.key not in told:
+                    if outcome.job.key not in reported:
                         report(outcome)
-                    told.add(outcome.job.key)
-                told -= {key for key, job in open_jobs.items() if files.left_out(job) is None}
-                if all(key in told for key in open_jobs):
+                    reported.add(outcome.job.key)
+                reported -= {key for key, job in open_jobs.items() if files.failure_of(job) is None}
+                if all(key in reported for key in open_jobs):
                     return
             if stop.wait(engine.poll_s):
-                engine.leave()
+                engine.detach()
                 raise KeyboardInterrupt
 
 
-def _look(engine: Engine, jobs: list[Job], max_attempts: int, echo: Echo) -> list[Outcome]:
-    """One look at everything; what ended or is left out."""
-    live = engine.poll(jobs)  # before the files: what is gone by now has written its last word
+def _reconcile_once(engine: Engine, jobs: list[Job], max_attempts: int, echo: Echo) -> list[Outcome]:
+    """Compare all jobs with the queue once, submit what is due, and return the jobs that ended."""
+    live = engine.poll(jobs)  # before the files are read, which a job that is gone by now has finished writing
     ended, due = [], []
     for job in jobs:
-        if (why := files.left_out(job)) is not None and job.key not in live:
-            ended.append(Outcome(job, why["reason"]))
-        if why is not None or job.key in live:
+        if (failure := files.failure_of(job)) is not None and job.key not in live:
+            ended.append(Outcome(job, failure["reason"]))
+        if failure is not None or job.key in live:
             continue
         for run_dir in job.run_dirs:
             files.set_aside_corrupt(run_dir, echo)
         if files.finished(job):
             ended.append(Outcome(job, ""))
-        elif (verdict := files.verdict(job, max_attempts)) is not None:
-            files.leave_out(job, verdict)
-            ended.append(Outcome(job, verdict["reason"]))
+        elif (failure := files.give_up_reason(job, max_attempts)) is not None:
+            files.mark_failed(job, failure)
+            ended.append(Outcome(job, failure["reason"]))
         else:
             due.append(job)
-    room = len(due) if engine.at_once is None else max(0, engine.at_once - len(live))
+    room = len(due) if engine.max_in_flight is None else max(0, engine.max_in_flight - len(live))
     submit(engine, due[:room])
     return ended
 
 
 def submit(engine: Engine, jobs: Sequence[Job]) -> None:
-    """Hand jobs to the engine, each noted before."""
-    for first in range(0, len(jobs), engine.batch):
+    """Submit jobs to the engine, each recorded before."""
+    for first in range(0, len(jobs), engine.max_jobs_per_submit):
         name = f"clip-{uuid.uuid4().hex[:10]}"
         batch = [
-            files.note_submission(job, engine.name, name, i) for i, job in enumerate(jobs[first : first + engine.batch])
+            files.note_submission(job, engine.name, name, i)
+            for i, job in enumerate(jobs[first : first + engine.max_jobs_per_submit])
         ]
         engine.submit(name, batch)
         for job in batch:
@@ -104,17 +112,18 @@ def submit(engine: Engine, jobs: Sequence[Job]) -> None:
 def _refuse_other_engine(engine: Engine, jobs: Sequence[Job]) -> None:
     for job in jobs:
         last: dict[str, Any] = {}
-        with contextlib.suppress(UserError):  # a corrupt one is dealt with later
-            last = files.submission(job.run_dirs[0]) or {}
-        if last.get("engine", "") not in ("", engine.name) and not files.finished(job) and not files.left_out(job):
+        with contextlib.suppress(UserError):  # a corrupt file is set aside before the next attempt
+            last = files.read_submission(job.run_dirs[0]) or {}
+        if last.get("engine", "") not in ("", engine.name) and not files.finished(job) and not files.failure_of(job):
             raise UserError(
-                f"{job.run_dirs[0]}: was handed to engine {last['engine']!r}; go on with that one, or `clip-jax sweep "
-                f"cancel` and then `retry` before changing the engine"
+                field=str(job.run_dirs[0]),
+                reason=f"was submitted to engine {last['engine']!r}",
+                hint="continue with that engine, or `clip-jax sweep cancel` and then `retry` before changing it",
             )
 
 
 class _Contact(contextlib.AbstractContextManager):  # type: ignore[type-arg]
-    """Passes over an engine that does not answer for a while; one that never did is an error."""
+    """Context manager that tolerates an engine that stops answering, but not one that never answered."""
 
     def __init__(self, echo: Echo) -> None:
         self.echo, self.ever, self.lost = echo, False, False
@@ -133,7 +142,8 @@ class _Contact(contextlib.AbstractContextManager):  # type: ignore[type-arg]
 
 
 @contextlib.contextmanager
-def _asked_to_stop() -> Iterator[threading.Event]:
+def _stop_event() -> Iterator[threading.Event]:
+    """Yield an event that SIGTERM and SIGINT set."""
     stop = threading.Event()
     if was_asked():
         stop.set()

@@ -1,4 +1,4 @@
-"""Open the engine that a config names."""
+"""The engine that a config names."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from clip_jax.config.sweep import Resources
 from clip_jax.sweep.launch.base import Engine
 
 
-class Launched(Protocol):
-    """What a config says of where its runs are trained."""
+class LaunchConfig(Protocol):
+    """Part of a config that says where its runs are trained."""
 
     @property
     def engine(self) -> str: ...
@@ -20,8 +20,12 @@ class Launched(Protocol):
     def slots(self) -> int: ...
 
 
-def open_engine(config: Launched, sweep_dir: Path) -> Engine:
-    """The engine that the config names. Raises UserError where its programs are missing."""
+def open_engine(config: LaunchConfig, sweep_dir: Path) -> Engine:
+    """Return the engine that the config names.
+
+    Raises:
+      UserError: the engine cannot be used here.
+    """
     if config.engine == "local":
         from clip_jax.sweep.launch.local import Local
 

@@ -1,7 +1,7 @@
-"""Runs under Slurm: one job array a submission, in each of its tasks one ``srun`` that starts a run's processes.
+"""The Slurm engine: one job array per submission; each of its tasks starts a run's processes with one ``srun``.
 
-Slurm queues, places, preempts and requeues. Only ``sbatch``, ``squeue`` and ``scancel`` are used, in forms that every
-version in service has; accounting need not be there.
+Slurm queues, places, preempts and requeues. Only ``sbatch``, ``squeue`` and ``scancel`` are used, with options that
+every version in service has; accounting is not needed.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from clip_jax.config.sweep import Resources
 from clip_jax.distributed.cluster import device_variables
 from clip_jax.errors import UserError
 from clip_jax.storage.paths import is_remote
-from clip_jax.sweep.launch.base import Job, ask, user
-from clip_jax.sweep.launch.submission import EXIT, submission
+from clip_jax.sweep.launch.base import Job, run_command, user_name
+from clip_jax.sweep.launch.submission import EXIT, read_submission
 from clip_jax.train.run_directory import SUBMISSION
 
 PROGRAM = (sys.executable, "-m", "clip_jax.cli")
-# said when the controller is away, not when it refuses
+# parts of messages when the controller does not answer, as opposed to when it refuses
 DOWN = ("unable to contact slurm controller", "socket timed out", "connection refused", "temporarily", "zero bytes")
-WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD", "SUSPENDED")
+QUEUED_STATES = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD", "SUSPENDED")
 
 
 class Slurm:
-    """An engine of job arrays. ``slots`` is how many tasks of an array run at once."""
+    """Engine of job arrays. ``slots`` is the number of tasks of an array that run at once."""
 
     name = "slurm"
-    at_once: int | None = None
-    batch = 1000  # 1001 is MaxArraySize where nobody changed it
+    max_in_flight: int | None = None
+    max_jobs_per_submit = 1000  # MaxArraySize is 1001 by default
 
     def __init__(self, sweep_dir: Path, slots: int, resources: Resources, program: tuple[str, ...] = PROGRAM) -> None:
-        """Raises UserError for a directory in a bucket."""
+        """Check that the directory is no bucket; raise UserError if it is."""
         if is_remote(sweep_dir):
             raise UserError(
                 f"engine='slurm': {sweep_dir} is in a bucket; logs and exit codes need a directory that this machine "
@@ -43,36 +43,36 @@ class Slurm:
         self.poll_s = resources.poll_s
 
     def submit(self, name: str, jobs: Sequence[Job]) -> None:
-        """One array."""
+        """Submit the jobs as one array."""
         self.dir.mkdir(parents=True, exist_ok=True)
-        ask(("sbatch", "--parsable"), DOWN, self.render(name, jobs))
+        run_command(("sbatch", "--parsable"), DOWN, self.render(name, jobs))
 
     def poll(self, jobs: Sequence[Job]) -> dict[str, str]:
-        """From ``squeue``, by job name and place in the array."""
-        places = _places(jobs)
-        return {places[place]: state for place, (_, state) in self._queue().items() if place in places}
+        """Return the states by ``squeue``, matched by job name and index in the array."""
+        positions = _positions(jobs)
+        return {positions[position]: state for position, (_, state) in self._queue().items() if position in positions}
 
     def cancel(self, jobs: Sequence[Job]) -> None:
-        """``scancel``; Slurm asks the processes to stop and kills them after its KillWait."""
-        places = _places(jobs)
-        ids = [job_id for place, (job_id, _) in self._queue().items() if place in places]
+        """Cancel with ``scancel``; Slurm asks the processes to stop and kills them after its KillWait."""
+        positions = _positions(jobs)
+        ids = [job_id for position, (job_id, _) in self._queue().items() if position in positions]
         if ids:
-            ask(("scancel", *ids), DOWN)
+            run_command(("scancel", *ids), DOWN)
 
-    def leave(self) -> None:
-        """The jobs go on without a driver."""
+    def detach(self) -> None:
+        """Do nothing: the jobs continue without a driver."""
 
     def _queue(self) -> dict[tuple[str, str], tuple[str, str]]:
-        """Of all our live jobs: (name, place) -> (id to cancel it by, state)."""
-        out = ask(("squeue", "-h", "-r", "-u", user(), "-o", "%j|%F|%K|%T"), DOWN)
-        found = {}
+        """Return all live jobs of the user: (name, index) -> (id to cancel it by, state)."""
+        out = run_command(("squeue", "-h", "-r", "-u", user_name(), "-o", "%j|%F|%K|%T"), DOWN)
+        tasks = {}
         for line in filter(None, out.splitlines()):
-            name, array, place, state = line.strip().rsplit("|", 3)
-            found[name, place] = (f"{array}_{place}", "queued" if state in WAITING else "running")
-        return found
+            name, array, position, state = line.strip().rsplit("|", 3)
+            tasks[name, position] = (f"{array}_{position}", "queued" if state in QUEUED_STATES else "running")
+        return tasks
 
     def render(self, name: str, jobs: Sequence[Job]) -> str:
-        """The script that ``sbatch`` reads."""
+        """Return the script that ``sbatch`` reads."""
         r = self.resources
         last = len(jobs) - 1
         options = [
@@ -89,7 +89,7 @@ class Slurm:
         if r.devices_per_process:
             options.append(f"--gres={r.gres}:{r.devices_per_process * r.processes_per_node}")
         if r.time_limit_min:
-            # to the processes of srun, not to this script, which has yet to write down how they ended
+            # signals the processes of srun but not this script, which must still write their exit code
             options += [f"--time={r.time_limit_min}", f"--signal=TERM@{r.stop_before_s}"]
         options += r.sbatch
         cores = f" --cpus-per-task={r.cores}" if r.cores else ""
@@ -125,12 +125,12 @@ class Slurm:
 
 
 def _platform(gres: str) -> str:
-    """What JAX calls the devices of a generic resource; empty where its name does not tell."""
+    """Return JAX's name of a generic resource's devices; empty if the resource's name does not tell."""
     return "gpu" if gres.partition(":")[0] == "gpu" else ""
 
 
 def _setup(lines: Sequence[str]) -> list[str]:
-    """Shell lines of the user's, of which the first that fails ends the job."""
+    """Return the user's shell lines, wrapped so that the first one that fails ends the job."""
     if not lines:
         return []
     failed = 'echo "clip-jax: resources.setup: a line of it failed with exit code $code"'
@@ -145,14 +145,14 @@ def _words(items: Sequence[object]) -> str:
     return "(" + shlex.join(map(str, items)) + ")"
 
 
-def _places(jobs: Sequence[Job]) -> dict[tuple[str, str], str]:
-    """(name of the submission, place in it) -> key."""
-    found = {}
+def _positions(jobs: Sequence[Job]) -> dict[tuple[str, str], str]:
+    """Return (name of the submission, index in it) -> key."""
+    keys = {}
     for job in jobs:
         try:
-            last = submission(job.run_dirs[0])
-        except UserError:  # corrupt: its job, if any, will find that another has the run
+            last = read_submission(job.run_dirs[0])
+        except UserError:  # corrupt: its job, if any, stops once a later submission is recorded
             last = None
         if last:
-            found[last["name"], str(last["index"])] = job.key
-    return found
+            keys[last["name"], str(last["index"])] = job.key
+    return keys

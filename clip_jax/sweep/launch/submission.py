@@ -1,7 +1,8 @@
-"""The files by which a driver, the one after it, and an engine's job know of each other; all in the run's directory.
+"""Per-run state files shared by the sweep driver, its successors, and the job; all lie in the run's directory.
 
-``submission.json``: what was handed to which engine, written before it is. ``exit.json``: the exit code of the job,
-written by whoever saw it end. ``failure.json``: why the run is left out.
+``submission.json``: what was submitted to which engine, written before the submission. ``exit.json``: the exit code of
+the job, written by the process that observes the exit (the local launcher or the Slurm script). ``failure.json``: why
+the run is not tried again.
 """
 
 from __future__ import annotations
@@ -24,35 +25,41 @@ from clip_jax.train.run_directory import SUBMISSION_FILE, checkpoints_in
 
 EXIT, FAILURE = "exit.json", "failure.json"
 CANCELLED = "cancelled"
-OURS = ("result.json", "status.json", SUBMISSION_FILE, EXIT, FAILURE)
+STATE_FILES = ("result.json", "status.json", SUBMISSION_FILE, EXIT, FAILURE)
 
 
-def submission(run_dir: Path) -> dict[str, Any] | None:
-    """The last one, or None. Raises UserError when it cannot be read."""
+def read_submission(run_dir: Path) -> dict[str, Any] | None:
+    """Return the run's last submission, or None.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
     return read_json(run_dir / SUBMISSION_FILE)
 
 
 def set_aside_corrupt(run_dir: Path, echo: Callable[[str], None], *, whole_result: bool = False) -> None:
-    """Move records that are no JSON, or of another shape, out of the way, and say so: the next attempt writes them
-    again. With ``whole_result`` a result that lacks what the table of its sweep needs goes too."""
-    for name in OURS:
+    """Rename state files that are not valid JSON or lack fields, and say so; the next attempt writes them again.
+
+    With ``whole_result``, a result that lacks a column of the sweep's table is renamed too.
+    """
+    for name in STATE_FILES:
         path = run_dir / name
         try:
-            found = read_json(path)
-            if found is not None and whole_result and name == "result.json":
-                check_result(found, path)
+            values = read_json(path)
+            if values is not None and whole_result and name == "result.json":
+                check_result(values, path)
         except UserError as error:
             move_tree(path, path.with_name(f"{name}.corrupt"))
             echo(f"  {error}; moved to {name}.corrupt")
 
 
 def finished(job: Job) -> bool:
-    """Whether all its runs have their result, or have come as far as it was to bring them."""
+    """Return whether every run of the job has a result, or has reached the step at which the job pauses."""
     return all(exists(d / "result.json") or 0 < job.until <= _newest(d) for d in job.run_dirs)
 
 
 def checkpoint_step(job: Job) -> int:
-    """The newest checkpoint of its runs; 0 without any."""
+    """Return the step of the newest checkpoint of the job's runs; 0 if there is none."""
     return max(_newest(run_dir) for run_dir in job.run_dirs)
 
 
@@ -61,8 +68,8 @@ def _newest(run_dir: Path) -> int:
 
 
 def note_submission(job: Job, engine: str, name: str, index: int) -> Job:
-    """Write down that it is about to be handed over; returns it with the number of the attempt."""
-    before = submission(job.run_dirs[0]) or {"attempt": 0, "tries": 0, "step": 0, "accepted": True}
+    """Record that the job is about to be submitted; return it with the number of the attempt."""
+    before = read_submission(job.run_dirs[0]) or {"attempt": 0, "tries": 0, "step": 0, "accepted": True}
     step, counts = checkpoint_step(job), before["accepted"]
     tries = 1 if step > before["step"] else before["tries"] + 1 if counts else max(before["tries"], 1)
     attempt = before["attempt"] + 1 if counts else max(before["attempt"], 1)
@@ -76,28 +83,28 @@ def note_submission(job: Job, engine: str, name: str, index: int) -> Job:
 
 
 def note_accepted(job: Job) -> None:
-    """The engine has it: the attempt counts."""
+    """Record that the engine accepted the job, so that the attempt counts."""
     for run_dir in job.run_dirs:
-        write_json(run_dir / SUBMISSION_FILE, (submission(run_dir) or {}) | {"accepted": True})
+        write_json(run_dir / SUBMISSION_FILE, (read_submission(run_dir) or {}) | {"accepted": True})
 
 
 def note_exit(run_dir: Path, name: str, code: int) -> None:
-    """The job of submission ``name`` ended with this code."""
+    """Record that the job of submission ``name`` ended with this exit code."""
     write_json(run_dir / EXIT, {"name": name, "code": code})
 
 
 def exit_code(run_dir: Path, name: str) -> int | None:
-    """How the job of this submission ended; None when nobody saw it."""
+    """Return the exit code of this submission's job; None if no process observed it."""
     with contextlib.suppress(UserError):
-        found = read_json(run_dir / EXIT)
-        if found and found.get("name") == name:
-            return int(found["code"])
+        values = read_json(run_dir / EXIT)
+        if values and values.get("name") == name:
+            return int(values["code"])
     return None
 
 
-def verdict(job: Job, max_attempts: int) -> dict[str, Any] | None:
-    """Why a job that is gone and not finished should not be tried again: {code, reason, log}; None when it should."""
-    last = submission(job.run_dirs[0])
+def give_up_reason(job: Job, max_attempts: int) -> dict[str, Any] | None:
+    """Return {code, reason, log} if an unfinished job that is gone should not be tried again, else None."""
+    last = read_submission(job.run_dirs[0])
     if last is None or not last["accepted"]:
         return None
     code = exit_code(job.run_dirs[0], last["name"])
@@ -109,7 +116,7 @@ def verdict(job: Job, max_attempts: int) -> dict[str, Any] | None:
 
 def _reason(job: Job, code: int | None, last: dict[str, Any]) -> str:
     if code is None:
-        how = "ended without a word"
+        how = "ended without an exit code"
     elif code < 0 or code > 128:
         number = -code if code < 0 else code - 128
         known = number in {s.value for s in signal.Signals}
@@ -117,49 +124,52 @@ def _reason(job: Job, code: int | None, last: dict[str, Any]) -> str:
     else:
         how = f"exit code {code}"
     how += f", {last['tries']} times" if last["tries"] > 1 else ""
-    said = last_line(Job(job.run_dirs, job.arguments, last["attempt"]).log)
-    return f"{how}: {said}" if said else how
+    message = last_line(Job(job.run_dirs, job.arguments, last["attempt"]).log)
+    return f"{how}: {message}" if message else how
 
 
 def last_line(log: Path) -> str:
-    """The last line of a log that says something; what Slurm says of it afterwards does not count."""
+    """Return the last non-empty line of a log, without those that Slurm appends."""
     if not log.exists():
         return ""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 8192))
         lines = [x.strip() for x in file.read().decode(errors="replace").splitlines() if x.strip()]
-    own = [x for x in lines if not x.startswith(("srun:", "slurmstepd"))]
-    return (own or lines or [""])[-1]
+    from_job = [x for x in lines if not x.startswith(("srun:", "slurmstepd"))]
+    return (from_job or lines or [""])[-1]
 
 
-def leave_out(job: Job, why: dict[str, Any]) -> None:
-    """Say in each of its unfinished runs why it is not tried again: its own reason, if it is one of a family."""
+def mark_failed(job: Job, failure: dict[str, Any]) -> None:
+    """Record in each unfinished run of the job why it is not tried again.
+
+    A run of several that recorded its own failure keeps that reason.
+    """
     for run_dir in job.run_dirs:
         if not exists(run_dir / "result.json"):
             mkdir(run_dir)
             status: dict[str, Any] = {}
             with contextlib.suppress(UserError):
                 status = (read_json(run_dir / "status.json") or {}) if len(job.run_dirs) > 1 else {}
-            own = {"reason": status["reason"]} if status.get("state") == "failed" else {}
-            write_json(run_dir / FAILURE, why | own)
+            recorded = {"reason": status["reason"]} if status.get("state") == "failed" else {}
+            write_json(run_dir / FAILURE, failure | recorded)
 
 
-def left_out(job: Job) -> dict[str, Any] | None:
-    """Why it is not tried again; None when it may be."""
+def failure_of(job: Job) -> dict[str, Any] | None:
+    """Return why the job is not tried again; None if it may be."""
     for run_dir in job.run_dirs:
-        with contextlib.suppress(UserError):  # a corrupt one is set aside before the next attempt
-            if (why := read_json(run_dir / FAILURE)) is not None and not exists(run_dir / "result.json"):
-                return why
+        with contextlib.suppress(UserError):  # a corrupt file is set aside before the next attempt
+            if (failure := read_json(run_dir / FAILURE)) is not None and not exists(run_dir / "result.json"):
+                return failure
     return None
 
 
-def take_up(job: Job) -> None:
-    """Forget that it was left out, count its tries afresh, and let any engine have it."""
+def requeue(job: Job) -> None:
+    """Remove the job's failure and reset its attempts, so that any engine may run it."""
     for run_dir in job.run_dirs:
         for name in (FAILURE, EXIT):
             remove(run_dir / name)
         last = None
-        with contextlib.suppress(UserError):  # a damaged one is set aside before the next attempt
-            last = submission(run_dir)
+        with contextlib.suppress(UserError):  # a corrupt file is set aside before the next attempt
+            last = read_submission(run_dir)
         if last:
             write_json(run_dir / SUBMISSION_FILE, last | {"engine": "", "tries": 0})

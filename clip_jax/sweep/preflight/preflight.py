@@ -1,8 +1,10 @@
-"""Will it fit, and how long will it take? Every distinct training step of a sweep is compiled for the target before
-anything is launched: for a TPU topology without having one, else for the devices at hand. Nothing is run.
+"""Ahead-of-time check of a sweep: does each training step fit in memory, and how long will it take?
 
-Memory is XLA's own analysis of the compiled step. Time is not XLA's (it counts the body of a scan once): it is the
-roofline of our own FLOPs and bytes, the least that the device's data sheet allows.
+Every distinct training step is compiled for the target before anything is launched: for a TPU topology that need not be
+at hand, else for this machine's devices. Nothing is executed.
+
+Memory is XLA's own analysis of the compiled step. Time is not XLA's, which counts the body of a scan once: it is a
+roofline of our own FLOPs and bytes, the least time that the device's data sheet allows.
 """
 
 from __future__ import annotations
@@ -24,19 +26,19 @@ from clip_jax.models.execution import resolve
 from clip_jax.sweep.preflight.roofline import Roofline, roofline
 
 HERE = "here"
-# what keeps less than a policy does, to be tried where memory is short
-LESS: dict[str, tuple[str, ...]] = {
+# policies that save less memory than each policy does, tried in this order if memory is short
+CHEAPER_POLICIES: dict[str, tuple[str, ...]] = {
     "everything": ("dense", "nothing"), "dots": ("dense", "nothing"),
     "dense": ("nothing",), "attention": ("nothing",), "nothing": (),
 }  # fmt: skip
-LEAST_PIECE = 8  # pairs a device works on at once; fewer leave it idle
-# libtpu asks the machine what it is; these answer for a machine that has no TPU
+MIN_PIECE = 8  # pairs per device and microbatch; fewer leave the device idle
+# libtpu queries the machine for its type; these answer for a machine that has no TPU
 NO_TPU = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-16", "TPU_WORKER_HOSTNAMES": "localhost"}
 
 
 @dataclass(frozen=True)
 class Target:
-    """The devices that a step is compiled for; ``memory`` in bytes a device."""
+    """Devices that a step is compiled for; ``memory`` in bytes per device."""
 
     name: str
     devices: list[Any]
@@ -45,9 +47,14 @@ class Target:
 
 
 def find_target(name: str = HERE, slices: int = 1) -> Target:
-    """``here``, or a TPU topology: GENERATION:SHAPE of one slice (v5e:16x16, v5p:8x8x16), times ``slices``.
+    """Return the devices of ``here``, or of a TPU topology.
 
-    Raises UserError for a topology that libtpu does not know, and without libtpu.
+    Args:
+      name: ``here``, or GENERATION:SHAPE of one slice (v5e:16x16, v5p:8x8x16).
+      slices: number of such slices.
+
+    Raises:
+      UserError: libtpu does not know the topology, or is not installed.
     """
     import jax
 
@@ -67,10 +74,10 @@ def find_target(name: str = HERE, slices: int = 1) -> Target:
     try:
         devices = list(topologies.get_topology_desc(platform="tpu", topology_name=name, **many).devices)
     except Exception as error:  # noqa: BLE001 - libtpu raises whatever it likes
-        said = str(error).split("\n")[0]
-        if "libtpu" in said and "not" in said.lower():
+        message = str(error).split("\n")[0]
+        if "libtpu" in message and "not" in message.lower():
             raise UserError(f"--target={name}: needs libtpu: pip install 'clip-jax-scaling[preflight]'") from None
-        raise UserError(f"--target={name}: {said}") from None
+        raise UserError(f"--target={name}: {message}") from None
     kind = str(getattr(devices[0], "device_kind", ""))
     device = device_of(kind)
     if device is None or device.memory is None:
@@ -80,7 +87,7 @@ def find_target(name: str = HERE, slices: int = 1) -> Target:
 
 @dataclass(frozen=True)
 class Step:
-    """Bytes on one device of a compiled step, and what compiling took. ``reason`` says why it was refused."""
+    """Bytes per device of a compiled step, and its compile time. ``reason`` says why it was refused."""
 
     state: float  # parameters and moments
     needed: float  # state, batch, temporaries and program
@@ -89,7 +96,7 @@ class Step:
 
 
 def compile_step(config: RunConfig, target: Target) -> Step:
-    """Compile one training step. A config that the mesh cannot hold is a reason, not an error."""
+    """Compile one training step; a config that the mesh cannot hold gives a reason, not an error."""
     import jax
 
     from clip_jax.distributed.mesh import check_batch, make_mesh
@@ -101,7 +108,7 @@ def compile_step(config: RunConfig, target: Target) -> Step:
         train_step, state, batch = abstract_step(config, mesh)
     except ConfigError as error:
         return Step(0, 0, 0, str(error))
-    kept = float(sum(_bytes_here(x) for x in jax.tree.leaves(state)))
+    kept = float(sum(_bytes_per_device(x) for x in jax.tree.leaves(state)))
     if kept > target.memory:
         return Step(kept, kept, 0, "parameters and moments alone do not fit: split them over more devices (mesh.fsdp)")
     began = time.monotonic()
@@ -111,8 +118,8 @@ def compile_step(config: RunConfig, target: Target) -> Step:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        found = re.search(r"\(?([\d.]+)([MG])\)? exceeds", str(error))
-        temporaries = float(found[1]) * (GIB if found[2] == "G" else 2**20) if found else target.memory
+        match = re.search(r"\(?([\d.]+)([MG])\)? exceeds", str(error))
+        temporaries = float(match[1]) * (GIB if match[2] == "G" else 2**20) if match else target.memory
         return Step(kept, kept + temporaries, time.monotonic() - began, "too little memory")
     needed = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     needed += memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
@@ -120,14 +127,14 @@ def compile_step(config: RunConfig, target: Target) -> Step:
     return Step(kept, float(needed), time.monotonic() - began, reason)
 
 
-def _bytes_here(x: Any) -> int:
-    """Of one array, on one device."""
+def _bytes_per_device(x: Any) -> int:
+    """Return the bytes of an array on one device."""
     return math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One shape of a sweep on the target. ``config`` is the way that fits, or the last one tried."""
+    """Result for one shape of a sweep on the target. ``config`` is the variant that fits, or the last one tried."""
 
     label: str
     config: RunConfig
@@ -137,36 +144,35 @@ class Verdict:
 
     @property
     def fits(self) -> bool:
-        """Whether it can be launched."""
+        """Whether the shape can be launched."""
         return not self.step.reason
 
 
-def judge(label: str, config: RunConfig, target: Target, flop_per_second: float | None = None) -> Verdict:
-    """Compile the config as it would run there; if memory is short, with more recomputed, then in pieces, cheapest
-    first."""
-    tried, one = 0, config
+def find_fit(label: str, config: RunConfig, target: Target, flop_per_second: float | None = None) -> Verdict:
+    """Compile the config; if memory is short, try more rematerialization, then microbatches, cheapest first."""
+    tried, variant = 0, config
     step = Step(0, 0, 0, "")
     peaks: dict[tuple[bool, str], Step] = {}
 
-    for one in _ways(config, target, peaks):
-        step = compile_step(one, target)
+    for variant in _variants(config, target, peaks):
+        step = compile_step(variant, target)
         tried += 1
-        if not one.microbatch_size or config.microbatch_size:
-            peaks[one.model.remat, one.model.remat_policy] = step
+        if not variant.microbatch_size or config.microbatch_size:
+            peaks[variant.model.remat, variant.model.remat_policy] = step
         if not step.reason or "memory" not in step.reason:
             break
-    time_ = Roofline(None) if step.reason else roofline(one, target.devices, target.device, flop_per_second)
-    return Verdict(label, one, step, time_, tried)
+    time_ = Roofline(None) if step.reason else roofline(variant, target.devices, target.device, flop_per_second)
+    return Verdict(label, variant, step, time_, tried)
 
 
-def _ways(config: RunConfig, target: Target, peaks: dict[tuple[bool, str], Step]) -> Iterator[RunConfig]:
+def _variants(config: RunConfig, target: Target, peaks: dict[tuple[bool, str], Step]) -> Iterator[RunConfig]:
     config = dataclasses.replace(config, model=resolve(config.model, target.devices[0]))
     yield config
     kept = (config.model.remat, config.model.remat_policy)
     policies = [kept]
-    for policy in LESS[config.model.remat_policy if config.model.remat else "everything"]:
+    for policy in CHEAPER_POLICIES[config.model.remat_policy if config.model.remat else "everything"]:
         if policy == "dense" and config.model.image.stages:
-            policy = "dots"  # which knows convolutions
+            policy = "dots"  # the policy that supports convolutions
         if kept == (True, policy):
             continue
         policies.append((True, policy))
@@ -180,7 +186,7 @@ def _ways(config: RunConfig, target: Target, peaks: dict[tuple[bool, str], Step]
         whole = peaks[remat, policy]
         share = (target.memory - whole.state) * 0.8 / max(whole.needed - whole.state, 1.0)
         piece = _piece(config.batch_size, len(target.devices), share)
-        while piece >= LEAST_PIECE * len(target.devices):
+        while piece >= MIN_PIECE * len(target.devices):
             yield dataclasses.replace(_recomputed(config, remat, policy), microbatch_size=piece)
             piece = _piece(config.batch_size, len(target.devices), piece / 2 / config.batch_size)
 
@@ -190,14 +196,14 @@ def _recomputed(config: RunConfig, remat: bool, policy: str) -> RunConfig:
 
 
 def _piece(batch: int, devices: int, share: float) -> int:
-    """The largest piece that divides the batch, gives every device the same and is at most this share; 0 for none."""
+    """Return the largest microbatch, at most ``share`` of the batch, that splits it and the devices evenly; else 0."""
     per_device = batch // devices
     sizes = [n for n in range(1, per_device) if per_device % n == 0 and n <= per_device * share]
     return max(sizes, default=0) * devices
 
 
 def shape_of(config: RunConfig) -> RunConfig:
-    """The config with all that does not change the compiled program at its default."""
+    """Return the config with every field that does not change the compiled program at its default."""
     optim = dataclasses.replace(OptimConfig(), state_dtype=config.optim.state_dtype, rounding=config.optim.rounding)
     optim = dataclasses.replace(optim, warmup_steps=0, loss_scale=config.optim.loss_scale)
     shape = dataclasses.replace(config, optim=optim, data=RunConfig().data, evals=RunConfig().evals)
@@ -215,14 +221,17 @@ def preflight(
     price: float | None = None,
     echo: Echo = print,
 ) -> list[Verdict]:
-    """Judge every distinct shape of (label, config, planned FLOPs) and print the table. Returns the verdicts.
+    """Compile every distinct shape of (label, config, planned FLOPs), print the table and return the verdicts.
 
     Args:
       runs: in the order to print.
-      target_name: see `find_target`; the slices are those of each config's mesh.
-      flop_per_second: of one device whose data sheet is not known.
-      price: of one device-hour, any currency.
-      echo: takes one line.
+      target_name: see `find_target`; the number of slices is that of the first config's mesh.
+      flop_per_second: speed of one device whose data sheet is not known.
+      price: price per device-hour, in any currency.
+      echo: receives one line.
+
+    Raises:
+      UserError: there is no run, or the target cannot be used.
     """
     if not runs:
         raise UserError("nothing to compile: the plan keeps no cell")
@@ -238,7 +247,7 @@ def preflight(
     )
     verdicts = []
     for shape, members in groups.items():
-        verdict = judge(members[0][0], shape, target, flop_per_second)
+        verdict = find_fit(members[0][0], shape, target, flop_per_second)
         verdicts.append(verdict)
         steps = sum(config.steps for _, config, _ in members)
         echo(_line(verdict, target, steps, len(members), price))

@@ -1,4 +1,5 @@
-"""The least time that one training step can take on a target: FLOPs, bytes and messages over the data sheet's peaks."""
+"""Roofline of a training step: the least time on a target, from FLOPs, bytes and messages over the data sheet's
+peaks."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from clip_jax.flops.devices import Device
 
 @dataclass(frozen=True)
 class Roofline:
-    """The least time of one step by each limit, in seconds; None where the device's speed is not known."""
+    """Least time of one step by each limit, in seconds; None if the device's speed is not known."""
 
     compute: float | None
     memory: float | None = None
@@ -21,13 +22,13 @@ class Roofline:
 
     @property
     def seconds(self) -> float | None:
-        """The largest: they overlap at best."""
+        """Largest of the three limits, as they overlap at best."""
         known = [t for t in (self.compute, self.memory, self.network) if t is not None]
         return max(known) if known else None
 
     @property
     def bound(self) -> str:
-        """What limits it."""
+        """Name of the largest limit."""
         known = {name: t for name in ("compute", "memory", "network") if (t := getattr(self, name)) is not None}
         return max(known, key=lambda name: known[name]) if known else "unknown"
 
@@ -35,11 +36,12 @@ class Roofline:
 def roofline(
     config: RunConfig, devices: list[Any], device: Device | None, flop_per_second: float | None = None
 ) -> Roofline:
-    """From the FLOPs and bytes of one device's share of the step over ``devices``, recomputation and pieces included.
+    """Return the roofline of one device's share of the step over ``devices``, with recomputation and microbatches.
 
-    The share is the step's own jaxpr at a device's rows of the batch. Bytes: operands and results of every product,
-    and the optimiser's passes over its state. Network: the gradients' sum over copies, the parameters gathered over
-    ``fsdp`` and the sums over ``tensor``. ``flop_per_second`` stands in for an unknown device's peak.
+    The share is the step's own jaxpr at a device's rows of the batch. Bytes are the operands and results of every
+    product and the optimizer's passes over its state. The network carries the sum of gradients over data-parallel
+    copies, the parameters gathered over ``fsdp`` and the sums over ``tensor``. ``flop_per_second`` stands in for an
+    unknown device's peak.
     """
     from clip_jax.distributed.mesh import make_mesh
 
@@ -53,19 +55,19 @@ def roofline(
     compute = work.flops / peak if peak else None
     if device is None or device.bandwidth is None or device.link is None:
         return Roofline(compute)
-    moved = work.bytes + params * 4 * 8  # gradient, parameter and both moments, read and written
-    return Roofline(compute, moved / device.bandwidth, _network(config, device, shape, rows, params))
+    bytes_moved = work.bytes + params * 4 * 8  # gradient, parameter and both moments, read and written
+    return Roofline(compute, bytes_moved / device.bandwidth, _network(config, device, shape, rows, params))
 
 
 def _share(config: RunConfig, rows: int, tensor: int) -> flops.Work:
-    """One device's work in a step: that of a batch of ``rows`` on one device, with all the batch's logits."""
+    """Return one device's work per step: ``rows`` of the batch, with their logits against the whole batch."""
     import jax
 
     from clip_jax.distributed.mesh import make_mesh
     from clip_jax.train.step import abstract_step
 
     piece = config.microbatch_size * rows // config.batch_size
-    model = dataclasses.replace(config.model, attention="auto")  # a fused kernel shows no products to count
+    model = dataclasses.replace(config.model, attention="auto")  # the products inside a fused kernel cannot be counted
     alone = dataclasses.replace(config, model=model, batch_size=rows, microbatch_size=piece, mesh=MeshConfig())
     mesh = make_mesh(alone.mesh, jax.local_devices(backend="cpu")[:1])
     work = flops.jaxpr_work(*abstract_step(alone, mesh))
@@ -78,7 +80,7 @@ def _share(config: RunConfig, rows: int, tensor: int) -> flops.Work:
 def _network(config: RunConfig, device: Device, shape: dict[str, int], rows: int, params: float) -> float:
     assert device.link is not None
 
-    def ring(size: int, bytes_: float) -> float:  # what each sends in a reduce-scatter or an all-gather
+    def ring(size: int, bytes_: float) -> float:  # bytes that each device sends in a reduce-scatter or all-gather
         return bytes_ * (size - 1) / size
 
     gradients = 4 * params
@@ -89,6 +91,8 @@ def _network(config: RunConfig, device: Device, shape: dict[str, int], rows: int
             sent += 4 * tower.depth * 2 * ring(shape["tensor"], activations)
     seconds = sent / device.link
     if shape["slice"] > 1:
-        between = 2 * ring(shape["slice"], gradients) / shape["data"]  # each copy of a slice carries its part across
+        between = (
+            2 * ring(shape["slice"], gradients) / shape["data"]
+        )  # each data-parallel copy in a slice transfers its part
         seconds = max(seconds, between / (device.slow_link or device.link))
     return seconds

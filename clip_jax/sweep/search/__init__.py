@@ -1,4 +1,4 @@
-"""Search for hyper-parameters: space, samplers, trials, figure."""
+"""Hyperparameter search: search space, samplers, trials, figure."""
 
 from clip_jax._moved import names_of
 

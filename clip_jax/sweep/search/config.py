@@ -1,4 +1,4 @@
-"""Every knob of a search for hyper-parameters: the space, how it is searched, and where the runs are trained."""
+"""Config of a hyperparameter search: the space, how it is searched, and where the runs are trained."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from clip_jax.errors import ConfigError, at_least, between, one_of
 from clip_jax.sweep.search.samplers import METHODS
 from clip_jax.sweep.search.space import Dimension, Setting, grid, parse_space
 
-METRICS = {"error_mean": ("zero_shot_mean", "error"), "val_loss_refit": ("validation", "loss_refit")}
+METRIC_KEYS = {"error_mean": ("zero_shot_mean", "error"), "val_loss_refit": ("validation", "loss_refit")}
 
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """A search on one model: settings are tried, each with every seed, and the least mean of ``metric`` wins."""
+    """Search on one model: each setting is trained with every seed, and the lowest mean of ``metric`` wins."""
 
     name: str
     base: RunConfig = field(default_factory=RunConfig)
-    space: tuple[str, ...] = ("optim.peak_lr = log(1e-3, 3e-2, 6)",)  # see `sweep.space`
+    space: tuple[str, ...] = ("optim.peak_lr = log(1e-3, 3e-2, 6)",)  # see `search.space`
     method: str = "random"  # grid | random | tpe
-    trials: int = 16  # settings in all; of a grid as many as it has
+    trials: int = 16  # settings in all; a grid has its own number
     together: int = 4  # tpe: settings proposed at a time
     proposal_seed: int = 0  # random, tpe
     seeds: tuple[int, ...] = (0,)  # runs of a setting; each is added to base.seed
-    keep: float = 1.0  # the share that goes on after each of base.evals.at_fractions; 1 trains all to the end
+    keep: float = 1.0  # fraction that continues after each of base.evals.at_fractions; 1 trains all to the end
     metric: str = "error_mean"  # or val_loss_refit
     engine: str = "local"  # local | slurm | jobset
     resources: Resources = field(default_factory=Resources)
@@ -37,7 +37,7 @@ class SearchConfig:
         if not self.name or any(c in self.name for c in "/\\ "):
             raise ConfigError(f"name={self.name!r}: needs a name without spaces or slashes")
         one_of("method", self.method, METHODS)
-        one_of("metric", self.metric, tuple(METRICS))
+        one_of("metric", self.metric, tuple(METRIC_KEYS))
         one_of("engine", self.engine, ENGINES)
         self.resources.check_for(self.engine)
         for name in ("trials", "together", "slots"):
@@ -55,25 +55,26 @@ class SearchConfig:
                 if getattr(self, name) != getattr(SearchConfig, name):
                     raise ConfigError(f"{name}: ignored with method='grid'")
             grid(self.dimensions)
-        for dimension in self.dimensions:  # a field that does not exist is said now, not after an hour
+        for dimension in self.dimensions:  # so that a field that does not exist is reported before any run starts
             apply(self.base, {dimension.field: dimension.at(0.5)}, check=dimension.parent == "")
 
     @property
     def dimensions(self) -> tuple[Dimension, ...]:
-        """The space."""
+        """Search space, parsed."""
         return parse_space(self.space)
 
     @property
     def stages(self) -> list[int]:
-        """The steps at which runs are compared, the last step included."""
+        """Steps at which runs are compared, including the last step."""
         early = {max(1, round(f * self.base.steps)) for f in self.base.evals.at_fractions} if self.keep < 1 else set()
         return sorted(early | {self.base.steps})
 
 
 def apply(base: RunConfig, setting: Setting, *, check: bool = True) -> RunConfig:
-    """``base`` with the fields of a setting.
+    """Return ``base`` with the fields of a setting.
 
-    Raises ConfigError for a field that does not exist or, with ``check``, a value that does not fit the others.
+    Raises:
+      ConfigError: a field does not exist or, with ``check``, a value does not fit the others.
     """
     values: dict[str, Any] = to_dict(base)
     for name, value in setting.items():

@@ -1,4 +1,4 @@
-"""The figure of a search: the metric against each field, the best setting and the ends of its range."""
+"""Figure of a search: the metric against each field, with the best setting and the ends of its range."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def draw(config: SearchConfig, trials: Sequence[Trial], best: Trial) -> Any:
 
 
 def _panel(axis: Any, d: Dimension, config: SearchConfig, trials: Sequence[Trial], best: Trial) -> None:
-    def place(value: Any) -> float:
+    def coordinate(value: Any) -> float:
         return float(d.values.index(value)) if d.kind == "choice" else float(value)
 
     for ended, style in ((False, {"mfc": "none", "mec": SOFT}), (True, {"color": BLUE})):
@@ -36,9 +36,10 @@ def _panel(axis: Any, d: Dimension, config: SearchConfig, trials: Sequence[Trial
             t for t in trials if d.field in t.setting and t.mean is not None and (t.step == config.base.steps) == ended
         ]
         if shown:
-            axis.plot([place(t.setting[d.field]) for t in shown], [t.mean for t in shown], "o", ms=4, **style)
+            axis.plot([coordinate(t.setting[d.field]) for t in shown], [t.mean for t in shown], "o", ms=4, **style)
     if d.field in best.setting:
-        axis.plot(place(best.setting[d.field]), best.mean, "*", ms=12, color=ORANGE, mec="white", mew=0.6, zorder=5)
+        star = {"ms": 12, "color": ORANGE, "mec": "white", "mew": 0.6, "zorder": 5}
+        axis.plot(coordinate(best.setting[d.field]), best.mean, "*", **star)
     axis.set_xlabel(d.field)
     if d.kind == "choice":
         axis.set_xticks(range(len(d.values)), [str(v) for v in d.values])

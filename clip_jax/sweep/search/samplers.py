@@ -1,4 +1,4 @@
-"""What a search tries next: a function of its config and of what was found so far, so that no state is kept."""
+"""Samplers of a search: the next settings as a function of config and results, so that no state is kept."""
 
 from __future__ import annotations
 
@@ -7,55 +7,69 @@ from collections.abc import Sequence
 from typing import Any
 
 from clip_jax.errors import UserError
-from clip_jax.sweep.search.space import Dimension, Setting, chain, grid, randoms
+from clip_jax.sweep.search.space import Dimension, Setting, grid, sample_random, unique
 
 METHODS = ("grid", "random", "tpe")
-STARTUP = 8  # settings by chance before TPE has something to go on
+RANDOM_STARTS = 8  # random settings before TPE begins
 
-Told = tuple[Setting, float | None]  # None: it failed
+Observation = tuple[Setting, float | None]  # the value is None if the setting failed
 
 
 def propose(
-    space: Sequence[Dimension], method: str, trials: int, seed: int, together: int, told: Sequence[Told]
+    space: Sequence[Dimension],
+    method: str,
+    trials: int,
+    seed: int,
+    batch_size: int,
+    observations: Sequence[Observation],
 ) -> list[Setting]:
-    """The next settings, none when the search is over.
+    """Return the next settings; an empty list ends the search.
 
-    ``grid`` and ``random`` are asked once and answer with all. ``tpe`` (Bergstra et al., 2011, by Optuna) begins with
-    settings by chance and goes on ``together`` at a time. The first element of ``told`` is what was proposed first.
+    ``grid`` and ``random`` propose all settings in the first call. ``tpe`` (Bergstra et al., 2011, by Optuna) begins
+    with random settings and then proposes ``batch_size`` at a time.
 
-    Raises UserError without Optuna.
+    Args:
+      space: the dimensions.
+      method: one of `METHODS`.
+      trials: settings in all.
+      seed: of the random settings and of TPE.
+      batch_size: settings per proposal of TPE.
+      observations: settings proposed so far with their values, oldest first.
+
+    Raises:
+      UserError: Optuna is not installed.
     """
     if method in ("grid", "random"):
-        everything = grid(space) if method == "grid" else chain([randoms(space, trials, seed)])
-        return [] if told else everything
-    left = trials - len(told)
-    if not told:
-        return randoms(space, min(STARTUP, trials), seed)
-    return _by_tpe(space, seed, min(together, left), told) if left > 0 else []
+        everything = grid(space) if method == "grid" else unique([sample_random(space, trials, seed)])
+        return [] if observations else everything
+    left = trials - len(observations)
+    if not observations:
+        return sample_random(space, min(RANDOM_STARTS, trials), seed)
+    return _by_tpe(space, seed, min(batch_size, left), observations) if left > 0 else []
 
 
-def _by_tpe(space: Sequence[Dimension], seed: int, count: int, told: Sequence[Told]) -> list[Setting]:
+def _by_tpe(space: Sequence[Dimension], seed: int, count: int, observations: Sequence[Observation]) -> list[Setting]:
     try:
         import optuna
     except ImportError:
         raise UserError("method='tpe': needs Optuna: pip install 'clip-jax-scaling[search]'") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = optuna.samplers.TPESampler(seed=seed + len(told), n_startup_trials=0, constant_liar=True)
+    sampler = optuna.samplers.TPESampler(seed=seed + len(observations), n_startup_trials=0, constant_liar=True)
     study = optuna.create_study(sampler=sampler)
-    worst = max((v for _, v in told if v is not None and math.isfinite(v)), default=1.0)
-    for setting, value in told:
+    worst = max((v for _, v in observations if v is not None and math.isfinite(v)), default=1.0)
+    for setting, value in observations:
         dimensions = [d for d in space if d.field in setting]
         study.add_trial(
             optuna.trial.create_trial(
-                params={d.field: _inside(d, setting[d.field]) for d in dimensions},
+                params={d.field: _clip(d, setting[d.field]) for d in dimensions},
                 distributions={d.field: _distribution(optuna, d) for d in dimensions},
                 value=worst * 1.1 if value is None or not math.isfinite(value) else value,
             )
         )
-    return [_ask(study, space) for _ in range(count)]
+    return [_suggest(study, space) for _ in range(count)]
 
 
-def _ask(study: Any, space: Sequence[Dimension]) -> Setting:
+def _suggest(study: Any, space: Sequence[Dimension]) -> Setting:
     trial, setting = study.ask(), Setting()
     for d in space:
         if not d.exists(setting):
@@ -69,8 +83,8 @@ def _ask(study: Any, space: Sequence[Dimension]) -> Setting:
     return setting
 
 
-def _inside(d: Dimension, value: Any) -> Any:
-    """Rounding to four digits may leave the range by a hair."""
+def _clip(d: Dimension, value: Any) -> Any:
+    """Clip a value to its range, which rounding to four digits may leave."""
     return value if d.kind == "choice" else min(max(value, d.low), d.high)
 
 
@@ -83,8 +97,10 @@ def _distribution(optuna: Any, d: Dimension) -> Any:
 
 
 def survivors(values: Sequence[float | None], keep: float) -> list[int]:
-    """Successive halving (Jamieson & Talwalkar, 2016): the places of the best share ``keep``, at least one of those
-    that did not fail, in their order."""
+    """Return the indices of the best fraction ``keep`` in their order (successive halving, Jamieson & Talwalkar, 2016).
+
+    At least one survives of those that did not fail.
+    """
     alive = [i for i, v in enumerate(values) if v is not None and math.isfinite(v)]
     count = max(1, math.ceil(keep * len(values)))
     return sorted(sorted(alive, key=lambda i: (values[i], i))[:count])

@@ -1,7 +1,7 @@
-"""A space of settings, written as lines of text: ``optim.peak_lr = log(1e-4, 1e-1)``.
+"""Search space, written as lines of text: ``optim.peak_lr = log(1e-4, 1e-1)``.
 
 ``log(LOW, HIGH)``, ``uniform(LOW, HIGH)`` and ``integer(LOW, HIGH)`` take a third number, the points of a grid;
-``choice(A, B, …)`` lists values. A line may end in `` if FIELD = VALUE``: the field exists only where an earlier line
+``choice(A, B, …)`` lists values. A line may end in `` if FIELD = VALUE``: the field exists only if an earlier line
 chose that value.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 from clip_jax.errors import ConfigError, UserError, parse_json
 
 KINDS = ("log", "uniform", "integer", "choice")
-EDGE = 0.05  # of a dimension's range, on its own scale, counts as its edge
+EDGE = 0.05  # fraction of a dimension's range, on its own scale, that counts as its edge
 _LINE = re.compile(r"([\w.]+)\s*=\s*(\w+)\((.*)\)(?:\s+if\s+([\w.]+)\s*=\s*(\S+))?$")
 
 Setting = dict[str, Any]
@@ -26,7 +26,7 @@ Setting = dict[str, Any]
 
 @dataclass(frozen=True)
 class Dimension:
-    """One field and its values; ``points`` is the size of its grid, 0 where none was given."""
+    """One field and its values; ``points`` is the size of its grid, 0 if none was given."""
 
     field: str
     kind: str
@@ -38,11 +38,11 @@ class Dimension:
     parent_value: Any = None
 
     def exists(self, setting: Mapping[str, Any]) -> bool:
-        """Whether the values chosen so far give this field a meaning."""
+        """Return whether the field is active given the values chosen so far."""
         return not self.parent or setting.get(self.parent) == self.parent_value
 
     def at(self, share: float) -> Any:
-        """The value at a share in [0, 1] of the range; of choices, their order."""
+        """Return the value at a fraction ``share`` in [0, 1] of the range; for choices, of their order."""
         if self.kind == "choice":
             return self.values[min(int(share * len(self.values)), len(self.values) - 1)]
         if self.kind == "log":
@@ -51,13 +51,17 @@ class Dimension:
         return min(round(value), int(self.high)) if self.kind == "integer" else float(f"{value:.4g}")
 
     def share(self, value: float) -> float:
-        """Where a number lies in the range: 0 at its lower end, 1 at its upper."""
+        """Return the position of a number in the range: 0 at the lower end, 1 at the upper."""
         if self.kind == "log":
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
 
     def grid(self) -> list[Any]:
-        """Its values in order. Raises ConfigError for a range without a number of points."""
+        """Return the values of the grid in order.
+
+        Raises:
+          ConfigError: the range has no number of points.
+        """
         if self.kind == "choice":
             return list(self.values)
         if not self.points:
@@ -65,7 +69,7 @@ class Dimension:
         return list(dict.fromkeys(self.at(i / (self.points - 1)) for i in range(self.points)))
 
     def edge(self, value: Any) -> str:
-        """``lower``, ``upper`` or nothing: the end of the range that this value lies on."""
+        """Return ``lower`` or ``upper`` if the value lies on that end of the range, else an empty string."""
         if self.kind == "choice":
             return ""
         share = self.share(value)
@@ -74,30 +78,34 @@ class Dimension:
 
 
 def parse_space(lines: Sequence[str]) -> tuple[Dimension, ...]:
-    """Raises ConfigError, naming the line, for what is not understood."""
-    found: list[Dimension] = []
+    """Parse the lines of a search space.
+
+    Raises:
+      ConfigError: a line cannot be parsed; it is named.
+    """
+    dimensions: list[Dimension] = []
     for line in lines:
         match = _LINE.match(line.strip())
         if not match or match[2] not in KINDS:
             raise ConfigError(f"space: {line!r}: must be FIELD = log(…), uniform(…), integer(…) or choice(…)")
         field, kind, inside, parent, value = match.groups()
         values = tuple(_value(part) for part in inside.split(",") if part.strip())
-        if field in {d.field for d in found}:
-            raise ConfigError(f"space: {field} stands twice")
+        if field in {d.field for d in dimensions}:
+            raise ConfigError(f"space: {field} is given twice")
         parent_value = _value(value) if parent else None
         if parent:
-            before = next((d for d in found if d.field == parent), None)
+            before = next((d for d in dimensions if d.field == parent), None)
             if before is None or parent_value not in before.values:
                 raise ConfigError(f"space: {line!r}: no earlier line chooses {parent} = {value}")
         if kind == "choice":
             if len(set(map(str, values))) < 2 or len(set(map(str, values))) < len(values):
                 raise ConfigError(f"space: {line!r}: needs two values or more, all different")
-            found.append(Dimension(field, kind, values=values, parent=parent or "", parent_value=parent_value))
+            dimensions.append(Dimension(field, kind, values=values, parent=parent or "", parent_value=parent_value))
         else:
-            found.append(_range(line, field, kind, values, parent or "", parent_value))
-    if not found:
+            dimensions.append(_range(line, field, kind, values, parent or "", parent_value))
+    if not dimensions:
         raise ConfigError("space: needs a line, as optim.peak_lr = log(1e-4, 1e-1)")
-    return tuple(found)
+    return tuple(dimensions)
 
 
 def _range(line: str, field: str, kind: str, values: tuple[Any, ...], parent: str, parent_value: Any) -> Dimension:
@@ -122,7 +130,7 @@ def _value(text: str) -> Any:
 
 
 def grid(space: Sequence[Dimension]) -> list[Setting]:
-    """Every setting of the grid, each once: fields without meaning are left out of it."""
+    """Return every setting of the grid once, without inactive fields."""
     return list(_grid(list(space), {}))
 
 
@@ -135,23 +143,23 @@ def _grid(space: list[Dimension], setting: Setting) -> Iterator[Setting]:
         yield from _grid(rest, setting if value is None else setting | {first.field: value})
 
 
-def randoms(space: Sequence[Dimension], count: int, seed: int) -> list[Setting]:
-    """``count`` settings by chance, the i-th a function of (seed, i)."""
+def sample_random(space: Sequence[Dimension], count: int, seed: int) -> list[Setting]:
+    """Return ``count`` random settings; the i-th is a function of (seed, i)."""
     import numpy as np
 
     settings = []
     for i in range(count):
         rng, setting = np.random.default_rng((seed, i)), Setting()
         for dimension in space:
-            share = float(rng.random())  # drawn in any case, so that a field's value depends on no other's
+            share = float(rng.random())  # drawn even for inactive fields, so that no field's value depends on another's
             if dimension.exists(setting):
                 setting[dimension.field] = dimension.at(share)
         settings.append(setting)
     return settings
 
 
-def edges(space: Sequence[Dimension], setting: Setting) -> list[str]:
-    """A line for every range on whose end the setting lies: the best may lie beyond."""
+def edge_warnings(space: Sequence[Dimension], setting: Setting) -> list[str]:
+    """Return a line for every range on whose end the setting lies, as the optimum may lie beyond it."""
     lines = []
     for d in space:
         if d.field in setting and (side := d.edge(setting[d.field])):
@@ -160,8 +168,8 @@ def edges(space: Sequence[Dimension], setting: Setting) -> list[str]:
     return lines
 
 
-def chain(parts: Sequence[Sequence[Setting]]) -> list[Setting]:
-    """All of them, each once."""
+def unique(parts: Sequence[Sequence[Setting]]) -> list[Setting]:
+    """Return the settings without repetitions, in order."""
     seen: dict[str, Setting] = {}
     for setting in itertools.chain.from_iterable(parts):
         seen.setdefault(json.dumps(setting, sort_keys=True), setting)

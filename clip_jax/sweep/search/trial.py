@@ -1,4 +1,4 @@
-"""A setting that was tried, and what came of it."""
+"""A setting that was tried, and its results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from clip_jax.sweep.search.space import Setting
 
 @dataclass(frozen=True)
 class Trial:
-    """One setting and what came of it. ``values``: the metric of each seed at ``step``; None where a run failed."""
+    """One setting and its results. ``values`` are the metric of each seed at ``step``; None if the run failed."""
 
     number: int
     setting: Setting
@@ -22,6 +22,6 @@ class Trial:
 
     @property
     def mean(self) -> float | None:
-        """Over seeds; None when any of them failed."""
+        """Mean over seeds; None if any of them failed."""
         known = [v for v in self.values if v is not None and math.isfinite(v)]
         return statistics.fmean(known) if known and len(known) == len(self.values) else None

@@ -1,1 +1,1 @@
-"""Several runs of one shape in one program."""
+"""Vmapped training: several runs of one shape in one program."""

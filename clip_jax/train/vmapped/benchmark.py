@@ -1,4 +1,4 @@
-"""What training several runs in one program gains on this machine, measured part by part."""
+"""Benchmark of vmapped training on this machine: its speed-up over separate runs, part by part."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from clip_jax.config import RunConfig
-from clip_jax.train.vmapped.compatibility import check_family
+from clip_jax.train.vmapped.compatibility import check_compatible
 
-ROUNDS = 5  # of each arm, in turn; the fastest counts, as what else the machine does can only slow one down
+ROUNDS = 5  # of each arm, in turn; the fastest counts, as other load on the machine can only slow a round down
 ROUND_S = 0.5
 _START = "import jax, clip_jax.evals.in_training, clip_jax.inference, clip_jax.train.loop; jax.devices()"
 
 
 @dataclass(frozen=True)
 class Gain:
-    """Seconds of one family and of its runs one after the other; every gain is theirs divided by its own."""
+    """Seconds of runs trained in one program and of the same runs one after the other, and the resulting speed-ups."""
 
     members: int
     form: str
@@ -30,34 +30,34 @@ class Gain:
     batch_size: int
     start_s: float  # a process and its imports
     compile_first_s: float  # of a run alone, with nothing cached
-    compile_next_s: float  # of the next one, which may find the program in the cache
+    compile_next_s: float  # of the next run, which may find the program in the cache
     compile_family_s: float
     step_s: float  # of a run alone
     step_family_s: float  # of all members
 
     @property
     def start(self) -> float:
-        """Of starting: as many times as there are members."""
+        """Speed-up of the process start: the number of members."""
         return float(self.members)
 
     @property
     def compilation(self) -> float:
-        """Of compiling, given the cache that runs of one machine share."""
+        """Speed-up of compiling, given the compilation cache that runs of one machine share."""
         return (self.compile_first_s + (self.members - 1) * self.compile_next_s) / self.compile_family_s
 
     @property
     def steady(self) -> float:
-        """Of the steps themselves."""
+        """Speed-up of the steps."""
         return self.members * self.step_s / self.step_family_s
 
     def whole(self, steps: int) -> float:
-        """Of runs of so many steps, evaluations left out."""
+        """Return the speed-up of whole runs of ``steps`` steps, without evaluations."""
         alone = self.members * (self.start_s + steps * self.step_s)
         alone += self.compile_first_s + (self.members - 1) * self.compile_next_s
         return alone / (self.start_s + self.compile_family_s + steps * self.step_family_s)
 
     def table(self) -> str:
-        """The gains apart, for a terminal."""
+        """Return the speed-ups part by part, for a terminal."""
         n = self.members
         separate = (n * self.start_s, self.compile_first_s + (n - 1) * self.compile_next_s, n * self.step_s * 1e3)
         rate = self.batch_size * n
@@ -74,32 +74,34 @@ class Gain:
 
 
 def cpu_seconds() -> float:
-    """Processor time of this process and its children: a clock for a CPU that others use too, on one core the time it
-    would take alone."""
+    """Return the processor time of this process and its children, in seconds.
+
+    It is a clock for a CPU that others use too: on one core it is the wall time on an idle machine.
+    """
     spent = os.times()
     return spent.user + spent.system + spent.children_user + spent.children_system
 
 
 def start_seconds(clock: Callable[[], float] = time.perf_counter) -> float:
-    """What a process costs until it could build a model."""
+    """Return the seconds from the start of a process until it can build a model."""
     began = clock()
     subprocess.run([sys.executable, "-c", _START], check=True, capture_output=True)
     return clock() - began
 
 
 class _Timed:
-    """A step with its state, run again and again on one batch."""
+    """A step with its state, repeated on one batch."""
 
-    def __init__(self, clock: Callable[[], float], step: Any, state: Any, *given: Any) -> None:
-        self.clock, self.step, self.state, self.given = clock, step, state, given
+    def __init__(self, clock: Callable[[], float], step: Any, state: Any, *arguments: Any) -> None:
+        self.clock, self.step, self.state, self.arguments = clock, step, state, arguments
 
     def __call__(self, times: int = 1) -> float:
-        """Seconds a step."""
+        """Return the seconds per step."""
         import jax
 
         began = self.clock()
         for _ in range(times):
-            self.state, metrics = self.step(self.state, *self.given)
+            self.state, metrics = self.step(self.state, *self.arguments)
         jax.block_until_ready((self.state, metrics))
         return (self.clock() - began) / times
 
@@ -111,10 +113,18 @@ def measure(
     start_s: float | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Gain:
-    """Times the family against its runs alone, on random pairs; nothing is written but a compilation cache, to a
-    temporary folder. ``start_s``: if known already.
+    """Time runs trained in one program against the same runs alone, on random pairs.
 
-    Raises UserError when the runs cannot share a program.
+    Nothing is written but a compilation cache, to a temporary folder.
+
+    Args:
+      configs: the runs.
+      form: ``vmap`` or ``map``, see `trainer.FORMS`.
+      start_s: seconds of a process start, if already known.
+      clock: returns seconds.
+
+    Raises:
+      UserError: the runs cannot share a program.
     """
     import jax
     import numpy as np
@@ -125,9 +135,9 @@ def measure(
     from clip_jax.optim.optimizer import make_optimizer
     from clip_jax.train.state import init_state
     from clip_jax.train.step import make_train_step, put_batch
-    from clip_jax.train.vmapped.trainer import FamilyStep, put_batches, stack
+    from clip_jax.train.vmapped.trainer import VmappedStep, put_batches, stack
 
-    check_family(configs)
+    check_compatible(configs)
     first, count = configs[0], len(configs)
     mesh = make_mesh(dataclasses.replace(first.mesh, data=1), jax.devices()[:1])
     built = build(first.model, mesh)
@@ -154,23 +164,23 @@ def measure(
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
         compilation_cache.reset_cache()
         try:
-            single, family = alone(first), FamilyStep(configs, built, mesh, form)
+            single, step = alone(first), VmappedStep(configs, built, mesh, form)
             compile_first = single()
             jax.clear_caches()
             compile_next = alone(configs[-1])() if count > 1 else 0.0
             states = stack([fresh(c)[1] for c in configs])
-            together = _Timed(clock, family, states, put_batches([batch] * len(family.seeds)), np.ones(count, bool))
-            compile_family = together()
+            vmapped = _Timed(clock, step, states, put_batches([batch] * len(step.seeds)), np.ones(count, bool))
+            compile_family = vmapped()
         finally:
             jax.config.update("jax_compilation_cache_dir", before)
             compilation_cache.reset_cache()
     times = {}
-    for timed in (single, together):
+    for timed in (single, vmapped):
         timed(2)
         times[timed] = max(1, round(ROUND_S / max(timed(3), 1e-6)))
-    rounds = [{timed: timed(times[timed]) for timed in (single, together)} for _ in range(ROUNDS)]
-    best = {timed: min(seconds[timed] for seconds in rounds) for timed in (single, together)}
+    rounds = [{timed: timed(times[timed]) for timed in (single, vmapped)} for _ in range(ROUNDS)]
+    best = {timed: min(seconds[timed] for seconds in rounds) for timed in (single, vmapped)}
     return Gain(
         count, form, first.steps, first.batch_size, start_s, compile_first, compile_next, compile_family,
-        best[single], best[together],
+        best[single], best[vmapped],
     )  # fmt: skip

@@ -1,8 +1,8 @@
-"""Several runs of one shape in one program on one device: one start, one compilation, one step for all.
+"""Vmapped training: several runs of one shape in one program on one device, with one start and one compilation.
 
-Each run keeps its own directory, exactly as if it trained alone, and can go on alone from it. What they share is the
-process and the clock: each is charged an equal part of the time, so samples a second and MFU in its record are those of
-the device while all of them train.
+Each run keeps its own directory, exactly as if it trained alone, and can resume alone from it. The runs share the
+process and the clock: each is charged an equal part of the time, so samples per second and MFU in its record are those
+of the device while all of them train.
 """
 
 from __future__ import annotations
@@ -25,20 +25,21 @@ from clip_jax.distributed.mesh import replicated
 from clip_jax.errors import UserError
 from clip_jax.models.clip import AbstractModel
 from clip_jax.optim.optimizer import TRACEABLE, make_optimizer
-from clip_jax.train.anomalies import Detours, Fault, Feed
-from clip_jax.train.loop import Diverged, EvaluatorFactory, Run, Start, attempt, open_ground
+from clip_jax.train.anomalies import Anomaly, BatchStream, DataOffsets
+from clip_jax.train.context import build_context
+from clip_jax.train.loop import Diverged, EvaluatorFactory, InitState, Run, run_session
 from clip_jax.train.preemption import StopRequest, stop_requests
-from clip_jax.train.run_directory import Record
+from clip_jax.train.run_directory import RunDirectory
 from clip_jax.train.state import TrainState, state_shardings
 from clip_jax.train.step import Metrics, make_update
 from clip_jax.train.timer import Clock
-from clip_jax.train.vmapped.compatibility import check_family, family_id
+from clip_jax.train.vmapped.compatibility import check_compatible, family_id
 
-FORMS = ("vmap", "map")  # the members' kernels batched into one, or one after the other
+FORMS = ("vmap", "map")  # the members' kernels batched into one, or executed one after the other
 
 
 def stack(states: Sequence[TrainState]) -> TrainState:
-    """One state whose leaves have a leading axis of members."""
+    """Return one state whose leaves have a leading axis of members."""
     return jax.jit(lambda *states: jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))(*states)
 
 
@@ -49,14 +50,18 @@ def _rows(tree: Any, count: int) -> list[Any]:
 unstack = jax.jit(_rows, static_argnums=1)
 
 
-class FamilyStep:
-    """The jitted step of all members: (stacked state, batches of the distinct seeds, alive bool [N]) -> (stacked state,
-    a dictionary of metrics a member).
+class VmappedStep:
+    """The jitted step of all members.
 
-    Equal to `step.make_train_step` for each member; a member that is not alive keeps its state. Settings that are equal
-    in all members are constants of the program, as they are alone. The old state's memory is reused.
+    It maps (stacked state, batches of the distinct seeds, alive bool [N]) to (stacked state, one dictionary of metrics
+    per member), and equals `step.make_train_step` for each member. A member that is not alive keeps its state. Settings
+    that are equal in all members are constants of the program, as they are in a run alone. The old state's buffers are
+    donated.
 
     Args:
+      configs: the members' runs.
+      built: their model.
+      mesh: one device.
       form: ``vmap`` or ``map``.
     """
 
@@ -80,24 +85,29 @@ class FamilyStep:
             return jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, state), metrics
 
         def step(state: TrainState, batches: Any, alive: jax.Array, keys: jax.Array, numbers: Any) -> Any:
-            shared = jax.tree.map(lambda x: x[0], batches) if len(self.seeds) == 1 else None  # held once for all
-            own = None if shared else jax.tree.map(lambda x: x[which], batches)
+            shared = (
+                jax.tree.map(lambda x: x[0], batches) if len(self.seeds) == 1 else None
+            )  # one batch for all members
+            by_member = None if shared else jax.tree.map(lambda x: x[which], batches)
 
-            def one(state: TrainState, own: Any, alive: jax.Array, key: jax.Array, traced: Any) -> Any:
-                return member(state, shared or own, alive, key, traced)
+            def update_one(state: TrainState, batch: Any, alive: jax.Array, key: jax.Array, traced: Any) -> Any:
+                return member(state, shared or batch, alive, key, traced)
 
-            each = (state, own, alive, keys, numbers)
-            state, metrics = jax.vmap(one)(*each) if form == "vmap" else jax.lax.map(lambda row: one(*row), each)
+            inputs = (state, by_member, alive, keys, numbers)
+            if form == "vmap":
+                state, metrics = jax.vmap(update_one)(*inputs)
+            else:
+                state, metrics = jax.lax.map(lambda row: update_one(*row), inputs)
             return state, _rows(metrics, count)
 
-        here = replicated(mesh)
-        self.jitted = jax.jit(step, in_shardings=here, out_shardings=here, donate_argnums=(0,))
+        sharding = replicated(mesh)
+        self.jitted = jax.jit(step, in_shardings=sharding, out_shardings=sharding, donate_argnums=(0,))
         self._constants = (keys, numbers)
 
     def __call__(
         self, state: TrainState, batches: dict[str, jax.Array], alive: np.ndarray
     ) -> tuple[TrainState, list[Metrics]]:
-        """One step of all members."""
+        """Do one step of all members."""
         return self.jitted(state, batches, alive, *self._constants)
 
 
@@ -106,68 +116,75 @@ def put_batches(batches: Sequence[Arrays]) -> dict[str, jax.Array]:
     return {k: jax.device_put(np.stack([b[k] for b in batches])) for k in ("images", "tokens")}
 
 
-def train_family(
+def train_vmapped(
     configs: Sequence[RunConfig],
     run_dirs: Sequence[str | Path],
     make_evaluator: EvaluatorFactory | None = None,
     *,
-    start_from: Callable[[RunConfig], Start] | None = None,
+    start_from: Callable[[RunConfig], InitState] | None = None,
     stop_after: int | None = None,
     progress: bool = True,
     form: str = "vmap",
 ) -> list[dict[str, Any]]:
-    """Train runs of one shape together, or go on where they stopped; returns what `loop.train` would for each.
+    """Train runs of one shape together, or resume them; return what `loop.train` would return for each.
 
-    The same call picks up at the newest step that all members have a checkpoint of and ends with the same parameters as
-    if it had not stopped, bit for bit. A member whose loss is no number (or jumps, if ``faults.on_spike`` says so) is
-    recorded as failed, its state stays as it is, and the others go on; its entry has ``state`` "failed". Finished and
-    failed members are left alone by a later call.
+    The same call resumes at the newest step that all members have a checkpoint of, and ends with the same parameters as
+    if it had not stopped, bit for bit. A member whose loss becomes non-finite (or spikes, if ``faults.on_spike`` says
+    so) is recorded as failed and keeps its state while the others go on; its entry has ``state`` "failed". A later call
+    leaves finished and failed members alone.
 
     Args:
-      configs: what `kinship.check_family` allows.
-      run_dirs: one a run; see `loop.train`, which ``make_evaluator``, ``start_from``, ``stop_after`` and ``progress``
-        are as in.
-      form: see `FORMS`; the numbers agree to rounding.
+      configs: runs that `compatibility.check_compatible` accepts.
+      run_dirs: one per run.
+      make_evaluator: see `loop.train`.
+      start_from: see `loop.train`.
+      stop_after: see `loop.train`.
+      progress: see `loop.train`.
+      form: see `FORMS`; the numbers of both forms agree to rounding.
 
     Raises:
-      UserError: runs that cannot share a program; and all that `loop.train` raises for a single run.
+      UserError: the runs cannot share a program; and all that `loop.train` raises for a single run.
     """
-    check_family(configs)
+    check_compatible(configs)
     clock, name = Clock(), family_id(configs)
-    records = [Record(d, c, family=(name, 1)) for c, d in zip(configs, run_dirs, strict=True)]
-    begun = [r.config.model for r in records if r.config.model != configs[0].model]
+    directories = [RunDirectory(d, c, family=(name, 1)) for c, d in zip(configs, run_dirs, strict=True)]
+    begun = [r.config.model for r in directories if r.config.model != configs[0].model]
     configs = [dataclasses.replace(c, model=begun[0]) for c in configs] if begun else configs  # one program for all
-    outcome = {i: done for i, r in enumerate(records) if (done := r.result() or _lost(r)) is not None}
-    open_ = [i for i in range(len(records)) if i not in outcome]
+    outcome = {i: done for i, r in enumerate(directories) if (done := r.result() or _previous_failure(r)) is not None}
+    open_ = [i for i in range(len(directories)) if i not in outcome]
     if not open_:
         return [outcome[i] for i in range(len(configs))]
     with clock.measure("start"):
-        ground = open_ground(configs[0], may_share=all(records[i].may_share for i in open_))
-        if ground.mesh.size > 1:
-            raise UserError(f"a family trains on one device, and there are {ground.mesh.size}; let it see only one")
+        context = build_context(configs[0], may_share=all(directories[i].may_share for i in open_))
+        if context.mesh.size > 1:
+            raise UserError(
+                field="mesh",
+                reason=f"a family trains on one device, and there are {context.mesh.size}",
+                hint="make only one visible",
+            )
         make = _once(make_evaluator) if make_evaluator else None
     with contextlib.ExitStack() as stack_, stop_requests() as stop:
         runs: dict[int, Run] = {}
         for i in open_:
-            records[i].sharing = len(open_)
-            own = Clock(clock, len(open_))
-            runs[i] = stack_.enter_context(attempt(configs[i], records[i], own, ground, make, start_from))
+            directories[i].sharing = len(open_)
+            share = Clock(clock, len(open_))
+            runs[i] = stack_.enter_context(run_session(configs[i], directories[i], share, context, make, start_from))
         pixels = {run.config.pixels for run in runs.values()}
         if len(pixels) > 1:
             raise UserError(
                 "a family: some of its runs began without init_from's pixels and some with; train each alone"
             )
         configs = [dataclasses.replace(c, pixels=next(iter(pixels))) for c in configs]
-        family = Family(configs, runs, FamilyStep(configs, ground.built, ground.mesh, form), clock)
-        stack_.callback(family.close)
-        family.start(show=progress)
+        members = VmappedRuns(configs, runs, VmappedStep(configs, context.built, context.mesh, form), clock)
+        stack_.callback(members.close)
+        members.start(show=progress)
         last = configs[0].steps if stop_after is None else min(configs[0].steps, stop_after)
-        outcome |= family.to(last, stop)
+        outcome |= members.train_until(last, stop)
     return [outcome[i] for i in range(len(configs))]
 
 
 def _once(make_evaluator: EvaluatorFactory) -> EvaluatorFactory:
-    """Members measure the same things: the data is read once."""
+    """Wrap an evaluator factory so that the members, which measure the same tasks, read the data once."""
     made: list[Any] = []
 
     def make(*args: Any) -> Any:
@@ -177,33 +194,36 @@ def _once(make_evaluator: EvaluatorFactory) -> EvaluatorFactory:
     return make
 
 
-def _failed(record: Record, step: int, reason: str) -> dict[str, Any]:
-    return {"run_id": record.run_id, "state": "failed", "step": step, "exit_reason": reason}
+def _failed(directory: RunDirectory, step: int, reason: str) -> dict[str, Any]:
+    return {"run_id": directory.run_id, "state": "failed", "step": step, "exit_reason": reason}
 
 
-def _lost(record: Record) -> dict[str, Any] | None:
-    """What came of a member that an earlier attempt recorded as failed for its own fault."""
-    events = record.events()
+def _previous_failure(directory: RunDirectory) -> dict[str, Any] | None:
+    """Return the result of a member that an earlier attempt recorded as failed through its own anomaly, else None."""
+    events = directory.events()
     if not events or events[-1]["event"] not in ("nan", "spike"):
         return None
-    return _failed(record, events[-1]["step"], events[-1]["reason"])
+    return _failed(directory, events[-1]["step"], events[-1]["reason"])
 
 
-class Family:
-    """One attempt at several runs. Members that finished or failed before keep their place in the program, so that it,
-    and with it every last bit of the others, stays the same."""
+class VmappedRuns:
+    """One attempt at several runs.
 
-    def __init__(self, configs: Sequence[RunConfig], runs: dict[int, Run], step_fn: FamilyStep, clock: Clock) -> None:
+    Finished or failed members stay in the batch (masked), so the compiled program and the other members' results do not
+    change by a bit.
+    """
+
+    def __init__(self, configs: Sequence[RunConfig], runs: dict[int, Run], step_fn: VmappedStep, clock: Clock) -> None:
         self.configs, self.runs, self.step_fn, self.clock = configs, runs, step_fn, clock
         self.alive = np.array([i in runs for i in range(len(configs))])
-        self.feeds: dict[int, Feed] = {}
+        self.streams: dict[int, BatchStream] = {}
         self.lost: dict[int, dict[str, Any]] = {}
         self.compiled = False
         self.step = 0
         self.state: TrainState
 
     def start(self, *, show: bool) -> None:
-        """All members at the newest step that each of them can be restored to."""
+        """Restore all members at the newest step that each of them can be restored to."""
         runs, last = list(self.runs.values()), None
         while True:
             for run in runs:
@@ -214,30 +234,32 @@ class Family:
         for i, run in self.runs.items():
             run.checkpoints.forget_after(self.step)
             seed = self.configs[i].seed
-            if seed not in self.feeds:
-                self.feeds[seed] = Feed(run.config, run.ground.source, run.tokenizer, Detours(), self.step)
-            run.start(show=show and run is runs[0], feed=self.feeds[seed])
+            if seed not in self.streams:
+                self.streams[seed] = BatchStream(
+                    run.config, run.context.source, run.tokenizer, DataOffsets(), self.step
+                )
+            run.start(show=show and run is runs[0], stream=self.streams[seed])
         self.state = stack([self.runs.get(i, runs[0]).state for i in range(len(self.configs))])
         self._let_go()
 
     def close(self) -> None:
-        """End what makes batches ahead."""
-        for feed in self.feeds.values():
-            feed.close()
+        """Stop the threads and workers that prefetch batches."""
+        for stream in self.streams.values():
+            stream.close()
 
     def _let_go(self) -> None:
         for run in self.runs.values():
-            del run.state  # a copy of what is in the stack
+            del run.state  # a copy of the stacked state
 
     def _living(self) -> list[tuple[int, Run]]:
         return [(i, run) for i, run in self.runs.items() if self.alive[i]]
 
-    def to(self, last: int, stop: StopRequest) -> dict[int, dict[str, Any]]:
-        """Train up to step ``last`` or until asked to stop; what came of each member."""
-        while self.step < last and self.alive.any() and not stop.now():
+    def train_until(self, last: int, stop: StopRequest) -> dict[int, dict[str, Any]]:
+        """Train up to step ``last`` or until asked to stop; return the result of each member."""
+        while self.step < last and self.alive.any() and not stop.should_stop():
             with self.clock.measure("data"):
-                made = {seed: feed.batch(self.step) for seed, feed in self.feeds.items()}
-                spare = next(iter(made.values()))  # for the place of a seed whose members have all ended
+                made = {seed: stream.batch(self.step) for seed, stream in self.streams.items()}
+                spare = next(iter(made.values()))  # stands in for the batch of a seed whose members have all ended
             with self.clock.measure("step" if self.compiled else "compile"):
                 batches = put_batches([made.get(seed, spare) for seed in self.step_fn.seeds])
                 self.state, metrics = self.step_fn(self.state, batches, self.alive.copy())
@@ -253,7 +275,7 @@ class Family:
                 self._let_go()
         self._hand_out()
         ends: dict[int, dict[str, Any]] = {}
-        if self.step == self.configs[0].steps:  # all are safe before the first of them is finished
+        if self.step == self.configs[0].steps:  # save all members before the first one is finished
             for i, run in self._living():
                 self._try(i, run, Run.save)
             for _, run in self._living():
@@ -263,19 +285,19 @@ class Family:
         return ends | self.lost
 
     def _hand_out(self) -> None:
-        """Each member's own state, as it would be alone."""
+        """Give each member its own state, as it would have alone."""
         states = unstack(self.state, len(self.configs))
         for i, run in self.runs.items():
             run.state = jax.device_put(states[i], state_shardings(run.built, run.optimizer, run.mesh))
 
     def _try(self, i: int, run: Run, action: Callable[[Run], Any]) -> Any:
-        """Do it for one member; a fault is the end of that one alone."""
+        """Do ``action`` for one member; an anomaly ends that member only."""
         try:
             return action(run)
-        except Fault as fault:
+        except Anomaly as anomaly:
             self.alive[i] = False
             try:
-                run.roll_back(fault)
+                run.roll_back(anomaly)
             except Diverged as error:
-                run.record.end("failed", f"Diverged: {error}")
-                self.lost[i] = _failed(run.record, fault.step, fault.detail)
+                run.directory.end("failed", f"Diverged: {error}")
+                self.lost[i] = _failed(run.directory, anomaly.step, anomaly.detail)

@@ -116,5 +116,5 @@ def test_warm_ups_of_other_batches_are_equal_to_within_a_step():
 
 def test_a_power_that_may_be_0_is_said():
     rules = [fit_rule(table(0.0, factors=WIDE, noise=0.01, seed=seed)) for seed in range(5)]
-    assert any("the interval holds 0" in str(rule) for rule in rules)
-    assert "the interval holds 0" not in str(fit_rule(table(-0.5, factors=WIDE, noise=0.01)))
+    assert any("the interval contains 0" in str(rule) for rule in rules)
+    assert "the interval contains 0" not in str(fit_rule(table(-0.5, factors=WIDE, noise=0.01)))

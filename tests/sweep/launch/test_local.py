@@ -172,8 +172,11 @@ def test_slots_share_cores_and_gpus(monkeypatch):
     found = [slot_environment(s, 6, shared) for s in range(6)]
     assert [f["CUDA_VISIBLE_DEVICES"] for f in found] == ["0", "0", "0", "1", "1", "1"]
     assert {f["XLA_PYTHON_CLIENT_MEM_FRACTION"] for f in found} == {"0.300"}
-    with pytest.raises(UserError, match=r"slots=3: with these resources they need 6 GPUs, and here are 4"):
+    with pytest.raises(UserError) as raised:
         slot_environment(0, 3, pairs)
+    assert (raised.value.field, raised.value.value) == ("slots", 3)
+    assert "need 6 GPUs" in raised.value.reason
+    assert raised.value.reason.endswith("has 4")
 
 
 def test_runs_in_a_bucket_keep_logs_and_locks_here_and_a_lease_elsewhere_is_respected(bucket, tmp_path):

@@ -19,8 +19,12 @@ class FakeEngine:
 
     name, poll_s = "fake", 0.0
 
-    def __init__(self, script, at_once=None, batch=10):
-        self.script, self.at_once, self.batch = {k: list(v) for k, v in script.items()}, at_once, batch
+    def __init__(self, script, max_in_flight=None, batch=10):
+        self.script, self.max_in_flight, self.max_jobs_per_submit = (
+            {k: list(v) for k, v in script.items()},
+            max_in_flight,
+            batch,
+        )
         self.live, self.submitted, self.most = {}, [], 0
 
     def poll(self, jobs):
@@ -44,7 +48,7 @@ class FakeEngine:
             self.live[job.key] = (name, job)
         self.most = max(self.most, len(self.live))
 
-    def leave(self):
+    def detach(self):
         pass
 
 
@@ -83,7 +87,7 @@ def test_a_checkpoint_gives_the_tries_back(tmp_path):
 
 def test_no_more_at_once_than_the_engine_takes(tmp_path):
     names = [f"j{i}" for i in range(7)]
-    engine = FakeEngine({n: ["live", "finish"] for n in names}, at_once=2, batch=1)
+    engine = FakeEngine({n: ["live", "finish"] for n in names}, max_in_flight=2, batch=1)
     assert set(outcomes(engine, jobs_of(tmp_path, *names)).values()) == {""}
     assert engine.most == 2
     assert engine.submitted == names
@@ -114,9 +118,9 @@ def test_the_word_of_an_older_attempt_does_not_count(tmp_path):
     files.note_submission(job, "fake", "clip-2", 0)
     files.note_accepted(job)
     files.note_exit(tmp_path / "a", "clip-1", 2)
-    assert files.verdict(job, 3) is None
+    assert files.give_up_reason(job, 3) is None
     files.note_exit(tmp_path / "a", "clip-2", 2)
-    assert files.verdict(job, 3)["code"] == 2
+    assert files.give_up_reason(job, 3)["code"] == 2
 
 
 def test_corrupt_records_are_set_aside_and_the_run_goes_on(tmp_path):
@@ -140,7 +144,7 @@ def test_what_is_left_out_stays_so_until_it_is_taken_up(tmp_path):
     def report(outcome):
         seen.append((outcome.job.key, outcome.reason))
         if outcome.reason:
-            files.take_up(outcome.job)  # somebody's `retry`, while b still runs
+            files.requeue(outcome.job)  # somebody's `retry`, while b still runs
 
     reconcile(engine, jobs, 3, report, lambda line: None)
     assert seen[0] == ("a", "exit code 2: said")
@@ -170,9 +174,11 @@ def test_an_engine_that_is_away_is_no_end_of_a_job(tmp_path):
 def test_a_run_of_another_engine_is_refused(tmp_path):
     (job,) = jobs_of(tmp_path, "a")
     files.note_submission(job, "slurm", "clip-1", 0)
-    with pytest.raises(UserError, match="a: was handed to engine 'slurm'; go on with that one"):
+    with pytest.raises(UserError) as raised:
         reconcile(FakeEngine({}), [job], 1)
-    files.take_up(job)
+    assert raised.value.field == str(tmp_path / "a")
+    assert "'slurm'" in raised.value.reason
+    files.requeue(job)
     assert outcomes(FakeEngine({"a": ["finish"]}), [job]) == {"a": ""}
 
 

@@ -13,7 +13,7 @@ from clip_jax.config.presets import preset
 from clip_jax.errors import ConfigError, UserError
 from clip_jax.flops.devices import GIB
 from clip_jax.sweep.preflight import preflight as pf
-from clip_jax.sweep.preflight.preflight import Step, compile_step, find_target, judge, preflight, shape_of
+from clip_jax.sweep.preflight.preflight import Step, compile_step, find_fit, find_target, preflight, shape_of
 
 RUN = RunConfig(model=preset("debug"), batch_size=256, steps=40)
 
@@ -38,12 +38,12 @@ def test_what_is_short_of_memory_is_recomputed_then_cut_in_pieces(here):
     recomputed = compile_step(pf._recomputed(RUN, True, "nothing"), here)
     assert recomputed.needed < whole.needed
     between = dataclasses.replace(here, memory=(recomputed.needed + whole.needed) / 2)
-    found = judge("a", RUN, between)
+    found = find_fit("a", RUN, between)
     assert found.fits
     assert found.config.model.remat
     assert found.config.microbatch_size == 0
     assert found.step.needed <= between.memory
-    small = judge("a", RUN, dataclasses.replace(here, memory=recomputed.needed * 0.7))
+    small = find_fit("a", RUN, dataclasses.replace(here, memory=recomputed.needed * 0.7))
     assert small.fits
     assert 0 < small.config.microbatch_size < 256
     assert 256 % small.config.microbatch_size == 0
@@ -51,7 +51,7 @@ def test_what_is_short_of_memory_is_recomputed_then_cut_in_pieces(here):
 
 def test_a_choice_is_kept_and_only_strengthened(here):
     mine = dataclasses.replace(pf._recomputed(RUN, True, "dots"), microbatch_size=64)
-    ways = [(w.model.remat_policy, w.microbatch_size) for w in pf._ways(mine, here, {})]
+    ways = [(w.model.remat_policy, w.microbatch_size) for w in pf._variants(mine, here, {})]
     assert ways == [("dots", 64), ("dense", 64), ("nothing", 64)]
 
 
@@ -61,7 +61,7 @@ def test_what_is_compiled_for_an_accelerator_is_what_it_runs(here):
     found = {}
     for platform, kind in kinds.items():
         target = dataclasses.replace(here, devices=[SimpleNamespace(platform=platform, device_kind=kind)])
-        ways = [w.model for w in pf._ways(bf16, target, {})]
+        ways = [w.model for w in pf._variants(bf16, target, {})]
         found[platform] = [(w.attention, w.remat, w.remat_policy) for w in ways]
     kept, less = (True, "dense"), (True, "nothing")
     assert found["gpu"] == [("cudnn", *kept), ("cudnn", *less)]

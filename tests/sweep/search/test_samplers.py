@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from clip_jax.errors import UserError
-from clip_jax.sweep.search.samplers import STARTUP, propose, survivors
-from clip_jax.sweep.search.space import grid, parse_space, randoms
+from clip_jax.sweep.search.samplers import RANDOM_STARTS, propose, survivors
+from clip_jax.sweep.search.space import grid, parse_space, sample_random
 
 SPACE = parse_space(["lr = log(1e-4, 1, 5)", "kind = choice(a, b)", "x = uniform(0, 1, 3) if kind = b"])
 
@@ -19,39 +19,39 @@ def loss(setting):
 
 
 def search(method, trials, together, seed=0, fail=lambda s: False):
-    told = []
-    while batch := propose(SPACE, method, trials, seed, together, told):
-        told += [(s, None if fail(s) else loss(s)) for s in batch]
-    return told
+    observations = []
+    while batch := propose(SPACE, method, trials, seed, together, observations):
+        observations += [(s, None if fail(s) else loss(s)) for s in batch]
+    return observations
 
 
 def test_grid_and_chance_are_asked_once():
     assert [s for s, _ in search("grid", 0, 1)] == grid(SPACE)
-    assert [s for s, _ in search("random", 7, 3)] == randoms(SPACE, 7, 0)
+    assert [s for s, _ in search("random", 7, 3)] == sample_random(SPACE, 7, 0)
 
 
 def test_tpe_goes_on_from_results_alone_and_beats_chance():
     pytest.importorskip("optuna", reason="extra `search` not installed")
     best = [min(v for _, v in search("tpe", 40, 4, seed)) for seed in range(3)]
-    chance = [min(loss(s) for s in randoms(SPACE, 40, seed)) for seed in range(3)]
+    chance = [min(loss(s) for s in sample_random(SPACE, 40, seed)) for seed in range(3)]
     assert sum(best) < sum(chance)
-    told = search("tpe", 20, 4)
-    assert len(told) == 20
-    for cut in (STARTUP, STARTUP + 4):  # a driver that starts again proposes the same
-        assert propose(SPACE, "tpe", 20, 0, 4, told[:cut]) == [s for s, _ in told[cut : cut + 4]]
+    observations = search("tpe", 20, 4)
+    assert len(observations) == 20
+    for cut in (RANDOM_STARTS, RANDOM_STARTS + 4):  # a driver that starts again proposes the same
+        assert propose(SPACE, "tpe", 20, 0, 4, observations[:cut]) == [s for s, _ in observations[cut : cut + 4]]
 
 
 def test_tpe_learns_from_failures():
     pytest.importorskip("optuna", reason="extra `search` not installed")
-    told = search("tpe", 40, 4, fail=lambda s: s["lr"] > 0.05)
-    late = [s["lr"] for s, _ in told[STARTUP:]]
+    observations = search("tpe", 40, 4, fail=lambda s: s["lr"] > 0.05)
+    late = [s["lr"] for s, _ in observations[RANDOM_STARTS:]]
     assert sum(rate > 0.05 for rate in late) < 0.25 * len(late)  # a third of the range
 
 
 def test_tpe_needs_optuna(monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(UserError, match=r"method='tpe': needs Optuna: pip install 'clip-jax-scaling\[search\]'"):
-        propose(SPACE, "tpe", 20, 0, 1, [(s, 1.0) for s in randoms(SPACE, STARTUP, 0)])
+        propose(SPACE, "tpe", 20, 0, 1, [(s, 1.0) for s in sample_random(SPACE, RANDOM_STARTS, 0)])
 
 
 def test_halving_keeps_the_best_share():

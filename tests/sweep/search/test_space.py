@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clip_jax.errors import ConfigError
-from clip_jax.sweep.search.space import edges, grid, parse_space, randoms
+from clip_jax.sweep.search.space import edge_warnings, grid, parse_space, sample_random
 
 LINES = (
     "optim.peak_lr = log(1e-4, 1e-2, 3)",
@@ -36,8 +36,8 @@ def test_a_grid_is_the_product_and_leaves_out_what_has_no_meaning():
 
 @given(st.integers(0, 2**31), st.integers(1, 20))
 def test_chance_keeps_to_the_space_and_is_a_function_of_the_seed(seed, count):
-    found = randoms(SPACE, count, seed)
-    assert found == randoms(SPACE, count + 3, seed)[:count]
+    found = sample_random(SPACE, count, seed)
+    assert found == sample_random(SPACE, count + 3, seed)[:count]
     for s in found:
         assert 1e-4 <= s["optim.peak_lr"] <= 1e-2
         assert s["optim.warmup_steps"] in (1, 2, 3)
@@ -45,19 +45,19 @@ def test_chance_keeps_to_the_space_and_is_a_function_of_the_seed(seed, count):
 
 
 def test_log_is_uniform_in_the_logarithm():
-    rates = [s["optim.peak_lr"] for s in randoms(SPACE, 400, 0)]
+    rates = [s["optim.peak_lr"] for s in sample_random(SPACE, 400, 0)]
     assert 0.42 < sum(r < 1e-3 for r in rates) / 400 < 0.58
 
 
 def test_edges_are_named():
     inside = {"optim.peak_lr": 1e-3, "optim.schedule": "cosine", "optim.warmup_steps": 2}
-    assert edges(SPACE, inside) == []
-    (line,) = edges(SPACE, inside | {"optim.peak_lr": 1e-2})
+    assert edge_warnings(SPACE, inside) == []
+    (line,) = edge_warnings(SPACE, inside | {"optim.peak_lr": 1e-2})
     assert line == "optim.peak_lr=0.01 lies on the upper edge (0.01) of its range; widen it"
-    assert "lower edge (1)" in edges(SPACE, inside | {"optim.warmup_steps": 1})[0]
+    assert "lower edge (1)" in edge_warnings(SPACE, inside | {"optim.warmup_steps": 1})[0]
     without_grid = parse_space(["x = uniform(0, 1)"])
-    assert edges(without_grid, {"x": 0.06}) == []
-    assert len(edges(without_grid, {"x": 0.04})) == 1
+    assert edge_warnings(without_grid, {"x": 0.06}) == []
+    assert len(edge_warnings(without_grid, {"x": 0.04})) == 1
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_edges_are_named():
         (["x = integer(0.5, 2)"], "whole numbers"),
         (["x = choice(1)"], "two values or more"),
         (["x = choice(1, 1)"], "all different"),
-        (["x = uniform(0, 1)", "x = uniform(0, 2)"], "x stands twice"),
+        (["x = uniform(0, 1)", "x = uniform(0, 2)"], "x is given twice"),
         (["x = uniform(0, 1) if y = 2"], "no earlier line chooses y = 2"),
         (["y = choice(1, 2)", "x = uniform(0, 1) if y = 3"], "no earlier line chooses y = 3"),
     ],

@@ -16,15 +16,17 @@ from clip_jax.errors import UserError
 from clip_jax.evals.in_training import make_evaluator
 from clip_jax.models.clip import build
 from clip_jax.storage.json_files import read_json, read_lines
+from clip_jax.train import context as train_context
 from clip_jax.train import loop
 from clip_jax.train.checkpoint import load_params
-from clip_jax.train.loop import Diverged, open_ground, train
+from clip_jax.train.context import build_context
+from clip_jax.train.loop import Diverged, train
 from clip_jax.train.metrics import TIMES
 from clip_jax.train.state import init_state
 from clip_jax.train.step import make_train_step, put_batch
 from clip_jax.train.vmapped import trainer as family_module
-from clip_jax.train.vmapped.compatibility import check_family, family_id, obstacle
-from clip_jax.train.vmapped.trainer import FamilyStep, put_batches, stack, train_family, unstack
+from clip_jax.train.vmapped.compatibility import check_compatible, family_id, incompatibility_reason
+from clip_jax.train.vmapped.trainer import VmappedStep, put_batches, stack, train_vmapped, unstack
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:Sharding info:UserWarning")
 
@@ -32,7 +34,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:
 @pytest.fixture(autouse=True, scope="module")
 def one_device():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
+        patch.setattr(train_context, "make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
         yield
 
 
@@ -68,19 +70,19 @@ def batch_of(run, step):
 
 def compare(configs, steps, form, check):
     """Trains together and apart on the same batches; ``check(step, losses, losses apart)``, each [N]; final states."""
-    ground = open_ground(configs[0])
+    context = build_context(configs[0])
     optimizers = [loop.make_optimizer(c.optim, c.steps, c.model) for c in configs]
-    apart = [init_state(c, ground.built, o, ground.mesh) for c, o in zip(configs, optimizers, strict=True)]
+    apart = [init_state(c, context.built, o, context.mesh) for c, o in zip(configs, optimizers, strict=True)]
     state = stack(apart)
-    together = FamilyStep(configs, ground.built, ground.mesh, form)
-    alone = [make_train_step(c, ground.built, o, ground.mesh) for c, o in zip(configs, optimizers, strict=True)]
+    together = VmappedStep(configs, context.built, context.mesh, form)
+    alone = [make_train_step(c, context.built, o, context.mesh) for c, o in zip(configs, optimizers, strict=True)]
     examples = {c.seed: c for c in configs}
     for step in range(steps):
         made = {seed: batch_of(c, step) for seed, c in examples.items()}
         state, metrics = together(state, put_batches([made[s] for s in together.seeds]), np.ones(len(configs), bool))
         losses = []
         for i, config in enumerate(configs):
-            apart[i], m = alone[i](apart[i], put_batch(made[config.seed], ground.mesh))
+            apart[i], m = alone[i](apart[i], put_batch(made[config.seed], context.mesh))
             losses.append(float(m["loss"]))
         check(step, [float(m["loss"]) for m in metrics], losses)
     assert together.jitted._cache_size() == 1, "one compilation"
@@ -153,7 +155,7 @@ def dirs(root, count):
 def whole(members, tmp_path_factory):
     """(folder, results, seconds passed) of the members, trained together without a break."""
     root, began = tmp_path_factory.mktemp("whole"), time.monotonic()
-    results = train_family(members, dirs(root, 2), make_evaluator, progress=False)
+    results = train_vmapped(members, dirs(root, 2), make_evaluator, progress=False)
     return root, results, time.monotonic() - began
 
 
@@ -180,7 +182,7 @@ def test_each_member_leaves_the_record_of_a_run_alone(members, whole, alone):
     assert {r["family_id"] for r in results} == {family_id(members)}
     assert result["family_id"] is None
     assert (results[0]["unique_samples"], results[0]["state"]) == (128, "finished")
-    assert train_family(members, dirs(root, 2), progress=False) == [
+    assert train_vmapped(members, dirs(root, 2), progress=False) == [
         read_json(d / "result.json") for d in dirs(root, 2)
     ], "a finished family is left alone"
 
@@ -193,10 +195,10 @@ def test_members_share_the_wall_time(whole):
 
 def test_a_family_that_stopped_goes_on_bit_for_bit(members, whole, tmp_path):
     parts = dirs(tmp_path, 2)
-    assert [r["step"] for r in train_family(members, parts, stop_after=3, progress=False)] == [3, 3]
+    assert [r["step"] for r in train_vmapped(members, parts, stop_after=3, progress=False)] == [3, 3]
     # a kill between the two saves of step 4 leaves one member behind the other
     train(members[0], parts[0], stop_after=4, progress=False)
-    results = train_family(members, parts, progress=False)
+    results = train_vmapped(members, parts, progress=False)
     assert [(r["state"], r["events"][-1]["step"]) for r in results] == [("finished", 3)] * 2
     for run, a, b in zip(members, dirs(whole[0], 2), parts, strict=True):
         assert_same(params_of(run, a), params_of(run, b), rtol=0)
@@ -204,7 +206,7 @@ def test_a_family_that_stopped_goes_on_bit_for_bit(members, whole, tmp_path):
 
 
 def test_a_member_goes_on_alone(members, alone, tmp_path):
-    train_family(members, dirs(tmp_path, 2), stop_after=4, progress=False)
+    train_vmapped(members, dirs(tmp_path, 2), stop_after=4, progress=False)
     result = train(members[1], tmp_path / "1", progress=False)
     assert (result["state"], result["attempts"], result["family_id"]) == ("finished", 2, None)
     close_rows(without_times(tmp_path / "1"), without_times(alone[0]))
@@ -212,7 +214,7 @@ def test_a_member_goes_on_alone(members, alone, tmp_path):
 
 def test_a_member_that_diverges_is_the_only_one_that_ends(members, whole, tmp_path):
     pair = [members[0], changed(members[1], seed=3, peak_lr=1e30)]
-    found = train_family(pair, dirs(tmp_path, 2), progress=False)
+    found = train_vmapped(pair, dirs(tmp_path, 2), progress=False)
     with pytest.raises(Diverged) as alone:
         train(pair[1], tmp_path / "wild", progress=False)
     assert (found[0]["state"], found[1]["state"]) == ("finished", "failed")
@@ -225,14 +227,16 @@ def test_a_member_that_diverges_is_the_only_one_that_ends(members, whole, tmp_pa
     assert [step for step, _ in losses[0]] == [step for step, _ in losses[1]]
     assert losses[0][-1] == losses[1][-1] == (found[1]["step"], None)
     assert_same(params_of(pair[0], tmp_path / "0"), params_of(pair[0], whole[0] / "0"), rtol=0)
-    assert train_family(pair, dirs(tmp_path, 2), progress=False)[1] == found[1], "and stays failed"
+    assert train_vmapped(pair, dirs(tmp_path, 2), progress=False)[1] == found[1], "and stays failed"
 
 
 def test_a_member_that_is_not_alive_keeps_its_state(tiny_run):
     configs = rates_and_decays(tiny_run)  # whose program is compiled by now
-    ground = open_ground(tiny_run)
-    before = [init_state(c, ground.built, loop.make_optimizer(c.optim, c.steps, c.model), ground.mesh) for c in configs]
-    step = FamilyStep(configs, ground.built, ground.mesh)
+    context = build_context(tiny_run)
+    before = [
+        init_state(c, context.built, loop.make_optimizer(c.optim, c.steps, c.model), context.mesh) for c in configs
+    ]
+    step = VmappedStep(configs, context.built, context.mesh)
     after, _ = step(stack(before), put_batches([batch_of(tiny_run, 0)]), np.array([False, True]))
     moved = [
         any(np.any(np.asarray(a) != np.asarray(b)) for a, b in zip(*map(jax.tree.leaves, pair), strict=True))
@@ -248,7 +252,7 @@ def test_sigterm_leaves_checkpoints_to_go_on_from(members, tmp_path, monkeypatch
         family_module, "put_batches",
         lambda batches: (taken.append(1), len(taken) == 3 and signal.raise_signal(signal.SIGTERM), put(batches))[2],
     )  # fmt: skip
-    found = train_family(members, dirs(tmp_path, 2), progress=False)
+    found = train_vmapped(members, dirs(tmp_path, 2), progress=False)
     assert [(r["state"], r["step"], r["exit_reason"]) for r in found] == [("stopped", 3, "signal SIGTERM")] * 2
     assert [params_of(c, d)[0] for c, d in zip(members, dirs(tmp_path, 2), strict=True)] == [3, 3]
 
@@ -256,22 +260,22 @@ def test_sigterm_leaves_checkpoints_to_go_on_from(members, tmp_path, monkeypatch
 def test_what_cannot_be_a_family_is_one_line(tiny_run):
     for other, said in (
         (dataclasses.replace(tiny_run, batch_size=32), "batch_size is 16 and 32; only seed, optim.peak_lr"),
-        (tiny_run, "the same run stands twice"),
+        (tiny_run, "the same run is given twice"),
         (dataclasses.replace(tiny_run, steps=9), "steps is 8 and 9"),
     ):
         with pytest.raises(UserError, match=said):
-            check_family([tiny_run, other])
+            check_compatible([tiny_run, other])
     for run, said in (
         (dataclasses.replace(tiny_run, mesh=MeshConfig(fsdp=2)), "mesh.fsdp=2: a family trains on one device"),
         (dataclasses.replace(tiny_run, microbatch_size=8), "microbatch_size=8"),
         (dataclasses.replace(tiny_run, faults=FaultConfig(on_nan="rollback")), "faults.on_nan='rollback'"),
     ):
         with pytest.raises(UserError, match=said):
-            check_family([run])
-    assert obstacle(tiny_run) is None
+            check_compatible([run])
+    assert incompatibility_reason(tiny_run) is None
 
 
 def test_several_devices_are_refused(members, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "make_mesh", make_mesh)
+    monkeypatch.setattr(train_context, "make_mesh", make_mesh)
     with pytest.raises(UserError, match="one device, and there are 8"):
-        train_family(members, dirs(tmp_path, 2), progress=False)
+        train_vmapped(members, dirs(tmp_path, 2), progress=False)

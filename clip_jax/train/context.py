@@ -1,0 +1,56 @@
+"""Read-only resources of a run: devices, data sources, abstract model."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from clip_jax.config import RunConfig
+from clip_jax.data.open import data_notes, open_splits
+from clip_jax.data.sources.base import Source
+from clip_jax.distributed.cluster import check_devices
+from clip_jax.distributed.mesh import check_batch, enable_compile_cache, make_mesh
+from clip_jax.models.clip import AbstractModel, build
+from clip_jax.train.inputs import describe
+from clip_jax.train.state import check_memory
+
+
+@dataclass(frozen=True)
+class TrainContext:
+    """Read-only resources of a run: mesh, data sources, abstract model."""
+
+    mesh: Mesh
+    built: AbstractModel
+    source: Source
+    held_out: Source
+    notes: list[str]
+    data: dict[str, Any]  # split -> what `inputs.describe` returns, for the run's records
+
+
+def build_context(config: RunConfig, *, may_share: bool = False) -> TrainContext:
+    """Open the devices, data and abstract model that a run needs, and print notes on its data to stderr.
+
+    Args:
+      config: the run.
+      may_share: see `data.open.open_splits`.
+
+    Raises:
+      UserError: the data is bad, JAX found other devices than were asked for, or the model does not fit on them.
+    """
+    check_devices(os.environ)
+    mesh = make_mesh(config.mesh)
+    check_batch(config.batch_size, mesh)
+    check_memory(config, mesh)
+    enable_compile_cache()
+    source, held_out = open_splits(config.data, config.model.image.image_size, may_share=may_share)
+    notes = data_notes(config.data, source, held_out)
+    if jax.process_index() == 0:
+        for note in notes:
+            print(f"clip-jax: {note}", file=sys.stderr, flush=True)
+    data = {"train": describe(source), "val": describe(held_out)}
+    return TrainContext(mesh, build(config.model, mesh), source, held_out, notes, data)
