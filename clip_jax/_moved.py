@@ -201,10 +201,10 @@ def names_of(package: str, *modules: str) -> Callable[[str], Any]:
     def get(name: str) -> Any:
         if not name.startswith("__") and find_spec(f"{package}.{name}") is None:
             for module in modules:
-                found = getattr(import_module(f"clip_jax.{module}"), name, None)
-                if found is not None:
+                value = getattr(import_module(f"clip_jax.{module}"), name, None)
+                if value is not None:
                     _warn(f"{package}.{name}", f"clip_jax.{module}.{name}")
-                    return found
+                    return value
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return get

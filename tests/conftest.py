@@ -5,6 +5,7 @@ import io
 import os
 import tarfile
 import tempfile
+import time
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -40,14 +41,19 @@ jax.config.update("jax_compilation_cache_dir", os.environ["CLIP_JAX_CACHE"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
-THOROUGH = (Path(__file__).parent / "thorough.txt").read_text().split()
+SLOW_MARKS = {"thorough", "slow", "slurm", "browser"}
+QUICK_S = 20.0  # CPU seconds, with compiling from nothing, that a test may take without the mark `thorough`
 
 
-def pytest_collection_modifyitems(items):
-    """Mark what ``thorough.txt`` lists, by file or test: what takes longer than a few seconds."""
-    for item in items:
-        if item.nodeid.startswith(tuple(THOROUGH)):
-            item.add_marker(pytest.mark.thorough)
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Fail a test that takes long and is not marked ``thorough``: `make test` has to stay short."""
+    began = time.process_time()
+    result = yield
+    seconds = time.process_time() - began
+    if seconds > QUICK_S and not any(mark.name in SLOW_MARKS for mark in item.iter_markers()):
+        raise AssertionError(f"{item.nodeid} took {seconds:.0f} s of CPU: mark it thorough, or make it shorter")
+    return result
 
 
 settings.register_profile("tests", deadline=None, max_examples=25)

@@ -30,6 +30,7 @@ def test_no_input_is_more_than_one_line(bench, name, tmp_path):
     assert row["peak"] < bench.MEMORY
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["table", "records", "suite", "package", "safetensors", "model"])
 def test_no_input_of_slower_readers_is_more_than_one_line(bench, name, tmp_path):
     row = bench.fuzz(name, seed=1, first=0, cases=40, out=tmp_path)
@@ -38,6 +39,7 @@ def test_no_input_of_slower_readers_is_more_than_one_line(bench, name, tmp_path)
     assert row["read"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("body", "said"),
     [

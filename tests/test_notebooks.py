@@ -34,6 +34,7 @@ def test_each_notebook_is_tested():
     }
 
 
+@pytest.mark.thorough
 def test_scaling_curves_shows_the_committed_law(monkeypatch):
     found = run("scaling_curves.ipynb", monkeypatch)["found"]
     committed = json.loads((ROOT / "experiments" / "results" / "quickstart" / "law.json").read_text())
@@ -52,6 +53,7 @@ def test_replication_finds_the_known_law_again(monkeypatch):
     assert names["found"].law["allocation"]["params"] == pytest.approx(names["exponent"], abs=0.05)
 
 
+@pytest.mark.thorough
 def test_the_tour_learns_and_its_twins_agree(monkeypatch):
     names = run("modules_tour.ipynb", monkeypatch)
     assert names["probe"][-1] < 0.5 * names["probe"][0]

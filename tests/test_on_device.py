@@ -55,6 +55,7 @@ def test_a_measurement_is_a_row_and_is_made_once(bench, tmp_path):
     assert len(made) == 2
 
 
+@pytest.mark.thorough
 def test_it_runs_on_a_cpu(tmp_path):
     asked = "env,attention 77,step tiny × 8 xla-kept,determinism,families"
     command = [sys.executable, str(SCRIPT), "--tiny", "--out", str(tmp_path), "--only", asked]

@@ -16,6 +16,7 @@ from clip_jax.train.checkpoint import load_params
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:Sharding info:UserWarning")
 
 
+@pytest.mark.thorough
 def test_a_run_from_python_is_measured_and_starts_from_its_source(tiny_run, tmp_path):
     first = clip_jax.train_run(tiny_run, tmp_path / "first", progress=False)
     assert first["state"] == "finished"

@@ -42,6 +42,7 @@ def test_flops_of_a_rung_with_xla_beside(capsys):
     assert "×)" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 def test_train_eval_and_go_on(capsys, tmp_path, config_file):
     run = tmp_path / "run"
     assert main(["train", f"--config={config_file}", f"--dir={run}", "--steps=6", "--quiet"]) == 0
@@ -63,6 +64,7 @@ def test_sweep_plan_and_its_table(capsys, tmp_path):
     assert "4 runs kept" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 def test_fit_prints_a_law(capsys, tmp_path):
     rows = "\n".join(f"r{i},{10.0 ** (10 + i / 2)},1000,100,{0.7 * 10 ** (-i / 20)}" for i in range(6))
     (tmp_path / "t.csv").write_text("run_id,flops,params,samples_seen,error\n" + rows + "\n")
@@ -145,6 +147,7 @@ def test_families_are_compared_and_runs_designed(capsys, tmp_path):
     assert "takes one law" in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 def test_preflight_says_what_fits(capsys, tmp_path):
     config = tmp_path / "s.json"
     config.write_text(
@@ -189,6 +192,7 @@ ROWS = "run_id\tflops\tparams\tsamples_seen\terror_mean\n" + "".join(
 )
 
 
+@pytest.mark.thorough
 def test_report_of_a_table_in_capitals_is_written(tmp_path, capsys):
     (tmp_path / "RUNS.CSV").write_text(ROWS)
     assert main(["report", str(tmp_path / "RUNS.CSV")]) == 0

@@ -110,6 +110,7 @@ def test_what_the_table_says_of_four_times_the_width_and_depth():
     assert multipliers(("image", "projection"), standard(model)) == Multipliers()
 
 
+@pytest.mark.thorough
 def test_first_sizes_are_those_of_the_table():
     model = model_of(64, 4, DEEP)
     mine, usual = (by_path(init_params(m, 3)) for m in (model, standard(model)))
@@ -118,6 +119,7 @@ def test_first_sizes_are_those_of_the_table():
     assert float(jnp.std(mine["image", "position"])) == pytest.approx(16**-0.5, rel=0.2)  # as at the base width
 
 
+@pytest.mark.thorough
 def test_at_the_base_sizes_it_is_the_standard_one():
     model = model_of(16, 1, DEEP)
     close(train(model)[0], train(standard(model))[0], 0)
@@ -146,6 +148,7 @@ def test_the_optimiser_is_adamw_with_its_own_rate_decay_and_epsilon_for_each_ten
         np.testing.assert_allclose(value, want, rtol=1e-5, err_msg=str(path))
 
 
+@pytest.mark.thorough
 def test_a_folded_residual_multiplier_is_one_in_the_forward_pass():
     """Plain twin of the depth rule: out and proj times base depth / depth, with first sizes and rates of a branch
     that knows no depth."""
@@ -187,6 +190,7 @@ def test_a_folded_residual_multiplier_is_one_in_the_forward_pass():
     close(by_path(folded), by_path(scaled(plain, factor)), 2e-6)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("how", ["scanned and recomputed", "sharded"])
 def test_however_it_is_computed_it_trains_alike(how):
     model = model_of(32, 2, DEEP)

@@ -91,6 +91,7 @@ print(float(w.sum()))
 """
 
 
+@pytest.mark.thorough
 def test_thousands_of_calls_with_collectives_do_not_starve_the_cpu_devices():
     # without a bound XLA's threads all wait for one another, and it aborts the process after a minute
     command = [sys.executable, "-c", MANY_CALLS.format(most=2)]

@@ -74,6 +74,7 @@ def suite(tmp_path):
     return path
 
 
+@pytest.mark.thorough
 def test_every_task_and_the_files_it_leaves(suite, tmp_path):
     model, said = Colours(), []
     found = transfer.run_suite(model, str(suite), tmp_path / "out", echo=said.append)
@@ -251,6 +252,7 @@ def test_a_class_without_a_name_keeps_its_number_and_is_said(tmp_path):
     assert said == ["s: classes without a name: 2"]
 
 
+@pytest.mark.thorough
 def test_several_classes_a_picture(tmp_path):
     rng, root = np.random.default_rng(0), tmp_path / "voc"
     for split, count in (("train", 24), ("val", 8), ("test", 12)):

@@ -17,6 +17,7 @@ from clip_jax.finite import NotFinite
 from clip_jax.models.clip import build, init_params, normalise_features
 
 
+@pytest.mark.thorough
 def test_batches_and_padding_change_nothing():
     config, mesh = preset("debug"), make_mesh(MeshConfig(fsdp=2))
     built = build(config, mesh)

@@ -16,6 +16,7 @@ def clouds(examples=300, width=12, classes=5, noise=1.0, seed=0):
     return (centres[labels] + noise * rng.standard_normal((examples, width))).astype(np.float32), labels
 
 
+@pytest.mark.thorough
 def test_optimum_and_predictions_are_scikit_learns():
     x, y = clouds()
     strengths = np.array([1e-3, 0.316, 30.0])
@@ -32,6 +33,7 @@ def test_optimum_and_predictions_are_scikit_learns():
         np.testing.assert_array_equal(found, theirs.predict(test.astype(np.float64)))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("vmapped", [True, False])
 def test_together_is_one_by_one(vmapped):
     x, y = clouds(80)
@@ -42,6 +44,7 @@ def test_together_is_one_by_one(vmapped):
         np.testing.assert_allclose(both.weights[k], alone.weights[0], atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_a_fit_that_is_cut_short_says_so():
     x, y = clouds(80)
     probe = fit_probe(x, y, 5, np.array([1e-6]), max_iterations=3)
@@ -49,6 +52,7 @@ def test_a_fit_that_is_cut_short_says_so():
     assert probe.iterations[0] == 6  # three in either part
 
 
+@pytest.mark.thorough
 def test_the_search_finds_the_best_of_the_whole_grid():
     train, val = clouds(120, noise=2.5), clouds(400, noise=2.5, seed=3)
     l2, seen = search_l2(train, val, 5)
@@ -68,6 +72,7 @@ def test_split_keeps_classes_and_loses_no_row():
     assert np.bincount(labels[second], minlength=3).tolist() == [2, 1, 0]
 
 
+@pytest.mark.thorough
 def test_probe_learns_on_held_out_data():
     scores, l2 = linear_probe.linear_probe(clouds(), clouds(seed=4)[0], 5)
     assert (scores.argmax(1) == clouds(seed=4)[1]).mean() > 0.8
@@ -76,6 +81,7 @@ def test_probe_learns_on_held_out_data():
     assert other.shape == scores.shape
 
 
+@pytest.mark.thorough
 def test_several_classes_a_picture_are_one_versus_rest():
     x, y = clouds()
     truth = np.stack([y == 0, y <= 1, x[:, 0] > 0], axis=1)

@@ -47,6 +47,7 @@ def log_softmax(logits):
     return wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True))
 
 
+@pytest.mark.thorough
 def test_a_caption_model_scores_whole_prompts(run_of):
     evaluation, params, built, tokenizer = prepared(run_of("caption"), MESH)
     logits = jax.jit(lambda image, tokens: nnx.merge(built.graphdef, params).logits(normalize(image), tokens))
@@ -70,6 +71,7 @@ def test_a_caption_model_scores_whole_prompts(run_of):
     assert evaluation.texts[0].shape[1] < 16, "no place after the last end of text is computed"
 
 
+@pytest.mark.thorough
 def test_a_bag_scores_the_words_it_knows(run_of):
     evaluation, params, built, tokenizer = prepared(run_of("bag_of_words"), MESH)
     model = nnx.merge(built.graphdef, params)
@@ -96,6 +98,7 @@ def test_words_are_counted_evenly(tiny_run):
     np.testing.assert_allclose([weights[0, one].sum(), weights[0, two].sum(), weights[1, one].sum()], [0.5, 0.5, 1])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("objective", ["caption", "bag_of_words"])
 def test_rows_of_both_variants_and_a_loss_of_its_own(run_of, objective):
     run = run_of(objective)
@@ -123,6 +126,7 @@ def test_rows_of_both_variants_and_a_loss_of_its_own(run_of, objective):
     assert value["top1"] == value["top1_raw"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("objective", ["caption", "bag_of_words"])
 def test_a_mesh_changes_no_score(run_of, objective):
     run = run_of(objective)

@@ -52,6 +52,7 @@ def assert_equal(found, wanted, tolerance):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * max(1.0, float(np.abs(theirs).max())))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("config", "devices"), MESHES)
 @pytest.mark.parametrize("kind", PAIRS)
 def test_every_form_equals_the_dense_one_in_float32(kind, config, devices):
@@ -60,6 +61,7 @@ def test_every_form_equals_the_dense_one_in_float32(kind, config, devices):
         assert_equal(*both(kind, form, mesh, jnp.float32, **options), 1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("config", "devices"), [MESHES[0], MESHES[2], MESHES[3]])
 @pytest.mark.parametrize("kind", PAIRS)
 def test_every_form_equals_the_dense_one_in_float64(kind, config, devices):

@@ -45,6 +45,7 @@ def test_it_is_the_weighted_mean_of_the_cross_entropies(bias):
     assert float(value) == pytest.approx(by_hand(*arrays), rel=1e-6)
 
 
+@pytest.mark.thorough
 def test_chunks_and_meshes_change_neither_value_nor_gradient():
     for dtype, tolerance in ((np.float32, 1e-5), (np.float64, 1e-10)):
         with jax.enable_x64(dtype == np.float64):

@@ -32,6 +32,7 @@ COCA = dataclasses.replace(
 )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("scan", [True, False])
 @pytest.mark.parametrize("remat", [True, False])
 def test_coca_scanned_unrolled_and_recomputed_are_one(scan, remat):
@@ -50,6 +51,7 @@ def test_coca_scanned_unrolled_and_recomputed_are_one(scan, remat):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), found, grads)
 
 
+@pytest.mark.thorough
 def test_a_caption_does_not_see_what_it_predicts():
     model = CLIP(COCA, rngs=nnx.Rngs(0))
     later = TOKENS.at[:, 10:].set(7)

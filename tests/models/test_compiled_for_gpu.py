@@ -14,6 +14,8 @@ import pytest
 from clip_jax.config import ImageTowerConfig, ModelConfig, RunConfig, TextTowerConfig
 from clip_jax.config.io import to_dict
 
+pytestmark = pytest.mark.thorough
+
 FIGURES = {
     "threads_per_block_limit": 1024, "threads_per_warp": 32, "shared_memory_per_block": 49152,
     "shared_memory_per_core": 233472, "threads_per_core_limit": 2048, "core_count": 132, "fpus_per_core": 128,

@@ -33,6 +33,7 @@ def test_closed_forms_equal_the_model_itself(rung, embed, mlp):
     assert flops.flops_per_sample(model).total == walked_flops(model)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", [n for n in PRESETS if n not in ("ViT-bigG/14", "RN50x64")])
 def test_every_preset_counts_as_its_own_arrays(name):
     model = preset(name)

@@ -31,6 +31,7 @@ def value_and_grads(stack):
     return jax.jit(jax.value_and_grad(loss))(nnx.as_pure(state))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "change",
     [
@@ -115,7 +116,16 @@ def close(found, expected):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5 * np.abs(b).max()), found, expected)
 
 
-@pytest.mark.parametrize(("length", "policy"), [(50, None), (77, "dense"), (77, None), (197, None), (257, "dense")])
+@pytest.mark.parametrize(
+    ("length", "policy"),
+    [
+        (77, "dense"),
+        (77, None),
+        pytest.param(50, None, marks=pytest.mark.thorough),
+        pytest.param(197, None, marks=pytest.mark.thorough),
+        pytest.param(257, "dense", marks=pytest.mark.thorough),
+    ],
+)
 @pytest.mark.parametrize("causal", [True, False])
 def test_the_padded_call_equals_the_written_out_equation(length, causal, policy, monkeypatch):
     monkeypatch.setattr(layers, "FUSED", "xla")
@@ -128,6 +138,7 @@ def test_the_padded_call_equals_the_written_out_equation(length, causal, policy,
     close((states, grads), values_of(plain, params, x))
 
 
+@pytest.mark.thorough
 def test_the_padded_call_of_several_models_at_once(monkeypatch):
     monkeypatch.setattr(layers, "FUSED", "xla")
     for causal in (True, False):
@@ -139,6 +150,7 @@ def test_the_padded_call_of_several_models_at_once(monkeypatch):
         close(together, jax.vmap(lambda p, x, plain=plain: values_of(plain, p, x))(params, x))
 
 
+@pytest.mark.thorough
 def test_what_a_kernel_leaves_beyond_the_length_reaches_nothing(monkeypatch):
     """One that writes NaN there, forward and backward, gives the numbers of one that does not."""
 

@@ -25,6 +25,7 @@ def bag(run_of):
     return make_model(run_of("bag_of_words").model, rngs=nnx.Rngs(0))
 
 
+@pytest.mark.thorough
 def test_a_row_sees_the_image_and_the_tokens_up_to_the_one_before_its_target(caption):
     prefix = caption.context(IMAGES[:1])
     states = jax.jit(caption.text.states)

@@ -40,6 +40,7 @@ def stepped(run, mesh_config, devices=None):
     return flatten(jax.device_get(state.params)), float(metrics["loss"])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("config", [MeshConfig(), MeshConfig(data=2, fsdp=4)])
 def test_batch_norm_sees_the_whole_batch_on_any_mesh(run, config):
     one, loss = stepped(run, MeshConfig(), jax.devices()[:1])
@@ -50,6 +51,7 @@ def test_batch_norm_sees_the_whole_batch_on_any_mesh(run, config):
             np.testing.assert_allclose(many[name], one[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.thorough
 def test_training_writes_the_running_statistics_and_the_optimiser_leaves_them(run):
     fresh = flatten(init_params(run.model, run.seed))
     after, _ = stepped(run, MeshConfig())
@@ -57,6 +59,7 @@ def test_training_writes_the_running_statistics_and_the_optimiser_leaves_them(ru
     assert np.abs(after["image/bn1/var"] - 1).max() < 1  # a tenth of the way, not an optimiser's step of its own
 
 
+@pytest.mark.thorough
 def test_recomputing_blocks_changes_nothing(run):
     again = dataclasses.replace(run, model=dataclasses.replace(run.model, remat=True))
     plain, loss = stepped(run, MeshConfig())

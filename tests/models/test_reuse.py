@@ -51,6 +51,7 @@ def test_a_tower_inside_anothers_module_learns_only_where_asked():
     jax.tree.map(np.testing.assert_array_equal, before, after)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 def test_a_mesh_of_ones_own_changes_no_number(kind):
     alone, _, _ = trained()
@@ -58,6 +59,7 @@ def test_a_mesh_of_ones_own_changes_no_number(kind):
         assert trained()[0] == pytest.approx(alone, rel=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["ring", "gathered"])
 def test_losses_split_over_whatever_axes_there_are(name):
     mesh = jax.make_mesh((4, 2), ("replica", "model"), axis_types=(AxisType.Auto,) * 2)

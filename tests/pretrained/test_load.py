@@ -19,6 +19,7 @@ from clip_jax.pretrained.open_clip import trunk_activation
 RELEASED = pytest.mark.filterwarnings("ignore:.*no config beside it, so read as a released model")
 
 
+@pytest.mark.thorough
 @RELEASED
 @pytest.mark.parametrize(
     ("name", "layout"),

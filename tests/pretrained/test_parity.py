@@ -154,6 +154,7 @@ def close(found, want, tolerance, name, relative=False):
     assert np.abs(found - want).max() <= bound, f"{name}: off by {np.abs(found - want).max():.2e}, allowed {bound:.2e}"
 
 
+@pytest.mark.thorough
 def test_everything_stored_of_the_forward_pass(case):
     assert {"image_features", "text_last_hidden", "logits_per_text", "loss_siglip"} <= set(case.want)
     for name, want in case.want.items():
@@ -203,6 +204,7 @@ def compare(found, stored, tolerance, key_tolerance, relative):
     return names
 
 
+@pytest.mark.thorough
 def test_gradients(case):
     grads = case.step(case.params)[1]
     compared = compare(case.theirs(grads), dict(np.load(case.root / "grads.npz")), GRAD, GRAD_KEY, relative=True)
@@ -210,6 +212,7 @@ def test_gradients(case):
     assert compared == {k for k in case.tensors if not k.endswith(no_gradient)}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", ["openai_rn"], indirect=True)
 def test_batch_norm_in_training(case):
     (_, statistics), grads = case.train_step(case.params)
@@ -228,6 +231,7 @@ RULES = [(name, "ndim_rule") for name in CASES]
 RULES += [(name, "open_clip_4_2_rule") for name in CASES if name.startswith("openclip")]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("case", "rule"), RULES, indirect=["case"])
 def test_five_steps_of_adamw(case, rule):
     record = json.loads((case.root / "adamw.json").read_text())

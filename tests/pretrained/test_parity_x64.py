@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.thorough
 def test_every_case_in_double_precision():
     env = {**os.environ, "JAX_ENABLE_X64": "1"}
     env.pop("PYTEST_ADDOPTS", None)

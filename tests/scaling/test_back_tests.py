@@ -45,6 +45,7 @@ def test_judged_planted_bands_counted_by_side(bench):
     assert len(found["misses"]) == n - 1
 
 
+@pytest.mark.thorough
 def test_forecast_planted_table_holds_what_lies_ahead(bench):  # thorough
     (_, test, _) = bench["tests_of"](planted(bench))
     found = bench["forecast"](**test.asked)
@@ -53,6 +54,7 @@ def test_forecast_planted_table_holds_what_lies_ahead(bench):  # thorough
     assert abs(judged["bias"]) < 0.1
 
 
+@pytest.mark.thorough
 def test_old_forecasts_of_this_commit_made_by_its_own_package(bench):  # thorough
     if subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True).returncode:
         pytest.skip("no git here")

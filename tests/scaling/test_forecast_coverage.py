@@ -58,6 +58,7 @@ def test_results_cut_off_last_line_skipped(bench, tmp_path):
     assert only["band"] == [0.3, None]
 
 
+@pytest.mark.thorough
 def test_forecasts_one_sweep_equal_registered(bench, monkeypatch):  # thorough
     monkeypatch.setattr(registration, "_backtests", lambda *a: [])
     case, sweep = bench["CASES"]["power, 516 pictures"], sweep_of(bench, "power, 516 pictures")
@@ -71,6 +72,7 @@ def test_forecasts_one_sweep_equal_registered(bench, monkeypatch):  # thorough
         assert json.loads(json.dumps(bench["plain"](found[name]))) == json.loads(json.dumps(registered[name]))
 
 
+@pytest.mark.thorough
 def test_registered_mean_of_a_plateau_from_six_budgets_covers(bench):  # thorough
     case = bench["CASES"]["saturating .25"]
     found = [bench["plain"](bench["simulated"](case, 6, index, (10,))[10]) for index in range(20)]

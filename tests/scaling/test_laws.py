@@ -81,6 +81,7 @@ def test_the_formula_is_the_same_in_centred_units(law):
     np.testing.assert_allclose([back[n] for n in law.names], [values[n] for n in law.names], rtol=1e-10)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("law", EVERY, ids=lambda law: law.key)
 def test_jax_differentiates_what_numpy_computes(law):
     import jax
@@ -97,6 +98,7 @@ def test_jax_differentiates_what_numpy_computes(law):
         np.testing.assert_allclose(np.asarray(found), wanted, rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("law", EVERY, ids=lambda law: law.key)
 def test_a_planted_law_is_found_again(law):
     columns = columns_for(law, 64)

@@ -48,6 +48,7 @@ def config(tiny_run):
     )
 
 
+@pytest.mark.thorough
 def test_it_gives_what_a_sweep_here_gives(bucket, config, tmp_path, capsys):
     law = run_sweep(config, tmp_path / "s", lambda line: None, InProcess())
     with pytest.raises(KeyboardInterrupt):

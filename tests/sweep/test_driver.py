@@ -157,6 +157,7 @@ def _fits_only(monkeypatch):
     monkeypatch.setattr("clip_jax.scaling.report.page.write_page", lambda *args: None)
 
 
+@pytest.mark.thorough
 def test_cells_then_second_seeds_then_learning_rates(sweep):
     root, law, launcher, lines = sweep
     df = collect(root)
@@ -201,6 +202,7 @@ def test_what_is_missing_is_completed(sweep):
     assert sorted(again.ran) == sorted(lost)
 
 
+@pytest.mark.thorough
 def test_a_failed_run_is_left_out_told_and_tried_again(tmp_path):
     lines = []
     run_sweep(SWEEP, tmp_path, lines.append, FakeEngine(fail={2}))

@@ -143,6 +143,7 @@ def test_a_setting_is_applied_to_its_fields_alone():
     assert dataclasses.replace(run, optim=BASE.optim, model=BASE.model) == BASE
 
 
+@pytest.mark.thorough
 def test_a_paused_run_goes_on_from_the_command_line(tmp_path, capsys):
     config = tmp_path / "c.json"
     small = {"model": {"image": {"width": 16, "depth": 1, "heads": 2, "image_size": 32, "patch_size": 16},

@@ -133,6 +133,7 @@ def assert_same(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+@pytest.mark.thorough
 def test_a_nan_is_gone_around_and_all_of_it_is_on_record(run, poison, trained_on, final_params, tmp_path, capfd):
     poison({9})  # the batch of step 10, two after a checkpoint
     result = train(run, tmp_path, progress=False)
@@ -146,6 +147,7 @@ def test_a_nan_is_gone_around_and_all_of_it_is_on_record(run, poison, trained_on
     assert [r["step"] for r in read_lines(tmp_path / "metrics.jsonl")] == list(range(2, 17, 2)), "no step stands twice"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("stops", [(5, 9, 11), (10, 14)], ids=str)
 def test_interrupted_it_takes_the_same_detour(run, poison, trained_on, final_params, tmp_path, stops):
     poison({9, 13})  # the second is met in the place of step 12
@@ -170,12 +172,14 @@ def test_before_the_first_checkpoint_it_starts_anew(run, poison, trained_on, fin
     assert_same(final_params(run, tmp_path), trained_on(range(2, 18)))
 
 
+@pytest.mark.thorough
 def test_a_nan_at_the_last_step_too(run, poison, trained_on, final_params, tmp_path):
     poison({15})
     train(run, tmp_path, progress=False)
     assert_same(final_params(run, tmp_path), trained_on([*range(12), *range(16, 20)]))
 
 
+@pytest.mark.thorough
 def test_rollbacks_are_counted_over_attempts(run, poison, tmp_path):
     poison(range(4, 40))
     few = dataclasses.replace(run, faults=dataclasses.replace(BACK, max_rollbacks=2))
@@ -189,6 +193,7 @@ def test_rollbacks_are_counted_over_attempts(run, poison, tmp_path):
     assert read_json(tmp_path / "status.json")["state"] == "failed"
 
 
+@pytest.mark.thorough
 def test_a_spike_by_policy(run, poison, trained_on, final_params, tmp_path):
     poison({9}, kind="spike")
     spikes = FaultConfig(on_spike="rollback", spike_factor=3.0, spike_window=3)
@@ -205,6 +210,7 @@ def test_a_spike_by_policy(run, poison, trained_on, final_params, tmp_path):
     assert train(ignoring, tmp_path / "ignore", progress=False)["state"] == "finished"
 
 
+@pytest.mark.thorough
 def test_an_evaluation_that_is_not_finite_is_a_fault_of_the_run(tiny_run, tmp_path):
     def make_evaluator(*_):
         def evaluate(params):

@@ -28,6 +28,8 @@ from clip_jax.train.evaluate import evaluate_run
 from clip_jax.train.loop import train
 from clip_jax.train.run_directory import RunDirectory
 
+pytestmark = pytest.mark.thorough
+
 STORED = Path(__file__).parents[1] / "before" / "before.tar.gz"
 
 

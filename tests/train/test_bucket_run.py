@@ -22,6 +22,7 @@ def rows(text):
     return [json.loads(line) for line in text.splitlines()]
 
 
+@pytest.mark.thorough
 def test_killed_and_started_again_it_ends_as_a_run_here(bucket, tiny_run, tmp_path, spawn, same_params, without_times):
     here = tmp_path / "run"
     result = train(tiny_run, here, make_evaluator, progress=False)

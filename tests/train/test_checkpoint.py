@@ -47,6 +47,7 @@ def saved(world, tmp_path_factory):
     return root
 
 
+@pytest.mark.thorough
 def test_a_state_comes_back_on_another_mesh_bit_for_bit(tiny_run, tmp_path, world):
     with Checkpoints(tmp_path, every=2) as checkpoints:
         assert checkpoints.latest_step is None
@@ -108,6 +109,7 @@ def remove(path):
     path.unlink()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("what", "damage"),
     [

@@ -36,6 +36,7 @@ def found(kind):
     return fit_powers(WIDTHS, rows)
 
 
+@pytest.mark.thorough
 def test_under_mup_no_module_moves_more_or_less_with_width():
     for module, (first, change) in found("mup").items():
         margin = next(m for part, m in MARGINS.items() if part in module)
@@ -43,6 +44,7 @@ def test_under_mup_no_module_moves_more_or_less_with_width():
         assert abs(change) < margin, (module, change)
 
 
+@pytest.mark.thorough
 def test_under_the_standard_parametrisation_they_do():
     changes = {module: change for module, (_, change) in found("standard").items()}
     assert changes["image stream 1"] > 2 * MARGINS["stream"]

@@ -55,6 +55,7 @@ def as_if_nothing_had_happened(run, whole, same_params, without_times):
     return check
 
 
+@pytest.mark.thorough
 def test_stopped_refused_and_killed_while_saving(run, tmp_path, spawn, as_if_nothing_had_happened):
     root = tmp_path / "run"
     metrics, saves = root / "metrics.jsonl", root / "checkpoints"
@@ -145,6 +146,7 @@ def test_from_the_keyboard_too(tmp_path, command, capfd, monkeypatch):
     assert (tmp_path / "run" / "checkpoints" / "7").is_dir()
 
 
+@pytest.mark.thorough
 def test_a_broken_checkpoint(run, tmp_path, capfd, as_if_nothing_had_happened):
     root = tmp_path / "run"
     train(run, root, stop_after=45, progress=False)
@@ -186,6 +188,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.thorough
 def test_a_full_disk(run, small_disk, command, capfd, as_if_nothing_had_happened):
     root = small_disk / "run"
     train(run, root, stop_after=40, progress=False)
@@ -202,6 +205,7 @@ def test_a_full_disk(run, small_disk, command, capfd, as_if_nothing_had_happened
     as_if_nothing_had_happened(root)
 
 
+@pytest.mark.thorough
 def test_a_disk_that_fills_up_in_the_background(run, tmp_path, monkeypatch, as_if_nothing_had_happened):
     class Late:
         def result(self):

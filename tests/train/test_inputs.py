@@ -128,6 +128,7 @@ def test_what_changed_records_that_say_nothing_hold_nothing(told):
     assert describe_change(told, {"train": {"records": 3, "digest": "x"}}, "train") is None
 
 
+@pytest.mark.thorough
 def test_train_does_not_go_on_with_other_data_and_does_with_its_own(tmp_path, pairs_run, pairs_dir, write_shard, capfd):
     assert train(pairs_run, tmp_path / "run", make_evaluator, stop_after=2, progress=False)["step"] == 2
     later = write_shard(pairs_dir / "train" / "2.tar", {"x.txt": b"later"})
@@ -144,6 +145,7 @@ def test_train_does_not_go_on_with_other_data_and_does_with_its_own(tmp_path, pa
     assert "the held-out split changed: 21 records, 20 when the run began" in capfd.readouterr().err
 
 
+@pytest.mark.thorough
 def test_train_says_at_the_start_what_is_held_out(tmp_path, pairs_run, pairs_dir, capfd):
     data = dataclasses.replace(pairs_run.data, paths=(f"{pairs_dir}/*/*.tar",), val_fraction=0.4)
     train(dataclasses.replace(pairs_run, data=data), tmp_path / "run", stop_after=1, progress=False)

@@ -45,6 +45,7 @@ def test_the_record_tells_all(finished):
     assert train(run, run_dir, progress=False) == read_json(run_dir / "result.json"), "a finished run is left alone"
 
 
+@pytest.mark.thorough
 def test_stopping_and_going_on_equals_never_stopping(finished, tmp_path, same_params, without_times):
     run, run_dir, result = finished
     other = tmp_path / "parts"
@@ -61,6 +62,7 @@ def test_stopping_and_going_on_equals_never_stopping(finished, tmp_path, same_pa
     ]  # fmt: skip
 
 
+@pytest.mark.thorough
 def test_a_run_goes_on_on_another_mesh_under_its_own_name(finished, tmp_path, same_params):
     run, run_dir, result = finished
     other = tmp_path / "moved"
@@ -73,6 +75,7 @@ def test_a_run_goes_on_on_another_mesh_under_its_own_name(finished, tmp_path, sa
     same_params(run, run_dir, other, atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_another_mesh_gives_the_same_losses(finished, tmp_path):
     run, run_dir, _ = finished
     other = dataclasses.replace(run, mesh=MeshConfig(fsdp=4))
@@ -81,6 +84,7 @@ def test_another_mesh_gives_the_same_losses(finished, tmp_path):
     np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_worker_processes_and_weights_stand_in_the_record(tiny_run, pairs_dir, tmp_path, same_params):
     shutil.copytree(pairs_dir / "val", tmp_path / "others" / "val")
     data = DataConfig(source="webdataset", paths=tuple(str(pairs_dir / s / "{0..1}.tar") for s in ("train", "val")),

@@ -80,6 +80,7 @@ def two(jobs, seconds=500):
     return [child.returncode for child in pair], said
 
 
+@pytest.mark.thorough
 def test_two_processes_are_one(tiny_run, run, tmp_path, same_params, without_times):
     train(run, tmp_path / "whole", make_evaluator, progress=False)
     sharded = dataclasses.replace(run, mesh=MeshConfig(data=2, fsdp=4))
@@ -126,6 +127,7 @@ def test_two_processes_are_one(tiny_run, run, tmp_path, same_params, without_tim
     assert all(text.count("Diverged") == 1 for text in said)
 
 
+@pytest.mark.thorough
 def test_two_processes_start_from_a_run(run, tmp_path, same_params):
     train(run, tmp_path / "source", stop_after=2, progress=False)
     begun = dataclasses.replace(run, init_from=InitConfig(str(tmp_path / "source"), freeze="image"), steps=3)

@@ -36,6 +36,7 @@ def reds(tmp_path, write_shard, jpeg):
     return tmp_path / "reds"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("objective", "encoder"), ARMS)
 def test_an_arm_learns_is_measured_and_goes_on_where_it_stopped(run_of, reds, tmp_path, objective, encoder):
     run = run_of(objective, encoder)
@@ -69,6 +70,7 @@ def test_an_arm_learns_is_measured_and_goes_on_where_it_stopped(run_of, reds, tm
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("objective", ["caption", "bag_of_words"])
 def test_the_loss_is_of_the_global_batch(run_of, objective):
     rng = np.random.default_rng(0)

@@ -26,6 +26,7 @@ def test_anything_else_is_refused(text):
         parse_window(text, 20)
 
 
+@pytest.mark.thorough
 def test_a_trace_is_written_and_the_parts_add_up_to_the_wall_time(tiny_run, tmp_path, capfd):
     run = dataclasses.replace(
         tiny_run, steps=24, evals=dataclasses.replace(tiny_run.evals, zero_shot=(), at_fractions=(0.5,))

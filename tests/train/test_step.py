@@ -71,6 +71,7 @@ def assert_close(found, wanted, tolerance):
     )
 
 
+@pytest.mark.thorough
 def test_loss_and_gradients_on_eight_devices_equal_one(tiny_run):
     one = value_and_gradients(tiny_run)
     for config in MESHES:
@@ -108,6 +109,7 @@ def variant(run, changes):
     return dataclasses.replace(run, model=dataclasses.replace(run.model, **model), **rest)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", VARIANTS)
 def test_accumulated_gradients_equal_those_of_the_whole_batch(tiny_run, name):
     with jax.enable_x64(True):  # so that nothing but rounding of float64 may differ
@@ -138,6 +140,7 @@ FUSED = {
 }  # fmt: skip
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", FUSED)
 def test_fused_attention_gives_the_gradients_of_the_written_out_equation(tiny_run, name, monkeypatch):
     """Padded as for the kernel (five patches, 15 tokens), which the library's form stands in for; what is off may not
@@ -166,6 +169,7 @@ def test_averaging_the_losses_of_pieces_is_another_objective(tiny_run):
     assert value_and_gradients(small)[0] < float(whole) - 0.5
 
 
+@pytest.mark.thorough
 def test_it_compiles_once_and_learns_one_batch(tiny_run):
     run = dataclasses.replace(tiny_run, steps=40)
     mesh, built, optimizer, state = parts(run, MeshConfig(fsdp=2))
@@ -180,6 +184,7 @@ def test_it_compiles_once_and_learns_one_batch(tiny_run):
     assert all(np.asarray(v).shape == () for v in metrics.values())
 
 
+@pytest.mark.thorough
 def test_runs_that_differ_in_length_and_rate_share_one_program(tiny_run):
     texts = []
     for steps, rate in ((8, 1e-3), (800, 7e-3)):
@@ -190,6 +195,7 @@ def test_runs_that_differ_in_length_and_rate_share_one_program(tiny_run):
     assert texts[0] == texts[1]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_compute_keeps_float32_parameters(tiny_run, dtype):
     run = dataclasses.replace(tiny_run, model=dataclasses.replace(tiny_run.model, compute_dtype=dtype))
@@ -214,6 +220,7 @@ def test_a_float16_overflow_is_passed_over_and_halves_the_loss_scale(tiny_run):
     assert float(loss_scale(state.opt_state)) == 2.0**39
 
 
+@pytest.mark.thorough
 def test_half_precision_text_weights_and_moments_train(tiny_run):
     model = dataclasses.replace(tiny_run.model, text_param_dtype="bfloat16")
     optim = dataclasses.replace(tiny_run.optim, state_dtype="bfloat16")
@@ -230,6 +237,7 @@ def test_half_precision_text_weights_and_moments_train(tiny_run):
     assert step._cache_size() == 1
 
 
+@pytest.mark.thorough
 def test_a_coca_model_learns_its_captions_too(tiny_run):
     image = dataclasses.replace(tiny_run.model.image, pool="attentional", pool_heads=2, pool_queries=4)
     text = dataclasses.replace(tiny_run.model.text, pool="cls")

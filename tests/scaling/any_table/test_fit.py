@@ -188,6 +188,7 @@ def spread(tmp_path, groups=12, each=4, between=0.05, seed=0):
     return path
 
 
+@pytest.mark.thorough
 def test_fit_any_group_widens_intervals_of_rows_that_scatter_together(tmp_path):
     path, widths = spread(tmp_path), []
     for group in ("", "cell"):

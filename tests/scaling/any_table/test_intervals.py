@@ -95,6 +95,7 @@ def _csv(folder, table):
     return folder / "t.csv"
 
 
+@pytest.mark.thorough
 def test_forms_are_averaged_beside_the_law(tmp_path):
     what = replace(POWER, at=("1e19",))
     fit_any(_csv(tmp_path, cloud()), what, tmp_path)

@@ -22,6 +22,7 @@ def table():
 TWO = {"laws": ("power",), "then": "link-exponential", "through": "ce"}
 
 
+@pytest.mark.thorough
 def test_both_steps_and_the_direct_law_stand_side_by_side(tmp_path, capsys):
     table().to_csv(tmp_path / "t.csv", index=False)
     options = ["--law=power", "--then=link-exponential", "--through=ce", "--at=1e22", f"--out={tmp_path / 'out'}"]

@@ -88,6 +88,7 @@ def test_a_side_that_is_open_leaves_nothing_outside(graded):
     assert not any(s["inside"] for s in found["seeds"])
 
 
+@pytest.mark.thorough
 def test_bands_cover_as_often_as_they_say(runs, curves):
     inside = []
     for seed in range(8):

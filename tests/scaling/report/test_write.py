@@ -44,6 +44,7 @@ def report(runs, curves, tmp_path_factory):
     return df, law, tmp_path / "report"
 
 
+@pytest.mark.thorough
 def test_all_files_are_there_and_readable(report):
     _, law, out = report
     names = {"law.json", "report.html", "checklist.json", "checklist.txt"}
@@ -182,6 +183,7 @@ def test_the_seeds_of_the_held_out_budget_do_not_shape_its_forecast(runs, curves
     assert checks[0]["width"] == pytest.approx(checks[1]["width"], rel=1e-9)
 
 
+@pytest.mark.thorough
 def test_many_budgets_and_wide_bands_keep_the_summary_short(runs, curves, tmp_path):
     runs(curves["power law"], budgets=13, sizes=1, seeds=1, noise=0.3).to_csv(tmp_path / "t.csv", index=False)
     lines = text_summary(fit_table(tmp_path / "t.csv")).splitlines()
@@ -239,6 +241,7 @@ def test_errors_without_a_logarithm_are_left_out_by_name(runs, curves, value):
     assert "no finite logarithm" in gone["reason"]
 
 
+@pytest.mark.thorough
 def test_constant_sizes_and_copies_are_said(runs, curves, tmp_path):
     df = runs(curves["power law"], budgets=5, sizes=1, seeds=1, noise=0.0).drop(columns="budget").assign(params=7e4)
     law = write_report(df, tmp_path)

@@ -20,12 +20,14 @@ def coverage():
     return runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "table_options_coverage.py"))
 
 
+@pytest.mark.thorough
 def test_cluster_intervals_of_two_hundred_tables_cover(coverage):  # thorough
     found, without = coverage["grouped"](10, 3, True, tables=200, replicas=300)
     assert (found >= 0.9).all()
     assert without[0] < 0.88  # intervals that know no groups do not
 
 
+@pytest.mark.thorough
 def test_weighted_intervals_of_two_hundred_tables_cover(coverage):  # thorough
     right, _, narrower = coverage["weighted"](20, tables=200)
     assert (right >= 0.9).all()

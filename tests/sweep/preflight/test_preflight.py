@@ -23,6 +23,7 @@ def here():
     return dataclasses.replace(find_target(), devices=jax.devices()[:1], memory=8 * GIB)
 
 
+@pytest.mark.thorough
 def test_memory_is_that_of_the_compiled_step(here):
     step = compile_step(RUN, here)
     parameters = 4 * flops.params(RUN.model).total
@@ -33,6 +34,7 @@ def test_memory_is_that_of_the_compiled_step(here):
     assert compile_step(dataclasses.replace(RUN, batch_size=512), here).needed > 1.5 * step.needed
 
 
+@pytest.mark.thorough
 def test_what_is_short_of_memory_is_recomputed_then_cut_in_pieces(here):
     whole = compile_step(RUN, here)
     recomputed = compile_step(pf._recomputed(RUN, True, "nothing"), here)

@@ -89,6 +89,7 @@ def compare(configs, steps, form, check):
     return unstack(state, len(configs)), apart
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("make", "form"),
     [
@@ -166,6 +167,7 @@ def alone(members, tmp_path_factory):
     return root, train(members[1], root, make_evaluator, progress=False)
 
 
+@pytest.mark.thorough
 def test_each_member_leaves_the_record_of_a_run_alone(members, whole, alone):
     root, results, _ = whole
     mine, (theirs, result) = root / "1", alone
@@ -193,6 +195,7 @@ def test_members_share_the_wall_time(whole):
     assert all(sum(r["seconds"].values()) == pytest.approx(r["wall_s"], rel=0.2) for r in results)
 
 
+@pytest.mark.thorough
 def test_a_family_that_stopped_goes_on_bit_for_bit(members, whole, tmp_path):
     parts = dirs(tmp_path, 2)
     assert [r["step"] for r in train_vmapped(members, parts, stop_after=3, progress=False)] == [3, 3]
@@ -212,6 +215,7 @@ def test_a_member_goes_on_alone(members, alone, tmp_path):
     close_rows(without_times(tmp_path / "1"), without_times(alone[0]))
 
 
+@pytest.mark.thorough
 def test_a_member_that_diverges_is_the_only_one_that_ends(members, whole, tmp_path):
     pair = [members[0], changed(members[1], seed=3, peak_lr=1e30)]
     found = train_vmapped(pair, dirs(tmp_path, 2), progress=False)

@@ -22,6 +22,7 @@ def rich(runs, curves):
     return analyze(df, curves=pd.concat([early, late]))
 
 
+@pytest.mark.thorough
 def test_a_rich_table_gives_every_figure(rich, tmp_path):
     assert draw_all(rich, tmp_path) == dict.fromkeys(FIGURES)
     for name in FIGURES:
