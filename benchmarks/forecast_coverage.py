@@ -4,9 +4,9 @@
     python benchmarks/forecast_coverage.py --clouds=150 [--results=clouds.jsonl]
 
 A sweep: budgets over 100 times of FLOPs, several sizes of one seed at each, two more seeds at each budget's best size
-until the best one has three (as `sweep.run` does). The forecast is that of `registration.preregister` without its
+until the best one has three (as `sweep.run` does). The forecast is that of `preregistration.preregister` without its
 rehearsals and its report: frontier, scatter, winner's curse, forms, weights and bands are the product's functions. Then
-the budget 2 or 10 times above the largest is simulated in the same way, and graded as `registration.grade` does.
+the budget 2 or 10 times above the largest is simulated in the same way, and graded as `preregistration.grade` does.
 
 Results are appended to a file as they come, and a second call goes on where the first one stopped.
 """
@@ -111,7 +111,7 @@ class Sweep:
 
 
 def forecasts(df: pd.DataFrame, seeds: int, pictures: list, reaches=REACHES) -> dict:
-    """Return {reach: the forecast of `registration.preregister`}, with the band of the power law alone as ``own``."""
+    """Return {reach: the forecast of `preregistration.preregister`}, with the band of the power law alone as ``own``."""
     rows, _ = fit_rows(prepare(df, METRIC), METRIC, CHANCE, keep_above_chance=True)
     points = compute_optimal(rows, METRIC)
     frontier = fit_forms(
