@@ -111,7 +111,7 @@ class Sweep:
 
 
 def forecasts(df: pd.DataFrame, seeds: int, pictures: list, reaches=REACHES) -> dict:
-    """Return {reach: the forecast of `preregistration.preregister`}, with the band of the power law alone as ``own``."""
+    """Return {reach: forecast of `preregistration.preregister`}, and the band of the power law alone as ``own``."""
     rows, _ = fit_rows(prepare(df, METRIC), METRIC, CHANCE, keep_above_chance=True)
     points = compute_optimal(rows, METRIC)
     frontier = fit_forms(
