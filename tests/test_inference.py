@@ -257,12 +257,12 @@ def test_towers_go_between_objectives(captioner, run_of, base):
         config = dataclasses.replace(config, init_from=InitConfig(source=str(source), tower="image", freeze="image"))
         fresh = jax.jit(lambda model=config.model: init_params(model, 5))()
         begun = flatten(loading.start_from(config).params(fresh))
-        theirs = flatten(loading.read(str(source)).params)
+        theirs = flatten(loading.read_weights(str(source)).params)
         for name, value in flatten(fresh).items():
             np.testing.assert_array_equal(begun[name], theirs[name] if name.startswith("image/") else value)
     whole = dataclasses.replace(run, init_from=InitConfig(source=str(path)))
     begun = flatten(loading.start_from(whole).params(jax.jit(lambda: init_params(run.model, 5))()))
-    jax.tree.map(np.testing.assert_array_equal, begun, flatten(loading.read(str(path)).params))
+    jax.tree.map(np.testing.assert_array_equal, begun, flatten(loading.read_weights(str(path)).params))
     other = dataclasses.replace(run, init_from=InitConfig(source=str(base)))
     with pytest.raises(UserError, match=r"its objective is 'contrastive', model.objective is 'caption'.*tower='image'"):
         loading.start_from(other)
