@@ -56,7 +56,7 @@ test-browser: $(READY)
 	fi; \
 	$(BIN)/python -c "import selenium" 2>/dev/null || $(BIN)/python -m pip install --quiet \
 	  --disable-pip-version-check -e ".[browser]" -c requirements/constraints.txt || exit 1; \
-	$(BIN)/python -m pytest -m browser tests/scaling/page
+	$(BIN)/python -m pytest -m browser tests/scaling/report/page
 
 # the laws, figures and checklists of experiments/results again, from their tables; forecast.json is never touched
 RESULTS := icons photos quickstart quickstart_seed100
