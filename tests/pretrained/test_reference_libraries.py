@@ -31,6 +31,7 @@ from clip_jax.pretrained.open_clip import trunk_activation
 from clip_jax.pretrained.preprocessor import SIGLIP_MEAN_STD
 
 torch = pytest.importorskip("torch", reason="needs the extra parity: pip install clip-jax-scaling[parity]")
+pytestmark = pytest.mark.thorough
 SIZE = 32
 BASE = ModelConfig(
     image=ImageTowerConfig(width=32, depth=2, heads=4, image_size=SIZE, patch_size=8),
@@ -186,7 +187,7 @@ def test_the_command_that_a_pickle_is_refused_with_converts_it(tmp_path, kind):
         torch.jit.trace(linear, torch.zeros(1, 3)).save(str(path))
     with pytest.raises(UserError) as error:
         read_tensors(path)
-    command = str(error.value).split("trust it: ")[1].replace("python ", f"{sys.executable} -W ignore ", 1)
+    command = str(error.value).split("convert it: ")[1].replace("python ", f"{sys.executable} -W ignore ", 1)
     subprocess.run(command, shell=True, cwd=tmp_path, check=True)
     found = read_tensors(tmp_path / "model.safetensors")
     assert {k: v.tolist() for k, v in found.items()} == {k: v.tolist() for k, v in wanted.items()}
