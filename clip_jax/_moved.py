@@ -182,12 +182,12 @@ class MovedModules(MetaPathFinder, Loader):
         new = f"clip_jax.{MOVED[spec.name.partition('.')[2]]}"
         _warn(spec.name, new)
         module = import_module(new)
-        self._specs[spec.name] = module.__spec__
+        self._specs[new] = module.__spec__
         return module
 
     def exec_module(self, module: ModuleType) -> None:
         """Give the module its own spec back, which the import system has replaced."""
-        module.__spec__ = next(s for s in self._specs.values() if s is not None and s.name == module.__name__)
+        module.__spec__ = self._specs[module.__name__]
 
 
 def names_of(package: str, *modules: str) -> Callable[[str], Any]:

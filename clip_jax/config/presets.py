@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from clip_jax.config.run import DecoderConfig, ImageTowerConfig, ModelConfig, TextTowerConfig
+from clip_jax.config.model import DecoderConfig, ImageTowerConfig, ModelConfig, TextTowerConfig
 from clip_jax.errors import ConfigError
 
 

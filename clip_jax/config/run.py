@@ -9,37 +9,10 @@ import math
 from dataclasses import dataclass, field
 
 from clip_jax.config.model import (
-    DTYPES,
-    DecoderConfig,
-    ImageTowerConfig,
     ModelConfig,
-    ParametrisationConfig,
     PixelConfig,
-    TextTowerConfig,
 )
-from clip_jax.errors import ConfigError, UserError, at_least, between, no_secret, one_of
-
-__all__ = [
-    "DTYPES",
-    "ConfigError",
-    "DataConfig",
-    "DecoderConfig",
-    "DistributedConfig",
-    "EvalConfig",
-    "FaultConfig",
-    "ImageTowerConfig",
-    "InitConfig",
-    "LossConfig",
-    "MeshConfig",
-    "ModelConfig",
-    "OptimConfig",
-    "ParametrisationConfig",
-    "PixelConfig",
-    "RunConfig",
-    "ScenesConfig",
-    "TextTowerConfig",
-    "UserError",
-]
+from clip_jax.errors import ConfigError, at_least, between, no_secret, one_of
 
 
 @dataclass(frozen=True)
