@@ -10,9 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from jax.tree_util import keystr
 
 from clip_jax.config import ModelConfig, RunConfig
 from clip_jax.data.images.eval_preprocess import Preprocess, picture_name
+from clip_jax.data.labeled.class_names import check_templates
 from clip_jax.data.tokenizers.learned_bpe import Tokenizer, with_context
 from clip_jax.distributed.mesh import enable_compile_cache, make_mesh
 from clip_jax.errors import UserError
@@ -24,7 +26,7 @@ from clip_jax.models.execution import on_any_device
 from clip_jax.models.positions import resize_image_positions, resize_text_positions
 from clip_jax.models.predictive import Predictive
 from clip_jax.pretrained.load import Weights, load_weights, save_weights
-from clip_jax.pretrained.mapping import flatten, nest, path_name
+from clip_jax.pretrained.mapping import flatten, nest
 from clip_jax.pretrained.names import Fetch, hub_fetch
 from clip_jax.storage.paths import SCHEME, as_path, is_url
 from clip_jax.train.checkpoint import load_params
@@ -51,7 +53,8 @@ class LoadedModel:
         built = build(weights.config, mesh)
         flat = flatten(weights.params)
         self.params = jax.tree_util.tree_map_with_path(
-            lambda path, sharding: jax.device_put(flat[path_name(path)], sharding), built.shardings
+            lambda path, sharding: jax.device_put(flat[keystr(path, simple=True, separator="/")], sharding),
+            built.shardings,
         )
         self._graphdef = built.graphdef
         self._encoder = Encoder(
@@ -152,9 +155,7 @@ class LoadedModel:
         """
         if len(labels) < 2:
             raise UserError(f"labels={list(labels)}: needs at least two to choose from")
-        for template in templates:
-            if "{c}" not in template:
-                raise UserError(f"template {template!r}: has no {{c}}")
+        check_templates(templates, "templates")
         prompts = self.embed_texts([t.replace("{c}", label) for label in labels for t in templates])
         scores = self.scale * self.embed_images(images) @ class_embeddings(prompts, len(labels)).T
         powers = np.exp(scores - scores.max(axis=1, keepdims=True))
@@ -286,7 +287,7 @@ def start_from(config: RunConfig, *, fetch: Fetch = hub_fetch) -> InitState:
     tensors = flatten(weights.params)
 
     def take(path: tuple[Any, ...], value: Any) -> Any:
-        name = path_name(path)
+        name = keystr(path, simple=True, separator="/")
         tower = name.split("/")[0]
         if tower not in towers and not (chosen == "both" and name in tensors):
             return value

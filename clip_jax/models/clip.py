@@ -194,12 +194,8 @@ def batch_statistics(model: CLIP | Predictive) -> Any:
 
 def with_statistics(params: Any, statistics: Any) -> Any:
     """Return the parameters with the running statistics replaced; no array is copied."""
-
-    def name(path: tuple[Any, ...]) -> tuple[str, ...]:
-        return tuple(str(getattr(k, "key", getattr(k, "name", k))) for k in path)
-
-    new = {name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(statistics)}
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: new.get(name(path), leaf), params) if new else params
+    new = dict(jax.tree_util.tree_leaves_with_path(statistics))
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: new.get(path, leaf), params) if new else params
 
 
 def init_params(config: ModelConfig, seed: int) -> Any:

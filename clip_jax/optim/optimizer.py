@@ -91,8 +91,7 @@ def weight_decay_mask(params: Any) -> Any:
     """
 
     def decays(path: tuple[Any, ...], leaf: Any) -> bool:
-        names = [str(getattr(k, "key", getattr(k, "name", k))) for k in path]
-        name = next((n for n in reversed(names) if n not in ("value", "raw_value")), "")
+        name = next((n for n in reversed(_names(path)) if n not in ("value", "raw_value")), "")
         return name not in NOT_DECAYED and getattr(leaf, "ndim", 2) >= 2
 
     return jax.tree_util.tree_map_with_path(decays, params)
@@ -123,8 +122,11 @@ def layer_multipliers(params: Any, decay: float) -> Any:
 
 
 def _named(params: Any) -> list[tuple[list[str], Any]]:
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return [([str(getattr(k, "key", getattr(k, "name", k))) for k in path], leaf) for path, leaf in leaves]
+    return [(_names(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
+
+
+def _names(path: tuple[Any, ...]) -> list[str]:
+    return jax.tree_util.keystr(path, simple=True, separator="/").split("/")
 
 
 def _scale(factors: Callable[[Any], Any]) -> optax.GradientTransformation:
