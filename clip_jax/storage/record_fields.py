@@ -30,7 +30,11 @@ _CELL: dict[str, Kind] = {
     "peak_lr": "number", "steps": "whole", "dropped": "text?",
 }  # fmt: skip
 _SPLIT: Kind = {"records": "whole", "digest": "text?"}  # rendered scenes have no digest
-_INPUTS: dict[str, Kind] = {"data": {"train": _SPLIT, "val": _SPLIT}, "tokenizer_sha256": "text"}  # `inputs`
+_INPUTS: dict[str, Kind] = {
+    "data": {"train": _SPLIT, "val": _SPLIT},
+    "tokenizer_sha256": "text",
+    "extensions": {"loss": "text?", "evaluators": ["text"]},
+}  # `inputs`
 FIELDS: dict[str, dict[str, Kind]] = {
     "result.json": {
         "run_id": "text", "family_id": "text?", "state": "text", "exit_reason": "text", "final": "flag",

@@ -28,12 +28,14 @@ from clip_jax.distributed.processes import (
 )
 from clip_jax.errors import UserError
 from clip_jax.finite import NotFinite
+from clip_jax.losses.pairs import PairLoss
 from clip_jax.models.clip import AbstractModel
 from clip_jax.optim.optimizer import make_optimizer
 from clip_jax.storage.paths import exists, local_scratch
 from clip_jax.train.anomalies import Anomaly, BatchStream, DataOffsets
 from clip_jax.train.checkpoint import Checkpoints
 from clip_jax.train.context import TrainContext, build_context
+from clip_jax.train.extensions import NONE, Extensions
 from clip_jax.train.inputs import (
     DATA,
     SPLITS,
@@ -92,6 +94,7 @@ def train(
     stop_after: int | None = None,
     progress: bool = True,
     profile: tuple[int, int] | None = None,
+    extensions: Extensions = NONE,
 ) -> dict[str, Any]:
     """Train one model, or resume it; return the run's result, which is also written to ``result.json``.
 
@@ -109,21 +112,23 @@ def train(
       progress: show a progress line on stderr.
       profile: trace the steps after the first number up to the second, into ``RUN_DIR/profile`` (for a run in a bucket,
         into `storage.paths.local_scratch`).
+      extensions: a loss and callbacks, and the names of the evaluators that ``make_evaluator`` adds.
 
     Raises:
-      UserError: the data is bad, the disk is full, the directory belongs to another run or is in use, or the loss is
-        not finite.
+      UserError: the data is bad, the disk is full, the directory belongs to another run, began with another loss or is
+        in use, or the loss is not finite.
     """
+    extensions.check(config)
     clock = Clock()
     writer = jax.process_index() == 0
-    directory = RunDirectory(run_dir, config, writer=writer)
+    directory = RunDirectory(run_dir, config, writer=writer, extensions=extensions)
     config = directory.config  # as the run began
     if broadcast_from_process_zero(directory.result() is not None) and (done := directory.result()) is not None:
         return done
     with clock.measure("start"):
         context = build_context(config, may_share=directory.may_share)
     with (
-        run_session(config, directory, clock, context, make_evaluator, start_from, profile) as run,
+        run_session(config, directory, clock, context, make_evaluator, start_from, profile, extensions) as run,
         stop_requests() as stop,
     ):
         run.restore()
@@ -141,6 +146,7 @@ def run_session(
     make_evaluator: EvaluatorFactory | None,
     start_from: Callable[[RunConfig], InitState] | None,
     profile: tuple[int, int] | None = None,
+    extensions: Extensions = NONE,
 ) -> Iterator[Run]:
     """Lock the run directory, open all resources of one attempt and yield its `Run`; record how it failed."""
     with contextlib.closing(directory.lock):
@@ -167,14 +173,24 @@ def run_session(
                 evaluate: Callable[[Any], Rows] = _no_rows
                 if make_evaluator:
                     evaluate = make_evaluator(config, context.built, context.mesh, context.held_out, tokenizer)
-                tracker = open_tracker(config, directory.path, writer=directory.writer)
+                tracker = open_tracker(config, directory.path, writer=directory.writer, callbacks=extensions.callbacks)
             with (
                 contextlib.closing(tracker),
                 Checkpoints(directory.path, config.checkpoint_every) as checkpoints,
                 contextlib.closing(Profiler(local_scratch(directory.path / "profile"), profile)) as profiler,
             ):
                 yield Run(
-                    config, context, tokenizer, evaluate, directory, tracker, checkpoints, profiler, clock, load_init
+                    config,
+                    context,
+                    tokenizer,
+                    evaluate,
+                    directory,
+                    tracker,
+                    checkpoints,
+                    profiler,
+                    clock,
+                    load_init,
+                    extensions.pair_loss(),
                 )
         except BaseException as error:
             state = "stopped" if is_lost_process(error) or isinstance(error, KeyboardInterrupt) else "failed"
@@ -213,11 +229,12 @@ class Run:
     profiler: Profiler
     clock: Clock
     load_init: LoadInit
+    pair_loss: PairLoss | None = None  # the caller's, instead of the config's
 
     def __post_init__(self) -> None:
         config, self.mesh, self.built, self.in_flight = self.config, self.context.mesh, self.context.built, InFlight()
         self.optimizer = make_optimizer(config.optim, config.steps, config.model)
-        self.step_fn = make_train_step(config, self.built, self.optimizer, self.mesh)
+        self.step_fn = make_train_step(config, self.built, self.optimizer, self.mesh, self.pair_loss)
         self.compiled = False
         self.eval_at = {max(1, round(f * config.steps)) for f in config.evals.at_fractions}
         self.step = 0  # updates done

@@ -26,9 +26,14 @@ from clip_jax.storage.jsonl import JsonlWriter
 from clip_jax.storage.lease import open_lock
 from clip_jax.storage.lock import Busy, wait_until_silent
 from clip_jax.storage.paths import as_path, disk_errors, exists, is_remote, list_names, mkdir
+from clip_jax.train.extensions import EXTENSIONS, NONE, Extensions
 
 HEARTBEAT_S = 5.0
-INPUTS = ("data", "tokenizer_sha256")  # fields of status.json: the run's first inputs (`inputs`), never changed
+INPUTS = (
+    "data",
+    "tokenizer_sha256",
+    EXTENSIONS,
+)  # fields of status.json: the run's first inputs (`inputs`), never changed
 SUBMISSION = "CLIP_JAX_SUBMISSION"  # environment variable: the launcher's name for the job of this process
 SUBMISSION_FILE = "submission.json"  # what the launcher last submitted for this run
 COMMITTED = "commit_success.txt"  # Orbax's commit marker in a bucket
@@ -88,7 +93,13 @@ class RunDirectory:
     """Files of one run. Every process may read them; only the writer writes."""
 
     def __init__(
-        self, run_dir: str | Path, config: RunConfig, *, writer: bool = True, family: tuple[str, int] | None = None
+        self,
+        run_dir: str | Path,
+        config: RunConfig,
+        *,
+        writer: bool = True,
+        family: tuple[str, int] | None = None,
+        extensions: Extensions = NONE,
     ) -> None:
         """Read the directory without writing to it.
 
@@ -97,15 +108,18 @@ class RunDirectory:
           config: the run.
           writer: whether this process writes.
           family: for a run trained together with others, (the group's id, the number of runs that share its wall time).
+          extensions: what the caller adds to the run.
 
         Raises:
-          UserError: the directory belongs to another config, or is a file.
+          UserError: the directory belongs to another config or began with another loss or other evaluators, or is a
+            file.
         """
         self.family_id: str | None = family[0] if family else None
         self.sharing = family[1] if family else 1
         self.path = as_path(run_dir)
         self.writer = writer
         self.config = config
+        self.extensions = extensions.records()
         self.started = time.monotonic()
         self.last_heartbeat = -math.inf
         self.lock = open_lock(self.path)
@@ -145,7 +159,18 @@ class RunDirectory:
         self.seconds_before: dict[str, float] = before.get("seconds") or {}
         self.attempt = int(before.get("attempt") or 0) + 1
         self.inputs = {name: before[name] for name in INPUTS if before.get(name) is not None}
+        if self.attempt == 1 and self.extensions:
+            self.inputs[EXTENSIONS] = self.extensions
+        self._check_extensions()
         self.status: dict[str, Any] = {"first_started": before.get("first_started") or time.time()}
+
+    def _check_extensions(self) -> None:
+        begun, now = (values or {} for values in (self.inputs.get(EXTENSIONS), self.extensions))
+        for field in ("loss", "evaluators"):
+            if (first := begun.get(field)) != now.get(field):
+                reason = f"the run in {self.path} began with {first or 'none'} of the caller's"
+                hint = "pass the same to clip_jax.train_run, or begin a run in another directory"
+                raise UserError(field=field, value=now.get(field), reason=reason, hint=hint)
 
     def read_status(self) -> dict[str, Any]:
         """Return the content of ``status.json``, an empty dictionary if there is none."""
