@@ -13,6 +13,10 @@ from clip_jax.config.model import (
     PixelConfig,
 )
 from clip_jax.errors import ConfigError, at_least, between, no_secret, one_of
+from clip_jax.plugins import check_name
+
+SOURCES = ("scenes", "webdataset", "folder", "tfds")
+LOSSES = ("softmax", "sigmoid")
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class ScenesConfig:
 class DataConfig:
     """Image-text pairs: source, splits, augmentation and host-side processing."""
 
-    source: str = "scenes"  # scenes | webdataset | folder | tfds
+    source: str = "scenes"  # scenes | webdataset | folder | tfds, or one that an installed package adds
     paths: tuple[str, ...] = ()  # shards, folders (webdataset: also URLs, brace ranges, *), prepared TFDS directories
     weights: tuple[float, ...] = ()  # share of each path, kept throughout the run; empty: in proportion to size
     val_paths: tuple[str, ...] = ()  # held-out pairs, if they are not in a split of ``paths``
@@ -55,7 +59,7 @@ class DataConfig:
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
 
     def __post_init__(self) -> None:
-        one_of("data.source", self.source, ("scenes", "webdataset", "folder", "tfds"))
+        check_name("data.source", self.source, "sources", SOURCES)
         one_of("data.augment", self.augment, ("none", "square_crop", "flip", "random_resized_crop"))
         one_of("data.decoder", self.decoder, ("pillow", "simplejpeg"))
         for name in ("unique_samples", "max_broken", "workers"):
@@ -69,7 +73,7 @@ class DataConfig:
                 no_secret(f"data.{name}", path)
             if self.source == "scenes" and getattr(self, name):
                 raise ConfigError(f"data.{name}: the scenes source reads no files; drop it or set data.source")
-            if self.source != "webdataset" and any("://" in p for p in getattr(self, name)):
+            if self.source in SOURCES and self.source != "webdataset" and any("://" in p for p in getattr(self, name)):
                 raise ConfigError(f"data.{name}: only data.source='webdataset' reads from URLs")
         if self.source == "scenes" and self.decoder != "pillow":
             raise ConfigError("data.decoder: the scenes source renders, there is nothing to decode")
@@ -169,18 +173,20 @@ class MeshConfig:
 class LossConfig:
     """Contrastive loss over the global batch, and its implementation, which does not change the value."""
 
-    kind: str = "softmax"  # softmax (InfoNCE) | sigmoid (SigLIP; needs model.logit_bias)
+    kind: str = "softmax"  # softmax (InfoNCE) | sigmoid (SigLIP; needs model.logit_bias), or an installed package's
     method: str = "auto"  # auto | dense | gathered | ring; auto: ring for batches of more than 4096 pairs
     chunk: int = 256  # ring: rows of logits that a device holds at once
     caption_weight: float = 2.0  # weight of CoCa's caption loss (Yu et al., 2022)
 
     def __post_init__(self) -> None:
-        one_of("loss.kind", self.kind, ("softmax", "sigmoid"))
+        check_name("loss.kind", self.kind, "losses", LOSSES)
         one_of("loss.method", self.method, ("auto", "dense", "gathered", "ring"))
         at_least("loss.chunk", self.chunk, 1)
         at_least("loss.caption_weight", self.caption_weight, 0)
         if self.method in ("dense", "gathered") and self.chunk != 256:
             raise ConfigError(f"loss.chunk: ignored with loss.method={self.method!r}")
+        if self.kind not in LOSSES and (self.method, self.chunk) != (LossConfig.method, LossConfig.chunk):
+            raise ConfigError(f"loss.method, loss.chunk: ignored with loss.kind={self.kind!r}")
 
 
 @dataclass(frozen=True)
@@ -197,8 +203,13 @@ class EvalConfig:
     batch_size: int = 256
     prior_images: int = 128  # predictive objectives: training images over which a class's prior is averaged
     predictive_score: str = "prior"  # raw | prior (subtracted): the score used for error_mean; both are reported
+    evaluators: tuple[str, ...] = ()  # evaluators of installed packages to add; their rows are tasks of these names
 
     def __post_init__(self) -> None:
+        for name in self.evaluators:
+            check_name("evals.evaluators", name, "evaluators")
+        if len(set(self.evaluators)) < len(self.evaluators):
+            raise ConfigError(field="evals.evaluators", value=self.evaluators, reason="no repeats")
         one_of("evals.predictive_score", self.predictive_score, ("raw", "prior"))
         for name in ("examples", "retrieval_images"):
             at_least(f"evals.{name}", getattr(self, name), 0)
@@ -329,7 +340,7 @@ class RunConfig:
             raise ConfigError("optim.layer_decay: a ResNet has no stack of equal blocks; use a vision transformer")
 
     def _check_loss(self) -> None:
-        if (self.loss.kind == "sigmoid") != self.model.logit_bias:
+        if self.loss.kind in LOSSES and (self.loss.kind == "sigmoid") != self.model.logit_bias:
             raise ConfigError(
                 f"model.logit_bias={self.model.logit_bias}: the sigmoid loss needs the bias and the softmax loss "
                 f"ignores it (loss.kind={self.loss.kind!r})"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from clip_jax.config.hyperparameter_rules import RULED, BudgetRules, check_lr_rule, check_multiples
 from clip_jax.config.run import RunConfig
 from clip_jax.errors import ConfigError, at_least, between, one_of
+from clip_jax.plugins import check_name
 
 LONGEST_WARMUP = 0.9  # fraction of the steps
 ENGINES = ("local", "slurm", "jobset")
@@ -87,6 +88,8 @@ class Resources:
 
     def check_for(self, engine: str) -> None:
         """Check the fields for an engine; raise ConfigError for one that it ignores or that it needs but is not set."""
+        if engine not in ENGINES:
+            return  # only an outside engine knows what it reads
         for f in fields(self):
             if engine not in _READ_BY.get(f.name, ENGINES) and getattr(self, f.name) != f.default:
                 raise ConfigError(
@@ -181,7 +184,7 @@ class SweepConfig:
     batch_checks: tuple[float, ...] = ()  # multiples of the batch size to try, powers of two, at a fixed budget
     warmup_fraction: float = 0.1
     metric: str = "error_mean"
-    engine: str = "local"  # local | slurm | jobset: what runs the jobs
+    engine: str = "local"  # local | slurm | jobset, or one that an installed package adds: what runs the jobs
     resources: Resources = field(default_factory=Resources)  # resources of each job
     slots: int = 1  # concurrent runs; under Slurm per array, and each resubmission is a separate array
     families: str = "off"  # off | measured: train runs of one shape as one vmapped program if measured to be faster
@@ -216,7 +219,7 @@ class SweepConfig:
         between("warmup_fraction", self.warmup_fraction, 0.0, LONGEST_WARMUP)
         usual = (self.base_width, self.lr_width_power) == (SweepConfig.base_width, SweepConfig.lr_width_power)
         check_lr_rule(self.lr_rule, self.base.model.parametrisation.kind, usual)
-        one_of("engine", self.engine, ENGINES)
+        check_name("engine", self.engine, "engines", ENGINES)
         self.resources.check_for(self.engine)
         one_of("families", self.families, ("off", "measured"))
         self._check_families()

@@ -9,6 +9,7 @@ from clip_jax.config import RunConfig
 from clip_jax.config.io import from_dict, set_dotted, to_dict
 from clip_jax.config.sweep import ENGINES, Resources
 from clip_jax.errors import ConfigError, at_least, between, one_of
+from clip_jax.plugins import check_name
 from clip_jax.sweep.search.samplers import METHODS
 from clip_jax.sweep.search.space import Dimension, Setting, grid, parse_space
 
@@ -29,7 +30,7 @@ class SearchConfig:
     seeds: tuple[int, ...] = (0,)  # runs of a setting; each is added to base.seed
     keep: float = 1.0  # fraction that continues after each of base.evals.at_fractions; 1 trains all to the end
     metric: str = "error_mean"  # or val_loss_refit
-    engine: str = "local"  # local | slurm | jobset
+    engine: str = "local"  # as in SweepConfig
     resources: Resources = field(default_factory=Resources)
     slots: int = 1  # runs at once
 
@@ -38,7 +39,7 @@ class SearchConfig:
             raise ConfigError(f"name={self.name!r}: needs a name without spaces or slashes")
         one_of("method", self.method, METHODS)
         one_of("metric", self.metric, tuple(METRIC_KEYS))
-        one_of("engine", self.engine, ENGINES)
+        check_name("engine", self.engine, "engines", ENGINES)
         self.resources.check_for(self.engine)
         for name in ("trials", "together", "slots"):
             at_least(name, getattr(self, name), 1)
