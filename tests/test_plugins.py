@@ -118,7 +118,7 @@ def test_config_with_added_names_has_an_id_and_is_read_back(installed, extra_run
 def extra_run(installed, tiny_run):
     """The tiny run with a loss, a source and an evaluator of the outside package."""
     evals = dataclasses.replace(tiny_run.evals, zero_shot=(), evaluators=("similarity",))
-    data = DataConfig(source="squares", paths=("40",), val_fraction=0.5, tokenizer_captions=40, threads=1)
+    data = DataConfig(source="squares", paths=("80",), val_fraction=0.5, tokenizer_captions=80, threads=1)
     return dataclasses.replace(
         tiny_run, data=data, loss=LossConfig(kind="hinge"), evals=evals, steps=4, batch_size=8, log_every=1
     )

@@ -9,10 +9,10 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from clip_jax.data.images.open import Picture
 from clip_jax.data.labeled.class_names import pair_names, read_lines, read_names, read_templates
 from clip_jax.data.sources.base import BrokenRecord
 from clip_jax.data.sources.shard_list import shards_of
@@ -36,10 +36,10 @@ class LabeledSplit:
     """
 
     labels: np.ndarray
-    picture: Callable[[int], Any]
+    picture: Callable[[int], Picture]
     name: Callable[[int], str]
 
-    def pixels(self, preprocess: Callable[[Any], np.ndarray], rows: np.ndarray) -> np.ndarray:
+    def pixels(self, preprocess: Callable[[Picture], np.ndarray], rows: np.ndarray) -> np.ndarray:
         """Read and preprocess the images of ``rows``: uint8 [len(rows), size, size, 3].
 
         Raises UserError naming the first image that cannot be read.

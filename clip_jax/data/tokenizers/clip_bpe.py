@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -52,7 +51,7 @@ class ClipTokenizer:
                 raise ConfigError(f"{name}={value!r}: {reason}", field=name, value=value, reason=reason)
         from instant_clip_tokenizer import Tokenizer as Library
 
-        self._library: Any = Library()
+        self._library = Library()
         self.context_length, self.pad_id = context_length, pad_id
 
     def _ids(self, text: str) -> list[int]:
