@@ -61,7 +61,9 @@ def test_plan_of_stored_sweep_configs_holds_the_same_run_ids(configs):
         cells = list(plan_of(config).cells)
         for cell in plan_of(config).kept:
             cells += setting_checks(config, cell.rung, cell.budget)
-            cells += [make_cell(config, cell.rung, cell.budget, 0, lr_factor=factor) for factor in config.lr_checks]
+            cells += [
+                make_cell(config, cell.rung, cell.budget, 0, lr_factor=factor) for factor in config.lr_multipliers
+            ]
         assert [cell.run_id for cell in cells] == row["ids"]
         assert from_dict(SweepConfig, to_dict(config)) == config
 

@@ -15,7 +15,7 @@ from clip_jax.sweep.search.config import SearchConfig
 
 ACTIONS = {
     "plan": "Print every cell and its cost; nothing runs.",
-    "run": "Train what is missing, fit, report. Fields: --base.seed=1 --engine=slurm --slots=8 …",
+    "run": "Train what is missing, fit, report. Fields: --base.seed=1 --engine=slurm --max_concurrent_runs=8 …",
     "preflight": "Ahead-of-time compile every training step for a target topology (no hardware needed); "
     "report memory and estimated time.",
     "search": "Search hyperparameters of one model and keep the best setting. Fields as for run.",
