@@ -25,7 +25,7 @@ class BudgetRules:
     """Hyperparameters as powers of the FLOPs budget: value at base_budget × (budget / base_budget)**power."""
 
     base_budget: float = 0.0  # FLOPs at which base_lr, warmup_fraction, base.batch_size and the weight decay hold
-    lr_power: float = 0.0
+    lr_power: float = 0.0  # of base_lr
     batch_power: float = 0.0  # batch sizes are base.batch_size times a power of two
     warmup_power: float = 0.0  # of warmup_fraction, the warm-up's share of the steps
     weight_decay_power: float = 0.0  # of base.optim.weight_decay

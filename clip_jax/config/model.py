@@ -51,18 +51,18 @@ class ImageTowerConfig:
     width: int = 64  # token width; ResNet: width of the stem
     depth: int = 2  # number of blocks; ResNet: the sum of stages
     heads: int = 4  # ResNet: of the attention pooling
-    mlp_ratio: float = 4.0
+    mlp_ratio: float = 4.0  # hidden units of each block's MLP per unit of width
     image_size: int = 32  # pixels per side
     patch_size: int = 8  # pixels per side; ResNet: 32, its stride
     stages: tuple[
         int, ...
     ] = ()  # bottleneck blocks per stage of a ResNet: (3, 4, 6, 3) is RN50; empty: a vision transformer
     pool: ImagePool = "cls"  # map: SigLIP's attention head; attentional: CoCa's queries
-    class_token: bool = True
+    class_token: bool = True  # prepend a learned token
     norm_pre: bool = True  # layer norm before the blocks
     norm_after_pool: bool = False  # avg: apply the last norm to the pooled vector, not to the tokens
-    norm_eps: float = 1e-5
-    patch_bias: bool = False
+    norm_eps: float = 1e-5  # of the layer norms
+    patch_bias: bool = False  # bias of the patch embedding
     projection: bool = True  # to embed_dim; without it, width must equal embed_dim
     layer_scale: float = 0.0  # initial gain of each residual branch; 0: no layer scale
     patch_dropout: float = 0.0  # fraction of patches dropped in training
@@ -137,18 +137,18 @@ class TextTowerConfig:
     """Text tower: a transformer or a bag of words; with ``model.objective="caption"``, the caption language model."""
 
     encoder: TextEncoder = "transformer"  # bag_of_words: sum over the distinct words, ignoring their order
-    width: int = 64
-    depth: int = 2
-    heads: int = 4
-    mlp_ratio: float = 4.0
+    width: int = 64  # token width
+    depth: int = 2  # number of blocks
+    heads: int = 4  # attention heads per block
+    mlp_ratio: float = 4.0  # hidden units of each block's MLP per unit of width
     context_length: int = 24  # tokens, including start and end tokens
-    vocab_size: int = 1024
-    causal: bool = True
+    vocab_size: int = 1024  # tokens; a run needs 260 or more
+    causal: bool = True  # attend to earlier tokens only
     pool: TextPool = "eot"  # eot: at the largest token id; last: at the last position; cls: CoCa's appended token
-    norm_eps: float = 1e-5
-    layer_scale: float = 0.0
+    norm_eps: float = 1e-5  # of the layer norms
+    layer_scale: float = 0.0  # initial gain of each residual branch; 0: no layer scale
     projection: bool = True  # to embed_dim; without it, width must equal embed_dim
-    projection_bias: bool = False
+    projection_bias: bool = False  # bias of the projection to embed_dim
     pad_id: int = 0  # padding: ignored by the caption loss, and with pool=cls not attended to by the appended token
 
     def __post_init__(self) -> None:
@@ -185,10 +185,10 @@ class TextTowerConfig:
 class DecoderConfig:
     """CoCa's multimodal decoder: causal blocks, each followed by cross-attention to the image; depth 0: no decoder."""
 
-    depth: int = 0
-    width: int = 64
-    heads: int = 4
-    mlp_ratio: float = 4.0
+    depth: int = 0  # number of blocks; 0: no decoder
+    width: int = 64  # equals embed_dim and the text tower's width
+    heads: int = 4  # attention heads per block
+    mlp_ratio: float = 4.0  # hidden units of each block's MLP per unit of width
 
     def __post_init__(self) -> None:
         if self.depth:
@@ -229,9 +229,9 @@ class PixelConfig:
     """
 
     mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)  # of pixels from 0 to 1; the published models'
-    std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
+    std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)  # likewise, the standard deviations
     resize_mode: ResizeMode = "shortest"  # shortest: side, then crop; longest: side, then pad
-    interpolation: Interpolation = "bicubic"
+    interpolation: Interpolation = "bicubic"  # of the resizing
     fill_color: int = 0  # longest: value of the padding, 0 to 255
 
     def __post_init__(self) -> None:
@@ -245,11 +245,11 @@ class ParametrizationConfig:
     With ``mup`` the optimal learning rate stays that of the base sizes, at which it equals ``standard``.
     """
 
-    kind: Parametrization = "standard"
+    kind: Parametrization = "standard"  # mup: maximal update parametrization (Yang et al., 2022)
     base_image_width: int = 0  # mup: width of the model whose hyperparameters are transferred
-    base_text_width: int = 0
+    base_text_width: int = 0  # likewise of the text tower
     base_image_depth: int = 0  # mup: residual branches scale as base depth / depth; 0: no depth scaling
-    base_text_depth: int = 0
+    base_text_depth: int = 0  # likewise of the text tower
 
     def __post_init__(self) -> None:
         name = "model.parametrization"
@@ -271,19 +271,19 @@ class ModelConfig:
     an image tower whose features become the first tokens of a caption language model, or predict the set of words.
     """
 
-    objective: Objective = "contrastive"
+    objective: Objective = "contrastive"  # caption, bag_of_words: the predictive models
     image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
-    embed_dim: int = 64
+    embed_dim: int = 64  # width of the shared embedding space
     activation: Activation = "gelu"  # gelu: tanh form; gelu_erf: exact; quick_gelu: the published models'
     # of the text tower; empty: activation
     text_activation: Activation | Literal[""] = field(default="", repr=False)
-    init_temperature: float = 0.07
-    max_logit_scale: float = 100.0
+    init_temperature: float = 0.07  # of the softmax over pairs; learned from there
+    max_logit_scale: float = 100.0  # upper limit of the learned 1 / temperature
     logit_bias: bool = False  # SigLIP's learned bias of the logits, initially -10
     compute_dtype: DType = "float32"  # float64 needs JAX's x64 mode
-    param_dtype: DType = "float32"
+    param_dtype: DType = "float32"  # of the stored parameters
     text_param_dtype: DType | Literal[""] = ""  # of the text tower's parameters; empty: param_dtype
     # cudnn: fused; auto: cudnn where the devices support it (`models.execution`)
     attention: Attention = field(default="auto", repr=False)

@@ -18,7 +18,7 @@ from clip_jax.errors import ConfigError, at_least, between, no_secret
 class ScenesConfig:
     """Procedurally rendered scenes. Two runs with equal fields see the same images and captions."""
 
-    world_seed: int = 0
+    world_seed: int = 0  # of the made-up names and of each scene's content
     objects: int = 256  # classes with made-up names
     zipf: float = 1.2  # frequency of object r is proportional to r**-zipf
 
@@ -32,19 +32,19 @@ class ScenesConfig:
 class DataConfig:
     """Image-text pairs: source, splits, augmentation and host-side processing."""
 
-    source: Literal["scenes", "webdataset", "folder", "tfds"] = "scenes"
+    source: Literal["scenes", "webdataset", "folder", "tfds"] = "scenes"  # scenes: rendered, reads no files
     paths: tuple[str, ...] = ()  # shards, folders (webdataset: also URLs, brace ranges, *), prepared TFDS directories
     weights: tuple[float, ...] = ()  # share of each path, kept throughout the run; empty: in proportion to size
     val_paths: tuple[str, ...] = ()  # held-out pairs, if they are not in a split of ``paths``
-    train_split: str = "train"
-    val_split: str = "val"
+    train_split: str = "train"  # split of ``paths`` to train on
+    val_split: str = "val"  # split of ``paths`` that is held out
     val_fraction: float = 0.0  # fraction of the training split to hold out, by hash of the record, instead of a split
     filename_column: str = "filename"  # folder: the column of captions.csv with the image file
     caption_column: str = "caption"  # folder: the column with the text
     image_key: str = "image"  # tfds: the feature with the image
     caption_key: str = "caption"  # tfds: the feature with the text
     unique_samples: int = 0  # train on the first N pairs only; 0: all
-    augment: Literal["none", "square_crop", "flip", "random_resized_crop"] = "none"
+    augment: Literal["none", "square_crop", "flip", "random_resized_crop"] = "none"  # of training images, at random
     max_corrupt_records: int = 10  # unreadable records skipped before the run stops
     tokenizer_train_captions: int = 20_000  # captions used to train the tokenizer, sampled evenly from the training set
     num_threads: int = 2  # reading and decoding threads per worker
@@ -115,15 +115,15 @@ class DataConfig:
 class OptimConfig:
     """AdamW and its learning-rate schedule. Weight decay excludes gains, biases and temperature."""
 
-    peak_lr: float = 1e-3
-    warmup_steps: int = 20
+    peak_lr: float = 1e-3  # learning rate after the warm-up
+    warmup_steps: int = 20  # steps of linear warm-up from 0
     schedule: Literal["cosine", "wsd"] = "cosine"  # wsd: warm-up, stable, linear decay
     lr_decay_fraction: float = 0.2  # wsd: fraction of the steps in the learning-rate decay
-    weight_decay: float = 0.1
-    b1: float = 0.9
-    b2: float = 0.98
-    eps: float = 1e-6
-    clip_norm: float = 1.0
+    weight_decay: float = 0.1  # decoupled, times the learning rate
+    b1: float = 0.9  # decay rate of Adam's first moment
+    b2: float = 0.98  # decay rate of Adam's second moment
+    eps: float = 1e-6  # added to Adam's denominator
+    clip_norm: float = 1.0  # gradients of a larger global norm are scaled down to it
     layer_decay: float = 1.0  # layer-wise LR decay: LR is multiplied by this per block away from the output (1: off)
     state_dtype: Literal["float32", "bfloat16"] = "float32"  # of Adam's two moments; bfloat16 halves their memory
     half_rounding: Literal["stochastic", "nearest"] = "stochastic"  # of half-precision moments and parameters
@@ -190,9 +190,9 @@ class EvalConfig:
     max_examples: int = 500  # per zero-shot task at most; 0: all
     at_fractions: tuple[float, ...] = ()  # fractions of the steps at which to evaluate; the last step always is
     val_pairs: int = 1024  # pairs per partition of val_loss; each is contrasted with the others
-    val_partitions: int = 2
+    val_partitions: int = 2  # disjoint partitions of held-out pairs for val_loss
     retrieval_images: int = 512  # images of the held-out split at most; 0: all
-    batch_size: int = 256
+    batch_size: int = 256  # inputs per call of the towers
     prior_images: int = 128  # predictive objectives: training images over which a class's prior is averaged
     # predictive objectives: the score used for error_mean; prior: with the prior subtracted; both are reported
     predictive_score: Literal["raw", "prior"] = "prior"
@@ -234,8 +234,8 @@ class AnomalyConfig:
     it, as for PaLM (Chowdhery et al., 2022).
     """
 
-    on_nan: Literal["stop", "rollback"] = "stop"
-    on_spike: Literal["ignore", "stop", "rollback"] = "ignore"
+    on_nan: Literal["stop", "rollback"] = "stop"  # what a loss that is not finite does
+    on_spike: Literal["ignore", "stop", "rollback"] = "ignore"  # what a spike of the loss does
     spike_factor: float = 2.0  # a spike is a loss above this multiple of the median of the preceding ones
     spike_window: int = 10  # number of logged losses in that median
     max_rollbacks: int = 3  # for the whole run; after them the next NaN or spike stops it
@@ -297,8 +297,8 @@ class RunConfig:
     anomalies: AnomalyConfig = field(default_factory=AnomalyConfig)
     batch_size: int = 128  # global
     microbatch_size: int = 0  # pairs whose activations are in memory at once, over all devices; 0: the whole batch
-    steps: int = 100
-    seed: int = 0
+    steps: int = 100  # optimizer steps
+    seed: int = 0  # of the initial weights, the order of the data and its augmentation
     log_every: int = 20  # steps
     checkpoint_every: int = 500  # steps; the last step is always saved
     # a copy of the metrics; the run directory is the record

@@ -48,12 +48,12 @@ class Resources:
     """Resources of one job. Fields that the sweep's engine does not read must stay at their default."""
 
     nodes: int = 1  # hosts per job; for a TPU slice they follow from ``topology``
-    processes_per_node: int = 1
+    processes_per_node: int = 1  # each with its own devices
     devices_per_process: int = 0  # GPUs, or TPU chips per host; 0: none requested (local: slots share all devices)
     cpus_per_process: int = 0  # CPU cores per process; 0: the cluster's default
     runs_per_device: int = 1  # local: number of small runs that share a GPU and its memory
     setup_commands: tuple[str, ...] = ()  # shell lines to run before training, such as "module load cuda"
-    partition: str = ""
+    partition: str = ""  # Slurm's; empty: the cluster's default
     gres: str = "gpu"  # the cluster's name of its devices, optionally with a type: gpu:a100
     time_limit_min: int = 0  # per attempt; 0: the partition's default
     grace_period_s: int = 120  # how long before its time limit a run is asked to save and stop
@@ -65,7 +65,7 @@ class Resources:
     memory: str = ""  # per pod, such as 64Gi
     queue: str = ""  # Kueue LocalQueue; empty: do not use Kueue
     priority: str = ""  # Kueue WorkloadPriorityClass
-    namespace: str = "default"
+    namespace: str = "default"  # of Kubernetes
     pvc_name: str = ""  # PersistentVolumeClaim of the file system shared by all pods and this machine; gs:// needs none
     mount_path: str = ""  # its mount path on all of them; contains the sweep's directory
     poll_s: float = 10.0  # seconds between polls of the queue
@@ -161,7 +161,7 @@ class SweepConfig:
     `sweep.analysis.hyperparameter_scaling` fits hyperparameter rules to them.
     """
 
-    name: str
+    name: str  # of the sweep and, by default, of its directory
     base: RunConfig = field(default_factory=RunConfig)
     rungs: tuple[float, ...] = (1, 2, 3, 4, 6, 8)  # positions on the scaling ladder (`presets.ladder`)
     models: tuple[str, ...] = ()  # named sizes instead of rungs; a rung is then an index into this list
@@ -170,12 +170,12 @@ class SweepConfig:
     optimum_samples_per_param: float = 0.5  # guessed optimum, at which the kept sizes are centered
     seeds: tuple[int, ...] = (0,)  # each is added to base.seed
     extra_seeds_at_optimum: tuple[int, ...] = (1,)  # trained only at each budget's best size once known
-    min_steps: int = 50
+    min_steps: int = 50  # cells with fewer steps are dropped
     max_epochs: float = 0.0  # passes over the unique pairs at most; 0: no limit
     lr_rule: LrRule = "width_power"  # mup: constant, as the parametrization scales the rates
-    base_lr: float = 4e-3
+    base_lr: float = 4e-3  # peak learning rate from which lr_rule starts
     base_width: int = 32  # width_power: width at which base_lr applies, times (base_width / width)**lr_width_power
-    lr_width_power: float = 0.5
+    lr_width_power: float = 0.5  # width_power: the exponent
     compute_scaling: BudgetRules = field(default_factory=BudgetRules)
     lr_multipliers: tuple[float, ...] = (0.5, 2.0)  # multiples of the learning rate to try
     lr_multipliers_at: Literal["best", "rungs"] = (
@@ -184,11 +184,11 @@ class SweepConfig:
     weight_decay_multipliers: tuple[float, ...] = ()  # multiples of the weight decay to try
     warmup_multipliers: tuple[float, ...] = ()  # multiples of the warm-up's share of the steps to try
     batch_multipliers: tuple[float, ...] = ()  # multiples of the batch size to try, powers of two, at a fixed budget
-    warmup_fraction: float = 0.1
-    metric: str = "error_mean"
+    warmup_fraction: float = 0.1  # share of the steps in the warm-up
+    metric: str = "error_mean"  # column of runs.csv that picks the best size and is fitted
     engine: EngineName = "local"  # what runs the jobs
     resources: Resources = field(default_factory=Resources)  # resources of each job
-    max_concurrent_runs: int = 1  # under Slurm per array, and each resubmission is a separate array
+    max_concurrent_runs: int = 1  # under Slurm per array, and each resubmission is another array
     vmap_runs: Literal["off", "auto"] = "off"  # auto: train runs of one shape as one vmapped program if that is faster
     max_vmapped_runs: int = 8  # maximum number of runs per vmapped program
     gflops_per_second: float = 50.0  # assumed speed, only for the plan's time column

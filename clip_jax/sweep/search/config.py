@@ -19,10 +19,10 @@ METRIC_KEYS = {"error_mean": ("zero_shot_mean", "error"), "val_loss_refit": ("va
 class SearchConfig:
     """Search on one model: each setting is trained with every seed, and the lowest mean of ``metric`` wins."""
 
-    name: str
+    name: str  # of the search and, by default, of its directory
     base: RunConfig = field(default_factory=RunConfig)
     space: tuple[str, ...] = ("optim.peak_lr = log(1e-3, 3e-2, 6)",)  # see `search.space`
-    method: Literal["grid", "random", "tpe"] = "random"
+    method: Literal["grid", "random", "tpe"] = "random"  # tpe: tree-structured Parzen estimator (Bergstra et al., 2011)
     trials: int = 16  # settings in all; a grid has its own number
     trials_per_round: int = 4  # tpe: settings proposed at a time
     proposal_seed: int = 0  # random, tpe
@@ -30,7 +30,7 @@ class SearchConfig:
     survivor_fraction: float = (
         1.0  # fraction that continues after each of base.evals.at_fractions; 1 trains all to the end
     )
-    metric: Literal["error_mean", "val_loss_refit"] = "error_mean"
+    metric: Literal["error_mean", "val_loss_refit"] = "error_mean"  # what is minimized: its mean over the seeds
     engine: EngineName = "local"  # what runs the jobs
     resources: Resources = field(default_factory=Resources)
     max_concurrent_runs: int = 1  # runs at once
