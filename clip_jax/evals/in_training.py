@@ -30,7 +30,7 @@ def zero_shot_sets(config: RunConfig, entries: tuple[str, ...]) -> list[Classifi
 
     Raises UserError when a folder is missing.
     """
-    size, limit = config.model.image.image_size, config.evals.examples
+    size, limit = config.model.image.image_size, config.evals.max_examples
     sets: list[ClassificationSet] = []
     for entry in entries:
         if entry == "scenes":
@@ -38,7 +38,7 @@ def zero_shot_sets(config: RunConfig, entries: tuple[str, ...]) -> list[Classifi
 
             sets += zero_shot_tasks(config.data.scenes, size, limit or 2000)
         elif not Path(entry).is_dir():
-            raise UserError(f"evals.zero_shot, evals.controls: {entry}: no such folder, nor the word scenes")
+            raise UserError(f"evals.zero_shot, evals.unscored_tasks: {entry}: no such folder, nor the word scenes")
         else:
             sets.append(load_classification_set(entry, size, limit, pixels=config.pixels))
     return sets
@@ -131,10 +131,10 @@ def make_evaluator(config: RunConfig, built: Any, mesh: Mesh, held_out: Source, 
     Raises UserError when data is missing, or two tasks share a name.
     """
     counted = zero_shot_sets(config, config.evals.zero_shot)
-    sets = counted + zero_shot_sets(config, config.evals.controls)
+    sets = counted + zero_shot_sets(config, config.evals.unscored_tasks)
     names = [s.name for s in sets]
     if len(set(names)) < len(names):
-        raise UserError(f"evals.zero_shot, evals.controls: two tasks share a name ({', '.join(names)})")
+        raise UserError(f"evals.zero_shot, evals.unscored_tasks: two tasks share a name ({', '.join(names)})")
     kind = ContrastiveEvaluation if config.model.objective == "contrastive" else PredictiveEvaluation
     measure = kind(config, built, mesh, held_out, tokenizer, sets)
     return Evaluator(measure, counted, measure.flops)

@@ -54,7 +54,9 @@ def digest(params: Any, config: ModelConfig) -> str:
         config, scan_layers=True, remat=False, remat_policy="nothing", compute_dtype="float32", text_param_dtype="",
         init_temperature=0.07, max_logit_scale=100.0,
     )  # fmt: skip
-    sha = hashlib.sha256(f"{shape}{shape.text_activation}\n".encode())
+    # under the field's former name, so that digests of earlier versions stay valid
+    text = str(shape).replace("parametrization=Parametrization", "parametrisation=Parametrisation")
+    sha = hashlib.sha256(f"{text}{shape.text_activation}\n".encode())
     for name, value in sorted(mapping.flatten(params).items()):
         array = np.asarray(value)
         sha.update(f"{name} {array.shape} {array.dtype}\n".encode())

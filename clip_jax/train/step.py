@@ -42,7 +42,7 @@ def make_loss(config: RunConfig, built: Any, mesh: Mesh) -> LossFunction:
     It returns (loss over the global batch, (logit scale, new running statistics of batch norm)). The batch is that of
     `make_train_step`. For a CoCa model the caption loss is added.
     """
-    freeze, pair_loss = config.init_from.freeze, make_pair_loss(config.loss, mesh)
+    freeze, pair_loss = config.init_from.freeze_tower, make_pair_loss(config.loss, mesh)
     pixels = config.pixels.mean, config.pixels.std
 
     def loss_fn(params: Any, batch: Batch, rng: jax.Array) -> tuple[jax.Array, tuple[jax.Array, Any]]:
@@ -71,7 +71,7 @@ def make_update(config: RunConfig, built: Any, mesh: Mesh) -> Update:
     The optimizer and the random key are arguments of each call because they may hold traced values
     (`vmapped.trainer.VmappedStep`).
     """
-    freeze, rounding = config.init_from.freeze, config.optim.rounding
+    freeze, rounding = config.init_from.freeze_tower, config.optim.half_rounding
     if config.microbatch_size:
         gradients = make_accumulated_gradients(config, built, mesh)
     else:
