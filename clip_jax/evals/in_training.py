@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -59,7 +59,7 @@ def mean_error(rows: list[Row], tasks: set[str], metric: str = "top1") -> float 
 
 
 def _summary(rows: list[Row], counted: list[ClassificationSet]) -> list[Row]:
-    summary = []
+    summary: list[Row] = []
     for metric, name in (("top1", "error"), ("top1_raw", "error_raw"), ("top1_prior", "error_prior")):
         error = mean_error(rows, {s.name for s in counted}, metric)
         if error is not None:
@@ -114,7 +114,7 @@ class ContrastiveEvaluation:
 
 
 # a model -> rows {metric, value} and any of {low, high, examples, chance}
-AddedEvaluator = Callable[[EmbeddingModel], Iterable[Mapping[str, Any]]]
+AddedEvaluator = Callable[[EmbeddingModel], Iterable[Mapping[str, object]]]
 
 
 def added_rows(task: str, evaluator: AddedEvaluator, model: EmbeddingModel) -> list[Row]:
@@ -132,7 +132,7 @@ def added_rows(task: str, evaluator: AddedEvaluator, model: EmbeddingModel) -> l
         check_fields("evals.jsonl", plain_json({"task": task, "step": 0, **measured}), f"evaluators={task}")
         if any(measured["metric"] == row["metric"] for row in rows):
             raise UserError(field="evaluators", value=task, reason=f"returned {short(measured['metric'])} twice")
-        rows.append({"task": task, "examples": None, "chance": None, **measured})
+        rows.append(cast(Row, {"task": task, "examples": None, "chance": None, **measured}))
     return rows
 
 
