@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from clip_jax.config import RunConfig
 from clip_jax.evals.in_training import AddedEvaluator, make_evaluator
@@ -13,6 +12,7 @@ from clip_jax.inference import start_from
 from clip_jax.losses.pairs import PairLoss
 from clip_jax.train.extensions import Callback, Extensions
 from clip_jax.train.loop import train
+from clip_jax.train.run_result import RunResult, UnfinishedRun
 from clip_jax.train.vmapped.trainer import train_vmapped
 
 
@@ -26,7 +26,7 @@ def train_run(
     stop_after: int | None = None,
     progress: bool = True,
     profile: tuple[int, int] | None = None,
-) -> dict[str, Any]:
+) -> RunResult | UnfinishedRun:
     """Train one model as ``clip-jax train`` does, with the evaluations of ``evals`` and the weights of ``init_from``.
 
     Args:
@@ -48,7 +48,8 @@ def train_run(
       profile: trace the steps after the first number up to the second.
 
     Returns:
-      The run's result, as in ``result.json``.
+      The run's result, as in ``result.json``; of a run that was asked to stop before its end, an `UnfinishedRun`. Their
+      fields can also be read as items.
 
     Raises:
       UserError: as `train.loop.train`, and if a source of ``init_from`` or a set of ``evals`` cannot be used; the
@@ -71,6 +72,6 @@ def train_run(
 
 def train_runs(
     configs: Sequence[RunConfig], run_dirs: Sequence[str | Path], *, progress: bool = True, form: str = "vmap"
-) -> list[dict[str, Any]]:
+) -> list[RunResult | UnfinishedRun]:
     """Train runs of one shape in one program as ``clip-jax family`` does; see `train.vmapped.trainer.train_vmapped`."""
     return train_vmapped(configs, run_dirs, make_evaluator, start_from=start_from, progress=progress, form=form)

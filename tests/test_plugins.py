@@ -65,7 +65,7 @@ def test_package_has_fifty_lines_at_most():
     ("make", "field", "known"),
     [
         (lambda: DataConfig(source="squares", paths=("3",)), "data.source", "webdataset"),
-        (lambda: LossConfig(kind="hinge"), "loss.kind", "sigmoid"),
+        (lambda: LossConfig(name="hinge"), "loss.name", "sigmoid"),
         (lambda: EvalConfig(evaluators=("similarity",)), "evals.evaluators", "none of that name"),
         (lambda: SweepConfig("x", engine="in-turn"), "engine", "jobset"),
         (lambda: law_named("sqrt"), "law", "chinchilla"),
@@ -88,7 +88,7 @@ def test_own_names_are_not_looked_up(monkeypatch):
 
 def test_error_lists_what_packages_add(installed):
     with pytest.raises(ConfigError) as raised:
-        LossConfig(kind="triplet")
+        LossConfig(name="triplet")
     assert raised.value.reason == "must be one of softmax, sigmoid, hinge"
 
 
@@ -103,8 +103,8 @@ def test_broken_entry_points_are_named_with_their_package(installed):
 
 
 def test_settings_that_an_added_loss_ignores_are_refused(installed):
-    with pytest.raises(ConfigError, match=r"loss.method, loss.chunk"):
-        LossConfig(kind="hinge", method="ring")
+    with pytest.raises(ConfigError, match=r"loss.implementation, loss.chunk_size"):
+        LossConfig(name="hinge", implementation="ring")
 
 
 def test_config_with_added_names_has_an_id_and_is_read_back(installed, extra_run):
@@ -118,9 +118,9 @@ def test_config_with_added_names_has_an_id_and_is_read_back(installed, extra_run
 def extra_run(installed, tiny_run):
     """The tiny run with a loss, a source and an evaluator of the outside package."""
     evals = dataclasses.replace(tiny_run.evals, zero_shot=(), evaluators=("similarity",))
-    data = DataConfig(source="squares", paths=("80",), val_fraction=0.5, tokenizer_captions=80, threads=1)
+    data = DataConfig(source="squares", paths=("80",), val_fraction=0.5, tokenizer_train_captions=80, num_threads=1)
     return dataclasses.replace(
-        tiny_run, data=data, loss=LossConfig(kind="hinge"), evals=evals, steps=4, batch_size=8, log_every=1
+        tiny_run, data=data, loss=LossConfig(name="hinge"), evals=evals, steps=4, batch_size=8, log_every=1
     )
 
 
@@ -141,8 +141,8 @@ def test_fit_with_an_added_law(installed, tmp_path, capsys):
 @pytest.mark.thorough
 def test_sweep_trains_an_added_loss_source_and_evaluator_on_an_added_engine(installed, extra_run, tmp_path):
     sweep = SweepConfig(
-        "extras", base=extra_run, rungs=(0.5,), budgets=(3e7,), seeds=(0,), seeds_at_best=(), lr_checks=(),
-        metric="val_loss_refit", min_steps=2, sizes_per_budget=0, engine="in-turn",
+        "extras", base=extra_run, rungs=(0.5,), budgets=(3e7,), seeds=(0,), extra_seeds_at_optimum=(),
+        lr_multipliers=(), metric="val_loss_refit", min_steps=2, sizes_per_budget=0, engine="in-turn",
     )  # fmt: skip
     (tmp_path / "sweep.json").write_text(json.dumps(to_dict(sweep)))
     path = os.pathsep.join([str(installed), str(Path(__file__).parents[1])])

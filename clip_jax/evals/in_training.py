@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -39,7 +39,7 @@ def zero_shot_sets(config: RunConfig, entries: tuple[str, ...]) -> list[Classifi
 
     Raises UserError when a folder is missing.
     """
-    size, limit = config.model.image.image_size, config.evals.examples
+    size, limit = config.model.image.image_size, config.evals.max_examples
     sets: list[ClassificationSet] = []
     for entry in entries:
         if entry == "scenes":
@@ -47,7 +47,7 @@ def zero_shot_sets(config: RunConfig, entries: tuple[str, ...]) -> list[Classifi
 
             sets += zero_shot_tasks(config.data.scenes, size, limit or 2000)
         elif not Path(entry).is_dir():
-            raise UserError(f"evals.zero_shot, evals.controls: {entry}: no such folder, nor the word scenes")
+            raise UserError(f"evals.zero_shot, evals.unscored_tasks: {entry}: no such folder, nor the word scenes")
         else:
             sets.append(load_classification_set(entry, size, limit, pixels=config.pixels))
     return sets
@@ -60,7 +60,7 @@ def mean_error(rows: list[Row], tasks: set[str], metric: str = "top1") -> float 
 
 
 def _summary(rows: list[Row], counted: list[ClassificationSet]) -> list[Row]:
-    summary = []
+    summary: list[Row] = []
     for metric, name in (("top1", "error"), ("top1_raw", "error_raw"), ("top1_prior", "error_prior")):
         error = mean_error(rows, {s.name for s in counted}, metric)
         if error is not None:
@@ -115,7 +115,7 @@ class ContrastiveEvaluation:
 
 
 # a model -> rows {metric, value} and any of {low, high, examples, chance}
-AddedEvaluator = Callable[[EmbeddingModel], Iterable[Mapping[str, Any]]]
+AddedEvaluator = Callable[[EmbeddingModel], Iterable[Mapping[str, object]]]
 
 
 def added_rows(task: str, evaluator: AddedEvaluator, model: EmbeddingModel) -> list[Row]:
@@ -133,7 +133,7 @@ def added_rows(task: str, evaluator: AddedEvaluator, model: EmbeddingModel) -> l
         check_fields("evals.jsonl", plain_json({"task": task, "step": 0, **measured}), f"evaluators={task}")
         if any(measured["metric"] == row["metric"] for row in rows):
             raise UserError(field="evaluators", value=task, reason=f"returned {short(measured['metric'])} twice")
-        rows.append({"task": task, "examples": None, "chance": None, **measured})
+        rows.append(cast(Row, {"task": task, "examples": None, "chance": None, **measured}))
     return rows
 
 
@@ -181,7 +181,7 @@ def make_evaluator(
         raise UserError(field="evaluators", value=min(repeated), reason="is a name of evals.evaluators too")
     added |= evaluators or {}
     counted = zero_shot_sets(config, config.evals.zero_shot)
-    sets = counted + zero_shot_sets(config, config.evals.controls)
+    sets = counted + zero_shot_sets(config, config.evals.unscored_tasks)
     names = [s.name for s in sets]
     for name, function in added.items():
         if not callable(function):
@@ -189,7 +189,7 @@ def make_evaluator(
         if name in (*names, *RESERVED):
             raise UserError(field="evaluators", value=name, reason="is a task of the run's evaluation")
     if len(set(names)) < len(names):
-        raise UserError(f"evals.zero_shot, evals.controls: two tasks share a name ({', '.join(names)})")
+        raise UserError(f"evals.zero_shot, evals.unscored_tasks: two tasks share a name ({', '.join(names)})")
     kind = ContrastiveEvaluation if config.model.objective == "contrastive" else PredictiveEvaluation
     measure = kind(config, built, mesh, held_out, tokenizer, sets)
     model = None

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from clip_jax.data.labeled.classification import ClassificationSet
 from clip_jax.data.tokenizers.learned_bpe import Tokenizer
 from clip_jax.evals.metrics import first_alike, hits_at, mean_per_class, proportion_interval
+from clip_jax.storage.records import Measurement
 
-Row = dict[str, Any]
+Row = Measurement
 
 
 def row(task: str, metric: str, value: float, examples: int, chance: float | None) -> Row:

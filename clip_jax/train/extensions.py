@@ -1,14 +1,17 @@
-"""What a caller of `clip_jax.train_run` adds to a run: a loss, evaluators, callbacks."""
+"""What a caller of `clip_jax.train_run` adds to a run: a loss, evaluators, callbacks. Imports no jax."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from clip_jax.config import LossConfig, RunConfig
 from clip_jax.errors import UserError
-from clip_jax.losses.pairs import PairLoss, checked_loss
+from clip_jax.storage.records import ExtensionRecord
+
+if TYPE_CHECKING:
+    from clip_jax.losses.pairs import PairLoss
 
 EXTENSIONS = "extensions"  # field of status.json and result.json
 
@@ -40,7 +43,7 @@ class Extensions:
             if (value := getattr(config.loss, field)) != getattr(LossConfig(), field):
                 raise UserError(field=f"loss.{field}", value=value, reason="is ignored with a loss of the caller's")
 
-    def records(self) -> dict[str, Any] | None:
+    def records(self) -> ExtensionRecord | None:
         """Return what the run's records say of it: the names of the loss and the evaluators; None without both."""
         if self.loss is None and not self.evaluators:
             return None
@@ -49,12 +52,16 @@ class Extensions:
 
     def pair_loss(self) -> PairLoss | None:
         """Return the loss with a check, when it is compiled, that its value is one float; None without a loss."""
-        return None if self.loss is None else checked_loss(self.loss, "loss", function_name(self.loss))
+        if self.loss is None:
+            return None
+        from clip_jax.losses.pairs import checked_loss
+
+        return checked_loss(self.loss, "loss", function_name(self.loss))
 
 
 def function_name(function: Callable[..., object]) -> str:
     """Return ``module.name`` of a function, or of the class of an object that is called."""
-    named: Any = function if hasattr(function, "__qualname__") else type(function)
+    named = function if hasattr(function, "__qualname__") else type(function)
     return f"{named.__module__}.{named.__qualname__}"
 
 

@@ -14,8 +14,9 @@ import math
 import os
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from clip_jax._moved import names_of
 from clip_jax.config import RunConfig
@@ -26,14 +27,12 @@ from clip_jax.storage.jsonl import JsonlWriter
 from clip_jax.storage.lease import open_lock
 from clip_jax.storage.lock import Busy, wait_until_silent
 from clip_jax.storage.paths import as_path, disk_errors, exists, is_remote, list_names, mkdir
+from clip_jax.storage.records import EvaluationRow, Event
 from clip_jax.train.extensions import EXTENSIONS, NONE, Extensions
+from clip_jax.train.run_result import INPUTS, RunResult
 
 HEARTBEAT_S = 5.0
-INPUTS = (
-    "data",
-    "tokenizer_sha256",
-    EXTENSIONS,
-)  # fields of status.json: the run's first inputs (`inputs`), never changed
+RESULT, STATUS, CHECKPOINTS = "result.json", "status.json", "checkpoints"
 SUBMISSION = "CLIP_JAX_SUBMISSION"  # environment variable: the launcher's name for the job of this process
 SUBMISSION_FILE = "submission.json"  # what the launcher last submitted for this run
 COMMITTED = "commit_success.txt"  # Orbax's commit marker in a bucket
@@ -47,20 +46,20 @@ def checkpoints_in(run_dir: Path) -> list[int]:
 
     An incomplete checkpoint has another name, or, in a bucket, lacks Orbax's commit marker.
     """
-    folder = run_dir / "checkpoints"
+    folder = run_dir / CHECKPOINTS
     steps = sorted(int(name) for name in list_names(folder) if name.isdecimal())
     return [s for s in steps if not is_remote(folder) or exists(folder / str(s) / COMMITTED)]
 
 
 def _is_placement(name: str) -> bool:
     """Return whether a field may change when a run resumes: devices, data workers, and where the run is tracked."""
-    return name in ("wandb", "data.workers") or name.startswith("mesh.")
+    return name in ("wandb", "data.num_workers") or name.startswith("mesh.")
 
 
 def read_records(run_dir: Path) -> dict[str, Any]:
     """Return the fields of ``status.json``, overridden by those of ``result.json``; skip a file that cannot be read."""
     fields: dict[str, Any] = {}
-    for name in ("status.json", "result.json"):
+    for name in (STATUS, RESULT):
         with contextlib.suppress(UserError):  # a damaged file is an error only where its own values are needed
             fields |= read_json(run_dir / name) or {}
     return fields
@@ -174,11 +173,12 @@ class RunDirectory:
 
     def read_status(self) -> dict[str, Any]:
         """Return the content of ``status.json``, an empty dictionary if there is none."""
-        return read_json(self.path / "status.json") or {}
+        return read_json(self.path / STATUS) or {}
 
-    def result(self) -> dict[str, Any] | None:
-        """Return the result of a finished run, else None."""
-        return read_json(self.path / "result.json")
+    def result(self) -> RunResult | None:
+        """Return the result of a finished run, else None; raise UserError if the file is damaged."""
+        values = read_json(path := self.path / RESULT)
+        return None if values is None else RunResult.from_json(values, path)
 
     @property
     def wall_s(self) -> float:
@@ -253,7 +253,7 @@ class RunDirectory:
         self.last_heartbeat = now
         if force or self.lines.due:
             self.flush()
-        write_json(self.path / "status.json", self.status | {"heartbeat": time.time(), "wall_s": self.wall_s})
+        write_json(self.path / STATUS, self.status | {"heartbeat": time.time(), "wall_s": self.wall_s})
 
     def end(self, state: str, reason: str) -> None:
         """Record how the attempt ended: ``state`` is finished, stopped or failed. Later calls change nothing."""
@@ -265,7 +265,7 @@ class RunDirectory:
         with contextlib.suppress(OSError, UserError):  # the disk may be what failed; keep the first reason
             self.heartbeat(force=True, state=state, reason=reason)
 
-    def append(self, name: str, *rows: dict[str, Any]) -> None:
+    def append(self, name: str, *rows: Mapping[str, object]) -> None:
         """Append rows to the ``.jsonl`` file ``name`` in one write."""
         if not self.writer or not rows:
             return
@@ -292,9 +292,13 @@ class RunDirectory:
             self.lines.add("events.jsonl", lines_text([row]), sync=True)
             self.flush()
 
-    def events(self) -> list[dict[str, Any]]:
+    def events(self) -> list[Event]:
         """Return all events, oldest first."""
-        return self.rows("events.jsonl")
+        return cast(list[Event], self.rows("events.jsonl"))
+
+    def evaluations(self) -> list[EvaluationRow]:
+        """Return the rows of all evaluations, oldest first."""
+        return cast(list[EvaluationRow], self.rows("evals.jsonl"))
 
     def truncate_after(self, step: int) -> None:
         """Remove every metric and evaluation after ``step``; the resumed run makes them again."""
@@ -306,8 +310,8 @@ class RunDirectory:
         if self.lines.text(name):
             self.lines.replace(name, lines_text(rows))
 
-    def finish(self, result: dict[str, Any]) -> None:
+    def finish(self, result: RunResult) -> None:
         """Write ``result.json``, once and as the last file."""
         if self.writer:
-            self.end(result["state"], result["exit_reason"])
-            write_json(self.path / "result.json", result)
+            self.end(result.state, result.exit_reason)
+            write_json(self.path / RESULT, result.to_json())
