@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
 
 Axis = tuple[str, ...] | None  # mesh axes of the ring; None on one device
 Tree = Any
@@ -159,8 +162,8 @@ def _as_varying(x: jax.Array, axis: Axis) -> jax.Array:
 
 
 def pairwise_logsumexp(
-    image: jax.Array, text: jax.Array, scale: jax.Array, *, chunk: int, axis: Axis = None
-) -> tuple[jax.Array, jax.Array]:
+    image: Float[Array, "m e"], text: Float[Array, "m e"], scale: Float[Array, ""], *, chunk: int, axis: Axis = None
+) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
     """Compute log Σ exp of the logits scale · image @ text.T over all texts, and over all images.
 
     Args:
@@ -177,8 +180,14 @@ def pairwise_logsumexp(
 
 
 def pairwise_softplus(
-    image: jax.Array, text: jax.Array, scale: jax.Array, bias: jax.Array, *, chunk: int, axis: Axis = None
-) -> jax.Array:
+    image: Float[Array, "m e"],
+    text: Float[Array, "m e"],
+    scale: Float[Array, ""],
+    bias: Float[Array, ""],
+    *,
+    chunk: int,
+    axis: Axis = None,
+) -> Float[Array, " m"]:
     """Compute Σ log(1 + exp) of the logits scale · image @ text.T + bias over all texts, [m] for this device's images.
 
     Arguments are those of `pairwise_logsumexp`; bias is [].

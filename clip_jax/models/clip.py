@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,11 @@ from clip_jax.models.execution import resolve
 from clip_jax.models.predictive import Predictive
 from clip_jax.models.towers import image_tower, text_tower
 
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int, Key
 
-def normalise_features(features: jax.Array) -> jax.Array:
+
+def normalize_features(features: Float[Array, "*batch e"]) -> Float[Array, "*batch e"]:
     """Normalize features to unit length.
 
     Args:
@@ -41,11 +44,11 @@ class Outputs(NamedTuple):
     without one); ``captions`` are CoCa's logits [B, T, V], whose row t predicts token t + 1 (None without a decoder).
     """
 
-    image: jax.Array
-    text: jax.Array
-    scale: jax.Array
-    bias: jax.Array
-    captions: jax.Array | None
+    image: Float[Array, "b e"]
+    text: Float[Array, "b e"]
+    scale: Float[Array, ""]
+    bias: Float[Array, ""]
+    captions: Float[Array, "b t v"] | None
 
 
 class CLIP(nnx.Module):
@@ -85,7 +88,9 @@ class CLIP(nnx.Module):
 
         nnx.update(self, nnx.map_state(scaled, nnx.state(self, nnx.Param)))
 
-    def encode_image(self, images: jax.Array, *, train: bool = False, rng: jax.Array | None = None) -> jax.Array:
+    def encode_image(
+        self, images: Float[Array, "b h w 3"], *, train: bool = False, rng: Key[Array, " b"] | None = None
+    ) -> Float[Array, "b e"]:
         """Encode images to features that are not of unit length.
 
         Args:
@@ -98,11 +103,11 @@ class CLIP(nnx.Module):
         """
         return self.image(images, train=train, rng=rng)
 
-    def encode_text(self, tokens: jax.Array) -> jax.Array:
+    def encode_text(self, tokens: Int[Array, "b t"]) -> Float[Array, "b e"]:
         """Encode tokens int32 [B, T] to text features [B, E] that are not of unit length."""
         return self.text(tokens)
 
-    def caption_logits(self, images: jax.Array, tokens: jax.Array) -> jax.Array:
+    def caption_logits(self, images: Float[Array, "b h w 3"], tokens: Int[Array, "b t"]) -> Float[Array, "b t v"]:
         """Return CoCa's next-token logits [B, T, V]; row t predicts token t + 1.
 
         Raises ValueError for a model without a decoder.
@@ -111,13 +116,18 @@ class CLIP(nnx.Module):
             raise ValueError("this model has no decoder")
         return self.decoder(self.text.features_and_tokens(tokens)[1], self.image.features_and_tokens(images)[1])
 
-    def scale_and_bias(self) -> tuple[jax.Array, jax.Array]:
+    def scale_and_bias(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Return the logit scale min(exp(parameter), max_logit_scale) [] and the logit bias [], zero without one."""
         scale = jnp.minimum(jnp.exp(self.logit_scale[...]), self.config.max_logit_scale)
         return scale, self.logit_bias[...] if self.config.logit_bias else jnp.zeros_like(scale)
 
     def __call__(
-        self, images: jax.Array, tokens: jax.Array, *, train: bool = False, rng: jax.Array | None = None
+        self,
+        images: Float[Array, "b h w 3"],
+        tokens: Int[Array, "b t"],
+        *,
+        train: bool = False,
+        rng: Key[Array, " b"] | None = None,
     ) -> Outputs:
         """Encode images and tokens into `Outputs`; ``train`` and ``rng`` as in `encode_image`."""
         captions = None
@@ -127,7 +137,7 @@ class CLIP(nnx.Module):
             captions = self.decoder(text_states, image_tokens)
         else:
             image, text = self.encode_image(images, train=train, rng=rng), self.encode_text(tokens)
-        return Outputs(normalise_features(image), normalise_features(text), *self.scale_and_bias(), captions)
+        return Outputs(normalize_features(image), normalize_features(text), *self.scale_and_bias(), captions)
 
 
 def make_model(config: ModelConfig, *, rngs: nnx.Rngs) -> CLIP | Predictive:

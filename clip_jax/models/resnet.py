@@ -6,7 +6,7 @@ runs over all devices, so that the mesh does not change the numbers.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,9 @@ from clip_jax.models.layers import (
     remat_policy,
     split_heads,
 )
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Key
 
 MOMENTUM = 0.1  # weight of the newest batch in the running statistics, as in PyTorch
 EPS = 1e-5
@@ -166,7 +169,7 @@ class ModifiedResNet(nnx.Module):
         nnx.update(block, stats)
         return y
 
-    def feature_maps(self, images: jax.Array, *, train: bool = False) -> list[jax.Array]:
+    def feature_maps(self, images: Float[Array, "b h w 3"], *, train: bool = False) -> list[jax.Array]:
         """Return the outputs of the stem and of each stage, [B, h, w, C]."""
         c = self.config
         check_images(images, c.image_size)
@@ -181,10 +184,12 @@ class ModifiedResNet(nnx.Module):
             maps.append(x)
         return maps
 
-    def penultimate(self, images: jax.Array) -> jax.Array:
+    def penultimate(self, images: Float[Array, "b h w 3"]) -> jax.Array:
         """Return the features for linear probes: the attention pool's output, as there is no other projection."""
         return self(images)
 
-    def __call__(self, images: jax.Array, *, train: bool = False, rng: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, images: Float[Array, "b h w 3"], *, train: bool = False, rng: Key[Array, " b"] | None = None
+    ) -> Float[Array, "b e"]:
         del rng  # nothing here is random
         return self.pool(self.feature_maps(images, train=train)[-1])

@@ -5,7 +5,7 @@ Options cover its relatives: average and attention pooling, layer scale, patch d
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,9 @@ from clip_jax.models.layers import (
     normal,
     on_rows,
 )
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Key
 
 
 class Patches(nnx.Module):
@@ -119,7 +122,9 @@ class VisionTransformer(nnx.Module):
         """Project pooled states [B, D] to features [B, E]."""
         return pooled @ self.projection[...].astype(self.dtype) if self.config.projection else pooled
 
-    def features_and_tokens(self, images: jax.Array, rng: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+    def features_and_tokens(
+        self, images: Float[Array, "b h w 3"], rng: Key[Array, " b"] | None = None
+    ) -> tuple[Float[Array, "b e"], Float[Array, "b n d"]]:
         """Return features [B, E] and the input of CoCa's decoder, the pooler's other outputs [B, Q - 1, E].
 
         With other pooling the second part is the last block's output. ``rng``, keys [B], turns on patch dropout.
@@ -127,17 +132,19 @@ class VisionTransformer(nnx.Module):
         pooled, x = self._pooled(images, rng)
         return self.project(pooled), x
 
-    def penultimate(self, images: jax.Array) -> jax.Array:
+    def penultimate(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
         """Return the features for linear probes, [B, D] before the projection to the embedding space."""
         return self._pooled(images, None)[0]
 
-    def __call__(self, images: jax.Array, *, train: bool = False, rng: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, images: Float[Array, "b h w 3"], *, train: bool = False, rng: Key[Array, " b"] | None = None
+    ) -> Float[Array, "b e"]:
         """Encode images to features [B, E]; raise ValueError in training with patch dropout but no ``rng``."""
         if train and self.config.patch_dropout and rng is None:
             raise ValueError("patch dropout needs rng= in training")
         return self.features_and_tokens(images, rng if train else None)[0]
 
-    def hidden_states(self, images: jax.Array) -> jax.Array:
+    def hidden_states(self, images: Float[Array, "b h w 3"]) -> Float[Array, "layers b n d"]:
         """Return all states before the last norm, [depth + 1, B, T, D]; index 0 is the input of the first block."""
         return self.blocks.hidden(self._embed(images, None))
 
