@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
+from jax.tree_util import KeyPath
 
 from clip_jax.config import ModelConfig
 from clip_jax.config.mup import multipliers
@@ -18,7 +19,9 @@ from clip_jax.errors import ConfigError
 from clip_jax.models.coca import MultimodalDecoder
 from clip_jax.models.execution import resolve
 from clip_jax.models.predictive import Predictive
+from clip_jax.models.text import TextTransformer
 from clip_jax.models.towers import image_tower, text_tower
+from clip_jax.models.vit import VisionTransformer
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, Key
@@ -35,6 +38,9 @@ def normalize_features(features: Float[Array, "*batch e"]) -> Float[Array, "*bat
     """
     x = features.astype(jnp.promote_types(jnp.float32, features.dtype))
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
+
+
+Params = dict[str, Any]  # nested by module: its leaves are arrays, or what stands for them
 
 
 class Outputs(NamedTuple):
@@ -70,8 +76,8 @@ class CLIP(nnx.Module):
         if config.objective != "contrastive":
             raise ConfigError(f"model.objective={config.objective!r}: is no CLIP; build it with make_model")
         dtype = jnp.promote_types(jnp.float32, jnp.dtype(config.param_dtype))
-        self.image: Any = image_tower(config, rngs)
-        self.text: Any = text_tower(config, rngs)
+        self.image = image_tower(config, rngs)
+        self.text = text_tower(config, rngs)
         # parametrized by its logarithm, so that it stays positive after any update
         self.logit_scale = nnx.Param(jnp.asarray(-math.log(config.init_temperature), dtype))
         if config.logit_bias:
@@ -83,7 +89,7 @@ class CLIP(nnx.Module):
             self._scale_initial_values()
 
     def _scale_initial_values(self) -> None:
-        def scaled(path: tuple[Any, ...], param: Any) -> Any:
+        def scaled(path: tuple[str, ...], param: nnx.Variable) -> nnx.Variable:
             return param.replace(param[...] * multipliers(path, self.config).init)
 
         nnx.update(self, nnx.map_state(scaled, nnx.state(self, nnx.Param)))
@@ -114,6 +120,8 @@ class CLIP(nnx.Module):
         """
         if not self.config.decoder.depth:
             raise ValueError("this model has no decoder")
+        assert isinstance(self.image, VisionTransformer)
+        assert isinstance(self.text, TextTransformer)
         return self.decoder(self.text.features_and_tokens(tokens)[1], self.image.features_and_tokens(images)[1])
 
     def scale_and_bias(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
@@ -132,6 +140,8 @@ class CLIP(nnx.Module):
         """Encode images and tokens into `Outputs`; ``train`` and ``rng`` as in `encode_image`."""
         captions = None
         if self.config.decoder.depth:
+            assert isinstance(self.image, VisionTransformer)
+            assert isinstance(self.text, TextTransformer)
             image, image_tokens = self.image.features_and_tokens(images, rng if train else None)
             text, text_states = self.text.features_and_tokens(tokens)
             captions = self.decoder(text_states, image_tokens)
@@ -149,9 +159,9 @@ def make_model(config: ModelConfig, *, rngs: nnx.Rngs) -> CLIP | Predictive:
 class AbstractModel:
     """A model without arrays: its graph definition, parameter shapes, and shardings on a mesh."""
 
-    graphdef: Any
-    abstract_params: Any
-    shardings: Any
+    graphdef: nnx.GraphDef
+    abstract_params: Params  # of jax.ShapeDtypeStruct
+    shardings: Params  # of NamedSharding
     compute_dtype: str
 
 
@@ -194,24 +204,27 @@ def build(config: ModelConfig, mesh: Mesh) -> AbstractModel:
         specs,
         is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec),
     )
-    return AbstractModel(graphdef, nnx.as_pure(state), shardings, config.compute_dtype)
+    shapes: Any = nnx.as_pure(state)
+    return AbstractModel(graphdef, shapes, shardings, config.compute_dtype)
 
 
-def batch_statistics(model: CLIP | Predictive) -> Any:
+def batch_statistics(model: CLIP | Predictive) -> Params:
     """Return the running statistics as a nested dictionary named like the parameters; empty without batch norm."""
-    return nnx.as_pure(nnx.state(model, nnx.BatchStat))
+    statistics: Any = nnx.as_pure(nnx.state(model, nnx.BatchStat))
+    return statistics
 
 
-def with_statistics(params: Any, statistics: Any) -> Any:
+def with_statistics(params: Params, statistics: Params) -> Params:
     """Return the parameters with the running statistics replaced; no array is copied."""
 
-    def name(path: tuple[Any, ...]) -> tuple[str, ...]:
+    def name(path: KeyPath) -> tuple[str, ...]:
         return tuple(str(getattr(k, "key", getattr(k, "name", k))) for k in path)
 
     new = {name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(statistics)}
     return jax.tree_util.tree_map_with_path(lambda path, leaf: new.get(name(path), leaf), params) if new else params
 
 
-def init_params(config: ModelConfig, seed: int) -> Any:
+def init_params(config: ModelConfig, seed: int) -> Params:
     """Initialize parameters, a nested dictionary of arrays. Call it under `jax.jit` with ``out_shardings``."""
-    return nnx.as_pure(nnx.state(make_model(config, rngs=nnx.Rngs(seed))))
+    params: Any = nnx.as_pure(nnx.state(make_model(config, rngs=nnx.Rngs(seed))))
+    return params

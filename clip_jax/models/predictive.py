@@ -111,7 +111,7 @@ class Predictive(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         if config.objective == "contrastive":
             raise ConfigError("model.objective='contrastive': is CLIP's; build it with make_model")
-        self.image: Any = image_tower(config, rngs)
+        self.image = image_tower(config, rngs)
         head = CaptionTransformer if config.objective == "caption" else BagOfWordsHead
         self.text: Any = head(config, rngs=rngs)
         self.config = config

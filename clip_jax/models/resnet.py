@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from clip_jax.config.model import ModelConfig
 from clip_jax.models.layers import (
@@ -37,7 +38,7 @@ class BatchNorm(nnx.Module):
     The running statistics are `nnx.BatchStat`s: they get no gradient, and each training step updates them.
     """
 
-    def __init__(self, channels: int, *, param_dtype: Any, rngs: nnx.Rngs, gain: float = 1.0) -> None:
+    def __init__(self, channels: int, *, param_dtype: DTypeLike, rngs: nnx.Rngs, gain: float = 1.0) -> None:
         self.scale = named_param(nnx.initializers.constant(gain), (channels,), (None,), param_dtype, rngs)
         self.bias = named_param(nnx.initializers.zeros, (channels,), (None,), param_dtype, rngs)
         self.mean = nnx.BatchStat(jnp.zeros((channels,), param_dtype))
@@ -161,7 +162,7 @@ class ModifiedResNet(nnx.Module):
         # The statistics are returned as values, because a write inside the rematerialized function would be lost.
         graphdef, state = nnx.split(block)
 
-        def body(state: Any, x: jax.Array) -> tuple[jax.Array, Any]:
+        def body(state: nnx.State, x: jax.Array) -> tuple[jax.Array, nnx.State]:
             inner = nnx.merge(graphdef, state)
             return inner(x, train), nnx.state(inner, nnx.BatchStat)
 

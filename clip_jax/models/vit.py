@@ -5,11 +5,12 @@ Options cover its relatives: average and attention pooling, layer scale, patch d
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from clip_jax.config.model import ModelConfig
 from clip_jax.models.attention import AttentionalPooler, MapHead
@@ -35,7 +36,9 @@ class Patches(nnx.Module):
     computed as a single matrix product.
     """
 
-    def __init__(self, size: int, width: int, bias: bool, *, dtype: Any, param_dtype: Any, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, size: int, width: int, bias: bool, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs
+    ) -> None:
         init = normal((3 * size**2) ** -0.5)
         self.kernel = named_param(init, (size, size, 3, width), (None, None, "pixels", "embed"), param_dtype, rngs)
         self.bias = named_param(nnx.initializers.zeros, (width,), (None,), param_dtype, rngs) if bias else None
