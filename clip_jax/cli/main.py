@@ -14,6 +14,7 @@ import dataclasses
 import os
 import select
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 from clip_jax import exit_codes
@@ -28,6 +29,7 @@ from clip_jax.distributed.processes import LostProcess, initialized
 from clip_jax.errors import UserError, between
 from clip_jax.storage.lock import Busy
 from clip_jax.storage.paths import BucketUnavailable, as_path, disk_error, exists
+from clip_jax.storage.records import Measurement
 
 
 def _overrides(extra: list[str], allowed: bool) -> dict[str, str]:
@@ -132,25 +134,26 @@ def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
         between("--until", args.until, 1, config.steps)
     with initialized(distributed, on_error=_tell):  # before anything initializes the devices
         from clip_jax.train.profiler import parse_window
+        from clip_jax.train.run_result import UnfinishedRun
         from clip_jax.training import train_run
 
         run_dir = as_path(args.dir) if args.dir else Path("runs") / run_id(config)
         window = parse_window(args.profile, config.steps) if args.profile else None
         result = train_run(config, run_dir, stop_after=args.until, progress=not args.quiet, profile=window)
-    if result["state"] == "stopped":
-        reason = result["exit_reason"]
-        if result["step"] == args.until:
+    if isinstance(result, UnfinishedRun):
+        reason = result.exit_reason
+        if result.step == args.until:
             print(f"paused at step {args.until}: {run_dir}")
             return exit_codes.FINISHED
         print(
-            f"clip-jax: stopped at step {result['step']} ({reason}); the same command resumes from here",
+            f"clip-jax: stopped at step {result.step} ({reason}); the same command resumes from here",
             file=sys.stderr,
         )
         return exit_codes.INTERRUPTED if "SIGINT" in reason else exit_codes.STOPPED
-    print(f"{result['state']}: {run_dir}")
-    if result["broken_records"]:
-        print(f"  {result['broken_records']} corrupt records were skipped")
-    _print_evals(result["evals"])
+    print(f"{result.state}: {run_dir}")
+    if result.broken_records:
+        print(f"  {result.broken_records} corrupt records were skipped")
+    _print_evals(result.evals)
     return exit_codes.FINISHED
 
 
@@ -170,22 +173,24 @@ def _family(args: argparse.Namespace) -> int:
 
     results = train_runs(configs, dirs, progress=not args.quiet, form=args.form)
     for run_dir, result in zip(dirs, results, strict=True):
-        detail = f": {result['exit_reason']}" if result["state"] != "finished" else ""
-        print(f"{result['state']}: {run_dir}{detail}", file=sys.stderr if detail else sys.stdout)
-    states, reasons = {r["state"] for r in results}, [r["exit_reason"] for r in results]
+        detail = f": {result.exit_reason}" if result.state != "finished" else ""
+        print(f"{result.state}: {run_dir}{detail}", file=sys.stderr if detail else sys.stdout)
+    states, reasons = {r.state for r in results}, [r.exit_reason for r in results]
     if "stopped" in states:
         print("clip-jax: stopped; the same command resumes from here", file=sys.stderr)
         return exit_codes.INTERRUPTED if any("SIGINT" in r for r in reasons) else exit_codes.STOPPED
     return exit_codes.MISTAKE if "failed" in states else exit_codes.FINISHED
 
 
-def _print_evals(rows: list[dict]) -> None:  # type: ignore[type-arg]
+def _print_evals(rows: Sequence[Measurement]) -> None:
     if rows:
         print(f"  {'task':22s} {'metric':24s} {'value':>8}  {'95 % interval':>16}  {'chance':>7}  examples")
     for r in rows:
-        interval = f"[{r['low']:.3f}, {r['high']:.3f}]" if "low" in r else ""
-        chance = "" if r["chance"] is None else f"{r['chance']:.4f}"
-        print(f"  {r['task']:22s} {r['metric']:24s} {r['value']:8.4f}  {interval:>16}  {chance:>7}  {r['examples']:8d}")
+        low, high = r.get("low"), r.get("high")
+        interval = "" if low is None or high is None else f"[{low:.3f}, {high:.3f}]"
+        value, chance = ("" if x is None else f"{x:.4f}" for x in (r["value"], r["chance"]))
+        examples = "" if r["examples"] is None else f"{r['examples']:d}"
+        print(f"  {r['task']:22s} {r['metric']:24s} {value:>8}  {interval:>16}  {chance:>7}  {examples:>8}")
 
 
 def _flops(args: argparse.Namespace) -> None:

@@ -283,6 +283,7 @@ class Benchmark:
             # CLIP_benchmark names the retrieved side: image_retrieval is text to image
             side, k = row["metric"].split("_recall@")
             name = f"{'image' if side == 'text_to_image' else 'text'}_retrieval_recall@{k}"
+            assert row["examples"] is not None
             low, high = metrics.clopper_pearson(row["value"], row["examples"])
             metrics_row |= {name: row["value"], f"{name}_low": low, f"{name}_high": high}
         return [("zeroshot_retrieval", {**metrics_row, "examples": len(images), "texts": len(texts)})]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
 from clip_jax.data.labeled.classification import ClassificationSet
 from clip_jax.data.tokenizers.learned_bpe import Tokenizer
 from clip_jax.evals.metrics import first_alike, label_ranks
+from clip_jax.storage.records import Measurement
 
-Row = dict[str, Any]
+Row = Measurement
 
 
 def wilson_interval(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:

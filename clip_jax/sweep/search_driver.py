@@ -16,12 +16,13 @@ from clip_jax.config.io import run_id, to_dict
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.errors import UserError
 from clip_jax.storage.json_files import read_lines, write_json
-from clip_jax.storage.paths import absolute, as_path, exists, mkdir, write_text
+from clip_jax.storage.paths import absolute, as_path, mkdir, write_text
 from clip_jax.sweep.directory import lock_sweep
 from clip_jax.sweep.launch.base import Engine, train_job
 from clip_jax.sweep.launch.reconcile import reconcile
 from clip_jax.sweep.launch.registry import open_engine
 from clip_jax.sweep.plan import Cell, SweepPlan
+from clip_jax.sweep.run_state import RunState
 from clip_jax.sweep.search.config import METRIC_KEYS, SearchConfig, apply
 from clip_jax.sweep.search.samplers import propose, survivors
 from clip_jax.sweep.search.space import Setting, edge_warnings
@@ -108,7 +109,7 @@ def _train(config: SearchConfig, root: Path, engine: Engine, trials: list[Trial]
 
 
 def _value(run_dir: Path, config: SearchConfig, stage: int) -> float | None:
-    if exists(run_dir / "failure.json") and not exists(run_dir / "result.json"):
+    if RunState.read(run_dir).given_up:
         return None
     try:
         evals = read_lines(run_dir / "evals.jsonl")

@@ -12,6 +12,7 @@ from clip_jax.config import AnomalyConfig, RunConfig
 from clip_jax.data.pipeline.loader import Batches, train_batches
 from clip_jax.data.sources.base import Source
 from clip_jax.data.tokenizers.learned_bpe import Tokenizer
+from clip_jax.storage.records import Event
 
 
 class Anomaly(Exception):
@@ -65,7 +66,7 @@ class DataOffsets:
     skipped ones are never replayed. The offsets are rebuilt from the run's events, so a resumed run uses the same ones.
     """
 
-    def __init__(self, events: Iterable[dict[str, Any]] = ()) -> None:
+    def __init__(self, events: Iterable[Event] = ()) -> None:
         self._rollbacks = [(int(e["to"]), int(e["data_offset"])) for e in events if e["event"] == "rollback"]
 
     @property

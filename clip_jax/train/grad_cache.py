@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from clip_jax.config import RunConfig
 from clip_jax.data.images.train_transforms import normalize
 from clip_jax.distributed.mesh import batch_shards, constrain, on_mesh
-from clip_jax.losses.pairs import make_pair_loss
+from clip_jax.losses.pairs import PairLoss, make_pair_loss
 from clip_jax.models.clip import normalize_features
 from clip_jax.optim.stochastic_rounding import widen
 
@@ -67,13 +67,15 @@ def full_batch_gradients(loss_fn: LossFunction) -> Gradients:
     return gradients
 
 
-def make_accumulated_gradients(config: RunConfig, built: Any, mesh: Mesh) -> Gradients:
+def make_accumulated_gradients(
+    config: RunConfig, built: Any, mesh: Mesh, pair_loss: PairLoss | None = None
+) -> Gradients:
     """Return a gradient function equal to `full_batch_gradients`, with one microbatch's activations in memory.
 
     A microbatch has ``config.microbatch_size`` pairs. Every device works on its own rows in each of them, so no rows
-    move between devices. Gradients are accumulated in float32 (or wider).
+    move between devices. Gradients are accumulated in float32 (or wider). ``pair_loss`` as in `step.make_loss`.
     """
-    freeze, pair_loss = config.init_from.freeze_tower, make_pair_loss(config.loss, mesh)
+    freeze, pair_loss = config.init_from.freeze_tower, pair_loss or make_pair_loss(config.loss, mesh)
     pieces, shards = config.batch_size // config.microbatch_size, batch_shards(mesh)
 
     def split(x: jax.Array) -> jax.Array:

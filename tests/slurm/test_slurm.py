@@ -20,6 +20,7 @@ from clip_jax.sweep.launch.base import Job
 from clip_jax.sweep.launch.reconcile import reconcile, submit
 from clip_jax.sweep.launch.slurm import Slurm
 
+from ..whole_result import WHOLE_TEXT
 from .sandbox import Sandbox, missing
 
 pytestmark = [pytest.mark.slurm, pytest.mark.skipif(bool(missing()), reason=missing())]
@@ -59,7 +60,7 @@ def names(path):
     return sorted(p.name for p in path.iterdir())
 
 
-FINISH = 'echo "{}" > "$1/result.json"'
+FINISH = f"echo '{WHOLE_TEXT}' > \"$1/result.json\""
 
 
 def test_an_array_with_devices_and_what_a_crash_leaves(in_slurm, tmp_path):
@@ -96,13 +97,13 @@ def test_what_is_cancelled_is_gone_and_a_lost_driver_finds_its_jobs(in_slurm, tm
     jobs = jobs_of(tmp_path, program, program)
     submit(engine(tmp_path), jobs)
     Sandbox.until(lambda: all((job.run_dirs[0] / "up").exists() for job in jobs))
-    next_driver = engine(tmp_path)
-    assert next_driver.poll(jobs) == {"r0": "running", "r1": "running"}
-    next_driver.cancel(jobs[:1])
-    Sandbox.until(lambda: next_driver.poll(jobs) == {"r1": "running"})
+    next_driver, run_dirs = engine(tmp_path), [job.run_dirs[0] for job in jobs]
+    assert next_driver.poll(run_dirs) == {"r0": "running", "r1": "running"}
+    next_driver.cancel(run_dirs[:1])
+    Sandbox.until(lambda: next_driver.poll(run_dirs) == {"r1": "running"})
     assert (tmp_path / "r0" / "saved").exists()
-    next_driver.cancel(jobs)
-    Sandbox.until(lambda: next_driver.poll(jobs) == {})
+    next_driver.cancel(run_dirs)
+    Sandbox.until(lambda: next_driver.poll(run_dirs) == {})
 
 
 def columns(root):

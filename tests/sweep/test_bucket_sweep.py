@@ -14,6 +14,7 @@ from clip_jax.sweep.collect import collect
 from clip_jax.sweep.directory import lock_sweep
 from clip_jax.sweep.driver import run_sweep
 from clip_jax.sweep.launch.submission import note_exit, set_aside_corrupt
+from clip_jax.sweep.run_state import RunState
 
 THERE = "gs://bucket/sweep"
 CLOCK = ("wall_s", "eval_s", "samples_per_s", "mfu", "goodput", "attempts")
@@ -86,7 +87,7 @@ def test_it_gives_what_a_sweep_here_gives(bucket, config, tmp_path, capsys):
     assert "corrupt" in (line := next(x for x in capsys.readouterr().out.splitlines() if "not JSON" in x))
     assert f"gs://bucket/{broken}: not JSON" in line
     assert collect(THERE)["state"].tolist().count("failed") == 1
-    set_aside_corrupt(as_path(f"gs://bucket/{broken}").parent, said.append)
+    set_aside_corrupt(RunState.read(as_path(f"gs://bucket/{broken}").parent), said.append)
     assert said[-1].endswith("moved to result.json.corrupt")
     assert bucket.text(f"{broken}.corrupt") == "{"
 

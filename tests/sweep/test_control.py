@@ -14,6 +14,8 @@ from clip_jax.sweep.launch.local import Local
 from clip_jax.sweep.plan import make_plan
 from clip_jax.sweep.status import watch
 
+from ..whole_result import WHOLE
+
 SWEEP = SweepConfig(
     name="s", rungs=(0.5, 1), budgets=(1e9,), sizes_per_budget=0, min_steps=2, seeds=(0, 1), extra_seeds_at_optimum=(),
     resources=Resources(price_per_device_hour=2.0),
@@ -30,7 +32,7 @@ def sweep(tmp_path):
     done, runs, failed, _ = dirs
     for run_dir in (done, runs, failed):
         (run_dir / "logs").mkdir(parents=True)
-    write_json(done / "result.json", {"steps": 9, "error_mean": 0.5})
+    write_json(done / "result.json", WHOLE | {"steps": 9, "error_mean": 0.5})
     status = {"state": "running", "step": 4, "attempt": 3, "wall_s": 1800.0, "heartbeat": time.time()}
     write_json(runs / "status.json", status)
     row = {"step": 4, "loss": 2.5, "samples_per_s": 10.0, "mfu": 0.25}
@@ -84,7 +86,7 @@ def test_watching_ends_when_all_is_over(sweep):
             if shown:
                 for run_dir in dirs:
                     run_dir.mkdir(exist_ok=True)
-                    write_json(run_dir / "result.json", {"steps": 9})
+                    write_json(run_dir / "result.json", WHOLE | {"steps": 9})
             return {}
 
     watch(root, Engine(), 0.0, 0.01, shown.append)

@@ -30,6 +30,7 @@ from clip_jax.sweep.driver import render, run_sweep
 from clip_jax.sweep.launch.submission import note_exit
 from clip_jax.sweep.plan import make_plan
 from clip_jax.sweep.status import status_table
+from clip_jax.train.run_result import RunResult
 from clip_jax.train.vmapped.benchmark import Gain
 
 SWEEP = SweepConfig(
@@ -97,41 +98,39 @@ class FakeEngine:
         noise = 0.004 * np.sin(int(run_id(config)[:6], 16))
         worse = 0.02 * away**2 + 0.05 * rate**2 + noise + self.worse(config, spent.total)
         error = float(0.8 * (spent.total / 1e11) ** -0.1 * np.exp(worse))
-        write_json(
-            run_dir / "result.json",
-            {
-                "run_id": run_id(config),
-                "state": "finished",
-                "exit_reason": "all steps done",
-                "final": True,
-                "config": to_dict(config),
-                "flops": spent.total,
-                "flops_logits": spent.logits,
-                "flops_per_sample": flops.flops_per_sample(config.model).total,
-                "params": counted.total,
-                "params_image": counted.image,
-                "params_text": counted.text,
-                "params_no_embed": counted.no_embed,
-                "samples_seen": config.samples_seen,
-                "unique_samples": config.samples_seen,
-                "batch_size": config.batch_size,
-                "seed": config.seed,
-                "steps": config.steps,
-                "peak_lr": config.optim.peak_lr,
-                "wall_s": 1.0,
-                "eval_s": 0.1,
-                "samples_per_s": 1.0,
-                "mfu": None,
-                "attempts": 1,
-                "device": {"kind": "cpu"},
-                "versions": {"jax": "0"},
-                "val_loss": 3.0,
-                "val_loss_refit": 3.0,
-                "error_mean": error,
-                "broken_records": 0,
-                "evals": [{"task": "colour", "metric": "top1", "value": 1 - error, "max_examples": 9, "chance": 0.1}],
-            },
+        result = RunResult(
+            run_id=run_id(config),
+            state="finished",
+            exit_reason="all steps done",
+            final=True,
+            config=to_dict(config),
+            flops=spent.total,
+            flops_logits=spent.logits,
+            flops_per_sample=flops.flops_per_sample(config.model).total,
+            params=counted.total,
+            params_image=counted.image,
+            params_text=counted.text,
+            params_no_embed=counted.no_embed,
+            samples_seen=config.samples_seen,
+            unique_samples=config.samples_seen,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            steps=config.steps,
+            peak_lr=config.optim.peak_lr,
+            wall_s=1.0,
+            eval_s=0.1,
+            samples_per_s=1.0,
+            mfu=None,
+            attempts=1,
+            device={"kind": "cpu"},
+            versions={"jax": "0"},
+            val_loss=3.0,
+            val_loss_refit=3.0,
+            error_mean=error,
+            broken_records=0,
+            evals=[{"task": "colour", "metric": "top1", "value": 1 - error, "examples": 9, "chance": 0.1}],
         )
+        write_json(run_dir / "result.json", result.to_json())
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,8 @@ from clip_jax.sweep.search.config import SearchConfig, apply
 from clip_jax.sweep.search_driver import run_search
 from clip_jax.train.loop import train
 
+from ..whole_result import WHOLE_TEXT
+
 BASE = RunConfig(
     model=preset("debug"), steps=40, batch_size=8, evals=EvalConfig(at_fractions=(0.25, 0.5)),
     optim=OptimConfig(warmup_steps=2),
@@ -55,7 +57,7 @@ class Planted:
                         file.write(json.dumps(row) + "\n")
             (run_dir / "checkpoints" / str(done)).mkdir(parents=True)
             if not job.until:
-                (run_dir / "result.json").write_text("{}")
+                (run_dir / "result.json").write_text(WHOLE_TEXT)
 
     def poll(self, jobs):
         return {}

@@ -26,7 +26,7 @@ def finished(tiny_run, tmp_path):
 
 def test_the_record_tells_all(finished):
     run, run_dir, result = finished
-    assert read_json(run_dir / "result.json") == json.loads(json.dumps(result))
+    assert read_json(run_dir / "result.json") == json.loads(json.dumps(result.to_json()))
     assert result["run_id"] == run_id(run)
     assert (result["state"], result["final"], result["samples_seen"], result["unique_samples"]) == (
         "finished",
@@ -42,7 +42,9 @@ def test_the_record_tells_all(finished):
     assert {r["step"] for r in read_lines(run_dir / "evals.jsonl")} == {4, 8}
     assert read_json(run_dir / "status.json")["state"] == "finished"
     assert read_json(run_dir / "config.json") == to_dict(run)
-    assert train(run, run_dir, progress=False) == read_json(run_dir / "result.json"), "a finished run is left alone"
+    assert train(run, run_dir, progress=False).to_json() == read_json(run_dir / "result.json"), (
+        "a finished run is left alone"
+    )
 
 
 @pytest.mark.thorough

@@ -60,22 +60,20 @@ class JobSets:
         """Submit with ``kubectl apply``, which does nothing if the JobSet exists already."""
         run_command(("kubectl", "apply", "-f", "-"), DOWN, self.render(name, jobs))
 
-    def poll(self, jobs: Sequence[Job]) -> dict[str, str]:
+    def poll(self, run_dirs: Sequence[Path]) -> dict[str, str]:
         """Return the JobSets that are neither completed nor failed; a suspended one is waiting for Kueue."""
         out = run_command((*self._kubectl("get"), "-l", f"{LABEL}=clip-jax", "-o", "json"), DOWN)
         states = {item["metadata"]["name"]: _state(item) for item in parse_json(out, "kubectl")["items"]}
-        names = {job.key: _name(job) for job in jobs}
-        return {key: state for key, name in names.items() if (state := states.get(name, ""))}
+        return {d.name: state for d in run_dirs if (state := states.get(_name(d), ""))}
 
-    def cancel(self, jobs: Sequence[Job]) -> None:
+    def cancel(self, run_dirs: Sequence[Path]) -> None:
         """Cancel with ``kubectl delete``; the pods have ``grace_period_s`` seconds to save."""
-        names = [name for job in jobs if (name := _name(job))]
-        if names:
+        if names := list(dict.fromkeys(name for run_dir in run_dirs if (name := _name(run_dir)))):
             run_command((*self._kubectl("delete"), "--ignore-not-found", "--wait=false", *names), DOWN)
 
-    def log(self, job: Job) -> str:
+    def log(self, run_dir: Path) -> str:
         """Return the last lines of the pods' logs."""
-        pods = f"jobset.sigs.k8s.io/jobset-name={_name(job)}"
+        pods = f"jobset.sigs.k8s.io/jobset-name={_name(run_dir)}"
         return run_command(
             ("kubectl", "logs", f"--namespace={self.resources.namespace}", "-l", pods, "--prefix", "--tail=100"), DOWN
         )
@@ -177,11 +175,8 @@ class JobSets:
         return pod | {"containers": [container]} | ({"volumes": volumes} if volumes else {})
 
 
-def _name(job: Job) -> str:
-    try:
-        last = read_submission(job.run_dirs[0])
-    except UserError:  # corrupt: its job, if any, stops once a later submission is recorded
-        last = None
+def _name(run_dir: Path) -> str:
+    last = read_submission(run_dir)
     return last["name"] if last else ""
 
 

@@ -14,6 +14,8 @@ from clip_jax.sweep.launch.base import EngineDown, Job
 from clip_jax.sweep.launch.jobset import JobSets
 from clip_jax.sweep.launch.reconcile import reconcile
 
+from ...whole_result import WHOLE_TEXT
+
 GOLDEN = Path(__file__).parent / "golden"
 POD = {"container_image": "example.org/clip-jax:1", "pvc_name": "sweeps", "mount_path": "/sweeps", "queue": "research"}
 V5P = {"accelerator": "tpu-v5p-slice", "devices_per_process": 4}
@@ -113,19 +115,19 @@ def test_states_by_conditions(cluster):
 
     engine, root = cluster
     job = Job((root / "runs" / "a",), ("train",))
-    assert engine.poll([job]) == {}
+    assert engine.poll(job.run_dirs) == {}
     submit(engine, [job])
-    assert engine.poll([job]) == {"a": "running"}
+    assert engine.poll(job.run_dirs) == {"a": "running"}
     change(root, spec={"suspend": True})
-    assert engine.poll([job]) == {"a": "queued"}
+    assert engine.poll(job.run_dirs) == {"a": "queued"}
     change(
         root, status={"conditions": [{"type": "Failed", "status": "False"}, {"type": "Suspended", "status": "True"}]}
     )
-    assert engine.poll([job]) == {"a": "queued"}
+    assert engine.poll(job.run_dirs) == {"a": "queued"}
     for end in ("Completed", "Failed"):
         change(root, status={"conditions": [{"type": end, "status": "True"}]})
-        assert engine.poll([job]) == {}
-    engine.cancel([job])
+        assert engine.poll(job.run_dirs) == {}
+    engine.cancel(job.run_dirs)
     assert json.loads((root / "there.json").read_text()) == {}
 
 
@@ -145,7 +147,7 @@ def test_a_cluster_that_is_away_takes_no_attempt(cluster, monkeypatch):
             (root / "down").touch()
         if len(polls) == 4:
             (root / "down").unlink()
-            (root / "runs" / "a" / "result.json").write_text("{}")
+            (root / "runs" / "a" / "result.json").write_text(WHOLE_TEXT)
             change(root, status={"conditions": [{"type": "Completed", "status": "True"}]})
         return poll(jobs)
 

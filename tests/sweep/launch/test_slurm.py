@@ -60,9 +60,9 @@ def test_the_queue_is_read_by_name_and_place(tmp_path, programs):
     for i, job in enumerate(jobs[:3]):
         note_submission(job, "slurm", "clip-1", i)
     programs("squeue", "printf 'clip-1|7|0|PENDING\\nclip-1|7|1|RUNNING\\nclip-0|6|2|RUNNING\\nshell|9|N/A|RUNNING\\n'")
-    assert engine.poll(jobs) == {"a": "queued", "b": "running"}
+    assert engine.poll([tmp_path / name for name in "abcd"]) == {"a": "queued", "b": "running"}
     programs("scancel", f'echo "$@" > {tmp_path}/cancelled')
-    engine.cancel(jobs)
+    engine.cancel([tmp_path / name for name in "abcd"])
     assert (tmp_path / "cancelled").read_text() == "7_0 7_1\n"
 
 

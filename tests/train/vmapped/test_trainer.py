@@ -172,7 +172,7 @@ def test_each_member_leaves_the_record_of_a_run_alone(members, whole, alone):
     root, results, _ = whole
     mine, (theirs, result) = root / "1", alone
     assert {p.name for p in mine.iterdir()} == {p.name for p in theirs.iterdir()}
-    assert read_json(mine / "result.json") == json.loads(json.dumps(results[1]))
+    assert read_json(mine / "result.json") == json.loads(json.dumps(results[1].to_json()))
     assert read_json(mine / "config.json") == to_dict(members[1])
     assert results[1].keys() == result.keys()
     close_rows(without_times(mine), without_times(theirs))
