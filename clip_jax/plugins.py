@@ -25,7 +25,7 @@ def added(kind: Kind) -> dict[str, EntryPoint]:
 
 
 def check_name(field: str, name: object, kind: Kind, builtin: Sequence[str] = ()) -> None:
-    """Check that a name is one of this package's ``builtin`` or of an installed package; raise ConfigError otherwise."""
+    """Check that a name is one of ``builtin`` or of an installed package; raise ConfigError otherwise."""
     if name in builtin or name in (others := sorted(added(kind))):
         return
     reason = f"must be one of {', '.join((*builtin, *others))}" if builtin or others else "there is none of that name"
