@@ -9,7 +9,7 @@ import numpy as np
 
 from clip_jax.scaling.analysis.averaging import AveragedForecast
 from clip_jax.scaling.analysis.frontier_fit import FrontierFit
-from clip_jax.scaling.data.observations import columns_of
+from clip_jax.scaling.data.observations import Columns, columns_of
 from clip_jax.scaling.fit_law import fit_law, fit_once, min_points_for_asymptote
 from clip_jax.scaling.laws import LAWS, Law
 from clip_jax.scaling.profile.prediction import Interval
@@ -115,7 +115,7 @@ def extrapolation_scores(
 
 def rolling(
     law: Law,
-    columns: Any,
+    columns: Columns,
     y: np.ndarray,
     by: np.ndarray | None = None,
     *,
@@ -171,7 +171,7 @@ def rolling(
 
 
 def compare_laws(
-    laws: Sequence[Law], columns: Any, y: np.ndarray, target: Any, by: np.ndarray | None = None, **options: Any
+    laws: Sequence[Law], columns: Columns, y: np.ndarray, target: Columns, by: np.ndarray | None = None, **options: Any
 ) -> dict[str, Any]:
     """Rank laws by `rolling`, give each law's prediction at ``target``, and warn where equally good laws disagree
     there.

@@ -65,7 +65,7 @@ def _program(law: Law, space: str, under: float = 1.0) -> Any:
             p = law.unpack(theta, jnp)
             if law.replaced:  # one program for both takes half the compiling
                 through = law.through(p, at, value, jnp)
-                p = {name: jnp.where(held, through[name], p[name]) for name in p}
+                p = {name: jnp.where(held, through[name], p[name]) for name in p}  # type: ignore[misc]
             r = space_of(law.curve(p, logs, jnp), space, jnp) - target
             return jnp.where(w > 0, r, 0.0)
 

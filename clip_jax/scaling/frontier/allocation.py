@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,6 +31,10 @@ from clip_jax.scaling.profile.prediction import Interval
 from clip_jax.scaling.profile.profile_likelihood import prediction_interval
 from clip_jax.scaling.uncertainty.bootstrap import bootstrap
 from clip_jax.scaling.uncertainty.interval_format import interval_data, interval_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import ArrayLike
 
 MIN_ROWS_FOR_CASES = 24  # from which on rows are drawn with replacement
 MARGIN = 1e3  # sizes are searched this factor beyond those of the runs, and further where the budget lies beyond
@@ -78,7 +82,7 @@ def dense_cost(law: Law, flops_per_param_sample: float | Mapping[str, float] = F
     return Cost({c: (float(factors[c]), 1.0) for c in sizes})
 
 
-def fit_cost(columns: Any, flops: Any, size: str = "params") -> Cost:
+def fit_cost(columns: Mapping[str, ArrayLike] | pd.DataFrame, flops: ArrayLike, size: str = "params") -> Cost:
     """Fit ln(FLOPs / samples) as a line in ln(size), from the FLOPs of a table's runs.
 
     Args:
@@ -187,7 +191,7 @@ def compute_optimal_allocation(
     *,
     held: Mapping[str, float] | None = None,
     kind: str | None = None,
-    groups: Any = None,
+    groups: ArrayLike | None = None,
     curve: Callable[[dict[str, float]], Interval] | None = None,
     level: float = 0.95,
     draws: int = 500,

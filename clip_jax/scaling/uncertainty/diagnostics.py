@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,7 +115,7 @@ def _one_step(fit: Fit) -> np.ndarray:
     return np.clip(out, np.where(moves, fit.low, -np.inf), np.where(moves, fit.high, np.inf))
 
 
-def residual_checks(fit: Fit, labels: Any = None) -> dict[str, Any]:
+def residual_checks(fit: Fit, labels: Sequence[object] | np.ndarray | None = None) -> dict[str, Any]:
     """Test the residuals for patterns: {sd, robust_sd, outliers, trends, spread, curvature, runs_p, warnings}.
 
     outliers: rows beyond four robust standard deviations. trends: column -> (rank correlation of the residual with it,
@@ -152,15 +153,15 @@ def residual_checks(fit: Fit, labels: Any = None) -> dict[str, Any]:
     return out
 
 
-def _label(labels: Any, row: int) -> Any:
+def _label(labels: Sequence[object] | np.ndarray | None, row: int) -> object:
     return row if labels is None else labels[row]
 
 
-def _some(rows: list[Any], most: int = 8) -> str:
+def _some(rows: Sequence[object], most: int = 8) -> str:
     return ", ".join(map(str, rows[:most])) + (", …" if len(rows) > most else "")
 
 
-def moved_by_rows(fit: Fit, labels: Any = None, most: int | None = None) -> list[str]:
+def moved_by_rows(fit: Fit, labels: Sequence[object] | np.ndarray | None = None, most: int | None = None) -> list[str]:
     """Return a sentence for each row that alone moves a parameter by more than a standard error, largest first."""
     moved = influence(fit, least=NOTABLE_SHIFT)
     about = "" if influence_method(fit) == REFIT else "about "

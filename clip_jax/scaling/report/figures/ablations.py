@@ -28,6 +28,8 @@ from clip_jax.scaling.laws import law_named
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLORS = (BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW, INK, SOFT)
 MARKS = "osD^vPX*"
@@ -41,7 +43,7 @@ def draw_arms(
     *,
     law: str = "power",
     title: str = "",
-) -> Any:
+) -> Figure:
     """Draw error against compute of each arm, and the compute of each arm relative to the first.
 
     Args:
@@ -82,7 +84,7 @@ def _stacked(tables: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _gains(axis: Any, compared: Sequence[Mapping[str, Any]], names: list[str]) -> None:
+def _gains(axis: Axes, compared: Sequence[Mapping[str, Any]], names: list[str]) -> None:
     others = [r for r in compared if r["gain"] is not None]
     values = [
         v for r in others for v in (r["gain"], r["gain_low"], r["gain_high"]) if 1 / LARGEST_GAIN < v < LARGEST_GAIN

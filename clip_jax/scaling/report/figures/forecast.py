@@ -14,9 +14,10 @@ from clip_jax.scaling.report.figures.whisker import whisker
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 
-def draw_forecast(registered: dict[str, Any], graded: dict[str, Any], runs: pd.DataFrame) -> Any:
+def draw_forecast(registered: dict[str, Any], graded: dict[str, Any], runs: pd.DataFrame) -> Figure:
     """Draw the fitted points, the law, the band at the target and its runs; return a Figure.
 
     Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,13 +25,17 @@ from clip_jax.scaling.frontier.frontier import by_size
 from clip_jax.scaling.report.figures.parametric import identified_surface
 from clip_jax.scaling.report.figures.valley_errors import ends_of, valley_errors
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 HOLLOW = {"mfc": "white", "ms": 4}
 BARS, NO_BARS = "± 1 standard error", "no error known: one seed, no spare size"
 MIN_PARABOLAS = 2  # of an allocation
 LEGEND_BUDGETS = 9  # budgets in a legend; more get a color bar
 
 
-def isoflop(analysis: Analysis) -> Any:
+def isoflop(analysis: Analysis) -> Figure:
     """Draw error over size at each budget: the parabola with the standard error of its minimum, and a cubic.
 
     Refused valleys are dotted.
@@ -87,7 +91,7 @@ def isoflop(analysis: Analysis) -> Any:
     return figure
 
 
-def _legends(figure: Any, axis: Any, analysis: Analysis, count: int, has_errors: bool) -> None:
+def _legends(figure: Figure, axis: Axes, analysis: Analysis, count: int, has_errors: bool) -> None:
     import pandas as pd
     from matplotlib.lines import Line2D
 
@@ -115,7 +119,7 @@ def _legends(figure: Any, axis: Any, analysis: Analysis, count: int, has_errors:
     figure.legend(handles=kinds, loc="outside lower center", ncols=3)
 
 
-def allocation(analysis: Analysis) -> Any:
+def allocation(analysis: Analysis) -> Figure:
     """Draw the best size and the best number of samples at each budget, with the laws through them.
 
     Raises NotDrawn with fewer than two accepted parabolas and no identified law of size and samples.
@@ -174,6 +178,6 @@ def allocation(analysis: Analysis) -> Any:
     return figure
 
 
-def _room(axis: Any, values: np.ndarray) -> None:
+def _room(axis: Axes, values: np.ndarray) -> None:
     """Leave space above the data for the legend."""
     axis.set_ylim(values.min() / 2, values.max() * (values.max() / values.min()) ** 0.55 * 2)
