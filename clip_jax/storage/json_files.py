@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from clip_jax.storage.paths import read_text, write_text
 from clip_jax.storage.record_fields import check_fields
 
 
-def write_json(path: Path, values: dict[str, Any]) -> None:
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write ``values`` to ``path`` atomically: a reader sees the old file or the new one. NaN becomes null."""
     write_text(path, json.dumps(plain_json(values), indent=1, allow_nan=False) + "\n")
 

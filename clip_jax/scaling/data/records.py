@@ -7,8 +7,18 @@ from __future__ import annotations
 
 from typing import NotRequired, TypedDict
 
-LeftOut = TypedDict("LeftOut", {"run_id": str, "reason": str})
-Sides = TypedDict("Sides", {"low": float | None, "high": float | None, "open": list[str]})
+
+class LeftOut(TypedDict):
+    run_id: str
+    reason: str
+
+
+class Sides(TypedDict):
+    low: float | None
+    high: float | None
+    open: list[str]
+
+
 InfluenceRecord = TypedDict(
     "InfluenceRecord",
     {"flops": float, "parameter": str, "with": float, "without": float, "shift": float, "exponent": float},
@@ -241,15 +251,43 @@ class Backtest(TypedDict):
     flops: float
     form: str
     predicted: float
-    curve: list[float]
-    mean: list[float]
-    run: list[float]
+    curve: list[float | None]
+    mean: list[float | None]
+    run: list[float | None]
     measured: float
     naive: float
     inside: bool
 
 
-class ForecastRecord(TypedDict):
+class PlannedRun(TypedDict):
+    """A run that will decide a forecast."""
+
+    run_id: str
+    rung: float
+    params: int
+    steps: int
+    seed: int
+    peak_lr: float
+    batch_size: int
+    flops: float
+
+
+class ForecastBands(TypedDict):
+    """A forecast with its 95 % bands, [low, high] each."""
+
+    form: str
+    predicted: float
+    curve: list[float | None]
+    mean: list[float | None]
+    run: list[float | None]
+    mean_new_pictures: list[float | None]
+    picture_sd: dict[str, float]
+    weights: NotRequired[dict[str, float]]
+    union: NotRequired[list[float]]
+    forms: NotRequired[list[FormForecast]]
+
+
+class ForecastRecord(ForecastBands):
     """A registered forecast: ``forecast.json``. Bands are [low, high]."""
 
     metric: str
@@ -266,20 +304,11 @@ class ForecastRecord(TypedDict):
     fit: FitRecord
     averaging: NotRequired[Averaging]
     extrapolation: list[FormScore]
-    form: str
-    predicted: float
-    curve: list[float]
-    mean: list[float | None]
-    run: list[float | None]
-    mean_new_pictures: list[float | None]
-    picture_sd: dict[str, float]
-    weights: NotRequired[dict[str, float]]
-    union: NotRequired[list[float]]
-    forms: NotRequired[list[FormForecast]]
     naive: float
     frontier: list[PointRecord]
     rehearsals: list[Backtest]
     made_after_its_runs: NotRequired[bool]
+    runs: NotRequired[list[PlannedRun]]
 
 
 class SeedRecord(TypedDict):
@@ -372,7 +401,12 @@ class Comparison(TypedDict):
 
 
 class ResidualChecks(TypedDict):
-    """Patterns in the residuals of a fit."""
+    """Patterns in the residuals of a fit: (rank correlation, p) by column, and the significant ones in words."""
 
     sd: float
+    robust_sd: float
+    outliers: list[int]
+    trends: dict[str, tuple[float, float]]
+    spread: dict[str, tuple[float, float]]
+    curvature: dict[str, tuple[float, float]]
     warnings: list[str]

@@ -23,18 +23,27 @@ MAX_RUNS = 200
 
 
 @dataclass(frozen=True)
+class ChosenRun:
+    """A candidate that was selected: its columns, how many runs of it, and their cost."""
+
+    columns: dict[str, float]
+    runs: int
+    cost: float
+
+
+@dataclass(frozen=True)
 class RunSelection:
     """The selected runs and their effect on the forecast.
 
     runs: number of runs of each candidate, int [K]. cost: their sum. before, after: half of the forecast's 95 %
-    interval, as a share of the forecast, before and after these runs. chosen: rows {columns, runs, cost}.
+    interval, as a share of the forecast, before and after these runs.
     """
 
     runs: Array
     cost: float
     before: float
     after: float
-    chosen: list[dict[str, float]]
+    chosen: list[ChosenRun]
 
 
 @dataclass(frozen=True)
@@ -104,7 +113,7 @@ def _checked(fit: Fit, candidates: Columns, costs: Array) -> tuple[dict[str, Arr
 
 def _plan(design: _Design, columns: Mapping[str, Array], costs: Array, runs: Array) -> RunSelection:
     chosen = [
-        {**{c: float(v[k]) for c, v in columns.items()}, "runs": int(runs[k]), "cost": float(runs[k] * costs[k])}
+        ChosenRun({c: float(v[k]) for c, v in columns.items()}, int(runs[k]), float(runs[k] * costs[k]))
         for k in np.flatnonzero(runs)
     ]
     none = np.zeros(len(costs), int)

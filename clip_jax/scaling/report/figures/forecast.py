@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from clip_jax.plotting.style import BLUE, HOUSE, INK, ORANGE, SOFT, ceiling, label_of, new_figure
 from clip_jax.plotting.ticks import error_ticks
+from clip_jax.scaling.data.records import ForecastRecord, OutcomeRecord
 from clip_jax.scaling.data.runs_table import is_check
 from clip_jax.scaling.laws import law_named, with_ceiling
 from clip_jax.scaling.report.figures.whisker import whisker
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def draw_forecast(registered: dict[str, Any], graded: dict[str, Any], runs: pd.DataFrame) -> Figure:
+def draw_forecast(registered: ForecastRecord, graded: OutcomeRecord, runs: pd.DataFrame) -> Figure:
     """Draw the fitted points, the law, the band at the target and its runs; return a Figure.
 
     Args:

@@ -21,6 +21,7 @@ from clip_jax.plotting.style import (
 )
 from clip_jax.plotting.ticks import error_ticks, size_ticks
 from clip_jax.scaling.analysis.analyze import Analysis, is_planned
+from clip_jax.scaling.data.records import ValleyRecord
 from clip_jax.scaling.frontier.frontier import by_size
 from clip_jax.scaling.report.figures.parametric import identified_surface
 from clip_jax.scaling.report.figures.valley_errors import ends_of, valley_errors
@@ -95,7 +96,7 @@ def _legends(figure: Figure, axis: Axes, analysis: Analysis, count: int, has_err
     import pandas as pd
     from matplotlib.lines import Line2D
 
-    def of(rows: list[dict[str, Any]], accepted: bool) -> bool:
+    def of(rows: list[ValleyRecord], accepted: bool) -> bool:
         return any((v["status"] == "accepted") is accepted for v in rows)
 
     looks: list[tuple[bool, str, dict[str, Any]]] = [
@@ -141,17 +142,18 @@ def allocation(analysis: Analysis) -> Figure:
     path = surface.path(span) if surface else None
     for axis, key, name, at in ((axes[0], "params", "parameters", 0), (axes[1], "samples_seen", "samples seen", 1)):
         axis.plot(points["flops"], points[key], "o", mfc="none", mec=SOFT, ms=6, label="best run of the frontier")
-        for rows, law, marker, color, label in (
-            (accepted, "allocation", "*", BLUE, "parabola"), (cubic_valleys, "allocation_cubic", "D", GREEN, "cubic"),
+        for rows, a, marker, color, label in (
+            (accepted, analysis.law["allocation"], "*", BLUE, "parabola"),
+            (cubic_valleys, analysis.law["allocation_cubic"], "D", GREEN, "cubic"),
         ):  # fmt: skip
             if not rows:
                 continue
-            x, y = (np.array([r[k] for r in rows]) for k in ("budget", key))
+            x = np.array([r["budget"] for r in rows])
+            y = np.array([r["params"] if at == 0 else r["samples_seen"] for r in rows])
             axis.plot(x, y, marker, color=color, ms=8 if marker == "*" else 4, zorder=4)
-            if law == "allocation" and errors:
+            if rows is accepted and errors:
                 for r in rows:
                     axis.plot([r["budget"]] * 2, ends_of(r, errors[r["budget"]], sizes, key), "_-", color=color, lw=1.0)
-            a = analysis.law[law]
             legend = f"{label}: 1 budget" if len(rows) == 1 else f"{label}: {len(rows)} budgets"
             if a["status"] == "identified":
                 power, se = a["params" if at == 0 else "samples"], a["params_se" if at == 0 else "samples_se"]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from clip_jax.plotting.style import INK, LAW_COLORS, LAW_DASHES, NotDrawn, marker_size, new_figure
 from clip_jax.scaling.analysis.analyze import Analysis
 from clip_jax.scaling.analysis.frontier_fit import FrontierFit
+from clip_jax.scaling.data.records import InfluenceRecord
 from clip_jax.scaling.report.figures.same_curves import joint_name, same_curves
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def residuals(analysis: Analysis) -> Figure:
     return figure
 
 
-def _influence(axis: Axes, best: FrontierFit, rows: list[dict[str, Any]]) -> None:
+def _influence(axis: Axes, best: FrontierFit, rows: list[InfluenceRecord]) -> None:
     name = best.fit.law.exponent_name
     value, interval = best.fit.values[name], best.intervals.get(name)
     color = LAW_COLORS[best.key]
