@@ -11,14 +11,8 @@ from clip_jax.errors import UserError
 from clip_jax.scaling.any_table.intervals import TableIntervals
 from clip_jax.scaling.any_table.options import TableFit, budget_of, number, pairs
 from clip_jax.scaling.any_table.rows import Rows, flops_column, positions_of
-from clip_jax.scaling.frontier.allocation import (
-    SAMPLES,
-    Cost,
-    compute_optimal_allocation,
-    dense_cost,
-    fit_cost,
-    size_columns,
-)
+from clip_jax.scaling.frontier.allocation import compute_optimal_allocation
+from clip_jax.scaling.frontier.cost import SAMPLES, Cost, dense_cost, fit_cost, size_columns
 from clip_jax.scaling.laws import Law
 
 if TYPE_CHECKING:
