@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -61,7 +60,7 @@ class TwoStepForecast:
     method: str
     new_run: bool
 
-    def as_data(self) -> dict[str, Any]:
+    def as_data(self) -> dict[str, object]:
         """Return plain dictionaries for JSON."""
         parts = {"loss": self.loss, "error": self.error, "fixed_loss": self.fixed_loss}
         return {k: interval_data(v) for k, v in parts.items()} | {"method": self.method, "new_run": self.new_run}

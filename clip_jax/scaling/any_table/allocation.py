@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,7 +26,7 @@ class AllocationReport:
     """Optima at the requested budgets: ``lines`` for a reader, ``data`` for fit.json."""
 
     lines: list[str] = field(default_factory=list)
-    data: dict[str, Any] | None = None
+    data: dict[str, object] | None = None
 
 
 def allocate(
@@ -64,7 +64,10 @@ def allocate(
         lines += [f"    {line.strip()}" for line in allocation.text.splitlines()[1:]]
         every.append({"at": text, "held": held, **allocation.as_data()})
     parts = {c: {"factor": k, "power": power} for c, (k, power) in cost.terms.items()}
-    data = {"cost": {"text": cost_text, "flops_per_sample": parts, "residual_sd": cost.residual_sd}, "budgets": every}
+    data: dict[str, object] = {
+        "cost": {"text": cost_text, "flops_per_sample": parts, "residual_sd": cost.residual_sd},
+        "budgets": every,
+    }
     return AllocationReport(lines, data)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -218,7 +218,7 @@ def _checked_point(law: Law, text: str) -> dict[str, float]:
     return point
 
 
-def _fit_data(fit: Fit, intervals: dict[str, Interval]) -> dict[str, Any]:
+def _fit_data(fit: Fit, intervals: dict[str, Interval]) -> dict[str, object]:
     """Return a fit as plain data; an open end of an interval is infinite, and null in JSON."""
     loss = [fit.loss.kind, fit.loss.space, fit.loss.delta, *([fit.loss.under] if fit.loss.under < 1 else [])]
     return {
@@ -231,5 +231,5 @@ def _fit_data(fit: Fit, intervals: dict[str, Interval]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _write(out: Path, data: dict[str, Any]) -> None:
+def _write(out: Path, data: dict[str, object]) -> None:
     write_text(folder_for(out) / "fit.json", json.dumps(plain_json(data), indent=1, allow_nan=False) + "\n")

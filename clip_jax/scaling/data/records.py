@@ -81,6 +81,15 @@ class ForecastCheck(TypedDict):
     notes: list[str]
 
 
+class RunBand(TypedDict):
+    """The forecast of a run at a compute, with its 95 % band; an end may be infinite or None."""
+
+    flops: float
+    predicted: float
+    low: float | None
+    high: float | None
+
+
 class FormForecast(TypedDict):
     """A form's share of an averaged forecast, with the 95 % band of its curve."""
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -306,7 +307,7 @@ def finish_absolute(
 
     index, n = np.flatnonzero(free), len(y)
 
-    def residuals(theta: Any, xp: Any) -> Any:
+    def residuals(theta: Array, xp: ModuleType) -> Array:
         return space_of(law.curve(law.unpack(theta, xp), x, xp), loss.space, xp) - space_of(y, loss.space, xp)
 
     def objective(theta: Array) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -108,7 +108,7 @@ def compute_gain(a: Ensemble, b: Ensemble, at: float, *, seed: int = 0) -> Estim
     gains = _gain(at, y_b, y_a, needed)
     fitted = float(_gain(at, fitted_b, fitted_a, fitted_needed)[0])
     # between a finite and an infinite gain nothing can be interpolated
-    method: Any = "linear" if np.isfinite(gains).all() else "nearest"
+    method: Literal["linear", "nearest"] = "linear" if np.isfinite(gains).all() else "nearest"
     low, high = (float(v) for v in np.quantile(gains, TAILS, method=method))
     known = float((gains > 0).mean())
     if np.isinf(fitted):
@@ -127,7 +127,7 @@ def _most(value: float) -> str:
     return "no limit" if np.isinf(value) else f"{value:.3g}"
 
 
-def _gain(at: float, y_b: Array, y_a: Array, needed: Any) -> Array:
+def _gain(at: float, y_b: Array, y_a: Array, needed: Array) -> Array:
     """Return the gain at / needed; if b's curve does not fall, 0 where it never reaches a's error, inf where it is
     below.
 

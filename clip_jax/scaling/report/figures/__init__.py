@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clip_jax.plotting.style import HOUSE, NotDrawn
 from clip_jax.scaling.analysis.analyze import Analysis
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # file name -> (title, function that draws it), in the order of a report
-FIGURES: dict[str, tuple[str, Callable[[Analysis], Any]]] = {
+FIGURES: dict[str, tuple[str, Callable[[Analysis], Figure]]] = {
     "error_vs_flops": ("Error against compute", error_vs_flops),
     "learning_curves": ("Learning curves", learning_curves),
     "isoflop": ("IsoFLOP valleys", isoflop),

@@ -21,6 +21,7 @@ from clip_jax.plotting.style import (
 )
 from clip_jax.plotting.ticks import error_ticks, interval_text
 from clip_jax.scaling.analysis.analyze import Analysis
+from clip_jax.scaling.data.records import RunBand
 from clip_jax.scaling.report.figures.drawn import drawn_rows, drawn_text
 from clip_jax.scaling.report.figures.headline import AVERAGED_KEY, Headline, headline, times_beyond
 from clip_jax.scaling.report.figures.learning import curves_behind
@@ -149,6 +150,8 @@ def _check(axis: Axes, analysis: Analysis, top: float) -> list[float]:
     """Draw the headline's forecast of the largest budget, made without it."""
     ends = []
     for row in analysis.law["forecast_check"][:1]:
-        moved = {**row, "flops": row["flops"] * BESIDE}
+        moved: RunBand = {
+            "flops": row["flops"] * BESIDE, "predicted": row["predicted"], "low": row["low"], "high": row["high"],
+        }  # fmt: skip
         ends += whisker(axis, moved, SOFT, "D", f"{row['form']}, fitted\nwithout the largest budget", top)
     return ends

@@ -10,7 +10,7 @@ import numpy as np
 from clip_jax.plotting.style import INK, LAW_COLORS
 from clip_jax.scaling.analysis.analyze import Analysis
 from clip_jax.scaling.analysis.extrapolation import AVERAGED as AVERAGED_NAME
-from clip_jax.scaling.data.records import AveragedRecord
+from clip_jax.scaling.data.records import AveragedRecord, RunBand
 from clip_jax.scaling.laws.base import Array
 
 AVERAGED_KEY = "averaged"  # its key among laws
@@ -30,7 +30,7 @@ class Headline:
     name: str
     color: str
     bands: Bands
-    forecast: dict[str, float]
+    forecast: RunBand
     weights: dict[str, float] = field(default_factory=dict)
 
 
@@ -42,14 +42,10 @@ def headline(analysis: Analysis) -> Headline | None:
     if average is not None:
         row = _row_at(analysis.law.get("averaged") or [], analysis.target)
         at = {k: float(v[0]) for k, v in average(np.array([analysis.target])).items()}
-        run = (
-            {"low": at["run_low"], "high": at["run_high"]}
-            if row is None
-            else {"low": row["run"][0], "high": row["run"][1]}
-        )
+        low, high = (at["run_low"], at["run_high"]) if row is None else row["run"]
         predicted = at["y"] if row is None else row["median"]
         weights = {} if row is None else row.get("weights", {})
-        forecast = {"flops": analysis.target, "predicted": predicted, **run}
+        forecast: RunBand = {"flops": analysis.target, "predicted": predicted, "low": low, "high": high}
         return Headline(AVERAGED_KEY, AVERAGED_NAME, INK, average, forecast, weights)
     fitted = analysis.best
     alone = next(r for r in analysis.law["next_budget"] if r["form"] == fitted.fit.law.name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clip_jax.plotting.style import SOFT, NotDrawn, ceiling, color_scale, label_of, new_figure, size_bar
 from clip_jax.plotting.ticks import error_ticks
@@ -10,13 +10,14 @@ from clip_jax.scaling.analysis.analyze import Analysis
 from clip_jax.scaling.report.figures.drawn import drawn_rows, drawn_text
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MIN_EVALUATIONS = 2  # evaluations per run; a single one is a point, no curve
 
 
-def known_curves(analysis: Analysis) -> list[tuple[str, Any]]:
+def known_curves(analysis: Analysis) -> list[tuple[str, pd.DataFrame]]:
     """Return (run_id, its evaluations by rising FLOPs) of each drawn run that was evaluated at least twice."""
     if analysis.curves is None:
         return []

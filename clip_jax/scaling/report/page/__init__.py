@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from importlib.resources import files
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from clip_jax.scaling.analysis.analyze import Analysis
 from clip_jax.scaling.analysis.frontier_fit import FRONTIER_RULES, REACH
 from clip_jax.scaling.data.records import LawRecord
 from clip_jax.scaling.laws import LAWS
-from clip_jax.scaling.report.checklist import as_text
+from clip_jax.scaling.report.checklist import Checklist, as_text
 from clip_jax.scaling.report.figures.drawn import MAX_RUNS_DRAWN, drawn_rows, drawn_text
 from clip_jax.scaling.report.figures.headline import (
     AVERAGED_KEY,
@@ -46,7 +45,7 @@ BEST_COLUMNS = (
 VALLEY_COLUMNS = ("budget", "sizes", "params", "samples_seen", "status")
 
 
-def write_page(path: Path, analysis: Analysis, law: LawRecord, checklist: dict[str, Any] | None) -> None:
+def write_page(path: Path, analysis: Analysis, law: LawRecord, checklist: Checklist | None) -> None:
     """Write ``report.html``; figures are read from the same folder, those left out are named with the reason."""
     data = json.dumps(embedded(analysis), allow_nan=False).replace("<", "\\u003c")
     style, script = (files(__name__).joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
@@ -198,7 +197,7 @@ def _pictures(folder: Path, law: LawRecord) -> Iterator[str]:
         yield '<h2>Figures left out</h2><ul class="note">' + "".join(left_out) + "</ul>"
 
 
-def _rest(analysis: Analysis, law: LawRecord, checklist: dict[str, Any] | None) -> Iterator[str]:
+def _rest(analysis: Analysis, law: LawRecord, checklist: Checklist | None) -> Iterator[str]:
     columns = tuple(c for c in (*TIP, analysis.metric) if c in analysis.rows.columns)
     shown = drawn_rows(analysis)[list(columns)]
     yield "<h2>Runs</h2>" + (f'<p class="note">{text}; all are fitted.</p>' if (text := drawn_text(analysis)) else "")
