@@ -46,7 +46,7 @@ SMALLEST = {
     "step_memory": ("ViT-S/16 --batch 2 --only float32", "| float32 |"),
     "table_options_coverage": ("--tables 1 --replicas 10", "| 10 % |"),
     "table_size": ("--rows 100 --only Pareto", "| 100 | fit, Pareto frontier | filled |"),
-    "train_step": ("rung:0.5 --batch 8 --turns 1 --steps 1", "| jax, huge pages |"),
+    "train_step": ("rung:0.5 --batch 8 --turns 1 --steps 1", "| jax, memory kept |"),
 }
 IMPORTED = {"device_arms", "fuzz_mutations", "fuzz_readers", "torch_clip"}  # by the others; they have no main
 
