@@ -21,6 +21,6 @@ def keep_freed_memory() -> None:
     accelerator = any(Path("/dev", name).exists() for name in ("nvidia0", "accel0", "vfio"))
     if sys.platform != "linux" or accelerator or "GLIBC_TUNABLES" in os.environ:
         return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    for option, value in OPTIONS.values() if mallopt else ():
-        mallopt(option, value)
+    if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
+        for option, value in OPTIONS.values():
+            mallopt(option, value)
