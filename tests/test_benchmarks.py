@@ -4,6 +4,7 @@ import ast
 import importlib
 import os
 import runpy
+import shlex
 import sys
 from pathlib import Path
 
@@ -38,7 +39,7 @@ SMALLEST = {
     "loss_memory": ("--batch 64 --embed 8", "| sigmoid | ring, 64 rows at once |"),
     "lr_transfer": ("--minutes 0 --out {tmp}", "| parametrisation | width |"),
     "on_device": ("--tiny --only env,data --out {tmp}", "| data loop |"),
-    "precision": ("--steps 10 --seeds 2 --only moments --out {tmp}", "| bfloat16 moments |"),
+    "precision": ("--steps 2 --rung 0.5 --seeds 2 --only 'bfloat16 moments' --out {tmp}", "| bfloat16 moments |"),
     "prediction_coverage": ("--tables 1 --intervals 1 --only sigmoid", "| **mean** |"),
     "preprocessing": ("--images 2 --size 32", "simplejpeg"),
     "soak": ("--train 1 --others 0 --only train", "train         1"),
@@ -78,7 +79,7 @@ def test_program_runs_at_its_smallest(program, tables, monkeypatch, capfd):
     monkeypatch.syspath_prepend(str(FOLDER))
     for name in ("JAX_PLATFORMS", "XLA_FLAGS", "CLIP_JAX_CACHE"):  # some programs set these
         monkeypatch.setenv(name, os.environ[name])
-    monkeypatch.setattr(sys, "argv", [program, *arguments.format(tmp=tables).split()])
+    monkeypatch.setattr(sys, "argv", [program, *shlex.split(arguments.format(tmp=tables))])
     code = None
     try:
         runpy.run_path(str(FOLDER / f"{program}.py"), run_name="__main__")
