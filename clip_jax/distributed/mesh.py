@@ -6,13 +6,13 @@ Models name the logical axes of their parameters; only this module says which me
 from __future__ import annotations
 
 import math
-import os
 from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clip_jax.config import MeshConfig
 from clip_jax.errors import ConfigError
+from clip_jax.storage.paths import cache_folder
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh, NamedSharding
@@ -153,13 +153,11 @@ class InFlight:
 def enable_compile_cache() -> Path:
     """Cache compiled programs on disk, so that runs of one shape compile once, and return the cache folder.
 
-    The folder is ``$CLIP_JAX_CACHE``, or ``clip_jax/xla`` in the user's cache folder.
+    The folder is the `storage.paths.cache_folder` ``xla``.
     """
     import jax
 
-    base = os.environ.get("CLIP_JAX_CACHE")
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    path = Path(base) if base else Path(home) / "clip_jax" / "xla"
+    path = cache_folder("xla")
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError:  # training works without a cache

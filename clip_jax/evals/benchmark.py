@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,6 +30,8 @@ from clip_jax.evals.results import Result, benchmark_metrics, write_results
 from clip_jax.evals.retrieval import recalls
 from clip_jax.finite import NotFinite, finite_rows
 from clip_jax.storage.paths import disk_errors, mkdir, read_text, write_text
+
+logger = logging.getLogger(__name__)
 
 TASKS = ("zeroshot_classification", "linear_probe", "few_shot", "knn", "zeroshot_retrieval")
 IMAGES_PER_BATCH = 512  # images decoded at a time
@@ -162,7 +165,7 @@ class Benchmark:
     """A benchmark of one model, with a folder of results and cached features."""
 
     def __init__(
-        self, model: Model, out: Path, *, limit: int = 0, seed: int = 0, echo: Callable[[str], None] = print
+        self, model: Model, out: Path, *, limit: int = 0, seed: int = 0, echo: Callable[[str], None] = logger.info
     ) -> None:
         self.echo = echo
         self.model, self.out, self.limit, self.seed = model, out, limit, seed
@@ -329,7 +332,7 @@ def classifier(model: Model, texts: list[list[str]]) -> np.ndarray:
 
 def run_suite(
     model: Model, suite: str, out: str | Path, *, data: str | None = None, tasks: tuple[str, ...] = TASKS,
-    limit: int = 0, seed: int = 0, echo: Callable[[str], None] = print,
+    limit: int = 0, seed: int = 0, echo: Callable[[str], None] = logger.info,
 ) -> list[Result]:  # fmt: skip
     """Evaluate a model on a suite; write one JSON per (set, task), ``results.json`` and ``results.csv``.
 

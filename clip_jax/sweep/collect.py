@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import math
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,8 @@ from clip_jax.storage.records import PlannedRun
 from clip_jax.sweep.run_state import FAILURE, RunState
 from clip_jax.sweep.tried_values import judge, noise_of
 from clip_jax.train.run_directory import RESULT
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,7 +123,7 @@ def curves(sweep_dir: str | Path, metric: str = "error_mean") -> pd.DataFrame | 
         try:
             evals = read_lines(root / "runs" / cell["run_id"] / "evals.jsonl")
         except UserError as error:
-            print(f"clip-jax: {error}; its learning curve is left out", file=sys.stderr)
+            logger.warning("%s; its learning curve is left out", error)
             continue
         for e in evals:
             if (e["task"], e["metric"]) == names[metric]:

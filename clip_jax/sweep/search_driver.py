@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import statistics
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,13 @@ from clip_jax.sweep.search.samplers import propose, survivors
 from clip_jax.sweep.search.space import Setting, edge_warnings
 from clip_jax.sweep.search.trial import Trial
 
+logger = logging.getLogger(__name__)
+
 Echo = Callable[[str], None]
 
 
 def run_search(
-    config: SearchConfig, sweep_dir: str | Path, echo: Echo = print, engine: Engine | None = None
+    config: SearchConfig, sweep_dir: str | Path, echo: Echo = logger.info, engine: Engine | None = None
 ) -> dict[str, Any]:
     """Search, write ``search.csv``, ``search.png`` and ``best.json``, and return the content of ``best.json``.
 
@@ -109,7 +111,7 @@ def _value(run_dir: Path, config: SearchConfig, stage: int) -> float | None:
     try:
         evals = read_lines(run_dir / "evals.jsonl")
     except UserError as error:
-        print(f"clip-jax: {error}; its trial counts as failed", file=sys.stderr)
+        logger.warning("%s; its trial counts as failed", error)
         return None
     for e in evals:
         if e["step"] == stage and (e["task"], e["metric"]) == METRIC_KEYS[config.metric]:

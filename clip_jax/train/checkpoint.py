@@ -25,6 +25,8 @@ from clip_jax.train.checksum import checksums, checksums_and_finite
 from clip_jax.train.run_directory import checkpoints_in
 from clip_jax.train.state import TrainState
 
+logger = logging.getLogger(__name__)
+
 CHECKPOINTS_KEPT = 2
 SETTLE_S = 0.5  # time for concurrent reads and writes to end after one has failed
 
@@ -266,5 +268,5 @@ def load_params(run_dir: str | Path, built: Any) -> tuple[int, Any]:
         loaded, reason = _load(root / str(step), {"params": abstract})
         if loaded is not None:
             return step, loaded["params"]
-        print(f"clip-jax: {root / str(step)}: skipped ({reason})", file=sys.stderr)
+        logger.warning("%s: skipped (%s)", root / str(step), reason)
     raise UserError(f"{run_dir}: has no checkpoint{' that can be read' if steps else ''}; train it first")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ from clip_jax.models.clip import AbstractModel, build
 from clip_jax.train.inputs import describe
 from clip_jax.train.state import check_memory
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class TrainContext:
@@ -33,7 +35,7 @@ class TrainContext:
 
 
 def build_context(config: RunConfig, *, may_share: bool = False) -> TrainContext:
-    """Open the devices, data and abstract model that a run needs, and print notes on its data to stderr.
+    """Open the devices, data and abstract model that a run needs, and log notes on its data.
 
     Args:
       config: the run.
@@ -51,6 +53,6 @@ def build_context(config: RunConfig, *, may_share: bool = False) -> TrainContext
     notes = data_notes(config.data, source, held_out)
     if jax.process_index() == 0:
         for note in notes:
-            print(f"clip-jax: {note}", file=sys.stderr, flush=True)
+            logger.warning("%s", note)
     data = {"train": describe(source), "val": describe(held_out)}
     return TrainContext(mesh, build(config.model, mesh), source, held_out, notes, data)

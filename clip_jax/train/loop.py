@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import sys
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +57,8 @@ from clip_jax.train.state import TrainState, abstract_state, init_state
 from clip_jax.train.step import Metrics, make_train_step, put_batch
 from clip_jax.train.timer import Clock
 from clip_jax.train.trackers import Tracker, open_tracker
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["Diverged", "InitState", "train", "training_flops"]
 
@@ -274,11 +276,11 @@ class Run:
             self.state = dataclasses.replace(self.state, params=init.params(self.state.params))
 
     def _report(self, event: str, reason: str, **details: Any) -> None:
-        """Report an event in ``events.jsonl``, in ``status.json`` and as a line on stderr."""
+        """Report an event in ``events.jsonl``, in ``status.json`` and in the log."""
         self.directory.event(event, reason=reason, **details)
         self.directory.heartbeat(force=True, last_event=f"{event}: {reason}")
         if self.directory.writer:
-            print(f"clip-jax: {self.directory.path}: {reason}", file=sys.stderr, flush=True)
+            logger.warning("%s: %s", self.directory.path, reason)
 
     def train_until(self, last: int, stop: StopRequest) -> RunResult | UnfinishedRun:
         """Train up to step ``last`` or until asked to stop, end the attempt, and return the result."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from clip_jax.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 WARM_UP = 10  # steps before a trace that is given by its length only
 
@@ -56,4 +58,4 @@ class Profiler:
         if self.running:
             self.running = False
             jax.profiler.stop_trace()
-            print(f"clip-jax: trace in {self.folder}", file=sys.stderr)
+            logger.info("trace in %s", self.folder)

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TextIO
 
 from clip_jax.config import RunConfig
 from clip_jax.config.io import run_id, to_dict
+from clip_jax.durations import clock_text
 from clip_jax.errors import UserError
 from clip_jax.storage.paths import absolute, local_scratch, mkdir
 from clip_jax.train.extensions import Callback
@@ -148,12 +149,6 @@ def open_tracker(
     return CallbackTracker(tracker, callbacks) if callbacks else tracker
 
 
-def duration(seconds: float) -> str:
-    """Format ``seconds`` as h:mm:ss."""
-    whole = int(max(seconds, 0))
-    return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
-
-
 class Progress:
     """Progress line of a run: rewritten in place on a terminal, else one line per logged step."""
 
@@ -168,7 +163,7 @@ class Progress:
         """Return the line."""
         filled = 20 * step // self.steps
         elapsed = time.monotonic() - self.began
-        left = duration(elapsed * (self.steps - step) / max(step - self.start, 1))
+        left = clock_text(elapsed * (self.steps - step) / max(step - self.start, 1))
         speed = "?" if samples_per_s is None else f"{samples_per_s:,.0f}"
         use = "unknown" if mfu is None else f"{mfu:.1%}"
         return (

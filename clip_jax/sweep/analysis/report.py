@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +15,15 @@ from clip_jax.storage.paths import as_path, staging_dir
 from clip_jax.sweep.collect import collect, curves, lr_evidence, several_data
 from clip_jax.train.trackers import track_law
 
+logger = logging.getLogger(__name__)
+
 if TYPE_CHECKING:
     import pandas as pd
 
 Echo = Callable[[str], None]
 
 
-def report(sweep_dir: str | Path, echo: Echo = print) -> dict[str, Any]:
+def report(sweep_dir: str | Path, echo: Echo = logger.info) -> dict[str, Any]:
     """Collect the runs, fit, write ``report/`` and print the summary.
 
     Raises:
@@ -54,7 +57,7 @@ def report(sweep_dir: str | Path, echo: Echo = print) -> dict[str, Any]:
 
 
 def report_of_table(
-    path: Path, out: str | None, metric: str, echo: Echo = print, *, chance: float | None = None
+    path: Path, out: str | None, metric: str, echo: Echo = logger.info, *, chance: float | None = None
 ) -> dict[str, Any]:
     """Write the report of a table of runs, and the figure of a graded forecast that lies beside the table.
 

@@ -6,6 +6,7 @@ Killed at any moment and started again, it does what remains.
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import threading
 import uuid
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clip_jax.errors import UserError
-from clip_jax.interrupts import was_asked
+from clip_jax.interrupts import handled, was_asked
 from clip_jax.sweep.launch.base import Engine, EngineDown, Job
 from clip_jax.sweep.launch.submission import (
     JobState,
@@ -23,6 +24,8 @@ from clip_jax.sweep.launch.submission import (
     note_submission,
     set_aside_corrupt,
 )
+
+logger = logging.getLogger(__name__)
 
 Echo = Callable[[str], None]
 
@@ -40,7 +43,7 @@ def reconcile(
     jobs: Sequence[Job],
     max_attempts: int,
     report: Callable[[Outcome], None] = lambda outcome: None,
-    echo: Echo = print,
+    echo: Echo = logger.info,
 ) -> None:
     """Submit jobs that are neither live nor finished, again and again, until each has finished or failed.
 
@@ -154,12 +157,5 @@ def _stop_event() -> Iterator[threading.Event]:
     stop = threading.Event()
     if was_asked():
         stop.set()
-    if threading.current_thread() is not threading.main_thread():
+    with handled(dict.fromkeys((signal.SIGTERM, signal.SIGINT), lambda *_: stop.set())):
         yield stop
-        return
-    before = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

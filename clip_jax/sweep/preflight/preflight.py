@@ -10,6 +10,7 @@ roofline of our own FLOPs and bytes, the least time that the device's data sheet
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import os
 import re
@@ -24,6 +25,8 @@ from clip_jax.errors import ConfigError, UserError
 from clip_jax.flops.devices import GIB, Device, device_of
 from clip_jax.models.execution import resolve
 from clip_jax.sweep.preflight.roofline import Roofline, roofline
+
+logger = logging.getLogger(__name__)
 
 HERE = "here"
 # policies that save less memory than each policy does, tried in this order if memory is short
@@ -219,7 +222,7 @@ def preflight(
     *,
     flop_per_second: float | None = None,
     price: float | None = None,
-    echo: Echo = print,
+    echo: Echo = logger.info,
 ) -> list[Verdict]:
     """Compile every distinct shape of (label, config, planned FLOPs), print the table and return the verdicts.
 
