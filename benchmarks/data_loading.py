@@ -97,7 +97,7 @@ def run_config(paths: list[str], size: int, batch_size: int, **data: Any) -> Any
     image = ImageTowerConfig(image_size=size, patch_size=32)
     return RunConfig(
         model=ModelConfig(image=image),
-        data=DataConfig(source="webdataset", paths=tuple(paths), max_broken=0, **data),
+        data=DataConfig(source="webdataset", paths=tuple(paths), max_corrupt_records=0, **data),
         batch_size=batch_size,
         steps=1_000_000,
     )
@@ -165,15 +165,15 @@ def loading_table(folder: Path, batches: int, batch_size: int) -> None:
     )
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     rows: list[dict[str, Any]] = [
-        {"threads": 1},
-        {"threads": 2},
-        {"threads": 1, "workers": 1},
-        {"threads": 1, "workers": 2},
-        {"threads": 2, "remote": True},
-        {"threads": 2, "decoder": "simplejpeg"},
+        {"num_threads": 1},
+        {"num_threads": 2},
+        {"num_threads": 1, "num_workers": 1},
+        {"num_threads": 1, "num_workers": 2},
+        {"num_threads": 2, "remote": True},
+        {"num_threads": 2, "jpeg_decoder": "simplejpeg"},
     ]
     for size, data in itertools.product(SIZES, rows):
-        if not installed(data.get("decoder", "pillow")):
+        if not installed(data.get("jpeg_decoder", "pillow")):
             continue
         job = json.dumps([str(folder), size, batches, batch_size, data])
         done = subprocess.run([sys.executable, __file__, "--one", job], capture_output=True, text=True, check=False)
@@ -181,8 +181,8 @@ def loading_table(folder: Path, batches: int, batch_size: int) -> None:
             sys.exit(done.stderr)
         r = json.loads(done.stdout.splitlines()[-1])
         print(
-            f"| {size} | {'memory://' if data.get('remote') else 'disk'} | {data.get('decoder', 'pillow')} "
-            f"| {data['threads']} | {data.get('workers', 0)} | {r['pairs_per_s']:,.0f} | {r['per_core']:,.0f} "
+            f"| {size} | {'memory://' if data.get('remote') else 'disk'} | {data.get('jpeg_decoder', 'pillow')} "
+            f"| {data['num_threads']} | {data.get('num_workers', 0)} | {r['pairs_per_s']:,.0f} | {r['per_core']:,.0f} "
             f"| {r['before']:.0f} | {r['peak']:.0f} | {r['worker'] or '':.4} | {r['held']:.0f} |",
             flush=True,
         )

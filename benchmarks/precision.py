@@ -29,7 +29,7 @@ TRICKS: dict[str, dict[str, Any]] = {
         "optim": {"state_dtype": "bfloat16"},
     },
     "control: bfloat16 text weights, nearest": {
-        "model": {"text_param_dtype": "bfloat16"}, "optim": {"rounding": "nearest"},
+        "model": {"text_param_dtype": "bfloat16"}, "optim": {"half_rounding": "nearest"},
     },
 }  # fmt: skip
 
@@ -42,7 +42,7 @@ def base(steps: int) -> Any:
     return RunConfig(
         model=model,
         optim=OptimConfig(peak_lr=4e-3, warmup_steps=steps // 10),
-        evals=EvalConfig(examples=100, retrieval_images=64, val_partitions=4),
+        evals=EvalConfig(max_examples=100, retrieval_images=64, val_partitions=4),
         steps=steps,
         log_every=100,
         wandb="disabled",

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from clip_jax.config import ModelConfig, RunConfig
+from clip_jax.config.model import DType
 from clip_jax.data.images.eval_preprocess import Preprocess
 from clip_jax.data.tokenizers.learned_bpe import with_context
 from clip_jax.distributed.mesh import enable_compile_cache, make_mesh
@@ -40,7 +41,8 @@ class LoadedModel(EmbeddingModel):
 
     def __init__(self, weights: Weights, batch_size: int = 64) -> None:
         enable_compile_cache()
-        self.digest, self.precision = weights.digest, weights.config.compute_dtype
+        self.digest = weights.digest
+        self.precision: str = weights.config.compute_dtype
         mesh = make_mesh(RunConfig().mesh)
         built = build(weights.config, mesh)
         flat = flatten(weights.params)
@@ -78,7 +80,7 @@ def read_weights(name: str, *, fetch: Fetch = hub_fetch) -> Weights:
 
 
 def load_model(
-    name: str, *, batch_size: int = 64, compute_dtype: str = "float32", fetch: Fetch = hub_fetch
+    name: str, *, batch_size: int = 64, compute_dtype: DType = "float32", fetch: Fetch = hub_fetch
 ) -> LoadedModel:
     """Load a model for inference.
 
@@ -130,7 +132,7 @@ def _check_same_shape(run: ModelConfig, loaded: ModelConfig, towers: tuple[str, 
     if "text" in towers and run.objective != loaded.objective:
         raise UserError(
             f"init_from.source={source}: its objective is {loaded.objective!r}, model.objective is {run.objective!r}; "
-            f"only init_from.tower='image' can be taken"
+            f"only init_from.towers='image' can be taken"
         )
     for tower in towers:
         a, b = dataclasses.asdict(getattr(run, tower)), dataclasses.asdict(getattr(loaded, tower))
@@ -166,7 +168,7 @@ def start_from(config: RunConfig, *, fetch: Fetch = hub_fetch) -> InitState:
     Raises:
       UserError: the source's shape differs from the run's, or it has no tokenizer for its text tower.
     """
-    source, chosen = config.init_from.source, config.init_from.tower
+    source, chosen = config.init_from.source, config.init_from.towers
     weights = read_weights(source, fetch=fetch)
     towers = ("image", "text") if chosen == "both" else (chosen,)
     _check_same_shape(config.model, weights.config, towers, source)

@@ -96,7 +96,7 @@ def test_weights_without_a_tokenizer_still_see(golden, pictures):
 @pytest.mark.thorough
 @pytest.mark.parametrize("tower", ["image", "text"])
 def test_a_locked_tower_stays_and_the_other_learns(base, tiny_run, tmp_path, tower):
-    config = dataclasses.replace(tiny_run, init_from=InitConfig(str(base), tower=tower, freeze=tower), seed=5)
+    config = dataclasses.replace(tiny_run, init_from=InitConfig(str(base), towers=tower, freeze_tower=tower), seed=5)
     result = train(config, tmp_path / "run", start_from=loading.start_from, progress=False)
     before, after = params_of(base, tiny_run), params_of(tmp_path / "run", config)
     other = {"image": "text", "text": "image"}[tower]
@@ -135,7 +135,7 @@ def test_another_resolution_and_context_start_from_resized_positions(base, tiny_
 
 @pytest.mark.thorough
 def test_a_run_goes_on_without_its_source(base, tiny_run, tmp_path):
-    config = dataclasses.replace(tiny_run, init_from=InitConfig(str(base), freeze="image"))
+    config = dataclasses.replace(tiny_run, init_from=InitConfig(str(base), freeze_tower="image"))
     train(config, tmp_path / "run", start_from=loading.start_from, stop_after=3, progress=False)
 
     def gone(_):
@@ -158,7 +158,7 @@ def test_a_source_that_does_not_fit_is_told(base, tiny_run, golden, tmp_path):
         loading.start_from(dataclasses.replace(tiny_run, init_from=InitConfig(str(golden / "openai_rn"))))
     with pytest.raises(UserError, match="start_from="):
         train(dataclasses.replace(tiny_run, init_from=InitConfig(str(base))), tmp_path / "x", progress=False)
-    for bad in ({"tower": "image"}, {"source": "x", "tower": "image", "freeze": "text"}):
+    for bad in ({"towers": "image"}, {"source": "x", "towers": "image", "freeze_tower": "text"}):
         with pytest.raises(ConfigError):
             InitConfig(**bad)
 
@@ -209,7 +209,10 @@ def test_a_locked_published_tower_at_another_resolution(golden, tiny_run, tmp_pa
         tiny_run.model, image=image, embed_dim=source.config.embed_dim, activation=source.config.activation
     )
     config = dataclasses.replace(
-        tiny_run, model=model, steps=3, init_from=InitConfig(str(golden / "openai_vit"), tower="image", freeze="image")
+        tiny_run,
+        model=model,
+        steps=3,
+        init_from=InitConfig(str(golden / "openai_vit"), towers="image", freeze_tower="image"),
     )
     train(config, tmp_path / "run", start_from=loading.start_from, progress=False)
     after, before = params_of(tmp_path / "run", config), flatten(source.params)
@@ -254,7 +257,9 @@ def test_a_predictive_model_has_image_embeddings_only(captioner, pictures, tmp_p
 def test_towers_go_between_objectives(captioner, run_of, base):
     run, path = captioner
     for config, source in ((run_of("contrastive"), path), (run, base)):
-        config = dataclasses.replace(config, init_from=InitConfig(source=str(source), tower="image", freeze="image"))
+        config = dataclasses.replace(
+            config, init_from=InitConfig(source=str(source), towers="image", freeze_tower="image")
+        )
         fresh = jax.jit(lambda model=config.model: init_params(model, 5))()
         begun = flatten(loading.start_from(config).params(fresh))
         theirs = flatten(loading.read_weights(str(source)).params)
@@ -264,7 +269,9 @@ def test_towers_go_between_objectives(captioner, run_of, base):
     begun = flatten(loading.start_from(whole).params(jax.jit(lambda: init_params(run.model, 5))()))
     jax.tree.map(np.testing.assert_array_equal, begun, flatten(loading.read_weights(str(path)).params))
     other = dataclasses.replace(run, init_from=InitConfig(source=str(base)))
-    with pytest.raises(UserError, match=r"its objective is 'contrastive', model.objective is 'caption'.*tower='image'"):
+    with pytest.raises(
+        UserError, match=r"its objective is 'contrastive', model.objective is 'caption'.*towers='image'"
+    ):
         loading.start_from(other)
 
 
@@ -282,7 +289,7 @@ def test_a_locked_siglip_tower_sees_as_its_source_does(golden, tiny_run, pairs_d
         activation=theirs.config.activation,
     )  # fmt: skip
     config = dataclasses.replace(
-        tiny_run, model=model, steps=3, init_from=InitConfig(source, tower="image", freeze="image"),
+        tiny_run, model=model, steps=3, init_from=InitConfig(source, towers="image", freeze_tower="image"),
         data=dataclasses.replace(tiny_run.data, source="webdataset", paths=(str(pairs_dir),)),
         evals=dataclasses.replace(tiny_run.evals, zero_shot=(), val_pairs=8),
     )  # fmt: skip

@@ -24,7 +24,9 @@ def test_a_run_from_python_is_measured_and_starts_from_its_source(tiny_run, tmp_
     assert first["state"] == "finished"
     assert 0 <= first["error_mean"] <= 1
     assert {r["task"] for r in first["evals"]} >= {"zero_shot_mean", "retrieval", "validation"}
-    locked = dataclasses.replace(tiny_run, init_from=InitConfig(str(tmp_path / "first"), tower="image", freeze="image"))
+    locked = dataclasses.replace(
+        tiny_run, init_from=InitConfig(str(tmp_path / "first"), towers="image", freeze_tower="image")
+    )
     clip_jax.train_run(locked, tmp_path / "second", progress=False)
     built = build(tiny_run.model, make_mesh(tiny_run.mesh))
     before, after = (flatten(load_params(tmp_path / name, built)[1]) for name in ("first", "second"))

@@ -16,10 +16,11 @@ import select
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from clip_jax import exit_codes
+from clip_jax.cli.config import config_text
 from clip_jax.cli.log import terminal_log
+from clip_jax.cli.parser import CommandParser
 from clip_jax.cli.scaling import add_verbs, run_verb
 from clip_jax.cli.sweep import CONFIGURED, add_actions, run_action
 from clip_jax.config import DistributedConfig, RunConfig
@@ -30,11 +31,6 @@ from clip_jax.errors import UserError, between
 from clip_jax.storage.lock import Busy
 from clip_jax.storage.paths import BucketUnavailable, as_path, disk_error, exists
 from clip_jax.storage.records import Measurement
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.prog}: {message}; see {self.prog} --help")
 
 
 def _overrides(extra: list[str], allowed: bool) -> dict[str, str]:
@@ -49,13 +45,14 @@ def _overrides(extra: list[str], allowed: bool) -> dict[str, str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="clip-jax", description="Scaling-law experiments with CLIP.", allow_abbrev=False)
-    verbs = parser.add_subparsers(dest="verb", required=True, parser_class=_Parser)
+    parser = CommandParser(prog="clip-jax", description="Scaling-law experiments with CLIP.", allow_abbrev=False)
+    verbs = parser.add_subparsers(dest="verb", required=True, parser_class=CommandParser)
 
-    def verb(name: str, text: str, parent: argparse._SubParsersAction = verbs) -> argparse.ArgumentParser:  # type: ignore[type-arg]
+    def verb(name: str, text: str, parent: argparse._SubParsersAction[CommandParser] = verbs) -> CommandParser:
         return parent.add_parser(name, help=text, description=text, allow_abbrev=False)
 
     train = verb("train", "Train one model, or resume it. Fields: --optim.peak_lr=1e-3 …")
+    train.configs = ("run", "distributed")
     train.add_argument("--config", required=True, help="experiments/….py, or a run's config.json")
     train.add_argument("--dir", help="run directory; default runs/RUN_ID")
     train.add_argument("--quiet", action="store_true", help="no progress line")
@@ -67,13 +64,18 @@ def _parser() -> argparse.ArgumentParser:
     several.add_argument("--quiet", action="store_true", help="no progress line")
     several.add_argument("--measure", metavar="FILE.json", help="train nothing; time it against separate runs")
     sweep = verb("sweep", "Plan, run and monitor a sweep.")
-    add_actions(sweep.add_subparsers(dest="action", required=True, parser_class=_Parser), verb)
+    add_actions(sweep.add_subparsers(dest="action", required=True, parser_class=CommandParser), verb)
     add_verbs(verb)
     report = verb("report", "Collect a sweep and write its report again, or write the report of a table of runs.")
     report.add_argument("dir", metavar="SWEEP_DIR|TABLE.csv")
     report.add_argument("--out", help="with a table: folder of the report (default: report/ beside it)")
     report.add_argument("--metric", help="with a table: the column to explain (default: error_mean)")
     report.add_argument("--chance", type=float, help="with a table: chance error (default: from evals.csv beside it)")
+    fields = verb("config", "Print the config fields with their types, choices, defaults and meanings.")
+    fields.add_argument(
+        "group", metavar="GROUP", nargs="?", help="run, sweep, search, distributed, optim, …; default all"
+    )
+    fields.add_argument("--markdown", action="store_true", help="as a page of tables")
     count = verb("flops", "Count parameters and forward GFLOPs per pair (2 per multiply-add) of named models.")
     count.add_argument("names", metavar="NAME", nargs="+", help="a preset, or rung:NUMBER of the ladder")
     count.add_argument("--no-xla", action="store_true", help="skip XLA's own count, the slow part")
@@ -91,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     label.add_argument("--model", required=True, help=MODEL)
     label.add_argument("--template", action="append", help='default "a photo of {c}."; repeat to average several')
     records = verb("data", "Inspect and build data sets.")
-    looks = records.add_subparsers(dest="action", required=True, parser_class=_Parser)
+    looks = records.add_subparsers(dest="action", required=True, parser_class=CommandParser)
     same = verb("overlap", "Find evaluation images with a near-duplicate in the training data.", looks)
     same.add_argument("train", metavar="TRAIN", help="folder of shards, class folders or idx files; its train split")
     same.add_argument("evals", metavar="EVAL", help="the same; its test split")
@@ -352,6 +354,7 @@ def _run(argv: list[str] | None) -> int:
         {
             **dict.fromkeys(("fit", "compare", "design", "replicate"), _fit),
             "report": _report,
+            "config": lambda args: print(config_text(args.group, markdown=args.markdown)),
             "flops": _flops,
             "eval": _eval,
             "classify": _classify,

@@ -38,7 +38,7 @@ def zero_shot_sets(config: RunConfig, entries: tuple[str, ...]) -> list[Classifi
 
     Raises UserError when a folder is missing.
     """
-    size, limit = config.model.image.image_size, config.evals.examples
+    size, limit = config.model.image.image_size, config.evals.max_examples
     sets: list[ClassificationSet] = []
     for entry in entries:
         if entry == "scenes":
@@ -46,7 +46,7 @@ def zero_shot_sets(config: RunConfig, entries: tuple[str, ...]) -> list[Classifi
 
             sets += zero_shot_tasks(config.data.scenes, size, limit or 2000)
         elif not Path(entry).is_dir():
-            raise UserError(f"evals.zero_shot, evals.controls: {entry}: no such folder, nor the word scenes")
+            raise UserError(f"evals.zero_shot, evals.unscored_tasks: {entry}: no such folder, nor the word scenes")
         else:
             sets.append(load_classification_set(entry, size, limit, pixels=config.pixels))
     return sets
@@ -176,7 +176,7 @@ def make_evaluator(
     """
     added = dict(evaluators or {})
     counted = zero_shot_sets(config, config.evals.zero_shot)
-    sets = counted + zero_shot_sets(config, config.evals.controls)
+    sets = counted + zero_shot_sets(config, config.evals.unscored_tasks)
     names = [s.name for s in sets]
     for name, function in added.items():
         if not callable(function):
@@ -184,7 +184,7 @@ def make_evaluator(
         if name in (*names, *RESERVED):
             raise UserError(field="evaluators", value=name, reason="is a task of the run's evaluation")
     if len(set(names)) < len(names):
-        raise UserError(f"evals.zero_shot, evals.controls: two tasks share a name ({', '.join(names)})")
+        raise UserError(f"evals.zero_shot, evals.unscored_tasks: two tasks share a name ({', '.join(names)})")
     kind = ContrastiveEvaluation if config.model.objective == "contrastive" else PredictiveEvaluation
     measure = kind(config, built, mesh, held_out, tokenizer, sets)
     model = None

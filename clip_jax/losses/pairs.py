@@ -26,18 +26,18 @@ def make_pair_loss(config: LossConfig, mesh: Mesh) -> PairLoss:
       A function (image [B, E], text [B, E], scale [], bias []) -> loss [] over the global batch in nats. Embeddings
       have unit length and are split over the mesh. The softmax loss ignores the bias.
     """
-    sigmoid = config.kind == "sigmoid"
+    sigmoid = config.name == "sigmoid"
 
     def loss(image: jax.Array, text: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-        method = config.method
+        method = config.implementation
         if method == "auto":
             method = "ring" if image.shape[0] > SMALL_BATCH else "gathered"
         if method == "gathered" and mesh.size == 1:
             method = "dense"
         if method == "ring":
             if sigmoid:
-                return ring_sigmoid_loss(image, text, scale, bias, mesh=mesh, chunk=config.chunk)
-            return ring_contrastive_loss(image, text, scale, mesh=mesh, chunk=config.chunk)
+                return ring_sigmoid_loss(image, text, scale, bias, mesh=mesh, chunk=config.chunk_size)
+            return ring_contrastive_loss(image, text, scale, mesh=mesh, chunk=config.chunk_size)
         if method == "gathered":
             if sigmoid:
                 return gathered_sigmoid_loss(image, text, scale, bias, mesh=mesh)

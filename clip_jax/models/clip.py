@@ -76,7 +76,7 @@ class CLIP(nnx.Module):
         if config.decoder.depth:
             self.decoder = MultimodalDecoder(config, rngs=rngs)
         self.config = config
-        if config.parametrisation.kind != "standard":
+        if config.parametrization.kind != "standard":
             self._scale_initial_values()
 
     def _scale_initial_values(self) -> None:

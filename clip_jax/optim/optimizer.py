@@ -33,7 +33,7 @@ class ScheduleState(NamedTuple):
 
 def _numbers(config: OptimConfig, steps: int) -> tuple[float, float, float, float]:
     warmup = float(config.warmup_steps)
-    decay = config.decay_fraction * steps if config.schedule == "wsd" else steps - warmup
+    decay = config.lr_decay_fraction * steps if config.schedule == "wsd" else steps - warmup
     return config.peak_lr, warmup, max(steps - decay, warmup), float(steps)
 
 
@@ -50,7 +50,7 @@ def schedule(config: OptimConfig, steps: int) -> Callable[[Any], jax.Array]:
 
     The rate rises linearly over ``warmup_steps`` (it is above zero at the first update), then follows either half a
     cosine to zero at ``steps`` (Loshchilov & Hutter, 2017) or a plateau and a linear decrease to zero over the last
-    ``decay_fraction`` of the steps (warm-up, stable, decay; Hu et al., 2024).
+    ``lr_decay_fraction`` of the steps (warm-up, stable, decay; Hu et al., 2024).
     """
     numbers = _numbers(config, steps)
     return lambda step: _rate(config.schedule, step, *numbers)
@@ -146,7 +146,7 @@ def _mup_adam(adam: optax.GradientTransformation, model: ModelConfig) -> list[op
 
         return tree
 
-    if model.parametrisation.kind == "standard":
+    if model.parametrization.kind == "standard":
         return [adam]
     return [_scale(factors(lambda m: 1 / m.eps)), adam, _scale(factors(lambda m: m.lr))]
 
@@ -242,7 +242,7 @@ def make_optimizer(
     plain = optax.scale_by_adam(b1=number["b1"], b2=number["b2"], eps=number["eps"])
     adam: Any = optax.GradientTransformation(lambda params: plain.init(widen(params)), plain.update)
     if config.state_dtype != "float32":
-        adam = half_precision_state(adam, config.state_dtype, config.rounding)
+        adam = half_precision_state(adam, config.state_dtype, config.half_rounding)
     parts = [
         optax.stateless(lambda updates, _: widen(updates)),
         optax.clip_by_global_norm(number["clip_norm"]),

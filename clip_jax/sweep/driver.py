@@ -97,17 +97,17 @@ def _stages(sweep: _Sweep, plan: SweepPlan) -> dict[str, Any]:
         extra = [
             make_cell(config, rung, budget, seed, kind="second_seed")
             for rung, budget in sweep.best()
-            for seed in config.seeds_at_best
+            for seed in config.extra_seeds_at_optimum
         ]
         if not sweep.train(extra):
             break
     checked = best = sweep.best()
-    if config.lr_checks_at == "rungs":
+    if config.lr_multipliers_at == "rungs":
         checked = [(rung, min(c.budget for c in plan.kept if c.rung == rung)) for rung in {c.rung for c in plan.kept}]
     checks = [
         make_cell(config, rung, budget, config.seeds[0], kind=LR_CHECK, lr_factor=factor)
         for rung, budget in sorted(checked)
-        for factor in config.lr_checks
+        for factor in config.lr_multipliers
     ]
     checks += [cell for rung, budget in sorted(best) for cell in setting_checks(config, rung, budget)]
     for cell in checks:
@@ -153,11 +153,13 @@ class _Sweep:
 
     def _groups(self, cells: list[Cell]) -> list[tuple[Cell, ...]]:
         """Return the groups to train together; an excluded cell is a group of its own."""
-        if self.config.families == "off":
+        if self.config.vmap_runs == "off":
             return [(cell,) for cell in cells]
         excluded = [cell for cell in cells if self._state(cell).given_up]
         rest = [cell for cell in cells if cell not in excluded]
-        size = min(self.config.family_size, -(-len(rest) // self.config.slots))  # small enough that no slot stays empty
+        size = min(
+            self.config.max_vmapped_runs, -(-len(rest) // self.config.max_concurrent_runs)
+        )  # small enough that no slot stays empty
         groups = group_cells(rest, max(size, 1))
         return [*keep_faster_groups(groups, self.config, self.root, self.echo), *((cell,) for cell in excluded)]
 

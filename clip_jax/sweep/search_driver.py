@@ -58,7 +58,12 @@ def run_search(
         while True:
             observations = [(t.setting, t.mean) for t in trials]
             batch = propose(
-                config.dimensions, config.method, config.trials, config.proposal_seed, config.together, observations
+                config.dimensions,
+                config.method,
+                config.trials,
+                config.proposal_seed,
+                config.trials_per_round,
+                observations,
             )
             if not batch:
                 break
@@ -87,8 +92,8 @@ def _measure(
             values = tuple(_value(root / "runs" / run_id(run), config, stage) for run in batch[i].runs)
             batch[i] = dataclasses.replace(batch[i], step=stage, values=values)
             echo(_line(config, batch[i]))
-        if stage != config.stages[-1] and config.keep < 1:
-            kept = survivors([batch[i].mean for i in alive], config.keep)
+        if stage != config.stages[-1] and config.survivor_fraction < 1:
+            kept = survivors([batch[i].mean for i in alive], config.survivor_fraction)
             alive = [alive[k] for k in kept]
             echo(f"  {len(alive)} of {len(batch)} continue from step {stage:,}")
     # a dropped setting keeps its early value for the samplers, which is worse than those of the settings kept

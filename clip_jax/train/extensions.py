@@ -41,8 +41,12 @@ class Extensions:
         if config.model.objective != "contrastive":
             reason = f"model.objective={config.model.objective!r} has no loss of pairs"
             raise UserError(field="loss", value=function_name(self.loss), reason=reason)
-        for field in ("method", "chunk"):
-            if (value := getattr(config.loss, field)) != getattr(LossConfig(), field):
+        loss, default = config.loss, LossConfig()
+        for field, value, unused in (
+            ("implementation", loss.implementation, default.implementation),
+            ("chunk_size", loss.chunk_size, default.chunk_size),
+        ):
+            if value != unused:
                 raise UserError(field=f"loss.{field}", value=value, reason="is ignored with a loss of the caller's")
 
     def records(self) -> ExtensionRecord | None:

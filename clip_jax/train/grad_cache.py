@@ -75,7 +75,7 @@ def make_accumulated_gradients(
     A microbatch has ``config.microbatch_size`` pairs. Every device works on its own rows in each of them, so no rows
     move between devices. Gradients are accumulated in float32 (or wider). ``pair_loss`` as in `step.make_loss`.
     """
-    freeze, pair_loss = config.init_from.freeze, pair_loss or make_pair_loss(config.loss, mesh)
+    freeze, pair_loss = config.init_from.freeze_tower, pair_loss or make_pair_loss(config.loss, mesh)
     pieces, shards = config.batch_size // config.microbatch_size, batch_shards(mesh)
 
     def split(x: jax.Array) -> jax.Array:

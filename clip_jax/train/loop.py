@@ -353,11 +353,11 @@ class Run:
 
     def roll_back(self, anomaly: Anomaly) -> None:
         """Go back to the last regular checkpoint and skip the batches since; raise Diverged if not allowed."""
-        faults, optim = self.config.faults, self.config.optim
-        policy = faults.on_nan if anomaly.kind == "nan" else faults.on_spike
+        anomalies, optim = self.config.anomalies, self.config.optim
+        policy = anomalies.on_nan if anomaly.kind == "nan" else anomalies.on_spike
         advice = f"lower optim.peak_lr={optim.peak_lr:g} or lengthen optim.warmup_steps={optim.warmup_steps}"
-        if policy == "rollback" and self.offsets.count == faults.max_rollbacks:
-            advice = f"faults.max_rollbacks={faults.max_rollbacks} are used up; {advice}"
+        if policy == "rollback" and self.offsets.count == anomalies.max_rollbacks:
+            advice = f"anomalies.max_rollbacks={anomalies.max_rollbacks} are used up; {advice}"
         elif policy == "rollback":
             return self._skip_batches(anomaly)
         self.directory.event(anomaly.kind, step=anomaly.step, reason=anomaly.detail)

@@ -43,7 +43,7 @@ def make_loss(config: RunConfig, built: Any, mesh: Mesh, pair_loss: PairLoss | N
     `make_train_step`. ``pair_loss`` is the contrastive loss, by default the one that ``config.loss`` names. For a CoCa
     model the caption loss is added.
     """
-    freeze, pair_loss = config.init_from.freeze, pair_loss or make_pair_loss(config.loss, mesh)
+    freeze, pair_loss = config.init_from.freeze_tower, pair_loss or make_pair_loss(config.loss, mesh)
     pixels = config.pixels.mean, config.pixels.std
 
     def loss_fn(params: Any, batch: Batch, rng: jax.Array) -> tuple[jax.Array, tuple[jax.Array, Any]]:
@@ -72,7 +72,7 @@ def make_update(config: RunConfig, built: Any, mesh: Mesh, pair_loss: PairLoss |
     The optimizer and the random key are arguments of each call because they may hold traced values
     (`vmapped.trainer.VmappedStep`).
     """
-    freeze, rounding = config.init_from.freeze, config.optim.rounding
+    freeze, rounding = config.init_from.freeze_tower, config.optim.half_rounding
     if config.microbatch_size:
         gradients = make_accumulated_gradients(config, built, mesh, pair_loss)
     else:

@@ -58,10 +58,10 @@ def test_a_missing_folder_and_a_repeated_task_are_named(tiny_run):
     def suite(**change):
         return dataclasses.replace(tiny_run, evals=dataclasses.replace(tiny_run.evals, **change))
 
-    with pytest.raises(UserError, match="evals.zero_shot, evals.controls: nowhere"):
-        prepared(suite(controls=("nowhere",)))
+    with pytest.raises(UserError, match="evals.zero_shot, evals.unscored_tasks: nowhere"):
+        prepared(suite(unscored_tasks=("nowhere",)))
     with pytest.raises(UserError, match="share a name"):
-        prepared(suite(controls=("scenes",)))
+        prepared(suite(unscored_tasks=("scenes",)))
 
 
 def test_controls_are_reported_and_enter_no_mean(tiny_run, tmp_path, write_shard, jpeg):
@@ -72,7 +72,7 @@ def test_controls_are_reported_and_enter_no_mean(tiny_run, tmp_path, write_shard
     write_shard(root / "test" / "0.tar", samples)
     (root / "classnames.txt").write_text("dark\nbright\n")
     (root / "zeroshot_classification_templates.txt").write_text("a {c} picture\n")
-    run = dataclasses.replace(tiny_run, evals=dataclasses.replace(tiny_run.evals, controls=(str(root),)))
+    run = dataclasses.replace(tiny_run, evals=dataclasses.replace(tiny_run.evals, unscored_tasks=(str(root),)))
     params = jax.jit(lambda: init_params(run.model, 0))()
     rows = prepared(run)(params)
     tops = {r["task"]: r["value"] for r in rows if r["metric"] == "top1"}

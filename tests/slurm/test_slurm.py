@@ -87,7 +87,7 @@ def test_a_time_limit_leaves_time_to_save_and_the_run_goes_on(in_slurm, tmp_path
     program = f'if [ -e "$1/checkpoints" ]; then {FINISH}; else {save}; sleep 100 & wait; fi'
     jobs = jobs_of(tmp_path, program)
     seen = []
-    reconcile(engine(tmp_path, time_limit_min=1, stop_before_s=58), jobs, 1, seen.append)
+    reconcile(engine(tmp_path, time_limit_min=1, grace_period_s=58), jobs, 1, seen.append)
     assert [o.reason for o in seen] == [""], "a run that made a checkpoint has its tries again"
     assert json.loads((tmp_path / "r0" / "submission.json").read_text())["attempt"] == 2
 
@@ -121,8 +121,8 @@ def training(root, since=0.0):
 def test_a_sweep_comes_through_preemption_a_lost_node_and_a_lost_driver(slurm, tmp_path, tiny_run):
     sweep = SweepConfig(
         name="hard", base=dataclasses.replace(tiny_run, checkpoint_every=20), rungs=(0.5, 1), budgets=(2e8, 4e8, 8e8),
-        sizes_per_budget=0, min_steps=2, seeds_at_best=(), lr_checks=(), slots=3, engine="slurm",
-        resources=Resources(nodes=2, poll_s=1.0, setup=(COORDINATOR,)),
+        sizes_per_budget=0, min_steps=2, extra_seeds_at_optimum=(), lr_multipliers=(), max_concurrent_runs=3,
+        engine="slurm", resources=Resources(nodes=2, poll_s=1.0, setup_commands=(COORDINATOR,)),
     )  # fmt: skip
     root, config, said = tmp_path / "sweep", tmp_path / "s.json", tmp_path / "driver.log"
     config.write_text(json.dumps(to_dict(sweep)))
@@ -158,7 +158,7 @@ def test_a_sweep_comes_through_preemption_a_lost_node_and_a_lost_driver(slurm, t
 
     # one process with two devices does the same sums
     alone = environment | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    fields = ["--engine=local", "--slots=2", '--resources={"nodes": 1}']
+    fields = ["--engine=local", "--max_concurrent_runs=2", '--resources={"nodes": 1}']
     done = subprocess.run([*command, f"--dir={tmp_path / 'local'}", *fields], env=alone, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     pd.testing.assert_frame_equal(columns(root), columns(tmp_path / "local"), check_exact=False, rtol=1e-5)

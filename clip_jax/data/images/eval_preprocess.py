@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clip_jax.config import PixelConfig
-from clip_jax.config.model import check_pixels
+from clip_jax.config.model import Interpolation, ResizeMode, check_pixels
 from clip_jax.data.images.open import broken_pictures, crop_to_max_aspect, eight_bit, open_image
 from clip_jax.data.images.train_transforms import MEAN, STD
 from clip_jax.errors import ConfigError, UserError, short
@@ -32,8 +32,8 @@ class Preprocess:
     """
 
     size: int
-    resize_mode: str = "shortest"
-    interpolation: str = "bicubic"
+    resize_mode: ResizeMode = "shortest"
+    interpolation: Interpolation = "bicubic"
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
     fill_color: int = 0

@@ -18,7 +18,7 @@ def libraries() -> tuple[Any, Any]:
         import cv2
         import simplejpeg
     except ImportError as error:
-        raise ConfigError(f"data.decoder='simplejpeg': {error.name} is not installed (extra fast)") from None
+        raise ConfigError(f"data.jpeg_decoder='simplejpeg': {error.name} is not installed (extra fast)") from None
     cv2.setNumThreads(1)  # the loader already runs one decode per thread
     return cv2, simplejpeg
 

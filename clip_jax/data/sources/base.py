@@ -17,8 +17,8 @@ T = TypeVar("T")
 class BrokenRecord(UserError):
     """A record that cannot be read.
 
-    The loader counts and skips it, up to ``data.max_broken``; elsewhere it ends the command in one line like any
-    UserError.
+    The loader counts and skips it, up to ``data.max_corrupt_records``; elsewhere it ends the command in one line like
+    any UserError.
     """
 
 

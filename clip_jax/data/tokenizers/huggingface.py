@@ -7,13 +7,16 @@ import re
 import string
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clip_jax.data.tokenizers.clip_bpe import repair_text
+from clip_jax.data.tokenizers.clip_bpe import SPACES, repair_text
 from clip_jax.errors import UserError, foreign
 from clip_jax.storage.paths import write_text
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Library
 
 FORMAT = "tokenizer.json 1"
 CLEANINGS = ("none", "whitespace", "lower", "lowercase", "canonicalize", "no_punctuation")
@@ -147,6 +150,30 @@ class HFTokenizer:
     def decode(self, tokens: Iterable[int]) -> str:
         """Return the text of one row, for people."""
         return self._library.decode([int(t) for t in tokens if int(t) != self.pad_id])
+
+    def to_library(self) -> Library:
+        """Return the tokenizer as an object of the tokenizers library, without truncation and padding.
+
+        The cleaning is put before the file's own rules, except for the repair of wrong encodings and HTML.
+        """
+        from tokenizers import Regex, normalizers
+        from tokenizers import Tokenizer as Library
+
+        library = Library.from_str(self._model)
+        library.no_truncation()
+        library.no_padding()
+        rules: list[normalizers.Normalizer] = []
+        if self.clean in ("lower", "lowercase", "canonicalize", "no_punctuation"):
+            rules.append(normalizers.Lowercase())
+        if self.clean == "canonicalize":
+            rules.append(normalizers.Replace("_", " "))
+        if self.clean in ("canonicalize", "no_punctuation"):
+            rules.append(normalizers.Replace(Regex(f"[{re.escape(string.punctuation)}]"), ""))
+        if self.clean not in ("none", "lowercase"):
+            rules += [normalizers.Replace(Regex(SPACES), " "), normalizers.Strip()]
+        if rules:
+            library.normalizer = normalizers.Sequence([*rules, *([library.normalizer] if library.normalizer else [])])
+        return library
 
     def save(self, path: Path) -> None:
         """Write the tokenizer and its settings as `load_tokenizer` reads them."""

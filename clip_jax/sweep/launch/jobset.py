@@ -40,18 +40,20 @@ class JobSets:
         self.max_in_flight: int | None = slots
         self.poll_s = resources.poll_s
         if is_remote(sweep_dir):
-            if resources.mount:
-                raise UserError(f"resources.mount, resources.claim: would be ignored, {sweep_dir} is in a bucket")
+            if resources.mount_path:
+                raise UserError(
+                    f"resources.mount_path, resources.pvc_name: would be ignored, {sweep_dir} is in a bucket"
+                )
             return
-        if not resources.mount:
+        if not resources.mount_path:
             raise UserError(
-                f"resources.mount, resources.claim: engine='jobset' needs them for {sweep_dir}; a directory in a "
-                f"bucket (gs://…) needs none"
+                f"resources.mount_path, resources.pvc_name: engine='jobset' needs them for {sweep_dir}; a directory in "
+                f"a bucket (gs://…) needs none"
             )
-        if Path(resources.mount) not in (sweep_dir, *sweep_dir.parents):
+        if Path(resources.mount_path) not in (sweep_dir, *sweep_dir.parents):
             raise UserError(
-                f"resources.mount={resources.mount!r}: the sweep's directory {sweep_dir} must lie in it, so that pods "
-                f"find it under the same name"
+                f"resources.mount_path={resources.mount_path!r}: the sweep's directory {sweep_dir} must lie in it, so "
+                f"that pods find it under the same name"
             )
 
     def submit(self, name: str, jobs: Sequence[Job]) -> None:
@@ -65,7 +67,7 @@ class JobSets:
         return {d.name: state for d in run_dirs if (state := states.get(_name(d), ""))}
 
     def cancel(self, run_dirs: Sequence[Path]) -> None:
-        """Cancel with ``kubectl delete``; the pods have ``stop_before_s`` seconds to save."""
+        """Cancel with ``kubectl delete``; the pods have ``grace_period_s`` seconds to save."""
         if names := list(dict.fromkeys(name for run_dir in run_dirs if (name := _name(run_dir)))):
             run_command((*self._kubectl("delete"), "--ignore-not-found", "--wait=false", *names), DOWN)
 
@@ -143,20 +145,20 @@ class JobSets:
         limits: dict[str, Any] = {}
         if r.accelerator:
             limits["google.com/tpu" if r.topology else "nvidia.com/gpu"] = r.devices_per_process
-        limits |= {"cpu": r.cores} if r.cores else {}
+        limits |= {"cpu": r.cpus_per_process} if r.cpus_per_process else {}
         limits |= {"memory": r.memory} if r.memory else {}
         container: dict[str, Any] = {
             "name": "train",
-            "image": r.image,
+            "image": r.container_image,
             "command": [*self.program, *job.arguments],
             "env": [{"name": k, "value": v} for k, v in environment.items()],
-            "volumeMounts": [{"name": "shared", "mountPath": r.mount}] if r.mount else [],
+            "volumeMounts": [{"name": "shared", "mountPath": r.mount_path}] if r.mount_path else [],
         }
-        claim = {"name": "shared", "persistentVolumeClaim": {"claimName": r.claim}}
-        volumes: list[dict[str, Any]] = [claim] if r.claim else []
+        claim = {"name": "shared", "persistentVolumeClaim": {"claimName": r.pvc_name}}
+        volumes: list[dict[str, Any]] = [claim] if r.pvc_name else []
         if limits:
             container["resources"] = {"requests": dict(limits), "limits": limits}
-        pod: dict[str, Any] = {"restartPolicy": "Never", "terminationGracePeriodSeconds": r.stop_before_s}
+        pod: dict[str, Any] = {"restartPolicy": "Never", "terminationGracePeriodSeconds": r.grace_period_s}
         if r.topology:
             pod |= {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"}
             pod["nodeSelector"] = {

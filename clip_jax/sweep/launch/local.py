@@ -187,7 +187,9 @@ def slot_environment(slot: int, slots: int, resources: Resources) -> dict[str, s
     needed = -(-slots // sharing) * max(each, 1)
     if (each or sharing > 1) and needed > len(gpus):
         raise UserError(
-            field="slots", value=slots, reason=f"need {needed} GPUs with these resources, this machine has {len(gpus)}"
+            field="max_concurrent_runs",
+            value=slots,
+            reason=f"need {needed} GPUs with these resources, this machine has {len(gpus)}",
         )
     if not gpus or (slots == 1 and not each):
         return {}

@@ -17,7 +17,7 @@ class LaunchConfig(Protocol):
     @property
     def resources(self) -> Resources: ...
     @property
-    def slots(self) -> int: ...
+    def max_concurrent_runs(self) -> int: ...
 
 
 def open_engine(config: LaunchConfig, sweep_dir: Path) -> Engine:
@@ -29,11 +29,11 @@ def open_engine(config: LaunchConfig, sweep_dir: Path) -> Engine:
     if config.engine == "local":
         from clip_jax.sweep.launch.local import Local
 
-        return Local(sweep_dir, config.slots, config.resources)
+        return Local(sweep_dir, config.max_concurrent_runs, config.resources)
     if config.engine == "slurm":
         from clip_jax.sweep.launch.slurm import Slurm
 
-        return Slurm(sweep_dir, config.slots, config.resources)
+        return Slurm(sweep_dir, config.max_concurrent_runs, config.resources)
     from clip_jax.sweep.launch.jobset import JobSets
 
-    return JobSets(sweep_dir, config.slots, config.resources)
+    return JobSets(sweep_dir, config.max_concurrent_runs, config.resources)

@@ -86,14 +86,14 @@ class Slurm:
             f"--output={_word(self.dir / name)}-%a.out",
         ]
         options += [f"--partition={r.partition}"] if r.partition else []
-        options += [f"--cpus-per-task={r.cores}"] if r.cores else []
+        options += [f"--cpus-per-task={r.cpus_per_process}"] if r.cpus_per_process else []
         if r.devices_per_process:
             options.append(f"--gres={r.gres}:{r.devices_per_process * r.processes_per_node}")
         if r.time_limit_min:
             # signals the processes of srun but not this script, which must still write their exit code
-            options += [f"--time={r.time_limit_min}", f"--signal=TERM@{r.stop_before_s}"]
+            options += [f"--time={r.time_limit_min}", f"--signal=TERM@{r.grace_period_s}"]
         options += r.sbatch
-        cores = f" --cpus-per-task={r.cores}" if r.cores else ""
+        cores = f" --cpus-per-task={r.cpus_per_process}" if r.cpus_per_process else ""
         tasks = [f'  {i}) runs={_words(job.run_dirs)} log={_word(job.log)} arguments={_words(job.arguments)} ;;'
                  for i, job in enumerate(jobs)]  # fmt: skip
         return "\n".join(
@@ -112,7 +112,7 @@ class Slurm:
                 "  trap - EXIT",
                 '  exit "$1"',
                 "}",
-                *_setup(r.setup),
+                *_setup(r.setup_commands),
                 f"export {SUBMISSION}={name}",
                 *(
                     f"export {k}={v}"
@@ -134,7 +134,7 @@ def _setup(lines: Sequence[str]) -> list[str]:
     """Return the user's shell lines, wrapped so that the first one that fails ends the job."""
     if not lines:
         return []
-    failed = 'echo "clip-jax: resources.setup: a line of it failed with exit code $code"'
+    failed = 'echo "clip-jax: resources.setup_commands: a line of it failed with exit code $code"'
     return [f"trap 'code=$?; {failed}; ended $code' EXIT", "set -e", *lines, "set +e", "trap - EXIT"]
 
 

@@ -130,9 +130,9 @@ def train_vmapped(
     """Train runs of one shape together, or resume them; return what `loop.train` would return for each.
 
     The same call resumes at the newest step that all members have a checkpoint of, and ends with the same parameters as
-    if it had not stopped, bit for bit. A member whose loss becomes non-finite (or spikes, if ``faults.on_spike`` says
-    so) is recorded as failed and keeps its state while the others go on; its entry has ``state`` "failed". A later call
-    leaves finished and failed members alone.
+    if it had not stopped, bit for bit. A member whose loss becomes non-finite (or spikes, if ``anomalies.on_spike``
+    says so) is recorded as failed and keeps its state while the others go on; its entry has ``state`` "failed". A
+    later call leaves finished and failed members alone.
 
     Args:
       configs: runs that `compatibility.check_compatible` accepts.

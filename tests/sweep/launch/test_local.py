@@ -176,7 +176,7 @@ def test_slots_share_cores_and_gpus(monkeypatch):
     assert {f["XLA_PYTHON_CLIENT_MEM_FRACTION"] for f in found} == {"0.300"}
     with pytest.raises(UserError) as raised:
         slot_environment(0, 3, pairs)
-    assert (raised.value.field, raised.value.value) == ("slots", 3)
+    assert (raised.value.field, raised.value.value) == ("max_concurrent_runs", 3)
     assert "need 6 GPUs" in raised.value.reason
     assert raised.value.reason.endswith("has 4")
 
