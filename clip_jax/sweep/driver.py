@@ -7,14 +7,13 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from clip_jax._moved import names_of
 from clip_jax.config.io import to_dict
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.errors import UserError
 from clip_jax.scaling.data.runs_table import LR_CHECK, is_check
-from clip_jax.storage.json_files import write_json
+from clip_jax.storage.json_files import JsonObject, write_json
 from clip_jax.storage.paths import absolute, as_path, mkdir
 from clip_jax.sweep.analysis.report import Echo, _check_finished, report
 from clip_jax.sweep.batching import check_batching, family_arguments, group_cells, keep_faster_groups
@@ -34,7 +33,7 @@ __getattr__ = names_of(__name__, "sweep.analysis.report")
 
 def run_sweep(
     config: SweepConfig, sweep_dir: str | Path, echo: Echo = logger.info, engine: Engine | None = None
-) -> dict[str, Any]:
+) -> JsonObject:
     """Train the cells of a sweep and report: first the plan, then extra seeds and checks at each budget's best size.
 
     A run that failed before is tried again, one that was cancelled is not (`submission.requeue`).
@@ -88,7 +87,7 @@ def jobs_of(groups: Sequence[tuple[Cell, ...]], root: Path) -> list[tuple[Job, t
     return jobs
 
 
-def _stages(sweep: _Sweep, plan: SweepPlan) -> dict[str, Any]:
+def _stages(sweep: _Sweep, plan: SweepPlan) -> JsonObject:
     config = sweep.config
     sweep.save()
     sweep.train(plan.kept)

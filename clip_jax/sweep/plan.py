@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clip_jax import flops
 from clip_jax.config import RunConfig
@@ -15,6 +15,7 @@ from clip_jax.config.presets import ladder, sized
 from clip_jax.config.sweep import LONGEST_WARMUP, SweepConfig
 from clip_jax.durations import duration_text
 from clip_jax.errors import ConfigError
+from clip_jax.storage.json_files import JsonObject
 
 if TYPE_CHECKING:
     pass
@@ -132,7 +133,7 @@ class SweepPlan:
         """Cells that run."""
         return [c for c in self.cells if c.reason is None]
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[JsonObject]:
         """Return one dictionary per cell, as stored in ``plan.json``."""
         return [
             {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -16,6 +15,7 @@ from clip_jax.data.sources.base import Source
 from clip_jax.distributed.cluster import check_devices
 from clip_jax.distributed.mesh import check_batch, enable_compile_cache, make_mesh
 from clip_jax.models.clip import AbstractModel, build
+from clip_jax.storage.records import Split
 from clip_jax.train.inputs import describe
 from clip_jax.train.state import check_memory
 
@@ -31,7 +31,7 @@ class TrainContext:
     source: Source
     held_out: Source
     notes: list[str]
-    data: dict[str, Any]  # split -> what `inputs.describe` returns, for the run's records
+    data: dict[str, Split]  # split -> what `inputs.describe` returns, for the run's records
 
 
 def build_context(config: RunConfig, *, may_share: bool = False) -> TrainContext:

@@ -9,7 +9,6 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -31,6 +30,7 @@ from clip_jax.finite import NotFinite
 from clip_jax.losses.pairs import PairLoss
 from clip_jax.models.clip import AbstractModel
 from clip_jax.optim.optimizer import make_optimizer
+from clip_jax.pytrees import Params
 from clip_jax.storage.paths import exists, local_scratch
 from clip_jax.storage.records import EvaluationRow, Measurement
 from clip_jax.train.anomalies import Anomaly, BatchStream, DataOffsets
@@ -64,7 +64,7 @@ __all__ = ["Diverged", "InitState", "train", "training_flops"]
 
 __getattr__ = renamed(__name__, {"Start": "InitState"})
 
-Evaluate = Callable[[Any], list[Measurement]]  # of the parameters
+Evaluate = Callable[[Params], list[Measurement]]  # of the parameters
 # (config, built, mesh, held-out source, tokenizer) -> (parameters -> rows); see evals.in_training.make_evaluator
 EvaluatorFactory = Callable[[RunConfig, AbstractModel, Mesh, Source, Tokenizer], Evaluate]
 
@@ -77,7 +77,7 @@ class InitState:
     the image tower is.
     """
 
-    params: Callable[[Any], Any]
+    params: Callable[[Params], Params]
     tokenizer: Tokenizer | None
     pixels: PixelConfig | None = None
 
@@ -202,7 +202,7 @@ def run_session(
             raise
 
 
-def _no_rows(params: Any) -> list[Measurement]:
+def _no_rows(params: Params) -> list[Measurement]:
     return []
 
 
@@ -249,7 +249,7 @@ class Run:
         with self.clock.measure("start"):
             run_on_process_zero(lambda: self.directory.truncate_after(self.step))
             self.offsets = DataOffsets(self.directory.events())
-            rows = self.directory.rows("metrics.jsonl")
+            rows = self.directory.metrics()
             self.stream = stream or BatchStream(
                 self.config, self.context.source, self.tokenizer, self.offsets, self.step
             )
@@ -275,7 +275,7 @@ class Run:
         if (init := self.load_init()) is not None:
             self.state = dataclasses.replace(self.state, params=init.params(self.state.params))
 
-    def _report(self, event: str, reason: str, **details: Any) -> None:
+    def _report(self, event: str, reason: str, **details: object) -> None:
         """Report an event in ``events.jsonl``, in ``status.json`` and in the log."""
         self.directory.event(event, reason=reason, **details)
         self.directory.heartbeat(force=True, last_event=f"{event}: {reason}")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from clip_jax.errors import ConfigError
+from clip_jax.pytrees import PyTree
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Profiler:
             jax.profiler.start_trace(str(self.folder))
             self.running = True
 
-    def end_step(self, step: int, metrics: Any) -> None:
+    def end_step(self, step: int, metrics: PyTree) -> None:
         """Stop the trace if the window ends at ``step`` updates done."""
         if self.running and self.window is not None and step == self.window[1]:
             jax.block_until_ready(metrics)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -22,7 +22,7 @@ from clip_jax.train.extensions import Callback
 class Tracker(Protocol):
     """Experiment tracker: an external display of a run's metrics."""
 
-    def log(self, values: dict[str, Any], step: int) -> None: ...
+    def log(self, values: Mapping[str, float], step: int) -> None: ...
 
     def close(self) -> None: ...
 
@@ -30,7 +30,7 @@ class Tracker(Protocol):
 class NoTracker:
     """Tracker that shows nothing."""
 
-    def log(self, values: dict[str, Any], step: int) -> None:
+    def log(self, values: Mapping[str, float], step: int) -> None:
         """Do nothing."""
 
     def close(self) -> None:
@@ -43,7 +43,7 @@ class CallbackTracker:
     def __init__(self, tracker: Tracker, callbacks: Sequence[Callback]) -> None:
         self._tracker, self._callbacks = tracker, callbacks
 
-    def log(self, values: dict[str, Any], step: int) -> None:
+    def log(self, values: Mapping[str, float], step: int) -> None:
         """Send the metrics of one step to the tracker and to each callback."""
         self._tracker.log(values, step)
         for callback in self._callbacks:
@@ -79,7 +79,7 @@ class WandbTracker:
             reason = str(error).splitlines()[0]
             raise UserError(f"wandb={config.wandb!r}: {reason} (offline needs no account)") from None
 
-    def log(self, values: dict[str, Any], step: int) -> None:
+    def log(self, values: Mapping[str, float], step: int) -> None:
         """Send the metrics of one step."""
         self._run.log(values, step=step)
 

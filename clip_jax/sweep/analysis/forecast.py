@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.distributed.mesh import enable_compile_cache
 from clip_jax.errors import UserError
 from clip_jax.scaling.data.chance import chance_beside
 from clip_jax.scaling.planning.preregistration import ON_BUDGET, grade, preregister
-from clip_jax.storage.json_files import read_json, write_json
+from clip_jax.storage.json_files import JsonObject, read_json, write_json
 from clip_jax.storage.paths import as_path, exists, read_text
 from clip_jax.sweep.collect import collect
 from clip_jax.sweep.control import sweep_config_of
@@ -119,7 +119,7 @@ def pictures_of(measured: pd.DataFrame, config: SweepConfig) -> list[tuple[float
     ]
 
 
-def _text(registered: dict[str, Any], config: SweepConfig, path: Path) -> str:
+def _text(registered: JsonObject, config: SweepConfig, path: Path) -> str:
     r, noise = registered, registered["noise"]
     budgets = sorted({*config.budgets, r["target"]})
     rehearsed = [row["inside"] for row in r["rehearsals"]]
@@ -140,7 +140,7 @@ def _text(registered: dict[str, Any], config: SweepConfig, path: Path) -> str:
     return "\n".join(lines)
 
 
-def _verdict(graded: dict[str, Any]) -> str:
+def _verdict(graded: JsonObject) -> str:
     g = graded
     lines = [
         f"  {g['metric']} at {g['flops']:.4g} FLOPs: measured {g['measured']:.4f}, forecast {g['predicted']:.4f} "

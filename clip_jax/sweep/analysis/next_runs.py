@@ -4,7 +4,6 @@ sizes."""
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from clip_jax.scaling.frontier.frontier import compute_optimal, seed_noise
 from clip_jax.scaling.frontier.isoflop import allocation, isoflop
 from clip_jax.scaling.laws import law_named
 from clip_jax.scaling.planning.experimental_design import RunSelection, best_runs, cheapest_plan
+from clip_jax.storage.json_files import JsonObject
 from clip_jax.storage.paths import as_path
 from clip_jax.sweep.collect import collect
 from clip_jax.sweep.control import sweep_config_of
@@ -77,7 +77,7 @@ def next_runs(
     return plan, _text(config, plan, target, isoflop(rows, config.metric))
 
 
-def _text(config: SweepConfig, plan: RunSelection, target: float, valleys: list[dict[str, Any]]) -> str:
+def _text(config: SweepConfig, plan: RunSelection, target: float, valleys: list[JsonObject]) -> str:
     optimum = allocation(valleys)
     lines = [f"  the forecast at {target:.3g} FLOPs is known to ±{plan.before:.2%} (95 %)"]
     for row in plan.chosen:
@@ -97,7 +97,7 @@ def _text(config: SweepConfig, plan: RunSelection, target: float, valleys: list[
     return "\n".join(lines)
 
 
-def _optimal(valleys: list[dict[str, Any]], power: float, flops: float) -> float:
+def _optimal(valleys: list[JsonObject], power: float, flops: float) -> float:
     """Return the optimal parameters at ``flops``, extrapolated by ``power`` from the accepted valleys."""
     known = [(v["budget"], v["params"]) for v in valleys if v["status"] == "accepted"]
     logs = [np.log(params) + power * np.log(flops / budget) for budget, params in known]

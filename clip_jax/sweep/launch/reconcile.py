@@ -12,7 +12,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import TracebackType
 
 from clip_jax.errors import UserError
 from clip_jax.interrupts import handled, was_asked
@@ -138,7 +138,9 @@ class _Contact(contextlib.AbstractContextManager):  # type: ignore[type-arg]
     def __init__(self, echo: Echo) -> None:
         self.echo, self.ever, self.lost = echo, False, False
 
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
         if error is None:
             if self.lost:
                 self.echo("  the engine answers again")
