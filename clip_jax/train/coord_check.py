@@ -30,7 +30,7 @@ def module_outputs(model: CLIP, images: jax.Array, tokens: jax.Array) -> dict[st
     """
     out, outputs = model(images, tokens), {}
     for name, tower, inputs in (("image", model.image, images), ("text", model.text, tokens)):
-        for layer, state in enumerate(tower.hidden_states(inputs)):
+        for layer, state in enumerate(tower.hidden_states(inputs)):  # type: ignore[union-attr]  # muP: transformers
             outputs[f"{name} stream {layer}"] = state
         unit = getattr(out, name)
         outputs[f"{name} embedding"] = unit * unit.shape[-1] ** 0.5

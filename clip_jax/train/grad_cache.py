@@ -20,12 +20,12 @@ from clip_jax.config import RunConfig
 from clip_jax.data.images.train_transforms import normalize
 from clip_jax.distributed.mesh import batch_shards, constrain, on_mesh
 from clip_jax.losses.pairs import PairLoss, make_pair_loss
-from clip_jax.models.clip import AbstractModel, normalise_features
+from clip_jax.models.clip import AbstractModel, normalize_features
 from clip_jax.optim.stochastic_rounding import widen
-from clip_jax.pytrees import Params, PyTree
+from clip_jax.pytrees import Params
 
 Batch = dict[str, jax.Array]
-Auxiliary = tuple[jax.Array, PyTree]  # logit scale, running statistics
+Auxiliary = tuple[jax.Array, Params]  # logit scale, running statistics
 # (params, batch, key) -> (loss, auxiliary)
 LossFunction = Callable[[Params, Batch, jax.Array], tuple[jax.Array, Auxiliary]]
 # (params, batch, key, loss scale or None) -> ((loss, auxiliary), gradients)
@@ -35,8 +35,8 @@ Gradients = Callable[[Params, Batch, jax.Array, jax.Array | None], tuple[tuple[j
 def map_tower(params: Params, tower: str, function: Callable[[jax.Array], jax.Array]) -> Params:
     """Apply ``function`` to the leaves of one tower of the parameters; "none" changes nothing."""
 
-    def apply(path: tuple[object, ...], leaf: jax.Array) -> jax.Array:
-        return function(leaf) if str(getattr(path[0], "key", path[0])) == tower else leaf
+    def apply(path: tuple[jax.tree_util.KeyEntry, ...], leaf: jax.Array) -> jax.Array:
+        return function(leaf) if jax.tree_util.keystr(path[:1], simple=True) == tower else leaf
 
     return params if tower == "none" else jax.tree_util.tree_map_with_path(apply, params)
 
@@ -98,7 +98,7 @@ def make_accumulated_gradients(
         model = nnx.merge(built.graphdef, map_tower(params, freeze, jax.lax.stop_gradient))
         images = normalize(piece["images"], config.pixels.mean, config.pixels.std)
         image = model.encode_image(images, train=freeze != "image", rng=piece["keys"])
-        return normalise_features(image), normalise_features(model.encode_text(piece["tokens"]))
+        return normalize_features(image), normalize_features(model.encode_text(piece["tokens"]))
 
     def from_embeddings(params: Params, image: jax.Array, text: jax.Array) -> tuple[jax.Array, jax.Array]:
         scale, bias = nnx.merge(built.graphdef, params).scale_and_bias()

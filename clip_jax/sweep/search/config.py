@@ -31,7 +31,7 @@ class SearchConfig:
         1.0  # fraction that continues after each of base.evals.at_fractions; 1 trains all to the end
     )
     metric: Literal["error_mean", "val_loss_refit"] = "error_mean"  # what is minimized: its mean over the seeds
-    engine: EngineName = "local"  # what runs the jobs
+    engine: EngineName | str = "local"  # what runs the jobs; or the name that an installed package adds
     resources: Resources = field(default_factory=Resources)
     max_concurrent_runs: int = 1  # runs at once
 
@@ -83,8 +83,8 @@ def apply(base: RunConfig, setting: Setting, *, check: bool = True) -> RunConfig
       ConfigError: a field does not exist or, with ``check``, a value does not fit the others.
     """
     values: dict[str, Any] = to_dict(base)
-    for given, value in setting.items():
-        name = current_path(RunConfig, given)
+    for dotted, value in setting.items():
+        name = current_path(RunConfig, dotted)
         group = values
         for part in name.split("."):
             if not isinstance(group, dict) or part not in group:
