@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from clip_jax.config import LossConfig, RunConfig
+from clip_jax.config.run import LOSSES
 from clip_jax.errors import UserError
 from clip_jax.storage.records import ExtensionRecord
 
@@ -40,11 +41,12 @@ class Extensions:
             reason = f"model.objective={config.model.objective!r} has no loss of pairs"
             raise UserError(field="loss", value=function_name(self.loss), reason=reason)
         loss, default = config.loss, LossConfig()
-        for field, value, unused in (
-            ("implementation", loss.implementation, default.implementation),
-            ("chunk_size", loss.chunk_size, default.chunk_size),
+        for field, value, used in (
+            ("name", loss.name, loss.name in LOSSES),  # sigmoid goes with model.logit_bias
+            ("implementation", loss.implementation, loss.implementation == default.implementation),
+            ("chunk_size", loss.chunk_size, loss.chunk_size == default.chunk_size),
         ):
-            if value != unused:
+            if not used:
                 raise UserError(field=f"loss.{field}", value=value, reason="is ignored with a loss of the caller's")
 
     def records(self) -> ExtensionRecord | None:
