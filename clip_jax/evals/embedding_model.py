@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from flax import nnx
@@ -19,6 +19,9 @@ from clip_jax.evals.zero_shot import class_embeddings
 from clip_jax.finite import NotFinite
 from clip_jax.models.clip import CLIP, AbstractModel
 from clip_jax.models.predictive import Predictive
+
+if TYPE_CHECKING:
+    from clip_jax.data.images.open import Picture
 
 
 class EmbeddingModel:
@@ -67,7 +70,7 @@ class EmbeddingModel:
             )
         return self._tokenizer
 
-    def embed_images(self, images: Sequence[Any]) -> np.ndarray:
+    def embed_images(self, images: Sequence[Picture]) -> np.ndarray:
         """Embed images.
 
         Args:
@@ -126,7 +129,7 @@ class EmbeddingModel:
         return self._encoder.text_states(self.params, self.tokenizer.encode(list(texts)), layer, final_norm)
 
     def classify(
-        self, images: Sequence[Any], labels: Sequence[str], templates: Sequence[str] = ("a photo of {c}.",)
+        self, images: Sequence[Picture], labels: Sequence[str], templates: Sequence[str] = ("a photo of {c}.",)
     ) -> np.ndarray:
         """Classify images zero-shot.
 

@@ -59,8 +59,8 @@ def test_loss_that_would_be_ignored_is_refused(tiny_run, run_of):
     extensions = Extensions(halved)
     extensions.check(tiny_run)
     assert field_of(lambda: extensions.check(run_of("caption"))) == "loss"
-    ring = dataclasses.replace(tiny_run, loss=LossConfig(method="ring"))
-    assert field_of(lambda: extensions.check(ring)) == "loss.method"
+    ring = dataclasses.replace(tiny_run, loss=LossConfig(implementation="ring"))
+    assert field_of(lambda: extensions.check(ring)) == "loss.implementation"
     Extensions().check(ring)
 
 

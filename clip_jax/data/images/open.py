@@ -15,6 +15,8 @@ from clip_jax.data.sources.base import BrokenRecord
 if TYPE_CHECKING:
     from PIL import Image
 
+    Picture = bytes | Path | np.ndarray | Image.Image  # encoded bytes, a file, uint8 [H, W, 3], or decoded
+
 MAX_PIXELS = 89_478_485  # Pillow's limit; checked before decoding
 
 
@@ -40,7 +42,7 @@ def broken_pictures() -> Iterator[None]:
         raise BrokenRecord(f"the image does not decode ({_reason(error)})") from None
 
 
-def open_image(image: bytes | Path | np.ndarray | Image.Image) -> Image.Image:
+def open_image(image: Picture) -> Image.Image:
     """Open an image of one of `FORMATS` without decoding it; of an animation, the first frame.
 
     EXIF rotation is not applied, as in the published pipeline. 16-bit channels are reduced to their upper 8 bits (the
