@@ -107,13 +107,13 @@ def current_names(
     """
     renamed, hints = RENAMED.get(cls.__name__, {}), field_types(cls)
     current: JsonObject = {}
-    for given, value in values.items():
-        name = renamed.get(given, given)
-        if name != given:
+    for key, value in values.items():
+        name = renamed.get(key, key)
+        if name != key:
             if name in values:
-                raise ConfigError(field=f"{prefix}{given}", value=value, reason=f"is {name} now, which is given too")
+                raise ConfigError(field=f"{prefix}{key}", value=value, reason=f"is {name} now, which is given too")
             if former is not None:
-                former.append(f"{prefix}{given} is {prefix}{name} now")
+                former.append(f"{prefix}{key} is {prefix}{name} now")
         if dataclasses.is_dataclass(hint := hints.get(name)) and isinstance(value, Mapping):
             value = current_names(typing.cast(type, hint), value, f"{prefix}{name}.", former)
         elif isinstance(value, str):
