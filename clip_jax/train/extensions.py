@@ -41,7 +41,7 @@ class Extensions:
         if config.model.objective != "contrastive":
             reason = f"model.objective={config.model.objective!r} has no loss of pairs"
             raise UserError(field="loss", value=function_name(self.loss), reason=reason)
-        for field in ("method", "chunk"):
+        for field in ("implementation", "chunk_size"):
             if (value := getattr(config.loss, field)) != getattr(LossConfig(), field):
                 raise UserError(field=f"loss.{field}", value=value, reason="is ignored with a loss of the caller's")
 
