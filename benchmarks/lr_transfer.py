@@ -150,7 +150,8 @@ def main() -> None:
         for kind in args.kinds:
             best[kind] = search(args, path, rows, kind, width, best[kind], end)
     print("\n" + summary(rows, args.embed))
-    draw(args.out / "lr_transfer.png", rows, args.embed)
+    if complete(rows, args.embed):
+        draw(args.out / "lr_transfer.png", rows, args.embed)
 
 
 def vertex(found: dict[float, list[float]]) -> tuple[float, float, float]:

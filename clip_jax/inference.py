@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.tree_util import keystr
 
 from clip_jax.config import ModelConfig, RunConfig
 from clip_jax.config.model import DType
@@ -21,7 +22,7 @@ from clip_jax.models.clip import build
 from clip_jax.models.execution import on_any_device
 from clip_jax.models.positions import resize_image_positions, resize_text_positions
 from clip_jax.pretrained.load import Weights, load_weights, save_weights
-from clip_jax.pretrained.mapping import flatten, nest, path_name
+from clip_jax.pretrained.mapping import flatten, nest
 from clip_jax.pretrained.names import Fetch, hub_fetch
 from clip_jax.storage.paths import SCHEME, as_path, is_url
 from clip_jax.train.checkpoint import load_params
@@ -47,7 +48,8 @@ class LoadedModel(EmbeddingModel):
         built = build(weights.config, mesh)
         flat = flatten(weights.params)
         params = jax.tree_util.tree_map_with_path(
-            lambda path, sharding: jax.device_put(flat[path_name(path)], sharding), built.shardings
+            lambda path, sharding: jax.device_put(flat[keystr(path, simple=True, separator="/")], sharding),
+            built.shardings,
         )
         super().__init__(
             weights.name, weights.config, built, mesh, params, weights.preprocess, weights.tokenizer, batch_size,
@@ -175,7 +177,7 @@ def start_from(config: RunConfig, *, fetch: Fetch = hub_fetch) -> InitState:
     tensors = flatten(weights.params)
 
     def take(path: tuple[Any, ...], value: Any) -> Any:
-        name = path_name(path)
+        name = keystr(path, simple=True, separator="/")
         tower = name.split("/")[0]
         if tower not in towers and not (chosen == "both" and name in tensors):
             return value

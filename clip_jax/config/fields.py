@@ -12,6 +12,7 @@ import typing
 from collections.abc import Mapping
 
 from clip_jax.errors import ConfigError, one_of
+from clip_jax.plugins import Kind, check_name
 from clip_jax.types import JsonObject
 
 # class -> former name of a field -> its name
@@ -56,6 +57,13 @@ RENAMED: dict[str, dict[str, str]] = {
 # (class, field) -> former value -> value
 RENAMED_VALUES: dict[tuple[str, str], dict[str, str]] = {("SweepConfig", "vmap_runs"): {"measured": "auto"}}
 
+# (class, field) -> kind of entry points whose names are choices too
+ADDED_CHOICES: dict[tuple[str, str], Kind] = {
+    ("DataConfig", "source"): "sources",
+    ("LossConfig", "name"): "losses",
+    ("SweepConfig", "engine"): "engines",
+    ("SearchConfig", "engine"): "engines",
+}
 
 _TYPES: dict[type, dict[str, object]] = {}  # by dataclass, as resolving annotations is slow
 
@@ -77,7 +85,7 @@ def choices_of(hint: object) -> tuple[str, ...]:
 
 
 def check_choices(config: object, group: str = "") -> None:
-    """Check that each field whose type is a ``Literal`` has one of its values.
+    """Check that each field whose type is a ``Literal`` has one of its values, or a name that a package adds to them.
 
     Args:
       config: a config dataclass.
@@ -87,7 +95,11 @@ def check_choices(config: object, group: str = "") -> None:
       ConfigError: another value.
     """
     for name, hint in field_types(type(config)).items():
-        if choices := choices_of(hint):
+        if not (choices := choices_of(hint)):
+            continue
+        if kind := ADDED_CHOICES.get((type(config).__name__, name)):
+            check_name(f"{group}{name}", getattr(config, name), kind, choices)
+        else:
             one_of(f"{group}{name}", getattr(config, name), choices)
 
 
@@ -107,13 +119,13 @@ def current_names(
     """
     renamed, hints = RENAMED.get(cls.__name__, {}), field_types(cls)
     current: JsonObject = {}
-    for key, value in values.items():
-        name = renamed.get(key, key)
-        if name != key:
+    for written, value in values.items():
+        name = renamed.get(written, written)
+        if name != written:
             if name in values:
-                raise ConfigError(field=f"{prefix}{key}", value=value, reason=f"is {name} now, which is given too")
+                raise ConfigError(field=f"{prefix}{written}", value=value, reason=f"is {name} now, which is given too")
             if former is not None:
-                former.append(f"{prefix}{key} is {prefix}{name} now")
+                former.append(f"{prefix}{written} is {prefix}{name} now")
         if dataclasses.is_dataclass(hint := hints.get(name)) and isinstance(value, Mapping):
             value = current_names(typing.cast(type, hint), value, f"{prefix}{name}.", former)
         elif isinstance(value, str):

@@ -142,7 +142,7 @@ _ADDED_LATER = {
         "layer_scale", "patch_dropout", "pool_heads", "pool_queries",
     ),
     "model.text": ("causal", "pool", "norm_eps", "layer_scale", "projection", "projection_bias", "pad_id", "encoder"),
-    "evals": ("prior_images", "predictive_score"),
+    "evals": ("prior_images", "predictive_score", "evaluators"),
 }  # fmt: skip
 
 # Model fields whose default later became ``auto``, and the earlier default, under which ``auto`` enters the run id.

@@ -12,6 +12,10 @@ from typing import Literal
 from clip_jax.config.fields import check_choices
 from clip_jax.config.model import ModelConfig, PixelConfig
 from clip_jax.errors import ConfigError, at_least, between, no_secret
+from clip_jax.plugins import check_name
+
+SOURCES = ("scenes", "webdataset", "folder", "tfds")
+LOSSES = ("softmax", "sigmoid")
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,8 @@ class ScenesConfig:
 class DataConfig:
     """Image-text pairs: source, splits, augmentation and host-side processing."""
 
-    source: Literal["scenes", "webdataset", "folder", "tfds"] = "scenes"  # scenes: rendered, reads no files
+    # scenes: rendered, reads no files; or the name that an installed package adds
+    source: Literal["scenes", "webdataset", "folder", "tfds"] | str = "scenes"
     paths: tuple[str, ...] = ()  # shards, folders (webdataset: also URLs, brace ranges, *), prepared TFDS directories
     weights: tuple[float, ...] = ()  # share of each path, kept throughout the run; empty: in proportion to size
     val_paths: tuple[str, ...] = ()  # held-out pairs, if they are not in a split of ``paths``
@@ -67,7 +72,7 @@ class DataConfig:
                 no_secret(f"data.{name}", path)
             if self.source == "scenes" and getattr(self, name):
                 raise ConfigError(f"data.{name}: the scenes source reads no files; drop it or set data.source")
-            if self.source != "webdataset" and any("://" in p for p in getattr(self, name)):
+            if self.source in SOURCES and self.source != "webdataset" and any("://" in p for p in getattr(self, name)):
                 raise ConfigError(f"data.{name}: only data.source='webdataset' reads from URLs")
         if self.source == "scenes" and self.jpeg_decoder != "pillow":
             raise ConfigError("data.jpeg_decoder: the scenes source renders, there is nothing to decode")
@@ -167,7 +172,8 @@ class MeshConfig:
 class LossConfig:
     """Contrastive loss over the global batch, and its implementation, which does not change the value."""
 
-    name: Literal["softmax", "sigmoid"] = "softmax"  # softmax: InfoNCE; sigmoid: SigLIP, needs model.logit_bias
+    # softmax: InfoNCE; sigmoid: SigLIP, needs model.logit_bias; or the name that an installed package adds
+    name: Literal["softmax", "sigmoid"] | str = "softmax"
     # auto: ring for batches of more than 4096 pairs
     implementation: Literal["auto", "dense", "gathered", "ring"] = "auto"
     chunk_size: int = 256  # ring: rows of logits that a device holds at once
@@ -179,6 +185,9 @@ class LossConfig:
         at_least("loss.caption_weight", self.caption_weight, 0)
         if self.implementation in ("dense", "gathered") and self.chunk_size != 256:
             raise ConfigError(f"loss.chunk_size: ignored with loss.implementation={self.implementation!r}")
+        usual = (LossConfig.implementation, LossConfig.chunk_size)
+        if self.name not in LOSSES and (self.implementation, self.chunk_size) != usual:
+            raise ConfigError(f"loss.implementation, loss.chunk_size: ignored with loss.name={self.name!r}")
 
 
 @dataclass(frozen=True)
@@ -196,9 +205,14 @@ class EvalConfig:
     prior_images: int = 128  # predictive objectives: training images over which a class's prior is averaged
     # predictive objectives: the score used for error_mean; prior: with the prior subtracted; both are reported
     predictive_score: Literal["raw", "prior"] = "prior"
+    evaluators: tuple[str, ...] = ()  # evaluators of installed packages to add; their rows are tasks of these names
 
     def __post_init__(self) -> None:
         check_choices(self, "evals.")
+        for name in self.evaluators:
+            check_name("evals.evaluators", name, "evaluators")
+        if len(set(self.evaluators)) < len(self.evaluators):
+            raise ConfigError(field="evals.evaluators", value=self.evaluators, reason="no repeats")
         for name in ("max_examples", "retrieval_images"):
             at_least(f"evals.{name}", getattr(self, name), 0)
         for name in ("val_pairs", "val_partitions", "batch_size", "prior_images"):
@@ -333,7 +347,7 @@ class RunConfig:
             raise ConfigError("optim.layer_decay: a ResNet has no stack of equal blocks; use a vision transformer")
 
     def _check_loss(self) -> None:
-        if (self.loss.name == "sigmoid") != self.model.logit_bias:
+        if self.loss.name in LOSSES and (self.loss.name == "sigmoid") != self.model.logit_bias:
             raise ConfigError(
                 f"model.logit_bias={self.model.logit_bias}: the sigmoid loss needs the bias and the softmax loss "
                 f"ignores it (loss.name={self.loss.name!r})"

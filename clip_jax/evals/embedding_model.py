@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from clip_jax.config import ModelConfig
 from clip_jax.data.images.eval_preprocess import Preprocess, picture_name
+from clip_jax.data.labeled.class_names import check_templates
 from clip_jax.data.tokenizers.learned_bpe import Tokenizer
 from clip_jax.errors import UserError
 from clip_jax.evals.encode import Encoder
@@ -146,9 +147,7 @@ class EmbeddingModel:
         """
         if len(labels) < 2:
             raise UserError(f"labels={list(labels)}: needs at least two to choose from")
-        for template in templates:
-            if "{c}" not in template:
-                raise UserError(f"template {template!r}: has no {{c}}")
+        check_templates(templates, "templates")
         prompts = self.embed_texts([t.replace("{c}", label) for label in labels for t in templates])
         scores = self.scale * self.embed_images(images) @ class_embeddings(prompts, len(labels)).T
         powers = np.exp(scores - scores.max(axis=1, keepdims=True))

@@ -26,6 +26,7 @@ from clip_jax.evals.retrieval import recalls
 from clip_jax.evals.validation import validation_loss
 from clip_jax.evals.zero_shot import Row, class_embeddings, classify, prompt_tokens
 from clip_jax.models.clip import AbstractModel
+from clip_jax.plugins import load
 from clip_jax.storage.json_files import plain_json
 from clip_jax.storage.record_fields import check_fields
 
@@ -170,11 +171,15 @@ def make_evaluator(
 
     Its rows: zero-shot tasks, controls, those of the objective (retrieval, validation), and the mean over the tasks
     without the controls: task ``zero_shot_mean``, metric ``error`` (for a predictive objective also ``error_raw`` and
-    ``error_prior``); then those of ``evaluators`` {task: function}, see `clip_jax.train_run`.
+    ``error_prior``); then those of ``evals.evaluators`` and of ``evaluators`` {task: function}, see
+    `clip_jax.train_run`.
 
     Raises UserError when data is missing, or two tasks share a name.
     """
-    added = dict(evaluators or {})
+    added = {name: load("evals.evaluators", name, "evaluators") for name in config.evals.evaluators}
+    if repeated := added.keys() & (evaluators or {}).keys():
+        raise UserError(field="evaluators", value=min(repeated), reason="is a name of evals.evaluators too")
+    added |= evaluators or {}
     counted = zero_shot_sets(config, config.evals.zero_shot)
     sets = counted + zero_shot_sets(config, config.evals.unscored_tasks)
     names = [s.name for s in sets]

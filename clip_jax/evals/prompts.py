@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+from clip_jax.data.labeled.class_names import check_templates
 from clip_jax.errors import UserError
 
 OPTIONAL = {"literal", "labels", "labels_source"}
@@ -71,9 +72,7 @@ def parse(values: Any, source: str) -> PromptSet:
         raise UserError(f"{source}: labels must be a list with a label for each class")
     if bool(labels) != bool(values.get("labels_source")):
         raise UserError(f"{source}: labels_source must say whose labels they are")
-    for template in values["templates"]:
-        if template.count("{c}") != 1:
-            raise UserError(f"{source}: template {template!r} needs {{c}} once")
+    check_templates(values["templates"], source)
     if len(set(values["templates"])) < len(values["templates"]):
         raise UserError(f"{source}: a template occurs twice")
     return PromptSet(

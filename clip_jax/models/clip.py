@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
-from jax.tree_util import KeyPath
 
 from clip_jax.config import ModelConfig
 from clip_jax.config.mup import multipliers
@@ -214,12 +213,8 @@ def batch_statistics(model: CLIP | Predictive) -> Params:
 
 def with_statistics(params: Params, statistics: Params) -> Params:
     """Return the parameters with the running statistics replaced; no array is copied."""
-
-    def name(path: KeyPath) -> tuple[str, ...]:
-        return tuple(str(getattr(k, "key", getattr(k, "name", k))) for k in path)
-
-    new = {name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(statistics)}
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: new.get(name(path), leaf), params) if new else params
+    new = dict(jax.tree_util.tree_leaves_with_path(statistics))
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: new.get(path, leaf), params) if new else params
 
 
 def init_params(config: ModelConfig, seed: int) -> Params:

@@ -107,8 +107,7 @@ def weight_decay_mask(params: optax.Params) -> optax.Params:
     """
 
     def decays(path: KeyPath, leaf: object) -> bool:
-        names = [str(getattr(k, "key", getattr(k, "name", k))) for k in path]
-        name = next((n for n in reversed(names) if n not in ("value", "raw_value")), "")
+        name = next((n for n in reversed(_names(path)) if n not in ("value", "raw_value")), "")
         return name not in NOT_DECAYED and getattr(leaf, "ndim", 2) >= 2
 
     return jax.tree_util.tree_map_with_path(decays, params)
@@ -139,8 +138,11 @@ def layer_multipliers(params: optax.Params, decay: float) -> optax.Params:
 
 
 def _named(params: optax.Params) -> list[tuple[list[str], jax.Array]]:
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return [([str(getattr(k, "key", getattr(k, "name", k))) for k in path], leaf) for path, leaf in leaves]
+    return [(_names(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
+
+
+def _names(path: KeyPath) -> list[str]:
+    return jax.tree_util.keystr(path, simple=True, separator="/").split("/")
 
 
 def _scale(factors: Callable[[optax.Params], optax.Params]) -> optax.GradientTransformation:

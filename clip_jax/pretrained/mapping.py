@@ -16,7 +16,7 @@ from clip_jax.finite import finite_tensors
 from clip_jax.types import Params
 
 if TYPE_CHECKING:
-    from jax.tree_util import KeyPath
+    pass
 
 MAX_LISTED = 8  # names in one error
 
@@ -77,11 +77,6 @@ def nest(flat: Params) -> Params:
 def flatten(tree: Params) -> Params:
     """Flatten a nested dictionary: {"a": {"b": x}} -> {"a/b": x}."""
     return _leaves(tree)
-
-
-def path_name(path: KeyPath) -> str:
-    """Format a JAX key path as "a/b"."""
-    return "/".join(str(getattr(k, "key", getattr(k, "name", k))) for k in path)
 
 
 def _list(names: list[str]) -> str:

@@ -11,8 +11,6 @@ from clip_jax.errors import UserError
 from clip_jax.storage.records import ExtensionRecord
 
 if TYPE_CHECKING:
-    import jax
-
     from clip_jax.losses.pairs import PairLoss
 
 EXTENSIONS = "extensions"  # field of status.json and result.json
@@ -54,18 +52,11 @@ class Extensions:
 
     def pair_loss(self) -> PairLoss | None:
         """Return the loss with a check, when it is compiled, that its value is one float; None without a loss."""
-        if (loss := self.loss) is None:
+        if self.loss is None:
             return None
-        import jax.numpy as jnp
+        from clip_jax.losses.pairs import checked_loss
 
-        def checked(image: jax.Array, text: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-            value = jnp.asarray(loss(image, text, scale, bias))
-            if value.shape or not jnp.issubdtype(value.dtype, jnp.floating):
-                kind = f"{value.dtype}{list(value.shape)}"
-                raise UserError(field="loss", value=function_name(loss), reason=f"returns {kind}, not one float")
-            return value
-
-        return checked
+        return checked_loss(self.loss, "loss", function_name(self.loss))
 
 
 def function_name(function: Callable[..., object]) -> str:

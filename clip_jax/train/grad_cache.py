@@ -35,7 +35,7 @@ def map_tower(params: Any, tower: str, function: Callable[[Any], Any]) -> Any:
     """Apply ``function`` to the leaves of one tower of the parameters; "none" changes nothing."""
 
     def apply(path: tuple[Any, ...], leaf: Any) -> Any:
-        return function(leaf) if str(getattr(path[0], "key", path[0])) == tower else leaf
+        return function(leaf) if jax.tree_util.keystr(path[:1], simple=True) == tower else leaf
 
     return params if tower == "none" else jax.tree_util.tree_map_with_path(apply, params)
 

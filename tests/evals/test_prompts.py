@@ -66,7 +66,7 @@ def test_a_wrong_file_is_told_in_one_line():
     for change, match in (
         ({"metric": "f1"}, "metric='f1'"),
         ({"counts": {"classes": 2, "templates": 1}}, "1 classes, counts says 2"),
-        ({"templates": ["a photo"]}, r"needs \{c\} once"),
+        ({"templates": ["a photo"]}, r"has no \{c\}"),
         ({"templates": ["a {c}", "a {c}"], "counts": {"classes": 1, "templates": 2}}, "occurs twice"),
         ({"classes": [""]}, "classes must be a list of texts"),
         ({"extra": 1}, "extra is not known"),

@@ -384,6 +384,7 @@ def test_checks_of_settings_give_rules_and_enter_no_law(tmp_path, monkeypatch):
     assert again.compute_scaling.base_budget == pytest.approx(1e12, rel=0.05)
 
 
+@pytest.mark.thorough
 def test_reporting_again_gives_the_same_law(sweep):
     root, law, *_ = sweep
     assert report(root, lambda line: None) == report(root, lambda line: None)
@@ -392,6 +393,7 @@ def test_reporting_again_gives_the_same_law(sweep):
         report(root / "nothing", lambda line: None)
 
 
+@pytest.mark.thorough
 def test_the_table_alone_gives_the_same_law(sweep, tmp_path):
     root, law, *_ = sweep
     lines = []

@@ -168,6 +168,7 @@ def test_a_state_that_is_not_finite_is_found_before_it_is_saved(run, poison, tra
     assert result["events"][1]["reason"].startswith("the parameters are not finite at step 8; back to step 4")
 
 
+@pytest.mark.thorough
 def test_before_the_first_checkpoint_it_starts_anew(run, poison, trained_on, final_params, tmp_path):
     poison({1})
     train(run, tmp_path, progress=False)

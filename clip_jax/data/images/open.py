@@ -6,7 +6,7 @@ import contextlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -15,8 +15,8 @@ from clip_jax.data.sources.base import BrokenRecord
 if TYPE_CHECKING:
     from PIL import Image
 
-    Picture = bytes | Path | np.ndarray | Image.Image  # encoded bytes, a file, uint8 [H, W, 3], or decoded
-
+# encoded bytes, a path, uint8 [H, W, 3], or a Pillow image
+Picture: TypeAlias = "bytes | str | Path | np.ndarray | Image.Image"
 MAX_PIXELS = 89_478_485  # Pillow's limit; checked before decoding
 
 

@@ -34,12 +34,16 @@ def read_lines(path: Path) -> tuple[str, ...]:
 
 def read_templates(path: Path) -> tuple[str, ...]:
     """Read prompt templates, one per line. Raises UserError for one without ``{c}``."""
-    templates = read_lines(path)
+    return check_templates(read_lines(path), path)
+
+
+def check_templates(templates: Sequence[str], source: object) -> tuple[str, ...]:
+    """Return prompt templates after checking that each has ``{c}``; raise UserError naming ``source`` otherwise."""
     for template in templates:
         if "{c}" not in template:
-            reason = f"{template!r} has no {{c}}"
-            raise UserError(f"{path}: {reason}", field=str(path), value=template, reason=reason)
-    return templates
+            reason = f"template {template!r} has no {{c}}"
+            raise UserError(f"{source}: {reason}", field=str(source), value=template, reason=reason)
+    return tuple(templates)
 
 
 def _spelled(name: str) -> str:

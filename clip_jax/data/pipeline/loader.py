@@ -13,7 +13,7 @@ from clip_jax.data.images.train_transforms import crop, decode, prepare
 from clip_jax.data.pipeline.decode_cache import FIXED_SIZE_AUGMENTS, DecodeCache
 from clip_jax.data.pipeline.prefetch import Prefetcher
 from clip_jax.data.pipeline.sampling import InfiniteSampler, Sampler, ShuffledSampler, WeightedSampler
-from clip_jax.data.sources.base import BrokenRecord, ConcatSource, Record, Source
+from clip_jax.data.sources.base import BrokenRecord, ConcatSource, Record, Source, evenly_spaced
 from clip_jax.data.tokenizers.learned_bpe import BytePairTokenizer, Tokenizer, train_tokenizer
 from clip_jax.errors import ConfigError, UserError
 
@@ -254,9 +254,7 @@ def _evenly_spaced(source: Source, count: int) -> list[int]:
     total = len(source)
     if source.infinite:
         return list(range(count or 4096))
-    if not count or count >= total:
-        return list(range(total))
-    return [int(i) for i in np.linspace(0, total - 1, count).round()]
+    return evenly_spaced(total, count).tolist()
 
 
 def sample_captions(config: RunConfig, source: Source) -> list[str]:

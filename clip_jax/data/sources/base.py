@@ -199,6 +199,13 @@ class SubsetSource(Source):
         return self.source.get_many_captions(self.rows[rows].tolist())
 
 
+def evenly_spaced(total: int, limit: int) -> np.ndarray:
+    """Return the indices of at most ``limit`` of ``total`` records, evenly spaced; int64 [N]. 0 takes all."""
+    if not limit or limit >= total:
+        return np.arange(total)
+    return np.linspace(0, total - 1, limit).round().astype(np.int64)
+
+
 def hash_split(source: Source, fraction: float, *, held_out: bool) -> SubsetSource:
     """Return the records whose hash is in the first ``fraction`` of the range; the others if not ``held_out``."""
     selected = source.hashes() < np.uint64(int(fraction * 2**64))

@@ -7,7 +7,7 @@ import re
 import string
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -50,7 +50,7 @@ def clean_text(text: str, how: str) -> str:
     return " ".join(text.lower().split())
 
 
-def _under(values: Any, name: str) -> Iterator[Any]:
+def _under(values: object, name: str) -> Iterator[object]:
     """Yield every value with the key ``name`` in nested JSON."""
     if isinstance(values, dict):
         if name in values:
@@ -61,7 +61,7 @@ def _under(values: Any, name: str) -> Iterator[Any]:
             yield from _under(value, name)
 
 
-def _check_rules(values: Any, source: str) -> None:
+def _check_rules(values: object, source: str) -> None:
     """Check a file's rules; raise UserError for those that a short text can keep busy without end."""
     if not isinstance(values, dict):
         return
@@ -108,7 +108,7 @@ class HFTokenizer:
                             value=context_length, reason=reason)  # fmt: skip
         self._source, self._model = source, model
         with foreign(source, "a tokenizer"):
-            self._library: Any = Library.from_str(model)
+            self._library = Library.from_str(model)
         _check_rules(json.loads(model), source)
         self.vocab_size = max(self._library.get_vocab().values(), default=-1) + 1  # ids need not be contiguous
         if self.vocab_size > 2**31:
@@ -124,13 +124,18 @@ class HFTokenizer:
         self._library.enable_padding(direction=pad_side, length=context_length, pad_id=pad_id, pad_token=token)
 
     @classmethod
-    def from_file(cls, path: Path, context_length: int, **settings: Any) -> HFTokenizer:
+    def from_file(
+        cls, path: Path, context_length: int, *, pad_id: int = 0, clean: str = "none", pad_side: str = "right",
+        zeroed_id: int = -1,
+    ) -> HFTokenizer:  # fmt: skip
         """Read a ``tokenizer.json``; settings as for the class. Raises UserError when it is missing or malformed."""
         try:
             model = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: cannot be read ({type(error).__name__})") from None
-        return cls(model, context_length, source=str(path), **settings)
+        return cls(
+            model, context_length, pad_id=pad_id, clean=clean, pad_side=pad_side, zeroed_id=zeroed_id, source=str(path)
+        )
 
     def resized(self, context_length: int) -> HFTokenizer:
         """Return the same tokenizer with rows of another length."""

@@ -6,7 +6,7 @@ import copy
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -58,7 +58,7 @@ class BytePairTokenizer:
         from tokenizers import Tokenizer as Library
 
         with foreign(source, "a tokenizer"):
-            self._library: Any = Library.from_str(model)
+            self._library = Library.from_str(model)
         held = max(self._library.get_vocab().values(), default=-1) + 4  # plus padding, start and end
         if held > vocab_size:
             reason = f"its model has ids for {held} tokens"
@@ -127,7 +127,7 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, context_length: in
     from tokenizers import Tokenizer as Library
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
-    library: Any = Library(models.BPE())
+    library = Library(models.BPE())
     library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     library.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(

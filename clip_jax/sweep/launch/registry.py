@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from clip_jax.config.sweep import Resources
+from clip_jax.plugins import load
 from clip_jax.sweep.launch.base import Engine
 
 
@@ -34,6 +35,8 @@ def open_engine(config: LaunchConfig, sweep_dir: Path) -> Engine:
         from clip_jax.sweep.launch.slurm import Slurm
 
         return Slurm(sweep_dir, config.max_concurrent_runs, config.resources)
-    from clip_jax.sweep.launch.jobset import JobSets
+    if config.engine == "jobset":
+        from clip_jax.sweep.launch.jobset import JobSets
 
-    return JobSets(sweep_dir, config.max_concurrent_runs, config.resources)
+        return JobSets(sweep_dir, config.max_concurrent_runs, config.resources)
+    return load("engine", config.engine, "engines")(sweep_dir, config.max_concurrent_runs, config.resources)

@@ -31,7 +31,7 @@ class SearchConfig:
         1.0  # fraction that continues after each of base.evals.at_fractions; 1 trains all to the end
     )
     metric: Literal["error_mean", "val_loss_refit"] = "error_mean"  # what is minimized: its mean over the seeds
-    engine: EngineName = "local"  # what runs the jobs
+    engine: EngineName | str = "local"  # what runs the jobs; or the name that an installed package adds
     resources: Resources = field(default_factory=Resources)
     max_concurrent_runs: int = 1  # runs at once
 

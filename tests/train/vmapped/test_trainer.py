@@ -189,6 +189,7 @@ def test_each_member_leaves_the_record_of_a_run_alone(members, whole, alone):
     ], "a finished family is left alone"
 
 
+@pytest.mark.thorough
 def test_members_share_the_wall_time(whole):
     _, results, passed = whole
     assert 0.8 * passed < sum(r["wall_s"] for r in results) <= passed
