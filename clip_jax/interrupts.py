@@ -25,12 +25,6 @@ def listen() -> None:
         return
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _answer)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # delivers a signal that `hold` deferred
-
-
-def hold() -> None:
-    """Block SIGINT until `listen`, across ``exec``: a starting interpreter has no handler yet."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
 def was_asked() -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from clip_jax.interrupts import LINE, hold, listen
+from clip_jax.interrupts import LINE, listen
 
 if sys.argv[0].endswith("clip-jax"):  # the console script; before the slow imports
     listen()
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from clip_jax import exit_codes
 from clip_jax.cli.config import config_text
+from clip_jax.cli.host_memory import keep_freed_memory
 from clip_jax.cli.parser import CommandParser
 from clip_jax.cli.scaling import add_verbs, run_verb
 from clip_jax.cli.sweep import CONFIGURED, add_actions, run_action
@@ -355,6 +356,8 @@ def _run(argv: list[str] | None) -> int:
     args, extra = _parser().parse_known_args(argv)
     takes_fields = args.verb == "train" or (args.verb == "sweep" and args.action in CONFIGURED)
     overrides = _overrides(extra, takes_fields)
+    if args.verb in ("train", "family", "eval"):
+        keep_freed_memory()
     if args.verb == "train":
         return _train(args, overrides)
     if args.verb == "family":
@@ -406,14 +409,5 @@ def _tell(error: BaseException) -> int:
 
 
 def command() -> None:
-    """Run the console script; a verb that trains on a CPU first re-executes itself with huge pages for its memory.
-
-    That makes steps faster (benchmarks/RESULTS.md); GLIBC_TUNABLES, set to anything, prevents it.
-    """
-    heavy = sys.argv[1:2] in (["train"], ["family"], ["sweep"], ["eval"])
-    accelerator = any(Path("/dev", name).exists() for name in ("nvidia0", "accel0", "vfio"))
-    if sys.platform == "linux" and heavy and not accelerator and "GLIBC_TUNABLES" not in os.environ:
-        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
-        hold()
-        os.execv(sys.executable, [sys.executable, "-m", "clip_jax.cli", *sys.argv[1:]])
+    """Run the console script."""
     sys.exit(main())

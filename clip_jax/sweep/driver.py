@@ -6,12 +6,12 @@ import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from clip_jax._moved import names_of
 from clip_jax.config.io import to_dict
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.errors import UserError
+from clip_jax.scaling.data.records import LawRecord
 from clip_jax.scaling.data.runs_table import LR_CHECK, is_check
 from clip_jax.storage.json_files import write_json
 from clip_jax.storage.paths import absolute, as_path, mkdir
@@ -31,7 +31,7 @@ __getattr__ = names_of(__name__, "sweep.analysis.report")
 
 def run_sweep(
     config: SweepConfig, sweep_dir: str | Path, echo: Echo = print, engine: Engine | None = None
-) -> dict[str, Any]:
+) -> LawRecord:
     """Train the cells of a sweep and report: first the plan, then extra seeds and checks at each budget's best size.
 
     A run that failed before is tried again, one that was cancelled is not (`submission.requeue`).
@@ -85,7 +85,7 @@ def jobs_of(groups: Sequence[tuple[Cell, ...]], root: Path) -> list[tuple[Job, t
     return jobs
 
 
-def _stages(sweep: _Sweep, plan: SweepPlan) -> dict[str, Any]:
+def _stages(sweep: _Sweep, plan: SweepPlan) -> LawRecord:
     config = sweep.config
     sweep.save()
     sweep.train(plan.kept)
