@@ -108,9 +108,22 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--package", type=Path, metavar="FILE.tgz", help="the package; default: npm pack fetches it")
     made.add_argument("--size", type=int, default=64, help="pixels per side (default: 64)")
     made.add_argument("--sets", help="comma-separated prefixes, as mdi,tabler; default all")
-    made.add_argument("--licences", help="SPDX names allowed; default permissive ones, no GPL, no non-commercial")
+    made.add_argument(
+        "--licenses",
+        dest="licences",
+        metavar="NAMES",
+        help="SPDX names allowed; default permissive ones, no GPL, no non-commercial",
+    )
     made.add_argument("--held-out", help="sets whose design groups are held out; default a list of each kind")
-    made.add_argument("--colour", default="#000000", help="color of icons that do not fix one (default: #000000)")
+    made.add_argument(
+        "--color",
+        dest="colour",
+        metavar="#RRGGBB",
+        default="#000000",
+        help="color of icons that do not fix one (default: #000000)",
+    )
+    for former in ("--licences", "--colour"):
+        made.add_argument(former, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     made.add_argument(
         "--near-bits", type=int, default=4, help="drop training icons so near a held-out one (default: 4)"
     )

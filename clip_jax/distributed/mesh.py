@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from clip_jax.config import MeshConfig
 from clip_jax.errors import ConfigError
-from clip_jax.pytrees import PyTree
 from clip_jax.storage.paths import cache_folder
+from clip_jax.types import PyTree
 
 if TYPE_CHECKING:
     from jax import Array, Device

@@ -31,8 +31,8 @@ from clip_jax.evals.results import Result, benchmark_metrics, write_results
 from clip_jax.evals.retrieval import recalls
 from clip_jax.evals.zero_shot import class_embeddings
 from clip_jax.finite import NotFinite, finite_rows
-from clip_jax.storage.json_files import JsonObject
 from clip_jax.storage.paths import disk_errors, mkdir, read_text, write_text
+from clip_jax.types import JsonObject
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -21,10 +20,10 @@ from clip_jax.evals.zero_shot import class_embeddings
 from clip_jax.finite import NotFinite
 from clip_jax.models.clip import CLIP, AbstractModel
 from clip_jax.models.predictive import Predictive
-from clip_jax.pytrees import Params
+from clip_jax.types import Params
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from clip_jax.data.images.open import Picture
 
 
 class EmbeddingModel:
@@ -73,7 +72,7 @@ class EmbeddingModel:
             )
         return self._tokenizer
 
-    def embed_images(self, images: Sequence[str | Path | bytes | np.ndarray | Image.Image]) -> np.ndarray:
+    def embed_images(self, images: Sequence[Picture]) -> np.ndarray:
         """Embed images.
 
         Args:
@@ -132,10 +131,7 @@ class EmbeddingModel:
         return self._encoder.text_states(self.params, self.tokenizer.encode(list(texts)), layer, final_norm)
 
     def classify(
-        self,
-        images: Sequence[str | Path | bytes | np.ndarray | Image.Image],
-        labels: Sequence[str],
-        templates: Sequence[str] = ("a photo of {c}.",),
+        self, images: Sequence[Picture], labels: Sequence[str], templates: Sequence[str] = ("a photo of {c}.",)
     ) -> np.ndarray:
         """Classify images zero-shot.
 

@@ -15,7 +15,7 @@ from clip_jax.data.images.train_transforms import MEAN, STD, normalize
 from clip_jax.distributed.mesh import InFlight, batch_sharding, replicated
 from clip_jax.finite import finite_rows
 from clip_jax.models.clip import AbstractModel, normalize_features
-from clip_jax.pytrees import Params, PyTree
+from clip_jax.types import Params, PyTree
 
 Take = Callable[[np.ndarray], tuple[np.ndarray, ...]]  # indices of rows -> arrays of those rows
 Compiled = Callable[..., PyTree]  # (parameters, arrays) -> arrays

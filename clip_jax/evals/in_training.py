@@ -27,9 +27,9 @@ from clip_jax.evals.validation import validation_loss
 from clip_jax.evals.zero_shot import Row, class_embeddings, classify, prompt_tokens
 from clip_jax.models.clip import AbstractModel
 from clip_jax.plugins import load
-from clip_jax.pytrees import Params
 from clip_jax.storage.json_files import plain_json
 from clip_jax.storage.record_fields import check_fields
+from clip_jax.types import Params
 
 ROW_FIELDS = ("metric", "value", "low", "high", "examples", "chance")  # of an added evaluator
 RESERVED = ("zero_shot_mean", "retrieval", "validation")  # tasks that are no classification set

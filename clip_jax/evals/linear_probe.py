@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from clip_jax.evals.metrics import eleven_point_map, hits_at
-from clip_jax.pytrees import PyTree
+from clip_jax.types import PyTree
 
 L2_GRID = np.logspace(-6, 6, 97)  # 96 steps, eight per decade
 COARSE_STEP = 16  # two decades

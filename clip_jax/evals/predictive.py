@@ -32,7 +32,7 @@ from clip_jax.finite import finite_rows
 from clip_jax.losses.predictive import log_softmax_rows, row_losses
 from clip_jax.models.clip import AbstractModel
 from clip_jax.models.predictive import Prediction
-from clip_jax.pytrees import Params, PyTree
+from clip_jax.types import Params, PyTree
 
 Scores = dict[str, np.ndarray]  # variant -> [N, classes]
 Spelling = tuple[int, ...]  # tokens of a word

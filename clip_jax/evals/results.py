@@ -10,8 +10,8 @@ import numpy as np
 
 from clip_jax.errors import UserError, parse_json
 from clip_jax.evals import metrics
-from clip_jax.storage.json_files import JsonObject
 from clip_jax.storage.paths import read_text, write_text
+from clip_jax.types import JsonObject
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,9 +11,9 @@ from typing import Any
 from clip_jax.errors import UserError, parse_json
 from clip_jax.storage.paths import read_text, write_text
 from clip_jax.storage.record_fields import check_fields
+from clip_jax.types import JsonObject
 
 Json = Any  # a parsed JSON value; its shape is known to the reader of the record
-JsonObject = dict[str, Json]
 
 
 def write_json(path: Path, values: Mapping[str, object]) -> None:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 from clip_jax.errors import UserError
 from clip_jax.scaling.data.runs_table import LR_CHECK, is_check
-from clip_jax.storage.json_files import JsonObject, read_json, read_lines
+from clip_jax.storage.json_files import read_json, read_lines
 from clip_jax.storage.paths import as_path, write_bytes, write_text
 from clip_jax.storage.record_fields import NUMBER_COLUMNS
 from clip_jax.storage.records import PlannedRun
 from clip_jax.sweep.run_state import FAILURE, RunState
 from clip_jax.sweep.tried_values import judge, noise_of
 from clip_jax.train.run_directory import RESULT
+from clip_jax.types import JsonObject
 
 logger = logging.getLogger(__name__)
 

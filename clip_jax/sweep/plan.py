@@ -15,7 +15,7 @@ from clip_jax.config.presets import ladder, sized
 from clip_jax.config.sweep import LONGEST_WARMUP, SweepConfig
 from clip_jax.durations import duration_text
 from clip_jax.errors import ConfigError
-from clip_jax.storage.json_files import JsonObject
+from clip_jax.types import JsonObject
 
 if TYPE_CHECKING:
     pass

@@ -14,7 +14,7 @@ from clip_jax import flops
 from clip_jax.config.io import run_id, to_dict
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.errors import UserError
-from clip_jax.storage.json_files import JsonObject, read_lines, write_json
+from clip_jax.storage.json_files import read_lines, write_json
 from clip_jax.storage.paths import absolute, as_path, mkdir, write_text
 from clip_jax.sweep.directory import lock_sweep
 from clip_jax.sweep.launch.base import Engine, train_job
@@ -26,6 +26,7 @@ from clip_jax.sweep.search.config import METRIC_KEYS, SearchConfig, apply
 from clip_jax.sweep.search.samplers import propose, survivors
 from clip_jax.sweep.search.space import Setting, edge_warnings
 from clip_jax.sweep.search.trial import Trial
+from clip_jax.types import JsonObject
 
 logger = logging.getLogger(__name__)
 

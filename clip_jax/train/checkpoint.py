@@ -20,12 +20,12 @@ import jax
 from clip_jax.distributed.processes import all_processes, run_on_process_zero
 from clip_jax.errors import UserError
 from clip_jax.models.clip import AbstractModel
-from clip_jax.pytrees import Params, PyTree
 from clip_jax.storage.json_files import read_json
 from clip_jax.storage.paths import absolute, as_path, disk_errors, mkdir, move_tree
 from clip_jax.train.checksum import checksums, checksums_and_finite
 from clip_jax.train.run_directory import checkpoints_in
 from clip_jax.train.state import TrainState
+from clip_jax.types import Params, PyTree
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from clip_jax.pytrees import PyTree
+from clip_jax.types import PyTree
 
 
 def checksum(array: jax.Array) -> jax.Array:

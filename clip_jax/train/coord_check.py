@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from clip_jax.config import ModelConfig, OptimConfig
-from clip_jax.pytrees import Params, PyTree
+from clip_jax.types import Params, PyTree
 
 if TYPE_CHECKING:
     import jax

@@ -22,7 +22,7 @@ from clip_jax.distributed.mesh import batch_shards, constrain, on_mesh
 from clip_jax.losses.pairs import PairLoss, make_pair_loss
 from clip_jax.models.clip import AbstractModel, normalize_features
 from clip_jax.optim.stochastic_rounding import widen
-from clip_jax.pytrees import Params
+from clip_jax.types import Params
 
 Batch = dict[str, jax.Array]
 Auxiliary = tuple[jax.Array, Params]  # logit scale, running statistics

@@ -30,7 +30,6 @@ from clip_jax.finite import NotFinite
 from clip_jax.losses.pairs import PairLoss
 from clip_jax.models.clip import AbstractModel
 from clip_jax.optim.optimizer import make_optimizer
-from clip_jax.pytrees import Params
 from clip_jax.storage.paths import exists, local_scratch
 from clip_jax.storage.records import EvaluationRow, Measurement
 from clip_jax.train.anomalies import Anomaly, BatchStream, DataOffsets
@@ -57,6 +56,7 @@ from clip_jax.train.state import TrainState, abstract_state, init_state
 from clip_jax.train.step import Metrics, make_train_step, put_batch
 from clip_jax.train.timer import Clock
 from clip_jax.train.trackers import Tracker, open_tracker
+from clip_jax.types import Params
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from clip_jax.losses.predictive import vocabulary_loss
 from clip_jax.models.clip import batch_statistics
 from clip_jax.models.predictive import Prediction, Predictive
-from clip_jax.pytrees import Params
+from clip_jax.types import Params
 
 
 def predictive_loss(

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 
 from clip_jax.errors import ConfigError
-from clip_jax.pytrees import PyTree
+from clip_jax.types import PyTree
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from clip_jax._moved import names_of
 from clip_jax.config import RunConfig
 from clip_jax.config.io import as_begun, from_dict, run_id, to_dict
 from clip_jax.errors import ConfigError, UserError
-from clip_jax.storage.json_files import JsonObject, flatten, lines_text, parse_lines, read_json, read_lines, write_json
+from clip_jax.storage.json_files import flatten, lines_text, parse_lines, read_json, read_lines, write_json
 from clip_jax.storage.jsonl import JsonlWriter
 from clip_jax.storage.lease import open_lock
 from clip_jax.storage.lock import Busy, wait_until_silent
@@ -30,6 +30,7 @@ from clip_jax.storage.paths import as_path, disk_errors, exists, is_remote, list
 from clip_jax.storage.records import EvaluationRow, Event, MetricsRow, Status
 from clip_jax.train.extensions import EXTENSIONS, NONE, Extensions
 from clip_jax.train.run_result import INPUTS, RunResult
+from clip_jax.types import JsonObject
 
 HEARTBEAT_S = 5.0
 RESULT, STATUS, CHECKPOINTS = "result.json", "status.json", "checkpoints"

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field
 
-from clip_jax.storage.json_files import JsonObject
 from clip_jax.storage.record_fields import require_fields
 from clip_jax.storage.records import Event, ExtensionRecord, Inputs, Measurement, Split
+from clip_jax.types import JsonObject
 
 INPUTS = tuple(Inputs.__annotations__)
 

@@ -16,7 +16,7 @@ from clip_jax.config import RunConfig
 from clip_jax.distributed.mesh import replicated
 from clip_jax.errors import UserError
 from clip_jax.models.clip import AbstractModel
-from clip_jax.pytrees import Params, PyTree
+from clip_jax.types import Params, PyTree
 
 
 @jax.tree_util.register_dataclass

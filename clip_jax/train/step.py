@@ -19,7 +19,6 @@ from clip_jax.losses.predictive import caption_loss
 from clip_jax.models.clip import AbstractModel, batch_statistics, build, with_statistics
 from clip_jax.models.predictive import Prediction
 from clip_jax.optim.optimizer import apply_updates, learning_rate, loss_scale, make_optimizer
-from clip_jax.pytrees import Params
 from clip_jax.train.grad_cache import (
     Auxiliary,
     Batch,
@@ -31,6 +30,7 @@ from clip_jax.train.grad_cache import (
 )
 from clip_jax.train.objectives import predictive_loss
 from clip_jax.train.state import TrainState, abstract_state, state_shardings
+from clip_jax.types import Params
 
 Metrics = dict[str, jax.Array]
 METRICS = ("loss", "learning_rate", "grad_norm", "logit_scale")

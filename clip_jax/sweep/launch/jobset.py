@@ -13,11 +13,11 @@ from pathlib import Path
 from clip_jax.config.sweep import Resources
 from clip_jax.distributed.cluster import device_variables
 from clip_jax.errors import UserError, parse_json
-from clip_jax.storage.json_files import JsonObject
 from clip_jax.storage.paths import is_remote
 from clip_jax.sweep.launch.base import Job, run_command
 from clip_jax.sweep.launch.submission import read_submission
 from clip_jax.train.run_directory import SUBMISSION
+from clip_jax.types import JsonObject
 
 PROGRAM = ("clip-jax",)
 PORT = 8476  # of the coordinator, process 0

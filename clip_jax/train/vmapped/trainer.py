@@ -26,7 +26,6 @@ from clip_jax.distributed.mesh import replicated
 from clip_jax.errors import UserError
 from clip_jax.models.clip import AbstractModel
 from clip_jax.optim.optimizer import TRACEABLE, make_optimizer
-from clip_jax.pytrees import PyTree
 from clip_jax.train.anomalies import Anomaly, BatchStream, DataOffsets
 from clip_jax.train.context import build_context
 from clip_jax.train.grad_cache import Batch
@@ -38,6 +37,7 @@ from clip_jax.train.state import TrainState, state_shardings
 from clip_jax.train.step import Metrics, make_update
 from clip_jax.train.timer import Clock
 from clip_jax.train.vmapped.compatibility import check_compatible, family_id
+from clip_jax.types import PyTree
 
 FORMS = ("vmap", "map")  # the members' kernels batched into one, or executed one after the other
 
