@@ -17,7 +17,7 @@ from clip_jax.data.tokenizers.clip_bpe import ClipTokenizer
 from clip_jax.distributed.mesh import make_mesh
 from clip_jax.errors import ConfigError, UserError
 from clip_jax.evals.encode import Encoder
-from clip_jax.models.clip import build, init_params, normalise_features
+from clip_jax.models.clip import build, init_params, normalize_features
 from clip_jax.models.positions import resize_image_positions
 from clip_jax.pretrained.load import load_weights
 from clip_jax.pretrained.mapping import flatten
@@ -55,7 +55,7 @@ def test_a_run_is_a_model(base, pictures, tiny_run):
     assert images.shape == texts.shape == (2, tiny_run.model.embed_dim)
     np.testing.assert_allclose(np.linalg.norm(images, axis=1), 1, atol=1e-5)
     pixels = normalize(model.preprocess.batch(pictures), model.preprocess.mean, model.preprocess.std)
-    np.testing.assert_allclose(normalise_features(model.module.encode_image(pixels)), images, atol=1e-5)
+    np.testing.assert_allclose(normalize_features(model.module.encode_image(pixels)), images, atol=1e-5)
     shares = model.classify(pictures, ["red", "blue", "green"], ["a {c}.", "the {c}."])
     np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-6)
     with pytest.raises(UserError, match="at least two"):

@@ -21,7 +21,7 @@ from clip_jax.config import RunConfig
 from clip_jax.data.images.train_transforms import normalize
 from clip_jax.distributed.mesh import batch_shards, constrain, on_mesh
 from clip_jax.losses.pairs import PairLoss, make_pair_loss
-from clip_jax.models.clip import normalise_features
+from clip_jax.models.clip import normalize_features
 from clip_jax.optim.stochastic_rounding import widen
 
 Batch = dict[str, jax.Array]
@@ -93,7 +93,7 @@ def make_accumulated_gradients(
         model = nnx.merge(built.graphdef, map_tower(params, freeze, jax.lax.stop_gradient))
         images = normalize(piece["images"], config.pixels.mean, config.pixels.std)
         image = model.encode_image(images, train=freeze != "image", rng=piece["keys"])
-        return normalise_features(image), normalise_features(model.encode_text(piece["tokens"]))
+        return normalize_features(image), normalize_features(model.encode_text(piece["tokens"]))
 
     def from_embeddings(params: Any, image: jax.Array, text: jax.Array) -> tuple[jax.Array, jax.Array]:
         scale, bias = nnx.merge(built.graphdef, params).scale_and_bias()
