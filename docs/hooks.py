@@ -1,7 +1,7 @@
 """Complete the site while MkDocs builds it: files from outside ``docs/``, generated references, and their links.
 
-A page lies in the site where it lies in the repository, without ``docs/``; the home page is ``README.md``. So a relative
-link works on a code host and in the site alike: `relink` only removes the difference.
+A page lies in the site where it lies in the repository, without ``docs/``; the home page is ``README.md``. So a
+relative link works on a code host and in the site alike: `relink` only removes the difference.
 
 A line ``<!-- generated: NAME -->`` is replaced by the output of ``GENERATED[NAME]`` (`expand`).
 """
@@ -33,8 +33,9 @@ def commands() -> str:
 
     sections = []
     for parser, depth in _parsers(make_parser()):
-        usage = parser.format_usage().removeprefix("usage: ").rstrip()
-        lines = [f"{'#' * depth} {parser.prog}", "", _escaped(parser.description), "", "```text", usage, "```", ""]
+        lines = [f"{'#' * depth} {parser.prog}", "", _escaped(parser.description), ""]
+        if not parser._subparsers:
+            lines += ["```text", parser.format_usage().removeprefix("usage: ").rstrip(), "```", ""]
         options = [a for a in parser._actions if not isinstance(a, (argparse._HelpAction, argparse._SubParsersAction))]
         if options:
             lines += ["| argument | meaning |", "|---|---|", *map(_option_row, options)]
@@ -55,12 +56,11 @@ def _parsers(parser: argparse.ArgumentParser, depth: int = 2) -> Iterator[tuple[
 
 def _option_row(action: argparse.Action) -> str:
     metavar = action.metavar if isinstance(action.metavar, str) else action.dest.upper()
-    values = "" if action.nargs == 0 else ("=" + ("|".join(action.choices) if action.choices else metavar))
+    values = "" if action.nargs == 0 else "=" + ("|".join(action.choices) if action.choices else metavar)
     name = ", ".join(f"{option}{values}" for option in action.option_strings) or metavar
-    meaning = (action.help or "") % {"default": action.default}
-    if action.required and action.option_strings:
-        meaning = "Required. " + meaning
-    return f"| `{name}` | {_escaped(meaning)} |".replace("|", "\\|").replace("\\|", "|", 1)[:-2] + "|"
+    required = "Required. " if action.required and action.option_strings else ""
+    cells = (f"`{name}`", required + _escaped((action.help or "") % {"default": action.default}))
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _escaped(text: str | None) -> str:
@@ -143,7 +143,7 @@ def expand(text: str) -> str:
 
 
 def site_path(path: str) -> str:
-    """Return where a file of the repository lies in the site: ``docs/x.md`` at ``x.md``, ``README.md`` at ``index.md``."""
+    """Return where a file of the repository lies in the site: ``docs/x.md`` at ``x.md``, the README at ``index.md``."""
     if path == "README.md":
         return "index.md"
     return path.removeprefix("docs/")

@@ -230,9 +230,13 @@ def test_source_path_inverts_site_path():
 def test_expand_lists_commands_fields_and_laws():
     names = ("commands", "config-fields", "laws", "mup-table", "record-fields")
     text = hooks.expand("\n".join(f"<!-- generated: {name} -->" for name in names))
-    for part in ("## clip-jax train", "### clip-jax sweep forecast", "`--at=FLOPS`", "`optim.peak_lr`", "## `chinchilla`",
-                 "`residual_in`", "### `result.json`"):  # fmt: skip
+    for part in (
+        "## clip-jax train", "### clip-jax sweep forecast", "| `--at=FLOPS` | ", "`optim.peak_lr`", "## `chinchilla`",
+        "`residual_in`", "### `result.json`", "| `--form=vmap\\|map` | ",
+    ):  # fmt: skip
         assert part in text, part
+    rows = [re.sub(r"`[^`]*`", "", row) for row in text.splitlines() if row.startswith("|")]
+    assert {row.replace("\\|", "").count("|") for row in rows} == {3, 4, 5}
     assert "<!--" not in text
 
 
