@@ -45,7 +45,8 @@ def _overrides(extra: list[str], allowed: bool) -> dict[str, str]:
     return overrides
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of every command."""
     parser = CommandParser(prog="clip-jax", description="Scaling-law experiments with CLIP.", allow_abbrev=False)
     verbs = parser.add_subparsers(dest="verb", required=True, parser_class=CommandParser)
 
@@ -355,7 +356,7 @@ def _fit(args: argparse.Namespace) -> None:
 
 
 def _run(argv: list[str] | None) -> int:
-    args, extra = _parser().parse_known_args(argv)
+    args, extra = make_parser().parse_known_args(argv)
     takes_fields = args.verb == "train" or (args.verb == "sweep" and args.action in CONFIGURED)
     overrides = _overrides(extra, takes_fields)
     if args.verb in ("train", "family", "eval"):
