@@ -57,6 +57,7 @@ def run_sweep(
     plan = plan_of(config)
     engine = engine or open_engine(config, root)
     with contextlib.closing(lock_sweep(config, root)):
+        logger.info("sweep directory: %s", root)
         echo(plan.table())
         return _stages(_Sweep(config, root, list(plan.cells), echo, engine), plan)
 

@@ -1,19 +1,13 @@
-"""What a user watches while a run trains: the progress line and Weights & Biases.
-
-Neither is the record of the run; losing them loses no data.
-"""
+"""Trackers show a run's metrics elsewhere: Weights & Biases. None is the record of the run; losing it loses no data."""
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol
 
 from clip_jax.config import RunConfig
 from clip_jax.config.io import run_id, to_dict
-from clip_jax.durations import clock_text
 from clip_jax.errors import UserError
 from clip_jax.storage.paths import absolute, local_scratch, mkdir
 from clip_jax.train.extensions import Callback
@@ -147,42 +141,3 @@ def open_tracker(
         return NoTracker()
     tracker: Tracker = NoTracker() if config.wandb == "disabled" else WandbTracker(config, run_dir)
     return CallbackTracker(tracker, callbacks) if callbacks else tracker
-
-
-class Progress:
-    """Progress line of a run: rewritten in place on a terminal, else one line per logged step."""
-
-    def __init__(self, steps: int, start: int, *, stream: TextIO | None = None, shown: bool = True) -> None:
-        self.steps, self.start, self.shown = steps, start, shown
-        self.stream = stream or sys.stderr
-        self.live = self.stream.isatty()
-        self.began = time.monotonic()
-        self.width = 0
-
-    def text(self, step: int, loss: float, samples_per_s: float | None, mfu: float | None) -> str:
-        """Return the line."""
-        filled = 20 * step // self.steps
-        elapsed = time.monotonic() - self.began
-        left = clock_text(elapsed * (self.steps - step) / max(step - self.start, 1))
-        speed = "?" if samples_per_s is None else f"{samples_per_s:,.0f}"
-        use = "unknown" if mfu is None else f"{mfu:.1%}"
-        return (
-            f"{'#' * filled}{'.' * (20 - filled)} {step}/{self.steps}  loss {loss:.4f}  "
-            f"{speed} samples/s  MFU {use}  {left} left"
-        )
-
-    def show(self, step: int, loss: float, samples_per_s: float | None, mfu: float | None) -> None:
-        """Print the line."""
-        if not self.shown:
-            return
-        line = self.text(step, loss, samples_per_s, mfu)
-        end = "\r" if self.live else "\n"
-        self.stream.write(line.ljust(self.width) + end)
-        self.stream.flush()
-        self.width = len(line) if self.live else 0
-
-    def close(self) -> None:
-        """End the line, so that it stays on the terminal."""
-        if self.shown and self.live and self.width:
-            self.stream.write("\n")
-            self.stream.flush()

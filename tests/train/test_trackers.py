@@ -1,27 +1,11 @@
-"""Progress line and Weights & Biases."""
+"""Weights & Biases."""
 
 import dataclasses
-import io
 
 import pytest
 from PIL import Image
 
-from clip_jax.train.trackers import NoTracker, Progress, open_tracker, sweep_of, track_law
-
-
-def test_the_line_says_all():
-    out = io.StringIO()
-    progress = Progress(100, 0, stream=out)
-    progress.show(50, 1.23456, 1234.0, 0.456)
-    assert "50/100" in out.getvalue()
-    assert all(word in out.getvalue() for word in ("loss 1.2346", "1,234 samples/s", "MFU 45.6%", "left"))
-    assert "MFU unknown" in progress.text(50, 1.0, None, None)
-
-
-def test_hidden_means_silent():
-    out = io.StringIO()
-    Progress(10, 0, stream=out, shown=False).show(5, 1.0, 1.0, None)
-    assert out.getvalue() == ""
+from clip_jax.train.trackers import NoTracker, open_tracker, sweep_of, track_law
 
 
 def test_disabled_is_nothing(tiny_run, tmp_path):
