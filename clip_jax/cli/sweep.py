@@ -123,10 +123,11 @@ def run_action(args: argparse.Namespace, overrides: dict[str, str]) -> None:
 
 def _plan_or_run(args: argparse.Namespace, config: SweepConfig, root: Path) -> None:
     from clip_jax.sweep.driver import render, run_sweep
-    from clip_jax.sweep.plan import plan_of
+    from clip_jax.sweep.plan import plan_of, training_pairs
+    from clip_jax.sweep.run_times import times_in
 
     if args.action == "plan":
-        print(plan_of(config).table())
+        print(plan_of(config).table(times_in(root), training_pairs(config)))
     elif args.action == "preflight":
         from clip_jax.sweep.plan import setting_checks
         from clip_jax.sweep.preflight.preflight import preflight

@@ -52,6 +52,7 @@ def _row(cell: PlannedRun, run: RunState) -> dict[str, object]:
         return {**row, **planned, "state": state, "reason": reason, "final": False}
     row |= {"state": result.state, "reason": result.exit_reason, "final": result.final}
     row |= {k: result[k] for k in (*RESULT_COLUMNS, *LATER_COLUMNS)}
+    row |= {"passes": result.samples_seen / result.unique_samples if result.unique_samples else None}
     row |= _settings(result.config)
     train = (result.data or {}).get("train")
     if train and train.get("digest"):

@@ -24,9 +24,9 @@ from clip_jax.sweep.launch.base import Engine, Job, train_job
 from clip_jax.sweep.launch.reconcile import Outcome, reconcile
 from clip_jax.sweep.launch.registry import open_engine
 from clip_jax.sweep.launch.submission import JobState, requeue, set_aside_corrupt
-from clip_jax.sweep.plan import Cell, SweepPlan, make_cell, plan_of, setting_checks
+from clip_jax.sweep.plan import Cell, SweepPlan, make_cell, plan_of, setting_checks, training_pairs
 from clip_jax.sweep.run_state import CANCELLED, RunState
-from clip_jax.sweep.run_times import fit_times, time_left
+from clip_jax.sweep.run_times import fit_times, time_left, times_in
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def run_sweep(
     engine = engine or open_engine(config, root)
     with contextlib.closing(lock_sweep(config, root)):
         logger.info("sweep directory: %s", root)
-        echo(plan.table())
+        echo(plan.table(times_in(root), training_pairs(config)))
         return _stages(_Sweep(config, root, list(plan.cells), echo, engine), plan)
 
 
@@ -77,7 +77,7 @@ def render(config: SweepConfig, sweep_dir: str | Path) -> str:
         engine.render(f"clip-dry-run-{i}", jobs[i : i + engine.max_jobs_per_submit])
         for i in range(0, len(jobs), engine.max_jobs_per_submit)
     ]
-    return plan.table() + "\n\n" + "\n".join(parts)
+    return plan.table(times_in(root), training_pairs(config)) + "\n\n" + "\n".join(parts)
 
 
 def jobs_of(groups: Sequence[tuple[Cell, ...]], root: Path) -> list[tuple[Job, tuple[Cell, ...]]]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clip_jax.durations import duration_text
-from clip_jax.storage.records import PlannedRun
+from clip_jax.storage.paths import exists
+from clip_jax.sweep.collect import cells_of
 from clip_jax.sweep.run_state import RunState
 
 
@@ -59,7 +60,9 @@ def time_left(seconds: Iterable[float], slots: int) -> float:
     return max([sum(each) / slots, *each])
 
 
-def measured_times(root: Path, cells: Sequence[PlannedRun]) -> RunTimes | None:
-    """Return the times of a sweep's finished runs; None without one."""
-    results = [(c["flops"], RunState.read(root / "runs" / c["run_id"]).result) for c in cells]
+def times_in(root: Path) -> RunTimes | None:
+    """Return the times of the finished runs of a sweep's directory; None without one."""
+    if not exists(root / "plan.json"):
+        return None
+    results = [(cell["flops"], RunState.read(root / "runs" / cell["run_id"]).result) for cell in cells_of(root)]
     return fit_times([(flops, result.wall_s) for flops, result in results if result is not None])
