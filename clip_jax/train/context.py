@@ -35,11 +35,12 @@ class TrainContext:
     data: dict[str, Split]  # split -> what `inputs.describe` returns, for the run's records
 
 
-def build_context(config: RunConfig, *, may_share: bool = False) -> TrainContext:
+def build_context(config: RunConfig, where: str = "", *, may_share: bool = False) -> TrainContext:
     """Open the devices, data and abstract model that a run needs, and log them, with notes on the data.
 
     Args:
       config: the run.
+      where: a line on the run's directory, logged first, once it is known that the run fits the devices.
       may_share: see `data.open.open_splits`.
 
     Raises:
@@ -47,9 +48,11 @@ def build_context(config: RunConfig, *, may_share: bool = False) -> TrainContext
     """
     check_devices(os.environ)
     mesh = make_mesh(config.mesh)
-    log_model(config.model, mesh)
     check_batch(config.batch_size, mesh)
     check_memory(config, mesh)
+    if where and jax.process_index() == 0:
+        logger.info("%s", where)
+    log_model(config.model, mesh)
     enable_compile_cache()
     source, held_out = open_splits(config.data, config.model.image.image_size, may_share=may_share)
     notes = data_notes(config.data, source, held_out)

@@ -129,10 +129,8 @@ def train(
     config = directory.config  # as the run began
     if broadcast_from_process_zero(directory.result() is not None) and (done := directory.result()) is not None:
         return done
-    if writer:
-        logger.info("run directory: %s", directory.path)
     with clock.measure("start"):
-        context = build_context(config, may_share=directory.may_share)
+        context = build_context(config, f"run directory: {directory.path}", may_share=directory.may_share)
     with (
         run_session(config, directory, clock, context, make_evaluator, start_from, profile, extensions) as run,
         stop_requests() as stop,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -39,8 +38,6 @@ from clip_jax.train.step import Metrics, make_update
 from clip_jax.train.timer import Clock
 from clip_jax.train.vmapped.compatibility import check_compatible, family_id
 from clip_jax.types import PyTree
-
-logger = logging.getLogger(__name__)
 
 FORMS = ("vmap", "map")  # the members' kernels batched into one, or executed one after the other
 
@@ -167,9 +164,9 @@ def train_vmapped(
     open_ = [i for i in range(len(directories)) if i not in outcome]
     if not open_:
         return [outcome[i] for i in range(len(configs))]
-    logger.info("run directories: %s", ", ".join(str(directories[i].path) for i in open_))
+    where = "run directories: " + ", ".join(str(directories[i].path) for i in open_)
     with clock.measure("start"):
-        context = build_context(configs[0], may_share=all(directories[i].may_share for i in open_))
+        context = build_context(configs[0], where, may_share=all(directories[i].may_share for i in open_))
         if context.mesh.size > 1:
             raise UserError(
                 field="mesh",
