@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -42,10 +43,22 @@ def test_user_error_with_message_alone_has_empty_attributes():
         ({"field": "--x", "value": 0, "reason": "too small", "hint": "give 4"}, "--x=0: too small; give 4"),
         ({"field": "t.csv", "reason": "has no rows"}, "t.csv: has no rows"),
         ({"reason": "no arm"}, "no arm"),
+        ({"source": "c.json", "field": "a.b", "value": "x", "reason": "must be y"}, "c.json: a.b='x': must be y"),
+        ({"field": "--x", "value": "a b", "reason": "unknown"}, "--x=a b: unknown"),
+        ({"field": "f", "value": None, "reason": "missing"}, "f=None: missing"),
+        ({"field": Path("t.csv"), "reason": "empty"}, "t.csv: empty"),
     ],
 )
 def test_user_error_without_message_is_composed_in_one_line(given, line):
     assert str(UserError(**given)) == line
+
+
+def test_user_error_at_a_source_keeps_its_class_and_attributes():
+    error = ConfigError(field="a", value=1, reason="too small").at("s.json")
+    assert type(error) is ConfigError
+    assert str(error) == "s.json: a=1: too small"
+    assert (error.source, error.field, error.value, error.reason) == ("s.json", "a", 1, "too small")
+    assert error.at("t").source == "t: s.json"
 
 
 @pytest.mark.parametrize(

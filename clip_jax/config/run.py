@@ -272,11 +272,16 @@ class DistributedConfig:
         for name in ("heartbeat_s", "start_s"):
             at_least(f"distributed.{name}", getattr(self, name), 1)
         if self.coordinator not in ("", "auto") and not self.coordinator.rpartition(":")[2].isdecimal():
-            raise ConfigError(f"distributed.coordinator={self.coordinator!r}: must be host:port, or auto")
+            raise ConfigError(
+                field="distributed.coordinator", value=self.coordinator, reason="must be HOST:PORT or auto"
+            )
         if self.coordinator == "auto" and (self.processes, self.process) != (0, -1):
-            raise ConfigError("distributed.processes, distributed.process: ignored with distributed.coordinator='auto'")
+            raise ConfigError(
+                field="distributed.processes, distributed.process", reason="ignored with distributed.coordinator='auto'"
+            )
         if self.processes and self.process >= self.processes:
-            raise ConfigError(f"distributed.process={self.process}: must be below processes={self.processes}")
+            reason = f"must be below distributed.processes={self.processes}"
+            raise ConfigError(field="distributed.process", value=self.process, reason=reason)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,9 @@ def zero_shot_sets(config: RunConfig, entries: tuple[str, ...]) -> list[Classifi
 
             sets += zero_shot_tasks(config.data.scenes, size, limit or 2000)
         elif not Path(entry).is_dir():
-            raise UserError(f"evals.zero_shot, evals.controls: {entry}: no such folder, nor the word scenes")
+            raise UserError(
+                field="evals.zero_shot, evals.controls", value=entry, reason="must be a folder or the word scenes"
+            )
         else:
             sets.append(load_classification_set(entry, size, limit, pixels=config.pixels))
     return sets
@@ -134,7 +136,7 @@ def make_evaluator(config: RunConfig, built: Any, mesh: Mesh, held_out: Source, 
     sets = counted + zero_shot_sets(config, config.evals.controls)
     names = [s.name for s in sets]
     if len(set(names)) < len(names):
-        raise UserError(f"evals.zero_shot, evals.controls: two tasks share a name ({', '.join(names)})")
+        raise UserError(field="evals.zero_shot, evals.controls", value=names, reason="two tasks have the same name")
     kind = ContrastiveEvaluation if config.model.objective == "contrastive" else PredictiveEvaluation
     measure = kind(config, built, mesh, held_out, tokenizer, sets)
     return Evaluator(measure, counted, measure.flops)

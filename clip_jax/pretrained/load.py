@@ -139,7 +139,7 @@ def save_weights(weights: Weights, folder: str | Path, layout: str = "open_clip"
             names[0]: transformers.config_to(weights.config),
         }
     else:
-        raise UserError(f"layout={layout!r}: must be open_clip or transformers")
+        raise UserError(field="layout", value=layout, reason="must be open_clip or transformers")
     tensors = mapping.write(weights.params, layouts.entries_for(layout, weights.config))
     with disk_errors(folder):
         mkdir(folder)

@@ -153,7 +153,7 @@ def run_session(
         clock.add(directory.seconds_before)
         try:
             if config.init_from.source and start_from is None:
-                raise UserError("init_from: needs train(..., start_from=clip_jax.inference.start_from)")
+                raise UserError(field="init_from.source", reason="needs train(…, start_from=inference.start_from)")
             load_init = functools.cache(lambda: start_from(config) if start_from and config.init_from.source else None)
             with clock.measure("start"):
                 run_on_process_zero(lambda: check_data(directory, context.data))

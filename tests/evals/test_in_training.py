@@ -11,9 +11,10 @@ from clip_jax.config import MeshConfig
 from clip_jax.data.open import open_source
 from clip_jax.data.pipeline.loader import learn_tokenizer
 from clip_jax.distributed.mesh import make_mesh
-from clip_jax.errors import UserError
 from clip_jax.evals.in_training import make_evaluator, mean_error, zero_shot_sets
 from clip_jax.models.clip import build, init_params
+
+from ..user_errors import raises_user_error
 
 
 def test_every_task_is_measured_and_summed_up(tiny_run):
@@ -58,9 +59,9 @@ def test_a_missing_folder_and_a_repeated_task_are_named(tiny_run):
     def suite(**change):
         return dataclasses.replace(tiny_run, evals=dataclasses.replace(tiny_run.evals, **change))
 
-    with pytest.raises(UserError, match="evals.zero_shot, evals.controls: nowhere"):
+    with raises_user_error(field="evals.zero_shot, evals.controls", value="nowhere"):
         prepared(suite(controls=("nowhere",)))
-    with pytest.raises(UserError, match="share a name"):
+    with raises_user_error(field="evals.zero_shot, evals.controls", reason="same name"):
         prepared(suite(controls=("scenes",)))
 
 

@@ -214,7 +214,7 @@ def test_a_spike_by_policy(run, poison, trained_on, final_params, tmp_path):
 def test_an_evaluation_that_is_not_finite_is_a_fault_of_the_run(tiny_run, tmp_path):
     def make_evaluator(*_):
         def evaluate(params):
-            raise NotFinite.at("embedding", 3, "pets: picture 3")
+            raise NotFinite.of_row("embedding", 3, "pets: picture 3")
 
         return evaluate
 

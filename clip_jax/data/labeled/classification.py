@@ -14,7 +14,7 @@ from clip_jax.data.labeled.class_names import read_names, read_templates
 from clip_jax.data.sources.base import BrokenRecord
 from clip_jax.data.sources.shard_list import shards_of
 from clip_jax.data.sources.webdataset import Shards
-from clip_jax.errors import UserError, short
+from clip_jax.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class ClassificationSet:
 
 def _needed(path: Path, read: Callable[[Path], tuple[str, ...]]) -> tuple[str, ...]:
     if not path.is_file():
-        raise UserError(f"{path}: no such file; a classification set needs it")
+        raise UserError(field=path, reason="no such file, and a classification set needs it")
     lines = read(path)
     if not any(lines):
-        raise UserError(f"{path}: is empty")
+        raise UserError(field=path, reason="is empty")
     return lines
 
 
@@ -66,10 +66,9 @@ def load_classification_set(
             images[row] = decode(shards.image(i), image_size, pixels=pixels)
             text = shards.member(i, "cls")
         except BrokenRecord as error:
-            message = str(error)
-            raise UserError(message if str(path) in message else f"{shards.name(i)}: {message}") from None
+            raise (error if error.field else error.at(shards.name(i))) from None
         text = text.strip()
         if not (text.isascii() and text.isdigit() and len(text) < 10) or int(text) >= len(names):
-            raise UserError(f"{shards.name(i)}: label {short(text)} must be 0 to {len(names) - 1}")
+            raise UserError(source=shards.name(i), field="label", value=text, reason=f"must be 0 to {len(names) - 1}")
         labels[row] = int(text)
     return ClassificationSet(path.name, images, labels, names, templates)

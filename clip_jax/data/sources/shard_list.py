@@ -25,7 +25,7 @@ def expand_braces(text: str) -> list[str]:
     for name in _expand(text, text):
         names.append(name)
         if len(names) > MAX_NAMES:
-            raise ConfigError(f"data.paths: {text!r} names more than {MAX_NAMES:,} files")
+            raise ConfigError(field="data.paths", value=text, reason=f"names more than {MAX_NAMES:,} files")
     return names
 
 
@@ -33,7 +33,7 @@ def _expand(text: str, whole: str) -> Iterator[str]:
     begin = text.find("{")
     if begin < 0:
         if "}" in text:
-            raise ConfigError(f"data.paths: {whole!r} has unbalanced braces")
+            raise ConfigError(field="data.paths", value=whole, reason="has unbalanced braces")
         yield text
         return
     depth, cuts = 0, [begin]
@@ -46,7 +46,7 @@ def _expand(text: str, whole: str) -> Iterator[str]:
         if letter == "}" and depth == 0:
             break
     if depth != 0:
-        raise ConfigError(f"data.paths: {whole!r} has unbalanced braces")
+        raise ConfigError(field="data.paths", value=whole, reason="has unbalanced braces")
     head, tail = text[:begin], text[cuts[-1] + 1 :]
     choices = [text[a + 1 : b] for a, b in itertools.pairwise(cuts)]
     for choice in choices:
@@ -59,11 +59,13 @@ def _range(text: str, whole: str) -> Iterator[str]:
     match = _RANGE.fullmatch(text)
     if match is None:
         raise ConfigError(
-            f"data.paths: {{{text}}} in {whole!r} must be a range like {{000..127}} or a list like {{a,b}}"
+            field="data.paths",
+            value=whole,
+            reason=f"{{{text}}} must be a range like {{000..127}} or a list like {{a,b}}",
         )
     first, last = int(match[1]), int(match[2])
     if last < first:
-        raise ConfigError(f"data.paths: {{{text}}} in {whole!r} is descending")
+        raise ConfigError(field="data.paths", value=whole, reason=f"the range {{{text}}} is descending")
     return (str(n).zfill(len(match[1])) for n in range(first, last + 1))
 
 
@@ -104,7 +106,7 @@ def _shards(path: str, split: str) -> list[str]:
     if path.endswith(".tar") or (_exists(path) and remote.local_path(path).is_file()):
         return [path]
     if not remote.is_url(path) and not _exists(path):
-        raise UserError(f"{path}: no such file or folder (data.paths)")
+        _none(path, "no such file or folder")
     whole = path.rstrip("/")
     if shards := _sorted(remote.glob(f"{whole}/{split}", "*.tar")):
         return shards
@@ -112,13 +114,13 @@ def _shards(path: str, split: str) -> list[str]:
     flat = _sorted(remote.glob(whole, "*.tar"))
     if flat and not splits:
         return flat
-    hint = f"; {len(flat)} shards lie in the folder itself: {whole}/*.tar names them" if flat else ""
-    return _none(f"{whole}/{split}", f"no .tar shards there; splits found: {', '.join(splits) or 'none'}{hint}")
+    hint = f"{len(flat)} shards lie in the folder itself: {whole}/*.tar names them" if flat else ""
+    return _none(f"{whole}/{split}", f"holds no .tar shards; the splits are {', '.join(splits) or 'none'}", hint)
 
 
 def _sorted(paths: list[str]) -> list[str]:
     return sorted(paths, key=lambda p: (len(p), p))
 
 
-def _none(path: str, reason: str) -> NoReturn:
-    raise UserError(f"{path}: {reason}", field="data.paths", value=path, reason=reason)
+def _none(path: str, reason: str, hint: str = "") -> NoReturn:
+    raise UserError(field="data.paths", value=path, reason=reason, hint=hint or None)
