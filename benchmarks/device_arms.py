@@ -345,7 +345,7 @@ def families(section: Section) -> None:
 
 
 def data(section: Section) -> None:
-    missing = [m for m in ("grain", "PIL", "instant_clip_tokenizer") if importlib.util.find_spec(m) is None]
+    missing = [m for m in ("grain", "PIL", "tokenizers") if importlib.util.find_spec(m) is None]
     if missing:
         section.say("", skipped=f"{', '.join(missing)}: not installed")
         return

@@ -6,8 +6,10 @@ Needs the extra ``parity`` (torch, transformers, open_clip); skipped without.
 
 import dataclasses
 import json
+import random
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import jax
@@ -172,6 +174,20 @@ def test_texts_are_cleaned_as_open_clip_does():
     for text in (c["text"] for c in cases):
         assert clean_text(text, "canonicalize") == _clean_canonicalize(text)
         assert clean_text(text, "lower") == _clean_lower(text)
+
+
+def test_clip_tokenizer_random_texts_have_open_clips_ids():
+    pytest.importorskip("open_clip")
+    from open_clip.tokenizer import SimpleTokenizer
+
+    from clip_jax.data.tokenizers.clip_bpe import clean, published_tokenizer
+
+    reference, draw = SimpleTokenizer(), random.Random(0)
+    often = [*"'sStTrReEvVmMlLdDſ 1²½!<>_-\t\n&;#aé東\u0345ª", "&amp;", "&lt;", "&#39;"]
+    others = [chr(n) for n in range(0x110000) if unicodedata.ucd_3_2_0.category(chr(n)) not in ("Cn", "Cs")]
+    for _ in range(20_000):
+        text = "".join(draw.choice(often if draw.random() < 0.8 else others) for _ in range(draw.randint(1, 12)))
+        assert published_tokenizer().encode(clean(text)).ids == reference.encode(text), text
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:FutureWarning")

@@ -1,28 +1,35 @@
-"""CLIP's published BPE with 49,408 entries, by the package ``instant-clip-tokenizer``.
+"""CLIP's published BPE with 49,408 entries, built from OpenAI's merges (``clip_merges.txt``, MIT License).
 
-The package splits and merges; text cleaning is done here: mojibake (ftfy), HTML entities, lower case, single spaces,
-and the two special tokens where they are spelled out in a text.
+The tokenizers library splits and merges; text is cleaned here: mojibake (ftfy), HTML entities, lower case, single
+spaces.
 """
 
 from __future__ import annotations
 
+import functools
 import html
 import json
-import re
 from collections.abc import Iterable
+from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from clip_jax.errors import ConfigError
 from clip_jax.storage.paths import write_text
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
 FORMAT = "clip published BPE 1"
 VOCAB_SIZE = 49_408
 START, END = 49_406, 49_407
 SPECIAL = {"<|startoftext|>": START, "<|endoftext|>": END}
-_SPLIT = re.compile("(" + "|".join(map(re.escape, SPECIAL)) + ")")
+END_OF_WORD = "</w>"
+# Words as CLIP splits them: English contractions, letters, single digits, runs of anything else. The released code
+# ignores case: the long s is an s, and the iota below (U+0345), a mark whose capital is a letter, is in no word.
+WORDS = r"'[sſ]|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}\x{345}]+"
 
 
 def repair_text(text: str) -> str:
@@ -35,6 +42,40 @@ def repair_text(text: str) -> str:
 def clean(text: str) -> str:
     """Repair a text, collapse whitespace, convert to lower case."""
     return " ".join(repair_text(text).split()).lower()
+
+
+def _bytes_in_order() -> list[str]:
+    """Return the 256 characters that stand for bytes in byte-level BPE, in the order of their ids.
+
+    Bytes that print in Latin-1 come first and stand for themselves; the others follow as U+0100, U+0101, …
+    """
+    printed = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    return [*map(chr, printed), *(chr(256 + n) for n in range(256 - len(printed)))]
+
+
+@functools.cache
+def published_tokenizer() -> Tokenizer:
+    """Build CLIP's tokenizer as an object of the tokenizers library, from the published merges.
+
+    It expects cleaned text (`clean`) and adds neither start nor end token.
+    """
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+
+    lines = (files("clip_jax.data.tokenizers") / "clip_merges.txt").read_text(encoding="utf-8").splitlines()
+    merges = [(left, right) for left, right in (line.split() for line in lines[1:])]
+    letters = _bytes_in_order()
+    tokens = [*letters, *(c + END_OF_WORD for c in letters), *(left + right for left, right in merges), *SPECIAL]
+    model = models.BPE(
+        vocab={token: n for n, token in enumerate(tokens)}, merges=merges, end_of_word_suffix=END_OF_WORD
+    )  # fmt: skip
+    tokenizer = Tokenizer(model)
+    words = pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(text, normalized=False) for text in SPECIAL])
+    return tokenizer
 
 
 class ClipTokenizer:
@@ -50,22 +91,14 @@ class ClipTokenizer:
             if not isinstance(value, int) or not low <= value <= high:
                 reason = f"must be a whole number from {low} to {high}"
                 raise ConfigError(field=name, value=value, reason=reason)
-        from instant_clip_tokenizer import Tokenizer as Library
-
-        self._library: Any = Library()
+        self._library = published_tokenizer()
         self.context_length, self.pad_id = context_length, pad_id
-
-    def _ids(self, text: str) -> list[int]:
-        out: list[int] = []
-        for piece in _SPLIT.split(clean(text)):
-            out += [SPECIAL[piece]] if piece in SPECIAL else self._library.encode(piece)
-        return out
 
     def encode(self, texts: list[str]) -> np.ndarray:
         """Tokenize texts: int32 [N, T]. Note that id 0, the padding, is also the token "!"."""
         out = np.full((len(texts), self.context_length), self.pad_id, np.int32)
-        for row, text in enumerate(texts):
-            ids = [START, *self._ids(text), END][: self.context_length]
+        for row, encoding in enumerate(self._library.encode_batch_fast([clean(text) for text in texts])):
+            ids = [START, *encoding.ids, END][: self.context_length]
             ids[-1] = END
             out[row, : len(ids)] = ids
         return out
@@ -78,7 +111,7 @@ class ClipTokenizer:
                 break
             if token != START:
                 ids.append(token)
-        return self._library.decode(ids).strip()
+        return self._library.decode(ids, skip_special_tokens=False).replace(END_OF_WORD, " ").strip()
 
     def save(self, path: Path) -> None:
         """Write what `load_tokenizer` needs: the vocabulary's name and the context length."""

@@ -1,6 +1,8 @@
 """The published vocabulary against 200 strings of the reference tokenizer."""
 
+import hashlib
 import json
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,8 @@ from clip_jax.errors import ConfigError
 
 from ...user_errors import raises_user_error
 
-GOLD = json.loads((Path(__file__).parents[2] / "parity" / "tokenizer.json").read_text())
+PARITY = Path(__file__).parents[2] / "parity"
+GOLD = json.loads((PARITY / "tokenizer.json").read_text())
 
 
 def test_all_golden_strings_are_exact():
@@ -23,6 +26,24 @@ def test_all_golden_strings_are_exact():
         ids = case["ids"]
         assert row[: len(ids)].tolist() == ids, case["text"]
         assert not row[len(ids) :].any()
+
+
+@pytest.mark.thorough
+def test_every_code_point_gives_the_reference_ids():
+    wanted = json.loads((PARITY / "tokenizer_code_points.json").read_text())
+    old = unicodedata.ucd_3_2_0  # the one version of Unicode that every Python knows
+    points = [chr(n) for n in range(0x110000) if old.category(chr(n)) not in ("Cn", "Cs")]
+    digest = hashlib.sha256()
+    for first in range(0, len(points), 10_000):
+        rows = ClipTokenizer(77).encode([wanted["text"].format(c=c) for c in points[first : first + 10_000]])
+        for row in rows:
+            digest.update(row[1 : row.argmax()].astype("<i4").tobytes())
+    assert (len(points), digest.hexdigest()) == (wanted["count"], wanted["sha256"])
+
+
+def test_special_tokens_in_a_text_are_special():
+    row = ClipTokenizer(8).encode(["a <|endoftext|>b"])[0].tolist()
+    assert row == [START, 320, END, 321, END, 0, 0, 0]
 
 
 def test_repairing_text_matters():
