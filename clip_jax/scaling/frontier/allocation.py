@@ -74,7 +74,11 @@ def dense_cost(law: Law, flops_per_param_sample: float | Mapping[str, float] = F
     if not isinstance(factors, Mapping):
         factors = dict.fromkeys(sizes, factors)
     if set(factors) != set(sizes) or not all(np.isfinite(k) and k > 0 for k in factors.values()):
-        raise UserError(f"flops_per_param_sample={flops_per_param_sample!r}: needs a number above 0 per {sizes}")
+        raise UserError(
+            field="flops_per_param_sample",
+            value=flops_per_param_sample,
+            reason=f"must be a number above 0 for each of {sizes}",
+        )
     return Cost({c: (float(factors[c]), 1.0) for c in sizes})
 
 
@@ -92,7 +96,9 @@ def fit_cost(columns: Any, flops: Any, size: str = "params") -> Cost:
     n = np.log(np.asarray(columns[size], float))
     per_sample = np.log(np.asarray(flops, float) / np.asarray(columns[SAMPLES], float))
     if len(np.unique(n)) < 2:
-        raise UserError(f"{size}: one size, at least 2 are needed to fit the cost; give flops_per_param_sample")
+        raise UserError(
+            field=size, reason="at least 2 sizes are needed to fit the cost", hint="pass flops_per_param_sample"
+        )
     power, constant = np.polyfit(n - n.mean(), per_sample, 1)
     constant -= power * n.mean()
     return Cost({size: (float(np.exp(constant)), float(power))}, 0.0, float((per_sample - constant - power * n).std()))
@@ -102,7 +108,11 @@ def size_columns(law: Law) -> tuple[str, ...]:
     """Return a law's size columns. Raises UserError for a law that lacks sizes or ``samples_seen``."""
     sizes = tuple(c for c in law.columns if c.startswith("params"))
     if SAMPLES not in law.columns or not 1 <= len(sizes) <= max(SEARCH_GRIDS):
-        raise UserError(f"{law.name}: a law of model size and {SAMPLES} is needed; it has {', '.join(law.columns)}")
+        raise UserError(
+            field="law",
+            value=law.key,
+            reason=f"must be a law of model size and {SAMPLES}, and is one of {', '.join(law.columns)}",
+        )
     return sizes
 
 
@@ -216,9 +226,9 @@ def compute_optimal_allocation(
     cost = k if isinstance(k := flops_per_param_sample, Cost) else dense_cost(law, k)
     budgets = np.atleast_1d(np.asarray(flops, float))
     if not len(budgets) or not (np.isfinite(budgets) & (budgets > 0)).all():
-        raise UserError(f"flops={flops!r}: must be above 0")
+        raise UserError(field="flops", value=flops, reason="must be above 0")
     if fit.status == "failed":
-        raise UserError("allocation: the fit did not converge")
+        raise UserError(field="fit", reason="did not converge")
     kind = kind or ("cases" if fit.points >= MIN_ROWS_FOR_CASES or groups is not None else "parametric")
     one_of("allocation.kind", kind, ("cases", "parametric"))
     ensemble = bootstrap(fit, kind=kind, groups=groups, replicas=draws, seed=seed)
@@ -280,11 +290,13 @@ def minimize_along_cost(
     """
     sizes, log_c = size_columns(fit.law), np.log(flops)
     if set(cost.terms) != set(sizes):
-        raise UserError(f"cost: has terms for {', '.join(cost.terms)}; the law's sizes are {', '.join(sizes)}")
+        raise UserError(field="cost", reason=f"must have the terms {', '.join(sizes)}, and has {', '.join(cost.terms)}")
     others = {c for c in fit.law.columns if c not in (*sizes, SAMPLES)}
     held_values = dict(held or {})
     if others != set(held_values):
-        raise UserError(f"{fit.law.name}: needs a value for exactly {', '.join(sorted(others)) or 'no other column'}")
+        raise UserError(
+            field="held", value=sorted(held_values), reason=f"must name exactly {', '.join(sorted(others)) or 'none'}"
+        )
     around = np.concatenate([log_c, log_c - SLOPE_STEP, log_c + SLOPE_STEP])
     log_sizes, samples, value, edge = _search(fit, thetas, around, cost, sizes, held_values)
     center, below, above = (slice(i * len(flops), (i + 1) * len(flops)) for i in range(3))

@@ -91,4 +91,4 @@ def law_named(key: str) -> Law:
     for law in EVERY:
         if key in (law.key, law.name):
             return law
-    raise UserError(f"law={key!r}: must be one of {', '.join(law.key for law in EVERY)}")
+    raise UserError(field="law", value=key, reason=f"must be one of {', '.join(law.key for law in EVERY)}")

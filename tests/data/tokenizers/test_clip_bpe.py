@@ -6,6 +6,7 @@ import unicodedata
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from clip_jax.data.tokenizers.clip_bpe import END, START, ClipTokenizer
 from clip_jax.data.tokenizers.learned_bpe import load_tokenizer
