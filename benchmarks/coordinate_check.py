@@ -18,18 +18,18 @@ COLOURS = {"standard": "#b5473c", "mup": "#2f6f9f"}
 
 
 def model_of(kind: str, width: int, depth: int, base_width: int, base_depth: int) -> Any:
-    from clip_jax.config import ImageTowerConfig, ModelConfig, ParametrisationConfig, TextTowerConfig
+    from clip_jax.config import ImageTowerConfig, ModelConfig, ParametrizationConfig, TextTowerConfig
 
-    base = ParametrisationConfig()
+    base = ParametrizationConfig()
     if kind == "mup":
-        base = ParametrisationConfig("mup", base_width, base_width, base_depth, base_depth)
+        base = ParametrizationConfig("mup", base_width, base_width, base_depth, base_depth)
     shape: dict[str, Any] = {"width": width, "depth": depth, "heads": width // HEAD}
     return ModelConfig(
         image=ImageTowerConfig(**shape, image_size=32, patch_size=16),
         text=TextTowerConfig(**shape, context_length=CONTEXT, vocab_size=VOCAB),
         embed_dim=EMBED,
         scan_layers=False,
-        parametrisation=base,
+        parametrization=base,
     )
 
 
@@ -83,7 +83,7 @@ def main() -> None:
                 row[f"{tower} stream, last"] = row[f"{tower} stream {depth}"]
             found[kind].append(row)
     print(f"{axis} {', '.join(map(str, sizes))}; {args.steps} updates at {args.lr:g}\n")
-    print(f"| module | parametrisation | first size ~ {axis}^ | change ~ {axis}^ |\n|---|---|---|---|")
+    print(f"| module | parametrization | first size ~ {axis}^ | change ~ {axis}^ |\n|---|---|---|---|")
     powers = {kind: fit_powers(sizes, rows) for kind, rows in found.items()}
     for module in powers["mup"]:
         for kind in COLOURS:

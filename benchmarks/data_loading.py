@@ -1,6 +1,7 @@
 """How many pairs a second does a core decode and load, from where, and how much memory does it take?
 
     python benchmarks/data_loading.py [--images 1024] [--batches 8] [--batch-size 256] [--indexed 50000]
+        [--sizes 64 224] [--only remote]
 
 JPEGs of 256 pixels (smooth noise and grain, quality 90) are written to shards in a temporary folder. Each row of the
 second table is a process of its own, so that its peak memory is its own. Per core: pairs by second of processor time,
@@ -20,6 +21,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +70,14 @@ def installed(decoder: str) -> bool:
     return True
 
 
-def decoding(pictures: list[bytes]) -> None:
+def decoding(pictures: list[bytes], sizes: Sequence[int]) -> None:
     """Decoders alone, one thread."""
     from clip_jax.data.images.train_transforms import decode
 
     print(f"decoding {sum(map(len, pictures)) / len(pictures) / 1024:.0f} KB JPEGs of 256 pixels, one thread")
     print("| to | decoder | pictures/s per core | ratio | mean difference (levels) | largest |")
     print("|---|---|---|---|---|---|")
-    for size in SIZES:
+    for size in sizes:
         reference, usual = None, 0.0
         for decoder in filter(installed, ("pillow", "simplejpeg")):
             decode(pictures[0], size, decoder)
@@ -97,7 +99,7 @@ def run_config(paths: list[str], size: int, batch_size: int, **data: Any) -> Any
     image = ImageTowerConfig(image_size=size, patch_size=32)
     return RunConfig(
         model=ModelConfig(image=image),
-        data=DataConfig(source="webdataset", paths=tuple(paths), max_broken=0, **data),
+        data=DataConfig(source="webdataset", paths=tuple(paths), max_corrupt_records=0, **data),
         batch_size=batch_size,
         steps=1_000_000,
     )
@@ -158,31 +160,31 @@ def loading(folder: str, size: int, batches: int, batch_size: int, data: dict[st
     }
 
 
-def loading_table(folder: Path, batches: int, batch_size: int) -> None:
-    print(f"\nloading batches of {batch_size}, {os.cpu_count()} cores; memory in MiB")
+def loading_table(folder: Path, args: argparse.Namespace) -> None:
+    print(f"\nloading batches of {args.batch_size}, {os.cpu_count()} cores; memory in MiB")
     print(
         "| to | from | decoder | threads | workers | pairs/s | per core | before | peak | a worker | bound of pieces |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     rows: list[dict[str, Any]] = [
-        {"threads": 1},
-        {"threads": 2},
-        {"threads": 1, "workers": 1},
-        {"threads": 1, "workers": 2},
-        {"threads": 2, "remote": True},
-        {"threads": 2, "decoder": "simplejpeg"},
+        {"num_threads": 1},
+        {"num_threads": 2},
+        {"num_threads": 1, "num_workers": 1},
+        {"num_threads": 1, "num_workers": 2},
+        {"num_threads": 2, "remote": True},
+        {"num_threads": 2, "jpeg_decoder": "simplejpeg"},
     ]
-    for size, data in itertools.product(SIZES, rows):
-        if not installed(data.get("decoder", "pillow")):
+    for size, data in itertools.product(args.sizes, rows):
+        if args.only not in json.dumps(data) or not installed(data.get("jpeg_decoder", "pillow")):
             continue
-        job = json.dumps([str(folder), size, batches, batch_size, data])
+        job = json.dumps([str(folder), size, args.batches, args.batch_size, data])
         done = subprocess.run([sys.executable, __file__, "--one", job], capture_output=True, text=True, check=False)
         if done.returncode:
             sys.exit(done.stderr)
         r = json.loads(done.stdout.splitlines()[-1])
         print(
-            f"| {size} | {'memory://' if data.get('remote') else 'disk'} | {data.get('decoder', 'pillow')} "
-            f"| {data['threads']} | {data.get('workers', 0)} | {r['pairs_per_s']:,.0f} | {r['per_core']:,.0f} "
+            f"| {size} | {'memory://' if data.get('remote') else 'disk'} | {data.get('jpeg_decoder', 'pillow')} "
+            f"| {data['num_threads']} | {data.get('num_workers', 0)} | {r['pairs_per_s']:,.0f} | {r['per_core']:,.0f} "
             f"| {r['before']:.0f} | {r['peak']:.0f} | {r['worker'] or '':.4} | {r['held']:.0f} |",
             flush=True,
         )
@@ -210,6 +212,8 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=8)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--indexed", type=int, default=50_000)
+    parser.add_argument("--only", default="", help="rows of the second table whose settings have this, such as remote")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="pixels per side")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
@@ -218,9 +222,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["CLIP_JAX_CACHE"] = f"{folder}/cache"
         pictures = photographs(args.images)
-        decoding(pictures)
+        decoding(pictures, args.sizes)
         write_shards(Path(folder, "pairs", "train"), pictures)
-        loading_table(Path(folder, "pairs"), args.batches, args.batch_size)
+        loading_table(Path(folder, "pairs"), args)
         indexing(Path(folder, "index"), args.indexed)
 
 

@@ -360,8 +360,10 @@ def data(section: Section) -> None:
             pictures = photographs(64 if section.tiny else 1024)
             for split in ("train", "val"):
                 write_shards(Path(scratch) / split, pictures)
-            who: dict[str, Any] = {"threads": 2} if section.tiny else {"threads": 1, "workers": max(1, cores - 2)}
-            source = DataConfig(source="webdataset", paths=(scratch,), tokenizer_captions=64, **who)
+            who: dict[str, Any] = (
+                {"num_threads": 2} if section.tiny else {"num_threads": 1, "num_workers": max(1, cores - 2)}
+            )
+            source = DataConfig(source="webdataset", paths=(scratch,), tokenizer_train_captions=64, **who)
             run = run_of("tiny", 16) if section.tiny else run_of("ViT-B/32", 1024)
             optim = dataclasses.replace(run.optim, warmup_steps=2)
             run = dataclasses.replace(run, data=source, optim=optim, steps=steps, log_every=2, checkpoint_every=10_000)

@@ -36,9 +36,9 @@ def main():
                 fit = fit_law(law, x[known], y[known], loss=loss, fixed={}, profile=False)
                 found = float(fit.predict(x.max()))
                 score = rolling(law, x[known], y[known], loss=loss)["score"]
-                off = np.log(found / measured)
+                off, shown = np.log(found / measured), "-" if score is None else f"{score:.4f}"  # None: too few points
                 print(
-                    f"| {family} | {law.name} | {name} | {found:.4f} | {measured:.4f} | {off:+.1%} | {score:.4f} |",
+                    f"| {family} | {law.name} | {name} | {found:.4f} | {measured:.4f} | {off:+.1%} | {shown} |",
                     flush=True,
                 )
 

@@ -88,6 +88,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("table", nargs="?")
     parser.add_argument("--starts", type=int, default=4500)
+    parser.add_argument("--replicas", type=int, default=4000, help="case bootstraps")
     parser.add_argument("--cpu", action="store_true")
     args = parser.parse_args()
     clock = CLOCKS[args.cpu]
@@ -105,14 +106,14 @@ def main():
         (timed(lambda: fit_law(law, columns, y, loss=LOSS, profile=False)) for _ in range(5)), key=lambda r: r[1]
     )
     _, checked = timed(lambda: fit_law(law, columns, y, loss=LOSS))
-    _, boot = timed(lambda: bootstrap(fit, kind="cases", replicas=4000))
+    _, boot = timed(lambda: bootstrap(fit, kind="cases", replicas=args.replicas))
     with_compiling, warm, found = averaged(clock)
     lowest, share, theirs = scipy_fit(size, data, y, args.starts, clock)
     print(f"{len(y)} rows; {fit.screened} starts screened, {fit.starts} polished, {fit.agree} agree")
     print(f"point fit, compiled            {again:8.3f} {unit}   objective {fit.objective:.14g}")
     print(f"point fit, first call          {first:8.3f} {unit}")
     print(f"point fit with profile checks  {checked:8.3f} {unit}")
-    print(f"4,000 case bootstraps          {boot:8.3f} {unit}")
+    print(f"{args.replicas:,} case bootstraps          {boot:8.3f} {unit}")
     low, high = found["curve"]
     forecast = f"{found['median']:.4f} [{low:.4f}, {high:.4f}] at 10x, 5 forms"
     print(f"averaged forecast, compiled    {warm:8.3f} {unit}   {forecast}")

@@ -274,7 +274,8 @@ def read_records(folder: Path) -> None:
     from clip_jax.storage.lock import RunLock, request_stop
     from clip_jax.sweep.collect import cells_of, collect, curves
     from clip_jax.sweep.launch.base import Job
-    from clip_jax.sweep.launch.submission import failure_of, finished, give_up_reason, requeue, set_aside_corrupt
+    from clip_jax.sweep.launch.submission import JobState, requeue, set_aside_corrupt
+    from clip_jax.sweep.run_state import RunState
     from clip_jax.sweep.status import status_table
     from clip_jax.train.run_directory import RunDirectory
 
@@ -284,8 +285,9 @@ def read_records(folder: Path) -> None:
     job = Job((run_dir,), ())
 
     def go_on() -> None:
-        set_aside_corrupt(run_dir, lambda line: None, whole_result=True)
-        finished(job), failure_of(job), give_up_reason(job, 2), requeue(job)
+        set_aside_corrupt(RunState.read(run_dir), lambda line: None)
+        state = JobState.read(job)
+        state.finished, state.given_up, state.verdict(2), requeue(run_dir)
 
     def asked() -> None:
         with contextlib.suppress(UserError):  # nobody of that number signed it

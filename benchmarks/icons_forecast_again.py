@@ -1,11 +1,12 @@
 """What today's method says of the icons' largest budget from the seven below it.
 
-    python benchmarks/icons_forecast_again.py
+    python benchmarks/icons_forecast_again.py [--out=FILE.json]
 
 The runs of that budget were known when this was made, so it is no registered forecast: the file says so, and grading
 refuses it. `forecast.json` beside it is the one that was registered, by the method of its day.
 """
 
+import argparse
 import json
 from pathlib import Path
 
@@ -37,8 +38,11 @@ def forecast():
 
 
 def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out", type=Path, default=OUT)
+    args = parser.parse_args()
     found = forecast()
-    OUT.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
+    args.out.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
     print(f"{found['predicted']:.4f}, mean of seeds {found['mean']}, curve {found['curve']}")
     print(f"weights {found['weights']}; rehearsed {[r['inside'] for r in found['rehearsals']]}")
 

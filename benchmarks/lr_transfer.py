@@ -28,21 +28,21 @@ HEAD, DEPTH, PASSES, BATCHES, BATCH, CONTEXT, VOCAB = 16, 2, 8, 16, 32, 12, 512
 STEPS = PASSES * BATCHES
 FIRST = 2**-8.5  # where the search begins; then at the best rate of the width before
 COLOURS = {"standard": "#b5473c", "mup": "#2f6f9f"}
-COLUMNS = ("parametrisation", "width", "embed", "seed", "peak_lr", "loss", "seconds")
+COLUMNS = ("parametrization", "width", "embed", "seed", "peak_lr", "loss", "seconds")
 
 
 def model_of(kind: str, width: int, embed: int, depth: int = DEPTH) -> Any:
     """Both towers of one width."""
-    from clip_jax.config import ImageTowerConfig, ModelConfig, ParametrisationConfig, TextTowerConfig
+    from clip_jax.config import ImageTowerConfig, ModelConfig, ParametrizationConfig, TextTowerConfig
 
-    base = ParametrisationConfig("mup", BASE, BASE) if kind == "mup" else ParametrisationConfig()
+    base = ParametrizationConfig("mup", BASE, BASE) if kind == "mup" else ParametrizationConfig()
     shape: dict[str, Any] = {"width": width, "depth": depth, "heads": width // HEAD, "mlp_ratio": 2.0}
     return ModelConfig(
         image=ImageTowerConfig(**shape, image_size=32, patch_size=16),
         text=TextTowerConfig(**shape, context_length=CONTEXT, vocab_size=VOCAB),
         embed_dim=embed,
         scan_layers=False,
-        parametrisation=base,
+        parametrization=base,
     )
 
 
@@ -118,7 +118,7 @@ def read(path: Path) -> list[dict[str, Any]]:
         return []
     with path.open() as file:
         return [
-            {"parametrisation": r["parametrisation"], **{k: float(r[k]) for k in COLUMNS[1:]}}
+            {"parametrization": r["parametrization"], **{k: float(r[k]) for k in COLUMNS[1:]}}
             for r in csv.DictReader(file)
         ]
 
@@ -128,7 +128,7 @@ def curve(rows: list[dict[str, Any]], kind: str, width: int, embed: int) -> dict
     kinds = COLOURS if width == BASE else (kind,)
     out: dict[float, list[float]] = {}
     for r in rows:
-        if r["parametrisation"] in kinds and (r["width"], r["embed"]) == (width, embed):
+        if r["parametrization"] in kinds and (r["width"], r["embed"]) == (width, embed):
             out.setdefault(r["peak_lr"], []).append(r["loss"])
     return dict(sorted(out.items()))
 
@@ -150,7 +150,8 @@ def main() -> None:
         for kind in args.kinds:
             best[kind] = search(args, path, rows, kind, width, best[kind], end)
     print("\n" + summary(rows, args.embed))
-    draw(args.out / "lr_transfer.png", rows, args.embed)
+    if complete(rows, args.embed):
+        draw(args.out / "lr_transfer.png", rows, args.embed)
 
 
 def vertex(found: dict[float, list[float]]) -> tuple[float, float, float]:
@@ -177,7 +178,7 @@ def vertex(found: dict[float, list[float]]) -> tuple[float, float, float]:
 
 
 def complete(rows: list[dict[str, Any]], embed: int) -> dict[str, dict[int, dict[float, list[float]]]]:
-    """Curves by parametrisation and width: the rates that all seeds have."""
+    """Curves by parametrization and width: the rates that all seeds have."""
     out: dict[str, dict[int, dict[float, list[float]]]] = {}
     for kind in COLOURS:
         for width in sorted({int(r["width"]) for r in rows}):
@@ -192,7 +193,7 @@ def complete(rows: list[dict[str, Any]], embed: int) -> dict[str, dict[int, dict
 def summary(rows: list[dict[str, Any]], embed: int) -> str:
     """A table, and the verdict on the criterion."""
     lines = [
-        "| parametrisation | width | best rate of the grid | of the parabola | ± octaves | loss | rates |",
+        "| parametrization | width | best rate of the grid | of the parabola | ± octaves | loss | rates |",
         "|---|---|---|---|---|---|---|",
     ]
     verdicts = []
@@ -210,7 +211,7 @@ def summary(rows: list[dict[str, Any]], embed: int) -> str:
 
 
 def draw(path: Path, rows: list[dict[str, Any]], embed: int) -> None:
-    """Loss over rate at each width, one panel a parametrisation."""
+    """Loss over rate at each width, one panel a parametrization."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -268,7 +269,7 @@ def search(args: Any, path: Path, rows: list[dict[str, Any]], kind: str, width: 
             if new:
                 writer.writerow(COLUMNS)
             writer.writerow(values)
-        rows.append({"parametrisation": kind, **{k: float(v) for k, v in zip(COLUMNS[1:], values[1:], strict=True)}})
+        rows.append({"parametrization": kind, **{k: float(v) for k, v in zip(COLUMNS[1:], values[1:], strict=True)}})
     return best
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clip_jax.evals.zero_shot import wilson_interval
+from clip_jax.evals.metrics import proportion_interval
 from clip_jax.scaling.fit import solver
 from clip_jax.scaling.fit.loss import Loss
 from clip_jax.scaling.fit_law import fit_law
@@ -54,7 +54,7 @@ from clip_jax.scaling.profile.profile_likelihood import (
     threshold,
 )
 
-LEVEL, NEAR, Z99 = 0.95, (0.93, 0.97), 2.5758
+LEVEL, NEAR = 0.95, (0.93, 0.97)
 BEYOND = (1, 2, 5, 10, 100)
 CHANCE = 0.97
 LOOKED_AT = ("10x", "highest · 2")  # where open sides are counted in more tables
@@ -258,12 +258,12 @@ def measure(row, tables, intervals):
 
 def is_ok(hits):
     """Whether the 99 % Wilson interval of a coverage meets [93 %, 97 %]."""
-    low, high = wilson_interval(np.mean(hits), len(hits), Z99)
+    low, high = proportion_interval(np.mean(hits), len(hits), "wilson", 0.99)
     return low <= NEAR[1] and high >= NEAR[0]
 
 
 def told(hits):
-    low, high = wilson_interval(np.mean(hits), len(hits), Z99)
+    low, high = proportion_interval(np.mean(hits), len(hits), "wilson", 0.99)
     return f"{np.mean(hits):.1%} [{100 * low:.1f}, {100 * high:.1f}]"
 
 

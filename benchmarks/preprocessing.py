@@ -53,7 +53,7 @@ def main() -> None:
     for name in args.sets or ["500x375", "1600x1200"]:
         images = stored(name, args.images) if args.sets else made(args.images, *map(int, name.split("x")))
         expected, usual = timed(reference, images)
-        for decoder in ("pillow", "simplejpeg"):  # as in data.decoder
+        for decoder in ("pillow", "simplejpeg"):  # as in data.jpeg_decoder
             found, spent = timed(lambda image, decoder=decoder: decode(image, args.size, decoder), images)
             off = np.abs(expected - found)
             line = f"{Path(name).name:16s} {len(images):5d} images {decoder:10s}   {usual:12.2f} {spent:9.2f}"

@@ -77,7 +77,7 @@ def measured(command, cache):
     return seconds, cpu, gb
 
 
-def measure(rows, folder):
+def measure(rows, folder, only=""):
     """Rows {rows, command, cache, seconds, cpu, gb} of every command on one table, without a cache and with one."""
     path = Path(folder) / f"table{rows}.csv"
     table(rows).to_csv(path, index=False)
@@ -88,6 +88,8 @@ def measure(rows, folder):
     commands["report"][-1] = f"--out={folder}/report{rows}"
     commands["fit and influence, size and data"] = [sys.executable, "-c", INFLUENCE, str(path)]
     for name, command in commands.items():
+        if only not in name:
+            continue
         cache = Path(folder) / f"cache-{rows}-{name.replace(' ', '-')}"
         for kind in ("empty", "filled"):
             seconds, cpu, gb = measured(command, cache)
@@ -97,12 +99,13 @@ def measure(rows, folder):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", default="1000,10000,100000")
+    parser.add_argument("--only", default="", help="commands whose name has this")
     args = parser.parse_args()
     print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     print("| rows | command | cache | seconds | CPU seconds | peak GB |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for rows in map(int, args.rows.split(",")):
-            for r in measure(rows, folder):
+            for r in measure(rows, folder, args.only):
                 numbers = f"{r['seconds']:.1f} | {r['cpu']:.1f} | {r['gb']:.2f}"
                 print(f"| {r['rows']:,} | {r['command']} | {r['cache']} | {numbers} |", flush=True)
 

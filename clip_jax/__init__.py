@@ -2,9 +2,25 @@
 
 import sys
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clip_jax._moved import MovedModules
+
+if TYPE_CHECKING:  # what type checkers and editors see; a test compares it with _PUBLIC
+    from clip_jax.config import ImageTowerConfig as ImageTowerConfig
+    from clip_jax.config import ModelConfig as ModelConfig
+    from clip_jax.config import RunConfig as RunConfig
+    from clip_jax.config import TextTowerConfig as TextTowerConfig
+    from clip_jax.config.presets import ladder as ladder
+    from clip_jax.config.presets import preset as preset
+    from clip_jax.config.sweep import SweepConfig as SweepConfig
+    from clip_jax.errors import UserError as UserError
+    from clip_jax.flops import flops_per_sample as flops_per_sample
+    from clip_jax.inference import load_model as load_model
+    from clip_jax.models.clip import CLIP as CLIP
+    from clip_jax.scaling.report.write import write_report as write_report
+    from clip_jax.sweep.driver import run_sweep as run_sweep
+    from clip_jax.training import train_run as train_run
 
 _PUBLIC = {
     "CLIP": "clip_jax.models.clip",
@@ -27,9 +43,15 @@ sys.meta_path.append(MovedModules())  # last: only where no module of that name 
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        return getattr(import_module(_PUBLIC[name]), name)
-    if name == "train":  # was a function; the package says so when it is called, whatever was imported before
-        return import_module("clip_jax.train")
-    raise AttributeError(f"clip_jax has no public name {name!r}; it has {', '.join(__all__)}")
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})
+
+
+if not TYPE_CHECKING:  # else every name that does not exist would have a type
+
+    def __getattr__(name: str) -> Any:
+        if name in _PUBLIC:
+            return getattr(import_module(_PUBLIC[name]), name)
+        if name == "train":  # was a function; the package says so when it is called, whatever was imported before
+            return import_module("clip_jax.train")
+        raise AttributeError(f"clip_jax has no public name {name!r}; it has {', '.join(__all__)}")

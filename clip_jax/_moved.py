@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 MOVED = {
@@ -190,16 +190,20 @@ class MovedModules(MetaPathFinder, Loader):
         module.__spec__ = self._specs[module.__name__]
 
 
-def names_of(package: str, *modules: str) -> Callable[[str], Any]:
-    """Return a ``__getattr__`` for a package that took the name of a module.
+def names_of(package: str, *modules: str, renamed: Mapping[str, str] = MappingProxyType({})) -> Callable[[str], Any]:
+    """Return a ``__getattr__`` for a package that took the name of a module, or whose names were changed.
 
     Args:
       package: its ``__name__``.
       modules: where the names of the old module are now, below ``clip_jax``.
+      renamed: old name -> new name, in the package itself.
     """
 
     def get(name: str) -> Any:
-        if not name.startswith("__") and find_spec(f"{package}.{name}") is None:
+        if name in renamed:
+            _warn(f"{package}.{name}", f"{package}.{renamed[name]}")
+            return getattr(import_module(package), renamed[name])
+        if modules and not name.startswith("__") and find_spec(f"{package}.{name}") is None:
             for module in modules:
                 value = getattr(import_module(f"clip_jax.{module}"), name, None)
                 if value is not None:
@@ -218,13 +222,7 @@ def renamed(module: str, names: dict[str, str]) -> Callable[[str], Any]:
       names: old name -> new name.
     """
 
-    def get(name: str) -> Any:
-        if name not in names:
-            raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        _warn(f"{module}.{name}", f"{module}.{names[name]}")
-        return getattr(import_module(module), names[name])
-
-    return get
+    return names_of(module, renamed=names)
 
 
 def _warn(old: str, new: str) -> None:

@@ -4,8 +4,8 @@ Command:  clip-jax train --config=experiments/objectives_debug.py               
           clip-jax train --config=experiments/objectives_debug.py --model.text.encoder=bag_of_words      the figure's
           clip-jax train --config=experiments/objectives_debug.py --model.objective=bag_of_words         predictive
           clip-jax train --config=experiments/objectives_debug.py --model.objective=caption              language model
-Hardware: 2 CPU cores. Time: 46, 18, 10 and 58 s of CPU, the last with --evals.examples=48 --evals.prior_images=24: a
-language model scores every prompt for every picture, which costs more than its training.
+Hardware: 2 CPU cores. Time: 46, 18, 10 and 58 s of CPU, the last with --evals.max_examples=48 --evals.prior_images=24:
+a language model scores every prompt for every picture, which costs more than its training.
 Expect:   mean zero-shot error 0.63, 0.57, 0.72 and 0.79 (chance 0.87) for 706, 71, 79 and 1190 GFLOPs of training.
 """
 
@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
                 "text": {"context_length": 20, "vocab_size": 1024},
             },
             "optim": {"peak_lr": 3e-3, "warmup_steps": 40},
-            "evals": {"examples": 200},
+            "evals": {"max_examples": 200},
             "batch_size": 128,
             "steps": 400,
             "wandb": "disabled",

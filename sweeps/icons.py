@@ -28,16 +28,16 @@ def get_config() -> ConfigDict:
                 "data": {
                     "source": "webdataset",
                     "paths": (root,),
-                    "keep_decoded": True,  # 3 kB a picture at this size, 1 GB for all of them
-                    "tokenizer_captions": 60_000,
-                    "threads": 1,
+                    "cache_decoded": True,  # 3 kB a picture at this size, 1 GB for all of them
+                    "tokenizer_train_captions": 60_000,
+                    "num_threads": 1,
                 },
                 "evals": {
                     "zero_shot": (f"{root}/eval/icons-basic",),
-                    "controls": tuple(
+                    "unscored_tasks": tuple(
                         f"{root}/eval/{name}" for name in ("icons-common", "emoji-groups", "styles", "flags", "emoji")
                     ),
-                    "examples": 0,
+                    "max_examples": 0,
                     "val_pairs": 1024,
                     "val_partitions": 2,
                     "retrieval_images": 1000,
@@ -51,13 +51,13 @@ def get_config() -> ConfigDict:
             "budgets": (4.6e10, 1e11, 2.2e11, 4.6e11, 1e12, 2.2e12, 4.6e12, 1e13),
             "sizes_per_budget": 4,
             "optimum_samples_per_param": 4.0,
-            "seeds_at_best": (1, 2),
+            "extra_seeds_at_optimum": (1, 2),
             "base_lr": 3e-3,
-            "lr_checks": (0.5, 2.0),
-            "lr_checks_at": "rungs",
+            "lr_multipliers": (0.5, 2.0),
+            "lr_multipliers_at": "rungs",
             "min_steps": 40,
             "max_epochs": 20,
-            "slots": 2,
+            "max_concurrent_runs": 2,
             "gflops_per_second": 15,
         }
     )

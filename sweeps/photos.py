@@ -28,16 +28,16 @@ def get_config() -> ConfigDict:
                     "source": "webdataset",
                     "paths": tuple(f"{root}/pairs/{name}" for name in ("flickr8k", "rsicd", "openclipart")),
                     "augment": "square_crop",
-                    "keep_decoded": True,
-                    "tokenizer_captions": 60_000,
-                    "threads": 1,
+                    "cache_decoded": True,
+                    "tokenizer_train_captions": 60_000,
+                    "num_threads": 1,
                 },
                 "evals": {
                     "zero_shot": tuple(f"{root}/eval/{name}" for name in ("rsicd_scene30", "ucm21", "sports100")),
-                    "controls": tuple(
+                    "unscored_tasks": tuple(
                         f"{root}/eval/{name}" for name in ("cifar10", "food10", "birds525", "minerals7", "brain_mri4")
                     ),
-                    "examples": 0,
+                    "max_examples": 0,
                     "val_pairs": 1024,
                     "val_partitions": 2,
                     "retrieval_images": 0,
@@ -52,12 +52,12 @@ def get_config() -> ConfigDict:
             "budgets": (1e11, 2.2e11, 4.7e11, 1e12, 2.2e12),
             "sizes_per_budget": 3,
             "optimum_samples_per_param": 1.0,
-            "seeds_at_best": (1,),
+            "extra_seeds_at_optimum": (1,),
             "base_lr": 3e-3,
-            "lr_checks": (0.5, 2.0),
+            "lr_multipliers": (0.5, 2.0),
             "min_steps": 40,
             "max_epochs": 60,
-            "slots": 2,
+            "max_concurrent_runs": 2,
             "gflops_per_second": 20,
         }
     )

@@ -18,10 +18,10 @@ def get_config() -> ConfigDict:
                     # patches of 16 hold one object each
                     "text": {"context_length": 20, "vocab_size": 1024},
                 },
-                "data": {"source": "scenes", "threads": 1},
+                "data": {"source": "scenes", "num_threads": 1},
                 "evals": {
                     "zero_shot": ("scenes",),
-                    "examples": 480,
+                    "max_examples": 480,
                     "at_fractions": (0.25, 0.5),
                     "val_pairs": 1024,
                     "val_partitions": 2,
@@ -35,12 +35,12 @@ def get_config() -> ConfigDict:
             "sizes_per_budget": 4,
             "optimum_samples_per_param": 2.0,
             "seeds": (0,),
-            "seeds_at_best": (1, 2),
+            "extra_seeds_at_optimum": (1, 2),
             "base_lr": 4e-3,
             "base_width": 32,
-            "lr_checks": (0.5, 2.0),
+            "lr_multipliers": (0.5, 2.0),
             "min_steps": 30,
-            "slots": 2,  # one core each
+            "max_concurrent_runs": 2,  # one core each
             "gflops_per_second": 14,
         }
     )

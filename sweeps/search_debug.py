@@ -19,8 +19,8 @@ def get_config() -> ConfigDict:
             "name": "search_debug",
             "base": {
                 "model": model | {"scan_layers": False},
-                "data": {"source": "scenes", "threads": 1},
-                "evals": {"zero_shot": ("scenes",), "examples": 240, "at_fractions": (0.25, 0.5)},
+                "data": {"source": "scenes", "num_threads": 1},
+                "evals": {"zero_shot": ("scenes",), "max_examples": 240, "at_fractions": (0.25, 0.5)},
                 "batch_size": 64,
                 "steps": 400,
                 "optim": {"warmup_steps": 40},
@@ -29,8 +29,8 @@ def get_config() -> ConfigDict:
             "space": ("optim.peak_lr = log(5e-4, 5e-2)", "optim.weight_decay = choice(0, 0.1, 0.3)"),
             "method": "tpe",
             "trials": 16,
-            "keep": 0.5,
+            "survivor_fraction": 0.5,
             "metric": "val_loss_refit",
-            "slots": 2,
+            "max_concurrent_runs": 2,
         }
     )

@@ -67,9 +67,9 @@ def tiny_run():
     image = ImageTowerConfig(width=16, depth=1, heads=2, image_size=32, patch_size=16)
     return RunConfig(
         model=ModelConfig(image=image, text=text, embed_dim=16, scan_layers=False),
-        data=DataConfig(tokenizer_captions=200, threads=1),
+        data=DataConfig(tokenizer_train_captions=200, num_threads=1),
         optim=OptimConfig(peak_lr=3e-3, warmup_steps=2),
-        evals=EvalConfig(examples=24, val_pairs=16, val_partitions=2, retrieval_images=16, batch_size=32),
+        evals=EvalConfig(max_examples=24, val_pairs=16, val_partitions=2, retrieval_images=16, batch_size=32),
         batch_size=16,
         steps=8,
         log_every=2,

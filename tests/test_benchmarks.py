@@ -1,12 +1,91 @@
-"""The programs of benchmarks/ ask the package for names that it has, in functions that nobody called too."""
+"""The programs of benchmarks/: each runs at its smallest, and asks the package for names that it has."""
 
 import ast
 import importlib
+import os
+import runpy
+import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
-PROGRAMS = sorted((Path(__file__).parent.parent / "benchmarks").glob("*.py"))
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+PROGRAMS = sorted(FOLDER.glob("*.py"))
+# the smallest arguments of each program, and a part of what it then prints; {tmp} is an empty folder
+SMALLEST = {
+    "back_tests": ("{tmp}/tables", "| Gadre | 3x |"),
+    "coordinate_check": ("--widths 16 32 --steps 1 --out {tmp}", "| logits | mup |"),
+    "data_loading": (
+        "--images 8 --batches 2 --batch-size 4 --indexed 20 --sizes 32 --only remote",
+        "| 32 | memory:// | pillow | 2 |",
+    ),
+    "families": ("--members 2 --rungs 0.5 --forms vmap --batch 8 --steps 30", "| 0.5 | vmap | 2 |"),
+    "fit_allocation": ("--tables 1 --draws 20 --only 18", "| Chinchilla, 18 runs | a of params |"),
+    "fit_approaches": ("--tables 1 --only akima", "| 2, akima | N* at 10x |"),
+    "fit_coverage": ("--replicates 4 --bootstrap 2 --only 6", "| power law, 6 points | b |"),
+    "fit_forecast": ("{tmp}/mammut.csv --below 1e4", "| vit | power law | Huber of logs |"),
+    "fit_frontier": ("--clouds 2", "| again, from 40 % |"),
+    "fit_pooled": ("--tables 1 --separate 1 --draws 20 --only bounded", "| bounded, chance 0.9 | error at 10x |"),
+    "fit_speed": ("--starts 2 --replicas 10", "ratio, point fit"),
+    "fit_two_step": ("--tables 1 --only 10 --methods profile", "| power, exponential, 10 runs |"),
+    "fit_under": ("--clouds 2 --runs 60", "| 60 |"),
+    "forecast_coverage": ("--sweeps 1 --results {tmp}/sweeps.jsonl --only power,5", "| power | 5 |"),
+    "fuzz": ("--readers captions --cases 5 --out {tmp}", "0 failures"),
+    "icons_forecast_again": ("--out {tmp}/forecast.json", "weights"),
+    "linear_probe": ("--examples 60 --width 8 --classes 3", "ratio"),
+    "loss_memory": ("--batch 64 --embed 8", "| sigmoid | ring, 64 rows at once |"),
+    "lr_transfer": ("--minutes 0 --out {tmp}", "| parametrisation | width |"),
+    "on_device": ("--tiny --only env,data --out {tmp}", "| data loop |"),
+    "precision": ("--steps 10 --seeds 2 --only moments --out {tmp}", "| bfloat16 moments |"),
+    "prediction_coverage": ("--tables 1 --intervals 1 --only sigmoid", "| **mean** |"),
+    "preprocessing": ("--images 2 --size 32", "simplejpeg"),
+    "soak": ("--train 1 --others 0 --only train", "train         1"),
+    "step_flops": ("ViT-S/16 --batch 2", "ViT-S/16"),
+    "step_memory": ("ViT-S/16 --batch 2 --only float32", "| float32 |"),
+    "table_options_coverage": ("--tables 1 --replicas 10", "| 10 % |"),
+    "table_size": ("--rows 100 --only Pareto", "| 100 | fit, Pareto frontier | filled |"),
+    "train_step": ("rung:0.5 --batch 8 --turns 1 --steps 1", "| jax, huge pages |"),
+}
+IMPORTED = {"device_arms", "fuzz_mutations", "fuzz_readers", "torch_clip"}  # by the others; they have no main
+
+
+@pytest.fixture
+def tables(tmp_path):
+    """The tables that back_tests and fit_forecast read."""
+    flops = np.geomspace(1e10, 2e13, 8)
+    error = 0.1 + 0.6 * (flops / 1e10) ** -0.2 * np.exp(0.01 * np.random.default_rng(0).standard_normal(8))
+    (tmp_path / "tables").mkdir()
+    pd.DataFrame({"flops_6ND": flops, "loss_c4_val": error, "N": 1e6}).to_csv(
+        tmp_path / "tables" / "gadre_overtrain_c4.csv", index=False
+    )
+    pd.DataFrame({"family": "vit", "gflops_total": flops / 1e9, "imagenet1k_acc1": 1 - error}).to_csv(
+        tmp_path / "mammut.csv", index=False
+    )
+    return tmp_path
+
+
+def test_every_program_is_run():
+    assert {p.stem for p in PROGRAMS} == SMALLEST.keys() | IMPORTED
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("program", sorted(SMALLEST))
+def test_program_runs_at_its_smallest(program, tables, monkeypatch, capfd):
+    arguments, line = SMALLEST[program]
+    monkeypatch.chdir(tables)
+    monkeypatch.syspath_prepend(str(FOLDER))
+    for name in ("JAX_PLATFORMS", "XLA_FLAGS", "CLIP_JAX_CACHE"):  # some programs set these
+        monkeypatch.setenv(name, os.environ[name])
+    monkeypatch.setattr(sys, "argv", [program, *arguments.format(tmp=tables).split()])
+    code = None
+    try:
+        runpy.run_path(str(FOLDER / f"{program}.py"), run_name="__main__")
+    except SystemExit as end:
+        code = end.code
+    assert not code
+    assert line in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.stem)

@@ -18,7 +18,7 @@ from clip_jax.data.tokenizers.clip_bpe import ClipTokenizer
 from clip_jax.distributed.mesh import make_mesh
 from clip_jax.errors import ConfigError
 from clip_jax.evals.encode import Encoder
-from clip_jax.models.clip import build, init_params, normalise_features
+from clip_jax.models.clip import build, init_params, normalize_features
 from clip_jax.models.positions import resize_image_positions
 from clip_jax.pretrained.load import load_weights
 from clip_jax.pretrained.mapping import flatten
@@ -58,12 +58,12 @@ def test_a_run_is_a_model(base, pictures, tiny_run):
     assert images.shape == texts.shape == (2, tiny_run.model.embed_dim)
     np.testing.assert_allclose(np.linalg.norm(images, axis=1), 1, atol=1e-5)
     pixels = normalize(model.preprocess.batch(pictures), model.preprocess.mean, model.preprocess.std)
-    np.testing.assert_allclose(normalise_features(model.module.encode_image(pixels)), images, atol=1e-5)
+    np.testing.assert_allclose(normalize_features(model.module.encode_image(pixels)), images, atol=1e-5)
     shares = model.classify(pictures, ["red", "blue", "green"], ["a {c}.", "the {c}."])
     np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-6)
     with raises_user_error(field="labels", value=["red"]):
         model.classify(pictures, ["red"])
-    with raises_user_error(field="templates", value="a photo."):
+    with raises_user_error(field="template", value="a photo."):
         model.classify(pictures, ["red", "blue"], ["a photo."])
 
 
@@ -99,7 +99,7 @@ def test_weights_without_a_tokenizer_still_see(golden, pictures):
 @pytest.mark.thorough
 @pytest.mark.parametrize("tower", ["image", "text"])
 def test_a_locked_tower_stays_and_the_other_learns(base, tiny_run, tmp_path, tower):
-    config = dataclasses.replace(tiny_run, init_from=InitConfig(str(base), tower=tower, freeze=tower), seed=5)
+    config = dataclasses.replace(tiny_run, init_from=InitConfig(str(base), towers=tower, freeze_tower=tower), seed=5)
     result = train(config, tmp_path / "run", start_from=loading.start_from, progress=False)
     before, after = params_of(base, tiny_run), params_of(tmp_path / "run", config)
     other = {"image": "text", "text": "image"}[tower]
@@ -138,7 +138,7 @@ def test_another_resolution_and_context_start_from_resized_positions(base, tiny_
 
 @pytest.mark.thorough
 def test_a_run_goes_on_without_its_source(base, tiny_run, tmp_path):
-    config = dataclasses.replace(tiny_run, init_from=InitConfig(str(base), freeze="image"))
+    config = dataclasses.replace(tiny_run, init_from=InitConfig(str(base), freeze_tower="image"))
     train(config, tmp_path / "run", start_from=loading.start_from, stop_after=3, progress=False)
 
     def gone(_):
@@ -161,7 +161,7 @@ def test_a_source_that_does_not_fit_is_told(base, tiny_run, golden, tmp_path):
         loading.start_from(dataclasses.replace(tiny_run, init_from=InitConfig(str(golden / "openai_rn"))))
     with raises_user_error(field="init_from.source", reason="start_from="):
         train(dataclasses.replace(tiny_run, init_from=InitConfig(str(base))), tmp_path / "x", progress=False)
-    for bad in ({"tower": "image"}, {"source": "x", "tower": "image", "freeze": "text"}):
+    for bad in ({"towers": "image"}, {"source": "x", "towers": "image", "freeze_tower": "text"}):
         with pytest.raises(ConfigError):
             InitConfig(**bad)
 
@@ -212,7 +212,10 @@ def test_a_locked_published_tower_at_another_resolution(golden, tiny_run, tmp_pa
         tiny_run.model, image=image, embed_dim=source.config.embed_dim, activation=source.config.activation
     )
     config = dataclasses.replace(
-        tiny_run, model=model, steps=3, init_from=InitConfig(str(golden / "openai_vit"), tower="image", freeze="image")
+        tiny_run,
+        model=model,
+        steps=3,
+        init_from=InitConfig(str(golden / "openai_vit"), towers="image", freeze_tower="image"),
     )
     train(config, tmp_path / "run", start_from=loading.start_from, progress=False)
     after, before = params_of(tmp_path / "run", config), flatten(source.params)
@@ -257,7 +260,9 @@ def test_a_predictive_model_has_image_embeddings_only(captioner, pictures, tmp_p
 def test_towers_go_between_objectives(captioner, run_of, base):
     run, path = captioner
     for config, source in ((run_of("contrastive"), path), (run, base)):
-        config = dataclasses.replace(config, init_from=InitConfig(source=str(source), tower="image", freeze="image"))
+        config = dataclasses.replace(
+            config, init_from=InitConfig(source=str(source), towers="image", freeze_tower="image")
+        )
         fresh = jax.jit(lambda model=config.model: init_params(model, 5))()
         begun = flatten(loading.start_from(config).params(fresh))
         theirs = flatten(loading.read_weights(str(source)).params)
@@ -267,7 +272,7 @@ def test_towers_go_between_objectives(captioner, run_of, base):
     begun = flatten(loading.start_from(whole).params(jax.jit(lambda: init_params(run.model, 5))()))
     jax.tree.map(np.testing.assert_array_equal, begun, flatten(loading.read_weights(str(path)).params))
     other = dataclasses.replace(run, init_from=InitConfig(source=str(base)))
-    with raises_user_error(field="model.objective", value="caption", hint="tower='image'"):
+    with raises_user_error(field="model.objective", value="caption", hint="towers='image'"):
         loading.start_from(other)
 
 
@@ -285,7 +290,7 @@ def test_a_locked_siglip_tower_sees_as_its_source_does(golden, tiny_run, pairs_d
         activation=theirs.config.activation,
     )  # fmt: skip
     config = dataclasses.replace(
-        tiny_run, model=model, steps=3, init_from=InitConfig(source, tower="image", freeze="image"),
+        tiny_run, model=model, steps=3, init_from=InitConfig(source, towers="image", freeze_tower="image"),
         data=dataclasses.replace(tiny_run.data, source="webdataset", paths=(str(pairs_dir),)),
         evals=dataclasses.replace(tiny_run.evals, zero_shot=(), val_pairs=8),
     )  # fmt: skip

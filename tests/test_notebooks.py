@@ -44,6 +44,7 @@ def test_scaling_curves_shows_the_committed_law(monkeypatch):
         assert ours["values"] == pytest.approx(there["values"], rel=1e-4, abs=1e-9)
 
 
+@pytest.mark.thorough
 def test_replication_finds_the_known_law_again(monkeypatch):
     names = run("replicate_the_literature.ipynb", monkeypatch)
     assert names["there"] == []

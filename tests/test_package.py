@@ -1,8 +1,10 @@
 """The package as a whole: cheap to import, and layered."""
 
 import pkgutil
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -58,3 +60,24 @@ def test_imports_point_down_only():
         check=False,
     )
     assert done.returncode == 0, done.stdout
+
+
+def test_dir_lists_the_public_names_and_the_package_ships_its_types():
+    assert set(clip_jax.__all__) <= set(dir(clip_jax))
+    assert (Path(clip_jax.__file__).parent / "py.typed").exists()
+
+
+@pytest.mark.thorough
+def test_mypy_knows_the_type_of_every_public_name(tmp_path):
+    program = ["import clip_jax", *(f"reveal_type(clip_jax.{name})" for name in clip_jax.__all__)]
+    program += ['model = clip_jax.load_model("x")', "reveal_type(model)", "reveal_type(model.classify)"]
+    (tmp_path / "user.py").write_text("\n".join([*program, "clip_jax.no_such_name", ""]))
+    root = Path(__file__).parents[1]
+    command = [sys.executable, "-m", "mypy", "--config-file", str(root / "pyproject.toml"), str(tmp_path / "user.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
+    types = re.findall(r'Revealed type is "(.*)"', done.stdout)
+    assert len(types) == len(clip_jax.__all__) + 2, done.stdout + done.stderr
+    assert not {"Any", "builtins.object"} & set(types)
+    assert types[-2] == "clip_jax.inference.LoadedModel"
+    assert 'has no attribute "no_such_name"' in done.stdout
+    assert "Found 1 error" in done.stdout

@@ -14,10 +14,12 @@ import dataclasses
 import os
 import select
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from clip_jax import exit_codes
+from clip_jax.cli.config import config_text
+from clip_jax.cli.parser import CommandParser
 from clip_jax.cli.scaling import add_verbs, run_verb
 from clip_jax.cli.sweep import CONFIGURED, add_actions, run_action
 from clip_jax.config import DistributedConfig, RunConfig
@@ -27,11 +29,7 @@ from clip_jax.distributed.processes import LostProcess, initialized
 from clip_jax.errors import UserError, between
 from clip_jax.storage.lock import Busy
 from clip_jax.storage.paths import BucketUnavailable, as_path, disk_error, exists
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.prog}: {message}; see {self.prog} --help")
+from clip_jax.storage.records import Measurement
 
 
 def _overrides(extra: list[str], allowed: bool) -> dict[str, str]:
@@ -46,13 +44,14 @@ def _overrides(extra: list[str], allowed: bool) -> dict[str, str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="clip-jax", description="Scaling-law experiments with CLIP.", allow_abbrev=False)
-    verbs = parser.add_subparsers(dest="verb", required=True, parser_class=_Parser)
+    parser = CommandParser(prog="clip-jax", description="Scaling-law experiments with CLIP.", allow_abbrev=False)
+    verbs = parser.add_subparsers(dest="verb", required=True, parser_class=CommandParser)
 
-    def verb(name: str, text: str, parent: argparse._SubParsersAction = verbs) -> argparse.ArgumentParser:  # type: ignore[type-arg]
+    def verb(name: str, text: str, parent: argparse._SubParsersAction[CommandParser] = verbs) -> CommandParser:
         return parent.add_parser(name, help=text, description=text, allow_abbrev=False)
 
     train = verb("train", "Train one model, or resume it. Fields: --optim.peak_lr=1e-3 …")
+    train.configs = ("run", "distributed")
     train.add_argument("--config", required=True, help="experiments/….py, or a run's config.json")
     train.add_argument("--dir", help="run directory; default runs/RUN_ID")
     train.add_argument("--quiet", action="store_true", help="no progress line")
@@ -64,13 +63,18 @@ def _parser() -> argparse.ArgumentParser:
     several.add_argument("--quiet", action="store_true", help="no progress line")
     several.add_argument("--measure", metavar="FILE.json", help="train nothing; time it against separate runs")
     sweep = verb("sweep", "Plan, run and monitor a sweep.")
-    add_actions(sweep.add_subparsers(dest="action", required=True, parser_class=_Parser), verb)
+    add_actions(sweep.add_subparsers(dest="action", required=True, parser_class=CommandParser), verb)
     add_verbs(verb)
     report = verb("report", "Collect a sweep and write its report again, or write the report of a table of runs.")
     report.add_argument("dir", metavar="SWEEP_DIR|TABLE.csv")
     report.add_argument("--out", help="with a table: folder of the report (default: report/ beside it)")
     report.add_argument("--metric", help="with a table: the column to explain (default: error_mean)")
     report.add_argument("--chance", type=float, help="with a table: chance error (default: from evals.csv beside it)")
+    fields = verb("config", "Print the config fields with their types, choices, defaults and meanings.")
+    fields.add_argument(
+        "group", metavar="GROUP", nargs="?", help="run, sweep, search, distributed, optim, …; default all"
+    )
+    fields.add_argument("--markdown", action="store_true", help="as a page of tables")
     count = verb("flops", "Count parameters and forward GFLOPs per pair (2 per multiply-add) of named models.")
     count.add_argument("names", metavar="NAME", nargs="+", help="a preset, or rung:NUMBER of the ladder")
     count.add_argument("--no-xla", action="store_true", help="skip XLA's own count, the slow part")
@@ -88,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     label.add_argument("--model", required=True, help=MODEL)
     label.add_argument("--template", action="append", help='default "a photo of {c}."; repeat to average several')
     records = verb("data", "Inspect and build data sets.")
-    looks = records.add_subparsers(dest="action", required=True, parser_class=_Parser)
+    looks = records.add_subparsers(dest="action", required=True, parser_class=CommandParser)
     same = verb("overlap", "Find evaluation images with a near-duplicate in the training data.", looks)
     same.add_argument("train", metavar="TRAIN", help="folder of shards, class folders or idx files; its train split")
     same.add_argument("evals", metavar="EVAL", help="the same; its test split")
@@ -130,25 +134,26 @@ def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
         between("--until", args.until, 1, config.steps)
     with initialized(distributed, on_error=_tell):  # before anything initializes the devices
         from clip_jax.train.profiler import parse_window
+        from clip_jax.train.run_result import UnfinishedRun
         from clip_jax.training import train_run
 
         run_dir = as_path(args.dir) if args.dir else Path("runs") / run_id(config)
         window = parse_window(args.profile, config.steps) if args.profile else None
         result = train_run(config, run_dir, stop_after=args.until, progress=not args.quiet, profile=window)
-    if result["state"] == "stopped":
-        reason = result["exit_reason"]
-        if result["step"] == args.until:
+    if isinstance(result, UnfinishedRun):
+        reason = result.exit_reason
+        if result.step == args.until:
             print(f"paused at step {args.until}: {run_dir}")
             return exit_codes.FINISHED
         print(
-            f"clip-jax: stopped at step {result['step']} ({reason}); the same command resumes from here",
+            f"clip-jax: stopped at step {result.step} ({reason}); the same command resumes from here",
             file=sys.stderr,
         )
         return exit_codes.INTERRUPTED if "SIGINT" in reason else exit_codes.STOPPED
-    print(f"{result['state']}: {run_dir}")
-    if result["broken_records"]:
-        print(f"  {result['broken_records']} corrupt records were skipped")
-    _print_evals(result["evals"])
+    print(f"{result.state}: {run_dir}")
+    if result.broken_records:
+        print(f"  {result.broken_records} corrupt records were skipped")
+    _print_evals(result.evals)
     return exit_codes.FINISHED
 
 
@@ -168,22 +173,24 @@ def _family(args: argparse.Namespace) -> int:
 
     results = train_runs(configs, dirs, progress=not args.quiet, form=args.form)
     for run_dir, result in zip(dirs, results, strict=True):
-        detail = f": {result['exit_reason']}" if result["state"] != "finished" else ""
-        print(f"{result['state']}: {run_dir}{detail}", file=sys.stderr if detail else sys.stdout)
-    states, reasons = {r["state"] for r in results}, [r["exit_reason"] for r in results]
+        detail = f": {result.exit_reason}" if result.state != "finished" else ""
+        print(f"{result.state}: {run_dir}{detail}", file=sys.stderr if detail else sys.stdout)
+    states, reasons = {r.state for r in results}, [r.exit_reason for r in results]
     if "stopped" in states:
         print("clip-jax: stopped; the same command resumes from here", file=sys.stderr)
         return exit_codes.INTERRUPTED if any("SIGINT" in r for r in reasons) else exit_codes.STOPPED
     return exit_codes.MISTAKE if "failed" in states else exit_codes.FINISHED
 
 
-def _print_evals(rows: list[dict]) -> None:  # type: ignore[type-arg]
+def _print_evals(rows: Sequence[Measurement]) -> None:
     if rows:
         print(f"  {'task':22s} {'metric':24s} {'value':>8}  {'95 % interval':>16}  {'chance':>7}  examples")
     for r in rows:
-        interval = f"[{r['low']:.3f}, {r['high']:.3f}]" if "low" in r else ""
-        chance = "" if r["chance"] is None else f"{r['chance']:.4f}"
-        print(f"  {r['task']:22s} {r['metric']:24s} {r['value']:8.4f}  {interval:>16}  {chance:>7}  {r['examples']:8d}")
+        low, high = r.get("low"), r.get("high")
+        interval = "" if low is None or high is None else f"[{low:.3f}, {high:.3f}]"
+        value, chance = ("" if x is None else f"{x:.4f}" for x in (r["value"], r["chance"]))
+        examples = "" if r["examples"] is None else f"{r['examples']:d}"
+        print(f"  {r['task']:22s} {r['metric']:24s} {value:>8}  {interval:>16}  {chance:>7}  {examples:>8}")
 
 
 def _flops(args: argparse.Namespace) -> None:
@@ -345,6 +352,7 @@ def _run(argv: list[str] | None) -> int:
         {
             **dict.fromkeys(("fit", "compare", "design", "replicate"), _fit),
             "report": _report,
+            "config": lambda args: print(config_text(args.group, markdown=args.markdown)),
             "flops": _flops,
             "eval": _eval,
             "classify": _classify,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from clip_jax.cli.parser import CommandParser
 from clip_jax.config.io import load
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.errors import UserError
@@ -15,7 +16,7 @@ from clip_jax.sweep.search.config import SearchConfig
 
 ACTIONS = {
     "plan": "Print every cell and its cost; nothing runs.",
-    "run": "Train what is missing, fit, report. Fields: --base.seed=1 --engine=slurm --slots=8 …",
+    "run": "Train what is missing, fit, report. Fields: --base.seed=1 --engine=slurm --max_concurrent_runs=8 …",
     "preflight": "Ahead-of-time compile every training step for a target topology (no hardware needed); "
     "report memory and estimated time.",
     "search": "Search hyperparameters of one model and keep the best setting. Fields as for run.",
@@ -31,11 +32,13 @@ ACTIONS = {
 CONFIGURED = ("plan", "run", "preflight", "search")  # take --config and its fields
 
 
-def add_actions(parent: Any, verb: Callable[..., argparse.ArgumentParser]) -> None:
+def add_actions(parent: Any, verb: Callable[..., CommandParser]) -> None:
     """Add the actions to the command line's ``sweep``."""
     for name, text in ACTIONS.items():
         action = verb(name, text, parent)
         action.add_argument("--config", required=name in CONFIGURED, help="sweeps/….py")
+        if name in CONFIGURED:
+            action.configs = ("search",) if name == "search" else ("sweep",)
         action.add_argument("--dir", help="sweep directory, or gs://BUCKET/…; default runs/NAME")
         if name == "run":
             action.add_argument("--dry-run", action="store_true", help="print what would be submitted to the engine")

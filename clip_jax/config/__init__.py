@@ -8,7 +8,7 @@ from clip_jax.config.model import (
     IMAGE_POOLS,
     INTERPOLATIONS,
     OBJECTIVES,
-    PARAMETRISATIONS,
+    PARAMETRIZATIONS,
     REMAT_POLICIES,
     RESIZE_MODES,
     TEXT_ENCODERS,
@@ -16,16 +16,16 @@ from clip_jax.config.model import (
     DecoderConfig,
     ImageTowerConfig,
     ModelConfig,
-    ParametrisationConfig,
+    ParametrizationConfig,
     PixelConfig,
     TextTowerConfig,
     check_pixels,
 )
 from clip_jax.config.run import (
+    AnomalyConfig,
     DataConfig,
     DistributedConfig,
     EvalConfig,
-    FaultConfig,
     InitConfig,
     LossConfig,
     MeshConfig,
@@ -34,7 +34,15 @@ from clip_jax.config.run import (
     ScenesConfig,
 )
 
-__getattr__ = names_of(__name__, "errors")
+__getattr__ = names_of(
+    __name__,
+    "errors",
+    renamed={
+        "FaultConfig": "AnomalyConfig",
+        "PARAMETRISATIONS": "PARAMETRIZATIONS",
+        "ParametrisationConfig": "ParametrizationConfig",
+    },
+)
 
 __all__ = [
     "ACTIVATIONS",
@@ -43,23 +51,23 @@ __all__ = [
     "IMAGE_POOLS",
     "INTERPOLATIONS",
     "OBJECTIVES",
-    "PARAMETRISATIONS",
+    "PARAMETRIZATIONS",
     "REMAT_POLICIES",
     "RESIZE_MODES",
     "TEXT_ENCODERS",
     "TEXT_POOLS",
+    "AnomalyConfig",
     "DataConfig",
     "DecoderConfig",
     "DistributedConfig",
     "EvalConfig",
-    "FaultConfig",
     "ImageTowerConfig",
     "InitConfig",
     "LossConfig",
     "MeshConfig",
     "ModelConfig",
     "OptimConfig",
-    "ParametrisationConfig",
+    "ParametrizationConfig",
     "PixelConfig",
     "RunConfig",
     "ScenesConfig",

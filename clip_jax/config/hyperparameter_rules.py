@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
-from clip_jax.errors import ConfigError, at_least, between, one_of
+from clip_jax.errors import ConfigError, at_least, between
 
-LR_RULES = ("width_power", "constant", "mup")
-# settings with an exponent of the budget, NAME_power, and multiples to try, NAME_checks
-RULED = ("lr", "batch", "warmup", "decay")
+LrRule = Literal["width_power", "constant", "mup"]
+# settings with an exponent of the budget, NAME_power, and multiples to try, NAME_multipliers
+RULED = ("lr", "batch", "warmup", "weight_decay")
+# setting -> kind of the runs that try multiples of it, as in plan.json and runs.csv
+CHECK_KINDS = {"lr": "lr_check", "batch": "batch_check", "warmup": "warmup_check", "weight_decay": "decay_check"}
 POWERS = tuple(f"{name}_power" for name in RULED)
 
 
@@ -22,19 +25,19 @@ class BudgetRules:
     """Hyperparameters as powers of the FLOPs budget: value at base_budget × (budget / base_budget)**power."""
 
     base_budget: float = 0.0  # FLOPs at which base_lr, warmup_fraction, base.batch_size and the weight decay hold
-    lr_power: float = 0.0
+    lr_power: float = 0.0  # of base_lr
     batch_power: float = 0.0  # batch sizes are base.batch_size times a power of two
     warmup_power: float = 0.0  # of warmup_fraction, the warm-up's share of the steps
-    decay_power: float = 0.0  # of base.optim.weight_decay
+    weight_decay_power: float = 0.0  # of base.optim.weight_decay
 
     def __post_init__(self) -> None:
-        at_least("by_budget.base_budget", self.base_budget, 0)
+        at_least("compute_scaling.base_budget", self.base_budget, 0)
         for name in POWERS:
-            between(f"by_budget.{name}", getattr(self, name), -2, 2)
+            between(f"compute_scaling.{name}", getattr(self, name), -2, 2)
         if any(getattr(self, name) for name in POWERS) != (self.base_budget > 0):
             raise ConfigError(
-                f"by_budget.base_budget={self.base_budget:g}: must be above 0 with one of {', '.join(POWERS)}, and is "
-                f"ignored without"
+                f"compute_scaling.base_budget={self.base_budget:g}: must be above 0 with one of {', '.join(POWERS)}, "
+                f"and is ignored without"
             )
 
     def factor(self, name: str, budget: float) -> float:
@@ -57,15 +60,14 @@ def check_multiples(name: str, values: tuple[float, ...], *, of_two: bool = Fals
             raise ConfigError(f"{name}={values}: must be powers of two, as 0.5 or 4")
 
 
-def check_lr_rule(rule: str, parametrisation: str, width_fields_at_default: bool) -> None:
+def check_lr_rule(rule: str, parametrization: str, width_fields_at_default: bool) -> None:
     """Check the learning-rate rule.
 
-    Raises ConfigError if it is unknown, contradicts ``parametrisation``, or would ignore a width field.
+    Raises ConfigError if it contradicts ``parametrization``, or would ignore a width field.
     """
-    one_of("lr_rule", rule, LR_RULES)
-    if (rule == "mup") != (parametrisation == "mup"):
+    if (rule == "mup") != (parametrization == "mup"):
         raise ConfigError(
-            f"lr_rule={rule!r}: base.model.parametrisation.kind={parametrisation!r}; each needs the other to be 'mup', "
+            f"lr_rule={rule!r}: base.model.parametrization.kind={parametrization!r}; each needs the other to be 'mup', "
             f"whose table holds the rates"
         )
     if rule != "width_power" and not width_fields_at_default:

@@ -7,8 +7,10 @@ dataclasses of `config`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
+import logging
 import math
 import traceback
 import typing
@@ -16,11 +18,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from clip_jax.config.fields import choices_of, current_names, current_path, field_types, former_names
 from clip_jax.config.run import RunConfig
 from clip_jax.errors import ConfigError, UserError, no_secret, parse_json, short
 from clip_jax.storage.paths import as_path, is_remote, read_text
 
 T = TypeVar("T")
+LOG = logging.getLogger(__name__)
+RECORDS = ("config.json", "request.json", "sweep.json", "search.json")  # written by earlier versions too
 LONGEST_FIELD = 200  # characters of an unknown field's name that are shown
 MAX_INT, MAX_FLOAT = 10**15, 1e38  # limits of whole numbers and of floats (float32 range)
 # Limits of fields that set memory use, by the last part of their name: far above any real run, but low enough that the
@@ -29,12 +34,14 @@ _LIMITS = {
     "width": 2**16, "depth": 1000, "stages": 1000, "heads": 2**14, "mlp_ratio": 1024, "image_size": 2**14,
     "patch_size": 2**14, "context_length": 2**16, "vocab_size": 2**24, "embed_dim": 2**16, "pool_heads": 2**14,
     "pool_queries": 2**16, "prefix_tokens": 2**14, "batch_size": 2**24, "evals.batch_size": 2**16,
-    "microbatch_size": 2**24, "chunk": 2**24,
-    "vocab_chunk": 2**24, "steps": 10**10, "seed": 2**32 - 1, "seeds": 2**32 - 1, "seeds_at_best": 2**32 - 1,
-    "world_seed": 2**32 - 1, "proposal_seed": 2**32 - 1, "examples": 10**8, "retrieval_images": 10**8,
-    "val_pairs": 10**7, "val_partitions": 10**7, "prior_images": 10**7, "threads": 4096, "workers": 4096,
-    "tokenizer_captions": 10**9, "slots": 10**6, "family_size": 10**5, "trials": 10**7, "together": 10**6,
-    "nodes": 10**6, "processes_per_node": 10**4, "devices_per_process": 10**4, "cores": 10**5, "slices": 10**5,
+    "microbatch_size": 2**24, "chunk_size": 2**24,
+    "vocab_chunk": 2**24, "steps": 10**10, "seed": 2**32 - 1, "seeds": 2**32 - 1, "extra_seeds_at_optimum": 2**32 - 1,
+    "world_seed": 2**32 - 1, "proposal_seed": 2**32 - 1, "max_examples": 10**8, "retrieval_images": 10**8,
+    "val_pairs": 10**7, "val_partitions": 10**7, "prior_images": 10**7, "num_threads": 4096, "num_workers": 4096,
+    "tokenizer_train_captions": 10**9, "max_concurrent_runs": 10**6, "max_vmapped_runs": 10**5, "trials": 10**7,
+    "trials_per_round": 10**6,
+    "nodes": 10**6, "processes_per_node": 10**4, "devices_per_process": 10**4, "cpus_per_process": 10**5,
+    "slices": 10**5,
     "runs_per_device": 10**4, "heartbeat_s": 10**7, "start_s": 10**7, "time_limit_min": 10**8, "rungs": 1000,
     "sizes_per_budget": 10**6, "epochs": 10**9,
 }  # fmt: skip
@@ -50,20 +57,23 @@ def from_dict(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
 
     Args:
       cls: the dataclass.
-      values: field name -> value; missing fields take their defaults.
+      values: field name -> value; missing fields take their defaults. Former names of fields are read too.
       prefix: of the fields' names in error messages, such as ``model.``.
 
     Raises:
       ConfigError: an unknown or missing field, a wrong type, or a value out of range.
     """
-    hints = typing.get_type_hints(cls)
-    known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    unknown = sorted(map(str, set(values) - known))
+    return _build(cls, current_names(cls, values, prefix), prefix)
+
+
+def _build(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
+    types = field_types(cls)
+    unknown = sorted(map(str, set(values) - types.keys()))
     if unknown:
-        hint = f"known here: {', '.join(sorted(known))}"
+        hint = f"known here: {', '.join(sorted(types))}"
         name = f"{prefix}{str(unknown[0])[:LONGEST_FIELD]}"
         raise ConfigError(field=name, reason="unknown field", hint=hint)
-    kwargs = {k: _convert(hints[k], v, f"{prefix}{k}") for k, v in values.items()}
+    kwargs = {k: _convert(types[k], v, f"{prefix}{k}") for k, v in values.items()}
     try:
         return cls(**kwargs)
     except TypeError as error:  # a field without a default is missing
@@ -81,7 +91,9 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
             return value
         if not isinstance(value, Mapping):
             raise _wrong(name, value, "must be a group of fields")
-        return from_dict(hint, value, f"{name}.")
+        return _build(hint, value, f"{name}.")
+    if choices_of(hint):
+        return value  # the class checks it
     if typing.get_origin(hint) is tuple:
         if isinstance(value, str) or not hasattr(value, "__iter__"):
             raise _wrong(name, value, "must be a list")
@@ -110,7 +122,8 @@ def _wrong(name: str, value: Any, reason: str) -> ConfigError:
     return ConfigError(f"{name}={short(value)}: {reason}", field=name, value=value, reason=reason)
 
 
-# Fields added after the first runs: at their default they do not enter the run id, so that earlier runs keep theirs.
+# Fields added after the first runs, under their first names: at their default they do not enter the run id, so that
+# earlier runs keep theirs.
 _ADDED_LATER = {
     "": ("init_from", "loss", "microbatch_size", "faults", "pixels"),
     "data": ("weights", "val_paths", "decoder", "val_fraction", "filename_column", "caption_column"),
@@ -125,7 +138,7 @@ _ADDED_LATER = {
         "layer_scale", "patch_dropout", "pool_heads", "pool_queries",
     ),
     "model.text": ("causal", "pool", "norm_eps", "layer_scale", "projection", "projection_bias", "pad_id", "encoder"),
-    "evals": ("prior_images", "predictive_score"),
+    "evals": ("prior_images", "predictive_score", "evaluators"),
 }  # fmt: skip
 
 # Model fields whose default later became ``auto``, and the earlier default, under which ``auto`` enters the run id.
@@ -148,9 +161,10 @@ def as_begun(config: RunConfig, first: RunConfig) -> RunConfig:
 def run_id(config: RunConfig) -> str:
     """Return the run's id, 12 hex digits of a hash of its config.
 
-    Tracking (``wandb``) and ``data.workers`` are excluded, since they do not change the results.
+    Fields enter it under the names that they had at first. Tracking (``wandb``) and ``data.num_workers`` are excluded,
+    since they do not change the results.
     """
-    values, defaults = to_dict(config), to_dict(RunConfig())
+    values, defaults = (former_names(RunConfig, to_dict(c)) for c in (config, RunConfig()))
     del values["wandb"], values["data"]["workers"]
     for name, old in _BECAME_AUTO.items():
         defaults["model"][name] = old
@@ -175,6 +189,8 @@ def load(cls: type[T], path: str | Path, overrides: Mapping[str, str] | None = N
       path: a ``.py`` file of the user (it is executed), or a ``.json`` file, which may be in a bucket.
       overrides: dotted field name -> text, parsed as JSON if possible and taken as a string otherwise.
 
+    A former name of a field is logged once as a warning, except in a run's or sweep's own record.
+
     Raises:
       UserError: the file is missing or is not a config.
       ConfigError: an unknown field or a wrong value.
@@ -185,9 +201,22 @@ def load(cls: type[T], path: str | Path, overrides: Mapping[str, str] | None = N
     if not (is_remote(path) or path.is_file()):
         raise UserError(f"{path}: no such config file")
     values = _read_json(path) if path.suffix == ".json" else _run_python(path)
+    former: list[str] = []
+    values = current_names(cls, values, former=former)
+    if path.name in RECORDS:
+        former.clear()
     for dotted, text in (overrides or {}).items():
-        set_dotted(values, dotted, parse_value(text))
+        if (name := current_path(cls, dotted)) != dotted:
+            former.append(f"{dotted} is {name} now")
+        set_dotted(values, name, parse_value(text))
+    for renamed in former:
+        _warn_renamed(renamed)
     return from_dict(cls, values)
+
+
+@functools.cache  # once for each name
+def _warn_renamed(renamed: str) -> None:
+    LOG.warning("clip-jax: config field %s; the former name goes with the next release", renamed)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

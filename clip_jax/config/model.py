@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
+from clip_jax.config.fields import check_choices
 from clip_jax.errors import ConfigError, at_least, between, one_of
 
-DTYPES = ("float32", "bfloat16", "float16", "float64")  # float64 needs JAX's x64 mode
-ACTIVATIONS = ("gelu", "gelu_erf", "quick_gelu")
-IMAGE_POOLS = ("cls", "avg", "map", "attentional")
-ATTENTIONS = ("auto", "xla", "cudnn")
-REMAT_POLICIES = ("auto", "nothing", "attention", "dense", "dots")
-TEXT_POOLS = ("eot", "last", "cls")
-TEXT_ENCODERS = ("transformer", "bag_of_words")
-OBJECTIVES = ("contrastive", "caption", "bag_of_words")
-PARAMETRISATIONS = ("standard", "mup")
-RESIZE_MODES = ("shortest", "squash", "longest")
-INTERPOLATIONS = ("bicubic", "bilinear")
+DType = Literal["float32", "bfloat16", "float16", "float64"]  # float64 needs JAX's x64 mode
+Activation = Literal["gelu", "gelu_erf", "quick_gelu"]  # tanh form; exact; the published models'
+ImagePool = Literal["cls", "avg", "map", "attentional"]
+Attention = Literal["auto", "xla", "cudnn"]
+RematPolicy = Literal["auto", "nothing", "attention", "dense", "dots"]
+TextPool = Literal["eot", "last", "cls"]
+TextEncoder = Literal["transformer", "bag_of_words"]
+Objective = Literal["contrastive", "caption", "bag_of_words"]
+Parametrization = Literal["standard", "mup"]
+ResizeMode = Literal["shortest", "squash", "longest"]
+Interpolation = Literal["bicubic", "bilinear"]
+DTYPES, ACTIVATIONS, ATTENTIONS = get_args(DType), get_args(Activation), get_args(Attention)
+IMAGE_POOLS, TEXT_POOLS, TEXT_ENCODERS = get_args(ImagePool), get_args(TextPool), get_args(TextEncoder)
+OBJECTIVES, PARAMETRIZATIONS, REMAT_POLICIES = get_args(Objective), get_args(Parametrization), get_args(RematPolicy)
+RESIZE_MODES, INTERPOLATIONS = get_args(ResizeMode), get_args(Interpolation)
 
 
 def _check_tower(name: str, tower: ImageTowerConfig | TextTowerConfig | DecoderConfig) -> None:
@@ -46,18 +51,18 @@ class ImageTowerConfig:
     width: int = 64  # token width; ResNet: width of the stem
     depth: int = 2  # number of blocks; ResNet: the sum of stages
     heads: int = 4  # ResNet: of the attention pooling
-    mlp_ratio: float = 4.0
+    mlp_ratio: float = 4.0  # hidden units of each block's MLP per unit of width
     image_size: int = 32  # pixels per side
     patch_size: int = 8  # pixels per side; ResNet: 32, its stride
     stages: tuple[
         int, ...
     ] = ()  # bottleneck blocks per stage of a ResNet: (3, 4, 6, 3) is RN50; empty: a vision transformer
-    pool: str = "cls"  # cls | avg | map (SigLIP's attention head) | attentional (CoCa's queries)
-    class_token: bool = True
+    pool: ImagePool = "cls"  # map: SigLIP's attention head; attentional: CoCa's queries
+    class_token: bool = True  # prepend a learned token
     norm_pre: bool = True  # layer norm before the blocks
     norm_after_pool: bool = False  # avg: apply the last norm to the pooled vector, not to the tokens
-    norm_eps: float = 1e-5
-    patch_bias: bool = False
+    norm_eps: float = 1e-5  # of the layer norms
+    patch_bias: bool = False  # bias of the patch embedding
     projection: bool = True  # to embed_dim; without it, width must equal embed_dim
     layer_scale: float = 0.0  # initial gain of each residual branch; 0: no layer scale
     patch_dropout: float = 0.0  # fraction of patches dropped in training
@@ -66,6 +71,7 @@ class ImageTowerConfig:
 
     def __post_init__(self) -> None:
         name = "model.image"
+        check_choices(self, f"{name}.")
         object.__setattr__(self, "stages", tuple(self.stages))
         at_least(f"{name}.patch_size", self.patch_size, 1)
         if self.image_size < self.patch_size or self.image_size % self.patch_size:
@@ -76,7 +82,6 @@ class ImageTowerConfig:
             self._check_resnet(name)
             return
         _check_tower(name, self)
-        one_of(f"{name}.pool", self.pool, IMAGE_POOLS)
         if not self.norm_eps > 0:
             raise ConfigError(f"{name}.norm_eps={self.norm_eps}: must be above 0")
         at_least(f"{name}.layer_scale", self.layer_scale, 0)
@@ -131,24 +136,24 @@ _BLOCKS = ("mlp_ratio", "causal", "pool", "norm_eps", "layer_scale", "projection
 class TextTowerConfig:
     """Text tower: a transformer or a bag of words; with ``model.objective="caption"``, the caption language model."""
 
-    encoder: str = "transformer"  # transformer | bag_of_words (sum over the distinct words, ignoring their order)
-    width: int = 64
-    depth: int = 2
-    heads: int = 4
-    mlp_ratio: float = 4.0
+    encoder: TextEncoder = "transformer"  # bag_of_words: sum over the distinct words, ignoring their order
+    width: int = 64  # token width
+    depth: int = 2  # number of blocks
+    heads: int = 4  # attention heads per block
+    mlp_ratio: float = 4.0  # hidden units of each block's MLP per unit of width
     context_length: int = 24  # tokens, including start and end tokens
-    vocab_size: int = 1024
-    causal: bool = True
-    pool: str = "eot"  # eot (position of the largest token id) | last (position) | cls (CoCa's appended token)
-    norm_eps: float = 1e-5
-    layer_scale: float = 0.0
+    vocab_size: int = 1024  # tokens; a run needs 260 or more
+    causal: bool = True  # attend to earlier tokens only
+    pool: TextPool = "eot"  # eot: at the largest token id; last: at the last position; cls: CoCa's appended token
+    norm_eps: float = 1e-5  # of the layer norms
+    layer_scale: float = 0.0  # initial gain of each residual branch; 0: no layer scale
     projection: bool = True  # to embed_dim; without it, width must equal embed_dim
-    projection_bias: bool = False
+    projection_bias: bool = False  # bias of the projection to embed_dim
     pad_id: int = 0  # padding: ignored by the caption loss, and with pool=cls not attended to by the appended token
 
     def __post_init__(self) -> None:
         name = "model.text"
-        one_of(f"{name}.encoder", self.encoder, TEXT_ENCODERS)
+        check_choices(self, f"{name}.")
         if self.encoder == "bag_of_words":
             _ignored(name, f"with {name}.encoder='bag_of_words'", self, TextTowerConfig, ("depth", "heads", *_BLOCKS))
             at_least(f"{name}.width", self.width, 1)
@@ -156,7 +161,6 @@ class TextTowerConfig:
             _check_tower(name, self)
         at_least(f"{name}.context_length", self.context_length, 3)
         at_least(f"{name}.vocab_size", self.vocab_size, 4)
-        one_of(f"{name}.pool", self.pool, TEXT_POOLS)
         if not self.norm_eps > 0:
             raise ConfigError(f"{name}.norm_eps={self.norm_eps}: must be above 0")
         at_least(f"{name}.layer_scale", self.layer_scale, 0)
@@ -181,10 +185,10 @@ class TextTowerConfig:
 class DecoderConfig:
     """CoCa's multimodal decoder: causal blocks, each followed by cross-attention to the image; depth 0: no decoder."""
 
-    depth: int = 0
-    width: int = 64
-    heads: int = 4
-    mlp_ratio: float = 4.0
+    depth: int = 0  # number of blocks; 0: no decoder
+    width: int = 64  # equals embed_dim and the text tower's width
+    heads: int = 4  # attention heads per block
+    mlp_ratio: float = 4.0  # hidden units of each block's MLP per unit of width
 
     def __post_init__(self) -> None:
         if self.depth:
@@ -225,9 +229,9 @@ class PixelConfig:
     """
 
     mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)  # of pixels from 0 to 1; the published models'
-    std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
-    resize_mode: str = "shortest"  # shortest (side, then crop) | squash | longest (side, then pad)
-    interpolation: str = "bicubic"  # bicubic | bilinear
+    std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)  # likewise, the standard deviations
+    resize_mode: ResizeMode = "shortest"  # shortest: side, then crop; longest: side, then pad
+    interpolation: Interpolation = "bicubic"  # of the resizing
     fill_color: int = 0  # longest: value of the padding, 0 to 255
 
     def __post_init__(self) -> None:
@@ -235,29 +239,30 @@ class PixelConfig:
 
 
 @dataclass(frozen=True)
-class ParametrisationConfig:
+class ParametrizationConfig:
     """Dependence of init std and learning rates on width and depth; the table is in `config.mup`.
 
     With ``mup`` the optimal learning rate stays that of the base sizes, at which it equals ``standard``.
     """
 
-    kind: str = "standard"  # standard | mup
+    kind: Parametrization = "standard"  # mup: maximal update parametrization (Yang et al., 2022)
     base_image_width: int = 0  # mup: width of the model whose hyperparameters are transferred
-    base_text_width: int = 0
+    base_text_width: int = 0  # likewise of the text tower
     base_image_depth: int = 0  # mup: residual branches scale as base depth / depth; 0: no depth scaling
-    base_text_depth: int = 0
+    base_text_depth: int = 0  # likewise of the text tower
 
     def __post_init__(self) -> None:
-        name = "model.parametrisation"
-        one_of(f"{name}.kind", self.kind, PARAMETRISATIONS)
+        name = "model.parametrization"
+        check_choices(self, f"{name}.")
         widths, depths = ("base_image_width", "base_text_width"), ("base_image_depth", "base_text_depth")
         if self.kind == "standard":
-            _ignored(name, f"with {name}.kind='standard'", self, ParametrisationConfig, widths + depths)
+            _ignored(name, f"with {name}.kind='standard'", self, ParametrizationConfig, widths + depths)
             return
         for field_name in widths + depths:
             at_least(f"{name}.{field_name}", getattr(self, field_name), int(field_name in widths))
 
 
+# Two fields are not in the repr, from which `pretrained.load.digest` names a model, so that earlier digests stay valid.
 @dataclass(frozen=True)
 class ModelConfig:
     """A model: two towers with a shared embedding space and a learned temperature, and a decoder for CoCa.
@@ -266,42 +271,36 @@ class ModelConfig:
     an image tower whose features become the first tokens of a caption language model, or predict the set of words.
     """
 
-    objective: str = "contrastive"  # contrastive | caption | bag_of_words
+    objective: Objective = "contrastive"  # caption, bag_of_words: the predictive models
     image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
-    embed_dim: int = 64
-    activation: str = "gelu"  # gelu (tanh form) | gelu_erf (exact) | quick_gelu (the published models)
-    # of the text tower; empty: activation. Not in the repr, so that earlier digests stay valid
-    text_activation: str = field(default="", repr=False)
-    init_temperature: float = 0.07
-    max_logit_scale: float = 100.0
+    embed_dim: int = 64  # width of the shared embedding space
+    activation: Activation = "gelu"  # gelu: tanh form; gelu_erf: exact; quick_gelu: the published models'
+    # of the text tower; empty: activation
+    text_activation: Activation | Literal[""] = field(default="", repr=False)
+    init_temperature: float = 0.07  # of the softmax over pairs; learned from there
+    max_logit_scale: float = 100.0  # upper limit of the learned 1 / temperature
     logit_bias: bool = False  # SigLIP's learned bias of the logits, initially -10
-    compute_dtype: str = "float32"
-    param_dtype: str = "float32"
-    text_param_dtype: str = ""  # of the text tower's parameters; empty: param_dtype
-    # auto | xla | cudnn (fused); auto: cudnn where the devices support it (`models.execution`). Not in the repr, which
-    # names models in caches
-    attention: str = field(default="auto", repr=False)
+    compute_dtype: DType = "float32"  # float64 needs JAX's x64 mode
+    param_dtype: DType = "float32"  # of the stored parameters
+    text_param_dtype: DType | Literal[""] = ""  # of the text tower's parameters; empty: param_dtype
+    # cudnn: fused; auto: cudnn where the devices support it (`models.execution`)
+    attention: Attention = field(default="auto", repr=False)
     remat: bool = False  # recompute each block in the backward pass
-    # With remat, what is saved instead of recomputed: nothing | attention | dense (outputs of dense layers and of
-    # attention) | dots (outputs of all products). auto: nothing with remat; without it, dense on accelerators and
-    # everything on a CPU
-    remat_policy: str = "auto"
+    # with remat, what is saved instead of recomputed; dense: outputs of dense layers and of attention; dots: outputs of
+    # all products; auto: nothing with remat; without it, dense on accelerators and everything on a CPU
+    remat_policy: RematPolicy = "auto"
     scan_layers: bool = True  # compile one block for all layers; False unrolls the loop (faster on CPU)
     prefix_tokens: int = 4  # caption: number of tokens made from the image features
     vocab_chunk: int = 0  # caption, bag_of_words: rows of vocabulary logits computed at a time in training; 0: all
-    parametrisation: ParametrisationConfig = field(default_factory=ParametrisationConfig)
+    parametrization: ParametrizationConfig = field(default_factory=ParametrizationConfig)
 
     def __post_init__(self) -> None:
         at_least("model.embed_dim", self.embed_dim, 1)
-        one_of("model.activation", self.activation, ACTIVATIONS)
-        one_of("model.text_activation", self.text_activation, ("", *ACTIVATIONS))
+        check_choices(self, "model.")
         if self.text_activation and (self.text.encoder != "transformer" or self.objective == "bag_of_words"):
             raise ConfigError(f"model.text_activation={self.text_activation!r}: ignored, a bag of words has no blocks")
-        one_of("model.compute_dtype", self.compute_dtype, DTYPES)
-        one_of("model.param_dtype", self.param_dtype, DTYPES)
-        one_of("model.text_param_dtype", self.text_param_dtype, ("", *DTYPES))
         self._check_execution()
         between("model.init_temperature", self.init_temperature, 1e-3, 1e3)
         at_least("model.max_logit_scale", self.max_logit_scale, 1 / self.init_temperature)
@@ -315,15 +314,13 @@ class ModelConfig:
                 raise ConfigError("model.decoder: needs model.image.pool='attentional' with two queries or more")
             if not self.decoder.width == self.embed_dim == self.text.width:
                 raise ConfigError("model.decoder.width: must be model.embed_dim and model.text.width")
-        one_of("model.objective", self.objective, OBJECTIVES)
         at_least("model.prefix_tokens", self.prefix_tokens, 1)
         at_least("model.vocab_chunk", self.vocab_chunk, 0)
         self._check_objective()
-        if self.parametrisation.kind == "mup":
+        if self.parametrization.kind == "mup":
             self._check_mup()
 
     def _check_execution(self) -> None:
-        one_of("model.attention", self.attention, ATTENTIONS)
         if self.attention == "cudnn" and self.compute_dtype not in ("bfloat16", "float16"):
             reason = f"takes bfloat16 and float16, and model.compute_dtype is {self.compute_dtype}"
             raise ConfigError(field="model.attention", value=self.attention, reason=reason)
@@ -331,7 +328,6 @@ class ModelConfig:
             raise ConfigError(
                 field="model.attention", value=self.attention, reason="does not preserve float64; use auto"
             )
-        one_of("model.remat_policy", self.remat_policy, REMAT_POLICIES)
         if not self.remat and self.remat_policy not in ("auto", "nothing"):
             raise ConfigError(f"model.remat_policy={self.remat_policy!r}: ignored with model.remat=False")
         if self.image.stages and self.remat_policy in ("attention", "dense"):
@@ -356,7 +352,7 @@ class ModelConfig:
 
     def _check_mup(self) -> None:
         def refused(name: str, value: object, reason: str) -> ConfigError:
-            return ConfigError(f"model.{name}={value!r}: model.parametrisation.kind='mup' {reason}")
+            return ConfigError(f"model.{name}={value!r}: model.parametrization.kind='mup' {reason}")
 
         if self.objective != "contrastive":
             raise refused("objective", self.objective, "has no table for the predictive heads; contrastive only")
@@ -367,8 +363,8 @@ class ModelConfig:
         for name, tower in (("image", self.image), ("text", self.text)):
             if not tower.projection:
                 raise refused(f"{name}.projection", False, "grows width at a fixed model.embed_dim")
-        if self.text.encoder == "bag_of_words" and self.parametrisation.base_text_depth:
-            raise ConfigError("model.parametrisation.base_text_depth: ignored, a bag of words has no blocks")
+        if self.text.encoder == "bag_of_words" and self.parametrization.base_text_depth:
+            raise ConfigError("model.parametrization.base_text_depth: ignored, a bag of words has no blocks")
 
     @property
     def activation_of_text(self) -> str:

@@ -107,7 +107,7 @@ def table_row(path: Sequence[str]) -> str:
 
 def multipliers(path: Sequence[str], model: ModelConfig) -> Multipliers:
     """Return the multipliers of a CLIP parameter; all 1 in the standard parametrization and at the base sizes."""
-    base = model.parametrisation
+    base = model.parametrization
     if base.kind == "standard":
         return Multipliers()
     kind = table_row(path)

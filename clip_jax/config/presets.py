@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from clip_jax.config.model import DecoderConfig, ImageTowerConfig, ModelConfig, TextTowerConfig
+from clip_jax.config.model import Activation, DecoderConfig, ImageTowerConfig, ModelConfig, TextTowerConfig
 from clip_jax.errors import ConfigError
 
 
@@ -35,7 +35,7 @@ def _open_clip(image: ImageTowerConfig, text: TextTowerConfig, embed: int) -> Mo
 
 
 def _siglip(
-    width: int, depth: int, heads: int, mlp: float, patch: int, size: int, context: int, act: str = "gelu_erf"
+    width: int, depth: int, heads: int, mlp: float, patch: int, size: int, context: int, act: Activation = "gelu_erf"
 ) -> ModelConfig:
     shape: dict[str, Any] = {"width": width, "depth": depth, "heads": heads, "mlp_ratio": mlp, "norm_eps": 1e-6}
     return ModelConfig(
@@ -137,7 +137,7 @@ def ladder(rung: float, base: ModelConfig | None = None) -> ModelConfig:
     if not rung >= 0.5:
         raise ConfigError(f"rung={rung}: must be at least 0.5, where the ladder begins")
     base = base or ModelConfig()
-    mup = base.parametrisation.kind == "mup"
+    mup = base.parametrization.kind == "mup"
 
     def shape(tower: ImageTowerConfig | TextTowerConfig) -> dict[str, Any]:
         head = tower.width // tower.heads if mup else _head_size(16 * rung)
@@ -167,4 +167,4 @@ def sized(name: str, base: ModelConfig) -> ModelConfig:
     model = preset(name)
     how = ("compute_dtype", "param_dtype", "text_param_dtype", "attention", "remat", "remat_policy", "scan_layers")
     image = dataclasses.replace(model.image, patch_dropout=base.image.patch_dropout)
-    return dataclasses.replace(model, image=image, **{f: getattr(base, f) for f in (*how, "parametrisation")})
+    return dataclasses.replace(model, image=image, **{f: getattr(base, f) for f in (*how, "parametrization")})

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
-from clip_jax.config.model import (
-    ModelConfig,
-    PixelConfig,
-)
-from clip_jax.errors import ConfigError, at_least, between, no_secret, one_of
+from clip_jax.config.fields import check_choices
+from clip_jax.config.model import ModelConfig, PixelConfig
+from clip_jax.errors import ConfigError, at_least, between, no_secret
+from clip_jax.plugins import check_name
+
+SOURCES = ("scenes", "webdataset", "folder", "tfds")
+LOSSES = ("softmax", "sigmoid")
 
 
 @dataclass(frozen=True)
 class ScenesConfig:
     """Procedurally rendered scenes. Two runs with equal fields see the same images and captions."""
 
-    world_seed: int = 0
+    world_seed: int = 0  # of the made-up names and of each scene's content
     objects: int = 256  # classes with made-up names
     zipf: float = 1.2  # frequency of object r is proportional to r**-zipf
 
@@ -33,48 +36,50 @@ class ScenesConfig:
 class DataConfig:
     """Image-text pairs: source, splits, augmentation and host-side processing."""
 
-    source: str = "scenes"  # scenes | webdataset | folder | tfds
+    # scenes: rendered, reads no files; or the name that an installed package adds
+    source: Literal["scenes", "webdataset", "folder", "tfds"] | str = "scenes"
     paths: tuple[str, ...] = ()  # shards, folders (webdataset: also URLs, brace ranges, *), prepared TFDS directories
     weights: tuple[float, ...] = ()  # share of each path, kept throughout the run; empty: in proportion to size
     val_paths: tuple[str, ...] = ()  # held-out pairs, if they are not in a split of ``paths``
-    train_split: str = "train"
-    val_split: str = "val"
+    train_split: str = "train"  # split of ``paths`` to train on
+    val_split: str = "val"  # split of ``paths`` that is held out
     val_fraction: float = 0.0  # fraction of the training split to hold out, by hash of the record, instead of a split
     filename_column: str = "filename"  # folder: the column of captions.csv with the image file
     caption_column: str = "caption"  # folder: the column with the text
     image_key: str = "image"  # tfds: the feature with the image
     caption_key: str = "caption"  # tfds: the feature with the text
     unique_samples: int = 0  # train on the first N pairs only; 0: all
-    augment: str = "none"  # none | square_crop | flip | random_resized_crop
-    max_broken: int = 10  # unreadable records skipped before the run stops
-    tokenizer_captions: int = 20_000  # captions used to train the tokenizer, sampled evenly from the training set
-    threads: int = 2  # reading and decoding threads per worker
-    workers: int = 0  # reading and decoding processes; 0: use threads of the training process
-    decoder: str = "pillow"  # of training images: pillow | simplejpeg (faster, off by about one level; extra ``fast``)
-    keep_decoded: bool = False  # cache the resized images: in the cache folder for all runs, otherwise in memory
+    augment: Literal["none", "square_crop", "flip", "random_resized_crop"] = "none"  # of training images, at random
+    max_corrupt_records: int = 10  # unreadable records skipped before the run stops
+    tokenizer_train_captions: int = 20_000  # captions used to train the tokenizer, sampled evenly from the training set
+    num_threads: int = 2  # reading and decoding threads per worker
+    num_workers: int = 0  # reading and decoding processes; 0: use threads of the training process
+    # of training images; simplejpeg: faster, off by about one level; needs the extra ``fast``
+    jpeg_decoder: Literal["pillow", "simplejpeg"] = "pillow"
+    cache_decoded: bool = False  # cache the resized images: in the cache folder for all runs, otherwise in memory
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
 
     def __post_init__(self) -> None:
-        one_of("data.source", self.source, ("scenes", "webdataset", "folder", "tfds"))
-        one_of("data.augment", self.augment, ("none", "square_crop", "flip", "random_resized_crop"))
-        one_of("data.decoder", self.decoder, ("pillow", "simplejpeg"))
-        for name in ("unique_samples", "max_broken", "workers"):
+        check_choices(self, "data.")
+        for name in ("unique_samples", "max_corrupt_records", "num_workers"):
             at_least(f"data.{name}", getattr(self, name), 0)
-        for name in ("tokenizer_captions", "threads"):
+        for name in ("tokenizer_train_captions", "num_threads"):
             at_least(f"data.{name}", getattr(self, name), 1)
-        if self.source == "scenes" and self.keep_decoded:
-            raise ConfigError("data.keep_decoded: ignored, the scenes source renders its images")
+        if self.source == "scenes" and self.cache_decoded:
+            raise ConfigError("data.cache_decoded: ignored, the scenes source renders its images")
         for name in ("paths", "val_paths"):
             for path in getattr(self, name):
                 no_secret(f"data.{name}", path)
             if self.source == "scenes" and getattr(self, name):
                 raise ConfigError(f"data.{name}: the scenes source reads no files; drop it or set data.source")
-            if self.source != "webdataset" and any("://" in p for p in getattr(self, name)):
+            if self.source in SOURCES and self.source != "webdataset" and any("://" in p for p in getattr(self, name)):
                 raise ConfigError(f"data.{name}: only data.source='webdataset' reads from URLs")
-        if self.source == "scenes" and self.decoder != "pillow":
-            raise ConfigError("data.decoder: the scenes source renders, there is nothing to decode")
-        if self.keep_decoded and self.workers:
-            raise ConfigError("data.keep_decoded: each of data.workers would hold all images; use data.threads only")
+        if self.source == "scenes" and self.jpeg_decoder != "pillow":
+            raise ConfigError("data.jpeg_decoder: the scenes source renders, there is nothing to decode")
+        if self.cache_decoded and self.num_workers:
+            raise ConfigError(
+                "data.cache_decoded: each of data.num_workers would hold all images; use data.num_threads only"
+            )
         self._check_weights()
         self._check_held_out()
         if self.source != "folder" and (self.filename_column, self.caption_column) != ("filename", "caption"):
@@ -115,24 +120,22 @@ class DataConfig:
 class OptimConfig:
     """AdamW and its learning-rate schedule. Weight decay excludes gains, biases and temperature."""
 
-    peak_lr: float = 1e-3
-    warmup_steps: int = 20
-    schedule: str = "cosine"  # cosine | wsd (warm-up, stable, linear decay)
-    decay_fraction: float = 0.2  # wsd: fraction of the steps in the learning-rate decay
-    weight_decay: float = 0.1
-    b1: float = 0.9
-    b2: float = 0.98
-    eps: float = 1e-6
-    clip_norm: float = 1.0
+    peak_lr: float = 1e-3  # learning rate after the warm-up
+    warmup_steps: int = 20  # steps of linear warm-up from 0
+    schedule: Literal["cosine", "wsd"] = "cosine"  # wsd: warm-up, stable, linear decay
+    lr_decay_fraction: float = 0.2  # wsd: fraction of the steps in the learning-rate decay
+    weight_decay: float = 0.1  # decoupled, times the learning rate
+    b1: float = 0.9  # decay rate of Adam's first moment
+    b2: float = 0.98  # decay rate of Adam's second moment
+    eps: float = 1e-6  # added to Adam's denominator
+    clip_norm: float = 1.0  # gradients of a larger global norm are scaled down to it
     layer_decay: float = 1.0  # layer-wise LR decay: LR is multiplied by this per block away from the output (1: off)
-    state_dtype: str = "float32"  # of Adam's two moments; bfloat16 halves their memory
-    rounding: str = "stochastic"  # stochastic | nearest: of half-precision moments and parameters
+    state_dtype: Literal["float32", "bfloat16"] = "float32"  # of Adam's two moments; bfloat16 halves their memory
+    half_rounding: Literal["stochastic", "nearest"] = "stochastic"  # of half-precision moments and parameters
     loss_scale: float = 2.0**15  # float16 compute: initial loss scale; then halved and doubled as needed
 
     def __post_init__(self) -> None:
-        one_of("optim.schedule", self.schedule, ("cosine", "wsd"))
-        one_of("optim.state_dtype", self.state_dtype, ("float32", "bfloat16"))
-        one_of("optim.rounding", self.rounding, ("stochastic", "nearest"))
+        check_choices(self, "optim.")
         at_least("optim.loss_scale", self.loss_scale, 1.0)
         between("optim.layer_decay", self.layer_decay, 0.01, 1.0)
         for name in ("peak_lr", "eps", "clip_norm"):
@@ -140,10 +143,10 @@ class OptimConfig:
                 raise ConfigError(f"optim.{name}={getattr(self, name)}: must be above 0")
         for name in ("weight_decay", "warmup_steps"):
             at_least(f"optim.{name}", getattr(self, name), 0)
-        for name in ("b1", "b2", "decay_fraction"):
+        for name in ("b1", "b2", "lr_decay_fraction"):
             between(f"optim.{name}", getattr(self, name), 0.0, 1.0)
-        if self.schedule != "wsd" and self.decay_fraction != 0.2:
-            raise ConfigError(f"optim.decay_fraction: ignored with optim.schedule={self.schedule!r}")
+        if self.schedule != "wsd" and self.lr_decay_fraction != 0.2:
+            raise ConfigError(f"optim.lr_decay_fraction: ignored with optim.schedule={self.schedule!r}")
 
 
 @dataclass(frozen=True)
@@ -169,18 +172,22 @@ class MeshConfig:
 class LossConfig:
     """Contrastive loss over the global batch, and its implementation, which does not change the value."""
 
-    kind: str = "softmax"  # softmax (InfoNCE) | sigmoid (SigLIP; needs model.logit_bias)
-    method: str = "auto"  # auto | dense | gathered | ring; auto: ring for batches of more than 4096 pairs
-    chunk: int = 256  # ring: rows of logits that a device holds at once
+    # softmax: InfoNCE; sigmoid: SigLIP, needs model.logit_bias; or the name that an installed package adds
+    name: Literal["softmax", "sigmoid"] | str = "softmax"
+    # auto: ring for batches of more than 4096 pairs
+    implementation: Literal["auto", "dense", "gathered", "ring"] = "auto"
+    chunk_size: int = 256  # ring: rows of logits that a device holds at once
     caption_weight: float = 2.0  # weight of CoCa's caption loss (Yu et al., 2022)
 
     def __post_init__(self) -> None:
-        one_of("loss.kind", self.kind, ("softmax", "sigmoid"))
-        one_of("loss.method", self.method, ("auto", "dense", "gathered", "ring"))
-        at_least("loss.chunk", self.chunk, 1)
+        check_choices(self, "loss.")
+        at_least("loss.chunk_size", self.chunk_size, 1)
         at_least("loss.caption_weight", self.caption_weight, 0)
-        if self.method in ("dense", "gathered") and self.chunk != 256:
-            raise ConfigError(f"loss.chunk: ignored with loss.method={self.method!r}")
+        if self.implementation in ("dense", "gathered") and self.chunk_size != 256:
+            raise ConfigError(f"loss.chunk_size: ignored with loss.implementation={self.implementation!r}")
+        usual = (LossConfig.implementation, LossConfig.chunk_size)
+        if self.name not in LOSSES and (self.implementation, self.chunk_size) != usual:
+            raise ConfigError(f"loss.implementation, loss.chunk_size: ignored with loss.name={self.name!r}")
 
 
 @dataclass(frozen=True)
@@ -188,19 +195,25 @@ class EvalConfig:
     """Evaluation during and after training: tasks, sizes and times."""
 
     zero_shot: tuple[str, ...] = ("scenes",)  # ``scenes`` for the built-in tasks, or classification folders
-    controls: tuple[str, ...] = ()  # classification folders that are reported but excluded from means
-    examples: int = 500  # per zero-shot task at most; 0: all
+    unscored_tasks: tuple[str, ...] = ()  # classification folders that are reported but excluded from means
+    max_examples: int = 500  # per zero-shot task at most; 0: all
     at_fractions: tuple[float, ...] = ()  # fractions of the steps at which to evaluate; the last step always is
     val_pairs: int = 1024  # pairs per partition of val_loss; each is contrasted with the others
-    val_partitions: int = 2
+    val_partitions: int = 2  # disjoint partitions of held-out pairs for val_loss
     retrieval_images: int = 512  # images of the held-out split at most; 0: all
-    batch_size: int = 256
+    batch_size: int = 256  # inputs per call of the towers
     prior_images: int = 128  # predictive objectives: training images over which a class's prior is averaged
-    predictive_score: str = "prior"  # raw | prior (subtracted): the score used for error_mean; both are reported
+    # predictive objectives: the score used for error_mean; prior: with the prior subtracted; both are reported
+    predictive_score: Literal["raw", "prior"] = "prior"
+    evaluators: tuple[str, ...] = ()  # evaluators of installed packages to add; their rows are tasks of these names
 
     def __post_init__(self) -> None:
-        one_of("evals.predictive_score", self.predictive_score, ("raw", "prior"))
-        for name in ("examples", "retrieval_images"):
+        check_choices(self, "evals.")
+        for name in self.evaluators:
+            check_name("evals.evaluators", name, "evaluators")
+        if len(set(self.evaluators)) < len(self.evaluators):
+            raise ConfigError(field="evals.evaluators", value=self.evaluators, reason="no repeats")
+        for name in ("max_examples", "retrieval_images"):
             at_least(f"evals.{name}", getattr(self, name), 0)
         for name in ("val_pairs", "val_partitions", "batch_size", "prior_images"):
             at_least(f"evals.{name}", getattr(self, name), 1)
@@ -214,43 +227,47 @@ class InitConfig:
     """Initial weights from another model, and the tower to freeze."""
 
     source: str = ""  # published name, weights file or folder, or run directory; empty: random init
-    tower: str = "both"  # both | image | text: towers taken from the source
-    freeze: str = "none"  # none | image | text: tower that is not trained, as in LiT (Zhai et al., 2022)
+    towers: Literal["both", "image", "text"] = "both"  # towers taken from the source
+    freeze_tower: Literal["none", "image", "text"] = "none"  # tower that is not trained, as in LiT (Zhai et al., 2022)
 
     def __post_init__(self) -> None:
-        one_of("init_from.tower", self.tower, ("both", "image", "text"))
-        one_of("init_from.freeze", self.freeze, ("none", "image", "text"))
-        if not self.source and (self.tower, self.freeze) != ("both", "none"):
-            raise ConfigError("init_from.tower, init_from.freeze: ignored without init_from.source")
-        if self.freeze not in ("none", self.tower) and self.tower != "both":
-            raise ConfigError(f"init_from.freeze={self.freeze!r}: that tower is not taken from init_from.source")
+        check_choices(self, "init_from.")
+        if not self.source and (self.towers, self.freeze_tower) != ("both", "none"):
+            raise ConfigError("init_from.towers, init_from.freeze_tower: ignored without init_from.source")
+        if self.freeze_tower not in ("none", self.towers) and self.towers != "both":
+            raise ConfigError(
+                f"init_from.freeze_tower={self.freeze_tower!r}: that tower is not taken from init_from.source"
+            )
 
 
 @dataclass(frozen=True)
-class FaultConfig:
+class AnomalyConfig:
     """Reaction to a logged loss that is NaN or spikes.
 
     A rollback restores the newest checkpoint at a multiple of ``checkpoint_every`` and skips the batches that followed
     it, as for PaLM (Chowdhery et al., 2022).
     """
 
-    on_nan: str = "stop"  # stop | rollback
-    on_spike: str = "ignore"  # ignore | stop | rollback
+    on_nan: Literal["stop", "rollback"] = "stop"  # what a loss that is not finite does
+    on_spike: Literal["ignore", "stop", "rollback"] = "ignore"  # what a spike of the loss does
     spike_factor: float = 2.0  # a spike is a loss above this multiple of the median of the preceding ones
     spike_window: int = 10  # number of logged losses in that median
     max_rollbacks: int = 3  # for the whole run; after them the next NaN or spike stops it
 
     def __post_init__(self) -> None:
-        one_of("faults.on_nan", self.on_nan, ("stop", "rollback"))
-        one_of("faults.on_spike", self.on_spike, ("ignore", "stop", "rollback"))
+        check_choices(self, "anomalies.")
         for name in ("spike_window", "max_rollbacks"):
-            at_least(f"faults.{name}", getattr(self, name), 1)
+            at_least(f"anomalies.{name}", getattr(self, name), 1)
         if not self.spike_factor > 1:
-            raise ConfigError(f"faults.spike_factor={self.spike_factor}: must be above 1")
+            raise ConfigError(f"anomalies.spike_factor={self.spike_factor}: must be above 1")
         if self.on_spike == "ignore" and (self.spike_factor, self.spike_window) != (2.0, 10):
-            raise ConfigError("faults.spike_factor, faults.spike_window: ignored with faults.on_spike='ignore'")
+            raise ConfigError(
+                "anomalies.spike_factor, anomalies.spike_window: ignored with anomalies.on_spike='ignore'"
+            )
         if "rollback" not in (self.on_nan, self.on_spike) and self.max_rollbacks != 3:
-            raise ConfigError("faults.max_rollbacks: ignored unless faults.on_nan or faults.on_spike is 'rollback'")
+            raise ConfigError(
+                "anomalies.max_rollbacks: ignored unless anomalies.on_nan or anomalies.on_spike is 'rollback'"
+            )
 
 
 @dataclass(frozen=True)
@@ -296,17 +313,18 @@ class RunConfig:
     evals: EvalConfig = field(default_factory=EvalConfig)
     init_from: InitConfig = field(default_factory=InitConfig)
     loss: LossConfig = field(default_factory=LossConfig)
-    faults: FaultConfig = field(default_factory=FaultConfig)
+    anomalies: AnomalyConfig = field(default_factory=AnomalyConfig)
     batch_size: int = 128  # global
     microbatch_size: int = 0  # pairs whose activations are in memory at once, over all devices; 0: the whole batch
-    steps: int = 100
-    seed: int = 0
+    steps: int = 100  # optimizer steps
+    seed: int = 0  # of the initial weights, the order of the data and its augmentation
     log_every: int = 20  # steps
     checkpoint_every: int = 500  # steps; the last step is always saved
-    wandb: str = "offline"  # disabled | offline | online: a copy of the metrics; the run directory is the record
+    # a copy of the metrics; the run directory is the record
+    wandb: Literal["disabled", "offline", "online"] = "offline"
 
     def __post_init__(self) -> None:
-        one_of("wandb", self.wandb, ("disabled", "offline", "online"))
+        check_choices(self)
         for name in ("batch_size", "steps", "log_every", "checkpoint_every"):
             at_least(name, getattr(self, name), 1)
         between("seed", self.seed, 0, 2**32 - 1)
@@ -326,18 +344,18 @@ class RunConfig:
     def _check_precision(self) -> None:
         half = {"bfloat16", "float16"}
         kept = {self.optim.state_dtype, self.model.param_dtype, self.model.text_param_dtype}
-        if self.optim.rounding != "stochastic" and not kept & half:
-            raise ConfigError("optim.rounding: ignored, nothing is stored in half precision")
+        if self.optim.half_rounding != "stochastic" and not kept & half:
+            raise ConfigError("optim.half_rounding: ignored, nothing is stored in half precision")
         if self.model.compute_dtype != "float16" and self.optim.loss_scale != OptimConfig.loss_scale:
             raise ConfigError(f"optim.loss_scale: ignored with model.compute_dtype={self.model.compute_dtype!r}")
         if self.optim.layer_decay < 1 and self.model.image.stages:
             raise ConfigError("optim.layer_decay: a ResNet has no stack of equal blocks; use a vision transformer")
 
     def _check_loss(self) -> None:
-        if (self.loss.kind == "sigmoid") != self.model.logit_bias:
+        if self.loss.name in LOSSES and (self.loss.name == "sigmoid") != self.model.logit_bias:
             raise ConfigError(
                 f"model.logit_bias={self.model.logit_bias}: the sigmoid loss needs the bias and the softmax loss "
-                f"ignores it (loss.kind={self.loss.kind!r})"
+                f"ignores it (loss.name={self.loss.name!r})"
             )
         if not self.model.decoder.depth and self.loss.caption_weight != LossConfig.caption_weight:
             raise ConfigError("loss.caption_weight: ignored without model.decoder.depth")
@@ -364,8 +382,8 @@ class RunConfig:
             raise ConfigError(
                 f"microbatch_size={self.microbatch_size}: not {condition}; set model.vocab_chunk to save memory"
             )
-        if predictive and self.init_from.freeze == "text":
-            raise ConfigError(f"init_from.freeze='text': {condition} only the image tower can be")
+        if predictive and self.init_from.freeze_tower == "text":
+            raise ConfigError(f"init_from.freeze_tower='text': {condition} only the image tower can be")
 
     @property
     def samples_seen(self) -> int:

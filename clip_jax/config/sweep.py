@@ -7,26 +7,29 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields
+from typing import Literal, get_args
 
-from clip_jax.config.hyperparameter_rules import RULED, BudgetRules, check_lr_rule, check_multiples
+from clip_jax.config.fields import check_choices
+from clip_jax.config.hyperparameter_rules import RULED, BudgetRules, LrRule, check_lr_rule, check_multiples
 from clip_jax.config.run import RunConfig
-from clip_jax.errors import ConfigError, at_least, between, one_of
+from clip_jax.errors import ConfigError, at_least, between
 
 LONGEST_WARMUP = 0.9  # fraction of the steps
-ENGINES = ("local", "slurm", "jobset")
+EngineName = Literal["local", "slurm", "jobset"]
+ENGINES = get_args(EngineName)
 # engines that read a field of `Resources`; all engines read the fields that are not listed
 _READ_BY = {
     "nodes": ("slurm", "jobset"),
     "processes_per_node": ("slurm",),
-    "cores": ("slurm", "jobset"),
+    "cpus_per_process": ("slurm", "jobset"),
     "runs_per_device": ("local",),
-    "setup": ("slurm",),
+    "setup_commands": ("slurm",),
     "partition": ("slurm",),
     "gres": ("slurm",),
     "time_limit_min": ("slurm",),
-    "stop_before_s": ("slurm", "jobset"),
+    "grace_period_s": ("slurm", "jobset"),
     "sbatch": ("slurm",),
-    "image": ("jobset",),
+    "container_image": ("jobset",),
     "accelerator": ("jobset",),
     "topology": ("jobset",),
     "slices": ("jobset",),
@@ -34,8 +37,8 @@ _READ_BY = {
     "queue": ("jobset",),
     "priority": ("jobset",),
     "namespace": ("jobset",),
-    "claim": ("jobset",),
-    "mount": ("jobset",),
+    "pvc_name": ("jobset",),
+    "mount_path": ("jobset",),
     "poll_s": ("slurm", "jobset"),
 }
 
@@ -45,26 +48,26 @@ class Resources:
     """Resources of one job. Fields that the sweep's engine does not read must stay at their default."""
 
     nodes: int = 1  # hosts per job; for a TPU slice they follow from ``topology``
-    processes_per_node: int = 1
+    processes_per_node: int = 1  # each with its own devices
     devices_per_process: int = 0  # GPUs, or TPU chips per host; 0: none requested (local: slots share all devices)
-    cores: int = 0  # CPU cores per process; 0: the cluster's default
+    cpus_per_process: int = 0  # CPU cores per process; 0: the cluster's default
     runs_per_device: int = 1  # local: number of small runs that share a GPU and its memory
-    setup: tuple[str, ...] = ()  # shell lines to run before training, such as "module load cuda"
-    partition: str = ""
+    setup_commands: tuple[str, ...] = ()  # shell lines to run before training, such as "module load cuda"
+    partition: str = ""  # Slurm's; empty: the cluster's default
     gres: str = "gpu"  # the cluster's name of its devices, optionally with a type: gpu:a100
     time_limit_min: int = 0  # per attempt; 0: the partition's default
-    stop_before_s: int = 120  # how long before its time limit a run is asked to save and stop
+    grace_period_s: int = 120  # how long before its time limit a run is asked to save and stop
     sbatch: tuple[str, ...] = ()  # additional options, passed verbatim: "--account=vision", "--constraint=a100"
-    image: str = ""  # container image with clip-jax installed
+    container_image: str = ""  # container image with clip-jax installed
     accelerator: str = ""  # GKE's name, such as tpu-v5p-slice or nvidia-h100-80gb; empty: CPU
     topology: str = ""  # of a TPU slice, such as 2x4 or 8x8x16
     slices: int = 1  # number of TPU slices
     memory: str = ""  # per pod, such as 64Gi
     queue: str = ""  # Kueue LocalQueue; empty: do not use Kueue
     priority: str = ""  # Kueue WorkloadPriorityClass
-    namespace: str = "default"
-    claim: str = ""  # PersistentVolumeClaim of the file system shared by all pods and this machine; gs:// needs none
-    mount: str = ""  # its mount path on all of them; contains the sweep's directory
+    namespace: str = "default"  # of Kubernetes
+    pvc_name: str = ""  # PersistentVolumeClaim of the file system shared by all pods and this machine; gs:// needs none
+    mount_path: str = ""  # its mount path on all of them; contains the sweep's directory
     poll_s: float = 10.0  # seconds between polls of the queue
     max_attempts: int = 4  # submissions without a new checkpoint in between, after which the run is marked failed
     price_per_device_hour: float = 0.0  # in any currency; 0: unknown
@@ -72,11 +75,11 @@ class Resources:
     def __post_init__(self) -> None:
         for name in ("nodes", "processes_per_node", "runs_per_device", "slices", "max_attempts"):
             at_least(f"resources.{name}", getattr(self, name), 1)
-        for name in ("devices_per_process", "cores", "time_limit_min", "price_per_device_hour"):
+        for name in ("devices_per_process", "cpus_per_process", "time_limit_min", "price_per_device_hour"):
             at_least(f"resources.{name}", getattr(self, name), 0)
         between("resources.poll_s", self.poll_s, 0.05, 3600)
-        between("resources.stop_before_s", self.stop_before_s, 1, 65535)
-        for name in ("sbatch", "setup"):
+        between("resources.grace_period_s", self.grace_period_s, 1, 65535)
+        for name in ("sbatch", "setup_commands"):
             if any("\n" in line for line in getattr(self, name)):
                 raise ConfigError(f"resources.{name}: one line each")
         for line in self.sbatch:
@@ -87,6 +90,8 @@ class Resources:
 
     def check_for(self, engine: str) -> None:
         """Check the fields for an engine; raise ConfigError for one that it ignores or that it needs but is not set."""
+        if engine not in ENGINES:
+            return  # only an outside engine knows what it reads
         for f in fields(self):
             if engine not in _READ_BY.get(f.name, ENGINES) and getattr(self, f.name) != f.default:
                 raise ConfigError(
@@ -97,21 +102,21 @@ class Resources:
             raise ConfigError(
                 "resources.runs_per_device: with resources.devices_per_process above 1, runs cannot share a GPU"
             )
-        if engine == "slurm" and not self.time_limit_min and self.stop_before_s != Resources.stop_before_s:
-            raise ConfigError("resources.stop_before_s: would be ignored without resources.time_limit_min")
+        if engine == "slurm" and not self.time_limit_min and self.grace_period_s != Resources.grace_period_s:
+            raise ConfigError("resources.grace_period_s: would be ignored without resources.time_limit_min")
         if engine == "slurm" and not self.devices_per_process and self.gres != Resources.gres:
             raise ConfigError("resources.gres: would be ignored with resources.devices_per_process=0")
         if engine == "jobset":
             self._check_pods()
 
     def _check_pods(self) -> None:
-        if not self.image:
-            raise ConfigError("resources.image: engine='jobset' needs it")
-        for name, other in (("claim", "mount"), ("mount", "claim")):
+        if not self.container_image:
+            raise ConfigError("resources.container_image: engine='jobset' needs it")
+        for name, other in (("pvc_name", "mount_path"), ("mount_path", "pvc_name")):
             if getattr(self, name) and not getattr(self, other):
                 raise ConfigError(f"resources.{other}: resources.{name} needs it")
-        if self.mount and not self.mount.startswith("/"):
-            raise ConfigError(f"resources.mount={self.mount!r}: must be an absolute path")
+        if self.mount_path and not self.mount_path.startswith("/"):
+            raise ConfigError(f"resources.mount_path={self.mount_path!r}: must be an absolute path")
         if self.priority and not self.queue:
             raise ConfigError("resources.priority: would be ignored without resources.queue")
         if self.accelerator and not self.devices_per_process:
@@ -154,11 +159,11 @@ class SweepConfig:
     """A sweep: model sizes × FLOPs budgets × seeds, planned before anything runs.
 
     Checks train multiples of one setting with all else as planned, on the first seed: of the learning rate where
-    ``lr_checks_at`` says, of the other settings at each budget's best size. No scaling law is fitted to them;
+    ``lr_multipliers_at`` says, of the other settings at each budget's best size. No scaling law is fitted to them;
     `sweep.analysis.hyperparameter_scaling` fits hyperparameter rules to them.
     """
 
-    name: str
+    name: str  # of the sweep and, by default, of its directory
     base: RunConfig = field(default_factory=RunConfig)
     rungs: tuple[float, ...] = (1, 2, 3, 4, 6, 8)  # positions on the scaling ladder (`presets.ladder`)
     models: tuple[str, ...] = ()  # named sizes instead of rungs; a rung is then an index into this list
@@ -166,29 +171,32 @@ class SweepConfig:
     sizes_per_budget: int = 3  # sizes kept around the guessed optimum; 0: all that fit
     optimum_samples_per_param: float = 0.5  # guessed optimum, at which the kept sizes are centered
     seeds: tuple[int, ...] = (0,)  # each is added to base.seed
-    seeds_at_best: tuple[int, ...] = (1,)  # likewise, trained only at each budget's best size once it is known
-    min_steps: int = 50
+    extra_seeds_at_optimum: tuple[int, ...] = (1,)  # trained only at each budget's best size once known
+    min_steps: int = 50  # cells with fewer steps are dropped
     max_epochs: float = 0.0  # passes over the unique pairs at most; 0: no limit
-    lr_rule: str = "width_power"  # width_power | constant | mup (constant; the parametrization scales the rates)
-    base_lr: float = 4e-3
+    lr_rule: LrRule = "width_power"  # mup: constant, as the parametrization scales the rates
+    base_lr: float = 4e-3  # peak learning rate from which lr_rule starts
     base_width: int = 32  # width_power: width at which base_lr applies, times (base_width / width)**lr_width_power
-    lr_width_power: float = 0.5
-    by_budget: BudgetRules = field(default_factory=BudgetRules)
-    lr_checks: tuple[float, ...] = (0.5, 2.0)  # multiples of the learning rate to try
-    lr_checks_at: str = "best"  # best: at each budget's best size | rungs: at each size's smallest budget
-    decay_checks: tuple[float, ...] = ()  # multiples of the weight decay to try
-    warmup_checks: tuple[float, ...] = ()  # multiples of the warm-up's share of the steps to try
-    batch_checks: tuple[float, ...] = ()  # multiples of the batch size to try, powers of two, at a fixed budget
-    warmup_fraction: float = 0.1
-    metric: str = "error_mean"
-    engine: str = "local"  # local | slurm | jobset: what runs the jobs
+    lr_width_power: float = 0.5  # width_power: the exponent
+    compute_scaling: BudgetRules = field(default_factory=BudgetRules)
+    lr_multipliers: tuple[float, ...] = (0.5, 2.0)  # multiples of the learning rate to try
+    lr_multipliers_at: Literal["best", "rungs"] = (
+        "best"  # best: at each budget's best size | rungs: at each size's smallest
+    )
+    weight_decay_multipliers: tuple[float, ...] = ()  # multiples of the weight decay to try
+    warmup_multipliers: tuple[float, ...] = ()  # multiples of the warm-up's share of the steps to try
+    batch_multipliers: tuple[float, ...] = ()  # multiples of the batch size to try, powers of two, at a fixed budget
+    warmup_fraction: float = 0.1  # share of the steps in the warm-up
+    metric: str = "error_mean"  # column of runs.csv that picks the best size and is fitted
+    engine: EngineName | str = "local"  # what runs the jobs; or the name that an installed package adds
     resources: Resources = field(default_factory=Resources)  # resources of each job
-    slots: int = 1  # concurrent runs; under Slurm per array, and each resubmission is a separate array
-    families: str = "off"  # off | measured: train runs of one shape as one vmapped program if measured to be faster
-    family_size: int = 8  # maximum number of runs per vmapped program
+    max_concurrent_runs: int = 1  # under Slurm per array, and each resubmission is another array
+    vmap_runs: Literal["off", "auto"] = "off"  # auto: train runs of one shape as one vmapped program if that is faster
+    max_vmapped_runs: int = 8  # maximum number of runs per vmapped program
     gflops_per_second: float = 50.0  # assumed speed, only for the plan's time column
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if not self.name or any(c in self.name for c in "/\\ "):
             raise ConfigError(f"name={self.name!r}: needs a name without spaces or slashes")
         for name in ("rungs", "budgets", "seeds"):
@@ -199,53 +207,50 @@ class SweepConfig:
             raise ConfigError("rungs: ignored with models")
         if len(set(self.models)) != len(self.models):
             raise ConfigError(f"models={self.models}: no repeats")
-        one_of("lr_checks_at", self.lr_checks_at, ("best", "rungs"))
-        if not self.lr_checks and self.lr_checks_at != "best":
-            raise ConfigError("lr_checks_at: ignored without lr_checks")
+        if not self.lr_multipliers and self.lr_multipliers_at != "best":
+            raise ConfigError("lr_multipliers_at: ignored without lr_multipliers")
         for budget in self.budgets:
             at_least("budgets", budget, 1.0)
-        if set(self.seeds) & set(self.seeds_at_best):
-            raise ConfigError("seeds_at_best: must not repeat a value of seeds")
+        if set(self.seeds) & set(self.extra_seeds_at_optimum):
+            raise ConfigError("extra_seeds_at_optimum: must not repeat a value of seeds")
         for name in ("sizes_per_budget", "max_epochs"):
             at_least(name, getattr(self, name), 0)
         for name in ("base_lr", "gflops_per_second"):
             if not getattr(self, name) > 0:
                 raise ConfigError(field=name, value=getattr(self, name), reason="must be above 0")
-        for name in ("min_steps", "base_width", "slots"):
+        for name in ("min_steps", "base_width", "max_concurrent_runs"):
             at_least(name, getattr(self, name), 1)
         between("warmup_fraction", self.warmup_fraction, 0.0, LONGEST_WARMUP)
         usual = (self.base_width, self.lr_width_power) == (SweepConfig.base_width, SweepConfig.lr_width_power)
-        check_lr_rule(self.lr_rule, self.base.model.parametrisation.kind, usual)
-        one_of("engine", self.engine, ENGINES)
+        check_lr_rule(self.lr_rule, self.base.model.parametrization.kind, usual)
         self.resources.check_for(self.engine)
-        one_of("families", self.families, ("off", "measured"))
         self._check_families()
-        self._check_checks()
+        self._check_multipliers()
 
-    def _check_checks(self) -> None:
+    def _check_multipliers(self) -> None:
         for name in RULED:
-            check_multiples(f"{name}_checks", getattr(self, f"{name}_checks"), of_two=name == "batch")
-        if self.decay_checks and not self.base.optim.weight_decay:
-            raise ConfigError("decay_checks: base.optim.weight_decay is 0, and so is every multiple of it")
-        most = self.warmup_fraction * max(self.warmup_checks, default=0.0)
-        if self.warmup_checks and not 0 < most <= LONGEST_WARMUP:
+            check_multiples(f"{name}_multipliers", getattr(self, f"{name}_multipliers"), of_two=name == "batch")
+        if self.weight_decay_multipliers and not self.base.optim.weight_decay:
+            raise ConfigError("weight_decay_multipliers: base.optim.weight_decay is 0, and so is every multiple of it")
+        most = self.warmup_fraction * max(self.warmup_multipliers, default=0.0)
+        if self.warmup_multipliers and not 0 < most <= LONGEST_WARMUP:
             raise ConfigError(
-                f"warmup_checks={self.warmup_checks}: multiples of warmup_fraction={self.warmup_fraction:g} must lie "
-                f"above 0 and reach at most {LONGEST_WARMUP}"
+                f"warmup_multipliers={self.warmup_multipliers}: multiples of warmup_fraction="
+                f"{self.warmup_fraction:g} must lie above 0 and reach at most {LONGEST_WARMUP}"
             )
 
     def _check_families(self) -> None:
-        if self.families == "off":
-            if self.family_size != SweepConfig.family_size:
-                raise ConfigError("family_size: would be ignored with families='off'")
+        if self.vmap_runs == "off":
+            if self.max_vmapped_runs != SweepConfig.max_vmapped_runs:
+                raise ConfigError("max_vmapped_runs: would be ignored with vmap_runs='off'")
             return
-        at_least("family_size", self.family_size, 2)
+        at_least("max_vmapped_runs", self.max_vmapped_runs, 2)
         if self.engine != "local":
-            raise ConfigError(f"families: would be ignored with engine={self.engine!r}; read by local")
+            raise ConfigError(f"vmap_runs: would be ignored with engine={self.engine!r}; read by local")
         if self.resources.devices_per_process > 1:
             raise ConfigError(
-                f"resources.devices_per_process={self.resources.devices_per_process}: with families="
-                f"{self.families!r} at most 1, a family trains on one device"
+                f"resources.devices_per_process={self.resources.devices_per_process}: with vmap_runs="
+                f"{self.vmap_runs!r} at most 1, a family trains on one device"
             )
 
     @property

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from clip_jax.config import DataConfig
+from clip_jax.config.run import SOURCES
 from clip_jax.data.sources.base import ConcatSource, Source, SubsetSource, hash_split
 from clip_jax.errors import ConfigError, UserError
+from clip_jax.plugins import load
 
 
 def open_source(config: DataConfig, split: str, image_size: int) -> Source:
@@ -89,6 +91,12 @@ def data_notes(config: DataConfig, train: Source, held_out: Source) -> list[str]
 
 
 def _open_path(config: DataConfig, path: str, split: str) -> Source:
+    if config.source not in SOURCES:
+        source = load("data.source", config.source, "sources")(config, path, split)
+        if not isinstance(source, Source):
+            reason = f"opened a {type(source).__name__}, not a clip_jax.data.sources.base.Source"
+            raise UserError(field="data.source", value=config.source, reason=reason)
+        return source
     if config.source == "webdataset":
         from clip_jax.data.sources.webdataset import WebDataset
 

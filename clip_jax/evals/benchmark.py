@@ -18,6 +18,7 @@ import numpy as np
 from clip_jax.data.images.eval_preprocess import Preprocess
 from clip_jax.data.labeled.class_names import PAIRINGS, class_numbers, pair_names
 from clip_jax.data.labeled.open import LabeledSet, LabeledSplit, open_labeled
+from clip_jax.data.sources.base import evenly_spaced
 from clip_jax.data.sources.tar_index import read_arrays
 from clip_jax.data.sources.webdataset import WebDataset
 from clip_jax.errors import UserError, foreign, name_within, parse_json, short
@@ -27,6 +28,7 @@ from clip_jax.evals.knn import knn_scores
 from clip_jax.evals.linear_probe import linear_probe
 from clip_jax.evals.results import Result, benchmark_metrics, write_results
 from clip_jax.evals.retrieval import recalls
+from clip_jax.evals.zero_shot import class_embeddings
 from clip_jax.finite import NotFinite, finite_rows
 from clip_jax.storage.paths import disk_errors, mkdir, read_text, write_text
 
@@ -218,17 +220,12 @@ class Benchmark:
                 raise
         return values
 
-    def _rows(self, count: int) -> np.ndarray:
-        if not self.limit or self.limit >= count:
-            return np.arange(count)
-        return np.linspace(0, count - 1, self.limit).round().astype(int)
-
     def features(self, path: str, split_name: str, open_split: Callable[[], LabeledSplit]) -> dict[str, np.ndarray]:
         """Return ``embeddings`` [N, E], ``features`` [N, D] and ``labels`` [N] of a split, cached on disk."""
 
         def make() -> dict[str, np.ndarray]:
             split = open_split()
-            rows = self._rows(len(split.labels))
+            rows = evenly_spaced(len(split.labels), self.limit)
             parts = [
                 embed_split(self.model, split, rows[i : i + IMAGES_PER_BATCH])
                 for i in range(0, len(rows), IMAGES_PER_BATCH)
@@ -301,7 +298,7 @@ class Benchmark:
 
     def _retrieval(self, entry: BenchmarkSet) -> list[tuple[str, dict[str, Any]]]:
         pairs = WebDataset(Path(entry.path), entry.test_split)
-        rows = self._rows(len(pairs))
+        rows = evenly_spaced(len(pairs), self.limit)
         captions = [pairs.captions(r) for r in rows.tolist()]
         owners = [i for i, lines in enumerate(captions) for _ in lines]
         texts = [line for lines in captions for line in lines]
@@ -312,7 +309,8 @@ class Benchmark:
             # CLIP_benchmark names the retrieved side: image_retrieval is text to image
             side, k = row["metric"].split("_recall@")
             name = f"{'image' if side == 'text_to_image' else 'text'}_retrieval_recall@{k}"
-            low, high = metrics.clopper_pearson(row["value"], row["examples"])
+            assert row["examples"] is not None
+            low, high = metrics.proportion_interval(row["value"], row["examples"], "exact")
             metrics_row |= {name: row["value"], f"{name}_low": low, f"{name}_high": high}
         return [("zeroshot_retrieval", {**metrics_row, "examples": len(images), "texts": len(texts)})]
 
@@ -353,8 +351,7 @@ def classifier(model: Model, texts: list[list[str]]) -> np.ndarray:
     asked = [p for prompts_of in texts for p in prompts_of]
     flat = finite_rows(model.embed_texts(asked), "embedding", lambda row: repr(asked[row]))
     parts = np.split(flat, np.cumsum([len(p) for p in texts])[:-1])
-    means = np.stack([p.mean(axis=0) for p in parts])
-    return means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+    return np.concatenate([class_embeddings(part, 1) for part in parts])
 
 
 def run_suite(

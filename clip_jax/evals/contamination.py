@@ -73,7 +73,7 @@ def overlap_report(
     overlap = find_overlap(train_hashes, eval_hashes, max_distance)
     count = int(overlap.duplicate.sum())
     total = len(eval_hashes)
-    low, high = metrics.clopper_pearson(count / total, total)
+    low, high = metrics.proportion_interval(count / total, total, "exact")
     lines = [
         f"{len(train_hashes):,} training pictures ({broken} unreadable), {total:,} for evaluation",
         f"near-duplicates within {max_distance} bits: {count} ({count / total:.2%}, 95 % {low:.2%} to {high:.2%})",

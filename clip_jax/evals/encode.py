@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from clip_jax.data.images.train_transforms import MEAN, STD, normalize
 from clip_jax.distributed.mesh import InFlight, batch_sharding, replicated
 from clip_jax.finite import finite_rows
-from clip_jax.models.clip import normalise_features
+from clip_jax.models.clip import normalize_features
 
 
 def in_batches(
@@ -61,16 +61,16 @@ class Encoder:
         self._sharding = batch_sharding(mesh)
 
         def image(params: Any, images: jax.Array) -> jax.Array:
-            return normalise_features(nnx.merge(built.graphdef, params).encode_image(normalize(images, mean, std)))
+            return normalize_features(nnx.merge(built.graphdef, params).encode_image(normalize(images, mean, std)))
 
         def both(params: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
             model, pixels = nnx.merge(built.graphdef, params), normalize(images, mean, std)
             wide = model.image.penultimate(pixels)
             features = wide if model.config.image.stages else model.image.project(wide)
-            return normalise_features(features), wide.astype(jnp.float32)
+            return normalize_features(features), wide.astype(jnp.float32)
 
         def text(params: Any, tokens: jax.Array) -> jax.Array:
-            return normalise_features(nnx.merge(built.graphdef, params).encode_text(tokens))
+            return normalize_features(nnx.merge(built.graphdef, params).encode_text(tokens))
 
         def states(params: Any, tokens: jax.Array, layer: int, final_norm: bool) -> jax.Array:
             return nnx.merge(built.graphdef, params).text.states(tokens, layer, final_norm).astype(jnp.float32)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -13,16 +13,25 @@ from jax.sharding import Mesh
 
 from clip_jax import flops
 from clip_jax.config import RunConfig
+from clip_jax.data.images.eval_preprocess import Preprocess
 from clip_jax.data.labeled.classification import ClassificationSet, load_classification_set
 from clip_jax.data.pipeline.loader import retrieval_set, validation_pairs
 from clip_jax.data.sources.base import Source
 from clip_jax.data.tokenizers.learned_bpe import Tokenizer
-from clip_jax.errors import UserError
+from clip_jax.errors import UserError, short
+from clip_jax.evals.embedding_model import EmbeddingModel
 from clip_jax.evals.encode import Encoder
 from clip_jax.evals.predictive import PredictiveEvaluation
 from clip_jax.evals.retrieval import recalls
 from clip_jax.evals.validation import validation_loss
 from clip_jax.evals.zero_shot import Row, class_embeddings, classify, prompt_tokens
+from clip_jax.models.clip import AbstractModel
+from clip_jax.plugins import load
+from clip_jax.storage.json_files import plain_json
+from clip_jax.storage.record_fields import check_fields
+
+ROW_FIELDS = ("metric", "value", "low", "high", "examples", "chance")  # of an added evaluator
+RESERVED = ("zero_shot_mean", "retrieval", "validation")  # tasks that are no classification set
 
 
 def zero_shot_sets(config: RunConfig, entries: tuple[str, ...]) -> list[ClassificationSet]:
@@ -30,7 +39,7 @@ def zero_shot_sets(config: RunConfig, entries: tuple[str, ...]) -> list[Classifi
 
     Raises UserError when a folder is missing.
     """
-    size, limit = config.model.image.image_size, config.evals.examples
+    size, limit = config.model.image.image_size, config.evals.max_examples
     sets: list[ClassificationSet] = []
     for entry in entries:
         if entry == "scenes":
@@ -39,7 +48,7 @@ def zero_shot_sets(config: RunConfig, entries: tuple[str, ...]) -> list[Classifi
             sets += zero_shot_tasks(config.data.scenes, size, limit or 2000)
         elif not Path(entry).is_dir():
             raise UserError(
-                field="evals.zero_shot, evals.controls", value=entry, reason="must be a folder or the word scenes"
+                field="evals.zero_shot, evals.unscored_tasks", value=entry, reason="must be a folder or the word scenes"
             )
         else:
             sets.append(load_classification_set(entry, size, limit, pixels=config.pixels))
@@ -53,7 +62,7 @@ def mean_error(rows: list[Row], tasks: set[str], metric: str = "top1") -> float 
 
 
 def _summary(rows: list[Row], counted: list[ClassificationSet]) -> list[Row]:
-    summary = []
+    summary: list[Row] = []
     for metric, name in (("top1", "error"), ("top1_raw", "error_raw"), ("top1_prior", "error_prior")):
         error = mean_error(rows, {s.name for s in counted}, metric)
         if error is not None:
@@ -107,36 +116,89 @@ class ContrastiveEvaluation:
         return rows, other
 
 
+# a model -> rows {metric, value} and any of {low, high, examples, chance}
+AddedEvaluator = Callable[[EmbeddingModel], Iterable[Mapping[str, object]]]
+
+
+def added_rows(task: str, evaluator: AddedEvaluator, model: EmbeddingModel) -> list[Row]:
+    """Return the rows of an added evaluator under its name.
+
+    Raises:
+      UserError: a row lacks its metric or value, has other fields or one of another type, or repeats a metric.
+    """
+    rows: list[Row] = []
+    for measured in evaluator(model):
+        if not isinstance(measured, Mapping) or not {"metric", "value"} <= set(measured) <= set(ROW_FIELDS):
+            reason = f"returned {short(measured)}"
+            hint = f"a row has metric and value, and of {', '.join(ROW_FIELDS[2:])} what is known"
+            raise UserError(field="evaluators", value=task, reason=reason, hint=hint)
+        check_fields("evals.jsonl", plain_json({"task": task, "step": 0, **measured}), f"evaluators={task}")
+        if any(measured["metric"] == row["metric"] for row in rows):
+            raise UserError(field="evaluators", value=task, reason=f"returned {short(measured['metric'])} twice")
+        rows.append(cast(Row, {"task": task, "examples": None, "chance": None, **measured}))
+    return rows
+
+
 @dataclass(frozen=True)
 class Evaluator:
     """A function of the parameters to rows {task, metric, value, low, high, examples, chance}.
 
-    ``flops`` are the forward FLOPs of one call.
+    ``flops`` are the forward FLOPs of one call, without those of the added evaluators.
     """
 
     measure: Callable[[Any], tuple[list[Row], list[Row]]]
     counted: list[ClassificationSet]  # without the controls
     flops: float
+    added: Mapping[str, AddedEvaluator]
+    model: EmbeddingModel | None  # for the added evaluators
 
     def __call__(self, params: Any) -> list[Row]:
         rows, other = self.measure(params)
-        return rows + _summary(rows, self.counted) + other
+        rows = rows + _summary(rows, self.counted) + other
+        if self.model is not None:
+            model = self.model.with_params(params)
+            rows += [row for task, evaluator in self.added.items() for row in added_rows(task, evaluator, model)]
+        return rows
 
 
-def make_evaluator(config: RunConfig, built: Any, mesh: Mesh, held_out: Source, tokenizer: Tokenizer) -> Evaluator:
+def make_evaluator(
+    config: RunConfig,
+    built: AbstractModel,
+    mesh: Mesh,
+    held_out: Source,
+    tokenizer: Tokenizer,
+    evaluators: Mapping[str, AddedEvaluator] | None = None,
+) -> Evaluator:
     """Return the evaluator of a run. Data is read and tokenized once, now.
 
     Its rows: zero-shot tasks, controls, those of the objective (retrieval, validation), and the mean over the tasks
     without the controls: task ``zero_shot_mean``, metric ``error`` (for a predictive objective also ``error_raw`` and
-    ``error_prior``).
+    ``error_prior``); then those of ``evals.evaluators`` and of ``evaluators`` {task: function}, see
+    `clip_jax.train_run`.
 
     Raises UserError when data is missing, or two tasks share a name.
     """
+    added = {name: load("evals.evaluators", name, "evaluators") for name in config.evals.evaluators}
+    if repeated := added.keys() & (evaluators or {}).keys():
+        raise UserError(field="evaluators", value=min(repeated), reason="is a name of evals.evaluators too")
+    added |= evaluators or {}
     counted = zero_shot_sets(config, config.evals.zero_shot)
-    sets = counted + zero_shot_sets(config, config.evals.controls)
+    sets = counted + zero_shot_sets(config, config.evals.unscored_tasks)
     names = [s.name for s in sets]
+    for name, function in added.items():
+        if not callable(function):
+            raise UserError(field="evaluators", value=name, reason=f"{short(function)} is no function")
+        if name in (*names, *RESERVED):
+            raise UserError(field="evaluators", value=name, reason="is a task of the run's evaluation")
     if len(set(names)) < len(names):
-        raise UserError(field="evals.zero_shot, evals.controls", value=names, reason="two tasks have the same name")
+        field = "evals.zero_shot, evals.unscored_tasks"
+        raise UserError(field=field, value=names, reason="two tasks have the same name")
     kind = ContrastiveEvaluation if config.model.objective == "contrastive" else PredictiveEvaluation
     measure = kind(config, built, mesh, held_out, tokenizer, sets)
-    return Evaluator(measure, counted, measure.flops)
+    model = None
+    if added:
+        preprocess = Preprocess.from_pixels(config.model.image.image_size, config.pixels)
+        model = EmbeddingModel(
+            "the run", config.model, built, mesh, None, preprocess, tokenizer, config.evals.batch_size
+        )
+    return Evaluator(measure, counted, measure.flops, added, model)

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 
 
-def clopper_pearson(share: float, count: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the exact confidence interval of a proportion (Clopper & Pearson, 1934); coverage is at least nominal."""
-    from scipy.stats import beta
+def proportion_interval(
+    share: float, count: int, method: Literal["exact", "wilson"], confidence: float = 0.95
+) -> tuple[float, float]:
+    """Return the confidence interval of a proportion.
 
-    hits, tail = round(share * count), (1 - confidence) / 2
-    low = 0.0 if hits == 0 else float(beta.ppf(tail, hits, count - hits + 1))
-    high = 1.0 if hits == count else float(beta.ppf(1 - tail, hits + 1, count - hits))
-    return low, high
+    Args:
+      share: the proportion; between two whole numbers of hits, as a mean over classes is, bounds are interpolated.
+      count: number of examples.
+      method: ``exact`` (Clopper & Pearson, 1934), whose coverage is at least nominal, or ``wilson`` (Wilson, 1927).
+      confidence: nominal coverage.
+
+    Returns:
+      (low, high).
+    """
+    from scipy.stats import binomtest
+
+    hits = min(max(share * count, 0.0), count)
+    whole = [binomtest(k, count).proportion_ci(confidence, method) for k in (math.floor(hits), math.ceil(hits))]
+    low, high = ((1 - hits % 1) * below + hits % 1 * above for below, above in zip(*whole, strict=True))
+    return float(low), float(high)
 
 
 def target_scores(scores: np.ndarray) -> np.ndarray:

@@ -200,7 +200,7 @@ class PredictiveEvaluation:
                 rows.append({"task": task.name, "metric": "uncovered_classes", "value": uncovered,
                              "examples": len(texts), "chance": None})  # fmt: skip
         # a separate name: this is not InfoNCE and must not be compared with it
-        other = {
+        other: Row = {
             "task": "validation",
             "metric": f"{model.objective}_loss",
             "value": predictor.loss(params, self.pairs["images"], self.pairs["tokens"]),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+from clip_jax.data.labeled.class_names import check_templates
 from clip_jax.errors import UserError
 
 OPTIONAL = {"literal", "labels", "labels_source"}
@@ -79,9 +80,7 @@ def parse(values: Any, source: str) -> PromptSet:
             value=values.get("labels_source"),
             reason="must say whose labels these are",
         )
-    for template in values["templates"]:
-        if template.count("{c}") != 1:
-            raise UserError(source=source, field="templates", value=template, reason="must hold {c} once")
+    check_templates(values["templates"], source)
     if len(set(values["templates"])) < len(values["templates"]):
         raise UserError(source=source, field="templates", reason="a template occurs twice")
     return PromptSet(

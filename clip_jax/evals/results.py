@@ -40,7 +40,7 @@ def benchmark_metrics(
     values: dict[str, Any] = {}
     if labels.ndim == 1:
         acc1, acc5 = (float(metrics.hits_at(scores, labels, k, alike).mean()) for k in (1, 5))
-        low, high = metrics.clopper_pearson(acc1, len(labels))
+        low, high = metrics.proportion_interval(acc1, len(labels), "exact")
         values |= {"acc1": acc1, "acc1_low": low, "acc1_high": high, "acc5": acc5 if classes >= 5 else None}
         values["mean_per_class_recall"] = metrics.mean_per_class(metrics.hits_at(scores, labels, 1, alike), labels)
         if metric == "mean_top1_top5":

@@ -35,5 +35,8 @@ def validation_loss(images: np.ndarray, texts: np.ndarray, scale: float, pairs: 
 
     best = minimize_scalar(mean_loss, bounds=(0.0, float(np.log(300.0))), method="bounded", options={"xatol": 1e-3})
     values = {"loss": mean_loss(float(np.log(scale))), "loss_refit": float(best.fun)}
-    common = {"task": "validation", "examples": pairs * len(parts), "chance": float(np.log(pairs))}
-    return [{**common, "metric": metric, "value": value} for metric, value in values.items()]
+    count, chance = pairs * len(parts), float(np.log(pairs))
+    return [
+        {"task": "validation", "metric": metric, "value": value, "examples": count, "chance": chance}
+        for metric, value in values.items()
+    ]

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 import numpy as np
 
 from clip_jax.data.labeled.classification import ClassificationSet
 from clip_jax.data.tokenizers.learned_bpe import Tokenizer
-from clip_jax.evals.metrics import first_alike, label_ranks
+from clip_jax.evals.metrics import first_alike, hits_at, mean_per_class, proportion_interval
+from clip_jax.storage.records import Measurement
 
-Row = dict[str, Any]
-
-
-def wilson_interval(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """Return the score interval of a proportion (Wilson, 1927), by default at 95 %."""
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    if share in (0.0, 1.0):  # one end is exactly 0 or 1; rounding would miss it
-        far = z * z / count / (1 + z * z / count)
-        return (0.0, far) if share == 0.0 else (1.0 - far, 1.0)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return max(0.0, centre - half), min(1.0, centre + half)
+Row = Measurement
 
 
 def row(task: str, metric: str, value: float, examples: int, chance: float | None) -> Row:
     """Return the row of one measured proportion, with its 95 % interval."""
-    low, high = wilson_interval(value, examples)
+    low, high = proportion_interval(value, examples, "wilson")
     return {
         "task": task, "metric": metric, "value": value, "low": low, "high": high,
         "examples": examples, "chance": chance,
@@ -57,12 +45,10 @@ def classify(task: ClassificationSet, images: np.ndarray, classes: np.ndarray) -
 
 def score_rows(task: ClassificationSet, scores: np.ndarray) -> list[Row]:
     """Return the rows of `classify` from scores [N, classes]; -inf is never predicted."""
-    rank = label_ranks(scores, task.labels, first_alike(task.class_names))
-    hit = rank == 0
-    count, total = len(task.class_names), len(task.labels)
+    alike, count, total = first_alike(task.class_names), len(task.class_names), len(task.labels)
+    hit = hits_at(scores, task.labels, 1, alike)
     rows = [row(task.name, "top1", float(hit.mean()), total, 1 / count)]
     if count > 5:
-        rows.append(row(task.name, "top5", float((rank < 5).mean()), total, 5 / count))
-    per_class = [hit[task.labels == c].mean() for c in np.unique(task.labels)]
-    rows.append(row(task.name, "mean_per_class", float(np.mean(per_class)), total, 1 / count))
+        rows.append(row(task.name, "top5", float(hits_at(scores, task.labels, 5, alike).mean()), total, 5 / count))
+    rows.append(row(task.name, "mean_per_class", mean_per_class(hit, task.labels), total, 1 / count))
     return rows

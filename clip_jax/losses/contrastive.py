@@ -6,14 +6,21 @@ implementations give the same value: dense (the reference), gathered, and ring.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from clip_jax.losses.ring import Axis, pairwise_logsumexp
 
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
 
-def dense_contrastive_loss(image: jax.Array, text: jax.Array, logit_scale: jax.Array) -> jax.Array:
+
+def dense_contrastive_loss(
+    image: Float[Array, "b e"], text: Float[Array, "b e"], logit_scale: Float[Array, ""]
+) -> Float[Array, ""]:
     """Compute the reference contrastive loss, forming the whole [B, B] matrix of logits on every device.
 
     Args:
@@ -29,7 +36,9 @@ def dense_contrastive_loss(image: jax.Array, text: jax.Array, logit_scale: jax.A
     return jnp.mean((rows + columns) / 2 - positives)
 
 
-def gathered_contrastive_loss(image: jax.Array, text: jax.Array, logit_scale: jax.Array, *, mesh: Mesh) -> jax.Array:
+def gathered_contrastive_loss(
+    image: Float[Array, "b e"], text: Float[Array, "b e"], logit_scale: Float[Array, ""], *, mesh: Mesh
+) -> Float[Array, ""]:
     """Compute `dense_contrastive_loss` with each device forming only its [B/devices, B] rows and columns.
 
     The other side's embeddings are gathered, B·E numbers per device.
@@ -55,8 +64,13 @@ def gathered_contrastive_loss(image: jax.Array, text: jax.Array, logit_scale: ja
 
 
 def ring_contrastive_loss(
-    image: jax.Array, text: jax.Array, logit_scale: jax.Array, *, mesh: Mesh, chunk: int = 256
-) -> jax.Array:
+    image: Float[Array, "b e"],
+    text: Float[Array, "b e"],
+    logit_scale: Float[Array, ""],
+    *,
+    mesh: Mesh,
+    chunk: int = 256,
+) -> Float[Array, ""]:
     """Compute `dense_contrastive_loss` with ``chunk`` rows of one [B/devices, B/devices] block in memory at a time.
 
     Texts are passed around the ring of devices in the forward pass and again in the backward pass, B/devices·E numbers

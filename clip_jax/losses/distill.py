@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
 
 def distill_loss(
-    image: jax.Array,
-    text: jax.Array,
-    logit_scale: jax.Array,
-    teacher_image: jax.Array,
-    teacher_text: jax.Array,
-    teacher_scale: jax.Array,
-) -> jax.Array:
+    image: Float[Array, "b e"],
+    text: Float[Array, "b e"],
+    logit_scale: Float[Array, ""],
+    teacher_image: Float[Array, "b f"],
+    teacher_text: Float[Array, "b f"],
+    teacher_scale: Float[Array, ""],
+) -> Float[Array, ""]:
     """Compute the cross-entropy of the student's softmax under the teacher's, the mean of both directions in nats [].
 
     Embeddings [B, E] (student) and [B, F] (teacher) have unit length; scales are []. No gradient reaches the teacher.

@@ -6,16 +6,21 @@ states, all at once or a few rows at a time, and never keep them for the backwar
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from clip_jax.distributed.mesh import BATCH_AXES
 
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int
+
 Head = tuple[jax.Array, jax.Array | None]  # kernel [D, V], bias [V] or None
 
 
-def caption_loss(logits: jax.Array, labels: jax.Array, pad_id: int = 0) -> jax.Array:
+def caption_loss(logits: Float[Array, "b t v"], labels: Int[Array, "b t"], pad_id: int = 0) -> Float[Array, ""]:
     """Compute CoCa's captioning loss (Yu et al., 2022): mean cross-entropy over non-padding tokens, nats [].
 
     Args:
@@ -29,7 +34,7 @@ def caption_loss(logits: jax.Array, labels: jax.Array, pad_id: int = 0) -> jax.A
     return -jnp.sum(picked * counts) / jnp.maximum(jnp.sum(counts), 1)
 
 
-def log_softmax_rows(states: jax.Array, head: Head) -> jax.Array:
+def log_softmax_rows(states: Float[Array, "*rows d"], head: Head) -> Float[Array, "*rows v"]:
     """Compute log-probabilities over the vocabulary from states, [..., D] -> [..., V], float32 or wider."""
     kernel, bias = head
     logits = jnp.matmul(states, kernel, preferred_element_type=jnp.promote_types(jnp.float32, states.dtype))
@@ -38,13 +43,17 @@ def log_softmax_rows(states: jax.Array, head: Head) -> jax.Array:
     return jax.nn.log_softmax(logits, axis=-1)
 
 
-def row_losses(states: jax.Array, head: Head, labels: jax.Array, weights: jax.Array) -> jax.Array:
+def row_losses(
+    states: Float[Array, "n d"], head: Head, labels: Int[Array, "n l"], weights: Float[Array, "n l"]
+) -> Float[Array, " n"]:
     """Compute the weighted cross-entropy per row: states [N, D], labels int32 [N, L], weights [N, L] -> nats [N]."""
     picked = jnp.take_along_axis(log_softmax_rows(states, head), labels, axis=1)
     return -jnp.sum(weights.astype(picked.dtype) * picked, axis=1)
 
 
-def chunked_row_losses(states: jax.Array, head: Head, labels: jax.Array, weights: jax.Array, chunk: int) -> jax.Array:
+def chunked_row_losses(
+    states: Float[Array, "n d"], head: Head, labels: Int[Array, "n l"], weights: Float[Array, "n l"], chunk: int
+) -> Float[Array, " n"]:
     """Compute `row_losses` with the logits of ``chunk`` rows in memory at a time, recomputed in the backward pass."""
     rows = len(states)
     chunk = min(chunk, rows)
@@ -59,8 +68,14 @@ def chunked_row_losses(states: jax.Array, head: Head, labels: jax.Array, weights
 
 
 def vocabulary_loss(
-    states: jax.Array, head: Head, labels: jax.Array, weights: jax.Array, *, mesh: Mesh, chunk: int = 0
-) -> jax.Array:
+    states: Float[Array, "b r d"],
+    head: Head,
+    labels: Int[Array, "b r l"],
+    weights: Float[Array, "b r l"],
+    *,
+    mesh: Mesh,
+    chunk: int = 0,
+) -> Float[Array, ""]:
     """Compute the weighted mean cross-entropy over the *global* batch, nats []; 0 if all weights are 0.
 
     Each token of a caption has weight 1, so the mean is over all tokens of the batch; the words of a bag share a weight

@@ -12,13 +12,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
 Axis = tuple[str, ...] | None  # mesh axes of the ring; None on one device
-Tree = Any
+Tree = Any  # a pytree of arrays
+Gradients = tuple[jax.Array, jax.Array, jax.Array, jax.Array]  # of image, text, scale, bias
 
 
 def _round(
@@ -88,16 +92,18 @@ def _logsumexp(
     return _round(block, image, nothing[0], text, nothing[1], chunk, axis)
 
 
-def _logsumexp_fwd(image: Any, text: Any, scale: Any, bias: Any, chunk: int, axis: Axis) -> tuple[Any, Any]:
+def _logsumexp_fwd(
+    image: jax.Array, text: jax.Array, scale: jax.Array, bias: jax.Array, chunk: int, axis: Axis
+) -> tuple[Tree, Tree]:
     out = _logsumexp(image, text, scale, bias, chunk, axis)
     return out, (image, text, scale, bias, *out)
 
 
-def _logsumexp_bwd(chunk: int, axis: Axis, saved: Any, cotangents: Any) -> tuple[Any, Any, Any, Any]:
+def _logsumexp_bwd(chunk: int, axis: Axis, saved: Tree, cotangents: Tree) -> Gradients:
     image, text, scale, bias, rows, columns = saved
     of_rows, of_columns = cotangents
 
-    def slope(fixed: Any, column: Any, logits: jax.Array) -> jax.Array:
+    def slope(fixed: Tree, column: Tree, logits: jax.Array) -> jax.Array:
         _, rows, of_rows = fixed
         _, columns, of_columns = column
         return of_rows[:, None] * jnp.exp(logits - rows[:, None]) + of_columns[None] * jnp.exp(logits - columns[None])
@@ -106,12 +112,12 @@ def _logsumexp_bwd(chunk: int, axis: Axis, saved: Any, cotangents: Any) -> tuple
 
 
 def _backward(
-    slope: Callable[[Any, Any, jax.Array], jax.Array], fixed: Any, columns: Any,
+    slope: Callable[[Tree, Tree, jax.Array], jax.Array], fixed: Tree, columns: Tree,
     scale: jax.Array, bias: jax.Array, chunk: int, axis: Axis,
-) -> tuple[Any, Any, Any, Any]:  # fmt: skip
+) -> Gradients:  # fmt: skip
     """Compute the cotangents of image, text, scale and bias from the gradient dS of each block."""
 
-    def block(fixed: Any, dimage: jax.Array, column: Any, sums: Any) -> tuple[jax.Array, Any]:
+    def block(fixed: Tree, dimage: jax.Array, column: Tree, sums: Tree) -> tuple[jax.Array, Tree]:
         image, text, (dtext, dscale, dbias) = fixed[0], column[0], sums
         cosines, logits = _logits(image, text, scale, bias)
         d = slope(fixed, column, logits)
@@ -137,14 +143,16 @@ def _softplus_sums(
     return _round(block, image, jnp.zeros_like(image[:, 0]), text, jnp.zeros_like(bias), chunk, axis)[0]
 
 
-def _softplus_sums_fwd(image: Any, text: Any, scale: Any, bias: Any, chunk: int, axis: Axis) -> tuple[Any, Any]:
+def _softplus_sums_fwd(
+    image: jax.Array, text: jax.Array, scale: jax.Array, bias: jax.Array, chunk: int, axis: Axis
+) -> tuple[Tree, Tree]:
     return _softplus_sums(image, text, scale, bias, chunk, axis), (image, text, scale, bias)
 
 
-def _softplus_sums_bwd(chunk: int, axis: Axis, saved: Any, of_rows: Any) -> tuple[Any, Any, Any, Any]:
+def _softplus_sums_bwd(chunk: int, axis: Axis, saved: Tree, of_rows: jax.Array) -> Gradients:
     image, text, scale, bias = saved
 
-    def slope(fixed: Any, column: Any, logits: jax.Array) -> jax.Array:
+    def slope(fixed: Tree, column: Tree, logits: jax.Array) -> jax.Array:
         return fixed[1][:, None] * jax.nn.sigmoid(logits)
 
     return _backward(slope, (image, of_rows), (text,), scale, bias, chunk, axis)
@@ -159,8 +167,8 @@ def _as_varying(x: jax.Array, axis: Axis) -> jax.Array:
 
 
 def pairwise_logsumexp(
-    image: jax.Array, text: jax.Array, scale: jax.Array, *, chunk: int, axis: Axis = None
-) -> tuple[jax.Array, jax.Array]:
+    image: Float[Array, "m e"], text: Float[Array, "m e"], scale: Float[Array, ""], *, chunk: int, axis: Axis = None
+) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
     """Compute log Σ exp of the logits scale · image @ text.T over all texts, and over all images.
 
     Args:
@@ -177,8 +185,14 @@ def pairwise_logsumexp(
 
 
 def pairwise_softplus(
-    image: jax.Array, text: jax.Array, scale: jax.Array, bias: jax.Array, *, chunk: int, axis: Axis = None
-) -> jax.Array:
+    image: Float[Array, "m e"],
+    text: Float[Array, "m e"],
+    scale: Float[Array, ""],
+    bias: Float[Array, ""],
+    *,
+    chunk: int,
+    axis: Axis = None,
+) -> Float[Array, " m"]:
     """Compute Σ log(1 + exp) of the logits scale · image @ text.T + bias over all texts, [m] for this device's images.
 
     Arguments are those of `pairwise_logsumexp`; bias is [].

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from clip_jax.losses.ring import Axis, pairwise_softplus
 
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
 
-def dense_sigmoid_loss(image: jax.Array, text: jax.Array, logit_scale: jax.Array, logit_bias: jax.Array) -> jax.Array:
+
+def dense_sigmoid_loss(
+    image: Float[Array, "b e"], text: Float[Array, "b e"], logit_scale: Float[Array, ""], logit_bias: Float[Array, ""]
+) -> Float[Array, ""]:
     """Compute the reference sigmoid loss, forming the whole [B, B] matrix of logits on every device.
 
     Args:
@@ -25,8 +32,13 @@ def dense_sigmoid_loss(image: jax.Array, text: jax.Array, logit_scale: jax.Array
 
 
 def gathered_sigmoid_loss(
-    image: jax.Array, text: jax.Array, logit_scale: jax.Array, logit_bias: jax.Array, *, mesh: Mesh
-) -> jax.Array:
+    image: Float[Array, "b e"],
+    text: Float[Array, "b e"],
+    logit_scale: Float[Array, ""],
+    logit_bias: Float[Array, ""],
+    *,
+    mesh: Mesh,
+) -> Float[Array, ""]:
     """Compute `dense_sigmoid_loss` with each device gathering the texts and forming its [B/devices, B] rows.
 
     Args:
@@ -49,8 +61,14 @@ def gathered_sigmoid_loss(
 
 
 def ring_sigmoid_loss(
-    image: jax.Array, text: jax.Array, logit_scale: jax.Array, logit_bias: jax.Array, *, mesh: Mesh, chunk: int = 256
-) -> jax.Array:
+    image: Float[Array, "b e"],
+    text: Float[Array, "b e"],
+    logit_scale: Float[Array, ""],
+    logit_bias: Float[Array, ""],
+    *,
+    mesh: Mesh,
+    chunk: int = 256,
+) -> Float[Array, ""]:
     """Compute `dense_sigmoid_loss` with texts passed around the ring and ``chunk`` rows of logits in memory at a time.
 
     With z the logit of a matching pair, -log σ(z) = softplus(-z) = softplus(z) - z. So all pairs are summed as

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +18,15 @@ from clip_jax.errors import ConfigError
 from clip_jax.models.coca import MultimodalDecoder
 from clip_jax.models.execution import resolve
 from clip_jax.models.predictive import Predictive
+from clip_jax.models.text import TextTransformer
 from clip_jax.models.towers import image_tower, text_tower
+from clip_jax.models.vit import VisionTransformer
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int, Key
 
 
-def normalise_features(features: jax.Array) -> jax.Array:
+def normalize_features(features: Float[Array, "*batch e"]) -> Float[Array, "*batch e"]:
     """Normalize features to unit length.
 
     Args:
@@ -34,6 +39,9 @@ def normalise_features(features: jax.Array) -> jax.Array:
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
 
 
+Params = dict[str, Any]  # nested by module: its leaves are arrays, or what stands for them
+
+
 class Outputs(NamedTuple):
     """Outputs of `CLIP`.
 
@@ -41,11 +49,11 @@ class Outputs(NamedTuple):
     without one); ``captions`` are CoCa's logits [B, T, V], whose row t predicts token t + 1 (None without a decoder).
     """
 
-    image: jax.Array
-    text: jax.Array
-    scale: jax.Array
-    bias: jax.Array
-    captions: jax.Array | None
+    image: Float[Array, "b e"]
+    text: Float[Array, "b e"]
+    scale: Float[Array, ""]
+    bias: Float[Array, ""]
+    captions: Float[Array, "b t v"] | None
 
 
 class CLIP(nnx.Module):
@@ -67,8 +75,8 @@ class CLIP(nnx.Module):
         if config.objective != "contrastive":
             raise ConfigError(f"model.objective={config.objective!r}: is no CLIP; build it with make_model")
         dtype = jnp.promote_types(jnp.float32, jnp.dtype(config.param_dtype))
-        self.image: Any = image_tower(config, rngs)
-        self.text: Any = text_tower(config, rngs)
+        self.image = image_tower(config, rngs)
+        self.text = text_tower(config, rngs)
         # parametrized by its logarithm, so that it stays positive after any update
         self.logit_scale = nnx.Param(jnp.asarray(-math.log(config.init_temperature), dtype))
         if config.logit_bias:
@@ -76,16 +84,18 @@ class CLIP(nnx.Module):
         if config.decoder.depth:
             self.decoder = MultimodalDecoder(config, rngs=rngs)
         self.config = config
-        if config.parametrisation.kind != "standard":
+        if config.parametrization.kind != "standard":
             self._scale_initial_values()
 
     def _scale_initial_values(self) -> None:
-        def scaled(path: tuple[Any, ...], param: Any) -> Any:
+        def scaled(path: tuple[str, ...], param: nnx.Variable) -> nnx.Variable:
             return param.replace(param[...] * multipliers(path, self.config).init)
 
         nnx.update(self, nnx.map_state(scaled, nnx.state(self, nnx.Param)))
 
-    def encode_image(self, images: jax.Array, *, train: bool = False, rng: jax.Array | None = None) -> jax.Array:
+    def encode_image(
+        self, images: Float[Array, "b h w 3"], *, train: bool = False, rng: Key[Array, " b"] | None = None
+    ) -> Float[Array, "b e"]:
         """Encode images to features that are not of unit length.
 
         Args:
@@ -98,36 +108,45 @@ class CLIP(nnx.Module):
         """
         return self.image(images, train=train, rng=rng)
 
-    def encode_text(self, tokens: jax.Array) -> jax.Array:
+    def encode_text(self, tokens: Int[Array, "b t"]) -> Float[Array, "b e"]:
         """Encode tokens int32 [B, T] to text features [B, E] that are not of unit length."""
         return self.text(tokens)
 
-    def caption_logits(self, images: jax.Array, tokens: jax.Array) -> jax.Array:
+    def caption_logits(self, images: Float[Array, "b h w 3"], tokens: Int[Array, "b t"]) -> Float[Array, "b t v"]:
         """Return CoCa's next-token logits [B, T, V]; row t predicts token t + 1.
 
         Raises ValueError for a model without a decoder.
         """
         if not self.config.decoder.depth:
             raise ValueError("this model has no decoder")
+        assert isinstance(self.image, VisionTransformer)
+        assert isinstance(self.text, TextTransformer)
         return self.decoder(self.text.features_and_tokens(tokens)[1], self.image.features_and_tokens(images)[1])
 
-    def scale_and_bias(self) -> tuple[jax.Array, jax.Array]:
+    def scale_and_bias(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Return the logit scale min(exp(parameter), max_logit_scale) [] and the logit bias [], zero without one."""
         scale = jnp.minimum(jnp.exp(self.logit_scale[...]), self.config.max_logit_scale)
         return scale, self.logit_bias[...] if self.config.logit_bias else jnp.zeros_like(scale)
 
     def __call__(
-        self, images: jax.Array, tokens: jax.Array, *, train: bool = False, rng: jax.Array | None = None
+        self,
+        images: Float[Array, "b h w 3"],
+        tokens: Int[Array, "b t"],
+        *,
+        train: bool = False,
+        rng: Key[Array, " b"] | None = None,
     ) -> Outputs:
         """Encode images and tokens into `Outputs`; ``train`` and ``rng`` as in `encode_image`."""
         captions = None
         if self.config.decoder.depth:
+            assert isinstance(self.image, VisionTransformer)
+            assert isinstance(self.text, TextTransformer)
             image, image_tokens = self.image.features_and_tokens(images, rng if train else None)
             text, text_states = self.text.features_and_tokens(tokens)
             captions = self.decoder(text_states, image_tokens)
         else:
             image, text = self.encode_image(images, train=train, rng=rng), self.encode_text(tokens)
-        return Outputs(normalise_features(image), normalise_features(text), *self.scale_and_bias(), captions)
+        return Outputs(normalize_features(image), normalize_features(text), *self.scale_and_bias(), captions)
 
 
 def make_model(config: ModelConfig, *, rngs: nnx.Rngs) -> CLIP | Predictive:
@@ -139,9 +158,9 @@ def make_model(config: ModelConfig, *, rngs: nnx.Rngs) -> CLIP | Predictive:
 class AbstractModel:
     """A model without arrays: its graph definition, parameter shapes, and shardings on a mesh."""
 
-    graphdef: Any
-    abstract_params: Any
-    shardings: Any
+    graphdef: nnx.GraphDef
+    abstract_params: Params  # of jax.ShapeDtypeStruct
+    shardings: Params  # of NamedSharding
     compute_dtype: str
 
 
@@ -184,24 +203,23 @@ def build(config: ModelConfig, mesh: Mesh) -> AbstractModel:
         specs,
         is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec),
     )
-    return AbstractModel(graphdef, nnx.as_pure(state), shardings, config.compute_dtype)
+    shapes: Any = nnx.as_pure(state)
+    return AbstractModel(graphdef, shapes, shardings, config.compute_dtype)
 
 
-def batch_statistics(model: CLIP | Predictive) -> Any:
+def batch_statistics(model: CLIP | Predictive) -> Params:
     """Return the running statistics as a nested dictionary named like the parameters; empty without batch norm."""
-    return nnx.as_pure(nnx.state(model, nnx.BatchStat))
+    statistics: Any = nnx.as_pure(nnx.state(model, nnx.BatchStat))
+    return statistics
 
 
-def with_statistics(params: Any, statistics: Any) -> Any:
+def with_statistics(params: Params, statistics: Params) -> Params:
     """Return the parameters with the running statistics replaced; no array is copied."""
-
-    def name(path: tuple[Any, ...]) -> tuple[str, ...]:
-        return tuple(str(getattr(k, "key", getattr(k, "name", k))) for k in path)
-
-    new = {name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(statistics)}
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: new.get(name(path), leaf), params) if new else params
+    new = dict(jax.tree_util.tree_leaves_with_path(statistics))
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: new.get(path, leaf), params) if new else params
 
 
-def init_params(config: ModelConfig, seed: int) -> Any:
+def init_params(config: ModelConfig, seed: int) -> Params:
     """Initialize parameters, a nested dictionary of arrays. Call it under `jax.jit` with ``out_shardings``."""
-    return nnx.as_pure(nnx.state(make_model(config, rngs=nnx.Rngs(seed))))
+    params: Any = nnx.as_pure(nnx.state(make_model(config, rngs=nnx.Rngs(seed))))
+    return params

@@ -7,18 +7,21 @@ of time for absent devices is the step that will run on them.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clip_jax.config import ModelConfig
 from clip_jax.errors import ConfigError
 from clip_jax.flops.devices import device_of
+
+if TYPE_CHECKING:
+    import jax
 
 # compute capability of Hopper; older GPUs have cuDNN's kernels too, but this project has not measured them
 FUSED_FROM = 9.0
 LARGEST_HEAD = 128
 
 
-def compute_capability(device: Any) -> float | None:
+def compute_capability(device: jax.Device) -> float | None:
     """Return the compute capability of an NVIDIA GPU, real or only described; None for any other device."""
     if device.platform not in ("gpu", "cuda"):
         return None
@@ -29,7 +32,7 @@ def compute_capability(device: Any) -> float | None:
         return known.capability if known else None
 
 
-def no_fused_attention(config: ModelConfig, device: Any) -> str:
+def no_fused_attention(config: ModelConfig, device: jax.Device) -> str:
     """Return why cuDNN's fused attention cannot run this model on this device; empty if it can."""
     capability = compute_capability(device)
     if capability is None or capability < FUSED_FROM:
@@ -48,7 +51,7 @@ def no_fused_attention(config: ModelConfig, device: Any) -> str:
     return ""
 
 
-def resolve(config: ModelConfig, device: Any) -> ModelConfig:
+def resolve(config: ModelConfig, device: jax.Device) -> ModelConfig:
     """Return the config with its ``auto`` execution settings decided for ``device``, one of those that will run it.
 
     ``attention`` stays ``auto``, which is `layers.attend`'s own implementation, on a CPU and in float64.

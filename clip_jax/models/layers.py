@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+from jax.typing import DTypeLike
 
 from clip_jax.config.model import ModelConfig
 from clip_jax.distributed.mesh import constrain
+
+if TYPE_CHECKING:
+    from jax.extend.core import Primitive
 
 Init = Callable[..., jax.Array]
 
@@ -30,14 +34,16 @@ def named_axes(init: Init, axes: tuple[str | None, ...]) -> Init:
     return nnx.with_partitioning(init, axes, eager_sharding=False)
 
 
-def named_param(init: Init, shape: tuple[int, ...], axes: tuple[str | None, ...], dtype: Any, rngs: nnx.Rngs) -> Any:
+def named_param(
+    init: Init, shape: tuple[int, ...], axes: tuple[str | None, ...], dtype: DTypeLike, rngs: nnx.Rngs
+) -> nnx.Param:
     """Create a parameter with logical axis names, one per axis."""
     return nnx.Param(named_axes(init, axes)(rngs.params(), shape, dtype))
 
 
 def linear(
     d_in: int, d_out: int, axes: tuple[str | None, str | None], *, std: float, bias: bool = True,
-    dtype: Any, param_dtype: Any, rngs: nnx.Rngs,
+    dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs,
 ) -> nnx.Linear:  # fmt: skip
     """Create a dense layer with named axes; its bias is small and replicated on every device."""
     return nnx.Linear(
@@ -73,7 +79,7 @@ def on_rows(layer: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
     return layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
 
 
-def layer_norm(width: int, *, param_dtype: Any, rngs: nnx.Rngs, eps: float = 1e-5) -> nnx.LayerNorm:
+def layer_norm(width: int, *, param_dtype: DTypeLike, rngs: nnx.Rngs, eps: float = 1e-5) -> nnx.LayerNorm:
     """Create a layer norm that computes in float32 (or wider) whatever the compute dtype."""
     return nnx.LayerNorm(
         width,
@@ -95,6 +101,13 @@ def activation(name: str) -> Callable[[jax.Array], jax.Array]:
     }[name]
 
 
+class DTypes(TypedDict):
+    """Dtypes of a layer: of its computation and of its parameters."""
+
+    dtype: DTypeLike
+    param_dtype: DTypeLike
+
+
 @dataclass(frozen=True)
 class BlockSpec:
     """Settings shared by all blocks of a stack."""
@@ -104,8 +117,8 @@ class BlockSpec:
     mlp_width: int
     depth: int  # of the stack; sets the init std of the residual branches' outputs
     act: str
-    dtype: Any
-    param_dtype: Any
+    dtype: DTypeLike
+    param_dtype: DTypeLike
     causal: bool = False
     eps: float = 1e-5
     layer_scale: float = 0.0  # 0 has none
@@ -117,7 +130,7 @@ class BlockSpec:
         return self.width**-0.5 * (2 * self.depth) ** -0.5
 
     @property
-    def dtypes(self) -> dict[str, Any]:
+    def dtypes(self) -> DTypes:
         """Dtype arguments of every dense layer."""
         return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
@@ -238,7 +251,7 @@ class Block(nnx.Module):
         return residual(x + self._scaled(on_rows(self.proj, activation(s.act)(hidden)), "scale_2"))
 
 
-def remat_policy(name: str) -> Any:
+def remat_policy(name: str) -> Callable[..., bool] | None:
     """Return the `jax.checkpoint` policy: which values of a block are saved rather than recomputed.
 
     ``nothing``; ``attention``: attention's output, so that no softmax is recomputed; ``dense``: also the outputs of the
@@ -255,7 +268,7 @@ def remat_policy(name: str) -> Any:
     }[name]
 
 
-def _of_fused_attention(primitive: Any, *_: Any, **__: Any) -> bool:
+def _of_fused_attention(primitive: Primitive, *_: object, **__: object) -> bool:
     """Return whether a primitive is the fused attention kernel, so that all its results are saved.
 
     Its backward pass also needs the softmax statistics of the forward pass; without them the kernel would run again
@@ -291,14 +304,16 @@ class Stack(nnx.Module):
         self.depth, self.scan, self.fused = depth, config.scan_layers, config.attention == "cudnn"
         self.policy = config.remat_policy if config.remat else None
 
-    def _run(self, x: jax.Array, shared: tuple[Any, ...], keep: bool) -> tuple[jax.Array, jax.Array | None]:
+    def _run(
+        self, x: jax.Array, shared: tuple[jax.Array | None, ...], keep: bool
+    ) -> tuple[jax.Array, jax.Array | None]:
         graphdef, stacked = nnx.split(self.blocks)
         length = x.shape[1]
         padded = {"length": length} if self.fused and length % 2 else {}
         if padded:
             x = jnp.pad(x, ((0, 0), (0, 1), (0, 0)))
 
-        def body(x: jax.Array, layer: Any) -> tuple[jax.Array, jax.Array | None]:
+        def body(x: jax.Array, layer: nnx.State) -> tuple[jax.Array, jax.Array | None]:
             y = nnx.merge(graphdef, layer)(x, *shared, **padded)
             return y, y[:, :length] if keep else None
 
@@ -307,11 +322,11 @@ class Stack(nnx.Module):
         x, kept = jax.lax.scan(body, x, stacked, unroll=1 if self.scan else self.depth)
         return x[:, :length], kept
 
-    def __call__(self, x: jax.Array, *shared: Any) -> jax.Array:
+    def __call__(self, x: jax.Array, *shared: jax.Array | None) -> jax.Array:
         """Run the blocks, [B, T, D] -> [B, T, D]; ``shared`` is passed to every block."""
         return self._run(x, shared, False)[0]
 
-    def hidden(self, x: jax.Array, *shared: Any) -> jax.Array:
+    def hidden(self, x: jax.Array, *shared: jax.Array | None) -> jax.Array:
         """Return the input and the output of every block, [B, T, D] -> [depth + 1, B, T, D]."""
         _, outputs = self._run(x, shared, True)
         assert outputs is not None

@@ -8,7 +8,7 @@ Both end in one product with the vocabulary. The loss computes it (`losses.predi
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,9 @@ from clip_jax.errors import ConfigError
 from clip_jax.models.layers import layer_norm, named_param, normal
 from clip_jax.models.text import distinct_words, text_blocks, text_param_dtype
 from clip_jax.models.towers import image_tower
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int, Key
 
 
 class Prediction(NamedTuple):
@@ -108,27 +111,36 @@ class Predictive(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         if config.objective == "contrastive":
             raise ConfigError("model.objective='contrastive': is CLIP's; build it with make_model")
-        self.image: Any = image_tower(config, rngs)
+        self.image = image_tower(config, rngs)
         head = CaptionTransformer if config.objective == "caption" else BagOfWordsHead
         self.text: Any = head(config, rngs=rngs)
         self.config = config
 
-    def encode_image(self, images: jax.Array, *, train: bool = False, rng: jax.Array | None = None) -> jax.Array:
+    def encode_image(
+        self, images: Float[Array, "b h w 3"], *, train: bool = False, rng: Key[Array, " b"] | None = None
+    ) -> Float[Array, "b e"]:
         """Encode normalized images float [B, H, W, 3] to image features [B, E], as `CLIP.encode_image` does."""
         return self.image(images, train=train, rng=rng)
 
-    def context(self, images: jax.Array, *, train: bool = False, rng: jax.Array | None = None) -> jax.Array:
+    def context(
+        self, images: Float[Array, "b h w 3"], *, train: bool = False, rng: Key[Array, " b"] | None = None
+    ) -> jax.Array:
         """Return the head's input: prefix tokens [B, P, D], or image features [B, E] for a bag of words."""
         features = self.encode_image(images, train=train, rng=rng)
         return self.text.prefix_of(features) if self.config.objective == "caption" else features
 
     def __call__(
-        self, images: jax.Array, tokens: jax.Array, *, train: bool = False, rng: jax.Array | None = None
+        self,
+        images: Float[Array, "b h w 3"],
+        tokens: Int[Array, "b t"],
+        *,
+        train: bool = False,
+        rng: Key[Array, " b"] | None = None,
     ) -> Prediction:
         """Predict the captions: normalized images [B, H, W, 3] and tokens int32 [B, T] -> `Prediction`."""
         return self.text.predict(self.context(images, train=train, rng=rng), tokens)
 
-    def logits(self, images: jax.Array, tokens: jax.Array) -> jax.Array:
+    def logits(self, images: Float[Array, "b h w 3"], tokens: Int[Array, "b t"]) -> Float[Array, "b r v"]:
         """Return all logits over the vocabulary: [B, T - 1, V] (row t predicts token t + 1), or [B, 1, V] for a bag."""
         states, (kernel, bias), *_ = self(images, tokens)
         logits = states @ kernel

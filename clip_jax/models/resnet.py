@@ -6,11 +6,12 @@ runs over all devices, so that the mesh does not change the numbers.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from clip_jax.config.model import ModelConfig
 from clip_jax.models.layers import (
@@ -24,6 +25,9 @@ from clip_jax.models.layers import (
     split_heads,
 )
 
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Key
+
 MOMENTUM = 0.1  # weight of the newest batch in the running statistics, as in PyTorch
 EPS = 1e-5
 
@@ -34,7 +38,7 @@ class BatchNorm(nnx.Module):
     The running statistics are `nnx.BatchStat`s: they get no gradient, and each training step updates them.
     """
 
-    def __init__(self, channels: int, *, param_dtype: Any, rngs: nnx.Rngs, gain: float = 1.0) -> None:
+    def __init__(self, channels: int, *, param_dtype: DTypeLike, rngs: nnx.Rngs, gain: float = 1.0) -> None:
         self.scale = named_param(nnx.initializers.constant(gain), (channels,), (None,), param_dtype, rngs)
         self.bias = named_param(nnx.initializers.zeros, (channels,), (None,), param_dtype, rngs)
         self.mean = nnx.BatchStat(jnp.zeros((channels,), param_dtype))
@@ -158,7 +162,7 @@ class ModifiedResNet(nnx.Module):
         # The statistics are returned as values, because a write inside the rematerialized function would be lost.
         graphdef, state = nnx.split(block)
 
-        def body(state: Any, x: jax.Array) -> tuple[jax.Array, Any]:
+        def body(state: nnx.State, x: jax.Array) -> tuple[jax.Array, nnx.State]:
             inner = nnx.merge(graphdef, state)
             return inner(x, train), nnx.state(inner, nnx.BatchStat)
 
@@ -166,7 +170,7 @@ class ModifiedResNet(nnx.Module):
         nnx.update(block, stats)
         return y
 
-    def feature_maps(self, images: jax.Array, *, train: bool = False) -> list[jax.Array]:
+    def feature_maps(self, images: Float[Array, "b h w 3"], *, train: bool = False) -> list[jax.Array]:
         """Return the outputs of the stem and of each stage, [B, h, w, C]."""
         c = self.config
         check_images(images, c.image_size)
@@ -181,10 +185,12 @@ class ModifiedResNet(nnx.Module):
             maps.append(x)
         return maps
 
-    def penultimate(self, images: jax.Array) -> jax.Array:
+    def penultimate(self, images: Float[Array, "b h w 3"]) -> jax.Array:
         """Return the features for linear probes: the attention pool's output, as there is no other projection."""
         return self(images)
 
-    def __call__(self, images: jax.Array, *, train: bool = False, rng: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, images: Float[Array, "b h w 3"], *, train: bool = False, rng: Key[Array, " b"] | None = None
+    ) -> Float[Array, "b e"]:
         del rng  # nothing here is random
         return self.pool(self.feature_maps(images, train=train)[-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,9 @@ from flax import nnx
 
 from clip_jax.config.model import ModelConfig, TextTowerConfig
 from clip_jax.models.layers import Block, BlockSpec, Stack, layer_norm, named_param, normal
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Int
 
 
 def text_param_dtype(config: ModelConfig) -> jnp.dtype:
@@ -80,7 +84,7 @@ class TextTransformer(nnx.Module):
             x = x + self.projection_bias[...].astype(self.dtype)[None]
         return x
 
-    def features_and_tokens(self, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def features_and_tokens(self, tokens: Int[Array, "b t"]) -> tuple[Float[Array, "b e"], Float[Array, "b t d"]]:
         """Return features [B, E] and the states of the text's positions [B, T, D], the input of CoCa's decoder.
 
         The states come before the last norm and do not include the appended token.
@@ -95,14 +99,14 @@ class TextTransformer(nnx.Module):
         features = self._project(self.ln_final(pooled).astype(self.dtype))
         return features, x[:, : self.config.context_length]
 
-    def __call__(self, tokens: jax.Array) -> jax.Array:
+    def __call__(self, tokens: Int[Array, "b t"]) -> Float[Array, "b e"]:
         return self.features_and_tokens(tokens)[0]
 
-    def hidden_states(self, tokens: jax.Array) -> jax.Array:
+    def hidden_states(self, tokens: Int[Array, "b t"]) -> Float[Array, "layers b t d"]:
         """Return all states before the last norm, [depth + 1, B, T, D]; index 0 is the input of the first block."""
         return self.blocks.hidden(*self._embed(tokens))
 
-    def states(self, tokens: jax.Array, layer: int = -1, final_norm: bool = True) -> jax.Array:
+    def states(self, tokens: Int[Array, "b t"], layer: int = -1, final_norm: bool = True) -> Float[Array, "b t d"]:
         """Return the states that image generators condition on, [B, T, D] after a block.
 
         Args:
@@ -120,7 +124,7 @@ class TextTransformer(nnx.Module):
         return self.ln_final(x).astype(self.dtype) if final_norm else x
 
 
-def distinct_words(tokens: jax.Array, config: TextTowerConfig) -> jax.Array:
+def distinct_words(tokens: Int[Array, "b t"], config: TextTowerConfig) -> Bool[Array, "b t"]:
     """Mark the first occurrence of every token that is a word or a piece of one, int32 [B, T] -> bool [B, T].
 
     Padding and the two largest ids, which are start and end of text in every vocabulary this project trains with, do
@@ -148,7 +152,7 @@ class BagOfWords(nnx.Module):
         )
         self.config, self.dtype = c, jnp.dtype(config.compute_dtype)
 
-    def __call__(self, tokens: jax.Array) -> jax.Array:
+    def __call__(self, tokens: Int[Array, "b t"]) -> Float[Array, "b e"]:
         words = distinct_words(tokens, self.config)[:, :, None]
         total = jnp.sum(jnp.where(words, self.token[...][tokens].astype(self.dtype), 0), axis=1)
         return total @ self.projection[...].astype(self.dtype)

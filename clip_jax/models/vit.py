@@ -5,11 +5,12 @@ Options cover its relatives: average and attention pooling, layer scale, patch d
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from clip_jax.config.model import ModelConfig
 from clip_jax.models.attention import AttentionalPooler, MapHead
@@ -24,6 +25,9 @@ from clip_jax.models.layers import (
     on_rows,
 )
 
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Key
+
 
 class Patches(nnx.Module):
     """Patch embedding: images [B, H, W, 3] -> one vector per patch [B, P, D].
@@ -32,7 +36,9 @@ class Patches(nnx.Module):
     computed as a single matrix product.
     """
 
-    def __init__(self, size: int, width: int, bias: bool, *, dtype: Any, param_dtype: Any, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, size: int, width: int, bias: bool, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs
+    ) -> None:
         init = normal((3 * size**2) ** -0.5)
         self.kernel = named_param(init, (size, size, 3, width), (None, None, "pixels", "embed"), param_dtype, rngs)
         self.bias = named_param(nnx.initializers.zeros, (width,), (None,), param_dtype, rngs) if bias else None
@@ -119,7 +125,9 @@ class VisionTransformer(nnx.Module):
         """Project pooled states [B, D] to features [B, E]."""
         return pooled @ self.projection[...].astype(self.dtype) if self.config.projection else pooled
 
-    def features_and_tokens(self, images: jax.Array, rng: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+    def features_and_tokens(
+        self, images: Float[Array, "b h w 3"], rng: Key[Array, " b"] | None = None
+    ) -> tuple[Float[Array, "b e"], Float[Array, "b n d"]]:
         """Return features [B, E] and the input of CoCa's decoder, the pooler's other outputs [B, Q - 1, E].
 
         With other pooling the second part is the last block's output. ``rng``, keys [B], turns on patch dropout.
@@ -127,17 +135,19 @@ class VisionTransformer(nnx.Module):
         pooled, x = self._pooled(images, rng)
         return self.project(pooled), x
 
-    def penultimate(self, images: jax.Array) -> jax.Array:
+    def penultimate(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
         """Return the features for linear probes, [B, D] before the projection to the embedding space."""
         return self._pooled(images, None)[0]
 
-    def __call__(self, images: jax.Array, *, train: bool = False, rng: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, images: Float[Array, "b h w 3"], *, train: bool = False, rng: Key[Array, " b"] | None = None
+    ) -> Float[Array, "b e"]:
         """Encode images to features [B, E]; raise ValueError in training with patch dropout but no ``rng``."""
         if train and self.config.patch_dropout and rng is None:
             raise ValueError("patch dropout needs rng= in training")
         return self.features_and_tokens(images, rng if train else None)[0]
 
-    def hidden_states(self, images: jax.Array) -> jax.Array:
+    def hidden_states(self, images: Float[Array, "b h w 3"]) -> Float[Array, "layers b n d"]:
         """Return all states before the last norm, [depth + 1, B, T, D]; index 0 is the input of the first block."""
         return self.blocks.hidden(self._embed(images, None))
 

@@ -7,16 +7,21 @@ of one shape that differ only in length or learning rate share one compilation.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.tree_util import KeyPath
+from jax.typing import ArrayLike
 
 from clip_jax.config import ModelConfig, OptimConfig
-from clip_jax.config.mup import multipliers
+from clip_jax.config.mup import Multipliers, multipliers
 from clip_jax.optim.stochastic_rounding import narrow, widen
 
+S = TypeVar("S")
+T = TypeVar("T")
+Number = jax.Array | float
 # Leaves without weight decay, by the last part of their name: layers are stacked, so the number of axes does not tell.
 NOT_DECAYED = ("bias", "projection_bias", "scale", "scale_1", "scale_2", "logit_scale", "logit_bias", "class_token")
 
@@ -33,11 +38,18 @@ class ScheduleState(NamedTuple):
 
 def _numbers(config: OptimConfig, steps: int) -> tuple[float, float, float, float]:
     warmup = float(config.warmup_steps)
-    decay = config.decay_fraction * steps if config.schedule == "wsd" else steps - warmup
+    decay = config.lr_decay_fraction * steps if config.schedule == "wsd" else steps - warmup
     return config.peak_lr, warmup, max(steps - decay, warmup), float(steps)
 
 
-def _rate(kind: str, step: Any, peak: Any, warmup: Any, decay_start: Any, steps: Any) -> jax.Array:
+def _rate(
+    kind: str,
+    step: ArrayLike,
+    peak: Number,
+    warmup: Number,
+    decay_start: Number,
+    steps: Number,
+) -> jax.Array:
     step = jnp.asarray(step, jnp.float32)
     rise = jnp.minimum((step + 1.0) / jnp.maximum(warmup, 1.0), 1.0)
     done = jnp.clip((step - decay_start) / jnp.maximum(steps - decay_start, 1.0), 0.0, 1.0)
@@ -45,12 +57,12 @@ def _rate(kind: str, step: Any, peak: Any, warmup: Any, decay_start: Any, steps:
     return peak * rise * fall
 
 
-def schedule(config: OptimConfig, steps: int) -> Callable[[Any], jax.Array]:
+def schedule(config: OptimConfig, steps: int) -> Callable[[ArrayLike], jax.Array]:
     """Return a function from the update's number (from 0) to its learning rate, a float32 scalar.
 
     The rate rises linearly over ``warmup_steps`` (it is above zero at the first update), then follows either half a
     cosine to zero at ``steps`` (Loshchilov & Hutter, 2017) or a plateau and a linear decrease to zero over the last
-    ``decay_fraction`` of the steps (warm-up, stable, decay; Hu et al., 2024).
+    ``lr_decay_fraction`` of the steps (warm-up, stable, decay; Hu et al., 2024).
     """
     numbers = _numbers(config, steps)
     return lambda step: _rate(config.schedule, step, *numbers)
@@ -59,12 +71,14 @@ def schedule(config: OptimConfig, steps: int) -> Callable[[Any], jax.Array]:
 def scale_by_stored_schedule(config: OptimConfig, steps: int) -> optax.GradientTransformation:
     """Multiply updates by minus the learning rate, computed from the numbers in `ScheduleState`."""
 
-    def init(params: Any) -> ScheduleState:
+    def init(params: optax.Params) -> ScheduleState:
         del params
         numbers = (jnp.asarray(n, jnp.float32) for n in _numbers(config, steps))
         return ScheduleState(jnp.zeros((), jnp.int32), *numbers)
 
-    def update(updates: Any, state: ScheduleState, params: Any = None) -> tuple[Any, ScheduleState]:
+    def update(
+        updates: optax.Updates, state: ScheduleState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, ScheduleState]:
         del params
         rate = _rate(config.schedule, *state)
         updates = jax.tree.map(lambda u: -rate.astype(u.dtype) * u, updates)
@@ -73,32 +87,33 @@ def scale_by_stored_schedule(config: OptimConfig, steps: int) -> optax.GradientT
     return optax.GradientTransformation(init, update)
 
 
-def learning_rate(config: OptimConfig, opt_state: Any) -> jax.Array:
+def learning_rate(config: OptimConfig, opt_state: optax.OptState) -> jax.Array:
     """Return the learning rate of the next update, given a state of `make_optimizer`'s optimizer."""
-    return _rate(config.schedule, *_find(opt_state, ScheduleState))
+    state = _find(opt_state, ScheduleState)
+    assert state is not None
+    return _rate(config.schedule, *state)
 
 
-def _find(opt_state: Any, kind: type) -> Any:
+def _find(opt_state: optax.OptState, kind: type[S]) -> S | None:
     leaves = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, kind))
     return next((s for s in leaves if isinstance(s, kind)), None)
 
 
-def weight_decay_mask(params: Any) -> Any:
+def weight_decay_mask(params: optax.Params) -> optax.Params:
     """Return a tree of booleans, True for the leaves with weight decay.
 
     These are the matrices, embeddings and positions included (as in the CLIP paper); gains, biases, the class token and
     the temperature are not decayed.
     """
 
-    def decays(path: tuple[Any, ...], leaf: Any) -> bool:
-        names = [str(getattr(k, "key", getattr(k, "name", k))) for k in path]
-        name = next((n for n in reversed(names) if n not in ("value", "raw_value")), "")
+    def decays(path: KeyPath, leaf: object) -> bool:
+        name = next((n for n in reversed(_names(path)) if n not in ("value", "raw_value")), "")
         return name not in NOT_DECAYED and getattr(leaf, "ndim", 2) >= 2
 
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
-def layer_multipliers(params: Any, decay: float) -> Any:
+def layer_multipliers(params: optax.Params, decay: float) -> optax.Params:
     """Return layer-wise learning-rate factors, broadcastable to each leaf (Bao et al., 2022, BEiT).
 
     In a tower with L blocks, block i (from 0) has decay^(L - i), parameters before the blocks decay^(L + 1), and those
@@ -109,7 +124,7 @@ def layer_multipliers(params: Any, decay: float) -> Any:
         names[0]: leaf.shape[0] for names, leaf in _named(params) if names[1:2] == ["blocks"]
     }  # stacked on a leading axis
 
-    def factor(names: list[str], leaf: Any) -> Any:
+    def factor(names: list[str], leaf: jax.Array) -> ArrayLike:
         if len(names) < 2 or names[0] not in depth:
             return 1.0
         layers = depth[names[0]]
@@ -122,12 +137,15 @@ def layer_multipliers(params: Any, decay: float) -> Any:
     return jax.tree.unflatten(jax.tree.structure(params), factors)
 
 
-def _named(params: Any) -> list[tuple[list[str], Any]]:
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return [([str(getattr(k, "key", getattr(k, "name", k))) for k in path], leaf) for path, leaf in leaves]
+def _named(params: optax.Params) -> list[tuple[list[str], jax.Array]]:
+    return [(_names(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
 
 
-def _scale(factors: Callable[[Any], Any]) -> optax.GradientTransformation:
+def _names(path: KeyPath) -> list[str]:
+    return jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+
+
+def _scale(factors: Callable[[optax.Params], optax.Params]) -> optax.GradientTransformation:
     """Multiply updates by ``factors(params)``, a tree of numbers or of broadcastable arrays."""
     return optax.stateless(lambda updates, params: jax.tree.map(lambda u, m: u * m, updates, factors(params)))
 
@@ -139,14 +157,14 @@ def _mup_adam(adam: optax.GradientTransformation, model: ModelConfig) -> list[op
     decay is added leaves learning rate × weight decay unchanged.
     """
 
-    def factors(value: Callable[[Any], float]) -> Callable[[Any], Any]:
-        def tree(params: Any) -> Any:
+    def factors(value: Callable[[Multipliers], float]) -> Callable[[optax.Params], optax.Params]:
+        def tree(params: optax.Params) -> optax.Params:
             scales = [value(multipliers(names, model)) for names, _ in _named(params)]
             return jax.tree.unflatten(jax.tree.structure(params), scales)
 
         return tree
 
-    if model.parametrisation.kind == "standard":
+    if model.parametrization.kind == "standard":
         return [adam]
     return [_scale(factors(lambda m: 1 / m.eps)), adam, _scale(factors(lambda m: m.lr))]
 
@@ -160,12 +178,17 @@ def half_precision_state(
     its step is below half a unit in the last place.
     """
 
-    def store(state: Any) -> Any:
+    def store(state: optax.OptState) -> optax.OptState:
         return jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.float32 and x.ndim else x, state)
 
     def update(
-        updates: Any, state: Any, params: Any = None, *, key: jax.Array | None = None, **_: Any
-    ) -> tuple[Any, Any]:
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        *,
+        key: jax.Array | None = None,
+        **_: Any,
+    ) -> tuple[optax.Updates, optax.OptState]:
         updates, new = inner.update(updates, widen(state), params)
         return updates, narrow(new, state, key if rounding == "stochastic" else None)
 
@@ -177,7 +200,7 @@ class LossScaleState(NamedTuple):
 
     scale: jax.Array
     finite: jax.Array
-    inner: Any
+    inner: optax.OptState
 
 
 GROWTH_INTERVAL = 2000  # finite updates after which the loss scale doubles (Micikevicius et al., 2018)
@@ -192,10 +215,12 @@ def skip_overflows(inner: optax.GradientTransformation, first_scale: float) -> o
     """
     guarded = optax.with_extra_args_support(inner)
 
-    def init(params: Any) -> LossScaleState:
+    def init(params: optax.Params) -> LossScaleState:
         return LossScaleState(jnp.asarray(first_scale, jnp.float32), jnp.zeros((), jnp.int32), inner.init(params))
 
-    def update(updates: Any, state: LossScaleState, params: Any = None, **extra: Any) -> tuple[Any, LossScaleState]:
+    def update(
+        updates: optax.Updates, state: LossScaleState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, LossScaleState]:
         finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(u)) for u in jax.tree.leaves(updates)]))
         new, after = guarded.update(updates, state.inner, params, **extra)
         new = jax.tree.map(lambda u: jnp.where(finite, u, 0), new)
@@ -208,7 +233,7 @@ def skip_overflows(inner: optax.GradientTransformation, first_scale: float) -> o
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def loss_scale(opt_state: Any) -> jax.Array | None:
+def loss_scale(opt_state: optax.OptState) -> jax.Array | None:
     """Return the factor to multiply the loss by and divide its gradients by; None without `skip_overflows`."""
     state = _find(opt_state, LossScaleState)
     return None if state is None else state.scale
@@ -220,7 +245,7 @@ TRACEABLE = ("clip_norm", "b1", "b2", "eps", "weight_decay")
 
 
 def make_optimizer(
-    config: OptimConfig, steps: int, model: ModelConfig | None = None, traced: Mapping[str, Any] | None = None
+    config: OptimConfig, steps: int, model: ModelConfig | None = None, traced: Mapping[str, jax.Array] | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """Build the optimizer: global-norm clipping, then AdamW (Loshchilov & Hutter, 2019) under `schedule`.
 
@@ -240,9 +265,11 @@ def make_optimizer(
     model = model or ModelConfig()
     number: dict[str, Any] = {name: getattr(config, name) for name in TRACEABLE} | dict(traced or {})
     plain = optax.scale_by_adam(b1=number["b1"], b2=number["b2"], eps=number["eps"])
-    adam: Any = optax.GradientTransformation(lambda params: plain.init(widen(params)), plain.update)
+    adam: optax.GradientTransformation = optax.GradientTransformation(
+        lambda params: plain.init(widen(params)), plain.update
+    )
     if config.state_dtype != "float32":
-        adam = half_precision_state(adam, config.state_dtype, config.rounding)
+        adam = half_precision_state(adam, config.state_dtype, config.half_rounding)
     parts = [
         optax.stateless(lambda updates, _: widen(updates)),
         optax.clip_by_global_norm(number["clip_norm"]),
@@ -257,7 +284,7 @@ def make_optimizer(
     return optax.with_extra_args_support(whole)
 
 
-def apply_updates(params: Any, updates: Any, key: jax.Array, rounding: str) -> Any:
+def apply_updates(params: T, updates: optax.Updates, key: jax.Array, rounding: str) -> T:
     """Add float32 updates to parameters in float32, then round half-precision parameters by ``rounding``."""
     updated = jax.tree.map(lambda p, u: p + u, widen(params), updates)
     return narrow(updated, params, key if rounding == "stochastic" else None)

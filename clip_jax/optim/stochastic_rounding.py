@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+T = TypeVar("T")
 
 HALF = (jnp.bfloat16, jnp.float16)
 
 
-def is_half(dtype: Any) -> bool:
+def is_half(dtype: DTypeLike) -> bool:
     """Return whether ``dtype`` is bfloat16 or float16."""
     return jnp.dtype(dtype) in HALF
 
 
-def stochastic_round(x: jax.Array, dtype: Any, key: jax.Array) -> jax.Array:
+def stochastic_round(x: jax.Array, dtype: DTypeLike, key: jax.Array) -> jax.Array:
     """Round float32 ``x`` to bfloat16 or float16, up or down at random such that the mean equals ``x``.
 
     Random bits are added below the last kept bit, then the bits below it are truncated. float16 has fewer exponents:
@@ -35,12 +38,12 @@ def stochastic_round(x: jax.Array, dtype: Any, key: jax.Array) -> jax.Array:
     return jnp.where(jnp.isfinite(x), rounded, x).astype(dtype)
 
 
-def narrow(tree: Any, like: Any, key: jax.Array | None) -> Any:
+def narrow(tree: T, like: object, key: jax.Array | None) -> T:
     """Cast leaves to the dtypes of ``like``; half precision by `stochastic_round`, or to nearest if ``key`` is None."""
     leaves, structure = jax.tree.flatten(tree)
     targets = jax.tree.leaves(like)
 
-    def cast(index: int, leaf: jax.Array, dtype: Any) -> jax.Array:
+    def cast(index: int, leaf: jax.Array, dtype: DTypeLike) -> jax.Array:
         if key is None or not is_half(dtype):
             return leaf.astype(dtype)
         return stochastic_round(leaf, dtype, jax.random.fold_in(key, index))
@@ -49,6 +52,6 @@ def narrow(tree: Any, like: Any, key: jax.Array | None) -> Any:
     return jax.tree.unflatten(structure, narrowed)
 
 
-def widen(tree: Any) -> Any:
+def widen(tree: T) -> T:
     """Cast half-precision leaves to float32; leave others unchanged."""
     return jax.tree.map(lambda x: x.astype(jnp.float32) if is_half(x.dtype) else x, tree)

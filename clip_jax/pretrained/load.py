@@ -20,6 +20,7 @@ from clip_jax.pretrained import layouts, mapping, open_clip, transformers
 from clip_jax.pretrained.files import read_json, read_tensors, write_json, write_tensors
 from clip_jax.pretrained.names import Fetch, Files, find, hub_fetch
 from clip_jax.pretrained.preprocessor import SIGLIP_MEAN_STD, find_preprocessor, read_preprocessor, write_preprocessor
+from clip_jax.pretrained.tokenizer_export import open_clip_settings, tokenizer_files
 from clip_jax.pretrained.tokenizer_files import tokenizer_of
 from clip_jax.storage.paths import disk_errors, mkdir
 
@@ -53,7 +54,9 @@ def digest(params: Any, config: ModelConfig) -> str:
         config, scan_layers=True, remat=False, remat_policy="nothing", compute_dtype="float32", text_param_dtype="",
         init_temperature=0.07, max_logit_scale=100.0,
     )  # fmt: skip
-    sha = hashlib.sha256(f"{shape}{shape.text_activation}\n".encode())
+    # under the field's former name, so that digests of earlier versions stay valid
+    text = str(shape).replace("parametrization=Parametrization", "parametrisation=Parametrisation")
+    sha = hashlib.sha256(f"{text}{shape.text_activation}\n".encode())
     for name, value in sorted(mapping.flatten(params).items()):
         array = np.asarray(value)
         sha.update(f"{name} {array.shape} {array.dtype}\n".encode())
@@ -118,7 +121,8 @@ def save_weights(weights: Weights, folder: str | Path, layout: str = "open_clip"
 
     Args:
       weights: the model.
-      folder: where to write; created if missing. The tokenizer is written there too, in this package's own format.
+      folder: where to write; created if missing. The tokenizer is written there too, for the two
+        libraries (`tokenizer_files`) and in this package's own format, which keeps the repair of texts.
       layout: ``open_clip`` or ``transformers``.
 
     Raises:
@@ -140,6 +144,10 @@ def save_weights(weights: Weights, folder: str | Path, layout: str = "open_clip"
         }
     else:
         raise UserError(field="layout", value=layout, reason="must be open_clip or transformers")
+    if weights.tokenizer is not None:
+        configs |= tokenizer_files(weights.tokenizer, weights.config.text.causal)
+        if layout == "open_clip":
+            configs[names[0]]["model_cfg"]["text_cfg"] |= open_clip_settings(weights.tokenizer)
     tensors = mapping.write(weights.params, layouts.entries_for(layout, weights.config))
     with disk_errors(folder):
         mkdir(folder)

@@ -75,11 +75,6 @@ def flatten(tree: Any) -> dict[str, Any]:
     return _leaves(tree)
 
 
-def path_name(path: tuple[Any, ...]) -> str:
-    """Format a JAX key path as "a/b"."""
-    return "/".join(str(getattr(k, "key", getattr(k, "name", k))) for k in path)
-
-
 def _list(names: list[str]) -> str:
     more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
     return ", ".join(names[:MAX_LISTED]) + more

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clip_jax.config import DecoderConfig, ImageTowerConfig, ModelConfig, TextTowerConfig
+from clip_jax.config.model import Activation, ImagePool, TextPool
 from clip_jax.errors import UserError
 from clip_jax.pretrained import openai
 from clip_jax.pretrained.mapping import WeightEntry
@@ -53,7 +54,7 @@ def _known(name: str, values: Mapping[str, Any], known: set[str], source: str) -
         raise UserError(source=source, field=f"{name}{unknown[0]}", value=values[unknown[0]], reason="is not supported")
 
 
-def _activation(name: str, tower: Mapping[str, Any], quick: bool, source: str) -> str:
+def _activation(name: str, tower: Mapping[str, Any], quick: bool, source: str) -> Activation:
     """Return the activation of one tower. A timm trunk has its own, whatever else the config says."""
     if "timm_model_name" in tower:
         return trunk_activation(tower["timm_model_name"])
@@ -69,7 +70,7 @@ def _activation(name: str, tower: Mapping[str, Any], quick: bool, source: str) -
     return "gelu" if form == "tanh" else "gelu_erf"
 
 
-def trunk_activation(name: str) -> str:
+def trunk_activation(name: str) -> Activation:
     """Return the activation of timm's SigLIP trunk of this name: exact GELU, or tanh where timm's registry says so."""
     return "gelu" if any(part in name for part in TANH_TRUNKS) else "gelu_erf"
 
@@ -111,7 +112,8 @@ def _vision(v: Mapping[str, Any], source: str) -> ImageTowerConfig:
             image_size=v.get("image_size", 224), stages=stages,
         )  # fmt: skip
     pooled = bool(v.get("attentional_pool"))
-    pool = {"tok": "cls", "avg": "avg"}.get(v.get("pool_type", "tok"))
+    pools: dict[str, ImagePool] = {"tok": "cls", "avg": "avg"}
+    pool = pools.get(v.get("pool_type", "tok"))
     if pool is None or (pooled and pool != "cls"):
         raise UserError(source=source, field="vision_cfg.pool_type", value=v["pool_type"], reason="is not supported")
     return ImageTowerConfig(
@@ -134,7 +136,8 @@ def _text(t: Mapping[str, Any], source: str) -> TextTowerConfig:
             reason="is not supported, only CLIP's own text towers are",
         )
     _known("text_cfg.", t, TEXT, source)
-    pool = "cls" if t.get("embed_cls") else {"argmax": "eot", "last": "last"}.get(t.get("pool_type", "argmax"))
+    pools: dict[str, TextPool] = {"argmax": "eot", "last": "last"}
+    pool = "cls" if t.get("embed_cls") else pools.get(t.get("pool_type", "argmax"))
     if pool is None:
         raise UserError(source=source, field="text_cfg.pool_type", value=t["pool_type"], reason="is not supported")
     vocab = t.get("vocab_size", 49408)

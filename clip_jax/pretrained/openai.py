@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from clip_jax.config import DecoderConfig, ImageTowerConfig, ModelConfig, TextTowerConfig
+from clip_jax.config.model import Activation
 from clip_jax.errors import UserError
 from clip_jax.pretrained.mapping import WeightEntry
 
@@ -158,7 +159,7 @@ def count(tensors: Mapping[str, np.ndarray], pattern: str) -> int:
     return number
 
 
-def infer(tensors: Mapping[str, np.ndarray], source: str, activation: str = "quick_gelu") -> ModelConfig:
+def infer(tensors: Mapping[str, np.ndarray], source: str, activation: Activation = "quick_gelu") -> ModelConfig:
     """Infer the config of a released CLIP from its tensors' shapes; heads are 64 wide, as in all released models.
 
     Raises UserError if a tensor that determines a size is missing.

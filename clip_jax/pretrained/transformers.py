@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from clip_jax.config import ImageTowerConfig, ModelConfig, TextTowerConfig
+from clip_jax.config.model import Activation
 from clip_jax.errors import UserError
 from clip_jax.pretrained.mapping import WeightEntry
 from clip_jax.pretrained.openai import dense, norm, packed_attention
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Activation] = {
     "quick_gelu": "quick_gelu", "gelu": "gelu_erf", "gelu_pytorch_tanh": "gelu", "gelu_new": "gelu",
 }  # fmt: skip
 IGNORED = ("position_ids",)
@@ -57,7 +58,6 @@ def config_of(cfg: Mapping[str, Any], source: str) -> ModelConfig:
                 reason = f"must be one of {', '.join(ACTIVATIONS)}"
                 raise UserError(source=source, field=f"{name}.hidden_act", value=values["hidden_act"], reason=reason)
         act, of_text = ACTIVATIONS[image["hidden_act"]], ACTIVATIONS[text["hidden_act"]]
-        of_text = "" if of_text == act else of_text
         common_image = {
             "width": image["hidden_size"], "depth": image["num_hidden_layers"], "heads": image["num_attention_heads"],
             "mlp_ratio": image["intermediate_size"] / image["hidden_size"], "image_size": image["image_size"],
@@ -74,11 +74,11 @@ def config_of(cfg: Mapping[str, Any], source: str) -> ModelConfig:
                 image=ImageTowerConfig(**common_image, **SIGLIP_IMAGE),
                 text=TextTowerConfig(**common_text, **SIGLIP_TEXT),
                 embed_dim=text.get("projection_size", text["hidden_size"]), logit_bias=True, max_logit_scale=1e4,
-                activation=act, text_activation=of_text,
+                activation=act, text_activation="" if of_text == act else of_text,
             )  # fmt: skip
         return ModelConfig(
             image=ImageTowerConfig(**common_image), text=TextTowerConfig(**common_text),
-            embed_dim=cfg.get("projection_dim", 512), activation=act, text_activation=of_text,
+            embed_dim=cfg.get("projection_dim", 512), activation=act, text_activation="" if of_text == act else of_text,
         )  # fmt: skip
     except (KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise UserError(
@@ -117,7 +117,7 @@ def config_to(config: ModelConfig) -> dict[str, Any]:
             reason="must be the towers of CLIPModel (class token, causal text) or, with a logit bias, of SiglipModel "
             "(MAP pooling, last token)",
         )
-    acts = {name: source_name for source_name, name in reversed(ACTIVATIONS.items())}
+    acts: dict[str, str] = {name: source_name for source_name, name in reversed(ACTIVATIONS.items())}
     common: dict[str, Any] = {"attention_dropout": 0.0}
     kind = "siglip" if siglip else "clip"
     common |= {} if siglip else {"projection_dim": config.embed_dim}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,15 @@ from clip_jax.errors import UserError
 from clip_jax.scaling.data.observations import check_points, count_duplicates
 from clip_jax.scaling.fit.loss import LOG_HUBER, Loss
 from clip_jax.scaling.fit.result import Fit, condition_of
-from clip_jax.scaling.fit.solver import FEW_FITS, FITS_PER_CHUNK, MANY_ROWS, finish_absolute, screen, solve
+from clip_jax.scaling.fit.solver import (
+    FEW_FITS,
+    MANY_ROWS,
+    finish_absolute,
+    fits_per_chunk,
+    is_large_table,
+    screen,
+    solve,
+)
 from clip_jax.scaling.laws.base import Array, Law
 
 EXTRA_POINTS_FOR_ASYMPTOTE = 3  # points needed beyond the number of parameters to determine an asymptote
@@ -89,7 +98,8 @@ def fit_law(
         some = np.sort(np.random.default_rng(0).choice(len(data), MANY_ROWS, replace=False))
         notes.append(f"starts were compared on {MANY_ROWS} of the {len(data)} rows, the best one was fitted to all")
     x_some, y_some, w_some = {c: v[some] for c, v in x.items()}, data.y[some], data.weights[some]
-    begin = screen(law, x_some, y_some, grid, loss, w_some, FITS_PER_CHUNK if len(some) == len(data) else FEW_FITS)
+    most = fits_per_chunk(len(some)) if len(some) == len(data) else FEW_FITS
+    begin = screen(law, x_some, y_some, grid, loss, w_some, most)
     ends = solve(law, x_some, y_some, begin, low, high, loss, weights=w_some, free=free)
     last, first = ends, int(np.argmin(ends.objective))
     if len(some) < len(data):
@@ -117,6 +127,20 @@ def fit_law(
 
         fit = replace(fit, flat=flat_sides(fit), profiled=True)
     return fit
+
+
+def fit_once(law: Law, x: Array, y: Array, *, loss: Loss = LOG_HUBER, fixed: Mapping[str, float]) -> Fit:
+    """Fit a law of one column as `fit_law` does, without a profile; the same points are fitted once.
+
+    The prefixes of a frontier choose a form, weigh the average and check the forecast.
+    """
+    known = tuple(sorted(fixed.items()))
+    return _fit_once(law, np.asarray(x, float).tobytes(), np.asarray(y, float).tobytes(), loss, known, is_large_table())
+
+
+@lru_cache(maxsize=256)
+def _fit_once(law: Law, x: bytes, y: bytes, loss: Loss, fixed: tuple[tuple[str, float], ...], large: bool) -> Fit:
+    return fit_law(law, np.frombuffer(x), np.frombuffer(y), loss=loss, fixed=dict(fixed), profile=False)
 
 
 def min_points_for_asymptote(law: Law, fixed: Collection[str] = ()) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ from clip_jax.storage.paths import read_text, write_text
 from clip_jax.storage.record_fields import check_fields
 
 
-def write_json(path: Path, values: dict[str, Any]) -> None:
+def write_json(path: Path, values: Mapping[str, object]) -> None:
     """Write ``values`` to ``path`` atomically: a reader sees the old file or the new one. NaN becomes null."""
-    write_text(path, json.dumps(plain_json(values), indent=1, allow_nan=False) + "\n")
+    write_text(path, json.dumps(plain_json(dict(values)), indent=1, allow_nan=False) + "\n")
 
 
 def plain_json(value: Any) -> Any:
@@ -68,9 +68,9 @@ def parse_lines(text: str, path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def lines_text(rows: Iterable[dict[str, Any]]) -> str:
+def lines_text(rows: Iterable[Mapping[str, object]]) -> str:
     """Format rows as the text of a ``.jsonl`` file."""
-    return "".join(json.dumps(plain_json(row), allow_nan=False) + "\n" for row in rows)
+    return "".join(json.dumps(plain_json(dict(row)), allow_nan=False) + "\n" for row in rows)
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

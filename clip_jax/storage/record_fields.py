@@ -15,7 +15,7 @@ from clip_jax.errors import UserError, name_within, short
 INT64_LIMIT = 2**63  # an int64 column of a table holds less
 Kind = str | dict[str, "Kind"] | list["Kind"]  # a key of `_IS`, the fields of an object, or the items of a list
 
-_NUMBER_COLUMNS = (
+NUMBER_COLUMNS = (  # of result.json; they are columns of the table of runs
     "flops", "flops_logits", "flops_per_sample", "params", "params_image", "params_text", "params_no_embed",
     "samples_seen", "unique_samples", "batch_size", "seed", "steps", "peak_lr", "error_mean", "val_loss",
     "val_loss_refit", "wall_s", "eval_s", "samples_per_s", "mfu", "attempts", "broken_records",
@@ -30,11 +30,15 @@ _CELL: dict[str, Kind] = {
     "peak_lr": "number", "steps": "whole", "dropped": "text?",
 }  # fmt: skip
 _SPLIT: Kind = {"records": "whole", "digest": "text?"}  # rendered scenes have no digest
-_INPUTS: dict[str, Kind] = {"data": {"train": _SPLIT, "val": _SPLIT}, "tokenizer_sha256": "text"}  # `inputs`
+_INPUTS: dict[str, Kind] = {
+    "data": {"train": _SPLIT, "val": _SPLIT},
+    "tokenizer_sha256": "text",
+    "extensions": {"loss": "text?", "evaluators": ["text"]},
+}  # `inputs`
 FIELDS: dict[str, dict[str, Kind]] = {
     "result.json": {
         "run_id": "text", "family_id": "text?", "state": "text", "exit_reason": "text", "final": "flag",
-        **dict.fromkeys(_NUMBER_COLUMNS, "number?"), "steps": "whole", "goodput": "number?", "config": "object",
+        **dict.fromkeys(NUMBER_COLUMNS, "number?"), "steps": "whole", "goodput": "number?", "config": "object",
         "device": {"kind": "text"}, "versions": {"jax": "text"}, "evals": [_MEASUREMENT], **_INPUTS,
     },
     "status.json": {
@@ -68,8 +72,6 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "evals.jsonl": ("step", "task", "metric", "value"),
     "events.jsonl": ("event",),
 }
-# required of a run that counts as finished (`check_result`)
-RESULT = ("state", "exit_reason", "final", "device", "versions", "evals", *_NUMBER_COLUMNS)
 
 
 def _is_number(value: Any) -> bool:
@@ -102,23 +104,15 @@ def check_fields(name: str, values: Any, source: object) -> None:
     """
     if not isinstance(values, dict):
         raise _damaged(source, "must hold a JSON object")
-    _require(values, REQUIRED.get(name, ()), source, "")
+    require_fields(values, REQUIRED.get(name, ()), source)
     _check(values, FIELDS.get(name, {}), source, "")
     if name == "plan.json":
         for index, cell in enumerate(values["cells"]):
-            _require(cell, tuple(_CELL), source, f"cells[{index}].")
+            require_fields(cell, tuple(_CELL), source, f"cells[{index}].")
 
 
-def check_result(values: Mapping[str, Any], source: object) -> None:
-    """Check that a ``result.json`` has every field that the sweep's table needs; raise UserError otherwise."""
-    _require(values, RESULT, source, "")
-    for group, field in (("device", "kind"), ("versions", "jax")):
-        _require(values[group], (field,), source, f"{group}.")
-    for index, row in enumerate(values["evals"]):
-        _require(row, ("task", "metric", "value"), source, f"evals[{index}].")
-
-
-def _require(values: Mapping[str, Any], names: tuple[str, ...], source: object, prefix: str) -> None:
+def require_fields(values: Mapping[str, Any], names: tuple[str, ...], source: object, prefix: str = "") -> None:
+    """Check that an object has these fields, named with ``prefix`` in the message; raise UserError otherwise."""
     for name in names:
         if name not in values:
             raise _damaged(source, f"lacks the field {prefix}{name}")

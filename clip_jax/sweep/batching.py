@@ -30,26 +30,26 @@ _TIMED_FIELDS = (
     "loss.",
     "init_from.",
     "optim.state_dtype",
-    "optim.rounding",
+    "optim.half_rounding",
     "optim.layer_decay",
     "batch_size",
 )
 
 
 def check_batching(config: SweepConfig) -> None:
-    """Check that vmapped training, if ``families`` asks for it, is possible for these runs and on this machine.
+    """Check that vmapped training, if ``vmap_runs`` asks for it, is possible for these runs and on this machine.
 
     Raises:
       UserError: it is not.
     """
-    if config.families == "off":
+    if config.vmap_runs == "off":
         return
     if (reason := incompatibility_reason(config.base)) is not None:
-        raise UserError(f"families: would be ignored, for {reason}")
+        raise UserError(f"vmap_runs: would be ignored, for {reason}")
     count = len(visible_gpus(os.environ))
-    if config.slots == 1 and not config.resources.devices_per_process and count > 1:
+    if config.max_concurrent_runs == 1 and not config.resources.devices_per_process and count > 1:
         raise UserError(
-            field="resources.devices_per_process", reason=f"must be 1 with families, as this machine has {count} GPUs"
+            field="resources.devices_per_process", reason=f"must be 1 with vmap_runs, as this machine has {count} GPUs"
         )
 
 
@@ -122,7 +122,7 @@ def keep_faster_groups(
 def _measurement_id(configs: Sequence[RunConfig], config: SweepConfig) -> str:
     """Return the name of a measurement: a hash of shape, number of members and seeds, machine and slots."""
     shape = {k: v for k, v in shared_fields(configs[0]).items() if k.startswith(_TIMED_FIELDS)}
-    about = [shape, len(configs), len({c.seed for c in configs}), platform.node(), config.slots]
+    about = [shape, len(configs), len({c.seed for c in configs}), platform.node(), config.max_concurrent_runs]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -140,13 +140,13 @@ def measure_gain(configs: Sequence[RunConfig], folder: Path, config: SweepConfig
         write_json(run_dir / "request.json", to_dict(dataclasses.replace(run, wandb="disabled")))
     out = folder.with_suffix(".json")
     command = [sys.executable, "-m", "clip_jax.cli", "family", *map(str, dirs), f"--measure={out}"]
-    environment = os.environ | slot_environment(0, config.slots, config.resources)
-    with on_cores(slot_cores(0, config.slots)):
+    environment = os.environ | slot_environment(0, config.max_concurrent_runs, config.resources)
+    with on_cores(slot_cores(0, config.max_concurrent_runs)):
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     row = read_json(out)
     if done.returncode or row is None:
         errors = done.stderr.strip().splitlines()
         raise UserError(
-            f"families: timing {len(configs)} runs failed ({errors[-1] if errors else 'without a message'})"
+            f"vmap_runs: timing {len(configs)} runs failed ({errors[-1] if errors else 'without a message'})"
         )
     return Gain(**row)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import sys
 from collections import Counter
@@ -13,41 +12,21 @@ from clip_jax.errors import UserError
 from clip_jax.scaling.data.runs_table import LR_CHECK, is_check
 from clip_jax.storage.json_files import read_json, read_lines
 from clip_jax.storage.paths import as_path, write_bytes, write_text
-from clip_jax.storage.record_fields import check_result
+from clip_jax.storage.record_fields import NUMBER_COLUMNS
+from clip_jax.storage.records import PlannedRun
+from clip_jax.sweep.run_state import FAILURE, RunState
 from clip_jax.sweep.tried_values import judge, noise_of
+from clip_jax.train.run_directory import RESULT
 
 if TYPE_CHECKING:
     import pandas as pd
 
-RESULT_COLUMNS = (
-    "flops",
-    "flops_logits",
-    "flops_per_sample",
-    "params",
-    "params_image",
-    "params_text",
-    "params_no_embed",
-    "samples_seen",
-    "unique_samples",
-    "batch_size",
-    "seed",
-    "steps",
-    "peak_lr",
-    "error_mean",
-    "val_loss",
-    "val_loss_refit",
-    "wall_s",
-    "eval_s",
-    "samples_per_s",
-    "mfu",
-    "attempts",
-    "broken_records",
-)
+RESULT_COLUMNS = NUMBER_COLUMNS
 SETTING_COLUMNS = ("weight_decay", "warmup_fraction")  # of the run's config
 LATER_COLUMNS = ("goodput", "family_id")  # missing in results of version 0.1
 
 
-def cells_of(sweep_dir: Path) -> list[dict[str, Any]]:
+def cells_of(sweep_dir: Path) -> list[PlannedRun]:
     """Return the rows of ``plan.json`` that are to run.
 
     Raises:
@@ -59,27 +38,24 @@ def cells_of(sweep_dir: Path) -> list[dict[str, Any]]:
     return [row for row in plan["cells"] if row["dropped"] is None]
 
 
-def _row(cell: dict[str, Any], run_dir: Path) -> dict[str, Any]:
-    row = {k: cell[k] for k in ("run_id", "kind", "rung", "budget", "seed", "width", "depth")}
-    try:
-        result, failure = read_json(run_dir / "result.json"), read_json(run_dir / "failure.json")
-        if result is not None:
-            check_result(result, run_dir / "result.json")
-        state, reason = ("failed", failure["reason"]) if failure else ("missing", "not run yet")
-    except UserError as error:
-        result, state, reason = None, "failed", str(error)
-    if result is None:
-        planned = {k: cell[k] for k in ("params", "batch_size", "samples_seen", "flops", "peak_lr", "steps")}
+def _row(cell: PlannedRun, run: RunState) -> dict[str, object]:
+    values = dict[str, object](cell)  # type: ignore[arg-type]
+    row = {k: values[k] for k in ("run_id", "kind", "rung", "budget", "seed", "width", "depth")}
+    result, damage = run.result, next((run.damaged[name] for name in (RESULT, FAILURE) if name in run.damaged), None)
+    if result is None or damage is not None:
+        state, reason = ("failed", run.failure["reason"]) if run.failure else ("missing", "not run yet")
+        state, reason = (state, reason) if damage is None else ("failed", str(damage))
+        planned = {k: values[k] for k in ("params", "batch_size", "samples_seen", "flops", "peak_lr", "steps")}
         return {**row, **planned, "state": state, "reason": reason, "final": False}
-    row |= {"state": result["state"], "reason": result["exit_reason"], "final": result["final"]}
-    row |= {k: result[k] for k in RESULT_COLUMNS} | {k: result.get(k) for k in LATER_COLUMNS}
-    row |= _settings(result.get("config") or {})
-    train = (result.get("data") or {}).get("train") or {}
-    if train.get("digest"):
+    row |= {"state": result.state, "reason": result.exit_reason, "final": result.final}
+    row |= {k: result[k] for k in (*RESULT_COLUMNS, *LATER_COLUMNS)}
+    row |= _settings(result.config)
+    train = (result.data or {}).get("train")
+    if train and train.get("digest"):
         row |= {"train_records": train.get("records"), "train_digest": train["digest"]}
-    row |= {"device": result["device"]["kind"], "jax": result["versions"]["jax"]}
-    for e in result["evals"]:
-        if e["metric"] == "top1":
+    row |= {"device": result.device["kind"], "jax": result.versions["jax"]}
+    for e in result.evals:
+        if e["metric"] == "top1" and e["value"] is not None:
             row[f"error/{e['task']}"] = 1.0 - e["value"]
         elif e["task"] == "retrieval":
             row[e["metric"]] = e["value"]
@@ -103,16 +79,9 @@ def _settings(config: dict[str, Any]) -> dict[str, float | None]:
     return dict(zip(SETTING_COLUMNS, (optim.get("weight_decay"), share), strict=True))
 
 
-def _measurements(root: Path) -> list[dict[str, Any]]:
-    rows = []
-    for cell in cells_of(root):
-        known = {k: cell[k] for k in ("run_id", "budget", "params", "seed", "kind")}
-        with contextlib.suppress(UserError):  # `_row` reports it
-            result = read_json(path := root / "runs" / cell["run_id"] / "result.json")
-            if result is not None:
-                check_result(result, path)
-                rows += [{**known, **e} for e in result["evals"]]
-    return rows
+def _measurements(cell: PlannedRun, run: RunState) -> list[dict[str, object]]:
+    known = {k: cell[k] for k in ("run_id", "budget", "params", "seed", "kind")}
+    return [{**known, **e} for e in run.result.evals] if run.result else []
 
 
 def collect(sweep_dir: str | Path) -> pd.DataFrame:
@@ -129,9 +98,10 @@ def collect(sweep_dir: str | Path) -> pd.DataFrame:
     import pandas as pd
 
     root = as_path(sweep_dir)
-    rows = [_row(cell, root / "runs" / cell["run_id"]) for cell in cells_of(root)]
+    runs = [(cell, RunState.read(root / "runs" / cell["run_id"])) for cell in cells_of(root)]
+    rows = [_row(cell, run) for cell, run in runs]
     df = pd.DataFrame(rows).sort_values(["budget", "params", "kind", "seed"], kind="stable").reset_index(drop=True)
-    measured = pd.DataFrame(_measurements(root))
+    measured = pd.DataFrame([row for cell, run in runs for row in _measurements(cell, run)])
     write_text(root / "runs.csv", df.to_csv(index=False))
     write_bytes(root / "runs.parquet", df.to_parquet())
     write_text(root / "evals.csv", measured.to_csv(index=False))

@@ -10,9 +10,10 @@ from clip_jax.errors import UserError
 from clip_jax.storage.paths import absolute, is_remote, local_scratch
 from clip_jax.sweep.collect import cells_of
 from clip_jax.sweep.directory import read_sweep_config
-from clip_jax.sweep.launch.base import Engine, Job
+from clip_jax.sweep.launch.base import Engine
 from clip_jax.sweep.launch.registry import open_engine
-from clip_jax.sweep.launch.submission import CANCELLED, failure_of, finished, mark_failed, read_submission, requeue
+from clip_jax.sweep.launch.submission import mark_failed, requeue
+from clip_jax.sweep.run_state import CANCELLED, RunState
 from clip_jax.sweep.search.config import SearchConfig
 
 
@@ -42,8 +43,8 @@ def engine_of(sweep_dir: Path) -> Engine:
     return open_engine(config_of(sweep_dir), absolute(sweep_dir))
 
 
-def jobs_named(sweep_dir: Path, runs: Sequence[str]) -> list[Job]:
-    """Return a job for each run whose id begins with one of these prefixes, or for all runs if none is given.
+def runs_named(sweep_dir: Path, runs: Sequence[str]) -> list[RunState]:
+    """Return the state of each run whose id begins with one of these prefixes, or of all runs if none is given.
 
     Raises:
       UserError: a prefix fits no run, or several.
@@ -55,24 +56,24 @@ def jobs_named(sweep_dir: Path, runs: Sequence[str]) -> list[Job]:
         if len(fitting) != 1:
             raise UserError(f"{name}: fits {len(fitting)} runs of {sweep_dir}; `clip-jax sweep status` lists them")
         chosen += fitting
-    return [Job((absolute(sweep_dir / "runs" / i),), ()) for i in (chosen if runs else ids)]
+    return [RunState.read(absolute(sweep_dir / "runs" / i)) for i in (chosen if runs else ids)]
 
 
 def cancel(sweep_dir: Path, runs: Sequence[str]) -> str:
     """Stop these runs (all unfinished ones if none is given) and exclude them until `retry`; return a summary line."""
-    jobs = [job for job in jobs_named(sweep_dir, runs) if not finished(job)]
-    for job in jobs:
-        mark_failed(job, {"code": None, "reason": CANCELLED, "log": None})
-    engine_of(sweep_dir).cancel(jobs)
-    return f"{len(jobs)} runs cancelled; `clip-jax sweep retry` requeues them"
+    states = [state for state in runs_named(sweep_dir, runs) if not state.finished]
+    for state in states:
+        mark_failed([state], {"code": None, "reason": CANCELLED, "log": None})
+    engine_of(sweep_dir).cancel([state.run_dir for state in states])
+    return f"{len(states)} runs cancelled; `clip-jax sweep retry` requeues them"
 
 
 def retry(sweep_dir: Path, runs: Sequence[str]) -> str:
     """Requeue the failed and cancelled ones among these runs (among all if none is given); return a summary line."""
-    jobs = [job for job in jobs_named(sweep_dir, runs) if failure_of(job)]
-    for job in jobs:
-        requeue(job)
-    return f"{len(jobs)} runs requeued; the driver submits them, or `clip-jax sweep run` if none is running"
+    states = [state for state in runs_named(sweep_dir, runs) if state.given_up]
+    for state in states:
+        requeue(state.run_dir)
+    return f"{len(states)} runs requeued; the driver submits them, or `clip-jax sweep run` if none is running"
 
 
 def log_of(sweep_dir: Path, run: str) -> str:
@@ -81,19 +82,19 @@ def log_of(sweep_dir: Path, run: str) -> str:
     Raises:
       UserError: the run has no log.
     """
-    (job,) = jobs_named(sweep_dir, [run])
-    last = read_submission(job.run_dirs[0])
-    folders = {job.key, (last or {}).get("job", job.key)}  # runs trained together log into the first one's folder
+    (state,) = runs_named(sweep_dir, [run])
+    name, last = state.run_dir.name, state.submission
+    folders = {name, last.get("job", name) if last else name}  # runs trained together log into the first one's folder
     runs = local_scratch(sweep_dir) / "runs"
-    candidates = (log for name in folders for log in (runs / name / "logs").glob("attempt-*.log"))
+    candidates = (log for folder in folders for log in (runs / folder / "logs").glob("attempt-*.log"))
     logs = sorted(candidates, key=lambda p: p.stat().st_mtime)
     if logs:
         return f"{logs[-1]}:\n{logs[-1].read_text(errors='replace')}"
-    if last and last["engine"] == "jobset":
+    if state.engine == "jobset":
         from clip_jax.sweep.launch.jobset import JobSets
 
         engine = engine_of(sweep_dir)
         assert isinstance(engine, JobSets)
-        return engine.log(job)
-    elsewhere = f" on this machine, in {job.log.parent}" if is_remote(sweep_dir) else ""
-    raise UserError(f"{job.run_dirs[0]}: has no log yet{elsewhere}")
+        return engine.log(state.run_dir)
+    elsewhere = f" on this machine, in {runs / name / 'logs'}" if is_remote(sweep_dir) else ""
+    raise UserError(f"{state.run_dir}: has no log yet{elsewhere}")

@@ -16,9 +16,17 @@ from clip_jax.storage.paths import is_remote, mkdir
 from clip_jax.sweep.search.config import SearchConfig
 
 # fields that change no number of any run
-PLACEMENT = ("slots", "engine", "resources.", "gflops_per_second", "base.wandb", "families", "family_size")
+PLACEMENT = (
+    "max_concurrent_runs",
+    "engine",
+    "resources.",
+    "gflops_per_second",
+    "base.wandb",
+    "vmap_runs",
+    "max_vmapped_runs",
+)
 # fields to which a sweep may get more values later
-EXTENSIBLE = ("budgets", "rungs", "models", "seeds_at_best", *(f"{name}_checks" for name in RULED))
+EXTENSIBLE = ("budgets", "rungs", "models", "extra_seeds_at_optimum", *(f"{name}_multipliers" for name in RULED))
 FILES: dict[str, type[SweepConfig] | type[SearchConfig]] = {"sweep.json": SweepConfig, "search.json": SearchConfig}
 
 

@@ -6,15 +6,15 @@ import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from clip_jax._moved import names_of
 from clip_jax.config.io import to_dict
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.errors import UserError
 from clip_jax.scaling.data.runs_table import LR_CHECK, is_check
-from clip_jax.storage.json_files import read_json, write_json
-from clip_jax.storage.paths import absolute, as_path, exists, mkdir
+from clip_jax.storage.json_files import write_json
+from clip_jax.storage.paths import absolute, as_path, mkdir
 from clip_jax.sweep.analysis.report import Echo, _check_finished, report
 from clip_jax.sweep.batching import check_batching, family_arguments, group_cells, keep_faster_groups
 from clip_jax.sweep.collect import collect
@@ -22,11 +22,9 @@ from clip_jax.sweep.directory import lock_sweep
 from clip_jax.sweep.launch.base import Engine, Job, train_job
 from clip_jax.sweep.launch.reconcile import Outcome, reconcile
 from clip_jax.sweep.launch.registry import open_engine
-from clip_jax.sweep.launch.submission import CANCELLED, failure_of, finished, requeue, set_aside_corrupt
+from clip_jax.sweep.launch.submission import JobState, requeue, set_aside_corrupt
 from clip_jax.sweep.plan import Cell, SweepPlan, make_cell, plan_of, setting_checks
-
-if TYPE_CHECKING:
-    pass
+from clip_jax.sweep.run_state import CANCELLED, RunState
 
 __getattr__ = names_of(__name__, "sweep.analysis.report")
 
@@ -69,7 +67,7 @@ def render(config: SweepConfig, sweep_dir: str | Path) -> str:
     plan = plan_of(config)
     engine = open_engine(config, root)
     check_batching(config)
-    jobs = [job for job, _ in jobs_of([(cell,) for cell in plan.kept], root) if not finished(job)]
+    jobs = [job for job, _ in jobs_of([(cell,) for cell in plan.kept], root) if not JobState.read(job).finished]
     parts = [
         engine.render(f"clip-dry-run-{i}", jobs[i : i + engine.max_jobs_per_submit])
         for i in range(0, len(jobs), engine.max_jobs_per_submit)
@@ -96,17 +94,17 @@ def _stages(sweep: _Sweep, plan: SweepPlan) -> dict[str, Any]:
         extra = [
             make_cell(config, rung, budget, seed, kind="second_seed")
             for rung, budget in sweep.best()
-            for seed in config.seeds_at_best
+            for seed in config.extra_seeds_at_optimum
         ]
         if not sweep.train(extra):
             break
     checked = best = sweep.best()
-    if config.lr_checks_at == "rungs":
+    if config.lr_multipliers_at == "rungs":
         checked = [(rung, min(c.budget for c in plan.kept if c.rung == rung)) for rung in {c.rung for c in plan.kept}]
     checks = [
         make_cell(config, rung, budget, config.seeds[0], kind=LR_CHECK, lr_factor=factor)
         for rung, budget in sorted(checked)
-        for factor in config.lr_checks
+        for factor in config.lr_multipliers
     ]
     checks += [cell for rung, budget in sorted(best) for cell in setting_checks(config, rung, budget)]
     for cell in checks:
@@ -137,36 +135,36 @@ class _Sweep:
         cells = sorted(cells, key=lambda c: (c.budget, c.rung, c.config.seed))
         missing = [cell for cell in cells if not self._done(cell)]
         for cell in missing:
-            (run_dir,) = (job := self._job_of(cell)).run_dirs
-            mkdir(run_dir)
-            write_json(run_dir / "request.json", to_dict(cell.config))
-            if (failure := failure_of(job)) and failure["reason"] != CANCELLED:
-                requeue(job)
+            state = self._state(cell)
+            mkdir(state.run_dir)
+            write_json(state.run_dir / "request.json", to_dict(cell.config))
+            if state.given_up and state.given_up["reason"] != CANCELLED:
+                requeue(state.run_dir)
         while missing:
             jobs = jobs_of(self._groups(missing), self.root)
             progress = _Progress(jobs, self.echo)
             reconcile(self.engine, [job for job, _ in jobs], self.config.resources.max_attempts, progress, self.echo)
             # a cancelled member ends its job; the others continue without it in a new one
-            missing = [c for c in missing if not self._done(c) and not failure_of(self._job_of(c))]
+            missing = [c for c in missing if not self._done(c) and not self._state(c).given_up]
         return len(new)
 
     def _groups(self, cells: list[Cell]) -> list[tuple[Cell, ...]]:
         """Return the groups to train together; an excluded cell is a group of its own."""
-        if self.config.families == "off":
+        if self.config.vmap_runs == "off":
             return [(cell,) for cell in cells]
-        excluded = [cell for cell in cells if failure_of(self._job_of(cell))]
+        excluded = [cell for cell in cells if self._state(cell).given_up]
         rest = [cell for cell in cells if cell not in excluded]
-        size = min(self.config.family_size, -(-len(rest) // self.config.slots))  # small enough that no slot stays empty
+        size = min(
+            self.config.max_vmapped_runs, -(-len(rest) // self.config.max_concurrent_runs)
+        )  # small enough that no slot stays empty
         groups = group_cells(rest, max(size, 1))
         return [*keep_faster_groups(groups, self.config, self.root, self.echo), *((cell,) for cell in excluded)]
 
-    def _job_of(self, cell: Cell) -> Job:
-        return Job((self.root / "runs" / cell.run_id,), ())
+    def _state(self, cell: Cell) -> RunState:
+        return RunState.read(self.root / "runs" / cell.run_id)
 
     def _done(self, cell: Cell) -> bool:
-        job = self._job_of(cell)
-        set_aside_corrupt(job.run_dirs[0], self.echo, whole_result=True)
-        return finished(job)
+        return set_aside_corrupt(self._state(cell), self.echo).finished
 
     def best(self) -> list[tuple[float, float]]:
         """Return (rung, budget) of each budget's best size so far, by the mean over seeds."""
@@ -191,20 +189,17 @@ class _Progress:
 
     def __call__(self, outcome: Outcome) -> None:
         for run_dir, cell in zip(outcome.job.run_dirs, self.cells[outcome.job.key], strict=True):
-            failure = failure_of(Job((run_dir,), ()))
-            if outcome.reason and not failure and not exists(run_dir / "result.json"):
+            state = RunState.read(run_dir)
+            if outcome.reason and not state.given_up and not state.finished:
                 continue  # another run of its job was cancelled; this one continues in a new job
             self.ended += 1
             self.left.pop(cell.run_id, None)
             share = 1 - sum(self.left.values()) / self.flops
             eta = (time.monotonic() - self.began) * (1 - share) / max(share, 1e-9)
-            result: dict[str, Any] = {}
-            with contextlib.suppress(UserError):  # `collect` reports a damaged result
-                result = read_json(run_dir / "result.json") or {}
-            error, wall = result.get("error_mean"), result.get("wall_s")
+            error, wall = (state.result.error_mean, state.result.wall_s) if state.result else (None, None)
             summary = "" if error is None else f"error_mean {error:.4f}"
-            if failure:
-                summary = f"FAILED, {failure['reason']}"
+            if state.given_up:
+                summary = f"FAILED, {state.given_up['reason']}"
             self.echo(
                 f"[{self.ended:3d}/{self.total}] {cell.kind:12s} {cell.budget:8.2e} FLOPs  rung {cell.rung:4g}  seed "
                 f"{cell.config.seed}  lr {cell.config.optim.peak_lr:.2e}  {summary}  "

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from clip_jax import flops
 from clip_jax.config import RunConfig
-from clip_jax.config.hyperparameter_rules import RULED
+from clip_jax.config.hyperparameter_rules import CHECK_KINDS, RULED
 from clip_jax.config.io import run_id
 from clip_jax.config.presets import ladder, sized
 from clip_jax.config.sweep import LONGEST_WARMUP, SweepConfig
@@ -52,21 +52,22 @@ def make_cell(
     *,
     kind: str = "cell",
     lr_factor: float = 1.0,
-    decay_factor: float = 1.0,
+    weight_decay_factor: float = 1.0,
     warmup_factor: float = 1.0,
     batch_factor: float = 1.0,
 ) -> Cell:
     """Return the run that spends ``budget`` FLOPs on a rung, to the nearest whole step; its seed is base.seed + seed.
 
-    Learning rate, batch size, warm-up and weight decay follow ``lr_rule`` and ``by_budget``, each times its factor.
+    Learning rate, batch size, warm-up and weight decay follow ``lr_rule`` and ``compute_scaling``, each times its
+    factor.
     """
-    base, rules = config.base, config.by_budget
+    base, rules = config.base, config.compute_scaling
     model = sized(config.models[int(rung)], base.model) if config.models else ladder(rung, base.model)
     batch = max(1, round(base.batch_size * 2.0 ** round(math.log2(rules.factor("batch_power", budget)))))
     if batch * batch_factor % 1:
         raise ConfigError(f"a batch of {batch * batch_factor:g} is no whole number of pairs")
     batch = int(batch * batch_factor)
-    step_flops = flops.training_flops(model, batch, batch, base.init_from.freeze).total
+    step_flops = flops.training_flops(model, batch, batch, base.init_from.freeze_tower).total
     steps = max(2, round(budget / step_flops))
     share = min(config.warmup_fraction * rules.factor("warmup_power", budget) * warmup_factor, LONGEST_WARMUP)
     warmup = min(max(1, round(share * steps)), steps - 1)
@@ -75,7 +76,7 @@ def make_cell(
         # a ResNet's width counts the channels of its first stage, not of a transformer
         width = model.text.width if model.image.stages else model.image.width
         peak_lr *= (config.base_width / width) ** config.lr_width_power
-    decay = base.optim.weight_decay * decay_factor * rules.factor("decay_power", budget)
+    decay = base.optim.weight_decay * weight_decay_factor * rules.factor("weight_decay_power", budget)
     run = dataclasses.replace(
         base,
         model=model,
@@ -95,7 +96,7 @@ def make_cell(
 
 
 def setting_checks(config: SweepConfig, rung: float, budget: float) -> list[Cell]:
-    """Return the runs of ``decay_checks``, ``warmup_checks`` and ``batch_checks`` at one (rung, budget), each run once.
+    """Return the runs of all ``*_multipliers`` but those of the learning rate at one (rung, budget), each run once.
 
     A batch that leaves fewer than ``min_steps`` steps is dropped with that reason.
 
@@ -104,12 +105,12 @@ def setting_checks(config: SweepConfig, rung: float, budget: float) -> list[Cell
     """
     cells: dict[str, Cell] = {}  # short warm-ups may round to the same step
     for name in RULED[1:]:
-        for factor in getattr(config, f"{name}_checks"):
+        for factor in getattr(config, f"{name}_multipliers"):
             factors = {f"{name}_factor": factor}
             try:
-                cell = make_cell(config, rung, budget, config.seeds[0], kind=f"{name}_check", **factors)
+                cell = make_cell(config, rung, budget, config.seeds[0], kind=CHECK_KINDS[name], **factors)
             except ConfigError as error:
-                raise ConfigError(f"{name}_checks: {factor:g} × the usual: {error}") from None
+                raise ConfigError(f"{name}_multipliers: {factor:g} × the usual: {error}") from None
             cells.setdefault(cell.run_id, cell)
     return list(cells.values())
 
@@ -166,23 +167,23 @@ class SweepPlan:
         return "\n".join(lines)
 
     def _totals(self) -> list[str]:
-        config, kept = self.config, self.kept
+        config, kept, slots = self.config, self.kept, self.config.max_concurrent_runs
         dearest = {c.budget: max(k.seconds for k in kept if k.budget == c.budget) for c in kept}
         cheapest = {c.rung: min(k.seconds for k in kept if k.rung == c.rung) for c in kept}
-        seeds, rates = len(config.seeds_at_best), len(config.lr_checks)
-        at_rungs = config.lr_checks_at == "rungs"
+        seeds, rates = len(config.extra_seeds_at_optimum), len(config.lr_multipliers)
+        at_rungs = config.lr_multipliers_at == "rungs"
         tried, where = list((cheapest if at_rungs else dearest).values()), "budget's best"
         if at_rungs:
             where = "size's smallest budget"
-        later = (seeds * sum(dearest.values()) + rates * sum(tried)) / config.slots
+        later = (seeds * sum(dearest.values()) + rates * sum(tried)) / slots
         seconds, price = sum(c.seconds for c in kept), config.resources.price_per_device_hour
         return [
             f" {len(kept)} runs kept, {len(self.cells) - len(kept)} dropped; {sum(c.flops for c in kept):.3g} FLOPs, "
-            f"about {_time(seconds / config.slots)} at {config.gflops_per_second:g} GFLOP/s a slot, {config.slots} "
-            "at once" + (f"; {_cost(seconds, config.resources.devices, price)}" if price else ""),
-            f" then up to {seeds * len(dearest)} runs at each budget's best (seeds {list(config.seeds_at_best)}) and "
-            f"{rates * len(tried)} at each {where} "
-            f"(learning rates × {list(config.lr_checks)}): at most {_time(later)} more",
+            f"about {_time(seconds / slots)} at {config.gflops_per_second:g} GFLOP/s a slot, {slots} at once"
+            + (f"; {_cost(seconds, config.resources.devices, price)}" if price else ""),
+            f" then up to {seeds * len(dearest)} runs at each budget's best "
+            f"(seeds {list(config.extra_seeds_at_optimum)}) and {rates * len(tried)} at each {where} "
+            f"(learning rates × {list(config.lr_multipliers)}): at most {_time(later)} more",
             *self._settings_tried(list(dearest.values())),
         ]
 
@@ -192,14 +193,18 @@ class SweepPlan:
         ``dearest`` are the seconds of the most expensive cell of each budget.
         """
         config = self.config
-        tried = {"batch": config.batch_checks, "warm-up": config.warmup_checks, "weight decay": config.decay_checks}
+        tried = {
+            "batch": config.batch_multipliers,
+            "warm-up": config.warmup_multipliers,
+            "weight decay": config.weight_decay_multipliers,
+        }
         count = sum(map(len, tried.values()))
         if not count:
             return []
         settings = ", ".join(f"{name} × {list(factors)}" for name, factors in tried.items() if factors)
         return [
             f" and up to {count * len(dearest)} runs at each budget's best ({settings}): at most "
-            f"{_time(count * sum(dearest) / config.slots)} more"
+            f"{_time(count * sum(dearest) / config.max_concurrent_runs)} more"
         ]
 
 

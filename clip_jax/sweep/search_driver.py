@@ -16,12 +16,13 @@ from clip_jax.config.io import run_id, to_dict
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.errors import UserError
 from clip_jax.storage.json_files import read_lines, write_json
-from clip_jax.storage.paths import absolute, as_path, exists, mkdir, write_text
+from clip_jax.storage.paths import absolute, as_path, mkdir, write_text
 from clip_jax.sweep.directory import lock_sweep
 from clip_jax.sweep.launch.base import Engine, train_job
 from clip_jax.sweep.launch.reconcile import reconcile
 from clip_jax.sweep.launch.registry import open_engine
 from clip_jax.sweep.plan import Cell, SweepPlan
+from clip_jax.sweep.run_state import RunState
 from clip_jax.sweep.search.config import METRIC_KEYS, SearchConfig, apply
 from clip_jax.sweep.search.samplers import propose, survivors
 from clip_jax.sweep.search.space import Setting, edge_warnings
@@ -55,7 +56,12 @@ def run_search(
         while True:
             observations = [(t.setting, t.mean) for t in trials]
             batch = propose(
-                config.dimensions, config.method, config.trials, config.proposal_seed, config.together, observations
+                config.dimensions,
+                config.method,
+                config.trials,
+                config.proposal_seed,
+                config.trials_per_round,
+                observations,
             )
             if not batch:
                 break
@@ -84,8 +90,8 @@ def _measure(
             values = tuple(_value(root / "runs" / run_id(run), config, stage) for run in batch[i].runs)
             batch[i] = dataclasses.replace(batch[i], step=stage, values=values)
             echo(_line(config, batch[i]))
-        if stage != config.stages[-1] and config.keep < 1:
-            kept = survivors([batch[i].mean for i in alive], config.keep)
+        if stage != config.stages[-1] and config.survivor_fraction < 1:
+            kept = survivors([batch[i].mean for i in alive], config.survivor_fraction)
             alive = [alive[k] for k in kept]
             echo(f"  {len(alive)} of {len(batch)} continue from step {stage:,}")
     # a dropped setting keeps its early value for the samplers, which is worse than those of the settings kept
@@ -103,7 +109,7 @@ def _train(config: SearchConfig, root: Path, engine: Engine, trials: list[Trial]
 
 
 def _value(run_dir: Path, config: SearchConfig, stage: int) -> float | None:
-    if exists(run_dir / "failure.json") and not exists(run_dir / "result.json"):
+    if RunState.read(run_dir).given_up:
         return None
     try:
         evals = read_lines(run_dir / "evals.jsonl")

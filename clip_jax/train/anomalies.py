@@ -8,10 +8,11 @@ import statistics
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from clip_jax.config import FaultConfig, RunConfig
+from clip_jax.config import AnomalyConfig, RunConfig
 from clip_jax.data.pipeline.loader import Batches, train_batches
 from clip_jax.data.sources.base import Source
 from clip_jax.data.tokenizers.learned_bpe import Tokenizer
+from clip_jax.storage.records import Event
 
 
 class Anomaly(Exception):
@@ -25,11 +26,11 @@ class Anomaly(Exception):
 class LossMonitor:
     """Detector of NaNs and spikes in the logged losses, which the host reads anyway.
 
-    A loss is a spike if it exceeds ``faults.spike_factor`` times the median of the ``faults.spike_window`` logged
+    A loss is a spike if it exceeds ``anomalies.spike_factor`` times the median of the ``anomalies.spike_window`` logged
     losses before it. Nothing is a spike before that many losses were logged.
     """
 
-    def __init__(self, config: FaultConfig, losses: Iterable[tuple[int, float]]) -> None:
+    def __init__(self, config: AnomalyConfig, losses: Iterable[tuple[int, float]]) -> None:
         self.config = config
         self.losses = list(losses)
 
@@ -37,7 +38,7 @@ class LossMonitor:
         """Add the loss of ``step``.
 
         Raises:
-          Anomaly: the loss is not finite, or a spike that ``faults.on_spike`` does not ignore.
+          Anomaly: the loss is not finite, or a spike that ``anomalies.on_spike`` does not ignore.
         """
         if not math.isfinite(loss):
             raise Anomaly(step, "nan", f"the loss is not finite at step {step}")
@@ -48,7 +49,7 @@ class LossMonitor:
                 raise Anomaly(
                     step,
                     "spike",
-                    f"the loss is {loss:.4g} at step {step}, above faults.spike_factor={self.config.spike_factor:g} "
+                    f"the loss is {loss:.4g} at step {step}, above anomalies.spike_factor={self.config.spike_factor:g} "
                     f"times the {usual:.4g} before",
                 )
         self.losses.append((step, loss))
@@ -65,7 +66,7 @@ class DataOffsets:
     skipped ones are never replayed. The offsets are rebuilt from the run's events, so a resumed run uses the same ones.
     """
 
-    def __init__(self, events: Iterable[dict[str, Any]] = ()) -> None:
+    def __init__(self, events: Iterable[Event] = ()) -> None:
         self._rollbacks = [(int(e["to"]), int(e["data_offset"])) for e in events if e["event"] == "rollback"]
 
     @property

@@ -12,14 +12,15 @@ from clip_jax.errors import UserError
 from clip_jax.models.clip import build
 from clip_jax.models.execution import on_any_device
 from clip_jax.storage.paths import as_path
+from clip_jax.storage.records import Measurement
 from clip_jax.train.checkpoint import load_params
 from clip_jax.train.inputs import DATA, describe, describe_change, read_tokenizer
-from clip_jax.train.loop import EvaluatorFactory, Rows
+from clip_jax.train.loop import EvaluatorFactory
 from clip_jax.train.pixels import warn_without_pixels, with_pixels
 from clip_jax.train.run_directory import read_config, read_records
 
 
-def evaluate_run(run_dir: str | Path, make_evaluator: EvaluatorFactory) -> Rows:
+def evaluate_run(run_dir: str | Path, make_evaluator: EvaluatorFactory) -> list[Measurement]:
     """Return the rows of the run's own evaluation at its last checkpoint; write nothing.
 
     A line on stderr reports held-out data that differs from the data the run began with.

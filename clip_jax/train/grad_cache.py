@@ -20,8 +20,8 @@ from jax.sharding import Mesh
 from clip_jax.config import RunConfig
 from clip_jax.data.images.train_transforms import normalize
 from clip_jax.distributed.mesh import batch_shards, constrain, on_mesh
-from clip_jax.losses.pairs import make_pair_loss
-from clip_jax.models.clip import normalise_features
+from clip_jax.losses.pairs import PairLoss, make_pair_loss
+from clip_jax.models.clip import normalize_features
 from clip_jax.optim.stochastic_rounding import widen
 
 Batch = dict[str, jax.Array]
@@ -35,7 +35,7 @@ def map_tower(params: Any, tower: str, function: Callable[[Any], Any]) -> Any:
     """Apply ``function`` to the leaves of one tower of the parameters; "none" changes nothing."""
 
     def apply(path: tuple[Any, ...], leaf: Any) -> Any:
-        return function(leaf) if str(getattr(path[0], "key", path[0])) == tower else leaf
+        return function(leaf) if jax.tree_util.keystr(path[:1], simple=True) == tower else leaf
 
     return params if tower == "none" else jax.tree_util.tree_map_with_path(apply, params)
 
@@ -67,13 +67,15 @@ def full_batch_gradients(loss_fn: LossFunction) -> Gradients:
     return gradients
 
 
-def make_accumulated_gradients(config: RunConfig, built: Any, mesh: Mesh) -> Gradients:
+def make_accumulated_gradients(
+    config: RunConfig, built: Any, mesh: Mesh, pair_loss: PairLoss | None = None
+) -> Gradients:
     """Return a gradient function equal to `full_batch_gradients`, with one microbatch's activations in memory.
 
     A microbatch has ``config.microbatch_size`` pairs. Every device works on its own rows in each of them, so no rows
-    move between devices. Gradients are accumulated in float32 (or wider).
+    move between devices. Gradients are accumulated in float32 (or wider). ``pair_loss`` as in `step.make_loss`.
     """
-    freeze, pair_loss = config.init_from.freeze, make_pair_loss(config.loss, mesh)
+    freeze, pair_loss = config.init_from.freeze_tower, pair_loss or make_pair_loss(config.loss, mesh)
     pieces, shards = config.batch_size // config.microbatch_size, batch_shards(mesh)
 
     def split(x: jax.Array) -> jax.Array:
@@ -91,7 +93,7 @@ def make_accumulated_gradients(config: RunConfig, built: Any, mesh: Mesh) -> Gra
         model = nnx.merge(built.graphdef, map_tower(params, freeze, jax.lax.stop_gradient))
         images = normalize(piece["images"], config.pixels.mean, config.pixels.std)
         image = model.encode_image(images, train=freeze != "image", rng=piece["keys"])
-        return normalise_features(image), normalise_features(model.encode_text(piece["tokens"]))
+        return normalize_features(image), normalize_features(model.encode_text(piece["tokens"]))
 
     def from_embeddings(params: Any, image: jax.Array, text: jax.Array) -> tuple[jax.Array, jax.Array]:
         scale, bias = nnx.merge(built.graphdef, params).scale_and_bias()

@@ -28,12 +28,15 @@ from clip_jax.distributed.processes import (
 )
 from clip_jax.errors import UserError
 from clip_jax.finite import NotFinite
+from clip_jax.losses.pairs import PairLoss
 from clip_jax.models.clip import AbstractModel
 from clip_jax.optim.optimizer import make_optimizer
 from clip_jax.storage.paths import exists, local_scratch
+from clip_jax.storage.records import EvaluationRow, Measurement
 from clip_jax.train.anomalies import Anomaly, BatchStream, DataOffsets
 from clip_jax.train.checkpoint import Checkpoints
 from clip_jax.train.context import TrainContext, build_context
+from clip_jax.train.extensions import NONE, Extensions
 from clip_jax.train.inputs import (
     DATA,
     SPLITS,
@@ -49,6 +52,7 @@ from clip_jax.train.preemption import StopRequest, stop_requests
 from clip_jax.train.profiler import Profiler
 from clip_jax.train.result import make_result
 from clip_jax.train.run_directory import RunDirectory
+from clip_jax.train.run_result import RunResult, UnfinishedRun
 from clip_jax.train.state import TrainState, abstract_state, init_state
 from clip_jax.train.step import Metrics, make_train_step, put_batch
 from clip_jax.train.timer import Clock
@@ -58,9 +62,9 @@ __all__ = ["Diverged", "InitState", "train", "training_flops"]
 
 __getattr__ = renamed(__name__, {"Start": "InitState"})
 
-Rows = list[dict[str, Any]]
+Evaluate = Callable[[Any], list[Measurement]]  # of the parameters
 # (config, built, mesh, held-out source, tokenizer) -> (parameters -> rows); see evals.in_training.make_evaluator
-EvaluatorFactory = Callable[[RunConfig, AbstractModel, Mesh, Source, Tokenizer], Callable[[Any], Rows]]
+EvaluatorFactory = Callable[[RunConfig, AbstractModel, Mesh, Source, Tokenizer], Evaluate]
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,8 @@ def train(
     stop_after: int | None = None,
     progress: bool = True,
     profile: tuple[int, int] | None = None,
-) -> dict[str, Any]:
+    extensions: Extensions = NONE,
+) -> RunResult | UnfinishedRun:
     """Train one model, or resume it; return the run's result, which is also written to ``result.json``.
 
     The same call on the same directory resumes from the last checkpoint and ends with the same parameters as an
@@ -109,21 +114,23 @@ def train(
       progress: show a progress line on stderr.
       profile: trace the steps after the first number up to the second, into ``RUN_DIR/profile`` (for a run in a bucket,
         into `storage.paths.local_scratch`).
+      extensions: a loss and callbacks, and the names of the evaluators that ``make_evaluator`` adds.
 
     Raises:
-      UserError: the data is bad, the disk is full, the directory belongs to another run or is in use, or the loss is
-        not finite.
+      UserError: the data is bad, the disk is full, the directory belongs to another run, began with another loss or is
+        in use, or the loss is not finite.
     """
+    extensions.check(config)
     clock = Clock()
     writer = jax.process_index() == 0
-    directory = RunDirectory(run_dir, config, writer=writer)
+    directory = RunDirectory(run_dir, config, writer=writer, extensions=extensions)
     config = directory.config  # as the run began
     if broadcast_from_process_zero(directory.result() is not None) and (done := directory.result()) is not None:
         return done
     with clock.measure("start"):
         context = build_context(config, may_share=directory.may_share)
     with (
-        run_session(config, directory, clock, context, make_evaluator, start_from, profile) as run,
+        run_session(config, directory, clock, context, make_evaluator, start_from, profile, extensions) as run,
         stop_requests() as stop,
     ):
         run.restore()
@@ -141,6 +148,7 @@ def run_session(
     make_evaluator: EvaluatorFactory | None,
     start_from: Callable[[RunConfig], InitState] | None,
     profile: tuple[int, int] | None = None,
+    extensions: Extensions = NONE,
 ) -> Iterator[Run]:
     """Lock the run directory, open all resources of one attempt and yield its `Run`; record how it failed."""
     with contextlib.closing(directory.lock):
@@ -164,17 +172,27 @@ def run_session(
                     directory.event("data", reason=note)
                 config = resolve_pixels(config, directory.path, lambda: getattr(load_init(), "pixels", None))
                 tokenizer = _tokenizer(config, context.source, directory, load_init)
-                evaluate: Callable[[Any], Rows] = _no_rows
+                evaluate: Evaluate = _no_rows
                 if make_evaluator:
                     evaluate = make_evaluator(config, context.built, context.mesh, context.held_out, tokenizer)
-                tracker = open_tracker(config, directory.path, writer=directory.writer)
+                tracker = open_tracker(config, directory.path, writer=directory.writer, callbacks=extensions.callbacks)
             with (
                 contextlib.closing(tracker),
                 Checkpoints(directory.path, config.checkpoint_every) as checkpoints,
                 contextlib.closing(Profiler(local_scratch(directory.path / "profile"), profile)) as profiler,
             ):
                 yield Run(
-                    config, context, tokenizer, evaluate, directory, tracker, checkpoints, profiler, clock, load_init
+                    config,
+                    context,
+                    tokenizer,
+                    evaluate,
+                    directory,
+                    tracker,
+                    checkpoints,
+                    profiler,
+                    clock,
+                    load_init,
+                    extensions.pair_loss(),
                 )
         except BaseException as error:
             state = "stopped" if is_lost_process(error) or isinstance(error, KeyboardInterrupt) else "failed"
@@ -182,7 +200,7 @@ def run_session(
             raise
 
 
-def _no_rows(params: Any) -> Rows:
+def _no_rows(params: Any) -> list[Measurement]:
     return []
 
 
@@ -206,18 +224,19 @@ class Run:
     config: RunConfig
     context: TrainContext
     tokenizer: Tokenizer
-    evaluator: Callable[[Any], Rows]
+    evaluator: Evaluate
     directory: RunDirectory
     tracker: Tracker
     checkpoints: Checkpoints
     profiler: Profiler
     clock: Clock
     load_init: LoadInit
+    pair_loss: PairLoss | None = None  # the caller's, instead of the config's
 
     def __post_init__(self) -> None:
         config, self.mesh, self.built, self.in_flight = self.config, self.context.mesh, self.context.built, InFlight()
         self.optimizer = make_optimizer(config.optim, config.steps, config.model)
-        self.step_fn = make_train_step(config, self.built, self.optimizer, self.mesh)
+        self.step_fn = make_train_step(config, self.built, self.optimizer, self.mesh, self.pair_loss)
         self.compiled = False
         self.eval_at = {max(1, round(f * config.steps)) for f in config.evals.at_fractions}
         self.step = 0  # updates done
@@ -261,7 +280,7 @@ class Run:
         if self.directory.writer:
             print(f"clip-jax: {self.directory.path}: {reason}", file=sys.stderr, flush=True)
 
-    def train_until(self, last: int, stop: StopRequest) -> dict[str, Any]:
+    def train_until(self, last: int, stop: StopRequest) -> RunResult | UnfinishedRun:
         """Train up to step ``last`` or until asked to stop, end the attempt, and return the result."""
         while True:
             try:
@@ -316,11 +335,13 @@ class Run:
             if not self.checkpoints.save(self.step, self.state):
                 raise Anomaly(self.step, "nan", f"the parameters are not finite at step {self.step}")
 
-    def _evaluate(self) -> Rows:
+    def _evaluate(self) -> list[EvaluationRow]:
         with self.clock.measure("evaluation"):
             spent = training_flops(self.config, self.step * self.config.batch_size).total
             try:
-                rows = [{"step": self.step, "flops": spent, **row} for row in self.evaluator(self.state.params)]
+                rows: list[EvaluationRow] = [
+                    {"step": self.step, "flops": spent, **row} for row in self.evaluator(self.state.params)
+                ]
             except NotFinite as error:  # treated like a non-finite loss
                 raise Anomaly(self.step, "nan", f"the evaluation at step {self.step} stopped: {error}") from None
             self.directory.append("evals.jsonl", *rows)
@@ -330,11 +351,11 @@ class Run:
 
     def roll_back(self, anomaly: Anomaly) -> None:
         """Go back to the last regular checkpoint and skip the batches since; raise Diverged if not allowed."""
-        faults, optim = self.config.faults, self.config.optim
-        policy = faults.on_nan if anomaly.kind == "nan" else faults.on_spike
+        anomalies, optim = self.config.anomalies, self.config.optim
+        policy = anomalies.on_nan if anomaly.kind == "nan" else anomalies.on_spike
         advice = f"lower optim.peak_lr={optim.peak_lr:g} or lengthen optim.warmup_steps={optim.warmup_steps}"
-        if policy == "rollback" and self.offsets.count == faults.max_rollbacks:
-            advice = f"faults.max_rollbacks={faults.max_rollbacks} are used up; {advice}"
+        if policy == "rollback" and self.offsets.count == anomalies.max_rollbacks:
+            advice = f"anomalies.max_rollbacks={anomalies.max_rollbacks} are used up; {advice}"
         elif policy == "rollback":
             return self._skip_batches(anomaly)
         self.directory.event(anomaly.kind, step=anomaly.step, reason=anomaly.detail)
@@ -357,12 +378,12 @@ class Run:
             run_on_process_zero(lambda: self.directory.truncate_after(self.step))
         self.meter.resume_from(self.step)
 
-    def end(self, stop: StopRequest) -> dict[str, Any]:
+    def end(self, stop: StopRequest) -> RunResult | UnfinishedRun:
         """End the attempt and return its result; raise Anomaly if the last loss is bad."""
         self.meter.flush()
         return self._stopped(stop) if self.step < self.config.steps else self._finished()
 
-    def _stopped(self, stop: StopRequest) -> dict[str, Any]:
+    def _stopped(self, stop: StopRequest) -> UnfinishedRun:
         with self.clock.measure("checkpoint"):
             self.directory.flush()
             saved = self.checkpoints.save(self.step, self.state)
@@ -374,12 +395,12 @@ class Run:
         self.directory.event("stopped", step=self.step, reason=reason)
         self.directory.heartbeat(force=True, step=self.step, seconds=self.clock.seconds())
         self.directory.end("stopped", reason)
-        return {"run_id": self.directory.run_id, "state": "stopped", "step": self.step, "exit_reason": reason}
+        return UnfinishedRun(run_id=self.directory.run_id, state="stopped", step=self.step, exit_reason=reason)
 
-    def _finished(self) -> dict[str, Any]:
-        measured = [r for r in self.directory.rows("evals.jsonl") if r["step"] == self.step]
+    def _finished(self) -> RunResult:
+        rows = [r for r in self.directory.evaluations() if r["step"] == self.step]
         self.save()
-        rows = measured if broadcast_from_process_zero(bool(measured)) else self._evaluate()
+        rows = rows if broadcast_from_process_zero(bool(rows)) else self._evaluate()
         with self.clock.measure("checkpoint"):
             self.checkpoints.wait()
         cost = getattr(self.evaluator, "flops", 0.0)

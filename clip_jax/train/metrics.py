@@ -22,7 +22,7 @@ TIMES = ("wall_s", "samples_per_s", "mfu", "step_s", "goodput")
 
 def training_flops(config: RunConfig, samples_seen: int) -> flops.TrainingFlops:
     """Return the FLOPs that training this run on ``samples_seen`` samples takes."""
-    return flops.training_flops(config.model, samples_seen, config.batch_size, config.init_from.freeze)
+    return flops.training_flops(config.model, samples_seen, config.batch_size, config.init_from.freeze_tower)
 
 
 class Meter:
@@ -48,7 +48,7 @@ class Meter:
         rows = list(rows)
         self.config, self.mesh, self.directory, self.tracker, self.clock = config, mesh, directory, tracker, clock
         self.show = show
-        self.monitor = LossMonitor(config.faults, losses_of(rows))
+        self.monitor = LossMonitor(config.anomalies, losses_of(rows))
         self._step_s = [(0, 0.0)] + [(row["step"], row.get("step_s", 0.0)) for row in rows]
         device = mesh.devices.flat[0]
         self.peak = peak_flops(device.device_kind, config.model.compute_dtype)

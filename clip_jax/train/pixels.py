@@ -50,7 +50,7 @@ def with_pixels(config: RunConfig, run_dir: Path) -> RunConfig:
 
 def warn_without_pixels(config: RunConfig, run_dir: Path) -> None:
     """Print to stderr that a run took over an image tower without the pixel settings it was trained with."""
-    if config.init_from.source and config.init_from.tower != "text" and not exists(run_dir / FILE):
+    if config.init_from.source and config.init_from.towers != "text" and not exists(run_dir / FILE):
         print(
             f"clip-jax: {run_dir}: began before init_from carried the source's pixel normalization and resizing; it is "
             f"measured as it was trained, with mean {config.pixels.mean} and resize_mode={config.pixels.resize_mode}",

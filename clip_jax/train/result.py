@@ -1,19 +1,21 @@
-"""The content of ``result.json``: everything that the fits need from a finished run."""
+"""The result of a finished run, put together from its parts."""
 
 from __future__ import annotations
 
 import platform
 from importlib import metadata
-from typing import Any
+from typing import cast
 
 from jax.sharding import Mesh
 
 from clip_jax import flops
 from clip_jax.config import RunConfig
 from clip_jax.config.io import to_dict
+from clip_jax.storage.records import EvaluationRow, Measurement
 from clip_jax.train.anomalies import BatchStream
 from clip_jax.train.metrics import Meter, training_flops
 from clip_jax.train.run_directory import RunDirectory
+from clip_jax.train.run_result import RunResult
 
 PACKAGES = (
     "clip-jax-scaling", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy",
@@ -29,10 +31,10 @@ def make_result(
     mesh: Mesh,
     directory: RunDirectory,
     meter: Meter,
-    rows: list[dict[str, Any]],
+    rows: list[EvaluationRow],
     stream: BatchStream,
     flops_of_evaluation: float,
-) -> dict[str, Any]:
+) -> RunResult:
     """Return the result of a run that did all its steps.
 
     Args:
@@ -49,43 +51,43 @@ def make_result(
     value = {(r["task"], r["metric"]): r["value"] for r in rows}
     device = mesh.devices.flat[0]
     seconds = meter.clock.seconds()
-    return {
-        "run_id": directory.run_id,
-        "family_id": directory.family_id,
-        "state": "finished",
-        "exit_reason": "all steps done",
-        "final": True,
-        "config": to_dict(config),
-        "flops": spent.total,
-        "flops_logits": spent.logits,
-        "flops_per_sample": flops.flops_per_sample(config.model).total,
-        "params": counted.total,
-        "params_image": counted.image,
-        "params_text": counted.text,
-        "params_no_embed": counted.no_embed,
-        "samples_seen": config.samples_seen,
-        "unique_samples": stream.batches.order.distinct(config.samples_seen),
-        "drawn_by_path": stream.batches.drawn(config.samples_seen),
-        "batch_size": config.batch_size,
-        "seed": config.seed,
-        "steps": config.steps,
-        "peak_lr": config.optim.peak_lr,
-        "wall_s": directory.wall_s,
-        "eval_s": seconds["evaluation"],
-        "eval_flops": len({r["step"] for r in directory.rows("evals.jsonl")}) * flops_of_evaluation,
-        "seconds": seconds,
-        "goodput": meter.goodput,
-        "samples_per_s": meter.speed,
-        "mfu": meter.mfu(meter.speed),
-        "device": {"kind": device.device_kind, "platform": device.platform, "count": mesh.size},
-        "mesh": dict(mesh.shape),
-        "attempts": directory.attempt,
-        "events": directory.events(),
-        "versions": _versions(),
-        "broken_records": stream.broken_records,
+    return RunResult(
+        run_id=directory.run_id,
+        family_id=directory.family_id,
+        state="finished",
+        exit_reason="all steps done",
+        final=True,
+        config=to_dict(config),
+        flops=spent.total,
+        flops_logits=spent.logits,
+        flops_per_sample=flops.flops_per_sample(config.model).total,
+        params=counted.total,
+        params_image=counted.image,
+        params_text=counted.text,
+        params_no_embed=counted.no_embed,
+        samples_seen=config.samples_seen,
+        unique_samples=stream.batches.order.distinct(config.samples_seen),
+        drawn_by_path=stream.batches.drawn(config.samples_seen),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        steps=config.steps,
+        peak_lr=config.optim.peak_lr,
+        wall_s=directory.wall_s,
+        eval_s=seconds["evaluation"],
+        eval_flops=len({r["step"] for r in directory.evaluations()}) * flops_of_evaluation,
+        seconds=seconds,
+        goodput=meter.goodput,
+        samples_per_s=meter.speed,
+        mfu=meter.mfu(meter.speed),
+        device={"kind": device.device_kind, "platform": device.platform, "count": mesh.size},
+        mesh=dict(mesh.shape),
+        attempts=directory.attempt,
+        events=directory.events(),
+        versions=_versions(),
+        broken_records=stream.broken_records,
         **directory.inputs,
-        "error_mean": value.get(("zero_shot_mean", "error")),
-        "val_loss": value.get(("validation", "loss")),
-        "val_loss_refit": value.get(("validation", "loss_refit")),
-        "evals": [{k: v for k, v in r.items() if k not in ("step", "flops")} for r in rows],
-    }
+        error_mean=value.get(("zero_shot_mean", "error")),
+        val_loss=value.get(("validation", "loss")),
+        val_loss_refit=value.get(("validation", "loss_refit")),
+        evals=[cast(Measurement, {k: v for k, v in r.items() if k not in ("step", "flops")}) for r in rows],
+    )

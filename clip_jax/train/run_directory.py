@@ -14,8 +14,9 @@ import math
 import os
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from clip_jax._moved import names_of
 from clip_jax.config import RunConfig
@@ -26,9 +27,12 @@ from clip_jax.storage.jsonl import JsonlWriter
 from clip_jax.storage.lease import open_lock
 from clip_jax.storage.lock import Busy, wait_until_silent
 from clip_jax.storage.paths import as_path, disk_errors, exists, is_remote, list_names, mkdir
+from clip_jax.storage.records import EvaluationRow, Event
+from clip_jax.train.extensions import EXTENSIONS, NONE, Extensions
+from clip_jax.train.run_result import INPUTS, RunResult
 
 HEARTBEAT_S = 5.0
-INPUTS = ("data", "tokenizer_sha256")  # fields of status.json: the run's first inputs (`inputs`), never changed
+RESULT, STATUS, CHECKPOINTS = "result.json", "status.json", "checkpoints"
 SUBMISSION = "CLIP_JAX_SUBMISSION"  # environment variable: the launcher's name for the job of this process
 SUBMISSION_FILE = "submission.json"  # what the launcher last submitted for this run
 COMMITTED = "commit_success.txt"  # Orbax's commit marker in a bucket
@@ -42,20 +46,20 @@ def checkpoints_in(run_dir: Path) -> list[int]:
 
     An incomplete checkpoint has another name, or, in a bucket, lacks Orbax's commit marker.
     """
-    folder = run_dir / "checkpoints"
+    folder = run_dir / CHECKPOINTS
     steps = sorted(int(name) for name in list_names(folder) if name.isdecimal())
     return [s for s in steps if not is_remote(folder) or exists(folder / str(s) / COMMITTED)]
 
 
 def _is_placement(name: str) -> bool:
     """Return whether a field may change when a run resumes: devices, data workers, and where the run is tracked."""
-    return name in ("wandb", "data.workers") or name.startswith("mesh.")
+    return name in ("wandb", "data.num_workers") or name.startswith("mesh.")
 
 
 def read_records(run_dir: Path) -> dict[str, Any]:
     """Return the fields of ``status.json``, overridden by those of ``result.json``; skip a file that cannot be read."""
     fields: dict[str, Any] = {}
-    for name in ("status.json", "result.json"):
+    for name in (STATUS, RESULT):
         with contextlib.suppress(UserError):  # a damaged file is an error only where its own values are needed
             fields |= read_json(run_dir / name) or {}
     return fields
@@ -88,7 +92,13 @@ class RunDirectory:
     """Files of one run. Every process may read them; only the writer writes."""
 
     def __init__(
-        self, run_dir: str | Path, config: RunConfig, *, writer: bool = True, family: tuple[str, int] | None = None
+        self,
+        run_dir: str | Path,
+        config: RunConfig,
+        *,
+        writer: bool = True,
+        family: tuple[str, int] | None = None,
+        extensions: Extensions = NONE,
     ) -> None:
         """Read the directory without writing to it.
 
@@ -97,15 +107,18 @@ class RunDirectory:
           config: the run.
           writer: whether this process writes.
           family: for a run trained together with others, (the group's id, the number of runs that share its wall time).
+          extensions: what the caller adds to the run.
 
         Raises:
-          UserError: the directory belongs to another config, or is a file.
+          UserError: the directory belongs to another config or began with another loss or other evaluators, or is a
+            file.
         """
         self.family_id: str | None = family[0] if family else None
         self.sharing = family[1] if family else 1
         self.path = as_path(run_dir)
         self.writer = writer
         self.config = config
+        self.extensions = extensions.records()
         self.started = time.monotonic()
         self.last_heartbeat = -math.inf
         self.lock = open_lock(self.path)
@@ -145,15 +158,27 @@ class RunDirectory:
         self.seconds_before: dict[str, float] = before.get("seconds") or {}
         self.attempt = int(before.get("attempt") or 0) + 1
         self.inputs = {name: before[name] for name in INPUTS if before.get(name) is not None}
+        if self.attempt == 1 and self.extensions:
+            self.inputs[EXTENSIONS] = self.extensions
+        self._check_extensions()
         self.status: dict[str, Any] = {"first_started": before.get("first_started") or time.time()}
+
+    def _check_extensions(self) -> None:
+        begun, now = (values or {} for values in (self.inputs.get(EXTENSIONS), self.extensions))
+        for field in ("loss", "evaluators"):
+            if (first := begun.get(field)) != now.get(field):
+                reason = f"the run in {self.path} began with {first or 'none'} of the caller's"
+                hint = "pass the same to clip_jax.train_run, or begin a run in another directory"
+                raise UserError(field=field, value=now.get(field), reason=reason, hint=hint)
 
     def read_status(self) -> dict[str, Any]:
         """Return the content of ``status.json``, an empty dictionary if there is none."""
-        return read_json(self.path / "status.json") or {}
+        return read_json(self.path / STATUS) or {}
 
-    def result(self) -> dict[str, Any] | None:
-        """Return the result of a finished run, else None."""
-        return read_json(self.path / "result.json")
+    def result(self) -> RunResult | None:
+        """Return the result of a finished run, else None; raise UserError if the file is damaged."""
+        values = read_json(path := self.path / RESULT)
+        return None if values is None else RunResult.from_json(values, path)
 
     @property
     def wall_s(self) -> float:
@@ -228,7 +253,7 @@ class RunDirectory:
         self.last_heartbeat = now
         if force or self.lines.due:
             self.flush()
-        write_json(self.path / "status.json", self.status | {"heartbeat": time.time(), "wall_s": self.wall_s})
+        write_json(self.path / STATUS, self.status | {"heartbeat": time.time(), "wall_s": self.wall_s})
 
     def end(self, state: str, reason: str) -> None:
         """Record how the attempt ended: ``state`` is finished, stopped or failed. Later calls change nothing."""
@@ -240,7 +265,7 @@ class RunDirectory:
         with contextlib.suppress(OSError, UserError):  # the disk may be what failed; keep the first reason
             self.heartbeat(force=True, state=state, reason=reason)
 
-    def append(self, name: str, *rows: dict[str, Any]) -> None:
+    def append(self, name: str, *rows: Mapping[str, object]) -> None:
         """Append rows to the ``.jsonl`` file ``name`` in one write."""
         if not self.writer or not rows:
             return
@@ -267,9 +292,13 @@ class RunDirectory:
             self.lines.add("events.jsonl", lines_text([row]), sync=True)
             self.flush()
 
-    def events(self) -> list[dict[str, Any]]:
+    def events(self) -> list[Event]:
         """Return all events, oldest first."""
-        return self.rows("events.jsonl")
+        return cast(list[Event], self.rows("events.jsonl"))
+
+    def evaluations(self) -> list[EvaluationRow]:
+        """Return the rows of all evaluations, oldest first."""
+        return cast(list[EvaluationRow], self.rows("evals.jsonl"))
 
     def truncate_after(self, step: int) -> None:
         """Remove every metric and evaluation after ``step``; the resumed run makes them again."""
@@ -281,8 +310,8 @@ class RunDirectory:
         if self.lines.text(name):
             self.lines.replace(name, lines_text(rows))
 
-    def finish(self, result: dict[str, Any]) -> None:
+    def finish(self, result: RunResult) -> None:
         """Write ``result.json``, once and as the last file."""
         if self.writer:
-            self.end(result["state"], result["exit_reason"])
-            write_json(self.path / "result.json", result)
+            self.end(result.state, result.exit_reason)
+            write_json(self.path / RESULT, result.to_json())

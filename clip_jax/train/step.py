@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from clip_jax.config import RunConfig
 from clip_jax.data.images.train_transforms import normalize
 from clip_jax.distributed.mesh import batch_sharding, on_mesh, replicated
-from clip_jax.losses.pairs import make_pair_loss
+from clip_jax.losses.pairs import PairLoss, make_pair_loss
 from clip_jax.losses.predictive import caption_loss
 from clip_jax.models.clip import batch_statistics, build, with_statistics
 from clip_jax.models.predictive import Prediction
@@ -36,13 +36,14 @@ METRICS = ("loss", "learning_rate", "grad_norm", "logit_scale")
 ROUNDING = 2**31 - 1  # index of stochastic rounding in the step's random stream; no example has it
 
 
-def make_loss(config: RunConfig, built: Any, mesh: Mesh) -> LossFunction:
+def make_loss(config: RunConfig, built: Any, mesh: Mesh, pair_loss: PairLoss | None = None) -> LossFunction:
     """Return the training loss, a function of (params, batch, key).
 
     It returns (loss over the global batch, (logit scale, new running statistics of batch norm)). The batch is that of
-    `make_train_step`. For a CoCa model the caption loss is added.
+    `make_train_step`. ``pair_loss`` is the contrastive loss, by default the one that ``config.loss`` names. For a CoCa
+    model the caption loss is added.
     """
-    freeze, pair_loss = config.init_from.freeze, make_pair_loss(config.loss, mesh)
+    freeze, pair_loss = config.init_from.freeze_tower, pair_loss or make_pair_loss(config.loss, mesh)
     pixels = config.pixels.mean, config.pixels.std
 
     def loss_fn(params: Any, batch: Batch, rng: jax.Array) -> tuple[jax.Array, tuple[jax.Array, Any]]:
@@ -65,17 +66,17 @@ def make_loss(config: RunConfig, built: Any, mesh: Mesh) -> LossFunction:
 Update = Callable[[TrainState, Batch, optax.GradientTransformation, jax.Array], tuple[TrainState, Metrics]]
 
 
-def make_update(config: RunConfig, built: Any, mesh: Mesh) -> Update:
+def make_update(config: RunConfig, built: Any, mesh: Mesh, pair_loss: PairLoss | None = None) -> Update:
     """Return the training step as a pure function that is not yet compiled; see `make_train_step`.
 
     The optimizer and the random key are arguments of each call because they may hold traced values
     (`vmapped.trainer.VmappedStep`).
     """
-    freeze, rounding = config.init_from.freeze, config.optim.rounding
+    freeze, rounding = config.init_from.freeze_tower, config.optim.half_rounding
     if config.microbatch_size:
-        gradients = make_accumulated_gradients(config, built, mesh)
+        gradients = make_accumulated_gradients(config, built, mesh, pair_loss)
     else:
-        gradients = full_batch_gradients(make_loss(config, built, mesh))
+        gradients = full_batch_gradients(make_loss(config, built, mesh, pair_loss))
 
     def update(
         state: TrainState, batch: Batch, optimizer: optax.GradientTransformation, key: jax.Array
@@ -100,15 +101,20 @@ def make_update(config: RunConfig, built: Any, mesh: Mesh) -> Update:
 
 
 def make_train_step(
-    config: RunConfig, built: Any, optimizer: optax.GradientTransformation, mesh: Mesh
+    config: RunConfig,
+    built: Any,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    pair_loss: PairLoss | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Return the jitted step (state, batch) -> (state, metrics).
 
     The batch holds ``images`` uint8 [B, H, W, C] and ``tokens`` int32 [B, T], sharded over the mesh; pixels are
     normalized on the device. The old state's buffers are donated: do not use a state after passing it in. The metrics
-    are float32 scalars: loss, learning rate, gradient norm before clipping, logit scale.
+    are float32 scalars: loss, learning rate, gradient norm before clipping, logit scale. ``pair_loss`` is as in
+    `make_loss`.
     """
-    update = make_update(config, built, mesh)
+    update = make_update(config, built, mesh, pair_loss)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         return update(state, batch, optimizer, jax.random.key(config.seed))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -14,6 +15,7 @@ from clip_jax.config import RunConfig
 from clip_jax.config.io import run_id, to_dict
 from clip_jax.errors import UserError
 from clip_jax.storage.paths import absolute, local_scratch, mkdir
+from clip_jax.train.extensions import Callback
 
 
 class Tracker(Protocol):
@@ -32,6 +34,23 @@ class NoTracker:
 
     def close(self) -> None:
         """Do nothing."""
+
+
+class CallbackTracker:
+    """Tracker that also calls functions with (step, metrics)."""
+
+    def __init__(self, tracker: Tracker, callbacks: Sequence[Callback]) -> None:
+        self._tracker, self._callbacks = tracker, callbacks
+
+    def log(self, values: dict[str, Any], step: int) -> None:
+        """Send the metrics of one step to the tracker and to each callback."""
+        self._tracker.log(values, step)
+        for callback in self._callbacks:
+            callback(step, dict(values))
+
+    def close(self) -> None:
+        """Close the tracker."""
+        self._tracker.close()
 
 
 class WandbTracker:
@@ -109,15 +128,24 @@ def track_law(mode: str, sweep_dir: Path, numbers: dict[str, float], figure: Pat
     run.finish()
 
 
-def open_tracker(config: RunConfig, run_dir: Path, *, writer: bool = True) -> Tracker:
+def open_tracker(
+    config: RunConfig, run_dir: Path, *, writer: bool = True, callbacks: Sequence[Callback] = ()
+) -> Tracker:
     """Return the tracker that ``config.wandb`` asks for; processes other than the writer get `NoTracker`.
+
+    Args:
+      config: the run.
+      run_dir: its directory.
+      writer: whether this process writes.
+      callbacks: called with what the tracker gets.
 
     Raises:
       UserError: ``config.wandb`` is ``online`` and there is no account to write to.
     """
-    if config.wandb == "disabled" or not writer:
+    if not writer:
         return NoTracker()
-    return WandbTracker(config, run_dir)
+    tracker: Tracker = NoTracker() if config.wandb == "disabled" else WandbTracker(config, run_dir)
+    return CallbackTracker(tracker, callbacks) if callbacks else tracker
 
 
 def duration(seconds: float) -> str:

@@ -77,11 +77,17 @@ def test_fields_that_came_later_rename_no_run():
     assert io.run_id(c.RunConfig()) == "14d70023c314"
     assert io.run_id(c.RunConfig(steps=500, model=c.ModelConfig(embed_dim=32))) == "d370dad44709"
     assert io.run_id(c.RunConfig(mesh=c.MeshConfig(tensor=2))) != "14d70023c314"
-    assert io.run_id(c.RunConfig(data=c.DataConfig(workers=4))) == "14d70023c314"  # who makes the batches is no matter
+    assert io.run_id(c.RunConfig(data=c.DataConfig(num_workers=4))) == "14d70023c314"  # changes no batch
     pairs = c.DataConfig(source="webdataset", paths=("a", "b"))
-    later = ({}, {"weights": (1.0, 2.0)}, {"weights": (2.0, 1.0)}, {"val_paths": ("c",)}, {"decoder": "simplejpeg"})
+    later = (
+        {},
+        {"weights": (1.0, 2.0)},
+        {"weights": (2.0, 1.0)},
+        {"val_paths": ("c",)},
+        {"jpeg_decoder": "simplejpeg"},
+    )
     assert len({io.run_id(c.RunConfig(data=dataclasses.replace(pairs, **fields))) for fields in later}) == 5
-    assert io.run_id(c.RunConfig(faults=c.FaultConfig(on_nan="rollback"))) != "14d70023c314"
+    assert io.run_id(c.RunConfig(anomalies=c.AnomalyConfig(on_nan="rollback"))) != "14d70023c314"
     folder = c.DataConfig(source="folder", paths=("a",))
     later = ({}, {"val_fraction": 0.1}, {"filename_column": "image"}, {"caption_column": "title"})
     ids = [io.run_id(c.RunConfig(data=dataclasses.replace(folder, **fields))) for fields in later]

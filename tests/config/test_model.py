@@ -37,9 +37,15 @@ def test_a_setting_without_effect_is_named(fields, said):
         ({"evals": {"prior_images": 9}}, "evals.prior_images=9: ignored"),
         ({"evals": {"predictive_score": "best"}}, "evals.predictive_score='best': must be one of raw, prior"),
         ({"evals": {"retrieval_images": 9}, "model": {"objective": "caption"}}, "evals.retrieval_images=9: ignored"),
-        ({"loss": {"chunk": 9}, "model": {"objective": "caption"}}, "loss: ignored with model.objective='caption'"),
+        (
+            {"loss": {"chunk_size": 9}, "model": {"objective": "caption"}},
+            "loss: ignored with model.objective='caption'",
+        ),
         ({"microbatch_size": 64, "model": {"objective": "caption"}}, "microbatch_size=64: not with .*vocab_chunk"),
-        ({"model": {"objective": "caption"}, "init_from": {"source": "x", "freeze": "text"}}, "only the image tower"),
+        (
+            {"model": {"objective": "caption"}, "init_from": {"source": "x", "freeze_tower": "text"}},
+            "only the image tower",
+        ),
     ],
 )
 def test_a_run_knows_what_its_objective_measures(fields, said):

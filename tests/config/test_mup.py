@@ -1,4 +1,4 @@
-"""The table of the width- and depth-stable parametrisation: what it says, and that models and optimisers do it."""
+"""The table of the width- and depth-stable parametrization: what it says, and that models and optimisers do it."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ from clip_jax.config import (
     MeshConfig,
     ModelConfig,
     OptimConfig,
-    ParametrisationConfig,
+    ParametrizationConfig,
     RunConfig,
     TextTowerConfig,
 )
@@ -28,7 +28,7 @@ from clip_jax.optim.optimizer import make_optimizer
 from clip_jax.train.state import init_state
 from clip_jax.train.step import make_train_step, put_batch
 
-MUP = ParametrisationConfig("mup", base_image_width=16, base_text_width=16)
+MUP = ParametrizationConfig("mup", base_image_width=16, base_text_width=16)
 DEEP = dataclasses.replace(MUP, base_image_depth=1, base_text_depth=1)
 
 
@@ -38,13 +38,13 @@ def model_of(width, depth=2, kind=MUP, **changes):
         image=ImageTowerConfig(**shape, image_size=32, patch_size=16),
         text=TextTowerConfig(**shape, context_length=8, vocab_size=260),
         embed_dim=16,
-        parametrisation=kind,
+        parametrization=kind,
         **{"scan_layers": False, **changes},
     )
 
 
 def standard(model):
-    return dataclasses.replace(model, parametrisation=ParametrisationConfig())
+    return dataclasses.replace(model, parametrization=ParametrizationConfig())
 
 
 def by_path(tree):
@@ -211,15 +211,15 @@ def test_however_it_is_computed_it_trains_alike(how):
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"base_image_width": 8}, "base_image_width=8: ignored with model.parametrisation.kind='standard'"),
-        ({"kind": "ntk"}, "model.parametrisation.kind='ntk': must be one of standard, mup"),
-        ({"kind": "mup"}, "model.parametrisation.base_image_width=0: must be at least 1"),
+        ({"base_image_width": 8}, "base_image_width=8: ignored with model.parametrization.kind='standard'"),
+        ({"kind": "ntk"}, "model.parametrization.kind='ntk': must be one of standard, mup"),
+        ({"kind": "mup"}, "model.parametrization.base_image_width=0: must be at least 1"),
         ({"kind": "mup", "base_image_width": 8, "base_text_width": 8, "base_text_depth": -1}, "base_text_depth=-1"),
     ],
 )
 def test_wrong_settings(values, said):
     with pytest.raises(ValueError, match=said):
-        from_dict(RunConfig, {"model": {"parametrisation": values}})
+        from_dict(RunConfig, {"model": {"parametrization": values}})
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_wrong_settings(values, said):
 )
 def test_models_without_a_table_are_refused(name, said):
     with pytest.raises(ValueError, match=said):
-        dataclasses.replace(PRESETS[name], parametrisation=MUP)
+        dataclasses.replace(PRESETS[name], parametrization=MUP)
 
 
 def test_other_refusals():
@@ -240,8 +240,8 @@ def test_other_refusals():
     with pytest.raises(ValueError, match="model.image.projection=False.*fixed model.embed_dim"):
         dataclasses.replace(model, image=dataclasses.replace(model.image, projection=False))
     with pytest.raises(ValueError, match="model.objective='caption'"):
-        ModelConfig(objective="caption", parametrisation=MUP)
+        ModelConfig(objective="caption", parametrization=MUP)
     bag = TextTowerConfig(encoder="bag_of_words")
     with pytest.raises(ValueError, match="base_text_depth: ignored, a bag of words"):
-        ModelConfig(text=bag, parametrisation=DEEP)
-    assert run_id(RunConfig()) != run_id(RunConfig(model=ModelConfig(text=bag, parametrisation=MUP)))
+        ModelConfig(text=bag, parametrization=DEEP)
+    assert run_id(RunConfig()) != run_id(RunConfig(model=ModelConfig(text=bag, parametrization=MUP)))

@@ -21,7 +21,7 @@ PATHS = {"source": "webdataset", "paths": ["a", "b"]}
         ({"evals": {"zero_shot": "scenes"}}, "evals.zero_shot='scenes'"),
         ({"optim": {"peak_lr": 0.0}}, "optim.peak_lr=0.0"),
         ({"optim": {"peak_lr": float("nan")}}, "optim.peak_lr=nan"),
-        ({"optim": {"decay_fraction": 0.5}}, "optim.decay_fraction: ignored"),
+        ({"optim": {"lr_decay_fraction": 0.5}}, "optim.lr_decay_fraction: ignored"),
         ({"optim": {"warmup_steps": 100}}, "optim.warmup_steps=100"),
         ({"data": {"paths": ["x"]}}, "data.paths"),
         ({"data": {"source": "webdataset"}}, "data.paths"),
@@ -47,10 +47,10 @@ PATHS = {"source": "webdataset", "paths": ["a", "b"]}
             {"data": {"source": "webdataset", "paths": ["x"], "caption_column": "title"}},
             "data.filename_column, data.caption_column: ignored with data.source='webdataset'",
         ),
-        ({"data": {"decoder": "simplejpeg"}}, "data.decoder: the scenes source"),
-        ({"data": {**PATHS, "decoder": "cv2"}}, "data.decoder='cv2'"),
-        ({"data": {**PATHS, "workers": -1}}, "data.workers=-1"),
-        ({"data": {**PATHS, "workers": 1, "keep_decoded": True}}, "data.keep_decoded: each of data.workers"),
+        ({"data": {"jpeg_decoder": "simplejpeg"}}, "data.jpeg_decoder: the scenes source"),
+        ({"data": {**PATHS, "jpeg_decoder": "cv2"}}, "data.jpeg_decoder='cv2'"),
+        ({"data": {**PATHS, "num_workers": -1}}, "data.num_workers=-1"),
+        ({"data": {**PATHS, "num_workers": 1, "cache_decoded": True}}, "data.cache_decoded: each of data.num_workers"),
         ({"data": {**PATHS, "weights": [1.0]}}, "data.weights: 1 for 2 data.paths"),
         ({"data": {**PATHS, "weights": [1.0, 0.0]}}, "data.weights=(1.0, 0.0): must be positive"),
         ({"data": {**PATHS, "weights": [1.0, 1e-6]}}, "each at least 1e-5 of their sum"),
@@ -65,11 +65,11 @@ PATHS = {"source": "webdataset", "paths": ["a", "b"]}
         ({"mesh": {"data": -1, "fsdp": -1}}, "only one may be -1"),
         ({"evals": {"at_fractions": [1.0]}}, "evals.at_fractions=1.0"),
         ({"wandb": "yes"}, "wandb='yes'"),
-        ({"faults": {"on_nan": "ignore"}}, "faults.on_nan='ignore'"),
-        ({"faults": {"on_spike": "stop", "spike_factor": 1.0}}, "faults.spike_factor=1.0: must be above 1"),
-        ({"faults": {"spike_factor": 3.0}}, "ignored with faults.on_spike='ignore'"),
-        ({"faults": {"max_rollbacks": 9}}, "faults.max_rollbacks: ignored unless"),
-        ({"faults": {"on_nan": "rollback", "max_rollbacks": 0}}, "faults.max_rollbacks=0"),
+        ({"anomalies": {"on_nan": "ignore"}}, "anomalies.on_nan='ignore'"),
+        ({"anomalies": {"on_spike": "stop", "spike_factor": 1.0}}, "anomalies.spike_factor=1.0: must be above 1"),
+        ({"anomalies": {"spike_factor": 3.0}}, "ignored with anomalies.on_spike='ignore'"),
+        ({"anomalies": {"max_rollbacks": 9}}, "anomalies.max_rollbacks: ignored unless"),
+        ({"anomalies": {"on_nan": "rollback", "max_rollbacks": 0}}, "anomalies.max_rollbacks=0"),
     ],
 )
 def test_a_wrong_setting_is_named_in_one_line(values, named):
@@ -82,8 +82,8 @@ def test_a_wrong_setting_is_named_in_one_line(values, named):
 def test_sweep_needs_a_name_and_distinct_seeds():
     with pytest.raises(errors.ConfigError, match="name"):
         from_dict(SweepConfig, {})
-    with pytest.raises(errors.ConfigError, match="seeds_at_best"):
-        SweepConfig(name="x", seeds=(0, 1), seeds_at_best=(1,))
+    with pytest.raises(errors.ConfigError, match="extra_seeds_at_optimum"):
+        SweepConfig(name="x", seeds=(0, 1), extra_seeds_at_optimum=(1,))
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_sweep_needs_a_name_and_distinct_seeds():
     [
         ("steps", "1e300"), ("seed", "4294967296"), ("seed", "9" * 23), ("optim.peak_lr", "9" * 400),
         ("optim.peak_lr", "9" * 5000), ("model.image.width", "1e9"), ("model.text.vocab_size", "1e15"),
-        ("evals.examples", "1e18"), ("evals.batch_size", "1e18"), ("evals.batch_size", "1e6"),
+        ("evals.max_examples", "1e18"), ("evals.batch_size", "1e18"), ("evals.batch_size", "1e6"),
         ("model.image.image_size", "1e9"), ("model.image.mlp_ratio", "Infinity"), ("optim.eps", "NaN"),
         ("optim.weight_decay", "1e999"), ("data.scenes.world_seed", "-5"), ("model.remat", "[" * 100_000),
         ("data.weights", "[1, 1e400]"), ("model.image.depth", "1e6"), ("wandb", "[" * 100_000),

@@ -6,7 +6,7 @@ from clip_jax.config.io import from_dict
 from clip_jax.config.sweep import Resources, SweepConfig
 from clip_jax.errors import ConfigError
 
-PODS = {"image": "i", "claim": "c", "mount": "/m"}
+PODS = {"container_image": "i", "pvc_name": "c", "mount_path": "/m"}
 TPU = PODS | {"accelerator": "tpu-v5p-slice", "devices_per_process": 4, "topology": "4x4x4"}
 
 
@@ -17,10 +17,14 @@ TPU = PODS | {"accelerator": "tpu-v5p-slice", "devices_per_process": 4, "topolog
         ("local", {"nodes": 2}, "resources.nodes: would be ignored with engine='local'; read by slurm and jobset"),
         ("local", {"partition": "gpu"}, "resources.partition: would be ignored with engine='local'; read by slurm"),
         ("slurm", {"topology": "2x4"}, "resources.topology: would be ignored with engine='slurm'; read by jobset"),
-        ("slurm", {"stop_before_s": 60}, "resources.stop_before_s: would be ignored without resources.time_limit_min"),
+        (
+            "slurm",
+            {"grace_period_s": 60},
+            "resources.grace_period_s: would be ignored without resources.time_limit_min",
+        ),
         ("slurm", {"gres": "gpu:a100"}, "resources.gres: would be ignored with resources.devices_per_process=0"),
         ("slurm", {"sbatch": ["account=x"]}, "resources.sbatch='account=x': must be an option"),
-        ("slurm", {"setup": ["a\nb"]}, "resources.setup: one line each"),
+        ("slurm", {"setup_commands": ["a\nb"]}, "resources.setup_commands: one line each"),
         ("slurm", {"max_attempts": 0}, "resources.max_attempts=0"),
         ("slurm", {"poll_s": 0.0}, "resources.poll_s=0.0"),
         (
@@ -28,10 +32,10 @@ TPU = PODS | {"accelerator": "tpu-v5p-slice", "devices_per_process": 4, "topolog
             {"runs_per_device": 2, "devices_per_process": 2},
             "resources.runs_per_device: with resources.devices_per_process above 1",
         ),
-        ("jobset", {}, "resources.image: engine='jobset' needs it"),
-        ("jobset", {"image": "i", "claim": "c"}, "resources.mount: resources.claim needs it"),
-        ("jobset", {"image": "i", "mount": "/m"}, "resources.claim: resources.mount needs it"),
-        ("jobset", PODS | {"mount": "m"}, "resources.mount='m': must be an absolute path"),
+        ("jobset", {}, "resources.container_image: engine='jobset' needs it"),
+        ("jobset", {"container_image": "i", "pvc_name": "c"}, "resources.mount_path: resources.pvc_name needs it"),
+        ("jobset", {"container_image": "i", "mount_path": "/m"}, "resources.pvc_name: resources.mount_path needs it"),
+        ("jobset", PODS | {"mount_path": "m"}, "resources.mount_path='m': must be an absolute path"),
         ("jobset", PODS | {"priority": "low"}, "resources.priority: would be ignored without resources.queue"),
         (
             "jobset",
@@ -63,11 +67,11 @@ def test_what_would_be_ignored_or_is_missing_is_refused(engine, resources, named
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"families": "on"}, "families='on': must be one of off, measured"),
-        ({"families": "measured", "engine": "slurm"}, "families: would be ignored with engine='slurm'"),
-        ({"families": "measured", "family_size": 1}, "family_size=1"),
-        ({"families": "measured", "resources": {"devices_per_process": 2}}, "a family trains on one device"),
-        ({"family_size": 4}, "family_size: would be ignored with families='off'"),
+        ({"vmap_runs": "on"}, "vmap_runs='on': must be one of off, auto"),
+        ({"vmap_runs": "auto", "engine": "slurm"}, "vmap_runs: would be ignored with engine='slurm'"),
+        ({"vmap_runs": "auto", "max_vmapped_runs": 1}, "max_vmapped_runs=1"),
+        ({"vmap_runs": "auto", "resources": {"devices_per_process": 2}}, "a family trains on one device"),
+        ({"max_vmapped_runs": 4}, "max_vmapped_runs: would be ignored with vmap_runs='off'"),
     ],
 )
 def test_families_that_would_be_ignored_are_refused(fields, named):
@@ -85,18 +89,21 @@ def test_every_field_that_is_not_for_all_engines_says_for_which():
     ("fields", "named"),
     [
         (
-            {"lr_checks": [0.5, 1.0]},
-            "lr_checks=(0.5, 1.0): multiples must be above 0 and finite, and 1 is the run itself",
+            {"lr_multipliers": [0.5, 1.0]},
+            "lr_multipliers=(0.5, 1.0): multiples must be above 0 and finite, and 1 is the run itself",
         ),
-        ({"decay_checks": [-2.0]}, "decay_checks=(-2.0,): multiples must be above 0"),
-        ({"decay_checks": [2.0, 2.0]}, "decay_checks=(2.0, 2.0): no repeats"),
-        ({"decay_checks": [2.0], "base": {"optim": {"weight_decay": 0.0}}}, "base.optim.weight_decay is 0, and so is"),
-        ({"batch_checks": [3.0]}, "batch_checks=(3.0,): must be powers of two"),
+        ({"weight_decay_multipliers": [-2.0]}, "weight_decay_multipliers=(-2.0,): multiples must be above 0"),
+        ({"weight_decay_multipliers": [2.0, 2.0]}, "weight_decay_multipliers=(2.0, 2.0): no repeats"),
         (
-            {"warmup_checks": [10.0]},
-            "warmup_checks=(10.0,): multiples of warmup_fraction=0.1 must lie above 0 and reach",
+            {"weight_decay_multipliers": [2.0], "base": {"optim": {"weight_decay": 0.0}}},
+            "base.optim.weight_decay is 0, and so is",
         ),
-        ({"warmup_checks": [2.0], "warmup_fraction": 0.0}, "multiples of warmup_fraction=0 must lie above 0"),
+        ({"batch_multipliers": [3.0]}, "batch_multipliers=(3.0,): must be powers of two"),
+        (
+            {"warmup_multipliers": [10.0]},
+            "warmup_multipliers=(10.0,): multiples of warmup_fraction=0.1 must lie above 0 and reach",
+        ),
+        ({"warmup_multipliers": [2.0], "warmup_fraction": 0.0}, "multiples of warmup_fraction=0 must lie above 0"),
     ],
 )
 def test_multiples_that_cannot_be_tried_are_refused(fields, named):

@@ -14,7 +14,7 @@ from clip_jax.data.images.train_transforms import normalize
 from clip_jax.distributed.mesh import batch_sharding, make_mesh
 from clip_jax.evals.encode import Encoder, in_batches
 from clip_jax.finite import NotFinite
-from clip_jax.models.clip import build, init_params, normalise_features
+from clip_jax.models.clip import build, init_params, normalize_features
 
 
 @pytest.mark.thorough
@@ -29,9 +29,9 @@ def test_batches_and_padding_change_nothing():
     assert encoder.batch_size == 16
     model = nnx.merge(built.graphdef, params)
     np.testing.assert_allclose(
-        encoder.images(params, images), normalise_features(model.encode_image(normalize(images))), atol=1e-5
+        encoder.images(params, images), normalize_features(model.encode_image(normalize(images))), atol=1e-5
     )
-    np.testing.assert_allclose(encoder.texts(params, tokens), normalise_features(model.encode_text(tokens)), atol=1e-5)
+    np.testing.assert_allclose(encoder.texts(params, tokens), normalize_features(model.encode_text(tokens)), atol=1e-5)
     assert encoder._image._cache_size() == 1
 
 

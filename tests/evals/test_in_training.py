@@ -11,7 +11,8 @@ from clip_jax.config import MeshConfig
 from clip_jax.data.open import open_source
 from clip_jax.data.pipeline.loader import learn_tokenizer
 from clip_jax.distributed.mesh import make_mesh
-from clip_jax.evals.in_training import make_evaluator, mean_error, zero_shot_sets
+from clip_jax.errors import UserError
+from clip_jax.evals.in_training import added_rows, make_evaluator, mean_error, zero_shot_sets
 from clip_jax.models.clip import build, init_params
 
 from ..user_errors import raises_user_error
@@ -59,10 +60,10 @@ def test_a_missing_folder_and_a_repeated_task_are_named(tiny_run):
     def suite(**change):
         return dataclasses.replace(tiny_run, evals=dataclasses.replace(tiny_run.evals, **change))
 
-    with raises_user_error(field="evals.zero_shot, evals.controls", value="nowhere"):
-        prepared(suite(controls=("nowhere",)))
-    with raises_user_error(field="evals.zero_shot, evals.controls", reason="same name"):
-        prepared(suite(controls=("scenes",)))
+    with raises_user_error(field="evals.zero_shot, evals.unscored_tasks", value="nowhere"):
+        prepared(suite(unscored_tasks=("nowhere",)))
+    with raises_user_error(field="evals.zero_shot, evals.unscored_tasks", reason="same name"):
+        prepared(suite(unscored_tasks=("scenes",)))
 
 
 def test_controls_are_reported_and_enter_no_mean(tiny_run, tmp_path, write_shard, jpeg):
@@ -73,10 +74,42 @@ def test_controls_are_reported_and_enter_no_mean(tiny_run, tmp_path, write_shard
     write_shard(root / "test" / "0.tar", samples)
     (root / "classnames.txt").write_text("dark\nbright\n")
     (root / "zeroshot_classification_templates.txt").write_text("a {c} picture\n")
-    run = dataclasses.replace(tiny_run, evals=dataclasses.replace(tiny_run.evals, controls=(str(root),)))
+    run = dataclasses.replace(tiny_run, evals=dataclasses.replace(tiny_run.evals, unscored_tasks=(str(root),)))
     params = jax.jit(lambda: init_params(run.model, 0))()
     rows = prepared(run)(params)
     tops = {r["task"]: r["value"] for r in rows if r["metric"] == "top1"}
     assert "reds" in tops
     (summary,) = [r for r in rows if r["task"] == "zero_shot_mean"]
     assert summary["value"] == pytest.approx(1 - sum(v for k, v in tops.items() if k != "reds") / (len(tops) - 1))
+
+
+def test_rows_of_an_added_evaluator_stand_under_its_name():
+    row = {"metric": "share", "value": 0.5, "low": 0.4, "high": 0.6}
+    assert added_rows("shape", lambda model: [row], None) == [
+        {"task": "shape", "examples": None, "chance": None, **row}
+    ]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [0.5],
+        [{"metric": "share"}],
+        [{"metric": "share", "value": 1.0, "task": "mine"}],
+        [{"metric": "share", "value": "high"}],
+        [{"metric": "share", "value": 1.0}, {"metric": "share", "value": 2.0}],
+    ],
+)
+def test_rows_of_another_form_are_refused(rows):
+    with pytest.raises(UserError):
+        added_rows("shape", lambda model: rows, None)
+
+
+def test_added_evaluator_of_a_task_in_use_is_refused(tiny_run):
+    mesh = make_mesh(MeshConfig())
+    source = open_source(tiny_run.data, "train", 32)
+    arguments = (build(tiny_run.model, mesh), mesh, open_source(tiny_run.data, "val", 32))
+    for evaluators in ({"retrieval": print}, {"shape": 1}):
+        with pytest.raises(UserError) as error:
+            make_evaluator(tiny_run, *arguments, learn_tokenizer(tiny_run, source), evaluators)
+        assert error.value.field == "evaluators"

@@ -2,26 +2,47 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from clip_jax.evals.metrics import (
-    clopper_pearson,
     eleven_point_map,
     first_alike,
     hits_at,
     mean_average_precision,
     mean_per_class,
+    proportion_interval,
     roc_auc,
 )
 
 
-def test_clopper_pearson_by_hand():
-    assert clopper_pearson(0.0, 10) == (0.0, pytest.approx(1 - 0.025 ** (1 / 10)))
-    assert clopper_pearson(1.0, 10) == (pytest.approx(0.025 ** (1 / 10)), 1.0)
-    low, high = clopper_pearson(0.5, 10)
+def test_proportion_interval_exact_by_hand():
+    assert proportion_interval(0.0, 10, "exact") == (0.0, pytest.approx(1 - 0.025 ** (1 / 10)))
+    assert proportion_interval(1.0, 10, "exact") == (pytest.approx(0.025 ** (1 / 10)), 1.0)
+    low, high = proportion_interval(0.5, 10, "exact")
     assert (low, high) == (pytest.approx(0.1871, abs=1e-4), pytest.approx(0.8129, abs=1e-4))
-    wide = clopper_pearson(0.5, 10, 0.995)
+    wide = proportion_interval(0.5, 10, "exact", 0.995)
     assert wide[0] < low < high < wide[1]
+
+
+@given(hits=st.integers(0, 50), extra=st.integers(1, 50), part=st.floats(0, 1))
+def test_proportion_interval_wilson_holds_the_share(hits, extra, part):
+    count = hits + extra
+    for share in (hits / count, (hits + part) / count):
+        low, high = proportion_interval(share, count, "wilson")
+        assert 0 <= low <= share <= high <= 1
+        assert low < high
+
+
+def test_proportion_interval_wilson_is_its_formula_between_whole_hits_too():
+    z, count = 1.959963985, 500
+    for share in (0.1, 0.7531, 0.9999):
+        centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+        half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+        assert proportion_interval(share, count, "wilson") == (
+            pytest.approx(centre - half, abs=2e-5), pytest.approx(centre + half, abs=2e-5)
+        )  # fmt: skip
 
 
 def test_hits_count_ties_against_the_model():

@@ -67,7 +67,7 @@ def test_parse_of_a_wrong_file_names_the_field():
     for change, attributes in (
         ({"metric": "f1"}, {"field": "metric", "value": "f1"}),
         ({"counts": {"classes": 2, "templates": 1}}, {"field": "counts.classes", "value": 2}),
-        ({"templates": ["a photo"]}, {"field": "templates", "value": "a photo"}),
+        ({"templates": ["a photo"]}, {"field": "template", "value": "a photo"}),
         (
             {"templates": ["a {c}", "a {c}"], "counts": {"classes": 1, "templates": 2}},
             {"field": "templates", "reason": "twice"},

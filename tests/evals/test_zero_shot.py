@@ -2,12 +2,10 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from clip_jax.data.labeled.classification import ClassificationSet
 from clip_jax.data.tokenizers.learned_bpe import train_tokenizer
-from clip_jax.evals.zero_shot import class_embeddings, classify, prompt_tokens, wilson_interval
+from clip_jax.evals.zero_shot import class_embeddings, classify, prompt_tokens
 
 
 def task(labels, classes=3):
@@ -57,18 +55,6 @@ def test_prompts_go_class_by_class():
     tokenizer = train_tokenizer(["a thing 0 1 2 !"] * 3, 300, 16)
     tokens = prompt_tokens(task([0]), tokenizer)
     assert [tokenizer.decode(t) for t in tokens[:3]] == ["a thing 0", "thing 0!", "a thing 1"]
-
-
-@given(hits=st.integers(0, 50), extra=st.integers(1, 50))
-def test_wilson_interval_holds_the_share(hits, extra):
-    low, high = wilson_interval(hits / (hits + extra), hits + extra)
-    assert 0 <= low <= hits / (hits + extra) <= high <= 1
-    assert low < high
-
-
-def test_wilson_interval_known_value():
-    low, high = wilson_interval(0.1, 100)
-    assert (low, high) == (pytest.approx(0.0552, abs=1e-4), pytest.approx(0.1744, abs=1e-4))
 
 
 def test_scores_that_are_no_numbers_are_misses():

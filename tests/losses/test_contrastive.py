@@ -12,7 +12,7 @@ from clip_jax.config import MeshConfig
 from clip_jax.distributed.mesh import batch_sharding, make_mesh, replicated
 from clip_jax.losses.contrastive import dense_contrastive_loss, gathered_contrastive_loss, ring_contrastive_loss
 from clip_jax.losses.sigmoid import dense_sigmoid_loss, gathered_sigmoid_loss, ring_sigmoid_loss
-from clip_jax.models.clip import normalise_features
+from clip_jax.models.clip import normalize_features
 
 MESHES = [
     (MeshConfig(), 1),
@@ -33,7 +33,7 @@ def arguments(kind, n=48, e=12, dtype=jnp.float32):
     keys = jax.random.split(jax.random.key(0), 2)
     image, noise = (jax.random.normal(k, (n, e), dtype) for k in keys)
     extra = (jnp.asarray(14.3, dtype),) if kind == "softmax" else (jnp.asarray(7.0, dtype), jnp.asarray(-3.0, dtype))
-    return normalise_features(image), normalise_features(image + 2 * noise), *extra
+    return normalize_features(image), normalize_features(image + 2 * noise), *extra
 
 
 def both(kind, form, mesh, dtype, **options):

@@ -12,7 +12,7 @@ from clip_jax.config import MeshConfig
 from clip_jax.config.presets import ladder, preset
 from clip_jax.distributed.mesh import make_mesh
 from clip_jax.errors import ConfigError
-from clip_jax.models.clip import CLIP, build, init_params, normalise_features
+from clip_jax.models.clip import CLIP, build, init_params, normalize_features
 
 
 def test_embeddings_are_unit_float32_and_the_scale_is_clamped():
@@ -32,7 +32,7 @@ def test_fresh_temperature_is_the_papers():
 
 
 def test_a_zero_row_has_a_finite_gradient():
-    grad = jax.grad(lambda x: normalise_features(x).sum())(jnp.zeros((1, 4)))
+    grad = jax.grad(lambda x: normalize_features(x).sum())(jnp.zeros((1, 4)))
     assert np.isfinite(grad).all()
 
 

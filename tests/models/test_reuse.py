@@ -63,7 +63,7 @@ def test_a_mesh_of_ones_own_changes_no_number(kind):
 @pytest.mark.parametrize("name", ["ring", "gathered"])
 def test_losses_split_over_whatever_axes_there_are(name):
     mesh = jax.make_mesh((4, 2), ("replica", "model"), axis_types=(AxisType.Auto,) * 2)
-    image, text = (models.normalise_features(jax.random.normal(jax.random.key(k), (16, 8))) for k in (1, 2))
+    image, text = (models.normalize_features(jax.random.normal(jax.random.key(k), (16, 8))) for k in (1, 2))
     split = [jax.device_put(x, NamedSharding(mesh, PartitionSpec(mesh.axis_names))) for x in (image, text)]
     scale, bias = jnp.asarray(5.0), jnp.asarray(-2.0)
     softmax, sigmoid = (getattr(losses, f"{name}_{kind}_loss") for kind in ("contrastive", "sigmoid"))

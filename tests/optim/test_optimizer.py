@@ -26,7 +26,7 @@ def test_cosine_equals_its_formula():
 
 
 def test_wsd_holds_and_then_falls_to_zero():
-    rate = optim.schedule(OptimConfig(peak_lr=1.0, warmup_steps=2, schedule="wsd", decay_fraction=0.25), 40)
+    rate = optim.schedule(OptimConfig(peak_lr=1.0, warmup_steps=2, schedule="wsd", lr_decay_fraction=0.25), 40)
     np.testing.assert_allclose([rate(s) for s in (2, 15, 30, 35, 40)], [1, 1, 1, 0.5, 0], atol=1e-6)
 
 
@@ -70,7 +70,7 @@ def test_schedules_are_the_references(golden, theirs, ours):
     records = [r for r in json.loads((golden / "lr_schedules.json").read_text()) if r["kind"] == theirs]
     record = next(r for r in records if r.get("cooldown_power", 1.0) == 1.0)  # ours falls in a straight line
     steps = record["steps"]
-    extra = {"decay_fraction": record.get("cooldown_steps", 0) / steps} if ours == "wsd" else {}
+    extra = {"lr_decay_fraction": record.get("cooldown_steps", 0) / steps} if ours == "wsd" else {}
     config = OptimConfig(peak_lr=record["base_lr"], warmup_steps=record["warmup"], schedule=ours, **extra)
     rate = optim.schedule(config, steps)
     np.testing.assert_allclose([rate(s) for s in range(steps)], record["lr"], rtol=2e-5, atol=1e-10)
@@ -96,7 +96,7 @@ def test_half_precision_moments_follow_the_float32_ones_where_the_nearest_stalls
 
     exact = second_moment()
     stochastic = second_moment(state_dtype="bfloat16")
-    nearest = second_moment(state_dtype="bfloat16", rounding="nearest")
+    nearest = second_moment(state_dtype="bfloat16", half_rounding="nearest")
     assert exact.mean() > 1.1e-4
     np.testing.assert_allclose(stochastic.mean(), exact.mean(), rtol=3e-3)
     assert nearest.mean() == pytest.approx(1e-4, rel=5e-3)

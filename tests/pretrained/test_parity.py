@@ -20,7 +20,7 @@ from clip_jax.evals.zero_shot import class_embeddings
 from clip_jax.losses.contrastive import dense_contrastive_loss as contrastive_loss
 from clip_jax.losses.predictive import caption_loss
 from clip_jax.losses.sigmoid import dense_sigmoid_loss as sigmoid_loss
-from clip_jax.models.clip import CLIP, batch_statistics, normalise_features, with_statistics
+from clip_jax.models.clip import CLIP, batch_statistics, normalize_features, with_statistics
 from clip_jax.optim.optimizer import weight_decay_mask
 from clip_jax.pretrained import layouts, mapping
 from clip_jax.pretrained.files import read_json, read_tensors
@@ -287,7 +287,7 @@ def test_prompt_ensembles_make_the_references_classifier(case):
     gold = dict(np.load(ROOT / "zero_shot.npz"))
     tokens = gold["class_template_tokens"].astype(np.int32)
     model = case.model(case.params)
-    prompts = normalise_features(model.encode_text(jnp.asarray(tokens.reshape(-1, tokens.shape[-1]))))
+    prompts = normalize_features(model.encode_text(jnp.asarray(tokens.reshape(-1, tokens.shape[-1]))))
     classes = class_embeddings(np.asarray(prompts), len(tokens))
     images = np.asarray(case.outputs["image_features_norm"])
     close(classes.T, gold["classifier"], 2e-5, "classifier")  # the record is float32

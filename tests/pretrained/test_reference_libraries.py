@@ -21,7 +21,9 @@ from flax import nnx
 from clip_jax import flops
 from clip_jax.config import DecoderConfig, ImageTowerConfig, ModelConfig, TextTowerConfig
 from clip_jax.data.images.eval_preprocess import Preprocess
-from clip_jax.data.tokenizers.huggingface import clean_text
+from clip_jax.data.tokenizers.clip_bpe import END, VOCAB_SIZE, ClipTokenizer, clean, published_tokenizer
+from clip_jax.data.tokenizers.huggingface import HFTokenizer, clean_text
+from clip_jax.data.tokenizers.learned_bpe import train_tokenizer
 from clip_jax.errors import UserError
 from clip_jax.models.clip import CLIP, init_params
 from clip_jax.pretrained.files import read_tensors
@@ -179,8 +181,6 @@ def test_texts_are_cleaned_as_open_clip_does():
 def test_clip_tokenizer_random_texts_have_open_clips_ids():
     pytest.importorskip("open_clip")
     from open_clip.tokenizer import SimpleTokenizer
-
-    from clip_jax.data.tokenizers.clip_bpe import clean, published_tokenizer
 
     reference, draw = SimpleTokenizer(), random.Random(0)
     often = [*"'sStTrReEvVmMlLdDſ 1²½!<>_-\t\n&;#aé東\u0345ª", "&amp;", "&lt;", "&#39;"]
@@ -344,3 +344,35 @@ def test_siglip_2_is_transformers(tmp_path, image, text):
     mine = ours(load_weights(str(tmp_path)), images, tokens)
     np.testing.assert_allclose(mine[0], out.image_embeds.numpy(), atol=2e-5)
     np.testing.assert_allclose(mine[1], out.text_embeds.numpy(), atol=2e-5)
+
+
+def exported_tokenizers():
+    """Return a tokenizer of each class by name, with the vocabulary size of its model."""
+    learned = train_tokenizer(["a photo of a dog's ball", "two cats, 3 birds"] * 3, 300, 16)
+    library = published_tokenizer()
+    siglip = HFTokenizer(library.to_str(), 16, pad_id=1, clean="no_punctuation")
+    return {
+        "published": (ClipTokenizer(16), VOCAB_SIZE),
+        "published, padded by its end": (ClipTokenizer(16, END), VOCAB_SIZE),
+        "learned": (learned, 300),
+        "from a file": (siglip, VOCAB_SIZE),
+    }
+
+
+@pytest.mark.parametrize("name", ["published", "published, padded by its end", "learned", "from a file"])
+@pytest.mark.parametrize("layout", ["transformers", "open_clip"])
+def test_save_weights_any_tokenizer_has_the_same_ids_in_the_library(tmp_path, name, layout):
+    library = pytest.importorskip(layout)
+    tokenizer, vocab_size = exported_tokenizers()[name]
+    config = dataclasses.replace(BASE, text=dataclasses.replace(BASE.text, vocab_size=vocab_size))
+    save_weights(dataclasses.replace(made(config), tokenizer=tokenizer), tmp_path, layout)
+    texts = ["A photo of a Dog's ball!", "a  cat_and\ttwo 12 birds", "", "photo " * 30, "東京 é"]
+    if layout == "transformers":
+        theirs = library.AutoTokenizer.from_pretrained(tmp_path)
+        found = theirs(texts, padding="max_length", truncation=True, return_tensors="np")["input_ids"]
+    else:
+        found = library.get_tokenizer(f"local-dir:{tmp_path}")(texts).numpy()
+    by_end = name == "published" and layout == "transformers"  # no file can say that "!" pads
+    np.testing.assert_array_equal(found, (ClipTokenizer(16, END) if by_end else tokenizer).encode(texts))
+    again = load_weights(str(tmp_path)).tokenizer
+    np.testing.assert_array_equal(again.encode(texts), tokenizer.encode(texts))

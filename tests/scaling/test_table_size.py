@@ -6,13 +6,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from clip_jax.scaling.fit.solver import MANY_ROWS
-from clip_jax.scaling.fit_law import fit_law
+from clip_jax.scaling.analysis.frontier_fit import NOT_PROFILED, PARETO, fit_frontier
+from clip_jax.scaling.fit.solver import MANY_ROWS, table_of
+from clip_jax.scaling.fit_law import fit_law, fit_once
 from clip_jax.scaling.frontier.frontier import pareto
 from clip_jax.scaling.laws import PowerLaw, SaturatingPowerLaw
 from clip_jax.scaling.profile import profile_likelihood as profile
+from clip_jax.scaling.profile.noise import NO_NOISE
 from clip_jax.scaling.profile.profile_likelihood import parameter_interval, prediction_interval
 from clip_jax.scaling.profile.statistic import ONE_STEP_PROFILE, PROFILED, interval_method
 from clip_jax.scaling.report.figures.drawn import MAX_RUNS_DRAWN, drawn_rows, drawn_text
@@ -42,6 +45,48 @@ def test_one_step_intervals_agree_with_the_profile(many, monkeypatch):
     for a, b in zip(quick, slow, strict=True):
         assert a.low == pytest.approx(b.low, abs=0.04 * b.width)
         assert a.high == pytest.approx(b.high, abs=0.04 * b.width)
+
+
+@pytest.fixture
+def frontier_points():
+    """Points of a frontier of more than FEW_OF_LARGE."""
+    return planted(250)
+
+
+def test_intervals_of_a_large_frontier_agree_with_those_of_all_starts(frontier_points):
+    at = 1e15
+    spans = {}
+    for rows in (100, 100_000):
+        with table_of(rows):
+            fit = fit_law(SaturatingPowerLaw(), *frontier_points)
+            assert fit.identified
+            spans[rows] = [parameter_interval(fit, n) for n in fit.law.names] + [prediction_interval(fit, at)]
+    assert spans[100] != spans[100_000]
+    for a, b in zip(*spans.values(), strict=True):
+        assert a.low == pytest.approx(b.low, abs=0.05 * b.width)
+        assert a.high == pytest.approx(b.high, abs=0.05 * b.width)
+
+
+def test_a_frontier_that_is_not_reported_has_curves_without_intervals(frontier_points):
+    points = pd.DataFrame(dict(zip(("flops", "error"), frontier_points, strict=True)))
+    fitted = fit_frontier(
+        PowerLaw(), points, points, rule=PARETO, noise=NO_NOISE, planned=False, profiled=False
+    )  # fmt: skip
+    assert fitted.reselected is None
+    assert all(i.open_low and i.open_high for i in fitted.intervals.values())
+    bands = fitted.bands(np.array([1e11, 1e15]))
+    assert np.isfinite(bands["y"]).all()
+    assert np.isnan([bands[k] for k in ("low", "high", "run_low", "run_high")]).all()
+    assert NOT_PROFILED in fitted.warnings()
+    assert fitted.as_data()["interval_kind"] == NOT_PROFILED
+
+
+def test_the_same_points_are_fitted_once():
+    c, y = planted(12)
+    assert fit_once(PowerLaw(), c, y, fixed={}) is fit_once(PowerLaw(), c.copy(), y.copy(), fixed={})
+    assert fit_once(PowerLaw(), c[:11], y[:11], fixed={}).points == 11
+    held = fit_once(PowerLaw(), c, y, fixed={"b": 0.3})
+    assert held.values["b"] == pytest.approx(0.3)
 
 
 def test_an_unidentified_fit_of_many_rows_is_profiled():

@@ -20,6 +20,7 @@ from clip_jax.sweep.launch.base import Job
 from clip_jax.sweep.launch.reconcile import reconcile, submit
 from clip_jax.sweep.launch.slurm import Slurm
 
+from ..whole_result import WHOLE_TEXT
 from .sandbox import Sandbox, missing
 
 pytestmark = [pytest.mark.slurm, pytest.mark.skipif(bool(missing()), reason=missing())]
@@ -59,7 +60,7 @@ def names(path):
     return sorted(p.name for p in path.iterdir())
 
 
-FINISH = 'echo "{}" > "$1/result.json"'
+FINISH = f"echo '{WHOLE_TEXT}' > \"$1/result.json\""
 
 
 def test_an_array_with_devices_and_what_a_crash_leaves(in_slurm, tmp_path):
@@ -86,7 +87,7 @@ def test_a_time_limit_leaves_time_to_save_and_the_run_goes_on(in_slurm, tmp_path
     program = f'if [ -e "$1/checkpoints" ]; then {FINISH}; else {save}; sleep 100 & wait; fi'
     jobs = jobs_of(tmp_path, program)
     seen = []
-    reconcile(engine(tmp_path, time_limit_min=1, stop_before_s=58), jobs, 1, seen.append)
+    reconcile(engine(tmp_path, time_limit_min=1, grace_period_s=58), jobs, 1, seen.append)
     assert [o.reason for o in seen] == [""], "a run that made a checkpoint has its tries again"
     assert json.loads((tmp_path / "r0" / "submission.json").read_text())["attempt"] == 2
 
@@ -96,13 +97,13 @@ def test_what_is_cancelled_is_gone_and_a_lost_driver_finds_its_jobs(in_slurm, tm
     jobs = jobs_of(tmp_path, program, program)
     submit(engine(tmp_path), jobs)
     Sandbox.until(lambda: all((job.run_dirs[0] / "up").exists() for job in jobs))
-    next_driver = engine(tmp_path)
-    assert next_driver.poll(jobs) == {"r0": "running", "r1": "running"}
-    next_driver.cancel(jobs[:1])
-    Sandbox.until(lambda: next_driver.poll(jobs) == {"r1": "running"})
+    next_driver, run_dirs = engine(tmp_path), [job.run_dirs[0] for job in jobs]
+    assert next_driver.poll(run_dirs) == {"r0": "running", "r1": "running"}
+    next_driver.cancel(run_dirs[:1])
+    Sandbox.until(lambda: next_driver.poll(run_dirs) == {"r1": "running"})
     assert (tmp_path / "r0" / "saved").exists()
-    next_driver.cancel(jobs)
-    Sandbox.until(lambda: next_driver.poll(jobs) == {})
+    next_driver.cancel(run_dirs)
+    Sandbox.until(lambda: next_driver.poll(run_dirs) == {})
 
 
 def columns(root):
@@ -120,8 +121,8 @@ def training(root, since=0.0):
 def test_a_sweep_comes_through_preemption_a_lost_node_and_a_lost_driver(slurm, tmp_path, tiny_run):
     sweep = SweepConfig(
         name="hard", base=dataclasses.replace(tiny_run, checkpoint_every=20), rungs=(0.5, 1), budgets=(2e8, 4e8, 8e8),
-        sizes_per_budget=0, min_steps=2, seeds_at_best=(), lr_checks=(), slots=3, engine="slurm",
-        resources=Resources(nodes=2, poll_s=1.0, setup=(COORDINATOR,)),
+        sizes_per_budget=0, min_steps=2, extra_seeds_at_optimum=(), lr_multipliers=(), max_concurrent_runs=3,
+        engine="slurm", resources=Resources(nodes=2, poll_s=1.0, setup_commands=(COORDINATOR,)),
     )  # fmt: skip
     root, config, said = tmp_path / "sweep", tmp_path / "s.json", tmp_path / "driver.log"
     config.write_text(json.dumps(to_dict(sweep)))
@@ -157,7 +158,7 @@ def test_a_sweep_comes_through_preemption_a_lost_node_and_a_lost_driver(slurm, t
 
     # one process with two devices does the same sums
     alone = environment | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    fields = ["--engine=local", "--slots=2", '--resources={"nodes": 1}']
+    fields = ["--engine=local", "--max_concurrent_runs=2", '--resources={"nodes": 1}']
     done = subprocess.run([*command, f"--dir={tmp_path / 'local'}", *fields], env=alone, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     pd.testing.assert_frame_equal(columns(root), columns(tmp_path / "local"), check_exact=False, rtol=1e-5)

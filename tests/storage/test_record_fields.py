@@ -6,7 +6,7 @@ import pytest
 
 from clip_jax.errors import UserError
 from clip_jax.storage.json_files import read_json, read_lines
-from clip_jax.storage.record_fields import FIELDS, REQUIRED, RESULT, check_result
+from clip_jax.storage.record_fields import FIELDS, REQUIRED
 
 DEEP = "[" * 100_000
 
@@ -50,13 +50,3 @@ def test_read_record_deep_binary_or_foreign_is_one_line(tmp_path, name, data):
     with pytest.raises(UserError) as caught:
         (read_lines if name.endswith("l") else read_json)(path)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("field", RESULT)
-def test_check_result_without_a_column_names_it(field):
-    values = whole("result.json")
-    check_result(values, "result.json")
-    del values[field]
-    with pytest.raises(UserError) as caught:
-        check_result(values, "result.json")
-    assert caught.value.reason == f"lacks the field {field}"

@@ -88,7 +88,7 @@ def test_a_group_that_cannot_be_timed_is_not_used(tmp_path, monkeypatch):
     lines = []
     apart = keep_faster_groups(group_cells(cells(), 8), SWEEP, tmp_path, lines.append)
     assert [len(g) for g in apart] == [1] * 7
-    assert lines[0].endswith("not used; families: timing 5 runs failed (without a message)")
+    assert lines[0].endswith("not used; vmap_runs: timing 5 runs failed (without a message)")
 
 
 def test_planning_loads_no_jax():

@@ -14,6 +14,7 @@ from clip_jax.sweep.collect import collect
 from clip_jax.sweep.directory import lock_sweep
 from clip_jax.sweep.driver import run_sweep
 from clip_jax.sweep.launch.submission import note_exit, set_aside_corrupt
+from clip_jax.sweep.run_state import RunState
 
 THERE = "gs://bucket/sweep"
 CLOCK = ("wall_s", "eval_s", "samples_per_s", "mfu", "goodput", "attempts")
@@ -44,7 +45,13 @@ class InProcess:
 @pytest.fixture
 def config(tiny_run):
     return SweepConfig(
-        name="two", base=tiny_run, rungs=(0.5,), budgets=(1e8, 2e8), min_steps=2, seeds_at_best=(), lr_checks=()
+        name="two",
+        base=tiny_run,
+        rungs=(0.5,),
+        budgets=(1e8, 2e8),
+        min_steps=2,
+        extra_seeds_at_optimum=(),
+        lr_multipliers=(),
     )
 
 
@@ -80,7 +87,7 @@ def test_it_gives_what_a_sweep_here_gives(bucket, config, tmp_path, capsys):
     assert "corrupt" in (line := next(x for x in capsys.readouterr().out.splitlines() if "not JSON" in x))
     assert f"gs://bucket/{broken}: not JSON" in line
     assert collect(THERE)["state"].tolist().count("failed") == 1
-    set_aside_corrupt(as_path(f"gs://bucket/{broken}").parent, said.append)
+    set_aside_corrupt(RunState.read(as_path(f"gs://bucket/{broken}").parent), said.append)
     assert said[-1].endswith("moved to result.json.corrupt")
     assert bucket.text(f"{broken}.corrupt") == "{"
 
@@ -99,11 +106,11 @@ def test_slurm_needs_a_directory_and_pods_then_no_claim(bucket, config, tmp_path
     dry = ["sweep", "run", f"--config={file}", "--dry-run"]
     assert main([*dry, f"--dir={THERE}", "--engine=slurm"]) == 2
     assert capsys.readouterr().err.startswith("clip-jax: engine='slurm': gs://bucket/sweep is in a bucket; logs and")
-    pods = [*dry, "--engine=jobset", "--resources.image=i"]
+    pods = [*dry, "--engine=jobset", "--resources.container_image=i"]
     assert main([*pods, f"--dir={tmp_path}"]) == 2
-    assert "resources.mount, resources.claim: engine='jobset' needs them" in capsys.readouterr().err
-    assert main([*pods, f"--dir={THERE}", "--resources.claim=c", "--resources.mount=/c"]) == 2
-    assert "resources.mount, resources.claim: would be ignored" in capsys.readouterr().err
+    assert "resources.mount_path, resources.pvc_name: engine='jobset' needs them" in capsys.readouterr().err
+    assert main([*pods, f"--dir={THERE}", "--resources.pvc_name=c", "--resources.mount_path=/c"]) == 2
+    assert "resources.mount_path, resources.pvc_name: would be ignored" in capsys.readouterr().err
     assert main([*pods, f"--dir={THERE}"]) == 0
     written = capsys.readouterr().out
     assert "- --dir=gs://bucket/sweep/runs/" in written

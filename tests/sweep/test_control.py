@@ -14,8 +14,10 @@ from clip_jax.sweep.launch.local import Local
 from clip_jax.sweep.plan import make_plan
 from clip_jax.sweep.status import watch
 
+from ..whole_result import WHOLE
+
 SWEEP = SweepConfig(
-    name="s", rungs=(0.5, 1), budgets=(1e9,), sizes_per_budget=0, min_steps=2, seeds=(0, 1), seeds_at_best=(),
+    name="s", rungs=(0.5, 1), budgets=(1e9,), sizes_per_budget=0, min_steps=2, seeds=(0, 1), extra_seeds_at_optimum=(),
     resources=Resources(price_per_device_hour=2.0),
 )  # fmt: skip
 
@@ -30,7 +32,7 @@ def sweep(tmp_path):
     done, runs, failed, _ = dirs
     for run_dir in (done, runs, failed):
         (run_dir / "logs").mkdir(parents=True)
-    write_json(done / "result.json", {"steps": 9, "error_mean": 0.5})
+    write_json(done / "result.json", WHOLE | {"steps": 9, "error_mean": 0.5})
     status = {"state": "running", "step": 4, "attempt": 3, "wall_s": 1800.0, "heartbeat": time.time()}
     write_json(runs / "status.json", status)
     row = {"step": 4, "loss": 2.5, "samples_per_s": 10.0, "mfu": 0.25}
@@ -72,7 +74,7 @@ def test_the_table_comes_where_the_engine_does_not(sweep, monkeypatch, capsys):
     assert main(["sweep", "status", f"--dir={root}"]) == 0
     out = capsys.readouterr().out
     assert "1 failed, 1 finished, 1 running, 1 waiting" in out
-    assert "not known which jobs are queued: slots=1: need 8 GPUs with these resources" in out
+    assert "not known which jobs are queued: max_concurrent_runs=1: need 8 GPUs with these resources" in out
 
 
 def test_watching_ends_when_all_is_over(sweep):
@@ -84,7 +86,7 @@ def test_watching_ends_when_all_is_over(sweep):
             if shown:
                 for run_dir in dirs:
                     run_dir.mkdir(exist_ok=True)
-                    write_json(run_dir / "result.json", {"steps": 9})
+                    write_json(run_dir / "result.json", WHOLE | {"steps": 9})
             return {}
 
     watch(root, Engine(), 0.0, 0.01, shown.append)
@@ -123,7 +125,7 @@ def test_logs(sweep, capsys):
         (["--engine=pbs"], "engine='pbs': must be one of local, slurm, jobset"),
         (["--engine=slurm"], "engine: squeue is not installed on this machine; start the sweep where it is"),
         (
-            ["--engine=jobset", "--resources.image=i", "--resources.claim=c", "--resources.mount=/"],
+            ["--engine=jobset", "--resources.container_image=i", "--resources.pvc_name=c", "--resources.mount_path=/"],
             "engine: kubectl is not installed on this machine; start the sweep",
         ),
     ],
@@ -140,7 +142,12 @@ def test_an_engine_that_is_not_there(tmp_path, monkeypatch, capsys, fields, line
 def test_a_dry_run_of_pods_prints_yaml(tmp_path, capsys):
     config = tmp_path / "s.json"
     config.write_text(json.dumps(to_dict(SWEEP) | {"resources": {}}))
-    pods = ["--engine=jobset", "--resources.image=i", "--resources.claim=c", f"--resources.mount={tmp_path}"]
+    pods = [
+        "--engine=jobset",
+        "--resources.container_image=i",
+        "--resources.pvc_name=c",
+        f"--resources.mount_path={tmp_path}",
+    ]
     assert main(["sweep", "run", "--dry-run", f"--config={config}", f"--dir={tmp_path / 's'}", *pods]) == 0
     out = capsys.readouterr().out
     documents = list(yaml.safe_load_all(out[out.index("---") :]))

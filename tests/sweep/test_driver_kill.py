@@ -17,7 +17,13 @@ from clip_jax.storage.json_files import read_json
 @pytest.mark.slow
 def test_a_killed_driver_is_completed_by_the_same_command(tmp_path, tiny_run):
     sweep = SweepConfig(
-        name="killed", base=tiny_run, rungs=(0.5, 1), budgets=(1e8, 2e8, 4e8), sizes_per_budget=0, min_steps=2, slots=2
+        name="killed",
+        base=tiny_run,
+        rungs=(0.5, 1),
+        budgets=(1e8, 2e8, 4e8),
+        sizes_per_budget=0,
+        min_steps=2,
+        max_concurrent_runs=2,
     )
     (tmp_path / "s.json").write_text(json.dumps(to_dict(sweep)))
     command = [sys.executable, "-m", "clip_jax.cli", "sweep", "run", f"--config={tmp_path / 's.json'}"]

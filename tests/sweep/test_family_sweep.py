@@ -19,10 +19,10 @@ def test_the_table_is_that_of_runs_alone(tmp_path, tiny_run, monkeypatch):
     monkeypatch.delenv("XLA_FLAGS")  # one device
     apart = SweepConfig(
         name="f", base=tiny_run, rungs=(0.5,), budgets=(1e8,), sizes_per_budget=0, min_steps=2, seeds=(0, 1),
-        seeds_at_best=(), lr_checks=(0.5, 2.0),
+        extra_seeds_at_optimum=(), lr_multipliers=(0.5, 2.0),
     )  # fmt: skip
     lines = []
-    run_sweep(dataclasses.replace(apart, families="measured"), tmp_path / "together", lines.append)
+    run_sweep(dataclasses.replace(apart, vmap_runs="auto"), tmp_path / "together", lines.append)
     run_sweep(apart, tmp_path / "apart", lines.append)
     mine, theirs = (collect(tmp_path / name).set_index("run_id") for name in ("together", "apart"))
     assert len(mine) == 4

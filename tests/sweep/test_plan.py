@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clip_jax import flops
-from clip_jax.config import DataConfig, ModelConfig, ParametrisationConfig, RunConfig, TextTowerConfig
+from clip_jax.config import DataConfig, ModelConfig, ParametrizationConfig, RunConfig, TextTowerConfig
 from clip_jax.config.hyperparameter_rules import BudgetRules
 from clip_jax.config.sweep import Resources, SweepConfig
 from clip_jax.errors import ConfigError
@@ -67,7 +67,7 @@ def test_the_learning_rate_shrinks_with_width():
     assert rates[8] == pytest.approx(8e-3)
 
 
-MUP = ModelConfig(embed_dim=24, parametrisation=ParametrisationConfig("mup", 32, 32))
+MUP = ModelConfig(embed_dim=24, parametrization=ParametrizationConfig("mup", 32, 32))
 RULED = dataclasses.replace(SWEEP, base=RunConfig(model=MUP), lr_rule="mup")
 
 
@@ -84,9 +84,9 @@ def test_under_mup_the_rate_is_one_and_only_width_and_depth_grow():
     ("changes", "said"),
     [
         ({"lr_rule": "linear"}, "lr_rule='linear': must be one of width_power, constant, mup"),
-        ({"lr_rule": "width_power"}, "lr_rule='width_power': base.model.parametrisation.kind='mup'"),
+        ({"lr_rule": "width_power"}, "lr_rule='width_power': base.model.parametrization.kind='mup'"),
         ({"lr_width_power": 1.0}, "base_width, lr_width_power: ignored with lr_rule='mup'"),
-        ({"base": RunConfig()}, "lr_rule='mup': base.model.parametrisation.kind='standard'"),
+        ({"base": RunConfig()}, "lr_rule='mup': base.model.parametrization.kind='standard'"),
     ],
 )
 def test_a_rule_that_does_not_fit_is_an_error(changes, said):
@@ -100,9 +100,9 @@ def test_a_constant_rate():
 
 
 def test_settings_follow_the_budget():
-    rules = BudgetRules(1e10, lr_power=-0.5, batch_power=0.5, warmup_power=-0.25, decay_power=0.5)
-    sweep = dataclasses.replace(SWEEP, budgets=(1e10, 1e12), by_budget=rules, rungs=(2,))
-    usual, ruled = make_plan(dataclasses.replace(sweep, by_budget=BudgetRules())).cells, make_plan(sweep).cells
+    rules = BudgetRules(1e10, lr_power=-0.5, batch_power=0.5, warmup_power=-0.25, weight_decay_power=0.5)
+    sweep = dataclasses.replace(SWEEP, budgets=(1e10, 1e12), compute_scaling=rules, rungs=(2,))
+    usual, ruled = make_plan(dataclasses.replace(sweep, compute_scaling=BudgetRules())).cells, make_plan(sweep).cells
     assert ruled[0].config == usual[0].config  # at the base budget
     run, plain = ruled[1].config, usual[1].config
     assert run.batch_size == 8 * plain.batch_size  # 10, to the nearest power of two
@@ -114,7 +114,7 @@ def test_settings_follow_the_budget():
 
 def test_a_power_needs_its_budget():
     for wrong in ({"lr_power": 0.5}, {"base_budget": 1e9}):
-        with pytest.raises(ConfigError, match="by_budget.base_budget"):
+        with pytest.raises(ConfigError, match="compute_scaling.base_budget"):
             BudgetRules(**wrong)
 
 
@@ -163,7 +163,7 @@ def test_named_sizes_in_place_of_rungs():
 
 def test_the_table_ends_in_what_it_costs():
     config = dataclasses.replace(
-        SWEEP, resources=Resources(price_per_device_hour=2.0), gflops_per_second=1.0, lr_checks_at="rungs"
+        SWEEP, resources=Resources(price_per_device_hour=2.0), gflops_per_second=1.0, lr_multipliers_at="rungs"
     )
     kept = make_plan(config).kept
     hours = sum(c.flops for c in kept) / 1e9 / 3600
@@ -171,12 +171,14 @@ def test_the_table_ends_in_what_it_costs():
     assert f"{sum(c.flops for c in kept):.3g} FLOPs" in said
     assert f"{hours:.3g} device-hours, {2 * hours:.3g} at 2 each" in said
     assert "8 at each size's smallest budget (learning rates × [0.5, 2.0])" in said
-    with pytest.raises(ConfigError, match="lr_checks_at: ignored without lr_checks"):
-        SweepConfig(name="s", lr_checks=(), lr_checks_at="rungs")
+    with pytest.raises(ConfigError, match="lr_multipliers_at: ignored without lr_multipliers"):
+        SweepConfig(name="s", lr_multipliers=(), lr_multipliers_at="rungs")
 
 
 def test_checks_change_one_setting_and_are_counted():
-    config = dataclasses.replace(SWEEP, decay_checks=(0.5, 4), warmup_checks=(0.01, 0.02, 3), batch_checks=(0.5, 64))
+    config = dataclasses.replace(
+        SWEEP, weight_decay_multipliers=(0.5, 4), warmup_multipliers=(0.01, 0.02, 3), batch_multipliers=(0.5, 64)
+    )
     usual = next(c for c in make_plan(config).kept if (c.rung, c.budget) == (0.5, 1e10)).config
     cells = setting_checks(config, 0.5, 1e10)
     assert [c.kind for c in cells] == ["batch_check"] * 2 + ["warmup_check"] * 2 + ["decay_check"] * 2
@@ -196,8 +198,8 @@ def test_checks_change_one_setting_and_are_counted():
 
 def test_a_batch_that_cannot_be_is_said_before_anything_runs():
     base = RunConfig(batch_size=128, microbatch_size=64)
-    said = r"batch_checks: 0.25 × the usual: microbatch_size=64: must divide batch_size=32"
+    said = r"batch_multipliers: 0.25 × the usual: microbatch_size=64: must divide batch_size=32"
     with pytest.raises(ConfigError, match=said):
-        make_plan(dataclasses.replace(SWEEP, base=base, batch_checks=(0.25,)))
+        make_plan(dataclasses.replace(SWEEP, base=base, batch_multipliers=(0.25,)))
     with pytest.raises(ConfigError, match=r"a batch of 0.5 is no whole number of pairs"):
-        make_plan(dataclasses.replace(SWEEP, batch_checks=(2**-8,)))
+        make_plan(dataclasses.replace(SWEEP, batch_multipliers=(2**-8,)))

@@ -17,12 +17,14 @@ from clip_jax.sweep.search.config import SearchConfig, apply
 from clip_jax.sweep.search_driver import run_search
 from clip_jax.train.loop import train
 
+from ..whole_result import WHOLE_TEXT
+
 BASE = RunConfig(
     model=preset("debug"), steps=40, batch_size=8, evals=EvalConfig(at_fractions=(0.25, 0.5)),
     optim=OptimConfig(warmup_steps=2),
 )  # fmt: skip
 SEARCH = SearchConfig(
-    name="s", base=BASE, method="grid", seeds=(0, 1), keep=0.5,
+    name="s", base=BASE, method="grid", seeds=(0, 1), survivor_fraction=0.5,
     space=("optim.peak_lr = log(1e-4, 1e-1, 7)", "optim.weight_decay = choice(0, 0.1)"),
 )  # fmt: skip
 
@@ -55,7 +57,7 @@ class Planted:
                         file.write(json.dumps(row) + "\n")
             (run_dir / "checkpoints" / str(done)).mkdir(parents=True)
             if not job.until:
-                (run_dir / "result.json").write_text("{}")
+                (run_dir / "result.json").write_text(WHOLE_TEXT)
 
     def poll(self, jobs):
         return {}
@@ -126,8 +128,11 @@ def test_a_directory_belongs_to_one_search(tmp_path):
         ({"space": ("optim.b1 = uniform(2, 3, 2)",)}, "optim.b1=2.5: must lie between 0.0 and 1.0"),
         ({"space": ("optim.peak_lr = log(1e-4, 1e-1)",)}, "a grid needs a number of points"),
         ({"trials": 3}, "trials: ignored with method='grid'"),
-        ({"together": 2}, "together: ignored with method='grid'"),
-        ({"base": dataclasses.replace(BASE, evals=EvalConfig())}, "keep: ignored without base.evals.at_fractions"),
+        ({"trials_per_round": 2}, "trials_per_round: ignored with method='grid'"),
+        (
+            {"base": dataclasses.replace(BASE, evals=EvalConfig())},
+            "survivor_fraction: ignored without base.evals.at_fractions",
+        ),
         ({"seeds": (1, 1)}, "no repeats"),
         ({"metric": "accuracy"}, "metric='accuracy': must be one of"),
     ],
@@ -149,7 +154,7 @@ def test_a_paused_run_goes_on_from_the_command_line(tmp_path, capsys):
     small = {"model": {"image": {"width": 16, "depth": 1, "heads": 2, "image_size": 32, "patch_size": 16},
                        "text": {"width": 16, "depth": 1, "heads": 2, "context_length": 20, "vocab_size": 512},
                        "embed_dim": 16},
-             "steps": 4, "batch_size": 8, "optim": {"warmup_steps": 1}, "data": {"tokenizer_captions": 200},
+             "steps": 4, "batch_size": 8, "optim": {"warmup_steps": 1}, "data": {"tokenizer_train_captions": 200},
              "evals": {"zero_shot": [], "val_pairs": 16, "retrieval_images": 16}, "wandb": "disabled"}  # fmt: skip
     config.write_text(json.dumps(small))
     run = f"--dir={tmp_path / 'run'}"

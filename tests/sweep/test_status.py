@@ -5,7 +5,10 @@ import time
 import pytest
 
 from clip_jax.storage.json_files import write_json
-from clip_jax.sweep.status import run_state
+from clip_jax.sweep.run_state import RunState
+from clip_jax.sweep.status import run_row
+
+from ..whole_result import WHOLE
 
 
 @pytest.mark.parametrize(
@@ -17,7 +20,7 @@ from clip_jax.sweep.status import run_state
         ({"status": {"state": "stopped", "step": 4, "heartbeat": 0}}, "stopped"),
         ({"status": {"state": "failed", "step": 4}, "failure": {"reason": "boom"}}, "failed"),
         ({"failure": {"reason": "boom"}}, "failed"),
-        ({"status": {"state": "finished"}, "result": {"steps": 9, "error_mean": 0.5}}, "finished"),
+        ({"status": {"state": "finished"}, "result": WHOLE | {"steps": 9, "error_mean": 0.5}}, "finished"),
     ],
 )
 def test_states(tmp_path, files, state):
@@ -25,7 +28,7 @@ def test_states(tmp_path, files, state):
         if "age" in values:  # of the heartbeat, counted from now: collecting may be long ago
             values = values | {"heartbeat": time.time() - values["age"]}
         write_json(tmp_path / f"{name}.json", values)
-    found = run_state(tmp_path)
-    assert found["state"] == state
+    row = run_row(RunState.read(tmp_path))
+    assert row.state == state
     if state == "failed" and "failure" in files:
-        assert found["reason"] == "boom"
+        assert row.reason == "boom"

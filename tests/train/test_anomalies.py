@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from clip_jax.config import FaultConfig
+from clip_jax.config import AnomalyConfig
 from clip_jax.data.open import open_source
 from clip_jax.data.pipeline.loader import learn_tokenizer, train_batches
 from clip_jax.distributed.mesh import make_mesh
@@ -24,21 +24,23 @@ from clip_jax.train.step import make_train_step, put_batch
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:Sharding info:UserWarning")
 
-BACK = FaultConfig(on_nan="rollback")
+BACK = AnomalyConfig(on_nan="rollback")
 
 
 def test_a_spike_is_judged_by_the_median_before_it():
-    watch = LossMonitor(FaultConfig(on_spike="stop", spike_factor=2.0, spike_window=3), [(1, 1.0), (2, 9.0)])
+    watch = LossMonitor(AnomalyConfig(on_spike="stop", spike_factor=2.0, spike_window=3), [(1, 1.0), (2, 9.0)])
     watch.observe(3, 100.0)  # too few to judge by
     watch.losses[-1] = (3, 1.2)
     watch.observe(4, 2.39)  # twice the median of 1, 9 and 1.2 is 2.4
     watch.truncate_after(3)
-    with pytest.raises(Anomaly, match="the loss is 2.41 at step 4, above faults.spike_factor=2 times the 1.2 before"):
+    with pytest.raises(
+        Anomaly, match="the loss is 2.41 at step 4, above anomalies.spike_factor=2 times the 1.2 before"
+    ):
         watch.observe(4, 2.41)
     with pytest.raises(Anomaly, match="not finite at step 5") as raised:
         watch.observe(5, float("inf"))
     assert (raised.value.step, raised.value.kind) == (5, "nan")
-    LossMonitor(FaultConfig(), [(s, 1.0) for s in range(20)]).observe(21, 1e9)
+    LossMonitor(AnomalyConfig(), [(s, 1.0) for s in range(20)]).observe(21, 1e9)
 
 
 def test_detours_pass_over_every_batch_since_and_remember_it():
@@ -58,7 +60,7 @@ def test_detours_pass_over_every_batch_since_and_remember_it():
 
 @pytest.fixture(scope="module")
 def run(tiny_run):
-    return dataclasses.replace(tiny_run, steps=16, faults=BACK)
+    return dataclasses.replace(tiny_run, steps=16, anomalies=BACK)
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +168,7 @@ def test_a_state_that_is_not_finite_is_found_before_it_is_saved(run, poison, tra
     assert result["events"][1]["reason"].startswith("the parameters are not finite at step 8; back to step 4")
 
 
+@pytest.mark.thorough
 def test_before_the_first_checkpoint_it_starts_anew(run, poison, trained_on, final_params, tmp_path):
     poison({1})
     train(run, tmp_path, progress=False)
@@ -182,8 +185,10 @@ def test_a_nan_at_the_last_step_too(run, poison, trained_on, final_params, tmp_p
 @pytest.mark.thorough
 def test_rollbacks_are_counted_over_attempts(run, poison, tmp_path):
     poison(range(4, 40))
-    few = dataclasses.replace(run, faults=dataclasses.replace(BACK, max_rollbacks=2))
-    with pytest.raises(Diverged, match="not finite at step 6; faults.max_rollbacks=2 are used up; lower optim.peak_lr"):
+    few = dataclasses.replace(run, anomalies=dataclasses.replace(BACK, max_rollbacks=2))
+    with pytest.raises(
+        Diverged, match="not finite at step 6; anomalies.max_rollbacks=2 are used up; lower optim.peak_lr"
+    ):
         train(few, tmp_path, progress=False)
     with pytest.raises(Diverged, match="used up"):
         train(few, tmp_path, progress=False)
@@ -196,17 +201,17 @@ def test_rollbacks_are_counted_over_attempts(run, poison, tmp_path):
 @pytest.mark.thorough
 def test_a_spike_by_policy(run, poison, trained_on, final_params, tmp_path):
     poison({9}, kind="spike")
-    spikes = FaultConfig(on_spike="rollback", spike_factor=3.0, spike_window=3)
-    going = dataclasses.replace(run, faults=spikes)
+    spikes = AnomalyConfig(on_spike="rollback", spike_factor=3.0, spike_window=3)
+    going = dataclasses.replace(run, anomalies=spikes)
     train(going, tmp_path / "back", stop_after=9, progress=False)  # what is usual is remembered
     result = train(going, tmp_path / "back", progress=False)
     assert [e["kind"] for e in result["events"] if e["event"] == "rollback"] == ["spike"]
     assert_same(final_params(going, tmp_path / "back"), trained_on([*range(8), *range(10, 18)]))
-    stopping = dataclasses.replace(run, faults=dataclasses.replace(spikes, on_spike="stop"))
-    with pytest.raises(Diverged, match="at step 10, above faults.spike_factor=3 times"):
+    stopping = dataclasses.replace(run, anomalies=dataclasses.replace(spikes, on_spike="stop"))
+    with pytest.raises(Diverged, match="at step 10, above anomalies.spike_factor=3 times"):
         train(stopping, tmp_path / "stop", progress=False)
     assert read_lines(tmp_path / "stop" / "events.jsonl")[-1]["event"] == "spike"
-    ignoring = dataclasses.replace(run, faults=FaultConfig())
+    ignoring = dataclasses.replace(run, anomalies=AnomalyConfig())
     assert train(ignoring, tmp_path / "ignore", progress=False)["state"] == "finished"
 
 

@@ -40,7 +40,7 @@ def test_killed_and_started_again_it_ends_as_a_run_here(bucket, tiny_run, tmp_pa
         mine = rows(bucket.text(f"sweep/run/{name}"))
         assert without_times(mine) == without_times(rows((here / name).read_text()))
     assert {k: v for k, v in again.items() if k not in CLOCK} == {k: v for k, v in result.items() if k not in CLOCK}
-    assert json.loads(bucket.text("sweep/run/result.json")) == json.loads(json.dumps(again))
+    assert json.loads(bucket.text("sweep/run/result.json")) == json.loads(json.dumps(again.to_json()))
     files = {p.name for p in here.iterdir()} - {".lock"}
     assert {name.partition("/")[0] for name in bucket.names("sweep/run/")} - {".lease"} == files
 

@@ -1,11 +1,11 @@
-"""The coordinate check itself: mup passes it, and the standard parametrisation does not."""
+"""The coordinate check itself: mup passes it, and the standard parametrization does not."""
 
 import functools
 
 import numpy as np
 import pytest
 
-from clip_jax.config import ImageTowerConfig, ModelConfig, ParametrisationConfig, TextTowerConfig
+from clip_jax.config import ImageTowerConfig, ModelConfig, ParametrizationConfig, TextTowerConfig
 from clip_jax.train.coord_check import coordinate_changes, fit_powers
 
 WIDTHS = (32, 64, 128, 256)
@@ -21,7 +21,7 @@ def found(kind):
         "images": rng.normal(size=(12, 32, 32, 3)).astype(np.float32),
         "tokens": rng.integers(1, 260, (12, 6)).astype(np.int32),
     }
-    base = ParametrisationConfig("mup", WIDTHS[0], WIDTHS[0]) if kind == "mup" else ParametrisationConfig()
+    base = ParametrizationConfig("mup", WIDTHS[0], WIDTHS[0]) if kind == "mup" else ParametrizationConfig()
     rows = []
     for width in WIDTHS:
         shape = {"width": width, "depth": 1, "heads": width // 16}
@@ -30,7 +30,7 @@ def found(kind):
             text=TextTowerConfig(**shape, context_length=6, vocab_size=260),
             embed_dim=16,
             scan_layers=False,
-            parametrisation=base,
+            parametrization=base,
         )
         rows.append(coordinate_changes(model, 2**-9, batch, steps=4))
     return fit_powers(WIDTHS, rows)

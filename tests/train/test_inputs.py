@@ -23,7 +23,7 @@ from clip_jax.train.run_directory import RunDirectory, read_config
 def pairs_run(tiny_run, pairs_dir):
     """A run on a folder of shards."""
     evals = dataclasses.replace(tiny_run.evals, zero_shot=(), val_pairs=4)
-    data = DataConfig(source="webdataset", paths=(str(pairs_dir),), threads=1)
+    data = DataConfig(source="webdataset", paths=(str(pairs_dir),), num_threads=1)
     return dataclasses.replace(tiny_run, data=data, evals=evals, batch_size=8, steps=4, checkpoint_every=2)
 
 

@@ -26,7 +26,7 @@ def finished(tiny_run, tmp_path):
 
 def test_the_record_tells_all(finished):
     run, run_dir, result = finished
-    assert read_json(run_dir / "result.json") == json.loads(json.dumps(result))
+    assert read_json(run_dir / "result.json") == json.loads(json.dumps(result.to_json()))
     assert result["run_id"] == run_id(run)
     assert (result["state"], result["final"], result["samples_seen"], result["unique_samples"]) == (
         "finished",
@@ -42,7 +42,9 @@ def test_the_record_tells_all(finished):
     assert {r["step"] for r in read_lines(run_dir / "evals.jsonl")} == {4, 8}
     assert read_json(run_dir / "status.json")["state"] == "finished"
     assert read_json(run_dir / "config.json") == to_dict(run)
-    assert train(run, run_dir, progress=False) == read_json(run_dir / "result.json"), "a finished run is left alone"
+    assert train(run, run_dir, progress=False).to_json() == read_json(run_dir / "result.json"), (
+        "a finished run is left alone"
+    )
 
 
 @pytest.mark.thorough
@@ -88,12 +90,12 @@ def test_another_mesh_gives_the_same_losses(finished, tmp_path):
 def test_worker_processes_and_weights_stand_in_the_record(tiny_run, pairs_dir, tmp_path, same_params):
     shutil.copytree(pairs_dir / "val", tmp_path / "others" / "val")
     data = DataConfig(source="webdataset", paths=tuple(str(pairs_dir / s / "{0..1}.tar") for s in ("train", "val")),
-                      weights=(3.0, 1.0), workers=1, tokenizer_captions=40,
+                      weights=(3.0, 1.0), num_workers=1, tokenizer_train_captions=40,
                       val_paths=(f"{tmp_path}/others",))  # fmt: skip
     run = dataclasses.replace(tiny_run, data=data)
     result = train(run, tmp_path / "workers", progress=False)
     assert (result["drawn_by_path"], result["unique_samples"]) == ([96, 32], 40)
-    threads = dataclasses.replace(run, data=dataclasses.replace(data, workers=0))
+    threads = dataclasses.replace(run, data=dataclasses.replace(data, num_workers=0))
     train(threads, tmp_path / "threads", progress=False)
     same_params(run, tmp_path / "workers", tmp_path / "threads")
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from clip_jax.config import FaultConfig, MeshConfig
+from clip_jax.config import AnomalyConfig, MeshConfig
 from clip_jax.distributed.mesh import make_mesh
 from clip_jax.train.anomalies import Anomaly
 from clip_jax.train.metrics import TIMES, Meter
@@ -34,8 +34,8 @@ class Rows:
 def world(tiny_run):
     record, clock = Rows(), Clock()
 
-    def make(step, rows, **faults):
-        run = dataclasses.replace(tiny_run, faults=FaultConfig(**faults))
+    def make(step, rows, **anomalies):
+        run = dataclasses.replace(tiny_run, anomalies=AnomalyConfig(**anomalies))
         return Meter(run, make_mesh(MeshConfig()), record, NoTracker(), clock, step, rows, show=False)
 
     return SimpleNamespace(record=record, clock=clock, make=make)

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from clip_jax.config import FaultConfig, InitConfig, MeshConfig
+from clip_jax.config import AnomalyConfig, InitConfig, MeshConfig
 from clip_jax.config.io import to_dict
 from clip_jax.evals.in_training import make_evaluator
 from clip_jax.exit_codes import MISTAKE, STOPPED
@@ -85,7 +85,7 @@ def test_two_processes_are_one(tiny_run, run, tmp_path, same_params, without_tim
     train(run, tmp_path / "whole", make_evaluator, progress=False)
     sharded = dataclasses.replace(run, mesh=MeshConfig(data=2, fsdp=4))
     train(run, tmp_path / "one then two", stop_after=3, progress=False)
-    nervous = dataclasses.replace(run, optim=tiny_run.optim, log_every=1, checkpoint_every=2, faults=FaultConfig(
+    nervous = dataclasses.replace(run, optim=tiny_run.optim, log_every=1, checkpoint_every=2, anomalies=AnomalyConfig(
         on_spike="rollback", spike_factor=1.0001, spike_window=1, max_rollbacks=2))  # fmt: skip
     with pytest.raises(Diverged):
         train(nervous, tmp_path / "one nervous", progress=False)
@@ -130,7 +130,7 @@ def test_two_processes_are_one(tiny_run, run, tmp_path, same_params, without_tim
 @pytest.mark.thorough
 def test_two_processes_start_from_a_run(run, tmp_path, same_params):
     train(run, tmp_path / "source", stop_after=2, progress=False)
-    begun = dataclasses.replace(run, init_from=InitConfig(str(tmp_path / "source"), freeze="image"), steps=3)
+    begun = dataclasses.replace(run, init_from=InitConfig(str(tmp_path / "source"), freeze_tower="image"), steps=3)
     sharded = dataclasses.replace(begun, mesh=MeshConfig(data=2, fsdp=4))
     train(begun, tmp_path / "one", start_from=start_from, progress=False)
     codes, said = two([(begun, tmp_path / "two", None, False), (sharded, tmp_path / "sharded", None, False)], 300)

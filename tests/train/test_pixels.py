@@ -18,7 +18,7 @@ def never():
 
 
 def test_they_are_settled_once_at_the_start(tiny_run, tmp_path):
-    config = dataclasses.replace(tiny_run, init_from=InitConfig("x", tower="image"))
+    config = dataclasses.replace(tiny_run, init_from=InitConfig("x", towers="image"))
     assert resolve_pixels(config, tmp_path, lambda: HALF).pixels == HALF
     assert json.loads((tmp_path / FILE).read_text()) == to_dict(HALF)
     (tmp_path / "tokenizer.json").touch()
@@ -35,14 +35,14 @@ def test_without_a_source_they_are_the_configs(tiny_run, tmp_path):
 
 
 def test_a_run_that_began_without_them_keeps_its_own_and_is_told(tiny_run, tmp_path, capsys):
-    config = dataclasses.replace(tiny_run, init_from=InitConfig("x", tower="image"))
+    config = dataclasses.replace(tiny_run, init_from=InitConfig("x", towers="image"))
     (tmp_path / "tokenizer.json").touch()
     assert resolve_pixels(config, tmp_path, never).pixels == PixelConfig()
     assert not (tmp_path / FILE).exists()
     warn_without_pixels(config, tmp_path)
     assert str(tmp_path) in capsys.readouterr().err
     warn_without_pixels(tiny_run, tmp_path)
-    warn_without_pixels(dataclasses.replace(tiny_run, init_from=InitConfig("x", tower="text")), tmp_path)
+    warn_without_pixels(dataclasses.replace(tiny_run, init_from=InitConfig("x", towers="text")), tmp_path)
     assert not capsys.readouterr().err
 
 

@@ -75,7 +75,7 @@ def test_where_a_run_goes_on_may_change_and_its_name_stays(tmp_path, tiny_run, b
 
 def test_a_config_of_before_a_field_came_is_the_same(tmp_path, tiny_run):
     values = to_dict(tiny_run)
-    del values["faults"]
+    del values["anomalies"]
     r.write_json(tmp_path / "config.json", values)
     assert r.RunDirectory(tmp_path, tiny_run).run_id == run_id(tiny_run)
     r.write_json(tmp_path / "config.json", values | {"colour": 1})

@@ -91,10 +91,10 @@ def test_a_tensor_axis_splits_heads_and_hidden_units(tiny_run):
 
 VARIANTS = {
     "softmax": {},
-    "ring": {"loss": LossConfig(method="ring", chunk=3)},
-    "sigmoid": {"loss": LossConfig(kind="sigmoid"), "model.logit_bias": True},
+    "ring": {"loss": LossConfig(implementation="ring", chunk_size=3)},
+    "sigmoid": {"loss": LossConfig(name="sigmoid"), "model.logit_bias": True},
     "patch dropout": {"image.patch_dropout": 0.5, "image.patch_size": 8},
-    "locked image tower": {"init_from": InitConfig(source="x", freeze="image")},
+    "locked image tower": {"init_from": InitConfig(source="x", freeze_tower="image")},
     "recomputed": {"model.remat": True},
 }
 
@@ -256,10 +256,10 @@ def test_a_coca_model_learns_its_captions_too(tiny_run):
     ("changes", "message"),
     [
         ({"microbatch_size": 5}, "microbatch_size=5: must divide batch_size=16"),
-        ({"loss": LossConfig(kind="sigmoid")}, "the sigmoid loss needs the bias"),
+        ({"loss": LossConfig(name="sigmoid")}, "the sigmoid loss needs the bias"),
         ({"model.logit_bias": True}, "the softmax loss ignores it"),
         ({"loss": LossConfig(caption_weight=1.0)}, "caption_weight: ignored"),
-        ({"optim": OptimConfig(warmup_steps=1, rounding="nearest")}, "rounding: ignored"),
+        ({"optim": OptimConfig(warmup_steps=1, half_rounding="nearest")}, "rounding: ignored"),
         ({"optim": OptimConfig(warmup_steps=1, loss_scale=8.0)}, "loss_scale: ignored"),
     ],
 )

@@ -6,7 +6,7 @@ Training uses the faster `train_transforms`; ``benchmarks/preprocessing.py`` mea
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clip_jax.config import PixelConfig
-from clip_jax.config.model import check_pixels
-from clip_jax.data.images.open import broken_pictures, crop_to_max_aspect, eight_bit, open_image
+from clip_jax.config.model import Interpolation, ResizeMode, check_pixels
+from clip_jax.data.images.open import Picture, broken_pictures, crop_to_max_aspect, eight_bit, open_image
 from clip_jax.data.images.train_transforms import MEAN, STD
 from clip_jax.errors import ConfigError, UserError
 
@@ -32,8 +32,8 @@ class Preprocess:
     """
 
     size: int
-    resize_mode: str = "shortest"
-    interpolation: str = "bicubic"
+    resize_mode: ResizeMode = "shortest"
+    interpolation: Interpolation = "bicubic"
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
     fill_color: int = 0
@@ -55,7 +55,7 @@ class Preprocess:
 
     @classmethod
     def from_config(
-        cls, config: Mapping[str, Any], size: int, source: str, prefix: str = "preprocess_cfg."
+        cls, config: Mapping[str, object], size: int, source: str, prefix: str = "preprocess_cfg."
     ) -> Preprocess:
         """Read a ``preprocess_cfg`` of open_clip.
 
@@ -76,7 +76,7 @@ class Preprocess:
             raise UserError(source=source, field=f"preprocess_cfg.{unknown[0]}", reason="is not supported")
         if config.get("mode", "RGB") != "RGB":
             raise UserError(source=source, field="preprocess_cfg.mode", value=config["mode"], reason="must be RGB")
-        values = {k: v for k, v in config.items() if k in known - {"size", "mode"}}
+        values: dict[str, Any] = {k: v for k, v in config.items() if k in known - {"size", "mode"}}
         for name in ("mean", "std"):
             if name in values:
                 try:
@@ -96,14 +96,14 @@ class Preprocess:
         except TypeError as error:
             raise UserError(source=source, field=prefix.rstrip("."), reason=str(error)) from None
 
-    def to_config(self) -> dict[str, Any]:
+    def to_config(self) -> dict[str, object]:
         """Return the settings as a ``preprocess_cfg`` of open_clip."""
         return {
             "size": self.size, "mode": "RGB", "mean": list(self.mean), "std": list(self.std),
             "interpolation": self.interpolation, "resize_mode": self.resize_mode, "fill_color": self.fill_color,
         }  # fmt: skip
 
-    def __call__(self, image: bytes | Path | np.ndarray | Image.Image) -> np.ndarray:
+    def __call__(self, image: Picture) -> np.ndarray:
         """Return the preprocessed image, uint8 [size, size, 3]. Raises BrokenRecord when it cannot be decoded."""
         with broken_pictures():
             return self._pixels(eight_bit(open_image(image)))
@@ -134,7 +134,7 @@ class Preprocess:
             picture = picture.crop((left, top, left + n, top + n))
         return np.asarray(picture.convert("RGB"), np.uint8)
 
-    def batch(self, images: list[Any]) -> np.ndarray:
+    def batch(self, images: Sequence[Picture]) -> np.ndarray:
         """Return the preprocessed images, uint8 [N, size, size, 3].
 
         Raises UserError naming the first image that cannot be decoded.
@@ -150,6 +150,6 @@ class Preprocess:
         return out
 
 
-def picture_name(image: Any, row: int) -> str:
+def picture_name(image: Picture, row: int) -> str:
     """Return the path if the image is given as one, else its row number, for error messages."""
     return str(image) if isinstance(image, (str, Path)) else f"image {row}"

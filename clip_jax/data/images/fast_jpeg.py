@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
-from clip_jax.data.images.open import MAX_ASPECT, MAX_PIXELS
+from clip_jax.data.images.open import MAX_ASPECT, MAX_PIXELS, Picture
 from clip_jax.errors import ConfigError
 
 
 @functools.cache
-def libraries() -> tuple[Any, Any]:
+def libraries() -> tuple[ModuleType, ModuleType]:
     """Return the modules cv2 and simplejpeg. Raises ConfigError when one is not installed (extra ``fast``)."""
     try:
         import cv2
         import simplejpeg
     except ImportError as error:
         raise ConfigError(
-            field="data.decoder",
+            field="data.jpeg_decoder",
             value="simplejpeg",
             reason=f"needs {error.name}",
             hint="pip install 'clip-jax-scaling[fast]'",
@@ -28,7 +28,7 @@ def libraries() -> tuple[Any, Any]:
     return cv2, simplejpeg
 
 
-def resize_short(image: bytes | np.ndarray, size: int) -> np.ndarray | None:
+def resize_short(image: Picture, size: int) -> np.ndarray | None:
     """Decode a JPEG with its short side resized to ``size``: uint8 [h, w, 3].
 
     Returns None for anything but a JPEG that simplejpeg can decode; the caller then uses Pillow, which decodes or

@@ -6,7 +6,7 @@ import contextlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from clip_jax.data.sources.base import BrokenRecord
 if TYPE_CHECKING:
     from PIL import Image
 
+# encoded bytes, a path, uint8 [H, W, 3], or a Pillow image
+Picture: TypeAlias = "bytes | str | Path | np.ndarray | Image.Image"
 MAX_PIXELS = 89_478_485  # Pillow's limit; checked before decoding
 
 
@@ -40,7 +42,7 @@ def broken_pictures() -> Iterator[None]:
         raise BrokenRecord(reason=f"the image does not decode ({_reason(error)})") from None
 
 
-def open_image(image: bytes | Path | np.ndarray | Image.Image) -> Image.Image:
+def open_image(image: Picture) -> Image.Image:
     """Open an image of one of `FORMATS` without decoding it; of an animation, the first frame.
 
     EXIF rotation is not applied, as in the published pipeline. 16-bit channels are reduced to their upper 8 bits (the

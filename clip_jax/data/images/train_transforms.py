@@ -8,7 +8,7 @@ import numpy as np
 
 from clip_jax.config import PixelConfig
 from clip_jax.data.images.fast_jpeg import resize_short
-from clip_jax.data.images.open import broken_pictures, crop_to_max_aspect, eight_bit, open_image
+from clip_jax.data.images.open import Picture, broken_pictures, crop_to_max_aspect, eight_bit, open_image
 
 if TYPE_CHECKING:
     import jax
@@ -21,7 +21,7 @@ CROP_SCALE = 8 / 7  # short side relative to the view, for random square crops
 CROP_AREA = (0.5, 1.0)  # range of the share of the area that a random resized crop keeps
 
 
-def _open(image: bytes | np.ndarray, size: int) -> Image.Image:
+def _open(image: Picture, size: int) -> Image.Image:
     picture = open_image(image)
     with broken_pictures():
         if picture.format == "JPEG":
@@ -45,14 +45,14 @@ def _resize_short(picture: Image.Image, size: int, interpolation: str) -> Image.
     return picture.resize(shape, resampling(interpolation), reducing_gap=2.0)
 
 
-def _short(image: bytes | np.ndarray, size: int, decoder: str, interpolation: str) -> np.ndarray:
+def _short(image: Picture, size: int, decoder: str, interpolation: str) -> np.ndarray:
     """Decode an image and resize its short side to ``size``: uint8 [h, w, 3]."""
     if decoder == "simplejpeg" and (resized := resize_short(image, size)) is not None:
         return resized
     return np.asarray(_resize_short(_open(image, size), size, interpolation), np.uint8)
 
 
-def _square(image: bytes | np.ndarray, size: int, pixels: PixelConfig) -> np.ndarray:
+def _square(image: Picture, size: int, pixels: PixelConfig) -> np.ndarray:
     """Decode an image and squash or pad it to a square: uint8 [size, size, 3]."""
     from PIL import Image
 
@@ -67,13 +67,11 @@ def _square(image: bytes | np.ndarray, size: int, pixels: PixelConfig) -> np.nda
     return np.asarray(whole, np.uint8)
 
 
-def decode(
-    image: bytes | np.ndarray, size: int, decoder: str = "pillow", pixels: PixelConfig = DEFAULT_PIXELS
-) -> np.ndarray:
+def decode(image: Picture, size: int, decoder: str = "pillow", pixels: PixelConfig = DEFAULT_PIXELS) -> np.ndarray:
     """Decode and resize an image without augmentation.
 
     Args:
-      image: encoded bytes, or uint8 [H, W, 3].
+      image: encoded bytes, uint8 [H, W, 3], or what else `open_image` opens.
       size: pixels per side of the result.
       decoder: ``pillow``, or ``simplejpeg``, which resizes by area (see `fast_jpeg`).
       pixels: resize mode, interpolation and fill color.
@@ -92,7 +90,7 @@ def decode(
 
 
 def prepare(
-    image: bytes | np.ndarray, size: int, kind: str, decoder: str = "pillow", pixels: PixelConfig = DEFAULT_PIXELS
+    image: Picture, size: int, kind: str, decoder: str = "pillow", pixels: PixelConfig = DEFAULT_PIXELS
 ) -> np.ndarray:
     """Decode and resize an image to what `crop` with the same ``kind`` cuts its views from: uint8 [h, w, 3].
 

@@ -34,11 +34,15 @@ def read_lines(path: Path) -> tuple[str, ...]:
 
 def read_templates(path: Path) -> tuple[str, ...]:
     """Read prompt templates, one per line. Raises UserError for one without ``{c}``."""
-    templates = read_lines(path)
+    return check_templates(read_lines(path), path)
+
+
+def check_templates(templates: Sequence[str], source: object = None) -> tuple[str, ...]:
+    """Return prompt templates after checking that each has ``{c}``; raise UserError naming ``source`` otherwise."""
     for template in templates:
         if "{c}" not in template:
-            raise UserError(source=path, field="template", value=template, reason="has no {c} for the class name")
-    return templates
+            raise UserError(source=source, field="template", value=template, reason="has no {c} for the class name")
+    return tuple(templates)
 
 
 def _spelled(name: str) -> str:

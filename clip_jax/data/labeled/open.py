@@ -9,10 +9,10 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from clip_jax.data.images.open import Picture
 from clip_jax.data.labeled.class_names import pair_names, read_lines, read_names, read_templates
 from clip_jax.data.sources.base import BrokenRecord
 from clip_jax.data.sources.shard_list import shards_of
@@ -21,6 +21,7 @@ from clip_jax.errors import UserError, foreign
 from clip_jax.storage import range_reads as remote
 from clip_jax.storage.range_reads import is_hidden
 
+CLASS_NAMES, TEMPLATES = "classnames.txt", "zeroshot_classification_templates.txt"
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
 LARGEST_IDX = 1 << 33  # bytes
 IDX_STEMS = {"train": ("train",), "test": ("t10k", "test")}
@@ -35,21 +36,24 @@ class LabeledSplit:
     """
 
     labels: np.ndarray
-    picture: Callable[[int], Any]
+    picture: Callable[[int], Picture]
     name: Callable[[int], str]
 
-    def pixels(self, preprocess: Callable[[Any], np.ndarray], rows: np.ndarray) -> np.ndarray:
+    def pixels(self, preprocess: Callable[[Picture], np.ndarray], rows: np.ndarray) -> np.ndarray:
         """Read and preprocess the images of ``rows``: uint8 [len(rows), size, size, 3].
 
         Raises UserError naming the first image that cannot be read.
         """
-        out = []
-        for i in rows.tolist():
+        out = np.empty(0, np.uint8)
+        for row, i in enumerate(rows.tolist()):
             try:
-                out.append(preprocess(self.picture(i)))
+                image = preprocess(self.picture(i))
             except BrokenRecord as error:
                 raise (error if error.field else error.at(self.name(i))) from None
-        return np.stack(out)
+            if not row:
+                out = np.empty((len(rows), *image.shape), image.dtype)
+            out[row] = image
+        return out
 
 
 @dataclass(frozen=True)
@@ -75,8 +79,8 @@ def open_labeled(path: str | Path, pair: str = "name") -> LabeledSet:
     """Open a labeled set on disk.
 
     Layouts: a CLIP_benchmark WebDataset folder, a folder of class folders, idx files, or a prepared TFDS set. The first
-    two may have their splits as folders (``train``, ``test``, ``val``); a folder of class folders without them is a
-    single split, ``test``. ``classnames.txt`` and ``zeroshot_classification_templates.txt`` are read if present.
+    two may have their splits as folders (``train``, ``test``, ``val``); without them they are a single split, ``test``.
+    ``classnames.txt`` and ``zeroshot_classification_templates.txt`` are read if present.
     Multi-label sets: shards with ``multilabel`` in ``dataset_type.txt`` and KEY.npy (zeros and ones) in place of
     KEY.cls; TFDS sets with the feature ``labels`` in place of ``label`` (VOC).
 
@@ -93,9 +97,11 @@ def open_labeled(path: str | Path, pair: str = "name") -> LabeledSet:
     path = Path(path)
     if not path.is_dir():
         raise UserError(field=path, reason="no such folder")
-    names = read_names(path / "classnames.txt")
-    templates = read_templates(path / "zeroshot_classification_templates.txt")
+    names = read_names(path / CLASS_NAMES)
+    templates = read_templates(path / TEMPLATES)
     tars = sorted({p.split("/")[-2] for p in remote.glob(str(path), "*/*.tar")})
+    if not tars and remote.glob(str(path), "*.tar"):
+        tars = ["test"]
     if tars:
         return LabeledSet(path, tuple(tars), names, templates, lambda s: _webdataset(path, s, names))
     idx = {s: files for s in IDX_STEMS if (files := _idx_files(path, s))}
@@ -117,7 +123,7 @@ def open_labeled(path: str | Path, pair: str = "name") -> LabeledSet:
 def _names_in_order(path: Path, names: tuple[str, ...], classes: list[str], pair: str) -> tuple[str, ...]:
     """Return the names of ``classnames.txt`` in the order of the set's classes; without the file, the set's names."""
     if names:
-        return tuple(names[i] for i in pair_names(classes, names, f"{path}/classnames.txt", by=pair))
+        return tuple(names[i] for i in pair_names(classes, names, f"{path}/{CLASS_NAMES}", by=pair))
     return tuple(name.replace("_", " ") for name in classes)
 
 
@@ -226,7 +232,7 @@ def _tfds(path: Path, names: tuple[str, ...], templates: tuple[str, ...], pair: 
     classes = list(getattr(kind, "names", None) or [])
     shown = _names_in_order(path, names, classes, pair) if classes else names
     if key == "labels" and not shown:
-        raise UserError(field=path, reason="its labels have no names", hint="write them to classnames.txt, one a line")
+        raise UserError(field=path, reason="its labels have no names", hint=f"write them to {CLASS_NAMES}, one a line")
 
     def read(split: str) -> LabeledSplit:
         source = TfdsSource(path, split, "image", key)

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from clip_jax.data.images.open import eight_bit, open_image
+from clip_jax.data.images.open import Picture, eight_bit, open_image
 
 SIDE, LOW = 32, 8
 MAX_DISTANCE = 6  # bits
@@ -27,7 +26,7 @@ def _cosines() -> np.ndarray:
 _DCT = _cosines()
 
 
-def perceptual_hash(image: Any) -> np.uint64:
+def perceptual_hash(image: Picture) -> np.uint64:
     """Return the 64-bit hash of any image that `open_image` opens. Raises BrokenRecord when it cannot be decoded."""
     from PIL import Image
 
@@ -37,7 +36,7 @@ def perceptual_hash(image: Any) -> np.uint64:
     return np.packbits(bits).view(">u8").astype(np.uint64)[0]
 
 
-def hashes(images: Iterable[Any]) -> np.ndarray:
+def hashes(images: Iterable[Picture]) -> np.ndarray:
     """Return the hash of each image, uint64 [N]."""
     return np.array([perceptual_hash(i) for i in images], np.uint64)
 

@@ -12,7 +12,6 @@ import io
 import os
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -112,10 +111,10 @@ class DecodeCache:
             )
         self.texts, self.ends = captions
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {"folder": self.folder, "shape": self.shape}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__ = state
         self._open()
 

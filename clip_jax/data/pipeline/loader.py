@@ -13,7 +13,7 @@ from clip_jax.data.images.train_transforms import crop, decode, prepare
 from clip_jax.data.pipeline.decode_cache import FIXED_SIZE_AUGMENTS, DecodeCache
 from clip_jax.data.pipeline.prefetch import Prefetcher
 from clip_jax.data.pipeline.sampling import InfiniteSampler, Sampler, ShuffledSampler, WeightedSampler
-from clip_jax.data.sources.base import BrokenRecord, ConcatSource, Record, Source
+from clip_jax.data.sources.base import BrokenRecord, ConcatSource, Record, Source, evenly_spaced
 from clip_jax.data.tokenizers.learned_bpe import BytePairTokenizer, Tokenizer, train_tokenizer
 from clip_jax.errors import ConfigError, UserError
 
@@ -31,12 +31,12 @@ class BrokenRecords:
         self.reasons: Reasons = {}
 
     def add(self, reasons: Reasons) -> None:
-        """Count broken records, index -> reason. Raises UserError beyond ``data.max_broken``."""
+        """Count broken records, index -> reason. Raises UserError beyond ``data.max_corrupt_records``."""
         self.reasons |= reasons
         if len(self.reasons) > self.limit:
             last = list(self.reasons.values())[-1]
             reason = f"{len(self.reasons)} records cannot be read, the last: {last}"
-            raise UserError(field="data.max_broken", value=self.limit, reason=reason)
+            raise UserError(field="data.max_corrupt_records", value=self.limit, reason=reason)
 
 
 class BatchOfStep:
@@ -48,15 +48,15 @@ class BatchOfStep:
     def __init__(
         self, config: RunConfig, source: Source, tokenizer: Tokenizer, process: int = 0, processes: int = 1
     ) -> None:
-        if config.data.decoder == "simplejpeg":
+        if config.data.jpeg_decoder == "simplejpeg":
             libraries()
             if config.pixels.resize_mode != "shortest" and config.data.augment != "random_resized_crop":
                 raise ConfigError(
-                    field="data.decoder",
+                    field="data.jpeg_decoder",
                     value="simplejpeg",
                     reason="resizes by the short side, which is not pixels.resize_mode (or that of init_from.source): "
                     f"{config.pixels.resize_mode!r}",
-                    hint="use data.decoder='pillow'",
+                    hint="use data.jpeg_decoder='pillow'",
                 )
         self.config, self.source, self.tokenizer = config, source, tokenizer
         self.broken: Reasons = {}  # broken records that this process has encountered
@@ -75,10 +75,10 @@ class BatchOfStep:
     def __call__(self, step: int) -> Arrays:
         """Return the batch of one step: the plain twin of `Batches`.
 
-        Raises UserError when more than ``data.max_broken`` records are broken.
+        Raises UserError when more than ``data.max_corrupt_records`` records are broken.
         """
         made = [self.piece(step * self.pieces + k) for k in range(self.pieces)]
-        return _concatenate(made, BrokenRecords(self.config.data.max_broken))
+        return _concatenate(made, BrokenRecords(self.config.data.max_corrupt_records))
 
     def piece(self, number: int) -> tuple[Arrays, Reasons]:
         """Return piece ``number``, counted over all steps, and the broken records encountered in it.
@@ -121,9 +121,9 @@ class BatchOfStep:
     def _prepared(self, index: int, ahead: dict[int, Record | BrokenRecord], broken: Reasons) -> Record | None:
         """Return the record at ``index``, or the next one that can be read; broken ones are added to ``broken``.
 
-        Returns None when more than ``data.max_broken`` consecutive records are broken.
+        Returns None when more than ``data.max_corrupt_records`` consecutive records are broken.
         """
-        for step in range(self.config.data.max_broken + 2):
+        for step in range(self.config.data.max_corrupt_records + 2):
             i = (index + step) % len(self.source)
             if i in self.prepared:
                 return self.prepared[i]
@@ -143,14 +143,14 @@ class BatchOfStep:
         data, size = self.config.data, self.config.model.image.image_size
         try:
             prepared = Record(
-                prepare(record.image, size, data.augment, data.decoder, self.config.pixels), record.captions
+                prepare(record.image, size, data.augment, data.jpeg_decoder, self.config.pixels), record.captions
             )
         except BrokenRecord as error:
             return f"{self.source.name(i)}: {error}"
         if self.cache is not None:
             assert isinstance(prepared.image, np.ndarray)
             self.cache.put(i, prepared.image)
-        elif data.keep_decoded:
+        elif data.cache_decoded:
             self.prepared[i] = prepared
         return prepared
 
@@ -161,10 +161,10 @@ def _open_cache(config: RunConfig, source: Source) -> DecodeCache | None:
     That is so when prepared images vary in size, records may change without notice, or there is no disk space.
     """
     data = config.data
-    if not data.keep_decoded or data.augment not in FIXED_SIZE_AUGMENTS or source.identity is None:
+    if not data.cache_decoded or data.augment not in FIXED_SIZE_AUGMENTS or source.identity is None:
         return None
     try:
-        return DecodeCache(source, config.model.image.image_size, data.decoder, config.pixels)
+        return DecodeCache(source, config.model.image.image_size, data.jpeg_decoder, config.pixels)
     except OSError:
         return None
 
@@ -209,7 +209,7 @@ class Batches:
     def __init__(self, make: BatchOfStep, start_step: int, steps: int, threads: int, workers: int = 0) -> None:
         self.order = make.order
         self._make = make
-        self._broken = BrokenRecords(make.config.data.max_broken)
+        self._broken = BrokenRecords(make.config.data.max_corrupt_records)
         self._workers = Prefetcher(make.piece, range(start_step * make.pieces, steps * make.pieces), threads, workers)
 
     def __iter__(self) -> Iterator[Arrays]:
@@ -247,12 +247,12 @@ def train_batches(config: RunConfig, source: Source, tokenizer: Tokenizer, start
 
     Raises:
       ConfigError: fewer records than a batch; a decoder that is not installed.
-      UserError: while iterating: more than ``data.max_broken`` broken records; a shard that cannot be read.
+      UserError: while iterating: more than ``data.max_corrupt_records`` broken records; a shard that cannot be read.
     """
     import jax
 
     make = BatchOfStep(config, source, tokenizer, jax.process_index(), jax.process_count())
-    return Batches(make, start_step, config.steps, config.data.threads, config.data.workers)
+    return Batches(make, start_step, config.steps, config.data.num_threads, config.data.num_workers)
 
 
 def _evenly_spaced(source: Source, count: int) -> list[int]:
@@ -260,19 +260,17 @@ def _evenly_spaced(source: Source, count: int) -> list[int]:
     total = len(source)
     if source.infinite:
         return list(range(count or 4096))
-    if not count or count >= total:
-        return list(range(total))
-    return [int(i) for i in np.linspace(0, total - 1, count).round()]
+    return evenly_spaced(total, count).tolist()
 
 
 def sample_captions(config: RunConfig, source: Source) -> list[str]:
-    """Return up to ``data.tokenizer_captions`` captions, sampled evenly from the training set."""
-    wanted = config.data.tokenizer_captions
+    """Return up to ``data.tokenizer_train_captions`` captions, sampled evenly from the training set."""
+    wanted = config.data.tokenizer_train_captions
     batch_captions = getattr(source, "batch_captions", None)
     if batch_captions is not None:
         return batch_captions(np.arange(wanted))
     captions: list[str] = []
-    broken = BrokenRecords(config.data.max_broken)
+    broken = BrokenRecords(config.data.max_corrupt_records)
     rows = _evenly_spaced(source, wanted)
     for begin in range(0, len(rows), PIECE):
         for i, texts in zip(rows[begin:], source.get_many_captions(rows[begin : begin + PIECE]), strict=False):
@@ -298,7 +296,7 @@ def sample_images(config: RunConfig, source: Source, count: int) -> np.ndarray:
 
 def _read_held_out(config: RunConfig, source: Source, count: int) -> list[tuple[np.ndarray, tuple[str, ...]]]:
     size = config.model.image.image_size
-    broken = BrokenRecords(config.data.max_broken)
+    broken = BrokenRecords(config.data.max_corrupt_records)
     pairs = []
     rows = _evenly_spaced(source, count)
     for begin in range(0, len(rows), PIECE):
@@ -333,8 +331,8 @@ def validation_pairs(config: RunConfig, source: Source, tokenizer: Tokenizer) ->
             reason=f"with evals.val_partitions={config.evals.val_partitions} needs {wanted} held-out records, and the "
             f"split has {len(source)}",
         )
-    # broken records reduce the number, so read max_broken more
-    pairs = _read_held_out(config, source, min(len(source), wanted + config.data.max_broken))[:wanted]
+    # broken records reduce the number, so read max_corrupt_records more
+    pairs = _read_held_out(config, source, min(len(source), wanted + config.data.max_corrupt_records))[:wanted]
     if len(pairs) < wanted:
         raise UserError(
             field="evals.val_pairs", reason=f"needs {wanted} held-out records, and {len(pairs)} can be read"

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ class Prefetcher(Generic[T]):
 
         # maximum number of elements in existence, finished or in progress
         self.held = max(workers, 1) * (PREFETCH_PER_THREAD + 1) * threads + workers * 2 * WORKER_BUFFER
-        data: Any = grain.MapDataset.range(numbers.start, numbers.stop).map(make)
+        data = grain.MapDataset.range(numbers.start, numbers.stop).map(make)
         data = data.to_iter_dataset(
             grain.ReadOptions(num_threads=threads, prefetch_buffer_size=PREFETCH_PER_THREAD * threads)
         )
@@ -37,7 +37,7 @@ class Prefetcher(Generic[T]):
                 flags.FLAGS.mark_as_parsed()  # grain reads absl flags, which only an absl program parses
             options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=WORKER_BUFFER)
             data = data.mp_prefetch(options, worker_init_fn=ParentWatchdog(os.getpid()))
-        self._iterator: Any = iter(data)
+        self._iterator = iter(data)
 
     def __iter__(self) -> Iterator[T]:
         return self

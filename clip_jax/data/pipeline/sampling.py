@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -42,7 +42,7 @@ class ShuffledSampler:
         import grain
 
         self.count = count
-        self._order: Any = grain.MapDataset.range(count).seed(seed).shuffle().repeat(None)
+        self._order = grain.MapDataset.range(count).seed(seed).shuffle().repeat(None)
 
     def __call__(self, positions: np.ndarray) -> np.ndarray:
         return np.array([self._order[p] for p in positions.tolist()], np.int64)

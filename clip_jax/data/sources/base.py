@@ -17,8 +17,8 @@ T = TypeVar("T")
 class BrokenRecord(UserError):
     """A record that cannot be read.
 
-    The loader counts and skips it, up to ``data.max_broken``; elsewhere it ends the command in one line like any
-    UserError.
+    The loader counts and skips it, up to ``data.max_corrupt_records``; elsewhere it ends the command in one line like
+    any UserError.
     """
 
 
@@ -197,6 +197,13 @@ class SubsetSource(Source):
 
     def get_many_captions(self, rows: list[int]) -> list[tuple[str, ...] | BrokenRecord]:
         return self.source.get_many_captions(self.rows[rows].tolist())
+
+
+def evenly_spaced(total: int, limit: int) -> np.ndarray:
+    """Return the indices of at most ``limit`` of ``total`` records, evenly spaced; int64 [N]. 0 takes all."""
+    if not limit or limit >= total:
+        return np.arange(total)
+    return np.linspace(0, total - 1, limit).round().astype(np.int64)
 
 
 def hash_split(source: Source, fraction: float, *, held_out: bool) -> SubsetSource:

@@ -2,71 +2,40 @@
 
 from __future__ import annotations
 
-import itertools
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
+
+import bracex
 
 from clip_jax.errors import ConfigError, UserError
 from clip_jax.storage import range_reads as remote
 
 MAX_NAMES = 1_000_000  # per pattern; more is surely a typing error
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_RANGE = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})\}")
 
 
 def expand_braces(text: str) -> list[str]:
-    """Expand ``a-{00..02}.tar`` to three names, ``{a,b}/{0..1}`` to four, in the order written; braces may be nested.
+    """Expand ``a-{00..02}.tar`` to three names, ``{a,b}/{0..1}`` to four, as Bash does; braces may be nested.
 
-    Leading zeros of a range's first number set its width, as in a shell. Raises ConfigError on unbalanced braces, a
-    descending range, or more than `MAX_NAMES` names.
+    Raises ConfigError on a brace that is not expanded, a descending range, or more than `MAX_NAMES` names.
     """
-    names = []
-    for name in _expand(text, text):
-        names.append(name)
-        if len(names) > MAX_NAMES:
-            raise ConfigError(field="data.paths", value=text, reason=f"names more than {MAX_NAMES:,} files")
+
+    def refused(reason: str) -> ConfigError:
+        return ConfigError(field="data.paths", value=text, reason=reason)
+
+    for first, last in _RANGE.findall(text):
+        if int(last) < int(first):
+            raise refused(f"has the descending range {{{first}..{last}}}")
+    try:
+        names = bracex.expand(text, keep_escapes=True, limit=MAX_NAMES)
+    except bracex.ExpansionLimitException:
+        raise refused(f"names more than {MAX_NAMES:,} files") from None
+    except RecursionError:
+        raise refused("has braces nested too deep") from None
+    if any(letter in name for name in names for letter in "{}"):
+        raise refused("has a brace that is neither a range like {000..127} nor a list like {a,b}")
     return names
-
-
-def _expand(text: str, whole: str) -> Iterator[str]:
-    begin = text.find("{")
-    if begin < 0:
-        if "}" in text:
-            raise ConfigError(field="data.paths", value=whole, reason="has unbalanced braces")
-        yield text
-        return
-    depth, cuts = 0, [begin]
-    for position, letter in enumerate(text):
-        depth += {"{": 1, "}": -1}.get(letter, 0)
-        if depth < 0:
-            break
-        if (letter == "," and depth == 1) or (letter == "}" and depth == 0):
-            cuts.append(position)
-        if letter == "}" and depth == 0:
-            break
-    if depth != 0:
-        raise ConfigError(field="data.paths", value=whole, reason="has unbalanced braces")
-    head, tail = text[:begin], text[cuts[-1] + 1 :]
-    choices = [text[a + 1 : b] for a, b in itertools.pairwise(cuts)]
-    for choice in choices:
-        for middle in _range(choice, whole) if len(choices) == 1 else _expand(choice, whole):
-            for rest in _expand(tail, whole):
-                yield head + middle + rest
-
-
-def _range(text: str, whole: str) -> Iterator[str]:
-    match = _RANGE.fullmatch(text)
-    if match is None:
-        raise ConfigError(
-            field="data.paths",
-            value=whole,
-            reason=f"{{{text}}} must be a range like {{000..127}} or a list like {{a,b}}",
-        )
-    first, last = int(match[1]), int(match[2])
-    if last < first:
-        raise ConfigError(field="data.paths", value=whole, reason=f"the range {{{text}}} is descending")
-    return (str(n).zfill(len(match[1])) for n in range(first, last + 1))
 
 
 def shards_of(path: str | Path, split: str) -> list[str]:

@@ -11,7 +11,7 @@ import tarfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -90,7 +90,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
         return None
 
 
-def write_atomically(path: Path, write: Callable[[Any], None]) -> bool:
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> bool:
     """Write a file atomically. Returns False when the folder cannot be written; a cache is optional."""
     part = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}")
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -42,7 +41,7 @@ class TfdsSource(Source):
                 known = ", ".join(builder.info.features)
                 raise UserError(source=path, field=field, value=key, reason=f"must be one of the features {known}")
         decoders = {image_key: tfds.decode.SkipDecoding()}
-        self.data: Any = builder.as_data_source(split=split, decoders=decoders)
+        self.data = builder.as_data_source(split=split, decoders=decoders)
         self.path, self.split = path, split
         self.image_key, self.caption_key = image_key, caption_key
         self._description = f"{builder.info.full_name} {split} {builder.info.splits[split].shard_lengths}"

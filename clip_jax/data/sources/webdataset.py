@@ -8,7 +8,6 @@ import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -53,7 +52,7 @@ class Shards:
         """Size of the index in bytes."""
         return self.offsets.nbytes + self.ends.nbytes + sum(map(len, self.shards))
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """Return the state for worker processes: the index as the path of a file to map, if one can be written."""
         digest = hashlib.sha256(self.offsets.data).hexdigest()[:32]
         path = tar_index.cache_folder() / f"joined-{digest}.npy"
@@ -61,7 +60,7 @@ class Shards:
             return self.__dict__
         return {**self.__dict__, "offsets": path}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__ = state
         if isinstance(self.offsets, Path):
             self.offsets = np.load(self.offsets, mmap_mode="r", allow_pickle=False)

@@ -31,6 +31,8 @@ END_OF_WORD = "</w>"
 # ignores case: the long s is an s, and the iota below (U+0345), a mark whose capital is a letter, is in no word.
 WORDS = r"'[sſ]|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}\x{345}]+"
 
+SPACES = r"[\s\x1c-\x1f\x85]+"  # what str.split splits at
+
 
 def repair_text(text: str) -> str:
     """Repair a text as the released code does: fix wrong encodings, unescape HTML twice."""
@@ -78,6 +80,21 @@ def published_tokenizer() -> Tokenizer:
     return tokenizer
 
 
+def with_special_tokens(tokenizer: Tokenizer, start: str, end: str) -> Tokenizer:
+    """Let a tokenizer convert texts to lower case, collapse whitespace, and add ``start`` and ``end``; return it."""
+    from tokenizers import Regex, normalizers, processors
+
+    spaces = normalizers.Replace(Regex(SPACES), " ")
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), spaces, normalizers.Strip(), normalizers.Lowercase()]
+    )
+    ids = [(token, tokenizer.token_to_id(token)) for token in (start, end)]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A {end}", pair=f"{start} $A {end} {start} $B {end}", special_tokens=ids
+    )
+    return tokenizer
+
+
 class ClipTokenizer:
     """CLIP's tokenizer. Rows are ``start, text, end, pad …``; a long text is truncated, its end token kept.
 
@@ -112,6 +129,15 @@ class ClipTokenizer:
             if token != START:
                 ids.append(token)
         return self._library.decode(ids, skip_special_tokens=False).replace(END_OF_WORD, " ").strip()
+
+    def to_library(self) -> Tokenizer:
+        """Return the tokenizer as an object of the tokenizers library, with cleaning and special tokens.
+
+        Its rules can neither repair wrong encodings nor unescape HTML; otherwise the ids are the same.
+        """
+        from tokenizers import Tokenizer
+
+        return with_special_tokens(Tokenizer.from_str(self._library.to_str()), *SPECIAL)
 
     def save(self, path: Path) -> None:
         """Write what `load_tokenizer` needs: the vocabulary's name and the context length."""

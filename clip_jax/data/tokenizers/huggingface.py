@@ -7,13 +7,16 @@ import re
 import string
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clip_jax.data.tokenizers.clip_bpe import repair_text
+from clip_jax.data.tokenizers.clip_bpe import SPACES, repair_text
 from clip_jax.errors import UserError, foreign
 from clip_jax.storage.paths import write_text
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Library
 
 FORMAT = "tokenizer.json 1"
 CLEANINGS = ("none", "whitespace", "lower", "lowercase", "canonicalize", "no_punctuation")
@@ -47,7 +50,7 @@ def clean_text(text: str, how: str) -> str:
     return " ".join(text.lower().split())
 
 
-def _under(values: Any, name: str) -> Iterator[Any]:
+def _under(values: object, name: str) -> Iterator[object]:
     """Yield every value with the key ``name`` in nested JSON."""
     if isinstance(values, dict):
         if name in values:
@@ -58,7 +61,7 @@ def _under(values: Any, name: str) -> Iterator[Any]:
             yield from _under(value, name)
 
 
-def _check_rules(values: Any, source: str) -> None:
+def _check_rules(values: object, source: str) -> None:
     """Check a file's rules; raise UserError for those that a short text can keep busy without end."""
     if not isinstance(values, dict):
         return
@@ -104,7 +107,7 @@ class HFTokenizer:
             raise UserError(source=source, field="context_length", value=context_length, reason=reason)
         self._source, self._model = source, model
         with foreign(source, "a tokenizer"):
-            self._library: Any = Library.from_str(model)
+            self._library = Library.from_str(model)
         _check_rules(json.loads(model), source)
         self.vocab_size = max(self._library.get_vocab().values(), default=-1) + 1  # ids need not be contiguous
         if self.vocab_size > 2**31:
@@ -120,13 +123,18 @@ class HFTokenizer:
         self._library.enable_padding(direction=pad_side, length=context_length, pad_id=pad_id, pad_token=token)
 
     @classmethod
-    def from_file(cls, path: Path, context_length: int, **settings: Any) -> HFTokenizer:
+    def from_file(
+        cls, path: Path, context_length: int, *, pad_id: int = 0, clean: str = "none", pad_side: str = "right",
+        zeroed_id: int = -1,
+    ) -> HFTokenizer:  # fmt: skip
         """Read a ``tokenizer.json``; settings as for the class. Raises UserError when it is missing or malformed."""
         try:
             model = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(field=path, reason=f"cannot be read ({type(error).__name__})") from None
-        return cls(model, context_length, source=str(path), **settings)
+        return cls(
+            model, context_length, pad_id=pad_id, clean=clean, pad_side=pad_side, zeroed_id=zeroed_id, source=str(path)
+        )
 
     def resized(self, context_length: int) -> HFTokenizer:
         """Return the same tokenizer with rows of another length."""
@@ -146,6 +154,30 @@ class HFTokenizer:
     def decode(self, tokens: Iterable[int]) -> str:
         """Return the text of one row, for people."""
         return self._library.decode([int(t) for t in tokens if int(t) != self.pad_id])
+
+    def to_library(self) -> Library:
+        """Return the tokenizer as an object of the tokenizers library, without truncation and padding.
+
+        The cleaning is put before the file's own rules, except for the repair of wrong encodings and HTML.
+        """
+        from tokenizers import Regex, normalizers
+        from tokenizers import Tokenizer as Library
+
+        library = Library.from_str(self._model)
+        library.no_truncation()
+        library.no_padding()
+        rules: list[normalizers.Normalizer] = []
+        if self.clean in ("lower", "lowercase", "canonicalize", "no_punctuation"):
+            rules.append(normalizers.Lowercase())
+        if self.clean == "canonicalize":
+            rules.append(normalizers.Replace("_", " "))
+        if self.clean in ("canonicalize", "no_punctuation"):
+            rules.append(normalizers.Replace(Regex(f"[{re.escape(string.punctuation)}]"), ""))
+        if self.clean not in ("none", "lowercase"):
+            rules += [normalizers.Replace(Regex(SPACES), " "), normalizers.Strip()]
+        if rules:
+            library.normalizer = normalizers.Sequence([*rules, *([library.normalizer] if library.normalizer else [])])
+        return library
 
     def save(self, path: Path) -> None:
         """Write the tokenizer and its settings as `load_tokenizer` reads them."""

@@ -6,7 +6,7 @@ import copy
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -14,7 +14,10 @@ from clip_jax.config import TextTowerConfig
 from clip_jax.errors import UserError, foreign, parse_json
 from clip_jax.storage.paths import read_text, write_text
 
-PAD = 0
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Library
+
+PAD, PAD_TOKEN = 0, "<|pad|>"
 FORMAT = "clip_jax byte-level BPE 1"
 MAX_CACHED_WORDS = 100_000  # words
 MAX_CAPTION_CHARS = 4096  # of a caption that a vocabulary is learned from: a word costs the square of its length
@@ -34,6 +37,10 @@ class Tokenizer(Protocol):
         """Write the tokenizer as `load_tokenizer` reads it."""
         ...
 
+    def to_library(self) -> Library:
+        """Return the tokenizer as an object of the tokenizers library, with cleaning and special tokens."""
+        ...
+
 
 def clean(text: str) -> str:
     """Convert to lower case and collapse whitespace."""
@@ -51,7 +58,7 @@ class BytePairTokenizer:
         from tokenizers import Tokenizer as Library
 
         with foreign(source, "a tokenizer"):
-            self._library: Any = Library.from_str(model)
+            self._library = Library.from_str(model)
         held = max(self._library.get_vocab().values(), default=-1) + 4  # plus padding, start and end
         if held > vocab_size:
             reason = f"must be at least {held}, the tokens of its model"
@@ -88,6 +95,21 @@ class BytePairTokenizer:
         ids = [int(t) - 1 for t in tokens if PAD < int(t) < self.start]
         return self._library.decode(ids).strip()
 
+    def to_library(self) -> Library:
+        """Return the tokenizer as an object of the tokenizers library, with cleaning and special tokens: equal ids."""
+        from tokenizers import AddedToken
+        from tokenizers import Tokenizer as Library
+
+        from clip_jax.data.tokenizers.clip_bpe import SPECIAL, with_special_tokens
+
+        values = json.loads(self._model)
+        vocab = {token: n + 1 for token, n in values["model"]["vocab"].items()}
+        special = {PAD_TOKEN: PAD} | dict(zip(SPECIAL, (self.start, self.end), strict=True))
+        values["model"]["vocab"] = vocab | special
+        library = Library.from_str(json.dumps(values))
+        library.add_special_tokens([AddedToken(token, normalized=False) for token in special])
+        return with_special_tokens(library, *SPECIAL)
+
     def save(self, path: Path) -> None:
         """Write vocabulary, merges and sizes as JSON."""
         values = {
@@ -104,7 +126,7 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, context_length: in
     from tokenizers import Tokenizer as Library
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
-    library: Any = Library(models.BPE())
+    library = Library(models.BPE())
     library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     library.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(

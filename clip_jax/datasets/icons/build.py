@@ -13,15 +13,15 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from clip_jax.datasets.icons import package as packages
 from clip_jax.datasets.icons.contact_sheet import contact_sheet
 from clip_jax.datasets.icons.design_groups import HoldoutSplit, split
-from clip_jax.datasets.icons.package import IconSet
+from clip_jax.datasets.icons.package import Drawing, IconSet
 from clip_jax.datasets.icons.pool import Pool
 from clip_jax.datasets.icons.render import Renderer, render_set
-from clip_jax.datasets.icons.table import Contents, describe, shuffled
+from clip_jax.datasets.icons.table import Contents, describe, rows_of, shuffled
 from clip_jax.datasets.icons.tasks import Task, tasks
 from clip_jax.datasets.icons.write import Sample, write_shards, write_task
 from clip_jax.errors import ConfigError, UserError, at_least, between
@@ -66,7 +66,44 @@ class IconsConfig:
                 raise ConfigError(field=f"--{name.replace('_', '-')}", reason="needs at least one")
 
 
-def build(config: IconsConfig, echo: Callable[[str], None] = print) -> dict[str, Any]:
+class Identity(TypedDict):
+    """What the rendered images depend on."""
+
+    package: str
+    package_sha256: str
+    size: int
+    colour: str
+    format: int
+    versions: dict[str, str | None]
+
+
+class IconCounts(TypedDict):
+    """Numbers of icons by what became of them."""
+
+    kept: int
+    train: int
+    val: int
+    removed: dict[str, int]
+    repeats_in_train: int
+    withdrawn: int
+    left_out: dict[str, int]
+    refused_licences: dict[str, int]
+
+
+class Manifest(Identity):
+    """The record of a corpus, as in manifest.json."""
+
+    icons: IconCounts
+    licences: dict[str, int]
+    sets: dict[str, str]
+    families: list[list[str]]
+    held_out: list[str]
+    links_of_held_out: list[dict[str, str]]
+    tasks: dict[str, dict[str, float]]
+    sha256: dict[str, str]
+
+
+def build(config: IconsConfig, echo: Callable[[str], None] = print) -> Manifest:
     """Render, split and write the corpus under ``config.out``.
 
     An interrupted build resumes. The same package and library versions give the same bytes.
@@ -85,7 +122,7 @@ def build(config: IconsConfig, echo: Callable[[str], None] = print) -> dict[str,
         return _build(config, echo)
 
 
-def _build(config: IconsConfig, echo: Callable[[str], None]) -> dict[str, Any]:
+def _build(config: IconsConfig, echo: Callable[[str], None]) -> Manifest:
     if find_spec("resvg_py") is None:
         raise UserError(
             field="resvg_py",
@@ -102,7 +139,8 @@ def _build(config: IconsConfig, echo: Callable[[str], None]) -> dict[str, Any]:
     parts = split(sets, table, config.held_out, config.near_bits)
     table["held_out"] = parts.held_out
     made = tasks(table, config.common_sets)
-    manifest = identity | {
+    manifest: Manifest = {
+        **identity,
         "versions": identity["versions"] | {"clip-jax-scaling": version("clip-jax-scaling")},
         "icons": {
             "kept": len(table), "train": int(parts.train.sum()), "val": int(parts.held_out.sum()),
@@ -112,7 +150,10 @@ def _build(config: IconsConfig, echo: Callable[[str], None]) -> dict[str, Any]:
             "withdrawn": sum(s.hidden for s in sets),
             "left_out": dict(sorted(Counter(reason for _, reason in left_out).items())), "refused_licences": refused,
         },
-        "licences": table["set"].map({s.prefix: s.license for s in sets}).value_counts().sort_index().to_dict(),
+        "licences": {
+            str(k): int(v)
+            for k, v in table["set"].map({s.prefix: s.license for s in sets}).value_counts().sort_index().items()
+        },
         "sets": {s.prefix: s.attribution for s in sets},
         "families": [list(g) for g in parts.groups if len(g) > 1],
         "held_out": parts.prefixes,
@@ -121,6 +162,7 @@ def _build(config: IconsConfig, echo: Callable[[str], None]) -> dict[str, Any]:
             for link in parts.links if {link.first, link.second} & set(parts.prefixes)
         ],
         "tasks": {t.name: t.summary for t in made},
+        "sha256": {},
     }  # fmt: skip
     write_text(config.out / "left_out.txt", "".join(f"{icon} {reason}\n" for icon, reason in sorted(left_out)))
     with closing(Contents(work)) as contents:
@@ -131,7 +173,7 @@ def _build(config: IconsConfig, echo: Callable[[str], None]) -> dict[str, Any]:
     return manifest
 
 
-def _identity(config: IconsConfig) -> dict[str, Any]:
+def _identity(config: IconsConfig) -> Identity:
     """Return everything that the rendered images depend on."""
     from PIL import features
 
@@ -143,7 +185,7 @@ def _identity(config: IconsConfig) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _work_folder(out: Path, identity: dict[str, Any]) -> Path:
+def _work_folder(out: Path, identity: Identity) -> Path:
     work = out / ".work"
     if not (work / "identity").is_file() and any((out / name).exists() for name in ("train", "val", "eval")):
         reason, hint = "already holds train, val or eval of another data set", "choose another folder"
@@ -170,7 +212,7 @@ def _render_all(
     sets, tables, left_out, refused, drawn = [], [], [], Counter[str](), 0
     workers = config.workers or os.cpu_count() or 1
     with ExitStack() as stack:
-        imap = stack.enter_context(closing(Pool(workers))).imap
+        imap = stack.enter_context(closing(Pool[Drawing, tuple[bytes, int] | str](workers))).imap
         for icons in packages.icon_sets(config.package, config.sets):
             if icons.license not in config.licences:
                 refused[icons.license or "none stated"] += len(icons.icons)
@@ -205,12 +247,12 @@ def _write(out: Path, table: pd.DataFrame, parts: HoldoutSplit, made: list[Task]
     sums: dict[str, str] = {}
 
     def pairs(rows: pd.DataFrame) -> Iterator[Sample]:
-        for row in rows.itertuples():
+        for row in rows_of(rows):
             caption, about = contents.texts(row)
             yield f"{row.set}/{row.name}", {"webp": contents.picture(row), "txt": caption, "json": about}
 
     def labeled_samples(task: Task) -> Iterator[Sample]:
-        for row, label in zip(table.loc[task.rows].itertuples(), task.labels, strict=True):
+        for row, label in zip(rows_of(table.loc[task.rows]), task.labels, strict=True):
             yield f"{row.set}/{row.name}", {"webp": contents.picture(row), "cls": str(label).encode()}
 
     for side, chosen in (("train", parts.train), ("val", parts.held_out)):
@@ -223,7 +265,7 @@ def _write(out: Path, table: pd.DataFrame, parts: HoldoutSplit, made: list[Task]
     return sums
 
 
-def summary(manifest: dict[str, Any]) -> str:
+def summary(manifest: Manifest) -> str:
     """Format the manifest's numbers for people."""
     icons = manifest["icons"]
     refused = ", ".join(f"{count:,} {name}" for name, count in icons["refused_licences"].items()) or "none"

@@ -7,10 +7,10 @@ import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clip_jax.datasets.icons.table import Contents, rows_of
+
 if TYPE_CHECKING:
     import pandas as pd
-
-    from clip_jax.datasets.icons.table import Contents
 
 TILES_PER_ROW, WIDTH, TEXT, LINE = 6, 190, 34, 13  # tiles per row; pixels per tile, of its text, per line
 
@@ -22,7 +22,7 @@ def contact_sheet(
     """Write a PNG with the first icon of each of the first ``count`` sets, in the table's order."""
     from PIL import Image, ImageDraw, ImageFont
 
-    rows = list(table.drop_duplicates("set").head(count).itertuples())
+    rows = list(rows_of(table.drop_duplicates("set").head(count)))
     pictures = [Image.open(io.BytesIO(contents.picture(row))) for row in rows]
     side = pictures[0].width
     height = side + TEXT + 10
@@ -33,9 +33,9 @@ def contact_sheet(
         x, y = (i % TILES_PER_ROW) * WIDTH, (i // TILES_PER_ROW) * height
         sheet.paste(picture, (x + (WIDTH - side) // 2, y + 4))
         caption = contents.texts(row)[0].decode().split("\n")[0]
-        for line, text in enumerate((caption, f"{row.set}, {licenses[str(row.set)]}")):
+        for line, text in enumerate((caption, f"{row.set}, {licenses[row.set]}")):
             pen.text((x + 4, y + side + 6 + 14 * line), _plain(text)[:32], "black" if line == 0 else "gray", font)
-        whose = f"{row.set}: {attributions[str(row.set)]}"
+        whose = f"{row.set}: {attributions[row.set]}"
         pen.text((4, down * height + 6 + LINE * i), _plain(whose), "gray", font)
     sheet.save(path)
 

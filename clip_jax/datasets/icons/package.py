@@ -134,7 +134,7 @@ def icon_sets(package: Path, only: tuple[str, ...] = ()) -> Iterator[IconSet]:
         )
 
 
-def parse_set(data: Any, source: str = "--package") -> IconSet:
+def parse_set(data: object, source: str = "--package") -> IconSet:
     """Parse json/PREFIX.json. Aliases that rotate or mirror their icon are not names of it and are left out."""
     with foreign(source, f"a set of {NAME}"):
         return _parse_set(data)
@@ -174,7 +174,7 @@ def _parse_set(data: Any) -> IconSet:
     )  # fmt: skip
 
 
-def _text(values: Any, name: str, default: str = "") -> str:
+def _text(values: dict[str, object], name: str, default: str = "") -> str:
     value = values.get(name, default)
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a text")

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Generic, TypeVar
 
 from clip_jax.errors import UserError
 
@@ -20,8 +20,9 @@ START_S = 120.0  # for a process to import its libraries
 MAX_GROWTH = 1 << 30  # bytes by which a drawing may grow its process
 MAX_TASKS_AHEAD = 2  # tasks per process that may wait for an earlier one
 
-Draw = Callable[[Any], Any]
-Task = tuple[Draw, Sequence[Any]]
+T = TypeVar("T")
+R = TypeVar("R")
+Task = tuple[Callable[[T], R], Sequence[T]]
 
 
 def _serve(connection: Connection) -> None:
@@ -47,15 +48,15 @@ def _limit_memory() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
-class _Worker:
+class _Worker(Generic[T, R]):
     """One process, its current task, and the answers so far."""
 
     def __init__(self) -> None:
         self._start()
         self.task: int | None = None
-        self.draw: Draw
-        self.items: Sequence[Any] = ()
-        self.answers: list[Any] = []
+        self.draw: Callable[[T], R]
+        self.items: Sequence[T] = ()
+        self.answers: list[R | str] = []
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -66,7 +67,7 @@ class _Worker:
         self.ready = False
         self.deadline = time.monotonic() + START_S
 
-    def assign(self, number: int, task: Task) -> None:
+    def assign(self, number: int, task: Task[T, R]) -> None:
         self.task, (self.draw, self.items), self.answers = number, task, []
         self._send_rest()
 
@@ -93,7 +94,7 @@ class _Worker:
         self._start()
 
     @property
-    def item(self) -> Any:
+    def item(self) -> T | None:
         """The item being processed."""
         return self.items[len(self.answers)] if len(self.answers) < len(self.items) else None
 
@@ -107,14 +108,14 @@ class _Worker:
         return code
 
 
-class Pool:
+class Pool(Generic[T, R]):
     """A pool of ``workers`` processes, started with the first task. Close it when done."""
 
     def __init__(self, workers: int) -> None:
         self.count = workers
-        self.workers: list[_Worker] = []
+        self.workers: list[_Worker[T, R]] = []
 
-    def imap(self, tasks: Iterable[Task], slow: str = "slow") -> Iterator[list[Any]]:
+    def imap(self, tasks: Iterable[Task[T, R]], slow: str = "slow") -> Iterator[list[R | str]]:
         """Yield the answers to each task, in order.
 
         Args:
@@ -126,7 +127,7 @@ class Pool:
         """
         self.workers = self.workers or [_Worker() for _ in range(self.count)]
         waiting = enumerate(tasks)
-        done: dict[int, list[Any]] = {}
+        done: dict[int, list[R | str]] = {}
         order: deque[int] = deque()
         more = True
         while True:
@@ -147,7 +148,7 @@ class Pool:
             if any(w.task is not None for w in self.workers):
                 self._collect(done, slow)
 
-    def _collect(self, done: dict[int, list[Any]], slow: str) -> None:
+    def _collect(self, done: dict[int, list[R | str]], slow: str) -> None:
         busy = [w for w in self.workers if w.task is not None]
         left = min(w.deadline for w in busy) - time.monotonic()
         heard = wait([w.connection for w in busy], timeout=max(left, 0.0))

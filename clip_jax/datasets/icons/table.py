@@ -6,9 +6,10 @@ Images and texts stay in the work files.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
 from clip_jax.datasets.icons.captions import members
 from clip_jax.datasets.icons.names import Names
@@ -67,6 +68,23 @@ def shuffled(tables: list[pd.DataFrame]) -> pd.DataFrame:
     return table.iloc[sorted(range(len(keys)), key=keys.__getitem__)].reset_index(drop=True)
 
 
+class IconRow(Protocol):
+    """A row of the table, with the offsets of its image and its texts in the work files."""
+
+    set: str
+    name: str
+    start: int
+    end: int
+    text: int
+    about: int
+    over: int
+
+
+def rows_of(table: pd.DataFrame) -> Iterator[IconRow]:
+    """Yield the rows of the table."""
+    return cast(Iterator[IconRow], table.itertuples())
+
+
 @dataclass
 class Contents:
     """Reader of a row's image and texts in the work files, which stay open."""
@@ -83,10 +101,10 @@ class Contents:
         file.seek(start)
         return file.read(end - start)
 
-    def picture(self, row: Any) -> bytes:
+    def picture(self, row: IconRow) -> bytes:
         return self._read(f"{row.set}.pictures", row.start, row.end)
 
-    def texts(self, row: Any) -> tuple[bytes, bytes]:
+    def texts(self, row: IconRow) -> tuple[bytes, bytes]:
         """Return the caption lines and the record."""
         name = f"{row.set}.texts"
         return self._read(name, row.text, row.about), self._read(name, row.about, row.over)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clip_jax.datasets.icons.names import countries
 
@@ -39,7 +39,7 @@ class Task:
     templates: tuple[str, ...]
 
     @property
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, float]:
         """Numbers of classes and examples, the accuracy of guessing, and that of always naming the largest class."""
         largest = max(self.labels.count(k) for k in set(self.labels)) if len(self.classes) < 50 else 0
         counts = {"classes": len(self.classes), "examples": len(self.rows), "chance": 1 / len(self.classes)}

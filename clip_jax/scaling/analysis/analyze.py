@@ -29,6 +29,7 @@ from clip_jax.scaling.analysis.frontier_fit import (
 )
 from clip_jax.scaling.data.provenance import rows_hash, versions
 from clip_jax.scaling.data.runs_table import fit_rows, prepare
+from clip_jax.scaling.fit.solver import is_large_table
 from clip_jax.scaling.frontier.frontier import by_size, compute_optimal, seed_noise, unbeaten
 from clip_jax.scaling.frontier.isoflop import allocation, isoflop
 from clip_jax.scaling.frontier.parametric import TESTED_ROWS, ParametricFit, fit_parametric
@@ -51,7 +52,7 @@ TARGET = 10.0  # times the largest FLOPs: where laws are compared
 class Frontier:
     """Points that a rule selected (columns of `by_size`), a fit for each law by key, and why other laws have no fit.
 
-    chance: the error of guessing, or None.
+    chance: the error of guessing, or None. profiled: whether its fits have intervals.
     """
 
     rule: str
@@ -59,6 +60,7 @@ class Frontier:
     fitted: dict[str, FrontierFit] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     chance: float | None = None
+    profiled: bool = True
 
     @cached_property
     def averaged(self) -> AveragedForecast | None:
@@ -164,7 +166,8 @@ def analyze(
     frontiers: dict[str, Frontier] = {}
     for rule in rules_for(planned)[: None if full else 1]:
         first = not frontiers
-        frontier = Frontier(rule, reported if first else select(rule, candidates), chance=chance)
+        points = reported if first else select(rule, candidates)
+        frontier = Frontier(rule, points, chance=chance, profiled=first or not is_large_table())
         frontiers[rule] = fit_forms(frontier, candidates, noise, planned, bias if rule == BUDGET else {}, strict=first)
     few = planned or rows["budget"].nunique() <= MAX_BUDGETS  # without planned budgets each compute is one of its own
     valleys = isoflop(rows, metric) if few else []
@@ -239,7 +242,7 @@ def fit_forms(
         try:
             frontier.fitted[law.key] = fit_frontier(
                 law, frontier.points, candidates, rule=frontier.rule, noise=noise, planned=planned,
-                chance=frontier.chance, bias=bias,
+                chance=frontier.chance, bias=bias, profiled=frontier.profiled,
             )  # fmt: skip
         except TooFewPoints as error:
             frontier.reasons[law.key] = error.reason or str(error)

@@ -17,7 +17,7 @@ import numpy as np
 
 from clip_jax.scaling.analysis.frontier_fit import FrontierFit, interpolated, knots
 from clip_jax.scaling.fit.result import Fit
-from clip_jax.scaling.fit_law import EXTRA_POINTS_FOR_ASYMPTOTE, fit_law
+from clip_jax.scaling.fit_law import EXTRA_POINTS_FOR_ASYMPTOTE, fit_once
 from clip_jax.scaling.laws.base import Array
 from clip_jax.scaling.profile.noise import NO_NOISE, Noise
 from clip_jax.scaling.profile.prediction import Interval, Prediction
@@ -307,7 +307,7 @@ def _density(fitted: FrontierFit, m: int) -> float:
 
     fit, x, y = fitted.fit, fitted.fit.data.columns["flops"], fitted.fit.data.y
     held = {n: fit.values[n] for n, free in zip(fit.law.names, fit.free_mask, strict=True) if not free}
-    before = fit_law(fit.law, x[:m], y[:m], loss=fit.loss, fixed=held, profile=False)
+    before = fit_once(fit.law, x[:m], y[:m], loss=fit.loss, fixed=held)
     at, noise = float(x[m]), fitted.noise
     sd = float(np.hypot(curve_error(before, at) * wider_by(before, noise), scatter(before, noise)))
     off = float(np.log(y[m] / before.predict(at)))

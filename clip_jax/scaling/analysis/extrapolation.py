@@ -10,7 +10,7 @@ import numpy as np
 from clip_jax.scaling.analysis.averaging import AveragedForecast
 from clip_jax.scaling.analysis.frontier_fit import FrontierFit
 from clip_jax.scaling.data.observations import columns_of
-from clip_jax.scaling.fit_law import fit_law, min_points_for_asymptote
+from clip_jax.scaling.fit_law import fit_law, fit_once, min_points_for_asymptote
 from clip_jax.scaling.laws import LAWS, Law
 from clip_jax.scaling.profile.prediction import Interval
 from clip_jax.scaling.profile.profile_likelihood import prediction_interval
@@ -96,7 +96,7 @@ def extrapolation_scores(
         for m in map(int, prefixes):
             if m < max(min_points_for_asymptote(law, held), len(law.parameters) - len(held) + 1):
                 continue
-            fit = fit_law(law, flops[:m], errors[:m], fixed=held, profile=False)
+            fit = fit_once(law, flops[:m], errors[:m], fixed=held)
             misses[law.name][m] = abs(float(np.log(fit.predict(flops[m]) / errors[m])))
     least = min(MIN_FORECASTS, len(flops) - MIN_POINTS_TO_EXTRAPOLATE)
     tested = [set(m) for m in misses.values() if len(m) >= least]

@@ -17,7 +17,8 @@ import numpy as np
 
 from clip_jax.errors import UserError
 from clip_jax.scaling.fit.result import Fit
-from clip_jax.scaling.fit_law import fit_law
+from clip_jax.scaling.fit.solver import MANY_ROWS
+from clip_jax.scaling.fit_law import fit_once
 from clip_jax.scaling.frontier.frontier import binned, hull, octaves, pareto
 from clip_jax.scaling.laws import Law, with_ceiling
 from clip_jax.scaling.laws.base import Array
@@ -55,6 +56,7 @@ SELECT: dict[str, Callable[[Array, Array], Array]] = {
     BINNED: lambda x, y: binned(x, y, octaves(x, x.min())),
     HULL: hull,
 }
+NOT_PROFILED = f"no intervals: of more than {MANY_ROWS:,} runs the reported frontier alone has them"
 REACH = (0.5, 1.0, 2.0, 4.0, 10.0, 30.0, 100.0)  # times the smallest and the largest FLOPs: where bands are computed
 
 
@@ -67,13 +69,15 @@ class FrontierFit:
     """A law fitted to a frontier.
 
     noise: the scatter of a point, estimated from seeds. reselected: fits of frontiers selected again in resamples of
-    the runs. unselected: the fit of the points corrected for the winner's curse (`selection`).
+    the runs. unselected: the fit of the points corrected for the winner's curse (`selection`). profiled: False gives
+    the curve alone, without intervals and bands.
     """
 
     fit: Fit
     noise: Noise = NO_NOISE
     reselected: Ensemble | None = None
     unselected: Fit | None = None
+    profiled: bool = True
 
     @property
     def key(self) -> str:
@@ -83,6 +87,8 @@ class FrontierFit:
     @cached_property
     def checked(self) -> Fit:
         """The fit, with the parameters whose profile is flat on a side."""
+        if not self.profiled:
+            return self.fit
         return replace(self.fit, flat=flat_sides(self.fit), profiled=True)
 
     @property
@@ -94,6 +100,8 @@ class FrontierFit:
     def intervals(self) -> dict[str, Interval]:
         """95 % intervals of every free parameter, in the table's units."""
         free = [n for n, is_free in zip(self.fit.law.names, self.fit.free_mask, strict=True) if is_free]
+        if not self.profiled:
+            return {n: Interval(self.fit.values[n], -np.inf, np.inf, 0.95, True, True) for n in free}
         return {n: self._wider(parameter_interval(self.fit, n, noise=self.noise), n) for n in free}
 
     def _wider(self, interval: Interval, name: str) -> Interval:
@@ -141,8 +149,12 @@ class FrontierFit:
     def bands(self, grid: Array) -> dict[str, Array]:
         """Return {y, low, high, run_low, run_high} over a grid of FLOPs [n]: bands of the law and of a new run.
 
-        Between the profiled FLOPs the width of the band (in ln y) is interpolated; NaN where the data do not bound it.
+        Between the profiled FLOPs the width of the band (in ln y) is interpolated; NaN where the data do not bound it,
+        and everywhere without a profile.
         """
+        if not self.profiled:
+            unknown = np.full(len(grid), np.nan)
+            return {"y": self.fit.predict(grid)} | dict.fromkeys(("low", "high", "run_low", "run_high"), unknown)
         knot_flops, curve, run = self._knots
         y = self.fit.predict(grid)
         at_knots = self.fit.predict(knot_flops)
@@ -167,6 +179,8 @@ class FrontierFit:
     def warnings(self) -> list[str]:
         """Return the warnings about this fit, in words; points are named by their FLOPs."""
         messages = [f"not identified: the profile of {f.split()[0]} is flat {f.split()[1]}" for f in self.checked.flat]
+        if not self.profiled:
+            messages.append(NOT_PROFILED)
         names = [f"{c:.3g} FLOPs" for c in self.fit.data.columns["flops"]]
         return [*self.fit.notes, *messages, *residual_checks(self.fit, names)["warnings"]]
 
@@ -179,7 +193,7 @@ class FrontierFit:
             "values": fit.values, "fixed": [n for n, free in names if not free],
             "intervals": {n: _sides(i) for n, i in self.intervals.items()},
             "exponent": {"name": name, "value": fit.values[name], **_sides(self.intervals.get(name))},
-            "interval_kind": interval_method(fit)
+            "interval_kind": (interval_method(fit) if self.profiled else NOT_PROFILED)
             + (", or the frontier selected again where that is wider" if self.reselected else ""),
             "status": fit.status, "screened": fit.screened, "starts": fit.starts, "agree": fit.agree,
             "share_of_starts": fit.agree / fit.starts, "objective": fit.objective,
@@ -256,7 +270,7 @@ def interpolated(
 
 def fit_frontier(
     law: Law, points: pd.DataFrame, candidates: pd.DataFrame, *, rule: str, noise: Noise, planned: bool,
-    chance: float | None = None, bias: Mapping[float, float] | None = None,
+    chance: float | None = None, bias: Mapping[float, float] | None = None, profiled: bool = True,
 ) -> FrontierFit:  # fmt: skip
     """Fit a law to the points (flops, error) that a rule selected from candidates with the same columns.
 
@@ -269,6 +283,7 @@ def fit_frontier(
       planned: whether budgets were planned; if not, the selection is repeated in resamples.
       chance: the error of guessing, held as the law's top.
       bias: of planned points, by budget: `selection.selection_bias`.
+      profiled: False fits the curve alone, without intervals and resamples.
 
     Raises:
       TooFewPoints: fewer points than the law has parameters.
@@ -285,17 +300,17 @@ def fit_frontier(
         reason = f"{len(points)} points, {law.name} needs {least}{beyond}"
         raise TooFewPoints(field="frontier", reason=reason)
     x, y = points["flops"].to_numpy(float), points["error"].to_numpy(float)
-    fit = fit_law(law, x, y, fixed=known, profile=False)
+    fit = fit_once(law, x, y, fixed=known)
     if above:
         fit = replace(fit, notes=(*fit.notes, f"{above} points above guessing, {chance:.4g}, are left out"))
     again = unselected = None
-    if not planned:
+    if profiled and not planned:
         again, _ = reselect(fit, candidates["flops"].to_numpy(float), candidates["error"].to_numpy(float), rule)
     if bias:
         shift = np.array([bias.get(float(b), 0.0) for b in points["budget"]])
         if (shift < -SELECTION_MATTERS * max(noise.sd, fit.residual_sd)).any():
-            unselected = fit_law(law, x, y * np.exp(-shift), fixed=known, profile=False)
-    return FrontierFit(fit, noise, again, unselected)
+            unselected = fit_once(law, x, y * np.exp(-shift), fixed=known)
+    return FrontierFit(fit, noise, again, unselected, profiled)
 
 
 def select(rule: str, candidates: pd.DataFrame) -> pd.DataFrame:

@@ -30,7 +30,7 @@ from clip_jax.scaling.any_table.tasks import fit_tasks, names_several
 from clip_jax.scaling.any_table.two_step import compare_with_direct, fit_steps
 from clip_jax.scaling.data.runs_table import read_table
 from clip_jax.scaling.fit.result import Fit
-from clip_jax.scaling.fit.solver import fewer_programs
+from clip_jax.scaling.fit.solver import table_of
 from clip_jax.scaling.laws import Law
 from clip_jax.scaling.profile.prediction import Interval
 from clip_jax.scaling.profile.statistic import ONE_STEP_PROFILE
@@ -68,7 +68,7 @@ def fit_any(path: str | Path, what: TableFit, out_dir: str | Path | None = None)
     """
     table = read_table(path)
     if not (what.approach or what.tasks or names_several(what, table)):
-        with fewer_programs(len(table)):
+        with table_of(len(table)):
             return _fit_laws(path, table, what, out_dir)
     lines, data = fit_approach(table, what) if what.approach else fit_tasks(table, what)
     lines[0] = f"{path}: {lines[0]}"

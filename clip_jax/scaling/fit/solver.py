@@ -24,7 +24,9 @@ from clip_jax.scaling.laws.base import Array, Law
 
 FITS_PER_CHUNK = 64  # fits per chunk; a chunk takes as long as its slowest fit
 MANY_ROWS, FEW_FITS = 4096, 8  # rows above which one fit is so expensive that it runs alone, from a few compared starts
-MIN_PADDED_ROWS, OF_MANY = 16, 64  # rows of the smallest compiled program; the second for a table of many rows
+MIN_PADDED_ROWS = 16  # rows of the smallest compiled program
+FEW_OF_LARGE = 200  # points of a large table's frontier up to which every fit is profiled from all starts
+LARGE_PADDED_ROWS, LARGE_CHUNK = 512, 16  # the same, and fits per chunk, for the frontiers of a large table
 MAX_ITERATIONS = 200
 DONE = 1e-13  # predicted relative gain at which a fit has converged
 
@@ -120,7 +122,7 @@ def _program(law: Law, space: str, under: float = 1.0) -> Any:
         end = jax.lax.while_loop(lambda s: (s.still < 2) & (s.iteration < most) & jnp.isfinite(s.cost), step, start)
         return end.theta, end.cost, end.done, end.iteration
 
-    return jax.jit(jax.vmap(fit_one, in_axes=(0, 0, 0, 0, None, None, None, 0, 0, None, None, 0)))
+    return jax.jit(jax.vmap(fit_one, in_axes=(0, 0, 0, 0, None, None, 0, 0, 0, None, None, 0)))
 
 
 @contextmanager
@@ -136,28 +138,49 @@ def exactly() -> Iterator[None]:
         yield
 
 
-_least_rows: ContextVar[int] = ContextVar("least_rows", default=MIN_PADDED_ROWS)
+_large: ContextVar[bool] = ContextVar("large", default=False)
 
 
 @contextmanager
-def fewer_programs(rows: int) -> Iterator[None]:
-    """Pad the frontiers of a table with many ``rows`` to larger sizes, so that fewer programs are compiled."""
-    before = _least_rows.set(OF_MANY if rows > MANY_ROWS else MIN_PADDED_ROWS)
+def table_of(rows: int) -> Iterator[None]:
+    """Adapt fits to the number of ``rows`` of the table they come from (see `is_large_table`)."""
+    before = _large.set(rows > MANY_ROWS)
     try:
         yield
     finally:
-        _least_rows.reset(before)
+        _large.reset(before)
+
+
+def is_large_table() -> bool:
+    """Return whether fits come from a table of more than `MANY_ROWS` rows.
+
+    Its frontiers are of hundreds of points. They are padded to one size, so that a law has one program to compile,
+    polished from fewer starts, and profiled only where the one-step form does not hold.
+    """
+    return _large.get()
 
 
 def padded_rows(rows: int) -> int:
-    """Return the padded number of rows: powers of four, and of two above `MANY_ROWS`.
+    """Return the padded number of rows: powers of four (for a large table 512 and 4,096), and of two above `MANY_ROWS`.
 
     From 32 rows on the sums do not depend on the padding, to the last digit (a test).
     """
-    size = _least_rows.get()
+    size, times = (LARGE_PADDED_ROWS, 8) if is_large_table() else (MIN_PADDED_ROWS, 4)
     while size < rows:
-        size *= 4 if size < MANY_ROWS else 2
+        size *= times if size < MANY_ROWS else 2
     return size
+
+
+def few_rows() -> int:
+    """Return the number of rows up to which every interval is profiled, from all starts."""
+    return FEW_OF_LARGE if is_large_table() else MANY_ROWS
+
+
+def fits_per_chunk(rows: int) -> int:
+    """Return how many fits of so many rows run at once."""
+    if rows > MANY_ROWS:
+        return 1
+    return LARGE_CHUNK if is_large_table() else FITS_PER_CHUNK
 
 
 def _padded(a: Array, rows: int, value: float, axis: int = -1) -> Array:
@@ -198,11 +221,21 @@ def solve(
       iterations: at most.
     """
     fits, n = len(begin), len(next(iter(x.values())))
-    rows, chunk = padded_rows(n), FITS_PER_CHUNK if n <= MANY_ROWS else 1
-    logs = {c: _padded(np.asarray(x[c], float), rows, 0.0) for c in law.columns}
-    w = np.ones(n) if weights is None else np.asarray(weights, float)
-    w = np.broadcast_to(_padded(w, rows, 0.0), (fits, rows))
-    ys = np.broadcast_to(_padded(np.asarray(y, float), rows, 1.0), (fits, rows))
+    w, y = np.ones(n) if weights is None else np.asarray(weights, float), np.asarray(y, float)
+    logs = {c: np.asarray(x[c], float) for c in law.columns}
+    seen = None
+    if is_large_table() and w.ndim == 2:  # resamples of many rows hold few of them each
+        seen = np.argsort(w <= 0, axis=1, kind="stable")[:, : int((w > 0).sum(axis=1).max())]
+    rows = padded_rows(n if seen is None else seen.shape[1])
+    chunk = fits_per_chunk(rows)
+
+    def each(a: Array, filling: float) -> Array:
+        """Return [n] or [R, n] as [R, rows]."""
+        if seen is not None:
+            a = np.take_along_axis(np.broadcast_to(a, (fits, n)), seen, axis=1)
+        return np.broadcast_to(_padded(a, rows, filling), (fits, rows))
+
+    columns, ys, ws = {c: each(v, 0.0) for c, v in logs.items()}, each(y, 1.0), each(w, 0.0)
     free = np.broadcast_to(np.ones(begin.shape[1], bool) if free is None else free, begin.shape)
     theta = np.clip(np.asarray(begin, float), np.where(free, low, -np.inf), np.where(free, high, np.inf))
     into = (theta, np.full(fits, np.inf), np.zeros(fits, bool), np.zeros(fits, int))
@@ -223,9 +256,9 @@ def solve(
                     high[part],
                     delta,
                     iterations,
-                    logs,
+                    {c: v[part] for c, v in columns.items()},
                     ys[part],
-                    w[part],
+                    ws[part],
                     at is not None,
                     point,
                     goal[part],
@@ -237,8 +270,7 @@ def solve(
     if at is not None:
         theta = through(law, theta, point, goal)
     if loss.kind == "absolute":
-        r = loss.residuals(law.predict(theta, x), np.asarray(y, float))
-        cost = (w[:, :n] * loss.values(r)).sum(axis=1)
+        cost = (w * loss.values(loss.residuals(law.predict(theta, x), y))).sum(axis=1)
     return Solved(theta, cost, converged, used)
 
 

@@ -1,10 +1,11 @@
-"""Laws by name. To add a law, write one class and add it to `EVERY`."""
+"""Laws by name. To add a law, write one class and add it to `EVERY`, or to another package (`plugins`)."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from clip_jax.errors import UserError
+from clip_jax.plugins import check_name, load
 from clip_jax.scaling.laws.base import Law, Parameter
 from clip_jax.scaling.laws.compute import (
     BoundedPowerLaw,
@@ -83,7 +84,8 @@ def law_named(key: str) -> Law:
     """Return a law by key or name.
 
     Args:
-      key: the law's ``key``, as on the command line, or its ``name``.
+      key: the law's ``key``, as on the command line, or its ``name``; of a law that an installed package adds, the
+        ``key``.
 
     Raises:
       UserError: no such law; the message lists the keys.
@@ -91,4 +93,8 @@ def law_named(key: str) -> Law:
     for law in EVERY:
         if key in (law.key, law.name):
             return law
-    raise UserError(field="law", value=key, reason=f"must be one of {', '.join(law.key for law in EVERY)}")
+    check_name("law", key, "laws", [law.key for law in EVERY])
+    law = load("law", key, "laws")()
+    if not isinstance(law, Law) or law.key != key:
+        raise UserError(field="law", value=key, reason=f"the entry point must be a Law whose key is {key!r}")
+    return law

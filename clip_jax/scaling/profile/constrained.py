@@ -19,7 +19,7 @@ import numpy as np
 
 from clip_jax.scaling.fit.loss import space_of
 from clip_jax.scaling.fit.result import Fit
-from clip_jax.scaling.fit.solver import MANY_ROWS, solve, through
+from clip_jax.scaling.fit.solver import MANY_ROWS, few_rows, solve, through
 from clip_jax.scaling.laws.base import Array
 
 SCREENED = 200_000  # residuals computed to choose among the law's own starts, per batch of values
@@ -60,7 +60,7 @@ def held_fits(fit: Fit, at: Any, normal: Array) -> Callable[[Array], Held]:
     def fits(values: Array) -> Held:
         moved = np.asarray(space_of(values, space, np)) - space_of(np.array(center), space, np)
         ridge = fit.theta + np.clip(moved[:, None] * normal, -30, 30)
-        if fit.points > MANY_ROWS:  # the objective is nearly quadratic
+        if fit.points > MANY_ROWS or (fit.points > few_rows() and fit.identified):  # nearly quadratic
             return _best_of(solver, fit, point, values, [ridge], LAST_ITERATIONS)
         starts = [np.tile(fit.theta, (len(values), 1)), ridge, *_screened(fit, point, values, eliminates)]
         best = _best_of(solver, fit, point, values, starts, FIRST_ITERATIONS)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from clip_jax.scaling.fit.result import ILL_CONDITIONED, Fit, covariance, scale_of
-from clip_jax.scaling.fit.solver import MANY_ROWS
+from clip_jax.scaling.fit.solver import few_rows
 from clip_jax.scaling.laws.base import Array
 from clip_jax.scaling.profile.noise import NO_NOISE, Noise, pooled
 
@@ -59,7 +59,7 @@ def is_quadratic(fit: Fit, direction: Array, root: float, noise: Noise) -> bool:
       root: the distance along it, to both sides, inside the bounds.
       noise: see `statistic`.
     """
-    if fit.points <= MANY_ROWS or fit.status != "converged" or not fit.condition < ILL_CONDITIONED:
+    if fit.points <= few_rows() or fit.status != "converged" or not fit.condition < ILL_CONDITIONED:
         return False
     ends = fit.theta + root * np.array([[-1.0], [1.0]]) * direction
     if not ((ends > fit.low) & (ends < fit.high))[:, fit.free_mask].all():
@@ -82,7 +82,7 @@ def wider_by(fit: Fit, noise: Noise) -> float:
 
 def interval_method(fit: Fit) -> str:
     """Return the method of the parameters' intervals: `PROFILED`, or `ONE_STEP_PROFILE` for many rows."""
-    if fit.points <= MANY_ROWS:
+    if fit.points <= few_rows():
         return PROFILED
     root, free = float(np.sqrt(threshold(fit, 0.95))), np.flatnonzero(fit.free_mask)
     quadratic = all(is_quadratic(fit, along_parameter(fit, int(i), NO_NOISE), root, NO_NOISE) for i in free)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from clip_jax.scaling.analysis.analyze import Analysis, analyze
 from clip_jax.scaling.data.chance import chance_of_table
 from clip_jax.scaling.data.runs_table import read_table
-from clip_jax.scaling.fit.solver import fewer_programs
+from clip_jax.scaling.fit.solver import table_of
 from clip_jax.scaling.report.checklist import NOT_STATED, folder_for, write_checklist
 from clip_jax.scaling.report.summary import text_summary
 from clip_jax.storage.paths import write_text
@@ -39,7 +39,7 @@ def write_report(
     Returns:
       The law as ``law.json`` holds it.
     """
-    with fewer_programs(len(df)):
+    with table_of(len(df)):
         analysis = analyze(df, metric, curves=curves, lr_evidence=lr_evidence, title=title, chance=chance)
         return write_analysis(analysis, out_dir)
 
@@ -100,5 +100,5 @@ def fit_table(path: str | Path, metric: str = "error_mean", chance: float | None
     """
     table = read_table(path)
     chance = chance_of_table(table, metric, Path(path).parent, chance)
-    with fewer_programs(len(table)):
+    with table_of(len(table)):
         return analyze(table, metric, title=str(path), name=str(path), chance=chance, full=False).law

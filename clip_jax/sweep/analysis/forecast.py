@@ -44,7 +44,7 @@ def register_forecast(sweep_dir: str | Path, target: float) -> str:
     if exists(path):
         raise UserError(f"{path}: holds a forecast already; it is made once, before its runs")
     df = collect(root)
-    seeds = (*config.seeds, *config.seeds_at_best)
+    seeds = (*config.seeds, *config.extra_seeds_at_optimum)
     grown = dataclasses.replace(config, budgets=(target,))
     cells = [cell for cell in plan_of(grown).kept if cell.config.seed == config.base.seed + config.seeds[0]]
     runs = [make_cell(config, cell.rung, target, seed) for cell in cells for seed in seeds]
@@ -107,7 +107,7 @@ def pictures_of(measured: pd.DataFrame, config: SweepConfig) -> list[tuple[float
       measured: evaluations, as ``evals.csv``.
       config: names the metric and the tasks that it excludes. A loss has no images.
     """
-    controls = {Path(path).name for path in config.base.evals.controls}
+    controls = {Path(path).name for path in config.base.evals.unscored_tasks}
     measured = measured[(measured["metric"] == "top1") & ~measured["task"].isin(controls)]
     if config.metric.startswith("error/"):
         measured = measured[measured["task"] == config.metric.removeprefix("error/")]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from clip_jax.config.hyperparameter_rules import CHECK_KINDS
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.errors import UserError
 from clip_jax.scaling.data.runs_table import is_check
@@ -30,13 +31,14 @@ MIN_POINTS_FOR_RULE = 3  # distinct widths or budgets
 MAX_HALF_WIDTH = 1.0  # of the interval of a power; a wider one identifies nothing
 CONFOUNDERS = ("width", "budget", "batch_size", "peak_lr")  # columns whose effect a rule includes if they vary too
 RULE_NAMES = {  # column -> name in `hyperparameter_rules.RULED`; base_lr is the rate without the width's factor
-    "peak_lr": "lr", "base_lr": "lr", "weight_decay": "decay", "warmup_fraction": "warmup", "batch_size": "batch",
+    "peak_lr": "lr", "base_lr": "lr", "weight_decay": "weight_decay", "warmup_fraction": "warmup",
+    "batch_size": "batch",
 }  # fmt: skip
 FIELDS = {
     "base_lr": "base_lr", "weight_decay": "base.optim.weight_decay", "warmup_fraction": "warmup_fraction",
     "batch_size": "base.batch_size",
 }  # fmt: skip
-MAX_POWER = 2.0  # that `by_budget` accepts
+MAX_POWER = 2.0  # that `compute_scaling` accepts
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ def _comparable(done: pd.DataFrame, setting: str) -> list[pd.DataFrame]:
     """Return the runs of each cell in groups that agree in every setting but this one."""
     name = RULE_NAMES.get(setting)
     if "kind" in done:
-        done = done[~is_check(done["kind"]) | (done["kind"] == f"{name}_check")]
+        done = done[~is_check(done["kind"]) | (done["kind"] == CHECK_KINDS.get(name or ""))]
     held = [c for c in RULE_NAMES if c != setting and RULE_NAMES[c] != name and c in done]
     # another batch size changes the number of steps, and so the rounding of the warm-up
     slack = 1 / done["steps"].min() if name == "batch" and "steps" in done else 0.0
@@ -199,24 +201,24 @@ def rules_text(sweep_dir: str | Path) -> str:
             lines += [f"  {rule}" for rule in rules]
             over_budget += [rule for rule in rules if rule.x == "budget" and rule.power is not None]
         else:
-            lines.append(f"  {setting}: only the usual value was tried; {RULE_NAMES[setting]}_checks tries others")
+            lines.append(f"  {setting}: only the usual value was tried; {RULE_NAMES[setting]}_multipliers tries others")
     return "\n".join(lines + _fields(config, over_budget))
 
 
 def _base_factor(config: SweepConfig, rung: float, budget: float) -> float:
     """Return the factor from a size's learning rate to ``base_lr`` at its budget."""
     usual = make_cell(config, rung, budget, config.seeds[0]).config.optim.peak_lr
-    return float(config.base_lr * config.by_budget.factor("lr_power", budget) / usual)
+    return float(config.base_lr * config.compute_scaling.factor("lr_power", budget) / usual)
 
 
 def _fields(config: SweepConfig, rules: list[Rule]) -> list[str]:
     """Return the lines that set these rules over budget, all at one base budget."""
-    lines = [f"  {r.setting}: a power of {r.power:.2f} is more than by_budget takes" for r in rules if _steep(r)]
+    lines = [f"  {r.setting}: a power of {r.power:.2f} is more than compute_scaling takes" for r in rules if _steep(r)]
     kept = [r for r in rules if not _steep(r)]
     if not kept:
         return lines
-    base = config.by_budget.base_budget or float(f"{kept[0].reference:.3g}")
-    fields = [f"--by_budget.base_budget={base:g}"]
+    base = config.compute_scaling.base_budget or float(f"{kept[0].reference:.3g}")
+    fields = [f"--compute_scaling.base_budget={base:g}"]
     for rule in kept:
         value = rule.at(base)
         text = f"{value:.3g}"
@@ -224,7 +226,7 @@ def _fields(config: SweepConfig, rules: list[Rule]) -> list[str]:
             usual = config.base.batch_size
             text = str(max(1, round(usual * 2.0 ** round(math.log2(value / usual)))))
         name = RULE_NAMES[rule.setting]
-        fields += [f"--by_budget.{name}_power={rule.power:.3g}", f"--{FIELDS[rule.setting]}={text}"]
+        fields += [f"--compute_scaling.{name}_power={rule.power:.3g}", f"--{FIELDS[rule.setting]}={text}"]
     return [*lines, "  for the config of the next sweep:", *(f"    {field}" for field in fields)]
 
 

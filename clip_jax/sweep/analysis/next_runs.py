@@ -92,8 +92,8 @@ def _text(config: SweepConfig, plan: RunSelection, target: float, valleys: list[
     lines.append(f"  {int(plan.runs.sum())} runs, {plan.cost:.3g} FLOPs: then ±{plan.after:.2%}")
     budgets = sorted({*config.budgets, *(float(f"{r['flops']:.3g}") for r in plan.chosen)})
     most = max((r["runs"] for r in plan.chosen), default=1)
-    seeds = sorted({*config.seeds_at_best, *range(1, most)})
-    lines.append(f"  the same directory takes them with --budgets='{budgets}' --seeds_at_best='{seeds}'")
+    seeds = sorted({*config.extra_seeds_at_optimum, *range(1, most)})
+    lines.append(f"  the same directory takes them with --budgets='{budgets}' --extra_seeds_at_optimum='{seeds}'")
     return "\n".join(lines)
 
 

@@ -67,11 +67,11 @@ class Engine(Protocol):
     def submit(self, name: str, jobs: Sequence[Job]) -> None:
         """Submit jobs; raise EngineDown if it is unknown whether that worked, UserError if they were refused."""
 
-    def poll(self, jobs: Sequence[Job]) -> dict[str, str]:
-        """Return ``queued`` or ``running`` by `Job.key`, without jobs that are gone; may raise EngineDown."""
+    def poll(self, run_dirs: Sequence[Path]) -> dict[str, str]:
+        """Return ``queued`` or ``running`` by run id, without runs whose job is gone; may raise EngineDown."""
 
-    def cancel(self, jobs: Sequence[Job]) -> None:
-        """Stop the jobs; those that run save a checkpoint. Jobs that are gone already are skipped."""
+    def cancel(self, run_dirs: Sequence[Path]) -> None:
+        """Stop the jobs of these runs; those that run save a checkpoint. Jobs that are gone already are skipped."""
 
     def render(self, name: str, jobs: Sequence[Job]) -> str:
         """Return what `submit` would submit, as text."""

@@ -40,40 +40,40 @@ class JobSets:
         self.max_in_flight: int | None = slots
         self.poll_s = resources.poll_s
         if is_remote(sweep_dir):
-            if resources.mount:
-                raise UserError(f"resources.mount, resources.claim: would be ignored, {sweep_dir} is in a bucket")
+            if resources.mount_path:
+                raise UserError(
+                    f"resources.mount_path, resources.pvc_name: would be ignored, {sweep_dir} is in a bucket"
+                )
             return
-        if not resources.mount:
+        if not resources.mount_path:
             raise UserError(
-                f"resources.mount, resources.claim: engine='jobset' needs them for {sweep_dir}; a directory in a "
-                f"bucket (gs://…) needs none"
+                f"resources.mount_path, resources.pvc_name: engine='jobset' needs them for {sweep_dir}; a directory in "
+                f"a bucket (gs://…) needs none"
             )
-        if Path(resources.mount) not in (sweep_dir, *sweep_dir.parents):
+        if Path(resources.mount_path) not in (sweep_dir, *sweep_dir.parents):
             raise UserError(
-                f"resources.mount={resources.mount!r}: the sweep's directory {sweep_dir} must lie in it, so that pods "
-                f"find it under the same name"
+                f"resources.mount_path={resources.mount_path!r}: the sweep's directory {sweep_dir} must lie in it, so "
+                f"that pods find it under the same name"
             )
 
     def submit(self, name: str, jobs: Sequence[Job]) -> None:
         """Submit with ``kubectl apply``, which does nothing if the JobSet exists already."""
         run_command(("kubectl", "apply", "-f", "-"), DOWN, self.render(name, jobs))
 
-    def poll(self, jobs: Sequence[Job]) -> dict[str, str]:
+    def poll(self, run_dirs: Sequence[Path]) -> dict[str, str]:
         """Return the JobSets that are neither completed nor failed; a suspended one is waiting for Kueue."""
         out = run_command((*self._kubectl("get"), "-l", f"{LABEL}=clip-jax", "-o", "json"), DOWN)
         states = {item["metadata"]["name"]: _state(item) for item in parse_json(out, "kubectl")["items"]}
-        names = {job.key: _name(job) for job in jobs}
-        return {key: state for key, name in names.items() if (state := states.get(name, ""))}
+        return {d.name: state for d in run_dirs if (state := states.get(_name(d), ""))}
 
-    def cancel(self, jobs: Sequence[Job]) -> None:
-        """Cancel with ``kubectl delete``; the pods have ``stop_before_s`` seconds to save."""
-        names = [name for job in jobs if (name := _name(job))]
-        if names:
+    def cancel(self, run_dirs: Sequence[Path]) -> None:
+        """Cancel with ``kubectl delete``; the pods have ``grace_period_s`` seconds to save."""
+        if names := list(dict.fromkeys(name for run_dir in run_dirs if (name := _name(run_dir)))):
             run_command((*self._kubectl("delete"), "--ignore-not-found", "--wait=false", *names), DOWN)
 
-    def log(self, job: Job) -> str:
+    def log(self, run_dir: Path) -> str:
         """Return the last lines of the pods' logs."""
-        pods = f"jobset.sigs.k8s.io/jobset-name={_name(job)}"
+        pods = f"jobset.sigs.k8s.io/jobset-name={_name(run_dir)}"
         return run_command(
             ("kubectl", "logs", f"--namespace={self.resources.namespace}", "-l", pods, "--prefix", "--tail=100"), DOWN
         )
@@ -145,20 +145,20 @@ class JobSets:
         limits: dict[str, Any] = {}
         if r.accelerator:
             limits["google.com/tpu" if r.topology else "nvidia.com/gpu"] = r.devices_per_process
-        limits |= {"cpu": r.cores} if r.cores else {}
+        limits |= {"cpu": r.cpus_per_process} if r.cpus_per_process else {}
         limits |= {"memory": r.memory} if r.memory else {}
         container: dict[str, Any] = {
             "name": "train",
-            "image": r.image,
+            "image": r.container_image,
             "command": [*self.program, *job.arguments],
             "env": [{"name": k, "value": v} for k, v in environment.items()],
-            "volumeMounts": [{"name": "shared", "mountPath": r.mount}] if r.mount else [],
+            "volumeMounts": [{"name": "shared", "mountPath": r.mount_path}] if r.mount_path else [],
         }
-        claim = {"name": "shared", "persistentVolumeClaim": {"claimName": r.claim}}
-        volumes: list[dict[str, Any]] = [claim] if r.claim else []
+        claim = {"name": "shared", "persistentVolumeClaim": {"claimName": r.pvc_name}}
+        volumes: list[dict[str, Any]] = [claim] if r.pvc_name else []
         if limits:
             container["resources"] = {"requests": dict(limits), "limits": limits}
-        pod: dict[str, Any] = {"restartPolicy": "Never", "terminationGracePeriodSeconds": r.stop_before_s}
+        pod: dict[str, Any] = {"restartPolicy": "Never", "terminationGracePeriodSeconds": r.grace_period_s}
         if r.topology:
             pod |= {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"}
             pod["nodeSelector"] = {
@@ -175,11 +175,8 @@ class JobSets:
         return pod | {"containers": [container]} | ({"volumes": volumes} if volumes else {})
 
 
-def _name(job: Job) -> str:
-    try:
-        last = read_submission(job.run_dirs[0])
-    except UserError:  # corrupt: its job, if any, stops once a later submission is recorded
-        last = None
+def _name(run_dir: Path) -> str:
+    last = read_submission(run_dir)
     return last["name"] if last else ""
 
 

@@ -122,27 +122,28 @@ class Local:
             time.sleep(0.1)
         raise EngineDown("local: every slot is taken by a run of an earlier driver")
 
-    def poll(self, jobs: Sequence[Job]) -> dict[str, str]:
-        """Return ``running`` for the jobs whose process lives, whether this driver or an earlier one started it."""
+    def poll(self, run_dirs: Sequence[Path]) -> dict[str, str]:
+        """Return ``running`` for the runs whose process lives, whether this driver or an earlier one started it."""
         for key, child in list(self.children.items()):
             if (code := child.process.poll()) is not None:
                 del self.children[key]
                 for run_dir in child.job.run_dirs:
                     note_exit(run_dir, child.name, code)
-        return {job.key: "running" for job in jobs if job.key in self.children or _is_held(job)}
+        children = {run_dir for child in self.children.values() for run_dir in child.job.run_dirs}
+        return {d.name: "running" for d in run_dirs if d in children or is_held(local_scratch(d))}
 
-    def cancel(self, jobs: Sequence[Job]) -> None:
+    def cancel(self, run_dirs: Sequence[Path]) -> None:
         """Ask the jobs to save and stop, and wait for them.
 
         Raises:
           UserError: this machine cannot stop one of them; it is raised after all others have been asked.
         """
         asked, refused = [], []
-        for job in jobs:
+        for run_dir in run_dirs:
             try:
-                if is_held(local_scratch(job.run_dirs[0])):
-                    request_stop(local_scratch(job.run_dirs[0]))
-                asked.append(job)
+                if is_held(local_scratch(run_dir)):
+                    request_stop(local_scratch(run_dir))
+                asked.append(run_dir)
             except UserError as error:
                 refused.append(error)
         end = time.monotonic() + STOP_S
@@ -174,10 +175,6 @@ def _lock(run_dir: Path) -> RunLock:
     return RunLock(local_scratch(run_dir))
 
 
-def _is_held(job: Job) -> bool:
-    return any(is_held(local_scratch(run_dir)) for run_dir in job.run_dirs)
-
-
 def slot_environment(slot: int, slots: int, resources: Resources) -> dict[str, str]:
     """Return the environment that selects a child's GPUs, if there are any.
 
@@ -190,7 +187,9 @@ def slot_environment(slot: int, slots: int, resources: Resources) -> dict[str, s
     needed = -(-slots // sharing) * max(each, 1)
     if (each or sharing > 1) and needed > len(gpus):
         raise UserError(
-            field="slots", value=slots, reason=f"need {needed} GPUs with these resources, this machine has {len(gpus)}"
+            field="max_concurrent_runs",
+            value=slots,
+            reason=f"need {needed} GPUs with these resources, this machine has {len(gpus)}",
         )
     if not gpus or (slots == 1 and not each):
         return {}

@@ -15,8 +15,14 @@ from typing import Any
 
 from clip_jax.errors import UserError
 from clip_jax.interrupts import was_asked
-from clip_jax.sweep.launch import submission as files
 from clip_jax.sweep.launch.base import Engine, EngineDown, Job
+from clip_jax.sweep.launch.submission import (
+    JobState,
+    mark_failed,
+    note_accepted,
+    note_submission,
+    set_aside_corrupt,
+)
 
 Echo = Callable[[str], None]
 
@@ -59,13 +65,13 @@ def reconcile(
     with _stop_event() as stop:
         while open_jobs:
             with contact:
-                for outcome in _reconcile_once(engine, list(open_jobs.values()), max_attempts, echo):
+                outcomes = _reconcile_once(engine, list(open_jobs.values()), max_attempts, echo)
+                for outcome in outcomes:
                     if not outcome.reason:
                         del open_jobs[outcome.job.key]
                     if outcome.job.key not in reported:
                         report(outcome)
-                    reported.add(outcome.job.key)
-                reported -= {key for key, job in open_jobs.items() if files.failure_of(job) is None}
+                reported = {outcome.job.key for outcome in outcomes}
                 if all(key in reported for key in open_jobs):
                     return
             if stop.wait(engine.poll_s):
@@ -75,23 +81,25 @@ def reconcile(
 
 def _reconcile_once(engine: Engine, jobs: list[Job], max_attempts: int, echo: Echo) -> list[Outcome]:
     """Compare all jobs with the queue once, submit what is due, and return the jobs that ended."""
-    live = engine.poll(jobs)  # before the files are read, which a job that is gone by now has finished writing
+    # before the files are read, which a job that is gone by now has finished writing
+    states = engine.poll([run_dir for job in jobs for run_dir in job.run_dirs])
+    gone = [job for job in jobs if not any(run_dir.name in states for run_dir in job.run_dirs)]
     ended, due = [], []
-    for job in jobs:
-        if (failure := files.failure_of(job)) is not None and job.key not in live:
+    for job in gone:
+        state = JobState.read(job)
+        if (failure := state.given_up) is not None:
             ended.append(Outcome(job, failure["reason"]))
-        if failure is not None or job.key in live:
             continue
-        for run_dir in job.run_dirs:
-            files.set_aside_corrupt(run_dir, echo)
-        if files.finished(job):
+        state = JobState(job, tuple(set_aside_corrupt(run, echo) for run in state.runs))
+        if state.finished:
             ended.append(Outcome(job, ""))
-        elif (failure := files.give_up_reason(job, max_attempts)) is not None:
-            files.mark_failed(job, failure)
+        elif (failure := state.verdict(max_attempts)) is not None:
+            mark_failed(state.runs, failure)
             ended.append(Outcome(job, failure["reason"]))
         else:
             due.append(job)
-    room = len(due) if engine.max_in_flight is None else max(0, engine.max_in_flight - len(live))
+    live = len(jobs) - len(gone)
+    room = len(due) if engine.max_in_flight is None else max(0, engine.max_in_flight - live)
     submit(engine, due[:room])
     return ended
 
@@ -101,23 +109,22 @@ def submit(engine: Engine, jobs: Sequence[Job]) -> None:
     for first in range(0, len(jobs), engine.max_jobs_per_submit):
         name = f"clip-{uuid.uuid4().hex[:10]}"
         batch = [
-            files.note_submission(job, engine.name, name, i)
+            note_submission(job, engine.name, name, i)
             for i, job in enumerate(jobs[first : first + engine.max_jobs_per_submit])
         ]
         engine.submit(name, batch)
         for job in batch:
-            files.note_accepted(job)
+            note_accepted(job)
 
 
 def _refuse_other_engine(engine: Engine, jobs: Sequence[Job]) -> None:
     for job in jobs:
-        last: dict[str, Any] = {}
-        with contextlib.suppress(UserError):  # a corrupt file is set aside before the next attempt
-            last = files.read_submission(job.run_dirs[0]) or {}
-        if last.get("engine", "") not in ("", engine.name) and not files.finished(job) and not files.failure_of(job):
+        state = JobState.read(job)
+        before = state.runs[0].engine
+        if before not in ("", engine.name) and not state.finished and not state.given_up:
             raise UserError(
                 field=str(job.run_dirs[0]),
-                reason=f"was submitted to engine {last['engine']!r}",
+                reason=f"was submitted to engine {before!r}",
                 hint="continue with that engine, or `clip-jax sweep cancel` and then `retry` before changing it",
             )
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from clip_jax.config.sweep import Resources
+from clip_jax.plugins import load
 from clip_jax.sweep.launch.base import Engine
 
 
@@ -17,7 +18,7 @@ class LaunchConfig(Protocol):
     @property
     def resources(self) -> Resources: ...
     @property
-    def slots(self) -> int: ...
+    def max_concurrent_runs(self) -> int: ...
 
 
 def open_engine(config: LaunchConfig, sweep_dir: Path) -> Engine:
@@ -29,11 +30,13 @@ def open_engine(config: LaunchConfig, sweep_dir: Path) -> Engine:
     if config.engine == "local":
         from clip_jax.sweep.launch.local import Local
 
-        return Local(sweep_dir, config.slots, config.resources)
+        return Local(sweep_dir, config.max_concurrent_runs, config.resources)
     if config.engine == "slurm":
         from clip_jax.sweep.launch.slurm import Slurm
 
-        return Slurm(sweep_dir, config.slots, config.resources)
-    from clip_jax.sweep.launch.jobset import JobSets
+        return Slurm(sweep_dir, config.max_concurrent_runs, config.resources)
+    if config.engine == "jobset":
+        from clip_jax.sweep.launch.jobset import JobSets
 
-    return JobSets(sweep_dir, config.slots, config.resources)
+        return JobSets(sweep_dir, config.max_concurrent_runs, config.resources)
+    return load("engine", config.engine, "engines")(sweep_dir, config.max_concurrent_runs, config.resources)

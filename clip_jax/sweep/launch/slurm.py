@@ -16,7 +16,8 @@ from clip_jax.distributed.cluster import device_variables
 from clip_jax.errors import UserError
 from clip_jax.storage.paths import is_remote
 from clip_jax.sweep.launch.base import Job, run_command, user_name
-from clip_jax.sweep.launch.submission import EXIT, read_submission
+from clip_jax.sweep.launch.submission import read_submission
+from clip_jax.sweep.run_state import EXIT
 from clip_jax.train.run_directory import SUBMISSION
 
 PROGRAM = (sys.executable, "-m", "clip_jax.cli")
@@ -47,14 +48,14 @@ class Slurm:
         self.dir.mkdir(parents=True, exist_ok=True)
         run_command(("sbatch", "--parsable"), DOWN, self.render(name, jobs))
 
-    def poll(self, jobs: Sequence[Job]) -> dict[str, str]:
+    def poll(self, run_dirs: Sequence[Path]) -> dict[str, str]:
         """Return the states by ``squeue``, matched by job name and index in the array."""
-        positions = _positions(jobs)
-        return {positions[position]: state for position, (_, state) in self._queue().items() if position in positions}
+        positions, queue = _positions(run_dirs), self._queue()
+        return {run: queue[position][1] for run, position in positions.items() if position in queue}
 
-    def cancel(self, jobs: Sequence[Job]) -> None:
+    def cancel(self, run_dirs: Sequence[Path]) -> None:
         """Cancel with ``scancel``; Slurm asks the processes to stop and kills them after its KillWait."""
-        positions = _positions(jobs)
+        positions = set(_positions(run_dirs).values())
         ids = [job_id for position, (job_id, _) in self._queue().items() if position in positions]
         if ids:
             run_command(("scancel", *ids), DOWN)
@@ -85,14 +86,14 @@ class Slurm:
             f"--output={_word(self.dir / name)}-%a.out",
         ]
         options += [f"--partition={r.partition}"] if r.partition else []
-        options += [f"--cpus-per-task={r.cores}"] if r.cores else []
+        options += [f"--cpus-per-task={r.cpus_per_process}"] if r.cpus_per_process else []
         if r.devices_per_process:
             options.append(f"--gres={r.gres}:{r.devices_per_process * r.processes_per_node}")
         if r.time_limit_min:
             # signals the processes of srun but not this script, which must still write their exit code
-            options += [f"--time={r.time_limit_min}", f"--signal=TERM@{r.stop_before_s}"]
+            options += [f"--time={r.time_limit_min}", f"--signal=TERM@{r.grace_period_s}"]
         options += r.sbatch
-        cores = f" --cpus-per-task={r.cores}" if r.cores else ""
+        cores = f" --cpus-per-task={r.cpus_per_process}" if r.cpus_per_process else ""
         tasks = [f'  {i}) runs={_words(job.run_dirs)} log={_word(job.log)} arguments={_words(job.arguments)} ;;'
                  for i, job in enumerate(jobs)]  # fmt: skip
         return "\n".join(
@@ -111,7 +112,7 @@ class Slurm:
                 "  trap - EXIT",
                 '  exit "$1"',
                 "}",
-                *_setup(r.setup),
+                *_setup(r.setup_commands),
                 f"export {SUBMISSION}={name}",
                 *(
                     f"export {k}={v}"
@@ -133,7 +134,7 @@ def _setup(lines: Sequence[str]) -> list[str]:
     """Return the user's shell lines, wrapped so that the first one that fails ends the job."""
     if not lines:
         return []
-    failed = 'echo "clip-jax: resources.setup: a line of it failed with exit code $code"'
+    failed = 'echo "clip-jax: resources.setup_commands: a line of it failed with exit code $code"'
     return [f"trap 'code=$?; {failed}; ended $code' EXIT", "set -e", *lines, "set +e", "trap - EXIT"]
 
 
@@ -145,14 +146,7 @@ def _words(items: Sequence[object]) -> str:
     return "(" + shlex.join(map(str, items)) + ")"
 
 
-def _positions(jobs: Sequence[Job]) -> dict[tuple[str, str], str]:
-    """Return (name of the submission, index in it) -> key."""
-    keys = {}
-    for job in jobs:
-        try:
-            last = read_submission(job.run_dirs[0])
-        except UserError:  # corrupt: its job, if any, stops once a later submission is recorded
-            last = None
-        if last:
-            keys[last["name"], str(last["index"])] = job.key
-    return keys
+def _positions(run_dirs: Sequence[Path]) -> dict[str, tuple[str, str]]:
+    """Return (name of the submission, index in it) of the runs that were submitted, by run id."""
+    submissions = {run_dir.name: read_submission(run_dir) for run_dir in run_dirs}
+    return {run: (last["name"], str(last["index"])) for run, last in submissions.items() if last}

@@ -20,6 +20,7 @@ from typing import Any
 
 from clip_jax import flops
 from clip_jax.config import OptimConfig, RunConfig
+from clip_jax.config.model import RematPolicy
 from clip_jax.errors import ConfigError, UserError
 from clip_jax.flops.devices import GIB, Device, device_of
 from clip_jax.models.execution import resolve
@@ -27,7 +28,7 @@ from clip_jax.sweep.preflight.roofline import Roofline, roofline
 
 HERE = "here"
 # policies that save less memory than each policy does, tried in this order if memory is short
-CHEAPER_POLICIES: dict[str, tuple[str, ...]] = {
+CHEAPER_POLICIES: dict[str, tuple[RematPolicy, ...]] = {
     "everything": ("dense", "nothing"), "dots": ("dense", "nothing"),
     "dense": ("nothing",), "attention": ("nothing",), "nothing": (),
 }  # fmt: skip
@@ -191,7 +192,7 @@ def _variants(config: RunConfig, target: Target, peaks: dict[tuple[bool, str], S
             piece = _piece(config.batch_size, len(target.devices), piece / 2 / config.batch_size)
 
 
-def _recomputed(config: RunConfig, remat: bool, policy: str) -> RunConfig:
+def _recomputed(config: RunConfig, remat: bool, policy: RematPolicy) -> RunConfig:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, remat=remat, remat_policy=policy))
 
 
@@ -204,7 +205,9 @@ def _piece(batch: int, devices: int, share: float) -> int:
 
 def shape_of(config: RunConfig) -> RunConfig:
     """Return the config with every field that does not change the compiled program at its default."""
-    optim = dataclasses.replace(OptimConfig(), state_dtype=config.optim.state_dtype, rounding=config.optim.rounding)
+    optim = dataclasses.replace(
+        OptimConfig(), state_dtype=config.optim.state_dtype, half_rounding=config.optim.half_rounding
+    )
     optim = dataclasses.replace(optim, warmup_steps=0, loss_scale=config.optim.loss_scale)
     shape = dataclasses.replace(config, optim=optim, data=RunConfig().data, evals=RunConfig().evals)
     return dataclasses.replace(shape, steps=2, seed=0, log_every=1, checkpoint_every=1, wandb="disabled")
@@ -277,7 +280,7 @@ def _line(verdict: Verdict, target: Target, steps: int, runs: int, price: float 
     way = f"kept: {config.model.remat_policy}" if config.model.remat else "all kept"
     if config.microbatch_size:
         way += f", pieces {config.microbatch_size:,}"
-    work = flops.training_flops(config.model, config.batch_size, config.batch_size, config.init_from.freeze).total
+    work = flops.training_flops(config.model, config.batch_size, config.batch_size, config.init_from.freeze_tower).total
     seconds = verdict.time.seconds
     times = f"{'-':>7s} {verdict.time.bound:8s} {'-':>8s} {'-':>9s}"
     if seconds is not None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from clip_jax.config import RunConfig
+from clip_jax.config.fields import check_choices, current_path
 from clip_jax.config.io import from_dict, set_dotted, to_dict
-from clip_jax.config.sweep import ENGINES, Resources
-from clip_jax.errors import ConfigError, at_least, between, one_of
-from clip_jax.sweep.search.samplers import METHODS
+from clip_jax.config.sweep import EngineName, Resources
+from clip_jax.errors import ConfigError, at_least, between
 from clip_jax.sweep.search.space import Dimension, Setting, grid, parse_space
 
 METRIC_KEYS = {"error_mean": ("zero_shot_mean", "error"), "val_loss_refit": ("validation", "loss_refit")}
@@ -19,37 +19,39 @@ METRIC_KEYS = {"error_mean": ("zero_shot_mean", "error"), "val_loss_refit": ("va
 class SearchConfig:
     """Search on one model: each setting is trained with every seed, and the lowest mean of ``metric`` wins."""
 
-    name: str
+    name: str  # of the search and, by default, of its directory
     base: RunConfig = field(default_factory=RunConfig)
     space: tuple[str, ...] = ("optim.peak_lr = log(1e-3, 3e-2, 6)",)  # see `search.space`
-    method: str = "random"  # grid | random | tpe
+    method: Literal["grid", "random", "tpe"] = "random"  # tpe: tree-structured Parzen estimator (Bergstra et al., 2011)
     trials: int = 16  # settings in all; a grid has its own number
-    together: int = 4  # tpe: settings proposed at a time
+    trials_per_round: int = 4  # tpe: settings proposed at a time
     proposal_seed: int = 0  # random, tpe
     seeds: tuple[int, ...] = (0,)  # runs of a setting; each is added to base.seed
-    keep: float = 1.0  # fraction that continues after each of base.evals.at_fractions; 1 trains all to the end
-    metric: str = "error_mean"  # or val_loss_refit
-    engine: str = "local"  # local | slurm | jobset
+    survivor_fraction: float = (
+        1.0  # fraction that continues after each of base.evals.at_fractions; 1 trains all to the end
+    )
+    metric: Literal["error_mean", "val_loss_refit"] = "error_mean"  # what is minimized: its mean over the seeds
+    engine: EngineName | str = "local"  # what runs the jobs; or the name that an installed package adds
     resources: Resources = field(default_factory=Resources)
-    slots: int = 1  # runs at once
+    max_concurrent_runs: int = 1  # runs at once
 
     def __post_init__(self) -> None:
         if not self.name or any(c in self.name for c in "/\\ "):
             raise ConfigError(f"name={self.name!r}: needs a name without spaces or slashes")
-        one_of("method", self.method, METHODS)
-        one_of("metric", self.metric, tuple(METRIC_KEYS))
-        one_of("engine", self.engine, ENGINES)
+        check_choices(self)
         self.resources.check_for(self.engine)
-        for name in ("trials", "together", "slots"):
+        for name in ("trials", "trials_per_round", "max_concurrent_runs"):
             at_least(name, getattr(self, name), 1)
         at_least("proposal_seed", self.proposal_seed, 0)
-        between("keep", self.keep, 0.01, 1.0)
+        between("survivor_fraction", self.survivor_fraction, 0.01, 1.0)
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ConfigError(f"seeds={self.seeds}: needs at least one value and no repeats")
-        if self.keep < 1 and not self.base.evals.at_fractions:
-            raise ConfigError("keep: ignored without base.evals.at_fractions, where runs are compared early")
-        if self.method != "tpe" and self.together != SearchConfig.together:
-            raise ConfigError(f"together: ignored with method={self.method!r}")
+        if self.survivor_fraction < 1 and not self.base.evals.at_fractions:
+            raise ConfigError(
+                "survivor_fraction: ignored without base.evals.at_fractions, where runs are compared early"
+            )
+        if self.method != "tpe" and self.trials_per_round != SearchConfig.trials_per_round:
+            raise ConfigError(f"trials_per_round: ignored with method={self.method!r}")
         if self.method == "grid":
             for name in ("trials", "proposal_seed"):
                 if getattr(self, name) != getattr(SearchConfig, name):
@@ -66,7 +68,11 @@ class SearchConfig:
     @property
     def stages(self) -> list[int]:
         """Steps at which runs are compared, including the last step."""
-        early = {max(1, round(f * self.base.steps)) for f in self.base.evals.at_fractions} if self.keep < 1 else set()
+        early = (
+            {max(1, round(f * self.base.steps)) for f in self.base.evals.at_fractions}
+            if self.survivor_fraction < 1
+            else set()
+        )
         return sorted(early | {self.base.steps})
 
 
@@ -77,7 +83,8 @@ def apply(base: RunConfig, setting: Setting, *, check: bool = True) -> RunConfig
       ConfigError: a field does not exist or, with ``check``, a value does not fit the others.
     """
     values: dict[str, Any] = to_dict(base)
-    for name, value in setting.items():
+    for given, value in setting.items():
+        name = current_path(RunConfig, given)
         group = values
         for part in name.split("."):
             if not isinstance(group, dict) or part not in group:

@@ -9,7 +9,6 @@ from typing import Any
 from clip_jax.errors import UserError
 from clip_jax.sweep.search.space import Dimension, Setting, grid, sample_random, unique
 
-METHODS = ("grid", "random", "tpe")
 RANDOM_STARTS = 8  # random settings before TPE begins
 
 Observation = tuple[Setting, float | None]  # the value is None if the setting failed
@@ -30,7 +29,7 @@ def propose(
 
     Args:
       space: the dimensions.
-      method: one of `METHODS`.
+      method: "grid", "random" or "tpe".
       trials: settings in all.
       seed: of the random settings and of TPE.
       batch_size: settings per proposal of TPE.

@@ -15,10 +15,10 @@ from clip_jax.storage.json_files import flatten
 # Numbers that a program of several runs holds as arrays, one entry per run. All else is equal for all of its runs.
 VMAPPABLE_FIELDS = (
     "seed",
-    *(f"optim.{name}" for name in ("peak_lr", "warmup_steps", "decay_fraction", "loss_scale")),  # in the state
+    *(f"optim.{name}" for name in ("peak_lr", "warmup_steps", "lr_decay_fraction", "loss_scale")),  # in the state
     *(f"optim.{name}" for name in ("clip_norm", "b1", "b2", "eps", "weight_decay")),
 )
-WITHOUT_EFFECT = ("wandb", "data.workers", "data.threads")  # change no number of a run
+WITHOUT_EFFECT = ("wandb", "data.num_workers", "data.num_threads")  # change no number of a run
 
 
 def shared_fields(config: RunConfig) -> dict[str, object]:
@@ -42,9 +42,10 @@ def incompatibility_reason(config: RunConfig) -> str | None:
     if config.microbatch_size:
         return f"microbatch_size={config.microbatch_size}: is for large batches; a family is for small runs"
     for name in ("on_nan", "on_spike"):
-        if getattr(config.faults, name) == "rollback":
+        if getattr(config.anomalies, name) == "rollback":
             return (
-                f"faults.{name}='rollback': one run of a family cannot roll back while the others continue; use 'stop'"
+                f"anomalies.{name}='rollback': one run of a family cannot roll back while the others continue; "
+                f"use 'stop'"
             )
     return None
 

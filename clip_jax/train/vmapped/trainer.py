@@ -30,6 +30,7 @@ from clip_jax.train.context import build_context
 from clip_jax.train.loop import Diverged, EvaluatorFactory, InitState, Run, run_session
 from clip_jax.train.preemption import StopRequest, stop_requests
 from clip_jax.train.run_directory import RunDirectory
+from clip_jax.train.run_result import RunResult, UnfinishedRun
 from clip_jax.train.state import TrainState, state_shardings
 from clip_jax.train.step import Metrics, make_update
 from clip_jax.train.timer import Clock
@@ -125,13 +126,13 @@ def train_vmapped(
     stop_after: int | None = None,
     progress: bool = True,
     form: str = "vmap",
-) -> list[dict[str, Any]]:
+) -> list[RunResult | UnfinishedRun]:
     """Train runs of one shape together, or resume them; return what `loop.train` would return for each.
 
     The same call resumes at the newest step that all members have a checkpoint of, and ends with the same parameters as
-    if it had not stopped, bit for bit. A member whose loss becomes non-finite (or spikes, if ``faults.on_spike`` says
-    so) is recorded as failed and keeps its state while the others go on; its entry has ``state`` "failed". A later call
-    leaves finished and failed members alone.
+    if it had not stopped, bit for bit. A member whose loss becomes non-finite (or spikes, if ``anomalies.on_spike``
+    says so) is recorded as failed and keeps its state while the others go on; its entry has ``state`` "failed". A
+    later call leaves finished and failed members alone.
 
     Args:
       configs: runs that `compatibility.check_compatible` accepts.
@@ -150,7 +151,9 @@ def train_vmapped(
     directories = [RunDirectory(d, c, family=(name, 1)) for c, d in zip(configs, run_dirs, strict=True)]
     begun = [r.config.model for r in directories if r.config.model != configs[0].model]
     configs = [dataclasses.replace(c, model=begun[0]) for c in configs] if begun else configs  # one program for all
-    outcome = {i: done for i, r in enumerate(directories) if (done := r.result() or _previous_failure(r)) is not None}
+    outcome: dict[int, RunResult | UnfinishedRun] = {
+        i: done for i, r in enumerate(directories) if (done := r.result() or _previous_failure(r)) is not None
+    }
     open_ = [i for i in range(len(directories)) if i not in outcome]
     if not open_:
         return [outcome[i] for i in range(len(configs))]
@@ -194,11 +197,11 @@ def _once(make_evaluator: EvaluatorFactory) -> EvaluatorFactory:
     return make
 
 
-def _failed(directory: RunDirectory, step: int, reason: str) -> dict[str, Any]:
-    return {"run_id": directory.run_id, "state": "failed", "step": step, "exit_reason": reason}
+def _failed(directory: RunDirectory, step: int, reason: str) -> UnfinishedRun:
+    return UnfinishedRun(run_id=directory.run_id, state="failed", step=step, exit_reason=reason)
 
 
-def _previous_failure(directory: RunDirectory) -> dict[str, Any] | None:
+def _previous_failure(directory: RunDirectory) -> UnfinishedRun | None:
     """Return the result of a member that an earlier attempt recorded as failed through its own anomaly, else None."""
     events = directory.events()
     if not events or events[-1]["event"] not in ("nan", "spike"):
@@ -217,7 +220,7 @@ class VmappedRuns:
         self.configs, self.runs, self.step_fn, self.clock = configs, runs, step_fn, clock
         self.alive = np.array([i in runs for i in range(len(configs))])
         self.streams: dict[int, BatchStream] = {}
-        self.lost: dict[int, dict[str, Any]] = {}
+        self.lost: dict[int, UnfinishedRun] = {}
         self.compiled = False
         self.step = 0
         self.state: TrainState
@@ -254,7 +257,7 @@ class VmappedRuns:
     def _living(self) -> list[tuple[int, Run]]:
         return [(i, run) for i, run in self.runs.items() if self.alive[i]]
 
-    def train_until(self, last: int, stop: StopRequest) -> dict[int, dict[str, Any]]:
+    def train_until(self, last: int, stop: StopRequest) -> dict[int, RunResult | UnfinishedRun]:
         """Train up to step ``last`` or until asked to stop; return the result of each member."""
         while self.step < last and self.alive.any() and not stop.should_stop():
             with self.clock.measure("data"):
@@ -274,7 +277,7 @@ class VmappedRuns:
             if due:
                 self._let_go()
         self._hand_out()
-        ends: dict[int, dict[str, Any]] = {}
+        ends: dict[int, RunResult | UnfinishedRun] = {}
         if self.step == self.configs[0].steps:  # save all members before the first one is finished
             for i, run in self._living():
                 self._try(i, run, Run.save)

@@ -1,5 +1,7 @@
 """Labelled sets for zero-shot classification."""
 
+import io
+
 import numpy as np
 import pytest
 
@@ -41,7 +43,7 @@ def test_a_limit_is_spread_over_the_set(folder):
     ("file", "text", "attributes"),
     [
         ("classnames.txt", None, {"field": "{file}", "reason": "no such file"}),
-        ("classnames.txt", "dark\nmiddle", {"field": "label", "value": "2"}),
+        ("classnames.txt", "dark\nmiddle", {"field": "label", "value": 2}),
         (
             "zeroshot_classification_templates.txt",
             "a picture",
@@ -55,7 +57,7 @@ def test_load_classification_set_of_a_damaged_folder_names_the_file(folder, file
     (folder / file).unlink()
     if text is not None:
         (folder / file).write_text(text)
-    with raises_user_error(**{k: v.format(file=folder / file) for k, v in attributes.items()}):
+    with raises_user_error(**{k: v.format(file=folder / file) if k != "value" else v for k, v in attributes.items()}):
         load_classification_set(folder, 16, 0)
 
 
@@ -77,3 +79,29 @@ def test_names_and_templates_are_utf8_with_or_without_a_mark(tmp_path, write_sha
     with pytest.raises(UserError) as error:
         load_classification_set(root, 32, 0)
     assert error.value.field == str(root / "classnames.txt")
+
+
+def test_load_classification_set_of_shards_without_splits(folder):
+    (folder / "test" / "0.tar").rename(folder / "0.tar")
+    (folder / "test").rmdir()
+    assert load_classification_set(folder, 16, 0).labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def test_load_classification_set_of_class_folders(tmp_path, jpeg):
+    for i, name in enumerate(("old_cat", "dog")):
+        (tmp_path / "pets" / "test" / name).mkdir(parents=True)
+        (tmp_path / "pets" / "test" / name / "a.jpg").write_bytes(jpeg((255 * i, 0, 0)))
+    (tmp_path / "pets" / "zeroshot_classification_templates.txt").write_text("a {c}\n")
+    task = load_classification_set(tmp_path / "pets", 16, 0)
+    assert (task.class_names, task.labels.tolist()) == (("dog", "old cat"), [0, 1])
+    assert task.images[:, 0, 0, 0].tolist() == [254, 0]
+
+
+def test_load_classification_set_of_several_labels_is_refused(folder, write_shard, jpeg):
+    out = io.BytesIO()
+    np.save(out, np.array([1, 0, 1]))
+    write_shard(folder / "test" / "0.tar", {"x.jpg": jpeg(), "x.npy": out.getvalue()})
+    (folder / "dataset_type.txt").write_text("multilabel\n")
+    with pytest.raises(UserError) as raised:
+        load_classification_set(folder, 16, 0)
+    assert "multi-label" in raised.value.reason

@@ -19,7 +19,7 @@ from clip_jax.data.sources.base import ConcatSource
 def setup(tiny_run, pairs_dir, tmp_path, monkeypatch):
     """(run that keeps what it decoded, its source, tokenizer), with a cache of its own."""
     monkeypatch.setenv("CLIP_JAX_CACHE", str(tmp_path / "cache"))
-    data = DataConfig(source="webdataset", paths=(str(pairs_dir),), threads=1, keep_decoded=True)
+    data = DataConfig(source="webdataset", paths=(str(pairs_dir),), num_threads=1, cache_decoded=True)
     run = dataclasses.replace(tiny_run, data=data)
     source = open_source(data, "train", 32)
     return run, source, learn_tokenizer(run, source)
@@ -31,7 +31,7 @@ def equal(a, b):
 
 def test_the_second_run_decodes_nothing_and_sees_the_same(setup, monkeypatch):
     run, source, tokenizer = setup
-    plain = dataclasses.replace(run, data=dataclasses.replace(run.data, keep_decoded=False))
+    plain = dataclasses.replace(run, data=dataclasses.replace(run.data, cache_decoded=False))
     for augment in ("none", "flip"):
         views = [dataclasses.replace(r, data=dataclasses.replace(r.data, augment=augment)) for r in (plain, run, run)]
         wanted = [BatchOfStep(views[0], source, tokenizer)(step) for step in range(3)]
@@ -111,7 +111,7 @@ def test_what_cannot_be_kept_in_files_stays_in_memory(setup, monkeypatch):
 def test_a_disk_without_room_is_told_before_anything_is_mapped(setup, monkeypatch):
     """To write into a hole of a mapped file would kill the process with SIGBUS."""
     run, source, tokenizer = setup
-    plain = dataclasses.replace(run, data=dataclasses.replace(run.data, keep_decoded=False))
+    plain = dataclasses.replace(run, data=dataclasses.replace(run.data, cache_decoded=False))
     wanted = BatchOfStep(plain, source, tokenizer)(0)
 
     def full(*_):

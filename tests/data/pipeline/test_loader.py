@@ -32,8 +32,8 @@ def setup(request, tiny_run, pairs_dir):
             source="webdataset",
             paths=(str(pairs_dir),),
             augment="square_crop",
-            threads=1,
-            tokenizer_captions=50,
+            num_threads=1,
+            tokenizer_train_captions=50,
         )
     run = dataclasses.replace(tiny_run, data=data)
     source = open_source(data, "train", 32)
@@ -56,7 +56,7 @@ def equal(a, b):
 def test_threads_and_resuming_change_no_batch(setup):
     run, source, tokenizer = setup
     whole = take(run, source, tokenizer)
-    more_threads = dataclasses.replace(run, data=dataclasses.replace(run.data, threads=4))
+    more_threads = dataclasses.replace(run, data=dataclasses.replace(run.data, num_threads=4))
     assert equal(whole, take(more_threads, source, tokenizer))
     assert equal(whole[5:], take(run, source, tokenizer, start=5))
     assert whole[0]["images"].shape == (16, 32, 32, 3)
@@ -96,7 +96,7 @@ def test_two_worker_processes_make_the_batches_of_none_also_after_a_resume(tiny_
     source = open_source(data, "train", 32)
     tokenizer = learn_tokenizer(run, source)
     whole = take(run, source, tokenizer)
-    workers = with_data(run, workers=2, threads=2)
+    workers = with_data(run, num_workers=2, num_threads=2)
     with contextlib.closing(train_batches(workers, source, tokenizer, 3)) as batches:
         assert equal(whole[3:], [next(batches) for _ in range(5)])
         assert batches.broken_records == 2
@@ -104,10 +104,10 @@ def test_two_worker_processes_make_the_batches_of_none_also_after_a_resume(tiny_
 
 def test_what_a_worker_process_cannot_do_ends_the_run_with_one_line(tiny_run, pairs_dir, write_shard, jpeg):
     data = damaged(pairs_dir, write_shard, jpeg, {3, 4, 11})
-    run = dataclasses.replace(tiny_run, data=dataclasses.replace(data, workers=1))
+    run = dataclasses.replace(tiny_run, data=dataclasses.replace(data, num_workers=1))
     source = open_source(data, "train", 32)
     tokenizer = learn_tokenizer(run, source)
-    with raises_user_error(field="data.max_broken", value=2, reason="0.tar"):
+    with raises_user_error(field="data.max_corrupt_records", value=2, reason="0.tar"):
         take(run, source, tokenizer)
     (pairs_dir / "train" / "0.tar").unlink()
     with raises_user_error(field=re.compile(r"pairs/train/0\.tar$"), reason="No such file"):
@@ -117,7 +117,7 @@ def test_what_a_worker_process_cannot_do_ends_the_run_with_one_line(tiny_run, pa
 def test_a_store_behind_a_url_makes_the_batches_of_a_folder(tiny_run, pairs_dir, store):
     for shard in range(2):
         store.pipe(f"/box/train/{shard}.tar", (pairs_dir / "train" / f"{shard}.tar").read_bytes())
-    data = DataConfig(source="webdataset", paths=(str(pairs_dir),), threads=2, tokenizer_captions=20)
+    data = DataConfig(source="webdataset", paths=(str(pairs_dir),), num_threads=2, tokenizer_train_captions=20)
     run = dataclasses.replace(tiny_run, data=data)
     here = open_source(data, "train", 32)
     tokenizer = learn_tokenizer(run, here)
@@ -128,7 +128,7 @@ def test_a_store_behind_a_url_makes_the_batches_of_a_folder(tiny_run, pairs_dir,
 
 def weighted(tiny_run, pairs_dir, weights, **fields):
     paths = tuple(str(pairs_dir / split) + "/{0..1}.tar" for split in ("train", "val"))
-    data = DataConfig(source="webdataset", paths=paths, weights=weights, threads=1, tokenizer_captions=50)
+    data = DataConfig(source="webdataset", paths=paths, weights=weights, num_threads=1, tokenizer_train_captions=50)
     return with_data(dataclasses.replace(tiny_run, data=data), **fields)
 
 
@@ -141,7 +141,7 @@ def test_weights_give_every_batch_its_shares(tiny_run, pairs_dir):
     assert make.order.distinct(96) == 40
     tokenizer = learn_tokenizer(run, source)
     whole = take(run, source, tokenizer)
-    assert equal(whole[2:], take(with_data(run, threads=3), source, tokenizer, start=2))
+    assert equal(whole[2:], take(with_data(run, num_threads=3), source, tokenizer, start=2))
     parts = [BatchOfStep(run, source, tokenizer, process, 4)(5) for process in range(4)]
     assert np.array_equal(np.concatenate([p["images"] for p in parts]), whole[5]["images"])
     with contextlib.closing(train_batches(run, source, tokenizer)) as batches:
@@ -155,7 +155,7 @@ def test_a_source_too_small_for_its_share_of_a_batch(tiny_run, pairs_dir):
 
 
 def test_every_record_once_an_epoch_in_a_new_order(tiny_run, pairs_dir):
-    data = DataConfig(source="webdataset", paths=(str(pairs_dir),), threads=1)
+    data = DataConfig(source="webdataset", paths=(str(pairs_dir),), num_threads=1)
     run = dataclasses.replace(tiny_run, data=data, batch_size=10)
     make = BatchOfStep(run, open_source(data, "train", 32), None)
     epochs = [make.order(np.arange(20) + e * 20).tolist() for e in range(2)]
@@ -167,7 +167,7 @@ def test_kept_pictures_give_the_same_batches(setup):
     run, source, tokenizer = setup
     if run.data.source == "scenes":
         pytest.skip("scenes are rendered, there is nothing to keep")
-    keep = dataclasses.replace(run, data=dataclasses.replace(run.data, keep_decoded=True))
+    keep = dataclasses.replace(run, data=dataclasses.replace(run.data, cache_decoded=True))
     assert equal(take(run, source, tokenizer), take(keep, source, tokenizer))
 
 
@@ -192,9 +192,9 @@ def test_fewer_records_than_a_batch(tiny_run, pairs_dir):
 def test_a_decoder_that_is_not_installed(tiny_run, pairs_dir, monkeypatch):
     monkeypatch.setitem(sys.modules, "simplejpeg", None)
     libraries.cache_clear()
-    data = DataConfig(source="webdataset", paths=(str(pairs_dir),), decoder="simplejpeg")
+    data = DataConfig(source="webdataset", paths=(str(pairs_dir),), jpeg_decoder="simplejpeg")
     run = dataclasses.replace(tiny_run, data=data)
-    with raises_user_error(ConfigError, field="data.decoder", value="simplejpeg"):
+    with raises_user_error(ConfigError, field="data.jpeg_decoder", value="simplejpeg"):
         train_batches(run, open_source(data, "train", 32), None)
 
 
@@ -205,7 +205,9 @@ def damaged(pairs_dir, write_shard, jpeg, broken):
         samples[f"{i:02d}.txt"] = f"number {i}".encode()
     (pairs_dir / "train" / "1.tar").unlink()
     write_shard(pairs_dir / "train" / "0.tar", samples)
-    return DataConfig(source="webdataset", paths=(str(pairs_dir),), max_broken=2, threads=1, tokenizer_captions=50)
+    return DataConfig(
+        source="webdataset", paths=(str(pairs_dir),), max_corrupt_records=2, num_threads=1, tokenizer_train_captions=50
+    )
 
 
 def test_broken_records_are_replaced_counted_once_and_the_same_after_a_resume(tiny_run, pairs_dir, write_shard, jpeg):
@@ -223,7 +225,7 @@ def test_too_many_broken_records_end_the_run_with_the_last_ones_name(tiny_run, p
     data = damaged(pairs_dir, write_shard, jpeg, {3, 4, 11})
     run = dataclasses.replace(tiny_run, data=data)
     source = open_source(data, "train", 32)
-    with raises_user_error(field="data.max_broken", value=2, reason="0.tar"):
+    with raises_user_error(field="data.max_corrupt_records", value=2, reason="0.tar"):
         take(run, source, learn_tokenizer(run, source))
 
 

@@ -11,6 +11,7 @@ import pytest
 from clip_jax.data.tokenizers.clip_bpe import END, START, ClipTokenizer
 from clip_jax.data.tokenizers.learned_bpe import load_tokenizer
 from clip_jax.errors import ConfigError
+from clip_jax.pretrained.tokenizer_export import tokenizer_files
 
 from ...user_errors import raises_user_error
 
@@ -74,3 +75,9 @@ def test_what_cannot_be_is_told(tmp_path):
     (tmp_path / "x.json").write_text('{"format": "something else"}')
     with raises_user_error(field=tmp_path / "x.json", reason="format"):
         load_tokenizer(tmp_path / "x.json")
+
+
+def test_tokenizer_files_padding_by_id_0_only_for_a_causal_tower():
+    assert tokenizer_files(ClipTokenizer(), causal=False) == {}
+    files = tokenizer_files(ClipTokenizer(), causal=True)
+    assert files["tokenizer_config.json"]["pad_token"] == "<|endoftext|>"

@@ -6,7 +6,7 @@ from scipy.optimize import minimize
 
 from clip_jax.scaling.fit import solver
 from clip_jax.scaling.fit.loss import Loss
-from clip_jax.scaling.fit.solver import fewer_programs, finish_absolute, padded_rows, screen, solve
+from clip_jax.scaling.fit.solver import finish_absolute, padded_rows, screen, solve, table_of
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import BoundedPowerLaw, BrokenPowerLaw, Chinchilla, PowerLaw, SaturatingPowerLaw
 
@@ -105,18 +105,16 @@ def test_one_program_serves_resamples_of_any_count():
 
 
 @pytest.mark.parametrize("law", [PowerLaw(), SaturatingPowerLaw(), BoundedPowerLaw(), BrokenPowerLaw()], ids=str)
-def test_padding_beyond_32_rows_changes_no_digit(law):
+def test_padding_beyond_32_rows_changes_no_digit(law, monkeypatch):
     rng = np.random.default_rng(0)
     c = np.sort(np.exp(rng.uniform(np.log(1e10), np.log(1e13), 24)))
     y = (0.1 + 0.85 * (1 + c / 3e10) ** -0.35) * np.exp(0.02 * rng.standard_normal(24))
     assert padded_rows(24) == 64
     fits = [fit_law(law, c, y, fixed={}, profile=False)]
-    with fewer_programs(100_000):
-        assert padded_rows(7) == 64
+    for least in (64, 256):
+        monkeypatch.setattr(solver, "MIN_PADDED_ROWS", least)
+        assert padded_rows(7) == least
         fits.append(fit_law(law, c, y, fixed={}, profile=False))
-    padded = solver._least_rows.set(256)
-    fits.append(fit_law(law, c, y, fixed={}, profile=False))
-    solver._least_rows.reset(padded)
     for fit in fits[1:]:
         assert np.array_equal(fit.theta, fits[0].theta)
         assert fit.objective == fits[0].objective
@@ -126,3 +124,24 @@ def test_many_rows_share_few_programs():
     assert [padded_rows(n) for n in (3, 16, 17, 65, 240, 300, 4096, 4097, 100_000)] == [
         16, 16, 64, 256, 256, 1024, 4096, 8192, 131072,
     ]  # fmt: skip
+    with table_of(100_000):
+        assert [padded_rows(n) for n in (3, 300, 513, 4097)] == [512, 512, 4096, 8192]
+
+
+def test_resamples_of_a_large_table_are_packed_into_the_rows_they_hold(monkeypatch):
+    rng = np.random.default_rng(0)
+    law, x = SaturatingPowerLaw(), {"flops": np.sort(rng.normal(0, 2, 1500))}
+    y = (0.2 + 0.6 * np.exp(-0.3 * x["flops"])) * np.exp(0.02 * rng.standard_normal(1500))
+    weights = np.zeros((3, 1500))
+    for row in weights:
+        row[rng.choice(1500, 40, replace=False)] = rng.integers(1, 3, 40)
+    low, high = law.bounds(x, y)
+    begin = np.repeat(law.starts(x, y)[:1], 3, axis=0)
+    whole = solve(law, x, y, begin, low, high, Loss(), weights=weights)
+    padded, asked = solver.padded_rows, []
+    monkeypatch.setattr(solver, "padded_rows", lambda rows: asked.append(rows) or padded(rows))
+    with table_of(100_000):
+        packed = solve(law, x, y, begin, low, high, Loss(), weights=weights)
+    assert asked == [40]
+    np.testing.assert_allclose(packed.theta, whole.theta, rtol=1e-6)
+    np.testing.assert_allclose(packed.objective, whole.objective, rtol=1e-9)

@@ -60,6 +60,7 @@ def test_all_files_are_there_and_readable(report):
     assert json.loads((out / "law.json").read_text()) == law
 
 
+@pytest.mark.thorough
 def test_the_law_is_the_planted_one_and_carries_its_evidence(report):
     df, law, _ = report
     assert law["winner"] == "power law"
@@ -74,6 +75,7 @@ def test_the_law_is_the_planted_one_and_carries_its_evidence(report):
     assert {r["form"] for r in law["forecast_check"]} == {AVERAGED, *(f["form"] for f in law["fits"])}
 
 
+@pytest.mark.thorough
 def test_the_page_stands_alone_and_escapes(report):
     html = (report[2] / "report.html").read_text()
     assert "<script>alert" not in html
@@ -90,6 +92,7 @@ def test_the_page_stands_alone_and_escapes(report):
     assert report[1]["rows_sha256"] in html
 
 
+@pytest.mark.thorough
 def test_the_summary_is_short_and_complete(report):
     text = text_summary(report[1])
     assert len(text.splitlines()) < 44
@@ -105,6 +108,7 @@ def test_the_summary_is_short_and_complete(report):
         assert words in text
 
 
+@pytest.mark.thorough
 def test_the_summary_has_the_answer_of_every_form_at_the_target(report):
     law = report[1]
     ahead = law["averaged"][-1]
@@ -171,6 +175,7 @@ def test_points_that_cannot_be_drawn_do_not_stop_a_report(runs, curves):
     assert all(np.isfinite(drawn).ravel())
 
 
+@pytest.mark.thorough
 def test_the_seeds_of_the_held_out_budget_do_not_shape_its_forecast(runs, curves, tmp_path):
     df = runs(curves["power law"], sizes=3)
     wild = df["budget"] == df["budget"].max()
@@ -193,6 +198,7 @@ def test_many_budgets_and_wide_bands_keep_the_summary_short(runs, curves, tmp_pa
     assert any("3 more" in line for line in lines)
 
 
+@pytest.mark.thorough
 def test_law_json_says_how_each_fit_went_and_of_which_rows(report):
     df, law, _ = report
     assert law["rows_sha256"] == rows_hash(fit_rows(prepare(df, "error_mean"), "error_mean")[0])

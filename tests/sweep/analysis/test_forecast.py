@@ -18,7 +18,7 @@ from clip_jax.sweep.plan import make_cell, plan_of
 
 SWEEP = SweepConfig(
     name="s", rungs=(0.5, 1, 1.5, 2, 3), budgets=tuple(np.geomspace(1e11, 1e13, 6)), sizes_per_budget=3,
-    optimum_samples_per_param=4.0, min_steps=5, seeds_at_best=(1, 2),
+    optimum_samples_per_param=4.0, min_steps=5, extra_seeds_at_optimum=(1, 2),
 )  # fmt: skip
 TARGET = 2.5e13
 
@@ -27,7 +27,7 @@ def trained(config, noise=0.004):
     """What runs of a planted power law would have recorded."""
     rng, rows = np.random.default_rng(0), []
     for cell in plan_of(config).kept:
-        for seed in (*config.seeds, *config.seeds_at_best):
+        for seed in (*config.seeds, *config.extra_seeds_at_optimum):
             run = make_cell(config, cell.rung, cell.budget, seed)
             away = np.log(run.config.samples_seen / run.params / 4.0)
             error = 0.8 * (run.flops / 1e11) ** -0.1 * np.exp(0.02 * away**2 + noise * rng.standard_normal())

@@ -14,17 +14,19 @@ from clip_jax.sweep.launch.base import EngineDown, Job
 from clip_jax.sweep.launch.jobset import JobSets
 from clip_jax.sweep.launch.reconcile import reconcile
 
+from ...whole_result import WHOLE_TEXT
+
 GOLDEN = Path(__file__).parent / "golden"
-POD = {"image": "example.org/clip-jax:1", "claim": "sweeps", "mount": "/sweeps", "queue": "research"}
+POD = {"container_image": "example.org/clip-jax:1", "pvc_name": "sweeps", "mount_path": "/sweeps", "queue": "research"}
 V5P = {"accelerator": "tpu-v5p-slice", "devices_per_process": 4}
 KINDS = {
     "tpu_slice": V5P | {"topology": "4x4x4", "priority": "low"},
     "tpu_two_slices": V5P | {"topology": "2x2x2", "slices": 2},
     "gpu_pods": {
-        "accelerator": "nvidia-h100-80gb", "devices_per_process": 8, "nodes": 4, "cores": 96, "memory": "900Gi",
-        "namespace": "vision",
+        "accelerator": "nvidia-h100-80gb", "devices_per_process": 8, "nodes": 4, "cpus_per_process": 96,
+        "memory": "900Gi", "namespace": "vision",
     },
-    "cpu_pod": {"cores": 4, "memory": "8Gi", "stop_before_s": 30},
+    "cpu_pod": {"cpus_per_process": 4, "memory": "8Gi", "grace_period_s": 30},
 }  # fmt: skip
 
 
@@ -57,7 +59,9 @@ def test_hosts_follow_from_the_topology():
 
 
 def test_pods_must_see_the_sweep():
-    with pytest.raises(UserError, match=r"resources.mount='/sweeps': the sweep's directory /home/s must lie in it"):
+    with pytest.raises(
+        UserError, match=r"resources.mount_path='/sweeps': the sweep's directory /home/s must lie in it"
+    ):
         JobSets(Path("/home/s"), 1, Resources(**POD))
 
 
@@ -94,7 +98,7 @@ def cluster(tmp_path, monkeypatch):
     kubectl.write_text(KUBECTL.format(root=str(tmp_path)).replace("/usr/bin/env python3", sys.executable))
     kubectl.chmod(kubectl.stat().st_mode | stat.S_IEXEC)
     monkeypatch.setenv("PATH", f"{kubectl.parent}:{os.environ['PATH']}")
-    engine = JobSets(tmp_path, 1, Resources(**POD | {"mount": str(tmp_path)}, poll_s=0.05))
+    engine = JobSets(tmp_path, 1, Resources(**POD | {"mount_path": str(tmp_path)}, poll_s=0.05))
     return engine, tmp_path
 
 
@@ -111,19 +115,19 @@ def test_states_by_conditions(cluster):
 
     engine, root = cluster
     job = Job((root / "runs" / "a",), ("train",))
-    assert engine.poll([job]) == {}
+    assert engine.poll(job.run_dirs) == {}
     submit(engine, [job])
-    assert engine.poll([job]) == {"a": "running"}
+    assert engine.poll(job.run_dirs) == {"a": "running"}
     change(root, spec={"suspend": True})
-    assert engine.poll([job]) == {"a": "queued"}
+    assert engine.poll(job.run_dirs) == {"a": "queued"}
     change(
         root, status={"conditions": [{"type": "Failed", "status": "False"}, {"type": "Suspended", "status": "True"}]}
     )
-    assert engine.poll([job]) == {"a": "queued"}
+    assert engine.poll(job.run_dirs) == {"a": "queued"}
     for end in ("Completed", "Failed"):
         change(root, status={"conditions": [{"type": end, "status": "True"}]})
-        assert engine.poll([job]) == {}
-    engine.cancel([job])
+        assert engine.poll(job.run_dirs) == {}
+    engine.cancel(job.run_dirs)
     assert json.loads((root / "there.json").read_text()) == {}
 
 
@@ -143,7 +147,7 @@ def test_a_cluster_that_is_away_takes_no_attempt(cluster, monkeypatch):
             (root / "down").touch()
         if len(polls) == 4:
             (root / "down").unlink()
-            (root / "runs" / "a" / "result.json").write_text("{}")
+            (root / "runs" / "a" / "result.json").write_text(WHOLE_TEXT)
             change(root, status={"conditions": [{"type": "Completed", "status": "True"}]})
         return poll(jobs)
 

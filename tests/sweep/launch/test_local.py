@@ -18,13 +18,15 @@ from clip_jax.sweep.launch.base import EngineDown, Job
 from clip_jax.sweep.launch.local import Local, slot_cores, slot_environment
 from clip_jax.sweep.launch.reconcile import reconcile, submit
 
+from ...whole_result import WHOLE_TEXT
+
 PYTHON = (sys.executable, "-c")
 
 
 def job(tmp_path, name, program, *arguments):
     """One that ends with a result if its program does not fail."""
     run_dir = tmp_path / name
-    program = f"{program}\nopen({str(run_dir / 'result.json')!r}, 'w').write('{{}}')"
+    program = f"{program}\nopen({str(run_dir / 'result.json')!r}, 'w').write({WHOLE_TEXT!r})"
     return Job((run_dir,), (program, *arguments))
 
 
@@ -88,14 +90,14 @@ def test_a_child_that_still_runs_is_waited_for_and_not_doubled(tmp_path, monkeyp
     first, second = engine(tmp_path), engine(tmp_path)
     long = job(tmp_path, "a", "import time; print('once', flush=True); time.sleep(1)")
     first.submit("clip-1", [long])
-    assert second.poll([long]) == {"a": "running"}
+    assert second.poll(long.run_dirs) == {"a": "running"}
     with pytest.raises(EngineDown, match="every slot is taken by a run of an earlier driver"):
         second.submit("clip-2", [job(tmp_path, "b", "pass")])
     began = time.monotonic()
     reconcile(second, [long], 1)
     assert time.monotonic() - began > 0.5
     assert long.log.read_text() == "once\n"
-    assert first.poll([long]) == {}
+    assert first.poll(long.run_dirs) == {}
 
 
 def test_a_job_of_several_runs_holds_the_locks_of_all(tmp_path):
@@ -103,7 +105,7 @@ def test_a_job_of_several_runs_holds_the_locks_of_all(tmp_path):
     program = (
         "import sys; from pathlib import Path; from clip_jax.storage.lock import RunLock\n"
         "for d in map(Path, sys.argv[1:]):\n"
-        "  lock = RunLock(d); lock.acquire(); lock.close(); (d / 'result.json').write_text('{}')"
+        f"  lock = RunLock(d); lock.acquire(); lock.close(); (d / 'result.json').write_text({WHOLE_TEXT!r})"
     )
     family = Job(dirs, (program, *map(str, dirs)))
     seen = []
@@ -122,9 +124,9 @@ def test_a_run_is_cancelled_by_whoever_asks(tmp_path):
     driver = engine(tmp_path)
     driver.submit("clip-1", [long])
     wait_for(tmp_path / "up")
-    engine(tmp_path).cancel([long])
+    engine(tmp_path).cancel(long.run_dirs)
     assert (tmp_path / "saved").exists()
-    assert driver.poll([long]) == {}
+    assert driver.poll(long.run_dirs) == {}
     assert json.loads((tmp_path / "a" / "exit.json").read_text()) == {"name": "clip-1", "code": 75}
 
 
@@ -174,7 +176,7 @@ def test_slots_share_cores_and_gpus(monkeypatch):
     assert {f["XLA_PYTHON_CLIENT_MEM_FRACTION"] for f in found} == {"0.300"}
     with pytest.raises(UserError) as raised:
         slot_environment(0, 3, pairs)
-    assert (raised.value.field, raised.value.value) == ("slots", 3)
+    assert (raised.value.field, raised.value.value) == ("max_concurrent_runs", 3)
     assert "need 6 GPUs" in raised.value.reason
     assert raised.value.reason.endswith("has 4")
 
@@ -183,7 +185,7 @@ def test_runs_in_a_bucket_keep_logs_and_locks_here_and_a_lease_elsewhere_is_resp
     root = as_path("gs://bucket/s")
     program = (
         "import sys; from clip_jax.storage.paths import as_path, write_text\n"
-        "print('said'); write_text(as_path(sys.argv[1]) / 'result.json', '{}')"
+        f"print('said'); write_text(as_path(sys.argv[1]) / 'result.json', {WHOLE_TEXT!r})"
     )
     one, two = (Job((root / "runs" / name,), (program, f"{root}/runs/{name}")) for name in ("one", "two"))
     there = Local(root, 1, program=PYTHON)
@@ -198,7 +200,7 @@ def test_runs_in_a_bucket_keep_logs_and_locks_here_and_a_lease_elsewhere_is_resp
     bucket.put("s/runs/two/.lease/000001.json", json.dumps(owner).encode(), {})
     with pytest.raises(EngineDown, match="gs://bucket/s/runs/two: is being trained by process 7 on elsewhere"):
         submit(there, [two])
-    assert there.poll([two]) == {}
+    assert there.poll(two.run_dirs) == {}
 
 
 @pytest.mark.parametrize("hidden", ["", "-1", "NoDevFiles", " ,0"])

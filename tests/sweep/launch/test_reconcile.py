@@ -8,6 +8,9 @@ from clip_jax.errors import UserError
 from clip_jax.sweep.launch import submission as files
 from clip_jax.sweep.launch.base import EngineDown, Job
 from clip_jax.sweep.launch.reconcile import reconcile
+from clip_jax.sweep.launch.submission import JobState
+
+from ...whole_result import WHOLE_TEXT
 
 
 class Killed(BaseException):
@@ -27,7 +30,7 @@ class FakeEngine:
         )
         self.live, self.submitted, self.most = {}, [], 0
 
-    def poll(self, jobs):
+    def poll(self, run_dirs):
         for key, (name, job) in list(self.live.items()):
             what = self.script[key].pop(0)
             if what == "live":
@@ -35,10 +38,10 @@ class FakeEngine:
             del self.live[key]
             for run_dir in job.run_dirs:
                 if what == "finish":
-                    (run_dir / "result.json").write_text("{}")
+                    (run_dir / "result.json").write_text(WHOLE_TEXT)
                 elif what != "vanish":
                     files.note_exit(run_dir, name, what)
-        return {job.key: "running" for job in jobs if job.key in self.live}
+        return {d.name: "running" for d in run_dirs if d.name in self.live}
 
     def submit(self, name, jobs):
         for job in jobs:
@@ -118,9 +121,9 @@ def test_the_word_of_an_older_attempt_does_not_count(tmp_path):
     files.note_submission(job, "fake", "clip-2", 0)
     files.note_accepted(job)
     files.note_exit(tmp_path / "a", "clip-1", 2)
-    assert files.give_up_reason(job, 3) is None
+    assert JobState.read(job).verdict(3) is None
     files.note_exit(tmp_path / "a", "clip-2", 2)
-    assert files.give_up_reason(job, 3)["code"] == 2
+    assert JobState.read(job).verdict(3)["code"] == 2
 
 
 def test_corrupt_records_are_set_aside_and_the_run_goes_on(tmp_path):
@@ -144,7 +147,7 @@ def test_what_is_left_out_stays_so_until_it_is_taken_up(tmp_path):
     def report(outcome):
         seen.append((outcome.job.key, outcome.reason))
         if outcome.reason:
-            files.requeue(outcome.job)  # somebody's `retry`, while b still runs
+            files.requeue(*outcome.job.run_dirs)  # somebody's `retry`, while b still runs
 
     reconcile(engine, jobs, 3, report, lambda line: None)
     assert seen[0] == ("a", "exit code 2: said")
@@ -178,7 +181,7 @@ def test_a_run_of_another_engine_is_refused(tmp_path):
         reconcile(FakeEngine({}), [job], 1)
     assert raised.value.field == str(tmp_path / "a")
     assert "'slurm'" in raised.value.reason
-    files.requeue(job)
+    files.requeue(*job.run_dirs)
     assert outcomes(FakeEngine({"a": ["finish"]}), [job]) == {"a": ""}
 
 

@@ -31,8 +31,8 @@ def programs(tmp_path, monkeypatch):
 
 def test_the_script_asks_for_what_the_config_says_and_notes_how_it_ended(tmp_path, programs):
     resources = Resources(
-        nodes=2, processes_per_node=4, devices_per_process=2, cores=6, gres="gpu:a100", partition="long",
-        time_limit_min=90, stop_before_s=60, sbatch=("--account=vision",), setup=("export MODE=fast",),
+        nodes=2, processes_per_node=4, devices_per_process=2, cpus_per_process=6, gres="gpu:a100", partition="long",
+        time_limit_min=90, grace_period_s=60, sbatch=("--account=vision",), setup_commands=("export MODE=fast",),
     )  # fmt: skip
     run_dirs = (tmp_path / "a run", tmp_path / "b")  # a family, and a name that needs quotes
     for run_dir in run_dirs:
@@ -60,9 +60,9 @@ def test_the_queue_is_read_by_name_and_place(tmp_path, programs):
     for i, job in enumerate(jobs[:3]):
         note_submission(job, "slurm", "clip-1", i)
     programs("squeue", "printf 'clip-1|7|0|PENDING\\nclip-1|7|1|RUNNING\\nclip-0|6|2|RUNNING\\nshell|9|N/A|RUNNING\\n'")
-    assert engine.poll(jobs) == {"a": "queued", "b": "running"}
+    assert engine.poll([tmp_path / name for name in "abcd"]) == {"a": "queued", "b": "running"}
     programs("scancel", f'echo "$@" > {tmp_path}/cancelled')
-    engine.cancel(jobs)
+    engine.cancel([tmp_path / name for name in "abcd"])
     assert (tmp_path / "cancelled").read_text() == "7_0 7_1\n"
 
 
@@ -84,7 +84,7 @@ def test_away_is_not_refused(tmp_path, programs):
 def test_a_setup_line_that_fails_stops_the_job_and_is_told(tmp_path, lines, code):
     run_dir = tmp_path / "runs" / "a"
     (run_dir / "logs").mkdir(parents=True)
-    engine = Slurm(tmp_path, 1, Resources(setup=lines), program=("trained",))
+    engine = Slurm(tmp_path, 1, Resources(setup_commands=lines), program=("trained",))
     (tmp_path / "srun").write_text('#!/bin/sh\ntouch "$0.ran"\n')
     (tmp_path / "srun").chmod(0o755)
     job = Job((run_dir,), ("train",))
@@ -93,7 +93,7 @@ def test_a_setup_line_that_fails_stops_the_job_and_is_told(tmp_path, lines, code
     assert done.returncode == code
     assert read_json(run_dir / "exit.json") == {"name": "clip-x", "code": code}
     assert (tmp_path / "srun.ran").exists() == (code == 0)
-    assert ("resources.setup" in job.log.read_text()) == (code != 0)
+    assert ("resources.setup_commands" in job.log.read_text()) == (code != 0)
 
 
 def test_the_job_tells_its_processes_which_devices_it_asked_for(tmp_path):

@@ -10,7 +10,7 @@ from clip_jax.sweep.search.space import edge_warnings, grid, parse_space, sample
 LINES = (
     "optim.peak_lr = log(1e-4, 1e-2, 3)",
     "optim.schedule = choice(cosine, wsd)",
-    "optim.decay_fraction = uniform(0.1, 0.5, 2) if optim.schedule = wsd",
+    "optim.lr_decay_fraction = uniform(0.1, 0.5, 2) if optim.schedule = wsd",
     "optim.warmup_steps = integer(1, 3, 3)",
 )
 SPACE = parse_space(LINES)
@@ -31,7 +31,7 @@ def test_a_grid_is_the_product_and_leaves_out_what_has_no_meaning():
     assert len({str(s) for s in found}) == len(found)
     assert [s["optim.peak_lr"] for s in found[::9]] == [1e-4, 1e-3, 1e-2]
     for s in found:
-        assert ("optim.decay_fraction" in s) == (s["optim.schedule"] == "wsd")
+        assert ("optim.lr_decay_fraction" in s) == (s["optim.schedule"] == "wsd")
 
 
 @given(st.integers(0, 2**31), st.integers(1, 20))
@@ -41,7 +41,7 @@ def test_chance_keeps_to_the_space_and_is_a_function_of_the_seed(seed, count):
     for s in found:
         assert 1e-4 <= s["optim.peak_lr"] <= 1e-2
         assert s["optim.warmup_steps"] in (1, 2, 3)
-        assert ("optim.decay_fraction" in s) == (s["optim.schedule"] == "wsd")
+        assert ("optim.lr_decay_fraction" in s) == (s["optim.schedule"] == "wsd")
 
 
 def test_log_is_uniform_in_the_logarithm():

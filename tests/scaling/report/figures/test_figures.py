@@ -31,6 +31,7 @@ def test_a_rich_table_gives_every_figure(rich, tmp_path):
             assert np.asarray(image.convert("L")).std() > 5
 
 
+@pytest.mark.thorough
 def test_the_contour_holds_every_run_and_the_path(rich):
     axis = draw("contour", rich).axes[0]
     x, y = rich.rows["samples_seen"], rich.rows["params"]
@@ -55,6 +56,7 @@ def test_a_refused_parabola_is_drawn_as_such(runs, curves):
     assert len(stars) == 3
 
 
+@pytest.mark.thorough
 def test_a_table_without_budgets_says_why_it_has_no_valleys(runs, curves, tmp_path):
     df = runs(curves["power law"], budgets=5, sizes=1, seeds=1).drop(columns="budget")
     (tmp_path / "isoflop.png").write_text("of an earlier report")
@@ -96,6 +98,7 @@ def test_learning_curves_one_evaluation_each_is_no_figure(runs, curves):
         draw("learning_curves", analyze(df, curves=once, full=False))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["contour", "allocation"])
 def test_draw_unidentified_surface_is_left_out(rich, name):
     flat = replace(rich.surface, fit=replace(rich.surface.fit, flat=("E below",)))
@@ -105,6 +108,7 @@ def test_draw_unidentified_surface_is_left_out(rich, name):
         draw(name, found)
 
 
+@pytest.mark.thorough
 def test_contour_error_never_above_one(runs):
     found = analyze(runs(lambda c: 0.7 * (c / 1e10) ** -0.1, budgets=5, sizes=6, seeds=1, noise=0.01))
     n, d = (found.rows[c].to_numpy() for c in ("params", "samples_seen"))

@@ -1,0 +1,45 @@
+"""`clip-jax config`: every config field with its type, choices, default and meaning."""
+
+from __future__ import annotations
+
+from clip_jax.config import DistributedConfig, RunConfig
+from clip_jax.config.fields import field_types
+from clip_jax.config.reference import as_markdown, as_text, groups_of
+from clip_jax.config.sweep import SweepConfig
+from clip_jax.errors import UserError
+from clip_jax.sweep.search.config import SearchConfig
+
+# name -> title, dataclass, and prefix of its fields on the command line
+CONFIGS: dict[str, tuple[str, type, str]] = {
+    "run": ("A run: `clip-jax train`", RunConfig, ""),
+    "sweep": ("A sweep: `clip-jax sweep plan | run | preflight`", SweepConfig, ""),
+    "search": ("A search: `clip-jax sweep search`", SearchConfig, ""),
+    "distributed": ("How processes find each other: `clip-jax train`", DistributedConfig, "distributed."),
+}
+
+
+def config_text(name: str | None, *, markdown: bool = False) -> str:
+    """Return a reference of config fields.
+
+    Args:
+      name: ``run``, ``sweep``, ``search``, ``distributed``, or a group of one of them, such as ``optim``; None for all.
+      markdown: whether to return a page in Markdown, of whole configs only.
+
+    Raises:
+      UserError: there is no such group.
+    """
+    chosen = [CONFIGS[name]] if name in CONFIGS else list(CONFIGS.values())
+    if markdown:
+        if name is not None and name not in CONFIGS:
+            raise UserError(field="GROUP", value=name, reason="with --markdown: " + ", ".join(CONFIGS))
+        return "\n\n".join(["# Config fields", *(as_markdown(cls, title, prefix) for title, cls, prefix in chosen)])
+    if name is None or name in CONFIGS:
+        return "\n\n".join(f"{title.replace('`', '')}\n\n{as_text(cls, prefix)}" for title, cls, prefix in chosen)
+    names = {group.name: cls for _, cls, prefix in chosen for group in groups_of(cls, prefix) if group.name}
+    if name not in names:
+        hint = f"one of {', '.join(dict.fromkeys([*CONFIGS, *names]))}"
+        raise UserError(field="GROUP", value=name, reason="is no group of fields", hint=hint)
+    group = names[name]
+    for part in name.split("."):
+        group = field_types(group)[part]
+    return as_text(group, f"{name}.")

@@ -1,0 +1,57 @@
+"""Laws, losses, sources, evaluators and engines that installed packages add by entry points.
+
+A package names them in its ``pyproject.toml``:
+
+    [project.entry-points."clip_jax.losses"]
+    hinge = "my_package.losses:hinge"
+
+Entry points are looked up only for a name that is not one of this package's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal
+
+from clip_jax.errors import ConfigError, UserError, short
+
+Kind = Literal["laws", "losses", "sources", "evaluators", "engines"]
+
+
+def added(kind: Kind) -> dict[str, EntryPoint]:
+    """Return what installed packages add of a kind, by name."""
+    return {point.name: point for point in entry_points(group=f"clip_jax.{kind}")}
+
+
+def check_name(field: str, name: object, kind: Kind, own: Sequence[str] = ()) -> None:
+    """Check that a name is one of this package's ``own`` or of an installed package; raise ConfigError otherwise."""
+    if name in own or name in (others := sorted(added(kind))):
+        return
+    reason = f"must be one of {', '.join((*own, *others))}" if own or others else "there is none of that name"
+    hint = f"an installed package adds names by entry points of the group clip_jax.{kind}"
+    raise ConfigError(f"{field}={short(name)}: {reason}; {hint}", field=field, value=name, reason=reason, hint=hint)
+
+
+def load(field: str, name: str, kind: Kind) -> Any:
+    """Return the object of an entry point.
+
+    Args:
+      field: the setting that holds the name, for error messages.
+      name: the entry point.
+      kind: its group, without ``clip_jax.``.
+
+    Raises:
+      UserError: there is no such entry point, or its module or object cannot be imported.
+    """
+    check_name(field, name, kind)
+    point = added(kind)[name]
+    try:
+        return point.load()
+    except Exception as error:
+        lines = str(error).splitlines() or [""]
+        reason = f"{point.value} of the package {point.dist.name if point.dist else '?'} cannot be imported"
+        hint = f"{type(error).__name__}: {lines[0]}"
+        raise UserError(
+            f"{field}={name}: {reason}; {hint}", field=field, value=name, reason=reason, hint=hint
+        ) from error

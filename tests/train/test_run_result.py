@@ -1,0 +1,53 @@
+"""The type of ``result.json``: it reads what earlier versions wrote, and its items are its fields."""
+
+import json
+
+import pytest
+
+from clip_jax.errors import UserError
+from clip_jax.storage.record_fields import FIELDS
+from clip_jax.train.run_result import REQUIRED, RunResult
+
+from ..whole_result import WHOLE
+
+
+def test_fields_that_are_checked_are_fields_of_the_type():
+    assert set(FIELDS["result.json"]) <= set(RunResult.__dataclass_fields__)
+
+
+def test_result_of_another_version_is_read():
+    result = RunResult.from_json(WHOLE | {"a_later_field": 1}, "result.json")
+    assert result.goodput is result.extensions is None
+    assert result.seconds == {}
+    written = json.loads(json.dumps(result.to_json()))
+    assert WHOLE.items() <= written.items()
+    assert not {"a_later_field", "data", "extensions"} & set(written)
+    assert RunResult.from_json(written, "result.json") == result
+
+
+def test_fields_are_items_for_callers_of_the_dictionary_of_before():
+    result = RunResult.from_json(WHOLE, "result.json")
+    assert result["state"] == result.state == "finished"
+    assert result.get("no_such_field") is None
+    assert dict(result) == result
+
+
+@pytest.mark.parametrize("field", REQUIRED)
+def test_result_without_a_field_names_it(field):
+    with pytest.raises(UserError) as error:
+        RunResult.from_json({k: v for k, v in WHOLE.items() if k != field}, "result.json")
+    assert error.value.reason == f"lacks the field {field}"
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"device": {}}, "device.kind"),
+        ({"versions": {}}, "versions.jax"),
+        ({"evals": [{"task": "a"}]}, "evals[0].metric"),
+    ],
+)
+def test_part_of_a_result_without_a_field_names_it(change, field):
+    with pytest.raises(UserError) as error:
+        RunResult.from_json(WHOLE | change, "result.json")
+    assert error.value.reason == f"lacks the field {field}"
