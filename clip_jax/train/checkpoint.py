@@ -195,8 +195,9 @@ class Checkpoints:
         if broken:
             step, reason = next(iter(broken.items()))
             raise UserError(
-                f"{self.dir}: none of its {len(broken)} checkpoints can be read (the newest, {step}: {reason}); "
-                f"move the folder away to train from the start"
+                field=self.dir,
+                reason=f"none of its {len(broken)} checkpoints can be read (the newest, {step}: {reason})",
+                hint="move the folder away to train from the start",
             )
         return None
 
@@ -267,4 +268,6 @@ def load_params(run_dir: str | Path, built: Any) -> tuple[int, Any]:
         if loaded is not None:
             return step, loaded["params"]
         print(f"clip-jax: {root / str(step)}: skipped ({reason})", file=sys.stderr)
-    raise UserError(f"{run_dir}: has no checkpoint{' that can be read' if steps else ''}; train it first")
+    raise UserError(
+        field=run_dir, reason=f"has no checkpoint{' that can be read' if steps else ''}", hint="train it first"
+    )

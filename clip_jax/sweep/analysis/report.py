@@ -97,4 +97,4 @@ def _numbers(law: dict[str, Any]) -> dict[str, float]:
 def _check_finished(df: pd.DataFrame, root: Path) -> None:
     if not df["final"].any():
         first = df["reason"].iloc[0]
-        raise UserError(f"{root}: no run has finished; the first: {first}")
+        raise UserError(field=root, reason=f"no run has finished, the first: {first}")

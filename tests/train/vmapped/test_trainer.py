@@ -25,7 +25,7 @@ from clip_jax.train.metrics import TIMES
 from clip_jax.train.state import init_state
 from clip_jax.train.step import make_train_step, put_batch
 from clip_jax.train.vmapped import trainer as family_module
-from clip_jax.train.vmapped.compatibility import check_compatible, family_id, incompatibility_reason
+from clip_jax.train.vmapped.compatibility import check_compatible, family_id, incompatibility
 from clip_jax.train.vmapped.trainer import VmappedStep, put_batches, stack, train_vmapped, unstack
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:Sharding info:UserWarning")
@@ -277,7 +277,7 @@ def test_what_cannot_be_a_family_is_one_line(tiny_run):
     ):
         with pytest.raises(UserError, match=said):
             check_compatible([run])
-    assert incompatibility_reason(tiny_run) is None
+    assert incompatibility(tiny_run) is None
 
 
 def test_several_devices_are_refused(members, tmp_path, monkeypatch):
