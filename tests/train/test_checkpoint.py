@@ -18,6 +18,8 @@ from clip_jax.train import checkpoint as c
 from clip_jax.train.checkpoint import Checkpoints, load_params
 from clip_jax.train.state import TrainState, abstract_state, init_state
 
+from ..user_errors import raises_user_error
+
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:Sharding info:UserWarning")
 
 
@@ -69,7 +71,7 @@ def test_a_state_comes_back_on_another_mesh_bit_for_bit(tiny_run, tmp_path, worl
 
 
 def test_no_checkpoint_is_named(tmp_path, world):
-    with pytest.raises(UserError, match="has no checkpoint; train it first"):
+    with raises_user_error(field=tmp_path, reason="no checkpoint"):
         load_params(tmp_path, world.built)
 
 
@@ -165,7 +167,7 @@ def test_when_none_can_be_read_nothing_is_moved(saved, world, tmp_path):
         ):
             checkpoints.restore(world.abstract)
         assert checkpoints.steps == [2, 4]
-    with pytest.raises(UserError, match="has no checkpoint that can be read"):
+    with raises_user_error(field=tmp_path / "run", reason="can be read"):
         load_params(tmp_path / "run", world.built)
 
 
@@ -184,5 +186,5 @@ def test_a_full_disk_is_one_line(tmp_path, world, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoints._orbax, "save_checkpointables_async", full)
-    with pytest.raises(UserError, match="the disk is full"):
+    with raises_user_error(field=tmp_path / "checkpoints", reason="disk is full"):
         checkpoints.save(1, world.state)
