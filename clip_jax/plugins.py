@@ -24,11 +24,11 @@ def added(kind: Kind) -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=f"clip_jax.{kind}")}
 
 
-def check_name(field: str, name: object, kind: Kind, own: Sequence[str] = ()) -> None:
-    """Check that a name is one of this package's ``own`` or of an installed package; raise ConfigError otherwise."""
-    if name in own or name in (others := sorted(added(kind))):
+def check_name(field: str, name: object, kind: Kind, builtin: Sequence[str] = ()) -> None:
+    """Check that a name is one of ``builtin`` or of an installed package; raise ConfigError otherwise."""
+    if name in builtin or name in (others := sorted(added(kind))):
         return
-    reason = f"must be one of {', '.join((*own, *others))}" if own or others else "there is none of that name"
+    reason = f"must be one of {', '.join((*builtin, *others))}" if builtin or others else "there is none of that name"
     hint = f"an installed package adds names by entry points of the group clip_jax.{kind}"
     raise ConfigError(field=field, value=name, reason=reason, hint=hint)
 

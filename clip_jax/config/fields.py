@@ -119,13 +119,13 @@ def current_names(
     """
     renamed, hints = RENAMED.get(cls.__name__, {}), field_types(cls)
     current: dict[str, Any] = {}
-    for given, value in values.items():
-        name = renamed.get(given, given)
-        if name != given:
+    for written, value in values.items():
+        name = renamed.get(written, written)
+        if name != written:
             if name in values:
-                raise ConfigError(field=f"{prefix}{given}", value=value, reason=f"is {name} now, which is given too")
+                raise ConfigError(field=f"{prefix}{written}", value=value, reason=f"is {name} now, which is given too")
             if former is not None:
-                former.append(f"{prefix}{given} is {prefix}{name} now")
+                former.append(f"{prefix}{written} is {prefix}{name} now")
         if dataclasses.is_dataclass(hint := hints.get(name)) and isinstance(value, Mapping):
             value = current_names(typing.cast(type, hint), value, f"{prefix}{name}.", former)
         elif isinstance(value, str):

@@ -84,8 +84,8 @@ def apply(base: RunConfig, setting: Setting, *, check: bool = True) -> RunConfig
       ConfigError: a field does not exist or, with ``check``, a value does not fit the others.
     """
     values: dict[str, Any] = to_dict(base)
-    for given, value in setting.items():
-        name = current_path(RunConfig, given)
+    for dotted, value in setting.items():
+        name = current_path(RunConfig, dotted)
         group = values
         for part in name.split("."):
             if not isinstance(group, dict) or part not in group:
