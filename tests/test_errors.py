@@ -1,11 +1,13 @@
 """Errors carry what was wrong as attributes, and travel between processes."""
 
+import ast
 import copy
 import pickle
 from pathlib import Path
 
 import pytest
 
+import clip_jax
 from clip_jax.errors import (
     ConfigError,
     UserError,
@@ -20,6 +22,8 @@ from clip_jax.errors import (
     parse_json,
     short,
 )
+
+from .user_errors import error_fields, raises_user_error
 
 
 @pytest.mark.parametrize("kind", [UserError, ConfigError])
@@ -160,3 +164,31 @@ def test_short_cuts_what_is_long():
     assert short("abc") == "'abc'"
     assert len(short("x" * 10_000)) < 130
     assert "digits" in short(10**5000)
+
+
+@pytest.mark.parametrize(
+    "expected", [{"field": "a"}, {"value": 3}, {"source": "s"}, {"reason": "large"}, {"hint": "give"}, {"field": None}]
+)
+def test_raises_user_error_of_another_attribute_fails(expected):
+    with pytest.raises(AssertionError, match=next(iter(expected))), raises_user_error(**expected):
+        raise UserError(field="b", value=2, reason="too small")
+
+
+def test_error_fields_of_output_are_what_each_line_names():
+    output = "clip-jax: --top=3: must be 2\nnote\nclip-jax: a/b.csv: no such file\n"
+    assert error_fields(output) == ["--top", "a/b.csv"]
+
+
+KINDS = {"UserError", "ConfigError", "BrokenRecord", "Busy", "Diverged", "EngineDown", "NotFinite", "TooFewPoints"}
+
+
+def test_errors_of_the_package_are_given_by_attributes():
+    package = Path(clip_jax.__file__).parent
+    calls = [
+        (path, node)
+        for path in package.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in KINDS
+    ]
+    assert len(calls) > 500
+    assert not [f"{path}:{node.lineno}" for path, node in calls if node.args], "a message in place of attributes"

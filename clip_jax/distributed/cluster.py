@@ -47,7 +47,7 @@ def require_variables(names: tuple[str, ...], environment: Mapping[str, str], co
     """
     for name in names:
         if name not in environment:
-            raise ConfigError(field=name, reason=f"not set, {condition}: the other processes cannot be found")
+            raise ConfigError(field=name, reason=f"not set, and {condition}: the other processes cannot be found")
 
 
 def device_variables(platform: str, per_process: int, devices: int) -> dict[str, str]:

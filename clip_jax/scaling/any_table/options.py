@@ -162,7 +162,7 @@ def number(text: str, option: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise UserError(field=option, value=text, reason="is not a number") from None
+        raise UserError(field=option, value=text, reason="must be a number") from None
 
 
 def point_of(law: Law, text: str) -> dict[str, float]:

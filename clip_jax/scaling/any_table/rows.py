@@ -137,7 +137,7 @@ def column_of(df: pd.DataFrame, name: str) -> np.ndarray:
     if len(words):
         word = df.loc[words[0], name]
         advice = "write a decimal point, and no thousands" if re.fullmatch(r"[\d.,]*,[\d.,]*", str(word)) else None
-        raise UserError(source=f"row {words[0]}", field=name, value=word, reason="is not a number", hint=advice)
+        raise UserError(source=f"row {words[0]}", field=name, value=word, reason="must be a number", hint=advice)
     return numbers.to_numpy()
 
 

@@ -105,7 +105,7 @@ def _numbers(df: pd.DataFrame, column: str, name: str) -> pd.Series:
     if len(words):
         value = words[column].iloc[0]
         run = words["run_id"].iloc[0]
-        raise UserError(source=f"{name}: run {run}", field=column, value=value, reason="is not a number")
+        raise UserError(source=f"{name}: run {run}", field=column, value=value, reason="must be a number")
     return numbers
 
 
