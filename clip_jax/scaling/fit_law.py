@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from clip_jax.errors import UserError
-from clip_jax.scaling.data.observations import check_points, count_duplicates
+from clip_jax.scaling.data.observations import Columns, check_points, count_duplicates
 from clip_jax.scaling.fit.loss import LOG_HUBER, Loss
 from clip_jax.scaling.fit.result import Fit, condition_of
 from clip_jax.scaling.fit.solver import (
@@ -30,8 +30,8 @@ SAME_OBJECTIVE = 1e-6  # starts whose objectives agree to this, relatively, ende
 
 def fit_law(
     law: Law,
-    columns: Any,
-    y: Any,
+    columns: Columns,
+    y: ArrayLike,
     *,
     loss: Loss = LOG_HUBER,
     weights: Array | None = None,

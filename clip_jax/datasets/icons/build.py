@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -26,6 +27,8 @@ from clip_jax.datasets.icons.tasks import Task, tasks
 from clip_jax.datasets.icons.write import Sample, write_shards, write_task
 from clip_jax.errors import ConfigError, UserError, at_least, between
 from clip_jax.storage.paths import disk_errors, write_text
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +63,7 @@ class IconsConfig:
         at_least("--common-sets", self.common_sets, 2)
         at_least("--workers", self.workers, 0)
         if not re.fullmatch(r"#[0-9a-fA-F]{6}", self.colour):
-            raise ConfigError(field="--colour", value=self.colour, reason="must be #RRGGBB")
+            raise ConfigError(field="--color", value=self.colour, reason="must be #RRGGBB")
         for name in ("licences", "held_out"):
             if not getattr(self, name):
                 raise ConfigError(field=f"--{name.replace('_', '-')}", reason="needs at least one")
@@ -103,7 +106,7 @@ class Manifest(Identity):
     sha256: dict[str, str]
 
 
-def build(config: IconsConfig, echo: Callable[[str], None] = print) -> Manifest:
+def build(config: IconsConfig, echo: Callable[[str], None] = logger.info) -> Manifest:
     """Render, split and write the corpus under ``config.out``.
 
     An interrupted build resumes. The same package and library versions give the same bytes.
@@ -233,7 +236,7 @@ def _render_all(
         )
     if not tables or not drawn:
         raise UserError(
-            field="--licences",
+            field="--licenses",
             reason="no icon is left",
             hint=f"allow one of {', '.join(sorted(refused))}, which {sum(refused.values())} icons have",
         )

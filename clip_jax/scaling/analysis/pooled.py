@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -99,9 +99,9 @@ class PooledFit:
         low, middle, high = np.quantile(draws, [(1 - self.level) / 2, 0.5, (1 + self.level) / 2])
         return Interval(float(middle), float(low), float(high), self.level)
 
-    def as_data(self, flops: float | None = None) -> dict[str, Any]:
+    def as_data(self, flops: float | None = None) -> dict[str, object]:
         """Return plain dictionaries for JSON: parameters, spreads, and forecasts at a budget."""
-        out: dict[str, Any] = {
+        out: dict[str, object] = {
             "tasks": {t: {k: interval_data(v) for k, v in p.items()} for t, p in self.parameters().items()},
             "spreads": {k: interval_data(v) for k, v in self.spread_intervals().items()},
             "scatter": interval_data(self._interval(self.scatter)),

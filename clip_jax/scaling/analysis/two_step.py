@@ -20,12 +20,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from clip_jax.errors import UserError, one_of
-from clip_jax.scaling.data.observations import columns_of
+from clip_jax.scaling.data.observations import Columns, columns_of
 from clip_jax.scaling.fit.loss import LOG_HUBER, TINY, Loss, space_of
 from clip_jax.scaling.fit.result import Fit
 from clip_jax.scaling.fit.solver import solve
@@ -60,7 +60,7 @@ class TwoStepForecast:
     method: str
     new_run: bool
 
-    def as_data(self) -> dict[str, Any]:
+    def as_data(self) -> dict[str, object]:
         """Return plain dictionaries for JSON."""
         parts = {"loss": self.loss, "error": self.error, "fixed_loss": self.fixed_loss}
         return {k: interval_data(v) for k, v in parts.items()} | {"method": self.method, "new_run": self.new_run}
@@ -82,7 +82,7 @@ class TwoStep:
     second_rows: Array
     rows: int
 
-    def predict(self, columns: Any) -> Array:
+    def predict(self, columns: Columns) -> Array:
         """Return the error at columns of the first law; the same shape."""
         return self.second.predict(self.first.predict(columns))
 
@@ -93,7 +93,7 @@ class TwoStep:
 
     def forecast(
         self,
-        at: Any,
+        at: Columns,
         *,
         method: str | None = None,
         new_run: bool = False,
@@ -262,14 +262,14 @@ def _scattered(values: Array, sd: Array, space: str, rng: np.random.Generator) -
 
 def fit_two_step(
     law: Law,
-    columns: Any,
-    loss: Any,
+    columns: Columns,
+    loss: ArrayLike,
     link: Law,
-    error: Any,
+    error: ArrayLike,
     *,
-    first_rows: Any = None,
-    second_rows: Any = None,
-    constant: Mapping[str, Any] | None = None,
+    first_rows: ArrayLike | None = None,
+    second_rows: ArrayLike | None = None,
+    constant: Mapping[str, ArrayLike] | None = None,
     objectives: tuple[Loss, Loss] = (LOG_HUBER, LOG_HUBER),
     fixed: tuple[Mapping[str, float] | None, Mapping[str, float] | None] = (None, None),
 ) -> TwoStep:

@@ -154,8 +154,8 @@ def design_from_table(
     lines += [f"  {law.name}: {law.text(fit.values, 4)}", *_notes(fit, rows)]
     lines.append(f"  the forecast at {what.at[0]} is known to ±{plan.before:.2%} (95 %)")
     for r in plan.chosen:
-        where = ", ".join(f"{c}={r[c]:.4g}" for c in law.columns)
-        lines.append(f"    run {r['runs']} × {where}  ({r['cost']:.3g} FLOPs)")
+        where = ", ".join(f"{c}={r.columns[c]:.4g}" for c in law.columns)
+        lines.append(f"    run {r.runs} × {where}  ({r.cost:.3g} FLOPs)")
     lines.append(f"  {int(plan.runs.sum())} runs, {plan.cost:.3g} FLOPs: then ±{plan.after:.2%}; fit again after each")
     return "\n".join(lines)
 

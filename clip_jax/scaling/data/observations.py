@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 
 from clip_jax.errors import UserError
 from clip_jax.scaling.laws.base import Array, Law
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import ArrayLike
+
+# a law's columns by name, or the only one
+Columns: TypeAlias = "Mapping[str, ArrayLike] | pd.DataFrame | ArrayLike"
 
 # neighbors in a sorted column that are further apart than this were likely written in two units (GFLOPs and FLOPs
 # differ by 1e9, percent and fraction by 1e2)
@@ -36,7 +43,7 @@ class Points:
         return Points({c: v[keep] for c, v in self.columns.items()}, self.y[keep], self.weights[keep])
 
 
-def columns_of(law: Law, columns: Any) -> dict[str, Array]:
+def columns_of(law: Law, columns: Columns) -> dict[str, Array]:
     """Return the law's columns from a dict, a DataFrame or (for a law of one column) an array or number; float64, one
     shape.
 
@@ -47,16 +54,17 @@ def columns_of(law: Law, columns: Any) -> dict[str, Array]:
             reason = f"{law.name} needs {', '.join(law.columns)}, not one array"
             raise UserError(field="columns", reason=reason)
         return {law.columns[0]: np.asarray(columns, float)}
-    missing = [c for c in law.columns if c not in columns]
+    named = cast("Mapping[str, ArrayLike]", columns)  # a DataFrame gives its columns in the same way
+    missing = [c for c in law.columns if c not in named]
     if missing:
-        hint = f"the columns are {', '.join(map(str, columns))}"
+        hint = f"the columns are {', '.join(map(str, named))}"
         raise UserError(field=", ".join(missing), reason=f"missing, and {law.name} needs it", hint=hint)
-    return dict(
-        zip(law.columns, np.broadcast_arrays(*(np.asarray(columns[c], float) for c in law.columns)), strict=True)
-    )
+    return dict(zip(law.columns, np.broadcast_arrays(*(np.asarray(named[c], float) for c in law.columns)), strict=True))
 
 
-def check_points(law: Law, columns: Any, y: Any, weights: Any = None, *, positive: bool = True) -> Points:
+def check_points(
+    law: Law, columns: Columns, y: ArrayLike, weights: ArrayLike | None = None, *, positive: bool = True
+) -> Points:
     """Check the observations of a fit.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 REQUIRED_COLUMNS = ("run_id", "flops", "params", "samples_seen")
-DEFAULTS: dict[str, Any] = {"seed": 0, "final": True, "kind": "cell", "batch_size": 0}
+DEFAULTS: dict[str, bool | int | str] = {"seed": 0, "final": True, "kind": "cell", "batch_size": 0}
 LR_CHECK = "lr_check"
 CHECKED = {  # by the kind of a run that tries another value of one setting
     LR_CHECK: "learning rate",
@@ -88,7 +88,7 @@ def prepare(df: pd.DataFrame, metric: str, name: str = "table") -> pd.DataFrame:
     return df
 
 
-def _is_final(value: Any, run: Any, name: str) -> bool:
+def _is_final(value: object, run: object, name: str) -> bool:
     """Read a value of the column ``final``; an empty field means not finished."""
     final = FINAL.get(str(value).strip().lower())
     if final is None:

@@ -96,9 +96,9 @@ class ApproachResult:
     noise_sd: float | None = None
     extra_sd: float | None = None
 
-    def as_data(self) -> dict[str, Any]:
+    def as_data(self) -> dict[str, object]:
         """Return plain dictionaries for JSON."""
-        out: dict[str, Any] = {"approach": self.approach, "status": self.status}
+        out: dict[str, object] = {"approach": self.approach, "status": self.status}
         for name, power in (("params", self.params), ("samples_seen", self.samples)):
             if power is not None:
                 parts = {"exponent": power.exponent, "log_factor": power.log_factor}

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from clip_jax.errors import UserError
-from clip_jax.scaling.data.observations import columns_of
+from clip_jax.scaling.data.observations import Columns, columns_of
 from clip_jax.scaling.fit.loss import TINY
 from clip_jax.scaling.fit.result import Fit, normal_matrix, scale_of
 from clip_jax.scaling.laws.base import Array
@@ -24,18 +23,27 @@ MAX_RUNS = 200
 
 
 @dataclass(frozen=True)
+class ChosenRun:
+    """A candidate that was selected: its columns, how many runs of it, and their cost."""
+
+    columns: dict[str, float]
+    runs: int
+    cost: float
+
+
+@dataclass(frozen=True)
 class RunSelection:
     """The selected runs and their effect on the forecast.
 
     runs: number of runs of each candidate, int [K]. cost: their sum. before, after: half of the forecast's 95 %
-    interval, as a share of the forecast, before and after these runs. chosen: rows {columns, runs, cost}.
+    interval, as a share of the forecast, before and after these runs.
     """
 
     runs: Array
     cost: float
     before: float
     after: float
-    chosen: list[dict[str, Any]]
+    chosen: list[ChosenRun]
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,7 @@ def _slopes(fit: Fit, columns: Mapping[str, Array]) -> Array:
     return np.stack(out, axis=-1)
 
 
-def _design(fit: Fit, target: Any, candidates: Mapping[str, Array], floor: float) -> _Design:
+def _design(fit: Fit, target: Columns, candidates: Mapping[str, Array], floor: float) -> _Design:
     psi_squared, psi_prime = scale_of(fit)
     sd = max(np.sqrt(psi_squared) / max(psi_prime, 1e-12), floor, 1e-9)
     # a parameter lies inside its bounds: a weak prior, without which an unidentified law has no variance at all
@@ -90,7 +98,7 @@ def _design(fit: Fit, target: Any, candidates: Mapping[str, Array], floor: float
     return _Design(information, forecast, _slopes(fit, candidates) / sd, fit.degrees)
 
 
-def _checked(fit: Fit, candidates: Any, costs: Array) -> tuple[dict[str, Array], Array]:
+def _checked(fit: Fit, candidates: Columns, costs: Array) -> tuple[dict[str, Array], Array]:
     columns = {c: np.atleast_1d(v) for c, v in columns_of(fit.law, candidates).items()}
     costs = np.asarray(costs, float)
     if costs.shape != next(iter(columns.values())).shape or not (costs > 0).all():
@@ -105,7 +113,7 @@ def _checked(fit: Fit, candidates: Any, costs: Array) -> tuple[dict[str, Array],
 
 def _plan(design: _Design, columns: Mapping[str, Array], costs: Array, runs: Array) -> RunSelection:
     chosen = [
-        {**{c: float(v[k]) for c, v in columns.items()}, "runs": int(runs[k]), "cost": float(runs[k] * costs[k])}
+        ChosenRun({c: float(v[k]) for c, v in columns.items()}, int(runs[k]), float(runs[k] * costs[k]))
         for k in np.flatnonzero(runs)
     ]
     none = np.zeros(len(costs), int)
@@ -113,7 +121,14 @@ def _plan(design: _Design, columns: Mapping[str, Array], costs: Array, runs: Arr
 
 
 def best_runs(
-    fit: Fit, target: Any, candidates: Any, costs: Array, budget: float, *, floor: float = 0.0, repeats: int = MAX_RUNS
+    fit: Fit,
+    target: Columns,
+    candidates: Columns,
+    costs: Array,
+    budget: float,
+    *,
+    floor: float = 0.0,
+    repeats: int = MAX_RUNS,
 ) -> RunSelection:
     """Choose the runs that fit in the budget and shrink the interval at ``target`` most.
 
@@ -172,7 +187,7 @@ def _exchange(design: _Design, costs: Array, runs: Array, budget: float, repeats
 
 
 def cheapest_plan(
-    fit: Fit, target: Any, candidates: Any, costs: Array, half_width: float, *, floor: float = 0.0,
+    fit: Fit, target: Columns, candidates: Columns, costs: Array, half_width: float, *, floor: float = 0.0,
     repeats: int = MAX_RUNS,
 ) -> RunSelection:  # fmt: skip
     """Find the least budget that brings the forecast to ``half_width`` (a share of it: 0.02 is ±2 %), by bisection.

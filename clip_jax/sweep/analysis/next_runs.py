@@ -4,12 +4,12 @@ sizes."""
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.errors import UserError
+from clip_jax.scaling.data.records import ValleyRecord
 from clip_jax.scaling.data.runs_table import fit_rows, prepare
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.frontier.frontier import compute_optimal, seed_noise
@@ -78,27 +78,27 @@ def next_runs(
     return plan, _text(config, plan, target, isoflop(rows, config.metric))
 
 
-def _text(config: SweepConfig, plan: RunSelection, target: float, valleys: list[dict[str, Any]]) -> str:
+def _text(config: SweepConfig, plan: RunSelection, target: float, valleys: list[ValleyRecord]) -> str:
     optimum = allocation(valleys)
     lines = [f"  the forecast at {target:.3g} FLOPs is known to ±{plan.before:.2%} (95 %)"]
     for row in plan.chosen:
-        size = ""
+        size, flops = "", row.columns["flops"]
         if optimum.params is not None:
-            wanted = _optimal(valleys, optimum.params, row["flops"])
-            rung = min(config.sizes, key=lambda r: abs(np.log(make_cell(config, r, row["flops"], 0).params / wanted)))
+            wanted = _optimal(valleys, optimum.params, flops)
+            rung = min(config.sizes, key=lambda r: abs(np.log(make_cell(config, r, flops, 0).params / wanted)))
             size = f", at rung {rung:g} (the valleys' optimum there: {wanted:,.0f} parameters)"
-        lines.append(f"    {row['runs']} × {row['flops']:.3g} FLOPs{size}")
+        lines.append(f"    {row.runs} × {flops:.3g} FLOPs{size}")
     if optimum.status != "identified":
         lines.append(f"  which size is best there is not known: {optimum.status}; train several")
     lines.append(f"  {int(plan.runs.sum())} runs, {plan.cost:.3g} FLOPs: then ±{plan.after:.2%}")
-    budgets = sorted({*config.budgets, *(float(f"{r['flops']:.3g}") for r in plan.chosen)})
-    most = max((r["runs"] for r in plan.chosen), default=1)
+    budgets = sorted({*config.budgets, *(float(f"{r.columns['flops']:.3g}") for r in plan.chosen)})
+    most = max((r.runs for r in plan.chosen), default=1)
     seeds = sorted({*config.extra_seeds_at_optimum, *range(1, most)})
     lines.append(f"  the same directory takes them with --budgets='{budgets}' --extra_seeds_at_optimum='{seeds}'")
     return "\n".join(lines)
 
 
-def _optimal(valleys: list[dict[str, Any]], power: float, flops: float) -> float:
+def _optimal(valleys: list[ValleyRecord], power: float, flops: float) -> float:
     """Return the optimal parameters at ``flops``, extrapolated by ``power`` from the accepted valleys."""
     known = [(v["budget"], v["params"]) for v in valleys if v["status"] == "accepted"]
     logs = [np.log(params) + power * np.log(flops / budget) for budget, params in known]

@@ -45,7 +45,7 @@ def test_a_budget_sharpens_the_forecast_and_is_kept_to(sweep_dir):
     assert f"±{plan.after:.2%}" in text
     assert "the same directory takes them with --budgets='[10000000000.0, " in text
     assert "at rung " in text  # the valleys are identified
-    assert max(row["runs"] for row in plan.chosen) <= module.MAX_SEEDS
+    assert max(row.runs for row in plan.chosen) <= module.MAX_SEEDS
 
 
 def test_a_precision_is_reached_for_less_than_the_budget_gave(sweep_dir):
