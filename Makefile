@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 # a worker that dies ends the tests: given to a new one, its tests are never begun (pytest-xdist 3.8)
 TWO    := -n 2 --dist=loadfile --max-worker-restart=0
 
-.PHONY: quickstart test test-thorough test-slow fuzz soak test-slurm test-engines test-browser results coverage lint clean
+.PHONY: quickstart test test-thorough test-slow fuzz soak test-slurm test-engines test-browser results notebooks coverage docs lint clean
 quickstart: $(READY)
 	$(BIN)/clip-jax sweep run --config=sweeps/quickstart.py --dir=$(OUT) --base.seed=$(SEED)
 
@@ -69,12 +69,20 @@ results: $(READY)
 	done
 	$(BIN)/python benchmarks/icons_forecast_again.py
 
+# the notebooks with their tables and figures, as they are committed
+notebooks: $(READY)
+	$(BIN)/python notebooks/execute.py
+
 # how often forecasts hold, in simulation: hours on 2 cores; the tables are committed in benchmarks/RESULTS_scaling.md
 coverage: $(READY)
 	$(BIN)/python benchmarks/prediction_coverage.py
 	$(BIN)/python benchmarks/forecast_coverage.py --sweeps=400
 	$(BIN)/python benchmarks/forecast_coverage.py --clouds=150
 	$(BIN)/python benchmarks/table_options_coverage.py
+
+# the documentation site, into out/site: open out/site/index.html; a warning is an error
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -1,7 +1,7 @@
 """Real photographs with human captions: Flickr8k, RSICD (aerial) and Openclipart, 17,015 pictures, 54,420 captions.
 
 Command:  CLIP_JAX_DATA=FOLDER clip-jax sweep run --config=sweeps/photos.py
-          FOLDER holds pairs/{flickr8k,rsicd,openclipart} and eval/*, WebDataset shards as the README describes.
+          FOLDER holds pairs/{flickr8k,rsicd,openclipart} and eval/*: shards as in docs/tutorials/own-pictures.md.
 Hardware: 2 CPU cores, about 20 minutes. Expect: see experiments/results/photos/.
 
 The law is fitted to the mean zero-shot error of the three sets near the training pictures. The other sets are

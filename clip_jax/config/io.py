@@ -16,12 +16,16 @@ import traceback
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from clip_jax.config.fields import choices_of, current_names, current_path, field_types, former_names
 from clip_jax.config.run import RunConfig
 from clip_jax.errors import ConfigError, UserError, no_secret, parse_json, short
 from clip_jax.storage.paths import as_path, is_remote, read_text
+from clip_jax.types import JsonObject
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 T = TypeVar("T")
 LOG = logging.getLogger(__name__)
@@ -47,12 +51,12 @@ _LIMITS = {
 }  # fmt: skip
 
 
-def to_dict(config: Any) -> dict[str, Any]:
+def to_dict(config: DataclassInstance) -> JsonObject:
     """Convert a config dataclass to JSON-serializable data; tuples become lists."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def from_dict(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
+def from_dict(cls: type[T], values: Mapping[str, object], prefix: str = "") -> T:
     """Build a config dataclass from data as `to_dict` gives it.
 
     Args:
@@ -66,7 +70,7 @@ def from_dict(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
     return _build(cls, current_names(cls, values, prefix), prefix)
 
 
-def _build(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
+def _build(cls: type[T], values: Mapping[str, object], prefix: str) -> T:
     types = field_types(cls)
     unknown = sorted(map(str, set(values) - types.keys()))
     if unknown:
@@ -85,7 +89,7 @@ def from_fields(cls: type[T], fields: Mapping[str, str], prefix: str) -> T:
     return from_dict(cls, {name.removeprefix(prefix): parse_value(text) for name, text in fields.items()}, prefix)
 
 
-def _convert(hint: Any, value: Any, name: str) -> Any:
+def _convert(hint: Any, value: object, name: str) -> object:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if isinstance(value, hint):
             return value
@@ -118,7 +122,7 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
     return value
 
 
-def _wrong(name: str, value: Any, reason: str) -> ConfigError:
+def _wrong(name: str, value: object, reason: str) -> ConfigError:
     return ConfigError(f"{name}={short(value)}: {reason}", field=name, value=value, reason=reason)
 
 
@@ -219,7 +223,7 @@ def _warn_renamed(renamed: str) -> None:
     LOG.warning("clip-jax: config field %s; the former name goes with the next release", renamed)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> JsonObject:
     try:
         values = parse_json(read_text(path), path)
     except FileNotFoundError:
@@ -229,12 +233,12 @@ def _read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _run_python(path: Path) -> dict[str, Any]:
+def _run_python(path: Path) -> JsonObject:
     import runpy
 
     from ml_collections import ConfigDict
 
-    def plain(value: Any) -> Any:
+    def plain(value: object) -> object:
         if callable(as_python := getattr(value, "item", None)):  # a NumPy scalar
             return as_python()
         raise UserError(f"{path}: holds a {type(value).__name__} ({short(value)}); only numbers, texts and lists")
@@ -258,7 +262,7 @@ def _run_python(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: {where}{type(error).__name__}: {message}") from error
 
 
-def parse_value(text: str) -> Any:
+def parse_value(text: str) -> object:
     """Parse a value from the command line: JSON if it parses, True and False as in Python, else the text itself."""
     try:
         return parse_json(text, "")
@@ -266,7 +270,7 @@ def parse_value(text: str) -> Any:
         return {"True": True, "False": False}.get(text, text)
 
 
-def set_dotted(values: dict[str, Any], dotted: str, value: Any) -> None:
+def set_dotted(values: JsonObject, dotted: str, value: object) -> None:
     """Set ``group.field`` in nested dictionaries; raise ConfigError if a group is a plain value."""
     *groups, last = dotted.split(".")
     for group in groups:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal, Protocol, get_args
 
 from clip_jax.config.fields import check_choices
 from clip_jax.errors import ConfigError, at_least, between, one_of
@@ -204,12 +204,27 @@ class DecoderConfig:
         return _mlp_width(self.width, self.mlp_ratio)
 
 
-def check_pixels(prefix: str, settings: Any) -> None:
+class PixelSettings(Protocol):
+    """How images are resized and normalized."""
+
+    @property
+    def mean(self) -> tuple[float, ...]: ...
+    @property
+    def std(self) -> tuple[float, ...]: ...
+    @property
+    def resize_mode(self) -> str: ...
+    @property
+    def interpolation(self) -> str: ...
+    @property
+    def fill_color(self) -> int: ...
+
+
+def check_pixels(prefix: str, settings: PixelSettings) -> None:
     """Check ``mean``, ``std``, ``resize_mode``, ``interpolation`` and ``fill_color``; raise ConfigError otherwise.
 
     Args:
       prefix: of the fields' names in the error message.
-      settings: an object with these attributes.
+      settings: what to check.
     """
     one_of(f"{prefix}resize_mode", settings.resize_mode, RESIZE_MODES)
     one_of(f"{prefix}interpolation", settings.interpolation, INTERPOLATIONS)

@@ -21,6 +21,7 @@ from clip_jax.models.predictive import Predictive
 from clip_jax.models.text import TextTransformer
 from clip_jax.models.towers import image_tower, text_tower
 from clip_jax.models.vit import VisionTransformer
+from clip_jax.types import Params
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, Key
@@ -37,9 +38,6 @@ def normalize_features(features: Float[Array, "*batch e"]) -> Float[Array, "*bat
     """
     x = features.astype(jnp.promote_types(jnp.float32, features.dtype))
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
-
-
-Params = dict[str, Any]  # nested by module: its leaves are arrays, or what stands for them
 
 
 class Outputs(NamedTuple):

@@ -6,12 +6,12 @@ import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from clip_jax.errors import UserError, foreign, name_within, parse_json, short
 from clip_jax.storage.paths import disk_errors, read_text, write_text
+from clip_jax.types import JsonObject
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 
@@ -79,7 +79,7 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
             raise
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> JsonObject:
     """Read a JSON object; raise UserError if the file is missing or holds something else."""
     try:
         values = parse_json(read_text(path), path)
@@ -98,6 +98,6 @@ def unsupported(source: str, field: str, value: object, reason: str, hint: str |
     )
 
 
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
+def write_json(path: Path, values: JsonObject) -> None:
     """Write a JSON object atomically; raise UserError if the disk is full."""
     write_text(path, json.dumps(values, indent=2) + "\n")

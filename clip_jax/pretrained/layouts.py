@@ -15,6 +15,7 @@ from clip_jax.errors import ConfigError, UserError, foreign
 from clip_jax.models.clip import CLIP
 from clip_jax.pretrained import mapping, open_clip, openai, transformers
 from clip_jax.pretrained.mapping import WeightEntry
+from clip_jax.types import JsonObject, Params
 
 LAYOUTS = ("openai", "open_clip", "transformers")
 
@@ -29,7 +30,7 @@ class Layout:
     ignored: tuple[str, ...]
 
 
-def detect(tensors: Mapping[str, np.ndarray], config: Mapping[str, Any] | None, source: str) -> Layout:
+def detect(tensors: Mapping[str, np.ndarray], config: JsonObject | None, source: str) -> Layout:
     """Detect the layout from the config file if there is one, otherwise from the tensors.
 
     Raises UserError if it is none of `LAYOUTS`, or if its config is not supported.
@@ -39,7 +40,7 @@ def detect(tensors: Mapping[str, np.ndarray], config: Mapping[str, Any] | None, 
         return _detect(tensors, config, source, prefix)
 
 
-def _detect(tensors: Mapping[str, np.ndarray], config: Mapping[str, Any] | None, source: str, prefix: str) -> Layout:
+def _detect(tensors: Mapping[str, np.ndarray], config: JsonObject | None, source: str, prefix: str) -> Layout:
     if config is not None and ("model_cfg" in config or "vision_cfg" in config):
         shape = _plausible(open_clip.config_of(config.get("model_cfg", config), source), source)
         return Layout("open_clip", shape, open_clip.entries(shape, prefix), openai.IGNORED)
@@ -63,12 +64,13 @@ def _plausible(config: ModelConfig, source: str) -> ModelConfig:
         raise UserError(f"{source}: {error}", field=error.field, value=error.value, reason=error.reason) from None
 
 
-def abstract_params(config: ModelConfig) -> Any:
+def abstract_params(config: ModelConfig) -> Params:
     """Return the shapes and dtypes of a model's parameters, allocating nothing."""
-    return nnx.as_pure(nnx.state(nnx.eval_shape(lambda: CLIP(config, rngs=nnx.Rngs(0)))))
+    shapes: Any = nnx.as_pure(nnx.state(nnx.eval_shape(lambda: CLIP(config, rngs=nnx.Rngs(0)))))
+    return shapes
 
 
-def read(tensors: Mapping[str, np.ndarray], layout: Layout, source: str) -> dict[str, Any]:
+def read(tensors: Mapping[str, np.ndarray], layout: Layout, source: str) -> Params:
     """Read the model's parameters as NumPy arrays; raise UserError listing the tensors that do not fit."""
     return mapping.read(tensors, layout.entries, abstract_params(layout.config), source, layout.ignored)
 

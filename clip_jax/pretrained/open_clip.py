@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from clip_jax.config import DecoderConfig, ImageTowerConfig, ModelConfig, TextTowerConfig
 from clip_jax.config.model import Activation, ImagePool, TextPool
 from clip_jax.errors import UserError
 from clip_jax.pretrained import openai
 from clip_jax.pretrained.mapping import WeightEntry
 from clip_jax.pretrained.openai import dense, norm
+from clip_jax.types import JsonObject
 
 # timm's vision transformers that open_clip's SigLIP configs name: width, depth, heads, MLP width (timm's registry).
 TRUNKS = {
@@ -46,13 +44,13 @@ TOP = {
 }  # fmt: skip
 
 
-def _known(name: str, values: Mapping[str, Any], known: set[str], source: str) -> None:
+def _known(name: str, values: JsonObject, known: set[str], source: str) -> None:
     unknown = sorted(set(values) - known)
     if unknown:
         raise UserError(f"{source}: {name}{unknown[0]}={values[unknown[0]]!r} is not supported")
 
 
-def _activation(name: str, tower: Mapping[str, Any], quick: bool, source: str) -> Activation:
+def _activation(name: str, tower: JsonObject, quick: bool, source: str) -> Activation:
     """Return the activation of one tower. A timm trunk has its own, whatever else the config says."""
     if "timm_model_name" in tower:
         return trunk_activation(tower["timm_model_name"])
@@ -71,7 +69,7 @@ def trunk_activation(name: str) -> Activation:
     return "gelu" if any(part in name for part in TANH_TRUNKS) else "gelu_erf"
 
 
-def _trunk(v: Mapping[str, Any], source: str) -> ImageTowerConfig:
+def _trunk(v: JsonObject, source: str) -> ImageTowerConfig:
     _known("vision_cfg.", v, TRUNK, source)
     name, kwargs = v["timm_model_name"], v.get("timm_model_kwargs", {})
     size = name.split("_patch")[0]
@@ -92,7 +90,7 @@ def _trunk(v: Mapping[str, Any], source: str) -> ImageTowerConfig:
     )  # fmt: skip
 
 
-def _vision(v: Mapping[str, Any], source: str) -> ImageTowerConfig:
+def _vision(v: JsonObject, source: str) -> ImageTowerConfig:
     if "timm_model_name" in v:
         return _trunk(v, source)
     _known("vision_cfg.", v, VISION, source)
@@ -120,7 +118,7 @@ def _vision(v: Mapping[str, Any], source: str) -> ImageTowerConfig:
     )  # fmt: skip
 
 
-def _text(t: Mapping[str, Any], source: str) -> TextTowerConfig:
+def _text(t: JsonObject, source: str) -> TextTowerConfig:
     if "hf_model_name" in t:
         raise UserError(
             f"{source}: text_cfg.hf_model_name={t['hf_model_name']!r}: only CLIP's own text towers are known"
@@ -140,7 +138,7 @@ def _text(t: Mapping[str, Any], source: str) -> TextTowerConfig:
     )  # fmt: skip
 
 
-def config_of(cfg: Mapping[str, Any], source: str) -> ModelConfig:
+def config_of(cfg: JsonObject, source: str) -> ModelConfig:
     """Convert a ``model_cfg`` block to our config; raise UserError naming the first field that is not supported."""
     try:
         _known("", cfg, TOP, source)
@@ -165,7 +163,7 @@ def config_of(cfg: Mapping[str, Any], source: str) -> ModelConfig:
         raise UserError(f"{source}: not a model config of open_clip ({type(error).__name__}: {error})") from None
 
 
-def _trunk_to(config: ModelConfig) -> dict[str, Any]:
+def _trunk_to(config: ModelConfig) -> JsonObject:
     i = config.image
     plain = not i.class_token and not i.norm_pre and i.patch_bias and not i.projection and not i.layer_scale
     if config.activation not in ("gelu", "gelu_erf") or not plain or i.norm_eps != 1e-6:
@@ -193,11 +191,11 @@ def _trunk_to(config: ModelConfig) -> dict[str, Any]:
     )
 
 
-def _vision_to(config: ModelConfig) -> dict[str, Any]:
+def _vision_to(config: ModelConfig) -> JsonObject:
     i = config.image
     if i.pool == "map":
         return _trunk_to(config)
-    vision: dict[str, Any] = {"image_size": i.image_size, "width": i.width}
+    vision: JsonObject = {"image_size": i.image_size, "width": i.width}
     if i.stages:
         return vision | {"layers": list(i.stages), "head_width": 32 * i.width // i.heads}
     if not i.class_token or i.patch_bias or not i.projection:
@@ -214,7 +212,7 @@ def _vision_to(config: ModelConfig) -> dict[str, Any]:
     return vision
 
 
-def config_to(config: ModelConfig) -> dict[str, Any]:
+def config_to(config: ModelConfig) -> JsonObject:
     """Convert our config to a ``model_cfg`` block; raise UserError for what open_clip cannot express.
 
     `config_of` converts the block back to the same config.
@@ -227,7 +225,7 @@ def config_to(config: ModelConfig) -> dict[str, Any]:
     vision = _vision_to(config)
     if not t.projection:
         raise UserError("export to open_clip: needs a projection of the text")
-    text: dict[str, Any] = {
+    text: JsonObject = {
         "context_length": t.context_length, "vocab_size": t.vocab_size, "width": t.width, "heads": t.heads,
         "layers": t.depth,
     }  # fmt: skip
@@ -238,7 +236,7 @@ def config_to(config: ModelConfig) -> dict[str, Any]:
     text |= {"pad_id": t.pad_id} if t.pad_id else {}
     text |= {"proj_bias": True} if t.projection_bias else {}
     text |= {"norm_kwargs": {"eps": t.norm_eps}} if t.norm_eps != 1e-5 else {}
-    cfg: dict[str, Any] = {"embed_dim": config.embed_dim}
+    cfg: JsonObject = {"embed_dim": config.embed_dim}
     forms = {"text_cfg": (text, config.activation_of_text)}
     if i.pool != "map":  # a trunk's is in its name
         forms["vision_cfg"] = (vision, config.activation)

@@ -5,14 +5,12 @@ Every field is applied or rejected by name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from clip_jax.config import PixelConfig
 from clip_jax.data.images.eval_preprocess import Preprocess
 from clip_jax.errors import UserError
 from clip_jax.pretrained.files import read_json, unsupported
 from clip_jax.pretrained.names import Files
+from clip_jax.types import JsonObject
 
 RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's codes
 SIGLIP_MEAN_STD = (0.5, 0.5, 0.5)  # mean and standard deviation of SigLIP's image normalization
@@ -26,7 +24,7 @@ PIXEL_NEUTRAL_FIELDS = {
 }  # fmt: skip
 
 
-def find_preprocessor(files: Files) -> tuple[dict[str, Any], str] | None:
+def find_preprocessor(files: Files) -> tuple[JsonObject, str] | None:
     """Return the fields of the image preprocessing and the file they are in; None without such a file.
 
     They are ``image_processor`` in ``processor_config.json``, where transformers writes them since version 5 and looks
@@ -41,7 +39,7 @@ def find_preprocessor(files: Files) -> tuple[dict[str, Any], str] | None:
     return None if files.preprocessor is None else (read_json(files.preprocessor), str(files.preprocessor))
 
 
-def read_preprocessor(values: Mapping[str, Any], size: int, siglip: bool, source: str) -> Preprocess:
+def read_preprocessor(values: JsonObject, size: int, siglip: bool, source: str) -> Preprocess:
     """Convert a ``preprocessor_config.json`` to the preprocessing of images of ``size`` pixels per side.
 
     Args:
@@ -76,7 +74,7 @@ def read_preprocessor(values: Mapping[str, Any], size: int, siglip: bool, source
     return Preprocess.from_config(pixels, size, source, "image_")
 
 
-def _mode(left: dict[str, Any], size: int, siglip: bool, source: str) -> str:
+def _mode(left: JsonObject, size: int, siglip: bool, source: str) -> str:
     """Return the resize mode to ``size``, and remove the fields that determine it from ``left``."""
     square = {"height": size, "width": size}
     asked = left.pop("size", square if siglip else {"shortest_edge": size})
@@ -100,13 +98,13 @@ def _mode(left: dict[str, Any], size: int, siglip: bool, source: str) -> str:
     return mode
 
 
-def write_preprocessor(preprocess: Preprocess) -> dict[str, Any]:
+def write_preprocessor(preprocess: Preprocess) -> JsonObject:
     """Return the content of transformers' ``preprocessor_config.json``; raise UserError for padding, which it lacks."""
     size, square = preprocess.size, {"height": preprocess.size, "width": preprocess.size}
     if preprocess.resize_mode == "longest":
         raise UserError("export to transformers: its preprocessing has no resize_mode='longest'")
     if preprocess.resize_mode == "squash":
-        shape: dict[str, Any] = {"image_processor_type": "SiglipImageProcessor", "size": square}
+        shape: JsonObject = {"image_processor_type": "SiglipImageProcessor", "size": square}
     else:
         shape = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": size}}
         shape |= {"do_center_crop": True, "crop_size": square}

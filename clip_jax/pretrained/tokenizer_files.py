@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from clip_jax.config import ModelConfig
@@ -13,6 +12,7 @@ from clip_jax.data.tokenizers.learned_bpe import Tokenizer, check_fits, load_tok
 from clip_jax.errors import foreign
 from clip_jax.pretrained.files import read_json, unsupported
 from clip_jax.pretrained.names import Files
+from clip_jax.types import JsonObject
 
 # Defaults of transformers' classes: text cleaning, padding token, padding side.
 TOKENIZER_CLASSES = {
@@ -35,7 +35,7 @@ BERT_FIELDS = {
 }  # fmt: skip
 
 
-def tokenizer_of(layout: str, model: ModelConfig, config: Mapping[str, Any], files: Files) -> Tokenizer | None:
+def tokenizer_of(layout: str, model: ModelConfig, config: JsonObject, files: Files) -> Tokenizer | None:
     """Load the tokenizer that the weights were trained with; return None if the files do not determine it.
 
     Args:
@@ -50,7 +50,7 @@ def tokenizer_of(layout: str, model: ModelConfig, config: Mapping[str, Any], fil
     text_cfg = config.get("model_cfg", config).get("text_cfg", {}) if layout == "open_clip" else {}
     kwargs = text_cfg.get("tokenizer_kwargs") or {}
     source = str(files.config)
-    if not isinstance(kwargs, Mapping):
+    if not isinstance(kwargs, dict):
         raise unsupported(source, "text_cfg.tokenizer_kwargs", kwargs, "must be a group of fields")
     for name, value in kwargs.items():
         if name not in ("clean", "strip_sep_token"):
@@ -68,7 +68,7 @@ def tokenizer_of(layout: str, model: ModelConfig, config: Mapping[str, Any], fil
     return check_fits(tokenizer_files.tokenizer(kwargs), model.text, str(files.tokenizer))
 
 
-def _published(layout: str, model: ModelConfig, kwargs: Mapping[str, Any], source: str, files: Files) -> Tokenizer:
+def _published(layout: str, model: ModelConfig, kwargs: JsonObject, source: str, files: Files) -> Tokenizer:
     if kwargs.get("clean", "lower") != "lower":
         raise unsupported(
             source, "text_cfg.tokenizer_kwargs.clean", kwargs["clean"], "the published vocabulary takes lower"
@@ -86,7 +86,7 @@ def _published(layout: str, model: ModelConfig, kwargs: Mapping[str, Any], sourc
     return ClipTokenizer(model.text.context_length, ids[pad])
 
 
-def _token(values: Mapping[str, Any], name: str) -> str | None:
+def _token(values: JsonObject, name: str) -> str | None:
     value = values.get(name)
     value = value.get("content") if isinstance(value, dict) else value
     return value if isinstance(value, str) else None
@@ -95,7 +95,7 @@ def _token(values: Mapping[str, Any], name: str) -> str | None:
 class _TokenizerFiles:
     """A ``tokenizer.json`` with its ``tokenizer_config.json``, combined as transformers' AutoTokenizer does."""
 
-    def __init__(self, files: Files, layout: str, model: ModelConfig, text_cfg: Mapping[str, Any]) -> None:
+    def __init__(self, files: Files, layout: str, model: ModelConfig, text_cfg: JsonObject) -> None:
         from tokenizers import Tokenizer as Library
 
         assert files.tokenizer is not None
@@ -111,7 +111,7 @@ class _TokenizerFiles:
         if not self.kind and model.logit_bias and self.library.id_to_token(1) == "</s>":
             self.kind = "SiglipTokenizer"  # SigLIP's first release names no class; id 1 of its vocabulary identifies it
 
-    def tokenizer(self, kwargs: Mapping[str, Any]) -> HFTokenizer:
+    def tokenizer(self, kwargs: JsonObject) -> HFTokenizer:
         """Build the tokenizer; raise UserError naming the field that is not supported."""
         for name, usual in (("truncation_side", "right"), ("split_special_tokens", False)):
             if self.config.get(name, usual) != usual:
@@ -189,7 +189,7 @@ class _TokenizerFiles:
             },
         }
 
-    def _cleaning(self, kwargs: Mapping[str, Any]) -> str:
+    def _cleaning(self, kwargs: JsonObject) -> str:
         of_class = TOKENIZER_CLASSES.get(self.kind if self.layout == "transformers" else self.declared_kind, ("none",))[
             0
         ]

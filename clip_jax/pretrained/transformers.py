@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from clip_jax.config import ImageTowerConfig, ModelConfig, TextTowerConfig
@@ -10,6 +9,7 @@ from clip_jax.config.model import Activation
 from clip_jax.errors import UserError
 from clip_jax.pretrained.mapping import WeightEntry
 from clip_jax.pretrained.openai import dense, norm, packed_attention
+from clip_jax.types import JsonObject
 
 ACTIVATIONS: dict[str, Activation] = {
     "quick_gelu": "quick_gelu", "gelu": "gelu_erf", "gelu_pytorch_tanh": "gelu", "gelu_new": "gelu",
@@ -17,7 +17,7 @@ ACTIVATIONS: dict[str, Activation] = {
 IGNORED = ("position_ids",)
 
 
-def _defaults(siglip: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+def _defaults(siglip: bool) -> tuple[JsonObject, JsonObject]:
     """Return the library's defaults for fields missing in a config file: of the image and of the text tower."""
     image: dict[str, Any] = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
                              "num_attention_heads": 12, "image_size": 224, "patch_size": 32, "num_channels": 3,
@@ -32,7 +32,7 @@ def _defaults(siglip: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     return image, text
 
 
-def config_of(cfg: Mapping[str, Any], source: str) -> ModelConfig:
+def config_of(cfg: JsonObject, source: str) -> ModelConfig:
     """Convert a ``config.json`` to our config; raise UserError naming what is not supported."""
     kind = cfg.get("model_type")
     if kind not in ("clip", "siglip"):
@@ -67,10 +67,11 @@ def config_of(cfg: Mapping[str, Any], source: str) -> ModelConfig:
             "norm_eps": text["layer_norm_eps"],
         }  # fmt: skip
         if siglip:
+            text.setdefault("projection_size", text["hidden_size"])
             return ModelConfig(
                 image=ImageTowerConfig(**common_image, **SIGLIP_IMAGE),
                 text=TextTowerConfig(**common_text, **SIGLIP_TEXT),
-                embed_dim=text.get("projection_size", text["hidden_size"]), logit_bias=True, max_logit_scale=1e4,
+                embed_dim=text["projection_size"], logit_bias=True, max_logit_scale=1e4,
                 activation=act, text_activation="" if of_text == act else of_text,
             )  # fmt: skip
         return ModelConfig(
@@ -89,7 +90,7 @@ SIGLIP_IMAGE: dict[str, Any] = {
 SIGLIP_TEXT: dict[str, Any] = {"causal": False, "pool": "last", "projection_bias": True}
 
 
-def config_to(config: ModelConfig) -> dict[str, Any]:
+def config_to(config: ModelConfig) -> JsonObject:
     """Convert our config to the ``config.json`` of CLIPModel, or of SiglipModel if the model has a logit bias.
 
     Raises UserError for what neither class can express.

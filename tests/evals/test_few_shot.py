@@ -26,12 +26,12 @@ def test_a_draw_is_balanced_and_reproducible():
 
 
 def test_more_shots_help_and_the_spread_is_told():
-    found = few_shot(clouds(0), clouds(1), 4, shots=(1, 4, 16), draws=3)
-    assert [f.shots for f in found] == [1, 4, 16]
+    found = few_shot(clouds(0), clouds(1), 4, shots=(1, 16), draws=2)
+    assert [f.shots for f in found] == [1, 16]
     assert found[-1].mean > found[0].mean
     for f in found:
         assert f.low <= f.mean <= f.high
-        assert f.draws == 3
+        assert f.draws == 2
     assert found[0].std > 0
 
 

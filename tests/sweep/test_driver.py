@@ -48,7 +48,7 @@ class FakeEngine:
         self.ran, self.fail, self.crash, self.together = [], set(fail), set(crash), []
         self.diverge, self.cancel = set(diverge), set(cancel)
 
-    def poll(self, jobs):
+    def poll(self, run_dirs):
         return {}
 
     def submit(self, name, jobs):
@@ -184,20 +184,29 @@ def test_cells_then_second_seeds_then_learning_rates(sweep):
     assert {"error/colour", "width", "rung", "budget"} <= set(df.columns)
 
 
-def test_the_same_command_repeats_nothing(sweep):
-    root, law, _, _ = sweep
+@pytest.fixture
+def unreported(monkeypatch, tmp_path):
+    """A sweep that ends with its table, without a report, whose fits take longer than all the rest."""
+    monkeypatch.setattr("clip_jax.sweep.driver.report", lambda root, echo: {})
+    launcher = FakeEngine()
+    run_sweep(SWEEP, tmp_path / "s", lambda line: None, launcher)
+    return tmp_path / "s", launcher
+
+
+def test_the_same_command_repeats_nothing(unreported):
+    root, _ = unreported
     again = FakeEngine()
-    assert run_sweep(SWEEP, root, lambda line: None, again)["fits"] == law["fits"]
+    run_sweep(SWEEP, root, lambda line: None, again)
     assert again.ran == []
 
 
-def test_what_is_missing_is_completed(sweep):
-    root, law, launcher, _ = sweep
+def test_what_is_missing_is_completed(unreported):
+    root, launcher = unreported
     lost = [launcher.ran[2], launcher.ran[-1]]
     for name in lost:
         (root / "runs" / name / "result.json").unlink()
     again = FakeEngine()
-    assert run_sweep(SWEEP, root, lambda line: None, again)["fits"] == law["fits"]
+    run_sweep(SWEEP, root, lambda line: None, again)
     assert sorted(again.ran) == sorted(lost)
 
 
@@ -217,8 +226,8 @@ def test_a_failed_run_is_left_out_told_and_tried_again(tmp_path):
     assert bad["run_id"] in retry.ran
 
 
-def test_a_directory_of_another_sweep_is_refused(sweep):
-    root, *_ = sweep
+def test_a_directory_of_another_sweep_is_refused(unreported):
+    root, _ = unreported
     other = dataclasses.replace(SWEEP, base=dataclasses.replace(SWEEP.base, seed=5))
     with pytest.raises(UserError, match="base.seed is 0 there and 5 here"):
         run_sweep(other, root, lambda line: None, FakeEngine())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -26,6 +27,8 @@ from clip_jax.datasets.icons.tasks import Task, tasks
 from clip_jax.datasets.icons.write import Sample, write_shards, write_task
 from clip_jax.errors import ConfigError, UserError, at_least, between
 from clip_jax.storage.paths import disk_errors, write_text
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +63,7 @@ class IconsConfig:
         at_least("--common-sets", self.common_sets, 2)
         at_least("--workers", self.workers, 0)
         if not re.fullmatch(r"#[0-9a-fA-F]{6}", self.colour):
-            raise ConfigError(f"--colour={self.colour}: must be #RRGGBB")
+            raise ConfigError(f"--color={self.colour}: must be #RRGGBB")
         for name in ("licences", "held_out"):
             if not getattr(self, name):
                 raise ConfigError(f"--{name.replace('_', '-')}: needs at least one")
@@ -103,7 +106,7 @@ class Manifest(Identity):
     sha256: dict[str, str]
 
 
-def build(config: IconsConfig, echo: Callable[[str], None] = print) -> Manifest:
+def build(config: IconsConfig, echo: Callable[[str], None] = logger.info) -> Manifest:
     """Render, split and write the corpus under ``config.out``.
 
     An interrupted build resumes. The same package and library versions give the same bytes.
@@ -224,7 +227,7 @@ def _render_all(
     if missing := set(config.sets) - prefixes:
         raise UserError(f"--sets: {', '.join(sorted(missing))}: not in the package, or its licence is not allowed")
     if not tables or not drawn:
-        raise UserError(f"--licences: no icon is left; {sum(refused.values())} are under {', '.join(sorted(refused))}")
+        raise UserError(f"--licenses: no icon is left; {sum(refused.values())} are under {', '.join(sorted(refused))}")
     if config.held_out != HELD_OUT and (missing := set(config.held_out) - prefixes):
         raise UserError(f"--held-out: {', '.join(sorted(missing))}: not among the sets")
     return sorted(sets, key=lambda s: s.prefix), tables, left_out, dict(sorted(refused.items()))

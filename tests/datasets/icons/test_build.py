@@ -141,8 +141,8 @@ def test_some_sets_only(build_tiny, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [({"held_out": ("smiley",)}, "--held-out: smiley: not among the sets"),
-     ({"held_out": HELD_OUT}, "--held-out: none of the sets"), ({"licences": ("W",)}, "--licences: no icon is left"),
-     ({"size": 8}, "--size=8: must lie"), ({"colour": "red"}, "--colour=red: must be #RRGGBB"),
+     ({"held_out": HELD_OUT}, "--held-out: none of the sets"), ({"licences": ("W",)}, "--licenses: no icon is left"),
+     ({"size": 8}, "--size=8: must lie"), ({"colour": "red"}, "--color=red: must be #RRGGBB"),
      ({"held_out": ()}, "--held-out: needs at least one"), ({"near_bits": 65}, "--near-bits=65"),
      ({"held_out": ("alpha", "beta", "gamma", "smile", "grin", "banner")}, "--held-out: all of the sets")],
 )  # fmt: skip

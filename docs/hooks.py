@@ -1,0 +1,197 @@
+"""Complete the site while MkDocs builds it: files from outside ``docs/``, generated references, and their links.
+
+A page lies in the site where it lies in the repository, without ``docs/``; the home page is ``README.md``. So a
+relative link works on a code host and in the site alike: `relink` only removes the difference.
+
+A line ``<!-- generated: NAME -->`` is replaced by the output of ``GENERATED[NAME]`` (`expand`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import posixpath
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+# copied into the site; a page of the site may link to any of them
+COPIED = (
+    "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "CODE_OF_CONDUCT.md", "CITATION.cff", "LICENSE",
+    "benchmarks/*.md", "experiments/results/**/*.md", "experiments/results/**/*.png",
+)  # fmt: skip
+MARKER = re.compile(r"^<!-- generated: ([\w-]+) -->$", re.MULTILINE)
+LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)\s#]+)")
+CODE = re.compile(r"(^```.*?^```$|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
+
+
+def commands() -> str:
+    """Return a section for each command of ``clip-jax``, from its parser."""
+    from clip_jax.cli.main import make_parser
+
+    sections = []
+    for parser, depth in _parsers(make_parser()):
+        lines = [f"{'#' * depth} {parser.prog}", "", _escaped(parser.description), ""]
+        if not parser._subparsers:
+            lines += ["```text", parser.format_usage().removeprefix("usage: ").rstrip(), "```", ""]
+        options = [a for a in parser._actions if not isinstance(a, (argparse._HelpAction, argparse._SubParsersAction))]
+        if options:
+            lines += ["| argument | meaning |", "|---|---|", *map(_option_row, options)]
+        if configs := getattr(parser, "configs", ()):
+            names = " and ".join(f"`{name}`" for name in configs)
+            lines += ["", f"It takes every [config field](config.md) of {names} as `--FIELD=VALUE`."]
+        sections.append("\n".join(lines))
+    return "\n\n".join(sections)
+
+
+def _parsers(parser: argparse.ArgumentParser, depth: int = 2) -> Iterator[tuple[argparse.ArgumentParser, int]]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in dict.fromkeys(action.choices.values()):
+                yield inner, depth
+                yield from _parsers(inner, depth + 1)
+
+
+def _option_row(action: argparse.Action) -> str:
+    metavar = action.metavar if isinstance(action.metavar, str) else action.dest.upper()
+    values = "" if action.nargs == 0 else "=" + ("|".join(action.choices) if action.choices else metavar)
+    name = ", ".join(f"{option}{values}" for option in action.option_strings) or metavar
+    required = "Required. " if action.required and action.option_strings else ""
+    cells = (f"`{name}`", required + _escaped((action.help or "") % {"default": action.default}))
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _escaped(text: str | None) -> str:
+    return re.sub(r"([<>*_])", r"\\\1", text or "")
+
+
+def config_fields() -> str:
+    """Return the tables of ``clip-jax config --markdown``, without its title."""
+    from clip_jax.cli.config import config_text
+
+    return config_text(None, markdown=True).partition("\n")[2].strip()
+
+
+def laws() -> str:
+    """Return a section for each law: its formula as a picture and in LaTeX, and its parameters."""
+    from clip_jax.scaling.laws import EVERY
+
+    sections = []
+    for law in EVERY:
+        about = (type(law).__doc__ or "").strip()
+        about = " ".join(about.split("\n\n")[0].split())
+        parameters = [f"| `{p.name}` | {_escaped(p.meaning)} |" for p in law.parameters]
+        columns = ", ".join(f"`{c}`" for c in law.columns)
+        sections.append("\n".join([
+            f"## `{law.key}`", "", about, "", f"![{law.formula}](formulas/{law.key}.svg){{.formula}}", "",
+            f"Columns: {columns}.", "", "| parameter | meaning |", "|---|---|", *parameters,
+            "", "```latex", law.latex, "```",
+        ]))  # fmt: skip
+    return "\n\n".join(sections)
+
+
+def mup_table() -> str:
+    """Return the exponents of `config.mup.TABLE`."""
+    from clip_jax.config.mup import TABLE
+
+    def cell(powers: tuple[float, float]) -> str:
+        return "–" if powers == (0, 0) else f"({powers[0]:g}, {powers[1]:g})"
+
+    rows = [f"| `{name}` | {cell(e.init)} | {cell(e.lr)} | {cell(e.eps)} |" for name, e in TABLE.items()]
+    return "\n".join(["| tensors | initial scale | learning rate | epsilon |", "|---|---|---|---|", *rows])
+
+
+def record_fields() -> str:
+    """Return a table of the checked fields of each record."""
+    from clip_jax.storage.record_fields import FIELDS, REQUIRED
+
+    def kind(value: Any) -> str:
+        if isinstance(value, list):
+            return f"list of {kind(value[0])}"
+        return "{" + ", ".join(f"{k}: {kind(v)}" for k, v in value.items()) + "}" if isinstance(value, dict) else value
+
+    sections = []
+    for name, fields in FIELDS.items():
+        required = REQUIRED.get(name, ())
+        rows = [f"| `{f}` | {kind(k)} | {'yes' if f in required else ''} |" for f, k in fields.items()]
+        sections.append("\n".join([f"### `{name}`", "", "| field | type | required |", "|---|---|---|", *rows]))
+    return "\n\n".join(sections)
+
+
+def formula_svg(latex: str) -> str:
+    """Return a formula as an SVG picture; matplotlib sets it, so the site loads no program from elsewhere."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.mathtext import math_to_image
+
+    out = io.BytesIO()
+    latex = latex.replace("½", r"\frac{1}{2}").replace("C_\\frac{1}{2}", r"C_{1/2}")
+    math_to_image(f"${latex}$", out, prop=FontProperties(size=14), format="svg")
+    return out.getvalue().decode()
+
+
+GENERATED: dict[str, Callable[[], str]] = {
+    "commands": commands, "config-fields": config_fields, "laws": laws,
+    "mup-table": mup_table, "record-fields": record_fields,
+}  # fmt: skip
+
+
+def expand(text: str) -> str:
+    """Replace the markers of a page by what they stand for."""
+    return MARKER.sub(lambda match: GENERATED[match[1]](), text)
+
+
+def site_path(path: str) -> str:
+    """Return where a file of the repository lies in the site: ``docs/x.md`` at ``x.md``, the README at ``index.md``."""
+    if path == "README.md":
+        return "index.md"
+    return path.removeprefix("docs/")
+
+
+def source_path(path: str) -> str:
+    """Return the file of the repository that a path of the site stands for; the inverse of `site_path`."""
+    if path == "index.md":
+        return "README.md"
+    return path if path.startswith(("benchmarks/", "experiments/")) or path in COPIED else f"docs/{path}"
+
+
+def relink(text: str, source: str) -> str:
+    """Return a page's text with its relative links as the site needs them.
+
+    Args:
+      text: Markdown.
+      source: the page's path in the repository.
+    """
+    here = posixpath.dirname(site_path(source))
+
+    def link(match: re.Match[str]) -> str:
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(source), match[1]))
+        return posixpath.relpath(site_path(target), here or ".")
+
+    parts = CODE.split(text)
+    return "".join(part if part.startswith("`") else LINK.sub(link, part) for part in parts)
+
+
+# events of MkDocs
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the files from outside ``docs/`` and the pictures of formulas."""
+    from mkdocs.structure.files import File
+
+    from clip_jax.scaling.laws import EVERY
+
+    for pattern in COPIED:
+        for path in sorted(ROOT.glob(pattern)):
+            name = path.relative_to(ROOT).as_posix()
+            files.append(File.generated(config, site_path(name), abs_src_path=str(path)))
+    for law in EVERY:
+        files.append(File.generated(config, f"reference/formulas/{law.key}.svg", content=formula_svg(law.latex)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """Fill in what is generated, and adapt links and folded sections."""
+    text = relink(expand(markdown), source_path(page.file.src_uri))
+    return text.replace("<details>", '<details markdown="1">')

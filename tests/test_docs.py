@@ -1,0 +1,253 @@
+"""The documentation agrees with the code: links, commands, fields, Python, and the tables of columns and records."""
+
+import ast
+import importlib
+import importlib.util
+import json
+import re
+import shlex
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import clip_jax
+from clip_jax.cli.config import CONFIGS
+from clip_jax.cli.main import make_parser
+from clip_jax.config import RunConfig
+from clip_jax.config.io import from_dict, load
+from clip_jax.config.reference import groups_of
+from clip_jax.config.sweep import SweepConfig
+from clip_jax.sweep.search.config import SearchConfig
+
+ROOT = Path(__file__).parents[1]
+spec = importlib.util.spec_from_file_location("docs_hooks", ROOT / "docs" / "hooks.py")
+hooks = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(hooks)
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+LINKED = [
+    *PAGES,
+    *(ROOT / name for name in ("CONTRIBUTING.md", "experiments/results/README.md", "benchmarks/RESULTS.md")),
+]
+CONFIG_OF = {"run": RunConfig, "sweep": SweepConfig, "search": SearchConfig}
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+page_name = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+
+
+def blocks(page, *languages):
+    """Code blocks of a page in these languages."""
+    return [text for language, text in FENCE.findall(page.read_text()) if language in languages]
+
+
+def prose(page):
+    """A page without its code blocks."""
+    return FENCE.sub("", page.read_text())
+
+
+@cache
+def anchors(page):
+    """Anchors of the headings of a page, as MkDocs and code hosts make them."""
+    text = FENCE.sub("", hooks.expand(page.read_text()))
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title).replace("\\", "") for title in titles)
+    return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", title).strip().lower()) for title in plain}
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_every_link_leads_to_a_file_and_a_heading_of_the_repository(page):
+    text = re.sub(r"`[^`\n]+`", "", prose(page))
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("https://"):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        assert file.is_file(), target
+        if anchor:
+            assert anchor in anchors(file), target
+
+
+def commands(page):
+    """Commands of the shell blocks of a page, each as a list of words, up to the first pipe."""
+    for block in blocks(page, "sh"):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+                words.pop(0)
+            if words:
+                yield words[: words.index("|")] if "|" in words else words
+
+
+def parser_of(words):
+    """(the parser of ``clip-jax WORDS``, the words that it takes)"""
+    parser = make_parser()
+    while True:
+        inner = [a.choices for a in parser._actions if isinstance(a.choices, dict) and a.nargs == "A..."]
+        if not inner:
+            return parser, words
+        if not words:
+            return parser, words
+        assert words[0] in inner[0], words
+        parser, words = inner[0][words[0]], words[1:]
+
+
+@cache
+def field_names(*configs):
+    """Names of the fields of configs, by their keys in `CONFIGS`."""
+    names = set()
+    for config in configs:
+        _, cls, prefix = CONFIGS[config]
+        names |= {entry.name for group in groups_of(cls, prefix) for entry in group.entries}
+    if {"sweep", "search"} & set(configs):
+        names |= {f"base.{name}" for name in field_names("run")}
+    return names
+
+
+@page_name
+def test_every_command_is_one_that_the_command_line_takes(page):
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for words in commands(page):
+        if words[0] == "make":
+            assert not {w for w in words[1:] if "=" not in w} - targets, words
+        elif words[0] == "clip-jax" and words[1:] != ["--help"]:
+            parser, rest = parser_of(words[1:])
+            args, extra = parser.parse_known_args(rest)
+            fields = dict(item.removeprefix("--").split("=", 1) for item in extra)
+            assert not set(fields) - field_names(*parser.configs), words
+            if parser.configs and (config := ROOT / args.config).is_file():
+                fields = {name: value for name, value in fields.items() if not name.startswith("distributed.")}
+                load(CONFIG_OF[parser.configs[0]], config, fields)
+
+
+@page_name
+def test_every_command_in_the_text_is_one(page):
+    for span in re.findall(r"`clip-jax ([^`]+)`", prose(page)):
+        words = [word.strip("[]") for word in span.split()]
+        parser, rest = parser_of(words) if words[0] != "VERB" else (make_parser(), [])
+        options = {option for action in parser._actions for option in action.option_strings}
+        for name in (word.partition("=")[0] for word in rest if word.startswith("--")):
+            assert name in options or name[2:] in {*field_names(*parser.configs), "FIELD"}, span
+
+
+@page_name
+def test_every_field_in_the_text_exists(page):
+    known = field_names(*CONFIGS)
+    groups = {name.rpartition(".")[0] for name in known} - {""}
+    text = prose(page)
+    if page.stem.startswith("from-"):  # the first column has the other project's names
+        text = re.sub(r"^\|[^|]*", "", text, flags=re.MULTILINE)
+    for span in re.findall(r"`([^`\n]+)`", text):
+        name = span.removeprefix("--").partition("=")[0]
+        file = name.endswith((".py", ".json", ".jsonl", ".csv", ".parquet"))
+        if re.fullmatch(r"[a-z_]+(\.[a-z_0-9]+)+", name) and name.partition(".")[0] in groups and not file:
+            assert name in known | groups, span
+
+
+@page_name
+def test_every_block_of_python_compiles_and_finds_its_names(page, tmp_path):
+    for block in blocks(page, "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("clip_jax"):
+                module = importlib.import_module(node.module)
+                for alias in node.names:
+                    assert hasattr(module, alias.name), alias.name
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "clip_jax":
+                assert hasattr(clip_jax, node.attr), node.attr
+        if "def get_config" in block:
+            (tmp_path / "config.py").write_text(block)
+            assert load(RunConfig, tmp_path / "config.py").steps > 0
+
+
+def test_the_columns_are_those_of_the_tables():
+    page = (ROOT / "docs" / "reference" / "tables.md").read_text()
+    told = {name for row in re.findall(r"^\| (.+?) \|", page, re.MULTILINE) for name in re.findall(r"`([^`]+)`", row)}
+    results = ROOT / "experiments" / "results" / "icons"
+    written = set()
+    for name in ("runs.csv", "evals.csv"):
+        written |= set((results / name).read_text().partition("\n")[0].split(","))
+    written = {re.sub(r"^error/.*", "error/TASK", re.sub(r"@\d+$", "@K", name)) for name in written}
+    later = {"train_records", "train_digest"}  # newer than these records
+    assert told == written | later
+
+
+@pytest.mark.parametrize("sweep", ["icons", "quickstart"])
+def test_the_keys_of_a_law_are_those_of_the_page(sweep):
+    page = (ROOT / "docs" / "reference" / "records.md").read_text()
+    table = page.split("## `law.json`")[1].split("**A fit**")[0]
+    told = {name for row in re.findall(r"^\| (`.+?) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)}
+    law = json.loads((ROOT / "experiments" / "results" / sweep / "law.json").read_text())
+    assert told == set(law)
+    fit = page.split("**A fit**")[1].split("##")[0]
+    assert not {name for name in law["fits"][0] if f"`{name}`" not in fit} - {"share_of_starts"}
+
+
+def test_the_python_page_has_every_public_name():
+    page = (ROOT / "docs" / "reference" / "python-api.md").read_text()
+    told = set(re.findall(r"^::: clip_jax\.(\w+)$", page, re.MULTILINE))
+    assert told == set(clip_jax.__all__)
+
+
+def test_the_coverages_told_are_measured_ones():
+    measured = (ROOT / "benchmarks" / "RESULTS_scaling.md").read_text()
+    for name in ("intervals", "frontier"):
+        told = re.findall(r"\d+\.\d+(?= ?%)", (ROOT / "docs" / "explanation" / f"{name}.md").read_text())
+        assert len(told) > 3
+        for number in told:
+            assert re.search(rf"(?<![\d.]){re.escape(number)}(?!\d)", measured), (name, number)
+
+
+def test_the_readme_is_short_and_every_page_is_in_the_site():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+    nav = (ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")[2]
+    listed = set(re.findall(r": (\S+\.md)$", nav, re.MULTILINE))
+    assert {hooks.source_path(path) for path in listed} >= {p.relative_to(ROOT).as_posix() for p in PAGES}
+    assert all((ROOT / hooks.source_path(path)).is_file() for path in listed)
+
+
+@pytest.mark.parametrize(
+    ("link", "source", "in_site"),
+    [
+        ("docs/how-to/slurm.md", "README.md", "how-to/slurm.md"),
+        ("../../experiments/results/README.md#a", "docs/how-to/memory.md", "../experiments/results/README.md#a"),
+        ("../docs/faq.md", "benchmarks/RESULTS.md", "../faq.md"),
+        ("../README.md", "docs/faq.md", "index.md"),
+        ("icons/a.png", "experiments/results/README.md", "icons/a.png"),
+        ("https://x.org/a.md", "README.md", "https://x.org/a.md"),
+    ],
+)
+def test_relink_follows_where_a_page_lies_in_the_site(link, source, in_site):
+    assert hooks.relink(f"[a]({link}) `[a]({link})`", source) == f"[a]({in_site}) `[a]({link})`"
+
+
+def test_source_path_inverts_site_path():
+    for page in LINKED:
+        name = page.relative_to(ROOT).as_posix()
+        assert hooks.source_path(hooks.site_path(name)) == name
+
+
+def test_expand_lists_commands_fields_and_laws():
+    names = ("commands", "config-fields", "laws", "mup-table", "record-fields")
+    text = hooks.expand("\n".join(f"<!-- generated: {name} -->" for name in names))
+    for part in (
+        "## clip-jax train", "### clip-jax sweep forecast", "| `--at=FLOPS` | ", "`optim.peak_lr`", "## `chinchilla`",
+        "`residual_in`", "### `result.json`", "| `--form=vmap\\|map` | ",
+    ):  # fmt: skip
+        assert part in text, part
+    rows = [re.sub(r"`[^`]*`", "", row) for row in text.splitlines() if row.startswith("|")]
+    assert {row.replace("\\|", "").count("|") for row in rows} == {3, 4, 5}
+    assert "<!--" not in text
+
+
+@pytest.mark.thorough
+def test_the_site_builds_without_a_warning(tmp_path):
+    pytest.importorskip("mkdocs", reason="mkdocs is not installed (extra 'docs')")
+    pytest.importorskip("material", reason="mkdocs-material is not installed (extra 'docs')")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", f"--site-dir={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "reference" / "python-api.html").read_text()
+    assert 'id="clip_jax.load_model"' in page
+    assert "The forecast came first" in (tmp_path / "tutorials" / "icons-law.html").read_text()
+    assert from_dict(RunConfig, {}).steps  # the build imports the package; it must still be whole
