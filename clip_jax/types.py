@@ -5,4 +5,3 @@ from __future__ import annotations
 from typing import Any
 
 JsonObject = dict[str, Any]  # what a JSON object is parsed to
-Params = dict[str, Any]  # parameters nested by module; leaves are arrays, or what stands for them

@@ -20,6 +20,7 @@ from pathlib import Path
 from clip_jax import exit_codes
 from clip_jax.cli.config import config_text
 from clip_jax.cli.host_memory import keep_freed_memory
+from clip_jax.cli.log import terminal_log
 from clip_jax.cli.parser import CommandParser
 from clip_jax.cli.scaling import add_verbs, run_verb
 from clip_jax.cli.sweep import CONFIGURED, add_actions, run_action
@@ -247,7 +248,7 @@ def _eval(args: argparse.Namespace) -> None:
         out = args.out or Path("runs") / "eval" / args.model.strip("/").replace("/", "_").replace(":", "_")
         tasks = tuple(args.tasks.split(",")) if args.tasks else benchmark.TASKS
         model = load_model(args.model, compute_dtype=args.dtype)
-        rows = benchmark.run_suite(model, args.suite, out, data=args.data, tasks=tasks, limit=args.limit)
+        rows = benchmark.run_suite(model, args.suite, out, data=args.data, tasks=tasks, limit=args.limit, echo=print)
         print(table(rows))
         print(f"{out}/results.json, {out}/results.csv")
         return
@@ -291,7 +292,7 @@ def _icons(args: argparse.Namespace) -> None:
     for name in ("sets", "licences", "held_out"):
         if name in options:
             options[name] = tuple(options[name].split(","))
-    manifest = build(IconsConfig(**options | {"out": Path(args.out)}))
+    manifest = build(IconsConfig(**options | {"out": Path(args.out)}), print)
     print(summary(manifest))
     print(f"{args.out}/manifest.json, contact_sheet.png")
 
@@ -309,18 +310,19 @@ def _report(args: argparse.Namespace) -> None:
 
     enable_compile_cache()
     if (is_table_name(args.dir) and not as_path(args.dir).is_dir()) or Path(args.dir).is_file():
-        report_of_table(Path(args.dir), args.out, args.metric or "error_mean", chance=args.chance)
+        report_of_table(Path(args.dir), args.out, args.metric or "error_mean", print, chance=args.chance)
         return
     for name in ("out", "metric", "chance"):
         if (value := getattr(args, name)) is not None:
             raise UserError(field=f"--{name}", value=value, reason="would be ignored, a sweep has its own")
-    report(args.dir)
+    report(args.dir, print)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code (`exit_codes`)."""
     try:
-        code = _run(argv)
+        with terminal_log():
+            code = _run(argv)
         sys.stdout.flush()  # so that a closed pipe raises here, not when the interpreter exits
     except BrokenPipeError:
         if not _reader_gone():

@@ -132,7 +132,7 @@ def _plan_or_run(args: argparse.Namespace, config: SweepConfig, root: Path) -> N
         kept += [c for cell in kept for c in setting_checks(config, cell.rung, cell.budget) if c.kind == "batch_check"]
         runs = [(name(c.rung), c.config, c.flops) for c in kept if c.reason is None]
         speed, price = config.gflops_per_second * 1e9, config.resources.price_per_device_hour or None
-        verdicts = preflight(runs, args.target, flop_per_second=speed, price=price)
+        verdicts = preflight(runs, args.target, flop_per_second=speed, price=price, echo=print)
         if not all(v.fits for v in verdicts):
             raise UserError(
                 f"{sum(not v.fits for v in verdicts)} of {len(verdicts)} shapes cannot run on {args.target}"

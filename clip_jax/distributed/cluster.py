@@ -8,14 +8,16 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import itertools
+import logging
 import re
 import socket
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from clip_jax.errors import ConfigError, UserError
+
+logger = logging.getLogger(__name__)
 
 # Variables by which a launcher tells its processes the devices it requested; `check_devices` compares them with JAX's.
 PLATFORM = "CLIP_JAX_PLATFORM"  # gpu | tpu
@@ -263,10 +265,11 @@ def coordinator_arguments(address: str, process: int, environment: Mapping[str, 
         outward = _outbound_address(first_host(others.rpartition(",")[2])) if others and process == 0 else ""
         outward = outward or _outbound_address(_ELSEWHERE)
         if outward:
-            print(
-                f"clip-jax: distributed.coordinator={address}: resolves to {candidates[0]}, which other hosts cannot "
-                f"reach; using {outward}",
-                file=sys.stderr,
+            logger.warning(
+                "distributed.coordinator=%s: resolves to %s, which other hosts cannot reach; using %s",
+                address,
+                candidates[0],
+                outward,
             )
             candidates = [outward]
     if process != 0:

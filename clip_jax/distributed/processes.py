@@ -51,7 +51,10 @@ def _with_environment(settings: DistributedConfig, environment: Mapping[str, str
     return dataclasses.replace(settings, coordinator=coordinator, processes=processes, process=process)
 
 
-def find_processes(settings: DistributedConfig, environment: Mapping[str, str]) -> dict[str, Any] | None:
+JoinArguments = dict[str, Any]  # keyword arguments of `jax.distributed.initialize`
+
+
+def find_processes(settings: DistributedConfig, environment: Mapping[str, str]) -> JoinArguments | None:
     """Return the arguments of ``jax.distributed.initialize``, or None for a single process.
 
     Sources, in this order: explicit fields or ``CLIP_JAX_*`` variables; a Slurm step of several tasks, each with its
@@ -136,7 +139,7 @@ def _wait_for(coordinator: str, seconds: int) -> None:
             time.sleep(0.2)
 
 
-def _join(arguments: dict[str, Any], settings: DistributedConfig) -> None:
+def _join(arguments: JoinArguments, settings: DistributedConfig) -> None:
     import jax
 
     if "coordinator_address" in arguments:  # otherwise JAX detects it and listens on every interface

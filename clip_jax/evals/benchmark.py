@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -30,7 +31,10 @@ from clip_jax.evals.results import Result, benchmark_metrics, write_results
 from clip_jax.evals.retrieval import recalls
 from clip_jax.evals.zero_shot import class_embeddings
 from clip_jax.finite import NotFinite, finite_rows
+from clip_jax.storage.json_files import JsonObject
 from clip_jax.storage.paths import disk_errors, mkdir, read_text, write_text
+
+logger = logging.getLogger(__name__)
 
 TASKS = ("zeroshot_classification", "linear_probe", "few_shot", "knn", "zeroshot_retrieval")
 IMAGES_PER_BATCH = 512  # images decoded at a time
@@ -164,14 +168,14 @@ class Benchmark:
     """A benchmark of one model, with a folder of results and cached features."""
 
     def __init__(
-        self, model: Model, out: Path, *, limit: int = 0, seed: int = 0, echo: Callable[[str], None] = print
+        self, model: Model, out: Path, *, limit: int = 0, seed: int = 0, echo: Callable[[str], None] = logger.info
     ) -> None:
         self.echo = echo
         self.model, self.out, self.limit, self.seed = model, out, limit, seed
         with disk_errors(out):
             mkdir(out / "features")
 
-    def _key(self, *parts: Any) -> str:
+    def _key(self, *parts: object) -> str:
         # all that features depend on: weights, preprocessing, precision, data, limit
         known = [self.model.digest, self.model.preprocess.to_config(), self.model.precision, self.limit, *parts]
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:24]
@@ -228,7 +232,7 @@ class Benchmark:
     def _split(self, entry: BenchmarkSet, data: LabeledSet, name: str) -> dict[str, np.ndarray]:
         return self.features(entry.path, name, lambda: data.split(name))
 
-    def _classification(self, entry: BenchmarkSet, task: str) -> list[tuple[str, dict[str, Any]]]:
+    def _classification(self, entry: BenchmarkSet, task: str) -> list[tuple[str, JsonObject]]:
         data = open_labeled(entry.path, entry.pair)
         test = self._split(entry, data, entry.test_split)
         texts, metric = class_prompts(entry, data, self.echo)
@@ -267,7 +271,7 @@ class Benchmark:
             for f in shots
         ]  # fmt: skip
 
-    def _retrieval(self, entry: BenchmarkSet) -> list[tuple[str, dict[str, Any]]]:
+    def _retrieval(self, entry: BenchmarkSet) -> list[tuple[str, JsonObject]]:
         pairs = WebDataset(Path(entry.path), entry.test_split)
         rows = evenly_spaced(len(pairs), self.limit)
         captions = [pairs.captions(r) for r in rows.tolist()]
@@ -275,7 +279,7 @@ class Benchmark:
         texts = [line for lines in captions for line in lines]
         split = LabeledSplit(np.zeros(len(pairs), np.int32), pairs.shards.image, pairs.shards.name)
         images = self.features(entry.path, entry.test_split, lambda: split)["embeddings"]
-        metrics_row: dict[str, Any] = {}
+        metrics_row: JsonObject = {}
         for row in recalls(images, self.model.embed_texts(texts), np.array(owners)):
             # CLIP_benchmark names the retrieved side: image_retrieval is text to image
             side, k = row["metric"].split("_recall@")
@@ -325,7 +329,7 @@ def classifier(model: Model, texts: list[list[str]]) -> np.ndarray:
 
 def run_suite(
     model: Model, suite: str, out: str | Path, *, data: str | None = None, tasks: tuple[str, ...] = TASKS,
-    limit: int = 0, seed: int = 0, echo: Callable[[str], None] = print,
+    limit: int = 0, seed: int = 0, echo: Callable[[str], None] = logger.info,
 ) -> list[Result]:  # fmt: skip
     """Evaluate a model on a suite; write one JSON per (set, task), ``results.json`` and ``results.csv``.
 

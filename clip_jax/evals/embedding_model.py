@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from flax import nnx
@@ -20,9 +21,13 @@ from clip_jax.evals.zero_shot import class_embeddings
 from clip_jax.finite import NotFinite
 from clip_jax.models.clip import CLIP, AbstractModel
 from clip_jax.models.predictive import Predictive
+from clip_jax.pytrees import Params
 
 if TYPE_CHECKING:
-    from clip_jax.data.images.open import Picture
+    from PIL import Image
+
+if TYPE_CHECKING:
+    pass
 
 
 class EmbeddingModel:
@@ -33,7 +38,7 @@ class EmbeddingModel:
       config: its shape and dtypes.
       built: its graph and shardings on ``mesh``.
       mesh: the devices.
-      params: its parameters, sharded as ``built`` says; None until `with_params`.
+      params: its parameters, sharded as ``built`` says.
       preprocess: image size and normalization.
       tokenizer: its tokenizer, if it has one.
       batch_size: inputs per call of the compiled functions.
@@ -41,14 +46,14 @@ class EmbeddingModel:
     """
 
     def __init__(
-        self, name: str, config: ModelConfig, built: AbstractModel, mesh: Mesh, params: Any, preprocess: Preprocess,
-        tokenizer: Tokenizer | None, batch_size: int, *, exact: bool = False,
+        self, name: str, config: ModelConfig, built: AbstractModel, mesh: Mesh, params: Params,
+        preprocess: Preprocess, tokenizer: Tokenizer | None, batch_size: int, *, exact: bool = False,
     ) -> None:  # fmt: skip
         self.name, self.config, self.params, self.preprocess = name, config, params, preprocess
         self._tokenizer, self._graphdef = tokenizer, built.graphdef
         self._encoder = Encoder(built, mesh, batch_size, mean=preprocess.mean, std=preprocess.std, exact=exact)
 
-    def with_params(self, params: Any) -> Self:
+    def with_params(self, params: Params) -> Self:
         """Return the same model with other parameters; compiled functions are shared."""
         model = copy.copy(self)
         model.params = params
@@ -71,7 +76,7 @@ class EmbeddingModel:
             )
         return self._tokenizer
 
-    def embed_images(self, images: Sequence[Picture]) -> np.ndarray:
+    def embed_images(self, images: Sequence[str | Path | bytes | np.ndarray | Image.Image]) -> np.ndarray:
         """Embed images.
 
         Args:
@@ -130,7 +135,10 @@ class EmbeddingModel:
         return self._encoder.text_states(self.params, self.tokenizer.encode(list(texts)), layer, final_norm)
 
     def classify(
-        self, images: Sequence[Picture], labels: Sequence[str], templates: Sequence[str] = ("a photo of {c}.",)
+        self,
+        images: Sequence[str | Path | bytes | np.ndarray | Image.Image],
+        labels: Sequence[str],
+        templates: Sequence[str] = ("a photo of {c}.",),
     ) -> np.ndarray:
         """Classify images zero-shot.
 

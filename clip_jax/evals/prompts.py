@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
 
 from clip_jax.data.labeled.class_names import check_templates
 from clip_jax.errors import UserError
@@ -50,7 +49,7 @@ class PromptSet:
         ]
 
 
-def parse(values: Any, source: str) -> PromptSet:
+def parse(values: object, source: str) -> PromptSet:
     """Check the content of a prompt file. Raises UserError, one line, naming the field that is wrong."""
     fields = {"name", "metric", "templates", "classes", "counts", "source", "licence"} | OPTIONAL
     if not isinstance(values, dict):

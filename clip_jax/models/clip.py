@@ -21,7 +21,7 @@ from clip_jax.models.predictive import Predictive
 from clip_jax.models.text import TextTransformer
 from clip_jax.models.towers import image_tower, text_tower
 from clip_jax.models.vit import VisionTransformer
-from clip_jax.types import Params
+from clip_jax.pytrees import Params
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, Key

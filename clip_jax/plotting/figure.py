@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import io
 
-from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as MatplotlibFigure
-
-from clip_jax.plotting.style import HOUSE
 
 SCREEN_DPI = 110
 
@@ -24,6 +21,5 @@ class Figure(MatplotlibFigure):
     def _repr_png_(self) -> bytes:
         """Return the picture that IPython displays."""
         png = io.BytesIO()
-        with rc_context(HOUSE):  # type: ignore[arg-type]
-            self.savefig(png, format="png", dpi=SCREEN_DPI)
+        self.savefig(png, format="png", dpi=SCREEN_DPI)
         return png.getvalue()

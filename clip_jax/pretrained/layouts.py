@@ -15,7 +15,8 @@ from clip_jax.errors import ConfigError, UserError, foreign
 from clip_jax.models.clip import CLIP
 from clip_jax.pretrained import mapping, open_clip, openai, transformers
 from clip_jax.pretrained.mapping import WeightEntry
-from clip_jax.types import JsonObject, Params
+from clip_jax.pytrees import Params
+from clip_jax.types import JsonObject
 
 LAYOUTS = ("openai", "open_clip", "transformers")
 

@@ -20,8 +20,9 @@ from clip_jax.pretrained.names import Fetch, Files, find, hub_fetch
 from clip_jax.pretrained.preprocessor import SIGLIP_MEAN_STD, find_preprocessor, read_preprocessor, write_preprocessor
 from clip_jax.pretrained.tokenizer_export import open_clip_settings, tokenizer_files
 from clip_jax.pretrained.tokenizer_files import tokenizer_of
+from clip_jax.pytrees import Params
 from clip_jax.storage.paths import disk_errors, mkdir
-from clip_jax.types import JsonObject, Params
+from clip_jax.types import JsonObject
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def load_weights(name: str, *, fetch: Fetch = hub_fetch) -> Weights:
 
 
 def _warn_of_high_scale(name: str, params: Params, highest: float) -> None:
-    scale = float(np.exp(np.float64(params["logit_scale"])))
+    scale = float(np.exp(np.asarray(params["logit_scale"], np.float64)))
     if scale > highest * 1.001:  # the released models were trained up to the bound and reach it
         message = f"{name}: its logit scale {scale:.5g} is above {highest:g}, which is used in its place"
         warnings.warn(message, stacklevel=3)

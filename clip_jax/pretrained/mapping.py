@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from clip_jax.errors import UserError
 from clip_jax.finite import finite_tensors
-from clip_jax.types import Params
+from clip_jax.pytrees import Params
 
 if TYPE_CHECKING:
     pass
@@ -64,7 +64,7 @@ def _leaves(tree: object, prefix: str = "") -> Params:
 
 def nest(flat: Params) -> Params:
     """Nest a flat dictionary: {"a/b": x} -> {"a": {"b": x}}."""
-    tree: Params = {}
+    tree: dict[str, Any] = {}
     for path, value in flat.items():
         *groups, last = path.split("/")
         at = tree
@@ -107,7 +107,7 @@ def read(
       UserError: tensors are missing, unexpected, of another shape or dtype, or not finite; the message lists them. No
         value is filled in.
     """
-    shapes = flatten(abstract)
+    shapes: dict[str, Any] = dict(flatten(abstract))
     out: dict[str, np.ndarray] = {}
     missing: list[str] = []
     wrong: list[str] = []

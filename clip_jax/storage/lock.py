@@ -13,9 +13,10 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, cast
 
 from clip_jax.errors import UserError, parse_json, short
+from clip_jax.storage.records import Owner, Status
 
 LOCK_FILE = ".lock"
 # environment variable in which a launcher passes its child the descriptors of held locks, separated by commas
@@ -76,10 +77,10 @@ class RunLock:
         self._file.write(json.dumps(about) + "\n")
         self._file.flush()
 
-    def owner(self) -> dict[str, Any]:
+    def owner(self) -> Owner:
         """Read what the file records of the owner: ``pid``, ``host``, ``machine`` and when its process ``began``."""
         try:
-            return dict(parse_json(self.path.read_bytes(), self.path))
+            return cast(Owner, dict(parse_json(self.path.read_bytes(), self.path)))
         except (OSError, ValueError, TypeError):
             return {}
 
@@ -167,7 +168,7 @@ def is_held(run_dir: Path) -> bool:
 
 def wait_until_silent(
     run_dir: Path,
-    read_status: Callable[[], dict[str, Any]],
+    read_status: Callable[[], Status],
     *,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.time,

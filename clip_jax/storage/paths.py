@@ -52,16 +52,25 @@ def absolute(path: Path) -> Path:
     return path if is_remote(path) else path.absolute()
 
 
+def cache_folder(name: str) -> Path:
+    """Return the folder of one cache: ``$CLIP_JAX_CACHE/NAME``, or ``clip_jax/NAME`` in the user's cache folder.
+
+    The user's cache folder is ``$XDG_CACHE_HOME`` or ``~/.cache``. The caches are xla (compiled programs), shards
+    (their indexes), decoded (images) and gs (`local_scratch`).
+    """
+    if base := os.environ.get("CLIP_JAX_CACHE"):
+        return Path(base) / name
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clip_jax" / name
+
+
 def local_scratch(path: Path) -> Path:
     """Return the local directory for files that a bucket cannot hold: growing logs, locks, profiler traces.
 
-    For ``gs://B/X`` it is ``clip_jax/gs/B/X`` in the user's cache folder (``$XDG_CACHE_HOME`` or ``~/.cache``); for a
-    local path, the path itself.
+    For ``gs://B/X`` it is ``B/X`` in the `cache_folder` ``gs``; for a local path, the path itself.
     """
     if not is_remote(path):
         return path
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(home) / "clip_jax" / "gs" / str(path).removeprefix(SCHEME)
+    return cache_folder("gs") / str(path).removeprefix(SCHEME)
 
 
 class BucketUnavailable(OSError):

@@ -132,9 +132,9 @@ def _store(url: str) -> tuple[Any, str]:
         raise UserError(f"{url}: unknown protocol {protocol!r}") from None
 
 
-def _read_remote(ranges: list[Range]) -> list[Any]:
+def _read_remote(ranges: list[Range]) -> list[bytes | Exception]:
     """Request the ranges from their stores; return bytes or an exception for each."""
-    out: list[Any] = [None] * len(ranges)
+    out: list[bytes | Exception] = [b""] * len(ranges)
     by_store: dict[int, list[int]] = {}
     stores = [_store(r.file) for r in ranges]
     for n, (store, _) in enumerate(stores):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,11 +27,13 @@ from clip_jax.sweep.launch.submission import JobState, requeue, set_aside_corrup
 from clip_jax.sweep.plan import Cell, SweepPlan, make_cell, plan_of, setting_checks
 from clip_jax.sweep.run_state import CANCELLED, RunState
 
+logger = logging.getLogger(__name__)
+
 __getattr__ = names_of(__name__, "sweep.analysis.report")
 
 
 def run_sweep(
-    config: SweepConfig, sweep_dir: str | Path, echo: Echo = print, engine: Engine | None = None
+    config: SweepConfig, sweep_dir: str | Path, echo: Echo = logger.info, engine: Engine | None = None
 ) -> LawRecord:
     """Train the cells of a sweep and report: first the plan, then extra seeds and checks at each budget's best size.
 
@@ -39,7 +42,7 @@ def run_sweep(
     Args:
       config: the sweep.
       sweep_dir: created if missing, or ``gs://BUCKET/…``; the same call on it completes what is missing.
-      echo: receives progress lines.
+      echo: receives progress lines; by default the log.
       engine: where to train; by default the one that the config names.
 
     Returns:

@@ -7,14 +7,15 @@ or resumes the run compares them.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from clip_jax.config import ModelConfig
 from clip_jax.data.sources.base import Source
 from clip_jax.data.tokenizers.learned_bpe import Tokenizer, check_fits, load_tokenizer
 from clip_jax.errors import UserError
 from clip_jax.storage.paths import exists, read_text
+from clip_jax.storage.records import Split
 from clip_jax.train.run_directory import RunDirectory, read_records
 
 DATA, TOKENIZER = "data", "tokenizer_sha256"  # fields of status.json and result.json
@@ -45,12 +46,12 @@ def read_tokenizer(run_dir: Path, model: ModelConfig) -> Tokenizer:
     return check_fits(load_tokenizer(path), model.text, str(path))
 
 
-def describe(source: Source) -> dict[str, Any]:
+def describe(source: Source) -> Split:
     """Return the number of records and the digest of a split, as the run's records hold them."""
     return {"records": len(source), "digest": source.digest}
 
 
-def describe_change(recorded: Any, now: dict[str, Any], split: str) -> str | None:
+def describe_change(recorded: object, now: Mapping[str, Split], split: str) -> str | None:
     """Return how a split differs from the one in the run's records; None if it does not differ or nothing is recorded.
 
     Args:
@@ -66,7 +67,7 @@ def describe_change(recorded: Any, now: dict[str, Any], split: str) -> str | Non
     return f"the {SPLITS[split]} split changed: {how}"
 
 
-def check_data(directory: RunDirectory, now: dict[str, Any]) -> None:
+def check_data(directory: RunDirectory, now: dict[str, Split]) -> None:
     """Record the data that a run begins with, or compare it with the recorded data.
 
     Args:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import sys
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -31,6 +30,7 @@ from clip_jax.finite import NotFinite
 from clip_jax.losses.pairs import PairLoss
 from clip_jax.models.clip import AbstractModel
 from clip_jax.optim.optimizer import make_optimizer
+from clip_jax.pytrees import Params
 from clip_jax.storage.paths import exists, local_scratch
 from clip_jax.storage.records import EvaluationRow, Measurement
 from clip_jax.train.anomalies import Anomaly, BatchStream, DataOffsets
@@ -58,11 +58,13 @@ from clip_jax.train.step import Metrics, make_train_step, put_batch
 from clip_jax.train.timer import Clock
 from clip_jax.train.trackers import Tracker, open_tracker
 
+logger = logging.getLogger(__name__)
+
 __all__ = ["Diverged", "InitState", "train", "training_flops"]
 
 __getattr__ = renamed(__name__, {"Start": "InitState"})
 
-Evaluate = Callable[[Any], list[Measurement]]  # of the parameters
+Evaluate = Callable[[Params], list[Measurement]]  # of the parameters
 # (config, built, mesh, held-out source, tokenizer) -> (parameters -> rows); see evals.in_training.make_evaluator
 EvaluatorFactory = Callable[[RunConfig, AbstractModel, Mesh, Source, Tokenizer], Evaluate]
 
@@ -75,7 +77,7 @@ class InitState:
     the image tower is.
     """
 
-    params: Callable[[Any], Any]
+    params: Callable[[Params], Params]
     tokenizer: Tokenizer | None
     pixels: PixelConfig | None = None
 
@@ -200,7 +202,7 @@ def run_session(
             raise
 
 
-def _no_rows(params: Any) -> list[Measurement]:
+def _no_rows(params: Params) -> list[Measurement]:
     return []
 
 
@@ -247,7 +249,7 @@ class Run:
         with self.clock.measure("start"):
             run_on_process_zero(lambda: self.directory.truncate_after(self.step))
             self.offsets = DataOffsets(self.directory.events())
-            rows = self.directory.rows("metrics.jsonl")
+            rows = self.directory.metrics()
             self.stream = stream or BatchStream(
                 self.config, self.context.source, self.tokenizer, self.offsets, self.step
             )
@@ -273,12 +275,12 @@ class Run:
         if (init := self.load_init()) is not None:
             self.state = dataclasses.replace(self.state, params=init.params(self.state.params))
 
-    def _report(self, event: str, reason: str, **details: Any) -> None:
-        """Report an event in ``events.jsonl``, in ``status.json`` and as a line on stderr."""
+    def _report(self, event: str, reason: str, **details: object) -> None:
+        """Report an event in ``events.jsonl``, in ``status.json`` and in the log."""
         self.directory.event(event, reason=reason, **details)
         self.directory.heartbeat(force=True, last_event=f"{event}: {reason}")
         if self.directory.writer:
-            print(f"clip-jax: {self.directory.path}: {reason}", file=sys.stderr, flush=True)
+            logger.warning("%s: %s", self.directory.path, reason)
 
     def train_until(self, last: int, stop: StopRequest) -> RunResult | UnfinishedRun:
         """Train up to step ``last`` or until asked to stop, end the attempt, and return the result."""

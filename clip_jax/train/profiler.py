@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from clip_jax.errors import ConfigError
+from clip_jax.pytrees import PyTree
+
+logger = logging.getLogger(__name__)
 
 WARM_UP = 10  # steps before a trace that is given by its length only
 
@@ -45,7 +47,7 @@ class Profiler:
             jax.profiler.start_trace(str(self.folder))
             self.running = True
 
-    def end_step(self, step: int, metrics: Any) -> None:
+    def end_step(self, step: int, metrics: PyTree) -> None:
         """Stop the trace if the window ends at ``step`` updates done."""
         if self.running and self.window is not None and step == self.window[1]:
             jax.block_until_ready(metrics)
@@ -56,4 +58,4 @@ class Profiler:
         if self.running:
             self.running = False
             jax.profiler.stop_trace()
-            print(f"clip-jax: trace in {self.folder}", file=sys.stderr)
+            logger.info("trace in %s", self.folder)

@@ -14,7 +14,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,12 +22,12 @@ from clip_jax._moved import names_of
 from clip_jax.config import RunConfig
 from clip_jax.config.io import as_begun, from_dict, run_id, to_dict
 from clip_jax.errors import ConfigError, UserError
-from clip_jax.storage.json_files import flatten, lines_text, parse_lines, read_json, read_lines, write_json
+from clip_jax.storage.json_files import JsonObject, flatten, lines_text, parse_lines, read_json, read_lines, write_json
 from clip_jax.storage.jsonl import JsonlWriter
 from clip_jax.storage.lease import open_lock
 from clip_jax.storage.lock import Busy, wait_until_silent
 from clip_jax.storage.paths import as_path, disk_errors, exists, is_remote, list_names, mkdir
-from clip_jax.storage.records import EvaluationRow, Event
+from clip_jax.storage.records import EvaluationRow, Event, MetricsRow, Status
 from clip_jax.train.extensions import EXTENSIONS, NONE, Extensions
 from clip_jax.train.run_result import INPUTS, RunResult
 
@@ -56,9 +56,9 @@ def _is_placement(name: str) -> bool:
     return name in ("wandb", "data.num_workers") or name.startswith("mesh.")
 
 
-def read_records(run_dir: Path) -> dict[str, Any]:
+def read_records(run_dir: Path) -> JsonObject:
     """Return the fields of ``status.json``, overridden by those of ``result.json``; skip a file that cannot be read."""
-    fields: dict[str, Any] = {}
+    fields: JsonObject = {}
     for name in (STATUS, RESULT):
         with contextlib.suppress(UserError):  # a damaged file is an error only where its own values are needed
             fields |= read_json(run_dir / name) or {}
@@ -157,11 +157,12 @@ class RunDirectory:
         self.wall_before = float(before.get("wall_s") or 0.0)
         self.seconds_before: dict[str, float] = before.get("seconds") or {}
         self.attempt = int(before.get("attempt") or 0) + 1
-        self.inputs = {name: before[name] for name in INPUTS if before.get(name) is not None}
+        recorded = cast(dict[str, object], before)
+        self.inputs: dict[str, Any] = {name: recorded[name] for name in INPUTS if recorded.get(name) is not None}
         if self.attempt == 1 and self.extensions:
             self.inputs[EXTENSIONS] = self.extensions
         self._check_extensions()
-        self.status: dict[str, Any] = {"first_started": before.get("first_started") or time.time()}
+        self.status: dict[str, object] = {"first_started": before.get("first_started") or time.time()}
 
     def _check_extensions(self) -> None:
         begun, now = (values or {} for values in (self.inputs.get(EXTENSIONS), self.extensions))
@@ -171,9 +172,9 @@ class RunDirectory:
                 hint = "pass the same to clip_jax.train_run, or begin a run in another directory"
                 raise UserError(field=field, value=now.get(field), reason=reason, hint=hint)
 
-    def read_status(self) -> dict[str, Any]:
+    def read_status(self) -> Status:
         """Return the content of ``status.json``, an empty dictionary if there is none."""
-        return read_json(self.path / STATUS) or {}
+        return cast(Status, read_json(self.path / STATUS) or {})
 
     def result(self) -> RunResult | None:
         """Return the result of a finished run, else None; raise UserError if the file is damaged."""
@@ -226,7 +227,7 @@ class RunDirectory:
         self._rewrite("events.jsonl", read_lines(self.path / "events.jsonl"))  # a kill may have cut the last line
         self.heartbeat(force=True)
 
-    def note_input(self, name: str, value: Any) -> None:
+    def note_input(self, name: str, value: object) -> None:
         """Record one of `INPUTS` in ``status.json`` if it is not recorded yet."""
         if name not in self.inputs:
             self.inputs[name] = value
@@ -237,7 +238,7 @@ class RunDirectory:
         if name and last and last["name"] != name:
             raise Busy(f"{self.path}: job {name} was given up; the run belongs to job {last['name']} now")
 
-    def heartbeat(self, *, force: bool = False, **changes: Any) -> None:
+    def heartbeat(self, *, force: bool = False, **changes: object) -> None:
         """Update ``status.json`` with ``changes``: immediately if ``force``, else at most every `HEARTBEAT_S` seconds.
 
         Raises:
@@ -281,11 +282,11 @@ class RunDirectory:
             self.lock.check()
             self.lines.flush()
 
-    def rows(self, name: str) -> list[dict[str, Any]]:
+    def rows(self, name: str) -> list[JsonObject]:
         """Return the rows of a ``.jsonl`` file, parsed as by `read_lines`, with those that are not flushed yet."""
         return parse_lines(self.lines.text(name), self.path / name)
 
-    def event(self, event: str, **details: Any) -> None:
+    def event(self, event: str, **details: object) -> None:
         """Append an event to ``events.jsonl``; it is on disk when this returns."""
         if self.writer:
             row = {"event": event, "attempt": self.attempt, "time": time.time(), **details}
@@ -295,6 +296,10 @@ class RunDirectory:
     def events(self) -> list[Event]:
         """Return all events, oldest first."""
         return cast(list[Event], self.rows("events.jsonl"))
+
+    def metrics(self) -> list[MetricsRow]:
+        """Return the rows of all logged steps, oldest first."""
+        return cast(list[MetricsRow], self.rows("metrics.jsonl"))
 
     def evaluations(self) -> list[EvaluationRow]:
         """Return the rows of all evaluations, oldest first."""
@@ -306,7 +311,7 @@ class RunDirectory:
             for name in ("metrics.jsonl", "evals.jsonl"):
                 self._rewrite(name, [row for row in self.rows(name) if row["step"] <= step])
 
-    def _rewrite(self, name: str, rows: list[dict[str, Any]]) -> None:
+    def _rewrite(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
         if self.lines.text(name):
             self.lines.replace(name, lines_text(rows))
 

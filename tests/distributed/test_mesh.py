@@ -104,7 +104,7 @@ def test_cache_goes_where_it_is_told(tmp_path, monkeypatch):
     before = jax.config.jax_compilation_cache_dir
     monkeypatch.setenv("CLIP_JAX_CACHE", str(tmp_path / "c"))
     try:
-        assert parallel.enable_compile_cache() == tmp_path / "c"
-        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "c")
+        assert parallel.enable_compile_cache() == tmp_path / "c" / "xla"
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "c" / "xla")
     finally:
         jax.config.update("jax_compilation_cache_dir", before)

@@ -59,12 +59,27 @@ def test_one_of_several_makes_an_object(bucket):
 
 
 def test_paths_keep_their_scheme(bucket, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
     there = as_path("gs://b/x/y")
     assert str(there / "z") == "gs://b/x/y/z" == str(as_path(there) / "z")
     assert str(paths.absolute(there)) == "gs://b/x/y"
-    assert paths.local_scratch(there) == Path("/cache/clip_jax/gs/b/x/y")
+    assert paths.local_scratch(there) == tmp_path / "cache" / "gs" / "b" / "x" / "y"
     assert paths.local_scratch(tmp_path) == tmp_path == as_path(f"file://{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("variables", "folder"),
+    [
+        ({"CLIP_JAX_CACHE": "/c", "XDG_CACHE_HOME": "/x"}, "/c/shards"),
+        ({"XDG_CACHE_HOME": "/x"}, "/x/clip_jax/shards"),
+        ({"HOME": "/h"}, "/h/.cache/clip_jax/shards"),
+    ],
+)
+def test_cache_folder_is_where_the_environment_says(monkeypatch, variables, folder):
+    for name in ("CLIP_JAX_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert paths.cache_folder("shards") == Path(folder)
 
 
 @pytest.mark.parametrize("url", ["s3://b/x", "memory://x", "gs://", "gs:///"])

@@ -28,7 +28,7 @@ class InProcess:
     def __init__(self, stop=False):
         self.stop = stop
 
-    def poll(self, jobs):
+    def poll(self, run_dirs):
         return {}
 
     def detach(self):

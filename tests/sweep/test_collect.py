@@ -82,7 +82,7 @@ def test_several_data_are_said(digests, said):
     assert several_data(pd.DataFrame({"final": digests})) is None  # as runs made before have it
 
 
-def test_one_damaged_run_takes_down_neither_status_nor_table(tmp_path, capsys):
+def test_one_damaged_run_takes_down_neither_status_nor_table(tmp_path, caplog):
     cell = {
         "kind": "cell", "rung": 1.0, "budget": 1e10, "seed": 0, "width": 16, "depth": 1, "params": 5,
         "batch_size": 8, "samples_seen": 80, "flops": 1e10, "peak_lr": 1e-3, "steps": 10, "dropped": None,
@@ -105,6 +105,6 @@ def test_one_damaged_run_takes_down_neither_status_nor_table(tmp_path, capsys):
     }  # fmt: skip
     assert df.loc["well", "error/a"] == 0.5
     assert curves(tmp_path) is None
-    assert "evals.jsonl" in capsys.readouterr().err
+    assert "evals.jsonl" in caplog.text
     table = status_table(tmp_path)
     assert "4 corrupt, 1 finished" in table

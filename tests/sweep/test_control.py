@@ -82,7 +82,7 @@ def test_watching_ends_when_all_is_over(sweep):
     shown = []
 
     class Engine:
-        def poll(self, jobs):
+        def poll(self, run_dirs):
             if shown:
                 for run_dir in dirs:
                     run_dir.mkdir(exist_ok=True)

@@ -48,7 +48,7 @@ class FakeEngine:
         self.ran, self.fail, self.crash, self.together = [], set(fail), set(crash), []
         self.diverge, self.cancel = set(diverge), set(cancel)
 
-    def poll(self, jobs):
+    def poll(self, run_dirs):
         return {}
 
     def submit(self, name, jobs):

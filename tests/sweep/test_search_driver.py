@@ -59,10 +59,10 @@ class Planted:
             if not job.until:
                 (run_dir / "result.json").write_text(WHOLE_TEXT)
 
-    def poll(self, jobs):
+    def poll(self, run_dirs):
         return {}
 
-    def cancel(self, jobs):
+    def cancel(self, run_dirs):
         pass
 
     def detach(self):

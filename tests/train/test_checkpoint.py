@@ -117,7 +117,7 @@ def remove(path):
         ("_METADATA", truncate), ("manifest.ocdbt", remove), ("_CHECKPOINT_METADATA", garble),
     ],
 )  # fmt: skip
-def test_a_broken_newest_checkpoint_gives_way_to_the_one_before(saved, world, tmp_path, what, damage, capfd):
+def test_a_broken_newest_checkpoint_gives_way_to_the_one_before(saved, world, tmp_path, what, damage, capfd, caplog):
     run = tmp_path / "run"
     shutil.copytree(saved, run)
     newest = run / "checkpoints" / "4"
@@ -126,7 +126,7 @@ def test_a_broken_newest_checkpoint_gives_way_to_the_one_before(saved, world, tm
     damage(largest if what == "largest" else next(p for p in files if p.name == what))
     step, _ = load_params(run, world.built)
     assert step == 2
-    assert capfd.readouterr().err.count("skipped") == 1
+    assert caplog.text.count("skipped") == 1
     with Checkpoints(run, every=2) as checkpoints:
         step, state, broken = checkpoints.restore(world.abstract)
         assert (step, int(state.step)) == (2, 2)

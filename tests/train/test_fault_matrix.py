@@ -147,16 +147,16 @@ def test_from_the_keyboard_too(tmp_path, command, capfd, monkeypatch):
 
 
 @pytest.mark.thorough
-def test_a_broken_checkpoint(run, tmp_path, capfd, as_if_nothing_had_happened):
+def test_a_broken_checkpoint(run, tmp_path, caplog, as_if_nothing_had_happened):
     root = tmp_path / "run"
     train(run, root, stop_after=45, progress=False)
     newest = root / "checkpoints" / "45"
     largest = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     os.truncate(largest, largest.stat().st_size // 2)
     result = train(run, root, progress=False)
-    said = capfd.readouterr().err.splitlines()
+    said = [r.getMessage() for r in caplog.records if r.name.startswith("clip_jax")]
     assert len(said) == 1
-    assert said[0].startswith(f"clip-jax: {root}: checkpoint 45: ")
+    assert said[0].startswith(f"{root}: checkpoint 45: ")
     assert said[0].endswith("moved to corrupt/, going on from step 40")
     assert [e["reason"] in said[0] for e in result["events"] if e["event"] == "corrupt_checkpoint"] == [True]
     assert (root / "corrupt" / "45").is_dir()

@@ -27,13 +27,15 @@ def test_anything_else_is_refused(text):
 
 
 @pytest.mark.thorough
-def test_a_trace_is_written_and_the_parts_add_up_to_the_wall_time(tiny_run, tmp_path, capfd):
+def test_a_trace_is_written_and_the_parts_add_up_to_the_wall_time(tiny_run, tmp_path, caplog):
+    caplog.set_level("INFO", "clip_jax")
     run = dataclasses.replace(
         tiny_run, steps=24, evals=dataclasses.replace(tiny_run.evals, zero_shot=(), at_fractions=(0.5,))
     )
     began = time.monotonic()
     train(run, tmp_path / "run", make_evaluator, stop_after=10, progress=False, profile=(3, 6))
-    assert capfd.readouterr().err == f"clip-jax: trace in {tmp_path / 'run' / 'profile'}\n"
+    lines = [r.getMessage() for r in caplog.records if r.name.startswith("clip_jax")]
+    assert lines == [f"trace in {tmp_path / 'run' / 'profile'}"]
     traces = list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
     assert len(traces) == 1
     assert traces[0].stat().st_size > 1000

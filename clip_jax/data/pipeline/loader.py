@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,6 +16,8 @@ from clip_jax.data.pipeline.sampling import InfiniteSampler, Sampler, ShuffledSa
 from clip_jax.data.sources.base import BrokenRecord, ConcatSource, Record, Source, evenly_spaced
 from clip_jax.data.tokenizers.learned_bpe import BytePairTokenizer, Tokenizer, train_tokenizer
 from clip_jax.errors import ConfigError, UserError
+
+logger = logging.getLogger(__name__)
 
 Arrays = dict[str, np.ndarray]
 Reasons = dict[int, str]  # index of a broken record -> reason
@@ -303,8 +305,8 @@ def _read_held_out(config: RunConfig, source: Source, count: int) -> list[tuple[
                 broken.add({i: str(error)})
     if broken.reasons:
         first = next(iter(broken.reasons.values()))
-        skipped = f"{len(broken.reasons)} broken records are skipped in the evaluation data"
-        print(f"clip-jax: {skipped}; the first: {first}", file=sys.stderr, flush=True)
+        count = len(broken.reasons)
+        logger.warning("%d broken records are skipped in the evaluation data; the first: %s", count, first)
     return pairs
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from clip_jax.errors import UserError, one_line
 from clip_jax.storage import range_reads as remote
+from clip_jax.storage.paths import cache_folder
 
 IMAGES = ("jpg", "jpeg", "png", "webp")  # in order of preference
 MEMBERS = ("image", "txt", "cls", "npy")  # indexed members; others are skipped
@@ -51,7 +52,7 @@ def load_index(shard: str) -> Index:
     """
     size, version = remote.stat(shard)
     identity = f"{FORMAT} {shard} {size} {version}"
-    path = cache_folder() / f"{hashlib.sha256(shard.encode()).hexdigest()[:32]}.npz"
+    path = cache_folder("shards") / f"{hashlib.sha256(shard.encode()).hexdigest()[:32]}.npz"
     index = _cached(path, identity)
     if index is None:
         index = scan(shard, size)
@@ -59,13 +60,6 @@ def load_index(shard: str) -> Index:
         arrays = {"told": header, "places": index.offsets}  # keys of the cache's format
         write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
     return index
-
-
-def cache_folder() -> Path:
-    """Return ``$CLIP_JAX_CACHE/shards``, or ``clip_jax/shards`` in the user's cache folder."""
-    base = os.environ.get("CLIP_JAX_CACHE")
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return (Path(base) if base else Path(home) / "clip_jax") / "shards"
 
 
 def _cached(path: Path, identity: str) -> Index | None:

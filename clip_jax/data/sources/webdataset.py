@@ -17,7 +17,7 @@ from clip_jax.data.sources.shard_list import shards_of
 from clip_jax.data.sources.tar_index import BLOCK, IMAGES, MEMBERS
 from clip_jax.errors import one_line
 from clip_jax.storage import range_reads as remote
-from clip_jax.storage.paths import is_url
+from clip_jax.storage.paths import cache_folder, is_url
 
 MAX_GAP = 16 * 1024  # bytes between two members up to which one request is cheaper than two
 SCAN_THREADS = 16  # shards scanned in parallel
@@ -55,7 +55,7 @@ class Shards:
     def __getstate__(self) -> dict[str, object]:
         """Return the state for worker processes: the index as the path of a file to map, if one can be written."""
         digest = hashlib.sha256(self.offsets.data).hexdigest()[:32]
-        path = tar_index.cache_folder() / f"joined-{digest}.npy"
+        path = cache_folder("shards") / f"joined-{digest}.npy"
         if not path.exists() and not tar_index.write_atomically(path, lambda file: np.save(file, self.offsets)):
             return self.__dict__
         return {**self.__dict__, "offsets": path}

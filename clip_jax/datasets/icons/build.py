@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -26,6 +27,8 @@ from clip_jax.datasets.icons.tasks import Task, tasks
 from clip_jax.datasets.icons.write import Sample, write_shards, write_task
 from clip_jax.errors import ConfigError, UserError, at_least, between
 from clip_jax.storage.paths import disk_errors, write_text
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,7 +106,7 @@ class Manifest(Identity):
     sha256: dict[str, str]
 
 
-def build(config: IconsConfig, echo: Callable[[str], None] = print) -> Manifest:
+def build(config: IconsConfig, echo: Callable[[str], None] = logger.info) -> Manifest:
     """Render, split and write the corpus under ``config.out``.
 
     An interrupted build resumes. The same package and library versions give the same bytes.

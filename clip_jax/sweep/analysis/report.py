@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,13 +16,15 @@ from clip_jax.storage.paths import as_path, staging_dir
 from clip_jax.sweep.collect import collect, curves, lr_evidence, several_data
 from clip_jax.train.trackers import track_law
 
+logger = logging.getLogger(__name__)
+
 if TYPE_CHECKING:
     import pandas as pd
 
 Echo = Callable[[str], None]
 
 
-def report(sweep_dir: str | Path, echo: Echo = print) -> LawRecord:
+def report(sweep_dir: str | Path, echo: Echo = logger.info) -> LawRecord:
     """Collect the runs, fit, write ``report/`` and print the summary.
 
     Raises:
@@ -55,7 +58,7 @@ def report(sweep_dir: str | Path, echo: Echo = print) -> LawRecord:
 
 
 def report_of_table(
-    path: Path, out: str | None, metric: str, echo: Echo = print, *, chance: float | None = None
+    path: Path, out: str | None, metric: str, echo: Echo = logger.info, *, chance: float | None = None
 ) -> LawRecord:
     """Write the report of a table of runs, and the figure of a graded forecast that lies beside the table.
 

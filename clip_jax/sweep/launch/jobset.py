@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from clip_jax.config.sweep import Resources
 from clip_jax.distributed.cluster import device_variables
 from clip_jax.errors import UserError, parse_json
+from clip_jax.storage.json_files import JsonObject
 from clip_jax.storage.paths import is_remote
 from clip_jax.sweep.launch.base import Job, run_command
 from clip_jax.sweep.launch.submission import read_submission
@@ -91,12 +91,12 @@ class JobSets:
         documents = [self._jobset(name, job) for job in jobs]
         return yaml.safe_dump_all(documents, explicit_start=True, sort_keys=False, width=120)
 
-    def _jobset(self, name: str, job: Job) -> dict[str, Any]:
+    def _jobset(self, name: str, job: Job) -> JsonObject:
         r = self.resources
         labels = {LABEL: "clip-jax", "clip-jax/run": f"run-{job.key}"}  # digits alone would be parsed as a number
         labels |= {"kueue.x-k8s.io/queue-name": r.queue} if r.queue else {}
         labels |= {"kueue.x-k8s.io/priority-class": r.priority} if r.priority else {}
-        metadata: dict[str, Any] = {"name": name, "namespace": r.namespace, "labels": labels}
+        metadata: JsonObject = {"name": name, "namespace": r.namespace, "labels": labels}
         if r.topology:  # a slice is a node pool, and a pool holds one job
             metadata["annotations"] = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
         return {
@@ -120,7 +120,7 @@ class JobSets:
             },
         }
 
-    def _inner_job(self, name: str, job: Job) -> dict[str, Any]:
+    def _inner_job(self, name: str, job: Job) -> JsonObject:
         hosts = self.resources.hosts
         return {
             "parallelism": hosts,
@@ -133,7 +133,7 @@ class JobSets:
             "template": {"spec": self._pod(name, job)},
         }
 
-    def _pod(self, name: str, job: Job) -> dict[str, Any]:
+    def _pod(self, name: str, job: Job) -> JsonObject:
         r = self.resources
         environment = {SUBMISSION: name}
         if not r.topology and r.nodes > 1:  # on a TPU slice JAX finds the processes itself
@@ -142,12 +142,12 @@ class JobSets:
                 "CLIP_JAX_PROCESSES": str(r.nodes),
             }
         environment |= device_variables("tpu" if r.topology else "gpu", r.devices_per_process, r.devices)
-        limits: dict[str, Any] = {}
+        limits: JsonObject = {}
         if r.accelerator:
             limits["google.com/tpu" if r.topology else "nvidia.com/gpu"] = r.devices_per_process
         limits |= {"cpu": r.cpus_per_process} if r.cpus_per_process else {}
         limits |= {"memory": r.memory} if r.memory else {}
-        container: dict[str, Any] = {
+        container: JsonObject = {
             "name": "train",
             "image": r.container_image,
             "command": [*self.program, *job.arguments],
@@ -155,10 +155,10 @@ class JobSets:
             "volumeMounts": [{"name": "shared", "mountPath": r.mount_path}] if r.mount_path else [],
         }
         claim = {"name": "shared", "persistentVolumeClaim": {"claimName": r.pvc_name}}
-        volumes: list[dict[str, Any]] = [claim] if r.pvc_name else []
+        volumes: list[JsonObject] = [claim] if r.pvc_name else []
         if limits:
             container["resources"] = {"requests": dict(limits), "limits": limits}
-        pod: dict[str, Any] = {"restartPolicy": "Never", "terminationGracePeriodSeconds": r.grace_period_s}
+        pod: JsonObject = {"restartPolicy": "Never", "terminationGracePeriodSeconds": r.grace_period_s}
         if r.topology:
             pod |= {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"}
             pod["nodeSelector"] = {
@@ -180,7 +180,7 @@ def _name(run_dir: Path) -> str:
     return last["name"] if last else ""
 
 
-def _state(item: dict[str, Any]) -> str:
+def _state(item: JsonObject) -> str:
     over = {c["type"] for c in item.get("status", {}).get("conditions", []) if c["status"] == "True"}
     if over & {"Completed", "Failed"} or item["metadata"].get("deletionTimestamp"):
         return ""

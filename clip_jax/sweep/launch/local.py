@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from clip_jax.config.sweep import Resources
 from clip_jax.distributed.cluster import device_variables, visible_gpus
@@ -215,7 +215,7 @@ def on_cores(cores: set[int] | None) -> Iterator[None]:
     if cores is None:
         yield
         return
-    before: Any = os.sched_getaffinity(0)
+    before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)  # inherited by the child
     try:
         yield

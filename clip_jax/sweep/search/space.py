@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 from clip_jax.errors import ConfigError, UserError, parse_json
 
@@ -21,7 +21,8 @@ KINDS = ("log", "uniform", "integer", "choice")
 EDGE = 0.05  # fraction of a dimension's range, on its own scale, that counts as its edge
 _LINE = re.compile(r"([\w.]+)\s*=\s*(\w+)\((.*)\)(?:\s+if\s+([\w.]+)\s*=\s*(\S+))?$")
 
-Setting = dict[str, Any]
+Value = bool | int | float | str | None  # of a config field
+Setting = dict[str, Value]
 
 
 @dataclass(frozen=True)
@@ -33,15 +34,15 @@ class Dimension:
     low: float = 0.0
     high: float = 0.0
     points: int = 0
-    values: tuple[Any, ...] = ()
+    values: tuple[Value, ...] = ()
     parent: str = ""
-    parent_value: Any = None
+    parent_value: Value = None
 
-    def exists(self, setting: Mapping[str, Any]) -> bool:
+    def exists(self, setting: Mapping[str, Value]) -> bool:
         """Return whether the field is active given the values chosen so far."""
         return not self.parent or setting.get(self.parent) == self.parent_value
 
-    def at(self, share: float) -> Any:
+    def at(self, share: float) -> Value:
         """Return the value at a fraction ``share`` in [0, 1] of the range; for choices, of their order."""
         if self.kind == "choice":
             return self.values[min(int(share * len(self.values)), len(self.values) - 1)]
@@ -56,7 +57,7 @@ class Dimension:
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
 
-    def grid(self) -> list[Any]:
+    def grid(self) -> list[Value]:
         """Return the values of the grid in order.
 
         Raises:
@@ -68,11 +69,11 @@ class Dimension:
             raise ConfigError(f"space: {self.field}: a grid needs a number of points: {self.kind}(LOW, HIGH, POINTS)")
         return list(dict.fromkeys(self.at(i / (self.points - 1)) for i in range(self.points)))
 
-    def edge(self, value: Any) -> str:
+    def edge(self, value: Value) -> str:
         """Return ``lower`` or ``upper`` if the value lies on that end of the range, else an empty string."""
         if self.kind == "choice":
             return ""
-        share = self.share(value)
+        share = self.share(cast(float, value))
         step = 0.5 / (self.points - 1) if self.points else EDGE
         return "lower" if share < step else "upper" if share > 1 - step else ""
 
@@ -108,11 +109,11 @@ def parse_space(lines: Sequence[str]) -> tuple[Dimension, ...]:
     return tuple(dimensions)
 
 
-def _range(line: str, field: str, kind: str, values: tuple[Any, ...], parent: str, parent_value: Any) -> Dimension:
-    numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in values)
-    if not numbers or len(values) not in (2, 3):
+def _range(line: str, field: str, kind: str, values: tuple[Value, ...], parent: str, parent_value: Value) -> Dimension:
+    numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v)]
+    if len(numbers) < len(values) or len(values) not in (2, 3):
         raise ConfigError(f"space: {line!r}: needs LOW and HIGH, and for a grid the number of points")
-    low, high, points = (*values, 0)[:3]
+    low, high, points = (*numbers, 0)[:3]
     if not low < high or (kind == "log" and low <= 0):
         raise ConfigError(f"space: {line!r}: needs {'0 < ' if kind == 'log' else ''}LOW < HIGH")
     if (len(values) == 3 and points < 2) or points != int(points):
@@ -122,7 +123,7 @@ def _range(line: str, field: str, kind: str, values: tuple[Any, ...], parent: st
     return Dimension(field, kind, low, high, int(points), (), parent, parent_value)
 
 
-def _value(text: str) -> Any:
+def _value(text: str) -> Value:
     try:
         return parse_json(text, "space")
     except UserError:

@@ -226,14 +226,14 @@ def test_too_many_broken_records_end_the_run_with_the_last_ones_name(tiny_run, p
         take(run, source, learn_tokenizer(run, source))
 
 
-def test_retrieval_set_broken_records_are_passed_over_and_counted(tiny_run, pairs_dir, write_shard, jpeg, capfd):
+def test_retrieval_set_broken_records_are_passed_over_and_counted(tiny_run, pairs_dir, write_shard, jpeg, caplog):
     write_shard(pairs_dir / "val" / "2.tar", {"x.jpg": jpeg(), "x.txt": b" ", "y.jpg": b"junk", "y.txt": b"y"})
     run = with_data(tiny_run, source="webdataset", paths=(str(pairs_dir),))
     run = dataclasses.replace(run, evals=dataclasses.replace(run.evals, retrieval_images=0))
     tokenizer = learn_tokenizer(run, open_source(run.data, "train", 32))
     found = retrieval_set(run, open_source(run.data, "val", 32), tokenizer)
     assert len(found["images"]) == 20
-    (line,) = capfd.readouterr().err.splitlines()
+    (line,) = [r.getMessage() for r in caplog.records if r.name.startswith("clip_jax")]
     assert "2 broken records" in line
     assert "2.tar:x" in line
 

@@ -194,7 +194,7 @@ def test_runs_in_a_bucket_keep_logs_and_locks_here_and_a_lease_elsewhere_is_resp
     reconcile(there, [one], 1, seen.append)
     assert [o.reason for o in seen] == [""]
     assert bucket.names("s/runs/one/") == ["exit.json", "result.json", "submission.json"]
-    here = tmp_path / "cache" / "clip_jax" / "gs" / "bucket" / "s"
+    here = tmp_path / "cache" / "gs" / "bucket" / "s"
     assert (here / "runs" / "one" / "logs" / "attempt-1.log").read_text() == "said\n"
     owner = {"pid": 7, "host": "elsewhere", "machine": "another", "heartbeat": time.time()}
     bucket.put("s/runs/two/.lease/000001.json", json.dumps(owner).encode(), {})

@@ -184,7 +184,7 @@ def test_each_member_leaves_the_record_of_a_run_alone(members, whole, alone):
     assert {r["family_id"] for r in results} == {family_id(members)}
     assert result["family_id"] is None
     assert (results[0]["unique_samples"], results[0]["state"]) == (128, "finished")
-    assert train_vmapped(members, dirs(root, 2), progress=False) == [
+    assert [result.to_json() for result in train_vmapped(members, dirs(root, 2), progress=False)] == [
         read_json(d / "result.json") for d in dirs(root, 2)
     ], "a finished family is left alone"
 
