@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 # a worker that dies ends the tests: given to a new one, its tests are never begun (pytest-xdist 3.8)
 TWO    := -n 2 --dist=loadfile --max-worker-restart=0
 
-.PHONY: quickstart test test-thorough test-slow fuzz soak test-slurm test-engines test-browser results coverage docs lint clean
+.PHONY: quickstart test test-thorough test-slow fuzz soak test-slurm test-engines test-browser results notebooks coverage docs lint clean
 quickstart: $(READY)
 	$(BIN)/clip-jax sweep run --config=sweeps/quickstart.py --dir=$(OUT) --base.seed=$(SEED)
 
@@ -68,6 +68,10 @@ results: $(READY)
 	  done; \
 	done
 	$(BIN)/python benchmarks/icons_forecast_again.py
+
+# the notebooks with their tables and figures, as they are committed
+notebooks: $(READY)
+	$(BIN)/python notebooks/execute.py
 
 # how often forecasts hold, in simulation: hours on 2 cores; the tables are committed in benchmarks/RESULTS_scaling.md
 coverage: $(READY)

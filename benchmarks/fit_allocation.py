@@ -17,7 +17,9 @@ import pandas as pd
 from clip_jax.scaling import laws
 from clip_jax.scaling.fit.loss import Loss
 from clip_jax.scaling.fit_law import fit_law
-from clip_jax.scaling.frontier.allocation import compute_optimal_allocation, dense_cost, minimize_along_cost
+from clip_jax.scaling.frontier.allocation import compute_optimal_allocation
+from clip_jax.scaling.frontier.cost import dense_cost
+from clip_jax.scaling.frontier.cost_path import minimize_along_cost
 
 CHINCHILLA = {"E": 1.8, "A": 480.0, "alpha": 0.35, "B": 2100.0, "beta": 0.37}
 OVER = {"E": 1.5, "a": 110.0, "b": 190.0, "eta": 0.24}

@@ -34,11 +34,11 @@ TRICKS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def base(steps: int) -> Any:
+def base(steps: int, rung: float) -> Any:
     from clip_jax.config import EvalConfig, OptimConfig, RunConfig
     from clip_jax.config.presets import ladder
 
-    model = dataclasses.replace(ladder(2), scan_layers=False)
+    model = dataclasses.replace(ladder(rung), scan_layers=False)
     return RunConfig(
         model=model,
         optim=OptimConfig(peak_lr=4e-3, warmup_steps=steps // 10),
@@ -49,8 +49,8 @@ def base(steps: int) -> Any:
     )
 
 
-def run_of(steps: int, seed: int, changes: dict[str, Any]) -> Any:
-    run = base(steps)
+def run_of(steps: int, rung: float, seed: int, changes: dict[str, Any]) -> Any:
+    run = base(steps, rung)
     fields = {name: dataclasses.replace(getattr(run, name), **values) for name, values in changes.items()}
     return dataclasses.replace(run, seed=seed, **fields)
 
@@ -58,6 +58,7 @@ def run_of(steps: int, seed: int, changes: dict[str, Any]) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--rung", type=float, default=2, help="of the ladder")
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--only", default="", help="tricks whose name has this, besides float32")
     parser.add_argument("--out", type=Path, default=Path("runs/precision"))
@@ -72,7 +73,7 @@ def main() -> None:
         if args.only not in name and name != "float32":
             continue
         for seed in range(args.seeds):
-            run = run_of(args.steps, seed, changes)
+            run = run_of(args.steps, args.rung, seed, changes)
             result = train(run, args.out / run_id(run), make_evaluator, progress=False)
             losses.setdefault(name, []).append(result["val_loss"])
         print(f"{name}: {', '.join(f'{x:.4f}' for x in losses[name])}", flush=True)

@@ -22,7 +22,8 @@ from typing import Any
 
 from device_arms import arrays_of
 
-HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+# as `clip-jax train` sets it (cli/host_memory.py)
+KEPT = {"GLIBC_TUNABLES": f"glibc.malloc.mmap_max=0:glibc.malloc.arena_max=1:glibc.malloc.trim_threshold={2**64 - 1}"}
 
 
 def model_of(name: str) -> tuple[Any, int]:
@@ -189,10 +190,10 @@ def main() -> None:
     for name in args.names:
         unrolled = [*args.set, "model.scan_layers=false"]
         arms = [("jax, scanned", "jax", [*args.set, "model.scan_layers=true"], {}), ("jax", "jax", unrolled, {})]
-        arms.append(("jax, huge pages", "jax", unrolled, HUGE_PAGES))
+        arms.append(("jax, memory kept", "jax", unrolled, KEPT))
         if args.torch:
             arms += [(e, e, args.set, {}) for e in ("torch", "torch.compile")]
-            arms.append(("torch, huge pages", "torch", args.set, HUGE_PAGES))
+            arms.append(("torch, memory kept", "torch", args.set, KEPT))
         turns: dict[str, list[dict[str, Any]]] = {arm[0]: [] for arm in arms}
         for _ in range(args.turns):
             for label, engine, settings, env in arms:

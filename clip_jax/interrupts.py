@@ -8,13 +8,16 @@ the request, so that `was_asked` still reports it where the exception was swallo
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 
 from clip_jax.exit_codes import INTERRUPTED
 
+Handler = Callable[[int, FrameType | None], object]
 LINE = "clip-jax: interrupted; the same command goes on from here"
 _asked = False
 
@@ -25,17 +28,25 @@ def listen() -> None:
         return
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _answer)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # delivers a signal that `hold` deferred
-
-
-def hold() -> None:
-    """Block SIGINT until `listen`, across ``exec``: a starting interpreter has no handler yet."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
 def was_asked() -> bool:
     """Return whether SIGINT arrived since `listen`."""
     return _asked
+
+
+@contextlib.contextmanager
+def handled(handlers: Mapping[signal.Signals, Handler]) -> Iterator[None]:
+    """Install signal handlers for the duration of a context; do nothing in a thread, where Python allows none."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _answer(number: int, frame: FrameType | None) -> None:

@@ -35,9 +35,10 @@ from clip_jax.config import (
     RunConfig,
     TextTowerConfig,
 )
+from clip_jax.storage.paths import cache_folder
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_compilation_cache_dir", os.environ["CLIP_JAX_CACHE"])
+jax.config.update("jax_compilation_cache_dir", str(cache_folder("xla")))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
@@ -154,7 +155,11 @@ def _buckets():
 @pytest.fixture
 def bucket(_buckets, tmp_path, monkeypatch):
     """An empty ``gs://bucket`` for this process and those it starts, and an empty cache folder."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    compiled, cache = cache_folder("xla"), tmp_path / "cache"
+    compiled.mkdir(parents=True, exist_ok=True)
+    cache.mkdir()
+    (cache / "xla").symlink_to(compiled)  # not empty: compiling again would take most of the test's time
+    monkeypatch.setenv("CLIP_JAX_CACHE", str(cache))
     _buckets.objects.clear()
     yield _buckets
     _buckets.refuse = 0

@@ -13,12 +13,16 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 
 from clip_jax.config import DistributedConfig, RunConfig
 from clip_jax.config.io import from_dict, load, run_id, to_dict
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.inference import load_model
+from clip_jax.scaling.data.provenance import rows_hash
+from clip_jax.scaling.data.runs_table import fit_rows, prepare
+from clip_jax.scaling.planning.preregistration import READ
 from clip_jax.storage.json_files import read_lines
 from clip_jax.sweep.driver import run_sweep
 from clip_jax.sweep.plan import make_cell, plan_of, setting_checks
@@ -77,6 +81,15 @@ def test_proposals_of_stored_search_configs_have_the_same_run_ids(configs):
             assert [run_id(apply(config.base, setting)) for setting in settings] == row["ids"]
     for row in configs["distributed"]:
         assert from_dict(DistributedConfig, row["config"]) != DistributedConfig()
+
+
+def test_rows_of_the_registered_forecast_hash_as_they_did_when_it_was_made():
+    folder = Path(__file__).parents[1] / "experiments" / "results" / "icons"
+    registered = json.loads((folder / "forecast.json").read_text())
+    runs, metric = pd.read_csv(folder / "runs.csv", dtype={"run_id": str}), registered["metric"]
+    below = prepare(runs[runs["budget"] < registered["target"] * 0.999], metric)
+    rows, _ = fit_rows(below, metric, registered["chance"], keep_above_chance=True)
+    assert (len(rows), rows_hash(rows[[*READ, metric]])) == (registered["rows"], registered["rows_sha256"])
 
 
 class _NoEngine:

@@ -32,18 +32,6 @@ def test_sigint_ends_an_import_at_once_and_is_keyboard_interrupt_elsewhere(tmp_p
         assert (process.returncode, out, err) == (0, "True\n", "")
 
 
-def test_sigint_that_was_held_across_exec_is_answered_by_the_next_program():
-    listens = "from clip_jax.interrupts import listen; listen(); print('never')"
-    program = (
-        "import os, signal, sys; from clip_jax.interrupts import hold\n"
-        "hold(); os.kill(os.getpid(), signal.SIGINT)\n"
-        f"os.execv(sys.executable, [sys.executable, '-c', {listens!r}])"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
-    assert "never" not in done.stdout
-    assert "KeyboardInterrupt" in done.stderr  # as this program does not catch it; a command does
-
-
 @pytest.mark.parametrize("seconds", [0.4, 0.7, 1.1])
 def test_a_command_that_is_interrupted_early_says_so_in_one_line(tmp_path, seconds):
     config = tmp_path / "c.json"

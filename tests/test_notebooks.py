@@ -1,27 +1,56 @@
-"""Every notebook runs from top to bottom, without any table of others."""
+"""Every notebook runs from top to bottom in a kernel, without any table of others, and shows its figures."""
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
-import jax
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 from clip_jax.evals.benchmark import read_suite
 
 ROOT = Path(__file__).parents[1]
 
 
-def run(name, monkeypatch):
-    """What a notebook's cells leave behind."""
-    monkeypatch.chdir(ROOT / "notebooks")
+def images_of(notebook) -> list[int]:
+    """Return the number of pictures that each code cell shows."""
+    outputs = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
+    return [sum("image/png" in output.get("data", {}) for output in cell) for cell in outputs]
+
+
+def run(name: str, values: str, monkeypatch, **environment: str) -> Any:
+    """Run a notebook in a kernel, compare its pictures with the committed ones, return an expression's value.
+
+    Args:
+      name: the notebook.
+      values: an expression over what its cells leave behind, whose value JSON can hold.
+      monkeypatch: the fixture.
+      environment: variables to set for the kernel.
+    """
     for variable in ("TABLES", "SWEEP", "RESULTS", "CHECKPOINT", "DATA", "ARMS"):
         monkeypatch.delenv(f"CLIP_JAX_{variable}", raising=False)
-    names: dict = {}
-    for cell in json.loads((ROOT / "notebooks" / name).read_text())["cells"]:
-        assert cell["cell_type"] != "code" or not cell["outputs"], "notebooks are kept without outputs"
-        if cell["cell_type"] == "code":
-            exec(compile("".join(cell["source"]), name, "exec"), names)
-    return names
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    notebook = nbformat.read(ROOT / "notebooks" / name, 4)
+    committed = images_of(notebook)
+    ask = f"import json as _json\nprint(_json.dumps({values}, default=float))"
+    notebook.cells.append(nbformat.v4.new_code_cell(ask))
+    folder = {"metadata": {"path": str(ROOT / "notebooks")}}
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources=folder).execute()
+    assert images_of(notebook) == [*committed, 0], "run `make notebooks`"
+    figures = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs
+               if "<Figure" in output.get("data", {}).get("text/plain", "")]  # fmt: skip
+    assert all("image/png" in figure.data for figure in figures)
+    return json.loads(notebook.cells[-1].outputs[-1].text), notebook
+
+
+def printed(notebook) -> str:
+    """Return what the cells printed."""
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    return "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
 
 
 def test_each_notebook_is_tested():
@@ -36,49 +65,54 @@ def test_each_notebook_is_tested():
 
 @pytest.mark.thorough
 def test_scaling_curves_shows_the_committed_law(monkeypatch):
-    found = run("scaling_curves.ipynb", monkeypatch)["found"]
+    law, _ = run("scaling_curves.ipynb", "found.law", monkeypatch)
     committed = json.loads((ROOT / "experiments" / "results" / "quickstart" / "law.json").read_text())
-    assert found.law["winner"] == committed["winner"]
-    assert found.law["rows_sha256"] == committed["rows_sha256"]
-    for ours, there in zip(found.law["fits"], committed["fits"], strict=True):
+    assert law["winner"] == committed["winner"]
+    assert law["rows_sha256"] == committed["rows_sha256"]
+    for ours, there in zip(law["fits"], committed["fits"], strict=True):
         assert ours["values"] == pytest.approx(there["values"], rel=1e-4, abs=1e-9)
 
 
 @pytest.mark.thorough
 def test_replication_finds_the_known_law_again(monkeypatch):
-    names = run("replicate_the_literature.ipynb", monkeypatch)
-    assert names["there"] == []
-    inside = [names["TRUTH"][n] in interval for n, interval in names["surface"].intervals.items()]
-    assert len(inside) == 5
-    assert sum(inside) >= 4
-    assert names["found"].law["allocation"]["params"] == pytest.approx(names["exponent"], abs=0.05)
+    values = """{"tables": there, "inside": [bool(TRUTH[n] in interval) for n, interval in surface.intervals.items()],
+                 "params": found.law["allocation"]["params"], "exponent": exponent}"""
+    found, _ = run("replicate_the_literature.ipynb", values, monkeypatch)
+    assert found["tables"] == []
+    assert len(found["inside"]) == 5
+    assert sum(found["inside"]) >= 4
+    assert found["params"] == pytest.approx(found["exponent"], abs=0.05)
 
 
 @pytest.mark.thorough
 def test_the_tour_learns_and_its_twins_agree(monkeypatch):
-    names = run("modules_tour.ipynb", monkeypatch)
-    assert names["probe"][-1] < 0.5 * names["probe"][0]
-    assert max(jax.tree.leaves(names["apart"])) < 1e-5
-    assert names["mesh"].size == 8
-    assert names["there"] == pytest.approx(names["curve"][:5], rel=1e-4)
-    background = next(r for r in names["rows"] if r["task"] == "background" and r["prompts"] != "one prompt")
+    values = """{"probe": [float(x) for x in probe], "apart": max(map(float, jax.tree.leaves(apart))),
+                 "devices": mesh.size, "resumed": [float(x) for x in there], "curve": curve, "rows": rows,
+                 "walked": walked, "image": forward.image}"""
+    found, _ = run("modules_tour.ipynb", values, monkeypatch)
+    assert found["probe"][-1] < 0.5 * found["probe"][0]
+    assert found["apart"] < 1e-5
+    assert found["devices"] == 8
+    assert found["resumed"] == pytest.approx(found["curve"][:5], rel=1e-4)
+    background = next(r for r in found["rows"] if r["task"] == "background" and r["prompts"] != "one prompt")
     assert background["low"] > 2 * background["chance"]
-    assert names["walked"] == names["forward"].image
+    assert found["walked"] == found["image"]
 
 
-def test_zero_shot_transfer_shows_the_committed_results(monkeypatch, capsys):
-    names = run("zero_shot_transfer.ipynb", monkeypatch)
-    said = capsys.readouterr().out
-    assert "read experiments/results/transfer/poster.csv" in said
-    assert "not measured here: set CLIP_JAX_CHECKPOINT" in said
-    five = names["five"].set_index(["dataset", "task"])["value"]
-    assert five["food10", "zero_shot"] == pytest.approx(0.0992, abs=1e-4)
-    assert five["food", "zero_shot"] == pytest.approx(0.0984, abs=1e-4)
-    suite = read_suite(str(names["SUITE"]), None)
+@pytest.mark.thorough
+def test_zero_shot_transfer_shows_the_committed_results(monkeypatch):
+    values = """{"five": {"/".join(map(str, row[:2])): row[2] for row in five[["dataset", "task", "value"]].values},
+                 "suite": str(SUITE), "sets": SETS}"""
+    found, notebook = run("zero_shot_transfer.ipynb", values, monkeypatch)
+    assert "read experiments/results/transfer/poster.csv" in printed(notebook)
+    assert "not measured here: set CLIP_JAX_CHECKPOINT" in printed(notebook)
+    assert found["five"]["food10/zero_shot"] == pytest.approx(0.0992, abs=1e-4)
+    assert found["five"]["food/zero_shot"] == pytest.approx(0.0984, abs=1e-4)
+    suite = read_suite(found["suite"], None)
     path = {entry.name: entry.path for entry in suite}
-    assert set(path) == {name for pair in names["SETS"].values() for name in pair}
-    assert all(path[ensemble] == path[single] for ensemble, single in names["SETS"].values())
-    assert [e.prompts for e in suite if e.prompts] == [single for _, single in names["SETS"].values()]
+    assert set(path) == {name for pair in found["sets"].values() for name in pair}
+    assert all(path[ensemble] == path[single] for ensemble, single in found["sets"].values())
+    assert [e.prompts for e in suite if e.prompts] == [single for _, single in found["sets"].values()]
 
 
 def test_a_result_file_that_is_not_there_is_passed_over(monkeypatch, capsys, tmp_path):
@@ -89,13 +123,15 @@ def test_a_result_file_that_is_not_there_is_passed_over(monkeypatch, capsys, tmp
     assert [line for line in capsys.readouterr().out.splitlines() if "passed over" in line and "nothing.json" in line]
 
 
+@pytest.mark.thorough
 def test_the_arms_are_compared_as_the_results_say(monkeypatch):
-    names = run("objectives.ipynb", monkeypatch)
-    told = (ROOT / "experiments" / "results" / "README.md").read_text()
-    gains = {row["arm"]: row for row in names["gains"] + names["tower_gains"]}
+    values = """{"gains": gains + tower_gains, "seen": seen.reset_index().to_dict("records")}"""
+    found, _ = run("objectives.ipynb", values, monkeypatch)
+    results = (ROOT / "experiments" / "results" / "README.md").read_text()
+    gains = {row["arm"]: row for row in found["gains"]}
     assert list(gains) == ["transformer", "bag", "predict_bag", "caption", "resnet"]
     for arm, row in gains.items():
         shown = "1" if row["gain"] is None else f"{row['gain']:.2f} [{row['gain_low']:.2f}, {row['gain_high']:.2f}]"
-        assert f"| `{arm}` | {row['predicted']:.3f} | {shown} |" in told
-    for unique, row in names["seen"].iterrows():
-        assert f"| {unique:,.0f} | {row['error_mean']:.3f} | {row['val_loss_refit']:.3f} |" in told
+        assert f"| `{arm}` | {row['predicted']:.3f} | {shown} |" in results
+    for row in found["seen"]:
+        assert f"| {row['unique_samples']:,.0f} | {row['error_mean']:.3f} | {row['val_loss_refit']:.3f} |" in results

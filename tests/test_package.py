@@ -16,10 +16,12 @@ def test_planning_modules_leave_heavy_libraries_unloaded(module):
     program = (
         f"import sys, clip_jax.{module}\n"
         "heavy = {'jax', 'tensorflow_datasets', 'wandb', 'matplotlib', 'pandas', 'flax'} & set(sys.modules)\n"
+        "assert not sys.modules.get('logging') or not sys.modules['logging'].getLogger('clip_jax').handlers\n"
         "sys.exit(' '.join(sorted(heavy)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"clip_jax.{module} loads {done.stderr}"
+    assert done.stdout == ""
 
 
 def test_public_names_resolve_to_what_can_be_called():

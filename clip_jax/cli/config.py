@@ -41,5 +41,7 @@ def config_text(name: str | None, *, markdown: bool = False) -> str:
         raise UserError(field="GROUP", value=name, reason="is no group of fields", hint=hint)
     group = names[name]
     for part in name.split("."):
-        group = field_types(group)[part]
+        inner = field_types(group)[part]
+        assert isinstance(inner, type)
+        group = inner
     return as_text(group, f"{name}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from clip_jax.interrupts import LINE, hold, listen
+from clip_jax.interrupts import LINE, listen
 
 if sys.argv[0].endswith("clip-jax"):  # the console script; before the slow imports
     listen()
@@ -19,6 +19,8 @@ from pathlib import Path
 
 from clip_jax import exit_codes
 from clip_jax.cli.config import config_text
+from clip_jax.cli.host_memory import keep_freed_memory
+from clip_jax.cli.log import terminal_log
 from clip_jax.cli.parser import CommandParser
 from clip_jax.cli.scaling import add_verbs, run_verb
 from clip_jax.cli.sweep import CONFIGURED, add_actions, run_action
@@ -38,7 +40,8 @@ def _overrides(extra: list[str], allowed: bool) -> dict[str, str]:
     for item in extra:
         name, equals, value = item.partition("=")
         if not (allowed and name.startswith("--") and equals):
-            raise UserError(f"{item}: unknown argument" + ("; fields are set as --name=value" if allowed else ""))
+            hint = "config fields are set as --name=value" if allowed else None
+            raise UserError(field=item, reason="unknown argument", hint=hint)
         overrides[name[2:]] = value
     return overrides
 
@@ -107,9 +110,22 @@ def make_parser() -> argparse.ArgumentParser:
     made.add_argument("--package", type=Path, metavar="FILE.tgz", help="the package; default: npm pack fetches it")
     made.add_argument("--size", type=int, default=64, help="pixels per side (default: 64)")
     made.add_argument("--sets", help="comma-separated prefixes, as mdi,tabler; default all")
-    made.add_argument("--licences", help="SPDX names allowed; default permissive ones, no GPL, no non-commercial")
+    made.add_argument(
+        "--licenses",
+        dest="licences",
+        metavar="NAMES",
+        help="SPDX names allowed; default permissive ones, no GPL, no non-commercial",
+    )
     made.add_argument("--held-out", help="sets whose design groups are held out; default a list of each kind")
-    made.add_argument("--colour", default="#000000", help="color of icons that do not fix one (default: #000000)")
+    made.add_argument(
+        "--color",
+        dest="colour",
+        metavar="#RRGGBB",
+        default="#000000",
+        help="color of icons that do not fix one (default: #000000)",
+    )
+    for former in ("--licences", "--colour"):
+        made.add_argument(former, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     made.add_argument(
         "--near-bits", type=int, default=4, help="drop training icons so near a held-out one (default: 4)"
     )
@@ -206,7 +222,7 @@ def _flops(args: argparse.Namespace) -> None:
             try:
                 models.append((name, ladder(float(name[5:]))))
             except ValueError as error:
-                raise UserError(f"{name}: {error}") from None
+                raise UserError(field=name, reason=str(error)) from None
         else:
             models.append((name, preset(name)))
     for name, model in models:
@@ -234,13 +250,13 @@ def _eval(args: argparse.Namespace) -> None:
         out = args.out or Path("runs") / "eval" / args.model.strip("/").replace("/", "_").replace(":", "_")
         tasks = tuple(args.tasks.split(",")) if args.tasks else benchmark.TASKS
         model = load_model(args.model, compute_dtype=args.dtype)
-        rows = benchmark.run_suite(model, args.suite, out, data=args.data, tasks=tasks, limit=args.limit)
+        rows = benchmark.run_suite(model, args.suite, out, data=args.data, tasks=tasks, limit=args.limit, echo=print)
         print(table(rows))
         print(f"{out}/results.json, {out}/results.csv")
         return
     for name, default in (("data", None), ("out", None), ("tasks", None), ("limit", 0), ("dtype", "float32")):
         if getattr(args, name) != default:
-            raise UserError(f"--{name}: ignored without --suite")
+            raise UserError(field=f"--{name}", reason="would be ignored without --suite")
     from clip_jax.evals.in_training import make_evaluator
     from clip_jax.train.evaluate import evaluate_run
 
@@ -278,7 +294,7 @@ def _icons(args: argparse.Namespace) -> None:
     for name in ("sets", "licences", "held_out"):
         if name in options:
             options[name] = tuple(options[name].split(","))
-    manifest = build(IconsConfig(**options | {"out": Path(args.out)}))
+    manifest = build(IconsConfig(**options | {"out": Path(args.out)}), print)
     print(summary(manifest))
     print(f"{args.out}/manifest.json, contact_sheet.png")
 
@@ -296,18 +312,19 @@ def _report(args: argparse.Namespace) -> None:
 
     enable_compile_cache()
     if (is_table_name(args.dir) and not as_path(args.dir).is_dir()) or Path(args.dir).is_file():
-        report_of_table(Path(args.dir), args.out, args.metric or "error_mean", chance=args.chance)
+        report_of_table(Path(args.dir), args.out, args.metric or "error_mean", print, chance=args.chance)
         return
     for name in ("out", "metric", "chance"):
         if (value := getattr(args, name)) is not None:
             raise UserError(field=f"--{name}", value=value, reason="would be ignored, a sweep has its own")
-    report(args.dir)
+    report(args.dir, print)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code (`exit_codes`)."""
     try:
-        code = _run(argv)
+        with terminal_log():
+            code = _run(argv)
         sys.stdout.flush()  # so that a closed pipe raises here, not when the interpreter exits
     except BrokenPipeError:
         if not _reader_gone():
@@ -343,6 +360,8 @@ def _run(argv: list[str] | None) -> int:
     args, extra = make_parser().parse_known_args(argv)
     takes_fields = args.verb == "train" or (args.verb == "sweep" and args.action in CONFIGURED)
     overrides = _overrides(extra, takes_fields)
+    if args.verb in ("train", "family", "eval"):
+        keep_freed_memory()
     if args.verb == "train":
         return _train(args, overrides)
     if args.verb == "family":
@@ -394,14 +413,5 @@ def _tell(error: BaseException) -> int:
 
 
 def command() -> None:
-    """Run the console script; a verb that trains on a CPU first re-executes itself with huge pages for its memory.
-
-    That makes steps faster (benchmarks/RESULTS.md); GLIBC_TUNABLES, set to anything, prevents it.
-    """
-    heavy = sys.argv[1:2] in (["train"], ["family"], ["sweep"], ["eval"])
-    accelerator = any(Path("/dev", name).exists() for name in ("nvidia0", "accel0", "vfio"))
-    if sys.platform == "linux" and heavy and not accelerator and "GLIBC_TUNABLES" not in os.environ:
-        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
-        hold()
-        os.execv(sys.executable, [sys.executable, "-m", "clip_jax.cli", *sys.argv[1:]])
+    """Run the console script."""
     sys.exit(main())

@@ -10,10 +10,10 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any
 
 from clip_jax.errors import ConfigError, one_of
 from clip_jax.plugins import Kind, check_name
+from clip_jax.types import JsonObject
 
 # class -> former name of a field -> its name
 RENAMED: dict[str, dict[str, str]] = {
@@ -55,7 +55,7 @@ RENAMED: dict[str, dict[str, str]] = {
     },
 }
 # (class, field) -> former value -> value
-RENAMED_VALUES: dict[tuple[str, str], dict[Any, str]] = {("SweepConfig", "vmap_runs"): {"measured": "auto"}}
+RENAMED_VALUES: dict[tuple[str, str], dict[str, str]] = {("SweepConfig", "vmap_runs"): {"measured": "auto"}}
 
 # (class, field) -> kind of entry points whose names are choices too
 ADDED_CHOICES: dict[tuple[str, str], Kind] = {
@@ -65,10 +65,10 @@ ADDED_CHOICES: dict[tuple[str, str], Kind] = {
     ("SearchConfig", "engine"): "engines",
 }
 
-_TYPES: dict[type, dict[str, Any]] = {}  # by dataclass, as resolving annotations is slow
+_TYPES: dict[type, dict[str, object]] = {}  # by dataclass, as resolving annotations is slow
 
 
-def field_types(cls: type) -> dict[str, Any]:
+def field_types(cls: type) -> dict[str, object]:
     """Return the types of a config dataclass's fields by name."""
     if cls not in _TYPES:
         hints = typing.get_type_hints(cls)
@@ -76,7 +76,7 @@ def field_types(cls: type) -> dict[str, Any]:
     return _TYPES[cls]
 
 
-def choices_of(hint: Any) -> tuple[str, ...]:
+def choices_of(hint: object) -> tuple[str, ...]:
     """Return the values that a ``Literal`` type, or a union of such, allows; empty for any other type."""
     arguments = typing.get_args(hint)
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
@@ -104,8 +104,8 @@ def check_choices(config: object, group: str = "") -> None:
 
 
 def current_names(
-    cls: type, values: Mapping[str, Any], prefix: str = "", former: list[str] | None = None
-) -> dict[str, Any]:
+    cls: type, values: Mapping[str, object], prefix: str = "", former: list[str] | None = None
+) -> JsonObject:
     """Return a config's values with former names of fields, and former values, replaced by today's.
 
     Args:
@@ -118,7 +118,7 @@ def current_names(
       ConfigError: a field is given under both names.
     """
     renamed, hints = RENAMED.get(cls.__name__, {}), field_types(cls)
-    current: dict[str, Any] = {}
+    current: JsonObject = {}
     for written, value in values.items():
         name = renamed.get(written, written)
         if name != written:
@@ -144,11 +144,13 @@ def current_path(cls: type, dotted: str) -> str:
     return f"{name}{dot}{rest}"
 
 
-def former_names(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+def former_names(cls: type, values: Mapping[str, object]) -> JsonObject:
     """Return a config's values, as `io.to_dict` gives them, under the names that the fields had at first."""
     former = {name: first for first, name in RENAMED.get(cls.__name__, {}).items()}
     hints = field_types(cls)
     return {
-        former.get(name, name): former_names(hints[name], value) if dataclasses.is_dataclass(hints[name]) else value
+        former.get(name, name): former_names(hint, value)
+        if isinstance(hint := hints[name], type) and isinstance(value, Mapping)
+        else value
         for name, value in values.items()
     }

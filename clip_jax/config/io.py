@@ -16,12 +16,16 @@ import traceback
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from clip_jax.config.fields import choices_of, current_names, current_path, field_types, former_names
 from clip_jax.config.run import RunConfig
 from clip_jax.errors import ConfigError, UserError, no_secret, parse_json, short
 from clip_jax.storage.paths import as_path, is_remote, read_text
+from clip_jax.types import JsonObject
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 T = TypeVar("T")
 LOG = logging.getLogger(__name__)
@@ -47,12 +51,12 @@ _LIMITS = {
 }  # fmt: skip
 
 
-def to_dict(config: Any) -> dict[str, Any]:
+def to_dict(config: DataclassInstance) -> JsonObject:
     """Convert a config dataclass to JSON-serializable data; tuples become lists."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def from_dict(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
+def from_dict(cls: type[T], values: Mapping[str, object], prefix: str = "") -> T:
     """Build a config dataclass from data as `to_dict` gives it.
 
     Args:
@@ -66,7 +70,7 @@ def from_dict(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
     return _build(cls, current_names(cls, values, prefix), prefix)
 
 
-def _build(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
+def _build(cls: type[T], values: Mapping[str, object], prefix: str) -> T:
     types = field_types(cls)
     unknown = sorted(map(str, set(values) - types.keys()))
     if unknown:
@@ -77,7 +81,7 @@ def _build(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
     try:
         return cls(**kwargs)
     except TypeError as error:  # a field without a default is missing
-        raise ConfigError(f"{prefix or cls.__name__}: {error}") from None
+        raise ConfigError(field=prefix.rstrip(".") or cls.__name__, reason=str(error)) from None
 
 
 def from_fields(cls: type[T], fields: Mapping[str, str], prefix: str) -> T:
@@ -85,7 +89,7 @@ def from_fields(cls: type[T], fields: Mapping[str, str], prefix: str) -> T:
     return from_dict(cls, {name.removeprefix(prefix): parse_value(text) for name, text in fields.items()}, prefix)
 
 
-def _convert(hint: Any, value: Any, name: str) -> Any:
+def _convert(hint: Any, value: object, name: str) -> object:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if isinstance(value, hint):
             return value
@@ -118,8 +122,8 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
     return value
 
 
-def _wrong(name: str, value: Any, reason: str) -> ConfigError:
-    return ConfigError(f"{name}={short(value)}: {reason}", field=name, value=value, reason=reason)
+def _wrong(name: str, value: object, reason: str) -> ConfigError:
+    return ConfigError(field=name, value=value, reason=reason)
 
 
 # Fields added after the first runs, under their first names: at their default they do not enter the run id, so that
@@ -197,9 +201,9 @@ def load(cls: type[T], path: str | Path, overrides: Mapping[str, str] | None = N
     """
     path = as_path(path)
     if is_remote(path) and path.suffix != ".json":
-        raise UserError(f"{path}: a config in a bucket must be a .json file")
+        raise UserError(field=path, reason="must be a .json file, as every config in a bucket")
     if not (is_remote(path) or path.is_file()):
-        raise UserError(f"{path}: no such config file")
+        raise UserError(field=path, reason="no such config file")
     values = _read_json(path) if path.suffix == ".json" else _run_python(path)
     former: list[str] = []
     values = current_names(cls, values, former=former)
@@ -219,46 +223,46 @@ def _warn_renamed(renamed: str) -> None:
     LOG.warning("clip-jax: config field %s; the former name goes with the next release", renamed)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> JsonObject:
     try:
         values = parse_json(read_text(path), path)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such config file") from None
+        raise UserError(field=path, reason="no such config file") from None
     if not isinstance(values, dict):
-        raise UserError(f"{path}: must hold a JSON object")
+        raise UserError(field=path, reason="must hold a JSON object")
     return values
 
 
-def _run_python(path: Path) -> dict[str, Any]:
+def _run_python(path: Path) -> JsonObject:
     import runpy
 
     from ml_collections import ConfigDict
 
-    def plain(value: Any) -> Any:
+    def plain(value: object) -> object:
         if callable(as_python := getattr(value, "item", None)):  # a NumPy scalar
             return as_python()
-        raise UserError(f"{path}: holds a {type(value).__name__} ({short(value)}); only numbers, texts and lists")
+        raise UserError(field=path, reason=f"holds {short(value)}, and only numbers, texts and lists can be stored")
 
     try:
         get_config = runpy.run_path(str(path)).get("get_config")
         if get_config is None:
-            raise UserError(f"{path}: defines no get_config()")
+            raise UserError(field=path, reason="defines no get_config()")
         config = get_config()
         if not isinstance(config, ConfigDict):
-            raise UserError(f"{path}: get_config() must return an ml_collections ConfigDict")
+            raise UserError(field=path, reason="its get_config() must return a ConfigDict of ml_collections")
         return json.loads(json.dumps(config.to_dict(), default=plain))
     except SyntaxError as error:
-        raise UserError(f"{path}: not Python ({error.msg}, line {error.lineno})") from None
+        raise UserError(field=path, reason=f"not Python ({error.msg}, line {error.lineno})") from None
     except UserError:
         raise
     except Exception as error:  # the user's code can raise anything
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
         where = f"line {lines[-1]}: " if lines else ""
         message = (str(error).splitlines() or [""])[0]
-        raise UserError(f"{path}: {where}{type(error).__name__}: {message}") from error
+        raise UserError(field=path, reason=f"{where}{type(error).__name__}: {message}") from error
 
 
-def parse_value(text: str) -> Any:
+def parse_value(text: str) -> object:
     """Parse a value from the command line: JSON if it parses, True and False as in Python, else the text itself."""
     try:
         return parse_json(text, "")
@@ -266,11 +270,11 @@ def parse_value(text: str) -> Any:
         return {"True": True, "False": False}.get(text, text)
 
 
-def set_dotted(values: dict[str, Any], dotted: str, value: Any) -> None:
+def set_dotted(values: JsonObject, dotted: str, value: object) -> None:
     """Set ``group.field`` in nested dictionaries; raise ConfigError if a group is a plain value."""
     *groups, last = dotted.split(".")
     for group in groups:
         values = values.setdefault(group, {})
         if not isinstance(values, dict):
-            raise ConfigError(f"{dotted}: {group} is a value, not a group of fields")
+            raise ConfigError(field=dotted, reason=f"unknown field, {group} is a value")
     values[last] = value

@@ -63,12 +63,13 @@ def groups_of(cls: type, prefix: str = "") -> Iterator[FieldGroup]:
         yield from groups_of(inner, f"{name}.")
 
 
-def _values(hint: typing.Any) -> str:
+def _values(hint: object) -> str:
     if choices := choices_of(hint):
         return " | ".join(choice or '""' for choice in choices)
     if typing.get_origin(hint) is tuple:
         return f"list of {_values(typing.get_args(hint)[0])}"
-    return {str: "text", int: "int", float: "float", bool: "true | false"}[hint]
+    names: dict[object, str] = {str: "text", int: "int", float: "float", bool: "true | false"}
+    return names[hint]
 
 
 def _as_typed(value: object) -> str:

@@ -8,14 +8,16 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import itertools
+import logging
 import re
 import socket
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from clip_jax.errors import ConfigError, UserError
+
+logger = logging.getLogger(__name__)
 
 # Variables by which a launcher tells its processes the devices it requested; `check_devices` compares them with JAX's.
 PLATFORM = "CLIP_JAX_PLATFORM"  # gpu | tpu
@@ -34,7 +36,7 @@ def parse_whole_number(name: str, text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise ConfigError(f"{name}={text!r}: must be a whole number", field=name, value=text) from None
+        raise ConfigError(field=name, value=text, reason="must be a whole number") from None
 
 
 def require_variables(names: tuple[str, ...], environment: Mapping[str, str], condition: str) -> None:
@@ -47,9 +49,7 @@ def require_variables(names: tuple[str, ...], environment: Mapping[str, str], co
     """
     for name in names:
         if name not in environment:
-            raise ConfigError(
-                f"{name}: {condition} but this variable is not set, so the other processes cannot be found", field=name
-            )
+            raise ConfigError(field=name, reason=f"not set, and {condition}: the other processes cannot be found")
 
 
 def device_variables(platform: str, per_process: int, devices: int) -> dict[str, str]:
@@ -111,7 +111,7 @@ def tasks_per_node(text: str) -> list[int]:
     for part in text.split(","):
         match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part.strip())
         if match is None:
-            raise ConfigError(f"SLURM_STEP_TASKS_PER_NODE={text!r}: must be like 2(x3),1", value=text)
+            raise ConfigError(field="SLURM_STEP_TASKS_PER_NODE", value=text, reason="must have the form 2(x3),1")
         out += [int(match[1])] * int(match[2] or 1)
     return out
 
@@ -263,10 +263,11 @@ def coordinator_arguments(address: str, process: int, environment: Mapping[str, 
         outward = _outbound_address(first_host(others.rpartition(",")[2])) if others and process == 0 else ""
         outward = outward or _outbound_address(_ELSEWHERE)
         if outward:
-            print(
-                f"clip-jax: distributed.coordinator={address}: resolves to {candidates[0]}, which other hosts cannot "
-                f"reach; using {outward}",
-                file=sys.stderr,
+            logger.warning(
+                "distributed.coordinator=%s: resolves to %s, which other hosts cannot reach; using %s",
+                address,
+                candidates[0],
+                outward,
             )
             candidates = [outward]
     if process != 0:

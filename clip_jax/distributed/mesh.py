@@ -6,15 +6,18 @@ Models name the logical axes of their parameters; only this module says which me
 from __future__ import annotations
 
 import math
-import os
 from collections import deque
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clip_jax.config import MeshConfig
 from clip_jax.errors import ConfigError
+from clip_jax.storage.paths import cache_folder
+from clip_jax.types import PyTree
 
 if TYPE_CHECKING:
+    from jax import Array, Device
     from jax.sharding import Mesh, NamedSharding
 
 AXES = ("slice", "data", "fsdp", "tensor")
@@ -33,7 +36,7 @@ SHARDING_RULES = (
 )
 
 
-def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
+def make_mesh(config: MeshConfig, devices: list[Device] | None = None) -> Mesh:
     """Build the (slice, data, fsdp, tensor) mesh over ``devices`` (by default all devices).
 
     Slices are connected by the slow network, so only gradients and the ring of the loss cross them. Devices that have a
@@ -52,13 +55,17 @@ def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
     shape = {axis: max(count // fixed, 1) if size == -1 else size for axis, size in shape.items()}
     if math.prod(shape.values()) != count:
         sizes = " × ".join(f"{axis}={size}" for axis, size in shape.items())
-        raise ConfigError(f"mesh: {sizes} does not equal the {count} devices available")
+        raise ConfigError(
+            field="mesh",
+            reason=f"{sizes} does not equal the {count} devices available",
+            hint="an axis of -1 takes what is left",
+        )
     within = tuple(shape[axis] for axis in AXES[1:])
     grid = np.stack([create_device_mesh(within, group) for group in _slices(devices, shape["slice"])])
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def _slices(devices: list[Any], count: int) -> list[list[Any]]:
+def _slices(devices: list[Device], count: int) -> list[list[Device]]:
     each = len(devices) // count
     of = {getattr(d, "slice_index", 0) for d in devices}
     if count == 1 or len(of) == 1:
@@ -66,7 +73,9 @@ def _slices(devices: list[Any], count: int) -> list[list[Any]]:
     groups = [[d for d in devices if d.slice_index == index] for index in sorted(of)]
     if len(groups) != count or {len(g) for g in groups} != {each}:
         sizes = ", ".join(str(len(g)) for g in groups)
-        raise ConfigError(f"mesh.slices={count}: the devices form {len(groups)} slices of {sizes} devices")
+        raise ConfigError(
+            field="mesh.slices", value=count, reason=f"the devices form {len(groups)} slices of {sizes} devices"
+        )
     return groups
 
 
@@ -75,7 +84,7 @@ def batch_shards(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
-def constrain(x: Any, *names: str | None) -> Any:
+def constrain(x: Array, *names: str | None) -> Array:
     """Constrain the sharding of ``x`` by `SHARDING_RULES`, given one logical name per axis.
 
     Outside `on_mesh`, and on a mesh with other axis names, which its owner lays out, ``x`` is returned unchanged.
@@ -90,7 +99,7 @@ def constrain(x: Any, *names: str | None) -> Any:
     return jax.lax.with_sharding_constraint(x, spec)
 
 
-def on_mesh(mesh: Mesh) -> Any:
+def on_mesh(mesh: Mesh) -> AbstractContextManager[object]:
     """Return a context manager, for use while tracing, in which `constrain` takes effect."""
     import jax
 
@@ -116,7 +125,9 @@ def check_batch(batch_size: int, mesh: Mesh) -> None:
     if batch_size % mesh.size:
         sizes = " × ".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1)
         raise ConfigError(
-            f"batch_size={batch_size}: must be a multiple of the {mesh.size} devices of the mesh ({sizes})"
+            field="batch_size",
+            value=batch_size,
+            reason=f"must be a multiple of the {mesh.size} devices of the mesh ({sizes})",
         )
 
 
@@ -130,9 +141,9 @@ class InFlight:
 
     def __init__(self, most: int = 2) -> None:
         self.most = most
-        self._waiting: deque[Any] = deque()
+        self._waiting: deque[PyTree] = deque()
 
-    def add(self, outputs: Any) -> list[Any]:
+    def add(self, outputs: PyTree) -> list[PyTree]:
         """Add the outputs of a call (which must not be donated) and wait for the call made ``most`` calls earlier.
 
         Returns that earlier call's outputs in a list, which is empty for the first ``most`` calls.
@@ -142,7 +153,7 @@ class InFlight:
         self._waiting.append(outputs)
         return [jax.block_until_ready(self._waiting.popleft())] if len(self._waiting) > self.most else []
 
-    def rest(self) -> list[Any]:
+    def rest(self) -> list[PyTree]:
         """Wait for the remaining calls and return their outputs."""
         import jax
 
@@ -153,13 +164,11 @@ class InFlight:
 def enable_compile_cache() -> Path:
     """Cache compiled programs on disk, so that runs of one shape compile once, and return the cache folder.
 
-    The folder is ``$CLIP_JAX_CACHE``, or ``clip_jax/xla`` in the user's cache folder.
+    The folder is the `storage.paths.cache_folder` ``xla``.
     """
     import jax
 
-    base = os.environ.get("CLIP_JAX_CACHE")
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    path = Path(base) if base else Path(home) / "clip_jax" / "xla"
+    path = cache_folder("xla")
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError:  # training works without a cache

@@ -51,7 +51,10 @@ def _with_environment(settings: DistributedConfig, environment: Mapping[str, str
     return dataclasses.replace(settings, coordinator=coordinator, processes=processes, process=process)
 
 
-def find_processes(settings: DistributedConfig, environment: Mapping[str, str]) -> dict[str, Any] | None:
+JoinArguments = dict[str, Any]  # keyword arguments of `jax.distributed.initialize`
+
+
+def find_processes(settings: DistributedConfig, environment: Mapping[str, str]) -> JoinArguments | None:
     """Return the arguments of ``jax.distributed.initialize``, or None for a single process.
 
     Sources, in this order: explicit fields or ``CLIP_JAX_*`` variables; a Slurm step of several tasks, each with its
@@ -65,7 +68,11 @@ def find_processes(settings: DistributedConfig, environment: Mapping[str, str]) 
     absent = [name for name in VARIABLES if getattr(merged, name) == getattr(DistributedConfig, name)]
     if len(absent) < 3:
         if absent:
-            raise ConfigError(f"distributed.{absent[0]} (or {VARIABLES[absent[0]]}): missing; all three are needed")
+            raise ConfigError(
+                field=f"distributed.{absent[0]}",
+                reason="missing, and all three of a launch are needed",
+                hint=f"set it or {VARIABLES[absent[0]]}",
+            )
         if merged.processes == 1:
             return None
         return {
@@ -136,7 +143,7 @@ def _wait_for(coordinator: str, seconds: int) -> None:
             time.sleep(0.2)
 
 
-def _join(arguments: dict[str, Any], settings: DistributedConfig) -> None:
+def _join(arguments: JoinArguments, settings: DistributedConfig) -> None:
     import jax
 
     if "coordinator_address" in arguments:  # otherwise JAX detects it and listens on every interface
@@ -154,7 +161,7 @@ def _join(arguments: dict[str, Any], settings: DistributedConfig) -> None:
         )
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"distributed: the processes did not connect ({reason})") from error
+        raise UserError(field="distributed", reason=f"the processes cannot connect ({reason})") from error
 
 
 def run_on_process_zero(action: Callable[[], None]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from flax import nnx
@@ -20,6 +20,10 @@ from clip_jax.evals.zero_shot import class_embeddings
 from clip_jax.finite import NotFinite
 from clip_jax.models.clip import CLIP, AbstractModel
 from clip_jax.models.predictive import Predictive
+from clip_jax.types import Params
+
+if TYPE_CHECKING:
+    from clip_jax.data.images.open import Picture
 
 
 class EmbeddingModel:
@@ -30,7 +34,7 @@ class EmbeddingModel:
       config: its shape and dtypes.
       built: its graph and shardings on ``mesh``.
       mesh: the devices.
-      params: its parameters, sharded as ``built`` says; None until `with_params`.
+      params: its parameters, sharded as ``built`` says.
       preprocess: image size and normalization.
       tokenizer: its tokenizer, if it has one.
       batch_size: inputs per call of the compiled functions.
@@ -38,14 +42,14 @@ class EmbeddingModel:
     """
 
     def __init__(
-        self, name: str, config: ModelConfig, built: AbstractModel, mesh: Mesh, params: Any, preprocess: Preprocess,
-        tokenizer: Tokenizer | None, batch_size: int, *, exact: bool = False,
+        self, name: str, config: ModelConfig, built: AbstractModel, mesh: Mesh, params: Params,
+        preprocess: Preprocess, tokenizer: Tokenizer | None, batch_size: int, *, exact: bool = False,
     ) -> None:  # fmt: skip
         self.name, self.config, self.params, self.preprocess = name, config, params, preprocess
         self._tokenizer, self._graphdef = tokenizer, built.graphdef
         self._encoder = Encoder(built, mesh, batch_size, mean=preprocess.mean, std=preprocess.std, exact=exact)
 
-    def with_params(self, params: Any) -> Self:
+    def with_params(self, params: Params) -> Self:
         """Return the same model with other parameters; compiled functions are shared."""
         model = copy.copy(self)
         model.params = params
@@ -63,12 +67,10 @@ class EmbeddingModel:
     def tokenizer(self) -> Tokenizer:
         """The tokenizer; raises UserError if the weights came without one."""
         if self._tokenizer is None:
-            raise UserError(
-                f"{self.name}: the weights came without a tokenizer (tokenizer.json), so texts cannot be embedded"
-            )
+            raise UserError(field=self.name, reason="has no tokenizer (tokenizer.json), so texts cannot be embedded")
         return self._tokenizer
 
-    def embed_images(self, images: Sequence[Any]) -> np.ndarray:
+    def embed_images(self, images: Sequence[Picture]) -> np.ndarray:
         """Embed images.
 
         Args:
@@ -104,10 +106,9 @@ class EmbeddingModel:
         finite.
         """
         if self.config.objective != "contrastive":
-            raise UserError(
-                f"{self.name}: predicts captions (objective={self.config.objective!r}) and has no text embeddings; "
-                f"linear_probe, few_shot and knn need none, and `clip-jax eval RUN_DIR` measures its zero-shot tasks"
-            )
+            reason = f"has no text embeddings: it predicts captions (model.objective={self.config.objective!r})"
+            hint = "linear_probe, few_shot and knn need none, and `clip-jax eval RUN_DIR` measures its zero-shot tasks"
+            raise UserError(field=self.name, reason=reason, hint=hint)
         try:
             return self._encoder.texts(self.params, self.tokenizer.encode(list(texts)))
         except NotFinite as error:
@@ -127,7 +128,7 @@ class EmbeddingModel:
         return self._encoder.text_states(self.params, self.tokenizer.encode(list(texts)), layer, final_norm)
 
     def classify(
-        self, images: Sequence[Any], labels: Sequence[str], templates: Sequence[str] = ("a photo of {c}.",)
+        self, images: Sequence[Picture], labels: Sequence[str], templates: Sequence[str] = ("a photo of {c}.",)
     ) -> np.ndarray:
         """Classify images zero-shot.
 
@@ -143,8 +144,8 @@ class EmbeddingModel:
           UserError: fewer than two labels, a template without ``{c}``, or an image that cannot be read.
         """
         if len(labels) < 2:
-            raise UserError(f"labels={list(labels)}: needs at least two to choose from")
-        check_templates(templates, "templates")
+            raise UserError(field="labels", value=list(labels), reason="must be at least two, to choose from")
+        check_templates(templates)
         prompts = self.embed_texts([t.replace("{c}", label) for label in labels for t in templates])
         scores = self.scale * self.embed_images(images) @ class_embeddings(prompts, len(labels)).T
         powers = np.exp(scores - scores.max(axis=1, keepdims=True))

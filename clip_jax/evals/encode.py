@@ -9,18 +9,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from clip_jax.data.images.train_transforms import MEAN, STD, normalize
 from clip_jax.distributed.mesh import InFlight, batch_sharding, replicated
 from clip_jax.finite import finite_rows
-from clip_jax.models.clip import normalize_features
+from clip_jax.models.clip import AbstractModel, normalize_features
+from clip_jax.types import Params, PyTree
+
+Take = Callable[[np.ndarray], tuple[np.ndarray, ...]]  # indices of rows -> arrays of those rows
+Compiled = Callable[..., PyTree]  # (parameters, arrays) -> arrays
 
 
 def in_batches(
-    function: Any, params: Any, take: Callable[[np.ndarray], tuple[np.ndarray, ...]], count: int, batch_size: int,
-    sharding: Any,
-) -> Any:  # fmt: skip
+    function: Compiled, params: Params, take: Take, count: int, batch_size: int, sharding: NamedSharding
+) -> np.ndarray | tuple[np.ndarray, ...]:  # fmt: skip
     """Evaluate ``function(params, *take(rows))`` over the rows 0 to ``count`` - 1 in batches.
 
     Args:
@@ -51,8 +54,8 @@ class Encoder:
     """
 
     def __init__(
-        self, built: Any, mesh: Mesh, batch_size: int, *, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD,
-        exact: bool = False,
+        self, built: AbstractModel, mesh: Mesh, batch_size: int, *, mean: tuple[float, ...] = MEAN,
+        std: tuple[float, ...] = STD, exact: bool = False,
     ) -> None:  # fmt: skip
         # by default accelerators round the inputs of float32 matmuls, which would shift published numbers
         self._precision = "highest" if exact else None
@@ -60,19 +63,19 @@ class Encoder:
         self.batch_size = -(-batch_size // mesh.size) * mesh.size
         self._sharding = batch_sharding(mesh)
 
-        def image(params: Any, images: jax.Array) -> jax.Array:
+        def image(params: Params, images: jax.Array) -> jax.Array:
             return normalize_features(nnx.merge(built.graphdef, params).encode_image(normalize(images, mean, std)))
 
-        def both(params: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def both(params: Params, images: jax.Array) -> tuple[jax.Array, jax.Array]:
             model, pixels = nnx.merge(built.graphdef, params), normalize(images, mean, std)
             wide = model.image.penultimate(pixels)
             features = wide if model.config.image.stages else model.image.project(wide)
             return normalize_features(features), wide.astype(jnp.float32)
 
-        def text(params: Any, tokens: jax.Array) -> jax.Array:
+        def text(params: Params, tokens: jax.Array) -> jax.Array:
             return normalize_features(nnx.merge(built.graphdef, params).encode_text(tokens))
 
-        def states(params: Any, tokens: jax.Array, layer: int, final_norm: bool) -> jax.Array:
+        def states(params: Params, tokens: jax.Array, layer: int, final_norm: bool) -> jax.Array:
             return nnx.merge(built.graphdef, params).text.states(tokens, layer, final_norm).astype(jnp.float32)
 
         shardings = (built.shardings, self._sharding)
@@ -81,29 +84,29 @@ class Encoder:
         self._text = jax.jit(text, in_shardings=shardings, out_shardings=replicated(mesh))
         self._states = jax.jit(states, static_argnums=(2, 3), out_shardings=replicated(mesh))
 
-    def _run(self, function: Any, params: Any, rows: np.ndarray, kind: str, of: str, *whats: str) -> Any:
+    def _run(self, function: Compiled, params: Params, rows: np.ndarray, kind: str, of: str, *whats: str) -> Any:
         with jax.default_matmul_precision(self._precision):
             outputs = in_batches(function, params, lambda i: (rows[i],), len(rows), self.batch_size, self._sharding)
         for what, values in zip(whats, outputs if isinstance(outputs, tuple) else (outputs,), strict=True):
             finite_rows(values, what, lambda row: f"{of}{kind} {row}", dtype=self._dtype)
         return outputs
 
-    def images(self, params: Any, images: np.ndarray, of: str = "") -> np.ndarray:
+    def images(self, params: Params, images: np.ndarray, of: str = "") -> np.ndarray:
         """Return image embeddings of uint8 [N, H, W, 3]."""
         return self._run(self._image, params, images, "picture", of, "embedding")
 
-    def images_and_features(self, params: Any, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def images_and_features(self, params: Params, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return image embeddings and, for probes, the activations before the projection, of uint8 [N, H, W, 3]."""
         return self._run(self._both, params, images, "picture", "", "embedding", "features")
 
-    def texts(self, params: Any, tokens: np.ndarray, of: str = "") -> np.ndarray:
+    def texts(self, params: Params, tokens: np.ndarray, of: str = "") -> np.ndarray:
         """Return text embeddings of int32 [N, T]."""
         return self._run(self._text, params, tokens, "text", of, "embedding")
 
-    def text_states(self, params: Any, tokens: np.ndarray, layer: int, final_norm: bool) -> np.ndarray:
+    def text_states(self, params: Params, tokens: np.ndarray, layer: int, final_norm: bool) -> np.ndarray:
         """Return the text tower's states after a block (`TextTransformer.states`), float32 [N, T, D]."""
 
-        def states(params: Any, rows: Any) -> Any:
+        def states(params: Params, rows: jax.Array) -> PyTree:
             return self._states(params, rows, layer, final_norm)
 
         return self._run(states, params, tokens, "text", "", "states")

@@ -15,6 +15,8 @@ from clip_jax.plotting.style import BLUE, HOUSE, INK, ORANGE, SOFT, NotDrawn, ne
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Sets = Mapping[str, tuple[str, str]]
 PROMPTS = (("prompt ensemble", BLUE, "o"), ("single prompt", ORANGE, "s"))
@@ -22,7 +24,7 @@ ACROSS = 5  # panels per row
 TICKS = (1, 2, 4, 8, 16)
 
 
-def zero_shot(table: pd.DataFrame, sets: Sets) -> Any:
+def zero_shot(table: pd.DataFrame, sets: Sets) -> Figure:
     """Plot zero-shot accuracy with a prompt ensemble and with a single prompt: 95 % interval, image count, chance.
 
     One panel per model. Raises NotDrawn when none of the sets was measured.
@@ -54,7 +56,7 @@ def zero_shot(table: pd.DataFrame, sets: Sets) -> Any:
         return figure
 
 
-def _intervals(axis: Any, measured: Mapping[str, dict[str, Any]]) -> None:
+def _intervals(axis: Axes, measured: Mapping[str, dict[str, Any]]) -> None:
     for y, rows in enumerate(measured.values()):
         chance = next(iter(rows.values()))["chance"]
         axis.plot([chance] * 2, [y - 0.36, y + 0.36], color=SOFT, ls=":", label="chance")
@@ -71,7 +73,7 @@ def _intervals(axis: Any, measured: Mapping[str, dict[str, Any]]) -> None:
     axis.grid(visible=False, axis="y")
 
 
-def shots(table: pd.DataFrame, sets: Sets) -> Any:
+def shots(table: pd.DataFrame, sets: Sets) -> Figure:
     """Plot accuracy of probes over examples per class, beside zero-shot: a panel per set, a part per model.
 
     Few-shot probes: mean, lowest and highest draw. *all* is the linear probe on the whole training split; it and
@@ -108,7 +110,7 @@ def shots(table: pd.DataFrame, sets: Sets) -> Any:
         return figure
 
 
-def _legend(figure: Any, axes: list[Any]) -> None:
+def _legend(figure: Figure, axes: list[Axes]) -> None:
     """Draw each label once, below the figure."""
     handles = {label: h for a in axes for h, label in zip(*a.get_legend_handles_labels(), strict=True)}
     figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=min(len(handles), 6))
@@ -120,7 +122,7 @@ def _zero_shot(table: pd.DataFrame, pair: tuple[str, str]) -> dict[str, Any]:
     return {label: rows.loc[name].to_dict() for label, name in names if name in rows.index}
 
 
-def _panel(axis: Any, table: pd.DataFrame, pair: tuple[str, str]) -> None:
+def _panel(axis: Axes, table: pd.DataFrame, pair: tuple[str, str]) -> None:
     rows = table[table["dataset"] == pair[0]]
     few = rows[rows["task"] == "few_shot"].sort_values("shots")
     probe = rows[rows["task"] == "linear_probe"]

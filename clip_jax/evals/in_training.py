@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import jax
 import numpy as np
@@ -29,6 +29,7 @@ from clip_jax.models.clip import AbstractModel
 from clip_jax.plugins import load
 from clip_jax.storage.json_files import plain_json
 from clip_jax.storage.record_fields import check_fields
+from clip_jax.types import Params
 
 ROW_FIELDS = ("metric", "value", "low", "high", "examples", "chance")  # of an added evaluator
 RESERVED = ("zero_shot_mean", "retrieval", "validation")  # tasks that are no classification set
@@ -47,7 +48,9 @@ def zero_shot_sets(config: RunConfig, entries: tuple[str, ...]) -> list[Classifi
 
             sets += zero_shot_tasks(config.data.scenes, size, limit or 2000)
         elif not Path(entry).is_dir():
-            raise UserError(f"evals.zero_shot, evals.unscored_tasks: {entry}: no such folder, nor the word scenes")
+            raise UserError(
+                field="evals.zero_shot, evals.unscored_tasks", value=entry, reason="must be a folder or the word scenes"
+            )
         else:
             sets.append(load_classification_set(entry, size, limit, pixels=config.pixels))
     return sets
@@ -75,7 +78,7 @@ class ContrastiveEvaluation:
     """Evaluation of a contrastive model: zero-shot tasks, retrieval, validation loss. Data is read when constructed."""
 
     def __init__(
-        self, config: RunConfig, built: Any, mesh: Mesh, held_out: Source, tokenizer: Tokenizer,
+        self, config: RunConfig, built: AbstractModel, mesh: Mesh, held_out: Source, tokenizer: Tokenizer,
         sets: list[ClassificationSet],
     ) -> None:  # fmt: skip
         self.config, self.sets = config, sets
@@ -93,7 +96,7 @@ class ContrastiveEvaluation:
         texts = sum(len(p) for p in self.prompts) + sum(len(o["tokens"]) for o in others)
         return float(images * per_pair.image + texts * per_pair.text)
 
-    def __call__(self, params: Any) -> tuple[list[Row], list[Row]]:
+    def __call__(self, params: Params) -> tuple[list[Row], list[Row]]:
         """Return the rows of the zero-shot tasks, and the other rows."""
         encoder, rows = self.encoder, []
         for task, tokens in zip(self.sets, self.prompts, strict=True):
@@ -144,13 +147,13 @@ class Evaluator:
     ``flops`` are the forward FLOPs of one call, without those of the added evaluators.
     """
 
-    measure: Callable[[Any], tuple[list[Row], list[Row]]]
+    measure: Callable[[Params], tuple[list[Row], list[Row]]]
     counted: list[ClassificationSet]  # without the controls
     flops: float
     added: Mapping[str, AddedEvaluator]
     model: EmbeddingModel | None  # for the added evaluators
 
-    def __call__(self, params: Any) -> list[Row]:
+    def __call__(self, params: Params) -> list[Row]:
         rows, other = self.measure(params)
         rows = rows + _summary(rows, self.counted) + other
         if self.model is not None:
@@ -189,13 +192,12 @@ def make_evaluator(
         if name in (*names, *RESERVED):
             raise UserError(field="evaluators", value=name, reason="is a task of the run's evaluation")
     if len(set(names)) < len(names):
-        raise UserError(f"evals.zero_shot, evals.unscored_tasks: two tasks share a name ({', '.join(names)})")
+        field = "evals.zero_shot, evals.unscored_tasks"
+        raise UserError(field=field, value=names, reason="two tasks have the same name")
     kind = ContrastiveEvaluation if config.model.objective == "contrastive" else PredictiveEvaluation
     measure = kind(config, built, mesh, held_out, tokenizer, sets)
     model = None
     if added:
         preprocess = Preprocess.from_pixels(config.model.image.image_size, config.pixels)
-        model = EmbeddingModel(
-            "the run", config.model, built, mesh, None, preprocess, tokenizer, config.evals.batch_size
-        )
+        model = EmbeddingModel("the run", config.model, built, mesh, {}, preprocess, tokenizer, config.evals.batch_size)
     return Evaluator(measure, counted, measure.flops, added, model)

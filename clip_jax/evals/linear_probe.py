@@ -17,6 +17,7 @@ import numpy as np
 import optax
 
 from clip_jax.evals.metrics import eleven_point_map, hits_at
+from clip_jax.types import PyTree
 
 L2_GRID = np.logspace(-6, 6, 97)  # 96 steps, eight per decade
 COARSE_STEP = 16  # two decades
@@ -44,7 +45,7 @@ class Probe:
         return features.astype(self.weights.dtype) @ self.weights + self.bias[:, None]
 
 
-def objective(weights: Any, bias: Any, features: Any, labels: Any, l2: Any) -> Any:
+def objective(weights: jax.Array, bias: jax.Array, features: jax.Array, labels: jax.Array, l2: jax.Array) -> jax.Array:
     """Return the mean cross-entropy plus λ/2N · |W|² in nats.
 
     Args:
@@ -65,19 +66,20 @@ def objective(weights: Any, bias: Any, features: Any, labels: Any, l2: Any) -> A
 
 @functools.partial(jax.jit, static_argnames=("max_iterations", "vmapped"))
 def _solve(
-    features: Any, labels: Any, l2: Any, start: Any, tolerance: Any, *, max_iterations: int, vmapped: bool
-) -> Any:
+    features: jax.Array, labels: jax.Array, l2: jax.Array, start: Any, tolerance: float, *, max_iterations: int,
+    vmapped: bool,
+) -> Any:  # fmt: skip
     solver = optax.lbfgs(memory_size=LBFGS_MEMORY)
 
-    def fit(problem: Any) -> Any:
+    def fit(problem: tuple[jax.Array, tuple[jax.Array, jax.Array]]) -> PyTree:
         strength, start = problem
 
-        def value(p: Any) -> Any:
+        def value(p: tuple[jax.Array, jax.Array]) -> jax.Array:
             return objective(p[0], p[1], features, labels, strength)
 
         value_and_grad = optax.value_and_grad_from_state(value)
 
-        def more(carry: Any) -> Any:
+        def more(carry: Any) -> jax.Array:
             _, _, _, count, slope = carry
             return (count < max_iterations) & (slope > tolerance)
 
@@ -114,7 +116,7 @@ def fit_probe(
     """
     vmapped = jax.default_backend() != "cpu" if vmapped is None else vmapped
     shape = (len(l2), features.shape[1], classes)
-    start: Any = (np.zeros(shape), np.zeros((len(l2), classes)))
+    start: PyTree = (np.zeros(shape), np.zeros((len(l2), classes)))
     total = np.zeros(len(l2), int)
     with jax.enable_x64(True):
         for dtype, goal in ((jnp.float32, max(tolerance, FLOAT32_TOLERANCE)), (jnp.float64, tolerance)):

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from clip_jax import flops
 from clip_jax.config import PixelConfig, RunConfig
@@ -26,11 +26,13 @@ from clip_jax.data.pipeline.loader import sample_captions, sample_images, valida
 from clip_jax.data.sources.base import Source
 from clip_jax.data.tokenizers.learned_bpe import Tokenizer
 from clip_jax.distributed.mesh import batch_sharding, replicated
-from clip_jax.evals.encode import in_batches
+from clip_jax.evals.encode import Compiled, Take, in_batches
 from clip_jax.evals.zero_shot import Row, prompt_tokens, score_rows
 from clip_jax.finite import finite_rows
 from clip_jax.losses.predictive import log_softmax_rows, row_losses
+from clip_jax.models.clip import AbstractModel
 from clip_jax.models.predictive import Prediction
+from clip_jax.types import Params, PyTree
 
 Scores = dict[str, np.ndarray]  # variant -> [N, classes]
 Spelling = tuple[int, ...]  # tokens of a word
@@ -55,46 +57,46 @@ class Predictor:
     Raises NotFinite naming the image's row when a result is not finite.
     """
 
-    def __init__(self, built: Any, mesh: Mesh, batch_size: int, pixels: PixelConfig = DEFAULT_PIXELS) -> None:
+    def __init__(self, built: AbstractModel, mesh: Mesh, batch_size: int, pixels: PixelConfig = DEFAULT_PIXELS) -> None:
         self.batch_size = -(-batch_size // mesh.size) * mesh.size
         self._sharding, self._dtype = batch_sharding(mesh), built.compute_dtype
 
         def normalized(images: jax.Array) -> jax.Array:
             return normalize(images, pixels.mean, pixels.std)
 
-        def context(params: Any, images: jax.Array) -> jax.Array:
+        def context(params: Params, images: jax.Array) -> jax.Array:
             return nnx.merge(built.graphdef, params).context(normalized(images)).astype(jnp.float32)
 
-        def log_likelihood(params: Any, context: jax.Array, tokens: jax.Array) -> jax.Array:
+        def log_likelihood(params: Params, context: jax.Array, tokens: jax.Array) -> jax.Array:
             head = nnx.merge(built.graphdef, params).text
             return -pair_losses(head.predict(context.astype(head.dtype), tokens))[0]
 
-        def losses(params: Any, images: jax.Array, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def losses(params: Params, images: jax.Array, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
             return pair_losses(nnx.merge(built.graphdef, params)(normalized(images), tokens))
 
-        def words(params: Any, images: jax.Array, columns: jax.Array) -> jax.Array:
+        def words(params: Params, images: jax.Array, columns: jax.Array) -> jax.Array:
             model = nnx.merge(built.graphdef, params)
             return log_softmax_rows(model.context(normalized(images)), model.text.head())[:, columns]
 
         rows, whole = self._sharding, replicated(mesh)
 
-        def compiled(function: Any, *arguments: Any) -> Any:
+        def compiled(function: Callable[..., PyTree], *arguments: NamedSharding) -> jax.stages.Wrapped:
             return jax.jit(function, in_shardings=(built.shardings, *arguments), out_shardings=whole)
 
         self._context, self._words = compiled(context, rows), compiled(words, rows, whole)
         self._log_likelihood, self._losses = compiled(log_likelihood, rows, rows), compiled(losses, rows, rows)
 
-    def _run(self, function: Any, params: Any, take: Any, count: int, what: str, per_picture: int = 1) -> Any:
+    def _run(self, function: Compiled, params: Params, take: Take, count: int, what: str, per_picture: int = 1) -> Any:
         outputs = in_batches(function, params, take, count, self.batch_size, self._sharding)
         for values in outputs if isinstance(outputs, tuple) else (outputs,):
             finite_rows(values, what, lambda row: f"picture {row // per_picture}", dtype=self._dtype)
         return outputs
 
-    def contexts(self, params: Any, images: np.ndarray) -> np.ndarray:
+    def contexts(self, params: Params, images: np.ndarray) -> np.ndarray:
         """Return the prefix tokens [N, P, D] that the caption language model gets for uint8 [N, H, W, 3]."""
         return self._run(self._context, params, lambda i: (images[i],), len(images), "features")
 
-    def prompt_scores(self, params: Any, contexts: np.ndarray, prompts: np.ndarray) -> np.ndarray:
+    def prompt_scores(self, params: Params, contexts: np.ndarray, prompts: np.ndarray) -> np.ndarray:
         """Return log p(prompt | image) [N, M] of `contexts` [N, P, D] and prompts int32 [M, T], one pass per pair."""
         n, m = len(contexts), len(prompts)
         pairs = self._run(
@@ -102,15 +104,15 @@ class Predictor:
         )
         return pairs.reshape(n, m)
 
-    def word_scores(self, params: Any, images: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    def word_scores(self, params: Params, images: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Return log p(word | image) [N, K] of a bag-of-words model for the vocabulary entries ``columns``, int [K]."""
 
-        def chosen(params: Any, images: jax.Array) -> jax.Array:
+        def chosen(params: Params, images: jax.Array) -> jax.Array:
             return self._words(params, images, columns)
 
         return self._run(chosen, params, lambda i: (images[i],), len(images), "scores")
 
-    def loss(self, params: Any, images: np.ndarray, tokens: np.ndarray) -> float:
+    def loss(self, params: Params, images: np.ndarray, tokens: np.ndarray) -> float:
         """Return the training objective on the pairs as if they were one batch."""
         total, weight = self._run(self._losses, params, lambda i: (images[i], tokens[i]), len(images), "loss")
         return float(total.sum(dtype=np.float64) / max(weight.sum(dtype=np.float64), 1.0))
@@ -154,7 +156,7 @@ class PredictiveEvaluation:
     """
 
     def __init__(
-        self, config: RunConfig, built: Any, mesh: Mesh, held_out: Source, tokenizer: Tokenizer,
+        self, config: RunConfig, built: AbstractModel, mesh: Mesh, held_out: Source, tokenizer: Tokenizer,
         sets: list[ClassificationSet],
     ) -> None:  # fmt: skip
         source = open_source(config.data, "train", config.model.image.image_size)
@@ -186,7 +188,7 @@ class PredictiveEvaluation:
             total += passes * flops.caption_flops(model, prompts.shape[1])
         return total
 
-    def __call__(self, params: Any) -> tuple[list[Row], list[Row]]:
+    def __call__(self, params: Params) -> tuple[list[Row], list[Row]]:
         """Return the rows of the zero-shot tasks, and the other rows."""
         model, predictor, rows = self.config.model, self.predictor, []
         if self.sets:
@@ -209,7 +211,7 @@ class PredictiveEvaluation:
         }
         return rows, [other]
 
-    def _caption_scores(self, params: Any) -> Callable[[ClassificationSet, np.ndarray], Scores]:
+    def _caption_scores(self, params: Params) -> Callable[[ClassificationSet, np.ndarray], Scores]:
         def of_classes(contexts: np.ndarray, prompts: np.ndarray, classes: int) -> np.ndarray:
             scores = self.predictor.prompt_scores(params, contexts, prompts)
             return scores.reshape(len(contexts), classes, -1).mean(axis=2)
@@ -223,7 +225,7 @@ class PredictiveEvaluation:
 
         return of_task
 
-    def _word_scores(self, params: Any) -> Callable[[ClassificationSet, np.ndarray], Scores]:
+    def _word_scores(self, params: Params) -> Callable[[ClassificationSet, np.ndarray], Scores]:
         logs = self.predictor.word_scores(params, self.unlabeled, self.columns)
         prior = np.logaddexp.reduce(logs, axis=0) - np.log(len(logs))  # log of the mean probability, without underflow
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from clip_jax.errors import UserError, parse_json
 from clip_jax.evals import metrics
 from clip_jax.storage.paths import read_text, write_text
+from clip_jax.types import JsonObject
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Result = dict[str, Any]
+Result = JsonObject
 SHOWN_METRICS = (
     "acc1", "mean_per_class_recall", "roc_auc", "mean_average_precision", "mean_average_precision_11point",
     "mean_acc1_acc5",
@@ -26,7 +27,7 @@ RESULT_COLUMNS = ["model", "dataset", "task", "shots", "value", "low", "high", "
 
 def benchmark_metrics(
     scores: np.ndarray, labels: np.ndarray, metric: str = "accuracy", alike: np.ndarray | None = None
-) -> dict[str, Any]:
+) -> JsonObject:
     """Compute CLIP_benchmark's metrics, the exact 95 % interval of acc1, and the set's own metric.
 
     Args:
@@ -37,7 +38,7 @@ def benchmark_metrics(
     """
     classes = scores.shape[1]
     truth = labels if labels.ndim == 2 else labels[:, None] == np.arange(classes)[None]
-    values: dict[str, Any] = {}
+    values: JsonObject = {}
     if labels.ndim == 1:
         acc1, acc5 = (float(metrics.hits_at(scores, labels, k, alike).mean()) for k in (1, 5))
         low, high = metrics.proportion_interval(acc1, len(labels), "exact")
@@ -79,19 +80,21 @@ def read_results(path: str | Path) -> pd.DataFrame:
     path = Path(path)
     try:
         if path.suffix == ".csv":
-            records: list[Any] = pd.read_csv(path).to_dict("records")
+            records = cast(list[JsonObject], pd.read_csv(path).to_dict("records"))
         else:
             records = [{**r, **r["metrics"]} for r in parse_json(read_text(path), path)]
         rows = [_accuracy(r) for r in records if r["task"] in PREFIXES]
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise UserError(field=path, reason="no such file") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: no results of a transfer benchmark ({type(error).__name__}: {error})") from None
+        raise UserError(
+            field=path, reason=f"not the results of a transfer benchmark ({type(error).__name__}: {error})"
+        ) from None
     table = pd.DataFrame(rows, columns=RESULT_COLUMNS)
     return table[table["value"].notna()].reset_index(drop=True)
 
 
-def _accuracy(row: dict[str, Any]) -> dict[str, Any]:
+def _accuracy(row: JsonObject) -> JsonObject:
     prefix, shots = PREFIXES[row["task"]], row.get("fewshot_k", -1)
     few = shots == shots and shots > 0  # NaN in other rows of a CSV
     ends = ("min", "max") if few else ("low", "high")

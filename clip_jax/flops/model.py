@@ -246,12 +246,12 @@ class Work:
         return Work(self.flops * times, self.bytes * times)
 
 
-def jaxpr_flops(function: Callable[..., Any], *args: Any) -> int:
+def jaxpr_flops(function: Callable[..., object], *args: object) -> int:
     """Count the FLOPs of ``function(*args)`` as `jaxpr_work` does."""
     return jaxpr_work(function, *args).flops
 
 
-def jaxpr_work(function: Callable[..., Any], *args: Any) -> Work:
+def jaxpr_work(function: Callable[..., object], *args: object) -> Work:
     """Count the FLOPs and bytes of ``function(*args)`` by walking its jaxpr, recomputation included.
 
     ``args`` may be abstract (`jax.ShapeDtypeStruct`). A scan counts its length times; inside shard_map one device's

@@ -11,6 +11,8 @@ from clip_jax.plotting.ticks import short_number
 if TYPE_CHECKING:
     import pandas as pd
 
+    from clip_jax.plotting.figure import Figure
+
 DPI = 220
 INK, SOFT, PALE = "#222222", "#767676", "#e6e6e6"
 # Okabe & Ito's palette, distinguishable for color-blind readers, with one dash pattern each for print without color
@@ -42,13 +44,11 @@ class NotDrawn(Exception):
     """The error of a figure that a table cannot give; the message is the reason."""
 
 
-def new_figure(width: float = 5.6, height: float = 3.7, columns: int = 1, **options: Any) -> tuple[Any, list[Any]]:
+def new_figure(width: float = 5.6, height: float = 3.7, columns: int = 1, **options: Any) -> tuple[Figure, list[Any]]:
     """Make (figure, its axes from left to right) of a size in inches, without pyplot's global state."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from clip_jax.plotting.figure import Figure
 
-    figure = Figure(figsize=(width, height))
-    FigureCanvasAgg(figure)
+    figure = Figure(width, height)
     return figure, list(figure.subplots(1, columns, squeeze=False, **options)[0])
 
 

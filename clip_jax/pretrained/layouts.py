@@ -15,6 +15,7 @@ from clip_jax.errors import ConfigError, UserError, foreign
 from clip_jax.models.clip import CLIP
 from clip_jax.pretrained import mapping, open_clip, openai, transformers
 from clip_jax.pretrained.mapping import WeightEntry
+from clip_jax.types import JsonObject, Params
 
 LAYOUTS = ("openai", "open_clip", "transformers")
 
@@ -29,7 +30,7 @@ class Layout:
     ignored: tuple[str, ...]
 
 
-def detect(tensors: Mapping[str, np.ndarray], config: Mapping[str, Any] | None, source: str) -> Layout:
+def detect(tensors: Mapping[str, np.ndarray], config: JsonObject | None, source: str) -> Layout:
     """Detect the layout from the config file if there is one, otherwise from the tensors.
 
     Raises UserError if it is none of `LAYOUTS`, or if its config is not supported.
@@ -39,7 +40,7 @@ def detect(tensors: Mapping[str, np.ndarray], config: Mapping[str, Any] | None, 
         return _detect(tensors, config, source, prefix)
 
 
-def _detect(tensors: Mapping[str, np.ndarray], config: Mapping[str, Any] | None, source: str, prefix: str) -> Layout:
+def _detect(tensors: Mapping[str, np.ndarray], config: JsonObject | None, source: str, prefix: str) -> Layout:
     if config is not None and ("model_cfg" in config or "vision_cfg" in config):
         shape = _plausible(open_clip.config_of(config.get("model_cfg", config), source), source)
         return Layout("open_clip", shape, open_clip.entries(shape, prefix), openai.IGNORED)
@@ -47,7 +48,7 @@ def _detect(tensors: Mapping[str, np.ndarray], config: Mapping[str, Any] | None,
         shape = _plausible(transformers.config_of(config, source), source)
         return Layout("transformers", shape, transformers.entries(shape), transformers.IGNORED)
     if any(key.startswith(("vision_model.", "text_model.")) for key in tensors):
-        raise UserError(f"{source}: weights of transformers need their config.json beside them")
+        raise UserError(field=source, reason="weights in the layout of transformers need their config.json beside them")
     shape = _plausible(openai.infer(tensors, source), source)
     return Layout("openai", shape, openai.entries(shape, prefix), openai.IGNORED)
 
@@ -60,15 +61,16 @@ def _plausible(config: ModelConfig, source: str) -> ModelConfig:
     try:
         return from_dict(ModelConfig, to_dict(config), "model.")
     except ConfigError as error:
-        raise UserError(f"{source}: {error}", field=error.field, value=error.value, reason=error.reason) from None
+        raise error.at(source) from None
 
 
-def abstract_params(config: ModelConfig) -> Any:
+def abstract_params(config: ModelConfig) -> Params:
     """Return the shapes and dtypes of a model's parameters, allocating nothing."""
-    return nnx.as_pure(nnx.state(nnx.eval_shape(lambda: CLIP(config, rngs=nnx.Rngs(0)))))
+    shapes: Any = nnx.as_pure(nnx.state(nnx.eval_shape(lambda: CLIP(config, rngs=nnx.Rngs(0)))))
+    return shapes
 
 
-def read(tensors: Mapping[str, np.ndarray], layout: Layout, source: str) -> dict[str, Any]:
+def read(tensors: Mapping[str, np.ndarray], layout: Layout, source: str) -> Params:
     """Read the model's parameters as NumPy arrays; raise UserError listing the tensors that do not fit."""
     return mapping.read(tensors, layout.entries, abstract_params(layout.config), source, layout.ignored)
 
@@ -81,4 +83,4 @@ def entries_for(name: str, config: ModelConfig) -> list[WeightEntry]:
         return transformers.entries(config)
     if name == "openai":
         return openai.entries(config)
-    raise UserError(f"layout {name!r}: must be one of {', '.join(LAYOUTS)}")
+    raise UserError(field="layout", value=name, reason=f"must be one of {', '.join(LAYOUTS)}")

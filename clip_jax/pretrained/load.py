@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,6 +21,7 @@ from clip_jax.pretrained.preprocessor import SIGLIP_MEAN_STD, find_preprocessor,
 from clip_jax.pretrained.tokenizer_export import open_clip_settings, tokenizer_files
 from clip_jax.pretrained.tokenizer_files import tokenizer_of
 from clip_jax.storage.paths import disk_errors, mkdir
+from clip_jax.types import JsonObject, Params
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Weights:
 
     name: str
     config: ModelConfig
-    params: dict[str, Any]
+    params: Params
     preprocess: Preprocess
     tokenizer: Tokenizer | None
 
@@ -44,7 +43,7 @@ class Weights:
         return digest(self.params, self.config)
 
 
-def digest(params: Any, config: ModelConfig) -> str:
+def digest(params: Params, config: ModelConfig) -> str:
     """Return a hash of the parameters and the model, 16 hex digits.
 
     It depends on the parameters' names, shapes, dtypes and values, and on the model around them, such as its
@@ -97,14 +96,14 @@ def load_weights(name: str, *, fetch: Fetch = hub_fetch) -> Weights:
     return Weights(name, layout.config, params, preprocess, tokenizer)
 
 
-def _warn_of_high_scale(name: str, params: Mapping[str, Any], highest: float) -> None:
+def _warn_of_high_scale(name: str, params: Params, highest: float) -> None:
     scale = float(np.exp(np.float64(params["logit_scale"])))
     if scale > highest * 1.001:  # the released models were trained up to the bound and reach it
         message = f"{name}: its logit scale {scale:.5g} is above {highest:g}, which is used in its place"
         warnings.warn(message, stacklevel=3)
 
 
-def _preprocess(layout: layouts.Layout, config: Mapping[str, Any], files: Files) -> Preprocess:
+def _preprocess(layout: layouts.Layout, config: JsonObject, files: Files) -> Preprocess:
     size = layout.config.image.image_size
     if "preprocess_cfg" in config:
         return Preprocess.from_config(config["preprocess_cfg"], size, str(files.config))
@@ -143,7 +142,7 @@ def save_weights(weights: Weights, folder: str | Path, layout: str = "open_clip"
             names[0]: transformers.config_to(weights.config),
         }
     else:
-        raise UserError(f"layout={layout!r}: must be open_clip or transformers")
+        raise UserError(field="layout", value=layout, reason="must be open_clip or transformers")
     if weights.tokenizer is not None:
         configs |= tokenizer_files(weights.tokenizer, weights.config.text.causal)
         if layout == "open_clip":

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from clip_jax.errors import UserError
 from clip_jax.finite import finite_tensors
+from clip_jax.types import Params
+
+if TYPE_CHECKING:
+    pass
 
 MAX_LISTED = 8  # names in one error
 
@@ -52,15 +56,15 @@ def _to_tensor(value: np.ndarray, form: str) -> np.ndarray:
     return value[None] if form in ("row", "one") else value
 
 
-def _leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
+def _leaves(tree: object, prefix: str = "") -> Params:
     if not isinstance(tree, Mapping):
         return {prefix: tree}
     return {k: v for name, sub in tree.items() for k, v in _leaves(sub, f"{prefix}/{name}" if prefix else name).items()}
 
 
-def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+def nest(flat: Params) -> Params:
     """Nest a flat dictionary: {"a/b": x} -> {"a": {"b": x}}."""
-    tree: dict[str, Any] = {}
+    tree: Params = {}
     for path, value in flat.items():
         *groups, last = path.split("/")
         at = tree
@@ -70,7 +74,7 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def flatten(tree: Any) -> dict[str, Any]:
+def flatten(tree: Params) -> Params:
     """Flatten a nested dictionary: {"a": {"b": x}} -> {"a/b": x}."""
     return _leaves(tree)
 
@@ -83,10 +87,10 @@ def _list(names: list[str]) -> str:
 def read(
     tensors: Mapping[str, np.ndarray],
     entries: list[WeightEntry],
-    abstract: Any,
+    abstract: Params,
     source: str,
     ignored: tuple[str, ...] = (),
-) -> dict[str, Any]:
+) -> Params:
     """Convert source tensors to our parameters.
 
     Args:
@@ -146,7 +150,7 @@ def read(
         if names:
             problems.append(f"{len(names)} {title}: {_list(names)}")
     if problems:
-        raise UserError(f"{source}: the weights do not fit the model: {'; '.join(problems)}")
+        raise UserError(field=source, reason=f"the weights do not fit the model: {', '.join(problems)}")
     finite_tensors(source, named)
     left = sorted(p for p in shapes if p not in out)
     if left:  # a layout that lacks one of our parameters is a bug, not a user's mistake
@@ -154,7 +158,7 @@ def read(
     return nest(out)
 
 
-def write(params: Any, entries: list[WeightEntry]) -> dict[str, np.ndarray]:
+def write(params: Params, entries: list[WeightEntry]) -> dict[str, np.ndarray]:
     """Convert our parameters to the layout's tensors; the inverse of `read`."""
     flat = {k: np.asarray(v) for k, v in flatten(params).items()}
     out: dict[str, np.ndarray] = {}

@@ -8,9 +8,10 @@ from typing import Any
 from clip_jax.data.tokenizers.clip_bpe import END, ClipTokenizer
 from clip_jax.data.tokenizers.huggingface import HFTokenizer
 from clip_jax.data.tokenizers.learned_bpe import Tokenizer
+from clip_jax.types import JsonObject
 
 
-def tokenizer_files(tokenizer: Tokenizer, causal: bool) -> dict[str, dict[str, Any]]:
+def tokenizer_files(tokenizer: Tokenizer, causal: bool) -> dict[str, JsonObject]:
     """Return the content of ``tokenizer.json`` and ``tokenizer_config.json`` by file name.
 
     The files are read by ``AutoTokenizer.from_pretrained(FOLDER)``. They give the tokenizer's ids where a text needs no
@@ -43,7 +44,7 @@ def tokenizer_files(tokenizer: Tokenizer, causal: bool) -> dict[str, dict[str, A
     return {"tokenizer.json": json.loads(library.to_str()), "tokenizer_config.json": config}
 
 
-def open_clip_settings(tokenizer: Tokenizer) -> dict[str, Any]:
+def open_clip_settings(tokenizer: Tokenizer) -> JsonObject:
     """Return the fields of open_clip's ``text_cfg`` that make it read `tokenizer_files` from the folder of its config.
 
     CLIP's published vocabulary needs none: it is open_clip's default. open_clip repairs texts for every tokenizer.

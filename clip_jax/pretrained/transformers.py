@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from clip_jax.config import ImageTowerConfig, ModelConfig, TextTowerConfig
@@ -10,6 +9,7 @@ from clip_jax.config.model import Activation
 from clip_jax.errors import UserError
 from clip_jax.pretrained.mapping import WeightEntry
 from clip_jax.pretrained.openai import dense, norm, packed_attention
+from clip_jax.types import JsonObject
 
 ACTIVATIONS: dict[str, Activation] = {
     "quick_gelu": "quick_gelu", "gelu": "gelu_erf", "gelu_pytorch_tanh": "gelu", "gelu_new": "gelu",
@@ -17,7 +17,7 @@ ACTIVATIONS: dict[str, Activation] = {
 IGNORED = ("position_ids",)
 
 
-def _defaults(siglip: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+def _defaults(siglip: bool) -> tuple[JsonObject, JsonObject]:
     """Return the library's defaults for fields missing in a config file: of the image and of the text tower."""
     image: dict[str, Any] = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
                              "num_attention_heads": 12, "image_size": 224, "patch_size": 32, "num_channels": 3,
@@ -32,28 +32,31 @@ def _defaults(siglip: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     return image, text
 
 
-def config_of(cfg: Mapping[str, Any], source: str) -> ModelConfig:
+def config_of(cfg: JsonObject, source: str) -> ModelConfig:
     """Convert a ``config.json`` to our config; raise UserError naming what is not supported."""
     kind = cfg.get("model_type")
     if kind not in ("clip", "siglip"):
-        raise UserError(f"{source}: model_type={kind!r}: must be clip or siglip")
+        raise UserError(source=source, field="model_type", value=kind, reason="must be clip or siglip")
     siglip = kind == "siglip"
     image, text = _defaults(siglip)
     try:
         image |= cfg.get("vision_config") or {}
         text |= cfg.get("text_config") or {}
         if image["num_channels"] != 3 or not image.get("vision_use_head", True):
-            raise UserError(f"{source}: vision_config: needs three channels and the pooling head")
+            raise UserError(source=source, field="vision_config", reason="needs num_channels=3 and the pooling head")
         eos = text["eos_token_id"]
         # early config files have 2 here, and the library then pools at the largest token id
         if not siglip and eos not in (2, text["vocab_size"] - 1):
             raise UserError(
-                f"{source}: text_config.eos_token_id={eos}: must be the last token, {text['vocab_size'] - 1}"
+                source=source,
+                field="text_config.eos_token_id",
+                value=eos,
+                reason=f"must be the last token, {text['vocab_size'] - 1}",
             )
         for name, values in (("vision_config", image), ("text_config", text)):
             if values["hidden_act"] not in ACTIVATIONS:
                 reason = f"must be one of {', '.join(ACTIVATIONS)}"
-                raise UserError(f"{source}: {name}.hidden_act={values['hidden_act']!r}: {reason}")
+                raise UserError(source=source, field=f"{name}.hidden_act", value=values["hidden_act"], reason=reason)
         act, of_text = ACTIVATIONS[image["hidden_act"]], ACTIVATIONS[text["hidden_act"]]
         common_image = {
             "width": image["hidden_size"], "depth": image["num_hidden_layers"], "heads": image["num_attention_heads"],
@@ -67,10 +70,11 @@ def config_of(cfg: Mapping[str, Any], source: str) -> ModelConfig:
             "norm_eps": text["layer_norm_eps"],
         }  # fmt: skip
         if siglip:
+            text.setdefault("projection_size", text["hidden_size"])
             return ModelConfig(
                 image=ImageTowerConfig(**common_image, **SIGLIP_IMAGE),
                 text=TextTowerConfig(**common_text, **SIGLIP_TEXT),
-                embed_dim=text.get("projection_size", text["hidden_size"]), logit_bias=True, max_logit_scale=1e4,
+                embed_dim=text["projection_size"], logit_bias=True, max_logit_scale=1e4,
                 activation=act, text_activation="" if of_text == act else of_text,
             )  # fmt: skip
         return ModelConfig(
@@ -79,7 +83,7 @@ def config_of(cfg: Mapping[str, Any], source: str) -> ModelConfig:
         )  # fmt: skip
     except (KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise UserError(
-            f"{source}: not a config of CLIPModel or SiglipModel ({type(error).__name__}: {error})"
+            field=source, reason=f"not a config of CLIPModel or SiglipModel ({type(error).__name__}: {error})"
         ) from None
 
 
@@ -89,7 +93,7 @@ SIGLIP_IMAGE: dict[str, Any] = {
 SIGLIP_TEXT: dict[str, Any] = {"causal": False, "pool": "last", "projection_bias": True}
 
 
-def config_to(config: ModelConfig) -> dict[str, Any]:
+def config_to(config: ModelConfig) -> JsonObject:
     """Convert our config to the ``config.json`` of CLIPModel, or of SiglipModel if the model has a logit bias.
 
     Raises UserError for what neither class can express.
@@ -109,8 +113,10 @@ def config_to(config: ModelConfig) -> dict[str, Any]:
         plain = (i, t) == (image, text)
     if not plain:
         raise UserError(
-            "export to transformers: it has plain ViT and text towers only: CLIPModel's (class token, causal text) or, "
-            "with a logit bias, SiglipModel's (MAP pooling, last token)"
+            source="export to transformers",
+            field="model.image, model.text",
+            reason="must be the towers of CLIPModel (class token, causal text) or, with a logit bias, of SiglipModel "
+            "(MAP pooling, last token)",
         )
     acts: dict[str, str] = {name: source_name for source_name, name in reversed(ACTIVATIONS.items())}
     common: dict[str, Any] = {"attention_dropout": 0.0}

@@ -11,6 +11,9 @@ from typing import Any
 from clip_jax.errors import UserError, parse_json
 from clip_jax.storage.paths import read_text, write_text
 from clip_jax.storage.record_fields import check_fields
+from clip_jax.types import JsonObject
+
+Json = Any  # a parsed JSON value; its shape is known to the reader of the record
 
 
 def write_json(path: Path, values: Mapping[str, object]) -> None:
@@ -18,18 +21,18 @@ def write_json(path: Path, values: Mapping[str, object]) -> None:
     write_text(path, json.dumps(plain_json(dict(values)), indent=1, allow_nan=False) + "\n")
 
 
-def plain_json(value: Any) -> Any:
+def plain_json(value: object) -> Json:
     """Return ``value`` in JSON types: NumPy scalars as Python numbers, infinity and NaN as None, tuples as lists."""
     if isinstance(value, dict):
         return {str(k): plain_json(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain_json(v) for v in value]
     if hasattr(value, "dtype"):
-        value = value.item()
+        value = value.item()  # type: ignore[attr-defined]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> JsonObject | None:
     """Read the object in ``path``; return None if the file does not exist.
 
     Raises UserError if it is not JSON, or a record whose fields do not match `record_fields.FIELDS`.
@@ -42,7 +45,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return values
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path) -> list[JsonObject]:
     """Read the rows of a ``.jsonl`` file; skip a last line that a kill truncated. A missing file has no rows."""
     try:
         text = read_text(path)
@@ -51,7 +54,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return parse_lines(text, path)
 
 
-def parse_lines(text: str, path: Path) -> list[dict[str, Any]]:
+def parse_lines(text: str, path: Path) -> list[JsonObject]:
     """Parse the text of a ``.jsonl`` file as `read_lines` does; ``path`` names it in errors."""
     rows = []
     lines = text.split("\n")
@@ -73,9 +76,9 @@ def lines_text(rows: Iterable[Mapping[str, object]]) -> str:
     return "".join(json.dumps(plain_json(dict(row)), allow_nan=False) + "\n" for row in rows)
 
 
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: JsonObject, prefix: str = "") -> JsonObject:
     """Flatten nested dictionaries into one with dotted names."""
-    out: dict[str, Any] = {}
+    out: JsonObject = {}
     for key, value in values.items():
         out |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return out

@@ -11,12 +11,12 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from clip_jax.errors import parse_json
 from clip_jax.storage import paths
 from clip_jax.storage.lock import HEARTBEAT_TIMEOUT_S, STALE_AFTER_S, Busy, RunLock, machine_id, process_start_time
 from clip_jax.storage.record_fields import check_fields
+from clip_jax.storage.records import Owner
 
 LEASE_FOLDER = ".lease"
 HEARTBEAT_S = 10.0  # seconds between heartbeats
@@ -69,9 +69,11 @@ class Lease:
         """Check that this process still holds the lease; raise Busy if another has taken over."""
         if self.number and self._newest_number() > self.number:
             owner = self.owner()
-            raise Busy(f"{self.dir}: process {owner.get('pid')} on {owner.get('host')} has taken over from this one")
+            raise Busy(
+                field=self.dir, reason=f"process {owner.get('pid')} on {owner.get('host')} has taken over from this one"
+            )
 
-    def owner(self) -> dict[str, Any]:
+    def owner(self) -> Owner:
         """Return what the newest lease records of its owner, ``pid`` and ``host`` among it; empty without a lease."""
         return self._newest()[1] or {}
 
@@ -102,7 +104,7 @@ class Lease:
                     return
                 paths.write_text(self._path(self.number), self._text())
 
-    def _text(self, **more: Any) -> str:
+    def _text(self, **more: object) -> str:
         return json.dumps(self._owner_info | {"heartbeat": self.clock()} | more)
 
     def _path(self, number: int) -> Path:
@@ -114,7 +116,7 @@ class Lease:
     def _newest_number(self) -> int:
         return max((int(name.removesuffix(".json")) for name in self._names()), default=0)
 
-    def _newest(self) -> tuple[int, dict[str, Any] | None]:
+    def _newest(self) -> tuple[int, Owner | None]:
         number = self._newest_number()
         try:
             if not number:
@@ -125,7 +127,7 @@ class Lease:
         except FileNotFoundError:  # superseded between the listing and the read
             return self._newest()
 
-    def _is_stale(self, number: int, holder: dict[str, Any]) -> bool:
+    def _is_stale(self, number: int, holder: Owner) -> bool:
         if holder.get("released"):
             return True
         if (alive := _holder_alive(holder)) is not None:
@@ -141,9 +143,9 @@ class Lease:
                 return False
         return True
 
-    def _busy(self, owner: dict[str, Any]) -> Busy:
+    def _busy(self, owner: Owner) -> Busy:
         who = f"process {owner.get('pid', '?')} on {owner.get('host', '?')}"
-        return Busy(f"{self.dir}: is being trained by {who}; wait for it or stop it")
+        return Busy(field=self.dir, reason=f"is being trained by {who}", hint="wait for it or stop it")
 
 
 def open_lock(run_dir: Path) -> RunLock | Lease:
@@ -151,7 +153,7 @@ def open_lock(run_dir: Path) -> RunLock | Lease:
     return Lease(run_dir) if paths.is_remote(run_dir) else RunLock(run_dir)
 
 
-def _holder_alive(holder: dict[str, Any]) -> bool | None:
+def _holder_alive(holder: Owner) -> bool | None:
     """Return whether the holder's process runs on this machine; None if it runs, or may run, on another one."""
     if holder.get("machine") is None or holder["machine"] != machine_id():
         return None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from clip_jax.errors import UserError, name_within, short
 
@@ -74,13 +73,13 @@ REQUIRED: dict[str, tuple[str, ...]] = {
 }
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     return abs(value) < INT64_LIMIT if isinstance(value, int) else math.isfinite(value)
 
 
-_IS: dict[str, Callable[[Any], bool]] = {
+_IS: dict[str, Callable[[object], bool]] = {
     "text": lambda value: isinstance(value, str),
     "name": lambda value: isinstance(value, str),
     "flag": lambda value: isinstance(value, bool),
@@ -91,7 +90,7 @@ _IS: dict[str, Callable[[Any], bool]] = {
 }
 
 
-def check_fields(name: str, values: Any, source: object) -> None:
+def check_fields(name: str, values: object, source: object) -> None:
     """Check the fields of one record, or of one line of a ``.jsonl`` file.
 
     Args:
@@ -111,14 +110,14 @@ def check_fields(name: str, values: Any, source: object) -> None:
             require_fields(cell, tuple(_CELL), source, f"cells[{index}].")
 
 
-def require_fields(values: Mapping[str, Any], names: tuple[str, ...], source: object, prefix: str = "") -> None:
+def require_fields(values: Mapping[str, object], names: tuple[str, ...], source: object, prefix: str = "") -> None:
     """Check that an object has these fields, named with ``prefix`` in the message; raise UserError otherwise."""
     for name in names:
         if name not in values:
             raise _damaged(source, f"lacks the field {prefix}{name}")
 
 
-def _check(value: Any, kind: Kind, source: object, field: str) -> None:
+def _check(value: object, kind: Kind, source: object, field: str) -> None:
     if isinstance(kind, list):
         if not isinstance(value, list):
             raise _damaged(source, f"{field}={short(value)} must be a list")

@@ -107,6 +107,18 @@ class Submission(TypedDict):
     time: NotRequired[float]
 
 
+class Owner(TypedDict, total=False):
+    """Who holds a lock or a lease; a lock has no heartbeat."""
+
+    pid: int
+    host: str
+    machine: str | None
+    began: str | None  # start time of the process
+    heartbeat: float
+    released: bool
+    token: str
+
+
 class Failure(TypedDict):
     """Content of ``failure.json``: why a run is not tried again."""
 

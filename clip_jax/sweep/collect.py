@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
-import sys
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clip_jax.errors import UserError
 from clip_jax.scaling.data.runs_table import LR_CHECK, is_check
@@ -17,6 +17,9 @@ from clip_jax.storage.records import PlannedRun
 from clip_jax.sweep.run_state import FAILURE, RunState
 from clip_jax.sweep.tried_values import judge, noise_of
 from clip_jax.train.run_directory import RESULT
+from clip_jax.types import JsonObject
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +37,9 @@ def cells_of(sweep_dir: Path) -> list[PlannedRun]:
     """
     plan = read_json(sweep_dir / "plan.json")
     if plan is None:
-        raise UserError(f"{sweep_dir}: holds no sweep (no plan.json); start one with `clip-jax sweep run`")
+        raise UserError(
+            field=sweep_dir, reason="holds no sweep (no plan.json)", hint="start one with `clip-jax sweep run`"
+        )
     return [row for row in plan["cells"] if row["dropped"] is None]
 
 
@@ -71,7 +76,7 @@ def several_data(df: pd.DataFrame) -> str | None:
     return f"runs were trained on different data, see train_records and train_digest in runs.csv: {digests}"
 
 
-def _settings(config: dict[str, Any]) -> dict[str, float | None]:
+def _settings(config: JsonObject) -> dict[str, float | None]:
     """Return the settings of a run for which its result has no column; None for those its config lacks."""
     optim = config.get("optim") or {}
     warmup, steps = optim.get("warmup_steps"), config.get("steps")
@@ -121,7 +126,7 @@ def curves(sweep_dir: str | Path, metric: str = "error_mean") -> pd.DataFrame | 
         try:
             evals = read_lines(root / "runs" / cell["run_id"] / "evals.jsonl")
         except UserError as error:
-            print(f"clip-jax: {error}; its learning curve is left out", file=sys.stderr)
+            logger.warning("%s; its learning curve is left out", error)
             continue
         for e in evals:
             if (e["task"], e["metric"]) == names[metric]:
@@ -145,7 +150,7 @@ def lr_evidence(df: pd.DataFrame, metric: str) -> pd.DataFrame:
     done = df[df["final"].astype(bool)]
     noise = noise_of(done, metric)
     checks, used = done[done["kind"] == LR_CHECK], done[~is_check(done["kind"])]
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     for (budget, params), group in checks.groupby(["budget", "params"]):
         cell = used[(used["budget"] == budget) & (used["params"] == params)]
         if cell.empty:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from clip_jax._moved import names_of
 from clip_jax.config.io import to_dict
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.errors import UserError
+from clip_jax.scaling.data.records import LawRecord
 from clip_jax.scaling.data.runs_table import LR_CHECK, is_check
 from clip_jax.storage.json_files import write_json
 from clip_jax.storage.paths import absolute, as_path, mkdir
@@ -26,12 +27,14 @@ from clip_jax.sweep.launch.submission import JobState, requeue, set_aside_corrup
 from clip_jax.sweep.plan import Cell, SweepPlan, make_cell, plan_of, setting_checks
 from clip_jax.sweep.run_state import CANCELLED, RunState
 
+logger = logging.getLogger(__name__)
+
 __getattr__ = names_of(__name__, "sweep.analysis.report")
 
 
 def run_sweep(
-    config: SweepConfig, sweep_dir: str | Path, echo: Echo = print, engine: Engine | None = None
-) -> dict[str, Any]:
+    config: SweepConfig, sweep_dir: str | Path, echo: Echo = logger.info, engine: Engine | None = None
+) -> LawRecord:
     """Train the cells of a sweep and report: first the plan, then extra seeds and checks at each budget's best size.
 
     A run that failed before is tried again, one that was cancelled is not (`submission.requeue`).
@@ -39,7 +42,7 @@ def run_sweep(
     Args:
       config: the sweep.
       sweep_dir: created if missing, or ``gs://BUCKET/…``; the same call on it completes what is missing.
-      echo: receives progress lines.
+      echo: receives progress lines; by default the log.
       engine: where to train; by default the one that the config names.
 
     Returns:
@@ -85,7 +88,7 @@ def jobs_of(groups: Sequence[tuple[Cell, ...]], root: Path) -> list[tuple[Job, t
     return jobs
 
 
-def _stages(sweep: _Sweep, plan: SweepPlan) -> dict[str, Any]:
+def _stages(sweep: _Sweep, plan: SweepPlan) -> LawRecord:
     config = sweep.config
     sweep.save()
     sweep.train(plan.kept)
@@ -171,7 +174,11 @@ class _Sweep:
         df = collect(self.root)
         _check_finished(df, self.root)
         if self.config.metric not in df:
-            raise UserError(f"metric={self.config.metric!r}: no such column; there are {', '.join(df.columns)}")
+            raise UserError(
+                field="metric",
+                value=self.config.metric,
+                reason=f"must be one of the columns {', '.join(df.columns)}",
+            )
         df = df[df["final"].astype(bool) & ~is_check(df["kind"]) & df[self.config.metric].notna()]
         means = df.groupby(["budget", "rung"])[self.config.metric].mean().reset_index()
         rows = means.loc[means.groupby("budget")[self.config.metric].idxmin()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clip_jax import flops
 from clip_jax.config import RunConfig
@@ -13,7 +13,9 @@ from clip_jax.config.hyperparameter_rules import CHECK_KINDS, RULED
 from clip_jax.config.io import run_id
 from clip_jax.config.presets import ladder, sized
 from clip_jax.config.sweep import LONGEST_WARMUP, SweepConfig
+from clip_jax.durations import duration_text
 from clip_jax.errors import ConfigError
+from clip_jax.types import JsonObject
 
 if TYPE_CHECKING:
     pass
@@ -65,7 +67,7 @@ def make_cell(
     model = sized(config.models[int(rung)], base.model) if config.models else ladder(rung, base.model)
     batch = max(1, round(base.batch_size * 2.0 ** round(math.log2(rules.factor("batch_power", budget)))))
     if batch * batch_factor % 1:
-        raise ConfigError(f"a batch of {batch * batch_factor:g} is no whole number of pairs")
+        raise ConfigError(field="batch_size", value=batch * batch_factor, reason="must be a whole number of pairs")
     batch = int(batch * batch_factor)
     step_flops = flops.training_flops(model, batch, batch, base.init_from.freeze_tower).total
     steps = max(2, round(budget / step_flops))
@@ -110,7 +112,7 @@ def setting_checks(config: SweepConfig, rung: float, budget: float) -> list[Cell
             try:
                 cell = make_cell(config, rung, budget, config.seeds[0], kind=CHECK_KINDS[name], **factors)
             except ConfigError as error:
-                raise ConfigError(f"{name}_multipliers: {factor:g} × the usual: {error}") from None
+                raise ConfigError(field=f"{name}_multipliers", reason=f"{factor:g} × the usual: {error}") from None
             cells.setdefault(cell.run_id, cell)
     return list(cells.values())
 
@@ -131,7 +133,7 @@ class SweepPlan:
         """Cells that run."""
         return [c for c in self.cells if c.reason is None]
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[JsonObject]:
         """Return one dictionary per cell, as stored in ``plan.json``."""
         return [
             {
@@ -160,7 +162,7 @@ class SweepPlan:
         for r in self.rows():
             line = (
                 f" {r['budget']:8.2e}  {r['rung']:5g}  {r['width']:5d} {r['depth']:5d}  {r['params']:10,d}  "
-                f"{r['samples_seen']:10,d}  {r['steps']:7,d}  {r['flops']:8.2e}  {_time(r['seconds']):>9}"
+                f"{r['samples_seen']:10,d}  {r['steps']:7,d}  {r['flops']:8.2e}  {duration_text(r['seconds']):>9}"
             )
             lines.append(line + (f"  seed {r['seed']}" if r["dropped"] is None else f"  dropped: {r['dropped']}"))
         lines += self._totals()
@@ -179,11 +181,11 @@ class SweepPlan:
         seconds, price = sum(c.seconds for c in kept), config.resources.price_per_device_hour
         return [
             f" {len(kept)} runs kept, {len(self.cells) - len(kept)} dropped; {sum(c.flops for c in kept):.3g} FLOPs, "
-            f"about {_time(seconds / slots)} at {config.gflops_per_second:g} GFLOP/s a slot, {slots} at once"
+            f"about {duration_text(seconds / slots)} at {config.gflops_per_second:g} GFLOP/s a slot, {slots} at once"
             + (f"; {_cost(seconds, config.resources.devices, price)}" if price else ""),
             f" then up to {seeds * len(dearest)} runs at each budget's best "
             f"(seeds {list(config.extra_seeds_at_optimum)}) and {rates * len(tried)} at each {where} "
-            f"(learning rates × {list(config.lr_multipliers)}): at most {_time(later)} more",
+            f"(learning rates × {list(config.lr_multipliers)}): at most {duration_text(later)} more",
             *self._settings_tried(list(dearest.values())),
         ]
 
@@ -204,19 +206,13 @@ class SweepPlan:
         settings = ", ".join(f"{name} × {list(factors)}" for name, factors in tried.items() if factors)
         return [
             f" and up to {count * len(dearest)} runs at each budget's best ({settings}): at most "
-            f"{_time(count * sum(dearest) / config.max_concurrent_runs)} more"
+            f"{duration_text(count * sum(dearest) / config.max_concurrent_runs)} more"
         ]
 
 
 def _cost(seconds: float, devices: int, price: float) -> str:
     hours = seconds / 3600 * devices
     return f"{hours:.3g} device-hours, {hours * price:.3g} at {price:g} each"
-
-
-def _time(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def make_plan(config: SweepConfig, train_records: int | None = None) -> SweepPlan:
@@ -233,7 +229,7 @@ def make_plan(config: SweepConfig, train_records: int | None = None) -> SweepPla
       ConfigError: no cell is left, ``max_epochs`` is set for endless data, or a check is impossible.
     """
     if config.max_epochs and train_records is None:
-        raise ConfigError("max_epochs: would be ignored, the training data is endless")
+        raise ConfigError(field="max_epochs", reason="would be ignored, the training data is endless")
     cells: list[Cell] = []
     seen: set[str] = set()
     for budget in sorted(config.budgets):
@@ -251,7 +247,9 @@ def make_plan(config: SweepConfig, train_records: int | None = None) -> SweepPla
     plan = SweepPlan(config, tuple(cells))
     if not plan.kept:
         sizes = "models" if config.models else "rungs"
-        raise ConfigError(f"budgets, {sizes}: no cell is left; the first was dropped: {cells[0].reason}")
+        raise ConfigError(
+            field=f"budgets, {sizes}", reason=f"no cell is left, the first was dropped: {cells[0].reason}"
+        )
     for rung, budget in {(c.rung, c.budget) for c in plan.kept}:
         setting_checks(config, rung, budget)  # any cell may turn out best, so report impossible checks before it runs
     return plan

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import statistics
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from clip_jax import flops
 from clip_jax.config.io import run_id, to_dict
@@ -27,13 +26,16 @@ from clip_jax.sweep.search.config import METRIC_KEYS, SearchConfig, apply
 from clip_jax.sweep.search.samplers import propose, survivors
 from clip_jax.sweep.search.space import Setting, edge_warnings
 from clip_jax.sweep.search.trial import Trial
+from clip_jax.types import JsonObject
+
+logger = logging.getLogger(__name__)
 
 Echo = Callable[[str], None]
 
 
 def run_search(
-    config: SearchConfig, sweep_dir: str | Path, echo: Echo = print, engine: Engine | None = None
-) -> dict[str, Any]:
+    config: SearchConfig, sweep_dir: str | Path, echo: Echo = logger.info, engine: Engine | None = None
+) -> JsonObject:
     """Search, write ``search.csv``, ``search.png`` and ``best.json``, and return the content of ``best.json``.
 
     Proposals are a function of the config and of earlier results. So a search that was stopped at any moment and is
@@ -114,12 +116,12 @@ def _value(run_dir: Path, config: SearchConfig, stage: int) -> float | None:
     try:
         evals = read_lines(run_dir / "evals.jsonl")
     except UserError as error:
-        print(f"clip-jax: {error}; its trial counts as failed", file=sys.stderr)
+        logger.warning("%s; its trial counts as failed", error)
         return None
     for e in evals:
         if e["step"] == stage and (e["task"], e["metric"]) == METRIC_KEYS[config.metric]:
             return e["value"]
-    raise UserError(f"metric={config.metric!r}: {run_dir} has no such measurement at step {stage}")
+    raise UserError(field="metric", value=config.metric, reason=f"{run_dir} has no such measurement at step {stage}")
 
 
 def _line(config: SearchConfig, trial: Trial) -> str:
@@ -138,7 +140,7 @@ def _save_plan(root: Path, trials: list[Trial]) -> None:
     write_json(root / "plan.json", {"cells": SweepPlan(SweepConfig(name="search"), unique).rows()})
 
 
-def _finish(config: SearchConfig, root: Path, trials: list[Trial], echo: Echo) -> dict[str, Any]:
+def _finish(config: SearchConfig, root: Path, trials: list[Trial], echo: Echo) -> JsonObject:
     import pandas as pd
 
     from clip_jax.scaling.report.figures.files import write_figure
@@ -149,10 +151,10 @@ def _finish(config: SearchConfig, root: Path, trials: list[Trial], echo: Echo) -
     write_text(root / "search.csv", table.to_csv(index=False))
     ended = [t for t in trials if t.mean is not None and t.step == config.base.steps]
     if not ended:
-        raise UserError(f"{root}: no setting trained to the end; `clip-jax sweep logs` says why")
+        raise UserError(field=root, reason="no setting trained to the end", hint="`clip-jax sweep logs` says why")
     best = min(ended, key=lambda t: (t.mean, t.number))
     warnings = edge_warnings(config.dimensions, best.setting)
-    summary: dict[str, Any] = {
+    summary: JsonObject = {
         "setting": best.setting,
         "fields": [f"--{name}={_text(value)}" for name, value in best.setting.items()],
         "metric": config.metric,
@@ -173,7 +175,7 @@ def _finish(config: SearchConfig, root: Path, trials: list[Trial], echo: Echo) -
     return summary
 
 
-def _row(trial: Trial) -> dict[str, Any]:
+def _row(trial: Trial) -> JsonObject:
     run, known = trial.runs[0], [v for v in trial.values if v is not None]
     spent = flops.training_flops(run.model, trial.step * run.batch_size, run.batch_size).total * len(trial.runs)
     sd = statistics.stdev(known) if len(known) > 1 else None
@@ -182,5 +184,5 @@ def _row(trial: Trial) -> dict[str, Any]:
     return {"setting": trial.number, **trial.setting, **ends, "run_ids": " ".join(run_id(r) for r in trial.runs)}
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)

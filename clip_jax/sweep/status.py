@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from clip_jax.durations import duration_text
 from clip_jax.errors import UserError
 from clip_jax.storage.json_files import read_lines
 from clip_jax.storage.paths import as_path
@@ -122,7 +123,7 @@ def _table(sweep_dir: str | Path, engine: Engine | None, price: float) -> tuple[
         cost = row.device_s / 3600 * price
         spent += cost
         speed, mfu = (row.samples_per_s, row.mfu) if row.state == "running" and row.samples_per_s else (None, None)
-        left = _time((cell["steps"] - row.step) * cell["batch_size"] / speed) if speed else ""
+        left = duration_text((cell["steps"] - row.step) * cell["batch_size"] / speed, compact=True) if speed else ""
         identity = f"{cell['run_id']}  {cell['kind']:11s} {cell['budget']:8.2e}  {cell['rung']:5g}  {cell['seed']:4d}"
         where = f"{row.step:7,d}/{cell['steps']:<7,d}  {row.state:>9}  {_number(row.loss, '.3f'):>6}"
         pace = f"{_number(speed, ',.0f'):>9}  {_number(mfu, '.1%'):>5}  {left:>5}"
@@ -144,9 +145,3 @@ def _poll(engine: Engine | None, run_dirs: Sequence[Path]) -> tuple[dict[str, st
 
 def _number(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
-
-
-def _time(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f}s"
-    return f"{seconds / 60:.0f}m" if seconds < 7200 else f"{seconds / 3600:.1f}h"

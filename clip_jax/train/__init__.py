@@ -2,7 +2,7 @@
 
 import sys
 import types
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from clip_jax.errors import UserError
 
@@ -10,7 +10,7 @@ from clip_jax.errors import UserError
 class _Package(types.ModuleType):
     """Module type of this package: calling it names the function that replaced ``clip_jax.train(...)``."""
 
-    def __call__(self, *args: Any, **options: Any) -> NoReturn:
+    def __call__(self, *args: object, **options: object) -> NoReturn:
         raise UserError(
             field="clip_jax.train", reason="is a package", hint="the function is clip_jax.train_run(config, run_dir)"
         )

@@ -6,13 +6,12 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from clip_jax.config import AnomalyConfig, RunConfig
-from clip_jax.data.pipeline.loader import Batches, train_batches
+from clip_jax.data.pipeline.loader import Arrays, Batches, train_batches
 from clip_jax.data.sources.base import Source
 from clip_jax.data.tokenizers.learned_bpe import Tokenizer
-from clip_jax.storage.records import Event
+from clip_jax.storage.records import Event, MetricsRow
 
 
 class Anomaly(Exception):
@@ -101,7 +100,7 @@ class BatchStream:
         longer = dataclasses.replace(self._config, steps=self._config.steps + offset)
         return train_batches(longer, self._source, self._tokenizer, step + offset)
 
-    def batch(self, step: int) -> dict[str, Any]:
+    def batch(self, step: int) -> Arrays:
         """Return this process's share of the batch for the update after ``step``; block until it is ready."""
         offset = self._offsets.offset(step)
         if self._next != (step, offset):
@@ -121,6 +120,6 @@ class BatchStream:
         return self._broken + self.batches.broken_records
 
 
-def losses_of(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[int, float]]:
+def losses_of(rows: Iterable[MetricsRow]) -> Iterator[tuple[int, float]]:
     """Return (step, loss) for each row of ``metrics.jsonl``; skip rows whose loss was not finite."""
     return ((row["step"], row["loss"]) for row in rows if row["loss"] is not None)

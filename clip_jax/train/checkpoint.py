@@ -19,17 +19,21 @@ import jax
 
 from clip_jax.distributed.processes import all_processes, run_on_process_zero
 from clip_jax.errors import UserError
+from clip_jax.models.clip import AbstractModel
 from clip_jax.storage.json_files import read_json
 from clip_jax.storage.paths import absolute, as_path, disk_errors, mkdir, move_tree
 from clip_jax.train.checksum import checksums, checksums_and_finite
 from clip_jax.train.run_directory import checkpoints_in
 from clip_jax.train.state import TrainState
+from clip_jax.types import Params, PyTree
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINTS_KEPT = 2
 SETTLE_S = 0.5  # time for concurrent reads and writes to end after one has failed
 
 
-def _parts(state: TrainState) -> dict[str, Any]:
+def _parts(state: TrainState) -> dict[str, PyTree]:
     # parameters are a part of their own, so that an evaluation can read them alone
     return {"params": state.params, "rest": {"step": state.step, "opt_state": state.opt_state}}
 
@@ -43,7 +47,7 @@ class _Newest:
 
     every: int
 
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: object) -> list[bool]:
         steps = [c.step for c in checkpoints]
         stay = set(sorted(steps)[-CHECKPOINTS_KEPT:]) | set(sorted(s for s in steps if s % self.every == 0)[-1:])
         return [s in stay for s in steps]
@@ -195,8 +199,9 @@ class Checkpoints:
         if broken:
             step, reason = next(iter(broken.items()))
             raise UserError(
-                f"{self.dir}: none of its {len(broken)} checkpoints can be read (the newest, {step}: {reason}); "
-                f"move the folder away to train from the start"
+                field=self.dir,
+                reason=f"none of its {len(broken)} checkpoints can be read (the newest, {step}: {reason})",
+                hint="move the folder away to train from the start",
             )
         return None
 
@@ -248,7 +253,7 @@ def _load(path: Path, abstract: dict[str, Any]) -> tuple[dict[str, Any] | None, 
     return loaded, ""
 
 
-def load_params(run_dir: str | Path, built: Any) -> tuple[int, Any]:
+def load_params(run_dir: str | Path, built: AbstractModel) -> tuple[int, Params]:
     """Return (step, parameters) of a run's newest readable checkpoint, in the shardings of ``built``; write nothing.
 
     A newer checkpoint that cannot be read is named on stderr.
@@ -266,5 +271,7 @@ def load_params(run_dir: str | Path, built: Any) -> tuple[int, Any]:
         loaded, reason = _load(root / str(step), {"params": abstract})
         if loaded is not None:
             return step, loaded["params"]
-        print(f"clip-jax: {root / str(step)}: skipped ({reason})", file=sys.stderr)
-    raise UserError(f"{run_dir}: has no checkpoint{' that can be read' if steps else ''}; train it first")
+        logger.warning("%s: skipped (%s)", root / str(step), reason)
+    raise UserError(
+        field=run_dir, reason=f"has no checkpoint{' that can be read' if steps else ''}", hint="train it first"
+    )

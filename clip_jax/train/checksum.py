@@ -6,10 +6,10 @@ numbers without an error. So the checksums are saved with the arrays and compare
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+
+from clip_jax.types import PyTree
 
 
 def checksum(array: jax.Array) -> jax.Array:
@@ -32,12 +32,12 @@ def _checksum_and_finite(array: jax.Array) -> tuple[jax.Array, jax.Array]:
     return checksum(array), finite
 
 
-def checksums(parts: dict[str, Any]) -> dict[str, list[int]]:
+def checksums(parts: dict[str, PyTree]) -> dict[str, list[int]]:
     """Return the checksums of the leaves of each part; the arrays of all parts lie on one mesh."""
     return checksums_and_finite(parts)[0]
 
 
-def checksums_and_finite(parts: dict[str, Any]) -> tuple[dict[str, list[int]], bool]:
+def checksums_and_finite(parts: dict[str, PyTree]) -> tuple[dict[str, list[int]], bool]:
     """Return (`checksums`, whether every floating-point number of all parts is finite)."""
     sums: dict[str, list[int]] = {}
     finite_so_far = True

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import sys
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -16,8 +15,11 @@ from clip_jax.data.sources.base import Source
 from clip_jax.distributed.cluster import check_devices
 from clip_jax.distributed.mesh import check_batch, enable_compile_cache, make_mesh
 from clip_jax.models.clip import AbstractModel, build
+from clip_jax.storage.records import Split
 from clip_jax.train.inputs import describe
 from clip_jax.train.state import check_memory
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,11 @@ class TrainContext:
     source: Source
     held_out: Source
     notes: list[str]
-    data: dict[str, Any]  # split -> what `inputs.describe` returns, for the run's records
+    data: dict[str, Split]  # split -> what `inputs.describe` returns, for the run's records
 
 
 def build_context(config: RunConfig, *, may_share: bool = False) -> TrainContext:
-    """Open the devices, data and abstract model that a run needs, and print notes on its data to stderr.
+    """Open the devices, data and abstract model that a run needs, and log notes on its data.
 
     Args:
       config: the run.
@@ -51,6 +53,6 @@ def build_context(config: RunConfig, *, may_share: bool = False) -> TrainContext
     notes = data_notes(config.data, source, held_out)
     if jax.process_index() == 0:
         for note in notes:
-            print(f"clip-jax: {note}", file=sys.stderr, flush=True)
+            logger.warning("%s", note)
     data = {"train": describe(source), "val": describe(held_out)}
     return TrainContext(mesh, build(config.model, mesh), source, held_out, notes, data)

@@ -9,14 +9,20 @@ comes before any search.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from clip_jax.config import ModelConfig, OptimConfig
+from clip_jax.types import Params, PyTree
+
+if TYPE_CHECKING:
+    import jax
+
+    from clip_jax.models.clip import CLIP
 
 
-def module_outputs(model: Any, images: Any, tokens: Any) -> dict[str, Any]:
+def module_outputs(model: CLIP, images: jax.Array, tokens: jax.Array) -> dict[str, jax.Array]:
     """Return the activations of each module of a CLIP model, float arrays by name.
 
     These are each tower's stream before and after every block, the embeddings (of unit norm, times sqrt(E), so that a
@@ -24,7 +30,7 @@ def module_outputs(model: Any, images: Any, tokens: Any) -> dict[str, Any]:
     """
     out, outputs = model(images, tokens), {}
     for name, tower, inputs in (("image", model.image, images), ("text", model.text, tokens)):
-        for layer, state in enumerate(tower.hidden_states(inputs)):
+        for layer, state in enumerate(tower.hidden_states(inputs)):  # type: ignore[union-attr]  # muP: transformers
             outputs[f"{name} stream {layer}"] = state
         unit = getattr(out, name)
         outputs[f"{name} embedding"] = unit * unit.shape[-1] ** 0.5
@@ -33,8 +39,8 @@ def module_outputs(model: Any, images: Any, tokens: Any) -> dict[str, Any]:
 
 
 def coordinate_changes(
-    config: ModelConfig, lr: float, batch: Mapping[str, Any], *, steps: int = 4, seed: int = 0
-) -> dict[str, Any]:
+    config: ModelConfig, lr: float, batch: Mapping[str, np.ndarray], *, steps: int = 4, seed: int = 0
+) -> dict[str, tuple[float, float]]:
     """Return {module: (mean |x| at initialization, mean |change| after ``steps`` updates)} on the training batch.
 
     The updates are AdamW at a constant learning rate ``lr`` without weight decay. The batch holds images float [B, H,
@@ -55,13 +61,13 @@ def coordinate_changes(
     images, tokens = jnp.asarray(batch["images"]), jnp.asarray(batch["tokens"])
     graphdef, state = nnx.split(make_model(config, rngs=nnx.Rngs(seed)))
 
-    def loss(params: Any) -> tuple[Any, dict[str, Any]]:
-        model: Any = nnx.merge(graphdef, params)
+    def loss(params: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
+        model = cast("CLIP", nnx.merge(graphdef, params))
         out = model(images, tokens)
         return dense_contrastive_loss(out.image, out.text, out.scale), module_outputs(model, images, tokens)
 
     @jax.jit
-    def step(params: Any, opt_state: Any) -> tuple[Any, Any, dict[str, Any]]:
+    def step(params: Params, opt_state: PyTree) -> tuple[Params, PyTree, dict[str, jax.Array]]:
         (_, outputs), grads = jax.value_and_grad(loss, has_aux=True)(params)
         updates, opt_state = optimizer.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), opt_state, outputs

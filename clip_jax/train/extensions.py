@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from clip_jax.config import LossConfig, RunConfig
+from clip_jax.config.run import LOSSES
 from clip_jax.errors import UserError
 from clip_jax.storage.records import ExtensionRecord
 
@@ -39,8 +40,13 @@ class Extensions:
         if config.model.objective != "contrastive":
             reason = f"model.objective={config.model.objective!r} has no loss of pairs"
             raise UserError(field="loss", value=function_name(self.loss), reason=reason)
-        for field in ("method", "chunk"):
-            if (value := getattr(config.loss, field)) != getattr(LossConfig(), field):
+        loss, default = config.loss, LossConfig()
+        for field, value, used in (
+            ("name", loss.name, loss.name in LOSSES),  # sigmoid goes with model.logit_bias
+            ("implementation", loss.implementation, loss.implementation == default.implementation),
+            ("chunk_size", loss.chunk_size, loss.chunk_size == default.chunk_size),
+        ):
+            if not used:
                 raise UserError(field=f"loss.{field}", value=value, reason="is ignored with a loss of the caller's")
 
     def records(self) -> ExtensionRecord | None:

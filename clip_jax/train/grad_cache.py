@@ -10,7 +10,6 @@ size.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,20 +20,22 @@ from clip_jax.config import RunConfig
 from clip_jax.data.images.train_transforms import normalize
 from clip_jax.distributed.mesh import batch_shards, constrain, on_mesh
 from clip_jax.losses.pairs import PairLoss, make_pair_loss
-from clip_jax.models.clip import normalize_features
+from clip_jax.models.clip import AbstractModel, normalize_features
 from clip_jax.optim.stochastic_rounding import widen
+from clip_jax.types import Params
 
 Batch = dict[str, jax.Array]
-# (params, batch, key) -> (loss, (logit scale, running statistics))
-LossFunction = Callable[[Any, Batch, jax.Array], tuple[jax.Array, tuple[jax.Array, Any]]]
-# (params, batch, key, loss scale or None) -> ((loss, (logit scale, running statistics)), gradients)
-Gradients = Callable[[Any, Batch, jax.Array, Any], tuple[tuple[jax.Array, tuple[jax.Array, Any]], Any]]
+Auxiliary = tuple[jax.Array, Params]  # logit scale, running statistics
+# (params, batch, key) -> (loss, auxiliary)
+LossFunction = Callable[[Params, Batch, jax.Array], tuple[jax.Array, Auxiliary]]
+# (params, batch, key, loss scale or None) -> ((loss, auxiliary), gradients)
+Gradients = Callable[[Params, Batch, jax.Array, jax.Array | None], tuple[tuple[jax.Array, Auxiliary], Params]]
 
 
-def map_tower(params: Any, tower: str, function: Callable[[Any], Any]) -> Any:
+def map_tower(params: Params, tower: str, function: Callable[[jax.Array], jax.Array]) -> Params:
     """Apply ``function`` to the leaves of one tower of the parameters; "none" changes nothing."""
 
-    def apply(path: tuple[Any, ...], leaf: Any) -> Any:
+    def apply(path: tuple[jax.tree_util.KeyEntry, ...], leaf: jax.Array) -> jax.Array:
         return function(leaf) if jax.tree_util.keystr(path[:1], simple=True) == tower else leaf
 
     return params if tower == "none" else jax.tree_util.tree_map_with_path(apply, params)
@@ -45,7 +46,7 @@ def example_keys(rng: jax.Array, batch_size: int) -> jax.Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(batch_size))
 
 
-def _divided(grads: Any, factor: Any) -> Any:
+def _divided(grads: Params, factor: jax.Array | None) -> Params:
     return grads if factor is None else jax.tree.map(lambda g: g / factor, widen(grads))
 
 
@@ -56,11 +57,15 @@ def full_batch_gradients(loss_fn: LossFunction) -> Gradients:
     half-precision gradients do not underflow.
     """
 
-    def scaled(params: Any, batch: Batch, rng: jax.Array, factor: Any) -> tuple[jax.Array, Any]:
+    def scaled(
+        params: Params, batch: Batch, rng: jax.Array, factor: jax.Array | None
+    ) -> tuple[jax.Array, tuple[jax.Array, Auxiliary]]:
         loss, extra = loss_fn(params, batch, rng)
         return (loss if factor is None else loss * factor), (loss, extra)
 
-    def gradients(params: Any, batch: Batch, rng: jax.Array, factor: Any = None) -> Any:
+    def gradients(
+        params: Params, batch: Batch, rng: jax.Array, factor: jax.Array | None = None
+    ) -> tuple[tuple[jax.Array, Auxiliary], Params]:
         (_, outputs), grads = jax.value_and_grad(scaled, has_aux=True)(params, batch, rng, factor)
         return outputs, _divided(grads, factor)
 
@@ -68,7 +73,7 @@ def full_batch_gradients(loss_fn: LossFunction) -> Gradients:
 
 
 def make_accumulated_gradients(
-    config: RunConfig, built: Any, mesh: Mesh, pair_loss: PairLoss | None = None
+    config: RunConfig, built: AbstractModel, mesh: Mesh, pair_loss: PairLoss | None = None
 ) -> Gradients:
     """Return a gradient function equal to `full_batch_gradients`, with one microbatch's activations in memory.
 
@@ -89,17 +94,19 @@ def make_accumulated_gradients(
         parts = x.reshape(pieces, shards, -1, *x.shape[2:]).swapaxes(0, 1)
         return constrain(parts.reshape(-1, *x.shape[2:]), "batch", *[None] * (x.ndim - 2))
 
-    def embed(params: Any, piece: Batch) -> tuple[jax.Array, jax.Array]:
+    def embed(params: Params, piece: Batch) -> tuple[jax.Array, jax.Array]:
         model = nnx.merge(built.graphdef, map_tower(params, freeze, jax.lax.stop_gradient))
         images = normalize(piece["images"], config.pixels.mean, config.pixels.std)
         image = model.encode_image(images, train=freeze != "image", rng=piece["keys"])
         return normalize_features(image), normalize_features(model.encode_text(piece["tokens"]))
 
-    def from_embeddings(params: Any, image: jax.Array, text: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def from_embeddings(params: Params, image: jax.Array, text: jax.Array) -> tuple[jax.Array, jax.Array]:
         scale, bias = nnx.merge(built.graphdef, params).scale_and_bias()
         return pair_loss(image, text, scale, bias), scale
 
-    def gradients(params: Any, batch: Batch, rng: jax.Array, factor: Any = None) -> Any:
+    def gradients(
+        params: Params, batch: Batch, rng: jax.Array, factor: jax.Array | None = None
+    ) -> tuple[tuple[jax.Array, Auxiliary], Params]:
         with on_mesh(mesh):
             microbatches = jax.tree.map(split, batch | {"keys": example_keys(rng, config.batch_size)})
             image, text = jax.tree.map(join, jax.lax.map(lambda piece: embed(params, piece), microbatches))
@@ -107,7 +114,7 @@ def make_accumulated_gradients(
             (loss, scale), (grads, *embedding_grads) = whole(params, image, text)
             by_image, by_text = (split(s if factor is None else s * factor) for s in embedding_grads)
 
-            def add(grads: Any, piece: tuple[Batch, jax.Array, jax.Array]) -> tuple[Any, None]:
+            def add(grads: Params, piece: tuple[Batch, jax.Array, jax.Array]) -> tuple[Params, None]:
                 microbatch, *cotangents = piece
                 _, backward = jax.vjp(lambda params: embed(params, microbatch), params)
                 return jax.tree.map(lambda a, g: a + g, grads, widen(*backward(tuple(cotangents)))), None

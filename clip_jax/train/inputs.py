@@ -7,14 +7,15 @@ or resumes the run compares them.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from clip_jax.config import ModelConfig
 from clip_jax.data.sources.base import Source
 from clip_jax.data.tokenizers.learned_bpe import Tokenizer, check_fits, load_tokenizer
 from clip_jax.errors import UserError
 from clip_jax.storage.paths import exists, read_text
+from clip_jax.storage.records import Split
 from clip_jax.train.run_directory import RunDirectory, read_records
 
 DATA, TOKENIZER = "data", "tokenizer_sha256"  # fields of status.json and result.json
@@ -41,16 +42,16 @@ def read_tokenizer(run_dir: Path, model: ModelConfig) -> Tokenizer:
     recorded = read_records(run_dir).get(TOKENIZER)
     if recorded is not None and exists(path) and recorded != file_sha256(path):
         reason = "it was changed since the run began"
-        raise UserError(f"{path}: {reason}", field=str(path), reason=reason, hint="put it back as it was")
+        raise UserError(field=path, reason=reason, hint="put it back as it was")
     return check_fits(load_tokenizer(path), model.text, str(path))
 
 
-def describe(source: Source) -> dict[str, Any]:
+def describe(source: Source) -> Split:
     """Return the number of records and the digest of a split, as the run's records hold them."""
     return {"records": len(source), "digest": source.digest}
 
 
-def describe_change(recorded: Any, now: dict[str, Any], split: str) -> str | None:
+def describe_change(recorded: object, now: Mapping[str, Split], split: str) -> str | None:
     """Return how a split differs from the one in the run's records; None if it does not differ or nothing is recorded.
 
     Args:
@@ -66,7 +67,7 @@ def describe_change(recorded: Any, now: dict[str, Any], split: str) -> str | Non
     return f"the {SPLITS[split]} split changed: {how}"
 
 
-def check_data(directory: RunDirectory, now: dict[str, Any]) -> None:
+def check_data(directory: RunDirectory, now: dict[str, Split]) -> None:
     """Record the data that a run begins with, or compare it with the recorded data.
 
     Args:
@@ -80,11 +81,5 @@ def check_data(directory: RunDirectory, now: dict[str, Any]) -> None:
     for split, field in (("train", "data.paths"), ("val", "data.val_paths")):
         if (reason := describe_change(recorded, now, split)) is not None:
             hint = "put the data back as it was, or begin a run in another directory"
-            raise UserError(
-                f"{directory.path}: {reason}; {hint}",
-                field=field,
-                value=now[split]["records"],
-                reason=reason,
-                hint=hint,
-            )
+            raise UserError(source=directory.path, field=field, reason=reason, hint=hint)
     directory.note_input(DATA, now)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import sys
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -57,12 +56,15 @@ from clip_jax.train.state import TrainState, abstract_state, init_state
 from clip_jax.train.step import Metrics, make_train_step, put_batch
 from clip_jax.train.timer import Clock
 from clip_jax.train.trackers import Tracker, open_tracker
+from clip_jax.types import Params
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["Diverged", "InitState", "train", "training_flops"]
 
 __getattr__ = renamed(__name__, {"Start": "InitState"})
 
-Evaluate = Callable[[Any], list[Measurement]]  # of the parameters
+Evaluate = Callable[[Params], list[Measurement]]  # of the parameters
 # (config, built, mesh, held-out source, tokenizer) -> (parameters -> rows); see evals.in_training.make_evaluator
 EvaluatorFactory = Callable[[RunConfig, AbstractModel, Mesh, Source, Tokenizer], Evaluate]
 
@@ -75,7 +77,7 @@ class InitState:
     the image tower is.
     """
 
-    params: Callable[[Any], Any]
+    params: Callable[[Params], Params]
     tokenizer: Tokenizer | None
     pixels: PixelConfig | None = None
 
@@ -155,19 +157,22 @@ def run_session(
         run_on_process_zero(lambda: directory.begin(config.steps))
         if not exists(directory.path / "config.json"):
             raise UserError(
-                f"{directory.path}: process 0 created it, but this process does not see it; "
-                "use a file system that all processes share"
+                field=directory.path,
+                reason="process 0 made it, and this process does not see it",
+                hint="use a file system that all processes share",
             )
         clock.add(directory.seconds_before)
         try:
             if config.init_from.source and start_from is None:
-                raise UserError("init_from: needs train(..., start_from=clip_jax.inference.start_from)")
+                raise UserError(field="init_from.source", reason="needs train(…, start_from=inference.start_from)")
             load_init = functools.cache(lambda: start_from(config) if start_from and config.init_from.source else None)
             with clock.measure("start"):
                 run_on_process_zero(lambda: check_data(directory, context.data))
                 recorded = directory.read_status().get(DATA)
                 if not all_processes(not any(describe_change(recorded, context.data, split) for split in SPLITS)):
-                    raise UserError(f"{directory.path}: not all processes read the same data (data.paths)")
+                    raise UserError(
+                        source=directory.path, field="data.paths", reason="not all processes read the same data"
+                    )
                 for note in context.notes:
                     directory.event("data", reason=note)
                 config = resolve_pixels(config, directory.path, lambda: getattr(load_init(), "pixels", None))
@@ -200,7 +205,7 @@ def run_session(
             raise
 
 
-def _no_rows(params: Any) -> list[Measurement]:
+def _no_rows(params: Params) -> list[Measurement]:
     return []
 
 
@@ -247,7 +252,7 @@ class Run:
         with self.clock.measure("start"):
             run_on_process_zero(lambda: self.directory.truncate_after(self.step))
             self.offsets = DataOffsets(self.directory.events())
-            rows = self.directory.rows("metrics.jsonl")
+            rows = self.directory.metrics()
             self.stream = stream or BatchStream(
                 self.config, self.context.source, self.tokenizer, self.offsets, self.step
             )
@@ -273,12 +278,12 @@ class Run:
         if (init := self.load_init()) is not None:
             self.state = dataclasses.replace(self.state, params=init.params(self.state.params))
 
-    def _report(self, event: str, reason: str, **details: Any) -> None:
-        """Report an event in ``events.jsonl``, in ``status.json`` and as a line on stderr."""
+    def _report(self, event: str, reason: str, **details: object) -> None:
+        """Report an event in ``events.jsonl``, in ``status.json`` and in the log."""
         self.directory.event(event, reason=reason, **details)
         self.directory.heartbeat(force=True, last_event=f"{event}: {reason}")
         if self.directory.writer:
-            print(f"clip-jax: {self.directory.path}: {reason}", file=sys.stderr, flush=True)
+            logger.warning("%s: %s", self.directory.path, reason)
 
     def train_until(self, last: int, stop: StopRequest) -> RunResult | UnfinishedRun:
         """Train up to step ``last`` or until asked to stop, end the attempt, and return the result."""
@@ -359,7 +364,7 @@ class Run:
         elif policy == "rollback":
             return self._skip_batches(anomaly)
         self.directory.event(anomaly.kind, step=anomaly.step, reason=anomaly.detail)
-        raise Diverged(f"{self.directory.path}: {anomaly.detail}; {advice}")
+        raise Diverged(field=self.directory.path, reason=anomaly.detail, hint=advice)
 
     def _skip_batches(self, anomaly: Anomaly) -> None:
         with self.clock.measure("start"):

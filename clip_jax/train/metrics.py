@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from clip_jax import flops
 from clip_jax.config import RunConfig
 from clip_jax.flops.devices import peak_flops
+from clip_jax.storage.records import MetricsRow
 from clip_jax.train.anomalies import LossMonitor, losses_of
 from clip_jax.train.run_directory import RunDirectory
 from clip_jax.train.timer import Clock
@@ -40,7 +41,7 @@ class Meter:
         tracker: Tracker,
         clock: Clock,
         step: int,
-        rows: Iterable[dict[str, Any]],
+        rows: Iterable[MetricsRow],
         *,
         show: bool,
     ) -> None:
@@ -60,7 +61,7 @@ class Meter:
         self.monitor.truncate_after(step)
         self._step_s = [(s, seconds) for s, seconds in self._step_s if s <= step]
         self._since = self._stepping()
-        self.deferred: tuple[int, Any] | None = None
+        self.deferred: tuple[int, Mapping[str, jax.Array]] | None = None
         self.last_logged: tuple[int, float] | None = None  # step, seconds of training
         self.first_logged: tuple[int, float] | None = None
         self.progress = Progress(self.config.steps, step, shown=self.show)
@@ -85,7 +86,7 @@ class Meter:
         per_sample = training_flops(self.config, 1).total
         return samples_per_s * per_sample / (self.peak * self.mesh.size)
 
-    def defer(self, step: int, metrics: Any) -> None:
+    def defer(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         """Keep a step's metrics for the next `flush`, without waiting for the device."""
         self.deferred = (step, metrics)
 

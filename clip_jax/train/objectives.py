@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -11,9 +9,12 @@ from jax.sharding import Mesh
 from clip_jax.losses.predictive import vocabulary_loss
 from clip_jax.models.clip import batch_statistics
 from clip_jax.models.predictive import Prediction, Predictive
+from clip_jax.types import Params
 
 
-def predictive_loss(model: Predictive, prediction: Prediction, mesh: Mesh) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+def predictive_loss(
+    model: Predictive, prediction: Prediction, mesh: Mesh
+) -> tuple[jax.Array, tuple[jax.Array, Params]]:
     """Return (loss over the global batch, (logit scale, new running statistics)), in the form of `step.make_loss`.
 
     The softmax over the vocabulary has no temperature, so the scale is 1.

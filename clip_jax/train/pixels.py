@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from clip_jax.config.io import from_dict, to_dict
 from clip_jax.distributed.processes import broadcast_from_process_zero, run_on_process_zero
 from clip_jax.storage.json_files import read_json, write_json
 from clip_jax.storage.paths import exists
+
+logger = logging.getLogger(__name__)
 
 FILE = "preprocess.json"
 
@@ -49,10 +51,12 @@ def with_pixels(config: RunConfig, run_dir: Path) -> RunConfig:
 
 
 def warn_without_pixels(config: RunConfig, run_dir: Path) -> None:
-    """Print to stderr that a run took over an image tower without the pixel settings it was trained with."""
+    """Log that a run took over an image tower without the pixel settings it was trained with."""
     if config.init_from.source and config.init_from.towers != "text" and not exists(run_dir / FILE):
-        print(
-            f"clip-jax: {run_dir}: began before init_from carried the source's pixel normalization and resizing; it is "
-            f"measured as it was trained, with mean {config.pixels.mean} and resize_mode={config.pixels.resize_mode}",
-            file=sys.stderr,
+        logger.warning(
+            "%s: began before init_from carried the source's pixel normalization and resizing; it is measured as it "
+            "was trained, with mean %s and resize_mode=%s",
+            run_dir,
+            config.pixels.mean,
+            config.pixels.resize_mode,
         )

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import threading
 from collections.abc import Iterator
-from typing import Any
+from types import FrameType
 
 import jax
 
-from clip_jax.interrupts import was_asked
+from clip_jax.interrupts import Handler, handled, was_asked
 
 
 class StopRequest:
@@ -21,7 +20,7 @@ class StopRequest:
         self.reason: str | None = "signal SIGINT" if was_asked() else None
         self._calls = 0
 
-    def on_signal(self, number: int, frame: Any = None) -> None:
+    def on_signal(self, number: int, frame: FrameType | None = None) -> None:
         """Handle a signal; a second SIGINT raises KeyboardInterrupt immediately."""
         if self.reason and number == signal.SIGINT:
             raise KeyboardInterrupt
@@ -46,15 +45,8 @@ def stop_requests() -> Iterator[StopRequest]:
     as SIGTERM.
     """
     request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield request
-        return
-    handlers: dict[signal.Signals, Any] = {signal.SIGTERM: request.on_signal, signal.SIGINT: request.on_signal}
+    handlers: dict[signal.Signals, Handler] = {signal.SIGTERM: request.on_signal, signal.SIGINT: request.on_signal}
     if jax.process_count() > 1:
         handlers = {signal.SIGINT: lambda number, frame: os.kill(os.getpid(), signal.SIGTERM)}
-    before = {s: signal.signal(s, handler) for s, handler in handlers.items()}
-    try:
+    with handled(handlers):
         yield request
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from clip_jax.errors import ConfigError
+from clip_jax.types import PyTree
+
+logger = logging.getLogger(__name__)
 
 WARM_UP = 10  # steps before a trace that is given by its length only
 
@@ -23,9 +25,13 @@ def parse_window(text: str, steps: int) -> tuple[int, int]:
     try:
         window = (int(start), int(stop)) if colon else (WARM_UP, WARM_UP + int(start))
     except ValueError:
-        raise ConfigError(f"--profile={text}: must be a number of steps, or FIRST:LAST") from None
+        raise ConfigError(field="--profile", value=text, reason="must be a number of steps, or FIRST:LAST") from None
     if not 0 <= window[0] < window[1] <= steps:
-        raise ConfigError(f"--profile={text}: steps {window[0]}:{window[1]} do not lie in a run of {steps} steps")
+        raise ConfigError(
+            field="--profile",
+            value=text,
+            reason=f"steps {window[0]}:{window[1]} must lie within the run's {steps} steps",
+        )
     return window
 
 
@@ -45,7 +51,7 @@ class Profiler:
             jax.profiler.start_trace(str(self.folder))
             self.running = True
 
-    def end_step(self, step: int, metrics: Any) -> None:
+    def end_step(self, step: int, metrics: PyTree) -> None:
         """Stop the trace if the window ends at ``step`` updates done."""
         if self.running and self.window is not None and step == self.window[1]:
             jax.block_until_ready(metrics)
@@ -56,4 +62,4 @@ class Profiler:
         if self.running:
             self.running = False
             jax.profiler.stop_trace()
-            print(f"clip-jax: trace in {self.folder}", file=sys.stderr)
+            logger.info("trace in %s", self.folder)

@@ -14,7 +14,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,9 +27,10 @@ from clip_jax.storage.jsonl import JsonlWriter
 from clip_jax.storage.lease import open_lock
 from clip_jax.storage.lock import Busy, wait_until_silent
 from clip_jax.storage.paths import as_path, disk_errors, exists, is_remote, list_names, mkdir
-from clip_jax.storage.records import EvaluationRow, Event
+from clip_jax.storage.records import EvaluationRow, Event, MetricsRow, Status
 from clip_jax.train.extensions import EXTENSIONS, NONE, Extensions
 from clip_jax.train.run_result import INPUTS, RunResult
+from clip_jax.types import JsonObject
 
 HEARTBEAT_S = 5.0
 RESULT, STATUS, CHECKPOINTS = "result.json", "status.json", "checkpoints"
@@ -56,9 +57,9 @@ def _is_placement(name: str) -> bool:
     return name in ("wandb", "data.num_workers") or name.startswith("mesh.")
 
 
-def read_records(run_dir: Path) -> dict[str, Any]:
+def read_records(run_dir: Path) -> JsonObject:
     """Return the fields of ``status.json``, overridden by those of ``result.json``; skip a file that cannot be read."""
-    fields: dict[str, Any] = {}
+    fields: JsonObject = {}
     for name in (STATUS, RESULT):
         with contextlib.suppress(UserError):  # a damaged file is an error only where its own values are needed
             fields |= read_json(run_dir / name) or {}
@@ -82,10 +83,9 @@ def read_config(run_dir: Path) -> RunConfig | None:
     with contextlib.suppress(ConfigError, TypeError, KeyError, StopIteration):  # only result.json holds the config
         old, new = (flatten(to_dict(c)) for c in (from_dict(RunConfig, records["config"]), config))
         name = next(n for n in sorted(old) if old[n] != new[n])
-        reason += f"; {name} is {new[name]!r}, it was {old[name]!r}"
-    hint = "put it back as it was; another config is another run"
-    path = str(run_dir / "config.json")
-    raise UserError(f"{path}: {reason}; {hint}", field=path, value=run_id(config), reason=reason, hint=hint)
+        reason += f", as {name} is {new[name]!r} and was {old[name]!r}"
+    hint = "put it back as it was, or begin another run"
+    raise UserError(field=run_dir / "config.json", reason=reason, hint=hint)
 
 
 class RunDirectory:
@@ -124,7 +124,7 @@ class RunDirectory:
         self.lock = open_lock(self.path)
         self.lines = JsonlWriter(self.path)
         if not is_remote(self.path) and self.path.exists() and not self.path.is_dir():
-            raise UserError(f"{self.path}: is a file; a run needs a directory")
+            raise UserError(field=self.path, reason="must be a directory, and is a file")
         self.run_id = self._check_config()
         self._load_previous_status()
 
@@ -133,7 +133,9 @@ class RunDirectory:
         try:
             first = read_config(self.path)  # fields added later are at their defaults
         except ConfigError as error:
-            raise UserError(f"{self.path}: belongs to another config ({error}); use another directory") from None
+            raise UserError(
+                field=self.path, reason=f"belongs to another config ({error})", hint="use another directory"
+            ) from None
         if first is None:
             return run_id(self.config)
         self.config = as_begun(self.config, first)
@@ -141,8 +143,9 @@ class RunDirectory:
         for name in sorted(old.keys() | new.keys()):
             if not _is_placement(name) and old.get(name) != new.get(name):
                 raise UserError(
-                    f"{self.path}: belongs to another config ({name} is {old.get(name)!r} there and "
-                    f"{new.get(name)!r} here); use another directory"
+                    field=self.path,
+                    reason=f"belongs to another config ({name} is {old.get(name)!r} there and {new.get(name)!r} here)",
+                    hint="use another directory",
                 )
         return run_id(dataclasses.replace(self.config, mesh=first.mesh))
 
@@ -157,11 +160,12 @@ class RunDirectory:
         self.wall_before = float(before.get("wall_s") or 0.0)
         self.seconds_before: dict[str, float] = before.get("seconds") or {}
         self.attempt = int(before.get("attempt") or 0) + 1
-        self.inputs = {name: before[name] for name in INPUTS if before.get(name) is not None}
+        recorded = cast(dict[str, object], before)
+        self.inputs: dict[str, Any] = {name: recorded[name] for name in INPUTS if recorded.get(name) is not None}
         if self.attempt == 1 and self.extensions:
             self.inputs[EXTENSIONS] = self.extensions
         self._check_extensions()
-        self.status: dict[str, Any] = {"first_started": before.get("first_started") or time.time()}
+        self.status: dict[str, object] = {"first_started": before.get("first_started") or time.time()}
 
     def _check_extensions(self) -> None:
         begun, now = (values or {} for values in (self.inputs.get(EXTENSIONS), self.extensions))
@@ -171,9 +175,9 @@ class RunDirectory:
                 hint = "pass the same to clip_jax.train_run, or begin a run in another directory"
                 raise UserError(field=field, value=now.get(field), reason=reason, hint=hint)
 
-    def read_status(self) -> dict[str, Any]:
+    def read_status(self) -> Status:
         """Return the content of ``status.json``, an empty dictionary if there is none."""
-        return read_json(self.path / STATUS) or {}
+        return cast(Status, read_json(self.path / STATUS) or {})
 
     def result(self) -> RunResult | None:
         """Return the result of a finished run, else None; raise UserError if the file is damaged."""
@@ -201,7 +205,7 @@ class RunDirectory:
             try:
                 mkdir(self.path)
             except (FileExistsError, NotADirectoryError, PermissionError) as error:
-                raise UserError(f"{self.path}: cannot be created ({error.strerror})") from None
+                raise UserError(field=self.path, reason=f"cannot be created ({error.strerror})") from None
             self._check_submission()
             self.lock.acquire()
         if not is_remote(self.path):  # a lease holds on all machines
@@ -226,7 +230,7 @@ class RunDirectory:
         self._rewrite("events.jsonl", read_lines(self.path / "events.jsonl"))  # a kill may have cut the last line
         self.heartbeat(force=True)
 
-    def note_input(self, name: str, value: Any) -> None:
+    def note_input(self, name: str, value: object) -> None:
         """Record one of `INPUTS` in ``status.json`` if it is not recorded yet."""
         if name not in self.inputs:
             self.inputs[name] = value
@@ -235,9 +239,11 @@ class RunDirectory:
     def _check_submission(self) -> None:
         name, last = os.environ.get(SUBMISSION), read_json(self.path / SUBMISSION_FILE)
         if name and last and last["name"] != name:
-            raise Busy(f"{self.path}: job {name} was given up; the run belongs to job {last['name']} now")
+            raise Busy(
+                field=self.path, reason=f"job {name} was given up, and the run belongs to job {last['name']} now"
+            )
 
-    def heartbeat(self, *, force: bool = False, **changes: Any) -> None:
+    def heartbeat(self, *, force: bool = False, **changes: object) -> None:
         """Update ``status.json`` with ``changes``: immediately if ``force``, else at most every `HEARTBEAT_S` seconds.
 
         Raises:
@@ -249,7 +255,9 @@ class RunDirectory:
             return
         status = self.read_status()
         if int(status.get("attempt") or 0) > self.attempt:
-            raise Busy(f"{self.path}: attempt {status['attempt']} on {status.get('host')} has taken over this run")
+            raise Busy(
+                field=self.path, reason=f"attempt {status['attempt']} on {status.get('host')} has taken over this run"
+            )
         self.last_heartbeat = now
         if force or self.lines.due:
             self.flush()
@@ -281,11 +289,11 @@ class RunDirectory:
             self.lock.check()
             self.lines.flush()
 
-    def rows(self, name: str) -> list[dict[str, Any]]:
+    def rows(self, name: str) -> list[JsonObject]:
         """Return the rows of a ``.jsonl`` file, parsed as by `read_lines`, with those that are not flushed yet."""
         return parse_lines(self.lines.text(name), self.path / name)
 
-    def event(self, event: str, **details: Any) -> None:
+    def event(self, event: str, **details: object) -> None:
         """Append an event to ``events.jsonl``; it is on disk when this returns."""
         if self.writer:
             row = {"event": event, "attempt": self.attempt, "time": time.time(), **details}
@@ -295,6 +303,10 @@ class RunDirectory:
     def events(self) -> list[Event]:
         """Return all events, oldest first."""
         return cast(list[Event], self.rows("events.jsonl"))
+
+    def metrics(self) -> list[MetricsRow]:
+        """Return the rows of all logged steps, oldest first."""
+        return cast(list[MetricsRow], self.rows("metrics.jsonl"))
 
     def evaluations(self) -> list[EvaluationRow]:
         """Return the rows of all evaluations, oldest first."""
@@ -306,7 +318,7 @@ class RunDirectory:
             for name in ("metrics.jsonl", "evals.jsonl"):
                 self._rewrite(name, [row for row in self.rows(name) if row["step"] <= step])
 
-    def _rewrite(self, name: str, rows: list[dict[str, Any]]) -> None:
+    def _rewrite(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
         if self.lines.text(name):
             self.lines.replace(name, lines_text(rows))
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field
-from typing import Any
 
 from clip_jax.storage.record_fields import require_fields
 from clip_jax.storage.records import Event, ExtensionRecord, Inputs, Measurement, Split
+from clip_jax.types import JsonObject
 
 INPUTS = tuple(Inputs.__annotations__)
 
@@ -47,7 +47,7 @@ class RunResult(_Record):
     state: str
     exit_reason: str
     final: bool
-    config: dict[str, Any] = field(default_factory=dict)  # as JSON
+    config: JsonObject = field(default_factory=dict)  # as JSON
     flops: float
     flops_logits: float
     flops_per_sample: float
@@ -69,7 +69,7 @@ class RunResult(_Record):
     goodput: float | None = None
     samples_per_s: float | None
     mfu: float | None
-    device: dict[str, Any]  # kind, platform, count
+    device: JsonObject  # kind, platform, count
     mesh: dict[str, int] = field(default_factory=dict)
     attempts: int
     events: list[Event] = field(default_factory=list)
@@ -84,7 +84,7 @@ class RunResult(_Record):
     evals: list[Measurement]
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any], source: object) -> RunResult:
+    def from_json(cls, values: JsonObject, source: object) -> RunResult:
         """Return the result from a parsed ``result.json``, whose fields' types `storage.json_files.read_json` checked.
 
         Args:
@@ -101,7 +101,7 @@ class RunResult(_Record):
             require_fields(row, ("task", "metric", "value"), source, f"evals[{index}].")
         return cls(**{name: values[name] for name in cls.__dataclass_fields__ if name in values})
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the content of ``result.json``, without inputs that the run has not."""
         return {name: value for name, value in self.items() if value is not None or name not in INPUTS}
 

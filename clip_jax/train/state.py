@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,8 @@ from clip_jax import flops
 from clip_jax.config import RunConfig
 from clip_jax.distributed.mesh import replicated
 from clip_jax.errors import UserError
+from clip_jax.models.clip import AbstractModel
+from clip_jax.types import Params, PyTree
 
 
 @jax.tree_util.register_dataclass
@@ -23,8 +25,8 @@ class TrainState:
     """Updates done (int32 scalar, also the position in the data), parameters, optimizer state."""
 
     step: jax.Array
-    params: Any
-    opt_state: Any
+    params: Params
+    opt_state: PyTree
 
 
 def check_memory(config: RunConfig, mesh: Mesh) -> None:
@@ -51,7 +53,7 @@ def check_memory(config: RunConfig, mesh: Mesh) -> None:
         )  # fmt: skip
 
 
-def state_shardings(built: Any, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def state_shardings(built: AbstractModel, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """Return a TrainState of NamedShardings: moments are sharded like their parameters, counters are replicated."""
     everywhere = replicated(mesh)
     abstract = jax.eval_shape(optimizer.init, built.abstract_params)
@@ -62,13 +64,13 @@ def state_shardings(built: Any, optimizer: optax.GradientTransformation, mesh: M
         built.shardings,
         transform_non_params=lambda _: everywhere,
     )
-    return TrainState(step=cast(Any, everywhere), params=built.shardings, opt_state=opt_state)
+    return TrainState(step=cast(jax.Array, everywhere), params=built.shardings, opt_state=opt_state)
 
 
-def abstract_state(built: Any, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def abstract_state(built: AbstractModel, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """Return the shapes, dtypes and shardings of the state, into which a checkpoint is restored; no array is made."""
 
-    def make(params: Any) -> TrainState:
+    def make(params: Params) -> TrainState:
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
     shapes = jax.eval_shape(make, built.abstract_params)
@@ -79,7 +81,9 @@ def abstract_state(built: Any, optimizer: optax.GradientTransformation, mesh: Me
     )
 
 
-def init_state(config: RunConfig, built: Any, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def init_state(
+    config: RunConfig, built: AbstractModel, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
     """Return a fresh state, created in its shardings; it is equal for equal ``config.seed`` on any mesh."""
     from clip_jax.models.clip import init_params
 

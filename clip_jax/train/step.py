@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +16,11 @@ from clip_jax.data.images.train_transforms import normalize
 from clip_jax.distributed.mesh import batch_sharding, on_mesh, replicated
 from clip_jax.losses.pairs import PairLoss, make_pair_loss
 from clip_jax.losses.predictive import caption_loss
-from clip_jax.models.clip import batch_statistics, build, with_statistics
+from clip_jax.models.clip import AbstractModel, batch_statistics, build, with_statistics
 from clip_jax.models.predictive import Prediction
 from clip_jax.optim.optimizer import apply_updates, learning_rate, loss_scale, make_optimizer
 from clip_jax.train.grad_cache import (
+    Auxiliary,
     Batch,
     LossFunction,
     example_keys,
@@ -30,13 +30,14 @@ from clip_jax.train.grad_cache import (
 )
 from clip_jax.train.objectives import predictive_loss
 from clip_jax.train.state import TrainState, abstract_state, state_shardings
+from clip_jax.types import Params
 
 Metrics = dict[str, jax.Array]
 METRICS = ("loss", "learning_rate", "grad_norm", "logit_scale")
 ROUNDING = 2**31 - 1  # index of stochastic rounding in the step's random stream; no example has it
 
 
-def make_loss(config: RunConfig, built: Any, mesh: Mesh, pair_loss: PairLoss | None = None) -> LossFunction:
+def make_loss(config: RunConfig, built: AbstractModel, mesh: Mesh, pair_loss: PairLoss | None = None) -> LossFunction:
     """Return the training loss, a function of (params, batch, key).
 
     It returns (loss over the global batch, (logit scale, new running statistics of batch norm)). The batch is that of
@@ -46,7 +47,7 @@ def make_loss(config: RunConfig, built: Any, mesh: Mesh, pair_loss: PairLoss | N
     freeze, pair_loss = config.init_from.freeze_tower, pair_loss or make_pair_loss(config.loss, mesh)
     pixels = config.pixels.mean, config.pixels.std
 
-    def loss_fn(params: Any, batch: Batch, rng: jax.Array) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+    def loss_fn(params: Params, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Auxiliary]:
         with on_mesh(mesh):
             model = nnx.merge(built.graphdef, map_tower(params, freeze, jax.lax.stop_gradient))
             keys = example_keys(rng, batch["images"].shape[0])
@@ -66,7 +67,7 @@ def make_loss(config: RunConfig, built: Any, mesh: Mesh, pair_loss: PairLoss | N
 Update = Callable[[TrainState, Batch, optax.GradientTransformation, jax.Array], tuple[TrainState, Metrics]]
 
 
-def make_update(config: RunConfig, built: Any, mesh: Mesh, pair_loss: PairLoss | None = None) -> Update:
+def make_update(config: RunConfig, built: AbstractModel, mesh: Mesh, pair_loss: PairLoss | None = None) -> Update:
     """Return the training step as a pure function that is not yet compiled; see `make_train_step`.
 
     The optimizer and the random key are arguments of each call because they may hold traced values
@@ -102,11 +103,11 @@ def make_update(config: RunConfig, built: Any, mesh: Mesh, pair_loss: PairLoss |
 
 def make_train_step(
     config: RunConfig,
-    built: Any,
+    built: AbstractModel,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     pair_loss: PairLoss | None = None,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+) -> jax.stages.Wrapped:
     """Return the jitted step (state, batch) -> (state, metrics).
 
     The batch holds ``images`` uint8 [B, H, W, C] and ``tokens`` int32 [B, T], sharded over the mesh; pixels are
@@ -136,7 +137,9 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:
     return {k: jax.make_array_from_process_local_data(sharding, batch[k]) for k in ("images", "tokens")}
 
 
-def abstract_step(config: RunConfig, mesh: Mesh) -> tuple[Any, TrainState, dict[str, jax.ShapeDtypeStruct]]:
+def abstract_step(
+    config: RunConfig, mesh: Mesh
+) -> tuple[jax.stages.Wrapped, TrainState, dict[str, jax.ShapeDtypeStruct]]:
     """Return the jitted step with abstract state and batch on ``mesh``, to compile or count it.
 
     Raises:

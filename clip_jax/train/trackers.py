@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from clip_jax.config import RunConfig
 from clip_jax.config.io import run_id, to_dict
+from clip_jax.durations import clock_text
 from clip_jax.errors import UserError
 from clip_jax.storage.paths import absolute, local_scratch, mkdir
 from clip_jax.train.extensions import Callback
@@ -21,7 +22,7 @@ from clip_jax.train.extensions import Callback
 class Tracker(Protocol):
     """Experiment tracker: an external display of a run's metrics."""
 
-    def log(self, values: dict[str, Any], step: int) -> None: ...
+    def log(self, values: Mapping[str, float], step: int) -> None: ...
 
     def close(self) -> None: ...
 
@@ -29,7 +30,7 @@ class Tracker(Protocol):
 class NoTracker:
     """Tracker that shows nothing."""
 
-    def log(self, values: dict[str, Any], step: int) -> None:
+    def log(self, values: Mapping[str, float], step: int) -> None:
         """Do nothing."""
 
     def close(self) -> None:
@@ -42,7 +43,7 @@ class CallbackTracker:
     def __init__(self, tracker: Tracker, callbacks: Sequence[Callback]) -> None:
         self._tracker, self._callbacks = tracker, callbacks
 
-    def log(self, values: dict[str, Any], step: int) -> None:
+    def log(self, values: Mapping[str, float], step: int) -> None:
         """Send the metrics of one step to the tracker and to each callback."""
         self._tracker.log(values, step)
         for callback in self._callbacks:
@@ -76,9 +77,9 @@ class WandbTracker:
             )
         except wandb.errors.UsageError as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"wandb={config.wandb!r}: {reason} (offline needs no account)") from None
+            raise UserError(field="wandb", value=config.wandb, reason=reason, hint="offline needs no account") from None
 
-    def log(self, values: dict[str, Any], step: int) -> None:
+    def log(self, values: Mapping[str, float], step: int) -> None:
         """Send the metrics of one step."""
         self._run.log(values, step=step)
 
@@ -121,7 +122,9 @@ def track_law(mode: str, sweep_dir: Path, numbers: dict[str, float], figure: Pat
             settings=wandb.Settings(silent=True, console="off"),
         )
     except wandb.errors.UsageError as error:
-        raise UserError(f"wandb={mode!r}: {str(error).splitlines()[0]} (offline needs no account)") from None
+        raise UserError(
+            field="wandb", value=mode, reason=str(error).splitlines()[0], hint="offline needs no account"
+        ) from None
     if figure.exists():
         run.log({"error_vs_flops": wandb.Image(str(figure))})
     run.summary.update(numbers)
@@ -148,12 +151,6 @@ def open_tracker(
     return CallbackTracker(tracker, callbacks) if callbacks else tracker
 
 
-def duration(seconds: float) -> str:
-    """Format ``seconds`` as h:mm:ss."""
-    whole = int(max(seconds, 0))
-    return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
-
-
 class Progress:
     """Progress line of a run: rewritten in place on a terminal, else one line per logged step."""
 
@@ -168,7 +165,7 @@ class Progress:
         """Return the line."""
         filled = 20 * step // self.steps
         elapsed = time.monotonic() - self.began
-        left = duration(elapsed * (self.steps - step) / max(step - self.start, 1))
+        left = clock_text(elapsed * (self.steps - step) / max(step - self.start, 1))
         speed = "?" if samples_per_s is None else f"{samples_per_s:,.0f}"
         use = "unknown" if mfu is None else f"{mfu:.1%}"
         return (

@@ -73,3 +73,9 @@ def test_help_lists_the_fields_that_the_command_takes(command, option, capsys):
     out = capsys.readouterr().out
     assert option in out
     assert "--config" in out
+
+
+@pytest.mark.parametrize("options", [["--color=red", "--licenses=MIT"], ["--colour=red", "--licences=MIT"]])
+def test_flags_of_data_icons_are_read_in_both_spellings(options, tmp_path, capsys):
+    assert main(["data", "icons", str(tmp_path / "out"), *options]) == 2
+    assert capsys.readouterr().err.startswith("clip-jax: --color=red: must be #RRGGBB")

@@ -61,10 +61,10 @@ class InTurn:
             with job.log.open("ab") as log:
                 subprocess.run([sys.executable, "-m", "clip_jax.cli", *job.arguments], stdout=log, stderr=log)
 
-    def poll(self, jobs):
+    def poll(self, run_dirs):
         return {}
 
-    def cancel(self, jobs):
+    def cancel(self, run_dirs):
         raise NotImplementedError  # no job outlives `submit`
 
     def render(self, name, jobs):

@@ -3,13 +3,13 @@
 import pandas as pd
 import pytest
 
-from clip_jax.errors import UserError
 from clip_jax.storage.json_files import write_json
 from clip_jax.sweep.analysis.hyperparameter_scaling import best_value
 from clip_jax.sweep.collect import collect, curves, lr_evidence, several_data
 from clip_jax.sweep.status import status_table
 from clip_jax.sweep.tried_values import EDGE, FEW, FLAT, INSIDE, judge, noise_of
 
+from ..user_errors import raises_user_error
 from ..whole_result import WHOLE
 
 
@@ -70,7 +70,7 @@ def test_a_run_that_has_not_run_keeps_its_row(tmp_path):
 
 
 def test_no_sweep_is_named(tmp_path):
-    with pytest.raises(UserError, match="holds no sweep"):
+    with raises_user_error(field=tmp_path, reason="plan.json"):
         collect(tmp_path)
 
 
@@ -82,7 +82,7 @@ def test_several_data_are_said(digests, said):
     assert several_data(pd.DataFrame({"final": digests})) is None  # as runs made before have it
 
 
-def test_one_damaged_run_takes_down_neither_status_nor_table(tmp_path, capsys):
+def test_one_damaged_run_takes_down_neither_status_nor_table(tmp_path, caplog):
     cell = {
         "kind": "cell", "rung": 1.0, "budget": 1e10, "seed": 0, "width": 16, "depth": 1, "params": 5,
         "batch_size": 8, "samples_seen": 80, "flops": 1e10, "peak_lr": 1e-3, "steps": 10, "dropped": None,
@@ -105,6 +105,6 @@ def test_one_damaged_run_takes_down_neither_status_nor_table(tmp_path, capsys):
     }  # fmt: skip
     assert df.loc["well", "error/a"] == 0.5
     assert curves(tmp_path) is None
-    assert "evals.jsonl" in capsys.readouterr().err
+    assert "evals.jsonl" in caplog.text
     table = status_table(tmp_path)
     assert "4 corrupt, 1 finished" in table

@@ -58,12 +58,12 @@ def test_train_an_old_run_goes_on_with_the_same_numbers(before):
     assert len(result["tokenizer_sha256"]) == 64
 
 
-def test_train_an_old_run_keeps_the_held_out_records_it_began_with(before, capfd):
+def test_train_an_old_run_keeps_the_held_out_records_it_began_with(before, caplog):
     result = go_on(before / "flat")
     assert result["data"]["train"] == result["data"]["val"]
     notes = [e["reason"] for e in read_lines(before / "flat" / "events.jsonl") if e["event"] == "data"]
     assert any("data.val_fraction" in note for note in notes)
-    assert "data.val_fraction" in capfd.readouterr().err
+    assert "data.val_fraction" in caplog.text
     with pytest.raises(UserError) as raised:  # a new run of the same config
         train(load(RunConfig, before / "flat" / "config.json"), before / "new", progress=False)
     assert raised.value.field == "data.val_paths"

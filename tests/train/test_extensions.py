@@ -55,13 +55,15 @@ def test_loss_of_the_caller_gives_its_value_and_gradient(tiny_run, microbatch):
         np.testing.assert_allclose(one, other / 2, rtol=1e-3, atol=1e-6)
 
 
-def test_loss_that_would_be_ignored_is_refused(tiny_run, run_of):
+def test_loss_that_would_be_ignored_is_refused(tiny_run, run_of, monkeypatch):
     extensions = Extensions(halved)
     extensions.check(tiny_run)
     assert field_of(lambda: extensions.check(run_of("caption"))) == "loss"
-    ring = dataclasses.replace(tiny_run, loss=LossConfig(method="ring"))
-    assert field_of(lambda: extensions.check(ring)) == "loss.method"
+    ring = dataclasses.replace(tiny_run, loss=LossConfig(implementation="ring"))
+    assert field_of(lambda: extensions.check(ring)) == "loss.implementation"
     Extensions().check(ring)
+    monkeypatch.setattr("clip_jax.train.extensions.LOSSES", ())  # as if its loss were that of a package
+    assert field_of(lambda: extensions.check(tiny_run)) == "loss.name"
 
 
 def test_functions_of_another_kind_are_named():

@@ -34,16 +34,17 @@ def test_without_a_source_they_are_the_configs(tiny_run, tmp_path):
     assert run_id(own) != run_id(tiny_run)
 
 
-def test_a_run_that_began_without_them_keeps_its_own_and_is_told(tiny_run, tmp_path, capsys):
+def test_a_run_that_began_without_them_keeps_its_own_and_is_told(tiny_run, tmp_path, caplog):
     config = dataclasses.replace(tiny_run, init_from=InitConfig("x", towers="image"))
     (tmp_path / "tokenizer.json").touch()
     assert resolve_pixels(config, tmp_path, never).pixels == PixelConfig()
     assert not (tmp_path / FILE).exists()
     warn_without_pixels(config, tmp_path)
-    assert str(tmp_path) in capsys.readouterr().err
+    assert str(tmp_path) in caplog.text
+    caplog.clear()
     warn_without_pixels(tiny_run, tmp_path)
     warn_without_pixels(dataclasses.replace(tiny_run, init_from=InitConfig("x", towers="text")), tmp_path)
-    assert not capsys.readouterr().err
+    assert not caplog.text
 
 
 @pytest.mark.parametrize(

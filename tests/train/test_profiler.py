@@ -12,6 +12,8 @@ from clip_jax.storage.json_files import read_lines
 from clip_jax.train.loop import train
 from clip_jax.train.profiler import parse_window
 
+from ..user_errors import raises_user_error
+
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:Sharding info:UserWarning")
 
 
@@ -22,18 +24,20 @@ def test_a_window_is_two_steps_or_a_length():
 
 @pytest.mark.parametrize("text", ["", "x", "6:3", "3:3", "-1:3", "0", "11", "3:21", "1:2:3"])
 def test_anything_else_is_refused(text):
-    with pytest.raises(ConfigError, match=f"--profile={text}"):
+    with raises_user_error(ConfigError, field="--profile", value=text):
         parse_window(text, 20)
 
 
 @pytest.mark.thorough
-def test_a_trace_is_written_and_the_parts_add_up_to_the_wall_time(tiny_run, tmp_path, capfd):
+def test_a_trace_is_written_and_the_parts_add_up_to_the_wall_time(tiny_run, tmp_path, caplog):
+    caplog.set_level("INFO", "clip_jax")
     run = dataclasses.replace(
         tiny_run, steps=24, evals=dataclasses.replace(tiny_run.evals, zero_shot=(), at_fractions=(0.5,))
     )
     began = time.monotonic()
     train(run, tmp_path / "run", make_evaluator, stop_after=10, progress=False, profile=(3, 6))
-    assert capfd.readouterr().err == f"clip-jax: trace in {tmp_path / 'run' / 'profile'}\n"
+    lines = [r.getMessage() for r in caplog.records if r.name.startswith("clip_jax")]
+    assert lines == [f"trace in {tmp_path / 'run' / 'profile'}"]
     traces = list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
     assert len(traces) == 1
     assert traces[0].stat().st_size > 1000

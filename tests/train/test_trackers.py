@@ -6,7 +6,7 @@ import io
 import pytest
 from PIL import Image
 
-from clip_jax.train.trackers import NoTracker, Progress, duration, open_tracker, sweep_of, track_law
+from clip_jax.train.trackers import NoTracker, Progress, open_tracker, sweep_of, track_law
 
 
 def test_the_line_says_all():
@@ -22,10 +22,6 @@ def test_hidden_means_silent():
     out = io.StringIO()
     Progress(10, 0, stream=out, shown=False).show(5, 1.0, 1.0, None)
     assert out.getvalue() == ""
-
-
-def test_durations():
-    assert (duration(59.9), duration(3661)) == ("0:00:59", "1:01:01")
 
 
 def test_disabled_is_nothing(tiny_run, tmp_path):

@@ -20,6 +20,7 @@ from clip_jax.data.images.train_transforms import DEFAULT_PIXELS
 from clip_jax.data.sources import tar_index
 from clip_jax.data.sources.base import BrokenRecord, Record, Source
 from clip_jax.errors import UserError
+from clip_jax.storage.paths import cache_folder
 
 FORMAT = 2
 CAPTIONS = ("captions.txt", "ends.npy", "captions.sha256")  # captions, end offsets per record, checksum
@@ -42,7 +43,7 @@ class DecodeCache:
         if resized != (DEFAULT_PIXELS.resize_mode, DEFAULT_PIXELS.interpolation, DEFAULT_PIXELS.fill_color):
             key += " {} {} {}".format(*resized)
         name = hashlib.sha256(key.encode()).hexdigest()[:32]
-        self.folder = tar_index.cache_folder().parent / "decoded" / name
+        self.folder = cache_folder("decoded") / name
         self.shape = (len(source), size, size, 3)
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._read_captions() is None:
@@ -106,7 +107,9 @@ class DecodeCache:
         self.sums = np.memmap(self._sums, np.uint32, "r+", shape=self.shape[:1])
         captions = self._read_captions()
         if captions is None:
-            raise UserError(f"{self.folder}: its captions were damaged while in use; run the same command again")
+            raise UserError(
+                field=self.folder, reason="its captions were damaged while in use", hint="run the same command again"
+            )
         self.texts, self.ends = captions
 
     def __getstate__(self) -> dict[str, object]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from clip_jax.errors import UserError, one_line
 from clip_jax.storage import range_reads as remote
+from clip_jax.storage.paths import cache_folder
 
 IMAGES = ("jpg", "jpeg", "png", "webp")  # in order of preference
 MEMBERS = ("image", "txt", "cls", "npy")  # indexed members; others are skipped
@@ -51,7 +52,7 @@ def load_index(shard: str) -> Index:
     """
     size, version = remote.stat(shard)
     identity = f"{FORMAT} {shard} {size} {version}"
-    path = cache_folder() / f"{hashlib.sha256(shard.encode()).hexdigest()[:32]}.npz"
+    path = cache_folder("shards") / f"{hashlib.sha256(shard.encode()).hexdigest()[:32]}.npz"
     index = _cached(path, identity)
     if index is None:
         index = scan(shard, size)
@@ -59,13 +60,6 @@ def load_index(shard: str) -> Index:
         arrays = {"told": header, "places": index.offsets}  # keys of the cache's format
         write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
     return index
-
-
-def cache_folder() -> Path:
-    """Return ``$CLIP_JAX_CACHE/shards``, or ``clip_jax/shards`` in the user's cache folder."""
-    base = os.environ.get("CLIP_JAX_CACHE")
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return (Path(base) if base else Path(home) / "clip_jax") / "shards"
 
 
 def _cached(path: Path, identity: str) -> Index | None:
@@ -127,7 +121,7 @@ def scan(shard: str, size: int) -> Index:
             _check_end(shard, tar.offset, size)
     except tarfile.ReadError as error:
         reason = f"not a readable tar shard ({error})"
-        raise UserError(f"{shard}: {reason}", field=shard, reason=reason) from None
+        raise UserError(field=shard, reason=reason) from None
     samples, passed = _samples(shard, members)
     rows = [_row(sample) for sample in samples]
     offsets = np.ascontiguousarray(np.array(rows, np.uint32).reshape(len(rows), 2 * len(MEMBERS)).T)
@@ -189,10 +183,8 @@ def _samples(shard: str, members: list[_Member]) -> tuple[list[dict[str, _Member
         sample = samples.setdefault(key, {})
         if extension in sample and extension in KNOWN:
             name, other = one_line(member.name), one_line(sample[extension].name)
-            reason = (
-                f"{name} stands twice in it" if name == other else f"{other} and {name} are one member of one sample"
-            )
-            raise UserError(f"{shard}: {reason}", field=shard, value=member.name, reason=reason)
+            reason = "occurs twice" if name == other else f"{other} is the same member of the same sample"
+            raise UserError(source=shard, field=name, reason=reason)
         sample[extension] = member
         if extension in IMAGES and sum(e in sample for e in IMAGES) == 2:
             passed["pictures"] = (passed.get("pictures", (0, ""))[0] + 1, one_line(member.name))

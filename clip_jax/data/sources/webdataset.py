@@ -17,7 +17,7 @@ from clip_jax.data.sources.shard_list import shards_of
 from clip_jax.data.sources.tar_index import BLOCK, IMAGES, MEMBERS
 from clip_jax.errors import one_line
 from clip_jax.storage import range_reads as remote
-from clip_jax.storage.paths import is_url
+from clip_jax.storage.paths import cache_folder, is_url
 
 MAX_GAP = 16 * 1024  # bytes between two members up to which one request is cheaper than two
 SCAN_THREADS = 16  # shards scanned in parallel
@@ -55,7 +55,7 @@ class Shards:
     def __getstate__(self) -> dict[str, object]:
         """Return the state for worker processes: the index as the path of a file to map, if one can be written."""
         digest = hashlib.sha256(self.offsets.data).hexdigest()[:32]
-        path = tar_index.cache_folder() / f"joined-{digest}.npy"
+        path = cache_folder("shards") / f"joined-{digest}.npy"
         if not path.exists() and not tar_index.write_atomically(path, lambda file: np.save(file, self.offsets)):
             return self.__dict__
         return {**self.__dict__, "offsets": path}
@@ -123,17 +123,17 @@ class Shards:
     def image_of(self, i: int, members: dict[str, bytes]) -> bytes:
         """Return the image from the members of sample ``i`` as `read` returns them. Raises BrokenRecord without one."""
         if "image" not in members:
-            raise BrokenRecord(f"{self.name(i)}: has no image ({', '.join(IMAGES)})")
+            raise BrokenRecord(field=self.name(i), reason=f"has no image ({', '.join(IMAGES)})")
         return members["image"]
 
     def text_of(self, i: int, extension: str, members: dict[str, bytes]) -> str:
         """Return a text from the members of sample ``i`` as `read` returns them. Raises BrokenRecord like `member`."""
         if extension not in members:
-            raise BrokenRecord(f"{self.name(i)}: has no .{extension}")
+            raise BrokenRecord(field=self.name(i), reason=f"has no .{extension}")
         try:
             return members[extension].decode()
         except UnicodeDecodeError:
-            raise BrokenRecord(f"{self.name(i)}: .{extension} is not UTF-8 text") from None
+            raise BrokenRecord(field=self.name(i), reason=f".{extension} is not UTF-8 text") from None
 
 
 def _notes(shards: list[str], passed: list[dict[str, tuple[int, str]]]) -> Iterator[str]:
@@ -184,7 +184,7 @@ class WebDataset(Source):
         text = self.shards.text_of(i, "txt", members)
         lines = tuple(line.strip() for line in text.split("\n") if line.strip())
         if not lines:
-            raise BrokenRecord(f"{self.name(i)}: its .txt is empty")
+            raise BrokenRecord(field=self.name(i), reason="its .txt is empty")
         return lines
 
     def get_many(self, rows: list[int]) -> list[Record | BrokenRecord]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -28,6 +28,15 @@ from clip_jax.scaling.analysis.frontier_fit import (
     select,
 )
 from clip_jax.scaling.data.provenance import rows_hash, versions
+from clip_jax.scaling.data.records import (
+    ForecastCheck,
+    FormScore,
+    InfluenceRecord,
+    LawRecord,
+    PointRecord,
+    SurfaceRecord,
+    ValleyRecord,
+)
 from clip_jax.scaling.data.runs_table import fit_rows, prepare
 from clip_jax.scaling.fit.solver import is_large_table
 from clip_jax.scaling.frontier.frontier import by_size, compute_optimal, seed_noise, unbeaten
@@ -81,12 +90,12 @@ class Analysis:
     metric: str
     rows: pd.DataFrame
     frontiers: dict[str, Frontier]
-    valleys: list[dict[str, Any]]
-    cubic_valleys: list[dict[str, Any]]
+    valleys: list[ValleyRecord]
+    cubic_valleys: list[ValleyRecord]
     surface: ParametricFit | str
     curves: pd.DataFrame | None
     winner: str | None
-    law: dict[str, Any]
+    law: LawRecord
 
     @property
     def frontier(self) -> Frontier:
@@ -106,7 +115,7 @@ class Analysis:
     def averaged_bands(self, grid: Array) -> dict[str, Array]:
         """Return {median, low, high, run_low, run_high} over FLOPs [n]. Raises UserError where no form was fitted."""
         if self.averaged is None:
-            raise UserError("no form could be averaged", field="forms", reason="none could be averaged")
+            raise UserError(field="averaged", reason="no form could be fitted, so there is no average")
         return self.averaged.bands(grid)
 
     @property
@@ -150,7 +159,7 @@ def analyze(
     rows, left_out = fit_rows(prepare(df, metric, name), metric, chance, keep_above_chance=True)
     if rows.empty:
         reason = f"no run may enter the fit; the first was left out: {left_out[0]['reason']}"
-        raise UserError(f"{metric}: {reason}", field=metric, reason=reason)
+        raise UserError(field=metric, reason=reason)
     if curves is not None:
         drawable = (curves[["flops", "error"]] > 0) & np.isfinite(curves[["flops", "error"]])
         curves = curves[drawable.all(axis=1)]
@@ -186,7 +195,7 @@ def analyze(
         try:
             surface = fit_parametric(rows, metric)
         except UserError as error:
-            surface = str(error).removeprefix("fit: ")
+            surface = error.reason or str(error)
     analysis = Analysis(
         title,
         metric,
@@ -197,10 +206,10 @@ def analyze(
         surface,
         curves,
         winner,
-        {},
+        cast(LawRecord, {}),
     )
     sd, degrees = seed_noise(rows, metric)
-    law = {
+    law: dict[str, object] = {
         "title": title, "metric": metric, "runs": len(rows), "left_out": left_out, "chance": chance,
         "rows_sha256": rows_hash(rows), "versions": versions(),
         "frontier_rule": FRONTIER_RULES[main.rule], "flops_span": float(c.max() / c.min()),
@@ -245,17 +254,17 @@ def fit_forms(
                 chance=frontier.chance, bias=bias, profiled=frontier.profiled,
             )  # fmt: skip
         except TooFewPoints as error:
-            frontier.reasons[law.key] = str(error)
+            frontier.reasons[law.key] = error.reason or str(error)
         except UserError as error:
             if strict:
                 raise
-            frontier.reasons[law.key] = str(error).removeprefix("fit: ")
+            frontier.reasons[law.key] = error.reason or str(error)
     return frontier
 
 
 def _check_without_largest(
     rows: pd.DataFrame, metric: str, main: Frontier, candidates: pd.DataFrame, planned: bool
-) -> list[dict[str, Any]]:
+) -> list[ForecastCheck]:
     """Forecast the largest budget from the smaller ones only; its seeds do not enter the noise estimate either."""
     points = main.points
     if len(points) <= MIN_POINTS_TO_EXTRAPOLATE:
@@ -276,7 +285,7 @@ def _check_without_largest(
     )
 
 
-def _averaged_data(frontier: Frontier, target: float) -> dict[str, Any]:
+def _averaged_data(frontier: Frontier, target: float) -> dict[str, object]:
     """Return the averaged forecast of law.json: at the largest compute of the table and at the target."""
     if frontier.averaged is None:
         return {"averaged": [], "averaging": None}
@@ -307,7 +316,7 @@ def winners_bias(rows: pd.DataFrame, metric: str) -> dict[float, float]:
     return selection_bias(rows, metric, sd) if degrees else {}
 
 
-def _why(scores: list[dict[str, Any]], frontier: Frontier) -> str:
+def _why(scores: list[FormScore], frontier: Frontier) -> str:
     if not frontier.fitted:
         return "no law: " + next(iter(frontier.reasons.values()))
     if not scores or scores[0]["mean_abs_log_error"] is None:
@@ -321,14 +330,14 @@ def _why(scores: list[dict[str, Any]], frontier: Frontier) -> str:
     )
 
 
-def _laws_data(analysis: Analysis, scores: list[dict[str, Any]]) -> dict[str, Any]:
+def _laws_data(analysis: Analysis, scores: list[FormScore]) -> dict[str, object]:
     """Return the fits of the reported frontier, their forecasts, warnings, and the influence of each point on the
     best law.
     """
     fitted = analysis.frontier.fitted
     forecasts = [f.forecast(analysis.target) for f in fitted.values()]
     warnings: list[str] = []
-    influential: list[dict[str, Any]] = []
+    influential: list[InfluenceRecord] = []
     moved: list[str] = []
     rivals = [] if analysis.averaged is None else rival_forms(analysis.averaged.forecast(analysis.target))
     if analysis.best is not None:
@@ -346,7 +355,7 @@ def _laws_data(analysis: Analysis, scores: list[dict[str, Any]]) -> dict[str, An
     }  # fmt: skip
 
 
-def _surface_data(surface: ParametricFit | str) -> dict[str, Any]:
+def _surface_data(surface: ParametricFit | str) -> SurfaceRecord:
     """Return Chinchilla's law as plain data, or the reason why it was not fitted."""
     if isinstance(surface, str):
         return {"status": f"left out: {surface}"}
@@ -366,7 +375,7 @@ def _surface_data(surface: ParametricFit | str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _with_drops(frontier: pd.DataFrame, sd: float, degrees: int) -> list[dict[str, Any]]:
+def _with_drops(frontier: pd.DataFrame, sd: float, degrees: int) -> list[PointRecord]:
     """Return each budget's best run, and whether the error falls to the next budget by more than twice its noise."""
     rows: list[Any] = frontier.to_dict("records")
     for now, after in zip(rows, [*rows[1:], None], strict=True):

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from clip_jax.scaling.analysis.frontier_fit import FrontierFit, interpolated, knots
+from clip_jax.scaling.data.records import AveragedRecord
 from clip_jax.scaling.fit.result import Fit
 from clip_jax.scaling.fit_law import EXTRA_POINTS_FOR_ASYMPTOTE, fit_once
 from clip_jax.scaling.laws.base import Array
@@ -217,7 +217,7 @@ class AveragedForecast:
         logs = [np.log(np.maximum(f.fit.predict(flops), 1e-12)) for f in self.fitted.values()]
         return np.exp(np.average(logs, axis=0, weights=self.weights))
 
-    def forecast(self, flops: float) -> dict[str, Any]:
+    def forecast(self, flops: float) -> AveragedRecord:
         """Return the forecast at a compute as plain data.
 
         Returns:

@@ -9,7 +9,17 @@ import numpy as np
 
 from clip_jax.scaling.analysis.averaging import AveragedForecast
 from clip_jax.scaling.analysis.frontier_fit import FrontierFit
-from clip_jax.scaling.data.observations import columns_of
+from clip_jax.scaling.data.observations import Columns, columns_of
+from clip_jax.scaling.data.records import (
+    AveragedRecord,
+    Comparison,
+    CutRecord,
+    ForecastCheck,
+    FormForecast,
+    FormScore,
+    HeldOutScore,
+    RankedForm,
+)
 from clip_jax.scaling.fit_law import fit_law, fit_once, min_points_for_asymptote
 from clip_jax.scaling.laws import LAWS, Law
 from clip_jax.scaling.profile.prediction import Interval
@@ -29,7 +39,7 @@ EQUAL_SCORES = 0.5  # laws whose scores differ by less than this share are equal
 
 def forecast_check(
     fitted: Mapping[str, FrontierFit], averaged: AveragedForecast | None, flops: float, measured: float, naive: float
-) -> list[dict[str, Any]]:
+) -> list[ForecastCheck]:
     """Compare forecasts made without the largest budget with its measurement.
 
     Args:
@@ -51,7 +61,7 @@ def forecast_check(
 
 def _check_row(
     form: str, band: Interval, notes: list[str], flops: float, measured: float, naive: float
-) -> dict[str, Any]:
+) -> ForecastCheck:
     closer = abs(band.value - measured) < abs(naive - measured)
     wide = band.open_low or band.open_high or band.width > measured
     if wide:
@@ -68,7 +78,7 @@ def _check_row(
 
 def extrapolation_scores(
     flops: np.ndarray, errors: np.ndarray, laws: Sequence[Law] = LAWS, *, known: Mapping[str, Mapping[str, float]] = {}
-) -> list[dict[str, Any]]:
+) -> list[FormScore]:
     """Score how well each form predicts the next budget from those before it: mean |ln(predicted/measured)|.
 
     Every prefix of at least four budgets counts once (with more than 12, as many evenly chosen ones), but only where it
@@ -103,7 +113,7 @@ def extrapolation_scores(
     common = set.intersection(*tested) if tested else set()
     if len(flops) <= MIN_POINTS_TO_EXTRAPOLATE:
         return []
-    rows = []
+    rows: list[FormScore] = []
     for law in laws:
         scores = [v for m, v in misses[law.name].items() if m in common] if len(misses[law.name]) >= least else []
         score = float(np.mean(scores)) if scores else None
@@ -115,14 +125,14 @@ def extrapolation_scores(
 
 def rolling(
     law: Law,
-    columns: Any,
+    columns: Columns,
     y: np.ndarray,
     by: np.ndarray | None = None,
     *,
     cuts: int = CUTS,
     weights: np.ndarray | None = None,
     **options: Any,
-) -> dict[str, Any]:
+) -> HeldOutScore:
     """Fit the rows below C, predict all rows above, for several C (held-out extrapolation).
 
     Args:
@@ -149,7 +159,7 @@ def rolling(
         if possible
         else []
     )
-    rows = []
+    rows: list[CutRecord] = []
     for cut in chosen:
         below = order < cut
         known = None if weights is None else weights[below] / weights[below].mean()
@@ -171,8 +181,8 @@ def rolling(
 
 
 def compare_laws(
-    laws: Sequence[Law], columns: Any, y: np.ndarray, target: Any, by: np.ndarray | None = None, **options: Any
-) -> dict[str, Any]:
+    laws: Sequence[Law], columns: Columns, y: np.ndarray, target: Columns, by: np.ndarray | None = None, **options: Any
+) -> Comparison:
     """Rank laws by `rolling`, give each law's prediction at ``target``, and warn where equally good laws disagree
     there.
 
@@ -183,7 +193,7 @@ def compare_laws(
       by less than half, and disagree when one's prediction lies outside the other's 95 % band and differs by more than
       5 %.
     """
-    ranking: list[dict[str, Any]] = []
+    ranking: list[RankedForm] = []
     for law in laws:
         row = rolling(law, columns, y, by, **options)
         fit = fit_law(law, columns, y, **options)
@@ -202,7 +212,7 @@ def compare_laws(
     return {"ranking": ranking, "best": ranking[0]["form"], "warnings": warnings}
 
 
-def disagreements(ranking: Sequence[dict[str, Any]]) -> list[str]:
+def disagreements(ranking: Sequence[RankedForm]) -> list[str]:
     """Return a sentence for each law that ties with the first of ``ranking`` but disagrees with it at the target.
 
     Args:
@@ -221,13 +231,13 @@ def disagreements(ranking: Sequence[dict[str, Any]]) -> list[str]:
     return warnings
 
 
-def _disagree(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+def _disagree(a: RankedForm | FormForecast, b: RankedForm | FormForecast) -> bool:
     """Return whether one of two predictions lies outside the other's band, and they differ by more than `APART`."""
     inside = all(p["low"] <= q["predicted"] <= p["high"] for p, q in ((a, b), (b, a)))
     return not inside and abs(float(np.log(a["predicted"] / b["predicted"]))) > APART
 
 
-def rival_forms(forecast: Mapping[str, Any]) -> list[str]:
+def rival_forms(forecast: AveragedRecord) -> list[str]:
     """Report the forms that are consistent with the data but disagree at the target.
 
     Args:

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from clip_jax.errors import UserError
+from clip_jax.scaling.data.records import FitRecord, InfluenceRecord, RunForecast, Sides
 from clip_jax.scaling.fit.result import Fit
 from clip_jax.scaling.fit.solver import MANY_ROWS
 from clip_jax.scaling.fit_law import fit_once
@@ -164,7 +165,7 @@ class FrontierFit:
             **interpolated(grid, y, knot_flops, at_knots, run, "run_"),
         }
 
-    def leave_one_out(self) -> list[dict[str, Any]]:
+    def leave_one_out(self) -> list[InfluenceRecord]:
         """Return the effect of leaving each point out: {flops, parameter, shift (standard errors), exponent}, by
         rising FLOPs.
         """
@@ -184,7 +185,7 @@ class FrontierFit:
         names = [f"{c:.3g} FLOPs" for c in self.fit.data.columns["flops"]]
         return [*self.fit.notes, *messages, *residual_checks(self.fit, names)["warnings"]]
 
-    def as_data(self) -> dict[str, Any]:
+    def as_data(self) -> FitRecord:
         """Return the fit as plain data, in full precision."""
         fit, name = self.checked, self.fit.law.exponent_name
         names = zip(fit.law.names, fit.free_mask, strict=True)
@@ -203,22 +204,24 @@ class FrontierFit:
             "warnings": self.warnings(),
         }  # fmt: skip
 
-    def forecast(self, flops: float) -> dict[str, Any]:
+    def forecast(self, flops: float) -> RunForecast:
         """Return {form, flops, predicted, low, high (of a new run), curve_low, curve_high}; an open end is infinite."""
         curve, run = self.curve_at(flops), self.run_at(flops)
+        low, high = run.bounded_ends
+        curve_low, curve_high = curve.bounded_ends
         return {
-            "form": self.fit.law.name, "flops": float(flops), "predicted": curve.value,
-            **dict(zip(("low", "high"), run.bounded_ends, strict=True)),
-            **dict(zip(("curve_low", "curve_high"), curve.bounded_ends, strict=True)),
+            "form": self.fit.law.name, "flops": float(flops), "predicted": curve.value, "low": low, "high": high,
+            "curve_low": curve_low, "curve_high": curve_high,
         }  # fmt: skip
 
 
-def _sides(interval: Interval | None) -> dict[str, Any]:
+def _sides(interval: Interval | None) -> Sides:
     """Return {low, high (null where open), open: sides that the data do not bound}; empty for a fixed parameter."""
     if interval is None:
         return {"low": None, "high": None, "open": []}
     sides = [s for s, is_open in (("below", interval.open_low), ("above", interval.open_high)) if is_open]
-    return {**dict(zip(("low", "high"), ends_data(interval), strict=True)), "open": sides}
+    low, high = ends_data(interval)
+    return {"low": low, "high": high, "open": sides}
 
 
 def _union(interval: Interval, low: float, high: float) -> Interval:
@@ -298,7 +301,7 @@ def fit_frontier(
     if len(points) < least:
         beyond = f" ({above} above guessing, {chance:g}, are left out)" if above else ""
         reason = f"{len(points)} points, {law.name} needs {least}{beyond}"
-        raise TooFewPoints(reason, field="points", value=len(points), reason=reason)
+        raise TooFewPoints(field="frontier", reason=reason)
     x, y = points["flops"].to_numpy(float), points["error"].to_numpy(float)
     fit = fit_once(law, x, y, fixed=known)
     if above:

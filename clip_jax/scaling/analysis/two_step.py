@@ -20,12 +20,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from clip_jax.errors import UserError, one_of
-from clip_jax.scaling.data.observations import columns_of
+from clip_jax.scaling.data.observations import Columns, columns_of
 from clip_jax.scaling.fit.loss import LOG_HUBER, TINY, Loss, space_of
 from clip_jax.scaling.fit.result import Fit
 from clip_jax.scaling.fit.solver import solve
@@ -60,7 +60,7 @@ class TwoStepForecast:
     method: str
     new_run: bool
 
-    def as_data(self) -> dict[str, Any]:
+    def as_data(self) -> dict[str, object]:
         """Return plain dictionaries for JSON."""
         parts = {"loss": self.loss, "error": self.error, "fixed_loss": self.fixed_loss}
         return {k: interval_data(v) for k, v in parts.items()} | {"method": self.method, "new_run": self.new_run}
@@ -82,7 +82,7 @@ class TwoStep:
     second_rows: Array
     rows: int
 
-    def predict(self, columns: Any) -> Array:
+    def predict(self, columns: Columns) -> Array:
         """Return the error at columns of the first law; the same shape."""
         return self.second.predict(self.first.predict(columns))
 
@@ -93,7 +93,7 @@ class TwoStep:
 
     def forecast(
         self,
-        at: Any,
+        at: Columns,
         *,
         method: str | None = None,
         new_run: bool = False,
@@ -120,7 +120,7 @@ class TwoStep:
         one_of("two_step.method", method, INTERVAL_METHODS)
         point = {c: np.atleast_1d(v) for c, v in columns_of(self.first.law, at).items()}
         if any(v.size != 1 for v in point.values()):
-            raise UserError("two_step: forecast one point at a time")
+            raise UserError(field="at", reason="must be a single point")
         if method == "profile":
             result = self._profile(point, new_run, level)
         else:
@@ -262,14 +262,14 @@ def _scattered(values: Array, sd: Array, space: str, rng: np.random.Generator) -
 
 def fit_two_step(
     law: Law,
-    columns: Any,
-    loss: Any,
+    columns: Columns,
+    loss: ArrayLike,
     link: Law,
-    error: Any,
+    error: ArrayLike,
     *,
-    first_rows: Any = None,
-    second_rows: Any = None,
-    constant: Mapping[str, Any] | None = None,
+    first_rows: ArrayLike | None = None,
+    second_rows: ArrayLike | None = None,
+    constant: Mapping[str, ArrayLike] | None = None,
     objectives: tuple[Loss, Loss] = (LOG_HUBER, LOG_HUBER),
     fixed: tuple[Mapping[str, float] | None, Mapping[str, float] | None] = (None, None),
 ) -> TwoStep:
@@ -292,7 +292,9 @@ def fit_two_step(
       UserError: a link of another column; a column of ``constant`` with several values; what `fit_law` refuses.
     """
     if link.columns != ("loss",):
-        raise UserError(f"two_step: {link.name} is a law of {', '.join(link.columns)}, a link must be one of loss")
+        raise UserError(
+            field="link", value=link.key, reason=f"must be a law of loss, and is one of {', '.join(link.columns)}"
+        )
     loss, error = np.asarray(loss, float), np.asarray(error, float)
     n = len(loss)
     used = [np.arange(n)[slice(None) if rows is None else np.asarray(rows)] for rows in (first_rows, second_rows)]
@@ -302,7 +304,9 @@ def fit_two_step(
         kinds = {str(v) for v in np.asarray(values)[every]}
         if len(kinds) > 1:
             shown = ", ".join(sorted(kinds)[:4]) + (", ..." if len(kinds) > 4 else "")
-            raise UserError(f"two_step: {name} has {len(kinds)} values ({shown}); losses are comparable at one only")
+            raise UserError(
+                field=name, reason=f"has {len(kinds)} values ({shown}), and losses are comparable at one only"
+            )
     x = {c: v[used[0]] for c, v in columns_of(law, columns).items()}
     first = fit_law(law, x, loss[used[0]], loss=objectives[0], fixed=fixed[0])
     second = fit_law(link, {"loss": loss[used[1]]}, error[used[1]], loss=objectives[1], fixed=fixed[1])

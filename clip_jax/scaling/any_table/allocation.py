@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,14 +11,8 @@ from clip_jax.errors import UserError
 from clip_jax.scaling.any_table.intervals import TableIntervals
 from clip_jax.scaling.any_table.options import TableFit, budget_of, number, pairs
 from clip_jax.scaling.any_table.rows import Rows, flops_column, positions_of
-from clip_jax.scaling.frontier.allocation import (
-    SAMPLES,
-    Cost,
-    compute_optimal_allocation,
-    dense_cost,
-    fit_cost,
-    size_columns,
-)
+from clip_jax.scaling.frontier.allocation import compute_optimal_allocation
+from clip_jax.scaling.frontier.cost import SAMPLES, Cost, dense_cost, fit_cost, size_columns
 from clip_jax.scaling.laws import Law
 
 if TYPE_CHECKING:
@@ -32,7 +26,7 @@ class AllocationReport:
     """Optima at the requested budgets: ``lines`` for a reader, ``data`` for fit.json."""
 
     lines: list[str] = field(default_factory=list)
-    data: dict[str, Any] | None = None
+    data: dict[str, object] | None = None
 
 
 def allocate(
@@ -70,7 +64,10 @@ def allocate(
         lines += [f"    {line.strip()}" for line in allocation.text.splitlines()[1:]]
         every.append({"at": text, "held": held, **allocation.as_data()})
     parts = {c: {"factor": k, "power": power} for c, (k, power) in cost.terms.items()}
-    data = {"cost": {"text": cost_text, "flops_per_sample": parts, "residual_sd": cost.residual_sd}, "budgets": every}
+    data: dict[str, object] = {
+        "cost": {"text": cost_text, "flops_per_sample": parts, "residual_sd": cost.residual_sd},
+        "budgets": every,
+    }
     return AllocationReport(lines, data)
 
 

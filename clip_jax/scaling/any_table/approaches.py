@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,7 +21,7 @@ IGNORED_BY_APPROACHES = ("laws", "frontier", "loss", "delta", "examples", "fixed
 APPROACH_COLUMNS = ("flops", "params", "samples_seen")
 
 
-def fit_approach(table: pd.DataFrame, what: TableFit) -> tuple[list[str], dict[str, Any]]:
+def fit_approach(table: pd.DataFrame, what: TableFit) -> tuple[list[str], dict[str, object]]:
     """Fit the approach and report it as lines of text and as plain data.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -36,7 +36,7 @@ class Averaged:
         curve, run = self.forecast.curve_at(flops).interval(), self.forecast.run_at(flops).interval()
         return [f"    averaged over forms: {interval_text(curve)}, of a new run {span_text(run)}"]
 
-    def as_data(self, flops: float) -> dict[str, Any] | None:
+    def as_data(self, flops: float) -> dict[str, object] | None:
         """Return the forecast as plain data."""
         if self.forecast is None:
             return None

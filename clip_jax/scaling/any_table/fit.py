@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from clip_jax.scaling.any_table.options import (
 from clip_jax.scaling.any_table.rows import columns_from, read_rows
 from clip_jax.scaling.any_table.tasks import fit_tasks, names_several
 from clip_jax.scaling.any_table.two_step import compare_with_direct, fit_steps
+from clip_jax.scaling.data.records import Comparison
 from clip_jax.scaling.data.runs_table import read_table
 from clip_jax.scaling.fit.result import Fit
 from clip_jax.scaling.fit.solver import table_of
@@ -82,9 +83,7 @@ def _fit_laws(path: str | Path, table: pd.DataFrame, what: TableFit, out_dir: st
     laws = [law_of(what, key) for key in what.laws]
     law = laws[0]
     if any(w.columns != law.columns for w in laws):
-        raise UserError(
-            "--law: laws of different columns cannot be compared", field="--law", reason="different columns"
-        )
+        raise UserError(field="--law", value=",".join(what.laws), reason="laws of different columns cannot be compared")
     steps = fit_steps(table, what, law) if what.then else None
     rows = read_rows(table, what, law)
     budgets = [text for text in what.at if asks_budget(law, text)]
@@ -168,7 +167,7 @@ def _flat(fit: Fit) -> list[str]:
     return [f"not identified: the profile of {f.split()[0]} is flat {f.split()[1]}" for f in fit.flat]
 
 
-def _rms_of_laws(table: Any, what: TableFit, laws: list[Law], first: float | None) -> dict[str, float | None]:
+def _rms_of_laws(table: pd.DataFrame, what: TableFit, laws: list[Law], first: float | None) -> dict[str, float | None]:
     """Return the root mean square error of each law, fitted below the cut, on the rows above it."""
     out = {laws[0].name: first}
     for law in laws[1:]:
@@ -182,7 +181,7 @@ def _no_interval(point: dict[str, float]) -> Interval:
     return Interval(np.nan, np.nan, np.nan, 0.95)
 
 
-def _compared(table: Any, what: TableFit, laws: list[Law], points: list[dict[str, float]]) -> dict[str, Any]:
+def _compared(table: pd.DataFrame, what: TableFit, laws: list[Law], points: list[dict[str, float]]) -> Comparison:
     """Rank the laws by held-out extrapolation, on rows that all of them accept."""
     every = [read_rows(table, what, law) for law in laws]
     common = np.logical_and.reduce([np.isin(every[0].index, r.index) for r in every])
@@ -197,7 +196,7 @@ def _compared(table: Any, what: TableFit, laws: list[Law], points: list[dict[str
     return compared
 
 
-def _comparison_lines(compared: dict[str, Any]) -> list[str]:
+def _comparison_lines(compared: Comparison) -> list[str]:
     lines = ["  held-out extrapolation (fit below a cut, predict above): score, bias, forecast"]
     for r in compared["ranking"]:
         score = "-" if r["score"] is None else f"{r['score']:.4f} {r['bias']:+.4f}"
@@ -217,7 +216,7 @@ def _checked_point(law: Law, text: str) -> dict[str, float]:
     return point
 
 
-def _fit_data(fit: Fit, intervals: dict[str, Interval]) -> dict[str, Any]:
+def _fit_data(fit: Fit, intervals: dict[str, Interval]) -> dict[str, object]:
     """Return a fit as plain data; an open end of an interval is infinite, and null in JSON."""
     loss = [fit.loss.kind, fit.loss.space, fit.loss.delta, *([fit.loss.under] if fit.loss.under < 1 else [])]
     return {
@@ -230,5 +229,5 @@ def _fit_data(fit: Fit, intervals: dict[str, Interval]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _write(out: Path, data: dict[str, Any]) -> None:
+def _write(out: Path, data: dict[str, object]) -> None:
     write_text(folder_for(out) / "fit.json", json.dumps(plain_json(data), indent=1, allow_nan=False) + "\n")

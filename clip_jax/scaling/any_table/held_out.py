@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
@@ -16,7 +16,32 @@ from clip_jax.scaling.uncertainty.interval_format import ends_text
 MAX_SHOWN = 10  # rows that are printed, each with an interval of its own
 
 
-def judge(fit: Fit, rows: Rows, new_run: Callable[[dict[str, float]], Interval]) -> dict[str, Any]:
+class HeldOutRow(TypedDict):
+    """A held-out row; its interval, and whether it holds the measurement, only where it is shown."""
+
+    row: int
+    at: float
+    columns: dict[str, float]
+    measured: float
+    predicted: float
+    low: float | None
+    high: float | None
+    inside: bool | None
+
+
+class HeldOut(TypedDict):
+    """The result of `judge`; rms_of_laws: of each law compared."""
+
+    rms: float | None
+    bias: float | None
+    rows: int
+    shown: int
+    inside: int
+    table: list[HeldOutRow]
+    rms_of_laws: NotRequired[dict[str, float | None]]
+
+
+def judge(fit: Fit, rows: Rows, new_run: Callable[[dict[str, float]], Interval]) -> HeldOut:
     """Compare the forecast of each held-out row with its measurement.
 
     Args:
@@ -38,10 +63,10 @@ def judge(fit: Fit, rows: Rows, new_run: Callable[[dict[str, float]], Interval])
     positions = np.unique(np.linspace(0, len(order) - 1, min(len(order), MAX_SHOWN)).round().astype(int))
     shown = set(order[positions].tolist())
     known: dict[tuple[float, ...], Interval] = {}
-    table = []
+    table: list[HeldOutRow] = []
     for i in order.tolist():
         point = {c: float(v[i]) for c, v in rows.columns.items()}
-        row: dict[str, Any] = {
+        row: HeldOutRow = {
             "row": int(rows.index[i]), "at": float(at[i]), "columns": point, "measured": float(rows.y[i]),
             "predicted": float(predicted[i]), "low": None, "high": None, "inside": None,
         }  # fmt: skip
@@ -52,7 +77,8 @@ def judge(fit: Fit, rows: Rows, new_run: Callable[[dict[str, float]], Interval])
             span = known[key]
             low, high = span.bounded_ends
             bounded = bool(np.isfinite([low, high]).all())  # an open band contains any value
-            row |= {"low": low, "high": high, "inside": bool(low <= rows.y[i] <= high) if bounded else None}
+            row["low"], row["high"] = low, high
+            row["inside"] = bool(low <= rows.y[i] <= high) if bounded else None
         table.append(row)
     return {
         "rms": float(np.sqrt(np.mean(off**2))) if len(off) else None,
@@ -61,7 +87,7 @@ def judge(fit: Fit, rows: Rows, new_run: Callable[[dict[str, float]], Interval])
     }  # fmt: skip
 
 
-def as_lines(judged: dict[str, Any], name: str = "at") -> list[str]:
+def as_lines(judged: HeldOut, name: str = "at") -> list[str]:
     """Format the result of `judge`: one line per shown row, then the counts."""
     lines = [f"  held out: {name:>9s}  measured  predicted  95 % of a new run"]
     for r in judged["table"]:

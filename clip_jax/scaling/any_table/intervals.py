@@ -132,7 +132,7 @@ def intervals_of(fit: Fit, rows: Rows, what: TableFit) -> TableIntervals:
             raise UserError(field="--group", value=what.group, reason=reason)
         return TableIntervals(fit, noise_of(rows, what), None, None, NO_INTERVAL)
     noise, chosen = noise_of(rows, what), rows.candidates is not None
-    if what.group:
+    if rows.groups is not None:
         clusters = cluster_intervals(fit, rows.groups)
         method = f"bootstrap of {clusters.groups} groups of {what.group} ({len(clusters.ensemble.replicas)} resamples)"
         return TableIntervals(fit, noise, clusters, None, method, NOT_RESELECTED if chosen else "")

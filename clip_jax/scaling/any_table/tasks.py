@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -38,7 +38,7 @@ def names_several(what: TableFit, table: pd.DataFrame) -> bool:
     return "," in what.y and what.y not in table.columns
 
 
-def fit_tasks(table: pd.DataFrame, what: TableFit) -> tuple[list[str], dict[str, Any]]:
+def fit_tasks(table: pd.DataFrame, what: TableFit) -> tuple[list[str], dict[str, object]]:
     """Fit all tasks together and report them as lines of text and as plain data.
 
     In wide form (``y`` names the tasks' columns) each row is a run, whose effect is shared by its tasks; in long form

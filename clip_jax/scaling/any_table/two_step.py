@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from clip_jax.errors import UserError
 from clip_jax.scaling.analysis.frontier_fit import SELECT
-from clip_jax.scaling.analysis.two_step import TwoStep, fit_two_step
+from clip_jax.scaling.analysis.two_step import TwoStep, TwoStepForecast, fit_two_step
 from clip_jax.scaling.any_table.intervals import NOT_RESELECTED, TableIntervals
 from clip_jax.scaling.any_table.options import TableFit, refuse_ignored
 from clip_jax.scaling.any_table.rows import Rows, column_of, positions_of, read_rows, y_column
@@ -80,7 +80,7 @@ def fit_steps(table: pd.DataFrame, what: TableFit, law: Law) -> Steps:
 
 def compare_with_direct(
     steps: Steps, what: TableFit, direct: TableIntervals, points: dict[str, dict[str, float]]
-) -> tuple[list[str], dict[str, Any]]:
+) -> tuple[list[str], dict[str, object]]:
     """Compare the two-step forecast with that of the direct law, as lines of text and as plain data.
 
     Args:
@@ -110,7 +110,9 @@ def compare_with_direct(
     }  # fmt: skip
 
 
-def _forecast(both: TwoStep, point: dict[str, float], text: str, lines: list[str]) -> tuple[Any, Any]:
+def _forecast(
+    both: TwoStep, point: dict[str, float], text: str, lines: list[str]
+) -> tuple[TwoStepForecast, TwoStepForecast]:
     curve, new = (both.forecast(point, new_run=new_run) for new_run in (False, True))
     lines.append(
         f"    at {text}: loss {interval_text(curve.loss)}; y {interval_text(curve.error)}, of a new run"

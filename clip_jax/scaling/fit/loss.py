@@ -7,11 +7,12 @@ reports success. Here tolerances are relative, and objectives can be compared wi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
 from clip_jax.errors import UserError, one_of
+from clip_jax.scaling.laws.base import Array
 
 TINY = 1e-12  # a prediction never goes below, so that its logarithm exists
 # Residuals of the logarithm beyond this are treated as outliers (Huber, 1964). Hoffmann et al. (2022) use 1e-3 for
@@ -82,7 +83,7 @@ class Loss:
 LOG_HUBER = Loss()
 
 
-def space_of(y: Any, space: str, xp: Any) -> Any:
+def space_of(y: Array, space: str, xp: ModuleType) -> Array:
     """Transform y to the loss's space."""
     if space == "linear":
         return y

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from clip_jax.scaling.data.observations import Points, columns_of
+from clip_jax.scaling.data.observations import Columns, Points, columns_of
 from clip_jax.scaling.fit.loss import NO_DELTA, Loss
 from clip_jax.scaling.laws.base import Array, Law
 
@@ -68,11 +67,11 @@ class Fit:
         """The centered ln(columns), [n] each."""
         return self.centered(self.data.columns)
 
-    def centered(self, columns: Any) -> dict[str, Array]:
+    def centered(self, columns: Columns) -> dict[str, Array]:
         """Return ln(column / reference) of any columns."""
         return {c: np.log(v / self.references[c]) for c, v in columns_of(self.law, columns).items()}
 
-    def predict(self, columns: Any) -> Array:
+    def predict(self, columns: Columns) -> Array:
         """Return y at a dict of columns, or at the law's only column; the same shape."""
         x = self.centered(columns)
         shape = next(iter(x.values())).shape
@@ -81,7 +80,7 @@ class Fit:
     @property
     def values(self) -> dict[str, float]:
         """The parameters in the units of the table."""
-        return self.law.describe(self.theta, self.references)
+        return {k: float(v) for k, v in self.law.describe(self.theta, self.references).items()}
 
     @property
     def residuals(self) -> Array:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,7 +66,7 @@ def _program(law: Law, space: str, under: float = 1.0) -> Any:
             p = law.unpack(theta, jnp)
             if law.replaced:  # one program for both takes half the compiling
                 through = law.through(p, at, value, jnp)
-                p = {name: jnp.where(held, through[name], p[name]) for name in p}
+                p = {name: jnp.where(held, through[name], p[name]) for name in p}  # type: ignore[misc]
             r = space_of(law.curve(p, logs, jnp), space, jnp) - target
             return jnp.where(w > 0, r, 0.0)
 
@@ -306,7 +307,7 @@ def finish_absolute(
 
     index, n = np.flatnonzero(free), len(y)
 
-    def residuals(theta: Any, xp: Any) -> Any:
+    def residuals(theta: Array, xp: ModuleType) -> Array:
         return space_of(law.curve(law.unpack(theta, xp), x, xp), loss.space, xp) - space_of(y, loss.space, xp)
 
     def objective(theta: Array) -> float:

@@ -18,92 +18,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from clip_jax.errors import UserError, one_of
 from clip_jax.scaling.fit.result import ILL_CONDITIONED, Fit
-from clip_jax.scaling.laws.base import Array, Law
+from clip_jax.scaling.frontier.cost import SAMPLES, Cost, dense_cost, size_columns
+from clip_jax.scaling.frontier.cost_path import CostPath, minimize_along_cost
+from clip_jax.scaling.laws.base import Array
 from clip_jax.scaling.laws.size_data import FLOPS_PER_PARAM_SAMPLE
 from clip_jax.scaling.profile.prediction import Interval
 from clip_jax.scaling.profile.profile_likelihood import prediction_interval
 from clip_jax.scaling.uncertainty.bootstrap import bootstrap
 from clip_jax.scaling.uncertainty.interval_format import interval_data, interval_text
 
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
 MIN_ROWS_FOR_CASES = 24  # from which on rows are drawn with replacement
-MARGIN = 1e3  # sizes are searched this factor beyond those of the runs, and further where the budget lies beyond
-SEARCH_GRIDS = {1: (41, 3), 2: (17, 7)}  # sizes searched at once -> (points per axis, rounds of refinement)
-SLOPE_STEP = 0.5  # of ln(FLOPs) on each side, over which the local exponent is taken
-SAMPLES = "samples_seen"
-
-
-@dataclass(frozen=True)
-class Cost:
-    """FLOPs of one training run: samples seen times FLOPs per sample.
-
-    Attributes:
-      terms: size column -> (factor, power): factor · size^power FLOPs per sample.
-      constant: FLOPs per sample that no size column accounts for.
-      residual_sd: standard deviation of ln(FLOPs) around this formula in the table it was fitted to; 0 when given.
-    """
-
-    terms: Mapping[str, tuple[float, float]]
-    constant: float = 0.0
-    residual_sd: float = 0.0
-
-    def log_per_sample(self, log_sizes: Mapping[str, Array]) -> Array:
-        """Return ln(FLOPs per sample) at ln(sizes); the arrays broadcast."""
-        total = self.constant + sum(k * np.exp(power * log_sizes[c]) for c, (k, power) in self.terms.items())
-        return np.log(total)
-
-
-def dense_cost(law: Law, flops_per_param_sample: float | Mapping[str, float] = FLOPS_PER_PARAM_SAMPLE) -> Cost:
-    """Build the cost k·N·D of a law's size columns.
-
-    Args:
-      law: with `samples_seen` and one or two size columns.
-      flops_per_param_sample: k, one number for all size columns or one per column.
-
-    Raises:
-      UserError: not a law of sizes and samples; a column without a factor; a factor not above 0.
-    """
-    sizes = size_columns(law)
-    factors = flops_per_param_sample
-    if not isinstance(factors, Mapping):
-        factors = dict.fromkeys(sizes, factors)
-    if set(factors) != set(sizes) or not all(np.isfinite(k) and k > 0 for k in factors.values()):
-        raise UserError(f"flops_per_param_sample={flops_per_param_sample!r}: needs a number above 0 per {sizes}")
-    return Cost({c: (float(factors[c]), 1.0) for c in sizes})
-
-
-def fit_cost(columns: Any, flops: Any, size: str = "params") -> Cost:
-    """Fit ln(FLOPs / samples) as a line in ln(size), from the FLOPs of a table's runs.
-
-    Args:
-      columns: dict or DataFrame with the size column and ``samples_seen``, [n] each, above 0.
-      flops: of each run, [n].
-      size: the size column.
-
-    Raises:
-      UserError: fewer than two sizes.
-    """
-    n = np.log(np.asarray(columns[size], float))
-    per_sample = np.log(np.asarray(flops, float) / np.asarray(columns[SAMPLES], float))
-    if len(np.unique(n)) < 2:
-        raise UserError(f"{size}: one size, at least 2 are needed to fit the cost; give flops_per_param_sample")
-    power, constant = np.polyfit(n - n.mean(), per_sample, 1)
-    constant -= power * n.mean()
-    return Cost({size: (float(np.exp(constant)), float(power))}, 0.0, float((per_sample - constant - power * n).std()))
-
-
-def size_columns(law: Law) -> tuple[str, ...]:
-    """Return a law's size columns. Raises UserError for a law that lacks sizes or ``samples_seen``."""
-    sizes = tuple(c for c in law.columns if c.startswith("params"))
-    if SAMPLES not in law.columns or not 1 <= len(sizes) <= max(SEARCH_GRIDS):
-        raise UserError(f"{law.name}: a law of model size and {SAMPLES} is needed; it has {', '.join(law.columns)}")
-    return sizes
 
 
 @dataclass(frozen=True)
@@ -149,7 +82,7 @@ class Allocation:
     identified: bool
     notes: tuple[str, ...] = ()
 
-    def as_data(self) -> dict[str, Any]:
+    def as_data(self) -> dict[str, object]:
         """Return plain dictionaries for JSON; an open end of an interval is None."""
         return {
             "law": self.law, "method": self.method, "draws": self.draws, "identified": self.identified,
@@ -187,7 +120,7 @@ def compute_optimal_allocation(
     *,
     held: Mapping[str, float] | None = None,
     kind: str | None = None,
-    groups: Any = None,
+    groups: ArrayLike | None = None,
     curve: Callable[[dict[str, float]], Interval] | None = None,
     level: float = 0.95,
     draws: int = 500,
@@ -216,9 +149,9 @@ def compute_optimal_allocation(
     cost = k if isinstance(k := flops_per_param_sample, Cost) else dense_cost(law, k)
     budgets = np.atleast_1d(np.asarray(flops, float))
     if not len(budgets) or not (np.isfinite(budgets) & (budgets > 0)).all():
-        raise UserError(f"flops={flops!r}: must be above 0")
+        raise UserError(field="flops", value=flops, reason="must be above 0")
     if fit.status == "failed":
-        raise UserError("allocation: the fit did not converge")
+        raise UserError(field="fit", reason="did not converge")
     kind = kind or ("cases" if fit.points >= MIN_ROWS_FOR_CASES or groups is not None else "parametric")
     one_of("allocation.kind", kind, ("cases", "parametric"))
     ensemble = bootstrap(fit, kind=kind, groups=groups, replicas=draws, seed=seed)
@@ -243,106 +176,6 @@ def compute_optimal_allocation(
         at = [{**{c: v.value for c, v in o.sizes.items()}, SAMPLES: o.samples.value, **(held or {})} for o in optima]
         optima = tuple(replace(o, value=curve(point)) for o, point in zip(optima, at, strict=True))
     return Allocation(law.key, optima, kind, len(ensemble.replicas), not reason, tuple(notes))
-
-
-@dataclass(frozen=True)
-class _Path:
-    """Optima of R parameter vectors at K budgets, all logarithms: [R, K].
-
-    edge: 0 inside the searched sizes, -1 at the lowest, 1 at the highest, 2 at an edge of one of two sizes.
-    """
-
-    sizes: dict[str, Array]
-    samples: Array
-    value: Array
-    exponents: dict[str, Array]
-    log_factors: dict[str, Array]
-    edge: Array
-
-
-def minimize_along_cost(
-    fit: Fit, thetas: Array, flops: Array, cost: Cost, held: Mapping[str, float] | None = None
-) -> _Path:
-    """Minimize the law along ``FLOPs = cost`` for many parameter vectors at once, on a grid that is refined.
-
-    Args:
-      fit: its law, units and range of sizes are used.
-      thetas: float [R, p].
-      flops: float [K].
-      cost: FLOPs of a run.
-      held: see `compute_optimal_allocation`.
-
-    Returns:
-      Natural logarithms of the optimal sizes and samples, y, local exponents and factors, [R, K] each.
-
-    Raises:
-      UserError: a column of the law that neither the cost nor ``held`` gives.
-    """
-    sizes, log_c = size_columns(fit.law), np.log(flops)
-    if set(cost.terms) != set(sizes):
-        raise UserError(f"cost: has terms for {', '.join(cost.terms)}; the law's sizes are {', '.join(sizes)}")
-    others = {c for c in fit.law.columns if c not in (*sizes, SAMPLES)}
-    held_values = dict(held or {})
-    if others != set(held_values):
-        raise UserError(f"{fit.law.name}: needs a value for exactly {', '.join(sorted(others)) or 'no other column'}")
-    around = np.concatenate([log_c, log_c - SLOPE_STEP, log_c + SLOPE_STEP])
-    log_sizes, samples, value, edge = _search(fit, thetas, around, cost, sizes, held_values)
-    center, below, above = (slice(i * len(flops), (i + 1) * len(flops)) for i in range(3))
-    exponents, factors = {}, {}
-    for name, along in {**log_sizes, SAMPLES: samples}.items():
-        exponents[name] = (along[:, above] - along[:, below]) / (2 * SLOPE_STEP)
-        factors[name] = along[:, center] - exponents[name] * log_c
-    edge = np.where(
-        edge[:, center] != 0, edge[:, center], np.where(edge[:, below] != 0, edge[:, below], edge[:, above])
-    )
-    at = {c: v[:, center] for c, v in log_sizes.items()}
-    return _Path(at, samples[:, center], value[:, center], exponents, factors, edge)
-
-
-def _search(
-    fit: Fit, thetas: Array, log_c: Array, cost: Cost, sizes: tuple[str, ...], held: Mapping[str, float]
-) -> tuple[dict[str, Array], Array, Array, Array]:
-    """Search the optimum on the grid; return (ln sizes by column, ln samples, y, edge), [R, K] each."""
-    law, refs = fit.law, {c: np.log(v) for c, v in fit.references.items()}
-    values = {k: v[:, None, None] for k, v in law.unpack(thetas, np).items()}
-    seen = {c: np.log(fit.data.columns[c]) for c in sizes}
-    spent = np.log(fit.data.columns[SAMPLES]) + cost.log_per_sample(seen)
-    below, above = max(0.0, spent.min() - log_c.min()), max(0.0, log_c.max() - spent.max())
-    low = np.array([seen[c].min() - np.log(MARGIN) - below for c in sizes])
-    high = np.array([seen[c].max() + np.log(MARGIN) + above for c in sizes])
-    points, rounds = SEARCH_GRIDS[len(sizes)]
-    unit = np.array(list(product(np.linspace(-1, 1, points), repeat=len(sizes))))  # [P, m]
-    shape = (len(thetas), len(log_c), len(sizes))
-    centers, reach = np.broadcast_to((low + high) / 2, shape), (high - low) / 2
-
-    def objective(at: Array) -> tuple[Array, Array]:
-        """Return y and ln samples at ln sizes [R, K, P, m]."""
-        logs = {c: at[..., i] for i, c in enumerate(sizes)}
-        samples = log_c[:, None] - cost.log_per_sample(logs)
-        x = {c: v - refs[c] for c, v in logs.items()} | {SAMPLES: samples - refs[SAMPLES]}
-        x |= {c: np.full(1, np.log(v) - refs[c]) for c, v in held.items()}
-        with np.errstate(over="ignore", invalid="ignore"):
-            y = law.curve(values, x, np)
-        return np.where(np.isfinite(y), y, np.inf), samples
-
-    for _ in range(rounds):
-        at = np.clip(centers[:, :, None] + unit * reach, low, high)
-        y, samples = objective(at)
-        best = y.argmin(axis=-1)[..., None]
-        centers = np.take_along_axis(at, best[..., None], axis=2)[:, :, 0]
-        step = 2 * reach / (points - 1)
-        reach = 1.5 * step if len(sizes) > 1 else step
-    if len(sizes) == 1:  # a parabola through the best point and its neighbors
-        near = np.clip(centers[:, :, None] + step * np.array([-1.0, 0.0, 1.0])[:, None], low, high)
-        left, middle, right = np.moveaxis(objective(near)[0], -1, 0)
-        curvature = left - 2 * middle + right
-        with np.errstate(invalid="ignore"):
-            shift = np.where(curvature > 0, (left - right) / np.where(curvature > 0, 2 * curvature, 1.0), 0.0)
-        centers = np.clip(centers + np.clip(np.nan_to_num(shift), -1, 1)[..., None] * step, low, high)
-    y, samples = (v[..., 0] for v in objective(centers[:, :, None]))
-    near_low, near_high = (centers <= low + 2 * step).any(axis=-1), (centers >= high - 2 * step).any(axis=-1)
-    edge = np.where(near_low | near_high, 2, 0) if len(sizes) > 1 else near_high.astype(int) - near_low.astype(int)
-    return {c: centers[..., i] for i, c in enumerate(sizes)}, samples, y, edge
 
 
 def _not_identified(fit: Fit) -> str:
@@ -374,7 +207,7 @@ def expanded_tail(rows: int, free: int, level: float) -> float:
     return float(norm.cdf(-t.ppf((1 + level) / 2, spare) * np.sqrt(rows / spare)))
 
 
-def _optimum(path: _Path, k: int, flops: float, levels: tuple[float, float], opened: bool) -> Optimum:
+def _optimum(path: CostPath, k: int, flops: float, levels: tuple[float, float], opened: bool) -> Optimum:
     """Compute the intervals of one budget from the draws; row 0 is the fit itself. Draws at an edge count as unbounded.
 
     levels: that of the interval, and the share of draws cut at each end.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from clip_jax.errors import one_of
+from clip_jax.scaling.data.records import ValleyRecord
 from clip_jax.scaling.frontier.frontier import by_size
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def _akima(x: np.ndarray, y: np.ndarray, steps: int = 25) -> Valley:
     return Valley("accepted", float(grid[k]), float(along[k]))
 
 
-def isoflop(df: pd.DataFrame, metric: str, *, way: str = "parabola", space: str = "log") -> list[dict[str, Any]]:
+def isoflop(df: pd.DataFrame, metric: str, *, way: str = "parabola", space: str = "log") -> list[ValleyRecord]:
     """Fit the valley of each budget: ln(error) over ln(params).
 
     ``status`` is ``accepted`` or the reason of refusal (see `lowest_point`). Accepted ones carry ``params``,
@@ -92,10 +93,14 @@ def isoflop(df: pd.DataFrame, metric: str, *, way: str = "parabola", space: str 
     for budget, group in by_size(df, metric).groupby("budget", sort=True):
         x, y = np.log(group["params"].to_numpy(float)), forward(group["error"].to_numpy(float))
         lowest = lowest_point(x, y, way)
-        row: dict[str, Any] = {"budget": float(np.float64(budget)), "sizes": len(x), "coefficients": None}  # type: ignore[arg-type]
+        row: ValleyRecord = {
+            "budget": float(np.float64(budget)),  # type: ignore[arg-type]
+            "sizes": len(x),
+            "coefficients": None,
+            "status": lowest.status,
+        }
         if lowest.coefficients is not None:
             row["coefficients"] = [*lowest.coefficients, lowest.middle]
-        row["status"] = lowest.status
         if lowest.x is not None and lowest.y is not None:
             samples = np.interp(lowest.x, x, np.log(group["samples_seen"].to_numpy(float)))
             row |= {
@@ -123,7 +128,7 @@ class Exponents:
     samples_intercept: float | None = None
 
 
-def allocation(parabolas: list[dict[str, Any]]) -> Exponents:
+def allocation(parabolas: list[ValleyRecord]) -> Exponents:
     """Return the exponents of the optimal size and number of samples, from the accepted parabolas."""
     accepted = [p for p in parabolas if p["status"] == "accepted"]
     if len(accepted) < BUDGETS_FOR_EXPONENT:

@@ -11,7 +11,8 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, ClassVar
+from types import ModuleType
+from typing import ClassVar
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from clip_jax.errors import UserError
 
 Array = np.ndarray
 Logs = dict[str, Array]
+Values = Mapping[str, Array] | Mapping[str, float]  # of parameters, by name
 MAX_STARTS = 5000
 
 
@@ -83,7 +85,7 @@ class Law:
     above: ClassVar[str | None] = None
     has_ceiling: ClassVar[bool] = False
 
-    def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
+    def curve(self, p: Values, x: Values, xp: ModuleType) -> Array:
         """Evaluate the law.
 
         Args:
@@ -110,7 +112,7 @@ class Law:
         """The parameter that `through` computes from the others; empty: the law has no such form."""
         return self.amplitudes[0] if self.amplitudes else ""
 
-    def through(self, p: Mapping[str, Any], at: Mapping[str, Any], y: Any, xp: Any) -> dict[str, Any]:
+    def through(self, p: Mapping[str, Array], at: Values, y: Array, xp: ModuleType) -> dict[str, Array]:
         """Change the parameters so that the curve passes through one point.
 
         All amplitudes are multiplied by one factor, so the first may be held while the others are fitted.
@@ -128,13 +130,13 @@ class Law:
         factor = (y - base) / (self.curve(p, at, xp) - base)
         return {**p, **{name: p[name] * factor for name in self.amplitudes}}
 
-    def inverse(self, values: Mapping[str, Any], y: Array) -> Array:
+    def inverse(self, values: Values, y: Array) -> Array:
         """Return the column's value at which the law gives y (``values`` may hold arrays).
 
         Raises:
           UserError: the law has no inverse.
         """
-        raise UserError(f"{self.name}: has no inverse")
+        raise UserError(field=self.name, reason="has no inverse")
 
     # shared by all laws
 
@@ -163,10 +165,12 @@ class Law:
     def index(self, name: str) -> int:
         """Return the index of a parameter in theta. Raises UserError for a name the law lacks."""
         if name not in self.names:
-            raise UserError(f"{self.name}: has no parameter {name!r}; it has {', '.join(self.names)}")
+            raise UserError(
+                source=self.name, field=name, reason=f"must be one of its parameters {', '.join(self.names)}"
+            )
         return self.names.index(name)
 
-    def unpack(self, theta: Any, xp: Any) -> dict[str, Any]:
+    def unpack(self, theta: Array, xp: ModuleType) -> dict[str, Array]:
         """Return the values in centered units by name, each [...], of theta [..., p]."""
         fitted = [theta[..., i] for i in range(len(self.parameters))]
         return {p.name: xp.exp(t) if p.log else t for p, t in zip(self.parameters, fitted, strict=True)}
@@ -177,23 +181,25 @@ class Law:
         with np.errstate(over="ignore"):
             return self.curve(values, {c: np.asarray(x[c], float) for c in self.columns}, np)
 
-    def _carried(self, p: Parameter, values: Mapping[str, Any], references: Mapping[str, float]) -> Any:
+    def _carried(self, p: Parameter, values: Values, references: Mapping[str, float]) -> Array | float:
         powers = ((c, values[e] if isinstance(e, str) else e) for c, e in p.carries)
-        return sum((power * math.log(references[c]) for c, power in powers), 0.0)
+        total: Array | float = 0.0
+        for c, power in powers:
+            total = total + power * math.log(references[c])
+        return total
 
-    def describe(self, theta: Array, references: Mapping[str, float]) -> dict[str, Any]:
-        """Return the values of theta [..., p] in the units of the table, by name, each [...] (floats for one theta)."""
+    def describe(self, theta: Array, references: Mapping[str, float]) -> dict[str, Array]:
+        """Return the values of theta [..., p] in the units of the table, by name, each [...]."""
         values = self.unpack(np.asarray(theta, float), np)
         with np.errstate(over="ignore"):
-            out = {
+            return {
                 p.name: values[p.name] * np.exp(self._carried(p, values, references)) if p.carries else values[p.name]
                 for p in self.parameters
             }
-        return {k: float(v) if np.ndim(v) == 0 else v for k, v in out.items()}
 
     def theta(self, values: Mapping[str, float], references: Mapping[str, float]) -> Array:
         """Return theta of values in the units of the table: float64 [p], the inverse of `describe`."""
-        plain = {p.name: np.float64(values[p.name]) for p in self.parameters}
+        plain = {p.name: float(values[p.name]) for p in self.parameters}
         out = []
         for p in self.parameters:
             carried = self._carried(p, plain, references) if p.carries else 0.0

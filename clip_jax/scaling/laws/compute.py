@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from clip_jax.scaling.laws.base import (
     Law,
     Logs,
     Parameter,
+    Values,
     amplitude,
     asymptote_grid,
     exponent,
@@ -38,7 +39,7 @@ class PowerLaw(Law):
     amplitudes = ("a",)
     latex_template = r"<a>\,C^{-<b>}"
 
-    def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
+    def curve(self, p: Values, x: Values, xp: ModuleType) -> Array:
         """Return a·C^-b."""
         return p["a"] * xp.exp(-p["b"] * x["flops"])
 
@@ -46,7 +47,7 @@ class PowerLaw(Law):
         """Return amplitudes around the geometric mean, and exponents of falling and rising curves."""
         return [amplitude_grid(y), [-1.0, -0.3, *EXPONENTS]]
 
-    def inverse(self, values: Mapping[str, Any], y: Array) -> Array:
+    def inverse(self, values: Values, y: Array) -> Array:
         """Return C = (a / y)^(1/b)."""
         return (values["a"] / np.asarray(y, float)) ** (1 / values["b"])
 
@@ -76,12 +77,12 @@ class SaturatingPowerLaw(Law):
         """True if a ceiling is given."""
         return self.ceiling is not None
 
-    def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
+    def curve(self, p: Values, x: Values, xp: ModuleType) -> Array:
         """Return E + a·C^-b, cut at the ceiling."""
         y = p["E"] + p["a"] * xp.exp(-p["b"] * x["flops"])
         return y if self.ceiling is None else xp.minimum(y, self.ceiling)
 
-    def through(self, p: Mapping[str, Any], at: Mapping[str, Any], y: Any, xp: Any) -> dict[str, Any]:
+    def through(self, p: Mapping[str, Array], at: Values, y: Array, xp: ModuleType) -> dict[str, Array]:
         """Replace a; the cut at the ceiling is ignored."""
         return {**p, "a": (y - p["E"]) * xp.exp(p["b"] * at["flops"])}
 
@@ -93,7 +94,7 @@ class SaturatingPowerLaw(Law):
             [*EXPONENTS],
         ]
 
-    def inverse(self, values: Mapping[str, Any], y: Array) -> Array:
+    def inverse(self, values: Values, y: Array) -> Array:
         """Return C = (a / (y - E))^(1/b); infinite at or below E."""
         above = np.asarray(y, float) - values["E"]
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -119,7 +120,7 @@ class ShiftedPowerLaw(Law):
     template = "{E} + {a}·(C + {c})^-{b}"
     latex_template = r"<E> + <a>\,(C + <c>)^{-<b>}"
 
-    def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
+    def curve(self, p: Values, x: Values, xp: ModuleType) -> Array:
         """Return E + a·(C + c)^-b."""
         return p["E"] + p["a"] * xp.exp(-p["b"] * xp.logaddexp(x["flops"], xp.log(p["c"])))
 
@@ -133,7 +134,7 @@ class ShiftedPowerLaw(Law):
             [low * s for s in (1e-3, 0.1, 1.0, 3.0, 10.0, 30.0)],
         ]
 
-    def inverse(self, values: Mapping[str, Any], y: Array) -> Array:
+    def inverse(self, values: Values, y: Array) -> Array:
         """Return C = (a / (y - E))^(1/b) - c; infinite at or below E."""
         above = np.asarray(y, float) - values["E"]
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -157,11 +158,11 @@ class PowerLawFromChance(Law):
     latex_template = r"<E> + (y_0 - <E>)\,(1 + C/<c>)^{-<b>}"
     ceiling: float = 1.0
 
-    def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
+    def curve(self, p: Values, x: Values, xp: ModuleType) -> Array:
         """Return E + (ceiling - E)·(1 + C/c)^-b, from the ceiling down to E."""
         return p["E"] + (self.ceiling - p["E"]) * xp.exp(-p["b"] * xp.logaddexp(0.0, x["flops"] - xp.log(p["c"])))
 
-    def through(self, p: Mapping[str, Any], at: Mapping[str, Any], y: Any, xp: Any) -> dict[str, Any]:
+    def through(self, p: Mapping[str, Array], at: Values, y: Array, xp: ModuleType) -> dict[str, Array]:
         """Replace c: (C/c) = ((ceiling - E)/(y - E))^(1/b) - 1."""
         return {**p, "c": xp.exp(at["flops"]) / xp.expm1(xp.log((self.ceiling - p["E"]) / (y - p["E"])) / p["b"])}
 
@@ -173,7 +174,7 @@ class PowerLawFromChance(Law):
             [*EXPONENTS],
         ]
 
-    def inverse(self, values: Mapping[str, Any], y: Array) -> Array:
+    def inverse(self, values: Values, y: Array) -> Array:
         """Return C = c·(((ceiling - E)/(y - E))^(1/b) - 1); infinite at or below E."""
         above = np.asarray(y, float) - values["E"]
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -198,11 +199,11 @@ class SigmoidLogC(Law):
     template = "{top} / (1 + (C/{C_half})^{k})"
     latex_template = r"\frac{<top>}{1 + (C/<C_half>)^{<k>}}"
 
-    def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
+    def curve(self, p: Values, x: Values, xp: ModuleType) -> Array:
         """Return top / (1 + (C/C_half)^k)."""
         return p["top"] / (1.0 + xp.exp(xp.clip(p["k"] * (x["flops"] - xp.log(p["C_half"])), -60, 60)))
 
-    def through(self, p: Mapping[str, Any], at: Mapping[str, Any], y: Any, xp: Any) -> dict[str, Any]:
+    def through(self, p: Mapping[str, Array], at: Values, y: Array, xp: ModuleType) -> dict[str, Array]:
         """Replace C_half: (C/C_half)^k = top/y - 1."""
         return {**p, "C_half": xp.exp(at["flops"] - xp.log(p["top"] / y - 1) / p["k"])}
 
@@ -220,7 +221,7 @@ class SigmoidLogC(Law):
         tops = [float(np.max(y)) * 1.01, max(1.0, float(np.max(y)) * 1.2)]
         return [tops, [0.03, 0.1, 0.3, 0.6, 1.0, 2.0], np.exp(middle + width * np.linspace(-1, 6, 22)).tolist()]
 
-    def inverse(self, values: Mapping[str, Any], y: Array) -> Array:
+    def inverse(self, values: Values, y: Array) -> Array:
         """Return C = C_half·(top/y - 1)^(1/k); 0 at or above the top."""
         share = np.maximum(values["top"] / np.asarray(y, float) - 1, 0)
         return values["C_half"] * share ** (1 / values["k"])
@@ -250,12 +251,12 @@ class BoundedPowerLaw(Law):
     template = "{E} + ({top} - {E})/(1 + (C/{c})^{b})"
     latex_template = r"<E> + \frac{<top> - <E>}{1 + (C/<c>)^{<b>}}"
 
-    def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
+    def curve(self, p: Values, x: Values, xp: ModuleType) -> Array:
         """Return E + (top - E)/(1 + (C/c)^b)."""
         away = xp.clip(p["b"] * (x["flops"] - xp.log(p["c"])), -60, 60)
         return p["E"] + (p["top"] - p["E"]) / (1.0 + xp.exp(away))
 
-    def through(self, p: Mapping[str, Any], at: Mapping[str, Any], y: Any, xp: Any) -> dict[str, Any]:
+    def through(self, p: Mapping[str, Array], at: Values, y: Array, xp: ModuleType) -> dict[str, Array]:
         """Replace c: (C/c)^b = (top - y)/(y - E)."""
         return {**p, "c": xp.exp(at["flops"] - xp.log((p["top"] - y) / (y - p["E"])) / p["b"])}
 
@@ -276,7 +277,7 @@ class BoundedPowerLaw(Law):
         halfway = np.exp(middle + width * np.linspace(-6, 4, 21)).tolist()
         return [asymptote_grid(y, (0.0, 0.3, 0.6, 0.8, 0.95)), tops, [0.03, 0.07, 0.15, 0.3, 0.6, 1.0, 2.0], halfway]
 
-    def inverse(self, values: Mapping[str, Any], y: Array) -> Array:
+    def inverse(self, values: Values, y: Array) -> Array:
         """Return C = c·((top - y)/(y - E))^(1/b); 0 at or above the top, infinite at or below E."""
         y = np.asarray(y, float)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -306,7 +307,7 @@ class BrokenPowerLaw(Law):
     template = "{E} + {a}·C^-{b}·(1 + (C/{d})^(1/{f}))^(-{s}·{f})"
     latex_template = r"<E> + <a>\,C^{-<b>}\left(1 + (C/<d>)^{1/<f>}\right)^{-<s><f>}"
 
-    def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
+    def curve(self, p: Values, x: Values, xp: ModuleType) -> Array:
         """Return E + a·C^-b (1 + (C/d)^(1/f))^(-s f)."""
         past = xp.logaddexp(0.0, (x["flops"] - xp.log(p["d"])) / p["f"])
         return p["E"] + p["a"] * xp.exp(-p["b"] * x["flops"] - p["s"] * p["f"] * past)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
-from clip_jax.scaling.laws.base import Array, Law, Logs, Parameter
+from clip_jax.scaling.laws.base import Array, Law, Logs, Parameter, Values
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class ExponentialLink(Law):
     template = "{top} - {k}·e^(-{gamma}·loss)"
     latex_template = r"<top> - <k>\,e^{-<gamma> L}"
 
-    def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
+    def curve(self, p: Values, x: Values, xp: ModuleType) -> Array:
         """Return top - k·e^(-gamma·loss)."""
         return p["top"] - p["k"] * xp.exp(-p["gamma"] * xp.exp(x["loss"]))
 
@@ -37,7 +37,7 @@ class ExponentialLink(Law):
         tops = [float(np.max(y)) * s for s in (1.0, 1.02, 1.1, 1.3)]
         return [tops, np.geomspace(0.01, 300, 30).tolist(), np.geomspace(0.3, 20, 20).tolist()]
 
-    def inverse(self, values: Mapping[str, Any], y: Array) -> Array:
+    def inverse(self, values: Values, y: Array) -> Array:
         """Return loss = ln(k / (top - y)) / gamma; infinite at or above the top."""
         below = values["top"] - np.asarray(y, float)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -62,12 +62,12 @@ class SigmoidLink(Law):
     template = "{low} + ({top} - {low})/(1 + e^(-{k}·(loss/{middle} - 1)))"
     latex_template = r"<low> + \frac{<top> - <low>}{1 + e^{-<k>(L/<middle> - 1)}}"
 
-    def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
+    def curve(self, p: Values, x: Values, xp: ModuleType) -> Array:
         """Return low + (top - low) / (1 + e^(-k·(loss/middle - 1)))."""
         away = xp.clip(p["k"] * (xp.exp(x["loss"]) / p["middle"] - 1), -60, 60)
         return p["low"] + (p["top"] - p["low"]) / (1 + xp.exp(-away))
 
-    def through(self, p: Mapping[str, Any], at: Mapping[str, Any], y: Any, xp: Any) -> dict[str, Any]:
+    def through(self, p: Mapping[str, Array], at: Values, y: Array, xp: ModuleType) -> dict[str, Array]:
         """Replace middle: loss/middle = 1 + ln((y - low)/(top - y))/k, which must lie above 0."""
         share = 1 + xp.log((y - p["low"]) / (p["top"] - y)) / p["k"]
         return {**p, "middle": xp.exp(at["loss"]) / xp.where(share > 0, share, xp.nan)}
@@ -78,7 +78,7 @@ class SigmoidLink(Law):
         span = np.exp(np.linspace(x["loss"].min() - 0.3, x["loss"].max() + 0.3, 12)).tolist()
         return [lows, tops, np.geomspace(0.5, 60, 12).tolist(), span]
 
-    def inverse(self, values: Mapping[str, Any], y: Array) -> Array:
+    def inverse(self, values: Values, y: Array) -> Array:
         """Return loss = middle·(1 + ln((y - low)/(top - y))/k); infinite at or above the top."""
         y = np.asarray(y, float)
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from types import ModuleType
+from typing import ClassVar
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from clip_jax.scaling.laws.base import (
     Law,
     Logs,
     Parameter,
+    Values,
     amplitude,
     asymptote_grid,
     exponent,
@@ -48,7 +50,7 @@ class Chinchilla(Law):
     template = "{E} + {A}/N^{alpha} + {B}/D^{beta}"
     latex_template = r"<E> + \frac{<A>}{N^{<alpha>}} + \frac{<B>}{D^{<beta>}}"
 
-    def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
+    def curve(self, p: Values, x: Values, xp: ModuleType) -> Array:
         """Return E + A/N^alpha + B/D^beta."""
         size = p["A"] * xp.exp(-p["alpha"] * x["params"])
         return p["E"] + size + p["B"] * xp.exp(-p["beta"] * x["samples_seen"])
@@ -62,7 +64,7 @@ class Chinchilla(Law):
         return [asymptote_grid(y, (0.01, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9)), left, powers, left, powers]
 
     def optimum(
-        self, values: Mapping[str, Any], flops: Array | float, factor: float = FLOPS_PER_PARAM_SAMPLE
+        self, values: Values, flops: Array | float, factor: float = FLOPS_PER_PARAM_SAMPLE
     ) -> tuple[Array, Array]:
         """Return (N*, D*) that minimize the law at C = factor·N·D: N* = G·(C/factor)^a, D* = (C/factor)^(1-a)/G.
 
@@ -78,16 +80,12 @@ class Chinchilla(Law):
         g = (a * values["A"] / (b * values["B"])) ** (1 / (a + b))
         return g * both ** (b / (a + b)), both ** (a / (a + b)) / g
 
-    def samples_per_param(
-        self, values: Mapping[str, Any], flops: Array | float, factor: float = FLOPS_PER_PARAM_SAMPLE
-    ) -> Array:
+    def samples_per_param(self, values: Values, flops: Array | float, factor: float = FLOPS_PER_PARAM_SAMPLE) -> Array:
         """Return D*/N* at a budget."""
         size, data = self.optimum(values, flops, factor)
         return data / size
 
-    def at_optimum(
-        self, values: Mapping[str, Any], flops: Array | float, factor: float = FLOPS_PER_PARAM_SAMPLE
-    ) -> Array:
+    def at_optimum(self, values: Values, flops: Array | float, factor: float = FLOPS_PER_PARAM_SAMPLE) -> Array:
         """Return the lowest y at a budget."""
         size, data = self.optimum(values, flops, factor)
         return self.curve(values, {"params": np.log(size), "samples_seen": np.log(data)}, np)
@@ -119,16 +117,16 @@ class BoundedChinchilla(Law):
     template = "{E} + ({top} - {E})·h/(1 + h), h = {a}/N^{alpha} + {b}/D^{beta}"
     latex_template = r"<E> + (<top> - <E>)\frac{h}{1 + h},\; h = \frac{<a>}{N^{<alpha>}} + \frac{<b>}{D^{<beta>}}"
 
-    def _share(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
+    def _share(self, p: Values, x: Mapping[str, Array | float], xp: ModuleType) -> Array:
         size = p["a"] * xp.exp(-p["alpha"] * x["params"])
         return size + p["b"] * xp.exp(-p["beta"] * x["samples_seen"])
 
-    def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
+    def curve(self, p: Values, x: Values, xp: ModuleType) -> Array:
         """Return E + (top - E)·h/(1 + h)."""
         h = self._share(p, x, xp)
         return p["E"] + (p["top"] - p["E"]) * h / (1.0 + h)
 
-    def through(self, p: Mapping[str, Any], at: Mapping[str, Any], y: Any, xp: Any) -> dict[str, Any]:
+    def through(self, p: Mapping[str, Array], at: Values, y: Array, xp: ModuleType) -> dict[str, Array]:
         """Multiply a and b by one factor, so that h = (y - E)/(top - y)."""
         factor = (y - p["E"]) / (p["top"] - y) / self._share(p, at, xp)
         return {**p, "a": p["a"] * factor, "b": p["b"] * factor}
@@ -164,7 +162,7 @@ class BoundedRepetition(BoundedChinchilla):
     template = "{E} + ({top} - {E})·h/(1 + h), h = {a}/N^{alpha} + {b}/D'^{beta}, R_data={R_data}"
     latex_template = r"<E> + (<top> - <E>)\frac{h}{1 + h},\; h = \frac{<a>}{N^{<alpha>}} + \frac{<b>}{D'^{<beta>}}"
 
-    def _share(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
+    def _share(self, p: Values, x: Mapping[str, Array | float], xp: ModuleType) -> Array:
         unique = xp.minimum(x["unique_samples"], x["samples_seen"])
         return super()._share(p, {**x, "samples_seen": _effective(unique, x["samples_seen"], p["R_data"], xp)}, xp)
 
@@ -196,7 +194,7 @@ class OverTraining(Law):
     template = "{E} + {a}·N^-{eta} + {b}·6^(-{eta}/2)·D^-{eta}"
     latex_template = r"<E> + <a>\,N^{-<eta>} + <b>\,6^{-<eta>/2}\,D^{-<eta>}"
 
-    def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
+    def curve(self, p: Values, x: Values, xp: ModuleType) -> Array:
         """Return E + a·N^-eta + b·6^(-eta/2)·D^-eta."""
         half = 0.5 * math.log(FLOPS_PER_PARAM_SAMPLE)
         size = p["a"] * xp.exp(-p["eta"] * x["params"])
@@ -231,7 +229,7 @@ class ClipTowers(Law):
         r"<E> + \frac{<A>}{N_\mathrm{image}^{<alpha>}} + \frac{<T>}{N_\mathrm{text}^{<tau>}} + \frac{<B>}{D^{<beta>}}"
     )
 
-    def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
+    def curve(self, p: Values, x: Values, xp: ModuleType) -> Array:
         """Return E + A/N_image^alpha + T/N_text^tau + B/D^beta."""
         image = p["A"] * xp.exp(-p["alpha"] * x["params_image"])
         text = p["T"] * xp.exp(-p["tau"] * x["params_text"])
@@ -293,7 +291,7 @@ class DataRepetition(Law):
     template = "{E} + {A}/N'^{alpha} + {B}/D'^{beta}, R_data={R_data}, R_params={R_params}"
     latex_template = r"<E> + \frac{<A>}{N'^{<alpha>}} + \frac{<B>}{D'^{<beta>}}"
 
-    def curve(self, p: Mapping[str, Any], x: Mapping[str, Any], xp: Any) -> Any:
+    def curve(self, p: Values, x: Values, xp: ModuleType) -> Array:
         """Return Chinchilla's form at the effective size and data."""
         a, b = p["alpha"], p["beta"]
         unique = xp.minimum(x["unique_samples"], x["samples_seen"])
@@ -309,7 +307,7 @@ class DataRepetition(Law):
         return [asymptote_grid(y, (0.1, 0.5, 0.8)), left, powers, left, powers, [2.0, 10.0, 50.0], [2.0, 10.0]]
 
 
-def _effective(unique: Any, seen: Any, worth: Any, xp: Any) -> Any:
+def _effective(unique: Array | float, seen: Array | float, worth: Array | float, xp: ModuleType) -> Array:
     """Return ln of the effective amount of ``seen``, all in logarithms: unique·(1 + worth·(1 - e^(-repeats/worth)))."""
     repeats = xp.expm1(seen - unique)
     return unique + xp.log1p(-worth * xp.expm1(-repeats / worth))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from clip_jax.errors import UserError
+from clip_jax.scaling.data.records import ArmRecord
 from clip_jax.scaling.laws.base import Array
 from clip_jax.scaling.uncertainty.bootstrap import TAILS, Ensemble
 
@@ -36,8 +37,8 @@ def _pairs(a: Ensemble, b: Ensemble, x: Array, seed: int) -> tuple[Array, Array]
     """
     for e in (a, b):
         if len(e.fit.law.columns) != 1:
-            reason = f"{e.fit.law.name} has the columns {', '.join(e.fit.law.columns)}; one is needed"
-            raise UserError(f"compare: {reason}", field="law", reason=reason)
+            reason = f"must have one column, and has {', '.join(e.fit.law.columns)}"
+            raise UserError(field="law", value=e.fit.law.key, reason=reason)
     first, second = (np.log(np.maximum(e.curves(x), 1e-12)) for e in (a, b))
     count = min(len(first), len(second))
     return first[:count], second[np.random.default_rng(seed).permutation(len(second))[:count]]
@@ -60,8 +61,7 @@ def crossing(a: Ensemble, b: Ensemble, low: float, high: float, *, seed: int = 0
     counted, and the interval is that of the others. Raises UserError unless 0 < low < high.
     """
     if not 0 < low < high:
-        reason = "must be above 0 and rising"
-        raise UserError(f"crossing: low={low!r} and high={high!r} {reason}", field="low", value=low, reason=reason)
+        raise UserError(field="low", value=low, reason=f"must be above 0 and below high={high!r}")
     grid = np.geomspace(low, high, CROSSING_POINTS)
     first, second = _pairs(a, b, grid, seed)
     crossings = _crossings(np.log(grid), second - first)
@@ -107,7 +107,7 @@ def compute_gain(a: Ensemble, b: Ensemble, at: float, *, seed: int = 0) -> Estim
     gains = _gain(at, y_b, y_a, needed)
     fitted = float(_gain(at, fitted_b, fitted_a, fitted_needed)[0])
     # between a finite and an infinite gain nothing can be interpolated
-    method: Any = "linear" if np.isfinite(gains).all() else "nearest"
+    method: Literal["linear", "nearest"] = "linear" if np.isfinite(gains).all() else "nearest"
     low, high = (float(v) for v in np.quantile(gains, TAILS, method=method))
     known = float((gains > 0).mean())
     if np.isinf(fitted):
@@ -126,7 +126,7 @@ def _most(value: float) -> str:
     return "no limit" if np.isinf(value) else f"{value:.3g}"
 
 
-def _gain(at: float, y_b: Array, y_a: Array, needed: Any) -> Array:
+def _gain(at: float, y_b: Array, y_a: Array, needed: Array) -> Array:
     """Return the gain at / needed; if b's curve does not fall, 0 where it never reaches a's error, inf where it is
     below.
 
@@ -143,7 +143,7 @@ def _gain(at: float, y_b: Array, y_a: Array, needed: Any) -> Array:
 
 def compare_arms(
     arms: Mapping[str, pd.DataFrame], metric: str = "error_mean", *, law: str = "power", replicas: int = 1000
-) -> list[dict[str, Any]]:
+) -> list[ArmRecord]:
     """Compare every arm with the first, at the largest FLOPs that all have.
 
     Args:
@@ -167,39 +167,38 @@ def compare_arms(
     from clip_jax.scaling.uncertainty.bootstrap import bootstrap
 
     if not arms:
-        raise UserError("compare: no arm", field="arms", reason="there is none")
+        raise UserError(field="arms", reason="at least one is needed")
     fits: dict[str, tuple[Ensemble, int, float]] = {}
     for seed, (name, table) in enumerate(arms.items()):
         rows, _ = fit_rows(prepare(table, metric, name), metric)
         fit = fit_law(law_named(law), rows["flops"].to_numpy(float), rows[metric].to_numpy(float))
         if fit.points <= fit.free:
             reason = f"{fit.points} runs for {fit.free} free parameters: nothing tells how far off the curve is"
-            raise UserError(f"compare: {name}: {reason}", field=name, value=fit.points, reason=reason)
+            raise UserError(field=name, reason=reason)
         fits[name] = bootstrap(fit, replicas=replicas, seed=seed), len(rows), float(rows["flops"].max())
     at = min(top for _, _, top in fits.values())
     first = next(iter(fits.values()))[0]
-    out: list[dict[str, Any]] = []
+    out: list[ArmRecord] = []
     for name, (ensemble, runs, _) in fits.items():
         low, high = (float(np.ravel(v)[0]) for v in ensemble.band(at, observation=False))
-        row = {
-            "arm": name,
-            "runs": runs,
-            "at": at,
-            "predicted": float(ensemble.fit.predict(at)),
-            "low": low,
-            "high": high,
-        }
         ratio = gain = None
         if ensemble is not first:
             ratio, gain = difference(first, ensemble, np.array([at])), compute_gain(first, ensemble, at)
-        row |= {
-            "ratio": None if ratio is None else float(ratio["ratio"][0]),
-            "ratio_low": None if ratio is None else float(ratio["low"][0]),
-            "ratio_high": None if ratio is None else float(ratio["high"][0]),
-            "gain": None if gain is None else gain.value,
-            "gain_low": None if gain is None else gain.low,
-            "gain_high": None if gain is None else gain.high,
-            "text": "" if gain is None else gain.text,
-        }
-        out.append(row)
+        out.append(
+            {
+                "arm": name,
+                "runs": runs,
+                "at": at,
+                "predicted": float(ensemble.fit.predict(at)),
+                "low": low,
+                "high": high,
+                "ratio": None if ratio is None else float(ratio["ratio"][0]),
+                "ratio_low": None if ratio is None else float(ratio["low"][0]),
+                "ratio_high": None if ratio is None else float(ratio["high"][0]),
+                "gain": None if gain is None else gain.value,
+                "gain_low": None if gain is None else gain.low,
+                "gain_high": None if gain is None else gain.high,
+                "text": "" if gain is None else gain.text,
+            }
+        )
     return out

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from clip_jax.errors import UserError
-from clip_jax.scaling.data.observations import columns_of
+from clip_jax.scaling.data.observations import Columns, columns_of
 from clip_jax.scaling.fit.loss import TINY
 from clip_jax.scaling.fit.result import Fit, normal_matrix, scale_of
 from clip_jax.scaling.laws.base import Array
@@ -24,18 +23,27 @@ MAX_RUNS = 200
 
 
 @dataclass(frozen=True)
+class ChosenRun:
+    """A candidate that was selected: its columns, how many runs of it, and their cost."""
+
+    columns: dict[str, float]
+    runs: int
+    cost: float
+
+
+@dataclass(frozen=True)
 class RunSelection:
     """The selected runs and their effect on the forecast.
 
     runs: number of runs of each candidate, int [K]. cost: their sum. before, after: half of the forecast's 95 %
-    interval, as a share of the forecast, before and after these runs. chosen: rows {columns, runs, cost}.
+    interval, as a share of the forecast, before and after these runs.
     """
 
     runs: Array
     cost: float
     before: float
     after: float
-    chosen: list[dict[str, Any]]
+    chosen: list[ChosenRun]
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,7 @@ def _slopes(fit: Fit, columns: Mapping[str, Array]) -> Array:
     return np.stack(out, axis=-1)
 
 
-def _design(fit: Fit, target: Any, candidates: Mapping[str, Array], floor: float) -> _Design:
+def _design(fit: Fit, target: Columns, candidates: Mapping[str, Array], floor: float) -> _Design:
     psi_squared, psi_prime = scale_of(fit)
     sd = max(np.sqrt(psi_squared) / max(psi_prime, 1e-12), floor, 1e-9)
     # a parameter lies inside its bounds: a weak prior, without which an unidentified law has no variance at all
@@ -86,26 +94,26 @@ def _design(fit: Fit, target: Any, candidates: Mapping[str, Array], floor: float
         forecast = forecast / max(float(fit.predict(point)[0]), TINY)
     if not np.abs(forecast).max() > 0:
         reason = "the curve lies at the error of guessing there, whatever the parameters are"
-        raise UserError(f"design: {reason}", field="--at", value=fit.law.key, reason=reason)
+        raise UserError(field="--at", reason=reason)
     return _Design(information, forecast, _slopes(fit, candidates) / sd, fit.degrees)
 
 
-def _checked(fit: Fit, candidates: Any, costs: Array) -> tuple[dict[str, Array], Array]:
+def _checked(fit: Fit, candidates: Columns, costs: Array) -> tuple[dict[str, Array], Array]:
     columns = {c: np.atleast_1d(v) for c, v in columns_of(fit.law, candidates).items()}
     costs = np.asarray(costs, float)
     if costs.shape != next(iter(columns.values())).shape or not (costs > 0).all():
-        reason = "one cost above 0 per candidate is needed"
-        raise UserError(f"design: {reason}", field="costs", reason=reason)
+        reason = "must hold a number above 0 for each candidate"
+        raise UserError(field="costs", reason=reason)
     if fit.points <= fit.free:
         reason = f"{fit.points} rows for {fit.free} free parameters: nothing tells how far off the curve is"
         hint = "add rows, or hold parameters"
-        raise UserError(f"design: {reason}; {hint}", field="fit", value=fit.points, reason=reason, hint=hint)
+        raise UserError(field="fit", reason=reason, hint=hint)
     return columns, costs
 
 
 def _plan(design: _Design, columns: Mapping[str, Array], costs: Array, runs: Array) -> RunSelection:
     chosen = [
-        {**{c: float(v[k]) for c, v in columns.items()}, "runs": int(runs[k]), "cost": float(runs[k] * costs[k])}
+        ChosenRun({c: float(v[k]) for c, v in columns.items()}, int(runs[k]), float(runs[k] * costs[k]))
         for k in np.flatnonzero(runs)
     ]
     none = np.zeros(len(costs), int)
@@ -113,7 +121,14 @@ def _plan(design: _Design, columns: Mapping[str, Array], costs: Array, runs: Arr
 
 
 def best_runs(
-    fit: Fit, target: Any, candidates: Any, costs: Array, budget: float, *, floor: float = 0.0, repeats: int = MAX_RUNS
+    fit: Fit,
+    target: Columns,
+    candidates: Columns,
+    costs: Array,
+    budget: float,
+    *,
+    floor: float = 0.0,
+    repeats: int = MAX_RUNS,
 ) -> RunSelection:
     """Choose the runs that fit in the budget and shrink the interval at ``target`` most.
 
@@ -132,8 +147,8 @@ def best_runs(
     """
     columns, costs = _checked(fit, candidates, costs)
     if budget < costs.min():
-        reason = f"is below the cheapest candidate, {costs.min():.3g}"
-        raise UserError(f"design: the budget {budget:.3g} {reason}", field="budget", value=budget, reason=reason)
+        reason = f"must be at least {costs.min():.3g}, the cost of the cheapest candidate"
+        raise UserError(field="budget", value=budget, reason=reason)
     design = _design(fit, target, columns, floor)
     plans = []
     for power in (0.0, 0.5, 1.0):
@@ -172,7 +187,7 @@ def _exchange(design: _Design, costs: Array, runs: Array, budget: float, repeats
 
 
 def cheapest_plan(
-    fit: Fit, target: Any, candidates: Any, costs: Array, half_width: float, *, floor: float = 0.0,
+    fit: Fit, target: Columns, candidates: Columns, costs: Array, half_width: float, *, floor: float = 0.0,
     repeats: int = MAX_RUNS,
 ) -> RunSelection:  # fmt: skip
     """Find the least budget that brings the forecast to ``half_width`` (a share of it: 0.02 is ±2 %), by bisection.
@@ -193,7 +208,7 @@ def cheapest_plan(
         low, high = high, 2 * high
         if high > MAX_RUNS * costs.max():
             reason = f"no plan of up to {MAX_RUNS} runs reaches ±{half_width:.2%}"
-            raise UserError(f"design: {reason}", field="precision", value=half_width, reason=reason)
+            raise UserError(field="precision", value=half_width, reason=reason)
     for _ in range(20):
         middle = (low + high) / 2
         if middle < costs.min() or spend(middle).after > half_width:

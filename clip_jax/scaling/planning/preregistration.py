@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from clip_jax.scaling.analysis.averaging import AveragedForecast
 from clip_jax.scaling.analysis.extrapolation import AVERAGED, MIN_POINTS_TO_EXTRAPOLATE
 from clip_jax.scaling.analysis.frontier_fit import BUDGET, FRONTIER_RULES
 from clip_jax.scaling.data.provenance import rows_hash, versions
+from clip_jax.scaling.data.records import Backtest, ForecastBands, ForecastRecord, NoiseRecord, OutcomeRecord
 from clip_jax.scaling.data.runs_table import fit_rows, prepare
 from clip_jax.scaling.frontier.frontier import compute_optimal, seed_noise
 from clip_jax.storage.json_files import plain_json
@@ -40,7 +41,7 @@ def preregister(
     seeds: int,
     pictures: Sequence[tuple[float, int]] = (),
     chance: float | None = None,
-) -> dict[str, Any]:
+) -> ForecastRecord:
     """Forecast the best size of a budget that has not been trained yet.
 
     Args:
@@ -63,25 +64,25 @@ def preregister(
       UserError: fewer than five budgets, a run at or above the target, or no law that can be fitted.
     """
     if seeds < 2:
-        reason = "the scatter of the target needs at least 2"
-        raise UserError(f"forecast: {seeds} seeds; {reason}", field="seeds", value=seeds, reason=reason)
+        reason = "must be at least 2, for the scatter of the target"
+        raise UserError(field="seeds", value=seeds, reason=reason)
     table = prepare(df, metric)
     if (table["budget"] >= target * (1 - ON_BUDGET)).any():
         run_id = table.loc[table["budget"] >= target * (1 - ON_BUDGET), "run_id"].iloc[0]
         reason = f"run {run_id} is at or above {target:.4g} FLOPs"
         hint = "a forecast is made before its runs"
-        raise UserError(f"forecast: {reason}; {hint}", field="target", value=target, reason=reason, hint=hint)
+        raise UserError(field="target", value=target, reason=reason, hint=hint)
     analysis = analyze(df, metric, chance=chance, full=False)
     points = analysis.frontier.points
     if analysis.best is None or analysis.averaged is None or len(points) <= MIN_POINTS_TO_EXTRAPOLATE:
-        reason = f"{len(points)} budgets have finished, at least {MIN_POINTS_TO_EXTRAPOLATE + 1} are needed"
-        raise UserError(f"forecast: {reason}", field="budget", value=len(points), reason=reason)
+        reason = f"{len(points)} have finished, at least {MIN_POINTS_TO_EXTRAPOLATE + 1} are needed"
+        raise UserError(field="budgets", reason=reason)
     rows, left_out = fit_rows(table, metric, chance, keep_above_chance=True)
     sd, degrees = seed_noise(rows, metric)
     if not degrees:
         reason = "no cell has a second seed, so the scatter of a run is not known"
-        raise UserError(f"forecast: {reason}", field="seed", reason=reason)
-    noise = {"seed_sd": sd, "seed_degrees": degrees, "seeds": seeds}
+        raise UserError(field="seed", reason=reason)
+    noise: NoiseRecord = {"seed_sd": sd, "seed_degrees": degrees, "seeds": seeds}
     forecast = _at(analysis.averaged, target, noise, pictures)
     return plain_json(
         {
@@ -115,31 +116,32 @@ def picture_scatter(ratio: float, pictures: Sequence[tuple[float, int]], *, same
 
 
 def _at(
-    averaged: AveragedForecast, flops: float, noise: dict[str, Any], pictures: Sequence[tuple[float, int]]
-) -> dict[str, Any]:
+    averaged: AveragedForecast, flops: float, noise: NoiseRecord, pictures: Sequence[tuple[float, int]]
+) -> ForecastBands:
     """Return the averaged forecast at a compute with its bands, each [low, high], and the forecast of each form."""
     forecast = averaged.forecast(flops)
     last = float(np.mean([p[0] for p in pictures])) if pictures else 1.0
     same, new = (picture_scatter(forecast["median"] / last, pictures, same=s) for s in (True, False))
     run_sd, mean_sd = noise["seed_sd"], noise["seed_sd"] / math.sqrt(noise["seeds"])
-    bands = {
-        "mean": averaged.run_at(flops, mean_sd, same), "run": averaged.run_at(flops, run_sd, same),
-        "mean_new_pictures": averaged.run_at(flops, mean_sd, new),
-    }  # fmt: skip
+    curve: list[float | None] = [*forecast["curve"]]
+    mean, run, mean_new = (
+        list[float | None](averaged.run_at(flops, sd, scatter).interval().bounded_ends)
+        for sd, scatter in ((mean_sd, same), (run_sd, same), (mean_sd, new))
+    )
     return {
-        "form": AVERAGED, "predicted": forecast["median"], "curve": forecast["curve"],
-        **{name: list(band.interval().bounded_ends) for name, band in bands.items()},
+        "form": AVERAGED, "predicted": forecast["median"], "curve": curve,
+        "mean": mean, "run": run, "mean_new_pictures": mean_new,
         "picture_sd": {"same": same, "new": new}, "weights": forecast["weights"], "union": forecast["union"],
         "forms": forecast["forms"],
     }  # fmt: skip
 
 
 def _backtests(
-    rows: pd.DataFrame, metric: str, points: pd.DataFrame, noise: dict[str, Any],
+    rows: pd.DataFrame, metric: str, points: pd.DataFrame, noise: NoiseRecord,
     pictures: Sequence[tuple[float, int]], chance: float | None,
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[Backtest]:  # fmt: skip
     """Return the averaged forecast of each budget from at least four below it: {flops, measured, naive, inside, …}."""
-    out = []
+    out: list[Backtest] = []
     for m in range(MIN_POINTS_TO_EXTRAPOLATE, len(points)):
         ahead, below = points.iloc[m], points.iloc[:m]
         before = rows[rows["budget"] < ahead["budget"]]
@@ -151,9 +153,10 @@ def _backtests(
             continue
         forecast = _at(frontier.averaged, float(ahead["flops"]), noise, pictures)
         out.append(
-            {"flops": float(ahead["flops"]), **{k: forecast[k] for k in ("form", "predicted", "curve", "mean", "run")},
+            {"flops": float(ahead["flops"]), "form": forecast["form"], "predicted": forecast["predicted"],
+             "curve": forecast["curve"], "mean": forecast["mean"], "run": forecast["run"],
              "measured": float(ahead["error"]), "naive": float(below["error"].iloc[-1]),
-             "inside": _inside([None if np.isinf(e) else e for e in forecast["mean"]], float(ahead["error"]))}
+             "inside": _inside(plain_json(forecast["mean"]), float(ahead["error"]))}
         )  # fmt: skip
     return out
 
@@ -164,7 +167,7 @@ def _inside(band: list[float | None], value: float) -> bool:
     return bool((low is None or low <= value) and (high is None or value <= high))
 
 
-def grade(registered: dict[str, Any], df: pd.DataFrame) -> dict[str, Any]:
+def grade(registered: ForecastRecord, df: pd.DataFrame) -> OutcomeRecord:
     """Grade a registered forecast by the runs that were trained after it.
 
     Args:
@@ -180,22 +183,22 @@ def grade(registered: dict[str, Any], df: pd.DataFrame) -> dict[str, Any]:
       UserError: runs of the target are missing.
     """
     if registered.get(MADE_AFTER):
-        reason = "was made after its runs; only a forecast made before them can be graded"
-        raise UserError(f"forecast: {reason}", field=MADE_AFTER, value=True, reason=reason)
+        reason = "was made after its runs, and only one made before them can be graded"
+        raise UserError(field="forecast", reason=reason)
     metric, target = registered["metric"], registered["target"]
     rows, _ = fit_rows(prepare(df, metric), metric, registered["chance"], keep_above_chance="weights" in registered)
     near = np.abs(rows["budget"] / target - 1) <= ON_BUDGET
     if not near.any():
         reason = f"no run of {target:.4g} FLOPs has finished"
-        raise UserError(f"forecast: {reason}", field="target", value=target, reason=reason)
+        raise UserError(field="target", value=target, reason=reason)
     best = compute_optimal(rows[near], metric).iloc[0]
     seed_runs = rows[near & (rows["params"] == best["params"])].sort_values("seed")
     if len(seed_runs) < registered["noise"]["seeds"]:
         reason = (
-            f"{len(seed_runs)} seeds of the best size at {target:.4g} FLOPs have finished, "
+            f"{len(seed_runs)} of the best size at {target:.4g} FLOPs have finished, "
             f"{registered['noise']['seeds']} were registered"
         )
-        raise UserError(f"forecast: {reason}", field="seeds", value=len(seed_runs), reason=reason)
+        raise UserError(field="seeds", reason=reason)
     below = rows[rows["budget"] < target * (1 - ON_BUDGET)]
     amendments = []
     if rows_hash(below[[*READ, metric]]) != registered["rows_sha256"]:

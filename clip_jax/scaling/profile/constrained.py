@@ -13,10 +13,11 @@ the law's own starts, and the ends of the neighboring values.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from clip_jax.scaling.data.observations import Columns
 from clip_jax.scaling.fit.loss import space_of
 from clip_jax.scaling.fit.result import Fit
 from clip_jax.scaling.fit.solver import MANY_ROWS, few_rows, solve, through
@@ -39,7 +40,7 @@ class Held(NamedTuple):
     converged: Array
 
 
-def held_fits(fit: Fit, at: Any, normal: Array) -> Callable[[Array], Held]:
+def held_fits(fit: Fit, at: Columns, normal: Array) -> Callable[[Array], Held]:
     """Return a function that fits curves held at given values at one point.
 
     Args:

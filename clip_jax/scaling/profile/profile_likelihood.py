@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from clip_jax.errors import UserError
+from clip_jax.scaling.data.observations import Columns
 from clip_jax.scaling.fit.loss import Loss, space_of
 from clip_jax.scaling.fit.result import Fit, covariance
 from clip_jax.scaling.fit.solver import MANY_ROWS, solve
@@ -55,7 +55,7 @@ def parameter_statistic(fit: Fit, name: str, values: Array, *, noise: Noise = NO
     return statistic(fit, _held(fit, i, np.log(held) if fit.law.parameters[i].log else held), noise)
 
 
-def prediction_statistic(fit: Fit, at: Any, values: Array, *, noise: Noise = NO_NOISE) -> Array:
+def prediction_statistic(fit: Fit, at: Columns, values: Array, *, noise: Noise = NO_NOISE) -> Array:
     """Return the statistic of the curve held at each of ``values`` [K] at one point ``at`` (dict of columns, or a
     number).
 
@@ -78,7 +78,7 @@ def parameter_interval(fit: Fit, name: str, *, level: float = 0.95, noise: Noise
     """
     i = fit.law.index(name)
     if not fit.free_mask[i]:
-        raise UserError(f"profile: {name} was fixed", field=name, reason="was fixed")
+        raise UserError(field=name, reason="was fixed")
     value = fit.values[name]
     if fit.points <= fit.free or not fit.loss.symmetric:
         p = fit.law.parameters[i]
@@ -100,7 +100,7 @@ def parameter_interval(fit: Fit, name: str, *, level: float = 0.95, noise: Noise
 
 
 def prediction_interval(
-    fit: Fit, at: Any, *, level: float = 0.95, noise: Noise = NO_NOISE, new_run: bool = False
+    fit: Fit, at: Columns, *, level: float = 0.95, noise: Noise = NO_NOISE, new_run: bool = False
 ) -> Interval:
     """Return the interval of the curve at one point, or with ``new_run`` that of a new run.
 
@@ -117,7 +117,7 @@ def prediction_interval(
     return prediction.interval(level)
 
 
-def prediction_profile(fit: Fit, at: Any, *, noise: Noise = NO_NOISE) -> Prediction:
+def prediction_profile(fit: Fit, at: Columns, *, noise: Noise = NO_NOISE) -> Prediction:
     """Profile the curve at one point: hold it at many values on both sides, fit the rest (`constrained.held_fits`).
 
     Without a degree of freedom, and with an asymmetric loss (`Loss.under`), both sides are open.
@@ -196,7 +196,7 @@ def _toward(reach: Array, span: float) -> Array:
     return reach if np.isinf(span) else span * -np.expm1(-reach / max(span, 1e-12))
 
 
-def curve_error(fit: Fit, at: Any) -> float:
+def curve_error(fit: Fit, at: Columns) -> float:
     """Return the standard error of the curve at one point, to first order, in the loss's space."""
     return min(_normal(fit, at)[1], MAX_ERROR)
 
@@ -209,7 +209,7 @@ def _theta_of(fit: Fit, name: str) -> float:
     return float(fit.theta[fit.law.index(name)])
 
 
-def _normal(fit: Fit, at: Any) -> tuple[Array, float]:
+def _normal(fit: Fit, at: Columns) -> tuple[Array, float]:
     """Return the change of theta per unit of the curve at a point [p], and the curve's error (loss's space)."""
     x = {c: np.atleast_1d(v) for c, v in fit.centered(at).items()}
     slopes = []

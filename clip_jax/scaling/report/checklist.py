@@ -23,6 +23,7 @@ from clip_jax.scaling.uncertainty.interval_format import ends_text
 from clip_jax.storage.json_files import plain_json
 from clip_jax.storage.paths import write_text
 
+Checklist = dict[str, dict[str, Any]]  # part -> question -> answer
 NOT_STATED = "not stated"
 MAX_MOVED = 50  # rows that are named
 # what the fit cannot know; a caller may answer by these names
@@ -50,7 +51,7 @@ def checklist(
     intervals: bool | Mapping[str, Interval] = True,
     moved: list[str] | None = None,
     method: str = "",
-) -> dict[str, Any]:
+) -> Checklist:
     """Return the checklist as plain data: {part: {question: answer}}.
 
     Args:
@@ -67,16 +68,16 @@ def checklist(
     answers = dict(answers or {})
     known = {name for part in QUESTIONS.values() for name, _ in part}
     if unknown := sorted(set(answers) - known):
-        reason = f"no question {unknown[0]!r}; there are {', '.join(sorted(known))}"
-        raise UserError(f"checklist: {reason}", field="answers", value=unknown[0], reason=reason)
+        reason = f"must be one of {', '.join(sorted(known))}"
+        raise UserError(field="answers", value=unknown[0], reason=reason)
     answered = {part: {text: answers.get(name, NOT_STATED) for name, text in rows} for part, rows in QUESTIONS.items()}
     spans = {
         c: f"{v.min():.4g} to {v.max():.4g} ({v.max() / v.min():.3g}×), {len(np.unique(v))} values"
         for c, v in fit.data.columns.items()
     }
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, object] = {}
     for p, free in zip(fit.law.parameters, fit.free_mask, strict=True):
-        row: dict[str, Any] = {"value": fit.values[p.name], "meaning": p.meaning, "fixed": not free}
+        row: dict[str, object] = {"value": fit.values[p.name], "meaning": p.meaning, "fixed": not free}
         if free and intervals:
             interval = parameter_interval(fit, p.name) if intervals is True else intervals[p.name]  # type: ignore[index]
             row["interval_95"] = list(interval.bounded_ends)
@@ -113,7 +114,7 @@ def checklist(
     }  # fmt: skip
 
 
-def as_text(content: dict[str, Any]) -> str:
+def as_text(content: Checklist) -> str:
     """Format the checklist for a reader: one line per answer."""
     lines = []
     for part, rows in content.items():
@@ -129,7 +130,7 @@ def as_text(content: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _plain(answer: Any) -> str:
+def _plain(answer: object) -> str:
     if isinstance(answer, dict):
         return "; ".join(f"{k} {v}" for k, v in answer.items())
     if isinstance(answer, list):
@@ -144,13 +145,11 @@ def folder_for(out: str | Path) -> Path:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         reason = f"cannot be made a folder ({error.strerror or error})"
-        raise UserError(f"{path}: {reason}", field="--out", value=str(path), reason=reason) from None
+        raise UserError(field="--out", value=path, reason=reason) from None
     return path
 
 
-def write_checklist(
-    fit: Fit, out_dir: str | Path, answers: dict[str, str] | None = None, **options: Any
-) -> dict[str, Any]:
+def write_checklist(fit: Fit, out_dir: str | Path, answers: dict[str, str] | None = None, **options: Any) -> Checklist:
     """Write ``checklist.json`` and ``checklist.txt`` beside a fit; return the data. Options: of `checklist`."""
     content = checklist(fit, answers, **options)
     out = folder_for(out_dir)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import textwrap
-from typing import Any
 
 from clip_jax.scaling.analysis.extrapolation import AVERAGED
 from clip_jax.scaling.analysis.frontier_fit import BUDGET, FRONTIER_RULES
+from clip_jax.scaling.data.records import LawRecord
 from clip_jax.scaling.uncertainty.interval_format import ends_text, times_text
 
 TERMINAL_COLUMNS = 100  # of a terminal
@@ -14,7 +14,7 @@ BUDGETS_SHOWN = 10  # budgets
 SHOWN_WEIGHT = 0.005  # of a form whose answer is printed
 
 
-def text_summary(law: dict[str, Any]) -> str:
+def text_summary(law: LawRecord) -> str:
     """Summarize the law for a terminal of 100 columns.
 
     Args:
@@ -60,9 +60,8 @@ def text_summary(law: dict[str, Any]) -> str:
         score = "-" if scores.get(f["form"]) is None else f"{scores[f['form']]:.4f}"
         mark = " *" if f["form"] == law["winner"] else ""
         loose = not f["identified"]
-        interval = _span(
-            *(None if loose or side in e["open"] else e[end] for end, side in (("low", "below"), ("high", "above")))
-        )
+        low, high = (None if side in e["open"] else end for end, side in ((e["low"], "below"), (e["high"], "above")))
+        interval = _span(None, None) if loose else _span(low, high)
         lines.append(f"  {f['form']:21s}  {values:32s}  {e['name']}={e['value']:.4f}  {interval}  {score}{mark}")
         remarks = [f["status"]] if f["status"] != "converged" else []
         remarks += ["not identified"] if loose else []
@@ -77,11 +76,11 @@ def text_summary(law: dict[str, Any]) -> str:
             f"  the naive guess 'same as the last budget' is {first['naive']:.4f} (off by {first['naive_error']:+.4f})",
         ]
         shown = [r for r in law["forecast_check"] if r["form"] in (AVERAGED, law["winner"])]
-        for r in shown:
-            verdict = r["verdict"].split(":")[0].replace("does not beat the naive guess", "does not beat it")
+        for check in shown:
+            verdict = check["verdict"].split(":")[0].replace("does not beat the naive guess", "does not beat it")
             lines.append(
-                f"  {r['form']:21s}  {r['predicted']:.4f} {_span(r['low'], r['high'])} width {_number(r['width'])}  "
-                f"off by {r['error']:+.4f}: {verdict}"
+                f"  {check['form']:21s}  {check['predicted']:.4f} {_span(check['low'], check['high'])} "
+                f"width {_number(check['width'])}  off by {check['error']:+.4f}: {verdict}"
             )
         if any(r["verdict"].startswith("no forecast") for r in shown):
             lines.append("  no forecast: the band is open, or wider than the remaining error")
@@ -98,7 +97,7 @@ def text_summary(law: dict[str, Any]) -> str:
     return "\n".join([lines[0], *(part for parts in wrapped for part in parts)])
 
 
-def forecast_lines(law: dict[str, Any]) -> list[str]:
+def forecast_lines(law: LawRecord) -> list[str]:
     """Return the averaged forecast at the target, its extrapolation factor, and the forecast of each form."""
     if not law["averaged"]:
         return []
@@ -110,7 +109,7 @@ def forecast_lines(law: dict[str, Any]) -> list[str]:
         f"  (95 %, averaged over forms; it extrapolates {ahead['flops'] / seen['flops']:.0f}x and cannot know of a "
         "break beyond the runs)",
     ]
-    untested = (law["averaging"] or {}).get("left_out", {})
+    untested = law["averaging"]["left_out"] if law["averaging"] else {}
     if untested:
         lines.append(f"  too few points for {', '.join(untested)}: what they would say is in no band here")
     shown = [f for f in ahead["forms"] if f["weight"] >= SHOWN_WEIGHT]

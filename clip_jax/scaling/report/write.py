@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clip_jax.scaling.analysis.analyze import Analysis, analyze
 from clip_jax.scaling.data.chance import chance_of_table
+from clip_jax.scaling.data.records import LawRecord
 from clip_jax.scaling.data.runs_table import read_table
 from clip_jax.scaling.fit.solver import table_of
 from clip_jax.scaling.report.checklist import NOT_STATED, folder_for, write_checklist
@@ -29,7 +30,7 @@ def write_report(
     lr_evidence: pd.DataFrame | None = None,
     title: str = "Zero-shot transfer against compute",
     chance: float | None = None,
-) -> dict[str, Any]:
+) -> LawRecord:
     """Fit a table and write ``law.json``, ``checklist.json``, ``checklist.txt``, figures and ``report.html``.
 
     Arguments and errors are those of `analysis.analyze`; ``out_dir`` is made if missing. Each figure is a PNG with a
@@ -44,7 +45,7 @@ def write_report(
         return write_analysis(analysis, out_dir)
 
 
-def write_analysis(analysis: Analysis, out_dir: str | Path) -> dict[str, Any]:
+def write_analysis(analysis: Analysis, out_dir: str | Path) -> LawRecord:
     """Write the report of an `Analysis`.
 
     Args:
@@ -61,7 +62,7 @@ def write_analysis(analysis: Analysis, out_dir: str | Path) -> dict[str, Any]:
     checklist = None
     if analysis.best is not None:
         checklist = write_checklist(analysis.best.checked, out, _answers(analysis), intervals=analysis.best.intervals)
-    law = {**analysis.law, "figures": draw_all(analysis, out)}
+    law: LawRecord = {**analysis.law, "figures": draw_all(analysis, out)}
     write_page(out / "report.html", analysis, law, checklist)
     write_text(out / "law.json", json.dumps(law, indent=1, allow_nan=False) + "\n")
     return law
@@ -84,7 +85,7 @@ def _answers(analysis: Analysis) -> dict[str, str]:
     return {k: v or NOT_STATED for k, v in answers.items()}
 
 
-def fit_table(path: str | Path, metric: str = "error_mean", chance: float | None = None) -> dict[str, Any]:
+def fit_table(path: str | Path, metric: str = "error_mean", chance: float | None = None) -> LawRecord:
     """Fit the law of a table on disk, without figures, as `clip-jax fit` prints it.
 
     Args:

@@ -15,9 +15,10 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from clip_jax.errors import UserError, one_of
-from clip_jax.scaling.data.observations import Points, columns_of
+from clip_jax.scaling.data.observations import Columns, Points, columns_of
 from clip_jax.scaling.fit.loss import TINY
 from clip_jax.scaling.fit.result import Fit, covariance
 from clip_jax.scaling.fit.solver import solve
@@ -55,7 +56,7 @@ class Ensemble:
         """Return the standard error of a parameter."""
         return float(np.std(self.draws[parameter], ddof=1))
 
-    def curves(self, columns: Any) -> Array:
+    def curves(self, columns: Columns) -> Array:
         """Return every replica's curve: [R, ...] for columns [...]."""
         x = self.fit.centered(columns)
         shape = next(iter(x.values())).shape
@@ -63,8 +64,8 @@ class Ensemble:
         return self.fit.law.predict(self.replicas, flat).reshape(-1, *shape)
 
     def band(
-        self, columns: Any, *, observation: bool = True, seed: int = 0, tails: tuple[float, float] = TAILS
-    ) -> tuple[Any, Any]:
+        self, columns: Columns, *, observation: bool = True, seed: int = 0, tails: tuple[float, float] = TAILS
+    ) -> tuple[Array, Array]:
         """Return the 95 % band at columns (same shapes): of a new run (``observation``), or of the law alone."""
         curves = self.curves(columns)
         noise = self.noise.reshape(-1, *[1] * (curves.ndim - 1))
@@ -80,7 +81,7 @@ def bootstrap(
     fit: Fit,
     *,
     kind: str = "parametric",
-    groups: Any = None,
+    groups: ArrayLike | None = None,
     seed_sd: float = 0.0,
     seed_degrees: int = 0,
     replicas: int = 500,
@@ -103,7 +104,7 @@ def bootstrap(
     """
     one_of("bootstrap.kind", kind, ("parametric", "cases"))
     if groups is not None and kind != "cases":
-        raise UserError("bootstrap: groups need kind='cases'", field="kind", value=kind, reason="groups need cases")
+        raise UserError(field="kind", value=kind, reason="must be cases with groups")
     rng = np.random.default_rng(seed)
     if kind == "cases":
         weights = case_weights(rng, fit.points, replicas, groups)
@@ -128,7 +129,9 @@ def from_covariance(fit: Fit, *, replicas: int = 500, seed: int = 0) -> Ensemble
     return Ensemble(fit, np.clip(drawn, low, high), np.full(replicas, fit.residual_sd), "one-step")
 
 
-def case_weights(rng: np.random.Generator, rows: int, replicas: int, groups: Any = None, draw: int = 0) -> Array:
+def case_weights(
+    rng: np.random.Generator, rows: int, replicas: int, groups: ArrayLike | None = None, draw: int = 0
+) -> Array:
     """Draw how often each row counts, float [R, n]; with groups, groups first and then as many rows within each.
 
     draw: rows to draw, n by default (without groups).
@@ -216,8 +219,9 @@ def _standard_errors(fit: Fit, quantity: Callable[[Array], Array], thetas: Array
 
 
 def bootstrap_frontier(
-    law: Law, columns: Any, y: Array, select: Callable[[Array, Array], Array], *, replicas: int = 500, seed: int = 0,
-    groups: Any = None, share: float = 1.0, **options: Any,
+    law: Law, columns: Columns, y: Array, select: Callable[[Array, Array], Array], *,
+    replicas: int = 500, seed: int = 0,
+    groups: ArrayLike | None = None, share: float = 1.0, **options: Any,
 ) -> Ensemble:  # fmt: skip
     """Resample all runs, select the frontier again in each resample and fit it: the uncertainty includes the selection.
 
@@ -234,7 +238,7 @@ def bootstrap_frontier(
       options: of `fit_law`.
     """
     x, y = columns_of(law, columns)[law.columns[0]], np.asarray(y, float)
-    labels = None if groups is None else tuple(groups)
+    labels = None if groups is None else tuple(np.asarray(groups))
     first, used, chosen = _frontiers(x.tobytes(), y.tobytes(), select, replicas, seed, labels, share)
     fit = fit_law(law, x[first], y[first], **options)
     # every resample is a weighting of the rows that stood on some frontier
@@ -244,7 +248,8 @@ def bootstrap_frontier(
 
 @lru_cache(maxsize=8)
 def _frontiers(
-    x_bytes: bytes, y_bytes: bytes, select: Callable[[Array, Array], Array], replicas: int, seed: int, groups: Any,
+    x_bytes: bytes, y_bytes: bytes, select: Callable[[Array, Array], Array], replicas: int, seed: int,
+    groups: tuple[object, ...] | None,
     share: float,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
     """Return (rows of the frontier, rows on it in some resample [u], which of these are in each [R, u]).
@@ -253,7 +258,8 @@ def _frontiers(
     """
     x, y = np.frombuffer(x_bytes), np.frombuffer(y_bytes)
     draw = max(1, round(share * len(y)))
-    drawn = case_weights(np.random.default_rng(seed), len(y), replicas, groups, draw) > 0
+    labels = None if groups is None else np.array(groups)
+    drawn = case_weights(np.random.default_rng(seed), len(y), replicas, labels, draw) > 0
     chosen = []
     for row in drawn:
         rows = np.flatnonzero(row)

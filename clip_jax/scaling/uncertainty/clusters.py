@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from clip_jax.errors import UserError
+from clip_jax.scaling.data.observations import Columns
 from clip_jax.scaling.fit.result import Fit
 from clip_jax.scaling.profile.prediction import Interval
 from clip_jax.scaling.uncertainty.bootstrap import Ensemble, bootstrap
@@ -37,7 +38,7 @@ class ClusterIntervals:
         opened = np.isclose(theta, (fit.low[i], fit.high[i]), rtol=1e-6, atol=1e-6)
         return Interval(fit.values[name], low, high, CLUSTER_LEVEL, bool(opened[0]), bool(opened[1]))
 
-    def forecast(self, point: Any) -> tuple[Interval, Interval]:
+    def forecast(self, point: Columns) -> tuple[Interval, Interval]:
         """Return the intervals at one point of the curve and of a new run of a new group."""
         value = float(np.ravel(self.ensemble.fit.predict(point))[0])
         curve, run = (
@@ -47,7 +48,9 @@ class ClusterIntervals:
         return Interval(value, curve[0], curve[1], CLUSTER_LEVEL), Interval(value, run[0], run[1], CLUSTER_LEVEL)
 
 
-def cluster_intervals(fit: Fit, labels: Any, *, replicas: int = CLUSTER_REPLICAS, seed: int = 0) -> ClusterIntervals:
+def cluster_intervals(
+    fit: Fit, labels: ArrayLike, *, replicas: int = CLUSTER_REPLICAS, seed: int = 0
+) -> ClusterIntervals:
     """Draw groups with replacement, then rows within each, and refit.
 
     Percentiles of a bootstrap of G groups are too narrow by about the ratio of a normal quantile to that of Student's t
@@ -67,13 +70,13 @@ def cluster_intervals(fit: Fit, labels: Any, *, replicas: int = CLUSTER_REPLICAS
 
     count, least = len(np.unique(np.asarray(labels))), max(MIN_GROUPS, fit.free + 2)
     if count < least:
-        reason = f"{count} groups; intervals of {fit.free} parameters need at least {least}"
-        raise UserError(f"--group: {reason}", field="--group", value=count, reason=reason)
+        reason = f"{count} groups, and intervals of {fit.free} parameters need at least {least}"
+        raise UserError(field="--group", reason=reason)
     degrees = count - fit.free
     tail = float(norm.cdf(np.sqrt(count / degrees) * t.ppf((1 - CLUSTER_LEVEL) / 2, degrees)))
     replicas = int(np.clip(MAX_WEIGHTS // fit.points, min(replicas, MIN_CLUSTER_REPLICAS), replicas))
     ensemble = bootstrap(fit, kind="cases", groups=labels, replicas=replicas, seed=seed)
     if len(ensemble.replicas) < replicas / 2:
         reason = f"only {len(ensemble.replicas)} of {replicas} resamples could be fitted"
-        raise UserError(f"--group: {reason}", field="--group", value=count, reason=reason)
+        raise UserError(field="--group", reason=reason)
     return ClusterIntervals(ensemble, count, (tail, 1 - tail))

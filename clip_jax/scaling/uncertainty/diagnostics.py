@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from clip_jax.scaling.data.records import ResidualChecks
 from clip_jax.scaling.fit.result import Fit, covariance, scale_of
 from clip_jax.scaling.fit.solver import solve
 
@@ -114,7 +115,7 @@ def _one_step(fit: Fit) -> np.ndarray:
     return np.clip(out, np.where(moves, fit.low, -np.inf), np.where(moves, fit.high, np.inf))
 
 
-def residual_checks(fit: Fit, labels: Any = None) -> dict[str, Any]:
+def residual_checks(fit: Fit, labels: Sequence[object] | np.ndarray | None = None) -> ResidualChecks:
     """Test the residuals for patterns: {sd, robust_sd, outliers, trends, spread, curvature, runs_p, warnings}.
 
     outliers: rows beyond four robust standard deviations. trends: column -> (rank correlation of the residual with it,
@@ -127,13 +128,14 @@ def residual_checks(fit: Fit, labels: Any = None) -> dict[str, Any]:
     r = fit.residuals
     robust = float(1.4826 * np.median(np.abs(r - np.median(r))))
     outliers = [int(i) for i in np.flatnonzero(np.abs(r - np.median(r)) > OUTLIER * max(robust, 1e-12))]
-    out: dict[str, Any] = {
-        "sd": fit.residual_sd, "robust_sd": robust, "outliers": outliers, "trends": {}, "spread": {}, "curvature": {},
-        "warnings": [],
+    patterns: dict[str, dict[str, tuple[float, float]]] = {"trends": {}, "spread": {}, "curvature": {}}
+    warnings: list[str] = []
+    out: ResidualChecks = {
+        "sd": fit.residual_sd, "robust_sd": robust, "outliers": outliers, "trends": patterns["trends"],
+        "spread": patterns["spread"], "curvature": patterns["curvature"], "warnings": warnings,
     }  # fmt: skip
     if fit.points < fit.free + 4 or np.ptp(r) < 1e-12:
         return out
-    warnings = out["warnings"]
     for column, x in fit.logs.items():
         for kind, a, b, finding in (
             ("trends", r, x, f"residuals drift with {column}"),
@@ -141,7 +143,7 @@ def residual_checks(fit: Fit, labels: Any = None) -> dict[str, Any]:
             ("curvature", r, np.abs(x - np.median(x)), f"residuals bend over {column}: another form may fit"),
         ):
             correlation = spearmanr(a, b)
-            out[kind][column] = (float(correlation.statistic), float(correlation.pvalue))
+            patterns[kind][column] = (float(correlation.statistic), float(correlation.pvalue))
             if correlation.pvalue < SIGNIFICANT:
                 warnings.append(
                     f"{finding} (rank correlation {correlation.statistic:+.2f}, p {correlation.pvalue:.1g})"
@@ -152,15 +154,15 @@ def residual_checks(fit: Fit, labels: Any = None) -> dict[str, Any]:
     return out
 
 
-def _label(labels: Any, row: int) -> Any:
+def _label(labels: Sequence[object] | np.ndarray | None, row: int) -> object:
     return row if labels is None else labels[row]
 
 
-def _some(rows: list[Any], most: int = 8) -> str:
+def _some(rows: Sequence[object], most: int = 8) -> str:
     return ", ".join(map(str, rows[:most])) + (", …" if len(rows) > most else "")
 
 
-def moved_by_rows(fit: Fit, labels: Any = None, most: int | None = None) -> list[str]:
+def moved_by_rows(fit: Fit, labels: Sequence[object] | np.ndarray | None = None, most: int | None = None) -> list[str]:
     """Return a sentence for each row that alone moves a parameter by more than a standard error, largest first."""
     moved = influence(fit, least=NOTABLE_SHIFT)
     about = "" if influence_method(fit) == REFIT else "about "

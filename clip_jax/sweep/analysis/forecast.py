@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.distributed.mesh import enable_compile_cache
 from clip_jax.errors import UserError
 from clip_jax.scaling.data.chance import chance_beside
+from clip_jax.scaling.data.records import ForecastRecord, OutcomeRecord
 from clip_jax.scaling.planning.preregistration import ON_BUDGET, grade, preregister
 from clip_jax.storage.json_files import read_json, write_json
 from clip_jax.storage.paths import as_path, exists, read_text
@@ -42,7 +43,7 @@ def register_forecast(sweep_dir: str | Path, target: float) -> str:
     config = sweep_config_of(root)
     path = root / REGISTERED
     if exists(path):
-        raise UserError(f"{path}: holds a forecast already; it is made once, before its runs")
+        raise UserError(field=path, reason="a forecast is registered already, and is made once, before its runs")
     df = collect(root)
     seeds = (*config.seeds, *config.extra_seeds_at_optimum)
     grown = dataclasses.replace(config, budgets=(target,))
@@ -73,9 +74,11 @@ def grade_forecast(sweep_dir: str | Path) -> str:
 
     root = as_path(sweep_dir)
     sweep_config_of(root)  # a search has no forecast
-    registered = read_json(root / REGISTERED)
+    registered = cast("ForecastRecord | None", read_json(root / REGISTERED))
     if registered is None:
-        raise UserError(f"{root}: no forecast was registered; `clip-jax sweep forecast --at=FLOPS` does it")
+        raise UserError(
+            field=root, reason="no forecast is registered", hint="`clip-jax sweep forecast --at=FLOPS` registers one"
+        )
     df = collect(root)
     graded = grade(registered, df)
     planned = {run["run_id"] for run in registered["runs"]}
@@ -95,7 +98,8 @@ def redraw_forecast(table: pd.DataFrame, beside: Path, out: Path) -> None:
     from clip_jax.scaling.report.figures.files import write_figure
     from clip_jax.scaling.report.figures.forecast import draw_forecast
 
-    registered, graded = (read_json(beside / name) for name in (REGISTERED, GRADED))
+    registered = cast("ForecastRecord | None", read_json(beside / REGISTERED))
+    graded = cast("OutcomeRecord | None", read_json(beside / GRADED))
     if registered is not None and graded is not None:
         write_figure(out / "forecast.png", draw_forecast(registered, graded, table))
 
@@ -119,7 +123,7 @@ def pictures_of(measured: pd.DataFrame, config: SweepConfig) -> list[tuple[float
     ]
 
 
-def _text(registered: dict[str, Any], config: SweepConfig, path: Path) -> str:
+def _text(registered: ForecastRecord, config: SweepConfig, path: Path) -> str:
     r, noise = registered, registered["noise"]
     budgets = sorted({*config.budgets, r["target"]})
     rehearsed = [row["inside"] for row in r["rehearsals"]]
@@ -140,7 +144,7 @@ def _text(registered: dict[str, Any], config: SweepConfig, path: Path) -> str:
     return "\n".join(lines)
 
 
-def _verdict(graded: dict[str, Any]) -> str:
+def _verdict(graded: OutcomeRecord) -> str:
     g = graded
     lines = [
         f"  {g['metric']} at {g['flops']:.4g} FLOPs: measured {g['measured']:.4f}, forecast {g['predicted']:.4f} "

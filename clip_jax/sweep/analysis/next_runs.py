@@ -4,12 +4,12 @@ sizes."""
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.errors import UserError
+from clip_jax.scaling.data.records import ValleyRecord
 from clip_jax.scaling.data.runs_table import fit_rows, prepare
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.frontier.frontier import compute_optimal, seed_noise
@@ -46,19 +46,20 @@ def next_runs(
         inside the sweep.
     """
     if (budget > 0) == (half_width > 0):
-        raise UserError("sweep next: give --budget=FLOPS or --precision=SHARE, one of them")
+        reason = "exactly one of them is needed"
+        raise UserError(field="--budget, --precision", reason=reason, hint="--budget=FLOPS or --precision=SHARE")
     root = as_path(sweep_dir)
     config = sweep_config_of(root)
     rows, _ = fit_rows(prepare(collect(root), config.metric), config.metric)
     if rows["budget"].nunique() < 3:
-        raise UserError(f"{root}: {rows['budget'].nunique()} budgets have finished, at least 3 are needed")
+        raise UserError(field=root, reason=f"{rows['budget'].nunique()} budgets have finished, at least 3 are needed")
     frontier = compute_optimal(rows, config.metric)
     top = float(frontier["flops"].max())
     if target <= top:
-        raise UserError(f"--at={target:g}: must lie above the sweep's largest budget, {top:g}")
+        raise UserError(field="--at", value=target, reason=f"must be above the sweep's largest budget, {top:g}")
     form = law_named(law)
     if form.columns != ("flops",):
-        raise UserError(f"--law={law}: must be a law of flops alone")
+        raise UserError(field="--law", value=law, reason="must be a law of flops alone")
     fit = fit_law(form, frontier["flops"].to_numpy(float), frontier["error"].to_numpy(float))
     least = float(frontier["budget"].min())
     budgets = [
@@ -67,7 +68,7 @@ def next_runs(
         if least * BUDGET_STEP**k <= min(target / BUDGET_STEP, budget or target)
     ]
     if not budgets:
-        raise UserError(f"--budget={budget:g}: is below the sweep's smallest budget, {least:g}")
+        raise UserError(field="--budget", value=budget, reason=f"must be at least {least:g}, the sweep's smallest")
     candidates = np.array(budgets)
     floor, _ = seed_noise(rows, config.metric)
     if budget:
@@ -77,27 +78,27 @@ def next_runs(
     return plan, _text(config, plan, target, isoflop(rows, config.metric))
 
 
-def _text(config: SweepConfig, plan: RunSelection, target: float, valleys: list[dict[str, Any]]) -> str:
+def _text(config: SweepConfig, plan: RunSelection, target: float, valleys: list[ValleyRecord]) -> str:
     optimum = allocation(valleys)
     lines = [f"  the forecast at {target:.3g} FLOPs is known to ±{plan.before:.2%} (95 %)"]
     for row in plan.chosen:
-        size = ""
+        size, flops = "", row.columns["flops"]
         if optimum.params is not None:
-            wanted = _optimal(valleys, optimum.params, row["flops"])
-            rung = min(config.sizes, key=lambda r: abs(np.log(make_cell(config, r, row["flops"], 0).params / wanted)))
+            wanted = _optimal(valleys, optimum.params, flops)
+            rung = min(config.sizes, key=lambda r: abs(np.log(make_cell(config, r, flops, 0).params / wanted)))
             size = f", at rung {rung:g} (the valleys' optimum there: {wanted:,.0f} parameters)"
-        lines.append(f"    {row['runs']} × {row['flops']:.3g} FLOPs{size}")
+        lines.append(f"    {row.runs} × {flops:.3g} FLOPs{size}")
     if optimum.status != "identified":
         lines.append(f"  which size is best there is not known: {optimum.status}; train several")
     lines.append(f"  {int(plan.runs.sum())} runs, {plan.cost:.3g} FLOPs: then ±{plan.after:.2%}")
-    budgets = sorted({*config.budgets, *(float(f"{r['flops']:.3g}") for r in plan.chosen)})
-    most = max((r["runs"] for r in plan.chosen), default=1)
+    budgets = sorted({*config.budgets, *(float(f"{r.columns['flops']:.3g}") for r in plan.chosen)})
+    most = max((r.runs for r in plan.chosen), default=1)
     seeds = sorted({*config.extra_seeds_at_optimum, *range(1, most)})
     lines.append(f"  the same directory takes them with --budgets='{budgets}' --extra_seeds_at_optimum='{seeds}'")
     return "\n".join(lines)
 
 
-def _optimal(valleys: list[dict[str, Any]], power: float, flops: float) -> float:
+def _optimal(valleys: list[ValleyRecord], power: float, flops: float) -> float:
     """Return the optimal parameters at ``flops``, extrapolated by ``power`` from the accepted valleys."""
     known = [(v["budget"], v["params"]) for v in valleys if v["status"] == "accepted"]
     logs = [np.log(params) + power * np.log(flops / budget) for budget, params in known]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clip_jax.config.io import from_dict
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.errors import UserError
+from clip_jax.scaling.data.records import LawRecord
 from clip_jax.storage.json_files import read_json
 from clip_jax.storage.paths import as_path, staging_dir
 from clip_jax.sweep.collect import collect, curves, lr_evidence, several_data
 from clip_jax.train.trackers import track_law
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +24,7 @@ if TYPE_CHECKING:
 Echo = Callable[[str], None]
 
 
-def report(sweep_dir: str | Path, echo: Echo = print) -> dict[str, Any]:
+def report(sweep_dir: str | Path, echo: Echo = logger.info) -> LawRecord:
     """Collect the runs, fit, write ``report/`` and print the summary.
 
     Raises:
@@ -54,8 +58,8 @@ def report(sweep_dir: str | Path, echo: Echo = print) -> dict[str, Any]:
 
 
 def report_of_table(
-    path: Path, out: str | None, metric: str, echo: Echo = print, *, chance: float | None = None
-) -> dict[str, Any]:
+    path: Path, out: str | None, metric: str, echo: Echo = logger.info, *, chance: float | None = None
+) -> LawRecord:
     """Write the report of a table of runs, and the figure of a graded forecast that lies beside the table.
 
     Args:
@@ -84,7 +88,7 @@ def report_of_table(
     return law
 
 
-def _numbers(law: dict[str, Any]) -> dict[str, float]:
+def _numbers(law: LawRecord) -> dict[str, float]:
     """Return a law's numbers for W&B: each form's parameters, and the forecast at ten times the compute."""
     numbers = {f"{f['form']}/{name}": value for f in law["fits"] for name, value in f["values"].items()}
     for row in law["averaged"][-1:]:
@@ -97,4 +101,4 @@ def _numbers(law: dict[str, Any]) -> dict[str, float]:
 def _check_finished(df: pd.DataFrame, root: Path) -> None:
     if not df["final"].any():
         first = df["reason"].iloc[0]
-        raise UserError(f"{root}: no run has finished; the first: {first}")
+        raise UserError(field=root, reason=f"no run has finished, the first: {first}")

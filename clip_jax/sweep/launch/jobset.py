@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from clip_jax.config.sweep import Resources
 from clip_jax.distributed.cluster import device_variables
@@ -18,6 +17,7 @@ from clip_jax.storage.paths import is_remote
 from clip_jax.sweep.launch.base import Job, run_command
 from clip_jax.sweep.launch.submission import read_submission
 from clip_jax.train.run_directory import SUBMISSION
+from clip_jax.types import JsonObject
 
 PROGRAM = ("clip-jax",)
 PORT = 8476  # of the coordinator, process 0
@@ -42,18 +42,21 @@ class JobSets:
         if is_remote(sweep_dir):
             if resources.mount_path:
                 raise UserError(
-                    f"resources.mount_path, resources.pvc_name: would be ignored, {sweep_dir} is in a bucket"
+                    field="resources.mount_path, resources.pvc_name",
+                    reason=f"would be ignored, {sweep_dir} is in a bucket",
                 )
             return
         if not resources.mount_path:
             raise UserError(
-                f"resources.mount_path, resources.pvc_name: engine='jobset' needs them for {sweep_dir}; a directory in "
-                f"a bucket (gs://…) needs none"
+                field="resources.mount_path, resources.pvc_name",
+                reason=f"missing, and engine='jobset' needs them for {sweep_dir}",
+                hint="a sweep in a bucket (gs://…) needs none",
             )
         if Path(resources.mount_path) not in (sweep_dir, *sweep_dir.parents):
             raise UserError(
-                f"resources.mount_path={resources.mount_path!r}: the sweep's directory {sweep_dir} must lie in it, so "
-                f"that pods find it under the same name"
+                field="resources.mount_path",
+                value=resources.mount_path,
+                reason=f"must hold the sweep's directory {sweep_dir}, which pods find under the same name",
             )
 
     def submit(self, name: str, jobs: Sequence[Job]) -> None:
@@ -91,12 +94,12 @@ class JobSets:
         documents = [self._jobset(name, job) for job in jobs]
         return yaml.safe_dump_all(documents, explicit_start=True, sort_keys=False, width=120)
 
-    def _jobset(self, name: str, job: Job) -> dict[str, Any]:
+    def _jobset(self, name: str, job: Job) -> JsonObject:
         r = self.resources
         labels = {LABEL: "clip-jax", "clip-jax/run": f"run-{job.key}"}  # digits alone would be parsed as a number
         labels |= {"kueue.x-k8s.io/queue-name": r.queue} if r.queue else {}
         labels |= {"kueue.x-k8s.io/priority-class": r.priority} if r.priority else {}
-        metadata: dict[str, Any] = {"name": name, "namespace": r.namespace, "labels": labels}
+        metadata: JsonObject = {"name": name, "namespace": r.namespace, "labels": labels}
         if r.topology:  # a slice is a node pool, and a pool holds one job
             metadata["annotations"] = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
         return {
@@ -120,7 +123,7 @@ class JobSets:
             },
         }
 
-    def _inner_job(self, name: str, job: Job) -> dict[str, Any]:
+    def _inner_job(self, name: str, job: Job) -> JsonObject:
         hosts = self.resources.hosts
         return {
             "parallelism": hosts,
@@ -133,7 +136,7 @@ class JobSets:
             "template": {"spec": self._pod(name, job)},
         }
 
-    def _pod(self, name: str, job: Job) -> dict[str, Any]:
+    def _pod(self, name: str, job: Job) -> JsonObject:
         r = self.resources
         environment = {SUBMISSION: name}
         if not r.topology and r.nodes > 1:  # on a TPU slice JAX finds the processes itself
@@ -142,12 +145,12 @@ class JobSets:
                 "CLIP_JAX_PROCESSES": str(r.nodes),
             }
         environment |= device_variables("tpu" if r.topology else "gpu", r.devices_per_process, r.devices)
-        limits: dict[str, Any] = {}
+        limits: JsonObject = {}
         if r.accelerator:
             limits["google.com/tpu" if r.topology else "nvidia.com/gpu"] = r.devices_per_process
         limits |= {"cpu": r.cpus_per_process} if r.cpus_per_process else {}
         limits |= {"memory": r.memory} if r.memory else {}
-        container: dict[str, Any] = {
+        container: JsonObject = {
             "name": "train",
             "image": r.container_image,
             "command": [*self.program, *job.arguments],
@@ -155,10 +158,10 @@ class JobSets:
             "volumeMounts": [{"name": "shared", "mountPath": r.mount_path}] if r.mount_path else [],
         }
         claim = {"name": "shared", "persistentVolumeClaim": {"claimName": r.pvc_name}}
-        volumes: list[dict[str, Any]] = [claim] if r.pvc_name else []
+        volumes: list[JsonObject] = [claim] if r.pvc_name else []
         if limits:
             container["resources"] = {"requests": dict(limits), "limits": limits}
-        pod: dict[str, Any] = {"restartPolicy": "Never", "terminationGracePeriodSeconds": r.grace_period_s}
+        pod: JsonObject = {"restartPolicy": "Never", "terminationGracePeriodSeconds": r.grace_period_s}
         if r.topology:
             pod |= {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"}
             pod["nodeSelector"] = {
@@ -180,7 +183,7 @@ def _name(run_dir: Path) -> str:
     return last["name"] if last else ""
 
 
-def _state(item: dict[str, Any]) -> str:
+def _state(item: JsonObject) -> str:
     over = {c["type"] for c in item.get("status", {}).get("conditions", []) if c["status"] == "True"}
     if over & {"Completed", "Failed"} or item["metadata"].get("deletionTimestamp"):
         return ""

@@ -6,15 +6,16 @@ Killed at any moment and started again, it does what remains.
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import TracebackType
 
 from clip_jax.errors import UserError
-from clip_jax.interrupts import was_asked
+from clip_jax.interrupts import handled, was_asked
 from clip_jax.sweep.launch.base import Engine, EngineDown, Job
 from clip_jax.sweep.launch.submission import (
     JobState,
@@ -23,6 +24,8 @@ from clip_jax.sweep.launch.submission import (
     note_submission,
     set_aside_corrupt,
 )
+
+logger = logging.getLogger(__name__)
 
 Echo = Callable[[str], None]
 
@@ -40,7 +43,7 @@ def reconcile(
     jobs: Sequence[Job],
     max_attempts: int,
     report: Callable[[Outcome], None] = lambda outcome: None,
-    echo: Echo = print,
+    echo: Echo = logger.info,
 ) -> None:
     """Submit jobs that are neither live nor finished, again and again, until each has finished or failed.
 
@@ -135,7 +138,9 @@ class _Contact(contextlib.AbstractContextManager):  # type: ignore[type-arg]
     def __init__(self, echo: Echo) -> None:
         self.echo, self.ever, self.lost = echo, False, False
 
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
         if error is None:
             if self.lost:
                 self.echo("  the engine answers again")
@@ -154,12 +159,5 @@ def _stop_event() -> Iterator[threading.Event]:
     stop = threading.Event()
     if was_asked():
         stop.set()
-    if threading.current_thread() is not threading.main_thread():
+    with handled(dict.fromkeys((signal.SIGTERM, signal.SIGINT), lambda *_: stop.set())):
         yield stop
-        return
-    before = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -10,13 +10,14 @@ roofline of our own FLOPs and bytes, the least time that the device's data sheet
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import os
 import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clip_jax import flops
 from clip_jax.config import OptimConfig, RunConfig
@@ -25,6 +26,11 @@ from clip_jax.errors import ConfigError, UserError
 from clip_jax.flops.devices import GIB, Device, device_of
 from clip_jax.models.execution import resolve
 from clip_jax.sweep.preflight.roofline import Roofline, roofline
+
+if TYPE_CHECKING:
+    import jax
+
+logger = logging.getLogger(__name__)
 
 HERE = "here"
 # policies that save less memory than each policy does, tried in this order if memory is short
@@ -42,7 +48,7 @@ class Target:
     """Devices that a step is compiled for; ``memory`` in bytes per device."""
 
     name: str
-    devices: list[Any]
+    devices: list[jax.Device]
     device: Device | None
     memory: float
 
@@ -60,12 +66,14 @@ def find_target(name: str = HERE, slices: int = 1) -> Target:
     import jax
 
     if name == HERE:
-        devices: list[Any] = jax.devices()
+        devices: list[jax.Device] = jax.devices()
         stats = devices[0].memory_stats() or {} if devices[0].platform != "cpu" else {}
         memory = stats.get("bytes_limit") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / len(devices)
         return Target(name, devices, device_of(devices[0].device_kind), float(memory))
     if not re.fullmatch(r"v\w+:\d+(x\d+)+", name):
-        raise UserError(f"--target={name}: must be {HERE}, or a TPU topology such as v5e:16x16 or v5p:8x8x16")
+        raise UserError(
+            field="--target", value=name, reason=f"must be {HERE}, or a TPU topology such as v5e:16x16 or v5p:8x8x16"
+        )
     for variable, value in NO_TPU.items():
         os.environ.setdefault(variable, value)
     jax.config.update("jax_platforms", "cpu")
@@ -77,12 +85,16 @@ def find_target(name: str = HERE, slices: int = 1) -> Target:
     except Exception as error:  # noqa: BLE001 - libtpu raises whatever it likes
         message = str(error).split("\n")[0]
         if "libtpu" in message and "not" in message.lower():
-            raise UserError(f"--target={name}: needs libtpu: pip install 'clip-jax-scaling[preflight]'") from None
-        raise UserError(f"--target={name}: {message}") from None
+            raise UserError(
+                field="--target", value=name, reason="needs libtpu", hint="pip install 'clip-jax-scaling[preflight]'"
+            ) from None
+        raise UserError(field="--target", value=name, reason=message) from None
     kind = str(getattr(devices[0], "device_kind", ""))
     device = device_of(kind)
     if device is None or device.memory is None:
-        raise UserError(f"--target={name}: the memory of {kind!r} is not in clip_jax/flops/devices.py")
+        raise UserError(
+            field="--target", value=name, reason=f"the memory of {kind!r} is not in clip_jax/flops/devices.py"
+        )
     return Target(f"{slices} × {name}" if slices > 1 else name, devices, device, device.memory)
 
 
@@ -122,6 +134,7 @@ def compile_step(config: RunConfig, target: Target) -> Step:
         match = re.search(r"\(?([\d.]+)([MG])\)? exceeds", str(error))
         temporaries = float(match[1]) * (GIB if match[2] == "G" else 2**20) if match else target.memory
         return Step(kept, kept + temporaries, time.monotonic() - began, "too little memory")
+    assert memory is not None
     needed = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     needed += memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
     reason = "too little memory" if needed > target.memory else ""
@@ -222,7 +235,7 @@ def preflight(
     *,
     flop_per_second: float | None = None,
     price: float | None = None,
-    echo: Echo = print,
+    echo: Echo = logger.info,
 ) -> list[Verdict]:
     """Compile every distinct shape of (label, config, planned FLOPs), print the table and return the verdicts.
 
@@ -237,7 +250,7 @@ def preflight(
       UserError: there is no run, or the target cannot be used.
     """
     if not runs:
-        raise UserError("nothing to compile: the plan keeps no cell")
+        raise UserError(field="plan", reason="keeps no cell, so there is nothing to compile")
     target = find_target(target_name, runs[0][1].mesh.slices)
     groups: dict[RunConfig, list[tuple[str, RunConfig, float]]] = {}
     for label, config, planned in runs:

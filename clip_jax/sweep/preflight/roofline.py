@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from clip_jax import flops
 from clip_jax.config import MeshConfig, RunConfig
 from clip_jax.flops.devices import Device
+
+if TYPE_CHECKING:
+    import jax
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Roofline:
 
 
 def roofline(
-    config: RunConfig, devices: list[Any], device: Device | None, flop_per_second: float | None = None
+    config: RunConfig, devices: list[jax.Device], device: Device | None, flop_per_second: float | None = None
 ) -> Roofline:
     """Return the roofline of one device's share of the step over ``devices``, with recomputation and microbatches.
 

@@ -9,11 +9,13 @@ from clip_jax.plotting.style import BLUE, HOUSE, ORANGE, SOFT, label_of, new_fig
 from clip_jax.sweep.search.space import Dimension
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from clip_jax.sweep.search.config import SearchConfig
     from clip_jax.sweep.search.trial import Trial
 
 
-def draw(config: SearchConfig, trials: Sequence[Trial], best: Trial) -> Any:
+def draw(config: SearchConfig, trials: Sequence[Trial], best: Trial) -> Figure:
     """Draw a Figure of one panel per field. Filled: trained to the end; hollow: dropped early."""
     import matplotlib
 

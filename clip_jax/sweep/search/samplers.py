@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clip_jax.errors import UserError
 from clip_jax.sweep.search.space import Dimension, Setting, grid, sample_random, unique
+
+if TYPE_CHECKING:
+    import optuna
 
 RANDOM_STARTS = 8  # random settings before TPE begins
 
@@ -51,7 +54,9 @@ def _by_tpe(space: Sequence[Dimension], seed: int, count: int, observations: Seq
     try:
         import optuna
     except ImportError:
-        raise UserError("method='tpe': needs Optuna: pip install 'clip-jax-scaling[search]'") from None
+        raise UserError(
+            field="method", value="tpe", reason="needs Optuna", hint="pip install 'clip-jax-scaling[search]'"
+        ) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=seed + len(observations), n_startup_trials=0, constant_liar=True)
     study = optuna.create_study(sampler=sampler)
@@ -68,7 +73,7 @@ def _by_tpe(space: Sequence[Dimension], seed: int, count: int, observations: Seq
     return [_suggest(study, space) for _ in range(count)]
 
 
-def _suggest(study: Any, space: Sequence[Dimension]) -> Setting:
+def _suggest(study: optuna.Study, space: Sequence[Dimension]) -> Setting:
     trial, setting = study.ask(), Setting()
     for d in space:
         if not d.exists(setting):

@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 from clip_jax.errors import ConfigError, UserError, parse_json
 
@@ -21,7 +21,8 @@ KINDS = ("log", "uniform", "integer", "choice")
 EDGE = 0.05  # fraction of a dimension's range, on its own scale, that counts as its edge
 _LINE = re.compile(r"([\w.]+)\s*=\s*(\w+)\((.*)\)(?:\s+if\s+([\w.]+)\s*=\s*(\S+))?$")
 
-Setting = dict[str, Any]
+Value = bool | int | float | str | None  # of a config field
+Setting = dict[str, Value]
 
 
 @dataclass(frozen=True)
@@ -33,15 +34,15 @@ class Dimension:
     low: float = 0.0
     high: float = 0.0
     points: int = 0
-    values: tuple[Any, ...] = ()
+    values: tuple[Value, ...] = ()
     parent: str = ""
-    parent_value: Any = None
+    parent_value: Value = None
 
-    def exists(self, setting: Mapping[str, Any]) -> bool:
+    def exists(self, setting: Mapping[str, Value]) -> bool:
         """Return whether the field is active given the values chosen so far."""
         return not self.parent or setting.get(self.parent) == self.parent_value
 
-    def at(self, share: float) -> Any:
+    def at(self, share: float) -> Value:
         """Return the value at a fraction ``share`` in [0, 1] of the range; for choices, of their order."""
         if self.kind == "choice":
             return self.values[min(int(share * len(self.values)), len(self.values) - 1)]
@@ -56,7 +57,7 @@ class Dimension:
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
 
-    def grid(self) -> list[Any]:
+    def grid(self) -> list[Value]:
         """Return the values of the grid in order.
 
         Raises:
@@ -65,14 +66,18 @@ class Dimension:
         if self.kind == "choice":
             return list(self.values)
         if not self.points:
-            raise ConfigError(f"space: {self.field}: a grid needs a number of points: {self.kind}(LOW, HIGH, POINTS)")
+            raise ConfigError(
+                source="space",
+                field=self.field,
+                reason=f"a grid needs a number of points: {self.kind}(LOW, HIGH, POINTS)",
+            )
         return list(dict.fromkeys(self.at(i / (self.points - 1)) for i in range(self.points)))
 
-    def edge(self, value: Any) -> str:
+    def edge(self, value: Value) -> str:
         """Return ``lower`` or ``upper`` if the value lies on that end of the range, else an empty string."""
         if self.kind == "choice":
             return ""
-        share = self.share(value)
+        share = self.share(cast(float, value))
         step = 0.5 / (self.points - 1) if self.points else EDGE
         return "lower" if share < step else "upper" if share > 1 - step else ""
 
@@ -87,42 +92,44 @@ def parse_space(lines: Sequence[str]) -> tuple[Dimension, ...]:
     for line in lines:
         match = _LINE.match(line.strip())
         if not match or match[2] not in KINDS:
-            raise ConfigError(f"space: {line!r}: must be FIELD = log(…), uniform(…), integer(…) or choice(…)")
+            raise ConfigError(
+                field="space", value=line, reason="must be FIELD = log(…), uniform(…), integer(…) or choice(…)"
+            )
         field, kind, inside, parent, value = match.groups()
         values = tuple(_value(part) for part in inside.split(",") if part.strip())
         if field in {d.field for d in dimensions}:
-            raise ConfigError(f"space: {field} is given twice")
+            raise ConfigError(source="space", field=field, reason="two lines give it")
         parent_value = _value(value) if parent else None
         if parent:
             before = next((d for d in dimensions if d.field == parent), None)
             if before is None or parent_value not in before.values:
-                raise ConfigError(f"space: {line!r}: no earlier line chooses {parent} = {value}")
+                raise ConfigError(field="space", value=line, reason=f"no earlier line chooses {parent} = {value}")
         if kind == "choice":
             if len(set(map(str, values))) < 2 or len(set(map(str, values))) < len(values):
-                raise ConfigError(f"space: {line!r}: needs two values or more, all different")
+                raise ConfigError(field="space", value=line, reason="needs two values or more, all different")
             dimensions.append(Dimension(field, kind, values=values, parent=parent or "", parent_value=parent_value))
         else:
             dimensions.append(_range(line, field, kind, values, parent or "", parent_value))
     if not dimensions:
-        raise ConfigError("space: needs a line, as optim.peak_lr = log(1e-4, 1e-1)")
+        raise ConfigError(field="space", reason="must hold a line, such as optim.peak_lr = log(1e-4, 1e-1)")
     return tuple(dimensions)
 
 
-def _range(line: str, field: str, kind: str, values: tuple[Any, ...], parent: str, parent_value: Any) -> Dimension:
-    numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in values)
-    if not numbers or len(values) not in (2, 3):
-        raise ConfigError(f"space: {line!r}: needs LOW and HIGH, and for a grid the number of points")
-    low, high, points = (*values, 0)[:3]
+def _range(line: str, field: str, kind: str, values: tuple[Value, ...], parent: str, parent_value: Value) -> Dimension:
+    numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v)]
+    if len(numbers) < len(values) or len(values) not in (2, 3):
+        raise ConfigError(field="space", value=line, reason="needs LOW and HIGH, and for a grid the number of points")
+    low, high, points = (*numbers, 0)[:3]
     if not low < high or (kind == "log" and low <= 0):
-        raise ConfigError(f"space: {line!r}: needs {'0 < ' if kind == 'log' else ''}LOW < HIGH")
+        raise ConfigError(field="space", value=line, reason=f"needs {'0 < ' if kind == 'log' else ''}LOW < HIGH")
     if (len(values) == 3 and points < 2) or points != int(points):
-        raise ConfigError(f"space: {line!r}: a grid has two points or more")
+        raise ConfigError(field="space", value=line, reason="a grid has two points or more")
     if kind == "integer" and (low != int(low) or high != int(high)):
-        raise ConfigError(f"space: {line!r}: integer needs whole numbers")
+        raise ConfigError(field="space", value=line, reason="integer needs whole numbers")
     return Dimension(field, kind, low, high, int(points), (), parent, parent_value)
 
 
-def _value(text: str) -> Any:
+def _value(text: str) -> Value:
     try:
         return parse_json(text, "space")
     except UserError:

@@ -10,10 +10,15 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from clip_jax.config import RunConfig
 from clip_jax.train.vmapped.compatibility import check_compatible
+
+if TYPE_CHECKING:
+    import optax
+
+    from clip_jax.train.state import TrainState
 
 ROUNDS = 5  # of each arm, in turn; the fastest counts, as other load on the machine can only slow a round down
 ROUND_S = 0.5
@@ -92,7 +97,13 @@ def start_seconds(clock: Callable[[], float] = time.perf_counter) -> float:
 class _Timed:
     """A step with its state, repeated on one batch."""
 
-    def __init__(self, clock: Callable[[], float], step: Any, state: Any, *arguments: Any) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        step: Callable[..., tuple[TrainState, object]],
+        state: TrainState,
+        *arguments: object,
+    ) -> None:
         self.clock, self.step, self.state, self.arguments = clock, step, state, arguments
 
     def __call__(self, times: int = 1) -> float:
@@ -148,7 +159,7 @@ def measure(
         "tokens": rng.integers(3, text.vocab_size, (first.batch_size, text.context_length)).astype(np.int32),
     }
 
-    def fresh(config: RunConfig) -> tuple[Any, Any]:
+    def fresh(config: RunConfig) -> tuple[optax.GradientTransformation, TrainState]:
         optimizer = make_optimizer(config.optim, config.steps, config.model)
         return optimizer, init_state(config, built, optimizer, mesh)
 

@@ -12,7 +12,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +20,16 @@ from jax.sharding import Mesh
 
 from clip_jax.config import RunConfig
 from clip_jax.data.pipeline.loader import Arrays
+from clip_jax.data.sources.base import Source
+from clip_jax.data.tokenizers.learned_bpe import Tokenizer
 from clip_jax.distributed.mesh import replicated
 from clip_jax.errors import UserError
 from clip_jax.models.clip import AbstractModel
 from clip_jax.optim.optimizer import TRACEABLE, make_optimizer
 from clip_jax.train.anomalies import Anomaly, BatchStream, DataOffsets
 from clip_jax.train.context import build_context
-from clip_jax.train.loop import Diverged, EvaluatorFactory, InitState, Run, run_session
+from clip_jax.train.grad_cache import Batch
+from clip_jax.train.loop import Diverged, Evaluate, EvaluatorFactory, InitState, Run, run_session
 from clip_jax.train.preemption import StopRequest, stop_requests
 from clip_jax.train.run_directory import RunDirectory
 from clip_jax.train.run_result import RunResult, UnfinishedRun
@@ -35,6 +37,7 @@ from clip_jax.train.state import TrainState, state_shardings
 from clip_jax.train.step import Metrics, make_update
 from clip_jax.train.timer import Clock
 from clip_jax.train.vmapped.compatibility import check_compatible, family_id
+from clip_jax.types import PyTree
 
 FORMS = ("vmap", "map")  # the members' kernels batched into one, or executed one after the other
 
@@ -44,7 +47,7 @@ def stack(states: Sequence[TrainState]) -> TrainState:
     return jax.jit(lambda *states: jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))(*states)
 
 
-def _rows(tree: Any, count: int) -> list[Any]:
+def _rows(tree: PyTree, count: int) -> list[PyTree]:
     return [jax.tree.map(lambda x, i=i: x[i], tree) for i in range(count)]
 
 
@@ -68,7 +71,7 @@ class VmappedStep:
 
     def __init__(self, configs: Sequence[RunConfig], built: AbstractModel, mesh: Mesh, form: str = "vmap") -> None:
         if form not in FORMS:
-            raise UserError(f"form={form!r}: must be one of {', '.join(FORMS)}")
+            raise UserError(field="form", value=form, reason=f"must be one of {', '.join(FORMS)}")
         first, count = configs[0], len(configs)
         update = make_update(first, built, mesh)
         values = {n: [getattr(c.optim, n) for c in configs] for n in TRACEABLE}
@@ -79,24 +82,28 @@ class VmappedStep:
         keys = jnp.stack([jax.random.key(c.seed) for c in configs])
 
         def member(
-            state: TrainState, batch: Any, alive: jax.Array, key: jax.Array, traced: Any
+            state: TrainState, batch: Batch, alive: jax.Array, key: jax.Array, traced: dict[str, jax.Array]
         ) -> tuple[TrainState, Metrics]:
             optimizer = make_optimizer(first.optim, first.steps, first.model, traced)
             new, metrics = update(state, batch, optimizer, key)
             return jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, state), metrics
 
-        def step(state: TrainState, batches: Any, alive: jax.Array, keys: jax.Array, numbers: Any) -> Any:
+        def step(
+            state: TrainState, batches: Batch, alive: jax.Array, keys: jax.Array, numbers: dict[str, jax.Array]
+        ) -> tuple[TrainState, list[PyTree]]:
             shared = (
                 jax.tree.map(lambda x: x[0], batches) if len(self.seeds) == 1 else None
             )  # one batch for all members
             by_member = None if shared else jax.tree.map(lambda x: x[which], batches)
 
-            def update_one(state: TrainState, batch: Any, alive: jax.Array, key: jax.Array, traced: Any) -> Any:
+            def update_one(
+                state: TrainState, batch: Batch, alive: jax.Array, key: jax.Array, traced: dict[str, jax.Array]
+            ) -> tuple[TrainState, Metrics]:
                 return member(state, shared or batch, alive, key, traced)
 
             inputs = (state, by_member, alive, keys, numbers)
             if form == "vmap":
-                state, metrics = jax.vmap(update_one)(*inputs)
+                state, metrics = jax.vmap(update_one)(*inputs)  # type: ignore[arg-type]
             else:
                 state, metrics = jax.lax.map(lambda row: update_one(*row), inputs)
             return state, _rows(metrics, count)
@@ -162,7 +169,7 @@ def train_vmapped(
         if context.mesh.size > 1:
             raise UserError(
                 field="mesh",
-                reason=f"a family trains on one device, and there are {context.mesh.size}",
+                reason=f"vmapped runs train on one device, and there are {context.mesh.size}",
                 hint="make only one visible",
             )
         make = _once(make_evaluator) if make_evaluator else None
@@ -175,7 +182,9 @@ def train_vmapped(
         pixels = {run.config.pixels for run in runs.values()}
         if len(pixels) > 1:
             raise UserError(
-                "a family: some of its runs began without init_from's pixels and some with; train each alone"
+                field="pixels",
+                reason="some runs began with the pixels of init_from and some without",
+                hint="train each alone",
             )
         configs = [dataclasses.replace(c, pixels=next(iter(pixels))) for c in configs]
         members = VmappedRuns(configs, runs, VmappedStep(configs, context.built, context.mesh, form), clock)
@@ -188,10 +197,10 @@ def train_vmapped(
 
 def _once(make_evaluator: EvaluatorFactory) -> EvaluatorFactory:
     """Wrap an evaluator factory so that the members, which measure the same tasks, read the data once."""
-    made: list[Any] = []
+    made: list[Evaluate] = []
 
-    def make(*args: Any) -> Any:
-        made[:] = made or [make_evaluator(*args)]
+    def make(config: RunConfig, built: AbstractModel, mesh: Mesh, held_out: Source, tokenizer: Tokenizer) -> Evaluate:
+        made[:] = made or [make_evaluator(config, built, mesh, held_out, tokenizer)]
         return made[0]
 
     return make
@@ -284,7 +293,7 @@ class VmappedRuns:
             for _, run in self._living():
                 run.checkpoints.wait()
         for i, run in self._living():
-            ends[i] = self._try(i, run, partial(Run.end, stop=stop))
+            self._try(i, run, lambda run, i=i: ends.update({i: run.end(stop)}))  # type: ignore[misc]
         return ends | self.lost
 
     def _hand_out(self) -> None:
@@ -293,10 +302,10 @@ class VmappedRuns:
         for i, run in self.runs.items():
             run.state = jax.device_put(states[i], state_shardings(run.built, run.optimizer, run.mesh))
 
-    def _try(self, i: int, run: Run, action: Callable[[Run], Any]) -> Any:
+    def _try(self, i: int, run: Run, action: Callable[[Run], object]) -> None:
         """Do ``action`` for one member; an anomaly ends that member only."""
         try:
-            return action(run)
+            action(run)
         except Anomaly as anomaly:
             self.alive[i] = False
             try:

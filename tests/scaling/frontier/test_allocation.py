@@ -11,14 +11,9 @@ import pytest
 from clip_jax.errors import UserError
 from clip_jax.scaling.fit.loss import Loss
 from clip_jax.scaling.fit_law import fit_law
-from clip_jax.scaling.frontier.allocation import (
-    Cost,
-    compute_optimal_allocation,
-    dense_cost,
-    expanded_tail,
-    fit_cost,
-    minimize_along_cost,
-)
+from clip_jax.scaling.frontier.allocation import compute_optimal_allocation, expanded_tail
+from clip_jax.scaling.frontier.cost import Cost, dense_cost, fit_cost
+from clip_jax.scaling.frontier.cost_path import minimize_along_cost
 from clip_jax.scaling.frontier.parametric import fit_parametric
 from clip_jax.scaling.laws import (
     BoundedChinchilla,

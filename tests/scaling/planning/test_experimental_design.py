@@ -7,7 +7,7 @@ from clip_jax.errors import UserError
 from clip_jax.scaling.fit.loss import Loss
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import PowerLaw, SaturatingPowerLaw
-from clip_jax.scaling.planning.experimental_design import best_runs, cheapest_plan
+from clip_jax.scaling.planning.experimental_design import ChosenRun, best_runs, cheapest_plan
 from clip_jax.scaling.profile.profile_likelihood import prediction_interval
 
 SQUARES, SD = Loss("squares"), 0.01
@@ -69,7 +69,7 @@ def test_a_straight_line_is_told_by_its_dearest_end():
     c = np.geomspace(1e10, 1e12, 8)
     fit = fit_law(PowerLaw(), c, 0.7 * (c / 1e10) ** -0.1 * np.exp(SD * np.array([1, -1, 1, -1, 1, -1, 1, -1])))
     plan = best_runs(fit, 1e14, c, np.ones(8), 2.0)  # all cost the same
-    assert plan.chosen == [{"flops": pytest.approx(1e12), "runs": 2, "cost": 2.0}]
+    assert plan.chosen == [ChosenRun({"flops": pytest.approx(1e12)}, 2, 2.0)]
 
 
 def test_the_cheapest_plan_reaches_the_precision_and_less_does_not():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from clip_jax.plotting.style import HOUSE, NotDrawn
 from clip_jax.scaling.analysis.analyze import Analysis
@@ -16,8 +16,11 @@ from clip_jax.scaling.report.figures.learning import learning_curves
 from clip_jax.scaling.report.figures.parametric import contour
 from clip_jax.scaling.report.figures.residuals import residuals
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 # file name -> (title, function that draws it), in the order of a report
-FIGURES: dict[str, tuple[str, Callable[[Analysis], Any]]] = {
+FIGURES: dict[str, tuple[str, Callable[[Analysis], Figure]]] = {
     "error_vs_flops": ("Error against compute", error_vs_flops),
     "learning_curves": ("Learning curves", learning_curves),
     "isoflop": ("IsoFLOP valleys", isoflop),
@@ -30,7 +33,7 @@ FIGURES: dict[str, tuple[str, Callable[[Analysis], Any]]] = {
 __all__ = ["FIGURES", "FORMATS", "NotDrawn", "draw", "draw_all"]
 
 
-def draw(name: str, analysis: Analysis) -> Any:
+def draw(name: str, analysis: Analysis) -> Figure:
     """Draw one figure in the style of `clip_jax.plotting`.
 
     Args:

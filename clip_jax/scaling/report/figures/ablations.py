@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,12 +22,15 @@ from clip_jax.plotting.style import (
     new_figure,
 )
 from clip_jax.plotting.ticks import error_ticks
+from clip_jax.scaling.data.records import ArmRecord
 from clip_jax.scaling.data.runs_table import fit_rows, prepare
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import law_named
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLORS = (BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW, INK, SOFT)
 MARKS = "osD^vPX*"
@@ -36,12 +39,12 @@ LARGEST_GAIN = 30.0  # gains beyond are drawn at the edge
 
 def draw_arms(
     arms: Mapping[str, pd.DataFrame],
-    compared: Sequence[Mapping[str, Any]],
+    compared: Sequence[ArmRecord],
     metric: str = "error_mean",
     *,
     law: str = "power",
     title: str = "",
-) -> Any:
+) -> Figure:
     """Draw error against compute of each arm, and the compute of each arm relative to the first.
 
     Args:
@@ -82,24 +85,24 @@ def _stacked(tables: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _gains(axis: Any, compared: Sequence[Mapping[str, Any]], names: list[str]) -> None:
-    others = [r for r in compared if r["gain"] is not None]
-    values = [
-        v for r in others for v in (r["gain"], r["gain_low"], r["gain_high"]) if 1 / LARGEST_GAIN < v < LARGEST_GAIN
+def _gains(axis: Axes, compared: Sequence[ArmRecord], names: list[str]) -> None:
+    others = [
+        (r["arm"], r["gain"], r["gain_low"], r["gain_high"])
+        for r in compared
+        if r["gain"] is not None and r["gain_low"] is not None and r["gain_high"] is not None
     ]
+    values = [v for _, *gains in others for v in gains if 1 / LARGEST_GAIN < v < LARGEST_GAIN]
     low, high = min([*values, 0.5]) / 1.5, max([*values, 2.0]) * 1.5
     axis.axvline(1, color=SOFT, lw=0.8)
-    for height, r in enumerate(reversed(others)):
-        color = COLORS[names.index(r["arm"]) % len(COLORS)]
-        ends = np.clip([r["gain_low"], r["gain_high"]], low, high)
-        axis.plot(ends, [height, height], color=color, lw=2)
-        if r["gain"] <= low:
-            axis.text(
-                low * 1.05, height + 0.08, "never reaches it" if r["gain"] == 0 else f"{r['gain']:.2g}", color=color
-            )
+    for height, (arm, gain, gain_low, gain_high) in enumerate(reversed(others)):
+        color = COLORS[names.index(arm) % len(COLORS)]
+        ends = np.clip([gain_low, gain_high], low, high)
+        axis.plot(list(ends), [height, height], color=color, lw=2)
+        if gain <= low:
+            axis.text(low * 1.05, height + 0.08, "never reaches it" if gain == 0 else f"{gain:.2g}", color=color)
         else:
-            axis.plot([r["gain"]], [height], MARKS[names.index(r["arm"]) % len(MARKS)], color=color, ms=6)
+            axis.plot([gain], [height], MARKS[names.index(arm) % len(MARKS)], color=color, ms=6)
     axis.set(xscale="log", xlim=(low, high), ylim=(-0.6, len(others) - 0.4))
-    axis.set_yticks(range(len(others)), [r["arm"] for r in reversed(others)])
+    axis.set_yticks(range(len(others)), [arm for arm, *_ in reversed(others)])
     axis.set_xlabel(f"compute that {names[0]} needs\nover its own, for one error (95 %)")
     axis.grid(axis="y", visible=False)

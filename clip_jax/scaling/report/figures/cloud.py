@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +15,11 @@ from clip_jax.scaling.fit.solver import MANY_ROWS
 from clip_jax.scaling.frontier.parametric import ParametricFit
 from clip_jax.scaling.profile.prediction import Interval
 from clip_jax.scaling.uncertainty.bootstrap import bootstrap, from_covariance
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import ArrayLike
 
 INNER = (0.005, 0.995)  # quantiles of the resamples that are drawn
 DECADES = 4  # of ratios from which on only powers of ten are named
@@ -36,7 +41,7 @@ class Coordinate:
         """True if the parameter is shown as a ratio: it is positive and of any magnitude."""
         return self.fit.law.parameters[self.fit.law.index(self.name)].log
 
-    def shown(self, values: Any) -> Any:
+    def shown(self, values: ArrayLike) -> np.ndarray:
         """Convert values of the parameter to the values on the axis."""
         return np.asarray(values, float) / (self.fit.values[self.name] if self.is_ratio else 1.0)
 
@@ -65,7 +70,7 @@ class Coordinate:
         return tuple(np.exp(at) if self.is_ratio else at)
 
 
-def cloud(analysis: Analysis) -> Any:
+def cloud(analysis: Analysis) -> Figure:
     """Draw two parameters in resamples: of the law of compute, and of the law of size and samples."""
     panels: list[tuple[str, str, str, Coordinate, Coordinate]] = []
     if analysis.best is not None and (names := _pair(analysis.best.fit)):
@@ -86,7 +91,7 @@ def cloud(analysis: Analysis) -> Any:
     return figure
 
 
-def _panel(axis: Any, x: Coordinate, y: Coordinate, kind: str, color: str) -> None:
+def _panel(axis: Axes, x: Coordinate, y: Coordinate, kind: str, color: str) -> None:
     many = x.fit.points > MANY_ROWS
     ensemble = from_covariance(x.fit) if many else bootstrap(x.fit, kind=kind, replicas=500)
     points = [c.shown(ensemble.draws[c.name]) for c in (x, y)]
@@ -115,7 +120,7 @@ def _panel(axis: Any, x: Coordinate, y: Coordinate, kind: str, color: str) -> No
     axis.legend(loc="upper left", fontsize=6.5)
 
 
-def _scale(axis: Any, side: str, c: Coordinate, limits: tuple[float, float]) -> None:
+def _scale(axis: Axes, side: str, c: Coordinate, limits: tuple[float, float]) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
     of = axis.yaxis if side == "y" else axis.xaxis

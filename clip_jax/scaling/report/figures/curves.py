@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from clip_jax.plotting.style import (
 )
 from clip_jax.plotting.ticks import error_ticks, interval_text
 from clip_jax.scaling.analysis.analyze import Analysis
+from clip_jax.scaling.data.records import RunBand
 from clip_jax.scaling.report.figures.drawn import drawn_rows, drawn_text
 from clip_jax.scaling.report.figures.headline import AVERAGED_KEY, Headline, headline, times_beyond
 from clip_jax.scaling.report.figures.learning import curves_behind
@@ -28,12 +29,16 @@ from clip_jax.scaling.report.figures.same_curves import joint_name, same_curves
 from clip_jax.scaling.report.figures.seeds import standard_errors
 from clip_jax.scaling.report.figures.whisker import whisker
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 DRAWN_AHEAD = 1.25  # times the target: how far laws are drawn
 ROOM_BELOW, ROOM_ABOVE = 0.09, 0.04  # shares of the y axis that nothing reaches, the lower for a label
 BESIDE = 1.13  # factor in FLOPs that keeps a checked forecast off the point it forecasts
 
 
-def error_vs_flops(analysis: Analysis) -> Any:
+def error_vs_flops(analysis: Analysis) -> Figure:
     """Draw every run, the frontier, each law once, the band of the headline, and its forecasts."""
     rows, points, drawn = analysis.rows, analysis.frontier.points, drawn_rows(analysis)
     figure, (axis,) = new_figure(5.8, 4.7)
@@ -71,7 +76,7 @@ def error_vs_flops(analysis: Analysis) -> Any:
     return figure
 
 
-def _frontier(axis: Any, analysis: Analysis) -> list[float]:
+def _frontier(axis: Axes, analysis: Analysis) -> list[float]:
     """Draw the frontier with its error bars; returns the ends of the bars."""
     points = analysis.frontier.points
     x, y = points["flops"].to_numpy(float), points["error"].to_numpy(float)
@@ -90,7 +95,7 @@ def _frontier(axis: Any, analysis: Analysis) -> list[float]:
     return [*(y[known] - np.minimum(se[known], 0.99 * y[known])), *(y[known] + se[known])]
 
 
-def _laws(axis: Any, analysis: Analysis, first: Headline, grid: np.ndarray) -> None:
+def _laws(axis: Axes, analysis: Analysis, first: Headline, grid: np.ndarray) -> None:
     """Draw each curve once, labeled with its value at the target; the headline is thick, rivals are thin."""
     fitted = analysis.frontier.fitted
     times = f"{times_beyond(analysis, analysis.target):.3g}×"
@@ -112,7 +117,7 @@ def _laws(axis: Any, analysis: Analysis, first: Headline, grid: np.ndarray) -> N
         )  # fmt: skip
 
 
-def _band(axis: Any, first: Headline, grid: np.ndarray, top: float) -> None:
+def _band(axis: Axes, first: Headline, grid: np.ndarray, top: float) -> None:
     """Draw the band of a run and, inside it, that of the law; where they nearly coincide, the edges show both."""
     from matplotlib.colors import to_rgba
 
@@ -122,14 +127,14 @@ def _band(axis: Any, first: Headline, grid: np.ndarray, top: float) -> None:
         ("", 0.16, "-", "95 % band of the curve (solid edge)"),
     ):
         low, high = bands[prefix + "low"], bands[prefix + "high"]
-        filled = (np.where(np.isfinite(e), e, v) for e, v in ((low, 1e-12), (high, 1e12)))
-        axis.fill_between(grid, *filled, fc=first.color, alpha=alpha, lw=0)
+        below, above = (np.where(np.isfinite(e), e, v) for e, v in ((low, 1e-12), (high, 1e12)))
+        axis.fill_between(grid, below, above, fc=first.color, alpha=alpha, lw=0)
         axis.fill_between([], [], [], fc=to_rgba(first.color, alpha), ec=first.color, lw=0.6, ls=dashes, label=label)
         for end in (low, high):
             axis.plot(grid, np.where(end <= top, end, np.nan), color=first.color, lw=0.6, ls=dashes, zorder=2)
 
 
-def _forecast(axis: Any, analysis: Analysis, first: Headline, top: float) -> list[float]:
+def _forecast(axis: Axes, analysis: Analysis, first: Headline, top: float) -> list[float]:
     row = first.forecast
     times = f"extrapolates {times_beyond(analysis, row['flops']):.3g}×"
     text = interval_text(row["predicted"], row["low"], row["high"])
@@ -141,10 +146,12 @@ def _forecast(axis: Any, analysis: Analysis, first: Headline, top: float) -> lis
     return ends
 
 
-def _check(axis: Any, analysis: Analysis, top: float) -> list[float]:
+def _check(axis: Axes, analysis: Analysis, top: float) -> list[float]:
     """Draw the headline's forecast of the largest budget, made without it."""
     ends = []
     for row in analysis.law["forecast_check"][:1]:
-        moved = {**row, "flops": row["flops"] * BESIDE}
+        moved: RunBand = {
+            "flops": row["flops"] * BESIDE, "predicted": row["predicted"], "low": row["low"], "high": row["high"],
+        }  # fmt: skip
         ends += whisker(axis, moved, SOFT, "D", f"{row['form']}, fitted\nwithout the largest budget", top)
     return ends

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clip_jax.plotting.style import HOUSE
 from clip_jax.storage.paths import remove, write_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # metadata that would record the time or the machine of writing
 FORMATS: dict[str, dict[str, Any]] = {
@@ -17,7 +20,7 @@ FORMATS: dict[str, dict[str, Any]] = {
 }
 
 
-def as_bytes(figure: Any, format: str = "png") -> bytes:
+def as_bytes(figure: Figure, format: str = "png") -> bytes:
     """Render a figure as the content of a file; the same figure gives the same bytes.
 
     PDFs embed TrueType fonts (Type 42) and SVGs keep text as text, so that both can be searched and edited.
@@ -30,7 +33,7 @@ def as_bytes(figure: Any, format: str = "png") -> bytes:
     return out.getvalue()
 
 
-def write_figure(path: Path, figure: Any) -> None:
+def write_figure(path: Path, figure: Figure) -> None:
     """Write a figure in every format of `FORMATS`, beside one another.
 
     Args:

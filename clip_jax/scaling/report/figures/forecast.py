@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from clip_jax.plotting.style import BLUE, HOUSE, INK, ORANGE, SOFT, ceiling, label_of, new_figure
 from clip_jax.plotting.ticks import error_ticks
+from clip_jax.scaling.data.records import ForecastRecord, OutcomeRecord, RunBand
 from clip_jax.scaling.data.runs_table import is_check
 from clip_jax.scaling.laws import law_named, with_ceiling
 from clip_jax.scaling.report.figures.whisker import whisker
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 
-def draw_forecast(registered: dict[str, Any], graded: dict[str, Any], runs: pd.DataFrame) -> Any:
+def draw_forecast(registered: ForecastRecord, graded: OutcomeRecord, runs: pd.DataFrame) -> Figure:
     """Draw the fitted points, the law, the band at the target and its runs; return a Figure.
 
     Args:
@@ -37,7 +39,7 @@ def draw_forecast(registered: dict[str, Any], graded: dict[str, Any], runs: pd.D
         grid = np.geomspace(min(x) / 1.3, target * 1.3, 200)
         axis.plot(grid, law.predict(law.theta(values, {"flops": 1.0}), {"flops": np.log(grid)}), color=BLUE,
                   label=f"{registered['fit']['form']}, fitted before")  # fmt: skip
-        row = {"flops": target, "predicted": registered["predicted"], "low": registered["mean"][0],
+        row: RunBand = {"flops": target, "predicted": registered["predicted"], "low": registered["mean"][0],
                "high": registered["mean"][1]}  # fmt: skip
         top = ceiling(metric, known[metric])
         whisker(axis, row, BLUE, "s", "registered forecast, 95 % band", top)

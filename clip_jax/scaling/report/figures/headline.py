@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from clip_jax.plotting.style import INK, LAW_COLORS
 from clip_jax.scaling.analysis.analyze import Analysis
 from clip_jax.scaling.analysis.extrapolation import AVERAGED as AVERAGED_NAME
+from clip_jax.scaling.data.records import AveragedRecord, RunBand
+from clip_jax.scaling.laws.base import Array
 
 AVERAGED_KEY = "averaged"  # its key among laws
 AT_TARGET = 1e-3  # relative distance in FLOPs within which a row of law.json is the target's
-Bands = Callable[[Any], dict[str, Any]]
+Bands = Callable[[Array], dict[str, Array]]
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Headline:
     name: str
     color: str
     bands: Bands
-    forecast: dict[str, float]
+    forecast: RunBand
     weights: dict[str, float] = field(default_factory=dict)
 
 
@@ -41,18 +42,15 @@ def headline(analysis: Analysis) -> Headline | None:
     if average is not None:
         row = _row_at(analysis.law.get("averaged") or [], analysis.target)
         at = {k: float(v[0]) for k, v in average(np.array([analysis.target])).items()}
-        run = (
-            {"low": at["run_low"], "high": at["run_high"]}
-            if row is None
-            else {"low": row["run"][0], "high": row["run"][1]}
-        )
+        low, high = (at["run_low"], at["run_high"]) if row is None else row["run"]
         predicted = at["y"] if row is None else row["median"]
         weights = {} if row is None else row.get("weights", {})
-        forecast = {"flops": analysis.target, "predicted": predicted, **run}
+        forecast: RunBand = {"flops": analysis.target, "predicted": predicted, "low": low, "high": high}
         return Headline(AVERAGED_KEY, AVERAGED_NAME, INK, average, forecast, weights)
     fitted = analysis.best
-    row = next(r for r in analysis.law["next_budget"] if r["form"] == fitted.fit.law.name)
-    return Headline(fitted.key, fitted.fit.law.name, LAW_COLORS[fitted.key], fitted.bands, row)
+    alone = next(r for r in analysis.law["next_budget"] if r["form"] == fitted.fit.law.name)
+    forecast = {"flops": alone["flops"], "predicted": alone["predicted"], "low": alone["low"], "high": alone["high"]}
+    return Headline(fitted.key, fitted.fit.law.name, LAW_COLORS[fitted.key], fitted.bands, forecast)
 
 
 def averaged_bands(analysis: Analysis) -> Bands | None:
@@ -60,14 +58,14 @@ def averaged_bands(analysis: Analysis) -> Bands | None:
     if analysis.best is None or analysis.averaged is None:
         return None
 
-    def bands(grid: Any) -> dict[str, Any]:
+    def bands(grid: Array) -> dict[str, Array]:
         known = analysis.averaged_bands(np.asarray(grid, float))
         return {"y": known["median"], **{k: known[k] for k in ("low", "high", "run_low", "run_high")}}
 
     return bands
 
 
-def _row_at(rows: list[dict[str, Any]], flops: float) -> dict[str, Any] | None:
+def _row_at(rows: list[AveragedRecord], flops: float) -> AveragedRecord | None:
     return next((r for r in rows if abs(r["flops"] / flops - 1) < AT_TARGET), None)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,9 +21,14 @@ from clip_jax.plotting.style import (
 )
 from clip_jax.plotting.ticks import error_ticks, size_ticks
 from clip_jax.scaling.analysis.analyze import Analysis, is_planned
+from clip_jax.scaling.data.records import ValleyRecord
 from clip_jax.scaling.frontier.frontier import by_size
 from clip_jax.scaling.report.figures.parametric import identified_surface
 from clip_jax.scaling.report.figures.valley_errors import ends_of, valley_errors
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 HOLLOW = {"mfc": "white", "ms": 4}
 BARS, NO_BARS = "± 1 standard error", "no error known: one seed, no spare size"
@@ -31,7 +36,7 @@ MIN_PARABOLAS = 2  # of an allocation
 LEGEND_BUDGETS = 9  # budgets in a legend; more get a color bar
 
 
-def isoflop(analysis: Analysis) -> Any:
+def isoflop(analysis: Analysis) -> Figure:
     """Draw error over size at each budget: the parabola with the standard error of its minimum, and a cubic.
 
     Refused valleys are dotted.
@@ -87,11 +92,11 @@ def isoflop(analysis: Analysis) -> Any:
     return figure
 
 
-def _legends(figure: Any, axis: Any, analysis: Analysis, count: int, has_errors: bool) -> None:
+def _legends(figure: Figure, axis: Axes, analysis: Analysis, count: int, has_errors: bool) -> None:
     import pandas as pd
     from matplotlib.lines import Line2D
 
-    def of(rows: list[dict[str, Any]], accepted: bool) -> bool:
+    def of(rows: list[ValleyRecord], accepted: bool) -> bool:
         return any((v["status"] == "accepted") is accepted for v in rows)
 
     looks: list[tuple[bool, str, dict[str, Any]]] = [
@@ -115,7 +120,7 @@ def _legends(figure: Any, axis: Any, analysis: Analysis, count: int, has_errors:
     figure.legend(handles=kinds, loc="outside lower center", ncols=3)
 
 
-def allocation(analysis: Analysis) -> Any:
+def allocation(analysis: Analysis) -> Figure:
     """Draw the best size and the best number of samples at each budget, with the laws through them.
 
     Raises NotDrawn with fewer than two accepted parabolas and no identified law of size and samples.
@@ -137,17 +142,18 @@ def allocation(analysis: Analysis) -> Any:
     path = surface.path(span) if surface else None
     for axis, key, name, at in ((axes[0], "params", "parameters", 0), (axes[1], "samples_seen", "samples seen", 1)):
         axis.plot(points["flops"], points[key], "o", mfc="none", mec=SOFT, ms=6, label="best run of the frontier")
-        for rows, law, marker, color, label in (
-            (accepted, "allocation", "*", BLUE, "parabola"), (cubic_valleys, "allocation_cubic", "D", GREEN, "cubic"),
+        for rows, a, marker, color, label in (
+            (accepted, analysis.law["allocation"], "*", BLUE, "parabola"),
+            (cubic_valleys, analysis.law["allocation_cubic"], "D", GREEN, "cubic"),
         ):  # fmt: skip
             if not rows:
                 continue
-            x, y = (np.array([r[k] for r in rows]) for k in ("budget", key))
+            x = np.array([r["budget"] for r in rows])
+            y = np.array([r["params"] if at == 0 else r["samples_seen"] for r in rows])
             axis.plot(x, y, marker, color=color, ms=8 if marker == "*" else 4, zorder=4)
-            if law == "allocation" and errors:
+            if rows is accepted and errors:
                 for r in rows:
                     axis.plot([r["budget"]] * 2, ends_of(r, errors[r["budget"]], sizes, key), "_-", color=color, lw=1.0)
-            a = analysis.law[law]
             legend = f"{label}: 1 budget" if len(rows) == 1 else f"{label}: {len(rows)} budgets"
             if a["status"] == "identified":
                 power, se = a["params" if at == 0 else "samples"], a["params_se" if at == 0 else "samples_se"]
@@ -174,6 +180,6 @@ def allocation(analysis: Analysis) -> Any:
     return figure
 
 
-def _room(axis: Any, values: np.ndarray) -> None:
+def _room(axis: Axes, values: np.ndarray) -> None:
     """Leave space above the data for the legend."""
     axis.set_ylim(values.min() / 2, values.max() * (values.max() / values.min()) ** 0.55 * 2)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from clip_jax.plotting.style import SOFT, NotDrawn, ceiling, color_scale, label_of, new_figure, size_bar
 from clip_jax.plotting.ticks import error_ticks
 from clip_jax.scaling.analysis.analyze import Analysis
 from clip_jax.scaling.report.figures.drawn import drawn_rows, drawn_text
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 MIN_EVALUATIONS = 2  # evaluations per run; a single one is a point, no curve
 
 
-def known_curves(analysis: Analysis) -> list[tuple[str, Any]]:
+def known_curves(analysis: Analysis) -> list[tuple[str, pd.DataFrame]]:
     """Return (run_id, its evaluations by rising FLOPs) of each drawn run that was evaluated at least twice."""
     if analysis.curves is None:
         return []
@@ -21,7 +26,7 @@ def known_curves(analysis: Analysis) -> list[tuple[str, Any]]:
     return [(run, part) for run, part in parts if run in runs and len(part) >= MIN_EVALUATIONS]
 
 
-def curves_behind(axis: Any, analysis: Analysis, alpha: float, marker: str = "-") -> None:
+def curves_behind(axis: Axes, analysis: Analysis, alpha: float, marker: str = "-") -> None:
     """Draw `known_curves` on an axis, in the color of each run's size."""
     colors, norm = color_scale(analysis.rows["params"])
     params = dict(zip(analysis.rows["run_id"].astype(str), analysis.rows["params"], strict=True))
@@ -29,7 +34,7 @@ def curves_behind(axis: Any, analysis: Analysis, alpha: float, marker: str = "-"
         axis.plot(part["flops"], part["error"], marker, color=colors(norm(params[run])), alpha=alpha, ms=2, lw=0.8)
 
 
-def learning_curves(analysis: Analysis) -> Any:
+def learning_curves(analysis: Analysis) -> Figure:
     """Draw error during training. Not fitted: only the ends have a fully decayed learning rate.
 
     Raises NotDrawn when no run of the fit was evaluated twice.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from clip_jax.plotting.ticks import nice_ticks, size_ticks, tick_labels
 from clip_jax.scaling.analysis.analyze import Analysis
 from clip_jax.scaling.frontier.parametric import ParametricFit
 from clip_jax.scaling.report.figures.drawn import drawn_rows, drawn_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def identified_surface(analysis: Analysis) -> ParametricFit:
@@ -28,7 +31,7 @@ def identified_surface(analysis: Analysis) -> ParametricFit:
     return surface
 
 
-def contour(analysis: Analysis) -> Any:
+def contour(analysis: Analysis) -> Figure:
     """Draw L(N, D) as fitted to all runs, lines of equal FLOPs, the runs, and the path of least error.
 
     Where the law predicts more than the metric can be (an error above 1, or above guessing), nothing is drawn. Raises

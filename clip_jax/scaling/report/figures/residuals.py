@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from clip_jax.plotting.style import INK, LAW_COLORS, LAW_DASHES, NotDrawn, marker_size, new_figure
 from clip_jax.scaling.analysis.analyze import Analysis
 from clip_jax.scaling.analysis.frontier_fit import FrontierFit
+from clip_jax.scaling.data.records import InfluenceRecord
 from clip_jax.scaling.report.figures.same_curves import joint_name, same_curves
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MARKERS = {"power": "o", "saturating": "s", "sigmoid": "^", "bounded": "X", "shifted": "D", "chance": "v", "bnsl": "P"}
 
 
-def residuals(analysis: Analysis) -> Any:
+def residuals(analysis: Analysis) -> Figure:
     """Draw ln(measured / fitted) of each curve on the frontier; and the best law's exponent without each point."""
     if analysis.best is None:
         raise NotDrawn(analysis.law["why"])
@@ -40,7 +45,7 @@ def residuals(analysis: Analysis) -> Any:
     return figure
 
 
-def _influence(axis: Any, best: FrontierFit, rows: list[dict[str, Any]]) -> None:
+def _influence(axis: Axes, best: FrontierFit, rows: list[InfluenceRecord]) -> None:
     name = best.fit.law.exponent_name
     value, interval = best.fit.values[name], best.intervals.get(name)
     color = LAW_COLORS[best.key]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from clip_jax.scaling.analysis.frontier_fit import FrontierFit
 EQUAL = 1e-3  # relative difference below which two curves are one line on paper
 
 
-def same_curves(fitted: Mapping[str, FrontierFit], grid: Any, first: str | None = None) -> list[tuple[str, ...]]:
+def same_curves(fitted: Mapping[str, FrontierFit], grid: np.ndarray, first: str | None = None) -> list[tuple[str, ...]]:
     """Group laws by their curve.
 
     Args:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from clip_jax.scaling.data.records import RunBand
 
 OPEN = 2.5  # factor from a forecast to the arrow of an end that nothing bounds
 UNBOUNDED_FACTOR = 30.0  # factor from a forecast beyond which an end counts as unbounded
 
 
-def whisker(axis: Any, row: dict[str, Any], color: str, marker: str, label: str, top: float) -> list[float]:
+def whisker(axis: Axes, row: RunBand, color: str, marker: str, label: str, top: float) -> list[float]:
     """Draw a forecast with its interval; an unbounded end is an arrow. Return the values that must lie on the axis."""
     middle = min(row["predicted"], top)
     low, high = (v if v is not None and np.isfinite(v) else None for v in (row["low"], row["high"]))

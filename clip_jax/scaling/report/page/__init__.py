@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from importlib.resources import files
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from clip_jax.plotting.ticks import interval_text
 from clip_jax.scaling.analysis.analyze import Analysis
 from clip_jax.scaling.analysis.frontier_fit import FRONTIER_RULES, REACH
+from clip_jax.scaling.data.records import LawRecord
 from clip_jax.scaling.laws import LAWS
-from clip_jax.scaling.report.checklist import as_text
+from clip_jax.scaling.report.checklist import Checklist, as_text
 from clip_jax.scaling.report.figures.drawn import MAX_RUNS_DRAWN, drawn_rows, drawn_text
 from clip_jax.scaling.report.figures.headline import (
     AVERAGED_KEY,
@@ -45,7 +45,7 @@ BEST_COLUMNS = (
 VALLEY_COLUMNS = ("budget", "sizes", "params", "samples_seen", "status")
 
 
-def write_page(path: Path, analysis: Analysis, law: dict[str, Any], checklist: dict[str, Any] | None) -> None:
+def write_page(path: Path, analysis: Analysis, law: LawRecord, checklist: Checklist | None) -> None:
     """Write ``report.html``; figures are read from the same folder, those left out are named with the reason."""
     data = json.dumps(embedded(analysis), allow_nan=False).replace("<", "\\u003c")
     style, script = (files(__name__).joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
@@ -66,7 +66,7 @@ def write_page(path: Path, analysis: Analysis, law: dict[str, Any], checklist: d
     write_text(path, page)
 
 
-def _top(analysis: Analysis, law: dict[str, Any]) -> Iterator[str]:
+def _top(analysis: Analysis, law: LawRecord) -> Iterator[str]:
     yield f"<main><h1>{html.escape(law['title'])}</h1>"
     batches = ", ".join(map(str, law["batch_sizes"]))
     yield (
@@ -136,7 +136,7 @@ def _select(name: str, label: str, options: dict[str, str]) -> str:
     return f'<span><label for="{name}">{label}</label> <select id="{name}">{inside}</select></span>'
 
 
-def _evidence(analysis: Analysis, law: dict[str, Any]) -> Iterator[str]:
+def _evidence(analysis: Analysis, law: LawRecord) -> Iterator[str]:
     scores = {s["form"]: s["mean_abs_log_error"] for s in law["extrapolation"]}
     names = point_names(analysis, analysis.frontier.points)
     forms = [
@@ -183,7 +183,7 @@ def _evidence(analysis: Analysis, law: dict[str, Any]) -> Iterator[str]:
         yield table(law["lr_evidence"], ("budget", "params", "peak_lr", "error", "verdict"))
 
 
-def _pictures(folder: Path, law: dict[str, Any]) -> Iterator[str]:
+def _pictures(folder: Path, law: LawRecord) -> Iterator[str]:
     from clip_jax.scaling.report.figures import FIGURES
 
     left_out = []
@@ -197,7 +197,7 @@ def _pictures(folder: Path, law: dict[str, Any]) -> Iterator[str]:
         yield '<h2>Figures left out</h2><ul class="note">' + "".join(left_out) + "</ul>"
 
 
-def _rest(analysis: Analysis, law: dict[str, Any], checklist: dict[str, Any] | None) -> Iterator[str]:
+def _rest(analysis: Analysis, law: LawRecord, checklist: Checklist | None) -> Iterator[str]:
     columns = tuple(c for c in (*TIP, analysis.metric) if c in analysis.rows.columns)
     shown = drawn_rows(analysis)[list(columns)]
     yield "<h2>Runs</h2>" + (f'<p class="note">{text}; all are fitted.</p>' if (text := drawn_text(analysis)) else "")

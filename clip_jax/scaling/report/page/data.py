@@ -25,7 +25,7 @@ GRID_POINTS = 321  # grid points; the script interpolates linearly in log-log be
 TIP = ("run_id", "budget", "flops", "params", "samples_seen", "batch_size", "seed", "peak_lr", "kind")
 
 
-def embedded(analysis: Analysis) -> dict[str, Any]:
+def embedded(analysis: Analysis) -> dict[str, object]:
     """Collect the data that the page's script shows, as JSON.
 
     Returns:
@@ -89,7 +89,7 @@ def _rule(analysis: Analysis, key: str, grid: np.ndarray) -> dict[str, Any]:
     return {"key": key, "name": FRONTIER_RULES[key], "points": points, "reasons": frontier.reasons, "fits": fits}
 
 
-def _averaged(first: Headline, analysis: Analysis, grid: np.ndarray) -> dict[str, Any]:
+def _averaged(first: Headline, analysis: Analysis, grid: np.ndarray) -> dict[str, object]:
     shares = sorted(first.weights.items(), key=lambda w: -w[1])
     return {
         "name": first.name, "same": AVERAGED_KEY, "values": {}, "status": f"{len(analysis.frontier.fitted)} forms",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TypeGuard
 
 import numpy as np
 
@@ -12,7 +12,7 @@ HUGE, TINY, SPAN = 1e9, 1e-4, 1e4  # from, and below, which numbers are powers o
 WORDS = ("status", "verdict", "reason", "law", "form")
 
 
-def text_of(value: Any) -> str:
+def text_of(value: object) -> str:
     """Format a value for a reader."""
     if isinstance(value, np.generic):
         value = value.item()
@@ -29,7 +29,7 @@ def text_of(value: Any) -> str:
     return str(value)
 
 
-def column_texts(values: Sequence[Any]) -> list[str]:
+def column_texts(values: Sequence[object]) -> list[str]:
     """Format a column: numbers of one order of magnitude with equal decimals, so that points align.
 
     The largest has four digits; whole numbers have thousands separated; computes and other columns that reach a
@@ -51,12 +51,12 @@ def column_texts(values: Sequence[Any]) -> list[str]:
     return [form.format(float(v)) if form and is_number(v) else text_of(v) for v in values]
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Return whether a value is a finite number and not a bool."""
     return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and bool(np.isfinite(value))
 
 
-def table(rows: list[dict[str, Any]], columns: tuple[str, ...], *, sortable: bool = False) -> str:
+def table(rows: Sequence[Mapping[str, object]], columns: tuple[str, ...], *, sortable: bool = False) -> str:
     """Format an HTML table; words are aligned left and numbers right, and cells carry their numbers, for sorting by
     a click.
     """
@@ -68,13 +68,13 @@ def table(rows: list[dict[str, Any]], columns: tuple[str, ...], *, sortable: boo
         inside = f'<button type="button">{text}</button>' if sortable else text
         return f'<th scope="col"{kind_of(column)}>{inside}</th>'
 
-    def kind_of(column: str, value: Any = None) -> str:
+    def kind_of(column: str, value: object = None) -> str:
         if column not in words:
             return ' class="number"'
         return ' class="words"' if column in WORDS and isinstance(value, str) and len(value) > 30 else ""
 
     def cell(column: str, i: int) -> str:
-        value: Any = rows[i].get(column)
+        value = rows[i].get(column)
         sort = f' data-v="{float(value)!r}"' if is_number(value) else ""
         return f"<td{kind_of(column, value)}{sort}>{html.escape(texts[column][i])}</td>"
 

@@ -1,0 +1,35 @@
+"""What library code logs, as a command shows it: one line on stderr each."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator
+
+LOGGER = logging.getLogger("clip_jax")
+
+
+class _Terminal(logging.Handler):
+    """Handler that writes to what ``sys.stderr`` is at the time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"clip-jax: {record.getMessage()}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def terminal_log() -> Iterator[None]:
+    """Show the package's log on stderr, and there alone; a command within a command changes nothing."""
+    if any(isinstance(handler, _Terminal) for handler in LOGGER.handlers):
+        yield
+        return
+    handler, before = _Terminal(), (LOGGER.level, LOGGER.propagate)
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.INFO)
+    LOGGER.propagate = False
+    try:
+        yield
+    finally:
+        LOGGER.removeHandler(handler)
+        LOGGER.setLevel(before[0])
+        LOGGER.propagate = before[1]
