@@ -20,4 +20,4 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise UserError with the message."""
-        raise UserError(f"{self.prog}: {message}; see {self.prog} --help")
+        raise UserError(field=self.prog, reason=message, hint=f"see {self.prog} --help")

@@ -83,10 +83,9 @@ def read_config(run_dir: Path) -> RunConfig | None:
     with contextlib.suppress(ConfigError, TypeError, KeyError, StopIteration):  # only result.json holds the config
         old, new = (flatten(to_dict(c)) for c in (from_dict(RunConfig, records["config"]), config))
         name = next(n for n in sorted(old) if old[n] != new[n])
-        reason += f"; {name} is {new[name]!r}, it was {old[name]!r}"
-    hint = "put it back as it was; another config is another run"
-    path = str(run_dir / "config.json")
-    raise UserError(f"{path}: {reason}; {hint}", field=path, value=run_id(config), reason=reason, hint=hint)
+        reason += f", as {name} is {new[name]!r} and was {old[name]!r}"
+    hint = "put it back as it was, or begin another run"
+    raise UserError(field=run_dir / "config.json", reason=reason, hint=hint)
 
 
 class RunDirectory:
@@ -125,7 +124,7 @@ class RunDirectory:
         self.lock = open_lock(self.path)
         self.lines = JsonlWriter(self.path)
         if not is_remote(self.path) and self.path.exists() and not self.path.is_dir():
-            raise UserError(f"{self.path}: is a file; a run needs a directory")
+            raise UserError(field=self.path, reason="must be a directory, and is a file")
         self.run_id = self._check_config()
         self._load_previous_status()
 
@@ -134,7 +133,9 @@ class RunDirectory:
         try:
             first = read_config(self.path)  # fields added later are at their defaults
         except ConfigError as error:
-            raise UserError(f"{self.path}: belongs to another config ({error}); use another directory") from None
+            raise UserError(
+                field=self.path, reason=f"belongs to another config ({error})", hint="use another directory"
+            ) from None
         if first is None:
             return run_id(self.config)
         self.config = as_begun(self.config, first)
@@ -142,8 +143,9 @@ class RunDirectory:
         for name in sorted(old.keys() | new.keys()):
             if not _is_placement(name) and old.get(name) != new.get(name):
                 raise UserError(
-                    f"{self.path}: belongs to another config ({name} is {old.get(name)!r} there and "
-                    f"{new.get(name)!r} here); use another directory"
+                    field=self.path,
+                    reason=f"belongs to another config ({name} is {old.get(name)!r} there and {new.get(name)!r} here)",
+                    hint="use another directory",
                 )
         return run_id(dataclasses.replace(self.config, mesh=first.mesh))
 
@@ -203,7 +205,7 @@ class RunDirectory:
             try:
                 mkdir(self.path)
             except (FileExistsError, NotADirectoryError, PermissionError) as error:
-                raise UserError(f"{self.path}: cannot be created ({error.strerror})") from None
+                raise UserError(field=self.path, reason=f"cannot be created ({error.strerror})") from None
             self._check_submission()
             self.lock.acquire()
         if not is_remote(self.path):  # a lease holds on all machines
@@ -237,7 +239,9 @@ class RunDirectory:
     def _check_submission(self) -> None:
         name, last = os.environ.get(SUBMISSION), read_json(self.path / SUBMISSION_FILE)
         if name and last and last["name"] != name:
-            raise Busy(f"{self.path}: job {name} was given up; the run belongs to job {last['name']} now")
+            raise Busy(
+                field=self.path, reason=f"job {name} was given up, and the run belongs to job {last['name']} now"
+            )
 
     def heartbeat(self, *, force: bool = False, **changes: object) -> None:
         """Update ``status.json`` with ``changes``: immediately if ``force``, else at most every `HEARTBEAT_S` seconds.
@@ -251,7 +255,9 @@ class RunDirectory:
             return
         status = self.read_status()
         if int(status.get("attempt") or 0) > self.attempt:
-            raise Busy(f"{self.path}: attempt {status['attempt']} on {status.get('host')} has taken over this run")
+            raise Busy(
+                field=self.path, reason=f"attempt {status['attempt']} on {status.get('host')} has taken over this run"
+            )
         self.last_heartbeat = now
         if force or self.lines.due:
             self.flush()

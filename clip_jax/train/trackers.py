@@ -136,9 +136,7 @@ def _begin_wandb(run: RunConfig, folder: Path, **about: Any) -> Any:
         )
     except wandb.errors.UsageError as error:
         reason, hint = str(error).splitlines()[0], "offline needs no account"
-        raise UserError(
-            f"wandb={run.wandb!r}: {reason} ({hint})", field="wandb", value=run.wandb, reason=reason, hint=hint
-        ) from None
+        raise UserError(field="wandb", value=run.wandb, reason=reason, hint=hint) from None
 
 
 def sweep_of(run_dir: Path) -> str | None:

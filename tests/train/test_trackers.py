@@ -8,8 +8,9 @@ from PIL import Image
 
 from clip_jax.config.io import run_id
 from clip_jax.config.run import TrackingConfig, untracked
-from clip_jax.errors import ConfigError, UserError
 from clip_jax.train.trackers import NoTracker, open_tracker, sweep_of, track_law
+
+from ..user_errors import raises_user_error
 
 
 def test_disabled_is_nothing(tiny_run, tmp_path):
@@ -68,7 +69,7 @@ def test_project_entity_tags_and_notes_are_the_fields_or_the_environment(tiny_ru
         ("clip-jax", None, None, None), ("from-the-environment", None, None, None), ("p", "e", ["a", "b"], "n"),
     ]  # fmt: skip
     assert run_id(told) == run_id(plain) == run_id(tiny_run)
-    with pytest.raises(ConfigError, match="tracking.wandb_entity: ignored with wandb='disabled'"):
+    with raises_user_error(field="tracking.wandb_entity", reason="ignored with wandb='disabled'"):
         dataclasses.replace(tiny_run, tracking=TrackingConfig(wandb_entity="e"))
 
 
@@ -104,11 +105,8 @@ def events(file):
 
 def test_without_the_package_the_extra_is_named(tiny_run, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError) as caught:
+    with raises_user_error(field="tracking.tensorboard", hint="pip install 'clip-jax-scaling[tensorboard]'"):
         open_tracker(dataclasses.replace(tiny_run, tracking=TrackingConfig(tensorboard=True)), tmp_path)
-    assert (caught.value.field, caught.value.hint) == (
-        "tracking.tensorboard", "pip install 'clip-jax-scaling[tensorboard]'",
-    )  # fmt: skip
     assert not list(tmp_path.iterdir())
 
 

@@ -34,5 +34,5 @@ def law_so_far(root: Path, metric: str) -> str:
             PowerLaw(), points, points, rule=BUDGET, noise=NO_NOISE, planned=True, chance=chance, profiled=False
         ).fit
     except UserError as error:
-        return f"no law yet: {str(error).removeprefix('fit: ')}"
+        return f"no law yet: {error.reason or error}"
     return f"law so far: {metric} = {fit.law.text(fit.values, 3)}, from the best sizes of {fit.points} budgets"
