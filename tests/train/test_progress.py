@@ -28,17 +28,20 @@ def test_hidden_means_silent():
 
 def test_progress_is_one_line_of_a_terminal_and_leaves_a_clean_end(terminal, monkeypatch):
     stream, screen = terminal
-    progress = Progress(123_456, stream=stream)
+    progress = Progress(80, stream=stream)
     for step in range(10, 60, 10):
         progress.show(step, 12345.678, 123_456.0, 0.5)
-    progress.show(60, 1.0, 1.0, None)  # shorter: nothing of the line before is left
+    progress.show(60, 1.0, 1.0, 0.1)  # shorter: nothing of the line before is left
     progress.close()
     progress.close()
     print("finished: runs/0123", file=stream, flush=True)
     lines = screen()
     assert lines[1:] == ["finished: runs/0123", ""]
-    assert lines[0].startswith("....")
-    assert lines[0].endswith("left")
+    wide = progress.text(50, 12345.678, 123_456.0, 0.5)
+    assert len(wide) == 79
+    assert wide.endswith(" left")
+    assert lines[0].startswith("####")
+    assert lines[0].endswith(" left")
     assert len(lines[0]) < 80
     progress.show(70, 1.0, 1.0, None)
     monkeypatch.setattr("sys.stderr", stream)
@@ -48,4 +51,4 @@ def test_progress_is_one_line_of_a_terminal_and_leaves_a_clean_end(terminal, mon
     progress.close()
     note, last, _ = screen()
     assert note == "clip-jax: a note"
-    assert " 80/123456 " in last
+    assert " 80/80 " in last
