@@ -14,7 +14,8 @@ class _Terminal(logging.Handler):
     """Handler that writes to what ``sys.stderr`` is at the time."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(f"clip-jax: {record.getMessage()}", file=sys.stderr, flush=True)
+        clear = "\r\x1b[K" if sys.stderr.isatty() else ""  # of the progress line
+        print(f"{clear}clip-jax: {record.getMessage()}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

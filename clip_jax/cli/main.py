@@ -11,6 +11,7 @@ if sys.argv[0].endswith("clip-jax"):  # the console script; before the slow impo
 
 import argparse
 import dataclasses
+import logging
 import os
 import select
 import traceback
@@ -20,7 +21,7 @@ from pathlib import Path
 from clip_jax import exit_codes
 from clip_jax.cli.config import config_text
 from clip_jax.cli.host_memory import keep_freed_memory
-from clip_jax.cli.log import terminal_log
+from clip_jax.cli.log import LOGGER, terminal_log
 from clip_jax.cli.parser import CommandParser
 from clip_jax.cli.scaling import add_verbs, run_verb
 from clip_jax.cli.sweep import CONFIGURED, add_actions, run_action
@@ -58,13 +59,13 @@ def make_parser() -> argparse.ArgumentParser:
     train.configs = ("run", "distributed")
     train.add_argument("--config", required=True, help="experiments/….py, or a run's config.json")
     train.add_argument("--dir", help="run directory; default runs/RUN_ID")
-    train.add_argument("--quiet", action="store_true", help="no progress line")
+    train.add_argument("--quiet", action="store_true", help="no lines at the start, no progress line")
     train.add_argument("--until", type=int, metavar="STEP", help="pause at this step with a checkpoint, to be resumed")
     train.add_argument("--profile", metavar="STEPS", help="trace FIRST:LAST, or this many steps after a warm-up")
     several = verb("family", "Train runs that differ in learning rate, weight decay or seed in one vmapped program.")
     several.add_argument("dirs", metavar="RUN_DIR", nargs="+", help="directories that hold request.json or config.json")
     several.add_argument("--form", default="vmap", choices=("vmap", "map"), help="batched kernels, or one by one")
-    several.add_argument("--quiet", action="store_true", help="no progress line")
+    several.add_argument("--quiet", action="store_true", help="no lines at the start, no progress line")
     several.add_argument("--measure", metavar="FILE.json", help="train nothing; time it against separate runs")
     sweep = verb("sweep", "Plan, run and monitor a sweep.")
     add_actions(sweep.add_subparsers(dest="action", required=True, parser_class=CommandParser), verb)
@@ -358,6 +359,8 @@ def _fit(args: argparse.Namespace) -> None:
 
 def _run(argv: list[str] | None) -> int:
     args, extra = make_parser().parse_known_args(argv)
+    if getattr(args, "quiet", False):
+        LOGGER.setLevel(logging.WARNING)
     takes_fields = args.verb == "train" or (args.verb == "sweep" and args.action in CONFIGURED)
     overrides = _overrides(extra, takes_fields)
     if args.verb in ("train", "family", "eval"):

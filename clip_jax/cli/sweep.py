@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,8 +58,9 @@ def add_actions(parent: Any, verb: Callable[..., CommandParser]) -> None:
             )
         elif name == "status":
             action.add_argument(
-                "--watch", type=float, nargs="?", const=5.0, metavar="SECONDS", help="repeat until all runs have ended"
+                "--watch", type=float, nargs="?", const=5.0, metavar="SECONDS", help="repeat until the driver has ended"
             )
+            action.add_argument("--all", action="store_true", help="a line for each finished and waiting run too")
         elif name == "logs":
             action.add_argument("run", metavar="RUN", help="its id, or a prefix of it")
         elif name in ("cancel", "retry"):
@@ -121,10 +125,11 @@ def run_action(args: argparse.Namespace, overrides: dict[str, str]) -> None:
 
 def _plan_or_run(args: argparse.Namespace, config: SweepConfig, root: Path) -> None:
     from clip_jax.sweep.driver import render, run_sweep
-    from clip_jax.sweep.plan import plan_of
+    from clip_jax.sweep.plan import plan_of, training_pairs
+    from clip_jax.sweep.run_times import times_in
 
     if args.action == "plan":
-        print(plan_of(config).table())
+        print(plan_of(config).table(times_in(root), training_pairs(config)))
     elif args.action == "preflight":
         from clip_jax.sweep.plan import setting_checks
         from clip_jax.sweep.preflight.preflight import preflight
@@ -151,13 +156,40 @@ def _status(args: argparse.Namespace, root: Path) -> None:
     from clip_jax.sweep.control import config_of, engine_of
     from clip_jax.sweep.status import status_table, watch
 
-    price = config_of(root).resources.price_per_device_hour
+    config = config_of(root)
+    price, slots = config.resources.price_per_device_hour, config.max_concurrent_runs
     engine, note = None, ""
     try:
         engine = engine_of(root)
     except UserError as error:  # for example an engine of another machine
         note = f"\n  not known which jobs are queued: {error}"
+
+    def columns() -> int | None:
+        return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+    law = _law_so_far(root, config)
     if args.watch is None:
-        print(status_table(root, engine, price) + note)
+        print(status_table(root, engine, price, slots=slots, columns=columns(), every_run=args.all, law=law) + note)
     else:
-        watch(root, engine, price, args.watch, echo=lambda line: print(line + note, flush=True))
+
+        def echo(text: str) -> None:
+            print(text + note, flush=True)
+
+        watch(root, engine, price, args.watch, echo, slots=slots, columns=columns, every_run=args.all, law=law)
+
+
+def _law_so_far(root: Path, config: SweepConfig | SearchConfig) -> Callable[[int], str] | None:
+    """Return the function that fits the law again when the number of finished runs has changed; None for a search."""
+    if not isinstance(config, SweepConfig):
+        return None
+
+    @functools.cache
+    def law(finished: int) -> str:
+        import jax
+
+        from clip_jax.sweep.analysis.law_so_far import law_so_far
+
+        jax.config.update("jax_platforms", "cpu")  # the accelerators of this machine belong to the runs
+        return law_so_far(root, config.metric)
+
+    return law

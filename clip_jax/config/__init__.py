@@ -32,6 +32,7 @@ from clip_jax.config.run import (
     OptimConfig,
     RunConfig,
     ScenesConfig,
+    TrackingConfig,
 )
 
 __getattr__ = names_of(
@@ -72,5 +73,6 @@ __all__ = [
     "RunConfig",
     "ScenesConfig",
     "TextTowerConfig",
+    "TrackingConfig",
     "check_pixels",
 ]

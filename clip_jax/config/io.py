@@ -165,11 +165,11 @@ def as_begun(config: RunConfig, first: RunConfig) -> RunConfig:
 def run_id(config: RunConfig) -> str:
     """Return the run's id, 12 hex digits of a hash of its config.
 
-    Fields enter it under the names that they had at first. Tracking (``wandb``) and ``data.num_workers`` are excluded,
-    since they do not change the results.
+    Fields enter it under the names that they had at first. Tracking (``wandb``, ``tracking``) and ``data.num_workers``
+    are excluded, since they do not change the results.
     """
     values, defaults = (former_names(RunConfig, to_dict(c)) for c in (config, RunConfig()))
-    del values["wandb"], values["data"]["workers"]
+    del values["wandb"], values["tracking"], values["data"]["workers"]
     for name, old in _BECAME_AUTO.items():
         defaults["model"][name] = old
         if values["model"][name] == "auto":

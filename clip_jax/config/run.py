@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from clip_jax.config.fields import check_choices
@@ -331,6 +331,17 @@ class DistributedConfig:
 
 
 @dataclass(frozen=True)
+class TrackingConfig:
+    """Where copies of the metrics go; the run directory is the record. They change no number and no run id."""
+
+    wandb_project: str = ""  # empty: $WANDB_PROJECT, else clip-jax
+    wandb_entity: str = ""  # user or team; empty: $WANDB_ENTITY, else the account's own
+    wandb_tags: tuple[str, ...] = ()  # none: $WANDB_TAGS
+    wandb_notes: str = ""  # empty: $WANDB_NOTES
+    tensorboard: bool = False  # event files in RUN_DIR/tensorboard; needs clip-jax-scaling[tensorboard]
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """One training run. The hash of its config (``run_id``) names its directory."""
 
@@ -349,8 +360,9 @@ class RunConfig:
     seed: int = 0  # of the initial weights, the order of the data and its augmentation
     log_every: int = 20  # steps
     checkpoint_every: int = 500  # steps; the last step is always saved
-    # a copy of the metrics; the run directory is the record
+    # a copy of the metrics in Weights & Biases; the run directory is the record
     wandb: Literal["disabled", "offline", "online"] = "offline"
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -372,9 +384,17 @@ class RunConfig:
                 value=self.pixels.resize_mode,
                 reason="ignored, the scenes source renders squares",
             )
+        self._check_tracking()
         self._check_precision()
         self._check_loss()
         self._check_objective()
+
+    def _check_tracking(self) -> None:
+        if self.wandb != "disabled":
+            return
+        for name in ("wandb_project", "wandb_entity", "wandb_tags", "wandb_notes"):
+            if getattr(self.tracking, name):
+                raise ConfigError(field=f"tracking.{name}", reason="ignored with wandb='disabled'")
 
     def _check_precision(self) -> None:
         half = {"bfloat16", "float16"}
@@ -443,3 +463,8 @@ class RunConfig:
     def samples_seen(self) -> int:
         """Number of training pairs seen, with repetitions."""
         return self.batch_size * self.steps
+
+
+def untracked(config: RunConfig) -> RunConfig:
+    """Return the config with no tracker."""
+    return replace(config, wandb="disabled", tracking=TrackingConfig())

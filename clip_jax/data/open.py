@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from clip_jax.config import DataConfig
+from clip_jax.config import DataConfig, RunConfig
+from clip_jax.config.passes import passes_text
 from clip_jax.config.run import SOURCES
 from clip_jax.data.sources.base import ConcatSource, Source, SubsetSource, hash_split
 from clip_jax.errors import ConfigError, UserError
@@ -88,6 +89,14 @@ def data_notes(config: DataConfig, train: Source, held_out: Source) -> list[str]
     elif train.files & held_out.files:
         lines.append("held-out records are training records too, as when this run began; data.val_fraction is newer")
     return lines
+
+
+def data_line(config: RunConfig, train: Source, held_out: Source) -> str:
+    """Return what a run reads: training pairs, held-out pairs, and passes over the data."""
+    if train.infinite and not config.data.unique_samples:
+        return f"data: pairs without end, {config.samples_seen:,} will be seen"
+    pairs = config.data.unique_samples or len(train)
+    return f"data: {pairs:,} pairs, {len(held_out):,} held out; {passes_text(config.samples_seen / pairs)}"
 
 
 def _open_path(config: DataConfig, path: str, split: str) -> Source:

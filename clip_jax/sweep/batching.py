@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from clip_jax.config import RunConfig
 from clip_jax.config.io import to_dict
+from clip_jax.config.run import untracked
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.distributed.cluster import visible_gpus
 from clip_jax.errors import UserError
@@ -137,7 +137,7 @@ def measure_gain(configs: Sequence[RunConfig], folder: Path, config: SweepConfig
     dirs = [folder / str(i) for i in range(len(configs))]
     for run_dir, run in zip(dirs, configs, strict=True):
         mkdir(run_dir)
-        write_json(run_dir / "request.json", to_dict(dataclasses.replace(run, wandb="disabled")))
+        write_json(run_dir / "request.json", to_dict(untracked(run)))
     out = folder.with_suffix(".json")
     command = [sys.executable, "-m", "clip_jax.cli", "family", *map(str, dirs), f"--measure={out}"]
     environment = os.environ | slot_environment(0, config.max_concurrent_runs, config.resources)

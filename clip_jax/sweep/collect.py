@@ -54,6 +54,7 @@ def _row(cell: PlannedRun, run: RunState) -> dict[str, object]:
         return {**row, **planned, "state": state, "reason": reason, "final": False}
     row |= {"state": result.state, "reason": result.exit_reason, "final": result.final}
     row |= {k: result[k] for k in (*RESULT_COLUMNS, *LATER_COLUMNS)}
+    row |= {"passes": result.samples_seen / result.unique_samples if result.unique_samples else None}
     row |= _settings(result.config)
     train = (result.data or {}).get("train")
     if train and train.get("digest"):
@@ -89,6 +90,20 @@ def _measurements(cell: PlannedRun, run: RunState) -> list[dict[str, object]]:
     return [{**known, **e} for e in run.result.evals] if run.result else []
 
 
+def read_runs(root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return one row per planned run and one row per final measurement, as `collect` writes them.
+
+    Raises:
+      UserError: the directory holds no sweep.
+    """
+    import pandas as pd
+
+    runs = [(cell, RunState.read(root / "runs" / cell["run_id"])) for cell in cells_of(root)]
+    rows = [_row(cell, run) for cell, run in runs]
+    df = pd.DataFrame(rows).sort_values(["budget", "params", "kind", "seed"], kind="stable").reset_index(drop=True)
+    return df, pd.DataFrame([row for cell, run in runs for row in _measurements(cell, run)])
+
+
 def collect(sweep_dir: str | Path) -> pd.DataFrame:
     """Return one row per planned run, and write it to ``runs.csv`` and ``runs.parquet``; write ``evals.csv``.
 
@@ -100,13 +115,8 @@ def collect(sweep_dir: str | Path) -> pd.DataFrame:
     Raises:
       UserError: the directory holds no sweep.
     """
-    import pandas as pd
-
     root = as_path(sweep_dir)
-    runs = [(cell, RunState.read(root / "runs" / cell["run_id"])) for cell in cells_of(root)]
-    rows = [_row(cell, run) for cell, run in runs]
-    df = pd.DataFrame(rows).sort_values(["budget", "params", "kind", "seed"], kind="stable").reset_index(drop=True)
-    measured = pd.DataFrame([row for cell, run in runs for row in _measurements(cell, run)])
+    df, measured = read_runs(root)
     write_text(root / "runs.csv", df.to_csv(index=False))
     write_bytes(root / "runs.parquet", df.to_parquet())
     write_text(root / "evals.csv", measured.to_csv(index=False))

@@ -22,6 +22,7 @@ PLACEMENT = (
     "resources.",
     "gflops_per_second",
     "base.wandb",
+    "base.tracking.",
     "vmap_runs",
     "max_vmapped_runs",
 )

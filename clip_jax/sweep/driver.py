@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from clip_jax._moved import names_of
 from clip_jax.config.io import to_dict
 from clip_jax.config.sweep import SweepConfig
+from clip_jax.durations import duration_text
 from clip_jax.errors import UserError
 from clip_jax.scaling.data.records import LawRecord
 from clip_jax.scaling.data.runs_table import LR_CHECK, is_check
@@ -24,8 +24,9 @@ from clip_jax.sweep.launch.base import Engine, Job, train_job
 from clip_jax.sweep.launch.reconcile import Outcome, reconcile
 from clip_jax.sweep.launch.registry import open_engine
 from clip_jax.sweep.launch.submission import JobState, requeue, set_aside_corrupt
-from clip_jax.sweep.plan import Cell, SweepPlan, make_cell, plan_of, setting_checks
+from clip_jax.sweep.plan import Cell, SweepPlan, make_cell, plan_of, setting_checks, training_pairs
 from clip_jax.sweep.run_state import CANCELLED, RunState
+from clip_jax.sweep.run_times import fit_times, time_left, times_in
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,8 @@ def run_sweep(
     plan = plan_of(config)
     engine = engine or open_engine(config, root)
     with contextlib.closing(lock_sweep(config, root)):
-        echo(plan.table())
+        logger.info("sweep directory: %s", root)
+        echo(plan.table(times_in(root), training_pairs(config)))
         return _stages(_Sweep(config, root, list(plan.cells), echo, engine), plan)
 
 
@@ -75,7 +77,7 @@ def render(config: SweepConfig, sweep_dir: str | Path) -> str:
         engine.render(f"clip-dry-run-{i}", jobs[i : i + engine.max_jobs_per_submit])
         for i in range(0, len(jobs), engine.max_jobs_per_submit)
     ]
-    return plan.table() + "\n\n" + "\n".join(parts)
+    return plan.table(times_in(root), training_pairs(config)) + "\n\n" + "\n".join(parts)
 
 
 def jobs_of(groups: Sequence[tuple[Cell, ...]], root: Path) -> list[tuple[Job, tuple[Cell, ...]]]:
@@ -145,7 +147,7 @@ class _Sweep:
                 requeue(state.run_dir)
         while missing:
             jobs = jobs_of(self._groups(missing), self.root)
-            progress = _Progress(jobs, self.echo)
+            progress = _Progress(jobs, self.echo, self.config.max_concurrent_runs)
             reconcile(self.engine, [job for job, _ in jobs], self.config.resources.max_attempts, progress, self.echo)
             # a cancelled member ends its job; the others continue without it in a new one
             missing = [c for c in missing if not self._done(c) and not self._state(c).given_up]
@@ -188,11 +190,12 @@ class _Sweep:
 class _Progress:
     """Printer of one line for every run that ends."""
 
-    def __init__(self, jobs: list[tuple[Job, tuple[Cell, ...]]], echo: Echo) -> None:
+    def __init__(self, jobs: list[tuple[Job, tuple[Cell, ...]]], echo: Echo, slots: int) -> None:
         self.cells = {job.key: cells for job, cells in jobs}
-        self.echo, self.began, self.ended = echo, time.monotonic(), 0
+        self.echo, self.slots, self.ended = echo, slots, 0
         self.left = {c.run_id: c.flops for _, cells in jobs for c in cells}
-        self.total, self.flops = len(self.left), sum(self.left.values())
+        self.total = len(self.left)
+        self.measured: list[tuple[float, float]] = []  # (FLOPs, seconds) of finished runs
 
     def __call__(self, outcome: Outcome) -> None:
         for run_dir, cell in zip(outcome.job.run_dirs, self.cells[outcome.job.key], strict=True):
@@ -201,9 +204,9 @@ class _Progress:
                 continue  # another run of its job was cancelled; this one continues in a new job
             self.ended += 1
             self.left.pop(cell.run_id, None)
-            share = 1 - sum(self.left.values()) / self.flops
-            eta = (time.monotonic() - self.began) * (1 - share) / max(share, 1e-9)
             error, wall = (state.result.error_mean, state.result.wall_s) if state.result else (None, None)
+            if wall:
+                self.measured.append((cell.flops, wall))
             summary = "" if error is None else f"error_mean {error:.4f}"
             if state.given_up:
                 summary = f"FAILED, {state.given_up['reason']}"
@@ -211,5 +214,11 @@ class _Progress:
                 f"[{self.ended:3d}/{self.total}] {cell.kind:12s} {cell.budget:8.2e} FLOPs  rung {cell.rung:4g}  seed "
                 f"{cell.config.seed}  lr {cell.config.optim.peak_lr:.2e}  {summary}  "
                 + (f"{wall:.0f} s  " if wall else "")
-                + f"({eta / 60:.0f} min left of this stage)"
+                + f"({self._time_left()})"
             )
+
+    def _time_left(self) -> str:
+        if (times := fit_times(self.measured)) is None:
+            return "time left not known yet"
+        left = time_left(map(times.seconds, self.left.values()), self.slots)
+        return f"{duration_text(left)} left of this stage"

@@ -11,16 +11,18 @@ from clip_jax import flops
 from clip_jax.config import RunConfig
 from clip_jax.config.hyperparameter_rules import CHECK_KINDS, RULED
 from clip_jax.config.io import run_id
+from clip_jax.config.passes import is_many, passes_number, passes_text
 from clip_jax.config.presets import ladder, sized
 from clip_jax.config.sweep import LONGEST_WARMUP, SweepConfig
 from clip_jax.durations import duration_text
-from clip_jax.errors import ConfigError
+from clip_jax.errors import ConfigError, UserError
 from clip_jax.types import JsonObject
 
 if TYPE_CHECKING:
-    pass
+    from clip_jax.sweep.run_times import RunTimes
 
 LOG_ROWS_PER_RUN = 50  # in metrics.jsonl
+ARITHMETIC_ONLY = " times are training arithmetic only: start, compilation, data and evaluation of each run come on top"
 
 
 @dataclass(frozen=True)
@@ -156,37 +158,51 @@ class SweepPlan:
             for c in self.cells
         ]
 
-    def table(self) -> str:
-        """Return the plan as text for a terminal of 120 columns."""
-        lines = ["   budget   rung  width depth      params     samples    steps     FLOPs  est. time"]
-        for r in self.rows():
+    def table(self, times: RunTimes | None = None, pairs: int | None = None) -> str:
+        """Return the plan as text for a terminal of 120 columns.
+
+        Args:
+          times: of this sweep's finished runs; None: training arithmetic alone, at ``gflops_per_second``.
+          pairs: distinct training pairs, for the passes over them; None: not known, or without end.
+        """
+        head = "   budget   rung  width depth      params     samples"
+        lines = [head + ("  passes" if pairs else "") + "    steps     FLOPs  est. time"]
+        for c, r in zip(self.cells, self.rows(), strict=True):
+            passes = f"  {passes_number(r['samples_seen'] / pairs):>6}" if pairs else ""
             line = (
                 f" {r['budget']:8.2e}  {r['rung']:5g}  {r['width']:5d} {r['depth']:5d}  {r['params']:10,d}  "
-                f"{r['samples_seen']:10,d}  {r['steps']:7,d}  {r['flops']:8.2e}  {duration_text(r['seconds']):>9}"
+                f"{r['samples_seen']:10,d}{passes}  {r['steps']:7,d}  {r['flops']:8.2e}  "
+                f"{duration_text(_seconds(c, times)):>9}"
             )
             lines.append(line + (f"  seed {r['seed']}" if r["dropped"] is None else f"  dropped: {r['dropped']}"))
-        lines += self._totals()
+        lines += self._totals(times)
+        if pairs and is_many(most := max(c.config.samples_seen for c in self.kept) / pairs):
+            lines.append(f" up to {passes_text(most)}; max_epochs limits them")
         return "\n".join(lines)
 
-    def _totals(self) -> list[str]:
+    def _totals(self, times: RunTimes | None) -> list[str]:
         config, kept, slots = self.config, self.kept, self.config.max_concurrent_runs
-        dearest = {c.budget: max(k.seconds for k in kept if k.budget == c.budget) for c in kept}
-        cheapest = {c.rung: min(k.seconds for k in kept if k.rung == c.rung) for c in kept}
+        each = {c: _seconds(c, times) for c in kept}
+        dearest = {c.budget: max(each[k] for k in kept if k.budget == c.budget) for c in kept}
+        cheapest = {c.rung: min(each[k] for k in kept if k.rung == c.rung) for c in kept}
         seeds, rates = len(config.extra_seeds_at_optimum), len(config.lr_multipliers)
         at_rungs = config.lr_multipliers_at == "rungs"
         tried, where = list((cheapest if at_rungs else dearest).values()), "budget's best"
         if at_rungs:
             where = "size's smallest budget"
         later = (seeds * sum(dearest.values()) + rates * sum(tried)) / slots
-        seconds, price = sum(c.seconds for c in kept), config.resources.price_per_device_hour
+        seconds, price = sum(each.values()), config.resources.price_per_device_hour
+        measured = f"{slots} at once ({times.text})" if times else None
+        assumed = f"at {config.gflops_per_second:g} GFLOP/s a slot, {slots} at once"
         return [
             f" {len(kept)} runs kept, {len(self.cells) - len(kept)} dropped; {sum(c.flops for c in kept):.3g} FLOPs, "
-            f"about {duration_text(seconds / slots)} at {config.gflops_per_second:g} GFLOP/s a slot, {slots} at once"
+            f"about {duration_text(seconds / slots)} {measured or assumed}"
             + (f"; {_cost(seconds, config.resources.devices, price)}" if price else ""),
             f" then up to {seeds * len(dearest)} runs at each budget's best "
             f"(seeds {list(config.extra_seeds_at_optimum)}) and {rates * len(tried)} at each {where} "
             f"(learning rates × {list(config.lr_multipliers)}): at most {duration_text(later)} more",
             *self._settings_tried(list(dearest.values())),
+            *([] if times else [ARITHMETIC_ONLY]),
         ]
 
     def _settings_tried(self, dearest: list[float]) -> list[str]:
@@ -208,6 +224,10 @@ class SweepPlan:
             f" and up to {count * len(dearest)} runs at each budget's best ({settings}): at most "
             f"{duration_text(count * sum(dearest) / config.max_concurrent_runs)} more"
         ]
+
+
+def _seconds(cell: Cell, times: RunTimes | None) -> float:
+    return times.seconds(cell.flops) if times else cell.seconds
 
 
 def _cost(seconds: float, devices: int, price: float) -> str:
@@ -282,3 +302,18 @@ def plan_of(config: SweepConfig) -> SweepPlan:
     elif data.source == "scenes" and data.unique_samples:
         records = data.unique_samples
     return make_plan(config, records)
+
+
+def training_pairs(config: SweepConfig) -> int | None:
+    """Return the number of distinct training pairs; None if it is endless, or cannot be counted on this machine."""
+    data = config.base.data
+    if data.unique_samples:
+        return data.unique_samples
+    if data.source == "scenes" or any("://" in path for path in data.paths):
+        return None
+    from clip_jax.data.open import open_source
+
+    try:
+        return len(open_source(data, "train", config.base.model.image.image_size))
+    except (UserError, OSError):  # a plan needs no data
+        return None

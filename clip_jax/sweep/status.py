@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +13,26 @@ from pathlib import Path
 from clip_jax.durations import duration_text
 from clip_jax.errors import UserError
 from clip_jax.storage.json_files import read_lines
-from clip_jax.storage.paths import as_path
+from clip_jax.storage.lease import Lease
+from clip_jax.storage.lock import is_held
+from clip_jax.storage.paths import as_path, is_remote
+from clip_jax.storage.records import PlannedRun
 from clip_jax.sweep.collect import cells_of
 from clip_jax.sweep.launch.base import Engine
 from clip_jax.sweep.run_state import CANCELLED, FAILURE, RunState
+from clip_jax.sweep.run_times import RunTimes, fit_times, time_left
+from clip_jax.sweep.text_table import Column, table_lines
 from clip_jax.train.run_directory import RESULT, STATUS
 
 STALE_S = 120.0  # a running run is stale after so long without a heartbeat
-END_STATES = ("finished", "failed", "cancelled")
+ENDED = ("finished", "failed", "cancelled")
+GOING = ("queued", "starting", "running")  # something will happen without a driver too
+FOLDED = ("finished", "waiting")  # runs of which there is little to see
+MIN_BUDGETS = 3  # as many points as the report's laws need at least
+KINDS = ("cell", "second_seed")  # not those that check a setting
+CLEAR_SCREEN = "\x1b[H\x1b[2J"
+
+LawSoFar = Callable[[int], str]
 
 
 @dataclass(frozen=True)
@@ -37,6 +51,7 @@ class RunRow:
     mfu: float | None = None
     attempts: int = 0
     device_s: float = 0.0
+    wall_s: float = 0.0  # of all attempts, once finished
 
 
 def run_row(run: RunState, queue: Mapping[str, str] | None = None) -> RunRow:
@@ -69,7 +84,7 @@ def run_row(run: RunState, queue: Mapping[str, str] | None = None) -> RunRow:
 
 def _row(run: RunState, queue: Mapping[str, str] | None) -> RunRow:
     if run.result:
-        return RunRow("finished", run.result.steps, error=run.result.error_mean)
+        return RunRow("finished", run.result.steps, error=run.result.error_mean, wall_s=run.result.wall_s)
     status, live = run.status, (queue or {}).get(run.run_dir.name)
     state, reason = status.get("state", "waiting"), status.get("reason") or ""
     silent_s = time.time() - status.get("heartbeat", 0.0)
@@ -87,51 +102,191 @@ def _row(run: RunState, queue: Mapping[str, str] | None) -> RunRow:
     return RunRow(state, status.get("step", 0), reason)
 
 
-def status_table(sweep_dir: str | Path, engine: Engine | None = None, price: float = 0.0) -> str:
-    """Return a table with one line per run and a line of totals; ``price`` is per device-hour.
+def status_table(
+    sweep_dir: str | Path,
+    engine: Engine | None = None,
+    price: float = 0.0,
+    *,
+    slots: int = 1,
+    columns: int | None = None,
+    every_run: bool = False,
+    law: LawSoFar | None = None,
+) -> str:
+    """Return how a sweep stands as text: its runs, one line each, then progress, time left and the law so far.
+
+    Finished and waiting runs are counted in one line per budget.
+
+    Args:
+      sweep_dir: the sweep's directory.
+      engine: where its runs are queued; None asks nobody.
+      price: per device-hour.
+      slots: runs at once, for the time left.
+      columns: of the terminal; None: no limit.
+      every_run: give finished and waiting runs a line each too.
+      law: from the number of finished runs to a line on their law; called from `MIN_BUDGETS` budgets on.
 
     Raises:
       UserError: the directory holds no sweep.
     """
-    return _table(sweep_dir, engine, price)[0]
+    return SweepStatus.read(sweep_dir, engine, slots).text(price, columns, every_run=every_run, law=law)
 
 
 def watch(
-    sweep_dir: str | Path, engine: Engine | None, price: float, every_s: float, echo: Callable[[str], None] = print
+    sweep_dir: str | Path,
+    engine: Engine | None,
+    price: float,
+    every_s: float,
+    echo: Callable[[str], None] = print,
+    *,
+    slots: int = 1,
+    columns: Callable[[], int | None] = lambda: None,
+    every_run: bool = False,
+    law: LawSoFar | None = None,
 ) -> None:
-    """Show the table every ``every_s`` seconds until every run has ended."""
+    """Show the status again and again until no driver is at work and no run is queued or trains.
+
+    A terminal is cleared before each table; elsewhere a table is written when it differs from the one before.
+
+    Args:
+      sweep_dir, engine, price, slots, every_run, law: see `status_table`.
+      every_s: seconds between two looks.
+      echo: receives the tables.
+      columns: asked for the width each time, as a terminal's may change.
+    """
+    before, terminal = None, sys.stdout.isatty()
     while True:
-        table, over = _table(sweep_dir, engine, price)
-        echo(f"\x1b[H\x1b[2J{table}")
-        if over:
+        driven = has_driver(as_path(sweep_dir))  # before the runs: a driver may start one and end between the two
+        status = SweepStatus.read(sweep_dir, engine, slots)
+        text = status.text(price, columns(), every_run=every_run, law=law)
+        if text != before:
+            echo(f"{CLEAR_SCREEN}{text}" if terminal else text)
+        before = text
+        if not driven and not any(row.state in GOING for row in status.rows):
+            if not all(row.state in ENDED for row in status.rows):
+                echo("  no driver is at work; `clip-jax sweep run` completes the sweep")
             return
         time.sleep(every_s)
 
 
-def _table(sweep_dir: str | Path, engine: Engine | None, price: float) -> tuple[str, bool]:
-    root = as_path(sweep_dir)
-    cells = cells_of(root)
-    run_dirs = [root / "runs" / cell["run_id"] for cell in cells]
-    queue, note = _poll(engine, run_dirs)
-    head = "  run           kind          budget   rung  seed     step/steps        state    loss  samples/s    MFU"
-    lines = [head + "   left  attempts   cost   error"]
-    totals: dict[str, int] = {}
-    spent = 0.0
-    for cell, run_dir in zip(cells, run_dirs, strict=True):
-        row = run_row(RunState.read(run_dir), queue)
-        totals[row.state] = totals.get(row.state, 0) + 1
-        cost = row.device_s / 3600 * price
-        spent += cost
-        speed, mfu = (row.samples_per_s, row.mfu) if row.state == "running" and row.samples_per_s else (None, None)
-        left = duration_text((cell["steps"] - row.step) * cell["batch_size"] / speed, compact=True) if speed else ""
-        identity = f"{cell['run_id']}  {cell['kind']:11s} {cell['budget']:8.2e}  {cell['rung']:5g}  {cell['seed']:4d}"
-        where = f"{row.step:7,d}/{cell['steps']:<7,d}  {row.state:>9}  {_number(row.loss, '.3f'):>6}"
-        pace = f"{_number(speed, ',.0f'):>9}  {_number(mfu, '.1%'):>5}  {left:>5}"
-        paid = f"{row.attempts or '':>8}  {_number(cost or None, '.2f'):>5}  {_number(row.error, '.4f'):>6}"
-        lines.append(f"  {identity}  {where}  {pace}  {paid}  {row.reason}".rstrip())
-    total = ", ".join(f"{n} {state}" for state, n in sorted(totals.items()))
-    lines.append(f"  {total}" + (f"; {spent:.2f} spent" if price else "") + note)
-    return "\n".join(lines), set(totals) <= set(END_STATES)
+def has_driver(root: Path) -> bool:
+    """Return whether a driver holds the lock of a sweep, as far as this machine can tell."""
+    return Lease(root).is_held() if is_remote(root) else is_held(root)
+
+
+@dataclass(frozen=True)
+class SweepStatus:
+    """The planned runs of a sweep and how each of them stood at one moment."""
+
+    cells: list[PlannedRun]
+    rows: list[RunRow]
+    slots: int  # runs at once
+    note: str  # why the queue is not known
+
+    @classmethod
+    def read(cls, sweep_dir: str | Path, engine: Engine | None = None, slots: int = 1) -> SweepStatus:
+        """Read the plan and the state of each run. Raises UserError if the directory holds no sweep."""
+        root = as_path(sweep_dir)
+        cells = cells_of(root)
+        run_dirs = [root / "runs" / cell["run_id"] for cell in cells]
+        queue, note = _poll(engine, run_dirs)
+        rows = [run_row(RunState.read(run_dir), queue) for run_dir in run_dirs]
+        return cls(cells, rows, slots, note)
+
+    @property
+    def times(self) -> RunTimes | None:
+        """Wall time of its runs, from those that have finished."""
+        pairs = zip(self.cells, self.rows, strict=True)
+        return fit_times([(cell["flops"], row.wall_s) for cell, row in pairs if row.state == "finished"])
+
+    def text(self, price: float, columns: int | None, *, every_run: bool, law: LawSoFar | None = None) -> str:
+        """Return what `status_table` does."""
+        several = list(zip(self.cells, self.rows, strict=True))
+        shown = [(cell, row) for cell, row in several if every_run or row.state not in FOLDED]
+        lines = table_lines(_columns([c for c, _ in shown], [r for _, r in shown], price), columns) if shown else []
+        if not every_run:
+            lines += self._folded()
+        lines += self._summary(price)
+        finished = [cell["budget"] for cell, row in several if row.state == "finished"]
+        if law is not None and len(set(finished)) >= MIN_BUDGETS:
+            lines.append(f"  {law(len(finished))}")
+        return "\n".join(lines) + self.note
+
+    def _folded(self) -> list[str]:
+        """Return one line per budget on its finished and waiting runs."""
+        lines = []
+        for budget in sorted({cell["budget"] for cell in self.cells}):
+            pairs = [p for p in zip(self.cells, self.rows, strict=True) if p[0]["budget"] == budget]
+            done = [(cell, row) for cell, row in pairs if row.state == "finished"]
+            parts = [f"{len(done)} finished"] if done else []
+            if measured := [
+                (row.error, cell["rung"]) for cell, row in done if cell["kind"] in KINDS and row.error is not None
+            ]:
+                error, rung = min(measured)
+                parts[0] += f", best error {error:.4f} at rung {rung:g}"
+            if waiting := sum(row.state == "waiting" for _, row in pairs):
+                parts.append(f"{waiting} waiting")
+            if parts:
+                lines.append(f"  {budget:.2e} FLOPs: {'; '.join(parts)}")
+        return lines
+
+    def _summary(self, price: float) -> list[str]:
+        counts = Counter(row.state for row in self.rows)
+        spent = sum(row.device_s for row in self.rows) / 3600 * price
+        total = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
+        lines = [f"  {total}" + (f"; {spent:.2f} spent" if price else "")]
+        pairs = list(zip(self.cells, self.rows, strict=True))
+        planned = sum(cell["flops"] for cell in self.cells)
+        done = sum(cell["flops"] * _share(cell, row) for cell, row in pairs)
+        progress = f"  {done / planned:.0%} of the planned FLOPs"
+        open_ = [(cell, row) for cell, row in pairs if row.state not in ENDED]
+        if (times := self.times) is None:
+            progress += "; time left is known once a run has finished"
+        elif open_:
+            left = time_left([_left(times, cell, row) for cell, row in open_], self.slots)
+            progress += f"; about {duration_text(left)} left, {self.slots} at once"
+            return [*lines, progress, f"  ({times.text})"]
+        return [*lines, progress]
+
+
+def _left(times: RunTimes, cell: PlannedRun, row: RunRow) -> float:
+    """Return the seconds that a run still needs; the fixed part counts as past once it trains."""
+    if not row.step:
+        return times.seconds(cell["flops"])
+    return times.s_per_flop * cell["flops"] * (1 - _share(cell, row))
+
+
+def _share(cell: PlannedRun, row: RunRow) -> float:
+    """Return the share of its steps that a run has done."""
+    return 1.0 if row.state == "finished" else min(row.step / cell["steps"], 1.0)
+
+
+def _columns(cells: Sequence[PlannedRun], rows: Sequence[RunRow], price: float) -> list[Column]:
+    """Return the columns of the table; those that come last in importance give way on a narrow terminal."""
+    pairs = list(zip(cells, rows, strict=True))
+    speeds = [row.samples_per_s if row.state == "running" and row.samples_per_s else None for row in rows]
+    left = [
+        "" if speed is None else duration_text((c["steps"] - r.step) * c["batch_size"] / speed, compact=True)
+        for (c, r), speed in zip(pairs, speeds, strict=True)
+    ]
+    costs = [row.device_s / 3600 * price for row in rows]
+    mfus = [row.mfu if row.state == "running" else None for row in rows]
+    return [
+        Column("run", [c["run_id"] for c in cells], 0, left=True),
+        Column("kind", [c["kind"] for c in cells], 8, left=True),
+        Column("budget", [f"{c['budget']:.2e}" for c in cells], 2),
+        Column("rung", [f"{c['rung']:g}" for c in cells], 3),
+        Column("seed", [f"{c['seed']}" for c in cells], 9),
+        Column("step/steps", [f"{r.step:,}/{c['steps']:,}" for c, r in pairs], 4),
+        Column("state", [r.state for r in rows], 1),
+        Column("loss", [_number(r.loss, ".3f") for r in rows], 7),
+        Column("samples/s", [_number(s, ",.0f") for s in speeds], 10),
+        Column("MFU", [_number(m, ".1%") for m in mfus], 11),
+        Column("left", left, 5),
+        Column("attempts", [f"{r.attempts or ''}" for r in rows], 12),
+        Column("cost", [_number(c or None, ".2f") for c in costs], 13),
+        Column("error", [_number(r.error, ".4f") for r in rows], 6),
+        Column("", [r.reason for r in rows], 0, left=True, cut=True),
+    ]
 
 
 def _poll(engine: Engine | None, run_dirs: Sequence[Path]) -> tuple[dict[str, str] | None, str]:

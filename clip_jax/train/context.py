@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import jax
 from jax.sharding import Mesh
 
-from clip_jax.config import RunConfig
-from clip_jax.data.open import data_notes, open_splits
+from clip_jax import flops
+from clip_jax.config import ModelConfig, RunConfig
+from clip_jax.data.open import data_line, data_notes, open_splits
 from clip_jax.data.sources.base import Source
 from clip_jax.distributed.cluster import check_devices
 from clip_jax.distributed.mesh import check_batch, enable_compile_cache, make_mesh
@@ -34,11 +35,12 @@ class TrainContext:
     data: dict[str, Split]  # split -> what `inputs.describe` returns, for the run's records
 
 
-def build_context(config: RunConfig, *, may_share: bool = False) -> TrainContext:
-    """Open the devices, data and abstract model that a run needs, and log notes on its data.
+def build_context(config: RunConfig, where: str = "", *, may_share: bool = False) -> TrainContext:
+    """Open the devices, data and abstract model that a run needs, and log them, with notes on the data.
 
     Args:
       config: the run.
+      where: a line on the run's directory, logged first, once it is known that the run fits the devices.
       may_share: see `data.open.open_splits`.
 
     Raises:
@@ -48,11 +50,26 @@ def build_context(config: RunConfig, *, may_share: bool = False) -> TrainContext
     mesh = make_mesh(config.mesh)
     check_batch(config.batch_size, mesh)
     check_memory(config, mesh)
+    if where and jax.process_index() == 0:
+        logger.info("%s", where)
+    log_model(config.model, mesh)
     enable_compile_cache()
     source, held_out = open_splits(config.data, config.model.image.image_size, may_share=may_share)
     notes = data_notes(config.data, source, held_out)
     if jax.process_index() == 0:
+        logger.info("%s", data_line(config, source, held_out))
         for note in notes:
             logger.warning("%s", note)
     data = {"train": describe(source), "val": describe(held_out)}
     return TrainContext(mesh, build(config.model, mesh), source, held_out, notes, data)
+
+
+def log_model(model: ModelConfig, mesh: Mesh) -> None:
+    """Log, on process 0, the devices and the number of parameters."""
+    if jax.process_index() == 0:
+        processes = f", in {jax.process_count()} processes" if jax.process_count() > 1 else ""
+        logger.info("devices: %d × %s%s", mesh.size, mesh.devices.flat[0].device_kind, processes)
+        counts = flops.params(model)
+        logger.info(
+            "parameters: %s (image %s, text %s)", *(f"{n:,}" for n in (counts.total, counts.image, counts.text))
+        )

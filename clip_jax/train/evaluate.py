@@ -14,6 +14,7 @@ from clip_jax.models.execution import on_any_device
 from clip_jax.storage.paths import as_path
 from clip_jax.storage.records import Measurement
 from clip_jax.train.checkpoint import load_params
+from clip_jax.train.context import log_model
 from clip_jax.train.inputs import DATA, describe, describe_change, read_tokenizer
 from clip_jax.train.loop import EvaluatorFactory
 from clip_jax.train.pixels import warn_without_pixels, with_pixels
@@ -38,11 +39,13 @@ def evaluate_run(run_dir: str | Path, make_evaluator: EvaluatorFactory) -> list[
     warn_without_pixels(config, root)
     config = dataclasses.replace(config, model=on_any_device(config.model))
     mesh = make_mesh(config.mesh)
+    log_model(config.model, mesh)
     enable_compile_cache()
     built = build(config.model, mesh)
     tokenizer = read_tokenizer(root, config.model)
     held_out = open_source(config.data, "val", config.model.image.image_size)
     if (reason := describe_change(read_records(root).get(DATA), {"val": describe(held_out)}, "val")) is not None:
         logger.warning("%s: %s", root, reason)
-    _, params = load_params(root, built)
+    step, params = load_params(root, built)
+    logger.info("%s at step %s; %s held-out pairs; compiling", root, step, f"{len(held_out):,}")
     return make_evaluator(config, built, mesh, held_out, tokenizer)(params)

@@ -130,15 +130,26 @@ def train(
     if broadcast_from_process_zero(directory.result() is not None) and (done := directory.result()) is not None:
         return done
     with clock.measure("start"):
-        context = build_context(config, may_share=directory.may_share)
+        context = build_context(config, f"run directory: {directory.path}", may_share=directory.may_share)
     with (
         run_session(config, directory, clock, context, make_evaluator, start_from, profile, extensions) as run,
         stop_requests() as stop,
     ):
         run.restore()
         run.start(show=progress and writer)
-        with contextlib.closing(run.stream):
+        log_begin(run.step, config.steps, writer=writer)
+        with contextlib.closing(run.stream), contextlib.closing(run.meter):
             return run.train_until(config.steps if stop_after is None else min(config.steps, stop_after), stop)
+
+
+def log_begin(step: int, steps: int, *, writer: bool) -> None:
+    """Log at which step a run goes on, and that compiling comes first."""
+    if not writer:
+        return
+    if step:
+        logger.info("resuming at step %d of %d", step, steps)
+    if step < steps:
+        logger.info("compiling")
 
 
 @contextlib.contextmanager
@@ -216,6 +227,8 @@ def _tokenizer(config: RunConfig, source: Source, directory: RunDirectory, load_
     if not broadcast_from_process_zero(exists(path)):
         init = load_init()  # on every process, since reading a run's checkpoint is a collective operation
         imported = init.tokenizer if init else None
+        if directory.writer and imported is None:
+            logger.info("vocabulary of %s tokens: from the captions", f"{config.model.text.vocab_size:,}")
         run_on_process_zero(lambda: (imported or learn_tokenizer(config, source)).save(path))
     tokenizer = read_tokenizer(directory.path, config.model)
     run_on_process_zero(lambda: directory.note_input(TOKENIZER, file_sha256(path)))

@@ -13,9 +13,10 @@ from clip_jax.config import RunConfig
 from clip_jax.flops.devices import peak_flops
 from clip_jax.storage.records import MetricsRow
 from clip_jax.train.anomalies import LossMonitor, losses_of
+from clip_jax.train.progress import Progress
 from clip_jax.train.run_directory import RunDirectory
 from clip_jax.train.timer import Clock
-from clip_jax.train.trackers import Progress, Tracker
+from clip_jax.train.trackers import Tracker
 
 # columns that differ between two runs with the same losses
 TIMES = ("wall_s", "samples_per_s", "mfu", "step_s", "goodput")
@@ -64,7 +65,11 @@ class Meter:
         self.deferred: tuple[int, Mapping[str, jax.Array]] | None = None
         self.last_logged: tuple[int, float] | None = None  # step, seconds of training
         self.first_logged: tuple[int, float] | None = None
-        self.progress = Progress(self.config.steps, step, shown=self.show)
+        self.progress = Progress(self.config.steps, shown=self.show)
+
+    def close(self) -> None:
+        """End the progress line."""
+        self.progress.close()
 
     def _stepping(self) -> float:
         return self.clock.attempt("step")

@@ -54,7 +54,7 @@ def checkpoints_in(run_dir: Path) -> list[int]:
 
 def _is_placement(name: str) -> bool:
     """Return whether a field may change when a run resumes: devices, data workers, and where the run is tracked."""
-    return name in ("wandb", "data.num_workers") or name.startswith("mesh.")
+    return name in ("wandb", "data.num_workers") or name.startswith(("mesh.", "tracking."))
 
 
 def read_records(run_dir: Path) -> JsonObject:

@@ -1,19 +1,16 @@
-"""What a user watches while a run trains: the progress line and Weights & Biases.
-
-Neither is the record of the run; losing them loses no data.
-"""
+"""Trackers, which show a run's metrics elsewhere: Weights & Biases, TensorBoard. None is the record of the run."""
 
 from __future__ import annotations
 
-import sys
-import time
+import contextlib
+import importlib.util
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol
 
 from clip_jax.config import RunConfig
 from clip_jax.config.io import run_id, to_dict
-from clip_jax.durations import clock_text
 from clip_jax.errors import UserError
 from clip_jax.storage.paths import absolute, local_scratch, mkdir
 from clip_jax.train.extensions import Callback
@@ -37,47 +34,69 @@ class NoTracker:
         """Do nothing."""
 
 
-class CallbackTracker:
-    """Tracker that also calls functions with (step, metrics)."""
+class Trackers:
+    """Several trackers, and functions of (step, metrics), as one tracker."""
 
-    def __init__(self, tracker: Tracker, callbacks: Sequence[Callback]) -> None:
-        self._tracker, self._callbacks = tracker, callbacks
+    def __init__(self, trackers: Sequence[Tracker], callbacks: Sequence[Callback]) -> None:
+        self._trackers, self._callbacks = trackers, callbacks
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Send the metrics of one step to the tracker and to each callback."""
-        self._tracker.log(values, step)
+        """Send the metrics of one step to each tracker and callback."""
+        for tracker in self._trackers:
+            tracker.log(values, step)
         for callback in self._callbacks:
             callback(step, dict(values))
 
     def close(self) -> None:
-        """Close the tracker."""
-        self._tracker.close()
+        """Close the trackers."""
+        with contextlib.ExitStack() as stack:  # all of them, even where one raises
+            for tracker in self._trackers:
+                stack.callback(tracker.close)
+
+
+class TensorBoardTracker:
+    """TensorBoard event files in ``RUN_DIR/tensorboard`` (for a run in a bucket, in `storage.paths.local_scratch`)."""
+
+    def __init__(self, run_dir: Path) -> None:
+        """Check that the files can be written; raise UserError without the package ``tensorboardX``."""
+        if importlib.util.find_spec("tensorboardX") is None:
+            raise UserError(
+                field="tracking.tensorboard", value=True, reason="needs the package tensorboardX",
+                hint="pip install 'clip-jax-scaling[tensorboard]'",
+            )  # fmt: skip
+        self._folder = local_scratch(run_dir) / "tensorboard"
+        self._writer: Any = None
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Write the metrics of one step."""
+        if self._writer is None:
+            from tensorboardX import SummaryWriter
+
+            # what an attempt wrote after the checkpoint that this one goes on from is not shown
+            self._writer = SummaryWriter(str(self._folder), purge_step=step, filename_suffix=f".{step}")
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self._writer is not None:
+            self._writer.close()
 
 
 class WandbTracker:
     """Weights & Biases, offline or online. A resumed run continues under the same name."""
 
     def __init__(self, config: RunConfig, run_dir: Path) -> None:
-        import wandb
-
-        name = run_id(config)
-        try:
-            self._run: Any = wandb.init(
-                project="clip-jax",
-                id=name,
-                name=run_dir.name,
-                group=sweep_of(run_dir),
-                job_type="train",
-                dir=str(_wandb_dir(run_dir)),
-                mode=config.wandb,  # type: ignore[arg-type]
-                resume="allow" if config.wandb == "online" else None,
-                reinit="create_new",  # a process may train several runs
-                config=to_dict(config),
-                settings=wandb.Settings(silent=True, console="off"),
-            )
-        except wandb.errors.UsageError as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(field="wandb", value=config.wandb, reason=reason, hint="offline needs no account") from None
+        self._run = _begin_wandb(
+            config,
+            run_dir,
+            id=run_id(config),
+            name=run_dir.name,
+            group=sweep_of(run_dir),
+            job_type="train",
+            resume="allow" if config.wandb == "online" else None,
+            config=to_dict(config),
+        )
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Send the metrics of one step."""
@@ -88,10 +107,36 @@ class WandbTracker:
         self._run.finish()
 
 
-def _wandb_dir(path: Path) -> Path:
-    """Create and return the local directory for wandb's files; wandb cannot write to a bucket."""
-    mkdir(local_scratch(path))
-    return local_scratch(path)
+def _begin_wandb(run: RunConfig, folder: Path, **about: Any) -> Any:
+    """Return a W&B run that the tracking fields of ``run`` and the environment place.
+
+    Args:
+      run: its config, or the base of a sweep.
+      folder: of the run; W&B's files go into it, or for a bucket, where it cannot write, to this machine.
+      about: further arguments of ``wandb.init``.
+
+    Raises:
+      UserError: ``run.wandb`` is ``online`` and there is no account to write to.
+    """
+    import wandb
+
+    tracking, local = run.tracking, local_scratch(folder)
+    mkdir(local)
+    try:
+        return wandb.init(
+            project=tracking.wandb_project or os.environ.get("WANDB_PROJECT") or "clip-jax",
+            entity=tracking.wandb_entity or None,  # None: W&B reads its environment variables
+            tags=list(tracking.wandb_tags) or None,
+            notes=tracking.wandb_notes or None,
+            dir=str(local),
+            mode=run.wandb,
+            reinit="create_new",  # a process may train several runs
+            settings=wandb.Settings(silent=True, console="off"),
+            **about,
+        )
+    except wandb.errors.UsageError as error:
+        reason, hint = str(error).splitlines()[0], "offline needs no account"
+        raise UserError(field="wandb", value=run.wandb, reason=reason, hint=hint) from None
 
 
 def sweep_of(run_dir: Path) -> str | None:
@@ -100,31 +145,17 @@ def sweep_of(run_dir: Path) -> str | None:
     return root.name if absolute(run_dir).parent.name == "runs" and (root / "plan.json").exists() else None
 
 
-def track_law(mode: str, sweep_dir: Path, numbers: dict[str, float], figure: Path) -> None:
+def track_law(config: RunConfig, sweep_dir: Path, numbers: dict[str, float], figure: Path) -> None:
     """Log the end of a sweep as a W&B run ``law`` in the group of its runs, with some numbers and the main figure.
 
     Raises:
-      UserError: ``mode`` is ``online`` and there is no account to write to.
+      UserError: ``config.wandb`` is ``online`` and there is no account to write to.
     """
-    if mode == "disabled":
+    if config.wandb == "disabled":
         return
     import wandb
 
-    try:
-        run = wandb.init(
-            project="clip-jax",
-            name="law",
-            group=absolute(sweep_dir).name,
-            job_type="law",
-            dir=str(_wandb_dir(sweep_dir)),
-            mode=mode,  # type: ignore[arg-type]
-            reinit="create_new",
-            settings=wandb.Settings(silent=True, console="off"),
-        )
-    except wandb.errors.UsageError as error:
-        raise UserError(
-            field="wandb", value=mode, reason=str(error).splitlines()[0], hint="offline needs no account"
-        ) from None
+    run = _begin_wandb(config, sweep_dir, name="law", group=absolute(sweep_dir).name, job_type="law")
     if figure.exists():
         run.log({"error_vs_flops": wandb.Image(str(figure))})
     run.summary.update(numbers)
@@ -134,7 +165,7 @@ def track_law(mode: str, sweep_dir: Path, numbers: dict[str, float], figure: Pat
 def open_tracker(
     config: RunConfig, run_dir: Path, *, writer: bool = True, callbacks: Sequence[Callback] = ()
 ) -> Tracker:
-    """Return the tracker that ``config.wandb`` asks for; processes other than the writer get `NoTracker`.
+    """Return the trackers that the config asks for as one; processes other than the writer get `NoTracker`.
 
     Args:
       config: the run.
@@ -143,48 +174,13 @@ def open_tracker(
       callbacks: called with what the tracker gets.
 
     Raises:
-      UserError: ``config.wandb`` is ``online`` and there is no account to write to.
+      UserError: ``config.wandb`` is ``online`` and there is no account to write to, or a package is missing.
     """
     if not writer:
         return NoTracker()
-    tracker: Tracker = NoTracker() if config.wandb == "disabled" else WandbTracker(config, run_dir)
-    return CallbackTracker(tracker, callbacks) if callbacks else tracker
-
-
-class Progress:
-    """Progress line of a run: rewritten in place on a terminal, else one line per logged step."""
-
-    def __init__(self, steps: int, start: int, *, stream: TextIO | None = None, shown: bool = True) -> None:
-        self.steps, self.start, self.shown = steps, start, shown
-        self.stream = stream or sys.stderr
-        self.live = self.stream.isatty()
-        self.began = time.monotonic()
-        self.width = 0
-
-    def text(self, step: int, loss: float, samples_per_s: float | None, mfu: float | None) -> str:
-        """Return the line."""
-        filled = 20 * step // self.steps
-        elapsed = time.monotonic() - self.began
-        left = clock_text(elapsed * (self.steps - step) / max(step - self.start, 1))
-        speed = "?" if samples_per_s is None else f"{samples_per_s:,.0f}"
-        use = "unknown" if mfu is None else f"{mfu:.1%}"
-        return (
-            f"{'#' * filled}{'.' * (20 - filled)} {step}/{self.steps}  loss {loss:.4f}  "
-            f"{speed} samples/s  MFU {use}  {left} left"
-        )
-
-    def show(self, step: int, loss: float, samples_per_s: float | None, mfu: float | None) -> None:
-        """Print the line."""
-        if not self.shown:
-            return
-        line = self.text(step, loss, samples_per_s, mfu)
-        end = "\r" if self.live else "\n"
-        self.stream.write(line.ljust(self.width) + end)
-        self.stream.flush()
-        self.width = len(line) if self.live else 0
-
-    def close(self) -> None:
-        """End the line, so that it stays on the terminal."""
-        if self.shown and self.live and self.width:
-            self.stream.write("\n")
-            self.stream.flush()
+    trackers: list[Tracker] = []
+    if config.tracking.tensorboard:
+        trackers.append(TensorBoardTracker(run_dir))
+    if config.wandb != "disabled":
+        trackers.append(WandbTracker(config, run_dir))
+    return Trackers(trackers, callbacks) if trackers or callbacks else NoTracker()

@@ -104,6 +104,7 @@ def test_one_damaged_run_takes_down_neither_status_nor_table(tmp_path, caplog):
         "well": "finished", "lacking": "failed", "evals": "failed", "deep": "failed", "status": "missing",
     }  # fmt: skip
     assert df.loc["well", "error/a"] == 0.5
+    assert df.loc["well", "passes"] == WHOLE["samples_seen"] / WHOLE["unique_samples"]
     assert curves(tmp_path) is None
     assert "evals.jsonl" in caplog.text
     table = status_table(tmp_path)

@@ -10,6 +10,7 @@ from clip_jax.cli.main import main
 from clip_jax.config.io import to_dict
 from clip_jax.config.sweep import Resources, SweepConfig
 from clip_jax.storage.json_files import write_json
+from clip_jax.storage.lock import RunLock
 from clip_jax.sweep.launch.local import Local
 from clip_jax.sweep.plan import make_plan
 from clip_jax.sweep.status import watch
@@ -55,15 +56,16 @@ def test_the_table_says_how_runs_stand(sweep, monkeypatch, capsys):
     shown = line_of(table, runs).split()
     assert shown[-7:-1] == ["running", "2.500", "10", "25.0%", "26s", "3"]
     assert shown[-1] == "8.00", "half an hour of eight devices at 2"
-    assert "finished" in line_of(table, done)
+    assert f"{1e9:.2e} FLOPs: 1 finished, best error 0.5000 at rung 0.5; 1 waiting" in table
     assert line_of(table, failed).endswith("boom")
-    assert "waiting" in line_of(table, rest)
     assert "1 failed, 1 finished, 1 running, 1 waiting; 8.00 spent" in table
     monkeypatch.setattr(Local, "poll", lambda self, jobs: {rest.name: "queued"})
     main(["sweep", "status", f"--dir={root}"])
     table = capsys.readouterr().out
     assert "gone" in line_of(table, runs)
     assert "queued" in line_of(table, rest)
+    main(["sweep", "status", f"--dir={root}", "--all"])
+    assert "finished" in line_of(capsys.readouterr().out, done)
 
 
 def test_the_table_comes_where_the_engine_does_not(sweep, monkeypatch, capsys):
@@ -77,21 +79,48 @@ def test_the_table_comes_where_the_engine_does_not(sweep, monkeypatch, capsys):
     assert "not known which jobs are queued: max_concurrent_runs=1: need 8 GPUs with these resources" in out
 
 
-def test_watching_ends_when_all_is_over(sweep):
+def test_watching_goes_on_between_stages_until_the_driver_has_ended(sweep):
     root, dirs = sweep
-    shown = []
+    shown, looks = [], []
+    lock = RunLock(root)
+    lock.acquire()
 
     class Engine:
         def poll(self, run_dirs):
-            if shown:
+            looks.append(None)
+            if len(looks) == 2:  # all that is known is over, and the driver plans the next stage
                 for run_dir in dirs:
                     run_dir.mkdir(exist_ok=True)
                     write_json(run_dir / "result.json", WHOLE | {"steps": 9})
+            elif len(looks) == 4:
+                lock.close()
             return {}
 
     watch(root, Engine(), 0.0, 0.01, shown.append)
-    assert len(shown) == 2
+    assert len(looks) == 5
+    assert len(shown) == 2, "in a file, a table that has not changed is not repeated"
     assert "4 finished" in shown[1]
+    assert not any("\x1b" in table for table in shown)
+
+
+def test_watching_ends_without_a_driver_when_nothing_is_queued_or_trains(sweep):
+    root, (_, runs, *_) = sweep
+    shown, queue = [], [{runs.name: "running"}, {runs.name: "queued"}, {}]
+
+    class Engine:
+        def poll(self, run_dirs):
+            return queue.pop(0)
+
+    watch(root, Engine(), 0.0, 0.01, shown.append)
+    assert not queue
+    assert shown[-1] == "  no driver is at work; `clip-jax sweep run` completes the sweep"
+
+
+def test_watching_clears_a_terminal(sweep, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    shown = []
+    watch(sweep[0], None, 0.0, 0.01, lambda text: (shown.append(text), write_json(sweep[1][1] / "status.json", {})))
+    assert shown[0].startswith("\x1b[H\x1b[2J")
 
 
 def test_runs_are_left_out_and_taken_up(sweep, capsys):
@@ -134,9 +163,9 @@ def test_an_engine_that_is_not_there(tmp_path, monkeypatch, capsys, fields, line
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / "s.json").write_text(json.dumps(to_dict(SWEEP) | {"resources": {}}))
     assert main(["sweep", "run", f"--config={tmp_path / 's.json'}", f"--dir={tmp_path / 's'}", *fields]) == 2
-    err = capsys.readouterr().err
-    assert line in err
-    assert err.count("\n") == 1
+    lines = [text for text in capsys.readouterr().err.splitlines() if "sweep directory: " not in text]
+    assert len(lines) == 1
+    assert line in lines[0]
 
 
 def test_a_dry_run_of_pods_prints_yaml(tmp_path, capsys):

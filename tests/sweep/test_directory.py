@@ -3,7 +3,7 @@
 import dataclasses
 import json
 
-from clip_jax.config import ModelConfig, RunConfig
+from clip_jax.config import ModelConfig, RunConfig, TrackingConfig
 from clip_jax.config.io import to_dict
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.sweep.directory import lock_sweep
@@ -21,3 +21,9 @@ def test_a_sweep_begun_before_a_default_became_auto_goes_on(tmp_path):
     other = dataclasses.replace(SWEEP, base=RunConfig(model=ModelConfig(remat=True, remat_policy="dots")))
     with raises_user_error(field=tmp_path, reason="remat"):
         lock_sweep(other, tmp_path)
+
+
+def test_a_sweep_goes_on_with_another_place_of_its_metrics(tmp_path):
+    lock_sweep(SWEEP, tmp_path).close()
+    tracking = TrackingConfig(wandb_project="p", wandb_tags=("a",), tensorboard=True)
+    lock_sweep(dataclasses.replace(SWEEP, base=RunConfig(wandb="online", tracking=tracking)), tmp_path).close()

@@ -11,7 +11,8 @@ from clip_jax.config import DataConfig, ModelConfig, ParametrizationConfig, RunC
 from clip_jax.config.hyperparameter_rules import BudgetRules
 from clip_jax.config.sweep import Resources, SweepConfig
 from clip_jax.errors import ConfigError
-from clip_jax.sweep.plan import make_plan, setting_checks
+from clip_jax.sweep.plan import make_plan, setting_checks, training_pairs
+from clip_jax.sweep.run_times import RunTimes
 
 from ..user_errors import raises_user_error
 
@@ -127,7 +128,7 @@ def test_nothing_left_is_an_error():
 
 def test_the_table_shows_every_cell_and_the_total():
     text = make_plan(SWEEP).table()
-    assert text.count("\n") == len(make_plan(SWEEP).cells) + 2
+    assert text.count("\n") == len(make_plan(SWEEP).cells) + 3
     assert "runs kept" in text
     assert max(map(len, text.splitlines())) <= 130
 
@@ -175,6 +176,39 @@ def test_the_table_ends_in_what_it_costs():
     assert "8 at each size's smallest budget (learning rates × [0.5, 2.0])" in said
     with raises_user_error(ConfigError, field="lr_multipliers_at", reason="lr_multipliers"):
         SweepConfig(name="s", lr_multipliers=(), lr_multipliers_at="rungs")
+
+
+def test_times_are_arithmetic_until_runs_were_measured():
+    plan = make_plan(dataclasses.replace(SWEEP, gflops_per_second=1.0))
+    text = plan.table()
+    assert "times are training arithmetic only" in text
+    assert "at 1 GFLOP/s a slot" in text
+    text = plan.table(RunTimes(60.0, 0.0, 5))
+    assert "arithmetic" not in text
+    assert f"about {len(plan.kept)} min 1 at once (1 min a run, measured on 5)" in text
+
+
+def test_passes_over_the_data_are_in_the_plan_with_a_warning_above_four():
+    plan = make_plan(SWEEP)
+    most = max(c.config.samples_seen for c in plan.kept)
+    assert "passes" not in plan.table()
+    few = plan.table(pairs=most)
+    assert few.splitlines()[0].split().index("passes") == few.splitlines()[0].split().index("samples") + 1
+    assert "up to" not in few.splitlines()[-1]
+    text = plan.table(pairs=most // 8)
+    assert text.splitlines()[-1].startswith(" up to 8 passes over the data (above 4, repeated pairs are worth less")
+    assert max(map(len, text.splitlines())) <= 140
+
+
+def test_training_pairs_are_counted_where_the_data_is(pairs_dir):
+    def pairs(**data):
+        return training_pairs(dataclasses.replace(SWEEP, base=RunConfig(data=DataConfig(**data))))
+
+    assert pairs() is None
+    assert pairs(unique_samples=9) == 9
+    assert pairs(source="webdataset", paths=(str(pairs_dir),)) == 20
+    assert pairs(source="webdataset", paths=(str(pairs_dir / "none"),)) is None
+    assert pairs(source="webdataset", paths=("gs://bucket/pairs",)) is None
 
 
 def test_checks_change_one_setting_and_are_counted():

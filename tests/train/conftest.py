@@ -1,9 +1,15 @@
 """What the tests of whole runs share."""
 
+import fcntl
 import json
 import os
+import pty
+import re
+import select
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -91,3 +97,45 @@ def spawn(tmp_path):
     for child in children:
         child.process.kill()
         child.process.communicate()
+
+
+def _screen(written, columns=80):
+    """What a terminal shows of a text with carriage returns and ``ESC[K``: its lines, without trailing spaces."""
+    lines = [""]
+    column = 0
+    for token in re.findall(r"\x1b\[K|[\r\n]|.", written):
+        if token == "\x1b[K":
+            lines[-1] = lines[-1][:column]
+        elif token == "\n":
+            lines.append("")
+            column = 0
+        elif token == "\r":
+            column = 0
+        else:
+            if column == columns:
+                lines.append("")
+                column = 0
+            lines[-1] = lines[-1][:column] + token + lines[-1][column + 1 :]
+            column += 1
+    return [line.rstrip() for line in lines]
+
+
+def _available(file):
+    parts = []
+    while select.select([file], [], [], 0.05)[0]:
+        parts.append(os.read(file, 1 << 16))
+    return b"".join(parts).decode()
+
+
+@pytest.fixture
+def terminal():
+    """(a pseudo-terminal of 80 columns to write to, the function that returns what it shows since the last call)."""
+    above, below = pty.openpty()
+    fcntl.ioctl(below, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    attributes = termios.tcgetattr(below)
+    attributes[1] &= ~termios.OPOST  # newlines as they are written
+    termios.tcsetattr(below, termios.TCSANOW, attributes)
+    stream = os.fdopen(below, "w")
+    yield stream, lambda: _screen(_available(above))
+    stream.close()
+    os.close(above)

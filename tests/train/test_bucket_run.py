@@ -75,7 +75,7 @@ def test_mistakes_are_one_line(bucket, tiny_run, tmp_path, record, capsys):
     config.write_text(json.dumps(to_dict(tiny_run)))
 
     def said(run_dir):
-        code = main(["train", f"--config={config}", f"--dir={run_dir}"])
+        code = main(["train", f"--config={config}", f"--dir={run_dir}", "--quiet"])
         return code, capsys.readouterr().err
 
     code, line = said(THERE)

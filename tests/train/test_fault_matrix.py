@@ -14,12 +14,14 @@ import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from clip_jax.cli.main import main
 from clip_jax.config.io import to_dict
+from clip_jax.errors import UserError
 from clip_jax.exit_codes import INTERRUPTED, MISTAKE, STOPPED
 from clip_jax.storage.json_files import read_json, read_lines
 from clip_jax.train import checkpoint, loop
@@ -127,25 +129,51 @@ def command(run, tmp_path):
     """directory -> the arguments of `main` that train the run there."""
     config = tmp_path / "config.json"
     config.write_text(json.dumps(to_dict(run)))
-    return lambda root: ["train", f"--config={config}", f"--dir={root}", "--quiet"]
+    return lambda root, *flags: ["train", f"--config={config}", f"--dir={root}", *flags]
 
 
-def test_from_the_keyboard_too(tmp_path, command, capfd, monkeypatch):
+def test_from_the_keyboard_too(tmp_path, command, terminal, monkeypatch):
+    stream, screen = terminal
     calls = []
 
     def put(batch, mesh):
         calls.append(None)
-        if len(calls) == 7:
+        if len(calls) == 17:
             os.kill(os.getpid(), signal.SIGINT)
         return put_batch(batch, mesh)
 
     monkeypatch.setattr(loop, "put_batch", put)
-    before = signal.getsignal(signal.SIGINT)
-    assert main(command(tmp_path / "run")) == INTERRUPTED
-    said = "clip-jax: stopped at step 7 (signal SIGINT); the same command resumes from here\n"
-    assert capfd.readouterr().err == said
+    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.chdir(tmp_path)
+    before, root = signal.getsignal(signal.SIGINT), Path("run")
+    assert main(command(root)) == INTERRUPTED
     assert signal.getsignal(signal.SIGINT) is before
-    assert (tmp_path / "run" / "checkpoints" / "7").is_dir()
+    assert (root / "checkpoints" / "17").is_dir()
+    *begin, compiling, progress, end = screen()[:-1]
+    assert begin[0] == f"clip-jax: run directory: {root}"
+    assert [line.split(":")[1] for line in begin[1:4]] == [" devices", " parameters", " data"]
+    assert compiling == "clip-jax: compiling"
+    assert " 10/160 " in progress
+    assert end == "clip-jax: stopped at step 17 (signal SIGINT); the same command resumes from here"
+
+
+@pytest.mark.thorough
+def test_a_mistake_while_training_stands_below_the_progress_line(run, tmp_path, command, terminal, monkeypatch):
+    stream, screen = terminal
+    train(run, tmp_path / "run", stop_after=17, progress=False)
+
+    def put(batch, mesh):
+        if list((tmp_path / "run" / "checkpoints").glob("20")):
+            raise UserError("a mistake")
+        return put_batch(batch, mesh)
+
+    monkeypatch.setattr(loop, "put_batch", put)
+    monkeypatch.setattr("sys.stderr", stream)
+    assert main(command(tmp_path / "run")) == MISTAKE
+    resuming, _, progress, end = screen()[-5:-1]
+    assert resuming == "clip-jax: resuming at step 17 of 160"
+    assert "/160  loss " in progress
+    assert end == "clip-jax: a mistake"
 
 
 @pytest.mark.thorough
@@ -196,7 +224,7 @@ def test_a_full_disk(run, small_disk, command, capfd, as_if_nothing_had_happened
     train(run, root, stop_after=40, progress=False)
     fill(small_disk / "ballast", leave=200_000)
     capfd.readouterr()
-    assert main(command(root)) == MISTAKE
+    assert main(command(root, "--quiet")) == MISTAKE
     said = capfd.readouterr().err
     assert said.startswith("clip-jax: ")
     assert said.endswith(": the disk is full; free some space and run the same command again\n")

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from clip_jax.config import MeshConfig
+from clip_jax.config import MeshConfig, TrackingConfig
 from clip_jax.config.io import run_id, to_dict
 from clip_jax.storage.lock import Busy
 from clip_jax.train import run_directory as r
@@ -70,7 +70,8 @@ def test_another_config_is_refused_by_its_first_different_field(tmp_path, tiny_r
 
 def test_where_a_run_goes_on_may_change_and_its_name_stays(tmp_path, tiny_run, begin):
     first = begin(tmp_path, tiny_run)
-    other = dataclasses.replace(tiny_run, wandb="offline", mesh=MeshConfig(fsdp=4))
+    tracking = TrackingConfig(wandb_tags=("a",), tensorboard=True)
+    other = dataclasses.replace(tiny_run, wandb="offline", tracking=tracking, mesh=MeshConfig(fsdp=4))
     assert r.RunDirectory(tmp_path, other).run_id == first.run_id == run_id(tiny_run) != run_id(other)
 
 

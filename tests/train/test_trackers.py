@@ -1,27 +1,16 @@
-"""Progress line and Weights & Biases."""
+"""Weights & Biases and TensorBoard."""
 
 import dataclasses
-import io
+import sys
 
 import pytest
 from PIL import Image
 
-from clip_jax.train.trackers import NoTracker, Progress, open_tracker, sweep_of, track_law
+from clip_jax.config.io import run_id
+from clip_jax.config.run import TrackingConfig, untracked
+from clip_jax.train.trackers import NoTracker, open_tracker, sweep_of, track_law
 
-
-def test_the_line_says_all():
-    out = io.StringIO()
-    progress = Progress(100, 0, stream=out)
-    progress.show(50, 1.23456, 1234.0, 0.456)
-    assert "50/100" in out.getvalue()
-    assert all(word in out.getvalue() for word in ("loss 1.2346", "1,234 samples/s", "MFU 45.6%", "left"))
-    assert "MFU unknown" in progress.text(50, 1.0, None, None)
-
-
-def test_hidden_means_silent():
-    out = io.StringIO()
-    Progress(10, 0, stream=out, shown=False).show(5, 1.0, 1.0, None)
-    assert out.getvalue() == ""
+from ..user_errors import raises_user_error
 
 
 def test_disabled_is_nothing(tiny_run, tmp_path):
@@ -46,12 +35,82 @@ def test_runs_of_a_sweep_form_a_group(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_law_is_a_run_of_its_own(tmp_path, monkeypatch):
+def test_the_law_is_a_run_of_its_own(tiny_run, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     figure = tmp_path / "f.png"
     Image.new("RGB", (4, 4)).save(figure)
-    track_law("disabled", tmp_path, {"a": 1.0}, figure)
+    track_law(untracked(tiny_run), tmp_path, {"a": 1.0}, figure)
     assert not (tmp_path / "wandb").exists()
-    track_law("offline", tmp_path, {"power law/b": 0.1}, figure)
+    track_law(dataclasses.replace(tiny_run, wandb="offline"), tmp_path, {"power law/b": 0.1}, figure)
     assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
     assert list(tmp_path.glob("wandb/offline-run-*/files/media/images/error_vs_flops*.png"))
+
+
+@pytest.fixture
+def begun(monkeypatch):
+    """Arguments of ``wandb.init``, which is not called."""
+    calls = []
+    monkeypatch.setattr("wandb.init", lambda **arguments: calls.append(arguments))
+    for name in ("PROJECT", "ENTITY", "TAGS", "NOTES"):
+        monkeypatch.delenv(f"WANDB_{name}", raising=False)
+    return calls
+
+
+def test_project_entity_tags_and_notes_are_the_fields_or_the_environment(tiny_run, tmp_path, begun, monkeypatch):
+    plain = dataclasses.replace(tiny_run, wandb="offline")
+    fields = TrackingConfig(wandb_project="p", wandb_entity="e", wandb_tags=("a", "b"), wandb_notes="n")
+    told = dataclasses.replace(plain, tracking=fields)
+    open_tracker(plain, tmp_path)
+    monkeypatch.setenv("WANDB_PROJECT", "from-the-environment")
+    open_tracker(plain, tmp_path)
+    open_tracker(told, tmp_path)
+    names = ("project", "entity", "tags", "notes")
+    assert [tuple(call[name] for name in names) for call in begun] == [
+        ("clip-jax", None, None, None), ("from-the-environment", None, None, None), ("p", "e", ["a", "b"], "n"),
+    ]  # fmt: skip
+    assert run_id(told) == run_id(plain) == run_id(tiny_run)
+    with raises_user_error(field="tracking.wandb_entity", reason="ignored with wandb='disabled'"):
+        dataclasses.replace(tiny_run, tracking=TrackingConfig(wandb_entity="e"))
+
+
+def test_tensorboard_shows_the_metrics_of_both_attempts_once(tiny_run, tmp_path):
+    config = dataclasses.replace(tiny_run, tracking=TrackingConfig(tensorboard=True))
+    calls = []
+    for steps in ((1, 2, 3), (3, 4)):  # the second goes on from a checkpoint of step 2
+        tracker = open_tracker(config, tmp_path, callbacks=[lambda step, values: calls.append(step)])
+        for step in steps:
+            tracker.log({"train/loss": 5.0 - step}, step)
+        tracker.close()
+    assert calls == [1, 2, 3, 3, 4]
+    first, second = sorted((tmp_path / "tensorboard").iterdir())
+    assert [events(first), events(second)] == [
+        [("start", 1), (1, 4.0), (2, 3.0), (3, 2.0)],
+        [("start", 3), (3, 2.0), (4, 1.0)],
+    ]
+
+
+def events(file):
+    """(step, value) of the scalars, and ("start", step) from which on earlier files no longer count."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    data, out = file.read_bytes(), []
+    while data:  # length, its checksum, the event, its checksum
+        size = int.from_bytes(data[:8], "little")
+        event, data = Event.FromString(data[12 : 12 + size]), data[16 + size :]
+        if event.session_log.status:
+            out.append(("start", event.step))
+        out += [(event.step, value.simple_value) for value in event.summary.value if value.tag == "train/loss"]
+    return out
+
+
+def test_without_the_package_the_extra_is_named(tiny_run, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with raises_user_error(field="tracking.tensorboard", hint="pip install 'clip-jax-scaling[tensorboard]'"):
+        open_tracker(dataclasses.replace(tiny_run, tracking=TrackingConfig(tensorboard=True)), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_tensorboardx_is_loaded_only_where_it_is_asked_for(tiny_run, tmp_path):
+    before = set(sys.modules)
+    open_tracker(tiny_run, tmp_path, callbacks=[print]).close()
+    assert "tensorboardX" not in set(sys.modules) - before

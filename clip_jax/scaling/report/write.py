@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clip_jax.config.passes import passes_number, passes_text
 from clip_jax.scaling.analysis.analyze import Analysis, analyze
 from clip_jax.scaling.data.chance import chance_of_table
 from clip_jax.scaling.data.records import LawRecord
@@ -78,11 +79,25 @@ def _answers(analysis: Analysis) -> dict[str, str]:
         "seeds": f"{seeds.min()} to {seeds.max()}",
         "left_out": left_out,
     }
+    if "unique_samples" in analysis.rows:
+        answers["data"] = passes_answer(analysis.rows)
     if analysis.law["lr_evidence"]:
         answers["hyperparameters"] = (
             "learning rates were checked at each budget's best size: see lr_evidence in law.json"
         )
     return {k: v or NOT_STATED for k, v in answers.items()}
+
+
+def passes_answer(rows: pd.DataFrame) -> str:
+    """Return the passes over the data of runs as an answer to the checklist; empty if the table does not tell."""
+    import pandas as pd
+
+    passes = (rows["samples_seen"] / pd.to_numeric(rows["unique_samples"], errors="coerce")).dropna()
+    if passes.empty:
+        return ""
+    if passes.max() <= 1:
+        return "no pair was seen twice in a run"
+    return f"runs made {passes_number(passes.min())} to {passes_text(passes.max())}"
 
 
 def fit_table(path: str | Path, metric: str = "error_mean", chance: float | None = None) -> LawRecord:

@@ -34,7 +34,8 @@ def register_forecast(sweep_dir: str | Path, target: float) -> str:
       A text: the forecast, its band, and the command that trains its runs.
 
     Raises:
-      UserError: a forecast is registered already, and as `scaling.planning.preregistration.preregister`.
+      UserError: a forecast is registered already, runs are unfinished, and as
+        `scaling.planning.preregistration.preregister`.
     """
     import pandas as pd
 
@@ -45,6 +46,7 @@ def register_forecast(sweep_dir: str | Path, target: float) -> str:
     if exists(path):
         raise UserError(field=path, reason="a forecast is registered already, and is made once, before its runs")
     df = collect(root)
+    _check_all_finished(df, root)
     seeds = (*config.seeds, *config.extra_seeds_at_optimum)
     grown = dataclasses.replace(config, budgets=(target,))
     cells = [cell for cell in plan_of(grown).kept if cell.config.seed == config.base.seed + config.seeds[0]]
@@ -91,6 +93,14 @@ def grade_forecast(sweep_dir: str | Path) -> str:
     write_json(root / GRADED, graded)
     write_figure(root / "forecast.png", draw_forecast(registered, graded, df))
     return _verdict(graded)
+
+
+def _check_all_finished(df: pd.DataFrame, root: Path) -> None:
+    """Raise UserError if runs have not ended; those that failed or were cancelled are left out of the law."""
+    if unfinished := int((df["state"] == "missing").sum()):
+        reason = f"{unfinished} of {len(df)} cells are unfinished"
+        hint = "`clip-jax sweep run` trains them, `clip-jax sweep cancel` leaves them out"
+        raise UserError(field=root, reason=reason, hint=hint)
 
 
 def redraw_forecast(table: pd.DataFrame, beside: Path, out: Path) -> None:

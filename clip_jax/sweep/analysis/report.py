@@ -47,7 +47,7 @@ def report(sweep_dir: str | Path, echo: Echo = logger.info) -> LawRecord:
             title=config.name.replace("_", " "),
             chance=chance_beside(root, config.metric),
         )
-        track_law(config.base.wandb, root, _numbers(law), out / "error_vs_flops.png")
+        track_law(config.base, root, _numbers(law), out / "error_vs_flops.png")
     echo("\n" + text_summary(law) + f"\n\n  {root / 'report' / 'report.html'}")
     if (note := several_data(df)) is not None:
         echo(f"  {note}")

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from clip_jax import flops
 from clip_jax.config import OptimConfig, RunConfig
 from clip_jax.config.model import RematPolicy
+from clip_jax.config.run import untracked
 from clip_jax.errors import ConfigError, UserError
 from clip_jax.flops.devices import GIB, Device, device_of
 from clip_jax.models.execution import resolve
@@ -223,7 +224,7 @@ def shape_of(config: RunConfig) -> RunConfig:
     )
     optim = dataclasses.replace(optim, warmup_steps=0, loss_scale=config.optim.loss_scale)
     shape = dataclasses.replace(config, optim=optim, data=RunConfig().data, evals=RunConfig().evals)
-    return dataclasses.replace(shape, steps=2, seed=0, log_every=1, checkpoint_every=1, wandb="disabled")
+    return untracked(dataclasses.replace(shape, steps=2, seed=0, log_every=1, checkpoint_every=1))
 
 
 Echo = Callable[[str], None]

@@ -18,13 +18,15 @@ VMAPPABLE_FIELDS = (
     *(f"optim.{name}" for name in ("peak_lr", "warmup_steps", "lr_decay_fraction", "loss_scale")),  # in the state
     *(f"optim.{name}" for name in ("clip_norm", "b1", "b2", "eps", "weight_decay")),
 )
-WITHOUT_EFFECT = ("wandb", "data.num_workers", "data.num_threads")  # change no number of a run
+WITHOUT_EFFECT = ("wandb", "tracking.", "data.num_workers", "data.num_threads")  # change no number of a run
 
 
 def shared_fields(config: RunConfig) -> dict[str, object]:
     """Return every field that must be equal in all runs of a group, by dotted name."""
     return {
-        name: value for name, value in flatten(to_dict(config)).items() if name not in VMAPPABLE_FIELDS + WITHOUT_EFFECT
+        name: value
+        for name, value in flatten(to_dict(config)).items()
+        if name not in VMAPPABLE_FIELDS and not name.startswith(WITHOUT_EFFECT)
     }
 
 

@@ -29,7 +29,7 @@ from clip_jax.optim.optimizer import TRACEABLE, make_optimizer
 from clip_jax.train.anomalies import Anomaly, BatchStream, DataOffsets
 from clip_jax.train.context import build_context
 from clip_jax.train.grad_cache import Batch
-from clip_jax.train.loop import Diverged, Evaluate, EvaluatorFactory, InitState, Run, run_session
+from clip_jax.train.loop import Diverged, Evaluate, EvaluatorFactory, InitState, Run, log_begin, run_session
 from clip_jax.train.preemption import StopRequest, stop_requests
 from clip_jax.train.run_directory import RunDirectory
 from clip_jax.train.run_result import RunResult, UnfinishedRun
@@ -164,8 +164,9 @@ def train_vmapped(
     open_ = [i for i in range(len(directories)) if i not in outcome]
     if not open_:
         return [outcome[i] for i in range(len(configs))]
+    where = "run directories: " + ", ".join(str(directories[i].path) for i in open_)
     with clock.measure("start"):
-        context = build_context(configs[0], may_share=all(directories[i].may_share for i in open_))
+        context = build_context(configs[0], where, may_share=all(directories[i].may_share for i in open_))
         if context.mesh.size > 1:
             raise UserError(
                 field="mesh",
@@ -190,6 +191,8 @@ def train_vmapped(
         members = VmappedRuns(configs, runs, VmappedStep(configs, context.built, context.mesh, form), clock)
         stack_.callback(members.close)
         members.start(show=progress)
+        stack_.enter_context(contextlib.closing(next(iter(runs.values())).meter))  # the one that shows progress
+        log_begin(members.step, configs[0].steps, writer=True)
         last = configs[0].steps if stop_after is None else min(configs[0].steps, stop_after)
         outcome |= members.train_until(last, stop)
     return [outcome[i] for i in range(len(configs))]

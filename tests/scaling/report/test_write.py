@@ -14,7 +14,7 @@ from clip_jax.scaling.data.provenance import rows_hash
 from clip_jax.scaling.data.runs_table import fit_rows, prepare
 from clip_jax.scaling.report.figures import FIGURES, FORMATS
 from clip_jax.scaling.report.page.data import embedded
-from clip_jax.scaling.report.write import fit_table, text_summary, write_report
+from clip_jax.scaling.report.write import fit_table, passes_answer, text_summary, write_report
 from clip_jax.scaling.uncertainty.interval_format import times_text
 
 from ...user_errors import raises_user_error
@@ -43,6 +43,19 @@ def report(runs, curves, tmp_path_factory):
     df.loc[1, "run_id"] = "<script>alert(1)</script>"
     law = write_report(df, tmp_path / "report", curves=learning(df), lr_evidence=EVIDENCE, title="A & B")
     return df, law, tmp_path / "report"
+
+
+@pytest.mark.parametrize(
+    ("unique", "answer"),
+    [
+        ([100, 200], "no pair was seen twice in a run"),
+        ([50, 10], "runs made 2 to 20 passes over the data (above 4, repeated pairs are worth less than new ones)"),
+        ([100, 100], "runs made 1 to 2 passes over the data"),
+        ([None, None], ""),
+    ],
+)
+def test_the_table_answers_whether_data_was_repeated(unique, answer):
+    assert passes_answer(pd.DataFrame({"samples_seen": [100, 200], "unique_samples": unique})) == answer
 
 
 @pytest.mark.thorough

@@ -36,7 +36,7 @@ def trained(config, noise=0.004):
             rows.append({
                 "run_id": run.run_id, "budget": cell.budget, "flops": run.flops, "params": run.params,
                 "samples_seen": run.config.samples_seen, "seed": seed, "rung": cell.rung, "kind": "cell",
-                "final": True, "batch_size": 64, "error_mean": error,
+                "state": "finished", "final": True, "batch_size": 64, "error_mean": error,
             })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -99,3 +99,14 @@ def test_a_forecast_is_made_once_and_before(sweep):
     put(trained(dataclasses.replace(SWEEP, budgets=(*SWEEP.budgets, TARGET))))
     with raises_user_error(field="target", value=2.5e13, hint="before its runs"):
         register_forecast(root, TARGET)
+
+
+def test_an_unfinished_sweep_says_how_many_cells_are_missing(sweep):
+    root, put = sweep
+    rows = trained(SWEEP)
+    rows.loc[rows.index[-3:], "state"] = "missing"
+    rows.loc[rows.index[:2], "state"] = "failed"  # left out of the law, as in a report
+    put(rows)
+    with raises_user_error(field=root, reason=f"3 of {len(rows)} cells are unfinished"):
+        register_forecast(root, TARGET)
+    assert not (root / "forecast.json").exists()

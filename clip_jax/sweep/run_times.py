@@ -1,0 +1,68 @@
+"""Wall time of runs to come, from the wall time of runs that have finished. Imports no jax."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from clip_jax.durations import duration_text
+from clip_jax.storage.paths import exists
+from clip_jax.sweep.collect import cells_of
+from clip_jax.sweep.run_state import RunState
+
+
+@dataclass(frozen=True)
+class RunTimes:
+    """Wall time of a run: a fixed part (start, compilation, evaluation) and a part that grows with its FLOPs."""
+
+    fixed_s: float
+    s_per_flop: float
+    runs: int  # that were measured
+
+    def seconds(self, flops: float) -> float:
+        """Return the wall time that a run of so many FLOPs is expected to take."""
+        return self.fixed_s + self.s_per_flop * flops
+
+    @property
+    def text(self) -> str:
+        """The two parts in words."""
+        speed = f" + FLOPs at {1e-9 / self.s_per_flop:.3g} GFLOP/s" if self.s_per_flop else ""
+        return f"{duration_text(self.fixed_s)} a run{speed}, measured on {self.runs}"
+
+
+def fit_times(measured: Sequence[tuple[float, float]]) -> RunTimes | None:
+    """Fit (FLOPs, seconds) of finished runs, by least squares of relative errors with no part below 0.
+
+    Returns:
+      The times; None without a run. Runs of one cost do not tell the parts apart: all their time counts as growing.
+    """
+    measured = [(flops, seconds) for flops, seconds in measured if flops > 0 and seconds > 0]
+    if not measured:
+        return None
+    u, v = [1 / s for _, s in measured], [f / s for f, s in measured]
+    sum_u, sum_v = sum(u), sum(v)
+    uu, uv, vv = sum(a * a for a in u), sum(a * b for a, b in zip(u, v, strict=True)), sum(b * b for b in v)
+    determinant = uu * vv - uv * uv
+    fixed, rate = 0.0, sum_v / vv
+    if determinant > 1e-9 * uu * vv:
+        both = (sum_u * vv - sum_v * uv) / determinant, (sum_v * uu - sum_u * uv) / determinant
+        if both[1] < 0:
+            fixed, rate = sum_u / uu, 0.0
+        elif both[0] > 0:
+            fixed, rate = both
+    return RunTimes(fixed, rate, len(measured))
+
+
+def time_left(seconds: Iterable[float], slots: int) -> float:
+    """Return how long runs of so many seconds each take, so many at once: never less than the longest of them."""
+    each = list(seconds)
+    return max([sum(each) / slots, *each])
+
+
+def times_in(root: Path) -> RunTimes | None:
+    """Return the times of the finished runs of a sweep's directory; None without one."""
+    if not exists(root / "plan.json"):
+        return None
+    results = [(cell["flops"], RunState.read(root / "runs" / cell["run_id"]).result) for cell in cells_of(root)]
+    return fit_times([(flops, result.wall_s) for flops, result in results if result is not None])
