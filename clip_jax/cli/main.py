@@ -17,13 +17,13 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from clip_jax import exit_codes
+from clip_jax import __version__, exit_codes
 from clip_jax.cli.config import config_text
 from clip_jax.cli.host_memory import keep_freed_memory
 from clip_jax.cli.log import terminal_log
 from clip_jax.cli.parser import CommandParser
 from clip_jax.cli.scaling import add_verbs, run_verb
-from clip_jax.cli.sweep import CONFIGURED, add_actions, run_action
+from clip_jax.cli.sweep import add_actions, run_action
 from clip_jax.config import DistributedConfig, RunConfig
 from clip_jax.config.io import from_fields, load, run_id
 from clip_jax.distributed.mesh import enable_compile_cache
@@ -34,13 +34,18 @@ from clip_jax.storage.paths import BucketUnavailable, as_path, disk_error, exist
 from clip_jax.storage.records import Measurement
 
 
-def _overrides(extra: list[str], allowed: bool) -> dict[str, str]:
-    """Parse ``--field.name=value`` for each field of the config."""
-    overrides = {}
-    for item in extra:
+def _overrides(extra: list[str]) -> dict[str, str]:
+    """Parse ``--field.name=value`` or ``--field.name value`` for each field of the config."""
+    overrides, rest = {}, list(extra)
+    while rest:
+        item = rest.pop(0)
         name, equals, value = item.partition("=")
-        if not (allowed and name.startswith("--") and equals):
-            raise UserError(f"{item}: unknown argument" + ("; fields are set as --name=value" if allowed else ""))
+        if not name.startswith("--") or name == "--":
+            raise UserError(field=item, reason="unknown argument", hint="fields are set as --name=value")
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise UserError(field=item, reason="needs a value", hint=f"as {item}=VALUE")
+            value = rest.pop(0)
         overrides[name[2:]] = value
     return overrides
 
@@ -48,6 +53,7 @@ def _overrides(extra: list[str], allowed: bool) -> dict[str, str]:
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of every command."""
     parser = CommandParser(prog="clip-jax", description="Scaling-law experiments with CLIP.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"clip-jax {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, parser_class=CommandParser)
 
     def verb(name: str, text: str, parent: argparse._SubParsersAction[CommandParser] = verbs) -> CommandParser:
@@ -357,8 +363,7 @@ def _fit(args: argparse.Namespace) -> None:
 
 def _run(argv: list[str] | None) -> int:
     args, extra = make_parser().parse_known_args(argv)
-    takes_fields = args.verb == "train" or (args.verb == "sweep" and args.action in CONFIGURED)
-    overrides = _overrides(extra, takes_fields)
+    overrides = _overrides(extra)
     if args.verb in ("train", "family", "eval"):
         keep_freed_memory()
     if args.verb == "train":

@@ -40,6 +40,8 @@ def add_actions(parent: Any, verb: Callable[..., CommandParser]) -> None:
         if name in CONFIGURED:
             action.configs = ("search",) if name == "search" else ("sweep",)
         action.add_argument("--dir", help="sweep directory, or gs://BUCKET/…; default runs/NAME")
+        if name not in (*CONFIGURED, "logs", "cancel", "retry"):
+            action.add_argument("sweep_dir", metavar="SWEEP_DIR", nargs="?", help="the same as --dir")
         if name == "run":
             action.add_argument("--dry-run", action="store_true", help="print what would be submitted to the engine")
         elif name == "preflight":
@@ -64,10 +66,13 @@ def add_actions(parent: Any, verb: Callable[..., CommandParser]) -> None:
 
 
 def _sweep_dir(args: argparse.Namespace, config: SweepConfig | SearchConfig | None) -> Path:
-    if args.dir:
-        return as_path(args.dir)
+    given = [path for path in (args.dir, getattr(args, "sweep_dir", None)) if path]
+    if len(given) > 1:
+        raise UserError(field="--dir", value=args.dir, reason=f"{given[1]} is given too")
+    if given:
+        return as_path(given[0])
     if config is None:
-        raise UserError(f"clip-jax sweep {args.action}: needs --dir=SWEEP_DIR or --config=sweeps/….py")
+        raise UserError(field="--dir", reason=f"`sweep {args.action}` needs the sweep's directory, or --config")
     return Path("runs") / config.name
 
 

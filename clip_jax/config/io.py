@@ -6,6 +6,7 @@ dataclasses of `config`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -18,9 +19,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from clip_jax.config.fields import choices_of, current_names, current_path, field_types, former_names
+from clip_jax.config.fields import (
+    choices_of,
+    current_names,
+    current_path,
+    dotted_names,
+    field_types,
+    former_names,
+    type_of,
+)
 from clip_jax.config.run import RunConfig
-from clip_jax.errors import ConfigError, UserError, no_secret, parse_json, short
+from clip_jax.errors import ConfigError, UserError, closest, no_secret, parse_json, short
 from clip_jax.storage.paths import as_path, is_remote, read_text
 from clip_jax.types import JsonObject
 
@@ -74,8 +83,9 @@ def _build(cls: type[T], values: Mapping[str, object], prefix: str) -> T:
     types = field_types(cls)
     unknown = sorted(map(str, set(values) - types.keys()))
     if unknown:
-        hint = f"known here: {', '.join(sorted(types))}"
         name = f"{prefix}{str(unknown[0])[:LONGEST_FIELD]}"
+        near = closest(unknown[0], dotted_names(cls))
+        hint = f"did you mean {prefix}{near[0]}?" if near else f"known here: {', '.join(sorted(types))}"
         raise ConfigError(field=name, reason="unknown field", hint=hint)
     kwargs = {k: _convert(types[k], v, f"{prefix}{k}") for k, v in values.items()}
     try:
@@ -86,7 +96,8 @@ def _build(cls: type[T], values: Mapping[str, object], prefix: str) -> T:
 
 def from_fields(cls: type[T], fields: Mapping[str, str], prefix: str) -> T:
     """Build a dataclass from ``{prefix + name: text}``, with texts parsed as in `load`. Raises ConfigError."""
-    return from_dict(cls, {name.removeprefix(prefix): parse_value(text) for name, text in fields.items()}, prefix)
+    texts = {name.removeprefix(prefix): text for name, text in fields.items()}
+    return from_dict(cls, {name: parse_field(type_of(cls, name), text) for name, text in texts.items()}, prefix)
 
 
 def _convert(hint: Any, value: object, name: str) -> object:
@@ -191,7 +202,7 @@ def load(cls: type[T], path: str | Path, overrides: Mapping[str, str] | None = N
     Args:
       cls: RunConfig or SweepConfig.
       path: a ``.py`` file of the user (it is executed), or a ``.json`` file, which may be in a bucket.
-      overrides: dotted field name -> text, parsed as JSON if possible and taken as a string otherwise.
+      overrides: dotted field name -> text (`parse_field`).
 
     A former name of a field is logged once as a warning, except in a run's or sweep's own record.
 
@@ -212,7 +223,7 @@ def load(cls: type[T], path: str | Path, overrides: Mapping[str, str] | None = N
     for dotted, text in (overrides or {}).items():
         if (name := current_path(cls, dotted)) != dotted:
             former.append(f"{dotted} is {name} now")
-        set_dotted(values, name, parse_value(text))
+        set_dotted(values, name, parse_field(type_of(cls, name), text))
     for renamed in former:
         _warn_renamed(renamed)
     return from_dict(cls, values)
@@ -220,7 +231,7 @@ def load(cls: type[T], path: str | Path, overrides: Mapping[str, str] | None = N
 
 @functools.cache  # once for each name
 def _warn_renamed(renamed: str) -> None:
-    LOG.warning("clip-jax: config field %s; the former name goes with the next release", renamed)
+    LOG.warning("config field %s; the former name goes with the next release", renamed)
 
 
 def _read_json(path: Path) -> JsonObject:
@@ -268,6 +279,37 @@ def parse_value(text: str) -> object:
         return parse_json(text, "")
     except UserError:
         return {"True": True, "False": False}.get(text, text)
+
+
+def parse_field(hint: object, text: str) -> object:
+    """Parse a field's value from the command line.
+
+    Args:
+      hint: the field's type; None if it is not known.
+      text: the value. Of a list, JSON, one item, or items with commas between them; a comma inside brackets of any kind
+        or in a quoted item separates nothing, so that ``a-{0,1}.tar`` is one path. Of a text field, the text as it is.
+        Otherwise as `parse_value` takes it; numbers also as Python writes them.
+    """
+    value = parse_value(text)
+    if typing.get_origin(hint) is tuple and not isinstance(value, (list, dict)):
+        item = typing.get_args(hint)[0]
+        return [parse_field(item, piece) for piece in _split_list(text)]
+    if hint in (int, float) and isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return float(text)  # such as .5, which is no JSON
+    return text if hint is str and not isinstance(value, str) else value
+
+
+def _split_list(text: str) -> list[str]:
+    pieces, depth, quoted = [""], 0, False
+    for character in text:
+        quoted ^= character == '"'
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and not (quoted or depth > 0):
+            pieces.append("")
+        else:
+            pieces[-1] += character
+    return [piece.strip() for piece in pieces if piece.strip()]
 
 
 def set_dotted(values: JsonObject, dotted: str, value: object) -> None:

@@ -2,11 +2,13 @@
 
 import errno
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 
+import clip_jax
 from clip_jax.cli import main as cli
 from clip_jax.cli.main import _tell, main
 from clip_jax.config.io import to_dict
@@ -64,6 +66,23 @@ def test_sweep_plan_and_its_table(capsys, tmp_path):
     assert "4 runs kept" in capsys.readouterr().out
 
 
+def test_fields_are_set_with_a_space_too_and_lists_as_people_type_them(capsys, tmp_path):
+    sweep = tmp_path / "s.json"
+    sweep.write_text('{"name": "s", "min_steps": 10, "sizes_per_budget": 0}')
+    plan = ["sweep", "plan", "--config", str(sweep)]
+    assert main([*plan, "--rungs", "0.5,1", "--budgets=1e10", "--base.evals.zero_shot", "a,b"]) == 0
+    plain = capsys.readouterr().out
+    assert main([*plan, "--rungs=[0.5, 1]", "--budgets=[1e10]", '--base.evals.zero_shot=["a", "b"]']) == 0
+    assert capsys.readouterr().out == plain
+    assert "2 runs kept" in plain
+
+
+def test_version_is_the_package_s(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"clip-jax {clip_jax.__version__}\n"
+
+
 @pytest.mark.thorough
 def test_fit_prints_a_law(capsys, tmp_path):
     rows = "\n".join(f"r{i},{10.0 ** (10 + i / 2)},1000,100,{0.7 * 10 ** (-i / 20)}" for i in range(6))
@@ -91,15 +110,28 @@ def test_fit_prints_a_law(capsys, tmp_path):
         (["train", "--config=CONFIG", "--optim.lr=1"], "optim.lr: unknown field"),
         (
             ["train", "--config=CONFIG", "--steps"],
-            "--steps: unknown argument; fields are set as --name=value",
+            "--steps: needs a value; as --steps=VALUE",
         ),
+        (["train", "--config=CONFIG", "steps=3"], "steps=3: unknown argument; fields are set as --name=value"),
+        (["train", "--config=CONFIG", "--steps", "--seed=1"], "--steps: needs a value"),
+        (["train", "--config=CONFIG", "--peak_lr=1"], "peak_lr: unknown field; did you mean optim.peak_lr?"),
+        (["train", "--config=CONFIG", "--optim.lr", "1"], "optim.lr: unknown field; did you mean optim.peak_lr?"),
+        (["train", "--config=CONFIG", "--image.widht=8"], "image: unknown field; did you mean model.image?"),
+        (["train", "--config=CONFIG", "--data.augment=flp"], "did you mean flip?"),
+        (["flops", "debug", "--no-xl"], "--no-xl: unknown argument; did you mean --no-xla?"),
+        (["flops", "ViT-B-32"], "did you mean ViT-B/32?"),
+        (["classify", "a.jpg", "--labels", "a", "--model=openai/ViT-B/32"], "near it: openai/ViT-B-32"),
+        (["trian", "--config=CONFIG"], "verb=trian: must be one of train, "),
+        (["trian", "--config=CONFIG"], "; did you mean train?"),
+        (["sweep", "staus"], "did you mean status?"),
+        (["sweep", "status", "here", "--dir=there"], "--dir=there: here is given too"),
         (
             ["train", "--config=CONFIG", "--batch_size=12"],
             "batch_size=12: must be a multiple of the 8 devices",
         ),
         (["train", "--config=CONFIG", "--wandb=perhaps"], "wandb='perhaps'"),
         (["train", "--config=CONFIG", "--mesh.data=3"], "mesh: slice=1 × data=3"),
-        (["sweep", "status"], "needs --dir"),
+        (["sweep", "status"], "needs the sweep's directory"),
         (["sweep", "status", "--dir=gone"], "gone: holds no sweep"),
         (["sweep", "rules", "--dir=gone"], "gone: holds no sweep"),
         (["sweep", "run", "--config=gone.py"], "gone.py: no such config file"),
@@ -117,6 +149,7 @@ def test_a_mistake_is_one_line_and_code_2(capsys, tmp_path, monkeypatch, config_
     err = capsys.readouterr().err
     assert err.startswith("clip-jax: ")
     assert err.count("\n") == 1
+    assert err.count("clip-jax:") == 1
     assert said in err
     assert sorted(p.name for p in tmp_path.rglob("*")) == before, "nothing half-written"
 
@@ -255,9 +288,11 @@ def test_a_bucket_that_does_not_answer_is_one_line_and_worth_repeating(monkeypat
     assert said.startswith("clip-jax: gs://***@bucket/x: the bucket does not answer (no way there)")
 
 
-def test_output_that_nobody_reads_ends_quietly():
-    command = [sys.executable, "-m", "clip_jax.cli", "flops", "ViT-B/32", "--no-xla"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+@pytest.mark.parametrize("arguments", [["flops", "ViT-B/32", "--no-xla"], ["sweep", "--help"], ["--version"]])
+def test_output_that_nobody_reads_ends_quietly(arguments):
+    command = [sys.executable, "-m", "clip_jax.cli", *arguments]
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}  # else argparse hides what fails
+    with subprocess.Popen(command, env=buffered, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()  # before anything is written
         assert process.stderr.read() == b""
     assert process.returncode == UNREAD

@@ -65,6 +65,29 @@ def test_a_file_that_is_no_config_is_named(tmp_path, name, text, said):
     assert name in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("field", "text", "value"),
+    [
+        ("data.paths", "/x", ("/x",)),
+        ("data.paths", "/a, /b,", ("/a", "/b")),
+        ("data.paths", "a-{0,1}.tar,b", ("a-{0,1}.tar", "b")),
+        ("data.paths", '"a,b"', ("a,b",)),
+        ("data.paths", '["a,b"]', ("a,b",)),
+        ("data.paths", "7", ("7",)),
+        ("evals.at_fractions", "0.5", (0.5,)),
+        ("evals.at_fractions", ".25,5e-1", (0.25, 0.5)),
+        ("evals.zero_shot", "", ()),
+        ("init_from.source", "123", "123"),
+    ],
+)
+def test_fields_of_the_command_line_are_read_by_their_type(tmp_path, field, text, value):
+    file = tmp_path / "c.json"
+    file.write_text('{"data": {"source": "folder", "paths": ["p"]}}')
+    run = io.load(c.RunConfig, file, {field: text})
+    group, name = field.split(".")
+    assert getattr(getattr(run, group), name) == value
+
+
 def test_an_override_through_a_value_is_refused(tmp_path):
     file = tmp_path / "c.json"
     file.write_text('{"steps": 50}')
