@@ -16,6 +16,9 @@ CONFIGS: dict[str, tuple[str, type, str]] = {
     "search": ("A search: `clip-jax sweep search`", SearchConfig, ""),
     "distributed": ("How processes find each other: `clip-jax train`", DistributedConfig, "distributed."),
 }
+COMMANDS: dict[str, type] = {
+    "clip-jax train": RunConfig, "clip-jax sweep run": SweepConfig, "clip-jax sweep search": SearchConfig,
+}  # fmt: skip
 
 
 def config_text(name: str | None, *, markdown: bool = False) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clip_jax import __version__, exit_codes
-from clip_jax.cli.config import config_text
+from clip_jax.cli.config import COMMANDS, config_text
 from clip_jax.cli.host_memory import keep_freed_memory
 from clip_jax.cli.log import terminal_log
 from clip_jax.cli.parser import CommandParser
@@ -61,7 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     train = verb("train", "Train one model, or resume it. Fields: --optim.peak_lr=1e-3 …")
     train.configs = ("run", "distributed")
-    train.add_argument("--config", required=True, help="experiments/….py, or a run's config.json")
+    train.add_argument("--config", required=True, help="a .py, .yaml or .json file, such as a run's config.json")
     train.add_argument("--dir", help="run directory; default runs/RUN_ID")
     train.add_argument("--quiet", action="store_true", help="no progress line")
     train.add_argument("--until", type=int, metavar="STEP", help="pause at this step with a checkpoint, to be resumed")
@@ -151,7 +151,7 @@ MODEL = "openai/NAME, open_clip:MODEL/TAG, hf:OWNER/NAME, a weights file or fold
 def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     launch = {name: overrides.pop(name) for name in list(overrides) if name.startswith("distributed.")}
     distributed = from_fields(DistributedConfig, launch, "distributed.")
-    config = load(RunConfig, args.config, overrides)
+    config = load(RunConfig, args.config, overrides, COMMANDS)
     if args.until is not None:
         between("--until", args.until, 1, config.steps)
     with initialized(distributed, on_error=_tell):  # before anything initializes the devices

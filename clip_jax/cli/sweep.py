@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from clip_jax.cli.config import COMMANDS
 from clip_jax.cli.parser import CommandParser
 from clip_jax.config.io import load
 from clip_jax.config.sweep import SweepConfig
@@ -36,7 +37,7 @@ def add_actions(parent: Any, verb: Callable[..., CommandParser]) -> None:
     """Add the actions to the command line's ``sweep``."""
     for name, text in ACTIONS.items():
         action = verb(name, text, parent)
-        action.add_argument("--config", required=name in CONFIGURED, help="sweeps/….py")
+        action.add_argument("--config", required=name in CONFIGURED, help="a .py, .yaml or .json file")
         if name in CONFIGURED:
             action.configs = ("search",) if name == "search" else ("sweep",)
         action.add_argument("--dir", help="sweep directory, or gs://BUCKET/…; default runs/NAME")
@@ -83,7 +84,7 @@ def run_action(args: argparse.Namespace, overrides: dict[str, str]) -> None:
       UserError: as the action's function.
     """
     cls: Any = SearchConfig if args.action == "search" else SweepConfig
-    config: Any = load(cls, args.config, overrides) if args.config else None
+    config: Any = load(cls, args.config, overrides, COMMANDS) if args.config else None
     root = _sweep_dir(args, config)
     if isinstance(config, SearchConfig):
         from clip_jax.sweep.search_driver import run_search

@@ -1,4 +1,4 @@
-"""Reading and writing configs: plain dictionaries, JSON, and Python files that return a ConfigDict.
+"""Reading and writing configs: plain dictionaries, JSON, YAML, and Python files that return a dict or a ConfigDict.
 
 Only this module uses ``ml_collections``: config files return a ConfigDict, and the rest of the package uses the
 dataclasses of `config`.
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 LOG = logging.getLogger(__name__)
+YAML = (".yaml", ".yml")
 RECORDS = ("config.json", "request.json", "sweep.json", "search.json")  # written by earlier versions too
 LONGEST_FIELD = 200  # characters of an unknown field's name that are shown
 MAX_INT, MAX_FLOAT = 10**15, 1e38  # limits of whole numbers and of floats (float32 range)
@@ -196,13 +197,21 @@ def run_id(config: RunConfig) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
-def load(cls: type[T], path: str | Path, overrides: Mapping[str, str] | None = None) -> T:
-    """Read a config file (Python with ``get_config()`` -> ConfigDict, or JSON) and apply overrides.
+def load(
+    cls: type[T],
+    path: str | Path,
+    overrides: Mapping[str, str] | None = None,
+    commands: Mapping[str, type] = {},
+) -> T:
+    """Read a config file (Python with ``get_config()`` -> dict or ConfigDict, YAML or JSON) and apply overrides.
 
     Args:
       cls: RunConfig or SweepConfig.
-      path: a ``.py`` file of the user (it is executed), or a ``.json`` file, which may be in a bucket.
+      path: a ``.py`` file of the user (it is executed), or a ``.yaml``, ``.yml`` or ``.json`` file, which may be in a
+        bucket.
       overrides: dotted field name -> text (`parse_field`).
+      commands: command -> the class of the config that it takes; the error for a config of another class names its
+        command.
 
     A former name of a field is logged once as a warning, except in a run's or sweep's own record.
 
@@ -211,13 +220,15 @@ def load(cls: type[T], path: str | Path, overrides: Mapping[str, str] | None = N
       ConfigError: an unknown field or a wrong value.
     """
     path = as_path(path)
-    if is_remote(path) and path.suffix != ".json":
-        raise UserError(f"{path}: a config in a bucket must be a .json file")
+    plain = path.suffix in (".json", *YAML)
+    if is_remote(path) and not plain:
+        raise UserError(f"{path}: a config in a bucket must be a .json or .yaml file")
     if not (is_remote(path) or path.is_file()):
         raise UserError(f"{path}: no such config file")
-    values = _read_json(path) if path.suffix == ".json" else _run_python(path)
+    values = _read_plain(path) if plain else _run_python(path)
     former: list[str] = []
     values = current_names(cls, values, former=former)
+    _check_kind(cls, values, path, commands)
     if path.name in RECORDS:
         former.clear()
     for dotted, text in (overrides or {}).items():
@@ -234,13 +245,32 @@ def _warn_renamed(renamed: str) -> None:
     LOG.warning("config field %s; the former name goes with the next release", renamed)
 
 
-def _read_json(path: Path) -> JsonObject:
+def _check_kind(cls: type, values: JsonObject, path: Path, commands: Mapping[str, type]) -> None:
+    """Raise UserError if another class than ``cls`` knows more of the fields, and name its command."""
+
+    def unknown(kind: type) -> int:
+        return len({current_path(kind, name) for name in values} - field_types(kind).keys())
+
+    command, kind = min(commands.items(), key=lambda item: unknown(item[1]), default=("", cls))
+    if unknown(kind) < unknown(cls):
+        raise UserError(field=str(path), reason=f"is a config of another command: {command} --config={path}")
+
+
+def _read_plain(path: Path) -> JsonObject:
     try:
-        values = parse_json(read_text(path), path)
+        text = read_text(path)
+        if path.suffix in YAML:
+            from clip_jax.config.yaml_files import parse_yaml
+
+            values, kind = parse_yaml(text, path), "mapping of fields"
+        else:
+            values, kind = parse_json(text, path), "JSON object"
     except FileNotFoundError:
         raise UserError(f"{path}: no such config file") from None
+    except UnicodeDecodeError as error:
+        raise UserError(field=str(path), reason=f"not UTF-8 ({error.reason})") from None
     if not isinstance(values, dict):
-        raise UserError(f"{path}: must hold a JSON object")
+        raise UserError(f"{path}: must hold a {kind}")
     return values
 
 
@@ -259,9 +289,10 @@ def _run_python(path: Path) -> JsonObject:
         if get_config is None:
             raise UserError(f"{path}: defines no get_config()")
         config = get_config()
-        if not isinstance(config, ConfigDict):
-            raise UserError(f"{path}: get_config() must return an ml_collections ConfigDict")
-        return json.loads(json.dumps(config.to_dict(), default=plain))
+        if not isinstance(config, (dict, ConfigDict)):
+            raise UserError(f"{path}: get_config() must return a dict or an ml_collections ConfigDict")
+        values = config.to_dict() if isinstance(config, ConfigDict) else config
+        return json.loads(json.dumps(values, default=plain))
     except SyntaxError as error:
         raise UserError(f"{path}: not Python ({error.msg}, line {error.lineno})") from None
     except UserError:

@@ -77,6 +77,20 @@ def test_fields_are_set_with_a_space_too_and_lists_as_people_type_them(capsys, t
     assert "2 runs kept" in plain
 
 
+def test_a_config_of_another_command_is_told_the_right_one(capsys, tmp_path, config_file):
+    sweep = tmp_path / "s.yaml"
+    sweep.write_text("name: s\nbudgets: [1e10]\n")
+    search = tmp_path / "h.yaml"
+    search.write_text("name: h\ntrials: 2\n")
+    for command, file, right in (
+        (["train"], sweep, "sweep run"),
+        (["train"], search, "sweep search"),
+        (["sweep", "plan"], config_file, "train"),
+    ):
+        assert main([*command, f"--config={file}"]) == 2
+        assert f"clip-jax {right} --config={file}\n" in capsys.readouterr().err
+
+
 def test_version_is_the_package_s(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--version"])

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from clip_jax import config as c
 from clip_jax import errors
 from clip_jax.config import io
+from clip_jax.config.sweep import SweepConfig
 
 
 @given(
@@ -44,6 +45,42 @@ def test_load_reads_python_and_json_and_overrides_fields(tmp_path):
     as_json = tmp_path / "c.json"
     as_json.write_text(json.dumps(io.to_dict(run)))
     assert io.load(c.RunConfig, as_json) == run
+    python.write_text("def get_config():\n  return {'steps': 50}\n")
+    assert io.load(c.RunConfig, python).steps == 50
+
+
+@pytest.mark.parametrize("name", ["c.yaml", "c.yml"])
+def test_load_reads_yaml_as_people_mean_it(tmp_path, name):
+    file = tmp_path / name
+    file.write_text(
+        "# a comment\nsteps: 1e3\noptim: {peak_lr: 1e-3, eps: .5}\nmodel:\n  scan_layers: false\n"
+        "data:\n  source: folder\n  paths:\n    - 2020-01-01\n    - on\n    - 1:30\n    - 012\n"
+        "  val_fraction: 1E-1\n"
+    )
+    run = io.load(c.RunConfig, file, {"seed": "3"})
+    assert (run.steps, run.optim.peak_lr, run.optim.eps, run.seed) == (1000, 1e-3, 0.5, 3)
+    assert not run.model.scan_layers
+    assert run.data.paths == ("2020-01-01", "on", "1:30", "012")
+    sweep = tmp_path / "s.yaml"
+    sweep.write_text("name: s\nvmap_runs: off\nbudgets: [1e10, 1E+11]\n")
+    assert io.load(SweepConfig, sweep) == SweepConfig("s", budgets=(1e10, 1e11))
+
+
+def test_a_config_of_another_command_is_told_so(tmp_path):
+    commands = {"train": c.RunConfig, "sweep run": SweepConfig}
+    run, sweep, typing_error = (tmp_path / name for name in ("run.json", "sweep.json", "typo.json"))
+    run.write_text('{"steps": 50, "faults": {}}')
+    sweep.write_text('{"name": "s", "base": {}, "slots": 2}')
+    typing_error.write_text('{"stesp": 50}')
+    for cls, file, command in ((SweepConfig, run, "train"), (c.RunConfig, sweep, "sweep run")):
+        with pytest.raises(errors.UserError) as raised:
+            io.load(cls, file, commands=commands)
+        assert raised.value.reason == f"is a config of another command: {command} --config={file}"
+    assert io.load(c.RunConfig, run, commands=commands).steps == 50
+    for cls in commands.values():
+        with pytest.raises(errors.ConfigError) as raised:
+            io.load(cls, typing_error, commands=commands)
+        assert (raised.value.field, raised.value.reason) == ("stesp", "unknown field")
 
 
 @pytest.mark.parametrize(
@@ -51,7 +88,14 @@ def test_load_reads_python_and_json_and_overrides_fields(tmp_path):
     [
         ("a.py", "x = 1", "defines no get_config"),
         ("b.py", "def get_config(:", "not Python"),
-        ("c.py", "def get_config():\n  return {}", "ConfigDict"),
+        ("c.py", "def get_config():\n  return []", "a dict or an ml_collections ConfigDict"),
+        ("g.yaml", "steps: [", "not YAML .*line 1"),
+        ("h.yml", "[1]", "must hold a mapping"),
+        ("i.yaml", "steps: !!python/object/apply:os.getpid []", "not YAML"),
+        ("j.yaml", "model: &a\n  image: *a", "not YAML"),
+        ("k.yaml", "steps: \0", "not YAML"),
+        ("l.yaml", "? [1]\n: 2", "not YAML"),
+        ("m.yaml", "steps: " + "[" * 5000, "not YAML"),
         ("d.json", "{", "not JSON"),
         ("e.json", "[]", "must hold a JSON object"),
         ("f.py", None, "no such config file"),
