@@ -20,6 +20,7 @@ from pathlib import Path
 from clip_jax import __version__, exit_codes
 from clip_jax.cli.config import COMMANDS, config_text
 from clip_jax.cli.host_memory import keep_freed_memory
+from clip_jax.cli.init import EXAMPLES, write_example
 from clip_jax.cli.log import terminal_log
 from clip_jax.cli.parser import CommandParser
 from clip_jax.cli.scaling import add_verbs, run_verb
@@ -59,6 +60,11 @@ def make_parser() -> argparse.ArgumentParser:
     def verb(name: str, text: str, parent: argparse._SubParsersAction[CommandParser] = verbs) -> CommandParser:
         return parent.add_parser(name, help=text, description=text, allow_abbrev=False)
 
+    init = verb("init", "Write an example config to begin with, commented.")
+    init.add_argument(
+        "name", metavar="EXAMPLE", choices=EXAMPLES, help=", ".join(f"{k}: {v}" for k, v in EXAMPLES.items())
+    )
+    init.add_argument("dir", metavar="DIR", help="folder to write it to; created if missing")
     train = verb("train", "Train one model, or resume it. Fields: --optim.peak_lr=1e-3 …")
     train.configs = ("run", "distributed")
     train.add_argument("--config", required=True, help="a .py, .yaml or .json file, such as a run's config.json")
@@ -377,6 +383,7 @@ def _run(argv: list[str] | None) -> int:
             **dict.fromkeys(("fit", "compare", "design", "replicate"), _fit),
             "report": _report,
             "config": lambda args: print(config_text(args.group, markdown=args.markdown)),
+            "init": lambda args: print(write_example(args.name, Path(args.dir))),
             "flops": _flops,
             "eval": _eval,
             "classify": _classify,
