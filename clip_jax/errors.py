@@ -84,13 +84,13 @@ def closest(name: object, known: Iterable[object], count: int = 1) -> list[str]:
     Case is ignored. Of a dotted entry the last part may match alone, and one word of it: ``lr`` is like
     ``optim.peak_lr``.
     """
-    given = str(name)[:LONGEST_NAME].lower()
+    spelled = str(name)[:LONGEST_NAME].lower()
 
     def likeness(entry: str) -> float:
         whole = entry.lower()
         last = whole.rpartition(".")[2]
-        ratios = [difflib.SequenceMatcher(None, given, text).ratio() for text in {whole, last}]
-        return max(*ratios, 0.8 * (given in last.split("_")), 0.0)
+        ratios = [difflib.SequenceMatcher(None, spelled, text).ratio() for text in {whole, last}]
+        return max(*ratios, 0.8 * (spelled in last.split("_")), 0.0)
 
     scores = {entry: likeness(entry) for entry in map(str, known)}
     return sorted((entry for entry in scores if scores[entry] >= 0.6), key=lambda entry: -scores[entry])[:count]

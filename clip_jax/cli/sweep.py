@@ -67,11 +67,11 @@ def add_actions(parent: Any, verb: Callable[..., CommandParser]) -> None:
 
 
 def _sweep_dir(args: argparse.Namespace, config: SweepConfig | SearchConfig | None) -> Path:
-    given = [path for path in (args.dir, getattr(args, "sweep_dir", None)) if path]
-    if len(given) > 1:
-        raise UserError(field="--dir", value=args.dir, reason=f"{given[1]} is given too")
-    if given:
-        return as_path(given[0])
+    folders = [path for path in (args.dir, getattr(args, "sweep_dir", None)) if path]
+    if len(folders) > 1:
+        raise UserError(field="--dir", value=args.dir, reason=f"{folders[1]} is given too")
+    if folders:
+        return as_path(folders[0])
     if config is None:
         raise UserError(field="--dir", reason=f"`sweep {args.action}` needs the sweep's directory, or --config")
     return Path("runs") / config.name
