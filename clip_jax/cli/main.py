@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clip_jax import __version__, exit_codes
-from clip_jax.cli.config import COMMANDS, config_text
+from clip_jax.cli.config import config_text, read_config
 from clip_jax.cli.host_memory import keep_freed_memory
 from clip_jax.cli.init import EXAMPLES, write_example
 from clip_jax.cli.log import terminal_log
@@ -157,7 +157,7 @@ MODEL = "openai/NAME, open_clip:MODEL/TAG, hf:OWNER/NAME, a weights file or fold
 def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     launch = {name: overrides.pop(name) for name in list(overrides) if name.startswith("distributed.")}
     distributed = from_fields(DistributedConfig, launch, "distributed.")
-    config = load(RunConfig, args.config, overrides, COMMANDS)
+    config = read_config(RunConfig, args.config, overrides)
     if args.until is not None:
         between("--until", args.until, 1, config.steps)
     with initialized(distributed, on_error=_tell):  # before anything initializes the devices

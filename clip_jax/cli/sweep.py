@@ -7,9 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from clip_jax.cli.config import COMMANDS
+from clip_jax.cli.config import read_config
 from clip_jax.cli.parser import CommandParser
-from clip_jax.config.io import load
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.errors import UserError
 from clip_jax.storage.paths import as_path
@@ -84,7 +83,7 @@ def run_action(args: argparse.Namespace, overrides: dict[str, str]) -> None:
       UserError: as the action's function.
     """
     cls: Any = SearchConfig if args.action == "search" else SweepConfig
-    config: Any = load(cls, args.config, overrides, COMMANDS) if args.config else None
+    config: Any = read_config(cls, args.config, overrides) if args.config else None
     root = _sweep_dir(args, config)
     if isinstance(config, SearchConfig):
         from clip_jax.sweep.search_driver import run_search

@@ -15,7 +15,7 @@ import logging
 import math
 import traceback
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,6 +28,8 @@ from clip_jax.config.fields import (
     former_names,
     type_of,
 )
+from clip_jax.config.model import ModelConfig
+from clip_jax.config.presets import preset
 from clip_jax.config.run import RunConfig
 from clip_jax.errors import ConfigError, UserError, closest, no_secret, parse_json, short
 from clip_jax.storage.paths import as_path, is_remote, read_text
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 LOG = logging.getLogger(__name__)
+PRESET, FROM_SOURCE = "preset", "from source"  # an entry of ``model``, and a value of it
 YAML = (".yaml", ".yml")
 RECORDS = ("config.json", "request.json", "sweep.json", "search.json")  # written by earlier versions too
 LONGEST_FIELD = 200  # characters of an unknown field's name that are shown
@@ -105,8 +108,12 @@ def _convert(hint: Any, value: object, name: str) -> object:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if isinstance(value, hint):
             return value
+        if hint is ModelConfig:
+            value = _named_model(value)
         if not isinstance(value, Mapping):
             raise _wrong(name, value, "must be a group of fields")
+        if hint is ModelConfig and PRESET in value:
+            value = _with_preset(value, f"{name}.")
         return _build(hint, value, f"{name}.")
     if choices_of(hint):
         return value  # the class checks it
@@ -202,6 +209,7 @@ def load(
     path: str | Path,
     overrides: Mapping[str, str] | None = None,
     commands: Mapping[str, type] = {},
+    model_of: Callable[[str], ModelConfig] | None = None,
 ) -> T:
     """Read a config file (Python with ``get_config()`` -> dict or ConfigDict, YAML or JSON) and apply overrides.
 
@@ -212,6 +220,7 @@ def load(
       overrides: dotted field name -> text (`parse_field`).
       commands: command -> the class of the config that it takes; the error for a config of another class names its
         command.
+      model_of: function from ``init_from.source`` to its model, for a config with ``model: "from source"``.
 
     A former name of a field is logged once as a warning, except in a run's or sweep's own record.
 
@@ -231,13 +240,49 @@ def load(
     _check_kind(cls, values, path, commands)
     if path.name in RECORDS:
         former.clear()
-    for dotted, text in (overrides or {}).items():
+    for dotted, text in sorted((overrides or {}).items(), key=lambda item: item[0].count(".")):  # groups first
         if (name := current_path(cls, dotted)) != dotted:
             former.append(f"{dotted} is {name} now")
         set_dotted(values, name, parse_field(type_of(cls, name), text))
     for renamed in former:
         _warn_renamed(renamed)
+    run = values.get("base", values)
+    if model_of is not None and isinstance(run, dict):
+        _take_from_source(run, model_of)
     return from_dict(cls, values)
+
+
+def _take_from_source(run: JsonObject, model_of: Callable[[str], ModelConfig]) -> None:
+    model, init_from = _named_model(run.get("model")), run.get("init_from")
+    source = init_from.get("source") if isinstance(init_from, dict) else None
+    if isinstance(model, dict) and model.get(PRESET) == FROM_SOURCE and isinstance(source, str) and source:
+        run["model"] = _updated(to_dict(model_of(source)), {k: v for k, v in model.items() if k != PRESET})
+
+
+def _named_model(value: object) -> object:
+    """Return what a config says of ``model``, where the name of a preset stands for an entry ``preset``."""
+    return {PRESET: value} if isinstance(value, str) else value
+
+
+def _with_preset(fields: Mapping[str, object], prefix: str) -> Mapping[str, object]:
+    """Return the fields of a model, with those of its entry ``preset`` written out."""
+    name = fields[PRESET]
+    if name == FROM_SOURCE:
+        hint = "set init_from.source" if prefix == "model." else "name a preset"
+        raise ConfigError(field=prefix[:-1], value=name, reason="there is no source to take it from", hint=hint)
+    if not isinstance(name, str):
+        raise _wrong(f"{prefix}{PRESET}", name, "must be the name of a preset")
+    return _updated(to_dict(preset(name)), {k: v for k, v in fields.items() if k != PRESET})
+
+
+def _updated(values: JsonObject, changes: Mapping[str, object]) -> JsonObject:
+    """Return nested ``values`` with ``changes``; a group keeps what they do not name."""
+    groups = {
+        k: _updated(values[k], v)
+        for k, v in changes.items()
+        if isinstance(v, Mapping) and isinstance(values.get(k), dict)
+    }
+    return {**values, **changes, **groups}
 
 
 @functools.cache  # once for each name
@@ -347,6 +392,8 @@ def set_dotted(values: JsonObject, dotted: str, value: object) -> None:
     """Set ``group.field`` in nested dictionaries; raise ConfigError if a group is a plain value."""
     *groups, last = dotted.split(".")
     for group in groups:
+        if group == "model":
+            values[group] = _named_model(values.get(group, {}))
         values = values.setdefault(group, {})
         if not isinstance(values, dict):
             raise ConfigError(f"{dotted}: {group} is a value, not a group of fields")

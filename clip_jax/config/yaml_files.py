@@ -29,7 +29,7 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), list(_first))
 
 
-def parse_yaml(text: str, source: Path) -> Any:
+def parse_yaml(text: str, source: Path) -> object:
     """Parse a YAML file of plain values.
 
     Args:

@@ -11,6 +11,7 @@ from clip_jax.cli.init import EXAMPLES, write_example
 from clip_jax.cli.main import main
 from clip_jax.config import RunConfig
 from clip_jax.config.io import load
+from clip_jax.config.presets import preset
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.errors import UserError
 
@@ -26,7 +27,8 @@ def test_init_writes_a_config_that_the_reader_takes(name, tmp_path, monkeypatch,
     assert f"--config=my/own/{name}.py" in out
     assert "Hardware:" in out
     cls = RunConfig if name in ("photos", "finetune") else SweepConfig
-    assert isinstance(load(cls, f"my/own/{name}.py"), cls)
+    config = load(cls, f"my/own/{name}.py", model_of={"openai/ViT-B-32": preset("ViT-B/32")}.__getitem__)
+    assert name != "finetune" or config.model == preset("ViT-B/32")
 
 
 @pytest.mark.parametrize("name", ["quickstart", "pod"])

@@ -1,5 +1,6 @@
 """The command line: verbs, and one line for every mistake."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -10,8 +11,11 @@ import pytest
 
 import clip_jax
 from clip_jax.cli import main as cli
+from clip_jax.cli.config import read_config
 from clip_jax.cli.main import _tell, main
+from clip_jax.config import RunConfig
 from clip_jax.config.io import to_dict
+from clip_jax.config.sweep import SweepConfig
 from clip_jax.exit_codes import MISTAKE, STOPPED, UNREAD
 from clip_jax.storage.lock import Busy
 from clip_jax.storage.paths import BucketUnavailable
@@ -91,6 +95,19 @@ def test_a_config_of_another_command_is_told_the_right_one(capsys, tmp_path, con
         assert f"clip-jax {right} --config={file}\n" in capsys.readouterr().err
 
 
+def test_a_model_from_source_is_that_of_the_run(tmp_path, config_file, tiny_run):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "config.json").write_text(config_file.read_text())
+    overrides = {"model": "from source", "init_from.source": str(tmp_path / "run"), "model.max_logit_scale": "50"}
+    for cls, base in ((RunConfig, {}), (SweepConfig, {"name": "s", "base": {}})):
+        file = tmp_path / "c.json"
+        file.write_text(json.dumps(base))
+        prefix = "base." if base else ""
+        config = read_config(cls, str(file), {f"{prefix}{name}": value for name, value in overrides.items()})
+        model = (config.base if base else config).model
+        assert model == dataclasses.replace(tiny_run.model, max_logit_scale=50.0)
+
+
 def test_version_is_the_package_s(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--version"])
@@ -135,7 +152,7 @@ def test_fit_prints_a_law(capsys, tmp_path):
         (["flops", "debug", "--no-xl"], "--no-xl: unknown argument; did you mean --no-xla?"),
         (["flops", "ViT-B-32"], "did you mean ViT-B/32?"),
         (["classify", "a.jpg", "--labels", "a", "--model=openai/ViT-B/32"], "near it: openai/ViT-B-32"),
-        (["trian", "--config=CONFIG"], "verb=trian: must be one of train, "),
+        (["trian", "--config=CONFIG"], "verb=trian: must be one of "),
         (["trian", "--config=CONFIG"], "; did you mean train?"),
         (["sweep", "staus"], "did you mean status?"),
         (["sweep", "status", "here", "--dir=there"], "--dir=there: here is given too"),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from clip_jax import config as c
 from clip_jax import errors
 from clip_jax.config import io
+from clip_jax.config.presets import preset
 from clip_jax.config.sweep import SweepConfig
 
 
@@ -130,6 +131,52 @@ def test_fields_of_the_command_line_are_read_by_their_type(tmp_path, field, text
     run = io.load(c.RunConfig, file, {field: text})
     group, name = field.split(".")
     assert getattr(getattr(run, group), name) == value
+
+
+@pytest.mark.parametrize(
+    ("model", "overrides"),
+    [
+        ("ViT-B/32", {"model.image.patch_dropout": "0.5", "model.scan_layers": "false"}),
+        ({"preset": "ViT-B/32", "image": {"patch_dropout": 0.5}, "scan_layers": False}, {}),
+        (
+            {"scan_layers": False},
+            {"model.scan_layers": "false", "model.image.patch_dropout": "0.5", "model": "ViT-B/32"},
+        ),
+        ("from source", {"model.image.patch_dropout": "0.5", "model.scan_layers": "false"}),
+    ],
+)
+def test_a_model_is_named_as_a_whole_with_fields_overridden(tmp_path, model, overrides):
+    named = preset("ViT-B/32")
+    image = dataclasses.replace(named.image, patch_dropout=0.5)
+    init_from = c.InitConfig(source="openai/ViT-B-32")
+    written_out = c.RunConfig(model=dataclasses.replace(named, image=image, scan_layers=False), init_from=init_from)
+    file = tmp_path / "c.json"
+    values = {"model": model, "init_from": {"source": "openai/ViT-B-32"}}
+    file.write_text(json.dumps(values))
+    run = io.load(c.RunConfig, file, overrides, model_of={"openai/ViT-B-32": named}.__getitem__)
+    assert run == written_out
+    assert io.run_id(run) == io.run_id(written_out)
+    file.write_text(json.dumps({"name": "s", "base": values}))
+    sweep = io.load(SweepConfig, file, {f"base.{k}": v for k, v in overrides.items()}, model_of=lambda _: named)
+    assert sweep.base == written_out
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        ("ViT-B-32", "no such preset"),
+        ({"preset": 3}, "must be the name of a preset"),
+        ({"preset": "debug", "widht": 3}, "unknown field"),
+        (3, "must be a group of fields"),
+        ("from source", "there is no source to take it from"),
+    ],
+)
+def test_a_model_that_is_none_is_refused(tmp_path, model, reason):
+    file = tmp_path / "c.json"
+    file.write_text(json.dumps({"model": model}))
+    with pytest.raises(errors.ConfigError) as raised:
+        io.load(c.RunConfig, file, model_of=lambda _: preset("debug"))
+    assert raised.value.reason == reason
 
 
 def test_an_override_through_a_value_is_refused(tmp_path):

@@ -8,9 +8,6 @@ Then:     clip-jax classify PICTURE.jpg --labels "a dog" "a cat" --model=runs/fi
 
 from ml_collections import ConfigDict
 
-from clip_jax import preset
-from clip_jax.config.io import to_dict
-
 # A folder of pictures with captions.csv, whose columns filename and caption name a picture and its text; a picture may
 # have several rows. The path is relative to where the command is run.
 PICTURES = "pictures"
@@ -20,7 +17,7 @@ SOURCE = "openai/ViT-B-32"  # or open_clip:MODEL/TAG, hf:OWNER/NAME, a weights f
 def get_config() -> ConfigDict:
     return ConfigDict(
         {
-            "model": to_dict(preset("ViT-B/32")),  # must have the shape of SOURCE
+            "model": "from source",  # or {"preset": "from source", "image": {"image_size": 288}}
             "init_from": {
                 "source": SOURCE,
                 "towers": "both",  # image: take the image tower alone, and begin the text tower at random
