@@ -30,7 +30,7 @@ from clip_jax.config.fields import (
 )
 from clip_jax.config.model import ModelConfig
 from clip_jax.config.presets import preset
-from clip_jax.config.run import RunConfig
+from clip_jax.config.run import VAL_PAIRS, RunConfig
 from clip_jax.errors import ConfigError, UserError, closest, no_secret, parse_json, short
 from clip_jax.storage.paths import as_path, is_remote, read_text
 from clip_jax.types import JsonObject
@@ -164,21 +164,24 @@ _ADDED_LATER = {
     "evals": ("prior_images", "predictive_score", "evaluators"),
 }  # fmt: skip
 
-# Model fields whose default later became ``auto``, and the earlier default, under which ``auto`` enters the run id.
-_BECAME_AUTO = {"remat_policy": "nothing"}
+# (group, field) whose default later became one that is resolved when the run begins -> (that default, the earlier one,
+# under which it enters the run id).
+_BECAME_AUTO: dict[tuple[str, str], tuple[object, object]] = {
+    ("model", "remat_policy"): ("auto", "nothing"), ("evals", "val_pairs"): (0, VAL_PAIRS),
+}  # fmt: skip
 
 
 def as_begun(config: RunConfig, first: RunConfig) -> RunConfig:
     """Return ``config`` for continuing a run begun with config ``first``.
 
-    Fields that are ``auto`` in ``config`` but had an earlier default in ``first`` keep that value.
+    Fields at a default that is resolved when a run begins, but with an earlier default in ``first``, keep that value.
     """
-    stay: dict[str, Any] = {
-        name: old
-        for name, old in _BECAME_AUTO.items()
-        if getattr(config.model, name) == "auto" and getattr(first.model, name) == old
-    }
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, **stay)) if stay else config
+    for (group, name), (auto, old) in _BECAME_AUTO.items():
+        fields: Any = getattr(config, group)
+        if getattr(fields, name) == auto and getattr(getattr(first, group), name) == old:
+            changes: dict[str, Any] = {group: dataclasses.replace(fields, **{name: old})}
+            config = dataclasses.replace(config, **changes)
+    return config
 
 
 def run_id(config: RunConfig) -> str:
@@ -189,10 +192,10 @@ def run_id(config: RunConfig) -> str:
     """
     values, defaults = (former_names(RunConfig, to_dict(c)) for c in (config, RunConfig()))
     del values["wandb"], values["data"]["workers"]
-    for name, old in _BECAME_AUTO.items():
-        defaults["model"][name] = old
-        if values["model"][name] == "auto":
-            values["model"][name] = old
+    for (group, name), (auto, old) in _BECAME_AUTO.items():
+        defaults[group][name] = old
+        if values[group][name] == auto:
+            values[group][name] = old
     for group, names in _ADDED_LATER.items():
         fields, usual = values, defaults
         for part in filter(None, group.split(".")):

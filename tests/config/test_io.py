@@ -221,6 +221,8 @@ def test_defaults_that_became_auto_name_runs_as_before():
     half = {"compute_dtype": "bfloat16"}
     names = [{}, {"attention": "xla"}, {"attention": "cudnn"}, {"remat": True, "remat_policy": "dense"}]
     assert len({io.run_id(with_model(**half, **fields)) for fields in names}) == 4
+    ids = [io.run_id(c.RunConfig(evals=c.EvalConfig(val_pairs=pairs))) for pairs in (0, 1024, 512)]
+    assert ids[0] == ids[1] == old != ids[2]
 
 
 def test_a_begun_run_keeps_what_became_auto():
@@ -230,3 +232,5 @@ def test_a_begun_run_keeps_what_became_auto():
     other = with_model(remat=True, remat_policy="dots")
     assert io.as_begun(now, other) == now  # another run's, and found to be so
     assert io.as_begun(other, then) == other
+    begun = dataclasses.replace(then, evals=c.EvalConfig(val_pairs=1024))
+    assert io.as_begun(now, begun) == begun

@@ -29,10 +29,7 @@ def get_config() -> ConfigDict:
                 "val_fraction": 0.1,  # held out by a hash of the name; drop it if PICTURES has train/ and val/
                 "augment": "random_resized_crop",  # of training pictures, at random
             },
-            "evals": {
-                "zero_shot": (),  # folders of labeled pictures, to measure classification
-                "val_pairs": 64,  # held-out pairs that are contrasted with each other, in two partitions
-            },
+            "evals": {"zero_shot": ()},  # folders of labeled pictures, to measure classification
             # the published weights are a good start: a small rate, smaller still in the first layers
             "optim": {"peak_lr": 1e-5, "warmup_steps": 100, "layer_decay": 0.75},
             "batch_size": 128,

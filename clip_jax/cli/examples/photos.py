@@ -29,10 +29,7 @@ def get_config() -> ConfigDict:
                 "augment": "square_crop",  # of training pictures, at random
                 "cache_decoded": True,  # decode each picture once
             },
-            "evals": {
-                "zero_shot": (),  # folders of labeled pictures, to measure classification
-                "val_pairs": 64,  # held-out pairs that are contrasted with each other, in two partitions
-            },
+            "evals": {"zero_shot": ()},  # folders of labeled pictures, to measure classification
             "optim": {"peak_lr": 2e-3, "warmup_steps": 50, "weight_decay": 0.2},
             "batch_size": 128,
             "steps": 1000,  # one pass over n pairs takes n / batch_size steps
