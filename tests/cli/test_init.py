@@ -82,6 +82,10 @@ def test_init_photos_trains_on_a_folder_of_pictures(tmp_path, monkeypatch, capsy
     write_pictures(tmp_path / "pictures", 160)
     assert main(["init", "photos", "."]) == 0
     command = ["train", "--config=photos.py", "--dir=run", "--quiet", "--steps=4", "--batch_size=16"]
-    assert main([*command, "--optim.warmup_steps=1"]) == 0
+    assert main([*command, "--optim.warmup_steps=1", "--evals.val_pairs=1000"]) == 2
+    error = capsys.readouterr().err
+    assert "evals.val_pairs=1000: " in error
+    assert error.endswith(" works\n")
+    assert main([*command, "--optim.warmup_steps=1"]) == 0  # in the same directory
     assert capsys.readouterr().out.count("finished: run") == 1
     assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 4
