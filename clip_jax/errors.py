@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import difflib
 import json
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import PurePosixPath
-from typing import Any
+from pathlib import PurePath, PurePosixPath
+from typing import Any, Self
 
 LONGEST_NAME = 200  # characters; file systems allow 255 bytes, and suffixes are added
 # Matches the user info of user:password@host and the values of the query parameters that sign a URL. It also matches a
@@ -45,33 +46,52 @@ def short(value: object) -> str:
         return f"a {type(value).__name__} of more than 4,300 digits"
 
 
+def _assignment(field: str, value: object) -> str:
+    """Return ``FIELD=VALUE`` for a message. A path, and the value of a command-line option, stand without quotes."""
+    if isinstance(value, PurePath) or (isinstance(value, str) and field.startswith("--")):
+        return f"{field}={one_line(str(value))}"
+    return f"{field}={short(value)}"
+
+
 class UserError(ValueError):
     """A user mistake, described in one line; commands print the line and exit with code 2.
 
+    The line is ``SOURCE: FIELD=VALUE: REASON; HINT``; parts that are not given are left out.
+
     Args:
-      message: the line. If empty, it is composed from the other arguments as ``FIELD=VALUE: REASON; HINT``.
+      message: a line in place of the composed one.
       field: the option, config field, column or file that is wrong.
-      value: the value that was rejected.
-      reason: why the value was rejected, in a few words.
-      hint: what to do instead.
+      value: the value that was rejected. None is a value; ``...`` stands for no value.
+      reason: why it was rejected, in a few words; for a value, what is allowed.
+      hint: what to do.
+      source: the file or record in which the field stands, where the field alone does not tell.
     """
 
     def __init__(
         self,
         message: str = "",
         *,
-        field: str | None = None,
-        value: object = None,
+        field: object = None,
+        value: object = ...,
         reason: str | None = None,
         hint: str | None = None,
+        source: object = None,
     ) -> None:
+        self.source, self.field = (None if name is None else str(name) for name in (source, field))
+        self.reason, self.hint = reason, hint
         if not message:
-            named = field if value is None or field is None else f"{field}={value}"
-            message = "; ".join(filter(None, (": ".join(filter(None, (named, reason))), hint)))
+            named = self.field if value is ... or self.field is None else _assignment(self.field, value)
+            message = "; ".join(filter(None, (": ".join(filter(None, (self.source, named, reason))), hint)))
         message = one_line(mask_secrets(message), None)  # a name in it may hold any character
         super().__init__(message)  # the only argument, so that pickle and copy find the attributes in __dict__
-        self.field, self.reason, self.hint = field, reason, hint
-        self.value = mask_secrets(value) if isinstance(value, str) else value
+        self.value = None if value is ... else mask_secrets(value) if isinstance(value, str) else value
+
+    def at(self, source: object) -> Self:
+        """Return the same error, found in ``source``: a file, or a record of a file."""
+        error = copy.copy(self)
+        error.args = (one_line(mask_secrets(f"{source}: {self}"), None),)
+        error.source = str(source) if self.source is None else f"{source}: {self.source}"
+        return error
 
 
 class ConfigError(UserError):
@@ -106,23 +126,19 @@ def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
     """Check that ``value`` is among ``allowed``; raise ConfigError otherwise."""
     if value not in allowed:
         reason = f"must be one of {', '.join(map(str, allowed))}"
-        hint = did_you_mean(value, allowed)
-        line = f"{name}={short(value)}: {'; '.join(filter(None, (reason, hint)))}"
-        raise ConfigError(line, field=name, value=value, reason=reason, hint=hint)
+        raise ConfigError(field=name, value=value, reason=reason, hint=did_you_mean(value, allowed))
 
 
 def at_least(name: str, value: float, low: float) -> None:
     """Check that ``value`` >= ``low``; raise ConfigError otherwise."""
     if not value >= low:  # written so that NaN fails too
-        reason = f"must be at least {low}"
-        raise ConfigError(f"{name}={short(value)}: {reason}", field=name, value=value, reason=reason)
+        raise ConfigError(field=name, value=value, reason=f"must be at least {low}")
 
 
 def between(name: str, value: float, low: float, high: float) -> None:
     """Check that ``low`` <= ``value`` <= ``high``; raise ConfigError otherwise."""
     if not low <= value <= high:
-        reason = f"must lie between {low} and {high}"
-        raise ConfigError(f"{name}={short(value)}: {reason}", field=name, value=value, reason=reason)
+        raise ConfigError(field=name, value=value, reason=f"must lie between {low} and {high}")
 
 
 def no_secret(name: str, value: str) -> None:
@@ -157,8 +173,7 @@ def parse_json(text: str | bytes, source: object) -> Any:
         reason = "nested too deep"
     except ValueError as error:
         reason = str(error).splitlines()[0]
-    reason = f"not JSON ({reason})"
-    raise UserError(f"{source}: {reason}", field=str(source), reason=reason) from None
+    raise UserError(field=source, reason=f"not JSON ({reason})") from None
 
 
 @contextlib.contextmanager
@@ -182,7 +197,7 @@ def foreign(source: object, what: str) -> Iterator[None]:
             raise
         lines = mask_secrets(str(error)).splitlines()
         reason = f"not {what} ({type(error).__name__}{': ' + lines[0][:200] if lines else ''})"
-        raise UserError(f"{source}: {reason}", field=str(source), reason=reason) from error
+        raise UserError(field=source, reason=reason) from error
 
 
 def name_within(field: str, name: object, *, folders: bool = False, allowed: str = "") -> str:
@@ -212,6 +227,6 @@ def name_within(field: str, name: object, *, folders: bool = False, allowed: str
     elif allowed and not re.fullmatch(allowed, name):
         reason = f"must match {allowed}"
     if reason:
-        raise UserError(f"{field}={short(name)}: {reason}", field=field, value=name, reason=reason)
+        raise UserError(field=field, value=name, reason=reason)
     assert isinstance(name, str)
     return name

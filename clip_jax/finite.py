@@ -13,22 +13,21 @@ OVERFLOW = "float16 ends at 65504 and this overflows it; evaluate in float32 or 
 
 
 class NotFinite(UserError):
-    """A row of a result that is not finite: ``field`` is the kind of result, ``value`` the row's name, ``row`` its
+    """A row of a result that is not finite: ``field`` is the kind of result, ``source`` the row's name, ``row`` its
     index."""
 
     row = 0
 
     @classmethod
-    def at(cls, what: str, row: int, name: str, hint: str | None = None) -> NotFinite:
+    def of_row(cls, what: str, row: int, name: str, hint: str | None = None) -> NotFinite:
         """Return the error for row ``row`` of ``what``, called ``name`` in the message."""
-        more = f"; {hint}" if hint else ""
-        error = cls(f"{name}: its {what} {REASON}{more}", field=what, value=name, reason=REASON, hint=hint)
+        error = cls(source=name, field=what, reason=REASON, hint=hint)
         error.row = row
         return error
 
     def renamed(self, name: str) -> NotFinite:
         """Return the same error with the sample's name as the caller knows it, such as a file name."""
-        return NotFinite.at(str(self.field), self.row, name, self.hint)
+        return NotFinite.of_row(str(self.field), self.row, name, self.hint)
 
 
 def finite_rows(
@@ -49,7 +48,7 @@ def finite_rows(
     bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
     if bad.any():
         row = first + int(bad.argmax())
-        raise NotFinite.at(what, row, name(row), OVERFLOW if dtype == "float16" else None)
+        raise NotFinite.of_row(what, row, name(row), OVERFLOW if dtype == "float16" else None)
     return values
 
 
@@ -58,7 +57,4 @@ def finite_tensors(source: str, tensors: Iterable[tuple[str, np.ndarray]]) -> No
     bad = sorted({name for name, value in tensors if not np.isfinite(value).all()})
     if bad:
         more = f" and {len(bad) - 6} more" if len(bad) > 6 else ""
-        raise UserError(
-            f"{source}: weights that are not finite: {', '.join(bad[:6])}{more}",
-            field=bad[0], value=source, reason=REASON,
-        )  # fmt: skip
+        raise UserError(source=source, field=f"{', '.join(bad[:6])}{more}", reason=REASON)

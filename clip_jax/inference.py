@@ -124,9 +124,10 @@ def export(name: str, folder: str | Path, layout: str = "open_clip") -> None:
     weights = read_weights(name)
     objective, encoder = weights.config.objective, weights.config.text.encoder
     if objective != "contrastive" or encoder != "transformer":
-        what = f"model.objective={objective!r}, model.text.encoder={encoder!r}"
         raise UserError(
-            f"{name}: {what}: cannot be exported; the layouts hold only contrastive models with a text transformer"
+            field=name,
+            reason=f"model.objective={objective!r} with model.text.encoder={encoder!r} cannot be exported",
+            hint="the layouts hold contrastive models with a text transformer",
         )
     save_weights(weights, folder, layout)
 
@@ -142,27 +143,23 @@ _MAY_DIFFER = {
 def _check_same_shape(run: ModelConfig, loaded: ModelConfig, towers: tuple[str, ...], source: str) -> None:
     if "text" in towers and run.objective != loaded.objective:
         raise UserError(
-            f"init_from.source={source}: its objective is {loaded.objective!r}, model.objective is {run.objective!r}; "
-            f"only init_from.towers='image' can be taken"
+            field="model.objective",
+            value=run.objective,
+            reason=f"init_from.source={source} has {loaded.objective!r}",
+            hint="init_from.towers='image' takes the image tower alone",
         )
     for tower in towers:
         a, b = dataclasses.asdict(getattr(run, tower)), dataclasses.asdict(getattr(loaded, tower))
         for field in a:
             if field not in _MAY_DIFFER[tower] and a[field] != b[field]:
-                raise UserError(
-                    f"init_from.source={source}: its {tower}.{field} is {b[field]}, model.{tower}.{field} is {a[field]}"
-                )
+                reason = f"init_from.source={source} has {b[field]!r}"
+                raise UserError(field=f"model.{tower}.{field}", value=a[field], reason=reason)
     of_text = ("activation_of_text",) if "text" in towers else ()
     for field in ("embed_dim", *(("activation",) if "image" in towers else ()), *of_text):
         if getattr(run, field) != getattr(loaded, field):
             name = field.replace("activation_of_text", "text_activation")
-            raise UserError(
-                f"init_from.source={source}: its {name} is {getattr(loaded, field)}, model.{name} is "
-                f"{getattr(run, field)}",
-                field=f"model.{name}",
-                value=getattr(run, field),
-                reason=f"the source has {getattr(loaded, field)}",
-            )
+            reason = f"init_from.source={source} has {getattr(loaded, field)!r}"
+            raise UserError(field=f"model.{name}", value=getattr(run, field), reason=reason)
 
 
 def start_from(config: RunConfig, *, fetch: Fetch = hub_fetch) -> InitState:
@@ -191,7 +188,7 @@ def start_from(config: RunConfig, *, fetch: Fetch = hub_fetch) -> InitState:
         if tower not in towers and not (chosen == "both" and name in tensors):
             return value
         if name not in tensors:
-            raise UserError(f"init_from.source={source}: has no {name}")
+            raise UserError(field="init_from.source", value=source, reason=f"has no parameter {name}")
         array = np.asarray(tensors[name])
         if name in ("image/position", "image/pool/position"):
             side = config.model.image.image_size // config.model.image.patch_size
@@ -199,13 +196,19 @@ def start_from(config: RunConfig, *, fetch: Fetch = hub_fetch) -> InitState:
         elif name == "text/position" and config.model.objective == "contrastive":
             array = resize_text_positions(array, config.model.text.tokens)
         if array.shape != value.shape:
-            raise UserError(f"init_from.source={source}: {name} is {array.shape}, the run has {value.shape}")
+            raise UserError(
+                field="init_from.source", value=source, reason=f"{name} is {array.shape}, the run has {value.shape}"
+            )
         return jax.device_put(array.astype(value.dtype), value.sharding)
 
     tokenizer = None
     if "text" in towers:
         if weights.tokenizer is None:
-            raise UserError(f"init_from.source={source}: comes without a tokenizer, so its text tower cannot be used")
+            raise UserError(
+                field="init_from.source",
+                value=source,
+                reason="has no tokenizer (tokenizer.json), so its text tower cannot be used",
+            )
         tokenizer = with_context(weights.tokenizer, config.model.text.context_length)
     pixels = weights.preprocess.pixels if "image" in towers else None
     return InitState(lambda fresh: jax.tree_util.tree_map_with_path(take, fresh), tokenizer, pixels)

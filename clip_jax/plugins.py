@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
 
-from clip_jax.errors import ConfigError, UserError, did_you_mean, short
+from clip_jax.errors import ConfigError, UserError, did_you_mean
 
 Kind = Literal["laws", "losses", "sources", "evaluators", "engines"]
 
@@ -31,7 +31,7 @@ def check_name(field: str, name: object, kind: Kind, builtin: Sequence[str] = ()
     reason = f"must be one of {', '.join((*builtin, *others))}" if builtin or others else "there is none of that name"
     near = did_you_mean(name, (*builtin, *others))
     hint = near or f"an installed package adds names by entry points of the group clip_jax.{kind}"
-    raise ConfigError(f"{field}={short(name)}: {reason}; {hint}", field=field, value=name, reason=reason, hint=hint)
+    raise ConfigError(field=field, value=name, reason=reason, hint=hint)
 
 
 def load(field: str, name: str, kind: Kind) -> Any:
@@ -53,6 +53,4 @@ def load(field: str, name: str, kind: Kind) -> Any:
         lines = str(error).splitlines() or [""]
         reason = f"{point.value} of the package {point.dist.name if point.dist else '?'} cannot be imported"
         hint = f"{type(error).__name__}: {lines[0]}"
-        raise UserError(
-            f"{field}={name}: {reason}; {hint}", field=field, value=name, reason=reason, hint=hint
-        ) from error
+        raise UserError(field=field, value=name, reason=reason, hint=hint) from error

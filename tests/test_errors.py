@@ -1,10 +1,13 @@
 """Errors carry what was wrong as attributes, and travel between processes."""
 
+import ast
 import copy
 import pickle
+from pathlib import Path
 
 import pytest
 
+import clip_jax
 from clip_jax.errors import (
     ConfigError,
     UserError,
@@ -21,6 +24,8 @@ from clip_jax.errors import (
     parse_json,
     short,
 )
+
+from .user_errors import error_fields, raises_user_error
 
 
 @pytest.mark.parametrize("kind", [UserError, ConfigError])
@@ -44,10 +49,22 @@ def test_user_error_with_message_alone_has_empty_attributes():
         ({"field": "--x", "value": 0, "reason": "too small", "hint": "give 4"}, "--x=0: too small; give 4"),
         ({"field": "t.csv", "reason": "has no rows"}, "t.csv: has no rows"),
         ({"reason": "no arm"}, "no arm"),
+        ({"source": "c.json", "field": "a.b", "value": "x", "reason": "must be y"}, "c.json: a.b='x': must be y"),
+        ({"field": "--x", "value": "a b", "reason": "unknown"}, "--x=a b: unknown"),
+        ({"field": "f", "value": None, "reason": "missing"}, "f=None: missing"),
+        ({"field": Path("t.csv"), "reason": "empty"}, "t.csv: empty"),
     ],
 )
 def test_user_error_without_message_is_composed_in_one_line(given, line):
     assert str(UserError(**given)) == line
+
+
+def test_user_error_at_a_source_keeps_its_class_and_attributes():
+    error = ConfigError(field="a", value=1, reason="too small").at("s.json")
+    assert type(error) is ConfigError
+    assert str(error) == "s.json: a=1: too small"
+    assert (error.source, error.field, error.value, error.reason) == ("s.json", "a", 1, "too small")
+    assert error.at("t").source == "t: s.json"
 
 
 @pytest.mark.parametrize(
@@ -168,3 +185,31 @@ def test_short_cuts_what_is_long():
     assert short("abc") == "'abc'"
     assert len(short("x" * 10_000)) < 130
     assert "digits" in short(10**5000)
+
+
+@pytest.mark.parametrize(
+    "expected", [{"field": "a"}, {"value": 3}, {"source": "s"}, {"reason": "large"}, {"hint": "give"}, {"field": None}]
+)
+def test_raises_user_error_of_another_attribute_fails(expected):
+    with pytest.raises(AssertionError, match=next(iter(expected))), raises_user_error(**expected):
+        raise UserError(field="b", value=2, reason="too small")
+
+
+def test_error_fields_of_output_are_what_each_line_names():
+    output = "clip-jax: --top=3: must be 2\nnote\nclip-jax: a/b.csv: no such file\n"
+    assert error_fields(output) == ["--top", "a/b.csv"]
+
+
+KINDS = {"UserError", "ConfigError", "BrokenRecord", "Busy", "Diverged", "EngineDown", "NotFinite", "TooFewPoints"}
+
+
+def test_errors_of_the_package_are_given_by_attributes():
+    package = Path(clip_jax.__file__).parent
+    calls = [
+        (path, node)
+        for path in package.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in KINDS
+    ]
+    assert len(calls) > 500
+    assert not [f"{path}:{node.lineno}" for path, node in calls if node.args], "a message in place of attributes"

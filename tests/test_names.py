@@ -10,8 +10,15 @@ REFUSED = {"found", "said", "told", "own", "there", "here", "mine", "given", "wh
 
 
 def names_given(tree):
-    """(line, name) of every variable, argument, field and function that a module names itself."""
+    """(line, name) of every variable, argument, field and function that a module names itself.
+
+    Keys of records (TypedDict) keep the names that stored files have.
+    """
+    records = [n for n in ast.walk(tree) if isinstance(n, ast.ClassDef) and "TypedDict" in map(ast.unparse, n.bases)]
+    keys = {id(line.target) for record in records for line in record.body if isinstance(line, ast.AnnAssign)}
     for node in ast.walk(tree):
+        if id(node) in keys:
+            continue
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             yield node.lineno, node.id
         elif isinstance(node, ast.arg):

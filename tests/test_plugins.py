@@ -21,6 +21,8 @@ from clip_jax.data.open import open_source
 from clip_jax.errors import ConfigError, UserError
 from clip_jax.scaling.laws import law_named
 
+from .user_errors import raises_user_error
+
 ENTRY_POINTS = """
 [clip_jax.laws]
 sqrt = clip_extras:SquareRoot
@@ -103,7 +105,7 @@ def test_broken_entry_points_are_named_with_their_package(installed):
 
 
 def test_settings_that_an_added_loss_ignores_are_refused(installed):
-    with pytest.raises(ConfigError, match=r"loss.implementation, loss.chunk_size"):
+    with raises_user_error(ConfigError, field="loss.implementation, loss.chunk_size", reason="hinge"):
         LossConfig(name="hinge", implementation="ring")
 
 

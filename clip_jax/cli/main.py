@@ -233,7 +233,7 @@ def _flops(args: argparse.Namespace) -> None:
             try:
                 models.append((name, ladder(float(name[5:]))))
             except ValueError as error:
-                raise UserError(f"{name}: {error}") from None
+                raise UserError(field=name, reason=str(error)) from None
         else:
             models.append((name, preset(name)))
     for name, model in models:
@@ -267,7 +267,7 @@ def _eval(args: argparse.Namespace) -> None:
         return
     for name, default in (("data", None), ("out", None), ("tasks", None), ("limit", 0), ("dtype", "float32")):
         if getattr(args, name) != default:
-            raise UserError(f"--{name}: ignored without --suite")
+            raise UserError(field=f"--{name}", reason="would be ignored without --suite")
     from clip_jax.evals.in_training import make_evaluator
     from clip_jax.train.evaluate import evaluate_run
 

@@ -42,4 +42,4 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise UserError with the message."""
-        raise UserError(f"{message}; see {self.prog} --help")
+        raise UserError(reason=message, hint=f"see {self.prog} --help")

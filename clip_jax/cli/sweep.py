@@ -72,7 +72,9 @@ def _sweep_dir(args: argparse.Namespace, config: SweepConfig | SearchConfig | No
     if folders:
         return as_path(folders[0])
     if config is None:
-        raise UserError(field="--dir", reason=f"`sweep {args.action}` needs the sweep's directory, or --config")
+        raise UserError(
+            field="--dir, --config", reason="one of them is needed", hint="--dir=SWEEP_DIR, or --config=sweeps/….py"
+        )
     return Path("runs") / config.name
 
 
@@ -140,7 +142,9 @@ def _plan_or_run(args: argparse.Namespace, config: SweepConfig, root: Path) -> N
         verdicts = preflight(runs, args.target, flop_per_second=speed, price=price, echo=print)
         if not all(v.fits for v in verdicts):
             raise UserError(
-                f"{sum(not v.fits for v in verdicts)} of {len(verdicts)} shapes cannot run on {args.target}"
+                field="--target",
+                value=args.target,
+                reason=f"{sum(not v.fits for v in verdicts)} of {len(verdicts)} shapes cannot run on it",
             )
     elif args.dry_run:
         print(render(config, root))

@@ -36,8 +36,9 @@ class BudgetRules:
             between(f"compute_scaling.{name}", getattr(self, name), -2, 2)
         if any(getattr(self, name) for name in POWERS) != (self.base_budget > 0):
             raise ConfigError(
-                f"compute_scaling.base_budget={self.base_budget:g}: must be above 0 with one of {', '.join(POWERS)}, "
-                f"and is ignored without"
+                field="compute_scaling.base_budget",
+                value=self.base_budget,
+                reason=f"must be above 0 with one of {', '.join(POWERS)}, and would be ignored without",
             )
 
     def factor(self, name: str, budget: float) -> float:
@@ -52,12 +53,14 @@ def check_multiples(name: str, values: tuple[float, ...], *, of_two: bool = Fals
     Raises ConfigError otherwise.
     """
     if len(set(values)) != len(values):
-        raise ConfigError(f"{name}={values}: no repeats")
+        raise ConfigError(field=name, value=values, reason="must not repeat a value")
     for value in values:
         if not 0 < value < math.inf or value == 1:
-            raise ConfigError(f"{name}={values}: multiples must be above 0 and finite, and 1 is the run itself")
+            raise ConfigError(
+                field=name, value=values, reason="must be above 0, finite and other than 1, which is the run itself"
+            )
         if of_two and math.frexp(value)[0] != 0.5:
-            raise ConfigError(f"{name}={values}: must be powers of two, as 0.5 or 4")
+            raise ConfigError(field=name, value=values, reason="must be powers of two, such as 0.5 or 4")
 
 
 def check_lr_rule(rule: str, parametrization: str, width_fields_at_default: bool) -> None:
@@ -67,8 +70,10 @@ def check_lr_rule(rule: str, parametrization: str, width_fields_at_default: bool
     """
     if (rule == "mup") != (parametrization == "mup"):
         raise ConfigError(
-            f"lr_rule={rule!r}: base.model.parametrization.kind={parametrization!r}; each needs the other to be 'mup', "
-            f"whose table holds the rates"
+            field="lr_rule",
+            value=rule,
+            reason=f"does not fit base.model.parametrization.kind={parametrization!r}",
+            hint="set both to 'mup', or neither",
         )
     if rule != "width_power" and not width_fields_at_default:
-        raise ConfigError(f"base_width, lr_width_power: ignored with lr_rule={rule!r}")
+        raise ConfigError(field="base_width, lr_width_power", reason=f"would be ignored with lr_rule={rule!r}")

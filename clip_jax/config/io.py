@@ -95,7 +95,7 @@ def _build(cls: type[T], values: Mapping[str, object], prefix: str) -> T:
     try:
         return cls(**kwargs)
     except TypeError as error:  # a field without a default is missing
-        raise ConfigError(f"{prefix or cls.__name__}: {error}") from None
+        raise ConfigError(field=prefix.rstrip(".") or cls.__name__, reason=str(error)) from None
 
 
 def from_fields(cls: type[T], fields: Mapping[str, str], prefix: str) -> T:
@@ -142,7 +142,7 @@ def _convert(hint: Any, value: object, name: str) -> object:
 
 
 def _wrong(name: str, value: object, reason: str) -> ConfigError:
-    return ConfigError(f"{name}={short(value)}: {reason}", field=name, value=value, reason=reason)
+    return ConfigError(field=name, value=value, reason=reason)
 
 
 # Fields added after the first runs, under their first names: at their default they do not enter the run id, so that
@@ -234,9 +234,9 @@ def load(
     path = as_path(path)
     plain = path.suffix in (".json", *YAML)
     if is_remote(path) and not plain:
-        raise UserError(f"{path}: a config in a bucket must be a .json or .yaml file")
+        raise UserError(field=path, reason="must be a .json or .yaml file, as every config in a bucket")
     if not (is_remote(path) or path.is_file()):
-        raise UserError(f"{path}: no such config file")
+        raise UserError(field=path, reason="no such config file")
     values = _read_plain(path) if plain else _run_python(path)
     former: list[str] = []
     values = current_names(cls, values, former=former)
@@ -314,11 +314,11 @@ def _read_plain(path: Path) -> JsonObject:
         else:
             values, kind = parse_json(text, path), "JSON object"
     except FileNotFoundError:
-        raise UserError(f"{path}: no such config file") from None
+        raise UserError(field=path, reason="no such config file") from None
     except UnicodeDecodeError as error:
-        raise UserError(field=str(path), reason=f"not UTF-8 ({error.reason})") from None
+        raise UserError(field=path, reason=f"not UTF-8 ({error.reason})") from None
     if not isinstance(values, dict):
-        raise UserError(f"{path}: must hold a {kind}")
+        raise UserError(field=path, reason=f"must hold a {kind}")
     return values
 
 
@@ -330,26 +330,26 @@ def _run_python(path: Path) -> JsonObject:
     def plain(value: object) -> object:
         if callable(as_python := getattr(value, "item", None)):  # a NumPy scalar
             return as_python()
-        raise UserError(f"{path}: holds a {type(value).__name__} ({short(value)}); only numbers, texts and lists")
+        raise UserError(field=path, reason=f"holds {short(value)}, and only numbers, texts and lists can be stored")
 
     try:
         get_config = runpy.run_path(str(path)).get("get_config")
         if get_config is None:
-            raise UserError(f"{path}: defines no get_config()")
+            raise UserError(field=path, reason="defines no get_config()")
         config = get_config()
         if not isinstance(config, (dict, ConfigDict)):
-            raise UserError(f"{path}: get_config() must return a dict or an ml_collections ConfigDict")
+            raise UserError(field=path, reason="its get_config() must return a dict, or a ConfigDict of ml_collections")
         values = config.to_dict() if isinstance(config, ConfigDict) else config
         return json.loads(json.dumps(values, default=plain))
     except SyntaxError as error:
-        raise UserError(f"{path}: not Python ({error.msg}, line {error.lineno})") from None
+        raise UserError(field=path, reason=f"not Python ({error.msg}, line {error.lineno})") from None
     except UserError:
         raise
     except Exception as error:  # the user's code can raise anything
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
         where = f"line {lines[-1]}: " if lines else ""
         message = (str(error).splitlines() or [""])[0]
-        raise UserError(f"{path}: {where}{type(error).__name__}: {message}") from error
+        raise UserError(field=path, reason=f"{where}{type(error).__name__}: {message}") from error
 
 
 def parse_value(text: str) -> object:
@@ -399,5 +399,5 @@ def set_dotted(values: JsonObject, dotted: str, value: object) -> None:
             values[group] = _named_model(values.get(group, {}))
         values = values.setdefault(group, {})
         if not isinstance(values, dict):
-            raise ConfigError(f"{dotted}: {group} is a value, not a group of fields")
+            raise ConfigError(field=dotted, reason=f"unknown field, {group} is a value")
     values[last] = value

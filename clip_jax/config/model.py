@@ -29,9 +29,9 @@ def _check_tower(name: str, tower: ImageTowerConfig | TextTowerConfig | DecoderC
     for field_name in ("width", "depth", "heads"):
         at_least(f"{name}.{field_name}", getattr(tower, field_name), 1)
     if tower.width % tower.heads:
-        raise ConfigError(f"{name}.heads={tower.heads}: must divide {name}.width={tower.width}")
+        raise ConfigError(field=f"{name}.heads", value=tower.heads, reason=f"must divide {name}.width={tower.width}")
     if not tower.mlp_ratio > 0:
-        raise ConfigError(f"{name}.mlp_ratio={tower.mlp_ratio}: must be above 0")
+        raise ConfigError(field=f"{name}.mlp_ratio", value=tower.mlp_ratio, reason="must be above 0")
 
 
 def _mlp_width(width: int, ratio: float) -> int:
@@ -41,7 +41,9 @@ def _mlp_width(width: int, ratio: float) -> int:
 def _ignored(name: str, condition: str, tower: object, defaults: object, fields: tuple[str, ...]) -> None:
     for field_name in fields:
         if getattr(tower, field_name) != getattr(defaults, field_name):
-            raise ConfigError(f"{name}.{field_name}={getattr(tower, field_name)!r}: ignored {condition}")
+            raise ConfigError(
+                field=f"{name}.{field_name}", value=getattr(tower, field_name), reason=f"ignored {condition}"
+            )
 
 
 @dataclass(frozen=True)
@@ -76,37 +78,49 @@ class ImageTowerConfig:
         at_least(f"{name}.patch_size", self.patch_size, 1)
         if self.image_size < self.patch_size or self.image_size % self.patch_size:
             raise ConfigError(
-                f"{name}.image_size={self.image_size}: must be a multiple of {name}.patch_size={self.patch_size}"
+                field=f"{name}.image_size",
+                value=self.image_size,
+                reason=f"must be a multiple of {name}.patch_size={self.patch_size}",
             )
         if self.stages:
             self._check_resnet(name)
             return
         _check_tower(name, self)
         if not self.norm_eps > 0:
-            raise ConfigError(f"{name}.norm_eps={self.norm_eps}: must be above 0")
+            raise ConfigError(field=f"{name}.norm_eps", value=self.norm_eps, reason="must be above 0")
         at_least(f"{name}.layer_scale", self.layer_scale, 0)
         between(f"{name}.patch_dropout", self.patch_dropout, 0.0, 0.95)
         if self.pool == "cls" and not self.class_token:
-            raise ConfigError(f"{name}.class_token=False: {name}.pool='cls' reads the class token")
+            raise ConfigError(
+                field=f"{name}.class_token", value=False, reason=f"{name}.pool='cls' reads the class token"
+            )
         if self.pool == "attentional":
             at_least(f"{name}.pool_heads", self.pool_heads, 1)
             at_least(f"{name}.pool_queries", self.pool_queries, 1)
         else:
             _ignored(name, f"with {name}.pool={self.pool!r}", self, ImageTowerConfig, ("pool_heads", "pool_queries"))
         if self.norm_after_pool and self.pool != "avg":
-            raise ConfigError(f"{name}.norm_after_pool=True: ignored unless {name}.pool='avg'")
+            raise ConfigError(field=f"{name}.norm_after_pool", value=True, reason=f"ignored unless {name}.pool='avg'")
 
     def _check_resnet(self, name: str) -> None:
         if len(self.stages) != 4 or min(self.stages) < 1:
-            raise ConfigError(f"{name}.stages={self.stages}: needs four numbers, each at least 1")
+            raise ConfigError(field=f"{name}.stages", value=self.stages, reason="needs four numbers, each at least 1")
         if self.depth != sum(self.stages):
-            raise ConfigError(f"{name}.depth={self.depth}: must be {sum(self.stages)}, the sum of {name}.stages")
+            raise ConfigError(
+                field=f"{name}.depth", value=self.depth, reason=f"must be {sum(self.stages)}, the sum of {name}.stages"
+            )
         if self.patch_size != 32:
-            raise ConfigError(f"{name}.patch_size={self.patch_size}: must be 32, the stride of a ResNet")
+            raise ConfigError(
+                field=f"{name}.patch_size", value=self.patch_size, reason="must be 32, the stride of a ResNet"
+            )
         at_least(f"{name}.width", self.width, 2)
         at_least(f"{name}.heads", self.heads, 1)
         if self.width % 2 or 32 * self.width % self.heads:
-            raise ConfigError(f"{name}.width={self.width}: must be even, and {name}.heads must divide 32 times it")
+            raise ConfigError(
+                field=f"{name}.width",
+                value=self.width,
+                reason=f"must be even, and {name}.heads must divide 32 times it",
+            )
         fields = (
             "mlp_ratio", "pool", "class_token", "norm_pre", "norm_after_pool", "norm_eps", "patch_bias", "projection",
             "layer_scale", "patch_dropout", "pool_heads", "pool_queries",
@@ -162,13 +176,17 @@ class TextTowerConfig:
         at_least(f"{name}.context_length", self.context_length, 3)
         at_least(f"{name}.vocab_size", self.vocab_size, 4)
         if not self.norm_eps > 0:
-            raise ConfigError(f"{name}.norm_eps={self.norm_eps}: must be above 0")
+            raise ConfigError(field=f"{name}.norm_eps", value=self.norm_eps, reason="must be above 0")
         at_least(f"{name}.layer_scale", self.layer_scale, 0)
         between(f"{name}.pad_id", self.pad_id, 0, self.vocab_size - 1)
         if self.projection_bias and not self.projection:
-            raise ConfigError(f"{name}.projection_bias: ignored with {name}.projection=False")
+            raise ConfigError(field=f"{name}.projection_bias", reason=f"ignored with {name}.projection=False")
         if self.pool == "cls" and not self.causal:
-            raise ConfigError(f"{name}.causal=False: the appended token of {name}.pool='cls' needs the causal mask")
+            raise ConfigError(
+                field=f"{name}.causal",
+                value=False,
+                reason=f"the appended token of {name}.pool='cls' needs the causal mask",
+            )
 
     @property
     def tokens(self) -> int:
@@ -233,7 +251,7 @@ def check_pixels(prefix: str, settings: PixelSettings) -> None:
         value = getattr(settings, name)
         if len(value) != 3 or not all(low <= v <= 1e3 for v in value):  # written so that NaN fails too
             reason = f"must be three numbers from {low:g} to 1000"
-            raise ConfigError(f"{prefix}{name}={value!r}: {reason}", field=prefix + name, value=value, reason=reason)
+            raise ConfigError(field=prefix + name, value=value, reason=reason)
 
 
 @dataclass(frozen=True)
@@ -317,20 +335,30 @@ class ModelConfig:
         at_least("model.embed_dim", self.embed_dim, 1)
         check_choices(self, "model.")
         if self.text_activation and (self.text.encoder != "transformer" or self.objective == "bag_of_words"):
-            raise ConfigError(f"model.text_activation={self.text_activation!r}: ignored, a bag of words has no blocks")
+            raise ConfigError(
+                field="model.text_activation",
+                value=self.text_activation,
+                reason="ignored, a bag of words has no blocks",
+            )
         self._check_execution()
         between("model.init_temperature", self.init_temperature, 1e-3, 1e3)
         at_least("model.max_logit_scale", self.max_logit_scale, 1 / self.init_temperature)
         for name, tower in (("image", self.image), ("text", self.text)):
             if not tower.projection and tower.width != self.embed_dim:
-                raise ConfigError(f"model.{name}.projection=False: needs model.{name}.width = model.embed_dim")
+                raise ConfigError(
+                    field=f"model.{name}.projection", value=False, reason=f"needs model.{name}.width = model.embed_dim"
+                )
         if self.image.pool == "attentional" and self.embed_dim % self.image.pool_heads:
-            raise ConfigError(f"model.image.pool_heads={self.image.pool_heads}: must divide model.embed_dim")
+            raise ConfigError(
+                field="model.image.pool_heads", value=self.image.pool_heads, reason="must divide model.embed_dim"
+            )
         if self.decoder.depth:
             if self.image.pool != "attentional" or self.image.pool_queries < 2:
-                raise ConfigError("model.decoder: needs model.image.pool='attentional' with two queries or more")
+                raise ConfigError(
+                    field="model.decoder", reason="needs model.image.pool='attentional' with two queries or more"
+                )
             if not self.decoder.width == self.embed_dim == self.text.width:
-                raise ConfigError("model.decoder.width: must be model.embed_dim and model.text.width")
+                raise ConfigError(field="model.decoder.width", reason="must be model.embed_dim and model.text.width")
         at_least("model.prefix_tokens", self.prefix_tokens, 1)
         at_least("model.vocab_chunk", self.vocab_chunk, 0)
         self._check_objective()
@@ -346,9 +374,16 @@ class ModelConfig:
                 field="model.attention", value=self.attention, reason="does not preserve float64; use auto"
             )
         if not self.remat and self.remat_policy not in ("auto", "nothing"):
-            raise ConfigError(f"model.remat_policy={self.remat_policy!r}: ignored with model.remat=False")
+            raise ConfigError(
+                field="model.remat_policy", value=self.remat_policy, reason="ignored with model.remat=False"
+            )
         if self.image.stages and self.remat_policy in ("attention", "dense"):
-            raise ConfigError(f"model.remat_policy={self.remat_policy!r}: not for a ResNet; use nothing or dots")
+            raise ConfigError(
+                field="model.remat_policy",
+                value=self.remat_policy,
+                reason="not for a ResNet",
+                hint="use nothing or dots",
+            )
 
     def _check_objective(self) -> None:
         condition, text = f"with model.objective={self.objective!r}", self.text
@@ -357,11 +392,13 @@ class ModelConfig:
         if self.objective == "contrastive":
             _ignored("model", condition, self, ModelConfig, ("vocab_chunk",))
             if self.decoder.depth and text.encoder != "transformer":
-                raise ConfigError(f"model.decoder: reads the states of a transformer, not of {text.encoder}")
+                raise ConfigError(
+                    field="model.decoder", reason=f"reads the states of a transformer, not of {text.encoder}"
+                )
             return
         _ignored("model", condition, self, ModelConfig, ("init_temperature", "max_logit_scale", "logit_bias"))
         if self.decoder.depth:
-            raise ConfigError(f"model.decoder.depth={self.decoder.depth}: ignored {condition}")
+            raise ConfigError(field="model.decoder.depth", value=self.decoder.depth, reason=f"ignored {condition}")
         fields: tuple[str, ...] = ("encoder", "causal", "pool", "projection", "projection_bias")
         if self.objective == "bag_of_words":
             fields = ("encoder", "width", "depth", "heads", *_BLOCKS)
@@ -369,7 +406,7 @@ class ModelConfig:
 
     def _check_mup(self) -> None:
         def refused(name: str, value: object, reason: str) -> ConfigError:
-            return ConfigError(f"model.{name}={value!r}: model.parametrization.kind='mup' {reason}")
+            return ConfigError(field=f"model.{name}", value=value, reason=f"model.parametrization.kind='mup' {reason}")
 
         if self.objective != "contrastive":
             raise refused("objective", self.objective, "has no table for the predictive heads; contrastive only")
@@ -381,7 +418,9 @@ class ModelConfig:
             if not tower.projection:
                 raise refused(f"{name}.projection", False, "grows width at a fixed model.embed_dim")
         if self.text.encoder == "bag_of_words" and self.parametrization.base_text_depth:
-            raise ConfigError("model.parametrization.base_text_depth: ignored, a bag of words has no blocks")
+            raise ConfigError(
+                field="model.parametrization.base_text_depth", reason="ignored, a bag of words has no blocks"
+            )
 
     @property
     def activation_of_text(self) -> str:

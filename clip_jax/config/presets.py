@@ -103,8 +103,8 @@ def preset(name: str) -> ModelConfig:
     try:
         return PRESETS[name]
     except KeyError:
-        hint = " ".join(filter(None, (did_you_mean(name, PRESETS), f"known: {', '.join(PRESETS)}")))
-        raise ConfigError(f"{name!r}: no such preset; {hint}", value=name, reason="no such preset", hint=hint) from None
+        reason = f"must be one of {', '.join(PRESETS)}"
+        raise ConfigError(field="preset", value=name, reason=reason, hint=did_you_mean(name, PRESETS)) from None
 
 
 def _head_size(width: float) -> int:
@@ -136,7 +136,7 @@ def ladder(rung: float, base: ModelConfig | None = None) -> ModelConfig:
     RN50 at rung 48: its width scales as rung^0.7 and its blocks as rung^0.65. Raises ConfigError for a rung below 0.5.
     """
     if not rung >= 0.5:
-        raise ConfigError(f"rung={rung}: must be at least 0.5, where the ladder begins")
+        raise ConfigError(field="rung", value=rung, reason="must be at least 0.5, where the ladder begins")
     base = base or ModelConfig()
     mup = base.parametrization.kind == "mup"
 

@@ -67,53 +67,70 @@ class DataConfig:
         for name in ("tokenizer_train_captions", "num_threads"):
             at_least(f"data.{name}", getattr(self, name), 1)
         if self.source == "scenes" and self.cache_decoded:
-            raise ConfigError("data.cache_decoded: ignored, the scenes source renders its images")
+            raise ConfigError(field="data.cache_decoded", reason="ignored, the scenes source renders its images")
         for name in ("paths", "val_paths"):
             for path in getattr(self, name):
                 no_secret(f"data.{name}", path)
             if self.source == "scenes" and getattr(self, name):
-                raise ConfigError(f"data.{name}: the scenes source reads no files; drop it or set data.source")
+                raise ConfigError(
+                    field=f"data.{name}", reason="the scenes source reads no files", hint="drop it or set data.source"
+                )
             if self.source in SOURCES and self.source != "webdataset" and any("://" in p for p in getattr(self, name)):
-                raise ConfigError(f"data.{name}: only data.source='webdataset' reads from URLs")
+                raise ConfigError(field=f"data.{name}", reason="only data.source='webdataset' reads from URLs")
         if self.source == "scenes" and self.jpeg_decoder != "pillow":
-            raise ConfigError("data.jpeg_decoder: the scenes source renders, there is nothing to decode")
+            raise ConfigError(field="data.jpeg_decoder", reason="ignored, the scenes source renders its images")
         if self.cache_decoded and self.num_workers:
             raise ConfigError(
-                "data.cache_decoded: each of data.num_workers would hold all images; use data.num_threads only"
+                field="data.cache_decoded",
+                reason="each of data.num_workers would hold all images",
+                hint="use data.num_threads only",
             )
         self._check_weights()
         self._check_held_out()
         if self.source != "folder" and (self.filename_column, self.caption_column) != ("filename", "caption"):
-            raise ConfigError(f"data.filename_column, data.caption_column: ignored with data.source={self.source!r}")
+            raise ConfigError(
+                field="data.filename_column, data.caption_column", reason=f"ignored with data.source={self.source!r}"
+            )
         if self.source != "scenes" and not self.paths:
-            raise ConfigError(f"data.paths: data.source={self.source!r} needs at least one path")
+            raise ConfigError(field="data.paths", reason=f"at least one is needed with data.source={self.source!r}")
         if self.source != "scenes" and self.scenes != ScenesConfig():
-            raise ConfigError(f"data.scenes: would be ignored with data.source={self.source!r}")
+            raise ConfigError(field="data.scenes", reason=f"would be ignored with data.source={self.source!r}")
         if self.source != "tfds" and (self.image_key, self.caption_key) != ("image", "caption"):
-            raise ConfigError(f"data.image_key, data.caption_key: ignored with data.source={self.source!r}")
+            raise ConfigError(
+                field="data.image_key, data.caption_key", reason=f"ignored with data.source={self.source!r}"
+            )
 
     def _check_held_out(self) -> None:
         between("data.val_fraction", self.val_fraction, 0.0, 0.9)
         if not self.val_fraction:
             return
         if self.source == "scenes":
-            raise ConfigError("data.val_fraction: the scenes source renders pairs of its own to hold out; drop it")
+            raise ConfigError(
+                field="data.val_fraction",
+                reason="ignored, the scenes source renders its own held-out pairs",
+            )
         if self.val_paths or self.val_split != "val":
-            raise ConfigError("data.val_paths, data.val_split: ignored with data.val_fraction")
+            raise ConfigError(field="data.val_paths, data.val_split", reason="ignored with data.val_fraction")
 
     def _check_weights(self) -> None:
         if not self.weights:
             return
         if len(self.weights) != len(self.paths) or len(self.paths) < 2:
             raise ConfigError(
-                f"data.weights: {len(self.weights)} for {len(self.paths)} data.paths; needs one for each of two or more"
+                field="data.weights",
+                value=self.weights,
+                reason=f"must hold one for each of data.paths ({len(self.paths)}), which must be two or more",
             )
         if self.unique_samples:
-            raise ConfigError("data.unique_samples: not with data.weights, as it sets no number of pairs per path")
+            raise ConfigError(
+                field="data.unique_samples", reason="excludes data.weights, for it sets no number of pairs per path"
+            )
         total = sum(self.weights)
         if not all(total * 1e-5 <= weight < math.inf for weight in self.weights) or total <= 0:
             raise ConfigError(
-                f"data.weights={self.weights}: must be positive and finite, each at least 1e-5 of their sum"
+                field="data.weights",
+                value=self.weights,
+                reason="must be positive and finite, each at least 1e-5 of their sum",
             )
 
 
@@ -141,13 +158,13 @@ class OptimConfig:
         between("optim.layer_decay", self.layer_decay, 0.01, 1.0)
         for name in ("peak_lr", "eps", "clip_norm"):
             if not getattr(self, name) > 0:
-                raise ConfigError(f"optim.{name}={getattr(self, name)}: must be above 0")
+                raise ConfigError(field=f"optim.{name}", value=getattr(self, name), reason="must be above 0")
         for name in ("weight_decay", "warmup_steps"):
             at_least(f"optim.{name}", getattr(self, name), 0)
         for name in ("b1", "b2", "lr_decay_fraction"):
             between(f"optim.{name}", getattr(self, name), 0.0, 1.0)
         if self.schedule != "wsd" and self.lr_decay_fraction != 0.2:
-            raise ConfigError(f"optim.lr_decay_fraction: ignored with optim.schedule={self.schedule!r}")
+            raise ConfigError(field="optim.lr_decay_fraction", reason=f"ignored with optim.schedule={self.schedule!r}")
 
 
 @dataclass(frozen=True)
@@ -163,10 +180,10 @@ class MeshConfig:
         for name in ("data", "fsdp", "tensor"):
             value = getattr(self, name)
             if value != -1 and value < 1:
-                raise ConfigError(f"mesh.{name}={value}: must be -1 or at least 1")
+                raise ConfigError(field=f"mesh.{name}", value=value, reason="must be -1 or at least 1")
         at_least("mesh.slices", self.slices, 1)
         if (self.data, self.fsdp, self.tensor).count(-1) > 1:
-            raise ConfigError("mesh.data, mesh.fsdp, mesh.tensor: only one may be -1")
+            raise ConfigError(field="mesh.data, mesh.fsdp, mesh.tensor", reason="only one may be -1")
 
 
 @dataclass(frozen=True)
@@ -185,10 +202,14 @@ class LossConfig:
         at_least("loss.chunk_size", self.chunk_size, 1)
         at_least("loss.caption_weight", self.caption_weight, 0)
         if self.implementation in ("dense", "gathered") and self.chunk_size != 256:
-            raise ConfigError(f"loss.chunk_size: ignored with loss.implementation={self.implementation!r}")
+            raise ConfigError(
+                field="loss.chunk_size", reason=f"ignored with loss.implementation={self.implementation!r}"
+            )
         usual = (LossConfig.implementation, LossConfig.chunk_size)
         if self.name not in LOSSES and (self.implementation, self.chunk_size) != usual:
-            raise ConfigError(f"loss.implementation, loss.chunk_size: ignored with loss.name={self.name!r}")
+            raise ConfigError(
+                field="loss.implementation, loss.chunk_size", reason=f"ignored with loss.name={self.name!r}"
+            )
 
 
 @dataclass(frozen=True)
@@ -221,7 +242,9 @@ class EvalConfig:
             at_least(f"evals.{name}", getattr(self, name), 1)
         for fraction in self.at_fractions:
             if not 0 < fraction < 1:
-                raise ConfigError(f"evals.at_fractions={fraction}: each must lie strictly between 0 and 1")
+                raise ConfigError(
+                    field="evals.at_fractions", value=fraction, reason="each must lie strictly between 0 and 1"
+                )
 
 
 @dataclass(frozen=True)
@@ -235,10 +258,14 @@ class InitConfig:
     def __post_init__(self) -> None:
         check_choices(self, "init_from.")
         if not self.source and (self.towers, self.freeze_tower) != ("both", "none"):
-            raise ConfigError("init_from.towers, init_from.freeze_tower: ignored without init_from.source")
+            raise ConfigError(
+                field="init_from.towers, init_from.freeze_tower", reason="ignored without init_from.source"
+            )
         if self.freeze_tower not in ("none", self.towers) and self.towers != "both":
             raise ConfigError(
-                f"init_from.freeze_tower={self.freeze_tower!r}: that tower is not taken from init_from.source"
+                field="init_from.freeze_tower",
+                value=self.freeze_tower,
+                reason="must be a tower taken from init_from.source",
             )
 
 
@@ -261,14 +288,16 @@ class AnomalyConfig:
         for name in ("spike_window", "max_rollbacks"):
             at_least(f"anomalies.{name}", getattr(self, name), 1)
         if not self.spike_factor > 1:
-            raise ConfigError(f"anomalies.spike_factor={self.spike_factor}: must be above 1")
+            raise ConfigError(field="anomalies.spike_factor", value=self.spike_factor, reason="must be above 1")
         if self.on_spike == "ignore" and (self.spike_factor, self.spike_window) != (2.0, 10):
             raise ConfigError(
-                "anomalies.spike_factor, anomalies.spike_window: ignored with anomalies.on_spike='ignore'"
+                field="anomalies.spike_factor, anomalies.spike_window",
+                reason="ignored with anomalies.on_spike='ignore'",
             )
         if "rollback" not in (self.on_nan, self.on_spike) and self.max_rollbacks != 3:
             raise ConfigError(
-                "anomalies.max_rollbacks: ignored unless anomalies.on_nan or anomalies.on_spike is 'rollback'"
+                field="anomalies.max_rollbacks",
+                reason="ignored unless anomalies.on_nan or anomalies.on_spike is 'rollback'",
             )
 
 
@@ -291,11 +320,16 @@ class DistributedConfig:
         for name in ("heartbeat_s", "start_s"):
             at_least(f"distributed.{name}", getattr(self, name), 1)
         if self.coordinator not in ("", "auto") and not self.coordinator.rpartition(":")[2].isdecimal():
-            raise ConfigError(f"distributed.coordinator={self.coordinator!r}: must be host:port, or auto")
+            raise ConfigError(
+                field="distributed.coordinator", value=self.coordinator, reason="must be HOST:PORT or auto"
+            )
         if self.coordinator == "auto" and (self.processes, self.process) != (0, -1):
-            raise ConfigError("distributed.processes, distributed.process: ignored with distributed.coordinator='auto'")
+            raise ConfigError(
+                field="distributed.processes, distributed.process", reason="ignored with distributed.coordinator='auto'"
+            )
         if self.processes and self.process >= self.processes:
-            raise ConfigError(f"distributed.process={self.process}: must be below processes={self.processes}")
+            reason = f"must be below distributed.processes={self.processes}"
+            raise ConfigError(field="distributed.process", value=self.process, reason=reason)
 
 
 @dataclass(frozen=True)
@@ -327,13 +361,19 @@ class RunConfig:
         between("seed", self.seed, 0, 2**32 - 1)
         at_least("model.text.vocab_size", self.model.text.vocab_size, 260)  # 256 bytes and the special tokens
         if self.optim.warmup_steps >= self.steps:
-            raise ConfigError(f"optim.warmup_steps={self.optim.warmup_steps}: must be below steps={self.steps}")
+            raise ConfigError(
+                field="optim.warmup_steps", value=self.optim.warmup_steps, reason=f"must be below steps={self.steps}"
+            )
         if (
             self.data.source == "scenes"
             and self.pixels.resize_mode != PixelConfig.resize_mode
             and not self.init_from.source
         ):
-            raise ConfigError(f"pixels.resize_mode={self.pixels.resize_mode!r}: the scenes source renders squares")
+            raise ConfigError(
+                field="pixels.resize_mode",
+                value=self.pixels.resize_mode,
+                reason="ignored, the scenes source renders squares",
+            )
         self._check_precision()
         self._check_loss()
         self._check_objective()
@@ -342,45 +382,64 @@ class RunConfig:
         half = {"bfloat16", "float16"}
         kept = {self.optim.state_dtype, self.model.param_dtype, self.model.text_param_dtype}
         if self.optim.half_rounding != "stochastic" and not kept & half:
-            raise ConfigError("optim.half_rounding: ignored, nothing is stored in half precision")
+            raise ConfigError(field="optim.half_rounding", reason="ignored, nothing is stored in half precision")
         if self.model.compute_dtype != "float16" and self.optim.loss_scale != OptimConfig.loss_scale:
-            raise ConfigError(f"optim.loss_scale: ignored with model.compute_dtype={self.model.compute_dtype!r}")
+            raise ConfigError(
+                field="optim.loss_scale", reason=f"ignored with model.compute_dtype={self.model.compute_dtype!r}"
+            )
         if self.optim.layer_decay < 1 and self.model.image.stages:
-            raise ConfigError("optim.layer_decay: a ResNet has no stack of equal blocks; use a vision transformer")
+            raise ConfigError(
+                field="optim.layer_decay",
+                reason="excludes a ResNet, which has no stack of equal blocks",
+                hint="use a vision transformer",
+            )
 
     def _check_loss(self) -> None:
         if self.loss.name in LOSSES and (self.loss.name == "sigmoid") != self.model.logit_bias:
             raise ConfigError(
-                f"model.logit_bias={self.model.logit_bias}: the sigmoid loss needs the bias and the softmax loss "
-                f"ignores it (loss.name={self.loss.name!r})"
+                field="model.logit_bias",
+                value=self.model.logit_bias,
+                reason=f"must be {self.loss.name == 'sigmoid'} with loss.name={self.loss.name!r}",
             )
         if not self.model.decoder.depth and self.loss.caption_weight != LossConfig.caption_weight:
-            raise ConfigError("loss.caption_weight: ignored without model.decoder.depth")
+            raise ConfigError(field="loss.caption_weight", reason="ignored without model.decoder.depth")
         if not self.microbatch_size:
             return
         at_least("microbatch_size", self.microbatch_size, 1)
         if self.batch_size % self.microbatch_size:
-            raise ConfigError(f"microbatch_size={self.microbatch_size}: must divide batch_size={self.batch_size}")
+            raise ConfigError(
+                field="microbatch_size", value=self.microbatch_size, reason=f"must divide batch_size={self.batch_size}"
+            )
         if self.model.image.stages:
-            raise ConfigError("microbatch_size: batch norm needs the whole batch at once; use a vision transformer")
+            raise ConfigError(
+                field="microbatch_size",
+                reason="excludes a ResNet, whose batch norm needs the whole batch at once",
+                hint="use a vision transformer",
+            )
         if self.model.decoder.depth:
             raise ConfigError(
-                "microbatch_size: not with model.decoder, whose caption loss is not a function of embeddings"
+                field="microbatch_size",
+                reason="excludes model.decoder, whose caption loss is not a function of embeddings",
             )
 
     def _check_objective(self) -> None:
         condition, predictive = f"with model.objective={self.model.objective!r}", self.model.objective != "contrastive"
         for name in ("retrieval_images",) if predictive else ("prior_images", "predictive_score"):
             if getattr(self.evals, name) != getattr(EvalConfig, name):
-                raise ConfigError(f"evals.{name}={getattr(self.evals, name)!r}: ignored {condition}")
+                raise ConfigError(field=f"evals.{name}", value=getattr(self.evals, name), reason=f"ignored {condition}")
         if predictive and self.loss != LossConfig():
-            raise ConfigError(f"loss: ignored {condition}")
+            raise ConfigError(field="loss", reason=f"ignored {condition}")
         if predictive and self.microbatch_size:
             raise ConfigError(
-                f"microbatch_size={self.microbatch_size}: not {condition}; set model.vocab_chunk to save memory"
+                field="microbatch_size",
+                value=self.microbatch_size,
+                reason=f"must be 0 {condition}",
+                hint="set model.vocab_chunk to save memory",
             )
         if predictive and self.init_from.freeze_tower == "text":
-            raise ConfigError(f"init_from.freeze_tower='text': {condition} only the image tower can be")
+            raise ConfigError(
+                field="init_from.freeze_tower", value="text", reason=f"{condition} only the image tower can be"
+            )
 
     @property
     def samples_seen(self) -> int:

@@ -81,12 +81,18 @@ class Resources:
         between("resources.grace_period_s", self.grace_period_s, 1, 65535)
         for name in ("sbatch", "setup_commands"):
             if any("\n" in line for line in getattr(self, name)):
-                raise ConfigError(f"resources.{name}: one line each")
+                raise ConfigError(field=f"resources.{name}", reason="must be one line each")
         for line in self.sbatch:
             if not line.startswith("--"):
-                raise ConfigError(f"resources.sbatch={line!r}: must be an option of sbatch, as --account=vision")
+                raise ConfigError(
+                    field="resources.sbatch", value=line, reason="must be an option of sbatch, as --account=vision"
+                )
         if self.topology and not all(part.isdecimal() and int(part) for part in self.topology.split("x")):
-            raise ConfigError(f"resources.topology={self.topology!r}: must be chips along each axis, as 2x4 or 8x8x16")
+            raise ConfigError(
+                field="resources.topology",
+                value=self.topology,
+                reason="must be chips along each axis, as 2x4 or 8x8x16",
+            )
 
     def check_for(self, engine: str) -> None:
         """Check the fields for an engine; raise ConfigError for one that it ignores or that it needs but is not set."""
@@ -95,46 +101,55 @@ class Resources:
         for f in fields(self):
             if engine not in _READ_BY.get(f.name, ENGINES) and getattr(self, f.name) != f.default:
                 raise ConfigError(
-                    f"resources.{f.name}: would be ignored with engine={engine!r}; read by "
-                    f"{' and '.join(_READ_BY[f.name])}"
+                    field=f"resources.{f.name}",
+                    reason=f"would be ignored with engine={engine!r}",
+                    hint=f"it belongs to {' and '.join(_READ_BY[f.name])}",
                 )
         if engine == "local" and self.runs_per_device > 1 and self.devices_per_process > 1:
             raise ConfigError(
-                "resources.runs_per_device: with resources.devices_per_process above 1, runs cannot share a GPU"
+                field="resources.runs_per_device",
+                reason="must be 1 with resources.devices_per_process above 1, as runs then share no GPU",
             )
         if engine == "slurm" and not self.time_limit_min and self.grace_period_s != Resources.grace_period_s:
-            raise ConfigError("resources.grace_period_s: would be ignored without resources.time_limit_min")
+            raise ConfigError(
+                field="resources.grace_period_s", reason="would be ignored without resources.time_limit_min"
+            )
         if engine == "slurm" and not self.devices_per_process and self.gres != Resources.gres:
-            raise ConfigError("resources.gres: would be ignored with resources.devices_per_process=0")
+            raise ConfigError(field="resources.gres", reason="would be ignored with resources.devices_per_process=0")
         if engine == "jobset":
             self._check_pods()
 
     def _check_pods(self) -> None:
         if not self.container_image:
-            raise ConfigError("resources.container_image: engine='jobset' needs it")
+            raise ConfigError(field="resources.container_image", reason="missing, and engine='jobset' needs it")
         for name, other in (("pvc_name", "mount_path"), ("mount_path", "pvc_name")):
             if getattr(self, name) and not getattr(self, other):
-                raise ConfigError(f"resources.{other}: resources.{name} needs it")
+                raise ConfigError(field=f"resources.{other}", reason=f"missing, and resources.{name} needs it")
         if self.mount_path and not self.mount_path.startswith("/"):
-            raise ConfigError(f"resources.mount_path={self.mount_path!r}: must be an absolute path")
+            raise ConfigError(field="resources.mount_path", value=self.mount_path, reason="must be an absolute path")
         if self.priority and not self.queue:
-            raise ConfigError("resources.priority: would be ignored without resources.queue")
+            raise ConfigError(field="resources.priority", reason="would be ignored without resources.queue")
         if self.accelerator and not self.devices_per_process:
-            raise ConfigError("resources.devices_per_process: must be set when resources.accelerator is")
+            raise ConfigError(field="resources.devices_per_process", reason="must be set when resources.accelerator is")
         if self.devices_per_process and not self.accelerator:
-            raise ConfigError("resources.accelerator: must be set when resources.devices_per_process is")
+            raise ConfigError(field="resources.accelerator", reason="must be set when resources.devices_per_process is")
         if not self.topology:
             if self.slices > 1 or self.accelerator.startswith("tpu-"):
-                raise ConfigError("resources.topology: TPU slices need it")
+                raise ConfigError(field="resources.topology", reason="missing, and TPU slices need it")
             return
         if not self.accelerator.startswith("tpu-"):
-            raise ConfigError(f"resources.topology: would be ignored with resources.accelerator={self.accelerator!r}")
+            raise ConfigError(
+                field="resources.topology", reason=f"would be ignored with resources.accelerator={self.accelerator!r}"
+            )
         if self.nodes != 1:
-            raise ConfigError("resources.nodes: would be ignored, the hosts of a slice follow from resources.topology")
+            raise ConfigError(
+                field="resources.nodes", reason="would be ignored, the hosts of a slice follow from resources.topology"
+            )
         if self.chips % self.devices_per_process:
             raise ConfigError(
-                f"resources.devices_per_process={self.devices_per_process}: must divide the {self.chips} chips of "
-                f"resources.topology={self.topology!r}"
+                field="resources.devices_per_process",
+                value=self.devices_per_process,
+                reason=f"must divide the {self.chips} chips of resources.topology={self.topology!r}",
             )
 
     @property
@@ -198,21 +213,21 @@ class SweepConfig:
     def __post_init__(self) -> None:
         check_choices(self)
         if not self.name or any(c in self.name for c in "/\\ "):
-            raise ConfigError(f"name={self.name!r}: needs a name without spaces or slashes")
+            raise ConfigError(field="name", value=self.name, reason="must be a name without spaces and slashes")
         for name in ("rungs", "budgets", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) != len(values):
-                raise ConfigError(f"{name}={values}: needs at least one value and no repeats")
+                raise ConfigError(field=name, value=values, reason="must hold at least one value, and none twice")
         if self.models and self.rungs != SweepConfig.rungs:
-            raise ConfigError("rungs: ignored with models")
+            raise ConfigError(field="rungs", reason="ignored with models")
         if len(set(self.models)) != len(self.models):
-            raise ConfigError(f"models={self.models}: no repeats")
+            raise ConfigError(field="models", value=self.models, reason="must not repeat a model")
         if not self.lr_multipliers and self.lr_multipliers_at != "best":
-            raise ConfigError("lr_multipliers_at: ignored without lr_multipliers")
+            raise ConfigError(field="lr_multipliers_at", reason="ignored without lr_multipliers")
         for budget in self.budgets:
             at_least("budgets", budget, 1.0)
         if set(self.seeds) & set(self.extra_seeds_at_optimum):
-            raise ConfigError("extra_seeds_at_optimum: must not repeat a value of seeds")
+            raise ConfigError(field="extra_seeds_at_optimum", reason="must not repeat a value of seeds")
         for name in ("sizes_per_budget", "max_epochs"):
             at_least(name, getattr(self, name), 0)
         for name in ("base_lr", "gflops_per_second"):
@@ -231,26 +246,32 @@ class SweepConfig:
         for name in RULED:
             check_multiples(f"{name}_multipliers", getattr(self, f"{name}_multipliers"), of_two=name == "batch")
         if self.weight_decay_multipliers and not self.base.optim.weight_decay:
-            raise ConfigError("weight_decay_multipliers: base.optim.weight_decay is 0, and so is every multiple of it")
+            raise ConfigError(
+                field="weight_decay_multipliers", reason="base.optim.weight_decay is 0, and so is every multiple of it"
+            )
         most = self.warmup_fraction * max(self.warmup_multipliers, default=0.0)
         if self.warmup_multipliers and not 0 < most <= LONGEST_WARMUP:
             raise ConfigError(
-                f"warmup_multipliers={self.warmup_multipliers}: multiples of warmup_fraction="
-                f"{self.warmup_fraction:g} must lie above 0 and reach at most {LONGEST_WARMUP}"
+                field="warmup_multipliers",
+                value=self.warmup_multipliers,
+                reason=f"times warmup_fraction={self.warmup_fraction:g} must be above 0 and at most {LONGEST_WARMUP}",
             )
 
     def _check_families(self) -> None:
         if self.vmap_runs == "off":
             if self.max_vmapped_runs != SweepConfig.max_vmapped_runs:
-                raise ConfigError("max_vmapped_runs: would be ignored with vmap_runs='off'")
+                raise ConfigError(field="max_vmapped_runs", reason="would be ignored with vmap_runs='off'")
             return
         at_least("max_vmapped_runs", self.max_vmapped_runs, 2)
         if self.engine != "local":
-            raise ConfigError(f"vmap_runs: would be ignored with engine={self.engine!r}; read by local")
+            raise ConfigError(
+                field="vmap_runs", reason=f"would be ignored with engine={self.engine!r}", hint="it belongs to local"
+            )
         if self.resources.devices_per_process > 1:
             raise ConfigError(
-                f"resources.devices_per_process={self.resources.devices_per_process}: with vmap_runs="
-                f"{self.vmap_runs!r} at most 1, a family trains on one device"
+                field="resources.devices_per_process",
+                value=self.resources.devices_per_process,
+                reason=f"must be at most 1 with vmap_runs={self.vmap_runs!r}, as vmapped runs train on one device",
             )
 
     @property

@@ -46,4 +46,4 @@ def parse_yaml(text: str, source: Path) -> object:
         reason = f"not YAML ({error.problem or error.context}{line})"
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         reason = f"not YAML ({(str(error).splitlines() or [type(error).__name__])[0]})"
-    raise UserError(f"{source}: {one_line(reason)}", field=str(source), reason=reason) from None
+    raise UserError(field=source, reason=one_line(reason)) from None

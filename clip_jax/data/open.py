@@ -39,16 +39,17 @@ def open_source(config: DataConfig, split: str, image_size: int) -> Source:
         parts = [hash_split(part, fraction, held_out=held_out) for part in parts]
     for path, part in zip(paths, parts, strict=True):
         if config.weights and len(part) == 0:
-            reason = f"split {name!r} has no records, so it cannot have a weight (data.weights)"
-            raise UserError(f"{path}: {reason}", field="data.weights", value=path, reason=reason)
+            raise UserError(source=path, field="data.weights", reason=f"the split {name!r} has no records to weigh")
     source: Source = parts[0] if len(parts) == 1 else ConcatSource(parts)
     if len(source) == 0:
         left = f" (data.val_fraction={fraction})" if fraction else ""
-        raise UserError(f"{', '.join(paths)}: split {name!r} has no records{left}")
+        raise UserError(field="data.paths", reason=f"{', '.join(paths)}: the split {name!r} has no records{left}")
     if not held_out and config.unique_samples:
         if config.unique_samples > len(source):
             raise ConfigError(
-                f"data.unique_samples={config.unique_samples}: the training split has only {len(source)} records"
+                field="data.unique_samples",
+                value=config.unique_samples,
+                reason=f"the training split has {len(source)} records",
             )
         source = SubsetSource(source, np.arange(config.unique_samples))
     return source
@@ -68,10 +69,10 @@ def open_splits(config: DataConfig, image_size: int, *, may_share: bool = False)
     train, held_out = (open_source(config, split, image_size) for split in ("train", "val"))
     shared = train.files & held_out.files
     if shared and not may_share and not config.val_fraction:
-        field, reason = "data.val_paths", "it is also read for training, so its records would not be held out"
-        hint = "use other files in data.val_paths, or hold out a part with data.val_fraction=0.05"
-        first = min(shared)
-        raise UserError(f"{first}: {reason}; {hint}", field=field, value=first, reason=reason, hint=hint)
+        raise UserError(
+            field="data.val_paths", value=min(shared), reason="is also read for training, so it is not held out",
+            hint="name other files, or hold out a part with data.val_fraction=0.05",
+        )  # fmt: skip
     return train, held_out
 
 
@@ -101,7 +102,7 @@ def _open_path(config: DataConfig, path: str, split: str) -> Source:
 
         return WebDataset(path, split)
     if not Path(path).exists():
-        raise UserError(f"{path}: no such file or folder (data.paths)")
+        raise UserError(field="data.paths", value=path, reason="no such file or folder")
     if config.source == "folder":
         from clip_jax.data.sources.folder import CaptionedFolder
 

@@ -36,7 +36,7 @@ def parse_whole_number(name: str, text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise ConfigError(f"{name}={text!r}: must be a whole number", field=name, value=text) from None
+        raise ConfigError(field=name, value=text, reason="must be a whole number") from None
 
 
 def require_variables(names: tuple[str, ...], environment: Mapping[str, str], condition: str) -> None:
@@ -49,9 +49,7 @@ def require_variables(names: tuple[str, ...], environment: Mapping[str, str], co
     """
     for name in names:
         if name not in environment:
-            raise ConfigError(
-                f"{name}: {condition} but this variable is not set, so the other processes cannot be found", field=name
-            )
+            raise ConfigError(field=name, reason=f"not set, and {condition}: the other processes cannot be found")
 
 
 def device_variables(platform: str, per_process: int, devices: int) -> dict[str, str]:
@@ -113,7 +111,7 @@ def tasks_per_node(text: str) -> list[int]:
     for part in text.split(","):
         match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part.strip())
         if match is None:
-            raise ConfigError(f"SLURM_STEP_TASKS_PER_NODE={text!r}: must be like 2(x3),1", value=text)
+            raise ConfigError(field="SLURM_STEP_TASKS_PER_NODE", value=text, reason="must have the form 2(x3),1")
         out += [int(match[1])] * int(match[2] or 1)
     return out
 

@@ -68,7 +68,11 @@ def find_processes(settings: DistributedConfig, environment: Mapping[str, str]) 
     absent = [name for name in VARIABLES if getattr(merged, name) == getattr(DistributedConfig, name)]
     if len(absent) < 3:
         if absent:
-            raise ConfigError(f"distributed.{absent[0]} (or {VARIABLES[absent[0]]}): missing; all three are needed")
+            raise ConfigError(
+                field=f"distributed.{absent[0]}",
+                reason="missing, and all three of a launch are needed",
+                hint=f"set it or {VARIABLES[absent[0]]}",
+            )
         if merged.processes == 1:
             return None
         return {
@@ -157,7 +161,7 @@ def _join(arguments: JoinArguments, settings: DistributedConfig) -> None:
         )
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"distributed: the processes did not connect ({reason})") from error
+        raise UserError(field="distributed", reason=f"the processes cannot connect ({reason})") from error
 
 
 def run_on_process_zero(action: Callable[[], None]) -> None:

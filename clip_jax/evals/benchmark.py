@@ -87,46 +87,70 @@ def read_suite(name: str, data: str | None) -> list[BenchmarkSet]:
     """
     if name in prompts.SUITES:
         if data is None:
-            raise UserError(f"--suite={name}: needs --data=FOLDER, with one folder per set")
+            raise UserError(field="--suite", value=name, reason="needs --data=FOLDER, a folder with one folder per set")
         builtin = prompts.available()
         return [BenchmarkSet(s, str(Path(data) / s), prompts=s if s in builtin else "") for s in prompts.SUITES[name]]
     path = Path(name)
     if not path.is_file():
-        raise UserError(f"--suite={name}: no such file; the built-in suites are {', '.join(prompts.SUITES)}")
+        raise UserError(
+            field="--suite",
+            value=name,
+            reason="no such file",
+            hint=f"pass a file or a built-in suite: {', '.join(prompts.SUITES)}",
+        )
     with foreign(path, "a suite"):
         values = parse_json(read_text(path), path)
         sets, root = values["sets"], Path(data or values.get("data") or path.parent)
         unknown = sorted(set(values) - {"sets", "data"})
         if unknown:
-            raise UserError(f"{path}: {unknown[0]} is not known")
+            raise UserError(source=path, field=unknown[0], reason="unknown field")
         entries = []
         for item in sets:
             fields = set(BenchmarkSet.__dataclass_fields__)
             for field in sorted(set(item) - fields):
-                raise UserError(f"{path}: set {item.get('name')!r}: {field} is not known")
+                raise UserError(source=f"{path}: set {item.get('name')!r}", field=field, reason="unknown field")
             entries.append(
                 BenchmarkSet(**{**item, "path": str(root / item["path"]), "only": tuple(item.get("only", ()))})
             )
     for entry in entries:
         _check_texts(path, entry)
         if entry.kind not in ("classification", "retrieval"):
-            raise UserError(f"{path}: set {entry.name!r}: kind={entry.kind!r}: must be classification or retrieval")
+            raise UserError(
+                source=f"{path}: set {entry.name!r}",
+                field="kind",
+                value=entry.kind,
+                reason="must be classification or retrieval",
+            )
         for task in entry.only:
             every = replace(entry, only=()).tasks
             if task not in every:
-                raise UserError(f"{path}: set {entry.name!r}: only: {task!r} must be among {', '.join(every)}")
+                raise UserError(
+                    source=f"{path}: set {entry.name!r}",
+                    field="only",
+                    value=task,
+                    reason=f"must be one of {', '.join(every)}",
+                )
         if entry.pair not in PAIRINGS:
-            raise UserError(f"{path}: set {entry.name!r}: pair={entry.pair!r}: must be one of {', '.join(PAIRINGS)}")
+            raise UserError(
+                source=f"{path}: set {entry.name!r}",
+                field="pair",
+                value=entry.pair,
+                reason=f"must be one of {', '.join(PAIRINGS)}",
+            )
         if entry.metric and entry.metric not in prompts.METRICS:
-            raise UserError(f"{path}: set {entry.name!r}: metric={entry.metric!r}: {', '.join(prompts.METRICS)}")
+            raise UserError(
+                source=f"{path}: set {entry.name!r}",
+                field="metric",
+                value=entry.metric,
+                reason=f"must be one of {', '.join(prompts.METRICS)}",
+            )
         if entry.val_split and entry.val_split in (entry.train_split, entry.test_split):
             reason = "λ of the probe would be chosen on training or test images"
             raise UserError(
-                f"{path}: set {entry.name!r}: val_split={entry.val_split}: {reason}", field="val_split",
-                value=entry.val_split, reason=reason,
-            )  # fmt: skip
+                source=f"{path}: set {entry.name!r}", field="val_split", value=entry.val_split, reason=reason
+            )
     if len({e.name for e in entries}) < len(entries):
-        raise UserError(f"{path}: two sets share a name")
+        raise UserError(field=path, reason="two sets share a name")
     return entries
 
 
@@ -134,7 +158,12 @@ def _check_texts(path: Path, entry: BenchmarkSet) -> None:
     """Check an entry's text fields; raise UserError if one is not a text, or is a name that would leave its folder."""
     for field in ("kind", "prompts", "metric", "train_split", "val_split", "test_split"):
         if not isinstance(getattr(entry, field), str):
-            raise UserError(f"{path}: set {short(entry.name)}: {field} must be a text", field=field)
+            raise UserError(
+                source=f"{path}: set {short(entry.name)}",
+                field=field,
+                value=getattr(entry, field),
+                reason="must be a text",
+            )
     name_within(f"{path}: name", entry.name)  # it becomes the name of result files
     for field in ("train_split", "val_split", "test_split"):
         if getattr(entry, field):
@@ -239,7 +268,7 @@ class Benchmark:
         labels, classes = test["labels"], len(texts)
         several = labels.ndim == 2
         if labels.shape[1] != classes if several else int(labels.max()) >= classes:
-            raise UserError(f"{entry.path}: has labels outside the {classes} classes")
+            raise UserError(field=entry.path, reason=f"has labels beyond its {classes} classes")
         if task == "zeroshot_classification":
             scores = test["embeddings"] @ classifier(self.model, texts).T
             return [(task, benchmark_metrics(scores, labels, metric, metrics.first_alike([tuple(t) for t in texts])))]
@@ -301,7 +330,9 @@ def class_prompts(
     known = prompts.prompt_set(entry.prompts) if entry.prompts else None
     names = (known.classes if known else ()) or data.class_names
     if not names:
-        raise UserError(f"{entry.path}: has no class names: neither classnames.txt nor prompts")
+        raise UserError(
+            field=entry.path, reason="has no class names", hint="add classnames.txt, or name prompts in the suite"
+        )
     if blank := [i for i, name in enumerate(names) if not name]:
         echo(f"{entry.name}: classes without a name: {', '.join(map(str, blank))}")
     metric = entry.metric or (known.metric if known else "accuracy")
@@ -350,13 +381,18 @@ def run_suite(
     entries = read_suite(suite, data)
     for task in tasks:
         if task not in TASKS:
-            raise UserError(f"--tasks={task}: must be among {', '.join(TASKS)}")
+            raise UserError(field="--tasks", value=task, reason=f"must be one of {', '.join(TASKS)}")
     present = [e for e in entries if Path(e.path).is_dir()]
     for entry in entries:
         if entry not in present:
             echo(f"skipped {entry.name}: {entry.path} does not exist")
     if not present:
-        raise UserError(f"--suite={suite}: none of its {len(entries)} sets exists; looked for {entries[0].path} …")
+        raise UserError(
+            field="--suite",
+            value=suite,
+            reason=f"none of its {len(entries)} sets exists, such as {entries[0].path}",
+            hint="pass their folder with --data",
+        )
     bench = Benchmark(model, Path(out), limit=limit, seed=seed, echo=echo)
     results: list[Result] = []
     for entry, task in _plan(present, tasks, echo):

@@ -22,7 +22,7 @@ MAX_PAIRS_SHOWN = 5
 def _pictures(path: Path, split: str) -> tuple[int, Callable[[int], Any], Callable[[int], str]]:
     """Open images with captions, labels or neither: their number, and functions of position to image and name."""
     if not path.exists():
-        raise UserError(f"{path}: no such folder")
+        raise UserError(field=path, reason="no such folder")
     if holds_shards(path):
         shards = Shards(shards_of(path, split))
         return len(shards), shards.image, shards.name
@@ -41,7 +41,7 @@ def _hashes(path: Path, split: str) -> tuple[np.ndarray, Callable[[int], str], i
         except BrokenRecord:
             continue
     if not values:
-        raise UserError(f"{path}: no picture of its {split} split can be read")
+        raise UserError(field=path, reason=f"no picture of its {split} split can be read")
     return np.array(values, np.uint64), lambda i: name(kept[i]), count - len(kept)
 
 
@@ -64,12 +64,12 @@ def overlap_report(
       UserError: a folder, a split or the class names are missing, or an evaluation image cannot be read.
     """
     if not 0 <= max_distance <= 64:
-        raise UserError(f"--max-distance={max_distance}: must lie between 0 and 64 bits")
+        raise UserError(field="--max-distance", value=max_distance, reason="must lie between 0 and 64 bits")
     train, evals = Path(train), Path(evals)
     train_hashes, train_name, broken = _hashes(train, train_split)
     eval_hashes, eval_name, lost = _hashes(evals, eval_split)
     if lost:
-        raise UserError(f"{evals}: {lost} pictures of its {eval_split} split cannot be read")
+        raise UserError(field=evals, reason=f"{lost} pictures of its {eval_split} split cannot be read")
     overlap = find_overlap(train_hashes, eval_hashes, max_distance)
     count = int(overlap.duplicate.sum())
     total = len(eval_hashes)
@@ -84,7 +84,7 @@ def overlap_report(
         data = open_labeled(evals, pair)
         split = data.split(eval_split)
         if split.labels.ndim == 2:
-            raise UserError(f"{evals}: multi-label, so there is no accuracy; omit --model")
+            raise UserError(field=evals, reason="is multi-label and has no accuracy", hint="omit --model")
         texts, _ = benchmark.class_prompts(benchmark.BenchmarkSet(evals.name, str(evals)), data)
         weights = benchmark.classifier(model, texts)
         scores = np.concatenate([

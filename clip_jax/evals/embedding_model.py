@@ -67,9 +67,7 @@ class EmbeddingModel:
     def tokenizer(self) -> Tokenizer:
         """The tokenizer; raises UserError if the weights came without one."""
         if self._tokenizer is None:
-            raise UserError(
-                f"{self.name}: the weights came without a tokenizer (tokenizer.json), so texts cannot be embedded"
-            )
+            raise UserError(field=self.name, reason="has no tokenizer (tokenizer.json), so texts cannot be embedded")
         return self._tokenizer
 
     def embed_images(self, images: Sequence[Picture]) -> np.ndarray:
@@ -108,10 +106,9 @@ class EmbeddingModel:
         finite.
         """
         if self.config.objective != "contrastive":
-            raise UserError(
-                f"{self.name}: predicts captions (objective={self.config.objective!r}) and has no text embeddings; "
-                f"linear_probe, few_shot and knn need none, and `clip-jax eval RUN_DIR` measures its zero-shot tasks"
-            )
+            reason = f"has no text embeddings: it predicts captions (model.objective={self.config.objective!r})"
+            hint = "linear_probe, few_shot and knn need none, and `clip-jax eval RUN_DIR` measures its zero-shot tasks"
+            raise UserError(field=self.name, reason=reason, hint=hint)
         try:
             return self._encoder.texts(self.params, self.tokenizer.encode(list(texts)))
         except NotFinite as error:
@@ -147,8 +144,8 @@ class EmbeddingModel:
           UserError: fewer than two labels, a template without ``{c}``, or an image that cannot be read.
         """
         if len(labels) < 2:
-            raise UserError(f"labels={list(labels)}: needs at least two to choose from")
-        check_templates(templates, "templates")
+            raise UserError(field="labels", value=list(labels), reason="must be at least two, to choose from")
+        check_templates(templates)
         prompts = self.embed_texts([t.replace("{c}", label) for label in labels for t in templates])
         scores = self.scale * self.embed_images(images) @ class_embeddings(prompts, len(labels)).T
         powers = np.exp(scores - scores.max(axis=1, keepdims=True))

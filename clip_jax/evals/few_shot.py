@@ -33,7 +33,7 @@ def draw(labels: np.ndarray, classes: int, shots: int, seed: int) -> np.ndarray:
     for c in range(classes):
         rows = np.flatnonzero(labels == c)
         if len(rows) < shots:
-            raise UserError(f"few-shot: class {c} has {len(rows)} training examples, {shots} are needed")
+            raise UserError(field="shots", value=shots, reason=f"class {c} has {len(rows)} training examples")
         out.append(rng.choice(rows, shots, replace=False))
     return np.concatenate(out)
 
@@ -72,5 +72,5 @@ def few_shot(
         std = float(values.std(ddof=1)) if draws > 1 else 0.0
         out.append(FewShot(k, float(values.mean()), std, float(values.min()), float(values.max()), draws))
     if not out:
-        raise UserError(f"few-shot: the smallest class has {smallest} training examples, {min(shots)} are needed")
+        raise UserError(field="shots", value=list(shots), reason=f"the smallest class has {smallest} training examples")
     return out

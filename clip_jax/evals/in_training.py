@@ -48,7 +48,9 @@ def zero_shot_sets(config: RunConfig, entries: tuple[str, ...]) -> list[Classifi
 
             sets += zero_shot_tasks(config.data.scenes, size, limit or 2000)
         elif not Path(entry).is_dir():
-            raise UserError(f"evals.zero_shot, evals.unscored_tasks: {entry}: no such folder, nor the word scenes")
+            raise UserError(
+                field="evals.zero_shot, evals.unscored_tasks", value=entry, reason="must be a folder or the word scenes"
+            )
         else:
             sets.append(load_classification_set(entry, size, limit, pixels=config.pixels))
     return sets
@@ -191,7 +193,8 @@ def make_evaluator(
         if name in (*names, *RESERVED):
             raise UserError(field="evaluators", value=name, reason="is a task of the run's evaluation")
     if len(set(names)) < len(names):
-        raise UserError(f"evals.zero_shot, evals.unscored_tasks: two tasks share a name ({', '.join(names)})")
+        field = "evals.zero_shot, evals.unscored_tasks"
+        raise UserError(field=field, value=names, reason="two tasks have the same name")
     kind = ContrastiveEvaluation if config.model.objective == "contrastive" else PredictiveEvaluation
     measure = kind(config, built, mesh, held_out, tokenizer, sets)
     model = None

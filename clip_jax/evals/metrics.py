@@ -15,7 +15,8 @@ def proportion_interval(
     """Return the confidence interval of a proportion.
 
     Args:
-      share: the proportion; between two whole numbers of hits, as a mean over classes is, bounds are interpolated.
+      share: the proportion. A mean over classes may lie between two whole numbers of hits: ``exact`` takes the nearer
+        one, ``wilson`` interpolates between their bounds.
       count: number of examples.
       method: ``exact`` (Clopper & Pearson, 1934), whose coverage is at least nominal, or ``wilson`` (Wilson, 1927).
       confidence: nominal coverage.
@@ -26,6 +27,8 @@ def proportion_interval(
     from scipy.stats import binomtest
 
     hits = min(max(share * count, 0.0), count)
+    if method == "exact":
+        hits = round(hits)
     whole = [binomtest(k, count).proportion_ci(confidence, method) for k in (math.floor(hits), math.ceil(hits))]
     low, high = ((1 - hits % 1) * below + hits % 1 * above for below, above in zip(*whole, strict=True))
     return float(low), float(high)

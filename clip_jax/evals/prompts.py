@@ -53,27 +53,35 @@ def parse(values: object, source: str) -> PromptSet:
     """Check the content of a prompt file. Raises UserError, one line, naming the field that is wrong."""
     fields = {"name", "metric", "templates", "classes", "counts", "source", "licence"} | OPTIONAL
     if not isinstance(values, dict):
-        raise UserError(f"{source}: must hold a JSON object")
+        raise UserError(field=source, reason="must hold a JSON object")
     for field in sorted(fields - OPTIONAL - set(values)):
-        raise UserError(f"{source}: has no {field}")
+        raise UserError(source=source, field=field, reason="missing")
     for field in sorted(set(values) - fields):
-        raise UserError(f"{source}: {field} is not known")
+        raise UserError(source=source, field=field, reason="unknown field")
     if values["metric"] not in METRICS:
-        raise UserError(f"{source}: metric={values['metric']!r}: must be one of {', '.join(METRICS)}")
+        raise UserError(
+            source=source, field="metric", value=values["metric"], reason=f"must be one of {', '.join(METRICS)}"
+        )
     for field in ("templates", "classes"):
         items = values[field]
         if not isinstance(items, list) or not all(isinstance(i, str) and i for i in items):
-            raise UserError(f"{source}: {field} must be a list of texts")
+            raise UserError(source=source, field=field, value=items, reason="must be a list of texts")
         if len(items) != values["counts"].get(field):
-            raise UserError(f"{source}: {len(items)} {field}, counts says {values['counts'].get(field)}")
+            reason = f"there are {len(items)} {field}"
+            raise UserError(source=source, field=f"counts.{field}", value=values["counts"].get(field), reason=reason)
     labels = values.get("labels", [])
     if not isinstance(labels, list) or len(labels) not in (0, len(values["classes"])):
-        raise UserError(f"{source}: labels must be a list with a label for each class")
+        raise UserError(source=source, field="labels", reason="must be a list with a label for each class")
     if bool(labels) != bool(values.get("labels_source")):
-        raise UserError(f"{source}: labels_source must say whose labels they are")
+        raise UserError(
+            source=source,
+            field="labels_source",
+            value=values.get("labels_source"),
+            reason="must say whose labels these are",
+        )
     check_templates(values["templates"], source)
     if len(set(values["templates"])) < len(values["templates"]):
-        raise UserError(f"{source}: a template occurs twice")
+        raise UserError(source=source, field="templates", reason="a template occurs twice")
     return PromptSet(
         values["name"], values["metric"], tuple(values["templates"]), tuple(values["classes"]),
         {k: tuple(v) for k, v in values.get("literal", {}).items()}, values["source"], values["licence"],
@@ -90,7 +98,6 @@ def available() -> tuple[str, ...]:
 def prompt_set(name: str) -> PromptSet:
     """Return a built-in prompt set. Raises UserError listing the names when there is none of that name."""
     if name not in available():
-        reason = f"no such prompts; available: {', '.join(available())}"
-        raise UserError(f"prompts {name!r}: {reason}", field="prompts", value=name, reason=reason)
+        raise UserError(field="prompts", value=name, reason=f"must be one of {', '.join(available())}")
     file = resources.files("clip_jax.evals").joinpath("prompt_data", f"{name}.json")
     return parse(json.loads(file.read_text()), f"prompt_data/{name}.json")

@@ -85,9 +85,11 @@ def read_results(path: str | Path) -> pd.DataFrame:
             records = [{**r, **r["metrics"]} for r in parse_json(read_text(path), path)]
         rows = [_accuracy(r) for r in records if r["task"] in PREFIXES]
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise UserError(field=path, reason="no such file") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: no results of a transfer benchmark ({type(error).__name__}: {error})") from None
+        raise UserError(
+            field=path, reason=f"not the results of a transfer benchmark ({type(error).__name__}: {error})"
+        ) from None
     table = pd.DataFrame(rows, columns=RESULT_COLUMNS)
     return table[table["value"].notna()].reset_index(drop=True)
 

@@ -69,9 +69,19 @@ class CLIP(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         if not isinstance(config, ModelConfig):
-            raise ConfigError(f"config={config!r}: must be a ModelConfig; preset(name) gives one of a published size")
+            raise ConfigError(
+                field="config",
+                value=config,
+                reason="must be a ModelConfig",
+                hint="preset(name) returns one of a published size",
+            )
         if config.objective != "contrastive":
-            raise ConfigError(f"model.objective={config.objective!r}: is no CLIP; build it with make_model")
+            raise ConfigError(
+                field="model.objective",
+                value=config.objective,
+                reason="must be contrastive",
+                hint="make_model builds the others",
+            )
         dtype = jnp.promote_types(jnp.float32, jnp.dtype(config.param_dtype))
         self.image = image_tower(config, rngs)
         self.text = text_tower(config, rngs)
@@ -177,7 +187,9 @@ def _check_divides(config: ModelConfig, mesh: Mesh) -> None:
             wanted.append((f"{name}.mlp_ratio × width", tower.mlp_width, "tensor", tensor))
     for name, size, axis, multiple in wanted:
         if size % multiple:
-            raise ConfigError(f"model.{name}={size}: must be a multiple of mesh.{axis}={mesh.shape[axis]}")
+            raise ConfigError(
+                field=f"model.{name}", value=size, reason=f"must be a multiple of mesh.{axis}={mesh.shape[axis]}"
+            )
 
 
 def build(config: ModelConfig, mesh: Mesh) -> AbstractModel:

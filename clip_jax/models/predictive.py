@@ -110,7 +110,12 @@ class Predictive(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         if config.objective == "contrastive":
-            raise ConfigError("model.objective='contrastive': is CLIP's; build it with make_model")
+            raise ConfigError(
+                field="model.objective",
+                value="contrastive",
+                reason="must be a predictive objective",
+                hint="make_model builds contrastive models",
+            )
         self.image = image_tower(config, rngs)
         head = CaptionTransformer if config.objective == "caption" else BagOfWordsHead
         self.text: Any = head(config, rngs=rngs)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clip_jax.errors import UserError, foreign, name_within, parse_json, short
+from clip_jax.errors import UserError, foreign, name_within, parse_json
 from clip_jax.storage.paths import disk_errors, read_text, write_text
 from clip_jax.types import JsonObject
 
@@ -34,7 +34,9 @@ def conversion_command(path: Path) -> str:
 def _refuse_pickle(path: Path, head: bytes) -> None:
     if path.suffix in PICKLES or head[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
         raise UserError(
-            f"{path}: a pickle, which can run code when read; if you trust it, convert it: {conversion_command(path)}"
+            field=path,
+            reason="a pickle, which can run code when read",
+            hint=f"if you trust it, convert it: {conversion_command(path)}",
         )
 
 
@@ -47,13 +49,13 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     if path.name.endswith(".index.json"):
         names = read_json(path).get("weight_map")
         if not isinstance(names, dict) or not names:
-            raise UserError(f"{path}: holds no weight_map")
+            raise UserError(field=path, reason="holds no weight_map")
         out: dict[str, np.ndarray] = {}
         for name in sorted(set(map(str, names.values()))):
             out |= read_tensors(path.with_name(name_within(f"{path}: shard", name)))
         return out
     if not path.is_file():
-        raise UserError(f"{path}: no such weights file")
+        raise UserError(field=path, reason="no such weights file")
     with path.open("rb") as file:
         _refuse_pickle(path, file.read(8))
     from safetensors import safe_open
@@ -84,18 +86,10 @@ def read_json(path: Path) -> JsonObject:
     try:
         values = parse_json(read_text(path), path)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise UserError(field=path, reason="no such file") from None
     if not isinstance(values, dict):
-        raise UserError(f"{path}: must hold a JSON object")
+        raise UserError(field=path, reason="must hold a JSON object")
     return values
-
-
-def unsupported(source: str, field: str, value: object, reason: str, hint: str | None = None) -> UserError:
-    """Return the UserError for a field of a file whose value is not supported."""
-    more = f"; {hint}" if hint else ""
-    return UserError(
-        f"{source}: {field}={short(value)}: {reason}{more}", field=field, value=value, reason=reason, hint=hint
-    )
 
 
 def write_json(path: Path, values: JsonObject) -> None:

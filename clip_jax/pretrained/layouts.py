@@ -48,7 +48,7 @@ def _detect(tensors: Mapping[str, np.ndarray], config: JsonObject | None, source
         shape = _plausible(transformers.config_of(config, source), source)
         return Layout("transformers", shape, transformers.entries(shape), transformers.IGNORED)
     if any(key.startswith(("vision_model.", "text_model.")) for key in tensors):
-        raise UserError(f"{source}: weights of transformers need their config.json beside them")
+        raise UserError(field=source, reason="weights in the layout of transformers need their config.json beside them")
     shape = _plausible(openai.infer(tensors, source), source)
     return Layout("openai", shape, openai.entries(shape, prefix), openai.IGNORED)
 
@@ -61,7 +61,7 @@ def _plausible(config: ModelConfig, source: str) -> ModelConfig:
     try:
         return from_dict(ModelConfig, to_dict(config), "model.")
     except ConfigError as error:
-        raise UserError(f"{source}: {error}", field=error.field, value=error.value, reason=error.reason) from None
+        raise error.at(source) from None
 
 
 def abstract_params(config: ModelConfig) -> Params:
@@ -83,4 +83,4 @@ def entries_for(name: str, config: ModelConfig) -> list[WeightEntry]:
         return transformers.entries(config)
     if name == "openai":
         return openai.entries(config)
-    raise UserError(f"layout {name!r}: must be one of {', '.join(LAYOUTS)}")
+    raise UserError(field="layout", value=name, reason=f"must be one of {', '.join(LAYOUTS)}")

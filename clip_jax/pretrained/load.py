@@ -142,7 +142,7 @@ def save_weights(weights: Weights, folder: str | Path, layout: str = "open_clip"
             names[0]: transformers.config_to(weights.config),
         }
     else:
-        raise UserError(f"layout={layout!r}: must be open_clip or transformers")
+        raise UserError(field="layout", value=layout, reason="must be open_clip or transformers")
     if weights.tokenizer is not None:
         configs |= tokenizer_files(weights.tokenizer, weights.config.text.causal)
         if layout == "open_clip":

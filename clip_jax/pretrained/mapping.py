@@ -150,7 +150,7 @@ def read(
         if names:
             problems.append(f"{len(names)} {title}: {_list(names)}")
     if problems:
-        raise UserError(f"{source}: the weights do not fit the model: {'; '.join(problems)}")
+        raise UserError(field=source, reason=f"the weights do not fit the model: {', '.join(problems)}")
     finite_tensors(source, named)
     left = sorted(p for p in shapes if p not in out)
     if left:  # a layout that lacks one of our parameters is a bug, not a user's mistake

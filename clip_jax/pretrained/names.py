@@ -48,12 +48,14 @@ def repository(name: str) -> str | None:
             if short not in known:
                 near = closest(short, known, 4) or list(known)[:4]
                 listed = ", ".join(prefix + n for n in near)
-                raise UserError(f"{name}: no such model among the {len(known)} of {kind}; near it: {listed}")
+                raise UserError(
+                    field=name, reason=f"not one of the {len(known)} models of {kind}", hint=f"near it: {listed}"
+                )
             return known[short]
     if name.startswith("hf:"):
         repo = name.removeprefix("hf:")
         if repo.count("/") != 1 or not all(repo.split("/")):
-            raise UserError(f"{name}: must be hf:OWNER/NAME")
+            raise UserError(field=name, reason="must have the form hf:OWNER/NAME")
         return repo
     return None
 
@@ -69,11 +71,13 @@ def hub_fetch(repo: str, file: str) -> Path:
     try:
         return Path(hf_hub_download(repo, file))
     except LocalEntryNotFoundError:  # a subclass of EntryNotFoundError that means "not cached", not "does not exist"
-        raise UserError(f"hf:{repo}: {file} is not in the cache and the hub cannot be reached") from None
+        raise UserError(
+            field=f"hf:{repo}", reason=f"{file} is not in the cache, and the hub cannot be reached"
+        ) from None
     except EntryNotFoundError:
         raise FileNotFoundError(file) from None
     except (HfHubHTTPError, OSError, ValueError) as error:
-        raise UserError(f"hf:{repo}: {str(error).splitlines()[0]}") from None
+        raise UserError(field=f"hf:{repo}", reason=str(error).splitlines()[0]) from None
 
 
 def _first(repo: str, names: tuple[str, ...], fetch: Fetch) -> Path | None:
@@ -105,7 +109,7 @@ def _local(path: Path) -> Files:
                 p for p in path.iterdir() if p.suffix in (".bin", ".pt", ".pth")
             )
             if len(candidates) != 1:
-                raise UserError(f"{path}: holds no weights ({', '.join(WEIGHTS)}) and no run")
+                raise UserError(field=path, reason=f"holds no weights ({', '.join(WEIGHTS)}) and no run")
             weights = candidates[0]
     else:
         weights = path
@@ -128,17 +132,20 @@ def find(name: str, fetch: Fetch = hub_fetch) -> Files:
     repo = repository(name)
     if repo is None:
         raise UserError(
-            f"{name}: no such file, folder or model; models are openai/NAME, open_clip:MODEL/TAG or hf:OWNER/NAME"
+            field=name,
+            reason="no such file, folder or model",
+            hint="models are openai/NAME, open_clip:MODEL/TAG or hf:OWNER/NAME",
         )
     config = _first(repo, CONFIGS, fetch)
     if config is None:
-        raise UserError(f"hf:{repo}: has neither {' nor '.join(CONFIGS)}")
+        raise UserError(field=f"hf:{repo}", reason=f"has neither {' nor '.join(CONFIGS)}")
     order = WEIGHTS if config.name == CONFIGS[0] else WEIGHTS[1:]
     weights = _first(repo, order, fetch)
     if weights is None:
         raise UserError(
-            f"hf:{repo}: has no safetensors weights; pickles are never read; download one and pass its path to see the "
-            "command that converts it"
+            field=f"hf:{repo}",
+            reason="has no safetensors weights, and pickles are never read",
+            hint="download a pickle and pass its path to see the command that converts it",
         )
     if weights.name.endswith(".index.json"):
         names = read_json(weights).get("weight_map")

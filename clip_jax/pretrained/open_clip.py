@@ -43,11 +43,13 @@ TOP = {
     "multimodal_cfg",
 }  # fmt: skip
 
+EXPORT = "export to open_clip"
+
 
 def _known(name: str, values: JsonObject, known: set[str], source: str) -> None:
     unknown = sorted(set(values) - known)
     if unknown:
-        raise UserError(f"{source}: {name}{unknown[0]}={values[unknown[0]]!r} is not supported")
+        raise UserError(source=source, field=f"{name}{unknown[0]}", value=values[unknown[0]], reason="is not supported")
 
 
 def _activation(name: str, tower: JsonObject, quick: bool, source: str) -> Activation:
@@ -60,7 +62,9 @@ def _activation(name: str, tower: JsonObject, quick: bool, source: str) -> Activ
         return "quick_gelu"
     form = kwargs.get("approximate", "none")
     if form not in ("none", "tanh"):
-        raise UserError(f"{source}: {name}.act_kwargs.approximate={form!r}: must be none or tanh")
+        raise UserError(
+            source=source, field=f"{name}.act_kwargs.approximate", value=form, reason="must be none or tanh"
+        )
     return "gelu" if form == "tanh" else "gelu_erf"
 
 
@@ -75,7 +79,10 @@ def _trunk(v: JsonObject, source: str) -> ImageTowerConfig:
     size = name.split("_patch")[0]
     if size not in TRUNKS or "siglip" not in name or v.get("timm_pool") != "map" or v.get("timm_proj") != "none":
         raise UserError(
-            f"{source}: vision_cfg.timm_model_name={name!r}: only SigLIP's trunks with MAP pooling are known"
+            source=source,
+            field="vision_cfg.timm_model_name",
+            value=name,
+            reason="must be a trunk of SigLIP with MAP pooling",
         )
     _known(
         "vision_cfg.timm_model_kwargs.", kwargs, {"img_size", "patch_size", "embed_dim", "depth", "num_heads"}, source
@@ -106,7 +113,7 @@ def _vision(v: JsonObject, source: str) -> ImageTowerConfig:
     pools: dict[str, ImagePool] = {"tok": "cls", "avg": "avg"}
     pool = pools.get(v.get("pool_type", "tok"))
     if pool is None or (pooled and pool != "cls"):
-        raise UserError(f"{source}: vision_cfg.pool_type={v['pool_type']!r} is not supported")
+        raise UserError(source=source, field="vision_cfg.pool_type", value=v["pool_type"], reason="is not supported")
     return ImageTowerConfig(
         width=width, depth=layers, heads=width // v.get("head_width", 64), mlp_ratio=v.get("mlp_ratio", 4.0),
         image_size=v.get("image_size", 224), patch_size=v.get("patch_size", 16),
@@ -121,13 +128,16 @@ def _vision(v: JsonObject, source: str) -> ImageTowerConfig:
 def _text(t: JsonObject, source: str) -> TextTowerConfig:
     if "hf_model_name" in t:
         raise UserError(
-            f"{source}: text_cfg.hf_model_name={t['hf_model_name']!r}: only CLIP's own text towers are known"
+            source=source,
+            field="text_cfg.hf_model_name",
+            value=t["hf_model_name"],
+            reason="is not supported, only CLIP's own text towers are",
         )
     _known("text_cfg.", t, TEXT, source)
     pools: dict[str, TextPool] = {"argmax": "eot", "last": "last"}
     pool = "cls" if t.get("embed_cls") else pools.get(t.get("pool_type", "argmax"))
     if pool is None:
-        raise UserError(f"{source}: text_cfg.pool_type={t['pool_type']!r} is not supported")
+        raise UserError(source=source, field="text_cfg.pool_type", value=t["pool_type"], reason="is not supported")
     vocab = t.get("vocab_size", 49408)
     return TextTowerConfig(
         width=t.get("width", 512), depth=t.get("layers", 12), heads=t.get("heads", 8),
@@ -153,14 +163,21 @@ def config_of(cfg: JsonObject, source: str) -> ModelConfig:
         quick = bool(cfg.get("quick_gelu"))
         image, text = (_activation(n, cfg[n], quick, source) for n in ("vision_cfg", "text_cfg"))
         if m and "gelu" in (image, text):
-            raise UserError(f"{source}: act_kwargs.approximate='tanh': open_clip's decoder has the exact form")
+            raise UserError(
+                source=source,
+                field="act_kwargs.approximate",
+                value="tanh",
+                reason="must be none with a decoder, as in open_clip",
+            )
         return ModelConfig(
             image=_vision(cfg["vision_cfg"], source), text=_text(cfg["text_cfg"], source), decoder=decoder,
             embed_dim=cfg["embed_dim"], activation=image, text_activation="" if text == image else text,
             logit_bias=bias, max_logit_scale=1e4 if bias else 100.0,
         )  # fmt: skip
     except (KeyError, TypeError, AttributeError, ArithmeticError) as error:
-        raise UserError(f"{source}: not a model config of open_clip ({type(error).__name__}: {error})") from None
+        raise UserError(
+            field=source, reason=f"not a model config of open_clip ({type(error).__name__}: {error})"
+        ) from None
 
 
 def _trunk_to(config: ModelConfig) -> JsonObject:
@@ -168,8 +185,11 @@ def _trunk_to(config: ModelConfig) -> JsonObject:
     plain = not i.class_token and not i.norm_pre and i.patch_bias and not i.projection and not i.layer_scale
     if config.activation not in ("gelu", "gelu_erf") or not plain or i.norm_eps != 1e-6:
         raise UserError(
-            "export to open_clip: MAP pooling needs SigLIP's image tower: gelu or gelu_erf, norm_eps 1e-6, a bias of "
-            "the patches, and no class token, first norm, layer scale or projection"
+            source=EXPORT,
+            field="model.image.pool",
+            value=i.pool,
+            reason="needs SigLIP's image tower: gelu or gelu_erf, norm_eps=1e-6, patch_bias, and no class_token, "
+            "norm_pre, layer_scale or projection",
         )
     cfg = {"image_size": i.image_size, "timm_model_pretrained": False, "timm_pool": "map", "timm_proj": "none"}
     every = [(trunk, f"{trunk}_patch{p}_siglip_{size}", p, size) for trunk, p, sizes in NAMED for size in sizes]
@@ -187,7 +207,10 @@ def _trunk_to(config: ModelConfig) -> JsonObject:
             return {**cfg, "timm_model_name": name, "timm_model_kwargs": shape}
     ratios = sorted({f"{TRUNKS[trunk][3]}/{TRUNKS[trunk][0]}" for trunk, *_ in alike})
     raise UserError(
-        f"export to open_clip: SigLIP's image tower with {config.activation} has mlp_ratio {' or '.join(ratios)}"
+        source=EXPORT,
+        field="model.image.mlp_ratio",
+        value=i.mlp_ratio,
+        reason=f"must be {' or '.join(ratios)} with MAP pooling and {config.activation}, as SigLIP's image towers",
     )
 
 
@@ -199,7 +222,9 @@ def _vision_to(config: ModelConfig) -> JsonObject:
     if i.stages:
         return vision | {"layers": list(i.stages), "head_width": 32 * i.width // i.heads}
     if not i.class_token or i.patch_bias or not i.projection:
-        raise UserError("export to open_clip: needs a class token, a projection and no bias of the patches")
+        raise UserError(
+            source=EXPORT, field="model.image", reason="needs class_token and projection, and no patch_bias"
+        )
     vision |= {"layers": i.depth, "head_width": i.width // i.heads, "patch_size": i.patch_size}
     vision |= {"mlp_ratio": i.mlp_ratio} if i.mlp_ratio != 4.0 else {}
     vision |= {"no_ln_pre": True} if not i.norm_pre else {}
@@ -219,12 +244,17 @@ def config_to(config: ModelConfig) -> JsonObject:
     """
     i, t, d = config.image, config.text, config.decoder
     if (t.pool == "cls") != bool(d.depth) or (i.pool == "attentional") != bool(d.depth):
-        raise UserError("export to open_clip: attentional pooling, the appended text token and the decoder go together")
+        raise UserError(
+            source=EXPORT, field="model.image.pool, model.text.pool, model.decoder.depth",
+            reason="pool='attentional' of images, pool='cls' of texts and a decoder go together",
+        )  # fmt: skip
     if d.depth and config.logit_bias:
-        raise UserError("export to open_clip: CoCa has no logit bias")
+        raise UserError(
+            source=EXPORT, field="model.logit_bias", value=True, reason="must be False with a decoder, as in CoCa"
+        )
     vision = _vision_to(config)
     if not t.projection:
-        raise UserError("export to open_clip: needs a projection of the text")
+        raise UserError(source=EXPORT, field="model.text.projection", value=False, reason="must be True")
     text: JsonObject = {
         "context_length": t.context_length, "vocab_size": t.vocab_size, "width": t.width, "heads": t.heads,
         "layers": t.depth,
@@ -243,7 +273,10 @@ def config_to(config: ModelConfig) -> JsonObject:
     if {form for _, form in forms.values()} == {"quick_gelu"}:
         cfg["quick_gelu"] = True
     elif any(form == "quick_gelu" for _, form in forms.values()):
-        raise UserError("export to open_clip: quick_gelu is of both towers or of none")
+        raise UserError(
+            source=EXPORT, field="model.activation, model.text_activation",
+            reason="quick_gelu must be that of both towers or of none",
+        )  # fmt: skip
     for tower, form in forms.values():
         if form == "gelu":
             tower["act_kwargs"] = {"approximate": "tanh"}

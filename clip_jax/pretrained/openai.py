@@ -168,7 +168,11 @@ def infer(tensors: Mapping[str, np.ndarray], source: str, activation: Activation
 
     def shape(key: str) -> tuple[int, ...]:
         if key not in tensors:
-            raise UserError(f"{source}: no tensor {key}; these are no weights in the openai or open_clip layout")
+            raise UserError(
+                source=source,
+                field=key,
+                reason="no such tensor: the weights have neither OpenAI's nor open_clip's layout",
+            )
         return np.shape(tensors[key])
 
     vocab, width = shape(f"{prefix}token_embedding.weight")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from clip_jax.config import PixelConfig
 from clip_jax.data.images.eval_preprocess import Preprocess
 from clip_jax.errors import UserError
-from clip_jax.pretrained.files import read_json, unsupported
+from clip_jax.pretrained.files import read_json
 from clip_jax.pretrained.names import Files
 from clip_jax.types import JsonObject
 
@@ -35,7 +35,9 @@ def find_preprocessor(files: Files) -> tuple[JsonObject, str] | None:
         if isinstance(values, dict):
             return values, str(files.processor)
         if values is not None:
-            raise unsupported(str(files.processor), "image_processor", values, "must be a group of fields")
+            raise UserError(
+                source=files.processor, field="image_processor", value=values, reason="must be a group of fields"
+            )
     return None if files.preprocessor is None else (read_json(files.preprocessor), str(files.preprocessor))
 
 
@@ -53,23 +55,30 @@ def read_preprocessor(values: JsonObject, size: int, siglip: bool, source: str) 
     """
     kind = str(values.get("image_processor_type") or values.get("feature_extractor_type") or "").removesuffix("Fast")
     if kind and kind not in PROCESSOR_CLASSES:
-        raise unsupported(source, "image_processor_type", kind, f"must be one of {', '.join(PROCESSOR_CLASSES)}")
+        raise UserError(
+            source=source,
+            field="image_processor_type",
+            value=kind,
+            reason=f"must be one of {', '.join(PROCESSOR_CLASSES)}",
+        )
     siglip = PROCESSOR_CLASSES.get(kind, siglip)
     left = {k: v for k, v in values.items() if k not in PIXEL_NEUTRAL_FIELDS and v is not None}
     for name in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"):
         if left.pop(name, True) is not True:
-            raise unsupported(source, name, values[name], "only true is supported")
+            raise UserError(source=source, field=name, value=values[name], reason="only true is supported")
     factor = left.pop("rescale_factor", 1 / 255)
     if not isinstance(factor, (int, float)) or abs(factor * 255 - 1) > 1e-6:
-        raise unsupported(source, "rescale_factor", factor, "only 1/255 is supported")
+        raise UserError(source=source, field="rescale_factor", value=factor, reason="only 1/255 is supported")
     resample = left.pop("resample", 3)
     if resample not in RESAMPLE:
-        raise unsupported(source, "resample", resample, "only 2 (bilinear) and 3 (bicubic) are supported")
+        raise UserError(
+            source=source, field="resample", value=resample, reason="only 2 (bilinear) and 3 (bicubic) are supported"
+        )
     mode = _mode(left, size, siglip, source)
     usual = (SIGLIP_MEAN_STD, SIGLIP_MEAN_STD) if siglip else (PixelConfig.mean, PixelConfig.std)
     mean, std = (left.pop(f"image_{name}", value) for name, value in zip(("mean", "std"), usual, strict=True))
     for name in sorted(n for n, value in left.items() if value is not False):  # a field set to false has no effect
-        raise unsupported(source, name, left[name], "is not supported")
+        raise UserError(source=source, field=name, value=left[name], reason="is not supported")
     pixels = {"mean": mean, "std": std, "resize_mode": mode, "interpolation": RESAMPLE[resample]}
     return Preprocess.from_config(pixels, size, source, "image_")
 
@@ -80,7 +89,7 @@ def _mode(left: JsonObject, size: int, siglip: bool, source: str) -> str:
     asked = left.pop("size", square if siglip else {"shortest_edge": size})
     to_square = left.pop("default_to_square", siglip)  # the meaning of a size given as one number
     if not isinstance(to_square, bool):
-        raise unsupported(source, "default_to_square", to_square, "must be true or false")
+        raise UserError(source=source, field="default_to_square", value=to_square, reason="must be true or false")
     if isinstance(asked, int):  # the form of older files
         asked = {"height": asked, "width": asked} if to_square else {"shortest_edge": asked}
     if asked == {"shortest_edge": size}:
@@ -88,13 +97,20 @@ def _mode(left: JsonObject, size: int, siglip: bool, source: str) -> str:
     elif asked == square:
         mode = "squash"
     else:
-        raise unsupported(source, "size", asked, f"must be {{'shortest_edge': {size}}} or {square}, as the model's")
+        raise UserError(
+            source=source,
+            field="size",
+            value=asked,
+            reason=f"must be {{'shortest_edge': {size}}} or {square}, as the model's",
+        )
     cropped = left.pop("do_center_crop", not siglip)
     crop = left.pop("crop_size", square)
     if mode == "shortest" and cropped is not True:
-        raise unsupported(source, "do_center_crop", cropped, "must be true with size.shortest_edge")
+        raise UserError(
+            source=source, field="do_center_crop", value=cropped, reason="must be true with size.shortest_edge"
+        )
     if cropped and crop not in (size, square):
-        raise unsupported(source, "crop_size", crop, f"must be {square}, as the model's")
+        raise UserError(source=source, field="crop_size", value=crop, reason=f"must be {square}, as the model's")
     return mode
 
 
@@ -102,7 +118,12 @@ def write_preprocessor(preprocess: Preprocess) -> JsonObject:
     """Return the content of transformers' ``preprocessor_config.json``; raise UserError for padding, which it lacks."""
     size, square = preprocess.size, {"height": preprocess.size, "width": preprocess.size}
     if preprocess.resize_mode == "longest":
-        raise UserError("export to transformers: its preprocessing has no resize_mode='longest'")
+        raise UserError(
+            source="export to transformers",
+            field="resize_mode",
+            value="longest",
+            reason="has no form in its preprocessing",
+        )
     if preprocess.resize_mode == "squash":
         shape: JsonObject = {"image_processor_type": "SiglipImageProcessor", "size": square}
     else:

@@ -9,8 +9,8 @@ from clip_jax.config import ModelConfig
 from clip_jax.data.tokenizers.clip_bpe import END, VOCAB_SIZE, ClipTokenizer
 from clip_jax.data.tokenizers.huggingface import CLEANINGS, HFTokenizer
 from clip_jax.data.tokenizers.learned_bpe import Tokenizer, check_fits, load_tokenizer
-from clip_jax.errors import foreign
-from clip_jax.pretrained.files import read_json, unsupported
+from clip_jax.errors import UserError, foreign
+from clip_jax.pretrained.files import read_json
 from clip_jax.pretrained.names import Files
 from clip_jax.types import JsonObject
 
@@ -51,12 +51,21 @@ def tokenizer_of(layout: str, model: ModelConfig, config: JsonObject, files: Fil
     kwargs = text_cfg.get("tokenizer_kwargs") or {}
     source = str(files.config)
     if not isinstance(kwargs, dict):
-        raise unsupported(source, "text_cfg.tokenizer_kwargs", kwargs, "must be a group of fields")
+        raise UserError(
+            source=source, field="text_cfg.tokenizer_kwargs", value=kwargs, reason="must be a group of fields"
+        )
     for name, value in kwargs.items():
         if name not in ("clean", "strip_sep_token"):
-            raise unsupported(source, f"text_cfg.tokenizer_kwargs.{name}", value, "is not supported")
+            raise UserError(
+                source=source, field=f"text_cfg.tokenizer_kwargs.{name}", value=value, reason="is not supported"
+            )
     if kwargs.get("clean", "lower") not in CLEANINGS:
-        raise unsupported(source, "text_cfg.tokenizer_kwargs.clean", kwargs["clean"], f"not of {', '.join(CLEANINGS)}")
+        raise UserError(
+            source=source,
+            field="text_cfg.tokenizer_kwargs.clean",
+            value=kwargs["clean"],
+            reason=f"not of {', '.join(CLEANINGS)}",
+        )
     if files.tokenizer is not None and "format" in read_json(files.tokenizer):
         return check_fits(load_tokenizer(files.tokenizer), model.text, str(files.tokenizer))
     of_library = layout == "transformers" or bool(text_cfg.get("hf_tokenizer_name"))
@@ -70,19 +79,30 @@ def tokenizer_of(layout: str, model: ModelConfig, config: JsonObject, files: Fil
 
 def _published(layout: str, model: ModelConfig, kwargs: JsonObject, source: str, files: Files) -> Tokenizer:
     if kwargs.get("clean", "lower") != "lower":
-        raise unsupported(
-            source, "text_cfg.tokenizer_kwargs.clean", kwargs["clean"], "the published vocabulary takes lower"
+        raise UserError(
+            source=source,
+            field="text_cfg.tokenizer_kwargs.clean",
+            value=kwargs["clean"],
+            reason="the published vocabulary takes lower",
         )
     if kwargs.get("strip_sep_token"):
-        raise unsupported(
-            source, "text_cfg.tokenizer_kwargs.strip_sep_token", True, "the published vocabulary has none"
+        raise UserError(
+            source=source,
+            field="text_cfg.tokenizer_kwargs.strip_sep_token",
+            value=True,
+            reason="the published vocabulary has none",
         )
     pad = None  # open_clip and the released code pad with 0, whatever transformers' files say
     if layout == "transformers" and files.tokenizer_config:
         pad = _token(read_json(files.tokenizer_config), "pad_token")
     ids = {None: 0, "!": 0, "<|endoftext|>": END}
     if pad not in ids:
-        raise unsupported(str(files.tokenizer_config), "pad_token", pad, f"must be one of {', '.join(map(str, ids))}")
+        raise UserError(
+            source=files.tokenizer_config,
+            field="pad_token",
+            value=pad,
+            reason=f"must be one of {', '.join(map(str, ids))}",
+        )
     return ClipTokenizer(model.text.context_length, ids[pad])
 
 
@@ -115,7 +135,9 @@ class _TokenizerFiles:
         """Build the tokenizer; raise UserError naming the field that is not supported."""
         for name, usual in (("truncation_side", "right"), ("split_special_tokens", False)):
             if self.config.get(name, usual) != usual:
-                raise unsupported(self.source, name, self.config[name], f"only {usual!r} is supported")
+                raise UserError(
+                    source=self.source, field=name, value=self.config[name], reason=f"only {usual!r} is supported"
+                )
         self._apply_case()
         self._apply_end_tokens()
         side = self.config.get("padding_side", TOKENIZER_CLASSES.get(self.kind, ("", "", "right"))[2])
@@ -130,7 +152,9 @@ class _TokenizerFiles:
     def _id(self, field: str, token: str) -> int:
         number = self.library.token_to_id(token)
         if number is None:
-            raise unsupported(self.source, field, token, f"is not in the vocabulary of {self.path.name}")
+            raise UserError(
+                source=self.source, field=field, value=token, reason=f"is not in the vocabulary of {self.path.name}"
+            )
         return number
 
     def _pad(self) -> int:
@@ -143,12 +167,12 @@ class _TokenizerFiles:
             return self._id("pad_token", TOKENIZER_CLASSES[self.kind][1])
         if "pad_id" in self.text_cfg:
             return self.model.text.pad_id
-        raise unsupported(
-            self.source,
-            "pad_token",
-            None,
-            "nothing says which token pads",
-            "put tokenizer_config.json beside the weights",
+        raise UserError(
+            source=self.source,
+            field="pad_token",
+            value=None,
+            reason="nothing says which token pads",
+            hint="put tokenizer_config.json beside the weights",
         )
 
     def _apply_case(self) -> None:
@@ -161,7 +185,7 @@ class _TokenizerFiles:
         lowers = self.kind == "SiglipTokenizer" or (rules is not None and "A" not in rules.normalize_str("A"))
         if asked not in (None, True, False) or (asked is False and lowers):
             reason = "must be true or false" if asked is not False else "its rules are for lower case"
-            raise unsupported(self.source, "do_lower_case", asked, reason)
+            raise UserError(source=self.source, field="do_lower_case", value=asked, reason=reason)
         self.lower = asked is True and not lowers
 
     def _apply_end_tokens(self) -> None:
@@ -172,7 +196,12 @@ class _TokenizerFiles:
             added = self.library.encode("").tokens
             for name, flag in flags.items():
                 if tokens[name] is not None and bool(flag) != (tokens[name] in added):
-                    raise unsupported(self.source, f"add_{name}_token", flag, f"{self.path.name} adds {added}")
+                    raise UserError(
+                        source=self.source,
+                        field=f"add_{name}_token",
+                        value=flag,
+                        reason=f"{self.path.name} adds {added}",
+                    )
             return
         wanted = {name: token for name, token in tokens.items() if token and flags[name]}
         if not wanted:
@@ -197,9 +226,9 @@ class _TokenizerFiles:
             of_class = "lowercase"
         if self.layout == "transformers":
             if self.model.logit_bias and not self.kind:
-                raise unsupported(
-                    self.source, "tokenizer_class", None, "nothing says how texts are cleaned",
-                    "put tokenizer_config.json beside the weights",
+                raise UserError(
+                    source=self.source, field="tokenizer_class", reason="missing, so the cleaning of texts is unknown",
+                    hint="put tokenizer_config.json beside the weights",
                 )  # fmt: skip
             return of_class
         # open_clip's default where it names a tokenizer; else what its SigLIP models are trained with
@@ -208,5 +237,10 @@ class _TokenizerFiles:
         if asked_for == "none":
             return of_class
         if (asked_for, of_class) not in COMBINED_CLEANINGS:
-            raise unsupported(self.source, "tokenizer_class", self.kind, f"not after open_clip's clean={asked_for!r}")
+            raise UserError(
+                source=self.source,
+                field="tokenizer_class",
+                value=self.kind,
+                reason=f"not after open_clip's clean={asked_for!r}",
+            )
         return COMBINED_CLEANINGS[asked_for, of_class]

@@ -36,24 +36,27 @@ def config_of(cfg: JsonObject, source: str) -> ModelConfig:
     """Convert a ``config.json`` to our config; raise UserError naming what is not supported."""
     kind = cfg.get("model_type")
     if kind not in ("clip", "siglip"):
-        raise UserError(f"{source}: model_type={kind!r}: must be clip or siglip")
+        raise UserError(source=source, field="model_type", value=kind, reason="must be clip or siglip")
     siglip = kind == "siglip"
     image, text = _defaults(siglip)
     try:
         image |= cfg.get("vision_config") or {}
         text |= cfg.get("text_config") or {}
         if image["num_channels"] != 3 or not image.get("vision_use_head", True):
-            raise UserError(f"{source}: vision_config: needs three channels and the pooling head")
+            raise UserError(source=source, field="vision_config", reason="needs num_channels=3 and the pooling head")
         eos = text["eos_token_id"]
         # early config files have 2 here, and the library then pools at the largest token id
         if not siglip and eos not in (2, text["vocab_size"] - 1):
             raise UserError(
-                f"{source}: text_config.eos_token_id={eos}: must be the last token, {text['vocab_size'] - 1}"
+                source=source,
+                field="text_config.eos_token_id",
+                value=eos,
+                reason=f"must be the last token, {text['vocab_size'] - 1}",
             )
         for name, values in (("vision_config", image), ("text_config", text)):
             if values["hidden_act"] not in ACTIVATIONS:
                 reason = f"must be one of {', '.join(ACTIVATIONS)}"
-                raise UserError(f"{source}: {name}.hidden_act={values['hidden_act']!r}: {reason}")
+                raise UserError(source=source, field=f"{name}.hidden_act", value=values["hidden_act"], reason=reason)
         act, of_text = ACTIVATIONS[image["hidden_act"]], ACTIVATIONS[text["hidden_act"]]
         common_image = {
             "width": image["hidden_size"], "depth": image["num_hidden_layers"], "heads": image["num_attention_heads"],
@@ -80,7 +83,7 @@ def config_of(cfg: JsonObject, source: str) -> ModelConfig:
         )  # fmt: skip
     except (KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise UserError(
-            f"{source}: not a config of CLIPModel or SiglipModel ({type(error).__name__}: {error})"
+            field=source, reason=f"not a config of CLIPModel or SiglipModel ({type(error).__name__}: {error})"
         ) from None
 
 
@@ -110,8 +113,10 @@ def config_to(config: ModelConfig) -> JsonObject:
         plain = (i, t) == (image, text)
     if not plain:
         raise UserError(
-            "export to transformers: it has plain ViT and text towers only: CLIPModel's (class token, causal text) or, "
-            "with a logit bias, SiglipModel's (MAP pooling, last token)"
+            source="export to transformers",
+            field="model.image, model.text",
+            reason="must be the towers of CLIPModel (class token, causal text) or, with a logit bias, of SiglipModel "
+            "(MAP pooling, last token)",
         )
     acts: dict[str, str] = {name: source_name for source_name, name in reversed(ACTIVATIONS.items())}
     common: dict[str, Any] = {"attention_dropout": 0.0}

@@ -68,11 +68,11 @@ def fit_law(
         notes.append(f"{n} rows are copies of others; they count, and make intervals too narrow if they are no repeats")
     free = np.array([name not in fixed for name in law.names])
     if not free.any():
-        reason = "every parameter is held, so nothing is fitted"
-        raise UserError(f"fit: {reason}", field="fixed", value=sorted(fixed), reason=reason)
+        reason = "holds every parameter, so nothing is fitted"
+        raise UserError(field="fixed", value=sorted(fixed), reason=reason)
     if len(data) < free.sum():
-        reason = f"{law.name} needs at least {free.sum()} points, there are {len(data)}"
-        raise UserError(f"fit: {reason}", field="points", value=len(data), reason=reason)
+        reason = f"{law.name} needs at least {free.sum()}"
+        raise UserError(field="points", value=len(data), reason=reason)
     if len(data) == free.sum():
         notes.append(f"{len(data)} points and as many parameters: the curve passes through them and nothing is tested")
     references = _references(law, data.columns, {*fixed, *(bounds or {})})
@@ -84,7 +84,7 @@ def fit_law(
         limits = [_theta_of(law, name, v, references) for v in (a, b)]
         if not limits[0] < limits[1] or not np.isfinite(limits).all():
             reason = "must be finite, rising and inside its domain"
-            raise UserError(f"fit: bounds of {name}=({a}, {b}): {reason}", field=name, value=(a, b), reason=reason)
+            raise UserError(field=f"bounds.{name}", value=(a, b), reason=reason)
         low[i], high[i] = limits
     held = np.array([_theta_of(law, n, fixed[n], references) if n in fixed else 0.0 for n in law.names])
     for name in fixed:

@@ -19,8 +19,9 @@ def decode(path: Path, raw: bytes) -> str:
         return raw.decode("utf-16" if raw[:2] in UTF_16 else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        reason, hint = f"line {line} is not UTF-8 text", "save it as UTF-8"
-        raise UserError(f"{path}: {reason}; {hint}", field=str(path), value=line, reason=reason, hint=hint) from None
+        raise UserError(
+            source=path, field=f"line {line}", reason="is not UTF-8 text", hint="save it as UTF-8"
+        ) from None
 
 
 def records(text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
@@ -46,6 +47,6 @@ def separator_of(path: Path, text: str, separators: Mapping[str, str] = SEPARATO
     widths = {s: [len(fields) for _, fields in records(text, s)] for s in candidates}
     even = [s for s in candidates if len(set(widths[s])) == 1]
     if len(even) > 1:
-        reason = f"columns may be separated by {' or '.join(separators[s] for s in even)}"
-        raise UserError(f"{path}: {reason}", field=str(path), reason=reason)
+        names = " or ".join(separators[s] for s in even)
+        raise UserError(field=path, reason=f"its columns may be separated by {names}", hint="save it with one of them")
     return even[0] if even else max(candidates, key=lambda s: widths[s][0])

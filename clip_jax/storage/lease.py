@@ -69,7 +69,9 @@ class Lease:
         """Check that this process still holds the lease; raise Busy if another has taken over."""
         if self.number and self._newest_number() > self.number:
             owner = self.owner()
-            raise Busy(f"{self.dir}: process {owner.get('pid')} on {owner.get('host')} has taken over from this one")
+            raise Busy(
+                field=self.dir, reason=f"process {owner.get('pid')} on {owner.get('host')} has taken over from this one"
+            )
 
     def owner(self) -> Owner:
         """Return what the newest lease records of its owner, ``pid`` and ``host`` among it; empty without a lease."""
@@ -143,7 +145,7 @@ class Lease:
 
     def _busy(self, owner: Owner) -> Busy:
         who = f"process {owner.get('pid', '?')} on {owner.get('host', '?')}"
-        return Busy(f"{self.dir}: is being trained by {who}; wait for it or stop it")
+        return Busy(field=self.dir, reason=f"is being trained by {who}", hint="wait for it or stop it")
 
 
 def open_lock(run_dir: Path) -> RunLock | Lease:

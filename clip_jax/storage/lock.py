@@ -50,8 +50,9 @@ class RunLock:
             owner = self.owner()
             file.close()
             raise Busy(
-                f"{self.path.parent}: is being trained by process {owner.get('pid', '?')} on {owner.get('host', '?')}; "
-                f"wait for it or stop it"
+                field=self.path.parent,
+                reason=f"is being trained by process {owner.get('pid', '?')} on {owner.get('host', '?')}",
+                hint="wait for it or stop it",
             ) from None
         except OSError as error:
             if error.errno not in _UNSUPPORTED:
@@ -111,21 +112,25 @@ def request_stop(run_dir: Path) -> None:
     owner = RunLock(run_dir).owner()
     pid, host, began = owner.get("pid"), owner.get("host"), owner.get("began")
     if not isinstance(pid, int) or isinstance(pid, bool) or not 1 < pid < 2**31:
-        raise UserError(f"{run_dir}: is being trained, but its {LOCK_FILE} does not name the process; stop it manually")
-    who = f"{run_dir}: is being trained by process {pid} on {short(host)}"
+        raise UserError(
+            field=run_dir,
+            reason=f"is being trained, but its {LOCK_FILE} does not name the process",
+            hint="stop it by hand",
+        )
+    running = f"is being trained by process {pid} on {short(host)}"
     if host != socket.gethostname() or owner.get("machine", machine_id()) != machine_id():
-        raise UserError(field=str(run_dir), value=host, reason=who.partition(": ")[2], hint="cancel it there")
+        raise UserError(field=run_dir, reason=running, hint="cancel it there")
     if "began" not in owner:
-        raise UserError(f"{who} (recorded by an older version without a start time); stop that process manually")
+        reason = f"{running}, as an older version recorded without a start time"
+        raise UserError(field=run_dir, reason=reason, hint="stop that process by hand")
     try:
         handle = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
     except OSError:
         return  # it has ended
     try:
         if process_start_time(pid) != began:
-            raise UserError(
-                f"{who}, but process {pid} on this machine has another start time, so it is a different process"
-            )
+            reason = f"{running}, but process {pid} of this machine has another start time: it is a different process"
+            raise UserError(field=run_dir, reason=reason)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if handle is None:
                 os.kill(pid, signal.SIGTERM)
@@ -189,4 +194,4 @@ def wait_until_silent(
             return
         if (status.get("heartbeat"), status.get("attempt")) != (first.get("heartbeat"), first.get("attempt")):
             owner = f"process {status.get('pid')} on {status.get('host')}"
-            raise Busy(f"{run_dir}: is being trained by {owner} (its heartbeat is current)")
+            raise Busy(field=run_dir, reason=f"is being trained by {owner} (its heartbeat is current)")

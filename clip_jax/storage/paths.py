@@ -39,7 +39,7 @@ def as_path(path: str | Path) -> Path:
     if not is_url(path):
         return path if isinstance(path, Path) else Path(str(path).removeprefix("file://"))
     if not str(path).startswith(SCHEME) or not str(path).removeprefix(SCHEME).strip("/"):
-        raise UserError(f"{path}: a run or a sweep lies in a directory or under gs://BUCKET/")
+        raise UserError(field=path, reason="must be a directory or an address of the form gs://BUCKET/NAME")
     no_secret("path", str(path))
     _store(str(path))
     from etils import epath
@@ -99,7 +99,7 @@ def _store(path: str) -> Any:
     try:
         return _opened()
     except ImportError:
-        raise UserError(f"{path}: needs the package gcsfs (pip install 'clip-jax-scaling[gcs]')") from None
+        raise UserError(field=path, reason="needs gcsfs", hint="pip install 'clip-jax-scaling[gcs]'") from None
 
 
 @contextlib.contextmanager
@@ -117,7 +117,7 @@ def _open_bucket(path: Path) -> Iterator[Any]:
         message = str(error).splitlines()[0] if str(error) else type(error).__name__
         denied = getattr(error, "code", None) in (401, 403) or isinstance(error, PermissionError)
         if denied or message.startswith("Forbidden"):
-            raise UserError(f"{path}: the bucket refuses ({message})") from None
+            raise UserError(field=path, reason=f"the bucket refuses access ({message})") from None
         raise BucketUnavailable(errno.EIO, f"the bucket does not answer ({message})", str(path)) from error
 
 
@@ -151,7 +151,7 @@ def disk_error(error: BaseException, path: Path | None = None) -> UserError | No
         return None
     reason, hint = _DISK[number]
     named = path or getattr(error, "filename", None)
-    return UserError(field=str(named) if named else None, reason=reason, hint=hint)
+    return UserError(field=named or None, reason=reason, hint=hint)
 
 
 @contextlib.contextmanager
@@ -200,14 +200,14 @@ def read_text(path: Path) -> str:
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror})", field=str(path)) from None
+            raise UserError(field=path, reason=f"cannot be read ({error.strerror})") from None
     else:
         with _open_bucket(path) as store:
             data = store.cat_file(str(path))  # one request: two could read two versions
     try:
         return data.decode()
     except UnicodeDecodeError:
-        raise UserError(f"{path}: is not UTF-8 text", field=str(path), reason="is not UTF-8 text") from None
+        raise UserError(field=path, reason="is not UTF-8 text", hint="save it as UTF-8") from None
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -217,7 +217,7 @@ def write_bytes(path: Path, data: bytes) -> None:
             with _open_bucket(path) as store:
                 store.pipe_file(str(path), data)
         except FileNotFoundError:
-            raise UserError(f"{path}: there is no bucket {path.parts[2]!r}") from None
+            raise UserError(field=path, reason=f"there is no bucket {path.parts[2]!r}") from None
         return
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     with disk_errors(path):
@@ -246,7 +246,7 @@ def create_if_absent(path: Path, text: str) -> bool:
     except FileExistsError:
         return False
     except FileNotFoundError:
-        raise UserError(f"{path}: there is no bucket {path.parts[2]!r}") from None
+        raise UserError(field=path, reason=f"there is no bucket {path.parts[2]!r}") from None
     except OSError as error:
         # gcsfs reports a failed precondition as 412. Our own request may have succeeded and its response been lost.
         if getattr(error.__cause__, "code", None) == 412:

@@ -68,12 +68,12 @@ def stat(file: str) -> Stat:
         store, path = _store(file)
         info = _retried(file, lambda: store.info(path))
         if info.get("size") is None:
-            raise UserError(f"{file}: its store reports no size, so it cannot be read in parts")
+            raise UserError(field=file, reason="the store reports no size, so parts of it cannot be read")
         return Stat(int(info["size"]), " ".join(str(info[k]) for k in _VERSION if info.get(k)))
     try:
         status = local_path(file).stat()
     except OSError as error:
-        raise UserError(f"{file}: {error.strerror}") from None
+        raise UserError(field=file, reason=error.strerror) from None
     return Stat(status.st_size, f"{status.st_mtime_ns} {status.st_ino}")
 
 
@@ -106,13 +106,15 @@ def _read_local(wanted: Range) -> bytes:
     try:
         file = os.open(local_path(wanted.file), os.O_RDONLY)
     except OSError as error:
-        raise UserError(f"{wanted.file}: {error.strerror}") from None
+        raise UserError(field=wanted.file, reason=error.strerror) from None
     try:
         data = os.pread(file, wanted.end - wanted.start, wanted.start)
     finally:
         os.close(file)
     if len(data) != wanted.end - wanted.start:
-        raise UserError(f"{wanted.file}: ends before byte {wanted.end}; was it changed while it was in use?")
+        raise UserError(
+            field=wanted.file, reason=f"ends before byte {wanted.end}", hint="it may have changed while it was in use"
+        )
     return data
 
 
@@ -127,9 +129,13 @@ def _store(url: str) -> tuple[Any, str]:
         return store_and_path
     except ImportError as error:
         name = "fsspec" if error.name == "fsspec" else _PACKAGES.get(protocol, str(error))
-        raise UserError(f"{url}: reading {protocol}:// needs the package {name}") from None
+        raise UserError(
+            field=url, reason=f"reading {protocol}:// needs the package {name}", hint=f"pip install {name}"
+        ) from None
     except ValueError:
-        raise UserError(f"{url}: unknown protocol {protocol!r}") from None
+        raise UserError(
+            field=url, reason=f"unknown protocol {protocol!r}", hint="fsspec.available_protocols() lists the known ones"
+        ) from None
 
 
 def _read_remote(ranges: list[Range]) -> list[bytes | Exception]:
@@ -164,9 +170,9 @@ def _retried(url: str, call: Callable[[], T]) -> T:
 def _check_lasting(url: str, error: Exception) -> None:
     """Check whether a retry can help; raise UserError for a missing file or denied access, where it cannot."""
     if isinstance(error, FileNotFoundError):
-        raise UserError(f"{url}: no such file") from None
+        raise UserError(field=url, reason="no such file") from None
     if isinstance(error, PermissionError):
-        raise UserError(f"{url}: permission denied ({_line(error)})") from None
+        raise UserError(field=url, reason=f"permission denied ({_line(error)})") from None
 
 
 def _wait(failed: tuple[Range, Exception] | None, pause: float | None) -> None:
@@ -175,7 +181,8 @@ def _wait(failed: tuple[Range, Exception] | None, pause: float | None) -> None:
     if pause is None:
         url, error = failed[0].file, failed[1]
         raise UserError(
-            f"{url}: cannot be read after {len(PAUSES) + 1} attempts ({type(error).__name__}: {_line(error)})"
+            field=url,
+            reason=f"cannot be read after {len(PAUSES) + 1} attempts ({type(error).__name__}: {_line(error)})",
         )
     time.sleep(pause)
 

@@ -22,7 +22,7 @@ from clip_jax.storage.paths import mkdir
 from clip_jax.sweep.launch.local import on_cores, slot_cores, slot_environment
 from clip_jax.sweep.plan import Cell
 from clip_jax.train.vmapped.benchmark import Gain
-from clip_jax.train.vmapped.compatibility import incompatibility_reason, shape_key, shared_fields
+from clip_jax.train.vmapped.compatibility import incompatibility, shape_key, shared_fields
 
 # fields on which the time of a step depends
 _TIMED_FIELDS = (
@@ -44,8 +44,8 @@ def check_batching(config: SweepConfig) -> None:
     """
     if config.vmap_runs == "off":
         return
-    if (reason := incompatibility_reason(config.base)) is not None:
-        raise UserError(f"vmap_runs: would be ignored, for {reason}")
+    if (reason := incompatibility(config.base)) is not None:
+        raise UserError(field="vmap_runs", reason=f"would be ignored, for {reason}")
     count = len(visible_gpus(os.environ))
     if config.max_concurrent_runs == 1 and not config.resources.devices_per_process and count > 1:
         raise UserError(
@@ -61,7 +61,7 @@ def group_cells(cells: Sequence[Cell], size: int) -> list[tuple[Cell, ...]]:
     """
     alike: dict[str, list[Cell]] = {}
     for cell in cells:
-        key = shape_key(cell.config) if incompatibility_reason(cell.config) is None else cell.run_id
+        key = shape_key(cell.config) if incompatibility(cell.config) is None else cell.run_id
         alike.setdefault(key, []).append(cell)
     groups = []
     for same in alike.values():
@@ -147,6 +147,7 @@ def measure_gain(configs: Sequence[RunConfig], folder: Path, config: SweepConfig
     if done.returncode or row is None:
         errors = done.stderr.strip().splitlines()
         raise UserError(
-            f"vmap_runs: timing {len(configs)} runs failed ({errors[-1] if errors else 'without a message'})"
+            field="vmap_runs",
+            reason=f"timing {len(configs)} runs failed ({errors[-1] if errors else 'without a message'})",
         )
     return Gain(**row)

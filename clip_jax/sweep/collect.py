@@ -37,7 +37,9 @@ def cells_of(sweep_dir: Path) -> list[PlannedRun]:
     """
     plan = read_json(sweep_dir / "plan.json")
     if plan is None:
-        raise UserError(f"{sweep_dir}: holds no sweep (no plan.json); start one with `clip-jax sweep run`")
+        raise UserError(
+            field=sweep_dir, reason="holds no sweep (no plan.json)", hint="start one with `clip-jax sweep run`"
+        )
     return [row for row in plan["cells"] if row["dropped"] is None]
 
 

@@ -26,7 +26,9 @@ def config_of(sweep_dir: Path) -> SweepConfig | SearchConfig:
     cells_of(sweep_dir)
     config = read_sweep_config(sweep_dir)
     if config is None:
-        raise UserError(f"{sweep_dir}: has a plan but no sweep.json; start it again with `clip-jax sweep run`")
+        raise UserError(
+            field=sweep_dir, reason="has a plan but no sweep.json", hint="start it again with `clip-jax sweep run`"
+        )
     return config
 
 
@@ -34,7 +36,7 @@ def sweep_config_of(sweep_dir: Path) -> SweepConfig:
     """Return the config of a sweep as `config_of`; raise UserError for a search too."""
     config = config_of(sweep_dir)
     if not isinstance(config, SweepConfig):
-        raise UserError(f"{sweep_dir}: holds a search, which has no law")
+        raise UserError(field=sweep_dir, reason="holds a search, which has no law")
     return config
 
 
@@ -54,7 +56,11 @@ def runs_named(sweep_dir: Path, runs: Sequence[str]) -> list[RunState]:
     for name in runs:
         fitting = [i for i in ids if i.startswith(name)]
         if len(fitting) != 1:
-            raise UserError(f"{name}: fits {len(fitting)} runs of {sweep_dir}; `clip-jax sweep status` lists them")
+            raise UserError(
+                field=name,
+                reason=f"must name one run of {sweep_dir}, and names {len(fitting)}",
+                hint="`clip-jax sweep status` lists them",
+            )
         chosen += fitting
     return [RunState.read(absolute(sweep_dir / "runs" / i)) for i in (chosen if runs else ids)]
 
@@ -97,4 +103,4 @@ def log_of(sweep_dir: Path, run: str) -> str:
         assert isinstance(engine, JobSets)
         return engine.log(state.run_dir)
     elsewhere = f" on this machine, in {runs / name / 'logs'}" if is_remote(sweep_dir) else ""
-    raise UserError(f"{state.run_dir}: has no log yet{elsewhere}")
+    raise UserError(field=state.run_dir, reason=f"has no log yet{elsewhere}")

@@ -49,11 +49,11 @@ def lock_sweep(config: SweepConfig | SearchConfig, root: Path) -> RunLock | Leas
       UserError: the directory belongs to another sweep, has a driver, or cannot be written.
     """
     if not is_remote(root) and root.exists() and not root.is_dir():
-        raise UserError(f"{root}: cannot be written (it is a file)")
+        raise UserError(field=root, reason="cannot be written (it is a file)")
     begun_config = read_sweep_config(root) if is_remote(root) or root.is_dir() else None
     kinds = {SweepConfig: "sweep", SearchConfig: "search"}
     if begun_config is not None and type(begun_config) is not type(config):
-        raise UserError(f"{root}: belongs to a {kinds[type(begun_config)]}; use another directory")
+        raise UserError(field=root, reason=f"belongs to a {kinds[type(begun_config)]}", hint="use another directory")
     if begun_config is not None:
         begun = dataclasses.replace(config, base=as_begun(config.base, begun_config.base))
         old, new = flatten(to_dict(begun_config)), flatten(to_dict(begun))
@@ -61,8 +61,10 @@ def lock_sweep(config: SweepConfig | SearchConfig, root: Path) -> RunLock | Leas
             grown = name in EXTENSIBLE and set(old.get(name, ())) <= set(new.get(name, ()))
             if not name.startswith(PLACEMENT) and old.get(name) != new.get(name) and not grown:
                 raise UserError(
-                    f"{root}: belongs to another {kinds[type(config)]} ({name} is {old.get(name)!r} there and "
-                    f"{new.get(name)!r} here); use another directory"
+                    field=root,
+                    reason=f"belongs to another {kinds[type(config)]} ({name} is {old.get(name)!r} there and "
+                    f"{new.get(name)!r} here)",
+                    hint="use another directory",
                 )
     lock = open_lock(root)
     try:
@@ -72,7 +74,9 @@ def lock_sweep(config: SweepConfig | SearchConfig, root: Path) -> RunLock | Leas
     except Busy:
         owner = lock.owner()
         who = f"process {owner.get('pid', '?')} on {owner.get('host', '?')}"
-        raise UserError(f"{root}: {who} drives this {kinds[type(config)]} already; wait for it or stop it") from None
+        raise UserError(
+            field=root, reason=f"{who} drives this {kinds[type(config)]} already", hint="wait for it or stop it"
+        ) from None
     except OSError as error:
-        raise UserError(f"{root}: cannot be written ({error.strerror})") from None
+        raise UserError(field=root, reason=f"cannot be written ({error.strerror})") from None
     return lock

@@ -174,7 +174,11 @@ class _Sweep:
         df = collect(self.root)
         _check_finished(df, self.root)
         if self.config.metric not in df:
-            raise UserError(f"metric={self.config.metric!r}: no such column; there are {', '.join(df.columns)}")
+            raise UserError(
+                field="metric",
+                value=self.config.metric,
+                reason=f"must be one of the columns {', '.join(df.columns)}",
+            )
         df = df[df["final"].astype(bool) & ~is_check(df["kind"]) & df[self.config.metric].notna()]
         means = df.groupby(["budget", "rung"])[self.config.metric].mean().reset_index()
         rows = means.loc[means.groupby("budget")[self.config.metric].idxmin()]

@@ -67,7 +67,7 @@ def make_cell(
     model = sized(config.models[int(rung)], base.model) if config.models else ladder(rung, base.model)
     batch = max(1, round(base.batch_size * 2.0 ** round(math.log2(rules.factor("batch_power", budget)))))
     if batch * batch_factor % 1:
-        raise ConfigError(f"a batch of {batch * batch_factor:g} is no whole number of pairs")
+        raise ConfigError(field="batch_size", value=batch * batch_factor, reason="must be a whole number of pairs")
     batch = int(batch * batch_factor)
     step_flops = flops.training_flops(model, batch, batch, base.init_from.freeze_tower).total
     steps = max(2, round(budget / step_flops))
@@ -112,7 +112,7 @@ def setting_checks(config: SweepConfig, rung: float, budget: float) -> list[Cell
             try:
                 cell = make_cell(config, rung, budget, config.seeds[0], kind=CHECK_KINDS[name], **factors)
             except ConfigError as error:
-                raise ConfigError(f"{name}_multipliers: {factor:g} × the usual: {error}") from None
+                raise ConfigError(field=f"{name}_multipliers", reason=f"{factor:g} × the usual: {error}") from None
             cells.setdefault(cell.run_id, cell)
     return list(cells.values())
 
@@ -229,7 +229,7 @@ def make_plan(config: SweepConfig, train_records: int | None = None) -> SweepPla
       ConfigError: no cell is left, ``max_epochs`` is set for endless data, or a check is impossible.
     """
     if config.max_epochs and train_records is None:
-        raise ConfigError("max_epochs: would be ignored, the training data is endless")
+        raise ConfigError(field="max_epochs", reason="would be ignored, the training data is endless")
     cells: list[Cell] = []
     seen: set[str] = set()
     for budget in sorted(config.budgets):
@@ -247,7 +247,9 @@ def make_plan(config: SweepConfig, train_records: int | None = None) -> SweepPla
     plan = SweepPlan(config, tuple(cells))
     if not plan.kept:
         sizes = "models" if config.models else "rungs"
-        raise ConfigError(f"budgets, {sizes}: no cell is left; the first was dropped: {cells[0].reason}")
+        raise ConfigError(
+            field=f"budgets, {sizes}", reason=f"no cell is left, the first was dropped: {cells[0].reason}"
+        )
     for rung, budget in {(c.rung, c.budget) for c in plan.kept}:
         setting_checks(config, rung, budget)  # any cell may turn out best, so report impossible checks before it runs
     return plan

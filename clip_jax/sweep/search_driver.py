@@ -121,7 +121,7 @@ def _value(run_dir: Path, config: SearchConfig, stage: int) -> float | None:
     for e in evals:
         if e["step"] == stage and (e["task"], e["metric"]) == METRIC_KEYS[config.metric]:
             return e["value"]
-    raise UserError(f"metric={config.metric!r}: {run_dir} has no such measurement at step {stage}")
+    raise UserError(field="metric", value=config.metric, reason=f"{run_dir} has no such measurement at step {stage}")
 
 
 def _line(config: SearchConfig, trial: Trial) -> str:
@@ -151,7 +151,7 @@ def _finish(config: SearchConfig, root: Path, trials: list[Trial], echo: Echo) -
     write_text(root / "search.csv", table.to_csv(index=False))
     ended = [t for t in trials if t.mean is not None and t.step == config.base.steps]
     if not ended:
-        raise UserError(f"{root}: no setting trained to the end; `clip-jax sweep logs` says why")
+        raise UserError(field=root, reason="no setting trained to the end", hint="`clip-jax sweep logs` says why")
     best = min(ended, key=lambda t: (t.mean, t.number))
     warnings = edge_warnings(config.dimensions, best.setting)
     summary: JsonObject = {

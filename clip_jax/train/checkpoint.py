@@ -199,8 +199,9 @@ class Checkpoints:
         if broken:
             step, reason = next(iter(broken.items()))
             raise UserError(
-                f"{self.dir}: none of its {len(broken)} checkpoints can be read (the newest, {step}: {reason}); "
-                f"move the folder away to train from the start"
+                field=self.dir,
+                reason=f"none of its {len(broken)} checkpoints can be read (the newest, {step}: {reason})",
+                hint="move the folder away to train from the start",
             )
         return None
 
@@ -271,4 +272,6 @@ def load_params(run_dir: str | Path, built: AbstractModel) -> tuple[int, Params]
         if loaded is not None:
             return step, loaded["params"]
         logger.warning("%s: skipped (%s)", root / str(step), reason)
-    raise UserError(f"{run_dir}: has no checkpoint{' that can be read' if steps else ''}; train it first")
+    raise UserError(
+        field=run_dir, reason=f"has no checkpoint{' that can be read' if steps else ''}", hint="train it first"
+    )

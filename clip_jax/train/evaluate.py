@@ -33,7 +33,7 @@ def evaluate_run(run_dir: str | Path, make_evaluator: EvaluatorFactory) -> list[
     root = as_path(run_dir)
     config = read_config(root)
     if config is None:
-        raise UserError(f"{root}: holds no run (no config.json)")
+        raise UserError(field=root, reason="holds no run (no config.json)")
     config = with_pixels(config, root)
     warn_without_pixels(config, root)
     config = dataclasses.replace(config, model=on_any_device(config.model))

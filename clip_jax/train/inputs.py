@@ -42,7 +42,7 @@ def read_tokenizer(run_dir: Path, model: ModelConfig) -> Tokenizer:
     recorded = read_records(run_dir).get(TOKENIZER)
     if recorded is not None and exists(path) and recorded != file_sha256(path):
         reason = "it was changed since the run began"
-        raise UserError(f"{path}: {reason}", field=str(path), reason=reason, hint="put it back as it was")
+        raise UserError(field=path, reason=reason, hint="put it back as it was")
     return check_fits(load_tokenizer(path), model.text, str(path))
 
 
@@ -81,11 +81,5 @@ def check_data(directory: RunDirectory, now: dict[str, Split]) -> None:
     for split, field in (("train", "data.paths"), ("val", "data.val_paths")):
         if (reason := describe_change(recorded, now, split)) is not None:
             hint = "put the data back as it was, or begin a run in another directory"
-            raise UserError(
-                f"{directory.path}: {reason}; {hint}",
-                field=field,
-                value=now[split]["records"],
-                reason=reason,
-                hint=hint,
-            )
+            raise UserError(source=directory.path, field=field, reason=reason, hint=hint)
     directory.note_input(DATA, now)

@@ -157,19 +157,22 @@ def run_session(
         run_on_process_zero(lambda: directory.begin(config.steps))
         if not exists(directory.path / "config.json"):
             raise UserError(
-                f"{directory.path}: process 0 created it, but this process does not see it; "
-                "use a file system that all processes share"
+                field=directory.path,
+                reason="process 0 made it, and this process does not see it",
+                hint="use a file system that all processes share",
             )
         clock.add(directory.seconds_before)
         try:
             if config.init_from.source and start_from is None:
-                raise UserError("init_from: needs train(..., start_from=clip_jax.inference.start_from)")
+                raise UserError(field="init_from.source", reason="needs train(…, start_from=inference.start_from)")
             load_init = functools.cache(lambda: start_from(config) if start_from and config.init_from.source else None)
             with clock.measure("start"):
                 run_on_process_zero(lambda: check_data(directory, context.data))
                 recorded = directory.read_status().get(DATA)
                 if not all_processes(not any(describe_change(recorded, context.data, split) for split in SPLITS)):
-                    raise UserError(f"{directory.path}: not all processes read the same data (data.paths)")
+                    raise UserError(
+                        source=directory.path, field="data.paths", reason="not all processes read the same data"
+                    )
                 for note in context.notes:
                     directory.event("data", reason=note)
                 config = resolve_pixels(config, directory.path, lambda: getattr(load_init(), "pixels", None))
@@ -361,7 +364,7 @@ class Run:
         elif policy == "rollback":
             return self._skip_batches(anomaly)
         self.directory.event(anomaly.kind, step=anomaly.step, reason=anomaly.detail)
-        raise Diverged(f"{self.directory.path}: {anomaly.detail}; {advice}")
+        raise Diverged(field=self.directory.path, reason=anomaly.detail, hint=advice)
 
     def _skip_batches(self, anomaly: Anomaly) -> None:
         with self.clock.measure("start"):

@@ -25,9 +25,13 @@ def parse_window(text: str, steps: int) -> tuple[int, int]:
     try:
         window = (int(start), int(stop)) if colon else (WARM_UP, WARM_UP + int(start))
     except ValueError:
-        raise ConfigError(f"--profile={text}: must be a number of steps, or FIRST:LAST") from None
+        raise ConfigError(field="--profile", value=text, reason="must be a number of steps, or FIRST:LAST") from None
     if not 0 <= window[0] < window[1] <= steps:
-        raise ConfigError(f"--profile={text}: steps {window[0]}:{window[1]} do not lie in a run of {steps} steps")
+        raise ConfigError(
+            field="--profile",
+            value=text,
+            reason=f"steps {window[0]}:{window[1]} must lie within the run's {steps} steps",
+        )
     return window
 
 

@@ -1,9 +1,9 @@
 """The files of a run directory: what each holds, and when it is written. Process 0 writes all of them.
 
 ``config.json`` never changes (unless all attempts failed before their first checkpoint), ``status.json`` and
-``result.json`` are replaced atomically, and ``*.jsonl`` files are append-only (`storage.jsonl`). When a run resumes, ``metrics.jsonl`` and ``evals.jsonl`` are truncated to the
-checkpoint's step; ``events.jsonl`` (attempts, anomalies, rollbacks) never is. `train.checkpoint` writes the
-checkpoints. The directory may lie in a bucket (`storage.paths`).
+``result.json`` are replaced atomically, and ``*.jsonl`` files are append-only (`storage.jsonl`). When a run resumes,
+``metrics.jsonl`` and ``evals.jsonl`` are truncated to the checkpoint's step; ``events.jsonl`` (attempts, anomalies,
+rollbacks) never is. `train.checkpoint` writes the checkpoints. The directory may lie in a bucket (`storage.paths`).
 """
 
 from __future__ import annotations
@@ -84,10 +84,9 @@ def read_config(run_dir: Path) -> RunConfig | None:
     with contextlib.suppress(ConfigError, TypeError, KeyError, StopIteration):  # only result.json holds the config
         old, new = (flatten(to_dict(c)) for c in (from_dict(RunConfig, records["config"]), config))
         name = next(n for n in sorted(old) if old[n] != new[n])
-        reason += f"; {name} is {new[name]!r}, it was {old[name]!r}"
-    hint = "put it back as it was; another config is another run"
-    path = str(run_dir / "config.json")
-    raise UserError(f"{path}: {reason}; {hint}", field=path, value=run_id(config), reason=reason, hint=hint)
+        reason += f", as {name} is {new[name]!r} and was {old[name]!r}"
+    hint = "put it back as it was, or begin another run"
+    raise UserError(field=run_dir / "config.json", reason=reason, hint=hint)
 
 
 class RunDirectory:
@@ -127,7 +126,7 @@ class RunDirectory:
         self.lines = JsonlWriter(self.path)
         self.replaced = ""  # how the config differs from that of a failed attempt, which this one takes the place of
         if not is_remote(self.path) and self.path.exists() and not self.path.is_dir():
-            raise UserError(f"{self.path}: is a file; a run needs a directory")
+            raise UserError(field=self.path, reason="must be a directory, and is a file")
         self.run_id = self._check_config()
         self._load_previous_status()
 
@@ -136,7 +135,9 @@ class RunDirectory:
         try:
             first = read_config(self.path)  # fields added later are at their defaults
         except ConfigError as error:
-            raise UserError(f"{self.path}: belongs to another config ({error}); use another directory") from None
+            raise UserError(
+                field=self.path, reason=f"belongs to another config ({error})", hint="use another directory"
+            ) from None
         if first is None:
             return run_id(self.config)
         config = as_begun(self.config, first)
@@ -145,7 +146,8 @@ class RunDirectory:
             if not _is_placement(name) and old.get(name) != new.get(name):
                 differs = f"{name} is {old.get(name)!r} there and {new.get(name)!r} here"
                 if not self._failed_at_start():
-                    raise UserError(f"{self.path}: belongs to another config ({differs}); use another directory")
+                    reason = f"belongs to another config ({differs})"
+                    raise UserError(field=self.path, reason=reason, hint="use another directory")
                 self.replaced = differs
                 return run_id(self.config)
         self.config = config
@@ -159,7 +161,7 @@ class RunDirectory:
     def _discard_attempt(self) -> None:
         """Make place for another config; a kill in between leaves a directory that can still be taken over."""
         if not self._failed_at_start():
-            raise Busy(f"{self.path}: another process has begun a run in it")
+            raise Busy(field=self.path, reason="another process has begun a run in it")
         write_json(self.path / STATUS, {"state": "failed", "reason": "replaced by another config"})
         for name in OF_CONFIG:
             remove(self.path / name)
@@ -221,7 +223,7 @@ class RunDirectory:
             try:
                 mkdir(self.path)
             except (FileExistsError, NotADirectoryError, PermissionError) as error:
-                raise UserError(f"{self.path}: cannot be created ({error.strerror})") from None
+                raise UserError(field=self.path, reason=f"cannot be created ({error.strerror})") from None
             self._check_submission()
             self.lock.acquire()
         if not is_remote(self.path):  # a lease holds on all machines
@@ -259,7 +261,9 @@ class RunDirectory:
     def _check_submission(self) -> None:
         name, last = os.environ.get(SUBMISSION), read_json(self.path / SUBMISSION_FILE)
         if name and last and last["name"] != name:
-            raise Busy(f"{self.path}: job {name} was given up; the run belongs to job {last['name']} now")
+            raise Busy(
+                field=self.path, reason=f"job {name} was given up, and the run belongs to job {last['name']} now"
+            )
 
     def heartbeat(self, *, force: bool = False, **changes: object) -> None:
         """Update ``status.json`` with ``changes``: immediately if ``force``, else at most every `HEARTBEAT_S` seconds.
@@ -273,7 +277,9 @@ class RunDirectory:
             return
         status = self.read_status()
         if int(status.get("attempt") or 0) > self.attempt:
-            raise Busy(f"{self.path}: attempt {status['attempt']} on {status.get('host')} has taken over this run")
+            raise Busy(
+                field=self.path, reason=f"attempt {status['attempt']} on {status.get('host')} has taken over this run"
+            )
         self.last_heartbeat = now
         if force or self.lines.due:
             self.flush()

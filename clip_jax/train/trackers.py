@@ -77,7 +77,7 @@ class WandbTracker:
             )
         except wandb.errors.UsageError as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"wandb={config.wandb!r}: {reason} (offline needs no account)") from None
+            raise UserError(field="wandb", value=config.wandb, reason=reason, hint="offline needs no account") from None
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Send the metrics of one step."""
@@ -122,7 +122,9 @@ def track_law(mode: str, sweep_dir: Path, numbers: dict[str, float], figure: Pat
             settings=wandb.Settings(silent=True, console="off"),
         )
     except wandb.errors.UsageError as error:
-        raise UserError(f"wandb={mode!r}: {str(error).splitlines()[0]} (offline needs no account)") from None
+        raise UserError(
+            field="wandb", value=mode, reason=str(error).splitlines()[0], hint="offline needs no account"
+        ) from None
     if figure.exists():
         run.log({"error_vs_flops": wandb.Image(str(figure))})
     run.summary.update(numbers)

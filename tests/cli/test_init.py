@@ -57,7 +57,7 @@ def test_init_refuses_to_overwrite(tmp_path):
 def test_init_of_no_example_is_refused(capsys, tmp_path):
     assert main(["init", "photo", str(tmp_path)]) == 2
     assert (
-        "EXAMPLE=photo: must be one of quickstart, photos, finetune, pod; did you mean photos?"
+        "EXAMPLE='photo': must be one of quickstart, photos, finetune, pod; did you mean photos?"
         in capsys.readouterr().err
     )
 

@@ -20,6 +20,8 @@ from clip_jax.exit_codes import MISTAKE, STOPPED, UNREAD
 from clip_jax.storage.lock import Busy
 from clip_jax.storage.paths import BucketUnavailable
 
+from ..user_errors import error_fields
+
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:Sharding info:UserWarning")
 
 
@@ -122,67 +124,81 @@ def test_fit_prints_a_law(capsys, tmp_path):
     assert "b=0.1000" in capsys.readouterr().out
 
 
+REQUIRED = "the following arguments are required"
+
+
 @pytest.mark.parametrize(
-    ("argv", "said"),
+    ("argv", "field"),
     [
-        (["flops", "ViT-Q"], "'ViT-Q': no such preset"),
+        (["flops", "ViT-Q"], "preset"),
         (["flops", "rung:zero"], "rung:zero"),
-        (["flops", "debug", "--fast"], "--fast: unknown argument"),
-        (["fit", "gone.csv"], "gone.csv: no such table"),
-        (["report", "gone"], "gone: holds no sweep"),
-        (["eval", "gone"], "gone: holds no run"),
-        (["train", "--config=gone.py"], "gone.py: no such config file"),
-        (["train", "--config=CONFIG", "--profile=9:4"], "--profile=9:4: steps 9:4 do not lie in a run of 8 steps"),
+        (["flops", "debug", "--fast"], "--fast"),
+        (["fit", "gone.csv"], "gone.csv"),
+        (["report", "gone"], "gone"),
+        (["eval", "gone"], "gone"),
+        (["train", "--config=gone.py"], "gone.py"),
+        (["train", "--config=CONFIG", "--profile=9:4"], "--profile"),
         (
             ["train", "--config=CONFIG", "--distributed.processes=2"],
-            "distributed.coordinator (or CLIP_JAX_COORDINATOR)",
+            "distributed.coordinator",
         ),
-        (["train", "--config=CONFIG", "--distributed.port=2"], "distributed.port: unknown field"),
-        (["train", "--config=CONFIG", "--optim.lr=1"], "optim.lr: unknown field"),
+        (["train", "--config=CONFIG", "--distributed.port=2"], "distributed.port"),
+        (["train", "--config=CONFIG", "--optim.lr=1"], "optim.lr"),
         (
             ["train", "--config=CONFIG", "--steps"],
-            "--steps: needs a value; as --steps=VALUE",
+            "--steps",
         ),
-        (["train", "--config=CONFIG", "steps=3"], "steps=3: unknown argument; fields are set as --name=value"),
-        (["train", "--config=CONFIG", "--steps", "--seed=1"], "--steps: needs a value"),
-        (["train", "--config=CONFIG", "--peak_lr=1"], "peak_lr: unknown field; did you mean optim.peak_lr?"),
-        (["train", "--config=CONFIG", "--optim.lr", "1"], "optim.lr: unknown field; did you mean optim.peak_lr?"),
-        (["train", "--config=CONFIG", "--image.widht=8"], "image: unknown field; did you mean model.image?"),
-        (["train", "--config=CONFIG", "--data.augment=flp"], "did you mean flip?"),
-        (["flops", "debug", "--no-xl"], "--no-xl: unknown argument; did you mean --no-xla?"),
-        (["flops", "ViT-B-32"], "did you mean ViT-B/32?"),
-        (["classify", "a.jpg", "--labels", "a", "--model=openai/ViT-B/32"], "near it: openai/ViT-B-32"),
-        (["trian", "--config=CONFIG"], "verb=trian: must be one of "),
-        (["trian", "--config=CONFIG"], "; did you mean train?"),
-        (["sweep", "staus"], "did you mean status?"),
-        (["sweep", "status", "here", "--dir=there"], "--dir=there: here is given too"),
         (
             ["train", "--config=CONFIG", "--batch_size=12"],
-            "batch_size=12: must be a multiple of the 8 devices",
+            "batch_size",
         ),
-        (["train", "--config=CONFIG", "--wandb=perhaps"], "wandb='perhaps'"),
-        (["train", "--config=CONFIG", "--mesh.data=3"], "mesh: slice=1 × data=3"),
-        (["sweep", "status"], "needs the sweep's directory"),
-        (["sweep", "status", "--dir=gone"], "gone: holds no sweep"),
-        (["sweep", "rules", "--dir=gone"], "gone: holds no sweep"),
-        (["sweep", "run", "--config=gone.py"], "gone.py: no such config file"),
-        (["sweep"], "action"),
-        (["family", "gone"], "gone/request.json: no such config file"),
-        (["family"], "RUN_DIR"),
-        (["dance"], "dance"),
-        ([], "verb"),
+        (["train", "--config=CONFIG", "--wandb=perhaps"], "wandb"),
+        (["train", "--config=CONFIG", "--mesh.data=3"], "mesh"),
+        (["sweep", "status"], "--dir, --config"),
+        (["sweep", "status", "--dir=gone"], "gone"),
+        (["sweep", "rules", "--dir=gone"], "gone"),
+        (["sweep", "run", "--config=gone.py"], "gone.py"),
+        (["sweep"], REQUIRED),
+        (["family", "gone"], "gone/request.json"),
+        (["family"], REQUIRED),
+        (["dance"], "verb"),
+        ([], REQUIRED),
     ],
 )
-def test_a_mistake_is_one_line_and_code_2(capsys, tmp_path, monkeypatch, config_file, argv, said):
+def test_a_mistake_is_one_line_and_code_2(capsys, tmp_path, monkeypatch, config_file, argv, field):
     monkeypatch.chdir(tmp_path)
     before = sorted(p.name for p in tmp_path.rglob("*"))
     assert main([a.replace("CONFIG", str(config_file)) for a in argv]) == 2
     err = capsys.readouterr().err
-    assert err.startswith("clip-jax: ")
     assert err.count("\n") == 1
-    assert err.count("clip-jax:") == 1
-    assert said in err
+    assert error_fields(err) == [field]
     assert sorted(p.name for p in tmp_path.rglob("*")) == before, "nothing half-written"
+
+
+@pytest.mark.parametrize(
+    ("argv", "field", "rest"),
+    [
+        (["train", "--config=CONFIG", "--steps"], "--steps", "needs a value; as --steps=VALUE"),
+        (["train", "--config=CONFIG", "steps=3"], "steps", "unknown argument; fields are set as --name=value"),
+        (["train", "--config=CONFIG", "--steps", "--seed=1"], "--steps", "needs a value"),
+        (["train", "--config=CONFIG", "--peak_lr=1"], "peak_lr", "did you mean optim.peak_lr?"),
+        (["train", "--config=CONFIG", "--optim.lr", "1"], "optim.lr", "did you mean optim.peak_lr?"),
+        (["train", "--config=CONFIG", "--image.widht=8"], "image", "did you mean model.image?"),
+        (["train", "--config=CONFIG", "--data.augment=flp"], "data.augment", "did you mean flip?"),
+        (["flops", "debug", "--no-xl"], "--no-xl", "did you mean --no-xla?"),
+        (["flops", "ViT-B-32"], "preset", "did you mean ViT-B/32?"),
+        (["classify", "a.jpg", "--labels", "a", "--model=openai/ViT-B/32"], None, "openai/ViT-B-32"),
+        (["trian", "--config=CONFIG"], "verb", "did you mean train?"),
+        (["sweep", "staus"], "action", "did you mean status?"),
+        (["sweep", "status", "here", "--dir=there"], "--dir", "here is given too"),
+    ],
+)
+def test_a_misspelled_name_is_told_what_it_is_like(capsys, config_file, argv, field, rest):
+    assert main([a.replace("CONFIG", str(config_file)) for a in argv]) == 2
+    err = capsys.readouterr().err
+    assert err.count("clip-jax:") == err.count("\n") == 1
+    assert field is None or error_fields(err) == [field]
+    assert rest in err
 
 
 def test_help_loads_nothing_heavy_and_names_every_verb():
@@ -208,7 +224,7 @@ def test_families_are_compared_and_runs_designed(capsys, tmp_path):
     assert main(["design", a, "--at=1e18", "--candidate=1e16", "--budget=3e16"]) == 0
     assert "run 3 × flops=1e+16" in capsys.readouterr().out
     assert main(["compare", a, b, "--law=power,saturating"]) == 2
-    assert "takes one law" in capsys.readouterr().err
+    assert error_fields(capsys.readouterr().err) == ["--law"]
 
 
 @pytest.mark.thorough
@@ -224,7 +240,7 @@ def test_preflight_says_what_fits(capsys, tmp_path):
     assert "yes" in said
     assert "cost" in said
     assert main([*run, "--base.batch_size=7", "--base.mesh.data=2"]) == 2
-    assert "1 of 1 shapes cannot run on here" in capsys.readouterr().err
+    assert "--target" in error_fields(capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("lines", [1, 0])
@@ -280,7 +296,7 @@ def test_verbs_of_tables_take_one_by_any_name(tmp_path, capsys):
 @pytest.mark.parametrize("name", ["none.tsv", "none.CSV", "none.jsonl", "none"])
 def test_report_without_its_file_is_one_line(name, tmp_path, capsys):
     assert main(["report", str(tmp_path / name)]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    assert error_fields(capsys.readouterr().err) == [str(tmp_path / name)]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from clip_jax.config import io
 from clip_jax.config.presets import preset
 from clip_jax.config.sweep import SweepConfig
 
+from ..user_errors import raises_user_error
+
 
 @given(
     steps=st.integers(30, 10_000),
@@ -85,12 +87,12 @@ def test_a_config_of_another_command_is_told_so(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "part"),
     [
         ("a.py", "x = 1", "defines no get_config"),
         ("b.py", "def get_config(:", "not Python"),
-        ("c.py", "def get_config():\n  return []", "a dict or an ml_collections ConfigDict"),
-        ("g.yaml", "steps: [", "not YAML .*line 1"),
+        ("c.py", "def get_config():\n  return []", "a dict, or a ConfigDict"),
+        ("g.yaml", "steps: [", "line 1"),
         ("h.yml", "[1]", "must hold a mapping"),
         ("i.yaml", "steps: !!python/object/apply:os.getpid []", "not YAML"),
         ("j.yaml", "model: &a\n  image: *a", "not YAML"),
@@ -102,12 +104,11 @@ def test_a_config_of_another_command_is_told_so(tmp_path):
         ("f.py", None, "no such config file"),
     ],
 )
-def test_a_file_that_is_no_config_is_named(tmp_path, name, text, said):
+def test_a_file_that_is_no_config_is_named(tmp_path, name, text, part):
     if text is not None:
         (tmp_path / name).write_text(text)
-    with pytest.raises(errors.UserError, match=said) as raised:
+    with raises_user_error(field=tmp_path / name, reason=part):
         io.load(c.RunConfig, tmp_path / name)
-    assert name in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +165,7 @@ def test_a_model_is_named_as_a_whole_with_fields_overridden(tmp_path, model, ove
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        ("ViT-B-32", "no such preset"),
+        ("ViT-B-32", "must be one of RN50"),
         ({"preset": 3}, "must be the name of a preset"),
         ({"preset": "debug", "widht": 3}, "unknown field"),
         (3, "must be a group of fields"),
@@ -176,13 +177,13 @@ def test_a_model_that_is_none_is_refused(tmp_path, model, reason):
     file.write_text(json.dumps({"model": model}))
     with pytest.raises(errors.ConfigError) as raised:
         io.load(c.RunConfig, file, model_of=lambda _: preset("debug"))
-    assert raised.value.reason == reason
+    assert raised.value.reason.startswith(reason)
 
 
 def test_an_override_through_a_value_is_refused(tmp_path):
     file = tmp_path / "c.json"
     file.write_text('{"steps": 50}')
-    with pytest.raises(errors.ConfigError, match="steps is a value"):
+    with raises_user_error(errors.ConfigError, field="steps.more", reason="steps"):
         io.load(c.RunConfig, file, {"steps.more": "1"})
 
 

@@ -6,8 +6,9 @@ from PIL import Image
 
 from clip_jax.cli.main import main
 from clip_jax.data.images.eval_preprocess import Preprocess
-from clip_jax.errors import UserError
 from clip_jax.evals.contamination import overlap_report
+
+from ..user_errors import raises_user_error
 
 
 class Guess:
@@ -43,10 +44,10 @@ def test_duplicates_are_counted_and_named(folders, capsys):
 
 
 def test_mistakes(folders, tmp_path):
-    with pytest.raises(UserError, match="no such folder"):
+    with raises_user_error(field=tmp_path / "none"):
         overlap_report(tmp_path / "none", folders[1])
-    with pytest.raises(UserError, match="--max-distance=65"):
+    with raises_user_error(field="--max-distance", value=65):
         overlap_report(*folders, max_distance=65)
     next(folders[1].rglob("*.png")).write_bytes(b"broken")
-    with pytest.raises(UserError, match="1 pictures of its test split cannot be read"):
+    with raises_user_error(field=folders[1], reason="1 pictures of its test split"):
         overlap_report(*folders)

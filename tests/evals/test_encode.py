@@ -70,5 +70,5 @@ def test_an_embedding_that_is_not_finite_names_its_row(dtype):
     tokens[3, 2] = 7
     with pytest.raises(NotFinite) as error:
         encoder.texts(params, tokens, "pets: ")
-    assert (error.value.field, error.value.value, error.value.row) == ("embedding", "pets: text 3", 3)
+    assert (error.value.field, error.value.source, error.value.row) == ("embedding", "pets: text 3", 3)
     assert ("float16" in (error.value.hint or "")) == (dtype == "float16")

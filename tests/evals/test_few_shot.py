@@ -1,10 +1,10 @@
 """Few-shot draws and their spread."""
 
 import numpy as np
-import pytest
 
-from clip_jax.errors import UserError
 from clip_jax.evals.few_shot import draw, few_shot
+
+from ..user_errors import raises_user_error
 
 
 def clouds(seed, examples=200):
@@ -21,7 +21,7 @@ def test_a_draw_is_balanced_and_reproducible():
     assert len(set(rows.tolist())) == 12
     assert draw(labels, 4, 3, 0).tolist() == rows.tolist()
     assert draw(labels, 4, 3, 1).tolist() != rows.tolist()
-    with pytest.raises(UserError, match="class 0 has 10 training examples, 11 are needed"):
+    with raises_user_error(field="shots", value=11, reason="class 0 has 10"):
         draw(labels, 4, 11, 0)
 
 
@@ -37,5 +37,5 @@ def test_more_shots_help_and_the_spread_is_told():
 
 def test_shots_that_a_class_cannot_give_are_left_out():
     assert [f.shots for f in few_shot(clouds(0, 12), clouds(1), 4, shots=(1, 2, 4), draws=1)] == [1, 2]
-    with pytest.raises(UserError, match="the smallest class has 3"):
+    with raises_user_error(field="shots", value=[4], reason="has 3"):
         few_shot(clouds(0, 12), clouds(1), 4, shots=(4,), draws=1)

@@ -15,6 +15,8 @@ from clip_jax.errors import UserError
 from clip_jax.evals.in_training import added_rows, make_evaluator, mean_error, zero_shot_sets
 from clip_jax.models.clip import build, init_params
 
+from ..user_errors import raises_user_error
+
 
 def test_every_task_is_measured_and_summed_up(tiny_run):
     mesh = make_mesh(MeshConfig())
@@ -58,9 +60,9 @@ def test_a_missing_folder_and_a_repeated_task_are_named(tiny_run):
     def suite(**change):
         return dataclasses.replace(tiny_run, evals=dataclasses.replace(tiny_run.evals, **change))
 
-    with pytest.raises(UserError, match="evals.zero_shot, evals.unscored_tasks: nowhere"):
+    with raises_user_error(field="evals.zero_shot, evals.unscored_tasks", value="nowhere"):
         prepared(suite(unscored_tasks=("nowhere",)))
-    with pytest.raises(UserError, match="share a name"):
+    with raises_user_error(field="evals.zero_shot, evals.unscored_tasks", reason="same name"):
         prepared(suite(unscored_tasks=("scenes",)))
 
 

@@ -15,6 +15,8 @@ from clip_jax.config import ImageTowerConfig
 from clip_jax.config.presets import preset
 from clip_jax.errors import ConfigError
 
+from ..user_errors import raises_user_error
+
 CONFIG = preset("debug")
 IMAGES = jax.random.normal(jax.random.key(0), (8, 32, 32, 3))
 
@@ -89,5 +91,5 @@ def test_what_is_no_token_and_no_config_is_named():
     tower = models.TextTransformer(CONFIG, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="tokens of dtype float32: expected int32"):
         tower(jnp.zeros((2, 24)))
-    with pytest.raises(ConfigError, match="config='ViT-B/32': must be a ModelConfig; preset"):
+    with raises_user_error(ConfigError, field="config", value="ViT-B/32"):
         models.CLIP("ViT-B/32", rngs=nnx.Rngs(0))

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from clip_jax.errors import UserError
 from clip_jax.pretrained.files import read_json, read_tensors, write_tensors
 
+from ..user_errors import raises_user_error
+
 
 @pytest.fixture
 def whole(tmp_path):
@@ -23,11 +25,9 @@ def whole(tmp_path):
     return path
 
 
-def refused(path, match):
-    with pytest.raises(UserError, match=match) as error:
+def refused(path, reason, **attributes):
+    with raises_user_error(**{"field": path, "reason": reason} | attributes):
         read_tensors(path)
-    assert "\n" not in str(error.value)
-    assert path.name in str(error.value)
 
 
 def test_what_is_written_is_read(whole):
@@ -45,24 +45,24 @@ class Bomb:
 @pytest.mark.parametrize("name", ["model.pt", "pytorch_model.bin", "renamed.safetensors"])
 def test_a_pickle_is_never_run(tmp_path, name):
     (tmp_path / name).write_bytes(pickle.dumps(Bomb()))
-    refused(tmp_path / name, r"a pickle.*torch.load\('" + name)
+    refused(tmp_path / name, "pickle", hint=f"torch.load('{name}")
 
 
 def test_a_torch_archive_under_another_name_is_refused(tmp_path):
     path = tmp_path / "model.safetensors"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("data.pkl", pickle.dumps(Bomb()))
-    refused(path, "a pickle")
+    refused(path, "pickle")
 
 
 def test_truncated_and_foreign_files(tmp_path, whole):
     data = whole.read_bytes()
     for cut in (0, 4, 20, len(data) - 1):
         (tmp_path / "cut.safetensors").write_bytes(data[:cut])
-        refused(tmp_path / "cut.safetensors", "not a whole safetensors file")
+        refused(tmp_path / "cut.safetensors", "safetensors")
     (tmp_path / "huge.safetensors").write_bytes(struct.pack("<Q", 2**62) + data[8:])
-    refused(tmp_path / "huge.safetensors", "not a whole safetensors file")
-    refused(tmp_path / "none.safetensors", "no such weights file")
+    refused(tmp_path / "huge.safetensors", "too large")
+    refused(tmp_path / "none.safetensors", "no such")
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -83,17 +83,17 @@ def test_shards(tmp_path):
     index.write_text(json.dumps({"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}))
     assert set(read_tensors(index)) == {"a", "b"}
     index.write_text(json.dumps({"weight_map": {"a": "../one.safetensors"}}))
-    refused(index, "leads out of its folder")
+    refused(index, "folder", field=f"{index}: shard", value="../one.safetensors")
     index.write_text("{}")
-    refused(index, "no weight_map")
+    refused(index, "weight_map")
 
 
 def test_json_that_is_none(tmp_path):
-    for text, match in (("[1]", "a JSON object"), ("{", "not JSON")):
+    for text, part in (("[1]", "object"), ("{", "not JSON")):
         (tmp_path / "x.json").write_text(text)
-        with pytest.raises(UserError, match=match):
+        with raises_user_error(field=tmp_path / "x.json", reason=part):
             read_json(tmp_path / "x.json")
-    with pytest.raises(UserError, match="no such file"):
+    with raises_user_error(field=tmp_path / "y.json", reason="no such file"):
         read_json(tmp_path / "y.json")
 
 

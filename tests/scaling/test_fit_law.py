@@ -5,11 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_jax.errors import UserError
 from clip_jax.scaling.fit.loss import Loss
 from clip_jax.scaling.fit.result import covariance, scale_of
 from clip_jax.scaling.fit_law import fit_law, min_points_for_asymptote
 from clip_jax.scaling.laws import Chinchilla, PowerLaw, SaturatingPowerLaw, SigmoidLogC
+
+from ..user_errors import raises_user_error
 
 C = np.geomspace(1e10, 1e13, 8)
 
@@ -91,9 +92,9 @@ def test_parameters_are_held_and_bounded_in_the_units_of_the_table():
     bounded = fit_law(PowerLaw(), C, errors, bounds={"a": (6.5, 9.0)})
     assert bounded.values["a"] == pytest.approx(6.5, rel=1e-5)
     assert bounded.status == "bound hit: a"
-    with pytest.raises(UserError, match="no parameter 'E'"):
+    with raises_user_error(source="power law", field="E"):
         fit_law(PowerLaw(), C, errors, fixed={"E": 0.1})
-    with pytest.raises(UserError, match="bounds of b"):
+    with raises_user_error(field="bounds.b", value=(0.3, 0.1)):
         fit_law(PowerLaw(), C, errors, bounds={"b": (0.3, 0.1)})
 
 
@@ -122,7 +123,7 @@ def test_weights_are_repeated_rows():
 
 def test_as_many_parameters_as_points_is_said_and_fewer_is_refused():
     assert "passes through them" in fit_law(PowerLaw(), C[:2], [0.5, 0.4]).notes[0]
-    with pytest.raises(UserError, match="Chinchilla needs at least 5 points, there are 3"):
+    with raises_user_error(field="points", value=3):
         fit_law(Chinchilla(), {"params": [1e6, 1e7, 3e7], "samples_seen": [1e8, 1e9, 5e8]}, [3.0, 2.5, 2.4])
 
 

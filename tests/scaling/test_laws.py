@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from clip_jax.errors import UserError
 from clip_jax.scaling.fit.loss import Loss
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import (
@@ -18,6 +17,8 @@ from clip_jax.scaling.laws import (
     law_named,
 )
 from clip_jax.scaling.laws.base import Law
+
+from ..user_errors import raises_user_error
 
 # a true curve of each law, in the units of a table
 PLANTED = {
@@ -115,7 +116,7 @@ def test_a_planted_law_is_found_again(law):
 @pytest.mark.parametrize("law", [w for w in EVERY if len(w.columns) == 1], ids=lambda law: law.key)
 def test_an_inverse_undoes_the_law(law):
     if type(law).inverse is Law.inverse:
-        with pytest.raises(UserError, match="has no inverse"):
+        with raises_user_error(field="broken power law", reason="no inverse"):
             law.inverse(PLANTED[law.key], np.array([0.5]))
         return
     columns = columns_for(law, 9)
@@ -154,9 +155,9 @@ def test_starts_are_many_and_inside_the_bounds(law):
 
 
 def test_an_unknown_law_or_parameter_is_named():
-    with pytest.raises(UserError, match="law='quadratic': must be one of power, saturating"):
+    with raises_user_error(field="law", value="quadratic"):
         law_named("quadratic")
-    with pytest.raises(UserError, match="has no parameter 'q'; it has a, b"):
+    with raises_user_error(source="power law", field="q"):
         LAWS[0].index("q")
 
 

@@ -15,6 +15,8 @@ from clip_jax.storage.lease import Lease
 from clip_jax.storage.lock import HEARTBEAT_TIMEOUT_S, STALE_AFTER_S, Busy
 from clip_jax.storage.paths import as_path
 
+from ..user_errors import raises_user_error
+
 THERE = "gs://bucket/run"
 
 
@@ -32,7 +34,7 @@ def test_the_second_is_refused_by_name_and_a_dead_process_holds_nothing(bucket):
         assert owner.stdout.readline() == b"held\n"
         mine = lease()
         assert mine.is_held()
-        with pytest.raises(Busy, match=f"^{THERE}: is being trained by process {owner.pid} on {socket.gethostname()}"):
+        with raises_user_error(Busy, field=THERE, reason=f"process {owner.pid} on {socket.gethostname()}"):
             mine.acquire()
         owner.send_signal(signal.SIGKILL)
     assert not mine.is_held()
@@ -70,7 +72,7 @@ class Elsewhere:
 
 def test_a_heart_that_beats_elsewhere_refuses(bucket):
     holder = Elsewhere(bucket, beats=True)
-    with pytest.raises(Busy, match="is being trained by process 7 on elsewhere"):
+    with raises_user_error(Busy, field="gs://bucket/run", reason="process 7 on elsewhere"):
         holder.lease().acquire()
     assert bucket.names("run/.lease/") == ["000004.json"]
 
@@ -86,7 +88,7 @@ def test_a_silent_one_is_watched_once_and_finds_out_when_it_wakes(bucket, age, w
     sleeper = lease()
     sleeper.number = 4
     holder.say(holder.now)  # its thread was in the middle of it
-    with pytest.raises(Busy, match=f"process {os.getpid()} on .* has taken over from this one"):
+    with raises_user_error(Busy, field="gs://bucket/run", reason=f"process {os.getpid()} on"):
         sleeper.check()
     mine.check()
     mine.close()
@@ -103,7 +105,7 @@ def test_of_two_who_find_it_free_one_gets_it(bucket, monkeypatch):
         return found
 
     monkeypatch.setattr(other, "_newest", late)
-    with pytest.raises(Busy, match=f"process {os.getpid()} on"):
+    with raises_user_error(Busy, field="gs://bucket/run", reason=f"process {os.getpid()} on"):
         other.acquire()
     mine.check()
     mine.close()

@@ -26,6 +26,8 @@ from clip_jax.storage.lock import (
     wait_until_silent,
 )
 
+from ..user_errors import raises_user_error
+
 
 def test_the_second_is_refused_by_name_and_the_lock_goes_with_its_owner(tmp_path):
     program = (
@@ -35,7 +37,7 @@ def test_the_second_is_refused_by_name_and_the_lock_goes_with_its_owner(tmp_path
     owner = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE)
     with owner, owner.stdout:
         assert owner.stdout.readline() == b"held\n"
-        with pytest.raises(Busy, match=f"is being trained by process {owner.pid} on {socket.gethostname()}"):
+        with raises_user_error(Busy, field=tmp_path, reason=f"process {owner.pid} on {socket.gethostname()}"):
             RunLock(tmp_path).acquire()
         owner.send_signal(signal.SIGKILL)
     mine = RunLock(tmp_path)
@@ -120,7 +122,7 @@ class Elsewhere:
 
 
 def test_a_heart_that_beats_on_another_host_refuses(tmp_path):
-    with pytest.raises(Busy, match="is being trained by process 7 on elsewhere"):
+    with raises_user_error(Busy, field=tmp_path, reason="process 7 on elsewhere"):
         Elsewhere(beats=True).watch(tmp_path)
 
 
@@ -159,10 +161,8 @@ def test_ask_to_stop_signals_no_process_but_the_one_that_signed(tmp_path, change
             held.write_owner(innocent.pid)
             signed = held.owner()
             (tmp_path / LOCK_FILE).write_text(json.dumps(signed | change))
-            with pytest.raises(UserError) as caught:
+            with raises_user_error(field=tmp_path, reason=f"on {named!r}" if named else ""):
                 request_stop(tmp_path)
-            assert "\n" not in str(caught.value)
-            assert named is None or caught.value.value == named
             older = {k: v for k, v in signed.items() if k in ("pid", "host")}
             (tmp_path / LOCK_FILE).write_text(json.dumps(older))
             with pytest.raises(UserError):

@@ -9,10 +9,11 @@ import pytest
 
 from clip_jax.config import RunConfig
 from clip_jax.config.sweep import SweepConfig
-from clip_jax.errors import UserError
 from clip_jax.sweep.batching import family_arguments, group_cells, keep_faster_groups, measure_gain
 from clip_jax.sweep.plan import make_cell
 from clip_jax.train.vmapped.benchmark import Gain
+
+from ..user_errors import raises_user_error
 
 SWEEP = SweepConfig(name="x")
 
@@ -79,7 +80,7 @@ def test_the_measurement_is_one_of_this_machine(tiny_run, tmp_path):
     assert (found.members, found.steps, found.form) == (2, 8, "vmap")
     assert min(found.start_s, found.compile_first_s, found.compile_family_s, found.step_s, found.step_family_s) > 0
     assert found.step_family_s > found.step_s
-    with pytest.raises(UserError, match="timing 2 runs failed.*batch_size is 16 and 8"):
+    with raises_user_error(field="vmap_runs", reason="batch_size=8"):
         measure_gain([tiny_run, dataclasses.replace(tiny_run, batch_size=8)], tmp_path / "bad", SWEEP)
 
 

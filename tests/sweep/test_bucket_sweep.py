@@ -8,13 +8,14 @@ import pytest
 from clip_jax.cli.main import main
 from clip_jax.config.io import to_dict
 from clip_jax.config.sweep import SweepConfig
-from clip_jax.errors import UserError
 from clip_jax.storage.paths import as_path
 from clip_jax.sweep.collect import collect
 from clip_jax.sweep.directory import lock_sweep
 from clip_jax.sweep.driver import run_sweep
 from clip_jax.sweep.launch.submission import note_exit, set_aside_corrupt
 from clip_jax.sweep.run_state import RunState
+
+from ..user_errors import error_fields, raises_user_error
 
 THERE = "gs://bucket/sweep"
 CLOCK = ("wall_s", "eval_s", "samples_per_s", "mfu", "goodput", "attempts")
@@ -94,7 +95,7 @@ def test_it_gives_what_a_sweep_here_gives(bucket, config, tmp_path, capsys):
 
 def test_a_second_driver_is_refused_in_one_line(bucket, config):
     lease = lock_sweep(config, as_path(THERE))
-    with pytest.raises(UserError, match=r"^gs://bucket/sweep: process \d+ on \S+ drives this sweep already; wait for"):
+    with raises_user_error(field="gs://bucket/sweep", reason="drives"):
         run_sweep(config, THERE, lambda line: None, InProcess())
     lease.close()
     lock_sweep(config, as_path(THERE)).close()
@@ -105,12 +106,12 @@ def test_slurm_needs_a_directory_and_pods_then_no_claim(bucket, config, tmp_path
     file.write_text(json.dumps(to_dict(config)))
     dry = ["sweep", "run", f"--config={file}", "--dry-run"]
     assert main([*dry, f"--dir={THERE}", "--engine=slurm"]) == 2
-    assert capsys.readouterr().err.startswith("clip-jax: engine='slurm': gs://bucket/sweep is in a bucket; logs and")
+    assert error_fields(capsys.readouterr().err) == ["engine"]
     pods = [*dry, "--engine=jobset", "--resources.container_image=i"]
     assert main([*pods, f"--dir={tmp_path}"]) == 2
-    assert "resources.mount_path, resources.pvc_name: engine='jobset' needs them" in capsys.readouterr().err
+    assert error_fields(capsys.readouterr().err) == ["resources.mount_path, resources.pvc_name"]
     assert main([*pods, f"--dir={THERE}", "--resources.pvc_name=c", "--resources.mount_path=/c"]) == 2
-    assert "resources.mount_path, resources.pvc_name: would be ignored" in capsys.readouterr().err
+    assert error_fields(capsys.readouterr().err) == ["resources.mount_path, resources.pvc_name"]
     assert main([*pods, f"--dir={THERE}"]) == 0
     written = capsys.readouterr().out
     assert "- --dir=gs://bucket/sweep/runs/" in written

@@ -3,13 +3,13 @@
 import pandas as pd
 import pytest
 
-from clip_jax.errors import UserError
 from clip_jax.storage.json_files import write_json
 from clip_jax.sweep.analysis.hyperparameter_scaling import best_value
 from clip_jax.sweep.collect import collect, curves, lr_evidence, several_data
 from clip_jax.sweep.status import status_table
 from clip_jax.sweep.tried_values import EDGE, FEW, FLAT, INSIDE, judge, noise_of
 
+from ..user_errors import raises_user_error
 from ..whole_result import WHOLE
 
 
@@ -70,7 +70,7 @@ def test_a_run_that_has_not_run_keeps_its_row(tmp_path):
 
 
 def test_no_sweep_is_named(tmp_path):
-    with pytest.raises(UserError, match="holds no sweep"):
+    with raises_user_error(field=tmp_path, reason="plan.json"):
         collect(tmp_path)
 
 

@@ -3,13 +3,12 @@
 import dataclasses
 import json
 
-import pytest
-
 from clip_jax.config import ModelConfig, RunConfig
 from clip_jax.config.io import to_dict
 from clip_jax.config.sweep import SweepConfig
-from clip_jax.errors import UserError
 from clip_jax.sweep.directory import lock_sweep
+
+from ..user_errors import raises_user_error
 
 SWEEP = SweepConfig(name="s", base=RunConfig(), rungs=(1.0,), budgets=(1e10,))
 
@@ -20,5 +19,5 @@ def test_a_sweep_begun_before_a_default_became_auto_goes_on(tmp_path):
     (tmp_path / "sweep.json").write_text(json.dumps(values))
     lock_sweep(SWEEP, tmp_path).close()
     other = dataclasses.replace(SWEEP, base=RunConfig(model=ModelConfig(remat=True, remat_policy="dots")))
-    with pytest.raises(UserError, match="remat"):
+    with raises_user_error(field=tmp_path, reason="remat"):
         lock_sweep(other, tmp_path)

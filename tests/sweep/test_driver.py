@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -32,6 +33,8 @@ from clip_jax.sweep.plan import make_plan
 from clip_jax.sweep.status import status_table
 from clip_jax.train.run_result import RunResult
 from clip_jax.train.vmapped.benchmark import Gain
+
+from ..user_errors import raises_user_error
 
 SWEEP = SweepConfig(
     name="fake", rungs=(0.5, 1, 1.5, 2, 3), budgets=tuple(np.geomspace(1e11, 1e13, 6)), sizes_per_budget=4,
@@ -229,7 +232,7 @@ def test_a_failed_run_is_left_out_told_and_tried_again(tmp_path):
 def test_a_directory_of_another_sweep_is_refused(unreported):
     root, _ = unreported
     other = dataclasses.replace(SWEEP, base=dataclasses.replace(SWEEP.base, seed=5))
-    with pytest.raises(UserError, match="base.seed is 0 there and 5 here"):
+    with raises_user_error(field=re.compile(r"s$"), reason="base.seed is 0 there and 5 here"):
         run_sweep(other, root, lambda line: None, FakeEngine())
     run_sweep(dataclasses.replace(SWEEP, max_concurrent_runs=3), root, lambda line: None, FakeEngine())
 
@@ -259,13 +262,13 @@ def test_a_cell_that_always_crashes_and_a_corrupt_record_leave_the_rest_alone(tm
 def test_a_second_driver_is_refused_with_the_name_of_the_first(tmp_path):
     with contextlib.closing(RunLock(tmp_path)) as lock:
         lock.acquire()
-        with pytest.raises(UserError, match=rf"process {os.getpid()} on \S+ drives this sweep already; wait for it"):
+        with raises_user_error(field=tmp_path, reason=f"process {os.getpid()} on"):
             run_sweep(SWEEP, tmp_path, lambda line: None, FakeEngine())
 
 
 def test_a_directory_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"file/s: cannot be written \(Not a directory\)"):
+    with raises_user_error(field=tmp_path / "file/s", reason="Not a directory"):
         run_sweep(SWEEP, tmp_path / "file" / "s", lambda line: None, FakeEngine())
 
 
@@ -281,7 +284,7 @@ def test_a_dry_run_writes_nothing(tmp_path):
 
 
 def test_nothing_finished_is_an_error(tmp_path):
-    with pytest.raises(UserError, match=r"no run has finished; the first: exit code 2: boom"):
+    with raises_user_error(field=tmp_path, reason="exit code 2: boom"):
         run_sweep(SWEEP, tmp_path, lambda line: None, FakeEngine(fail=set(range(1000))))
 
 
@@ -342,7 +345,7 @@ def test_a_member_that_is_cancelled_leaves_the_others_to_go_on(measured, tmp_pat
 
 def test_families_that_cannot_be_are_refused(measured, tmp_path, monkeypatch):
     base = dataclasses.replace(SWEEP.base, microbatch_size=8)
-    with pytest.raises(UserError, match="vmap_runs: would be ignored, for microbatch_size=8"):
+    with raises_user_error(field="vmap_runs", reason="microbatch_size=8"):
         run_sweep(dataclasses.replace(measured, base=base), tmp_path / "s", lambda line: None, FakeEngine())
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     with pytest.raises(UserError) as raised:
@@ -398,7 +401,7 @@ def test_reporting_again_gives_the_same_law(sweep):
     root, law, *_ = sweep
     assert report(root, lambda line: None) == report(root, lambda line: None)
     assert report(root, lambda line: None)["fits"] == law["fits"]
-    with pytest.raises(UserError, match="holds no sweep"):
+    with raises_user_error(reason="plan.json"):
         report(root / "nothing", lambda line: None)
 
 
@@ -410,7 +413,7 @@ def test_the_table_alone_gives_the_same_law(sweep, tmp_path):
     assert [f["values"] for f in found["fits"]] == [f["values"] for f in law["fits"]]
     assert found["lr_evidence"] == law["lr_evidence"]
     assert (tmp_path / "out" / "law.json").exists()
-    with pytest.raises(UserError, match="ignored, a sweep has its own"):
+    with raises_user_error(reason="a sweep has its own"):
         _report(argparse.Namespace(dir=str(root), out="x", metric=None))
 
 

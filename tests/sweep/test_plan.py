@@ -13,6 +13,8 @@ from clip_jax.config.sweep import Resources, SweepConfig
 from clip_jax.errors import ConfigError
 from clip_jax.sweep.plan import make_plan, setting_checks
 
+from ..user_errors import raises_user_error
+
 SWEEP = SweepConfig(name="s", rungs=(0.5, 1, 2, 4), budgets=(1e10, 1e11), sizes_per_budget=0, min_steps=10)
 
 
@@ -41,7 +43,7 @@ def test_too_many_epochs():
     plan = make_plan(SweepConfig(name="s", base=base, rungs=(0.5, 4), budgets=(1e10,), max_epochs=5, min_steps=2), 1000)
     assert "epochs > max_epochs=5" in plan.cells[0].reason
     assert plan.cells[1].reason is None
-    with pytest.raises(ConfigError, match="max_epochs: would be ignored"):
+    with raises_user_error(ConfigError, field="max_epochs", reason="endless"):
         make_plan(SweepConfig(name="s", max_epochs=5))
 
 
@@ -81,16 +83,16 @@ def test_under_mup_the_rate_is_one_and_only_width_and_depth_grow():
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "attributes"),
     [
-        ({"lr_rule": "linear"}, "lr_rule='linear': must be one of width_power, constant, mup"),
-        ({"lr_rule": "width_power"}, "lr_rule='width_power': base.model.parametrization.kind='mup'"),
-        ({"lr_width_power": 1.0}, "base_width, lr_width_power: ignored with lr_rule='mup'"),
-        ({"base": RunConfig()}, "lr_rule='mup': base.model.parametrization.kind='standard'"),
+        ({"lr_rule": "linear"}, {"field": "lr_rule", "value": "linear"}),
+        ({"lr_rule": "width_power"}, {"field": "lr_rule", "value": "width_power"}),
+        ({"lr_width_power": 1.0}, {"field": "base_width, lr_width_power", "reason": "ignored with"}),
+        ({"base": RunConfig()}, {"field": "lr_rule", "value": "mup"}),
     ],
 )
-def test_a_rule_that_does_not_fit_is_an_error(changes, said):
-    with pytest.raises(ConfigError, match=said):
+def test_a_rule_that_does_not_fit_is_an_error(changes, attributes):
+    with raises_user_error(ConfigError, **attributes):
         dataclasses.replace(RULED, **changes)
 
 
@@ -114,12 +116,12 @@ def test_settings_follow_the_budget():
 
 def test_a_power_needs_its_budget():
     for wrong in ({"lr_power": 0.5}, {"base_budget": 1e9}):
-        with pytest.raises(ConfigError, match="compute_scaling.base_budget"):
+        with raises_user_error(ConfigError, field="compute_scaling.base_budget"):
             BudgetRules(**wrong)
 
 
 def test_nothing_left_is_an_error():
-    with pytest.raises(ConfigError, match="no cell is left; the first was dropped: too few steps"):
+    with raises_user_error(ConfigError, field="budgets, rungs", reason="min_steps=50"):
         make_plan(SweepConfig(name="s", budgets=(1e6,)))
 
 
@@ -155,9 +157,9 @@ def test_named_sizes_in_place_of_rungs():
     assert large.config.model.image.width == 1024
     assert large.config.model.remat
     assert large.config.model.compute_dtype == "bfloat16"
-    with pytest.raises(ConfigError, match="rungs: ignored with models"):
+    with raises_user_error(ConfigError, field="rungs", reason="models"):
         SweepConfig(name="s", models=("ViT-B/32",), rungs=(1, 2))
-    with pytest.raises(ConfigError, match="'ViT-B/33': no such preset"):
+    with raises_user_error(ConfigError, field="preset", value="ViT-B/33"):
         make_plan(SweepConfig(name="s", models=("ViT-B/33",)))
 
 
@@ -171,7 +173,7 @@ def test_the_table_ends_in_what_it_costs():
     assert f"{sum(c.flops for c in kept):.3g} FLOPs" in said
     assert f"{hours:.3g} device-hours, {2 * hours:.3g} at 2 each" in said
     assert "8 at each size's smallest budget (learning rates × [0.5, 2.0])" in said
-    with pytest.raises(ConfigError, match="lr_multipliers_at: ignored without lr_multipliers"):
+    with raises_user_error(ConfigError, field="lr_multipliers_at", reason="lr_multipliers"):
         SweepConfig(name="s", lr_multipliers=(), lr_multipliers_at="rungs")
 
 
@@ -198,8 +200,8 @@ def test_checks_change_one_setting_and_are_counted():
 
 def test_a_batch_that_cannot_be_is_said_before_anything_runs():
     base = RunConfig(batch_size=128, microbatch_size=64)
-    said = r"batch_multipliers: 0.25 × the usual: microbatch_size=64: must divide batch_size=32"
-    with pytest.raises(ConfigError, match=said):
+    attributes = {"field": "batch_multipliers", "reason": "must divide"}
+    with raises_user_error(ConfigError, **attributes):
         make_plan(dataclasses.replace(SWEEP, base=base, batch_multipliers=(0.25,)))
-    with pytest.raises(ConfigError, match=r"a batch of 0.5 is no whole number of pairs"):
+    with raises_user_error(ConfigError, field="batch_multipliers", reason="batch_size=0.5"):
         make_plan(dataclasses.replace(SWEEP, batch_multipliers=(2**-8,)))

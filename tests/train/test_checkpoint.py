@@ -11,12 +11,13 @@ import pytest
 
 from clip_jax.config import MeshConfig
 from clip_jax.distributed.mesh import make_mesh
-from clip_jax.errors import UserError
 from clip_jax.models.clip import build
 from clip_jax.optim.optimizer import make_optimizer
 from clip_jax.train import checkpoint as c
 from clip_jax.train.checkpoint import Checkpoints, load_params
 from clip_jax.train.state import TrainState, abstract_state, init_state
+
+from ..user_errors import raises_user_error
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:Sharding info:UserWarning")
 
@@ -69,7 +70,7 @@ def test_a_state_comes_back_on_another_mesh_bit_for_bit(tiny_run, tmp_path, worl
 
 
 def test_no_checkpoint_is_named(tmp_path, world):
-    with pytest.raises(UserError, match="has no checkpoint; train it first"):
+    with raises_user_error(field=tmp_path, reason="no checkpoint"):
         load_params(tmp_path, world.built)
 
 
@@ -160,12 +161,10 @@ def test_when_none_can_be_read_nothing_is_moved(saved, world, tmp_path):
         for path in (tmp_path / "run" / "checkpoints" / step).rglob("manifest.ocdbt"):
             path.unlink()
     with Checkpoints(tmp_path / "run", every=2) as checkpoints:
-        with pytest.raises(
-            UserError, match=r"none of its 2 checkpoints can be read \(the newest, 4: .* from the start"
-        ):
+        with raises_user_error(reason="none of its 2 checkpoints can be read (the newest, 4:"):
             checkpoints.restore(world.abstract)
         assert checkpoints.steps == [2, 4]
-    with pytest.raises(UserError, match="has no checkpoint that can be read"):
+    with raises_user_error(field=tmp_path / "run", reason="can be read"):
         load_params(tmp_path / "run", world.built)
 
 
@@ -184,5 +183,5 @@ def test_a_full_disk_is_one_line(tmp_path, world, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoints._orbax, "save_checkpointables_async", full)
-    with pytest.raises(UserError, match="the disk is full"):
+    with raises_user_error(field=tmp_path / "checkpoints", reason="disk is full"):
         checkpoints.save(1, world.state)

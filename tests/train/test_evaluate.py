@@ -2,10 +2,11 @@
 
 import pytest
 
-from clip_jax.errors import UserError
 from clip_jax.evals.in_training import make_evaluator
 from clip_jax.train.evaluate import evaluate_run
 from clip_jax.train.loop import train
+
+from ..user_errors import raises_user_error
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:Sharding info:UserWarning")
 
@@ -16,5 +17,5 @@ def test_rows_equal_those_of_the_record(tiny_run, tmp_path):
 
 
 def test_a_directory_without_a_run_is_named(tmp_path):
-    with pytest.raises(UserError, match="holds no run"):
+    with raises_user_error(field=tmp_path, reason="config.json"):
         evaluate_run(tmp_path, make_evaluator)

@@ -9,6 +9,7 @@ import dataclasses
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,12 +20,13 @@ import pytest
 
 from clip_jax.cli.main import main
 from clip_jax.config.io import to_dict
-from clip_jax.errors import UserError
 from clip_jax.exit_codes import INTERRUPTED, MISTAKE, STOPPED
 from clip_jax.storage.json_files import read_json, read_lines
 from clip_jax.train import checkpoint, loop
 from clip_jax.train.loop import train
 from clip_jax.train.step import put_batch
+
+from ..user_errors import raises_user_error
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:Sharding info:UserWarning")
 
@@ -62,7 +64,7 @@ def test_stopped_refused_and_killed_while_saving(run, tmp_path, spawn, as_if_not
 
     first = spawn(run, root)
     first.wait_until(lambda: len(read_lines(metrics)) >= 3)
-    with pytest.raises(UserError, match=f"is being trained by process {first.process.pid} on "):
+    with raises_user_error(reason=f"process {first.process.pid} on"):
         train(run, root, progress=False)
     assert read_json(root / "status.json")["pid"] == first.process.pid, "who is refused writes nothing"
     first.process.send_signal(signal.SIGTERM)
@@ -221,7 +223,7 @@ def test_a_disk_that_fills_up_in_the_background(run, tmp_path, monkeypatch, as_i
         return True
 
     monkeypatch.setattr(checkpoint.Checkpoints, "save", full)
-    with pytest.raises(UserError, match="checkpoints: the disk is full; free some space"):
+    with raises_user_error(field=re.compile("checkpoints$"), reason="disk is full"):
         train(run, tmp_path / "run", progress=False)
     status = read_json(tmp_path / "run" / "status.json")
     assert (status["state"], "the disk is full" in status["reason"]) == ("failed", True)

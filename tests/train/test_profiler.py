@@ -12,6 +12,8 @@ from clip_jax.storage.json_files import read_lines
 from clip_jax.train.loop import train
 from clip_jax.train.profiler import parse_window
 
+from ..user_errors import raises_user_error
+
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:Sharding info:UserWarning")
 
 
@@ -22,7 +24,7 @@ def test_a_window_is_two_steps_or_a_length():
 
 @pytest.mark.parametrize("text", ["", "x", "6:3", "3:3", "-1:3", "0", "11", "3:21", "1:2:3"])
 def test_anything_else_is_refused(text):
-    with pytest.raises(ConfigError, match=f"--profile={text}"):
+    with raises_user_error(ConfigError, field="--profile", value=text):
         parse_window(text, 20)
 
 

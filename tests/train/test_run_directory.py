@@ -8,9 +8,10 @@ import pytest
 
 from clip_jax.config import MeshConfig
 from clip_jax.config.io import run_id, to_dict
-from clip_jax.errors import UserError
 from clip_jax.storage.lock import Busy
 from clip_jax.train import run_directory as r
+
+from ..user_errors import raises_user_error
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path, monkeypatch):
@@ -21,7 +22,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(r.os, "fsync", full)
-    with pytest.raises(UserError, match="the disk is full"):
+    with raises_user_error(field=tmp_path / "status.json", reason="disk is full"):
         r.write_json(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["status.json"]
@@ -37,7 +38,7 @@ def test_a_line_cut_by_a_kill_is_passed_over_and_a_bad_one_is_named(tmp_path):
     path.write_text('{"step": 1}\n{"step": 2}\n{"ste')
     assert [x["step"] for x in r.read_lines(path)] == [1, 2]
     path.write_text('{"step": 1}\nnonsense\n{"step": 3}\n')
-    with pytest.raises(UserError, match=r"m\.jsonl: line 2"):
+    with raises_user_error(field=f"{tmp_path}/m.jsonl: line 2", reason="not JSON"):
         r.read_lines(path)
 
 
@@ -60,7 +61,7 @@ def test_another_config_is_refused_by_its_first_different_field(tmp_path, tiny_r
     r.RunDirectory(tmp_path / "run", tiny_run)
     assert not (tmp_path / "run").exists()
     begin(tmp_path / "run", tiny_run)
-    with pytest.raises(UserError, match="optim.peak_lr is 0.003 there and 0.5 here"):
+    with raises_user_error(field=tmp_path / "run", reason="optim.peak_lr is 0.003 there and 0.5 here"):
         r.RunDirectory(
             tmp_path / "run",
             dataclasses.replace(tiny_run, optim=dataclasses.replace(tiny_run.optim, peak_lr=0.5)),
@@ -93,7 +94,7 @@ def test_a_directory_whose_attempt_failed_at_its_start_takes_a_corrected_config(
     attempt, config = r.RunDirectory(tmp_path, corrected).events()
     assert (attempt["event"], config["event"]) == ("attempt", "config")
     assert config["reason"].endswith("optim.peak_lr is 0.003 there and 0.5 here")
-    with pytest.raises(UserError, match="belongs to another config"):
+    with raises_user_error(field=tmp_path, reason="belongs to another config"):
         r.RunDirectory(tmp_path, tiny_run)
 
 
@@ -120,7 +121,7 @@ def test_a_directory_with_a_checkpoint_or_result_stays_its_config_s(tmp_path, ti
     for name in files:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("{}")
-    with pytest.raises(UserError, match="belongs to another config"):
+    with raises_user_error(field=tmp_path, reason="belongs to another config"):
         r.RunDirectory(tmp_path, with_lr(tiny_run, 0.5))
 
 
@@ -149,7 +150,7 @@ def test_a_config_of_before_a_field_came_is_the_same(tmp_path, tiny_run):
     r.write_json(tmp_path / "config.json", values)
     assert r.RunDirectory(tmp_path, tiny_run).run_id == run_id(tiny_run)
     r.write_json(tmp_path / "config.json", values | {"colour": 1})
-    with pytest.raises(UserError, match="belongs to another config .colour: unknown field"):
+    with raises_user_error(field=tmp_path, reason="colour: unknown field"):
         r.RunDirectory(tmp_path, tiny_run)
 
 
@@ -195,7 +196,7 @@ def test_a_leftover_of_an_earlier_attempt_touches_nothing(tmp_path, tiny_run, be
     old = begin(tmp_path, tiny_run)
     old.lock.close()  # as on a file system without locks
     new = begin(tmp_path, tiny_run)
-    with pytest.raises(UserError, match="attempt 2 on .* has taken over"):
+    with raises_user_error(field=tmp_path, reason="attempt 2 on"):
         old.heartbeat(force=True, step=3)
     old.end("failed", "taken over")
     status = r.read_json(tmp_path / "status.json")
@@ -206,7 +207,7 @@ def test_a_job_that_was_given_up_does_not_begin(tmp_path, tiny_run, begin, monke
     about = {"engine": "local", "index": 0, "attempt": 1, "tries": 1, "step": 0, "accepted": True}
     r.write_json(tmp_path / r.SUBMISSION_FILE, about | {"name": "clip-new"})
     monkeypatch.setenv(r.SUBMISSION, "clip-old")
-    with pytest.raises(Busy, match="job clip-old was given up; the run belongs to job clip-new now"):
+    with raises_user_error(Busy, field=tmp_path, reason="clip-new"):
         begin(tmp_path, tiny_run)
     assert not (tmp_path / "status.json").exists()
     monkeypatch.setenv(r.SUBMISSION, "clip-new")
@@ -224,5 +225,5 @@ def test_only_the_writer_writes(tmp_path, tiny_run):
 
 def test_a_file_in_the_way_is_named(tmp_path, tiny_run):
     (tmp_path / "run").write_text("")
-    with pytest.raises(UserError, match="is a file"):
+    with raises_user_error(field=tmp_path / "run", reason="is a file"):
         r.RunDirectory(tmp_path / "run", tiny_run)

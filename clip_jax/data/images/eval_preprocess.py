@@ -17,7 +17,7 @@ from clip_jax.config import PixelConfig
 from clip_jax.config.model import Interpolation, ResizeMode, check_pixels
 from clip_jax.data.images.open import Picture, broken_pictures, crop_to_max_aspect, eight_bit, open_image
 from clip_jax.data.images.train_transforms import MEAN, STD
-from clip_jax.errors import ConfigError, UserError, short
+from clip_jax.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,7 +40,7 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         if self.size < 1:
-            raise ConfigError(f"size={self.size}: must be at least 1")
+            raise ConfigError(field="size", value=self.size, reason="must be at least 1")
         check_pixels("", self)
 
     @property
@@ -69,41 +69,32 @@ class Preprocess:
           UserError: a field is unknown or has a value that is not supported.
         """
         if not isinstance(config, Mapping):
-            reason = "must be a group of fields"
-            raise UserError(
-                f"{source}: preprocess_cfg={short(config)}: {reason}", field="preprocess_cfg", value=config,
-                reason=reason,
-            )  # fmt: skip
+            raise UserError(source=source, field="preprocess_cfg", value=config, reason="must be a group of fields")
         known = {"size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color"}
         unknown = sorted(set(config) - known)
         if unknown:
-            raise UserError(f"{source}: preprocess_cfg.{unknown[0]} is not supported")
+            raise UserError(source=source, field=f"preprocess_cfg.{unknown[0]}", reason="is not supported")
         if config.get("mode", "RGB") != "RGB":
-            raise UserError(f"{source}: preprocess_cfg.mode={short(config['mode'])}: must be RGB")
+            raise UserError(source=source, field="preprocess_cfg.mode", value=config["mode"], reason="must be RGB")
         values: dict[str, Any] = {k: v for k, v in config.items() if k in known - {"size", "mode"}}
         for name in ("mean", "std"):
             if name in values:
                 try:
                     values[name] = tuple(map(float, values[name]))
                 except (TypeError, ValueError, OverflowError):
-                    reason = "must be three numbers"
                     raise UserError(
-                        f"{source}: {prefix}{name}={short(values[name])}: {reason}", field=f"{prefix}{name}",
-                        value=values[name], reason=reason,
-                    ) from None  # fmt: skip
+                        source=source, field=f"{prefix}{name}", value=values[name], reason="must be three numbers"
+                    ) from None
         if not isinstance(fill := values.get("fill_color", 0), int):
-            reason = "must be a whole number"
-            raise UserError(
-                f"{source}: {prefix}fill_color={short(fill)}: {reason}", field=f"{prefix}fill_color", value=fill,
-                reason=reason,
-            )  # fmt: skip
+            raise UserError(source=source, field=f"{prefix}fill_color", value=fill, reason="must be a whole number")
         try:
             return cls(size=size, **values)
-        except (ConfigError, TypeError) as error:
+        except ConfigError as error:
             raise UserError(
-                f"{source}: {prefix}{error}", field=f"{prefix}{getattr(error, 'field', None) or ''}",
-                value=getattr(error, "value", None), reason=getattr(error, "reason", None),
-            ) from None  # fmt: skip
+                source=source, field=f"{prefix}{error.field}", value=error.value, reason=error.reason
+            ) from None
+        except TypeError as error:
+            raise UserError(source=source, field=prefix.rstrip("."), reason=str(error)) from None
 
     def to_config(self) -> dict[str, object]:
         """Return the settings as a ``preprocess_cfg`` of open_clip."""
@@ -155,7 +146,7 @@ class Preprocess:
             try:
                 out[i] = self(image)
             except BrokenRecord as error:
-                raise UserError(f"{picture_name(image, i)}: {error}") from None
+                raise error.at(picture_name(image, i)) from None
         return out
 
 

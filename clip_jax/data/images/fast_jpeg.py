@@ -18,7 +18,12 @@ def libraries() -> tuple[ModuleType, ModuleType]:
         import cv2
         import simplejpeg
     except ImportError as error:
-        raise ConfigError(f"data.jpeg_decoder='simplejpeg': {error.name} is not installed (extra fast)") from None
+        raise ConfigError(
+            field="data.jpeg_decoder",
+            value="simplejpeg",
+            reason=f"needs {error.name}",
+            hint="pip install 'clip-jax-scaling[fast]'",
+        ) from None
     cv2.setNumThreads(1)  # the loader already runs one decode per thread
     return cv2, simplejpeg
 

@@ -35,11 +35,11 @@ def broken_pictures() -> Iterator[None]:
     except (BrokenRecord, MemoryError):
         raise
     except FileNotFoundError:
-        raise BrokenRecord("no such file") from None
+        raise BrokenRecord(reason="no such file") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise BrokenRecord(f"the image declares more than {MAX_PIXELS:,} pixels") from None
+        raise BrokenRecord(reason=f"the image declares more than {MAX_PIXELS:,} pixels") from None
     except Exception as error:  # noqa: BLE001  # damaged bytes make plugins raise anything
-        raise BrokenRecord(f"the image does not decode ({_reason(error)})") from None
+        raise BrokenRecord(reason=f"the image does not decode ({_reason(error)})") from None
 
 
 def open_image(image: Picture) -> Image.Image:
@@ -61,9 +61,9 @@ def open_image(image: Picture) -> Image.Image:
             picture = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image, formats=FORMATS)
     width, height = picture.size
     if width * height > MAX_PIXELS:
-        raise BrokenRecord(f"the image declares more than {MAX_PIXELS:,} pixels")
+        raise BrokenRecord(reason=f"the image declares more than {MAX_PIXELS:,} pixels")
     if not width or not height:
-        raise BrokenRecord("the image has no pixels")
+        raise BrokenRecord(reason="the image has no pixels")
     return picture
 
 

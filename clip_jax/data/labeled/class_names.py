@@ -22,7 +22,7 @@ def read_names(path: Path) -> tuple[str, ...]:
         return ()
     except UnicodeDecodeError as error:
         reason = f"is not UTF-8 text (byte {error.start})"
-        raise UserError(f"{path}: {reason}", field=str(path), reason=reason, hint="save it as UTF-8") from None
+        raise UserError(field=path, reason=reason, hint="save it as UTF-8") from None
     lines = text.split("\n")  # not splitlines(): a name may contain other line separators
     return tuple(line.strip() for line in (lines if lines[-1] else lines[:-1]))
 
@@ -37,12 +37,11 @@ def read_templates(path: Path) -> tuple[str, ...]:
     return check_templates(read_lines(path), path)
 
 
-def check_templates(templates: Sequence[str], source: object) -> tuple[str, ...]:
+def check_templates(templates: Sequence[str], source: object = None) -> tuple[str, ...]:
     """Return prompt templates after checking that each has ``{c}``; raise UserError naming ``source`` otherwise."""
     for template in templates:
         if "{c}" not in template:
-            reason = f"template {template!r} has no {{c}}"
-            raise UserError(f"{source}: {reason}", field=str(source), value=template, reason=reason)
+            raise UserError(source=source, field="template", value=template, reason="has no {c} for the class name")
     return tuple(templates)
 
 
@@ -87,7 +86,7 @@ def pair_names(
       The index into ``published`` of each class, int [C].
 
     Raises:
-      UserError: classes without a match; its ``value`` lists them.
+      UserError: classes without a match; its ``reason`` lists them.
     """
     one_of("pair", by, PAIRINGS)
     if by == "place" and len(classes) == len(published):
@@ -109,9 +108,7 @@ def pair_names(
     if unmatched or left:
         reason = f"{_listed(unmatched)} of its {len(classes)} classes match none of the names {_listed(left)}"
         hint = 'rename them, or set pair="place"' if len(classes) == len(published) else "rename them"
-        raise UserError(
-            f"{source}: {reason}; {hint}", field="pair", value=tuple(unmatched or left), reason=reason, hint=hint
-        )
+        raise UserError(source=source, field="pair", value=by, reason=reason, hint=hint)
     return [matches[i] for i in range(len(classes))]
 
 

@@ -45,12 +45,11 @@ def load_classification_set(
     data = open_labeled(path)
     for file, lines in ((CLASS_NAMES, data.class_names), (TEMPLATES, data.templates)):
         if not any(lines):
-            reason = "is empty" if (data.path / file).is_file() else "no such file; a classification set needs it"
-            raise UserError(f"{data.path / file}: {reason}", field=str(data.path / file), reason=reason)
+            reason = "is empty" if (data.path / file).is_file() else "no such file, and a classification set needs it"
+            raise UserError(field=data.path / file, reason=reason)
     part = data.split(split)
     if part.labels.ndim > 1:
-        reason = "is multi-label; zero-shot tasks have one label per image"
-        raise UserError(f"{path}: {reason}", field=str(path), reason=reason)
+        raise UserError(field=path, reason="is multi-label, and zero-shot tasks have one label per image")
     rows = evenly_spaced(len(part.labels), limit)
     images = part.pixels(lambda picture: decode(picture, image_size, pixels=pixels), rows)
     return ClassificationSet(data.path.name, images, part.labels[rows], data.class_names, data.templates)

@@ -17,7 +17,7 @@ from clip_jax.data.labeled.class_names import pair_names, read_lines, read_names
 from clip_jax.data.sources.base import BrokenRecord
 from clip_jax.data.sources.shard_list import shards_of
 from clip_jax.data.sources.webdataset import Shards
-from clip_jax.errors import UserError, foreign, short
+from clip_jax.errors import UserError, foreign
 from clip_jax.storage import range_reads as remote
 from clip_jax.storage.range_reads import is_hidden
 
@@ -49,8 +49,7 @@ class LabeledSplit:
             try:
                 image = preprocess(self.picture(i))
             except BrokenRecord as error:
-                message = str(error)
-                raise UserError(message if self.name(i) in message else f"{self.name(i)}: {message}") from None
+                raise (error if error.field else error.at(self.name(i))) from None
             if not row:
                 out = np.empty((len(rows), *image.shape), image.dtype)
             out[row] = image
@@ -70,7 +69,9 @@ class LabeledSet:
     def split(self, name: str) -> LabeledSplit:
         """Open one split. Raises UserError when it does not exist or a label is outside the classes."""
         if name not in self.splits:
-            raise UserError(f"{self.path}: has no split {name!r}; it has {', '.join(self.splits)}")
+            raise UserError(
+                source=self.path, field="split", value=name, reason=f"must be one of {', '.join(self.splits)}"
+            )
         return self._open(name)
 
 
@@ -95,7 +96,7 @@ def open_labeled(path: str | Path, pair: str = "name") -> LabeledSet:
     """
     path = Path(path)
     if not path.is_dir():
-        raise UserError(f"{path}: no such folder")
+        raise UserError(field=path, reason="no such folder")
     names = read_names(path / CLASS_NAMES)
     templates = read_templates(path / TEMPLATES)
     tars = sorted({p.split("/")[-2] for p in remote.glob(str(path), "*/*.tar")})
@@ -112,7 +113,9 @@ def open_labeled(path: str | Path, pair: str = "name") -> LabeledSet:
     folders = {s: path / s for s in ("train", "val", "test") if (path / s).is_dir()} or {"test": path}
     classes = sorted({c.name for f in folders.values() for c in f.iterdir() if _is_class(c)})
     if len(classes) < 2:
-        raise UserError(f"{path}: holds neither .tar shards, idx files, a prepared TFDS set nor folders of classes")
+        raise UserError(
+            field=path, reason="holds neither .tar shards, idx files, a prepared TFDS set nor folders of classes"
+        )
     shown = _names_in_order(path, names, classes, pair)
     return LabeledSet(path, tuple(folders), shown, templates, lambda s: _class_folders(folders[s], classes))
 
@@ -127,7 +130,7 @@ def _names_in_order(path: Path, names: tuple[str, ...], classes: list[str], pair
 def _checked_labels(labels: list[int], classes: int, name: Callable[[int], str]) -> np.ndarray:
     for i, label in enumerate(labels):
         if classes and not 0 <= label < classes:
-            raise UserError(f"{name(i)}: label {label} must be 0 to {classes - 1}")
+            raise UserError(source=name(i), field="label", value=label, reason=f"must be 0 to {classes - 1}")
     return np.array(labels, np.int32)
 
 
@@ -146,9 +149,9 @@ def _number(shards: Shards, i: int) -> int:
     try:
         text = shards.member(i, "cls").strip()
     except BrokenRecord as error:
-        raise UserError(str(error)) from None
+        raise error from None
     if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise UserError(f"{shards.name(i)}: label {short(text)} is not a number")
+        raise UserError(source=shards.name(i), field="label", value=text, reason="must be a whole number")
     return int(text)
 
 
@@ -156,11 +159,15 @@ def _vector(shards: Shards, i: int, classes: int) -> np.ndarray:
     """Read KEY.npy of a multi-label sample: bool [C]. Raises UserError unless it holds a zero or a one per class."""
     name, members = shards.name(i), shards.read([i], ("npy",))[0]
     if "npy" not in members:
-        raise UserError(f"{name}: has no .npy")
-    with foreign(f"{name}: its .npy", "an array"):
+        raise UserError(source=name, field=".npy", reason="missing, and a multi-label sample needs it")
+    with foreign(f"{name}: .npy", "an array"):
         values = np.load(io.BytesIO(members["npy"]), allow_pickle=False)
     if values.ndim != 1 or (classes and len(values) != classes) or not np.isin(values, (0, 1)).all():
-        raise UserError(f"{name}: its .npy must hold {classes or 'as many'} zeros and ones, one per class")
+        raise UserError(
+            source=name,
+            field=".npy",
+            reason=f"must hold {f'{classes} ' if classes else ''}zeros and ones, one per class",
+        )
     return values.astype(bool)
 
 
@@ -194,9 +201,9 @@ def _idx(path: Path) -> np.ndarray:
         # one byte more than declared at most: a small file may decompress to a huge one
         values = np.frombuffer(file.read(min(math.prod(shape), LARGEST_IDX) + 1), np.uint8)
     if zero or kind != 8:
-        raise UserError(f"{path}: not an idx file of unsigned bytes")
+        raise UserError(field=path, reason="not an idx file of unsigned bytes")
     if values.size != math.prod(shape):
-        raise UserError(f"{path}: declares {' × '.join(map(str, shape))} bytes and holds {values.size}")
+        raise UserError(field=path, reason=f"declares {' × '.join(map(str, shape))} bytes and holds {values.size}")
     return values.reshape(shape)
 
 
@@ -205,7 +212,7 @@ def _idx_split(path: Path, split: str) -> LabeledSplit:
     assert files is not None
     images, labels = _idx(files[0]), _idx(files[1])
     if len(images) != len(labels):
-        raise UserError(f"{files[1]}: {len(labels)} labels for {len(images)} images")
+        raise UserError(field=files[1], reason=f"holds {len(labels)} labels for {len(images)} images")
     return LabeledSplit(labels.astype(np.int32), lambda i: images[i], lambda i: f"{files[0]}[{i}]")
 
 
@@ -217,15 +224,15 @@ def _tfds(path: Path, names: tuple[str, ...], templates: tuple[str, ...], pair: 
     try:
         info = tfds.builder_from_directory(path).info
     except Exception as error:  # noqa: BLE001  (tfds raises many kinds; all mean the same to a user)
-        raise UserError(f"{path}: not a prepared TFDS data set ({str(error).splitlines()[0]})") from None
+        raise UserError(field=path, reason=f"not a prepared TFDS data set ({str(error).splitlines()[0]})") from None
     key = next((k for k in ("label", "labels") if k in info.features), None)
     if "image" not in info.features or key is None:
-        raise UserError(f"{path}: needs the features image and label; it has {', '.join(info.features)}")
+        raise UserError(field=path, reason=f"needs the features image and label, and has {', '.join(info.features)}")
     kind = info.features[key] if key == "label" else getattr(info.features[key], "feature", None)
     classes = list(getattr(kind, "names", None) or [])
     shown = _names_in_order(path, names, classes, pair) if classes else names
     if key == "labels" and not shown:
-        raise UserError(f"{path}: its labels have no names; write them to {CLASS_NAMES}")
+        raise UserError(field=path, reason="its labels have no names", hint=f"write them to {CLASS_NAMES}, one a line")
 
     def read(split: str) -> LabeledSplit:
         source = TfdsSource(path, split, "image", key)

@@ -107,7 +107,9 @@ class DecodeCache:
         self.sums = np.memmap(self._sums, np.uint32, "r+", shape=self.shape[:1])
         captions = self._read_captions()
         if captions is None:
-            raise UserError(f"{self.folder}: its captions were damaged while in use; run the same command again")
+            raise UserError(
+                field=self.folder, reason="its captions were damaged while in use", hint="run the same command again"
+            )
         self.texts, self.ends = captions
 
     def __getstate__(self) -> dict[str, object]:

@@ -38,10 +38,8 @@ class BrokenRecords:
         self.reasons |= reasons
         if len(self.reasons) > self.limit:
             last = list(self.reasons.values())[-1]
-            raise UserError(
-                f"{last}; {len(self.reasons)} records are broken, more than data.max_corrupt_records={self.limit} "
-                f"allows"
-            )
+            reason = f"{len(self.reasons)} records cannot be read, the last: {last}"
+            raise UserError(field="data.max_corrupt_records", value=self.limit, reason=reason)
 
 
 class BatchOfStep:
@@ -57,8 +55,11 @@ class BatchOfStep:
             libraries()
             if config.pixels.resize_mode != "shortest" and config.data.augment != "random_resized_crop":
                 raise ConfigError(
-                    f"data.jpeg_decoder='simplejpeg': resizes by the short side, and the run has resize_mode="
-                    f"{config.pixels.resize_mode!r} (pixels, or that of init_from.source); use pillow"
+                    field="data.jpeg_decoder",
+                    value="simplejpeg",
+                    reason="resizes by the short side, which is not pixels.resize_mode (or that of init_from.source): "
+                    f"{config.pixels.resize_mode!r}",
+                    hint="use data.jpeg_decoder='pillow'",
                 )
         self.config, self.source, self.tokenizer = config, source, tokenizer
         self.broken: Reasons = {}  # broken records that this process has encountered
@@ -181,11 +182,16 @@ def _sampler(config: RunConfig, source: Source) -> Sampler:
         order = WeightedSampler([len(p) for p in source.parts], data.weights, config.seed)
         for path, part, drawn in zip(data.paths, source.parts, order.drawn(batch), strict=True):
             if len(part) < drawn:
-                raise ConfigError(f"data.weights: {path} has {len(part)} records, its share of a batch is {drawn}")
+                raise ConfigError(
+                    field="data.weights",
+                    reason=f"the share of {path} in a batch is {drawn}, and it has {len(part)} records",
+                )
         return order
     count = data.unique_samples or len(source)
     if count < batch:
-        raise ConfigError(f"batch_size={batch}: the training set has only {count} records, fewer than a batch")
+        raise ConfigError(
+            field="batch_size", value=batch, reason=f"the training set has {count} records, fewer than a batch"
+        )
     return ShuffledSampler(count, config.seed)
 
 

@@ -35,11 +35,15 @@ class CaptionedFolder(Source):
         self.root = path / split if (path / split).is_dir() else path
         self.table = self.root / "captions.csv"
         if not self.table.is_file():
-            raise UserError(f"{self.table}: no such file; a folder source needs columns {','.join(columns)} there")
+            raise UserError(
+                field=self.table,
+                reason="no such file",
+                hint=f"a folder of pictures needs it, with columns {','.join(columns)}",
+            )
         try:
             raw = self.table.read_bytes()
         except OSError as error:
-            raise UserError(f"{self.table}: {error.strerror}") from None
+            raise UserError(field=self.table, reason=error.strerror) from None
         self._sha = hashlib.sha256(raw).hexdigest()
         text = decode(self.table, raw)
         self.rows: dict[str, list[str]] = {}
@@ -53,8 +57,9 @@ class CaptionedFolder(Source):
         self._layout = f"columns {', '.join(columns)}, separated by {CAPTION_SEPARATORS[separator]}"
 
     def _error(self, reason: str, line: int | None = None, hint: str | None = None) -> UserError:
-        message = f"{self.table}: {reason}" + (f"; {hint}" if hint else "")
-        return UserError(message, field=str(self.table), value=line, reason=reason, hint=hint)
+        return UserError(
+            source=self.table if line else None, field=f"line {line}" if line else self.table, reason=reason, hint=hint
+        )
 
     def _pairs(
         self, rows: Iterator[tuple[int, list[str]]], separator: str, columns: tuple[str, str]
@@ -63,14 +68,14 @@ class CaptionedFolder(Source):
         head = [name.strip() for name in next(rows, (0, []))[1]]
         for field, column in zip(("data.filename_column", "data.caption_column"), columns, strict=True):
             if head.count(column) != 1:
-                reason = f"{'lacks the column' if column not in head else 'has twice the column'} {column}"
-                hint = f"it has {one_line(', '.join(head)) or 'none'}; set {field}"
-                raise UserError(f"{self.table}: {reason}; {hint}", field=field, value=column, reason=reason, hint=hint)
+                reason = "no such column" if column not in head else "two columns have this name"
+                hint = f"the columns are {one_line(', '.join(head)) or 'none'}"
+                raise UserError(source=self.table, field=field, value=column, reason=reason, hint=hint)
         indices = [head.index(column) for column in columns]
         for line, fields in rows:
             if len(fields) < len(head) or any(map(str.strip, fields[len(head) :])):
                 hint = f"put quotes round a field that holds one of the {CAPTION_SEPARATORS[separator]}"
-                raise self._error(f"line {line} has {len(fields)} fields, the header {len(head)}", line, hint)
+                raise self._error(f"{len(fields)} fields, and the header has {len(head)}", line, hint)
             name, caption = (fields[index].strip() for index in indices)
             yield self._checked_name(name, line), caption
 
@@ -79,7 +84,7 @@ class CaptionedFolder(Source):
         try:
             return name_within("filename", posixpath.normpath(name), folders=True)
         except UserError as error:
-            raise self._error(f"line {line}: {one_line(name)!r} {error.reason}", line) from None
+            raise self._error(f"{one_line(name)!r} {error.reason}", line) from None
 
     @property
     def digest(self) -> str:
@@ -111,7 +116,7 @@ class CaptionedFolder(Source):
         """Return the captions of record ``i``. Raises BrokenRecord when all are empty."""
         captions = tuple(c for c in self.rows[self.names[i]] if c)
         if not captions:
-            raise BrokenRecord(f"{self.name(i)}: has no caption")
+            raise BrokenRecord(field=self.name(i), reason="has no caption")
         return captions
 
     def __getitem__(self, i: int) -> Record:
@@ -119,7 +124,7 @@ class CaptionedFolder(Source):
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise BrokenRecord(f"{path}: {error.strerror}") from None
+            raise BrokenRecord(field=path, reason=error.strerror) from None
         return Record(data, self.captions(i))
 
 

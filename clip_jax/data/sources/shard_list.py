@@ -22,7 +22,7 @@ def expand_braces(text: str) -> list[str]:
     """
 
     def refused(reason: str) -> ConfigError:
-        return ConfigError(f"data.paths: {text!r} {reason}", field="data.paths", value=text, reason=reason)
+        return ConfigError(field="data.paths", value=text, reason=reason)
 
     for first, last in _RANGE.findall(text):
         if int(last) < int(first):
@@ -75,7 +75,7 @@ def _shards(path: str, split: str) -> list[str]:
     if path.endswith(".tar") or (_exists(path) and remote.local_path(path).is_file()):
         return [path]
     if not remote.is_url(path) and not _exists(path):
-        raise UserError(f"{path}: no such file or folder (data.paths)")
+        _none(path, "no such file or folder")
     whole = path.rstrip("/")
     if shards := _sorted(remote.glob(f"{whole}/{split}", "*.tar")):
         return shards
@@ -83,13 +83,13 @@ def _shards(path: str, split: str) -> list[str]:
     flat = _sorted(remote.glob(whole, "*.tar"))
     if flat and not splits:
         return flat
-    hint = f"; {len(flat)} shards lie in the folder itself: {whole}/*.tar names them" if flat else ""
-    return _none(f"{whole}/{split}", f"no .tar shards there; splits found: {', '.join(splits) or 'none'}{hint}")
+    hint = f"{len(flat)} shards lie in the folder itself: {whole}/*.tar names them" if flat else ""
+    return _none(f"{whole}/{split}", f"holds no .tar shards; the splits are {', '.join(splits) or 'none'}", hint)
 
 
 def _sorted(paths: list[str]) -> list[str]:
     return sorted(paths, key=lambda p: (len(p), p))
 
 
-def _none(path: str, reason: str) -> NoReturn:
-    raise UserError(f"{path}: {reason}", field="data.paths", value=path, reason=reason)
+def _none(path: str, reason: str, hint: str = "") -> NoReturn:
+    raise UserError(field="data.paths", value=path, reason=reason, hint=hint or None)

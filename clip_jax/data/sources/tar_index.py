@@ -121,7 +121,7 @@ def scan(shard: str, size: int) -> Index:
             _check_end(shard, tar.offset, size)
     except tarfile.ReadError as error:
         reason = f"not a readable tar shard ({error})"
-        raise UserError(f"{shard}: {reason}", field=shard, reason=reason) from None
+        raise UserError(field=shard, reason=reason) from None
     samples, passed = _samples(shard, members)
     rows = [_row(sample) for sample in samples]
     offsets = np.ascontiguousarray(np.array(rows, np.uint32).reshape(len(rows), 2 * len(MEMBERS)).T)
@@ -183,10 +183,8 @@ def _samples(shard: str, members: list[_Member]) -> tuple[list[dict[str, _Member
         sample = samples.setdefault(key, {})
         if extension in sample and extension in KNOWN:
             name, other = one_line(member.name), one_line(sample[extension].name)
-            reason = (
-                f"{name} stands twice in it" if name == other else f"{other} and {name} are one member of one sample"
-            )
-            raise UserError(f"{shard}: {reason}", field=shard, value=member.name, reason=reason)
+            reason = "occurs twice" if name == other else f"{other} is the same member of the same sample"
+            raise UserError(source=shard, field=name, reason=reason)
         sample[extension] = member
         if extension in IMAGES and sum(e in sample for e in IMAGES) == 2:
             passed["pictures"] = (passed.get("pictures", (0, ""))[0] + 1, one_line(member.name))

@@ -24,21 +24,22 @@ class TfdsSource(Source):
         try:
             builder = tfds.builder_from_directory(path)
         except Exception as error:  # noqa: BLE001  (tfds raises many kinds; all mean the same to a user)
-            raise UserError(f"{path}: not a prepared TFDS data set ({str(error).splitlines()[0]})") from None
+            raise UserError(field=path, reason=f"not a prepared TFDS data set ({str(error).splitlines()[0]})") from None
         form = builder.info.file_format.value
         if form != "array_record":
             raise UserError(
-                f"{path}: prepared as {form}, which does not support random access; convert it with: python -m "
-                f"tensorflow_datasets.scripts.convert_format --dataset_dir={path} --out_file_format=array_record "
-                f"--out_path={path}-array_record"
+                field=path,
+                reason=f"prepared as {form}, which does not support random access",
+                hint=f"convert it: python -m tensorflow_datasets.scripts.convert_format --dataset_dir={path} "
+                f"--out_file_format=array_record --out_path={path}-array_record",
             )
         if split not in builder.info.splits:
             known = ", ".join(builder.info.splits)
-            raise UserError(f"{path}: has no split {split!r}; it has {known}")
+            raise UserError(source=path, field="split", value=split, reason=f"must be one of {known}")
         for field, key in (("data.image_key", image_key), ("data.caption_key", caption_key)):
             if key not in builder.info.features:
                 known = ", ".join(builder.info.features)
-                raise UserError(f"{field}={key!r}: {path} has no such feature; it has {known}")
+                raise UserError(source=path, field=field, value=key, reason=f"must be one of the features {known}")
         decoders = {image_key: tfds.decode.SkipDecoding()}
         self.data = builder.as_data_source(split=split, decoders=decoders)
         self.path, self.split = path, split
@@ -70,8 +71,8 @@ class TfdsSource(Source):
         try:
             texts = tuple(v.decode() if isinstance(v, bytes) else str(v) for v in values)
         except UnicodeDecodeError:
-            raise BrokenRecord(f"{self.name(i)}: its caption is not UTF-8 text") from None
+            raise BrokenRecord(field=self.name(i), reason="its caption is not UTF-8 text") from None
         texts = tuple(t.strip() for t in texts if t.strip())
         if not texts:
-            raise BrokenRecord(f"{self.name(i)}: has no caption")
+            raise BrokenRecord(field=self.name(i), reason="has no caption")
         return Record(row[self.image_key], texts)

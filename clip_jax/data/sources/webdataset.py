@@ -123,17 +123,17 @@ class Shards:
     def image_of(self, i: int, members: dict[str, bytes]) -> bytes:
         """Return the image from the members of sample ``i`` as `read` returns them. Raises BrokenRecord without one."""
         if "image" not in members:
-            raise BrokenRecord(f"{self.name(i)}: has no image ({', '.join(IMAGES)})")
+            raise BrokenRecord(field=self.name(i), reason=f"has no image ({', '.join(IMAGES)})")
         return members["image"]
 
     def text_of(self, i: int, extension: str, members: dict[str, bytes]) -> str:
         """Return a text from the members of sample ``i`` as `read` returns them. Raises BrokenRecord like `member`."""
         if extension not in members:
-            raise BrokenRecord(f"{self.name(i)}: has no .{extension}")
+            raise BrokenRecord(field=self.name(i), reason=f"has no .{extension}")
         try:
             return members[extension].decode()
         except UnicodeDecodeError:
-            raise BrokenRecord(f"{self.name(i)}: .{extension} is not UTF-8 text") from None
+            raise BrokenRecord(field=self.name(i), reason=f".{extension} is not UTF-8 text") from None
 
 
 def _notes(shards: list[str], passed: list[dict[str, tuple[int, str]]]) -> Iterator[str]:
@@ -184,7 +184,7 @@ class WebDataset(Source):
         text = self.shards.text_of(i, "txt", members)
         lines = tuple(line.strip() for line in text.split("\n") if line.strip())
         if not lines:
-            raise BrokenRecord(f"{self.name(i)}: its .txt is empty")
+            raise BrokenRecord(field=self.name(i), reason="its .txt is empty")
         return lines
 
     def get_many(self, rows: list[int]) -> list[Record | BrokenRecord]:

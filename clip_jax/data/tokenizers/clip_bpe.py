@@ -107,7 +107,7 @@ class ClipTokenizer:
         for name, value, low, high in (("context_length", context_length, 3, 1 << 16), ("pad_id", pad_id, 0, END)):
             if not isinstance(value, int) or not low <= value <= high:
                 reason = f"must be a whole number from {low} to {high}"
-                raise ConfigError(f"{name}={value!r}: {reason}", field=name, value=value, reason=reason)
+                raise ConfigError(field=name, value=value, reason=reason)
         self._library = published_tokenizer()
         self.context_length, self.pad_id = context_length, pad_id
 

@@ -68,11 +68,11 @@ def _check_rules(values: object, source: str) -> None:
     growth = float(np.prod([max(1, len(str(c))) for c in _under(values.get("normalizer"), "content")]))
     if growth > GROWTH:
         reason = f"its replacements may lengthen a text {growth:g}-fold, at most {GROWTH} is allowed"
-        raise UserError(f"{source}: normalizer: {reason}", field="normalizer", value=growth, reason=reason)
+        raise UserError(source=source, field="normalizer", reason=reason)
     for pattern in _under([values.get("normalizer"), values.get("pre_tokenizer")], "Regex"):
         if _NESTED.search(str(pattern)):
             reason = "has nested repetitions, whose matching may take exponential time"
-            raise UserError(f"{source}: Regex={pattern!r}: {reason}", field="Regex", value=pattern, reason=reason)
+            raise UserError(source=source, field="Regex", value=pattern, reason=reason)
 
 
 class HFTokenizer:
@@ -101,25 +101,24 @@ class HFTokenizer:
 
         source = source or "tokenizer.json"
         if clean not in CLEANINGS:
-            raise UserError(f"clean={clean!r}: must be one of {', '.join(CLEANINGS)}")
+            raise UserError(source=source, field="clean", value=clean, reason=f"must be one of {', '.join(CLEANINGS)}")
         if not isinstance(context_length, int) or not 1 <= context_length <= MAX_CONTEXT:
             reason = f"must be a whole number from 1 to {MAX_CONTEXT}"
-            raise UserError(f"{source}: context_length={context_length!r}: {reason}", field="context_length",
-                            value=context_length, reason=reason)  # fmt: skip
+            raise UserError(source=source, field="context_length", value=context_length, reason=reason)
         self._source, self._model = source, model
         with foreign(source, "a tokenizer"):
             self._library = Library.from_str(model)
         _check_rules(json.loads(model), source)
         self.vocab_size = max(self._library.get_vocab().values(), default=-1) + 1  # ids need not be contiguous
         if self.vocab_size > 2**31:
-            raise UserError(f"{source}: ids beyond 2**31", field="vocab_size", value=self.vocab_size)
+            raise UserError(source=source, field="vocab_size", value=self.vocab_size, reason="must be at most 2**31")
         self.context_length, self.pad_id, self.clean = context_length, pad_id, clean
         self.pad_side, self.zeroed_id = pad_side, zeroed_id
         token = self._library.id_to_token(pad_id) if isinstance(pad_id, int) and 0 <= pad_id < 1 << 31 else None
         if token is None:
-            raise UserError(f"{source}: pad_id={pad_id} is not in the vocabulary", field="pad_id", value=pad_id)
+            raise UserError(source=source, field="pad_id", value=pad_id, reason="is not in the vocabulary")
         if pad_side not in ("right", "left"):
-            raise UserError(f"{source}: pad_side={pad_side!r}: must be right or left", field="pad_side", value=pad_side)
+            raise UserError(source=source, field="pad_side", value=pad_side, reason="must be right or left")
         self._library.enable_truncation(context_length)
         self._library.enable_padding(direction=pad_side, length=context_length, pad_id=pad_id, pad_token=token)
 
@@ -132,7 +131,7 @@ class HFTokenizer:
         try:
             model = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: cannot be read ({type(error).__name__})") from None
+            raise UserError(field=path, reason=f"cannot be read ({type(error).__name__})") from None
         return cls(
             model, context_length, pad_id=pad_id, clean=clean, pad_side=pad_side, zeroed_id=zeroed_id, source=str(path)
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from clip_jax.config import TextTowerConfig
-from clip_jax.errors import UserError, foreign, parse_json, short
+from clip_jax.errors import UserError, foreign, parse_json
 from clip_jax.storage.paths import read_text, write_text
 
 if TYPE_CHECKING:
@@ -61,9 +61,8 @@ class BytePairTokenizer:
             self._library = Library.from_str(model)
         held = max(self._library.get_vocab().values(), default=-1) + 4  # plus padding, start and end
         if held > vocab_size:
-            reason = f"its model has ids for {held} tokens"
-            raise UserError(f"{source}: vocab_size={vocab_size}: {reason}", field="vocab_size", value=vocab_size,
-                            reason=reason)  # fmt: skip
+            reason = f"must be at least {held}, the tokens of its model"
+            raise UserError(source=source, field="vocab_size", value=vocab_size, reason=reason)
         self._model = model
         self.vocab_size, self.context_length = vocab_size, context_length
         self.start, self.end = vocab_size - 2, vocab_size - 1
@@ -158,11 +157,11 @@ def check_fits(tokenizer: Tokenizer, text: TextTowerConfig, source: str) -> Toke
     Without the check, ids without an embedding and rows of another length would be used silently.
     """
     if not 0 < tokenizer.vocab_size <= text.vocab_size:
-        reason = f"has {tokenizer.vocab_size} tokens, the text tower {text.vocab_size}"
-        raise UserError(f"{source}: {reason}", field="vocab_size", value=tokenizer.vocab_size, reason=reason)
+        reason = f"must be 1 to {text.vocab_size}, the vocab_size of the text tower"
+        raise UserError(source=source, field="vocab_size", value=tokenizer.vocab_size, reason=reason)
     if tokenizer.context_length != text.context_length:
-        reason = f"has {tokenizer.context_length} tokens per row, the text tower {text.context_length}"
-        raise UserError(f"{source}: {reason}", field="context_length", value=tokenizer.context_length, reason=reason)
+        reason = f"must be {text.context_length}, the context_length of the text tower"
+        raise UserError(source=source, field="context_length", value=tokenizer.context_length, reason=reason)
     return tokenizer
 
 
@@ -180,7 +179,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
                 value = values.get(name, low)
                 if type(value) is not int or not low <= value < high:
                     reason = f"must be a whole number from {low} to {high - 1}"
-                    raise UserError(f"{path}: {name}={short(value)}: {reason}", field=name, value=value, reason=reason)
+                    raise UserError(source=path, field=name, value=value, reason=reason)
             if kind == clip_bpe.FORMAT:
                 return clip_bpe.ClipTokenizer(values["context_length"], values.get("pad_id", 0))
             if kind == huggingface.FORMAT:
@@ -192,4 +191,4 @@ def load_tokenizer(path: Path) -> Tokenizer:
             model, sizes = json.dumps(values["model"]), (values["vocab_size"], values["context_length"])
             return BytePairTokenizer(model, *sizes, str(path))
     except FileNotFoundError:
-        raise UserError(f"{path}: no such tokenizer file") from None
+        raise UserError(field=path, reason="no such tokenizer file") from None

@@ -63,10 +63,10 @@ class IconsConfig:
         at_least("--common-sets", self.common_sets, 2)
         at_least("--workers", self.workers, 0)
         if not re.fullmatch(r"#[0-9a-fA-F]{6}", self.colour):
-            raise ConfigError(f"--color={self.colour}: must be #RRGGBB")
+            raise ConfigError(field="--color", value=self.colour, reason="must be #RRGGBB")
         for name in ("licences", "held_out"):
             if not getattr(self, name):
-                raise ConfigError(f"--{name.replace('_', '-')}: needs at least one")
+                raise ConfigError(field=f"--{name.replace('_', '-')}", reason="needs at least one")
 
 
 class Identity(TypedDict):
@@ -127,7 +127,11 @@ def build(config: IconsConfig, echo: Callable[[str], None] = logger.info) -> Man
 
 def _build(config: IconsConfig, echo: Callable[[str], None]) -> Manifest:
     if find_spec("resvg_py") is None:
-        raise UserError("clip-jax data icons: rendering needs resvg_py; pip install 'clip-jax-scaling[icons]'")
+        raise UserError(
+            field="resvg_py",
+            reason="not installed, and icons are rendered with it",
+            hint="pip install 'clip-jax-scaling[icons]'",
+        )
     config = replace(config, package=packages.find_package(config.package, config.out / ".work"))
     assert config.package is not None
     identity = _identity(config)
@@ -187,8 +191,8 @@ def _identity(config: IconsConfig) -> Identity:
 def _work_folder(out: Path, identity: Identity) -> Path:
     work = out / ".work"
     if not (work / "identity").is_file() and any((out / name).exists() for name in ("train", "val", "eval")):
-        reason, hint = "already holds train, val or eval of another data set", "choose another --out"
-        raise UserError(f"{out}: {reason}; {hint}", field="--out", value=out, reason=reason, hint=hint)
+        reason, hint = "already holds train, val or eval of another data set", "choose another folder"
+        raise UserError(field="--out", value=out, reason=reason, hint=hint)
     mark = work / "identity"
     text = json.dumps(identity, sort_keys=True)
     work.mkdir(parents=True, exist_ok=True)
@@ -225,11 +229,19 @@ def _render_all(
             sets.append(replace(icons, icons={}, aliases={}, categories={}))
     prefixes = {s.prefix for s in sets}
     if missing := set(config.sets) - prefixes:
-        raise UserError(f"--sets: {', '.join(sorted(missing))}: not in the package, or its licence is not allowed")
+        raise UserError(
+            field="--sets",
+            value=", ".join(sorted(missing)),
+            reason="not in the package, or under a licence not allowed",
+        )
     if not tables or not drawn:
-        raise UserError(f"--licenses: no icon is left; {sum(refused.values())} are under {', '.join(sorted(refused))}")
+        raise UserError(
+            field="--licenses",
+            reason="no icon is left",
+            hint=f"allow one of {', '.join(sorted(refused))}, which {sum(refused.values())} icons have",
+        )
     if config.held_out != HELD_OUT and (missing := set(config.held_out) - prefixes):
-        raise UserError(f"--held-out: {', '.join(sorted(missing))}: not among the sets")
+        raise UserError(field="--held-out", value=", ".join(sorted(missing)), reason="not among the sets")
     return sorted(sets, key=lambda s: s.prefix), tables, left_out, dict(sorted(refused.items()))
 
 

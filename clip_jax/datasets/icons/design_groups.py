@@ -162,8 +162,9 @@ def split(sets: list[IconSet], table: pd.DataFrame, held_out: Collection[str], b
     held = table["set"].isin(prefixes).to_numpy()
     if held.all() or not held.any():
         raise UserError(
-            f"--held-out: {'all' if prefixes else 'none'} of the sets would be held out; design groups: "
-            + "; ".join(" ".join(g) for g in groups)[:300]
+            field="--held-out",
+            reason=f"{'all' if prefixes else 'none'} of the sets would be held out",
+            hint="the design groups are " + ", ".join(" ".join(g) for g in groups)[:300],
         )
     digests, hashes = table["digest"].to_numpy(), table["hash"].to_numpy()
     copied, alike = np.zeros((2, len(table)), bool)

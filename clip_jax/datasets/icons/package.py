@@ -65,24 +65,29 @@ def find_package(path: Path | None, folder: Path) -> Path:
     """
     if path is not None:
         if not path.is_file():
-            raise UserError(f"--package: {path}: no such file")
+            raise UserError(field="--package", value=path, reason="no such file")
         return path
     archives = sorted(folder.glob("iconify-json-*.tgz"))
     if archives:
         return archives[-1]
     npm = shutil.which("npm")
     if npm is None:
-        raise UserError(f"--package: needs the archive of {NAME}, or npm to fetch it with (npm pack {NAME})")
+        raise UserError(
+            field="--package",
+            reason=f"needs the archive of {NAME}, as `npm pack {NAME}` fetches it where npm is installed",
+        )
     folder.mkdir(parents=True, exist_ok=True)
     command = [npm, "pack", NAME, "--silent", "--pack-destination", str(folder)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PACK_S, check=False)
     except subprocess.TimeoutExpired:
-        raise UserError(f"--package: npm pack {NAME} took more than {PACK_S} s; give the archive") from None
+        raise UserError(
+            field="--package", reason=f"npm pack {NAME} took more than {PACK_S} s", hint="pass the archive"
+        ) from None
     archives = sorted(folder.glob("iconify-json-*.tgz"))
     if done.returncode or not archives:
         reason = (done.stderr.strip().splitlines() or ["no archive came"])[-1]
-        raise UserError(f"--package: npm pack {NAME} failed ({reason}); give the archive")
+        raise UserError(field="--package", reason=f"npm pack {NAME} failed ({reason})", hint="pass the archive")
     return archives[-1]
 
 
@@ -109,15 +114,24 @@ def icon_sets(package: Path, only: tuple[str, ...] = ()) -> Iterator[IconSet]:
             data = tar.extractfile(member)
             assert data is not None
             if member.size > LARGEST_SET:
-                raise UserError(f"--package: {package}: {short(member.name)} is larger than {LARGEST_SET:,} bytes")
+                raise UserError(
+                    field="--package",
+                    value=package,
+                    reason=f"{short(member.name)} is larger than {LARGEST_SET:,} bytes",
+                )
             icons = parse_set(parse_json(data.read(), where := f"--package: {package}: {member.name}"), where)
             if icons.prefix != file.removesuffix(".json"):
                 raise UserError(
-                    f"--package: {package}: {short(member.name)}: prefix={icons.prefix}: must be the file's name"
+                    source=f"--package={package}: {short(member.name)}",
+                    field="prefix",
+                    value=icons.prefix,
+                    reason="must be the file's name",
                 )
             yield icons
     if not sets:
-        raise UserError(f"--package: {package}: holds no json/SET.json; is it {NAME}?")
+        raise UserError(
+            field="--package", value=package, reason="holds no json/SET.json", hint=f"pass the archive of {NAME}"
+        )
 
 
 def parse_set(data: object, source: str = "--package") -> IconSet:
@@ -132,7 +146,7 @@ def _parse_set(data: Any) -> IconSet:
     for name, icon in icons.items():
         name_within(f"{prefix}: icon", name, allowed=ICON_NAME)
         if not isinstance(icon["body"], str):
-            raise UserError(f"{prefix}/{name}: body: must be a text")
+            raise UserError(source=f"{prefix}/{name}", field="body", value=icon.get("body"), reason="must be a text")
     author, license_ = info.get("author", {}), info.get("license", {})
     aliases: dict[str, tuple[str, ...]] = {}
     for name, alias in data.get("aliases", {}).items():

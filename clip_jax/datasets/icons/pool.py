@@ -158,7 +158,7 @@ class Pool(Generic[T, R]):
                     worker.receive()
                 elif time.monotonic() > worker.deadline:
                     if not worker.ready:
-                        raise UserError(f"a rendering process did not start within {START_S:.0f} s")
+                        raise UserError(reason=f"a rendering process did not start within {START_S:.0f} s")
                     worker.skip(slow)
             except (EOFError, ConnectionError):
                 code = worker.end()

@@ -115,7 +115,7 @@ class Analysis:
     def averaged_bands(self, grid: Array) -> dict[str, Array]:
         """Return {median, low, high, run_low, run_high} over FLOPs [n]. Raises UserError where no form was fitted."""
         if self.averaged is None:
-            raise UserError("no form could be averaged", field="forms", reason="none could be averaged")
+            raise UserError(field="averaged", reason="no form could be fitted, so there is no average")
         return self.averaged.bands(grid)
 
     @property
@@ -159,7 +159,7 @@ def analyze(
     rows, left_out = fit_rows(prepare(df, metric, name), metric, chance, keep_above_chance=True)
     if rows.empty:
         reason = f"no run may enter the fit; the first was left out: {left_out[0]['reason']}"
-        raise UserError(f"{metric}: {reason}", field=metric, reason=reason)
+        raise UserError(field=metric, reason=reason)
     if curves is not None:
         drawable = (curves[["flops", "error"]] > 0) & np.isfinite(curves[["flops", "error"]])
         curves = curves[drawable.all(axis=1)]
@@ -195,7 +195,7 @@ def analyze(
         try:
             surface = fit_parametric(rows, metric)
         except UserError as error:
-            surface = str(error).removeprefix("fit: ")
+            surface = error.reason or str(error)
     analysis = Analysis(
         title,
         metric,
@@ -254,11 +254,11 @@ def fit_forms(
                 chance=frontier.chance, bias=bias, profiled=frontier.profiled,
             )  # fmt: skip
         except TooFewPoints as error:
-            frontier.reasons[law.key] = str(error)
+            frontier.reasons[law.key] = error.reason or str(error)
         except UserError as error:
             if strict:
                 raise
-            frontier.reasons[law.key] = str(error).removeprefix("fit: ")
+            frontier.reasons[law.key] = error.reason or str(error)
     return frontier
 
 

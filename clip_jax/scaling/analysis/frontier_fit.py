@@ -301,7 +301,7 @@ def fit_frontier(
     if len(points) < least:
         beyond = f" ({above} above guessing, {chance:g}, are left out)" if above else ""
         reason = f"{len(points)} points, {law.name} needs {least}{beyond}"
-        raise TooFewPoints(reason, field="points", value=len(points), reason=reason)
+        raise TooFewPoints(field="frontier", reason=reason)
     x, y = points["flops"].to_numpy(float), points["error"].to_numpy(float)
     fit = fit_once(law, x, y, fixed=known)
     if above:

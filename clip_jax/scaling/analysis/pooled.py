@@ -151,25 +151,25 @@ def fit_pooled(
     """
     columns = [task, flops, error, *([examples] if examples else [])]
     if missing := [c for c in [*columns, *([run] if run else [])] if c not in table.columns]:
-        raise UserError(f"pooled: the table lacks {', '.join(missing)}")
+        raise UserError(field=", ".join(missing), reason="no such column in the table")
     numbers = table[columns[1:]].to_numpy(float)
     if not (np.isfinite(numbers) & (numbers > 0)).all():
-        raise UserError(f"pooled: {', '.join(columns[1:])} must be finite and above 0 in every row")
+        raise UserError(field=", ".join(columns[1:]), reason="must be finite and above 0 in every row")
     names = tuple(sorted(str(t) for t in table[task].unique()))
     if len(names) < MIN_TASKS:
-        raise UserError(f"pooled: {len(names)} tasks, at least {MIN_TASKS} are needed")
+        raise UserError(field=task, value=len(names), reason=f"at least {MIN_TASKS} tasks are needed")
     index = np.searchsorted(names, table[task].astype(str).to_numpy())
     c, y = table[flops].to_numpy(float), table[error].to_numpy(float)
     for i, name in enumerate(names):
         if (count := len(np.unique(c[index == i]))) < MIN_BUDGETS:
-            raise UserError(f"pooled: task {name} has {count} budgets, at least {MIN_BUDGETS} are needed")
+            raise UserError(source=name, field=flops, value=count, reason=f"at least {MIN_BUDGETS} budgets are needed")
     ceiling = None
     if chance is not None:
         if absent := [n for n in names if n not in chance]:
-            raise UserError(f"pooled: no chance given for {', '.join(absent)}")
+            raise UserError(field="chance", reason=f"missing for {', '.join(absent)}")
         ceiling = np.array([chance[n] for n in names], float)
         if any(y[index == i].mean() >= ceiling[i] for i in range(len(names))):
-            raise UserError("pooled: a task's errors do not lie below its chance")
+            raise UserError(field="chance", reason="must lie above a task's mean error")
     binomial = np.zeros(len(y))
     if examples:
         binomial = (1 - np.minimum(y, 1 - 1e-6)) / (y * table[examples].to_numpy(float))  # variance of ln(error)

@@ -120,7 +120,7 @@ class TwoStep:
         one_of("two_step.method", method, INTERVAL_METHODS)
         point = {c: np.atleast_1d(v) for c, v in columns_of(self.first.law, at).items()}
         if any(v.size != 1 for v in point.values()):
-            raise UserError("two_step: forecast one point at a time")
+            raise UserError(field="at", reason="must be a single point")
         if method == "profile":
             result = self._profile(point, new_run, level)
         else:
@@ -292,7 +292,9 @@ def fit_two_step(
       UserError: a link of another column; a column of ``constant`` with several values; what `fit_law` refuses.
     """
     if link.columns != ("loss",):
-        raise UserError(f"two_step: {link.name} is a law of {', '.join(link.columns)}, a link must be one of loss")
+        raise UserError(
+            field="link", value=link.key, reason=f"must be a law of loss, and is one of {', '.join(link.columns)}"
+        )
     loss, error = np.asarray(loss, float), np.asarray(error, float)
     n = len(loss)
     used = [np.arange(n)[slice(None) if rows is None else np.asarray(rows)] for rows in (first_rows, second_rows)]
@@ -302,7 +304,9 @@ def fit_two_step(
         kinds = {str(v) for v in np.asarray(values)[every]}
         if len(kinds) > 1:
             shown = ", ".join(sorted(kinds)[:4]) + (", ..." if len(kinds) > 4 else "")
-            raise UserError(f"two_step: {name} has {len(kinds)} values ({shown}); losses are comparable at one only")
+            raise UserError(
+                field=name, reason=f"has {len(kinds)} values ({shown}), and losses are comparable at one only"
+            )
     x = {c: v[used[0]] for c, v in columns_of(law, columns).items()}
     first = fit_law(law, x, loss[used[0]], loss=objectives[0], fixed=fixed[0])
     second = fit_law(link, {"loss": loss[used[1]]}, error[used[1]], loss=objectives[1], fixed=fixed[1])

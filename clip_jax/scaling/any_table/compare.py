@@ -37,13 +37,10 @@ def _fitted(path: str | Path, what: TableFit) -> tuple[Fit, Rows]:
         rows = read_rows(table, what, law)
         fit = fit_rows_of(rows, what, law)
     except UserError as error:  # one of two tables
-        attributes = {"field": error.field, "value": error.value, "reason": error.reason, "hint": error.hint}
-        raise UserError(f"{path}: {error}", **attributes) from None  # type: ignore[arg-type]
+        raise error.at(path) from None
     if fit.points <= fit.free:
         reason = f"{fit.points} rows for {fit.free} free parameters: nothing tells how far off the curve is"
-        raise UserError(
-            f"{path}: {reason}", field=str(path), value=fit.points, reason=reason, hint="add rows, or --fix"
-        )
+        raise UserError(field=path, reason=reason, hint="add rows, or hold a parameter with --fix")
     return fit, rows
 
 
@@ -93,8 +90,7 @@ def compare_tables(
     spans = [(float(e.fit.data.columns[column].min()), float(e.fit.data.columns[column].max())) for e in (a, b)]
     low, high = max(s[0] for s in spans), min(s[1] for s in spans)
     if not low < high:
-        reason = f"the tables have no {column} in common: {_spans(spans)}"
-        raise UserError(f"compare: {reason}", field=column, reason=reason)
+        raise UserError(field=column, reason=f"the two tables do not overlap: {_spans(spans)}")
     x = np.geomspace(low, high, PLACES)
     ratios = difference(a, b, x)
     lines.append(f"  {column:>10s}  second/first  95 % interval")
@@ -135,13 +131,12 @@ def design_from_table(
       UserError: neither or both of budget and precision, and as `fit_any` and `experimental_design.best_runs`.
     """
     if (budget > 0) == (precision > 0):
-        reason = "give --budget=FLOPS or --precision=SHARE, one of them"
-        raise UserError(f"design: {reason}", field="--budget", reason=reason)
+        reason = "exactly one of them is needed"
+        raise UserError(field="--budget, --precision", reason=reason, hint="--budget=FLOPS or --precision=SHARE")
     if len(what.at) != 1:
-        raise UserError("design: needs one --at, the point to forecast", field="--at", reason="one is needed")
+        raise UserError(field="--at", value=what.at, reason="one point to forecast is needed")
     if not candidates:
-        reason = "once for each point that may be run"
-        raise UserError(f"design: needs --candidate=VALUE, {reason}", field="--candidate", reason=reason)
+        raise UserError(field="--candidate", reason="missing", hint="repeat it for each point that may be run")
     if what.group:
         raise UserError(field="--group", value=what.group, reason="would be ignored by design")
     law = law_of(what)
@@ -172,7 +167,7 @@ def _point(law: Law, text: str, option: str, whole: str) -> dict[str, float]:
         if not 0 < min(point.values()) <= max(point.values()) < np.inf:
             raise UserError(reason="must be above 0 and finite")
     except UserError as error:
-        raise UserError(f"{option}={whole}: {error.reason}", field=option, value=whole, reason=error.reason) from None
+        raise UserError(field=option, value=whole, reason=error.reason) from None
     return point
 
 

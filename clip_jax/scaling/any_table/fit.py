@@ -83,9 +83,7 @@ def _fit_laws(path: str | Path, table: pd.DataFrame, what: TableFit, out_dir: st
     laws = [law_of(what, key) for key in what.laws]
     law = laws[0]
     if any(w.columns != law.columns for w in laws):
-        raise UserError(
-            "--law: laws of different columns cannot be compared", field="--law", reason="different columns"
-        )
+        raise UserError(field="--law", value=",".join(what.laws), reason="laws of different columns cannot be compared")
     steps = fit_steps(table, what, law) if what.then else None
     rows = read_rows(table, what, law)
     budgets = [text for text in what.at if asks_budget(law, text)]

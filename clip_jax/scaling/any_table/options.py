@@ -77,9 +77,7 @@ class TableFit:
         one_of("y-is", self.y_is, tuple(MEANINGS))
         one_of("frontier", self.frontier, FRONTIERS)
         if self.examples and (self.space != "log" or self.examples < 0):
-            raise UserError(
-                f"examples={self.examples}: must be above 0, with space=log", field="--examples", value=self.examples
-            )
+            raise UserError(field="--examples", value=self.examples, reason="must be above 0, with --space=log")
         Loss(self.loss, self.space, self.delta)
         if not MIN_DELTA <= self.delta < np.inf:
             raise UserError(field="--delta", value=self.delta, reason=f"must be at least {MIN_DELTA:g} and finite")
@@ -164,9 +162,7 @@ def number(text: str, option: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise UserError(
-            f"{option}: {text!r} is not a number", field=option, value=text, reason="not a number"
-        ) from None
+        raise UserError(field=option, value=text, reason="must be a number") from None
 
 
 def point_of(law: Law, text: str) -> dict[str, float]:

@@ -90,8 +90,8 @@ def columns_from(df: pd.DataFrame, law: Law | NamedColumns, x: Sequence[str]) ->
         if name == "flops" and name not in law.columns and "samples_seen" in law.columns:
             continue  # what a run costs: `flops_column`
         if name not in law.columns:
-            reason = f"{law.name} has no column {name!r}; it has {', '.join(law.columns)}"
-            raise UserError(f"--x={item}: {reason}", field="--x", value=item, reason=reason)
+            reason = f"{law.name} has no column {name!r}, its columns are {', '.join(law.columns)}"
+            raise UserError(field="--x", value=item, reason=reason)
         if name in columns:
             raise UserError(field="--x", value=item, reason=f"{name} is given twice")
         columns[name] = _in_unit(df, source, item)
@@ -130,17 +130,14 @@ def column_of(df: pd.DataFrame, name: str) -> np.ndarray:
     import pandas as pd
 
     if name not in df.columns:
-        reason = f"the table lacks the column {name}; it has {', '.join(map(str, df.columns))}"
-        raise UserError(reason, field=name, reason=reason)
+        hint = f"the columns are {', '.join(map(str, df.columns))}"
+        raise UserError(field=name, reason="no such column in the table", hint=hint)
     numbers = pd.to_numeric(df[name], errors="coerce").astype(float)
     words = df.index[numbers.isna() & df[name].notna()]
     if len(words):
         word = df.loc[words[0], name]
-        hint = "; write a decimal point, and no thousands" if re.fullmatch(r"[\d.,]*,[\d.,]*", str(word)) else ""
-        raise UserError(
-            f"row {words[0]}: {name}={word!r} is not a number{hint}", field=name, value=word, reason="not a number",
-            hint=hint.lstrip("; ") or None,
-        )  # fmt: skip
+        advice = "write a decimal point, and no thousands" if re.fullmatch(r"[\d.,]*,[\d.,]*", str(word)) else None
+        raise UserError(source=f"row {words[0]}", field=name, value=word, reason="must be a number", hint=advice)
     return numbers.to_numpy()
 
 
@@ -150,9 +147,7 @@ def rows_where(df: pd.DataFrame, items: Sequence[str]) -> pd.DataFrame:
 
     for column, value in pairs(items, "where").items():
         if column not in df.columns:
-            raise UserError(
-                f"--where: the table lacks the column {column}", field="--where", value=column, reason="no such column"
-            )
+            raise UserError(field="--where", value=column, reason="no such column")
         asked = pd.to_numeric(pd.Series([value]), errors="coerce").iloc[0]
         same = df[column].astype(str) == value
         if pd.notna(asked) and (pd.api.types.is_numeric_dtype(df[column]) or not same.any()):
@@ -170,9 +165,9 @@ def y_column(df: pd.DataFrame, what: TableFit, law: Law | NamedColumns) -> str:
     candidates = [c for c in Y_COLUMNS if c in df.columns and c not in law.columns]
     if len(candidates) == 1:
         return candidates[0]
-    reason = f"the table has {' and '.join(candidates) if candidates else 'no column ' + ', '.join(Y_COLUMNS)}"
-    hint = f"say which to explain: --y=COLUMN of {', '.join(map(str, df.columns))}"
-    raise UserError(f"{reason}; {hint}", field="--y", reason=reason, hint=hint)
+    reason = f"missing, and the table has {' and '.join(candidates) or 'no column ' + ', '.join(Y_COLUMNS)}"
+    hint = f"name the column to explain, one of {', '.join(map(str, df.columns))}"
+    raise UserError(field="--y", reason=reason, hint=hint)
 
 
 def read_rows(df: pd.DataFrame, what: TableFit, law: Law | NamedColumns) -> Rows:
@@ -226,7 +221,7 @@ def read_rows(df: pd.DataFrame, what: TableFit, law: Law | NamedColumns) -> Rows
     if not keep.any():
         above = what.chance is not None and bool((y > what.chance).any())
         wrong = {"field": "--chance", "value": what.chance} if above else {"field": name}
-        raise UserError(f"no row is left to fit: {'; '.join(treatment)}", reason="no row is left", **wrong)
+        raise UserError(reason=f"no row is left to fit ({', '.join(treatment)})", **wrong)
     if what.chance is not None and (y[keep] > what.chance).all():
         reason = f"every {name} lies above it: no law is told from guessing"
         raise UserError(field="--chance", value=what.chance, reason=reason)
@@ -252,11 +247,11 @@ def positions_of(df: pd.DataFrame, rows: Rows) -> np.ndarray:
 def _refuse_no_law(rows: Rows, name: str) -> None:
     for column, values in rows.columns.items():
         if np.array_equal(values, rows.y):
-            reason = f"is {column} itself: there is no law in it"
-            raise UserError(f"--y={name}: {reason}", field="--y", value=name, reason=reason)
+            reason = f"the same as {column}: there is no law in it"
+            raise UserError(field="--y", value=name, reason=reason)
     if len(rows) > 2 and np.ptp(rows.y) <= CONSTANT_SPREAD * np.abs(rows.y).max():
-        reason = f"is the same in all {len(rows)} rows: there is no law in it"
-        raise UserError(f"{name} {reason}", field=name, value=float(rows.y[0]), reason=reason)
+        reason = f"the same in all {len(rows)} rows: there is no law in it"
+        raise UserError(field=name, value=float(rows.y[0]), reason=reason)
 
 
 def _split(rows: Rows, what: TableFit, law: Law | NamedColumns, cut_name: str) -> Rows:
@@ -277,9 +272,8 @@ def _split(rows: Rows, what: TableFit, law: Law | NamedColumns, cut_name: str) -
 def _refuse(df: pd.DataFrame, bad: np.ndarray, column: str, values: np.ndarray) -> None:
     if bad.any():
         row = int(np.argmax(bad))
-        reason = "must be above 0 and finite"
-        message = f"row {df.index[row]}: {column}={values[row]:g} {reason} ({int(bad.sum())} such rows)"
-        raise UserError(message, field=column, value=float(values[row]), reason=reason)
+        reason = f"must be above 0 and finite ({int(bad.sum())} such rows)"
+        raise UserError(source=f"row {df.index[row]}", field=column, value=float(values[row]), reason=reason)
 
 
 def _explained(df: pd.DataFrame, what: TableFit, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -289,18 +283,14 @@ def _explained(df: pd.DataFrame, what: TableFit, name: str) -> tuple[np.ndarray,
     y = base + sign * raw
     finite = np.isfinite(raw)
     if what.y_is.endswith("%") and finite.any() and np.abs(raw[finite]).max() <= 1:
-        reason, hint = (
-            f"no value is above 1 %, the largest is {raw[finite].max():g}",
-            f"fractions? --y-is={what.y_is[:-1]}",
-        )
-        message = f"{name} read as {what.y_is}: {reason}; {hint}"
-        raise UserError(message, field="--y-is", value=what.y_is, reason=reason, hint=hint)
+        reason = f"no value of {name} is above 1 %, the largest is {raw[finite].max():g}"
+        hint = f"if they are fractions: --y-is={what.y_is[:-1]}"
+        raise UserError(field="--y-is", value=what.y_is, reason=reason, hint=hint)
     outside = finite & ((y < 0) | (y > 1))
     if what.y_is != "error" and outside.any():
         row = int(np.argmax(outside))
-        reason = f"read as {what.y_is} is an error of {y[row]:g}"
-        message = f"row {df.index[row]}: {name}={raw[row]:g} {reason}"
-        raise UserError(message, field=name, value=float(raw[row]), reason=reason)
+        reason = f"as {what.y_is} (--y-is) it is an error of {y[row]:g}, not one of 0 to 1"
+        raise UserError(source=f"row {df.index[row]}", field=name, value=float(raw[row]), reason=reason)
     return raw, y
 
 
@@ -326,8 +316,8 @@ def _cut_values(
     if {"params", "samples_seen"} <= set(columns):
         treatment.append("the table has no column flops: 6·params·samples_seen stands for it")
         return FLOPS_PER_PARAM_SAMPLE * columns["params"] * columns["samples_seen"], "6·params·samples_seen"
-    reason = f"{law.name} has several columns, and the table no column flops to cut by"
-    raise UserError(f"--below: {reason}", field="--below", reason=reason)
+    reason = f"{law.name} has several columns, and the table has no column flops to compare it with"
+    raise UserError(field="--below", reason=reason)
 
 
 def _families(df: pd.DataFrame, what: TableFit) -> list[str]:

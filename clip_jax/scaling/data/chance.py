@@ -40,11 +40,8 @@ def chance_of(evals: pd.DataFrame, metric: str) -> float | None:
     if not len(values):
         return None
     if np.ptp(values) > 1e-9:
-        reason = f"runs differ in what guessing gives, {values.min():.6g} to {values.max():.6g}"
-        raise UserError(
-            f"evals: {metric}: {reason}; fit them apart", field="evals.chance", value=metric, reason=reason,
-            hint="fit them apart",
-        )  # fmt: skip
+        reason = f"the error of guessing differs among runs, {values.min():.6g} to {values.max():.6g}"
+        raise UserError(source="evals", field=metric, reason=reason, hint="fit them apart")  # fmt: skip
     return float(values[0])
 
 

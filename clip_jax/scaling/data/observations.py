@@ -51,14 +51,14 @@ def columns_of(law: Law, columns: Columns) -> dict[str, Array]:
     """
     if not isinstance(columns, Mapping) and not hasattr(columns, "columns"):
         if len(law.columns) != 1:
-            reason = f"needs the columns {', '.join(law.columns)}, not one array"
-            raise UserError(f"{law.name}: {reason}", field="columns", reason=reason)
+            reason = f"{law.name} needs {', '.join(law.columns)}, not one array"
+            raise UserError(field="columns", reason=reason)
         return {law.columns[0]: np.asarray(columns, float)}
     named = cast("Mapping[str, ArrayLike]", columns)  # a DataFrame gives its columns in the same way
     missing = [c for c in law.columns if c not in named]
     if missing:
-        reason = f"lacks the column {', '.join(missing)}; there are {', '.join(map(str, named))}"
-        raise UserError(f"{law.name}: {reason}", field=", ".join(missing), reason=reason)
+        hint = f"the columns are {', '.join(map(str, named))}"
+        raise UserError(field=", ".join(missing), reason=f"missing, and {law.name} needs it", hint=hint)
     return dict(zip(law.columns, np.broadcast_arrays(*(np.asarray(named[c], float) for c in law.columns)), strict=True))
 
 
@@ -84,13 +84,13 @@ def check_points(
     w = np.ones(len(target)) if weights is None else np.asarray(weights, float)
     for name, values in {**checked, "y": target, "weights": w}.items():
         if values.shape != target.shape or values.ndim != 1:
-            reason = f"has shape {values.shape}, y has {target.shape}; one number per row is needed"
-            raise UserError(f"fit: {name} {reason}", field=name, reason=reason)
+            reason = f"has shape {values.shape} and y {target.shape}, one number per row is needed"
+            raise UserError(field=name, reason=reason)
         _finite(name, values, positive or name != "y")
     for name, values in checked.items():
         if len(values) and np.ptp(np.log(values)) < CONSTANT_LOG_SPREAD:
-            reason = f"is {values[0]:g} in all {len(values)} rows; {law.name} needs rows that differ in it"
-            raise UserError(f"fit: {name} {reason}", field=name, value=float(values[0]), reason=reason)
+            reason = f"the same in all {len(values)} rows, and {law.name} needs rows that differ in it"
+            raise UserError(field=name, value=float(values[0]), reason=reason)
     _not_on_one_line(law, checked)
     for name, values, kind in [*((c, v, "x") for c, v in checked.items()), ("y", target, "y")]:
         if (values > 0).all():
@@ -102,9 +102,8 @@ def _finite(name: str, values: Array, positive: bool) -> None:
     bad = ~np.isfinite(values) | ((values <= 0) if positive else False)
     if bad.any():
         row = int(np.argmax(bad))
-        reason = f"must be {'above 0 and finite' if positive else 'finite'}"
-        message = f"fit: row {row}: {name}={values[row]:g} {reason} ({int(bad.sum())} such rows)"
-        raise UserError(message, field=name, value=float(values[row]), reason=reason)
+        reason = f"must be {'above 0 and finite' if positive else 'finite'} ({int(bad.sum())} such rows)"
+        raise UserError(source=f"row {row}", field=name, value=float(values[row]), reason=reason)
 
 
 def _not_on_one_line(law: Law, columns: Mapping[str, Array]) -> None:
@@ -116,8 +115,8 @@ def _not_on_one_line(law: Law, columns: Mapping[str, Array]) -> None:
         return
     spread = np.linalg.svd(logs - logs.mean(axis=1, keepdims=True), compute_uv=False)
     if spread[-1] < 1e-6 * spread[0]:
-        reason = f"vary together along one line (a single budget or ratio); {law.name} needs more"
-        raise UserError(f"fit: {', '.join(columns)} {reason}", field=", ".join(columns), reason=reason)
+        reason = f"lie on one line (a single budget or ratio), which {law.name} cannot be fitted to"
+        raise UserError(field=", ".join(columns), reason=reason)
 
 
 def _one_unit(name: str, values: Array, gap: float) -> None:
@@ -125,11 +124,8 @@ def _one_unit(name: str, values: Array, gap: float) -> None:
     steps = order[1:] / order[:-1]
     if len(steps) and steps.max() > gap:
         at = int(np.argmax(steps))
-        reason = f"jumps from {order[at]:g} to {order[at + 1]:g}: are there two units in one column?"
-        hint = "convert them first"
-        raise UserError(
-            f"fit: {name} {reason} {hint}", field=name, value=float(order[at + 1]), reason=reason, hint=hint
-        )
+        reason = f"the next lower one is {order[at]:g}, as if the column held two units"
+        raise UserError(field=name, value=float(order[at + 1]), reason=reason, hint="convert them first")
 
 
 def count_duplicates(points: Points) -> int:
@@ -150,6 +146,5 @@ def noise_floor(errors: Array, examples: Array | int) -> Array:
     """
     e, n = np.asarray(errors, float), np.asarray(examples, float)
     if not (np.all(e > 0) and np.all(e < 1) and np.all(n > 0)):
-        reason = "errors must lie in (0, 1) and examples be above 0"
-        raise UserError(f"noise_floor: {reason}", field="errors", reason=reason)
+        raise UserError(field="errors, examples", reason="errors must lie in (0, 1) and examples be above 0")
     return np.sqrt((1 - e) / (e * n))

@@ -7,13 +7,20 @@ from __future__ import annotations
 
 from typing import NotRequired, TypedDict
 
+# the key of law.json: why a form was chosen, or why there is no law
+Chosen = TypedDict("Chosen", {"why": str})  # noqa: UP013
+
 
 class LeftOut(TypedDict):
+    """A run that no fit takes, and the reason."""
+
     run_id: str
     reason: str
 
 
 class Sides(TypedDict):
+    """The ends of an interval; open: the sides (``below``, ``above``) that the data do not bound."""
+
     low: float | None
     high: float | None
     open: list[str]
@@ -208,7 +215,7 @@ class Averaging(TypedDict):
     left_out: dict[str, str]
 
 
-class LawRecord(TypedDict):
+class LawRecord(Chosen):
     """The content of ``law.json``."""
 
     title: str
@@ -229,7 +236,6 @@ class LawRecord(TypedDict):
     allocation_cubic: AllocationRecord
     surface: SurfaceRecord
     winner: str | None
-    why: str
     extrapolation: list[FormScore]
     forecast_check: list[ForecastCheck]
     averaged: list[AveragedRecord]
@@ -296,7 +302,7 @@ class ForecastBands(TypedDict):
     forms: NotRequired[list[FormForecast]]
 
 
-class ForecastRecord(ForecastBands):
+class ForecastRecord(ForecastBands, Chosen):
     """A registered forecast: ``forecast.json``. Bands are [low, high]."""
 
     metric: str
@@ -309,7 +315,6 @@ class ForecastRecord(ForecastBands):
     versions: dict[str, str]
     noise: NoiseRecord
     law: str
-    why: str
     fit: FitRecord
     averaging: NotRequired[Averaging]
     extrapolation: list[FormScore]

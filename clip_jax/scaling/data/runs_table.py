@@ -39,10 +39,10 @@ def read_table(path: str | Path) -> pd.DataFrame:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such table", field=str(path), reason="no such table")
+        raise UserError(field=path, reason="no such table")
     df = read_file(path)
     if df.empty:
-        raise UserError(f"{path}: has no rows", field=str(path), reason="has no rows")
+        raise UserError(field=path, reason="has no rows")
     return df
 
 
@@ -62,11 +62,11 @@ def prepare(df: pd.DataFrame, metric: str, name: str = "table") -> pd.DataFrame:
     """
     if metric in (*REQUIRED_COLUMNS, "budget"):
         reason = "is a scale, no error or loss"
-        raise UserError(f"{name}: {metric} {reason}", field="--metric", value=metric, reason=reason)
+        raise UserError(field="--metric", value=metric, reason=reason)
     missing = [c for c in (*REQUIRED_COLUMNS, metric) if c not in df.columns]
     if missing:
-        reason = f"lacks the column {', '.join(missing)}; it has {', '.join(map(str, df.columns))}"
-        raise UserError(f"{name}: {reason}", field=", ".join(missing), reason=reason)
+        hint = f"the columns are {', '.join(map(str, df.columns))}"
+        raise UserError(source=name, field=", ".join(missing), reason="no such column in the table", hint=hint)
     df = df.copy()
     for column, value in {**DEFAULTS, "budget": df["flops"]}.items():
         if column not in df.columns:
@@ -77,13 +77,13 @@ def prepare(df: pd.DataFrame, metric: str, name: str = "table") -> pd.DataFrame:
     df["batch_size"] = _numbers(df, "batch_size", name).fillna(DEFAULTS["batch_size"])
     if df["run_id"].duplicated().any():
         twice = df.loc[df["run_id"].duplicated(), "run_id"].iloc[0]
-        raise UserError(f"{name}: run_id {twice!r} stands twice", field="run_id", value=twice, reason="stands twice")
+        raise UserError(source=name, field="run_id", value=twice, reason="two rows have it")
     for column in ("flops", "params", "samples_seen", "budget"):
         bad = df[df["final"] & ~((df[column] > 0) & (df[column] < math.inf))]
         if len(bad):
             run, value = bad["run_id"].iloc[0], bad[column].iloc[0]
-            reason = f"must be above 0 and finite, it is {value:g}"
-            raise UserError(f"{name}: run {run}: {column} {reason}", field=column, value=float(value), reason=reason)
+            reason = "must be above 0 and finite"
+            raise UserError(source=f"{name}: run {run}", field=column, value=float(value), reason=reason)
     refuse_logarithms(df["flops"].to_numpy(), "flops", hint="write 10**value")
     return df
 
@@ -92,8 +92,7 @@ def _is_final(value: object, run: object, name: str) -> bool:
     """Read a value of the column ``final``; an empty field means not finished."""
     final = FINAL.get(str(value).strip().lower())
     if final is None:
-        reason = "must be true or false"
-        raise UserError(f"{name}: run {run}: final={value!r} {reason}", field="final", value=value, reason=reason)
+        raise UserError(source=f"{name}: run {run}", field="final", value=value, reason="must be true or false")
     return final
 
 
@@ -106,9 +105,7 @@ def _numbers(df: pd.DataFrame, column: str, name: str) -> pd.Series:
     if len(words):
         value = words[column].iloc[0]
         run = words["run_id"].iloc[0]
-        raise UserError(
-            f"{name}: run {run}: {column}={value!r} is not a number", field=column, value=value, reason="not a number"
-        )
+        raise UserError(source=f"{name}: run {run}", field=column, value=value, reason="must be a number")
     return numbers
 
 
@@ -138,7 +135,7 @@ def refuse_logarithms(values: np.ndarray, name: str, hint: str = "") -> None:
         and (FLOPS_NAME.search(name) or LOG_NAME.search(name))
     ):
         reason = f"{values.min():g} to {values.max():g} FLOPs look like logarithms"
-        raise UserError(f"{name}: {reason}; {hint}", field=name, value=float(values[0]), reason=reason, hint=hint)
+        raise UserError(field=name, value=float(values[0]), reason=reason, hint=hint or None)
 
 
 def fit_rows(

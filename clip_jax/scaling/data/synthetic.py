@@ -48,7 +48,7 @@ def isoflop_runs(
         ("noise", noise, noise >= 0, "must be at least 0"),
     ):  # fmt: skip
         if not fits:
-            raise UserError(f"isoflop_runs: {field}={value}: {reason}", field=field, value=value, reason=reason)
+            raise UserError(source="isoflop_runs", field=field, value=value, reason=reason)
     best, _ = law.optimum(values, np.array(budgets))
     params = best[:, None] * np.geomspace(1 / spread, spread, sizes)
     flops = np.repeat(np.array(budgets), sizes)

@@ -65,7 +65,7 @@ def read_file(path: Path) -> pd.DataFrame:
         raise
     except Exception as error:  # noqa: BLE001  # there is no end of what damaged files make readers raise
         detail = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: not a readable table ({detail})", field=str(path), reason=detail) from None
+        raise UserError(field=path, reason=f"not a readable table ({detail})") from None
     return df
 
 
@@ -82,7 +82,7 @@ def _from_csv(path: Path, text: str) -> pd.DataFrame:
     separator = separator_of(path, text)
     split = list(records(text, separator))
     if not split:
-        raise UserError(f"{path}: has no rows", field=str(path), reason="has no rows")
+        raise UserError(field=path, reason="has no rows")
     head, rows = split[0][1], split[1:]
     trailing = (
         not head[-1].strip() and len(head) > 1 and all(not any(map(str.strip, r[len(head) - 1 :])) for _, r in rows)
@@ -93,11 +93,10 @@ def _from_csv(path: Path, text: str) -> pd.DataFrame:
     _unique(path, names)
     for line, fields in rows:
         if len(fields) < len(names) or any(map(str.strip, fields[len(names) :])):
-            reason = f"line {line} has {len(fields)} fields, the header {len(names)}"
+            reason = f"{len(fields)} fields, and the header has {len(names)}"
             torn = len(fields) > len(names) and separator == "," and not any("." in cell for cell in fields)
-            hint = "is the decimal sign a comma? write a point" if torn else None
-            message = f"{path}: {reason}" + (f"; {hint}" if hint else "")
-            raise UserError(message, field=str(path), value=line, reason=reason, hint=hint)
+            hint = "if the decimal sign is a comma, write a point" if torn else None
+            raise UserError(source=path, field=f"line {line}", reason=reason, hint=hint)
     if any(len(fields) > len(names) for _, fields in rows) or trailing:
         cut = io.StringIO(newline="")
         csv.writer(cut, delimiter=separator).writerows([names, *(f[: len(names)] for _, f in rows)])
@@ -117,8 +116,7 @@ def _from_csv(path: Path, text: str) -> pd.DataFrame:
 def _unique(path: Path, names: list[str]) -> None:
     twice = [n for i, n in enumerate(names) if n in names[:i]]
     if twice:
-        reason = f"the column {twice[0]!r} stands twice in the header"
-        raise UserError(f"{path}: {reason}", field=str(path), value=twice[0], reason=reason)
+        raise UserError(source=path, field=twice[0], reason="two columns have this name")
 
 
 def _read_decimal_commas(path: Path, df: pd.DataFrame, cells: list[list[str]]) -> None:
@@ -138,8 +136,8 @@ def _read_decimal_commas(path: Path, df: pd.DataFrame, cells: list[list[str]]) -
     for position, name in enumerate(df.columns):
         dotted = [c[position].strip() for c in cells if "." in c[position]]
         if dotted and pd.api.types.is_numeric_dtype(df[name]) and all(map(THOUSANDS["."].fullmatch, dotted)):
-            reason = f"{name}={dotted[0]} in a file with decimal commas: thousands or decimals?"
-            raise UserError(f"{path}: {reason}", field=name, value=dotted[0], reason=reason)
+            reason = "may be thousands or decimals in a file with decimal commas"
+            raise UserError(source=path, field=name, value=dotted[0], reason=reason)
     for name in columns:
         df[name] = pd.to_numeric(df[name].str.strip().str.replace(",", "."))
 
@@ -160,9 +158,7 @@ def _refuse_overflow(path: Path, df: pd.DataFrame, cells: list[list[str]] | None
         for row in np.flatnonzero(infinite):
             text = str(cells[row][position] if cells else df[name].iloc[row]).strip()
             if text.lower().lstrip("+-") not in ("inf", "infinity"):
-                shown = text if len(text) < 20 else f"{text[:8]}… ({len(text)} characters)"
-                reason = "is too large for a number"
-                raise UserError(f"{path}: row {row}: {name}={shown} {reason}", field=name, value=text, reason=reason)
+                raise UserError(source=f"{path}: row {row}", field=name, value=text, reason="is too large for a number")
 
 
 def _from_json(path: Path, text: str, *, lines: bool) -> pd.DataFrame:
@@ -189,8 +185,8 @@ def _from_json(path: Path, text: str, *, lines: bool) -> pd.DataFrame:
             raise ValueError(f"row {i} is no object")
         nested = [k for k, v in row.items() if isinstance(v, (dict, list))]
         if nested:
-            reason = "holds several values; one a column is needed"
-            raise UserError(f"{path}: row {i}: {nested[0]} {reason}", field=nested[0], value=i, reason=reason)
+            reason = "holds several values, and a column holds one"
+            raise UserError(source=f"{path}: row {i}", field=nested[0], reason=reason)
     df = pd.DataFrame(rows)
     df.columns = df.columns.map(str)
     _refuse_overflow(path, df)

@@ -149,9 +149,9 @@ def compute_optimal_allocation(
     cost = k if isinstance(k := flops_per_param_sample, Cost) else dense_cost(law, k)
     budgets = np.atleast_1d(np.asarray(flops, float))
     if not len(budgets) or not (np.isfinite(budgets) & (budgets > 0)).all():
-        raise UserError(f"flops={flops!r}: must be above 0")
+        raise UserError(field="flops", value=flops, reason="must be above 0")
     if fit.status == "failed":
-        raise UserError("allocation: the fit did not converge")
+        raise UserError(field="fit", reason="did not converge")
     kind = kind or ("cases" if fit.points >= MIN_ROWS_FOR_CASES or groups is not None else "parametric")
     one_of("allocation.kind", kind, ("cases", "parametric"))
     ensemble = bootstrap(fit, kind=kind, groups=groups, replicas=draws, seed=seed)

@@ -193,15 +193,13 @@ def fit_valleys(
 def _numbers(table: pd.DataFrame, needed: list[str], columns: list[str]) -> pd.DataFrame:
     """Return the columns as float64. Raises UserError for a missing column of ``needed`` or a number not above 0."""
     if missing := [c for c in needed if c not in table.columns]:
-        reason = f"the table lacks {', '.join(missing)}"
-        raise UserError(reason, field=missing[0], reason=reason)
+        raise UserError(field=", ".join(missing), reason="no such column in the table")
     data = table[columns].astype(float)
     for column in columns:
         values = data[column].to_numpy(float)
         if (wrong := ~(np.isfinite(values) & (values > 0))).any():
             row, reason = int(np.argmax(wrong)), "must be finite and above 0"
-            message = f"row {data.index[row]}: {column}={values[row]:g} {reason}"
-            raise UserError(message, field=column, value=float(values[row]), reason=reason)
+            raise UserError(source=f"row {data.index[row]}", field=column, value=float(values[row]), reason=reason)
     return data
 
 
@@ -221,8 +219,8 @@ def _scatter(data: pd.DataFrame, groups: list[Any], budget: str, params: str, wa
             residual = values - np.polyval(np.polyfit(x - x.mean(), values, order, w=w), x - x.mean())
             total, degrees = total + float((w**2 * residual**2).sum()), degrees + len(x) - order - 1
     if not degrees:
-        reason, hint = "no seeds and no valley with spare sizes tell the scatter of runs", "add seeds, or sizes"
-        raise UserError(f"approach 2: {reason}; {hint}", field=params, reason=reason, hint=hint)
+        reason = "the scatter of runs is unknown: no seeds, and no valley has spare sizes"
+        raise UserError(field=params, reason=reason, hint="add seeds, or sizes")
     return float(np.sqrt(total / degrees)), degrees
 
 
@@ -320,8 +318,8 @@ def fit_envelope(
     logs = {k: np.log(numbers[c].to_numpy(float)) for k, c in zip(("c", "n", "d", "y"), columns, strict=True)}
     runs = [np.flatnonzero(curves[run_id].to_numpy() == name) for name in curves[run_id].unique()]
     if len(runs) < MIN_RUNS_FOR_ENVELOPE:
-        reason = f"{len(runs)} runs, at least {MIN_RUNS_FOR_ENVELOPE} are needed"
-        raise UserError(f"approach 1: {reason}", field=run_id, value=len(runs), reason=reason)
+        reason = f"approach 1 needs at least {MIN_RUNS_FOR_ENVELOPE} runs"
+        raise UserError(field=run_id, value=len(runs), reason=reason)
     grid = np.linspace(logs["c"].min(), logs["c"].max(), points)
     along, seen = np.full((2, len(runs), points), np.inf)
     for i, rows in enumerate(runs):

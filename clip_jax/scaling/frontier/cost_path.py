@@ -53,11 +53,13 @@ def minimize_along_cost(
     """
     sizes, log_c = size_columns(fit.law), np.log(flops)
     if set(cost.terms) != set(sizes):
-        raise UserError(f"cost: has terms for {', '.join(cost.terms)}; the law's sizes are {', '.join(sizes)}")
+        raise UserError(field="cost", reason=f"must have the terms {', '.join(sizes)}, and has {', '.join(cost.terms)}")
     others = {c for c in fit.law.columns if c not in (*sizes, SAMPLES)}
     held_values = dict(held or {})
     if others != set(held_values):
-        raise UserError(f"{fit.law.name}: needs a value for exactly {', '.join(sorted(others)) or 'no other column'}")
+        raise UserError(
+            field="held", value=sorted(held_values), reason=f"must name exactly {', '.join(sorted(others)) or 'none'}"
+        )
     around = np.concatenate([log_c, log_c - SLOPE_STEP, log_c + SLOPE_STEP])
     log_sizes, samples, value, edge = _search(fit, thetas, around, cost, sizes, held_values)
     center, below, above = (slice(i * len(flops), (i + 1) * len(flops)) for i in range(3))

@@ -80,14 +80,14 @@ def fit_parametric(rows: pd.DataFrame, metric: str) -> ParametricFit:
     for column, what in (("params", "sizes"), ("samples_seen", "numbers of samples")):
         if (distinct := rows[column].nunique()) < MIN_DISTINCT_VALUES:
             reason = f"{distinct} {what}, at least {MIN_DISTINCT_VALUES} are needed"
-            raise UserError(reason, field=column, value=distinct, reason=reason)
+            raise UserError(field=column, reason=reason)
     if len(rows) < MIN_RUNS_FOR_SURFACE:
         reason = f"{len(rows)} runs, at least {MIN_RUNS_FOR_SURFACE} are needed"
-        raise UserError(reason, field="runs", value=len(rows), reason=reason)
+        raise UserError(field="runs", reason=reason)
     columns = {c: rows[c].to_numpy(float) for c in ("params", "samples_seen")}
     fit = fit_law(Chinchilla(), columns, rows[metric].to_numpy(float))
     if fit.status == "failed":
-        raise UserError("the fit did not converge", field="status", value=fit.status, reason="the fit did not converge")
+        raise UserError(field="status", value=fit.status, reason="the fit did not converge")
     n, per_sample = np.log(columns["params"]), np.log(rows["flops"].to_numpy(float) / columns["samples_seen"])
     power, constant = np.polyfit(n - n.mean(), per_sample, 1)
     cost = float(np.exp(constant - power * n.mean()))

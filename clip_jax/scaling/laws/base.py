@@ -136,7 +136,7 @@ class Law:
         Raises:
           UserError: the law has no inverse.
         """
-        raise UserError(f"{self.name}: has no inverse")
+        raise UserError(field=self.name, reason="has no inverse")
 
     # shared by all laws
 
@@ -165,7 +165,9 @@ class Law:
     def index(self, name: str) -> int:
         """Return the index of a parameter in theta. Raises UserError for a name the law lacks."""
         if name not in self.names:
-            raise UserError(f"{self.name}: has no parameter {name!r}; it has {', '.join(self.names)}")
+            raise UserError(
+                source=self.name, field=name, reason=f"must be one of its parameters {', '.join(self.names)}"
+            )
         return self.names.index(name)
 
     def unpack(self, theta: Array, xp: ModuleType) -> dict[str, Array]:

@@ -55,8 +55,8 @@ class Row:
 def _columns(df: pd.DataFrame, needed: tuple[str, ...]) -> None:
     missing = [c for c in needed if c not in df.columns]
     if missing:
-        reason = f"the table lacks the column {', '.join(missing)}; it has {', '.join(df.columns)}"
-        raise UserError(f"replicate: {reason}", field=missing[0], reason=reason)
+        hint = f"the columns are {', '.join(df.columns)}"
+        raise UserError(field=", ".join(missing), reason="no such column in the table", hint=hint)
 
 
 def chinchilla(df: pd.DataFrame) -> Results:
@@ -298,11 +298,11 @@ def replicate(name: str, path: str | Path) -> list[Row]:
         tables = [(n, Path(path) / file) for n, (file, _, _) in REPLICATIONS.items() if (Path(path) / file).is_file()]
         if not tables:
             reason = f"holds none of {', '.join(file for file, _, _ in REPLICATIONS.values())}"
-            raise UserError(field=str(path), reason=reason)
+            raise UserError(field=path, reason=reason)
         return [row for n, file in tables for row in replicate(n, file)]
     if name not in REPLICATIONS:
         reason = f"must be one of {', '.join(REPLICATIONS)}, all"
-        raise UserError(f"replicate {name}: {reason}", field="name", value=name, reason=reason)
+        raise UserError(field="name", value=name, reason=reason)
     _, compute, expected = REPLICATIONS[name]
     results = compute(read_table(path))
     return [

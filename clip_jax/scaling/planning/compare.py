@@ -37,8 +37,8 @@ def _pairs(a: Ensemble, b: Ensemble, x: Array, seed: int) -> tuple[Array, Array]
     """
     for e in (a, b):
         if len(e.fit.law.columns) != 1:
-            reason = f"{e.fit.law.name} has the columns {', '.join(e.fit.law.columns)}; one is needed"
-            raise UserError(f"compare: {reason}", field="law", reason=reason)
+            reason = f"must have one column, and has {', '.join(e.fit.law.columns)}"
+            raise UserError(field="law", value=e.fit.law.key, reason=reason)
     first, second = (np.log(np.maximum(e.curves(x), 1e-12)) for e in (a, b))
     count = min(len(first), len(second))
     return first[:count], second[np.random.default_rng(seed).permutation(len(second))[:count]]
@@ -61,8 +61,7 @@ def crossing(a: Ensemble, b: Ensemble, low: float, high: float, *, seed: int = 0
     counted, and the interval is that of the others. Raises UserError unless 0 < low < high.
     """
     if not 0 < low < high:
-        reason = "must be above 0 and rising"
-        raise UserError(f"crossing: low={low!r} and high={high!r} {reason}", field="low", value=low, reason=reason)
+        raise UserError(field="low", value=low, reason=f"must be above 0 and below high={high!r}")
     grid = np.geomspace(low, high, CROSSING_POINTS)
     first, second = _pairs(a, b, grid, seed)
     crossings = _crossings(np.log(grid), second - first)
@@ -168,14 +167,14 @@ def compare_arms(
     from clip_jax.scaling.uncertainty.bootstrap import bootstrap
 
     if not arms:
-        raise UserError("compare: no arm", field="arms", reason="there is none")
+        raise UserError(field="arms", reason="at least one is needed")
     fits: dict[str, tuple[Ensemble, int, float]] = {}
     for seed, (name, table) in enumerate(arms.items()):
         rows, _ = fit_rows(prepare(table, metric, name), metric)
         fit = fit_law(law_named(law), rows["flops"].to_numpy(float), rows[metric].to_numpy(float))
         if fit.points <= fit.free:
             reason = f"{fit.points} runs for {fit.free} free parameters: nothing tells how far off the curve is"
-            raise UserError(f"compare: {name}: {reason}", field=name, value=fit.points, reason=reason)
+            raise UserError(field=name, reason=reason)
         fits[name] = bootstrap(fit, replicas=replicas, seed=seed), len(rows), float(rows["flops"].max())
     at = min(top for _, _, top in fits.values())
     first = next(iter(fits.values()))[0]

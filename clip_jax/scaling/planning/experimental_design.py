@@ -94,7 +94,7 @@ def _design(fit: Fit, target: Columns, candidates: Mapping[str, Array], floor: f
         forecast = forecast / max(float(fit.predict(point)[0]), TINY)
     if not np.abs(forecast).max() > 0:
         reason = "the curve lies at the error of guessing there, whatever the parameters are"
-        raise UserError(f"design: {reason}", field="--at", value=fit.law.key, reason=reason)
+        raise UserError(field="--at", reason=reason)
     return _Design(information, forecast, _slopes(fit, candidates) / sd, fit.degrees)
 
 
@@ -102,12 +102,12 @@ def _checked(fit: Fit, candidates: Columns, costs: Array) -> tuple[dict[str, Arr
     columns = {c: np.atleast_1d(v) for c, v in columns_of(fit.law, candidates).items()}
     costs = np.asarray(costs, float)
     if costs.shape != next(iter(columns.values())).shape or not (costs > 0).all():
-        reason = "one cost above 0 per candidate is needed"
-        raise UserError(f"design: {reason}", field="costs", reason=reason)
+        reason = "must hold a number above 0 for each candidate"
+        raise UserError(field="costs", reason=reason)
     if fit.points <= fit.free:
         reason = f"{fit.points} rows for {fit.free} free parameters: nothing tells how far off the curve is"
         hint = "add rows, or hold parameters"
-        raise UserError(f"design: {reason}; {hint}", field="fit", value=fit.points, reason=reason, hint=hint)
+        raise UserError(field="fit", reason=reason, hint=hint)
     return columns, costs
 
 
@@ -147,8 +147,8 @@ def best_runs(
     """
     columns, costs = _checked(fit, candidates, costs)
     if budget < costs.min():
-        reason = f"is below the cheapest candidate, {costs.min():.3g}"
-        raise UserError(f"design: the budget {budget:.3g} {reason}", field="budget", value=budget, reason=reason)
+        reason = f"must be at least {costs.min():.3g}, the cost of the cheapest candidate"
+        raise UserError(field="budget", value=budget, reason=reason)
     design = _design(fit, target, columns, floor)
     plans = []
     for power in (0.0, 0.5, 1.0):
@@ -208,7 +208,7 @@ def cheapest_plan(
         low, high = high, 2 * high
         if high > MAX_RUNS * costs.max():
             reason = f"no plan of up to {MAX_RUNS} runs reaches ±{half_width:.2%}"
-            raise UserError(f"design: {reason}", field="precision", value=half_width, reason=reason)
+            raise UserError(field="precision", value=half_width, reason=reason)
     for _ in range(20):
         middle = (low + high) / 2
         if middle < costs.min() or spend(middle).after > half_width:

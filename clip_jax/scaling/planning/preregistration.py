@@ -64,24 +64,24 @@ def preregister(
       UserError: fewer than five budgets, a run at or above the target, or no law that can be fitted.
     """
     if seeds < 2:
-        reason = "the scatter of the target needs at least 2"
-        raise UserError(f"forecast: {seeds} seeds; {reason}", field="seeds", value=seeds, reason=reason)
+        reason = "must be at least 2, for the scatter of the target"
+        raise UserError(field="seeds", value=seeds, reason=reason)
     table = prepare(df, metric)
     if (table["budget"] >= target * (1 - ON_BUDGET)).any():
         run_id = table.loc[table["budget"] >= target * (1 - ON_BUDGET), "run_id"].iloc[0]
         reason = f"run {run_id} is at or above {target:.4g} FLOPs"
         hint = "a forecast is made before its runs"
-        raise UserError(f"forecast: {reason}; {hint}", field="target", value=target, reason=reason, hint=hint)
+        raise UserError(field="target", value=target, reason=reason, hint=hint)
     analysis = analyze(df, metric, chance=chance, full=False)
     points = analysis.frontier.points
     if analysis.best is None or analysis.averaged is None or len(points) <= MIN_POINTS_TO_EXTRAPOLATE:
-        reason = f"{len(points)} budgets have finished, at least {MIN_POINTS_TO_EXTRAPOLATE + 1} are needed"
-        raise UserError(f"forecast: {reason}", field="budget", value=len(points), reason=reason)
+        reason = f"{len(points)} have finished, at least {MIN_POINTS_TO_EXTRAPOLATE + 1} are needed"
+        raise UserError(field="budgets", reason=reason)
     rows, left_out = fit_rows(table, metric, chance, keep_above_chance=True)
     sd, degrees = seed_noise(rows, metric)
     if not degrees:
         reason = "no cell has a second seed, so the scatter of a run is not known"
-        raise UserError(f"forecast: {reason}", field="seed", reason=reason)
+        raise UserError(field="seed", reason=reason)
     noise: NoiseRecord = {"seed_sd": sd, "seed_degrees": degrees, "seeds": seeds}
     forecast = _at(analysis.averaged, target, noise, pictures)
     return plain_json(
@@ -183,22 +183,22 @@ def grade(registered: ForecastRecord, df: pd.DataFrame) -> OutcomeRecord:
       UserError: runs of the target are missing.
     """
     if registered.get(MADE_AFTER):
-        reason = "was made after its runs; only a forecast made before them can be graded"
-        raise UserError(f"forecast: {reason}", field=MADE_AFTER, value=True, reason=reason)
+        reason = "was made after its runs, and only one made before them can be graded"
+        raise UserError(field="forecast", reason=reason)
     metric, target = registered["metric"], registered["target"]
     rows, _ = fit_rows(prepare(df, metric), metric, registered["chance"], keep_above_chance="weights" in registered)
     near = np.abs(rows["budget"] / target - 1) <= ON_BUDGET
     if not near.any():
         reason = f"no run of {target:.4g} FLOPs has finished"
-        raise UserError(f"forecast: {reason}", field="target", value=target, reason=reason)
+        raise UserError(field="target", value=target, reason=reason)
     best = compute_optimal(rows[near], metric).iloc[0]
     seed_runs = rows[near & (rows["params"] == best["params"])].sort_values("seed")
     if len(seed_runs) < registered["noise"]["seeds"]:
         reason = (
-            f"{len(seed_runs)} seeds of the best size at {target:.4g} FLOPs have finished, "
+            f"{len(seed_runs)} of the best size at {target:.4g} FLOPs have finished, "
             f"{registered['noise']['seeds']} were registered"
         )
-        raise UserError(f"forecast: {reason}", field="seeds", value=len(seed_runs), reason=reason)
+        raise UserError(field="seeds", reason=reason)
     below = rows[rows["budget"] < target * (1 - ON_BUDGET)]
     amendments = []
     if rows_hash(below[[*READ, metric]]) != registered["rows_sha256"]:

@@ -78,7 +78,7 @@ def parameter_interval(fit: Fit, name: str, *, level: float = 0.95, noise: Noise
     """
     i = fit.law.index(name)
     if not fit.free_mask[i]:
-        raise UserError(f"profile: {name} was fixed", field=name, reason="was fixed")
+        raise UserError(field=name, reason="was fixed")
     value = fit.values[name]
     if fit.points <= fit.free or not fit.loss.symmetric:
         p = fit.law.parameters[i]

@@ -68,8 +68,8 @@ def checklist(
     answers = dict(answers or {})
     known = {name for part in QUESTIONS.values() for name, _ in part}
     if unknown := sorted(set(answers) - known):
-        reason = f"no question {unknown[0]!r}; there are {', '.join(sorted(known))}"
-        raise UserError(f"checklist: {reason}", field="answers", value=unknown[0], reason=reason)
+        reason = f"must be one of {', '.join(sorted(known))}"
+        raise UserError(field="answers", value=unknown[0], reason=reason)
     answered = {part: {text: answers.get(name, NOT_STATED) for name, text in rows} for part, rows in QUESTIONS.items()}
     spans = {
         c: f"{v.min():.4g} to {v.max():.4g} ({v.max() / v.min():.3g}×), {len(np.unique(v))} values"
@@ -145,7 +145,7 @@ def folder_for(out: str | Path) -> Path:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         reason = f"cannot be made a folder ({error.strerror or error})"
-        raise UserError(f"{path}: {reason}", field="--out", value=str(path), reason=reason) from None
+        raise UserError(field="--out", value=path, reason=reason) from None
     return path
 
 

@@ -104,7 +104,7 @@ def bootstrap(
     """
     one_of("bootstrap.kind", kind, ("parametric", "cases"))
     if groups is not None and kind != "cases":
-        raise UserError("bootstrap: groups need kind='cases'", field="kind", value=kind, reason="groups need cases")
+        raise UserError(field="kind", value=kind, reason="must be cases with groups")
     rng = np.random.default_rng(seed)
     if kind == "cases":
         weights = case_weights(rng, fit.points, replicas, groups)

@@ -70,13 +70,13 @@ def cluster_intervals(
 
     count, least = len(np.unique(np.asarray(labels))), max(MIN_GROUPS, fit.free + 2)
     if count < least:
-        reason = f"{count} groups; intervals of {fit.free} parameters need at least {least}"
-        raise UserError(f"--group: {reason}", field="--group", value=count, reason=reason)
+        reason = f"{count} groups, and intervals of {fit.free} parameters need at least {least}"
+        raise UserError(field="--group", reason=reason)
     degrees = count - fit.free
     tail = float(norm.cdf(np.sqrt(count / degrees) * t.ppf((1 - CLUSTER_LEVEL) / 2, degrees)))
     replicas = int(np.clip(MAX_WEIGHTS // fit.points, min(replicas, MIN_CLUSTER_REPLICAS), replicas))
     ensemble = bootstrap(fit, kind="cases", groups=labels, replicas=replicas, seed=seed)
     if len(ensemble.replicas) < replicas / 2:
         reason = f"only {len(ensemble.replicas)} of {replicas} resamples could be fitted"
-        raise UserError(f"--group: {reason}", field="--group", value=count, reason=reason)
+        raise UserError(field="--group", reason=reason)
     return ClusterIntervals(ensemble, count, (tail, 1 - tail))

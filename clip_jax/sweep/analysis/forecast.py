@@ -43,7 +43,7 @@ def register_forecast(sweep_dir: str | Path, target: float) -> str:
     config = sweep_config_of(root)
     path = root / REGISTERED
     if exists(path):
-        raise UserError(f"{path}: holds a forecast already; it is made once, before its runs")
+        raise UserError(field=path, reason="a forecast is registered already, and is made once, before its runs")
     df = collect(root)
     seeds = (*config.seeds, *config.extra_seeds_at_optimum)
     grown = dataclasses.replace(config, budgets=(target,))
@@ -76,7 +76,9 @@ def grade_forecast(sweep_dir: str | Path) -> str:
     sweep_config_of(root)  # a search has no forecast
     registered = cast("ForecastRecord | None", read_json(root / REGISTERED))
     if registered is None:
-        raise UserError(f"{root}: no forecast was registered; `clip-jax sweep forecast --at=FLOPS` does it")
+        raise UserError(
+            field=root, reason="no forecast is registered", hint="`clip-jax sweep forecast --at=FLOPS` registers one"
+        )
     df = collect(root)
     graded = grade(registered, df)
     planned = {run["run_id"] for run in registered["runs"]}

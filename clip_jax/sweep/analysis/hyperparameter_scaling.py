@@ -75,7 +75,7 @@ class Rule:
           UserError: there is no rule; it names the reason.
         """
         if self.value is None or self.reference is None or self.power is None:
-            raise UserError(f"{self.setting} over {self.x}: {self.status}")
+            raise UserError(field=self.setting, reason=f"has no rule over {self.x}: {self.status}")
         return self.value * (x / self.reference) ** self.power
 
     def __str__(self) -> str:
@@ -127,7 +127,8 @@ def fit_rule(
 
     for column in (setting, x, metric, "budget", "params", "seed"):
         if column not in df.columns:
-            raise UserError(f"the table lacks the column {column}; it has {', '.join(map(str, df.columns))}")
+            hint = f"the columns are {', '.join(map(str, df.columns))}"
+            raise UserError(field=column, reason="no such column in the table", hint=hint)
     done = df[df["final"].astype(bool)] if "final" in df.columns else df
     cells = [part for part in _comparable(done[done[metric].notna()], setting) if part[setting].nunique() > 1]
     noise = noise_of(done, metric)
@@ -186,10 +187,10 @@ def rules_text(sweep_dir: str | Path) -> str:
     root = as_path(sweep_dir)
     config = config_of(root)
     if not isinstance(config, SweepConfig):
-        raise UserError(f"{root}: holds a search, which tries settings at one size and budget only")
+        raise UserError(field=root, reason="holds a search, which tries settings at one size and budget only")
     df = collect(root)
     if not df["final"].any():
-        raise UserError(f"{root}: no run has finished")
+        raise UserError(field=root, reason="no run has finished")
     cells = df[["rung", "budget"]].itertuples(index=False)
     df["base_lr"] = [rate * _base_factor(config, *cell) for rate, cell in zip(df["peak_lr"], cells, strict=True)]
     lines: list[str] = []

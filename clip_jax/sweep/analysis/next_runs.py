@@ -46,19 +46,20 @@ def next_runs(
         inside the sweep.
     """
     if (budget > 0) == (half_width > 0):
-        raise UserError("sweep next: give --budget=FLOPS or --precision=SHARE, one of them")
+        reason = "exactly one of them is needed"
+        raise UserError(field="--budget, --precision", reason=reason, hint="--budget=FLOPS or --precision=SHARE")
     root = as_path(sweep_dir)
     config = sweep_config_of(root)
     rows, _ = fit_rows(prepare(collect(root), config.metric), config.metric)
     if rows["budget"].nunique() < 3:
-        raise UserError(f"{root}: {rows['budget'].nunique()} budgets have finished, at least 3 are needed")
+        raise UserError(field=root, reason=f"{rows['budget'].nunique()} budgets have finished, at least 3 are needed")
     frontier = compute_optimal(rows, config.metric)
     top = float(frontier["flops"].max())
     if target <= top:
-        raise UserError(f"--at={target:g}: must lie above the sweep's largest budget, {top:g}")
+        raise UserError(field="--at", value=target, reason=f"must be above the sweep's largest budget, {top:g}")
     form = law_named(law)
     if form.columns != ("flops",):
-        raise UserError(f"--law={law}: must be a law of flops alone")
+        raise UserError(field="--law", value=law, reason="must be a law of flops alone")
     fit = fit_law(form, frontier["flops"].to_numpy(float), frontier["error"].to_numpy(float))
     least = float(frontier["budget"].min())
     budgets = [
@@ -67,7 +68,7 @@ def next_runs(
         if least * BUDGET_STEP**k <= min(target / BUDGET_STEP, budget or target)
     ]
     if not budgets:
-        raise UserError(f"--budget={budget:g}: is below the sweep's smallest budget, {least:g}")
+        raise UserError(field="--budget", value=budget, reason=f"must be at least {least:g}, the sweep's smallest")
     candidates = np.array(budgets)
     floor, _ = seed_noise(rows, config.metric)
     if budget:

@@ -101,4 +101,4 @@ def _numbers(law: LawRecord) -> dict[str, float]:
 def _check_finished(df: pd.DataFrame, root: Path) -> None:
     if not df["final"].any():
         first = df["reason"].iloc[0]
-        raise UserError(f"{root}: no run has finished; the first: {first}")
+        raise UserError(field=root, reason=f"no run has finished, the first: {first}")

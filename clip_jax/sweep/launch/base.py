@@ -101,13 +101,13 @@ def run_command(command: Sequence[str], down: Sequence[str], text: str | None = 
             hint="start the sweep where it is, or choose another engine",
         ) from None
     except subprocess.TimeoutExpired:
-        raise EngineDown(f"{command[0]}: no answer in {ANSWER_S:.0f} s") from None
+        raise EngineDown(field=command[0], reason=f"no answer in {ANSWER_S:.0f} s") from None
     if done.returncode == 0:
         return done.stdout
     message = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
     if any(word.lower() in message.lower() for word in down):
-        raise EngineDown(f"{command[0]}: {message}")
-    raise UserError(f"{command[0]}: {message}")
+        raise EngineDown(field=command[0], reason=message)
+    raise UserError(field=command[0], reason=message)
 
 
 def user_name() -> str:

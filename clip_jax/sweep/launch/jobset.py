@@ -42,18 +42,21 @@ class JobSets:
         if is_remote(sweep_dir):
             if resources.mount_path:
                 raise UserError(
-                    f"resources.mount_path, resources.pvc_name: would be ignored, {sweep_dir} is in a bucket"
+                    field="resources.mount_path, resources.pvc_name",
+                    reason=f"would be ignored, {sweep_dir} is in a bucket",
                 )
             return
         if not resources.mount_path:
             raise UserError(
-                f"resources.mount_path, resources.pvc_name: engine='jobset' needs them for {sweep_dir}; a directory in "
-                f"a bucket (gs://…) needs none"
+                field="resources.mount_path, resources.pvc_name",
+                reason=f"missing, and engine='jobset' needs them for {sweep_dir}",
+                hint="a sweep in a bucket (gs://…) needs none",
             )
         if Path(resources.mount_path) not in (sweep_dir, *sweep_dir.parents):
             raise UserError(
-                f"resources.mount_path={resources.mount_path!r}: the sweep's directory {sweep_dir} must lie in it, so "
-                f"that pods find it under the same name"
+                field="resources.mount_path",
+                value=resources.mount_path,
+                reason=f"must hold the sweep's directory {sweep_dir}, which pods find under the same name",
             )
 
     def submit(self, name: str, jobs: Sequence[Job]) -> None:

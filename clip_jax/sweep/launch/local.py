@@ -81,7 +81,7 @@ class Local:
                     for lock in locks:
                         lock.acquire()
                 except Busy as busy:
-                    raise EngineDown(str(busy)) from None
+                    raise EngineDown(field=busy.field, reason=busy.reason, hint=busy.hint) from None
                 with job.log.open("ab") as out, on_cores(slot_cores(slot, self.slots)):
                     process = self._spawn(name, job, out, slot, [lock.fileno() for lock in locks], slot_lock.fileno())
                 for lock in locks:
@@ -93,7 +93,7 @@ class Local:
         for run_dir in job.run_dirs:
             if is_remote(run_dir) and (lease := Lease(run_dir)).is_held():
                 owner = lease.owner()
-                raise EngineDown(f"{run_dir}: is being trained by process {owner['pid']} on {owner['host']}")
+                raise EngineDown(field=run_dir, reason=f"is being trained by process {owner['pid']} on {owner['host']}")
 
     def _spawn(
         self, name: str, job: Job, out: IO[bytes], slot: int, locks: list[int], slot_lock: int
@@ -120,7 +120,7 @@ class Local:
                     lock.acquire()
                     return slot, lock
             time.sleep(0.1)
-        raise EngineDown("local: every slot is taken by a run of an earlier driver")
+        raise EngineDown(field="slots", value=self.slots, reason="each is taken by a run of an earlier driver")
 
     def poll(self, run_dirs: Sequence[Path]) -> dict[str, str]:
         """Return ``running`` for the runs whose process lives, whether this driver or an earlier one started it."""

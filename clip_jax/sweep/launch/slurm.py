@@ -37,8 +37,10 @@ class Slurm:
         """Check that the directory is no bucket; raise UserError if it is."""
         if is_remote(sweep_dir):
             raise UserError(
-                f"engine='slurm': {sweep_dir} is in a bucket; logs and exit codes need a directory that this machine "
-                f"and the nodes share"
+                field="engine",
+                value="slurm",
+                reason=f"cannot take {sweep_dir}, which is in a bucket",
+                hint="logs and exit codes need a directory that this machine and the nodes share",
             )
         self.dir, self.slots, self.resources, self.program = sweep_dir / "slurm", slots, resources, program
         self.poll_s = resources.poll_s

@@ -37,7 +37,7 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         if not self.name or any(c in self.name for c in "/\\ "):
-            raise ConfigError(f"name={self.name!r}: needs a name without spaces or slashes")
+            raise ConfigError(field="name", value=self.name, reason="must be a name without spaces and slashes")
         check_choices(self)
         self.resources.check_for(self.engine)
         for name in ("trials", "trials_per_round", "max_concurrent_runs"):
@@ -45,17 +45,18 @@ class SearchConfig:
         at_least("proposal_seed", self.proposal_seed, 0)
         between("survivor_fraction", self.survivor_fraction, 0.01, 1.0)
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise ConfigError(f"seeds={self.seeds}: needs at least one value and no repeats")
+            raise ConfigError(field="seeds", value=self.seeds, reason="must hold at least one value, and none twice")
         if self.survivor_fraction < 1 and not self.base.evals.at_fractions:
             raise ConfigError(
-                "survivor_fraction: ignored without base.evals.at_fractions, where runs are compared early"
+                field="survivor_fraction",
+                reason="ignored without base.evals.at_fractions, where runs are compared early",
             )
         if self.method != "tpe" and self.trials_per_round != SearchConfig.trials_per_round:
-            raise ConfigError(f"trials_per_round: ignored with method={self.method!r}")
+            raise ConfigError(field="trials_per_round", reason=f"ignored with method={self.method!r}")
         if self.method == "grid":
             for name in ("trials", "proposal_seed"):
                 if getattr(self, name) != getattr(SearchConfig, name):
-                    raise ConfigError(f"{name}: ignored with method='grid'")
+                    raise ConfigError(field=name, reason="ignored with method='grid'")
             grid(self.dimensions)
         for dimension in self.dimensions:  # so that a field that does not exist is reported before any run starts
             apply(self.base, {dimension.field: dimension.at(0.5)}, check=dimension.parent == "")
@@ -88,7 +89,7 @@ def apply(base: RunConfig, setting: Setting, *, check: bool = True) -> RunConfig
         group = values
         for part in name.split("."):
             if not isinstance(group, dict) or part not in group:
-                raise ConfigError(f"space: {name}: a run has no such field")
+                raise ConfigError(source="space", field=name, reason="a run has no such field")
             group = group[part]
         set_dotted(values, name, value)
     return from_dict(RunConfig, values) if check else base

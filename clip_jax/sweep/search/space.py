@@ -66,7 +66,11 @@ class Dimension:
         if self.kind == "choice":
             return list(self.values)
         if not self.points:
-            raise ConfigError(f"space: {self.field}: a grid needs a number of points: {self.kind}(LOW, HIGH, POINTS)")
+            raise ConfigError(
+                source="space",
+                field=self.field,
+                reason=f"a grid needs a number of points: {self.kind}(LOW, HIGH, POINTS)",
+            )
         return list(dict.fromkeys(self.at(i / (self.points - 1)) for i in range(self.points)))
 
     def edge(self, value: Value) -> str:
@@ -88,38 +92,40 @@ def parse_space(lines: Sequence[str]) -> tuple[Dimension, ...]:
     for line in lines:
         match = _LINE.match(line.strip())
         if not match or match[2] not in KINDS:
-            raise ConfigError(f"space: {line!r}: must be FIELD = log(…), uniform(…), integer(…) or choice(…)")
+            raise ConfigError(
+                field="space", value=line, reason="must be FIELD = log(…), uniform(…), integer(…) or choice(…)"
+            )
         field, kind, inside, parent, value = match.groups()
         values = tuple(_value(part) for part in inside.split(",") if part.strip())
         if field in {d.field for d in dimensions}:
-            raise ConfigError(f"space: {field} is given twice")
+            raise ConfigError(source="space", field=field, reason="two lines give it")
         parent_value = _value(value) if parent else None
         if parent:
             before = next((d for d in dimensions if d.field == parent), None)
             if before is None or parent_value not in before.values:
-                raise ConfigError(f"space: {line!r}: no earlier line chooses {parent} = {value}")
+                raise ConfigError(field="space", value=line, reason=f"no earlier line chooses {parent} = {value}")
         if kind == "choice":
             if len(set(map(str, values))) < 2 or len(set(map(str, values))) < len(values):
-                raise ConfigError(f"space: {line!r}: needs two values or more, all different")
+                raise ConfigError(field="space", value=line, reason="needs two values or more, all different")
             dimensions.append(Dimension(field, kind, values=values, parent=parent or "", parent_value=parent_value))
         else:
             dimensions.append(_range(line, field, kind, values, parent or "", parent_value))
     if not dimensions:
-        raise ConfigError("space: needs a line, as optim.peak_lr = log(1e-4, 1e-1)")
+        raise ConfigError(field="space", reason="must hold a line, such as optim.peak_lr = log(1e-4, 1e-1)")
     return tuple(dimensions)
 
 
 def _range(line: str, field: str, kind: str, values: tuple[Value, ...], parent: str, parent_value: Value) -> Dimension:
     numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v)]
     if len(numbers) < len(values) or len(values) not in (2, 3):
-        raise ConfigError(f"space: {line!r}: needs LOW and HIGH, and for a grid the number of points")
+        raise ConfigError(field="space", value=line, reason="needs LOW and HIGH, and for a grid the number of points")
     low, high, points = (*numbers, 0)[:3]
     if not low < high or (kind == "log" and low <= 0):
-        raise ConfigError(f"space: {line!r}: needs {'0 < ' if kind == 'log' else ''}LOW < HIGH")
+        raise ConfigError(field="space", value=line, reason=f"needs {'0 < ' if kind == 'log' else ''}LOW < HIGH")
     if (len(values) == 3 and points < 2) or points != int(points):
-        raise ConfigError(f"space: {line!r}: a grid has two points or more")
+        raise ConfigError(field="space", value=line, reason="a grid has two points or more")
     if kind == "integer" and (low != int(low) or high != int(high)):
-        raise ConfigError(f"space: {line!r}: integer needs whole numbers")
+        raise ConfigError(field="space", value=line, reason="integer needs whole numbers")
     return Dimension(field, kind, low, high, int(points), (), parent, parent_value)
 
 

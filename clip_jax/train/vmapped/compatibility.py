@@ -33,20 +33,22 @@ def shape_key(config: RunConfig) -> str:
     return json.dumps(shared_fields(config), sort_keys=True)
 
 
-def incompatibility_reason(config: RunConfig) -> str | None:
-    """Return why this run cannot be trained together with any other, or None if it can."""
+def incompatibility(config: RunConfig) -> UserError | None:
+    """Return the error that names why this run cannot be trained together with any other, or None if it can."""
     mesh = dataclasses.asdict(config.mesh)
     if any(size not in (1, -1) for size in mesh.values()):
         name = next(name for name, size in mesh.items() if size not in (1, -1))
-        return f"mesh.{name}={mesh[name]}: a family trains on one device"
+        return UserError(
+            field=f"mesh.{name}", value=mesh[name], reason="must be 1 or -1: vmapped runs train on one device"
+        )
     if config.microbatch_size:
-        return f"microbatch_size={config.microbatch_size}: is for large batches; a family is for small runs"
+        return UserError(
+            field="microbatch_size", value=config.microbatch_size, reason="must be 0: vmapped runs have small batches"
+        )
     for name in ("on_nan", "on_spike"):
         if getattr(config.anomalies, name) == "rollback":
-            return (
-                f"anomalies.{name}='rollback': one run of a family cannot roll back while the others continue; "
-                f"use 'stop'"
-            )
+            reason = "a vmapped run cannot roll back while the others continue"
+            return UserError(field=f"anomalies.{name}", value="rollback", reason=reason, hint="use 'stop'")
     return None
 
 
@@ -57,19 +59,17 @@ def check_compatible(configs: Sequence[RunConfig]) -> None:
       UserError: they cannot; it names the field.
     """
     if not configs:
-        raise UserError("a family needs at least one run")
+        raise UserError(field="configs", value=[], reason="at least one run is needed")
     if len({run_id(config) for config in configs}) < len(configs):
-        raise UserError("a family: the same run is given twice")
-    if (reason := incompatibility_reason(configs[0])) is not None:
-        raise UserError(reason)
+        raise UserError(field="configs", reason="must not hold a run twice")
+    if (error := incompatibility(configs[0])) is not None:
+        raise error
     first = shared_fields(configs[0])
     for config in configs[1:]:
         for name, value in shared_fields(config).items():
             if value != first.get(name):
-                raise UserError(
-                    f"a family: {name} is {first.get(name)!r} and {value!r}; "
-                    f"only {', '.join(VMAPPABLE_FIELDS)} may differ"
-                )
+                reason = f"differs from {first.get(name)!r}, and only {', '.join(VMAPPABLE_FIELDS)} may differ"
+                raise UserError(field=name, value=value, reason=reason)
 
 
 def family_id(configs: Sequence[RunConfig]) -> str:

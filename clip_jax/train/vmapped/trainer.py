@@ -71,7 +71,7 @@ class VmappedStep:
 
     def __init__(self, configs: Sequence[RunConfig], built: AbstractModel, mesh: Mesh, form: str = "vmap") -> None:
         if form not in FORMS:
-            raise UserError(f"form={form!r}: must be one of {', '.join(FORMS)}")
+            raise UserError(field="form", value=form, reason=f"must be one of {', '.join(FORMS)}")
         first, count = configs[0], len(configs)
         update = make_update(first, built, mesh)
         values = {n: [getattr(c.optim, n) for c in configs] for n in TRACEABLE}
@@ -169,7 +169,7 @@ def train_vmapped(
         if context.mesh.size > 1:
             raise UserError(
                 field="mesh",
-                reason=f"a family trains on one device, and there are {context.mesh.size}",
+                reason=f"vmapped runs train on one device, and there are {context.mesh.size}",
                 hint="make only one visible",
             )
         make = _once(make_evaluator) if make_evaluator else None
@@ -182,7 +182,9 @@ def train_vmapped(
         pixels = {run.config.pixels for run in runs.values()}
         if len(pixels) > 1:
             raise UserError(
-                "a family: some of its runs began without init_from's pixels and some with; train each alone"
+                field="pixels",
+                reason="some runs began with the pixels of init_from and some without",
+                hint="train each alone",
             )
         configs = [dataclasses.replace(c, pixels=next(iter(pixels))) for c in configs]
         members = VmappedRuns(configs, runs, VmappedStep(configs, context.built, context.mesh, form), clock)

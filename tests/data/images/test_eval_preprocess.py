@@ -10,7 +10,9 @@ from PIL import Image
 
 from clip_jax.data.images.eval_preprocess import Preprocess
 from clip_jax.data.images.train_transforms import decode
-from clip_jax.errors import ConfigError, UserError
+from clip_jax.errors import ConfigError
+
+from ...user_errors import raises_user_error
 
 ROOT = Path(__file__).parents[2] / "parity"
 GOLD = dict(np.load(ROOT / "preprocess.npz"))
@@ -65,15 +67,15 @@ def test_the_fast_path_is_near(size, mean, largest):
 def test_configs_of_open_clip_come_in_and_go_out():
     there = Preprocess(32, "squash", "bilinear", (0.5,) * 3, (0.5,) * 3, 127)
     assert Preprocess.from_config(there.to_config(), 32, "x.json") == there
-    with pytest.raises(UserError, match=r"x.json: preprocess_cfg.sharpen"):
+    with raises_user_error(source="x.json", field="preprocess_cfg.sharpen"):
         Preprocess.from_config({"sharpen": 1}, 32, "x.json")
-    with pytest.raises(UserError, match=r"x.json: preprocess_cfg.resize_mode='crop'"):
+    with raises_user_error(source="x.json", field="preprocess_cfg.resize_mode", value="crop"):
         Preprocess.from_config({"resize_mode": "crop"}, 32, "x.json")
 
 
 def test_a_batch_names_what_cannot_be_read(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"no")
-    with pytest.raises(UserError, match=r"a.jpg: the image does not decode"):
+    with raises_user_error(source=tmp_path / "a.jpg", reason="decode"):
         Preprocess(8).batch([np.zeros((9, 9, 3), np.uint8), tmp_path / "a.jpg"])
     for change in ({"size": 0}, {"size": 8, "std": (1.0, 0.0, 1.0)}, {"size": 8, "interpolation": "lanczos"}):
         with pytest.raises(ConfigError):

@@ -14,6 +14,8 @@ from clip_jax.data.images.open import FORMATS, MAX_ASPECT, MAX_PIXELS, crop_to_m
 from clip_jax.data.images.train_transforms import decode, prepare
 from clip_jax.data.sources.base import BrokenRecord
 
+from ...user_errors import raises_user_error
+
 RED = (200, 30, 40)
 BLUE = Image.new("RGB", (20, 20), "blue")
 
@@ -38,9 +40,9 @@ def bomb(width=60_000, height=60_000):
 def test_a_bomb_is_refused_before_it_is_decoded(read):
     data = bomb()
     assert len(data) < 100
-    with pytest.raises(BrokenRecord, match="declares more than"):
+    with raises_user_error(BrokenRecord, reason="89,478,485 pixels"):
         read(data)
-    with pytest.raises(BrokenRecord, match="declares more than 89,478,485 pixels"):
+    with raises_user_error(BrokenRecord, reason="89,478,485 pixels"):
         read(bomb(12_000, 10_000))
     assert MAX_PIXELS < 12_000 * 10_000
 
@@ -74,7 +76,7 @@ def test_sixteen_bits_become_eight(read):
 def test_what_is_no_picture_is_one_line(read):
     whole = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)), "JPEG")
     for data in (b"", b"not a picture", whole[:300], whole[: len(whole) // 2]):
-        with pytest.raises(BrokenRecord, match="does not decode") as error:
+        with raises_user_error(BrokenRecord, reason="decode") as error:
             read(data)
         assert "\n" not in str(error.value)
 
@@ -84,7 +86,7 @@ def test_one_bit_and_grey_alpha(tmp_path):
         path = tmp_path / f"{mode}.png"
         Image.new(mode, (9, 7), value).save(path)
         assert (Preprocess(4)(path) == 255).all()
-    with pytest.raises(BrokenRecord, match="no such file"):
+    with raises_user_error(BrokenRecord, reason="no such file"):
         open_image(tmp_path / "none.png")
 
 

@@ -5,6 +5,8 @@ import pytest
 from clip_jax.data.labeled.class_names import class_numbers, pair_names, read_lines, read_names
 from clip_jax.errors import UserError
 
+from ...user_errors import raises_user_error
+
 
 @pytest.mark.parametrize(
     ("text", "names"),
@@ -59,8 +61,7 @@ def test_numbers_sort_as_numbers():
      (("2", "5"), ("c", "d"), ("2", "5")), (("a b", "ab"), ("a-b", "c"), ("a b", "ab"))],
 )  # fmt: skip
 def test_what_pairs_with_nothing_is_listed(own, published, unmatched):
-    with pytest.raises(UserError) as error:
+    with raises_user_error(source="sets/x", field="pair", value="name", reason=unmatched[0]):
         pair_names(own, published, "sets/x")
-    assert (error.value.field, error.value.value) == ("pair", unmatched)
-    with pytest.raises(UserError):
+    with raises_user_error(source="x", field="pair", value="place"):
         pair_names(("a",), ("a", "b"), "x", by="place")

@@ -9,6 +9,8 @@ from clip_jax.config import ScenesConfig
 from clip_jax.data.scenes.scenes import FAMILIES, ScenesSource, render, sample, uniform, world
 from clip_jax.errors import ConfigError
 
+from ...user_errors import raises_user_error
+
 CONFIG = ScenesConfig()
 
 
@@ -88,7 +90,7 @@ def test_the_shifted_style_changes_every_picture():
 
 def test_sizes_are_multiples_of_32():
     assert ScenesSource(CONFIG, "val", 64)[3].image.shape == (64, 64, 3)
-    with pytest.raises(ConfigError, match="image_size=48"):
+    with raises_user_error(ConfigError, field="model.image.image_size", value=48):
         ScenesSource(CONFIG, "train", 48)
 
 

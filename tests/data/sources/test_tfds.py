@@ -9,7 +9,8 @@ import pytest
 from clip_jax.data.images.train_transforms import decode
 from clip_jax.data.pipeline.prefetch import Prefetcher
 from clip_jax.data.sources.tfds import TfdsSource
-from clip_jax.errors import UserError
+
+from ...user_errors import raises_user_error
 
 BUILDER = """
 import io
@@ -62,20 +63,20 @@ def test_records_keep_their_encoded_image(prepared):
 
 
 @pytest.mark.parametrize(
-    ("split", "image", "caption", "said"),
+    ("split", "image", "caption", "field", "value"),
     [
-        ("test", "image", "caption", "no split 'test'; it has train"),
-        ("train", "picture", "caption", "data.image_key='picture'"),
-        ("train", "image", "text", "data.caption_key='text'"),
+        ("test", "image", "caption", "split", "test"),
+        ("train", "picture", "caption", "data.image_key", "picture"),
+        ("train", "image", "text", "data.caption_key", "text"),
     ],
 )
-def test_what_is_not_there_is_named(prepared, split, image, caption, said):
-    with pytest.raises(UserError, match=said):
+def test_tfds_source_of_unknown_split_or_feature_names_the_field(prepared, split, image, caption, field, value):
+    with raises_user_error(source=prepared, field=field, value=value):
         TfdsSource(prepared, split, image, caption)
 
 
 def test_no_prepared_set(tmp_path):
-    with pytest.raises(UserError, match="not a prepared TFDS data set"):
+    with raises_user_error(field=tmp_path, reason="TFDS"):
         TfdsSource(tmp_path, "train", "image", "caption")
 
 
@@ -88,7 +89,7 @@ def test_tfrecord_is_refused_with_the_command_that_converts_it(prepared, tmp_pat
     info = json.loads((copy / "dataset_info.json").read_text())
     info["fileFormat"] = "tfrecord"
     (copy / "dataset_info.json").write_text(json.dumps(info))
-    with pytest.raises(UserError, match=r"prepared as tfrecord.*convert_format --dataset_dir="):
+    with raises_user_error(field=tmp_path / "dots/1.0.0", reason="tfrecord", hint=f"--dataset_dir={copy}"):
         TfdsSource(copy, "train", "image", "caption")
 
 

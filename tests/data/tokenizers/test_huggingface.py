@@ -6,7 +6,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from clip_jax.data.tokenizers.huggingface import HFTokenizer, clean_text
 from clip_jax.data.tokenizers.learned_bpe import load_tokenizer
-from clip_jax.errors import UserError
+
+from ...user_errors import raises_user_error
 
 
 @pytest.fixture
@@ -42,13 +43,12 @@ def test_saved_and_loaded_it_gives_the_same_rows(file, tmp_path):
     assert again.encode(["A Cat", "dog"]).tolist() == tokenizer.encode(["A Cat", "dog"]).tolist()
 
 
-def test_broken_files_are_told_in_one_line(file, tmp_path):
+def test_tokenizer_of_a_broken_file_names_file_or_setting(file, tmp_path):
     (tmp_path / "bad.json").write_text("{}")
-    for path, message in ((tmp_path / "bad.json", "not a tokenizer"), (tmp_path / "none.json", "cannot be read")):
-        with pytest.raises(UserError, match=message) as error:
+    for path, part in ((tmp_path / "bad.json", "tokenizer"), (tmp_path / "none.json", "FileNotFound")):
+        with raises_user_error(field=path, reason=part):
             HFTokenizer.from_file(path, 8)
-        assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match="pad_id=99"):
+    with raises_user_error(source=tmp_path / "tokenizer.json", field="pad_id", value=99):
         HFTokenizer.from_file(file, 8, pad_id=99)
-    with pytest.raises(UserError, match="clean='all'"):
+    with raises_user_error(source=tmp_path / "tokenizer.json", field="clean", value="all"):
         HFTokenizer.from_file(file, 8, clean="all")

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clip_jax.data.tokenizers.learned_bpe import MAX_CAPTION_CHARS, clean, load_tokenizer, train_tokenizer
-from clip_jax.errors import UserError
+
+from ...user_errors import raises_user_error
 
 CAPTIONS = ["a red circle on a table", "two red circles", "the table is red", "naïve café"] * 5
 TOKENIZER = train_tokenizer(CAPTIONS, 320, 12)
@@ -65,11 +66,13 @@ def test_equal_captions_give_an_equal_file_and_it_reads_back(tmp_path):
     assert (again.vocab_size, again.context_length) == (320, 12)
 
 
-@pytest.mark.parametrize("text", [None, "{", "{}", '{"format": "other"}'])
-def test_a_file_that_is_no_tokenizer_is_named(tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "part"), [(None, "no such"), ("{", "JSON"), ("{}", "format"), ('{"format": "other"}', "format")]
+)
+def test_load_tokenizer_of_another_file_names_it(tmp_path, text, part):
     if text is not None:
         (tmp_path / "t.json").write_text(text)
-    with pytest.raises(UserError, match=r"t\.json"):
+    with raises_user_error(field=tmp_path / "t.json", reason=part):
         load_tokenizer(tmp_path / "t.json")
 
 

@@ -5,6 +5,8 @@ import pytest
 from clip_jax.datasets.icons.package import find_package, icon_sets
 from clip_jax.errors import UserError
 
+from ...user_errors import raises_user_error
+
 
 def test_sets_of_an_archive(package):
     sets = {s.prefix: s for s in icon_sets(package)}
@@ -19,11 +21,16 @@ def test_sets_of_an_archive(package):
 
 
 @pytest.mark.parametrize(
-    "content", [{"readme.md": b"no icons"}, {"json/a.json": b"{"}, {"json/a.json": {"prefix": "a"}}]
-)
-def test_an_archive_of_something_else(tmp_path, make_package, content):
-    with pytest.raises(UserError, match="--package: .*a.tgz"):
+    ("content", "file", "part"),
+    [({"readme.md": b"no icons"}, "", "json/SET.json"), ({"json/a.json": b"{"}, "json/a.json", "JSON"),
+     ({"json/a.json": {"prefix": "a"}}, "json/a.json", "icons")],
+)  # fmt: skip
+def test_icon_sets_of_another_archive_names_archive_and_file(tmp_path, make_package, content, file, part):
+    with raises_user_error(reason=part) as caught:
         list(icon_sets(make_package(tmp_path / "a.tgz", content)))
+    assert str(caught.value).startswith("--package")
+    assert f"{tmp_path}/a.tgz: " in str(caught.value)
+    assert file in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "Evil", "a/b", "a_b", "", "a.b"])
@@ -48,9 +55,9 @@ def test_icon_sets_damaged_json_is_one_line(tmp_path, make_package, content):
 
 def test_no_archive(tmp_path):
     (tmp_path / "a.tgz").write_text("nothing")
-    with pytest.raises(UserError, match="not an archive of @iconify/json"):
+    with raises_user_error(field=f"--package: {tmp_path}/a.tgz", reason="archive"):
         list(icon_sets(tmp_path / "a.tgz"))
-    with pytest.raises(UserError, match="no such file"):
+    with raises_user_error(field="--package", value=tmp_path / "b.tgz"):
         find_package(tmp_path / "b.tgz", tmp_path)
 
 
@@ -71,8 +78,8 @@ def test_npm_that_fails_or_is_missing(tmp_path, monkeypatch):
     npm.write_text("#!/bin/sh\necho no network >&2\nexit 1\n")
     npm.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match="failed .*; give the archive"):
+    with raises_user_error(field="--package", reason="no network"):
         find_package(None, tmp_path / "work")
     npm.unlink()
-    with pytest.raises(UserError, match="needs the archive of @iconify/json, or npm"):
+    with raises_user_error(field="--package", reason="npm pack"):
         find_package(None, tmp_path / "work")

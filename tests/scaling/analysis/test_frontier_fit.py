@@ -4,12 +4,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clip_jax.errors import UserError
-from clip_jax.scaling.analysis.frontier_fit import BUDGET, HULL, PARETO, _sides, fit_frontier, rules_for, select
+from clip_jax.scaling.analysis.frontier_fit import (
+    BUDGET,
+    HULL,
+    PARETO,
+    TooFewPoints,
+    _sides,
+    fit_frontier,
+    rules_for,
+    select,
+)
 from clip_jax.scaling.laws import BoundedPowerLaw, PowerLaw, SaturatingPowerLaw
 from clip_jax.scaling.profile.noise import NO_NOISE, Noise
 from clip_jax.scaling.profile.prediction import Interval
 from clip_jax.scaling.profile.profile_likelihood import parameter_interval
+
+from ...user_errors import raises_user_error
 
 C = np.geomspace(1e10, 1e13, 8)
 
@@ -77,7 +87,7 @@ def test_a_point_that_moves_the_law_is_found():
 
 def test_too_few_points_are_refused():
     few = points().head(2)
-    with pytest.raises(UserError, match="2 points, power law needs 3"):
+    with raises_user_error(TooFewPoints, field="frontier", reason="2 points"):
         fit_frontier(PowerLaw(), few, few, rule=BUDGET, noise=NO_NOISE, planned=True)
 
 

@@ -10,6 +10,8 @@ from clip_jax.errors import UserError
 from clip_jax.scaling.any_table.compare import compare_tables, design_from_table
 from clip_jax.scaling.any_table.fit import TableFit
 
+from ...user_errors import raises_user_error
+
 POWER = TableFit(laws=("power",))
 
 
@@ -71,8 +73,8 @@ AT = TableFit(laws=("power",), at=("1e16",))
 @pytest.mark.parametrize(
     ("what", "candidates", "options", "field", "value"),
     [
-        (AT, ["1e12"], {}, "--budget", None),
-        (POWER, ["1e12"], {"budget": 1e13}, "--at", None),
+        (AT, ["1e12"], {}, "--budget, --precision", None),
+        (POWER, ["1e12"], {"budget": 1e13}, "--at", ()),
         (AT, [], {"budget": 1e13}, "--candidate", None),
         (AT, ["x"], {"budget": 1e13}, "--candidate", "x"),
         (AT, ["2e12:xyz"], {"budget": 1e13}, "--candidate", "2e12:xyz"),
@@ -105,10 +107,8 @@ def test_design_and_compare_without_a_row_to_spare_are_refused(tmp_path, familie
         "design": lambda: design_from_table(path, what, ["1e12"], budget=1e13),
         "compare": lambda: compare_tables(families[0], path, what),
     }[verb]
-    with pytest.raises(UserError) as caught:
+    with raises_user_error(field=path, reason=f"{rows} rows", hint="--fix"):
         run()
-    assert (caught.value.field, caught.value.value) == (str(path), rows)
-    assert caught.value.hint
 
 
 def test_compare_and_design_weights_change_the_fit(tmp_path, families):

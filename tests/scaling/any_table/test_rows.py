@@ -11,6 +11,8 @@ from clip_jax.scaling.any_table.options import TableFit
 from clip_jax.scaling.any_table.rows import columns_from, read_rows, rows_where
 from clip_jax.scaling.laws import Chinchilla, ClipTowers, ExponentialLink, PowerLaw, PowerLawFromChance
 
+from ...user_errors import raises_user_error
+
 C = np.geomspace(1e17, 1e20, 8)
 Y = 0.8 * (C / C[0]) ** -0.1
 
@@ -101,9 +103,8 @@ def test_read_rows_refused_value_is_named_by_its_row_in_the_file(column):
     df = table(n=1.0)
     df.loc[[0, 2], "error"] = np.nan
     df.loc[5, column] = -1.0
-    with pytest.raises(UserError) as caught:
+    with raises_user_error(source="row 5", field=column, value=-1.0):
         read_rows(df, TableFit(laws=("power",), weights="n"), PowerLaw())
-    assert f"row 5: {column}=-1 " in str(caught.value)
 
 
 def test_read_rows_left_out_rows_are_counted_by_reason():

@@ -7,6 +7,8 @@ import pytest
 from clip_jax.errors import UserError
 from clip_jax.scaling.data.chance import chance_beside, chance_of, chance_of_table
 
+from ...user_errors import raises_user_error
+
 EVALS = pd.DataFrame(
     [
         ("mean", "error", 0.974), ("icons", "top1", 1 / 39), ("icons", "top5", 5 / 39),
@@ -26,9 +28,8 @@ def test_chance_of_each_metric():
 
 def test_chance_of_runs_that_differ_is_refused():
     mixed = pd.concat([EVALS, EVALS.assign(chance=EVALS["chance"] / 2)])
-    with pytest.raises(UserError) as caught:
+    with raises_user_error(source="evals", field="val_loss", reason="guessing"):
         chance_of(mixed, "val_loss")
-    assert caught.value.field == "evals.chance"
 
 
 def test_chance_beside_a_table(tmp_path):

@@ -9,6 +9,8 @@ from clip_jax.scaling.fit.loss import Loss
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import Chinchilla, PowerLaw, PowerLawFromChance, SaturatingPowerLaw
 
+from ...user_errors import raises_user_error
+
 C = np.geomspace(1e10, 1e13, 8)
 Y = 0.7 * (C / C[0]) ** -0.1
 
@@ -82,6 +84,5 @@ def test_the_floor_is_the_binomial_scatter():
     rng = np.random.default_rng(0)
     drawn = np.log(rng.binomial(2000, 0.3, 20000) / 2000)
     assert noise_floor(0.3, 2000) == pytest.approx(drawn.std(), rel=0.03)
-    with pytest.raises(UserError) as caught:
+    with raises_user_error(field="errors, examples"):
         noise_floor(1.2, 100)
-    assert caught.value.field == "errors"

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from clip_jax.errors import UserError
 from clip_jax.scaling.data.synthetic import isoflop_runs
 from clip_jax.scaling.laws import Chinchilla
+
+from ...user_errors import raises_user_error
 
 TRUTH = {"E": 1.8, "A": 480.0, "alpha": 0.35, "B": 2000.0, "beta": 0.37}
 
@@ -22,5 +23,5 @@ def test_noise_is_of_the_logarithm_and_repeats():
     clean, noisy = (isoflop_runs(Chinchilla(), TRUTH, sizes=200, noise=s) for s in (0.0, 0.05))
     assert np.log(noisy["loss"] / clean["loss"]).std() == pytest.approx(0.05, rel=0.1)
     assert noisy.equals(isoflop_runs(Chinchilla(), TRUTH, sizes=200, noise=0.05))
-    with pytest.raises(UserError, match="spread=1"):
+    with raises_user_error(source="isoflop_runs", field="spread", value=1.0):
         isoflop_runs(Chinchilla(), TRUTH, spread=1.0)

@@ -4,10 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clip_jax.errors import UserError
 from clip_jax.scaling.frontier.frontier import envelope
 from clip_jax.scaling.frontier.isoflop import allocation, allocation_of_envelope, isoflop, lowest_point
 from clip_jax.scaling.laws import Chinchilla
+
+from ...user_errors import raises_user_error
 
 
 def test_parabolas_find_the_planted_optimum_and_exponents(runs, curves):
@@ -89,7 +90,7 @@ def test_what_shows_no_minimum_is_refused(way, y, said):
 def test_too_few_sizes_and_unknown_ways_are_named():
     assert lowest_point(X[:4], X[:4] ** 2, "cubic").status == "not identified: 4 sizes, 5 are needed"
     assert lowest_point(np.repeat(X[:3], 3), np.repeat(X[:3] ** 2, 3)).status.endswith("3 sizes, 4 are needed")
-    with pytest.raises(UserError, match="isoflop.way='spline'"):
+    with raises_user_error(field="isoflop.way", value="spline"):
         lowest_point(X, X, "spline")
 
 

@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clip_jax.errors import UserError
 from clip_jax.scaling.frontier.parametric import fit_parametric
 from clip_jax.scaling.laws import Chinchilla
+
+from ...user_errors import raises_user_error
 
 TRUTH = {"E": 0.3, "A": 20.0, "alpha": 0.3, "B": 60.0, "beta": 0.35}
 
@@ -38,14 +39,14 @@ def test_where_size_costs_more_the_best_models_are_smaller():
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "field", "count"),
     [
-        (lambda df: df.iloc[:0], "0 sizes"),
-        (lambda df: df[df["params"] == df["params"].min()], "1 sizes, at least 3"),
-        (lambda df: df[df["samples_seen"] < 1e7], "numbers of samples"),
-        (lambda df: df[df.index % 7 == 0].head(7), "at least 8|needed"),
+        (lambda df: df.iloc[:0], "params", "0"),
+        (lambda df: df[df["params"] == df["params"].min()], "params", "1"),
+        (lambda df: df[df["samples_seen"] < 1e7], "samples_seen", "2"),
+        (lambda df: df[df.index % 7 == 0].head(7), "runs", "5"),
     ],
 )
-def test_too_little_is_refused_with_the_reason(rows, said):
-    with pytest.raises(UserError, match=said):
+def test_fit_parametric_of_too_few_rows_names_the_column(rows, field, count):
+    with raises_user_error(field=field, reason=count):
         fit_parametric(rows(planted()), "error")

@@ -6,12 +6,13 @@ import pytest
 from scipy.optimize import minimize
 
 from clip_jax.cli.main import main
-from clip_jax.errors import UserError
 from clip_jax.scaling.fit.loss import Loss
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import Chinchilla
 from clip_jax.scaling.literature.replicate import REPLICATIONS, Row, replicate, table
 from clip_jax.scaling.uncertainty.diagnostics import influence
+
+from ...user_errors import raises_user_error
 
 NEAR_L1 = Loss("huber", "log", 1e-3)
 TRUTH = {"E": 1.8, "A": 480.0, "alpha": 0.35, "B": 2100.0, "beta": 0.37}
@@ -84,13 +85,13 @@ def test_a_row_is_met_within_its_tolerance_only():
 
 
 def test_a_missing_table_or_column_is_named(tmp_path):
-    with pytest.raises(UserError, match="replicate kaplan: must be one of chinchilla"):
+    with raises_user_error(field="name", value="kaplan"):
         replicate("kaplan", tmp_path)
-    with pytest.raises(UserError, match="holds none of"):
+    with raises_user_error(field=tmp_path, reason="none of"):
         replicate("all", tmp_path)
     pd.DataFrame({"x": [1.0]}).to_csv(tmp_path / "t.csv", index=False)
     for name in REPLICATIONS:
-        with pytest.raises(UserError, match="lacks the column"):
+        with raises_user_error(reason="column", hint="x"):
             replicate(name, tmp_path / "t.csv")
 
 

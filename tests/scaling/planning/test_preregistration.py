@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clip_jax.errors import UserError
-from clip_jax.scaling.planning.preregistration import MADE_AFTER, grade, picture_scatter, preregister
+from clip_jax.scaling.planning.preregistration import grade, picture_scatter, preregister
 from clip_jax.scaling.report.figures.forecast import draw_forecast
+
+from ...user_errors import raises_user_error
 
 
 def split(df):
@@ -101,17 +102,17 @@ def test_bands_cover_as_often_as_they_say(runs, curves):
 def test_what_cannot_be_forecast_is_refused(graded, runs, curves):
     registered, _, df = graded
     below, target = split(df)
-    with pytest.raises(UserError, match="is at or above .* a forecast is made before its runs"):
+    with raises_user_error(field="target", value=1e13, hint="before its runs"):
         preregister(df, "error_mean", target, seeds=2)
-    with pytest.raises(UserError, match="4 budgets have finished, at least 5 are needed"):
+    with raises_user_error(field="budgets", reason="4 have finished"):
         preregister(below[below["budget"] < 4e11], "error_mean", target, seeds=2)
-    with pytest.raises(UserError, match="1 seeds; the scatter of the target needs at least 2"):
+    with raises_user_error(field="seeds", value=1):
         preregister(below, "error_mean", target, seeds=1)
-    with pytest.raises(UserError, match="no cell has a second seed"):
+    with raises_user_error(field="seed", reason="second seed"):
         preregister(below[below["seed"] == 0], "error_mean", target, seeds=2)
-    with pytest.raises(UserError, match="no run of .* has finished"):
+    with raises_user_error(field="target", value=1e13, reason="has finished"):
         grade(registered, below)
-    with pytest.raises(UserError, match="1 seeds of the best size .* 3 were registered"):
+    with raises_user_error(field="seeds", reason="3 were registered"):
         grade(registered, pd.concat([below, df[(df["budget"] == target) & (df["seed"] == 0)]]))
 
 
@@ -135,8 +136,7 @@ def test_picture_scatter_is_binomial_at_the_forecast_error():
 def test_outcome_of_a_forecast_made_after_its_runs_is_refused():
     folder = Path(__file__).parents[3] / "experiments" / "results" / "icons"
     later = json.loads((folder / "forecast_averaged.json").read_text())
-    with pytest.raises(UserError) as caught:
+    with raises_user_error(field="forecast", reason="after its runs"):
         grade(later, pd.read_csv(folder / "runs.csv", dtype={"run_id": str}))
-    assert caught.value.field == MADE_AFTER
     registered, graded = (json.loads((folder / f"{name}.json").read_text()) for name in ("forecast", "outcome"))
     assert grade(registered, pd.read_csv(folder / "runs.csv", dtype={"run_id": str})) == graded

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from scipy.stats import linregress, t
 
-from clip_jax.errors import UserError
 from clip_jax.scaling.fit.loss import Loss
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import PowerLaw, SaturatingPowerLaw
@@ -17,6 +16,8 @@ from clip_jax.scaling.profile.profile_likelihood import (
     statistic,
     threshold,
 )
+
+from ...user_errors import raises_user_error
 
 C = np.geomspace(1e10, 1e13, 8)
 NOISE = np.random.default_rng(0).standard_normal(8)
@@ -119,7 +120,7 @@ def test_the_value_beside_an_interval_is_that_of_the_fit(kind):
 
 def test_what_was_fixed_has_no_interval():
     fit = fit_law(SaturatingPowerLaw(), C, LINE, fixed={"E": 0.0})
-    with pytest.raises(UserError, match="E was fixed"):
+    with raises_user_error(field="E", reason="fixed"):
         parameter_interval(fit, "E")
 
 

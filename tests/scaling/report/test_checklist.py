@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from clip_jax.errors import UserError
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import SaturatingPowerLaw
 from clip_jax.scaling.report.checklist import NOT_STATED, QUESTIONS, as_text, checklist, write_checklist
+
+from ...user_errors import raises_user_error
 
 C = np.geomspace(1e10, 1e13, 12)
 Y = 0.7 * (C / C[0]) ** -0.1 * np.exp(0.01 * np.random.default_rng(0).standard_normal(12))
@@ -36,7 +37,7 @@ def test_answers_are_taken_and_unknown_questions_refused(fit):
     found = checklist(fit, {"seeds": "3"}, intervals=False)
     (text,) = [t for name, t in QUESTIONS["data"] if name == "seeds"]
     assert found["data"][text] == "3"
-    with pytest.raises(UserError, match="no question 'colour'"):
+    with raises_user_error(field="answers", value="colour"):
         checklist(fit, {"colour": "blue"})
 
 

@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from clip_jax.errors import UserError
 from clip_jax.scaling.analysis import analyze as analysis
 from clip_jax.scaling.analysis.extrapolation import AVERAGED, rival_forms
 from clip_jax.scaling.data.provenance import rows_hash
@@ -17,6 +16,8 @@ from clip_jax.scaling.report.figures import FIGURES, FORMATS
 from clip_jax.scaling.report.page.data import embedded
 from clip_jax.scaling.report.write import fit_table, text_summary, write_report
 from clip_jax.scaling.uncertainty.interval_format import times_text
+
+from ...user_errors import raises_user_error
 
 
 def learning(df):
@@ -135,7 +136,7 @@ def test_two_budgets_give_no_law(runs, curves, tmp_path):
 
 def test_no_finished_run_is_an_error(runs, curves, tmp_path):
     df = runs(curves["power law"]).assign(final=False)
-    with pytest.raises(UserError, match="no run may enter the fit"):
+    with raises_user_error(field="error_mean", reason="no run"):
         write_report(df, tmp_path / "r")
     assert not (tmp_path / "r").exists()
 
@@ -146,7 +147,7 @@ def test_a_table_of_anyones_runs_is_fitted(runs, curves, tmp_path):
     df.to_csv(tmp_path / "t.csv", index=False)
     law = fit_table(tmp_path / "t.csv", "imagenet")
     assert law["fits"][0]["values"]["b"] == pytest.approx(0.1, rel=1e-3)
-    with pytest.raises(UserError, match="lacks the column error_mean"):
+    with raises_user_error(source=tmp_path / "t.csv", field="error_mean"):
         fit_table(tmp_path / "t.csv")
 
 
@@ -254,14 +255,14 @@ def test_constant_sizes_and_copies_are_said(runs, curves, tmp_path):
     assert law["surface"]["status"] == "left out: 1 sizes, at least 3 are needed"
     assert law["figures"]["contour"] == "1 sizes, at least 3 are needed"
     assert "1 sizes, at least 3 are needed" in (tmp_path / "report.html").read_text()
-    with pytest.raises(UserError, match="stands twice"):
+    with raises_user_error(field="run_id"):
         analysis.analyze(pd.concat([df, df.head(1)]))
 
 
 def test_two_units_in_one_column_are_refused(runs, curves):
     df = runs(curves["power law"], budgets=5, sizes=1, seeds=1)
     df["flops"] *= np.where(df.index < 3, 1e-9, 1.0)
-    with pytest.raises(UserError, match="two units in one column"):
+    with raises_user_error(field="flops", reason="two units"):
         analysis.analyze(df, full=False)
 
 

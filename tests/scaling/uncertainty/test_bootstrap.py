@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 
-from clip_jax.errors import UserError
 from clip_jax.scaling.fit.loss import Loss
 from clip_jax.scaling.fit.result import covariance
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.frontier.frontier import pareto
 from clip_jax.scaling.laws import Chinchilla, PowerLaw
 from clip_jax.scaling.uncertainty.bootstrap import bootstrap, bootstrap_frontier, bootstrap_t, case_weights
+
+from ...user_errors import raises_user_error
 
 C = np.geomspace(1e10, 1e12, 6)
 
@@ -72,7 +73,7 @@ def test_seeds_that_share_a_luck_are_drawn_together():
     assert cells > 1.6 * rows  # 60 rows are 12 measurements
     weights = case_weights(rng, 60, 20, cell)
     assert (weights.reshape(20, 12, 5).sum(axis=2) % 5 == 0).all()
-    with pytest.raises(UserError, match="groups need kind='cases'"):
+    with raises_user_error(field="kind", value="parametric"):
         bootstrap(fit, groups=cell)
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clip_jax.errors import UserError
 from clip_jax.scaling.fit.loss import Loss
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import PowerLaw, SaturatingPowerLaw
 from clip_jax.scaling.uncertainty.clusters import cluster_intervals
+
+from ...user_errors import raises_user_error
 
 SQUARES = Loss("squares")
 
@@ -57,9 +58,8 @@ def grouped_fit(groups, law=PowerLaw(), each=3, **options):  # noqa: B008
 @pytest.mark.parametrize("groups", [2, 4])
 def test_cluster_intervals_too_few_groups_are_refused(groups):
     fit, labels = grouped_fit(groups)
-    with pytest.raises(UserError) as caught:
+    with raises_user_error(field="--group", reason=f"{groups} groups"):
         cluster_intervals(fit, labels)
-    assert (caught.value.field, caught.value.value) == ("--group", groups)
 
 
 def test_cluster_intervals_need_more_groups_than_parameters():

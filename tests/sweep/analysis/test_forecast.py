@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -10,11 +11,12 @@ import pytest
 from clip_jax.cli.main import main
 from clip_jax.config.io import to_dict
 from clip_jax.config.sweep import SweepConfig
-from clip_jax.errors import UserError
 from clip_jax.storage.json_files import write_json
 from clip_jax.sweep.analysis import forecast as module
 from clip_jax.sweep.analysis.forecast import grade_forecast, register_forecast
 from clip_jax.sweep.plan import make_cell, plan_of
+
+from ...user_errors import raises_user_error
 
 SWEEP = SweepConfig(
     name="s", rungs=(0.5, 1, 1.5, 2, 3), budgets=tuple(np.geomspace(1e11, 1e13, 6)), sizes_per_budget=3,
@@ -86,14 +88,14 @@ def test_runs_that_were_not_registered_are_named(sweep):
 
 def test_a_forecast_is_made_once_and_before(sweep):
     root, put = sweep
-    with pytest.raises(UserError, match="no forecast was registered; `clip-jax sweep forecast --at=FLOPS` does it"):
+    with raises_user_error(reason="no forecast", hint="--at=FLOPS"):
         grade_forecast(root)
     register_forecast(root, TARGET)
-    with pytest.raises(UserError, match="forecast.json: holds a forecast already; it is made once"):
+    with raises_user_error(field=re.compile(r"forecast\.json$"), reason="registered already"):
         register_forecast(root, TARGET)
-    with pytest.raises(UserError, match="no run of 2.5e\\+13 FLOPs has finished"):
+    with raises_user_error(field="target", value=2.5e13, reason="has finished"):
         grade_forecast(root)
     (root / "forecast.json").unlink()
     put(trained(dataclasses.replace(SWEEP, budgets=(*SWEEP.budgets, TARGET))))
-    with pytest.raises(UserError, match="is at or above 2.5e\\+13 FLOPs; a forecast is made before its runs"):
+    with raises_user_error(field="target", value=2.5e13, hint="before its runs"):
         register_forecast(root, TARGET)

@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clip_jax.errors import UserError
 from clip_jax.sweep.analysis.hyperparameter_scaling import best_value, fit_rule
+
+from ...user_errors import raises_user_error
 
 WIDE = tuple(2 ** (k / 2) for k in range(-6, 7))
 
@@ -72,7 +73,7 @@ def test_what_varies_too_is_said():
 def test_unfinished_runs_and_missing_columns():
     df = table(-0.5).assign(final=False)
     assert fit_rule(df).bests == ()
-    with pytest.raises(UserError, match="lacks the column weight_decay"):
+    with raises_user_error(field="weight_decay", reason="column"):
         fit_rule(df, setting="weight_decay")
 
 

@@ -7,10 +7,11 @@ import pytest
 from clip_jax.cli.main import main
 from clip_jax.config.io import to_dict
 from clip_jax.config.sweep import SweepConfig
-from clip_jax.errors import UserError
 from clip_jax.storage.json_files import write_json
 from clip_jax.sweep.analysis import next_runs as module
 from clip_jax.sweep.analysis.next_runs import next_runs
+
+from ...user_errors import raises_user_error
 
 SWEEP = SweepConfig(name="s", rungs=(0.5, 1, 2, 4), budgets=(1e10, 1e11, 1e12, 1e13))
 
@@ -60,22 +61,22 @@ def test_the_size_is_that_of_the_valleys(sweep_dir):
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("given", "attributes"),
     [
-        ({"target": 1e15}, "--budget=FLOPS or --precision=SHARE"),
-        ({"target": 1e12, "budget": 1e13}, "--at=1e.12: must lie above the sweep's largest budget, 1e.13"),
-        ({"target": 1e15, "budget": 1e9}, "is below the sweep's smallest budget"),
-        ({"target": 1e15, "budget": 1e13, "law": "chinchilla"}, "must be a law of flops alone"),
+        ({"target": 1e15}, {"field": "--budget, --precision", "reason": "exactly one"}),
+        ({"target": 1e12, "budget": 1e13}, {"field": "--at", "value": 1000000000000.0}),
+        ({"target": 1e15, "budget": 1e9}, {"field": "--budget", "value": 1000000000.0}),
+        ({"target": 1e15, "budget": 1e13, "law": "chinchilla"}, {"field": "--law", "value": "chinchilla"}),
     ],
 )
-def test_what_it_needs(sweep_dir, given, message):
-    with pytest.raises(UserError, match=message):
+def test_what_it_needs(sweep_dir, given, attributes):
+    with raises_user_error(**attributes):
         next_runs(sweep_dir, **given)
 
 
 def test_too_few_budgets(sweep_dir, monkeypatch):
     monkeypatch.setattr(module, "collect", lambda root: runs(budgets=(1e10, 1e11)))
-    with pytest.raises(UserError, match="2 budgets have finished, at least 3 are needed"):
+    with raises_user_error(reason="2 budgets"):
         next_runs(sweep_dir, 1e15, budget=1e13)
 
 

@@ -9,11 +9,11 @@ import pytest
 import yaml
 
 from clip_jax.config.sweep import Resources
-from clip_jax.errors import UserError
 from clip_jax.sweep.launch.base import EngineDown, Job
 from clip_jax.sweep.launch.jobset import JobSets
 from clip_jax.sweep.launch.reconcile import reconcile
 
+from ...user_errors import raises_user_error
 from ...whole_result import WHOLE_TEXT
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -59,9 +59,7 @@ def test_hosts_follow_from_the_topology():
 
 
 def test_pods_must_see_the_sweep():
-    with pytest.raises(
-        UserError, match=r"resources.mount_path='/sweeps': the sweep's directory /home/s must lie in it"
-    ):
+    with raises_user_error(field="resources.mount_path", value="/sweeps", reason="/home/s"):
         JobSets(Path("/home/s"), 1, Resources(**POD))
 
 
@@ -135,7 +133,7 @@ def test_a_cluster_that_is_away_takes_no_attempt(cluster, monkeypatch):
     engine, root = cluster
     job = Job((root / "runs" / "a",), ("train",))
     (root / "down").touch()
-    with pytest.raises(EngineDown, match="kubectl: Unable to connect to the server"):
+    with raises_user_error(EngineDown, field="kubectl", reason="Unable to connect"):
         reconcile(engine, [job], 1)
     (root / "down").unlink()
     polls, said, seen = [], [], []

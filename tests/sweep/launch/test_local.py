@@ -18,6 +18,7 @@ from clip_jax.sweep.launch.base import EngineDown, Job
 from clip_jax.sweep.launch.local import Local, slot_cores, slot_environment
 from clip_jax.sweep.launch.reconcile import reconcile, submit
 
+from ...user_errors import raises_user_error
 from ...whole_result import WHOLE_TEXT
 
 PYTHON = (sys.executable, "-c")
@@ -91,7 +92,7 @@ def test_a_child_that_still_runs_is_waited_for_and_not_doubled(tmp_path, monkeyp
     long = job(tmp_path, "a", "import time; print('once', flush=True); time.sleep(1)")
     first.submit("clip-1", [long])
     assert second.poll(long.run_dirs) == {"a": "running"}
-    with pytest.raises(EngineDown, match="every slot is taken by a run of an earlier driver"):
+    with raises_user_error(EngineDown, field="slots", value=1):
         second.submit("clip-2", [job(tmp_path, "b", "pass")])
     began = time.monotonic()
     reconcile(second, [long], 1)
@@ -198,7 +199,7 @@ def test_runs_in_a_bucket_keep_logs_and_locks_here_and_a_lease_elsewhere_is_resp
     assert (here / "runs" / "one" / "logs" / "attempt-1.log").read_text() == "said\n"
     owner = {"pid": 7, "host": "elsewhere", "machine": "another", "heartbeat": time.time()}
     bucket.put("s/runs/two/.lease/000001.json", json.dumps(owner).encode(), {})
-    with pytest.raises(EngineDown, match="gs://bucket/s/runs/two: is being trained by process 7 on elsewhere"):
+    with raises_user_error(EngineDown, field="gs://bucket/s/runs/two", reason="process 7 on elsewhere"):
         submit(there, [two])
     assert there.poll(two.run_dirs) == {}
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from clip_jax.config.sweep import Resources
-from clip_jax.errors import UserError
 from clip_jax.storage.json_files import read_json
 from clip_jax.sweep.launch.base import EngineDown, Job
 from clip_jax.sweep.launch.slurm import Slurm
 from clip_jax.sweep.launch.submission import note_submission
+
+from ...user_errors import raises_user_error
 
 
 @pytest.fixture
@@ -69,10 +70,10 @@ def test_the_queue_is_read_by_name_and_place(tmp_path, programs):
 def test_away_is_not_refused(tmp_path, programs):
     engine = Slurm(tmp_path, 1, Resources())
     programs("squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller (connect failure)' >&2; exit 1")
-    with pytest.raises(EngineDown, match="squeue: slurm_load_jobs error: Unable to contact"):
+    with raises_user_error(EngineDown, field="squeue", reason="Unable to contact"):
         engine.poll([])
     programs("sbatch", "echo 'sbatch: error: invalid partition specified: long' >&2; exit 1")
-    with pytest.raises(UserError, match="invalid partition specified: long") as error:
+    with raises_user_error(field="sbatch", reason="long") as error:
         engine.submit("clip-1", [Job((tmp_path / "a",), ())])
     assert not isinstance(error.value, EngineDown)
 

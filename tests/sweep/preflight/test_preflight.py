@@ -10,10 +10,12 @@ import pytest
 from clip_jax import flops
 from clip_jax.config import MeshConfig, RunConfig
 from clip_jax.config.presets import preset
-from clip_jax.errors import ConfigError, UserError
+from clip_jax.errors import ConfigError
 from clip_jax.flops.devices import GIB
 from clip_jax.sweep.preflight import preflight as pf
 from clip_jax.sweep.preflight.preflight import Step, compile_step, find_fit, find_target, preflight, shape_of
+
+from ...user_errors import raises_user_error
 
 RUN = RunConfig(model=preset("debug"), batch_size=256, steps=40)
 
@@ -112,9 +114,9 @@ def test_the_compiled_program_depends_on_the_shape_alone():
 
 
 def test_unknown_targets():
-    with pytest.raises(UserError, match=r"--target=v5e: must be here, or a TPU topology such as"):
+    with raises_user_error(field="--target", value="v5e"):
         find_target("v5e")
-    with pytest.raises(UserError, match="nothing to compile"):
+    with raises_user_error(field="plan", reason="no cell"):
         preflight([], "here")
 
 

@@ -5,9 +5,10 @@ import sys
 
 import pytest
 
-from clip_jax.errors import UserError
 from clip_jax.sweep.search.samplers import RANDOM_STARTS, propose, survivors
 from clip_jax.sweep.search.space import grid, parse_space, sample_random
+
+from ...user_errors import raises_user_error
 
 SPACE = parse_space(["lr = log(1e-4, 1, 5)", "kind = choice(a, b)", "x = uniform(0, 1, 3) if kind = b"])
 
@@ -50,7 +51,7 @@ def test_tpe_learns_from_failures():
 
 def test_tpe_needs_optuna(monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(UserError, match=r"method='tpe': needs Optuna: pip install 'clip-jax-scaling\[search\]'"):
+    with raises_user_error(field="method", value="tpe"):
         propose(SPACE, "tpe", 20, 0, 1, [(s, 1.0) for s in sample_random(SPACE, RANDOM_STARTS, 0)])
 
 

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from clip_jax.errors import ConfigError
 from clip_jax.sweep.search.space import edge_warnings, grid, parse_space, sample_random
 
+from ...user_errors import raises_user_error
+
 LINES = (
     "optim.peak_lr = log(1e-4, 1e-2, 3)",
     "optim.schedule = choice(cosine, wsd)",
@@ -61,28 +63,28 @@ def test_edges_are_named():
 
 
 @pytest.mark.parametrize(
-    ("lines", "message"),
+    ("lines", "attributes"),
     [
-        ([], "needs a line"),
-        (["optim.peak_lr"], "must be FIELD = log"),
-        (["x = normal(0, 1)"], "must be FIELD = log"),
-        (["x = log(0, 1)"], "needs 0 < LOW < HIGH"),
-        (["x = uniform(2, 1)"], "needs LOW < HIGH"),
-        (["x = uniform(1)"], "needs LOW and HIGH"),
-        (["x = uniform(0, 1, 1)"], "two points or more"),
-        (["x = integer(0.5, 2)"], "whole numbers"),
-        (["x = choice(1)"], "two values or more"),
-        (["x = choice(1, 1)"], "all different"),
-        (["x = uniform(0, 1)", "x = uniform(0, 2)"], "x is given twice"),
-        (["x = uniform(0, 1) if y = 2"], "no earlier line chooses y = 2"),
-        (["y = choice(1, 2)", "x = uniform(0, 1) if y = 3"], "no earlier line chooses y = 3"),
+        ([], {"field": "space", "reason": "a line"}),
+        (["optim.peak_lr"], {"field": "space", "value": "optim.peak_lr"}),
+        (["x = normal(0, 1)"], {"field": "space", "value": "x = normal(0, 1)"}),
+        (["x = log(0, 1)"], {"field": "space", "value": "x = log(0, 1)"}),
+        (["x = uniform(2, 1)"], {"field": "space", "value": "x = uniform(2, 1)"}),
+        (["x = uniform(1)"], {"field": "space", "value": "x = uniform(1)"}),
+        (["x = uniform(0, 1, 1)"], {"field": "space", "value": "x = uniform(0, 1, 1)"}),
+        (["x = integer(0.5, 2)"], {"field": "space", "value": "x = integer(0.5, 2)"}),
+        (["x = choice(1)"], {"field": "space", "value": "x = choice(1)"}),
+        (["x = choice(1, 1)"], {"field": "space", "value": "x = choice(1, 1)"}),
+        (["x = uniform(0, 1)", "x = uniform(0, 2)"], {"source": "space", "field": "x", "reason": "two lines"}),
+        (["x = uniform(0, 1) if y = 2"], {"field": "space", "value": "x = uniform(0, 1) if y = 2"}),
+        (["y = choice(1, 2)", "x = uniform(0, 1) if y = 3"], {"field": "space", "value": "x = uniform(0, 1) if y = 3"}),
     ],
 )
-def test_bad_lines(lines, message):
-    with pytest.raises(ConfigError, match=message):
+def test_bad_lines(lines, attributes):
+    with raises_user_error(ConfigError, **attributes):
         parse_space(lines)
 
 
 def test_a_grid_needs_points():
-    with pytest.raises(ConfigError, match=r"x: a grid needs a number of points: log\(LOW, HIGH, POINTS\)"):
+    with raises_user_error(ConfigError, source="space", field="x", reason="POINTS"):
         grid(parse_space(["x = log(1, 2)"]))

@@ -12,7 +12,6 @@ import pytest
 from clip_jax.config import AnomalyConfig, MeshConfig, ParametrizationConfig
 from clip_jax.config.io import to_dict
 from clip_jax.distributed.mesh import make_mesh
-from clip_jax.errors import UserError
 from clip_jax.evals.in_training import make_evaluator
 from clip_jax.models.clip import build
 from clip_jax.storage.json_files import read_json, read_lines
@@ -25,8 +24,10 @@ from clip_jax.train.metrics import TIMES
 from clip_jax.train.state import init_state
 from clip_jax.train.step import make_train_step, put_batch
 from clip_jax.train.vmapped import trainer as family_module
-from clip_jax.train.vmapped.compatibility import check_compatible, family_id, incompatibility_reason
+from clip_jax.train.vmapped.compatibility import check_compatible, family_id, incompatibility
 from clip_jax.train.vmapped.trainer import VmappedStep, put_batches, stack, train_vmapped, unstack
+
+from ...user_errors import raises_user_error
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:Sharding info:UserWarning")
 
@@ -263,24 +264,27 @@ def test_sigterm_leaves_checkpoints_to_go_on_from(members, tmp_path, monkeypatch
 
 
 def test_what_cannot_be_a_family_is_one_line(tiny_run):
-    for other, said in (
-        (dataclasses.replace(tiny_run, batch_size=32), "batch_size is 16 and 32; only seed, optim.peak_lr"),
-        (tiny_run, "the same run is given twice"),
-        (dataclasses.replace(tiny_run, steps=9), "steps is 8 and 9"),
+    for other, attributes in (
+        (dataclasses.replace(tiny_run, batch_size=32), {"field": "batch_size", "value": 32}),
+        (tiny_run, {"field": "configs", "reason": "run twice"}),
+        (dataclasses.replace(tiny_run, steps=9), {"field": "steps", "value": 9}),
     ):
-        with pytest.raises(UserError, match=said):
+        with raises_user_error(**attributes):
             check_compatible([tiny_run, other])
-    for run, said in (
-        (dataclasses.replace(tiny_run, mesh=MeshConfig(fsdp=2)), "mesh.fsdp=2: a family trains on one device"),
-        (dataclasses.replace(tiny_run, microbatch_size=8), "microbatch_size=8"),
-        (dataclasses.replace(tiny_run, anomalies=AnomalyConfig(on_nan="rollback")), "anomalies.on_nan='rollback'"),
+    for run, attributes in (
+        (dataclasses.replace(tiny_run, mesh=MeshConfig(fsdp=2)), {"field": "mesh.fsdp", "value": 2}),
+        (dataclasses.replace(tiny_run, microbatch_size=8), {"field": "microbatch_size", "value": 8}),
+        (
+            dataclasses.replace(tiny_run, anomalies=AnomalyConfig(on_nan="rollback")),
+            {"field": "anomalies.on_nan", "value": "rollback"},
+        ),
     ):
-        with pytest.raises(UserError, match=said):
+        with raises_user_error(**attributes):
             check_compatible([run])
-    assert incompatibility_reason(tiny_run) is None
+    assert incompatibility(tiny_run) is None
 
 
 def test_several_devices_are_refused(members, tmp_path, monkeypatch):
     monkeypatch.setattr(train_context, "make_mesh", make_mesh)
-    with pytest.raises(UserError, match="one device, and there are 8"):
+    with raises_user_error(field="mesh", reason="8"):
         train_vmapped(members, dirs(tmp_path, 2), progress=False)

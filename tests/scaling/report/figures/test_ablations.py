@@ -2,11 +2,11 @@
 
 import numpy as np
 import pandas as pd
-import pytest
 
-from clip_jax.errors import UserError
 from clip_jax.scaling.planning.compare import compare_arms
 from clip_jax.scaling.report.figures.ablations import draw_arms
+
+from ....user_errors import raises_user_error
 
 
 def arm(factor, noise=0.003, top=1e12):
@@ -39,5 +39,5 @@ def test_the_planted_gain_is_inside_its_interval(tmp_path):
 
 
 def test_no_arm_is_refused():
-    with pytest.raises(UserError, match="compare: no arm"):
+    with raises_user_error(field="arms"):
         compare_arms({})
