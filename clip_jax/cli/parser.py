@@ -6,8 +6,9 @@ import argparse
 import sys
 from typing import Any, NoReturn
 
-from clip_jax.cli.config import config_text
-from clip_jax.errors import UserError, did_you_mean
+from clip_jax.cli.config import CONFIGS, config_text
+from clip_jax.config.fields import RENAMED, field_types
+from clip_jax.errors import UserError, closest, did_you_mean
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -20,13 +21,21 @@ class CommandParser(argparse.ArgumentParser):
         return "\n".join([super().format_help(), *(f"{config_text(name)}\n" for name in self.configs)])
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse as argparse does; raise UserError for an argument that a command without fields does not take."""
+        """Parse as argparse does; raise UserError for an argument that is neither the command's nor a config field."""
         parsed, extra = super().parse_known_args(args, namespace)
-        if extra and not self.configs and self._subparsers is None:
-            option = extra[0].partition("=")[0]
-            near = did_you_mean(option, self._option_string_actions) if option.startswith("-") else None
-            raise UserError(field=extra[0], reason="unknown argument", hint=near or f"see {self.prog} --help")
+        if self._subparsers is None:
+            for item in extra:
+                self._check_extra(item)
         return parsed, extra
+
+    def _check_extra(self, item: str) -> None:
+        """Raise UserError if the argument cannot be a field, or is spelled more like an option than like a field."""
+        classes, option = [CONFIGS[key][1] for key in self.configs], item.partition("=")[0]
+        fields = [f"--{name}" for cls in classes for name in (*field_types(cls), *RENAMED.get(cls.__name__, {}))]
+        near = closest(option, [*fields, *self._option_string_actions]) if option.startswith("-") else []
+        if not fields or ("." not in option and near and near[0] not in fields):
+            hint = f"did you mean {near[0]}?" if near else f"see {self.prog} --help"
+            raise UserError(field=item, reason="unknown argument", hint=hint)
 
     def _check_value(self, action: argparse.Action, value: object) -> None:
         if action.choices is not None and value not in action.choices:

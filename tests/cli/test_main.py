@@ -185,6 +185,7 @@ def test_a_mistake_is_one_line_and_code_2(capsys, tmp_path, monkeypatch, config_
         (["train", "--config=CONFIG", "--optim.lr", "1"], "optim.lr", "did you mean optim.peak_lr?"),
         (["train", "--config=CONFIG", "--image.widht=8"], "image", "did you mean model.image?"),
         (["train", "--config=CONFIG", "--data.augment=flp"], "data.augment", "did you mean flip?"),
+        (["train", "--config=CONFIG", "--quite"], "--quite", "did you mean --quiet?"),
         (["flops", "debug", "--no-xl"], "--no-xl", "did you mean --no-xla?"),
         (["flops", "ViT-B-32"], "preset", "did you mean ViT-B/32?"),
         (["classify", "a.jpg", "--labels", "a", "--model=openai/ViT-B/32"], None, "openai/ViT-B-32"),
