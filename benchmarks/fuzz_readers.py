@@ -201,7 +201,8 @@ def config_samples() -> list[Files]:
     from clip_jax.config.sweep import SweepConfig
 
     return [{"run.json": json.dumps(to_dict(RunConfig())).encode()},
-            {"sweep.json": json.dumps(to_dict(SweepConfig("s"))).encode()}]  # fmt: skip
+            {"sweep.json": json.dumps(to_dict(SweepConfig("s"))).encode()},
+            {"run.yaml": b"steps: 50\noptim: {peak_lr: 1e-3}\ndata: &d\n  num_threads: 1\n"}]  # fmt: skip
 
 
 def read_config(folder: Path) -> None:
@@ -210,9 +211,10 @@ def read_config(folder: Path) -> None:
     from clip_jax.config.sweep import SweepConfig
     from clip_jax.sweep.plan import make_plan
 
-    if (folder / "run.json").exists():
-        load(RunConfig, folder / "run.json")
-    else:
+    for name in ("run.json", "run.yaml"):
+        if (folder / name).exists():
+            load(RunConfig, folder / name)
+    if (folder / "sweep.json").exists():
         make_plan(load(SweepConfig, folder / "sweep.json"), None)
 
 

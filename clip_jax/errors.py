@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import difflib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import PurePath, PurePosixPath
 from typing import Any, Self
 
@@ -97,10 +98,35 @@ class ConfigError(UserError):
     """A setting that is unknown, out of range, contradictory, or would be ignored."""
 
 
+def closest(name: object, known: Iterable[object], count: int = 1) -> list[str]:
+    """Return up to ``count`` entries of ``known`` that are spelled most like ``name``, best first.
+
+    Case is ignored. Of a dotted entry the last part may match alone, and one word of it: ``lr`` is like
+    ``optim.peak_lr``.
+    """
+    spelled = str(name)[:LONGEST_NAME].lower()
+
+    def likeness(entry: str) -> float:
+        whole = entry.lower()
+        last = whole.rpartition(".")[2]
+        ratios = [difflib.SequenceMatcher(None, spelled, text).ratio() for text in {whole, last}]
+        return max(*ratios, 0.8 * (spelled in last.split("_")), 0.0)
+
+    scores = {entry: likeness(entry) for entry in map(str, known)}
+    return sorted((entry for entry in scores if scores[entry] >= 0.6), key=lambda entry: -scores[entry])[:count]
+
+
+def did_you_mean(name: object, known: Iterable[object]) -> str | None:
+    """Return a hint with the entry of ``known`` that is spelled most like ``name``; None if there is none like it."""
+    near = closest(name, known)
+    return f"did you mean {near[0]}?" if near else None
+
+
 def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
     """Check that ``value`` is among ``allowed``; raise ConfigError otherwise."""
     if value not in allowed:
-        raise ConfigError(field=name, value=value, reason=f"must be one of {', '.join(map(str, allowed))}")
+        reason = f"must be one of {', '.join(map(str, allowed))}"
+        raise ConfigError(field=name, value=value, reason=reason, hint=did_you_mean(value, allowed))
 
 
 def at_least(name: str, value: float, low: float) -> None:

@@ -81,6 +81,15 @@ def read_weights(name: str, *, fetch: Fetch = hub_fetch) -> Weights:
     return Weights(name, config, nest(arrays), Preprocess.from_pixels(config.image.image_size, run.pixels), tokenizer)
 
 
+def model_of(name: str) -> ModelConfig:
+    """Return the model of a run, a path or a published name without loading it to a device. Raises UserError."""
+    if not is_run(name):
+        return load_weights(name).config
+    begun = read_config(as_path(name))
+    assert begun is not None
+    return on_any_device(begun.model)
+
+
 def load_model(
     name: str, *, batch_size: int = 64, compute_dtype: DType = "float32", fetch: Fetch = hub_fetch
 ) -> LoadedModel:

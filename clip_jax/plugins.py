@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
 
-from clip_jax.errors import ConfigError, UserError
+from clip_jax.errors import ConfigError, UserError, did_you_mean
 
 Kind = Literal["laws", "losses", "sources", "evaluators", "engines"]
 
@@ -29,7 +29,8 @@ def check_name(field: str, name: object, kind: Kind, builtin: Sequence[str] = ()
     if name in builtin or name in (others := sorted(added(kind))):
         return
     reason = f"must be one of {', '.join((*builtin, *others))}" if builtin or others else "there is none of that name"
-    hint = f"an installed package adds names by entry points of the group clip_jax.{kind}"
+    near = did_you_mean(name, (*builtin, *others))
+    hint = near or f"an installed package adds names by entry points of the group clip_jax.{kind}"
     raise ConfigError(field=field, value=name, reason=reason, hint=hint)
 
 

@@ -13,6 +13,8 @@ from clip_jax.errors import (
     UserError,
     at_least,
     between,
+    closest,
+    did_you_mean,
     foreign,
     mask_secrets,
     name_within,
@@ -74,6 +76,25 @@ def test_checks_out_of_range_name_field_and_value(check, value):
         check()
     assert (caught.value.field, caught.value.value) == ("a.b", value)
     assert caught.value.reason.startswith("must ")
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "near"),
+    [
+        ("trian", ["family", "train"], "train"),
+        ("vit-b-32", ["ViT-L/14", "ViT-B/32"], "ViT-B/32"),
+        ("lr", ["steps", "optim.peak_lr"], "optim.peak_lr"),
+        ("widht", ["depth", "width"], "width"),
+        ("nothing", ["depth", "width"], None),
+        (None, [], None),
+    ],
+)
+def test_did_you_mean_names_the_nearest_or_none(name, known, near):
+    assert did_you_mean(name, known) == (near and f"did you mean {near}?")
+
+
+def test_closest_is_best_first_and_no_more_than_asked():
+    assert closest("ViT-B/32", ["RN50", "ViT-S/32", "ViT-B/16", "ViT-B/32"], 2) == ["ViT-B/32", "ViT-S/32"]
 
 
 def test_one_line_escapes_and_cuts():

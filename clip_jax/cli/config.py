@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from clip_jax.config import DistributedConfig, RunConfig
+from typing import TypeVar
+
+from clip_jax.config import DistributedConfig, ModelConfig, RunConfig
 from clip_jax.config.fields import field_types
+from clip_jax.config.io import load
 from clip_jax.config.reference import as_markdown, as_text, groups_of
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.errors import UserError
 from clip_jax.sweep.search.config import SearchConfig
 
+T = TypeVar("T")
 # name -> title, dataclass, and prefix of its fields on the command line
 CONFIGS: dict[str, tuple[str, type, str]] = {
     "run": ("A run: `clip-jax train`", RunConfig, ""),
@@ -16,6 +20,20 @@ CONFIGS: dict[str, tuple[str, type, str]] = {
     "search": ("A search: `clip-jax sweep search`", SearchConfig, ""),
     "distributed": ("How processes find each other: `clip-jax train`", DistributedConfig, "distributed."),
 }
+COMMANDS: dict[str, type] = {
+    "clip-jax train": RunConfig, "clip-jax sweep run": SweepConfig, "clip-jax sweep search": SearchConfig,
+}  # fmt: skip
+
+
+def read_config(cls: type[T], path: str, overrides: dict[str, str]) -> T:
+    """Read the config of a command, as `config.io.load` does. Raises UserError."""
+    return load(cls, path, overrides, COMMANDS, _model_of)
+
+
+def _model_of(source: str) -> ModelConfig:
+    from clip_jax.inference import model_of
+
+    return model_of(source)
 
 
 def config_text(name: str | None, *, markdown: bool = False) -> str:

@@ -18,13 +18,14 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from clip_jax import exit_codes
-from clip_jax.cli.config import config_text
+from clip_jax import __version__, exit_codes
+from clip_jax.cli.config import config_text, read_config
 from clip_jax.cli.host_memory import keep_freed_memory
+from clip_jax.cli.init import EXAMPLES, write_example
 from clip_jax.cli.log import LOGGER, terminal_log
 from clip_jax.cli.parser import CommandParser
 from clip_jax.cli.scaling import add_verbs, run_verb
-from clip_jax.cli.sweep import CONFIGURED, add_actions, run_action
+from clip_jax.cli.sweep import add_actions, run_action
 from clip_jax.config import DistributedConfig, RunConfig
 from clip_jax.config.io import from_fields, load, run_id
 from clip_jax.distributed.mesh import enable_compile_cache
@@ -35,14 +36,18 @@ from clip_jax.storage.paths import BucketUnavailable, as_path, disk_error, exist
 from clip_jax.storage.records import Measurement
 
 
-def _overrides(extra: list[str], allowed: bool) -> dict[str, str]:
-    """Parse ``--field.name=value`` for each field of the config."""
-    overrides = {}
-    for item in extra:
+def _overrides(extra: list[str]) -> dict[str, str]:
+    """Parse ``--field.name=value`` or ``--field.name value`` for each field of the config."""
+    overrides, rest = {}, list(extra)
+    while rest:
+        item = rest.pop(0)
         name, equals, value = item.partition("=")
-        if not (allowed and name.startswith("--") and equals):
-            hint = "config fields are set as --name=value" if allowed else None
-            raise UserError(field=item, reason="unknown argument", hint=hint)
+        if not name.startswith("--") or name == "--":
+            raise UserError(field=item, reason="unknown argument", hint="fields are set as --name=value")
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise UserError(field=item, reason="needs a value", hint=f"as {item}=VALUE")
+            value = rest.pop(0)
         overrides[name[2:]] = value
     return overrides
 
@@ -50,14 +55,20 @@ def _overrides(extra: list[str], allowed: bool) -> dict[str, str]:
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of every command."""
     parser = CommandParser(prog="clip-jax", description="Scaling-law experiments with CLIP.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"clip-jax {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, parser_class=CommandParser)
 
     def verb(name: str, text: str, parent: argparse._SubParsersAction[CommandParser] = verbs) -> CommandParser:
         return parent.add_parser(name, help=text, description=text, allow_abbrev=False)
 
+    init = verb("init", "Write an example config to begin with, commented.")
+    init.add_argument(
+        "name", metavar="EXAMPLE", choices=EXAMPLES, help=", ".join(f"{k}: {v}" for k, v in EXAMPLES.items())
+    )
+    init.add_argument("dir", metavar="DIR", help="folder to write it to; created if missing")
     train = verb("train", "Train one model, or resume it. Fields: --optim.peak_lr=1e-3 …")
     train.configs = ("run", "distributed")
-    train.add_argument("--config", required=True, help="experiments/….py, or a run's config.json")
+    train.add_argument("--config", required=True, help="a .py, .yaml or .json file, such as a run's config.json")
     train.add_argument("--dir", help="run directory; default runs/RUN_ID")
     train.add_argument("--quiet", action="store_true", help="no lines at the start, no progress line")
     train.add_argument("--until", type=int, metavar="STEP", help="pause at this step with a checkpoint, to be resumed")
@@ -147,7 +158,7 @@ MODEL = "openai/NAME, open_clip:MODEL/TAG, hf:OWNER/NAME, a weights file or fold
 def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     launch = {name: overrides.pop(name) for name in list(overrides) if name.startswith("distributed.")}
     distributed = from_fields(DistributedConfig, launch, "distributed.")
-    config = load(RunConfig, args.config, overrides)
+    config = read_config(RunConfig, args.config, overrides)
     if args.until is not None:
         between("--until", args.until, 1, config.steps)
     with initialized(distributed, on_error=_tell):  # before anything initializes the devices
@@ -361,8 +372,7 @@ def _run(argv: list[str] | None) -> int:
     args, extra = make_parser().parse_known_args(argv)
     if getattr(args, "quiet", False):
         LOGGER.setLevel(logging.WARNING)
-    takes_fields = args.verb == "train" or (args.verb == "sweep" and args.action in CONFIGURED)
-    overrides = _overrides(extra, takes_fields)
+    overrides = _overrides(extra)
     if args.verb in ("train", "family", "eval"):
         keep_freed_memory()
     if args.verb == "train":
@@ -376,6 +386,7 @@ def _run(argv: list[str] | None) -> int:
             **dict.fromkeys(("fit", "compare", "design", "replicate"), _fit),
             "report": _report,
             "config": lambda args: print(config_text(args.group, markdown=args.markdown)),
+            "init": lambda args: print(write_example(args.name, Path(args.dir))),
             "flops": _flops,
             "eval": _eval,
             "classify": _classify,

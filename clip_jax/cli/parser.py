@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn
+import sys
+from typing import Any, NoReturn
 
-from clip_jax.cli.config import config_text
-from clip_jax.errors import UserError
+from clip_jax.cli.config import CONFIGS, config_text
+from clip_jax.config.fields import RENAMED, field_types
+from clip_jax.errors import UserError, closest, did_you_mean
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -18,6 +20,35 @@ class CommandParser(argparse.ArgumentParser):
         """Return the help, with the config fields that the command takes."""
         return "\n".join([super().format_help(), *(f"{config_text(name)}\n" for name in self.configs)])
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as argparse does; raise UserError for an argument that is neither the command's nor a config field."""
+        parsed, extra = super().parse_known_args(args, namespace)
+        if self._subparsers is None:
+            for item in extra:
+                self._check_extra(item)
+        return parsed, extra
+
+    def _check_extra(self, item: str) -> None:
+        """Raise UserError if the argument cannot be a field, or is spelled more like an option than like a field."""
+        classes, option = [CONFIGS[key][1] for key in self.configs], item.partition("=")[0]
+        fields = [f"--{name}" for cls in classes for name in (*field_types(cls), *RENAMED.get(cls.__name__, {}))]
+        near = closest(option, [*fields, *self._option_string_actions]) if option.startswith("-") else []
+        if not fields or ("." not in option and near and near[0] not in fields):
+            hint = f"did you mean {near[0]}?" if near else f"see {self.prog} --help"
+            raise UserError(field=item, reason="unknown argument", hint=hint)
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        if action.choices is not None and value not in action.choices:
+            name = "/".join(action.option_strings) or action.metavar or action.dest
+            hint = did_you_mean(value, action.choices) or f"see {self.prog} --help"
+            reason = f"must be one of {', '.join(map(str, action.choices))}"
+            raise UserError(field=str(name), value=value, reason=reason, hint=hint)
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """Leave the command after its help or version."""
+        sys.stdout.flush()  # so that a closed pipe raises here, not when the interpreter exits
+        super().exit(status, message)
+
     def error(self, message: str) -> NoReturn:
         """Raise UserError with the message."""
-        raise UserError(field=self.prog, reason=message, hint=f"see {self.prog} --help")
+        raise UserError(reason=message, hint=f"see {self.prog} --help")

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from clip_jax.cli.config import read_config
 from clip_jax.cli.parser import CommandParser
-from clip_jax.config.io import load
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.errors import UserError
 from clip_jax.storage.paths import as_path
@@ -39,10 +39,12 @@ def add_actions(parent: Any, verb: Callable[..., CommandParser]) -> None:
     """Add the actions to the command line's ``sweep``."""
     for name, text in ACTIONS.items():
         action = verb(name, text, parent)
-        action.add_argument("--config", required=name in CONFIGURED, help="sweeps/….py")
+        action.add_argument("--config", required=name in CONFIGURED, help="a .py, .yaml or .json file")
         if name in CONFIGURED:
             action.configs = ("search",) if name == "search" else ("sweep",)
         action.add_argument("--dir", help="sweep directory, or gs://BUCKET/…; default runs/NAME")
+        if name not in (*CONFIGURED, "logs", "cancel", "retry"):
+            action.add_argument("sweep_dir", metavar="SWEEP_DIR", nargs="?", help="the same as --dir")
         if name == "run":
             action.add_argument("--dry-run", action="store_true", help="print what would be submitted to the engine")
         elif name == "preflight":
@@ -68,8 +70,11 @@ def add_actions(parent: Any, verb: Callable[..., CommandParser]) -> None:
 
 
 def _sweep_dir(args: argparse.Namespace, config: SweepConfig | SearchConfig | None) -> Path:
-    if args.dir:
-        return as_path(args.dir)
+    folders = [path for path in (args.dir, getattr(args, "sweep_dir", None)) if path]
+    if len(folders) > 1:
+        raise UserError(field="--dir", value=args.dir, reason=f"{folders[1]} is given too")
+    if folders:
+        return as_path(folders[0])
     if config is None:
         raise UserError(
             field="--dir, --config", reason="one of them is needed", hint="--dir=SWEEP_DIR, or --config=sweeps/….py"
@@ -84,7 +89,7 @@ def run_action(args: argparse.Namespace, overrides: dict[str, str]) -> None:
       UserError: as the action's function.
     """
     cls: Any = SearchConfig if args.action == "search" else SweepConfig
-    config: Any = load(cls, args.config, overrides) if args.config else None
+    config: Any = read_config(cls, args.config, overrides) if args.config else None
     root = _sweep_dir(args, config)
     if isinstance(config, SearchConfig):
         from clip_jax.sweep.search_driver import run_search

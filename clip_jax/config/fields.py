@@ -103,6 +103,21 @@ def check_choices(config: object, group: str = "") -> None:
             one_of(f"{group}{name}", getattr(config, name), choices)
 
 
+def dotted_names(cls: type) -> list[str]:
+    """Return the dotted names of a config's groups and fields, those of the config itself first."""
+    groups = {
+        name: typing.cast(type, hint) for name, hint in field_types(cls).items() if dataclasses.is_dataclass(hint)
+    }
+    return [*field_types(cls), *(f"{name}.{inner}" for name, group in groups.items() for inner in dotted_names(group))]
+
+
+def type_of(cls: type, dotted: str) -> object:
+    """Return the type of a field such as ``optim.peak_lr``; None if there is no such field."""
+    head, _, rest = dotted.partition(".")
+    hint = field_types(cls).get(head)
+    return type_of(hint, rest) if rest and isinstance(hint, type) and dataclasses.is_dataclass(hint) else hint
+
+
 def current_names(
     cls: type, values: Mapping[str, object], prefix: str = "", former: list[str] | None = None
 ) -> JsonObject:

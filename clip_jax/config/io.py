@@ -1,4 +1,4 @@
-"""Reading and writing configs: plain dictionaries, JSON, and Python files that return a ConfigDict.
+"""Reading and writing configs: plain dictionaries, JSON, YAML, and Python files that return a dict or a ConfigDict.
 
 Only this module uses ``ml_collections``: config files return a ConfigDict, and the rest of the package uses the
 dataclasses of `config`.
@@ -6,6 +6,7 @@ dataclasses of `config`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -14,13 +15,23 @@ import logging
 import math
 import traceback
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from clip_jax.config.fields import choices_of, current_names, current_path, field_types, former_names
-from clip_jax.config.run import RunConfig
-from clip_jax.errors import ConfigError, UserError, no_secret, parse_json, short
+from clip_jax.config.fields import (
+    choices_of,
+    current_names,
+    current_path,
+    dotted_names,
+    field_types,
+    former_names,
+    type_of,
+)
+from clip_jax.config.model import ModelConfig
+from clip_jax.config.presets import preset
+from clip_jax.config.run import VAL_PAIRS, RunConfig
+from clip_jax.errors import ConfigError, UserError, closest, no_secret, parse_json, short
 from clip_jax.storage.paths import as_path, is_remote, read_text
 from clip_jax.types import JsonObject
 
@@ -29,6 +40,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 LOG = logging.getLogger(__name__)
+PRESET, FROM_SOURCE = "preset", "from source"  # an entry of ``model``, and a value of it
+YAML = (".yaml", ".yml")
 RECORDS = ("config.json", "request.json", "sweep.json", "search.json")  # written by earlier versions too
 LONGEST_FIELD = 200  # characters of an unknown field's name that are shown
 MAX_INT, MAX_FLOAT = 10**15, 1e38  # limits of whole numbers and of floats (float32 range)
@@ -74,8 +87,9 @@ def _build(cls: type[T], values: Mapping[str, object], prefix: str) -> T:
     types = field_types(cls)
     unknown = sorted(map(str, set(values) - types.keys()))
     if unknown:
-        hint = f"known here: {', '.join(sorted(types))}"
         name = f"{prefix}{str(unknown[0])[:LONGEST_FIELD]}"
+        near = closest(unknown[0], dotted_names(cls))
+        hint = f"did you mean {prefix}{near[0]}?" if near else f"known here: {', '.join(sorted(types))}"
         raise ConfigError(field=name, reason="unknown field", hint=hint)
     kwargs = {k: _convert(types[k], v, f"{prefix}{k}") for k, v in values.items()}
     try:
@@ -86,15 +100,20 @@ def _build(cls: type[T], values: Mapping[str, object], prefix: str) -> T:
 
 def from_fields(cls: type[T], fields: Mapping[str, str], prefix: str) -> T:
     """Build a dataclass from ``{prefix + name: text}``, with texts parsed as in `load`. Raises ConfigError."""
-    return from_dict(cls, {name.removeprefix(prefix): parse_value(text) for name, text in fields.items()}, prefix)
+    texts = {name.removeprefix(prefix): text for name, text in fields.items()}
+    return from_dict(cls, {name: parse_field(type_of(cls, name), text) for name, text in texts.items()}, prefix)
 
 
 def _convert(hint: Any, value: object, name: str) -> object:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if isinstance(value, hint):
             return value
+        if hint is ModelConfig:
+            value = _named_model(value)
         if not isinstance(value, Mapping):
             raise _wrong(name, value, "must be a group of fields")
+        if hint is ModelConfig and PRESET in value:
+            value = _with_preset(value, f"{name}.")
         return _build(hint, value, f"{name}.")
     if choices_of(hint):
         return value  # the class checks it
@@ -145,21 +164,24 @@ _ADDED_LATER = {
     "evals": ("prior_images", "predictive_score", "evaluators"),
 }  # fmt: skip
 
-# Model fields whose default later became ``auto``, and the earlier default, under which ``auto`` enters the run id.
-_BECAME_AUTO = {"remat_policy": "nothing"}
+# (group, field) whose default later became one that is resolved when the run begins -> (that default, the earlier one,
+# under which it enters the run id).
+_BECAME_AUTO: dict[tuple[str, str], tuple[object, object]] = {
+    ("model", "remat_policy"): ("auto", "nothing"), ("evals", "val_pairs"): (0, VAL_PAIRS),
+}  # fmt: skip
 
 
 def as_begun(config: RunConfig, first: RunConfig) -> RunConfig:
     """Return ``config`` for continuing a run begun with config ``first``.
 
-    Fields that are ``auto`` in ``config`` but had an earlier default in ``first`` keep that value.
+    Fields at a default that is resolved when a run begins, but with an earlier default in ``first``, keep that value.
     """
-    stay: dict[str, Any] = {
-        name: old
-        for name, old in _BECAME_AUTO.items()
-        if getattr(config.model, name) == "auto" and getattr(first.model, name) == old
-    }
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, **stay)) if stay else config
+    for (group, name), (auto, old) in _BECAME_AUTO.items():
+        fields: Any = getattr(config, group)
+        if getattr(fields, name) == auto and getattr(getattr(first, group), name) == old:
+            changes: dict[str, Any] = {group: dataclasses.replace(fields, **{name: old})}
+            config = dataclasses.replace(config, **changes)
+    return config
 
 
 def run_id(config: RunConfig) -> str:
@@ -170,10 +192,10 @@ def run_id(config: RunConfig) -> str:
     """
     values, defaults = (former_names(RunConfig, to_dict(c)) for c in (config, RunConfig()))
     del values["wandb"], values["tracking"], values["data"]["workers"]
-    for name, old in _BECAME_AUTO.items():
-        defaults["model"][name] = old
-        if values["model"][name] == "auto":
-            values["model"][name] = old
+    for (group, name), (auto, old) in _BECAME_AUTO.items():
+        defaults[group][name] = old
+        if values[group][name] == auto:
+            values[group][name] = old
     for group, names in _ADDED_LATER.items():
         fields, usual = values, defaults
         for part in filter(None, group.split(".")):
@@ -185,13 +207,23 @@ def run_id(config: RunConfig) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
-def load(cls: type[T], path: str | Path, overrides: Mapping[str, str] | None = None) -> T:
-    """Read a config file (Python with ``get_config()`` -> ConfigDict, or JSON) and apply overrides.
+def load(
+    cls: type[T],
+    path: str | Path,
+    overrides: Mapping[str, str] | None = None,
+    commands: Mapping[str, type] = {},
+    model_of: Callable[[str], ModelConfig] | None = None,
+) -> T:
+    """Read a config file (Python with ``get_config()`` -> dict or ConfigDict, YAML or JSON) and apply overrides.
 
     Args:
       cls: RunConfig or SweepConfig.
-      path: a ``.py`` file of the user (it is executed), or a ``.json`` file, which may be in a bucket.
-      overrides: dotted field name -> text, parsed as JSON if possible and taken as a string otherwise.
+      path: a ``.py`` file of the user (it is executed), or a ``.yaml``, ``.yml`` or ``.json`` file, which may be in a
+        bucket.
+      overrides: dotted field name -> text (`parse_field`).
+      commands: command -> the class of the config that it takes; the error for a config of another class names its
+        command.
+      model_of: function from ``init_from.source`` to its model, for a config with ``model: "from source"``.
 
     A former name of a field is logged once as a warning, except in a run's or sweep's own record.
 
@@ -200,36 +232,93 @@ def load(cls: type[T], path: str | Path, overrides: Mapping[str, str] | None = N
       ConfigError: an unknown field or a wrong value.
     """
     path = as_path(path)
-    if is_remote(path) and path.suffix != ".json":
-        raise UserError(field=path, reason="must be a .json file, as every config in a bucket")
+    plain = path.suffix in (".json", *YAML)
+    if is_remote(path) and not plain:
+        raise UserError(field=path, reason="must be a .json or .yaml file, as every config in a bucket")
     if not (is_remote(path) or path.is_file()):
         raise UserError(field=path, reason="no such config file")
-    values = _read_json(path) if path.suffix == ".json" else _run_python(path)
+    values = _read_plain(path) if plain else _run_python(path)
     former: list[str] = []
     values = current_names(cls, values, former=former)
+    _check_kind(cls, values, path, commands)
     if path.name in RECORDS:
         former.clear()
-    for dotted, text in (overrides or {}).items():
+    for dotted, text in sorted((overrides or {}).items(), key=lambda item: item[0].count(".")):  # groups first
         if (name := current_path(cls, dotted)) != dotted:
             former.append(f"{dotted} is {name} now")
-        set_dotted(values, name, parse_value(text))
+        set_dotted(values, name, parse_field(type_of(cls, name), text))
     for renamed in former:
         _warn_renamed(renamed)
+    run = values.get("base", values)
+    if model_of is not None and isinstance(run, dict):
+        _take_from_source(run, model_of)
     return from_dict(cls, values)
+
+
+def _take_from_source(run: JsonObject, model_of: Callable[[str], ModelConfig]) -> None:
+    model, init_from = _named_model(run.get("model")), run.get("init_from")
+    source = init_from.get("source") if isinstance(init_from, dict) else None
+    if isinstance(model, dict) and model.get(PRESET) == FROM_SOURCE and isinstance(source, str) and source:
+        run["model"] = _updated(to_dict(model_of(source)), {k: v for k, v in model.items() if k != PRESET})
+
+
+def _named_model(value: object) -> object:
+    """Return what a config says of ``model``, where the name of a preset stands for an entry ``preset``."""
+    return {PRESET: value} if isinstance(value, str) else value
+
+
+def _with_preset(fields: Mapping[str, object], prefix: str) -> Mapping[str, object]:
+    """Return the fields of a model, with those of its entry ``preset`` written out."""
+    name = fields[PRESET]
+    if name == FROM_SOURCE:
+        hint = "set init_from.source" if prefix == "model." else "name a preset"
+        raise ConfigError(field=prefix[:-1], value=name, reason="there is no source to take it from", hint=hint)
+    if not isinstance(name, str):
+        raise _wrong(f"{prefix}{PRESET}", name, "must be the name of a preset")
+    return _updated(to_dict(preset(name)), {k: v for k, v in fields.items() if k != PRESET})
+
+
+def _updated(values: JsonObject, changes: Mapping[str, object]) -> JsonObject:
+    """Return nested ``values`` with ``changes``; a group keeps what they do not name."""
+    groups = {
+        k: _updated(values[k], v)
+        for k, v in changes.items()
+        if isinstance(v, Mapping) and isinstance(values.get(k), dict)
+    }
+    return {**values, **changes, **groups}
 
 
 @functools.cache  # once for each name
 def _warn_renamed(renamed: str) -> None:
-    LOG.warning("clip-jax: config field %s; the former name goes with the next release", renamed)
+    LOG.warning("config field %s; the former name goes with the next release", renamed)
 
 
-def _read_json(path: Path) -> JsonObject:
+def _check_kind(cls: type, values: JsonObject, path: Path, commands: Mapping[str, type]) -> None:
+    """Raise UserError if another class than ``cls`` knows more of the fields, and name its command."""
+
+    def unknown(kind: type) -> int:
+        return len({current_path(kind, name) for name in values} - field_types(kind).keys())
+
+    command, kind = min(commands.items(), key=lambda item: unknown(item[1]), default=("", cls))
+    if unknown(kind) < unknown(cls):
+        raise UserError(field=str(path), reason=f"is a config of another command: {command} --config={path}")
+
+
+def _read_plain(path: Path) -> JsonObject:
     try:
-        values = parse_json(read_text(path), path)
+        text = read_text(path)
+        if path.suffix in YAML:
+            from clip_jax.config.yaml_files import parse_yaml
+
+            values, kind = parse_yaml(text, path), "mapping of fields"
+        else:
+            values, kind = parse_json(text, path), "JSON object"
     except FileNotFoundError:
         raise UserError(field=path, reason="no such config file") from None
+    except UnicodeDecodeError as error:
+        raise UserError(field=path, reason=f"not UTF-8 ({error.reason})") from None
     if not isinstance(values, dict):
-        raise UserError(field=path, reason="must hold a JSON object")
+        raise UserError(field=path, reason=f"must hold a {kind}")
     return values
 
 
@@ -248,9 +337,10 @@ def _run_python(path: Path) -> JsonObject:
         if get_config is None:
             raise UserError(field=path, reason="defines no get_config()")
         config = get_config()
-        if not isinstance(config, ConfigDict):
-            raise UserError(field=path, reason="its get_config() must return a ConfigDict of ml_collections")
-        return json.loads(json.dumps(config.to_dict(), default=plain))
+        if not isinstance(config, (dict, ConfigDict)):
+            raise UserError(field=path, reason="its get_config() must return a dict, or a ConfigDict of ml_collections")
+        values = config.to_dict() if isinstance(config, ConfigDict) else config
+        return json.loads(json.dumps(values, default=plain))
     except SyntaxError as error:
         raise UserError(field=path, reason=f"not Python ({error.msg}, line {error.lineno})") from None
     except UserError:
@@ -270,10 +360,43 @@ def parse_value(text: str) -> object:
         return {"True": True, "False": False}.get(text, text)
 
 
+def parse_field(hint: object, text: str) -> object:
+    """Parse a field's value from the command line.
+
+    Args:
+      hint: the field's type; None if it is not known.
+      text: the value. Of a list, JSON, one item, or items with commas between them; a comma inside brackets of any kind
+        or in a quoted item separates nothing, so that ``a-{0,1}.tar`` is one path. Of a text field, the text as it is.
+        Otherwise as `parse_value` takes it; numbers also as Python writes them.
+    """
+    value = parse_value(text)
+    if typing.get_origin(hint) is tuple and not isinstance(value, (list, dict)):
+        item = typing.get_args(hint)[0]
+        return [parse_field(item, piece) for piece in _split_list(text)]
+    if hint in (int, float) and isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return float(text)  # such as .5, which is no JSON
+    return text if hint is str and not isinstance(value, str) else value
+
+
+def _split_list(text: str) -> list[str]:
+    pieces, depth, quoted = [""], 0, False
+    for character in text:
+        quoted ^= character == '"'
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and not (quoted or depth > 0):
+            pieces.append("")
+        else:
+            pieces[-1] += character
+    return [piece.strip() for piece in pieces if piece.strip()]
+
+
 def set_dotted(values: JsonObject, dotted: str, value: object) -> None:
     """Set ``group.field`` in nested dictionaries; raise ConfigError if a group is a plain value."""
     *groups, last = dotted.split(".")
     for group in groups:
+        if group == "model":
+            values[group] = _named_model(values.get(group, {}))
         values = values.setdefault(group, {})
         if not isinstance(values, dict):
             raise ConfigError(field=dotted, reason=f"unknown field, {group} is a value")

@@ -302,6 +302,8 @@ class ModelConfig:
 
     ``objective`` selects this contrastive model or one of the two predictive models of Radford et al., 2021, figure 2:
     an image tower whose features become the first tokens of a caption language model, or predict the set of words.
+    A config says ``model: "ViT-B/32"`` for the fields of a preset, or ``"from source"`` for those of
+    ``init_from.source``; with other fields beside it, the same is an entry ``preset`` of the group.
     """
 
     objective: Objective = "contrastive"  # caption, bag_of_words: the predictive models

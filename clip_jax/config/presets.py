@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from clip_jax.config.model import Activation, DecoderConfig, ImageTowerConfig, ModelConfig, TextTowerConfig
-from clip_jax.errors import ConfigError
+from clip_jax.errors import ConfigError, did_you_mean
 
 
 def _text(width: int, depth: int = 12) -> TextTowerConfig:
@@ -103,7 +103,8 @@ def preset(name: str) -> ModelConfig:
     try:
         return PRESETS[name]
     except KeyError:
-        raise ConfigError(field="preset", value=name, reason=f"must be one of {', '.join(PRESETS)}") from None
+        reason = f"must be one of {', '.join(PRESETS)}"
+        raise ConfigError(field="preset", value=name, reason=reason, hint=did_you_mean(name, PRESETS)) from None
 
 
 def _head_size(width: float) -> int:

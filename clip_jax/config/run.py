@@ -16,6 +16,7 @@ from clip_jax.plugins import check_name
 
 SOURCES = ("scenes", "webdataset", "folder", "tfds")
 LOSSES = ("softmax", "sigmoid")
+VAL_PAIRS = 1024  # evals.val_pairs=0 if the held-out split is large enough
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,8 @@ class EvalConfig:
     unscored_tasks: tuple[str, ...] = ()  # classification folders that are reported but excluded from means
     max_examples: int = 500  # per zero-shot task at most; 0: all
     at_fractions: tuple[float, ...] = ()  # fractions of the steps at which to evaluate; the last step always is
-    val_pairs: int = 1024  # pairs per partition of val_loss; each is contrasted with the others
+    # pairs per partition of val_loss; each is contrasted with the others; 0: 1024, or as many as the held-out split has
+    val_pairs: int = 0
     val_partitions: int = 2  # disjoint partitions of held-out pairs for val_loss
     retrieval_images: int = 512  # images of the held-out split at most; 0: all
     batch_size: int = 256  # inputs per call of the towers
@@ -234,9 +236,9 @@ class EvalConfig:
             check_name("evals.evaluators", name, "evaluators")
         if len(set(self.evaluators)) < len(self.evaluators):
             raise ConfigError(field="evals.evaluators", value=self.evaluators, reason="no repeats")
-        for name in ("max_examples", "retrieval_images"):
+        for name in ("max_examples", "retrieval_images", "val_pairs"):
             at_least(f"evals.{name}", getattr(self, name), 0)
-        for name in ("val_pairs", "val_partitions", "batch_size", "prior_images"):
+        for name in ("val_partitions", "batch_size", "prior_images"):
             at_least(f"evals.{name}", getattr(self, name), 1)
         for fraction in self.at_fractions:
             if not 0 < fraction < 1:

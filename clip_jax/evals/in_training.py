@@ -112,7 +112,8 @@ class ContrastiveEvaluation:
         scale = min(scale, self.config.model.max_logit_scale)
         other += validation_loss(
             encoder.images(params, self.pairs["images"], "validation: "),
-            encoder.texts(params, self.pairs["tokens"], "validation: "), scale, self.config.evals.val_pairs,
+            encoder.texts(params, self.pairs["tokens"], "validation: "), scale,
+            len(self.pairs["tokens"]) // self.config.evals.val_partitions,
         )  # fmt: skip
         return rows, other
 

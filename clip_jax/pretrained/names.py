@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from clip_jax.errors import UserError, name_within
+from clip_jax.errors import UserError, closest, name_within
 from clip_jax.pretrained.files import read_json
 
 WEIGHTS = ("open_clip_model.safetensors", "model.safetensors", "model.safetensors.index.json", "weights.safetensors")
@@ -47,7 +46,7 @@ def repository(name: str) -> str | None:
             known = table()[kind]
             short = name.removeprefix(prefix)
             if short not in known:
-                near = difflib.get_close_matches(short, known, 4, 0.4) or list(known)[:4]
+                near = closest(short, known, 4) or list(known)[:4]
                 listed = ", ".join(prefix + n for n in near)
                 raise UserError(
                     field=name, reason=f"not one of the {len(known)} models of {kind}", hint=f"near it: {listed}"

@@ -1,9 +1,9 @@
 """The files of a run directory: what each holds, and when it is written. Process 0 writes all of them.
 
-``config.json`` never changes, ``status.json`` and ``result.json`` are replaced atomically, and ``*.jsonl`` files are
-append-only (`storage.jsonl`). When a run resumes, ``metrics.jsonl`` and ``evals.jsonl`` are truncated to the
-checkpoint's step; ``events.jsonl`` (attempts, anomalies, rollbacks) never is. `train.checkpoint` writes the
-checkpoints. The directory may lie in a bucket (`storage.paths`).
+``config.json`` never changes (unless all attempts failed before their first checkpoint), ``status.json`` and
+``result.json`` are replaced atomically, and ``*.jsonl`` files are append-only (`storage.jsonl`). When a run resumes,
+``metrics.jsonl`` and ``evals.jsonl`` are truncated to the checkpoint's step; ``events.jsonl`` (attempts, anomalies,
+rollbacks) never is. `train.checkpoint` writes the checkpoints. The directory may lie in a bucket (`storage.paths`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from clip_jax.storage.json_files import flatten, lines_text, parse_lines, read_j
 from clip_jax.storage.jsonl import JsonlWriter
 from clip_jax.storage.lease import open_lock
 from clip_jax.storage.lock import Busy, wait_until_silent
-from clip_jax.storage.paths import as_path, disk_errors, exists, is_remote, list_names, mkdir
+from clip_jax.storage.paths import as_path, disk_errors, exists, is_remote, list_names, mkdir, remove
 from clip_jax.storage.records import EvaluationRow, Event, MetricsRow, Status
 from clip_jax.train.extensions import EXTENSIONS, NONE, Extensions
 from clip_jax.train.run_result import INPUTS, RunResult
@@ -36,6 +36,7 @@ HEARTBEAT_S = 5.0
 RESULT, STATUS, CHECKPOINTS = "result.json", "status.json", "checkpoints"
 SUBMISSION = "CLIP_JAX_SUBMISSION"  # environment variable: the launcher's name for the job of this process
 SUBMISSION_FILE = "submission.json"  # what the launcher last submitted for this run
+OF_CONFIG = ("tokenizer.json", "preprocess.json")  # written when a run begins, by what its config says
 COMMITTED = "commit_success.txt"  # Orbax's commit marker in a bucket
 ENGINE_JOB_VARIABLES = ("SLURM_JOB_ID", "SKYPILOT_TASK_ID", "JOB_ID")
 
@@ -110,8 +111,8 @@ class RunDirectory:
           extensions: what the caller adds to the run.
 
         Raises:
-          UserError: the directory belongs to another config or began with another loss or other evaluators, or is a
-            file.
+          UserError: the directory belongs to another config (unless its attempts failed before their first checkpoint)
+            or began with another loss or other evaluators, or is a file.
         """
         self.family_id: str | None = family[0] if family else None
         self.sharing = family[1] if family else 1
@@ -123,6 +124,7 @@ class RunDirectory:
         self.last_heartbeat = -math.inf
         self.lock = open_lock(self.path)
         self.lines = JsonlWriter(self.path)
+        self.replaced = ""  # how the config differs from that of a failed attempt, which this one takes the place of
         if not is_remote(self.path) and self.path.exists() and not self.path.is_dir():
             raise UserError(field=self.path, reason="must be a directory, and is a file")
         self.run_id = self._check_config()
@@ -138,25 +140,41 @@ class RunDirectory:
             ) from None
         if first is None:
             return run_id(self.config)
-        self.config = as_begun(self.config, first)
-        old, new = flatten(to_dict(first)), flatten(to_dict(self.config))
+        config = as_begun(self.config, first)
+        old, new = flatten(to_dict(first)), flatten(to_dict(config))
         for name in sorted(old.keys() | new.keys()):
             if not _is_placement(name) and old.get(name) != new.get(name):
-                raise UserError(
-                    field=self.path,
-                    reason=f"belongs to another config ({name} is {old.get(name)!r} there and {new.get(name)!r} here)",
-                    hint="use another directory",
-                )
+                differs = f"{name} is {old.get(name)!r} there and {new.get(name)!r} here"
+                if not self._failed_at_start():
+                    reason = f"belongs to another config ({differs})"
+                    raise UserError(field=self.path, reason=reason, hint="use another directory")
+                self.replaced = differs
+                return run_id(self.config)
+        self.config = config
         return run_id(dataclasses.replace(self.config, mesh=first.mesh))
+
+    def _failed_at_start(self) -> bool:
+        """Return whether all that the directory holds is of attempts that failed before their first checkpoint."""
+        failed = self.read_status().get("state") == "failed"
+        return failed and not checkpoints_in(self.path) and not exists(self.path / RESULT)
+
+    def _discard_attempt(self) -> None:
+        """Make place for another config; a kill in between leaves a directory that can still be taken over."""
+        if not self._failed_at_start():
+            raise Busy(field=self.path, reason="another process has begun a run in it")
+        write_json(self.path / STATUS, {"state": "failed", "reason": "replaced by another config"})
+        for name in OF_CONFIG:
+            remove(self.path / name)
+        write_json(self.path / "config.json", to_dict(self.config))
 
     @property
     def may_share(self) -> bool:
         """True for a run from before ``data.val_fraction``, when training records could also be held out."""
-        values = read_json(self.path / "config.json")
+        values = None if self.replaced else read_json(self.path / "config.json")
         return values is not None and "val_fraction" not in values.get("data", {})
 
     def _load_previous_status(self) -> None:
-        before = self.read_status()
+        before = Status() if self.replaced else self.read_status()
         self.wall_before = float(before.get("wall_s") or 0.0)
         self.seconds_before: dict[str, float] = before.get("seconds") or {}
         self.attempt = int(before.get("attempt") or 0) + 1
@@ -210,6 +228,8 @@ class RunDirectory:
             self.lock.acquire()
         if not is_remote(self.path):  # a lease holds on all machines
             wait_until_silent(self.path, self.read_status)
+        if self.replaced:
+            self._discard_attempt()
         self._load_previous_status()
         self.status |= {
             "run_id": self.run_id,
@@ -229,6 +249,8 @@ class RunDirectory:
             write_json(self.path / "config.json", to_dict(self.config))
         self._rewrite("events.jsonl", read_lines(self.path / "events.jsonl"))  # a kill may have cut the last line
         self.heartbeat(force=True)
+        if self.replaced:
+            self.event("config", reason=f"in place of a config whose attempt failed: {self.replaced}")
 
     def note_input(self, name: str, value: object) -> None:
         """Record one of `INPUTS` in ``status.json`` if it is not recorded yet."""

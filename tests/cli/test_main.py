@@ -1,15 +1,21 @@
 """The command line: verbs, and one line for every mistake."""
 
+import dataclasses
 import errno
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 
+import clip_jax
 from clip_jax.cli import main as cli
+from clip_jax.cli.config import read_config
 from clip_jax.cli.main import _tell, main
+from clip_jax.config import RunConfig
 from clip_jax.config.io import to_dict
+from clip_jax.config.sweep import SweepConfig
 from clip_jax.exit_codes import MISTAKE, STOPPED, UNREAD
 from clip_jax.storage.lock import Busy
 from clip_jax.storage.paths import BucketUnavailable
@@ -66,12 +72,59 @@ def test_sweep_plan_and_its_table(capsys, tmp_path):
     assert "4 runs kept" in capsys.readouterr().out
 
 
+def test_fields_are_set_with_a_space_too_and_lists_as_people_type_them(capsys, tmp_path):
+    sweep = tmp_path / "s.json"
+    sweep.write_text('{"name": "s", "min_steps": 10, "sizes_per_budget": 0}')
+    plan = ["sweep", "plan", "--config", str(sweep)]
+    assert main([*plan, "--rungs", "0.5,1", "--budgets=1e10", "--base.evals.zero_shot", "a,b"]) == 0
+    plain = capsys.readouterr().out
+    assert main([*plan, "--rungs=[0.5, 1]", "--budgets=[1e10]", '--base.evals.zero_shot=["a", "b"]']) == 0
+    assert capsys.readouterr().out == plain
+    assert "2 runs kept" in plain
+
+
+def test_a_config_of_another_command_is_told_the_right_one(capsys, tmp_path, config_file):
+    sweep = tmp_path / "s.yaml"
+    sweep.write_text("name: s\nbudgets: [1e10]\n")
+    search = tmp_path / "h.yaml"
+    search.write_text("name: h\ntrials: 2\n")
+    for command, file, right in (
+        (["train"], sweep, "sweep run"),
+        (["train"], search, "sweep search"),
+        (["sweep", "plan"], config_file, "train"),
+    ):
+        assert main([*command, f"--config={file}"]) == 2
+        assert f"clip-jax {right} --config={file}\n" in capsys.readouterr().err
+
+
+def test_a_model_from_source_is_that_of_the_run(tmp_path, config_file, tiny_run):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "config.json").write_text(config_file.read_text())
+    overrides = {"model": "from source", "init_from.source": str(tmp_path / "run"), "model.max_logit_scale": "50"}
+    for cls, base in ((RunConfig, {}), (SweepConfig, {"name": "s", "base": {}})):
+        file = tmp_path / "c.json"
+        file.write_text(json.dumps(base))
+        prefix = "base." if base else ""
+        config = read_config(cls, str(file), {f"{prefix}{name}": value for name, value in overrides.items()})
+        model = (config.base if base else config).model
+        assert model == dataclasses.replace(tiny_run.model, max_logit_scale=50.0)
+
+
+def test_version_is_the_package_s(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"clip-jax {clip_jax.__version__}\n"
+
+
 @pytest.mark.thorough
 def test_fit_prints_a_law(capsys, tmp_path):
     rows = "\n".join(f"r{i},{10.0 ** (10 + i / 2)},1000,100,{0.7 * 10 ** (-i / 20)}" for i in range(6))
     (tmp_path / "t.csv").write_text("run_id,flops,params,samples_seen,error\n" + rows + "\n")
     assert main(["fit", str(tmp_path / "t.csv"), "--metric=error"]) == 0
     assert "b=0.1000" in capsys.readouterr().out
+
+
+REQUIRED = "the following arguments are required"
 
 
 @pytest.mark.parametrize(
@@ -105,11 +158,11 @@ def test_fit_prints_a_law(capsys, tmp_path):
         (["sweep", "status", "--dir=gone"], "gone"),
         (["sweep", "rules", "--dir=gone"], "gone"),
         (["sweep", "run", "--config=gone.py"], "gone.py"),
-        (["sweep"], "clip-jax sweep"),
+        (["sweep"], REQUIRED),
         (["family", "gone"], "gone/request.json"),
-        (["family"], "clip-jax family"),
-        (["dance"], "clip-jax"),
-        ([], "clip-jax"),
+        (["family"], REQUIRED),
+        (["dance"], "verb"),
+        ([], REQUIRED),
     ],
 )
 def test_a_mistake_is_one_line_and_code_2(capsys, tmp_path, monkeypatch, config_file, argv, field):
@@ -120,6 +173,33 @@ def test_a_mistake_is_one_line_and_code_2(capsys, tmp_path, monkeypatch, config_
     assert err.count("\n") == 1
     assert error_fields(err) == [field]
     assert sorted(p.name for p in tmp_path.rglob("*")) == before, "nothing half-written"
+
+
+@pytest.mark.parametrize(
+    ("argv", "field", "rest"),
+    [
+        (["train", "--config=CONFIG", "--steps"], "--steps", "needs a value; as --steps=VALUE"),
+        (["train", "--config=CONFIG", "steps=3"], "steps", "unknown argument; fields are set as --name=value"),
+        (["train", "--config=CONFIG", "--steps", "--seed=1"], "--steps", "needs a value"),
+        (["train", "--config=CONFIG", "--peak_lr=1"], "peak_lr", "did you mean optim.peak_lr?"),
+        (["train", "--config=CONFIG", "--optim.lr", "1"], "optim.lr", "did you mean optim.peak_lr?"),
+        (["train", "--config=CONFIG", "--image.widht=8"], "image", "did you mean model.image?"),
+        (["train", "--config=CONFIG", "--data.augment=flp"], "data.augment", "did you mean flip?"),
+        (["train", "--config=CONFIG", "--quite"], "--quite", "did you mean --quiet?"),
+        (["flops", "debug", "--no-xl"], "--no-xl", "did you mean --no-xla?"),
+        (["flops", "ViT-B-32"], "preset", "did you mean ViT-B/32?"),
+        (["classify", "a.jpg", "--labels", "a", "--model=openai/ViT-B/32"], None, "openai/ViT-B-32"),
+        (["trian", "--config=CONFIG"], "verb", "did you mean train?"),
+        (["sweep", "staus"], "action", "did you mean status?"),
+        (["sweep", "status", "here", "--dir=there"], "--dir", "here is given too"),
+    ],
+)
+def test_a_misspelled_name_is_told_what_it_is_like(capsys, config_file, argv, field, rest):
+    assert main([a.replace("CONFIG", str(config_file)) for a in argv]) == 2
+    err = capsys.readouterr().err
+    assert err.count("clip-jax:") == err.count("\n") == 1
+    assert field is None or error_fields(err) == [field]
+    assert rest in err
 
 
 def test_help_loads_nothing_heavy_and_names_every_verb():
@@ -256,9 +336,11 @@ def test_a_bucket_that_does_not_answer_is_one_line_and_worth_repeating(monkeypat
     assert said.startswith("clip-jax: gs://***@bucket/x: the bucket does not answer (no way there)")
 
 
-def test_output_that_nobody_reads_ends_quietly():
-    command = [sys.executable, "-m", "clip_jax.cli", "flops", "ViT-B/32", "--no-xla"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+@pytest.mark.parametrize("arguments", [["flops", "ViT-B/32", "--no-xla"], ["sweep", "--help"], ["--version"]])
+def test_output_that_nobody_reads_ends_quietly(arguments):
+    command = [sys.executable, "-m", "clip_jax.cli", *arguments]
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}  # else argparse hides what fails
+    with subprocess.Popen(command, env=buffered, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()  # before anything is written
         assert process.stderr.read() == b""
     assert process.returncode == UNREAD

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from clip_jax import config as c
 from clip_jax import errors
 from clip_jax.config import io
+from clip_jax.config.presets import preset
+from clip_jax.config.sweep import SweepConfig
 
 from ..user_errors import raises_user_error
 
@@ -46,6 +48,42 @@ def test_load_reads_python_and_json_and_overrides_fields(tmp_path):
     as_json = tmp_path / "c.json"
     as_json.write_text(json.dumps(io.to_dict(run)))
     assert io.load(c.RunConfig, as_json) == run
+    python.write_text("def get_config():\n  return {'steps': 50}\n")
+    assert io.load(c.RunConfig, python).steps == 50
+
+
+@pytest.mark.parametrize("name", ["c.yaml", "c.yml"])
+def test_load_reads_yaml_as_people_mean_it(tmp_path, name):
+    file = tmp_path / name
+    file.write_text(
+        "# a comment\nsteps: 1e3\noptim: {peak_lr: 1e-3, eps: .5}\nmodel:\n  scan_layers: false\n"
+        "data:\n  source: folder\n  paths:\n    - 2020-01-01\n    - on\n    - 1:30\n    - 012\n"
+        "  val_fraction: 1E-1\n"
+    )
+    run = io.load(c.RunConfig, file, {"seed": "3"})
+    assert (run.steps, run.optim.peak_lr, run.optim.eps, run.seed) == (1000, 1e-3, 0.5, 3)
+    assert not run.model.scan_layers
+    assert run.data.paths == ("2020-01-01", "on", "1:30", "012")
+    sweep = tmp_path / "s.yaml"
+    sweep.write_text("name: s\nvmap_runs: off\nbudgets: [1e10, 1E+11]\n")
+    assert io.load(SweepConfig, sweep) == SweepConfig("s", budgets=(1e10, 1e11))
+
+
+def test_a_config_of_another_command_is_told_so(tmp_path):
+    commands = {"train": c.RunConfig, "sweep run": SweepConfig}
+    run, sweep, typing_error = (tmp_path / name for name in ("run.json", "sweep.json", "typo.json"))
+    run.write_text('{"steps": 50, "faults": {}}')
+    sweep.write_text('{"name": "s", "base": {}, "slots": 2}')
+    typing_error.write_text('{"stesp": 50}')
+    for cls, file, command in ((SweepConfig, run, "train"), (c.RunConfig, sweep, "sweep run")):
+        with pytest.raises(errors.UserError) as raised:
+            io.load(cls, file, commands=commands)
+        assert raised.value.reason == f"is a config of another command: {command} --config={file}"
+    assert io.load(c.RunConfig, run, commands=commands).steps == 50
+    for cls in commands.values():
+        with pytest.raises(errors.ConfigError) as raised:
+            io.load(cls, typing_error, commands=commands)
+        assert (raised.value.field, raised.value.reason) == ("stesp", "unknown field")
 
 
 @pytest.mark.parametrize(
@@ -53,7 +91,14 @@ def test_load_reads_python_and_json_and_overrides_fields(tmp_path):
     [
         ("a.py", "x = 1", "defines no get_config"),
         ("b.py", "def get_config(:", "not Python"),
-        ("c.py", "def get_config():\n  return {}", "ConfigDict"),
+        ("c.py", "def get_config():\n  return []", "a dict, or a ConfigDict"),
+        ("g.yaml", "steps: [", "line 1"),
+        ("h.yml", "[1]", "must hold a mapping"),
+        ("i.yaml", "steps: !!python/object/apply:os.getpid []", "not YAML"),
+        ("j.yaml", "model: &a\n  image: *a", "not YAML"),
+        ("k.yaml", "steps: \0", "not YAML"),
+        ("l.yaml", "? [1]\n: 2", "not YAML"),
+        ("m.yaml", "steps: " + "[" * 5000, "not YAML"),
         ("d.json", "{", "not JSON"),
         ("e.json", "[]", "must hold a JSON object"),
         ("f.py", None, "no such config file"),
@@ -64,6 +109,75 @@ def test_a_file_that_is_no_config_is_named(tmp_path, name, text, part):
         (tmp_path / name).write_text(text)
     with raises_user_error(field=tmp_path / name, reason=part):
         io.load(c.RunConfig, tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "value"),
+    [
+        ("data.paths", "/x", ("/x",)),
+        ("data.paths", "/a, /b,", ("/a", "/b")),
+        ("data.paths", "a-{0,1}.tar,b", ("a-{0,1}.tar", "b")),
+        ("data.paths", '"a,b"', ("a,b",)),
+        ("data.paths", '["a,b"]', ("a,b",)),
+        ("data.paths", "7", ("7",)),
+        ("evals.at_fractions", "0.5", (0.5,)),
+        ("evals.at_fractions", ".25,5e-1", (0.25, 0.5)),
+        ("evals.zero_shot", "", ()),
+        ("init_from.source", "123", "123"),
+    ],
+)
+def test_fields_of_the_command_line_are_read_by_their_type(tmp_path, field, text, value):
+    file = tmp_path / "c.json"
+    file.write_text('{"data": {"source": "folder", "paths": ["p"]}}')
+    run = io.load(c.RunConfig, file, {field: text})
+    group, name = field.split(".")
+    assert getattr(getattr(run, group), name) == value
+
+
+@pytest.mark.parametrize(
+    ("model", "overrides"),
+    [
+        ("ViT-B/32", {"model.image.patch_dropout": "0.5", "model.scan_layers": "false"}),
+        ({"preset": "ViT-B/32", "image": {"patch_dropout": 0.5}, "scan_layers": False}, {}),
+        (
+            {"scan_layers": False},
+            {"model.scan_layers": "false", "model.image.patch_dropout": "0.5", "model": "ViT-B/32"},
+        ),
+        ("from source", {"model.image.patch_dropout": "0.5", "model.scan_layers": "false"}),
+    ],
+)
+def test_a_model_is_named_as_a_whole_with_fields_overridden(tmp_path, model, overrides):
+    named = preset("ViT-B/32")
+    image = dataclasses.replace(named.image, patch_dropout=0.5)
+    init_from = c.InitConfig(source="openai/ViT-B-32")
+    written_out = c.RunConfig(model=dataclasses.replace(named, image=image, scan_layers=False), init_from=init_from)
+    file = tmp_path / "c.json"
+    values = {"model": model, "init_from": {"source": "openai/ViT-B-32"}}
+    file.write_text(json.dumps(values))
+    run = io.load(c.RunConfig, file, overrides, model_of={"openai/ViT-B-32": named}.__getitem__)
+    assert run == written_out
+    assert io.run_id(run) == io.run_id(written_out)
+    file.write_text(json.dumps({"name": "s", "base": values}))
+    sweep = io.load(SweepConfig, file, {f"base.{k}": v for k, v in overrides.items()}, model_of=lambda _: named)
+    assert sweep.base == written_out
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        ("ViT-B-32", "must be one of RN50"),
+        ({"preset": 3}, "must be the name of a preset"),
+        ({"preset": "debug", "widht": 3}, "unknown field"),
+        (3, "must be a group of fields"),
+        ("from source", "there is no source to take it from"),
+    ],
+)
+def test_a_model_that_is_none_is_refused(tmp_path, model, reason):
+    file = tmp_path / "c.json"
+    file.write_text(json.dumps({"model": model}))
+    with pytest.raises(errors.ConfigError) as raised:
+        io.load(c.RunConfig, file, model_of=lambda _: preset("debug"))
+    assert raised.value.reason.startswith(reason)
 
 
 def test_an_override_through_a_value_is_refused(tmp_path):
@@ -108,6 +222,8 @@ def test_defaults_that_became_auto_name_runs_as_before():
     half = {"compute_dtype": "bfloat16"}
     names = [{}, {"attention": "xla"}, {"attention": "cudnn"}, {"remat": True, "remat_policy": "dense"}]
     assert len({io.run_id(with_model(**half, **fields)) for fields in names}) == 4
+    ids = [io.run_id(c.RunConfig(evals=c.EvalConfig(val_pairs=pairs))) for pairs in (0, 1024, 512)]
+    assert ids[0] == ids[1] == old != ids[2]
 
 
 def test_a_begun_run_keeps_what_became_auto():
@@ -117,3 +233,5 @@ def test_a_begun_run_keeps_what_became_auto():
     other = with_model(remat=True, remat_policy="dots")
     assert io.as_begun(now, other) == now  # another run's, and found to be so
     assert io.as_begun(other, then) == other
+    begun = dataclasses.replace(then, evals=c.EvalConfig(val_pairs=1024))
+    assert io.as_begun(now, begun) == begun

@@ -68,6 +68,76 @@ def test_another_config_is_refused_by_its_first_different_field(tmp_path, tiny_r
         )
 
 
+def with_lr(run, lr):
+    return dataclasses.replace(run, optim=dataclasses.replace(run.optim, peak_lr=lr))
+
+
+def test_a_directory_whose_attempt_failed_at_its_start_takes_a_corrected_config(tmp_path, tiny_run, begin):
+    first = begin(tmp_path, tiny_run)
+    first.note_input("tokenizer_sha256", "old")
+    first.event("attempt")
+    for name in r.OF_CONFIG:
+        (tmp_path / name).write_text("{}")
+    first.end("failed", "ConfigError: …")
+    first.lock.close()
+    corrected = with_lr(tiny_run, 0.5)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
+    again = r.RunDirectory(tmp_path, corrected)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before, "nothing written yet"
+    assert (again.run_id, again.attempt, again.inputs) == (run_id(corrected), 1, {})
+    begin(tmp_path, corrected)
+    assert json.loads((tmp_path / "config.json").read_text()) == to_dict(corrected)
+    status = again.read_status()
+    assert (status["run_id"], status["state"], status["attempt"]) == (run_id(corrected), "running", 1)
+    assert "tokenizer_sha256" not in status
+    assert not any((tmp_path / name).exists() for name in r.OF_CONFIG)
+    attempt, config = r.RunDirectory(tmp_path, corrected).events()
+    assert (attempt["event"], config["event"]) == ("attempt", "config")
+    assert config["reason"].endswith("optim.peak_lr is 0.003 there and 0.5 here")
+    with raises_user_error(field=tmp_path, reason="belongs to another config"):
+        r.RunDirectory(tmp_path, tiny_run)
+
+
+def test_a_kill_while_a_config_is_replaced_leaves_a_directory_for_either(tmp_path, tiny_run, begin, monkeypatch):
+    first = begin(tmp_path, tiny_run)
+    first.end("failed", "ConfigError: …")
+    first.lock.close()
+    again = r.RunDirectory(tmp_path, with_lr(tiny_run, 0.5))
+    monkeypatch.setattr(r, "remove", lambda path: pytest.fail("killed"))
+    with pytest.raises(pytest.fail.Exception):
+        again.begin(8)
+    again.lock.close()
+    monkeypatch.undo()
+    for lr in (0.003, 0.25):
+        assert r.RunDirectory(tmp_path, with_lr(tiny_run, lr)).attempt == 1
+
+
+@pytest.mark.parametrize(
+    ("state", "files"), [("stopped", ()), ("failed", ("checkpoints/4/x",)), ("failed", ("result.json",))]
+)
+def test_a_directory_with_a_checkpoint_or_result_stays_its_config_s(tmp_path, tiny_run, begin, state, files):
+    record = begin(tmp_path, tiny_run)
+    record.end(state, "a reason")
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    with raises_user_error(field=tmp_path, reason="belongs to another config"):
+        r.RunDirectory(tmp_path, with_lr(tiny_run, 0.5))
+
+
+def test_a_directory_that_another_process_takes_over_first_is_busy(tmp_path, tiny_run, begin):
+    first = begin(tmp_path, tiny_run)
+    first.end("failed", "ConfigError: …")
+    first.lock.close()
+    late = r.RunDirectory(tmp_path, with_lr(tiny_run, 0.25))
+    other = begin(tmp_path, with_lr(tiny_run, 0.5))
+    other.end("stopped", "SIGTERM")
+    other.lock.close()
+    with pytest.raises(Busy, match="another process has begun a run in it"):
+        late.begin(8)
+    late.lock.close()
+
+
 def test_where_a_run_goes_on_may_change_and_its_name_stays(tmp_path, tiny_run, begin):
     first = begin(tmp_path, tiny_run)
     tracking = TrackingConfig(wandb_tags=("a",), tensorboard=True)

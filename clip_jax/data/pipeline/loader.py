@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from clip_jax.config import RunConfig
+from clip_jax.config.run import VAL_PAIRS
 from clip_jax.data.images.fast_jpeg import libraries
 from clip_jax.data.images.train_transforms import crop, decode, prepare
 from clip_jax.data.pipeline.decode_cache import FIXED_SIZE_AUGMENTS, DecodeCache
@@ -320,28 +321,29 @@ def validation_pairs(config: RunConfig, source: Source, tokenizer: Tokenizer) ->
     """Return held-out pairs, each with its first caption.
 
     Returns ``images`` uint8 [N, H, W, 3] and ``tokens`` int32 [N, T], with N = ``evals.val_pairs`` ×
-    ``evals.val_partitions``. Raises ConfigError when the held-out split is smaller.
+    ``evals.val_partitions``. With ``evals.val_pairs=0`` a partition has `VAL_PAIRS`, or as many as the held-out split
+    allows. Raises ConfigError when the split is too small.
     """
-    wanted = config.evals.val_pairs * config.evals.val_partitions
+    partitions, chosen = config.evals.val_partitions, config.evals.val_pairs
+    wanted = (chosen or VAL_PAIRS) * partitions
     if hasattr(source, "batch"):
         images, captions = source.batch(np.arange(wanted) + 500_000)  # disjoint from the retrieval set
         return {"images": images, "tokens": tokenizer.encode(captions)}
-    if len(source) < wanted:
-        raise ConfigError(
-            field="evals.val_pairs",
-            value=config.evals.val_pairs,
-            reason=f"with evals.val_partitions={config.evals.val_partitions} needs {wanted} held-out records, and the "
-            f"split has {len(source)}",
-        )
-    # broken records reduce the number, so read max_corrupt_records more
-    pairs = _read_held_out(config, source, min(len(source), wanted + config.data.max_corrupt_records))[:wanted]
-    if len(pairs) < wanted:
-        raise UserError(
-            field="evals.val_pairs", reason=f"needs {wanted} held-out records, and {len(pairs)} can be read"
-        )
+    pairs, records = [], len(source)
+    if records >= wanted or not chosen:
+        # broken records reduce the number, so read max_corrupt_records more
+        pairs = _read_held_out(config, source, min(records, wanted + config.data.max_corrupt_records))[:wanted]
+        records = len(pairs)
+    each = min(chosen or VAL_PAIRS, records // partitions)
+    if each < (chosen or 2):
+        reason = f"with evals.val_partitions={partitions}: the held-out split has only {records} readable records"
+        hint = f"evals.val_pairs={each} works" if each >= 2 else "hold out more pairs"
+        raise ConfigError(field="evals.val_pairs", value=chosen, reason=reason, hint=hint)
+    if each < (chosen or VAL_PAIRS):
+        logger.info("evals.val_pairs: %d in each of %d partitions, as %d are held out", each, partitions, records)
     return {
-        "images": np.stack([image for image, _ in pairs]),
-        "tokens": tokenizer.encode([captions[0] for _, captions in pairs]),
+        "images": np.stack([image for image, _ in pairs[: each * partitions]]),
+        "tokens": tokenizer.encode([captions[0] for _, captions in pairs[: each * partitions]]),
     }
 
 

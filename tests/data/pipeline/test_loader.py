@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from clip_jax.config import DataConfig
+from clip_jax.config import DataConfig, EvalConfig
 from clip_jax.data.images.fast_jpeg import libraries
 from clip_jax.data.open import open_source
 from clip_jax.data.pipeline import loader
@@ -241,11 +241,28 @@ def test_retrieval_set_broken_records_are_passed_over_and_counted(tiny_run, pair
     assert "2.tar:x" in line
 
 
+def test_the_default_number_of_held_out_pairs_fits_the_split_and_is_told(tiny_run, pairs_dir, caplog):
+    caplog.set_level("INFO")
+    run = with_data(tiny_run, source="webdataset", paths=(str(pairs_dir),))
+    tokenizer = learn_tokenizer(run, open_source(run.data, "train", 32))
+    held_out = open_source(run.data, "val", 32)  # 20 records
+    for partitions, each in ((2, 10), (3, 6), (1, 20)):
+        run = dataclasses.replace(run, evals=EvalConfig(val_partitions=partitions))
+        assert validation_pairs(run, held_out, tokenizer)["images"].shape == (each * partitions, 32, 32, 3)
+        assert caplog.records[-1].getMessage() == (
+            f"evals.val_pairs: {each} in each of {partitions} partitions, as 20 are held out"
+        )
+    run = dataclasses.replace(run, evals=EvalConfig(val_partitions=11))
+    with pytest.raises(ConfigError) as raised:
+        validation_pairs(run, held_out, tokenizer)
+    assert (raised.value.field, raised.value.hint) == ("evals.val_pairs", "hold out more pairs")
+
+
 def test_held_out_pairs_and_retrieval(setup):
     run, _, tokenizer = setup
     held_out = open_source(run.data, "val", 32)
     if run.data.source == "webdataset":
-        with raises_user_error(ConfigError, field="evals.val_pairs", value=16):
+        with raises_user_error(ConfigError, field="evals.val_pairs", value=16, hint="evals.val_pairs=10 works"):
             validation_pairs(run, held_out, tokenizer)
         run = dataclasses.replace(run, evals=dataclasses.replace(run.evals, val_pairs=8))
     pairs = validation_pairs(run, held_out, tokenizer)
