@@ -259,6 +259,7 @@ def records_samples() -> list[Files]:
     files: Files = {"sweep.json": json.dumps(to_dict(SweepConfig("s"))).encode()}
     for file in FIELDS:
         values = make(FIELDS[file])
+        values.pop("extensions", None)  # a run with a caller's loss is read by the same caller only
         line = json.dumps(values | {"run_id": name} if "run_id" in values else values).encode()
         files[f"runs/{name}/{file}"] = line + b"\n" + line + b"\n" if file.endswith("l") else line
     cell = make(FIELDS["plan.json"]["cells"][0]) | {"run_id": name, "dropped": None}  # type: ignore[index]

@@ -86,9 +86,9 @@ def soak(
     began = time.monotonic()
 
     def start(root: Path) -> subprocess.Popen[bytes]:
-        given = [part.replace("{out}", str(root)) for part in command]
-        log = (out / f"{name}.log").open("ab")
-        return subprocess.Popen(given, stdout=log, stderr=log, start_new_session=True)
+        arguments = [part.replace("{out}", str(root)) for part in command]
+        with (out / f"{name}.log").open("ab") as log:  # the process holds a copy
+            return subprocess.Popen(arguments, stdout=log, stderr=log, start_new_session=True)
 
     whole = out / f"{name}-whole"
     assert start(whole).wait() == 0, f"{name} fails undisturbed; see {out}/{name}.log"

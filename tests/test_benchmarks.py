@@ -37,7 +37,7 @@ SMALLEST = {
     "icons_forecast_again": ("--out {tmp}/forecast.json", "weights"),
     "linear_probe": ("--examples 60 --width 8 --classes 3", "ratio"),
     "loss_memory": ("--batch 64 --embed 8", "| sigmoid | ring, 64 rows at once |"),
-    "lr_transfer": ("--minutes 0 --out {tmp}", "| parametrisation | width |"),
+    "lr_transfer": ("--minutes 0 --out {tmp}", "| parametrization | width |"),
     "on_device": ("--tiny --only env,data --out {tmp}", "| data loop |"),
     "precision": ("--steps 2 --rung 0.5 --seeds 2 --only 'bfloat16 moments' --out {tmp}", "| bfloat16 moments |"),
     "prediction_coverage": ("--tables 1 --intervals 1 --only sigmoid", "| **mean** |"),
@@ -45,7 +45,7 @@ SMALLEST = {
     "soak": ("--train 1 --others 0 --only train", "train         1"),
     "step_flops": ("debug --batch 2", "debug"),
     "step_memory": ("debug --batch 2 --only float32", "| float32 |"),
-    "table_options_coverage": ("--tables 1 --replicas 10", "| 10 % |"),
+    "table_options_coverage": ("--tables 1 --replicas 10", "| 30 rows | equal weights |"),
     "table_size": ("--rows 100 --only Pareto", "| 100 | fit, Pareto frontier | filled |"),
     "train_step": ("rung:0.5 --batch 8 --turns 1 --steps 1", "| jax, memory kept |"),
 }
