@@ -64,7 +64,7 @@ FINISH = f"echo '{WHOLE_TEXT}' > \"$1/result.json\""
 
 
 def test_an_array_with_devices_and_what_a_crash_leaves(in_slurm, tmp_path):
-    engine_ = engine(tmp_path, devices_per_process=2, setup=("export GREETING=hello",))
+    engine_ = engine(tmp_path, devices_per_process=2, setup_commands=("export GREETING=hello",))
     see = "touch $1/on; ls $1/../*/on | wc -l; sleep 1; rm $1/on; echo $GREETING $CUDA_VISIBLE_DEVICES"
     jobs = jobs_of(tmp_path, *[f"{see}; {FINISH}"] * 3, "echo bad; exit 2", "kill -9 $$")
     seen = []
