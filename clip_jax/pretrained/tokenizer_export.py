@@ -25,11 +25,11 @@ def tokenizer_files(tokenizer: Tokenizer, causal: bool) -> dict[str, JsonObject]
       tokenizer: the tokenizer.
       causal: whether the text tower's attention is causal.
     """
-    library = tokenizer.to_library()
     if isinstance(tokenizer, ClipTokenizer) and tokenizer.pad_id == 0:
         if not causal:
             return {}
         tokenizer = ClipTokenizer(tokenizer.context_length, END)
+    library = tokenizer.to_library()
     pad_id, side = getattr(tokenizer, "pad_id", 0), getattr(tokenizer, "pad_side", "right")
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": tokenizer.context_length,

@@ -85,9 +85,7 @@ def with_special_tokens(tokenizer: Tokenizer, start: str, end: str) -> Tokenizer
     from tokenizers import Regex, normalizers, processors
 
     spaces = normalizers.Replace(Regex(SPACES), " ")
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), spaces, normalizers.Strip(), normalizers.Lowercase()]
-    )
+    tokenizer.normalizer = normalizers.Sequence([spaces, normalizers.Strip(), normalizers.Lowercase()])
     ids = [(token, tokenizer.token_to_id(token)) for token in (start, end)]
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{start} $A {end}", pair=f"{start} $A {end} {start} $B {end}", special_tokens=ids
@@ -135,9 +133,11 @@ class ClipTokenizer:
 
         Its rules can neither repair wrong encodings nor unescape HTML; otherwise the ids are the same.
         """
-        from tokenizers import Tokenizer
+        from tokenizers import Tokenizer, normalizers
 
-        return with_special_tokens(Tokenizer.from_str(self._library.to_str()), *SPECIAL)
+        library = with_special_tokens(Tokenizer.from_str(self._library.to_str()), *SPECIAL)
+        library.normalizer = normalizers.Sequence([normalizers.NFC(), library.normalizer])  # part of the repair
+        return library
 
     def save(self, path: Path) -> None:
         """Write what `load_tokenizer` needs: the vocabulary's name and the context length."""
