@@ -16,6 +16,7 @@ from clip_jax.train.anomalies import BatchStream
 from clip_jax.train.metrics import Meter, training_flops
 from clip_jax.train.run_directory import RunDirectory
 from clip_jax.train.run_result import RunResult
+from clip_jax.types import JsonObject
 
 PACKAGES = (
     "clip-jax-scaling", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy",
@@ -24,6 +25,18 @@ PACKAGES = (
 
 def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{n: metadata.version(n) for n in PACKAGES}}
+
+
+def fields_of_config(config: RunConfig) -> JsonObject:
+    """Return the fields of a `RunResult` that the config alone determines."""
+    counted, spent = flops.params(config.model), training_flops(config, config.samples_seen)
+    return {
+        "config": to_dict(config), "flops": spent.total, "flops_logits": spent.logits,
+        "flops_per_sample": flops.flops_per_sample(config.model).total, "params": counted.total,
+        "params_image": counted.image, "params_text": counted.text, "params_no_embed": counted.no_embed,
+        "samples_seen": config.samples_seen, "batch_size": config.batch_size, "seed": config.seed,
+        "steps": config.steps, "peak_lr": config.optim.peak_lr,
+    }  # fmt: skip
 
 
 def make_result(
@@ -46,8 +59,6 @@ def make_result(
       stream: its batches.
       flops_of_evaluation: the FLOPs of one evaluation.
     """
-    counted = flops.params(config.model)
-    spent = training_flops(config, config.samples_seen)
     value = {(r["task"], r["metric"]): r["value"] for r in rows}
     device = mesh.devices.flat[0]
     seconds = meter.clock.seconds()
@@ -57,21 +68,9 @@ def make_result(
         state="finished",
         exit_reason="all steps done",
         final=True,
-        config=to_dict(config),
-        flops=spent.total,
-        flops_logits=spent.logits,
-        flops_per_sample=flops.flops_per_sample(config.model).total,
-        params=counted.total,
-        params_image=counted.image,
-        params_text=counted.text,
-        params_no_embed=counted.no_embed,
-        samples_seen=config.samples_seen,
+        **fields_of_config(config),
         unique_samples=stream.batches.order.distinct(config.samples_seen),
         drawn_by_path=stream.batches.drawn(config.samples_seen),
-        batch_size=config.batch_size,
-        seed=config.seed,
-        steps=config.steps,
-        peak_lr=config.optim.peak_lr,
         wall_s=directory.wall_s,
         eval_s=seconds["evaluation"],
         eval_flops=len({r["step"] for r in directory.evaluations()}) * flops_of_evaluation,

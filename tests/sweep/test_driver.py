@@ -16,7 +16,7 @@ import pytest
 from clip_jax import flops
 from clip_jax.cli.main import _report
 from clip_jax.config import RunConfig
-from clip_jax.config.io import from_dict, load, run_id, to_dict
+from clip_jax.config.io import from_dict, load, run_id
 from clip_jax.config.sweep import Resources, SweepConfig
 from clip_jax.errors import UserError
 from clip_jax.scaling.analysis.analyze import analyze
@@ -31,6 +31,7 @@ from clip_jax.sweep.driver import render, run_sweep
 from clip_jax.sweep.launch.submission import note_exit
 from clip_jax.sweep.plan import make_plan
 from clip_jax.sweep.status import status_table
+from clip_jax.train.result import fields_of_config
 from clip_jax.train.run_result import RunResult
 from clip_jax.train.vmapped.benchmark import Gain
 
@@ -106,20 +107,8 @@ class FakeEngine:
             state="finished",
             exit_reason="all steps done",
             final=True,
-            config=to_dict(config),
-            flops=spent.total,
-            flops_logits=spent.logits,
-            flops_per_sample=flops.flops_per_sample(config.model).total,
-            params=counted.total,
-            params_image=counted.image,
-            params_text=counted.text,
-            params_no_embed=counted.no_embed,
-            samples_seen=config.samples_seen,
+            **fields_of_config(config),
             unique_samples=config.samples_seen,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            steps=config.steps,
-            peak_lr=config.optim.peak_lr,
             wall_s=1.0,
             eval_s=0.1,
             samples_per_s=1.0,
