@@ -103,7 +103,7 @@ def _program(law: Law, space: str, under: float = 1.0) -> Any:
             close = exact + s.damping * safe + 1e-14 * jnp.eye(len(moves))
             moved = jax.vmap(_solve_symmetric, (0, None))(jnp.stack([gauss, close]), slope)
             gain = jnp.abs(moved @ slope).max()
-            tries = jnp.clip(s.theta - moved / scale, low, high)
+            tries = jnp.clip(s.theta[None] - moved / scale[None], low[None], high[None])
             tries = jnp.where(jnp.isfinite(tries), tries, s.theta[None])
             costs = jax.vmap(cost)(tries)
             best = jnp.argmin(costs)
@@ -190,7 +190,7 @@ def is_large_table() -> bool:
 def padded_rows(rows: int) -> int:
     """Return the padded number of rows: powers of four (for a large table 512 and 4,096), and of two above `MANY_ROWS`.
 
-    From 32 rows on the sums do not depend on the padding, to the last digit (a test).
+    From 32 rows on theta does not depend on the padding, to the last digit, and the objective to 1e-15 (a test).
     """
     size, times = (LARGE_PADDED_ROWS, 8) if is_large_table() else (MIN_PADDED_ROWS, 4)
     while size < rows:
