@@ -2,8 +2,8 @@
 
 Each form gives a distribution of the curve (or of a run) at a point, from its profile (`profile.prediction_profile`).
 The averaged forecast is their mixture: its median is the point forecast, its central 95 % the band. A form that the
-data do not reject keeps a weight of at least `MIN_WEIGHT`: forms that the data cannot distinguish inside their range
-may differ far beyond it.
+data do not reject (`forms_not_rejected`) keeps a weight of at least `MIN_WEIGHT`: forms that the data cannot
+distinguish inside their range may differ far beyond it.
 """
 
 from __future__ import annotations
@@ -284,8 +284,7 @@ def average(fitted: Mapping[str, FrontierFit], chance: float | None = None) -> A
     """Average the forms fitted to one frontier.
 
     Args:
-      fitted: by law key, the simplest first. Forms with as many parameters as points, and forms whose curve is the same
-        as a simpler form's, are left out with the reason.
+      fitted: by law key, the simplest first. Forms with as many parameters as points are left out with the reason.
       chance: the error of guessing, which no curve exceeds.
 
     Returns:
