@@ -19,7 +19,8 @@ OPTIONS: dict[str, dict[str, Any]] = {  # of `any_table.options.TableFit`
     "delta": {"type": float, "help": "Huber's delta (default: 0.02)"},
     "chance": {
         "type": float,
-        "help": "error of guessing; laws with a ceiling stop at it, for others the rows above it are left out",
+        "help": "error of guessing (default: from evals.csv beside the table); laws with a ceiling stop at it, for "
+        "others the rows above it are left out",
     },
     "examples": {
         "type": int,

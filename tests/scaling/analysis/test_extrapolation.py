@@ -133,3 +133,15 @@ def test_rival_forms_are_weighty_and_outside_each_other():
     assert rival_forms({"forms": [low, {**high, "weight": 0.01}]}) == []
     assert rival_forms({"forms": [{**low, "high": 0.4}, {**high, "low": 0.1}]}) == []
     assert rival_forms({"forms": [low]}) == []
+
+
+def test_forecast_check_predicts_the_median_of_the_curve():
+    c = np.geomspace(1e10, 1e12, 8)
+    y = (0.1 + 0.8 * (c / 1e10) ** -0.2) * np.exp(0.01 * np.random.default_rng(1).standard_normal(8))
+    fitted = {
+        law.key: FrontierFit(fit_law(law, c, y, profile=False)) for law in LAWS if law.key in ("power", "bounded")
+    }
+    averaged = average(fitted)
+    first = forecast_check(fitted, averaged, 1e13, 0.3, 0.4)[0]
+    assert first["predicted"] == averaged.curve_at(1e13).median != averaged.run_at(1e13).median
+    assert [first["low"], first["high"]] == list(averaged.run_at(1e13).interval().bounded_ends)

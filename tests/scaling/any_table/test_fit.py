@@ -1,6 +1,7 @@
 """Any table: its columns and units, its bad rows, its forecasts."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -275,3 +276,18 @@ def test_fit_any_out_that_is_a_file_is_refused(tmp_path):
     with pytest.raises(UserError) as caught:
         fit_any(tmp_path / "t.csv", TableFit(laws=("power",)), tmp_path / "t.csv")
     assert caught.value.field == "--out"
+
+
+def test_chance_of_the_evaluations_beside_a_table_is_that_of_the_option(tmp_path):
+    c = np.geomspace(1e9, 1e13, 12)
+    y = 0.1 + (0.974 - 0.1) / (1 + (c / 1e11) ** 0.5) * np.exp(0.01 * np.random.default_rng(0).standard_normal(12))
+    table, bounded = tmp_path / "runs.csv", TableFit(laws=("bounded",), at=("1e14",))
+    pd.DataFrame({"flops": c, "error_mean": y}).to_csv(table, index=False)
+    stated = fit_any(table, replace(bounded, chance=0.974))
+    free = fit_any(table, bounded)
+    evals = pd.DataFrame([("mean", "error", 0.974)], columns=["task", "metric", "chance"])
+    evals.to_csv(tmp_path / "evals.csv", index=False)
+    head, said, *lines = fit_any(table, bounded).splitlines()
+    assert said.startswith("  guessing is 0.974 (evals.csv beside the table)")
+    assert [head, *lines] == stated.splitlines() != free.splitlines()
+    assert fit_any(table, replace(bounded, chance=0.9)) != stated

@@ -1,6 +1,7 @@
 """The report as files and as text."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from clip_jax.scaling.analysis import analyze as analysis
 from clip_jax.scaling.analysis.extrapolation import AVERAGED, rival_forms
+from clip_jax.scaling.analysis.frontier_fit import NOT_RESELECTED, FrontierFit
 from clip_jax.scaling.data.provenance import rows_hash
 from clip_jax.scaling.data.runs_table import fit_rows, prepare
 from clip_jax.scaling.report.figures import FIGURES, FORMATS
@@ -301,3 +303,45 @@ def test_a_fit_that_is_not_identified_has_no_tight_interval_in_the_summary():
     told = [line for line in text_summary(law).splitlines() if f"  {law['fits'][0]['exponent']['name']}=" in line]
     for line in told:
         assert ("[none, none]" in line) == any(line.strip().startswith(form) for form in loose)
+
+
+def test_analyze_rows_above_chance_enter_no_fit_of_a_law_without_a_ceiling(runs, curves):
+    df = runs(lambda c: min(curves["power law"](c) * 1.5, 1.0), budgets=7)
+    law = analysis.analyze(df, chance=0.95).law
+    above = int((df["error_mean"] > 0.95).sum())
+    assert above
+    assert f"{above} runs above guessing, 0.95, are left out" in law["surface"]["notes"]
+    assert law["surface"]["rows"] == len(df) - above
+    scores = {s["form"]: s["mean_abs_log_error"] for s in law["extrapolation"]}
+    assert scores["power law"] < 0.01  # exact below guessing; points of 0.95 and more would bend it
+
+
+def test_summary_of_few_runs_without_budgets_says_that_selection_is_left_out(runs, curves):
+    df = runs(curves["power law"], budgets=8, sizes=1, seeds=1).drop(columns="budget")
+    law = analysis.analyze(df, full=False).law
+    assert law["selection"] == f"{NOT_RESELECTED}: 8 runs are fewer than 20"
+    assert law["selection"] in law["fits"][0]["interval_kind"]
+    assert law["selection"] in text_summary(law)
+    assert analysis.analyze(runs(curves["power law"], budgets=5), full=False).law["selection"] is None
+
+
+def test_summary_of_accuracies_read_as_errors_warns(runs, curves):
+    df = runs(curves["power law"], sizes=1, seeds=1).drop(columns="budget")
+    law = analysis.analyze(df.assign(error_mean=1 - df["error_mean"]), full=False).law
+    assert law["rising"].startswith("error_mean grows with FLOPs (rank correlation +")
+    assert law["warnings"][0] == law["rising"]
+    assert "note: error_mean grows with FLOPs" in text_summary(law)
+    assert analysis.analyze(df, full=False).law["rising"] is None
+
+
+def test_law_json_a_side_that_is_flat_is_open_in_the_interval(report):
+    for fit in report[1]["fits"]:
+        for name, side in (f.split() for f in fit["flat"]):
+            assert side in fit["intervals"][name]["open"]
+
+
+def test_law_json_warns_of_a_band_that_is_open_for_fits_that_did_not_converge(runs, curves, monkeypatch):
+    whole = FrontierFit.prediction_at
+    monkeypatch.setattr(FrontierFit, "prediction_at", lambda f, c: replace(whole(f, c), converged=(True, False)))
+    warnings = analysis.analyze(runs(curves["power law"], budgets=5), full=False).law["warnings"]
+    assert "the band of the power law at the target is open above: the fits behind it did not converge" in warnings
