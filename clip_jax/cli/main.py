@@ -159,13 +159,15 @@ def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     launch = {name: overrides.pop(name) for name in list(overrides) if name.startswith("distributed.")}
     distributed = from_fields(DistributedConfig, launch, "distributed.")
     config = read_config(RunConfig, args.config, overrides)
-    if args.until is not None:
+    if args.until is not None and not config.epochs:
         between("--until", args.until, 1, config.steps)
     with initialized(distributed, on_error=_tell):  # before anything initializes the devices
+        from clip_jax.train.inputs import resolve_epochs
         from clip_jax.train.profiler import parse_window
         from clip_jax.train.run_result import UnfinishedRun
         from clip_jax.training import train_run
 
+        config = resolve_epochs(config, as_path(args.dir) if args.dir else None)
         run_dir = as_path(args.dir) if args.dir else Path("runs") / run_id(config)
         window = parse_window(args.profile, config.steps) if args.profile else None
         result = train_run(config, run_dir, stop_after=args.until, progress=not args.quiet, profile=window)
@@ -189,7 +191,9 @@ def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
 def _family(args: argparse.Namespace) -> int:
     dirs = [as_path(d) for d in args.dirs]
     files = [next((f for f in (d / "request.json", d / "config.json") if exists(f)), d / "request.json") for d in dirs]
-    configs = [load(RunConfig, file) for file in files]
+    from clip_jax.train.inputs import resolve_epochs
+
+    configs = [resolve_epochs(load(RunConfig, file), d) for file, d in zip(files, dirs, strict=True)]
     if args.measure:
         from clip_jax.storage.json_files import write_json
         from clip_jax.train.vmapped.benchmark import measure

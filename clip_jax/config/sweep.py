@@ -235,6 +235,8 @@ class SweepConfig:
                 raise ConfigError(field=name, value=getattr(self, name), reason="must be above 0")
         for name in ("min_steps", "base_width", "max_concurrent_runs"):
             at_least(name, getattr(self, name), 1)
+        if self.base.epochs:
+            raise ConfigError(field="base.epochs", reason="ignored, budgets says how long each run is")
         between("warmup_fraction", self.warmup_fraction, 0.0, LONGEST_WARMUP)
         usual = (self.base_width, self.lr_width_power) == (SweepConfig.base_width, SweepConfig.lr_width_power)
         check_lr_rule(self.lr_rule, self.base.model.parametrization.kind, usual)

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clip_jax.config import OptimConfig
 from clip_jax.errors import UserError
 from clip_jax.scaling.data.runs_table import LR_CHECK, is_check
 from clip_jax.storage.json_files import read_json, read_lines
@@ -81,7 +82,7 @@ def _settings(config: JsonObject) -> dict[str, float | None]:
     """Return the settings of a run for which its result has no column; None for those its config lacks."""
     optim = config.get("optim") or {}
     warmup, steps = optim.get("warmup_steps"), config.get("steps")
-    share = None if warmup is None or not steps else warmup / steps
+    share = None if warmup is None or not steps else OptimConfig(warmup_steps=warmup).warmup_of(steps) / steps
     return dict(zip(SETTING_COLUMNS, (optim.get("weight_decay"), share), strict=True))
 
 

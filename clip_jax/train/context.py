@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from clip_jax import flops
 from clip_jax.config import ModelConfig, RunConfig
+from clip_jax.config.run import WARMUP_STEPS
 from clip_jax.data.open import data_line, data_notes, open_splits
 from clip_jax.data.sources.base import Source
 from clip_jax.distributed.cluster import check_devices
@@ -58,6 +59,8 @@ def build_context(config: RunConfig, where: str = "", *, may_share: bool = False
     notes = data_notes(config.data, source, held_out)
     if jax.process_index() == 0:
         logger.info("%s", data_line(config, source, held_out))
+        if (warmup := config.optim.warmup_of(config.steps)) < WARMUP_STEPS and config.optim.warmup_steps == -1:
+            logger.info("optim.warmup_steps: %d, as the run has %d steps", warmup, config.steps)
         for note in notes:
             logger.warning("%s", note)
     data = {"train": describe(source), "val": describe(held_out)}

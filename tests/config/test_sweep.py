@@ -5,6 +5,7 @@ import pytest
 from clip_jax.config.io import from_dict
 from clip_jax.config.sweep import Resources, SweepConfig
 from clip_jax.errors import ConfigError
+from clip_jax.sweep.search.config import SearchConfig
 
 from ..user_errors import raises_user_error
 
@@ -124,3 +125,11 @@ def test_every_field_that_is_not_for_all_engines_says_for_which():
 def test_multiples_that_cannot_be_tried_are_refused(fields, attributes):
     with raises_user_error(ConfigError, **attributes):
         from_dict(SweepConfig, {"name": "s", **fields})
+
+
+@pytest.mark.parametrize("kind", [SweepConfig, SearchConfig])
+def test_epochs_of_a_base_are_refused(kind):
+    folder = {"source": "folder", "paths": ["x"]}
+    assert from_dict(kind, {"name": "a", "base": {"data": folder}}).base.epochs == 0
+    with raises_user_error(field="base.epochs"):
+        from_dict(kind, {"name": "a", "base": {"data": folder, "epochs": 2}})
