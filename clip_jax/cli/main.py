@@ -99,7 +99,7 @@ def make_parser() -> argparse.ArgumentParser:
     measure.add_argument("--suite", help="paper27, poster, or a JSON file that lists sets")
     measure.add_argument("--data", help="folder of the sets")
     measure.add_argument("--out", help="results and cached features; default runs/eval/MODEL")
-    measure.add_argument("--tasks", help="comma-separated; default all that a set supports")
+    measure.add_argument("--tasks", help=f"comma-separated, of {TASKS}; default all that a set supports")
     measure.add_argument("--dtype", default="float32", help="dtype of the computation: float32, float16 or bfloat16")
     measure.add_argument("--limit", type=int, default=0, help="maximum examples per split, spread evenly; 0 is all")
     label = verb("classify", "Classify images zero-shot.")
@@ -152,6 +152,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+TASKS = "zeroshot_classification, linear_probe, few_shot, knn, zeroshot_retrieval"
 MODEL = "openai/NAME, open_clip:MODEL/TAG, hf:OWNER/NAME, a weights file or folder, or a run directory"
 
 
@@ -265,6 +266,7 @@ def _eval(args: argparse.Namespace) -> None:
 
         out = args.out or Path("runs") / "eval" / args.model.strip("/").replace("/", "_").replace(":", "_")
         tasks = tuple(args.tasks.split(",")) if args.tasks else benchmark.TASKS
+        benchmark.present_sets(args.suite, args.data, tasks)  # mistakes before the slow part
         model = load_model(args.model, compute_dtype=args.dtype)
         rows = benchmark.run_suite(model, args.suite, out, data=args.data, tasks=tasks, limit=args.limit, echo=print)
         print(table(rows))

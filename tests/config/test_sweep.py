@@ -28,6 +28,18 @@ TPU = PODS | {"accelerator": "tpu-v5p-slice", "devices_per_process": 4, "topolog
         ("slurm", {"gres": "gpu:a100"}, {"field": "resources.gres", "reason": "would be ignored"}),
         ("slurm", {"sbatch": ["account=x"]}, {"field": "resources.sbatch", "value": "account=x"}),
         ("slurm", {"setup_commands": ["a\nb"]}, {"field": "resources.setup_commands", "reason": "one line"}),
+        ("slurm", {"python": "a\nb"}, {"field": "resources.python", "reason": "one line"}),
+        ("local", {"python": "python3.12"}, {"field": "resources.python", "reason": "would be ignored"}),
+        (
+            "slurm",
+            {"container_mounts": ["/a:/a"]},
+            {"field": "resources.container_mounts", "reason": "container_image"},
+        ),
+        (
+            "slurm",
+            {"container_image": "i", "container_mounts": ["a:/a"]},
+            {"field": "resources.container_mounts", "value": "a:/a"},
+        ),
         ("slurm", {"max_attempts": 0}, {"field": "resources.max_attempts", "value": 0}),
         ("slurm", {"poll_s": 0.0}, {"field": "resources.poll_s", "value": 0.0}),
         (

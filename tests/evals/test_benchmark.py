@@ -77,10 +77,12 @@ def suite(tmp_path):
 
 
 @pytest.mark.thorough
-def test_every_task_and_the_files_it_leaves(suite, tmp_path):
+def test_every_task_and_the_files_it_leaves(suite, tmp_path, caplog):
     model, said = Colours(), []
+    caplog.set_level("INFO", "clip_jax")
     found = transfer.run_suite(model, str(suite), tmp_path / "out", echo=said.append)
     assert [line for line in said if "absent" in line]
+    assert f"2 of 3 sets are there; writing {tmp_path / 'out'}" in caplog.messages
     by_task = {}
     for r in found:
         by_task.setdefault((r["dataset"], r["task"]), []).append(r["metrics"])

@@ -17,7 +17,7 @@ from clip_jax.scaling.frontier.isoflop import allocation, isoflop
 from clip_jax.scaling.laws import law_named
 from clip_jax.scaling.planning.experimental_design import RunSelection, best_runs, cheapest_plan
 from clip_jax.storage.paths import as_path
-from clip_jax.sweep.collect import collect
+from clip_jax.sweep.collect import collect_to_fit
 from clip_jax.sweep.control import sweep_config_of
 from clip_jax.sweep.plan import make_cell
 
@@ -50,7 +50,7 @@ def next_runs(
         raise UserError(field="--budget, --precision", reason=reason, hint="--budget=FLOPS or --precision=SHARE")
     root = as_path(sweep_dir)
     config = sweep_config_of(root)
-    rows, _ = fit_rows(prepare(collect(root), config.metric), config.metric)
+    rows, _ = fit_rows(prepare(collect_to_fit(root), config.metric), config.metric)
     if rows["budget"].nunique() < 3:
         raise UserError(field=root, reason=f"{rows['budget'].nunique()} budgets have finished, at least 3 are needed")
     frontier = compute_optimal(rows, config.metric)

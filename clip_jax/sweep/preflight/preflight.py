@@ -257,6 +257,7 @@ def preflight(
     for label, config, planned in runs:
         groups.setdefault(shape_of(config), []).append((label, config, planned))
     count = len(target.devices)
+    logger.info("compiling the training steps of %d runs, %d shapes; nothing is trained", len(runs), len(groups))
     echo(f"  {target.name}: {count} devices of {target.memory / GIB:.2f} GiB; times are the data sheet's best case")
     echo(
         f"  {'shape':24s} {'fits':5s} {'as':26s} {'GiB':>6s} {'spare':>6s} {'compile':>8s} {'FLOPs/step':>11s} "
