@@ -110,7 +110,9 @@ def make_parser() -> argparse.ArgumentParser:
     records = verb("data", "Inspect and build data sets.")
     looks = records.add_subparsers(dest="action", required=True, parser_class=CommandParser)
     same = verb("overlap", "Find evaluation images with a near-duplicate in the training data.", looks)
-    same.add_argument("train", metavar="TRAIN", help="folder of shards, class folders or idx files; its train split")
+    same.add_argument(
+        "train", metavar="TRAIN", help="folder of shards, captioned images, class folders or idx files; its train split"
+    )
     same.add_argument("evals", metavar="EVAL", help="the same; its test split")
     same.add_argument("--model", help="also report zero-shot accuracy with and without them: " + MODEL)
     same.add_argument("--max-distance", type=int, default=6, help="bits of 64 that may differ (default: 6)")

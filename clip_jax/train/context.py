@@ -60,7 +60,7 @@ def build_context(config: RunConfig, where: str = "", *, may_share: bool = False
     if jax.process_index() == 0:
         logger.info("%s", data_line(config, source, held_out))
         if (warmup := config.optim.warmup_of(config.steps)) < WARMUP_STEPS and config.optim.warmup_steps == -1:
-            logger.info("optim.warmup_steps: %d, as the run has %d steps", warmup, config.steps)
+            logger.info("optim.warmup_steps: %d of %d steps", warmup, config.steps)
         for note in notes:
             logger.warning("%s", note)
     data = {"train": describe(source), "val": describe(held_out)}

@@ -73,7 +73,10 @@ def find_target(name: str = HERE, slices: int = 1) -> Target:
         return Target(name, devices, device_of(devices[0].device_kind), float(memory))
     if not re.fullmatch(r"v\w+:\d+(x\d+)+", name):
         raise UserError(
-            field="--target", value=name, reason=f"must be {HERE}, or a TPU topology such as v5e:16x16 or v5p:8x8x16"
+            field="--target",
+            value=name,
+            reason=f"must be {HERE}, or a TPU topology such as v5e:16x16 or v5p:8x8x16",
+            hint=f"for GPUs, --target={HERE} on a node that has them",
         )
     for variable, value in NO_TPU.items():
         os.environ.setdefault(variable, value)
