@@ -174,6 +174,8 @@ def test_epochs_become_steps(pairs_run, epochs, steps):
     first_half = dataclasses.replace(usual.data, unique_samples=10)
     halved = resolve_epochs(dataclasses.replace(usual, epochs=2 * epochs, data=first_half))
     assert halved.steps == steps
+    rendered = resolve_epochs(RunConfig(epochs=2.0, data=DataConfig(unique_samples=640), batch_size=128))
+    assert rendered.steps == 10
 
 
 def test_a_begun_run_keeps_its_number_of_pairs(tmp_path, pairs_run):
