@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,13 @@ from clip_jax.pretrained.mapping import flatten, nest
 from clip_jax.pretrained.names import Fetch, hub_fetch
 from clip_jax.storage.paths import SCHEME, as_path, is_url
 from clip_jax.train.checkpoint import load_params
+from clip_jax.train.context import log_model
 from clip_jax.train.inputs import read_tokenizer
 from clip_jax.train.loop import InitState
 from clip_jax.train.pixels import warn_without_pixels, with_pixels
 from clip_jax.train.run_directory import read_config
+
+logger = logging.getLogger(__name__)
 
 
 class LoadedModel(EmbeddingModel):
@@ -45,6 +49,7 @@ class LoadedModel(EmbeddingModel):
         self.digest = weights.digest
         self.precision: str = weights.config.compute_dtype
         mesh = make_mesh(RunConfig().mesh)
+        log_model(weights.config, mesh)
         built = build(weights.config, mesh)
         flat = flatten(weights.params)
         params = jax.tree_util.tree_map_with_path(
@@ -68,6 +73,7 @@ def read_weights(name: str, *, fetch: Fetch = hub_fetch) -> Weights:
     """Read the weights of a run (its last checkpoint), a path, or a published name. Raises UserError."""
     if not is_run(name):
         return load_weights(name, fetch=fetch)
+    logger.info("reading the last checkpoint of %s", name)
     begun = read_config(as_path(name))
     assert begun is not None
     run = with_pixels(begun, as_path(name))
@@ -129,6 +135,7 @@ def export(name: str, folder: str | Path, layout: str = "open_clip") -> None:
             reason=f"model.objective={objective!r} with model.text.encoder={encoder!r} cannot be exported",
             hint="the layouts hold contrastive models with a text transformer",
         )
+    logger.info("writing %s", folder)
     save_weights(weights, folder, layout)
 
 

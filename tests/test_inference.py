@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import clip_jax
+from clip_jax import flops
 from clip_jax import inference as loading
 from clip_jax.cli.main import main
 from clip_jax.config import InitConfig, OptimConfig
@@ -54,6 +55,8 @@ def params_of(run_dir, config):
 @pytest.mark.thorough
 def test_a_run_is_a_model(base, pictures, tiny_run):
     model = clip_jax.load_model(str(base))
+    count, size = flops.params(tiny_run.model).total, tiny_run.model.image.image_size
+    assert repr(model) == f"<LoadedModel {base}: {count:,} parameters, images of {size} pixels>"
     images, texts = model.embed_images(pictures), model.embed_texts(["a red thing", "a blue thing"])
     assert images.shape == texts.shape == (2, tiny_run.model.embed_dim)
     np.testing.assert_allclose(np.linalg.norm(images, axis=1), 1, atol=1e-5)
@@ -85,7 +88,8 @@ def test_classify_from_the_shell(base, pictures, capsys):
     assert "a dog" in lines[0]
     assert "%" in lines[0]
     assert main(["classify", "nothing.jpg", "--labels", "a", "b", f"--model={base}"]) == 2
-    assert error_fields(capsys.readouterr().err) == ["nothing.jpg"]
+    start = [f"reading the last checkpoint of {base}", "devices", "parameters"]
+    assert error_fields(capsys.readouterr().err) == [*start, "nothing.jpg"]
     assert main(["classify", str(pictures[0]), "--labels", "a", "b", "--model=nowhere"]) == 2
 
 

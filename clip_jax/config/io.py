@@ -30,7 +30,7 @@ from clip_jax.config.fields import (
 )
 from clip_jax.config.model import ModelConfig
 from clip_jax.config.presets import preset
-from clip_jax.config.run import VAL_PAIRS, RunConfig
+from clip_jax.config.run import VAL_PAIRS, WARMUP_STEPS, RunConfig
 from clip_jax.errors import ConfigError, UserError, closest, no_secret, parse_json, short
 from clip_jax.storage.paths import as_path, is_remote, read_text
 from clip_jax.types import JsonObject
@@ -148,7 +148,7 @@ def _wrong(name: str, value: object, reason: str) -> ConfigError:
 # Fields added after the first runs, under their first names: at their default they do not enter the run id, so that
 # earlier runs keep theirs.
 _ADDED_LATER = {
-    "": ("init_from", "loss", "microbatch_size", "faults", "pixels"),
+    "": ("init_from", "loss", "microbatch_size", "faults", "pixels", "epochs"),
     "data": ("weights", "val_paths", "decoder", "val_fraction", "filename_column", "caption_column"),
     "mesh": ("tensor", "slices"),
     "optim": ("state_dtype", "rounding", "loss_scale", "layer_decay"),
@@ -168,6 +168,7 @@ _ADDED_LATER = {
 # under which it enters the run id).
 _BECAME_AUTO: dict[tuple[str, str], tuple[object, object]] = {
     ("model", "remat_policy"): ("auto", "nothing"), ("evals", "val_pairs"): (0, VAL_PAIRS),
+    ("optim", "warmup_steps"): (-1, WARMUP_STEPS),
 }  # fmt: skip
 
 

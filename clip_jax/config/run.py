@@ -17,6 +17,7 @@ from clip_jax.plugins import check_name
 SOURCES = ("scenes", "webdataset", "folder", "tfds")
 LOSSES = ("softmax", "sigmoid")
 VAL_PAIRS = 1024  # evals.val_pairs=0 if the held-out split is large enough
+WARMUP_STEPS = 20  # optim.warmup_steps=-1 if the run is longer
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class OptimConfig:
     """AdamW and its learning-rate schedule. Weight decay excludes gains, biases and temperature."""
 
     peak_lr: float = 1e-3  # learning rate after the warm-up
-    warmup_steps: int = 20  # steps of linear warm-up from 0
+    warmup_steps: int = -1  # steps of linear warm-up from 0; -1: 20, or all but the last step of a shorter run
     schedule: Literal["cosine", "wsd"] = "cosine"  # wsd: warm-up, stable, linear decay
     lr_decay_fraction: float = 0.2  # wsd: fraction of the steps in the learning-rate decay
     weight_decay: float = 0.1  # decoupled, times the learning rate
@@ -159,12 +160,16 @@ class OptimConfig:
         for name in ("peak_lr", "eps", "clip_norm"):
             if not getattr(self, name) > 0:
                 raise ConfigError(field=f"optim.{name}", value=getattr(self, name), reason="must be above 0")
-        for name in ("weight_decay", "warmup_steps"):
-            at_least(f"optim.{name}", getattr(self, name), 0)
+        at_least("optim.weight_decay", self.weight_decay, 0)
+        at_least("optim.warmup_steps", self.warmup_steps, -1)
         for name in ("b1", "b2", "lr_decay_fraction"):
             between(f"optim.{name}", getattr(self, name), 0.0, 1.0)
         if self.schedule != "wsd" and self.lr_decay_fraction != 0.2:
             raise ConfigError(field="optim.lr_decay_fraction", reason=f"ignored with optim.schedule={self.schedule!r}")
+
+    def warmup_of(self, steps: int) -> int:
+        """Return the number of warm-up steps of a run of ``steps`` steps."""
+        return min(WARMUP_STEPS, steps - 1) if self.warmup_steps == -1 else self.warmup_steps
 
 
 @dataclass(frozen=True)
@@ -359,6 +364,7 @@ class RunConfig:
     batch_size: int = 128  # global
     microbatch_size: int = 0  # pairs whose activations are in memory at once, over all devices; 0: the whole batch
     steps: int = 100  # optimizer steps
+    epochs: float = 0.0  # passes over the training pairs, instead of steps, which follow when the run begins; 0: steps
     seed: int = 0  # of the initial weights, the order of the data and its augmentation
     log_every: int = 20  # steps
     checkpoint_every: int = 500  # steps; the last step is always saved
@@ -372,10 +378,7 @@ class RunConfig:
             at_least(name, getattr(self, name), 1)
         between("seed", self.seed, 0, 2**32 - 1)
         at_least("model.text.vocab_size", self.model.text.vocab_size, 260)  # 256 bytes and the special tokens
-        if self.optim.warmup_steps >= self.steps:
-            raise ConfigError(
-                field="optim.warmup_steps", value=self.optim.warmup_steps, reason=f"must be below steps={self.steps}"
-            )
+        self._check_length()
         if (
             self.data.source == "scenes"
             and self.pixels.resize_mode != PixelConfig.resize_mode
@@ -390,6 +393,20 @@ class RunConfig:
         self._check_precision()
         self._check_loss()
         self._check_objective()
+
+    def _check_length(self) -> None:
+        at_least("epochs", self.epochs, 0)
+        if not self.epochs:
+            if self.optim.warmup_steps >= self.steps:
+                reason = f"must be below steps={self.steps}"
+                raise ConfigError(field="optim.warmup_steps", value=self.optim.warmup_steps, reason=reason)
+            return
+        if self.steps != RunConfig.steps:
+            reason = f"epochs={self.epochs:g} and steps={self.steps} both say how long to train"
+            raise ConfigError(field="epochs, steps", reason=reason, hint="set one of them")
+        if self.data.source == "scenes" and not self.data.unique_samples:
+            reason = "the scenes source renders pairs without end"
+            raise ConfigError(field="epochs", value=self.epochs, reason=reason, hint="set steps or data.unique_samples")
 
     def _check_tracking(self) -> None:
         if self.wandb != "disabled":
@@ -463,7 +480,7 @@ class RunConfig:
 
     @property
     def samples_seen(self) -> int:
-        """Number of training pairs seen, with repetitions."""
+        """Number of training pairs seen, with repetitions; ``epochs`` must have been resolved to steps."""
         return self.batch_size * self.steps
 
 

@@ -29,7 +29,9 @@ _READ_BY = {
     "time_limit_min": ("slurm",),
     "grace_period_s": ("slurm", "jobset"),
     "sbatch": ("slurm",),
-    "container_image": ("jobset",),
+    "python": ("slurm",),
+    "container_image": ("slurm", "jobset"),
+    "container_mounts": ("slurm",),
     "accelerator": ("jobset",),
     "topology": ("jobset",),
     "slices": ("jobset",),
@@ -58,7 +60,12 @@ class Resources:
     time_limit_min: int = 0  # per attempt; 0: the partition's default
     grace_period_s: int = 120  # how long before its time limit a run is asked to save and stop
     sbatch: tuple[str, ...] = ()  # additional options, passed verbatim: "--account=vision", "--constraint=a100"
-    container_image: str = ""  # container image with clip-jax installed
+    # command of the Python on the nodes, in the shell's words: "python", "apptainer exec --nv clip.sif python"; empty:
+    # this interpreter, or python3 in container_image
+    python: str = ""
+    container_image: str = ""  # container image with clip-jax installed; slurm: srun starts it (pyxis and enroot)
+    # slurm: folders that the container sees, as SOURCE:TARGET; the sweep's directory is one
+    container_mounts: tuple[str, ...] = ()
     accelerator: str = ""  # GKE's name, such as tpu-v5p-slice or nvidia-h100-80gb; empty: CPU
     topology: str = ""  # of a TPU slice, such as 2x4 or 8x8x16
     slices: int = 1  # number of TPU slices
@@ -79,9 +86,15 @@ class Resources:
             at_least(f"resources.{name}", getattr(self, name), 0)
         between("resources.poll_s", self.poll_s, 0.05, 3600)
         between("resources.grace_period_s", self.grace_period_s, 1, 65535)
-        for name in ("sbatch", "setup_commands"):
+        for name in ("sbatch", "setup_commands", "container_mounts"):
             if any("\n" in line for line in getattr(self, name)):
                 raise ConfigError(field=f"resources.{name}", reason="must be one line each")
+        if "\n" in self.python:
+            raise ConfigError(field="resources.python", reason="must be one line")
+        for mount in self.container_mounts:
+            if "," in mount or not all(part.startswith("/") for part in mount.split(":")[:2]):
+                reason = "must be SOURCE:TARGET, two absolute paths without a comma"
+                raise ConfigError(field="resources.container_mounts", value=mount, reason=reason)
         for line in self.sbatch:
             if not line.startswith("--"):
                 raise ConfigError(
@@ -116,6 +129,9 @@ class Resources:
             )
         if engine == "slurm" and not self.devices_per_process and self.gres != Resources.gres:
             raise ConfigError(field="resources.gres", reason="would be ignored with resources.devices_per_process=0")
+        if engine == "slurm" and self.container_mounts and not self.container_image:
+            reason = "would be ignored without resources.container_image"
+            raise ConfigError(field="resources.container_mounts", reason=reason)
         if engine == "jobset":
             self._check_pods()
 
@@ -235,6 +251,8 @@ class SweepConfig:
                 raise ConfigError(field=name, value=getattr(self, name), reason="must be above 0")
         for name in ("min_steps", "base_width", "max_concurrent_runs"):
             at_least(name, getattr(self, name), 1)
+        if self.base.epochs:
+            raise ConfigError(field="base.epochs", reason="ignored, budgets says how long each run is")
         between("warmup_fraction", self.warmup_fraction, 0.0, LONGEST_WARMUP)
         usual = (self.base_width, self.lr_width_power) == (SweepConfig.base_width, SweepConfig.lr_width_power)
         check_lr_rule(self.lr_rule, self.base.model.parametrization.kind, usual)

@@ -5,8 +5,10 @@ Models name the logical axes of their parameters; only this module says which me
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import deque
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +21,8 @@ from clip_jax.types import PyTree
 if TYPE_CHECKING:
     from jax import Array, Device
     from jax.sharding import Mesh, NamedSharding
+
+logger = logging.getLogger(__name__)
 
 AXES = ("slice", "data", "fsdp", "tensor")
 BATCH_AXES = AXES[:3]  # a batch is sharded over these; devices along ``tensor`` hold the same rows and shard widths
@@ -159,6 +163,15 @@ class InFlight:
 
         rest, self._waiting = list(self._waiting), deque()
         return jax.block_until_ready(rest)
+
+
+def log_devices(devices: Sequence[Device] = ()) -> None:
+    """Log number and kind of the devices that are used (default: all), and the number of processes if above 1."""
+    import jax
+
+    devices = devices or jax.devices()
+    processes = f", in {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    logger.info("devices: %d × %s%s", len(devices), devices[0].device_kind, processes)
 
 
 def enable_compile_cache() -> Path:

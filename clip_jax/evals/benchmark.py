@@ -154,6 +154,23 @@ def read_suite(name: str, data: str | None) -> list[BenchmarkSet]:
     return entries
 
 
+def present_sets(suite: str, data: str | None, tasks: tuple[str, ...]) -> tuple[list[BenchmarkSet], list[BenchmarkSet]]:
+    """Return the sets of a suite that exist, and those that do not. Raises UserError as `run_suite`."""
+    entries = read_suite(suite, data)
+    for task in tasks:
+        if task not in TASKS:
+            raise UserError(field="--tasks", value=task, reason=f"must be one of {', '.join(TASKS)}")
+    present = [e for e in entries if Path(e.path).is_dir()]
+    if not present:
+        raise UserError(
+            field="--suite",
+            value=suite,
+            reason=f"none of its {len(entries)} sets exists, such as {entries[0].path}",
+            hint="pass their folder with --data",
+        )
+    return present, [e for e in entries if e not in present]
+
+
 def _check_texts(path: Path, entry: BenchmarkSet) -> None:
     """Check an entry's text fields; raise UserError if one is not a text, or is a name that would leave its folder."""
     for field in ("kind", "prompts", "metric", "train_split", "val_split", "test_split"):
@@ -378,21 +395,10 @@ def run_suite(
     Raises:
       UserError: none of the sets exists, or a file is malformed.
     """
-    entries = read_suite(suite, data)
-    for task in tasks:
-        if task not in TASKS:
-            raise UserError(field="--tasks", value=task, reason=f"must be one of {', '.join(TASKS)}")
-    present = [e for e in entries if Path(e.path).is_dir()]
-    for entry in entries:
-        if entry not in present:
-            echo(f"skipped {entry.name}: {entry.path} does not exist")
-    if not present:
-        raise UserError(
-            field="--suite",
-            value=suite,
-            reason=f"none of its {len(entries)} sets exists, such as {entries[0].path}",
-            hint="pass their folder with --data",
-        )
+    present, absent = present_sets(suite, data, tasks)
+    logger.info("%d of %d sets are there; writing %s", len(present), len(present) + len(absent), out)
+    for entry in absent:
+        echo(f"skipped {entry.name}: {entry.path} does not exist")
     bench = Benchmark(model, Path(out), limit=limit, seed=seed, echo=echo)
     results: list[Result] = []
     for entry, task in _plan(present, tasks, echo):

@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from clip_jax import flops
 from clip_jax.config import ModelConfig
 from clip_jax.data.images.eval_preprocess import Preprocess, picture_name
 from clip_jax.data.labeled.class_names import check_templates
@@ -48,6 +49,10 @@ class EmbeddingModel:
         self.name, self.config, self.params, self.preprocess = name, config, params, preprocess
         self._tokenizer, self._graphdef = tokenizer, built.graphdef
         self._encoder = Encoder(built, mesh, batch_size, mean=preprocess.mean, std=preprocess.std, exact=exact)
+
+    def __repr__(self) -> str:
+        size, count = self.config.image.image_size, flops.params(self.config).total
+        return f"<{type(self).__name__} {self.name}: {count:,} parameters, images of {size} pixels>"
 
     def with_params(self, params: Params) -> Self:
         """Return the same model with other parameters; compiled functions are shared."""

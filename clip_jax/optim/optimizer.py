@@ -37,7 +37,7 @@ class ScheduleState(NamedTuple):
 
 
 def _numbers(config: OptimConfig, steps: int) -> tuple[float, float, float, float]:
-    warmup = float(config.warmup_steps)
+    warmup = float(config.warmup_of(steps))
     decay = config.lr_decay_fraction * steps if config.schedule == "wsd" else steps - warmup
     return config.peak_lr, warmup, max(steps - decay, warmup), float(steps)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from clip_jax.pretrained.tokenizer_export import open_clip_settings, tokenizer_f
 from clip_jax.pretrained.tokenizer_files import tokenizer_of
 from clip_jax.storage.paths import disk_errors, mkdir
 from clip_jax.types import JsonObject, Params
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ def load_weights(name: str, *, fetch: Fetch = hub_fetch) -> Weights:
         not fit it (missing, unexpected and wrongly shaped tensors are listed).
     """
     files = find(name, fetch)
+    logger.info("reading %s", files.weights)
     tensors = read_tensors(files.weights)
     config = read_json(files.config) if files.config else None
     if config is not None and not {"model_cfg", "vision_cfg", "model_type"} & set(config):

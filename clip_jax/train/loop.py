@@ -30,7 +30,7 @@ from clip_jax.finite import NotFinite
 from clip_jax.losses.pairs import PairLoss
 from clip_jax.models.clip import AbstractModel
 from clip_jax.optim.optimizer import make_optimizer
-from clip_jax.storage.paths import exists, local_scratch
+from clip_jax.storage.paths import as_path, exists, local_scratch
 from clip_jax.storage.records import EvaluationRow, Measurement
 from clip_jax.train.anomalies import Anomaly, BatchStream, DataOffsets
 from clip_jax.train.checkpoint import Checkpoints
@@ -44,6 +44,7 @@ from clip_jax.train.inputs import (
     describe_change,
     file_sha256,
     read_tokenizer,
+    resolve_epochs,
 )
 from clip_jax.train.metrics import Meter, training_flops
 from clip_jax.train.pixels import resolve_pixels
@@ -125,6 +126,7 @@ def train(
     extensions.check(config)
     clock = Clock()
     writer = jax.process_index() == 0
+    config = resolve_epochs(config, as_path(run_dir))
     directory = RunDirectory(run_dir, config, writer=writer, extensions=extensions)
     config = directory.config  # as the run began
     if broadcast_from_process_zero(directory.result() is not None) and (done := directory.result()) is not None:
@@ -371,7 +373,9 @@ class Run:
         """Go back to the last regular checkpoint and skip the batches since; raise Diverged if not allowed."""
         anomalies, optim = self.config.anomalies, self.config.optim
         policy = anomalies.on_nan if anomaly.kind == "nan" else anomalies.on_spike
-        advice = f"lower optim.peak_lr={optim.peak_lr:g} or lengthen optim.warmup_steps={optim.warmup_steps}"
+        advice = (
+            f"lower optim.peak_lr={optim.peak_lr:g} or lengthen optim.warmup_steps={optim.warmup_of(self.config.steps)}"
+        )
         if policy == "rollback" and self.offsets.count == anomalies.max_rollbacks:
             advice = f"anomalies.max_rollbacks={anomalies.max_rollbacks} are used up; {advice}"
         elif policy == "rollback":

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
 import clip_jax
@@ -16,6 +17,7 @@ from clip_jax.cli.main import _tell, main
 from clip_jax.config import RunConfig
 from clip_jax.config.io import to_dict
 from clip_jax.config.sweep import SweepConfig
+from clip_jax.evals.benchmark import TASKS
 from clip_jax.exit_codes import MISTAKE, STOPPED, UNREAD
 from clip_jax.storage.lock import Busy
 from clip_jax.storage.paths import BucketUnavailable
@@ -122,6 +124,19 @@ def test_fit_prints_a_law(capsys, tmp_path):
     (tmp_path / "t.csv").write_text("run_id,flops,params,samples_seen,error\n" + rows + "\n")
     assert main(["fit", str(tmp_path / "t.csv"), "--metric=error"]) == 0
     assert "b=0.1000" in capsys.readouterr().out
+
+
+def test_a_mistake_about_a_suite_is_told_before_the_model_is_read(capsys, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "suite.json").write_text('{"sets": [{"name": "a", "path": "a"}]}')
+    command = ["eval", "no-such-model", f"--suite={tmp_path / 'suite.json'}"]
+    assert main([*command, "--tasks=zero_shot"]) == 2
+    err = capsys.readouterr().err
+    assert error_fields(err) == ["--tasks"]
+    assert all(task in err for task in cli.TASKS.split(", "))
+    assert ", ".join(TASKS) == cli.TASKS
+    assert main(command) == 2
+    assert error_fields(capsys.readouterr().err) == ["no-such-model"]
 
 
 REQUIRED = "the following arguments are required"
@@ -236,7 +251,8 @@ def test_preflight_says_what_fits(capsys, tmp_path):
     )
     run = ["sweep", "preflight", f"--config={config}", "--resources.price_per_device_hour=2"]
     assert main(run) == 0
-    said = capsys.readouterr().out
+    said, err = capsys.readouterr()
+    assert err == "clip-jax: compiling the training steps of 1 runs, 1 shapes; nothing is trained\n"
     assert "rung 0.5 " in said
     assert "yes" in said
     assert "cost" in said
@@ -278,7 +294,11 @@ def test_report_of_a_table_in_capitals_is_written(tmp_path, capsys):
     (tmp_path / "RUNS.CSV").write_text(ROWS)
     assert main(["report", str(tmp_path / "RUNS.CSV")]) == 0
     assert (tmp_path / "report" / "report.html").is_file()
-    capsys.readouterr()
+    said = capsys.readouterr().err.splitlines()
+    assert said[:2] == [
+        f"clip-jax: reading {tmp_path / 'RUNS.CSV'}: 8 rows",
+        f"clip-jax: writing {tmp_path / 'report'}",
+    ]
 
 
 def test_verbs_of_tables_take_one_by_any_name(tmp_path, capsys):
@@ -291,7 +311,13 @@ def test_verbs_of_tables_take_one_by_any_name(tmp_path, capsys):
         ["compare", str(path), str(path)],
     ):
         assert main(verb) == 0
-    capsys.readouterr()
+        said = capsys.readouterr()
+        assert "clip-jax:" not in said.out
+        lines = said.err.splitlines()
+        assert lines[0] == f"clip-jax: reading {path}: 8 rows"
+        used = f"clip-jax: devices: {jax.device_count()} × {jax.devices()[0].device_kind}"
+        rest = {"fit": ["clip-jax: fitting error_mean of 8 runs", used], "compare": [lines[0]], "design": []}
+        assert lines[1:] == ([used] if "--law=power" in verb else rest[verb[0]])
 
 
 @pytest.mark.parametrize("name", ["none.tsv", "none.CSV", "none.jsonl", "none"])

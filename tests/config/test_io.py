@@ -224,6 +224,8 @@ def test_defaults_that_became_auto_name_runs_as_before():
     assert len({io.run_id(with_model(**half, **fields)) for fields in names}) == 4
     ids = [io.run_id(c.RunConfig(evals=c.EvalConfig(val_pairs=pairs))) for pairs in (0, 1024, 512)]
     assert ids[0] == ids[1] == old != ids[2]
+    ids = [io.run_id(c.RunConfig(optim=c.OptimConfig(warmup_steps=steps))) for steps in (-1, 20, 19)]
+    assert ids[0] == ids[1] == old != ids[2]
 
 
 def test_a_begun_run_keeps_what_became_auto():
@@ -233,5 +235,5 @@ def test_a_begun_run_keeps_what_became_auto():
     other = with_model(remat=True, remat_policy="dots")
     assert io.as_begun(now, other) == now  # another run's, and found to be so
     assert io.as_begun(other, then) == other
-    begun = dataclasses.replace(then, evals=c.EvalConfig(val_pairs=1024))
+    begun = dataclasses.replace(then, evals=c.EvalConfig(val_pairs=1024), optim=c.OptimConfig(warmup_steps=20))
     assert io.as_begun(now, begun) == begun

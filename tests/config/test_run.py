@@ -25,6 +25,11 @@ PATHS = {"source": "webdataset", "paths": ["a", "b"]}
         ({"optim": {"peak_lr": float("nan")}}, {"field": "optim.peak_lr", "reason": "finite"}),
         ({"optim": {"lr_decay_fraction": 0.5}}, {"field": "optim.lr_decay_fraction", "reason": "ignored"}),
         ({"optim": {"warmup_steps": 100}}, {"field": "optim.warmup_steps", "value": 100}),
+        ({"steps": 20, "optim": {"warmup_steps": 20}}, {"field": "optim.warmup_steps", "value": 20}),
+        ({"optim": {"warmup_steps": -2}}, {"field": "optim.warmup_steps", "value": -2}),
+        ({"epochs": 2.0, "steps": 50}, {"field": "epochs, steps", "reason": "epochs=2 and steps=50"}),
+        ({"epochs": -1.0}, {"field": "epochs", "value": -1.0}),
+        ({"epochs": 2.0}, {"field": "epochs", "value": 2.0, "reason": "without end"}),
         ({"data": {"paths": ["x"]}}, {"field": "data.paths", "reason": "reads no files"}),
         ({"data": {"source": "webdataset"}}, {"field": "data.paths", "reason": "webdataset"}),
         (

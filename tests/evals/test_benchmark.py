@@ -76,11 +76,16 @@ def suite(tmp_path):
     return path
 
 
+FIRST = ["colours", "zeroshot_classification"]
+
+
 @pytest.mark.thorough
-def test_every_task_and_the_files_it_leaves(suite, tmp_path):
+def test_every_task_and_the_files_it_leaves(suite, tmp_path, caplog):
     model, said = Colours(), []
+    caplog.set_level("INFO", "clip_jax")
     found = transfer.run_suite(model, str(suite), tmp_path / "out", echo=said.append)
     assert [line for line in said if "absent" in line]
+    assert f"2 of 3 sets are there; writing {tmp_path / 'out'}" in caplog.messages
     by_task = {}
     for r in found:
         by_task.setdefault((r["dataset"], r["task"]), []).append(r["metrics"])
@@ -97,6 +102,8 @@ def test_every_task_and_the_files_it_leaves(suite, tmp_path):
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == found
     text = results.table(found)
     assert "4-shot probe" in text
+    accuracy = next(line.split() for line in text.splitlines() if line.split()[:3] == [*FIRST, "acc1"])
+    assert accuracy[-3:] == ["0.3333", "3", "9"]
     assert "text_retrieval_recall@1" in text
     assert not list((tmp_path / "out").rglob("*partial*"))
 

@@ -65,6 +65,15 @@ def test_gains_biases_and_temperature_do_not_decay():
     assert any("token" in k for k in decayed)
 
 
+@pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (5, 4), (20, 19), (21, 20), (100, 20)])
+def test_the_usual_warm_up_fits_short_runs(steps, warmup):
+    usual, same = (optim.schedule(OptimConfig(warmup_steps=w), steps) for w in (-1, warmup))
+    rates = [float(usual(step)) for step in range(steps)]
+    assert rates == [float(same(step)) for step in range(steps)]
+    assert min(rates) > 0
+    assert max(rates) == pytest.approx(OptimConfig.peak_lr)
+
+
 @pytest.mark.parametrize(("theirs", "ours"), [("const", "wsd"), ("cosine", "cosine"), ("const-cooldown", "wsd")])
 def test_schedules_are_the_references(golden, theirs, ours):
     records = [r for r in json.loads((golden / "lr_schedules.json").read_text()) if r["kind"] == theirs]

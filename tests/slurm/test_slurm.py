@@ -122,7 +122,9 @@ def test_a_sweep_comes_through_preemption_a_lost_node_and_a_lost_driver(slurm, t
     sweep = SweepConfig(
         name="hard", base=dataclasses.replace(tiny_run, checkpoint_every=20), rungs=(0.5, 1), budgets=(2e8, 4e8, 8e8),
         sizes_per_budget=0, min_steps=2, extra_seeds_at_optimum=(), lr_multipliers=(), max_concurrent_runs=3,
-        engine="slurm", resources=Resources(nodes=2, poll_s=1.0, setup_commands=(COORDINATOR,)),
+        engine="slurm", resources=Resources(
+            nodes=2, poll_s=1.0, setup_commands=(COORDINATOR,), python=f"env TRIED=prefix {sys.executable}"
+        ),
     )  # fmt: skip
     root, config, said = tmp_path / "sweep", tmp_path / "s.json", tmp_path / "driver.log"
     config.write_text(json.dumps(to_dict(sweep)))

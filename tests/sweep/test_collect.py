@@ -1,5 +1,7 @@
 """Evidence about learning rates, and directories that hold no sweep."""
 
+import math
+
 import pandas as pd
 import pytest
 
@@ -90,7 +92,10 @@ def test_one_damaged_run_takes_down_neither_status_nor_table(tmp_path, caplog):
     runs = ("lacking", "evals", "deep", "status", "well")
     write_json(tmp_path / "plan.json", {"cells": [{"run_id": name} | cell for name in runs]})
     write_json(tmp_path / "sweep.json", {})
-    rows = [{"task": "a", "metric": "top1", "value": 0.5}]
+    rows = [
+        {"task": "a", "metric": "top1", "value": 0.5},
+        {"task": "validation", "metric": "loss", "value": 2.0, "chance": math.log(512)},
+    ]
     for name in runs:
         (tmp_path / "runs" / name).mkdir(parents=True)
     write_json(tmp_path / "runs/well/result.json", WHOLE | {"evals": rows})
@@ -104,6 +109,7 @@ def test_one_damaged_run_takes_down_neither_status_nor_table(tmp_path, caplog):
         "well": "finished", "lacking": "failed", "evals": "failed", "deep": "failed", "status": "missing",
     }  # fmt: skip
     assert df.loc["well", "error/a"] == 0.5
+    assert df.loc["well", "val_negatives"] == 511
     assert df.loc["well", "passes"] == WHOLE["samples_seen"] / WHOLE["unique_samples"]
     assert curves(tmp_path) is None
     assert "evals.jsonl" in caplog.text

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from clip_jax.config import DataConfig, RunConfig
+from clip_jax.config import DataConfig, OptimConfig, RunConfig
 from clip_jax.config.io import load, run_id, to_dict
 from clip_jax.data.open import open_source
 from clip_jax.data.tokenizers.learned_bpe import train_tokenizer
@@ -14,7 +14,15 @@ from clip_jax.evals.in_training import make_evaluator
 from clip_jax.inference import load_model
 from clip_jax.storage.json_files import read_json, read_lines, write_json
 from clip_jax.train.evaluate import evaluate_run
-from clip_jax.train.inputs import TOKENIZER, check_data, describe, describe_change, file_sha256, read_tokenizer
+from clip_jax.train.inputs import (
+    TOKENIZER,
+    check_data,
+    describe,
+    describe_change,
+    file_sha256,
+    read_tokenizer,
+    resolve_epochs,
+)
 from clip_jax.train.loop import train
 from clip_jax.train.run_directory import RunDirectory, read_config
 
@@ -153,3 +161,47 @@ def test_train_says_at_the_start_what_is_held_out(tmp_path, pairs_run, pairs_dir
     notes = [e["reason"] for e in read_lines(tmp_path / "run" / "events.jsonl") if e["event"] == "data"]
     assert [note for note in notes if "data.val_fraction=0.4" in note]
     assert set(notes) <= set(caplog.messages)
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(3.0, 15), (0.4, 2), (0.01, 1)])
+def test_epochs_become_steps(pairs_run, epochs, steps):
+    usual = dataclasses.replace(pairs_run, steps=RunConfig.steps, batch_size=4, optim=OptimConfig())
+    assert resolve_epochs(usual) is usual
+    assert len(open_source(usual.data, "train", 32)) == 20
+    resolved = resolve_epochs(dataclasses.replace(usual, epochs=epochs))
+    assert resolved == dataclasses.replace(usual, steps=steps)
+    assert run_id(resolved) == run_id(dataclasses.replace(usual, steps=steps))
+    first_half = dataclasses.replace(usual.data, unique_samples=10)
+    halved = resolve_epochs(dataclasses.replace(usual, epochs=2 * epochs, data=first_half))
+    assert halved.steps == steps
+    rendered = resolve_epochs(RunConfig(epochs=2.0, data=DataConfig(unique_samples=640), batch_size=128))
+    assert rendered.steps == 10
+
+
+def test_a_begun_run_keeps_its_number_of_pairs(tmp_path, pairs_run):
+    begun = dataclasses.replace(pairs_run, steps=RunConfig.steps, epochs=1.0, optim=OptimConfig())
+    directory = RunDirectory(tmp_path, resolve_epochs(begun, tmp_path))
+    directory.begin(3)
+    directory.note_input("data", {"train": {"records": 80, "digest": None}, "val": {"records": 8, "digest": None}})
+    directory.lock.close()
+    assert resolve_epochs(begun, tmp_path).steps == 10
+
+
+def test_epochs_need_an_end(monkeypatch, pairs_run):
+    source = open_source(pairs_run.data, "train", 32)
+    source.infinite = True
+    monkeypatch.setattr("clip_jax.train.inputs.open_source", lambda *_: source)
+    with raises_user_error(field="epochs", value=1.0, hint="set steps"):
+        resolve_epochs(dataclasses.replace(pairs_run, steps=RunConfig.steps, epochs=1.0))
+
+
+@pytest.mark.thorough
+def test_a_run_of_epochs_is_recorded_in_steps_and_says_its_short_warm_up(tmp_path, pairs_run, caplog):
+    caplog.set_level("INFO", "clip_jax")
+    optim = dataclasses.replace(pairs_run.optim, warmup_steps=-1)
+    config = dataclasses.replace(pairs_run, steps=RunConfig.steps, epochs=1.2, optim=optim)
+    assert train(config, tmp_path, stop_after=1, progress=False).state == "stopped"
+    assert (read_config(tmp_path).steps, read_config(tmp_path).epochs) == (3, 0.0)
+    assert {"steps: 3, as epochs=1.2 of 20 pairs", "optim.warmup_steps: 2 of 3 steps"} <= set(caplog.messages)
+    result = train(config, tmp_path, progress=False)
+    assert (result.steps, result.samples_seen) == (3, 24)

@@ -17,6 +17,11 @@ from clip_jax.storage.delimited import SEPARATORS, decode, records, separator_of
 CAPTION_SEPARATORS = {**SEPARATORS, "|": "bars"}
 
 
+def holds_captions(path: Path) -> bool:
+    """Return whether a `CaptionedFolder` lies here, or in a folder for each split."""
+    return any(next(path.glob(pattern), None) for pattern in ("captions.csv", "*/captions.csv"))
+
+
 class CaptionedFolder(Source):
     """A folder with ``captions.csv`` in PATH/SPLIT/ or PATH/: one image name and one caption per row.
 
@@ -34,6 +39,11 @@ class CaptionedFolder(Source):
     def __init__(self, path: Path, split: str, columns: tuple[str, str] = ("filename", "caption")) -> None:
         self.root = path / split if (path / split).is_dir() else path
         self.table = self.root / "captions.csv"
+        splits = sorted(table.parent.name for table in path.glob("*/captions.csv"))
+        if not self.table.is_file() and splits and self.root == path:
+            reason = f"has no split {split!r}; the splits are {', '.join(splits)}"
+            hint = "name one of them, or hold out a part of the training split with data.val_fraction"
+            raise UserError(field="data.paths", value=path, reason=reason, hint=hint)
         if not self.table.is_file():
             raise UserError(
                 field=self.table,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from clip_jax.distributed.mesh import log_devices
 from clip_jax.errors import UserError
 from clip_jax.scaling.analysis.averaging import AveragedForecast, average
 from clip_jax.scaling.analysis.extrapolation import (
@@ -53,6 +55,8 @@ from clip_jax.storage.json_files import plain_json
 
 if TYPE_CHECKING:
     import pandas as pd
+
+logger = logging.getLogger(__name__)
 
 MAX_BUDGETS = 2000  # that valleys are looked for at
 TARGET = 10.0  # times the largest FLOPs: where laws are compared
@@ -161,6 +165,8 @@ def analyze(
     if rows.empty:
         reason = f"no run may enter the fit; the first was left out: {left_out[0]['reason']}"
         raise UserError(field=metric, reason=reason)
+    logger.info("fitting %s of %d runs", metric, len(rows))
+    log_devices()
     if curves is not None:
         drawable = (curves[["flops", "error"]] > 0) & np.isfinite(curves[["flops", "error"]])
         curves = curves[drawable.all(axis=1)]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from clip_jax.distributed.mesh import log_devices
 from clip_jax.errors import UserError
 from clip_jax.scaling.analysis.extrapolation import compare_laws
 from clip_jax.scaling.any_table import held_out
@@ -91,6 +92,7 @@ def _fit_laws(path: str | Path, table: pd.DataFrame, what: TableFit, out_dir: st
     rows = read_rows(table, what, law)
     budgets = [text for text in what.at if asks_budget(law, text)]
     points = {text: _checked_point(law, text) for text in what.at if text not in budgets}
+    log_devices()
     fit = fit_rows_of(rows, what, law)
     spans = intervals_of(fit, rows, what)
     intervals = {n: spans.parameter(n) for n, free in zip(law.names, fit.free_mask, strict=True) if free}

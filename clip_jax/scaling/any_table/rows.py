@@ -16,7 +16,7 @@ from clip_jax.errors import UserError
 from clip_jax.scaling.analysis.frontier_fit import SELECT
 from clip_jax.scaling.any_table.options import MEANINGS, UNITS, TableFit, number, pairs
 from clip_jax.scaling.data.observations import rising_correlation
-from clip_jax.scaling.data.runs_table import refuse_logarithms
+from clip_jax.scaling.data.runs_table import refuse_logarithms, refuse_mixed_negatives
 from clip_jax.scaling.laws import Law
 from clip_jax.scaling.laws.size_data import FLOPS_PER_PARAM_SAMPLE
 
@@ -229,6 +229,7 @@ def read_rows(df: pd.DataFrame, what: TableFit, law: Law | NamedColumns) -> Rows
         _refuse(df, keep & ~((values > 0) & (values < np.inf)), column, values)
     if what.space == "log":
         _refuse(df, keep & (y < 0), name, raw)
+    refuse_mixed_negatives(df[keep], name)
     chosen = Rows(columns, y, df.index.to_numpy(), weights, labels, cut, treatment).take(keep)
     _refuse_no_law(chosen, name)
     chosen = replace(chosen, warnings=[*_families(df[keep], what), *_rising(chosen, what, name)])

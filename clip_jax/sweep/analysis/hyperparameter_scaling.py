@@ -19,7 +19,7 @@ from clip_jax.config.sweep import SweepConfig
 from clip_jax.errors import UserError
 from clip_jax.scaling.data.runs_table import is_check
 from clip_jax.storage.paths import as_path
-from clip_jax.sweep.collect import collect
+from clip_jax.sweep.collect import collect_to_fit
 from clip_jax.sweep.control import config_of
 from clip_jax.sweep.plan import make_cell
 from clip_jax.sweep.tried_values import INSIDE, judge, noise_of
@@ -188,7 +188,7 @@ def rules_text(sweep_dir: str | Path) -> str:
     config = config_of(root)
     if not isinstance(config, SweepConfig):
         raise UserError(field=root, reason="holds a search, which tries settings at one size and budget only")
-    df = collect(root)
+    df = collect_to_fit(root)
     if not df["final"].any():
         raise UserError(field=root, reason="no run has finished")
     cells = df[["rung", "budget"]].itertuples(index=False)

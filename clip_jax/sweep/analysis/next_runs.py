@@ -18,7 +18,7 @@ from clip_jax.scaling.frontier.isoflop import allocation, isoflop
 from clip_jax.scaling.laws import law_named, with_ceiling
 from clip_jax.scaling.planning.experimental_design import RunSelection, best_runs, cheapest_plan
 from clip_jax.storage.paths import as_path
-from clip_jax.sweep.collect import collect
+from clip_jax.sweep.collect import collect_to_fit
 from clip_jax.sweep.control import sweep_config_of
 from clip_jax.sweep.plan import make_cell
 
@@ -52,7 +52,7 @@ def next_runs(
     root = as_path(sweep_dir)
     config = sweep_config_of(root)
     chance = chance_beside(root, config.metric)
-    rows, _ = fit_rows(prepare(collect(root), config.metric), config.metric, chance, keep_above_chance=True)
+    rows, _ = fit_rows(prepare(collect_to_fit(root), config.metric), config.metric, chance, keep_above_chance=True)
     if rows["budget"].nunique() < 3:
         raise UserError(field=root, reason=f"{rows['budget'].nunique()} budgets have finished, at least 3 are needed")
     frontier = compute_optimal(rows, config.metric)

@@ -73,7 +73,10 @@ def find_target(name: str = HERE, slices: int = 1) -> Target:
         return Target(name, devices, device_of(devices[0].device_kind), float(memory))
     if not re.fullmatch(r"v\w+:\d+(x\d+)+", name):
         raise UserError(
-            field="--target", value=name, reason=f"must be {HERE}, or a TPU topology such as v5e:16x16 or v5p:8x8x16"
+            field="--target",
+            value=name,
+            reason=f"must be {HERE}, or a TPU topology such as v5e:16x16 or v5p:8x8x16",
+            hint=f"for GPUs, --target={HERE} on a node that has them",
         )
     for variable, value in NO_TPU.items():
         os.environ.setdefault(variable, value)
@@ -257,6 +260,7 @@ def preflight(
     for label, config, planned in runs:
         groups.setdefault(shape_of(config), []).append((label, config, planned))
     count = len(target.devices)
+    logger.info("compiling the training steps of %d runs, %d shapes; nothing is trained", len(runs), len(groups))
     echo(f"  {target.name}: {count} devices of {target.memory / GIB:.2f} GiB; times are the data sheet's best case")
     echo(
         f"  {'shape':24s} {'fits':5s} {'as':26s} {'GiB':>6s} {'spare':>6s} {'compile':>8s} {'FLOPs/step':>11s} "

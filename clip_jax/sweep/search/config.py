@@ -40,6 +40,10 @@ class SearchConfig:
             raise ConfigError(field="name", value=self.name, reason="must be a name without spaces and slashes")
         check_choices(self)
         self.resources.check_for(self.engine)
+        if self.base.epochs:
+            raise ConfigError(
+                field="base.epochs", reason="a search compares runs by their steps", hint="set base.steps"
+            )
         for name in ("trials", "trials_per_round", "max_concurrent_runs"):
             at_least(name, getattr(self, name), 1)
         at_least("proposal_seed", self.proposal_seed, 0)

@@ -32,6 +32,11 @@ def test_a_split_folder_goes_first(tmp_path):
 def test_what_is_missing_is_named(tmp_path):
     with raises_user_error(field=tmp_path / "captions.csv", reason="no such file"):
         CaptionedFolder(tmp_path, "train")
+    (tmp_path / "apart" / "train").mkdir(parents=True)
+    (tmp_path / "apart" / "train" / "captions.csv").write_text("filename,caption\na.png,a\n")
+    apart = {"field": "data.paths", "value": tmp_path / "apart", "hint": "data.val_fraction"}
+    with raises_user_error(**apart, reason="has no split 'val'; the splits are train"):
+        CaptionedFolder(tmp_path / "apart", "val")
     (tmp_path / "captions.csv").write_text("file,caption\n")
     with pytest.raises(UserError) as raised:
         CaptionedFolder(tmp_path, "train")

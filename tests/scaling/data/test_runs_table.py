@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 from clip_jax.errors import UserError
+from clip_jax.scaling.any_table.options import TableFit
+from clip_jax.scaling.any_table.rows import read_rows
 from clip_jax.scaling.data.runs_table import fit_rows, prepare, read_table
+from clip_jax.scaling.laws import law_named
 
 from ...user_errors import raises_user_error
 
@@ -23,6 +26,24 @@ def test_only_columns_that_must_be_are_needed(runs, curves):
     full = prepare(df, "error_mean")
     assert (full["budget"] == df["flops"]).all()
     assert full["final"].all()
+
+
+def test_a_validation_loss_needs_one_number_of_negatives(runs, curves):
+    df = runs(curves["power law"])
+    df["val_loss"] = df["error_mean"]
+    assert len(fit_rows(prepare(df, "val_loss"), "val_loss")[0]) == len(df)
+    df["val_negatives"] = np.where(df.index == 3, np.nan, 511.0)  # the fourth is of an earlier version
+    assert len(fit_rows(prepare(df, "val_loss"), "val_loss")[0]) == len(df)
+    df.loc[1, "val_negatives"] = 1023
+    wrong = {"field": "val_negatives", "value": [511, 1023], "hint": "--where=val_negatives=1023"}
+    with raises_user_error(**wrong):
+        fit_rows(prepare(df, "val_loss"), "val_loss")
+    with raises_user_error(**wrong):
+        read_rows(df, TableFit(y="val_loss"), law_named("power"))
+    assert len(read_rows(df, TableFit(y="val_loss", where=("val_negatives=511",)), law_named("power"))) == len(df) - 2
+    fit_rows(prepare(df, "error_mean"), "error_mean")
+    df.loc[1, "kind"] = "batch_check"
+    fit_rows(prepare(df, "val_loss"), "val_loss")  # a row that enters no fit does not count
 
 
 def test_what_may_not_be_fitted_is_listed_with_the_reason(runs, curves):

@@ -12,7 +12,6 @@ from clip_jax.cli.main import main
 from clip_jax.config.io import to_dict
 from clip_jax.config.sweep import SweepConfig
 from clip_jax.storage.json_files import write_json
-from clip_jax.sweep.analysis import forecast as module
 from clip_jax.sweep.analysis.forecast import grade_forecast, register_forecast
 from clip_jax.sweep.plan import make_cell, plan_of
 
@@ -50,7 +49,7 @@ def sweep(tmp_path, monkeypatch):
     evals = [{**same, "task": t, "metric": "top1", "value": 0.5, "examples": 400, "chance": 0.1} for t in ("x", "y")]
     pd.DataFrame(evals).to_csv(tmp_path / "evals.csv", index=False)
     table = {"rows": trained(SWEEP)}
-    monkeypatch.setattr(module, "collect", lambda root: table["rows"])
+    monkeypatch.setattr("clip_jax.sweep.collect.collect", lambda root: table["rows"])
     return tmp_path, lambda rows: table.update(rows=rows)
 
 
@@ -58,7 +57,9 @@ def test_registered_then_trained_then_graded(sweep, capsys):
     root, put = sweep
     trained(SWEEP)
     assert main(["sweep", "forecast", f"--dir={root}", f"--at={TARGET}"]) == 0
-    said = capsys.readouterr().out
+    said, err = capsys.readouterr()
+    start = f"clip-jax: reading {root}: {len(trained(SWEEP))} runs, {len(trained(SWEEP))} finished; writing {root}"
+    assert err.startswith(f"{start}/forecast.json\nclip-jax: fitting error_mean of ")
     registered = json.loads((root / "forecast.json").read_text())
     assert "commit it, then train with --budgets='[100000000000.0, " in said
     assert f"{registered['predicted']:.4f}, 95 % band" in said
@@ -68,7 +69,8 @@ def test_registered_then_trained_then_graded(sweep, capsys):
     grown = dataclasses.replace(SWEEP, budgets=(*SWEEP.budgets, TARGET))
     put(trained(grown))
     assert main(["sweep", "forecast", f"--dir={root}"]) == 0
-    said = capsys.readouterr().out
+    said, err = capsys.readouterr()
+    assert err.endswith(f" finished; writing {root}/outcome.json\n")
     graded = json.loads((root / "outcome.json").read_text())
     assert graded["inside"]
     assert "inside the band" in said

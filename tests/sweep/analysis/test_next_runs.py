@@ -34,7 +34,7 @@ def runs(noise=0.01, budgets=SWEEP.budgets):
 def sweep_dir(tmp_path, monkeypatch):
     write_json(tmp_path / "sweep.json", to_dict(SWEEP))
     write_json(tmp_path / "plan.json", {"cells": []})
-    monkeypatch.setattr(module, "collect", lambda root: runs())
+    monkeypatch.setattr("clip_jax.sweep.collect.collect", lambda root: runs())
     return tmp_path
 
 
@@ -75,7 +75,7 @@ def test_what_it_needs(sweep_dir, given, attributes):
 
 
 def test_too_few_budgets(sweep_dir, monkeypatch):
-    monkeypatch.setattr(module, "collect", lambda root: runs(budgets=(1e10, 1e11)))
+    monkeypatch.setattr("clip_jax.sweep.collect.collect", lambda root: runs(budgets=(1e10, 1e11)))
     with raises_user_error(reason="2 budgets"):
         next_runs(sweep_dir, 1e15, budget=1e13)
 

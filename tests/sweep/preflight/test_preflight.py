@@ -114,7 +114,7 @@ def test_the_compiled_program_depends_on_the_shape_alone():
 
 
 def test_unknown_targets():
-    with raises_user_error(field="--target", value="v5e"):
+    with raises_user_error(field="--target", value="v5e", hint="--target=here"):
         find_target("v5e")
     with raises_user_error(field="plan", reason="no cell"):
         preflight([], "here")
