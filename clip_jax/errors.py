@@ -122,11 +122,12 @@ def did_you_mean(name: object, known: Iterable[object]) -> str | None:
     return f"did you mean {near[0]}?" if near else None
 
 
-def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
-    """Check that ``value`` is among ``allowed``; raise ConfigError otherwise."""
+def one_of(name: str, value: object, allowed: Iterable[object], source: object = None) -> None:
+    """Check that ``value`` is among ``allowed``; raise ConfigError otherwise, with ``source`` where one is given."""
+    allowed = tuple(allowed)
     if value not in allowed:
         reason = f"must be one of {', '.join(map(str, allowed))}"
-        raise ConfigError(field=name, value=value, reason=reason, hint=did_you_mean(value, allowed))
+        raise ConfigError(source=source, field=name, value=value, reason=reason, hint=did_you_mean(value, allowed))
 
 
 def at_least(name: str, value: float, low: float) -> None:

@@ -76,9 +76,8 @@ def _sweep_dir(args: argparse.Namespace, config: SweepConfig | SearchConfig | No
     if folders:
         return as_path(folders[0])
     if config is None:
-        raise UserError(
-            field="--dir, --config", reason="one of them is needed", hint="--dir=SWEEP_DIR, or --config=sweeps/….py"
-        )
+        reason = "one of them is needed"
+        raise UserError(field="--dir, --config", reason=reason, hint="--dir=SWEEP_DIR, or --config=sweeps/….py")
     return Path("runs") / config.name
 
 
@@ -146,11 +145,8 @@ def _plan_or_run(args: argparse.Namespace, config: SweepConfig, root: Path) -> N
         speed, price = config.gflops_per_second * 1e9, config.resources.price_per_device_hour or None
         verdicts = preflight(runs, args.target, flop_per_second=speed, price=price, echo=print)
         if not all(v.fits for v in verdicts):
-            raise UserError(
-                field="--target",
-                value=args.target,
-                reason=f"{sum(not v.fits for v in verdicts)} of {len(verdicts)} shapes cannot run on it",
-            )
+            reason = f"{sum(not v.fits for v in verdicts)} of {len(verdicts)} shapes cannot run on it"
+            raise UserError(field="--target", value=args.target, reason=reason)
     elif args.dry_run:
         print(render(config, root))
     else:

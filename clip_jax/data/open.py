@@ -47,11 +47,8 @@ def open_source(config: DataConfig, split: str, image_size: int) -> Source:
         raise UserError(field="data.paths", reason=f"{', '.join(paths)}: the split {name!r} has no records{left}")
     if not held_out and config.unique_samples:
         if config.unique_samples > len(source):
-            raise ConfigError(
-                field="data.unique_samples",
-                value=config.unique_samples,
-                reason=f"the training split has {len(source)} records",
-            )
+            reason = f"the training split has {len(source)} records"
+            raise ConfigError(field="data.unique_samples", value=config.unique_samples, reason=reason)
         source = SubsetSource(source, np.arange(config.unique_samples))
     return source
 

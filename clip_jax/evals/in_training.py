@@ -48,9 +48,8 @@ def zero_shot_sets(config: RunConfig, entries: tuple[str, ...]) -> list[Classifi
 
             sets += zero_shot_tasks(config.data.scenes, size, limit or 2000)
         elif not Path(entry).is_dir():
-            raise UserError(
-                field="evals.zero_shot, evals.unscored_tasks", value=entry, reason="must be a folder or the word scenes"
-            )
+            reason = "must be a folder or the word scenes"
+            raise UserError(field="evals.zero_shot, evals.unscored_tasks", value=entry, reason=reason)
         else:
             sets.append(load_classification_set(entry, size, limit, pixels=config.pixels))
     return sets

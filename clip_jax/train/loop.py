@@ -36,15 +36,7 @@ from clip_jax.train.anomalies import Anomaly, BatchStream, DataOffsets
 from clip_jax.train.checkpoint import Checkpoints
 from clip_jax.train.context import TrainContext, build_context
 from clip_jax.train.extensions import NONE, Extensions
-from clip_jax.train.inputs import (
-    DATA,
-    SPLITS,
-    TOKENIZER,
-    check_data,
-    describe_change,
-    file_sha256,
-    read_tokenizer,
-)
+from clip_jax.train.inputs import DATA, SPLITS, TOKENIZER, check_data, describe_change, file_sha256, read_tokenizer
 from clip_jax.train.metrics import Meter, training_flops
 from clip_jax.train.pixels import resolve_pixels
 from clip_jax.train.preemption import StopRequest, stop_requests
@@ -167,11 +159,8 @@ def run_session(
     with contextlib.closing(directory.lock):
         run_on_process_zero(lambda: directory.begin(config.steps))
         if not exists(directory.path / "config.json"):
-            raise UserError(
-                field=directory.path,
-                reason="process 0 made it, and this process does not see it",
-                hint="use a file system that all processes share",
-            )
+            reason = "process 0 made it, and this process does not see it"
+            raise UserError(field=directory.path, reason=reason, hint="use a file system that all processes share")
         clock.add(directory.seconds_before)
         try:
             if config.init_from.source and start_from is None:
@@ -181,9 +170,8 @@ def run_session(
                 run_on_process_zero(lambda: check_data(directory, context.data))
                 recorded = directory.read_status().get(DATA)
                 if not all_processes(not any(describe_change(recorded, context.data, split) for split in SPLITS)):
-                    raise UserError(
-                        source=directory.path, field="data.paths", reason="not all processes read the same data"
-                    )
+                    reason = "not all processes read the same data"
+                    raise UserError(source=directory.path, field="data.paths", reason=reason)
                 for note in context.notes:
                     directory.event("data", reason=note)
                 config = resolve_pixels(config, directory.path, lambda: getattr(load_init(), "pixels", None))

@@ -135,9 +135,8 @@ class RunDirectory:
         try:
             first = read_config(self.path)  # fields added later are at their defaults
         except ConfigError as error:
-            raise UserError(
-                field=self.path, reason=f"belongs to another config ({error})", hint="use another directory"
-            ) from None
+            reason = f"belongs to another config ({error})"
+            raise UserError(field=self.path, reason=reason, hint="use another directory") from None
         if first is None:
             return run_id(self.config)
         config = as_begun(self.config, first)

@@ -35,11 +35,8 @@ class CaptionedFolder(Source):
         self.root = path / split if (path / split).is_dir() else path
         self.table = self.root / "captions.csv"
         if not self.table.is_file():
-            raise UserError(
-                field=self.table,
-                reason="no such file",
-                hint=f"a folder of pictures needs it, with columns {','.join(columns)}",
-            )
+            hint = f"a folder of pictures needs it, with columns {','.join(columns)}"
+            raise UserError(field=self.table, reason="no such file", hint=hint)
         try:
             raw = self.table.read_bytes()
         except OSError as error:

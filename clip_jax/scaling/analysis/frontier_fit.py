@@ -25,12 +25,7 @@ from clip_jax.scaling.laws import Law, with_ceiling
 from clip_jax.scaling.laws.base import Array
 from clip_jax.scaling.profile.noise import NO_NOISE, Noise
 from clip_jax.scaling.profile.prediction import Interval, Prediction, student_cdf
-from clip_jax.scaling.profile.profile_likelihood import (
-    flat_sides,
-    parameter_interval,
-    prediction_profile,
-    scatter,
-)
+from clip_jax.scaling.profile.profile_likelihood import flat_sides, parameter_interval, prediction_profile, scatter
 from clip_jax.scaling.profile.statistic import interval_method
 from clip_jax.scaling.uncertainty.bootstrap import Ensemble, bootstrap_frontier
 from clip_jax.scaling.uncertainty.diagnostics import influence, residual_checks

@@ -300,8 +300,8 @@ def fit_envelope(
 ) -> ApproachResult:
     """Fit approach 1: N* and D* as powers of compute from the lower envelope of training curves.
 
-    At each of many computes the run with the lowest y is selected (`frontier.envelope`), and lines are fitted to its
-    ln size and ln samples. Computes at which the best size is within a factor `SIZE_MARGIN` of the smallest or largest
+    At each of many computes the run with the lowest y is selected, and lines are fitted to its ln size and ln samples.
+    Computes at which the best size is within a factor `SIZE_MARGIN` of the smallest or largest
     size trained are left out, for no neighbor of it could win. Intervals resample whole runs.
 
     Args:

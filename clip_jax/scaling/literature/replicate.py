@@ -9,21 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clip_jax.errors import UserError
+from clip_jax.errors import UserError, one_of
 from clip_jax.scaling.data.runs_table import read_table
 from clip_jax.scaling.fit.loss import Loss
 from clip_jax.scaling.fit.result import Fit
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.frontier.frontier import binned, binned_centers, octaves, pareto
 from clip_jax.scaling.frontier.isoflop import lowest_point
-from clip_jax.scaling.laws import (
-    BrokenPowerLaw,
-    Chinchilla,
-    ExponentialLink,
-    OverTraining,
-    PowerLaw,
-    ShiftedPowerLaw,
-)
+from clip_jax.scaling.laws import BrokenPowerLaw, Chinchilla, ExponentialLink, OverTraining, PowerLaw, ShiftedPowerLaw
 from clip_jax.scaling.literature import published
 
 if TYPE_CHECKING:
@@ -300,9 +293,7 @@ def replicate(name: str, path: str | Path) -> list[Row]:
             reason = f"holds none of {', '.join(file for file, _, _ in REPLICATIONS.values())}"
             raise UserError(field=path, reason=reason)
         return [row for n, file in tables for row in replicate(n, file)]
-    if name not in REPLICATIONS:
-        reason = f"must be one of {', '.join(REPLICATIONS)}, all"
-        raise UserError(field="name", value=name, reason=reason)
+    one_of("name", name, (*REPLICATIONS, "all"))
     _, compute, expected = REPLICATIONS[name]
     results = compute(read_table(path))
     return [

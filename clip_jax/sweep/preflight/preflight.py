@@ -72,9 +72,8 @@ def find_target(name: str = HERE, slices: int = 1) -> Target:
         memory = stats.get("bytes_limit") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / len(devices)
         return Target(name, devices, device_of(devices[0].device_kind), float(memory))
     if not re.fullmatch(r"v\w+:\d+(x\d+)+", name):
-        raise UserError(
-            field="--target", value=name, reason=f"must be {HERE}, or a TPU topology such as v5e:16x16 or v5p:8x8x16"
-        )
+        reason = f"must be {HERE}, or a TPU topology such as v5e:16x16 or v5p:8x8x16"
+        raise UserError(field="--target", value=name, reason=reason)
     for variable, value in NO_TPU.items():
         os.environ.setdefault(variable, value)
     jax.config.update("jax_platforms", "cpu")
@@ -86,16 +85,14 @@ def find_target(name: str = HERE, slices: int = 1) -> Target:
     except Exception as error:  # noqa: BLE001 - libtpu raises whatever it likes
         message = str(error).split("\n")[0]
         if "libtpu" in message and "not" in message.lower():
-            raise UserError(
-                field="--target", value=name, reason="needs libtpu", hint="pip install 'clip-jax-scaling[preflight]'"
-            ) from None
+            hint = "pip install 'clip-jax-scaling[preflight]'"
+            raise UserError(field="--target", value=name, reason="needs libtpu", hint=hint) from None
         raise UserError(field="--target", value=name, reason=message) from None
     kind = str(getattr(devices[0], "device_kind", ""))
     device = device_of(kind)
     if device is None or device.memory is None:
-        raise UserError(
-            field="--target", value=name, reason=f"the memory of {kind!r} is not in clip_jax/flops/devices.py"
-        )
+        reason = f"the memory of {kind!r} is not in clip_jax/flops/devices.py"
+        raise UserError(field="--target", value=name, reason=reason)
     return Target(f"{slices} × {name}" if slices > 1 else name, devices, device, device.memory)
 
 

@@ -11,7 +11,6 @@ from clip_jax.scaling.frontier.frontier import (
     binned_centers,
     by_size,
     compute_optimal,
-    envelope,
     hull,
     octaves,
     pareto,
@@ -110,17 +109,3 @@ def test_bin_centres_are_not_where_the_runs_were():
     np.testing.assert_allclose(centers, 10 ** np.array([0.525, 1.575]))
     assert lowest.tolist() == [0.8, 0.5]
     assert len(octaves(np.geomspace(1500, 1500 * 2**9.5, 5))) == 9
-
-
-def test_the_envelope_follows_the_best_curve_where_it_is_known():
-    f = np.geomspace(1, 100, 30)
-    small = pd.DataFrame({"run_id": "small", "flops": f, "error": 1.0 * f**-0.1, "params": 10})
-    large = pd.DataFrame({"run_id": "large", "flops": 4 * f, "error": 2.0 * (4 * f) ** -0.3, "params": 90})
-    found = envelope(pd.concat([small, large]), points=60)
-    crossing = 2.0**5  # f^-0.1 = 2 f^-0.3
-    assert (found["run_id"] == np.where(found["flops"] < crossing, "small", "large")).all()
-    assert (found["params"] == np.where(found["run_id"] == "small", 10, 90)).all()
-    truth = np.minimum(found["flops"] ** -0.1, 2 * found["flops"] ** -0.3)
-    np.testing.assert_allclose(found["error"], truth, rtol=1e-6)
-    alone = envelope(large[large["flops"] > 300], points=5)
-    assert alone["flops"].min() > 300

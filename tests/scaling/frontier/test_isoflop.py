@@ -1,12 +1,9 @@
 """Valleys, and what is refused as one."""
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from clip_jax.scaling.frontier.frontier import envelope
-from clip_jax.scaling.frontier.isoflop import allocation, allocation_of_envelope, isoflop, lowest_point
-from clip_jax.scaling.laws import Chinchilla
+from clip_jax.scaling.frontier.isoflop import allocation, isoflop, lowest_point
 
 from ...user_errors import raises_user_error
 
@@ -98,18 +95,3 @@ def test_the_three_ways_give_the_planted_exponents(runs, curves):
     df = runs(curves["power law"], noise=0.0)
     for way in ("parabola", "cubic", "akima"):
         assert allocation(isoflop(df, "error_mean", way=way)).params == pytest.approx(0.5, abs=0.02)
-
-
-def test_the_envelope_of_training_curves_gives_the_planted_exponent():
-    values = {"E": 1.8, "A": 480.0, "alpha": 0.35, "B": 2100.0, "beta": 0.37}
-    curves = []
-    for i, size in enumerate(np.geomspace(1e7, 1e10, 16)):
-        data = np.geomspace(1e8, 1e12, 200)
-        y = Chinchilla().curve(values, {"params": np.log(size), "samples_seen": np.log(data)}, np)
-        curves.append(pd.DataFrame({"run_id": i, "flops": 6 * size * data, "error": y, "params": size}))
-    env = envelope(pd.concat(curves), points=400)
-    inner = env[~env["run_id"].isin([0, 15])]  # the smallest and the largest lead beyond the sizes tried
-    found = allocation_of_envelope(inner)
-    assert found.params == pytest.approx(0.37 / 0.72, abs=0.01)
-    assert found.params + found.samples == pytest.approx(1.0)
-    assert "0 runs lead" in allocation_of_envelope(env.iloc[:0]).status

@@ -8,7 +8,7 @@ from clip_jax.scaling.fit.result import covariance
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.frontier.frontier import pareto
 from clip_jax.scaling.laws import Chinchilla, PowerLaw
-from clip_jax.scaling.uncertainty.bootstrap import bootstrap, bootstrap_frontier, bootstrap_t, case_weights
+from clip_jax.scaling.uncertainty.bootstrap import bootstrap, bootstrap_frontier, case_weights
 
 from ...user_errors import raises_user_error
 
@@ -75,16 +75,6 @@ def test_seeds_that_share_a_luck_are_drawn_together():
     assert (weights.reshape(20, 12, 5).sum(axis=2) % 5 == 0).all()
     with raises_user_error(field="kind", value="parametric"):
         bootstrap(fit, groups=cell)
-
-
-def test_a_studentised_interval_is_wider_than_percentiles_of_few_rows():
-    c, y = many(8, seed=3)
-    fit = fit_law(PowerLaw(), c, y, loss=Loss("squares"))
-    ensemble = bootstrap(fit, kind="cases", replicas=1000)
-    low, high = bootstrap_t(fit, lambda theta: theta[..., 1], ensemble)
-    percentile = ensemble.interval("b")
-    assert high - low > 1.15 * (percentile[1] - percentile[0])
-    assert low < fit.values["b"] < high
 
 
 def cloud(seed):
