@@ -45,7 +45,7 @@ in-turn = clip_extras:InTurn
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    """The outside package as an installer leaves it in a folder of the search path; that folder."""
+    """Install the outside package into a folder of the search path; return that folder."""
     site = tmp_path / "site"
     shutil.copytree(Path(__file__).parent / "outside_package", site)
     (site / "clip_extras-1.0.dist-info").mkdir()
@@ -118,7 +118,7 @@ def test_config_with_added_names_has_an_id_and_is_read_back(installed, extra_run
 
 @pytest.fixture
 def extra_run(installed, tiny_run):
-    """The tiny run with a loss, a source and an evaluator of the outside package."""
+    """Return the tiny run with a loss, a source and an evaluator of the outside package."""
     evals = dataclasses.replace(tiny_run.evals, zero_shot=(), evaluators=("similarity",))
     data = DataConfig(source="squares", paths=("80",), val_fraction=0.5, tokenizer_train_captions=80, num_threads=1)
     return dataclasses.replace(

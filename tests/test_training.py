@@ -43,7 +43,7 @@ def tripled(image, text, scale, bias):
 
 
 def angles(model):
-    """The mean cosine of two colours' names and of a picture with itself turned."""
+    """Return the mean cosine of two colors' names, and of a picture with itself turned."""
     texts = model.embed_texts(["red", "blue"])
     images = model.embed_pixels(np.eye(32, dtype=np.uint8)[None, :, :, None].repeat(3, -1) * 255)
     yield {"metric": "texts", "value": float(texts[0] @ texts[1]), "examples": 2, "chance": 0.0}

@@ -13,7 +13,7 @@ from clip_jax.errors import UserError
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_field_has_a_type_a_meaning_and_a_default_that_the_command_line_takes(name):
+def test_config_reference_gives_each_field_a_type_a_meaning_and_a_default_that_parses(name):
     _, cls, prefix = CONFIGS[name]
     values = {}
     for entry in (entry for group in groups_of(cls, prefix) for entry in group.entries):
@@ -76,6 +76,6 @@ def test_help_lists_the_fields_that_the_command_takes(command, option, capsys):
 
 
 @pytest.mark.parametrize("options", [["--color=red", "--licenses=MIT"], ["--colour=red", "--licences=MIT"]])
-def test_flags_of_data_icons_are_read_in_both_spellings(options, tmp_path, capsys):
+def test_data_icons_accepts_both_spellings_of_its_flags(options, tmp_path, capsys):
     assert main(["data", "icons", str(tmp_path / "out"), *options]) == 2
     assert capsys.readouterr().err.startswith("clip-jax: --color=red: must be #RRGGBB")

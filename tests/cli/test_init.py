@@ -63,7 +63,7 @@ def test_init_of_no_example_is_refused(capsys, tmp_path):
 
 
 def write_pictures(folder, count):
-    """A folder of pictures of one of four colors each, with captions."""
+    """Write a folder of pictures of one of four colors each, with captions."""
     folder.mkdir()
     colors = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
     rows = []

@@ -156,7 +156,7 @@ def test_listen_at_an_address_of_another_host_or_an_unknown_name_is_one_line():
     assert "JAX_COORDINATOR_ADDRESS" in caught.value.hint
 
 
-def test_the_service_listens_at_its_address_and_no_other():
+def test_coordinator_service_listens_at_its_address_only():
     program = (
         "import sys\nfrom clip_jax.config import DistributedConfig\n"
         "from clip_jax.distributed.processes import find_processes\n"

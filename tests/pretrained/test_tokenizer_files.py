@@ -31,7 +31,7 @@ def write_tokenizer(folder, words, end=None, bert=False, lower=False):
 
 @pytest.fixture
 def siglip2(golden, tmp_path):
-    """(tokenizer_config, changes of text_cfg) -> a folder in open_clip's layout with SigLIP 2's special tokens."""
+    """Return a function (tokenizer_config, changes of text_cfg) -> an open_clip folder with SigLIP 2's tokens."""
 
     def make(tokenizer_config, end="<eos>", **text_cfg):
         folder = tmp_path / "model"

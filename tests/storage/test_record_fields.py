@@ -12,7 +12,7 @@ DEEP = "[" * 100_000
 
 
 def whole(name):
-    """A record of every listed field, of the right types."""
+    """Return a record with every listed field, of the right types."""
     samples = {"text": "a", "name": "a", "flag": True, "object": {}, "whole": 3, "number": 0.5, "numbers": {"a": 1.5}}
 
     def make(kind):

@@ -35,7 +35,7 @@ STORED = Path(__file__).parents[1] / "before" / "before.tar.gz"
 
 @pytest.fixture
 def before(tmp_path, monkeypatch):
-    """The folder with what was made then; data paths are relative to it."""
+    """Return a copy of the folder made by the earlier version; data paths are relative to it."""
     with tarfile.open(STORED) as tar:
         tar.extractall(tmp_path, filter="data")
     monkeypatch.chdir(tmp_path)

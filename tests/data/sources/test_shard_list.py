@@ -20,21 +20,21 @@ from ...user_errors import raises_user_error
         ("{{0..1},z}", ["0", "1", "z"]),
     ],
 )
-def test_braces_multiply_in_the_order_of_writing(text, names):
+def test_expand_braces_multiplies_in_written_order(text, names):
     assert expand_braces(text) == names
 
 
 @pytest.mark.parametrize(
     "text", ["a{0..1", "a}0", "{a,{b}", "a}{b", "a{}", "a{b}", "a{1..b}", "{1.." + "9" * 5000 + "}"]
 )
-def test_expand_braces_of_a_brace_that_is_left_is_refused(text):
+def test_expand_braces_unmatched_brace_is_refused(text):
     with pytest.raises(ConfigError) as raised:
         expand_braces(text)
     assert (raised.value.field, raised.value.value) == ("data.paths", text)
     assert "neither a range" in raised.value.reason
 
 
-def test_expand_braces_of_absurd_patterns_is_refused(monkeypatch):
+def test_expand_braces_too_many_or_descending_is_refused(monkeypatch):
     monkeypatch.setattr(shards, "MAX_NAMES", 20)
     for text, reason in [
         ("a{5..3}", "descending range {5..3}"),
@@ -47,7 +47,7 @@ def test_expand_braces_of_absurd_patterns_is_refused(monkeypatch):
         assert reason in raised.value.reason
 
 
-def test_shards_here_by_split_file_and_range(tmp_path):
+def test_shards_of_local_split_file_and_range(tmp_path):
     for name in ("p/train/10.tar", "p/train/9.tar", "p/val/0.tar", "odd{1,2}.tar"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
@@ -61,7 +61,7 @@ def test_shards_here_by_split_file_and_range(tmp_path):
         shards_of(tmp_path / "p", "test")
 
 
-def test_shards_in_a_store(store):
+def test_shards_of_a_store(store):
     for name in ("a/train/0.tar", "a/train/1.tar", "b/train/0.tar", "b/val/0.tar"):
         store.pipe(f"/box/{name}", b"")
     found = shards_of("slow://box/{a,b}", "train")
@@ -75,7 +75,7 @@ def test_shards_in_a_store(store):
 
 @pytest.fixture
 def flat(tmp_path):
-    """A folder of shards as img2dataset leaves it, and what other programs leave beside them."""
+    """Write a folder of shards as img2dataset does, with the files that other programs add."""
     for name in ("00000.tar", "00001.tar", "00000_stats.json", "._00000.tar", "__MACOSX/00000.tar", ".cache/0.tar"):
         (tmp_path / "flat" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "flat" / name).write_bytes(b"")

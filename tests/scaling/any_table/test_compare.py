@@ -25,11 +25,11 @@ def table(path, a, b, seed=0, repeats=1):
 
 @pytest.fixture
 def families(tmp_path):
-    """The second needs half the compute: its curve is the first's at twice the FLOPs."""
+    """Write two tables; the second needs half the compute, as its curve is the first's at twice the FLOPs."""
     return table(tmp_path / "a.csv", 10.0, 0.12), table(tmp_path / "b.csv", 10.0 * 2**-0.12, 0.12, seed=1)
 
 
-def test_the_planted_gain_is_found(families):
+def test_compare_tables_finds_the_planted_gain(families):
     said = compare_tables(*families, POWER)
     gain, low, high = map(float, re.search(r"needs ([\d.]+)× \(([\d.]+) to ([\d.]+)\) less compute", said).groups())
     assert low < 2 < high
@@ -38,7 +38,7 @@ def test_the_planted_gain_is_found(families):
     assert "no crossing" in said
 
 
-def test_rows_are_drawn_by_groups(tmp_path):
+def test_compare_tables_with_group_resamples_groups(tmp_path):
     a, b = (table(tmp_path / f"{i}.csv", 10.0, 0.12, seed=i, repeats=3) for i in range(2))
     grouped = compare_tables(a, b, POWER, group="cell")
     assert grouped != compare_tables(a, b, POWER)
@@ -48,7 +48,7 @@ def test_rows_are_drawn_by_groups(tmp_path):
     assert "0.csv" in str(caught.value)  # which of the two
 
 
-def test_families_need_something_in_common(tmp_path, families):
+def test_compare_tables_without_common_range_is_refused(tmp_path, families):
     far = pd.read_csv(families[1])
     far["flops"] *= 1e6
     far.to_csv(tmp_path / "far.csv", index=False)
@@ -57,7 +57,7 @@ def test_families_need_something_in_common(tmp_path, families):
     assert caught.value.field == "flops"
 
 
-def test_a_budget_is_spent_where_it_sharpens_the_forecast(families):
+def test_design_from_table_narrows_the_forecast_within_the_budget(families):
     what = TableFit(laws=("power",), at=("1e16",))
     said = design_from_table(families[0], what, ["1e10", "1e12", "1e15"], budget=2.5e15)
     before, after = (float(v) for v in re.findall(r"±([\d.]+)%", said))

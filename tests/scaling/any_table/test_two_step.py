@@ -23,7 +23,7 @@ TWO = {"laws": ("power",), "then": "link-exponential", "through": "ce"}
 
 
 @pytest.mark.thorough
-def test_both_steps_and_the_direct_law_stand_side_by_side(tmp_path, capsys):
+def test_fit_command_prints_both_steps_and_the_direct_law(tmp_path, capsys):
     table().to_csv(tmp_path / "t.csv", index=False)
     options = ["--law=power", "--then=link-exponential", "--through=ce", "--at=1e22", f"--out={tmp_path / 'out'}"]
     assert main(["fit", str(tmp_path / "t.csv"), *options]) == 0
@@ -48,14 +48,14 @@ def test_both_steps_and_the_direct_law_stand_side_by_side(tmp_path, capsys):
         ({"fixed": ("E=0",)}, "--fix", "E=0"),
     ],
 )
-def test_mixed_losses_and_ignored_options_are_refused(tmp_path, options, field, value):
+def test_fit_any_two_step_mixed_losses_and_ignored_options_are_refused(tmp_path, options, field, value):
     table().assign(batch_size=[1024, 2048] * 7).to_csv(tmp_path / "t.csv", index=False)
     with pytest.raises(UserError) as caught:
         fit_any(tmp_path / "t.csv", TableFit(**TWO, **options))
     assert (caught.value.field, caught.value.value) == (field, value)
 
 
-def test_a_loss_that_no_batch_size_changes_may_be_mixed(tmp_path):
+def test_fit_any_two_step_with_constant_none_mixes_batch_sizes(tmp_path):
     table().assign(batch_size=[1024, 2048] * 7).to_csv(tmp_path / "t.csv", index=False)
     fit_any(tmp_path / "t.csv", TableFit(**TWO, constant=("none",), frontier="pareto"), tmp_path)
     steps = json.loads((tmp_path / "fit.json").read_text())["two_step"]["steps"]
@@ -65,13 +65,13 @@ def test_a_loss_that_no_batch_size_changes_may_be_mixed(tmp_path):
 @pytest.mark.parametrize(
     "options", [{"then": "link-exponential"}, {"through": "ce"}, {"then": "power", "through": "ce"}]
 )
-def test_a_link_and_its_loss_are_given_together(options):
+def test_table_fit_then_and_through_are_given_together(options):
     with pytest.raises(UserError) as caught:
         TableFit(**options)
     assert caught.value.field in ("--then", "--through")
 
 
-def test_a_loss_that_is_explained_itself_is_no_link(tmp_path):
+def test_fit_any_two_step_loss_equal_to_y_is_refused(tmp_path):
     table().to_csv(tmp_path / "t.csv", index=False)
     with pytest.raises(UserError) as caught:
         fit_any(tmp_path / "t.csv", TableFit(**TWO, y="ce"))

@@ -45,7 +45,7 @@ def test_fit_law_bad_points_name_the_column_and_the_value(columns, y, field, val
     assert caught.value.reason
 
 
-def test_one_budget_cannot_tell_size_from_samples():
+def test_fit_law_one_budget_cannot_separate_size_from_samples():
     size = np.geomspace(1e6, 1e9, 9)
     one = {"params": size, "samples_seen": 1e18 / size}
     with pytest.raises(UserError) as caught:
@@ -58,12 +58,12 @@ def test_check_points_above_the_ceiling_are_kept(law):
     assert len(check_points(law, C, changed(Y, 0, 0.95))) == 8
 
 
-def test_a_loss_in_linear_space_may_be_zero_or_less():
+def test_check_points_in_linear_space_allows_values_of_zero_or_less():
     assert len(check_points(PowerLaw(), C, changed(Y, 3, 0.0), positive=False)) == 8
     assert np.isfinite(fit_law(PowerLaw(), C, changed(Y, 3, 0.0), loss=Loss("huber", "linear")).objective)
 
 
-def test_columns_come_from_dicts_tables_and_arrays():
+def test_columns_of_accepts_dicts_tables_and_arrays():
     import pandas as pd
 
     table = pd.DataFrame({"params": [1e6, 1e7], "samples_seen": [1e8, 1e9], "other": [1, 2]})
@@ -75,12 +75,12 @@ def test_columns_come_from_dicts_tables_and_arrays():
         assert caught.value.field == field
 
 
-def test_copies_are_counted():
+def test_count_duplicates_counts_repeated_points():
     assert count_duplicates(check_points(PowerLaw(), np.append(C, C[:2]), np.append(Y, Y[:2]))) == 2
     assert count_duplicates(check_points(PowerLaw(), np.append(C, C[:2]), np.append(Y, Y[:2] * 1.01))) == 0
 
 
-def test_the_floor_is_the_binomial_scatter():
+def test_noise_floor_equals_the_binomial_scatter():
     rng = np.random.default_rng(0)
     drawn = np.log(rng.binomial(2000, 0.3, 20000) / 2000)
     assert noise_floor(0.3, 2000) == pytest.approx(drawn.std(), rel=0.03)

@@ -9,7 +9,7 @@ from clip_jax.scaling.data.runs_table import fit_rows, prepare, read_table
 from ...user_errors import raises_user_error
 
 
-def test_csv_and_parquet_read_the_same(runs, curves, tmp_path):
+def test_read_table_csv_equals_parquet(runs, curves, tmp_path):
     df = runs(curves["power law"])
     df.to_csv(tmp_path / "t.csv", index=False)
     df.to_parquet(tmp_path / "t.parquet")
@@ -18,14 +18,14 @@ def test_csv_and_parquet_read_the_same(runs, curves, tmp_path):
     np.testing.assert_allclose(a["error_mean"], b["error_mean"])
 
 
-def test_only_columns_that_must_be_are_needed(runs, curves):
+def test_prepare_needs_required_columns_only(runs, curves):
     df = runs(curves["power law"])[["run_id", "flops", "params", "samples_seen", "error_mean"]]
     full = prepare(df, "error_mean")
     assert (full["budget"] == df["flops"]).all()
     assert full["final"].all()
 
 
-def test_what_may_not_be_fitted_is_listed_with_the_reason(runs, curves):
+def test_fit_rows_lists_left_out_runs_with_reasons(runs, curves):
     df = runs(curves["power law"])
     df.loc[0, "final"] = False
     df.loc[1, "kind"] = "lr_check"
@@ -78,7 +78,7 @@ def test_fit_rows_above_chance_are_left_out_unless_kept(runs, curves):
     assert len(fit_rows(df, "error_mean", chance, keep_above_chance=True)[0]) == len(df)
 
 
-def test_words_for_final_are_read_and_silence_means_unfinished(runs, curves, tmp_path):
+def test_prepare_reads_words_for_final_and_blank_as_unfinished(runs, curves, tmp_path):
     df = runs(curves["power law"])
     df["final"] = ["no", "False", "0", None] + ["yes"] * (len(df) - 4)
     df.to_csv(tmp_path / "t.csv", index=False)
@@ -86,7 +86,7 @@ def test_words_for_final_are_read_and_silence_means_unfinished(runs, curves, tmp
     assert left_out == [{"run_id": f"r{i}", "reason": "not finished"} for i in range(4)]
 
 
-def test_an_endless_number_is_no_measurement(runs, curves):
+def test_fit_rows_infinite_error_is_left_out(runs, curves):
     df = runs(curves["power law"])
     df.loc[0, "error_mean"] = np.inf
     kept, left_out = fit_rows(prepare(df, "error_mean"), "error_mean")
@@ -113,14 +113,14 @@ def test_prepare_wrong_value_is_named_with_its_run(runs, curves, tmp_path, colum
     assert caught.value.value == (pytest.approx(read, nan_ok=True) if isinstance(read, float) else read)
 
 
-def test_a_missing_batch_size_is_unknown_not_an_error(runs, curves):
+def test_prepare_missing_batch_size_is_zero(runs, curves):
     df = runs(curves["power law"]).astype({"batch_size": float})
     df.loc[0, "batch_size"] = np.nan
     assert prepare(df, "error_mean")["batch_size"].tolist()[:2] == [0, 64]
 
 
 @pytest.mark.parametrize("metric", ["flops", "params", "samples_seen", "budget"])
-def test_a_scale_is_no_metric(runs, curves, metric):
+def test_prepare_scale_column_as_metric_is_refused(runs, curves, metric):
     with pytest.raises(UserError) as caught:
         prepare(runs(curves["power law"]), metric)
     assert (caught.value.field, caught.value.value) == ("--metric", metric)

@@ -8,7 +8,7 @@ from clip_jax.scaling.frontier.isoflop import allocation, isoflop, lowest_point
 from ...user_errors import raises_user_error
 
 
-def test_parabolas_find_the_planted_optimum_and_exponents(runs, curves):
+def test_isoflop_parabolas_find_the_planted_optimum(runs, curves):
     parabolas = isoflop(runs(curves["power law"], noise=0.0), "error_mean")
     assert {p["status"] for p in parabolas} == {"accepted"}
     np.testing.assert_allclose([p["params"] for p in parabolas], [p["budget"] ** 0.5 / 3 for p in parabolas], rtol=0.01)
@@ -34,7 +34,7 @@ def test_parabolas_find_the_planted_optimum_and_exponents(runs, curves):
         (5, lambda n, x: np.exp(0.05 * (x - 9.0) ** 2), "outside the sizes tried"),
     ],
 )
-def test_parabolas_that_show_no_minimum_are_refused(runs, curves, sizes, change, said):
+def test_isoflop_parabola_without_a_minimum_is_refused(runs, curves, sizes, change, said):
     df = runs(curves["power law"], sizes=sizes, seeds=1)
     x = np.log(df["params"] / (df["budget"] ** 0.5 / 3))
     df["error_mean"] = change(df["params"], x) * 0.1
@@ -48,11 +48,11 @@ X = np.linspace(-2, 2, 9)
 
 
 def valley(x, left=0.5, right=0.9):
-    """Chinchilla's own shape at one budget: two exponentials, lowest at 0, steeper to the right."""
+    """Return Chinchilla's own shape at one budget: two exponentials, lowest at 0, steeper to the right."""
     return 2.0 + (np.exp(-left * x) / left + np.exp(right * x) / right) * 0.05
 
 
-def test_a_leaning_valley_moves_a_parabola_and_hardly_a_cubic():
+def test_lowest_point_of_a_skewed_valley_needs_a_cubic():
     off = {way: abs(lowest_point(X, valley(X), way).x) for way in ("parabola", "cubic", "akima")}
     assert off["parabola"] > 0.15
     assert off["cubic"] < 0.2 * off["parabola"]
@@ -60,7 +60,7 @@ def test_a_leaning_valley_moves_a_parabola_and_hardly_a_cubic():
 
 
 @pytest.mark.parametrize("way", ["parabola", "cubic", "akima"])
-def test_a_symmetric_valley_is_found_by_all(way):
+def test_lowest_point_of_a_symmetric_valley_is_found_by_every_way(way):
     found = lowest_point(X + 5, 1 + 0.1 * X**2, way)
     assert found.status == "accepted"
     assert found.x == pytest.approx(5.0, abs=0.05)
@@ -78,20 +78,20 @@ def test_a_symmetric_valley_is_found_by_all(way):
         ("akima", -X, "outside"),
     ],
 )
-def test_what_shows_no_minimum_is_refused(way, y, said):
+def test_lowest_point_without_a_minimum_gives_the_reason(way, y, said):
     found = lowest_point(X, y, way)
     assert said in found.status
     assert found.x is None
 
 
-def test_too_few_sizes_and_unknown_ways_are_named():
+def test_lowest_point_of_too_few_sizes_or_an_unknown_way():
     assert lowest_point(X[:4], X[:4] ** 2, "cubic").status == "not identified: 4 sizes, 5 are needed"
     assert lowest_point(np.repeat(X[:3], 3), np.repeat(X[:3] ** 2, 3)).status.endswith("3 sizes, 4 are needed")
     with raises_user_error(field="isoflop.way", value="spline"):
         lowest_point(X, X, "spline")
 
 
-def test_the_three_ways_give_the_planted_exponents(runs, curves):
+def test_allocation_has_the_planted_exponent_by_every_way(runs, curves):
     df = runs(curves["power law"], noise=0.0)
     for way in ("parabola", "cubic", "akima"):
         assert allocation(isoflop(df, "error_mean", way=way)).params == pytest.approx(0.5, abs=0.02)

@@ -25,7 +25,7 @@ PYTHON = (sys.executable, "-c")
 
 
 def job(tmp_path, name, program, *arguments):
-    """One that ends with a result if its program does not fail."""
+    """Return a job that ends with a result if its program does not fail."""
     run_dir = tmp_path / name
     program = f"{program}\nopen({str(run_dir / 'result.json')!r}, 'w').write({WHOLE_TEXT!r})"
     return Job((run_dir,), (program, *arguments))
@@ -38,7 +38,7 @@ def engine(tmp_path, slots=1):
 
 
 def run(tmp_path, jobs, slots=1, attempts=1):
-    """{run: why it was left out, empty if it was not}."""
+    """Return {run: why it was left out, empty if it was not}."""
     seen = []
     reconcile(engine(tmp_path, slots), jobs, attempts, seen.append)
     assert len(seen) == len(jobs), "a job is reported once, when it is over"
