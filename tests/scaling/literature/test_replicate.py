@@ -19,7 +19,7 @@ TRUTH = {"E": 1.8, "A": 480.0, "alpha": 0.35, "B": 2100.0, "beta": 0.37}
 
 
 def chinchilla_table(rows=240, seed=0, noise=0.004, outliers=0):
-    """Return IsoFLOP runs with a known law; ``outliers`` cheap ones, with too few samples per parameter, lie above it."""
+    """Return IsoFLOP runs with a known law; ``outliers`` cheap ones, with too few samples per parameter, lie above."""
     rng = np.random.default_rng(seed)
     flops = np.exp(rng.uniform(np.log(1e18), np.log(1e22), rows))
     size = np.sqrt(flops / 120) * np.exp(rng.normal(0, 1.0, rows))
