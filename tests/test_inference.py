@@ -162,7 +162,7 @@ def test_start_from_a_source_that_does_not_fit_is_refused(base, tiny_run, golden
     with raises_user_error(field="init_from.source", reason="start_from="):
         train(dataclasses.replace(tiny_run, init_from=InitConfig(str(base))), tmp_path / "x", progress=False)
     for bad in ({"towers": "image"}, {"source": "x", "towers": "image", "freeze_tower": "text"}):
-        with pytest.raises(ConfigError):
+        with raises_user_error(ConfigError, field=re.compile("init_from.freeze_tower")):
             InitConfig(**bad)
 
 

@@ -15,6 +15,8 @@ from clip_jax.pretrained.mapping import flatten
 from clip_jax.storage.json_files import read_lines
 from clip_jax.train.checkpoint import load_params
 
+from .user_errors import raises_user_error
+
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:Sharding info:UserWarning")
 
 
@@ -77,9 +79,7 @@ def test_loss_evaluators_and_callbacks_of_the_caller_are_used(tiny_run, tmp_path
     assert result["extensions"] == {"loss": f"{__name__}.tripled", "evaluators": ["angles"]}
     assert clip_jax.train_run(*arguments, **added, progress=False)["evals"] == result["evals"], "it is finished"
     for change, field in (({"loss": None}, "loss"), ({"evaluators": {}}, "evaluators")):
-        with pytest.raises(UserError) as error:
+        with raises_user_error(field=field):
             clip_jax.train_run(*arguments, **(added | change), progress=False)
-        assert error.value.field == field
-    with pytest.raises(UserError) as error:
+    with raises_user_error(field="loss"):
         clip_jax.train_run(run, tmp_path / "plain", loss=tripled, progress=False)
-    assert error.value.field == "loss"

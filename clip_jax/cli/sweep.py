@@ -72,11 +72,11 @@ def add_actions(parent: Any, verb: Callable[..., CommandParser]) -> None:
 def _sweep_dir(args: argparse.Namespace, config: SweepConfig | SearchConfig | None) -> Path:
     folders = [path for path in (args.dir, getattr(args, "sweep_dir", None)) if path]
     if len(folders) > 1:
-        raise UserError(field="--dir", value=args.dir, reason=f"{folders[1]} is given too")
+        raise UserError(field="--dir", value=args.dir, reason=f"the directory is given twice, also as {folders[1]}")
     if folders:
         return as_path(folders[0])
     if config is None:
-        reason = "one of them is needed"
+        reason = "one of them must be given"
         raise UserError(field="--dir, --config", reason=reason, hint="--dir=SWEEP_DIR, or --config=sweeps/….py")
     return Path("runs") / config.name
 

@@ -35,7 +35,7 @@ class BudgetRules:
         for name in POWERS:
             between(f"compute_scaling.{name}", getattr(self, name), -2, 2)
         if any(getattr(self, name) for name in POWERS) != (self.base_budget > 0):
-            reason = f"must be above 0 with one of {', '.join(POWERS)}, and would be ignored without"
+            reason = f"must be above 0 if one of {', '.join(POWERS)} is set, else left at its default"
             raise ConfigError(field="compute_scaling.base_budget", value=self.base_budget, reason=reason)
 
     def factor(self, name: str, budget: float) -> float:

@@ -111,7 +111,7 @@ class DataConfig:
             reason = f"must hold one for each of data.paths ({len(self.paths)}), which must be two or more"
             raise ConfigError(field="data.weights", value=self.weights, reason=reason)
         if self.unique_samples:
-            reason = "excludes data.weights, for it sets no number of pairs per path"
+            reason = "cannot be combined with data.weights: it does not say how many pairs each path gives"
             raise ConfigError(field="data.unique_samples", reason=reason)
         total = sum(self.weights)
         if not all(total * 1e-5 <= weight < math.inf for weight in self.weights) or total <= 0:
@@ -218,7 +218,7 @@ class EvalConfig:
         for name in self.evaluators:
             check_name("evals.evaluators", name, "evaluators")
         if len(set(self.evaluators)) < len(self.evaluators):
-            raise ConfigError(field="evals.evaluators", value=self.evaluators, reason="no repeats")
+            raise ConfigError(field="evals.evaluators", value=self.evaluators, reason="must not repeat a name")
         for name in ("max_examples", "retrieval_images", "val_pairs"):
             at_least(f"evals.{name}", getattr(self, name), 0)
         for name in ("val_partitions", "batch_size", "prior_images"):
@@ -375,7 +375,7 @@ class RunConfig:
             reason = f"ignored with model.compute_dtype={self.model.compute_dtype!r}"
             raise ConfigError(field="optim.loss_scale", reason=reason)
         if self.optim.layer_decay < 1 and self.model.image.stages:
-            reason = "excludes a ResNet, which has no stack of equal blocks"
+            reason = "cannot be used with a ResNet, which has no stack of equal blocks"
             raise ConfigError(field="optim.layer_decay", reason=reason, hint="use a vision transformer")
 
     def _check_loss(self) -> None:
@@ -391,10 +391,10 @@ class RunConfig:
             reason = f"must divide batch_size={self.batch_size}"
             raise ConfigError(field="microbatch_size", value=self.microbatch_size, reason=reason)
         if self.model.image.stages:
-            reason = "excludes a ResNet, whose batch norm needs the whole batch at once"
+            reason = "cannot be used with a ResNet, whose batch norm needs the whole batch at once"
             raise ConfigError(field="microbatch_size", reason=reason, hint="use a vision transformer")
         if self.model.decoder.depth:
-            reason = "excludes model.decoder, whose caption loss is not a function of embeddings"
+            reason = "cannot be used with model.decoder, whose caption loss is not a function of embeddings"
             raise ConfigError(field="microbatch_size", reason=reason)
 
     def _check_objective(self) -> None:
@@ -409,7 +409,7 @@ class RunConfig:
             hint = "set model.vocab_chunk to save memory"
             raise ConfigError(field="microbatch_size", value=self.microbatch_size, reason=reason, hint=hint)
         if predictive and self.init_from.freeze_tower == "text":
-            reason = f"{condition} only the image tower can be"
+            reason = f"must be image or empty {condition}"
             raise ConfigError(field="init_from.freeze_tower", value="text", reason=reason)
 
     @property

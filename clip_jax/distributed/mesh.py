@@ -56,7 +56,7 @@ def make_mesh(config: MeshConfig, devices: list[Device] | None = None) -> Mesh:
     if math.prod(shape.values()) != count:
         sizes = " × ".join(f"{axis}={size}" for axis, size in shape.items())
         reason = f"{sizes} does not equal the {count} devices available"
-        raise ConfigError(field="mesh", reason=reason, hint="an axis of -1 takes what is left")
+        raise ConfigError(field="mesh", reason=reason, hint="set one axis to -1 to use the remaining devices")
     within = tuple(shape[axis] for axis in AXES[1:])
     grid = np.stack([create_device_mesh(within, group) for group in _slices(devices, shape["slice"])])
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))

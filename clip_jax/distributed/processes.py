@@ -64,7 +64,7 @@ def find_processes(settings: DistributedConfig, environment: Mapping[str, str]) 
     absent = [name for name in VARIABLES if getattr(merged, name) == getattr(DistributedConfig, name)]
     if len(absent) < 3:
         if absent:
-            reason = "missing, and all three of a launch are needed"
+            reason = "missing; coordinator, processes and process are set together"
             raise ConfigError(field=f"distributed.{absent[0]}", reason=reason, hint=f"set it or {VARIABLES[absent[0]]}")
         if merged.processes == 1:
             return None

@@ -70,7 +70,7 @@ def parse(values: object, source: str) -> PromptSet:
     if not isinstance(labels, list) or len(labels) not in (0, len(values["classes"])):
         raise UserError(source=source, field="labels", reason="must be a list with a label for each class")
     if bool(labels) != bool(values.get("labels_source")):
-        reason = "must say whose labels these are"
+        reason = "must name the source of the labels"
         raise UserError(source=source, field="labels_source", value=values.get("labels_source"), reason=reason)
     check_templates(values["templates"], source)
     if len(set(values["templates"])) < len(values["templates"]):

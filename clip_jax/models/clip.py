@@ -72,7 +72,7 @@ class CLIP(nnx.Module):
             hint = "preset(name) returns one of a published size"
             raise ConfigError(field="config", value=config, reason="must be a ModelConfig", hint=hint)
         if config.objective != "contrastive":
-            hint = "make_model builds the others"
+            hint = "use make_model for the other objectives"
             raise ConfigError(field="model.objective", value=config.objective, reason="must be contrastive", hint=hint)
         dtype = jnp.promote_types(jnp.float32, jnp.dtype(config.param_dtype))
         self.image = image_tower(config, rngs)

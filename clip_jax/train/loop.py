@@ -159,7 +159,7 @@ def run_session(
     with contextlib.closing(directory.lock):
         run_on_process_zero(lambda: directory.begin(config.steps))
         if not exists(directory.path / "config.json"):
-            reason = "process 0 made it, and this process does not see it"
+            reason = "process 0 created it, but this process cannot see it"
             raise UserError(field=directory.path, reason=reason, hint="use a file system that all processes share")
         clock.add(directory.seconds_before)
         try:

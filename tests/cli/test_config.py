@@ -9,7 +9,8 @@ from clip_jax.cli.main import main
 from clip_jax.config.fields import RENAMED, field_types
 from clip_jax.config.io import from_dict, parse_value, set_dotted
 from clip_jax.config.reference import groups_of
-from clip_jax.errors import UserError
+
+from ..user_errors import raises_user_error
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -38,10 +39,8 @@ def test_config_of_a_nested_group_and_of_all():
 
 
 def test_config_of_an_unknown_group_names_the_groups():
-    with pytest.raises(UserError) as raised:
+    with raises_user_error(field="GROUP", value="optimizer", hint="optim"):
         config_text("optimizer")
-    assert (raised.value.field, raised.value.value) == ("GROUP", "optimizer")
-    assert "optim" in raised.value.hint
 
 
 def test_config_as_markdown_holds_every_field_once_with_its_former_name():

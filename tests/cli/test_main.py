@@ -191,7 +191,7 @@ def test_main_user_mistake_prints_one_line_and_returns_2(capsys, tmp_path, monke
         (["classify", "a.jpg", "--labels", "a", "--model=openai/ViT-B/32"], None, "openai/ViT-B-32"),
         (["trian", "--config=CONFIG"], "verb", "did you mean train?"),
         (["sweep", "staus"], "action", "did you mean status?"),
-        (["sweep", "status", "here", "--dir=there"], "--dir", "here is given too"),
+        (["sweep", "status", "here", "--dir=there"], "--dir", "here"),
     ],
 )
 def test_main_misspelled_name_suggests_the_nearest(capsys, config_file, argv, field, rest):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import re
 
 import pytest
 
@@ -12,6 +13,8 @@ from clip_jax.config.hyperparameter_rules import BudgetRules
 from clip_jax.config.sweep import Resources, SweepConfig
 from clip_jax.errors import ConfigError
 from clip_jax.sweep.search.config import SearchConfig, apply
+
+from ..user_errors import raises_user_error
 
 CLASSES = {
     cls.__name__: cls
@@ -81,10 +84,8 @@ def test_load_an_override_by_either_name_replaces_the_value_of_the_file(warnings
 
 
 def test_from_dict_field_under_both_names_is_refused():
-    with pytest.raises(ConfigError) as raised:
+    with raises_user_error(ConfigError, field="data.threads", reason="num_threads"):
         io.from_dict(c.RunConfig, {"data": {"threads": 1, "num_threads": 2}})
-    assert raised.value.field == "data.threads"
-    assert "num_threads" in raised.value.reason
 
 
 def test_from_dict_former_value_is_read_as_the_new_one():
@@ -110,10 +111,9 @@ def test_literal_fields_reject_other_values_in_files_and_in_python(cls):
     for name, hint in fields.field_types(cls).items():
         if choices := fields.choices_of(hint):
             for make in (lambda values: io.from_dict(cls, values), lambda values: cls(**values)):
-                with pytest.raises(ConfigError) as raised:
+                choice = f"must be one of {', '.join(choices)}"
+                with raises_user_error(ConfigError, field=re.compile(rf"(^|\.){name}$"), reason=choice):
                     make(required | {name: "nonsense"})
-                assert raised.value.field.split(".")[-1] == name
-                assert raised.value.reason == f"must be one of {', '.join(choices)}"
 
 
 def test_no_field_lists_its_choices_in_a_comment():

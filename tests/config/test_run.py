@@ -116,9 +116,8 @@ def test_sweep_config_without_name_or_with_repeated_seeds_is_refused():
 def test_load_override_out_of_range_names_the_field(tmp_path, field, text):
     config = tmp_path / "c.json"
     config.write_text("{}")
-    with pytest.raises(errors.ConfigError) as caught:
+    with raises_user_error(errors.ConfigError, field=field) as caught:
         load(c.RunConfig, config, {field: text})
-    assert caught.value.field == field
     assert len(str(caught.value)) < 400
     assert "SECRET" not in str(caught.value)
 

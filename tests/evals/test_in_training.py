@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import pytest
@@ -11,7 +12,6 @@ from clip_jax.config import MeshConfig
 from clip_jax.data.open import open_source
 from clip_jax.data.pipeline.loader import learn_tokenizer
 from clip_jax.distributed.mesh import make_mesh
-from clip_jax.errors import UserError
 from clip_jax.evals.in_training import added_rows, make_evaluator, mean_error, zero_shot_sets
 from clip_jax.models.clip import build, init_params
 
@@ -91,17 +91,17 @@ def test_added_rows_stand_under_the_evaluators_name():
 
 
 @pytest.mark.parametrize(
-    "rows",
+    ("rows", "reason"),
     [
-        [0.5],
-        [{"metric": "share"}],
-        [{"metric": "share", "value": 1.0, "task": "mine"}],
-        [{"metric": "share", "value": "high"}],
-        [{"metric": "share", "value": 1.0}, {"metric": "share", "value": 2.0}],
+        ([0.5], "0.5"),
+        ([{"metric": "share"}], "{'metric': 'share'}"),
+        ([{"metric": "share", "value": 1.0, "task": "mine"}], "'task'"),
+        ([{"metric": "share", "value": "high"}], "'high'"),
+        ([{"metric": "share", "value": 1.0}, {"metric": "share", "value": 2.0}], "'share' twice"),
     ],
 )
-def test_added_rows_of_another_form_are_refused(rows):
-    with pytest.raises(UserError):
+def test_added_rows_of_another_form_are_refused(rows, reason):
+    with raises_user_error(field=re.compile("evaluators"), reason=reason):
         added_rows("shape", lambda model: rows, None)
 
 
@@ -110,6 +110,5 @@ def test_added_evaluator_of_a_task_in_use_is_refused(tiny_run):
     source = open_source(tiny_run.data, "train", 32)
     arguments = (build(tiny_run.model, mesh), mesh, open_source(tiny_run.data, "val", 32))
     for evaluators in ({"retrieval": print}, {"shape": 1}):
-        with pytest.raises(UserError) as error:
+        with raises_user_error(field="evaluators"):
             make_evaluator(tiny_run, *arguments, learn_tokenizer(tiny_run, source), evaluators)
-        assert error.value.field == "evaluators"

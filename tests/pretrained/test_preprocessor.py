@@ -10,6 +10,8 @@ from clip_jax.errors import UserError
 from clip_jax.pretrained.load import load_weights
 from clip_jax.pretrained.preprocessor import SIGLIP_MEAN_STD, read_preprocessor, write_preprocessor
 
+from ..user_errors import raises_user_error
+
 CLIP = write_preprocessor(Preprocess(16))
 SIGLIP = write_preprocessor(Preprocess(16, "squash", mean=SIGLIP_MEAN_STD, std=SIGLIP_MEAN_STD))
 
@@ -54,9 +56,8 @@ def test_read_preprocessor_unsupported_field_is_refused(base, change):
 
 @pytest.mark.parametrize("mean", [5, [1], [1e400] * 3, None])
 def test_preprocess_of_a_wrong_open_clip_config_is_refused(mean):
-    with pytest.raises(UserError) as error:
+    with raises_user_error(field="preprocess_cfg.mean"):
         Preprocess.from_config({"mean": mean}, 16, "open_clip_config.json")
-    assert error.value.field == "preprocess_cfg.mean"
 
 
 def test_find_preprocessor_prefers_processor_config(golden, tmp_path):
@@ -70,8 +71,7 @@ def test_find_preprocessor_prefers_processor_config(golden, tmp_path):
     assert load_weights(str(folder)).preprocess.interpolation == "bilinear"
     for values, field in ((fields | {"resample": 1}, "resample"), ([1], "image_processor")):
         (folder / "processor_config.json").write_text(json.dumps({"image_processor": values}))
-        with pytest.raises(UserError) as error:
+        with raises_user_error(field=field):
             load_weights(str(folder))
-        assert error.value.field == field
     (folder / "processor_config.json").write_text(json.dumps({"processor_class": "x"}))  # as version 4 writes it
     assert load_weights(str(folder)).preprocess.interpolation == "bicubic"

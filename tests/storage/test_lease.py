@@ -41,7 +41,7 @@ def test_lease_second_holder_is_refused_and_a_dead_process_releases(bucket):
     mine.acquire()
     assert mine.owner()["pid"] == os.getpid()
     assert bucket.names("run/.lease/") == ["000002.json"], "what it superseded is gone"
-    with pytest.raises(Busy):
+    with raises_user_error(Busy, field="gs://bucket/run"):
         lease().acquire()
     mine.close()
     assert not mine.is_held()

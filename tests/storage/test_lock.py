@@ -13,7 +13,6 @@ from contextlib import closing
 
 import pytest
 
-from clip_jax.errors import UserError
 from clip_jax.storage import lock as lock_module
 from clip_jax.storage.lock import (
     HEARTBEAT_TIMEOUT_S,
@@ -51,14 +50,14 @@ def test_lock_second_holder_is_refused_and_the_lock_ends_with_its_owner(tmp_path
 def test_lock_is_inherited_from_the_launcher(tmp_path, monkeypatch):
     with (tmp_path / LOCK_FILE).open("a") as launchers:
         fcntl.flock(launchers, fcntl.LOCK_EX)
-        with pytest.raises(Busy):
+        with raises_user_error(Busy, field=tmp_path):
             RunLock(tmp_path).acquire()
         monkeypatch.setenv(INHERITED, str(os.dup(launchers.fileno())))
         mine = RunLock(tmp_path)
         mine.acquire()
         assert INHERITED not in os.environ
         assert not os.get_inheritable(mine.fileno())
-    with pytest.raises(Busy):
+    with raises_user_error(Busy, field=tmp_path):
         RunLock(tmp_path).acquire()
     mine.close()
 
@@ -86,7 +85,7 @@ def test_lock_inherited_descriptor_of_another_file_is_refused(tmp_path, monkeypa
     with (tmp_path / LOCK_FILE).open("a") as held, (tmp_path / "other").open("w") as other:
         fcntl.flock(held, fcntl.LOCK_EX)
         monkeypatch.setenv(INHERITED, str(other.fileno()))
-        with pytest.raises(Busy):
+        with raises_user_error(Busy, field=tmp_path):
             RunLock(tmp_path).acquire()
 
 
@@ -165,7 +164,7 @@ def test_ask_to_stop_signals_only_the_process_in_the_owner_file(tmp_path, change
                 request_stop(tmp_path)
             older = {k: v for k, v in signed.items() if k in ("pid", "host")}
             (tmp_path / LOCK_FILE).write_text(json.dumps(older))
-            with pytest.raises(UserError):
+            with raises_user_error(field=tmp_path):
                 request_stop(tmp_path)
             assert innocent.poll() is None
             (tmp_path / LOCK_FILE).write_text(json.dumps(signed))

@@ -18,7 +18,6 @@ from clip_jax.cli.main import _report
 from clip_jax.config import RunConfig
 from clip_jax.config.io import from_dict, load, run_id
 from clip_jax.config.sweep import Resources, SweepConfig
-from clip_jax.errors import UserError
 from clip_jax.scaling.analysis.analyze import analyze
 from clip_jax.scaling.data.runs_table import fit_rows, prepare
 from clip_jax.storage.json_files import write_json
@@ -337,10 +336,8 @@ def test_run_sweep_impossible_vmap_settings_are_refused(measured, tmp_path, monk
     with raises_user_error(field="vmap_runs", reason="microbatch_size=8"):
         run_sweep(dataclasses.replace(measured, base=base), tmp_path / "s", lambda line: None, FakeEngine())
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    with pytest.raises(UserError) as raised:
+    with raises_user_error(field="resources.devices_per_process", reason="2 GPUs"):
         run_sweep(measured, tmp_path / "s", lambda line: None, FakeEngine())
-    assert raised.value.field == "resources.devices_per_process"
-    assert "2 GPUs" in raised.value.reason
 
 
 class Tuned(FakeEngine):

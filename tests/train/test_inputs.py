@@ -9,7 +9,6 @@ from clip_jax.config import DataConfig, RunConfig
 from clip_jax.config.io import load, run_id, to_dict
 from clip_jax.data.open import open_source
 from clip_jax.data.tokenizers.learned_bpe import train_tokenizer
-from clip_jax.errors import UserError
 from clip_jax.evals.in_training import make_evaluator
 from clip_jax.inference import load_model
 from clip_jax.storage.json_files import read_json, read_lines, write_json
@@ -65,10 +64,8 @@ def test_read_config_edited_is_refused_by_every_reader(run_dir, tiny_run, reader
     values = {"run_id": run_id(tiny_run), "state": "finished"}
     write_json(run_dir / record, values | ({"config": to_dict(tiny_run)} if record == "result.json" else {}))
     change(run_dir / "config.json", "model", "activation", value="quick_gelu")
-    with pytest.raises(UserError) as raised:
+    with raises_user_error(field=str(run_dir / "config.json"), reason=run_id(tiny_run)) as raised:
         READERS[reader](run_dir, tiny_run)
-    assert raised.value.field == str(run_dir / "config.json")
-    assert run_id(tiny_run) in raised.value.reason
     assert ("model.activation" in raised.value.reason) == (record == "result.json")
 
 
@@ -86,18 +83,16 @@ def test_read_tokenizer_changed_is_refused(run_dir, tiny_run, reader, monkeypatc
     path = run_dir / "tokenizer.json"
     read_tokenizer(run_dir, tiny_run.model)
     path.write_text(path.read_text().replace('"a"', '"~"', 1))
-    with pytest.raises(UserError) as raised:
+    with raises_user_error(field=str(path)):
         READERS[reader](run_dir, tiny_run)
-    assert raised.value.field == str(path)
 
 
 @pytest.mark.parametrize(("name", "value"), [("context_length", 17), ("vocab_size", 10**9), ("context_length", -3)])
 def test_read_tokenizer_that_does_not_fit_the_model_is_refused(run_dir, tiny_run, name, value):
     (run_dir / "status.json").unlink()  # as of a run that began without a digest
     change(run_dir / "tokenizer.json", name, value=value)
-    with pytest.raises(UserError) as raised:
+    with raises_user_error(field=name):
         read_tokenizer(run_dir, tiny_run.model)
-    assert raised.value.field == name
 
 
 def test_hold_data_other_records_are_refused_and_the_first_stay_noted(tmp_path, pairs_run, pairs_dir, write_shard):
@@ -131,9 +126,8 @@ def test_describe_change_of_records_without_a_digest_is_none(told):
 def test_train_resumes_with_its_own_data_only(tmp_path, pairs_run, pairs_dir, write_shard, caplog):
     assert train(pairs_run, tmp_path / "run", make_evaluator, stop_after=2, progress=False)["step"] == 2
     later = write_shard(pairs_dir / "train" / "2.tar", {"x.txt": b"later"})
-    with pytest.raises(UserError) as raised:
+    with raises_user_error(field="data.paths"):
         train(pairs_run, tmp_path / "run", make_evaluator, progress=False)
-    assert raised.value.field == "data.paths"
     later.unlink()
     result = train(pairs_run, tmp_path / "run", make_evaluator, progress=False)
     assert result["data"]["train"]["records"] == 20

@@ -10,6 +10,8 @@ from clip_jax.config.io import run_id, to_dict
 from clip_jax.errors import ConfigError
 from clip_jax.train.pixels import FILE, resolve_pixels, warn_without_pixels, with_pixels
 
+from ..user_errors import raises_user_error
+
 HALF = PixelConfig((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "squash")
 
 
@@ -53,6 +55,5 @@ def test_resolve_pixels_of_an_older_run_keeps_its_config_and_warns(tiny_run, tmp
      ("std", (1, 1, float("nan"))), ("fill_color", 300)],
 )  # fmt: skip
 def test_pixel_config_wrong_field_is_named(field, value):
-    with pytest.raises(ConfigError) as error:
+    with raises_user_error(ConfigError, field=f"pixels.{field}"):
         PixelConfig(**{field: value})
-    assert error.value.field == f"pixels.{field}"

@@ -133,7 +133,7 @@ def test_run_directory_taken_over_by_another_process_is_busy(tmp_path, tiny_run,
     other = begin(tmp_path, with_lr(tiny_run, 0.5))
     other.end("stopped", "SIGTERM")
     other.lock.close()
-    with pytest.raises(Busy, match="another process has begun a run in it"):
+    with raises_user_error(Busy, field=tmp_path, reason="another process"):
         late.begin(8)
     late.lock.close()
 

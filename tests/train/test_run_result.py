@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from clip_jax.errors import UserError
 from clip_jax.storage.record_fields import FIELDS
 from clip_jax.train.run_result import REQUIRED, RunResult
 
+from ..user_errors import raises_user_error
 from ..whole_result import WHOLE
 
 
@@ -34,9 +34,8 @@ def test_run_result_fields_are_readable_as_items():
 
 @pytest.mark.parametrize("field", REQUIRED)
 def test_run_result_without_a_field_names_it(field):
-    with pytest.raises(UserError) as error:
+    with raises_user_error(field="result.json", reason=f"field {field}"):
         RunResult.from_json({k: v for k, v in WHOLE.items() if k != field}, "result.json")
-    assert error.value.reason == f"lacks the field {field}"
 
 
 @pytest.mark.parametrize(
@@ -48,6 +47,5 @@ def test_run_result_without_a_field_names_it(field):
     ],
 )
 def test_run_result_part_without_a_field_names_it(change, field):
-    with pytest.raises(UserError) as error:
+    with raises_user_error(field="result.json", reason=f"field {field}"):
         RunResult.from_json(WHOLE | change, "result.json")
-    assert error.value.reason == f"lacks the field {field}"

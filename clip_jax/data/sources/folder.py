@@ -71,7 +71,7 @@ class CaptionedFolder(Source):
         indices = [head.index(column) for column in columns]
         for line, fields in rows:
             if len(fields) < len(head) or any(map(str.strip, fields[len(head) :])):
-                hint = f"put quotes round a field that holds one of the {CAPTION_SEPARATORS[separator]}"
+                hint = f"put quotes around each field that contains {CAPTION_SEPARATORS[separator]}"
                 raise self._error(f"{len(fields)} fields, and the header has {len(head)}", line, hint)
             name, caption = (fields[index].strip() for index in indices)
             yield self._checked_name(name, line), caption

@@ -154,7 +154,7 @@ def rows_where(df: pd.DataFrame, items: Sequence[str]) -> pd.DataFrame:
             same = pd.to_numeric(df[column], errors="coerce") == asked
         df = df[same.to_numpy(bool)]
         if df.empty:
-            raise UserError(field="--where", value=f"{column}={value}", reason="no row has it")
+            raise UserError(field="--where", value=f"{column}={value}", reason="matches no row")
     return df
 
 
@@ -223,7 +223,7 @@ def read_rows(df: pd.DataFrame, what: TableFit, law: Law | NamedColumns) -> Rows
         wrong = {"field": "--chance", "value": what.chance} if above else {"field": name}
         raise UserError(reason=f"no row is left to fit ({', '.join(treatment)})", **wrong)
     if what.chance is not None and (y[keep] > what.chance).all():
-        reason = f"every {name} lies above it: no law is told from guessing"
+        reason = f"every {name} is above it, so no row is better than guessing"
         raise UserError(field="--chance", value=what.chance, reason=reason)
     for column, values in {**columns, **({} if weights is None else {what.weights: weights})}.items():
         _refuse(df, keep & ~((values > 0) & (values < np.inf)), column, values)
@@ -247,10 +247,10 @@ def positions_of(df: pd.DataFrame, rows: Rows) -> np.ndarray:
 def _refuse_no_law(rows: Rows, name: str) -> None:
     for column, values in rows.columns.items():
         if np.array_equal(values, rows.y):
-            reason = f"the same as {column}: there is no law in it"
+            reason = f"is the same column as {column}, so there is nothing to fit"
             raise UserError(field="--y", value=name, reason=reason)
     if len(rows) > 2 and np.ptp(rows.y) <= CONSTANT_SPREAD * np.abs(rows.y).max():
-        reason = f"the same in all {len(rows)} rows: there is no law in it"
+        reason = f"the same in all {len(rows)} rows, so there is nothing to fit"
         raise UserError(field=name, value=float(rows.y[0]), reason=reason)
 
 

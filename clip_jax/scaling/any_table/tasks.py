@@ -50,12 +50,12 @@ def fit_tasks(table: pd.DataFrame, what: TableFit) -> tuple[list[str], dict[str,
     """
     refuse_ignored(what, IGNORED_BY_TASKS, "several tasks")
     if what.laws != (FORM,):
-        reason = f"several tasks are fitted together by {FORM} (bounded, with --chance) alone"
+        reason = f"must be {FORM} for several tasks (with --chance it is bounded)"
         raise UserError(field="--law", value=",".join(what.laws), reason=reason)
     wide = names_several(what, table)
     if wide and (what.tasks or what.group):
         option, value = ("--tasks", what.tasks) if what.tasks else ("--group", what.group)
-        raise UserError(field=option, value=value, reason="excludes --y with several columns")
+        raise UserError(field=option, value=value, reason="cannot be combined with --y of several columns")
     budgets = [flops_of(text) for text in what.at]
     parts = _wide(table, what) if wide else _long(table, what)
     long, lines = _stacked(parts, what, wide), []

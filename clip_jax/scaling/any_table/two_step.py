@@ -46,10 +46,12 @@ def fit_steps(table: pd.DataFrame, what: TableFit, law: Law) -> Steps:
     """
     refuse_ignored(what, IGNORED_BY_TWO_STEP, "--then")
     if what.fixed and what.fixed != ("none",):
-        reason = "does not say which of the three fits holds it; only none is possible with --then"
+        reason = "must be none with --then, as it does not say which of the three fits it is for"
         raise UserError(field="--fix", value=",".join(what.fixed), reason=reason)
     if y_column(table, what, law) == what.through:
-        raise UserError(field="--through", value=what.through, reason="is what the second step explains: no link in it")
+        raise UserError(
+            field="--through", value=what.through, reason="is the column of --y, which the second step explains"
+        )
     rows = read_rows(table, replace(what, frontier="all"), law)
     loss = column_of(table, what.through)[positions_of(table, rows)]
     usable = np.isfinite(loss) & (loss > 0)

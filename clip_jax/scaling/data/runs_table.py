@@ -61,7 +61,7 @@ def prepare(df: pd.DataFrame, metric: str, name: str = "table") -> pd.DataFrame:
       UserError: a missing column, the run whose number is out of range, FLOPs that are plainly logarithms.
     """
     if metric in (*REQUIRED_COLUMNS, "budget"):
-        reason = "is a scale, no error or loss"
+        reason = "is a scale, not an error or a loss"
         raise UserError(field="--metric", value=metric, reason=reason)
     missing = [c for c in (*REQUIRED_COLUMNS, metric) if c not in df.columns]
     if missing:

@@ -248,7 +248,7 @@ def preflight(
       UserError: there is no run, or the target cannot be used.
     """
     if not runs:
-        raise UserError(field="plan", reason="keeps no cell, so there is nothing to compile")
+        raise UserError(field="plan", reason="has no cell left to run, so there is nothing to compile")
     target = find_target(target_name, runs[0][1].mesh.slices)
     groups: dict[RunConfig, list[tuple[str, RunConfig, float]]] = {}
     for label, config, planned in runs:

@@ -94,7 +94,7 @@ def parse_space(lines: Sequence[str]) -> tuple[Dimension, ...]:
         field, kind, inside, parent, value = match.groups()
         values = tuple(_value(part) for part in inside.split(",") if part.strip())
         if field in {d.field for d in dimensions}:
-            raise ConfigError(source="space", field=field, reason="two lines give it")
+            raise ConfigError(source="space", field=field, reason="is given by two lines")
         parent_value = _value(value) if parent else None
         if parent:
             before = next((d for d in dimensions if d.field == parent), None)

@@ -78,5 +78,6 @@ def test_preprocess_batch_unreadable_image_is_named(tmp_path):
     with raises_user_error(source=tmp_path / "a.jpg", reason="decode"):
         Preprocess(8).batch([np.zeros((9, 9, 3), np.uint8), tmp_path / "a.jpg"])
     for change in ({"size": 0}, {"size": 8, "std": (1.0, 0.0, 1.0)}, {"size": 8, "interpolation": "lanczos"}):
-        with pytest.raises(ConfigError):
+        field = list(change)[-1]
+        with raises_user_error(ConfigError, field=field, value=change[field]):
             Preprocess(**change)

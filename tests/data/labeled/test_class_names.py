@@ -3,7 +3,6 @@
 import pytest
 
 from clip_jax.data.labeled.class_names import class_numbers, pair_names, read_lines, read_names
-from clip_jax.errors import UserError
 
 from ...user_errors import raises_user_error
 
@@ -25,10 +24,8 @@ def test_read_names_line_number_is_the_class(tmp_path, text, names):
 def test_read_names_of_another_encoding_is_one_line(tmp_path):
     path = tmp_path / "classnames.txt"
     path.write_bytes("café\n".encode("latin-1"))
-    with pytest.raises(UserError) as error:
+    with raises_user_error(field=str(path), reason="UTF-8"):
         read_names(path)
-    assert error.value.field == str(path)
-    assert "UTF-8" in error.value.reason
 
 
 def test_pair_names_ignores_case_and_separators():
@@ -51,7 +48,7 @@ def test_pair_names_of_numbers_sorts_them_as_numbers():
     assert pair_names(("10", "3"), ("3", "10"), "x") == [1, 0]  # names after all
     for other in (("0", "2"), ("1", "3"), ("²", "1"), ()):
         assert class_numbers(other) is None
-    with pytest.raises(UserError):  # some are names, some are not
+    with raises_user_error(source="x", field="pair", reason="'ten'"):  # some are names, some are not
         pair_names(("0", "1", "2"), ("2", "1", "ten"), "x")
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from clip_jax.data.labeled.classification import load_classification_set
-from clip_jax.errors import UserError
 
 from ...user_errors import raises_user_error
 
@@ -76,9 +75,8 @@ def test_load_classification_set_names_are_utf8_with_or_without_byte_order_mark(
     assert found.class_names == ("café", "", "bar")
     assert found.templates == ("a {c}",)
     (root / "classnames.txt").write_bytes("café\n\nbar\n".encode("latin-1"))
-    with pytest.raises(UserError) as error:
+    with raises_user_error(field=str(root / "classnames.txt")):
         load_classification_set(root, 32, 0)
-    assert error.value.field == str(root / "classnames.txt")
 
 
 def test_load_classification_set_of_shards_without_splits(folder):
@@ -102,6 +100,5 @@ def test_load_classification_set_of_several_labels_is_refused(folder, write_shar
     np.save(out, np.array([1, 0, 1]))
     write_shard(folder / "test" / "0.tar", {"x.jpg": jpeg(), "x.npy": out.getvalue()})
     (folder / "dataset_type.txt").write_text("multilabel\n")
-    with pytest.raises(UserError) as raised:
+    with raises_user_error(reason="multi-label"):
         load_classification_set(folder, 16, 0)
-    assert "multi-label" in raised.value.reason

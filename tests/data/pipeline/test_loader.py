@@ -253,9 +253,8 @@ def test_validation_pairs_default_number_fits_the_split_and_is_logged(tiny_run, 
             f"evals.val_pairs: {each} in each of {partitions} partitions, as 20 are held out"
         )
     run = dataclasses.replace(run, evals=EvalConfig(val_partitions=11))
-    with pytest.raises(ConfigError) as raised:
+    with raises_user_error(ConfigError, field="evals.val_pairs", hint="more pairs"):
         validation_pairs(run, held_out, tokenizer)
-    assert (raised.value.field, raised.value.hint) == ("evals.val_pairs", "hold out more pairs")
 
 
 def test_validation_pairs_and_retrieval_set_of_each_source(setup):

@@ -9,7 +9,7 @@ from clip_jax.config import DataConfig
 from clip_jax.data.open import data_notes, open_source, open_splits
 from clip_jax.data.scenes.scenes import ScenesSource
 from clip_jax.data.sources.base import BrokenRecord
-from clip_jax.errors import ConfigError, UserError
+from clip_jax.errors import ConfigError
 
 from ...user_errors import raises_user_error
 
@@ -67,9 +67,8 @@ KINDS = ("shards", "flat folder of shards", "one shard by a link", "captions.csv
 @pytest.mark.parametrize("kind", KINDS)
 def test_open_splits_that_share_a_file_is_refused(shared, kind):
     config = shared[kind]
-    with pytest.raises(UserError) as raised:
+    with raises_user_error(field="data.val_paths") as raised:
         open_splits(config, 32)
-    assert raised.value.field == "data.val_paths"
     assert raised.value.value.endswith((".tar", ".jpg"))
     train, held_out = open_splits(config, 32, may_share=True)  # as a run does that began so
     assert any("data.val_fraction" in note for note in data_notes(config, train, held_out))

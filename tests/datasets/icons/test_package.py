@@ -38,9 +38,8 @@ def test_icon_sets_names_that_would_leave_their_folder_are_refused(tmp_path, mak
     well = {"prefix": "a", "icons": {"b": {"body": "<g/>"}}}
     list(icon_sets(make_package(tmp_path / "well.tgz", {"json/a.json": well})))
     for field, content in (("prefix", well | {"prefix": name}), ("a: icon", well | {"icons": {name: {"body": ""}}})):
-        with pytest.raises(UserError) as caught:
+        with raises_user_error(field=field, value=name):
             list(icon_sets(make_package(tmp_path / "evil.tgz", {"json/a.json": content})))
-        assert (caught.value.field, caught.value.value) == (field, name)
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clip_jax.errors import UserError
 from clip_jax.scaling.analysis.pooled import _Model, fit_pooled
 from clip_jax.scaling.fit.loss import Loss
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import SaturatingPowerLaw
+
+from ...user_errors import raises_user_error
 
 BENCHMARK = runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "fit_pooled.py"))
 
@@ -101,17 +102,17 @@ def test_fit_pooled_as_data_holds_the_forecast(planted):
 
 
 @pytest.mark.parametrize(
-    ("change", "options"),
+    ("change", "options", "attributes"),
     [
-        (lambda d: d[d["task"] < "t2"], {}),
-        (lambda d: d[d["flops"] < 1e11], {}),
-        (lambda d: d.assign(error=0.0), {}),
-        (lambda d: d, {"error": "loss"}),
-        (lambda d: d, {"run": "run_id"}),
-        (lambda d: d, {"chance": {"t0": 0.9}}),
-        (lambda d: d, {"chance": {f"t{i}": 0.05 for i in range(6)}}),
+        (lambda d: d[d["task"] < "t2"], {}, {"field": "task", "value": 2}),
+        (lambda d: d[d["flops"] < 1e11], {}, {"source": "t0", "field": "flops", "value": 3}),
+        (lambda d: d.assign(error=0.0), {}, {"field": "flops, error"}),
+        (lambda d: d, {"error": "loss"}, {"field": "loss", "reason": "column"}),
+        (lambda d: d, {"run": "run_id"}, {"field": "run_id", "reason": "column"}),
+        (lambda d: d, {"chance": {"t0": 0.9}}, {"field": "chance", "reason": "t1, t2"}),
+        (lambda d: d, {"chance": {f"t{i}": 0.05 for i in range(6)}}, {"field": "chance", "reason": "mean error"}),
     ],
 )
-def test_fit_pooled_impossible_tables_are_refused(planted, change, options):
-    with pytest.raises(UserError):
+def test_fit_pooled_impossible_tables_are_refused(planted, change, options, attributes):
+    with raises_user_error(**attributes):
         fit_pooled(change(planted[0]), **options)

@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clip_jax.errors import UserError
 from clip_jax.scaling.analysis.two_step import fit_two_step
 from clip_jax.scaling.fit.loss import Loss
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import ExponentialLink, OverTraining, PowerLaw, SaturatingPowerLaw
 from clip_jax.scaling.profile.profile_likelihood import prediction_interval
+
+from ...user_errors import raises_user_error
 
 BENCHMARK = runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "fit_two_step.py"))
 FLOPS = np.geomspace(1e18, 1e21, 12)
@@ -126,7 +127,7 @@ def test_two_step_intervals_cover_planted_tables():
 def test_fit_two_step_several_batch_sizes_are_refused():
     loss, error = table()
     batch = np.repeat([1024, 2048], 6)
-    with pytest.raises(UserError):
+    with raises_user_error(field="batch_size", reason="1024, 2048"):
         fit_two_step(PowerLaw(), FLOPS, loss, ExponentialLink(), error, constant={"batch_size": batch})
     one = np.flatnonzero(batch == 1024)
     found = fit_two_step(
@@ -138,13 +139,15 @@ def test_fit_two_step_several_batch_sizes_are_refused():
 
 def test_fit_two_step_link_of_another_column_is_refused():
     loss, error = table()
-    with pytest.raises(UserError):
+    with raises_user_error(field="link", value="power"):
         fit_two_step(PowerLaw(), FLOPS, loss, PowerLaw(), error)
 
 
-@pytest.mark.parametrize("change", [{"method": "jackknife"}, {"at": np.array([1e21, 1e22])}])
-def test_two_step_impossible_forecasts_are_refused(both, change):
-    with pytest.raises(UserError):
+@pytest.mark.parametrize(
+    ("change", "field"), [({"method": "jackknife"}, "two_step.method"), ({"at": np.array([1e21, 1e22])}, "at")]
+)
+def test_two_step_impossible_forecasts_are_refused(both, change, field):
+    with raises_user_error(field=field):
         both.forecast(**{"at": 1e22, **change})
 
 

@@ -7,12 +7,13 @@ import pandas as pd
 import pytest
 
 from clip_jax.cli.main import main
-from clip_jax.errors import UserError
 from clip_jax.scaling.any_table.allocation import OPTION, cost_of
 from clip_jax.scaling.any_table.fit import fit_any
 from clip_jax.scaling.any_table.options import TableFit, asks_budget, budget_of
 from clip_jax.scaling.any_table.rows import Rows
 from clip_jax.scaling.laws import Chinchilla, ClipTowers, DataRepetition, law_named
+
+from ...user_errors import raises_user_error
 
 VALUES = {"E": 1.8, "A": 480.0, "alpha": 0.35, "B": 2100.0, "beta": 0.37}
 
@@ -34,9 +35,8 @@ def test_asks_budget_tells_a_budget_from_a_point():
 
 @pytest.mark.parametrize("text", ["flops=1e22,unique_samples=1e9", "flops=-1", "flops=inf"])
 def test_budget_of_an_impossible_text_names_the_option(text):
-    with pytest.raises(UserError) as caught:
+    with raises_user_error(field="--at"):
         budget_of(law_named("chinchilla"), text)
-    assert caught.value.field == "--at"
 
 
 def cost(table, law, **options):
@@ -60,12 +60,10 @@ def test_cost_is_fitted_to_flops_or_six_or_the_given_factor():
 def test_cost_of_two_towers_has_two_factors():
     rng, law = np.random.default_rng(0), ClipTowers()
     table = pd.DataFrame(np.exp(rng.uniform(15, 20, (12, 3))), columns=list(law.columns))
-    with pytest.raises(UserError) as caught:
+    with raises_user_error(field=OPTION):
         cost(table, law)
-    assert caught.value.field == OPTION
-    with pytest.raises(UserError) as caught:
+    with raises_user_error(value="6"):
         cost(table, law, flops_per_param_sample="6")
-    assert caught.value.value == "6"
     given = cost(table, law, flops_per_param_sample="params_image=300,params_text=460")[0]
     assert given.terms["params_text"] == (460.0, 1.0)
     flops = (300 * table["params_image"] + 460 * table["params_text"]) * table["samples_seen"]
@@ -104,6 +102,5 @@ def test_fit_any_optimum_has_the_interval_of_the_curve(tmp_path, group):
 
 def test_fit_any_cost_factor_without_a_budget_is_refused(tmp_path):
     runs().to_csv(tmp_path / "t.csv", index=False)
-    with pytest.raises(UserError) as caught:
+    with raises_user_error(field=OPTION):
         fit_any(tmp_path / "t.csv", TableFit(laws=("chinchilla",), flops_per_param_sample="6"))
-    assert caught.value.field == OPTION

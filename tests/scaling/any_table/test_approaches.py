@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 
 from clip_jax.cli.main import main
-from clip_jax.errors import UserError
 from clip_jax.scaling.any_table.approaches import fit_approach
 from clip_jax.scaling.any_table.options import TableFit
+
+from ...user_errors import raises_user_error
 
 BENCHMARK = runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "fit_approaches.py"))
 
@@ -48,9 +49,8 @@ def curves():
 
 
 def test_fit_approach_1_needs_a_run_column():
-    with pytest.raises(UserError) as caught:
+    with raises_user_error(field="--group"):
         fit_approach(curves(), TableFit(approach=1))
-    assert caught.value.field == "--group"
     data = fit_approach(curves(), TableFit(approach=1, group="name"))[1]
     exponent, truth = data["params"]["exponent"], BENCHMARK["TRUTH"]
     a = truth["beta"] / (truth["alpha"] + truth["beta"])
@@ -70,6 +70,5 @@ def test_fit_approach_1_needs_a_run_column():
     ],
 )
 def test_fit_approach_refuses_options_it_would_ignore(options, field):
-    with pytest.raises(UserError) as caught:
+    with raises_user_error(field=field):
         fit_approach(isoflop(), TableFit(approach=2, x=("params=n",), **options))
-    assert caught.value.field == field

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 from clip_jax.cli.main import main
-from clip_jax.errors import UserError
 from clip_jax.scaling.any_table.fit import TableFit, fit_any
 
 from ...user_errors import error_fields, raises_user_error
@@ -116,9 +115,8 @@ def test_fit_any_reports_copies_gaps_and_left_out_rows(table):
     ],
 )  # fmt: skip
 def test_fit_any_what_cannot_be_fitted_names_the_field(table, change, options, field):
-    with pytest.raises(UserError) as caught:
+    with raises_user_error(field=field) as caught:
         fit_any(table(change), TableFit(**{"laws": ("power",), "x": ("gflops",), **options}))
-    assert caught.value.field == field
     assert caught.value.reason
 
 
@@ -265,13 +263,11 @@ def test_fit_any_chance_is_the_top_of_every_law_that_has_one(tmp_path):
 
 def test_fit_any_with_every_parameter_held_is_refused(tmp_path):
     pd.DataFrame({"flops": [1e10, 1e11, 1e12], "error": [0.5, 0.4, 0.3]}).to_csv(tmp_path / "t.csv", index=False)
-    with pytest.raises(UserError) as caught:
+    with raises_user_error(field="fixed"):
         fit_any(tmp_path / "t.csv", TableFit(laws=("power",), fixed=("a=20", "b=0.1")))
-    assert caught.value.field == "fixed"
 
 
 def test_fit_any_out_that_is_a_file_is_refused(tmp_path):
     pd.DataFrame({"flops": [1e10, 1e11, 1e12], "error": [0.5, 0.4, 0.3]}).to_csv(tmp_path / "t.csv", index=False)
-    with pytest.raises(UserError) as caught:
+    with raises_user_error(field="--out"):
         fit_any(tmp_path / "t.csv", TableFit(laws=("power",)), tmp_path / "t.csv")
-    assert caught.value.field == "--out"

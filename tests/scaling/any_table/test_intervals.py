@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clip_jax.errors import UserError
 from clip_jax.scaling.any_table.average import average_forms
 from clip_jax.scaling.any_table.fit import fit_any
 from clip_jax.scaling.any_table.intervals import (
@@ -25,6 +24,8 @@ from clip_jax.scaling.laws import law_named
 from clip_jax.scaling.profile.prediction import Interval
 from clip_jax.scaling.profile.statistic import PROFILED
 from clip_jax.scaling.uncertainty.interval_format import interval_text, span_text
+
+from ...user_errors import raises_user_error
 
 POWER = TableFit(laws=("power",), frontier="pareto")
 
@@ -141,13 +142,11 @@ def test_fit_any_asymmetric_loss_gives_no_interval(tmp_path, frontier):
 
 
 def test_fit_any_groups_with_an_asymmetric_loss_are_refused(tmp_path):
-    with pytest.raises(UserError) as caught:
+    with raises_user_error(field="--group"):
         fit_any(_csv(tmp_path, cloud()), TableFit(laws=("power",), under=0.1, group="g"))
-    assert caught.value.field == "--group"
 
 
 @pytest.mark.parametrize("options", [{"under": 0.0}, {"under": 2.0}, {"under": 0.1, "loss": "absolute"}])
 def test_table_fit_under_out_of_range_is_refused(options):
-    with pytest.raises(UserError) as caught:
+    with raises_user_error(field="--under"):
         TableFit(**options)
-    assert caught.value.field == "--under"

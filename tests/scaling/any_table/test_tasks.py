@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 
 from clip_jax.cli.main import main
-from clip_jax.errors import UserError
 from clip_jax.scaling.any_table.options import TableFit
 from clip_jax.scaling.any_table.tasks import fit_tasks
+
+from ...user_errors import raises_user_error
 
 FLOPS = np.geomspace(1e18, 1e21, 7)
 TASKS = {"a": (0.1, 0.2), "b": (0.15, 0.25), "c": (0.12, 0.3)}
@@ -64,6 +65,5 @@ def test_fit_tasks_long_form_equals_wide_form_with_run_names():
     ],
 )
 def test_fit_tasks_unsupported_options_are_refused(options, field):
-    with pytest.raises(UserError) as caught:
+    with raises_user_error(field=field):
         fit_tasks(wide(), TableFit(**options))
-    assert caught.value.field == field

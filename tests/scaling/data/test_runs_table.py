@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from clip_jax.errors import UserError
 from clip_jax.scaling.data.runs_table import fit_rows, prepare, read_table
 
 from ...user_errors import raises_user_error
@@ -51,9 +50,8 @@ def test_fit_rows_lists_left_out_runs_with_reasons(runs, curves):
     ],
 )
 def test_prepare_wrong_table_is_named(runs, curves, change, field, value):
-    with pytest.raises(UserError) as caught:
+    with raises_user_error(field=field) as caught:
         prepare(change(runs(curves["power law"])), "error_mean")
-    assert caught.value.field == field
     assert caught.value.value == (pytest.approx(value) if isinstance(value, float) else value)
 
 
@@ -63,9 +61,8 @@ def test_prepare_wrong_table_is_named(runs, curves, change, field, value):
 def test_read_table_missing_or_empty_file_is_named(tmp_path, name, text):
     if text is not None:
         (tmp_path / name).write_text(text)
-    with pytest.raises(UserError) as caught:
+    with raises_user_error(field=str(tmp_path / name)) as caught:
         read_table(tmp_path / name)
-    assert caught.value.field == str(tmp_path / name)
     assert caught.value.reason
 
 
@@ -121,6 +118,5 @@ def test_prepare_missing_batch_size_is_zero(runs, curves):
 
 @pytest.mark.parametrize("metric", ["flops", "params", "samples_seen", "budget"])
 def test_prepare_scale_column_as_metric_is_refused(runs, curves, metric):
-    with pytest.raises(UserError) as caught:
+    with raises_user_error(field="--metric", value=metric):
         prepare(runs(curves["power law"]), metric)
-    assert (caught.value.field, caught.value.value) == ("--metric", metric)

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from clip_jax.errors import UserError
 from clip_jax.scaling.fit.loss import Loss
 from clip_jax.scaling.fit.result import covariance, scale_of
 from clip_jax.scaling.fit.solver import _program
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import PowerLaw
+
+from ...user_errors import raises_user_error
 
 BENCHMARK = runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "fit_under.py"))
 R = np.array([-0.3, -0.01, 0.0, 0.01, 0.3])
@@ -71,5 +72,5 @@ def test_asymmetric_loss_shrinks_the_bias_of_a_cloud():
 
 @pytest.mark.parametrize("options", [{"under": 0.0}, {"under": 1.5}, {"kind": "absolute", "under": 0.5}])
 def test_loss_impossible_weights_are_refused(options):
-    with pytest.raises(UserError):
+    with raises_user_error(field="loss.under", value=options["under"]):
         Loss(**options)

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clip_jax.errors import UserError
 from clip_jax.scaling.fit.loss import Loss
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.frontier.allocation import compute_optimal_allocation, expanded_tail
@@ -23,6 +22,8 @@ from clip_jax.scaling.laws import (
     OverTraining,
     PowerLaw,
 )
+
+from ...user_errors import raises_user_error
 
 BENCHMARK = runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "fit_allocation.py"))
 VALUES = BENCHMARK["CHINCHILLA"]
@@ -149,24 +150,24 @@ def test_expanded_tail_tends_to_the_plain_one():
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "field"),
     [
-        {"flops": 0.0},
-        {"flops": []},
-        {"held": {"unique_samples": 1e9}},
-        {"kind": "jackknife"},
-        {"flops_per_param_sample": -6.0},
-        {"flops_per_param_sample": Cost({"width": (6.0, 1.0)})},
+        ({"flops": 0.0}, "flops"),
+        ({"flops": []}, "flops"),
+        ({"held": {"unique_samples": 1e9}}, "held"),
+        ({"kind": "jackknife"}, "allocation.kind"),
+        ({"flops_per_param_sample": -6.0}, "flops_per_param_sample"),
+        ({"flops_per_param_sample": Cost({"width": (6.0, 1.0)})}, "cost"),
     ],
 )
-def test_allocation_impossible_requests_are_refused(exact, options):
-    with pytest.raises(UserError):
+def test_allocation_impossible_requests_are_refused(exact, options, field):
+    with raises_user_error(field=field):
         compute_optimal_allocation(exact, **{"flops": 1e20, "draws": 2, **options})
 
 
 def test_allocation_of_a_one_column_law_is_refused():
     fit = fit_law(PowerLaw(), np.geomspace(1, 10, 5), np.geomspace(1, 0.5, 5), profile=False)
-    with pytest.raises(UserError):
+    with raises_user_error(field="law", value="power"):
         compute_optimal_allocation(fit, 1e3)
 
 

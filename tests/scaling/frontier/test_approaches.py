@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clip_jax.errors import UserError
 from clip_jax.scaling.frontier.approaches import _line, fit_envelope, fit_valleys
 from clip_jax.scaling.frontier.isoflop import lowest_point
 from clip_jax.scaling.frontier.valleys import lowest_points
+
+from ...user_errors import raises_user_error
 
 BENCHMARK = runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "fit_approaches.py"))
 
@@ -72,7 +73,7 @@ def test_power_of_compute_at_a_budget_lies_inside_its_interval(rng):
 
 
 def test_fit_envelope_of_few_runs_is_refused(rng):
-    with pytest.raises(UserError):
+    with raises_user_error(field="run_id", value=4):
         fit_envelope(BENCHMARK["curve_table"](rng, sizes=4))
 
 
@@ -83,18 +84,25 @@ def test_fit_envelope_at_the_edge_of_the_sizes_is_not_identified(rng):
     assert fit_envelope(six).params is None
 
 
-@pytest.mark.parametrize("change", [{"loss": 0.0}, {"params": np.nan}, {"budget": -1.0}])
-def test_fit_valleys_impossible_numbers_are_refused(rng, change):
+@pytest.mark.parametrize(("column", "value"), [("loss", 0.0), ("params", np.nan), ("budget", -1.0)])
+def test_fit_valleys_impossible_numbers_are_refused(rng, column, value):
     runs = BENCHMARK["isoflop_table"](rng)
-    for column, value in change.items():
-        runs.loc[3, column] = value
-    with pytest.raises(UserError):
+    runs.loc[3, column] = value
+    with raises_user_error(source="row 3", field=column):
         fit_valleys(runs)
 
 
-@pytest.mark.parametrize("options", [{"y": "error"}, {"space": "sqrt"}, {"way": "spline"}, {"draws": 3}])
-def test_fit_valleys_unknown_options_are_refused(rng, options):
-    with pytest.raises(UserError):
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"y": "error"}, "error"),
+        ({"space": "sqrt"}, "space"),
+        ({"way": "spline"}, "isoflop.way"),
+        ({"draws": 3}, "draws"),
+    ],
+)
+def test_fit_valleys_unknown_options_are_refused(rng, options, field):
+    with raises_user_error(field=field):
         fit_valleys(BENCHMARK["isoflop_table"](rng), **options)
 
 
@@ -135,10 +143,8 @@ def test_approaches_unusable_table_names_the_column():
         (df.abs(), {"space": "log1p"}, "space", "log1p"),
         (df.abs(), {}, "params", None),  # no seeds, no spare size
     ):
-        with pytest.raises(UserError) as caught:
+        with raises_user_error(field=field, value=value):
             fit_valleys(table, **options)
-        assert (caught.value.field, caught.value.value) == (field, value)
     curves = pd.DataFrame({"run_id": "a", "flops": [1e18], "params": 1e6, "samples_seen": 1e9, "loss": 3.0})
-    with pytest.raises(UserError) as caught:
+    with raises_user_error(field="run_id", value=1):
         fit_envelope(curves)
-    assert (caught.value.field, caught.value.value) == ("run_id", 1)

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from clip_jax.errors import UserError
 from clip_jax.scaling.fit.loss import Loss
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import PowerLaw, SaturatingPowerLaw
 from clip_jax.scaling.planning.experimental_design import ChosenRun, best_runs, cheapest_plan
 from clip_jax.scaling.profile.profile_likelihood import prediction_interval
+
+from ...user_errors import raises_user_error
 
 SQUARES, SD = Loss("squares"), 0.01
 TRUTH = {"E": 0.15, "a": 0.5 * 1e10**0.25, "b": 0.25}
@@ -94,14 +95,12 @@ def test_best_runs_impossible_budget_or_width_is_named():
         (lambda: best_runs(exact, 1e14, c, c, 1e13), "fit"),
         (lambda: cheapest_plan(exact, 1e14, c, c, 0.5), "fit"),
     ):
-        with pytest.raises(UserError) as caught:
+        with raises_user_error(field=field):
             call()
-        assert caught.value.field == field
 
 
 def test_best_runs_of_an_insensitive_forecast_is_refused():
     c = np.geomspace(1e10, 1e12, 8)
     fit = fit_law(SaturatingPowerLaw(ceiling=0.9), c, 0.2 + 0.6 * (c / 1e10) ** -0.3, fixed={})
-    with pytest.raises(UserError) as caught:
+    with raises_user_error(field="--at"):
         best_runs(fit, 1e2, c, c, 1e12)
-    assert caught.value.field == "--at"

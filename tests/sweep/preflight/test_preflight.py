@@ -128,5 +128,5 @@ def test_piece_divides_the_batch_evenly():
 
 def test_compile_step_with_an_undivided_tensor_axis_is_no_error(here):
     assert isinstance(compile_step(dataclasses.replace(RUN, mesh=MeshConfig(tensor=3)), here), Step)
-    with pytest.raises(ConfigError):
+    with raises_user_error(ConfigError, field="microbatch_size", value=100):
         dataclasses.replace(RUN, microbatch_size=100)
