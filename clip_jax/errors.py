@@ -142,6 +142,27 @@ def between(name: str, value: float, low: float, high: float) -> None:
         raise ConfigError(field=name, value=value, reason=f"must lie between {low} and {high}")
 
 
+def require_columns(
+    present: Iterable[object], needed: Iterable[str], *, option: str | None = None, source: object = None
+) -> None:
+    """Check that a table has its ``needed`` columns.
+
+    Args:
+      present: names of the table's columns.
+      needed: names of those that must be there.
+      option: the command-line option that names the column, where one does.
+      source: the table, where the field alone does not tell.
+
+    Raises:
+      UserError: columns are missing; the hint lists those of the table.
+    """
+    names = list(map(str, present))
+    if missing := [name for name in needed if name not in names]:
+        field, value = (option, missing[0]) if option else (", ".join(missing), ...)
+        hint = f"the columns are {', '.join(names)}"
+        raise UserError(source=source, field=field, value=value, reason="no such column in the table", hint=hint)
+
+
 def no_secret(name: str, value: str) -> None:
     """Check that a path or URL holds no password or signature; raise ConfigError otherwise.
 

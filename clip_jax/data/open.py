@@ -40,9 +40,8 @@ def open_source(config: DataConfig, split: str, image_size: int) -> Source:
         parts = [hash_split(part, fraction, held_out=held_out) for part in parts]
     for path, part in zip(paths, parts, strict=True):
         if config.weights and len(part) == 0:
-            raise UserError(
-                source=path, field="data.weights", reason=f"the split {name!r} has no records, so it takes no weight"
-            )
+            reason = f"the split {name!r} has no records, so it takes no weight"
+            raise UserError(source=path, field="data.weights", reason=reason)
     source: Source = parts[0] if len(parts) == 1 else ConcatSource(parts)
     if len(source) == 0:
         left = f" (data.val_fraction={fraction})" if fraction else ""

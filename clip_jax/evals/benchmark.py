@@ -129,9 +129,8 @@ def _check_texts(path: Path, entry: BenchmarkSet) -> None:
     """Check an entry's text fields; raise UserError if one is not a text, or is a name that would leave its folder."""
     for field in ("kind", "prompts", "metric", "train_split", "val_split", "test_split"):
         if not isinstance(value := getattr(entry, field), str):
-            raise UserError(
-                source=f"{path}: set {short(entry.name)}", field=field, value=value, reason="must be a text"
-            )
+            reason = "must be a text"
+            raise UserError(source=f"{path}: set {short(entry.name)}", field=field, value=value, reason=reason)
     name_within(f"{path}: name", entry.name)  # it becomes the name of result files
     for field in ("train_split", "val_split", "test_split"):
         if getattr(entry, field):

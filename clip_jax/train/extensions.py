@@ -47,9 +47,8 @@ class Extensions:
             ("chunk_size", loss.chunk_size, loss.chunk_size == default.chunk_size),
         ):
             if not used:
-                raise UserError(
-                    field=f"loss.{field}", value=value, reason="would be ignored, as a loss is passed to train_run"
-                )
+                reason = "would be ignored, as a loss is passed to train_run"
+                raise UserError(field=f"loss.{field}", value=value, reason=reason)
 
     def records(self) -> ExtensionRecord | None:
         """Return what the run's records say of it: the names of the loss and the evaluators; None without both."""

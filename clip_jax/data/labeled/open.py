@@ -225,9 +225,8 @@ def _tfds(path: Path, names: tuple[str, ...], templates: tuple[str, ...], pair: 
     classes = list(getattr(kind, "names", None) or [])
     shown = _names_in_order(path, names, classes, pair) if classes else names
     if key == "labels" and not shown:
-        raise UserError(
-            field=path, reason="its labels have no names", hint=f"write them to {CLASS_NAMES}, one per line"
-        )
+        reason = "its labels have no names"
+        raise UserError(field=path, reason=reason, hint=f"write them to {CLASS_NAMES}, one per line")
 
     def read(split: str) -> LabeledSplit:
         source = TfdsSource(path, split, "image", key)

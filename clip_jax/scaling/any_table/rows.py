@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clip_jax.errors import UserError
+from clip_jax.errors import UserError, require_columns
 from clip_jax.scaling.analysis.frontier_fit import SELECT
 from clip_jax.scaling.any_table.options import MEANINGS, UNITS, TableFit, number, pairs
 from clip_jax.scaling.data.runs_table import refuse_logarithms
@@ -129,9 +129,7 @@ def column_of(df: pd.DataFrame, name: str) -> np.ndarray:
     """Return a column as float64, NaN for empty fields. Raises UserError for a missing column or a word."""
     import pandas as pd
 
-    if name not in df.columns:
-        hint = f"the columns are {', '.join(map(str, df.columns))}"
-        raise UserError(field=name, reason="no such column in the table", hint=hint)
+    require_columns(df.columns, [name])
     numbers = pd.to_numeric(df[name], errors="coerce").astype(float)
     words = df.index[numbers.isna() & df[name].notna()]
     if len(words):
@@ -146,8 +144,7 @@ def rows_where(df: pd.DataFrame, items: Sequence[str]) -> pd.DataFrame:
     import pandas as pd
 
     for column, value in pairs(items, "where").items():
-        if column not in df.columns:
-            raise UserError(field="--where", value=column, reason="no such column")
+        require_columns(df.columns, [column], option="--where")
         asked = pd.to_numeric(pd.Series([value]), errors="coerce").iloc[0]
         same = df[column].astype(str) == value
         if pd.notna(asked) and (pd.api.types.is_numeric_dtype(df[column]) or not same.any()):
@@ -298,9 +295,7 @@ def _labels(df: pd.DataFrame, column: str) -> np.ndarray | None:
     """Return labels of rows as text, empty where missing."""
     if not column:
         return None
-    if column not in df.columns:
-        reason = f"the table lacks this column; it has {', '.join(map(str, df.columns))}"
-        raise UserError(field="--group", value=column, reason=reason)
+    require_columns(df.columns, [column], option="--group")
     return np.where(df[column].isna(), "", df[column].astype(str)).astype(str)
 
 
