@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,19 +96,33 @@ class Fit:
     def jacobian(self, thetas: Array | None = None) -> Array:
         """Return the derivatives of the residuals by theta, central differences: [..., n, p] for thetas [..., p]."""
         theta = self.theta if thetas is None else thetas
-        x, columns = self.logs, []
-        for i in range(theta.shape[-1]):
-            step = 1e-6 * (1 + np.abs(theta[..., i : i + 1]))
-            aside = np.eye(theta.shape[-1])[i] * step
-            up, down = (self.loss.residuals(self.law.predict(theta + s * aside, x), self.data.y) for s in (1, -1))
-            columns.append((up - down) / (2 * step))
-        return np.stack(columns, axis=-1)
+        return derivatives(lambda t: self.loss.residuals(self.law.predict(t, self.logs), self.data.y), theta)
 
     def summary(self) -> str:
         """Return one line: the formula with its numbers, and the status of the fit."""
         remarks = [self.status, f"{self.agree}/{self.starts} starts agree", f"{self.points} points"]
         remarks += [f"profile flat: {', '.join(self.flat)}"] if self.flat else []
         return f"{self.law.name}: {self.law.text(self.values)} ({'; '.join([*remarks, *self.notes])})"
+
+
+def derivatives(function: Callable[[Array], Array], theta: Array, relative_step: float = 1e-6) -> Array:
+    """Return the derivatives of a function of theta, as central differences.
+
+    Args:
+      function: theta [..., p] -> [..., n].
+      theta: [..., p].
+      relative_step: the step, as a part of 1 + abs(theta).
+
+    Returns:
+      [..., n, p].
+    """
+    columns = []
+    for i in range(theta.shape[-1]):
+        step = relative_step * (1 + np.abs(theta[..., i : i + 1]))
+        aside = np.eye(theta.shape[-1])[i] * step
+        up, down = (function(theta + sign * aside) for sign in (1, -1))
+        columns.append((up - down) / (2 * step))
+    return np.stack(columns, axis=-1)
 
 
 def normal_matrix(fit: Fit, jacobian: Array | None = None) -> Array:

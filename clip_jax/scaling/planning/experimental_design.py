@@ -15,8 +15,8 @@ import numpy as np
 
 from clip_jax.errors import UserError
 from clip_jax.scaling.data.observations import Columns, columns_of
-from clip_jax.scaling.fit.loss import TINY
-from clip_jax.scaling.fit.result import Fit, normal_matrix, scale_of
+from clip_jax.scaling.fit.loss import TINY, space_of
+from clip_jax.scaling.fit.result import Fit, derivatives, normal_matrix, scale_of
 from clip_jax.scaling.laws.base import Array
 
 MAX_RUNS = 200
@@ -71,15 +71,7 @@ class _Design:
 def _slopes(fit: Fit, columns: Mapping[str, Array]) -> Array:
     """Return d residual / d theta at columns [K], free parameters only: [K, f]."""
     x = fit.centered(columns)
-    out = []
-    for i in np.flatnonzero(fit.free_mask):
-        step = np.zeros(len(fit.theta))
-        step[i] = 1e-6 * (1 + abs(fit.theta[i]))
-        up, down = (fit.law.predict(fit.theta + s * step, x) for s in (1, -1))
-        if fit.loss.space == "log":
-            up, down = np.log(np.maximum(up, TINY)), np.log(np.maximum(down, TINY))
-        out.append((up - down) / (2 * step[i]))
-    return np.stack(out, axis=-1)
+    return derivatives(lambda t: space_of(fit.law.predict(t, x), fit.loss.space, np), fit.theta)[..., fit.free_mask]
 
 
 def _design(fit: Fit, target: Columns, candidates: Mapping[str, Array], floor: float) -> _Design:

@@ -19,7 +19,7 @@ import numpy as np
 from clip_jax.errors import UserError
 from clip_jax.scaling.data.observations import Columns
 from clip_jax.scaling.fit.loss import Loss, space_of
-from clip_jax.scaling.fit.result import Fit, covariance
+from clip_jax.scaling.fit.result import Fit, covariance, derivatives
 from clip_jax.scaling.fit.solver import MANY_ROWS, solve
 from clip_jax.scaling.laws.base import Array
 from clip_jax.scaling.profile.constrained import held_fits
@@ -212,13 +212,8 @@ def _theta_of(fit: Fit, name: str) -> float:
 def _normal(fit: Fit, at: Columns) -> tuple[Array, float]:
     """Return the change of theta per unit of the curve at a point [p], and the curve's error (loss's space)."""
     x = {c: np.atleast_1d(v) for c, v in fit.centered(at).items()}
-    slopes = []
-    for i in range(len(fit.theta)):
-        step = np.zeros(len(fit.theta))
-        step[i] = 1e-5 * (1 + abs(fit.theta[i]))
-        up, down = (space_of(fit.law.predict(fit.theta + s * step, x)[0], fit.loss.space, np) for s in (1, -1))
-        slopes.append((up - down) / (2 * step[i]))
-    slope, cov = np.array(slopes), covariance(fit)
+    slope = derivatives(lambda t: space_of(fit.law.predict(t, x), fit.loss.space, np), fit.theta, 1e-5)[0]
+    cov = covariance(fit)
     variance = float(max(slope @ cov @ slope, 1e-24))
     return cov @ slope / variance, float(np.sqrt(variance))
 
