@@ -15,8 +15,8 @@ import numpy as np
 
 from clip_jax.errors import UserError
 from clip_jax.scaling.data.observations import Columns, columns_of
-from clip_jax.scaling.fit.loss import TINY, space_of
-from clip_jax.scaling.fit.result import Fit, derivatives, normal_matrix, scale_of
+from clip_jax.scaling.fit.loss import TINY
+from clip_jax.scaling.fit.result import Fit, normal_matrix, scale_of
 from clip_jax.scaling.laws.base import Array
 
 MAX_RUNS = 200
@@ -68,12 +68,6 @@ class _Design:
         return pull**2 / (1 + np.einsum("ki,ik->k", self.rows, solved[:, 1:]))
 
 
-def _slopes(fit: Fit, columns: Mapping[str, Array]) -> Array:
-    """Return d residual / d theta at columns [K], free parameters only: [K, f]."""
-    x = fit.centered(columns)
-    return derivatives(lambda t: space_of(fit.law.predict(t, x), fit.loss.space, np), fit.theta)[..., fit.free_mask]
-
-
 def _design(fit: Fit, target: Columns, candidates: Mapping[str, Array], floor: float) -> _Design:
     psi_squared, psi_prime = scale_of(fit)
     sd = max(np.sqrt(psi_squared) / max(psi_prime, 1e-12), floor, 1e-9)
@@ -81,13 +75,13 @@ def _design(fit: Fit, target: Columns, candidates: Mapping[str, Array], floor: f
     width = (fit.high - fit.low)[fit.free_mask]
     information = normal_matrix(fit) / sd**2 + np.diag(12 / width**2)
     point = {c: np.atleast_1d(v) for c, v in columns_of(fit.law, target).items()}
-    forecast = _slopes(fit, point)[0]
-    if fit.loss.space != "log":
-        forecast = forecast / max(float(fit.predict(point)[0]), TINY)
+    forecast = fit.jacobian(columns=point)[0, fit.free_mask]
+    y = max(float(fit.predict(point)[0]), TINY)
+    forecast = forecast * {"log": 1.0, "linear": 1 / y, "log1p": (1 + y) / y}[fit.loss.space]  # of ln(y)
     if not np.abs(forecast).max() > 0:
         reason = "the curve is at the error of guessing there, whatever the parameters are"
         raise UserError(field="--at", reason=reason)
-    return _Design(information, forecast, _slopes(fit, candidates) / sd, fit.degrees)
+    return _Design(information, forecast, fit.jacobian(columns=candidates)[:, fit.free_mask] / sd, fit.degrees)
 
 
 def _checked(fit: Fit, candidates: Columns, costs: Array) -> tuple[dict[str, Array], Array]:

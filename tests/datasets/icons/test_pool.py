@@ -51,7 +51,7 @@ def test_pool_imap_returns_results_in_order(pool):
 
 
 def test_pool_imap_item_over_the_time_limit_is_skipped(pool, monkeypatch):
-    monkeypatch.setattr(module, "LIMIT_S", 2.0)
+    monkeypatch.setattr(module, "LIMIT_S", 5.0)
     tasks = [(sleep, [Item(i) for i in range(2, 6)]), (double, [Item(7)])]
     assert list(pool.imap(tasks)) == [[2, "slow", 4, 5], [14]]
 
