@@ -8,7 +8,6 @@ import pytest
 import clip_jax
 from clip_jax.config import InitConfig
 from clip_jax.distributed.mesh import make_mesh
-from clip_jax.errors import UserError
 from clip_jax.losses import dense_contrastive_loss
 from clip_jax.models.clip import build
 from clip_jax.pretrained.mapping import flatten
@@ -34,7 +33,7 @@ def test_a_run_from_python_is_measured_and_starts_from_its_source(tiny_run, tmp_
     before, after = (flatten(load_params(tmp_path / name, built)[1]) for name in ("first", "second"))
     for name in (n for n in before if n.startswith("image")):
         np.testing.assert_array_equal(after[name], before[name])
-    with pytest.raises(UserError):
+    with raises_user_error(field="no/such/model", reason="no such file"):
         clip_jax.train_run(
             dataclasses.replace(tiny_run, init_from=InitConfig("no/such/model")), tmp_path / "third", progress=False
         )
