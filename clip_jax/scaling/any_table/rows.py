@@ -15,6 +15,7 @@ import numpy as np
 from clip_jax.errors import UserError, require_columns
 from clip_jax.scaling.analysis.frontier_fit import SELECT
 from clip_jax.scaling.any_table.options import MEANINGS, UNITS, TableFit, number, pairs
+from clip_jax.scaling.data.observations import rising_correlation
 from clip_jax.scaling.data.runs_table import refuse_logarithms
 from clip_jax.scaling.laws import Law
 from clip_jax.scaling.laws.size_data import FLOPS_PER_PARAM_SAMPLE
@@ -27,7 +28,6 @@ SCALES = {"flops", "params", "params_image", "params_text", "samples_seen", "uni
 SERIES_COLUMNS = ("family", "arm")
 CONSTANT_SPREAD = 1e-12  # relative spread of a y that does not vary
 UNIT_HINT = "write 10**value, or the unit, as --x=flops=flops*G"
-RISES = 0.8  # rank correlation of an error with compute at which it may be an accuracy
 
 
 @dataclass(frozen=True)
@@ -328,16 +328,12 @@ def _families(df: pd.DataFrame, what: TableFit) -> list[str]:
 
 def _rising(rows: Rows, what: TableFit, name: str) -> list[str]:
     """Warn where y rises with compute; it is no error: a loss may do so, and a law may describe a rising quantity."""
-    from scipy.stats import spearmanr
-
     x = np.sum([np.log(v) for v in rows.columns.values()], axis=0)
-    if not set(rows.columns) <= SCALES or len(rows) < 5 or np.ptp(x) == 0:
-        return []
-    correlation = spearmanr(x, rows.y)
-    if not (correlation.statistic > RISES and correlation.pvalue < 0.01):
+    correlation = rising_correlation(x, rows.y) if set(rows.columns) <= SCALES else None
+    if correlation is None:
         return []
     along = next(iter(rows.columns)) if len(rows.columns) == 1 else "scale"
-    message = f"{name} read as {what.y_is} grows with {along} (rank correlation {correlation.statistic:+.2f})"
+    message = f"{name} read as {what.y_is} grows with {along} (rank correlation {correlation:+.2f})"
     kind, percent = what.y_is.rstrip("%"), "%" if what.y_is.endswith("%") else ""
     other = "accuracy" if kind == "error" else "error"
     return [f"{message}: if it is an {other}, give --y-is={other}{percent}"]

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clip_jax.errors import UserError, require_columns
-from clip_jax.scaling.analysis.frontier_fit import SELECT
+from clip_jax.scaling.analysis.frontier_fit import NOT_RESELECTED, SELECT
 from clip_jax.scaling.analysis.two_step import TwoStep, TwoStepForecast, fit_two_step
-from clip_jax.scaling.any_table.intervals import NOT_RESELECTED, TableIntervals
+from clip_jax.scaling.any_table.intervals import TableIntervals
 from clip_jax.scaling.any_table.options import TableFit, refuse_ignored
 from clip_jax.scaling.any_table.rows import Rows, column_of, positions_of, read_rows, y_column
 from clip_jax.scaling.laws import Law, law_named

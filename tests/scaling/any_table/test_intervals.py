@@ -7,21 +7,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from clip_jax.scaling.analysis.frontier_fit import NOT_RESELECTED
 from clip_jax.scaling.any_table.average import average_forms
 from clip_jax.scaling.any_table.fit import fit_any
 from clip_jax.scaling.any_table.intervals import (
     NO_INTERVAL,
-    NOT_RESELECTED,
     RESELECTED,
     fit_rows_of,
     intervals_of,
-    open_flat_sides,
 )
 from clip_jax.scaling.any_table.options import TableFit
 from clip_jax.scaling.any_table.rows import read_rows
 from clip_jax.scaling.fit_law import fit_law
 from clip_jax.scaling.laws import law_named
 from clip_jax.scaling.profile.prediction import Interval
+from clip_jax.scaling.profile.profile_likelihood import open_flat_sides
 from clip_jax.scaling.profile.statistic import PROFILED
 from clip_jax.scaling.uncertainty.interval_format import interval_text, span_text
 
