@@ -130,31 +130,22 @@ def export(name: str, folder: str | Path, layout: str = "open_clip") -> None:
     weights = read_weights(name)
     objective, encoder = weights.config.objective, weights.config.text.encoder
     if objective != "contrastive" or encoder != "transformer":
-        raise UserError(
-            field=name,
-            reason=f"model.objective={objective!r} with model.text.encoder={encoder!r} cannot be exported",
-            hint="the layouts hold contrastive models with a text transformer",
-        )
+        reason = f"model.objective={objective!r} with model.text.encoder={encoder!r} cannot be exported"
+        raise UserError(field=name, reason=reason, hint="the layouts hold contrastive models with a text transformer")
     logger.info("writing %s", folder)
     save_weights(weights, folder, layout)
 
 
 # Fields that may differ between the source weights and the run that starts from them: image size and context length
 # (positions are resized), and how training treats the model.
-_MAY_DIFFER = {
-    "image": ("image_size", "patch_dropout"),
-    "text": ("context_length",),
-}
+_MAY_DIFFER = {"image": ("image_size", "patch_dropout"), "text": ("context_length",)}
 
 
 def _check_same_shape(run: ModelConfig, loaded: ModelConfig, towers: tuple[str, ...], source: str) -> None:
     if "text" in towers and run.objective != loaded.objective:
-        raise UserError(
-            field="model.objective",
-            value=run.objective,
-            reason=f"init_from.source={source} has {loaded.objective!r}",
-            hint="init_from.towers='image' takes the image tower alone",
-        )
+        reason = f"init_from.source={source} has {loaded.objective!r}"
+        hint = "init_from.towers='image' takes the image tower alone"
+        raise UserError(field="model.objective", value=run.objective, reason=reason, hint=hint)
     for tower in towers:
         a, b = dataclasses.asdict(getattr(run, tower)), dataclasses.asdict(getattr(loaded, tower))
         for field in a:
@@ -203,19 +194,15 @@ def start_from(config: RunConfig, *, fetch: Fetch = hub_fetch) -> InitState:
         elif name == "text/position" and config.model.objective == "contrastive":
             array = resize_text_positions(array, config.model.text.tokens)
         if array.shape != value.shape:
-            raise UserError(
-                field="init_from.source", value=source, reason=f"{name} is {array.shape}, the run has {value.shape}"
-            )
+            reason = f"{name} is {array.shape}, the run has {value.shape}"
+            raise UserError(field="init_from.source", value=source, reason=reason)
         return jax.device_put(array.astype(value.dtype), value.sharding)
 
     tokenizer = None
     if "text" in towers:
         if weights.tokenizer is None:
-            raise UserError(
-                field="init_from.source",
-                value=source,
-                reason="has no tokenizer (tokenizer.json), so its text tower cannot be used",
-            )
+            reason = "has no tokenizer (tokenizer.json), so its text tower cannot be used"
+            raise UserError(field="init_from.source", value=source, reason=reason)
         tokenizer = with_context(weights.tokenizer, config.model.text.context_length)
     pixels = weights.preprocess.pixels if "image" in towers else None
     return InitState(lambda fresh: jax.tree_util.tree_map_with_path(take, fresh), tokenizer, pixels)

@@ -38,18 +38,18 @@ page_name = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(R
 
 
 def blocks(page, *languages):
-    """Code blocks of a page in these languages."""
+    """Return code blocks of a page in these languages."""
     return [text for language, text in FENCE.findall(page.read_text()) if language in languages]
 
 
 def prose(page):
-    """A page without its code blocks."""
+    """Return a page without its code blocks."""
     return FENCE.sub("", page.read_text())
 
 
 @cache
 def anchors(page):
-    """Anchors of the headings of a page, as MkDocs and code hosts make them."""
+    """Return anchors of the headings of a page, as MkDocs and code hosts make them."""
     text = FENCE.sub("", hooks.expand(page.read_text()))
     titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title).replace("\\", "") for title in titles)
@@ -70,7 +70,7 @@ def test_every_link_leads_to_a_file_and_a_heading_of_the_repository(page):
 
 
 def commands(page):
-    """Commands of the shell blocks of a page, each as a list of words, up to the first pipe."""
+    """Yield commands of the shell blocks of a page, each as a list of words, up to the first pipe."""
     for block in blocks(page, "sh"):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
@@ -81,7 +81,7 @@ def commands(page):
 
 
 def parser_of(words):
-    """(the parser of ``clip-jax WORDS``, the words that it takes)"""
+    """Return (the parser of ``clip-jax WORDS``, the words that it takes)."""
     parser = make_parser()
     while True:
         inner = [a.choices for a in parser._actions if isinstance(a.choices, dict) and a.nargs == "A..."]
@@ -95,7 +95,7 @@ def parser_of(words):
 
 @cache
 def field_names(*configs):
-    """Names of the fields of configs, by their keys in `CONFIGS`."""
+    """Return names of the fields of configs, by their keys in `CONFIGS`."""
     names = set()
     for config in configs:
         _, cls, prefix = CONFIGS[config]

@@ -32,7 +32,7 @@ from .user_errors import error_fields, raises_user_error
 
 @pytest.fixture(scope="module")
 def base(tiny_run, tmp_path_factory):
-    """A small trained run's directory."""
+    """Train a small run; return its directory."""
     path = tmp_path_factory.mktemp("base") / "run"
     train(tiny_run, path, progress=False)
     return path
@@ -53,7 +53,7 @@ def params_of(run_dir, config):
 
 
 @pytest.mark.thorough
-def test_a_run_is_a_model(base, pictures, tiny_run):
+def test_load_model_of_a_run_embeds_and_classifies(base, pictures, tiny_run):
     model = clip_jax.load_model(str(base))
     count, size = flops.params(tiny_run.model).total, tiny_run.model.image.image_size
     assert repr(model) == f"<LoadedModel {base}: {count:,} parameters, images of {size} pixels>"
@@ -80,7 +80,7 @@ def test_the_exported_run_is_the_same_model(base, pictures, tmp_path):
         np.testing.assert_array_equal(again.embed_texts(["a cat"]), first.embed_texts(["a cat"]))
 
 
-def test_classify_from_the_shell(base, pictures, capsys):
+def test_classify_from_the_command_line(base, pictures, capsys):
     command = ["classify", *map(str, pictures), "--labels", "a dog", "a cat", f"--model={base}"]
     assert main(command) == 0
     lines = capsys.readouterr().out.strip().splitlines()
@@ -93,7 +93,7 @@ def test_classify_from_the_shell(base, pictures, capsys):
     assert main(["classify", str(pictures[0]), "--labels", "a", "b", "--model=nowhere"]) == 2
 
 
-def test_weights_without_a_tokenizer_still_see(golden, pictures):
+def test_load_model_without_a_tokenizer_embeds_images(golden, pictures):
     model = clip_jax.load_model(str(golden / "hf_clip"))
     assert model.embed_images(pictures).shape == (2, 24)
     with raises_user_error(field=model.name, reason="tokenizer"):
@@ -102,7 +102,7 @@ def test_weights_without_a_tokenizer_still_see(golden, pictures):
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("tower", ["image", "text"])
-def test_a_locked_tower_stays_and_the_other_learns(base, tiny_run, tmp_path, tower):
+def test_train_with_a_frozen_tower_updates_the_other_only(base, tiny_run, tmp_path, tower):
     config = dataclasses.replace(tiny_run, init_from=InitConfig(str(base), towers=tower, freeze_tower=tower), seed=5)
     result = train(config, tmp_path / "run", start_from=loading.start_from, progress=False)
     before, after = params_of(base, tiny_run), params_of(tmp_path / "run", config)
@@ -123,7 +123,7 @@ def loading_flops(config):
     return training_flops(config, config.samples_seen).total
 
 
-def test_another_resolution_and_context_start_from_resized_positions(base, tiny_run):
+def test_start_from_another_resolution_and_context_resizes_positions(base, tiny_run):
     model = tiny_run.model
     image = dataclasses.replace(model.image, image_size=2 * model.image.image_size)
     text = dataclasses.replace(model.text, context_length=model.text.context_length + 6)
@@ -141,7 +141,7 @@ def test_another_resolution_and_context_start_from_resized_positions(base, tiny_
 
 
 @pytest.mark.thorough
-def test_a_run_goes_on_without_its_source(base, tiny_run, tmp_path):
+def test_train_resumes_without_its_source(base, tiny_run, tmp_path):
     config = dataclasses.replace(tiny_run, init_from=InitConfig(str(base), freeze_tower="image"))
     train(config, tmp_path / "run", start_from=loading.start_from, stop_after=3, progress=False)
 
@@ -156,7 +156,7 @@ def test_a_run_goes_on_without_its_source(base, tiny_run, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*no config beside it, so read as a released model")
-def test_a_source_that_does_not_fit_is_told(base, tiny_run, golden, tmp_path):
+def test_start_from_a_source_that_does_not_fit_is_refused(base, tiny_run, golden, tmp_path):
     model = dataclasses.replace(tiny_run.model, embed_dim=tiny_run.model.embed_dim * 2)
     config = dataclasses.replace(tiny_run, model=model, init_from=InitConfig(str(base)))
     with raises_user_error(field="model.embed_dim", value=config.model.embed_dim):
@@ -166,7 +166,7 @@ def test_a_source_that_does_not_fit_is_told(base, tiny_run, golden, tmp_path):
     with raises_user_error(field="init_from.source", reason="start_from="):
         train(dataclasses.replace(tiny_run, init_from=InitConfig(str(base))), tmp_path / "x", progress=False)
     for bad in ({"towers": "image"}, {"source": "x", "towers": "image", "freeze_tower": "text"}):
-        with pytest.raises(ConfigError):
+        with raises_user_error(ConfigError, field=re.compile("init_from.freeze_tower")):
             InitConfig(**bad)
 
 
@@ -180,7 +180,7 @@ class Rows:
         return self.tokens[: len(texts)]
 
 
-def test_text_states_are_the_references(golden):
+def test_text_states_equal_the_reference(golden):
     model = clip_jax.load_model(str(golden / "hf_clip"))
     inputs, want = np.load(golden / "hf_clip" / "inputs.npz"), np.load(golden / "hf_clip" / "outputs.npz")
     model._tokenizer = Rows(inputs["text"])
@@ -195,7 +195,7 @@ def test_text_states_are_the_references(golden):
         model.text_states(texts, -9)
 
 
-def test_the_precision_is_chosen_and_told(golden):
+def test_load_model_compute_dtype_is_applied_and_recorded(golden):
     path = str(golden / "hf_clip")
     full, half = clip_jax.load_model(path), clip_jax.load_model(path, compute_dtype="bfloat16")
     assert (full.precision, half.precision) == ("float32", "bfloat16")
@@ -209,7 +209,7 @@ def test_the_precision_is_chosen_and_told(golden):
 
 
 @pytest.mark.thorough
-def test_a_locked_published_tower_at_another_resolution(golden, tiny_run, tmp_path):
+def test_train_with_a_frozen_published_tower_at_another_resolution(golden, tiny_run, tmp_path):
     source = load_weights(str(golden / "openai_vit"))
     image = dataclasses.replace(source.config.image, image_size=2 * source.config.image.image_size)
     model = dataclasses.replace(
@@ -229,7 +229,7 @@ def test_a_locked_published_tower_at_another_resolution(golden, tiny_run, tmp_pa
         np.testing.assert_array_equal(after[name], want, err_msg=name)
 
 
-def test_nothing_published_is_needed_to_name_it(monkeypatch, tmp_path):
+def test_load_model_of_an_unreachable_name_is_refused(monkeypatch, tmp_path):
     def fetch(repo, file):
         raise FileNotFoundError(file)
 
@@ -240,7 +240,7 @@ def test_nothing_published_is_needed_to_name_it(monkeypatch, tmp_path):
 
 @pytest.fixture(scope="module")
 def captioner(run_of, tmp_path_factory):
-    """A run of the caption objective, one step long."""
+    """Train a run of the caption objective for one step."""
     path = tmp_path_factory.mktemp("captioner") / "run"
     run = dataclasses.replace(run_of("caption"), optim=OptimConfig(warmup_steps=0), steps=1)
     train(run, path, progress=False)
@@ -248,7 +248,7 @@ def captioner(run_of, tmp_path_factory):
 
 
 @pytest.mark.thorough
-def test_a_predictive_model_has_image_embeddings_only(captioner, pictures, tmp_path):
+def test_load_model_of_a_predictive_run_has_image_embeddings_only(captioner, pictures, tmp_path):
     model = clip_jax.load_model(str(captioner[1]))
     assert model.embed_images(pictures).shape == (2, 16)
     assert model.embed_and_features(np.zeros((2, 32, 32, 3), np.uint8))[1].shape == (2, 16)
@@ -261,7 +261,7 @@ def test_a_predictive_model_has_image_embeddings_only(captioner, pictures, tmp_p
 
 
 @pytest.mark.thorough
-def test_towers_go_between_objectives(captioner, run_of, base):
+def test_start_from_moves_towers_between_objectives(captioner, run_of, base):
     run, path = captioner
     for config, source in ((run_of("contrastive"), path), (run, base)):
         config = dataclasses.replace(
@@ -285,8 +285,8 @@ def cosine(a, b):
 
 
 @pytest.mark.thorough
-def test_a_locked_siglip_tower_sees_as_its_source_does(golden, tiny_run, pairs_dir, tmp_path, caplog):
-    """Trained as `train_run` does, it keeps the source's pixel normalization and resizing."""
+def test_train_with_a_frozen_siglip_tower_keeps_its_pixels(golden, tiny_run, pairs_dir, tmp_path, caplog):
+    # Trained as `train_run` does, it keeps the source's pixel normalization and resizing.
     source = str(golden / "openclip_siglip")
     theirs = clip_jax.load_model(source)
     model = dataclasses.replace(

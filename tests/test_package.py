@@ -30,7 +30,7 @@ def test_public_names_resolve_to_what_can_be_called():
 
 
 def test_no_public_name_is_a_module_too():
-    """Importing a module binds its name in the package, over whatever had it."""
+    # Importing a module binds its name in the package, over whatever had it.
     modules = {module.name for module in pkgutil.iter_modules(clip_jax.__path__)}
     assert not modules & set(clip_jax.__all__)
 

@@ -180,8 +180,7 @@ def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
             print(f"paused at step {args.until}: {run_dir}")
             return exit_codes.FINISHED
         print(
-            f"clip-jax: stopped at step {result.step} ({reason}); the same command resumes from here",
-            file=sys.stderr,
+            f"clip-jax: stopped at step {result.step} ({reason}); the same command resumes from here", file=sys.stderr
         )
         return exit_codes.INTERRUPTED if "SIGINT" in reason else exit_codes.STOPPED
     print(f"{result.state}: {run_dir}")

@@ -273,7 +273,7 @@ def _with_preset(fields: Mapping[str, object], prefix: str) -> Mapping[str, obje
     name = fields[PRESET]
     if name == FROM_SOURCE:
         hint = "set init_from.source" if prefix == "model." else "name a preset"
-        raise ConfigError(field=prefix[:-1], value=name, reason="there is no source to take it from", hint=hint)
+        raise ConfigError(field=prefix[:-1], value=name, reason="there is no source model to copy", hint=hint)
     if not isinstance(name, str):
         raise _wrong(f"{prefix}{PRESET}", name, "must be the name of a preset")
     return _updated(to_dict(preset(name)), {k: v for k, v in fields.items() if k != PRESET})
@@ -400,5 +400,5 @@ def set_dotted(values: JsonObject, dotted: str, value: object) -> None:
             values[group] = _named_model(values.get(group, {}))
         values = values.setdefault(group, {})
         if not isinstance(values, dict):
-            raise ConfigError(field=dotted, reason=f"unknown field, {group} is a value")
+            raise ConfigError(field=dotted, reason=f"unknown field: {group} is a single value, not a group of fields")
     values[last] = value

@@ -97,15 +97,11 @@ class Resources:
                 raise ConfigError(field="resources.container_mounts", value=mount, reason=reason)
         for line in self.sbatch:
             if not line.startswith("--"):
-                raise ConfigError(
-                    field="resources.sbatch", value=line, reason="must be an option of sbatch, as --account=vision"
-                )
+                reason = "must be an option of sbatch, as --account=vision"
+                raise ConfigError(field="resources.sbatch", value=line, reason=reason)
         if self.topology and not all(part.isdecimal() and int(part) for part in self.topology.split("x")):
-            raise ConfigError(
-                field="resources.topology",
-                value=self.topology,
-                reason="must be chips along each axis, as 2x4 or 8x8x16",
-            )
+            reason = "must be chips along each axis, as 2x4 or 8x8x16"
+            raise ConfigError(field="resources.topology", value=self.topology, reason=reason)
 
     def check_for(self, engine: str) -> None:
         """Check the fields for an engine; raise ConfigError for one that it ignores or that it needs but is not set."""
@@ -113,20 +109,15 @@ class Resources:
             return  # only an outside engine knows what it reads
         for f in fields(self):
             if engine not in _READ_BY.get(f.name, ENGINES) and getattr(self, f.name) != f.default:
-                raise ConfigError(
-                    field=f"resources.{f.name}",
-                    reason=f"would be ignored with engine={engine!r}",
-                    hint=f"it belongs to {' and '.join(_READ_BY[f.name])}",
-                )
+                reason = f"would be ignored with engine={engine!r}"
+                hint = f"it belongs to {' and '.join(_READ_BY[f.name])}"
+                raise ConfigError(field=f"resources.{f.name}", reason=reason, hint=hint)
         if engine == "local" and self.runs_per_device > 1 and self.devices_per_process > 1:
-            raise ConfigError(
-                field="resources.runs_per_device",
-                reason="must be 1 with resources.devices_per_process above 1, as runs then share no GPU",
-            )
+            reason = "must be 1 with resources.devices_per_process above 1, as runs then share no GPU"
+            raise ConfigError(field="resources.runs_per_device", reason=reason)
         if engine == "slurm" and not self.time_limit_min and self.grace_period_s != Resources.grace_period_s:
-            raise ConfigError(
-                field="resources.grace_period_s", reason="would be ignored without resources.time_limit_min"
-            )
+            reason = "would be ignored without resources.time_limit_min"
+            raise ConfigError(field="resources.grace_period_s", reason=reason)
         if engine == "slurm" and not self.devices_per_process and self.gres != Resources.gres:
             raise ConfigError(field="resources.gres", reason="would be ignored with resources.devices_per_process=0")
         if engine == "slurm" and self.container_mounts and not self.container_image:
@@ -154,19 +145,14 @@ class Resources:
                 raise ConfigError(field="resources.topology", reason="missing, and TPU slices need it")
             return
         if not self.accelerator.startswith("tpu-"):
-            raise ConfigError(
-                field="resources.topology", reason=f"would be ignored with resources.accelerator={self.accelerator!r}"
-            )
+            reason = f"would be ignored with resources.accelerator={self.accelerator!r}"
+            raise ConfigError(field="resources.topology", reason=reason)
         if self.nodes != 1:
-            raise ConfigError(
-                field="resources.nodes", reason="would be ignored, the hosts of a slice follow from resources.topology"
-            )
+            reason = "would be ignored, the hosts of a slice follow from resources.topology"
+            raise ConfigError(field="resources.nodes", reason=reason)
         if self.chips % self.devices_per_process:
-            raise ConfigError(
-                field="resources.devices_per_process",
-                value=self.devices_per_process,
-                reason=f"must divide the {self.chips} chips of resources.topology={self.topology!r}",
-            )
+            reason = f"must divide the {self.chips} chips of resources.topology={self.topology!r}"
+            raise ConfigError(field="resources.devices_per_process", value=self.devices_per_process, reason=reason)
 
     @property
     def chips(self) -> int:
@@ -264,16 +250,12 @@ class SweepConfig:
         for name in RULED:
             check_multiples(f"{name}_multipliers", getattr(self, f"{name}_multipliers"), of_two=name == "batch")
         if self.weight_decay_multipliers and not self.base.optim.weight_decay:
-            raise ConfigError(
-                field="weight_decay_multipliers", reason="base.optim.weight_decay is 0, and so is every multiple of it"
-            )
+            reason = "base.optim.weight_decay is 0, and so is every multiple of it"
+            raise ConfigError(field="weight_decay_multipliers", reason=reason)
         most = self.warmup_fraction * max(self.warmup_multipliers, default=0.0)
         if self.warmup_multipliers and not 0 < most <= LONGEST_WARMUP:
-            raise ConfigError(
-                field="warmup_multipliers",
-                value=self.warmup_multipliers,
-                reason=f"times warmup_fraction={self.warmup_fraction:g} must be above 0 and at most {LONGEST_WARMUP}",
-            )
+            reason = f"times warmup_fraction={self.warmup_fraction:g} must be above 0 and at most {LONGEST_WARMUP}"
+            raise ConfigError(field="warmup_multipliers", value=self.warmup_multipliers, reason=reason)
 
     def _check_families(self) -> None:
         if self.vmap_runs == "off":
@@ -282,9 +264,8 @@ class SweepConfig:
             return
         at_least("max_vmapped_runs", self.max_vmapped_runs, 2)
         if self.engine != "local":
-            raise ConfigError(
-                field="vmap_runs", reason=f"would be ignored with engine={self.engine!r}", hint="it belongs to local"
-            )
+            reason = f"would be ignored with engine={self.engine!r}"
+            raise ConfigError(field="vmap_runs", reason=reason, hint="it belongs to local")
         if self.resources.devices_per_process > 1:
             raise ConfigError(
                 field="resources.devices_per_process",

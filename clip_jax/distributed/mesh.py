@@ -59,11 +59,8 @@ def make_mesh(config: MeshConfig, devices: list[Device] | None = None) -> Mesh:
     shape = {axis: max(count // fixed, 1) if size == -1 else size for axis, size in shape.items()}
     if math.prod(shape.values()) != count:
         sizes = " × ".join(f"{axis}={size}" for axis, size in shape.items())
-        raise ConfigError(
-            field="mesh",
-            reason=f"{sizes} does not equal the {count} devices available",
-            hint="an axis of -1 takes what is left",
-        )
+        reason = f"{sizes} does not equal the {count} devices available"
+        raise ConfigError(field="mesh", reason=reason, hint="set one axis to -1 to use the remaining devices")
     within = tuple(shape[axis] for axis in AXES[1:])
     grid = np.stack([create_device_mesh(within, group) for group in _slices(devices, shape["slice"])])
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
@@ -77,9 +74,8 @@ def _slices(devices: list[Device], count: int) -> list[list[Device]]:
     groups = [[d for d in devices if d.slice_index == index] for index in sorted(of)]
     if len(groups) != count or {len(g) for g in groups} != {each}:
         sizes = ", ".join(str(len(g)) for g in groups)
-        raise ConfigError(
-            field="mesh.slices", value=count, reason=f"the devices form {len(groups)} slices of {sizes} devices"
-        )
+        reason = f"the devices form {len(groups)} slices of {sizes} devices"
+        raise ConfigError(field="mesh.slices", value=count, reason=reason)
     return groups
 
 
@@ -128,11 +124,8 @@ def check_batch(batch_size: int, mesh: Mesh) -> None:
     """Check that ``batch_size`` divides evenly over the mesh; raise ConfigError otherwise."""
     if batch_size % mesh.size:
         sizes = " × ".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1)
-        raise ConfigError(
-            field="batch_size",
-            value=batch_size,
-            reason=f"must be a multiple of the {mesh.size} devices of the mesh ({sizes})",
-        )
+        reason = f"must be a multiple of the {mesh.size} devices of the mesh ({sizes})"
+        raise ConfigError(field="batch_size", value=batch_size, reason=reason)
 
 
 class InFlight:

@@ -149,7 +149,7 @@ class EmbeddingModel:
           UserError: fewer than two labels, a template without ``{c}``, or an image that cannot be read.
         """
         if len(labels) < 2:
-            raise UserError(field="labels", value=list(labels), reason="must be at least two, to choose from")
+            raise UserError(field="labels", value=list(labels), reason="must hold at least two labels")
         check_templates(templates)
         prompts = self.embed_texts([t.replace("{c}", label) for label in labels for t in templates])
         scores = self.scale * self.embed_images(images) @ class_embeddings(prompts, len(labels)).T

@@ -88,9 +88,8 @@ def read_results(path: str | Path) -> pd.DataFrame:
     except FileNotFoundError:
         raise UserError(field=path, reason="no such file") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            field=path, reason=f"not the results of a transfer benchmark ({type(error).__name__}: {error})"
-        ) from None
+        reason = f"not the results of a transfer benchmark ({type(error).__name__}: {error})"
+        raise UserError(field=path, reason=reason) from None
     table = pd.DataFrame(rows, columns=RESULT_COLUMNS)
     return table[table["value"].notna()].reset_index(drop=True)
 

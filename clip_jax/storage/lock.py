@@ -112,11 +112,8 @@ def request_stop(run_dir: Path) -> None:
     owner = RunLock(run_dir).owner()
     pid, host, began = owner.get("pid"), owner.get("host"), owner.get("began")
     if not isinstance(pid, int) or isinstance(pid, bool) or not 1 < pid < 2**31:
-        raise UserError(
-            field=run_dir,
-            reason=f"is being trained, but its {LOCK_FILE} does not name the process",
-            hint="stop it by hand",
-        )
+        reason = f"is being trained, but its {LOCK_FILE} does not name the process"
+        raise UserError(field=run_dir, reason=reason, hint="stop it by hand")
     running = f"is being trained by process {pid} on {short(host)}"
     if host != socket.gethostname() or owner.get("machine", machine_id()) != machine_id():
         raise UserError(field=run_dir, reason=running, hint="cancel it there")

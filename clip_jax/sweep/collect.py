@@ -39,9 +39,8 @@ def cells_of(sweep_dir: Path) -> list[PlannedRun]:
     """
     plan = read_json(sweep_dir / "plan.json")
     if plan is None:
-        raise UserError(
-            field=sweep_dir, reason="holds no sweep (no plan.json)", hint="start one with `clip-jax sweep run`"
-        )
+        reason = "holds no sweep (no plan.json)"
+        raise UserError(field=sweep_dir, reason=reason, hint="start one with `clip-jax sweep run`")
     return [row for row in plan["cells"] if row["dropped"] is None]
 
 

@@ -48,8 +48,8 @@ def read_tokenizer(run_dir: Path, model: ModelConfig) -> Tokenizer:
     path = run_dir / "tokenizer.json"
     recorded = read_records(run_dir).get(TOKENIZER)
     if recorded is not None and exists(path) and recorded != file_sha256(path):
-        reason = "it was changed since the run began"
-        raise UserError(field=path, reason=reason, hint="put it back as it was")
+        reason = "was changed since the run began"
+        raise UserError(field=path, reason=reason, hint="restore the original file")
     return check_fits(load_tokenizer(path), model.text, str(path))
 
 
@@ -118,6 +118,6 @@ def check_data(directory: RunDirectory, now: dict[str, Split]) -> None:
     recorded = directory.inputs.get(DATA)
     for split, field in (("train", "data.paths"), ("val", "data.val_paths")):
         if (reason := describe_change(recorded, now, split)) is not None:
-            hint = "put the data back as it was, or begin a run in another directory"
+            hint = "restore the original data, or begin a run in another directory"
             raise UserError(source=directory.path, field=field, reason=reason, hint=hint)
     directory.note_input(DATA, now)

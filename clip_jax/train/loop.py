@@ -169,11 +169,8 @@ def run_session(
     with contextlib.closing(directory.lock):
         run_on_process_zero(lambda: directory.begin(config.steps))
         if not exists(directory.path / "config.json"):
-            raise UserError(
-                field=directory.path,
-                reason="process 0 made it, and this process does not see it",
-                hint="use a file system that all processes share",
-            )
+            reason = "process 0 created it, but this process cannot see it"
+            raise UserError(field=directory.path, reason=reason, hint="use a file system that all processes share")
         clock.add(directory.seconds_before)
         try:
             if config.init_from.source and start_from is None:
@@ -183,9 +180,8 @@ def run_session(
                 run_on_process_zero(lambda: check_data(directory, context.data))
                 recorded = directory.read_status().get(DATA)
                 if not all_processes(not any(describe_change(recorded, context.data, split) for split in SPLITS)):
-                    raise UserError(
-                        source=directory.path, field="data.paths", reason="not all processes read the same data"
-                    )
+                    reason = "not all processes read the same data"
+                    raise UserError(source=directory.path, field="data.paths", reason=reason)
                 for note in context.notes:
                     directory.event("data", reason=note)
                 config = resolve_pixels(config, directory.path, lambda: getattr(load_init(), "pixels", None))

@@ -85,7 +85,7 @@ TPU = PODS | {"accelerator": "tpu-v5p-slice", "devices_per_process": 4, "topolog
         ("jobset", TPU | {"topology": "1x1"}, {"field": "resources.devices_per_process", "value": 4}),
     ],
 )
-def test_what_would_be_ignored_or_is_missing_is_refused(engine, resources, attributes):
+def test_sweep_resources_ignored_or_missing_are_refused(engine, resources, attributes):
     with raises_user_error(ConfigError, **attributes):
         from_dict(SweepConfig, {"name": "s", "engine": engine, "resources": resources})
 
@@ -103,12 +103,12 @@ def test_what_would_be_ignored_or_is_missing_is_refused(engine, resources, attri
         ({"max_vmapped_runs": 4}, {"field": "max_vmapped_runs", "reason": "would be ignored"}),
     ],
 )
-def test_families_that_would_be_ignored_are_refused(fields, attributes):
+def test_sweep_vmap_settings_that_would_be_ignored_are_refused(fields, attributes):
     with raises_user_error(ConfigError, **attributes):
         from_dict(SweepConfig, {"name": "s"} | fields)
 
 
-def test_every_field_that_is_not_for_all_engines_says_for_which():
+def test_resources_fields_name_the_engines_that_read_them():
     for engine, resources in (("jobset", TPU | {"slices": 2}), ("slurm", {"partition": "p"}), ("local", {})):
         assert SweepConfig("s", engine=engine, resources=from_dict(Resources, resources)).engine == engine
 
@@ -134,7 +134,7 @@ def test_every_field_that_is_not_for_all_engines_says_for_which():
         ({"warmup_multipliers": [2.0], "warmup_fraction": 0.0}, {"field": "warmup_multipliers", "value": (2.0,)}),
     ],
 )
-def test_multiples_that_cannot_be_tried_are_refused(fields, attributes):
+def test_sweep_multipliers_out_of_range_are_refused(fields, attributes):
     with raises_user_error(ConfigError, **attributes):
         from_dict(SweepConfig, {"name": "s", **fields})
 

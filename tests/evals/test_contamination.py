@@ -33,7 +33,7 @@ def folders(tmp_path):
     return tmp_path / "train", tmp_path / "test"
 
 
-def test_duplicates_are_counted_and_named(folders, capsys):
+def test_overlap_report_counts_and_names_duplicates(folders, capsys):
     text = overlap_report(*folders, Guess())
     assert "6 training pictures (0 unreadable), 4 for evaluation" in text
     assert "within 6 bits: 2 (50.00%" in text
@@ -55,7 +55,7 @@ def test_a_folder_with_captions_is_training_data(folders, tmp_path):
     assert {line.rpartition("/")[2] for line in lines[2:]} == {"4.png", "5.png"}
 
 
-def test_mistakes(folders, tmp_path):
+def test_overlap_report_wrong_arguments_are_refused(folders, tmp_path):
     with raises_user_error(field=tmp_path / "none"):
         overlap_report(tmp_path / "none", folders[1])
     with raises_user_error(field="--max-distance", value=65):

@@ -210,7 +210,7 @@ def test_the_command_that_a_pickle_is_refused_with_converts_it(tmp_path, kind):
 
 
 def write_tokenizer(folder, kind, **settings):
-    """A tiny ``tokenizer.json`` of that class of transformers, and its ``tokenizer_config.json``."""
+    """Write a tiny ``tokenizer.json`` of that class of transformers, and its ``tokenizer_config.json``."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
     letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,!'_-"
@@ -288,7 +288,7 @@ def test_what_the_library_writes_itself_is_read(tmp_path):
      ("GemmaTokenizer", {}), ("BertTokenizer", {"strip_sep_token": True}), ("BertTokenizer", {"clean": "lower"})],
 )  # fmt: skip
 def test_tokens_are_those_of_open_clip(tmp_path, kind, kwargs):
-    """SigLIP 2's and CLIPA's."""
+    # SigLIP 2's and CLIPA's.
     open_clip = pytest.importorskip("open_clip")
     config = dataclasses.replace(SIGLIP, text=dataclasses.replace(SIGLIP.text, vocab_size=400))
     save_weights(made(config), tmp_path, "open_clip")

@@ -29,7 +29,7 @@ COORDINATOR = "export JAX_COORDINATOR_ADDRESS=127.0.0.1:$((61440+SLURM_JOB_ID%40
 
 @pytest.fixture(scope="module")
 def slurm():
-    """The sandbox, up."""
+    """Start the sandbox."""
     root = Path(tempfile.mkdtemp(prefix="clip-jax-slurm-"))  # short: a socket's path has its limit
     sandbox = Sandbox(root)
     try:
@@ -42,13 +42,13 @@ def slurm():
 
 @pytest.fixture
 def in_slurm(slurm, monkeypatch):
-    """The sandbox, for an engine in this process."""
+    """Let an engine in this process use the sandbox."""
     monkeypatch.setenv("SLURM_CONF", slurm.environment["SLURM_CONF"])
     return slurm
 
 
 def jobs_of(tmp_path, *programs):
-    """Jobs of a shell program each; in it, "$1" is the run's directory."""
+    """Return jobs of a shell program each; in it, "$1" is the run's directory."""
     return [Job((tmp_path / f"r{i}",), (program, "-", str(tmp_path / f"r{i}"))) for i, program in enumerate(programs)]
 
 
@@ -107,13 +107,13 @@ def test_what_is_cancelled_is_gone_and_a_lost_driver_finds_its_jobs(in_slurm, tm
 
 
 def columns(root):
-    """The numbers of a sweep, without those that time it."""
+    """Return the numbers of a sweep without its timings."""
     table = pd.read_csv(root / "runs.csv").sort_values("run_id").reset_index(drop=True)
     return table.drop(columns=["wall_s", "eval_s", "samples_per_s", "mfu", "attempts", "goodput"])
 
 
 def training(root, since=0.0):
-    """Runs whose processes have begun after this moment, and have not ended."""
+    """Return the runs whose processes began after this moment and have not ended."""
     states = [read_json(path) or {} for path in root.glob("runs/*/status.json")]
     return [s for s in states if s["state"] == "running" and s["started"] > since]
 

@@ -53,12 +53,12 @@ def test_judge_usual_value_best_at_an_edge_is_an_edge():
     assert judge(runs.iloc[:3], "peak_lr", "m", 0.0).kind == FEW
 
 
-def test_no_checks_no_evidence():
+def test_lr_evidence_without_checks_is_empty():
     df = table(1, 1, 1)
     assert lr_evidence(df[df["kind"] != "lr_check"], "m").empty
 
 
-def test_a_run_that_has_not_run_keeps_its_row(tmp_path):
+def test_collect_keeps_a_row_for_each_missing_run(tmp_path):
     cell = {
         "run_id": "abc", "kind": "cell", "rung": 1.0, "budget": 1e10, "seed": 0, "width": 16, "depth": 1, "params": 5,
         "batch_size": 8, "samples_seen": 80, "flops": 1e10, "peak_lr": 1e-3, "steps": 10, "dropped": None,
@@ -71,7 +71,7 @@ def test_a_run_that_has_not_run_keeps_its_row(tmp_path):
     assert curves(tmp_path, "some_other_metric") is None
 
 
-def test_no_sweep_is_named(tmp_path):
+def test_collect_of_no_sweep_is_refused(tmp_path):
     with raises_user_error(field=tmp_path, reason="plan.json"):
         collect(tmp_path)
 
@@ -79,12 +79,12 @@ def test_no_sweep_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("digests", "said"), [(["a", "a", None], False), (["a", "b", "a"], True), ([None, None], False), ([], False)]
 )
-def test_several_data_are_said(digests, said):
+def test_several_data_reports_differing_digests(digests, said):
     assert (several_data(pd.DataFrame({"train_digest": digests})) is not None) == said
     assert several_data(pd.DataFrame({"final": digests})) is None  # as runs made before have it
 
 
-def test_one_damaged_run_takes_down_neither_status_nor_table(tmp_path, caplog):
+def test_collect_and_status_survive_a_damaged_run(tmp_path, caplog):
     cell = {
         "kind": "cell", "rung": 1.0, "budget": 1e10, "seed": 0, "width": 16, "depth": 1, "params": 5,
         "batch_size": 8, "samples_seen": 80, "flops": 1e10, "peak_lr": 1e-3, "steps": 10, "dropped": None,

@@ -182,16 +182,13 @@ def _sampler(config: RunConfig, source: Source) -> Sampler:
         order = WeightedSampler([len(p) for p in source.parts], data.weights, config.seed)
         for path, part, drawn in zip(data.paths, source.parts, order.drawn(batch), strict=True):
             if len(part) < drawn:
-                raise ConfigError(
-                    field="data.weights",
-                    reason=f"the share of {path} in a batch is {drawn}, and it has {len(part)} records",
-                )
+                reason = f"{path} has {len(part)} records, fewer than its share of a batch, {drawn}"
+                raise ConfigError(field="data.weights", reason=reason)
         return order
     count = data.unique_samples or len(source)
     if count < batch:
-        raise ConfigError(
-            field="batch_size", value=batch, reason=f"the training set has {count} records, fewer than a batch"
-        )
+        reason = f"the training set has {count} records, fewer than a batch"
+        raise ConfigError(field="batch_size", value=batch, reason=reason)
     return ShuffledSampler(count, config.seed)
 
 

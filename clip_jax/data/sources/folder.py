@@ -45,11 +45,8 @@ class CaptionedFolder(Source):
             hint = "name one of them, or hold out a part of the training split with data.val_fraction"
             raise UserError(field="data.paths", value=path, reason=reason, hint=hint)
         if not self.table.is_file():
-            raise UserError(
-                field=self.table,
-                reason="no such file",
-                hint=f"a folder of pictures needs it, with columns {','.join(columns)}",
-            )
+            hint = f"a folder of pictures needs it, with columns {','.join(columns)}"
+            raise UserError(field=self.table, reason="no such file", hint=hint)
         try:
             raw = self.table.read_bytes()
         except OSError as error:
@@ -84,7 +81,7 @@ class CaptionedFolder(Source):
         indices = [head.index(column) for column in columns]
         for line, fields in rows:
             if len(fields) < len(head) or any(map(str.strip, fields[len(head) :])):
-                hint = f"put quotes round a field that holds one of the {CAPTION_SEPARATORS[separator]}"
+                hint = f"put quotes around each field that contains {CAPTION_SEPARATORS[separator]}"
                 raise self._error(f"{len(fields)} fields, and the header has {len(head)}", line, hint)
             name, caption = (fields[index].strip() for index in indices)
             yield self._checked_name(name, line), caption

@@ -106,9 +106,8 @@ def extrapolation_scores(
       Empty with fewer than five budgets.
     """
     prefixes = np.arange(MIN_POINTS_TO_EXTRAPOLATE, len(flops))
-    if (
-        len(prefixes) > MAX_SCORED_PREFIXES
-    ):  # a frontier of a large cloud: evenly over its points, the last one included
+    # a frontier of a large cloud: evenly over its points, the last one included
+    if len(prefixes) > MAX_SCORED_PREFIXES:
         prefixes = prefixes[np.unique(np.linspace(0, len(prefixes) - 1, MAX_SCORED_PREFIXES).round().astype(int))]
     misses: dict[str, dict[int, float]] = {law.name: {} for law in laws}
     for law in laws:

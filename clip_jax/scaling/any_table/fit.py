@@ -113,7 +113,7 @@ def _fit_laws(path: str | Path, table: pd.DataFrame, what: TableFit, out_dir: st
         lines.append(f"  95 % intervals: {spans.method}")
     lines += [f"  {spans.selection}"] if spans.selection else []
     if what.under < 1:
-        reason = "how far the frontier lies below them is not in the data"
+        reason = "the data do not show how far the frontier lies below them"
         lines.append(f"  rows above the curve weigh {what.under:g}; no interval is claimed: {reason}")
     if what.weights:
         lines.append(

@@ -110,11 +110,11 @@ def intervals_of(fit: Fit, rows: Rows, what: TableFit) -> TableIntervals:
       UserError: ``--examples`` or ``--under`` with ``--group``; as `clusters.cluster_intervals`.
     """
     if what.group and what.examples:
-        reason = "would be ignored with --group, whose bootstrap sees the scatter of the rows alone"
+        reason = "would be ignored with --group, whose bootstrap resamples the rows only"
         raise UserError(field="--examples", value=what.examples, reason=reason)
     if what.under < 1:
         if what.group:
-            reason = "would be ignored with --under, for which no interval is claimed"
+            reason = "would be ignored with --under, for which no interval is computed"
             raise UserError(field="--group", value=what.group, reason=reason)
         return TableIntervals(fit, noise_of(rows, what), None, None, NO_INTERVAL)
     noise, chosen = noise_of(rows, what), rows.candidates is not None

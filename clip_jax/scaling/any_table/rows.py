@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clip_jax.errors import UserError
+from clip_jax.errors import UserError, require_columns
 from clip_jax.scaling.analysis.frontier_fit import SELECT
 from clip_jax.scaling.any_table.options import MEANINGS, UNITS, TableFit, number, pairs
 from clip_jax.scaling.data.observations import rising_correlation
@@ -129,9 +129,7 @@ def column_of(df: pd.DataFrame, name: str) -> np.ndarray:
     """Return a column as float64, NaN for empty fields. Raises UserError for a missing column or a word."""
     import pandas as pd
 
-    if name not in df.columns:
-        hint = f"the columns are {', '.join(map(str, df.columns))}"
-        raise UserError(field=name, reason="no such column in the table", hint=hint)
+    require_columns(df.columns, [name])
     numbers = pd.to_numeric(df[name], errors="coerce").astype(float)
     words = df.index[numbers.isna() & df[name].notna()]
     if len(words):
@@ -146,15 +144,14 @@ def rows_where(df: pd.DataFrame, items: Sequence[str]) -> pd.DataFrame:
     import pandas as pd
 
     for column, value in pairs(items, "where").items():
-        if column not in df.columns:
-            raise UserError(field="--where", value=column, reason="no such column")
+        require_columns(df.columns, [column], option="--where")
         asked = pd.to_numeric(pd.Series([value]), errors="coerce").iloc[0]
         same = df[column].astype(str) == value
         if pd.notna(asked) and (pd.api.types.is_numeric_dtype(df[column]) or not same.any()):
             same = pd.to_numeric(df[column], errors="coerce") == asked
         df = df[same.to_numpy(bool)]
         if df.empty:
-            raise UserError(field="--where", value=f"{column}={value}", reason="no row has it")
+            raise UserError(field="--where", value=f"{column}={value}", reason="matches no row")
     return df
 
 
@@ -223,7 +220,7 @@ def read_rows(df: pd.DataFrame, what: TableFit, law: Law | NamedColumns) -> Rows
         wrong = {"field": "--chance", "value": what.chance} if above else {"field": name}
         raise UserError(reason=f"no row is left to fit ({', '.join(treatment)})", **wrong)
     if what.chance is not None and (y[keep] > what.chance).all():
-        reason = f"every {name} lies above it: no law is told from guessing"
+        reason = f"every {name} is above it, so no row is better than guessing"
         raise UserError(field="--chance", value=what.chance, reason=reason)
     for column, values in {**columns, **({} if weights is None else {what.weights: weights})}.items():
         _refuse(df, keep & ~((values > 0) & (values < np.inf)), column, values)
@@ -248,10 +245,10 @@ def positions_of(df: pd.DataFrame, rows: Rows) -> np.ndarray:
 def _refuse_no_law(rows: Rows, name: str) -> None:
     for column, values in rows.columns.items():
         if np.array_equal(values, rows.y):
-            reason = f"the same as {column}: there is no law in it"
+            reason = f"is the same column as {column}, so there is nothing to fit"
             raise UserError(field="--y", value=name, reason=reason)
     if len(rows) > 2 and np.ptp(rows.y) <= CONSTANT_SPREAD * np.abs(rows.y).max():
-        reason = f"the same in all {len(rows)} rows: there is no law in it"
+        reason = f"the same in all {len(rows)} rows, so there is nothing to fit"
         raise UserError(field=name, value=float(rows.y[0]), reason=reason)
 
 
@@ -299,9 +296,7 @@ def _labels(df: pd.DataFrame, column: str) -> np.ndarray | None:
     """Return labels of rows as text, empty where missing."""
     if not column:
         return None
-    if column not in df.columns:
-        reason = f"the table lacks this column; it has {', '.join(map(str, df.columns))}"
-        raise UserError(field="--group", value=column, reason=reason)
+    require_columns(df.columns, [column], option="--group")
     return np.where(df[column].isna(), "", df[column].astype(str)).astype(str)
 
 

@@ -125,7 +125,7 @@ def _one_unit(name: str, values: Array, gap: float) -> None:
     steps = order[1:] / order[:-1]
     if len(steps) and steps.max() > gap:
         at = int(np.argmax(steps))
-        reason = f"the next lower one is {order[at]:g}, as if the column held two units"
+        reason = f"the next lower one is {order[at]:g}, so the column seems to hold two units"
         raise UserError(field=name, value=float(order[at + 1]), reason=reason, hint="convert them first")
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clip_jax.errors import UserError
+from clip_jax.errors import UserError, require_columns
 from clip_jax.scaling.data.table_files import read_file
 
 if TYPE_CHECKING:
@@ -67,12 +67,9 @@ def prepare(df: pd.DataFrame, metric: str, name: str = "table") -> pd.DataFrame:
       UserError: a missing column, the run whose number is out of range, FLOPs that are plainly logarithms.
     """
     if metric in (*REQUIRED_COLUMNS, "budget"):
-        reason = "is a scale, no error or loss"
+        reason = "is a scale, not an error or a loss"
         raise UserError(field="--metric", value=metric, reason=reason)
-    missing = [c for c in (*REQUIRED_COLUMNS, metric) if c not in df.columns]
-    if missing:
-        hint = f"the columns are {', '.join(map(str, df.columns))}"
-        raise UserError(source=name, field=", ".join(missing), reason="no such column in the table", hint=hint)
+    require_columns(df.columns, (*REQUIRED_COLUMNS, metric), source=name)
     df = df.copy()
     for column, value in {**DEFAULTS, "budget": df["flops"]}.items():
         if column not in df.columns:

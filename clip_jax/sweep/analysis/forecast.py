@@ -78,9 +78,8 @@ def grade_forecast(sweep_dir: str | Path) -> str:
     sweep_config_of(root)  # a search has no forecast
     registered = cast("ForecastRecord | None", read_json(root / REGISTERED))
     if registered is None:
-        raise UserError(
-            field=root, reason="no forecast is registered", hint="`clip-jax sweep forecast --at=FLOPS` registers one"
-        )
+        reason = "no forecast is registered"
+        raise UserError(field=root, reason=reason, hint="`clip-jax sweep forecast --at=FLOPS` registers one")
     df = collect_to_fit(root, GRADED)
     graded = grade(registered, df)
     planned = {run["run_id"] for run in registered["runs"]}

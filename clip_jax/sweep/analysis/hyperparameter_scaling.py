@@ -16,7 +16,7 @@ import numpy as np
 
 from clip_jax.config.hyperparameter_rules import CHECK_KINDS
 from clip_jax.config.sweep import SweepConfig
-from clip_jax.errors import UserError
+from clip_jax.errors import UserError, require_columns
 from clip_jax.scaling.data.runs_table import is_check
 from clip_jax.storage.paths import as_path
 from clip_jax.sweep.collect import collect_to_fit
@@ -125,10 +125,7 @@ def fit_rule(
     """
     from scipy.stats import linregress, t
 
-    for column in (setting, x, metric, "budget", "params", "seed"):
-        if column not in df.columns:
-            hint = f"the columns are {', '.join(map(str, df.columns))}"
-            raise UserError(field=column, reason="no such column in the table", hint=hint)
+    require_columns(df.columns, (setting, x, metric, "budget", "params", "seed"))
     done = df[df["final"].astype(bool)] if "final" in df.columns else df
     cells = [part for part in _comparable(done[done[metric].notna()], setting) if part[setting].nunique() > 1]
     noise = noise_of(done, metric)

@@ -19,7 +19,7 @@ from ...user_errors import raises_user_error
 
 @pytest.fixture
 def programs(tmp_path, monkeypatch):
-    """Puts a pretended Slurm on the path: (name, shell text) each."""
+    """Put a pretended Slurm on the path, (name, shell text) for each program."""
     bin_dir = tmp_path / "bin"
     bin_dir.mkdir()
     monkeypatch.setenv("PATH", f"{bin_dir}:{os.environ['PATH']}")

@@ -19,13 +19,7 @@ from clip_jax.scaling.data.records import LawRecord
 from clip_jax.scaling.laws import compared_laws
 from clip_jax.scaling.report.checklist import Checklist, as_text
 from clip_jax.scaling.report.figures.drawn import MAX_RUNS_DRAWN, drawn_rows, drawn_text
-from clip_jax.scaling.report.figures.headline import (
-    AVERAGED_KEY,
-    AVERAGED_NAME,
-    averaged_bands,
-    headline,
-    times_beyond,
-)
+from clip_jax.scaling.report.figures.headline import AVERAGED_KEY, AVERAGED_NAME, averaged_bands, headline, times_beyond
 from clip_jax.scaling.report.figures.learning import known_curves
 from clip_jax.scaling.report.figures.same_curves import joint_name, same_curves
 from clip_jax.scaling.report.figures.seeds import point_names
