@@ -8,11 +8,12 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from tokenizers import Tokenizer
 
 import clip_jax
 from clip_jax import inference as loading
 from clip_jax.cli.main import main
-from clip_jax.config import InitConfig, OptimConfig
+from clip_jax.config import DataConfig, EvalConfig, InitConfig, OptimConfig
 from clip_jax.data.images.train_transforms import decode, normalize
 from clip_jax.data.tokenizers.clip_bpe import ClipTokenizer
 from clip_jax.distributed.mesh import make_mesh
@@ -27,6 +28,9 @@ from clip_jax.train.loop import train
 from clip_jax.train.pixels import with_pixels
 
 from .user_errors import error_fields, raises_user_error
+
+TEXTS = ["a photo of a cat", "Émile's  &amp; co!!"]
+NO_EVALS = EvalConfig(zero_shot=(), val_pairs=16, val_partitions=1)
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +79,29 @@ def test_the_exported_run_is_the_same_model(base, pictures, tmp_path):
         assert again.digest == first.digest
         np.testing.assert_array_equal(again.embed_images(pictures), first.embed_images(pictures))
         np.testing.assert_array_equal(again.embed_texts(["a cat"]), first.embed_texts(["a cat"]))
+
+
+@pytest.mark.thorough
+def test_a_run_with_clips_vocabulary_exports_it(tiny_run, tmp_path):
+    model = dataclasses.replace(
+        tiny_run.model, text=dataclasses.replace(tiny_run.model.text, context_length=77, vocab_size=49_408)
+    )
+    config = dataclasses.replace(
+        tiny_run, model=model, data=DataConfig(tokenizer="clip", num_threads=1), evals=NO_EVALS, steps=4
+    )
+    train(config, tmp_path / "run", progress=False)
+    folders = {"run": tmp_path / "run"}
+    for layout in ("open_clip", "transformers"):
+        folders[layout] = tmp_path / layout
+        assert main(["export", str(tmp_path / "run"), str(folders[layout]), f"--layout={layout}"]) == 0
+    published = ClipTokenizer().encode(TEXTS)
+    for folder in folders.values():
+        np.testing.assert_array_equal(loading.read_weights(str(folder)).tokenizer.encode(TEXTS), published)
+    text_cfg = json.loads((folders["open_clip"] / "open_clip_config.json").read_text())["model_cfg"]["text_cfg"]
+    assert (text_cfg["vocab_size"], text_cfg["context_length"]) == (49_408, 77)
+    assert "hf_tokenizer_name" not in text_cfg  # the published vocabulary is open_clip's own
+    written = Tokenizer.from_file(str(folders["transformers"] / "tokenizer.json")).encode(TEXTS[0]).ids
+    assert written == published[0, : len(written)].tolist()
 
 
 def test_classify_from_the_shell(base, pictures, capsys):
