@@ -74,7 +74,15 @@ def test_a_run_is_a_model(base, pictures, tiny_run):
 def test_the_exported_run_is_the_same_model(base, pictures, tmp_path):
     first = clip_jax.load_model(str(base))
     for layout in ("open_clip", "transformers"):
-        assert main(["export", str(base), str(tmp_path / layout), f"--layout={layout}"]) == 0
+        command = ["export", str(base), str(tmp_path / layout), f"--layout={layout}"]
+        assert main([*command, "--license=mit"]) == 0
+        result, card = json.loads((base / "result.json").read_text()), (tmp_path / layout / "README.md").read_text()
+        for row in result["evals"]:
+            assert f"| {row['task']} | {row['metric']} | {row['value']:.4f} |" in card
+        for fact in ("license: mit", f"{result['params']:,} parameters", f"| training FLOPs | {result['flops']:.3g} |"):
+            assert fact in card
+        assert main(command) == 0  # its own card is written again
+        assert "license" not in (tmp_path / layout / "README.md").read_text()
         again = clip_jax.load_model(str(tmp_path / layout))
         assert again.digest == first.digest
         np.testing.assert_array_equal(again.embed_images(pictures), first.embed_images(pictures))
@@ -102,6 +110,13 @@ def test_a_run_with_clips_vocabulary_exports_it(tiny_run, tmp_path):
     assert "hf_tokenizer_name" not in text_cfg  # the published vocabulary is open_clip's own
     written = Tokenizer.from_file(str(folders["transformers"] / "tokenizer.json")).encode(TEXTS[0]).ids
     assert written == published[0, : len(written)].tolist()
+
+
+def test_export_leaves_a_readme_of_someone_alone(golden, tmp_path):
+    (tmp_path / "README.md").write_text("# My project")
+    with raises_user_error(field=tmp_path / "README.md", reason="exists and is not from an export"):
+        loading.export(str(golden / "openclip_vit_gelu"), tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["README.md"]
 
 
 def test_classify_from_the_shell(base, pictures, capsys):

@@ -149,6 +149,11 @@ def make_parser() -> argparse.ArgumentParser:
     out.add_argument("model", metavar="MODEL", help=MODEL)
     out.add_argument("dir", metavar="OUT_DIR")
     out.add_argument("--layout", default="open_clip", choices=("open_clip", "transformers"))
+    out.add_argument("--license", default="", metavar="NAME", help="license of the weights, for the model card, as mit")
+    up = verb("push", "Upload exported weights to the Hugging Face hub, as you are logged in there or by HF_TOKEN.")
+    up.add_argument("dir", metavar="DIR", help="what clip-jax export wrote")
+    up.add_argument("repo", metavar="OWNER/NAME", help="repository; created if missing")
+    up.add_argument("--private", action="store_true", help="create it as a private one")
     return parser
 
 
@@ -314,8 +319,14 @@ def _icons(args: argparse.Namespace) -> None:
 def _export(args: argparse.Namespace) -> None:
     from clip_jax.inference import export
 
-    export(args.model, args.dir, args.layout)
+    export(args.model, args.dir, args.layout, license_id=args.license)
     print(args.dir)
+
+
+def _push(args: argparse.Namespace) -> None:
+    from clip_jax.pretrained.hub import push
+
+    print(push(Path(args.dir), args.repo, private=args.private))
 
 
 def _report(args: argparse.Namespace) -> None:
@@ -392,6 +403,7 @@ def _run(argv: list[str] | None) -> int:
             "classify": _classify,
             "data": _data,
             "export": _export,
+            "push": _push,
         }[args.verb](args)
     return exit_codes.FINISHED
 
