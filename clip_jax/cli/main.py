@@ -115,6 +115,9 @@ def make_parser() -> argparse.ArgumentParser:
     same.add_argument("--model", help="also report zero-shot accuracy with and without them: " + MODEL)
     same.add_argument("--max-distance", type=int, default=6, help="bits of 64 that may differ (default: 6)")
     same.add_argument("--pair", default="name", help="classnames.txt and class folders pair by name (default) or place")
+    drawn = verb("pictures", "Draw pictures with captions from the rendered world, to try what needs pictures.", looks)
+    drawn.add_argument("out", metavar="OUT", help="folder of the pictures and captions.csv; created if missing")
+    drawn.add_argument("--count", type=int, default=2000, help="number of pictures (default: 2000)")
     made = verb(
         "icons", "Build a corpus of named icons with zero-shot tasks from the npm package @iconify/json.", looks
     )
@@ -293,6 +296,12 @@ def _classify(args: argparse.Namespace) -> None:
 def _data(args: argparse.Namespace) -> None:
     if args.action == "icons":
         _icons(args)
+        return
+    if args.action == "pictures":
+        from clip_jax.data.scenes.folder import write_pictures
+
+        write_pictures(Path(args.out), args.count)
+        print(f"{args.out}/captions.csv")
         return
     from clip_jax.evals.contamination import overlap_report
 
