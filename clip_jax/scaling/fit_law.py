@@ -14,11 +14,10 @@ from clip_jax.scaling.data.observations import Columns, check_points, count_dupl
 from clip_jax.scaling.fit.loss import LOG_HUBER, Loss
 from clip_jax.scaling.fit.result import Fit, condition_of
 from clip_jax.scaling.fit.solver import (
-    FEW_FITS,
     MANY_ROWS,
     finish_absolute,
-    fits_per_chunk,
     is_large_table,
+    polished_starts,
     screen,
     solve,
 )
@@ -98,8 +97,7 @@ def fit_law(
         some = np.sort(np.random.default_rng(0).choice(len(data), MANY_ROWS, replace=False))
         notes.append(f"starts were compared on {MANY_ROWS} of the {len(data)} rows, the best one was fitted to all")
     x_some, y_some, w_some = {c: v[some] for c, v in x.items()}, data.y[some], data.weights[some]
-    most = fits_per_chunk(len(some)) if len(some) == len(data) else FEW_FITS
-    begin = screen(law, x_some, y_some, grid, loss, w_some, most)
+    begin = screen(law, x_some, y_some, grid, loss, w_some, polished_starts(len(data)))
     ends = solve(law, x_some, y_some, begin, low, high, loss, weights=w_some, free=free)
     last, first = ends, int(np.argmin(ends.objective))
     if len(some) < len(data):

@@ -87,7 +87,7 @@ def test_a_time_limit_leaves_time_to_save_and_the_run_goes_on(in_slurm, tmp_path
     program = f'if [ -e "$1/checkpoints" ]; then {FINISH}; else {save}; sleep 100 & wait; fi'
     jobs = jobs_of(tmp_path, program)
     seen = []
-    reconcile(engine(tmp_path, time_limit_min=1, grace_period_s=58), jobs, 1, seen.append)
+    reconcile(engine(tmp_path, time_limit_min=1, grace_period_s=50), jobs, 1, seen.append)
     assert [o.reason for o in seen] == [""], "a run that made a checkpoint has its tries again"
     assert json.loads((tmp_path / "r0" / "submission.json").read_text())["attempt"] == 2
 

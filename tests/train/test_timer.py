@@ -6,18 +6,20 @@ from clip_jax.train.timer import PARTS, Clock
 
 
 def test_each_moment_belongs_to_one_part_and_all_add_up():
-    began = time.monotonic()
+    before = time.monotonic()
     clock = Clock()
+    began = time.monotonic()
     with clock.measure("step"):
         time.sleep(0.05)
         with clock.measure("data"):
             time.sleep(0.1)
         time.sleep(0.02)
     time.sleep(0.03)
+    least = time.monotonic() - began
     seconds = clock.seconds()
-    wall = time.monotonic() - began
+    wall = time.monotonic() - before
     assert list(seconds) == list(PARTS)
-    assert abs(sum(seconds.values()) - wall) < 0.005
+    assert least - 1e-6 <= sum(seconds.values()) <= wall + 1e-6
     assert 0.07 <= seconds["step"] < wall - 0.13
     assert seconds["data"] >= 0.1
     assert seconds["other"] >= 0.03

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clip_jax.scaling.data.observations import Columns, Points, columns_of
-from clip_jax.scaling.fit.loss import NO_DELTA, Loss
+from clip_jax.scaling.fit.loss import NO_DELTA, Loss, space_of
 from clip_jax.scaling.laws.base import Array, Law
 
 ILL_CONDITIONED = 1e8  # of the normal matrix with unit diagonal, in centered logarithms
@@ -93,16 +93,26 @@ class Fit:
         w = self.data.weights / self.data.weights.mean()
         return float(np.sqrt(np.sum(w * self.residuals**2) / self.degrees))
 
-    def jacobian(self, thetas: Array | None = None) -> Array:
-        """Return the derivatives of the residuals by theta, central differences: [..., n, p] for thetas [..., p]."""
+    def jacobian(self, thetas: Array | None = None, columns: Columns | None = None) -> Array:
+        """Return the derivatives of the curve by theta in the loss's space, which are those of the residuals.
+
+        Central differences in float64: JAX would compile a program for each law and each number of points.
+
+        Args:
+          thetas: [..., p]; the fitted one by default.
+          columns: where, n points; the fitted rows by default.
+
+        Returns:
+          float [..., n, p].
+        """
         theta = self.theta if thetas is None else thetas
-        x, columns = self.logs, []
+        x, out = self.logs if columns is None else self.centered(columns), []
         for i in range(theta.shape[-1]):
             step = 1e-6 * (1 + np.abs(theta[..., i : i + 1]))
             aside = np.eye(theta.shape[-1])[i] * step
-            up, down = (self.loss.residuals(self.law.predict(theta + s * aside, x), self.data.y) for s in (1, -1))
-            columns.append((up - down) / (2 * step))
-        return np.stack(columns, axis=-1)
+            up, down = (space_of(self.law.predict(theta + s * aside, x), self.loss.space, np) for s in (1, -1))
+            out.append((up - down) / (2 * step))
+        return np.stack(out, axis=-1)
 
     def summary(self) -> str:
         """Return one line: the formula with its numbers, and the status of the fit."""

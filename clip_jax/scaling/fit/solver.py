@@ -23,11 +23,12 @@ import numpy as np
 from clip_jax.scaling.fit.loss import Loss, space_of
 from clip_jax.scaling.laws.base import Array, Law
 
-FITS_PER_CHUNK = 64  # fits per chunk; a chunk takes as long as its slowest fit
+FITS_PER_CHUNK = 16  # a chunk takes as long as its slowest fit, and fewer fits gain no speed
+POLISHED_STARTS, POLISHED_OF_LARGE = 64, 16  # the best of the compared starts of one fit; of a large table's frontier
 MANY_ROWS, FEW_FITS = 4096, 8  # rows above which one fit is so expensive that it runs alone, from a few compared starts
 MIN_PADDED_ROWS = 16  # rows of the smallest compiled program
 FEW_OF_LARGE = 200  # points of a large table's frontier up to which every fit is profiled from all starts
-LARGE_PADDED_ROWS, LARGE_CHUNK = 512, 16  # the same, and fits per chunk, for the frontiers of a large table
+LARGE_PADDED_ROWS = 512  # the same, for the frontiers of a large table
 MAX_ITERATIONS = 200
 DONE = 1e-13  # predicted relative gain at which a fit has converged
 
@@ -98,10 +99,11 @@ def _program(law: Law, space: str, under: float = 1.0) -> Any:
             slope = slope * moves / scale
             safe, exact = safe * both + still, exact * both + still
             ridge = jnp.diag(jnp.diagonal(safe)) + 1e-14 * jnp.eye(len(moves))
-            gauss = jnp.linalg.solve(safe + (s.damping + 1e-13) * ridge, slope)
-            close = jnp.linalg.solve(exact + s.damping * safe + 1e-14 * jnp.eye(len(moves)), slope)
-            gain = jnp.maximum(jnp.abs(slope @ gauss), jnp.abs(slope @ close))
-            tries = jnp.stack([jnp.clip(s.theta - d / scale, low, high) for d in (gauss, close)])
+            gauss = safe + (s.damping + 1e-13) * ridge
+            close = exact + s.damping * safe + 1e-14 * jnp.eye(len(moves))
+            moved = jax.vmap(_solve_symmetric, (0, None))(jnp.stack([gauss, close]), slope)
+            gain = jnp.abs(moved @ slope).max()
+            tries = jnp.clip(s.theta[None] - moved / scale[None], low[None], high[None])
             tries = jnp.where(jnp.isfinite(tries), tries, s.theta[None])
             costs = jax.vmap(cost)(tries)
             best = jnp.argmin(costs)
@@ -124,6 +126,30 @@ def _program(law: Law, space: str, under: float = 1.0) -> Any:
         return end.theta, end.cost, end.done, end.iteration
 
     return jax.jit(jax.vmap(fit_one, in_axes=(0, 0, 0, 0, None, None, 0, 0, 0, None, None, 0)))
+
+
+def _solve_symmetric(matrix: Any, right: Any) -> Any:
+    """Solve a positive definite system [p, p], [p], written out: p is small, and a LAPACK call per fit is slow.
+
+    LDL', without pivoting.
+    """
+    import jax.numpy as jnp
+
+    size = len(right)
+    lower: list[list[Any]] = [[None] * size for _ in range(size)]
+    pivots: list[Any] = []
+    forward: list[Any] = []
+    for i in range(size):
+        scaled: list[Any] = []
+        for j in range(i):
+            scaled.append(matrix[i, j] - sum(scaled[k] * lower[j][k] for k in range(j)))
+            lower[i][j] = scaled[j] / pivots[j]
+        pivots.append(matrix[i, i] - sum(scaled[k] * lower[i][k] for k in range(i)))
+        forward.append(right[i] - sum(lower[i][k] * forward[k] for k in range(i)))
+    found: list[Any] = [None] * size
+    for i in reversed(range(size)):
+        found[i] = forward[i] / pivots[i] - sum(lower[k][i] * found[k] for k in range(i + 1, size))
+    return jnp.stack(found)
 
 
 @contextmanager
@@ -164,7 +190,7 @@ def is_large_table() -> bool:
 def padded_rows(rows: int) -> int:
     """Return the padded number of rows: powers of four (for a large table 512 and 4,096), and of two above `MANY_ROWS`.
 
-    From 32 rows on the sums do not depend on the padding, to the last digit (a test).
+    From 32 rows on theta does not depend on the padding, to the last digit, and the objective to 1e-15 (a test).
     """
     size, times = (LARGE_PADDED_ROWS, 8) if is_large_table() else (MIN_PADDED_ROWS, 4)
     while size < rows:
@@ -179,9 +205,14 @@ def few_rows() -> int:
 
 def fits_per_chunk(rows: int) -> int:
     """Return how many fits of so many rows run at once."""
+    return 1 if rows > MANY_ROWS else FITS_PER_CHUNK
+
+
+def polished_starts(rows: int) -> int:
+    """Return from how many of the compared starts a law is fitted to so many rows."""
     if rows > MANY_ROWS:
-        return 1
-    return LARGE_CHUNK if is_large_table() else FITS_PER_CHUNK
+        return FEW_FITS
+    return POLISHED_OF_LARGE if is_large_table() else POLISHED_STARTS
 
 
 def _padded(a: Array, rows: int, value: float, axis: int = -1) -> Array:

@@ -68,20 +68,6 @@ class _Design:
         return pull**2 / (1 + np.einsum("ki,ik->k", self.rows, solved[:, 1:]))
 
 
-def _slopes(fit: Fit, columns: Mapping[str, Array]) -> Array:
-    """Return d residual / d theta at columns [K], free parameters only: [K, f]."""
-    x = fit.centered(columns)
-    out = []
-    for i in np.flatnonzero(fit.free_mask):
-        step = np.zeros(len(fit.theta))
-        step[i] = 1e-6 * (1 + abs(fit.theta[i]))
-        up, down = (fit.law.predict(fit.theta + s * step, x) for s in (1, -1))
-        if fit.loss.space == "log":
-            up, down = np.log(np.maximum(up, TINY)), np.log(np.maximum(down, TINY))
-        out.append((up - down) / (2 * step[i]))
-    return np.stack(out, axis=-1)
-
-
 def _design(fit: Fit, target: Columns, candidates: Mapping[str, Array], floor: float) -> _Design:
     psi_squared, psi_prime = scale_of(fit)
     sd = max(np.sqrt(psi_squared) / max(psi_prime, 1e-12), floor, 1e-9)
@@ -89,13 +75,13 @@ def _design(fit: Fit, target: Columns, candidates: Mapping[str, Array], floor: f
     width = (fit.high - fit.low)[fit.free_mask]
     information = normal_matrix(fit) / sd**2 + np.diag(12 / width**2)
     point = {c: np.atleast_1d(v) for c, v in columns_of(fit.law, target).items()}
-    forecast = _slopes(fit, point)[0]
-    if fit.loss.space != "log":
-        forecast = forecast / max(float(fit.predict(point)[0]), TINY)
+    forecast = fit.jacobian(columns=point)[0, fit.free_mask]
+    y = max(float(fit.predict(point)[0]), TINY)
+    forecast = forecast * {"log": 1.0, "linear": 1 / y, "log1p": (1 + y) / y}[fit.loss.space]  # of ln(y)
     if not np.abs(forecast).max() > 0:
         reason = "the curve lies at the error of guessing there, whatever the parameters are"
         raise UserError(field="--at", reason=reason)
-    return _Design(information, forecast, _slopes(fit, candidates) / sd, fit.degrees)
+    return _Design(information, forecast, fit.jacobian(columns=candidates)[:, fit.free_mask] / sd, fit.degrees)
 
 
 def _checked(fit: Fit, candidates: Columns, costs: Array) -> tuple[dict[str, Array], Array]:

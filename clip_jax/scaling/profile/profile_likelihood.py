@@ -11,18 +11,18 @@ which is checked along the first-order path of the constrained optima.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from clip_jax.errors import UserError
-from clip_jax.scaling.data.observations import Columns
-from clip_jax.scaling.fit.loss import Loss, space_of
+from clip_jax.scaling.data.observations import Columns, columns_of
+from clip_jax.scaling.fit.loss import Loss
 from clip_jax.scaling.fit.result import Fit, covariance
 from clip_jax.scaling.fit.solver import MANY_ROWS, solve
 from clip_jax.scaling.laws.base import Array
-from clip_jax.scaling.profile.constrained import held_fits
+from clip_jax.scaling.profile.constrained import MAX_REFITS, held_fits
 from clip_jax.scaling.profile.noise import NO_NOISE, Noise
 from clip_jax.scaling.profile.prediction import Interval, Prediction
 from clip_jax.scaling.profile.statistic import (
@@ -211,14 +211,8 @@ def _theta_of(fit: Fit, name: str) -> float:
 
 def _normal(fit: Fit, at: Columns) -> tuple[Array, float]:
     """Return the change of theta per unit of the curve at a point [p], and the curve's error (loss's space)."""
-    x = {c: np.atleast_1d(v) for c, v in fit.centered(at).items()}
-    slopes = []
-    for i in range(len(fit.theta)):
-        step = np.zeros(len(fit.theta))
-        step[i] = 1e-5 * (1 + abs(fit.theta[i]))
-        up, down = (space_of(fit.law.predict(fit.theta + s * step, x)[0], fit.loss.space, np) for s in (1, -1))
-        slopes.append((up - down) / (2 * step[i]))
-    slope, cov = np.array(slopes), covariance(fit)
+    point = {c: np.atleast_1d(v) for c, v in columns_of(fit.law, at).items()}
+    slope, cov = fit.jacobian(columns=point)[0], covariance(fit)
     variance = float(max(slope @ cov @ slope, 1e-24))
     return cov @ slope / variance, float(np.sqrt(variance))
 
@@ -292,7 +286,11 @@ def _in_units(fit: Fit, references: dict[str, float]) -> Fit:
 
 
 def _held(fit: Fit, index: Array | int, values: Array) -> Array:
-    """Return the lowest objective with theta[index[k]] held at values[k]: [K]."""
+    """Return the lowest objective with theta[index[k]] held at values[k]: [K].
+
+    Each fit begins at the optimum and at the optimum moved along the ridge. One that ends above a fit held further out,
+    or that has not converged, begins again from the ends of its nearest neighbors that have.
+    """
     count = len(values)
     index = np.broadcast_to(index, count)
     free = np.tile(fit.free_mask, (count, 1))
@@ -303,14 +301,52 @@ def _held(fit: Fit, index: Array | int, values: Array) -> Array:
     share = cov[index] / np.maximum(cov[index, index], 1e-300)[:, None]
     move = (values - fit.theta[index])[:, None]
     ridge = begin + np.clip(share * move, -30, 30)
-    for start in (begin, ridge):
-        start[np.arange(count), index] = values
-    low, high = fit.low, fit.high
-    ends = [
-        solve(fit.law, fit.logs, fit.data.y, s, low, high, fit.loss, weights=fit.data.weights, free=free).objective
-        for s in ((begin, ridge) if fit.points <= MANY_ROWS else (ridge,))
-    ]
-    return np.min(ends, axis=0)
+
+    def refit(which: Array, starts: Sequence[Array]) -> tuple[Array, Array, Array]:
+        """Return (objective, theta, converged) of the best end of several starts [K, p] each, for the values which."""
+        at, each = np.flatnonzero(which), len(starts)
+        start = np.concatenate([s[at] for s in starts])
+        start[np.arange(len(start)), np.tile(index[at], each)] = np.tile(values[at], each)
+        ends = solve(
+            fit.law, fit.logs, fit.data.y, start, fit.low, fit.high, fit.loss,
+            weights=fit.data.weights, free=np.tile(free[at], (each, 1)),
+        )  # fmt: skip
+        best = ends.objective.reshape(each, -1).argmin(axis=0) * len(at) + np.arange(len(at))
+        return ends.objective[best], ends.theta[best], ends.converged[best]
+
+    if fit.points > MANY_ROWS:
+        return refit(np.ones(count, bool), [ridge])[0]
+    objective, theta, converged = (np.copy(a) for a in refit(np.ones(count, bool), [begin, ridge]))
+    for _ in range(MAX_REFITS):
+        bad = ~converged | (objective > _lowest_beyond(objective, index, values - fit.theta[index]) * (1 + 1e-9))
+        if not bad.any():
+            break
+        lower, ends, settled = refit(bad, [theta, *(theta[near] for near in _nearest_good(bad, index, values))])
+        better = lower < objective[bad]
+        converged[bad] = np.where(better, settled, True)  # one that does not fall any more has converged
+        theta[bad] = np.where(better[:, None], ends, theta[bad])
+        objective[bad] = np.minimum(lower, objective[bad])
+    return objective
+
+
+def _nearest_good(bad: Array, index: Array, values: Array) -> tuple[Array, Array]:
+    """Return for each value the next one below and the next one above that is not ``bad``, [K] each; else itself."""
+    order = np.lexsort((values, index))
+    place = np.arange(len(order))
+    good = ~bad[order]
+    below = np.maximum.accumulate(np.where(good, place, -1))
+    above = np.minimum.accumulate(np.where(good, place, len(order))[::-1])[::-1]
+    out = np.empty((2, len(order)), int)
+    out[:, order] = order[[np.where(below < 0, place, below), np.where(above == len(order), place, above)]]
+    return out[0], out[1]
+
+
+def _lowest_beyond(objective: Array, index: Array, move: Array) -> Array:
+    """Return for each value the lowest objective of the same parameter held further out on the same side: [K]."""
+    same = (
+        (index[:, None] == index) & (np.sign(move)[:, None] == np.sign(move)) & (np.abs(move)[:, None] < np.abs(move))
+    )
+    return np.where(same, objective, np.inf).min(axis=1)
 
 
 def _interval(

@@ -55,7 +55,7 @@ def influence(fit: Fit, *, method: str | None = None, most: int | None = None, l
     if fit.points <= fit.free + 1:
         return []
     method = method or influence_method(fit)
-    thetas = _refits(fit) if method == REFIT else _one_step(fit)
+    thetas = leave_one_out(fit, method)
     errors = np.sqrt(np.maximum(np.diagonal(covariance(fit)), 1e-300))
     shifts = np.where(fit.free_mask, (thetas - fit.theta) / errors, 0.0)
     largest = np.abs(shifts).max(axis=1)
@@ -68,6 +68,11 @@ def influence(fit: Fit, *, method: str | None = None, most: int | None = None, l
         every = {k: float(v[position]) for k, v in drawn.items()}
         out.append(Influence(int(row), name, values[name], every[name], float(shifts[row, i]), every, method))
     return out
+
+
+def leave_one_out(fit: Fit, method: str = REFIT) -> np.ndarray:
+    """Return theta of the fits without one row each, [n, p], by `REFIT` or `ONE_STEP` (see `influence`)."""
+    return _refits(fit) if method == REFIT else _one_step(fit)
 
 
 def _refits(fit: Fit) -> np.ndarray:

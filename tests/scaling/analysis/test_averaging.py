@@ -11,6 +11,7 @@ from clip_jax.scaling.analysis.averaging import (
     Mixture,
     average,
     fit_statistics,
+    forms_not_rejected,
     held_out_densities,
     weights_by_bic,
     weights_by_stacking,
@@ -96,12 +97,42 @@ def test_with_least_raises_what_is_kept_and_sums_to_one():
 def test_weights_by_bic_reject_a_form_that_does_not_fit():
     noise = np.exp(0.005 * np.random.default_rng(0).standard_normal(8))
     found = fits((0.25 + 600 * C**-0.3) * noise)
-    statistics = fit_statistics([f.fit for f in found.values()])
+    forms = [f.fit for f in found.values()]
+    statistics = fit_statistics(forms)
     p = dict(zip(found, (s["p"] for s in statistics), strict=True))
-    weights = dict(zip(found, weights_by_bic(statistics), strict=True))
+    kept = forms_not_rejected(forms)
+    weights = dict(zip(found, weights_by_bic(np.array([s["bic"] for s in statistics]), kept), strict=True))
     assert p["power"] < 0.01 < p["saturating"]
+    assert dict(zip(found, kept, strict=True)) == {"power": False, "saturating": True, "sigmoid": False}
     assert weights["saturating"] > 0.9
     assert weights["power"] < 0.05
+
+
+def test_forms_not_rejected_one_high_point_does_not_reject_the_true_form():
+    y = 0.6 * (C[:6] / C[0]) ** -0.15 * np.exp(0.006 * np.random.default_rng(3).standard_normal(6))
+    y[-1] *= 1.1  # looks like a plateau
+    forms, noise = [f.fit for f in fits(y, ("power", "saturating")).values()], Noise(0.01, 12)
+    power, saturating = (s["p"] for s in fit_statistics(forms, noise))
+    assert power < 0.01 < saturating
+    assert forms_not_rejected(forms, noise).all()
+
+
+def test_forms_not_rejected_leaving_out_a_point_equals_fitting_the_others():
+    y = (0.2 + 300 * C**-0.3) * np.exp(0.01 * np.random.default_rng(3).standard_normal(8))
+    y[3] *= 0.8
+    forms = [f.fit for f in fits(y).values()]
+    best = np.array([s["p"] for s in fit_statistics(forms)])
+    for i in range(8):
+        some = np.arange(8) != i
+        without = [fit_law(f.law, C[some], y[some], profile=False) for f in forms]
+        best = np.maximum(best, [s["p"] for s in fit_statistics(without)])
+    assert forms_not_rejected(forms).tolist() == (best >= 0.01).tolist()
+
+
+def test_forms_not_rejected_a_form_without_a_degree_of_freedom_is_kept():
+    y = 0.6 * (C[:4] / C[0]) ** -0.15 * np.exp(0.05 * np.random.default_rng(2).standard_normal(4))
+    forms = [f.fit for f in fits(y).values()]  # without one point: three points, three parameters
+    assert forms_not_rejected(forms).tolist()[1:] == [True, True]
 
 
 def test_fit_statistics_seeds_that_scatter_less_reject_more():

@@ -65,6 +65,18 @@ def test_what_it_promises_is_what_comes():
     assert plan.after == pytest.approx(scaled, rel=0.02)
 
 
+def test_best_runs_half_width_is_of_ln_y_in_every_space_of_the_loss():
+    c = np.geomspace(1e10, 1e12, 12)
+    y = 0.7 * (c / 1e10) ** -0.1 * np.exp(1e-4 * np.random.default_rng(0).standard_normal(12))
+    widths = [
+        best_runs(fit_law(PowerLaw(), c, y, loss=Loss("squares", s)), 1e13, c, c, 1e13)
+        for s in ("log", "linear", "log1p")
+    ]
+    # scatter is constant in another unit in each, but over half a decade of y that changes little
+    assert [w.before for w in widths] == pytest.approx([widths[0].before] * 3, rel=0.25)
+    assert [w.after for w in widths] == pytest.approx([widths[0].after] * 3, rel=0.25)
+
+
 def test_a_straight_line_is_told_by_its_dearest_end():
     c = np.geomspace(1e10, 1e12, 8)
     fit = fit_law(PowerLaw(), c, 0.7 * (c / 1e10) ** -0.1 * np.exp(SD * np.array([1, -1, 1, -1, 1, -1, 1, -1])))

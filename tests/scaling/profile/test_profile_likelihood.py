@@ -1,12 +1,15 @@
 """Profile intervals: exact on a line, open where data say nothing, one-sided where they say half."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.stats import linregress, t
 
 from clip_jax.scaling.fit.loss import Loss
 from clip_jax.scaling.fit_law import fit_law
-from clip_jax.scaling.laws import PowerLaw, SaturatingPowerLaw
+from clip_jax.scaling.laws import PowerLaw, SaturatingPowerLaw, ShiftedPowerLaw
 from clip_jax.scaling.profile.noise import Noise, pooled
 from clip_jax.scaling.profile.profile_likelihood import (
     parameter_interval,
@@ -18,6 +21,8 @@ from clip_jax.scaling.profile.profile_likelihood import (
 )
 
 from ...user_errors import raises_user_error
+
+RESULTS = Path(__file__).parents[3] / "experiments/results"
 
 C = np.geomspace(1e10, 1e13, 8)
 NOISE = np.random.default_rng(0).standard_normal(8)
@@ -116,6 +121,15 @@ def test_the_value_beside_an_interval_is_that_of_the_fit(kind):
     assert (ahead.value, b.value) == (float(fit.predict(1e13)), fit.values["b"])
     assert ahead.value in ahead
     assert b.value in b
+
+
+def test_parameter_statistic_rises_away_from_the_optimum_where_single_fits_fail():
+    points = json.loads((RESULTS / "photos/law.json").read_text())["frontiers"]["pareto"]["points"]
+    c, y = (np.array([p[k] for p in points]) for k in ("flops", "error"))
+    fit = fit_law(ShiftedPowerLaw(), c, y, profile=False)  # nine points do not bound its exponent above
+    profile = parameter_statistic(fit, "b", np.linspace(fit.values["b"], 2.0, 120)[1:])
+    assert (np.diff(profile) >= 0).all()
+    assert parameter_interval(fit, "b").open_high
 
 
 def test_what_was_fixed_has_no_interval():
