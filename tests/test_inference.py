@@ -8,12 +8,13 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from tokenizers import Tokenizer
 
 import clip_jax
 from clip_jax import flops
 from clip_jax import inference as loading
 from clip_jax.cli.main import main
-from clip_jax.config import InitConfig, OptimConfig
+from clip_jax.config import DataConfig, EvalConfig, InitConfig, OptimConfig
 from clip_jax.data.images.train_transforms import decode, normalize
 from clip_jax.data.tokenizers.clip_bpe import ClipTokenizer
 from clip_jax.distributed.mesh import make_mesh
@@ -28,6 +29,9 @@ from clip_jax.train.loop import train
 from clip_jax.train.pixels import with_pixels
 
 from .user_errors import error_fields, raises_user_error
+
+TEXTS = ["a photo of a cat", "Émile's  &amp; co!!"]
+NO_EVALS = EvalConfig(zero_shot=(), val_pairs=16, val_partitions=1)
 
 
 @pytest.fixture(scope="module")
@@ -73,11 +77,49 @@ def test_load_model_of_a_run_embeds_and_classifies(base, pictures, tiny_run):
 def test_the_exported_run_is_the_same_model(base, pictures, tmp_path):
     first = clip_jax.load_model(str(base))
     for layout in ("open_clip", "transformers"):
-        assert main(["export", str(base), str(tmp_path / layout), f"--layout={layout}"]) == 0
+        command = ["export", str(base), str(tmp_path / layout), f"--layout={layout}"]
+        assert main([*command, "--license=mit"]) == 0
+        result, card = json.loads((base / "result.json").read_text()), (tmp_path / layout / "README.md").read_text()
+        for row in result["evals"]:
+            assert f"| {row['task']} | {row['metric']} | {row['value']:.4f} |" in card
+        for fact in ("license: mit", f"{result['params']:,} parameters", f"| training FLOPs | {result['flops']:.3g} |"):
+            assert fact in card
+        assert main(command) == 0  # its own card is written again
+        assert "license" not in (tmp_path / layout / "README.md").read_text()
         again = clip_jax.load_model(str(tmp_path / layout))
         assert again.digest == first.digest
         np.testing.assert_array_equal(again.embed_images(pictures), first.embed_images(pictures))
         np.testing.assert_array_equal(again.embed_texts(["a cat"]), first.embed_texts(["a cat"]))
+
+
+@pytest.mark.thorough
+def test_a_run_with_clips_vocabulary_exports_it(tiny_run, tmp_path):
+    model = dataclasses.replace(
+        tiny_run.model, text=dataclasses.replace(tiny_run.model.text, context_length=77, vocab_size=49_408)
+    )
+    config = dataclasses.replace(
+        tiny_run, model=model, data=DataConfig(tokenizer="clip", num_threads=1), evals=NO_EVALS, steps=4
+    )
+    train(config, tmp_path / "run", progress=False)
+    folders = {"run": tmp_path / "run"}
+    for layout in ("open_clip", "transformers"):
+        folders[layout] = tmp_path / layout
+        assert main(["export", str(tmp_path / "run"), str(folders[layout]), f"--layout={layout}"]) == 0
+    published = ClipTokenizer().encode(TEXTS)
+    for folder in folders.values():
+        np.testing.assert_array_equal(loading.read_weights(str(folder)).tokenizer.encode(TEXTS), published)
+    text_cfg = json.loads((folders["open_clip"] / "open_clip_config.json").read_text())["model_cfg"]["text_cfg"]
+    assert (text_cfg["vocab_size"], text_cfg["context_length"]) == (49_408, 77)
+    assert "hf_tokenizer_name" not in text_cfg  # the published vocabulary is open_clip's own
+    written = Tokenizer.from_file(str(folders["transformers"] / "tokenizer.json")).encode(TEXTS[0]).ids
+    assert written == published[0, : len(written)].tolist()
+
+
+def test_export_leaves_a_readme_of_someone_alone(golden, tmp_path):
+    (tmp_path / "README.md").write_text("# My project")
+    with raises_user_error(field=tmp_path / "README.md", reason="exists and is not from an export"):
+        loading.export(str(golden / "openclip_vit_gelu"), tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["README.md"]
 
 
 def test_classify_from_the_command_line(base, pictures, capsys):

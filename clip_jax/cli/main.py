@@ -117,6 +117,9 @@ def make_parser() -> argparse.ArgumentParser:
     same.add_argument("--model", help="also report zero-shot accuracy with and without them: " + MODEL)
     same.add_argument("--max-distance", type=int, default=6, help="bits of 64 that may differ (default: 6)")
     same.add_argument("--pair", default="name", help="classnames.txt and class folders pair by name (default) or place")
+    drawn = verb("pictures", "Draw pictures with captions from the rendered world, to try what needs pictures.", looks)
+    drawn.add_argument("out", metavar="OUT", help="folder of the pictures and captions.csv; created if missing")
+    drawn.add_argument("--count", type=int, default=2000, help="number of pictures (default: 2000)")
     made = verb(
         "icons", "Build a corpus of named icons with zero-shot tasks from the npm package @iconify/json.", looks
     )
@@ -151,6 +154,11 @@ def make_parser() -> argparse.ArgumentParser:
     out.add_argument("model", metavar="MODEL", help=MODEL)
     out.add_argument("dir", metavar="OUT_DIR")
     out.add_argument("--layout", default="open_clip", choices=("open_clip", "transformers"))
+    out.add_argument("--license", default="", metavar="NAME", help="license of the weights, for the model card, as mit")
+    up = verb("push", "Upload exported weights to the Hugging Face hub, as you are logged in there or by HF_TOKEN.")
+    up.add_argument("dir", metavar="DIR", help="what clip-jax export wrote")
+    up.add_argument("repo", metavar="OWNER/NAME", help="repository; created if missing")
+    up.add_argument("--private", action="store_true", help="create it as a private one")
     return parser
 
 
@@ -296,6 +304,12 @@ def _data(args: argparse.Namespace) -> None:
     if args.action == "icons":
         _icons(args)
         return
+    if args.action == "pictures":
+        from clip_jax.data.scenes.folder import write_pictures
+
+        write_pictures(Path(args.out), args.count)
+        print(f"{args.out}/captions.csv")
+        return
     from clip_jax.evals.contamination import overlap_report
 
     model = None
@@ -321,8 +335,14 @@ def _icons(args: argparse.Namespace) -> None:
 def _export(args: argparse.Namespace) -> None:
     from clip_jax.inference import export
 
-    export(args.model, args.dir, args.layout)
+    export(args.model, args.dir, args.layout, license_id=args.license)
     print(args.dir)
+
+
+def _push(args: argparse.Namespace) -> None:
+    from clip_jax.pretrained.hub import push
+
+    print(push(Path(args.dir), args.repo, private=args.private))
 
 
 def _report(args: argparse.Namespace) -> None:
@@ -399,6 +419,7 @@ def _run(argv: list[str] | None) -> int:
             "classify": _classify,
             "data": _data,
             "export": _export,
+            "push": _push,
         }[args.verb](args)
     return exit_codes.FINISHED
 

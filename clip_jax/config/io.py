@@ -149,7 +149,7 @@ def _wrong(name: str, value: object, reason: str) -> ConfigError:
 # earlier runs keep theirs.
 _ADDED_LATER = {
     "": ("init_from", "loss", "microbatch_size", "faults", "pixels", "epochs"),
-    "data": ("weights", "val_paths", "decoder", "val_fraction", "filename_column", "caption_column"),
+    "data": ("weights", "val_paths", "decoder", "val_fraction", "filename_column", "caption_column", "tokenizer"),
     "mesh": ("tensor", "slices"),
     "optim": ("state_dtype", "rounding", "loss_scale", "layer_decay"),
     "model": (

@@ -146,7 +146,7 @@ class TextTowerConfig:
     heads: int = 4  # attention heads per block
     mlp_ratio: float = 4.0  # hidden units of each block's MLP per unit of width
     context_length: int = 24  # tokens, including start and end tokens
-    vocab_size: int = 1024  # tokens; a run needs 260 or more
+    vocab_size: int = 1024  # tokens; a run needs 260 or more, and 49408 with data.tokenizer="clip"
     causal: bool = True  # attend to earlier tokens only
     pool: TextPool = "eot"  # eot: at the largest token id; last: at the last position; cls: CoCa's appended token
     norm_eps: float = 1e-5  # of the layer norms

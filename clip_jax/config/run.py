@@ -16,6 +16,7 @@ from clip_jax.plugins import check_name
 
 SOURCES = ("scenes", "webdataset", "folder", "tfds")
 LOSSES = ("softmax", "sigmoid")
+CLIP_VOCAB_SIZE = 49_408  # tokens of CLIP's published vocabulary
 VAL_PAIRS = 1024  # evals.val_pairs=0 if the held-out split is large enough
 WARMUP_STEPS = 20  # optim.warmup_steps=-1 if the run is longer
 
@@ -53,6 +54,8 @@ class DataConfig:
     unique_samples: int = 0  # train on the first N pairs only; 0: all
     augment: Literal["none", "square_crop", "flip", "random_resized_crop"] = "none"  # of training images, at random
     max_corrupt_records: int = 10  # unreadable records skipped before the run stops
+    # clip: CLIP's published vocabulary, which needs model.text.vocab_size=49408; learned: from the training captions
+    tokenizer: Literal["learned", "clip"] = "learned"
     tokenizer_train_captions: int = 20_000  # captions used to train the tokenizer, sampled evenly from the training set
     num_threads: int = 2  # reading and decoding threads per worker
     num_workers: int = 0  # reading and decoding processes; 0: use threads of the training process
@@ -67,6 +70,10 @@ class DataConfig:
             at_least(f"data.{name}", getattr(self, name), 0)
         for name in ("tokenizer_train_captions", "num_threads"):
             at_least(f"data.{name}", getattr(self, name), 1)
+        if self.tokenizer != "learned" and self.tokenizer_train_captions != DataConfig.tokenizer_train_captions:
+            raise ConfigError(
+                field="data.tokenizer_train_captions", reason=f"ignored with data.tokenizer={self.tokenizer!r}"
+            )
         if self.source == "scenes" and self.cache_decoded:
             raise ConfigError(field="data.cache_decoded", reason="ignored, the scenes source renders its images")
         for name in ("paths", "val_paths"):
@@ -358,6 +365,7 @@ class RunConfig:
         ):
             reason = "ignored, the scenes source renders squares"
             raise ConfigError(field="pixels.resize_mode", value=self.pixels.resize_mode, reason=reason)
+        self._check_tokenizer()
         self._check_tracking()
         self._check_precision()
         self._check_loss()
@@ -376,6 +384,17 @@ class RunConfig:
         if self.data.source == "scenes" and not self.data.unique_samples:
             reason = "the scenes source renders pairs without end"
             raise ConfigError(field="epochs", value=self.epochs, reason=reason, hint="set steps or data.unique_samples")
+
+    def _check_tokenizer(self) -> None:
+        tokenizer, vocab_size = self.data.tokenizer, self.model.text.vocab_size
+        if tokenizer == "learned":
+            return
+        if self.init_from.source and self.init_from.towers != "image":
+            reason = "ignored, the text tower of init_from.source brings its tokenizer"
+            raise ConfigError(field="data.tokenizer", value=tokenizer, reason=reason)
+        if vocab_size != CLIP_VOCAB_SIZE:
+            reason = f"must be {CLIP_VOCAB_SIZE} with data.tokenizer={tokenizer!r}"
+            raise ConfigError(field="model.text.vocab_size", value=vocab_size, reason=reason)
 
     def _check_tracking(self) -> None:
         if self.wandb != "disabled":

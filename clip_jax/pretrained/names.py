@@ -143,7 +143,8 @@ def find(name: str, fetch: Fetch = hub_fetch) -> Files:
         names = read_json(weights).get("weight_map")
         for shard in sorted(set(map(str, names.values()))) if isinstance(names, dict) else ():
             fetch(repo, name_within(f"{weights}: shard", shard))
+    tokenizer = _if_reached(repo, TOKENIZERS[0], fetch) or _first(repo, TOKENIZERS[1:], fetch)
     return Files(
-        weights, config, _first(repo, TOKENIZERS[1:], fetch), _first(repo, ("preprocessor_config.json",), fetch),
+        weights, config, tokenizer, _first(repo, ("preprocessor_config.json",), fetch),
         _if_reached(repo, "tokenizer_config.json", fetch), _if_reached(repo, "processor_config.json", fetch),
     )  # fmt: skip

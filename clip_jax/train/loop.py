@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from clip_jax._moved import renamed
 from clip_jax.config import PixelConfig, RunConfig
-from clip_jax.data.pipeline.loader import learn_tokenizer
+from clip_jax.data.pipeline.loader import new_tokenizer
 from clip_jax.data.sources.base import Source
 from clip_jax.data.tokenizers.learned_bpe import Tokenizer
 from clip_jax.distributed.mesh import InFlight
@@ -219,15 +219,16 @@ def _no_rows(params: Params) -> list[Measurement]:
 
 
 def _tokenizer(config: RunConfig, source: Source, directory: RunDirectory, load_init: LoadInit) -> Tokenizer:
-    """Return the run's tokenizer, which at the first start is taken from an imported text tower or learned."""
+    """Return the run's tokenizer, which at the first start comes with an imported text tower or is a new one."""
     path = directory.path / "tokenizer.json"
 
     if not broadcast_from_process_zero(exists(path)):
         init = load_init()  # on every process, since reading a run's checkpoint is a collective operation
         imported = init.tokenizer if init else None
         if directory.writer and imported is None:
-            logger.info("vocabulary of %s tokens: from the captions", f"{config.model.text.vocab_size:,}")
-        run_on_process_zero(lambda: (imported or learn_tokenizer(config, source)).save(path))
+            origin = {"learned": "from the captions", "clip": "CLIP's published one"}[config.data.tokenizer]
+            logger.info("vocabulary of %s tokens: %s", f"{config.model.text.vocab_size:,}", origin)
+        run_on_process_zero(lambda: (imported or new_tokenizer(config, source)).save(path))
     tokenizer = read_tokenizer(directory.path, config.model)
     run_on_process_zero(lambda: directory.note_input(TOKENIZER, file_sha256(path)))
     return tokenizer

@@ -44,6 +44,8 @@ def check_memory(config: RunConfig, mesh: Mesh) -> None:
     local = sum(d.process_index == jax.process_index() for d in mesh.devices.flat)
     copies = max(1, local // (mesh.shape["fsdp"] * mesh.shape["tensor"]))
     needed = flops.params(config.model).total * each * copies
+    if not hasattr(os, "sysconf"):
+        return  # Windows, where the lock of the run directory says that it cannot be
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > available:
         raise UserError(

@@ -38,6 +38,16 @@ PATHS = {"source": "webdataset", "paths": ["a", "b"]}
         ),
         ({"data": {"image_key": "picture"}}, {"field": "data.image_key, data.caption_key", "reason": "ignored with"}),
         ({"data": {"source": "folder", "paths": ["gs://b"]}}, {"field": "data.paths", "reason": "webdataset"}),
+        ({"data": {"tokenizer": "clip"}}, {"field": "model.text.vocab_size", "value": 1024, "reason": "must be 49408"}),
+        ({"data": {"tokenizer": "spm"}}, {"field": "data.tokenizer", "value": "spm"}),
+        (
+            {"data": {"tokenizer": "clip", "tokenizer_train_captions": 9}},
+            {"field": "data.tokenizer_train_captions", "reason": "ignored with data.tokenizer='clip'"},
+        ),
+        (
+            {"data": {"tokenizer": "clip"}, "init_from": {"source": "openai/ViT-B-32"}},
+            {"field": "data.tokenizer", "value": "clip", "reason": "ignored, the text tower of init_from.source"},
+        ),
         ({"data": {"val_paths": ["x"]}}, {"field": "data.val_paths", "reason": "reads no files"}),
         ({"data": {"val_fraction": 0.1}}, {"field": "data.val_fraction", "reason": "ignored"}),
         (

@@ -46,6 +46,8 @@ def test_find_prefers_open_clip_files(hub):
     files = find("hf:me/clip", hub)
     assert (files.config.name, files.weights.name) == ("config.json", "model.safetensors")
     assert files.tokenizer.name == "tokenizer.json"
+    hub.put("me/clip", "clip_jax_tokenizer.json")
+    assert find("hf:me/clip", hub).tokenizer.name == "clip_jax_tokenizer.json"
 
 
 def test_find_never_requests_pickles(hub):

@@ -15,6 +15,7 @@ from clip_jax.data.pipeline import loader
 from clip_jax.data.pipeline.loader import (
     BatchOfStep,
     learn_tokenizer,
+    new_tokenizer,
     retrieval_set,
     train_batches,
     validation_pairs,
@@ -271,3 +272,13 @@ def test_validation_pairs_and_retrieval_set_of_each_source(setup):
     captions = 2 if run.data.source == "webdataset" else 1
     assert len(found["images"]) == 16
     assert found["image_of_text"].tolist() == np.repeat(np.arange(16), captions).tolist()
+
+
+def test_new_tokenizer_is_the_one_that_the_config_names(tiny_run):
+    source = open_source(tiny_run.data, "train", 32)
+    assert new_tokenizer(tiny_run, source).vocab_size == tiny_run.model.text.vocab_size
+    text = dataclasses.replace(tiny_run.model.text, vocab_size=49_408)
+    model, data = dataclasses.replace(tiny_run.model, text=text), DataConfig(tokenizer="clip")
+    clip = new_tokenizer(dataclasses.replace(tiny_run, model=model, data=data), source)
+    cat = [49_406, 320, 2368, 49_407]  # start, "a", "cat", end
+    assert clip.encode(["A cat"]).tolist() == [cat + [0] * (text.context_length - len(cat))]
