@@ -13,7 +13,6 @@ from contextlib import closing
 
 import pytest
 
-from clip_jax.storage import lock as lock_module
 from clip_jax.storage.lock import (
     HEARTBEAT_TIMEOUT_S,
     INHERITED,
@@ -93,7 +92,7 @@ def test_lock_on_a_file_system_without_locks_is_skipped(tmp_path, monkeypatch):
     def unsupported(*args):
         raise OSError(errno.ENOTSUP, "not supported")
 
-    monkeypatch.setattr(lock_module.fcntl, "flock", unsupported)
+    monkeypatch.setattr(fcntl, "flock", unsupported)
     lock = RunLock(tmp_path)
     lock.acquire()
     assert json.loads((tmp_path / LOCK_FILE).read_text())["pid"] == os.getpid()
